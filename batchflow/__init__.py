@@ -1,0 +1,29 @@
+"""Typed batch fan-out jobs: one class, three durable layers."""
+
+from batchflow.app import Batchflow
+from batchflow.batch.bound import Workflow
+from batchflow.batch.handle import BatchHandle
+from batchflow.batch.summary import BatchSummary
+from batchflow.batch.workflow import BatchWorkflow, NoParams, Page
+from batchflow.core.flow import FlowControl
+from batchflow.core.retry import RetryPolicy
+from batchflow.errors import BatchflowError, NonRetryable, RateLimited, RetryAfter, StepFailed
+from batchflow.serve.context import WorkflowContext
+
+__all__ = [
+    "BatchHandle",
+    "BatchSummary",
+    "BatchWorkflow",
+    "Batchflow",
+    "BatchflowError",
+    "FlowControl",
+    "NoParams",
+    "NonRetryable",
+    "Page",
+    "RateLimited",
+    "RetryAfter",
+    "RetryPolicy",
+    "StepFailed",
+    "Workflow",
+    "WorkflowContext",
+]

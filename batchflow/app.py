@@ -1,0 +1,230 @@
+"""`Batchflow`: workflows, engine and settings put together."""
+
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
+
+from pydantic import BaseModel
+
+from batchflow.batch.bound import Workflow, bind
+from batchflow.batch.function import BatchFunction, IdSource, function_batch
+from batchflow.batch.workflow import BatchWorkflow, NoParams
+from batchflow.core.clock import Clock, Entropy
+from batchflow.core.duration import Duration
+from batchflow.core.flow import FlowControl
+from batchflow.core.retry import RetryPolicy
+from batchflow.engine.engine import Engine, EngineOptions
+from batchflow.engine.system import SystemClock, SystemEntropy
+from batchflow.errors import ConfigurationError, DuplicateNameError
+from batchflow.serve.context import WorkflowContext
+from batchflow.serve.endpoint import Endpoint
+from batchflow.serve.served import ServedFunction, served_function
+from batchflow.settings import Settings
+from batchflow.stores.protocol import Store
+
+if TYPE_CHECKING:
+    from fastapi import APIRouter
+
+P = ParamSpec("P")
+Params = TypeVar("Params", bound=BaseModel)
+Payload = TypeVar("Payload")
+Result = TypeVar("Result")
+
+
+class Batchflow:
+    """An app: the workflows and durable functions of one program, and the engine that runs them.
+
+        flow = Batchflow()                                # BATCHFLOW_URL, else sqlite:///batchflow.db
+        welcome = flow.add(WelcomePlaceholder(users, model))
+        app = FastAPI(lifespan=flow.lifespan)
+        app.include_router(flow.router, prefix="/api/workflows")
+
+    Outside of FastAPI, `async with flow:` starts and stops it. `store` is a URL or a store of one's own. With
+    `worker=False` nothing is run in this process: it publishes and asks, and a `batchflow worker` does the work.
+    What is not given comes from the environment (`batchflow.settings.Settings`).
+
+    Raises:
+        ConfigurationError: a setting holds what it cannot, or the URL names no store.
+    """
+
+    def __init__(
+        self,
+        store: "str | Store | None" = None,
+        *,
+        worker: bool = True,
+        concurrency: int | None = None,
+        grace: timedelta | None = None,
+        retention: timedelta | None = None,
+        clock: Clock | None = None,
+        entropy: Entropy | None = None,
+    ) -> None:
+        url = store if isinstance(store, str) else None
+        self.settings = Settings.load(url=url, concurrency=concurrency, grace=grace, retention=retention)
+        self.worker = worker
+        clock = clock or SystemClock()
+        self._workflows: dict[str, Workflow[Any, Any]] = {}
+        self._served: dict[str, ServedFunction[Any, Any]] = {}
+        self._endpoints: dict[str, Endpoint] = {}
+        self._limits: list[FlowControl] = []
+        self._router: APIRouter | None = None
+        self._mount: Callable[[Workflow[Any, Any] | ServedFunction[Any, Any]], None] = _nowhere
+        self.engine = Engine(
+            open_store(self.settings, clock) if store is None or isinstance(store, str) else store,
+            self._endpoints,
+            self._limits,
+            clock=clock,
+            entropy=entropy or SystemEntropy(),
+            options=EngineOptions(
+                concurrency=self.settings.concurrency,
+                grace_s=self.settings.grace.total_seconds(),
+                retention_ms=int(self.settings.retention.total_seconds() * 1000),
+                threads=self.settings.threads,
+            ),
+        )
+
+    # What runs
+
+    def add(self, workflow: BatchWorkflow[Params, Any, Result]) -> Workflow[Params, Result]:
+        """Take a batch workflow in; what is returned is what one triggers and asks.
+
+        Raises:
+            DuplicateNameError: a workflow of that name is there already.
+        """
+        bound: Workflow[Params, Result] = bind(workflow, self.engine)
+        if bound.name in self._workflows:
+            raise DuplicateNameError(
+                f"two workflows are named '{bound.name}'; "
+                f"give one of them another `name` (in {type(workflow).__name__})"
+            )
+        self._take_in(bound.endpoints)
+        self._limits.extend(bound.declared_flows)
+        self._workflows[bound.name] = bound
+        self._mount(bound)
+        return bound
+
+    @overload
+    def batch(self, fn: Callable[[str], Awaitable[Result]], /) -> Workflow[NoParams, Result]: ...
+    @overload
+    def batch(self, fn: Callable[[str], Result], /) -> Workflow[NoParams, Result]: ...
+    @overload
+    def batch(
+        self,
+        *,
+        ids: IdSource | None = None,
+        name: str | None = None,
+        flow: FlowControl | None = None,
+        retry: RetryPolicy | None = None,
+        timeout: Duration | None = None,
+    ) -> BatchFunction: ...
+    def batch(self, fn: Any = None, **options: Any) -> Any:
+        """The shortest batch: a function of one id, `@flow.batch` or `@flow.batch(ids=source)`.
+
+        `ids` is a sequence, or a function that returns one, a generator or an async generator; without it every
+        trigger names its ids. `flow` limits the items (None: unlimited).
+        """
+
+        def take(function: Callable[[str], Any]) -> Workflow[NoParams, Any]:
+            return self.add(function_batch(function, **options))
+
+        return take if fn is None else take(fn)
+
+    def serve(
+        self,
+        route: str,
+        *,
+        retry: RetryPolicy | None = None,
+        flow_control: FlowControl | None = None,
+        timeout: Duration | None = None,
+    ) -> Callable[[Callable[[WorkflowContext[Payload]], Awaitable[Result]]], ServedFunction[Payload, Result]]:
+        """Serve `async def f(ctx: WorkflowContext[Payload]) -> Result` at `route`: `@flow.serve("/onboarding")`."""
+
+        def take(fn: Callable[[WorkflowContext[Payload]], Awaitable[Result]]) -> ServedFunction[Payload, Result]:
+            served = served_function(
+                fn, route, client=self.engine, retry=retry, flow_control=flow_control, timeout=timeout
+            )
+            self._take_in((served.endpoint,))
+            self._limits.append(served.endpoint.flow)
+            self._served[route] = served
+            self._mount(served)
+            return served
+
+        return take
+
+    def _take_in(self, endpoints: "tuple[Endpoint, ...]") -> None:
+        for endpoint in endpoints:
+            if endpoint.route in self._endpoints:
+                raise DuplicateNameError(f"the route '{endpoint.route}' is served twice; give one of them another")
+        self._endpoints.update((endpoint.route, endpoint) for endpoint in endpoints)
+
+    @property
+    def workflows(self) -> Mapping[str, Workflow[Any, Any]]:
+        """The batch workflows, by name."""
+        return self._workflows
+
+    @property
+    def served(self) -> Mapping[str, ServedFunction[Any, Any]]:
+        """The plain durable functions, by route."""
+        return self._served
+
+    # Life
+
+    async def start(self, *, worker: bool | None = None) -> None:
+        """Open the store and, unless `worker` says no, start working; safe to repeat."""
+        await self.engine.open()
+        if self.worker if worker is None else worker:
+            await self.engine.start()
+
+    async def stop(self) -> None:
+        """Stop within the grace: what is under way may end, the rest is given back; then close. Safe to repeat."""
+        await self.engine.close()
+
+    async def __aenter__(self) -> "Batchflow":
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    @asynccontextmanager
+    async def lifespan(self, _app: object = None) -> AsyncGenerator[None]:
+        """Start and stop with an ASGI app: `FastAPI(lifespan=flow.lifespan)`."""
+        await self.start()
+        try:
+            yield
+        finally:
+            await self.stop()
+
+    @property
+    def router(self) -> "APIRouter":
+        """The endpoints of everything, for `app.include_router`; what is added later is served there too."""
+        if self._router is None:
+            from batchflow.http.router import Mounting
+
+            settings = self.settings
+            mounting = Mounting(self.engine, self._workflows, max_body=settings.max_body, app_url=settings.app_url)
+            for what in (*self._workflows.values(), *self._served.values()):
+                mounting.add(what)
+            self._router, self._mount = mounting.router, mounting.add
+        return self._router
+
+
+def open_store(settings: Settings, clock: Clock) -> Store:
+    """The store that a URL names.
+
+    Raises:
+        ConfigurationError: it names none.
+    """
+    scheme, _, rest = settings.url.partition("://")
+    if scheme == "sqlite" and "://" in settings.url:
+        from batchflow.stores.sqlite import SqliteStore
+
+        path = rest.removeprefix("/") if not rest.startswith("//") else rest[1:]
+        return SqliteStore(path or ":memory:", clock=clock, synchronous=settings.synchronous)
+    raise ConfigurationError(
+        f"'{settings.url}' names no store; write sqlite:///PATH (two more slashes for an absolute path), or sqlite://"
+    )
+
+
+def _nowhere(_what: object) -> None:
+    """Where things are mounted until a router is asked for."""

@@ -1,0 +1,106 @@
+"""The results of the layers, word for word as the pattern has them. Each is JSON text."""
+
+from pydantic_core import to_json
+
+from batchflow.serve.endpoint import Answer
+
+
+def _text(body: dict[str, object]) -> str:
+    return to_json(body).decode()
+
+
+def nothing_eligible() -> str:
+    """Entry: there are no items at all."""
+    return _text({"success": True, "totalEligible": 0, "message": "No eligible items found"})
+
+
+def nothing_left(total: int, already_processed: int) -> str:
+    """Entry: everything was processed before."""
+    return _text(
+        {
+            "success": True,
+            "totalEligible": total,
+            "toProcess": 0,
+            "alreadyProcessed": already_processed,
+            "message": "All items already processed",
+        }
+    )
+
+
+def started(total: int, to_process: int, already_processed: int) -> str:
+    """Entry: everything was counted, and the walk over the pages starts."""
+    return _text(
+        {
+            "success": True,
+            "totalEligible": total,
+            "toProcess": to_process,
+            "alreadyProcessed": already_processed,
+            "message": f"Triggered pagination for {to_process} items",
+        }
+    )
+
+
+def started_uncounted(total: int | None) -> str:
+    """Entry: the walk starts before anything is counted; `total` is what the source says, where it can."""
+    counted = {} if total is None else {"totalEligible": total}
+    return _text({"success": True, **counted, "message": "Triggered pagination"})
+
+
+def counting(total: int) -> str:
+    """Entry: one slice is counted, and the next one goes on."""
+    return _text({"success": True, "totalEligible": total, "message": f"Counted {total} items so far"})
+
+
+def walk_complete() -> str:
+    """Paginate: an empty page at the end."""
+    return _text({"success": True, "message": "Pagination complete"})
+
+
+def chunk(processed: int) -> str:
+    """Paginate: the items of a chunk are started."""
+    return _text({"success": True, "processedItems": processed})
+
+
+def page(processed: int, skipped: int, next_cursor: str | None) -> str:
+    """Paginate: the items of a page are started, or handed on in chunks."""
+    return _text({"success": True, "processedItems": processed, "skippedItems": skipped, "nextCursor": next_cursor})
+
+
+def missing(key: str) -> Answer:
+    """Execute: the payload names no item."""
+    error = f"Missing {key}"
+    return Answer(error, _text({"success": False, "error": error}))
+
+
+def not_found(key: str, id: str) -> Answer:
+    """Execute: `load` knows no item of this id."""
+    error = "Item not found"
+    return Answer(error, _text({"success": False, "error": error, key: id}))
+
+
+def refused(error: str) -> Answer:
+    """Any layer: the payload does not fit."""
+    return Answer(error, _text({"success": False, "error": error}))
+
+
+def completed() -> str:
+    """Complete: `on_complete` has run."""
+    return _text({"success": True})
+
+
+class Done:
+    """Execute: the item is done. Written for every item, so its constant parts are joined beforehand."""
+
+    __slots__ = ("_head",)
+
+    def __init__(self, key: str) -> None:
+        self._head = '{"success":true,' + _text({key: ""})[1:-3]
+
+    def text(self, id: str, result: str) -> str:
+        """The answer for an item, around the JSON text of its result."""
+        return f'{self._head}{to_json(id).decode()},"result":{result}}}'
+
+    def result_in(self, text: str, id: str) -> str:
+        """The JSON text of the result in an answer that `text` made."""
+        start = len(self._head) + len(to_json(id).decode()) + len(',"result":')
+        return text[start:-1]

@@ -1,0 +1,79 @@
+"""What a trigger is given, checked before anything is started."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any, cast
+
+from pydantic import BaseModel, ValidationError
+
+from batchflow.batch.definition import Definition
+from batchflow.errors import InputError
+
+
+def check_params(definition: Definition, params: Any) -> BaseModel:
+    """The parameters, made of their defaults where none are given.
+
+    Raises:
+        InputError: they are of another type, or some of them have no default.
+    """
+    expected = definition.params
+    if params is None:
+        try:
+            return expected()
+        except ValidationError as error:
+            missing = ", ".join(f"{it['loc'][0]}=…" for it in error.errors() if it["loc"])
+            raise InputError(
+                f"'{definition.name}' needs parameters; pass {expected.__name__}({missing})", field="params"
+            ) from error
+    if not isinstance(params, expected):
+        raise InputError(
+            f"'{definition.name}' takes {expected.__name__}, not {type(params).__name__}; pass {expected.__name__}(…)",
+            field="params",
+        )
+    return params
+
+
+def check_source(definition: Definition) -> None:
+    """Raise `InputError` for a workflow without `fetch`, which runs named ids only."""
+    if "fetch" not in definition.has:
+        raise InputError(
+            f"'{definition.name}' has no source of ids; name them: trigger(ids=[…]), or give it one", field="ids"
+        )
+
+
+def check_ids(definition: Definition, ids: Sequence[str] | None) -> list[str] | None:
+    """The ids a trigger names; None where it names none and the workflow has a source.
+
+    Raises:
+        InputError: there are none, one is no id, or one comes twice.
+    """
+    if ids is None:
+        check_source(definition)
+        return None
+    if isinstance(ids, str) or not ids:
+        raise InputError(f"'ids' cannot be {ids!r}; name one or more, or leave it out to fetch them", field="ids")
+    wrong = next((id for id in cast("Sequence[object]", ids) if not isinstance(id, str) or not id), None)
+    if wrong is not None:
+        raise InputError(f"'ids' holds {wrong!r}, and an id is a non-empty string", field="ids")
+    if len(set(ids)) < len(ids):
+        twice = next(id for place, id in enumerate(ids) if id in ids[:place])
+        raise InputError(f"'ids' names '{twice}' twice; an item runs once per batch", field="ids")
+    return list(ids)
+
+
+def check_limit(limit: object, ids: list[str] | None) -> None:
+    """Raise `InputError` for a limit that is none, or one beside named ids."""
+    if limit is None:
+        return
+    if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
+        raise InputError(f"'limit' cannot be {limit!r}; write a whole number of 1 or more", field="limit")
+    if ids is not None:
+        raise InputError("'ids' and 'limit' exclude each other; name fewer ids", field="limit")
+
+
+def derived_id(workflow: str, dedup_id: str) -> str:
+    """The batch id of a dedup id: the same each time, another one for another workflow."""
+    if not dedup_id:
+        raise InputError("'dedup_id' is empty; name what the batch is for, or leave it out", field="dedup_id")
+    # No workflow's name holds a space, so two pairs never read alike.
+    return f"bat_{hashlib.sha256(f'{workflow} {dedup_id}'.encode()).hexdigest()[:32]}"

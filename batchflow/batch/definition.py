@@ -1,0 +1,153 @@
+"""What is read from a workflow's class when it is made, checked once and never changed."""
+
+from dataclasses import dataclass
+from inspect import getattr_static
+from types import NoneType
+from typing import Any, Optional, TypeVar, cast
+
+from pydantic import BaseModel
+
+from batchflow.batch import options
+from batchflow.batch.annotations import is_model, is_open, spell_type, type_arguments
+from batchflow.batch.hooks import NAMES, check_hooks, hooks_of, written
+from batchflow.batch.names import Routes, Steps, Wire, kebab
+from batchflow.batch.spelling import slips
+from batchflow.batch.wire_names import check_fields
+from batchflow.core.codec import Codec
+from batchflow.core.flow import FlowControl
+from batchflow.core.retry import RetryPolicy
+from batchflow.errors import BatchflowError, ConfigurationError
+
+GIVEN = ("params", "item_id", "unprocessed")
+"""What the base class has and a subclass uses, but does not replace."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Definition:
+    """One workflow as its class says it is. `owner` is the class's name, `has` the hooks it has written.
+
+    Flows carry their keys, durations are in ms.
+    """
+
+    owner: str
+    name: str
+    plural: str
+    params: type[BaseModel]
+    has: frozenset[str]
+    routes: Routes
+    steps: Steps
+    wire: Wire
+    params_codec: Codec[Any]
+    item_codec: Codec[Any]
+    result_codec: Codec[Any]
+    page_size: int
+    chunk_size: int
+    entry_flow: FlowControl
+    paginate_flow: FlowControl
+    execute_flow: FlowControl
+    complete_flow: FlowControl
+    retry: RetryPolicy
+    timeout_ms: int
+    ledger_ttl: int | None
+    count_first: bool
+    keep_results: bool
+
+    @property
+    def flows(self) -> tuple[FlowControl, ...]:
+        """The flow keys of all layers."""
+        flows = (self.entry_flow, self.paginate_flow, self.execute_flow)
+        return (*flows, self.complete_flow) if "on_complete" in self.has else flows
+
+
+def read_definition(cls: type, base: type, *, abstract: bool, ids_only: bool) -> Definition | None:
+    """Read and check `cls`; None for an intermediate base: one that says so, or whose type variables are open.
+
+    Raises:
+        ConfigurationError: one sentence that names class and hook or option, and says what to write.
+    """
+    _check_names(cls, base)
+    if abstract or cls.__dict__.get("__parameters__"):
+        return None
+    given, item, result = type_arguments(cls, base)
+    params = _check_arguments(cls, given, item, result)
+    entity = options.slug(cls, "entity", getattr_static(cls, "entity"))
+    has = written(cls, base)
+    check_hooks(cls, hooks_of(params, item, result, entity=entity), has, ids_only=ids_only)
+    return _definition(cls, (params, item, result), entity, has)
+
+
+def _definition(
+    cls: type, arguments: tuple[type[BaseModel], object, object], entity: str, has: frozenset[str]
+) -> Definition:
+    params, item, result = arguments
+    read = options.Options(cls)
+    name = options.slug(cls, "name", read.value("name") or kebab(cls.__name__))
+    plural = options.slug(cls, "entity_plural", read.value("entity_plural") or f"{entity}s")
+    verb = options.slug(cls, "execute_verb", read.value("execute_verb"))
+    wire = Wire.of(entity, plural)
+    check_fields(cls.__name__, params, wire)
+    return Definition(
+        owner=cls.__name__,
+        name=name,
+        plural=plural,
+        params=params,
+        has=has,
+        routes=Routes.of(cls.__name__, name, verb, entity, plural),
+        steps=Steps.of(name),
+        wire=wire,
+        params_codec=_codec(cls, "params", params),
+        item_codec=_item_codec(cls, item),
+        result_codec=_codec(cls, "result", result),
+        page_size=read.count("page_size"),
+        chunk_size=read.count("chunk_size"),
+        entry_flow=read.flow("entry_flow", f"{name}.process"),
+        paginate_flow=read.flow("paginate_flow", f"{name}.paginate"),
+        execute_flow=read.flow("execute_flow", f"{name}.execute"),
+        complete_flow=FlowControl(key=f"{name}.complete"),
+        retry=read.instance("retry", RetryPolicy, "RetryPolicy(retries=3)"),
+        timeout_ms=read.duration("item_timeout"),
+        ledger_ttl=None if read.value("processed_ttl") is None else read.duration("processed_ttl"),
+        count_first=read.instance("count_first", bool, "True or False"),
+        keep_results=result not in (None, NoneType),
+    )
+
+
+def _check_names(cls: type, base: type) -> None:
+    """Refuse what is misspelt, and what would hide a part of the base that hooks rely on."""
+    for name in GIVEN:
+        if name in cls.__dict__:
+            raise ConfigurationError(f"{cls.__name__}.{name} hides what batchflow gives the hooks; use another name")
+    own = [name for name in cls.__dict__ if not name.startswith("_")]
+    for name, meant in slips(own, (*options.NAMES, *NAMES)):
+        kind = "hook" if meant in NAMES else "option"
+        raise ConfigurationError(f"Unknown {kind} '{name}' of {cls.__name__}; did you mean '{meant}'?")
+
+
+def _check_arguments(cls: type, params: object, item: object, result: object) -> type[BaseModel]:
+    for what, argument in (("parameters", params), ("item", item), ("result", result)):
+        if is_open(argument) or isinstance(argument, str) or type(argument).__name__ == "ForwardRef":
+            raise ConfigurationError(
+                f"{cls.__name__} does not say what its {what} type is; write the class itself in "
+                f"BatchWorkflow[Params, Item, Result], or abstract=True for a base of other workflows"
+            )
+    if not is_model(params):
+        raise ConfigurationError(
+            f"{cls.__name__}'s parameters are a pydantic model, not {spell_type(params)}; "
+            f"write a class of BaseModel as the first type in BatchWorkflow[…]"
+        )
+    return params
+
+
+def _item_codec(cls: type, item: object) -> Codec[Any]:
+    """What `load` returns: an item, or None where there is none of the id."""
+    _codec(cls, "item", item)
+    return Codec.of(Optional[cast("Any", item)])  # noqa: UP045
+
+
+def _codec(cls: type, what: str, annotation: object) -> Codec[Any]:
+    try:
+        return Codec.of(annotation)
+    except (BatchflowError, TypeError) as error:
+        raise ConfigurationError(f"{cls.__name__}'s {what} type: {error}") from error

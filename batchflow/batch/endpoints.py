@@ -1,0 +1,36 @@
+"""The layers of a bound workflow, each at its route."""
+
+from collections.abc import Iterator
+
+from batchflow.batch.complete import CompleteLayer
+from batchflow.batch.entry import EntryLayer
+from batchflow.batch.execute import ExecuteLayer
+from batchflow.batch.layers import Layers
+from batchflow.batch.paginate import PaginateLayer
+from batchflow.core.flow import FlowControl
+from batchflow.serve.endpoint import Endpoint, Handler
+
+
+def endpoints_of(layers: Layers) -> tuple[Endpoint, ...]:
+    """Three endpoints, and a fourth where the class has `on_complete`."""
+    return tuple(
+        Endpoint(
+            route=route,
+            name=f"{layers.definition.name}:{layer}",
+            handler=handler,
+            payload=layers.params,
+            flow=flow,
+            retry=layers.definition.retry,
+            timeout_ms=layers.definition.timeout_ms,
+        )
+        for route, layer, handler, flow in _served(layers)
+    )
+
+
+def _served(layers: Layers) -> Iterator[tuple[str, str, Handler, FlowControl]]:
+    definition, routes = layers.definition, layers.definition.routes
+    yield routes.process, "process", EntryLayer(layers).handle, definition.entry_flow
+    yield routes.paginate, "paginate", PaginateLayer(layers).handle, definition.paginate_flow
+    yield routes.execute, "execute", ExecuteLayer(layers).handle, definition.execute_flow
+    if "on_complete" in definition.has:
+        yield routes.complete, "complete", CompleteLayer(layers).handle, definition.complete_flow

@@ -1,0 +1,95 @@
+"""Layer 3, one run per item: get it, process it, save the result."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from batchflow.batch import answers
+from batchflow.batch.layers import Layers
+from batchflow.batch.scope import SCOPE
+from batchflow.core.codec import Codec
+from batchflow.errors import InputError
+from batchflow.serve.callables import as_async
+from batchflow.serve.context import WorkflowContext
+from batchflow.serve.endpoint import Answer
+
+
+class ExecuteLayer:
+    """Handles the messages of `execute-{entity}`: exactly one item each.
+
+    It runs for every item of every batch, so what can be known beforehand is known here: names, codecs, hooks.
+    """
+
+    def __init__(self, layers: Layers) -> None:
+        definition = layers.definition
+        self._layers = layers
+        self._log = layers.execute_log
+        self._steps = definition.steps
+        self._key = definition.wire.id
+        self._done = answers.Done(definition.wire.id)
+        self._item: Codec[Any] = definition.item_codec
+        self._result: Codec[Any] = definition.result_codec
+        self._nothing: Codec[None] = Codec.of(type(None))
+        self._load = layers.hook("load")
+        self._save = _without_result(layers.hook("save"))
+        # Called past `process` where the class leaves that as it is: one call less for every item.
+        self._execute: Callable[[Any], Awaitable[Any]] = as_async(layers.workflow.execute)
+        self._plain = "process" not in definition.has
+
+    async def handle(self, ctx: WorkflowContext[Any]) -> str | Answer:
+        """Carry out one item's message."""
+        item_id = ctx.claim.item
+        if not item_id:
+            # Sent by hand, outside of any batch: the payload names the item and brings the parameters.
+            try:
+                item_id, ctx.payload = self._layers.payloads.read_single(ctx.claim.body)
+            except InputError as error:
+                return answers.refused(str(error))
+            if not item_id:
+                return answers.missing(self._key)
+        log = self._log
+        if log.verbose:
+            log.debug("Starting", item_id=item_id)
+        token = SCOPE.set(self._layers.scope(ctx, item_id))
+        try:
+            return await self._carry_out(ctx, item_id)
+        except Exception as error:
+            log.error(error, item_id=item_id, batch=ctx.claim.batch)
+            raise
+        finally:
+            SCOPE.reset(token)
+
+    async def _carry_out(self, ctx: WorkflowContext[Any], item_id: str) -> str | Answer:
+        item: Any = item_id
+        if self._load is not None:
+            item = await ctx.step_as(self._steps.get_item, self._item, self._load, item_id)
+            if item is None:
+                self._log.error("Item not found", item_id=item_id, batch=ctx.claim.batch)
+                return answers.not_found(self._key, item_id)
+        save = self._save
+        if self._plain:
+            last = save is None
+            result = await ctx.step_as(self._steps.process_item, self._result, self._execute, item, last=last)
+        else:
+            result = await self._layers.workflow.process(ctx, item)
+        if save is not None:
+            await ctx.step_as(self._steps.save_result, self._nothing, save, item_id, result, last=True)
+        # What came out of a step has survived JSON already; what `process` made of it may not.
+        text = (
+            self._result.encode(result)
+            if self._plain
+            else self._result.round_trip(result, where=self._steps.process_item)[0]
+        )
+        if self._log.verbose:
+            self._log.debug("Completed", item_id=item_id)
+        return self._done.text(item_id, text)
+
+
+def _without_result(save: Callable[..., Awaitable[Any]] | None) -> Callable[..., Awaitable[None]] | None:
+    """`save` as a step that records nothing: what it happens to return need not have a JSON form."""
+    if save is None:
+        return None
+
+    async def saved(item_id: str, result: Any) -> None:
+        await save(item_id, result)
+
+    return saved

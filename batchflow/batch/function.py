@@ -1,0 +1,196 @@
+"""The short form: a function of one id, and where the ids come from, as a workflow."""
+
+import inspect
+import itertools
+import types
+from collections import OrderedDict
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar, cast, overload
+
+from batchflow.batch.annotations import fits, hints, spell_type
+from batchflow.batch.bound import Workflow
+from batchflow.batch.names import kebab
+from batchflow.batch.scope import SCOPE
+from batchflow.batch.workflow import BatchWorkflow, NoParams, Page
+from batchflow.core.codec import return_type
+from batchflow.core.duration import Duration
+from batchflow.core.flow import FlowControl
+from batchflow.core.retry import RetryPolicy
+from batchflow.errors import ConfigurationError
+from batchflow.serve.callables import as_async
+
+R = TypeVar("R")
+
+Ids: TypeAlias = Iterable[str] | AsyncIterable[str]
+IdSource: TypeAlias = Sequence[str] | Callable[[], Ids | Awaitable[Ids]]
+"""Where the ids come from: a sequence, or a function that gives one, a generator or an async generator."""
+
+_DEFAULT_FLOW = FlowControl(parallelism=10, rate=5)
+_SKIPPED = 10_000
+# Ids passed over at once.
+_OPEN = 16
+# Generators kept open between two pages; one that is not there any more is begun again and read up to its place.
+
+
+class BatchFunction(Protocol):
+    """The decorator that `@flow.batch(…)` gives."""
+
+    @overload
+    def __call__(self, fn: Callable[[str], Awaitable[R]], /) -> Workflow[NoParams, R]: ...
+    @overload
+    def __call__(self, fn: Callable[[str], R], /) -> Workflow[NoParams, R]: ...
+
+
+class FunctionBatch(BatchWorkflow[NoParams, str, R], Generic[R], abstract=True):
+    """What a function becomes: its subclasses are made by `function_batch`."""
+
+
+class _Fetching(FunctionBatch[R], Generic[R], abstract=True):
+    """With a source of ids, read in its order; the cursor is the number of ids read so far."""
+
+    def __init__(self, source: IdSource) -> None:
+        self._read = _reader(source)
+
+    async def fetch(self, params: NoParams, cursor: str | None, limit: int) -> Page:
+        """The next ids of the source."""
+        begin = int(cursor or 0)
+        ids, is_end = await self._read(begin, limit)
+        return Page(ids=ids, next_cursor=None if is_end else str(begin + len(ids)))
+
+
+def function_batch(
+    fn: Callable[[str], Awaitable[R]] | Callable[[str], R],
+    *,
+    ids: IdSource | None = None,
+    name: str | None = None,
+    flow: FlowControl | None = _DEFAULT_FLOW,
+    retry: RetryPolicy | None = None,
+    timeout: Duration | None = None,
+) -> BatchWorkflow[NoParams, str, R]:
+    """A workflow whose `execute` is `fn`, named after it; without `ids` every trigger names its own.
+
+    `fn` takes one id; its parameter says what an item is (`user_id`: a user), its return type what a result is.
+    A source is read in its order, page by page, and has to give the same ids in the same order each time.
+
+    Raises:
+        ConfigurationError: `fn` takes other arguments, does not say what it returns, or an option does not fit.
+    """
+    parameter = _parameter(fn)
+    result = _result(fn)
+    written: dict[str, Any] = {
+        "execute": staticmethod(fn),
+        "name": name if name is not None else kebab(_name(fn)),
+        "entity": kebab(parameter.removesuffix("_id")) if parameter.endswith("_id") and parameter != "_id" else "item",
+        "execute_flow": flow,
+        "__module__": fn.__module__,
+        "__doc__": fn.__doc__,
+    }
+    written |= {"retry": retry} if retry is not None else {}
+    written |= {"item_timeout": timeout} if timeout is not None else {}
+    if ids is not None:
+        _check_source(_name(fn), ids)
+    base: Any = FunctionBatch if ids is None else _Fetching
+    made = types.new_class(_name(fn), (base[result],), {"ids_only": ids is None}, lambda space: space.update(written))
+    return cast("BatchWorkflow[NoParams, str, R]", made() if ids is None else made(ids))
+
+
+def _name(fn: Callable[..., Any]) -> str:
+    return str(getattr(fn, "__name__", type(fn).__name__))
+
+
+def _parameter(fn: Callable[..., Any]) -> str:
+    """The name of the one parameter."""
+    name = _name(fn)
+    parameters = list(inspect.signature(fn).parameters.values())
+    needed = [it for it in parameters if it.default is it.empty and it.kind not in (it.VAR_POSITIONAL, it.VAR_KEYWORD)]
+    positional = [it for it in parameters if it.kind in (it.POSITIONAL_ONLY, it.POSITIONAL_OR_KEYWORD)]
+    if not positional or len(needed) > 1 or (needed and needed[0] is not positional[0]):
+        raise ConfigurationError(f"'{name}' has to take one argument, the id of an item; write {name}(item_id: str)")
+    declared = hints(fn).get(positional[0].name, str)
+    if not fits(str, declared):
+        raise ConfigurationError(
+            f"'{name}' declares '{positional[0].name}: {spell_type(declared)}' and is given an id; write "
+            f"{positional[0].name}: str, or a BatchWorkflow whose load makes more of it"
+        )
+    return positional[0].name
+
+
+def _result(fn: Callable[..., Any]) -> Any:
+    result = return_type(fn)
+    if result is Any and "return" not in hints(fn):
+        raise ConfigurationError(f"'{_name(fn)}' does not say what it returns; write its return type, such as -> None")
+    return result
+
+
+def _check_source(name: str, source: object) -> None:
+    if isinstance(source, str) or not (isinstance(source, Sequence) or callable(source)):
+        raise ConfigurationError(
+            f"the ids of '{name}' cannot be {source!r}; write a sequence of strings, or a function that gives them"
+        )
+
+
+_Reader: TypeAlias = Callable[[int, int], Awaitable[tuple[list[str], bool]]]
+"""Reads so many ids from a place on: those, and whether the source ends with them."""
+
+
+def _reader(source: IdSource) -> _Reader:
+    if callable(source):
+        return _Reopening(as_async(source)).read
+
+    async def read(begin: int, limit: int) -> tuple[list[str], bool]:
+        return list(source[begin : begin + limit]), begin + limit >= len(source)
+
+    return read
+
+
+_Take: TypeAlias = Callable[[int], Awaitable[list[str]]]
+"""The next so many ids of what was begun."""
+
+
+class _Reopening:
+    """Reads a source that can be begun again, without beginning again for every page.
+
+    What is open is kept by batch and place: a page that is asked for twice, or by another process, finds nothing and
+    begins from the start.
+    """
+
+    def __init__(self, begin: Callable[[], Awaitable[Ids]]) -> None:
+        self._begin = begin
+        self._kept: OrderedDict[tuple[str, int], _Take] = OrderedDict()
+
+    async def read(self, begin: int, limit: int) -> tuple[list[str], bool]:
+        """So many ids from a place on, and whether the source ends with them."""
+        batch = SCOPE.get().batch
+        take = self._kept.pop((batch, begin), None) or await self._begun(begin)
+        ids = await take(limit)
+        if len(ids) < limit:
+            return ids, True
+        self._kept[batch, begin + limit] = take
+        if len(self._kept) > _OPEN:
+            self._kept.popitem(last=False)
+        return ids, False
+
+    async def _begun(self, place: int) -> _Take:
+        begun = await self._begin()
+        take = _taking_async(aiter(begun)) if isinstance(begun, AsyncIterable) else _taking(iter(begun))
+        while place and (passed := len(await take(min(place, _SKIPPED)))):
+            place -= passed
+        return take
+
+
+def _taking(ids: Iterator[str]) -> _Take:
+    # A plain generator may wait for a database, so it runs in a thread like a plain hook.
+    return as_async(lambda count: list(itertools.islice(ids, count)))
+
+
+def _taking_async(ids: AsyncIterator[str]) -> _Take:
+    async def take(count: int) -> list[str]:
+        taken: list[str] = []
+        try:
+            while len(taken) < count:
+                taken.append(await anext(ids))
+        except StopAsyncIteration:
+            pass
+        return taken
+
+    return take

@@ -1,0 +1,123 @@
+"""What one holds of a triggered batch: ask it, wait for it, read its results, cancel it."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Generic, TypeVar, cast
+
+from batchflow.batch.answers import Done
+from batchflow.batch.definition import Definition
+from batchflow.batch.status import BatchStatus
+from batchflow.batch.summary import BatchSummary
+from batchflow.core.batch import Batch, Item, ItemState
+from batchflow.core.ids import entry_id
+from batchflow.core.ports import Client
+from batchflow.errors import BatchFailed, NotFoundError
+
+Result = TypeVar("Result")
+
+_ITEMS = 500
+# Items read at once.
+_LOOK_SECONDS = 5.0
+# A wake-up that was missed is made up for this soon.
+
+
+class BatchHandle(Generic[Result]):
+    """One batch. It holds nothing but the id: make another from `workflow.batch(id)` at any time, anywhere.
+
+    Every method raises `NotFoundError` once retention has removed the batch.
+    """
+
+    __slots__ = ("_client", "_definition", "id")
+
+    def __init__(self, id: str, definition: Definition, client: Client) -> None:
+        self.id = id
+        self._definition = definition
+        self._client = client
+
+    def __repr__(self) -> str:
+        return f"BatchHandle('{self.id}')"
+
+    @property
+    def workflow(self) -> str:
+        """The name of the workflow."""
+        return self._definition.name
+
+    @property
+    def run_id(self) -> str:
+        """The id of the entry's run."""
+        return entry_id(self.id)
+
+    async def status(self) -> BatchStatus:
+        """The batch as it stands."""
+        return self._status(await self._read())
+
+    async def wait(self, timeout: float | None = None, *, check: bool = False) -> BatchSummary:
+        """Return once the batch has ended and its `on_complete` has run.
+
+        Raises:
+            TimeoutError: it has not within `timeout` seconds; it goes on.
+            BatchFailed: `check` is set, and items have failed, the batch was cancelled, or its walk broke off.
+        """
+        try:
+            batch = await asyncio.wait_for(self._over(), timeout)
+        except TimeoutError:
+            raise TimeoutError(f"batch '{self.id}' has not ended within {timeout:g} s; it goes on") from None
+        summary = BatchSummary.of(batch)
+        if check and not summary.succeeded:
+            raise BatchFailed(summary.failure())
+        return summary
+
+    async def progress(self, interval: float = 0.5) -> AsyncIterator[BatchStatus]:
+        """The status now, then about every `interval` seconds, and the final one at last."""
+        while True:
+            batch = await self._read()
+            yield self._status(batch)
+            if _is_over(batch):
+                return
+            try:
+                await asyncio.wait_for(self._over(), interval)
+            except TimeoutError:
+                continue
+
+    async def items(self, state: ItemState | None = None) -> AsyncIterator[Item]:
+        """The items that were started, by number; with `state`, those that are in it."""
+        after = -1
+        while items := await self._client.items(self.id, state=state, after=after, limit=_ITEMS):
+            for item in items:
+                yield item
+            after = items[-1].number
+
+    async def results(self) -> AsyncIterator[tuple[str, Result]]:
+        """Id and result of every item that has succeeded, by number; each result as `execute` returned it."""
+        done, codec = Done(self._definition.wire.id), self._definition.result_codec
+        async for item in self.items("succeeded"):
+            text = "null" if item.result is None else done.result_in(item.result, item.id)
+            yield item.id, cast("Result", codec.decode(text))
+
+    async def cancel(self) -> bool:
+        """End the batch: nothing of it starts any more, and items at work end at their next step.
+
+        False when it had ended before.
+        """
+        return await self._client.cancel_batch(self.id)
+
+    def _status(self, batch: Batch) -> BatchStatus:
+        return BatchStatus.of(batch, self._client.now(), count_first=self._definition.count_first)
+
+    async def _over(self) -> Batch:
+        while True:
+            seen = self._client.changes
+            batch = await self._read()
+            if _is_over(batch):
+                return batch
+            await self._client.changed(seen, _LOOK_SECONDS)
+
+    async def _read(self) -> Batch:
+        batch = await self._client.batch(self.id)
+        if batch is None:
+            raise NotFoundError(f"there is no batch '{self.id}' of '{self.workflow}'; retention may have removed it")
+        return batch
+
+
+def _is_over(batch: Batch) -> bool:
+    return batch.is_final and not batch.working

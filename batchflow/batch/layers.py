@@ -1,0 +1,89 @@
+"""What the layers of one bound workflow share: its hooks, payloads and messages, and the scope they run hooks in."""
+
+from collections.abc import Awaitable, Callable, Generator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any
+
+from pydantic import BaseModel
+
+from batchflow.batch.definition import Definition
+from batchflow.batch.logs import LayerLog
+from batchflow.batch.messages import Messages
+from batchflow.batch.payloads import Payloads
+from batchflow.batch.scope import SCOPE, Scope
+from batchflow.batch.walk import Source
+from batchflow.batch.workflow import BatchWorkflow
+from batchflow.core.message import Claim
+from batchflow.core.ports import Client
+from batchflow.errors import InputError, NonRetryable
+from batchflow.serve.callables import as_async
+from batchflow.serve.context import WorkflowContext
+
+_BATCHES = 64
+# Parameters of this many batches are kept decoded; more are seldom under way at once.
+
+
+class Layers:
+    """One workflow, bound: everything that does not change between two messages is made here, once."""
+
+    def __init__(self, workflow: BatchWorkflow[Any, Any, Any], client: Client) -> None:
+        definition = workflow.__batch__
+        self.definition: Definition = definition
+        self.client = client
+        self.workflow = workflow
+        self.source = Source(definition.owner, as_async(workflow.fetch), self.hook("filter") or self._unprocessed)
+        self.payloads = Payloads(definition)
+        self.messages = Messages(definition, self.payloads)
+        self.entry_log = LayerLog(definition.name, "process")
+        self.paginate_log = LayerLog(definition.name, "paginate")
+        self.execute_log = LayerLog(definition.name, "execute")
+        self._decoded = lru_cache(maxsize=_BATCHES)(self._decode)
+
+    async def _unprocessed(self, params: BaseModel, ids: Sequence[str]) -> list[str]:
+        # What `filter` does by default, without a thread for a plain function that only hands on.
+        return await self.workflow.unprocessed(ids)
+
+    def hook(self, name: str) -> Callable[..., Awaitable[Any]] | None:
+        """A hook as an async function; None where the class has not written it."""
+        return as_async(getattr(self.workflow, name)) if name in self.definition.has else None
+
+    def params(self, claim: Claim) -> BaseModel | None:
+        """The parameters of a claim's batch, decoded once and shared by all its items: not to be changed.
+
+        None for a message outside of any batch, which brings its own.
+        """
+        return self._decoded(claim.params) if claim.batch else None
+
+    def scope(self, ctx: WorkflowContext[Any], item_id: str = "") -> Scope:
+        """What the hooks see while this run is carried out."""
+        return Scope(self.client, self.definition.name, ctx.payload, ctx.claim.batch or "", item_id)
+
+    @contextmanager
+    def running(self, ctx: WorkflowContext[Any], log: LayerLog) -> Generator[None]:
+        """Set the scope around a layer above the items, and log what goes wrong in it.
+
+        Raises:
+            NonRetryable: the message belongs to no batch.
+        """
+        if not ctx.claim.batch:
+            raise NonRetryable(f"'{ctx.claim.destination}' only works for a batch; start one with trigger")
+        token = SCOPE.set(self.scope(ctx))
+        log.refresh()
+        try:
+            yield
+        except Exception as error:
+            log.error(error, run=ctx.run_id, batch=ctx.claim.batch)
+            raise
+        finally:
+            SCOPE.reset(token)
+
+    def _decode(self, text: str) -> BaseModel:
+        # A new batch is also the time to look at what is logged.
+        self.execute_log.refresh()
+        try:
+            return self.definition.params_codec.decode(text)
+        except ValueError as error:
+            raise InputError(
+                f"the parameters stored with the batch do not fit {self.definition.owner} any more: {error}"
+            ) from error

@@ -1,0 +1,46 @@
+"""The log of one layer of a workflow: `[welcome:paginate] Got batch`."""
+
+import logging
+from typing import Any, cast
+
+from batchflow.logs import logger
+
+
+class LayerLog:
+    """Writes lines that begin with workflow and layer.
+
+    `verbose` says whether lines of single items are wanted. It is asked once per page or batch, by `refresh`: asking
+    for every item costs more than the item.
+    """
+
+    __slots__ = ("_error", "_prefix", "verbose")
+
+    def __init__(self, workflow: str, layer: str) -> None:
+        self._prefix = f"[{workflow}:{layer}] "
+        self._error = f"[{workflow}:{layer}:error] "
+        self.verbose = False
+
+    def refresh(self) -> None:
+        """Ask whether DEBUG lines are written."""
+        self.verbose = _is_enabled(logger().bind(), logging.DEBUG)
+
+    def info(self, text: str, **values: object) -> None:
+        """A line per page or batch."""
+        logger().info(self._prefix + text, **values)
+
+    def debug(self, text: str, **values: object) -> None:
+        """A line per item or message; callers look at `verbose` first."""
+        logger().debug(self._prefix + text, **values)
+
+    def error(self, error: BaseException | str, **values: object) -> None:
+        """What went wrong."""
+        logger().error(self._error + (str(error) or type(error).__name__), **values)
+
+
+def _is_enabled(logger: Any, level: int) -> bool:
+    # structlog's own loggers and the standard library's name it differently; one that has neither writes everything.
+    for name in ("is_enabled_for", "isEnabledFor"):
+        ask = getattr(logger, name, None)
+        if ask is not None:
+            return cast("bool", ask(level))
+    return True

@@ -1,0 +1,89 @@
+"""The messages between the layers: their ids are derived, so that publishing one again changes nothing."""
+
+import itertools
+from collections.abc import Iterator, Sequence
+
+from more_itertools import chunked
+
+from batchflow.batch.definition import Definition
+from batchflow.batch.payloads import EntryBody, PaginateBody, Payloads
+from batchflow.core.batch import NewBatch
+from batchflow.core.ids import chunk_id, count_id, entry_id, page_id
+from batchflow.core.message import Message
+
+TOGETHER = 200
+"""How many messages a trigger publishes at once."""
+
+
+class Messages:
+    """Makes the messages of one workflow."""
+
+    __slots__ = ("_definition", "_paginate")
+
+    def __init__(self, definition: Definition, payloads: Payloads) -> None:
+        self._definition = definition
+        self._paginate = payloads.paginate
+
+    def batch(self, id: str, params: str, *, force: bool, label: str | None) -> NewBatch:
+        """The batch that a trigger opens."""
+        definition = self._definition
+        return NewBatch(
+            id=id,
+            workflow=definition.name,
+            execute=definition.routes.execute,
+            flow=definition.execute_flow,
+            params=params,
+            complete=definition.routes.complete if "on_complete" in definition.has else None,
+            complete_flow=definition.complete_flow,
+            ledger_ttl=definition.ledger_ttl,
+            keep_results=definition.keep_results,
+            force=force,
+            label=label,
+        )
+
+    def entry(self, batch: str, body: EntryBody) -> Message:
+        """The entry, or a further slice of its counting; kept, since its result is what a trigger's caller reads."""
+        definition = self._definition
+        return Message(
+            id=count_id(batch, body.slice) if body.slice else entry_id(batch),
+            destination=definition.routes.process,
+            flow=definition.entry_flow,
+            body=body.text(),
+            batch=batch,
+            keep=True,
+        )
+
+    def page(self, batch: str, body: PaginateBody) -> Message:
+        """One page of the walk."""
+        return self._to_paginate(page_id(batch, body.page), batch, body)
+
+    def chunks(self, batch: str, page: int, first: int, ids: Sequence[str]) -> Iterator[Message]:
+        """A page's ids, cut into chunks whose items are numbered from `first` on."""
+        for place, some in enumerate(chunked(ids, self._definition.chunk_size)):
+            body = self._paginate(item_ids=some, first=first + place * self._definition.chunk_size, page=page)
+            yield self._to_paginate(chunk_id(batch, page, place), batch, body)
+
+    def of_trigger(self, batch: str, entry: EntryBody, ids: Sequence[str]) -> Iterator[list[Message]]:
+        """What a trigger publishes, in portions: the chunks of the ids it names, the entry last.
+
+        A batch is entered when all of it is there.
+        """
+        messages = itertools.chain(self._named(batch, ids), (self.entry(batch, entry),))
+        return chunked(messages, TOGETHER)
+
+    def _named(self, batch: str, ids: Sequence[str]) -> Iterator[Message]:
+        """The chunks of ids that a trigger has named; kept, so that a trigger cut off half-way can be repeated."""
+        for place, some in enumerate(chunked(ids, self._definition.chunk_size)):
+            body = self._paginate(item_ids=some, first=place * self._definition.chunk_size, page=place, named=True)
+            yield self._to_paginate(chunk_id(batch, place, 0), batch, body, keep=True)
+
+    def _to_paginate(self, id: str, batch: str, body: PaginateBody, *, keep: bool = False) -> Message:
+        definition = self._definition
+        return Message(
+            id=id,
+            destination=definition.routes.paginate,
+            flow=definition.paginate_flow,
+            body=body.text(),
+            batch=batch,
+            keep=keep,
+        )

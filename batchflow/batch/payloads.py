@@ -1,0 +1,219 @@
+"""What is sent to the layers: read, checked, and written. Names on the wire are camelCase."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar, cast
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, create_model
+from pydantic.alias_generators import to_camel
+from pydantic_core import from_json, to_json
+
+from batchflow.batch.definition import Definition
+from batchflow.batch.names import camel
+from batchflow.batch.spelling import did_you_mean
+from batchflow.batch.walk import Probe
+from batchflow.batch.wire_names import spellings, wire_name
+from batchflow.errors import InputError
+
+Params = TypeVar("Params", bound=BaseModel)
+Body = TypeVar("Body", bound="WireBody")
+
+
+class WireBody(BaseModel):
+    """A payload: its fields by their wire names; those that have their default are not written."""
+
+    model_config = ConfigDict(frozen=True, alias_generator=to_camel, validate_by_name=True, validate_by_alias=True)
+
+    def text(self) -> str:
+        """The JSON text."""
+        return self.model_dump_json(by_alias=True, exclude_defaults=True)
+
+
+class EntryControls(WireBody):
+    """What a trigger may say beside the workflow's own parameters."""
+
+    dry_run: bool = False
+    force: bool = False
+    limit: int | None = Field(default=None, ge=1)
+    item_ids: list[str] | None = None
+    label: str | None = None
+    dedup_id: str | None = Field(default=None, min_length=1)
+
+
+class EntryBody(WireBody):
+    """The entry's own message: what is left of the trigger, and how far the counting has come.
+
+    `total` is given where the trigger named the ids itself.
+    """
+
+    force: bool = False
+    limit: int | None = None
+    total: int | None = None
+    slice: int = 0
+    cursor: str | None = None
+    eligible: int = 0
+    duplicates: int = 0
+    to_process: int = 0
+    probe: Probe = Probe()
+
+
+class PaginateBody(WireBody):
+    """One page of the walk, or one chunk of a page: then `item_ids` are started from number `first` on.
+
+    `remaining` is how many items may still be started under the trigger's limit. `named` marks a chunk that the
+    trigger has named itself, so that no page has counted it.
+    """
+
+    cursor: str | None = None
+    page: int = 0
+    force: bool = False
+    remaining: int | None = None
+    probe: Probe = Probe()
+    item_ids: list[str] | None = None
+    first: int = 0
+    named: bool = False
+
+
+class ExecuteBody(WireBody):
+    """One item outside of a batch."""
+
+    item_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EntryRequest(Generic[Params]):
+    """A trigger as it came over the wire."""
+
+    params: Params
+    dry_run: bool = False
+    force: bool = False
+    limit: int | None = None
+    ids: list[str] | None = None
+    label: str | None = None
+    dedup_id: str | None = None
+
+
+class Payloads:
+    """The payloads of one workflow; its models are made once.
+
+    `entry_model` has the controls and the parameters side by side, for the schema of the HTTP interface.
+    """
+
+    def __init__(self, definition: Definition) -> None:
+        self._params = definition.params
+        self._workflow = definition.name
+        self._spellings = spellings(definition.params)
+        self._camels = {camel(name): name for name in definition.params.model_fields}
+        self._open = definition.params.model_config.get("extra") == "allow"
+        id, ids = definition.wire.id, definition.wire.ids
+        listed: Any = (list[str] | None, Field(default=None, alias=ids))
+        single: Any = (str | None, Field(default=None, alias=id))
+        self.controls = create_model(f"{definition.owner}Controls", __base__=EntryControls, item_ids=listed)
+        self.paginate = create_model(f"{definition.owner}Paginate", __base__=PaginateBody, item_ids=listed)
+        self.single = create_model(f"{definition.owner}Execute", __base__=ExecuteBody, item_id=single)
+        documented = _documented(definition.params)
+        self.entry_model = create_model(f"{definition.owner}Entry", __base__=self.controls, **documented)
+
+    def read_entry(self, text: str | bytes) -> EntryRequest[Any]:
+        """A trigger's payload; an empty one is `{}`.
+
+        Raises:
+            InputError: it is no JSON object, a field is unknown or does not fit; the sentence names it.
+        """
+        fields = self._fields(text, self.controls)
+        controls = self._model(self.controls, _controls_among(fields, self.controls))
+        given = {name: value for name, value in fields.items() if name not in _names(self.controls)}
+        return EntryRequest(
+            params=self._read_params(given),
+            dry_run=controls.dry_run,
+            force=controls.force,
+            limit=controls.limit,
+            ids=controls.item_ids,
+            label=controls.label,
+            dedup_id=controls.dedup_id,
+        )
+
+    def read_page(self, text: str | bytes) -> PaginateBody:
+        """A page's or chunk's payload.
+
+        Raises:
+            InputError: as for `read_entry`.
+        """
+        fields = self._fields(text, self.paginate)
+        return self._model(self.paginate, _controls_among(fields, self.paginate))
+
+    def read_single(self, text: str | bytes) -> tuple[str, Any]:
+        """The id and parameters of an item outside of a batch; the id is empty where it is missing.
+
+        Raises:
+            InputError: as for `read_entry`.
+        """
+        fields = self._fields(text, self.single)
+        body = self._model(self.single, _controls_among(fields, self.single))
+        given = {name: value for name, value in fields.items() if name not in _names(self.single)}
+        return body.item_id or "", self._read_params(given)
+
+    def _fields(self, text: str | bytes, model: type[WireBody]) -> dict[str, JsonValue]:
+        fields = self._object(text)
+        known = _names(model)
+        for name in fields:
+            if name not in known and name not in self._spellings and not self._open:
+                meant = did_you_mean(name, self._documented_names(model))
+                raise InputError(f"Unknown field '{name}' for {self._workflow}{meant}", field=name)
+        return fields
+
+    def _object(self, text: str | bytes) -> dict[str, JsonValue]:
+        try:
+            value: object = from_json(text) if text.strip() else {}
+        except ValueError as error:
+            raise InputError(f"The payload for {self._workflow} is no JSON: {error}") from error
+        if value is None:
+            return {}
+        if not isinstance(value, dict):
+            raise InputError(f"The payload for {self._workflow} is a JSON object, not {type(value).__name__}")
+        return cast("dict[str, JsonValue]", value)
+
+    def _documented_names(self, model: type[WireBody]) -> list[str]:
+        own = [field.alias or name for name, field in model.model_fields.items()]
+        return [*own, *(wire_name(name, field) for name, field in self._params.model_fields.items())]
+
+    def _read_params(self, given: Mapping[str, JsonValue]) -> BaseModel:
+        own = self._params.model_fields
+        # camelCase is ours; aliases are the model's own, and stay as they are.
+        named = {self._camels.get(name, name): value for name, value in given.items()}
+        try:
+            return self._params.model_validate_json(to_json(named), by_alias=True, by_name=True)
+        except ValidationError as error:
+            raise _input_error(error, {name: wire_name(name, field) for name, field in own.items()}) from error
+
+    def _model(self, model: type[Body], fields: Mapping[str, JsonValue]) -> Body:
+        try:
+            return model.model_validate(fields)
+        except ValidationError as error:
+            raise _input_error(error, {}) from error
+
+
+def _names(model: type[WireBody]) -> Iterable[str]:
+    return {field.alias or name for name, field in model.model_fields.items()}
+
+
+def _controls_among(fields: Mapping[str, JsonValue], model: type[WireBody]) -> dict[str, JsonValue]:
+    known = _names(model)
+    return {name: value for name, value in fields.items() if name in known}
+
+
+def _documented(params: type[BaseModel]) -> dict[str, Any]:
+    documented: dict[str, Any] = {}
+    for name, field in params.model_fields.items():
+        default = {} if field.is_required() else {"default": field.get_default(call_default_factory=True)}
+        alias: Any = Field(alias=wire_name(name, field), description=field.description, **default)
+        documented[name] = (field.rebuild_annotation(), alias)
+    return documented
+
+
+def _input_error(error: ValidationError, wire_names: Mapping[str, str]) -> InputError:
+    first = error.errors(include_url=False)[0]
+    place = [wire_names.get(str(part), str(part)) for part in first["loc"]]
+    name = ".".join(place)
+    sentence = f"'{name}' does not fit: {first['msg']}" if name else first["msg"]
+    return InputError(sentence, field=name or None)

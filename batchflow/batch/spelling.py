@@ -1,0 +1,44 @@
+"""Names that were meant to be others."""
+
+from collections.abc import Collection, Iterable
+from difflib import SequenceMatcher, get_close_matches
+
+_CLOSE = 0.85
+
+
+def slips(written: Iterable[str], known: Collection[str]) -> list[tuple[str, str]]:
+    """Names that look like a slip of a known one, with that one: ("chunksize", "chunk_size"), ("excute", "execute").
+
+    Only close ones, since a class has helpers of its own: what merely extends a known name ("loader", "saved") is
+    none, and neither is one that stands beside the known name it resembles.
+    """
+    written = list(written)
+    return [
+        (name, meant)
+        for name in written
+        if name not in known and (meant := _meant(name, known)) is not None and meant not in written
+    ]
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The end of a sentence about an unknown name: "; did you mean 'paidOnly'?", or what there is to choose from."""
+    known = sorted(known)
+    close = get_close_matches(name, known, n=1, cutoff=0.6)
+    if close:
+        return f"; did you mean '{close[0]}'?"
+    listed = ", ".join(f"'{it}'" for it in known)
+    return f"; known are {listed}" if known else "; none is known"
+
+
+def _meant(name: str, known: Collection[str]) -> str | None:
+    plain = _plain(name)
+    for candidate in known:
+        if plain == _plain(candidate) or sorted(name) == sorted(candidate):
+            return candidate
+    ratio, best = max((SequenceMatcher(None, name, candidate).ratio(), candidate) for candidate in known)
+    extends = name.startswith(best) or best.startswith(name)
+    return best if ratio >= _CLOSE and not extends else None
+
+
+def _plain(name: str) -> str:
+    return name.replace("_", "").lower()

@@ -1,0 +1,131 @@
+"""Walking over pages: one page fetched and checked, and cursors that come round again found out."""
+
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, cast
+
+from pydantic import BaseModel
+
+from batchflow.batch.workflow import Page
+from batchflow.errors import NonRetryable
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """A page as it is worked with: its ids once each, how many were named in all, and where the next page starts."""
+
+    ids: list[str]
+    next_cursor: str | None
+    named: int
+
+    @property
+    def duplicates(self) -> int:
+        """How many mentions repeat an id of the same page."""
+        return self.named - len(self.ids)
+
+
+class Probe(NamedTuple):
+    """Finds a cycle among cursors in constant space (Brent's algorithm).
+
+    The anchor is a cursor seen earlier; it moves ahead each time twice as many steps as before have been made. A
+    cycle is found at the latest after three times its length and the way to it, all in all.
+    """
+
+    anchor: str | None = None
+    power: int = 1
+    steps: int = 0
+
+    def advance(self, cursor: str) -> "Probe | None":
+        """The probe after one more cursor; None when the walk has been there before."""
+        if cursor == self.anchor:
+            return None
+        if self.steps + 1 == self.power:
+            return Probe(cursor, self.power * 2, 0)
+        return self._replace(steps=self.steps + 1)
+
+
+class Source:
+    """A workflow's `fetch` and `filter`, with their answers checked."""
+
+    __slots__ = ("_fetch", "_filter", "_owner")
+
+    def __init__(
+        self, owner: str, fetch: Callable[..., Awaitable[Page]], filter: Callable[..., Awaitable[Iterable[str]]]
+    ) -> None:
+        self._owner = owner
+        self._fetch = fetch
+        self._filter = filter
+
+    async def fetch(self, params: BaseModel, cursor: str | None, limit: int) -> Fetched:
+        """One page from `cursor` on.
+
+        Raises:
+            NonRetryable: what `fetch` returned is no page, has more ids than asked for, an id that is none, or a
+                cursor that does not move on.
+        """
+        page = self._page(await self._fetch(params, cursor, limit))
+        ids = page.ids
+        if len(ids) > limit:
+            raise NonRetryable(f"{self._owner}.fetch returned {len(ids)} ids where at most {limit} were asked for")
+        for id in ids:
+            if type(id) is not str or not id:
+                raise NonRetryable(f"{self._owner}.fetch returned the id {id!r}; ids are non-empty strings")
+        following = page.next_cursor or None
+        if following is not None and following == cursor:
+            raise NonRetryable(self._came_round(cursor))
+        return Fetched(list(dict.fromkeys(ids)), following, len(ids))
+
+    async def filter(self, params: BaseModel, ids: Sequence[str]) -> list[str]:
+        """Those of `ids` that still need work, in their order.
+
+        Raises:
+            NonRetryable: `filter` returned no collection of ids, or one that was not among them.
+        """
+        if not ids:
+            return []
+        kept = self._kept(await self._filter(params, ids))
+        needed = [id for id in ids if id in kept]
+        if len(needed) != len(kept):
+            strange = next(iter(kept.difference(ids)))
+            raise NonRetryable(f"{self._owner}.filter returned {strange!r}, which is not among the ids it was given")
+        return needed
+
+    def advance(self, probe: Probe, cursor: str) -> Probe:
+        """The probe after `cursor`.
+
+        Raises:
+            NonRetryable: the walk has been there before and would go on for ever.
+        """
+        further = probe.advance(cursor)
+        if further is None:
+            raise NonRetryable(self._came_round(cursor))
+        return further
+
+    def _page(self, page: Any) -> Page:
+        if not isinstance(page, Page):
+            raise NonRetryable(f"{self._owner}.fetch returned {_a(page)}; write: return Page(ids=[…], next_cursor=…)")
+        ids: Any = page.ids
+        if isinstance(ids, str) or not isinstance(ids, Sequence):
+            raise NonRetryable(
+                f"{self._owner}.fetch returned {_a(ids)} as the ids of its Page; write a list of strings"
+            )
+        if not (page.next_cursor is None or type(page.next_cursor) is str):
+            raise NonRetryable(
+                f"{self._owner}.fetch returned next_cursor={page.next_cursor!r}; write a string, or None at the end"
+            )
+        return page
+
+    def _kept(self, answer: Any) -> frozenset[str]:
+        if isinstance(answer, str) or not isinstance(answer, Iterable):
+            raise NonRetryable(f"{self._owner}.filter returned {_a(answer)}; write a list of the ids that need work")
+        return frozenset(cast("Iterable[str]", answer))
+
+    def _came_round(self, cursor: str | None) -> str:
+        return (
+            f"{self._owner}.fetch came back to the cursor {cursor!r}, so its pages would never end; "
+            f"next_cursor has to move on, and be None at the end"
+        )
+
+
+def _a(value: object) -> str:
+    return "None" if value is None else f"a {type(value).__name__}"

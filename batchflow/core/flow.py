@@ -1,0 +1,179 @@
+"""Flow control: the limits of a key, the state a store keeps for it, and the rule that decides what may start now."""
+
+import math
+import re
+from dataclasses import dataclass, field, replace
+from typing import Literal, NamedTuple
+
+from batchflow.core.duration import Duration, spell, to_ms
+from batchflow.errors import ConfigurationError
+
+CATCH_UP_MS = 20
+"""Starts missed by waking late are made up for as far as this reaches back; older ones are lost."""
+
+_SKEW_MS = 1_000  # how far the clocks of one store's workers may differ before a start in the future is not believed
+_ENDLESS = 2**62
+_KEY = re.compile(r"[A-Za-z0-9._-]+")  # what the official QStash clients let through
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlowControl:
+    """How many may run at once (`parallelism`) and how many may start per `period` (`rate`), over all workers of a key.
+
+    Starts are spread evenly over the period. A limit that is None does not limit. Values are equal however the period
+    was written: "60s" is "1m".
+
+        FlowControl(parallelism=10, rate=5)                  # 5 starts a second, 10 at once
+        FlowControl(rate=100, period="1m", key="mail-api")   # one limit for all that name this key
+
+    Raises:
+        ConfigurationError: a limit is no whole number of 1 or more, the period is no duration or 0, or the key is empty
+            or has other characters than letters, digits, '-', '_' and '.'.
+    """
+
+    parallelism: int | None = None
+    rate: int | None = None
+    period: Duration = "1s"
+    key: str | None = None
+    period_ms: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        _check_limit(self.parallelism, "parallelism")
+        _check_limit(self.rate, "rate")
+        _check_key(self.key)
+        period = to_ms(self.period, option="period")
+        if period == 0:
+            raise ConfigurationError(
+                f"'period' cannot be {self.period!r}; write the time that 'rate' counts in, such as '1s'"
+            )
+        object.__setattr__(self, "period", spell(period))
+        object.__setattr__(self, "period_ms", period)
+
+    @property
+    def interval_ms(self) -> float:
+        """The time between two starts; 0 where no rate is set."""
+        return self.period_ms / self.rate if self.rate else 0.0
+
+    def named(self, key: str) -> "FlowControl":
+        """These limits under `key`, unless they name a key themselves."""
+        return self if self.key else replace(self, key=key)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlowState:
+    """What a store keeps for one key: how many run, and when the next may start.
+
+    `next_start` is in milliseconds with their fraction: 3,000 starts a second are a third of one apart. A float holds
+    a quarter of a microsecond there, which is exact to one in a thousand at 5,000 a second.
+    """
+
+    in_use: int = 0
+    next_start: float = 0.0
+    parked_until: int = 0
+    paused: bool = False
+
+
+class FlowStatus(NamedTuple):
+    """A flow key as it stands: its limits, who set them, what it holds."""
+
+    limits: FlowControl
+    pinned: bool
+    paused: bool
+    in_use: int
+    waiting: int
+    parked_until: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Admission:
+    """How many may start now, the state with them counted in, and when the next one after them may start.
+
+    `ready_at` is now where nothing stands in the way, and None where time alone does not help: the next one waits for
+    another to end, or for the key to be resumed.
+    """
+
+    count: int
+    state: FlowState
+    ready_at: int | None
+
+
+def admit(limits: FlowControl, state: FlowState, *, now: int, want: int) -> Admission:
+    """Let as many of `want` start as the limits allow at `now`; `want=0` only asks when.
+
+    Both limits are taken together or not at all. In any time W at most `rate * (W + 20 ms) / period + 1` start, and
+    who comes up to 20 ms after each `ready_at` still gets the whole rate: starts that were possible in the last
+    20 ms are not lost.
+    """
+    free = _ENDLESS if limits.parallelism is None else max(0, limits.parallelism - state.in_use)
+    start = _earliest(limits, state, now)
+    closed = state.paused or state.parked_until > now
+    count = 0 if closed else max(0, min(want, free, _starts(limits, start, now)))
+    if count:
+        start += count * limits.interval_ms
+        state = FlowState(
+            in_use=state.in_use + count,
+            next_start=start if limits.rate else state.next_start,
+            parked_until=state.parked_until,
+        )
+    if state.paused or count >= free:
+        return Admission(count=count, state=state, ready_at=None)
+    # Rounded up: whoever wakes at `ready_at` must find a start there.
+    return Admission(count=count, state=state, ready_at=max(now, state.parked_until, math.ceil(start)))
+
+
+def release(state: FlowState, n: int = 1) -> FlowState:
+    """The state after `n` have ended; never fewer than none in use. Starts are not given back."""
+    return replace(state, in_use=max(0, state.in_use - n))
+
+
+Binding = Literal["rate", "parallelism", "none"]
+"""Which limit makes a batch take as long as it does."""
+
+
+def predict_ms(limits: FlowControl, count: int, *, mean_ms: float) -> tuple[int, Binding]:
+    """How long `count` items of `mean_ms` each take under the limits, started as early as these allow, and which binds.
+
+    Exact where every item takes the mean. "none" means that they all start at once.
+    """
+    if count <= 0:
+        return 0, "none"
+    interval, width = limits.interval_ms, limits.parallelism or count
+    waves, place = divmod(count - 1, width)
+    if waves and mean_ms > width * interval:
+        # Each wave waits for the one before it; the last item stands at its place in the last wave.
+        return math.ceil(waves * mean_ms + place * interval + mean_ms), "parallelism"
+    last_start = (count - 1) * interval
+    return math.ceil(last_start + mean_ms), "rate" if last_start else "none"
+
+
+def _earliest(limits: FlowControl, state: FlowState, now: int) -> float:
+    """The first start not yet given away, no further back than the catch-up."""
+    interval, start = limits.interval_ms, state.next_start
+    if not limits.rate:
+        return now
+    if start - now > interval + _SKEW_MS:
+        # No start lies more than one interval ahead: the clock was set back, or the rate was lower until now. It may
+        # start at once, since a state is stored only when something starts: a later moment would never come.
+        start = now
+    return max(start, now - CATCH_UP_MS)
+
+
+def _starts(limits: FlowControl, start: float, now: int) -> int:
+    """How many starts lie between `start` and now, both ends included."""
+    if not limits.rate:
+        return _ENDLESS
+    return int((now - start) / limits.interval_ms) + 1 if start <= now else 0
+
+
+def _check_limit(value: object, option: str) -> None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        raise ConfigurationError(
+            f"'{option}' cannot be {value!r}; write a whole number of 1 or more, or None for no limit"
+        )
+
+
+def _check_key(value: object) -> None:
+    if value is not None and not (isinstance(value, str) and _KEY.fullmatch(value)):
+        raise ConfigurationError(
+            f"'key' cannot be {value!r}; write letters, digits, '-', '_' and '.', such as 'mail-api'"
+        )

@@ -1,0 +1,97 @@
+"""Ids: two kinds are drawn (batches and runs), all others are derived from their batch, so that doing a thing again
+gives the same id. All are url-safe, and those of one kind sort in the order they are made.
+
+    bat_01hv3k8m0q7y2c9d4e                     a batch: 10 characters of time, then chance
+    bat_….e                                    its entry
+    bat_….n000000002                           its second slice of counting
+    bat_….p000000007                           its page 7
+    bat_….p000000007.c000002                   chunk 2 of that page
+    bat_….r000000123                           the run of item 123
+    bat_….z                                    its on_complete
+
+The letters put the kinds in that order too: entry, counts, pages with their chunks, items, end.
+"""
+
+import re
+
+BATCH_ENTROPY = 5
+"""How many random bytes a batch id takes."""
+
+RUN_ENTROPY = 10
+"""How many random bytes a run id takes: thousands of runs may start within one millisecond."""
+
+_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's: no i, l, o, u
+_ITEM_RUN = re.compile(r"(bat_[0-9a-z_-]+)\.r([0-9]{9})")
+
+
+def batch_id(now_ms: int, entropy: bytes) -> str:
+    """A new batch's id; a later millisecond sorts later.
+
+    Raises:
+        ValueError: `entropy` is not 5, 10, 15, … bytes, or `now_ms` is no time of this calendar.
+    """
+    return f"bat_{_stamp(now_ms, entropy)}"
+
+
+def run_id(now_ms: int, entropy: bytes) -> str:
+    """The id of a new run that belongs to no batch; a later millisecond sorts later.
+
+    Raises:
+        ValueError: as for `batch_id`.
+    """
+    return f"run_{_stamp(now_ms, entropy)}"
+
+
+def entry_id(batch: str) -> str:
+    """The run and message of the batch's first layer."""
+    return f"{batch}.e"
+
+
+def count_id(batch: str, slice: int) -> str:
+    """One slice of the entry's counting."""
+    return f"{batch}.n{_padded(slice, 9)}"
+
+
+def page_id(batch: str, page: int) -> str:
+    """One page of the walk."""
+    return f"{batch}.p{_padded(page, 9)}"
+
+
+def chunk_id(batch: str, page: int, chunk: int) -> str:
+    """One chunk of a page."""
+    return f"{batch}.p{_padded(page, 9)}.c{_padded(chunk, 6)}"
+
+
+def item_run_id(batch: str, number: int) -> str:
+    """The run of one item."""
+    return f"{batch}.r{_padded(number, 9)}"
+
+
+def complete_id(batch: str) -> str:
+    """The batch's `on_complete`."""
+    return f"{batch}.z"
+
+
+def parse_item_run_id(id: str) -> tuple[str, int] | None:
+    """The batch and number of an item's run, or None when the id is of any other kind."""
+    match = _ITEM_RUN.fullmatch(id)
+    return (match[1], int(match[2])) if match else None
+
+
+def _stamp(now_ms: int, entropy: bytes) -> str:
+    if not 0 <= now_ms < 2**50:
+        raise ValueError(f"an id needs a time from 0 to {2**50 - 1} ms after the epoch, not {now_ms}")
+    if not entropy or len(entropy) % 5:
+        raise ValueError(f"an id needs 5, 10, 15, … random bytes, not {len(entropy)}")
+    return _base32(now_ms, 10) + _base32(int.from_bytes(entropy), len(entropy) * 8 // 5)
+
+
+def _base32(number: int, length: int) -> str:
+    return "".join(_ALPHABET[number >> shift & 31] for shift in range((length - 1) * 5, -1, -5))
+
+
+def _padded(number: int, digits: int) -> str:
+    # A wider or negative number would sort among the others in the wrong place.
+    if not 0 <= number < 10**digits:
+        raise ValueError(f"an id holds a number from 0 to {10**digits - 1}, not {number}")
+    return f"{number:0{digits}d}"

@@ -1,0 +1,155 @@
+"""The ports through which the layers above the core reach what is below them.
+
+`serve` and `batch` see these and never a store or an engine.
+"""
+
+from collections.abc import Awaitable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Protocol, TypeAlias
+
+from batchflow.core.batch import Batch, Item, ItemState, NewBatch
+from batchflow.core.clock import Clock, Entropy
+from batchflow.core.flow import FlowStatus
+from batchflow.core.message import Claim, Message
+from batchflow.core.run import Run, Step, StepKind
+from batchflow.core.settlement import Settlement
+
+Verdict: TypeAlias = Literal["recorded", "stale", "cancelled"]
+"""What a store says to a step that was to be recorded: it is; the claim is lost; the run is cancelled."""
+
+
+class Asked(NamedTuple):
+    """A step the code asked for: its place, its name, what kind; `due` for one that waits; what is pending of it."""
+
+    number: int
+    name: str
+    kind: StepKind
+    due: int = 0
+    pending: Step | None = None
+
+
+Plan: TypeAlias = Literal["execute", "park", "record", "end"]
+"""`execute` the step now; `park` its branch; `record` it as done without executing; `end` the attempt here."""
+
+
+class Recorder(Protocol):
+    """Makes the steps of one claimed run durable."""
+
+    @property
+    def immediate(self) -> bool:
+        """Whether a step may start as soon as it is asked for; else steps asked for together are planned together."""
+        ...
+
+    def plan(self, asked: Sequence[Asked]) -> Sequence[Plan]:
+        """What is to become of the steps that were asked for together, in their order."""
+        ...
+
+    def record(self, step: Step) -> Awaitable[Verdict]:
+        """Make `step`'s outcome durable. Resolves once it is; raises `StoreError` when it cannot be known."""
+        ...
+
+    def failed(self, asked: Asked, error: BaseException) -> int | None:
+        """When the step is tried again, in ms; None: this failure is final."""
+        ...
+
+
+class Client(Protocol):
+    """What a workflow needs of the engine to be triggered and asked."""
+
+    def now(self) -> int:
+        """The time, in ms since the epoch."""
+        ...
+
+    def new_id(self, kind: Literal["run", "batch"]) -> str:
+        """A fresh id that sorts by the time it was made."""
+        ...
+
+    async def publish(self, messages: Sequence[Message]) -> None:
+        """Publish messages; those whose id is known already change nothing."""
+        ...
+
+    async def open_batch(self, batch: NewBatch, messages: Sequence[Message]) -> bool:
+        """Store a batch together with its first messages; False and nothing done when its id is known already."""
+        ...
+
+    async def batch(self, id: str) -> Batch | None:
+        """The batch as it stands."""
+        ...
+
+    async def batches(
+        self, *, workflow: str | None = None, open_only: bool = False, limit: int = 50
+    ) -> Sequence[Batch]:
+        """The latest batches, newest first."""
+        ...
+
+    async def items(self, batch: str, *, state: ItemState | None, after: int, limit: int) -> Sequence[Item]:
+        """Items numbered above `after`, in their order."""
+        ...
+
+    async def cancel_batch(self, id: str) -> bool:
+        """End a batch: nothing of it starts any more. False when it had ended before, or is not known."""
+        ...
+
+    async def run(self, id: str) -> Run | None:
+        """A run of a served function as it stands."""
+        ...
+
+    async def cancel_run(self, id: str) -> bool:
+        """End a run; False when it had ended before, or is not known."""
+        ...
+
+    async def flows(self, keys: Sequence[str]) -> Sequence[FlowStatus]:
+        """Flow keys as they stand: the limits in force, whoever set them, and what is in use."""
+        ...
+
+    async def processed(self, workflow: str, ids: Sequence[str]) -> frozenset[str]:
+        """Those of `ids` that the workflow's ledger holds as processed."""
+        ...
+
+    @property
+    def changes(self) -> int:
+        """A number that grows whenever a batch or run may have ended. Take it before reading what may change."""
+        ...
+
+    async def changed(self, since: int, timeout: float) -> None:
+        """Return once `changes` is another number than `since`, at the latest after `timeout` seconds."""
+        ...
+
+
+class Journaling(Protocol):
+    """Where a claim's steps are recorded: what a store offers a running function."""
+
+    def record(self, claim: str, fence: int, step: Step) -> Awaitable[Verdict]:
+        """As `batchflow.stores.protocol.Store.record` promises."""
+        ...
+
+
+TIMEOUT = "batchflow:timeout"
+"""What an engine cancels an attempt with that has taken too long; it counts as a failed attempt."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Runtime:
+    """What an engine lends to the endpoints it delivers to."""
+
+    journaling: Journaling
+    clock: Clock
+    entropy: Entropy
+    threads: Executor
+
+
+class Delivered(Protocol):
+    """What a claim is delivered to: a served endpoint."""
+
+    @property
+    def timeout_ms(self) -> int | None:
+        """How long one attempt may take; None: as long as it likes."""
+        ...
+
+    async def deliver(self, claim: Claim, runtime: Runtime) -> Settlement | None:
+        """Carry out one claim, in the task that was made for it; how it ended.
+
+        None: the claim was lost or the store failed; the attempt was given up, and the claim is to be given back.
+        """
+        ...

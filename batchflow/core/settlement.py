@@ -1,0 +1,110 @@
+"""How a claim ends, and all that is written with it in the same transaction. Pure values."""
+
+from typing import Literal, NamedTuple, TypeAlias
+
+from batchflow.core.message import Claim, Message
+from batchflow.core.run import Step
+
+
+class Enter(NamedTuple):
+    """Effect: the entry layer is through; the batch is open. `total` is the count where one was made."""
+
+    batch: str
+    total: int | None = None
+    left_out: int = 0
+
+
+class Page(NamedTuple):
+    """Effect: a page was walked: `eligible` ids named, of which so many skipped; it was cut into `chunks`."""
+
+    batch: str
+    eligible: int
+    already_processed: int = 0
+    duplicates: int = 0
+    left_out: int = 0
+    chunks: int = 0
+
+
+class StartItems(NamedTuple):
+    """Effect: items `first`, `first + 1`, … of the batch, with these ids, are to run.
+
+    An id that the batch already has is counted as a duplicate; one that another batch of the workflow has in flight
+    is counted as in flight. Neither is started.
+    """
+
+    batch: str
+    first: int
+    ids: tuple[str, ...]
+
+
+class Publish(NamedTuple):
+    """Effect: these messages are published; those of a batch keep it from ending until they are done."""
+
+    messages: tuple[Message, ...]
+
+
+Effect: TypeAlias = Enter | Page | StartItems | Publish
+
+
+Ending: TypeAlias = Literal["done", "answered", "suspended", "retry", "parked", "dead", "released", "cancelled"]
+
+
+class Settlement(NamedTuple):
+    """How a claim ended, and ALL that is written with it. Made by the functions below, one for each way to end."""
+
+    id: str
+    fence: int
+    ending: Ending
+    result: str | None = None
+    error: str | None = None
+    due: int = 0
+    steps: tuple[Step, ...] = ()
+    effects: tuple[Effect, ...] = ()
+    took_ms: float = 0.0
+
+
+def done(claim: Claim, result: str, effects: tuple[Effect, ...] = ()) -> Settlement:
+    """The function returned `result` (JSON text). An item has succeeded and its ledger mark is made."""
+    return Settlement(claim.id, claim.fence, "done", result, effects=effects)
+
+
+def answered(claim: Claim, error: str, result: str) -> Settlement:
+    """The function answered a failure that no retry helps, such as an item that is gone: failed, no dead letter."""
+    return Settlement(claim.id, claim.fence, "answered", result, error)
+
+
+def suspended(claim: Claim, until: int, steps: tuple[Step, ...]) -> Settlement:
+    """The run waits until `until` (ms). No attempt is counted."""
+    return Settlement(claim.id, claim.fence, "suspended", due=until, steps=steps)
+
+
+def retry(claim: Claim, at: int, error: str, steps: tuple[Step, ...] = ()) -> Settlement:
+    """An attempt failed outside steps; the next one is due at `at` (ms). The failure is counted on the message."""
+    return Settlement(claim.id, claim.fence, "retry", error=error, due=at, steps=steps)
+
+
+def parked(claim: Claim, until: int, error: str, steps: tuple[Step, ...] = ()) -> Settlement:
+    """A service limits the rate: the message and its whole flow key wait until `until` (ms); no attempt is counted."""
+    return Settlement(claim.id, claim.fence, "parked", error=error, due=until, steps=steps)
+
+
+def dead(claim: Claim, error: str, steps: tuple[Step, ...] = ()) -> Settlement:
+    """The attempts are used up: the message becomes a dead letter with its error and journal."""
+    return Settlement(claim.id, claim.fence, "dead", error=error, steps=steps)
+
+
+def released(claim: Claim) -> Settlement:
+    """The claim is given back as it was, due at once: neither an attempt nor a loss is counted."""
+    return Settlement(claim.id, claim.fence, "released")
+
+
+def cancelled(claim: Claim) -> Settlement:
+    """The run was cancelled by its batch, an operator or its own code."""
+    return Settlement(claim.id, claim.fence, "cancelled")
+
+
+class Settled(NamedTuple):
+    """The answer to a settlement. `stale`: the claim was no longer held, and nothing was changed."""
+
+    stale: bool = False
+    ended_batch: str | None = None

@@ -1,0 +1,1 @@
+"""Publishes, claims, delivers and settles."""

@@ -1,0 +1,46 @@
+"""Bringing a claim to the endpoint it is for."""
+
+from collections.abc import Awaitable, Mapping
+from typing import Protocol
+
+from batchflow.core.message import Claim
+from batchflow.core.ports import Delivered, Runtime
+from batchflow.core.settlement import Settlement
+
+
+class Courier(Protocol):
+    """Delivers a claim and says how it ended."""
+
+    @property
+    def destinations(self) -> tuple[str, ...]:
+        """What can be delivered to; messages for others are left to other workers."""
+        ...
+
+    def timeout_ms(self, destination: str) -> int | None:
+        """How long one attempt may take there."""
+        ...
+
+    def deliver(self, claim: Claim) -> Awaitable[Settlement | None]:
+        """Carry the claim out, in the present task. None: it was lost, or could not be recorded; give it back."""
+        ...
+
+
+class LocalCourier:
+    """Calls the endpoint in this process."""
+
+    def __init__(self, endpoints: Mapping[str, Delivered], runtime: Runtime) -> None:
+        self._endpoints = endpoints
+        self._runtime = runtime
+
+    @property
+    def destinations(self) -> tuple[str, ...]:
+        """See the protocol."""
+        return tuple(self._endpoints)
+
+    def timeout_ms(self, destination: str) -> int | None:
+        """See the protocol."""
+        return self._endpoints[destination].timeout_ms
+
+    def deliver(self, claim: Claim) -> Awaitable[Settlement | None]:
+        """See the protocol."""
+        return self._endpoints[claim.destination].deliver(claim, self._runtime)

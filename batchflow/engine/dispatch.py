@@ -1,0 +1,252 @@
+"""Claim, deliver, settle: the loop that keeps a bounded number of claims under way."""
+
+import asyncio
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple, cast
+
+from batchflow.core import settlement
+from batchflow.core.clock import Clock
+from batchflow.core.message import Claim, Claimed
+from batchflow.core.ports import TIMEOUT
+from batchflow.core.settlement import Settled, Settlement
+from batchflow.engine.courier import Courier
+from batchflow.errors import StoreError
+from batchflow.logs import logger
+from batchflow.stores.protocol import Store
+
+BACKOFF_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0)
+FARTHEST_S = 60.0
+GATHER_S = 0.005
+HUNG_GRACE_S = 30.0
+
+
+class Delivery(NamedTuple):
+    """A claim that is being carried out since `begun`, by the event loop's clock in seconds."""
+
+    claim: Claim
+    begun: float
+    task: "asyncio.Task[None]"
+
+
+@dataclass(slots=True)
+class Tally:
+    """What a dispatcher has done so far."""
+
+    claimed: int = 0
+    settled: int = 0
+    stale: int = 0
+    endings: dict[str, int] = field(default_factory=dict[str, int])
+
+
+class Dispatcher:
+    """Keeps up to `concurrency` claims of one worker under way."""
+
+    def __init__(
+        self,
+        store: Store,
+        courier: Courier,
+        *,
+        worker: str,
+        concurrency: int,
+        clock: Clock,
+        on_end: Callable[[], None],
+    ) -> None:
+        self._store = store
+        self._courier = courier
+        self._worker = worker
+        self._concurrency = concurrency
+        self._clock = clock
+        self._on_end = on_end
+        self._running: dict[str, Delivery] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._wake = asyncio.Event()
+        self._places = asyncio.Event()
+        self._low_water = concurrency * 3 // 4
+        self._failing = False
+        self._loop = asyncio.get_running_loop()
+        self.tally = Tally()
+
+    def wake(self) -> None:
+        """There may be something to claim."""
+        self._wake.set()
+
+    @property
+    def under_way(self) -> int:
+        """How many claims are being carried out."""
+        return len(self._running)
+
+    # Claiming
+
+    async def run(self) -> None:
+        """Claim and start, until cancelled."""
+        while True:
+            await self._make_room()
+            self._wake.clear()
+            limit = self._room
+            claimed = await self._claim_patiently(limit)
+            if len(claimed.claims) < limit:
+                await self._rest(claimed.next_due)
+
+    async def _make_room(self) -> None:
+        """Wait for a place, and a moment longer for more of them, so that claims are made for many at once."""
+        places = self._places
+        while not self._room:
+            places.clear()
+            await places.wait()
+        if len(self._running) > self._low_water:
+            places.clear()
+            await self._wait(places, GATHER_S)
+
+    async def claim_once(self) -> Claimed:
+        """Claim what there is room for, and start it."""
+        return self._start(await self._store.claim(self._worker, self._courier.destinations, self._room))
+
+    @property
+    def _room(self) -> int:
+        return self._concurrency - len(self._running)
+
+    async def _claim_patiently(self, limit: int) -> Claimed:
+        tries = 0
+        while True:
+            try:
+                claimed = await self._store.claim(self._worker, self._courier.destinations, limit)
+            except StoreError as error:
+                self._store_failed(error)
+                await asyncio.sleep(BACKOFF_S[min(tries, len(BACKOFF_S) - 1)])
+                tries += 1
+                continue
+            self._store_works()
+            return self._start(claimed)
+
+    def _start(self, claimed: Claimed) -> Claimed:
+        begun = self._loop.time()
+        for claim in claimed.claims:
+            task = self._loop.create_task(self._deliver(claim))
+            self._tasks.add(task)
+            self._running[claim.id] = Delivery(claim, begun, task)
+        self.tally.claimed += len(claimed.claims)
+        return claimed
+
+    async def _rest(self, next_due: int | None) -> None:
+        """Until something wakes us, or until a message is due by time alone."""
+        delay = FARTHEST_S if next_due is None else (next_due - self._clock.now()) / 1000
+        # Never quite at once: what is due but cannot be leased yet must not turn this into a busy loop.
+        await self._wait(self._wake, min(max(delay, 0.001), FARTHEST_S))
+
+    async def _wait(self, event: asyncio.Event, seconds: float) -> None:
+        timer = self._loop.call_later(seconds, event.set)
+        try:
+            await event.wait()
+        finally:
+            timer.cancel()
+
+    # Delivering and settling
+
+    async def _deliver(self, claim: Claim) -> None:
+        """One claim from its start to its settlement, in the one task that is made for it."""
+        begun = self._loop.time()
+        try:
+            ending = await self._courier.deliver(claim) or settlement.released(claim)
+        except asyncio.CancelledError:
+            ending = settlement.released(claim)
+        except Exception as error:
+            # Not the user's code, which the endpoint answers for. The claim goes back rather than getting stuck.
+            logger().error("[batchflow:error] Delivery failed", run=claim.id, exc_info=error)
+            ending = settlement.retry(claim, self._clock.now() + 1000, repr(error))
+        if claim.number >= 0:
+            ending = ending._replace(took_ms=(self._loop.time() - begun) * 1000)
+        # The place is free before the settlement is durable, so that the next claim goes along with it.
+        del self._running[claim.id]
+        if self._room == 1 or len(self._running) <= self._low_water:
+            self._places.set()
+        try:
+            answer = await self._store.settle(ending)
+        except StoreError as error:
+            answer = await self._settle_patiently(ending, claim, error)
+        self._count(answer, ending, claim)
+        self._tasks.discard(cast("asyncio.Task[None]", asyncio.current_task()))
+
+    async def _settle_patiently(self, ending: Settlement, claim: Claim, error: StoreError) -> Settled:
+        """Settle until the store can, since nothing is known of a settlement that failed."""
+        for tries in itertools.count():
+            if not error.retryable:
+                # It will never take this one, whatever is in it; what it is told instead names the reason.
+                logger().error("[batchflow:error] Settlement was refused", run=claim.id, error=str(error))
+                ending = settlement.dead(claim, f"{type(error).__name__}: {error}")
+            else:
+                self._store_failed(error)
+            await asyncio.sleep(BACKOFF_S[min(tries, len(BACKOFF_S) - 1)])
+            try:
+                answer = await self._store.settle(ending)
+            except StoreError as again:
+                error = again
+                continue
+            self._store_works()
+            return answer
+        raise AssertionError
+
+    def _count(self, answer: Settled, ending: Settlement, claim: Claim) -> None:
+        tally = self.tally
+        if answer.stale:
+            tally.stale += 1
+            logger().warning("[batchflow] Claim was lost before it could be settled", run=claim.id, fence=claim.fence)
+            return
+        tally.settled += 1
+        tally.endings[ending.ending] = tally.endings.get(ending.ending, 0) + 1
+        if ending.ending == "dead":
+            logger().error(
+                "[batchflow:error] Dead letter", run=claim.id, destination=claim.destination, error=ending.error
+            )
+        if answer.ended_batch is not None or claim.number < 0:
+            self._on_end()
+
+    # A store that fails: one line when it begins, one when it is over
+
+    def _store_failed(self, error: StoreError) -> None:
+        if not self._failing:
+            self._failing = True
+            logger().error("[batchflow:error] The store fails; waiting for it", error=str(error))
+
+    def _store_works(self) -> None:
+        if self._failing:
+            self._failing = False
+            logger().info("[batchflow] The store works again")
+
+    # Time limits and the end
+
+    def sweep(self) -> None:
+        """Cancel attempts that have taken too long."""
+        now = self._loop.time()
+        for delivery in self._running.values():
+            timeout = self._courier.timeout_ms(delivery.claim.destination)
+            if timeout is not None and now >= delivery.begun + timeout / 1000 and not delivery.task.cancelling():
+                delivery.task.cancel(TIMEOUT)
+
+    def hung(self, now: float) -> list[tuple[str, int]]:
+        """Claims long past their time limit, which cancelling has not ended. Safe to call from another thread."""
+        found: list[tuple[str, int]] = []
+        for delivery in list(self._running.values()):
+            timeout = self._courier.timeout_ms(delivery.claim.destination)
+            if timeout is not None and now > delivery.begun + timeout / 1000 + HUNG_GRACE_S:
+                found.append((delivery.claim.id, delivery.claim.fence))
+        return found
+
+    async def join(self) -> None:
+        """Wait until nothing is under way and all is settled."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def stop(self, grace_s: float) -> int:
+        """Let what is under way end within `grace_s`, then give the rest back; how many were given back."""
+        executing = [delivery.task for delivery in self._running.values()]
+        if executing:
+            await asyncio.wait(executing, timeout=grace_s)
+        left = [delivery.task for delivery in self._running.values()]
+        for task in left:
+            task.cancel()
+        if self._tasks:
+            # What swallows its cancellation or holds on to a thread is left behind; its claim is taken back later.
+            await asyncio.wait(self._tasks, timeout=max(1.0, grace_s))
+        return len(left)

@@ -1,0 +1,174 @@
+"""Every error batchflow raises. The tree:
+
+BatchflowError
+├── ConfigurationError          an option, hook, name or setting is wrong: raised when it is written down, never later
+│   └── DuplicateNameError      two workflows, served functions or routes of one name
+├── InputError                  what a caller sent is wrong (a payload, an id, a limit); nothing was started
+│   └── NotFoundError           the batch, run or workflow that was asked for does not exist
+├── RunError                    a run went wrong; what user code and callers see of it
+│   ├── StepFailed              a step's attempts are used up; raised at the step, the same on every replay
+│   ├── ReplayError             code and journal do not fit, a name was used twice, a step stands inside a step
+│   ├── UnserializableError     a value does not survive its JSON form
+│   ├── RunFailed               what `RunHandle.wait` raises of a run that failed or was cancelled
+│   └── BatchFailed             what `BatchHandle.wait(check=True)` raises
+├── NonRetryable                raised BY user code: do not try again
+├── RetryAfter                  raised BY user code: try again after this long
+│   └── RateLimited             … and let everything under the same flow key wait as well; burns no attempt
+└── StoreError                  durable state could not be read or written
+    ├── StoreUnavailable        for now: busy, disk full, connection lost
+    └── StoreIncompatible       for good: made by a newer batchflow, read-only, not ours
+"""
+
+from datetime import timedelta
+
+__all__ = [
+    "BatchFailed",
+    "BatchflowError",
+    "ConfigurationError",
+    "DuplicateNameError",
+    "InputError",
+    "NonRetryable",
+    "NotFoundError",
+    "RateLimited",
+    "ReplayError",
+    "RetryAfter",
+    "RunError",
+    "RunFailed",
+    "StepFailed",
+    "StoreError",
+    "StoreIncompatible",
+    "StoreUnavailable",
+    "UnserializableError",
+]
+
+
+class BatchflowError(Exception):
+    """Base of all of them. `code` names the error in JSON answers; `status` is its HTTP status."""
+
+    code = "error"
+    status = 500
+    retryable = False
+
+
+class ConfigurationError(BatchflowError, ValueError):
+    """An option, hook, name or setting is wrong."""
+
+    code = "configuration"
+
+
+class DuplicateNameError(ConfigurationError):
+    """Two workflows, served functions or routes carry one name."""
+
+    code = "duplicate_name"
+
+
+class InputError(BatchflowError, ValueError):
+    """What a caller sent is wrong; nothing was started. `field` names the part at fault, where there is one."""
+
+    code = "invalid_input"
+    status = 422
+
+    def __init__(self, message: str, *, field: str | None = None, status: int | None = None) -> None:
+        super().__init__(message)
+        self.field = field
+        if status is not None:
+            self.status = status
+
+
+class NotFoundError(InputError):
+    """The batch, run or workflow that was asked for does not exist."""
+
+    code = "not_found"
+    status = 404
+
+
+class RunError(BatchflowError):
+    """A run went wrong."""
+
+    code = "run"
+
+
+class StepFailed(RunError):
+    """The attempts of a step are used up. Raised at the step, on the first pass and on every replay alike."""
+
+    code = "step_failed"
+
+    def __init__(self, step: str, error: str, *, attempts: int) -> None:
+        super().__init__(f"step '{step}' failed after {attempts} attempt{'' if attempts == 1 else 's'}: {error}")
+        self.step = step
+        self.error = error
+        self.attempts = attempts
+
+
+class ReplayError(RunError):
+    """The code does not fit its journal, uses a step name twice, or asks for a step inside a step."""
+
+    code = "replay"
+
+
+class UnserializableError(RunError, TypeError):
+    """A value does not survive its JSON form; the message names the step, the type and the cure."""
+
+    code = "unserializable"
+
+
+class RunFailed(RunError):
+    """A run failed for good, or was cancelled."""
+
+    code = "run_failed"
+
+
+class BatchFailed(RunError):
+    """A batch ended with failed items, was cancelled, or its walk over the pages broke off."""
+
+    code = "batch_failed"
+
+
+class NonRetryable(BatchflowError):
+    """Raise it in a step or function when another attempt cannot help: the step fails at once."""
+
+    code = "non_retryable"
+
+
+class RetryAfter(BatchflowError):
+    """Raise it to choose when the next attempt is made. It counts as an attempt.
+
+    `delay` is a `timedelta` or a number of seconds, as in HTTP's `Retry-After`.
+    """
+
+    code = "retry_after"
+    retryable = True
+
+    def __init__(self, delay: timedelta | float, message: str = "") -> None:
+        seconds = delay.total_seconds() if isinstance(delay, timedelta) else float(delay)
+        if not 0 <= seconds < float("inf"):
+            raise ConfigurationError(f"{type(self).__name__} takes a delay of 0 seconds or more, not {delay!r}")
+        super().__init__(message or f"try again after {seconds:g} s")
+        self.delay_ms = int(seconds * 1000)
+
+
+class RateLimited(RetryAfter):
+    """Raise it when a service says "too many requests": the whole flow key waits, and no attempt is burned."""
+
+    code = "rate_limited"
+
+
+class StoreError(BatchflowError):
+    """Durable state could not be read or written."""
+
+    code = "store"
+    status = 503
+
+
+class StoreUnavailable(StoreError):
+    """The store cannot be used for now: it is busy, its disk is full, its connection is lost."""
+
+    code = "store_unavailable"
+    retryable = True
+
+
+class StoreIncompatible(StoreError):
+    """The store cannot be used by this program: made by a newer batchflow, read-only, or not a batchflow store."""
+
+    code = "store_incompatible"
+    retryable = True  # what is to be written must not be lost while somebody makes the file writable again

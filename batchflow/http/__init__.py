@@ -1,0 +1,1 @@
+"""The HTTP interface, as a FastAPI router: triggers, batches, runs. Only `Batchflow.router` imports it."""

@@ -1,0 +1,88 @@
+"""What went wrong with a request becomes its answer, inside the route: a router cannot do it for the user's app."""
+
+from collections.abc import Callable, Coroutine
+from math import ceil
+from typing import Any, TypeAlias
+
+import structlog
+from fastapi import Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from starlette.requests import ClientDisconnect
+
+from batchflow.batch.spelling import did_you_mean
+from batchflow.errors import (
+    BatchflowError,
+    InputError,
+    RetryAfter,
+    StoreError,
+    StoreUnavailable,
+    UnserializableError,
+)
+from batchflow.http.answers import Refusal, respond
+
+log = structlog.get_logger("batchflow")
+
+Handler: TypeAlias = Callable[[Request], Coroutine[Any, Any, Response]]
+
+_STORE_RETRY_S = "1"
+
+
+class RefusingRoute(APIRoute):
+    """A route that answers batchflow's own errors, and those of FastAPI's validation, as a `Refusal`.
+
+    What it does not know (errors of user code, an `HTTPException` of a dependency) goes on to the app as it came.
+    """
+
+    def get_route_handler(self) -> Handler:
+        """FastAPI's handler, with its errors answered."""
+        handle = super().get_route_handler()
+
+        async def handled(request: Request) -> Response:
+            try:
+                return await handle(request)
+            except RequestValidationError as error:
+                return refused(_input_error(error))
+            except BatchflowError as error:
+                return refused(error)
+            except ClientDisconnect:
+                # Nobody reads this; it only keeps the server from logging an error.
+                return respond(Refusal(error="the connection was closed before the body had come"), 400)
+
+        return handled
+
+
+def refused(error: BatchflowError) -> Response:
+    """The answer to an error."""
+    match error:
+        case InputError():
+            return respond(Refusal(error=str(error), field=error.field), error.status)
+        case UnserializableError():
+            # What came over the wire fitted its type and has no JSON form all the same, such as 1e999.
+            return respond(Refusal(error=str(error)), 422)
+        case StoreUnavailable():
+            return respond(Refusal(error=str(error)), error.status, Retry_After=_STORE_RETRY_S)
+        case StoreError():
+            return respond(Refusal(error=str(error)), error.status)
+        case RetryAfter():
+            return respond(Refusal(error=str(error)), 503, Retry_After=str(ceil(error.delay_ms / 1000)))
+        case _:
+            log.error("[batchflow:http:error] A request failed", error=str(error), exc_info=error)
+            return respond(Refusal(error=str(error)), error.status)
+
+
+def unknown(what: str, id: str) -> InputError:
+    """What was asked for does not exist."""
+    return InputError(f"there is no {what} '{id}'; retention may have removed it", status=404)
+
+
+def unknown_workflow(name: str, known: list[str]) -> InputError:
+    """A workflow that neither the app nor the store knows."""
+    return InputError(f"there is no workflow '{name}'{did_you_mean(name, known)}", field="workflow", status=404)
+
+
+def _input_error(error: RequestValidationError) -> InputError:
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"][1:])
+    sentence = f"'{place}' does not fit: {first['msg']}" if place else str(first["msg"])
+    return InputError(sentence, field=place or None)

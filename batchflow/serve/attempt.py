@@ -1,0 +1,135 @@
+"""The life of one attempt: who takes part in it, and how it is brought to an end."""
+
+import asyncio
+import sys
+from typing import Any, Literal, NoReturn, TypeAlias
+
+from batchflow.core.replay import Replay
+from batchflow.errors import ReplayError
+from batchflow.serve.pump import Pump
+from batchflow.serve.refusal import swallowed
+
+Ending: TypeAlias = Literal["lost", "cancelled", "refused", "suspended", "over"]
+"""Why nothing goes on: the claim or the store is lost; the run is cancelled; code and journal do not fit; all branches
+are parked; the function has come back."""
+
+Inside: TypeAlias = tuple[str, int, str]
+"""A step under way: the run's id, its number and its name."""
+
+
+class Attempt:
+    """One attempt of a durable function in its own task, the root.
+
+    It is ended by cancelling the root, never by raising into a branch: a `TaskGroup` would cancel its siblings in the
+    middle of a step.
+    """
+
+    __slots__ = (
+        "branches",
+        "cancels",
+        "ending",
+        "fault",
+        "idle",
+        "passed",
+        "pump",
+        "replay",
+        "root",
+        "run_id",
+        "solo",
+    )
+
+    def __init__(self, run_id: str, replay: Replay, root: "asyncio.Task[Any]") -> None:
+        self.run_id = run_id
+        self.root = root
+        self.replay = replay
+        self.pump: Pump | None = None
+        """Made when there is somebody to wait for: recorded outcomes, siblings, parked steps."""
+        self.idle = True
+        """No pump, nothing executing, and the root may ask."""
+        self.solo: Inside | None = None
+        """The step that the root has started without a pump."""
+        self.passed = 0
+        """The position of the latest outcome that went to the root without a pump."""
+        self.branches: set[asyncio.Task[Any]] = set()
+        """The tasks that have asked for steps beside the root."""
+        self.cancels = 0
+        """How often the attempt has cancelled its own root."""
+        self.ending: Ending | None = None
+        self.fault: Exception | None = None
+
+    @property
+    def smooth(self) -> bool:
+        """Whether nothing stood in the way: no branches, nothing left of a journal."""
+        return self.ending is None and not self.branches and (self.pump is None or not self.pump.replaying)
+
+    def share(self) -> Pump:
+        """The pump; made at the first call, and then it knows what the root has under way."""
+        pump = self.pump
+        if pump is None:
+            self.idle = False
+            pump = self.pump = Pump(self.replay, self.passed + 1, self.suspend, self.refuse)
+            if self.solo is not None:
+                _, number, name = self.solo
+                pump.open[number] = name
+                pump.busy.add(number)
+        return pump
+
+    def cancel(self) -> NoReturn:
+        """End the run as cancelled."""
+        self.end("cancelled")
+        raise asyncio.CancelledError
+
+    def close(self) -> Ending:
+        """The function has come back: nothing goes on. How the attempt had ended before, else `over`."""
+        self.end("over")
+        assert self.ending is not None
+        return self.ending
+
+    def take_back_cancels(self) -> None:
+        """Undo the attempt's own cancellations of the root."""
+        for _ in range(self.cancels):
+            self.root.uncancel()
+        self.cancels = 0
+
+    async def dismiss(self, *, unheard: bool = False) -> None:
+        """Cancel the branches that are left over, and wait for their end.
+
+        `unheard`: the function was kept from looking at how they ended, so nobody is to complain of that.
+        """
+        left = [branch for branch in self.branches if not branch.done()]
+        for branch in left:
+            branch.cancel()
+        if left:
+            await asyncio.wait(left)
+        if unheard:
+            for branch in self.branches:
+                _ = branch.cancelled() or branch.exception()
+
+    def suspend(self) -> None:
+        """Everything waits for a later attempt."""
+        self.end("suspended")
+
+    def refuse(self, fault: ReplayError) -> None:
+        """Code and journal do not fit."""
+        self.end("refused", fault)
+
+    def end(self, ending: Ending, fault: Exception | None = None) -> None:
+        """Let nothing more go on; only the first ending counts. User code that led here gets a `CancelledError`."""
+        if self.ending is not None:
+            return
+        self.ending, self.fault = ending, fault
+        self.idle = False
+        if self.pump is not None:
+            self.pump.close()
+        if ending != "over" and asyncio.current_task() is not self.root:
+            self.cancels += 1
+            self.root.cancel()
+
+    def turn_away(self, task: "asyncio.Task[Any] | None", name: str) -> NoReturn:
+        """Turn away who asks after the end: the root is found out if it caught its cancellation and goes on."""
+        if self.ending == "over":
+            self.replay.note(name)
+        # While `finally` and `except` blocks run, the exception is at hand: the root unwinds, which is as it should be.
+        if self.ending == "suspended" and task is self.root and sys.exc_info()[1] is None:
+            self.ending, self.fault = "refused", swallowed(f"asked for step '{name}'")
+        raise asyncio.CancelledError

@@ -1,0 +1,98 @@
+"""How an attempt ends: what came out of the function, and what its driver knows, become a settlement."""
+
+import asyncio
+
+from batchflow.core.duration import show
+from batchflow.core.message import Claim
+from batchflow.core.ports import TIMEOUT
+from batchflow.core.run import Step
+from batchflow.core.settlement import Settlement, cancelled, dead, parked, retry, suspended
+from batchflow.errors import StoreError
+from batchflow.serve.driver import Driver
+from batchflow.serve.failure import describe, rate_limit, report
+from batchflow.serve.pump import REST
+from batchflow.serve.refusal import swallowed
+
+
+async def returned(driver: Driver, claim: Claim) -> tuple[bool, Settlement | None]:
+    """The function has returned: whether that counts, and if not, how the claim ends instead."""
+    ending = driver.close()
+    driver.take_back_cancels()
+    await _let_branches_ask(driver)
+    await driver.dismiss()
+    if ending == "suspended":
+        return False, dead(claim, report(swallowed("returned")), _steps(driver))
+    if ending != "over":
+        return False, _ended(driver, claim)
+    fault = driver.replay.leftover("returned")
+    return (True, None) if fault is None else (False, dead(claim, report(fault), _steps(driver)))
+
+
+async def raised(driver: Driver, claim: Claim, error: BaseException, timeout_ms: int | None) -> Settlement | None:
+    """An exception came out of the function: how the claim ends.
+
+    Raises:
+        CancelledError: the task was cancelled from outside.
+    """
+    if isinstance(error, (GeneratorExit, KeyboardInterrupt, SystemExit)):
+        raise error
+    ending = driver.close()
+    driver.take_back_cancels()
+    await driver.dismiss(unheard=True)
+    if ending != "over":
+        return _ended(driver, claim)
+    if isinstance(error, asyncio.CancelledError):
+        if error.args == (TIMEOUT,):
+            driver.root.uncancel()
+            error = TimeoutError("the attempt took longer than " + (show(timeout_ms) if timeout_ms else "it may"))
+        elif driver.root.cancelling():
+            raise error
+    return _judged(driver, claim, error)
+
+
+def _ended(driver: Driver, claim: Claim) -> Settlement | None:
+    """The attempt was ended by the driver."""
+    match driver.ending:
+        case "cancelled":
+            return cancelled(claim)
+        case "suspended" if driver.limit is not None:
+            until, why = driver.limit
+            return parked(claim, until, why, _steps(driver))
+        case "suspended":
+            return suspended(claim, min(driver.share().waits.values()), _steps(driver))
+        case "refused" if driver.fault is not None:
+            return dead(claim, report(driver.fault), _steps(driver))
+        case _ if driver.fault is not None and not isinstance(driver.fault, StoreError):
+            # Stores promise StoreError; anything else is a fault of the house, and the engine has to see it.
+            raise driver.fault
+        case _:
+            return None
+
+
+def _judged(driver: Driver, claim: Claim, error: BaseException) -> Settlement:
+    """The function failed outside steps, or with a step that failed for good."""
+    steps, limit = _steps(driver), rate_limit(error)
+    if limit is not None:
+        return parked(claim, driver.now() + limit.delay_ms, describe(error), steps)
+    at = driver.recorder.again_at(error, driver.failures + 1)
+    if at is not None:
+        return retry(claim, at, describe(error), steps)
+    if fault := driver.replay.leftover("raised"):
+        fault.__cause__ = error
+        error = fault
+    return dead(claim, report(error), steps)
+
+
+def _steps(driver: Driver) -> tuple[Step, ...]:
+    """What the attempt found out about steps and has not recorded yet."""
+    riding = () if driver.riding is None else (driver.riding,)
+    pending = () if driver.pump is None else driver.pump.pending.values()
+    return driver.replay.changed((*pending, *riding))
+
+
+async def _let_branches_ask(driver: Driver) -> None:
+    # A branch that nobody waits for may be a few turns behind the function itself.
+    for _ in range(REST):
+        if not driver.replay.unasked():
+            break
+        await asyncio.sleep(0)

@@ -1,0 +1,87 @@
+"""Where a durable function is served, and how one claim of it is carried out."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeAlias
+
+from batchflow.core.flow import FlowControl
+from batchflow.core.message import Claim
+from batchflow.core.ports import Runtime
+from batchflow.core.retry import RetryPolicy
+from batchflow.core.settlement import Settlement, answered, dead, done
+from batchflow.errors import InputError
+from batchflow.serve.callables import THREADS
+from batchflow.serve.closing import raised, returned
+from batchflow.serve.context import WorkflowContext
+from batchflow.serve.driver import Driver
+from batchflow.serve.failure import describe, report
+from batchflow.serve.recorder import DirectRecorder
+
+HOUR_MS = 3_600_000
+
+
+class Answer(NamedTuple):
+    """What a handler returns in place of a result to say: failed, and no retry helps, but it is no dead letter.
+
+    `error` is a sentence, `result` the JSON text that a caller gets.
+    """
+
+    error: str
+    result: str
+
+
+Handler: TypeAlias = Callable[[WorkflowContext[Any]], Awaitable[str | Answer]]
+"""The function behind an endpoint: returns the JSON text of its result."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """A durable function at its route.
+
+    `payload` makes the context's payload of a claim; it raises `InputError` for one that does not fit, which ends the
+    run as dead with that sentence. `flow.key` is the key its messages wait under. `retry` holds for messages that bring
+    no policy of their own. `timeout_ms` bounds one attempt: the engine sweeps for it and cancels the attempt's task
+    with `task.cancel(ports.TIMEOUT)`, which counts as a failed attempt.
+    """
+
+    route: str
+    name: str
+    handler: Handler
+    payload: Callable[[Claim], Any]
+    flow: FlowControl
+    retry: RetryPolicy = RetryPolicy()
+    timeout_ms: int | None = HOUR_MS
+
+    async def deliver(self, claim: Claim, runtime: Runtime) -> Settlement | None:
+        """Carry out one claim, in the task that was made for it; returns how it ended.
+
+        None: the claim was lost or the store failed; the attempt was given up without a trace, and the claim is to be
+        given back. Cancelling the task from outside lets `CancelledError` out once the function's own tasks have ended.
+        """
+        if THREADS.get() is not runtime.threads:
+            THREADS.set(runtime.threads)
+        try:
+            payload = self.payload(claim)
+        except InputError as error:
+            return dead(claim, describe(error))
+        except Exception as error:
+            return dead(claim, report(error))
+        root = asyncio.current_task()
+        assert root is not None
+        recorder = DirectRecorder(claim, runtime.journaling, claim.retry or self.retry, runtime.clock, runtime.entropy)
+        driver = Driver(claim, recorder, root)
+        context: WorkflowContext[Any] = WorkflowContext(payload, claim, driver)
+        try:
+            result = await self.handler(context)
+        except BaseException as error:
+            return await raised(driver, claim, error, self.timeout_ms)
+        if driver.smooth:
+            driver.close()
+        else:
+            counts, settlement = await returned(driver, claim)
+            if not counts:
+                return settlement
+        if isinstance(result, Answer):
+            return answered(claim, result.error, result.result)
+        return done(claim, result, tuple(context.effects))

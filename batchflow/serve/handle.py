@@ -1,0 +1,65 @@
+"""What one holds of a run: ask it, wait for its result, cancel it."""
+
+import asyncio
+from typing import Generic, TypeVar
+
+from batchflow.core.codec import Codec
+from batchflow.core.ports import Client
+from batchflow.core.run import Run
+from batchflow.errors import NotFoundError, RunFailed
+
+Result = TypeVar("Result")
+
+_LOOK_SECONDS = 5.0
+# A wake-up that was missed is made up for this soon.
+_FINAL = frozenset({"completed", "failed", "cancelled"})
+
+
+class RunHandle(Generic[Result]):
+    """One run. It holds nothing but the id: make another from `function.run(id)` at any time."""
+
+    __slots__ = ("_client", "_result", "id")
+
+    def __init__(self, id: str, result: Codec[Result], client: Client) -> None:
+        self.id = id
+        self._result = result
+        self._client = client
+
+    def __repr__(self) -> str:
+        return f"RunHandle('{self.id}')"
+
+    async def status(self) -> Run:
+        """The run as it stands: state, steps, result.
+
+        Raises:
+            NotFoundError: it is not known, or retention has removed it.
+        """
+        run = await self._client.run(self.id)
+        if run is None:
+            raise NotFoundError(f"there is no run '{self.id}'; retention may have removed it")
+        return run
+
+    async def wait(self, timeout: float | None = None) -> Result:
+        """What the function returned, once it has.
+
+        Raises:
+            RunFailed: it failed for good, or was cancelled.
+            TimeoutError: it has not ended within `timeout` seconds; it goes on.
+            NotFoundError: as for `status`.
+        """
+        async with asyncio.timeout(timeout):
+            while True:
+                seen = self._client.changes
+                run = await self.status()
+                if run.state in _FINAL:
+                    break
+                await self._client.changed(seen, _LOOK_SECONDS)
+        if run.state == "completed":
+            return self._result.decode(run.result or "null")
+        why = f": {run.error.splitlines()[0]}" if run.error else ""
+        how = "failed" if run.state == "failed" else "was cancelled"
+        raise RunFailed(f"run '{run.id}' of '{run.destination}' {how}{why}")
+
+    async def cancel(self) -> bool:
+        """End the run: at once while it waits, at its next step while it is at work. False when it had ended."""
+        return await self._client.cancel_run(self.id)

@@ -1,0 +1,192 @@
+"""Who goes on next within one attempt: recorded outcomes first, one at a time, each after the code has come to rest."""
+
+import asyncio
+from collections.abc import Callable
+from typing import NoReturn
+
+from batchflow.core.replay import Replay
+from batchflow.core.run import Step
+from batchflow.errors import ReplayError
+
+REST = 32
+"""Turns of the event loop without a new request after which the code has come to rest."""
+
+
+class Pump:
+    """Hands outcomes to the branches of a function, in the order of their positions.
+
+    Driven by callbacks of the event loop, and only while there is something to wait for: a run without recorded steps
+    and without siblings never starts it. `suspend` is called when something is parked and nothing else can go on,
+    `refuse` when the journal does not fit.
+    """
+
+    __slots__ = (
+        "_held",
+        "_loop",
+        "_next",
+        "_quiet",
+        "_ready",
+        "_refuse",
+        "_replay",
+        "_suspend",
+        "_ticking",
+        "_waiting",
+        "alone",
+        "busy",
+        "closed",
+        "open",
+        "pending",
+        "replaying",
+        "waits",
+    )
+
+    def __init__(
+        self, replay: Replay, first: int, suspend: Callable[[], None], refuse: Callable[[ReplayError], None]
+    ) -> None:
+        self._replay = replay
+        self._suspend = suspend
+        self._refuse = refuse
+        self._loop = asyncio.get_running_loop()
+        self._next = first
+        self._quiet = 0
+        self._ticking = False
+        self._waiting: dict[int, asyncio.Future[Step]] = {}
+        self._held: dict[int, tuple[Step, asyncio.Future[Step]]] = {}
+        self._ready: dict[int, asyncio.Future[None] | None] = {}
+        self.alone = True
+        """Only the root has asked so far."""
+        self.replaying = replay.upcoming is not None
+        """Recorded outcomes are left: no new step starts."""
+        self.open: dict[int, str] = {}
+        """Steps that were asked for and have not come back, by number."""
+        self.busy: set[int] = set()
+        """Steps that execute or are being recorded."""
+        self.pending: dict[int, Step] = {}
+        """What the attempt found out about steps that are not done."""
+        self.waits: dict[int, int] = {}
+        """Which branches are parked, and until when."""
+        self.closed = False
+        """The attempt has ended; nobody goes on."""
+
+    def close(self) -> None:
+        """Let nobody go on."""
+        self.closed = True
+        # Otherwise pump and driver hold each other until the garbage is collected.
+        self._suspend, self._refuse = _nothing, _nobody
+
+    def leave(self, number: int) -> None:
+        """A request has come back, in whatever way."""
+        self.busy.discard(number)
+        del self.open[number]
+        if self.waits:
+            # What is parked may be all that is left.
+            self.stir()
+
+    def stir(self) -> None:
+        """The code has done something: it is not at rest."""
+        self._quiet = 0
+        self.poke()
+
+    def poke(self) -> None:
+        """Look, once the code is at rest, whether somebody can go on."""
+        if not self._ticking and not self.closed:
+            self._ticking = True
+            self._loop.call_soon(self._tick)
+
+    async def turn(self, step: Step) -> Step:
+        """Wait for a step's turn: for its recorded outcome, or for the time at which a new one may start."""
+        future: asyncio.Future[Step] = self._loop.create_future()
+        if step.state == "pending":
+            self._held[step.number] = step, future
+        else:
+            self._waiting[step.number] = future
+        self.stir()
+        return await future
+
+    async def park(self, step: Step, due: int) -> NoReturn:
+        """Let a branch wait for a later attempt."""
+        self.busy.discard(step.number)
+        self.waits[step.number] = due
+        self.stir()
+        try:
+            await self._loop.create_future()
+        finally:
+            if not self.closed:
+                del self.waits[step.number]
+                if not step.failures:
+                    self.pending.pop(step.number, None)
+        raise AssertionError("a parked branch goes on in a later attempt only")
+
+    def passed(self, position: int) -> None:
+        """The outcome at `position` went to the root directly."""
+        self._next = position + 1
+
+    async def hand(self, position: int) -> None:
+        """Wait until the outcome at `position`, durable now, is to be handed out."""
+        future: asyncio.Future[None] = self._loop.create_future()
+        self._ready[position] = future
+        self.poke()
+        await future
+
+    def skip(self, position: int) -> None:
+        """Nobody waits for the outcome at `position` any more."""
+        self._ready[position] = None
+        self.poke()
+
+    def _tick(self) -> None:
+        self._ticking = False
+        # With nothing open the code is busy elsewhere, and asks or ends sooner or later.
+        if self.closed or not self.open:
+            return
+        self._quiet += 1
+        if self._quiet < self._turns() or self._act():
+            self.poke()
+
+    def _turns(self) -> int:
+        upcoming = self._replay.upcoming
+        # A single turn lets tasks that the root has made get to start; then it is not alone any more.
+        return 1 if self.alone and upcoming is not None and upcoming.number in self._waiting else REST
+
+    def _act(self) -> bool:
+        """Let one branch go on; whether there may be more to do."""
+        upcoming = self._replay.upcoming
+        if upcoming is not None:
+            return self._recall(upcoming)
+        if self._next in self._ready:
+            future = self._ready.pop(self._next)
+            self._next += 1
+            if future is not None and not future.done():
+                future.set_result(None)
+                self._quiet = 0
+            return True
+        if self.waits and not self.busy:
+            self._suspend()
+        return False
+
+    def _recall(self, step: Step) -> bool:
+        if not self._replay.has_asked(step.name):
+            self._refuse(self._replay.mismatch(list(self.open.values())))
+            return False
+        self._replay.hand_out()
+        future = self._waiting.pop(step.number)
+        if not future.done():
+            future.set_result(step)
+            self._quiet = 0
+        if self._replay.upcoming is None:
+            self._release()
+        return True
+
+    def _release(self) -> None:
+        self.replaying = False
+        for step, future in self._held.values():
+            if not future.done():
+                future.set_result(step)
+        self._held.clear()
+
+
+def _nothing() -> None:
+    pass
+
+
+def _nobody(fault: ReplayError) -> None:
+    pass

@@ -1,0 +1,56 @@
+"""Direct delivery: a step is recorded in the store, and the function goes on."""
+
+from collections.abc import Awaitable, Sequence
+
+from batchflow.core.clock import Clock, Entropy
+from batchflow.core.message import Claim
+from batchflow.core.ports import Asked, Journaling, Plan, Verdict
+from batchflow.core.retry import RetryPolicy
+from batchflow.core.run import Step
+from batchflow.serve.failure import again_at
+
+
+class DirectRecorder:
+    """The recorder of one claim in the process that holds it. A step may start as soon as it is asked for."""
+
+    __slots__ = ("_claim", "_entropy", "_journaling", "clock", "policy")
+
+    def __init__(
+        self, claim: Claim, journaling: Journaling, policy: RetryPolicy, clock: Clock, entropy: Entropy
+    ) -> None:
+        self._claim = claim
+        self._journaling = journaling
+        self._entropy = entropy
+        self.policy = policy
+        self.clock = clock
+
+    @property
+    def immediate(self) -> bool:
+        """True."""
+        return True
+
+    def plan(self, asked: Sequence[Asked]) -> Sequence[Plan]:
+        """Timers and retries that are not due park; a timer that is due is recorded, everything else executes."""
+        now = self.clock.now()
+        return [_plan(one, now) for one in asked]
+
+    def record(self, step: Step) -> Awaitable[Verdict]:
+        """Hand the step to the store; resolves when it is durable."""
+        return self._journaling.record(self._claim.id, self._claim.fence, step)
+
+    def failed(self, asked: Asked, error: BaseException, retry: RetryPolicy | None = None) -> int | None:
+        """When the step is tried again by `retry`, or by the run's policy; None: this failure is final."""
+        failures = asked.pending.failures + 1 if asked.pending else 1
+        return self.again_at(error, failures, retry)
+
+    def again_at(self, error: BaseException, failures: int, retry: RetryPolicy | None = None) -> int | None:
+        """When to try again after so many failures, this one counted; None: never."""
+        policy, now = retry or self.policy, self.clock.now()
+        return again_at(error, failures, policy, now=now, chance=self._entropy.chance())
+
+
+def _plan(asked: Asked, now: int) -> Plan:
+    due = asked.pending.due if asked.pending else asked.due
+    if due > now:
+        return "park"
+    return "record" if asked.kind == "sleep" else "execute"

@@ -1,0 +1,55 @@
+"""Settings from the environment: `BATCHFLOW_*`, and `APP_URL` for the endpoints' base URL."""
+
+from datetime import timedelta
+from typing import Literal
+
+from pydantic import AliasChoices, Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from batchflow.errors import ConfigurationError
+
+
+class Settings(BaseSettings):
+    """How an app runs. Each can be given as an environment variable, e.g. `BATCHFLOW_CONCURRENCY=50`."""
+
+    model_config = SettingsConfigDict(env_prefix="BATCHFLOW_", extra="ignore", frozen=True)
+
+    url: str = Field("sqlite:///batchflow.db", description="where state lives: sqlite:///PATH, or sqlite:// for memory")
+    concurrency: int = Field(256, ge=1, le=100_000, description="runs under way at once in one process")
+    threads: int = Field(40, ge=1, le=1_000, description="threads that sync hooks and functions run in")
+    grace: timedelta = Field(
+        timedelta(seconds=10), ge=timedelta(0), description="how long a stop waits for running work"
+    )
+    retention: timedelta = Field(
+        timedelta(days=7), gt=timedelta(0), description="how long ended batches, runs and dead letters are kept"
+    )
+    synchronous: Literal["FULL", "NORMAL"] = Field("FULL", description="SQLite's PRAGMA synchronous")
+    max_body: int = Field(1_048_576, ge=1_024, description="the largest request body the endpoints take, in bytes")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", description="what the command logs; an app's own structlog configuration is left alone"
+    )
+    app_url: str | None = Field(
+        None,
+        validation_alias=AliasChoices("app_url", "APP_URL"),
+        description="base URL of the endpoints, where it cannot be taken from the request",
+    )
+
+    @classmethod
+    def load(cls, **given: object) -> "Settings":
+        """From the environment, `given` values over it.
+
+        Raises:
+            ConfigurationError: a variable holds what it cannot; the message names the variable.
+        """
+        values = {name: value for name, value in given.items() if value is not None}
+        try:
+            return cls.model_validate({**cls().model_dump(), **values}) if values else cls()
+        except ValidationError as error:
+            raise ConfigurationError(_sentence(error)) from error
+
+
+def _sentence(error: ValidationError) -> str:
+    first = error.errors()[0]
+    name = str(first["loc"][0])
+    variable = "APP_URL" if name.lower() == "app_url" else f"BATCHFLOW_{name.upper()}"
+    return f"the setting '{name}' ({variable}) cannot be {first['input']!r}: {first['msg'].lower()}"

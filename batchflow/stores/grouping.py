@@ -1,0 +1,83 @@
+"""Group commit: everything asked for in one turn of the event loop goes to the store in one transaction.
+
+While a group is being written the next one gathers, so that the busier a program is, the larger its groups are.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
+
+
+class Operation(NamedTuple):
+    """A verb with its arguments, and where its answer goes."""
+
+    verb: str
+    arguments: tuple[Any, ...]
+    future: asyncio.Future[Any]
+
+
+Answers: TypeAlias = list[tuple[bool, Any]]
+"""For each operation in order: whether it was carried out, and its answer or the exception."""
+
+Submit: TypeAlias = Callable[[list[Operation], Callable[[Answers], None]], None]
+"""Writes a group and then calls back, on the event loop, with the answers."""
+
+
+class Grouping:
+    """Gathers operations and hands them over, one group at a time.
+
+    `on_change` is called after a group that held one of the `telling` verbs.
+    """
+
+    def __init__(self, submit: Submit, telling: frozenset[str], on_change: Callable[[], None]) -> None:
+        self._submit = submit
+        self._telling = telling
+        self._on_change = on_change
+        self._gathering: list[Operation] = []
+        self._scheduled = False
+        self._writing = False
+        self._loop = asyncio.get_running_loop()
+        self._drained: asyncio.Future[None] | None = None
+
+    def add(self, verb: str, *arguments: Any) -> "asyncio.Future[Any]":
+        """Ask for `verb`; the future has its answer once the group it went with is durable."""
+        future = self._loop.create_future()
+        self._gathering.append(Operation(verb, arguments, future))
+        if not self._scheduled and not self._writing:
+            self._scheduled = True
+            self._loop.call_soon(self._flush)
+        return future
+
+    def _flush(self) -> None:
+        self._scheduled = False
+        if not self._gathering or self._writing:
+            return
+        group, self._gathering = self._gathering, []
+        self._writing = True
+        self._submit(group, lambda answers: self._written(group, answers))
+
+    def _written(self, group: list[Operation], answers: Answers) -> None:
+        self._writing = False
+        for operation, (carried_out, answer) in zip(group, answers, strict=True):
+            if operation.future.cancelled():
+                continue
+            if carried_out:
+                operation.future.set_result(answer)
+            else:
+                operation.future.set_exception(answer)
+                # Who gave up waiting is not told of it by a warning at exit.
+                operation.future.exception()
+        if self._drained is not None and not self._drained.done():
+            self._drained.set_result(None)
+        if any(operation.verb in self._telling for operation in group):
+            self._on_change()
+        # After the tasks that were just woken, so that what they ask for goes along.
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._flush)
+
+    async def drain(self) -> None:
+        """Wait until everything asked for so far is written."""
+        while self._gathering or self._writing:
+            self._drained = self._loop.create_future()
+            await self._drained

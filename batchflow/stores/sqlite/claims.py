@@ -1,0 +1,128 @@
+"""Leasing messages to workers, and taking them back."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from pydantic_core import from_json, to_json
+
+from batchflow.core.flow import FlowControl, FlowState, admit
+from batchflow.core.message import NO_HEADERS, Claim, Claimed
+from batchflow.core.retry import RetryPolicy
+from batchflow.core.run import Journal, Step, ripen
+from batchflow.stores.sqlite import flows, reads
+from batchflow.stores.sqlite.transaction import Tx
+
+LANES_AT_ONCE = 64
+
+
+class _Lane(NamedTuple):
+    key: int
+    destination: str
+    flow: str
+    parallelism: int | None
+    rate: int | None
+    period: int
+    in_use: int
+    next_start: float
+    parked_until: int
+    paused: int
+
+
+def enlist(tx: Tx, worker: str, lease_ms: int) -> None:
+    """Make a worker known."""
+    tx.run("worker_enlist", name=worker, until=tx.now + lease_ms)
+
+
+def worker_key(tx: Tx, worker: str) -> int | None:
+    """The key of a worker that is known."""
+    return tx.one("worker_key", name=worker)
+
+
+def claim(tx: Tx, worker: str, destinations: Sequence[str], limit: int) -> Claimed:
+    """Lease due messages, keys in turn."""
+    owner = worker_key(tx, worker)
+    if owner is None or limit < 1 or not destinations:
+        return Claimed((), None)
+    wanted = to_json(list(destinations)).decode()
+    found: list[tuple[_Lane, list[Any]]] = []
+    while limit > 0:
+        lanes = [
+            _Lane._make(row) for row in tx.json("lanes_ready", now=tx.now, destinations=wanted, limit=LANES_AT_ONCE)
+        ]
+        taken = 0
+        states: dict[str, FlowState] = {}
+        for place, lane in enumerate(lanes):
+            share = max(1, (limit - taken) // (len(lanes) - place))
+            rows = _take_from(tx, lane, min(share, limit - taken), owner, states)
+            taken += len(rows)
+            found.append((lane, rows))
+            if taken >= limit:
+                break
+        limit -= taken
+        if not taken:
+            break
+    claims = _compose(tx, found)
+    next_due = tx.one("lanes_next", destinations=wanted)
+    return Claimed(claims, None if next_due is None else -int(-next_due // 1))
+
+
+def _take_from(tx: Tx, lane: _Lane, want: int, owner: int, states: dict[str, FlowState]) -> list[Any]:
+    """Lease messages of one lane; `states` are those of the keys from which this round has taken already."""
+    limits = FlowControl(parallelism=lane.parallelism, rate=lane.rate, period=f"{lane.period}ms")
+    # Lanes of several destinations may share a key.
+    state = states.get(lane.flow) or FlowState(
+        in_use=lane.in_use, next_start=lane.next_start, parked_until=lane.parked_until
+    )
+    want = admit(limits, state, now=tx.now, want=want).count
+    rows = tx.json("message_candidates", lane=lane.key, now=tx.now, limit=want) if want else []
+    if rows:
+        state = states[lane.flow] = admit(limits, state, now=tx.now, want=len(rows)).state
+        tx.run_rows("message_take", [(row[0],) for row in rows], owner=owner)
+        turn = tx.one("flow_turn")
+        tx.run("flow_take", flow=lane.flow, count=len(rows), next_start=state.next_start, turn=turn)
+    flows.recount(tx, lane.key)
+    return rows
+
+
+def _compose(tx: Tx, found: list[tuple[_Lane, list[Any]]]) -> list[Claim]:
+    again = [(row[0],) for _, rows in found for row in rows if row[1] > 0]
+    journals = _journals(tx, again) if again else {}
+    claims: list[Claim] = []
+    for lane, rows in found:
+        destination = lane.destination
+        for id, fence, batch, number, item, failures, losses, body, headers, retry in rows:
+            head = None if batch is None else tx.head(batch)
+            claims.append(
+                Claim(
+                    id,
+                    fence + 1,
+                    destination,
+                    body,
+                    None if head is None else head.id,
+                    number,
+                    item or "",
+                    failures,
+                    losses,
+                    from_json(headers) if headers else NO_HEADERS,
+                    RetryPolicy.from_wire(from_json(retry)) if retry else None,
+                    journals.get(id, ()) if fence else (),
+                    "null" if head is None else head.params,
+                )
+            )
+    return claims
+
+
+def _journals(tx: Tx, runs: list[tuple[str]]) -> dict[str, Journal]:
+    """Journals of claimed runs, timers that are due recorded in them."""
+    steps: dict[str, dict[int, Step]] = {}
+    for run, *fields in reads.steps_of(tx, runs):
+        step = Step._make(fields)
+        steps.setdefault(run, {})[step.number] = step
+    ripe: list[tuple[object, ...]] = []
+    for run, journal in steps.items():
+        for step in ripen(tuple(journal.values()), tx.now):
+            journal[step.number] = step
+            ripe.append((run, *step))
+    if ripe:
+        tx.run_rows("step_ripen", ripe)
+    return {run: tuple(journal.values()) for run, journal in steps.items()}

@@ -1,0 +1,109 @@
+"""Opening the file: PRAGMAs, migrations, and what SQLite's errors mean to a user."""
+
+import sqlite3
+from importlib.resources import files
+from pathlib import Path
+
+from batchflow.errors import StoreError, StoreIncompatible, StoreUnavailable
+
+APPLICATION_ID = 0x62666C77  # "bflw"
+BUSY_TIMEOUT_MS = 15_000
+
+
+def connect(path: str, *, synchronous: str) -> sqlite3.Connection:
+    """A connection that may be used from any one thread at a time."""
+    parent = Path(path).parent
+    if path != ":memory:" and not parent.is_dir():
+        raise StoreIncompatible(f"there is no folder '{parent}' for the database '{Path(path).name}'; make it first")
+    try:
+        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=512)
+    except sqlite3.Error as error:
+        raise translated(error, path) from error
+    try:
+        connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+        connection.execute("PRAGMA temp_store = MEMORY")
+        connection.execute("PRAGMA cache_size = -16000")
+        connection.execute(f"PRAGMA synchronous = {synchronous}")
+    except sqlite3.Error as error:
+        connection.close()
+        raise translated(error, path) from error
+    return connection
+
+
+def prepare(connection: sqlite3.Connection, path: str) -> None:
+    """Set up an empty file, migrate an older one, refuse what is not ours."""
+    try:
+        _check_owner(connection, path)
+        connection.execute("PRAGMA journal_mode = WAL")
+        _migrate(connection, path)
+    except sqlite3.Error as error:
+        raise translated(error, path) from error
+
+
+def _check_owner(connection: sqlite3.Connection, path: str) -> None:
+    # Both in one transaction: another process may be setting the file up.
+    connection.execute("BEGIN")
+    tables: int = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    owner: int = connection.execute("PRAGMA application_id").fetchone()[0]
+    connection.execute("COMMIT")
+    if tables and owner != APPLICATION_ID:
+        raise StoreIncompatible(f"'{path}' is the database of another program; give batchflow a file of its own")
+
+
+def _migrate(connection: sqlite3.Connection, path: str) -> None:
+    migrations = migration_texts()
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+        if version > len(migrations):
+            raise StoreIncompatible(
+                f"'{path}' was made by a newer batchflow (schema {version}, this one knows {len(migrations)}); "
+                "upgrade batchflow, or name another file"
+            )
+        for text in migrations[version:]:
+            for statement in _statements(text):
+                connection.execute(statement)
+        if version < len(migrations):
+            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        # Written in any case: a file that cannot be is found out here, for BEGIN IMMEDIATE reads such a one gladly.
+        connection.execute(f"PRAGMA user_version = {len(migrations)}")
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def migration_texts() -> list[str]:
+    """The migrations, oldest first."""
+    folder = files("batchflow.stores.sqlite").joinpath("migrations")
+    names = sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(".sql"))
+    return [folder.joinpath(name).read_text() for name in names]
+
+
+def _statements(text: str) -> list[str]:
+    found: list[str] = []
+    pending = ""
+    for line in text.splitlines(keepends=True):
+        pending += line
+        if sqlite3.complete_statement(pending):
+            found.append(pending)
+            pending = ""
+    return found
+
+
+def translated(error: sqlite3.Error, path: str) -> StoreError:
+    """What an error of SQLite means, and what to do about it."""
+    name = getattr(error, "sqlite_errorname", "")
+    if name.startswith("SQLITE_FULL"):
+        return StoreUnavailable(f"the disk is full: '{path}' cannot grow; free some space, the work goes on by itself")
+    if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+        return StoreUnavailable(
+            f"'{path}' was locked by another process for more than {BUSY_TIMEOUT_MS // 1000} s; it is tried again"
+        )
+    if name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM")):
+        return StoreIncompatible(f"'{path}' cannot be written; make the file and its folder writable, or name another")
+    if name.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")):
+        return StoreIncompatible(f"'{path}' is not a SQLite database, or is damaged; name another file")
+    kind = StoreUnavailable if name.startswith(("SQLITE_IOERR", "SQLITE_NOMEM", "SQLITE_PROTOCOL")) else StoreError
+    return kind(f"'{path}': {error} ({name or type(error).__name__})")

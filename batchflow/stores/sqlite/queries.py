@@ -1,0 +1,80 @@
+"""Reads `queries.sql`: named statements, some of which take many rows at once.
+
+A statement is one call into SQLite however many rows it takes, because every call hands the interpreter lock over
+and has to win it back: rows are bound as one `VALUES` list (`:rows`), padded with NULL rows to a few fixed sizes so
+that prepared statements are used again, and a read returns one JSON text (`json_group_array`) instead of rows.
+"""
+
+import re
+import sqlite3
+from collections.abc import Sequence
+from importlib.resources import files
+from typing import Any
+
+Row = Sequence[Any]
+
+SIZES = (1, 4, 16, 64, 256, 1024)
+_NAME = re.compile(r"^-- (\w+) --$", re.MULTILINE)
+_PARAMETER = re.compile(r":(\w+)")
+_GIVEN = re.compile(r"given\s*\(([^)]*)\)")
+
+
+class Query:
+    """One statement of the file."""
+
+    def __init__(self, name: str, sql: str) -> None:
+        self.name = name
+        self._parameters: list[str] = _PARAMETER.findall(sql)
+        self._template = _PARAMETER.sub(lambda found: "{rows}" if found[1] == "rows" else "?", sql)
+        given = _GIVEN.search(sql)
+        self._width = len(given[1].split(",")) if given else 0
+        self._texts: dict[int, str] = {}
+        self._plain = self._template if "rows" not in self._parameters else None
+
+    def execute(self, connection: sqlite3.Connection, **values: Any) -> sqlite3.Cursor:
+        """Run it with scalar parameters only."""
+        assert self._plain is not None, self.name
+        return connection.execute(self._plain, [values[name] for name in self._parameters])
+
+    def execute_rows(self, connection: sqlite3.Connection, rows: Sequence[Row], **values: Any) -> list[sqlite3.Cursor]:
+        """Run it with `rows`, in as few calls as the largest size allows."""
+        cursors: list[sqlite3.Cursor] = []
+        for start in range(0, len(rows), SIZES[-1]):
+            part = rows[start : start + SIZES[-1]]
+            size = next(size for size in SIZES if size >= len(part))
+            flat = [value for row in part for value in row]
+            flat.extend([None] * ((size - len(part)) * self._width))
+            arguments: list[Any] = []
+            for name in self._parameters:
+                if name == "rows":
+                    arguments.extend(flat)
+                else:
+                    arguments.append(values[name])
+            cursors.append(connection.execute(self._text(size), arguments))
+        return cursors
+
+    def _text(self, size: int) -> str:
+        text = self._texts.get(size)
+        if text is None:
+            row = "(" + ",".join("?" * self._width) + ")"
+            text = self._texts[size] = self._template.replace("{rows}", ",".join([row] * size))
+        return text
+
+
+class Queries:
+    """All statements, by name."""
+
+    def __init__(self, text: str) -> None:
+        parts = _NAME.split(text)[1:]
+        self._queries: dict[str, Query] = {}
+        for name, body in zip(parts[::2], parts[1::2], strict=True):
+            lines = [line for line in body.splitlines() if not line.startswith("--")]
+            self._queries[name] = Query(name, "\n".join(lines).strip().removesuffix(";"))
+
+    @classmethod
+    def load(cls) -> "Queries":
+        """Those of `queries.sql` beside this file."""
+        return cls(files("batchflow.stores.sqlite").joinpath("queries.sql").read_text())
+
+    def __getitem__(self, name: str) -> Query:
+        return self._queries[name]

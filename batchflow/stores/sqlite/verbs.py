@@ -1,0 +1,89 @@
+"""Which function carries out which verb, in the order the verbs have within one transaction."""
+
+from collections.abc import Callable
+from typing import Any
+
+from batchflow.stores.sqlite import batches, cancelling, claims, flows, ledger, messages, pruning, settling
+from batchflow.stores.sqlite.locks import WorkerLocks
+from batchflow.stores.sqlite.transaction import Tx
+from batchflow.stores.sqlite.writer import Verb
+
+TELLING = frozenset(
+    {
+        "publish",
+        "open_batch",
+        "settle",
+        "declare",
+        "pin",
+        "unpin",
+        "dismiss",
+        "expire",
+        "cancel_run",
+        "cancel_batch",
+        "sweep_cancelled",
+    }
+)
+"""Verbs after which something may be due, or may have ended."""
+
+
+def table(locks: WorkerLocks) -> dict[str, Verb]:
+    """The verbs. What ends work comes before what starts it, and claiming last, so that it sees the whole group."""
+
+    def expire(tx: Tx) -> int:
+        return sum(
+            _forget(tx, key, lost=True)
+            for key, name, lease_until in tx.json("worker_all")
+            if lease_until <= tx.now or locks.is_free(name)
+        )
+
+    return {
+        "enlist": _each(claims.enlist),
+        "declare": _each(flows.declare),
+        "pin": _each(flows.pin),
+        "unpin": _each(flows.unpin),
+        "open_batch": _each(batches.open_batch),
+        "record": messages.record,
+        "settle": lambda tx, calls: settling.settle(tx, [settlement for (settlement,) in calls]),
+        "publish": _each(messages.publish),
+        "renew": _each(_renew),
+        "dismiss": _each(_dismiss),
+        "expire": _each(expire),
+        "cancel_run": _each(cancelling.cancel_run),
+        "cancel_batch": _each(cancelling.begin_cancel),
+        "sweep_cancelled": _each(cancelling.sweep_cancelled),
+        "mark": _each(ledger.mark),
+        "forget": _each(ledger.forget),
+        "prune": _each(pruning.prune),
+        "claim": _each(claims.claim),
+        "read": _each(_read),
+    }
+
+
+def _each(verb: Callable[..., Any]) -> Verb:
+    """A verb whose calls are carried out one by one."""
+    return lambda tx, calls: [verb(tx, *arguments) for arguments in calls]
+
+
+def _read(tx: Tx, read: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    return read(tx, *arguments)
+
+
+def _renew(tx: Tx, worker: str, lease_ms: int, hung: list[tuple[str, int]]) -> bool:
+    key = claims.worker_key(tx, worker)
+    if key is None:
+        return False
+    if hung:
+        cancelling.take_back(tx, key, hung)
+    return tx.run("worker_renew", name=worker, until=tx.now + lease_ms) > 0
+
+
+def _dismiss(tx: Tx, worker: str) -> None:
+    key = claims.worker_key(tx, worker)
+    if key is not None:
+        _forget(tx, key, lost=False)
+
+
+def _forget(tx: Tx, key: int, *, lost: bool) -> int:
+    count = cancelling.take_back_all(tx, key, lost=lost)
+    tx.run("worker_dismiss", worker=key)
+    return count

@@ -1,0 +1,149 @@
+"""The one thread that writes: groups of operations, each group a transaction."""
+
+import asyncio
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any, TypeAlias
+
+from batchflow.core.clock import Clock
+from batchflow.errors import StoreError
+from batchflow.stores.grouping import Answers, Operation
+from batchflow.stores.sqlite.connection import translated
+from batchflow.stores.sqlite.transaction import Tx
+
+Verb: TypeAlias = Callable[[Tx, list[tuple[Any, ...]]], Sequence[Any]]
+"""Carries out all calls of one verb in a group, given their arguments; its answers in the same order."""
+
+LOOK_AROUND_S = 0.05
+
+
+class Writer:
+    """Writes groups in the order they come. `verbs` are carried out in their order within a group."""
+
+    def __init__(
+        self,
+        tx: Tx,
+        verbs: Mapping[str, Verb],
+        *,
+        path: str,
+        clock: Clock,
+        on_foreign_change: Callable[[], None],
+    ) -> None:
+        self.connection = tx.connection
+        self._tx = tx
+        self._verbs = verbs
+        self._path = path
+        self._clock = clock
+        self._on_foreign_change = on_foreign_change
+        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._version = 0
+        self._looked_at = clock.now()
+        self._thread = threading.Thread(target=self._work, name="batchflow-sqlite-writer", daemon=True)
+        self._thread.start()
+
+    def write(self, group: list[Operation], done: Callable[[Answers], None]) -> None:
+        """Write a group; `done` is called on the event loop."""
+        loop = asyncio.get_running_loop()
+
+        def job() -> None:
+            answers = self._carry_out([(operation.verb, operation.arguments) for operation in group])
+            loop.call_soon_threadsafe(done, answers)
+
+        self._jobs.put(job)
+
+    def call(self, verb: str, *arguments: Any) -> Any:
+        """Carry out one verb for another thread, which waits for it."""
+        answer: Future[Any] = Future()
+
+        def job() -> None:
+            ((carried_out, value),) = self._carry_out([(verb, arguments)])
+            if carried_out:
+                answer.set_result(value)
+            else:
+                answer.set_exception(value)
+
+        self._jobs.put(job)
+        return answer.result()
+
+    def stop(self) -> None:
+        """Finish what was handed over, then end the thread."""
+        self._jobs.put(None)
+        self._thread.join()
+
+    def _work(self) -> None:
+        while True:
+            try:
+                job = self._jobs.get(timeout=LOOK_AROUND_S)
+            except queue.Empty:
+                self._look_around()
+                continue
+            if job is None:
+                return
+            job()
+            # Who writes without a pause is told of others' changes as well.
+            if not 0 <= self._clock.now() - self._looked_at < LOOK_AROUND_S * 1000:
+                self._look_around()
+
+    def _look_around(self) -> None:
+        self._looked_at = self._clock.now()
+        # The number changes with commits of other connections only, at the price of a memory read.
+        try:
+            version = self._tx.connection.execute("PRAGMA data_version").fetchone()[0]
+        except sqlite3.Error:
+            return
+        if version != self._version:
+            self._version = version
+            # What others have changed may be what is remembered.
+            self._tx.forget()
+            self._on_foreign_change()
+
+    def _carry_out(self, calls: list[tuple[str, tuple[Any, ...]]]) -> Answers:
+        try:
+            return self._transaction(calls)
+        except Exception as error:
+            if len(calls) == 1 or _concerns_all(error):
+                return [(False, self._meaning(error)) for _ in calls]
+            # One bad operation fails alone: each again, by itself.
+            return [answer for call in calls for answer in self._carry_out([call])]
+
+    def _transaction(self, calls: list[tuple[str, tuple[Any, ...]]]) -> Answers:
+        connection = self._tx.connection
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            self._tx.now = self._clock.now()
+            answers: Answers = [(True, None)] * len(calls)
+            by_verb: dict[str, list[int]] = {}
+            for slot, (verb, _) in enumerate(calls):
+                by_verb.setdefault(verb, []).append(slot)
+            for verb in self._verbs:
+                slots = by_verb.get(verb)
+                if slots is not None:
+                    found = self._verbs[verb](self._tx, [calls[slot][1] for slot in slots])
+                    for slot, answer in zip(slots, found, strict=True):
+                        answers[slot] = (True, answer)
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            self._tx.forget()
+            raise
+        return answers
+
+    def _meaning(self, error: Exception) -> Exception:
+        if isinstance(error, StoreError):
+            return error
+        if isinstance(error, sqlite3.Error):
+            meaning = translated(error, self._path)
+        else:
+            meaning = StoreError(f"'{self._path}' cannot take this: {type(error).__name__}: {error}")
+        meaning.__cause__ = error
+        return meaning
+
+
+def _concerns_all(error: Exception) -> bool:
+    # Each operation by itself would wait for the lock as long as the group did. (A full disk may have room for some.)
+    name = getattr(error, "sqlite_errorname", "")
+    return name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_IOERR", "SQLITE_READONLY", "SQLITE_CANTOPEN"))

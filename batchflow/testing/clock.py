@@ -1,0 +1,45 @@
+"""A clock that tests move, and chance that repeats itself."""
+
+import builtins
+import random
+
+from batchflow.core.duration import Duration, to_ms
+
+START = 1_700_000_000_000
+"""Where a clock stands that is told nothing else: 2023-11-14 22:13:20 UTC."""
+
+
+class ManualClock:
+    """Stands still until it is moved; `start` is in milliseconds since the epoch."""
+
+    def __init__(self, start: int = START) -> None:
+        self._now = start
+
+    def now(self) -> int:
+        """Milliseconds since the epoch."""
+        return self._now
+
+    def advance(self, duration: Duration) -> int:
+        """Let time pass, such as `10` seconds or "2h30m"; the new time."""
+        self._now += to_ms(duration, option="duration")
+        return self._now
+
+    def move_to(self, ms: int) -> int:
+        """Set the time, backwards too, as happens to the clocks of real machines."""
+        self._now = ms
+        return ms
+
+
+class FixedEntropy:
+    """Bytes and chances that are the same in every run with the same `seed`."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self._random = random.Random(seed)
+
+    def bytes(self, n: int, /) -> builtins.bytes:
+        """`n` bytes."""
+        return self._random.randbytes(n)
+
+    def chance(self) -> float:
+        """A number in [0, 1)."""
+        return self._random.random()

@@ -1,0 +1,188 @@
+"""Leasing messages to workers."""
+
+import asyncio
+
+from batchflow.core import settlement
+from batchflow.core.flow import FlowControl
+from batchflow.testing.conformance.scene import Cases, Scene, names, ran, sleeping
+
+
+class ClaimCases(Cases):
+    """`claim`, but for the limits of flow keys."""
+
+    async def test_claim_leases_at_most_the_limit(self, scene: Scene) -> None:
+        """And each message to one worker only."""
+        await scene.publish("a", "b", "c")
+        assert names(await scene.claim(2)) == ["a", "b"]
+        assert names(await scene.claim(2)) == ["c"]
+        assert await scene.claim(2) == []
+
+    async def test_claim_of_nothing_leases_nothing(self, scene: Scene) -> None:
+        """A limit of 0, or no destination."""
+        await scene.publish("a")
+        assert await scene.claim(0) == []
+        assert await scene.claim(destinations=()) == []
+        await scene.claim_one("a")
+
+    async def test_claim_leases_for_its_destinations_only(self, scene: Scene) -> None:
+        """Others are left to other workers, and are no reason to come again."""
+        await scene.publish("a", destination="elsewhere")
+        claimed = await scene.claimed(destinations=("work", "other"))
+        assert (list(claimed.claims), claimed.next_due) == ([], None)
+        assert names(await scene.claim(destinations=("other", "elsewhere"))) == ["a"]
+
+    async def test_claim_gives_each_message_to_one_worker(self, scene: Scene) -> None:
+        """Claims of two workers at the same moment have nothing in common."""
+        await scene.store.enlist("w2", 30_000)
+        await scene.publish(*(f"m{number:02d}" for number in range(20)))
+        ones, twos = await asyncio.gather(scene.claim(15), scene.claim(15, worker="w2"))
+        assert len(ones) + len(twos) == 20
+        assert not set(names(ones)) & set(names(twos))
+
+    async def test_claim_gives_a_new_fence_each_time(self, scene: Scene) -> None:
+        """Fences of a message only grow."""
+        fences: list[int] = []
+        await scene.publish("a")
+        for _ in range(4):
+            claim = await scene.claim_one("a")
+            fences.append(claim.fence)
+            await scene.store.settle(settlement.released(claim))
+        assert fences == sorted(set(fences))
+
+    async def test_claim_takes_the_oldest_due_first(self, scene: Scene) -> None:
+        """By the time they were due, then by id."""
+        for id, due in (("c", 30), ("b", 10), ("d", 10), ("a", 20)):
+            await scene.publish(id, not_before=scene.now + due)
+        scene.clock.advance("1s")
+        assert [(await scene.claim(1))[0].id for _ in range(4)] == ["b", "d", "a", "c"]
+
+    async def test_claim_takes_the_oldest_of_a_key_whatever_its_destination(self, scene: Scene) -> None:
+        """Destinations that share a key are served in one order."""
+        for id, due, destination in (("c", 30, "work"), ("b", 20, "other"), ("a", 10, "work"), ("d", 40, "other")):
+            await scene.publish(id, not_before=scene.now + due, destination=destination)
+        scene.clock.advance("1s")
+        assert [(await scene.claim(1))[0].id for _ in range(4)] == ["a", "b", "c", "d"]
+
+    async def test_claim_picks_keys_in_turn(self, scene: Scene) -> None:
+        """A hot key does not starve a quiet one: each gets its turn although the hot key's messages are older."""
+        await scene.publish(*(f"hot{number}" for number in range(20)), flow=FlowControl(key="hot"))
+        scene.clock.advance("1s")
+        await scene.publish("quiet1", "quiet2", flow=FlowControl(key="quiet"))
+        first = names(await scene.claim(1)) + names(await scene.claim(1))
+        assert sorted(first) == ["hot0", "quiet1"]
+        assert "quiet2" in names(await scene.claim(1)) + names(await scene.claim(1))
+
+    async def test_claim_shares_its_limit_between_keys(self, scene: Scene) -> None:
+        """One large claim takes from every key, and all of the limit while there is enough."""
+        for key in ("k1", "k2", "k3"):
+            await scene.publish(*(f"{key}-{number}" for number in range(20)), flow=FlowControl(key=key))
+        await scene.publish("only", flow=FlowControl(key="k4"))
+        taken = names(await scene.claim(12))
+        assert len(taken) == 12
+        assert {name.split("-")[0] for name in taken} == {"k1", "k2", "k3", "only"}
+        assert len(await scene.claim(100)) == 49
+
+    async def test_claim_serves_a_quiet_key_among_many_hot_ones(self, scene: Scene) -> None:
+        """However many keys have work, a further one waits no longer than one turn of all of them."""
+        for key in range(80):
+            await scene.publish(*(f"k{key}-{number}" for number in range(5)), flow=FlowControl(key=f"k{key}"))
+        scene.clock.advance("1s")
+        await scene.publish("quiet", flow=FlowControl(key="quiet"))
+        taken = [names(await scene.claim(1))[0] for _ in range(81)]
+        assert "quiet" in taken
+
+    async def test_claim_says_when_there_may_be_more(self, scene: Scene) -> None:
+        """The next time at which something is due; none where only a publish or an end helps."""
+        assert (await scene.claimed()).next_due is None
+        await scene.publish("a", not_before=scene.now + 70)
+        await scene.publish("b", not_before=scene.now + 50)
+        assert (await scene.claimed()).next_due == scene.now + 50
+        scene.clock.advance("50ms")
+        assert names(await scene.claim()) == ["b"]
+        assert await scene.next_due() == scene.now + 20
+
+    async def test_claim_that_was_limited_says_to_come_again(self, scene: Scene) -> None:
+        """What is due and did not fit in is due now."""
+        await scene.publish("a", "b")
+        next_due = (await scene.claimed(1)).next_due
+        assert next_due is not None
+        assert next_due <= scene.now
+
+    async def test_claim_brings_the_journal(self, scene: Scene) -> None:
+        """Recorded steps, by number, with all that was recorded of them."""
+        claim = await scene.leased("a")
+        failed = ran(2, "two", state="failed", value=None, error="Boom: no", failures=4)
+        await scene.store.record("a", claim.fence, failed)
+        await scene.store.record("a", claim.fence, ran(1, "one", position=3))
+        await scene.store.settle(settlement.released(claim))
+        assert (await scene.claim_one("a")).journal == (ran(1, "one", position=3), failed)
+
+    async def test_claim_records_due_timers_in_time_order(self, scene: Scene) -> None:
+        """Those due go on after the last recorded position; those to come stay pending."""
+        claim = await scene.leased("a")
+        now = scene.now
+        timers = (sleeping(2, "late", now + 30), sleeping(3, "early", now + 10), sleeping(4, "far", now + 99))
+        await scene.store.settle(settlement.suspended(claim, now + 30, (ran(1, "one"), *timers)))
+        scene.clock.advance("30ms")
+        claim = await scene.claim_one("a")
+        assert [(step.name, step.state, step.position) for step in claim.journal] == [
+            ("one", "done", 1),
+            ("late", "done", 3),
+            ("early", "done", 2),
+            ("far", "pending", 0),
+        ]
+
+    async def test_claim_records_a_due_timer_for_good(self, scene: Scene) -> None:
+        """A later claim, at which another timer is due, finds it in its old place."""
+        claim = await scene.leased("a")
+        now = scene.now
+        steps = (sleeping(1, "first", now + 20), sleeping(2, "second", now + 30))
+        await scene.store.settle(settlement.suspended(claim, now + 20, steps))
+        scene.clock.advance("20ms")
+        claim = await scene.claim_one("a")
+        assert [step.position for step in claim.journal] == [1, 0]
+        await scene.store.settle(settlement.suspended(claim, now + 30, ()))
+        scene.clock.advance("10ms")
+        claim = await scene.claim_one("a")
+        assert [(step.state, step.position, step.value) for step in claim.journal] == [
+            ("done", 1, "null"),
+            ("done", 2, "null"),
+        ]
+
+    async def test_claim_leaves_a_pending_retry_to_the_run(self, scene: Scene) -> None:
+        """Only timers ripen; a step that is to be tried again stays pending."""
+        claim = await scene.leased("a")
+        again = ran(1, "one", state="pending", position=0, value=None, failures=1, due=scene.now + 5)
+        await scene.store.settle(settlement.suspended(claim, scene.now + 5, (again,)))
+        scene.clock.advance("5ms")
+        assert (await scene.claim_one("a")).journal == (again,)
+
+    async def test_claim_composes_an_item_from_its_batch(self, scene: Scene) -> None:
+        """Batch, number, id and parameters; the body of an item is stored nowhere twice."""
+        await scene.start(["u1", "u2"], params='{"paid":true}')
+        one, two = await scene.items()
+        assert (one.id, one.batch, one.number, one.item) == ("bat_a.r000000000", "bat_a", 0, "u1")
+        assert (two.id, two.batch, two.number, two.item) == ("bat_a.r000000001", "bat_a", 1, "u2")
+        assert one.params == two.params == '{"paid":true}'
+        assert one.destination == "execute"
+
+    async def test_claim_leases_nothing_of_a_cancelled_batch(self, scene: Scene) -> None:
+        """Neither items nor layer messages; others of the same key go on."""
+        await scene.start(["u1", "u2"])
+        await scene.publish("a", destination="execute")
+        await scene.store.cancel_batch("bat_a")
+        assert names(await scene.items()) == ["a"]
+
+    async def test_claim_gives_an_unknown_worker_nothing(self, scene: Scene) -> None:
+        """It enlists first."""
+        await scene.publish("a")
+        assert await scene.claim(worker="stranger") == []
+        await scene.claim_one("a")
+
+    async def test_claim_gives_a_dismissed_worker_nothing(self, scene: Scene) -> None:
+        """Until it enlists again."""
+        await scene.publish("a")
+        await scene.store.dismiss("w1")
+        assert await scene.claim() == []
+        await scene.store.enlist("w1", 30_000)
+        await scene.claim_one("a")

@@ -1,0 +1,184 @@
+"""What the cases are written with: a store, a clock, a worker, and short ways to publish, claim and settle."""
+
+from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+
+from batchflow.core import ids, settlement
+from batchflow.core.batch import Batch, Counts, NewBatch
+from batchflow.core.clock import Clock
+from batchflow.core.flow import FlowControl, FlowStatus
+from batchflow.core.message import Claim, Claimed, Message
+from batchflow.core.run import Step
+from batchflow.core.settlement import Effect, Enter, Page, Settled, StartItems
+from batchflow.stores.protocol import Store
+from batchflow.testing.clock import ManualClock
+
+LEASE_MS = 30_000
+FREE = FlowControl(key="free")
+DESTINATIONS = ("work", "other", "entry", "execute", "complete")
+
+
+def message(id: str, **changes: Any) -> Message:
+    """A message to `work` under a key without limits, unless said otherwise."""
+    return replace(Message(id=id, destination="work", flow=FREE, body=f'"{id}"'), **changes)
+
+
+def new_batch(id: str = "bat_a", **changes: Any) -> NewBatch:
+    """A batch of the workflow `welcome` whose items are executed without limits."""
+    made = NewBatch(
+        id=id,
+        workflow="welcome",
+        execute="execute",
+        flow=FREE,
+        complete="complete",
+        complete_flow=FREE,
+        params='{"p":1}',
+    )
+    return replace(made, **changes)
+
+
+def ran(number: int, name: str, **changes: Any) -> Step:
+    """A step that was executed, recorded at the place of its number."""
+    return Step(number, name, "run", "done", position=number, value=f'"{name}"')._replace(**changes)
+
+
+def sleeping(number: int, name: str, due: int) -> Step:
+    """A timer that goes on at `due`."""
+    return Step(number, name, "sleep", "pending", due=due)
+
+
+def names(claims: Iterable[Claim]) -> list[str]:
+    """The ids of claims, as they were leased."""
+    return [claim.id for claim in claims]
+
+
+@dataclass(slots=True)
+class Scene:
+    """A store that is open, with a worker enlisted."""
+
+    store: Store
+    clock: ManualClock
+    worker: str = "w1"
+
+    @property
+    def now(self) -> int:
+        """The time."""
+        return self.clock.now()
+
+    # Messages
+
+    async def publish(self, *ids: str, **changes: Any) -> list[bool]:
+        """Publish messages with these ids."""
+        return list(await self.store.publish([message(id, **changes) for id in ids]))
+
+    async def claim(
+        self, limit: int = 100, *, worker: str | None = None, destinations: Sequence[str] = DESTINATIONS
+    ) -> list[Claim]:
+        """Claim for the scene's worker."""
+        return list((await self.claimed(limit, worker=worker, destinations=destinations)).claims)
+
+    async def claimed(
+        self, limit: int = 100, *, worker: str | None = None, destinations: Sequence[str] = DESTINATIONS
+    ) -> Claimed:
+        """The whole answer of a claim."""
+        return await self.store.claim(worker or self.worker, destinations, limit)
+
+    async def next_due(self) -> int | None:
+        """When there may be something to claim; now there is nothing."""
+        claims, next_due = await self.claimed()
+        assert not claims, names(claims)
+        return next_due
+
+    async def claim_one(self, id: str | None = None, *, worker: str | None = None) -> Claim:
+        """The one claim there is, of this id."""
+        claims = await self.claim(worker=worker)
+        assert len(claims) == 1, names(claims)
+        assert id is None or claims[0].id == id
+        return claims[0]
+
+    async def leased(self, id: str, **changes: Any) -> Claim:
+        """A message, published and claimed."""
+        assert await self.publish(id, **changes) == [True]
+        return await self.claim_one(id)
+
+    async def done(self, claim: Claim, *effects: Effect, result: str = '"ok"') -> Settled:
+        """Settle a claim as done."""
+        return await self.store.settle(settlement.done(claim, result, effects))
+
+    async def dead(self, claim: Claim, error: str = "Boom: no") -> Settled:
+        """Settle a claim as dead."""
+        return await self.store.settle(settlement.dead(claim, error))
+
+    async def lose(self) -> int:
+        """Let the lease of the scene's worker end and take its claims back; it is enlisted again."""
+        self.clock.advance(f"{LEASE_MS}ms")
+        count = await self.store.expire()
+        await self.store.enlist(self.worker, LEASE_MS)
+        return count
+
+    async def flow(self, key: str = "free") -> FlowStatus:
+        """A flow key as it stands."""
+        (status,) = await self.store.flows([key])
+        return status
+
+    # Batches
+
+    async def enter(self, id: str = "bat_a", **changes: Any) -> Claim:
+        """A batch is opened; its one layer message, claimed."""
+        first = message(ids.entry_id(id), destination="entry", batch=id)
+        assert await self.store.open_batch(new_batch(id, **changes), [first])
+        (claim,) = await self.claim(1, destinations=("entry",))
+        return claim
+
+    async def start(self, items: Sequence[str], id: str = "bat_a", **changes: Any) -> Settled:
+        """A batch whose walk is over and whose items are these."""
+        entry = await self.enter(id, **changes)
+        page = Page(id, eligible=len(items), chunks=1)
+        return await self.done(entry, Enter(id), page, StartItems(id, 0, tuple(items)))
+
+    async def items(self, count: int = 100) -> list[Claim]:
+        """Claims of items that are due."""
+        return await self.claim(count, destinations=("execute",))
+
+    async def batch(self, id: str = "bat_a") -> Batch:
+        """A batch as it stands."""
+        found = await self.store.batch(id)
+        assert found is not None
+        return found
+
+    async def counts(self, id: str = "bat_a") -> Counts:
+        """Where the items of a batch stand."""
+        return (await self.batch(id)).counts
+
+    async def states(self, id: str = "bat_a") -> list[tuple[str, str]]:
+        """Id and state of each item of a batch."""
+        return [(item.id, item.state) for item in await self.store.items(id)]
+
+    async def completions(self, id: str = "bat_a") -> list[Claim]:
+        """Claims of a batch's completion message."""
+        return [claim for claim in await self.claim(destinations=("complete",)) if claim.batch == id]
+
+
+class Cases:
+    """What all cases have: how a store is made, and a scene with one that is open."""
+
+    def make_store(self, clock: Clock) -> Store:
+        """A store on the test's own place; called twice, two of them."""
+        raise NotImplementedError("say in `make_store` how a store is made")
+
+    @pytest.fixture
+    def clock(self) -> ManualClock:
+        """The clock of the test's stores."""
+        return ManualClock()
+
+    @pytest.fixture
+    async def scene(self, clock: ManualClock) -> AsyncIterator[Scene]:
+        """An open store with the worker `w1` enlisted."""
+        store = self.make_store(clock)
+        await store.open()
+        await store.enlist("w1", LEASE_MS)
+        yield Scene(store, clock)
+        await store.close()

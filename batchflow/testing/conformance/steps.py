@@ -1,0 +1,115 @@
+"""Recording steps."""
+
+import asyncio
+
+from batchflow.core import settlement
+from batchflow.testing.conformance.scene import Cases, Scene, ran, sleeping
+
+
+class RecordCases(Cases):
+    """`record`."""
+
+    async def test_record_is_durable_once_it_answers(self, scene: Scene) -> None:
+        """The run shows the step, and a later claim replays it."""
+        claim = await scene.leased("a")
+        assert await scene.store.record("a", claim.fence, ran(1, "one")) == "recorded"
+        run = await scene.store.run("a")
+        assert run is not None
+        assert run.journal == (ran(1, "one"),)
+
+    async def test_record_takes_every_kind_of_step(self, scene: Scene) -> None:
+        """Results, failures, and what is pending, which a later outcome replaces."""
+        claim = await scene.leased("a")
+        steps = [
+            ran(1, "done", value='{"ü":[1.5,null]}'),
+            ran(2, "failed", state="failed", value=None, error="Boom: no", failures=4),
+            sleeping(3, "timer", scene.now + 10),
+            ran(4, "again", state="pending", position=0, value=None, error="Boom: no", failures=1, due=scene.now + 5),
+        ]
+        for step in steps:
+            assert await scene.store.record("a", claim.fence, step) == "recorded"
+        again = ran(4, "again", position=3, failures=1)
+        assert await scene.store.record("a", claim.fence, again) == "recorded"
+        run = await scene.store.run("a")
+        assert run is not None
+        assert run.journal == (*steps[:3], again)
+
+    async def test_record_may_be_repeated(self, scene: Scene) -> None:
+        """The same step again is a no-op that answers `recorded`."""
+        claim = await scene.leased("a")
+        for _ in range(2):
+            assert await scene.store.record("a", claim.fence, ran(1, "one")) == "recorded"
+        twice = [scene.store.record("a", claim.fence, ran(2, "two")) for _ in range(2)]
+        assert list(await asyncio.gather(*twice)) == ["recorded", "recorded"]
+        await scene.store.settle(settlement.released(claim))
+        assert (await scene.claim_one("a")).journal == (ran(1, "one"), ran(2, "two"))
+
+    async def test_record_takes_many_at_once(self, scene: Scene) -> None:
+        """Each with its own verdict, in whatever company."""
+        await scene.publish("a", "b", "c")
+        a, b, c = await scene.claim()
+        await scene.done(b)
+        await scene.store.cancel_run("c")
+        verdicts = await asyncio.gather(
+            *(scene.store.record(claim.id, claim.fence, ran(1, "one")) for claim in (a, b, c)),
+            scene.store.record("stranger", 1, ran(1, "one")),
+            scene.store.record("a", a.fence, ran(2, "two")),
+        )
+        assert list(verdicts) == ["recorded", "stale", "cancelled", "stale", "recorded"]
+
+    async def test_record_starts_failures_and_losses_again(self, scene: Scene) -> None:
+        """An outcome does, a pending step does not."""
+        await scene.publish("a")
+        await scene.store.settle(settlement.retry(await scene.claim_one("a"), scene.now, "Boom: no"))
+        await scene.claim_one("a")
+        await scene.lose()
+        claim = await scene.claim_one("a")
+        assert (claim.failures, claim.losses) == (1, 1)
+        await scene.store.record("a", claim.fence, sleeping(1, "timer", scene.now + 99_999))
+        await scene.store.settle(settlement.released(claim))
+        claim = await scene.claim_one("a")
+        assert (claim.failures, claim.losses) == (1, 1)
+        await scene.store.record("a", claim.fence, ran(2, "two"))
+        await scene.store.settle(settlement.released(claim))
+        claim = await scene.claim_one("a")
+        assert (claim.failures, claim.losses) == (0, 0)
+
+    async def test_record_of_a_lost_claim_is_stale_and_changes_nothing(self, scene: Scene) -> None:
+        """Neither the journal nor the counts of the claim that came after it."""
+        await scene.leased("a")
+        await scene.lose()
+        lost = await scene.claim_one("a")
+        await scene.lose()
+        held = await scene.claim_one("a")
+        assert await scene.store.record("a", lost.fence, ran(1, "old")) == "stale"
+        await scene.store.settle(settlement.released(held))
+        claim = await scene.claim_one("a")
+        assert claim.journal == ()
+        assert claim.losses == 2
+
+    async def test_record_of_a_settled_claim_is_stale(self, scene: Scene) -> None:
+        """While it waits again, and when it is gone."""
+        claim = await scene.leased("a")
+        await scene.store.settle(settlement.suspended(claim, scene.now + 5, ()))
+        assert await scene.store.record("a", claim.fence, ran(1, "one")) == "stale"
+        scene.clock.advance("5ms")
+        claim = await scene.claim_one("a")
+        assert claim.journal == ()
+        await scene.done(claim)
+        assert await scene.store.record("a", claim.fence, ran(1, "one")) == "stale"
+
+    async def test_record_in_a_cancelled_run_is_refused_and_changes_nothing(self, scene: Scene) -> None:
+        """The worker learns of the cancellation at its next step."""
+        claim = await scene.leased("a")
+        await scene.store.cancel_run("a")
+        assert await scene.store.record("a", claim.fence, ran(1, "one")) == "cancelled"
+        run = await scene.store.run("a")
+        assert run is not None
+        assert run.journal == ()
+
+    async def test_record_in_a_cancelled_batch_is_refused(self, scene: Scene) -> None:
+        """Of its items, and of its layers."""
+        await scene.start(["u1"])
+        (claim,) = await scene.items()
+        await scene.store.cancel_batch("bat_a")
+        assert await scene.store.record(claim.id, claim.fence, ran(1, "one")) == "cancelled"

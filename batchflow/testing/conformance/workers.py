@@ -1,0 +1,187 @@
+"""Workers: leases, losses, leaving."""
+
+import asyncio
+
+from batchflow.core import settlement
+from batchflow.core.flow import FlowControl
+from batchflow.core.message import LOSS_LIMIT
+from batchflow.testing.conformance.scene import LEASE_MS, Cases, Scene, ran
+
+ONE = FlowControl(key="one", parallelism=1)
+
+
+class WorkerCases(Cases):
+    """`enlist`, `renew`, `expire`, `dismiss`."""
+
+    async def test_enlist_may_be_repeated(self, scene: Scene) -> None:
+        """It extends the lease and keeps the claims."""
+        claim = await scene.leased("a")
+        scene.clock.advance(f"{LEASE_MS - 1}ms")
+        await scene.store.enlist("w1", LEASE_MS)
+        scene.clock.advance(f"{LEASE_MS - 1}ms")
+        assert await scene.store.expire() == 0
+        assert not (await scene.done(claim)).stale
+
+    async def test_enlist_makes_claims_the_workers_own_until_the_lease_ends(self, scene: Scene) -> None:
+        """Up to the last millisecond nobody takes them back."""
+        await scene.leased("a")
+        scene.clock.advance(f"{LEASE_MS - 1}ms")
+        assert await scene.store.expire() == 0
+        scene.clock.advance("1ms")
+        assert await scene.store.expire() == 1
+
+    async def test_renew_extends_the_lease(self, scene: Scene) -> None:
+        """From now on, by what is given."""
+        claim = await scene.leased("a")
+        for _ in range(3):
+            scene.clock.advance(f"{LEASE_MS - 1}ms")
+            assert await _renew(scene)
+            assert await scene.store.expire() == 0
+        assert not (await scene.done(claim)).stale
+
+    async def test_renew_answers_false_once_the_claims_were_taken_back(self, scene: Scene) -> None:
+        """The worker enlists again and goes on; what it held is stale."""
+        claim = await scene.leased("a")
+        scene.clock.advance(f"{LEASE_MS}ms")
+        assert await scene.store.expire() == 1
+        assert not await _renew(scene)
+        await scene.store.enlist("w1", LEASE_MS)
+        assert (await scene.done(claim)).stale
+        assert await _renew(scene)
+
+    async def test_renew_answers_false_to_a_stranger(self, scene: Scene) -> None:
+        """Who was never enlisted has no lease."""
+        assert not await asyncio.to_thread(scene.store.renew, "stranger", LEASE_MS)
+
+    async def test_renew_takes_hung_claims_back_as_losses(self, scene: Scene) -> None:
+        """At once, and those only; the lease goes on for the others."""
+        await scene.publish("hung", "fine")
+        hung, fine = sorted(await scene.claim(), key=lambda claim: claim.id == "fine")
+        assert await _renew(scene, (hung.id, hung.fence))
+        assert (await scene.done(hung)).stale
+        assert not (await scene.done(fine)).stale
+        assert (await scene.claim_one("hung")).losses == 1
+
+    async def test_renew_ignores_hung_claims_of_old(self, scene: Scene) -> None:
+        """A fence of the past takes nothing back, however often it is named."""
+        hung = await scene.leased("a")
+        assert await _renew(scene, (hung.id, hung.fence))
+        again = await scene.claim_one("a")
+        assert await _renew(scene, (hung.id, hung.fence))
+        assert not (await scene.done(again)).stale
+
+    async def test_renew_tells_of_what_it_took_back(self, scene: Scene) -> None:
+        """It is due at once, so whoever waits for work is woken."""
+        hung = await scene.leased("a")
+        told: list[bool] = []
+        scene.store.on_change(told.append)
+        await _renew(scene, (hung.id, hung.fence))
+        await asyncio.sleep(0)
+        assert told
+
+    async def test_expire_makes_a_lost_claim_due_at_once(self, scene: Scene) -> None:
+        """It counts as a loss, not as an attempt, and gives its place back."""
+        await scene.leased("a", flow=ONE)
+        assert await scene.lose() == 1
+        assert (await scene.flow("one")).in_use == 0
+        claim = await scene.claim_one("a")
+        assert (claim.losses, claim.failures) == (1, 0)
+
+    async def test_expire_counts_what_it_took_back(self, scene: Scene) -> None:
+        """All claims of all workers whose lease has ended; the second time there is nothing left."""
+        await scene.publish("a", "b", "c")
+        await scene.claim(2)
+        await scene.store.enlist("w2", LEASE_MS * 10)
+        await scene.claim(2, worker="w2")
+        scene.clock.advance(f"{LEASE_MS}ms")
+        assert await scene.store.expire() == 2
+        assert await scene.store.expire() == 0
+
+    async def test_expire_keeps_what_was_recorded(self, scene: Scene) -> None:
+        """The next claim replays the steps of the one that was lost."""
+        claim = await scene.leased("a")
+        await scene.store.record("a", claim.fence, ran(1, "one"))
+        await scene.lose()
+        assert (await scene.claim_one("a")).journal == (ran(1, "one"),)
+
+    async def test_expire_buries_a_message_that_kills_its_workers(self, scene: Scene) -> None:
+        """As many losses in a row as the limit make a dead letter that says why."""
+        await scene.publish("a", flow=ONE)
+        for losses in range(LOSS_LIMIT):
+            assert (await scene.claim_one("a")).losses == losses
+            assert await scene.lose() == 1
+        assert await scene.claim() == []
+        (letter,) = await scene.store.dead_letters()
+        assert (letter.id, letter.destination) == ("a", "work")
+        assert f"{LOSS_LIMIT} workers" in letter.error
+        assert (await scene.flow("one")).in_use == 0
+
+    async def test_expire_counts_losses_from_the_last_recorded_step(self, scene: Scene) -> None:
+        """A run that gets on is never buried for its workers' deaths."""
+        await scene.publish("a")
+        for round in range(LOSS_LIMIT + 2):
+            claim = await scene.claim_one("a")
+            assert claim.losses == min(round, 1)
+            await scene.store.record("a", claim.fence, ran(round + 1, f"step{round}"))
+            assert await scene.lose() == 1
+        assert await scene.store.dead_letters() == []
+
+    async def test_expire_fails_the_item_that_it_buries(self, scene: Scene) -> None:
+        """And ends its batch, when it was the last."""
+        await scene.start(["u1"])
+        for _ in range(LOSS_LIMIT):
+            await scene.items()
+            await scene.lose()
+        assert await scene.states() == [("u1", "failed")]
+        assert (await scene.batch()).state == "completed"
+        assert len(await scene.completions()) == 1
+
+    async def test_expire_ends_what_was_cancelled_meanwhile(self, scene: Scene) -> None:
+        """A cancelled run is not delivered again because its worker died."""
+        await scene.leased("a", keep=True)
+        await scene.store.cancel_run("a")
+        await scene.lose()
+        assert await scene.claim() == []
+        run = await scene.store.run("a")
+        assert run is not None
+        assert run.state == "cancelled"
+
+    async def test_dismiss_gives_claims_back_without_a_loss(self, scene: Scene) -> None:
+        """Due at once, with its place in the flow key, as if it had not been claimed."""
+        await scene.leased("a", flow=ONE)
+        await scene.store.dismiss("w1")
+        assert (await scene.flow("one")).in_use == 0
+        await scene.store.enlist("w1", LEASE_MS)
+        claim = await scene.claim_one("a")
+        assert (claim.losses, claim.failures) == (0, 0)
+
+    async def test_dismiss_makes_open_claims_stale(self, scene: Scene) -> None:
+        """Whatever the worker still says of them."""
+        claim = await scene.leased("a")
+        await scene.store.dismiss("w1")
+        assert (await scene.done(claim)).stale
+        assert await scene.store.record("a", claim.fence, ran(1, "one")) == "stale"
+
+    async def test_dismiss_keeps_losses_and_failures(self, scene: Scene) -> None:
+        """What was counted before still counts."""
+        claim = await scene.leased("a")
+        await scene.store.settle(settlement.retry(claim, scene.now, "Boom: no"))
+        await scene.claim_one("a")
+        await scene.lose()
+        await scene.claim_one("a")
+        await scene.store.dismiss("w1")
+        await scene.store.enlist("w1", LEASE_MS)
+        claim = await scene.claim_one("a")
+        assert (claim.failures, claim.losses) == (1, 1)
+
+    async def test_dismiss_may_be_repeated(self, scene: Scene) -> None:
+        """And a stranger may leave as well."""
+        await scene.store.dismiss("w1")
+        await scene.store.dismiss("w1")
+        await scene.store.dismiss("stranger")
+        assert not await _renew(scene)
+
+
+async def _renew(scene: Scene, *hung: tuple[str, int]) -> bool:
+    # From a thread, as the heartbeat does: it blocks.
+    return await asyncio.to_thread(scene.store.renew, scene.worker, LEASE_MS, hung)

@@ -1,0 +1,103 @@
+"""Runs an app to idle in virtual time, without a worker and without waiting."""
+
+import asyncio
+import itertools
+from typing import NamedTuple
+
+from batchflow.app import Batchflow
+from batchflow.core.message import Claimed
+from batchflow.engine.dispatch import Dispatcher
+from batchflow.engine.heartbeat import LEASE_MS
+from batchflow.stores.protocol import Store
+from batchflow.testing.clock import ManualClock
+from batchflow.testing.faults import Died, FaultyStore
+
+_numbers = itertools.count(1)
+
+
+class Driven(NamedTuple):
+    """What `drive` did. `elapsed_ms` is virtual; `endings` counts settlements by how they ended.
+
+    `waiting` are the messages left by flow key, which time alone does not start: their key is paused, or their
+    destination is not served by this app.
+    """
+
+    claimed: int
+    endings: dict[str, int]
+    elapsed_ms: int
+    waiting: dict[str, int]
+
+
+class StillWaiting(AssertionError):
+    """The app did not come to rest within the bound; the message says what is left."""
+
+
+async def drive(app: Batchflow, clock: ManualClock, *, rounds: int = 10_000) -> Driven:
+    """Claim, deliver and settle until nothing is due, jump the clock to what is due next, and so on to the end.
+
+    The app was made with `clock` and has no worker of its own. Claims of workers that died come back when their lease
+    ends, as in life. Real time passes only while user functions take it.
+
+    Raises:
+        StillWaiting: it goes on after `rounds` claims.
+        Died: a `FaultyStore` was told to; the claims stay with the dead worker, for a further `drive` to take back.
+    """
+    await app.engine.open()
+    store = app.engine.store
+    begun = clock.now()
+    worker = f"drive-{next(_numbers)}"
+    await store.enlist(worker, LEASE_MS)
+    dispatcher = app.engine.make_dispatcher(worker)
+    for _ in range(rounds):
+        claimed = await _unless_dead(store, dispatcher)
+        if not claimed.claims and not await _move_on(store, worker, claimed.next_due, clock):
+            break
+    else:
+        raise StillWaiting(f"not at rest after {rounds} rounds and {clock.now() - begun} ms: {await _left(store)}")
+    await store.dismiss(worker)
+    waiting = {flow.limits.key or "": flow.waiting for flow in await store.flows() if flow.waiting}
+    return Driven(dispatcher.tally.claimed, dispatcher.tally.endings, clock.now() - begun, waiting)
+
+
+async def _unless_dead(store: Store, dispatcher: Dispatcher) -> Claimed:
+    """Claim once and carry all of it out."""
+    if not isinstance(store, FaultyStore):
+        return await _round(dispatcher)
+    round = asyncio.ensure_future(_round(dispatcher))
+    death = asyncio.ensure_future(store.died.wait())
+    await asyncio.wait([round, death], return_when=asyncio.FIRST_COMPLETED)
+    if not store.died.is_set():
+        death.cancel()
+        return round.result()
+    round.cancel()
+    await asyncio.gather(round, return_exceptions=True)
+    raise Died("the store's process died, as the test wants it")
+
+
+async def _round(dispatcher: Dispatcher) -> Claimed:
+    claimed = await dispatcher.claim_once()
+    await dispatcher.join()
+    return claimed
+
+
+async def _move_on(store: Store, worker: str, next_due: int | None, clock: ManualClock) -> bool:
+    """Jump to when there may be something to do; False when that time never comes."""
+    now = clock.now()
+    # Nothing is under way here, so that it is a dead worker that holds what is in use.
+    held = any(flow.in_use for flow in await store.flows())
+    if next_due is None and not held:
+        return False
+    times = [max(next_due, now + 1)] if next_due is not None else []
+    clock.move_to(min([*times, now + LEASE_MS] if held else times))
+    await store.enlist(worker, LEASE_MS)
+    return await store.expire() > 0 or next_due is not None
+
+
+async def _left(store: Store) -> str:
+    flows = [
+        f"{flow.waiting} waiting and {flow.in_use} running under '{flow.limits.key}'"
+        for flow in await store.flows()
+        if flow.waiting or flow.in_use
+    ]
+    batches = [f"batch '{batch.id}' is {batch.state}" for batch in await store.batches(open_only=True)]
+    return "; ".join([*flows, *batches]) or "nothing is left of it"

@@ -1,0 +1,120 @@
+"""Runs every measurement and prints the table: `python -m benchmarks [--write] [--repeat N]`."""
+
+import argparse
+import json
+import os
+import platform
+import sqlite3
+import statistics
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
+MARK = "<!-- measured -->"
+Figures = dict[str, float]
+Row = tuple[str, str, str, str]
+
+
+def measure(name: str) -> Figures:
+    """One run of a scenario, in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.scenarios", name]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    if answer.returncode:
+        raise SystemExit(f"'{name}' failed:\n{answer.stderr}")
+    found: Figures = json.loads(answer.stdout.splitlines()[-1])
+    return found
+
+
+def medians(runs: list[Figures]) -> Figures:
+    """The median of each figure over several runs."""
+    return {name: statistics.median(run[name] for run in runs) for name in runs[0]}
+
+
+def rows(found: dict[str, Figures]) -> list[Row]:
+    """Measured, its figure, the reference, the ratio to it."""
+    reference, small, large = found["references"], found["batch_20k"], found["batch_200k"]
+    sqlite, asyncio_ = reference["sqlite_items_per_s"], reference["asyncio_items_per_s"]
+    dry, first, rate = found["dry_run"], found["latency"], found["rate"]
+    commit_ms = first["trigger_ms"]
+    return [
+        ("SQLite alone: insert, claim, 3 steps, delete", f"{sqlite:,.0f} items/s", "-", "-"),
+        ("asyncio alone: a task that waits three times", f"{asyncio_:,.0f} items/s", "-", "-"),
+        _ratio("batch of 20,000, three steps", small["items_per_s"], "items/s", "SQLite alone", sqlite),
+        _ratio("batch of 200,000", large["items_per_s"], "items/s", "batch of 20,000", small["items_per_s"]),
+        _ratio("CPU per item, 200,000", large["cpu_us"], "us", "20,000 items", small["cpu_us"]),
+        (
+            "peak memory, 200,000 items",
+            f"{large['peak_mib']:.0f} MiB",
+            f"{small['peak_mib']:.0f} MiB at 20,000",
+            f"{large['peak_mib'] - small['peak_mib']:+.0f} MiB",
+        ),
+        _ratio("dry run of 1,000,000", dry["ids_per_s"], "ids/s", "fetch alone", dry["fetch_only_ids_per_s"]),
+        _ratio("trigger to first execute", first["first_ms"], "ms", "trigger alone (one commit)", commit_ms),
+        _ratio("rate of 200/s held", rate["per_s"], "starts/s", "the limit", 200),
+        ("busiest second under that rate", f"{rate['busiest_second']:.0f} starts", "200", "-"),
+        ("idle worker", f"{found['idle']['core_percent']:.2f}% of a core", "1%", "-"),
+    ]
+
+
+def _ratio(what: str, figure: float, unit: str, reference: str, value: float) -> Row:
+    shown = f"{figure:,.0f}" if figure >= 100 else f"{figure:.1f}"
+    return (
+        what,
+        f"{shown} {unit}",
+        f"{reference}: {value:,.0f}" if value >= 100 else f"{reference}: {value:.1f}",
+        (f"{figure / value:.2f}"),
+    )
+
+
+def machine() -> str:
+    """What it ran on and with."""
+    processor = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line]
+        processor = names[0] if names else processor
+    return (
+        f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} x {processor}, Python {platform.python_version()}, "
+        f"SQLite {sqlite3.sqlite_version}; journal_mode=WAL, synchronous=FULL, up to 256 runs under way, group commit "
+        "(a transaction holds what was asked for while the one before it was written), log level INFO"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--repeat", type=int, default=3, help="runs of each measurement; medians are shown")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/benchmarks.md")
+    given = parser.parse_args()
+    names = ("references", "batch_20k", "batch_200k", "dry_run", "idle", "latency", "rate")
+    runs: dict[str, list[Figures]] = {name: [] for name in names}
+    console = Console()
+    # Round by round, so that a figure and its reference meet the same moods of the machine.
+    for turn in range(given.repeat):
+        for name in names:
+            console.print(f"[dim]{turn + 1}/{given.repeat} {name}[/dim]")
+            runs[name].append(measure(name))
+    found = rows({name: medians(several) for name, several in runs.items()})
+    table = Table("measured", "figure", "reference", "ratio", title="batchflow, embedded, one process")
+    for row in found:
+        table.add_row(*row)
+    console.print(table)
+    console.print(machine())
+    if given.write:
+        _write(found, given.repeat)
+
+
+def _write(found: list[Row], repeat: int) -> None:
+    head, mark, _ = PAGE.read_text().partition(MARK)
+    lines = ["", f"`python -m benchmarks --repeat {repeat} --write` on {machine()}.", ""]
+    lines += ["| measured | figure | reference | ratio |", "|---|--:|--:|--:|"]
+    lines += [f"| {' | '.join(row)} |" for row in found]
+    PAGE.write_text(head + mark + "\n" + "\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,179 @@
+"""The measurements. Each runs in a process of its own, `python -m benchmarks.scenarios NAME`, and prints JSON."""
+
+import asyncio
+import json
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import structlog
+
+from batchflow import Batchflow, BatchWorkflow, FlowControl, NoParams, Page
+from benchmarks.job import Greet
+from benchmarks.references import python_items, sqlite_items
+
+Figures = dict[str, float]
+
+
+def _app(folder: Path) -> Batchflow:
+    # As an app does that configures nothing else: lines from INFO on, written to where nobody looks.
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(20),
+        logger_factory=structlog.PrintLoggerFactory((folder / "log").open("w")),
+    )
+    return Batchflow(f"sqlite:///{folder / 'benchmark.db'}")
+
+
+def _peak_mib() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+async def end_to_end(folder: Path, items: int) -> Figures:
+    """A batch from trigger to the end of its `on_complete`."""
+    flow = _app(folder)
+    greet = flow.add(Greet(items))
+    async with flow:
+        cpu, begun = time.process_time(), time.perf_counter()
+        batch = await greet.trigger()
+        summary = await batch.wait(check=True)
+        taken, cpu = time.perf_counter() - begun, time.process_time() - cpu
+        assert summary.counts.succeeded == items
+    return {"items_per_s": items / taken, "cpu_us": cpu / items * 1e6, "peak_mib": _peak_mib()}
+
+
+async def batch_20k(folder: Path) -> Figures:
+    """20,000 items, and the references beside it."""
+    figures = await end_to_end(folder, 20_000)
+    return figures
+
+
+async def batch_200k(folder: Path) -> Figures:
+    """200,000 items."""
+    return await end_to_end(folder, 200_000)
+
+
+async def references(folder: Path) -> Figures:
+    """SQLite alone, asyncio alone."""
+    sqlite = await asyncio.to_thread(sqlite_items, folder)
+    python = await asyncio.to_thread(python_items)
+    return {"sqlite_items_per_s": sqlite, "asyncio_items_per_s": python}
+
+
+async def dry_run(folder: Path) -> Figures:
+    """A dry run of a million ids through the default filter; and the same ids only fetched."""
+    items = 1_000_000
+    flow = _app(folder)
+    workflow = Greet(items)
+    greet = flow.add(workflow)
+    async with flow:
+        begun = time.perf_counter()
+        statistics_ = await greet.dry_run()
+        taken = time.perf_counter() - begun
+        assert statistics_.total_eligible == statistics_.to_process == items
+        begun, cursor = time.perf_counter(), None
+        while True:
+            page = await workflow.fetch(NoParams(), cursor, Greet.page_size)
+            cursor = page.next_cursor
+            if cursor is None:
+                break
+        fetching = time.perf_counter() - begun
+    return {"ids_per_s": items / taken, "fetch_only_ids_per_s": items / fetching, "peak_mib": _peak_mib()}
+
+
+async def idle(folder: Path) -> Figures:
+    """A worker with nothing to do, for ten seconds."""
+    flow = _app(folder)
+    flow.add(Greet(1))
+    async with flow:
+        await asyncio.sleep(1)
+        cpu, begun = time.process_time(), time.perf_counter()
+        await asyncio.sleep(10)
+        share = (time.process_time() - cpu) / (time.perf_counter() - begun)
+    return {"core_percent": share * 100}
+
+
+class Latency(BatchWorkflow[NoParams]):
+    """Says when its first item is executed."""
+
+    name = "latency"
+    entry_flow = paginate_flow = execute_flow = None
+
+    def __init__(self) -> None:
+        self.executed_at = 0.0
+
+    async def fetch(self, params: NoParams, cursor: str | None, limit: int) -> Page:
+        return Page([f"item-{number}" for number in range(limit)])
+
+    async def execute(self, item_id: str) -> None:
+        self.executed_at = self.executed_at or time.perf_counter()
+
+
+async def latency(folder: Path) -> Figures:
+    """From trigger to the first item's execution, the median of 50; and one commit of SQLite beside it."""
+    flow = _app(folder)
+    workflow = Latency()
+    bound = flow.add(workflow)
+    taken: list[float] = []
+    commits: list[float] = []
+    async with flow:
+        for _ in range(50):
+            workflow.executed_at = 0.0
+            begun = time.perf_counter()
+            batch = await bound.trigger(force=True)
+            commits.append(time.perf_counter() - begun)
+            await batch.wait()
+            taken.append(workflow.executed_at - begun)
+    return {"first_ms": statistics.median(taken) * 1e3, "trigger_ms": statistics.median(commits) * 1e3}
+
+
+class Limited(Latency):
+    """Starts 200 items a second."""
+
+    name = "limited"
+    execute_flow = FlowControl(rate=200)
+
+    def __init__(self) -> None:
+        self.starts: list[float] = []
+
+    async def fetch(self, params: NoParams, cursor: str | None, limit: int) -> Page:
+        start = int(cursor or 0)
+        return Page([f"item-{start + number}" for number in range(limit)], str(start + limit) if start < 1950 else None)
+
+    async def execute(self, item_id: str) -> None:
+        self.starts.append(time.perf_counter())
+
+
+async def rate(folder: Path) -> Figures:
+    """A rate of 200 a second, over 2,000 items; the busiest second of it."""
+    flow = _app(folder)
+    workflow = Limited()
+    bound = flow.add(workflow)
+    async with flow:
+        await (await bound.trigger()).wait()
+    starts = workflow.starts
+    held = (len(starts) - 1) / (starts[-1] - starts[0])
+    busiest = max(sum(1 for at in starts[low : low + 250] if at < starts[low] + 1) for low in range(len(starts)))
+    return {"per_s": held, "busiest_second": busiest}
+
+
+SCENARIOS: dict[str, Callable[[Path], Awaitable[Figures]]] = {
+    scenario.__name__: scenario for scenario in (references, batch_20k, batch_200k, dry_run, idle, latency, rate)
+}
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        figures = SCENARIOS[sys.argv[1]](Path(folder))
+        print(json.dumps(asyncio.run(_await(figures))))
+
+
+async def _await(figures: Awaitable[Figures]) -> Figures:
+    return await figures
+
+
+if __name__ == "__main__":
+    main()

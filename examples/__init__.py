@@ -1,0 +1,1 @@
+"""Programs that use batchflow as an application would; nothing in the library imports them."""

@@ -1,0 +1,43 @@
+"""Two batches over one database: welcome placeholders for users, welcomes for their AI agents.
+
+    batchflow run examples.welcome_placeholder:flow welcome-placeholder --dry-run
+    batchflow run examples.welcome_placeholder:flow welcome-placeholder -p paidOnly=true
+
+The users and agents are made at the first use, in the file that WELCOME_DB names (welcome.db in the current folder).
+"""
+
+import os
+from functools import cache
+from pathlib import Path
+
+from batchflow import Batchflow
+from examples.welcome_placeholder.data import create
+from examples.welcome_placeholder.model import model_from_env
+from examples.welcome_placeholder.repository import AgentRepository, UserRepository
+from examples.welcome_placeholder.workflows import AgentWelcome, WelcomePlaceholder
+
+__all__ = ["database", "flow", "text_model", "users"]
+
+
+@cache
+def database() -> Path:
+    """The example's database, made when it is first asked for."""
+    path = Path(os.environ.get("WELCOME_DB", "welcome.db"))
+    create(path)
+    return path
+
+
+def users() -> UserRepository:
+    """The users in it."""
+    return UserRepository(database())
+
+
+def agents() -> AgentRepository:
+    """Their agents."""
+    return AgentRepository(database())
+
+
+text_model = model_from_env()
+flow = Batchflow()
+flow.add(WelcomePlaceholder(users, text_model))
+flow.add(AgentWelcome(agents, text_model))

@@ -1,0 +1,243 @@
+"""A small model of an engine and its store, in memory: enough to run a bound workflow to its end."""
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any, Literal, assert_never
+
+from batchflow.batch.bound import Workflow
+from batchflow.core.batch import Batch, Counts, Item, ItemState, NewBatch
+from batchflow.core.flow import FlowStatus
+from batchflow.core.ids import complete_id, item_run_id
+from batchflow.core.message import Claim, Message
+from batchflow.core.ports import Verdict
+from batchflow.core.run import Journal, Run, Step, merged, ripen
+from batchflow.core.settlement import Effect, Enter, Page, Publish, Settlement, StartItems
+from batchflow.serve.endpoint import Endpoint, Runtime
+from tests.batch.job import Clock, Job, NoChance
+
+
+class Model:
+    """A client to trigger and ask with, a journal to record in, and a worker that `drive` lets run until it is idle."""
+
+    def __init__(self, threads: ThreadPoolExecutor) -> None:
+        self.clock = Clock()
+        self.endpoints: dict[str, Endpoint] = {}
+        self.jobs: dict[str, Job] = {}
+        self.queue: deque[tuple[Message, int]] = deque()
+        self.published: list[Message] = []
+        self.known: set[str] = set()
+        self.journals: dict[str, Journal] = {}
+        self.results: dict[str, str] = {}
+        self.dead: dict[str, str] = {}
+        self.ledger: dict[str, set[str]] = {}
+        self.item_ms = 10
+        self.limits: list[FlowStatus] = []
+        self.failures: dict[str, int] = {}
+        self.change = asyncio.Event()
+        self.runtime = Runtime(journaling=self, clock=self.clock, entropy=NoChance(), threads=threads)
+
+    def serve(self, workflow: Workflow[Any, Any]) -> None:
+        self.endpoints.update((endpoint.route, endpoint) for endpoint in workflow.endpoints)
+
+    # The client's port
+
+    def now(self) -> int:
+        return self.clock.ms
+
+    def new_id(self, kind: Literal["run", "batch"]) -> str:
+        return f"{'bat' if kind == 'batch' else 'run'}_{len(self.jobs):03}"
+
+    async def publish(self, messages: Sequence[Message]) -> None:
+        for message in messages:
+            if message.id not in self.known:
+                self.known.add(message.id)
+                self.published.append(message)
+                self.queue.append((message, -1))
+                if message.batch:
+                    self._work(message.batch, +1)
+
+    async def open_batch(self, batch: NewBatch, messages: Sequence[Message]) -> bool:
+        if batch.id in self.jobs:
+            return False
+        made = Batch(
+            id=batch.id,
+            workflow=batch.workflow,
+            state="pending",
+            params=batch.params,
+            force=batch.force,
+            label=batch.label,
+            created_at=self.now(),
+        )
+        self.jobs[batch.id] = Job(batch, made)
+        await self.publish(messages)
+        return True
+
+    async def batch(self, id: str) -> Batch | None:
+        return self.jobs[id].batch if id in self.jobs else None
+
+    async def flows(self, keys: Sequence[str]) -> Sequence[FlowStatus]:
+        return self.limits
+
+    async def batches(
+        self, *, workflow: str | None = None, open_only: bool = False, limit: int = 50
+    ) -> Sequence[Batch]:
+        found = [job.batch for job in reversed(self.jobs.values()) if workflow in (None, job.batch.workflow)]
+        return [it for it in found if not (open_only and it.is_final)][:limit]
+
+    async def items(self, batch: str, *, state: ItemState | None, after: int, limit: int) -> Sequence[Item]:
+        items = [item for number, item in sorted(self.jobs[batch].items.items()) if number > after]
+        return [item for item in items if state in (None, item.state)][:limit]
+
+    async def cancel_batch(self, id: str) -> bool:
+        job = self.jobs[id]
+        if job.batch.is_final:
+            return False
+        job.batch = replace(job.batch, state="cancelled", working=0, ended_at=self.now())
+        self.queue = deque(it for it in self.queue if it[0].batch != id)
+        return True
+
+    async def run(self, id: str) -> Run | None:
+        return None
+
+    async def cancel_run(self, id: str) -> bool:
+        return False
+
+    async def processed(self, workflow: str, ids: Sequence[str]) -> frozenset[str]:
+        return frozenset(self.ledger.get(workflow, set()).intersection(ids))
+
+    @property
+    def changes(self) -> int:
+        return 0
+
+    async def changed(self, since: int, timeout: float) -> None:
+        await self.change.wait()
+
+    # The journal's port
+
+    async def record(self, claim: str, fence: int, step: Step) -> Verdict:
+        self.journals[claim] = merged(self.journals.get(claim, ()), (step,))
+        return "recorded"
+
+    # The worker
+
+    async def drive(self) -> None:
+        """Deliver everything, moving the clock on to whatever is due next."""
+        while self.queue:
+            self._tell()
+            message, number = self.queue.popleft()
+            self.clock.ms = max(self.clock.ms, message.not_before)
+            claim = self._claim(message, number)
+            self.clock.ms += self.item_ms if number >= 0 else 0
+            delivery = self.endpoints[message.destination].deliver(claim, self.runtime)
+            settlement = await asyncio.create_task(delivery)
+            assert settlement is not None
+            await self._settle(settlement, message, number)
+
+        self._tell()
+
+    def _tell(self) -> None:
+        self.change.set()
+        self.change = asyncio.Event()
+
+    def _claim(self, message: Message, number: int) -> Claim:
+        job = self.jobs.get(message.batch or "")
+        journal = self.journals.get(message.id, ())
+        self.journals[message.id] = journal = merged(journal, ripen(journal, self.now()))
+        return Claim(
+            id=message.id,
+            fence=1,
+            destination=message.destination,
+            body=message.body,
+            batch=message.batch,
+            number=number,
+            item=job.items[number].id if job and number >= 0 else "",
+            failures=self.failures.get(message.id, 0),
+            journal=journal,
+            params=job.new.params if job else "null",
+        )
+
+    async def _settle(self, settlement: Settlement, message: Message, number: int) -> None:
+        self.journals[message.id] = merged(self.journals.get(message.id, ()), settlement.steps)
+        if settlement.ending in ("retry", "suspended", "parked"):
+            self.failures[message.id] = self.failures.get(message.id, 0) + (settlement.ending == "retry")
+            self.queue.append((replace(message, not_before=settlement.due), number))
+            return
+        if settlement.result is not None:
+            self.results[message.id] = settlement.result
+        if settlement.ending == "dead":
+            self.dead[message.id] = settlement.error or ""
+        for effect in settlement.effects:
+            await self._apply(effect)
+        if message.batch:
+            self._end(self.jobs[message.batch], settlement, number)
+
+    async def _apply(self, effect: Effect) -> None:
+        match effect:
+            case Enter(batch, total):
+                job = self.jobs[batch]
+                job.entered = True
+                job.batch = replace(job.batch, state="open", total=total)
+            case Page(batch, eligible, already_processed, duplicates, left_out, chunks):
+                job = self.jobs[batch]
+                job.count(
+                    eligible=eligible, already_processed=already_processed, duplicates=duplicates, left_out=left_out
+                )
+                job.batch = replace(job.batch, pages=job.batch.pages + 1, chunks=job.batch.chunks + chunks)
+            case StartItems(batch, first, ids):
+                self._start(self.jobs[batch], first, ids)
+            case Publish(messages):
+                await self.publish(messages)
+            case _:
+                assert_never(effect)
+
+    def _start(self, job: Job, first: int, ids: tuple[str, ...]) -> None:
+        for number, id in enumerate(ids, first):
+            if any(item.id == id for item in job.items.values()):
+                job.count(duplicates=1)
+                continue
+            job.items[number] = Item(number=number, id=id, state="open")
+            job.count(open=1)
+            message = Message(
+                id=item_run_id(job.new.id, number), destination=job.new.execute, flow=job.new.flow, batch=job.new.id
+            )
+            self.queue.append((message, number))
+
+    def _end(self, job: Job, settlement: Settlement, number: int) -> None:
+        if number < 0:
+            self._work(job.new.id, -1)
+            if settlement.ending == "dead" and not job.batch.is_final:
+                job.batch = replace(job.batch, state="failed", error=settlement.error, ended_at=self.now())
+        else:
+            state: ItemState = "succeeded" if settlement.ending == "done" else "failed"
+            item = job.items[number]
+            job.items[number] = replace(item, state=state, result=settlement.result, error=settlement.error)
+            job.count(open=-1, **{state: 1})
+            job.batch = replace(job.batch, worked_ms=job.batch.worked_ms + self.item_ms)
+            if state == "succeeded":
+                self.ledger.setdefault(job.batch.workflow, set()).add(item.id)
+        self._complete(job)
+
+    def _complete(self, job: Job) -> None:
+        if job.batch.is_final or not job.entered or job.batch.working or job.batch.counts.open:
+            return
+        job.batch = replace(job.batch, state="completed", ended_at=self.now())
+        if job.new.complete:
+            message = Message(
+                id=complete_id(job.new.id),
+                destination=job.new.complete,
+                flow=job.new.complete_flow,
+                batch=job.new.id,
+            )
+            self.queue.append((message, -1))
+            self._work(job.new.id, +1)
+
+    def _work(self, batch: str, more: int) -> None:
+        job = self.jobs[batch]
+        job.batch = replace(job.batch, working=job.batch.working + more)
+
+    def counts(self, batch: str) -> Counts:
+        """Where the items of a batch stand."""
+        return self.jobs[batch].batch.counts

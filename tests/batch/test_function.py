@@ -1,0 +1,169 @@
+"""The short form: a function of one id becomes a workflow."""
+
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+
+from batchflow.batch.function import function_batch
+from batchflow.batch.workflow import BatchWorkflow, NoParams
+from batchflow.core.flow import FlowControl
+from batchflow.core.retry import RetryPolicy
+from batchflow.errors import ConfigurationError, InputError
+from tests.batch.model import Model
+from tests.batch.samples import bound
+
+IDS = [f"u{number}" for number in range(130)]
+
+
+async def greet_user(user_id: str) -> str:
+    """Say hello."""
+    return f"Hello, {user_id}!"
+
+
+def greet_only() -> BatchWorkflow[NoParams, str, None]:
+    def greet_only(id: str) -> None: ...
+
+    return function_batch(greet_only)
+
+
+def test_a_function_names_its_workflow() -> None:
+    """Its own name, and what its parameter is an id of."""
+    made = function_batch(greet_user).__batch__
+    assert (made.name, made.routes.process, made.wire.id) == ("greet-user", "/greet-user/process-users", "userId")
+    assert (made.result_codec.annotation, made.owner) == (str, "greet_user")
+    assert made.execute_flow == FlowControl(parallelism=10, rate=5, key="greet-user.execute")
+    other = function_batch(greet_user, name="hello", flow=None, retry=RetryPolicy.none(), timeout="5s").__batch__
+    assert (other.name, other.execute_flow, other.retry, other.timeout_ms) == (
+        "hello",
+        FlowControl(key="hello.execute"),
+        RetryPolicy.none(),
+        5_000,
+    )
+
+
+async def test_named_ids_are_run(model: Model) -> None:
+    """Without a source every trigger names its ids."""
+    workflow = bound(model, function_batch(greet_user))
+    batch = await workflow.trigger(ids=["u1", "u2"])
+    await model.drive()
+    assert [pair async for pair in batch.results()] == [("u1", "Hello, u1!"), ("u2", "Hello, u2!")]
+    with pytest.raises(InputError) as raised:
+        await workflow.trigger()
+    assert str(raised.value) == ("'greet-user' has no source of ids; name them: trigger(ids=[…]), or give it one")
+
+
+async def test_a_plain_function_runs_in_a_thread(model: Model) -> None:
+    """And returns its result like any other."""
+
+    def double(item_id: str) -> int:
+        return int(item_id) * 2
+
+    batch = await bound(model, function_batch(double, ids=["1", "2"])).trigger()
+    await model.drive()
+    assert [pair async for pair in batch.results()] == [("1", 2), ("2", 4)]
+
+
+begun: list[str] = []
+
+
+def called() -> list[str]:
+    begun.append("list")
+    return IDS
+
+
+def generated() -> Iterator[str]:
+    begun.append("generator")
+    yield from IDS
+
+
+async def awaited() -> list[str]:
+    begun.append("coroutine")
+    return IDS
+
+
+async def streamed() -> AsyncIterator[str]:
+    begun.append("stream")
+    for id in IDS:
+        yield id
+
+
+@pytest.mark.parametrize("source", [IDS, tuple(IDS), called, generated, awaited, streamed])
+async def test_every_source_is_read_once_in_its_order(model: Model, source: Any) -> None:
+    """A generator is not begun again for every page."""
+    begun.clear()
+    batch = await bound(model, function_batch(greet_user, ids=source)).trigger()
+    await model.drive()
+    assert [item.id async for item in batch.items()] == IDS
+    assert len(begun) <= 1
+
+
+@pytest.mark.parametrize("source", [called, generated, streamed])
+async def test_a_page_asked_for_again_is_the_same(model: Model, source: Any) -> None:
+    """What is not open any more, after a crash or in another process, is begun again and read up to its place."""
+    begun.clear()
+    workflow = function_batch(greet_user, ids=source)
+    fetch: Any = getattr(workflow, "fetch")  # noqa: B009
+    stats = await bound(model, workflow).dry_run()
+    assert stats.to_process == 130
+    from batchflow.batch.scope import SCOPE, Scope
+
+    token = SCOPE.set(Scope(model, "greet-user", NoParams()))
+    try:
+        assert (await fetch(NoParams(), "120", 50)).ids == IDS[120:]
+        assert (await fetch(NoParams(), "200", 50)).ids == []
+        page = await fetch(NoParams(), "50", 50)
+    finally:
+        SCOPE.reset(token)
+    assert (page.ids, page.next_cursor) == (IDS[50:100], "100")
+    assert len(begun) == 4
+
+
+async def test_a_list_that_fills_its_last_page_ends_there(model: Model) -> None:
+    """No empty page follows where the end can be seen."""
+    batch = await bound(model, function_batch(greet_user, ids=IDS[:100])).trigger()
+    await model.drive()
+    assert model.jobs[batch.id].batch.pages == 2
+
+
+async def two(a: str, b: str) -> None: ...
+async def none() -> None: ...
+async def number(item_id: int) -> None: ...
+async def silent(item_id: str):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("function", "options", "sentence"),
+    [
+        (two, {}, "'two' has to take one argument, the id of an item; write two(item_id: str)"),
+        (none, {}, "'none' has to take one argument, the id of an item; write none(item_id: str)"),
+        (
+            number,
+            {},
+            "'number' declares 'item_id: int' and is given an id; write item_id: str, or a BatchWorkflow whose load "
+            "makes more of it",
+        ),
+        (silent, {}, "'silent' does not say what it returns; write its return type, such as -> None"),
+        (
+            greet_user,
+            {"ids": 5},
+            "the ids of 'greet_user' cannot be 5; write a sequence of strings, or a function that gives them",
+        ),
+        (
+            greet_user,
+            {"name": "a b"},
+            "greet_user.name cannot be 'a b'; write letters and digits, with '-', '_' or '.' between them",
+        ),
+        (
+            greet_user,
+            {"flow": 3},
+            "greet_user.execute_flow cannot be 3; write FlowControl(parallelism=10, rate=5), or None for no limits",
+        ),
+    ],
+)
+def test_a_wrong_function_is_refused(function: Any, options: dict[str, Any], sentence: str) -> None:
+    """When it is decorated, with what to write."""
+    with pytest.raises(ConfigurationError) as raised:
+        function_batch(function, **options)
+    assert str(raised.value) == sentence

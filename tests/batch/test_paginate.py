@@ -1,0 +1,169 @@
+"""Layer 2: pages, chunks, limits, and what a source must not do."""
+
+from typing import Any
+
+import pytest
+
+from batchflow.batch.workflow import Page
+from batchflow.core.ids import chunk_id, page_id
+from tests.batch.model import Model
+from tests.batch.samples import Plain, Welcome, body, bound, events
+
+
+async def test_a_page_is_cut_into_chunks(model: Model, logs: list[dict[str, object]]) -> None:
+    """More than `chunk_size` ids go on as chunks with ids and first number; the next page is published with them."""
+    batch = await bound(model, Welcome(users=70)).trigger()
+    await model.drive()
+    page = page_id(batch.id, 0)
+    assert model.results[page] == '{"success":true,"processedItems":50,"skippedItems":0,"nextCursor":"50"}'
+    chunks = [message for message in model.published if message.id.startswith(f"{page}.c")]
+    assert [message.id for message in chunks] == [chunk_id(batch.id, 0, number) for number in range(3)]
+    assert [body(message).get("first", 0) for message in chunks] == [0, 20, 40]
+    assert body(chunks[2])["userIds"] == [f"u{number}" for number in range(40, 50)]
+    assert model.results[chunks[0].id] == '{"success":true,"processedItems":20}'
+    following = next(message for message in model.published if message.id == page_id(batch.id, 1))
+    assert body(following)["cursor"] == "50"
+    assert [step.name for step in model.journals[page]] == ["welcome:get-batch", "welcome:filter-existing"]
+    wanted = [
+        "[welcome:paginate] Got batch",
+        "[welcome:paginate] After filtering",
+        "[welcome:paginate] Fanout mode",
+        "[welcome:paginate] welcome:fanout:1/3",
+        "[welcome:paginate] welcome:fanout:2/3",
+        "[welcome:paginate] welcome:fanout:3/3",
+        "[welcome:paginate] Scheduling next page",
+        "[welcome:paginate] welcome:next-page",
+        "[welcome:paginate] Processing specific itemIds",
+        "[welcome:paginate] welcome:execute:u0",
+    ]
+    lines = [text for text in events(logs) if str(text).startswith("[welcome:paginate]")]
+    assert lines[: len(wanted)] == wanted
+    assert "[welcome:paginate] No more pages" in lines
+
+
+async def test_the_log_lines_carry_the_numbers(model: Model, logs: list[dict[str, object]]) -> None:
+    """Sizes, cursors and skips are key-values, not part of the text."""
+    welcome = Welcome(users=70)
+    welcome.cached = {"u1"}
+    await bound(model, welcome).trigger()
+    await model.drive()
+    by_text: dict[object, dict[str, object]] = {}
+    for line in logs:
+        by_text.setdefault(line["event"], line)
+    got, filtered, fanout = (
+        by_text[f"[welcome:paginate] {text}"] for text in ("Got batch", "After filtering", "Fanout mode")
+    )
+    assert (got["size"], got["next_cursor"]) == (50, "50")
+    assert (filtered["need"], filtered["skipped"]) == (49, 1)
+    assert (fanout["chunks"], fanout["chunk_size"], fanout["total"]) == (3, 20, 49)
+
+
+async def test_a_small_page_starts_its_items_itself(model: Model) -> None:
+    """Numbers go on from page to page: page times page size, plus the place among those to process."""
+    pages = {None: Page(["a", "b"], "1"), "1": Page(["c"], "2"), "2": Page([])}
+    batch = await bound(model, Plain(pages)).trigger()
+    await model.drive()
+    assert [(item.number, item.id) for item in model.jobs[batch.id].items.values()] == [(0, "a"), (1, "b"), (50, "c")]
+    assert model.results[page_id(batch.id, 2)] == '{"success":true,"message":"Pagination complete"}'
+
+
+async def test_an_empty_page_in_the_middle_loses_nothing(model: Model) -> None:
+    """An empty page that names a next cursor does not end the walk."""
+    plain = Plain({None: Page([], "1"), "1": Page(["a"])})
+    batch = await bound(model, plain).trigger()
+    await model.drive()
+    assert plain.done == ["a"]
+    assert model.results[page_id(batch.id, 0)] == (
+        '{"success":true,"processedItems":0,"skippedItems":0,"nextCursor":"1"}'
+    )
+
+
+async def test_duplicates_within_a_page_are_counted(model: Model) -> None:
+    """Every mention is eligible, and runs once."""
+    plain = Plain({None: Page(["a", "b", "a"])})
+    batch = await bound(model, plain).trigger()
+    await model.drive()
+    counts = model.counts(batch.id)
+    assert (counts.eligible, counts.succeeded, counts.duplicates) == (3, 2, 1)
+
+
+async def test_force_skips_the_filter(model: Model) -> None:
+    """What is processed already runs again."""
+    plain = Plain({None: Page(["a", "b"])})
+    workflow = bound(model, plain)
+    model.ledger["plain"] = {"a", "b"}
+    again = await workflow.trigger()
+    await model.drive()
+    forced = await workflow.trigger(force=True)
+    await model.drive()
+    assert model.counts(again.id).already_processed == 2
+    assert model.counts(forced.id).succeeded == 2
+    assert [step.name for step in model.journals[page_id(forced.id, 0)]] == ["plain:get-batch"]
+
+
+async def test_a_limit_stops_the_walk(model: Model) -> None:
+    """So many are started; what is left on the page is left out, and no page follows."""
+    plain = Plain({None: Page(["a", "b"], "1"), "1": Page(["c", "d", "e"], "2")})
+    batch = await bound(model, plain).trigger(limit=3)
+    await model.drive()
+    assert plain.done == ["a", "b", "c"]
+    counts = model.counts(batch.id)
+    assert (counts.eligible, counts.succeeded, counts.left_out) == (5, 3, 2)
+    assert (await batch.wait()).state == "completed"
+
+
+async def test_a_limit_reached_with_a_page_needs_no_other(model: Model) -> None:
+    """The walk ends with the page that fills the limit."""
+    plain = Plain({None: Page(["a", "b"], "1")})
+    await bound(model, plain).trigger(limit=2)
+    await model.drive()
+    assert plain.done == ["a", "b"]
+
+
+MANY = [f"i{number}" for number in range(51)]
+page: Any = Page
+CIRCLE = (
+    "Plain.fetch came back to the cursor '{}', so its pages would never end; next_cursor has to move on, and be None "
+    "at the end"
+)
+
+
+@pytest.mark.parametrize(
+    ("pages", "sentence"),
+    [
+        ({None: Page(MANY)}, "Plain.fetch returned 51 ids where at most 50 were asked for"),
+        ({None: Page(["a", ""])}, "Plain.fetch returned the id ''; ids are non-empty strings"),
+        ({None: page([7])}, "Plain.fetch returned the id 7; ids are non-empty strings"),
+        ({None: Page("abc")}, "Plain.fetch returned a str as the ids of its Page; write a list of strings"),
+        ({None: page(["a"], 5)}, "Plain.fetch returned next_cursor=5; write a string, or None at the end"),
+        ({None: ["a"]}, "Plain.fetch returned a list; write: return Page(ids=[…], next_cursor=…)"),
+        ({None: None}, "Plain.fetch returned None; write: return Page(ids=[…], next_cursor=…)"),
+        ({None: Page(["a"], "1"), "1": Page(["b"], "1")}, CIRCLE.format("1")),
+        ({None: Page(["a"], "1"), "1": Page(["b"], "2"), "2": Page(["c"], "1")}, CIRCLE.format("1")),
+    ],
+)
+async def test_a_walk_that_cannot_go_on_ends_with_a_sentence(
+    model: Model, pages: dict[str | None, Page], sentence: str, logs: list[dict[str, object]]
+) -> None:
+    """It is not tried again, and the batch says why."""
+    batch = await bound(model, Plain(pages)).trigger()
+    await model.drive()
+    summary = await batch.wait()
+    assert summary.state == "failed"
+    assert sentence in (summary.error or "")
+    assert any(
+        str(text).startswith("[plain:paginate:error] ") and sentence in str(text) for text in events(logs, "error")
+    )
+
+
+class Filtering(Plain):
+    async def filter(self, params: object, ids: object) -> list[str]:
+        return ["z"]
+
+
+async def test_a_filter_returns_some_of_what_it_was_given(model: Model) -> None:
+    """An id from elsewhere has no place in the page."""
+    batch = await bound(model, Filtering({None: Page(["a"])})).trigger()
+    await model.drive()
+    sentence = "Filtering.filter returned 'z', which is not among the ids it was given"
+    assert sentence in ((await batch.wait()).error or "")

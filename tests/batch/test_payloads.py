@@ -1,0 +1,97 @@
+"""Payloads as they come over the wire."""
+
+from datetime import date
+from typing import Any
+
+import pytest
+from pydantic import AliasPath, BaseModel, Field
+
+from batchflow.batch.payloads import EntryRequest, Payloads
+from batchflow.batch.walk import Probe
+from batchflow.errors import InputError
+from tests.batch.samples import Audience, Welcome
+from tests.batch.test_refusals import WORKFLOW, made
+
+WELCOME = Payloads(Welcome.__batch__)
+
+
+class Span(BaseModel):
+    since_day: date
+    plan: str = Field(default="all", alias="planName")
+    region: str = Field(default="eu", validation_alias=AliasPath("place", "region"))
+
+
+def of(params: Any) -> Payloads:
+    return Payloads(made(WORKFLOW[params]).__batch__)
+
+
+def test_controls_and_parameters_stand_side_by_side() -> None:
+    """camelCase outside, snake_case inside."""
+    text = '{"dryRun":true,"force":true,"limit":3,"userIds":["a"],"label":"x","dedupId":"y","paidOnly":true}'
+    assert WELCOME.read_entry(text) == EntryRequest(
+        params=Audience(paid_only=True), dry_run=True, force=True, limit=3, ids=["a"], label="x", dedup_id="y"
+    )
+
+
+@pytest.mark.parametrize("text", ["", "  ", "{}", "null", b""])
+def test_an_empty_payload_is_all_defaults(text: str | bytes) -> None:
+    """A trigger needs no body."""
+    assert WELCOME.read_entry(text) == EntryRequest(params=Audience())
+
+
+def test_parameters_are_sent_by_any_of_their_names() -> None:
+    """Their own, camelCase, and the aliases of the model."""
+    read = of(Span).read_entry('{"sinceDay":"2024-05-01","planName":"pro","place":{"region":"us"}}').params
+    assert (read.since_day, read.plan, read.region) == (date(2024, 5, 1), "pro", "us")
+    assert of(Span).read_entry('{"since_day":"2024-05-01","plan":"pro"}').params.plan == "pro"
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence", "field"),
+    [
+        ('{"paidonly":true}', "Unknown field 'paidonly' for welcome; did you mean 'paidOnly'?", "paidonly"),
+        ('{"dryrun":true}', "Unknown field 'dryrun' for welcome; did you mean 'dryRun'?", "dryrun"),
+        (
+            '{"zzz":1}',
+            "Unknown field 'zzz' for welcome; known are 'dedupId', 'dryRun', 'force', 'label', 'limit', 'paidOnly', "
+            "'userIds'",
+            "zzz",
+        ),
+        (
+            '{"paidOnly":"perhaps"}',
+            "'paidOnly' does not fit: Input should be a valid boolean, unable to interpret input",
+            "paidOnly",
+        ),
+        ('{"limit":0}', "'limit' does not fit: Input should be greater than or equal to 1", "limit"),
+        ('{"userIds":"a"}', "'userIds' does not fit: Input should be a valid list", "userIds"),
+        ("[1]", "The payload for welcome is a JSON object, not list", None),
+    ],
+)
+def test_a_payload_that_does_not_fit_is_refused(text: str, sentence: str, field: str | None) -> None:
+    """The sentence names the field, and what it was probably meant to be."""
+    with pytest.raises(InputError) as raised:
+        WELCOME.read_entry(text)
+    assert (str(raised.value), raised.value.field) == (sentence, field)
+
+
+def test_what_is_no_json_is_refused() -> None:
+    """With the place where it stops being JSON."""
+    with pytest.raises(InputError, match="The payload for welcome is no JSON: .* at line 1 column 2"):
+        WELCOME.read_entry("nonsense")
+
+
+def test_a_page_is_written_short_and_read_back() -> None:
+    """What has its default is not sent."""
+    page = WELCOME.paginate(cursor="c", page=2, probe=Probe("a", 4, 1))
+    assert page.text() == '{"cursor":"c","page":2,"probe":["a",4,1]}'
+    assert WELCOME.read_page(page.text()) == page
+    chunk = WELCOME.paginate(item_ids=["a"], first=20)
+    assert chunk.text() == '{"userIds":["a"],"first":20}'
+    assert WELCOME.read_page('{"userIds":["a"],"paidOnly":true}').item_ids == ["a"]
+
+
+def test_the_schema_shows_everything_that_may_be_sent() -> None:
+    """Controls and parameters, by their names on the wire."""
+    schema = WELCOME.entry_model.model_json_schema()
+    assert sorted(schema["properties"]) == ["dedupId", "dryRun", "force", "label", "limit", "paidOnly", "userIds"]
+    assert of(Span).entry_model.model_json_schema()["required"] == ["sinceDay"]

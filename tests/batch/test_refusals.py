@@ -1,0 +1,212 @@
+"""Which classes are refused, and with which words."""
+
+import re
+from collections.abc import Callable
+from types import new_class
+from typing import Any
+
+import pytest
+from pydantic import AliasChoices, BaseModel, Field
+
+from batchflow.batch.hooks import NAMES
+from batchflow.batch.workflow import BatchWorkflow, NoParams, Page
+from batchflow.errors import ConfigurationError
+from batchflow.serve.context import WorkflowContext
+from tests.batch.samples import Audience, Greeting, User
+
+WORKFLOW: Any = BatchWorkflow
+
+
+async def fetch(self: object, params: Any, cursor: str | None, limit: int) -> Page:
+    return Page(ids=[])
+
+
+async def execute(self: object, item_id: str) -> None: ...
+
+
+def made(base: Any = BatchWorkflow, /, **space: Any) -> type[BatchWorkflow[Any, Any, Any]]:
+    """A class `Orders` with `fetch` and `execute`, unless `space` says otherwise; None takes a hook away."""
+    written = {"fetch": fetch, "execute": execute, **space}
+    kept = {name: value for name, value in written.items() if value is not None or name not in NAMES}
+    return new_class("Orders", (base,), {}, lambda body: body.update(kept))
+
+
+async def untyped(self: object, item_id: Any) -> Any: ...
+async def takes_two(self: object, a: str, b: str) -> None: ...
+async def takes_user(self: object, user: User) -> None: ...
+async def gives_text(self: object, item_id: str) -> str: ...
+async def gives_list(self: object, params: Any, cursor: str | None, limit: int) -> list[str]: ...
+async def yields(self: object, params: Any, cursor: str | None, limit: int) -> Any:
+    yield Page(ids=[])
+
+
+def sync_process(self: object, ctx: WorkflowContext[Any], item: str) -> None: ...
+async def loads_text(self: object, user_id: str) -> str | None: ...
+async def executes_user(self: object, user: User) -> Greeting: ...
+
+
+FETCH = "async def fetch(self, params: NoParams, cursor: str | None, limit: int) -> Page"
+EXECUTE = "async def execute(self, item_id: str) -> None"
+TYPED = BatchWorkflow[Audience, User, Greeting]
+
+
+def params_with(**fields: Any) -> Any:
+    space = {"__annotations__": dict.fromkeys(fields, str), **fields}
+    return WORKFLOW[type("Given", (BaseModel,), space)]
+
+
+REFUSED: list[tuple[str, Callable[[], object], str]] = [
+    ("no fetch", lambda: made(fetch=None), f"Orders has no fetch; write: {FETCH}"),
+    ("no execute", lambda: made(execute=None), f"Orders has no execute; write: {EXECUTE}"),
+    (
+        "no load",
+        lambda: made(TYPED, execute=executes_user),
+        "Orders has no load, which makes a User of an id; write: async def load(self, item_id: str) -> User | None",
+    ),
+    (
+        "hook misspelt",
+        lambda: made(execute=None, excute=execute),
+        "Unknown hook 'excute' of Orders; did you mean 'execute'?",
+    ),
+    ("hook in camel", lambda: made(onComplete=1), "Unknown hook 'onComplete' of Orders; did you mean 'on_complete'?"),
+    ("hook turned round", lambda: made(laod=execute), "Unknown hook 'laod' of Orders; did you mean 'load'?"),
+    ("option misspelt", lambda: made(chunksize=5), "Unknown option 'chunksize' of Orders; did you mean 'chunk_size'?"),
+    (
+        "too many parameters",
+        lambda: made(execute=takes_two),
+        f"Orders.execute cannot be called with 1 argument (item_id); write: {EXECUTE}",
+    ),
+    (
+        "too few parameters",
+        lambda: made(fetch=execute),
+        f"Orders.fetch cannot be called with 3 arguments (params, cursor, limit); write: {FETCH}",
+    ),
+    ("no function", lambda: made(fetch=3), f"Orders.fetch is no function but 3; write: {FETCH}"),
+    ("a generator", lambda: made(fetch=yields), f"Orders.fetch yields where it has to return; write: {FETCH}"),
+    (
+        "another item",
+        lambda: made(execute=takes_user),
+        f"Orders.execute declares 'user: User' but is given str; write: {EXECUTE}",
+    ),
+    (
+        "another result",
+        lambda: made(execute=gives_text),
+        f"Orders.execute declares that it returns str, not None; write: {EXECUTE}",
+    ),
+    (
+        "no page",
+        lambda: made(fetch=gives_list),
+        f"Orders.fetch declares that it returns list[str], not Page; write: {FETCH}",
+    ),
+    (
+        "load of another item",
+        lambda: made(TYPED, load=loads_text, execute=executes_user),
+        "Orders.load declares that it returns str | None, not User | None; write: "
+        "async def load(self, item_id: str) -> User | None",
+    ),
+    (
+        "sync process",
+        lambda: made(process=sync_process),
+        "Orders.process has to be async, since it awaits its ctx; write: "
+        "async def process(self, ctx: WorkflowContext, item_id: str) -> None",
+    ),
+    (
+        "params no model",
+        lambda: made(WORKFLOW[dict[str, str]]),
+        "Orders's parameters are a pydantic model, not dict[str, str]; write a class of BaseModel as the first type "
+        "in BatchWorkflow[…]",
+    ),
+    (
+        "a type by its name",
+        lambda: made(WORKFLOW[Audience, "User"]),
+        "Orders does not say what its item type is; write the class itself in BatchWorkflow[Params, Item, Result], "
+        "or abstract=True for a base of other workflows",
+    ),
+    (
+        "what has no JSON form",
+        lambda: made(WORKFLOW[NoParams, str, type(re)], execute=untyped),
+        "Orders's result type: module has no JSON form: pydantic knows none; declare a model, a dataclass or plain "
+        "data",
+    ),
+    (
+        "a reserved parameter",
+        lambda: made(params_with(dry_run="")),
+        "Orders's parameter 'Given.dry_run' goes by 'dryRun' in payloads, which is batchflow's own there; name it "
+        "otherwise",
+    ),
+    (
+        "a reserved alias",
+        lambda: made(params_with(after=Field(default="", alias="cursor"))),
+        "Orders's parameter 'Given.after' goes by 'cursor' in payloads, which is batchflow's own there; name it "
+        "otherwise",
+    ),
+    (
+        "a reserved choice",
+        lambda: made(params_with(after=Field(default="", validation_alias=AliasChoices("since", "page")))),
+        "Orders's parameter 'Given.after' goes by 'page' in payloads, which is batchflow's own there; name it "
+        "otherwise",
+    ),
+    (
+        "the entity's key",
+        lambda: made(params_with(order_id=""), entity="order"),
+        "Orders's parameter 'Given.order_id' goes by 'orderId' in payloads, which is batchflow's own there; name it "
+        "otherwise",
+    ),
+    (
+        "two of one name",
+        lambda: made(params_with(paid_only="", paidOnly="")),
+        "Orders's parameters 'paid_only' and 'paidOnly' of Given both go by 'paidOnly' in payloads; rename one",
+    ),
+    (
+        "no page size",
+        lambda: made(page_size=0),
+        "Orders.page_size cannot be 0; write a whole number from 1 to 10,000, such as 50",
+    ),
+    (
+        "a yes",
+        lambda: made(chunk_size=True),
+        "Orders.chunk_size cannot be True; write a whole number from 1 to 10,000, such as 50",
+    ),
+    (
+        "no flow",
+        lambda: made(execute_flow=5),
+        "Orders.execute_flow cannot be 5; write FlowControl(parallelism=10, rate=5), or None for no limits",
+    ),
+    ("no policy", lambda: made(retry=3), "Orders.retry cannot be 3; write RetryPolicy(retries=3)"),
+    ("no flag", lambda: made(count_first=1), "Orders.count_first cannot be 1; write True or False"),
+    ("no time", lambda: made(item_timeout=0), "Orders.item_timeout cannot be 0; write a duration such as '15m'"),
+    (
+        "no duration",
+        lambda: made(processed_ttl="soon"),
+        "'Orders.processed_ttl' cannot be 'soon', which is no duration; write seconds such as 10, text such as "
+        "'500ms', '10s', '2h30m' or '7d', or a timedelta",
+    ),
+    (
+        "no URL",
+        lambda: made(name="my orders"),
+        "Orders.name cannot be 'my orders'; write letters and digits, with '-', '_' or '.' between them",
+    ),
+    (
+        "an entity with a slash",
+        lambda: made(entity="a/b"),
+        "Orders.entity cannot be 'a/b'; write letters and digits, with '-', '_' or '.' between them",
+    ),
+    (
+        "one route for two",
+        lambda: made(entity="sheep", entity_plural="sheep", execute_verb="process"),
+        "Orders would serve two layers at '/orders/process-sheep'; set another entity_plural or execute_verb",
+    ),
+    (
+        "a name that is given",
+        lambda: made(params=1),
+        "Orders.params hides what batchflow gives the hooks; use another name",
+    ),
+]
+
+
+@pytest.mark.parametrize(("make", "sentence"), [it[1:] for it in REFUSED], ids=[it[0] for it in REFUSED])
+def test_a_wrong_class_is_refused_when_it_is_made(make: Callable[[], object], sentence: str) -> None:
+    """One sentence names the class, the hook or option, and what to write."""
+    with pytest.raises(ConfigurationError) as raised:
+        make()
+    assert str(raised.value) == sentence

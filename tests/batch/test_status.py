@@ -1,0 +1,50 @@
+"""How far a batch is, and how it ended, in numbers and as text."""
+
+from batchflow.batch.status import BatchStatus
+from batchflow.batch.summary import BatchSummary
+from batchflow.core.batch import Batch, BatchState, Counts
+
+NONE = Counts()
+
+
+def status(
+    state: BatchState = "open", counts: Counts = NONE, *, total: int | None = None, count_first: bool = False
+) -> BatchStatus:
+    batch = Batch(id="bat_1", workflow="w", state=state, counts=counts, total=total, created_at=0)
+    return BatchStatus.of(batch, 2_000, count_first=count_first)
+
+
+def test_a_total_is_so_far_until_it_is_known() -> None:
+    """Without it there is neither percent nor time to go."""
+    walking = status(counts=Counts(open=60, succeeded=40))
+    assert (walking.total, walking.is_total_known, walking.percent, walking.eta_ms) == (100, False, None, None)
+    assert str(walking) == "w bat_1 open: 40 of 100 so far, 20.0/s; 60 open, 40 succeeded"
+
+
+def test_a_sealed_batch_knows_its_end() -> None:
+    """All pages are walked, so what was started is all there is."""
+    sealed = status("sealed", Counts(open=60, succeeded=30, failed=10))
+    assert (sealed.percent, sealed.items_per_second, sealed.eta_ms) == (40.0, 20.0, 3_000)
+    assert str(sealed) == ("w bat_1 sealed: 40 of 100 (40%), 20.0/s, 3s to go; 60 open, 30 succeeded, 10 failed")
+
+
+def test_a_counted_total_follows_what_is_skipped() -> None:
+    """A source's own count includes what was processed before; a filtered one does not."""
+    counts = Counts(open=10, already_processed=30)
+    assert status(total=100, counts=counts).total == 70
+    assert status(total=100, counts=counts, count_first=True).total == 100
+
+
+def test_a_batch_without_items_is_complete() -> None:
+    """Nothing to do is all done."""
+    done = status("completed")
+    assert (done.percent, done.eta_ms, done.is_final) == (100.0, 0, True)
+
+
+def test_a_summary_names_what_broke_the_walk() -> None:
+    """The reason stands at the end."""
+    summary = BatchSummary(
+        id="bat_1", workflow="w", state="failed", counts=Counts(succeeded=1200), duration_ms=90_000, error="no line"
+    )
+    assert str(summary) == "w bat_1 failed in 1m 30s: 1,200 succeeded; no line"
+    assert summary.failure() == "batch 'bat_1' of 'w' failed: no line"

@@ -1,0 +1,35 @@
+"""A folder with a module of jobs, and the command called in it."""
+
+import itertools
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cli.command_line import JOBS, CommandLine
+
+# A module that was imported once is not imported again, so every test has one of its own.
+NUMBERS = itertools.count(1)
+
+
+def called(name: str) -> str:
+    """Every command is in the PATH."""
+    return f"/bin/{name}"
+
+
+@pytest.fixture
+def command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[CommandLine]:
+    """The command in an empty folder that holds one module of jobs."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr("shutil.which", called)
+    monkeypatch.delenv("COLUMNS", raising=False)
+    for name in ("BATCHFLOW_URL", "BATCHFLOW_LOG_LEVEL", "BATCHFLOW_CONCURRENCY"):
+        monkeypatch.delenv(name, raising=False)
+    line = CommandLine(tmp_path, capsys, f"jobs_{next(NUMBERS)}")
+    line.write(JOBS)
+    yield line
+    sys.modules.pop(line.name, None)

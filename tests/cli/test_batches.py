@@ -1,0 +1,153 @@
+"""`batchflow batches`: list, show and cancel, on the store alone."""
+
+import asyncio
+import re
+from pathlib import Path
+
+import pytest
+
+from batchflow.app import open_store
+from batchflow.core.batch import NewBatch
+from batchflow.core.flow import FlowControl
+from batchflow.core.message import Message
+from batchflow.engine.system import SystemClock
+from batchflow.settings import Settings
+from tests.cli.command_line import CommandLine
+
+OPEN = "bat_01hv3k8m0q7y2c9d4e"
+
+
+async def open_a_batch(workflow: str = "greet") -> None:
+    """A batch whose entry waits for a worker."""
+    store = open_store(Settings.load(), SystemClock())
+    flow = FlowControl(key="greet.process")
+    batch = NewBatch(id=OPEN, workflow=workflow, execute="/greet/execute-user", flow=flow, label="waiting")
+    message = Message(id=f"{OPEN}.e", destination="/greet/process-users", flow=flow, batch=OPEN)
+    await store.open()
+    await store.open_batch(batch, [message])
+    await store.close()
+
+
+def test_a_missing_database_is_not_made(command: CommandLine) -> None:
+    """A command that only looks leaves nothing behind."""
+    for arguments in ((), ("show", OPEN), ("cancel", OPEN), ("--json",)):
+        answer = command("batches", *arguments)
+        told = "there is no database 'batchflow.db' here; go to its folder, or name it with --url or BATCHFLOW_URL"
+        assert (answer.code, answer.out, answer.err) == (2, "", f"error: {told}\n")
+    assert not Path("batchflow.db").exists()
+
+
+def test_memory_holds_nothing_of_others(command: CommandLine) -> None:
+    """What is in the memory of another process cannot be listed."""
+    told = "error: 'sqlite://' is the memory of one process; name a file with --url or BATCHFLOW_URL\n"
+    assert command("batches", "--url", "sqlite://").err == told
+
+
+def test_list_is_a_table(command: CommandLine) -> None:
+    """Newest first, columns aligned; labels only where there are any."""
+    command("run", command.target, "--limit", "5", "--json")
+    command("run", command.target, "--json")
+    lines = command("batches").out.splitlines()
+    assert lines[0].split() == ["batch", "workflow", "state", "done", "failed", "skipped", "started", "took"]
+    assert [line.split()[1:6] for line in lines[1:]] == [
+        ["greet", "completed", "7/7", "0", "5"],
+        ["greet", "completed", "5/5", "0", "0"],
+    ]
+    assert all(re.search(r"\d\d-\d\d \d\d:\d\d +\d+m?s$", line) for line in lines[1:])
+
+
+def test_list_can_be_narrowed(command: CommandLine) -> None:
+    """By workflow, by being open, by number; `list` may be written or not."""
+    command("run", command.target, "--json")
+    asyncio.run(open_a_batch("other"))
+    assert OPEN in command("batches", "--open").out
+    assert OPEN not in command("batches", "--workflow", "greet").out
+    assert len(command("batches", "list", "--limit", "1").out.splitlines()) == 2
+    assert command("batches", "--workflow", "greet", "--open").out == "No batches\n"
+
+
+def test_list_is_one_json_document(command: CommandLine) -> None:
+    """`--json` has every field, by its name on the wire."""
+    asyncio.run(open_a_batch())
+    (batch,) = command("batches", "--json").document["batches"]
+    created = batch.pop("createdAt")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", created)
+    counts = batch.pop("counts")
+    assert set(counts.values()) == {0}
+    assert batch == {
+        "batchId": OPEN,
+        "workflow": "greet",
+        "state": "pending",
+        "pages": 0,
+        "chunks": 0,
+        "total": 0,
+        "isFinal": False,
+        "force": False,
+        "label": "waiting",
+        "error": None,
+        "startedAt": None,
+        "endedAt": None,
+    }
+
+
+def test_the_store_can_be_named_by_the_app(command: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An app with a store of its own is looked into by its target, or by the URL."""
+    command.write("from batchflow import Batchflow\nflow = Batchflow('sqlite:///own.db')\n")
+    monkeypatch.setenv("BATCHFLOW_URL", "sqlite:///own.db")
+    asyncio.run(open_a_batch())
+    monkeypatch.delenv("BATCHFLOW_URL")
+    assert OPEN in command("batches", command.target).out
+    assert OPEN in command("batches", "--url", "sqlite:///own.db").out
+
+
+def test_show_tells_what_went_wrong(command: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counts, state, the failed items with their errors, the dead letters."""
+    monkeypatch.setenv("FAIL", "user-003,user-007")
+    id = command("run", command.target, "--json").document["batchId"]
+    answer = command("batches", "show", id)
+    lines = answer.out.splitlines()
+    assert (answer.code, lines[0]) == (0, f"batch       {id}")
+    assert lines[2:6] == [
+        "state       completed",
+        'parameters  {"paid_only":false,"days":7,"tags":[]}',
+        "items       10 succeeded, 2 failed",
+        "eligible    12 on 2 pages, 3 chunks",
+    ]
+    assert "Failed items (2):" in lines
+    assert any(re.fullmatch(r"  user-003  .*no greeting for user-003", line) for line in lines)
+    assert any(re.match(rf"  {id}\.r000000007  user-007, .* attempts?: .*no greeting", line) for line in lines)
+
+
+def test_show_is_one_json_document(command: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The batch's fields, and what failed."""
+    monkeypatch.setenv("FAIL", "user-003,user-007")
+    id = command("run", command.target, "--json").document["batchId"]
+    document = command("batches", "show", id, "--json", "--limit", "1").document
+    assert (document["batchId"], document["counts"]["failed"]) == (id, 2)
+    assert [item["itemId"] for item in document["failedItems"]] == ["user-003"]
+    assert [letter["itemId"] for letter in document["deadLetters"]] == ["user-007"]
+
+
+def test_cancel_ends_a_batch(command: CommandLine) -> None:
+    """What waits is cancelled at once; a batch that has ended is told to have."""
+    asyncio.run(open_a_batch())
+    answer = command("batches", "cancel", OPEN)
+    assert (answer.code, answer.out) == (0, f"Batch {OPEN} is cancelled: no items\n")
+    answer = command("batches", "cancel", OPEN)
+    assert (answer.code, answer.out) == (1, f"Batch {OPEN} had ended before: it is cancelled\n")
+
+
+def test_cancel_is_one_json_document(command: CommandLine) -> None:
+    """As the HTTP endpoint answers."""
+    asyncio.run(open_a_batch())
+    document = command("batches", "cancel", OPEN, "--json").document
+    assert (document["cancelled"], document["batch"]["state"]) == (True, "cancelled")
+
+
+@pytest.mark.parametrize("verb", ["show", "cancel"])
+def test_an_unknown_batch(command: CommandLine, verb: str) -> None:
+    """The sentence says where to look."""
+    asyncio.run(open_a_batch())
+    answer = command("batches", verb, "bat_x")
+    told = "error: there is no batch 'bat_x' here; 'batchflow batches' lists those there are\n"
+    assert (answer.code, answer.err) == (2, told)

@@ -1,0 +1,203 @@
+"""`batchflow run`: counting, running, what is said and with which exit code the command ends."""
+
+import re
+import sys
+from collections.abc import Iterator
+
+import pytest
+import structlog
+
+from batchflow.batch.statistics import Statistics
+from tests.cli.command_line import Answer, CommandLine
+
+STATISTICS = """\
+greet
+eligible            12
+already processed   0
+duplicates          0
+to process          12
+pages               2
+chunks              3
+sample              user-000, user-001, user-002, user-003, user-004
+predicted duration  0s
+binding limit       none
+mean time           none measured yet
+[DryRun] Would process 12 users
+"""
+
+COUNTS = {
+    "eligible": 12,
+    "open": 0,
+    "succeeded": 12,
+    "failed": 0,
+    "cancelled": 0,
+    "alreadyProcessed": 0,
+    "inFlight": 0,
+    "duplicates": 0,
+    "leftOut": 0,
+}
+
+
+def told(answer: Answer) -> list[str]:
+    """The lines on stdout, with ids and times made equal."""
+    text = re.sub(r"bat_[0-9a-z]+", "bat_x", answer.out)
+    return re.sub(r"took   .*", "took   1s", text).splitlines()
+
+
+def test_dry_run_prints_all_statistics(command: CommandLine) -> None:
+    """A dry run shows every number, and runs nothing."""
+    answer = command("run", command.target, "greet", "--dry-run")
+    assert (answer.code, answer.err, command.done()) == (0, "", [])
+    # How long a page took is measured: with as few as these it is next to nothing.
+    assert re.sub(r"(duration) +\w+", r"\1  0s", answer.out) == STATISTICS
+
+
+def test_dry_run_is_one_json_document(command: CommandLine) -> None:
+    """`--json` is what the HTTP endpoint answers, parameters taken into account."""
+    answer = command("run", command.target, "--dry-run", "-p", "paidOnly=true", "--json")
+    found = Statistics.model_validate(answer.document)
+    assert (answer.code, found.total_eligible, found.to_process, found.pages) == (0, 6, 6, 1)
+    assert answer.document["message"] == "[DryRun] Would process 6 users"
+
+
+def test_run_ends_with_a_summary(command: CommandLine) -> None:
+    """The batch is run to its end; every item once."""
+    answer = command("run", command.target, "greet", "--label", "first")
+    assert answer.code == 0
+    assert told(answer) == [
+        "Batch bat_x of greet",
+        "Processed 12 users",
+        "batch  bat_x of greet (first)",
+        "state  completed",
+        "items  12 succeeded",
+        "took   1s",
+    ]
+    assert sorted(command.done()) == [f"user-{n:03}" for n in range(12)]
+
+
+def test_log_lines_go_to_stderr(command: CommandLine) -> None:
+    """Without a bar the lines of pages and batches are written, apart from what was asked for."""
+    answer = command("run", command.target)
+    assert "[greet:process] Starting with payload" in answer.err
+    assert "[greet:paginate] No more pages" in answer.err
+
+
+def test_run_again_says_that_all_is_done(command: CommandLine) -> None:
+    """What is in the ledger is skipped, in the pattern's words."""
+    command("run", command.target)
+    answer = command("run", command.target)
+    assert answer.code == 0
+    assert told(answer)[1:5] == [
+        "All items already processed",
+        "batch  bat_x of greet",
+        "state  completed",
+        "items  12 already processed",
+    ]
+    assert len(command.done()) == 12
+
+
+def test_force_runs_what_is_done(command: CommandLine) -> None:
+    """`--force` passes the ledger by."""
+    command("run", command.target)
+    assert command("run", command.target, "--force").code == 0
+    assert len(command.done()) == 24
+
+
+def test_run_without_items_says_so(command: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No item is no failure."""
+    monkeypatch.setenv("COUNT", "0")
+    answer = command("run", command.target)
+    assert (answer.code, told(answer)[1]) == (0, "No eligible items found")
+
+
+def test_run_is_one_json_document(command: CommandLine) -> None:
+    """`--json` writes the summary and nothing else, to either stream."""
+    answer = command("run", command.target, "--json", "--label", "first")
+    document = answer.document
+    assert (answer.code, answer.err) == (0, "")
+    assert document.pop("batchId").startswith("bat_")
+    assert document.pop("durationMs") > 0
+    assert document == {
+        "workflow": "greet",
+        "state": "completed",
+        "success": True,
+        "message": "Processed 12 users",
+        "resumed": False,
+        "counts": COUNTS,
+        "pages": 2,
+        "chunks": 3,
+        "label": "first",
+        "error": None,
+    }
+
+
+def test_failed_items_are_shown(command: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exit code 1, the first failures with their errors, and where the others are."""
+    monkeypatch.setenv("FAIL", ",".join(f"user-{n:03}" for n in range(7)))
+    answer = command("run", command.target)
+    assert answer.code == 1
+    lines = told(answer)
+    assert lines[1:4] == ["Processed 5 users, 7 failed", "batch  bat_x of greet", "state  completed"]
+    assert lines[4] == "items  5 succeeded, 7 failed"
+    assert lines[6] == "Failed:"
+    assert [line.split()[0] for line in lines[7:12]] == [f"user-{n:03}" for n in range(5)]
+    assert lines[7].endswith("no greeting for user-000")
+    assert lines[12] == "  2 more; all of them: batchflow batches show bat_x"
+
+
+def test_failed_walk_is_told(command: CommandLine) -> None:
+    """A source that fails for good fails the batch: exit code 1, and why."""
+    answer = command("run", command.target, "-p", "days=0")
+    assert (answer.code, told(answer)[1]) == (1, "The batch failed")
+    assert "no days, no users" in told(answer)[-1]
+
+
+def test_limit_leaves_the_rest_for_the_next(command: CommandLine) -> None:
+    """The small batch before the full one."""
+    assert command("run", command.target, "--limit", "5", "--json").document["counts"]["succeeded"] == 5
+    assert command("run", command.target, "--json").document["counts"]["succeeded"] == 7
+
+
+def test_ids_are_run_whatever_was_done(command: CommandLine) -> None:
+    """Exactly these, and no others."""
+    command("run", command.target, "--limit", "2")
+    answer = command("run", command.target, "--ids", "user-001, user-500")
+    assert answer.code == 0
+    assert command.done()[2:] == ["user-001", "user-500"]
+
+
+def test_parameters_come_from_both_places(command: CommandLine) -> None:
+    """Pairs win over the JSON object; both take either spelling."""
+    answer = command(
+        "run", command.target, "--json", "--params", '{"paid_only": false, "days": 3}', "-p", "paidOnly=true"
+    )
+    assert answer.document["counts"]["succeeded"] == 6
+
+
+def test_values_that_are_no_text_are_read_as_json(command: CommandLine) -> None:
+    """A list is given as JSON."""
+    answer = command("run", command.target, "--dry-run", "--json", "-p", 'tags=["a","b"]', "-p", "days=2")
+    assert answer.code == 0
+
+
+def test_the_only_workflow_need_not_be_named(command: CommandLine) -> None:
+    """One is enough to know which."""
+    assert "greet" in command("run", command.target, "--dry-run").out
+
+
+@pytest.fixture
+def own_logs() -> Iterator[None]:
+    """structlog as it was, whatever an app does to it."""
+    yield
+    structlog.reset_defaults()
+
+
+@pytest.mark.usefixtures("own_logs")
+def test_a_users_own_log_configuration_is_left_alone(command: CommandLine) -> None:
+    """What an app has configured on import writes the lines."""
+    text = (command.folder / f"{command.name}.py").read_text()
+    own = "from structlog import configure, testing\nLINES = testing.CapturingLoggerFactory()\n"
+    command.write(f"{own}configure(logger_factory=LINES)\n{text}")
+    answer = command("run", command.target)
+    assert (answer.code, answer.err) == (0, "")
+    assert sys.modules[command.name].LINES.logger.calls

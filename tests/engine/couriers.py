@@ -1,0 +1,84 @@
+"""A courier whose deliveries the test ends."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+from batchflow.core import settlement
+from batchflow.core.message import Claim
+from batchflow.core.settlement import Settlement
+from batchflow.engine.dispatch import Dispatcher
+from batchflow.stores.protocol import Store
+from batchflow.stores.sqlite import SqliteStore
+from batchflow.testing.clock import ManualClock
+
+LEASE_MS = 30_000
+
+
+class FakeCourier:
+    """Delivers to `work`. `held` deliveries wait for `gate`; `stubborn` ones are not to be cancelled."""
+
+    def __init__(self, *, held: bool = False, stubborn: bool = False, timeout: int | None = None) -> None:
+        self.gate = asyncio.Event()
+        self.begun: list[Claim] = []
+        self.cancelled_with: list[object] = []
+        self.error: Exception | None = None
+        self.under_way = self.most = 0
+        self._stubborn = stubborn
+        self._timeout = timeout
+        if not held:
+            self.gate.set()
+
+    @property
+    def destinations(self) -> tuple[str, ...]:
+        return ("work",)
+
+    def timeout_ms(self, destination: str) -> int | None:
+        return self._timeout
+
+    async def deliver(self, claim: Claim) -> Settlement | None:
+        self.begun.append(claim)
+        self.under_way += 1
+        self.most = max(self.most, self.under_way)
+        try:
+            await self._wait()
+        finally:
+            self.under_way -= 1
+        if self.error is not None:
+            raise self.error
+        return settlement.done(claim, '"ok"')
+
+    async def _wait(self) -> None:
+        while not self.gate.is_set():
+            try:
+                await self.gate.wait()
+            except asyncio.CancelledError as error:
+                self.cancelled_with.extend(error.args)
+                if not self._stubborn:
+                    raise
+
+
+def dispatcher(store: Store, courier: FakeCourier, clock: ManualClock, *, concurrency: int = 8) -> Dispatcher:
+    """A dispatcher for the worker `w1`."""
+    return Dispatcher(store, courier, worker="w1", concurrency=concurrency, clock=clock, on_end=lambda: None)
+
+
+@asynccontextmanager
+async def running(dispatcher: Dispatcher, store: Store) -> AsyncGenerator[None]:
+    """The dispatcher at work, woken by the store."""
+    unsubscribe = store.on_change(lambda _: dispatcher.wake())
+    task = asyncio.create_task(dispatcher.run())
+    try:
+        yield
+    finally:
+        unsubscribe()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def memory_store(clock: ManualClock) -> SqliteStore:
+    """A store in memory with the worker `w1` enlisted."""
+    store = SqliteStore(":memory:", clock=clock)
+    await store.open()
+    await store.enlist("w1", LEASE_MS)
+    return store

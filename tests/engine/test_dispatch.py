@@ -1,0 +1,255 @@
+"""The dispatcher: what it claims, how it ends claims, what it does when the store or a function fails."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from structlog.testing import capture_logs
+
+from batchflow.core.ports import TIMEOUT
+from batchflow.engine.dispatch import HUNG_GRACE_S
+from batchflow.stores.sqlite import SqliteStore
+from batchflow.testing.clock import ManualClock
+from batchflow.testing.conformance.scene import message
+from batchflow.testing.faults import FaultyStore
+from tests.engine.couriers import LEASE_MS, FakeCourier, dispatcher, memory_store, running
+from tests.waiting import wait_until
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+async def store(clock: ManualClock) -> AsyncIterator[SqliteStore]:
+    opened = await memory_store(clock)
+    yield opened
+    await opened.close()
+
+
+async def publish(store: SqliteStore, count: int = 1) -> None:
+    await store.publish([message(f"m{number:03d}") for number in range(count)])
+
+
+async def turns(count: int = 200) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+# Claiming
+
+
+async def test_concurrency_is_never_exceeded(store: SqliteStore, clock: ManualClock) -> None:
+    """However much is due, and it is all delivered in the end."""
+    courier = FakeCourier(held=True)
+    dispatching = dispatcher(store, courier, clock, concurrency=5)
+    await publish(store, 60)
+    async with running(dispatching, store):
+        await wait_until(lambda: courier.under_way == 5, description="all places are taken")
+        await turns()
+        assert dispatching.under_way == courier.most == 5
+        courier.gate.set()
+        await wait_until(lambda: dispatching.tally.settled == 60, description="all are settled")
+    assert courier.most == 5
+    assert dispatching.tally.endings == {"done": 60}
+
+
+async def test_a_publish_wakes_an_idle_dispatcher(store: SqliteStore, clock: ManualClock) -> None:
+    """Nothing is polled for in between."""
+    faulty = FaultyStore(store, fail="prune")
+    dispatching = dispatcher(faulty, FakeCourier(), clock)
+    async with running(dispatching, faulty):
+        await wait_until(lambda: faulty.calls["claim"] > 0, description="it has looked once")
+        await turns()
+        idle = faulty.calls["claim"]
+        await turns()
+        assert faulty.calls["claim"] == idle <= 2
+        await publish(store)
+        await wait_until(lambda: dispatching.tally.settled == 1, description="the message is settled")
+
+
+async def test_a_full_key_does_not_make_it_spin(store: SqliteStore, clock: ManualClock) -> None:
+    """What is due but has no free place is no reason to come again and again."""
+    courier = FakeCourier(held=True)
+    faulty = FaultyStore(store, fail="prune")
+    one = message("a").flow.named("free")
+    await store.pin(type(one)(key="free", parallelism=1))
+    await publish(store, 10)
+    async with running(dispatcher(faulty, courier, clock), faulty):
+        await wait_until(lambda: courier.under_way == 1, description="one is under way")
+        await turns()
+        before = faulty.calls["claim"]
+        await turns()
+        assert faulty.calls["claim"] == before <= 3
+        courier.gate.set()
+        await wait_until(lambda: len(courier.begun) == 10, description="all have begun, one after the other")
+    assert courier.most == 1
+
+
+async def test_claim_once_starts_what_there_is_room_for(store: SqliteStore, clock: ManualClock) -> None:
+    """And `join` waits until all of it is settled."""
+    dispatching = dispatcher(store, FakeCourier(), clock, concurrency=3)
+    await publish(store, 5)
+    assert len((await dispatching.claim_once()).claims) == 3
+    await dispatching.join()
+    assert (dispatching.tally.claimed, dispatching.tally.settled, dispatching.under_way) == (3, 3, 0)
+
+
+# A store that fails
+
+
+async def test_a_failing_claim_is_repeated_and_told_once(store: SqliteStore, clock: ManualClock) -> None:
+    """One line when it begins, one when it is over."""
+    faulty = FaultyStore(store, fail="claim", times=3)
+    dispatching = dispatcher(faulty, FakeCourier(), clock)
+    await publish(store)
+    with capture_logs() as logs:
+        async with running(dispatching, faulty):
+            await wait_until(lambda: dispatching.tally.settled == 1, description="the store works again")
+    assert [(line["log_level"], line["event"]) for line in logs] == [
+        ("error", "[batchflow:error] The store fails; waiting for it"),
+        ("info", "[batchflow] The store works again"),
+    ]
+
+
+async def test_a_failing_settlement_is_repeated(store: SqliteStore, clock: ManualClock) -> None:
+    """The work is not done again."""
+    courier = FakeCourier()
+    dispatching = dispatcher(FaultyStore(store, fail="settle", times=2), courier, clock)
+    await publish(store)
+    await dispatching.claim_once()
+    await dispatching.join()
+    assert (dispatching.tally.settled, dispatching.tally.stale, len(courier.begun)) == (1, 0, 1)
+
+
+async def test_a_settlement_whose_reply_is_lost_counts_once(store: SqliteStore, clock: ManualClock) -> None:
+    """The repeated one is stale, and nothing is delivered twice."""
+    courier = FakeCourier()
+    dispatching = dispatcher(FaultyStore(store, lose_reply="settle"), courier, clock)
+    await publish(store)
+    await dispatching.claim_once()
+    await dispatching.join()
+    assert (dispatching.tally.settled, dispatching.tally.stale) == (0, 1)
+    assert not (await dispatching.claim_once()).claims
+
+
+async def test_a_delivery_that_breaks_is_tried_again(store: SqliteStore, clock: ManualClock) -> None:
+    """Our own mistake does not leave a claim stuck: it is due a second later, and said."""
+    courier = FakeCourier()
+    courier.error = RuntimeError("ours")
+    dispatching = dispatcher(store, courier, clock)
+    await publish(store)
+    with capture_logs() as logs:
+        await dispatching.claim_once()
+        await dispatching.join()
+    assert [line["event"] for line in logs] == ["[batchflow:error] Delivery failed"]
+    courier.error = None
+    assert (await dispatching.claim_once()).next_due == clock.now() + 1_000
+    clock.advance("1s")
+    assert [claim.failures for claim in (await dispatching.claim_once()).claims] == [1]
+    await dispatching.join()
+
+
+# Time limits
+
+
+async def test_the_sweep_cancels_what_takes_too_long(store: SqliteStore, clock: ManualClock) -> None:
+    """With `TIMEOUT`, by which the endpoint knows it from a shutdown; once."""
+    courier = FakeCourier(held=True, stubborn=True, timeout=0)
+    dispatching = dispatcher(store, courier, clock)
+    await publish(store)
+    await dispatching.claim_once()
+    await turns(3)
+    for _ in range(3):
+        dispatching.sweep()
+        await turns(3)
+    assert courier.cancelled_with == [TIMEOUT]
+    courier.gate.set()
+    await dispatching.join()
+
+
+async def test_the_sweep_leaves_what_has_time(store: SqliteStore, clock: ManualClock) -> None:
+    """Or no limit at all."""
+    for timeout in (60_000, None):
+        courier = FakeCourier(held=True, timeout=timeout)
+        dispatching = dispatcher(store, courier, clock)
+        await publish(store)
+        await dispatching.claim_once()
+        await turns(3)
+        dispatching.sweep()
+        await turns(3)
+        assert courier.under_way == 1
+        courier.gate.set()
+        await dispatching.join()
+
+
+async def test_hung_claims_are_named(store: SqliteStore, clock: ManualClock) -> None:
+    """Those that even the cancellation has not ended, some time after it."""
+    courier = FakeCourier(held=True, stubborn=True, timeout=0)
+    dispatching = dispatcher(store, courier, clock)
+    await publish(store)
+    (claim,) = (await dispatching.claim_once()).claims
+    now = asyncio.get_running_loop().time()
+    assert dispatching.hung(now) == []
+    assert dispatching.hung(now + HUNG_GRACE_S + 1) == [(claim.id, claim.fence)]
+    courier.gate.set()
+    await dispatching.join()
+    assert dispatching.hung(now + HUNG_GRACE_S + 1) == []
+
+
+async def test_a_hung_claim_that_was_taken_back_is_stale(store: SqliteStore, clock: ManualClock) -> None:
+    """Its late settlement is said and changes nothing."""
+    courier = FakeCourier(held=True, timeout=0)
+    dispatching = dispatcher(store, courier, clock)
+    await publish(store)
+    (claim,) = (await dispatching.claim_once()).claims
+    await asyncio.to_thread(store.renew, "w1", LEASE_MS, [(claim.id, claim.fence)])
+    with capture_logs() as logs:
+        courier.gate.set()
+        await dispatching.join()
+    assert [line["event"] for line in logs] == ["[batchflow] Claim was lost before it could be settled"]
+    assert dispatching.tally.stale == 1
+
+
+# The end
+
+
+async def test_stopping_lets_what_is_under_way_end(store: SqliteStore, clock: ManualClock) -> None:
+    """Within the grace."""
+    courier = FakeCourier(held=True)
+    dispatching = dispatcher(store, courier, clock)
+    await publish(store)
+    await dispatching.claim_once()
+    await turns(3)
+    stopping = asyncio.create_task(dispatching.stop(30))
+    await turns(3)
+    courier.gate.set()
+    assert await stopping == 0
+    assert dispatching.tally.endings == {"done": 1}
+
+
+async def test_stopping_gives_the_rest_back_without_an_attempt(store: SqliteStore, clock: ManualClock) -> None:
+    """As if it had not been claimed."""
+    courier = FakeCourier(held=True)
+    dispatching = dispatcher(store, courier, clock)
+    await publish(store, 2)
+    await dispatching.claim_once()
+    await turns(3)
+    assert await dispatching.stop(0) == 2
+    assert dispatching.tally.endings == {"released": 2}
+    claims = (await store.claim("w1", ["work"], 10)).claims
+    assert [(claim.failures, claim.losses) for claim in claims] == [(0, 0), (0, 0)]
+
+
+async def test_stopping_is_bounded(store: SqliteStore, clock: ManualClock) -> None:
+    """Code that does not let itself be cancelled is left behind."""
+    courier = FakeCourier(held=True, stubborn=True)
+    dispatching = dispatcher(store, courier, clock)
+    await publish(store)
+    await dispatching.claim_once()
+    await turns(3)
+    async with asyncio.timeout(10):
+        assert await dispatching.stop(0.01) == 1
+    courier.gate.set()
+    await dispatching.join()

@@ -1,0 +1,96 @@
+"""The heartbeat: it renews whatever the event loop does, and says when the lease was lost."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+
+import pytest
+
+from batchflow.engine.heartbeat import Heartbeat
+from batchflow.stores.sqlite import SqliteStore
+from batchflow.testing.clock import ManualClock
+from batchflow.testing.conformance.scene import message
+from batchflow.testing.faults import FaultyStore
+from tests.engine.couriers import FakeCourier, dispatcher, memory_store
+from tests.waiting import wait_until, wait_until_sync
+
+LEASE_MS = 60  # a beat each 20 ms of real time
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+async def store(clock: ManualClock) -> AsyncIterator[SqliteStore]:
+    opened = await memory_store(clock)
+    yield opened
+    await opened.close()
+
+
+def heartbeat(store: FaultyStore, clock: ManualClock, lost: list[str]) -> Heartbeat:
+    dispatching = dispatcher(store, FakeCourier(), clock)
+    return Heartbeat(store, dispatching, "w1", lambda: lost.append("lost"), LEASE_MS)
+
+
+async def test_it_renews_while_the_event_loop_is_blocked(store: SqliteStore, clock: ManualClock) -> None:
+    """A function that blocks the loop does not lose its claims."""
+    faulty, lost = FaultyStore(store, fail="prune"), list[str]()
+    beating = heartbeat(faulty, clock, lost)
+    beating.start()
+    wait_until_sync(lambda: faulty.calls["renew"] >= 3, description="it has beaten three times")
+    await beating.stop()
+    assert lost == []
+
+
+async def test_it_keeps_the_claims_of_its_worker(store: SqliteStore, clock: ManualClock) -> None:
+    """Time passes, the lease goes with it."""
+    faulty = FaultyStore(store, fail="prune")
+    await store.publish([message("a")])
+    await store.claim("w1", ["work"], 1)
+    beating = heartbeat(faulty, clock, [])
+    beating.start()
+    for _ in range(3):
+        beats = faulty.calls["renew"]
+        await wait_until(lambda beats=beats: faulty.calls["renew"] > beats + 1, description="it has beaten")
+        clock.advance(f"{LEASE_MS - 1}ms")
+    beats = faulty.calls["renew"]
+    await wait_until(lambda: faulty.calls["renew"] > beats + 1, description="it has beaten")
+    assert await store.expire() == 0
+    await beating.stop()
+
+
+async def test_it_says_when_the_lease_was_lost(store: SqliteStore, clock: ManualClock) -> None:
+    """On the event loop, where the worker enlists again; then it beats on."""
+    faulty, lost = FaultyStore(store, fail="prune"), list[str]()
+    beating = heartbeat(faulty, clock, lost)
+    clock.advance("1h")
+    await store.expire()
+    beating.start()
+    await wait_until(lambda: bool(lost), description="the loss is told of")
+    await store.enlist("w1", LEASE_MS)
+    told = len(lost)
+    beats = faulty.calls["renew"]
+    await wait_until(lambda: faulty.calls["renew"] > beats + 2, description="it beats on")
+    await beating.stop()
+    assert len(lost) <= told + 1
+
+
+async def test_it_survives_a_store_that_fails(store: SqliteStore, clock: ManualClock) -> None:
+    """The next beat comes well before the lease ends, and nothing is called lost."""
+    faulty, lost = FaultyStore(store, fail="renew", times=3), list[str]()
+    beating = heartbeat(faulty, clock, lost)
+    beating.start()
+    await wait_until(lambda: faulty.calls["renew"] > 4, description="it goes on after the failures")
+    await beating.stop()
+    assert lost == []
+
+
+async def test_stopping_ends_its_thread(store: SqliteStore, clock: ManualClock) -> None:
+    """At once, not with the next beat; and stopping does not block the loop."""
+    beating = Heartbeat(store, dispatcher(store, FakeCourier(), clock), "w1", lambda: None, 3_600_000)
+    beating.start()
+    async with asyncio.timeout(5):
+        await beating.stop()
+    assert "batchflow-heartbeat" not in {thread.name for thread in threading.enumerate()}

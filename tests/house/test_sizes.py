@@ -1,0 +1,72 @@
+"""Files and functions stay small enough to be read in one go."""
+
+import ast
+from collections.abc import Iterator
+
+from tests.house.sources import FOLDERS, Source, sources
+
+FILE_LINES = 400
+FUNCTION_LINES = 60
+PARAMETERS = 8
+
+# What may be larger, with the reason: "path", "path::function" or "path::Class.method".
+EXCEPTIONS: dict[str, str] = {}
+
+type_of_function = (ast.FunctionDef, ast.AsyncFunctionDef)
+
+
+def functions(tree: ast.AST, owner: str = "") -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, type_of_function):
+            yield f"{owner}{node.name}", node
+            yield from functions(node, f"{owner}{node.name}.")
+        elif isinstance(node, ast.ClassDef):
+            yield from functions(node, f"{owner}{node.name}.")
+        else:
+            yield from functions(node, owner)
+
+
+def parameters(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    positional = [*function.args.posonlyargs, *function.args.args]
+    if positional and positional[0].arg in {"self", "cls"}:
+        del positional[0]
+    return len(positional) + len(function.args.kwonlyargs)
+
+
+def length(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    return (function.end_lineno or function.lineno) - function.lineno + 1
+
+
+def oversized(source: Source) -> Iterator[tuple[str, str]]:
+    lines = len(source.text.splitlines())
+    if lines > FILE_LINES:
+        yield source.path, f"{lines} lines, at most {FILE_LINES}"
+    for name, function in functions(source.tree):
+        if length(function) > FUNCTION_LINES:
+            yield f"{source.path}::{name}", f"{length(function)} lines, at most {FUNCTION_LINES}"
+        if parameters(function) > PARAMETERS:
+            yield f"{source.path}::{name}", f"{parameters(function)} parameters, at most {PARAMETERS}"
+
+
+def found() -> list[tuple[str, str]]:
+    return [case for source in sources(*FOLDERS) for case in oversized(source)]
+
+
+def test_sizes_stay_within_the_limits() -> None:
+    """A file has at most 400 lines, a function 60 lines and 8 parameters."""
+    assert [f"{name}: {size}" for name, size in found() if name not in EXCEPTIONS] == []
+
+
+def test_exceptions_are_needed_and_have_a_reason() -> None:
+    """An exception goes when the code shrinks, and says why it stands until then."""
+    assert sorted(EXCEPTIONS) == sorted({name for name, _ in found()} & set(EXCEPTIONS))
+    assert all(len(reason) > 20 for reason in EXCEPTIONS.values())
+
+
+def test_the_measure_sees_nested_and_bound_functions() -> None:
+    """Methods and nested functions are measured too, and `self` is no parameter."""
+    many = ", ".join(f"p{number}" for number in range(PARAMETERS))
+    text = f"class A:\n    def fine(self, {many}): ...\n    async def wide(self, {many}, *, one_more):\n"
+    text += "        def long():\n" + "            pass\n" * FUNCTION_LINES
+    source = Source(path="a.py", text=text, tree=ast.parse(text))
+    assert [name for name, _ in oversized(source)] == ["a.py::A.wide", "a.py::A.wide", "a.py::A.wide.long"]

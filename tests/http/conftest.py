@@ -1,0 +1,71 @@
+"""An app with everything mounted, and a client for it."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from httpx import ASGITransport, AsyncClient
+
+from batchflow import Batchflow
+from tests.http.samples import PREFIX, serve_all
+
+
+@pytest.fixture
+async def flow() -> AsyncIterator[Batchflow]:
+    """A started app, working."""
+    flow = Batchflow("sqlite://")
+    serve_all(flow)
+    async with flow:
+        yield flow
+
+
+@pytest.fixture
+async def idle() -> AsyncIterator[Batchflow]:
+    """A started app whose work nobody does."""
+    flow = Batchflow("sqlite://", worker=False)
+    serve_all(flow)
+    async with flow:
+        yield flow
+
+
+def app_of(flow: Batchflow) -> FastAPI:
+    """An app with the router below the prefix."""
+    app = FastAPI()
+    app.include_router(flow.router, prefix=PREFIX)
+    return app
+
+
+def client_of(flow: Batchflow) -> AsyncClient:
+    """A client whose paths are below the prefix."""
+    return AsyncClient(transport=ASGITransport(app_of(flow)), base_url=f"http://test{PREFIX}")
+
+
+def scope_of(method: str, path: str) -> dict[str, Any]:
+    """What a server tells an app of a request."""
+    path = f"{PREFIX}{path}"
+    return {
+        "type": "http",
+        "http_version": "1.1",
+        "scheme": "http",
+        "server": ("test", 80),
+        "method": method,
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "headers": [],
+    }
+
+
+@pytest.fixture
+async def http(flow: Batchflow) -> AsyncIterator[AsyncClient]:
+    """A client of `flow`."""
+    async with client_of(flow) as client:
+        yield client
+
+
+@pytest.fixture
+async def idle_http(idle: Batchflow) -> AsyncIterator[AsyncClient]:
+    """A client of `idle`."""
+    async with client_of(idle) as client:
+        yield client

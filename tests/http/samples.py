@@ -1,0 +1,101 @@
+"""Workflows that the HTTP tests serve."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from httpx import Response
+from pydantic import BaseModel
+
+from batchflow import Batchflow, BatchWorkflow, NonRetryable, NoParams, Page, RetryAfter, WorkflowContext
+
+USERS = [f"u{number:03d}" for number in range(60)]
+PREFIX = "/api/workflows"
+
+
+class Region(BaseModel):
+    """A parameter that holds itself."""
+
+    name: str = "all"
+    within: "Region | None" = None
+
+
+class Params(BaseModel):
+    """What a trigger of `welcome` says."""
+
+    paid_only: bool = False
+    ratio: float = 1.0
+    region: Region = Region()
+
+
+class Welcome(BatchWorkflow[Params, str, str]):
+    """60 users, of whom every second one has paid."""
+
+    name = "welcome"
+    entity = "user"
+    execute_verb = "generate"
+    page_size = 25
+    entry_flow = paginate_flow = execute_flow = None
+
+    async def fetch(self, params: Params, cursor: str | None, limit: int) -> Page:
+        users = USERS[::2] if params.paid_only else USERS
+        start = int(cursor or 0)
+        end = start + limit
+        return Page(ids=users[start:end], next_cursor=str(end) if end < len(users) else None)
+
+    async def execute(self, user_id: str) -> str:
+        if user_id == "u013":
+            raise NonRetryable("no placeholders for u013")
+        return user_id.upper()
+
+
+class Limited(BatchWorkflow[NoParams, str, str]):
+    """Its source says when to come back, or that it never will."""
+
+    name = "limited"
+    fault: Exception = RetryAfter(2.5, "the source is resting")
+
+    async def fetch(self, params: NoParams, cursor: str | None, limit: int) -> Page:
+        raise self.fault
+
+    async def execute(self, item_id: str) -> str:
+        return item_id
+
+
+class NewUser(BaseModel):
+    """What `onboarding` is started with."""
+
+    email: str
+    invited_by: str | None = None
+
+
+def serve_all(flow: Batchflow) -> None:
+    """Add everything there is."""
+    flow.add(Welcome())
+    flow.add(Limited())
+
+    @flow.batch
+    async def greet(item_id: str) -> str:
+        return f"Hello, {item_id}"
+
+    @flow.serve("/onboarding")
+    async def onboarding(ctx: WorkflowContext[NewUser]) -> dict[str, str]:
+        if "@" not in ctx.payload.email:
+            raise NonRetryable("that is no address")
+        return {"welcomed": ctx.payload.email}
+
+    @flow.serve("/nightly/cleanup")
+    async def cleanup(ctx: WorkflowContext[int | None]) -> Sequence[int]:
+        return [ctx.payload or 0]
+
+    assert greet.name == "greet"
+    assert onboarding.endpoint.route == "/onboarding"
+    assert cleanup.endpoint.name == "nightly.cleanup"
+
+
+def refusal(response: Response) -> tuple[int, Any, Any]:
+    """Status, sentence and field of a refusal, which has nothing else."""
+    body = response.json()
+    assert body.pop("success") is False
+    error, field = body.pop("error"), body.pop("field", None)
+    assert body == {}
+    return response.status_code, error, field

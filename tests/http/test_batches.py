@@ -1,0 +1,144 @@
+"""What can be asked of batches."""
+
+from typing import Any
+
+import pytest
+from httpx import AsyncClient
+
+from batchflow import Batchflow
+from tests.http.samples import refusal
+
+
+async def started(http: AsyncClient, **body: Any) -> str:
+    response = await http.post("/welcome/process-users", json=body)
+    assert response.status_code == 202
+    return response.json()["batchId"]
+
+
+@pytest.fixture
+async def ended(flow: Batchflow, http: AsyncClient) -> str:
+    """A batch of ten users of whom one has failed."""
+    response = await http.post("/welcome/paginate-users", json={"userIds": [f"u{n:03d}" for n in range(10, 20)]})
+    id = response.json()["batchId"]
+    await flow.workflows["welcome"].batch(id).wait(30)
+    return id
+
+
+async def test_the_status_is_complete(ended: str, http: AsyncClient) -> None:
+    """Every field, by its wire name."""
+    body = (await http.get(f"/batches/{ended}")).json()
+    times = [body.pop(name) for name in ("createdAt", "startedAt", "endedAt")]
+    assert all(time.endswith("Z") for time in times)
+    assert times == sorted(times)
+    assert body.pop("elapsedMs") > 0
+    assert body.pop("itemsPerSecond") > 0
+    assert body == {
+        "batchId": ended,
+        "workflow": "welcome",
+        "state": "completed",
+        "isFinal": True,
+        "counts": {
+            "eligible": 10,
+            "open": 0,
+            "succeeded": 9,
+            "failed": 1,
+            "cancelled": 0,
+            "alreadyProcessed": 0,
+            "inFlight": 0,
+            "duplicates": 0,
+            "leftOut": 0,
+        },
+        "total": 10,
+        "isTotalKnown": True,
+        "percent": 100.0,
+        "etaMs": 0,
+        "pages": body["pages"],
+        "chunks": body["chunks"],
+        "label": None,
+        "error": None,
+    }
+
+
+async def test_items_come_in_pages(ended: str, http: AsyncClient) -> None:
+    """`nextAfter` leads through all of them, and is null at the end."""
+    seen: list[str] = []
+    after: int | None = -1
+    while after is not None:
+        page = (await http.get(f"/batches/{ended}/items", params={"after": after, "limit": 4})).json()
+        assert len(page["items"]) <= 4
+        seen += [item["itemId"] for item in page["items"]]
+        after = page["nextAfter"]
+    assert seen == [f"u{n:03d}" for n in range(10, 20)]
+
+
+async def test_items_show_how_they_ended(ended: str, http: AsyncClient) -> None:
+    """Result or error, and by state."""
+    [failed] = (await http.get(f"/batches/{ended}/items?state=failed")).json()["items"]
+    assert (failed["number"], failed["itemId"], failed["state"], failed["result"]) == (3, "u013", "failed", None)
+    assert "no placeholders for u013" in failed["error"]
+    page = (await http.get(f"/batches/{ended}/items?state=succeeded&limit=1")).json()
+    assert page["nextAfter"] == 0
+    assert (page["items"][0]["result"], page["items"][0]["error"]) == ("U010", None)
+    assert (await http.get(f"/batches/{ended}/items?state=cancelled")).json() == {"items": [], "nextAfter": None}
+
+
+async def test_batches_are_listed_newest_first(idle: Batchflow, idle_http: AsyncClient) -> None:
+    """All, those of a workflow, those that are open."""
+    first, second = await started(idle_http), await started(idle_http)
+    third = (await idle_http.post("/greet/paginate-items", json={"itemIds": ["a"]})).json()["batchId"]
+
+    async def listed(**query: Any) -> list[str]:
+        return [it["batchId"] for it in (await idle_http.get("/batches", params=query)).json()["batches"]]
+
+    assert sorted(await listed()) == sorted([first, second, third])
+    assert sorted(await listed(workflow="welcome")) == sorted([first, second])
+    assert await listed(workflow="limited") == []
+    assert len(await listed(limit=2)) == 2
+    assert len(await listed(open=True)) == 3
+
+
+async def test_an_unknown_workflow_is_404(idle_http: AsyncClient) -> None:
+    """With the one that was meant."""
+    response = await idle_http.get("/batches?workflow=welcom")
+    assert refusal(response) == (404, "there is no workflow 'welcom'; did you mean 'welcome'?", "workflow")
+
+
+async def test_cancel_ends_a_batch_and_can_be_repeated(idle_http: AsyncClient) -> None:
+    """The second one finds it cancelled."""
+    id = await started(idle_http)
+    first = (await idle_http.post(f"/batches/{id}/cancel")).json()
+    assert (first["success"], first["cancelled"]) == (True, True)
+    assert first["batch"]["state"] in ("cancelling", "cancelled")
+    again = await idle_http.post(f"/batches/{id}/cancel")
+    assert (again.status_code, again.json()["cancelled"]) == (200, False)
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [("GET", ""), ("GET", "/items"), ("GET", "/progress"), ("POST", "/cancel")]
+)
+@pytest.mark.parametrize("id", ["nope", "bat_0000000000", "%00", "%C3%A9", "a%20b", "x" * 3000, "bat_%ff"])
+async def test_an_unknown_batch_is_404(method: str, path: str, id: str, idle_http: AsyncClient) -> None:
+    """In a sentence that names it."""
+    status, error, field = refusal(await idle_http.request(method, f"/batches/{id}{path}"))
+    assert (status, field) == (404, None)
+    assert error.startswith("there is no batch '")
+    assert error.endswith("'; retention may have removed it")
+
+
+@pytest.mark.parametrize(
+    ("query", "field"),
+    [
+        ("state=done", "state"),
+        ("state=", "state"),
+        ("limit=0", "limit"),
+        ("limit=1001", "limit"),
+        ("limit=ten", "limit"),
+        ("after=-2", "after"),
+        (f"after={10**30}", "after"),
+    ],
+)
+async def test_a_parameter_that_does_not_fit_is_422(query: str, field: str, idle_http: AsyncClient) -> None:
+    """The sentence names it."""
+    status, error, named = refusal(await idle_http.get(f"/batches/nope/items?{query}"))
+    assert (status, named) == (422, field)
+    assert error.startswith(f"'{field}' does not fit: ")

@@ -1,0 +1,122 @@
+"""How bodies are read."""
+
+from collections.abc import AsyncIterator
+from typing import Literal
+
+import pytest
+from httpx import AsyncClient
+from pydantic import BaseModel, Field
+from starlette.types import Message
+
+from batchflow import Batchflow
+from batchflow.http.bodies import documented
+from tests.http.conftest import app_of, client_of, scope_of
+from tests.http.samples import refusal, serve_all
+
+LIMIT = 2_000
+TOO_LARGE = (413, "the body is larger than 2,000 bytes; send less, or raise BATCHFLOW_MAX_BODY", None)
+PATHS = ["/welcome/process-users", "/welcome/paginate-users", "/welcome/generate-user", "/onboarding"]
+
+
+@pytest.fixture
+async def small(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Batchflow]:
+    """An app that takes small bodies only."""
+    monkeypatch.setenv("BATCHFLOW_MAX_BODY", str(LIMIT))
+    flow = Batchflow("sqlite://", worker=False)
+    serve_all(flow)
+    async with flow:
+        yield flow
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_a_body_over_the_limit_is_413(path: str, small: Batchflow) -> None:
+    """Whether it is JSON or not; one of exactly that size is read."""
+    async with client_of(small) as http:
+        assert refusal(await http.post(path, content=b"{" + b" " * LIMIT)) == TOO_LARGE
+        status, _, _ = refusal(await http.post(path, content=b"{" + b" " * (LIMIT - 1)))
+        assert status == 400
+
+
+async def test_an_endless_body_is_not_read_to_its_end(small: Batchflow) -> None:
+    """Reading stops at the limit."""
+    sent: list[int] = []
+
+    async def endless() -> AsyncIterator[bytes]:
+        while True:
+            sent.append(100)
+            yield b" " * 100
+
+    async with client_of(small) as http:
+        assert refusal(await http.post(PATHS[0], content=endless())) == TOO_LARGE
+    assert sum(sent) <= LIMIT + 200
+
+
+async def test_a_declared_length_is_believed_when_it_is_too_large(small: Batchflow) -> None:
+    """Nothing is read at all."""
+    async with client_of(small) as http:
+        response = await http.post(PATHS[0], content=b"{}", headers={"Content-Length": str(LIMIT + 1)})
+    assert refusal(response) == TOO_LARGE
+
+
+@pytest.mark.parametrize("length", ["-1", "٣٠٠٠", "1e9", "", "9" * 30])
+async def test_a_declared_length_that_is_none_is_not_looked_at(length: str, small: Batchflow) -> None:
+    """The bytes are counted."""
+    async with client_of(small) as http:
+        headers = [(b"Content-Length", length.encode())]
+        response = await http.post(PATHS[0], content=b"{}", headers=headers)
+    assert response.status_code == 202
+
+
+async def test_a_client_that_goes_away_starts_nothing(small: Batchflow) -> None:
+    """Half a body is no trigger, and no error in the log."""
+    messages: list[Message] = [{"type": "http.request", "body": b"{", "more_body": True}, {"type": "http.disconnect"}]
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return messages.pop(0)
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    await app_of(small)(scope_of("POST", PATHS[0]), receive, send)
+    assert sent[0]["status"] == 400
+    assert await small.engine.batches() == []
+
+
+class Cat(BaseModel):
+    """A pet."""
+
+    kind: Literal["cat"]
+    discriminator: str = ""
+
+
+class Dog(BaseModel):
+    """Another, with friends of its own kind."""
+
+    kind: Literal["dog"]
+    friends: list["Dog"] = []
+
+
+class Pets(BaseModel):
+    """A schema with references of every sort."""
+
+    first: Cat | Dog = Field(discriminator="kind")
+    second: Dog | None = Field(default=None, description="the second one")
+
+
+def test_a_schema_stands_by_itself() -> None:
+    """References are resolved, a type that holds itself is left open, and properties keep their names."""
+    schema = documented(Pets, required=True)["requestBody"]["content"]["application/json"]["schema"]
+    assert "$ref" not in str(schema)
+    cat, dog = schema["properties"]["first"]["oneOf"]
+    assert "discriminator" not in schema["properties"]["first"]
+    assert set(cat["properties"]) == {"kind", "discriminator"}
+    assert dog["properties"]["friends"]["items"] == {"title": "Dog"}
+    assert schema["properties"]["second"]["description"] == "the second one"
+
+
+async def test_bodies_may_have_any_content_type(idle_http: AsyncClient) -> None:
+    """As `curl -d` sends them."""
+    headers = {"Content-Type": "application/x-www-form-urlencoded"}
+    response = await idle_http.post(PATHS[0], content=b'{"dryRun": true}', headers=headers)
+    assert response.status_code == 200

@@ -1,0 +1,201 @@
+"""The whole of it in a real server: uvicorn in a process of its own, on a real SQLite file."""
+
+import asyncio
+import json
+import os
+import re
+import signal
+import sys
+from asyncio.subprocess import Process
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import pytest
+from httpx import AsyncClient
+
+from batchflow.app import Batchflow
+from tests.house.sources import ROOT
+from tests.waiting import wait_until
+
+NEVER = "PT1H"
+AT_ONCE_S = 30
+# Far less than the graces that must not be waited for, and enough for a machine under load.
+RUNNING = re.compile(r"Uvicorn running on (http://127\.0\.0\.1:\d+)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Server:
+    """A server that is up. `folder` has its database, its output, and a file for each item that has begun."""
+
+    process: Process
+    folder: Path
+    http: AsyncClient
+
+    async def trigger(self, workflow: str, **body: Any) -> str:
+        response = await self.http.post(f"/{workflow}/process-users", json=body)
+        assert response.status_code == 202, response.text
+        return response.json()["batchId"]
+
+    async def begun(self, *ids: str) -> None:
+        await wait_until(
+            lambda: all((self.folder / id).exists() for id in ids), description=f"{', '.join(ids)} have begun"
+        )
+
+    async def printed(self, text: str) -> None:
+        await wait_until(lambda: text in output(self.folder), description=f"'{text}' is printed")
+
+    async def ends(self) -> str:
+        """Press Ctrl-C, wait for the end, and return what was printed."""
+        self.process.send_signal(signal.SIGINT)
+        async with asyncio.timeout(AT_ONCE_S):
+            await self.process.wait()
+        return output(self.folder)
+
+
+Serve: TypeAlias = Callable[[str], AbstractAsyncContextManager[Server]]
+
+
+def output(folder: Path) -> str:
+    file = folder / "output"
+    return file.read_text() if file.exists() else ""
+
+
+def database(folder: Path) -> str:
+    return f"sqlite:///{folder}/batchflow.db"
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Serve:
+    """Starts a server with a grace; another one goes on where it has stopped."""
+
+    @asynccontextmanager
+    async def started(grace: str) -> AsyncGenerator[Server]:
+        env = {**os.environ, "BATCHFLOW_URL": database(tmp_path), "BATCHFLOW_GRACE": grace, "BEGUN": str(tmp_path)}
+        command = [sys.executable, "-m", "uvicorn", "tests.http.served_app:app", "--port", "0"]
+        with (tmp_path / "output").open("w") as out:
+            process = await asyncio.create_subprocess_exec(*command, cwd=ROOT, env=env, stdout=out, stderr=out)
+        try:
+            await wait_until(
+                lambda: process.returncode is not None or RUNNING.search(output(tmp_path)) is not None,
+                description="the server is up",
+                timeout=60,
+            )
+            found = RUNNING.search(output(tmp_path))
+            assert found is not None, output(tmp_path)
+            async with AsyncClient(base_url=f"{found[1]}/api", trust_env=False, timeout=60) as http:
+                yield Server(process=process, folder=tmp_path, http=http)
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+
+    return started
+
+
+async def events_of(server: Server, batch: str, seen: Callable[[str, Any], object]) -> None:
+    """Follow a batch until the stream ends."""
+    name = "message"
+    async with server.http.stream("GET", f"/batches/{batch}/progress?interval=0.1") as response:
+        async for line in response.aiter_lines():
+            if line.startswith("event: "):
+                name = line.removeprefix("event: ")
+            elif line.startswith("data: "):
+                seen(name, json.loads(line.removeprefix("data: ")))
+
+
+async def given_back(folder: Path) -> list[tuple[str, int, int]]:
+    """What the stopped server has left to do: item, failed attempts, losses."""
+    flow = Batchflow(database(folder), worker=False)
+    async with flow:
+        await flow.engine.store.enlist("another", 60_000)
+        claimed = await flow.engine.store.claim("another", ["/stuck/execute-user"], 100)
+        left = sorted((it.item, it.failures, it.losses) for it in claimed.claims)
+        await flow.engine.store.dismiss("another")
+    return left
+
+
+async def test_a_batch_is_triggered_and_watched_to_its_end(serve: Serve) -> None:
+    """One process, nothing but uvicorn and a file."""
+    async with serve("PT5S") as server:
+        counted = (await server.http.post("/quick/process-users", json={"dryRun": True})).json()
+        assert counted["toProcess"] == 25
+        batch = await server.trigger("quick")
+        events: list[tuple[str, Any]] = []
+        async with asyncio.timeout(60):
+            await events_of(server, batch, lambda name, data: events.append((name, data)))
+        assert [name for name, _ in events][-1] == "done"
+        assert events[-1][1]["counts"]["succeeded"] == 25
+        items = (await server.http.get(f"/batches/{batch}/items?state=succeeded")).json()["items"]
+        assert [it["result"] for it in items[:2]] == ["U0", "U1"]
+        assert "Traceback" not in await server.ends()
+
+
+async def assert_it_goes_on(serve: Serve, batch: str) -> None:
+    async with serve("PT5S") as server:
+        (server.folder / "gate").touch()
+
+        async def over() -> bool:
+            return (await server.http.get(f"/batches/{batch}")).json()["isFinal"]
+
+        await wait_until(over, description="the batch has ended", timeout=60)
+        status = (await server.http.get(f"/batches/{batch}")).json()
+        assert (status["state"], status["counts"]["succeeded"]) == ("completed", 2)
+
+
+async def test_ctrl_c_waits_for_the_grace_and_gives_back(serve: Serve, tmp_path: Path) -> None:
+    """Without an attempt; the next process goes on."""
+    async with serve("PT0.5S") as server:
+        batch = await server.trigger("stuck", userIds=["a", "b"])
+        await server.begun("a", "b")
+        printed = await server.ends()
+    assert "Stopped; claims given back" in printed
+    assert "Traceback" not in printed
+    assert await given_back(tmp_path) == [("a", 0, 0), ("b", 0, 0)]
+    await assert_it_goes_on(serve, batch)
+
+
+async def test_ctrl_c_twice_does_not_wait(serve: Serve, tmp_path: Path) -> None:
+    """Neither for a slow client nor for the grace; the claims are given back all the same."""
+    async with serve(NEVER) as server:
+        batch = await server.trigger("stuck", userIds=["a", "b"])
+        await server.begun("a", "b")
+        _, slow = await asyncio.open_connection(server.http.base_url.host, server.http.base_url.port)
+        slow.write(b"POST /api/quick/process-users HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n{")
+        await slow.drain()
+        # Two signals sent at once may arrive as one.
+        server.process.send_signal(signal.SIGINT)
+        await server.printed("Waiting for connections to close")
+        await server.ends()
+        slow.close()
+    assert await given_back(tmp_path) == [("a", 0, 0), ("b", 0, 0)]
+    await assert_it_goes_on(serve, batch)
+
+
+async def watching(server: Server, batch: str) -> "asyncio.Task[None]":
+    """A client that has had its first event."""
+    first = asyncio.Event()
+    task = asyncio.create_task(events_of(server, batch, lambda _name, _data: first.set()))
+    await first.wait()
+    return task
+
+
+async def ended(task: Awaitable[None]) -> None:
+    async with asyncio.timeout(AT_ONCE_S):
+        await task
+
+
+async def test_an_open_stream_does_not_hold_up_the_end(serve: Serve) -> None:
+    """It ends as a complete response; that of a client that has gone is not waited for either."""
+    async with serve("PT0.5S") as server:
+        batch = await server.trigger("stuck", userIds=["a"])
+        await server.begun("a")
+        gone, stays = await watching(server, batch), await watching(server, batch)
+        gone.cancel()
+        await asyncio.wait([gone])
+        printed = await server.ends()
+        await ended(stays)
+    assert "Traceback" not in printed
+    assert "Application shutdown complete" in printed

@@ -1,0 +1,70 @@
+"""A program that is killed over and over: it runs one batch and writes a line for whatever it executes.
+
+`python -m tests.scenarios.crash_program DATABASE LOG ITEMS`: starts the batch, or goes on with it, and ends with it.
+"""
+
+import asyncio
+import os
+import sys
+
+from pydantic import BaseModel
+
+from batchflow import Batchflow, BatchSummary, BatchWorkflow, NoParams, Page
+
+CONCURRENCY = 32
+DEDUP = "the-one-batch"
+
+
+class Item(BaseModel):
+    """What `load` makes of an id."""
+
+    id: str
+    size: int
+
+
+class Crashing(BatchWorkflow[NoParams, Item, str]):
+    """Three steps per item, each of which leaves a line in the log before it returns."""
+
+    name = "crashing"
+    page_size, chunk_size = 40, 16
+    entry_flow = paginate_flow = execute_flow = None
+
+    def __init__(self, log: str, items: int) -> None:
+        # One write per line with O_APPEND: a kill never leaves half a line.
+        self._log = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        self._items = items
+
+    def note(self, step: str, item: str) -> None:
+        """Say that a step was executed."""
+        os.write(self._log, f"{step} {item}\n".encode())
+
+    async def fetch(self, params: NoParams, cursor: str | None, limit: int) -> Page:
+        start = int(cursor or 0)
+        end = min(start + limit, self._items)
+        return Page([f"item-{number}" for number in range(start, end)], str(end) if end < self._items else None)
+
+    async def load(self, item_id: str) -> Item:
+        self.note("get-item", item_id)
+        return Item(id=item_id, size=len(item_id))
+
+    async def execute(self, item: Item) -> str:
+        self.note("process-item", item.id)
+        return f"done {item.id}"
+
+    async def save(self, item_id: str, result: str) -> None:
+        self.note("save-result", item_id)
+
+    async def on_complete(self, summary: BatchSummary) -> None:
+        self.note("on-complete", summary.id)
+
+
+async def main(database: str, log: str, items: int) -> None:
+    flow = Batchflow(f"sqlite:///{database}", concurrency=CONCURRENCY)
+    crashing = flow.add(Crashing(log, items))
+    async with flow:
+        batch = await crashing.trigger(dedup_id=DEDUP)
+        await batch.wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3])))

@@ -1,0 +1,314 @@
+"""Steps at the same time: order, rest, races, and a journal that does not fit."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from batchflow.core.retry import RetryPolicy
+from batchflow.core.run import Step
+from batchflow.errors import StepFailed
+from batchflow.serve.context import WorkflowContext
+from tests.serve.model import Calls, Model, endpoint
+
+Context = WorkflowContext[Any]
+MODES = pytest.mark.parametrize("always_replay", [False, True])
+
+
+def recorded(number: int, name: str, position: int, value: str = "null") -> Step:
+    return Step(number, name, "run", "done", position, value)
+
+
+@MODES
+async def test_gather_and_groups_work_and_replay(always_replay: bool) -> None:
+    """Each comes to its own, in whatever order they are recorded; what is recorded is not executed again."""
+    calls = Calls()
+
+    async def run(ctx: Context) -> list[Any]:
+        first = await asyncio.gather(*[ctx.run(name, calls(name, name, turns=3 - i)) for i, name in enumerate("abc")])
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(ctx.run(name, calls(name, name))) for name in "de"]
+        return [*first, *[task.result() for task in tasks]]
+
+    model = Model(always_replay=always_replay)
+    ending = await model.drive(endpoint(run))
+    assert ending.result == '["a", "b", "c", "d", "e"]'
+    # What was in flight when an attempt was given up is executed again, and nothing else is.
+    assert len(calls.made) == (8 if always_replay else 5)
+    assert sorted(model.names) == list("abcde")
+
+
+@MODES
+async def test_a_race_is_decided_again_as_it_was(always_replay: bool) -> None:
+    """The outcome that was recorded first is handed out first, with rest in between."""
+    calls = Calls()
+    winners: list[str] = []
+
+    async def run(ctx: Context) -> str:
+        slow = asyncio.create_task(ctx.run("slow", calls("slow", turns=9)), name="slow")
+        fast = asyncio.create_task(ctx.run("fast", calls("fast", turns=1)), name="fast")
+        done, _ = await asyncio.wait([slow, fast], return_when=asyncio.FIRST_COMPLETED)
+        winners.append(" ".join(task.get_name() for task in done))
+        await ctx.run("between", calls("between", turns=20))
+        await asyncio.wait([slow, fast])
+        return winners[-1]
+
+    model = Model(always_replay=always_replay)
+    ending = await model.drive(endpoint(run))
+    assert ending.result == '"fast"'
+    assert set(winners) == {"fast"}
+    assert model.names == ["fast", "slow", "between"]
+    assert calls.made.count("fast") == 1
+
+
+async def test_what_became_durable_first_comes_first() -> None:
+    """Live, outcomes are handed out one at a time although both are durable in one turn."""
+    order: list[str] = []
+
+    async def branch(ctx: Context, name: str) -> None:
+        await ctx.run(name, Calls()(name))
+        # Were both handed out in one turn, the other branch would come in between.
+        for _ in range(20):
+            order.append(name)
+            await asyncio.sleep(0)
+
+    async def run(ctx: Context) -> None:
+        await asyncio.gather(branch(ctx, "a"), branch(ctx, "b"))
+
+    await Model().drive(endpoint(run))
+    assert order == ["a"] * 20 + ["b"] * 20
+
+
+async def test_no_new_step_starts_before_the_journal_is_through() -> None:
+    """Steps that are asked for meanwhile wait, and start in the order in which they were asked for."""
+    calls = Calls()
+    states: list[str] = []
+
+    async def run(ctx: Context) -> None:
+        async def old() -> None:
+            await ctx.run("recorded 1", calls("never"))
+            states.append(f"1 with {calls.made}")
+            await ctx.run("recorded 2", calls("never"))
+            states.append(f"2 with {calls.made}")
+
+        await asyncio.gather(ctx.run("new 1", calls("new 1")), ctx.run("new 2", calls("new 2")), old())
+
+    model = Model(journal=(recorded(3, "recorded 1", 1), recorded(4, "recorded 2", 2)))
+    await model.drive(endpoint(run))
+    assert states == ["1 with []", "2 with []"]
+    assert calls.made == ["new 1", "new 2"]
+    assert [(step.number, step.name) for step in model.journal] == [
+        (1, "new 1"),
+        (2, "new 2"),
+        (3, "recorded 1"),
+        (4, "recorded 2"),
+    ]
+
+
+async def test_tasks_of_the_root_start_before_it_goes_on() -> None:
+    """A root that asks first does not outrun the siblings that it has made."""
+    seen: list[str] = []
+
+    async def run(ctx: Context) -> None:
+        sibling = asyncio.create_task(ctx.run("sibling", Calls()("sibling")))
+        await ctx.run("own", Calls()("own"))
+        seen.append(f"sibling {'done' if sibling.done() else 'open'}")
+        await sibling
+
+    model = Model(journal=(recorded(1, "own", 2), recorded(2, "sibling", 1)))
+    await model.drive(endpoint(run))
+    assert seen == ["sibling done"]
+
+
+async def test_a_replay_may_await_other_things_where_the_root_is_alone() -> None:
+    """Nothing is a mismatch before the code has asked for another step."""
+
+    async def run(ctx: Context) -> None:
+        await ctx.run("a", Calls()("a"))
+        for _ in range(200):
+            await asyncio.sleep(0)
+        await ctx.run("b", Calls()("b"))
+
+    ending = await Model(journal=(recorded(1, "a", 1), recorded(2, "b", 2))).drive(endpoint(run))
+    assert ending.ending == "done"
+
+
+async def dead(fn: Any, *journal: Step) -> str:
+    """The first line of what a run that does not fit its journal dies of."""
+    ending = await Model(journal=journal).drive(endpoint(fn))
+    assert ending.ending == "dead"
+    assert ending.error is not None
+    return ending.error.splitlines()[0]
+
+
+async def test_a_step_that_has_gone_is_a_mismatch() -> None:
+    """Found as soon as the code is at rest; nothing new is executed, and `except Exception` does not hide it."""
+    calls = Calls()
+
+    async def run(ctx: Context) -> None:
+        try:
+            await ctx.run("new", calls("new"))
+        except Exception:
+            calls.made.append("swallowed")
+
+    error = await dead(run, recorded(1, "old", 1))
+    assert error.startswith(
+        "ReplayError: step 'old' is recorded next, at position 1, "
+        "but the code waits for 'new' and has not asked for it; "
+    )
+    assert calls.made == []
+
+
+async def test_a_function_that_ends_too_early_is_a_mismatch() -> None:
+    """A recorded step that nobody has asked for at the end."""
+
+    async def run(ctx: Context) -> None:
+        await ctx.run("a", Calls()("a"))
+
+    error = await dead(run, recorded(1, "a", 1), recorded(2, "b", 2))
+    assert error.startswith("ReplayError: step 'b' is recorded, but the function returned without asking for it; ")
+
+
+async def test_a_failure_before_the_journal_is_through_is_tried_again() -> None:
+    """A passing fault between steps is no mismatch; one that stays is told as such."""
+    attempts: list[int] = []
+
+    async def run(ctx: Context) -> None:
+        attempts.append(1)
+        if len(attempts) < 3:
+            raise ConnectionError("for now")
+        if len(attempts) > 3:
+            raise ConnectionError("for good")
+        await ctx.run("a", Calls()("a"))
+
+    journal = (recorded(1, "a", 1),)
+    assert (await Model(journal=journal).drive(endpoint(run))).ending == "done"
+    error = await dead(run, *journal)
+    assert error.startswith("ReplayError: step 'a' is recorded, but the function raised without asking for it; ")
+    assert len(attempts) == 7
+
+
+async def test_a_recorded_result_of_another_type_is_a_mismatch() -> None:
+    """The sentence shows what is recorded and what is declared."""
+
+    async def count() -> int:
+        return 1
+
+    async def run(ctx: Context) -> None:
+        await ctx.run("count", count)
+
+    assert await dead(run, recorded(1, "count", 1, '"many"')) == (
+        "ReplayError: step 'count' is recorded as '\"many\"', which is no int as the code declares it now; "
+        "keep reading what is recorded, or give the new step another name"
+    )
+
+
+async def test_a_name_used_twice_ends_the_run() -> None:
+    """Wherever the second request comes from."""
+
+    async def run(ctx: Context) -> None:
+        await asyncio.gather(ctx.run("a", Calls()("a")), ctx.run("a", Calls()("a")))
+
+    assert (await dead(run)).startswith("ReplayError: step 'a' is asked for twice in one run; ")
+
+
+@pytest.mark.parametrize("how", ["directly", "in a task", "in a sibling"])
+async def test_steps_do_not_nest(how: str) -> None:
+    """Asked for by the function of another step, or by a task that it has made."""
+
+    async def run(ctx: Context) -> None:
+        async def inner() -> None:
+            await ctx.run("inner", Calls()("inner"))
+
+        async def outer() -> None:
+            await (asyncio.gather(inner()) if how == "in a task" else inner())
+
+        if how == "in a sibling":
+            await asyncio.gather(ctx.run("other", Calls()("other", turns=5)), ctx.run("outer", outer))
+        await ctx.run("outer", outer)
+
+    assert await dead(run) == (
+        "ReplayError: step 'inner' is asked for inside step 'outer', and steps do not nest; "
+        "let 'outer' return, and ask for 'inner' in the durable function itself"
+    )
+
+
+async def test_a_task_made_after_a_step_is_a_branch() -> None:
+    """Only what runs inside of the step's function counts as inside."""
+
+    async def run(ctx: Context) -> int:
+        await ctx.run("a", Calls()("a"))
+        return sum(await asyncio.gather(ctx.run("b", Calls()("b", 1)), ctx.run("c", Calls()("c", 2))))
+
+    assert (await Model().drive(endpoint(run))).result == "3"
+
+
+async def test_a_failure_in_a_group_cancels_the_others_and_they_are_not_recorded() -> None:
+    """The group's error is final, as the step's is."""
+    calls = Calls()
+
+    async def run(ctx: Context) -> str:
+        result = "through"
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(ctx.run("bad", calls("bad", fails=9)))
+                group.create_task(ctx.run("long", calls("long", turns=500)))
+        except* StepFailed:
+            result = "failed"
+        return result
+
+    model = Model()
+    ending = await model.drive(endpoint(run, retry=RetryPolicy.none()))
+    assert (ending.ending, ending.result, model.names) == ("done", '"failed"', ["bad"])
+
+
+async def test_an_uncaught_group_is_as_final_as_its_members() -> None:
+    """A `StepFailed` in it kills the run without another attempt."""
+
+    async def run(ctx: Context) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(ctx.run("bad", Calls()("bad", fails=9)))
+
+    ending = await Model().drive(endpoint(run, retry=RetryPolicy.none()))
+    assert ending.ending == "dead"
+    assert ending.error is not None
+    assert ending.error.startswith("StepFailed: step 'bad' failed after 1 attempt: ConnectionError: bad is down")
+
+
+async def test_one_branch_waits_while_the_others_work() -> None:
+    """The attempt ends when nothing executes any more, with the earliest time anything is due."""
+    calls = Calls()
+
+    async def nap(ctx: Context, name: str, seconds: int) -> None:
+        await ctx.sleep(name, seconds)
+        await ctx.run(f"after {name}", calls(f"after {name}"))
+
+    async def run(ctx: Context) -> None:
+        await asyncio.gather(nap(ctx, "long", 60), nap(ctx, "short", 20), ctx.run("work", calls("work", turns=300)))
+
+    model = Model()
+    first = await model.deliver(endpoint(run))
+    assert first is not None
+    assert (first.ending, first.due, calls.made) == ("suspended", 1_020_000, ["work"])
+    assert [(step.name, step.state, step.due) for step in first.steps] == [
+        ("long", "pending", 1_060_000),
+        ("short", "pending", 1_020_000),
+    ]
+    await model.drive(endpoint(run))
+    assert calls.made == ["work", "after short", "after long"]
+    assert model.names == ["work", "short", "after short", "long", "after long"]
+
+
+async def test_a_cancelled_sleep_is_forgotten() -> None:
+    """A timer that nobody waits for any more neither wakes the run nor keeps it."""
+
+    async def run(ctx: Context) -> None:
+        timer = asyncio.create_task(ctx.sleep("timer", 5))
+        await ctx.run("a", Calls()("a"))
+        timer.cancel()
+        await ctx.sleep("pause", 60)
+
+    model = Model()
+    first = await model.deliver(endpoint(run))
+    assert first is not None
+    assert (first.due, [step.name for step in first.steps]) == (1_060_000, ["pause"])

@@ -1,0 +1,117 @@
+"""User functions of every shape are called in one way."""
+
+import asyncio
+import functools
+import threading
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
+from typing import Any, assert_type
+
+import pytest
+
+from batchflow.serve.callables import THREADS, as_async, is_async, within
+
+COLOUR: ContextVar[str] = ContextVar("colour", default="none")
+
+
+async def fetch(word: str, *, times: int = 1) -> str:
+    return word * times
+
+
+def compute(word: str, *, times: int = 1) -> str:
+    return word * times
+
+
+def fetch_later(word: str, *, times: int = 1) -> Awaitable[str]:
+    return fetch(word, times=times)
+
+
+class Service:
+    async def fetch(self, word: str, *, times: int = 1) -> str:
+        return word * times
+
+    def compute(self, word: str, *, times: int = 1) -> str:
+        return word * times
+
+    @staticmethod
+    async def apart(word: str, *, times: int = 1) -> str:
+        return word * times
+
+
+class Caller:
+    async def __call__(self, word: str, *, times: int = 1) -> str:
+        return word * times
+
+
+class SyncCaller:
+    def __call__(self, word: str, *, times: int = 1) -> str:
+        return word * times
+
+
+ASYNC: list[Callable[..., Awaitable[str]]] = [
+    fetch,
+    functools.partial(fetch),
+    functools.partial(functools.partial(fetch), times=2),
+    Service().fetch,
+    functools.partial(Service().fetch),
+    Service.apart,
+    Caller(),
+    functools.partial(Caller()),
+]
+SYNC: list[Callable[..., Any]] = [
+    compute,
+    functools.partial(compute),
+    Service().compute,
+    SyncCaller(),
+    fetch_later,
+]
+
+
+@pytest.mark.parametrize("fn", ASYNC)
+async def test_async_functions_are_taken_as_they_are(fn: Callable[..., Awaitable[str]]) -> None:
+    """`async def`, methods, partials and callable objects run on the event loop."""
+    assert is_async(fn)
+    assert as_async(fn) is fn
+    assert await as_async(fn)("ab", times=2) == "abab"
+
+
+@pytest.mark.parametrize("fn", SYNC)
+async def test_plain_functions_are_awaited_in_a_thread(fn: Callable[..., Any]) -> None:
+    """Also one around an async call, whose awaitable is awaited on the loop."""
+    assert not is_async(fn)
+    assert await as_async(fn)("ab", times=2) == "abab"
+
+
+async def test_wrapping_twice_changes_nothing() -> None:
+    """What `as_async` has made is async."""
+    once = as_async(compute)
+    assert as_async(once) is once
+
+
+async def test_a_thread_sees_the_callers_context() -> None:
+    """Context variables are copied; the pool is the runtime's."""
+    with ThreadPoolExecutor(1, thread_name_prefix="ours") as pool:
+        THREADS.set(pool)
+        COLOUR.set("blue")
+        where = await as_async(lambda: (COLOUR.get(), threading.current_thread().name))()
+    assert where == ("blue", "ours_0")
+
+
+async def test_types_survive() -> None:
+    """The wrapped function has the parameters and the result of the original."""
+    assert_type(await as_async(fetch)("a", times=2), str)
+    assert_type(await as_async(compute)("a", times=2), str)
+
+
+async def test_what_takes_too_long_is_cancelled() -> None:
+    """The error says how long it was given; a timeout of the function's own stays what it is."""
+    with pytest.raises(TimeoutError, match="^took longer than 10ms$"):
+        await within(10, asyncio.Event().wait, (), {})
+
+    async def own() -> None:
+        raise TimeoutError("of my own")
+
+    with pytest.raises(TimeoutError, match="^of my own$"):
+        await within(1000, own, (), {})
+    assert await within(1000, fetch, ("ab",), {"times": 2}) == "abab"

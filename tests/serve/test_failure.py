@@ -1,0 +1,107 @@
+"""What exceptions of user code mean, and what is kept of them."""
+
+from datetime import timedelta
+
+import pytest
+
+from batchflow.core.retry import RetryPolicy
+from batchflow.errors import (
+    ConfigurationError,
+    NonRetryable,
+    RateLimited,
+    ReplayError,
+    RetryAfter,
+    StepFailed,
+    UnserializableError,
+)
+from batchflow.serve.failure import REPORT_BYTES, again_at, describe, headline, rate_limit, report, trace
+
+POLICY = RetryPolicy(retries=3, first="1s", factor=4)
+FINAL = [
+    NonRetryable("no"),
+    StepFailed("a", "ValueError: b", attempts=4),
+    ReplayError("no"),
+    UnserializableError("no"),
+    ConfigurationError("no"),
+]
+
+
+@pytest.mark.parametrize(("failures", "at"), [(1, 1_100), (2, 4_100), (3, 16_100), (4, None), (5, None)])
+def test_ordinary_failures_follow_the_policy(failures: int, at: int | None) -> None:
+    """After 1 s, 4 s, 16 s, and then no more."""
+    assert again_at(ValueError("x"), failures, POLICY, now=100, chance=0.5) == at
+
+
+@pytest.mark.parametrize("error", FINAL, ids=lambda error: type(error).__name__)
+def test_some_failures_are_final_at_once(error: Exception) -> None:
+    """No attempt is made that cannot help, alone or in a group."""
+    assert again_at(error, 1, POLICY, now=100, chance=0.5) is None
+    group = ExceptionGroup("several", [ValueError("x"), ExceptionGroup("inner", [error])])
+    assert again_at(group, 1, POLICY, now=100, chance=0.5) is None
+
+
+def test_retry_after_is_obeyed_and_counts() -> None:
+    """The delay is the one that was asked for, as long as attempts are left; of a group the longest."""
+    assert again_at(RetryAfter(timedelta(minutes=1)), 3, POLICY, now=100, chance=0.5) == 60_100
+    assert again_at(RetryAfter(60), 4, POLICY, now=100, chance=0.5) is None
+    group = ExceptionGroup("several", [RetryAfter(1), RetryAfter(9), ValueError("x")])
+    assert again_at(group, 1, POLICY, now=100, chance=0.5) == 9_100
+
+
+def test_a_rate_limit_is_found_in_groups() -> None:
+    """The longest one, unless something beside it is final."""
+    short, long = RateLimited(1), RateLimited(9)
+    assert rate_limit(short) is short
+    assert rate_limit(ExceptionGroup("several", [short, ValueError("x"), ExceptionGroup("inner", [long])])) is long
+    assert rate_limit(ExceptionGroup("several", [short, NonRetryable("no")])) is None
+    assert rate_limit(RetryAfter(1)) is None
+
+
+class Mute(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (ValueError("bad"), "ValueError: bad"),
+        (ValueError(), "ValueError"),
+        (ExceptionGroup("several", [ValueError("a"), KeyError("b")]), "ValueError: a; KeyError: 'b'"),
+        (Mute(), "Mute: (its text cannot be read: RuntimeError)"),
+    ],
+)
+def test_a_failure_is_described_by_type_and_message(error: Exception, text: str) -> None:
+    """One sentence, whatever the exception."""
+    assert describe(error) == text
+
+
+def fail(message: str) -> Exception:
+    try:
+        raise ValueError(message)
+    except ValueError as error:
+        return error
+
+
+def test_a_report_has_the_sentence_and_the_traceback() -> None:
+    """`headline` gives the sentence back, `trace` the frames, also for a message of several lines."""
+    text = report(fail("bad\nworse"))
+    assert headline(text) == "ValueError: bad\nworse"
+    assert trace(text).startswith("Traceback (most recent call last):\n")
+    assert "in fail\n" in trace(text)
+    assert (headline("ValueError: bad"), trace("ValueError: bad")) == ("ValueError: bad", "")
+
+
+@pytest.mark.parametrize("letter", ["x", "ä", "日"])
+def test_reports_are_cut(letter: str) -> None:
+    """Never more than the limit in bytes, beginning and end kept."""
+    text = report(fail(letter * 20_000 + "end"))
+    assert len(text.encode()) <= REPORT_BYTES
+    assert text.startswith(f"ValueError: {letter}")
+    assert "[…]" in text
+    assert text.endswith("end")
+
+
+def test_surrogates_do_not_break_a_report() -> None:
+    """What UTF-8 cannot hold is replaced."""
+    assert describe(ValueError("a\udc80")) == "ValueError: a?"

@@ -1,0 +1,283 @@
+"""The reference: what a store promises, in plain dicts that go through JSON after every operation."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from batchflow.core import ids
+from batchflow.core.message import LOSS_LIMIT, Claim
+from batchflow.core.run import Step, last_position
+from batchflow.core.settlement import Effect, Enter, Page, Publish, Settlement, StartItems
+
+STAYS = {"suspended", "retry", "parked", "released"}
+RUN_STATE = {"done": "completed", "answered": "failed", "dead": "failed", "cancelled": "cancelled"}
+ITEM_STATE = {"done": "succeeded", "answered": "failed", "dead": "failed", "cancelled": "cancelled"}
+COUNTS = (
+    "eligible", "open", "succeeded", "failed", "cancelled", "already_processed", "in_flight", "duplicates", "left_out"
+)  # fmt: skip
+Row = dict[str, Any]
+
+
+class Model:
+    """One store with one workflow, whose flow keys have the parallelism they are made with."""
+
+    def __init__(self, flows: dict[str, int | None]) -> None:
+        self.flows: dict[str, Row] = {
+            key: {"limit": limit, "pin": None, "pinned": False, "paused": False, "in_use": 0, "parked_until": 0}
+            for key, limit in flows.items()
+        }
+        self.messages: dict[str, Row] = {}
+        self.runs: dict[str, str] = {}
+        self.dead: dict[str, str] = {}
+        self.batches: dict[str, Row] = {}
+        self.marks: list[str] = []
+        self.holders: dict[str, str] = {}
+
+    def recode(self) -> None:
+        """What does not survive JSON does not survive an operation."""
+        for name, value in vars(self).items():
+            setattr(self, name, json.loads(json.dumps(value)))
+
+    # Messages
+
+    def publish(
+        self, id: str, destination: str, flow: str, due: int, *, batch: str | None = None, keep: bool = False
+    ) -> bool:
+        known = id in self.messages or id in self.runs or id in self.dead
+        takes = batch is None or (batch in self.batches and self._takes(self.batches[batch]))
+        if known or not takes:
+            return False
+        self._add(id, destination, flow, due, batch=batch, keep=keep)
+        if batch is not None:
+            self.batches[batch]["working"] += 1
+        return True
+
+    def _add(
+        self, id: str, destination: str, flow: str, due: int, *, batch: str | None, keep: bool = False, number: int = -1
+    ) -> None:
+        self.messages[id] = {
+            "destination": destination, "flow": flow, "due": due, "batch": batch, "number": number, "keep": keep,
+            "owner": None, "fence": 0, "failures": 0, "losses": 0, "cancelled": False, "journal": {},
+        }  # fmt: skip
+
+    def may_start(self, id: str, now: int) -> bool:
+        """Whether a claim may lease this message."""
+        message = self.messages[id]
+        flow = self.flows[message["flow"]]
+        limit = flow["pin"] if flow["pinned"] else flow["limit"]
+        free = limit is None or flow["in_use"] < limit
+        return (
+            message["owner"] is None
+            and message["due"] <= now
+            and free
+            and not flow["paused"]
+            and flow["parked_until"] <= now
+        )
+
+    def claimed(self, claim: Claim, worker: str, now: int) -> None:
+        """A message was leased; every field of the claim has to be what is known of it."""
+        assert self.may_start(claim.id, now), claim
+        message = self.messages[claim.id]
+        older = [
+            other["due"]
+            for id, other in self.messages.items()
+            if (other["destination"], other["flow"]) == (message["destination"], message["flow"])
+            and self.may_start(id, now)
+        ]
+        assert message["due"] == min(older), claim
+        self.flows[message["flow"]]["in_use"] += 1
+        message["owner"] = worker
+        assert claim.fence > message["fence"]
+        message["fence"] = claim.fence
+        self._ripen(message, now)
+        found = (claim.destination, claim.batch, claim.number, claim.failures, claim.losses)
+        assert found == tuple(message[name] for name in ("destination", "batch", "number", "failures", "losses"))
+        assert list(claim.journal) == self.journal(message)
+        if claim.number >= 0:
+            assert claim.item == self.batches[message["batch"]]["items"][str(claim.number)]["id"]
+
+    def journal(self, message: Row) -> list[Step]:
+        """The steps of a message, by number."""
+        return sorted(Step._make(step) for step in message["journal"].values())
+
+    def _ripen(self, message: Row, now: int) -> None:
+        journal = self.journal(message)
+        position = last_position(journal)
+        due = [step for step in journal if step.state == "pending" and step.kind == "sleep" and step.due <= now]
+        for step in sorted(due, key=lambda step: (step.due, step.number)):
+            position += 1
+            message["journal"][str(step.number)] = list(step._replace(state="done", position=position, value="null"))
+
+    def record(self, id: str, fence: int, step: Step) -> str:
+        message = self._held(id, fence)
+        if message is None:
+            return "stale"
+        if message["cancelled"]:
+            return "cancelled"
+        self._put(message, [step])
+        return "recorded"
+
+    def _put(self, message: Row, steps: Sequence[Step]) -> None:
+        for step in steps:
+            message["journal"][str(step.number)] = list(step)
+            if step.position:
+                message["failures"] = message["losses"] = 0
+
+    def _held(self, id: str, fence: int) -> Row | None:
+        message = self.messages.get(id)
+        return message if message and message["owner"] is not None and message["fence"] == fence else None
+
+    # Endings
+
+    def settle(self, settlement: Settlement, now: int) -> bool:
+        """Whether it was stale."""
+        message = self._held(settlement.id, settlement.fence)
+        if message is None:
+            return True
+        ending = settlement.ending
+        if message["cancelled"] and ending in STAYS:
+            ending = "cancelled"
+        self.flows[message["flow"]]["in_use"] -= 1
+        if ending in STAYS:
+            self._put(message, settlement.steps)
+            message["failures"] += ending == "retry"
+            message["owner"], message["due"] = None, now if ending == "released" else max(settlement.due, now)
+            if ending == "parked":
+                flow = self.flows[message["flow"]]
+                flow["parked_until"] = max(flow["parked_until"], message["due"])
+        else:
+            self._end(settlement.id, ending, settlement.error, settlement.effects if ending == "done" else (), now)
+        return False
+
+    def _end(self, id: str, ending: str, error: str | None, effects: Sequence[Effect], now: int) -> None:
+        message = self.messages.pop(id)
+        if ending == "dead":
+            self.dead[id] = error or ""
+        elif message["keep"]:
+            self.runs[id] = RUN_STATE[ending]
+        batch = self.batches.get(message["batch"] or "")
+        if batch is None:
+            return
+        if message["number"] >= 0:
+            self._end_item(batch, str(message["number"]), ITEM_STATE[ending])
+        else:
+            batch["working"] -= 1
+            if ending != "done" and not batch["ended"] and batch["state"] != "cancelling":
+                batch["broken"] = batch["entered"] = True
+        for effect in effects:
+            if not isinstance(effect, StartItems):
+                self._apply(effect, now)
+        for effect in effects:
+            if isinstance(effect, StartItems):
+                self._start(effect, now)
+        self._finish(message["batch"], now)
+
+    def _end_item(self, batch: Row, number: str, state: str) -> None:
+        item = batch["items"][number]
+        item["state"] = state
+        batch["counts"]["open"] -= 1
+        batch["counts"][state] += 1
+        self.holders.pop(item["id"], None)
+        if state == "succeeded" and item["id"] not in self.marks:
+            self.marks.append(item["id"])
+
+    def _apply(self, effect: Effect, now: int) -> None:
+        match effect:
+            case Publish(messages):
+                for message in messages:
+                    due = max(message.not_before, now)
+                    self.publish(message.id, message.destination, message.flow.key or "", due, batch=message.batch)
+            case Enter(batch):
+                self.batches[batch]["entered"] = True
+                if self.batches[batch]["state"] == "pending":
+                    self.batches[batch]["state"] = "open"
+            case Page():
+                self.batches[effect.batch]["pages"] += 1
+                for name in ("eligible", "already_processed", "duplicates", "left_out"):
+                    self.batches[effect.batch]["counts"][name] += getattr(effect, name)
+            case StartItems():
+                raise AssertionError("items start after all other effects")
+
+    def _start(self, effect: StartItems, now: int) -> None:
+        batch = self.batches[effect.batch]
+        if not self._takes(batch):
+            return
+        for number, id in enumerate(effect.ids, effect.first):
+            if id in {item["id"] for item in batch["items"].values()} or str(number) in batch["items"]:
+                batch["counts"]["duplicates"] += 1
+            elif self.holders.get(id, effect.batch) != effect.batch:
+                batch["counts"]["in_flight"] += 1
+            else:
+                self.holders[id] = effect.batch
+                batch["items"][str(number)] = {"id": id, "state": "open"}
+                batch["counts"]["open"] += 1
+                run = ids.item_run_id(effect.batch, number)
+                self._add(run, "execute", batch["flow"], now, batch=effect.batch, number=number)
+
+    def expire(self, worker: str, now: int) -> int:
+        held = [id for id, message in self.messages.items() if message["owner"] == worker]
+        for id in held:
+            self._take_back(id, now, lost=True)
+        return len(held)
+
+    def dismiss(self, worker: str, now: int) -> None:
+        for id in [id for id, message in self.messages.items() if message["owner"] == worker]:
+            self._take_back(id, now, lost=False)
+
+    def _take_back(self, id: str, now: int, *, lost: bool) -> None:
+        message = self.messages[id]
+        self.flows[message["flow"]]["in_use"] -= 1
+        message["owner"], message["due"] = None, now
+        message["losses"] += lost
+        if message["cancelled"]:
+            self._end(id, "cancelled", None, (), now)
+        elif message["losses"] >= LOSS_LIMIT:
+            self._end(id, "dead", "WorkerLost", (), now)
+
+    def cancel_run(self, id: str, now: int) -> bool:
+        message = self.messages.get(id)
+        if message is None:
+            return False
+        if message["owner"] is None:
+            self._end(id, "cancelled", None, (), now)
+        else:
+            message["cancelled"] = True
+        return True
+
+    # Batches
+
+    def open_batch(self, id: str, flow: str, entry: str, now: int) -> bool:
+        if id in self.batches:
+            return False
+        self.batches[id] = {
+            "state": "pending", "flow": flow, "entered": False, "ended": False, "broken": False, "working": 0,
+            "pages": 0, "counts": dict.fromkeys(COUNTS, 0), "items": {},
+        }  # fmt: skip
+        self.publish(entry, "entry", flow, now, batch=id)
+        return True
+
+    def cancel_batch(self, id: str, now: int) -> bool:
+        batch = self.batches.get(id)
+        if batch is None or batch["ended"]:
+            return False
+        batch["state"] = "cancelling"
+        mine = [run for run, message in self.messages.items() if message["batch"] == id]
+        for run in mine:
+            self.cancel_run(run, now)
+        self._finish(id, now)
+        return True
+
+    def _takes(self, batch: Row) -> bool:
+        return not batch["ended"] and batch["state"] != "cancelling"
+
+    def _finish(self, id: str, now: int) -> None:
+        batch = self.batches[id]
+        idle, opened = batch["working"] == 0, batch["counts"]["open"]
+        if batch["state"] == "open" and batch["entered"] and idle and opened:
+            batch["state"] = "sealed"
+        if not batch["ended"] and idle and not opened and (batch["entered"] or batch["state"] == "cancelling"):
+            batch["ended"] = True
+            cancelled = batch["state"] == "cancelling"
+            batch["state"] = "cancelled" if cancelled else "failed" if batch["broken"] else "completed"
+            self._add(ids.complete_id(id), "complete", batch["flow"], now, batch=id)
+            batch["working"] += 1

@@ -1,0 +1,29 @@
+"""The SQLite store keeps what every store has to keep, in a file and in memory."""
+
+from pathlib import Path
+
+import pytest
+
+from batchflow.core.clock import Clock
+from batchflow.stores.protocol import Store
+from batchflow.stores.sqlite import SqliteStore
+from batchflow.testing.conformance import SharedStoreConformance, StoreConformance
+
+
+class TestSqliteFile(SharedStoreConformance):
+    """A file, which several processes open."""
+
+    @pytest.fixture(autouse=True)
+    def _place(self, tmp_path: Path) -> None:
+        self.path = tmp_path / "batchflow.db"
+
+    def make_store(self, clock: Clock) -> Store:
+        # What a machine that goes down may lose is no matter of the suite.
+        return SqliteStore(str(self.path), clock=clock, synchronous="NORMAL")
+
+
+class TestSqliteMemory(StoreConformance):
+    """Memory, which is gone when the store is closed."""
+
+    def make_store(self, clock: Clock) -> Store:
+        return SqliteStore(":memory:", clock=clock)

@@ -1,0 +1,114 @@
+"""The statements of the SQLite store: each has one caller, and none walks through a large table."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from batchflow.stores.sqlite import connection
+from batchflow.stores.sqlite.queries import Queries, Query
+from tests.house.sources import ROOT
+
+FOLDER = ROOT / "batchflow/stores/sqlite"
+TEXT = (FOLDER / "queries.sql").read_text()
+PARTS = re.split(r"^-- (\w+) --$", TEXT, flags=re.MULTILINE)[1:]
+NAMES = PARTS[::2]
+BODIES = {
+    name: "\n".join(line for line in body.splitlines() if not line.startswith("--"))
+    for name, body in zip(NAMES, PARTS[1::2], strict=True)
+}
+LARGE = ("message", "step", "item", "ledger", "run", "dead_letter")
+SCAN = re.compile(r"SCAN (\w+)")
+LEDGER = re.compile(r"SEARCH \w+ USING PRIMARY KEY \(workflow=\?\)")
+
+# Statements that read a large table from one end to the other, with the reason.
+WALKS: dict[str, str] = {
+    "dead_letter_list": "newest first by its index, as many as asked for; those of one batch are few among few",
+    "ledger_forget_all": "all marks of one workflow are to go",
+    "ledger_forget_all_held": "all marks of one workflow are to go",
+}
+
+
+class Recorder:
+    """Stands for a connection and keeps what it is told to execute."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, list[Any]]] = []
+
+    def execute(self, sql: str, arguments: list[Any]) -> None:
+        self.told.append((sql, arguments))
+
+
+def bound(name: str, query: Query, *, rows: int) -> tuple[str, list[Any]]:
+    """The statement as it is executed, with made-up values."""
+    body = BODIES[name]
+    values: dict[str, Any] = {
+        parameter: "[]" if parameter in {"destinations", "ids", "keys"} else 1
+        for parameter in re.findall(r":(\w+)", body)
+        if parameter != "rows"
+    }
+    recorder: Any = Recorder()
+    if given := re.search(r"given \(([^)]*)\)", body):
+        query.execute_rows(recorder, [[1] * len(given[1].split(","))] * rows, **values)
+    else:
+        query.execute(recorder, **values)
+    (told,) = recorder.told
+    return told
+
+
+@pytest.fixture(scope="module")
+def plans(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, list[str]]]:
+    path = str(tmp_path_factory.mktemp("plans") / "batchflow.db")
+    opened = connection.connect(path, synchronous="OFF")
+    connection.prepare(opened, path)
+    queries = Queries.load()
+    found: dict[str, list[str]] = {}
+    for name in NAMES:
+        sql, arguments = bound(name, queries[name], rows=64)
+        found[name] = [row[3] for row in opened.execute(f"EXPLAIN QUERY PLAN {sql}", arguments)]
+    yield found
+    opened.close()
+
+
+def walks(plan: list[str], sql: str) -> Iterator[str]:
+    """Where a large table, or a workflow's whole ledger, is read from one end to the other."""
+    aliases = dict(re.findall(r"\b(?:FROM|JOIN|UPDATE|INTO)\s+(\w+)(?:\s+(?!ON|WHERE|SET|LEFT|CROSS|JOIN)(\w+))?", sql))
+    named = {alias or table: table for table, alias in aliases.items()}
+    for line in plan:
+        match = SCAN.match(line)
+        if (match and named.get(match[1], match[1]) in LARGE) or LEDGER.fullmatch(line):
+            yield line
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_statement_walks_through_a_large_table(name: str, plans: dict[str, list[str]]) -> None:
+    """Every access to what grows with the work is by an index."""
+    found = list(walks(plans[name], BODIES[name]))
+    automatic = [line for line in plans[name] if "AUTOMATIC" in line]
+    if name in WALKS:
+        assert found
+    else:
+        assert (found, automatic) == ([], [])
+
+
+def test_every_statement_has_one_caller() -> None:
+    """A statement nobody uses goes; one that two use is two promises."""
+    code = "\n".join(path.read_text() for path in FOLDER.glob("*.py"))
+    callers = {name: len(re.findall(rf'"{name}"', code)) for name in NAMES}
+    assert {name: count for name, count in callers.items() if count != 1} == {}
+
+
+def test_every_statement_says_what_it_is_for_once() -> None:
+    """Names are unique."""
+    assert sorted(set(NAMES)) == sorted(NAMES)
+
+
+def test_no_statement_stands_in_the_code() -> None:
+    """SQL is in `queries.sql` and the migrations; the code has PRAGMAs and transactions only."""
+    statement = re.compile(r"\"(?:SELECT|INSERT|UPDATE|DELETE|CREATE|WITH)\b[^\"]*")
+    found = {
+        f"{Path(path).name}: {text}" for path in FOLDER.glob("*.py") for text in statement.findall(path.read_text())
+    }
+    assert found == {'connection.py: "SELECT count(*) FROM sqlite_master'}

@@ -1,0 +1,253 @@
+"""A store and a plain model do the same operations, crashes included; what can be seen of them stays the same."""
+
+import asyncio
+from typing import Any
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from batchflow.core import ids
+from batchflow.core.batch import NewBatch
+from batchflow.core.flow import FlowControl
+from batchflow.core.message import Claim, Message
+from batchflow.core.run import Step
+from batchflow.core.settlement import Effect, Ending, Enter, Page, Publish, Settlement, StartItems
+from batchflow.stores.protocol import Store
+from batchflow.stores.sqlite import SqliteStore
+from batchflow.testing.clock import ManualClock
+from tests.stores.model import COUNTS, Model
+
+LEASE_MS = 30_000
+DESTINATIONS = ("work", "entry", "page", "execute", "complete")
+FLOWS = {
+    "free": FlowControl(key="free"),
+    "two": FlowControl(key="two", parallelism=2),
+    "one": FlowControl(key="one", parallelism=1),
+}
+KEYS = st.sampled_from(sorted(FLOWS))
+RUNS = st.sampled_from(["a", "b", "c", "d"])
+BATCHES = st.sampled_from(["bat_a", "bat_b", "bat_c"])
+WORKERS = st.sampled_from(["w1", "w2"])
+USERS = st.lists(st.sampled_from(["u1", "u2", "u3", "u4", "u5"]), max_size=4)
+ENDINGS: st.SearchStrategy[Ending] = st.sampled_from(
+    ["done", "done", "done", "answered", "suspended", "retry", "parked", "released", "dead", "cancelled"]
+)
+DELAYS = st.sampled_from([0, 1, 7, 1_000])
+
+
+class StoreMachine(RuleBasedStateMachine):
+    """Operations in any order, of claims that are held and of claims that were lost long ago."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runner = asyncio.Runner()
+        self.clock = ManualClock()
+        self.store: Store = self.runner.run(self._open())
+        self.model = Model({key: flow.parallelism for key, flow in FLOWS.items()})
+        self.claims: list[Claim] = []
+        self.pages = 0
+
+    async def _open(self) -> Store:
+        store = SqliteStore(":memory:", clock=self.clock)
+        await store.open()
+        return store
+
+    def teardown(self) -> None:
+        self.runner.run(self.store.close())
+        self.runner.close()
+
+    def do(self, verb: str, *arguments: Any, **options: Any) -> Any:
+        async def call() -> Any:
+            return await getattr(self.store, verb)(*arguments, **options)
+
+        return self.runner.run(call())
+
+    @property
+    def now(self) -> int:
+        return self.clock.now()
+
+    @initialize()
+    def enlist(self) -> None:
+        self.do("declare", list(FLOWS.values()))
+        for worker in ("w1", "w2"):
+            self.do("enlist", worker, LEASE_MS)
+
+    # What programs do
+
+    @rule(id=RUNS, key=KEYS, delay=DELAYS, keep=st.booleans())
+    def publish(self, id: str, key: str, delay: int, keep: bool) -> None:
+        due = self.now + delay
+        message = Message(id=id, destination="work", flow=FLOWS[key], not_before=due, keep=keep)
+        assert list(self.do("publish", [message])) == [self.model.publish(id, "work", key, due, keep=keep)]
+
+    @rule(id=BATCHES, key=KEYS)
+    def open_batch(self, id: str, key: str) -> None:
+        entry = Message(id=ids.entry_id(id), destination="entry", flow=FLOWS[key], batch=id)
+        flow = FLOWS[key]
+        batch = NewBatch(
+            id=id, workflow="welcome", execute="execute", flow=flow, complete="complete", complete_flow=flow
+        )
+        assert self.do("open_batch", batch, [entry]) == self.model.open_batch(id, key, entry.id, self.now)
+
+    @rule(worker=WORKERS, limit=st.integers(1, 6))
+    def claim(self, worker: str, limit: int) -> None:
+        claimed = self.do("claim", worker, DESTINATIONS, limit)
+        for claim in claimed.claims:
+            self.model.claimed(claim, worker, self.now)
+            self.claims.append(claim)
+        startable = [id for id in self.model.messages if self.model.may_start(id, self.now)]
+        assert len(claimed.claims) == limit or not startable
+        if startable:
+            assert claimed.next_due is not None
+            assert claimed.next_due <= self.now
+
+    @precondition(lambda self: self.claims)
+    @rule(data=st.data(), sleep=st.booleans(), delay=DELAYS)
+    def record(self, data: st.DataObject, sleep: bool, delay: int) -> None:
+        claim = data.draw(st.sampled_from(self.claims[-6:]))
+        step = self._step(claim, delay if sleep else None)
+        for _ in range(data.draw(st.integers(1, 2))):
+            verdict = self.model.record(claim.id, claim.fence, step)
+            assert self.do("record", claim.id, claim.fence, step) == verdict
+
+    @precondition(lambda self: self.claims)
+    @rule(data=st.data(), ending=ENDINGS, delay=DELAYS, users=USERS, more=st.booleans())
+    def settle(self, data: st.DataObject, ending: Ending, delay: int, users: list[str], more: bool) -> None:
+        claim = data.draw(st.sampled_from(self.claims[-6:]))
+        steps: tuple[Step, ...] = ()
+        if ending in {"suspended", "retry", "parked"} and data.draw(st.booleans()):
+            steps = (self._step(claim, delay if ending == "suspended" else None),)
+        effects = self._effects(claim, users, more) if ending == "done" else ()
+        due = self.now + delay if ending in {"suspended", "retry", "parked"} else 0
+        error = "Boom: no" if ending in {"retry", "parked", "dead", "answered"} else None
+        result = '"ok"' if ending in {"done", "answered"} else None
+        ends = Settlement(claim.id, claim.fence, ending, result, error, due, steps, effects)
+        for _ in range(data.draw(st.integers(1, 2))):
+            assert self.do("settle", ends).stale == self.model.settle(ends, self.now)
+
+    def _step(self, claim: Claim, delay: int | None) -> Step:
+        message = self.model.messages.get(claim.id)
+        journal = [] if message is None else self.model.journal(message)
+        number = max((step.number for step in journal), default=0) + 1
+        if delay is not None:
+            return Step(number, f"nap{number}", "sleep", "pending", due=self.now + delay)
+        position = max((step.position for step in journal), default=0) + 1
+        return Step(number, f"step{number}", "run", "done", position=position, value=f'"{number}"')
+
+    def _effects(self, claim: Claim, users: list[str], more: bool) -> tuple[Effect, ...]:
+        if claim.batch is None or claim.destination not in {"entry", "page"}:
+            return ()
+        effects: list[Effect] = [Enter(claim.batch)] if claim.destination == "entry" else []
+        self.pages += 1
+        if more:
+            flow = FLOWS[self.model.batches[claim.batch]["flow"]]
+            page = Message(id=ids.page_id(claim.batch, self.pages), destination="page", flow=flow, batch=claim.batch)
+            effects.append(Publish((page,)))
+        effects.append(Page(claim.batch, len(users)))
+        effects.append(StartItems(claim.batch, self.pages * 10, tuple(users)))
+        return tuple(effects)
+
+    # What operators do
+
+    @rule(id=RUNS)
+    def cancel_run(self, id: str) -> None:
+        assert self.do("cancel_run", id) == self.model.cancel_run(id, self.now)
+
+    @precondition(lambda self: any(message["batch"] for message in self.model.messages.values()))
+    @rule(data=st.data())
+    def cancel_run_of_batch(self, data: st.DataObject) -> None:
+        mine = sorted(id for id, message in self.model.messages.items() if message["batch"])
+        self.cancel_run(data.draw(st.sampled_from(mine)))
+
+    @rule(id=BATCHES)
+    def cancel_batch(self, id: str) -> None:
+        assert self.do("cancel_batch", id) == self.model.cancel_batch(id, self.now)
+
+    @rule(key=KEYS, limit=st.sampled_from([None, 1, 3]), paused=st.booleans())
+    def pin(self, key: str, limit: int | None, paused: bool) -> None:
+        self.do("pin", FlowControl(key=key, parallelism=limit), paused=paused)
+        self.model.flows[key].update(pin=limit, pinned=True, paused=paused)
+
+    @rule(key=KEYS)
+    def unpin(self, key: str) -> None:
+        self.do("unpin", key)
+        self.model.flows[key].update(pinned=False, paused=False)
+
+    # What happens to them
+
+    @rule(worker=WORKERS)
+    def crash(self, worker: str) -> None:
+        """The worker's lease ends; the other one's is renewed in time."""
+        other = "w2" if worker == "w1" else "w1"
+        self.clock.advance(f"{LEASE_MS}ms")
+        self.do("enlist", other, LEASE_MS)
+        assert self.do("expire") == self.model.expire(worker, self.now)
+        self.do("enlist", worker, LEASE_MS)
+
+    @rule(worker=WORKERS)
+    def leave(self, worker: str) -> None:
+        self.do("dismiss", worker)
+        self.model.dismiss(worker, self.now)
+        self.do("enlist", worker, LEASE_MS)
+
+    @rule(ms=st.sampled_from([1, 7, 1_000]))
+    def pass_time(self, ms: int) -> None:
+        self.clock.advance(f"{ms}ms")
+        for worker in ("w1", "w2"):
+            self.do("enlist", worker, LEASE_MS)
+
+    # What can be seen
+
+    @invariant()
+    def same(self) -> None:
+        self.model.recode()
+        self.runner.run(self._compare())
+
+    async def _compare(self) -> None:
+        model, store = self.model, self.store
+        for status in await store.flows(list(FLOWS)):
+            key = status.limits.key or ""
+            waiting = sum(m["owner"] is None and m["flow"] == key for m in model.messages.values())
+            flow = model.flows[key]
+            limit = flow["pin"] if flow["pinned"] else flow["limit"]
+            assert (status.in_use, status.waiting, status.limits.parallelism) == (flow["in_use"], waiting, limit), key
+        for id, batch in model.batches.items():
+            await self._compare_batch(id, batch)
+        for id in {*model.messages, *model.runs, *model.dead, "a", "b", "c", "d"}:
+            found = await store.run(id)
+            assert (found.state if found else None) == self._state(id), id
+            if id in model.messages and found:
+                assert list(found.journal) == model.journal(model.messages[id])
+        assert {letter.id for letter in await store.dead_letters(limit=1_000)} == set(model.dead)
+        assert await store.processed("welcome", ["u1", "u2", "u3", "u4", "u5"]) == set(model.marks)
+
+    async def _compare_batch(self, id: str, expected: dict[str, Any]) -> None:
+        batch = await self.store.batch(id)
+        assert batch is not None
+        assert batch.counts._asdict() == {name: expected["counts"][name] for name in COUNTS}
+        seen = (batch.state, batch.working, batch.pages, batch.error is not None, batch.ended_at is not None)
+        assert seen == tuple(expected[name] for name in ("state", "working", "pages", "broken", "ended"))
+        items = {str(item.number): (item.id, item.state) for item in await self.store.items(id, limit=1_000)}
+        assert items == {number: (item["id"], item["state"]) for number, item in expected["items"].items()}
+        if batch.state in {"sealed", "completed"}:
+            counts = batch.counts
+            assert counts.eligible == counts.started + counts.skipped + counts.left_out
+
+    def _state(self, id: str) -> str | None:
+        message = self.model.messages.get(id)
+        if message is not None:
+            return "waiting" if message["owner"] is None else "running"
+        return "failed" if id in self.model.dead else self.model.runs.get(id)
+
+
+class TestSqliteAgainstTheModel(StoreMachine.TestCase):
+    """The SQLite store in memory."""
+
+    settings = settings(
+        max_examples=40,
+        stateful_step_count=30,
+        deadline=None,
+        derandomize=True,
+        suppress_health_check=[HealthCheck.too_slow],
+    )

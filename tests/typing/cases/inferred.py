@@ -1,0 +1,86 @@
+"""What is inferred of workflows, steps and served functions."""
+
+from collections.abc import AsyncIterator
+from typing import assert_type
+
+from pydantic import BaseModel
+
+from batchflow import Batchflow, BatchHandle, BatchWorkflow, NoParams, Page, Workflow, WorkflowContext
+
+
+class Params(BaseModel):
+    paid_only: bool = False
+
+
+class User(BaseModel):
+    id: str
+
+
+class Welcome(BatchWorkflow[Params, User, list[str]]):
+    async def fetch(self, params: Params, cursor: str | None, limit: int) -> Page:
+        assert_type(self.params, Params)
+        return Page([])
+
+    def load(self, user_id: str) -> User | None:
+        return None
+
+    def execute(self, user: User) -> list[str]:
+        return [user.id]
+
+    def save(self, user_id: str, result: list[str]) -> None:
+        return None
+
+
+class OnlyIds(BatchWorkflow[Params]):
+    async def fetch(self, params: Params, cursor: str | None, limit: int) -> Page:
+        return Page([])
+
+    async def execute(self, item_id: str) -> None:
+        return None
+
+
+flow = Batchflow("sqlite://")
+welcome = flow.add(Welcome())
+assert_type(welcome, Workflow[Params, list[str]])
+assert_type(flow.add(OnlyIds()), Workflow[Params, None])
+
+
+@flow.batch
+async def greet(user_id: str) -> str:
+    return user_id
+
+
+@flow.batch(ids=["a"])
+def count(user_id: str) -> int:
+    return len(user_id)
+
+
+assert_type(greet, Workflow[NoParams, str])
+assert_type(count, Workflow[NoParams, int])
+
+
+async def charge(amount: int, *, currency: str) -> User:
+    return User(id=f"{amount}{currency}")
+
+
+def add(one: int, other: int) -> int:
+    return one + other
+
+
+@flow.serve("/onboarding")
+async def onboarding(ctx: WorkflowContext[Params]) -> User:
+    assert_type(ctx.payload, Params)
+    assert_type(await ctx.run("charge", charge, 3, currency="EUR"), User)
+    assert_type(await ctx.run("add", add, 1, 2), int)
+    assert_type(await ctx.step(timeout="5s").run("add again", add, 1, 2), int)
+    assert_type(await ctx.sleep("a while", "3d"), None)
+    return User(id="1")
+
+
+async def use() -> None:
+    batch = await welcome.trigger(Params(paid_only=True))
+    assert_type(batch, BatchHandle[list[str]])
+    results: AsyncIterator[tuple[str, list[str]]] = batch.results()
+    del results
+    run = await onboarding.trigger(Params())
+    assert_type(await run.wait(), User)

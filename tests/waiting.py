@@ -1,0 +1,36 @@
+"""Waiting for something to become true: the one place in the tests that sleeps."""
+
+import asyncio
+import inspect
+import time
+from collections.abc import Awaitable, Callable
+
+PAUSE = 0.01
+
+
+async def wait_until(predicate: Callable[[], bool | Awaitable[bool]], *, description: str, timeout: float = 30) -> None:
+    """Return once `predicate` holds; fail with `description` when it does not within `timeout` seconds."""
+    try:
+        async with asyncio.timeout(timeout):
+            while not await _answer(predicate):  # noqa: ASYNC110 - there may be no event to wait for
+                await asyncio.sleep(PAUSE)
+    except TimeoutError as error:
+        raise AssertionError(_in_vain(description, timeout)) from error
+
+
+def wait_until_sync(predicate: Callable[[], bool], *, description: str, timeout: float = 30) -> None:
+    """Return once `predicate` holds, for tests without an event loop."""
+    deadline = time.monotonic() + timeout
+    while not predicate():
+        if time.monotonic() > deadline:
+            raise AssertionError(_in_vain(description, timeout))
+        time.sleep(PAUSE)
+
+
+async def _answer(predicate: Callable[[], bool | Awaitable[bool]]) -> bool:
+    answer = predicate()
+    return await answer if inspect.isawaitable(answer) else answer
+
+
+def _in_vain(description: str, timeout: float) -> str:
+    return f"waited {timeout:g} s in vain until {description}"
