@@ -15,6 +15,7 @@ from batchflow.core.duration import Duration
 from batchflow.core.flow import FlowControl
 from batchflow.core.retry import RetryPolicy
 from batchflow.engine.engine import Engine, EngineOptions
+from batchflow.engine.interrupt import on_interrupt
 from batchflow.engine.system import SystemClock, SystemEntropy
 from batchflow.errors import ConfigurationError, DuplicateNameError
 from batchflow.serve.context import WorkflowContext
@@ -193,7 +194,8 @@ class Batchflow:
         try:
             yield
         finally:
-            await self.stop()
+            with on_interrupt(self.engine.hurry):
+                await self.stop()
 
     @property
     def router(self) -> "APIRouter":

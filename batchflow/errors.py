@@ -16,7 +16,7 @@ BatchflowError
 │   └── RateLimited             … and let everything under the same flow key wait as well; burns no attempt
 └── StoreError                  durable state could not be read or written
     ├── StoreUnavailable        for now: busy, disk full, connection lost
-    └── StoreIncompatible       for good: made by a newer batchflow, read-only, not ours
+    └── StoreIncompatible       until somebody acts: made by a newer batchflow, read-only, not ours
 """
 
 from datetime import timedelta
@@ -43,7 +43,7 @@ __all__ = [
 
 
 class BatchflowError(Exception):
-    """Base of all of them. `code` names the error in JSON answers; `status` is its HTTP status."""
+    """Base of all of them. `code` names the error for programs; `status` is the HTTP status it is answered with."""
 
     code = "error"
     status = 500

@@ -1,12 +1,24 @@
 """Settings from the environment: `BATCHFLOW_*`, and `APP_URL` for the endpoints' base URL."""
 
 from datetime import timedelta
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import AliasChoices, Field, ValidationError
+from pydantic import AliasChoices, BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from batchflow.core.duration import Duration, to_ms
 from batchflow.errors import ConfigurationError
+
+
+def _span(value: Duration) -> timedelta:
+    # A variable holds a text: a bare number in it is seconds, as everywhere else.
+    if isinstance(value, str) and value.strip().isdecimal():
+        value = int(value)
+    return timedelta(milliseconds=to_ms(value, option="it"))
+
+
+Span = Annotated[timedelta, BeforeValidator(_span)]
+"""A duration: seconds, or a text such as "10s" or "7d"."""
 
 
 class Settings(BaseSettings):
@@ -17,10 +29,8 @@ class Settings(BaseSettings):
     url: str = Field("sqlite:///batchflow.db", description="where state lives: sqlite:///PATH, or sqlite:// for memory")
     concurrency: int = Field(256, ge=1, le=100_000, description="runs under way at once in one process")
     threads: int = Field(40, ge=1, le=1_000, description="threads that sync hooks and functions run in")
-    grace: timedelta = Field(
-        timedelta(seconds=10), ge=timedelta(0), description="how long a stop waits for running work"
-    )
-    retention: timedelta = Field(
+    grace: Span = Field(timedelta(seconds=10), description="how long a stop waits for running work")
+    retention: Span = Field(
         timedelta(days=7), gt=timedelta(0), description="how long ended batches, runs and dead letters are kept"
     )
     synchronous: Literal["FULL", "NORMAL"] = Field("FULL", description="SQLite's PRAGMA synchronous")
@@ -30,7 +40,7 @@ class Settings(BaseSettings):
     )
     app_url: str | None = Field(
         None,
-        validation_alias=AliasChoices("app_url", "APP_URL"),
+        validation_alias=AliasChoices("app_url", "APP_URL", "BATCHFLOW_APP_URL"),
         description="base URL of the endpoints, where it cannot be taken from the request",
     )
 
@@ -52,4 +62,7 @@ def _sentence(error: ValidationError) -> str:
     first = error.errors()[0]
     name = str(first["loc"][0])
     variable = "APP_URL" if name.lower() == "app_url" else f"BATCHFLOW_{name.upper()}"
-    return f"the setting '{name}' ({variable}) cannot be {first['input']!r}: {first['msg'].lower()}"
+    why = first["msg"].removeprefix("Value error, ").lower()
+    if first["loc"][0] in ("grace", "retention"):
+        why = "write a duration of more than nothing, such as '30s' or '7d'"
+    return f"the setting '{name}' ({variable}) cannot be {first['input']!r}: {why}"

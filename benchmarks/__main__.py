@@ -39,12 +39,14 @@ def rows(found: dict[str, Figures]) -> list[Row]:
     """Measured, its figure, the reference, the ratio to it."""
     reference, small, large = found["references"], found["batch_20k"], found["batch_200k"]
     sqlite, asyncio_ = reference["sqlite_items_per_s"], reference["asyncio_items_per_s"]
+    command = found["command_20k"]
     dry, first, rate = found["dry_run"], found["latency"], found["rate"]
     commit_ms = first["trigger_ms"]
     return [
         ("SQLite alone: insert, claim, 3 steps, delete", f"{sqlite:,.0f} items/s", "-", "-"),
         ("asyncio alone: a task that waits three times", f"{asyncio_:,.0f} items/s", "-", "-"),
         _ratio("batch of 20,000, three steps", small["items_per_s"], "items/s", "SQLite alone", sqlite),
+        _ratio("the same, as `batchflow run` runs it", command["items_per_s"], "items/s", "SQLite alone", sqlite),
         _ratio("batch of 200,000", large["items_per_s"], "items/s", "batch of 20,000", small["items_per_s"]),
         _ratio("CPU per item, 200,000", large["cpu_us"], "us", "20,000 items", small["cpu_us"]),
         (
@@ -90,7 +92,7 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=3, help="runs of each measurement; medians are shown")
     parser.add_argument("--write", action="store_true", help="put the table into docs/benchmarks.md")
     given = parser.parse_args()
-    names = ("references", "batch_20k", "batch_200k", "dry_run", "idle", "latency", "rate")
+    names = ("references", "batch_20k", "command_20k", "batch_200k", "dry_run", "idle", "latency", "rate")
     runs: dict[str, list[Figures]] = {name: [] for name in names}
     console = Console()
     # Round by round, so that a figure and its reference meet the same moods of the machine.

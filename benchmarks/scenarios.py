@@ -13,6 +13,7 @@ from pathlib import Path
 import structlog
 
 from batchflow import Batchflow, BatchWorkflow, FlowControl, NoParams, Page
+from batchflow.cli.loop import new_loop, spare_the_collector
 from benchmarks.job import Greet
 from benchmarks.references import python_items, sqlite_items
 
@@ -46,9 +47,13 @@ async def end_to_end(folder: Path, items: int) -> Figures:
 
 
 async def batch_20k(folder: Path) -> Figures:
-    """20,000 items, and the references beside it."""
-    figures = await end_to_end(folder, 20_000)
-    return figures
+    """20,000 items, embedded in an app."""
+    return await end_to_end(folder, 20_000)
+
+
+async def command_20k(folder: Path) -> Figures:
+    """The same with the event loop and the garbage collector as the command has them."""
+    return await end_to_end(folder, 20_000)
 
 
 async def batch_200k(folder: Path) -> Figures:
@@ -161,14 +166,20 @@ async def rate(folder: Path) -> Figures:
 
 
 SCENARIOS: dict[str, Callable[[Path], Awaitable[Figures]]] = {
-    scenario.__name__: scenario for scenario in (references, batch_20k, batch_200k, dry_run, idle, latency, rate)
+    scenario.__name__: scenario
+    for scenario in (references, batch_20k, command_20k, batch_200k, dry_run, idle, latency, rate)
 }
 
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         figures = SCENARIOS[sys.argv[1]](Path(folder))
-        print(json.dumps(asyncio.run(_await(figures))))
+        factory = None
+        if sys.argv[1].startswith("command"):
+            spare_the_collector()
+            factory = new_loop
+        with asyncio.Runner(loop_factory=factory) as runner:
+            print(json.dumps(runner.run(_await(figures))))
 
 
 async def _await(figures: Awaitable[Figures]) -> Figures:

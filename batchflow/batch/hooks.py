@@ -8,6 +8,7 @@ from typing import Any, Optional, cast, get_origin
 from batchflow.batch.annotations import awaited, fits, hints, spell_type
 from batchflow.batch.summary import BatchSummary
 from batchflow.errors import ConfigurationError
+from batchflow.serve.callables import is_async
 
 NAMES = ("fetch", "filter", "load", "execute", "save", "count", "process", "on_complete")
 _DROPPED = ("save", "on_complete")
@@ -82,7 +83,7 @@ def _check_hook(cls: type, hook: Hook) -> None:
         ) from None
     if inspect.isasyncgenfunction(bound) or inspect.isgeneratorfunction(bound):
         raise ConfigurationError(f"{cls.__name__}.{hook.name} yields where it has to return; write: {hook}")
-    if hook.name == "process" and not inspect.iscoroutinefunction(bound):
+    if hook.name == "process" and not is_async(bound):
         raise ConfigurationError(f"{cls.__name__}.process has to be async, since it awaits its ctx; write: {hook}")
     _check_annotations(cls, hook, bound, signature)
 

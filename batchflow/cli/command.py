@@ -1,6 +1,7 @@
 """The command's parts put together: what is read from the command line, carried out, and told when it goes wrong."""
 
 import os
+import signal
 import sys
 import threading
 from collections.abc import Sequence
@@ -86,6 +87,8 @@ def invoke(arguments: Sequence[str]) -> int:
     except BatchflowError as error:
         _tell(str(error))
         return USAGE if isinstance(error, (ConfigurationError, InputError)) else 1
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
     except typer.TyperException as error:
         _tell(_usage(error))
         return error.exit_code

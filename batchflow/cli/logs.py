@@ -11,7 +11,7 @@ from batchflow.cli.output import Output
 
 LEVELS = {"DEBUG": 10, "INFO": 20, "WARNING": 30, "ERROR": 40}
 _WARNING = LEVELS["WARNING"]
-_AT_MOST = 20
+_AT_MOST = 10
 # Lines above a bar: ten thousand failing items would push everything else out of sight.
 
 

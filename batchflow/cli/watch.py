@@ -1,5 +1,6 @@
 """How a batch goes, as it is shown while it runs: its speed of late, and what keeps it from going faster."""
 
+import asyncio
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,15 +13,26 @@ from batchflow.batch.status import BatchStatus
 from batchflow.cli.display import Display, Moment
 from batchflow.core.duration import spell
 from batchflow.core.flow import FlowControl, FlowStatus
+from batchflow.errors import StoreUnavailable
 
 LOOK_SECONDS = 0.25
+_PATIENCE_SECONDS = 1.0
 _WINDOW_MS = 5_000
 _LIMIT_MS = 1_000
 # How often the flow keys are asked: counting what waits takes longer the more there is.
 
 
 async def watch(handle: BatchHandle[Any], workflow: Workflow[Any, Any], flow: Batchflow, shown: Display) -> None:
-    """Show the batch until it has ended."""
+    """Show the batch until it has ended; a store that cannot be read for now is asked again."""
+    while True:
+        try:
+            await _watch(handle, workflow, flow, shown)
+            return
+        except StoreUnavailable:
+            await asyncio.sleep(_PATIENCE_SECONDS)
+
+
+async def _watch(handle: BatchHandle[Any], workflow: Workflow[Any, Any], flow: Batchflow, shown: Display) -> None:
     speed = Speed()
     limit, asked_at = "", -_LIMIT_MS
     async for status in handle.progress(LOOK_SECONDS):

@@ -4,11 +4,11 @@ import asyncio
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 from batchflow.core import settlement
 from batchflow.core.clock import Clock
-from batchflow.core.message import Claim, Claimed
+from batchflow.core.message import LOSS_LIMIT, Claim, Claimed
 from batchflow.core.ports import TIMEOUT
 from batchflow.core.settlement import Settled, Settlement
 from batchflow.engine.courier import Courier
@@ -19,6 +19,7 @@ from batchflow.stores.protocol import Store
 BACKOFF_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0)
 FARTHEST_S = 60.0
 GATHER_S = 0.005
+LEFT_BEHIND_S = 2.0
 HUNG_GRACE_S = 30.0
 
 
@@ -63,8 +64,11 @@ class Dispatcher:
         self._tasks: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
         self._places = asyncio.Event()
+        self._hurry = asyncio.Event()
         self._low_water = concurrency * 3 // 4
         self._failing = False
+        self._stopping = False
+        self._claiming: asyncio.Task[Any] | None = None
         self._loop = asyncio.get_running_loop()
         self.tally = Tally()
 
@@ -81,6 +85,7 @@ class Dispatcher:
 
     async def run(self) -> None:
         """Claim and start, until cancelled."""
+        self._claiming = asyncio.current_task()
         while True:
             await self._make_room()
             self._wake.clear()
@@ -102,6 +107,11 @@ class Dispatcher:
     async def claim_once(self) -> Claimed:
         """Claim what there is room for, and start it."""
         return self._start(await self._store.claim(self._worker, self._courier.destinations, self._room))
+
+    @property
+    def _is_stopping(self) -> bool:
+        # An event loop that ends cancels all tasks first, and this one among them.
+        return self._stopping or (self._claiming is not None and self._claiming.cancelling() > 0)
 
     @property
     def _room(self) -> int:
@@ -149,14 +159,14 @@ class Dispatcher:
         begun = self._loop.time()
         try:
             ending = await self._courier.deliver(claim) or settlement.released(claim)
-        except asyncio.CancelledError:
-            ending = settlement.released(claim)
+        except asyncio.CancelledError as error:
+            # A cancellation that is not ours came out of the user's code: given back, it would come again for ever.
+            ending = settlement.released(claim) if self._is_stopping else self._mishap(claim, error)
         except Exception as error:
-            # Not the user's code, which the endpoint answers for. The claim goes back rather than getting stuck.
-            logger().error("[batchflow:error] Delivery failed", run=claim.id, exc_info=error)
-            ending = settlement.retry(claim, self._clock.now() + 1000, repr(error))
+            ending = self._mishap(claim, error)
         if claim.number >= 0:
-            ending = ending._replace(took_ms=(self._loop.time() - begun) * 1000)
+            # `_replace` takes as long as a step.
+            ending = Settlement._make((*ending[:-1], (self._loop.time() - begun) * 1000))
         # The place is free before the settlement is durable, so that the next claim goes along with it.
         del self._running[claim.id]
         if self._room == 1 or len(self._running) <= self._low_water:
@@ -167,6 +177,13 @@ class Dispatcher:
             answer = await self._settle_patiently(ending, claim, error)
         self._count(answer, ending, claim)
         self._tasks.discard(cast("asyncio.Task[None]", asyncio.current_task()))
+
+    def _mishap(self, claim: Claim, error: BaseException) -> Settlement:
+        """What the endpoint did not answer for: tried again, but not for ever."""
+        logger().error("[batchflow:error] Delivery failed", run=claim.id, exc_info=error)
+        if claim.failures + 1 >= LOSS_LIMIT:
+            return settlement.dead(claim, repr(error))
+        return settlement.retry(claim, self._clock.now() + 1000, repr(error))
 
     async def _settle_patiently(self, ending: Settlement, claim: Claim, error: StoreError) -> Settled:
         """Settle until the store can, since nothing is known of a settlement that failed."""
@@ -196,9 +213,8 @@ class Dispatcher:
         tally.settled += 1
         tally.endings[ending.ending] = tally.endings.get(ending.ending, 0) + 1
         if ending.ending == "dead":
-            logger().error(
-                "[batchflow:error] Dead letter", run=claim.id, destination=claim.destination, error=ending.error
-            )
+            reason, _, _ = (ending.error or "").partition("\n")
+            logger().error("[batchflow:error] Dead letter", run=claim.id, destination=claim.destination, error=reason)
         if answer.ended_batch is not None or claim.number < 0:
             self._on_end()
 
@@ -240,13 +256,27 @@ class Dispatcher:
 
     async def stop(self, grace_s: float) -> int:
         """Let what is under way end within `grace_s`, then give the rest back; how many were given back."""
-        executing = [delivery.task for delivery in self._running.values()]
-        if executing:
-            await asyncio.wait(executing, timeout=grace_s)
+        await self._wait_for_end(grace_s)
+        self._stopping = True
         left = [delivery.task for delivery in self._running.values()]
         for task in left:
             task.cancel()
         if self._tasks:
             # What swallows its cancellation or holds on to a thread is left behind; its claim is taken back later.
-            await asyncio.wait(self._tasks, timeout=max(1.0, grace_s))
+            await asyncio.wait(self._tasks, timeout=LEFT_BEHIND_S)
         return len(left)
+
+    def hurry(self) -> None:
+        """End the grace of a stop that is under way."""
+        self._hurry.set()
+
+    async def _wait_for_end(self, grace_s: float) -> None:
+        executing = [delivery.task for delivery in self._running.values()]
+        if not executing:
+            return
+        timer = self._loop.call_later(grace_s, self._hurry.set)
+        all_ended = self._loop.create_task(asyncio.wait(executing))
+        hurried = self._loop.create_task(self._hurry.wait())
+        await asyncio.wait([all_ended, hurried], return_when=asyncio.FIRST_COMPLETED)
+        for waiting in (timer, all_ended, hurried):
+            waiting.cancel()

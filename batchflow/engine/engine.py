@@ -62,6 +62,7 @@ class Engine:
         self._change = asyncio.Event()
         self._end_subscription = lambda: None
         self._worker: _Worker | None = None
+        self._stopping: _Worker | None = None
 
     # Life
 
@@ -94,7 +95,14 @@ class Engine:
         """Stop claiming, wait the grace for what is under way, give the rest back without counting an attempt."""
         worker, self._worker = self._worker, None
         if worker is not None:
+            self._stopping = worker
             await worker.stop(self._options.grace_s)
+            self._stopping = None
+
+    def hurry(self) -> None:
+        """End the grace of a stop that is under way: what still runs is given back at once."""
+        if self._stopping is not None:
+            self._stopping.dispatcher.hurry()
 
     def make_dispatcher(self, worker: str) -> Dispatcher:
         """A dispatcher for `worker`, not started; the engine is open."""

@@ -4,7 +4,6 @@ from collections.abc import Callable, Coroutine
 from math import ceil
 from typing import Any, TypeAlias
 
-import structlog
 from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
@@ -14,14 +13,14 @@ from batchflow.batch.spelling import did_you_mean
 from batchflow.errors import (
     BatchflowError,
     InputError,
+    NotFoundError,
     RetryAfter,
     StoreError,
     StoreUnavailable,
     UnserializableError,
 )
 from batchflow.http.answers import Refusal, respond
-
-log = structlog.get_logger("batchflow")
+from batchflow.logs import logger
 
 Handler: TypeAlias = Callable[[Request], Coroutine[Any, Any, Response]]
 
@@ -67,18 +66,18 @@ def refused(error: BatchflowError) -> Response:
         case RetryAfter():
             return respond(Refusal(error=str(error)), 503, Retry_After=str(ceil(error.delay_ms / 1000)))
         case _:
-            log.error("[batchflow:http:error] A request failed", error=str(error), exc_info=error)
+            logger().error("[batchflow:http:error] A request failed", error=str(error), exc_info=error)
             return respond(Refusal(error=str(error)), error.status)
 
 
-def unknown(what: str, id: str) -> InputError:
+def unknown(what: str, id: str) -> NotFoundError:
     """What was asked for does not exist."""
-    return InputError(f"there is no {what} '{id}'; retention may have removed it", status=404)
+    return NotFoundError(f"there is no {what} '{id}'; retention may have removed it")
 
 
-def unknown_workflow(name: str, known: list[str]) -> InputError:
+def unknown_workflow(name: str, known: list[str]) -> NotFoundError:
     """A workflow that neither the app nor the store knows."""
-    return InputError(f"there is no workflow '{name}'{did_you_mean(name, known)}", field="workflow", status=404)
+    return NotFoundError(f"there is no workflow '{name}'{did_you_mean(name, known)}", field="workflow")
 
 
 def _input_error(error: RequestValidationError) -> InputError:

@@ -32,7 +32,7 @@ class Options(NamedTuple):
 PLAIN = Options()
 LAST = Options(last=True)
 
-# Two for every step there is; the constructor of a named tuple takes three times as long.
+# Made for every step there is; the constructor of a named tuple takes three times as long.
 _new: Callable[..., Step] = tuple[Any, ...].__new__
 _INSIDE: ContextVar[Inside | None] = ContextVar("batchflow_step", default=None)
 
@@ -72,14 +72,20 @@ class Driver(Attempt):
         """The result of a step: the recorded one, or that of `fn` once it is durable."""
         # Nearly all runs are fresh and have no branches; they pay for nothing else.
         fresh = self.replay.begin(name) if self.idle and asyncio.current_task(self.loop) is self.root else 0
-        asked = self._begin(fresh, name) if fresh else self._ask(name, "run")
+        if fresh:
+            asked, number = None, fresh
+            self.idle = False
+            self.solo = inside = (self.run_id, number, name)
+            _INSIDE.set(inside)
+        else:
+            asked = self._ask(name, "run")
+            number = asked.number
         try:
-            if not fresh:
+            if asked is not None:
                 asked = await self._turn(asked)
                 if asked.position:
                     return self._recall(asked, codec)
-                self.share().busy.add(asked.number)
-                _INSIDE.set((self.run_id, asked.number, name))
+                self._enter(number, name)
             value: Any = None
             try:
                 if options.timeout_ms is None:
@@ -87,9 +93,9 @@ class Driver(Attempt):
                 else:
                     value = await within(options.timeout_ms, fn, args, kwargs)
                 text, value = codec.round_trip(value, where=f"step '{name}'")
-                outcome = _new(Step, (asked.number, name, "run", "done", self.replay.place(), text, None, 0, 0))
+                outcome = _new(Step, (number, name, "run", "done", self.replay.place(), text, None, 0, 0))
             except Exception as error:
-                outcome = self._failed(asked, error, options.retry)
+                outcome = self._failed(asked or Step(number, name, "run", "pending"), error, options.retry)
             if outcome.position:
                 await self._commit(outcome, options.last)
             else:
@@ -98,7 +104,7 @@ class Driver(Attempt):
                 raise _final(outcome)
             return value
         finally:
-            self._leave(asked.number)
+            self._leave(number)
 
     async def sleep(self, name: str, due: int) -> None:
         """Come back once it is `due`, or what is recorded as due."""
@@ -108,17 +114,15 @@ class Driver(Attempt):
                 asked = asked._replace(due=due)
             asked = await self._turn(asked)
             if not asked.position:
-                self.share().busy.add(asked.number)
+                self._enter(asked.number, name)
                 await self._commit(Step(asked.number, name, "sleep", "done", self.replay.place(), "null"))
         finally:
             self._leave(asked.number)
 
-    def _begin(self, number: int, name: str) -> Step:
-        """Register a step of the root while nobody else takes part."""
-        self.idle = False
-        self.solo = inside = (self.run_id, number, name)
-        _INSIDE.set(inside)
-        return _new(Step, (number, name, "run", "pending", 0, None, None, 0, 0))
+    def _enter(self, number: int, name: str) -> None:
+        """A step starts to execute."""
+        self.share().busy.add(number)
+        _INSIDE.set((self.run_id, number, name))
 
     def _ask(self, name: str, kind: StepKind) -> Step:
         """Register a request."""

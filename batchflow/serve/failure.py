@@ -9,6 +9,7 @@ from typing import cast
 from batchflow.core.retry import RetryPolicy
 from batchflow.errors import (
     ConfigurationError,
+    InputError,
     NonRetryable,
     RateLimited,
     ReplayError,
@@ -20,7 +21,7 @@ from batchflow.errors import (
 REPORT_BYTES = 8 * 1024
 """The longest text that is kept of one failure."""
 
-_FINAL = (ConfigurationError, NonRetryable, StepFailed, ReplayError, UnserializableError)
+_FINAL = (ConfigurationError, InputError, NonRetryable, StepFailed, ReplayError, UnserializableError)
 _TRACE = "\nTraceback (most recent call last):\n"
 _HOUSE = str(Path(__file__).parents[1])
 

@@ -41,7 +41,8 @@ class Grouping:
 
     def add(self, verb: str, *arguments: Any) -> "asyncio.Future[Any]":
         """Ask for `verb`; the future has its answer once the group it went with is durable."""
-        future = self._loop.create_future()
+        # Not `create_future`, which is a call more, several times for every item there is.
+        future: asyncio.Future[Any] = asyncio.Future(loop=self._loop)
         self._gathering.append(Operation(verb, arguments, future))
         if not self._scheduled and not self._writing:
             self._scheduled = True

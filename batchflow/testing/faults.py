@@ -22,7 +22,7 @@ VERBS = tuple(sorted(name for name in vars(Store) if not name.startswith("_") an
 
 
 class Died(BaseException):
-    """The process died at a verb, as the test wanted: no `except Exception` stops it."""
+    """The process died at a verb, as the test wanted. What `drive` raises; no `except Exception` stops it."""
 
 
 class _Planned(NamedTuple):
@@ -38,8 +38,8 @@ class FaultyStore:
         FaultyStore(store, lose_reply="publish")           # carried out, and StoreUnavailable is raised
         FaultyStore(store, fail="claim", times=5)          # not carried out, and StoreUnavailable is raised
 
-    The call at which it dies raises `Died`. From then on it is a process that is gone: calls never return, nothing
-    reaches the store, and `died` is set. `calls` counts the calls of each verb.
+    A store that died is one of a process that is gone: `died` is set, the call at which it died and all later ones
+    never return, and nothing reaches the store any more; `drive` raises `Died`. `calls` counts the calls of each verb.
 
     Raises:
         ConfigurationError: no fault or several are named, a store has no such verb, or a count is below 1.
@@ -76,31 +76,35 @@ class FaultyStore:
         return self._plan.fault if due else None
 
     async def _through(self, verb: str, call: Callable[[], Awaitable[T]]) -> T:
-        await self._alive()
+        if self.died.is_set():
+            await self._gone()
         fault = self._meets(verb)
         if fault == "die_before":
-            self._die(verb)
+            await self._die()
         if fault == "fail":
             raise StoreUnavailable(f"'{verb}' fails, as the test wants it")
         answer = await call()
-        await self._alive()
-        if fault == "die_after":
-            self._die(verb)
+        if fault == "die_after" or self.died.is_set():
+            await self._die()
         if fault == "lose_reply":
             raise StoreUnavailable(f"the reply to '{verb}' is lost, as the test wants it")
         return answer
 
     def _written(self, verb: str, call: Callable[[], Awaitable[T]]) -> Awaitable[T]:
         # Not a task that would be left over at the end of the test.
-        return asyncio.get_running_loop().create_future() if self.died.is_set() else self._through(verb, call)
+        return self._gone() if self.died.is_set() else self._through(verb, call)
 
-    async def _alive(self) -> None:
-        if self.died.is_set():
-            await asyncio.get_running_loop().create_future()
-
-    def _die(self, verb: str) -> None:
+    async def _die(self) -> None:
         self.died.set()
-        raise Died(f"died at '{verb}', as the test wants it")
+        await self._gone()
+
+    def _gone(self) -> "asyncio.Future[Any]":
+        """Never resolves; a task that is being cancelled, as at the end of a test, is let go."""
+        future = asyncio.get_running_loop().create_future()
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            future.cancel()
+        return future
 
     # Life
 
@@ -128,17 +132,17 @@ class FaultyStore:
 
     def renew(self, worker: str, lease_ms: int, hung: Sequence[tuple[str, int]] = ()) -> bool:
         """See the protocol; a dead process renews nothing."""
+        fault = None if self.died.is_set() else self._meets("renew")
+        if fault == "die_before":
+            self.died.set()
         if self.died.is_set():
             raise StoreUnavailable("the process has died, as the test wants it")
-        fault = self._meets("renew")
-        if fault == "die_before":
-            self._die("renew")
         if fault == "fail":
             raise StoreUnavailable("'renew' fails, as the test wants it")
         held = self.store.renew(worker, lease_ms, hung)
         if fault == "die_after":
-            self._die("renew")
-        if fault == "lose_reply":
+            self.died.set()
+        if fault is not None:
             raise StoreUnavailable("the reply to 'renew' is lost, as the test wants it")
         return held
 

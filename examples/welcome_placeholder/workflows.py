@@ -48,7 +48,7 @@ class WelcomePlaceholder(BatchWorkflow[Audience, User, WrittenPlaceholders]):
     execute_verb = "generate"
     count_first = True
     paginate_flow = FlowControl(parallelism=10, rate=50)
-    execute_flow = FlowControl(parallelism=20, rate=100)
+    execute_flow = FlowControl(parallelism=20, rate=150)
 
     def __init__(self, users: Callable[[], UserRepository], model: TextModel) -> None:
         self._users = users
@@ -84,7 +84,7 @@ class AgentWelcome(BatchWorkflow[Audience, Agent, WelcomeTexts]):
     execute_verb = "generate"
     count_first = True
     paginate_flow = FlowControl(parallelism=10, rate=50)
-    execute_flow = FlowControl(parallelism=20, rate=100)
+    execute_flow = FlowControl(parallelism=20, rate=150)
 
     def __init__(self, agents: Callable[[], AgentRepository], model: TextModel) -> None:
         self._agents = agents

@@ -5,7 +5,6 @@ import os
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -177,11 +176,11 @@ async def test_ids_that_are_refused_start_nothing() -> None:
 
 
 @pytest.fixture
-def clean_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     for name in list(os.environ):
         if name.startswith("BATCHFLOW_") or name == "APP_URL":
             monkeypatch.delenv(name)
-    yield monkeypatch
+    return monkeypatch
 
 
 def test_settings_come_from_the_environment(clean_environment: pytest.MonkeyPatch) -> None:
@@ -194,16 +193,15 @@ def test_settings_come_from_the_environment(clean_environment: pytest.MonkeyPatc
 
 def test_setting_that_does_not_fit_is_named(clean_environment: pytest.MonkeyPatch) -> None:
     clean_environment.setenv("BATCHFLOW_CONCURRENCY", "many")
-    with pytest.raises(ConfigurationError, match=r"the setting 'concurrency' \(BATCHFLOW_CONCURRENCY\) cannot be 'many'"):
+    with pytest.raises(
+        ConfigurationError, match=r"the setting 'concurrency' \(BATCHFLOW_CONCURRENCY\) cannot be 'many'"
+    ):
         Batchflow("sqlite://")
 
 
 def test_package_is_imported_without_servers_or_command() -> None:
     """Whoever only publishes pays for nothing else."""
-    program = (
-        "import batchflow, sys;"
-        "print([m for m in ('redis', 'fastapi', 'typer', 'uvicorn') if m in sys.modules])"
-    )
+    program = "import batchflow, sys;print([m for m in ('redis', 'fastapi', 'typer', 'uvicorn') if m in sys.modules])"
     answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "[]"
 

@@ -47,6 +47,9 @@ class Greet(BatchWorkflow[Params]):
     def fetch(self, params: Params, cursor: str | None, limit: int) -> Page:
         if params.days == 0:
             raise NonRetryable("no days, no users")
+        if params.days == 1:
+            (HERE / "hanging").touch()
+            HOLD.wait(600)
         start, end = int(cursor or 0), COUNT // 2 if params.paid_only else COUNT
         ids = [f"user-{n:03}" for n in range(start, min(end, start + limit))]
         return Page(ids=ids, next_cursor=str(start + limit) if start + limit < end else None)

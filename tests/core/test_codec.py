@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import Annotated, Any, Generic, Literal, NewType, NoReturn, TypeVar
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import AliasChoices, AliasPath, BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, computed_field
 
@@ -115,6 +115,9 @@ def test_what_can_be_read_only_once_is_refused(annotation: Any) -> None:
         Codec.of(annotation).round_trip(numbers(), where=STEP)
 
 
+# Deep data is slow to draw on a busy machine.
+unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
     lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(), inner, max_size=5),
@@ -122,12 +125,14 @@ JSON = st.recursive(
 )
 
 
+@unhurried
 @given(JSON)
 def test_plain_data_survives_without_a_declaration(value: Any) -> None:
     _, came = Codec.of(Any).round_trip(value, where=STEP)
     assert repr(came) == repr(value)
 
 
+@unhurried
 @given(JSON)
 def test_text_is_the_same_with_and_without_the_fast_path(value: Any) -> None:
     text, came = Codec.of(Any).round_trip([value], where=STEP)

@@ -3,10 +3,10 @@
 import dataclasses
 import re
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Sequence
-from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
+from collections.abc import Generator, Sequence
+from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
-from enum import Enum, Flag, IntEnum, StrEnum
+from enum import Flag, IntEnum, StrEnum
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, NamedTuple, NewType, TypeVar
@@ -50,10 +50,6 @@ class Level(IntEnum):
 class Right(Flag):
     READ = 1
     WRITE = 2
-
-
-class Plain(Enum):
-    A = (1, 2)
 
 
 class Pet(BaseModel):
@@ -131,11 +127,6 @@ class Broken(BaseModel):
     @field_serializer("number")
     def _break(self, number: int) -> int:
         raise RuntimeError("no numbers today")
-
-
-class Named(BaseModel):
-    model_config = ConfigDict(use_enum_values=True)
-    color: Color
 
 
 @dataclasses.dataclass
@@ -260,7 +251,6 @@ SURVIVORS: list[tuple[Any, Any]] = [
     (Hidden, Hidden(shown=1)),
     (Shown, Shown(token=SecretStr("s"))),
     (Rounded, Rounded(price=Decimal("1.5"))),
-    (Named, Named(color=Color.RED)),
 ]
 
 
@@ -342,7 +332,7 @@ LOSSES: list[tuple[Any, Any, str]] = [
     (Pet, {"name": "a"}, misfit("Pet")),
     (Pet, Cat(name="a"), misfit("Pet")),
     (Pet, Point(1), misfit("Pet")),
-    (Iterable[int], [1], "it comes back as ValidatorIterator; declare list there"),
+    (Generator[int, None, None], [1], "it comes back as ValidatorIterator; declare list there"),
     (Pet, Pet.model_construct(name=5), misfit("str", "the int at .name")),
     (None, 5, misfit("None")),
     (int | str, 2.5, misfit("int | str")),
@@ -367,23 +357,14 @@ def test_what_has_no_equality_is_compared_by_its_form() -> None:
     assert Codec.of(Loose).round_trip({"b": 1, "a": Opaque(3)}, where=STEP)[0] == '{"b":1,"a":3}'
 
 
-class Strange(tzinfo):
-    """A zone that wants a datetime; nothing but its own kind of difference."""
-
-    def utcoffset(self, dt: datetime | None, /) -> timedelta:
-        if dt is None:
-            raise TypeError
-        return timedelta(0)
-
-    def __str__(self) -> str:
-        return "strange"
-
-
 class Vague:
+    """Equal to everything, to nothing, or it cannot be told."""
+
     def __init__(self, answer: object) -> None:
         self.answer = answer
 
-    __hash__ = None  # pyright: ignore[reportAssignmentType]
+    def __hash__(self) -> int:
+        return 0
 
     def __eq__(self, other: object) -> Any:
         return self.answer if self.answer is not None else 1 / 0
@@ -401,11 +382,6 @@ FEWER = "let its serializers and validators keep every entry"
         ({1, 2}, {1, 3}, "it comes back with other members; declare the type of its members"),
         ({"a": 1}, {"b": 1}, "it comes back with other keys; declare the type of its keys, such as dict[str, …]"),
         ({1: (1,)}, {1: [1]}, back("list", "tuple", "[1]")),
-        (
-            time(1, tzinfo=Strange()),
-            time(1, tzinfo=UTC),
-            "it loses its time zone strange; use UTC, and keep the zone's name beside it",
-        ),
         (Vague(answer=False), Vague(answer=True), f"it comes back with another value; {KEEP}"),
         (Pet.model_construct(), Pet(name="a"), "the field at .name is set on one side only; set every field"),
     ],
@@ -414,8 +390,8 @@ def test_each_loss_is_said_where_it_happens(sent: object, came: object, said: st
     assert str(loss(sent, came, [])) == said
 
 
-@pytest.mark.parametrize("value", [Vague(None), Vague("perhaps"), Opaque(1), {Opaque(1)}])
-def test_what_cannot_be_compared_is_left_to_its_form(value: object) -> None:
+def test_what_cannot_be_compared_is_left_to_its_form() -> None:
     unsure: list[type] = []
-    assert loss([value], [{Opaque(1)} if isinstance(value, set) else type(value)(1)], unsure) is None
-    assert unsure == [type(value) if not isinstance(value, set) else Opaque]
+    sent, came = [Vague(None), Vague("perhaps"), Opaque(1), {Opaque(1)}], [Vague(1), Vague(1), Opaque(1), {Opaque(1)}]
+    assert loss(sent, came, unsure) is None
+    assert unsure == [Vague, Vague, Opaque, Opaque]

@@ -6,7 +6,9 @@ import re
 from typing import Any, cast
 
 _ANY = "…"
-_LOG = re.compile(r"(\x1b\[\d+m)*(\d{4}-\d\d-\d\d[ T])?\d\d:\d\d:\d\d\S* *(\x1b\[\d+m)* ?\[.{0,9}(debug|info|warning|error)")
+_LOG = re.compile(
+    r"(\x1b\[\d+m)*(\d{4}-\d\d-\d\d[ T])?\d\d:\d\d:\d\d\S* *(\x1b\[\d+m)* ?\[.{0,9}(debug|info|warning|error)"
+)
 # A line of the log begins with its time and level.
 _BARE = re.compile(r"([:\[,]\s*)…")
 

@@ -29,7 +29,7 @@ from tests.docs.pages import Block, blocks
 
 ANSWERS = {"text": text_difference, "json": json_difference}
 SHOWN_ONLY = frozenset({"", "mermaid"})
-_SECONDS = 60.0
+_SECONDS = 120.0
 _ID = re.compile(r"\b(?P<kind>bat_|run_)[0-9a-z]+")
 
 

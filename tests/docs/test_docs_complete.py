@@ -24,7 +24,17 @@ from batchflow.settings import Settings
 from tests.docs.pages import MEASURED, ROOT, anchors, links, pages, prose, read
 
 README_WORDS = 500
-NOT_THERE = ("redis", "qstash", "dead-letter", "dashboard", "ctx.call", "ctx.invoke", "wait_for_event", "pause(", "resume(")
+NOT_THERE = (
+    "redis",
+    "qstash",
+    "dead-letter",
+    "dashboard",
+    "ctx.call",
+    "ctx.invoke",
+    "wait_for_event",
+    "pause(",
+    "resume(",
+)
 INDEX = "docs/README.md"
 
 
@@ -113,7 +123,9 @@ def test_docs_index_names_every_page() -> None:
 @pytest.mark.parametrize("page", pages())
 def test_docs_leave_out_what_is_not_there(page: str) -> None:
     """What is planned stands in one line of the index."""
-    text = "\n".join(line for line in prose(read(page)).splitlines() if not line.startswith(("Planned, ", "letters back")))
+    text = "\n".join(
+        line for line in prose(read(page)).splitlines() if not line.startswith(("Planned, ", "letters back"))
+    )
     assert [word for word in NOT_THERE if word in text.lower()] == []
 
 
@@ -135,7 +147,7 @@ def test_docs_name_every_command_and_option() -> None:
     every = {option for found in known.values() for option in found}
     assert missing(every, page) == []
     named = {option for span in code_spans(page) for option in re.findall(r"(?<!\S)--?[a-z][a-z-]*", span)}
-    assert named - every == set()
+    assert named - every - {"--help", "-h"} == set()
 
 
 def test_docs_name_every_error() -> None:
@@ -154,7 +166,12 @@ def test_docs_name_every_route() -> None:
     @flow.serve("/served")
     async def served(ctx: WorkflowContext[None]) -> None: ...  # pyright: ignore[reportUnusedFunction]: is served
 
-    patterns = {"/workflow/": "/{workflow}/", "-many": "-{entities}", "verb-thing": "{verb}-{entity}", "/served": "{route}"}
+    patterns = {
+        "/workflow/": "/{workflow}/",
+        "-many": "-{entities}",
+        "verb-thing": "{verb}-{entity}",
+        "/served": "{route}",
+    }
     there: set[str] = set()
     for route in routes(flow.router):
         for name, pattern in patterns.items():
@@ -169,7 +186,9 @@ def test_docs_name_every_hook_and_option() -> None:
     assert missing([*hooks.NAMES, *options.NAMES], "docs/how-to/hooks.md") == []
     for name in ("entry_flow", "paginate_flow", "execute_flow"):
         flow = cast("FlowControl", getattr(BatchWorkflow, name))
-        assert f"| `{name}` | `FlowControl(parallelism={flow.parallelism}, rate={flow.rate})` |" in read("docs/how-to/hooks.md")
+        assert f"| `{name}` | `FlowControl(parallelism={flow.parallelism}, rate={flow.rate})` |" in read(
+            "docs/how-to/hooks.md"
+        )
 
 
 def test_docs_name_every_field_and_state() -> None:

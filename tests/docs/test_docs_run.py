@@ -1,6 +1,7 @@
 """What README and docs show is run as it stands, and prints what they say."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -10,8 +11,9 @@ import pytest
 
 from tests.docs.comparing import json_difference, text_difference, without_log
 from tests.docs.pages import ROOT, blocks, pages, read
+from tests.docs.runner import Page, Wrong
 
-SECONDS = 180
+SECONDS = 280
 MARKED_AT_MOST = 12
 
 
@@ -21,6 +23,7 @@ def run(page: Path, folder: Path) -> "subprocess.CompletedProcess[str]":
         [sys.executable, "-W", "error", "-m", "tests.docs.runner", str(page)],
         cwd=folder,
         env={**kept, "PYTHONPATH": str(ROOT), "BATCHFLOW_URL": "sqlite:///batchflow.db", "COLUMNS": "120"},
+        check=False,
         capture_output=True,
         text=True,
         timeout=SECONDS,
@@ -67,11 +70,20 @@ def test_docs_leave_few_blocks_out() -> None:
         ((fenced("text", "2"),), "follows no block that was run"),
     ],
 )
-def test_docs_runner_finds_what_is_wrong(parts: Sequence[str], said: str, tmp_path: Path) -> None:
+async def test_docs_runner_finds_what_is_wrong(
+    parts: Sequence[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A page that does not hold fails, and the line is named."""
-    ended = run(written(tmp_path, *parts), tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Wrong, match=re.escape(said)):
+        await Page("page.md").run(blocks("\n".join(parts)))
+
+
+def test_docs_runner_fails_as_a_program(tmp_path: Path) -> None:
+    """Its exit code says that a page does not hold."""
+    ended = run(written(tmp_path, fenced("python", "print(1)"), fenced("text", "2")), tmp_path)
     assert ended.returncode == 1
-    assert said in ended.stderr
+    assert "page.md:7: something else is printed:" in ended.stderr
 
 
 def test_docs_runner_shares_names_and_awaits(tmp_path: Path) -> None:

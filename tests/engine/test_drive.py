@@ -1,12 +1,16 @@
 """Driving an app to idle: all of it happens, in virtual time."""
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
 from batchflow.app import Batchflow
+from batchflow.batch.bound import Workflow
+from batchflow.batch.workflow import NoParams
 from batchflow.core.flow import FlowControl
 from batchflow.serve.context import WorkflowContext
+from batchflow.stores.protocol import Store
 from batchflow.stores.sqlite import SqliteStore
 from batchflow.testing import Died, FaultyStore, FixedEntropy, ManualClock, StillWaiting, drive
 
@@ -95,26 +99,29 @@ async def test_what_never_comes_to_rest_is_told(clock: ManualClock) -> None:
     await app.stop()
 
 
+def greeting(store: Store, clock: ManualClock) -> tuple[Batchflow, Workflow[NoParams, str]]:
+    app = Batchflow(store, worker=False, clock=clock, entropy=FixedEntropy())
+
+    async def greet(user_id: str) -> str:
+        return user_id
+
+    return app, app.batch(greet)
+
+
 @pytest.mark.parametrize("fault", ["die_before", "die_after"])
 @pytest.mark.parametrize("verb", ["claim", "settle"])
 async def test_a_dead_workers_claims_come_back(clock: ManualClock, fault: str, verb: str) -> None:
     """The next worker finds each item once, when the lease of the dead one has ended."""
     inner = SqliteStore(":memory:", clock=clock)
-    for store in (FaultyStore(inner, **{fault: verb}, nth=3), inner):
-        app = Batchflow(store, worker=False, clock=clock, entropy=FixedEntropy())
-
-        @app.batch
-        async def greet(user_id: str) -> str:
-            return user_id
-
-        await app.engine.open()
-        if store is not inner:
-            batch = await greet.trigger(ids=["u1", "u2", "u3"])
-            with pytest.raises(Died):
-                await drive(app, clock)
-        else:
-            await drive(app, clock)
-            stored = await app.engine.batch(batch.id)
-            assert stored is not None
-            assert (stored.state, stored.counts.succeeded, stored.counts.eligible) == ("completed", 3, 3)
+    options: dict[str, Any] = {fault: verb}
+    app, greet = greeting(FaultyStore(inner, nth=3, **options), clock)
+    await app.engine.open()
+    batch = await greet.trigger(ids=["u1", "u2", "u3"])
+    with pytest.raises(Died):
+        await drive(app, clock)
+    app, _ = greeting(inner, clock)
+    await drive(app, clock)
+    stored = await app.engine.batch(batch.id)
+    assert stored is not None
+    assert (stored.state, stored.counts.succeeded, stored.counts.eligible) == ("completed", 3, 3)
     await inner.close()

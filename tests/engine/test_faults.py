@@ -11,7 +11,7 @@ from batchflow.errors import ConfigurationError, StoreUnavailable
 from batchflow.stores.sqlite import SqliteStore
 from batchflow.testing.clock import ManualClock
 from batchflow.testing.conformance.scene import LEASE_MS, message
-from batchflow.testing.faults import Died, FaultyStore
+from batchflow.testing.faults import FaultyStore
 from tests.engine.couriers import memory_store
 
 
@@ -77,15 +77,16 @@ async def test_die_leaves_the_store_as_it_was_at_that_moment(store: SqliteStore,
     (claim,) = (await store.claim("w1", ["work"], 1)).claims
     options: dict[str, Any] = {fault: "settle"}
     faulty = FaultyStore(store, **options)
-    with pytest.raises(Died):
-        await faulty.settle(settlement.done(claim, "1"))
-    assert faulty.died.is_set()
+    last = asyncio.ensure_future(faulty.settle(settlement.done(claim, "1")))
+    await faulty.died.wait()
     run = await store.run("a")
     assert (run.state if run else None) == left
     late = asyncio.ensure_future(faulty.publish([message("b")]))
-    await asyncio.wait([late], timeout=0.05)
+    await asyncio.wait([late, last], timeout=0.05)
     assert not late.done()
+    assert not last.done()
     late.cancel()
+    last.cancel()
     with pytest.raises(StoreUnavailable):
         faulty.renew("w1", LEASE_MS)
     assert await store.run("b") is None

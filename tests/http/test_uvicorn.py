@@ -20,8 +20,8 @@ from batchflow.app import Batchflow
 from tests.house.sources import ROOT
 from tests.waiting import wait_until
 
-NEVER = "PT1H"
-AT_ONCE_S = 30
+NEVER = "1h"
+AT_ONCE_S = 60
 # Far less than the graces that must not be waited for, and enough for a machine under load.
 RUNNING = re.compile(r"Uvicorn running on (http://127\.0\.0\.1:\d+)")
 
@@ -119,7 +119,7 @@ async def given_back(folder: Path) -> list[tuple[str, int, int]]:
 
 async def test_a_batch_is_triggered_and_watched_to_its_end(serve: Serve) -> None:
     """One process, nothing but uvicorn and a file."""
-    async with serve("PT5S") as server:
+    async with serve("5s") as server:
         counted = (await server.http.post("/quick/process-users", json={"dryRun": True})).json()
         assert counted["toProcess"] == 25
         batch = await server.trigger("quick")
@@ -134,7 +134,7 @@ async def test_a_batch_is_triggered_and_watched_to_its_end(serve: Serve) -> None
 
 
 async def assert_it_goes_on(serve: Serve, batch: str) -> None:
-    async with serve("PT5S") as server:
+    async with serve("5s") as server:
         (server.folder / "gate").touch()
 
         async def over() -> bool:
@@ -147,7 +147,7 @@ async def assert_it_goes_on(serve: Serve, batch: str) -> None:
 
 async def test_ctrl_c_waits_for_the_grace_and_gives_back(serve: Serve, tmp_path: Path) -> None:
     """Without an attempt; the next process goes on."""
-    async with serve("PT0.5S") as server:
+    async with serve("500ms") as server:
         batch = await server.trigger("stuck", userIds=["a", "b"])
         await server.begun("a", "b")
         printed = await server.ends()
@@ -174,6 +174,24 @@ async def test_ctrl_c_twice_does_not_wait(serve: Serve, tmp_path: Path) -> None:
     await assert_it_goes_on(serve, batch)
 
 
+async def test_ctrl_c_cuts_a_grace_short_that_has_begun(serve: Serve, tmp_path: Path) -> None:
+    """Uvicorn waits for the app's shutdown; the app does not wait for itself."""
+    async with serve(NEVER) as server:
+        batch = await server.trigger("stuck", userIds=["a", "b"])
+        await server.begun("a", "b")
+        server.process.send_signal(signal.SIGINT)
+        await server.printed("Waiting for application shutdown")
+
+        def pressed_again() -> bool:
+            if server.process.returncode is None:
+                server.process.send_signal(signal.SIGINT)
+            return server.process.returncode is not None
+
+        await wait_until(pressed_again, description="the server has ended", timeout=AT_ONCE_S)
+    assert await given_back(tmp_path) == [("a", 0, 0), ("b", 0, 0)]
+    await assert_it_goes_on(serve, batch)
+
+
 async def watching(server: Server, batch: str) -> "asyncio.Task[None]":
     """A client that has had its first event."""
     first = asyncio.Event()
@@ -189,7 +207,7 @@ async def ended(task: Awaitable[None]) -> None:
 
 async def test_an_open_stream_does_not_hold_up_the_end(serve: Serve) -> None:
     """It ends as a complete response; that of a client that has gone is not waited for either."""
-    async with serve("PT0.5S") as server:
+    async with serve("500ms") as server:
         batch = await server.trigger("stuck", userIds=["a"])
         await server.begun("a")
         gone, stays = await watching(server, batch), await watching(server, batch)

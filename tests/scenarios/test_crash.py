@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from tests.scenarios.crash_program import CONCURRENCY
 from tests.waiting import wait_until_sync
 
 ITEMS = 400
-KILLS = 10
+KILLS = 5
 ROOT = Path(__file__).parents[2]
 STEPS = {1: "get-item", 2: "process-item", 3: "save-result"}
 
@@ -57,8 +58,10 @@ class Killed:
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_crash_loses_no_item_and_repeats_only_what_was_in_flight(tmp_path: Path, seed: int) -> None:
-    """Killed ten times at random moments; each time the next start goes on where the last one was cut off."""
+def test_crash_loses_no_item_and_repeats_only_what_was_in_flight(
+    tmp_path: Path, seed: int, record_property: Callable[[str, object], None]
+) -> None:
+    """Killed up to ten times at random moments; each time the next start goes on where the last one was cut off."""
     chance = random.Random(seed)
     killed = Killed(tmp_path)
     kills = 0
@@ -86,16 +89,17 @@ def test_crash_loses_no_item_and_repeats_only_what_was_in_flight(tmp_path: Path,
         assert recorded.isdisjoint(killed.lines()[written:]), "a recorded step was executed again"
     last = killed.start()
     assert last.wait(timeout=60) == 0, killed.output.read_text()
-    _check_the_end(killed, kills)
+    _check_the_end(killed, kills, record_property)
 
 
-def _check_the_end(killed: Killed, kills: int) -> None:
+def _check_the_end(killed: Killed, kills: int, record_property: Callable[[str, object], None]) -> None:
     counts = Counter(killed.lines())
     for number in range(ITEMS):
         for step in STEPS.values():
             assert counts[f"{step} item-{number}"] >= 1
     repeated = sum(count - 1 for count in counts.values())
-    print(f"{kills} kills, {repeated} steps executed again")
+    record_property("kills", kills)
+    record_property("steps executed again", repeated)
     assert repeated <= kills * (CONCURRENCY + 1)
     assert killed.read("SELECT state, count(*) FROM item GROUP BY state") == [("succeeded", ITEMS)]
     assert killed.read("SELECT state, eligible, open, succeeded, failed, duplicates, working FROM batch") == [

@@ -1,4 +1,4 @@
-"""How an attempt ends: given up, cancelled, suspended, found out; and that nothing is left behind."""
+"""How an attempt ends: given up, suspended, answered, found out; and that nothing is left behind."""
 
 import asyncio
 import contextlib
@@ -8,8 +8,6 @@ from typing import Any
 
 import pytest
 
-from batchflow.core.ports import TIMEOUT
-from batchflow.core.retry import RetryPolicy
 from batchflow.core.settlement import Settlement
 from batchflow.errors import InputError
 from batchflow.serve.context import WorkflowContext
@@ -72,45 +70,6 @@ async def test_a_fault_that_no_store_promises_is_seen_by_the_engine() -> None:
     assert seen == []
 
 
-async def test_a_run_that_is_cancelled_ends_at_its_next_step() -> None:
-    """Whatever the code does with it."""
-    calls = Calls()
-
-    async def run(ctx: Context) -> str:
-        for name in "abc":
-            await ctx.run(name, calls(name))
-        return "through"
-
-    ending = await Model(faults={2: "cancelled"}).drive(endpoint(run))
-    assert (ending.ending, calls.made) == ("cancelled", ["a", "b"])
-
-
-@pytest.mark.parametrize("where", ["root", "branch", "swallowed"])
-async def test_a_run_can_cancel_itself(where: str) -> None:
-    """`cancel` does not return, and `except Exception` does not catch it."""
-    went_on: list[str] = []
-
-    async def run(ctx: Context) -> None:
-        async def leave() -> None:
-            try:
-                ctx.cancel()
-            except Exception:
-                went_on.append("caught")
-            went_on.append("returned")
-
-        await ctx.run("a", Calls()("a"))
-        if where == "branch":
-            await asyncio.gather(leave(), ctx.run("long", Calls()("long", turns=500)))
-        try:
-            await leave()
-        except asyncio.CancelledError:
-            if where != "swallowed":
-                raise
-
-    ending = await Model().drive(endpoint(run))
-    assert (ending.ending, went_on) == ("cancelled", [])
-
-
 async def test_suspension_passes_except_exception_and_runs_finally() -> None:
     """Blocks that clean up run, and a step that one of them asks for waits for the time when it is meant."""
     trail: list[str] = []
@@ -166,135 +125,6 @@ async def test_code_that_swallows_its_suspension_and_asks_on_is_found_out() -> N
         "ReplayError: the run was suspended, but its function caught the cancellation and asked for step 'next'; "
         f"{CURE}"
     )
-
-
-async def test_tasks_left_over_end_with_the_attempt() -> None:
-    """Shielded, raced or never awaited: they are cancelled, and `deliver` waits for them."""
-    ended: list[str] = []
-    tasks: list[asyncio.Task[None]] = []
-
-    async def branch(ctx: Context, name: str) -> None:
-        try:
-            await ctx.run(name, asyncio.Event().wait)
-        finally:
-            await asyncio.sleep(0)
-            ended.append(name)
-
-    async def run(ctx: Context) -> None:
-        tasks.extend(asyncio.create_task(branch(ctx, name)) for name in "ab")
-        shielded = asyncio.shield(tasks[0])
-        shielded.add_done_callback(lambda done: done.cancelled())
-        await ctx.run("own", Calls()("own", turns=3))
-
-    ending = await Model().drive(endpoint(run))
-    assert (ending.ending, sorted(ended)) == ("done", ["a", "b"])
-
-
-async def test_a_task_that_comes_late_gets_nothing() -> None:
-    """A step that is asked for after the function has returned is not executed."""
-    calls = Calls()
-    late: list[asyncio.Task[Any]] = []
-
-    async def run(ctx: Context) -> None:
-        late.append(asyncio.create_task(ctx.run("late", calls("late"))))
-
-    model = Model()
-    ending = await model.drive(endpoint(run))
-    await asyncio.wait(late)
-    assert (ending.ending, late[0].cancelled(), calls.made, model.records) == ("done", True, [], 0)
-
-
-@pytest.mark.parametrize("siblings", [False, True])
-async def test_cancelling_from_outside_comes_out(siblings: bool) -> None:
-    """Once the function's own tasks have ended; the step that was cut off is not recorded."""
-    started, ended = asyncio.Event(), list[str]()
-
-    async def long(name: str) -> None:
-        started.set()
-        try:
-            await asyncio.Event().wait()
-        finally:
-            await asyncio.sleep(0)
-            ended.append(name)
-
-    async def run(ctx: Context) -> None:
-        if siblings:
-            tasks = [asyncio.create_task(ctx.run(name, long, name)) for name in "ab"]
-            await asyncio.wait(tasks)
-        await ctx.run("c", long, "c")
-
-    model = Model()
-    task = asyncio.create_task(endpoint(run).deliver(model.claim(), model.runtime))
-    await started.wait()
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    assert sorted(ended) == (["a", "b"] if siblings else ["c"])
-    assert model.records == 0
-
-
-@pytest.mark.parametrize("how", ["alone", "gather", "group", "wait"])
-async def test_an_attempt_that_takes_too_long_is_a_failed_one(how: str) -> None:
-    """The engine's sign becomes a `TimeoutError` that the policy counts."""
-    started = asyncio.Event()
-
-    async def long() -> None:
-        started.set()
-        await asyncio.Event().wait()
-
-    async def run(ctx: Context) -> None:
-        match how:
-            case "gather":
-                await asyncio.gather(ctx.run("a", long), ctx.run("b", long))
-            case "group":
-                async with asyncio.TaskGroup() as group:
-                    group.create_task(ctx.run("a", long))
-            case "wait":
-                await asyncio.wait([asyncio.create_task(ctx.run("a", long))])
-            case _:
-                await ctx.run("a", long)
-
-    for retries, kind in ((1, "retry"), (0, "dead")):
-        model = Model(retry=RetryPolicy(retries=retries))
-        started.clear()
-        task = asyncio.create_task(endpoint(run).deliver(model.claim(), model.runtime))
-        await started.wait()
-        task.cancel(TIMEOUT)
-        ending = await task
-        assert ending is not None
-        assert (ending.ending, first_line(ending)) == (kind, "TimeoutError: the attempt took longer than 1h")
-        assert task.cancelling() == 0
-
-
-async def test_a_cancellation_of_the_codes_own_is_a_failure() -> None:
-    """Awaiting a task that was cancelled is no sign from outside, and must not be taken for one."""
-
-    async def run(ctx: Context) -> None:
-        await ctx.run("a", Calls()("a"))
-        task = asyncio.create_task(asyncio.Event().wait())
-        task.cancel()
-        await task
-
-    model = Model()
-    ending = await model.drive(endpoint(run, retry=RetryPolicy(retries=1)))
-    assert (ending.ending, first_line(ending), len(model.endings)) == ("dead", "CancelledError", 2)
-
-
-async def test_a_timeout_around_a_step_cuts_it_off() -> None:
-    """User code's own timeout: the step is not recorded, and the code goes on."""
-    calls = Calls()
-
-    async def run(ctx: Context) -> str:
-        try:
-            async with asyncio.timeout(0.005):
-                await ctx.run("long", asyncio.Event().wait)
-        except TimeoutError:
-            return str(await ctx.run("short", calls("short", "instead")))
-        return "through"
-
-    model = Model()
-    ending = await model.drive(endpoint(run))
-    assert (ending.result, model.names) == ('"instead"', ["short"])
 
 
 async def test_an_answer_is_a_failure_without_a_dead_letter() -> None:

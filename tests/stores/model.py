@@ -109,7 +109,7 @@ class Model:
             message["journal"][str(step.number)] = list(step._replace(state="done", position=position, value="null"))
 
     def record(self, id: str, fence: int, step: Step) -> str:
-        message = self._held(id, fence)
+        message = self.held(id, fence)
         if message is None:
             return "stale"
         if message["cancelled"]:
@@ -123,7 +123,8 @@ class Model:
             if step.position:
                 message["failures"] = message["losses"] = 0
 
-    def _held(self, id: str, fence: int) -> Row | None:
+    def held(self, id: str, fence: int) -> Row | None:
+        """The message, if its claim is held with this fence."""
         message = self.messages.get(id)
         return message if message and message["owner"] is not None and message["fence"] == fence else None
 
@@ -131,7 +132,7 @@ class Model:
 
     def settle(self, settlement: Settlement, now: int) -> bool:
         """Whether it was stale."""
-        message = self._held(settlement.id, settlement.fence)
+        message = self.held(settlement.id, settlement.fence)
         if message is None:
             return True
         ending = settlement.ending

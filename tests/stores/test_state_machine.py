@@ -73,6 +73,13 @@ class StoreMachine(RuleBasedStateMachine):
         for worker in ("w1", "w2"):
             self.do("enlist", worker, LEASE_MS)
 
+        # Two batches that want the same item, and a page to come of each.
+        for batch, users in (("bat_a", ["u1", "u2"]), ("bat_b", ["u2", "u3"])):
+            self.open_batch(batch, "free")
+            for claim in self._claim("w1", 20):
+                if claim.destination == "entry":
+                    self._settle(Settlement(claim.id, claim.fence, "done", effects=self._effects(claim, users, True)))
+
     # What programs do
 
     @rule(id=RUNS, key=KEYS, delay=DELAYS, keep=st.booleans())
@@ -92,6 +99,29 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(worker=WORKERS, limit=st.integers(1, 6))
     def claim(self, worker: str, limit: int) -> None:
+        self._claim(worker, limit)
+
+    @rule(worker=WORKERS, ending=ENDINGS, users=USERS, more=st.booleans())
+    def work(self, worker: str, ending: Ending, users: list[str], more: bool) -> None:
+        """All that is due is claimed and ends alike."""
+        for claim in self._claim(worker, 20):
+            effects = self._effects(claim, users, more) if ending == "done" else ()
+            self._settle(Settlement(claim.id, claim.fence, ending, None, None, self.now, effects=effects))
+
+    @rule(ending=ENDINGS)
+    def come_back_late(self, ending: Ending) -> None:
+        """A worker wakes up after its claims went to another, and ends them all the same."""
+        held = [claim for claim in self.claims if self.model.held(claim.id, claim.fence)]
+        self.crash("w1")
+        self.crash("w2")
+        self._claim("w1", 20)
+        for claim in held:
+            step = self._step(claim, None)
+            verdict = self.model.record(claim.id, claim.fence, step)
+            assert self.do("record", claim.id, claim.fence, step) == verdict
+            self._settle(Settlement(claim.id, claim.fence, ending, None, None, self.now))
+
+    def _claim(self, worker: str, limit: int) -> list[Claim]:
         claimed = self.do("claim", worker, DESTINATIONS, limit)
         for claim in claimed.claims:
             self.model.claimed(claim, worker, self.now)
@@ -101,6 +131,10 @@ class StoreMachine(RuleBasedStateMachine):
         if startable:
             assert claimed.next_due is not None
             assert claimed.next_due <= self.now
+        return list(claimed.claims)
+
+    def _settle(self, ends: Settlement) -> None:
+        assert self.do("settle", ends).stale == self.model.settle(ends, self.now)
 
     @precondition(lambda self: self.claims)
     @rule(data=st.data(), sleep=st.booleans(), delay=DELAYS)
@@ -124,7 +158,7 @@ class StoreMachine(RuleBasedStateMachine):
         result = '"ok"' if ending in {"done", "answered"} else None
         ends = Settlement(claim.id, claim.fence, ending, result, error, due, steps, effects)
         for _ in range(data.draw(st.integers(1, 2))):
-            assert self.do("settle", ends).stale == self.model.settle(ends, self.now)
+            self._settle(ends)
 
     def _step(self, claim: Claim, delay: int | None) -> Step:
         message = self.model.messages.get(claim.id)
@@ -164,7 +198,7 @@ class StoreMachine(RuleBasedStateMachine):
     def cancel_batch(self, id: str) -> None:
         assert self.do("cancel_batch", id) == self.model.cancel_batch(id, self.now)
 
-    @rule(key=KEYS, limit=st.sampled_from([None, 1, 3]), paused=st.booleans())
+    @rule(key=KEYS, limit=st.sampled_from([None, 1, 3]), paused=st.sampled_from([False, False, False, True]))
     def pin(self, key: str, limit: int | None, paused: bool) -> None:
         self.do("pin", FlowControl(key=key, parallelism=limit), paused=paused)
         self.model.flows[key].update(pin=limit, pinned=True, paused=paused)
@@ -245,7 +279,7 @@ class TestSqliteAgainstTheModel(StoreMachine.TestCase):
     """The SQLite store in memory."""
 
     settings = settings(
-        max_examples=40,
+        max_examples=80,
         stateful_step_count=30,
         deadline=None,
         derandomize=True,

@@ -88,29 +88,28 @@ def start_items(tx: Tx, starts: Sequence[StartItems]) -> None:
     """Give a run to each item that has none yet and that no other batch has in flight."""
     rows: list[tuple[int, int, int, str, int]] = []
     counts: dict[int, dict[str, int]] = {}
-    seen: set[tuple[int, str]] = set()
     for start in starts:
         key = tx.batch_key(start.batch)
         if key is None or not messages.taken_by(tx, key):
             continue
-        count = counts.setdefault(key, {"open": 0, "duplicates": 0, "in_flight": 0})
+        counts.setdefault(key, {"open": 0, "duplicates": 0, "in_flight": 0})
         workflow = tx.head(key).workflow
-        for number, id in enumerate(start.ids, start.first):
-            if (key, id) in seen:
-                count["duplicates"] += 1
-                continue
-            seen.add((key, id))
-            rows.append((len(rows), key, number, id, workflow))
+        rows.extend(
+            (slot, key, number, id, workflow)
+            for slot, (number, id) in enumerate(enumerate(start.ids, start.first), len(rows))
+        )
     refused: dict[int, int] = dict(tx.json_rows("item_classify", rows)) if rows else {}
-    held: set[tuple[int, str]] = set()
+    holders: dict[tuple[int, str], int] = {}
     fresh: list[tuple[int, int, int, str, int]] = []
     for row in rows:
         slot, key, _, id, workflow = row
         reason = refused.get(slot)
-        if reason is None and (workflow, id) in held:
-            reason = 2
         if reason is None:
-            held.add((workflow, id))
+            # Started by another row of this group: for the same batch it is a duplicate.
+            holder = holders.setdefault((workflow, id), key)
+            first = len(holders) > len(fresh)
+            reason = None if first else 1 if holder == key else 2
+        if reason is None:
             fresh.append(row)
         counts[key]["open" if reason is None else "duplicates" if reason == 1 else "in_flight"] += 1
     if fresh:

@@ -78,7 +78,8 @@ def _take_back(tx: Tx, rows: Sequence[Sequence[Any]], *, lost: bool) -> int:
             ended.append(Ended(Settlement(str(id), 0, "cancelled"), held))
         elif lost and losses >= LOSS_LIMIT:
             error = f"WorkerLost: {losses} workers in a row died or hung while they ran it"
-            ended.append(Ended(Settlement(str(id), 0, "dead", error=error), held))
+            # No failure of its own: the one that ends it was the workers'.
+            ended.append(Ended(Settlement(str(id), 0, "dead", error=error), held._replace(failures=held.failures - 1)))
         else:
             back.append((id, tx.now, held.failures, losses, None))
             lanes.append(held.lane)

@@ -9,6 +9,7 @@ import re
 import sqlite3
 from collections.abc import Sequence
 from importlib.resources import files
+from itertools import chain, repeat
 from typing import Any
 
 Row = Sequence[Any]
@@ -29,6 +30,8 @@ class Query:
         given = _GIVEN.search(sql)
         self._width = len(given[1].split(",")) if given else 0
         self._texts: dict[int, str] = {}
+        place = self._parameters.index("rows") if "rows" in self._parameters else 0
+        self._before, self._after = self._parameters[:place], self._parameters[place + 1 :]
         self._plain = self._template if "rows" not in self._parameters else None
 
     def execute(self, connection: sqlite3.Connection, **values: Any) -> sqlite3.Cursor:
@@ -42,14 +45,10 @@ class Query:
         for start in range(0, len(rows), SIZES[-1]):
             part = rows[start : start + SIZES[-1]]
             size = next(size for size in SIZES if size >= len(part))
-            flat = [value for row in part for value in row]
-            flat.extend([None] * ((size - len(part)) * self._width))
-            arguments: list[Any] = []
-            for name in self._parameters:
-                if name == "rows":
-                    arguments.extend(flat)
-                else:
-                    arguments.append(values[name])
+            arguments = [values[name] for name in self._before]
+            arguments.extend(chain.from_iterable(part))
+            arguments.extend(repeat(None, (size - len(part)) * self._width))
+            arguments.extend([values[name] for name in self._after])
             cursors.append(connection.execute(self._text(size), arguments))
         return cursors
 

@@ -69,6 +69,13 @@ class ItemCases(Cases):
         assert (await scene.counts("bat_b")).in_flight == 1
         assert (await scene.counts("bat_a")).open == 2
 
+    async def test_settle_counts_each_mention_of_what_is_in_flight(self, scene: Scene) -> None:
+        """A batch has no duplicate of an item that it never had, in one effect as in several."""
+        await scene.start(["u1"])
+        await scene.start(["u1", "u2", "u1"], id="bat_b")
+        counts = await scene.counts("bat_b")
+        assert (counts.open, counts.in_flight, counts.duplicates) == (1, 2, 0)
+
     async def test_settle_decides_for_one_of_two_batches_at_the_same_moment(self, scene: Scene) -> None:
         """An id runs in one of them."""
         one, two = await scene.enter("bat_a"), await scene.enter("bat_b")

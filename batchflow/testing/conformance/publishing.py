@@ -6,6 +6,7 @@ import pytest
 
 from batchflow.core.flow import FlowControl
 from batchflow.core.retry import RetryPolicy
+from batchflow.errors import StoreError
 from batchflow.testing.conformance.scene import Cases, Scene, message, names
 
 
@@ -129,14 +130,15 @@ class PublishCases(Cases):
             return_exceptions=True,
         )
         assert answers[0] == [True]
-        assert isinstance(answers[1], Exception)
+        assert isinstance(answers[1], StoreError)
+        assert not answers[1].retryable
         assert answers[2] == [True]
         assert names(await scene.claim()) == ["a", "b"]
         assert await scene.store.processed("welcome", ["u1"]) == {"u1"}
 
     async def test_publish_is_all_or_nothing(self, scene: Scene) -> None:
         """A call with a message that cannot be stored stores none of its messages."""
-        with pytest.raises(Exception, match="surrogates"):
+        with pytest.raises(StoreError):
             await scene.store.publish([message("a"), message("bad", body='"\ud800"')])
         assert await scene.claim() == []
         assert await scene.publish("a") == [True]

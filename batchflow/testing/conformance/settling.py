@@ -9,6 +9,7 @@ from batchflow.core.flow import FlowControl
 from batchflow.core.message import Claim
 from batchflow.core.run import Run
 from batchflow.core.settlement import Ending, Publish, Settled, Settlement
+from batchflow.errors import StoreError
 from batchflow.testing.conformance.scene import Cases, Scene, message, names, ran, sleeping
 
 ONE = FlowControl(key="one", parallelism=1)
@@ -237,6 +238,7 @@ class SettleCases(Cases):
         bad, good = await asyncio.gather(
             scene.store.settle(settlement.retry(a, scene.now, "\ud800")), scene.done(b), return_exceptions=True
         )
-        assert isinstance(bad, Exception)
+        assert isinstance(bad, StoreError)
+        assert not bad.retryable
         assert good == Settled()
         assert not (await scene.done(a)).stale
