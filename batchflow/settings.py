@@ -26,20 +26,24 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="BATCHFLOW_", extra="ignore", frozen=True)
 
-    url: str = Field("sqlite:///batchflow.db", description="where state lives: sqlite:///PATH, or sqlite:// for memory")
-    concurrency: int = Field(256, ge=1, le=100_000, description="runs under way at once in one process")
-    threads: int = Field(40, ge=1, le=1_000, description="threads that sync hooks and functions run in")
-    grace: Span = Field(timedelta(seconds=10), description="how long a stop waits for running work")
-    retention: Span = Field(
-        timedelta(days=7), gt=timedelta(0), description="how long ended batches, runs and dead letters are kept"
+    url: str = Field(
+        default="sqlite:///batchflow.db", description="where state lives: sqlite:///PATH, or sqlite:// for memory"
     )
-    synchronous: Literal["FULL", "NORMAL"] = Field("FULL", description="SQLite's PRAGMA synchronous")
-    max_body: int = Field(1_048_576, ge=1_024, description="the largest request body the endpoints take, in bytes")
+    concurrency: int = Field(default=256, ge=1, le=100_000, description="runs under way at once in one process")
+    threads: int = Field(default=40, ge=1, le=1_000, description="threads that sync hooks and functions run in")
+    grace: Span = Field(default=timedelta(seconds=10), description="how long a stop waits for running work")
+    retention: Span = Field(
+        default=timedelta(days=7), gt=timedelta(0), description="how long ended batches, runs and dead letters are kept"
+    )
+    synchronous: Literal["FULL", "NORMAL"] = Field(default="FULL", description="SQLite's PRAGMA synchronous")
+    max_body: int = Field(
+        default=1_048_576, ge=1_024, description="the largest request body the endpoints take, in bytes"
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
-        "INFO", description="what the command logs; an app's own structlog configuration is left alone"
+        default="INFO", description="what the command logs; an app's own structlog configuration is left alone"
     )
     app_url: str | None = Field(
-        None,
+        default=None,
         validation_alias=AliasChoices("app_url", "APP_URL", "BATCHFLOW_APP_URL"),
         description="base URL of the endpoints, where it cannot be taken from the request",
     )
