@@ -19,6 +19,7 @@ from batchflow.stores.protocol import Store
 BACKOFF_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0)
 FARTHEST_S = 60.0
 GATHER_S = 0.005
+PAUSE_S = 0.02
 LEFT_BEHIND_S = 2.0
 HUNG_GRACE_S = 30.0
 
@@ -142,8 +143,10 @@ class Dispatcher:
     async def _rest(self, next_due: int | None) -> None:
         """Until something wakes us, or until a message is due by time alone."""
         delay = FARTHEST_S if next_due is None else (next_due - self._clock.now()) / 1000
-        # Never quite at once: what is due but cannot be leased yet must not turn this into a busy loop.
-        await self._wait(self._wake, min(max(delay, 0.001), FARTHEST_S))
+        if delay <= 0:
+            # Due and yet not to be had, such as what is left of a cancelled batch: no reason to ask all the time.
+            delay = PAUSE_S
+        await self._wait(self._wake, min(delay, FARTHEST_S))
 
     async def _wait(self, event: asyncio.Event, seconds: float) -> None:
         timer = self._loop.call_later(seconds, event.set)
@@ -175,8 +178,9 @@ class Dispatcher:
             answer = await self._store.settle(ending)
         except StoreError as error:
             answer = await self._settle_patiently(ending, claim, error)
+        finally:
+            self._tasks.discard(cast("asyncio.Task[None]", asyncio.current_task()))
         self._count(answer, ending, claim)
-        self._tasks.discard(cast("asyncio.Task[None]", asyncio.current_task()))
 
     def _mishap(self, claim: Claim, error: BaseException) -> Settlement:
         """What the endpoint did not answer for: tried again, but not for ever."""

@@ -48,8 +48,8 @@ class Store(Protocol):
         """Add messages to be claimed from `not_before` on; of each, whether it was new.
 
         A message whose id is known (waiting, leased, kept as a finished run or dead) changes nothing. One whose batch
-        has ended or is being cancelled is not added. A flow key is made with the message's limits; its limits follow
-        the latest message unless pinned.
+        has ended or is being cancelled is not added; the id of a batch's message begins with the batch's id and a dot.
+        A flow key is made with the message's limits; its limits follow the latest message unless pinned.
         """
         ...
 

@@ -33,7 +33,8 @@ SET ready_at = (SELECT m.due FROM message m WHERE m.lane = lane.key AND m.owner 
 WHERE key = :lane;
 
 -- lanes_ready --
--- Flow keys in turn: the one that was served longest ago comes first.
+-- Flow keys in turn: the one that was served longest ago comes first. A next start further ahead than one interval
+-- and a second is not believed (batchflow.core.flow.admit): the clock was set back.
 SELECT json_group_array(json_array(
     lane, destination, flow, parallelism, rate, period, in_use, next_start, parked_until, paused))
 FROM (
@@ -46,7 +47,9 @@ FROM (
         AND l.destination IN (SELECT value FROM json_each(:destinations))
         AND (f.in_use < CASE WHEN f.pinned THEN f.pin_parallelism ELSE f.parallelism END
             OR CASE WHEN f.pinned THEN f.pin_parallelism ELSE f.parallelism END IS NULL)
-        AND (CASE WHEN f.pinned THEN f.pin_rate ELSE f.rate END IS NULL OR f.next_start <= :now)
+        AND (CASE WHEN f.pinned THEN f.pin_rate ELSE f.rate END IS NULL OR f.next_start <= :now
+            OR f.next_start > :now + 1000 + CASE WHEN f.pinned THEN f.pin_period * 1.0 / f.pin_rate
+                ELSE f.period * 1.0 / f.rate END)
     ORDER BY f.turn, l.ready_at
     LIMIT :limit
 );

@@ -134,13 +134,13 @@ class SharedCases(Cases):
         woken = asyncio.Event()
         scene.store.on_change(lambda foreign: woken.set() if foreign else None)
         await second.publish("a")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             await woken.wait()
 
     async def test_on_change_tells_of_other_processes_while_busy(self, scene: Scene, second: Scene) -> None:
         """A process that writes without a pause is told as well."""
         woken = asyncio.Event()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             # The first look around after the opening tells of the past.
             scene.store.on_change(lambda foreign: woken.set() if foreign else None)
             await woken.wait()

@@ -101,7 +101,6 @@ CREATE TABLE dead_letter (
     journal TEXT NOT NULL
 ) WITHOUT ROWID;
 CREATE INDEX dead_letter_died ON dead_letter (died_at);
-CREATE INDEX dead_letter_batch ON dead_letter (batch, died_at);
 
 CREATE TABLE workflow (
     key INTEGER PRIMARY KEY,
