@@ -174,6 +174,8 @@ class Dispatcher:
         del self._running[claim.id]
         if self._room == 1 or len(self._running) <= self._low_water:
             self._places.set()
+        # What this settlement publishes or makes room for is claimed in the transaction that settles.
+        self._wake.set()
         try:
             answer = await self._store.settle(ending)
         except StoreError as error:

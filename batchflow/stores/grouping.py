@@ -72,10 +72,10 @@ class Grouping:
             self._drained.set_result(None)
         if any(operation.verb in self._telling for operation in group):
             self._on_change()
-        # After the tasks that were just woken, so that what they ask for goes along.
+        # After the tasks that were just woken and those that these wake, so that what they ask for goes along.
         if not self._scheduled:
             self._scheduled = True
-            self._loop.call_soon(self._flush)
+            self._loop.call_soon(self._loop.call_soon, self._flush)
 
     async def drain(self) -> None:
         """Wait until everything asked for so far is written."""
