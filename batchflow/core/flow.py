@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 from batchflow.core.duration import Duration, spell, to_ms
 from batchflow.errors import ConfigurationError
 
-CATCH_UP_MS = 20
+CATCH_UP_MS = 10
 """Starts missed by waking late are made up for as far as this reaches back; older ones are lost."""
 
 _SKEW_MS = 1_000  # how far the clocks of one store's workers may differ before a start in the future is not believed
@@ -100,9 +100,9 @@ class Admission:
 def admit(limits: FlowControl, state: FlowState, *, now: int, want: int) -> Admission:
     """Let as many of `want` start as the limits allow at `now`; `want=0` only asks when.
 
-    Both limits are taken together or not at all. In any time W at most `rate * (W + 20 ms) / period + 1` start, and
-    who comes up to 20 ms after each `ready_at` still gets the whole rate: starts that were possible in the last
-    20 ms are not lost.
+    Both limits are taken together or not at all. In any time W at most `rate * (W + 10 ms) / period + 1` start, and
+    who comes up to 10 ms after each `ready_at` still gets the whole rate: starts that were possible in the last
+    10 ms are not lost.
     """
     free = _ENDLESS if limits.parallelism is None else max(0, limits.parallelism - state.in_use)
     start = _earliest(limits, state, now)

@@ -177,8 +177,7 @@ def finish(tx: Tx, keys: Iterable[int]) -> dict[int, str]:
     """End those batches that have nothing left to do, publishing their completion; which, by key."""
     ended: dict[int, str] = {}
     for key in keys:
-        tx.run("batch_seal", batch=key)
-        if tx.run("batch_end", batch=key, now=tx.now):
+        if tx.one("batch_advance", batch=key, now=tx.now):
             head = tx.head(key)
             ended[key] = head.id
             if head.complete:

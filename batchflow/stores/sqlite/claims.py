@@ -45,23 +45,28 @@ def claim(tx: Tx, worker: str, destinations: Sequence[str], limit: int) -> Claim
         return Claimed((), None)
     wanted = to_json(list(destinations)).decode()
     found: list[tuple[_Lane, list[Any]]] = []
-    while limit > 0:
+    more = True
+    while more:
         lanes = [
             _Lane._make(row) for row in tx.json("lanes_ready", now=tx.now, destinations=wanted, limit=LANES_AT_ONCE)
         ]
         taken = 0
+        # Another look is worth it where a lane gave all that was asked of it, or where not all lanes were seen.
+        more = len(lanes) == LANES_AT_ONCE
         states: dict[str, FlowState] = {}
         for place, lane in enumerate(lanes):
             share = max(1, (limit - taken) // (len(lanes) - place))
             rows = _take_from(tx, lane, min(share, limit - taken), owner, states)
             taken += len(rows)
             found.append((lane, rows))
+            more = more or len(rows) == share
             if taken >= limit:
                 break
         limit -= taken
-        if not taken:
-            break
+        more = more and 0 < taken and limit > 0
     claims = _compose(tx, found)
+    if limit == 0:
+        return Claimed(claims, tx.now)
     next_due = tx.one("lanes_next", destinations=wanted)
     return Claimed(claims, None if next_due is None else -int(-next_due // 1))
 
@@ -78,8 +83,7 @@ def _take_from(tx: Tx, lane: _Lane, want: int, owner: int, states: dict[str, Flo
     if rows:
         state = states[lane.flow] = admit(limits, state, now=tx.now, want=len(rows)).state
         tx.run_rows("message_take", [(row[0],) for row in rows], owner=owner)
-        turn = tx.one("flow_turn")
-        tx.run("flow_take", flow=lane.flow, count=len(rows), next_start=state.next_start, turn=turn)
+        tx.run("flow_take", flow=lane.flow, count=len(rows), next_start=state.next_start)
     flows.recount(tx, lane.key)
     return rows
 

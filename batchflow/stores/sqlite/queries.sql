@@ -65,11 +65,9 @@ WHERE l.ready_at IS NOT NULL AND f.paused = 0
     AND (f.in_use < CASE WHEN f.pinned THEN f.pin_parallelism ELSE f.parallelism END
         OR CASE WHEN f.pinned THEN f.pin_parallelism ELSE f.parallelism END IS NULL);
 
--- flow_turn --
-SELECT coalesce(max(turn), 0) + 1 FROM flow;
-
 -- flow_take --
-UPDATE flow SET in_use = in_use + :count, next_start = :next_start, turn = :turn WHERE key = :flow;
+UPDATE flow SET in_use = in_use + :count, next_start = :next_start, turn = (SELECT max(turn) + 1 FROM flow)
+WHERE key = :flow;
 
 -- flow_give_back --
 UPDATE flow SET in_use = in_use - :count WHERE key = (SELECT flow FROM lane WHERE key = :lane);
@@ -310,14 +308,15 @@ WHERE key = :batch;
 UPDATE batch SET error = coalesce(error, :error), entered = 1
 WHERE key = :batch AND ended_at IS NULL AND state <> 'cancelling';
 
--- batch_seal --
-UPDATE batch SET state = 'sealed'
-WHERE key = :batch AND state = 'open' AND entered = 1 AND working = 0 AND open > 0;
-
--- batch_end --
-UPDATE batch SET ended_at = :now,
-    state = CASE WHEN state = 'cancelling' THEN 'cancelled' WHEN error IS NOT NULL THEN 'failed' ELSE 'completed' END
-WHERE key = :batch AND ended_at IS NULL AND working = 0 AND open = 0 AND (entered = 1 OR state = 'cancelling');
+-- batch_advance --
+-- Sealed when its pages are all walked, ended when no item is open either; the row comes back only when it ended.
+UPDATE batch SET
+    ended_at = CASE WHEN open = 0 THEN :now END,
+    state = CASE WHEN open > 0 THEN CASE state WHEN 'cancelling' THEN state ELSE 'sealed' END
+        WHEN state = 'cancelling' THEN 'cancelled' WHEN error IS NOT NULL THEN 'failed' ELSE 'completed' END
+WHERE key = :batch AND ended_at IS NULL AND working = 0 AND (entered = 1 OR state = 'cancelling')
+    AND (open = 0 OR state = 'open')
+RETURNING ended_at IS NOT NULL;
 
 -- batch_cancel --
 UPDATE batch SET state = 'cancelling' WHERE key = :batch AND ended_at IS NULL;

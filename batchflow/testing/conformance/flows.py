@@ -80,7 +80,7 @@ class FlowCases(Cases):
         assert 10_000 - CATCH_UP_MS <= starts[-1] - starts[0] <= 10_001
 
     async def test_claim_catches_up_little_after_an_idle_time(self, scene: Scene) -> None:
-        """Starts missed while nobody asked are lost but for those of the last 20 ms."""
+        """Starts missed while nobody asked are lost but for those of the last 10 ms."""
         await scene.publish(*(f"m{number:02d}" for number in range(40)), flow=FlowControl(key="fast", rate=100))
         await scene.claim()
         scene.clock.advance("10s")
