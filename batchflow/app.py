@@ -3,7 +3,7 @@
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack, overload
 
 from pydantic import BaseModel
 
@@ -18,8 +18,10 @@ from batchflow.engine.engine import Engine, EngineOptions
 from batchflow.engine.interrupt import on_interrupt
 from batchflow.engine.system import SystemClock, SystemEntropy
 from batchflow.errors import ConfigurationError, DuplicateNameError
+from batchflow.operations import Operations
 from batchflow.serve.context import WorkflowContext
 from batchflow.serve.endpoint import Endpoint
+from batchflow.serve.options import ServeOptions, Serving
 from batchflow.serve.served import ServedFunction, served_function
 from batchflow.settings import Settings
 from batchflow.stores.protocol import Store
@@ -33,7 +35,7 @@ Payload = TypeVar("Payload")
 Result = TypeVar("Result")
 
 
-class Batchflow:
+class Batchflow(Operations):
     """An app: the workflows and durable functions of one program, and the engine that runs them.
 
         flow = Batchflow()                                # BATCHFLOW_URL, else sqlite:///batchflow.db
@@ -81,6 +83,7 @@ class Batchflow:
                 grace_s=self.settings.grace.total_seconds(),
                 retention_ms=int(self.settings.retention.total_seconds() * 1000),
                 threads=self.settings.threads,
+                always_replay=self.settings.always_replay,
             ),
         )
 
@@ -131,19 +134,27 @@ class Batchflow:
         return take if fn is None else take(fn)
 
     def serve(
-        self,
-        route: str,
-        *,
-        retry: RetryPolicy | None = None,
-        flow_control: FlowControl | None = None,
-        timeout: Duration | None = None,
+        self, route: str, **options: Unpack[Serving]
     ) -> Callable[[Callable[[WorkflowContext[Payload]], Awaitable[Result]]], ServedFunction[Payload, Result]]:
-        """Serve `async def f(ctx: WorkflowContext[Payload]) -> Result` at `route`: `@flow.serve("/onboarding")`."""
+        """Serve `async def f(ctx: WorkflowContext[Payload]) -> Result` at `route`: `@flow.serve("/onboarding")`.
+
+        Its runs wait under the key of `flow_control`, by default the route's words joined by dots. `retry` is the
+        policy of its steps and of itself; instead of it `retries` and `retry_delay` say as much: a duration, or
+        QStash's expression in ms, such as "pow(2, retried) * 1000". `timeout` is how long one attempt may take (1 hour;
+        durable waits do not count). `initial_payload_parser` makes a payload of a request's body that is not JSON.
+        `label` is that of runs that are triggered without one. `verbose` logs what the engine does, event by event.
+        `url` is the function's own public URL, or `base_url` the app's, for webhooks; else UPSTASH_WORKFLOW_URL or
+        APP_URL of `env`, which is what `ctx.env` shows (os.environ), else the request's.
+
+        Raises:
+            ConfigurationError: the signature or an option is wrong; `failure_function` and `failure_url` are not
+                delivered yet.
+            DuplicateNameError: the route is served already.
+        """
+        checked: ServeOptions[Any] = ServeOptions(**options)
 
         def take(fn: Callable[[WorkflowContext[Payload]], Awaitable[Result]]) -> ServedFunction[Payload, Result]:
-            served = served_function(
-                fn, route, client=self.engine, retry=retry, flow_control=flow_control, timeout=timeout
-            )
+            served = served_function(fn, route, client=self.engine, options=checked)
             self._take_in((served.endpoint,))
             self._limits.append(served.endpoint.flow)
             self._served[route] = served

@@ -42,6 +42,9 @@ class Settings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         default="INFO", description="what the command logs; an app's own structlog configuration is left alone"
     )
+    always_replay: bool = Field(
+        default=False, description="suspend every run after each of its steps, so that replay is tried out all the time"
+    )
     app_url: str | None = Field(
         default=None,
         validation_alias=AliasChoices("app_url", "APP_URL", "BATCHFLOW_APP_URL"),

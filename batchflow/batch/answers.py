@@ -1,8 +1,12 @@
 """The results of the layers, word for word as the pattern has them. Each is JSON text."""
 
-from pydantic_core import to_json
+from pydantic_core import from_json, to_json
 
+from batchflow.batch.summary import BatchSummary
+from batchflow.core.codec import Codec
 from batchflow.serve.endpoint import Answer
+
+_SUMMARY: Codec[BatchSummary] = Codec.of(BatchSummary)
 
 
 def _text(body: dict[str, object]) -> str:
@@ -83,9 +87,14 @@ def refused(error: str) -> Answer:
     return Answer(error, _text({"success": False, "error": error}))
 
 
-def completed() -> str:
-    """Complete: `on_complete` has run."""
-    return _text({"success": True})
+def completed(summary: BatchSummary) -> str:
+    """Complete: `on_complete` has run; the summary is for the run that waits for the batch."""
+    return f'{{"success":true,"summary":{_SUMMARY.encode(summary)}}}'
+
+
+def read_summary(text: str) -> BatchSummary:
+    """The summary in what `completed` has written."""
+    return _SUMMARY.decode(to_json(from_json(text)["summary"]))
 
 
 class Done:

@@ -5,6 +5,7 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel
 
+from batchflow.batch import answers
 from batchflow.batch import dry_run as counting
 from batchflow.batch.arguments import check_ids, check_limit, check_params, check_source, derived_id
 from batchflow.batch.endpoints import endpoints_of
@@ -13,10 +14,13 @@ from batchflow.batch.layers import Layers
 from batchflow.batch.options import check_instance
 from batchflow.batch.payloads import EntryBody, EntryRequest
 from batchflow.batch.statistics import Statistics
+from batchflow.batch.summary import BatchSummary
 from batchflow.batch.workflow import BatchWorkflow
 from batchflow.core.flow import FlowControl
 from batchflow.core.ports import Client
+from batchflow.core.settlement import Effect, OpenBatch
 from batchflow.errors import ConfigurationError
+from batchflow.serve.children import ChildOptions, Link
 from batchflow.serve.endpoint import Endpoint
 
 Params = TypeVar("Params", bound=BaseModel)
@@ -33,7 +37,7 @@ class Workflow(Generic[Params, Result]):
         self.definition = layers.definition
         self.name = layers.definition.name
         self.endpoints: tuple[Endpoint, ...] = endpoints_of(layers)
-        """The layers, each at its route; `complete` only where the class has `on_complete`."""
+        """The layers, each at its route; `complete` is the end of a batch."""
         self.declared_flows: tuple[FlowControl, ...] = layers.definition.flows
         """The limits the code gives to the keys of the layers."""
 
@@ -85,6 +89,31 @@ class Workflow(Generic[Params, Result]):
         """
         check_source(self.definition)
         return await counting.dry_run(self._layers, check_params(self.definition, params), force=force)
+
+    # As a child (`batchflow.serve.children.Invocable`)
+
+    @property
+    def title(self) -> str:
+        """Its name."""
+        return self.name
+
+    def invoked(self, payload: Params, link: Link, options: ChildOptions) -> tuple[Effect, ...]:
+        """What opens a batch for the run that waits for it."""
+        if options.retry is not None or options.flow_control is not None or options.headers:
+            raise ConfigurationError(
+                f"'{self.name}' is a batch workflow, whose retries and limits are its class's; invoke it without them"
+            )
+        check_source(self.definition)
+        params = check_params(self.definition, payload)
+        text, _ = self.definition.params_codec.round_trip(params, where=f"the parameters of '{self.name}'")
+        id = derived_id(self.name, link.id)
+        batch = self._layers.messages.batch(id, text, force=False, label=options.label, parent=link)
+        (first,) = self._layers.messages.of_trigger(id, EntryBody(), ())
+        return (OpenBatch(batch, tuple(first)),)
+
+    def outcome(self, text: str) -> BatchSummary:
+        """How the batch ended."""
+        return answers.read_summary(text)
 
     def batch(self, id: str) -> BatchHandle[Result]:
         """The handle of one of the workflow's batches."""

@@ -7,30 +7,28 @@ from batchflow.batch.layers import Layers
 from batchflow.batch.summary import BatchSummary
 from batchflow.core.codec import Codec
 from batchflow.errors import NonRetryable
-from batchflow.serve.callables import as_async
 from batchflow.serve.context import WorkflowContext
 
 
 class CompleteLayer:
-    """Handles the message that the end of a batch publishes, for a workflow that has `on_complete`."""
+    """Handles the message that the end of a batch publishes, for `on_complete` or for a run that waits for it."""
 
     def __init__(self, layers: Layers) -> None:
         self._layers = layers
         self._log = layers.entry_log
         self._nothing: Codec[None] = Codec.of(type(None))
-        self._on_complete = as_async(layers.workflow.on_complete)
+        self._on_complete = layers.hook("on_complete")
 
     async def handle(self, ctx: WorkflowContext[Any]) -> str:
         """Carry out the message of one ended batch."""
         with self._layers.running(ctx, self._log):
-            step = self._layers.definition.steps.on_complete
-            await ctx.step_as(step, self._nothing, self._complete, ctx.claim.batch or "", last=True)
-            return answers.completed()
-
-    async def _complete(self, id: str) -> None:
-        batch = await self._layers.client.batch(id)
-        if batch is None:
-            raise NonRetryable(f"batch '{id}' was removed before on_complete could be told of it")
-        summary = BatchSummary.of(batch)
-        self._log.info("Batch ended", batch=id, state=batch.state, summary=str(summary))
-        await self._on_complete(summary)
+            id = ctx.claim.batch or ""
+            batch = await self._layers.client.batch(id)
+            if batch is None:
+                raise NonRetryable(f"batch '{id}' was removed before on_complete could be told of it")
+            summary = BatchSummary.of(batch)
+            self._log.info("Batch ended", batch=summary.id, state=summary.state, summary=str(summary))
+            if self._on_complete is not None:
+                step = self._layers.definition.steps.on_complete
+                await ctx.step_as(step, self._nothing, self._on_complete, summary, last=True)
+            return answers.completed(summary)

@@ -57,8 +57,7 @@ class Definition:
     @property
     def flows(self) -> tuple[FlowControl, ...]:
         """The flow keys of all layers."""
-        flows = (self.entry_flow, self.paginate_flow, self.execute_flow)
-        return (*flows, self.complete_flow) if "on_complete" in self.has else flows
+        return (self.entry_flow, self.paginate_flow, self.execute_flow, self.complete_flow)
 
 
 def read_definition(cls: type, base: type, *, abstract: bool, ids_only: bool) -> Definition | None:

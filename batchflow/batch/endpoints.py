@@ -12,7 +12,7 @@ from batchflow.serve.endpoint import Endpoint, Handler
 
 
 def endpoints_of(layers: Layers) -> tuple[Endpoint, ...]:
-    """Three endpoints, and a fourth where the class has `on_complete`."""
+    """Three endpoints, and a fourth for the end of a batch: `on_complete`, or a run that waits for the batch."""
     return tuple(
         Endpoint(
             route=route,
@@ -32,5 +32,4 @@ def _served(layers: Layers) -> Iterator[tuple[str, str, Handler, FlowControl]]:
     yield routes.process, "process", EntryLayer(layers).handle, definition.entry_flow
     yield routes.paginate, "paginate", PaginateLayer(layers).handle, definition.paginate_flow
     yield routes.execute, "execute", ExecuteLayer(layers).handle, definition.execute_flow
-    if "on_complete" in definition.has:
-        yield routes.complete, "complete", CompleteLayer(layers).handle, definition.complete_flow
+    yield routes.complete, "complete", CompleteLayer(layers).handle, definition.complete_flow

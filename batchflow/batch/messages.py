@@ -10,6 +10,7 @@ from batchflow.batch.payloads import EntryBody, PaginateBody, Payloads
 from batchflow.core.batch import NewBatch
 from batchflow.core.ids import chunk_id, count_id, entry_id, page_id
 from batchflow.core.message import Message
+from batchflow.serve.children import Link
 
 TOGETHER = 200
 """How many messages a trigger publishes at once."""
@@ -24,8 +25,8 @@ class Messages:
         self._definition = definition
         self._paginate = payloads.paginate
 
-    def batch(self, id: str, params: str, *, force: bool, label: str | None) -> NewBatch:
-        """The batch that a trigger opens."""
+    def batch(self, id: str, params: str, *, force: bool, label: str | None, parent: Link | None = None) -> NewBatch:
+        """The batch that a trigger opens, or a run that waits for its end."""
         definition = self._definition
         return NewBatch(
             id=id,
@@ -33,12 +34,14 @@ class Messages:
             execute=definition.routes.execute,
             flow=definition.execute_flow,
             params=params,
-            complete=definition.routes.complete if "on_complete" in definition.has else None,
+            complete=definition.routes.complete if parent is not None or "on_complete" in definition.has else None,
             complete_flow=definition.complete_flow,
             ledger_ttl=definition.ledger_ttl,
             keep_results=definition.keep_results,
             force=force,
             label=label,
+            parent=None if parent is None else parent.parent,
+            depth=0 if parent is None else parent.depth,
         )
 
     def entry(self, batch: str, body: EntryBody) -> Message:

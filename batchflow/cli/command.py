@@ -11,6 +11,7 @@ from typing import Annotated, Protocol, runtime_checkable
 import typer
 
 from batchflow.cli import batches
+from batchflow.cli.check import Check
 from batchflow.cli.loop import run_to_the_end
 from batchflow.cli.output import Output
 from batchflow.cli.run import Run
@@ -58,6 +59,7 @@ def batchflow(
 
 app.command("run")(Run)
 app.command("worker")(Worker)
+app.command("check")(Check)
 app.add_typer(batches.group, name="batches")
 
 

@@ -16,7 +16,8 @@ class NewBatch:
 
     `execute` is the destination of the items' messages and `flow` what they wait under; `complete` is the
     destination of the message that the last item's end publishes (None: nobody wants it). `ledger_ttl` is how long
-    an item counts as processed, in ms (None: for ever).
+    an item counts as processed, in ms (None: for ever). `parent` and `depth` are those of a message: who waits for the
+    batch, told by the end of its completion message.
     """
 
     id: str
@@ -30,6 +31,8 @@ class NewBatch:
     keep_results: bool = True
     force: bool = False
     label: str | None = None
+    parent: tuple[str, int] | None = None
+    depth: int = 0
 
 
 class Counts(NamedTuple):

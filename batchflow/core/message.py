@@ -21,6 +21,7 @@ class Message:
 
     `destination` is the route of a served endpoint; `body` is JSON text. `flow.key` names the flow key it waits
     under. `retry` of None means the endpoint's own. `keep` keeps the finished run until retention removes it.
+    `parent` is who waits for its end: a run and the number of its step; `depth` is how many parents are above it.
     """
 
     id: str
@@ -32,6 +33,9 @@ class Message:
     retry: RetryPolicy | None = None
     batch: str | None = None
     keep: bool = False
+    label: str | None = None
+    parent: tuple[str, int] | None = None
+    depth: int = 0
 
 
 class Claim(NamedTuple):
@@ -39,7 +43,7 @@ class Claim(NamedTuple):
 
     For an item's message `item` is its id, `number` its place in the batch, and `body` the JSON of the batch's
     parameters; otherwise `number` is -1. `failures` counts failed attempts outside steps, `losses` claims lost to
-    dead workers since the last recorded step.
+    dead workers since the last recorded step. `started_at` is when it was claimed for the first time, in ms.
     """
 
     id: str
@@ -55,6 +59,8 @@ class Claim(NamedTuple):
     retry: RetryPolicy | None = None
     journal: Journal = ()
     params: str = "null"
+    started_at: int = 0
+    depth: int = 0
 
 
 class Claimed(NamedTuple):

@@ -3,17 +3,17 @@
 `serve` and `batch` see these and never a store or an engine.
 """
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol, TypeAlias
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
 from batchflow.core.batch import Batch, Item, ItemState, NewBatch
 from batchflow.core.clock import Clock, Entropy
 from batchflow.core.flow import FlowStatus
 from batchflow.core.message import Claim, Message
-from batchflow.core.run import Run, Step, StepKind
-from batchflow.core.settlement import Settlement
+from batchflow.core.run import Run, RunQuery, Step, StepKind, Waiter
+from batchflow.core.settlement import Effect, Settlement
 
 Verdict: TypeAlias = Literal["recorded", "stale", "cancelled"]
 """What a store says to a step that was to be recorded: it is; the claim is lost; the run is cancelled."""
@@ -45,8 +45,11 @@ class Recorder(Protocol):
         """What is to become of the steps that were asked for together, in their order."""
         ...
 
-    def record(self, step: Step) -> Awaitable[Verdict]:
-        """Make `step`'s outcome durable. Resolves once it is; raises `StoreError` when it cannot be known."""
+    def record(self, step: Step, effects: tuple[Effect, ...] = ()) -> Awaitable[Verdict]:
+        """Make `step` durable, its outcome or that it waits, together with `effects`.
+
+        Resolves once it is; raises `StoreError` when it cannot be known.
+        """
         ...
 
     def failed(self, asked: Asked, error: BaseException) -> int | None:
@@ -95,8 +98,28 @@ class Client(Protocol):
         """A run of a served function as it stands."""
         ...
 
+    async def runs(self, query: RunQuery, limit: int) -> Sequence[Run]:
+        """Runs that are kept, the latest first, without their journals."""
+        ...
+
     async def cancel_run(self, id: str) -> bool:
         """End a run; False when it had ended before, or is not known."""
+        ...
+
+    async def cancel_runs(self, *, destination: str | None = None, label: str | None = None) -> int:
+        """End all runs of a function, or with a label, or both; how many."""
+        ...
+
+    async def notify(self, event: str, data: str, run: str | None = None) -> Sequence[str]:
+        """Give `data` (JSON text) to who waits for `event`; the runs that got it, or for which it is kept."""
+        ...
+
+    async def waiters(self, event: str) -> Sequence[Waiter]:
+        """Who waits for an event, those that have waited longest first."""
+        ...
+
+    async def webhook(self, token: str) -> str | None:
+        """The run that a webhook is for; None when there is none, or it has ended."""
         ...
 
     async def flows(self, keys: Sequence[str]) -> Sequence[FlowStatus]:
@@ -120,7 +143,7 @@ class Client(Protocol):
 class Journaling(Protocol):
     """Where a claim's steps are recorded: what a store offers a running function."""
 
-    def record(self, claim: str, fence: int, step: Step) -> Awaitable[Verdict]:
+    def record(self, claim: str, fence: int, step: Step, effects: tuple[Effect, ...] = ()) -> Awaitable[Verdict]:
         """As `batchflow.stores.protocol.Store.record` promises."""
         ...
 
@@ -129,14 +152,23 @@ TIMEOUT = "batchflow:timeout"
 """What an engine cancels an attempt with that has taken too long; it counts as a failed attempt."""
 
 
+StandIn: TypeAlias = Callable[[str, str, Callable[..., Awaitable[Any]]], Callable[..., Awaitable[Any]]]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Runtime:
-    """What an engine lends to the endpoints it delivers to."""
+    """What an engine lends to the endpoints it delivers to.
+
+    `always_replay` suspends a run after every step, so that each is replayed; `stand_in` is asked before a step is
+    executed, with run, name and function, for the function to execute instead.
+    """
 
     journaling: Journaling
     clock: Clock
     entropy: Entropy
     threads: Executor
+    always_replay: bool = False
+    stand_in: StandIn | None = None
 
 
 class Delivered(Protocol):

@@ -1,9 +1,10 @@
 """When to try again: how often, and how long to wait before each further attempt."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 
+from batchflow.core import expression
 from batchflow.core.duration import Duration, spell, to_ms
 from batchflow.errors import ConfigurationError
 
@@ -20,12 +21,19 @@ class RetryPolicy:
 
         RetryPolicy(retries=5, first="500ms", factor=2, cap="1m", jitter=0.1)
         RetryPolicy.none()                       # one attempt, no more
+        RetryPolicy(delay="1000 * (1 + retried)")
+
+    `delay` is an expression as QStash takes it, in milliseconds, and takes the place of `first` and `factor`, which
+    are then not looked at. `retried` is how many retries have been made: 0 before the first. There are numbers,
+    `+ - * /`, parentheses and the functions abs, ceil, exp, floor, max, min, pow, round and sqrt. `cap` and `jitter`
+    hold as ever. Past the last of `retries`, for which it is tried out when the policy is made, a negative wait
+    counts as none, and one that is infinite or no number as `cap`.
 
     Policies are equal by value, however their durations were written: "60s" is "1m".
 
     Raises:
         ConfigurationError: `retries` is no whole number of 0 or more, `factor` is below 1, `jitter` is not between 0
-            and 1, a duration is none, or `cap` is shorter than `first`.
+            and 1, a duration is none, `cap` is shorter than `first`, or `delay` is no expression or gives no wait.
     """
 
     retries: int = 3
@@ -33,13 +41,14 @@ class RetryPolicy:
     factor: float = 4.0
     cap: Duration = "1h"
     jitter: float = 0.0
+    delay: str | None = None
     first_ms: int = field(init=False, repr=False, compare=False)
     cap_ms: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         _check_retries(self.retries)
         first, cap = to_ms(self.first, option="first"), to_ms(self.cap, option="cap")
-        if cap < first:
+        if cap < first and self.delay is None:
             raise ConfigurationError(
                 f"'cap' ({spell(cap)}) is shorter than 'first' ({spell(first)}); write cap='{spell(first)}' or more"
             )
@@ -50,6 +59,39 @@ class RetryPolicy:
         object.__setattr__(self, "cap_ms", cap)
         object.__setattr__(self, "factor", _number(self.factor, "factor", 1.0, _STEEPEST, "1 or more, such as 2"))
         object.__setattr__(self, "jitter", _number(self.jitter, "jitter", 0.0, 1.0, "a share from 0 to 1, such as 0.1"))
+        if self.delay is not None:
+            object.__setattr__(self, "delay", _delay(self.delay, self.retries))
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        retries: int | None = None,
+        delay: "RetryPolicy | Duration | None" = None,
+        default: "RetryPolicy | None" = None,
+    ) -> "RetryPolicy":
+        """The policy that the options `retries` and `retry_delay` ask for; what they leave open is of `default`.
+
+            RetryPolicy.of(retries=5, delay="pow(2, retried) * 1000")    # an expression, in milliseconds
+            RetryPolicy.of(delay="5s")                                   # text with units, a number of seconds or a
+            RetryPolicy.of(delay=5)                                      # timedelta: the same wait every time
+            RetryPolicy.of(retries=5, delay=RetryPolicy(first="9s"))     # all of this policy, but 5 retries
+
+        Text that is a number alone is an expression: "5" is 5 ms. `cap` and `jitter` of the default hold for an
+        expression and a constant wait as well; a constant wait that is longer than the cap lifts it.
+
+        Raises:
+            ConfigurationError: `retries` or `delay` is not one of these.
+        """
+        base = delay if isinstance(delay, RetryPolicy) else default or cls()
+        often = base.retries if retries is None else retries
+        if delay is None or isinstance(delay, RetryPolicy):
+            return replace(base, retries=often)
+        if isinstance(delay, str) and not _has_units(delay):
+            return replace(base, retries=often, delay=delay)
+        wait = to_ms(delay, option="retry_delay")
+        cap = spell(max(wait, base.cap_ms))
+        return replace(base, retries=often, first=spell(wait), factor=1, cap=cap, delay=None)
 
     @classmethod
     def none(cls) -> "RetryPolicy":
@@ -68,29 +110,41 @@ class RetryPolicy:
         """
         if failures < 1:
             raise ValueError(f"the wait after failure {failures} was asked for; the first failure is 1")
-        wait = self._backoff_ms(failures - 1)
+        wait = self._backoff_ms(failures - 1) if self.delay is None else self._evaluated_ms(self.delay, failures - 1)
         return round(wait * (1 + self.jitter * (2 * chance - 1)))
 
     def expression(self) -> str:
         """The waits without jitter, as QStash's `Upstash-Retry-Delay`: in milliseconds, `retried` counting from 0."""
+        if self.delay is not None:
+            return f"min({self.cap_ms}, {self.delay})"
         factor = format(Decimal(repr(self.factor)).normalize(), "f")
         return f"min({self.cap_ms}, {self.first_ms} * pow({factor}, retried))"
 
-    def as_wire(self) -> list[int | float]:
-        """Five numbers that `from_wire` reads; durations in milliseconds."""
-        return [self.retries, self.first_ms, self.factor, self.cap_ms, self.jitter]
+    def as_wire(self) -> list[int | float | str]:
+        """Five numbers that `from_wire` reads, durations in milliseconds; then the expression, where there is one."""
+        numbers: list[int | float | str] = [self.retries, self.first_ms, self.factor, self.cap_ms, self.jitter]
+        return numbers if self.delay is None else [*numbers, self.delay]
 
     @classmethod
-    def from_wire(cls, wire: Sequence[int | float]) -> "RetryPolicy":
+    def from_wire(cls, wire: Sequence[int | float | str]) -> "RetryPolicy":
         """The policy that `as_wire` wrote.
 
         Raises:
-            ConfigurationError: these are not the five numbers of a policy.
+            ConfigurationError: this is not what is written of a policy.
         """
-        if len(wire) != 5:
-            raise ConfigurationError(f"a retry policy is stored as 5 numbers, not as {wire!r}")
-        retries, first, factor, cap, jitter = wire
-        return cls(retries=int(retries), first=f"{int(first)}ms", factor=factor, cap=f"{int(cap)}ms", jitter=jitter)
+        if len(wire) not in (5, 6):
+            raise ConfigurationError(
+                f"a retry policy is stored as 5 numbers, and an expression or none, not as {wire!r}"
+            )
+        retries, first, factor, cap, jitter, *delay = wire
+        return cls(
+            retries=int(retries),
+            first=f"{int(first)}ms",
+            factor=float(factor),
+            cap=f"{int(cap)}ms",
+            jitter=float(jitter),
+            delay=str(delay[0]) if delay else None,
+        )
 
     def _backoff_ms(self, exponent: int) -> float:
         if self.first_ms == 0:
@@ -99,6 +153,23 @@ class RetryPolicy:
             return min(self.cap_ms, self.first_ms * self.factor ** min(exponent, _FARTHEST))
         except OverflowError:
             return self.cap_ms
+
+    def _evaluated_ms(self, delay: str, retried: int) -> float:
+        wait = expression.evaluate(delay, retried)
+        # In this order, since NaN is smaller than nothing: the cap stays.
+        return max(0, min(self.cap_ms, wait))
+
+
+def _delay(value: object, retries: int) -> str:
+    if not isinstance(value, str):
+        raise ConfigurationError(f"'delay' cannot be {value!r}; write an expression such as 'pow(2, retried) * 1000'")
+    return expression.check(value, retries)
+
+
+def _has_units(text: str) -> bool:
+    """Whether this is meant as a duration: it begins with a digit, goes on in letters and has no operator."""
+    bare = text.replace(" ", "").replace(".", "")
+    return bare[:1].isdigit() and bare.isalnum() and not bare.isdigit()
 
 
 def _check_retries(value: object) -> None:

@@ -4,8 +4,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias
 
-StepKind: TypeAlias = Literal["run", "sleep"]
-StepState: TypeAlias = Literal["done", "failed", "pending"]
+StepKind: TypeAlias = Literal["run", "sleep", "call", "invoke", "wait"]
+"""`run` executes in the function's own time; the others wait: for a time, an HTTP answer, a child, an event."""
+
+StepState: TypeAlias = Literal["done", "failed", "cancelled", "timeout", "pending"]
+"""`cancelled`: the child that was waited for was. `timeout`: the event did not come in time."""
+
+NEVER = 2**53 - 1
+"""The time at which something is due that time alone does not make due, in ms."""
 
 
 class Step(NamedTuple):
@@ -13,7 +19,8 @@ class Step(NamedTuple):
 
     `number` is the place at which the code asked for it (1, 2, …), `position` the place at which its outcome was
     recorded (1, 2, …; 0 while it is pending). `value` is the JSON text of a result, `error` that of a failure.
-    `failures` counts failed attempts; `due` is when a pending step goes on, in ms.
+    `failures` counts failed attempts; `due` is when a pending step goes on, in ms (0: not by time alone). `at` is when
+    the outcome was recorded, or since when a pending step waits for something from outside; 0 in journals of old.
     """
 
     number: int
@@ -25,23 +32,56 @@ class Step(NamedTuple):
     error: str | None = None
     failures: int = 0
     due: int = 0
+    at: int = 0
 
 
 Journal: TypeAlias = tuple[Step, ...]
 
 
-def ripen(journal: Sequence[Step], now: int) -> list[Step]:
-    """The timers of `journal` that are due at `now`, as recorded entries in time order.
+class Arrival(NamedTuple):
+    """What came in from outside for a step that waits: the answer of a call, the end of a child, an event."""
 
-    Only what is returned has changed. Positions go on after the last recorded one, so that a replay hands timers out
-    where the claim that woke them did.
+    number: int
+    state: StepState
+    value: str | None
+    error: str | None
+    at: int
+
+
+def ripen(journal: Sequence[Step], now: int, arrivals: Sequence[Arrival] = ()) -> list[Step]:
+    """What has come for `journal` by `now`, arrivals and timers that are due, as recorded entries in time order.
+
+    Only what is returned has changed. Positions go on after the last recorded one, so that a replay hands them out
+    where the claim that woke them did. Of what came for one step, the first counts.
     """
+    pending = {step.number: step for step in journal if step.state == "pending"}
+    came: list[tuple[int, int, Step]] = [
+        (step.due, number, step._replace(state=_when_due(step), value="null"))
+        for number, step in pending.items()
+        if step.kind in _TIMED and 0 < step.due <= now
+    ]
+    came += [
+        (
+            min(arrival.at, now),
+            arrival.number,
+            step._replace(state=arrival.state, value=arrival.value, error=arrival.error),
+        )
+        for arrival in arrivals
+        if (step := pending.get(arrival.number)) is not None
+    ]
     position = last_position(journal)
-    due = sorted(
-        (step for step in journal if step.state == "pending" and step.kind == "sleep" and step.due <= now),
-        key=lambda step: (step.due, step.number),
-    )
-    return [step._replace(state="done", position=position + offset, value="null") for offset, step in enumerate(due, 1)]
+    ripe: dict[int, Step] = {}
+    for _, number, step in sorted(came, key=lambda one: one[:2]):
+        if number not in ripe:
+            ripe[number] = step._replace(position=position + len(ripe) + 1, at=now)
+    return list(ripe.values())
+
+
+_TIMED = frozenset({"sleep", "wait"})
+
+
+def _when_due(step: Step) -> StepState:
+    return "done" if step.kind == "sleep" else "timeout"
 
 
 def last_position(journal: Iterable[Step]) -> int:
@@ -57,20 +97,42 @@ def merged(journal: Iterable[Step], changed: Iterable[Step]) -> Journal:
 
 
 RunState: TypeAlias = Literal["waiting", "running", "completed", "failed", "cancelled"]
+RUN_STATES: tuple[RunState, ...] = ("waiting", "running", "completed", "failed", "cancelled")
+
+
+class RunQuery(NamedTuple):
+    """Which runs: all of it has to fit. `before` is where a page ends: `(created_at, id)` of its last run."""
+
+    state: RunState | None = None
+    destination: str | None = None
+    label: str | None = None
+    before: tuple[int, str] | None = None
+
+
+class Waiter(NamedTuple):
+    """A run that waits for an event: at which step, since when and until when (ms; None: as long as it takes)."""
+
+    run: str
+    step: str
+    since: int
+    until: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """One execution of a served function, as it can be asked for."""
+    """One execution of a served function, as it can be asked for. Times are ms since the epoch."""
 
     id: str
     destination: str
     state: RunState
     created_at: int
+    started_at: int | None = None
     ended_at: int | None = None
     payload: str = "null"
     result: str | None = None
     error: str | None = None
     failures: int = 0
     batch: str | None = None
+    label: str | None = None
+    parent: str | None = None
     journal: Journal = ()

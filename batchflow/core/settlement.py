@@ -2,6 +2,7 @@
 
 from typing import Literal, NamedTuple, TypeAlias
 
+from batchflow.core.batch import NewBatch
 from batchflow.core.message import Claim, Message
 from batchflow.core.run import Step
 
@@ -43,7 +44,45 @@ class Publish(NamedTuple):
     messages: tuple[Message, ...]
 
 
-Effect: TypeAlias = Enter | Page | StartItems | Publish
+class OpenBatch(NamedTuple):
+    """Effect: this batch is opened with its first messages; nothing where its id is known already."""
+
+    batch: NewBatch
+    messages: tuple[Message, ...]
+
+
+class Listen(NamedTuple):
+    """Effect: step `number` of the run waits for `event`, until `until` (ms; 0: as long as it takes).
+
+    What was kept of that event for this run arrives at once, the oldest first.
+    """
+
+    number: int
+    event: str
+    until: int = 0
+
+
+class Unlisten(NamedTuple):
+    """Effect: these steps of the run do not wait for their events any more."""
+
+    numbers: tuple[int, ...]
+
+
+class Accept(NamedTuple):
+    """Effect: what is sent to the webhook `token` is for this run."""
+
+    token: str
+
+
+class Notify(NamedTuple):
+    """Effect: all who wait for `event` get `data` (JSON text); with `run` that run alone, now or once it waits."""
+
+    event: str
+    data: str
+    run: str | None = None
+
+
+Effect: TypeAlias = Enter | Page | StartItems | Publish | OpenBatch | Listen | Unlisten | Accept | Notify
 
 
 Ending: TypeAlias = Literal["done", "answered", "suspended", "retry", "parked", "dead", "released", "cancelled"]
@@ -73,9 +112,9 @@ def answered(claim: Claim, error: str, result: str) -> Settlement:
     return Settlement(claim.id, claim.fence, "answered", result, error)
 
 
-def suspended(claim: Claim, until: int, steps: tuple[Step, ...]) -> Settlement:
-    """The run waits until `until` (ms). No attempt is counted."""
-    return Settlement(claim.id, claim.fence, "suspended", due=until, steps=steps)
+def suspended(claim: Claim, until: int, steps: tuple[Step, ...], effects: tuple[Effect, ...] = ()) -> Settlement:
+    """The run waits until `until` (ms), or until something arrives for it. No attempt is counted."""
+    return Settlement(claim.id, claim.fence, "suspended", due=until, steps=steps, effects=effects)
 
 
 def retry(claim: Claim, at: int, error: str, steps: tuple[Step, ...] = ()) -> Settlement:

@@ -1,8 +1,10 @@
 """Bringing a claim to the endpoint it is for."""
 
+from collections import ChainMap
 from collections.abc import Awaitable, Mapping
-from typing import Protocol
+from typing import Protocol, cast
 
+from batchflow.core.call import CALL
 from batchflow.core.message import Claim
 from batchflow.core.ports import Delivered, Runtime
 from batchflow.core.settlement import Settlement
@@ -20,17 +22,25 @@ class Courier(Protocol):
         """How long one attempt may take there."""
         ...
 
+    def is_light(self, destination: str) -> bool:
+        """Whether what is delivered there does nothing but wait, and so takes no place of what works."""
+        ...
+
     def deliver(self, claim: Claim) -> Awaitable[Settlement | None]:
         """Carry the claim out, in the present task. None: it was lost, or could not be recorded; give it back."""
         ...
 
 
 class LocalCourier:
-    """Calls the endpoint in this process."""
+    """Calls the endpoint in this process; calls over HTTP go to `caller`."""
 
-    def __init__(self, endpoints: Mapping[str, Delivered], runtime: Runtime) -> None:
-        self._endpoints = endpoints
+    def __init__(self, endpoints: Mapping[str, Delivered], caller: Delivered, runtime: Runtime) -> None:
+        self._endpoints: Mapping[str, Delivered] = ChainMap({CALL: caller}, cast("dict[str, Delivered]", endpoints))
         self._runtime = runtime
+
+    def is_light(self, destination: str) -> bool:
+        """See the protocol."""
+        return destination == CALL
 
     @property
     def destinations(self) -> tuple[str, ...]:

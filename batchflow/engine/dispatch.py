@@ -21,6 +21,7 @@ FARTHEST_S = 60.0
 GATHER_S = 0.005
 PAUSE_S = 0.02
 LEFT_BEHIND_S = 2.0
+LIGHT = 1_000
 HUNG_GRACE_S = 30.0
 
 
@@ -66,7 +67,8 @@ class Dispatcher:
         self._wake = asyncio.Event()
         self._places = asyncio.Event()
         self._hurry = asyncio.Event()
-        self._low_water = concurrency * 3 // 4
+        self._light = 0
+        self._ample = concurrency - concurrency * 3 // 4
         self._failing = False
         self._stopping = False
         self._claiming: asyncio.Task[Any] | None = None
@@ -101,7 +103,7 @@ class Dispatcher:
         while not self._room:
             places.clear()
             await places.wait()
-        if len(self._running) > self._low_water:
+        if self._room < self._ample:
             places.clear()
             await self._wait(places, GATHER_S)
 
@@ -116,7 +118,8 @@ class Dispatcher:
 
     @property
     def _room(self) -> int:
-        return self._concurrency - len(self._running)
+        # Calls that wait for their answer take no place, up to a number.
+        return self._concurrency - len(self._running) + min(self._light, LIGHT)
 
     async def _claim_patiently(self, limit: int) -> Claimed:
         tries = 0
@@ -137,6 +140,7 @@ class Dispatcher:
             task = self._loop.create_task(self._deliver(claim))
             self._tasks.add(task)
             self._running[claim.id] = Delivery(claim, begun, task)
+            self._light += self._courier.is_light(claim.destination)
         self.tally.claimed += len(claimed.claims)
         return claimed
 
@@ -172,14 +176,16 @@ class Dispatcher:
             ending = Settlement._make((*ending[:-1], (self._loop.time() - begun) * 1000))
         # The place is free before the settlement is durable, so that the next claim goes along with it.
         del self._running[claim.id]
-        if self._room == 1 or len(self._running) <= self._low_water:
+        self._light -= self._courier.is_light(claim.destination)
+        room = self._room
+        if room == 1 or room >= self._ample:
             self._places.set()
         # What this settlement publishes or makes room for is claimed in the transaction that settles.
         self._wake.set()
         try:
             answer = await self._store.settle(ending)
         except StoreError as error:
-            answer = await self._settle_patiently(ending, claim, error)
+            answer, ending = await self._settle_patiently(ending, claim, error)
         finally:
             self._tasks.discard(cast("asyncio.Task[None]", asyncio.current_task()))
         self._count(answer, ending, claim)
@@ -191,15 +197,19 @@ class Dispatcher:
             return settlement.dead(claim, repr(error))
         return settlement.retry(claim, self._clock.now() + 1000, repr(error))
 
-    async def _settle_patiently(self, ending: Settlement, claim: Claim, error: StoreError) -> Settled:
-        """Settle until the store can, since nothing is known of a settlement that failed."""
+    async def _settle_patiently(
+        self, ending: Settlement, claim: Claim, error: StoreError
+    ) -> tuple[Settled, Settlement]:
+        """Settle until the store can, since nothing is known of a settlement that failed; and what was settled."""
+        refused = False
         for tries in itertools.count():
-            if not error.retryable:
+            if error.retryable:
+                self._store_failed(error)
+            elif not refused:
+                refused = True
                 # It will never take this one, whatever is in it; what it is told instead names the reason.
                 logger().error("[batchflow:error] Settlement was refused", run=claim.id, error=str(error))
                 ending = settlement.dead(claim, f"{type(error).__name__}: {error}")
-            else:
-                self._store_failed(error)
             await asyncio.sleep(BACKOFF_S[min(tries, len(BACKOFF_S) - 1)])
             try:
                 answer = await self._store.settle(ending)
@@ -207,7 +217,7 @@ class Dispatcher:
                 error = again
                 continue
             self._store_works()
-            return answer
+            return answer, ending
         raise AssertionError
 
     def _count(self, answer: Settled, ending: Settlement, claim: Claim) -> None:

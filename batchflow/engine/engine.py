@@ -14,8 +14,9 @@ from batchflow.core.batch import Batch, Item, ItemState, NewBatch
 from batchflow.core.clock import Clock, Entropy
 from batchflow.core.flow import FlowControl, FlowStatus
 from batchflow.core.message import Message
-from batchflow.core.ports import Delivered, Runtime
-from batchflow.core.run import Run
+from batchflow.core.ports import Delivered, Runtime, StandIn
+from batchflow.core.run import Run, RunQuery, Waiter
+from batchflow.engine.caller import HttpCaller
 from batchflow.engine.courier import LocalCourier
 from batchflow.engine.dispatch import Dispatcher
 from batchflow.engine.heartbeat import LEASE_MS, Heartbeat
@@ -29,13 +30,14 @@ class EngineOptions:
     """How an engine works.
 
     `concurrency` bounds the claims under way, `grace_s` the time a stop waits for them, `threads` those that sync user
-    functions run in; finished things are removed after `retention_ms`.
+    functions run in; finished things are removed after `retention_ms`. `always_replay` suspends runs after every step.
     """
 
     concurrency: int
     grace_s: float
     retention_ms: int
     threads: int
+    always_replay: bool = False
 
 
 class Engine:
@@ -57,10 +59,17 @@ class Engine:
         self._clock = clock
         self._entropy = entropy
         self._options = options
+        self.loop: asyncio.AbstractEventLoop | None = None
+        """The event loop on which it is open."""
+        self.stand_in: StandIn | None = None
+        """Is asked what to execute in place of a step, where a test wants that."""
+        self.caller: Delivered | None = None
+        """Makes the calls in place of HTTP, where a test wants that."""
         self._threads: ThreadPoolExecutor | None = None
         self._changes = 0
         self._change = asyncio.Event()
         self._end_subscription = lambda: None
+        self._caller = HttpCaller()
         self._worker: _Worker | None = None
         self._stopping: _Worker | None = None
 
@@ -71,6 +80,7 @@ class Engine:
         if self._threads is not None:
             return
         await self.store.open()
+        self.loop = asyncio.get_running_loop()
         self._threads = ThreadPoolExecutor(self._options.threads, "batchflow-sync")
         await self.store.declare(self._limits)
         self._end_subscription = self.store.on_change(self._on_store_change)
@@ -79,8 +89,10 @@ class Engine:
         """Stop the worker, if there is one, and close the store."""
         await self.stop()
         threads, self._threads = self._threads, None
+        self.loop = None
         if threads is not None:
             self._end_subscription()
+            await self._caller.close()
             await self.store.close()
             threads.shutdown(wait=False, cancel_futures=True)
 
@@ -107,10 +119,17 @@ class Engine:
     def make_dispatcher(self, worker: str) -> Dispatcher:
         """A dispatcher for `worker`, not started; the engine is open."""
         assert self._threads is not None
-        runtime = Runtime(journaling=self.store, clock=self._clock, entropy=self._entropy, threads=self._threads)
+        runtime = Runtime(
+            journaling=self.store,
+            clock=self._clock,
+            entropy=self._entropy,
+            threads=self._threads,
+            always_replay=self._options.always_replay,
+            stand_in=self.stand_in,
+        )
         return Dispatcher(
             self.store,
-            LocalCourier(self._endpoints, runtime),
+            LocalCourier(self._endpoints, self.caller or self._caller, runtime),
             worker=worker,
             concurrency=self._options.concurrency,
             clock=self._clock,
@@ -181,11 +200,33 @@ class Engine:
         """See the port."""
         return await self.store.run(id)
 
+    async def runs(self, query: RunQuery, limit: int) -> Sequence[Run]:
+        """See the port."""
+        return await self.store.runs(query, limit)
+
     async def cancel_run(self, id: str) -> bool:
         """See the port."""
         found = await self.store.cancel_run(id)
         self._notify()
         return found
+
+    async def cancel_runs(self, *, destination: str | None = None, label: str | None = None) -> int:
+        """See the port."""
+        found = await self.store.cancel_runs(destination=destination, label=label)
+        self._notify()
+        return found
+
+    async def notify(self, event: str, data: str, run: str | None = None) -> Sequence[str]:
+        """See the port."""
+        return await self.store.notify(event, data, run)
+
+    async def waiters(self, event: str) -> Sequence[Waiter]:
+        """See the port."""
+        return await self.store.waiters(event)
+
+    async def webhook(self, token: str) -> str | None:
+        """See the port."""
+        return await self.store.webhook(token)
 
     async def processed(self, workflow: str, ids: Sequence[str]) -> frozenset[str]:
         """See the port."""

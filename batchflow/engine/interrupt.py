@@ -12,14 +12,15 @@ from types import FrameType
 def on_interrupt(hurry: Callable[[], None]) -> Generator[None]:
     """Call `hurry` on the event loop at SIGINT, beside whatever handles it otherwise.
 
-    Servers such as uvicorn wait for an app's shutdown however often Ctrl-C is pressed. Outside of the main thread,
-    where signals cannot be had, nothing is done.
+    Servers such as uvicorn wait for an app's shutdown however often Ctrl-C is pressed. Nothing is done outside of the
+    main thread, where signals cannot be had, nor where a program that embeds Python handles SIGINT in C: such a
+    handler could be neither called nor put back.
     """
-    if threading.current_thread() is not threading.main_thread():
+    before = signal.getsignal(signal.SIGINT)
+    if before is None or threading.current_thread() is not threading.main_thread():
         yield
         return
     loop = asyncio.get_running_loop()
-    before = signal.getsignal(signal.SIGINT)
 
     def interrupted(number: int, frame: FrameType | None) -> None:
         loop.call_soon_threadsafe(hurry)

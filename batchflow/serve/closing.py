@@ -6,7 +6,7 @@ from batchflow.core.duration import show
 from batchflow.core.message import Claim
 from batchflow.core.ports import TIMEOUT
 from batchflow.core.run import Step
-from batchflow.core.settlement import Settlement, cancelled, dead, parked, retry, suspended
+from batchflow.core.settlement import Settlement, Unlisten, cancelled, dead, parked, retry, suspended
 from batchflow.errors import StoreError
 from batchflow.serve.driver import Driver
 from batchflow.serve.failure import describe, rate_limit, report
@@ -40,14 +40,14 @@ async def raised(driver: Driver, claim: Claim, error: BaseException, timeout_ms:
     driver.take_back_cancels()
     await driver.dismiss(unheard=True)
     if ending != "over":
-        return _ended(driver, claim)
+        return _withdrawn(driver, _ended(driver, claim))
     if isinstance(error, asyncio.CancelledError):
         if error.args == (TIMEOUT,):
             driver.root.uncancel()
             error = TimeoutError("the attempt took longer than " + (show(timeout_ms) if timeout_ms else "it may"))
         elif driver.root.cancelling():
             raise error
-    return _judged(driver, claim, error)
+    return _withdrawn(driver, _judged(driver, claim, error))
 
 
 def _ended(driver: Driver, claim: Claim) -> Settlement | None:
@@ -67,6 +67,15 @@ def _ended(driver: Driver, claim: Claim) -> Settlement | None:
             raise driver.fault
         case _:
             return None
+
+
+def _withdrawn(driver: Driver, settlement: Settlement | None) -> Settlement | None:
+    """With what a run that goes on later does not wait for any more."""
+    if settlement is None or driver.pump is None or not driver.pump.withdrawn:
+        return settlement
+    if settlement.ending not in ("suspended", "retry", "parked"):
+        return settlement
+    return settlement._replace(effects=(Unlisten(tuple(sorted(driver.pump.withdrawn))),))
 
 
 def _judged(driver: Driver, claim: Claim, error: BaseException) -> Settlement:

@@ -1,22 +1,46 @@
 """What a durable function is given: its payload, and the steps it can ask for."""
 
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from datetime import datetime
-from typing import Any, Generic, NoReturn, ParamSpec, TypeVar, TypeVarTuple, overload
+from datetime import UTC, datetime
+from typing import Any, Generic, NoReturn, ParamSpec, TypeVar, TypeVarTuple, Unpack, overload
+from uuid import UUID
 
 from batchflow.core.codec import Codec
 from batchflow.core.duration import Duration, to_ms
+from batchflow.core.flow import FlowControl
 from batchflow.core.message import Claim
 from batchflow.core.retry import RetryPolicy
-from batchflow.core.settlement import Effect
+from batchflow.core.settlement import Effect, Notify
 from batchflow.errors import ConfigurationError
+from batchflow.logs import logger
+from batchflow.serve.branches import Deadline, first_of
 from batchflow.serve.callables import as_async
+from batchflow.serve.calls import CallOptions, CallResponse, call_request
+from batchflow.serve.children import ChildOptions, Invocable, InvokeOptions
 from batchflow.serve.driver import LAST, PLAIN, Driver, Options
+from batchflow.serve.events import WEBHOOK_REQUEST, EventResult, Webhook, WebhookRequest
+from batchflow.serve.steady import Steady
+from batchflow.serve.surroundings import NOWHERE, Surroundings
+from batchflow.serve.telling import RunLog
+from batchflow.serve.waiting import (
+    ANYTHING,
+    NOTHING,
+    calling,
+    checked_event,
+    invoking,
+    waiting,
+    webhook,
+    webhook_event,
+)
 
 Payload = TypeVar("Payload")
 P = ParamSpec("P")
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
+Sent = TypeVar("Sent")
+
+CALLS = FlowControl(key="batchflow.call")
+"""What calls wait under that set no limits of their own."""
 
 
 class WorkflowContext(Generic[Payload]):
@@ -27,13 +51,15 @@ class WorkflowContext(Generic[Payload]):
     """
 
     # `claim`, `effects` and `step_as` are for the layers of a batch and no part of the public face.
-    __slots__ = ("_driver", "claim", "effects", "payload")
+    __slots__ = ("_driver", "_steady", "_surroundings", "claim", "effects", "payload")
 
-    def __init__(self, payload: Payload, claim: Claim, driver: Driver) -> None:
+    def __init__(self, payload: Payload, claim: Claim, driver: Driver, surroundings: Surroundings = NOWHERE) -> None:
         self.payload = payload
         self.claim = claim
         self.effects: list[Effect] = []
         self._driver = driver
+        self._surroundings = surroundings
+        self._steady: Steady | None = None
 
     @property
     def run_id(self) -> str:
@@ -85,7 +111,139 @@ class WorkflowContext(Generic[Payload]):
 
     def sleep_until(self, name: str, when: datetime | int, /) -> Coroutine[Any, Any, None]:
         """Go on at `when`, a datetime with its time zone or ms since the epoch; at once when it has passed."""
-        return self._driver.sleep(name, _instant(when))
+        return self._driver.sleep(name, instant(when))
+
+    def call(
+        self,
+        name: str,
+        url: str,
+        /,
+        *,
+        response: type[T] | None = None,
+        **options: Unpack[CallOptions],
+    ) -> Coroutine[Any, Any, CallResponse[T]]:
+        """Call a URL, outside of the function's own time: `await ctx.call("ask", url, body={…}, response=Answer)`.
+
+        The engine makes the call; the run is suspended meanwhile and takes no place. `method` is GET, or POST where
+        there is a `body`: text and bytes go as they are, anything else as JSON, with `headers`. An answer that is not
+        2xx is a result as well, once `retries` more attempts (0), each after `retry_delay`, have not made it one. One
+        attempt takes at most `timeout`, of up to two hours. `flow_control`, with a key, limits calls over all runs.
+        With `response`, the body is validated as that.
+
+        Raises:
+            ConfigurationError: an argument is wrong.
+            StepFailed: there was no answer: no connection, or none in time.
+            UnserializableError: a 2xx answer is no `response`.
+        """
+        request = call_request(name, url, options)
+        retry = RetryPolicy.of(retries=options.get("retries", 0), delay=options.get("retry_delay"))
+        return calling(self._driver, request, retry, keyed(options.get("flow_control")) or CALLS, response)
+
+    def invoke(
+        self, name: str, target: Invocable[Sent, T], payload: Sent, /, **options: Unpack[InvokeOptions]
+    ) -> Coroutine[Any, Any, T]:
+        """Run another served function, or a batch, as a child, and wait for what it returns.
+
+        `retries`, `retry_delay`, `flow_control`, `headers` and `label` are as those of a trigger. The result of a batch
+        is its summary, whatever became of its items; its retries and limits are its own. What is cancelled cancels the
+        children it waits for. A chain of children is at most 100 deep.
+
+        Raises:
+            ChildFailed: the child failed for good.
+            ChildCancelled: the child was cancelled.
+            InputError, UnserializableError: the payload is not one of the target's.
+        """
+        retries, delay = options.get("retries"), options.get("retry_delay")
+        retry = None if retries is None and delay is None else RetryPolicy.of(retries=retries, delay=delay)
+        flow, headers = keyed(options.get("flow_control")), dict(options.get("headers") or {})
+        child = ChildOptions(retry, flow, headers, options.get("label"))
+        return invoking(self._driver, self.claim.depth, name, target, payload, child)
+
+    def wait_for_event(
+        self, name: str, event_id: str, /, *, timeout: Duration | None = None, data: type[T] | None = None
+    ) -> Coroutine[Any, Any, EventResult[T]]:
+        """Wait until somebody notifies `event_id`: `(await ctx.wait_for_event("paid", f"paid:{id}")).data`.
+
+        Without a `timeout` it waits as long as it takes. `data` is the type of what is sent with the event. An event
+        that is sent before anybody waits for it is lost, unless it is sent to this run alone.
+
+        Raises:
+            InputError: what was sent is no `data`.
+        """
+        codec: Codec[T] = Codec.of(Any if data is None else data)
+        until = 0 if timeout is None else self._driver.now() + to_ms(timeout, option="timeout")
+        return waiting(self._driver, name, checked_event(event_id), codec, until)
+
+    def notify(
+        self, name: str, event_id: str, data: object = None, /, *, run_id: str | None = None
+    ) -> Coroutine[Any, Any, None]:
+        """Notify who waits for `event_id`, exactly once; with `run_id` that run alone, which need not wait yet."""
+        text, event = ANYTHING.encode(data), checked_event(event_id)
+        return self._driver.note(name, NOTHING, lambda: None, lambda _: (Notify(event, text, run_id),))
+
+    def create_webhook(self, name: str, /) -> Coroutine[Any, Any, Webhook]:
+        """A URL of this run's own, to be given to a third party; see `wait_for_webhook`.
+
+        Raises:
+            ConfigurationError: the app's public URL is not known.
+        """
+        root = self._surroundings.public_url(self.claim.headers)
+        return webhook(self._driver, name, root)
+
+    def wait_for_webhook(
+        self, name: str, webhook: Webhook, /, *, timeout: Duration | None = None
+    ) -> Coroutine[Any, Any, EventResult[WebhookRequest]]:
+        """Wait for a request to `webhook`. One that has come already is handed out at once, the oldest first."""
+        until = 0 if timeout is None else self._driver.now() + to_ms(timeout, option="timeout")
+        return waiting(self._driver, name, webhook_event(webhook.token), WEBHOOK_REQUEST, until)
+
+    def first(self, *waits: Awaitable[T]) -> Coroutine[Any, Any, tuple[int, T]]:
+        """The place (0, 1, …) and the result of the wait that ends first; the others are not waited for any more.
+
+        `place, _ = await ctx.first(ctx.wait_for_event("paid", event), ctx.sleep("patience", "3d"))`. For durable
+        waits: a step that executes is not interrupted by one that comes, and is cancelled if another was first. A child
+        that is not waited for any more goes on. What the first one raises is raised.
+        """
+        return first_of(waits)
+
+    def timeout(self, name: str, delay: Duration, /) -> Deadline:
+        """`async with ctx.timeout("limit", "1h"):` raises `TimeoutError` when the block takes longer.
+
+        For durable waits: a step that executes is let go on first. Around a step that executes belongs
+        `ctx.step(timeout=…)`.
+        """
+        limit = to_ms(delay, option="delay")
+        return Deadline(name, limit, self._driver.sleep(name, self._driver.now() + limit))
+
+    def now(self) -> datetime:
+        """The time, in UTC, the same on every replay: when the latest step was recorded, or the run began."""
+        return datetime.fromtimestamp(self._driver.time / 1000, UTC)
+
+    def random(self) -> float:
+        """A number from 0 up to 1, the same on every replay. Drawn from the run's id: no secret."""
+        return self._drawn().random()
+
+    def uuid(self) -> UUID:
+        """A UUID, the same on every replay. Drawn from the run's id: no secret."""
+        return self._drawn().uuid()
+
+    @property
+    def log(self) -> RunLog:
+        """A logger bound to run, step and attempt; silent on replay."""
+        driver = self._driver
+        bound = logger().bind(run=self.run_id, attempt=self.attempt)
+        step = driver.inside
+        return RunLog(bound if step is None else bound.bind(step=step), lambda: driver.replaying)
+
+    @property
+    def env(self) -> Mapping[str, str]:
+        """The environment the function was given (`@flow.serve(env=…)`), by default the process's."""
+        return self._surroundings.env
+
+    def _drawn(self) -> Steady:
+        if self._steady is None:
+            self._steady = Steady(self.run_id)
+        return self._steady
 
     def cancel(self) -> NoReturn:
         """End the run here, as cancelled: neither a result nor a failure. Does not return."""
@@ -130,7 +288,25 @@ class StepRunner:
         return self._driver.step(name, Codec.of_result(fn), as_async(fn), args, kwargs, self._options)
 
 
-def _instant(when: object) -> int:
+def keyed(flow: FlowControl | None) -> FlowControl | None:
+    """Limits that are given for one message.
+
+    Raises:
+        ConfigurationError: they name no key, and so would change those of everything else under it.
+    """
+    if flow is not None and flow.key is None:
+        raise ConfigurationError(
+            f"{flow!r} names no key; write FlowControl(key='…', …) to say what shares these limits"
+        )
+    return flow
+
+
+def instant(when: object, *, option: str = "when") -> int:
+    """A moment in ms since the epoch, of a datetime with its time zone or of such a number.
+
+    Raises:
+        ConfigurationError: it is neither.
+    """
     match when:
         case bool():
             pass
@@ -141,6 +317,6 @@ def _instant(when: object) -> int:
         case _:
             pass
     raise ConfigurationError(
-        f"'when' cannot be {when!r}; write a datetime with its time zone, such as "
+        f"'{option}' cannot be {when!r}; write a datetime with its time zone, such as "
         f"datetime(2030, 1, 1, tzinfo=timezone.utc), or milliseconds since the epoch"
     )

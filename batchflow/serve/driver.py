@@ -7,10 +7,11 @@ from typing import Any, NamedTuple, TypeVar
 
 from batchflow.core.codec import Codec
 from batchflow.core.message import Claim
-from batchflow.core.ports import Asked
+from batchflow.core.ports import Asked, StandIn
 from batchflow.core.replay import Replay
 from batchflow.core.retry import RetryPolicy
-from batchflow.core.run import Step, StepKind
+from batchflow.core.run import NEVER, Step, StepKind
+from batchflow.core.settlement import Effect
 from batchflow.errors import ReplayError, StepFailed
 from batchflow.serve.attempt import Attempt, Inside
 from batchflow.serve.callables import within
@@ -40,7 +41,7 @@ _INSIDE: ContextVar[Inside | None] = ContextVar("batchflow_step", default=None)
 class Driver(Attempt):
     """Runs the steps of one attempt and makes their outcomes durable."""
 
-    __slots__ = ("failures", "limit", "loop", "recorder", "riding")
+    __slots__ = ("failures", "limit", "loop", "recorder", "riding", "stand_in", "tell", "time")
 
     def __init__(self, claim: Claim, recorder: DirectRecorder, root: "asyncio.Task[Any]") -> None:
         super().__init__(claim.id, Replay(claim.journal), root)
@@ -55,6 +56,11 @@ class Driver(Attempt):
         """Until when the flow key is to wait, and why."""
         self.riding: Step | None = None
         """The outcome of the last step, which goes with the settlement."""
+        self.time = claim.started_at
+        """The run's own time: when the latest outcome was recorded that the code has seen."""
+        self.stand_in: StandIn | None = None
+        self.tell: Callable[[str, str | None], None] | None = None
+        """Is told of what happens, by type and step, when the function is verbose."""
 
     def now(self) -> int:
         """The time, in ms since the epoch."""
@@ -87,13 +93,18 @@ class Driver(Attempt):
                     return self._recall(asked, codec)
                 self._enter(number, name)
             value: Any = None
+            if self.stand_in is not None:
+                fn = self.stand_in(self.run_id, name, fn)
+            if self.tell is not None:
+                self.tell("RUN_SINGLE" if self.pump is None or len(self.pump.open) == 1 else "RUN_PARALLEL", name)
             try:
                 if options.timeout_ms is None:
                     value = await fn(*args, **kwargs)
                 else:
                     value = await within(options.timeout_ms, fn, args, kwargs)
                 text, value = codec.round_trip(value, where=f"step '{name}'")
-                outcome = _new(Step, (number, name, "run", "done", self.replay.place(), text, None, 0, 0))
+                at = self.recorder.clock.now()
+                outcome = _new(Step, (number, name, "run", "done", self.replay.place(), text, None, 0, 0, at))
             except Exception as error:
                 outcome = self._failed(asked or Step(number, name, "run", "pending"), error, options.retry)
             if outcome.position:
@@ -115,9 +126,74 @@ class Driver(Attempt):
             asked = await self._turn(asked)
             if not asked.position:
                 self._enter(asked.number, name)
-                await self._commit(Step(asked.number, name, "sleep", "done", self.replay.place(), "null"))
+                await self._commit(self._done(asked, "null"))
+            self._see(asked)
         finally:
             self._leave(asked.number)
+
+    async def wait(
+        self, name: str, kind: StepKind, effects: Callable[[int], tuple[Effect, ...]], *, due: int = 0
+    ) -> Step:
+        """The outcome of a step for something from outside, at the latest at `due` (0: as long as it takes).
+
+        `effects`, of the step's number, start what it waits for; they are written when it is asked for first, so that
+        nothing is missed that comes while other branches execute.
+        """
+        asked = self._ask(name, kind)
+        number = asked.number
+        try:
+            if not asked.position and asked.at:
+                await self.share().park(asked, asked.due or NEVER)
+            asked = await self._turn(asked)
+            if not asked.position:
+                asked = asked._replace(due=due, at=self.now())
+                self._enter(number, name)
+                try:
+                    await self._store(asked, effects(number))
+                except asyncio.CancelledError:
+                    self.share().withdraw(asked)
+                    raise
+                await self.share().park(asked, due or NEVER)
+            self._see(asked)
+            if self.tell is not None and kind == "call":
+                self.tell("SUBMIT_THIRD_PARTY_RESULT", name)
+            return asked
+        finally:
+            self._leave(number)
+
+    async def note(
+        self, name: str, codec: Codec[T], make: Callable[[], T], effects: Callable[[T], tuple[Effect, ...]]
+    ) -> T:
+        """The result of a step that does nothing but write `effects`, once, together with its outcome."""
+        asked = self._ask(name, "run")
+        try:
+            asked = await self._turn(asked)
+            if asked.position:
+                return self._recall(asked, codec)
+            self._enter(asked.number, name)
+            value = make()
+            await self._commit(self._done(asked, codec.encode(value)), effects=effects(value))
+            return value
+        finally:
+            self._leave(asked.number)
+
+    @property
+    def inside(self) -> str | None:
+        """The name of the step in which the code is that asks."""
+        inside = _INSIDE.get()
+        return inside[2] if inside is not None and self._is_under_way(inside) else None
+
+    @property
+    def replaying(self) -> bool:
+        """Whether the code does again what it did on an earlier attempt."""
+        return self.replay.upcoming is not None
+
+    def _done(self, asked: Step, value: str) -> Step:
+        at = self.now()
+        return asked._replace(state="done", position=self.replay.place(), value=value, due=0, at=at)
+
+    def _see(self, outcome: Step) -> None:
+        self.time = max(self.time, outcome.at)
 
     def _enter(self, number: int, name: str) -> None:
         """A step starts to execute."""
@@ -172,6 +248,7 @@ class Driver(Attempt):
         return await self.share().turn(asked) if self.share().replaying else asked
 
     def _recall(self, asked: Step, codec: Codec[T]) -> T:
+        self._see(asked)
         if asked.state == "failed":
             raise _final(asked)
         try:
@@ -190,12 +267,13 @@ class Driver(Attempt):
         number, name, failures = asked.number, asked.name, asked.failures + 1
         at = self.recorder.failed(Asked(number, name, "run", asked.due, asked), error, retry)
         if at is None:
-            return Step(number, name, "run", "failed", self.replay.place(), None, report(error), failures)
+            place, at = self.replay.place(), self.now()
+            return Step(number, name, "run", "failed", place, None, report(error), failures, at=at)
         again = Step(number, name, "run", "pending", 0, None, describe(error), failures, at)
         self.share().pending[number] = again
         return again
 
-    async def _commit(self, outcome: Step, last: bool = False) -> None:
+    async def _commit(self, outcome: Step, last: bool = False, effects: tuple[Effect, ...] = ()) -> None:
         """Make an outcome durable, and wait until it is its turn to be handed out."""
         position = outcome.position
         if self.ending is not None:
@@ -204,11 +282,13 @@ class Driver(Attempt):
             self.riding = outcome
             return
         try:
-            verdict = await self.recorder.record(outcome)
-            if verdict != "recorded":
-                self.end("lost" if verdict == "stale" else "cancelled")
-                raise asyncio.CancelledError
+            await self._store(outcome, effects)
             self.failures = 0
+            if self.recorder.always_replay:
+                self.share().skip(position)
+                await self.share().park(outcome, self.now())
+            if self.time < outcome.at:
+                self.time = outcome.at
             if self.pump is None:
                 self.passed = position
             elif self.pump.alone:
@@ -220,9 +300,19 @@ class Driver(Attempt):
             if self.pump is not None:
                 self.pump.skip(position)
             raise
+
+    async def _store(self, step: Step, effects: tuple[Effect, ...]) -> None:
+        """Have a step recorded; whoever cannot has lost the claim, and goes on with nothing."""
+        try:
+            verdict = await (self.recorder.record(step, effects) if effects else self.recorder.record(step))
         except Exception as error:
             self.end("lost", error)
             raise asyncio.CancelledError from None
+        if verdict != "recorded":
+            self.end("lost" if verdict == "stale" else "cancelled")
+            raise asyncio.CancelledError
+        if self.tell is not None:
+            self.tell("SUBMIT_STEP", step.name)
 
 
 def _final(outcome: Step) -> StepFailed:

@@ -17,6 +17,8 @@ from batchflow.serve.context import WorkflowContext
 from batchflow.serve.driver import Driver
 from batchflow.serve.failure import describe, report
 from batchflow.serve.recorder import DirectRecorder
+from batchflow.serve.surroundings import NOWHERE, Surroundings
+from batchflow.serve.telling import teller
 
 HOUR_MS = 3_600_000
 
@@ -42,7 +44,7 @@ class Endpoint:
     `payload` makes the context's payload of a claim; it raises `InputError` for one that does not fit, which ends the
     run as dead with that sentence. `flow.key` is the key its messages wait under. `retry` holds for messages that bring
     no policy of their own. `timeout_ms` bounds one attempt: the engine sweeps for it and cancels the attempt's task
-    with `task.cancel(ports.TIMEOUT)`, which counts as a failed attempt.
+    with `task.cancel(ports.TIMEOUT)`, which counts as a failed attempt. `verbose` logs each thing the engine does.
     """
 
     route: str
@@ -52,6 +54,8 @@ class Endpoint:
     flow: FlowControl
     retry: RetryPolicy = RetryPolicy()
     timeout_ms: int | None = HOUR_MS
+    verbose: bool = False
+    surroundings: Surroundings = NOWHERE
 
     async def deliver(self, claim: Claim, runtime: Runtime) -> Settlement | None:
         """Carry out one claim, in the task that was made for it; returns how it ended.
@@ -69,9 +73,12 @@ class Endpoint:
             return dead(claim, report(error))
         root = asyncio.current_task()
         assert root is not None
-        recorder = DirectRecorder(claim, runtime.journaling, claim.retry or self.retry, runtime.clock, runtime.entropy)
-        driver = Driver(claim, recorder, root)
-        context: WorkflowContext[Any] = WorkflowContext(payload, claim, driver)
+        driver = Driver(claim, DirectRecorder(claim, claim.retry or self.retry, runtime), root)
+        driver.stand_in = runtime.stand_in
+        if self.verbose:
+            driver.tell = teller(self.name, claim.id, runtime.clock.now)
+            driver.tell("ENDPOINT_START", None)
+        context: WorkflowContext[Any] = WorkflowContext(payload, claim, driver, self.surroundings)
         try:
             result = await self.handler(context)
         except BaseException as error:
@@ -84,4 +91,6 @@ class Endpoint:
                 return settlement
         if isinstance(result, Answer):
             return answered(claim, result.error, result.result)
+        if driver.tell is not None:
+            driver.tell("SUBMIT_CLEANUP", None)
         return done(claim, result, tuple(context.effects))

@@ -38,6 +38,7 @@ class Pump:
         "pending",
         "replaying",
         "waits",
+        "withdrawn",
     )
 
     def __init__(
@@ -65,6 +66,8 @@ class Pump:
         """What the attempt found out about steps that are not done."""
         self.waits: dict[int, int] = {}
         """Which branches are parked, and until when."""
+        self.withdrawn: set[int] = set()
+        """Steps that do not wait for their events any more."""
         self.closed = False
         """The attempt has ended; nobody goes on."""
 
@@ -113,9 +116,15 @@ class Pump:
         finally:
             if not self.closed:
                 del self.waits[step.number]
+                self.withdraw(step)
                 if not step.failures:
                     self.pending.pop(step.number, None)
         raise AssertionError("a parked branch goes on in a later attempt only")
+
+    def withdraw(self, step: Step) -> None:
+        """The code does not wait for this step any more."""
+        if step.kind == "wait":
+            self.withdrawn.add(step.number)
 
     def passed(self, position: int) -> None:
         """The outcome at `position` went to the root directly."""

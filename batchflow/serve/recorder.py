@@ -2,27 +2,27 @@
 
 from collections.abc import Awaitable, Sequence
 
-from batchflow.core.clock import Clock, Entropy
 from batchflow.core.message import Claim
-from batchflow.core.ports import Asked, Journaling, Plan, Verdict
+from batchflow.core.ports import Asked, Plan, Runtime, Verdict
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.run import Step
+from batchflow.core.settlement import Effect
 from batchflow.serve.failure import again_at
 
 
 class DirectRecorder:
     """The recorder of one claim in the process that holds it. A step may start as soon as it is asked for."""
 
-    __slots__ = ("_claim", "_entropy", "_journaling", "clock", "policy")
+    __slots__ = ("_claim", "_journaling", "always_replay", "clock", "entropy", "policy")
 
-    def __init__(
-        self, claim: Claim, journaling: Journaling, policy: RetryPolicy, clock: Clock, entropy: Entropy
-    ) -> None:
+    def __init__(self, claim: Claim, policy: RetryPolicy, runtime: Runtime) -> None:
         self._claim = claim
-        self._journaling = journaling
-        self._entropy = entropy
+        self._journaling = runtime.journaling
+        self.entropy = runtime.entropy
         self.policy = policy
-        self.clock = clock
+        self.clock = runtime.clock
+        self.always_replay = runtime.always_replay
+        """Whether the attempt ends after every step, so that each is replayed."""
 
     @property
     def immediate(self) -> bool:
@@ -34,9 +34,9 @@ class DirectRecorder:
         now = self.clock.now()
         return [_plan(one, now) for one in asked]
 
-    def record(self, step: Step) -> Awaitable[Verdict]:
+    def record(self, step: Step, effects: tuple[Effect, ...] = ()) -> Awaitable[Verdict]:
         """Hand the step to the store; resolves when it is durable."""
-        return self._journaling.record(self._claim.id, self._claim.fence, step)
+        return self._journaling.record(self._claim.id, self._claim.fence, step, effects)
 
     def failed(self, asked: Asked, error: BaseException, retry: RetryPolicy | None = None) -> int | None:
         """When the step is tried again by `retry`, or by the run's policy; None: this failure is final."""
@@ -46,7 +46,7 @@ class DirectRecorder:
     def again_at(self, error: BaseException, failures: int, retry: RetryPolicy | None = None) -> int | None:
         """When to try again after so many failures, this one counted; None: never."""
         policy, now = retry or self.policy, self.clock.now()
-        return again_at(error, failures, policy, now=now, chance=self._entropy.chance())
+        return again_at(error, failures, policy, now=now, chance=self.entropy.chance())
 
 
 def _plan(asked: Asked, now: int) -> Plan:

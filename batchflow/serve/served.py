@@ -2,23 +2,27 @@
 
 import inspect
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Generic, TypeVar, Unpack, get_args, get_origin, get_type_hints
 
 from pydantic import ValidationError
 
 from batchflow.core.codec import Codec, describe
-from batchflow.core.duration import Duration, to_ms
+from batchflow.core.duration import to_ms
 from batchflow.core.flow import FlowControl
-from batchflow.core.message import NO_HEADERS, Claim, Message
+from batchflow.core.message import Claim, Message
 from batchflow.core.ports import Client
-from batchflow.core.retry import RetryPolicy
+from batchflow.core.settlement import Effect, Publish
 from batchflow.errors import ConfigurationError, InputError
 from batchflow.serve.callables import is_async
+from batchflow.serve.children import ChildOptions, Link
 from batchflow.serve.context import WorkflowContext
 from batchflow.serve.endpoint import HOUR_MS, Endpoint
 from batchflow.serve.handle import RunHandle
+from batchflow.serve.options import DEFAULTS, ServeOptions
+from batchflow.serve.starting import AS_IT_IS, Trigger, TriggerOptions, checked_label, starting
+from batchflow.serve.telling import teller
 
 Payload = TypeVar("Payload")
 Result = TypeVar("Result")
@@ -35,33 +39,75 @@ class ServedFunction(Generic[Payload, Result]):
     payload: Codec[Payload]
     result: Codec[Result]
     client: Client
+    label: str | None = None
+    parse: Callable[[str], Payload] | None = None
+    """Makes a payload of a request's body that is not JSON."""
 
-    async def trigger(self, payload: Payload, *, headers: Mapping[str, str] | None = None) -> RunHandle[Result]:
+    async def trigger(self, payload: Payload, **options: Unpack[TriggerOptions]) -> RunHandle[Result]:
         """Start a run, durable when this returns.
 
+        `run_id` names the run, and `dedup_id` what it is for: a second trigger with the same one starts nothing and
+        returns the handle of the first, as long as that is kept. It starts after `delay`, or at `not_before`: a
+        datetime with its time zone, or ms since the epoch. `headers` are what `ctx.headers` shows, `label` is what
+        runs are found by. `retries`, `retry_delay` and `flow_control`, with a key, take the place of the function's
+        own for this run.
+
         Raises:
+            InputError: an id, a label or a time is none.
+            ConfigurationError: an option is wrong.
             UnserializableError: the payload does not survive its JSON form.
         """
-        body, _ = self.payload.round_trip(payload, where=f"the payload of '{self.endpoint.route}'")
-        return await self.receive(body, headers or NO_HEADERS)
+        return (await self.trigger_many([payload], Trigger(**options)))[0]
+
+    async def trigger_many(self, payloads: Sequence[Payload], options: Trigger = AS_IT_IS) -> list[RunHandle[Result]]:
+        """Start a run of each payload, all of them in one transaction.
+
+        Raises:
+            InputError, ConfigurationError, UnserializableError: as for `trigger`; nothing was started.
+        """
+        where = f"the payload of '{self.endpoint.route}'"
+        bodies = [self.payload.round_trip(payload, where=where)[0] for payload in payloads]
+        messages = [starting(self.endpoint, self.client, body, options, self.label) for body in bodies]
+        if len(messages) > 1 and (options.run_id or options.dedup_id):
+            raise InputError("'run_id' and 'dedup_id' name one run; trigger several without them", field="runId")
+        if messages:
+            await self.client.publish(messages)
+        if self.endpoint.verbose:
+            for message in messages:
+                teller(self.endpoint.name, message.id, self.client.now)("SUBMIT_FIRST_INVOCATION", None)
+        return [self.run(message.id) for message in messages]
 
     def run(self, id: str) -> RunHandle[Result]:
         """The handle of one of the function's runs."""
         return RunHandle(id, self.result, self.client)
 
-    async def receive(self, body: str, headers: Mapping[str, str]) -> RunHandle[Result]:
-        """Start a run with a payload as it came over the wire: JSON text that `payload` has read."""
-        id = self.client.new_id("run")
-        message = Message(
-            id=id,
+    # As a child (`batchflow.serve.children.Invocable`)
+
+    @property
+    def title(self) -> str:
+        """Its name."""
+        return self.endpoint.name
+
+    def invoked(self, payload: Payload, link: Link, options: ChildOptions) -> tuple[Effect, ...]:
+        """The message that starts a run for its parent."""
+        body, _ = self.payload.round_trip(payload, where=f"the payload of '{self.endpoint.route}'")
+        child = Message(
+            id=link.id,
             destination=self.endpoint.route,
-            flow=self.endpoint.flow,
+            flow=options.flow_control or self.endpoint.flow,
             body=body,
-            headers=headers,
+            headers=options.headers,
+            retry=options.retry,
             keep=True,
+            label=options.label or self.label,
+            parent=link.parent,
+            depth=link.depth,
         )
-        await self.client.publish([message])
-        return self.run(id)
+        return (Publish((child,)),)
+
+    def outcome(self, text: str) -> Result:
+        """The result its parent gets."""
+        return self.result.decode(text)
 
 
 def served_function(
@@ -69,17 +115,12 @@ def served_function(
     route: str,
     *,
     client: Client,
-    retry: RetryPolicy | None = None,
-    flow_control: FlowControl | None = None,
-    timeout: Duration | None = None,
+    options: "ServeOptions[Any]" = DEFAULTS,
 ) -> ServedFunction[Payload, Result]:
     """Serve `async def function(ctx: WorkflowContext[Payload]) -> Result` at `route`, such as "/onboarding".
 
-    Its messages wait under the key of `flow_control`, by default the route's words joined by dots. `retry` is the
-    policy of its steps and of itself, `timeout` how long one attempt may take (1 hour; durable waits do not count).
-
     Raises:
-        ConfigurationError: the signature is another one, or the route is none.
+        ConfigurationError: the signature is another one, the route is none, or an option is wrong.
     """
     if not _ROUTE.fullmatch(route):
         raise ConfigurationError(f"'route' cannot be {route!r}; write a path such as '/onboarding'")
@@ -100,11 +141,21 @@ def served_function(
         name=name,
         handler=handler,
         payload=read,
-        flow=(flow_control or FlowControl()).named(name),
-        retry=retry or RetryPolicy(),
-        timeout_ms=HOUR_MS if timeout is None else to_ms(timeout, option="timeout"),
+        flow=(options.flow_control or FlowControl()).named(name),
+        retry=options.policy(),
+        timeout_ms=HOUR_MS if options.timeout is None else to_ms(options.timeout, option="timeout"),
+        verbose=options.verbose,
+        surroundings=options.surroundings(route),
     )
-    return ServedFunction(function=function, endpoint=endpoint, payload=payload, result=result, client=client)
+    return ServedFunction(
+        function=function,
+        endpoint=endpoint,
+        payload=payload,
+        result=result,
+        client=client,
+        label=checked_label(options.label),
+        parse=options.initial_payload_parser,
+    )
 
 
 def _payload_codec(function: Callable[..., Any]) -> Codec[Any]:

@@ -1,8 +1,8 @@
 """What a store promises: the specification that `batchflow.testing.conformance` holds every store to.
 
-Every verb is one transaction, and safe to repeat after a reply was lost. Times are ms since the epoch, by the store's
-own clock. A verb raises `StoreUnavailable` when it could not be carried out for now, and then has changed nothing
-that repeating it would not change alike.
+Every verb is one transaction, and safe to repeat after a reply was lost, where it does not say otherwise. Times are ms
+since the epoch, by the store's own clock. A verb raises `StoreUnavailable` when it could not be carried out for now,
+and then has changed nothing that repeating it would not change alike.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -12,8 +12,11 @@ from batchflow.core.batch import Batch, Item, ItemState, NewBatch
 from batchflow.core.flow import FlowControl, FlowStatus
 from batchflow.core.message import Claimed, DeadLetter, Message
 from batchflow.core.ports import Verdict
-from batchflow.core.run import Run, Step
-from batchflow.core.settlement import Settled, Settlement
+from batchflow.core.run import Run, RunQuery, Step, Waiter
+from batchflow.core.settlement import Effect, Settled, Settlement
+
+KEPT_EVENTS = 1_000
+"""How many events are kept for one run that does not wait for them yet."""
 
 
 class Store(Protocol):
@@ -70,17 +73,18 @@ class Store(Protocol):
 
         Flow keys are picked before messages, in turn, so that a hot key does not starve a quiet one; within a key the
         oldest due message comes first. Parallelism and rate of the key are taken together with the claim, or neither.
-        Timers of a suspended run that are due become recorded entries, in time order. Nothing of a cancelled batch is
-        leased. An unknown worker is enlisted by nobody: it gets nothing.
+        Timers of a suspended run that are due, and what has arrived for it, become recorded entries, in time order.
+        Nothing of a cancelled batch is leased. An unknown worker is enlisted by nobody: it gets nothing.
         """
         ...
 
-    def record(self, claim: str, fence: int, step: Step) -> Awaitable[Verdict]:
-        """Record a step's outcome if the claim is still held with this fence.
+    def record(self, claim: str, fence: int, step: Step, effects: tuple[Effect, ...] = ()) -> Awaitable[Verdict]:
+        """Record a step, with `effects`, if the claim is still held with this fence.
 
-        `recorded`: durable, and the message's failures and losses start again from none. `stale`: the claim is lost;
-        `cancelled`: its run or batch is cancelled; in both cases nothing is changed. Recording the same step again is
-        a no-op that answers `recorded`.
+        `recorded`: durable, and after an outcome the message's failures and losses start again from none; a pending
+        step is recorded when it begins to wait for something from outside. `stale`: the claim is lost; `cancelled`: its
+        run or batch is cancelled; in both cases nothing is changed. Recording the same step again is a no-op that
+        answers `recorded`.
         """
         ...
 
@@ -90,9 +94,11 @@ class Store(Protocol):
         The message gives back its place in the flow key. By ending: `done` and `answered` drop message and journal
         (kept as a finished run if the message says so); an item is succeeded and marked in the ledger, or failed.
         `suspended`, `retry`, `parked` and `released` make it due again, counting a failure only for `retry`; `parked`
-        holds its whole flow key until then. `dead` moves it to the dead letters with its journal, and fails its item,
-        or the walk of its batch. `cancelled` ends it without a result. The settlement that ends a batch's last item
-        after its last page also completes the batch and publishes its completion message: exactly once.
+        holds its whole flow key until then; a `suspended` one for which something has arrived is due at once. `dead`
+        moves it to the dead letters with its journal, and fails its item, or the walk of its batch. `cancelled` ends it
+        without a result, and cancels what it waits for. The end of a message with a parent arrives at the step that
+        waits for it. The settlement that ends a batch's last item after its last page also completes the batch and
+        publishes its completion message: exactly once.
         """
         ...
 
@@ -113,8 +119,38 @@ class Store(Protocol):
         """A run as it stands: waiting, leased, kept or dead; None when it is not known, or dropped."""
         ...
 
+    async def runs(self, query: RunQuery, limit: int) -> Sequence[Run]:
+        """Runs that are kept: waiting, leased, ended or dead, the latest first; without their journals."""
+        ...
+
     async def cancel_run(self, id: str) -> bool:
-        """End a waiting run at once, a leased one at its next step; False when it had ended or is not known."""
+        """End a waiting run at once, a leased one at its next step; False when it had ended or is not known.
+
+        What it waits for, child runs, calls and batches, is cancelled with it.
+        """
+        ...
+
+    async def cancel_runs(self, *, destination: str | None = None, label: str | None = None) -> int:
+        """As `cancel_run`, for all that fit both; how many there were. Not one transaction: slice by slice."""
+        ...
+
+    # Events
+
+    async def notify(self, event: str, data: str, run: str | None = None) -> Sequence[str]:
+        """Give `data` to all that wait for `event`, which are due at once; the ids of their runs.
+
+        With `run` only that run gets it, and where it does not wait for the event (any more) the data is kept until it
+        does, one after the other, up to `KEPT_EVENTS`; () when the run is not known, has ended, or has that many kept.
+        Not safe to repeat: who waits again is told again.
+        """
+        ...
+
+    async def waiters(self, event: str) -> Sequence[Waiter]:
+        """Who waits for an event, those that have waited longest first."""
+        ...
+
+    async def webhook(self, token: str) -> str | None:
+        """The run for which a webhook was accepted and that has not ended."""
         ...
 
     async def dead_letters(self, *, batch: str | None = None, limit: int = 50) -> Sequence[DeadLetter]:

@@ -9,8 +9,8 @@ from batchflow.core.batch import Batch, Item, ItemState, NewBatch
 from batchflow.core.flow import FlowControl, FlowStatus
 from batchflow.core.message import Claimed, DeadLetter, Message
 from batchflow.core.ports import Verdict
-from batchflow.core.run import Run, Step
-from batchflow.core.settlement import Settled, Settlement
+from batchflow.core.run import Run, RunQuery, Step, Waiter
+from batchflow.core.settlement import Effect, Settled, Settlement
 from batchflow.errors import ConfigurationError, StoreUnavailable
 from batchflow.stores.protocol import Store
 
@@ -150,9 +150,9 @@ class FaultyStore:
         """See the protocol."""
         return await self._through("claim", lambda: self.store.claim(worker, destinations, limit))
 
-    def record(self, claim: str, fence: int, step: Step) -> Awaitable[Verdict]:
+    def record(self, claim: str, fence: int, step: Step, effects: tuple[Effect, ...] = ()) -> Awaitable[Verdict]:
         """See the protocol."""
-        return self._written("record", lambda: self.store.record(claim, fence, step))
+        return self._written("record", lambda: self.store.record(claim, fence, step, effects))
 
     def settle(self, settlement: Settlement) -> Awaitable[Settled]:
         """See the protocol."""
@@ -175,6 +175,26 @@ class FaultyStore:
     async def cancel_run(self, id: str) -> bool:
         """See the protocol."""
         return await self._through("cancel_run", lambda: self.store.cancel_run(id))
+
+    async def runs(self, query: RunQuery, limit: int) -> Sequence[Run]:
+        """See the protocol."""
+        return await self._through("runs", lambda: self.store.runs(query, limit))
+
+    async def cancel_runs(self, *, destination: str | None = None, label: str | None = None) -> int:
+        """See the protocol."""
+        return await self._through("cancel_runs", lambda: self.store.cancel_runs(destination=destination, label=label))
+
+    async def notify(self, event: str, data: str, run: str | None = None) -> Sequence[str]:
+        """See the protocol."""
+        return await self._through("notify", lambda: self.store.notify(event, data, run))
+
+    async def waiters(self, event: str) -> Sequence[Waiter]:
+        """See the protocol."""
+        return await self._through("waiters", lambda: self.store.waiters(event))
+
+    async def webhook(self, token: str) -> str | None:
+        """See the protocol."""
+        return await self._through("webhook", lambda: self.store.webhook(token))
 
     async def dead_letters(self, *, batch: str | None = None, limit: int = 50) -> Sequence[DeadLetter]:
         """See the protocol."""

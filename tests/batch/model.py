@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any, Literal, assert_never
+from typing import Any, Literal
 
 from batchflow.batch.bound import Workflow
 from batchflow.core.batch import Batch, Counts, Item, ItemState, NewBatch
@@ -13,7 +13,7 @@ from batchflow.core.flow import FlowStatus
 from batchflow.core.ids import complete_id, item_run_id
 from batchflow.core.message import Claim, Message
 from batchflow.core.ports import Verdict
-from batchflow.core.run import Journal, Run, Step, merged, ripen
+from batchflow.core.run import Journal, Run, RunQuery, Step, Waiter, merged, ripen
 from batchflow.core.settlement import Effect, Enter, Page, Publish, Settlement, StartItems
 from batchflow.serve.endpoint import Endpoint, Runtime
 from tests.batch.job import Clock, Job, NoChance
@@ -102,6 +102,21 @@ class Model:
     async def run(self, id: str) -> Run | None:
         return None
 
+    async def runs(self, query: RunQuery, limit: int) -> Sequence[Run]:
+        raise NotImplementedError
+
+    async def cancel_runs(self, *, destination: str | None = None, label: str | None = None) -> int:
+        raise NotImplementedError
+
+    async def notify(self, event: str, data: str, run: str | None = None) -> Sequence[str]:
+        raise NotImplementedError
+
+    async def waiters(self, event: str) -> Sequence[Waiter]:
+        raise NotImplementedError
+
+    async def webhook(self, token: str) -> str | None:
+        raise NotImplementedError
+
     async def cancel_run(self, id: str) -> bool:
         return False
 
@@ -117,7 +132,7 @@ class Model:
 
     # The journal's port
 
-    async def record(self, claim: str, fence: int, step: Step) -> Verdict:
+    async def record(self, claim: str, fence: int, step: Step, effects: tuple[Effect, ...] = ()) -> Verdict:
         self.journals[claim] = merged(self.journals.get(claim, ()), (step,))
         return "recorded"
 
@@ -191,7 +206,7 @@ class Model:
             case Publish(messages):
                 await self.publish(messages)
             case _:
-                assert_never(effect)
+                raise AssertionError(f"no layer of a batch writes {effect}")
 
     def _start(self, job: Job, first: int, ids: tuple[str, ...]) -> None:
         for number, id in enumerate(ids, first):

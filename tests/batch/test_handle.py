@@ -224,8 +224,11 @@ def test_options_belong_to_the_class(model: Model) -> None:
     assert str(raised.value) == "Orders.page_size is set on the object and not read there; set it on the class"
 
 
+KEYS = ["plain.process", "plain.paginate", "plain.execute", "plain.complete"]
+
+
 def test_a_workflow_serves_its_layers(model: Model) -> None:
-    """Each at its route, under its key; `complete` where somebody wants to hear of it."""
+    """Each at its route, under its key; `complete` is there for whoever wants to hear of the end."""
     assert [endpoint.route for endpoint in bind(Welcome(), model).endpoints] == [
         "/welcome/process-users",
         "/welcome/paginate-users",
@@ -233,7 +236,7 @@ def test_a_workflow_serves_its_layers(model: Model) -> None:
         "/welcome/complete",
     ]
     plain = bind(Plain({}), model)
-    assert [endpoint.flow.key for endpoint in plain.endpoints] == ["plain.process", "plain.paginate", "plain.execute"]
-    assert [endpoint.name for endpoint in plain.endpoints] == ["plain:process", "plain:paginate", "plain:execute"]
+    assert [endpoint.flow.key for endpoint in plain.endpoints] == KEYS
+    assert [endpoint.name for endpoint in plain.endpoints] == [key.replace(".", ":") for key in KEYS]
     assert plain.declared_flows == tuple(endpoint.flow for endpoint in plain.endpoints)
     assert repr(plain) == "Workflow('plain')"

@@ -33,6 +33,9 @@ class FakeCourier:
     def destinations(self) -> tuple[str, ...]:
         return ("work",)
 
+    def is_light(self, destination: str) -> bool:
+        return False
+
     def timeout_ms(self, destination: str) -> int | None:
         return self._timeout
 

@@ -6,8 +6,11 @@ from collections.abc import AsyncIterator
 import pytest
 from structlog.testing import capture_logs
 
+from batchflow.core.message import LOSS_LIMIT, Claim
 from batchflow.core.ports import TIMEOUT
+from batchflow.core.settlement import Ending, Settled, Settlement
 from batchflow.engine.dispatch import HUNG_GRACE_S
+from batchflow.errors import StoreError
 from batchflow.stores.sqlite import SqliteStore
 from batchflow.testing.clock import ManualClock
 from batchflow.testing.conformance.scene import message
@@ -26,6 +29,28 @@ async def store(clock: ManualClock) -> AsyncIterator[SqliteStore]:
     opened = await memory_store(clock)
     yield opened
     await opened.close()
+
+
+class CancelledCourier(FakeCourier):
+    """Its deliveries end in a cancellation that nobody asked for."""
+
+    async def deliver(self, claim: Claim) -> Settlement | None:
+        await super().deliver(claim)
+        raise asyncio.CancelledError("theirs")
+
+
+class RefusingStore(FaultyStore):
+    """Takes no settlement that ends in one of `refused`, and says that it never will."""
+
+    def __init__(self, store: SqliteStore, *refused: Ending) -> None:
+        super().__init__(store, fail="prune")
+        self.refused = set(refused)
+
+    async def settle(self, settlement: Settlement) -> Settled:
+        if settlement.ending in self.refused:
+            self.calls["settle"] += 1
+            raise StoreError(f"a column is too small for '{settlement.ending}'")
+        return await super().settle(settlement)
 
 
 async def publish(store: SqliteStore, count: int = 1) -> None:
@@ -149,6 +174,75 @@ async def test_a_delivery_that_breaks_is_tried_again(store: SqliteStore, clock: 
     clock.advance("1s")
     assert [claim.failures for claim in (await dispatching.claim_once()).claims] == [1]
     await dispatching.join()
+
+
+async def test_a_cancellation_that_is_not_ours_is_a_failure(store: SqliteStore, clock: ManualClock) -> None:
+    """It is tried again a second later, neither given back for ever nor taken for a loss."""
+    dispatching = dispatcher(store, CancelledCourier(), clock)
+    await publish(store)
+    with capture_logs() as logs:
+        assert len((await dispatching.claim_once()).claims) == 1
+        await dispatching.join()
+    assert [line["event"] for line in logs] == ["[batchflow:error] Delivery failed"]
+    assert dispatching.tally.endings == {"retry": 1}
+    assert (await dispatching.claim_once()).next_due == clock.now() + 1_000
+    clock.advance("1s")
+    (claim,) = (await store.claim("w1", ["work"], 1)).claims
+    assert (claim.failures, claim.losses) == (1, 0)
+
+
+async def test_cancellations_that_are_not_ours_come_to_an_end(store: SqliteStore, clock: ManualClock) -> None:
+    """After as many as losses a dead letter is made, which names them."""
+    courier = CancelledCourier()
+    dispatching = dispatcher(store, courier, clock)
+    await publish(store)
+    with capture_logs() as logs:
+        for _ in range(LOSS_LIMIT + 2):
+            await dispatching.claim_once()
+            await dispatching.join()
+            clock.advance("1s")
+    assert [claim.failures for claim in courier.begun] == list(range(LOSS_LIMIT))
+    assert dispatching.tally.endings == {"retry": LOSS_LIMIT - 1, "dead": 1}
+    (letter,) = await store.dead_letters()
+    assert (letter.error, letter.failures) == ("CancelledError('theirs')", LOSS_LIMIT)
+    assert [line["event"] for line in logs][LOSS_LIMIT - 1 :] == [
+        "[batchflow:error] Delivery failed",
+        "[batchflow:error] Dead letter",
+    ]
+
+
+async def test_a_settlement_that_is_refused_makes_a_dead_letter(store: SqliteStore, clock: ManualClock) -> None:
+    """Which names the reason; the work is not done again, and the refusal is told once."""
+    courier = FakeCourier()
+    dispatching = dispatcher(RefusingStore(store, "done"), courier, clock)
+    await publish(store)
+    with capture_logs() as logs:
+        await dispatching.claim_once()
+        await dispatching.join()
+    assert [(line["log_level"], line["event"], line["run"], line["error"]) for line in logs] == [
+        ("error", "[batchflow:error] Settlement was refused", "m000", "a column is too small for 'done'"),
+        ("error", "[batchflow:error] Dead letter", "m000", "StoreError: a column is too small for 'done'"),
+    ]
+    assert dispatching.tally.endings == {"dead": 1}
+    assert [letter.error for letter in await store.dead_letters()] == ["StoreError: a column is too small for 'done'"]
+    assert (len(courier.begun), dispatching.under_way) == (1, 0)
+    assert not (await dispatching.claim_once()).claims
+
+
+async def test_a_refusal_is_told_once_however_often_it_is_met(store: SqliteStore, clock: ManualClock) -> None:
+    """The dead letter is refused too, until somebody acts; the first reason is the one that is kept."""
+    refusing = RefusingStore(store, "done", "dead")
+    dispatching = dispatcher(refusing, FakeCourier(), clock)
+    await publish(store)
+    with capture_logs() as logs:
+        await dispatching.claim_once()
+        await wait_until(lambda: refusing.calls["settle"] >= 3, description="the dead letter was refused twice")
+        refusing.refused.clear()
+        await dispatching.join()
+    assert [(line["event"], line["error"]) for line in logs] == [
+        ("[batchflow:error] Settlement was refused", "a column is too small for 'done'"),
+        ("[batchflow:error] Dead letter", "StoreError: a column is too small for 'done'"),
+    ]
 
 
 # Time limits

@@ -12,7 +12,7 @@ from batchflow.core.message import NO_HEADERS, Claim
 from batchflow.core.ports import Verdict
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.run import Journal, Step, merged, ripen
-from batchflow.core.settlement import Settlement
+from batchflow.core.settlement import Effect, Settlement
 from batchflow.errors import StoreUnavailable
 from batchflow.serve.context import WorkflowContext
 from batchflow.serve.endpoint import Answer, Endpoint, Runtime
@@ -64,7 +64,7 @@ class Model:
     endings: list[Settlement | None] = field(default_factory=list[Settlement | None])
     task: "asyncio.Task[Settlement | None] | None" = None
 
-    async def record(self, claim: str, fence: int, step: Step) -> Verdict:
+    async def record(self, claim: str, fence: int, step: Step, effects: tuple[Effect, ...] = ()) -> Verdict:
         """As a store that commits once per turn of the loop."""
         assert fence == self.fence, "only the claim holder records"
         self.records += 1

@@ -56,7 +56,7 @@ async def test_a_fault_that_no_store_promises_is_seen_by_the_engine() -> None:
     seen: list[Exception] = []
 
     class Broken(Model):
-        async def record(self, claim: str, fence: int, step: Any) -> Any:
+        async def record(self, claim: str, fence: int, step: Any, effects: Any = ()) -> Any:
             raise ZeroDivisionError("a bug")
 
     async def run(ctx: Context) -> None:

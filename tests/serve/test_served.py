@@ -14,6 +14,7 @@ from batchflow.core.ports import Client
 from batchflow.core.retry import RetryPolicy
 from batchflow.errors import ConfigurationError, UnserializableError
 from batchflow.serve.context import WorkflowContext
+from batchflow.serve.options import ServeOptions
 from batchflow.serve.served import ServedFunction, served_function
 from tests.serve.model import Model
 
@@ -33,6 +34,9 @@ class Publisher:
 
     def __init__(self) -> None:
         self.messages: list[Message] = []
+
+    def now(self) -> int:
+        return 1_000
 
     def new_id(self, kind: str) -> str:
         return f"{kind}_1"
@@ -58,7 +62,9 @@ async def with_more(greeting: str, ctx: WorkflowContext[NewUser], *, loud: bool 
 
 
 def serve(function: Any, **options: Any) -> ServedFunction[Any, Any]:
-    return served_function(function, "/users/onboarding", client=cast(Client, Publisher()), **options)
+    return served_function(
+        function, "/users/onboarding", client=cast(Client, Publisher()), options=ServeOptions(**options)
+    )
 
 
 @pytest.mark.parametrize(

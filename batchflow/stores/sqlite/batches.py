@@ -11,7 +11,7 @@ from batchflow.core.batch import NewBatch
 from batchflow.core.flow import FlowControl
 from batchflow.core.message import Message
 from batchflow.core.settlement import Enter, Page, Settlement, StartItems
-from batchflow.stores.sqlite import flows, messages
+from batchflow.stores.sqlite import flows, messages, waiting
 from batchflow.stores.sqlite.transaction import Tx
 
 _ITEM_STATE = {"done": "succeeded", "answered": "failed", "dead": "failed", "cancelled": "cancelled"}
@@ -45,9 +45,14 @@ def open_batch(tx: Tx, batch: NewBatch, first: Sequence[Message]) -> bool:
         keep_results=int(batch.keep_results),
         force=int(batch.force),
         label=batch.label,
+        parent=batch.parent and batch.parent[0],
+        parent_step=batch.parent and batch.parent[1],
+        depth=batch.depth,
         now=tx.now,
     )
     messages.publish(tx, first)
+    if batch.parent:
+        waiting.link(tx, [batch.parent[0]])
     return True
 
 
@@ -188,8 +193,9 @@ def finish(tx: Tx, keys: Iterable[int]) -> dict[int, str]:
 def _publish_completion(tx: Tx, key: int, batch: str, destination: str, flow: FlowControl) -> None:
     lane = flows.lane_of(tx, destination, flow)
     # Not by `publish`: an ended batch takes no messages but this one.
-    row = (ids.complete_id(batch), lane, tx.now, key, 0, "null", None, None)
-    messages.add(tx, [row])
+    head = tx.head(key)
+    row = (ids.complete_id(batch), lane, tx.now, key, 0, "null", None, None, None)
+    messages.add(tx, [(*row, head.parent, head.parent_step, head.depth)])
     flows.ready_by(tx, lane, tx.now)
     messages.move(tx, key, working=1)
 

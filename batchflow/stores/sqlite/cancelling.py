@@ -6,10 +6,8 @@ from typing import Any
 from batchflow.core.message import LOSS_LIMIT
 from batchflow.core.settlement import Settlement
 from batchflow.stores.sqlite import batches, flows, settling
-from batchflow.stores.sqlite.settling import Ended, Held
+from batchflow.stores.sqlite.settling import SLICE, Ended, Held
 from batchflow.stores.sqlite.transaction import Tx
-
-SLICE = 2_000
 
 
 def cancel_run(tx: Tx, id: str) -> bool:
@@ -21,21 +19,29 @@ def cancel_run(tx: Tx, id: str) -> bool:
     return tx.run("message_cancel", id=id) > 0
 
 
+def cancel_all(tx: Tx, destination: str | None, label: str | None) -> int:
+    """End a slice of the runs of a function or with a label; how many."""
+    if destination is None:
+        ids = tx.json("message_open_of_label", label=label, limit=SLICE)
+    else:
+        ids = tx.json("message_open_of_function", destination=destination, label=label, limit=SLICE)
+    for id in ids:
+        # One that its parent, which came before it, has taken along counts as well.
+        cancel_run(tx, id)
+    return len(ids)
+
+
 def begin_cancel(tx: Tx, id: str) -> bool:
     """Mark a batch and what is leased of it; nothing more of it is leased from here on."""
     key = tx.batch_key(id)
-    if key is None or not tx.run("batch_cancel", batch=key):
-        return False
-    tx.run("message_cancel_leased_of_batch", batch=key)
-    return True
+    return key is not None and settling.begin_cancel(tx, key)
 
 
 def sweep_cancelled(tx: Tx) -> int:
     """End one slice of the waiting messages of cancelled batches; how many."""
     ended = 0
     for key in tx.json("batches_cancelling"):
-        id = tx.head(key).id
-        waiting = tx.json("message_waiting_of_batch", batch=key, low=f"{id}.", high=f"{id}/", limit=SLICE - ended)
+        waiting = settling.waiting_of_batch(tx, key, SLICE - ended)
         if waiting:
             _end_waiting(tx, waiting)
         batches.finish(tx, [key])
@@ -46,14 +52,8 @@ def sweep_cancelled(tx: Tx) -> int:
 
 
 def _end_waiting(tx: Tx, waiting: Sequence[Sequence[Any]]) -> None:
-    ended: list[Ended] = []
-    lanes: set[int] = set()
-    for id, lane, batch, number, keep in waiting:
-        held = Held._make((lane, batch, number, 0, keep, 0, 0))
-        ended.append(Ended(Settlement(str(id), 0, "cancelled"), held))
-        lanes.add(held.lane)
-    settling.end_waiting(tx, ended)
-    for lane in lanes:
+    settling.end_waiting(tx, settling.unclaimed(waiting))
+    for lane in {row[1] for row in waiting}:
         flows.recount(tx, lane)
 
 

@@ -8,8 +8,8 @@ from pydantic_core import from_json, to_json
 from batchflow.core.flow import FlowControl, FlowState, admit
 from batchflow.core.message import NO_HEADERS, Claim, Claimed
 from batchflow.core.retry import RetryPolicy
-from batchflow.core.run import Journal, Step, ripen
-from batchflow.stores.sqlite import flows, reads
+from batchflow.core.run import NEVER
+from batchflow.stores.sqlite import flows, steps
 from batchflow.stores.sqlite.transaction import Tx
 
 LANES_AT_ONCE = 64
@@ -63,12 +63,12 @@ def claim(tx: Tx, worker: str, destinations: Sequence[str], limit: int) -> Claim
             if taken >= limit:
                 break
         limit -= taken
-        more = more and 0 < taken and limit > 0
+        more = more and taken > 0 and limit > 0
     claims = _compose(tx, found)
     if limit == 0:
         return Claimed(claims, tx.now)
     next_due = tx.one("lanes_next", destinations=wanted)
-    return Claimed(claims, None if next_due is None else -int(-next_due // 1))
+    return Claimed(claims, None if next_due is None or next_due >= NEVER else -int(-next_due // 1))
 
 
 def _take_from(tx: Tx, lane: _Lane, want: int, owner: int, states: dict[str, FlowState]) -> list[Any]:
@@ -82,7 +82,7 @@ def _take_from(tx: Tx, lane: _Lane, want: int, owner: int, states: dict[str, Flo
     rows = tx.json("message_candidates", lane=lane.key, now=tx.now, limit=want) if want else []
     if rows:
         state = states[lane.flow] = admit(limits, state, now=tx.now, want=len(rows)).state
-        tx.run_rows("message_take", [(row[0],) for row in rows], owner=owner)
+        tx.run_rows("message_take", [(row[0],) for row in rows], owner=owner, now=tx.now)
         tx.run("flow_take", flow=lane.flow, count=len(rows), next_start=state.next_start)
     flows.recount(tx, lane.key)
     return rows
@@ -90,11 +90,11 @@ def _take_from(tx: Tx, lane: _Lane, want: int, owner: int, states: dict[str, Flo
 
 def _compose(tx: Tx, found: list[tuple[_Lane, list[Any]]]) -> list[Claim]:
     again = [(row[0],) for _, rows in found for row in rows if row[1] > 0]
-    journals = _journals(tx, again) if again else {}
+    journals = steps.journals(tx, again) if again else {}
     claims: list[Claim] = []
     for lane, rows in found:
         destination = lane.destination
-        for id, fence, batch, number, item, failures, losses, body, headers, retry in rows:
+        for id, fence, batch, number, item, failures, losses, body, headers, retry, started_at, depth in rows:
             head = None if batch is None else tx.head(batch)
             claims.append(
                 Claim(
@@ -111,22 +111,8 @@ def _compose(tx: Tx, found: list[tuple[_Lane, list[Any]]]) -> list[Claim]:
                     RetryPolicy.from_wire(from_json(retry)) if retry else None,
                     journals.get(id, ()) if fence else (),
                     "null" if head is None else head.params,
+                    tx.now if started_at is None else started_at,
+                    depth if head is None else head.depth,
                 )
             )
     return claims
-
-
-def _journals(tx: Tx, runs: list[tuple[str]]) -> dict[str, Journal]:
-    """Journals of claimed runs, timers that are due recorded in them."""
-    steps: dict[str, dict[int, Step]] = {}
-    for run, *fields in reads.steps_of(tx, runs):
-        step = Step._make(fields)
-        steps.setdefault(run, {})[step.number] = step
-    ripe: list[tuple[object, ...]] = []
-    for run, journal in steps.items():
-        for step in ripen(tuple(journal.values()), tx.now):
-            journal[step.number] = step
-            ripe.append((run, *step))
-    if ripe:
-        tx.run_rows("step_ripen", ripe)
-    return {run: tuple(journal.values()) for run, journal in steps.items()}

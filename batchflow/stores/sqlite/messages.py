@@ -1,13 +1,11 @@
-"""Messages that come in: publishing them, and recording steps of those that are claimed."""
+"""Messages that come in."""
 
 from collections.abc import Sequence
 
 from pydantic_core import to_json
 
 from batchflow.core.message import Message
-from batchflow.core.ports import Verdict
-from batchflow.core.run import Step
-from batchflow.stores.sqlite import flows
+from batchflow.stores.sqlite import flows, waiting
 from batchflow.stores.sqlite.transaction import Tx
 
 
@@ -32,11 +30,15 @@ def publish(tx: Tx, messages: Sequence[Message]) -> list[bool]:
         ready[lane] = min(due, ready.get(lane, due))
         headers = to_json(dict(message.headers)).decode() if message.headers else None
         retry = to_json(message.retry.as_wire()).decode() if message.retry else None
-        rows.append((message.id, lane, due, batch, int(message.keep), message.body, headers, retry))
+        parent, step = message.parent or (None, None)
+        fixed = (message.id, lane, due, batch, int(message.keep), message.body, headers, retry)
+        rows.append((*fixed, message.label, parent, step, message.depth))
         if batch is not None:
             working[batch] = working.get(batch, 0) + 1
     if rows:
         add(tx, rows)
+    if parents := {message.parent[0] for message in messages if message.parent}:
+        waiting.link(tx, sorted(parents))
     for lane, due in ready.items():
         flows.ready_by(tx, lane, due)
     for batch, count in working.items():
@@ -45,7 +47,7 @@ def publish(tx: Tx, messages: Sequence[Message]) -> list[bool]:
 
 
 def add(tx: Tx, rows: Sequence[tuple[object, ...]]) -> None:
-    """Add messages whose ids are new: id, lane, due, batch, keep, body, headers, retry."""
+    """Add messages whose ids are new: id, lane, due, batch, keep, body, headers, retry, label, parent, step, depth."""
     tx.run_rows("message_add", rows, now=tx.now)
 
 
@@ -58,26 +60,6 @@ def move(tx: Tx, batch: int, **deltas: float) -> None:
     """Change a batch's counts by `deltas`."""
     zero = {"working": 0, "open": 0, "succeeded": 0, "failed": 0, "cancelled": 0, "worked_ms": 0}
     tx.run("batch_move", batch=batch, **(zero | deltas))
-
-
-def record(tx: Tx, records: Sequence[tuple[str, int, Step]]) -> list[Verdict]:
-    """Record steps of claims that are held."""
-    written = put_steps(tx, [(claim, fence, step) for claim, fence, step in records])
-    verdicts: list[Verdict] = ["recorded"] * len(records)
-    if written < len(records):
-        claims = [(slot, claim, fence) for slot, (claim, fence, _) in enumerate(records)]
-        for slot, cancelled in tx.json_rows("step_refused", claims):
-            verdicts[slot] = "cancelled" if cancelled else "stale"
-    return verdicts
-
-
-def put_steps(tx: Tx, records: Sequence[tuple[str, int, Step]]) -> int:
-    """Write steps of claims that are held; how many were. A recorded outcome sets failures and losses to none."""
-    written = tx.run_rows("step_put", [(claim, fence, *step) for claim, fence, step in records])
-    again = [(claim, fence) for claim, fence, step in records if fence > 1 and step.position]
-    if again:
-        tx.run_rows("message_reset_counts", again)
-    return written
 
 
 def _takes(tx: Tx, message: Message, batch: int | None) -> bool:

@@ -114,14 +114,17 @@ WHERE EXISTS (SELECT 1 FROM message m WHERE m.id = g.id)
     OR EXISTS (SELECT 1 FROM dead_letter d WHERE d.id = g.id);
 
 -- message_add --
-WITH given (id, lane, due, batch, keep, body, headers, retry) AS (VALUES :rows)
-INSERT INTO message (id, lane, due, batch, keep, body, headers, retry, created_at)
-SELECT id, lane, due, batch, keep, body, headers, retry, :now FROM given WHERE id IS NOT NULL;
+WITH given (id, lane, due, batch, keep, body, headers, retry, label, parent, parent_step, depth) AS (VALUES :rows)
+INSERT INTO message (id, lane, due, batch, keep, body, headers, retry, label, parent, parent_step, depth, created_at)
+SELECT id, lane, due, batch, keep, body, headers, retry, label, parent, parent_step, depth, :now
+FROM given WHERE id IS NOT NULL;
 
 -- message_candidates --
-SELECT json_group_array(json_array(id, fence, batch, number, item, failures, losses, body, headers, retry))
+SELECT json_group_array(json_array(
+    id, fence, batch, number, item, failures, losses, body, headers, retry, started_at, depth))
 FROM (
-    SELECT m.id, m.fence, m.batch, m.number, i.id AS item, m.failures, m.losses, m.body, m.headers, m.retry
+    SELECT m.id, m.fence, m.batch, m.number, i.id AS item, m.failures, m.losses, m.body, m.headers, m.retry,
+        m.started_at, m.depth
     FROM message m LEFT JOIN item i ON i.batch = m.batch AND i.number = m.number
     WHERE m.lane = :lane AND m.owner IS NULL AND m.due <= :now
         AND (m.batch IS NULL OR m.batch NOT IN (SELECT key FROM batch WHERE state = 'cancelling'))
@@ -131,13 +134,14 @@ FROM (
 
 -- message_take --
 WITH given (id) AS (VALUES :rows)
-UPDATE message SET owner = :owner, fence = fence + 1 WHERE id IN (SELECT id FROM given);
+UPDATE message SET owner = :owner, fence = fence + 1, started_at = coalesce(started_at, :now)
+WHERE id IN (SELECT id FROM given);
 
 -- message_held --
 -- What is behind the given claims, as far as they are still held.
 WITH given (slot, id, fence) AS (VALUES :rows)
 SELECT json_group_array(json_array(
-    g.slot, m.lane, m.batch, m.number, m.cancelled, m.keep, m.failures, m.losses))
+    g.slot, m.lane, m.batch, m.number, m.cancelled, m.keep, m.failures, m.losses, m.parent, m.parent_step, m.linked))
 FROM given g CROSS JOIN message m ON m.id = g.id AND m.fence = g.fence
 WHERE m.owner IS NOT NULL;
 
@@ -159,8 +163,10 @@ FROM given g WHERE message.id = g.id AND message.fence = g.fence
 
 -- message_keep --
 WITH given (id, state, result, error) AS (VALUES :rows)
-INSERT INTO run (id, destination, state, batch, payload, result, error, failures, created_at, ended_at)
-SELECT m.id, l.destination, g.state, m.batch, m.body, g.result, g.error, m.failures, m.created_at, :now
+INSERT INTO run (
+    id, destination, state, batch, payload, result, error, failures, created_at, ended_at, label, started_at, parent)
+SELECT m.id, l.destination, g.state, m.batch, m.body, g.result, g.error, m.failures, m.created_at, :now,
+    m.label, m.started_at, m.parent
 FROM given g CROSS JOIN message m ON m.id = g.id JOIN lane l ON l.key = m.lane
 WHERE true
 ON CONFLICT (id) DO NOTHING;
@@ -168,10 +174,12 @@ ON CONFLICT (id) DO NOTHING;
 -- message_bury --
 WITH given (id, error, failures) AS (VALUES :rows)
 INSERT INTO dead_letter (
-    id, destination, batch, number, item, payload, error, failures, created_at, died_at, journal)
+    id, destination, batch, number, item, payload, error, failures, created_at, died_at, journal, label, started_at,
+    parent)
 SELECT m.id, l.destination, m.batch, m.number, i.id, m.body, g.error, g.failures, m.created_at, :now,
-    (SELECT json_group_array(json_array(number, name, kind, state, position, value, error, failures, due))
-        FROM step s WHERE s.run = m.id)
+    (SELECT json_group_array(json_array(number, name, kind, state, position, value, error, failures, due, at))
+        FROM step s WHERE s.run = m.id),
+    m.label, m.started_at, m.parent
 FROM given g CROSS JOIN message m ON m.id = g.id
     JOIN lane l ON l.key = m.lane
     LEFT JOIN item i ON i.batch = m.batch AND i.number = m.number
@@ -179,13 +187,15 @@ WHERE true
 ON CONFLICT (id) DO NOTHING;
 
 -- message_of_worker --
-SELECT json_group_array(json_array(id, fence, lane, batch, number, cancelled, keep, failures, losses))
+SELECT json_group_array(json_array(
+    id, fence, lane, batch, number, cancelled, keep, failures, losses, parent, parent_step, linked))
 FROM message WHERE owner = :worker;
 
 -- message_of_claims --
 WITH given (id, fence) AS (VALUES :rows)
 SELECT json_group_array(json_array(
-    m.id, m.fence, m.lane, m.batch, m.number, m.cancelled, m.keep, m.failures, m.losses))
+    m.id, m.fence, m.lane, m.batch, m.number, m.cancelled, m.keep, m.failures, m.losses, m.parent, m.parent_step,
+    m.linked))
 FROM given g CROSS JOIN message m ON m.id = g.id AND m.fence = g.fence
 WHERE m.owner = :worker;
 
@@ -193,32 +203,61 @@ WHERE m.owner = :worker;
 UPDATE message SET cancelled = 1 WHERE id = :id AND owner IS NOT NULL;
 
 -- message_waiting --
-SELECT json_group_array(json_array(id, lane, batch, number, keep)) FROM message WHERE id = :id AND owner IS NULL;
+SELECT json_group_array(json_array(id, lane, batch, number, keep, parent, parent_step, linked))
+FROM message WHERE id = :id AND owner IS NULL;
 
 -- message_waiting_of_batch --
 -- The ids of a batch's messages all begin with the batch's id.
-SELECT json_group_array(json_array(id, lane, batch, number, keep)) FROM (
-    SELECT id, lane, batch, number, keep FROM message
+SELECT json_group_array(json_array(id, lane, batch, number, keep, parent, parent_step, linked)) FROM (
+    SELECT id, lane, batch, number, keep, parent, parent_step, linked FROM message
     WHERE id > :low AND id < :high AND owner IS NULL AND batch = :batch LIMIT :limit);
+
+-- message_waiting_of_parents --
+WITH given (parent) AS (VALUES :rows)
+SELECT json_group_array(json_array(m.id, m.lane, m.batch, m.number, m.keep, m.parent, m.parent_step, m.linked))
+FROM given g CROSS JOIN message m ON m.parent = g.parent WHERE m.owner IS NULL;
+
+-- message_cancel_leased_of_parents --
+WITH given (parent) AS (VALUES :rows)
+UPDATE message SET cancelled = 1 WHERE owner IS NOT NULL AND parent IN (SELECT parent FROM given);
+
+-- batches_of_parents --
+WITH given (parent) AS (VALUES :rows)
+SELECT json_group_array(b.key) FROM given g CROSS JOIN batch b ON b.parent = g.parent WHERE b.ended_at IS NULL;
+
+-- message_open_of_function --
+-- Runs that have not ended; those that are to end already are left out.
+SELECT json_group_array(id) FROM (
+    SELECT m.id FROM lane l CROSS JOIN message m ON m.lane = l.key AND m.keep = 1
+    WHERE l.destination = :destination AND m.cancelled = 0 AND (:label IS NULL OR m.label = :label) LIMIT :limit);
+
+-- message_open_of_label --
+SELECT json_group_array(id) FROM (
+    SELECT id FROM message WHERE label = :label AND label IS NOT NULL AND cancelled = 0 LIMIT :limit);
+
+-- message_link --
+-- Its end has more to clear away.
+WITH given (id) AS (VALUES :rows)
+UPDATE message SET linked = 1 WHERE id IN (SELECT id FROM given) AND linked = 0;
 
 -- message_cancel_leased_of_batch --
 UPDATE message SET cancelled = 1 WHERE owner IS NOT NULL AND batch = :batch;
 
 -- step_put --
 -- Only for claims that are held and not cancelled.
-WITH given (run, fence, number, name, kind, state, position, value, error, failures, due) AS (VALUES :rows)
-INSERT INTO step (run, number, name, kind, state, position, value, error, failures, due)
-SELECT g.run, g.number, g.name, g.kind, g.state, g.position, g.value, g.error, g.failures, g.due
+WITH given (run, fence, number, name, kind, state, position, value, error, failures, due, at) AS (VALUES :rows)
+INSERT INTO step (run, number, name, kind, state, position, value, error, failures, due, at)
+SELECT g.run, g.number, g.name, g.kind, g.state, g.position, g.value, g.error, g.failures, g.due, g.at
 FROM given g CROSS JOIN message m ON m.id = g.run AND m.fence = g.fence
 WHERE m.owner IS NOT NULL AND m.cancelled = 0
 ON CONFLICT (run, number) DO UPDATE SET
     state = excluded.state, position = excluded.position, value = excluded.value, error = excluded.error,
-    failures = excluded.failures, due = excluded.due;
+    failures = excluded.failures, due = excluded.due, at = excluded.at;
 
 -- step_ripen --
--- Timers that are due, at the claim that takes their run up again.
-WITH given (run, number, name, kind, state, position, value, error, failures, due) AS (VALUES :rows)
-UPDATE step SET state = g.state, position = g.position, value = g.value
+-- Timers that are due and what has arrived, at the claim that takes their run up again.
+WITH given (run, number, name, kind, state, position, value, error, failures, due, at) AS (VALUES :rows)
+UPDATE step SET state = g.state, position = g.position, value = g.value, error = g.error, at = g.at
 FROM given g WHERE step.run = g.run AND step.number = g.number;
 
 -- step_refused --
@@ -228,28 +267,158 @@ SELECT json_group_array(json_array(g.slot, coalesce(m.cancelled, 0)))
 FROM given g LEFT JOIN message m ON m.id = g.id AND m.fence = g.fence AND m.owner IS NOT NULL
 WHERE g.id IS NOT NULL AND (m.id IS NULL OR m.cancelled = 1);
 
+-- step_written --
+-- Of the given steps those that stand there just so already.
+WITH given (slot, run, number, state, position) AS (VALUES :rows)
+SELECT json_group_array(g.slot) FROM given g
+CROSS JOIN step s ON s.run = g.run AND s.number = g.number AND s.state = g.state AND s.position = g.position;
+
 -- step_of_runs --
 WITH given (run) AS (VALUES :rows)
-SELECT json_group_array(json_array(run, number, name, kind, state, position, value, error, failures, due))
+SELECT json_group_array(json_array(run, number, name, kind, state, position, value, error, failures, due, at))
 FROM (SELECT s.* FROM given g CROSS JOIN step s ON s.run = g.run ORDER BY s.run, s.number);
 
 -- step_drop --
 WITH given (run) AS (VALUES :rows)
 DELETE FROM step WHERE run IN (SELECT run FROM given);
 
+-- arrival_of_runs --
+WITH given (run) AS (VALUES :rows)
+SELECT json_group_array(json_array(run, number, state, value, error, at)) FROM (
+    SELECT a.* FROM given g CROSS JOIN arrival a ON a.run = g.run ORDER BY a.key);
+
+-- arrival_add --
+-- Only where the run has not ended and its step still waits.
+WITH given (run, number, state, value, error) AS (VALUES :rows)
+INSERT INTO arrival (run, number, state, value, error, at)
+SELECT g.run, g.number, g.state, g.value, g.error, :now
+FROM given g CROSS JOIN message m ON m.id = g.run
+    CROSS JOIN step s ON s.run = g.run AND s.number = g.number AND s.state = 'pending';
+
+-- arrival_runs --
+-- Of the given runs those for which something has arrived.
+WITH given (run) AS (VALUES :rows)
+SELECT json_group_array(run) FROM given WHERE run IN (SELECT run FROM arrival);
+
+-- arrival_drop --
+WITH given (run) AS (VALUES :rows)
+DELETE FROM arrival WHERE run IN (SELECT run FROM given);
+
+-- message_asleep --
+-- Of the given runs those that are suspended and for which something came in indeed, with their lane; one that waits for
+-- its next attempt goes on waiting.
+WITH given (run) AS (VALUES :rows)
+SELECT json_group_array(json_array(m.id, m.lane)) FROM message m
+WHERE m.id IN (SELECT run FROM given) AND m.owner IS NULL AND m.error IS NULL AND m.due > :now
+    AND EXISTS (SELECT 1 FROM arrival a WHERE a.run = m.id);
+
+-- message_awake --
+WITH given (run) AS (VALUES :rows)
+UPDATE message SET due = :now WHERE id IN (SELECT run FROM given);
+
+-- listener_add --
+INSERT INTO listener (run, number, event, since, until) VALUES (:run, :number, :event, :now, :until)
+ON CONFLICT (run, number) DO NOTHING;
+
+-- listener_drop --
+WITH given (run, number) AS (VALUES :rows)
+DELETE FROM listener WHERE (run, number) IN (SELECT run, number FROM given);
+
+-- listener_drop_of_runs --
+WITH given (run) AS (VALUES :rows)
+DELETE FROM listener WHERE run IN (SELECT run FROM given);
+
+-- listener_of_event --
+SELECT json_group_array(json_array(run, number)) FROM (
+    SELECT run, number FROM listener
+    WHERE event = :event AND (until = 0 OR until > :now) ORDER BY since, run, number);
+
+-- listener_of_run --
+-- One event for one wait, where several branches of the run wait for the same.
+SELECT json_group_array(json_array(run, number)) FROM (
+    SELECT run, number FROM listener
+    WHERE event = :event AND run = :run AND (until = 0 OR until > :now) ORDER BY since, number LIMIT 1);
+
+-- listener_read --
+SELECT json_group_array(json_array(run, name, since, until)) FROM (
+    SELECT l.run, s.name, l.since, l.until FROM listener l JOIN step s ON s.run = l.run AND s.number = l.number
+    WHERE l.event = :event AND (l.until = 0 OR l.until > :now) ORDER BY l.since, l.run, l.number);
+
+-- kept_event_add --
+INSERT INTO kept_event (run, event, data, at)
+SELECT id, :event, :data, :now FROM message
+WHERE id = :run AND cancelled = 0 AND (SELECT count(*) FROM kept_event WHERE run = :run) < :most;
+
+-- kept_event_oldest --
+SELECT json_array(key, data) FROM kept_event WHERE run = :run AND event = :event ORDER BY key LIMIT 1;
+
+-- kept_event_take --
+DELETE FROM kept_event WHERE key = :key;
+
+-- kept_event_drop --
+WITH given (run) AS (VALUES :rows)
+DELETE FROM kept_event WHERE run IN (SELECT run FROM given);
+
+-- webhook_add --
+INSERT INTO webhook (token, run) VALUES (:token, :run) ON CONFLICT (token) DO NOTHING;
+
+-- webhook_run --
+SELECT run FROM webhook WHERE token = :token;
+
+-- webhook_drop --
+WITH given (run) AS (VALUES :rows)
+DELETE FROM webhook WHERE run IN (SELECT run FROM given);
+
 -- run_read --
 -- The message, kept run or dead letter of this id.
-SELECT json_array(id, destination, state, created_at, ended_at, payload, result, error, failures, batch) FROM (
+SELECT json_group_array(json_array(
+    id, destination, state, created_at, started_at, ended_at, payload, result, error, failures, batch, label, parent))
+FROM (
     SELECT m.id, l.destination, CASE WHEN m.owner IS NULL THEN 'waiting' ELSE 'running' END AS state, m.created_at,
-        NULL AS ended_at, m.body AS payload, NULL AS result, m.error, m.failures, b.id AS batch
+        m.started_at, NULL AS ended_at, m.body AS payload, NULL AS result, m.error, m.failures, b.id AS batch,
+        m.label, m.parent
     FROM message m JOIN lane l ON l.key = m.lane LEFT JOIN batch b ON b.key = m.batch WHERE m.id = :id
     UNION ALL
-    SELECT r.id, r.destination, r.state, r.created_at, r.ended_at, r.payload, r.result, r.error, r.failures, b.id
+    SELECT r.id, r.destination, r.state, r.created_at, r.started_at, r.ended_at, r.payload, r.result, r.error,
+        r.failures, b.id, r.label, r.parent
     FROM run r LEFT JOIN batch b ON b.key = r.batch WHERE r.id = :id
     UNION ALL
-    SELECT d.id, d.destination, 'failed', d.created_at, d.died_at, d.payload, NULL, d.error, d.failures, b.id
+    SELECT d.id, d.destination, 'failed', d.created_at, d.started_at, d.died_at, d.payload, NULL, d.error, d.failures,
+        b.id, d.label, d.parent
     FROM dead_letter d LEFT JOIN batch b ON b.key = d.batch WHERE d.id = :id
-) LIMIT 1;
+    LIMIT 1);
+
+-- run_list --
+-- Each of the three is read from its own index of (created_at, id), newest first, and no further than the limit.
+SELECT json_group_array(json_array(
+    id, destination, state, created_at, started_at, ended_at, payload, result, error, failures, batch, label, parent))
+FROM (
+    SELECT * FROM (
+        SELECT m.id, l.destination, CASE WHEN m.owner IS NULL THEN 'waiting' ELSE 'running' END AS state, m.created_at,
+            m.started_at, NULL AS ended_at, m.body AS payload, NULL AS result, m.error, m.failures, b.id AS batch,
+            m.label, m.parent
+        FROM message m JOIN lane l ON l.key = m.lane LEFT JOIN batch b ON b.key = m.batch
+        WHERE m.keep = 1 AND (m.created_at, m.id) < (:before_at, :before_id)
+            AND (:state IS NULL OR CASE WHEN m.owner IS NULL THEN 'waiting' ELSE 'running' END = :state)
+            AND (:destination IS NULL OR l.destination = :destination) AND (:label IS NULL OR m.label = :label)
+        ORDER BY m.created_at DESC, m.id DESC LIMIT :limit)
+    UNION ALL
+    SELECT * FROM (
+        SELECT r.id, r.destination, r.state, r.created_at, r.started_at, r.ended_at, r.payload, r.result, r.error,
+            r.failures, b.id, r.label, r.parent
+        FROM run r LEFT JOIN batch b ON b.key = r.batch
+        WHERE (r.created_at, r.id) < (:before_at, :before_id) AND (:state IS NULL OR r.state = :state)
+            AND (:destination IS NULL OR r.destination = :destination) AND (:label IS NULL OR r.label = :label)
+        ORDER BY r.created_at DESC, r.id DESC LIMIT :limit)
+    UNION ALL
+    SELECT * FROM (
+        SELECT d.id, d.destination, 'failed', d.created_at, d.started_at, d.died_at, d.payload, NULL, d.error,
+            d.failures, b.id, d.label, d.parent
+        FROM dead_letter d LEFT JOIN batch b ON b.key = d.batch
+        WHERE (d.created_at, d.id) < (:before_at, :before_id) AND (:state IS NULL OR :state = 'failed')
+            AND (:destination IS NULL OR d.destination = :destination) AND (:label IS NULL OR d.label = :label)
+        ORDER BY d.created_at DESC, d.id DESC LIMIT :limit)
+    ORDER BY 4 DESC, 1 DESC LIMIT :limit);
 
 -- dead_letter_journal --
 SELECT journal FROM dead_letter WHERE id = :id;
@@ -270,15 +439,17 @@ INSERT INTO workflow (name) VALUES (:name);
 SELECT key FROM batch WHERE id = :id;
 
 -- batch_head --
-SELECT json_array(key, id, workflow, lane, params, complete, complete_flow, ledger_ttl, keep_results)
+SELECT json_array(
+    key, id, workflow, lane, params, complete, complete_flow, ledger_ttl, keep_results, parent, parent_step, depth)
 FROM batch WHERE key = :batch;
 
 -- batch_open --
 INSERT INTO batch (
-    id, workflow, state, lane, params, complete, complete_flow, ledger_ttl, keep_results, force, label, created_at)
+    id, workflow, state, lane, params, complete, complete_flow, ledger_ttl, keep_results, force, label, parent,
+    parent_step, depth, created_at)
 VALUES (
     :id, :workflow, 'pending', :lane, :params, :complete, :complete_flow, :ledger_ttl, :keep_results, :force, :label,
-    :now);
+    :parent, :parent_step, :depth, :now);
 
 -- batch_takes_messages --
 SELECT ended_at IS NULL AND state <> 'cancelling' FROM batch WHERE key = :batch;

@@ -7,30 +7,54 @@ from pydantic_core import from_json
 
 from batchflow.core.batch import Batch, Counts, Item, ItemState
 from batchflow.core.message import DeadLetter
-from batchflow.core.run import Run, Step
+from batchflow.core.run import NEVER, Journal, Run, RunQuery, Step
 from batchflow.stores.sqlite.transaction import Tx
 
 
 def run(tx: Tx, id: str) -> Run | None:
     """A run with its journal."""
-    text = tx.one("run_read", id=id)
-    if text is None:
+    found = tx.json("run_read", id=id)
+    if not found:
         return None
-    run_id, destination, state, created_at, ended_at, payload, result, error, failures, batch = from_json(text)
+    # Journals that were buried by an earlier version have fewer fields.
     buried = tx.one("dead_letter_journal", id=id)
     steps = from_json(buried) if buried else [row[1:] for row in steps_of(tx, [(id,)])]
+    return _run(found[0], tuple(Step(*row) for row in steps))
+
+
+def run_list(tx: Tx, query: RunQuery, limit: int) -> list[Run]:
+    """The latest runs, without journals."""
+    before_at, before_id = query.before or (NEVER, "")
+    rows = tx.json(
+        "run_list",
+        state=query.state,
+        destination=query.destination,
+        label=query.label,
+        before_at=before_at,
+        before_id=before_id,
+        limit=limit,
+    )
+    return [_run(row, ()) for row in rows]
+
+
+def _run(row: Sequence[Any], journal: Journal) -> Run:
+    id, destination, state, created_at, started_at, ended_at, payload, result, error, failures, *rest = row
+    batch, label, parent = rest
     return Run(
-        id=run_id,
+        id=id,
         destination=destination,
         state=state,
         created_at=created_at,
+        started_at=started_at,
         ended_at=ended_at,
         payload=payload,
         result=result,
         error=error,
         failures=failures,
         batch=batch,
-        journal=tuple(Step._make(row) for row in steps),
+        label=label,
+        parent=parent,
+        journal=journal,
     )
 
 
@@ -51,7 +75,7 @@ def dead_letters(tx: Tx, batch: str | None, limit: int) -> list[DeadLetter]:
             error=error,
             failures=failures,
             died_at=died_at,
-            journal=tuple(Step._make(row) for row in from_json(journal)),
+            journal=tuple(Step(*row) for row in from_json(journal)),
         )
         for id, destination, body, of_batch, item, error, failures, died_at, journal in tx.json(
             "dead_letter_list", batch=batch, limit=limit

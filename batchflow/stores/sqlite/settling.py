@@ -1,16 +1,19 @@
 """Ending claims: what a settlement writes, all of it in the transaction it came with."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from batchflow.core.run import Step
-from batchflow.core.settlement import Enter, Page, Publish, Settled, Settlement, StartItems
-from batchflow.stores.sqlite import batches, flows, messages
+from batchflow.core.run import Step, StepState
+from batchflow.core.settlement import Settled, Settlement
+from batchflow.stores.sqlite import batches, effects, flows, steps, waiting
 from batchflow.stores.sqlite.transaction import Tx
 
 STALE = Settled(stale=True)
 FRESH = Settled()
+SLICE = 2_000
+"""How much of a cancelled batch is ended at once."""
 _STAYS = frozenset({"suspended", "retry", "parked", "released"})
+_ARRIVES: dict[str, StepState] = {"done": "done", "answered": "failed", "dead": "failed", "cancelled": "cancelled"}
 _RUN_STATE = {"done": "completed", "answered": "failed", "dead": "failed", "cancelled": "cancelled"}
 
 
@@ -24,6 +27,9 @@ class Held(NamedTuple):
     keep: int
     failures: int
     losses: int
+    parent: str | None = None
+    parent_step: int | None = None
+    linked: int = 0
 
 
 class Ended(NamedTuple):
@@ -55,8 +61,10 @@ def settle(tx: Tx, settlements: Sequence[Settlement]) -> list[Settled]:
             settlement = settlement._replace(ending="cancelled")
         (staying if settlement.ending in _STAYS else ended).append(Ended(settlement, about))
     _give_back(tx, staying)
+    # Before anything ends: the end of a parent may take one along that stays.
+    _apply_effects(tx, staying)
     touched = _end(tx, ended)
-    _apply_effects(tx, ended)
+    _apply_effects(tx, [one for one in ended if one.settlement.ending == "done"])
     finished = batches.finish(tx, touched)
     if finished:
         _name_ended(settlements, held, finished, answers)
@@ -82,7 +90,7 @@ def _put_steps(tx: Tx, settlements: Sequence[Settlement]) -> None:
         for step in settlement.steps
     ]
     if records:
-        messages.put_steps(tx, records)
+        steps.put(tx, records)
 
 
 def _give_back(tx: Tx, staying: Sequence[Ended]) -> None:
@@ -90,8 +98,10 @@ def _give_back(tx: Tx, staying: Sequence[Ended]) -> None:
         return
     rows: list[tuple[object, ...]] = []
     ready: dict[int, int] = {}
+    suspended = [settlement.id for settlement, held in staying if settlement.ending == "suspended" and held.linked]
+    at_once = waiting.arrived(tx, suspended) if suspended else frozenset[str]()
     for settlement, held in staying:
-        due = tx.now if settlement.ending == "released" else max(settlement.due, tx.now)
+        due = tx.now if settlement.ending == "released" or settlement.id in at_once else max(settlement.due, tx.now)
         reset = any(step.position for step in settlement.steps)
         failures = (0 if reset else held.failures) + (settlement.ending == "retry")
         losses = 0 if reset else held.losses
@@ -144,7 +154,66 @@ def _end(tx: Tx, ended: Sequence[Ended], *, held_places: bool = True) -> set[int
     if held_places:
         give_back_places(tx, [held.lane for _, held in ended])
     batches.move(tx, moved)
-    return set(moved)
+    touched = set(moved)
+    _tell_parents(tx, ended)
+    linked = [one for one in ended if one.held.linked]
+    if linked:
+        waiting.forget(tx, [settlement.id for settlement, _ in linked])
+        cancelled = [settlement.id for settlement, _ in linked if settlement.ending == "cancelled"]
+        if cancelled:
+            touched |= _cancel_children(tx, cancelled)
+    return touched
+
+
+def _tell_parents(tx: Tx, ended: Sequence[Ended]) -> None:
+    """The end of a child, or of a call, arrives at the step that waits for it."""
+    waiting.arrive(
+        tx,
+        [
+            waiting.Came(held.parent, held.parent_step, _ARRIVES[s.ending], s.result, s.error)
+            for s, held in ended
+            if held.parent is not None and held.parent_step is not None
+        ],
+    )
+
+
+def _cancel_children(tx: Tx, parents: Sequence[str]) -> set[int]:
+    """What cancelled runs wait for is cancelled too; the batches that were touched."""
+    rows = [(parent,) for parent in parents]
+    tx.run_rows("message_cancel_leased_of_parents", rows)
+    touched: set[int] = set(tx.json_rows("batches_of_parents", rows))
+    waits = {row[0]: row for row in tx.json_rows("message_waiting_of_parents", rows)}
+    for key in touched:
+        begin_cancel(tx, key)
+        # What a very large batch has beyond that is swept up later.
+        waits.update((row[0], row) for row in waiting_of_batch(tx, key, SLICE))
+    if waits:
+        touched |= _end(tx, unclaimed(list(waits.values())), held_places=False)
+        for lane in {row[1] for row in waits.values()}:
+            flows.recount(tx, lane)
+    return touched
+
+
+def begin_cancel(tx: Tx, batch: int) -> bool:
+    """Mark a batch and what is leased of it; nothing more of it is leased from here on. False when it had ended."""
+    if not tx.run("batch_cancel", batch=batch):
+        return False
+    tx.run("message_cancel_leased_of_batch", batch=batch)
+    return True
+
+
+def waiting_of_batch(tx: Tx, batch: int, limit: int) -> list[Any]:
+    """Rows of what waits of a batch, as `unclaimed` takes them."""
+    id = tx.head(batch).id
+    return tx.json("message_waiting_of_batch", batch=batch, low=f"{id}.", high=f"{id}/", limit=limit)
+
+
+def unclaimed(rows: Sequence[Sequence[Any]]) -> list[Ended]:
+    """Messages that wait (id, lane, batch, number, keep, parent, parent_step, linked), to be ended as cancelled."""
+    return [
+        Ended(Settlement(id, 0, "cancelled"), Held(lane, batch, number, 0, keep, 0, 0, parent, step, linked))
+        for id, lane, batch, number, keep, parent, step, linked in rows
+    ]
 
 
 def _bury(tx: Tx, dead: Sequence[tuple[Settlement, Held]]) -> None:
@@ -153,23 +222,8 @@ def _bury(tx: Tx, dead: Sequence[tuple[Settlement, Held]]) -> None:
         tx.run_rows("message_bury", rows, now=tx.now)
 
 
-def _apply_effects(tx: Tx, ended: Sequence[Ended]) -> None:
-    starts: list[StartItems] = []
-    for settlement, _ in ended:
-        if settlement.ending != "done":
-            continue
-        for effect in settlement.effects:
-            match effect:
-                case StartItems():
-                    starts.append(effect)
-                case Publish():
-                    messages.publish(tx, effect.messages)
-                case Enter():
-                    batches.enter(tx, effect)
-                case Page():
-                    batches.page(tx, effect)
-    if starts:
-        batches.start_items(tx, starts)
+def _apply_effects(tx: Tx, of: Sequence[Ended]) -> None:
+    effects.apply(tx, [(settlement.id, effect) for settlement, _ in of for effect in settlement.effects])
 
 
 def _name_ended(

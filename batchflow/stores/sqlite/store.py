@@ -12,11 +12,11 @@ from batchflow.core.clock import Clock
 from batchflow.core.flow import FlowControl, FlowStatus
 from batchflow.core.message import Claimed, DeadLetter, Message
 from batchflow.core.ports import Verdict
-from batchflow.core.run import Run, Step
-from batchflow.core.settlement import Settled, Settlement
+from batchflow.core.run import Run, RunQuery, Step, Waiter
+from batchflow.core.settlement import Effect, Settled, Settlement
 from batchflow.errors import StoreUnavailable
 from batchflow.stores.grouping import Grouping
-from batchflow.stores.sqlite import cancelling, connection, flows, ledger, reads, verbs
+from batchflow.stores.sqlite import connection, flows, ledger, reads, settling, verbs, waiting
 from batchflow.stores.sqlite.locks import WorkerLocks
 from batchflow.stores.sqlite.queries import Queries
 from batchflow.stores.sqlite.transaction import Tx
@@ -154,8 +154,10 @@ class SqliteStore:
         """See the protocol."""
         return await self._add("claim", worker, destinations, limit)
 
-    def record(self, claim: str, fence: int, step: Step) -> "asyncio.Future[Verdict]":
+    def record(self, claim: str, fence: int, step: Step, effects: tuple[Effect, ...] = ()) -> "asyncio.Future[Verdict]":
         """See the protocol."""
+        if effects:
+            return self._add("record_with_effects", claim, fence, step, effects)
         return self._add("record", claim, fence, step)
 
     def settle(self, settlement: Settlement) -> "asyncio.Future[Settled]":
@@ -164,7 +166,9 @@ class SqliteStore:
 
     async def expire(self) -> int:
         """See the protocol."""
-        return await self._add("expire")
+        taken_back: int = await self._add("expire")
+        await self._sweep()
+        return taken_back
 
     async def dismiss(self, worker: str) -> None:
         """See the protocol."""
@@ -177,9 +181,39 @@ class SqliteStore:
         """See the protocol."""
         return await self._read(reads.run, id)
 
+    async def runs(self, query: RunQuery, limit: int) -> Sequence[Run]:
+        """See the protocol."""
+        return await self._read(reads.run_list, query, limit)
+
     async def cancel_run(self, id: str) -> bool:
         """See the protocol."""
-        return await self._add("cancel_run", id)
+        found: bool = await self._add("cancel_run", id)
+        await self._sweep()
+        return found
+
+    async def cancel_runs(self, *, destination: str | None = None, label: str | None = None) -> int:
+        """See the protocol."""
+        count = 0
+        while found := await self._add("cancel_all", destination, label):
+            count += found
+        await self._sweep()
+        return count
+
+    # Events
+
+    async def notify(self, event: str, data: str, run: str | None = None) -> Sequence[str]:
+        """See the protocol."""
+        return await self._add("notify", event, data, run)
+
+    async def waiters(self, event: str) -> Sequence[Waiter]:
+        """See the protocol."""
+        return await self._read(waiting.waiters, event)
+
+    async def webhook(self, token: str) -> str | None:
+        """See the protocol."""
+        return await self._read(waiting.webhook, token)
+
+    # Dead letters
 
     async def dead_letters(self, *, batch: str | None = None, limit: int = 50) -> Sequence[DeadLetter]:
         """See the protocol."""
@@ -210,9 +244,14 @@ class SqliteStore:
     async def cancel_batch(self, id: str) -> bool:
         """See the protocol."""
         begun: bool = await self._add("cancel_batch", id)
-        while begun and await self._add("sweep_cancelled") == cancelling.SLICE:
-            pass
+        if begun:
+            await self._sweep()
         return begun
+
+    async def _sweep(self) -> None:
+        """End what waits of cancelled batches."""
+        while await self._add("sweep_cancelled") == settling.SLICE:
+            pass
 
     # The ledger
 

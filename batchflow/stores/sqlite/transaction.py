@@ -22,6 +22,9 @@ class BatchHead(NamedTuple):
     complete_flow: str
     ledger_ttl: int | None
     keep_results: int
+    parent: str | None
+    parent_step: int | None
+    depth: int
 
 
 class Tx:

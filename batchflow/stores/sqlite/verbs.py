@@ -3,7 +3,18 @@
 from collections.abc import Callable
 from typing import Any
 
-from batchflow.stores.sqlite import batches, cancelling, claims, flows, ledger, messages, pruning, settling
+from batchflow.stores.sqlite import (
+    batches,
+    cancelling,
+    claims,
+    flows,
+    ledger,
+    messages,
+    pruning,
+    settling,
+    steps,
+    waiting,
+)
 from batchflow.stores.sqlite.locks import WorkerLocks
 from batchflow.stores.sqlite.transaction import Tx
 from batchflow.stores.sqlite.writer import Verb
@@ -12,13 +23,16 @@ TELLING = frozenset(
     {
         "publish",
         "open_batch",
+        "record_with_effects",
         "settle",
         "declare",
         "pin",
         "unpin",
         "dismiss",
         "expire",
+        "notify",
         "cancel_run",
+        "cancel_all",
         "cancel_batch",
         "sweep_cancelled",
     }
@@ -42,13 +56,16 @@ def table(locks: WorkerLocks) -> dict[str, Verb]:
         "pin": _each(flows.pin),
         "unpin": _each(flows.unpin),
         "open_batch": _each(batches.open_batch),
-        "record": messages.record,
+        "record": steps.record,
+        "record_with_effects": steps.record_with_effects,
         "settle": lambda tx, calls: settling.settle(tx, [settlement for (settlement,) in calls]),
         "publish": _each(messages.publish),
         "renew": _each(_renew),
         "dismiss": _each(_dismiss),
         "expire": _each(expire),
+        "notify": _each(waiting.notify),
         "cancel_run": _each(cancelling.cancel_run),
+        "cancel_all": _each(cancelling.cancel_all),
         "cancel_batch": _each(cancelling.begin_cancel),
         "sweep_cancelled": _each(cancelling.sweep_cancelled),
         "mark": _each(ledger.mark),

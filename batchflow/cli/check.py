@@ -1,0 +1,148 @@
+"""`batchflow check`: what makes the durable functions of an app unsafe to replay, before they are deployed."""
+
+import functools
+import inspect
+import linecache
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import CodeType
+from typing import Annotated, Any
+
+import typer
+
+from batchflow.app import Batchflow
+from batchflow.batch.bound import Workflow
+from batchflow.batch.layers import Layers
+from batchflow.batch.workflow import BatchWorkflow
+from batchflow.checking.check import check
+from batchflow.checking.finding import Finding
+from batchflow.checking.source import Source
+from batchflow.cli.output import Output
+from batchflow.cli.target import load_flow
+
+UNREADABLE = "unreadable"
+"""The rule that a function without a source breaks: nothing can be said of it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """Read the durable functions of an app, and tell what is unsafe when they are replayed.
+
+    Nothing of them is called. A line with the comment "# batchflow: ok" is left out.
+
+    Exit codes: 0 nothing found, 1 something found, 2 usage.
+    """
+
+    target: Annotated[str, typer.Argument(metavar="MODULE:ATTR", help="Where the Batchflow is, such as app.jobs:flow.")]
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")] = False
+
+    async def carry_out(self) -> int:
+        """Read them all, and report."""
+        functions, files = list(_durable(load_flow(self.target))), Files()
+        findings = sorted({_shown(finding) for it in functions for finding in _findings(it, files)})
+        if self.as_json:
+            Output().document(_document(functions, findings))
+        else:
+            for finding in findings:
+                Output().say(str(finding))
+            Output().say(_counted(len(functions), len(findings)))
+        return 1 if findings else 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Durable:
+    """One durable function: what the app calls it, and where its code is."""
+
+    name: str
+    context: str
+    function: Callable[..., Any]
+
+    @property
+    def place(self) -> tuple[str, int]:
+        """The file as the code has it, and the first line, that of a decorator where it has one."""
+        code = getattr(self.function, "__code__", None)
+        # What is compiled to machine code has none.
+        return (code.co_filename, code.co_firstlineno) if isinstance(code, CodeType) else (self.function.__module__, 1)
+
+
+class Files:
+    """The files that have been read, each once."""
+
+    def __init__(self) -> None:
+        self._read: dict[str, Source | None] = {}
+
+    def source(self, path: str, function: Callable[..., Any]) -> Source | None:
+        """The file a function stands in; None where there is none, or it is no Python."""
+        if path not in self._read:
+            # It knows where modules keep their source that come out of an archive.
+            text = "".join(linecache.getlines(path, getattr(function, "__globals__", None)))
+            self._read[path] = _parsed(text, path) if text else None
+        return self._read[path]
+
+
+def _durable(flow: Batchflow) -> Iterator[Durable]:
+    for route, served in flow.served.items():
+        yield _read(route, served.function, 0)
+    for name, workflow in flow.workflows.items():
+        if "process" in workflow.definition.has:
+            yield _read(f"{name}.process", _user_class(workflow).process, 1)
+
+
+def _user_class(workflow: Workflow[Any, Any]) -> type[BatchWorkflow[Any, Any, Any]]:
+    layers = next(it for it in vars(workflow).values() if isinstance(it, Layers))
+    return type(layers.workflow)
+
+
+def _read(name: str, function: Callable[..., Any], place: int) -> Durable:
+    """The function as it is written, without what is wrapped around it, and its parameter that is the context."""
+    function = inspect.unwrap(function)
+    while isinstance(function, functools.partial):
+        place += len(function.args)
+        function = inspect.unwrap(function.func)
+    if not inspect.isroutine(function):
+        function = inspect.unwrap(type(function).__call__)
+        place += 1
+    elif inspect.ismethod(function):
+        function = function.__func__
+        place += 1
+    names = list(inspect.signature(function).parameters)
+    return Durable(name=name, context=names[place] if place < len(names) else "", function=function)
+
+
+def _findings(durable: Durable, files: Files) -> list[Finding]:
+    path, line = durable.place
+    source = files.source(path, durable.function)
+    node = None if source is None else source.function_at(durable.function.__name__, line)
+    if source is None or node is None:
+        message = f"the source of '{durable.name}' cannot be read, so it is not checked; define it in a Python file"
+        return [Finding(path, line, UNREADABLE, message)]
+    return check(source, node, durable.context)
+
+
+def _parsed(text: str, path: str) -> Source | None:
+    try:
+        return Source(text, path)
+    except SyntaxError:
+        return None
+
+
+def _shown(finding: Finding) -> Finding:
+    path = Path(finding.path)
+    here = Path.cwd()
+    name = str(path.relative_to(here)) if path.is_relative_to(here) else finding.path
+    return Finding(name, finding.line, finding.rule, finding.message)
+
+
+def _document(functions: list[Durable], findings: list[Finding]) -> dict[str, Any]:
+    return {
+        "success": not findings,
+        "functions": [it.name for it in functions],
+        "findings": [asdict(finding) for finding in findings],
+    }
+
+
+def _counted(functions: int, findings: int) -> str:
+    checked = f"{functions} durable function{'' if functions == 1 else 's'} checked"
+    found = "nothing found" if not findings else f"{findings} finding{'' if findings == 1 else 's'}"
+    return f"{checked}: {found}"

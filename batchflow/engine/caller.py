@@ -1,0 +1,100 @@
+"""Calls that runs have asked for, made over HTTP."""
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from batchflow.core.call import LARGEST, LONGEST_MS, Body, CallAnswer, CallRequest
+from batchflow.core.codec import Codec
+from batchflow.core.duration import show
+from batchflow.core.message import Claim
+from batchflow.core.ports import Runtime
+from batchflow.core.retry import RetryPolicy
+from batchflow.core.settlement import Settlement, dead, done, retry
+from batchflow.errors import NonRetryable
+
+if TYPE_CHECKING:
+    import httpx
+
+_REQUEST: Codec[CallRequest] = Codec.of(CallRequest)
+_ANSWER: Codec[CallAnswer] = Codec.of(CallAnswer)
+_SPARE_MS = 60_000
+
+
+class HttpCaller:
+    """Makes calls, and tries again as their policy says what was not answered with 2xx.
+
+    The last answer is the result, whatever its status; a call without any answer is a failure. As a call may be made
+    again after a crash, it carries an `Idempotency-Key`, the same each time, unless the run has set one.
+    """
+
+    def __init__(self) -> None:
+        self._client: httpx.AsyncClient | None = None
+
+    @property
+    def timeout_ms(self) -> int | None:
+        """See the port; the request's own timeout ends it before."""
+        return LONGEST_MS + _SPARE_MS
+
+    async def deliver(self, claim: Claim, runtime: Runtime) -> Settlement:
+        """See the port."""
+        request = _REQUEST.decode(claim.body)
+        policy = claim.retry or RetryPolicy.none()
+        failures = claim.failures + 1
+        after: int | None = None
+        try:
+            answer = await self._call(request, claim.id)
+        except NonRetryable as error:
+            return dead(claim, str(error))
+        except Exception as error:
+            if failures >= policy.attempts:
+                return dead(claim, _why(error, request))
+            why = _why(error, request)
+        else:
+            if 200 <= answer.status < 300 or failures >= policy.attempts:
+                return done(claim, _ANSWER.encode(answer))
+            why = f"answered {answer.status}"
+            after = _retry_after(answer)
+        delay = policy.delay_ms(failures, chance=runtime.entropy.chance()) if after is None else after
+        return retry(claim, runtime.clock.now() + delay, why)
+
+    async def _call(self, request: CallRequest, id: str) -> CallAnswer:
+        headers = {"idempotency-key": id, **request.headers}
+        content = request.body.content or None
+        async with asyncio.timeout(request.timeout_ms / 1000):
+            async with self._open().stream(request.method, request.url, headers=headers, content=content) as response:
+                body = bytearray()
+                async for part in response.aiter_bytes():
+                    body += part
+                    if len(body) > LARGEST:
+                        raise NonRetryable(f"the answer of {request.url} is larger than {LARGEST >> 20} MiB")
+                found: dict[str, str] = {}
+                for name, value in response.headers.multi_items():
+                    found[name.lower()] = f"{found[name.lower()]}, {value}" if name.lower() in found else value
+                return CallAnswer(status=response.status_code, headers=found, body=Body.of(bytes(body)))
+
+    def _open(self) -> "httpx.AsyncClient":
+        if self._client is None:
+            # Not with the package: who makes no calls does not pay for it.
+            import httpx
+
+            limits = httpx.Limits(max_connections=None, max_keepalive_connections=100)
+            self._client = httpx.AsyncClient(timeout=None, limits=limits, follow_redirects=True)
+        return self._client
+
+    async def close(self) -> None:
+        """Let go of connections; safe to repeat."""
+        client, self._client = self._client, None
+        if client is not None:
+            await client.aclose()
+
+
+def _why(error: Exception, request: CallRequest) -> str:
+    if isinstance(error, TimeoutError):
+        return f"no answer of {request.url} within {show(request.timeout_ms)}"
+    return f"no answer of {request.url}: {type(error).__name__}{f': {error}' if str(error) else ''}"
+
+
+def _retry_after(answer: CallAnswer) -> int | None:
+    """What a busy service asks for, in ms; only seconds are understood."""
+    text = answer.headers.get("retry-after", "")
+    return int(text) * 1000 if text.isdecimal() and len(text) < 6 else None

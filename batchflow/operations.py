@@ -1,0 +1,140 @@
+"""What an app can do with its runs: start them, look at them, notify and cancel them."""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, TypeVar, Unpack
+
+from batchflow.core.run import RunState, Waiter
+from batchflow.engine.engine import Engine
+from batchflow.errors import InputError, NotFoundError
+from batchflow.serve import asking
+from batchflow.serve.asking import RunPage, Selection
+from batchflow.serve.handle import RunHandle
+from batchflow.serve.served import ServedFunction
+from batchflow.serve.starting import Trigger, TriggerOptions
+
+Payload = TypeVar("Payload")
+Result = TypeVar("Result")
+T = TypeVar("T")
+
+
+class Operations:
+    """The part of `Batchflow` that asks; what serves and runs is in the other."""
+
+    engine: Engine
+    _served: dict[str, ServedFunction[Any, Any]]
+
+    async def trigger(
+        self, function: ServedFunction[Payload, Result], payload: Payload, **options: Unpack[TriggerOptions]
+    ) -> RunHandle[Result]:
+        """Start a run of a served function: as `function.trigger`, which says what the options are."""
+        return await function.trigger(payload, **options)
+
+    async def trigger_many(
+        self, function: ServedFunction[Payload, Result], payloads: Sequence[Payload], **options: Unpack[TriggerOptions]
+    ) -> list[RunHandle[Result]]:
+        """Start a run of each payload, all of them or none; their handles, in the same order.
+
+        The options are those of `trigger` but for `run_id` and `dedup_id`, which name one run.
+        """
+        return await function.trigger_many(payloads, Trigger(**options))
+
+    def trigger_sync(
+        self, function: ServedFunction[Payload, Result], payload: Payload, **options: Unpack[TriggerOptions]
+    ) -> RunHandle[Result]:
+        """`trigger`, for callers that are not async: a plain script, a view of another framework, a sync step.
+
+        Where the app is running, in another thread of this process, it is used; else its store is opened, and closed
+        again after the run is stored.
+
+        Raises:
+            InputError: it is called on the thread of a running event loop, which it would block.
+        """
+        return self._from_outside("trigger", lambda: self.trigger(function, payload, **options))
+
+    def run(self, id: str) -> RunHandle[Any]:
+        """The handle of any run: `await flow.run(id).status()` has its state, its steps and their times.
+
+        Its result comes as plain data; `function.run(id)` knows the type.
+        """
+        return RunHandle(id, asking.ANYTHING, self.engine)
+
+    async def runs(
+        self,
+        *,
+        state: RunState | None = None,
+        function: ServedFunction[Any, Any] | str | None = None,
+        label: str | None = None,
+        cursor: str | None = None,
+        limit: int = 50,
+    ) -> RunPage:
+        """A page of runs, the latest first: those of one function (itself, or its route), state, label.
+
+        Raises:
+            InputError: the cursor, the limit or the state is none.
+            NotFoundError: there is no such function.
+        """
+        return await asking.run_page(
+            self.engine, state=state, destination=self._route(function), label=label, cursor=cursor, limit=limit
+        )
+
+    async def cancel(
+        self,
+        ids: str | Sequence[str] = (),
+        *,
+        label: str | None = None,
+        function: ServedFunction[Any, Any] | str | None = None,
+    ) -> int:
+        """End runs, and what they wait for: those with these ids, or all of a label or function; how many there were.
+
+        A run that waits ends at once, one at work at its next step.
+
+        Raises:
+            InputError: nothing says which runs, or ids stand beside a label or function.
+            NotFoundError: there is no such function.
+        """
+        named = (ids,) if isinstance(ids, str) else tuple(ids)
+        return await asking.cancel(self.engine, Selection(named, label, self._route(function)))
+
+    async def notify(self, event_id: str, data: object = None, run_id: str | None = None) -> Sequence[str]:
+        """Give `data` to the runs that wait for `event_id`; their ids.
+
+        With `run_id` it is for that run alone, and kept until the run waits for it; () where there is no such run.
+
+        Raises:
+            InputError: the event id is none.
+            UnserializableError: the data has no JSON form.
+        """
+        return await asking.notify(self.engine, event_id, data, run_id)
+
+    async def waiters(self, event_id: str) -> Sequence[Waiter]:
+        """Who waits for an event, those that have waited longest first."""
+        return await asking.waiters(self.engine, event_id)
+
+    def _route(self, function: ServedFunction[Any, Any] | str | None) -> str | None:
+        if function is None:
+            return None
+        route = function if isinstance(function, str) else function.endpoint.route
+        if route not in self._served:
+            known = ", ".join(sorted(self._served)) or "none"
+            raise NotFoundError(f"no function is served at '{route}'; there are: {known}", field="function")
+        return route
+
+    def _from_outside(self, what: str, ask: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            pass
+        else:
+            raise InputError(f"'{what}_sync' would block the event loop that runs here; write 'await flow.{what}(…)'")
+        loop = self.engine.loop
+        if loop is not None:
+            return asyncio.run_coroutine_threadsafe(ask(), loop).result()
+        return asyncio.run(self._opened(ask))
+
+    async def _opened(self, ask: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        await self.engine.open()
+        try:
+            return await ask()
+        finally:
+            await self.engine.close()

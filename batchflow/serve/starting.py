@@ -1,0 +1,113 @@
+"""How a run is started: what a trigger may set, and the message it becomes."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from hashlib import sha256
+from typing import TypedDict
+
+from batchflow.core.duration import Duration, to_ms
+from batchflow.core.flow import FlowControl
+from batchflow.core.message import NO_HEADERS, Message
+from batchflow.core.ports import Client
+from batchflow.core.retry import RetryPolicy
+from batchflow.errors import InputError
+from batchflow.serve.context import instant, keyed
+from batchflow.serve.endpoint import Endpoint
+
+_RUN_ID = re.compile(r"[A-Za-z0-9_:-]{1,128}")
+_LONGEST_LABEL = 200
+
+
+class TriggerOptions(TypedDict, total=False):
+    """What a trigger may set beside the payload; see `ServedFunction.trigger`."""
+
+    run_id: str | None
+    dedup_id: str | None
+    delay: Duration | None
+    not_before: datetime | int | None
+    label: str | None
+    headers: Mapping[str, str] | None
+    retries: int | None
+    retry_delay: RetryPolicy | Duration | None
+    flow_control: FlowControl | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trigger:
+    """The same, what is not set being None."""
+
+    run_id: str | None = None
+    dedup_id: str | None = None
+    delay: Duration | None = None
+    not_before: datetime | int | None = None
+    label: str | None = None
+    headers: Mapping[str, str] | None = None
+    retries: int | None = None
+    retry_delay: RetryPolicy | Duration | None = None
+    flow_control: FlowControl | None = None
+
+
+AS_IT_IS = Trigger()
+
+
+def starting(endpoint: Endpoint, client: Client, body: str, options: Trigger, label: str | None) -> Message:
+    """The message that starts a run; `label` is what it has where the trigger sets none.
+
+    Raises:
+        InputError, ConfigurationError: see `ServedFunction.trigger`.
+    """
+    retry = None
+    if options.retries is not None or options.retry_delay is not None:
+        retry = RetryPolicy.of(retries=options.retries, delay=options.retry_delay, default=endpoint.retry)
+    return Message(
+        id=_run_id(endpoint.route, options) or client.new_id("run"),
+        destination=endpoint.route,
+        flow=keyed(options.flow_control) or endpoint.flow,
+        body=body,
+        headers=dict(options.headers or NO_HEADERS),
+        not_before=_not_before(options, client.now()),
+        retry=retry,
+        keep=True,
+        label=checked_label(options.label) or label,
+    )
+
+
+def _run_id(route: str, options: Trigger) -> str | None:
+    if options.run_id is not None and options.dedup_id is not None:
+        raise InputError("'run_id' and 'dedup_id' exclude each other; give the one or the other", field="runId")
+    if options.run_id is not None:
+        if not _RUN_ID.fullmatch(options.run_id):
+            raise InputError(
+                f"'run_id' cannot be {options.run_id!r}; write 1 to 128 letters, digits, '_', '-' and ':'",
+                field="runId",
+            )
+        if options.run_id.startswith("bat_"):
+            raise InputError(f"'run_id' cannot be {options.run_id!r}: ids of batches begin so", field="runId")
+        return options.run_id
+    if options.dedup_id is not None:
+        if not options.dedup_id:
+            raise InputError("'dedup_id' is empty; name what the run is for, or leave it out", field="dedupId")
+        # No route holds a space, so two pairs never read alike.
+        return f"run_{sha256(f'{route} {options.dedup_id}'.encode()).hexdigest()[:32]}"
+    return None
+
+
+def _not_before(options: Trigger, now: int) -> int:
+    if options.delay is not None and options.not_before is not None:
+        raise InputError("'delay' and 'not_before' exclude each other; give the one or the other", field="delay")
+    if options.delay is not None:
+        return now + to_ms(options.delay, option="delay")
+    return 0 if options.not_before is None else instant(options.not_before, option="not_before")
+
+
+def checked_label(label: str | None) -> str | None:
+    """A label, or None.
+
+    Raises:
+        InputError: it is empty or longer than 200 characters.
+    """
+    if label is not None and not 0 < len(label) <= _LONGEST_LABEL:
+        raise InputError(f"a label has 1 to {_LONGEST_LABEL} characters, not {len(label)}", field="label")
+    return label

@@ -1,0 +1,70 @@
+"""Steps of runs that are claimed: recording them, and reading them back."""
+
+from collections.abc import Sequence
+
+from batchflow.core.ports import Verdict
+from batchflow.core.run import Arrival, Journal, Step, ripen
+from batchflow.core.settlement import Effect
+from batchflow.stores.sqlite import effects, reads, waiting
+from batchflow.stores.sqlite.transaction import Tx
+
+
+def record(tx: Tx, records: Sequence[tuple[str, int, Step]]) -> list[Verdict]:
+    """Record steps of claims that are held."""
+    written = put(tx, records)
+    verdicts: list[Verdict] = ["recorded"] * len(records)
+    if written < len(records):
+        claims = [(slot, claim, fence) for slot, (claim, fence, _) in enumerate(records)]
+        for slot, cancelled in tx.json_rows("step_refused", claims):
+            verdicts[slot] = "cancelled" if cancelled else "stale"
+    return verdicts
+
+
+def record_with_effects(tx: Tx, records: Sequence[tuple[str, int, Step, tuple[Effect, ...]]]) -> list[Verdict]:
+    """Record steps of claims that are held; the effects of each are written with it, and not again."""
+    keys = [(run, step.number, step.state, step.position) for run, _, step, _ in records]
+    # Read before the steps are written.
+    known: set[int] = set(tx.json_rows("step_written", [(slot, *key) for slot, key in enumerate(keys)]))
+    verdicts = record(tx, [(claim, fence, step) for claim, fence, step, _ in records])
+    # A step that is recorded again while the first time is on its way comes with it in one group.
+    fresh: dict[tuple[object, ...], int] = {}
+    for slot, key in enumerate(keys):
+        if verdicts[slot] == "recorded" and slot not in known:
+            fresh.setdefault(key, slot)
+    effects.apply(tx, [(records[slot][0], effect) for slot in fresh.values() for effect in records[slot][3]])
+    return verdicts
+
+
+def put(tx: Tx, records: Sequence[tuple[str, int, Step]]) -> int:
+    """Write steps of claims that are held; how many were. A recorded outcome sets failures and losses to none."""
+    written = tx.run_rows("step_put", [(claim, fence, *step) for claim, fence, step in records])
+    again = [(claim, fence) for claim, fence, step in records if fence > 1 and step.position]
+    if again:
+        tx.run_rows("message_reset_counts", again)
+    return written
+
+
+def journals(tx: Tx, runs: list[tuple[str]]) -> dict[str, Journal]:
+    """Journals of claimed runs; timers that are due and what has arrived are recorded in them."""
+    steps: dict[str, dict[int, Step]] = {}
+    for run, *fields in reads.steps_of(tx, runs):
+        step = Step._make(fields)
+        steps.setdefault(run, {})[step.number] = step
+    arrivals: dict[str, list[Arrival]] = {}
+    for run, *fields in tx.json_rows("arrival_of_runs", runs):
+        arrivals.setdefault(run, []).append(Arrival._make(fields))
+    ripe = [
+        (run, step)
+        for run, journal in steps.items()
+        for step in ripen(tuple(journal.values()), tx.now, arrivals.get(run, ()))
+    ]
+    for run, step in ripe:
+        steps[run][step.number] = step
+    if ripe:
+        tx.run_rows("step_ripen", [(run, *step) for run, step in ripe])
+        waited = [(run, step.number) for run, step in ripe if step.kind == "wait"]
+        if waited:
+            waiting.unlisten(tx, waited)
+    if arrivals:
+        waiting.taken(tx, arrivals)
+    return {run: tuple(journal.values()) for run, journal in steps.items()}
