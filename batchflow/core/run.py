@@ -52,28 +52,23 @@ def ripen(journal: Sequence[Step], now: int, arrivals: Sequence[Arrival] = ()) -
     """What has come for `journal` by `now`, arrivals and timers that are due, as recorded entries in time order.
 
     Only what is returned has changed. Positions go on after the last recorded one, so that a replay hands them out
-    where the claim that woke them did. Of what came for one step, the first counts.
+    where the claim that woke them did. Of what came for one step the first counts, and an arrival before a timeout of
+    the same moment.
     """
     pending = {step.number: step for step in journal if step.state == "pending"}
-    came: list[tuple[int, int, Step]] = [
-        (step.due, number, step._replace(state=_when_due(step), value="null"))
-        for number, step in pending.items()
-        if step.kind in _TIMED and 0 < step.due <= now
-    ]
-    came += [
-        (
-            min(arrival.at, now),
-            arrival.number,
-            step._replace(state=arrival.state, value=arrival.value, error=arrival.error),
-        )
-        for arrival in arrivals
-        if (step := pending.get(arrival.number)) is not None
-    ]
+    came: list[tuple[int, int, int, Step]] = []
+    for place, (number, state, value, error, at) in enumerate(arrivals):
+        if number in pending:
+            step = pending[number]._replace(state=state, value=value, error=error)
+            came.append((min(at, now), 0, place, step))
+    for number, step in pending.items():
+        if step.kind in _TIMED and 0 < step.due <= now:
+            came.append((step.due, 1, number, step._replace(state=_when_due(step), value="null")))
     position = last_position(journal)
     ripe: dict[int, Step] = {}
-    for _, number, step in sorted(came, key=lambda one: one[:2]):
-        if number not in ripe:
-            ripe[number] = step._replace(position=position + len(ripe) + 1, at=now)
+    for _, _, _, step in sorted(came, key=lambda one: one[:3]):
+        if step.number not in ripe:
+            ripe[step.number] = step._replace(position=position + len(ripe) + 1, at=now)
     return list(ripe.values())
 
 

@@ -113,15 +113,17 @@ class WorkflowContext(Generic[Payload]):
         """Go on at `when`, a datetime with its time zone or ms since the epoch; at once when it has passed."""
         return self._driver.sleep(name, instant(when))
 
+    @overload
     def call(
-        self,
-        name: str,
-        url: str,
-        /,
-        *,
-        response: type[T] | None = None,
-        **options: Unpack[CallOptions],
-    ) -> Coroutine[Any, Any, CallResponse[T]]:
+        self, name: str, url: str, /, *, response: type[T], **options: Unpack[CallOptions]
+    ) -> Coroutine[Any, Any, CallResponse[T]]: ...
+    @overload
+    def call(
+        self, name: str, url: str, /, *, response: None = None, **options: Unpack[CallOptions]
+    ) -> Coroutine[Any, Any, CallResponse[Any]]: ...
+    def call(
+        self, name: str, url: str, /, *, response: type[Any] | None = None, **options: Unpack[CallOptions]
+    ) -> Coroutine[Any, Any, CallResponse[Any]]:
         """Call a URL, outside of the function's own time: `await ctx.call("ask", url, body={…}, response=Answer)`.
 
         The engine makes the call; the run is suspended meanwhile and takes no place. `method` is GET, or POST where
@@ -159,9 +161,17 @@ class WorkflowContext(Generic[Payload]):
         child = ChildOptions(retry, flow, headers, options.get("label"))
         return invoking(self._driver, self.claim.depth, name, target, payload, child)
 
+    @overload
     def wait_for_event(
-        self, name: str, event_id: str, /, *, timeout: Duration | None = None, data: type[T] | None = None
-    ) -> Coroutine[Any, Any, EventResult[T]]:
+        self, name: str, event_id: str, /, *, timeout: Duration | None = None, data: type[T]
+    ) -> Coroutine[Any, Any, EventResult[T]]: ...
+    @overload
+    def wait_for_event(
+        self, name: str, event_id: str, /, *, timeout: Duration | None = None, data: None = None
+    ) -> Coroutine[Any, Any, EventResult[Any]]: ...
+    def wait_for_event(
+        self, name: str, event_id: str, /, *, timeout: Duration | None = None, data: type[Any] | None = None
+    ) -> Coroutine[Any, Any, EventResult[Any]]:
         """Wait until somebody notifies `event_id`: `(await ctx.wait_for_event("paid", f"paid:{id}")).data`.
 
         Without a `timeout` it waits as long as it takes. `data` is the type of what is sent with the event. An event
@@ -170,7 +180,7 @@ class WorkflowContext(Generic[Payload]):
         Raises:
             InputError: what was sent is no `data`.
         """
-        codec: Codec[T] = Codec.of(Any if data is None else data)
+        codec: Codec[Any] = Codec.of(Any if data is None else data)
         until = 0 if timeout is None else self._driver.now() + to_ms(timeout, option="timeout")
         return waiting(self._driver, name, checked_event(event_id), codec, until)
 

@@ -48,10 +48,10 @@ CASES: dict[str, tuple[list[Step], list[Arrival], list[tuple[int, str, int, str 
         [came(1, 30), came(3, 10)],
         [(3, "done", 4, "1"), (2, "done", 5, "null"), (1, "done", 6, "1")],
     ),
-    "by number at one time": (
+    "at one time what arrived, as it came, before timers": (
         [pending(2), pending(1, "sleep", 10), pending(3)],
         [came(3, 10), came(2, 10)],
-        [(1, "done", 1, "null"), (2, "done", 2, "1"), (3, "done", 3, "1")],
+        [(3, "done", 1, "1"), (2, "done", 2, "1"), (1, "done", 3, "null")],
     ),
     "what comes from the future comes now": (
         [pending(1), pending(2, "sleep", NOW)],

@@ -7,10 +7,21 @@ from typing import Any
 from batchflow.core import ids
 from batchflow.core.message import LOSS_LIMIT, Claim
 from batchflow.core.run import Step, last_position
-from batchflow.core.settlement import Effect, Enter, Page, Publish, Settlement, StartItems
+from batchflow.core.settlement import (
+    Effect,
+    Enter,
+    Listen,
+    Notify,
+    Page,
+    Publish,
+    Settlement,
+    StartItems,
+    Unlisten,
+)
 
 STAYS = {"suspended", "retry", "parked", "released"}
 RUN_STATE = {"done": "completed", "answered": "failed", "dead": "failed", "cancelled": "cancelled"}
+ARRIVES = {"done": "done", "answered": "failed", "dead": "failed", "cancelled": "cancelled"}
 ITEM_STATE = {"done": "succeeded", "answered": "failed", "dead": "failed", "cancelled": "cancelled"}
 COUNTS = (
     "eligible", "open", "succeeded", "failed", "cancelled", "already_processed", "in_flight", "duplicates", "left_out"
@@ -32,6 +43,9 @@ class Model:
         self.batches: dict[str, Row] = {}
         self.marks: list[str] = []
         self.holders: dict[str, str] = {}
+        self.arrivals: list[Row] = []
+        self.listeners: list[Row] = []
+        self.kept: list[Row] = []
 
     def recode(self) -> None:
         """What does not survive JSON does not survive an operation."""
@@ -41,13 +55,22 @@ class Model:
     # Messages
 
     def publish(
-        self, id: str, destination: str, flow: str, due: int, *, batch: str | None = None, keep: bool = False
+        self,
+        id: str,
+        destination: str,
+        flow: str,
+        due: int,
+        *,
+        batch: str | None = None,
+        keep: bool = False,
+        parent: tuple[str, int] | None = None,
     ) -> bool:
         known = id in self.messages or id in self.runs or id in self.dead
         takes = batch is None or (batch in self.batches and self._takes(self.batches[batch]))
         if known or not takes:
             return False
         self._add(id, destination, flow, due, batch=batch, keep=keep)
+        self.messages[id]["parent"] = parent
         if batch is not None:
             self.batches[batch]["working"] += 1
         return True
@@ -57,7 +80,8 @@ class Model:
     ) -> None:
         self.messages[id] = {
             "destination": destination, "flow": flow, "due": due, "batch": batch, "number": number, "keep": keep,
-            "owner": None, "fence": 0, "failures": 0, "losses": 0, "cancelled": False, "journal": {},
+            "owner": None, "fence": 0, "failures": 0, "losses": 0, "cancelled": False, "journal": {}, "parent": None,
+            "failed": False,
         }  # fmt: skip
 
     def may_start(self, id: str, now: int) -> bool:
@@ -89,7 +113,7 @@ class Model:
         message["owner"] = worker
         assert claim.fence > message["fence"]
         message["fence"] = claim.fence
-        self._ripen(message, now)
+        self._ripen(claim.id, now)
         found = (claim.destination, claim.batch, claim.number, claim.failures, claim.losses)
         assert found == tuple(message[name] for name in ("destination", "batch", "number", "failures", "losses"))
         assert list(claim.journal) == self.journal(message)
@@ -100,21 +124,37 @@ class Model:
         """The steps of a message, by number."""
         return sorted(Step._make(step) for step in message["journal"].values())
 
-    def _ripen(self, message: Row, now: int) -> None:
-        journal = self.journal(message)
-        position = last_position(journal)
-        due = [step for step in journal if step.state == "pending" and step.kind == "sleep" and step.due <= now]
-        for step in sorted(due, key=lambda step: (step.due, step.number)):
-            position += 1
-            message["journal"][str(step.number)] = list(step._replace(state="done", position=position, value="null"))
+    def _ripen(self, id: str, now: int) -> None:
+        journal = {step.number: step for step in self.journal(self.messages[id])}
+        came: list[tuple[int, int, int, Row]] = []
+        for number, step in journal.items():
+            if step.kind in {"sleep", "wait"} and 0 < step.due <= now:
+                state = "done" if step.kind == "sleep" else "timeout"
+                came.append((step.due, number, -1, {"state": state, "value": "null"}))
+        mine = [arrival for arrival in self.arrivals if arrival["run"] == id]
+        for place, arrival in enumerate(mine):
+            what = {"state": arrival["state"], "value": arrival["value"], "error": arrival["error"]}
+            came.append((arrival["at"], arrival["number"], place, what))
+        position = last_position(journal.values())
+        for _, number, _, what in sorted(came, key=lambda one: one[:3]):
+            if journal[number].state == "pending":
+                position += 1
+                journal[number] = journal[number]._replace(position=position, at=now, **what)
+                self.messages[id]["journal"][str(number)] = list(journal[number])
+                self._unlisten(id, [number])
+        self._without("arrivals", id)
 
-    def record(self, id: str, fence: int, step: Step) -> str:
+    def record(self, id: str, fence: int, step: Step, effects: Sequence[Effect] = (), now: int = 0) -> str:
         message = self.held(id, fence)
         if message is None:
             return "stale"
         if message["cancelled"]:
             return "cancelled"
+        known = message["journal"].get(str(step.number))
         self._put(message, [step])
+        if known is None or (known[3], known[4]) != (step.state, step.position):
+            for effect in effects:
+                self._apply(id, effect, now)
         return "recorded"
 
     def _put(self, message: Row, steps: Sequence[Step]) -> None:
@@ -142,15 +182,20 @@ class Model:
         if ending in STAYS:
             self._put(message, settlement.steps)
             message["failures"] += ending == "retry"
-            message["owner"], message["due"] = None, now if ending == "released" else max(settlement.due, now)
+            at_once = ending == "released" or (ending == "suspended" and self._has_come(settlement.id))
+            message["owner"], message["due"] = None, now if at_once else max(settlement.due, now)
+            message["failed"] = ending in {"retry", "parked"}
             if ending == "parked":
                 flow = self.flows[message["flow"]]
                 flow["parked_until"] = max(flow["parked_until"], message["due"])
+            for effect in settlement.effects:
+                self._apply(settlement.id, effect, now)
         else:
-            self._end(settlement.id, ending, settlement.error, settlement.effects if ending == "done" else (), now)
+            self._end(settlement._replace(ending=ending), now)
         return False
 
-    def _end(self, id: str, ending: str, error: str | None, effects: Sequence[Effect], now: int) -> None:
+    def _end(self, settlement: Settlement, now: int) -> None:
+        id, ending, error = settlement.id, settlement.ending, settlement.error
         message = self.messages.pop(id)
         if ending == "dead":
             self.dead[id] = error or ""
@@ -158,20 +203,76 @@ class Model:
             self.runs[id] = RUN_STATE[ending]
         batch = self.batches.get(message["batch"] or "")
         if batch is None:
-            return
-        if message["number"] >= 0:
+            pass
+        elif message["number"] >= 0:
             self._end_item(batch, str(message["number"]), ITEM_STATE[ending])
         else:
             batch["working"] -= 1
             if ending != "done" and not batch["ended"] and batch["state"] != "cancelling":
                 batch["broken"] = batch["entered"] = True
-        for effect in effects:
-            if not isinstance(effect, StartItems):
-                self._apply(effect, now)
-        for effect in effects:
-            if isinstance(effect, StartItems):
-                self._start(effect, now)
-        self._finish(message["batch"], now)
+        if message["parent"]:
+            run, number = message["parent"]
+            self._arrive(run, number, ARRIVES[ending], settlement.result, error, now)
+        for what in ("arrivals", "listeners", "kept"):
+            self._without(what, id)
+        if ending == "cancelled":
+            for child in [run for run, m in self.messages.items() if (m["parent"] or [None])[0] == id]:
+                self.cancel_run(child, now)
+        effects = settlement.effects if ending == "done" else ()
+        for effect in sorted(effects, key=lambda effect: isinstance(effect, StartItems)):
+            self._apply(id, effect, now)
+        if batch is not None:
+            self._finish(message["batch"], now)
+
+    # What comes from outside
+
+    def _without(self, what: str, run: str) -> None:
+        setattr(self, what, [row for row in getattr(self, what) if row["run"] != run])
+
+    def _unlisten(self, run: str, numbers: Sequence[int]) -> None:
+        self.listeners = [row for row in self.listeners if row["run"] != run or row["number"] not in numbers]
+
+    def _has_come(self, run: str) -> bool:
+        return any(arrival["run"] == run for arrival in self.arrivals)
+
+    def _arrive(self, run: str, number: int, state: str, value: str | None, error: str | None, now: int) -> None:
+        message = self.messages.get(run)
+        if message is None or message["journal"].get(str(number), [None] * 4)[3] != "pending":
+            return
+        self.arrivals.append({"run": run, "number": number, "state": state, "value": value, "error": error, "at": now})
+        if message["owner"] is None and not message["failed"]:
+            message["due"] = min(message["due"], now)
+
+    def _listen(self, run: str, effect: Listen, now: int) -> None:
+        kept = next((row for row in self.kept if (row["run"], row["event"]) == (run, effect.event)), None)
+        if kept is None:
+            row = {"run": run, "number": effect.number, "event": effect.event, "since": now, "until": effect.until}
+            self.listeners.append(row)
+        else:
+            self.kept.remove(kept)
+            self._arrive(run, effect.number, "done", kept["data"], None, now)
+
+    def parents(self) -> list[str]:
+        """Runs that have a child."""
+        found = {message["parent"][0] for message in self.messages.values() if message["parent"]}
+        return sorted(found & set(self.messages))
+
+    def waiters(self, event: str, now: int) -> list[Row]:
+        """Those that listen, those that have waited longest first."""
+        found = [row for row in self.listeners if row["event"] == event and not 0 < row["until"] <= now]
+        return sorted(found, key=lambda row: (row["since"], row["run"], row["number"]))
+
+    def notify(self, event: str, data: str, run: str | None, now: int) -> list[str]:
+        found = self.waiters(event, now)
+        if run is not None:
+            found = [row for row in found if row["run"] == run][:1]
+            if not found and run in self.messages and not self.messages[run]["cancelled"]:
+                self.kept.append({"run": run, "event": event, "data": data})
+                return [run]
+        for row in found:
+            self.listeners.remove(row)
+            self._arrive(row["run"], row["number"], "done", data, None, now)
+        return list(dict.fromkeys(row["run"] for row in found))
 
     def _end_item(self, batch: Row, number: str, state: str) -> None:
         item = batch["items"][number]
@@ -182,12 +283,19 @@ class Model:
         if state == "succeeded" and item["id"] not in self.marks:
             self.marks.append(item["id"])
 
-    def _apply(self, effect: Effect, now: int) -> None:
+    def _apply(self, run: str, effect: Effect, now: int) -> None:
         match effect:
             case Publish(messages):
                 for message in messages:
-                    due = max(message.not_before, now)
-                    self.publish(message.id, message.destination, message.flow.key or "", due, batch=message.batch)
+                    due, flow = max(message.not_before, now), message.flow.key or ""
+                    about: Row = {"batch": message.batch, "keep": message.keep, "parent": message.parent}
+                    self.publish(message.id, message.destination, flow, due, **about)
+            case Listen():
+                self._listen(run, effect, now)
+            case Unlisten(numbers):
+                self._unlisten(run, numbers)
+            case Notify():
+                self.notify(effect.event, effect.data, effect.run, now)
             case Enter(batch):
                 self.batches[batch]["entered"] = True
                 if self.batches[batch]["state"] == "pending":
@@ -197,7 +305,9 @@ class Model:
                 for name in ("eligible", "already_processed", "duplicates", "left_out"):
                     self.batches[effect.batch]["counts"][name] += getattr(effect, name)
             case StartItems():
-                raise AssertionError("items start after all other effects")
+                self._start(effect, now)
+            case _:
+                raise AssertionError(effect)
 
     def _start(self, effect: StartItems, now: int) -> None:
         batch = self.batches[effect.batch]
@@ -228,19 +338,20 @@ class Model:
     def _take_back(self, id: str, now: int, *, lost: bool) -> None:
         message = self.messages[id]
         self.flows[message["flow"]]["in_use"] -= 1
-        message["owner"], message["due"] = None, now
+        message["owner"], message["due"], message["failed"] = None, now, False
         message["losses"] += lost
         if message["cancelled"]:
-            self._end(id, "cancelled", None, (), now)
+            self._end(Settlement(id, 0, "cancelled"), now)
         elif message["losses"] >= LOSS_LIMIT:
-            self._end(id, "dead", "WorkerLost", (), now)
+            error = f"WorkerLost: {message['losses']} workers in a row died or hung while they ran it"
+            self._end(Settlement(id, 0, "dead", error=error), now)
 
     def cancel_run(self, id: str, now: int) -> bool:
         message = self.messages.get(id)
         if message is None:
             return False
         if message["owner"] is None:
-            self._end(id, "cancelled", None, (), now)
+            self._end(Settlement(id, 0, "cancelled"), now)
         else:
             message["cancelled"] = True
         return True

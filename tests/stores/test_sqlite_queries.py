@@ -19,7 +19,9 @@ BODIES = {
     name: "\n".join(line for line in body.splitlines() if not line.startswith("--"))
     for name, body in zip(NAMES, PARTS[1::2], strict=True)
 }
-LARGE = ("message", "step", "item", "ledger", "run", "dead_letter")
+LARGE = (
+    "message", "step", "item", "ledger", "run", "dead_letter", "arrival", "listener", "kept_event", "webhook"
+)  # fmt: skip
 SCAN = re.compile(r"SCAN (\w+)")
 LEDGER = re.compile(r"SEARCH \w+ USING PRIMARY KEY \(workflow=\?\)")
 

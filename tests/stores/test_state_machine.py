@@ -11,8 +11,19 @@ from batchflow.core import ids
 from batchflow.core.batch import NewBatch
 from batchflow.core.flow import FlowControl
 from batchflow.core.message import Claim, Message
-from batchflow.core.run import Step
-from batchflow.core.settlement import Effect, Ending, Enter, Page, Publish, Settlement, StartItems
+from batchflow.core.run import NEVER, Step, StepKind
+from batchflow.core.settlement import (
+    Effect,
+    Ending,
+    Enter,
+    Listen,
+    Notify,
+    Page,
+    Publish,
+    Settlement,
+    StartItems,
+    Unlisten,
+)
 from batchflow.stores.protocol import Store
 from batchflow.stores.sqlite import SqliteStore
 from batchflow.testing.clock import ManualClock
@@ -34,6 +45,8 @@ ENDINGS: st.SearchStrategy[Ending] = st.sampled_from(
     ["done", "done", "done", "answered", "suspended", "retry", "parked", "released", "dead", "cancelled"]
 )
 DELAYS = st.sampled_from([0, 1, 7, 1_000])
+EVENTS = st.sampled_from(["paid", "sent"])
+TABLES = ("arrival", "listener", "kept_event")
 
 
 class StoreMachine(RuleBasedStateMachine):
@@ -79,6 +92,15 @@ class StoreMachine(RuleBasedStateMachine):
             for claim in self._claim("w1", 20):
                 if claim.destination == "entry":
                     self._settle(Settlement(claim.id, claim.fence, "done", effects=self._effects(claim, users, True)))
+
+        # A run that waits for an event, and one that waits for a child, which has begun, and for the event.
+        for run in ("c", "d"):
+            self.publish(run, "free", 0, run == "c")
+        waits, parent = sorted(claim for claim in self._claim("w1", 20) if claim.id in {"c", "d"})
+        self._listen(waits, "paid", 0, suspends=True)
+        self._invoke(parent, "free", 0, suspends=False)
+        self._listen(parent, "paid", 0, suspends=True)
+        self._claim("w2", 20)
 
     # What programs do
 
@@ -152,13 +174,79 @@ class StoreMachine(RuleBasedStateMachine):
         steps: tuple[Step, ...] = ()
         if ending in {"suspended", "retry", "parked"} and data.draw(st.booleans()):
             steps = (self._step(claim, delay if ending == "suspended" else None),)
-        effects = self._effects(claim, users, more) if ending == "done" else ()
+        effects: tuple[Effect, ...] = ()
+        if ending == "done":
+            effects = (*self._effects(claim, users, more), *((Notify("paid", "3"),) if more else ()))
+        elif ending == "suspended" and more:
+            effects = (Unlisten((1, 3)),)
         due = self.now + delay if ending in {"suspended", "retry", "parked"} else 0
         error = "Boom: no" if ending in {"retry", "parked", "dead", "answered"} else None
         result = '"ok"' if ending in {"done", "answered"} else None
         ends = Settlement(claim.id, claim.fence, ending, result, error, due, steps, effects)
         for _ in range(data.draw(st.integers(1, 2))):
             self._settle(ends)
+
+    # What they wait for
+
+    @precondition(lambda self: self.claims)
+    @rule(data=st.data(), event=EVENTS, timeout=DELAYS, suspends=st.booleans(), with_it=st.booleans())
+    def wait(self, data: st.DataObject, event: str, timeout: int, suspends: bool, with_it: bool) -> None:
+        """A step begins to wait for an event; without a timeout where that is 0."""
+        self._listen(self._held(data), event, timeout, suspends, with_it)
+
+    @precondition(lambda self: self.claims)
+    @rule(data=st.data(), key=KEYS, delay=DELAYS, keep=st.booleans(), suspends=st.booleans(), with_it=st.booleans())
+    def invoke(self, data: st.DataObject, key: str, delay: int, keep: bool, suspends: bool, with_it: bool) -> None:
+        """A step begins to wait for a child."""
+        self._invoke(self._held(data), key, delay, suspends, with_it, keep=keep)
+
+    def _listen(self, claim: Claim, event: str, timeout: int, suspends: bool, with_it: bool = False) -> None:
+        until = self.now + timeout if timeout else 0
+        step = self._pending(claim, "wait", until)
+        self._begin(claim, step, Listen(step.number, event, until), until or NEVER, suspends, with_it)
+
+    def _invoke(
+        self, claim: Claim, key: str, delay: int, suspends: bool, with_it: bool = False, *, keep: bool = False
+    ) -> None:
+        step = self._pending(claim, "invoke", 0)
+        child = Message(
+            id=f"{claim.id}.{step.number}",
+            destination="work",
+            flow=FLOWS[key],
+            not_before=self.now + delay,
+            keep=keep,
+            parent=(claim.id, step.number),
+        )
+        self._begin(claim, step, Publish((child,)), NEVER, suspends, with_it)
+
+    @rule(event=EVENTS, value=st.sampled_from(["1", "2"]), scoped=st.booleans(), data=st.data())
+    def notify(self, event: str, value: str, scoped: bool, data: st.DataObject) -> None:
+        known = sorted({*self.model.messages, "a", "b"})
+        run = data.draw(st.sampled_from(known)) if scoped else None
+        told = self.model.notify(event, value, run, self.now)
+        assert list(self.do("notify", event, value, run)) == told
+
+    @precondition(lambda self: self.model.parents())
+    @rule(data=st.data())
+    def cancel_parent(self, data: st.DataObject) -> None:
+        self.cancel_run(data.draw(st.sampled_from(self.model.parents())))
+
+    def _held(self, data: st.DataObject) -> Claim:
+        held = [claim for claim in self.claims if self.model.held(claim.id, claim.fence)]
+        return data.draw(st.sampled_from(held or self.claims[-6:]))
+
+    def _pending(self, claim: Claim, kind: StepKind, due: int) -> Step:
+        return self._step(claim, 0)._replace(kind=kind, due=due, at=self.now)
+
+    def _begin(self, claim: Claim, step: Step, effect: Effect, until: int, suspends: bool, with_it: bool) -> None:
+        """Recorded by itself, twice, and perhaps suspended after it, or together with the suspension."""
+        if not with_it:
+            for _ in range(2):
+                verdict = self.model.record(claim.id, claim.fence, step, (effect,), self.now)
+                assert self.do("record", claim.id, claim.fence, step, (effect,)) == verdict
+        if suspends or with_it:
+            steps, effects = ((step,), (effect,)) if with_it else ((), ())
+            self._settle(Settlement(claim.id, claim.fence, "suspended", due=until, steps=steps, effects=effects))
 
     def _step(self, claim: Claim, delay: int | None) -> Step:
         message = self.model.messages.get(claim.id)
@@ -253,6 +341,11 @@ class StoreMachine(RuleBasedStateMachine):
             assert (found.state if found else None) == self._state(id), id
             if id in model.messages and found:
                 assert list(found.journal) == model.journal(model.messages[id])
+        for event in ("paid", "sent"):
+            waiters = [(row["run"], row["since"], row["until"] or None) for row in model.waiters(event, self.now)]
+            found = [(waiter.run, waiter.since, waiter.until) for waiter in await store.waiters(event)]
+            assert found == waiters, event
+        assert self._rows() == [len(rows) for rows in (model.arrivals, model.listeners, model.kept)]
         assert {letter.id for letter in await store.dead_letters(limit=1_000)} == set(model.dead)
         assert await store.processed("welcome", ["u1", "u2", "u3", "u4", "u5"]) == set(model.marks)
 
@@ -267,6 +360,11 @@ class StoreMachine(RuleBasedStateMachine):
         if batch.state in {"sealed", "completed"}:
             counts = batch.counts
             assert counts.eligible == counts.started + counts.skipped + counts.left_out
+
+    def _rows(self) -> list[int]:
+        """How much is in the tables of what is waited for: nothing of a run that has ended, for the model has none."""
+        reading = vars(self.store)["_writer"].connection
+        return [reading.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in TABLES]
 
     def _state(self, id: str) -> str | None:
         message = self.model.messages.get(id)

@@ -14,7 +14,10 @@ within a test stands on the same place, as two processes do. Needs pytest, and p
 
 from batchflow.testing.conformance.batches import BatchCases
 from batchflow.testing.conformance.cancelling import CancelCases
+from batchflow.testing.conformance.children import ChildCases
 from batchflow.testing.conformance.claiming import ClaimCases
+from batchflow.testing.conformance.events import EventCases
+from batchflow.testing.conformance.families import FamilyCases
 from batchflow.testing.conformance.flows import FlowCases
 from batchflow.testing.conformance.items import ItemCases
 from batchflow.testing.conformance.ledger import LedgerCases
@@ -25,6 +28,7 @@ from batchflow.testing.conformance.runs import RunCases
 from batchflow.testing.conformance.settling import SettleCases
 from batchflow.testing.conformance.shared import SharedCases
 from batchflow.testing.conformance.steps import RecordCases
+from batchflow.testing.conformance.waiters import WaiterCases
 from batchflow.testing.conformance.workers import WorkerCases
 
 __all__ = ["SharedStoreConformance", "StoreConformance"]
@@ -39,6 +43,10 @@ class StoreConformance(
     RecordCases,
     SettleCases,
     RunCases,
+    EventCases,
+    WaiterCases,
+    ChildCases,
+    FamilyCases,
     BatchCases,
     ItemCases,
     CancelCases,

@@ -4,7 +4,7 @@ import asyncio
 
 from batchflow.core import settlement
 from batchflow.core.flow import FlowControl
-from batchflow.testing.conformance.scene import Cases, Scene, names, ran, sleeping
+from batchflow.testing.conformance.scene import Cases, Scene, names, ran, sleeping, waiting
 
 
 class ClaimCases(Cases):
@@ -186,3 +186,58 @@ class ClaimCases(Cases):
         assert await scene.claim() == []
         await scene.store.enlist("w1", 30_000)
         await scene.claim_one("a")
+
+    async def test_claim_says_since_when_the_message_runs(self, scene: Scene) -> None:
+        """Since its first claim, whatever happened after it."""
+        begun = scene.now
+        claim = await scene.leased("a")
+        assert (claim.started_at, claim.depth) == (begun, 0)
+        await scene.suspend(claim, until=begun + 5)
+        scene.clock.advance("5ms")
+        claim = await scene.claim_one("a")
+        await scene.lose()
+        assert (await scene.claim_one("a")).started_at == claim.started_at == begun
+
+    async def test_claim_brings_the_depth(self, scene: Scene) -> None:
+        """Of a message its own, of an item its batch's."""
+        assert (await scene.leased("a", depth=7)).depth == 7
+        await scene.start(["u1"], depth=3)
+        assert [claim.depth for claim in await scene.items()] == [3]
+
+    async def test_claim_says_nothing_of_what_time_does_not_make_due(self, scene: Scene) -> None:
+        """Who waits without a limit is no reason to come again."""
+        await scene.waits("a")
+        assert await scene.next_due() is None
+        await scene.waits("b", until=scene.now + 50)
+        assert await scene.next_due() == scene.now + 50
+
+    async def test_claim_times_out_waits_for_good(self, scene: Scene) -> None:
+        """Those whose time has come, in time order with timers; not those without one, nor steps of other kinds."""
+        claim = await scene.leased("a")
+        now = scene.now
+        await scene.listen(claim, until=now + 20)
+        await scene.listen(claim, number=2)
+        steps = (sleeping(3, "nap", now + 10), waiting(4, "child", "invoke", due=now + 5))
+        await scene.suspend(claim, *steps, until=now + 10)
+        scene.clock.advance("30ms")
+        claim = await scene.claim_one("a")
+        assert [(step.state, step.position) for step in claim.journal] == [
+            ("timeout", 2),
+            ("pending", 0),
+            ("done", 1),
+            ("pending", 0),
+        ]
+        await scene.store.settle(settlement.released(claim))
+        assert (await scene.claim_one("a")).journal == claim.journal
+
+    async def test_claim_records_what_arrived_for_good(self, scene: Scene) -> None:
+        """A later claim finds it in its old place, and what came after it behind."""
+        claim = await scene.leased("a")
+        await scene.listen(claim, "one")
+        await scene.listen(claim, "two", number=2)
+        await scene.suspend(claim)
+        await scene.store.notify("two", "2")
+        assert await scene.came("a") == [(1, "pending", 0, None), (2, "done", 1, "2")]
+        await scene.store.notify("one", "1")
+        await scene.lose()
+        assert await scene.came("a") == [(1, "done", 2, "1"), (2, "done", 1, "2")]

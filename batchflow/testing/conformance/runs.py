@@ -1,11 +1,12 @@
 """Asking for runs and dead letters, cancelling a run."""
 
 from batchflow.core import ids, settlement
+from batchflow.core.run import Run, RunQuery
 from batchflow.testing.conformance.scene import Cases, Scene, names, ran
 
 
 class RunCases(Cases):
-    """`run`, `cancel_run`, `dead_letters`."""
+    """`run`, `runs`, `cancel_run`, `cancel_runs`, `dead_letters`."""
 
     async def test_run_tells_how_it_stands(self, scene: Scene) -> None:
         """Waiting, then running, then gone."""
@@ -112,3 +113,109 @@ class RunCases(Cases):
         await scene.dead(await scene.claim_one("a"))
         assert [letter.failures for letter in await scene.store.dead_letters()] == [2]
         assert names(await scene.claim()) == []
+
+    async def test_run_keeps_what_it_was_published_with(self, scene: Scene) -> None:
+        """Label and parent, and when it began, also when it has ended, one way or the other."""
+        begun = scene.now + 1_000
+        await scene.publish("done", "dead", "waits", keep=True, label="x", parent=("p", 1))
+        scene.clock.advance("1s")
+        dead, done = await scene.claim(2)
+        scene.clock.advance("1s")
+        await scene.done(done)
+        await scene.dead(dead)
+        seen = {id: await scene.run(id) for id in ("done", "dead", "waits")}
+        assert {(run.label, run.parent) for run in seen.values()} == {("x", "p")}
+        assert [run.started_at for run in seen.values()] == [begun, begun, None]
+        assert [run.created_at for run in seen.values()] == [begun - 1_000] * 3
+
+    async def _some(self, scene: Scene) -> None:
+        await scene.publish("done", "dead", "gone", "running", keep=True, label="x")
+        for claim in await scene.claim():
+            match claim.id:
+                case "done":
+                    await scene.done(claim, result="1")
+                case "dead":
+                    await scene.dead(claim)
+                case "gone":
+                    await scene.store.settle(settlement.answered(claim, "Gone: no", "null"))
+                case _:
+                    await scene.record(claim, ran(1, "one"))
+        scene.clock.advance("1s")
+        await scene.publish("waits", "ended", keep=True, destination="other")
+        await scene.store.cancel_run("ended")
+        await scene.publish("unkept")
+
+    async def _ids(self, scene: Scene, limit: int = 50, **query: object) -> list[str]:
+        return [run.id for run in await scene.store.runs(RunQuery()._replace(**query), limit)]
+
+    async def test_runs_are_those_that_are_kept_the_latest_first(self, scene: Scene) -> None:
+        """Whatever became of them, as `run` tells of them but for the journal; at most as many as asked for."""
+        await self._some(scene)
+        found = await scene.store.runs(RunQuery(), 50)
+        assert [run.id for run in found] == ["waits", "ended", "running", "gone", "done", "dead"]
+        for run in found:
+            one = await scene.run(run.id)
+            assert run == Run(**{name: getattr(one, name) for name in Run.__slots__ if name != "journal"})
+        assert await self._ids(scene, 2) == ["waits", "ended"]
+        assert await self._ids(scene, 0) == []
+
+    async def test_runs_fit_all_of_the_query(self, scene: Scene) -> None:
+        """State, destination and label."""
+        await self._some(scene)
+        assert await self._ids(scene, state="waiting") == ["waits"]
+        assert await self._ids(scene, state="running") == ["running"]
+        assert await self._ids(scene, state="completed") == ["done"]
+        assert await self._ids(scene, state="failed") == ["gone", "dead"]
+        assert await self._ids(scene, state="cancelled") == ["ended"]
+        assert await self._ids(scene, destination="other") == ["waits", "ended"]
+        assert await self._ids(scene, label="x") == ["running", "gone", "done", "dead"]
+        assert await self._ids(scene, label="x", state="failed", destination="work") == ["gone", "dead"]
+        assert await self._ids(scene, label="x", destination="other") == []
+
+    async def test_runs_come_in_pages(self, scene: Scene) -> None:
+        """Page by page all of them and none twice, also where many were made at one time."""
+        ids = [f"m{number:02d}" for number in range(30)]
+        for start in (0, 10, 20):
+            await scene.publish(*ids[start : start + 10], keep=True)
+            scene.clock.advance("1ms")
+        for number, claim in enumerate(await scene.claim()):
+            if number % 3:
+                await (scene.done(claim) if number % 2 else scene.dead(claim))
+        found: list[str] = []
+        before: tuple[int, str] | None = None
+        while page := await scene.store.runs(RunQuery(before=before), 4):
+            found += [run.id for run in page]
+            before = (page[-1].created_at, page[-1].id)
+        assert found == ids[::-1]
+
+    async def test_cancel_runs_ends_all_that_fit(self, scene: Scene) -> None:
+        """Waiting ones at once, leased ones at their next step; what does not fit goes on."""
+        await scene.publish("leased", keep=True, label="x")
+        claim = await scene.claim_one("leased")
+        await scene.publish("a", keep=True, label="x")
+        await scene.publish("b", keep=True, label="y")
+        await scene.publish("c", keep=True, label="x", destination="other")
+        assert await scene.store.cancel_runs(destination="work", label="x") == 2
+        assert await self._ids(scene, state="cancelled") == ["a"]
+        assert await scene.store.record("leased", claim.fence, ran(1, "one")) == "cancelled"
+        assert await scene.store.cancel_runs(destination="work") == 1
+        assert await scene.store.cancel_runs(label="x") == 1
+        assert await self._ids(scene, state="cancelled") == ["c", "b", "a"]
+        assert await scene.store.cancel_runs(label="x") == await scene.store.cancel_runs(destination="other") == 0
+
+    async def test_cancel_runs_takes_along_what_they_wait_for(self, scene: Scene) -> None:
+        """What fits as well is counted, and not ended twice."""
+        await scene.publish("a", keep=True, label="x", destination="other")
+        parent = await scene.claim_one("a")
+        await scene.invoke(parent, "c1", keep=True, label="x")
+        await scene.invoke(parent, "c2", number=2, keep=True)
+        await scene.suspend(parent)
+        assert await scene.store.cancel_runs(label="x") == 2
+        assert await self._ids(scene, state="cancelled") == ["c2", "c1", "a"]
+        assert await scene.next_due() is None
+
+    async def test_cancel_runs_ends_thousands(self, scene: Scene) -> None:
+        """However many there are."""
+        await scene.publish(*(f"m{number:04d}" for number in range(2_500)), keep=True, label="x")
+        assert await scene.store.cancel_runs(label="x") == 2_500
+        assert await scene.next_due() is None

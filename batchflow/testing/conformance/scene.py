@@ -11,8 +11,8 @@ from batchflow.core.batch import Batch, Counts, NewBatch
 from batchflow.core.clock import Clock
 from batchflow.core.flow import FlowControl, FlowStatus
 from batchflow.core.message import Claim, Claimed, Message
-from batchflow.core.run import Step
-from batchflow.core.settlement import Effect, Enter, Page, Settled, StartItems
+from batchflow.core.run import NEVER, Run, Step, StepKind
+from batchflow.core.settlement import Effect, Enter, Listen, OpenBatch, Page, Publish, Settled, StartItems
 from batchflow.stores.protocol import Store
 from batchflow.testing.clock import ManualClock
 
@@ -48,6 +48,11 @@ def ran(number: int, name: str, **changes: Any) -> Step:
 def sleeping(number: int, name: str, due: int) -> Step:
     """A timer that goes on at `due`."""
     return Step(number, name, "sleep", "pending", due=due)
+
+
+def waiting(number: int = 1, name: str = "wait", kind: StepKind = "wait", *, due: int = 0) -> Step:
+    """A step that waits for something from outside, an event for one; `due` is when it times out."""
+    return Step(number, name, kind, "pending", due=due)
 
 
 def names(claims: Iterable[Claim]) -> list[str]:
@@ -111,6 +116,52 @@ class Scene:
     async def dead(self, claim: Claim, error: str = "Boom: no") -> Settled:
         """Settle a claim as dead."""
         return await self.store.settle(settlement.dead(claim, error))
+
+    async def suspend(self, claim: Claim, *steps: Step, until: int = NEVER, effects: tuple[Effect, ...] = ()) -> None:
+        """Suspend the run of a claim."""
+        assert not (await self.store.settle(settlement.suspended(claim, until, steps, effects))).stale
+
+    async def record(self, claim: Claim, step: Step, *effects: Effect) -> None:
+        """Record a step with effects, while the claim is held."""
+        assert await self.store.record(claim.id, claim.fence, step, effects) == "recorded"
+
+    async def listen(self, claim: Claim, event: str = "paid", *, number: int = 1, until: int = 0) -> None:
+        """A step of a claim begins to wait for an event."""
+        await self.record(claim, waiting(number, due=until), Listen(number, event, until))
+
+    async def waits(self, id: str, event: str = "paid", *, until: int = 0, **changes: Any) -> None:
+        """A run that is suspended and waits for an event with its first step."""
+        claim = await self.leased(id, **changes)
+        await self.listen(claim, event, until=until)
+        await self.suspend(claim, until=until or NEVER)
+
+    async def invoke(self, claim: Claim, child: str, *, number: int = 1, **changes: Any) -> None:
+        """A step of a claim starts a child and waits for its end."""
+        changes = {"parent": (claim.id, number), "depth": claim.depth + 1, **changes}
+        await self.record(claim, waiting(number, child, "invoke"), Publish((message(child, **changes),)))
+
+    async def invoke_batch(self, claim: Claim, batch: str = "bat_a", *, number: int = 1, **changes: Any) -> None:
+        """A step of a claim opens a batch and waits for its end."""
+        opened = new_batch(batch, parent=(claim.id, number), depth=claim.depth + 1, **changes)
+        first = message(ids.entry_id(batch), destination="entry", batch=batch)
+        await self.record(claim, waiting(number, batch, "invoke"), OpenBatch(opened, (first,)))
+
+    async def parent(self, *children: str, id: str = "p", **changes: Any) -> None:
+        """A run that is suspended until these children of it have ended, which are yet to be claimed."""
+        claim = await self.leased(id)
+        for number, child in enumerate(children, 1):
+            await self.invoke(claim, child, number=number, **changes)
+        await self.suspend(claim)
+
+    async def run(self, id: str) -> Run:
+        """A run that is known."""
+        found = await self.store.run(id)
+        assert found is not None, id
+        return found
+
+    async def came(self, id: str) -> list[tuple[int, str, int, str | None]]:
+        """The claim of the one run there is, by its steps: number, state, position, value."""
+        return [(step.number, step.state, step.position, step.value) for step in (await self.claim_one(id)).journal]
 
     async def lose(self) -> int:
         """Let the lease of the scene's worker end and take its claims back; it is enlisted again."""

@@ -152,3 +152,32 @@ class SharedCases(Cases):
                 await scene.publish(f"busy{number}")
                 # Time passes for the process as it does for everyone.
                 scene.clock.advance("1ms")
+
+    async def test_notify_wakes_the_runs_of_other_processes(self, scene: Scene, second: Scene) -> None:
+        """Whoever began the wait: the one who tells of the event may be any, and whoever claims first goes on."""
+        await scene.waits("a")
+        assert [waiter.run for waiter in await second.store.waiters("paid")] == ["a"]
+        async with asyncio.timeout(60):
+            woken = asyncio.Event()
+            # The first look around after the opening tells of the past.
+            scene.store.on_change(lambda foreign: woken.set() if foreign else None)
+            await woken.wait()
+            woken.clear()
+            assert list(await second.store.notify("paid", "1")) == ["a"]
+            await woken.wait()
+        assert await scene.came("a") == [(1, "done", 1, "1")]
+
+    async def test_settle_of_a_child_wakes_a_parent_of_another_process(self, scene: Scene, second: Scene) -> None:
+        """Also where that one suspends at this moment."""
+        parent = await scene.leased("p")
+        await scene.invoke(parent, "c")
+        child = await second.claim_one("c")
+        await asyncio.gather(scene.suspend(parent), second.done(child))
+        assert await second.came("p") == [(1, "done", 1, '"ok"')]
+
+    async def test_cancel_run_reaches_children_in_other_processes(self, scene: Scene, second: Scene) -> None:
+        """At their next step."""
+        await scene.parent("c")
+        child = await second.claim_one("c")
+        assert await scene.store.cancel_run("p")
+        assert await second.store.record("c", child.fence, ran(1, "one")) == "cancelled"

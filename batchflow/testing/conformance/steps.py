@@ -3,7 +3,8 @@
 import asyncio
 
 from batchflow.core import settlement
-from batchflow.testing.conformance.scene import Cases, Scene, ran, sleeping
+from batchflow.core.settlement import Accept, Notify, Publish
+from batchflow.testing.conformance.scene import Cases, Scene, message, ran, sleeping, waiting
 
 
 class RecordCases(Cases):
@@ -113,3 +114,69 @@ class RecordCases(Cases):
         (claim,) = await scene.items()
         await scene.store.cancel_batch("bat_a")
         assert await scene.store.record(claim.id, claim.fence, ran(1, "one")) == "cancelled"
+
+    async def test_record_of_a_wait_is_durable_when_it_begins(self, scene: Scene) -> None:
+        """With its kind, since when it waits and when it times out; an outcome has its time as well."""
+        claim = await scene.leased("a")
+        steps = (
+            waiting(1, "event", due=scene.now + 5)._replace(at=scene.now),
+            waiting(2, "child", "invoke")._replace(at=scene.now),
+            waiting(3, "url", "call")._replace(at=scene.now),
+            ran(4, "mine", position=1, at=scene.now),
+            ran(5, "theirs", kind="invoke", state="cancelled", position=2, value=None),
+            ran(6, "late", kind="wait", state="timeout", position=3, value="null"),
+        )
+        for step in steps:
+            await scene.record(claim, step)
+        assert (await scene.run("a")).journal == steps
+
+    async def test_record_writes_effects_with_the_step(self, scene: Scene) -> None:
+        """All of them or, where the step is refused, none."""
+        claim = await scene.leased("a")
+        await scene.waits("b")
+        step, effects = ran(1, "one"), (Publish((message("c"),)), Accept("secret"), Notify("paid", "1"))
+        assert await scene.store.record("a", claim.fence + 1, step, effects) == "stale"
+        await scene.store.cancel_run("a")
+        assert await scene.store.record("a", claim.fence, step, effects) == "cancelled"
+        assert (await scene.store.run("c"), await scene.store.webhook("secret")) == (None, None)
+        assert await scene.next_due() is None
+        await scene.store.settle(settlement.cancelled(claim))
+        await scene.record(await scene.leased("a"), step, *effects)
+        assert await scene.store.webhook("secret") == "a"
+        assert sorted(claim.id for claim in await scene.claim()) == ["b", "c"]
+
+    async def test_record_writes_effects_once(self, scene: Scene) -> None:
+        """The same step again, later or in the same moment, has no effect any more."""
+        claim = await scene.leased("a")
+        for _ in range(2):
+            await scene.record(claim, ran(1, "tell"), Notify("paid", "1", "a"))
+        await asyncio.gather(*(scene.record(claim, ran(2, "tell"), Notify("paid", "2", "a")) for _ in range(3)))
+        for number in (3, 4, 5):
+            await scene.listen(claim, number=number)
+        await scene.suspend(claim)
+        assert [step.value for step in (await scene.claim_one("a")).journal[2:]] == ["1", "2", None]
+
+    async def test_record_writes_the_effects_of_an_outcome_after_those_of_the_wait(self, scene: Scene) -> None:
+        """A step that was pending is another one once it has an outcome."""
+        claim = await scene.leased("a")
+        await scene.record(claim, waiting(1, "one", "call"), Publish((message("b"),)))
+        await scene.record(claim, ran(1, "one", kind="call"), Publish((message("c"),)))
+        assert sorted(claim.id for claim in await scene.claim()) == ["b", "c"]
+
+    async def test_record_of_effects_in_company(self, scene: Scene) -> None:
+        """Steps with and without effects, of claims that are held and that are not, at the same moment."""
+        await scene.publish("a", "b", "c")
+        a, b, c = await scene.claim()
+        await scene.done(b)
+        await scene.store.cancel_run("c")
+        verdicts = await asyncio.gather(
+            *(
+                scene.store.record(claim.id, claim.fence, ran(1, "one"), (Publish((message(f"{claim.id}1"),)),))
+                for claim in (a, b, c)
+            ),
+            scene.store.record("a", a.fence, ran(2, "two")),
+            scene.store.record("a", a.fence, ran(3, "three"), (Publish((message("a3"),)),)),
+        )
+        assert list(verdicts) == ["recorded", "stale", "cancelled", "recorded", "recorded"]
+        assert sorted(claim.id for claim in await scene.claim()) == ["a1", "a3"]
+        assert [step.number for step in (await scene.run("a")).journal] == [1, 2, 3]
