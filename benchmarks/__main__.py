@@ -14,6 +14,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.scenarios import SCENARIOS
+
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 MARK = "<!-- measured -->"
 Figures = dict[str, float]
@@ -59,7 +61,27 @@ def rows(found: dict[str, Figures]) -> list[Row]:
         _ratio("trigger to first execute", first["first_ms"], "ms", "trigger alone (one commit)", commit_ms),
         _ratio("rate of 200/s held", rate["per_s"], "starts/s", "the limit", 200),
         ("busiest second under that rate", f"{rate['busiest_second']:.0f} starts", "200", "-"),
+        *_step_rows(found, commit_ms),
         ("idle worker", f"{found['idle']['core_percent']:.2f}% of a core", "1%", "-"),
+    ]
+
+
+def _step_rows(found: dict[str, Figures], commit_ms: float) -> list[Row]:
+    chain, runs, sleepers = found["sequential_steps"], found["parallel_runs"], found["sleeping_runs"]
+    ten = chain["us_at_10"]
+    return [
+        _ratio("a step of a run of 10", ten, "us", "one commit", commit_ms * 1e3),
+        _ratio("a step of a run of 100", chain["us_at_100"], "us", "of 10", ten),
+        _ratio("a step of a run of 1,000", chain["us_at_1000"], "us", "of 10", ten),
+        _ratio(
+            "steps of 1,000 runs at once",
+            runs["thousand_runs_steps_per_s"],
+            "steps/s",
+            "of one run",
+            runs["one_run_steps_per_s"],
+        ),
+        _ratio("10,000 sleeping runs, the latest wakes after", sleepers["max_ms"], "ms", "wanted", 1_000),
+        ("… half of them, 99% of them", f"{sleepers['p50_ms']:.0f} ms, {sleepers['p99_ms']:.0f} ms", "-", "-"),
     ]
 
 
@@ -92,7 +114,7 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=3, help="runs of each measurement; medians are shown")
     parser.add_argument("--write", action="store_true", help="put the table into docs/benchmarks.md")
     given = parser.parse_args()
-    names = ("references", "batch_20k", "command_20k", "batch_200k", "dry_run", "idle", "latency", "rate")
+    names = tuple(SCENARIOS)
     runs: dict[str, list[Figures]] = {name: [] for name in names}
     console = Console()
     # Round by round, so that a figure and its reference meet the same moods of the machine.

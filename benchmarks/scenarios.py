@@ -10,23 +10,14 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-import structlog
-
-from batchflow import Batchflow, BatchWorkflow, FlowControl, NoParams, Page
+from batchflow import BatchWorkflow, FlowControl, NoParams, Page
 from batchflow.cli.loop import new_loop, spare_the_collector
+from benchmarks.app import quiet_app
 from benchmarks.job import Greet
 from benchmarks.references import python_items, sqlite_items
+from benchmarks.steps import parallel_runs, sequential_steps, sleeping_runs
 
 Figures = dict[str, float]
-
-
-def _app(folder: Path) -> Batchflow:
-    # As an app does that configures nothing else: lines from INFO on, written to where nobody looks.
-    structlog.configure(
-        wrapper_class=structlog.make_filtering_bound_logger(20),
-        logger_factory=structlog.PrintLoggerFactory((folder / "log").open("w")),
-    )
-    return Batchflow(f"sqlite:///{folder / 'benchmark.db'}")
 
 
 def _peak_mib() -> float:
@@ -35,7 +26,7 @@ def _peak_mib() -> float:
 
 async def end_to_end(folder: Path, items: int) -> Figures:
     """A batch from trigger to the end of its `on_complete`."""
-    flow = _app(folder)
+    flow = quiet_app(folder)
     greet = flow.add(Greet(items))
     async with flow:
         cpu, begun = time.process_time(), time.perf_counter()
@@ -71,7 +62,7 @@ async def references(folder: Path) -> Figures:
 async def dry_run(folder: Path) -> Figures:
     """A dry run of a million ids through the default filter; and the same ids only fetched."""
     items = 1_000_000
-    flow = _app(folder)
+    flow = quiet_app(folder)
     workflow = Greet(items)
     greet = flow.add(workflow)
     async with flow:
@@ -91,7 +82,7 @@ async def dry_run(folder: Path) -> Figures:
 
 async def idle(folder: Path) -> Figures:
     """A worker with nothing to do, for ten seconds."""
-    flow = _app(folder)
+    flow = quiet_app(folder)
     flow.add(Greet(1))
     async with flow:
         await asyncio.sleep(1)
@@ -119,7 +110,7 @@ class Latency(BatchWorkflow[NoParams]):
 
 async def latency(folder: Path) -> Figures:
     """From trigger to the first item's execution, the median of 50; and one commit of SQLite beside it."""
-    flow = _app(folder)
+    flow = quiet_app(folder)
     workflow = Latency()
     bound = flow.add(workflow)
     taken: list[float] = []
@@ -154,7 +145,7 @@ class Limited(Latency):
 
 async def rate(folder: Path) -> Figures:
     """A rate of 200 a second, over 2,000 items; the busiest second of it."""
-    flow = _app(folder)
+    flow = quiet_app(folder)
     workflow = Limited()
     bound = flow.add(workflow)
     async with flow:
@@ -167,7 +158,19 @@ async def rate(folder: Path) -> Figures:
 
 SCENARIOS: dict[str, Callable[[Path], Awaitable[Figures]]] = {
     scenario.__name__: scenario
-    for scenario in (references, batch_20k, command_20k, batch_200k, dry_run, idle, latency, rate)
+    for scenario in (
+        references,
+        batch_20k,
+        command_20k,
+        batch_200k,
+        dry_run,
+        idle,
+        latency,
+        rate,
+        sequential_steps,
+        parallel_runs,
+        sleeping_runs,
+    )
 }
 
 
