@@ -36,6 +36,8 @@ class Workflow(Generic[Params, Result]):
         self._layers = layers
         self.definition = layers.definition
         self.name = layers.definition.name
+        self.added: BatchWorkflow[Any, Any, Any] = layers.workflow
+        """What was added: an object of the user's own class."""
         self.endpoints: tuple[Endpoint, ...] = endpoints_of(layers)
         """The layers, each at its route; `complete` is the end of a batch."""
         self.declared_flows: tuple[FlowControl, ...] = layers.definition.flows

@@ -12,9 +12,6 @@ from typing import Annotated, Any
 import typer
 
 from batchflow.app import Batchflow
-from batchflow.batch.bound import Workflow
-from batchflow.batch.layers import Layers
-from batchflow.batch.workflow import BatchWorkflow
 from batchflow.checking.check import check
 from batchflow.checking.finding import Finding
 from batchflow.checking.source import Source
@@ -86,12 +83,7 @@ def _durable(flow: Batchflow) -> Iterator[Durable]:
         yield _read(route, served.function, 0)
     for name, workflow in flow.workflows.items():
         if "process" in workflow.definition.has:
-            yield _read(f"{name}.process", _user_class(workflow).process, 1)
-
-
-def _user_class(workflow: Workflow[Any, Any]) -> type[BatchWorkflow[Any, Any, Any]]:
-    layers = next(it for it in vars(workflow).values() if isinstance(it, Layers))
-    return type(layers.workflow)
+            yield _read(f"{name}.process", type(workflow.added).process, 1)
 
 
 def _read(name: str, function: Callable[..., Any], place: int) -> Durable:

@@ -12,7 +12,7 @@ import batchflow
 from tests.house.sources import ROOT
 
 AT_MOST = 25
-NOT_IMPORTED = ("batchflow.cli", "batchflow.testing", "fastapi", "redis", "typer")  # rich comes with structlog
+NOT_IMPORTED = ("batchflow.cli", "batchflow.testing", "fastapi", "httpx", "redis", "typer")  # rich comes with structlog
 
 
 def public(names: Iterable[str]) -> set[str]:
