@@ -14,6 +14,7 @@ from batchflow.core.clock import Clock, Entropy
 from batchflow.core.duration import Duration
 from batchflow.core.flow import FlowControl
 from batchflow.core.retry import RetryPolicy
+from batchflow.core.spelling import check_options
 from batchflow.engine.engine import Engine, EngineOptions
 from batchflow.engine.interrupt import on_interrupt
 from batchflow.engine.system import SystemClock, SystemEntropy
@@ -151,6 +152,7 @@ class Batchflow(Operations):
                 delivered yet.
             DuplicateNameError: the route is served already.
         """
+        check_options("flow.serve", options, Serving.__annotations__)
         checked: ServeOptions[Any] = ServeOptions(**options)
 
         def take(fn: Callable[[WorkflowContext[Payload]], Awaitable[Result]]) -> ServedFunction[Payload, Result]:

@@ -6,7 +6,10 @@ BatchflowError
 ├── InputError                  what a caller sent is wrong (a payload, an id, a limit); nothing was started
 │   └── NotFoundError           the batch, run or workflow that was asked for does not exist
 ├── RunError                    a run went wrong; what user code and callers see of it
+│   ├── TimedOut                the time of `ctx.timeout` is over: a TimeoutError, the same on every replay
 │   ├── StepFailed              a step's attempts are used up; raised at the step, the same on every replay
+│   │   ├── ChildFailed         the child that `ctx.invoke` waited for failed for good
+│   │   └── ChildCancelled      … or was cancelled
 │   ├── ReplayError             code and journal do not fit, a name was used twice, a step stands inside a step
 │   ├── UnserializableError     a value does not survive its JSON form
 │   ├── RunFailed               what `RunHandle.wait` raises of a run that failed or was cancelled
@@ -24,6 +27,8 @@ from datetime import timedelta
 __all__ = [
     "BatchFailed",
     "BatchflowError",
+    "ChildCancelled",
+    "ChildFailed",
     "ConfigurationError",
     "DuplicateNameError",
     "InputError",
@@ -38,6 +43,7 @@ __all__ = [
     "StoreError",
     "StoreIncompatible",
     "StoreUnavailable",
+    "TimedOut",
     "UnserializableError",
 ]
 
@@ -98,6 +104,32 @@ class StepFailed(RunError):
         self.step = step
         self.error = error
         self.attempts = attempts
+
+
+class ChildFailed(StepFailed):
+    """The run that `ctx.invoke` waited for failed for good. `error` says why, `child` what was invoked."""
+
+    code = "child_failed"
+
+    def __init__(self, step: str, child: str, error: str) -> None:
+        RunError.__init__(self, f"step '{step}': '{child}' failed: {error}")
+        self.step, self.child, self.error, self.attempts = step, child, error, 1
+
+
+class ChildCancelled(StepFailed):
+    """The run that `ctx.invoke` waited for was cancelled. `child` is what was invoked."""
+
+    code = "child_cancelled"
+
+    def __init__(self, step: str, child: str) -> None:
+        RunError.__init__(self, f"step '{step}': '{child}' was cancelled")
+        self.step, self.child, self.error, self.attempts = step, child, "it was cancelled", 1
+
+
+class TimedOut(RunError, TimeoutError):
+    """The time of `ctx.timeout` is over. No retry helps: it is over on every replay."""
+
+    code = "timed_out"
 
 
 class ReplayError(RunError):

@@ -11,7 +11,7 @@ from batchflow.serve import asking
 from batchflow.serve.asking import RunPage, Selection
 from batchflow.serve.handle import RunHandle
 from batchflow.serve.served import ServedFunction
-from batchflow.serve.starting import Trigger, TriggerOptions
+from batchflow.serve.starting import TriggerOptions, trigger_of
 
 Payload = TypeVar("Payload")
 Result = TypeVar("Result")
@@ -37,7 +37,7 @@ class Operations:
 
         The options are those of `trigger` but for `run_id` and `dedup_id`, which name one run.
         """
-        return await function.trigger_many(payloads, Trigger(**options))
+        return await function.trigger_many(payloads, trigger_of(options))
 
     def trigger_sync(
         self, function: ServedFunction[Payload, Result], payload: Payload, **options: Unpack[TriggerOptions]

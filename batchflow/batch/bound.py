@@ -101,7 +101,7 @@ class Workflow(Generic[Params, Result]):
 
     def invoked(self, payload: Params, link: Link, options: ChildOptions) -> tuple[Effect, ...]:
         """What opens a batch for the run that waits for it."""
-        if options.retry is not None or options.flow_control is not None or options.headers:
+        if not (options.retries is options.retry_delay is options.flow_control is None):
             raise ConfigurationError(
                 f"'{self.name}' is a batch workflow, whose retries and limits are its class's; invoke it without them"
             )

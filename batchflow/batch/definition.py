@@ -11,11 +11,11 @@ from batchflow.batch import options
 from batchflow.batch.annotations import is_model, is_open, spell_type, type_arguments
 from batchflow.batch.hooks import NAMES, check_hooks, hooks_of, written
 from batchflow.batch.names import Routes, Steps, Wire, kebab
-from batchflow.batch.spelling import slips
 from batchflow.batch.wire_names import check_fields
 from batchflow.core.codec import Codec
 from batchflow.core.flow import FlowControl
 from batchflow.core.retry import RetryPolicy
+from batchflow.core.spelling import slips
 from batchflow.errors import BatchflowError, ConfigurationError
 
 GIVEN = ("params", "item_id", "unprocessed")

@@ -10,9 +10,9 @@ from pydantic_core import from_json, to_json
 
 from batchflow.batch.definition import Definition
 from batchflow.batch.names import camel
-from batchflow.batch.spelling import did_you_mean
 from batchflow.batch.walk import Probe
 from batchflow.batch.wire_names import spellings, wire_name
+from batchflow.core.spelling import did_you_mean
 from batchflow.errors import InputError
 
 Params = TypeVar("Params", bound=BaseModel)

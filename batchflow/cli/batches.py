@@ -1,6 +1,6 @@
 """`batchflow batches`: what is in the store, without the module that put it there."""
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Annotated
@@ -9,17 +9,13 @@ import typer
 
 from batchflow.cli import documents, report
 from batchflow.cli.output import Output
-from batchflow.cli.place import store_at
+from batchflow.cli.place import Json, Url, store_at
 from batchflow.cli.target import load_flow
 from batchflow.core.batch import Batch
 from batchflow.errors import NotFoundError
 from batchflow.settings import Settings
 from batchflow.stores.protocol import Store
 
-Url = Annotated[
-    str | None, typer.Option(metavar="URL", help="Where the state lives; by default BATCHFLOW_URL says it.")
-]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 BatchId = Annotated[str, typer.Argument(metavar="ID", help="The id of the batch: bat_….")]
 
 group = typer.Typer(help="List batches, look into one, cancel one.", rich_markup_mode=None)
@@ -101,15 +97,6 @@ class CancelBatch:
         else:
             Output().say(f"Batch {batch.id} had ended before: it is {batch.state}")
         return 0 if cancelled else 1
-
-
-def with_default(arguments: Sequence[str]) -> list[str]:
-    """The command line with `list` put in where `batches` is followed by no command of its own."""
-    words = list(arguments)
-    known = {*(command.name for command in group.registered_commands), "--help", "-h"}
-    if words[:1] == ["batches"] and not known & set(words[1:2]):
-        words.insert(1, "list")
-    return words
 
 
 @asynccontextmanager

@@ -10,8 +10,9 @@ from typing import Annotated, Protocol, runtime_checkable
 
 import typer
 
-from batchflow.cli import batches
+from batchflow.cli import batches, runs
 from batchflow.cli.check import Check
+from batchflow.cli.events import Notify, Waiters
 from batchflow.cli.loop import run_to_the_end
 from batchflow.cli.output import Output
 from batchflow.cli.run import Run
@@ -60,7 +61,11 @@ def batchflow(
 app.command("run")(Run)
 app.command("worker")(Worker)
 app.command("check")(Check)
-app.add_typer(batches.group, name="batches")
+app.command("notify")(Notify)
+app.command("waiters")(Waiters)
+GROUPS = {"batches": batches.group, "runs": runs.group}
+for name, group in GROUPS.items():
+    app.add_typer(group, name=name)
 
 
 def main() -> None:
@@ -82,7 +87,7 @@ def invoke(arguments: Sequence[str]) -> int:
     is wrong. 130 and 143: stopped by Ctrl-C or SIGTERM. What is wrong stands on stderr as one sentence.
     """
     try:
-        asked = app(args=batches.with_default(arguments), prog_name="batchflow", standalone_mode=False)
+        asked = app(args=with_default(arguments), prog_name="batchflow", standalone_mode=False)
         if isinstance(asked, Command):
             return run_to_the_end(asked.carry_out())
         return asked if isinstance(asked, int) else 0
@@ -94,6 +99,17 @@ def invoke(arguments: Sequence[str]) -> int:
     except typer.TyperException as error:
         _tell(_usage(error))
         return error.exit_code
+
+
+def with_default(arguments: Sequence[str]) -> list[str]:
+    """The command line with `list` put in where `batches` or `runs` is followed by no command of its own."""
+    words = list(arguments)
+    group = GROUPS.get(words[0]) if words else None
+    if group is not None:
+        known = {*(command.name for command in group.registered_commands), "--help", "-h"}
+        if not known & set(words[1:2]):
+            words.insert(1, "list")
+    return words
 
 
 def _usage(error: typer.TyperException) -> str:

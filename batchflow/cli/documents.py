@@ -5,11 +5,16 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pydantic.alias_generators import to_camel
+from pydantic_core import from_json
 
 from batchflow.batch.status import BatchStatus
 from batchflow.batch.summary import BatchSummary
 from batchflow.core.batch import Batch, Counts, Item
 from batchflow.core.message import DeadLetter
+from batchflow.core.run import Run, Step, Waiter
+
+LATEST_MS = 253_402_300_799_999
+"""The end of the year 9999. What goes on later than that does not go on by time alone."""
 
 
 def of_summary(summary: BatchSummary, sentence: str, *, resumed: bool) -> dict[str, Any]:
@@ -91,16 +96,67 @@ def of_dead_letters(letters: Iterable[DeadLetter]) -> list[dict[str, Any]]:
     ]
 
 
+def of_run(run: Run) -> dict[str, Any]:
+    """A run as a list of runs has it."""
+    return {
+        "workflowRunId": run.id,
+        "route": run.destination,
+        "state": run.state,
+        "result": value(run.result),
+        "error": run.error,
+        "failures": run.failures,
+        "label": run.label,
+        "parent": run.parent,
+        "batchId": run.batch,
+        "createdAt": moment(run.created_at),
+        "startedAt": moment(run.started_at),
+        "endedAt": moment(run.ended_at),
+    }
+
+
+def of_run_with_steps(run: Run) -> dict[str, Any]:
+    """A run with its payload and its steps."""
+    return {**of_run(run), "payload": value(run.payload), "steps": [_of_step(step) for step in run.journal]}
+
+
+def _of_step(step: Step) -> dict[str, Any]:
+    return {
+        "name": step.name,
+        "kind": step.kind,
+        "state": step.state,
+        "attempts": step.failures + (step.state == "done") if step.kind == "run" else None,
+        "recordedAt": moment(step.at) if step.position and step.at else None,
+        "dueAt": moment(step.due) if step.state == "pending" and step.due else None,
+        "result": value(step.value),
+        "error": step.error,
+    }
+
+
+def of_waiter(waiter: Waiter) -> dict[str, Any]:
+    """A run that waits for an event."""
+    return {
+        "workflowRunId": waiter.run,
+        "step": waiter.step,
+        "since": moment(waiter.since),
+        "until": moment(waiter.until),
+    }
+
+
+def value(text: str | None) -> Any:
+    """What JSON text says; None where there is none."""
+    return None if text is None else from_json(text)
+
+
 def of_counts(counts: Counts) -> dict[str, int]:
     """Every count, by its name."""
     return {to_camel(name): count for name, count in counts._asdict().items()}
 
 
 def moment(ms: int | None) -> str | None:
-    """A time in the way all programs read it."""
+    """A time in the way all programs read it; None where there is none, or it is never."""
     return (
         None
-        if ms is None
+        if ms is None or ms > LATEST_MS
         else datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     )
 

@@ -1,15 +1,17 @@
 """`-p name=value` and `--params JSON`: read against the workflow's parameters."""
 
-from collections.abc import Sequence
-from typing import Any, cast
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar, cast
 
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined, from_json, to_json
 
 from batchflow.batch.bound import Workflow
-from batchflow.batch.spelling import did_you_mean
 from batchflow.batch.wire_names import spellings, wire_name
+from batchflow.core.spelling import did_you_mean
 from batchflow.errors import InputError
+
+T = TypeVar("T")
 
 _OPTIONS = {
     "dryRun": "--dry-run",
@@ -34,14 +36,28 @@ def read_params(workflow: Workflow[Any, Any], pairs: Sequence[str], text: str | 
     given = reader.of_json(text) | reader.of_pairs(pairs)
     reader.check_required(given)
     as_text = {name for pair in pairs for name in [reader.field(pair.partition("=")[0])]}
+    return fitted(given, as_text, reader.validated, reader.field)
+
+
+def fitted(
+    given: dict[str, Any], as_text: set[str], read: Callable[[dict[str, Any]], T], field: Callable[[str], str]
+) -> T:
+    """What `read` makes of `given`; one of the fields `as_text` that does not fit as text is tried as JSON.
+
+    `field` gives the name in `given` of one that an error names.
+
+    Raises:
+        InputError: what `read` raises, of a value that does not fit either way.
+    """
+    given, left = dict(given), set(as_text)
     while True:
         try:
-            return reader.validated(given)
+            return read(given)
         except InputError as error:
-            name = reader.field((error.field or "").partition(".")[0])
-            if name not in as_text:
+            name = field((error.field or "").partition(".")[0])
+            if name not in left:
                 raise
-            as_text.discard(name)
+            left.discard(name)
             try:
                 given[name] = from_json(given[name])
             except ValueError:

@@ -1,13 +1,36 @@
-"""The store of commands that only look: one that is not there is not made."""
+"""The store of commands that need no module: one that is not there is not made."""
 
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Annotated
 
-from batchflow.app import open_store
+import typer
+
+from batchflow.app import Batchflow, open_store
+from batchflow.engine.engine import Engine
 from batchflow.engine.system import SystemClock
 from batchflow.errors import InputError
 from batchflow.settings import Settings
 from batchflow.stores.protocol import Store
 from batchflow.stores.sqlite import SqliteStore
+
+Url = Annotated[
+    str | None, typer.Option(metavar="URL", help="Where the state lives; by default BATCHFLOW_URL says it.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+
+
+@asynccontextmanager
+async def engine_at(url: str | None) -> AsyncGenerator[Engine]:
+    """The engine of an app without functions, at the store of `url`: it asks, and does no work.
+
+    Raises:
+        InputError: as for `store_at`.
+    """
+    settings = Settings.load(url=url)
+    async with Batchflow(store_at(settings), worker=False) as flow:
+        yield flow.engine
 
 
 def store_at(settings: Settings) -> Store:

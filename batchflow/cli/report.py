@@ -1,6 +1,6 @@
 """What people read: statistics, summaries, lists."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,7 +16,7 @@ from batchflow.core.flow import FlowControl
 from batchflow.core.message import DeadLetter
 
 _FIRST_FAILURES = 5
-_COLOURS = {"failed": "red", "cancelled": "yellow", "cancelling": "yellow"}
+COLOURS = {"failed": "red", "cancelled": "yellow", "cancelling": "yellow"}
 _COLUMNS = ("batch", "workflow", "state", "done", "failed", "skipped", "started", "took", "label")
 _NUMBERS = {"done", "failed", "skipped", "took"}
 
@@ -37,7 +37,7 @@ def statistics(output: Output, workflow: Workflow[Any, Any], found: Statistics) 
         "mean time": mean,
     }
     output.say(workflow.name, style="bold")
-    _pairs(output, rows)
+    pairs(output, rows)
     output.say(found.message)
 
 
@@ -60,10 +60,10 @@ def summary(output: Output, ended: BatchSummary, sentence: str, failures: Sequen
         "took": f"{show(ended.duration_ms)}{rate}",
     }
     rows |= {"error": ended.error} if ended.error else {}
-    _pairs(output, rows)
+    pairs(output, rows)
     if failures:
         output.say("Failed:")
-        _pairs(output, {item.id: _first_line(item.error) for item in failures}, indent="  ")
+        pairs(output, {item.id: first_line(item.error) for item in failures}, indent="  ")
         left = counts.failed - len(failures)
         more = f"{left:,} more; all of them: " if left else "all about it: "
         output.say(f"  {more}{program()} batches show {ended.id}")
@@ -85,15 +85,8 @@ def batches(output: Output, found: Sequence[Batch]) -> None:
         output.say("No batches")
         return
     columns = _COLUMNS if any(it.label for it in found) else _COLUMNS[:-1]
-    rows = [columns, *(_row(it)[: len(columns)] for it in found)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for number, row in enumerate(rows):
-        cells = [
-            cell.rjust(width) if name in _NUMBERS else cell.ljust(width)
-            for cell, width, name in zip(row, widths, columns, strict=True)
-        ]
-        style = "bold" if number == 0 else _COLOURS.get(found[number - 1].state, "")
-        output.say("  ".join(cells).rstrip(), style=style)
+    rows = [_row(it)[: len(columns)] for it in found]
+    table(output, columns, rows, [COLOURS.get(it.state, "") for it in found], numbers=_NUMBERS)
 
 
 def _row(it: Batch) -> tuple[str, ...]:
@@ -105,7 +98,7 @@ def _row(it: Batch) -> tuple[str, ...]:
         f"{counts.succeeded:,}/{max(counts.started, it.total or 0):,}",
         f"{counts.failed:,}",
         f"{counts.skipped:,}",
-        _local(it.created_at, "%m-%d %H:%M"),
+        local(it.created_at, "%m-%d %H:%M"),
         "" if it.ended_at is None else show(it.ended_at - it.created_at),
         it.label or "",
     )
@@ -121,17 +114,17 @@ def batch(output: Output, found: Batch, failed: Sequence[Item], letters: Sequenc
         "parameters": found.params,
         "items": spell_counts(counts),
         "eligible": f"{counts.eligible:,} on {found.pages:,} pages, {found.chunks:,} chunks",
-        "started": _local(found.created_at),
-        "ended": _local(found.ended_at),
+        "started": local(found.created_at),
+        "ended": local(found.ended_at),
     }
     rows |= {"error": found.error} if found.error else {}
-    _pairs(output, rows)
+    pairs(output, rows)
     if failed:
         output.say(f"Failed items{_of(len(failed), counts.failed)}:", style="bold")
-        _pairs(output, {item.id: _first_line(item.error) for item in failed}, indent="  ")
+        pairs(output, {item.id: first_line(item.error) for item in failed}, indent="  ")
     if letters:
         output.say("Dead letters:", style="bold")
-        _pairs(output, {letter.id: _spell_letter(letter) for letter in letters}, indent="  ")
+        pairs(output, {letter.id: _spell_letter(letter) for letter in letters}, indent="  ")
 
 
 def cancelled(found: Batch) -> str:
@@ -144,7 +137,7 @@ def cancelled(found: Batch) -> str:
 def _spell_letter(letter: DeadLetter) -> str:
     subject = letter.item or letter.destination
     attempts = f"{letter.failures} attempt{'' if letter.failures == 1 else 's'}"
-    return f"{subject}, {_local(letter.died_at)}, {attempts}: {_first_line(letter.error)}"
+    return f"{subject}, {local(letter.died_at)}, {attempts}: {first_line(letter.error)}"
 
 
 def _spell_limit(workflow: Workflow[Any, Any], name: str) -> str:
@@ -155,7 +148,26 @@ def _spell_limit(workflow: Workflow[Any, Any], name: str) -> str:
     return f"{name}, {spell_rate(flow) if kind == 'rate' else flow.parallelism}"
 
 
-def _pairs(output: Output, rows: Mapping[str, str], indent: str = "") -> None:
+def table(
+    output: Output,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    styles: Sequence[str],
+    *,
+    numbers: Collection[str] = (),
+) -> None:
+    """Columns side by side, each as wide as it has to be; those named in `numbers` to the right."""
+    widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
+    for row, style in zip((columns, *rows), ("bold", *styles), strict=True):
+        cells = [
+            cell.rjust(width) if name in numbers else cell.ljust(width)
+            for cell, width, name in zip(row, widths, columns, strict=True)
+        ]
+        output.say("  ".join(cells).rstrip(), style=style)
+
+
+def pairs(output: Output, rows: Mapping[str, str], indent: str = "") -> None:
+    """Names and values, one pair a line."""
     width = max(map(len, rows))
     for name, value in rows.items():
         output.out.print(f"{indent}{name:<{width}}", style="dim", end="  ")
@@ -166,9 +178,11 @@ def _of(shown: int, all: int) -> str:
     return f" ({shown:,} of {all:,})" if shown < all else f" ({all:,})"
 
 
-def _first_line(error: str | None) -> str:
+def first_line(error: str | None) -> str:
+    """The sentence of an error that is kept with its traceback."""
     return (error or "").split("\n", 1)[0]
 
 
-def _local(ms: int | None, form: str = "%Y-%m-%d %H:%M:%S") -> str:
+def local(ms: int | None, form: str = "%Y-%m-%d %H:%M:%S") -> str:
+    """A time in the time zone of whoever reads it; empty where there is none."""
     return "" if ms is None else datetime.fromtimestamp(ms / 1000, UTC).astimezone().strftime(form)

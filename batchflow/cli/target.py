@@ -10,8 +10,9 @@ from typing import Any
 
 from batchflow.app import Batchflow
 from batchflow.batch.bound import Workflow
-from batchflow.batch.spelling import did_you_mean
+from batchflow.core.spelling import did_you_mean
 from batchflow.errors import BatchflowError, ConfigurationError, InputError
+from batchflow.serve.served import ServedFunction
 
 
 def load_flow(target: str) -> Batchflow:
@@ -53,6 +54,26 @@ def choose_workflow(flow: Batchflow, name: str | None, target: str) -> Workflow[
     if name not in workflows:
         raise InputError(f"'{target}' has no workflow '{name}'; there is {_listed(workflows)}")
     return workflows[name]
+
+
+def choose_function(flow: Batchflow, route: str | None, target: str) -> ServedFunction[Any, Any]:
+    """The function served at a route, whose first slash may be left out, or the only one there is.
+
+    Raises:
+        InputError: there is none, or several and none is named.
+    """
+    served = flow.served
+    if not served:
+        raise InputError(f"'{target}' serves no function; add one with @flow.serve(…)")
+    if route is None:
+        if len(served) > 1:
+            raise InputError(f"'{target}' serves {len(served)} functions; name one of {_listed(served)}")
+        return next(iter(served.values()))
+    # Some shells take what begins with a slash for a path of theirs.
+    function = served.get(route) or served.get(f"/{route}")
+    if function is None:
+        raise InputError(f"'{target}' serves nothing at '{route}'; there is {_listed(served)}")
+    return function
 
 
 def _import(name: str, target: str) -> ModuleType:

@@ -68,8 +68,8 @@ class Client(Protocol):
         """A fresh id that sorts by the time it was made."""
         ...
 
-    async def publish(self, messages: Sequence[Message]) -> None:
-        """Publish messages; those whose id is known already change nothing."""
+    async def publish(self, messages: Sequence[Message]) -> Sequence[bool]:
+        """Publish messages; those whose id is known already change nothing. Of each, whether it was new."""
         ...
 
     async def open_batch(self, batch: NewBatch, messages: Sequence[Message]) -> bool:

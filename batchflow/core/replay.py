@@ -101,8 +101,8 @@ class Replay:
         assert self.upcoming is not None
         name = self.upcoming.name
         return ReplayError(
-            f"step '{name}' is recorded next, at position {self.upcoming.position}, but the code waits for "
-            f"{_list(waiting)} and has not asked for it; {_CURE}"
+            f"step '{name}' is recorded next, at position {self.upcoming.position}, but the code does not ask for it "
+            f"and waits for {_list(waiting)}; {_CURE}"
         )
 
     def leftover(self, ended: str) -> ReplayError | None:

@@ -4,23 +4,20 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
 
-from batchflow.core import ids
-from batchflow.core.batch import Batch, Item, ItemState, NewBatch
 from batchflow.core.clock import Clock, Entropy
-from batchflow.core.flow import FlowControl, FlowStatus
-from batchflow.core.message import Message
+from batchflow.core.flow import FlowControl
 from batchflow.core.ports import Delivered, Runtime, StandIn
-from batchflow.core.run import Run, RunQuery, Waiter
 from batchflow.engine.caller import HttpCaller
+from batchflow.engine.client import StoreClient
 from batchflow.engine.courier import LocalCourier
 from batchflow.engine.dispatch import Dispatcher
 from batchflow.engine.heartbeat import LEASE_MS, Heartbeat
 from batchflow.engine.housekeeping import Housekeeping
+from batchflow.errors import ConfigurationError
 from batchflow.logs import logger
 from batchflow.stores.protocol import Store
 
@@ -40,7 +37,7 @@ class EngineOptions:
     always_replay: bool = False
 
 
-class Engine:
+class Engine(StoreClient):
     """One process's access to the store, and its worker while one is started."""
 
     def __init__(
@@ -53,12 +50,10 @@ class Engine:
         entropy: Entropy,
         options: EngineOptions,
     ) -> None:
-        self.store = store
+        super().__init__(store, clock, entropy)
         self._endpoints = endpoints
         self._limits = limits
-        self._clock = clock
-        self._entropy = entropy
-        self._options = options
+        self._options: EngineOptions = options
         self.loop: asyncio.AbstractEventLoop | None = None
         """The event loop on which it is open."""
         self.stand_in: StandIn | None = None
@@ -66,8 +61,6 @@ class Engine:
         self.caller: Delivered | None = None
         """Makes the calls in place of HTTP, where a test wants that."""
         self._threads: ThreadPoolExecutor | None = None
-        self._changes = 0
-        self._change = asyncio.Event()
         self._end_subscription = lambda: None
         self._caller = HttpCaller()
         self._worker: _Worker | None = None
@@ -82,6 +75,7 @@ class Engine:
         await self.store.open()
         self.loop = asyncio.get_running_loop()
         self._threads = ThreadPoolExecutor(self._options.threads, "batchflow-sync")
+        self._notify()
         await self.store.declare(self._limits)
         self._end_subscription = self.store.on_change(self._on_store_change)
 
@@ -148,105 +142,40 @@ class Engine:
         if self._worker is not None:
             self._worker.dispatcher.wake()
 
-    def _notify(self) -> None:
-        self._changes += 1
-        self._change.set()
-        self._change = asyncio.Event()
+    @contextlib.contextmanager
+    def exchanged(
+        self, *, store: Store, clock: Clock, entropy: Entropy, always_replay: bool | None = None
+    ) -> Generator[None]:
+        """Meanwhile it works on another store, in another time; at the end it is as it was, closed.
 
-    # The client port
-
-    def now(self) -> int:
-        """See `batchflow.core.ports.Client`."""
-        return self._clock.now()
-
-    def new_id(self, kind: Literal["run", "batch"]) -> str:
-        """See the port."""
-        if kind == "batch":
-            return ids.batch_id(self.now(), self._entropy.bytes(ids.BATCH_ENTROPY))
-        return ids.run_id(self.now(), self._entropy.bytes(ids.RUN_ENTROPY))
-
-    async def publish(self, messages: Sequence[Message]) -> None:
-        """See the port."""
-        # Woken first, the worker claims in the very transaction that publishes.
-        self._wake()
-        await self.store.publish(messages)
-
-    async def open_batch(self, batch: NewBatch, messages: Sequence[Message]) -> bool:
-        """See the port."""
-        self._wake()
-        return await self.store.open_batch(batch, messages)
-
-    async def batch(self, id: str) -> Batch | None:
-        """See the port."""
-        return await self.store.batch(id)
-
-    async def batches(
-        self, *, workflow: str | None = None, open_only: bool = False, limit: int = 50
-    ) -> Sequence[Batch]:
-        """See the port."""
-        return await self.store.batches(workflow=workflow, open_only=open_only, limit=limit)
-
-    async def items(self, batch: str, *, state: ItemState | None, after: int, limit: int) -> Sequence[Item]:
-        """See the port."""
-        return await self.store.items(batch, state=state, after=after, limit=limit)
-
-    async def cancel_batch(self, id: str) -> bool:
-        """See the port."""
-        found = await self.store.cancel_batch(id)
+        Raises:
+            ConfigurationError: it is open.
+        """
+        if self._threads is not None:
+            raise ConfigurationError("the app is running already; end it first, or do not start it in this test")
+        own = (self.store, self._clock, self._entropy, self._options, self.stand_in, self.caller)
+        self.store, self._clock, self._entropy = store, clock, entropy
+        if always_replay is not None:
+            self._options = replace(self._options, always_replay=always_replay)
+        # Whoever waited for it has bound it to an event loop that may be gone.
         self._notify()
-        return found
+        try:
+            yield
+        finally:
+            if self._threads is not None:
+                self._let_go(self._threads)
+            self.store, self._clock, self._entropy, self._options, self.stand_in, self.caller = own
+            # It would hold on to the store, and that to its threads.
+            self._end_subscription = lambda: None
+            self._notify()
 
-    async def run(self, id: str) -> Run | None:
-        """See the port."""
-        return await self.store.run(id)
-
-    async def runs(self, query: RunQuery, limit: int) -> Sequence[Run]:
-        """See the port."""
-        return await self.store.runs(query, limit)
-
-    async def cancel_run(self, id: str) -> bool:
-        """See the port."""
-        found = await self.store.cancel_run(id)
-        self._notify()
-        return found
-
-    async def cancel_runs(self, *, destination: str | None = None, label: str | None = None) -> int:
-        """See the port."""
-        found = await self.store.cancel_runs(destination=destination, label=label)
-        self._notify()
-        return found
-
-    async def notify(self, event: str, data: str, run: str | None = None) -> Sequence[str]:
-        """See the port."""
-        return await self.store.notify(event, data, run)
-
-    async def waiters(self, event: str) -> Sequence[Waiter]:
-        """See the port."""
-        return await self.store.waiters(event)
-
-    async def webhook(self, token: str) -> str | None:
-        """See the port."""
-        return await self.store.webhook(token)
-
-    async def processed(self, workflow: str, ids: Sequence[str]) -> frozenset[str]:
-        """See the port."""
-        return await self.store.processed(workflow, ids)
-
-    async def flows(self, keys: Sequence[str]) -> Sequence[FlowStatus]:
-        """See the port."""
-        return await self.store.flows(keys)
-
-    @property
-    def changes(self) -> int:
-        """See the port."""
-        return self._changes
-
-    async def changed(self, since: int, timeout: float) -> None:
-        """See the port."""
-        if self._changes == since:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(timeout):
-                    await self._change.wait()
+    def _let_go(self, threads: ThreadPoolExecutor) -> None:
+        """Be closed without an event loop, which is gone; the store is left to its owner."""
+        self._threads = None
+        self.loop = None
+        self._worker = None
+        self._end_subscription()
+        threads.shutdown(wait=False, cancel_futures=True)
 
 
 class _Worker:

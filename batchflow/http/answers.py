@@ -10,7 +10,6 @@ from pydantic_core import from_json
 
 from batchflow.batch.status import BatchStatus
 from batchflow.core.batch import Batch, BatchState, Counts, Item, ItemState
-from batchflow.core.run import Run, RunState
 
 
 class Answer(BaseModel):
@@ -111,9 +110,9 @@ class BatchAnswer(Answer):
             chunks=batch.chunks,
             label=batch.label,
             error=batch.error,
-            created_at=_instant(batch.created_at),
-            started_at=None if batch.started_at is None else _instant(batch.started_at),
-            ended_at=None if batch.ended_at is None else _instant(batch.ended_at),
+            created_at=instant(batch.created_at),
+            started_at=None if batch.started_at is None else instant(batch.started_at),
+            ended_at=None if batch.ended_at is None else instant(batch.ended_at),
         )
 
 
@@ -150,7 +149,7 @@ class ItemAnswer(Answer):
             state=item.state,
             result=_result_of_item(item.result),
             error=item.error,
-            ended_at=None if item.ended_at is None else _instant(item.ended_at),
+            ended_at=None if item.ended_at is None else instant(item.ended_at),
         )
 
 
@@ -159,35 +158,6 @@ class ItemPage(Answer):
 
     items: list[ItemAnswer]
     next_after: int | None
-
-
-class RunAnswer(Answer):
-    """A run as it stands. `failures` are failed attempts outside of steps."""
-
-    workflow_run_id: str
-    route: str
-    state: RunState
-    result: Any
-    error: str | None
-    failures: int
-    batch_id: str | None
-    created_at: datetime
-    ended_at: datetime | None
-
-    @classmethod
-    def of(cls, run: Run) -> "RunAnswer":
-        """A run as it stands."""
-        return cls(
-            workflow_run_id=run.id,
-            route=run.destination,
-            state=run.state,
-            result=None if run.result is None else from_json(run.result),
-            error=run.error,
-            failures=run.failures,
-            batch_id=run.batch,
-            created_at=_instant(run.created_at),
-            ended_at=None if run.ended_at is None else _instant(run.ended_at),
-        )
 
 
 def respond(answer: BaseModel, status: int = 200, **headers: str) -> Response:
@@ -208,5 +178,6 @@ def _result_of_item(text: str | None) -> Any:
             return None
 
 
-def _instant(ms: int) -> datetime:
+def instant(ms: int) -> datetime:
+    """A time, as answers have it."""
     return datetime.fromtimestamp(ms / 1000, UTC)

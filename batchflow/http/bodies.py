@@ -1,11 +1,10 @@
-"""Request bodies: read no further than the limit, parsed once they are complete, and documented."""
+"""Request bodies: read no further than the limit, and documented."""
 
 from typing import Any, cast
 
 from fastapi import Request
-from pydantic import JsonValue, TypeAdapter
+from pydantic import TypeAdapter
 from pydantic.errors import PydanticInvalidForJsonSchema
-from pydantic_core import from_json
 
 from batchflow.errors import InputError
 
@@ -30,34 +29,6 @@ async def read_body(request: Request, limit: int) -> bytes:
     return b"".join(chunks)
 
 
-def parse(body: bytes) -> JsonValue:
-    """The JSON value of a body; an empty one is `{}`.
-
-    Raises:
-        InputError: it is not JSON (400).
-    """
-    if not body.strip():
-        return {}
-    try:
-        return cast("JsonValue", from_json(body))
-    except ValueError as error:
-        raise InputError(f"the body is not JSON ({error}); send a JSON object", status=400) from error
-
-
-def parse_object(body: bytes) -> dict[str, JsonValue]:
-    """The fields of a body that is a JSON object; `null` and an empty one have none.
-
-    Raises:
-        InputError: it is not JSON (400), or another kind of value (422).
-    """
-    value = parse(body)
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
-        raise InputError(f"the body is a JSON {_kind(value)}; send a JSON object")
-    return value
-
-
 def documented(annotation: Any, *, required: bool, closed: bool = False) -> dict[str, Any]:
     """What the OpenAPI document says of a body that is read by hand; a `closed` one takes no other fields."""
     schema = {**_schema(annotation), **({"additionalProperties": False} if closed else {})}
@@ -73,18 +44,6 @@ def _declared(request: Request) -> int:
 
 def _too_large(limit: int) -> InputError:
     return InputError(f"the body is larger than {limit:,} bytes; send less, or raise BATCHFLOW_MAX_BODY", status=413)
-
-
-def _kind(value: JsonValue) -> str:
-    match value:
-        case list():
-            return "array"
-        case str():
-            return "string"
-        case bool():
-            return "boolean"
-        case _:
-            return "number"
 
 
 def _schema(annotation: Any) -> dict[str, Any]:

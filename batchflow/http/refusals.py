@@ -1,6 +1,6 @@
 """What went wrong with a request becomes its answer, inside the route: a router cannot do it for the user's app."""
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from math import ceil
 from typing import Any, TypeAlias
 
@@ -9,7 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from starlette.requests import ClientDisconnect
 
-from batchflow.batch.spelling import did_you_mean
+from batchflow.core.spelling import did_you_mean
 from batchflow.errors import (
     BatchflowError,
     InputError,
@@ -78,6 +78,11 @@ def unknown(what: str, id: str) -> NotFoundError:
 def unknown_workflow(name: str, known: list[str]) -> NotFoundError:
     """A workflow that neither the app nor the store knows."""
     return NotFoundError(f"there is no workflow '{name}'{did_you_mean(name, known)}", field="workflow")
+
+
+def unknown_function(route: str, known: Collection[str]) -> NotFoundError:
+    """A function that neither the app nor the store knows."""
+    return NotFoundError(f"no function is served at '{route}'{did_you_mean(route, known)}", field="function")
 
 
 def _input_error(error: RequestValidationError) -> InputError:

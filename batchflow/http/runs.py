@@ -1,94 +1,117 @@
-"""The endpoints of plain durable functions: start a run, and see how it stands."""
+"""The endpoints of runs, whatever their function: list, status, cancel."""
 
-from typing import Any
+from collections.abc import Collection
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request, Response
-from pydantic import TypeAdapter, ValidationError
+from fastapi import APIRouter, Query, Request, Response
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from batchflow.core.ports import Client
-from batchflow.errors import InputError
-from batchflow.http.answers import Refusal, RunAnswer, RunStarted, respond
-from batchflow.http.bodies import documented, parse, read_body
-from batchflow.http.places import url_beside
-from batchflow.http.refusals import unknown
+from batchflow.core.run import Run, RunState
+from batchflow.http.answers import Refusal, respond
+from batchflow.http.bodies import documented, read_body
+from batchflow.http.payloads import parse_object, unfit
+from batchflow.http.refusals import unknown, unknown_function
+from batchflow.http.run_answers import RunAnswer, RunCancelled, RunList, RunsCancelled, RunStory
 from batchflow.http.triggers import REFUSALS
-from batchflow.serve.served import ServedFunction
+from batchflow.serve import asking
+from batchflow.serve.asking import MOST, Selection
+
+_REFUSALS: dict[int | str, dict[str, Any]] = {
+    404: {"model": Refusal, "description": "there is none"},
+    422: {"model": Refusal, "description": "a parameter does not fit"},
+    503: REFUSALS[503],
+}
+_CURSOR = r"^[0-9]{1,15}\.."
+# What is longer is no time that any store has.
 
 
-class FunctionEndpoint:
-    """The route of one durable function: a POST starts a run with the body as its payload."""
+class CancelRequest(BaseModel):
+    """Which runs to cancel: these, or all of a label, or of a function, or both."""
 
-    def __init__(self, function: ServedFunction[Any, Any], *, max_body: int, app_url: str | None) -> None:
-        self._function = function
-        self._endpoint = function.endpoint
-        self._payload: TypeAdapter[Any] = TypeAdapter(function.payload.annotation)
-        self._max_body = max_body
-        self._app_url = app_url
+    model_config = ConfigDict(extra="forbid")
 
-    def mount(self, router: APIRouter) -> None:
-        """Add the route."""
-        started = {"model": RunStarted, "description": "a run is started"}
-        router.add_api_route(
-            self._endpoint.route,
-            self.start,
-            methods=["POST"],
-            name=f"{self._endpoint.name}:start",
-            summary=f"Start a run of {self._endpoint.name}",
-            tags=[self._endpoint.name],
-            status_code=202,
-            responses={**REFUSALS, 202: started},
-            openapi_extra=documented(self._function.payload.annotation, required=True),
-        )
-
-    async def start(self, request: Request) -> Response:
-        """The run is durable when this is answered."""
-        body = await read_body(request, self._max_body)
-        parse(body)
-        run = await self._function.trigger(self._read(body))
-        url = url_beside(request, self._endpoint.route, f"/runs/{run.id}", self._app_url)
-        return respond(RunStarted(workflow_run_id=run.id, status_url=url), 202, Location=url)
-
-    def _read(self, body: bytes) -> Any:
-        """The payload; where there is no body, null stands in for one if it fits, else an empty object."""
-        texts = [body] if body.strip() else [b"null", b"{}"]
-        fault: ValidationError | None = None
-        for text in texts:
-            try:
-                return self._payload.validate_json(text, by_alias=True, by_name=True)
-            except ValidationError as error:
-                fault = error
-        assert fault is not None
-        raise _unfit(fault) from fault
+    ids: list[str] = Field(default=[], max_length=MOST)
+    label: str | None = None
+    function: str | None = None
 
 
 class RunEndpoints:
-    """What can be asked of runs."""
+    """What can be asked of runs, and their cancelling. `functions`, the routes of the app's, may grow later."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, functions: Collection[str], *, max_body: int) -> None:
         self._client = client
+        self._functions = functions
+        self._max_body = max_body
 
     def mount(self, router: APIRouter) -> None:
-        """Add the route."""
-        router.add_api_route(
-            "/runs/{id}",
-            self.status,
-            methods=["GET"],
-            response_model=RunAnswer,
-            name="runs:status",
-            summary="A run as it stands",
-            tags=["runs"],
-            responses={404: {"model": Refusal, "description": "there is none"}, 422: REFUSALS[422], 503: REFUSALS[503]},
+        """Add the routes."""
+
+        def add(method: str, path: str, endpoint: Any, model: Any, summary: str, **options: Any) -> None:
+            options.setdefault("responses", _REFUSALS)
+            router.add_api_route(
+                f"/runs{path}",
+                endpoint,
+                methods=[method],
+                response_model=model,
+                name=f"runs:{endpoint.__name__}",
+                summary=summary,
+                tags=["runs"],
+                **options,
+            )
+
+        add("GET", "", self.list, RunList, "The latest runs, newest first")
+        add("GET", "/{id}", self.status, RunStory, "A run as it stands, with its steps")
+        add("POST", "/{id}/cancel", self.cancel, RunCancelled, "End a run")
+        body = documented(CancelRequest, required=True)
+        refusals = {**REFUSALS, 404: {"model": Refusal, "description": "there is no such function"}}
+        summary = "End runs: these, or all of a label or function"
+        add("POST", "/cancel", self.cancel_many, RunsCancelled, summary, responses=refusals, openapi_extra=body)
+
+    async def list(
+        self,
+        state: RunState | None = None,
+        function: str | None = None,
+        label: str | None = None,
+        cursor: Annotated[str | None, Query(pattern=_CURSOR, max_length=200)] = None,
+        limit: Annotated[int, Query(ge=1, le=MOST)] = 50,
+    ) -> Response:
+        """`function` is a route, such as /onboarding. For the next page, pass `nextCursor` as `cursor`."""
+        page = await asking.run_page(
+            self._client, state=state, destination=function, label=label, cursor=cursor, limit=limit
         )
+        # A store may hold runs of functions that this app does not have.
+        if function is not None and not page.runs and cursor is None:
+            self._check(function)
+        return respond(RunList(runs=[RunAnswer.of(it) for it in page.runs], next_cursor=page.next_cursor))
 
     async def status(self, id: str) -> Response:
-        """State, result and error. Runs of batches can be asked for too, as long as they are kept."""
+        """State, steps, result and error. Runs of batches can be asked for too, as long as they are kept."""
+        return respond(RunStory.of(await self._read(id)))
+
+    async def cancel(self, id: str) -> Response:
+        """One that waits ends at once, one at work at its next step. Safe to repeat."""
+        cancelled = await self._client.cancel_run(id)
+        return respond(RunCancelled(cancelled=cancelled, run=RunAnswer.of(await self._read(id))))
+
+    async def cancel_many(self, request: Request) -> Response:
+        """As for one; ids that are not known count for nothing."""
+        fields = parse_object(await read_body(request, self._max_body))
+        try:
+            which = CancelRequest.model_validate(fields, strict=True)
+        except ValidationError as error:
+            raise unfit(error) from error
+        if which.function is not None:
+            self._check(which.function)
+        selection = Selection(tuple(which.ids), which.label, which.function)
+        return respond(RunsCancelled(cancelled=await asking.cancel(self._client, selection)))
+
+    def _check(self, function: str) -> None:
+        if function not in self._functions:
+            raise unknown_function(function, self._functions)
+
+    async def _read(self, id: str) -> Run:
         run = await self._client.run(id)
         if run is None:
             raise unknown("run", id)
-        return respond(RunAnswer.of(run))
-
-
-def _unfit(error: ValidationError) -> InputError:
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    field = ".".join(str(part) for part in first["loc"])
-    return InputError(f"'{field}' does not fit: {first['msg']}" if field else first["msg"], field=field or None)
+        return run

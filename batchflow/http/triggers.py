@@ -12,7 +12,8 @@ from batchflow.batch.statistics import Statistics
 from batchflow.core.ids import entry_id
 from batchflow.errors import InputError
 from batchflow.http.answers import BatchStarted, Refusal, respond
-from batchflow.http.bodies import documented, parse_object, read_body
+from batchflow.http.bodies import documented, read_body
+from batchflow.http.payloads import parse_object
 from batchflow.http.places import url_beside
 
 REFUSALS: dict[int | str, dict[str, Any]] = {

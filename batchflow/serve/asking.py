@@ -9,6 +9,7 @@ from batchflow.core.run import RUN_STATES, Run, RunQuery, RunState, Waiter
 from batchflow.errors import InputError
 from batchflow.serve.waiting import ANYTHING, checked_event
 
+_DIGITS = 15
 MOST = 1_000
 """How many runs a page can have."""
 
@@ -55,7 +56,7 @@ async def run_page(
 
 def _read_cursor(cursor: str) -> tuple[int, str]:
     at, _, id = cursor.partition(".")
-    if not at.isdecimal() or not id:
+    if not at.isdecimal() or len(at) > _DIGITS or not id:
         raise InputError(f"'cursor' cannot be {cursor!r}; write the nextCursor of the page before", field="cursor")
     return int(at), id
 

@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from batchflow.core.duration import show
-from batchflow.errors import ConfigurationError
+from batchflow.errors import ConfigurationError, TimedOut
 
 T = TypeVar("T")
 
@@ -35,8 +35,8 @@ async def _cancel(tasks: "Sequence[asyncio.Future[T]]") -> None:
         task.cancel()
     if left:
         await asyncio.wait(left)
-    for task in left:
-        # Looked at, so that nobody complains of it.
+    for task in tasks:
+        # Looked at, so that nobody complains of it; several may have failed in one turn.
         _ = task.cancelled() or task.exception()
 
 
@@ -59,12 +59,14 @@ class Deadline:
         if self._timer is not None:
             raise ConfigurationError(f"the timeout '{self._name}' was used before; make one for each block")
         self._body = asyncio.current_task()
-        assert self._body is not None
-        self._before = self._body.cancelling()
         self._timer = asyncio.create_task(self._sleep)
         self._timer.add_done_callback(self._over)
-        # The timer asks first, before the first step of the block.
-        await asyncio.sleep(0)
+        try:
+            # The timer asks first, before the first step of the block.
+            await asyncio.sleep(0)
+        except asyncio.CancelledError:
+            await _cancel([self._timer])
+            raise
         return self
 
     def _over(self, timer: "asyncio.Task[None]") -> None:
@@ -72,6 +74,8 @@ class Deadline:
             return
         assert self._body is not None
         self.expired = True
+        # Not counted from the start of the block: a TaskGroup whose task has failed leaves one behind on Python 3.11.
+        self._before = self._body.cancelling()
         self._body.cancel()
 
     async def __aexit__(
@@ -82,4 +86,4 @@ class Deadline:
         self._timer.remove_done_callback(self._over)
         await _cancel([self._timer])
         if self.expired and self._body.uncancel() <= self._before and kind is asyncio.CancelledError:
-            raise TimeoutError(f"'{self._name}': took longer than {show(self._delay_ms)}") from error
+            raise TimedOut(f"'{self._name}': took longer than {show(self._delay_ms)}") from error

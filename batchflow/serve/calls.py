@@ -12,6 +12,7 @@ from batchflow.core.codec import Codec, describe
 from batchflow.core.duration import Duration, show, to_ms
 from batchflow.core.flow import FlowControl
 from batchflow.core.retry import RetryPolicy
+from batchflow.core.spelling import check_options
 from batchflow.errors import ConfigurationError, UnserializableError
 
 T = TypeVar("T")
@@ -105,6 +106,7 @@ def call_request(step: str, url: str, options: CallOptions) -> CallRequest:
         ConfigurationError: an argument is wrong.
         UnserializableError: the body has no JSON form.
     """
+    check_options("ctx.call", options, CallOptions.__annotations__)
     method, body = options.get("method"), options.get("body")
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:

@@ -37,7 +37,8 @@ class Link(NamedTuple):
 class ChildOptions(NamedTuple):
     """What an invocation sets for the child alone."""
 
-    retry: RetryPolicy | None = None
+    retries: int | None = None
+    retry_delay: RetryPolicy | Duration | None = None
     flow_control: FlowControl | None = None
     headers: Mapping[str, str] = NO_HEADERS
     label: str | None = None

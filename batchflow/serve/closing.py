@@ -47,7 +47,8 @@ async def raised(driver: Driver, claim: Claim, error: BaseException, timeout_ms:
             error = TimeoutError("the attempt took longer than " + (show(timeout_ms) if timeout_ms else "it may"))
         elif driver.root.cancelling():
             raise error
-    return _withdrawn(driver, _judged(driver, claim, error))
+    # What was withdrawn on the way out is asked for again by the next attempt, which this error may not meet.
+    return _judged(driver, claim, error)
 
 
 def _ended(driver: Driver, claim: Claim) -> Settlement | None:
@@ -73,7 +74,7 @@ def _withdrawn(driver: Driver, settlement: Settlement | None) -> Settlement | No
     """With what a run that goes on later does not wait for any more."""
     if settlement is None or driver.pump is None or not driver.pump.withdrawn:
         return settlement
-    if settlement.ending not in ("suspended", "retry", "parked"):
+    if settlement.ending not in ("suspended", "parked"):
         return settlement
     return settlement._replace(effects=(Unlisten(tuple(sorted(driver.pump.withdrawn))),))
 

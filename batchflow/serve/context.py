@@ -11,6 +11,7 @@ from batchflow.core.flow import FlowControl
 from batchflow.core.message import Claim
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.settlement import Effect, Notify
+from batchflow.core.spelling import check_options
 from batchflow.errors import ConfigurationError
 from batchflow.logs import logger
 from batchflow.serve.branches import Deadline, first_of
@@ -20,7 +21,7 @@ from batchflow.serve.children import ChildOptions, Invocable, InvokeOptions
 from batchflow.serve.driver import LAST, PLAIN, Driver, Options
 from batchflow.serve.events import WEBHOOK_REQUEST, EventResult, Webhook, WebhookRequest
 from batchflow.serve.steady import Steady
-from batchflow.serve.surroundings import NOWHERE, Surroundings
+from batchflow.serve.surroundings import NOWHERE, ROOT_HEADER, Surroundings
 from batchflow.serve.telling import RunLog
 from batchflow.serve.waiting import (
     ANYTHING,
@@ -69,7 +70,8 @@ class WorkflowContext(Generic[Payload]):
     @property
     def headers(self) -> Mapping[str, str]:
         """What the message carried beside its payload."""
-        return self.claim.headers
+        headers = self.claim.headers
+        return headers if ROOT_HEADER not in headers else {k: v for k, v in headers.items() if k != ROOT_HEADER}
 
     @property
     def attempt(self) -> int:
@@ -155,10 +157,16 @@ class WorkflowContext(Generic[Payload]):
             ChildCancelled: the child was cancelled.
             InputError, UnserializableError: the payload is not one of the target's.
         """
-        retries, delay = options.get("retries"), options.get("retry_delay")
-        retry = None if retries is None and delay is None else RetryPolicy.of(retries=retries, delay=delay)
-        flow, headers = keyed(options.get("flow_control")), dict(options.get("headers") or {})
-        child = ChildOptions(retry, flow, headers, options.get("label"))
+        check_options("ctx.invoke", options, InvokeOptions.__annotations__)
+        # A webhook of the child is reached as the parent was.
+        root = {name: value for name, value in self.claim.headers.items() if name == ROOT_HEADER}
+        child = ChildOptions(
+            options.get("retries"),
+            options.get("retry_delay"),
+            keyed(options.get("flow_control")),
+            {**root, **(options.get("headers") or {})},
+            options.get("label"),
+        )
         return invoking(self._driver, self.claim.depth, name, target, payload, child)
 
     @overload

@@ -96,7 +96,7 @@ class Driver(Attempt):
             if self.stand_in is not None:
                 fn = self.stand_in(self.run_id, name, fn)
             if self.tell is not None:
-                self.tell("RUN_SINGLE" if self.pump is None or len(self.pump.open) == 1 else "RUN_PARALLEL", name)
+                self.tell("RUN_PARALLEL" if self.branches else "RUN_SINGLE", name)
             try:
                 if options.timeout_ms is None:
                     value = await fn(*args, **kwargs)
@@ -104,7 +104,8 @@ class Driver(Attempt):
                     value = await within(options.timeout_ms, fn, args, kwargs)
                 text, value = codec.round_trip(value, where=f"step '{name}'")
                 at = self.recorder.clock.now()
-                outcome = _new(Step, (number, name, "run", "done", self.replay.place(), text, None, 0, 0, at))
+                failures = asked.failures if asked is not None else 0
+                outcome = _new(Step, (number, name, "run", "done", self.replay.place(), text, None, failures, 0, at))
             except Exception as error:
                 outcome = self._failed(asked or Step(number, name, "run", "pending"), error, options.retry)
             if outcome.position:
@@ -287,14 +288,15 @@ class Driver(Attempt):
             if self.recorder.always_replay:
                 self.share().skip(position)
                 await self.share().park(outcome, self.now())
-            if self.time < outcome.at:
-                self.time = outcome.at
             if self.pump is None:
                 self.passed = position
             elif self.pump.alone:
                 self.pump.passed(position)
             else:
                 await self.pump.hand(position)
+            # Not before it is handed out: what others are handed first has an earlier time, as on a replay.
+            if self.time < outcome.at:
+                self.time = outcome.at
         except asyncio.CancelledError:
             self.passed = position
             if self.pump is not None:

@@ -15,13 +15,14 @@ from batchflow.errors import (
     ReplayError,
     RetryAfter,
     StepFailed,
+    TimedOut,
     UnserializableError,
 )
 
 REPORT_BYTES = 8 * 1024
 """The longest text that is kept of one failure."""
 
-_FINAL = (ConfigurationError, InputError, NonRetryable, StepFailed, ReplayError, UnserializableError)
+_FINAL = (ConfigurationError, InputError, NonRetryable, StepFailed, ReplayError, TimedOut, UnserializableError)
 _TRACE = "\nTraceback (most recent call last):\n"
 _HOUSE = str(Path(__file__).parents[1])
 

@@ -21,7 +21,7 @@ from batchflow.serve.context import WorkflowContext
 from batchflow.serve.endpoint import HOUR_MS, Endpoint
 from batchflow.serve.handle import RunHandle
 from batchflow.serve.options import DEFAULTS, ServeOptions
-from batchflow.serve.starting import AS_IT_IS, Trigger, TriggerOptions, checked_label, starting
+from batchflow.serve.starting import AS_IT_IS, Trigger, TriggerOptions, checked_label, retried, starting, trigger_of
 from batchflow.serve.telling import teller
 
 Payload = TypeVar("Payload")
@@ -57,7 +57,7 @@ class ServedFunction(Generic[Payload, Result]):
             ConfigurationError: an option is wrong.
             UnserializableError: the payload does not survive its JSON form.
         """
-        return (await self.trigger_many([payload], Trigger(**options)))[0]
+        return (await self.trigger_many([payload], trigger_of(options)))[0]
 
     async def trigger_many(self, payloads: Sequence[Payload], options: Trigger = AS_IT_IS) -> list[RunHandle[Result]]:
         """Start a run of each payload, all of them in one transaction.
@@ -70,11 +70,11 @@ class ServedFunction(Generic[Payload, Result]):
         messages = [starting(self.endpoint, self.client, body, options, self.label) for body in bodies]
         if len(messages) > 1 and (options.run_id or options.dedup_id):
             raise InputError("'run_id' and 'dedup_id' name one run; trigger several without them", field="runId")
-        if messages:
-            await self.client.publish(messages)
+        new = await self.client.publish(messages) if messages else ()
         if self.endpoint.verbose:
-            for message in messages:
-                teller(self.endpoint.name, message.id, self.client.now)("SUBMIT_FIRST_INVOCATION", None)
+            for message, is_new in zip(messages, new, strict=True):
+                if is_new:
+                    teller(self.endpoint.name, message.id, self.client.now)("SUBMIT_FIRST_INVOCATION", None)
         return [self.run(message.id) for message in messages]
 
     def run(self, id: str) -> RunHandle[Result]:
@@ -97,9 +97,9 @@ class ServedFunction(Generic[Payload, Result]):
             flow=options.flow_control or self.endpoint.flow,
             body=body,
             headers=options.headers,
-            retry=options.retry,
+            retry=retried(self.endpoint, options.retries, options.retry_delay),
             keep=True,
-            label=options.label or self.label,
+            label=checked_label(options.label) or self.label,
             parent=link.parent,
             depth=link.depth,
         )

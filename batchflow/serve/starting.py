@@ -12,6 +12,8 @@ from batchflow.core.flow import FlowControl
 from batchflow.core.message import NO_HEADERS, Message
 from batchflow.core.ports import Client
 from batchflow.core.retry import RetryPolicy
+from batchflow.core.run import NEVER
+from batchflow.core.spelling import check_options
 from batchflow.errors import InputError
 from batchflow.serve.context import instant, keyed
 from batchflow.serve.endpoint import Endpoint
@@ -52,15 +54,22 @@ class Trigger:
 AS_IT_IS = Trigger()
 
 
+def trigger_of(options: TriggerOptions) -> Trigger:
+    """Options as they were given.
+
+    Raises:
+        ConfigurationError: one of them is none.
+    """
+    check_options("trigger", options, TriggerOptions.__annotations__)
+    return Trigger(**options)
+
+
 def starting(endpoint: Endpoint, client: Client, body: str, options: Trigger, label: str | None) -> Message:
     """The message that starts a run; `label` is what it has where the trigger sets none.
 
     Raises:
         InputError, ConfigurationError: see `ServedFunction.trigger`.
     """
-    retry = None
-    if options.retries is not None or options.retry_delay is not None:
-        retry = RetryPolicy.of(retries=options.retries, delay=options.retry_delay, default=endpoint.retry)
     return Message(
         id=_run_id(endpoint.route, options) or client.new_id("run"),
         destination=endpoint.route,
@@ -68,10 +77,17 @@ def starting(endpoint: Endpoint, client: Client, body: str, options: Trigger, la
         body=body,
         headers=dict(options.headers or NO_HEADERS),
         not_before=_not_before(options, client.now()),
-        retry=retry,
+        retry=retried(endpoint, options.retries, options.retry_delay),
         keep=True,
         label=checked_label(options.label) or label,
     )
+
+
+def retried(endpoint: Endpoint, retries: int | None, retry_delay: RetryPolicy | Duration | None) -> RetryPolicy | None:
+    """The policy of one run, what is not said being its function's; None where nothing is said."""
+    if retries is None and retry_delay is None:
+        return None
+    return RetryPolicy.of(retries=retries, delay=retry_delay, default=endpoint.retry)
 
 
 def _run_id(route: str, options: Trigger) -> str | None:
@@ -98,8 +114,12 @@ def _not_before(options: Trigger, now: int) -> int:
     if options.delay is not None and options.not_before is not None:
         raise InputError("'delay' and 'not_before' exclude each other; give the one or the other", field="delay")
     if options.delay is not None:
-        return now + to_ms(options.delay, option="delay")
-    return 0 if options.not_before is None else instant(options.not_before, option="not_before")
+        when = now + to_ms(options.delay, option="delay")
+    else:
+        when = 0 if options.not_before is None else instant(options.not_before, option="not_before")
+    if when >= NEVER:
+        raise InputError("a run cannot be put off for ever; name a time that comes", field="not_before")
+    return when
 
 
 def checked_label(label: str | None) -> str | None:

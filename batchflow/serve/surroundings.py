@@ -10,8 +10,6 @@ from batchflow.errors import ConfigurationError
 ROOT_HEADER = "batchflow-root"
 """The header of a run that was started over HTTP: the URL below which the app's endpoints were reached."""
 
-_VARIABLES = ("UPSTASH_WORKFLOW_URL", "APP_URL", "BATCHFLOW_APP_URL")
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Surroundings:
@@ -25,8 +23,8 @@ class Surroundings:
     def public_url(self, headers: Mapping[str, str]) -> str:
         """The URL below which the app's endpoints are reached.
 
-        That is `url` without the route, else `base_url`, UPSTASH_WORKFLOW_URL or APP_URL, else where the request came
-        in that started the run. One of the second kind without a path is given that of the request.
+        That is `url` without the route; else `base_url` or UPSTASH_WORKFLOW_URL, with the path of the request that
+        started the run where it has none of its own; else where that request came in, as APP_URL has it; else APP_URL.
 
         Raises:
             ConfigurationError: none of them is known.
@@ -34,18 +32,19 @@ class Surroundings:
         if self.url is not None:
             return self.url.rstrip("/").removesuffix(self.route)
         seen = headers.get(ROOT_HEADER)
-        base = self.base_url or next((self.env[name] for name in _VARIABLES if self.env.get(name)), None)
-        if base is None:
-            if seen is None:
-                raise ConfigurationError(
-                    "the public URL of this app is not known; set APP_URL, or base_url= at @flow.serve, "
-                    "to where its router is reached from outside"
-                )
-            return seen
-        base = base.rstrip("/")
-        if seen is not None and not urlsplit(base).path:
-            return base + urlsplit(seen).path
-        return base
+        base = (self.base_url or "").rstrip("/") or self._variable("UPSTASH_WORKFLOW_URL")
+        if base is not None:
+            return base + urlsplit(seen).path if seen is not None and not urlsplit(base).path.strip("/") else base
+        root = seen or self._variable("APP_URL") or self._variable("BATCHFLOW_APP_URL")
+        if root is None:
+            raise ConfigurationError(
+                "the public URL of this app is not known; set APP_URL, or base_url= at @flow.serve, "
+                "to where its router is reached from outside"
+            )
+        return root
+
+    def _variable(self, name: str) -> str | None:
+        return self.env.get(name, "").rstrip("/") or None
 
 
 NOWHERE = Surroundings()

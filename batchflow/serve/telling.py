@@ -7,7 +7,11 @@ from batchflow.logs import logger
 
 
 class RunLog:
-    """A structlog logger bound to a run. What was logged on an earlier attempt is not logged again by a replay."""
+    """A structlog logger bound to a run, silent while recorded steps are replayed.
+
+    So what was logged before a recorded step is not logged again; what an attempt logged after the last one is, when
+    that part of the code runs again: after a failure, or a crash.
+    """
 
     __slots__ = ("_bound", "_is_replaying")
 

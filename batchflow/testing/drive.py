@@ -10,7 +10,7 @@ from batchflow.engine.dispatch import Dispatcher
 from batchflow.engine.heartbeat import LEASE_MS
 from batchflow.stores.protocol import Store
 from batchflow.testing.clock import ManualClock
-from batchflow.testing.faults import Died, FaultyStore
+from batchflow.testing.passing import Died, PassingStore
 
 _numbers = itertools.count(1)
 
@@ -19,7 +19,7 @@ class Driven(NamedTuple):
     """What `drive` did. `elapsed_ms` is virtual; `endings` counts settlements by how they ended.
 
     `waiting` are the messages left by flow key, which time alone does not start: their key is paused, or their
-    destination is not served by this app.
+    destination is not served by this app. After a drive `until` a time they may also be due later.
     """
 
     claimed: int
@@ -32,11 +32,12 @@ class StillWaiting(AssertionError):
     """The app did not come to rest within the bound; the message says what is left."""
 
 
-async def drive(app: Batchflow, clock: ManualClock, *, rounds: int = 10_000) -> Driven:
+async def drive(app: Batchflow, clock: ManualClock, *, rounds: int = 10_000, until: int | None = None) -> Driven:
     """Claim, deliver and settle until nothing is due, jump the clock to what is due next, and so on to the end.
 
     The app was made with `clock` and has no worker of its own. Claims of workers that died come back when their lease
-    ends, as in life. Real time passes only while user functions take it.
+    ends, as in life. Real time passes only while user functions take it. With `until`, in ms since the epoch, what is
+    due up to then is delivered, and the clock stands there at the end.
 
     Raises:
         StillWaiting: it goes on after `rounds` claims.
@@ -50,7 +51,7 @@ async def drive(app: Batchflow, clock: ManualClock, *, rounds: int = 10_000) -> 
     dispatcher = app.engine.make_dispatcher(worker)
     for _ in range(rounds):
         claimed = await _unless_dead(store, dispatcher)
-        if not claimed.claims and not await _move_on(store, worker, claimed.next_due, clock):
+        if not claimed.claims and not await _move_on(store, worker, claimed.next_due, clock, until):
             break
     else:
         raise StillWaiting(f"not at rest after {rounds} rounds and {clock.now() - begun} ms: {await _left(store)}")
@@ -61,17 +62,28 @@ async def drive(app: Batchflow, clock: ManualClock, *, rounds: int = 10_000) -> 
 
 async def _unless_dead(store: Store, dispatcher: Dispatcher) -> Claimed:
     """Claim once and carry all of it out."""
-    if not isinstance(store, FaultyStore):
+    if not isinstance(store, PassingStore):
         return await _round(dispatcher)
     round = asyncio.ensure_future(_round(dispatcher))
     death = asyncio.ensure_future(store.died.wait())
-    await asyncio.wait([round, death], return_when=asyncio.FIRST_COMPLETED)
-    if not store.died.is_set():
+    try:
+        await asyncio.wait([round, death], return_when=asyncio.FIRST_COMPLETED)
+        if not store.died.is_set():
+            return round.result()
+    finally:
         death.cancel()
-        return round.result()
+        if not round.done():
+            # A test that is cancelled is so at every await, and this has to be carried out all the same.
+            await asyncio.shield(asyncio.ensure_future(_abandon(store, dispatcher, round)))
+    raise Died("the store's process died, as the test wants it")
+
+
+async def _abandon(store: PassingStore, dispatcher: Dispatcher, round: "asyncio.Future[Claimed]") -> None:
+    """End what is under way: a process that died takes it with it, and a test that is cancelled leaves nothing."""
     round.cancel()
     await asyncio.gather(round, return_exceptions=True)
-    raise Died("the store's process died, as the test wants it")
+    store.bury()
+    await dispatcher.stop(0)
 
 
 async def _round(dispatcher: Dispatcher) -> Claimed:
@@ -80,15 +92,20 @@ async def _round(dispatcher: Dispatcher) -> Claimed:
     return claimed
 
 
-async def _move_on(store: Store, worker: str, next_due: int | None, clock: ManualClock) -> bool:
-    """Jump to when there may be something to do; False when that time never comes."""
+async def _move_on(store: Store, worker: str, next_due: int | None, clock: ManualClock, until: int | None) -> bool:
+    """Jump to when there may be something to do; False when that time never comes, or only after `until`."""
     now = clock.now()
     # Nothing is under way here, so that it is a dead worker that holds what is in use.
     held = any(flow.in_use for flow in await store.flows())
-    if next_due is None and not held:
-        return False
     times = [max(next_due, now + 1)] if next_due is not None else []
-    clock.move_to(min([*times, now + LEASE_MS] if held else times))
+    if held:
+        times.append(now + LEASE_MS)
+    if until is not None and min(times, default=until + 1) > until:
+        clock.move_to(max(now, until))
+        return False
+    if not times:
+        return False
+    clock.move_to(min(times))
     await store.enlist(worker, LEASE_MS)
     return await store.expire() > 0 or next_due is not None
 

@@ -50,7 +50,8 @@ class Model:
     def new_id(self, kind: Literal["run", "batch"]) -> str:
         return f"{'bat' if kind == 'batch' else 'run'}_{len(self.jobs):03}"
 
-    async def publish(self, messages: Sequence[Message]) -> None:
+    async def publish(self, messages: Sequence[Message]) -> Sequence[bool]:
+        new = [message.id not in self.known for message in messages]
         for message in messages:
             if message.id not in self.known:
                 self.known.add(message.id)
@@ -58,6 +59,7 @@ class Model:
                 self.queue.append((message, -1))
                 if message.batch:
                     self._work(message.batch, +1)
+        return new
 
     async def open_batch(self, batch: NewBatch, messages: Sequence[Message]) -> bool:
         if batch.id in self.jobs:

@@ -1,6 +1,7 @@
 """A folder with a module of jobs, and the command called in it."""
 
 import itertools
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.command_line import JOBS, CommandLine
+from tests.cli.functions import FUNCTIONS
 
 # A module that was imported once is not imported again, so every test has one of its own.
 NUMBERS = itertools.count(1)
@@ -33,3 +35,20 @@ def command(
     line.write(JOBS)
     yield line
     sys.modules.pop(line.name, None)
+
+
+@pytest.fixture
+def processes(command: CommandLine) -> Iterator[list["subprocess.Popen[str]"]]:
+    """What a test has started; none of it outlives the test."""
+    started: list[subprocess.Popen[str]] = []
+    yield started
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def shop(command: CommandLine) -> CommandLine:
+    """The command beside a module of functions."""
+    command.write(FUNCTIONS)
+    return command

@@ -5,10 +5,7 @@ import re
 import signal
 import subprocess
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 from batchflow.app import open_store
 from batchflow.core.batch import Batch
@@ -20,16 +17,6 @@ from tests.waiting import wait_until_sync
 ALL = [f"user-{n:03}" for n in range(40)]
 MANY = {"COUNT": "40", "RATE": "25", "BATCHFLOW_LOG_LEVEL": "WARNING"}
 """Enough items, slowly enough, to be interrupted in the middle."""
-
-
-@pytest.fixture
-def processes(command: CommandLine) -> Iterator[list["subprocess.Popen[str]"]]:
-    """What a test has started; none of it outlives the test."""
-    started: list[subprocess.Popen[str]] = []
-    yield started
-    for process in started:
-        process.kill()
-        process.communicate()
 
 
 def until_done(command: CommandLine, count: int) -> None:

@@ -153,7 +153,7 @@ def test_help_and_version(command: CommandLine) -> None:
     """Without arguments the command explains itself."""
     assert command("--version").out == "batchflow 0.1.0\n"
     assert "Run batches, start workers" in command().out
-    for name in ("run", "worker", "batches"):
+    for name in ("run", "worker", "batches", "runs", "notify", "waiters"):
         assert command(name, "--help").code == 0
         assert name in command("-h").out
     assert "The same command again goes on" in command("run", "--help").out

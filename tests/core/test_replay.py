@@ -101,7 +101,7 @@ def test_only_a_run_without_a_journal_begins() -> None:
 def test_a_mismatch_names_both_sides(waiting: list[str], said: str) -> None:
     """What is recorded next, and what the code waits for instead."""
     assert str(Replay([done(1, "a", 7)]).mismatch(waiting)) == (
-        f"step 'a' is recorded next, at position 7, but the code waits for {said} and has not asked for it; {CURE}"
+        f"step 'a' is recorded next, at position 7, but the code does not ask for it and waits for {said}; {CURE}"
     )
 
 

@@ -29,9 +29,6 @@ NOT_THERE = (
     "qstash",
     "dead-letter",
     "dashboard",
-    "ctx.call",
-    "ctx.invoke",
-    "wait_for_event",
     "pause(",
     "resume(",
 )
@@ -75,7 +72,7 @@ def variables() -> dict[str, Any]:
 
 def routes(router: APIRouter) -> list[str]:
     return [
-        f"{method} {route.path}"
+        f"{method} {route.path_format}"
         for route in router.routes
         if isinstance(route, APIRoute)
         for method in sorted(route.methods or ())

@@ -7,6 +7,7 @@ from httpx import Response
 from pydantic import BaseModel
 
 from batchflow import Batchflow, BatchWorkflow, NonRetryable, NoParams, Page, RetryAfter, WorkflowContext
+from batchflow.serve.events import WebhookRequest
 
 USERS = [f"u{number:03d}" for number in range(60)]
 PREFIX = "/api/workflows"
@@ -68,6 +69,12 @@ class NewUser(BaseModel):
     invited_by: str | None = None
 
 
+def address_line(text: str) -> NewUser:
+    """A body such as "mail: ada@example.org"."""
+    _, email = text.split(": ")
+    return NewUser(email=email)
+
+
 def serve_all(flow: Batchflow) -> None:
     """Add everything there is."""
     flow.add(Welcome())
@@ -87,6 +94,21 @@ def serve_all(flow: Batchflow) -> None:
     async def cleanup(ctx: WorkflowContext[int | None]) -> Sequence[int]:
         return [ctx.payload or 0]
 
+    @flow.serve("/approvals", label="approval")
+    async def approvals(ctx: WorkflowContext[str]) -> Any:
+        await ctx.run("prepare", str.upper, ctx.payload)
+        return (await ctx.wait_for_event("decided", f"approval:{ctx.payload}/1")).data
+
+    @flow.serve("/hooked")
+    async def hooked(ctx: WorkflowContext[int]) -> list[WebhookRequest]:
+        webhook = await ctx.create_webhook("make")
+        return [(await ctx.wait_for_webhook(f"request {it}", webhook)).data for it in range(ctx.payload)]
+
+    @flow.serve("/signup", initial_payload_parser=address_line)
+    async def signup(ctx: WorkflowContext[NewUser]) -> str:
+        return ctx.payload.email
+
+    assert [it.endpoint.name for it in (approvals, hooked, signup)] == ["approvals", "hooked", "signup"]
     assert greet.name == "greet"
     assert onboarding.endpoint.route == "/onboarding"
     assert cleanup.endpoint.name == "nightly.cleanup"

@@ -1,4 +1,4 @@
-"""The app the uvicorn tests serve: `quick` ends at once, `stuck` holds on to its items until BEGUN/gate is there."""
+"""The app of the uvicorn tests: `quick` ends at once, `stuck` waits for BEGUN/gate, `hooked` for its webhook."""
 
 import os
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fastapi import FastAPI
 
-from batchflow import Batchflow, BatchWorkflow, NoParams, Page
+from batchflow import Batchflow, BatchWorkflow, NoParams, Page, WorkflowContext
 from tests.waiting import wait_until
 
 IDS = [f"u{number}" for number in range(25)]
@@ -47,5 +47,14 @@ class Stuck(Quick):
 flow = Batchflow()
 flow.add(Quick())
 flow.add(Stuck())
+
+
+@flow.serve("/hooked")
+async def hooked(ctx: WorkflowContext[None]) -> str:
+    """Ends with what is sent to its webhook."""
+    webhook = await ctx.create_webhook("make")
+    return (await ctx.wait_for_webhook("request", webhook)).data.text
+
+
 app = FastAPI(lifespan=flow.lifespan)
 app.include_router(flow.router, prefix="/api")

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -21,7 +21,11 @@ NAMES = (
 )
 POSTS = (
     *("/welcome/process-users", "/welcome/paginate-users", "/welcome/generate-user", "/greet/process-items"),
-    *("/onboarding", "/nightly/cleanup"),
+    *("/onboarding", "/nightly/cleanup", "/approvals", "/signup"),
+)
+OPTIONS = (
+    *("workflow-runid", "deduplication-id", "delay", "not-before", "label", "retries", "retry-delay"),
+    *("flow-control-key", "flow-control-value", "forward-x", "forward-", "callback", "telemetry-sdk"),
 )
 
 texts = st.text(st.characters(codec="utf-8"), max_size=20)
@@ -30,17 +34,27 @@ values = st.recursive(scalars, lambda it: st.lists(it, max_size=4) | st.dictiona
 objects = st.dictionaries(st.sampled_from(NAMES), values | st.lists(texts, max_size=3), max_size=6)
 bodies = st.binary(max_size=200) | (values | objects).map(lambda it: json.dumps(it).encode())
 tokens = st.text("abcdefghijklmnopqrstuvwxyz-", min_size=1, max_size=12)
+numbers_as_text = st.integers().map(str) | st.floats().map(str)
 known_headers = st.sampled_from(["content-type", "content-length", "content-encoding", "host", "accept", "range"])
 known_headers |= st.sampled_from(["x-forwarded-proto", "x-forwarded-prefix", "forwarded", "transfer-encoding"])
 header_values = st.text(st.characters(min_codepoint=32, max_codepoint=255), max_size=30).map(
     lambda it: it.encode("latin-1")
 )
-headers = st.lists(st.tuples(known_headers | tokens, header_values), max_size=4)
+limits = st.lists(
+    st.sampled_from(["rate=", "parallelism=", "period=", "1", "0", "1m", "-1", "9" * 30, ",", " "]), max_size=8
+)
+option_values = header_values | numbers_as_text.map(str.encode) | limits.map("".join).map(str.encode)
+options = st.tuples(st.sampled_from(OPTIONS).map("upstash-{}".format), option_values)
+headers = st.lists(st.tuples(known_headers | tokens, header_values) | options, max_size=4)
 # A slash makes another path, which is the app's to answer.
 ids = texts.filter(lambda it: it not in ("", ".", "..") and "/" not in it) | st.just("%ff%00")
+# No path of a router goes over a line feed.
+event_ids = ids.filter(lambda it: "\n" not in it) | st.sampled_from(["a/b:c", "batchflow:x"])
 queries = st.dictionaries(st.sampled_from(["state", "after", "limit", "open", "workflow", "interval"]) | texts, texts)
-numbers = st.integers().map(str) | st.floats().map(str)
-queries |= st.dictionaries(st.sampled_from(["after", "limit", "interval"]), numbers)
+queries |= st.dictionaries(st.sampled_from(["after", "limit", "interval"]), numbers_as_text)
+cursors = st.from_regex(r"[0-9]{1,40}\..{1,9}") | numbers_as_text
+queries |= st.fixed_dictionaries({"cursor": cursors}, optional={"function": texts, "label": texts, "state": texts})
+selections = st.dictionaries(st.sampled_from(["ids", "label", "function", "id"]), values | st.lists(texts, max_size=3))
 
 fuzz = settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -54,9 +68,9 @@ class Asked:
         self.started = 0
         publish, open_batch = flow.engine.publish, flow.engine.open_batch
 
-        async def counted_publish(messages: Any) -> None:
+        async def counted_publish(messages: Any) -> Sequence[bool]:
             self.started += 1
-            await publish(messages)
+            return await publish(messages)
 
         async def counted_open(batch: Any, messages: Any) -> bool:
             self.started += 1
@@ -95,7 +109,10 @@ def test_any_body_is_answered(asked: Asked, path: str, body: bytes, headers: Any
 @given(
     method=st.sampled_from(["GET", "POST", "HEAD", "PUT", "DELETE", "OPTIONS"]),
     path=st.sampled_from(
-        ["/batches/{}", "/batches/{}/items", "/batches/{}/progress", "/batches/{}/cancel", "/runs/{}"]
+        [
+            *("/batches/{}", "/batches/{}/items", "/batches/{}/progress", "/batches/{}/cancel"),
+            *("/runs/{}", "/runs/{}/cancel", "/webhooks/{}"),
+        ]
     ),
     id=ids,
     headers=headers,
@@ -109,7 +126,29 @@ def test_any_id_is_answered(asked: Asked, method: str, path: str, id: str, heade
 
 
 @fuzz
-@given(query=queries, headers=headers)
-def test_any_query_of_the_list_is_answered(asked: Asked, query: dict[str, str], headers: Any) -> None:
-    """An empty list, an unknown workflow, or a parameter that does not fit."""
-    assert asked("GET", "/batches", params=query, headers=headers).status_code in (200, 404, 422)
+@given(path=st.sampled_from(["/batches", "/runs"]), query=queries, headers=headers)
+def test_any_query_of_the_lists_is_answered(asked: Asked, path: str, query: dict[str, str], headers: Any) -> None:
+    """An empty list, an unknown workflow or function, or a parameter that does not fit."""
+    assert asked("GET", path, params=query, headers=headers).status_code in (200, 404, 422)
+
+
+@fuzz
+@given(body=bodies | selections.map(lambda it: json.dumps(it).encode()), headers=headers)
+def test_any_selection_to_cancel_is_answered(asked: Asked, body: bytes, headers: Any) -> None:
+    """None has been started, so none is cancelled."""
+    response = asked("POST", "/runs/cancel", content=body, headers=headers)
+    assert response.status_code in (200, 400, 404, 413, 422)
+    if response.status_code == 200:
+        assert response.json() == {"success": True, "cancelled": 0}
+
+
+@fuzz
+@given(id=event_ids, body=bodies, headers=headers, query=queries)
+def test_any_event_is_answered(asked: Asked, id: str, body: bytes, headers: Any, query: dict[str, str]) -> None:
+    """Nobody waits for it."""
+    path = f"/events/{quote(id, safe='%/:')}"
+    notified = asked("POST", path, content=body, headers=headers, params=query)
+    assert notified.status_code in (200, 400, 413, 422)
+    if notified.status_code == 200:
+        assert notified.json()["runIds"] == []
+    assert asked("GET", f"{path}/waiters", headers=headers, params=query).status_code in (200, 422)

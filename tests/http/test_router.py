@@ -110,7 +110,8 @@ async def test_the_document_shows_every_body_and_answer(flow: Batchflow) -> None
     text = str(document)
     assert "$defs" not in text
     paths = document["paths"]
-    assert len(paths) == 2 * (6 + 9 + 2)
+    # Batches, runs, events, webhooks; workflows; functions.
+    assert len(paths) == 2 * (5 + 4 + 2 + 1 + 9 + 5)
 
     def body(path: str) -> tuple[bool, dict[str, Any]]:
         found = paths[path]["post"]["requestBody"]
@@ -125,6 +126,12 @@ async def test_the_document_shows_every_body_and_answer(flow: Batchflow) -> None
     required, named = body("/a/welcome/paginate-users")
     assert (required, named["required"]) == (True, ["userIds"])
     assert body("/a/onboarding")[1]["required"] == ["email"]
+    assert set(paths["/a/signup"]["post"]["requestBody"]["content"]) == {"application/json", "text/plain"}
+    options = {it["name"] for it in paths["/a/onboarding"]["post"]["parameters"]}
+    assert {"Upstash-Delay", "Upstash-Workflow-RunId"} < options
+    assert set(paths["/a/webhooks/{token}"]) == {"post"}
+    required, cancel = body("/a/runs/cancel")
+    assert (required, set(cancel["properties"])) == (True, {"ids", "label", "function"})
     answers = paths["/b/welcome/process-users"]["post"]["responses"]
     assert set(answers) == {"200", "202", "400", "413", "422", "503"}
     operations = [it["operationId"] for path in paths.values() for it in path.values()]
@@ -163,8 +170,19 @@ ROUTES = [
     ("GET", "/batches/x/items"),
     ("GET", "/batches/x/progress"),
     ("POST", "/batches/x/cancel"),
+    ("GET", "/runs"),
     ("GET", "/runs/x"),
+    ("POST", "/runs/x/cancel"),
+    ("POST", "/runs/cancel"),
+    ("POST", "/events/x"),
+    ("GET", "/events/x/waiters"),
+    ("PUT", "/webhooks/x"),
 ]
+BODIES: dict[str, Any] = {"/onboarding": {"email": "a@b"}, "/runs/cancel": {"label": "x"}}
+VERBS = (
+    *("publish", "open_batch", "batch", "batches", "items", "cancel_batch", "run", "runs", "cancel_run", "cancel_runs"),
+    *("notify", "waiters", "webhook"),
+)
 
 
 @pytest.mark.parametrize(("method", "path"), ROUTES)
@@ -173,9 +191,9 @@ async def test_a_store_that_is_away_is_503(
 ) -> None:
     """`Retry-After` only where trying again can help."""
     for error, header in ((StoreUnavailable("it is busy"), "1"), (StoreIncompatible("it is newer"), None)):
-        for verb in ("publish", "open_batch", "batch", "batches", "items", "cancel_batch", "run"):
+        for verb in VERBS:
             monkeypatch.setattr(idle.engine, verb, raising(error))
-        response = await idle_http.request(method, path, json={"email": "a@b"} if path == "/onboarding" else {})
+        response = await idle_http.request(method, path, json=BODIES.get(path, {}))
         assert refusal(response) == (503, str(error), None)
         assert response.headers.get("Retry-After") == header
 

@@ -1,11 +1,14 @@
 """Plain durable functions over HTTP."""
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from httpx import AsyncClient
 
 from batchflow import Batchflow
+from batchflow.core.run import NEVER, Step
+from batchflow.http.run_answers import StepAnswer
 from tests.http.samples import PREFIX, refusal
 from tests.waiting import wait_until
 
@@ -74,3 +77,156 @@ async def test_an_unknown_run_is_404(idle_http: AsyncClient) -> None:
     """In a sentence that names it."""
     expected = (404, "there is no run 'run_nope'; retention may have removed it", None)
     assert refusal(await idle_http.get("/runs/run_nope")) == expected
+
+
+async def waiting(flow: Batchflow, http: AsyncClient, payload: str, **headers: str) -> str:
+    """A run of `approvals` that waits for its decision."""
+    run: str = (await http.post("/approvals", json=payload, headers=headers)).json()["workflowRunId"]
+
+    async def waits() -> bool:
+        return bool(await flow.waiters(f"approval:{payload}/1"))
+
+    await wait_until(waits, description="the run waits")
+    return run
+
+
+async def test_a_run_shows_its_steps(flow: Batchflow, http: AsyncClient) -> None:
+    """What has been recorded of each, when, and what it still waits for."""
+    run = await waiting(flow, http, "a")
+    story = (await http.get(f"/runs/{run}")).json()
+    assert (story["state"], story["label"], story["parent"], story["endedAt"]) == ("waiting", "approval", None, None)
+    assert story["createdAt"] <= story["startedAt"]
+    prepared, decided = story["steps"]
+    assert story["startedAt"] <= prepared.pop("recordedAt")
+    assert prepared == {
+        "name": "prepare",
+        "kind": "run",
+        "state": "done",
+        "attempts": 1,
+        "dueAt": None,
+        "result": "A",
+        "error": None,
+    }
+    assert decided == {
+        "name": "decided",
+        "kind": "wait",
+        "state": "pending",
+        "attempts": None,
+        "recordedAt": None,
+        "dueAt": None,
+        "result": None,
+        "error": None,
+    }
+
+
+def step(**fields: Any) -> StepAnswer:
+    return StepAnswer.of(Step(1, "a", "run", "done", 1)._replace(**fields))
+
+
+def test_a_step_shows_what_is_known_of_it() -> None:
+    """Attempts of those that execute, a time only where there is one, and of an error its sentence."""
+    failed = step(state="failed", failures=3, at=1000, error="ValueError: no\nTraceback (most recent call last):\n  x")
+    assert (failed.attempts, failed.error) == (3, "ValueError: no")
+    assert failed.recorded_at == datetime(1970, 1, 1, 0, 0, 1, tzinfo=UTC)
+    assert step(failures=1).attempts == 2
+    assert step(at=0).recorded_at is None
+    nap = step(kind="sleep", state="pending", position=0, due=1000)
+    assert (nap.attempts, nap.recorded_at, nap.due_at) == (None, None, datetime(1970, 1, 1, 0, 0, 1, tzinfo=UTC))
+    assert step(kind="sleep", state="pending", position=0, due=NEVER).due_at is None
+
+
+async def test_runs_are_listed_page_by_page(idle_http: AsyncClient) -> None:
+    """The latest first, narrowed by state, function and label."""
+    ids = [(await idle_http.post("/approvals", json=str(it))).json()["workflowRunId"] for it in range(3)]
+    labelled = {"Upstash-Label": "special"}
+    other = (await idle_http.post("/nightly/cleanup", headers=labelled)).json()["workflowRunId"]
+    seen: list[str] = []
+    params = {"limit": "2"}
+    while True:
+        page = (await idle_http.get("/runs", params=params)).json()
+        seen += [it["workflowRunId"] for it in page["runs"]]
+        assert all("steps" not in it for it in page["runs"])
+        if page["nextCursor"] is None:
+            break
+        params["cursor"] = page["nextCursor"]
+    assert seen == [other, *reversed(ids)]
+
+    async def listed(**params: str) -> int:
+        return len((await idle_http.get("/runs", params=params)).json()["runs"])
+
+    assert await listed(function="/approvals") == await listed(label="approval") == 3
+    assert await listed(label="special", function="/nightly/cleanup", state="waiting") == 1
+    assert await listed(state="completed") == await listed(function="/onboarding") == 0
+
+
+@pytest.mark.parametrize(
+    ("query", "told", "field"),
+    [
+        ("state=done", "'state' does not fit: Input should be 'waiting', 'running', 'completed', 'failed'", "state"),
+        ("limit=1001", "'limit' does not fit: Input should be less than or equal to 1000", "limit"),
+        ("cursor=x", "'cursor' does not fit: String should match pattern", "cursor"),
+        (f"cursor={'9' * 30}.x", "'cursor' does not fit: String should match pattern", "cursor"),
+        ("function=/approval", "no function is served at '/approval'; did you mean '/approvals'?", "function"),
+    ],
+)
+async def test_a_list_that_cannot_be(query: str, told: str, field: str, idle_http: AsyncClient) -> None:
+    """One sentence about the parameter."""
+    status, error, at_fault = refusal(await idle_http.get(f"/runs?{query}"))
+    assert (status, at_fault) == (404 if field == "function" else 422, field)
+    assert error.startswith(told)
+
+
+async def test_a_run_is_cancelled(flow: Batchflow, http: AsyncClient) -> None:
+    """At once while it waits; a second time nothing happens."""
+    run = await waiting(flow, http, "a")
+    answers = [(await http.post(f"/runs/{run}/cancel")).json() for _ in range(2)]
+    assert [it["cancelled"] for it in answers] == [True, False]
+    assert [it["run"]["state"] for it in answers] == ["cancelled", "cancelled"]
+    told = "there is no run 'run_nope'; retention may have removed it"
+    assert refusal(await http.post("/runs/run_nope/cancel")) == (404, told, None)
+
+
+async def test_many_runs_are_cancelled(idle_http: AsyncClient) -> None:
+    """By ids, by label, by function; the answer says how many."""
+
+    async def start() -> str:
+        return (await idle_http.post("/approvals", json="a")).json()["workflowRunId"]
+
+    async def cancelled(body: object) -> int:
+        response = await idle_http.post("/runs/cancel", json=body)
+        assert (response.status_code, response.json()["success"]) == (200, True)
+        return response.json()["cancelled"]
+
+    first = await start()
+    await start()
+    assert await cancelled({"ids": [first, first, "run_nope"]}) == 1
+    assert await cancelled({"label": "approval"}) == 1
+    await start()
+    assert await cancelled({"label": "none", "function": "/approvals"}) == 0
+    assert await cancelled({"function": "/approvals", "label": None}) == 1
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ("{}", (422, "say which runs to cancel: their ids, a label or a function", "ids")),
+        ('{"ids": []}', (422, "say which runs to cancel: their ids, a label or a function", "ids")),
+        (
+            '{"ids": ["a"], "label": "b"}',
+            (422, "name the runs to cancel by id, or by label and function, not both", "ids"),
+        ),
+        ('{"ids": "a"}', (422, "'ids' does not fit: Input should be a valid list", "ids")),
+        ('{"labels": "a"}', (422, "'labels' does not fit: Extra inputs are not permitted", "labels")),
+        ("[]", (422, "the body is a JSON array; send a JSON object", None)),
+        ("{", (400, "the body is not JSON (EOF while parsing an object at line 1 column 1); send a JSON object", None)),
+        (
+            '{"function": "/onboard"}',
+            (404, "no function is served at '/onboard'; did you mean '/onboarding'?", "function"),
+        ),
+    ],
+)
+async def test_a_cancel_that_names_nothing(
+    body: str, expected: tuple[int, str, str | None], idle_http: AsyncClient
+) -> None:
+    """What is meant is never guessed."""
+    assert refusal(await idle_http.post("/runs/cancel", content=body)) == expected

@@ -133,6 +133,33 @@ async def test_a_batch_is_triggered_and_watched_to_its_end(serve: Serve) -> None
         assert "Traceback" not in await server.ends()
 
 
+async def test_a_webhook_reaches_its_run_in_the_next_process(serve: Serve) -> None:
+    """Its URL is the server's own, by any method; the run outlives the process that it began in."""
+    async with serve("5s") as server:
+        run = (await server.http.post("/hooked")).json()["workflowRunId"]
+        steps: list[Any] = []
+
+        async def made() -> bool:
+            steps[:] = (await server.http.get(f"/runs/{run}")).json()["steps"]
+            return len(steps) == 2
+
+        await wait_until(made, description="the run waits for its webhook")
+        url: str = steps[0]["result"]["url"]
+        assert url.startswith(f"{str(server.http.base_url).rstrip('/')}/webhooks/{run}.")
+        await server.ends()
+    async with serve("5s") as server:
+        path = url[url.index("/webhooks/") :]
+        assert (await server.http.put(path, content=b"signed")).status_code == 202
+
+        async def over() -> bool:
+            return (await server.http.get(f"/runs/{run}")).json()["endedAt"] is not None
+
+        await wait_until(over, description="the run has ended")
+        assert (await server.http.get(f"/runs/{run}")).json()["result"] == "signed"
+        assert (await server.http.request("PURGE", path)).status_code == 404
+        assert "Traceback" not in await server.ends()
+
+
 async def assert_it_goes_on(serve: Serve, batch: str) -> None:
     async with serve("5s") as server:
         (server.folder / "gate").touch()

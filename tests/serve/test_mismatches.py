@@ -37,7 +37,7 @@ async def test_a_step_that_has_gone_is_a_mismatch() -> None:
     error = await dead(run, recorded(1, "old", 1))
     assert error.startswith(
         "ReplayError: step 'old' is recorded next, at position 1, "
-        "but the code waits for 'new' and has not asked for it; "
+        "but the code does not ask for it and waits for 'new'; "
     )
     assert calls.made == []
 

@@ -41,8 +41,9 @@ class Publisher:
     def new_id(self, kind: str) -> str:
         return f"{kind}_1"
 
-    async def publish(self, messages: Sequence[Message]) -> None:
+    async def publish(self, messages: Sequence[Message]) -> Sequence[bool]:
         self.messages.extend(messages)
+        return [True] * len(messages)
 
 
 async def onboarding(ctx: WorkflowContext[NewUser]) -> Welcome:

@@ -43,7 +43,7 @@ class SqliteStore:
         self._writer: Writer | None = None
         self._group: Grouping | None = None
         self._reader: Tx | None = None
-        self._reads = ThreadPoolExecutor(1, "batchflow-sqlite-reader")
+        self._reads: ThreadPoolExecutor | None = None
 
     # Life
 
@@ -52,6 +52,7 @@ class SqliteStore:
         if self._writer is not None:
             return
         self._loop = loop = asyncio.get_running_loop()
+        self._reads = self._reads or ThreadPoolExecutor(1, "batchflow-sqlite-reader")
         writing = await loop.run_in_executor(self._reads, self._connect)
         queries = Queries.load()
         self._writer = Writer(
@@ -81,7 +82,10 @@ class SqliteStore:
             return
         await group.drain()
         self._writer = self._group = None
-        await asyncio.get_running_loop().run_in_executor(self._reads, self._close, writer)
+        reads, self._reads = self._reads, None
+        await asyncio.get_running_loop().run_in_executor(reads, self._close, writer)
+        if reads is not None:
+            reads.shutdown()
 
     def _close(self, writer: Writer) -> None:
         writer.stop()

@@ -3,6 +3,8 @@
 from collections.abc import Collection, Iterable
 from difflib import SequenceMatcher, get_close_matches
 
+from batchflow.errors import ConfigurationError
+
 _CLOSE = 0.85
 
 
@@ -28,6 +30,13 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
         return f"; did you mean '{close[0]}'?"
     listed = ", ".join(f"'{it}'" for it in known)
     return f"; known are {listed}" if known else "; none is known"
+
+
+def check_options(what: str, given: Iterable[str], known: Collection[str]) -> None:
+    """Raise `ConfigurationError` for an option that `what` does not take."""
+    for name in given:
+        if name not in known:
+            raise ConfigurationError(f"{what} takes no option '{name}'{did_you_mean(name, known)}")
 
 
 def _meant(name: str, known: Collection[str]) -> str | None:

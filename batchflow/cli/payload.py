@@ -1,0 +1,83 @@
+"""JSON on the command line: `--payload`, `-p name=value`, the data of an event."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from pydantic_core import from_json, to_json
+
+from batchflow.cli.parameters import fitted
+from batchflow.errors import InputError
+from batchflow.http.payloads import PayloadReader
+from batchflow.serve.served import ServedFunction
+
+Payload = TypeVar("Payload")
+
+
+def read_payload(function: ServedFunction[Payload, Any], pairs: Sequence[str], text: str | None) -> Payload:
+    """What a run is started with: `text` is JSON, or for the function's own parser; each pair is `name=value`.
+
+    With pairs it is a JSON object, and they win over it. A value is taken as text first, and as JSON where the text
+    does not fit.
+
+    Raises:
+        InputError: it is no JSON, or does not fit; one sentence.
+    """
+    reader = PayloadReader(function)
+    given = "" if text is None else _source(text, "--payload")
+    if not pairs:
+        if given.strip() and function.parse is None:
+            _parsed(given, "--payload")
+        return reader.read(given.encode())
+    named = _split(pairs)
+    fields = {**_object(given), **named}
+    return fitted(fields, set(named), lambda it: reader.read(to_json(it)), lambda name: name)
+
+
+def read_json(text: str, what: str) -> Any:
+    """The JSON that `text` is, or that is in the file `@FILE`, or that comes by stdin with `-`.
+
+    Raises:
+        InputError: it is none, or the file cannot be read.
+    """
+    return _parsed(_source(text, what), what)
+
+
+def _object(text: str) -> dict[str, Any]:
+    value = _parsed(text if text.strip() else "{}", "--payload")
+    if not isinstance(value, dict):
+        raise InputError("-p gives the fields of a JSON object; --payload beside it is one, or is left out")
+    return cast("dict[str, Any]", value)
+
+
+def _split(pairs: Sequence[str]) -> dict[str, str]:
+    named: dict[str, str] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise InputError(f"'-p {pair}' is no field; write -p name=value")
+        if name in named:
+            raise InputError(f"the field '{name}' is given twice; give it once, a list as JSON: -p {name}='[…]'")
+        named[name] = value
+    return named
+
+
+def _source(text: str, what: str) -> str:
+    if text == "-":
+        return sys.stdin.read()
+    if not text.startswith("@"):
+        return text
+    try:
+        return Path(text[1:]).read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{what} cannot be read from '{text[1:]}': {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{what} cannot be read from '{text[1:]}': it is no UTF-8 text") from error
+
+
+def _parsed(text: str, what: str) -> Any:
+    try:
+        return from_json(text, allow_inf_nan=False)
+    except ValueError as error:
+        raise InputError(f"{what} is no JSON: {error}") from error

@@ -1,0 +1,117 @@
+"""The JSON of bodies, and the payload of a served function. The command reads payloads the same way."""
+
+from typing import Any, Generic, TypeVar, cast
+
+from pydantic import JsonValue, TypeAdapter, ValidationError
+from pydantic_core import from_json
+
+from batchflow.errors import InputError
+from batchflow.serve.failure import describe
+from batchflow.serve.served import ServedFunction
+
+Payload = TypeVar("Payload")
+
+
+def parse(body: bytes) -> JsonValue:
+    """The JSON value of a body; an empty one is `{}`.
+
+    Raises:
+        InputError: it is not JSON (400).
+    """
+    if not body.strip():
+        return {}
+    try:
+        return cast("JsonValue", from_json(body))
+    except ValueError as error:
+        raise InputError(f"the body is not JSON ({error}); send a JSON object", status=400) from error
+
+
+def parse_object(body: bytes) -> dict[str, JsonValue]:
+    """The fields of a body that is a JSON object; `null` and an empty one have none.
+
+    Raises:
+        InputError: it is not JSON (400), or another kind of value (422).
+    """
+    value = parse(body)
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise InputError(f"the body is a JSON {_kind(value)}; send a JSON object")
+    return value
+
+
+def read_text(body: bytes) -> str:
+    """A body that is text.
+
+    Raises:
+        InputError: it is not UTF-8 (400).
+    """
+    try:
+        return body.decode()
+    except UnicodeDecodeError as error:
+        raise InputError("the body is neither JSON nor UTF-8 text", status=400) from error
+
+
+class PayloadReader(Generic[Payload]):
+    """Reads what runs of one served function are started with."""
+
+    def __init__(self, function: ServedFunction[Payload, Any]) -> None:
+        self._parse = function.parse
+        self._name = function.endpoint.name
+        self._adapter: TypeAdapter[Payload] = TypeAdapter(function.payload.annotation)
+
+    def read(self, body: bytes) -> Payload:
+        """The payload; where there is no body, null stands in for one if it fits, else an empty object.
+
+        What is not JSON is read by the function's own parser, where it has one.
+
+        Raises:
+            InputError: it is not JSON (400), does not fit, or the parser raises (422).
+        """
+        if self._parse is not None and not _is_json(body):
+            return self._parsed(body)
+        parse(body)
+        fault: ValidationError | None = None
+        for text in [body] if body.strip() else [b"null", b"{}"]:
+            try:
+                return self._adapter.validate_json(text, by_alias=True, by_name=True)
+            except ValidationError as error:
+                fault = error
+        assert fault is not None
+        raise unfit(fault) from fault
+
+    def _parsed(self, body: bytes) -> Payload:
+        assert self._parse is not None
+        text = read_text(body)
+        try:
+            return self._parse(text)
+        except Exception as error:
+            name = getattr(self._parse, "__name__", "initial_payload_parser")
+            raise InputError(f"the parser '{name}' of '{self._name}' cannot read this: {describe(error)}") from error
+
+
+def unfit(error: ValidationError) -> InputError:
+    """The first thing that does not fit, in a sentence that names its place."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    field = ".".join(str(part) for part in first["loc"])
+    return InputError(f"'{field}' does not fit: {first['msg']}" if field else first["msg"], field=field or None)
+
+
+def _is_json(body: bytes) -> bool:
+    try:
+        from_json(body)
+    except ValueError:
+        return False
+    return True
+
+
+def _kind(value: JsonValue) -> str:
+    match value:
+        case list():
+            return "array"
+        case str():
+            return "string"
+        case bool():
+            return "boolean"
+        case _:
+            return "number"

@@ -1,0 +1,190 @@
+"""What happened in a test: every run, and every step of it."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from pydantic_core import from_json
+
+from batchflow.core.call import CALL, CallRequest
+from batchflow.core.message import Claim
+from batchflow.core.run import Run, Step, StepKind
+from batchflow.core.settlement import Effect, Listen, Settlement
+from batchflow.serve.calls import ANSWER, CallResponse
+from batchflow.serve.failure import describe, headline
+from batchflow.testing.records import FINAL, RunRecord, StepRecord
+
+_STATES: Mapping[str, Literal["completed", "failed", "cancelled"]] = {
+    "done": "completed",
+    "answered": "failed",
+    "dead": "failed",
+    "cancelled": "cancelled",
+}
+
+
+@dataclass(slots=True)
+class Execution:
+    """A step's function under way; what becomes of it is noted at its end."""
+
+    step: str
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    note: Callable[[StepRecord], None]
+    run: str
+    attempt: int
+    now: Callable[[], datetime]
+
+    def done(self, output: object) -> None:
+        """It returned."""
+        self.note(self._record("done", output, None))
+
+    def failed(self, error: Exception) -> None:
+        """It raised."""
+        self.note(self._record("failed", None, describe(error)))
+
+    def _record(self, state: Literal["done", "failed"], output: object, error: str | None) -> StepRecord:
+        return StepRecord(
+            run=self.run,
+            name=self.step,
+            kind="run",
+            state=state,
+            attempt=self.attempt,
+            args=self.args,
+            kwargs=self.kwargs,
+            output=output,
+            error=error,
+            at=self.now(),
+        )
+
+
+@dataclass(slots=True)
+class History:
+    """All runs by id, in the order in which they were first seen, and what was executed, in the order of its ends."""
+
+    now_ms: Callable[[], int]
+    table: Callable[[], str]
+    runs: dict[str, RunRecord[Any]] = field(default_factory=dict[str, RunRecord[Any]])
+    steps: list[StepRecord] = field(default_factory=list[StepRecord])
+    calls: dict[tuple[str, int], CallRequest] = field(default_factory=dict[tuple[str, int], CallRequest])
+    _events: dict[tuple[str, int], str] = field(default_factory=dict[tuple[str, int], str])
+    _attempts: dict[tuple[str, str], int] = field(default_factory=dict[tuple[str, str], int])
+
+    def now(self) -> datetime:
+        """The virtual time."""
+        return datetime.fromtimestamp(self.now_ms() / 1000, UTC)
+
+    def run(self, id: str, function: str, *, batch: str | None = None, item: str = "") -> RunRecord[Any]:
+        """The record of a run, which is made when it is seen for the first time."""
+        found = self.runs.get(id)
+        if found is None:
+            found = self.runs[id] = RunRecord(id, function, batch, item, self.table)
+        return found
+
+    def kinds(self) -> dict[str, str]:
+        """The kinds of all steps that were asked for, by name."""
+        found: dict[str, str] = {record.name: record.kind for record in self.steps}
+        for run in self.runs.values():
+            found.update((step.name, step.kind) for step in run.journal.values())
+        found.update((request.step, "call") for request in self.calls.values())
+        return found
+
+    # What is seen
+
+    def execution(self, run: str, step: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Execution:
+        """A step's function is called."""
+        place = (run, step)
+        self._attempts[place] = attempt = self._attempts.get(place, 0) + 1
+        return Execution(step, args, kwargs, self._note, run, attempt, self.now)
+
+    def claimed(self, claim: Claim) -> None:
+        """A message was handed to a worker."""
+        if claim.destination == CALL:
+            return
+        run = self.run(claim.id, claim.destination, batch=claim.batch, item=claim.item)
+        run.is_layer = claim.batch is not None and claim.number < 0
+        run.state, run.body = "running", claim.body
+        for step in claim.journal:
+            self._saw(run, step)
+
+    def recorded(self, id: str, step: Step, effects: tuple[Effect, ...]) -> None:
+        """A step is durable."""
+        self._events.update(((id, it.number), it.event) for it in effects if isinstance(it, Listen))
+        self._saw(self.runs[id], step)
+
+    def settled(self, settlement: Settlement) -> None:
+        """A claim has ended."""
+        run = self.runs.get(settlement.id)
+        if run is None:
+            return
+        for step in settlement.steps:
+            self._saw(run, step)
+        run.state = _STATES.get(settlement.ending, "waiting")
+        if run.state in FINAL:
+            run.text, run.error, run.ended = settlement.result, _headline(settlement.error), self.now()
+
+    def looked_up(self, stored: Run) -> None:
+        """A run as the store has it."""
+        run = self.run(stored.id, stored.destination, batch=stored.batch)
+        run.state, run.text, run.error = stored.state, stored.result, _headline(stored.error)
+        run.body = stored.payload
+        if stored.ended_at is not None:
+            run.ended = datetime.fromtimestamp(stored.ended_at / 1000, UTC)
+        for step in stored.journal:
+            self._saw(run, step)
+
+    def _saw(self, run: RunRecord[Any], step: Step) -> None:
+        known = run.journal.get(step.name)
+        run.journal[step.name] = step
+        if not step.position or (known is not None and known.position):
+            return
+        if step.kind == "run" and (run.id, step.name) in self._attempts:
+            return
+        self._note(self._ended(run.id, step))
+
+    def _ended(self, run: str, step: Step) -> StepRecord:
+        """The record of a step that waited, or wrote, and executed nothing."""
+        args, kwargs = self._input(run, step)
+        return StepRecord(
+            run=run,
+            name=step.name,
+            kind=step.kind,
+            state="done" if step.state == "pending" else step.state,
+            attempt=1,
+            args=args,
+            kwargs=kwargs,
+            output=_output(step),
+            error=_headline(step.error),
+            at=datetime.fromtimestamp((step.at or self.now_ms()) / 1000, UTC),
+        )
+
+    def _input(self, run: str, step: Step) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+        place = (run, step.number)
+        if request := self.calls.get(place):
+            return (request.url,), {"method": request.method, "headers": request.headers, "body": request.body.content}
+        if event := self._events.get(place):
+            return (event,), {}
+        child = self.runs.get(f"{run}.{step.number}")
+        return ((child.payload,) if child is not None else ()), {}
+
+    def _note(self, record: StepRecord) -> None:
+        self.steps.append(record)
+        if (run := self.runs.get(record.run)) is not None:
+            run.history.append(record)
+
+
+def _output(step: Step) -> object:
+    if step.value is None or step.state != "done" or _is_timer(step.kind):
+        return None
+    if step.kind == "call":
+        answered: CallResponse[Any] = CallResponse(step.name, ANSWER.decode(step.value), None)
+        return answered
+    return from_json(step.value)
+
+
+def _is_timer(kind: StepKind) -> bool:
+    return kind == "sleep"
+
+
+def _headline(error: str | None) -> str | None:
+    return headline(error) if error else None

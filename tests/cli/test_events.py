@@ -1,0 +1,43 @@
+"""`batchflow notify` and `batchflow waiters`, on the store alone."""
+
+from tests.cli.command_line import CommandLine
+from tests.cli.functions import triggered, work_until
+
+
+def test_an_event_reaches_the_run_that_waits(shop: CommandLine) -> None:
+    """Who waits can be seen, is notified, and goes on with what was sent."""
+    id = triggered(shop, "held")
+    work_until("waiting", id)
+    header, line = shop("waiters", "release:held/1").out.splitlines()
+    assert header.split() == ["run", "step", "since", "until"]
+    assert line.split()[:2] == [id, "release"]
+    (waiter,) = shop("waiters", "release:held/1", "--json").document["waiters"]
+    assert (waiter["workflowRunId"], waiter["step"], waiter["until"]) == (id, "release", None)
+    answer = shop("notify", "release:held/1", '{"by": "Ada"}')
+    assert (answer.code, answer.out) == (0, f"Notified {id}\n")
+    assert work_until("completed", id).result == '{"released":{"by":"Ada"}}'
+
+
+def test_an_event_is_kept_for_one_run(shop: CommandLine) -> None:
+    """Before it waits for it; a file may hold the data."""
+    id = triggered(shop, "held")
+    (shop.folder / "data.json").write_text("[1, 2]")
+    document = shop("notify", "release:held/1", "@data.json", "--run", id, "--json").document
+    assert document == {"success": True, "eventId": "release:held/1", "runIds": [id]}
+    assert work_until("completed", id).result == '{"released":[1,2]}'
+
+
+def test_an_event_that_nobody_gets(shop: CommandLine) -> None:
+    """Exit code 1 says so; a wrong call is 2."""
+    triggered(shop, "a7")
+    answer = shop("notify", "nothing")
+    assert (answer.code, answer.out) == (1, "No run waits for 'nothing'\n")
+    answer = shop("notify", "nothing", "--run", "run_x")
+    told = "Run run_x takes nothing: it is not known, has ended, or has too much kept for it\n"
+    assert (answer.code, answer.out) == (1, told)
+    assert shop("waiters", "nothing").out == "No run waits for 'nothing'\n"
+    answer = shop("notify", "nothing", "hello")
+    assert (answer.code, answer.err) == (2, "error: DATA is no JSON: expected value at line 1 column 1\n")
+    answer = shop("notify", "batchflow:webhook:x")
+    told = "error: the event id 'batchflow:webhook:x' begins with 'batchflow:', which is batchflow's own\n"
+    assert (answer.code, answer.err) == (2, told)

@@ -1,0 +1,120 @@
+"""`batchflow runs trigger`: a run of a function, from the command line to its result."""
+
+import io
+from typing import Any
+
+import pytest
+
+from tests.cli.command_line import CommandLine
+from tests.cli.functions import triggered
+
+PACKED: dict[str, Any] = {"parcel": "A7", "items": 1, "tags": []}
+
+
+def test_trigger_starts_a_run_and_says_how_to_look(shop: CommandLine) -> None:
+    """It is left to a worker."""
+    answer = shop("runs", "trigger", shop.target, "orders/ship", "--payload", '{"id": "a7"}', "--label", "urgent")
+    assert (answer.code, answer.err) == (0, "")
+    said, look = answer.out.splitlines()
+    id = said.split()[1]
+    assert (said, look) == (f"Run {id} of /orders/ship", f"  look: batchflow runs show {id}")
+    run = shop("runs", "show", id, "--json").document
+    assert (run["state"], run["label"], run["payload"]) == (
+        "waiting",
+        "urgent",
+        {"id": "a7", "item_count": 1, "tags": []},
+    )
+
+
+def test_trigger_waits_and_prints_the_result(shop: CommandLine) -> None:
+    """This process does the work; stdout has nothing but the result."""
+    answer = shop("runs", "trigger", shop.target, "/orders/ship", "-p", "id=a7", "--wait", "--run-id", "order-7")
+    assert (answer.code, answer.err) == (0, "Run order-7 of /orders/ship\n")
+    assert answer.document == PACKED
+    again = shop("runs", "trigger", shop.target, "/orders/ship", "-p", "id=other", "--wait", "--run-id", "order-7")
+    assert again.document == PACKED
+
+
+def test_trigger_says_how_a_run_failed(shop: CommandLine) -> None:
+    """Exit code 1, and its sentence; or all about it as one document."""
+    answer = shop("runs", "trigger", shop.target, "/orders/ship", "-p", "id=lost", "--wait", "--run-id", "order-8")
+    assert (answer.code, answer.out) == (1, "")
+    told = "error: run 'order-8' of '/orders/ship' failed: NonRetryable: order 'lost' is nowhere"
+    assert answer.err.splitlines()[-1] == told
+    answer = shop("runs", "trigger", shop.target, "/orders/ship", "-p", "id=lost", "--wait", "--json")
+    assert (answer.code, answer.document["state"], answer.document["result"]) == (1, "failed", None)
+    assert answer.document["error"].startswith("NonRetryable: order 'lost' is nowhere\n")
+
+
+def test_trigger_takes_a_dedup_id_and_a_delay(shop: CommandLine) -> None:
+    """What is known starts nothing; a bare number is seconds."""
+    first = triggered(shop, "a7", "--dedup-id", "order 7", "--delay", "3600")
+    assert triggered(shop, "a8", "--dedup-id", "order 7", "--delay", "1h") == first
+    assert len(shop("runs", "--json").document["runs"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "items", "tags"),
+    [
+        (("-p", "itemCount=3", "-p", 'tags=["a", "b"]'), 3, ["a", "b"]),
+        (("-p", "item_count=3", "--payload", '{"id": "x", "tags": ["c"]}'), 3, ["c"]),
+    ],
+)
+def test_fields_are_given_one_by_one(
+    shop: CommandLine, arguments: tuple[str, ...], items: int, tags: list[str]
+) -> None:
+    """As text, or as JSON where the text does not fit; they win over the payload."""
+    answer = shop("runs", "trigger", shop.target, "/orders/ship", "-p", "id=a7", *arguments, "--wait")
+    assert answer.document == {"parcel": "A7", "items": items, "tags": tags}
+
+
+def test_the_payload_may_come_from_elsewhere(shop: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file, or stdin; what is no JSON is the parser's."""
+    (shop.folder / "order.json").write_text('{"id": "a7"}')
+    answer = shop("runs", "trigger", shop.target, "/orders/ship", "--payload", "@order.json", "--wait")
+    assert answer.document == PACKED
+    monkeypatch.setattr("sys.stdin", io.StringIO("three small words"))
+    assert shop("runs", "trigger", shop.target, "/count", "--payload", "-", "--wait").document == 3
+
+
+WRONG = {
+    (): "'{target}' serves 2 functions; name one of '/count', '/orders/ship'",
+    ("/order",): "'{target}' serves nothing at '/order'; there is '/count', '/orders/ship'",
+    ("/orders/ship",): "'id' does not fit: Field required",
+    ("/orders/ship", "-p", "id=a", "-p", "itemCount=few"): "'itemCount' does not fit: Input should be a valid "
+    "integer, unable to parse string as an integer",
+    ("/orders/ship", "-p", "id"): "'-p id' is no field; write -p name=value",
+    ("/orders/ship", "-p", "id=a", "-p", "id=b"): "the field 'id' is given twice; give it once, a list as JSON: "
+    "-p id='[…]'",
+    ("/orders/ship", "--payload", "id=a"): "--payload is no JSON: expected value at line 1 column 1",
+    ("/orders/ship", "-p", "id=a", "--payload", "[1]"): "-p gives the fields of a JSON object; --payload beside it is "
+    "one, or is left out",
+    ("/orders/ship", "--payload", "@nowhere.json"): "--payload cannot be read from 'nowhere.json': "
+    "No such file or directory",
+    ("/count", "--payload", "none"): "the parser 'lines' of 'count' cannot read this: ValueError: there are no lines",
+    ("/count", "--payload", "[]", "--run-id", "a b"): "'run_id' cannot be 'a b'; write 1 to 128 letters, digits, '_', "
+    "'-' and ':'",
+    ("/count", "--payload", "[]", "--delay", "soon"): "'delay' cannot be 'soon', which is no duration; write seconds "
+    "such as 10, text such as '500ms', '10s', '2h30m' or '7d', or a timedelta",
+}
+
+
+@pytest.mark.parametrize(("arguments", "told"), WRONG.items(), ids=map(" ".join, WRONG))
+def test_a_trigger_that_does_not_fit(shop: CommandLine, arguments: tuple[str, ...], told: str) -> None:
+    """One sentence, exit code 2; nothing is started."""
+    answer = shop("runs", "trigger", shop.target, *arguments)
+    assert (answer.code, answer.out, answer.err) == (2, "", f"error: {told.format(target=shop.target)}\n")
+
+
+def test_a_payload_that_is_no_text(shop: CommandLine) -> None:
+    """A file of other bytes is told of."""
+    (shop.folder / "image").write_bytes(b"\xff\xd8")
+    answer = shop("runs", "trigger", shop.target, "/count", "--payload", "@image")
+    assert answer.err == "error: --payload cannot be read from 'image': it is no UTF-8 text\n"
+
+
+def test_an_app_without_functions(command: CommandLine) -> None:
+    """Nothing can be triggered."""
+    answer = command("runs", "trigger", command.target)
+    told = f"error: '{command.target}' serves no function; add one with @flow.serve(…)\n"
+    assert (answer.code, answer.err) == (2, told)

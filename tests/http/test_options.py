@@ -1,0 +1,248 @@
+"""What the headers of a trigger set for its run."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from httpx import AsyncClient
+
+from batchflow import Batchflow, FlowControl
+from batchflow.core.message import Message
+from batchflow.serve.surroundings import ROOT_HEADER
+from tests.http.samples import PREFIX, refusal
+
+USER = {"email": "ada@example.org"}
+HOW = "write seconds such as 10, text such as '500ms', '10s', '2h30m' or '7d', or a timedelta"
+VALUE = "Upstash-Flow-Control-Value"
+LIMITS = "write parallelism=N, rate=N or both, and period=1m where the rate is not per second"
+
+WRONG: dict[str, tuple[dict[str, str], str, str]] = {
+    "run id": (
+        {"Upstash-Workflow-RunId": "a b"},
+        "'Upstash-Workflow-RunId' cannot be 'a b'; write 1 to 128 letters, digits, '_', '-' and ':'",
+        "Upstash-Workflow-RunId",
+    ),
+    "run id of a batch": (
+        {"Upstash-Workflow-RunId": "bat_1"},
+        "'Upstash-Workflow-RunId' cannot be 'bat_1': ids of batches begin so",
+        "Upstash-Workflow-RunId",
+    ),
+    "two ids": (
+        {"Upstash-Workflow-RunId": "a", "Upstash-Deduplication-Id": "b"},
+        "'Upstash-Workflow-RunId' and 'Upstash-Deduplication-Id' exclude each other; give the one or the other",
+        "Upstash-Workflow-RunId",
+    ),
+    "dedup id": (
+        {"Upstash-Deduplication-Id": ""},
+        "'Upstash-Deduplication-Id' is empty; name what the run is for, or leave it out",
+        "Upstash-Deduplication-Id",
+    ),
+    "delay": (
+        {"Upstash-Delay": "soon"},
+        f"'Upstash-Delay' cannot be 'soon', which is no duration; {HOW}",
+        "Upstash-Delay",
+    ),
+    "delay beside a time": (
+        {"Upstash-Delay": "-1s", "Upstash-Not-Before": "1900000000"},
+        f"'Upstash-Delay' cannot be '-1s', which is no duration; {HOW}",
+        "Upstash-Delay",
+    ),
+    "time": (
+        {"Upstash-Not-Before": "9" * 18},
+        f"'Upstash-Not-Before' cannot be '{'9' * 18}'; write a time in unix seconds, such as 1900000000",
+        "Upstash-Not-Before",
+    ),
+    "label": ({"Upstash-Label": "x" * 201}, "a label has 1 to 200 characters, not 201", "Upstash-Label"),
+    "retries": (
+        {"Upstash-Retries": "-1"},
+        "'Upstash-Retries' cannot be '-1'; write a whole number of 0 or more, such as 3",
+        "Upstash-Retries",
+    ),
+    "retry delay": (
+        {"Upstash-Retries": "5", "Upstash-Retry-Delay": "10y"},
+        f"'Upstash-Retry-Delay' cannot be '10y', which is no duration; {HOW}",
+        "Upstash-Retry-Delay",
+    ),
+    "flow key": (
+        {"Upstash-Flow-Control-Key": "a/b", VALUE: "rate=1"},
+        "'Upstash-Flow-Control-Key' cannot be 'a/b'; write letters, digits, '-', '_' and '.', such as 'mail-api'",
+        "Upstash-Flow-Control-Key",
+    ),
+    "no flow key": (
+        {VALUE: "rate=1"},
+        "'Upstash-Flow-Control-Key' is missing; it goes with 'Upstash-Flow-Control-Value'",
+        "Upstash-Flow-Control-Key",
+    ),
+    "no limits": (
+        {"Upstash-Flow-Control-Key": "a"},
+        "'Upstash-Flow-Control-Value' is missing; it goes with 'Upstash-Flow-Control-Key'",
+        VALUE,
+    ),
+    "limits": (
+        {"Upstash-Flow-Control-Key": "a", VALUE: "speed=1"},
+        f"'Upstash-Flow-Control-Value' cannot be 'speed=1'; {LIMITS}",
+        VALUE,
+    ),
+    "a period alone": (
+        {"Upstash-Flow-Control-Key": "a", VALUE: "period=1m"},
+        f"'Upstash-Flow-Control-Value' sets no limit with 'period=1m'; {LIMITS}",
+        VALUE,
+    ),
+    "rate": (
+        {"Upstash-Flow-Control-Key": "a", VALUE: "rate=fast"},
+        "'rate' cannot be 'fast'; write a whole number of 1 or more, such as 3",
+        VALUE,
+    ),
+    "parallelism": (
+        {"Upstash-Flow-Control-Key": "a", VALUE: "parallelism=0"},
+        "'parallelism' cannot be 0; write a whole number of 1 or more, or None for no limit",
+        VALUE,
+    ),
+    "a header without a name": (
+        {"Upstash-Forward-": "x"},
+        "'Upstash-Forward-' names no header; write Upstash-Forward-NAME",
+        "Upstash-Forward-",
+    ),
+    "what is not kept": (
+        {"Upstash-Failure-Callback": "https://example.org"},
+        "'upstash-failure-callback' is a header whose promise is not kept here; leave it out",
+        "upstash-failure-callback",
+    ),
+}
+
+
+@pytest.fixture
+def published(idle: Batchflow, monkeypatch: pytest.MonkeyPatch) -> list[Message]:
+    """What is published, in its order."""
+    publish, seen = idle.engine.publish, list[Message]()
+
+    async def noted(messages: Sequence[Message]) -> None:
+        seen.extend(messages)
+        await publish(messages)
+
+    monkeypatch.setattr(idle.engine, "publish", noted)
+    return seen
+
+
+async def start(http: AsyncClient, headers: Any) -> str:
+    response = await http.post("/onboarding", json=USER, headers=headers)
+    assert response.status_code == 202, response.text
+    return response.json()["workflowRunId"]
+
+
+async def test_options_are_those_of_the_run(published: list[Message], idle_http: AsyncClient) -> None:
+    """Every option that QStash has a header for."""
+    headers = {
+        "upstash-workflow-runid": "order:7",
+        "Upstash-Label": "Größe".encode(),
+        "Upstash-Retries": "7",
+        "Upstash-Retry-Delay": "pow(2, retried) * 1000",
+        "Upstash-Flow-Control-Key": "mail-api",
+        VALUE: "parallelism=3, rate=10,period=60",
+        "Upstash-Not-Before": "1900000000",
+        "Upstash-Delay": "10s",
+        "Upstash-Telemetry-Sdk": "curl",
+        "X-Other": "stays outside",
+    }
+    assert await start(idle_http, headers) == "order:7"
+    (message,) = published
+    assert (message.id, message.label, message.not_before) == ("order:7", "Größe", 1_900_000_000_000)
+    assert message.flow == FlowControl(parallelism=3, rate=10, period="1m", key="mail-api")
+    assert message.retry is not None
+    assert (message.retry.retries, message.retry.delay) == (7, "pow(2, retried) * 1000")
+    assert dict(message.headers) == {ROOT_HEADER: f"http://test{PREFIX}"}
+
+
+async def test_options_left_out_are_the_functions_own(published: list[Message], idle_http: AsyncClient) -> None:
+    """Its retries, its limits, at once, and its label."""
+    response = await idle_http.post("/approvals", json="a")
+    (message,) = published
+    assert message.id == response.json()["workflowRunId"]
+    assert (message.retry, message.flow.key, message.not_before, message.label) == (None, "approvals", 0, "approval")
+
+
+@pytest.mark.parametrize(("text", "ms"), [("2h30m", 9_000_000), ("10", 10_000)])
+async def test_a_delay_is_a_duration_or_seconds(
+    text: str, ms: int, idle: Batchflow, published: list[Message], idle_http: AsyncClient
+) -> None:
+    """As QStash writes them."""
+    before = idle.engine.now()
+    await start(idle_http, {"Upstash-Delay": text})
+    assert before + ms <= published[0].not_before <= idle.engine.now() + ms
+
+
+async def test_forwarded_headers_are_the_runs(published: list[Message], idle_http: AsyncClient) -> None:
+    """Without the prefix; equal ones are joined, and none passes for one of batchflow's own."""
+    headers = [
+        ("Upstash-Forward-X-Tenant", "acme"),
+        ("Upstash-Forward-Tag", "a"),
+        ("upstash-forward-tag", "b"),
+        ("Upstash-Forward-Batchflow-Root", "https://elsewhere.example.org"),
+    ]
+    await start(idle_http, headers)
+    assert dict(published[0].headers) == {"x-tenant": "acme", "tag": "a, b", ROOT_HEADER: f"http://test{PREFIX}"}
+
+
+@pytest.mark.parametrize("header", ["Upstash-Workflow-RunId", "Upstash-Deduplication-Id"])
+async def test_a_known_id_starts_nothing(header: str, idle: Batchflow, idle_http: AsyncClient) -> None:
+    """The answer is that of the first one, which keeps its payload."""
+    first = await start(idle_http, {header: "order-7"})
+    again = await idle_http.post("/onboarding", json={"email": "other@example.org"}, headers={header: "order-7"})
+    assert (again.status_code, again.json()["workflowRunId"]) == (202, first)
+    assert again.headers["Location"].endswith(f"/runs/{first}")
+    (run,) = (await idle.runs()).runs
+    assert "ada@example.org" in run.payload
+
+
+@pytest.mark.parametrize(("headers", "told", "field"), WRONG.values(), ids=WRONG)
+async def test_a_wrong_option_is_one_sentence(
+    headers: dict[str, str], told: str, field: str, idle: Batchflow, idle_http: AsyncClient
+) -> None:
+    """422, with the header as the field; nothing is started."""
+    assert refusal(await idle_http.post("/onboarding", json=USER, headers=headers)) == (422, told, field)
+    assert (await idle.runs()).runs == []
+
+
+async def test_an_option_given_twice_is_refused(idle_http: AsyncClient) -> None:
+    """Neither of the two would be what was meant."""
+    headers = [("Upstash-Delay", "1s"), ("upstash-delay", "2s")]
+    response = await idle_http.post("/onboarding", json=USER, headers=headers)
+    assert refusal(response) == (422, "'Upstash-Delay' is given twice; give it once", "Upstash-Delay")
+
+
+async def test_a_retry_delay_that_grows_without_end_is_refused(idle_http: AsyncClient) -> None:
+    """The sentence is the policy's own."""
+    headers = {"Upstash-Retries": "9999", "Upstash-Retry-Delay": "pow(9, retried)"}
+    status, told, field = refusal(await idle_http.post("/onboarding", json=USER, headers=headers))
+    assert (status, field) == (422, "Upstash-Retry-Delay")
+    assert told == "the retry delay 'pow(9, retried)' is infinite for retried = 9999; put min(…, …) around what grows"
+
+
+async def test_a_body_that_is_no_json_is_the_parsers(published: list[Message], idle_http: AsyncClient) -> None:
+    """JSON is read as ever."""
+    for body in (b"mail: ada@example.org", b'{"email": "ada@example.org"}'):
+        assert (await idle_http.post("/signup", content=body)).status_code == 202
+    assert [message.body for message in published] == ['{"email":"ada@example.org","invited_by":null}'] * 2
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (
+            b"nobody",
+            (
+                422,
+                "the parser 'address_line' of 'signup' cannot read this: "
+                "ValueError: not enough values to unpack (expected 2, got 1)",
+                None,
+            ),
+        ),
+        (b"\xff\xfe", (400, "the body is neither JSON nor UTF-8 text", None)),
+        (b'{"mail": 1}', (422, "'email' does not fit: Field required", "email")),
+    ],
+)
+async def test_what_a_parser_cannot_read_is_refused(
+    body: bytes, expected: tuple[int, str, str | None], idle_http: AsyncClient
+) -> None:
+    """The sentence names the parser and what it raised."""
+    assert refusal(await idle_http.post("/signup", content=body)) == expected
