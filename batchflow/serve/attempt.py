@@ -60,7 +60,7 @@ class Attempt:
     @property
     def smooth(self) -> bool:
         """Whether nothing stood in the way: no branches, nothing left of a journal."""
-        return self.ending is None and not self.branches and (self.pump is None or not self.pump.replaying)
+        return self.ending is None and not self.branches and self.replay.upcoming is None
 
     def share(self) -> Pump:
         """The pump; made at the first call, and then it knows what the root has under way."""

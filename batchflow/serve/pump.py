@@ -57,7 +57,7 @@ class Pump:
         self.alone = True
         """Only the root has asked so far."""
         self.replaying = replay.upcoming is not None
-        """Recorded outcomes are left: no new step starts."""
+        """Recorded outcomes are left, or the code is not yet at rest after the last one: no new step starts."""
         self.open: dict[int, str] = {}
         """Steps that were asked for and have not come back, by number."""
         self.busy: set[int] = set()
@@ -154,13 +154,19 @@ class Pump:
     def _turns(self) -> int:
         upcoming = self._replay.upcoming
         # A single turn lets tasks that the root has made get to start; then it is not alone any more.
-        return 1 if self.alone and upcoming is not None and upcoming.number in self._waiting else REST
+        if self.alone and self.replaying and (upcoming is None or upcoming.number in self._waiting):
+            return 1
+        return REST
 
     def _act(self) -> bool:
         """Let one branch go on; whether there may be more to do."""
         upcoming = self._replay.upcoming
         if upcoming is not None:
             return self._recall(upcoming)
+        if self.replaying:
+            # Only now: the last recorded outcome may have made the code take back what waits to start.
+            self._release()
+            return True
         if self._next in self._ready:
             future = self._ready.pop(self._next)
             self._next += 1
@@ -181,8 +187,6 @@ class Pump:
         if not future.done():
             future.set_result(step)
             self._quiet = 0
-        if self._replay.upcoming is None:
-            self._release()
         return True
 
     def _release(self) -> None:
@@ -190,6 +194,7 @@ class Pump:
         for step, future in self._held.values():
             if not future.done():
                 future.set_result(step)
+                self._quiet = 0
         self._held.clear()
 
 

@@ -15,12 +15,14 @@ from tests.house.sources import sources
 
 # Tests whose subject is code that breaks a rule: (file, rule).
 ON_PURPOSE = {
+    ("tests/scenarios/test_waits.py", "await"),
     ("tests/serve/test_cancellation.py", "await"),
     ("tests/serve/test_endings.py", "duplicate-name"),
     ("tests/serve/test_endings.py", "except"),
     ("tests/serve/test_mismatches.py", "duplicate-name"),
     ("tests/serve/test_mismatches.py", "nested-step"),
     ("tests/typing/cases/refused.py", "duplicate-name"),
+    ("tests/typing/cases/waits_refused.py", "duplicate-name"),
     ("docs/how-to/check.md", "io"),
     ("docs/how-to/check.md", "name-in-loop"),
     ("docs/how-to/check.md", "time"),

@@ -1,0 +1,113 @@
+"""An app over the real store in virtual time, its steps counted, its calls answered without a network."""
+
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from pydantic import BaseModel
+
+from batchflow import Batchflow
+from batchflow.core.call import Body, CallAnswer, CallRequest
+from batchflow.core.message import Claim
+from batchflow.core.ports import Runtime
+from batchflow.core.run import Run
+from batchflow.core.settlement import Settlement, done
+from batchflow.serve.calls import ANSWER, REQUEST
+from batchflow.serve.handle import RunHandle
+from batchflow.stores.sqlite import SqliteStore
+from batchflow.testing import FixedEntropy, ManualClock, drive
+
+HOUR = 3_600_000
+DAY = 24 * HOUR
+
+
+class Nothing(BaseModel):
+    """The payload of a run that needs none."""
+
+
+class Answering:
+    """Makes calls: `answer` says what comes back."""
+
+    def __init__(self) -> None:
+        self.requests: list[CallRequest] = []
+        self.answer: Callable[[CallRequest], CallAnswer] = lambda request: CallAnswer(status=200)
+
+    @property
+    def timeout_ms(self) -> int | None:
+        """As long as it takes."""
+        return None
+
+    async def deliver(self, claim: Claim, runtime: Runtime) -> Settlement:
+        """Answer at once."""
+        request = REQUEST.decode(claim.body)
+        self.requests.append(request)
+        return done(claim, ANSWER.encode(self.answer(request)))
+
+
+def json_answer(text: str, status: int = 200) -> CallAnswer:
+    """An answer with a JSON body."""
+    return CallAnswer(status=status, headers={"content-type": "application/json"}, body=Body(text=text))
+
+
+class Scene:
+    """The app, its clock, and how often each step was executed."""
+
+    def __init__(self, *, always_replay: bool) -> None:
+        self.always_replay = always_replay
+        self.sync = False
+        self.clock = ManualClock()
+        self.store = SqliteStore(":memory:", clock=self.clock)
+        self.flow = Batchflow(self.store, clock=self.clock, worker=False, entropy=FixedEntropy())
+        self.calls = Answering()
+        self.flow.engine.caller = self.calls
+        self.executed: Counter[str] = Counter()
+
+    def step(
+        self,
+        name: str,
+        result: object = None,
+        *,
+        does: Callable[[Any], object] | None = None,
+        error: Exception | None = None,
+    ) -> Callable[..., Any]:
+        """A step function, sync or async as the test has it, that counts its executions and returns, does or raises."""
+
+        def plain(*arguments: object) -> Any:
+            self.executed[name] += 1
+            if error is not None:
+                raise error
+            return does(*arguments) if does is not None else result
+
+        async def on_the_loop(*arguments: object) -> Any:
+            return plain(*arguments)
+
+        chosen: Callable[..., Any] = plain if self.sync else on_the_loop
+        return chosen
+
+    async def drive(self) -> None:
+        """Everything that time alone brings to its end."""
+        await drive(self.flow, self.clock)
+
+    async def to_the_end(self, trigger: Awaitable[RunHandle[Any]]) -> Run:
+        """Start a run, and drive it; how it ended."""
+        handle = await self.start(trigger)
+        await self.drive()
+        return await handle.status()
+
+    async def start(self, trigger: Awaitable[RunHandle[Any]]) -> RunHandle[Any]:
+        """Start a run."""
+        await self.flow.start()
+        return await trigger
+
+    def rows(self, sql: str) -> list[Any]:
+        """What the store's tables hold."""
+        return vars(self.store)["_writer"].connection.execute(sql).fetchall()
+
+    def left(self) -> dict[str, int]:
+        """What is left of runs that have ended and of what they waited for."""
+        tables = ("message", "arrival", "listener", "kept_event", "webhook")
+        counts = {table: self.rows(f"SELECT count(*) FROM {table}")[0][0] for table in tables}
+        counts["step"] = self.rows("SELECT count(*) FROM step WHERE run NOT IN (SELECT id FROM run)")[0][0]
+        counts["in_use"] = self.rows("SELECT coalesce(sum(in_use), 0) FROM flow")[0][0]
+        counts["batch"] = self.rows("SELECT count(*) FROM batch WHERE ended_at IS NULL")[0][0]
+        return {what: count for what, count in counts.items() if count}

@@ -1,0 +1,119 @@
+"""An app over the real store in memory, driven in virtual time and killed where a test wants it."""
+
+import asyncio
+from collections.abc import Awaitable
+from typing import Any, NamedTuple
+
+import pytest
+
+from batchflow import Batchflow
+from batchflow.core.call import Body, CallAnswer
+from batchflow.core.message import Claim
+from batchflow.core.ports import Runtime, Verdict
+from batchflow.core.run import Step
+from batchflow.core.settlement import Effect, Settlement, dead, done, retry
+from batchflow.serve.calls import ANSWER, REQUEST
+from batchflow.stores.sqlite import SqliteStore
+from batchflow.testing import Died, FaultyStore, FixedEntropy, ManualClock, drive
+
+_OF_OPEN_RUNS = ("message", "arrival", "listener", "kept_event", "webhook")
+
+
+class Disaster(NamedTuple):
+    """What happens at the `nth` call of a verb after the one before."""
+
+    fault: str
+    verb: str
+    nth: int
+
+
+class NotingStore(SqliteStore):
+    """Notes which outcomes are durable, by run and step."""
+
+    def __init__(self, clock: ManualClock) -> None:
+        super().__init__(":memory:", clock=clock)
+        self.outcomes: set[tuple[str, str]] = set()
+
+    def record(self, claim: str, fence: int, step: Step, effects: tuple[Effect, ...] = ()) -> "asyncio.Future[Verdict]":
+        future = super().record(claim, fence, step, effects)
+        if step.position:
+            future.add_done_callback(lambda done: self._note(claim, step.name, done))
+        return future
+
+    def _note(self, run: str, name: str, done: "asyncio.Future[Verdict]") -> None:
+        if not done.cancelled() and not done.exception() and done.result() == "recorded":
+            self.outcomes.add((run, name))
+
+
+class Caller:
+    """Answers calls without a network: `https://calls.test/FAILS/HOW` fails so often before it says "hello"."""
+
+    def __init__(self) -> None:
+        self.made: list[str] = []
+
+    @property
+    def timeout_ms(self) -> int | None:
+        return None
+
+    async def deliver(self, claim: Claim, runtime: Runtime) -> Settlement:
+        request = REQUEST.decode(claim.body)
+        self.made.append(request.step)
+        *_, fails, how = request.url.split("/")
+        assert claim.retry is not None
+        if claim.failures >= int(fails):
+            return done(claim, ANSWER.encode(CallAnswer(status=200, body=Body(text="hello"))))
+        if claim.failures + 1 < claim.retry.attempts:
+            return retry(claim, runtime.clock.now() + 1_000, "not yet")
+        if how == "answered":
+            return done(claim, ANSWER.encode(CallAnswer(status=500)))
+        return dead(claim, "nobody there")
+
+
+class Stage:
+    """The app, its clock, and the processes that die over its store."""
+
+    def __init__(self, *, always_replay: bool = False) -> None:
+        self.clock = ManualClock()
+        self.store = NotingStore(self.clock)
+        self.caller = Caller()
+        self.deaths = 0
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("BATCHFLOW_ALWAYS_REPLAY", str(always_replay))
+            self.flow = Batchflow(self.store, clock=self.clock, worker=False, entropy=FixedEntropy())
+        self.flow.engine.caller = self.caller
+
+    async def drive(self, *disasters: Disaster) -> None:
+        """Everything to its end, with these disasters on the way, one after the other."""
+        mine = asyncio.all_tasks()
+        for disaster in disasters:
+            plan: dict[str, Any] = {disaster.fault: disaster.verb}
+            self.flow.engine.store = FaultyStore(self.store, nth=disaster.nth, **plan)
+            try:
+                await drive(self.flow, self.clock)
+            except Died:
+                self.deaths += 1
+            # What the dead process was doing ends with it.
+            await _killed(asyncio.all_tasks() - mine)
+        self.flow.engine.store = self.store
+        await drive(self.flow, self.clock)
+
+    def left(self) -> dict[str, int]:
+        """What the tables hold of runs that have ended, and of waiting."""
+        counts = {table: self._count(f"FROM {table}") for table in _OF_OPEN_RUNS}
+        counts["step"] = self._count("FROM step WHERE run NOT IN (SELECT id FROM run)")
+        counts["in_use"] = self._count("FROM flow WHERE in_use > 0")
+        return {what: count for what, count in counts.items() if count}
+
+    def _count(self, rows: str) -> int:
+        return vars(self.store)["_writer"].connection.execute(f"SELECT count(*) {rows}").fetchone()[0]
+
+    async def close(self) -> None:
+        self.flow.engine.store = self.store
+        await self.flow.stop()
+
+
+async def _killed(tasks: "set[asyncio.Task[Any]]") -> None:
+    for task in tasks:
+        task.cancel()
+    awaitables: list[Awaitable[Any]] = list(tasks)
+    await asyncio.gather(*awaitables, return_exceptions=True)
