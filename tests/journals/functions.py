@@ -59,8 +59,7 @@ class Functions:
         return served
 
     def _all(self) -> dict[str, Function]:
-        mine: dict[str, Any] = {name: getattr(self, name) for name in vars(Functions) if not name.startswith("_")}
-        return mine
+        return {name: getattr(self, name) for name in vars(Functions) if not name.startswith("_")}
 
     async def _child(self, ctx: Context) -> int:
         if ctx.payload.id == "fails":

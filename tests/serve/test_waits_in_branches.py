@@ -1,6 +1,7 @@
 """Waits that the code takes back, and those that an attempt leaves behind when it fails."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
 
 import pytest
@@ -94,16 +95,21 @@ async def test_the_runs_own_time_is_that_of_the_outcome_that_was_handed_out(scen
 async def test_first_of_several_that_fail_together_complains_of_none(scene: Scene) -> None:
     """What the first one raises is raised; that the others failed in the same turn is heard as well."""
 
-    @scene.flow.serve("/deep", retries=0)
-    async def deep(ctx: WorkflowContext[Nothing]) -> None:
+    complaints: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, about: complaints.append(about))
+
+    @scene.flow.serve("/together", retries=0)
+    async def together(ctx: WorkflowContext[Nothing]) -> None:
         async def fails(name: str) -> None:
             raise ValueError(name)
 
         await ctx.first(fails("one"), fails("two"))
 
-    ended = await scene.to_the_end(deep.trigger(Nothing()))
+    ended = await scene.to_the_end(together.trigger(Nothing()))
     assert ended.error is not None
     assert ended.error.startswith("ValueError: one")
+    gc.collect()
+    assert complaints == []
 
 
 async def test_a_timeout_that_is_cancelled_as_it_begins_leaves_no_timer(scene: Scene) -> None:
