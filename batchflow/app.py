@@ -236,8 +236,13 @@ def open_store(settings: Settings, clock: Clock) -> Store:
 
         path = rest.removeprefix("/") if not rest.startswith("//") else rest[1:]
         return SqliteStore(path or ":memory:", clock=clock, synchronous=settings.synchronous)
+    if settings.url.startswith(("redis://", "rediss://", "unix://")):
+        from batchflow.stores.redis import RedisStore
+
+        return RedisStore(settings.url, namespace=settings.namespace)
     raise ConfigurationError(
-        f"'{settings.url}' names no store; write sqlite:///PATH (two more slashes for an absolute path), or sqlite://"
+        f"'{settings.url}' names no store; write sqlite:///PATH (two more slashes for an absolute path), sqlite:// or "
+        "redis://HOST:PORT"
     )
 
 

@@ -27,8 +27,10 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="BATCHFLOW_", extra="ignore", frozen=True)
 
     url: str = Field(
-        default="sqlite:///batchflow.db", description="where state lives: sqlite:///PATH, or sqlite:// for memory"
+        default="sqlite:///batchflow.db",
+        description="where state lives: sqlite:///PATH, sqlite:// for memory, or redis://HOST:PORT",
     )
+    namespace: str = Field(default="batchflow", description="what keeps programs apart that share a Redis server")
     concurrency: int = Field(default=256, ge=1, le=100_000, description="runs under way at once in one process")
     threads: int = Field(default=40, ge=1, le=1_000, description="threads that sync hooks and functions run in")
     grace: Span = Field(default=timedelta(seconds=10), description="how long a stop waits for running work")

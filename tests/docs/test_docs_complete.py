@@ -25,7 +25,6 @@ from tests.docs.pages import MEASURED, ROOT, anchors, links, pages, prose, read
 
 README_WORDS = 500
 NOT_THERE = (
-    "redis",
     "qstash",
     "dead-letter",
     "dashboard",

@@ -1,0 +1,95 @@
+"""Who wants to be told of changes, and the subscription through which other processes tell of theirs."""
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from typing import Any, cast
+
+from redis import exceptions
+from redis.asyncio import Redis
+
+LOOK_S = 0.25
+"""Who subscribes is told once after so long, of what may have changed before."""
+
+AGAIN_S = 0.5
+"""How long to wait before the subscription is made again."""
+
+
+class Changes:
+    """Tells subscribers; `listen` hears other stores of the namespace, each of which says its number."""
+
+    def __init__(self) -> None:
+        self._subscribers: list[Callable[[bool], None]] = []
+        self._task: asyncio.Task[None] | None = None
+        self._heard = asyncio.Event()
+
+    def subscribe(self, callback: Callable[[bool], None]) -> Callable[[], None]:
+        """Have `callback` called; what ends that."""
+        self._subscribers.append(callback)
+        try:
+            look = asyncio.get_running_loop().call_later(LOOK_S, self._look, callback)
+        except RuntimeError:
+            look = None
+
+        def end() -> None:
+            if look is not None:
+                look.cancel()
+            if callback in self._subscribers:
+                self._subscribers.remove(callback)
+
+        return end
+
+    def tell(self, foreign: bool) -> None:
+        """There was a change."""
+        for callback in tuple(self._subscribers):
+            callback(foreign)
+
+    def _look(self, callback: Callable[[bool], None]) -> None:
+        if self._task is not None and callback in self._subscribers:
+            callback(True)
+
+    async def listen(self, client: Redis, channel: str, number: int) -> None:
+        """Hear others from here on; `number` is our own."""
+        self._heard.clear()
+        self._task = asyncio.create_task(self._listen(client, channel, str(number)), name="batchflow-redis-changes")
+        heard = asyncio.ensure_future(self._heard.wait())
+        await asyncio.wait({heard, self._task}, timeout=5, return_when=asyncio.FIRST_COMPLETED)
+        heard.cancel()
+
+    async def stop(self) -> None:
+        """Hear nobody any more."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    async def _listen(self, client: Redis, channel: str, number: str) -> None:
+        while True:
+            # Lost connections are the business of the verbs, which fail and say so; here they only mean to try again.
+            with contextlib.suppress(exceptions.RedisError, OSError):
+                await self._hear(client, channel, number)
+            await asyncio.sleep(AGAIN_S)
+
+    async def _hear(self, client: Redis, channel: str, number: str) -> None:
+        pubsub = cast(Any, client).pubsub()
+        try:
+            await pubsub.subscribe(channel)
+            while True:
+                message = await pubsub.get_message(timeout=None)
+                if message is None:
+                    continue
+                if message["type"] == "subscribe":
+                    # Also after the connection was lost: what happened meanwhile was told to nobody.
+                    if self._heard.is_set():
+                        self.tell(True)
+                    self._heard.set()
+                elif message["type"] == "message" and _text(message["data"]) != number:
+                    self.tell(True)
+        finally:
+            with contextlib.suppress(exceptions.RedisError, OSError):
+                await pubsub.aclose()
+
+
+def _text(data: object) -> str:
+    return data.decode() if isinstance(data, bytes) else str(data)

@@ -1,0 +1,18 @@
+-- A whole group of operations in one call: each is carried out by itself, and one that fails fails alone (a verb looks
+-- before it writes). The answer is a JSON array with, for each, [true, answer] or [false, error].
+local answers = {}
+local GATHERS = { settle = true }
+for place, operation in ipairs(asked[3]) do
+  local verb = verbs[operation[1]]
+  if not GATHERS[operation[1]] then buffer.flush() end
+  local fine, answer = pcall(verb, unpack(operation, 2, 10))
+  if not fine then answer = type(answer) == 'table' and (answer.err or 'unknown') or tostring(answer) end
+  answers[place] = { fine, out(answer) }
+  if fine and answer == false then answers[place][2] = false end
+end
+batches.finish()
+buffer.flush()
+batches.flush()
+flows.flush()
+if state.told then call('PUBLISH', P .. 'changes', SELF) end
+return cjson.encode(answers)

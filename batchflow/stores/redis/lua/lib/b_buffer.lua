@@ -1,0 +1,58 @@
+-- Writes that many operations of a group make to the same keys, gathered into one command for each key. Written before
+-- anything reads those keys, and at the end; what makes room goes first, so that a full server takes all or nothing.
+local FREEING = { DEL = true, SREM = true, HDEL = true }
+buffer.lists, buffer.order, buffer.gone = {}, {}, {}
+
+local function list_of(command, key)
+  local lists = buffer.lists[command]
+  if not lists then
+    lists = {}
+    buffer.lists[command] = lists
+  end
+  local list = lists[key]
+  if not list then
+    list = { command = command, key = key }
+    lists[key] = list
+    buffer.order[#buffer.order + 1] = list
+  end
+  return list
+end
+
+function buffer.add(command, key, value)
+  local list = list_of(command, key)
+  list[#list + 1] = value
+end
+
+function buffer.pair(command, key, name, value)
+  local list = list_of(command, key)
+  list[#list + 1] = name
+  list[#list + 1] = value
+end
+
+-- The hash of a message goes.
+function buffer.drop(id)
+  buffer.add('DEL', '', P .. 'm:' .. id)
+  buffer.gone[id] = true
+end
+
+local function write(list)
+  sliced(list, function(part)
+    if list.command == 'DEL' then
+      call('DEL', unpack(part))
+    else
+      call(list.command, list.key, unpack(part))
+    end
+  end)
+end
+
+function buffer.flush()
+  local order = buffer.order
+  if #order == 0 then return end
+  buffer.lists, buffer.order, buffer.gone = {}, {}, {}
+  for _, list in ipairs(order) do
+    if FREEING[list.command] then write(list) end
+  end
+  for _, list in ipairs(order) do
+    if not FREEING[list.command] then write(list) end
+  end
+end

@@ -1,0 +1,111 @@
+-- What runs wait for: events, webhooks, the ends of children; and how it reaches them.
+local KEPT_EVENTS = 1000
+
+local function listener(run, number) return string.format('%s\1%09d', run, number) end
+
+-- Its end has more to clear away.
+function waiting.link(run)
+  if messages.load(run) then call('HSET', P .. 'm:' .. run, 'ln', 1) end
+end
+
+-- Keep what came in for a step that waits until a claim records it; a run that is suspended is due at once.
+function waiting.arrive(run, number, how, value, error)
+  local message = messages.load(run)
+  if not message then return end
+  local step = call('HGET', P .. 'm:' .. run, 's' .. number)
+  if not step or cjson.decode(step)[4] ~= 'pending' then return end
+  call('RPUSH', P .. 'a:' .. run, cjson.encode({ number, how, out(value), out(error), now }))
+  if not message.o and not message.e and tonumber(message.u) > now then
+    call('HSET', P .. 'm:' .. run, 'u', now)
+    call('ZADD', lanes.name(message.d, message.k), now, run)
+    lanes.ready_by(message.d, message.k, now)
+  end
+end
+
+-- Those that wait for an event, longest first: { run, number }, …
+function waiting.of_event(event)
+  local found = {}
+  for _, member in ipairs(call('ZRANGE', P .. 'e:' .. event, 0, -1)) do
+    local cut = string.find(member, '\1', 1, true)
+    local run, number = string.sub(member, 1, cut - 1), tonumber(string.sub(member, cut + 1))
+    local about = cjson.decode(call('HGET', P .. 'ln:' .. run, number))
+    local ends = tonumber(about[3])
+    if ends == 0 or ends > now then found[#found + 1] = { run, number, about[2], about[3] } end
+  end
+  return found
+end
+
+-- The wait of one run for an event that has lasted longest.
+function waiting.of_run(event, run)
+  local found = {}
+  local reply = call('HGETALL', P .. 'ln:' .. run)
+  for place = 1, #reply, 2 do
+    local about = cjson.decode(reply[place + 1])
+    local ends = tonumber(about[3])
+    if about[1] == event and (ends == 0 or ends > now) then
+      found[#found + 1] = { run, tonumber(reply[place]), tonumber(about[2]) }
+    end
+  end
+  table.sort(found, function(one, other)
+    if one[3] ~= other[3] then return one[3] < other[3] end
+    return one[2] < other[2]
+  end)
+  return { found[1] }
+end
+
+-- Give an event to those that wait for it, or keep it for the one run; the ids of those that got it.
+function waiting.notify(event, data, run)
+  local found = run and waiting.of_run(event, run) or waiting.of_event(event)
+  if run and #found == 0 then
+    local message = messages.load(run)
+    if not message or messages.is_cancelled(message) then return {} end
+    if call('LLEN', P .. 'k:' .. run) >= KEPT_EVENTS then return {} end
+    call('RPUSH', P .. 'k:' .. run, event .. '\1' .. data)
+    waiting.link(run)
+    return { run }
+  end
+  local told, seen = {}, {}
+  for _, one in ipairs(found) do
+    waiting.arrive(one[1], one[2], 'done', data)
+    waiting.unlisten(one[1], one[2])
+    if not seen[one[1]] then told[#told + 1] = one[1] end
+    seen[one[1]] = true
+  end
+  return told
+end
+
+-- A step of a run waits for an event; what was kept for it arrives at once, the oldest first.
+function waiting.listen(run, number, event, ends)
+  waiting.link(run)
+  local begins = event .. '\1'
+  for _, kept in ipairs(call('LRANGE', P .. 'k:' .. run, 0, -1)) do
+    if string.sub(kept, 1, #begins) == begins then
+      call('LREM', P .. 'k:' .. run, 1, kept)
+      return waiting.arrive(run, number, 'done', string.sub(kept, #begins + 1))
+    end
+  end
+  if call('HSETNX', P .. 'ln:' .. run, number, cjson.encode({ event, now, big(ends) })) == 1 then
+    call('ZADD', P .. 'e:' .. event, now, listener(run, number))
+  end
+end
+
+function waiting.unlisten(run, number)
+  local about = call('HGET', P .. 'ln:' .. run, number)
+  if about then
+    call('HDEL', P .. 'ln:' .. run, number)
+    call('ZREM', P .. 'e:' .. cjson.decode(about)[1], listener(run, number))
+  end
+end
+
+function waiting.accept(run, token)
+  waiting.link(run)
+  if call('HSETNX', P .. 'wh', token, run) == 1 then call('SADD', P .. 'whr:' .. run, token) end
+end
+
+-- A run that has ended waits for nothing.
+function waiting.forget(run)
+  local listens = call('HKEYS', P .. 'ln:' .. run)
+  for _, number in ipairs(listens) do waiting.unlisten(run, tonumber(number)) end
+  for _, token in ipairs(call('SMEMBERS', P .. 'whr:' .. run)) do call('HDEL', P .. 'wh', token) end
+  call('DEL', P .. 'a:' .. run, P .. 'k:' .. run, P .. 'whr:' .. run)
+end

@@ -1,0 +1,87 @@
+-- Ending messages: all that goes with the end of one.
+local RUN_STATE = { done = 'completed', answered = 'failed', cancelled = 'cancelled' }
+local ARRIVES = { done = 'done', answered = 'failed', dead = 'failed', cancelled = 'cancelled' }
+
+-- It is not delivered again. `by`: how, result, error, took, and the failures it died with where they are special.
+function ending.finish(id, message, by)
+  ending.leave(id, message)
+  messages.close_index(id, message)
+  local how = by.how
+  if how == 'dead' then
+    ending.bury(id, message, by)
+  elseif message.kp then
+    ending.keep(id, RUN_STATE[how], by.result, by.error)
+    call('ZADD', P .. 'ended', now, id)
+  else
+    buffer.drop(id)
+  end
+  local batch = message.b and batches.get(message.b)
+  if batch and message.n >= 0 then
+    batches.end_item(batch, message.n, message.i, how, by.result, by.error, by.took)
+  else
+    if batch then batches.end_layer(batch, id, how, by.error) end
+    tell()
+  end
+  if message.p then
+    call('SREM', P .. 'kids:' .. message.p, id)
+    waiting.arrive(message.p, tonumber(message.ps), ARRIVES[how], by.result, by.error)
+  end
+  if message.ln then
+    waiting.forget(id)
+    if how == 'cancelled' then ending.cancel_children(id) end
+  end
+end
+
+local holders = {}
+function ending.holder(worker)
+  local name = holders[worker] or P .. 'w:' .. worker
+  holders[worker] = name
+  return name
+end
+
+-- It leaves its worker, or its lane.
+function ending.leave(id, message)
+  if message.o then
+    buffer.add('SREM', ending.holder(message.o), id)
+    flows.give_back(message.k)
+  else
+    call('ZREM', lanes.name(message.d, message.k), id)
+    flows.add(message.k, 'w', -1)
+    lanes.recount(message.d, message.k)
+  end
+end
+
+function ending.keep(id, how, result, error)
+  local key = P .. 'm:' .. id
+  call('HDEL', key, 'o', 'e', 'ln')
+  call('HSET', key, 'z', how, 'za', now)
+  if result then call('HSET', key, 'v', result) end
+  if error then call('HSET', key, 'e', error) end
+end
+
+function ending.bury(id, message, by)
+  ending.keep(id, 'dead', nil, by.error or '')
+  call('HSET', P .. 'm:' .. id, 'x', by.failures or message.x + 1)
+  call('ZADD', P .. 'dead', now, id)
+  call('ZADD', P .. 'runs', message.t, id)
+  if message.b then
+    call('ZADD', P .. 'bd:' .. message.b, now, id)
+    call('HSET', P .. 'm:' .. id, 'b', message.b, 'n', message.n, 'd', message.d, 'k', message.k)
+  end
+end
+
+-- What a cancelled run waits for is cancelled too.
+function ending.cancel_children(parent)
+  for _, id in ipairs(call('SMEMBERS', P .. 'kids:' .. parent)) do
+    local message = messages.load(id)
+    if message and message.o then
+      messages.cancel_leased(id, message)
+    elseif message then
+      ending.finish(id, message, { how = 'cancelled' })
+    end
+  end
+  for _, id in ipairs(call('SMEMBERS', P .. 'kidb:' .. parent)) do
+    -- What a very large batch has beyond that is swept up later.
+    if batches.begin_cancel(id) then batches.sweep(batches.get(id), SLICE) end
+  end
+end

@@ -1,0 +1,80 @@
+-- Journals: steps stand in the hash of their message as the JSON text they came in.
+-- [number, name, kind, state, position, value, error, failures, due, at]
+
+-- Write steps [field, position, text] of a claim that is held; whether one of them is an outcome.
+function steps.put(id, rows)
+  local fields, outcome = {}, false
+  for _, row in ipairs(rows) do
+    fields[#fields + 1] = row[1]
+    fields[#fields + 1] = row[3]
+    outcome = outcome or row[2] > 0
+  end
+  sliced(fields, function(part) call('HSET', P .. 'm:' .. id, unpack(part)) end)
+  return outcome
+end
+
+-- The steps among the fields of a message, as JSON texts by number.
+function steps.of(fields)
+  local found = {}
+  for name, text in pairs(fields) do
+    local number = string.match(name, '^s(%d+)$')
+    if number then found[#found + 1] = { tonumber(number), text } end
+  end
+  table.sort(found, function(one, other) return one[1] < other[1] end)
+  return found
+end
+
+function steps.text(found)
+  local texts = {}
+  for place, one in ipairs(found) do texts[place] = one[2] end
+  return '[' .. table.concat(texts, ',') .. ']'
+end
+
+-- What has come for pending steps by now: { time, order, place, step with its outcome }, … in time order.
+local function came(pending, arrivals)
+  local found = {}
+  for place, text in ipairs(arrivals) do
+    local number, how, value, error, at = unpack(cjson.decode(text))
+    if pending[number] then found[#found + 1] = { math.min(at, now), 0, place, number, how, value, error } end
+  end
+  for number, step in pairs(pending) do
+    local due = tonumber(step[9])
+    if (step[3] == 'sleep' or step[3] == 'wait') and due > 0 and due <= now then
+      found[#found + 1] = { due, 1, number, number, step[3] == 'sleep' and 'done' or 'timeout', 'null', step[7] }
+    end
+  end
+  table.sort(found, function(one, other)
+    for place = 1, 2 do
+      if one[place] ~= other[place] then return one[place] < other[place] end
+    end
+    return one[3] < other[3]
+  end)
+  return found
+end
+
+-- Record in a journal the timers that are due and what has arrived, as batchflow.core.run.ripen does; its texts.
+function steps.ripen(id, found)
+  local arrivals = call('LRANGE', P .. 'a:' .. id, 0, -1)
+  local pending, position, place_of = {}, 0, {}
+  for place, one in ipairs(found) do
+    local step = cjson.decode(one[2])
+    place_of[one[1]] = place
+    if step[4] == 'pending' then pending[one[1]] = step end
+    position = math.max(position, step[5])
+  end
+  for _, what in ipairs(came(pending, arrivals)) do
+    local number = what[4]
+    local step = pending[number]
+    if step then
+      pending[number] = nil
+      position = position + 1
+      step[4], step[5], step[6], step[7], step[9], step[10] = what[5], position, what[6], what[7], big(tonumber(step[9])), now
+      local text = cjson.encode(step)
+      found[place_of[number]][2] = text
+      call('HSET', P .. 'm:' .. id, 's' .. number, text)
+      if step[3] == 'wait' then waiting.unlisten(id, number) end
+    end
+  end
+  if #arrivals > 0 then call('DEL', P .. 'a:' .. id) end
+  return found
+end

@@ -1,0 +1,11 @@
+-- renew: extends a worker's lease; false when it is not known any more. Claims (id, fence) that hang are taken back as
+-- losses at once; those that it does not hold with that fence are left alone.
+verbs.renew = function(worker, lease, hung)
+  if not call('ZSCORE', P .. 'workers', worker) then return false end
+  for _, one in ipairs(hung) do
+    local message = messages.held(one[1], one[2])
+    if message and message.o == worker then messages.take_back(one[1], message, true) end
+  end
+  call('ZADD', P .. 'workers', now + lease, worker)
+  return true
+end

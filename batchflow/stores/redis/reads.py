@@ -1,0 +1,142 @@
+"""Answers of the script made into values. An empty list comes as an empty object: Lua knows no difference."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic_core import from_json
+
+from batchflow.core.batch import Batch, Counts, Item
+from batchflow.core.flow import FlowControl, FlowStatus
+from batchflow.core.message import NO_HEADERS, Claim, Claimed, DeadLetter
+from batchflow.core.retry import RetryPolicy
+from batchflow.core.run import Journal, Run, Step, Waiter
+from batchflow.core.settlement import Settled
+
+STALE = Settled(stale=True)
+FRESH = Settled()
+
+
+def settled(answer: Sequence[Any]) -> Settled:
+    """How a settlement went."""
+    stale, ended = answer
+    if stale:
+        return STALE
+    return Settled(ended_batch=ended) if ended else FRESH
+
+
+def claimed(answer: Sequence[Any]) -> Claimed:
+    """What was leased."""
+    rows, next_due, params = answer
+    return Claimed([_claim(row, params) for row in rows], next_due)
+
+
+def _claim(row: list[Any], params: dict[str, str]) -> Claim:
+    id, fence, destination, body, batch, number, item, failures, losses, headers, retry, journal, started, depth = row
+    return Claim(
+        id,
+        fence,
+        destination,
+        body,
+        batch,
+        number,
+        item,
+        failures,
+        losses,
+        from_json(headers) if headers else NO_HEADERS,
+        RetryPolicy.from_wire(from_json(retry)) if retry else None,
+        _journal(journal) if journal else (),
+        params[batch] if batch else "null",
+        started,
+        depth,
+    )
+
+
+def _journal(text: str) -> Journal:
+    return tuple(_step(row) for row in from_json(text))
+
+
+def _step(row: list[Any]) -> Step:
+    # Numbers that are too large for Lua's JSON come as text.
+    row[8] = int(row[8])
+    return Step._make(row)
+
+
+def run(row: Sequence[Any]) -> Run:
+    """A run; without its journal where that was not read."""
+    id, destination, state, created_at, started_at, ended_at, payload, result, error, failures, *rest = row
+    batch, label, parent, journal = rest
+    return Run(
+        id=id,
+        destination=destination,
+        state=state,
+        created_at=created_at,
+        started_at=started_at,
+        ended_at=ended_at,
+        payload=payload,
+        result=result,
+        error=error,
+        failures=failures,
+        batch=batch,
+        label=label,
+        parent=parent,
+        journal=_journal(journal) if journal else (),
+    )
+
+
+def dead_letter(row: Sequence[Any]) -> DeadLetter:
+    """A dead letter."""
+    id, destination, body, batch, item, error, failures, died_at, journal = row
+    return DeadLetter(
+        id=id,
+        destination=destination,
+        body=body,
+        batch=batch,
+        item=item,
+        error=error,
+        failures=failures,
+        died_at=died_at,
+        journal=_journal(journal),
+    )
+
+
+def batch(row: Sequence[Any]) -> Batch:
+    """A batch."""
+    id, workflow, state, pages, chunks, total, working, worked_ms, params, force, label, error, *rest = row
+    created_at, started_at, ended_at, *counts = rest
+    return Batch(
+        id=id,
+        workflow=workflow,
+        state=state,
+        counts=Counts._make(counts),
+        pages=pages,
+        chunks=chunks,
+        total=total,
+        working=working,
+        worked_ms=float(worked_ms),
+        params=params,
+        force=force,
+        label=label,
+        error=error,
+        created_at=created_at,
+        started_at=started_at,
+        ended_at=ended_at,
+    )
+
+
+def item(row: Sequence[Any]) -> Item:
+    """An item of a batch."""
+    number, id, state, result, error, ended_at = row
+    return Item(number=number, id=id, state=state, result=result, error=error, ended_at=ended_at)
+
+
+def waiter(row: Sequence[Any]) -> Waiter:
+    """Who waits for an event."""
+    run, step, since, until = row
+    return Waiter(run, step, since, int(until) or None)
+
+
+def flow(row: Sequence[Any]) -> FlowStatus:
+    """A flow key."""
+    key, parallelism, rate, period, pinned, paused, in_use, waiting, parked_until = row
+    limits = FlowControl(parallelism=parallelism, rate=rate, period=f"{period}ms", key=key or None)
+    return FlowStatus(limits, pinned, paused, in_use, waiting, parked_until)

@@ -1,0 +1,97 @@
+"""The one script: all Lua files put together, and how a group of operations is carried out by it."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from pydantic_core import from_json
+
+RANK = {
+    verb: rank
+    for rank, verb in enumerate(
+        [
+            "open",
+            "enlist",
+            "declare",
+            "pin",
+            "unpin",
+            "open_batch",
+            "record",
+            "record_with_effects",
+            "settle",
+            "publish",
+            "renew",
+            "dismiss",
+            "expire",
+            "notify",
+            "cancel_run",
+            "cancel_all",
+            "cancel_batch",
+            "sweep_cancelled",
+            "mark",
+            "forget",
+            "prune",
+            "claim",
+        ]
+    )
+}
+"""The order of verbs within a group: what ends work comes before what starts it, and claiming last."""
+
+TELLING = frozenset(
+    {
+        "publish",
+        "open_batch",
+        "record_with_effects",
+        "settle",
+        "declare",
+        "pin",
+        "unpin",
+        "dismiss",
+        "expire",
+        "notify",
+        "cancel_run",
+        "cancel_all",
+        "cancel_batch",
+        "sweep_cancelled",
+    }
+)
+"""Verbs after which something may be due, or may have ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """The text of the script and the name the server keeps it under."""
+
+    text: str
+    sha: str
+
+
+@cache
+def script() -> Script:
+    """All of `lua/`: what the verbs share, the verbs, and the dispatcher last."""
+    folder = files("batchflow.stores.redis").joinpath("lua")
+    parts: list[str] = []
+    for place in ("lib", "", "reads"):
+        entries = sorted(folder.joinpath(place).iterdir(), key=lambda entry: entry.name)
+        for entry in entries:
+            if entry.name.endswith(".lua") and entry.name not in {"group.lua", "a_base.lua"}:
+                # Names of one file stay in that file.
+                parts.append(f"do\n{entry.read_text()}\nend")
+    base = folder.joinpath("lib", "a_base.lua").read_text()
+    text = "\n".join([base, *parts, folder.joinpath("group.lua").read_text()])
+    return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+
+def request(now: int | None, store: int, operations: Sequence[bytes]) -> bytes:
+    """What is asked of the script: its one argument."""
+    time = b"null" if now is None else b"%d" % now
+    return b"[%b,%d,[%b]]" % (time, store, b",".join(operations))
+
+
+def answers(reply: Any) -> list[tuple[bool, Any]]:
+    """What it answered: for each operation whether it was carried out, and its answer or the error."""
+    found: list[tuple[bool, Any]] = from_json(reply)
+    return found

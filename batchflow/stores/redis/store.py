@@ -1,0 +1,307 @@
+"""`RedisStore`: the verbs of `batchflow.stores.protocol.Store` on one namespace of a Redis server."""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import redis
+from redis.asyncio import Redis
+
+from batchflow.core.batch import Batch, Item, ItemState, NewBatch
+from batchflow.core.clock import Clock
+from batchflow.core.flow import FlowControl, FlowStatus
+from batchflow.core.message import Claimed, DeadLetter, Message
+from batchflow.core.ports import Verdict
+from batchflow.core.run import NEVER, Run, RunQuery, Step, Waiter
+from batchflow.core.settlement import Effect, Settled, Settlement
+from batchflow.errors import StoreIncompatible, StoreUnavailable
+from batchflow.stores.grouping import Answers, Grouping, Operation
+from batchflow.stores.redis import connection, keys, reads, scripts
+from batchflow.stores.redis.calls import Asked, Calls
+from batchflow.stores.redis.changes import Changes
+
+PRUNE_SLICE = 5_000
+SWEEP_SLICE = 2_000
+
+
+class RedisStore:
+    """Durable state in Redis 6.2 or newer, which any number of processes share.
+
+    `server` is a URL (`redis://`, `rediss://`, `unix://`) or a client of one's own, which stays one's own to close.
+    `namespace` keeps programs or environments on one server apart. Time is the server's unless a test gives a `clock`.
+    """
+
+    def __init__(self, server: str | Redis, *, clock: Clock | None = None, namespace: str = "batchflow") -> None:
+        self._prefix = keys.prefix(namespace)
+        self._owned = isinstance(server, str)
+        self._client = connection.client_of(server) if isinstance(server, str) else server
+        self._place = connection.place_of(self._client)
+        self._calls = Calls(self._client, self._prefix, self._place, clock)
+        self._changes = Changes()
+        self._group: Grouping | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._blocking: redis.Redis | None = None
+        self._writing: set[asyncio.Task[Answers]] = set()
+        self._claims: dict[str, _Claims] = {}
+
+    # Life
+
+    async def open(self) -> None:
+        """See the protocol."""
+        if self._group is not None:
+            return
+        self._loop = asyncio.get_running_loop()
+        await connection.check_server(self._client, self._place)
+        schema, number = await self._calls.one("open", keys.SCHEMA)
+        if schema > keys.SCHEMA:
+            raise StoreIncompatible(
+                f"the namespace '{self._prefix}' of {self._place} was made by a newer batchflow (schema {schema}, "
+                f"this one knows {keys.SCHEMA}); upgrade batchflow, or name another namespace"
+            )
+        self._calls.store = number
+        self._blocking = connection.blocking_twin(self._client)
+        await self._changes.listen(self._client, self._prefix + keys.CHANNEL, number)
+        self._group = Grouping(self._submit, scripts.TELLING, lambda: self._changes.tell(False))
+
+    async def close(self) -> None:
+        """See the protocol."""
+        group = self._group
+        if group is not None:
+            await group.drain()
+            self._group = None
+        await self._changes.stop()
+        blocking, self._blocking = self._blocking, None
+        if blocking is not None:
+            cast(Any, blocking).close()
+            cast(Any, blocking).connection_pool.disconnect()
+        if self._owned:
+            await cast(Any, self._client).aclose()
+
+    def on_change(self, callback: Callable[[bool], None]) -> Callable[[], None]:
+        """See the protocol."""
+        return self._changes.subscribe(callback)
+
+    # How verbs are carried out
+
+    def _submit(self, group: list[Operation], done: Callable[[Answers], None]) -> None:
+        def finished(task: asyncio.Task[Answers]) -> None:
+            self._writing.discard(task)
+            if task.cancelled():
+                # A loop that ends cancels all there is: whoever asked, or will ask, must not wait for this for ever.
+                done([(False, self._calls.failed(asyncio.CancelledError()))] * len(group))
+            elif (error := task.exception()) is not None:
+                done([(False, self._calls.failed(error))] * len(group))
+            else:
+                done(task.result())
+
+        writing = self._calls.group([Asked(operation.verb, operation.arguments) for operation in group])
+        task = asyncio.create_task(writing, name="batchflow-redis-group")
+        self._writing.add(task)
+        task.add_done_callback(finished)
+
+    def _add(self, verb: str, *arguments: Any) -> "asyncio.Future[Any]":
+        return self._opened().add(verb, *arguments)
+
+    async def _read(self, verb: str, *arguments: Any) -> Any:
+        self._opened()
+        return await self._calls.one(verb, *arguments)
+
+    def _opened(self) -> Grouping:
+        if self._group is None:
+            raise StoreUnavailable(f"the store {self._place} is not open; use it between the app's start and its stop")
+        return self._group
+
+    # Messages
+
+    async def publish(self, messages: Sequence[Message]) -> Sequence[bool]:
+        """See the protocol."""
+        return list(await self._add("publish", messages))
+
+    async def enlist(self, worker: str, lease_ms: int) -> None:
+        """See the protocol."""
+        await self._add("enlist", worker, lease_ms)
+
+    def renew(self, worker: str, lease_ms: int, hung: Sequence[tuple[str, int]] = ()) -> bool:
+        """See the protocol."""
+        loop, blocking = self._loop, self._blocking
+        if self._group is None or loop is None:
+            return False
+        arguments = (worker, lease_ms, list(hung))
+        if blocking is not None:
+            held: bool = self._calls.blocking(blocking, "renew", *arguments)
+        else:
+            held = asyncio.run_coroutine_threadsafe(self._calls.one("renew", *arguments), loop).result()
+        if hung:
+            # The loop may have been closed under the thread that renews.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(lambda: self._changes.tell(False))
+        return held
+
+    async def claim(self, worker: str, destinations: Sequence[str], limit: int) -> Claimed:
+        """See the protocol."""
+        self._opened()
+        claims = self._claims.setdefault(worker, _Claims())
+        async with claims.one_at_a_time:
+            claims.token += 1
+            token = claims.token
+            claimed: Claimed = await self._add("claim", worker, destinations, limit, token, claims.told)
+            claims.told = token
+        return claimed
+
+    def record(self, claim: str, fence: int, step: Step, effects: tuple[Effect, ...] = ()) -> "asyncio.Future[Verdict]":
+        """See the protocol."""
+        if effects:
+            return self._add("record_with_effects", claim, fence, step, effects)
+        return self._add("record", claim, fence, step)
+
+    def settle(self, settlement: Settlement) -> "asyncio.Future[Settled]":
+        """See the protocol."""
+        return self._add("settle", settlement)
+
+    async def expire(self) -> int:
+        """See the protocol."""
+        taken_back: int = await self._add("expire")
+        await self._sweep()
+        return taken_back
+
+    async def dismiss(self, worker: str) -> None:
+        """See the protocol."""
+        await self._add("dismiss", worker)
+
+    # Runs
+
+    async def run(self, id: str) -> Run | None:
+        """See the protocol."""
+        row = await self._read("run", id)
+        return reads.run(row) if row else None
+
+    async def runs(self, query: RunQuery, limit: int) -> Sequence[Run]:
+        """See the protocol."""
+        found: list[Run] = []
+        before: tuple[int, str] | None = query.before or (NEVER, "")
+        while before is not None and len(found) < limit:
+            fixed = (query.state, query.destination, query.label, *before)
+            rows, before = await self._read("runs", *fixed, limit - len(found))
+            found += [reads.run(row) for row in rows]
+        return found
+
+    async def cancel_run(self, id: str) -> bool:
+        """See the protocol."""
+        found: bool = await self._add("cancel_run", id)
+        await self._sweep()
+        return found
+
+    async def cancel_runs(self, *, destination: str | None = None, label: str | None = None) -> int:
+        """See the protocol."""
+        count = 0
+        while (destination or label) and (found := await self._add("cancel_all", destination, label)):
+            count += found
+        await self._sweep()
+        return count
+
+    # Events
+
+    async def notify(self, event: str, data: str, run: str | None = None) -> Sequence[str]:
+        """See the protocol."""
+        return list(await self._add("notify", event, data, run))
+
+    async def waiters(self, event: str) -> Sequence[Waiter]:
+        """See the protocol."""
+        return [reads.waiter(row) for row in await self._read("waiters", event)]
+
+    async def webhook(self, token: str) -> str | None:
+        """See the protocol."""
+        return await self._read("webhook", token)
+
+    async def dead_letters(self, *, batch: str | None = None, limit: int = 50) -> Sequence[DeadLetter]:
+        """See the protocol."""
+        return [reads.dead_letter(row) for row in await self._read("dead_letters", batch, limit)]
+
+    # Batches
+
+    async def open_batch(self, batch: NewBatch, messages: Sequence[Message]) -> bool:
+        """See the protocol."""
+        return await self._add("open_batch", batch, messages)
+
+    async def batch(self, id: str) -> Batch | None:
+        """See the protocol."""
+        row = await self._read("batch", id)
+        return reads.batch(row) if row else None
+
+    async def batches(
+        self, *, workflow: str | None = None, open_only: bool = False, limit: int = 50
+    ) -> Sequence[Batch]:
+        """See the protocol."""
+        return [reads.batch(row) for row in await self._read("batches", workflow, open_only, limit)]
+
+    async def items(
+        self, batch: str, *, state: ItemState | None = None, after: int = -1, limit: int = 100
+    ) -> Sequence[Item]:
+        """See the protocol."""
+        found: list[Item] = []
+        at: int | None = after
+        while at is not None and len(found) < limit:
+            rows, at = await self._read("items", batch, state, at, limit - len(found))
+            found += [reads.item(row) for row in rows]
+        return found
+
+    async def cancel_batch(self, id: str) -> bool:
+        """See the protocol."""
+        begun: bool = await self._add("cancel_batch", id)
+        if begun:
+            await self._sweep()
+        return begun
+
+    async def _sweep(self) -> None:
+        """End what waits of cancelled batches."""
+        while await self._add("sweep_cancelled") == SWEEP_SLICE:
+            pass
+
+    # The ledger
+
+    async def processed(self, workflow: str, ids: Sequence[str]) -> frozenset[str]:
+        """See the protocol."""
+        return frozenset(await self._read("processed", workflow, ids))
+
+    async def mark(self, workflow: str, ids: Sequence[str], ttl_ms: int | None) -> None:
+        """See the protocol."""
+        await self._add("mark", workflow, ids, ttl_ms)
+
+    async def forget(self, workflow: str, ids: Sequence[str] | None = None) -> int:
+        """See the protocol."""
+        return await self._add("forget", workflow, ids)
+
+    # Flow keys
+
+    async def declare(self, limits: Sequence[FlowControl]) -> None:
+        """See the protocol."""
+        await self._add("declare", limits)
+
+    async def pin(self, limits: FlowControl, *, paused: bool = False) -> None:
+        """See the protocol."""
+        await self._add("pin", limits, paused)
+
+    async def unpin(self, key: str) -> None:
+        """See the protocol."""
+        await self._add("unpin", key)
+
+    async def flows(self, keys: Sequence[str] | None = None) -> Sequence[FlowStatus]:
+        """See the protocol."""
+        return [reads.flow(row) for row in await self._read("flows", keys)]
+
+    # Housekeeping
+
+    async def prune(self, retention_ms: int) -> int:
+        """See the protocol."""
+        swept: int = await self._add("sweep_cancelled")
+        return swept + await self._add("prune", retention_ms, PRUNE_SLICE)
+
+
+class _Claims:
+    """The claims of one worker: the number of the latest, and of the latest whose answer came in."""
+
+    def __init__(self) -> None:
+        self.one_at_a_time = asyncio.Lock()
+        self.token = 0
+        self.told = 0

@@ -1,0 +1,45 @@
+"""The Redis store keeps what every store has to keep, on fakeredis and on a real server."""
+
+import itertools
+from collections.abc import Generator
+
+import fakeredis
+import pytest
+from fakeredis import FakeAsyncRedis
+
+from batchflow.core.clock import Clock
+from batchflow.stores.protocol import Store
+from batchflow.stores.redis import RedisStore
+from batchflow.testing.conformance import SharedStoreConformance
+from tests.stores.redis_server import Server, served
+
+NAMESPACES = itertools.count()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Generator[Server]:
+    with served(tmp_path_factory.mktemp("redis")) as started:
+        yield started
+
+
+class TestFakeRedis(SharedStoreConformance):
+    """fakeredis with Lua, as users' own tests have it."""
+
+    @pytest.fixture(autouse=True)
+    def _place(self) -> None:
+        self.server = fakeredis.FakeServer()
+
+    def make_store(self, clock: Clock) -> Store:
+        return RedisStore(FakeAsyncRedis(server=self.server), clock=clock)
+
+
+class TestRedisServer(SharedStoreConformance):
+    """A server, with a namespace for each test."""
+
+    @pytest.fixture(autouse=True)
+    def _place(self, server: Server) -> None:
+        self.url = server.url
+        self.namespace = f"test{next(NAMESPACES)}"
+
+    def make_store(self, clock: Clock) -> Store:
+        return RedisStore(self.url, clock=clock, namespace=self.namespace)
