@@ -18,13 +18,14 @@ from batchflow.errors import ConfigurationError
 from batchflow.serve.context import instant
 from batchflow.serve.handle import RunHandle
 from batchflow.serve.served import ServedFunction
+from batchflow.serve.starting import TriggerOptions
 from batchflow.stores.protocol import Store
 from batchflow.stores.sqlite import SqliteStore
 from batchflow.testing.arranged import Arranged
 from batchflow.testing.calls import Unanswered
 from batchflow.testing.clock import START, FixedEntropy, ManualClock
 from batchflow.testing.drive import StillWaiting, drive
-from batchflow.testing.options import BatchOptions, RunOptions, StoreOption
+from batchflow.testing.options import BatchOptions, StoreOption
 from batchflow.testing.passing import Died
 from batchflow.testing.process import ProcessStore
 from batchflow.testing.records import FINAL, BatchRecord, RunRecord
@@ -128,7 +129,7 @@ class Environment(Arranged):
 
     @overload
     async def trigger(
-        self, what: ServedFunction[Payload, Result], payload: Payload, /, **options: Unpack[RunOptions]
+        self, what: ServedFunction[Payload, Result], payload: Payload, /, **options: Unpack[TriggerOptions]
     ) -> RunRecord[Result]: ...
     @overload
     async def trigger(
@@ -144,7 +145,7 @@ class Environment(Arranged):
 
     @overload
     async def run(
-        self, what: ServedFunction[Payload, Result], payload: Payload, /, **options: Unpack[RunOptions]
+        self, what: ServedFunction[Payload, Result], payload: Payload, /, **options: Unpack[TriggerOptions]
     ) -> RunRecord[Result]: ...
     @overload
     async def run(
