@@ -99,11 +99,11 @@ ARRIVALS = st.lists(st.builds(came, NUMBERS, TIMES, st.sampled_from("123")), max
 )
 
 
-def times(step: Step, arrivals: Sequence[Arrival]) -> list[int]:
-    """When what came for a step did, of what has come by now."""
-    found = [min(arrival.at, NOW) for arrival in arrivals if arrival.number == step.number]
+def times(step: Step, arrivals: Sequence[Arrival]) -> list[tuple[int, bool, int]]:
+    """When what came for a step did, of what has come by now; of one moment arrivals first, in the order they came."""
+    found = [(min(one.at, NOW), False, place) for place, one in enumerate(arrivals) if one.number == step.number]
     timed = step.kind in {"sleep", "wait"} and 0 < step.due <= NOW
-    return [*found, *([step.due] if timed else [])]
+    return [*found, *([(step.due, True, step.number)] if timed else [])]
 
 
 @given(journals(), ARRIVALS)
@@ -129,7 +129,7 @@ def test_ripen_takes_the_first_that_came(journal: list[Step], arrivals: list[Arr
     """An arrival where it was there before the time had come, else what time makes of the step."""
     for step in ripen(journal, NOW, arrivals):
         first = next((arrival for arrival in arrivals if arrival.number == step.number), None)
-        if first is not None and min(first.at, NOW) == min(times(step, arrivals)) != step.due:
+        if first is not None and min(first.at, NOW) == min(times(step, arrivals))[0] != step.due:
             assert (step.state, step.value) == (first.state, first.value)
         elif first is None:
             assert (step.state, step.value) == ("done" if step.kind == "sleep" else "timeout", "null")
