@@ -4,7 +4,7 @@ import json
 import random
 import sqlite3
 from collections.abc import Generator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 USERS, SUBSCRIBERS, AGENTS = 1_000, 400, 300
@@ -80,9 +80,6 @@ def create(path: str | Path) -> None:
     some of them. All of it appears in one transaction, so an interrupted call leaves nothing half made and two
     processes may call at once.
     """
-    with closing(sqlite3.connect(path, timeout=BUSY_TIMEOUT_SECONDS)) as connection:
-        # The mode stays with the file, so that later connections read while another one writes.
-        connection.execute("PRAGMA journal_mode = WAL")
     with connect(path) as connection:
         connection.execute("BEGIN IMMEDIATE")
         for statement in TABLES.split(";"):
@@ -90,6 +87,10 @@ def create(path: str | Path) -> None:
         (made,) = connection.execute("SELECT EXISTS (SELECT 1 FROM users)").fetchone()
         if not made:
             _fill(connection)
+    with closing(sqlite3.connect(path, timeout=BUSY_TIMEOUT_SECONDS)) as connection, suppress(sqlite3.OperationalError):
+        # The mode stays with the file, so that later connections read while another one writes. Who finds the file in
+        # use is refused without waiting; then another caller sets it.
+        connection.execute("PRAGMA journal_mode = WAL")
 
 
 def _fill(connection: sqlite3.Connection) -> None:
