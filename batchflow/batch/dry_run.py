@@ -38,6 +38,7 @@ class Tally:
     duplicates: int = 0
     pages: int = 0
     chunks: int = 0
+    messages: int = 0
     sample: list[str] = field(default_factory=list[str])
 
     def add(self, page: Fetched, needed: Sequence[str], chunk_size: int) -> None:
@@ -46,8 +47,11 @@ class Tally:
         self.eligible += page.named
         self.duplicates += page.duplicates
         self.to_process += len(needed)
-        if len(needed) > chunk_size:
-            self.chunks += ceil(len(needed) / chunk_size)
+        chunks = ceil(len(needed) / chunk_size)
+        if chunks > 1:
+            self.chunks += chunks
+        # A page starts its first chunk itself.
+        self.messages += max(1, chunks)
         if len(self.sample) < SAMPLE:
             self.sample += needed[: SAMPLE - len(self.sample)]
 
@@ -126,8 +130,7 @@ def _predict(
     if not tally.to_process:
         return 0, "none"
     execute, by_execute = predict_ms(execute_flow, tally.to_process, mean_ms=item_ms)
-    messages = tally.pages + tally.chunks
-    paginate, by_paginate = predict_ms(paginate_flow, messages, mean_ms=page_ms)
+    paginate, by_paginate = predict_ms(paginate_flow, tally.messages, mean_ms=page_ms)
     if paginate > execute:
         return paginate, _PAGINATE[by_paginate]
     return execute, _EXECUTE[by_execute]

@@ -60,10 +60,11 @@ class Messages:
         """One page of the walk."""
         return self._to_paginate(page_id(batch, body.page), batch, body)
 
-    def chunks(self, batch: str, page: int, first: int, ids: Sequence[str]) -> Iterator[Message]:
-        """A page's ids, cut into chunks whose items are numbered from `first` on."""
-        for place, some in enumerate(chunked(ids, self._definition.chunk_size)):
-            body = self._paginate(item_ids=some, first=first + place * self._definition.chunk_size, page=page)
+    def further_chunks(self, batch: str, page: int, first: int, ids: Sequence[str]) -> Iterator[Message]:
+        """A page's ids, whose items are numbered from `first` on, cut into chunks; all but the first chunk."""
+        size = self._definition.chunk_size
+        for place, some in enumerate(chunked(ids[size:], size), 1):
+            body = self._paginate(item_ids=some, first=first + place * size, page=page)
             yield self._to_paginate(chunk_id(batch, page, place), batch, body)
 
     def of_trigger(self, batch: str, entry: EntryBody, ids: Sequence[str]) -> Iterator[list[Message]]:

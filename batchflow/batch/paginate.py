@@ -15,9 +15,10 @@ from batchflow.serve.context import WorkflowContext
 class PaginateLayer:
     """Handles the messages of `paginate-{entities}`.
 
-    A page's items are numbered from `page × page_size` on. Everything a page starts, the next page included, is
-    written with its settlement. An empty page ends the walk unless it names a next cursor: a source that filters
-    behind its cursor may have an empty page in the middle, and no item after it is lost.
+    A page's items are numbered from `page × page_size` on. The first chunk is started by the page itself. Everything a
+    page starts, the next page included, is written with its settlement, and so is the outcome of its last step. An
+    empty page ends the walk unless it names a next cursor: a source that filters behind its cursor may have an empty
+    page in the middle, and no item after it is lost.
     """
 
     def __init__(self, layers: Layers) -> None:
@@ -46,7 +47,9 @@ class PaginateLayer:
     async def _page(self, ctx: WorkflowContext[Any], body: PaginateBody) -> str:
         definition, source = self._definition, self._layers.source
         batch, size, steps = ctx.claim.batch or "", definition.page_size, definition.steps
-        page = await ctx.step_as(steps.get_batch, self._fetched, source.fetch, ctx.payload, body.cursor, size)
+        page = await ctx.step_as(
+            steps.get_batch, self._fetched, source.fetch, ctx.payload, body.cursor, size, last=body.force
+        )
         self._log.info("Got batch", size=len(page.ids), next_cursor=page.next_cursor, page=body.page, batch=batch)
         # Before anything is started: a walk that goes in circles ends here.
         probe = body.probe if page.next_cursor is None else source.advance(body.probe, page.next_cursor)
@@ -56,30 +59,39 @@ class PaginateLayer:
             return answers.walk_complete()
         needed = page.ids
         if not body.force and needed:
-            needed = await ctx.step_as(steps.filter_existing, self._ids, source.filter, ctx.payload, page.ids)
+            needed = await ctx.step_as(
+                steps.filter_existing, self._ids, source.filter, ctx.payload, page.ids, last=True
+            )
         skipped = len(page.ids) - len(needed)
         self._log.info("After filtering", need=len(needed), skipped=skipped, batch=batch)
         started = needed if body.remaining is None else needed[: body.remaining]
-        chunks = self._hand_on(ctx, body, started)
+        chunks, rest = self._hand_on(ctx, body, started)
         left_out = len(needed) - len(started)
-        ctx.effects.append(Page(batch, page.named, skipped, page.duplicates, left_out, len(chunks)))
+        ctx.effects.append(Page(batch, page.named, skipped, page.duplicates, left_out, chunks))
         following = self._next_page(ctx, body.model_copy(update={"probe": probe}), page.next_cursor, len(started))
-        if chunks or following:
-            ctx.effects.append(Publish((*chunks, *following)))
+        if rest or following:
+            ctx.effects.append(Publish((*rest, *following)))
         return answers.page(len(started), skipped, page.next_cursor)
 
-    def _hand_on(self, ctx: WorkflowContext[Any], body: PaginateBody, ids: list[str]) -> tuple[Message, ...]:
-        """Start the items of a page, or return the chunks it is cut into."""
+    def _hand_on(
+        self, ctx: WorkflowContext[Any], body: PaginateBody, ids: list[str]
+    ) -> tuple[int, tuple[Message, ...]]:
+        """Start a page's items up to the first chunk's end; into how many chunks it is cut, and those that follow.
+
+        The first items of a walk start two commits earlier than by way of a message.
+        """
         first, size = body.page * self._definition.page_size, self._definition.chunk_size
         if len(ids) <= size:
             self._start(ctx, first, ids)
-            return ()
-        chunks = tuple(self._layers.messages.chunks(ctx.claim.batch or "", body.page, first, ids))
-        self._log.info("Fanout mode", chunks=len(chunks), chunk_size=size, total=len(ids), batch=ctx.claim.batch)
+            return 0, ()
+        rest = tuple(self._layers.messages.further_chunks(ctx.claim.batch or "", body.page, first, ids))
+        chunks = len(rest) + 1
+        self._log.info("Fanout mode", chunks=chunks, chunk_size=size, total=len(ids), batch=ctx.claim.batch)
         if self._log.verbose:
-            for number in range(1, len(chunks) + 1):
-                self._log.debug(f"{self._definition.steps.fanout}:{number}/{len(chunks)}", batch=ctx.claim.batch)
-        return chunks
+            for number in range(1, chunks + 1):
+                self._log.debug(f"{self._definition.steps.fanout}:{number}/{chunks}", batch=ctx.claim.batch)
+        self._start(ctx, first, ids[:size])
+        return chunks, rest
 
     def _start(self, ctx: WorkflowContext[Any], first: int, ids: list[str]) -> None:
         batch = ctx.claim.batch or ""

@@ -14,7 +14,7 @@ BindingLimit: TypeAlias = Literal[
 class Statistics(BaseModel):
     """What a trigger would do now. As JSON its names are camelCase.
 
-    `sample` are the first ids that would be processed, `pages` and `chunks` the messages of layer 2. The duration is
+    `sample` are the first ids that would be processed, `pages` and `chunks` what layer 2 takes them in. The duration is
     predicted from the workflow's limits and the mean time of an item in its latest batch, `mean_item_ms`; None: there
     has been none, and items are taken to need no time.
     """
