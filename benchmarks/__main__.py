@@ -2,22 +2,18 @@
 
 import argparse
 import json
-import os
-import platform
 import sqlite3
 import statistics
 import subprocess
 import sys
-from datetime import UTC, datetime
-from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import page
 from benchmarks.scenarios import SCENARIOS
 
-PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
-MARK = "<!-- measured -->"
+COLUMNS = ("measured", "figure", "reference", "ratio")
 Figures = dict[str, float]
 Row = tuple[str, str, str, str]
 
@@ -51,6 +47,7 @@ def rows(found: dict[str, Figures]) -> list[Row]:
         _ratio("the same, as `batchflow run` runs it", command["items_per_s"], "items/s", "SQLite alone", sqlite),
         _ratio("batch of 200,000", large["items_per_s"], "items/s", "batch of 20,000", small["items_per_s"]),
         _ratio("CPU per item, 200,000", large["cpu_us"], "us", "20,000 items", small["cpu_us"]),
+        _ratio("… of the last of its 20,000s", large["last_cpu_us"], "us", "of the first", large["first_cpu_us"]),
         (
             "peak memory, 200,000 items",
             f"{large['peak_mib']:.0f} MiB",
@@ -62,6 +59,7 @@ def rows(found: dict[str, Figures]) -> list[Row]:
         _ratio("rate of 200/s held", rate["per_s"], "starts/s", "the limit", 200),
         ("busiest second under that rate", f"{rate['busiest_second']:.0f} starts", "200", "-"),
         *_step_rows(found, commit_ms),
+        *_redis_rows(found),
         ("idle worker", f"{found['idle']['core_percent']:.2f}% of a core", "1%", "-"),
     ]
 
@@ -85,6 +83,19 @@ def _step_rows(found: dict[str, Figures], commit_ms: float) -> list[Row]:
     ]
 
 
+def _redis_rows(found: dict[str, Figures]) -> list[Row]:
+    batch, queue = found["redis_20k"], found["redis_queue"]
+    least = batch["least_items_per_s"]
+    return [
+        ("Redis alone: claim, 3 fenced steps, end, 100 a call", f"{least:,.0f} items/s", "-", "-"),
+        _ratio("batch of 20,000 on Redis", batch["items_per_s"], "items/s", "Redis alone", least),
+        _ratio("… CPU of Redis per item", batch["redis_cpu_us"], "us", "Redis alone", batch["least_redis_cpu_us"]),
+        _ratio("… CPU of the worker per item", batch["cpu_us"], "us", "embedded", found["batch_20k"]["cpu_us"]),
+        _ratio("memory of an item that waits in Redis", queue["bytes_per_item"], "bytes", "wanted", 400),
+        _ratio("items put into Redis", queue["started_per_s"], "items/s", "wanted", 50_000),
+    ]
+
+
 def _ratio(what: str, figure: float, unit: str, reference: str, value: float) -> Row:
     shown = f"{figure:,.0f}" if figure >= 100 else f"{figure:.1f}"
     return (
@@ -95,17 +106,11 @@ def _ratio(what: str, figure: float, unit: str, reference: str, value: float) ->
     )
 
 
-def machine() -> str:
+def conditions() -> str:
     """What it ran on and with."""
-    processor = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line]
-        processor = names[0] if names else processor
     return (
-        f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} x {processor}, Python {platform.python_version()}, "
-        f"SQLite {sqlite3.sqlite_version}; journal_mode=WAL, synchronous=FULL, up to 256 runs under way, group commit "
-        "(a transaction holds what was asked for while the one before it was written), log level INFO"
+        f"{page.machine()}, SQLite {sqlite3.sqlite_version}; journal_mode=WAL, synchronous=FULL, up to 256 runs under "
+        "way, group commit (a transaction holds what was asked for while the one before it was written), log level INFO"
     )
 
 
@@ -123,21 +128,14 @@ def main() -> None:
             console.print(f"[dim]{turn + 1}/{given.repeat} {name}[/dim]")
             runs[name].append(measure(name))
     found = rows({name: medians(several) for name, several in runs.items()})
-    table = Table("measured", "figure", "reference", "ratio", title="batchflow, embedded, one process")
+    table = Table(*COLUMNS, title="batchflow, one process")
     for row in found:
         table.add_row(*row)
     console.print(table)
-    console.print(machine())
+    console.print(conditions())
     if given.write:
-        _write(found, given.repeat)
-
-
-def _write(found: list[Row], repeat: int) -> None:
-    head, mark, _ = PAGE.read_text().partition(MARK)
-    lines = ["", f"`python -m benchmarks --repeat {repeat} --write` on {machine()}.", ""]
-    lines += ["| measured | figure | reference | ratio |", "|---|--:|--:|--:|"]
-    lines += [f"| {' | '.join(row)} |" for row in found]
-    PAGE.write_text(head + mark + "\n" + "\n".join(lines) + "\n")
+        heading = f"`python -m benchmarks --repeat {given.repeat} --write` on {conditions()}."
+        page.write("measured", heading, COLUMNS, list[tuple[str, ...]](found))
 
 
 if __name__ == "__main__":

@@ -8,33 +8,56 @@ import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
+from itertools import pairwise
 from pathlib import Path
 
 from batchflow import BatchWorkflow, FlowControl, NoParams, Page
 from batchflow.cli.loop import new_loop, spare_the_collector
+from benchmarks import on_redis
 from benchmarks.app import quiet_app
-from benchmarks.job import Greet
+from benchmarks.job import Greet, Greeting
 from benchmarks.references import python_items, sqlite_items
 from benchmarks.steps import parallel_runs, sequential_steps, sleeping_runs
 
 Figures = dict[str, float]
+
+SLICE = 20_000
 
 
 def _peak_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
+class Timed(Greet):
+    """Notes the CPU time of the process at each so many items."""
+
+    def __init__(self, items: int) -> None:
+        super().__init__(items)
+        self.saved = 0
+        self.cpu: list[float] = []
+
+    async def save(self, user_id: str, greeting: Greeting) -> None:
+        self.saved += 1
+        if self.saved == 1 or self.saved % SLICE == 0:
+            self.cpu.append(time.process_time())
+
+
 async def end_to_end(folder: Path, items: int) -> Figures:
     """A batch from trigger to the end of its `on_complete`."""
     flow = quiet_app(folder)
-    greet = flow.add(Greet(items))
+    greet = Timed(items)
+    bound = flow.add(greet)
     async with flow:
         cpu, begun = time.process_time(), time.perf_counter()
-        batch = await greet.trigger()
+        batch = await bound.trigger()
         summary = await batch.wait(check=True)
         taken, cpu = time.perf_counter() - begun, time.process_time() - cpu
         assert summary.counts.succeeded == items
-    return {"items_per_s": items / taken, "cpu_us": cpu / items * 1e6, "peak_mib": _peak_mib()}
+    figures = {"items_per_s": items / taken, "cpu_us": cpu / items * 1e6, "peak_mib": _peak_mib()}
+    if len(greet.cpu) > 2:
+        slices = [(late - early) / SLICE * 1e6 for early, late in pairwise(greet.cpu)]
+        figures |= {"first_cpu_us": slices[0], "last_cpu_us": slices[-1]}
+    return figures
 
 
 async def batch_20k(folder: Path) -> Figures:
@@ -156,6 +179,16 @@ async def rate(folder: Path) -> Figures:
     return {"per_s": held, "busiest_second": busiest}
 
 
+async def redis_20k(folder: Path) -> Figures:
+    """20,000 items on Redis, one worker."""
+    return await on_redis.batch(folder, 20_000)
+
+
+async def redis_queue(folder: Path) -> Figures:
+    """100,000 items that wait in Redis."""
+    return await on_redis.queued(folder, 100_000)
+
+
 SCENARIOS: dict[str, Callable[[Path], Awaitable[Figures]]] = {
     scenario.__name__: scenario
     for scenario in (
@@ -170,6 +203,8 @@ SCENARIOS: dict[str, Callable[[Path], Awaitable[Figures]]] = {
         sequential_steps,
         parallel_runs,
         sleeping_runs,
+        redis_20k,
+        redis_queue,
     )
 }
 
