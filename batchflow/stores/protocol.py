@@ -14,6 +14,7 @@ from batchflow.core.message import Claimed, DeadLetter, Message
 from batchflow.core.ports import Verdict
 from batchflow.core.run import Run, RunQuery, Step, Waiter
 from batchflow.core.settlement import Effect, Settled, Settlement
+from batchflow.core.worker import WorkerStatus
 
 KEPT_EVENTS = 1_000
 """How many events are kept for one run that does not wait for them yet."""
@@ -56,8 +57,11 @@ class Store(Protocol):
         """
         ...
 
-    async def enlist(self, worker: str, lease_ms: int) -> None:
-        """Make a worker known; its claims are its own until the lease ends. Safe to repeat."""
+    async def enlist(self, worker: str, lease_ms: int, concurrency: int = 0) -> None:
+        """Make a worker known; its claims are its own until the lease ends. Safe to repeat.
+
+        `concurrency` is how many claims it means to have, for those who look at it.
+        """
         ...
 
     def renew(self, worker: str, lease_ms: int, hung: Sequence[tuple[str, int]] = ()) -> bool:
@@ -111,6 +115,14 @@ class Store(Protocol):
 
     async def dismiss(self, worker: str) -> None:
         """Forget a worker that stops in good order; claims it still holds are due at once, without a loss."""
+        ...
+
+    async def workers(self) -> Sequence[WorkerStatus]:
+        """Workers that are known, by name, each with how many claims it holds of each destination.
+
+        One is known from when it was enlisted until it is dismissed, or `expire` has taken its claims back. It is lost
+        as long as `expire` would do that: nothing is taken back here.
+        """
         ...
 
     # Runs

@@ -9,7 +9,7 @@ from typing import Any, Self, TypeVar, cast, overload
 from pydantic import BaseModel
 from typing_extensions import Unpack
 
-from batchflow.app import Batchflow, open_store
+from batchflow.app import Batchflow
 from batchflow.batch.bound import Workflow
 from batchflow.batch.handle import BatchHandle
 from batchflow.batch.summary import BatchSummary
@@ -20,13 +20,13 @@ from batchflow.serve.handle import RunHandle
 from batchflow.serve.served import ServedFunction
 from batchflow.serve.starting import TriggerOptions
 from batchflow.stores.protocol import Store
-from batchflow.stores.sqlite import SqliteStore
 from batchflow.testing.arranged import Arranged
 from batchflow.testing.calls import Unanswered
 from batchflow.testing.clock import START, FixedEntropy, ManualClock
 from batchflow.testing.drive import StillWaiting, drive
 from batchflow.testing.options import BatchOptions, StoreOption
 from batchflow.testing.passing import Died
+from batchflow.testing.places import place_of
 from batchflow.testing.process import ProcessStore
 from batchflow.testing.records import FINAL, BatchRecord, RunRecord
 from batchflow.testing.standins import HasId, id_of
@@ -42,13 +42,14 @@ _BATCHES = 1_000
 class Environment(Arranged):
     """`async with Environment(flow) as env:` runs an app, as it was made, in memory and in virtual time.
 
-    Its own store and clock are untouched and put back at the end. `store` is another place than memory: a URL, a
-    function that makes a store with the test's clock, or a store made with the clock that is then given as `start`.
-    Otherwise `start` is when the clock begins. `seed` decides ids and jitter; `always_replay` suspends runs after every
-    step; `allow_network` lets calls out that the test does not answer; `rounds` bounds one drive.
+    Its own store and clock are untouched and put back at the end. `store` is another place than memory: "fakeredis"; a
+    URL, on a Redis server with a namespace that is removed at the end; a function that makes a store with the test's
+    clock; or a store made with the clock that is then given as `start`. Otherwise `start` is when the clock begins.
+    `seed` decides ids and jitter; `always_replay` suspends runs after every step; `allow_network` lets calls out that
+    the test does not answer; `rounds` bounds one drive.
 
     Raises:
-        ConfigurationError: on entering: the app is running already, or the URL names no store.
+        ConfigurationError: on entering: the app is running already, the URL names no store, or there is no fakeredis.
         Unused: on leaving: something that was arranged never came about.
     """
 
@@ -79,7 +80,7 @@ class Environment(Arranged):
     async def __aenter__(self) -> Self:
         engine, app = self.app.engine, self.app
         async with AsyncExitStack() as stack:
-            store = self._made_store()
+            store, leave = place_of(self._where, app.settings, self.clock)
             process = ProcessStore(store, self._history, self._faults)
             exchange = engine.exchanged(
                 store=process, clock=self.clock, entropy=self._entropy, always_replay=self._always_replay
@@ -90,7 +91,8 @@ class Environment(Arranged):
             # A lifespan that is entered in the test starts no worker, which would work in real time.
             app.worker = False
             engine.stand_in, engine.caller = self._stand_ins.stand_in, self._caller
-            stack.push_async_callback(store.close)
+            self._caller.limit = engine.limit
+            stack.push_async_callback(leave)
             stack.push_async_callback(self._caller.close)
             stack.push_async_callback(engine.close)
             await engine.open()
@@ -116,14 +118,6 @@ class Environment(Arranged):
         stack, self._stack, self._store = self._stack, None, None
         if stack is not None:
             self._exchange.close()
-
-    def _made_store(self) -> Store:
-        where = self._where
-        if where is None:
-            return SqliteStore(":memory:", clock=self.clock)
-        if isinstance(where, str):
-            return open_store(self.app.settings.model_copy(update={"url": where}), self.clock)
-        return where(self.clock) if callable(where) else where
 
     # Starting runs
 

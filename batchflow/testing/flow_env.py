@@ -9,9 +9,10 @@ from batchflow.testing.options import StoreOption
 
 
 class FlowEnv:
-    """Makes test environments: `async with flow_env(flow) as env:`."""
+    """Makes test environments: `async with flow_env(flow) as env:`. `store` is where their state lives by default."""
 
-    def __init__(self) -> None:
+    def __init__(self, store: StoreOption = None) -> None:
+        self._store = store
         self._made: list[Environment] = []
 
     def __call__(
@@ -28,7 +29,7 @@ class FlowEnv:
         """An environment for `app`; what the options are, `Environment` says."""
         made = Environment(
             app,
-            store=store,
+            store=self._store if store is None else store,
             start=start,
             seed=seed,
             always_replay=always_replay,

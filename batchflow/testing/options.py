@@ -7,7 +7,7 @@ from batchflow.core.clock import Clock
 from batchflow.stores.protocol import Store
 
 StoreOption: TypeAlias = str | Store | Callable[[Clock], Store] | None
-"""Where a test's state lives: a URL, a function that makes a store with the test's clock, or a store made by hand."""
+"""Where a test's state lives: "fakeredis", a URL, what makes a store with the test's clock, or a store made by hand."""
 
 
 class BatchOptions(TypedDict, total=False):

@@ -10,6 +10,7 @@ from batchflow.core.message import Claimed, DeadLetter, Message
 from batchflow.core.ports import Verdict
 from batchflow.core.run import Run, RunQuery, Step, Waiter
 from batchflow.core.settlement import Effect, Settled, Settlement
+from batchflow.core.worker import WorkerStatus
 from batchflow.stores.protocol import Store
 
 T = TypeVar("T")
@@ -86,9 +87,9 @@ class PassingStore:
         """See the protocol."""
         return await self._through("publish", lambda: self.store.publish(messages))
 
-    async def enlist(self, worker: str, lease_ms: int) -> None:
+    async def enlist(self, worker: str, lease_ms: int, concurrency: int = 0) -> None:
         """See the protocol."""
-        await self._through("enlist", lambda: self.store.enlist(worker, lease_ms))
+        await self._through("enlist", lambda: self.store.enlist(worker, lease_ms, concurrency))
 
     def renew(self, worker: str, lease_ms: int, hung: Sequence[tuple[str, int]] = ()) -> bool:
         """See the protocol."""
@@ -113,6 +114,10 @@ class PassingStore:
     async def dismiss(self, worker: str) -> None:
         """See the protocol."""
         await self._through("dismiss", lambda: self.store.dismiss(worker))
+
+    async def workers(self) -> Sequence[WorkerStatus]:
+        """See the protocol."""
+        return await self._through("workers", self.store.workers)
 
     # Runs
 

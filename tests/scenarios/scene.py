@@ -14,8 +14,8 @@ from batchflow.core.run import Run
 from batchflow.core.settlement import Settlement, done
 from batchflow.serve.calls import ANSWER, REQUEST
 from batchflow.serve.handle import RunHandle
-from batchflow.stores.sqlite import SqliteStore
 from batchflow.testing import FixedEntropy, ManualClock, drive
+from tests.stores.kinds import Kind, left, made
 
 HOUR = 3_600_000
 DAY = 24 * HOUR
@@ -52,11 +52,14 @@ def json_answer(text: str, status: int = 200) -> CallAnswer:
 class Scene:
     """The app, its clock, and how often each step was executed."""
 
-    def __init__(self, *, always_replay: bool) -> None:
+    def __init__(
+        self, store: Kind = "sqlite", url: str | None = None, *, always_replay: bool, sync: bool = False
+    ) -> None:
+        self.kind = store
         self.always_replay = always_replay
-        self.sync = False
+        self.sync = sync
         self.clock = ManualClock()
-        self.store = SqliteStore(":memory:", clock=self.clock)
+        self.store = made(store, self.clock, url)
         self.flow = Batchflow(self.store, clock=self.clock, worker=False, entropy=FixedEntropy())
         self.calls = Answering()
         self.flow.engine.caller = self.calls
@@ -99,15 +102,6 @@ class Scene:
         await self.flow.start()
         return await trigger
 
-    def rows(self, sql: str) -> list[Any]:
-        """What the store's tables hold."""
-        return vars(self.store)["_writer"].connection.execute(sql).fetchall()
-
-    def left(self) -> dict[str, int]:
+    async def left(self) -> dict[str, Any]:
         """What is left of runs that have ended and of what they waited for."""
-        tables = ("message", "arrival", "listener", "kept_event", "webhook")
-        counts = {table: self.rows(f"SELECT count(*) FROM {table}")[0][0] for table in tables}
-        counts["step"] = self.rows("SELECT count(*) FROM step WHERE run NOT IN (SELECT id FROM run)")[0][0]
-        counts["in_use"] = self.rows("SELECT coalesce(sum(in_use), 0) FROM flow")[0][0]
-        counts["batch"] = self.rows("SELECT count(*) FROM batch WHERE ended_at IS NULL")[0][0]
-        return {what: count for what, count in counts.items() if count}
+        return await left(self.store)

@@ -87,7 +87,7 @@ async def test_cancelled_while_it_waits_a_run_ends_at_once_with_its_children(sce
     # The walk over the batch's items had ended.
     runs = [it for it in (await scene.flow.runs()).runs if it.batch is None]
     assert {it.state for it in runs} == {"cancelled"}
-    assert {state for (state,) in scene.rows("SELECT state FROM batch")} <= {"cancelled"}
+    assert {it.state for it in await scene.store.batches()} <= {"cancelled"}
     assert scene.calls.requests == []
 
 

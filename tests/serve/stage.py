@@ -1,4 +1,4 @@
-"""An app over the real store in memory, driven in virtual time and killed where a test wants it."""
+"""An app over a real store, driven in virtual time and killed where a test wants it."""
 
 import asyncio
 from collections.abc import Awaitable
@@ -13,10 +13,10 @@ from batchflow.core.ports import Runtime, Verdict
 from batchflow.core.run import Step
 from batchflow.core.settlement import Effect, Settlement, dead, done, retry
 from batchflow.serve.calls import ANSWER, REQUEST
-from batchflow.stores.sqlite import SqliteStore
+from batchflow.stores.protocol import Store
 from batchflow.testing import Died, FaultyStore, FixedEntropy, ManualClock, drive
-
-_OF_OPEN_RUNS = ("message", "arrival", "listener", "kept_event", "webhook")
+from batchflow.testing.passing import PassingStore
+from tests.stores.kinds import Kind, left, made
 
 
 class Disaster(NamedTuple):
@@ -27,22 +27,21 @@ class Disaster(NamedTuple):
     nth: int
 
 
-class NotingStore(SqliteStore):
+class NotingStore(PassingStore):
     """Notes which outcomes are durable, by run and step."""
 
-    def __init__(self, clock: ManualClock) -> None:
-        super().__init__(":memory:", clock=clock)
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
         self.outcomes: set[tuple[str, str]] = set()
 
-    def record(self, claim: str, fence: int, step: Step, effects: tuple[Effect, ...] = ()) -> "asyncio.Future[Verdict]":
-        future = super().record(claim, fence, step, effects)
-        if step.position:
-            future.add_done_callback(lambda done: self._note(claim, step.name, done))
-        return future
+    def record(self, claim: str, fence: int, step: Step, effects: tuple[Effect, ...] = ()) -> Awaitable[Verdict]:
+        return self._record(claim, fence, step, effects)
 
-    def _note(self, run: str, name: str, done: "asyncio.Future[Verdict]") -> None:
-        if not done.cancelled() and not done.exception() and done.result() == "recorded":
-            self.outcomes.add((run, name))
+    async def _record(self, claim: str, fence: int, step: Step, effects: tuple[Effect, ...]) -> Verdict:
+        verdict = await self.store.record(claim, fence, step, effects)
+        if step.position and verdict == "recorded":
+            self.outcomes.add((claim, step.name))
+        return verdict
 
 
 class Caller:
@@ -72,9 +71,10 @@ class Caller:
 class Stage:
     """The app, its clock, and the processes that die over its store."""
 
-    def __init__(self, *, always_replay: bool = False) -> None:
+    def __init__(self, kind: Kind = "sqlite", url: str | None = None, *, always_replay: bool = False) -> None:
         self.clock = ManualClock()
-        self.store = NotingStore(self.clock)
+        self.made = made(kind, self.clock, url)
+        self.store = NotingStore(self.made)
         self.caller = Caller()
         self.deaths = 0
         with pytest.MonkeyPatch.context() as patch:
@@ -97,15 +97,9 @@ class Stage:
         self.flow.engine.store = self.store
         await drive(self.flow, self.clock)
 
-    def left(self) -> dict[str, int]:
-        """What the tables hold of runs that have ended, and of waiting."""
-        counts = {table: self._count(f"FROM {table}") for table in _OF_OPEN_RUNS}
-        counts["step"] = self._count("FROM step WHERE run NOT IN (SELECT id FROM run)")
-        counts["in_use"] = self._count("FROM flow WHERE in_use > 0")
-        return {what: count for what, count in counts.items() if count}
-
-    def _count(self, rows: str) -> int:
-        return vars(self.store)["_writer"].connection.execute(f"SELECT count(*) {rows}").fetchone()[0]
+    async def left(self) -> dict[str, Any]:
+        """What the store holds of runs that have ended, and of waiting."""
+        return await left(self.made)
 
     async def close(self) -> None:
         self.flow.engine.store = self.store

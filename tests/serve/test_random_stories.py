@@ -1,5 +1,6 @@
-"""Random programs of all that can be waited for, over the real store and killed at random places."""
+"""Random programs of all that can be waited for, over the real stores and killed at random places."""
 
+from collections.abc import Iterator
 from itertools import pairwise
 
 import pytest
@@ -9,6 +10,8 @@ from hypothesis import strategies as st
 from tests.serve.players import Players
 from tests.serve.stage import Disaster, Stage
 from tests.serve.stories import CERTAIN, OPEN, Call, Child, Do, Event, Fork, Limit, Nap, Story, Trip, expected
+from tests.stores.kinds import Kind
+from tests.stores.redis_server import Server, served
 
 DISASTERS = st.lists(
     st.builds(
@@ -22,13 +25,15 @@ DISASTERS = st.lists(
 ).map(tuple)
 
 
-async def play(story: Story, *disasters: Disaster, always_replay: bool = False) -> str:
-    stage = Stage(always_replay=always_replay)
+async def play(
+    story: Story, *disasters: Disaster, always_replay: bool = False, on: Kind = "sqlite", url: str | None = None
+) -> str:
+    stage = Stage(on, url, always_replay=always_replay)
     players = Players(stage, story)
     try:
         result = await players.perform(*disasters)
         check(players, len(disasters))
-        assert stage.left() == {}
+        assert await stage.left() == {}
     finally:
         await stage.close()
     return result
@@ -55,11 +60,21 @@ WRITTEN: list[Story] = [
 ]
 
 
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with served(tmp_path_factory.mktemp("redis")) as started:
+        yield started
+
+
 @pytest.mark.parametrize("always_replay", [False, True])
 @pytest.mark.parametrize("story", WRITTEN)
-async def test_a_written_story_ends_as_it_is_written(story: Story, always_replay: bool) -> None:
+@pytest.mark.parametrize("on", ["sqlite", "fakeredis", "redis"])
+async def test_a_written_story_ends_as_it_is_written(
+    story: Story, always_replay: bool, on: Kind, request: pytest.FixtureRequest
+) -> None:
     """Those that have found a defect."""
-    assert await play(story, always_replay=always_replay) == expected(story)
+    url = request.getfixturevalue("server").url if on == "redis" else None
+    assert await play(story, always_replay=always_replay, on=on, url=url) == expected(story)
 
 
 @settings(deadline=None, max_examples=60)
@@ -76,3 +91,30 @@ async def test_a_disturbed_story_ends_as_undisturbed(
 async def test_an_open_race_is_decided_once(story: Story, disasters: tuple[Disaster, ...], always_replay: bool) -> None:
     """Who was first before a crash is first after it, and everything else follows."""
     assert await play(story, *disasters, always_replay=always_replay)
+
+
+@settings(deadline=None, max_examples=10)
+@given(CERTAIN, DISASTERS, st.booleans())
+async def test_a_disturbed_story_ends_as_undisturbed_on_fakeredis(
+    story: Story, disasters: tuple[Disaster, ...], always_replay: bool
+) -> None:
+    """Few of them: it is slow, and carries out the script that the server carries out as well."""
+    assert await play(story, *disasters, always_replay=always_replay, on="fakeredis") == expected(story)
+
+
+@settings(deadline=None, max_examples=60)
+@given(CERTAIN, DISASTERS, st.booleans())
+async def test_a_disturbed_story_ends_as_undisturbed_on_redis(
+    server: Server, story: Story, disasters: tuple[Disaster, ...], always_replay: bool
+) -> None:
+    """On a server, with a namespace for each of them."""
+    assert await play(story, *disasters, always_replay=always_replay, on="redis", url=server.url) == expected(story)
+
+
+@settings(deadline=None, max_examples=60)
+@given(OPEN, DISASTERS, st.booleans())
+async def test_an_open_race_is_decided_once_on_redis(
+    server: Server, story: Story, disasters: tuple[Disaster, ...], always_replay: bool
+) -> None:
+    """Order in time is the order of what was recorded there, too."""
+    assert await play(story, *disasters, always_replay=always_replay, on="redis", url=server.url)

@@ -9,6 +9,7 @@ import pytest
 from pydantic import BaseModel
 
 from batchflow.core.flow import FlowControl
+from batchflow.core.limit import DEFAULT
 from batchflow.core.message import Message
 from batchflow.core.ports import Client
 from batchflow.core.retry import RetryPolicy
@@ -31,6 +32,8 @@ class Welcome:
 
 class Publisher:
     """As much of a client as a trigger needs."""
+
+    limit = DEFAULT
 
     def __init__(self) -> None:
         self.messages: list[Message] = []

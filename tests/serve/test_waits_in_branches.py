@@ -16,7 +16,7 @@ async def scene() -> AsyncIterator[Scene]:
     scene = Scene(always_replay=False)
     yield scene
     try:
-        assert scene.left() == {}
+        assert await scene.left() == {}
     finally:
         await scene.flow.stop()
 

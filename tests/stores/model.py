@@ -1,6 +1,7 @@
 """The reference: what a store promises, in plain dicts that go through JSON after every operation."""
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -334,6 +335,9 @@ class Model:
     def dismiss(self, worker: str, now: int) -> None:
         for id in [id for id, message in self.messages.items() if message["owner"] == worker]:
             self._take_back(id, now, lost=False)
+
+    def holds(self, worker: str) -> dict[str, int]:
+        return dict(Counter(row["destination"] for row in self.messages.values() if row["owner"] == worker))
 
     def _take_back(self, id: str, now: int, *, lost: bool) -> None:
         message = self.messages[id]

@@ -21,7 +21,7 @@ class Server:
 
     def __init__(self, folder: Path, *options: str) -> None:
         self.port = free_port()
-        self._folder = folder
+        self.folder = folder
         self._options = options
         self.start()
 
@@ -30,7 +30,7 @@ class Server:
         return f"redis://127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        fixed = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self._folder), "--save", ""]
+        fixed = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder), "--save", ""]
         binary = shutil.which("redis-server")
         assert binary is not None
         self.process = subprocess.Popen([binary, *fixed, *self._options], stdout=subprocess.PIPE, text=True)
@@ -48,9 +48,13 @@ class Server:
         if self.process.stdout is not None:
             self.process.stdout.close()
 
-    def client(self) -> Any:
+    def client(self, password: str | None = None) -> Any:
         """A client whose answers are text. Untyped, as much of redis-py is."""
-        return redis.Redis(port=self.port, decode_responses=True)
+        return redis.Redis(port=self.port, password=password, decode_responses=True)
+
+    def raw(self) -> Any:
+        """A client whose answers are bytes."""
+        return redis.Redis(port=self.port)
 
     def all_keys(self) -> list[str]:
         with self.client() as client:

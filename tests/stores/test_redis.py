@@ -103,14 +103,21 @@ async def test_open_of_an_old_server_is_refused(monkeypatch: pytest.MonkeyPatch,
     assert said == f"{server.url}/0 is Redis {version['redis_version']}; batchflow needs 6.2 or newer"
 
 
-async def test_open_of_a_newer_namespace_is_refused(server: Server) -> None:
+@pytest.mark.parametrize(
+    ("schema", "made", "cure"),
+    [
+        (SCHEMA + 1, "a newer", "upgrade this one, or name another namespace"),
+        (SCHEMA - 1, "an older", "let that one finish what is in it, and name another namespace for this one"),
+    ],
+)
+async def test_open_of_another_versions_namespace_is_refused(server: Server, schema: int, made: str, cure: str) -> None:
     """It is not touched; another namespace of the same server is fine."""
     with server.client() as client:
-        client.hset(f"{prefix('batchflow')}meta", "schema", str(SCHEMA + 1))
+        client.hset(f"{prefix('batchflow')}meta", "schema", str(schema))
     said = await refusal(server.url)
     assert said == (
-        f"the namespace 'bf:{{batchflow}}:' of {server.url}/0 was made by a newer batchflow (schema {SCHEMA + 1}, "
-        f"this one knows {SCHEMA}); upgrade batchflow, or name another namespace"
+        f"the namespace 'batchflow' of {server.url}/0 was made by {made} batchflow (schema {schema}, "
+        f"this one knows {SCHEMA}); {cure} with BATCHFLOW_NAMESPACE"
     )
     async with opened(server.url, namespace="other") as scene:
         assert await scene.publish("a") == [True]
@@ -250,6 +257,19 @@ class Losing(Redis):
             self.losing -= 1
             raise exceptions.ConnectionError("Connection lost")
         return answer
+
+
+async def test_a_read_can_be_cancelled_at_any_moment(server: Server) -> None:
+    """Whoever gives up waiting is let go at once; the next read goes on."""
+    async with opened(server.url) as scene:
+        for turns in [*range(12)] * 20:
+            reading = asyncio.create_task(scene.store.batch("nothing"))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            cancelled = reading.cancel()
+            assert await asyncio.wait([reading], timeout=5) == ({reading}, set())
+            assert reading.cancelled() == cancelled
+        assert await scene.store.batch("nothing") is None
 
 
 async def test_a_claim_whose_answer_was_lost_is_given_back(server: Server) -> None:

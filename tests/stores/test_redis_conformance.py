@@ -11,7 +11,9 @@ from batchflow.core.clock import Clock
 from batchflow.stores.protocol import Store
 from batchflow.stores.redis import RedisStore
 from batchflow.testing.conformance import SharedStoreConformance
+from tests.stores import redis_keys
 from tests.stores.redis_server import Server, served
+from tests.stores.test_redis_access import documented_rights, may
 
 NAMESPACES = itertools.count()
 
@@ -34,12 +36,13 @@ class TestFakeRedis(SharedStoreConformance):
 
 
 class TestRedisServer(SharedStoreConformance):
-    """A server, with a namespace for each test."""
+    """A server, with a namespace for each test, as a user who may do no more than the documentation says."""
 
     @pytest.fixture(autouse=True)
     def _place(self, server: Server) -> None:
-        self.url = server.url
         self.namespace = f"test{next(NAMESPACES)}"
+        rights = [it.replace("{batchflow}", f"{{{self.namespace}}}") for it in documented_rights()]
+        self.url = may(server, *rights, *redis_keys.RIGHTS)
 
     def make_store(self, clock: Clock) -> Store:
         return RedisStore(self.url, clock=clock, namespace=self.namespace)

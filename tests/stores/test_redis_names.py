@@ -6,10 +6,13 @@ from typing import Any
 
 import pytest
 import redis
+from redis.asyncio import RedisCluster
 
+from batchflow import Batchflow
 from batchflow.errors import ConfigurationError, StoreIncompatible
-from batchflow.stores.redis import RedisStore, connection
+from batchflow.stores.redis import RedisStore, clients
 from batchflow.stores.redis.scripts import RANK, TELLING, script
+from batchflow.stores.redis.twin import twin_of
 
 
 @pytest.mark.parametrize("namespace", ["", "a b", "a{b", "a}b", "a\n"])
@@ -27,7 +30,8 @@ def test_a_url_that_is_not_redis_is_refused() -> None:
     with pytest.raises(StoreIncompatible) as caught:
         RedisStore("http://localhost")
     assert str(caught.value) == (
-        "'http://localhost' is not the URL of a Redis server; write redis://, rediss:// or unix://"
+        "'http://localhost' is not the URL of a Redis server; write redis://, rediss://, unix://, redis+cluster:// "
+        "or redis+sentinel://"
     )
 
 
@@ -38,13 +42,13 @@ def test_urls_of_all_kinds_are_taken() -> None:
         ("rediss://host:1/2", redis.SSLConnection),
         ("unix:///tmp/x.sock?db=2", redis.UnixDomainSocketConnection),
     ):
-        client = connection.client_of(url)
-        twin = connection.blocking_twin(client)
+        client = clients.client_of(url)
+        twin = twin_of(client)
         assert twin is not None
-        pool: Any = twin.connection_pool
+        pool: Any = twin.client.connection_pool
         assert pool.connection_class is kind
         assert pool.connection_kwargs["db"] == 2
-        assert "pw" not in connection.place_of(client)
+        assert "pw" not in clients.place_of(client)
 
 
 def test_batchflow_does_not_import_redis() -> None:
@@ -58,3 +62,61 @@ def test_every_writing_verb_has_its_order() -> None:
     assert set(RANK) >= TELLING
     for verb in RANK:
         assert f"verbs.{verb} = " in script().text
+
+
+def test_urls_of_a_cluster_are_taken() -> None:
+    """With its nodes, user and password; the twin finds the same ones, and neither asks before it is used."""
+    client: Any = clients.client_of("rediss+cluster://me:pw@one:1,two:2,[::1]:3?ssl_ca_certs=/ca.pem")
+    assert isinstance(client, RedisCluster)
+    nodes: list[Any] = client.startup_nodes
+    assert {(node.host, node.port) for node in nodes} == {("one", 1), ("two", 2), ("::1", 3)}
+    about = client.connection_kwargs
+    assert (about["username"], about["password"], about["ssl_ca_certs"]) == ("me", "pw", "/ca.pem")
+    assert clients.place_of(client).startswith("rediss+cluster://two:2,")
+    assert "pw" not in clients.place_of(client)
+    assert twin_of(client) is not None
+
+
+def test_urls_of_sentinels_are_taken() -> None:
+    """With the service, the database, and the Sentinels' own password; the twin asks the same ones."""
+    url = "rediss+sentinel://me:pw@one,two:2/main/3?sentinel_password=other&ssl_ca_certs=/ca.pem"
+    client: Any = clients.client_of(url)
+    assert clients.place_of(client) == "rediss+sentinel://one:26379,two:2/main/3"
+    twin = twin_of(client)
+    assert twin is not None
+    pools: list[Any] = [client.connection_pool, twin.client.connection_pool]
+    for pool in pools:
+        assert pool.service_name == "main"
+        wanted = {"username": "me", "password": "pw", "db": 3, "ssl_ca_certs": "/ca.pem"}
+        assert wanted.items() <= pool.connection_kwargs.items()
+        asked: list[dict[str, Any]] = [it.connection_pool.connection_kwargs for it in pool.sentinel_manager.sentinels]
+        assert [(it["host"], it["port"]) for it in asked] == [("one", 26379), ("two", 2)]
+        assert {(it["password"], it["ssl_ca_certs"]) for it in asked} == {("other", "/ca.pem")}
+    assert issubclass(pools[1].connection_class, redis.SSLConnection)
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("redis+cluster://me:secret@host:1/2", "Argument 'db' must be 0 or None in cluster mode"),
+        (
+            "redis+sentinel://me:secret@host:1",
+            "it names no service; write redis+sentinel://HOST:PORT,HOST:PORT/SERVICE",
+        ),
+        ("redis+cluster://me:secret@host:x", "Port could not be cast to integer value as 'x'"),
+    ],
+)
+def test_a_url_that_cannot_be_is_refused_without_its_password(url: str, said: str) -> None:
+    """With the reason."""
+    with pytest.raises(StoreIncompatible) as caught:
+        RedisStore(url)
+    assert str(caught.value) == f"'{url.replace('me:secret@', '')}' is not the URL of a Redis server: {said}"
+
+
+@pytest.mark.parametrize("scheme", clients.SCHEMES)
+def test_an_app_takes_every_url_that_the_store_takes(scheme: str) -> None:
+    """They stand in two places, so that an app on SQLite does not import redis."""
+    url = (
+        f"{scheme}:///tmp/x.sock" if scheme == "unix" else f"{scheme}://host:1/{'main' if 'sentinel' in scheme else ''}"
+    )
+    assert isinstance(Batchflow(url, worker=False).engine.store, RedisStore)

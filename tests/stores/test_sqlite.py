@@ -121,6 +121,8 @@ async def test_a_file_of_the_first_version_is_migrated_and_goes_on(path: str) ->
     assert ((await scene.run("dead")).journal, (await scene.run("dead")).started_at) == ((failed,), None)
     assert [letter.journal for letter in await scene.store.dead_letters()] == [(failed,)]
     await scene.store.enlist("w1", LEASE_MS)
+    (old, _) = await scene.store.workers()
+    assert (old.name, old.since, old.seen_at, old.concurrency, dict(old.holds)) == ("w0", 0, 0, 0, {"work": 1})
     assert await scene.store.expire() == 1
     scene.clock.advance("1ms")
     claims = {claim.id: claim for claim in await scene.claim()}
@@ -341,7 +343,10 @@ async def test_claims_of_a_killed_process_come_back_at_once(path: str) -> None:
             assert await store.expire() == 0
             os.kill(other.pid, signal.SIGKILL)
             await asyncio.to_thread(other.wait)
+            lost = (await store.workers())[0]
+            assert (lost.name, lost.held, lost.lost) == ("doomed", 2, True)
             assert await store.expire() == 2
+            assert [it.name for it in await store.workers()] == ["w1"]
         claims = (await store.claim("w1", ["work"], 10)).claims
         assert [(claim.id, claim.losses) for claim in claims] == [("a", 1), ("b", 1)]
 

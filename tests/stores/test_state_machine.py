@@ -345,6 +345,7 @@ class StoreMachine(RuleBasedStateMachine):
             waiters = [(row["run"], row["since"], row["until"] or None) for row in model.waiters(event, self.now)]
             found = [(waiter.run, waiter.since, waiter.until) for waiter in await store.waiters(event)]
             assert found == waiters, event
+        assert {it.name: dict(it.holds) for it in await store.workers()} == {it: model.holds(it) for it in ("w1", "w2")}
         assert self._rows() == [len(rows) for rows in (model.arrivals, model.listeners, model.kept)]
         assert {letter.id for letter in await store.dead_letters(limit=1_000)} == set(model.dead)
         assert await store.processed("welcome", ["u1", "u2", "u3", "u4", "u5"]) == set(model.marks)

@@ -1,5 +1,6 @@
-"""The store on Redis, for many workers on many machines."""
+"""The store on Redis, for many workers on many machines; and its ledger alone."""
 
+from batchflow.stores.redis.ledger import RedisLedger
 from batchflow.stores.redis.store import RedisStore
 
-__all__ = ["RedisStore"]
+__all__ = ["RedisLedger", "RedisStore"]

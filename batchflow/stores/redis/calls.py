@@ -1,67 +1,79 @@
 """Carrying out operations by the script, from the event loop or from a thread."""
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, cast
+import asyncio
+from collections.abc import Sequence
+from typing import Any, cast
 
-import redis
-from pydantic_core import PydanticSerializationError
+from pydantic_core import from_json
 from redis import exceptions
-from redis.asyncio import Redis
+from redis.asyncio import RedisCluster
 
 from batchflow.core.clock import Clock
 from batchflow.errors import StoreError
 from batchflow.stores.grouping import Answers
-from batchflow.stores.redis import connection, reads, scripts, wire
-
-VALUES: dict[str, Callable[[Any], Any]] = {"settle": reads.settled, "claim": reads.claimed}
-"""What is made of the answers of some verbs before anybody has them."""
-
-
-class Asked(NamedTuple):
-    """A verb with its arguments."""
-
-    verb: str
-    arguments: Sequence[Any]
+from batchflow.stores.redis import clients, connection, keys, scripts, wire
+from batchflow.stores.redis.clients import Client
+from batchflow.stores.redis.packing import Asked, Packed
+from batchflow.stores.redis.twin import Twin
 
 
 class Calls:
-    """The script on one namespace of one server. `store` is the number the server has given us."""
+    """The script on one namespace of one server.
 
-    def __init__(self, client: Redis, prefix: str, place: str, clock: Clock | None) -> None:
+    `store` is the number the server has given us, `worker` who claims through this store where that is only one.
+    """
+
+    def __init__(self, client: Client, prefix: str, place: str, clock: Clock | None) -> None:
         self._client = client
+        self._clustered = isinstance(client, RedisCluster)
         self._meta = f"{prefix}meta"
         self._place = place
         self._clock = clock
         self._script = scripts.script()
+        self._asking: set[asyncio.Task[Answers]] = set()
         self.store = 0
+        self.worker = ""
+
+    async def open(self, namespace: str) -> int:
+        """Look at the server and set an empty namespace up; the number that the server gives us.
+
+        Raises:
+            StoreIncompatible: it is no server for this, its user may not do all that is needed, or the namespace was
+                made by another version.
+        """
+        await connection.check_server(self._client, self._place)
+        schema, number, refused = await self.one("open", keys.SCHEMA, scripts.commands())
+        if refused:
+            raise connection.forbidden(refused, self._place)
+        keys.check_schema(schema, namespace, self._place)
+        self.store = number
+        return number
 
     async def group(self, operations: Sequence[Asked]) -> Answers:
         """Carry out a group; of each operation its answer, or the error it failed with. Raises nothing."""
         answers: Answers = [(True, None)] * len(operations)
-        encoded: list[tuple[int, int, bytes]] = []
-        for slot, (verb, arguments) in enumerate(operations):
-            try:
-                encoded.append((_rank(verb, arguments), slot, wire.operation(verb, arguments)))
-            except (PydanticSerializationError, UnicodeError) as error:
-                refused = StoreError(f"{self._place} cannot take this: {error}")
-                refused.__cause__ = error
-                answers[slot] = (False, refused)
-        if not encoded:
+        packed = Packed(operations, self.worker)
+        for slot, error in packed.refused:
+            refused = StoreError(f"{self._place} cannot take this: {error}")
+            refused.__cause__ = error
+            answers[slot] = (False, refused)
+        if not packed.slots:
             return answers
-        encoded.sort(key=lambda one: one[:2])
         try:
-            reply = await self._run(self._request([text for _, _, text in encoded]))
-        except (exceptions.RedisError, OSError) as error:
+            reply = await self._run(self._request(packed.texts), *packed.plain)
+        except connection.ERRORS as error:
             failed = self.failed(error)
-            for _, slot, _ in encoded:
+            for slot in packed.slots:
                 answers[slot] = (False, failed)
+            if connection.is_demoted(str(error)):
+                await clients.reconnect(self._client)
             return answers
-        for (_, slot, _), (fine, answer) in zip(encoded, scripts.answers(reply), strict=True):
-            if fine:
-                made = VALUES.get(operations[slot].verb)
-                answers[slot] = (True, made(answer) if made else answer)
-            else:
-                answers[slot] = (False, connection.meaning(answer, self._place))
+        demoted = False
+        for slot, fine, answer in packed.answers(reply):
+            answers[slot] = (fine, answer if fine else connection.meaning(answer, self._place))
+            demoted = demoted or (not fine and connection.is_demoted(answer))
+        if demoted:
+            await clients.reconnect(self._client)
         return answers
 
     def failed(self, error: BaseException) -> StoreError:
@@ -72,39 +84,43 @@ class Calls:
 
     async def one(self, verb: str, *arguments: Any) -> Any:
         """Carry out one operation by itself."""
-        ((fine, answer),) = await self.group([Asked(verb, arguments)])
+        # In a task of its own: redis-py now and then swallows a cancellation, and whoever asks could not be cancelled.
+        asking = asyncio.create_task(self.group([Asked(verb, arguments)]), name="batchflow-redis-call")
+        self._asking.add(asking)
+        asking.add_done_callback(self._asking.discard)
+        ((fine, answer),) = await asyncio.shield(asking)
         if not fine:
             raise answer
         return answer
 
-    def blocking(self, client: redis.Redis, verb: str, *arguments: Any) -> Any:
+    def blocking(self, twin: Twin, verb: str, *arguments: Any) -> Any:
         """The same from a thread."""
         request = self._request([wire.operation(verb, arguments)])
         try:
+            client = twin.client
             try:
-                reply = client.evalsha(self._script.sha, 1, self._meta, cast(str, request))
+                reply = client.evalsha(self._script.sha, 1, self._meta, request)
             except exceptions.NoScriptError:
-                reply = client.eval(self._script.text, 1, self._meta, cast(str, request))
-        except (exceptions.RedisError, OSError) as error:
+                reply = client.eval(self._script.text, 1, self._meta, request)
+        except connection.ERRORS as error:
+            if connection.is_demoted(str(error)):
+                twin.reconnect()
             raise connection.translated(error, self._place) from error
-        ((fine, answer),) = scripts.answers(reply)
+        (((fine, answer),), _) = from_json(reply)
         if not fine:
+            if connection.is_demoted(answer):
+                twin.reconnect()
             raise connection.meaning(answer, self._place)
         return answer
 
     def _request(self, operations: Sequence[bytes]) -> bytes:
-        return scripts.request(self._clock.now() if self._clock else None, self.store, operations)
+        now = self._clock.now() if self._clock else None
+        return scripts.request(now, self.store, operations, clustered=self._clustered)
 
-    async def _run(self, request: bytes) -> Any:
+    async def _run(self, request: bytes, *smooth: str | bytes) -> Any:
         client = cast(Any, self._client)
         try:
-            return await client.evalsha(self._script.sha, 1, self._meta, request)
+            return await client.evalsha(self._script.sha, 1, self._meta, request, *smooth)
         except exceptions.NoScriptError:
             # The server was restarted, or its scripts were flushed: nothing was carried out.
-            return await client.eval(self._script.text, 1, self._meta, request)
-
-
-def _rank(verb: str, arguments: Sequence[Any]) -> int:
-    rank = scripts.RANK.get(verb, len(scripts.RANK)) * 2
-    # What stays comes before what ends: a step that begins to wait with its suspension is there when its child ends.
-    return rank + (verb == "settle" and arguments[0].ending in {"done", "answered", "dead", "cancelled"})
+            return await client.eval(self._script.text, 1, self._meta, request, *smooth)

@@ -5,8 +5,10 @@ import contextlib
 from collections.abc import Callable
 from typing import Any, cast
 
-from redis import exceptions
-from redis.asyncio import Redis
+from redis.exceptions import NoPermissionError
+
+from batchflow.stores.redis.clients import Client
+from batchflow.stores.redis.connection import ERRORS
 
 LOOK_S = 0.25
 """Who subscribes is told once after so long, of what may have changed before."""
@@ -48,46 +50,60 @@ class Changes:
         if self._task is not None and callback in self._subscribers:
             callback(True)
 
-    async def listen(self, client: Redis, channel: str, number: int) -> None:
-        """Hear others from here on; `number` is our own."""
+    async def listen(self, client: Client, channel: str, number: int, returned: Callable[[], None]) -> None:
+        """Hear others from here on; `number` is our own. `returned` is called when a lost connection is there again.
+
+        Raises:
+            NoPermissionError: the user may not subscribe to the channel.
+        """
         self._heard.clear()
-        self._task = asyncio.create_task(self._listen(client, channel, str(number)), name="batchflow-redis-changes")
+        listening = self._listen(client, channel, str(number), returned)
+        self._task = asyncio.create_task(listening, name="batchflow-redis-changes")
         heard = asyncio.ensure_future(self._heard.wait())
         await asyncio.wait({heard, self._task}, timeout=5, return_when=asyncio.FIRST_COMPLETED)
         heard.cancel()
+        if self._task.done():
+            await self._task
 
     async def stop(self) -> None:
         """Hear nobody any more."""
         task, self._task = self._task, None
         if task is not None:
             task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
+            with contextlib.suppress(asyncio.CancelledError, NoPermissionError):
                 await task
 
-    async def _listen(self, client: Redis, channel: str, number: str) -> None:
-        while True:
+    async def _listen(self, client: Client, channel: str, number: str, returned: Callable[[], None]) -> None:
+        # Asked each time round, since redis-py now and then swallows a cancellation.
+        while self._task is not None:
             # Lost connections are the business of the verbs, which fail and say so; here they only mean to try again.
-            with contextlib.suppress(exceptions.RedisError, OSError):
-                await self._hear(client, channel, number)
+            try:
+                await self._hear(client, channel, number, returned)
+            except NoPermissionError:
+                if not self._heard.is_set():
+                    raise
+            except ERRORS:
+                pass
             await asyncio.sleep(AGAIN_S)
 
-    async def _hear(self, client: Redis, channel: str, number: str) -> None:
+    async def _hear(self, client: Client, channel: str, number: str, returned: Callable[[], None]) -> None:
         pubsub = cast(Any, client).pubsub()
         try:
             await pubsub.subscribe(channel)
-            while True:
+            while self._task is not None:
                 message = await pubsub.get_message(timeout=None)
                 if message is None:
                     continue
                 if message["type"] == "subscribe":
                     # Also after the connection was lost: what happened meanwhile was told to nobody.
                     if self._heard.is_set():
+                        returned()
                         self.tell(True)
                     self._heard.set()
                 elif message["type"] == "message" and _text(message["data"]) != number:
                     self.tell(True)
         finally:
-            with contextlib.suppress(exceptions.RedisError, OSError):
+            with contextlib.suppress(*ERRORS):
                 await pubsub.aclose()
 
 

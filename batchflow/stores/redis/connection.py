@@ -1,96 +1,70 @@
-"""The client: made from a URL or the user's own, its blocking twin, and what Redis's errors mean to a user."""
+"""What Redis's errors mean to a user, and what a server has to be."""
 
 import asyncio
-from importlib import import_module
-from typing import Any, cast
+import ssl
+from collections.abc import Sequence
+from typing import Any, TypeVar, cast
 
-import redis
 from redis import exceptions
-from redis.asyncio import Redis
-from redis.asyncio.retry import Retry as AsyncRetry
-from redis.backoff import NoBackoff
-from redis.retry import Retry
+from redis.asyncio import RedisCluster
 
 from batchflow.errors import StoreError, StoreIncompatible, StoreUnavailable
+from batchflow.stores.redis.clients import Client
 
 OLDEST = (6, 2)
 """The oldest version that has all the commands (ZADD LT, ZMSCORE, SMISMEMBER)."""
 
-SCHEMES = ("redis://", "rediss://", "unix://")
-TIMEOUT_S = 15.0
-_KEPT = (
-    *("host", "port", "path", "db", "username", "password", "credential_provider", "client_name"),
-    *("server", "server_type", "version"),  # fakeredis
-)
+ERRORS = (exceptions.RedisError, exceptions.RedisClusterException, OSError)
+"""What a client raises."""
 
 
-def client_of(url: str) -> Redis:
-    """A client for a URL, which sends nothing twice: every verb is repeated by who asked for it, or not at all."""
-    if not url.startswith(SCHEMES):
-        raise StoreIncompatible(f"'{url}' is not the URL of a Redis server; write redis://, rediss:// or unix://")
+async def check_server(client: Client, place: str) -> None:
+    """Refuse a server that is none, too old a one, or one of another kind than the client is for."""
+    clustered = isinstance(client, RedisCluster)
     try:
-        # Untyped in redis-py.
-        made = cast(Any, Redis).from_url(
-            url, retry=AsyncRetry(NoBackoff(), 0), socket_timeout=TIMEOUT_S, socket_connect_timeout=5
-        )
-    except ValueError as error:
-        raise StoreIncompatible(f"'{url}' is not the URL of a Redis server: {error}") from error
-    return cast(Redis, made)
-
-
-def place_of(client: Redis) -> str:
-    """Where a client's server is, without its password."""
-    about = _arguments(client)
-    if "path" in about:
-        return f"unix://{about['path']}"
-    return f"redis://{about.get('host', '?')}:{about.get('port', '?')}/{about.get('db', 0)}"
-
-
-def blocking_twin(client: Redis) -> redis.Redis | None:
-    """A client for threads that goes to the same server; None where it cannot be told which (behind a Sentinel)."""
-    pool = cast(Any, client.connection_pool)
-    kind: type = pool.connection_class
-    # The synchronous class of the same name stands at the top of its package, redis-py's as well as fakeredis's.
-    package = import_module(kind.__module__.partition(".")[0])
-    twin = getattr(package, kind.__name__.replace("Async", ""), None)
-    if twin is None:
-        return None
-    arguments = {
-        name: value for name, value in _arguments(client).items() if name in _KEPT or name.startswith(("ssl", "server"))
-    }
-    if twin is redis.SSLConnection:
-        arguments.pop("ssl", None)
-    timeouts = {"socket_timeout": TIMEOUT_S, "socket_connect_timeout": 5, "retry": Retry(NoBackoff(), 0)}
-    made = cast(Any, redis.ConnectionPool)(connection_class=twin, **arguments, **timeouts)
-    return redis.Redis(connection_pool=made)
-
-
-def _arguments(client: Redis) -> dict[str, Any]:
-    return cast(Any, client.connection_pool).connection_kwargs
-
-
-async def check_server(client: Redis, place: str) -> None:
-    """Refuse a server that is none, or too old a one."""
-    try:
+        if clustered:
+            await client.initialize()
         about: dict[str, Any] = await cast(Any, client).info("server")
     except exceptions.ResponseError as error:
         # An ACL user may not ask; a server that does not know the question is a stand-in.
         if isinstance(error, exceptions.NoPermissionError) or "unknown command" in str(error).lower():
             return
-        raise translated(error, place) from error
-    except (exceptions.RedisError, OSError) as error:
-        raise translated(error, place) from error
-    version = str(about.get("redis_version", ""))
+        raise _at_start(translated(error, place)) from error
+    except ERRORS as error:
+        raise _at_start(translated(error, place)) from error
+    version, mode = str(about.get("redis_version", "")), about.get("redis_mode", "standalone")
+    if mode == "sentinel":
+        raise StoreIncompatible(f"{place} is a Sentinel; write redis+sentinel://HOST:PORT,HOST:PORT/SERVICE")
+    if mode == "cluster" and not clustered:
+        raise _node_of_cluster(place)
     numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
     if numbers and numbers < OLDEST:
         raise StoreIncompatible(f"{place} is Redis {version}; batchflow needs 6.2 or newer")
 
 
+def _at_start(error: StoreError) -> StoreError:
+    # Nobody tries again what has not begun.
+    what, again, _ = str(error).partition("; it is tried again")
+    away = " cannot be reached: " in what or what.endswith("did not answer in time")
+    return type(error)(f"{what}; {'start the server, or correct the URL' if away else 'try again'}") if again else error
+
+
 def translated(error: BaseException, place: str) -> StoreError:
     """What an error of the client means, and what to do about it."""
+    if (distrust := _cause(error, ssl.SSLCertVerificationError)) is not None:
+        return StoreIncompatible(
+            f"{place} has a certificate that is not trusted: {distrust.verify_message}; "
+            "name who has signed it with ?ssl_ca_certs=PATH"
+        )
     match error:
+        case exceptions.RedisClusterException():
+            return _of_cluster(error, place)
+        case exceptions.ClusterError():
+            return StoreUnavailable(f"{place} is not ready: {error}; it is tried again")
+        case exceptions.AskError():
+            return _node_of_cluster(place)
         case exceptions.AuthenticationError() | exceptions.AuthorizationError():
-            return StoreIncompatible(f"{place} does not let us in: {error}; correct user and password of the URL")
+            return _kept_out(str(error), place)
         case exceptions.NoPermissionError():
             return StoreIncompatible(f"{place} forbids what batchflow needs: {error}; give the user more rights")
         case exceptions.InvalidResponse():
@@ -102,11 +76,11 @@ def translated(error: BaseException, place: str) -> StoreError:
         case exceptions.ConnectionError():
             if "Protocol Error" in str(error):
                 return StoreIncompatible(f"{place} does not answer as Redis does; give the URL of a Redis server")
-            return StoreUnavailable(f"{place} cannot be reached: {error}; it is tried again")
+            return _out_of_reach(error, place)
         case asyncio.CancelledError():
             return StoreUnavailable(f"{place} was not waited for any longer")
         case OSError():
-            return StoreUnavailable(f"{place} cannot be reached: {error}; it is tried again")
+            return _out_of_reach(error, place)
         case _:
             return meaning(str(error), place)
 
@@ -117,14 +91,77 @@ def meaning(error: str, place: str) -> StoreError:
         return StoreUnavailable(
             f"{place} has no memory left; free some or raise 'maxmemory', the work goes on by itself"
         )
-    if "READONLY" in error or "read only replica" in error or "read-only replica" in error:
+    if is_demoted(error):
         return StoreUnavailable(f"{place} is a replica that cannot be written, as in a failover; it is tried again")
+    if "non local key" in error:
+        return StoreUnavailable(f"{place} is moving the namespace to another node; it is tried again")
     if "MISCONF" in error:
         return StoreUnavailable(f"{place} cannot write to its disk; free some space, the work goes on by itself")
     if any(word in error for word in ("LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY ")):
         return StoreUnavailable(f"{place} is not ready: {error}; it is tried again")
     if "WRONGPASS" in error or "NOAUTH" in error:
-        return StoreIncompatible(f"{place} does not let us in: {error}; correct user and password of the URL")
+        return _kept_out(error, place)
+    if "DB index" in error:
+        return StoreIncompatible(f"{place} has no database of this number; name another one, such as 0")
+    if "The user executing the script" in error:
+        return StoreIncompatible(
+            f"{place} forbids what batchflow needs: its user may not run a command of the script; give it more rights"
+        )
     if "NOPERM" in error:
         return StoreIncompatible(f"{place} forbids what batchflow needs: {error}; give the user more rights")
     return StoreError(f"{place}: {error}")
+
+
+def _kept_out(error: str, place: str) -> StoreIncompatible:
+    if any(word in error for word in ("NOAUTH", "HELLO must be called", "Authentication required")):
+        why = "it wants a password"
+    elif any(word in error for word in ("WRONGPASS", "invalid username-password", "invalid password")):
+        why = "user or password is wrong"
+    else:
+        why = error.rstrip(".")
+    return StoreIncompatible(f"{place} does not let us in: {why}; correct user and password of the URL")
+
+
+def _out_of_reach(error: BaseException, place: str) -> StoreUnavailable:
+    return StoreUnavailable(f"{place} cannot be reached: {str(error).rstrip('.')}; it is tried again")
+
+
+def forbidden(commands: Sequence[str], place: str) -> StoreIncompatible:
+    """The user may not run some of the commands."""
+    return StoreIncompatible(
+        f"{place} forbids what batchflow needs: its user may not run {', '.join(commands)}; give the user more rights"
+    )
+
+
+def is_demoted(error: str) -> bool:
+    """Whether a server answers that it is not the primary, or not any more."""
+    return "READONLY" in error or "read only replica" in error or "read-only replica" in error
+
+
+def _of_cluster(error: exceptions.RedisClusterException, place: str) -> StoreError:
+    """The client of a cluster found no way to carry a call out."""
+    if (cause := _cause(error, exceptions.RedisError)) is None:
+        return StoreUnavailable(f"{place} is not ready: {error}; it is tried again")
+    if "cluster support disabled" in str(cause):
+        return StoreIncompatible(f"{place} is no Redis Cluster; write redis:// in place of redis+cluster://")
+    return translated(cause, place)
+
+
+def _node_of_cluster(place: str) -> StoreIncompatible:
+    return StoreIncompatible(
+        f"{place} is one node of a Redis Cluster; write redis+cluster://HOST:PORT, or give a RedisCluster client"
+    )
+
+
+T = TypeVar("T", bound=BaseException)
+
+
+def _cause(error: BaseException | None, kind: type[T]) -> T | None:
+    """The first error of a kind among what has led to this one."""
+    seen: list[BaseException] = []
+    while error is not None and error not in seen:
+        if isinstance(error, kind):
+            return error
+        seen.append(error)
+        error = error.__cause__ or error.__context__
+    return None

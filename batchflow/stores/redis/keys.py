@@ -8,10 +8,13 @@ import re
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from batchflow.errors import ConfigurationError
+from batchflow.errors import ConfigurationError, StoreIncompatible
 
 SCHEMA = 1
-"""What a namespace is made with; a newer one is refused."""
+"""What a namespace is made with. One of another number is refused, so that all who work on one understand its keys.
+
+It grows with a change that an earlier version would misread; a key that it does not know of is none.
+"""
 
 Stays: TypeAlias = Literal["permanent", "waiting", "retention", "batch", "marks"]
 """How long a key stays: as long as the namespace; while somebody waits or runs; until retention removes what it tells
@@ -34,7 +37,8 @@ KEYS = (
     Key("f:<flow key>", "hash", "permanent", "limits of code and operator, places in use, how many wait, next start"),
     Key("ws", "set", "permanent", "the names of workflows"),
     Key("workers", "zset", "waiting", "workers by the end of their lease"),
-    Key("w:<worker>", "set", "waiting", "the messages a worker holds"),
+    Key("wi", "hash", "waiting", "workers: since when, their last heartbeat, how many claims each means to have"),
+    Key("w:<worker>", "hash", "waiting", "the messages a worker holds: an item without incident as =item, else !"),
     Key("wc:<worker>", "string", "waiting", "the latest claim, to be given back where its answer was lost"),
     Key("q:<flow key>|<destination>", "zset", "waiting", "what waits in a lane, by when it is due"),
     Key("rd:<destination>", "zset", "waiting", "flow keys of a destination, by when the earliest of the lane is due"),
@@ -86,6 +90,26 @@ def prefix(namespace: str) -> str:
             f"a namespace cannot be {namespace!r}; write a name without braces and spaces, such as 'batchflow'"
         )
     return f"bf:{{{namespace}}}:"
+
+
+def check_schema(schema: int, namespace: str, place: str) -> None:
+    """Refuse a namespace that another version has made.
+
+    Raises:
+        StoreIncompatible: its keys are not those of this one.
+    """
+    if schema == SCHEMA:
+        return
+    newer = schema > SCHEMA
+    cure = (
+        "upgrade this one, or name another namespace"
+        if newer
+        else "let that one finish what is in it, and name another namespace for this one"
+    )
+    raise StoreIncompatible(
+        f"the namespace '{namespace}' of {place} was made by {'a newer' if newer else 'an older'} batchflow "
+        f"(schema {schema}, this one knows {SCHEMA}); {cure} with BATCHFLOW_NAMESPACE"
+    )
 
 
 def pattern_of(key: str, prefix: str) -> Key | None:

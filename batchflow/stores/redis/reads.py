@@ -11,9 +11,11 @@ from batchflow.core.message import NO_HEADERS, Claim, Claimed, DeadLetter
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.run import Journal, Run, Step, Waiter
 from batchflow.core.settlement import Settled
+from batchflow.core.worker import WorkerStatus
 
 STALE = Settled(stale=True)
 FRESH = Settled()
+FRESH_ITEMS = 5
 
 
 def settled(answer: Sequence[Any]) -> Settled:
@@ -27,7 +29,39 @@ def settled(answer: Sequence[Any]) -> Settled:
 def claimed(answer: Sequence[Any]) -> Claimed:
     """What was leased."""
     rows, next_due, params = answer
-    return Claimed([_claim(row, params) for row in rows], next_due)
+    claims: list[Claim] = []
+    for row in rows:
+        if len(row) == FRESH_ITEMS:
+            claims += _fresh(row, params)
+        else:
+            claims.append(_claim(row, params))
+    return Claimed(claims, next_due)
+
+
+def _fresh(row: list[Any], params: dict[str, str]) -> list[Claim]:
+    """Items of a batch that nobody has claimed before."""
+    destination, batch, started, depth, items = row
+    text, begin = params[batch], f"{batch}.r"
+    return [
+        Claim(
+            f"{begin}{number:09d}",
+            1,
+            destination,
+            "null",
+            batch,
+            number,
+            item,
+            0,
+            0,
+            NO_HEADERS,
+            None,
+            (),
+            text,
+            started,
+            depth,
+        )
+        for number, item in zip(items[::2], items[1::2], strict=True)
+    ]
 
 
 def _claim(row: list[Any], params: dict[str, str]) -> Claim:
@@ -133,6 +167,12 @@ def waiter(row: Sequence[Any]) -> Waiter:
     """Who waits for an event."""
     run, step, since, until = row
     return Waiter(run, step, since, int(until) or None)
+
+
+def worker(row: Sequence[Any]) -> WorkerStatus:
+    """A worker."""
+    name, since, seen_at, lease_until, concurrency, holds, lost = row
+    return WorkerStatus(name, since, seen_at, int(lease_until), concurrency, holds or {}, lost)
 
 
 def flow(row: Sequence[Any]) -> FlowStatus:

@@ -1,13 +1,11 @@
 """The one script: all Lua files put together, and how a group of operations is carried out by it."""
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import Any
-
-from pydantic_core import from_json
 
 RANK = {
     verb: rank
@@ -61,6 +59,9 @@ TELLING = frozenset(
 """Verbs after which something may be due, or may have ended."""
 
 
+_COMMAND = re.compile(r"\b(?:call|pcall|buffer\.\w+)\('([A-Z]+)'")
+
+
 @dataclass(frozen=True, slots=True)
 class Script:
     """The text of the script and the name the server keeps it under."""
@@ -85,13 +86,13 @@ def script() -> Script:
     return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
-def request(now: int | None, store: int, operations: Sequence[bytes]) -> bytes:
+@cache
+def commands() -> tuple[str, ...]:
+    """The commands that the script runs."""
+    return tuple(sorted(set(_COMMAND.findall(script().text))))
+
+
+def request(now: int | None, store: int, operations: Sequence[bytes], *, clustered: bool = False) -> bytes:
     """What is asked of the script: its one argument."""
     time = b"null" if now is None else b"%d" % now
-    return b"[%b,%d,[%b]]" % (time, store, b",".join(operations))
-
-
-def answers(reply: Any) -> list[tuple[bool, Any]]:
-    """What it answered: for each operation whether it was carried out, and its answer or the error."""
-    found: list[tuple[bool, Any]] = from_json(reply)
-    return found
+    return b"[%b,%d,[%b]%b]" % (time, store, b",".join(operations), b",true" if clustered else b"")

@@ -3,10 +3,9 @@
 import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any
 
-import redis
-from redis.asyncio import Redis
+from redis.exceptions import NoPermissionError
 
 from batchflow.core.batch import Batch, Item, ItemState, NewBatch
 from batchflow.core.clock import Clock
@@ -15,11 +14,15 @@ from batchflow.core.message import Claimed, DeadLetter, Message
 from batchflow.core.ports import Verdict
 from batchflow.core.run import NEVER, Run, RunQuery, Step, Waiter
 from batchflow.core.settlement import Effect, Settled, Settlement
-from batchflow.errors import StoreIncompatible, StoreUnavailable
-from batchflow.stores.grouping import Answers, Grouping, Operation
-from batchflow.stores.redis import connection, keys, reads, scripts
-from batchflow.stores.redis.calls import Asked, Calls
+from batchflow.core.worker import WorkerStatus
+from batchflow.errors import StoreUnavailable
+from batchflow.stores.grouping import Grouping
+from batchflow.stores.redis import clients, connection, keys, reads, scripts
+from batchflow.stores.redis.calls import Calls
 from batchflow.stores.redis.changes import Changes
+from batchflow.stores.redis.clients import Client
+from batchflow.stores.redis.groups import Groups
+from batchflow.stores.redis.twin import Twin, twin_of
 
 PRUNE_SLICE = 5_000
 SWEEP_SLICE = 2_000
@@ -28,21 +31,24 @@ SWEEP_SLICE = 2_000
 class RedisStore:
     """Durable state in Redis 6.2 or newer, which any number of processes share.
 
-    `server` is a URL (`redis://`, `rediss://`, `unix://`) or a client of one's own, which stays one's own to close.
-    `namespace` keeps programs or environments on one server apart. Time is the server's unless a test gives a `clock`.
+    `server` is a URL (`redis://`, `rediss://`, `unix://`, `redis+cluster://`, `redis+sentinel://`) or a client of one's
+    own (`redis.asyncio.Redis` or `RedisCluster`), which stays one's own to close. `namespace` keeps programs or
+    environments on one server apart; in a cluster each lies on one node. Time is the server's unless a test gives a
+    `clock`.
     """
 
-    def __init__(self, server: str | Redis, *, clock: Clock | None = None, namespace: str = "batchflow") -> None:
+    def __init__(self, server: str | Client, *, clock: Clock | None = None, namespace: str = "batchflow") -> None:
+        self._namespace = namespace
         self._prefix = keys.prefix(namespace)
         self._owned = isinstance(server, str)
-        self._client = connection.client_of(server) if isinstance(server, str) else server
-        self._place = connection.place_of(self._client)
+        self._client = clients.client_of(server) if isinstance(server, str) else server
+        self._place = clients.place_of(self._client)
         self._calls = Calls(self._client, self._prefix, self._place, clock)
         self._changes = Changes()
         self._group: Grouping | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._blocking: redis.Redis | None = None
-        self._writing: set[asyncio.Task[Answers]] = set()
+        self._twin: Twin | None = None
+        self._groups = Groups(self._calls, self._ended)
         self._claims: dict[str, _Claims] = {}
 
     # Life
@@ -52,17 +58,13 @@ class RedisStore:
         if self._group is not None:
             return
         self._loop = asyncio.get_running_loop()
-        await connection.check_server(self._client, self._place)
-        schema, number = await self._calls.one("open", keys.SCHEMA)
-        if schema > keys.SCHEMA:
-            raise StoreIncompatible(
-                f"the namespace '{self._prefix}' of {self._place} was made by a newer batchflow (schema {schema}, "
-                f"this one knows {keys.SCHEMA}); upgrade batchflow, or name another namespace"
-            )
-        self._calls.store = number
-        self._blocking = connection.blocking_twin(self._client)
-        await self._changes.listen(self._client, self._prefix + keys.CHANNEL, number)
-        self._group = Grouping(self._submit, scripts.TELLING, lambda: self._changes.tell(False))
+        number = await self._calls.open(self._namespace)
+        self._twin = twin_of(self._client)
+        try:
+            await self._changes.listen(self._client, self._prefix + keys.CHANNEL, number, self._returned)
+        except NoPermissionError as error:
+            raise connection.translated(error, self._place) from error
+        self._group = Grouping(self._groups.submit, scripts.TELLING, lambda: self._changes.tell(False))
 
     async def close(self) -> None:
         """See the protocol."""
@@ -71,34 +73,27 @@ class RedisStore:
             await group.drain()
             self._group = None
         await self._changes.stop()
-        blocking, self._blocking = self._blocking, None
-        if blocking is not None:
-            cast(Any, blocking).close()
-            cast(Any, blocking).connection_pool.disconnect()
+        twin, self._twin = self._twin, None
+        if twin is not None:
+            twin.close()
         if self._owned:
-            await cast(Any, self._client).aclose()
+            await clients.close(self._client)
 
     def on_change(self, callback: Callable[[bool], None]) -> Callable[[], None]:
         """See the protocol."""
         return self._changes.subscribe(callback)
 
+    def _returned(self) -> None:
+        """The server was away; it may be another one, or have lost what it wrote last."""
+        for claims in self._claims.values():
+            claims.tell = True
+
+    def _ended(self, settlement: Settlement) -> None:
+        for claims in self._claims.values():
+            if claims.in_hand.get(settlement.id) == settlement.fence:
+                del claims.in_hand[settlement.id]
+
     # How verbs are carried out
-
-    def _submit(self, group: list[Operation], done: Callable[[Answers], None]) -> None:
-        def finished(task: asyncio.Task[Answers]) -> None:
-            self._writing.discard(task)
-            if task.cancelled():
-                # A loop that ends cancels all there is: whoever asked, or will ask, must not wait for this for ever.
-                done([(False, self._calls.failed(asyncio.CancelledError()))] * len(group))
-            elif (error := task.exception()) is not None:
-                done([(False, self._calls.failed(error))] * len(group))
-            else:
-                done(task.result())
-
-        writing = self._calls.group([Asked(operation.verb, operation.arguments) for operation in group])
-        task = asyncio.create_task(writing, name="batchflow-redis-group")
-        self._writing.add(task)
-        task.add_done_callback(finished)
 
     def _add(self, verb: str, *arguments: Any) -> "asyncio.Future[Any]":
         return self._opened().add(verb, *arguments)
@@ -118,18 +113,20 @@ class RedisStore:
         """See the protocol."""
         return list(await self._add("publish", messages))
 
-    async def enlist(self, worker: str, lease_ms: int) -> None:
+    async def enlist(self, worker: str, lease_ms: int, concurrency: int = 0) -> None:
         """See the protocol."""
-        await self._add("enlist", worker, lease_ms)
+        await self._add("enlist", worker, lease_ms, concurrency)
 
     def renew(self, worker: str, lease_ms: int, hung: Sequence[tuple[str, int]] = ()) -> bool:
         """See the protocol."""
-        loop, blocking = self._loop, self._blocking
+        loop, twin = self._loop, self._twin
         if self._group is None or loop is None:
             return False
+        if (claims := self._claims.get(worker)) is not None:
+            claims.tell = True
         arguments = (worker, lease_ms, list(hung))
-        if blocking is not None:
-            held: bool = self._calls.blocking(blocking, "renew", *arguments)
+        if twin is not None:
+            held: bool = self._calls.blocking(twin, "renew", *arguments)
         else:
             held = asyncio.run_coroutine_threadsafe(self._calls.one("renew", *arguments), loop).result()
         if hung:
@@ -142,11 +139,16 @@ class RedisStore:
         """See the protocol."""
         self._opened()
         claims = self._claims.setdefault(worker, _Claims())
+        self._calls.worker = worker if len(self._claims) == 1 else ""
         async with claims.one_at_a_time:
             claims.token += 1
             token = claims.token
-            claimed: Claimed = await self._add("claim", worker, destinations, limit, token, claims.told)
+            in_hand = list(claims.in_hand) if claims.tell else None
+            claimed: Claimed = await self._add("claim", worker, destinations, limit, token, claims.told, in_hand)
             claims.told = token
+            if in_hand is not None:
+                claims.tell = False
+            claims.in_hand.update([(claim.id, claim.fence) for claim in claimed.claims])
         return claimed
 
     def record(self, claim: str, fence: int, step: Step, effects: tuple[Effect, ...] = ()) -> "asyncio.Future[Verdict]":
@@ -168,6 +170,15 @@ class RedisStore:
     async def dismiss(self, worker: str) -> None:
         """See the protocol."""
         await self._add("dismiss", worker)
+
+    async def workers(self) -> Sequence[WorkerStatus]:
+        """See the protocol."""
+        found: list[WorkerStatus] = []
+        after: str | None = ""
+        while after is not None:
+            rows, after = await self._read("workers", after)
+            found += [reads.worker(row) for row in rows]
+        return found
 
     # Runs
 
@@ -299,9 +310,15 @@ class RedisStore:
 
 
 class _Claims:
-    """The claims of one worker: the number of the latest, and of the latest whose answer came in."""
+    """The claims of one worker: the number of the latest, and of the latest whose answer came in.
+
+    `in_hand` are those it has: leased, and no end of them answered; with each heartbeat, and after the server was away,
+    the next claim is to `tell` of them.
+    """
 
     def __init__(self) -> None:
         self.one_at_a_time = asyncio.Lock()
         self.token = 0
         self.told = 0
+        self.in_hand: dict[str, int] = {}
+        self.tell = False

@@ -28,9 +28,9 @@ class _Lane(NamedTuple):
     paused: int
 
 
-def enlist(tx: Tx, worker: str, lease_ms: int) -> None:
+def enlist(tx: Tx, worker: str, lease_ms: int, concurrency: int) -> None:
     """Make a worker known."""
-    tx.run("worker_enlist", name=worker, until=tx.now + lease_ms)
+    tx.run("worker_enlist", name=worker, until=tx.now + lease_ms, concurrency=concurrency, now=tx.now)
 
 
 def worker_key(tx: Tx, worker: str) -> int | None:

@@ -5,15 +5,27 @@
 SELECT key FROM worker WHERE name = :name;
 
 -- worker_enlist --
-INSERT INTO worker (name, lease_until) VALUES (:name, :until)
-ON CONFLICT (name) DO UPDATE SET lease_until = excluded.lease_until;
+INSERT INTO worker (name, lease_until, since, seen_at, concurrency) VALUES (:name, :until, :now, :now, :concurrency)
+ON CONFLICT (name) DO UPDATE SET
+    lease_until = excluded.lease_until, seen_at = excluded.seen_at, concurrency = excluded.concurrency;
 
 -- worker_renew --
 -- Only while the lease has not ended and nobody has taken the claims back.
-UPDATE worker SET lease_until = :until WHERE name = :name;
+UPDATE worker SET lease_until = :until, seen_at = :now WHERE name = :name;
 
 -- worker_all --
 SELECT json_group_array(json_array(key, name, lease_until)) FROM worker;
+
+-- worker_status --
+SELECT json_group_array(json_array(name, since, seen_at, lease_until, concurrency, json(holds)))
+FROM (
+    SELECT w.name, w.since, w.seen_at, w.lease_until, w.concurrency,
+        (SELECT json_group_object(destination, held) FROM (
+            SELECT l.destination, count(*) AS held FROM message m CROSS JOIN lane l ON l.key = m.lane
+            WHERE m.owner = w.key GROUP BY l.destination)) AS holds
+    FROM worker w
+    ORDER BY w.name
+);
 
 -- worker_dismiss --
 DELETE FROM worker WHERE key = :worker;

@@ -8,6 +8,8 @@ from pydantic_core import from_json
 from batchflow.core.batch import Batch, Counts, Item, ItemState
 from batchflow.core.message import DeadLetter
 from batchflow.core.run import NEVER, Journal, Run, RunQuery, Step
+from batchflow.core.worker import WorkerStatus
+from batchflow.stores.sqlite.locks import WorkerLocks
 from batchflow.stores.sqlite.transaction import Tx
 
 
@@ -127,4 +129,12 @@ def items(tx: Tx, id: str, state: ItemState | None, after: int, limit: int) -> l
         for number, item, item_state, result, error, ended_at in tx.json(
             "item_read", batch=key, state=state, after=after, limit=limit
         )
+    ]
+
+
+def workers(tx: Tx, locks: WorkerLocks) -> list[WorkerStatus]:
+    """Workers, by name."""
+    return [
+        WorkerStatus(name, since, seen_at, ends, concurrency, holds, lost=ends <= tx.now or locks.is_free(name))
+        for name, since, seen_at, ends, concurrency, holds in tx.json("worker_status")
     ]

@@ -14,6 +14,7 @@ from batchflow.core.message import Claimed, DeadLetter, Message
 from batchflow.core.ports import Verdict
 from batchflow.core.run import Run, RunQuery, Step, Waiter
 from batchflow.core.settlement import Effect, Settled, Settlement
+from batchflow.core.worker import WorkerStatus
 from batchflow.errors import StoreUnavailable
 from batchflow.stores.grouping import Grouping
 from batchflow.stores.sqlite import connection, flows, ledger, reads, settling, verbs, waiting
@@ -138,11 +139,11 @@ class SqliteStore:
         """See the protocol."""
         return await self._add("publish", messages)
 
-    async def enlist(self, worker: str, lease_ms: int) -> None:
+    async def enlist(self, worker: str, lease_ms: int, concurrency: int = 0) -> None:
         """See the protocol."""
         # Before its row is there: a row without a lock reads as a dead worker.
         self._locks.hold(worker)
-        await self._add("enlist", worker, lease_ms)
+        await self._add("enlist", worker, lease_ms, concurrency)
 
     def renew(self, worker: str, lease_ms: int, hung: Sequence[tuple[str, int]] = ()) -> bool:
         """See the protocol."""
@@ -178,6 +179,10 @@ class SqliteStore:
         """See the protocol."""
         await self._add("dismiss", worker)
         self._locks.let_go(worker)
+
+    async def workers(self) -> Sequence[WorkerStatus]:
+        """See the protocol."""
+        return await self._read(reads.workers, self._locks)
 
     # Runs
 

@@ -91,7 +91,7 @@ def _renew(tx: Tx, worker: str, lease_ms: int, hung: list[tuple[str, int]]) -> b
         return False
     if hung:
         cancelling.take_back(tx, key, hung)
-    return tx.run("worker_renew", name=worker, until=tx.now + lease_ms) > 0
+    return tx.run("worker_renew", name=worker, until=tx.now + lease_ms, now=tx.now) > 0
 
 
 def _dismiss(tx: Tx, worker: str) -> None:

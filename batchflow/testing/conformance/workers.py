@@ -11,7 +11,7 @@ ONE = FlowControl(key="one", parallelism=1)
 
 
 class WorkerCases(Cases):
-    """`enlist`, `renew`, `expire`, `dismiss`."""
+    """`enlist`, `renew`, `expire`, `dismiss`, `workers`."""
 
     async def test_enlist_may_be_repeated(self, scene: Scene) -> None:
         """It extends the lease and keeps the claims."""
@@ -180,6 +180,65 @@ class WorkerCases(Cases):
         await scene.store.dismiss("w1")
         await scene.store.dismiss("stranger")
         assert not await _renew(scene)
+
+    async def test_workers_come_by_name_with_what_was_told_of_them(self, scene: Scene) -> None:
+        """How many claims each means to have, and until when its lease goes."""
+        await scene.store.enlist("w3", 1)
+        await scene.store.enlist("w2", LEASE_MS, 7)
+        found = [(it.name, it.concurrency, it.lease_until, it.lost) for it in await scene.store.workers()]
+        ends = scene.now + LEASE_MS
+        assert found == [("w1", 0, ends, False), ("w2", 7, ends, False), ("w3", 0, scene.now + 1, False)]
+
+    async def test_workers_are_known_since_they_were_enlisted(self, scene: Scene) -> None:
+        """To enlist again changes that as little as a heartbeat does; both are the last that was heard of it."""
+        began = scene.now
+        await scene.store.enlist("w1", LEASE_MS, 3)
+        scene.clock.advance("1s")
+        await _renew(scene)
+        (worker,) = await scene.store.workers()
+        assert (worker.since, worker.seen_at, worker.lease_until) == (began, scene.now, scene.now + LEASE_MS)
+        scene.clock.advance("1s")
+        await scene.store.enlist("w1", LEASE_MS, 9)
+        (worker,) = await scene.store.workers()
+        assert (worker.since, worker.seen_at, worker.concurrency) == (began, scene.now, 9)
+
+    async def test_workers_show_what_they_hold_by_destination(self, scene: Scene) -> None:
+        """Items as well as messages, from the claim to the settlement, whichever that is; what waits is nobody's."""
+        await scene.store.enlist("w2", LEASE_MS)
+        await scene.publish("a", "b", "c")
+        await scene.publish("d", destination="other")
+        claims = await scene.claim()
+        (back,) = [claim for claim in claims if claim.id == "c"]
+        await scene.store.settle(settlement.released(back))
+        await scene.start(["u1", "u2", "u3"])
+        items = await scene.claim(2, worker="w2", destinations=["execute"])
+        first, second = await scene.store.workers()
+        assert (first.holds, first.held) == ({"work": 2, "other": 1}, 3)
+        assert (second.holds, second.held) == ({"execute": 2}, 2)
+        for claim in (*claims, *items):
+            await scene.done(claim)
+        assert [(it.holds, it.held) for it in await scene.store.workers()] == [({}, 0), ({}, 0)]
+
+    async def test_workers_show_who_is_lost_until_its_claims_are_taken_back(self, scene: Scene) -> None:
+        """From the end of its lease on. Looking takes nothing back; then it is known no more."""
+        claim = await scene.leased("a")
+        scene.clock.advance(f"{LEASE_MS - 1}ms")
+        assert [it.lost for it in await scene.store.workers()] == [False]
+        scene.clock.advance("1ms")
+        for _ in range(2):
+            assert [(it.name, it.lost, it.held) for it in await scene.store.workers()] == [("w1", True, 1)]
+        assert not (await scene.done(claim)).stale
+        await scene.store.expire()
+        assert list(await scene.store.workers()) == []
+        scene.clock.advance("1s")
+        await scene.store.enlist("w1", LEASE_MS)
+        assert [it.since for it in await scene.store.workers()] == [scene.now]
+
+    async def test_workers_leave_out_who_was_dismissed_and_who_was_never_there(self, scene: Scene) -> None:
+        """A stranger that renews is none."""
+        await asyncio.to_thread(scene.store.renew, "stranger", LEASE_MS)
+        await scene.store.dismiss("w1")
+        assert list(await scene.store.workers()) == []
 
 
 async def _renew(scene: Scene, *hung: tuple[str, int]) -> bool:

@@ -1,21 +1,36 @@
 -- claim: leases up to `limit` due messages for `destinations` to a worker, each with a new fence, flow keys in turn;
 -- with when there may be more. A message is taken together with its place and its start, or not at all.
 -- `token` numbers the claims of one store and worker, `told` is the latest whose answer came in: what a claim leased
--- whose answer was lost is given back first.
+-- whose answer was lost is given back first. `in_hand`, where it is given, is all that the worker has: what it holds here
+-- beside that it has ended already, and the server, which has lost its latest writes, does not know it any more.
 -- The answer: [claims, when there may be more or null, parameters by batch]; claim: [id, fence, destination, body,
--- batch, number, item, failures, losses, headers, retry, journal, started at, depth].
+-- batch, number, item, failures, losses, headers, retry, journal, started at, depth]; items that nobody has claimed
+-- before come together: [destination, batch, started at, depth, [number, item, number, item, …]].
 local LANES_AT_ONCE = 64
 
-local function give_back_lost(worker, told)
+-- False where a later claim has been carried out already: this one was held up on its way, and nobody waits for it.
+local function give_back_lost(worker, token, told)
   local kept = call('GET', P .. 'wc:' .. worker)
-  if not kept then return end
-  local store, token, ids = unpack(cjson.decode(kept))
-  if store ~= SELF or token <= told then return end
+  if not kept then return true end
+  local store, latest, ids = unpack(cjson.decode(kept))
+  if store ~= SELF or latest <= told then return true end
+  if token <= latest then return false end
   for _, id in ipairs(ids) do
     local message = messages.load(id)
     if message and message.o == worker then messages.take_back(id, message, false) end
   end
   call('DEL', P .. 'wc:' .. worker)
+  batches.finish()
+  return true
+end
+
+local function give_back_forgotten(worker, in_hand)
+  local known = {}
+  for _, id in ipairs(in_hand) do known[id] = true end
+  for _, id in ipairs(call('HKEYS', ending.holder(worker))) do
+    local message = not known[id] and messages.load(id)
+    if message and message.o == worker then messages.take_back(id, message, false) end
+  end
   batches.finish()
 end
 
@@ -60,66 +75,65 @@ local function lease_message(worker, id, about)
   }
 end
 
-local function lease_items(worker, member, due, about, want, claims, ids)
+local function lease_items(worker, member, due, about, want, taken)
   local items, name, batch = lanes.cut(about.lane, member, due, want)
-  local made = string.format('%.0f', due)
-  for _, one in ipairs(items) do
+  local made, rows = string.format('%.0f', due), {}
+  for place, one in ipairs(items) do
     local number, item = one[1], one[2]
     local id = string.format('%s.r%09d', name, number)
     call('HSET', P .. 'm:' .. id, 'i', item, 'o', worker, 'f', '1', 't', made, 'st', NOW)
-    ids[#ids + 1] = id
-    claims[#claims + 1] = {
-      id, 1, about.destination, 'null', name, number, item, 0, 0, NULL, NULL, NULL, now, batch.dp,
-    }
+    taken.hold(id, '=' .. item)
+    rows[place * 2 - 1], rows[place * 2] = number, item
   end
+  if #items > 0 then taken.claims[#taken.claims + 1] = { about.destination, name, now, batch.dp, rows } end
   return #items
 end
 
 -- Lease up to `want` of one lane; how many.
-local function take_from(worker, about, want, claims, ids)
-  local taken = 0
-  while taken < want do
-    local found = call('ZRANGEBYSCORE', about.lane, '-inf', now, 'WITHSCORES', 'LIMIT', 0, want - taken)
+local function take_from(worker, about, want, taken)
+  local count = 0
+  while count < want do
+    local found = call('ZRANGEBYSCORE', about.lane, '-inf', now, 'WITHSCORES', 'LIMIT', 0, want - count)
     if #found == 0 then break end
     local gone = {}
     for place = 1, #found, 2 do
       local member = found[place]
       if lanes.range(member) then
-        taken = taken + lease_items(worker, member, tonumber(found[place + 1]), about, want - taken, claims, ids)
+        count = count + lease_items(worker, member, tonumber(found[place + 1]), about, want - count, taken)
       else
         gone[#gone + 1] = member
         local claim = lease_message(worker, member, about)
         if claim then
-          claims[#claims + 1] = claim
-          ids[#ids + 1] = member
-          taken = taken + 1
+          taken.claims[#taken.claims + 1] = claim
+          taken.hold(member, '!')
+          count = count + 1
         end
       end
-      if taken >= want then break end
+      if count >= want then break end
     end
     sliced(gone, function(part) call('ZREM', about.lane, unpack(part)) end)
   end
-  return taken
+  return count
 end
 
 -- One round over the lanes that are ready; how many were leased, and whether another may find more.
-local function round(worker, destinations, limit, claims, ids)
+local function round(worker, destinations, limit, taken)
   local found = ready(destinations)
-  local count, taken = math.min(#found, LANES_AT_ONCE), 0
+  local count, leased = math.min(#found, LANES_AT_ONCE), 0
   local more = #found > LANES_AT_ONCE
   for place = 1, count do
     local destination, key, flow = unpack(found[place], 1, 3)
-    local share = math.min(math.max(1, math.floor((limit - taken) / (count - place + 1))), limit - taken)
+    local share = math.min(math.max(1, math.floor((limit - leased) / (count - place + 1))), limit - leased)
     local want = flows.admitted(flow, share)
     local about = { destination = destination, key = key, lane = lanes.name(destination, key) }
-    local got = want > 0 and take_from(worker, about, want, claims, ids) or 0
+    local got = want > 0 and take_from(worker, about, want, taken) or 0
     if got > 0 then flows.take(flow, got) end
     lanes.recount(destination, key)
-    taken = taken + got
+    leased = leased + got
     more = more or got == share
-    if taken >= limit then break end
+    if leased >= limit then break end
   end
-  return taken, more
+  return leased, more
 end
 
 -- When a waiting message may start next, as far as time alone decides it.
@@ -144,23 +158,37 @@ end
 local function parameters(claims)
   local found = {}
   for _, claim in ipairs(claims) do
-    local batch = claim[5]
+    -- Of messages the fifth, of items the second.
+    local batch = type(claim[5]) == 'table' and claim[2] or claim[5]
     if batch ~= NULL and not found[batch] then found[batch] = call('GET', P .. 'p:' .. batch) or 'null' end
   end
   return found
 end
 
-verbs.claim = function(worker, destinations, limit, token, told)
-  if limit < 1 or #destinations == 0 or not call('ZSCORE', P .. 'workers', worker) then return { {}, NULL, {} } end
-  give_back_lost(worker, told)
-  local claims, ids, left = {}, {}, limit
-  repeat
-    local taken, more = round(worker, destinations, left, claims, ids)
-    left = left - taken
-  until not more or taken == 0 or left == 0
-  if #ids > 0 then
-    sliced(ids, function(part) call('SADD', P .. 'w:' .. worker, unpack(part)) end)
-    call('SET', P .. 'wc:' .. worker, cjson.encode({ SELF, token, ids }))
+-- What one claim leases, bit by bit: the claims, their ids, and what the worker's hash is to say of each.
+local function hold_all()
+  local taken = { claims = {}, ids = {}, holds = {} }
+  function taken.hold(id, how)
+    taken.ids[#taken.ids + 1] = id
+    taken.holds[#taken.holds + 1] = id
+    taken.holds[#taken.holds + 1] = how
   end
-  return { claims, left == 0 and now or next_due(destinations), parameters(claims) }
+  return taken
+end
+
+verbs.claim = function(worker, destinations, limit, token, told, in_hand)
+  if limit < 1 or #destinations == 0 or not call('ZSCORE', P .. 'workers', worker) then return { {}, NULL, {} } end
+  if not give_back_lost(worker, token, told) then return { {}, NULL, {} } end
+  if opt(in_hand) then give_back_forgotten(worker, in_hand) end
+  local taken, left = hold_all(), limit
+  repeat
+    local count, more = round(worker, destinations, left, taken)
+    left = left - count
+  until not more or count == 0 or left == 0
+  sliced(taken.holds, function(part) call('HSET', ending.holder(worker), unpack(part)) end)
+  -- One whose answer is unknown may still be on its way.
+  if left < limit or told < token - 1 then
+    call('SET', P .. 'wc:' .. worker, cjson.encode({ SELF, token, taken.ids }))
+  end
+  return { taken.claims, left == 0 and now or next_due(destinations), parameters(taken.claims) }
 end

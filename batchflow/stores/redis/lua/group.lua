@@ -1,5 +1,6 @@
 -- A whole group of operations in one call: each is carried out by itself, and one that fails fails alone (a verb looks
 -- before it writes). The answer is a JSON array with, for each, [true, answer] or [false, error].
+local except = smooth.carry_out()
 local answers = {}
 local GATHERS = { settle = true }
 for place, operation in ipairs(asked[3]) do
@@ -15,4 +16,4 @@ buffer.flush()
 batches.flush()
 flows.flush()
 if state.told then call('PUBLISH', P .. 'changes', SELF) end
-return cjson.encode(answers)
+return cjson.encode({ answers, except })

@@ -1,8 +1,14 @@
--- mark: marks ids as processed, until `ttl` ms from now or for good; the latest holds. forget: takes marks away, all of
--- them where no ids are named; how many there were. Safe to repeat.
+-- mark: marks ids as processed, until `ttl` ms from now or for good; the latest holds. Some that have expired go, since
+-- nobody prunes a ledger beside another engine. forget: takes marks away, all of them where no ids are named; how many
+-- there were. Safe to repeat.
+local EXPIRED = 100
+
 verbs.mark = function(workflow, ids, ttl)
   local until_ = opt(ttl) and now + ttl or '+inf'
-  if #ids > 0 then call('SADD', P .. 'ws', workflow) end
+  if #ids == 0 then return end
+  call('SADD', P .. 'ws', workflow)
+  local gone = call('ZRANGEBYSCORE', P .. 'l:' .. workflow, '-inf', now, 'LIMIT', 0, EXPIRED)
+  if #gone > 0 then call('ZREM', P .. 'l:' .. workflow, unpack(gone)) end
   sliced(ids, function(part)
     local pairs_ = {}
     for _, id in ipairs(part) do

@@ -7,5 +7,7 @@ verbs.renew = function(worker, lease, hung)
     if message and message.o == worker then messages.take_back(one[1], message, true) end
   end
   call('ZADD', P .. 'workers', now + lease, worker)
+  local about = cjson.decode(call('HGET', P .. 'wi', worker) or '[0,0,0]')
+  call('HSET', P .. 'wi', worker, cjson.encode({ about[1], now, about[3] }))
   return true
 end

@@ -1,11 +1,14 @@
 -- What all verbs share: the namespace's prefix, the time, and values as they come in and go out.
 -- KEYS[1] is `<prefix>meta`; all other keys begin with the same prefix and hash tag, and so lie in its slot.
--- ARGV[1] is one JSON array: [time in ms or null, number of the asking store, [[verb, argument, …], …]].
+-- ARGV[1] is one JSON array: [time in ms or null, number of the asking store, [[verb, argument, …], …], in a cluster].
 local call = redis.call
 local NULL = cjson.null
 local META = KEYS[1]
 local P = string.sub(META, 1, -5)
 local asked = cjson.decode(ARGV[1])
+-- While a slot is being moved its keys are spread over two nodes, and those that are not here look as if there were
+-- none. Two keys that never exist are refused by both nodes then, before anything is read or written.
+if asked[4] then call('EXISTS', META .. '?', META .. '??') end
 local SELF = asked[2]
 local now = asked[1]
 if now == NULL then
@@ -18,7 +21,7 @@ local SLICE = 2000
 local CHUNK = 1000
 local NOW = string.format('%.0f', now)
 local verbs, batches, buffer, effects, ending, flows = {}, {}, {}, {}, {}, {}
-local lanes, messages, steps, waiting = {}, {}, {}, {}
+local lanes, messages, steps, waiting, smooth = {}, {}, {}, {}, {}
 -- told: something became due or ended, of which other processes are told. touched: batches that may have ended.
 local state = { told = false, touched = {} }
 

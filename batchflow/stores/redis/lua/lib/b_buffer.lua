@@ -1,9 +1,9 @@
 -- Writes that many operations of a group make to the same keys, gathered into one command for each key. Written before
 -- anything reads those keys, and at the end; what makes room goes first, so that a full server takes all or nothing.
-local FREEING = { DEL = true, SREM = true, HDEL = true }
+local FREEING = { DEL = true, HDEL = true }
 buffer.lists, buffer.order, buffer.gone = {}, {}, {}
 
-local function list_of(command, key)
+function buffer.list(command, key)
   local lists = buffer.lists[command]
   if not lists then
     lists = {}
@@ -19,12 +19,12 @@ local function list_of(command, key)
 end
 
 function buffer.add(command, key, value)
-  local list = list_of(command, key)
+  local list = buffer.list(command, key)
   list[#list + 1] = value
 end
 
 function buffer.pair(command, key, name, value)
-  local list = list_of(command, key)
+  local list = buffer.list(command, key)
   list[#list + 1] = name
   list[#list + 1] = value
 end

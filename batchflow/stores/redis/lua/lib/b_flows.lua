@@ -109,10 +109,11 @@ function flows.take(flow, count)
   flows.set(flow, 'tu', call('HINCRBY', META, 'turn', 1))
 end
 
-function flows.give_back(key)
+-- Places of a key that are free again.
+function flows.give_back(key, count)
   local flow = flows.get(key)
   if flow then
-    flows.set(flow, 'n', math.max(0, flow.n - 1))
+    flows.set(flow, 'n', math.max(0, flow.n - (count or 1)))
     if flows.limits(flow) then tell() end
   end
 end

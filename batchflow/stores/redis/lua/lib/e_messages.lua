@@ -109,7 +109,7 @@ function messages.give_back(id, message, due, failures, losses, error)
     call('HDEL', key, 'o', 'e')
   end
   call('HSET', key, unpack(fields))
-  call('SREM', P .. 'w:' .. message.o, id)
+  call('HDEL', P .. 'w:' .. message.o, id)
   lanes.add(message.d, message.k, id, due)
   flows.give_back(message.k)
   message.o, message.e, message.u = nil, error, due
@@ -118,6 +118,7 @@ end
 -- A leased message ends at its next step.
 function messages.cancel_leased(id, message)
   call('HSET', P .. 'm:' .. id, 'c', 1)
+  call('HSET', P .. 'w:' .. message.o, id, '!')
   messages.close_index(id, message)
 end
 
@@ -143,7 +144,7 @@ function messages.take_back(id, message, lost)
 end
 
 function messages.take_back_all(worker, lost)
-  local ids = call('SMEMBERS', P .. 'w:' .. worker)
+  local ids = call('HKEYS', P .. 'w:' .. worker)
   table.sort(ids)
   local count = 0
   for _, id in ipairs(ids) do
@@ -154,6 +155,7 @@ function messages.take_back_all(worker, lost)
     end
   end
   call('ZREM', P .. 'workers', worker)
+  call('HDEL', P .. 'wi', worker)
   call('DEL', P .. 'w:' .. worker, P .. 'wc:' .. worker)
   return count
 end

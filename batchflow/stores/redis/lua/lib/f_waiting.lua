@@ -5,7 +5,10 @@ local function listener(run, number) return string.format('%s\1%09d', run, numbe
 
 -- Its end has more to clear away.
 function waiting.link(run)
-  if messages.load(run) then call('HSET', P .. 'm:' .. run, 'ln', 1) end
+  local message = messages.load(run)
+  if not message then return end
+  call('HSET', P .. 'm:' .. run, 'ln', 1)
+  if message.o then call('HSET', P .. 'w:' .. message.o, run, '!') end
 end
 
 -- Keep what came in for a step that waits until a claim records it; a run that is suspended is due at once.

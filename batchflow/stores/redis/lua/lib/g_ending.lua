@@ -42,7 +42,7 @@ end
 -- It leaves its worker, or its lane.
 function ending.leave(id, message)
   if message.o then
-    buffer.add('SREM', ending.holder(message.o), id)
+    buffer.add('HDEL', ending.holder(message.o), id)
     flows.give_back(message.k)
   else
     call('ZREM', lanes.name(message.d, message.k), id)

@@ -1,0 +1,171 @@
+"""Clients: made from a URL (of one server, of a cluster, of what stands behind Sentinels) or the user's own."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, TypeAlias, cast
+from urllib.parse import unquote, urlsplit
+
+from redis.asyncio import Redis, RedisCluster
+from redis.asyncio import connection as connections
+from redis.asyncio.cluster import ClusterNode
+from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisClusterException
+from redis.maint_notifications import MaintNotificationsConfig
+
+from batchflow.errors import StoreIncompatible
+
+Client: TypeAlias = Redis | RedisCluster
+
+SCHEMES = (
+    *("redis", "rediss", "unix"),
+    *("redis+cluster", "rediss+cluster"),
+    *("redis+sentinel", "rediss+sentinel"),
+)
+TIMEOUT_S = 15.0
+CONNECT_TIMEOUT_S = 5.0
+
+
+class _Address(NamedTuple):
+    """What a URL of several hosts says; `user` ends with its `@`."""
+
+    user: str
+    hosts: Sequence[tuple[str, int]]
+    path: str
+    query: str
+
+    def of_one(self, scheme: str, path: str) -> str:
+        """The URL of the first host alone."""
+        host, port = self.hosts[0]
+        return f"{scheme}://{self.user}{f'[{host}]' if ':' in host else host}:{port}/{path}?{self.query}"
+
+
+def client_of(url: str) -> Client:
+    """A client for a URL, which sends nothing twice: every verb is repeated by who asked for it, or not at all.
+
+    Raises:
+        StoreIncompatible: it is no URL of this kind.
+    """
+    scheme, found, rest = url.partition("://")
+    if not found or scheme not in SCHEMES:
+        raise StoreIncompatible(
+            f"'{_unnamed(url)}' is not the URL of a Redis server; write redis://, rediss://, unix://, redis+cluster:// "
+            "or redis+sentinel://"
+        )
+    scheme, _, kind = scheme.partition("+")
+    try:
+        if kind == "cluster":
+            return _of_cluster(scheme, _address(rest, 6379))
+        if kind == "sentinel":
+            return _of_sentinels(scheme, _address(rest, 26379))
+        if scheme != "unix":
+            _check_database(urlsplit(url).path.strip("/"))
+        # Untyped in redis-py.
+        return cast(Redis, cast(Any, Redis).from_url(url, **_once()))
+    except (ValueError, OSError, RedisClusterException) as error:
+        raise StoreIncompatible(f"'{_unnamed(url)}' is not the URL of a Redis server: {error}") from error
+
+
+def place_of(client: Client) -> str:
+    """Where a client's server is, without its password."""
+    if isinstance(client, RedisCluster):
+        nodes = cast(Any, client).startup_nodes
+        return f"{_scheme(client.connection_kwargs)}+cluster://{_listed((it.host, it.port) for it in nodes)}"
+    about, pool = arguments(client), cast(Any, client).connection_pool
+    if isinstance(pool, SentinelConnectionPool):
+        hosts = _listed(sentinels(pool))
+        kind = "rediss" if issubclass(pool.connection_class, connections.SSLConnection) else "redis"
+        return f"{kind}+sentinel://{hosts}/{cast(Any, pool).service_name}/{about.get('db') or 0}"
+    if "path" in about:
+        return f"unix://{about['path']}"
+    kind = "rediss" if issubclass(pool.connection_class, connections.SSLConnection) else "redis"
+    return f"{kind}://{about.get('host', '?')}:{about.get('port', '?')}/{about.get('db', 0)}"
+
+
+def arguments(client: Redis) -> dict[str, Any]:
+    """What the connections of a client are made with."""
+    return cast(Any, client.connection_pool).connection_kwargs
+
+
+def sentinels(pool: SentinelConnectionPool) -> list[tuple[str, int]]:
+    """The hosts of the Sentinels behind which a client's server stands."""
+    about = [arguments(it) for it in cast(Any, pool).sentinel_manager.sentinels]
+    return [(it["host"], it["port"]) for it in about]
+
+
+async def reconnect(client: Client) -> None:
+    """Have the connections made anew: the server at the other end is not the primary any more.
+
+    In a cluster each answer says where to go.
+    """
+    if not isinstance(client, RedisCluster):
+        await cast(Any, client.connection_pool).disconnect(inuse_connections=False)
+
+
+async def close(client: Client) -> None:
+    """Close a client that was made here."""
+    await cast(Any, client).aclose()
+    if isinstance(client, Redis):
+        manager: Sentinel | None = getattr(cast(Any, client).connection_pool, "sentinel_manager", None)
+        if manager is not None:
+            await manager.aclose()
+
+
+def _once() -> dict[str, Any]:
+    return {
+        "retry": Retry(NoBackoff(), 0),
+        "socket_timeout": TIMEOUT_S,
+        "socket_connect_timeout": CONNECT_TIMEOUT_S,
+        # With them redis-py does not look whether a connection that was idle still stands.
+        "maint_notifications_config": MaintNotificationsConfig(enabled=False),
+    }
+
+
+def _of_cluster(scheme: str, address: _Address) -> RedisCluster:
+    others = [ClusterNode(host, port) for host, port in address.hosts[1:]]
+    return cast(Any, RedisCluster).from_url(address.of_one(scheme, address.path), startup_nodes=others, **_once())
+
+
+def _of_sentinels(scheme: str, address: _Address) -> Redis:
+    service, _, db = address.path.partition("/")
+    if not service:
+        raise ValueError("it names no service; write redis+sentinel://HOST:PORT,HOST:PORT/SERVICE")
+    _check_database(db)
+    about: dict[str, Any] = cast(Any, connections).parse_url(address.of_one(scheme, db))
+    del about["host"], about["port"]
+    about["ssl"] = about.pop("connection_class", None) is connections.SSLConnection
+    own = {name: about.pop(f"sentinel_{name}", None) for name in ("username", "password")}
+    encrypted = {name: value for name, value in about.items() if name.startswith("ssl")}
+    # Each with a policy of its own: they are changed in place by what they are given to.
+    manager = Sentinel(address.hosts, sentinel_kwargs={**own, **encrypted, **_once()})
+    return cast(Any, manager).master_for(unquote(service), **{**_once(), **about})
+
+
+def _check_database(number: str) -> None:
+    # redis-py would take database 0.
+    if number and not (number.isascii() and number.isdigit()):
+        raise ValueError(f"a database is a number, and '{number}' is none")
+
+
+def _address(rest: str, port: int) -> _Address:
+    before, _, query = rest.partition("?")
+    authority, _, path = before.partition("/")
+    user, at, hosts = authority.rpartition("@")
+    parts = [urlsplit(f"//{host}") for host in hosts.split(",")]
+    found = [(it.hostname or "localhost", it.port or port) for it in parts]
+    return _Address(user + at, found, path, query)
+
+
+def _scheme(about: dict[str, Any]) -> str:
+    return "rediss" if about.get("connection_class") is connections.SSLConnection else "redis"
+
+
+def _listed(hosts: Any) -> str:
+    return ",".join(f"{host}:{port}" for host, port in hosts)
+
+
+def _unnamed(url: str) -> str:
+    """A URL without user, password and options."""
+    scheme, found, rest = url.partition("?")[0].partition("://")
+    authority, slash, path = rest.partition("/")
+    return f"{scheme}{found}{authority.rpartition('@')[2]}{slash}{path}"

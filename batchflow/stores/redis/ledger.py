@@ -1,0 +1,60 @@
+"""`RedisLedger`: the ledger alone, for an app whose engine keeps its state elsewhere."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from batchflow.core.clock import Clock
+from batchflow.errors import StoreUnavailable
+from batchflow.stores.grouping import Grouping
+from batchflow.stores.redis import clients, keys
+from batchflow.stores.redis.calls import Calls
+from batchflow.stores.redis.clients import Client
+from batchflow.stores.redis.groups import Groups
+
+
+class RedisLedger:
+    """Which items are processed, on Redis: `Batchflow("sqlite:///jobs.db", ledger=RedisLedger(client))`.
+
+    `server`, `namespace` and `clock` are as for `RedisStore`, whose ledger is the same one: what either marks the other
+    knows. Marks of one turn of the event loop go out together.
+    """
+
+    def __init__(self, server: str | Client, *, clock: Clock | None = None, namespace: str = "batchflow") -> None:
+        self._namespace = namespace
+        self._owned = isinstance(server, str)
+        self._client = clients.client_of(server) if isinstance(server, str) else server
+        self._place = clients.place_of(self._client)
+        self._calls = Calls(self._client, keys.prefix(namespace), self._place, clock)
+        self._groups = Groups(self._calls)
+        self._group: Grouping | None = None
+
+    async def open(self) -> None:
+        """See `batchflow.core.ports.Ledger`."""
+        if self._group is None:
+            await self._calls.open(self._namespace)
+            self._group = Grouping(self._groups.submit, frozenset(), lambda: None)
+
+    async def close(self) -> None:
+        """See the port."""
+        group, self._group = self._group, None
+        if group is not None:
+            await group.drain()
+        if self._owned:
+            await clients.close(self._client)
+
+    async def processed(self, workflow: str, ids: Sequence[str]) -> frozenset[str]:
+        """See the port; one round trip."""
+        return frozenset(await self._add("processed", workflow, ids))
+
+    async def mark(self, workflow: str, ids: Sequence[str], ttl_ms: int | None) -> None:
+        """See the port."""
+        await self._add("mark", workflow, ids, ttl_ms)
+
+    async def forget(self, workflow: str, ids: Sequence[str] | None = None) -> int:
+        """See the port."""
+        return await self._add("forget", workflow, ids)
+
+    async def _add(self, verb: str, *arguments: Any) -> Any:
+        if self._group is None:
+            raise StoreUnavailable(f"the ledger {self._place} is not open; use it between the app's start and its stop")
+        return await self._group.add(verb, *arguments)

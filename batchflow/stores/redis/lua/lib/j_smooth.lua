@@ -1,0 +1,129 @@
+-- Steps and ends of items that have gone smoothly: claimed once, with nothing to look after but their steps. They are
+-- what a batch does most, and so come apart from the other operations, as plain arguments:
+-- ARGV[2]: the worker; ARGV[3], ARGV[4]: how many steps and how many ends; then for each step id, field and text, for
+-- each end id, result as a JSON string or null, and the time it took.
+-- A worker's hash says of each id it holds '=' and the item while it goes smoothly, else '!': then the verb looks
+-- closer. The answer: what was not as expected, as [place, whether it was carried out, answer].
+local STEP, END = 3, 3
+
+local function held_by(worker, ids)
+  local found, name = {}, ending.holder(worker)
+  sliced(ids, function(part, first)
+    for place, value in ipairs(call('HMGET', name, unpack(part))) do found[first + place - 1] = value end
+  end)
+  return found
+end
+
+-- The batch of an item that is held, with what its ends add up to; nil where the verb has to look.
+local function batch_of(known, id)
+  local name = string.sub(id, 1, -12)
+  local sums = known[name]
+  if sums == nil then
+    local batch = batches.get(name)
+    sums = batch and batch.s ~= 'cancelling' and { batch = batch, ends = 0, took = 0, buckets = {} } or false
+    known[name] = sums
+  end
+  return sums
+end
+
+local function put_steps(count, held, known, except)
+  local begin = P .. 'm:'
+  for place = 1, count do
+    local at, id = 2 + place * STEP, ARGV[2 + place * STEP]
+    if held[place] and string.byte(held[place]) == 61 and batch_of(known, id) then
+      local reply = redis.pcall('HSET', begin .. id, ARGV[at + 1], ARGV[at + 2])
+      if type(reply) == 'table' then except[#except + 1] = { place, false, reply.err } end
+    else
+      local row = { ARGV[at + 1], cjson.decode(ARGV[at + 2])[5], ARGV[at + 2] }
+      except[#except + 1] = { place, true, verbs.record(id, 1, row) }
+    end
+  end
+end
+
+-- What the ends of items in one bucket of a batch are written to.
+local function lists_of(sums, number)
+  local bucket = math.floor(number / 64)
+  local lists = sums.buckets[bucket]
+  if not lists then
+    local batch = sums.batch
+    lists = {
+      items = buffer.list('HSET', P .. 'i:' .. batch.id .. ':' .. bucket),
+      ends = buffer.list('HSET', P .. 'x:' .. batch.id .. ':' .. bucket),
+      flight = buffer.list('HDEL', P .. 'h:' .. batch.w),
+      marks = buffer.list('ZADD', P .. 'l:' .. batch.w),
+      expiry = batch.tt and string.format('%.0f', now + batch.tt) or '+inf',
+      keeps = batch.kr == 1,
+    }
+    sums.buckets[bucket] = lists
+  end
+  return lists
+end
+
+local function put_end(sums, id, item, result, took)
+  local text = string.sub(id, -9)
+  local number = tonumber(text)
+  local lists = lists_of(sums, number)
+  local items, ends, flight, marks = lists.items, lists.ends, lists.flight, lists.marks
+  items[#items + 1] = number
+  items[#items + 1] = 's' .. item
+  ends[#ends + 1] = number
+  ends[#ends + 1] = '[' .. NOW .. ',' .. (lists.keeps and result or 'null') .. ',null]'
+  flight[#flight + 1] = item
+  marks[#marks + 1] = lists.expiry
+  marks[#marks + 1] = item
+  sums.ends = sums.ends + 1
+  sums.took = sums.took + took
+  sums.last = id
+end
+
+local function add_up(known, places, except)
+  for name, sums in pairs(known) do
+    if sums and sums.ends > 0 then
+      local batch = sums.batch
+      batches.add(batch, 'op', -sums.ends)
+      batches.add(batch, 'su', sums.ends)
+      if sums.took > 0 then batches.add(batch, 'wm', sums.took) end
+      flows.give_back(batch.k, sums.ends)
+      state.touched[name] = true
+    end
+  end
+  for name in pairs(batches.finish()) do
+    local sums = known[name]
+    if sums and sums.last then except[#except + 1] = { places[sums.last], true, { false, name } } end
+  end
+end
+
+local function put_ends(worker, steps_count, count, held, known, except)
+  local gone, left, places = buffer.list('DEL', ''), buffer.list('HDEL', ending.holder(worker)), {}
+  local from = 4 + steps_count * STEP
+  for place = 1, count do
+    local at = from + (place - 1) * END + 1
+    local id, value = ARGV[at], held[steps_count + place]
+    local sums = value and string.byte(value) == 61 and not buffer.gone[id] and batch_of(known, id)
+    if sums then
+      put_end(sums, id, string.sub(value, 2), ARGV[at + 1], tonumber(ARGV[at + 2]))
+      gone[#gone + 1] = P .. 'm:' .. id
+      buffer.gone[id] = true
+      left[#left + 1] = id
+      places[id] = steps_count + place
+    else
+      local result = cjson.decode('[' .. ARGV[at + 1] .. ']')[1]
+      local answer = verbs.settle(id, 1, 'done', result, NULL, 0, {}, {}, tonumber(ARGV[at + 2]))
+      except[#except + 1] = { steps_count + place, true, answer }
+    end
+  end
+  return places
+end
+
+function smooth.carry_out()
+  local except = {}
+  local worker, steps_count, count = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+  if not worker then return except end
+  local ids = {}
+  for place = 1, steps_count do ids[place] = ARGV[2 + place * STEP] end
+  for place = 1, count do ids[steps_count + place] = ARGV[5 + steps_count * STEP + (place - 1) * END] end
+  local held, known = held_by(worker, ids), {}
+  put_steps(steps_count, held, known, except)
+  if count > 0 then add_up(known, put_ends(worker, steps_count, count, held, known, except), except) end
+  return except
+end

@@ -1,0 +1,254 @@
+"""Whether each key of a namespace is a known one, and what it belongs to is there.
+
+No key has a TTL: it is permanent, or it belongs to something (a run that waits, a batch that is kept, a worker that is
+known) and goes with it. So a key whose owner is gone, or has ended where the key should have ended with it, has leaked.
+"""
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, TypeAlias
+
+from batchflow.stores.redis import RedisStore
+from batchflow.stores.redis.connection import ERRORS
+from batchflow.stores.redis.keys import KEYS, Key, pattern_of, prefix
+
+SNAPSHOT = """
+local found, keys = {}, redis.call('KEYS', ARGV[1])
+-- What is larger is somebody's measurement.
+if #keys > 20000 then return '[]' end
+for place, key in ipairs(keys) do
+  local kind = redis.call('TYPE', key)
+  kind = type(kind) == 'table' and kind.ok or kind
+  local holds = {}
+  if kind == 'hash' then holds = redis.call('HGETALL', key) end
+  if kind == 'zset' then holds = redis.call('ZRANGE', key, 0, -1, 'WITHSCORES') end
+  if kind == 'set' then holds = redis.call('SMEMBERS', key) end
+  found[place] = { key, kind, holds }
+end
+return cjson.encode(found)
+"""
+RIGHTS = ("+keys", "+type")
+"""What a user needs beside batchflow's own rights for it."""
+
+
+class Holds(NamedTuple):
+    """What a key holds: names with their values, or members alone."""
+
+    kind: str
+    values: dict[str, str]
+
+
+class Snapshot:
+    """All keys of a namespace at one moment."""
+
+    def __init__(self, namespace: str, text: str | bytes) -> None:
+        self._prefix = prefix(namespace)
+        rows: list[tuple[str, str, list[str]]] = json.loads(text) or []
+        self.keys = {key: Holds(kind, _values(kind, holds or [])) for key, kind, holds in rows}
+
+    def of(self, name: str) -> dict[str, str]:
+        """What a key holds; nothing where it is not there."""
+        found = self.keys.get(self._prefix + name)
+        return found.values if found else {}
+
+    def patterns(self) -> set[str]:
+        """The patterns of all keys there are."""
+        return {known.pattern for key in self.keys if (known := pattern_of(key, self._prefix))}
+
+    def leaks(self) -> list[str]:
+        """One sentence for each key that should not be there."""
+        return [sentence for key, holds in sorted(self.keys.items()) for sentence in self._wrong(key, holds)]
+
+    def _wrong(self, key: str, holds: Holds) -> Iterator[str]:
+        known = pattern_of(key, self._prefix)
+        if known is None:
+            yield f"nobody knows the key {key}"
+            return
+        if holds.kind != known.type:
+            yield f"{key} is a {holds.kind}, not a {known.type}"
+        name = key.removeprefix(self._prefix)
+        rule = _RULES.get(known.pattern)
+        if rule is None:
+            if known.stays != "permanent":
+                yield f"no rule says to whom {known.pattern} belongs"
+            return
+        head, cut, _ = known.pattern.partition("<")
+        rest = name.removeprefix(head) if cut else ""
+        if not cut or known.pattern in _BY_MEMBER:
+            yield from (f"{key} holds '{it}' {why}" for it in holds.values if (why := rule(self, it, rest)))
+        elif why := rule(self, rest, rest):
+            yield f"{key} {why}"
+
+    # Owners
+
+    def open_run(self, id: str, _: str = "") -> str | None:
+        """Of what belongs to a message that has not ended."""
+        message = self.of(f"m:{id}")
+        return None if message and "z" not in message else f"and there is no open run '{id}'"
+
+    def run(self, id: str, _: str = "") -> str | None:
+        return None if self.of(f"m:{id}") else f"and there is no run '{id}'"
+
+    def ended_run(self, id: str, _: str = "") -> str | None:
+        return None if "z" in self.of(f"m:{id}") else f"and there is no run '{id}' that has ended"
+
+    def worker(self, name: str, _: str = "") -> str | None:
+        return None if name in self.of("workers") else f"and there is no worker '{name}'"
+
+    def batch(self, name: str, _: str = "") -> str | None:
+        """Of what belongs to a batch; behind its id there may be the number of a bucket."""
+        id = name.partition(":")[0]
+        return None if self.of(f"b:{id}") else f"and there is no batch '{id}'"
+
+    def open_batch(self, id: str, _: str = "") -> str | None:
+        batch = self.of(f"b:{id}")
+        return None if batch and not float(batch.get("za", 0)) else f"and there is no open batch '{id}'"
+
+    def ended_batch(self, id: str, _: str = "") -> str | None:
+        return None if float(self.of(f"b:{id}").get("za", 0)) else f"and there is no batch '{id}' that has ended"
+
+    def listed_batch(self, id: str, _: str = "") -> str | None:
+        return None if id in self.of("bs") else "and it is no batch that is known"
+
+    def working_batch(self, id: str, _: str = "") -> str | None:
+        """Of messages of a batch's layers: the end of a batch has one too."""
+        return None if float(self.of(f"b:{id}").get("wk", 0)) else f"and there is no batch '{id}' at work"
+
+    def holder(self, item: str, workflow: str) -> str | None:
+        """Of items in flight: the number of the batch that has each."""
+        number = self.of(f"h:{workflow}")[item]
+        batches = (self.of(f"b:{id}") for id in self.of(f"bw:{workflow}"))
+        has = any(float(it["sq"]) == float(number) and not float(it.get("za", 0)) for it in batches)
+        return None if has else f"and there is no open batch {number}"
+
+    def listener(self, member: str, _: str) -> str | None:
+        run, _, number = member.partition("\1")
+        return None if str(int(number)) in self.of(f"ln:{run}") else "and it does not listen"
+
+    def webhook(self, token: str, _: str) -> str | None:
+        run = self.of("wh")[token]
+        return None if token in self.of(f"whr:{run}") else f"and the run '{run}' knows nothing of it"
+
+    def lane(self, flow: str, destination: str) -> str | None:
+        return None if self.of(f"q:{flow}|{destination}") else "and nothing waits there"
+
+    def waiting(self, member: str, _: str) -> str | None:
+        """Of what waits in a lane: a message that nobody holds, or a range of items."""
+        first, cut, _ = member.partition("\n")
+        if cut:
+            return self.open_batch(first[:-11])
+        message = self.of(f"m:{member}")
+        return None if message and not {"o", "z"} & set(message) else "and it does not wait"
+
+    def message(self, id: str, _: str) -> str | None:
+        """Of a message itself: it waits in its lane, somebody holds it, or it is kept."""
+        about = self.of(f"m:{id}")
+        if "z" in about:
+            return None if id in self.of("runs") else "and it has ended and is not among the runs that are kept"
+        if "o" in about:
+            return None if id in self.of(f"w:{about['o']}") else f"and its worker '{about['o']}' does not hold it"
+        batch = {} if "d" in about else self.of(f"b:{id[:-11]}")
+        place = {**batch, **about}
+        lane = self.of(f"q:{place.get('k')}|{place.get('d')}")
+        return None if id in lane else "and it waits in no lane"
+
+
+def _always(_: Snapshot, __: str, ___: str) -> str | None:
+    """Of what is nobody's."""
+    return None
+
+
+Rule: TypeAlias = Callable[[Snapshot, str, str], str | None]
+_RULES: dict[str, Rule] = {
+    "workers": _always,
+    "wi": Snapshot.worker,
+    "w:<worker>": Snapshot.worker,
+    "wc:<worker>": Snapshot.worker,
+    "q:<flow key>|<destination>": Snapshot.waiting,
+    "rd:<destination>": Snapshot.lane,
+    "m:<id>": Snapshot.message,
+    "a:<run>": Snapshot.open_run,
+    "ln:<run>": Snapshot.open_run,
+    "e:<event>": Snapshot.listener,
+    "k:<run>": Snapshot.open_run,
+    "wh": Snapshot.webhook,
+    "whr:<run>": Snapshot.open_run,
+    # Children may outlive their parent.
+    "kids:<run>": Snapshot.open_run,
+    "kidb:<run>": Snapshot.open_batch,
+    "od:<destination>": Snapshot.open_run,
+    "ol:<label>": Snapshot.open_run,
+    "runs": Snapshot.run,
+    "ended": Snapshot.ended_run,
+    "dead": Snapshot.ended_run,
+    "bd:<batch>": Snapshot.batch,
+    "b:<batch>": Snapshot.listed_batch,
+    "p:<batch>": Snapshot.batch,
+    "i:<batch>:<bucket>": Snapshot.batch,
+    "x:<batch>:<bucket>": Snapshot.batch,
+    "bi:<batch>": Snapshot.open_batch,
+    "r:<batch>": Snapshot.open_batch,
+    "bm:<batch>": Snapshot.working_batch,
+    "bs": Snapshot.batch,
+    "bw:<workflow>": Snapshot.batch,
+    "bo": Snapshot.open_batch,
+    "be": Snapshot.ended_batch,
+    "bc": Snapshot.open_batch,
+    "h:<workflow>": Snapshot.holder,
+    "l:<workflow>": _always,
+}
+_BY_MEMBER = frozenset(
+    {
+        *("q:<flow key>|<destination>", "rd:<destination>", "e:<event>", "h:<workflow>", "bw:<workflow>"),
+        *("od:<destination>", "ol:<label>", "kids:<run>", "kidb:<run>"),
+    }
+)
+"""Patterns of which each member has a rule to keep, and not the key itself."""
+
+
+def _values(kind: str, holds: list[str]) -> dict[str, str]:
+    if kind in ("hash", "zset"):
+        return dict(zip(holds[::2], holds[1::2], strict=True))
+    return dict.fromkeys(holds, "")
+
+
+async def snapshot(client: Any, namespace: str) -> Snapshot:
+    """All keys of a namespace, through any client."""
+    start = prefix(namespace)
+    return Snapshot(namespace, await client.eval(SNAPSHOT, 1, f"{start}meta", f"{start}*"))
+
+
+def permanent() -> set[str]:
+    """The patterns of the keys that are left when all has ended and retention is over, the ledger's aside."""
+    return {key.pattern for key in KEYS if key.stays == "permanent"}
+
+
+def rules_missing() -> list[Key]:
+    """Keys that come and go and of which no rule says to whom they belong."""
+    return [key for key in KEYS if key.stays != "permanent" and key.pattern not in _RULES]
+
+
+_LEAKED: list[str] = []
+
+
+def watch() -> None:
+    """Have every Redis store look at its keys before it closes."""
+    close = RedisStore.close
+
+    async def checked(self: RedisStore) -> None:
+        about = vars(self)
+        if about["_group"] is not None:
+            # A server that is gone, or a user who may not look, is no matter here.
+            with contextlib.suppress(*ERRORS):
+                _LEAKED.extend((await snapshot(about["_client"], about["_namespace"])).leaks())
+        await close(self)
+
+    setattr(RedisStore, "close", checked)  # noqa: B010 - it is a method
+
+
+def leaked() -> list[str]:
+    """What was found since this was asked last."""
+    found = _LEAKED[:]
+    _LEAKED.clear()
+    return found
