@@ -13,6 +13,8 @@ from batchflow.batch.workflow import BatchWorkflow, NoParams
 from batchflow.core.clock import Clock, Entropy
 from batchflow.core.duration import Duration
 from batchflow.core.flow import FlowControl
+from batchflow.core.limit import Limit
+from batchflow.core.ports import Ledger
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.spelling import check_options
 from batchflow.engine.engine import Engine, EngineOptions
@@ -46,6 +48,7 @@ class Batchflow(Operations):
 
     Outside of FastAPI, `async with flow:` starts and stops it. `store` is a URL or a store of one's own. With
     `worker=False` nothing is run in this process: it publishes and asks, and a `batchflow worker` does the work.
+    `ledger`, a URL or a ledger of one's own, is where it is kept which items are processed; else the store does that.
     What is not given comes from the environment (`batchflow.settings.Settings`).
 
     Raises:
@@ -56,6 +59,7 @@ class Batchflow(Operations):
         self,
         store: "str | Store | None" = None,
         *,
+        ledger: "str | Ledger | None" = None,
         worker: bool = True,
         concurrency: int | None = None,
         grace: timedelta | None = None,
@@ -63,8 +67,8 @@ class Batchflow(Operations):
         clock: Clock | None = None,
         entropy: Entropy | None = None,
     ) -> None:
-        url = store if isinstance(store, str) else None
-        self.settings = Settings.load(url=url, concurrency=concurrency, grace=grace, retention=retention)
+        url, beside = (it if isinstance(it, str) else None for it in (store, ledger))
+        self.settings = Settings.load(url=url, ledger=beside, concurrency=concurrency, grace=grace, retention=retention)
         self.worker = worker
         clock = clock or SystemClock()
         self._workflows: dict[str, Workflow[Any, Any]] = {}
@@ -85,8 +89,11 @@ class Batchflow(Operations):
                 retention_ms=int(self.settings.retention.total_seconds() * 1000),
                 threads=self.settings.threads,
                 always_replay=self.settings.always_replay,
+                name=self.settings.worker_name,
+                limit=Limit(self.settings.max_value),
             ),
         )
+        self.engine.ledger = open_ledger(self.settings) if ledger is None or isinstance(ledger, str) else ledger
 
     # What runs
 
@@ -217,11 +224,16 @@ class Batchflow(Operations):
             from batchflow.http.router import Mounting
 
             settings = self.settings
-            mounting = Mounting(self.engine, self._workflows, max_body=settings.max_body, app_url=settings.app_url)
+            # Whoever allows larger payloads means those that come over HTTP too.
+            max_body = settings.max_body or settings.max_value
+            mounting = Mounting(self.engine, self._workflows, max_body=max_body, app_url=settings.app_url)
             for what in (*self._workflows.values(), *self._served.values()):
                 mounting.add(what)
             self._router, self._mount = mounting.router, mounting.add
         return self._router
+
+
+_REDIS = frozenset({"redis", "rediss", "unix", "redis+cluster", "rediss+cluster", "redis+sentinel", "rediss+sentinel"})
 
 
 def open_store(settings: Settings, clock: Clock) -> Store:
@@ -236,7 +248,7 @@ def open_store(settings: Settings, clock: Clock) -> Store:
 
         path = rest.removeprefix("/") if not rest.startswith("//") else rest[1:]
         return SqliteStore(path or ":memory:", clock=clock, synchronous=settings.synchronous)
-    if settings.url.startswith(("redis://", "rediss://", "unix://")):
+    if scheme in _REDIS and "://" in settings.url:
         from batchflow.stores.redis import RedisStore
 
         return RedisStore(settings.url, namespace=settings.namespace)
@@ -244,6 +256,22 @@ def open_store(settings: Settings, clock: Clock) -> Store:
         f"'{settings.url}' names no store; write sqlite:///PATH (two more slashes for an absolute path), sqlite:// or "
         "redis://HOST:PORT"
     )
+
+
+def open_ledger(settings: Settings) -> Ledger | None:
+    """The ledger that a URL names; None where there is none beside the store.
+
+    Raises:
+        ConfigurationError: it names none.
+    """
+    if settings.ledger is None:
+        return None
+    scheme, found, _ = settings.ledger.partition("://")
+    if scheme in _REDIS and found:
+        from batchflow.stores.redis import RedisLedger
+
+        return RedisLedger(settings.ledger, namespace=settings.namespace)
+    raise ConfigurationError(f"'{settings.ledger}' names no ledger; write redis://HOST:PORT")
 
 
 def _nowhere(_what: object) -> None:

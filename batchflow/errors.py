@@ -4,7 +4,8 @@ BatchflowError
 ├── ConfigurationError          an option, hook, name or setting is wrong: raised when it is written down, never later
 │   └── DuplicateNameError      two workflows, served functions or routes of one name
 ├── InputError                  what a caller sent is wrong (a payload, an id, a limit); nothing was started
-│   └── NotFoundError           the batch, run or workflow that was asked for does not exist
+│   ├── NotFoundError           the batch, run or workflow that was asked for does not exist
+│   └── TooLarge                a payload, a result or a request has more bytes than the settings allow
 ├── RunError                    a run went wrong; what user code and callers see of it
 │   ├── TimedOut                the time of `ctx.timeout` is over: a TimeoutError, the same on every replay
 │   ├── StepFailed              a step's attempts are used up; raised at the step, the same on every replay
@@ -44,6 +45,7 @@ __all__ = [
     "StoreIncompatible",
     "StoreUnavailable",
     "TimedOut",
+    "TooLarge",
     "UnserializableError",
 ]
 
@@ -86,6 +88,13 @@ class NotFoundError(InputError):
 
     code = "not_found"
     status = 404
+
+
+class TooLarge(InputError):
+    """A payload, a result or a request has more bytes than the settings allow. The same again would be as large."""
+
+    code = "too_large"
+    status = 413
 
 
 class RunError(BatchflowError):

@@ -5,6 +5,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar, Unpack
 
 from batchflow.core.run import RunState, Waiter
+from batchflow.core.worker import WorkerStatus
 from batchflow.engine.engine import Engine
 from batchflow.errors import InputError, NotFoundError
 from batchflow.serve import asking
@@ -102,7 +103,7 @@ class Operations:
         With `run_id` it is for that run alone, and kept until the run waits for it; () where there is no such run.
 
         Raises:
-            InputError: the event id is none.
+            InputError: the event id is none; `TooLarge`, which is one: the data is.
             UnserializableError: the data has no JSON form.
         """
         return await asking.notify(self.engine, event_id, data, run_id)
@@ -110,6 +111,13 @@ class Operations:
     async def waiters(self, event_id: str) -> Sequence[Waiter]:
         """Who waits for an event, those that have waited longest first."""
         return await asking.waiters(self.engine, event_id)
+
+    async def workers(self) -> Sequence[WorkerStatus]:
+        """The workers of this app's store, by name: since when each is there, its last heartbeat, what it holds.
+
+        One that died is lost until its claims are taken back, and then not there any more.
+        """
+        return await self.engine.workers()
 
     def _route(self, function: ServedFunction[Any, Any] | str | None) -> str | None:
         if function is None:

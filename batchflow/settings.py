@@ -1,5 +1,6 @@
 """Settings from the environment: `BATCHFLOW_*`, and `APP_URL` for the endpoints' base URL."""
 
+import re
 from datetime import timedelta
 from typing import Annotated, Literal
 
@@ -17,6 +18,15 @@ def _span(value: Duration) -> timedelta:
     return timedelta(milliseconds=to_ms(value, option="it"))
 
 
+_NAME = re.compile(r"[A-Za-z0-9._:@-]{1,80}")
+
+
+def _name(value: object) -> object:
+    if value is not None and not (isinstance(value, str) and _NAME.fullmatch(value)):
+        raise ValueError("write 1 to 80 letters, digits, '-', '_', '.', ':' and '@'")
+    return value
+
+
 Span = Annotated[timedelta, BeforeValidator(_span)]
 """A duration: seconds, or a text such as "10s" or "7d"."""
 
@@ -30,16 +40,31 @@ class Settings(BaseSettings):
         default="sqlite:///batchflow.db",
         description="where state lives: sqlite:///PATH, sqlite:// for memory, or redis://HOST:PORT",
     )
+    ledger: str | None = Field(
+        default=None,
+        description="where the ledger of processed items is kept, if not in the store: redis://HOST:PORT",
+    )
     namespace: str = Field(default="batchflow", description="what keeps programs apart that share a Redis server")
     concurrency: int = Field(default=256, ge=1, le=100_000, description="runs under way at once in one process")
+    worker_name: Annotated[str | None, BeforeValidator(_name)] = Field(
+        default=None, description="what the names of workers begin with; by default the machine's name"
+    )
     threads: int = Field(default=40, ge=1, le=1_000, description="threads that sync hooks and functions run in")
     grace: Span = Field(default=timedelta(seconds=10), description="how long a stop waits for running work")
     retention: Span = Field(
         default=timedelta(days=7), gt=timedelta(0), description="how long ended batches, runs and dead letters are kept"
     )
     synchronous: Literal["FULL", "NORMAL"] = Field(default="FULL", description="SQLite's PRAGMA synchronous")
-    max_body: int = Field(
-        default=1_048_576, ge=1_024, description="the largest request body the endpoints take, in bytes"
+    max_value: int = Field(
+        default=1_048_576,
+        ge=1_024,
+        le=268_435_456,
+        description="the largest payload, result or event that is stored, in bytes of JSON",
+    )
+    max_body: int | None = Field(
+        default=None,
+        ge=1_024,
+        description="the largest request body the endpoints take, in bytes; by default as much as a value may have",
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         default="INFO", description="what the command logs; an app's own structlog configuration is left alone"
@@ -52,6 +77,16 @@ class Settings(BaseSettings):
         validation_alias=AliasChoices("app_url", "APP_URL", "BATCHFLOW_APP_URL"),
         description="base URL of the endpoints, where it cannot be taken from the request",
     )
+
+    @property
+    def place(self) -> str:
+        """The URL as it may be shown: without a password."""
+        if self.url.startswith("sqlite"):
+            return self.url
+        scheme, _, rest = self.url.partition("?")[0].partition("://")
+        before, _, server = rest.rpartition("@")
+        user = before.partition(":")[0]
+        return f"{scheme}://{user}{'@' if user else ''}{server}"
 
     @classmethod
     def load(cls, **given: object) -> "Settings":

@@ -41,6 +41,20 @@ def check_source(definition: Definition) -> None:
         )
 
 
+def check_names(ids: Sequence[str]) -> list[str]:
+    """Some ids, as a list.
+
+    Raises:
+        InputError: they are one text, or one of them is no id.
+    """
+    if isinstance(ids, str):
+        raise InputError(f"'ids' cannot be {ids!r}; write a list of ids", field="ids")
+    wrong = next((id for id in cast("Sequence[object]", ids) if not isinstance(id, str) or not id), None)
+    if wrong is not None:
+        raise InputError(f"'ids' holds {wrong!r}, and an id is a non-empty string", field="ids")
+    return list(ids)
+
+
 def check_ids(definition: Definition, ids: Sequence[str] | None) -> list[str] | None:
     """The ids a trigger names; None where it names none and the workflow has a source.
 
@@ -52,9 +66,7 @@ def check_ids(definition: Definition, ids: Sequence[str] | None) -> list[str] | 
         return None
     if isinstance(ids, str) or not ids:
         raise InputError(f"'ids' cannot be {ids!r}; name one or more, or leave it out to fetch them", field="ids")
-    wrong = next((id for id in cast("Sequence[object]", ids) if not isinstance(id, str) or not id), None)
-    if wrong is not None:
-        raise InputError(f"'ids' holds {wrong!r}, and an id is a non-empty string", field="ids")
+    check_names(ids)
     if len(set(ids)) < len(ids):
         twice = next(id for place, id in enumerate(ids) if id in ids[:place])
         raise InputError(f"'ids' names '{twice}' twice; an item runs once per batch", field="ids")

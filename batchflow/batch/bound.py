@@ -7,7 +7,7 @@ from pydantic import BaseModel
 
 from batchflow.batch import answers
 from batchflow.batch import dry_run as counting
-from batchflow.batch.arguments import check_ids, check_limit, check_params, check_source, derived_id
+from batchflow.batch.arguments import check_ids, check_limit, check_names, check_params, check_source, derived_id
 from batchflow.batch.endpoints import endpoints_of
 from batchflow.batch.handle import BatchHandle
 from batchflow.batch.layers import Layers
@@ -63,13 +63,12 @@ class Workflow(Generic[Params, Result]):
         the same `dedup_id` starts nothing and returns the handle of the first; its other arguments are not looked at.
 
         Raises:
-            InputError: parameters of another type, no or repeated ids, a limit below 1; nothing was started.
+            InputError: parameters of another type, no or repeated ids, a limit below 1; `TooLarge`, which is one: the
+                parameters are. Nothing was started.
             UnserializableError: the parameters do not survive JSON.
         """
         definition = self.definition
-        text, _ = definition.params_codec.round_trip(
-            check_params(definition, params), where=f"the parameters of '{self.name}'"
-        )
+        text = self._written(check_params(definition, params))
         named = check_ids(definition, ids)
         check_limit(limit, named)
         id = self._layers.client.new_id("batch") if dedup_id is None else derived_id(self.name, dedup_id)
@@ -92,6 +91,20 @@ class Workflow(Generic[Params, Result]):
         check_source(self.definition)
         return await counting.dry_run(self._layers, check_params(self.definition, params), force=force)
 
+    # The ledger
+
+    async def processed(self, ids: Sequence[str]) -> frozenset[str]:
+        """Those of `ids` that count as processed."""
+        return await self._layers.client.processed(self.name, check_names(ids))
+
+    async def mark(self, ids: Sequence[str]) -> None:
+        """Count `ids` as processed, for as long as `processed_ttl` says: what was done before, or elsewhere."""
+        await self._layers.client.mark(self.name, check_names(ids), self.definition.ledger_ttl)
+
+    async def forget(self, ids: Sequence[str] | None = None) -> int:
+        """Count `ids` as not processed, all there are when it is None; how many were."""
+        return await self._layers.client.forget(self.name, None if ids is None else check_names(ids))
+
     # As a child (`batchflow.serve.children.Invocable`)
 
     @property
@@ -106,8 +119,7 @@ class Workflow(Generic[Params, Result]):
                 f"'{self.name}' is a batch workflow, whose retries and limits are its class's; invoke it without them"
             )
         check_source(self.definition)
-        params = check_params(self.definition, payload)
-        text, _ = self.definition.params_codec.round_trip(params, where=f"the parameters of '{self.name}'")
+        text = self._written(check_params(self.definition, payload))
         id = derived_id(self.name, link.id)
         batch = self._layers.messages.batch(id, text, force=False, label=options.label, parent=link)
         (first,) = self._layers.messages.of_trigger(id, EntryBody(), ())
@@ -151,6 +163,12 @@ class Workflow(Generic[Params, Result]):
     def request_model(self) -> type[BaseModel]:
         """The shape of a trigger over the wire, for its documentation."""
         return self._layers.payloads.entry_model
+
+    def _written(self, params: BaseModel) -> str:
+        where = f"the parameters of '{self.name}'"
+        text, _ = self.definition.params_codec.round_trip(params, where=where)
+        self._layers.client.limit.check(text, where)
+        return text
 
     async def _is_pending(self, id: str) -> bool:
         """Whether the first trigger was cut off before its entry was published."""

@@ -8,6 +8,7 @@ from batchflow.batch.execute import ExecuteLayer
 from batchflow.batch.layers import Layers
 from batchflow.batch.paginate import PaginateLayer
 from batchflow.core.flow import FlowControl
+from batchflow.core.limit import UNLIMITED
 from batchflow.serve.endpoint import Endpoint, Handler
 
 
@@ -22,6 +23,8 @@ def endpoints_of(layers: Layers) -> tuple[Endpoint, ...]:
             flow=flow,
             retry=layers.definition.retry,
             timeout_ms=layers.definition.timeout_ms,
+            # What the layers above the items record is pages of ids, which their sizes bound.
+            limit=layers.client.limit if layer == "execute" else UNLIMITED,
         )
         for route, layer, handler, flow in _served(layers)
     )

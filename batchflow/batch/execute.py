@@ -5,6 +5,7 @@ from typing import Any
 
 from batchflow.batch import answers
 from batchflow.batch.layers import Layers
+from batchflow.batch.ledger import patiently
 from batchflow.batch.scope import SCOPE
 from batchflow.core.codec import Codec
 from batchflow.errors import InputError
@@ -65,23 +66,30 @@ class ExecuteLayer:
             if item is None:
                 self._log.error("Item not found", item_id=item_id, batch=ctx.claim.batch)
                 return answers.not_found(self._key, item_id)
-        save = self._save
+        save, ledger = self._save, self._layers.client.ledger
+        # Before a ledger elsewhere is asked to mark the item all is recorded, so that nothing is done twice for it.
+        last = ledger is None
         if self._plain:
-            last = save is None
-            result = await ctx.step_as(self._steps.process_item, self._result, self._execute, item, last=last)
+            result = await ctx.step_as(
+                self._steps.process_item, self._result, self._execute, item, last=last and save is None
+            )
         else:
             result = await self._layers.workflow.process(ctx, item)
         if save is not None:
-            await ctx.step_as(self._steps.save_result, self._nothing, save, item_id, result, last=True)
+            await ctx.step_as(self._steps.save_result, self._nothing, save, item_id, result, last=last)
         # What came out of a step has survived JSON already; what `process` made of it may not.
-        text = (
-            self._result.encode(result)
-            if self._plain
-            else self._result.round_trip(result, where=self._steps.process_item)[0]
-        )
+        text = self._result.encode(result) if self._plain else self._checked(result, item_id)
+        if ledger is not None and ctx.claim.batch:
+            definition = self._layers.definition
+            await patiently(ledger.mark(definition.name, [item_id], definition.ledger_ttl))
         if self._log.verbose:
             self._log.debug("Completed", item_id=item_id)
         return self._done.text(item_id, text)
+
+    def _checked(self, result: Any, item_id: str) -> str:
+        text, _ = self._result.round_trip(result, where=self._steps.process_item)
+        self._layers.client.limit.check(text, f"the result of item '{item_id}' of '{self._layers.definition.name}'")
+        return text
 
 
 def _without_result(save: Callable[..., Awaitable[Any]] | None) -> Callable[..., Awaitable[None]] | None:

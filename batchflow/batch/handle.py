@@ -1,6 +1,7 @@
 """What one holds of a triggered batch: ask it, wait for it, read its results, cancel it."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from typing import Generic, TypeVar, cast
 
@@ -11,7 +12,7 @@ from batchflow.batch.summary import BatchSummary
 from batchflow.core.batch import Batch, Item, ItemState
 from batchflow.core.ids import entry_id
 from batchflow.core.ports import Client
-from batchflow.errors import BatchFailed, NotFoundError
+from batchflow.errors import BatchFailed, NotFoundError, StoreUnavailable
 
 Result = TypeVar("Result")
 
@@ -52,7 +53,7 @@ class BatchHandle(Generic[Result]):
         return self._status(await self._read())
 
     async def wait(self, timeout: float | None = None, *, check: bool = False) -> BatchSummary:
-        """Return once the batch has ended and its `on_complete` has run.
+        """Return once the batch has ended and its `on_complete` has run. A store that is away is waited for as well.
 
         Raises:
             TimeoutError: it has not within `timeout` seconds; it goes on.
@@ -107,9 +108,11 @@ class BatchHandle(Generic[Result]):
     async def _over(self) -> Batch:
         while True:
             seen = self._client.changes
-            batch = await self._read()
-            if _is_over(batch):
-                return batch
+            # Away for a while, as in a failover: the batch goes on when it is back.
+            with contextlib.suppress(StoreUnavailable):
+                batch = await self._read()
+                if _is_over(batch):
+                    return batch
             await self._client.changed(seen, _LOOK_SECONDS)
 
     async def _read(self) -> Batch:

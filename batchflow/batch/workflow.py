@@ -8,6 +8,7 @@ from pydantic import BaseModel
 from typing_extensions import TypeVar
 
 from batchflow.batch.definition import Definition, read_definition
+from batchflow.batch.ledger import patiently
 from batchflow.batch.scope import scope_of
 from batchflow.batch.summary import BatchSummary
 from batchflow.core.duration import Duration
@@ -159,5 +160,7 @@ class BatchWorkflow(Generic[Params, Item, Result]):
             RuntimeError: no hook is running.
         """
         name = self.__batch__.name
-        known = await scope_of(name, "self.unprocessed()").client.processed(name, ids)
+        scope = scope_of(name, "self.unprocessed()")
+        asked = scope.client.processed(name, ids)
+        known = await (patiently(asked) if scope.client.ledger is not None and scope.batch else asked)
         return [id for id in ids if id not in known] if known else list(ids)

@@ -4,9 +4,9 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
-from typing import Annotated, Protocol, runtime_checkable
+from typing import Annotated, NoReturn, Protocol, runtime_checkable
 
 import typer
 
@@ -17,7 +17,8 @@ from batchflow.cli.loop import run_to_the_end
 from batchflow.cli.output import Output
 from batchflow.cli.run import Run
 from batchflow.cli.worker import Worker
-from batchflow.errors import BatchflowError, ConfigurationError, InputError
+from batchflow.cli.workers import Workers
+from batchflow.errors import BatchflowError, ConfigurationError, InputError, StoreIncompatible
 
 USAGE = 2
 """The exit code of what the user has to write otherwise."""
@@ -60,6 +61,7 @@ def batchflow(
 
 app.command("run")(Run)
 app.command("worker")(Worker)
+app.command("workers")(Workers)
 app.command("check")(Check)
 app.command("notify")(Notify)
 app.command("waiters")(Waiters)
@@ -70,7 +72,11 @@ for name, group in GROUPS.items():
 
 def main() -> None:
     """The entry point: carry out the command line and exit."""
-    code = invoke(sys.argv[1:])
+    leave(invoke(sys.argv[1:]))
+
+
+def leave(code: int) -> NoReturn:
+    """End the process, whatever user code still holds on to."""
     sys.stdout.flush()
     sys.stderr.flush()
     # A sync hook that holds on to its thread would keep the interpreter from ending.
@@ -83,17 +89,27 @@ def main() -> None:
 def invoke(arguments: Sequence[str]) -> int:
     """Carry out one command line, without the program's name; the exit code.
 
-    0: done. 1: items have failed, or the batch has, or the store. 2: the command line, the configuration or the input
-    is wrong. 130 and 143: stopped by Ctrl-C or SIGTERM. What is wrong stands on stderr as one sentence.
+    0: done. 1: items have failed, or the batch has, or the store for now. 2: the command line, the configuration, the
+    input or the place of the store is wrong: the same again ends alike. 130 and 143: stopped by Ctrl-C or SIGTERM.
+    What is wrong stands on stderr as one sentence.
     """
-    try:
+
+    def carry_out() -> int:
         asked = app(args=with_default(arguments), prog_name="batchflow", standalone_mode=False)
         if isinstance(asked, Command):
             return run_to_the_end(asked.carry_out())
         return asked if isinstance(asked, int) else 0
+
+    return told(carry_out)
+
+
+def told(act: Callable[[], int]) -> int:
+    """What `act` returns; where it raises, the exit code of that, which is told."""
+    try:
+        return act()
     except BatchflowError as error:
         _tell(str(error))
-        return USAGE if isinstance(error, (ConfigurationError, InputError)) else 1
+        return USAGE if isinstance(error, (ConfigurationError, InputError, StoreIncompatible)) else 1
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except typer.TyperException as error:

@@ -12,6 +12,7 @@ from batchflow.batch.summary import BatchSummary
 from batchflow.core.batch import Batch, Counts, Item
 from batchflow.core.message import DeadLetter
 from batchflow.core.run import Run, Step, Waiter
+from batchflow.core.worker import WorkerStatus
 
 LATEST_MS = 253_402_300_799_999
 """The end of the year 9999. What goes on later than that does not go on by time alone."""
@@ -139,6 +140,20 @@ def of_waiter(waiter: Waiter) -> dict[str, Any]:
         "step": waiter.step,
         "since": moment(waiter.since),
         "until": moment(waiter.until),
+    }
+
+
+def of_worker(worker: WorkerStatus) -> dict[str, Any]:
+    """A worker as it stands."""
+    return {
+        "name": worker.name,
+        "state": "lost" if worker.lost else "working",
+        "since": moment(worker.since or None),
+        "seenAt": moment(worker.seen_at or None),
+        "leaseUntil": moment(worker.lease_until),
+        "concurrency": worker.concurrency or None,
+        "held": worker.held,
+        "holds": dict(sorted(worker.holds.items())),
     }
 
 

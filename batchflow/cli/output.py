@@ -13,15 +13,18 @@ _UNBOUND = 10_000
 
 
 class Output:
-    """The two streams of one command."""
+    """The two streams of one command. A `quiet` one says nothing to people."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, quiet: bool = False) -> None:
         self.out = _console(stderr=False)
         self.err = _console(stderr=True)
+        self.out.quiet = quiet
 
-    def say(self, text: str = "", *, style: str = "") -> None:
-        """A line for people."""
+    def say(self, text: str = "", *, style: str = "", at_once: bool = False) -> None:
+        """A line for people; `at_once`, where the command goes on for long and its output may be a pipe."""
         self.out.print(text, style=style or None, soft_wrap=True)
+        if at_once:
+            self.out.file.flush()
 
     def document(self, value: object) -> None:
         """The one JSON document of a command that was asked for JSON."""

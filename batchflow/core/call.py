@@ -10,9 +10,6 @@ CALL = "batchflow:call"
 LONGEST_MS = 2 * 3_600_000
 """How long one attempt of a call may take at most."""
 
-LARGEST = 10 * 1024 * 1024
-"""How many bytes an answer may have at most."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Body:

@@ -11,9 +11,11 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 from batchflow.core.batch import Batch, Item, ItemState, NewBatch
 from batchflow.core.clock import Clock, Entropy
 from batchflow.core.flow import FlowStatus
+from batchflow.core.limit import Limit
 from batchflow.core.message import Claim, Message
 from batchflow.core.run import Run, RunQuery, Step, StepKind, Waiter
 from batchflow.core.settlement import Effect, Settlement
+from batchflow.core.worker import WorkerStatus
 
 Verdict: TypeAlias = Literal["recorded", "stale", "cancelled"]
 """What a store says to a step that was to be recorded: it is; the claim is lost; the run is cancelled."""
@@ -57,8 +59,40 @@ class Recorder(Protocol):
         ...
 
 
+class Ledger(Protocol):
+    """Which items of a workflow are processed: a store's own, or one beside an engine that keeps its state elsewhere.
+
+    Every verb may be repeated, and raises `StoreUnavailable` when it could not be carried out for now.
+    """
+
+    async def open(self) -> None:
+        """Make ready; safe to repeat. Raises `StoreIncompatible` for a place that is none."""
+        ...
+
+    async def close(self) -> None:
+        """Finish what is being written and let go of everything; safe to repeat."""
+        ...
+
+    async def processed(self, workflow: str, ids: Sequence[str]) -> frozenset[str]:
+        """Those of `ids` that the workflow has processed and whose mark has not expired."""
+        ...
+
+    async def mark(self, workflow: str, ids: Sequence[str], ttl_ms: int | None) -> None:
+        """Mark ids as processed, for so long (None: for ever); the latest mark holds."""
+        ...
+
+    async def forget(self, workflow: str, ids: Sequence[str] | None = None) -> int:
+        """Take marks away, all of them when `ids` is None; how many there were."""
+        ...
+
+
 class Client(Protocol):
     """What a workflow needs of the engine to be triggered and asked."""
+
+    @property
+    def limit(self) -> Limit:
+        """How large a value may be that is to be stored."""
+        ...
 
     def now(self) -> int:
         """The time, in ms since the epoch."""
@@ -122,12 +156,32 @@ class Client(Protocol):
         """The run that a webhook is for; None when there is none, or it has ended."""
         ...
 
+    async def workers(self) -> Sequence[WorkerStatus]:
+        """The workers there are, by name, with what each holds."""
+        ...
+
     async def flows(self, keys: Sequence[str]) -> Sequence[FlowStatus]:
         """Flow keys as they stand: the limits in force, whoever set them, and what is in use."""
         ...
 
+    @property
+    def ledger(self) -> Ledger | None:
+        """The ledger beside the engine, where there is one: what ends an item marks it there first.
+
+        Else the engine's own is asked, and settlements mark.
+        """
+        ...
+
     async def processed(self, workflow: str, ids: Sequence[str]) -> frozenset[str]:
         """Those of `ids` that the workflow's ledger holds as processed."""
+        ...
+
+    async def mark(self, workflow: str, ids: Sequence[str], ttl_ms: int | None) -> None:
+        """Mark ids as processed, from outside of any batch."""
+        ...
+
+    async def forget(self, workflow: str, ids: Sequence[str] | None = None) -> int:
+        """Take marks away, all of them when `ids` is None; how many there were."""
         ...
 
     @property

@@ -3,14 +3,15 @@
 import asyncio
 from typing import TYPE_CHECKING
 
-from batchflow.core.call import LARGEST, LONGEST_MS, Body, CallAnswer, CallRequest
+from batchflow.core.call import LONGEST_MS, Body, CallAnswer, CallRequest
 from batchflow.core.codec import Codec
 from batchflow.core.duration import show
+from batchflow.core.limit import DEFAULT, Limit
 from batchflow.core.message import Claim
 from batchflow.core.ports import Runtime
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.settlement import Settlement, dead, done, retry
-from batchflow.errors import NonRetryable
+from batchflow.errors import NonRetryable, TooLarge
 
 if TYPE_CHECKING:
     import httpx
@@ -27,7 +28,8 @@ class HttpCaller:
     again after a crash, it carries an `Idempotency-Key`, the same each time, unless the run has set one.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, limit: Limit = DEFAULT) -> None:
+        self.limit = limit
         self._client: httpx.AsyncClient | None = None
 
     @property
@@ -43,7 +45,9 @@ class HttpCaller:
         after: int | None = None
         try:
             answer = await self._call(request, claim.id)
-        except NonRetryable as error:
+            text = _ANSWER.encode(answer)
+            self.limit.check(text, _answer_of(request))
+        except (NonRetryable, TooLarge) as error:
             return dead(claim, str(error))
         except Exception as error:
             if failures >= policy.attempts:
@@ -51,7 +55,7 @@ class HttpCaller:
             why = _why(error, request)
         else:
             if 200 <= answer.status < 300 or failures >= policy.attempts:
-                return done(claim, _ANSWER.encode(answer))
+                return done(claim, text)
             why = f"answered {answer.status}"
             after = _retry_after(answer)
         delay = policy.delay_ms(failures, chance=runtime.entropy.chance()) if after is None else after
@@ -65,8 +69,8 @@ class HttpCaller:
                 body = bytearray()
                 async for part in response.aiter_bytes():
                     body += part
-                    if len(body) > LARGEST:
-                        raise NonRetryable(f"the answer of {request.url} is larger than {LARGEST >> 20} MiB")
+                    if len(body) > self.limit.most:
+                        raise TooLarge(self.limit.sentence(_answer_of(request), _size(response, len(body))))
                 found: dict[str, str] = {}
                 for name, value in response.headers.multi_items():
                     found[name.lower()] = f"{found[name.lower()]}, {value}" if name.lower() in found else value
@@ -86,6 +90,18 @@ class HttpCaller:
         client, self._client = self._client, None
         if client is not None:
             await client.aclose()
+
+
+def _answer_of(request: CallRequest) -> str:
+    return f"the answer of call '{request.step}' ({request.url})"
+
+
+def _size(response: "httpx.Response", read: int) -> str:
+    """How many bytes an answer has, of which so many have been read."""
+    declared = response.headers.get("content-length", "")
+    # That of a compressed body is another number, and anything may stand there.
+    whole = int(declared) if declared.isascii() and declared.isdigit() and len(declared) < 16 else 0
+    return f"{whole:,}" if whole >= read else f"at least {read:,}"
 
 
 def _why(error: Exception, request: CallRequest) -> str:

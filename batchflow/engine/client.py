@@ -9,16 +9,23 @@ from batchflow.core import ids
 from batchflow.core.batch import Batch, Item, ItemState, NewBatch
 from batchflow.core.clock import Clock, Entropy
 from batchflow.core.flow import FlowStatus
+from batchflow.core.limit import DEFAULT, Limit
 from batchflow.core.message import Message
+from batchflow.core.ports import Ledger
 from batchflow.core.run import Run, RunQuery, Waiter
+from batchflow.core.worker import WorkerStatus
 from batchflow.stores.protocol import Store
 
 
 class StoreClient:
     """`batchflow.core.ports.Client` over a store."""
 
-    def __init__(self, store: Store, clock: Clock, entropy: Entropy) -> None:
+    def __init__(self, store: Store, clock: Clock, entropy: Entropy, limit: Limit = DEFAULT) -> None:
         self.store = store
+        self.ledger: Ledger | None = None
+        """See the port."""
+        self.limit: Limit = limit
+        """See the port."""
         self._clock: Clock = clock
         self._entropy: Entropy = entropy
         self._changes = 0
@@ -109,7 +116,19 @@ class StoreClient:
 
     async def processed(self, workflow: str, ids: Sequence[str]) -> frozenset[str]:
         """See the port."""
-        return await self.store.processed(workflow, ids)
+        return await (self.ledger or self.store).processed(workflow, ids)
+
+    async def mark(self, workflow: str, ids: Sequence[str], ttl_ms: int | None) -> None:
+        """See the port."""
+        await (self.ledger or self.store).mark(workflow, ids, ttl_ms)
+
+    async def forget(self, workflow: str, ids: Sequence[str] | None = None) -> int:
+        """See the port."""
+        return await (self.ledger or self.store).forget(workflow, ids)
+
+    async def workers(self) -> Sequence[WorkerStatus]:
+        """See the port."""
+        return await self.store.workers()
 
     async def flows(self, keys: Sequence[str]) -> Sequence[FlowStatus]:
         """See the port."""

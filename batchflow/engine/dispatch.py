@@ -62,7 +62,8 @@ class Dispatcher:
         self._concurrency = concurrency
         self._clock = clock
         self._on_end = on_end
-        self._running: dict[str, Delivery] = {}
+        # By fence too: what was lost may be claimed again while its stale claim is still carried out.
+        self._running: dict[tuple[str, int], Delivery] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
         self._places = asyncio.Event()
@@ -139,7 +140,7 @@ class Dispatcher:
         for claim in claimed.claims:
             task = self._loop.create_task(self._deliver(claim))
             self._tasks.add(task)
-            self._running[claim.id] = Delivery(claim, begun, task)
+            self._running[claim.id, claim.fence] = Delivery(claim, begun, task)
             self._light += self._courier.is_light(claim.destination)
         self.tally.claimed += len(claimed.claims)
         return claimed
@@ -175,7 +176,7 @@ class Dispatcher:
             # `_replace` takes as long as a step.
             ending = Settlement._make((*ending[:-1], (self._loop.time() - begun) * 1000))
         # The place is free before the settlement is durable, so that the next claim goes along with it.
-        del self._running[claim.id]
+        del self._running[claim.id, claim.fence]
         self._light -= self._courier.is_light(claim.destination)
         room = self._room
         if room == 1 or room >= self._ample:

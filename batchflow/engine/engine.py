@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from batchflow.core.clock import Clock, Entropy
 from batchflow.core.flow import FlowControl
+from batchflow.core.limit import DEFAULT, Limit
 from batchflow.core.ports import Delivered, Runtime, StandIn
 from batchflow.engine.caller import HttpCaller
 from batchflow.engine.client import StoreClient
@@ -28,6 +29,7 @@ class EngineOptions:
 
     `concurrency` bounds the claims under way, `grace_s` the time a stop waits for them, `threads` those that sync user
     functions run in; finished things are removed after `retention_ms`. `always_replay` suspends runs after every step.
+    `name` is what the name of a worker begins with, by default the machine's; `limit` is how large a value may be.
     """
 
     concurrency: int
@@ -35,6 +37,8 @@ class EngineOptions:
     retention_ms: int
     threads: int
     always_replay: bool = False
+    name: str | None = None
+    limit: Limit = DEFAULT
 
 
 class Engine(StoreClient):
@@ -50,7 +54,7 @@ class Engine(StoreClient):
         entropy: Entropy,
         options: EngineOptions,
     ) -> None:
-        super().__init__(store, clock, entropy)
+        super().__init__(store, clock, entropy, options.limit)
         self._endpoints = endpoints
         self._limits = limits
         self._options: EngineOptions = options
@@ -62,7 +66,7 @@ class Engine(StoreClient):
         """Makes the calls in place of HTTP, where a test wants that."""
         self._threads: ThreadPoolExecutor | None = None
         self._end_subscription = lambda: None
-        self._caller = HttpCaller()
+        self._caller = HttpCaller(options.limit)
         self._worker: _Worker | None = None
         self._stopping: _Worker | None = None
 
@@ -72,7 +76,15 @@ class Engine(StoreClient):
         """Open the store and tell it the code's limits."""
         if self._threads is not None:
             return
-        await self.store.open()
+        places = [self.store, *([self.ledger] if self.ledger else [])]
+        try:
+            for place in places:
+                await place.open()
+        except BaseException:
+            # One that was refused may hold connections.
+            for place in places:
+                await place.close()
+            raise
         self.loop = asyncio.get_running_loop()
         self._threads = ThreadPoolExecutor(self._options.threads, "batchflow-sync")
         self._notify()
@@ -88,12 +100,14 @@ class Engine(StoreClient):
             self._end_subscription()
             await self._caller.close()
             await self.store.close()
+            if self.ledger is not None:
+                await self.ledger.close()
             threads.shutdown(wait=False, cancel_futures=True)
 
     async def start(self) -> None:
         """Start a worker in this process; safe to repeat."""
         if self._worker is None:
-            worker = _Worker(self, self.make_dispatcher(name := self._worker_name()), name)
+            worker = _Worker(self, self.make_dispatcher(name := self._worker_name()), name, self._options.concurrency)
             await worker.start(self._options.retention_ms)
             self._worker = worker
 
@@ -131,7 +145,8 @@ class Engine(StoreClient):
         )
 
     def _worker_name(self) -> str:
-        return f"{socket.gethostname()}-{os.getpid()}-{self._entropy.bytes(3).hex()}"
+        # Never the name of an earlier one, whose claims would be taken for its own.
+        return f"{self._options.name or socket.gethostname()}-{os.getpid()}-{self._entropy.bytes(3).hex()}"
 
     def _on_store_change(self, foreign: bool) -> None:
         self._wake()
@@ -146,7 +161,7 @@ class Engine(StoreClient):
     def exchanged(
         self, *, store: Store, clock: Clock, entropy: Entropy, always_replay: bool | None = None
     ) -> Generator[None]:
-        """Meanwhile it works on another store, in another time; at the end it is as it was, closed.
+        """Meanwhile it works on another store and its ledger, in another time; at the end it is as it was, closed.
 
         Raises:
             ConfigurationError: it is open.
@@ -154,6 +169,7 @@ class Engine(StoreClient):
         if self._threads is not None:
             raise ConfigurationError("the app is running already; end it first, or do not start it in this test")
         own = (self.store, self._clock, self._entropy, self._options, self.stand_in, self.caller)
+        ledger, self.ledger = self.ledger, None
         self.store, self._clock, self._entropy = store, clock, entropy
         if always_replay is not None:
             self._options = replace(self._options, always_replay=always_replay)
@@ -165,6 +181,7 @@ class Engine(StoreClient):
             if self._threads is not None:
                 self._let_go(self._threads)
             self.store, self._clock, self._entropy, self._options, self.stand_in, self.caller = own
+            self.ledger = ledger
             # It would hold on to the store, and that to its threads.
             self._end_subscription = lambda: None
             self._notify()
@@ -181,15 +198,16 @@ class Engine(StoreClient):
 class _Worker:
     """What runs while a worker is started."""
 
-    def __init__(self, engine: Engine, dispatcher: Dispatcher, name: str) -> None:
+    def __init__(self, engine: Engine, dispatcher: Dispatcher, name: str, concurrency: int) -> None:
         self.dispatcher = dispatcher
         self._store = engine.store
         self._name = name
+        self._concurrency = concurrency
         self._tasks: list[asyncio.Task[None]] = []
         self._heartbeat = Heartbeat(engine.store, dispatcher, name, self._lease_lost)
 
     async def start(self, retention_ms: int) -> None:
-        await self._store.enlist(self._name, LEASE_MS)
+        await self._enlist()
         # What died with an earlier process of ours goes on at once.
         await self._store.expire()
         housekeeping = Housekeeping(self._store, self.dispatcher, retention_ms)
@@ -211,4 +229,9 @@ class _Worker:
 
     def _lease_lost(self) -> None:
         logger().warning("[batchflow] This worker's lease had ended (was the process suspended?); enlisting again")
-        self._tasks.append(asyncio.create_task(self._store.enlist(self._name, LEASE_MS)))
+        self._tasks.append(asyncio.create_task(self._enlist()))
+
+    async def _enlist(self) -> None:
+        await self._store.enlist(self._name, LEASE_MS, self._concurrency)
+        # What is due now was not to be had before.
+        self.dispatcher.wake()

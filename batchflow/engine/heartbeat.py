@@ -9,6 +9,10 @@ from batchflow.errors import StoreError
 from batchflow.stores.protocol import Store
 
 LEASE_MS = 30_000
+BEATS = 3
+"""How often a lease is renewed before it would end."""
+SOONER = 10
+"""By how much sooner than the next beat one that failed is repeated: it may have waited long for its answer."""
 
 
 class Heartbeat:
@@ -36,10 +40,13 @@ class Heartbeat:
         await asyncio.get_running_loop().run_in_executor(None, self._thread.join)
 
     def _beat(self) -> None:
-        while not self._stop.wait(self._lease_ms / 3000):
+        beat = pause = self._lease_ms / 1000 / BEATS
+        while not self._stop.wait(pause):
             try:
                 held = self._store.renew(self._worker, self._lease_ms, self._dispatcher.hung(self._loop.time()))
             except StoreError:
-                continue  # the next beat comes well before the lease ends; the dispatcher reports a store that fails
+                pause = beat / SOONER
+                continue  # the dispatcher reports a store that fails
+            pause = beat
             if not held and not self._stop.is_set():
                 self._loop.call_soon_threadsafe(self._on_lost)

@@ -6,7 +6,7 @@ from fastapi import Request
 from pydantic import TypeAdapter
 from pydantic.errors import PydanticInvalidForJsonSchema
 
-from batchflow.errors import InputError
+from batchflow.errors import TooLarge
 
 _DEFINITIONS = "#/$defs/"
 
@@ -15,7 +15,7 @@ async def read_body(request: Request, limit: int) -> bytes:
     """The body as it was sent.
 
     Raises:
-        InputError: it is larger than `limit` bytes (413); no more than that is kept of it.
+        TooLarge: it is larger than `limit` bytes; no more than that is kept of it.
     """
     chunks: list[bytes] = []
     size = 0
@@ -42,8 +42,8 @@ def _declared(request: Request) -> int:
     return int(length) if length.isascii() and length.isdigit() and len(length) < 20 else 0
 
 
-def _too_large(limit: int) -> InputError:
-    return InputError(f"the body is larger than {limit:,} bytes; send less, or raise BATCHFLOW_MAX_BODY", status=413)
+def _too_large(limit: int) -> TooLarge:
+    return TooLarge(f"the body is larger than {limit:,} bytes; send less, or raise BATCHFLOW_MAX_BODY")
 
 
 def _schema(annotation: Any) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from batchflow.http.refusals import RefusingRoute
 from batchflow.http.runs import RunEndpoints
 from batchflow.http.triggers import WorkflowEndpoints
 from batchflow.http.webhooks import WebhookEndpoint
+from batchflow.http.workers import WorkerEndpoints
 from batchflow.serve.served import ServedFunction
 
 
@@ -42,6 +43,7 @@ class Mounting:
         RunEndpoints(client, self._functions, max_body=max_body).mount(self.router)
         EventEndpoints(client, max_body=max_body).mount(self.router)
         WebhookEndpoint(client, max_body=max_body).mount(self.router)
+        WorkerEndpoints(client).mount(self.router)
         self._own = [route for route in self.router.routes if isinstance(route, APIRoute)]
 
     def add(self, what: Workflow[Any, Any] | ServedFunction[Any, Any]) -> None:

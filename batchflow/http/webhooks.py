@@ -50,8 +50,9 @@ class WebhookEndpoint:
     async def take(self, token: str, request: Request) -> Response:
         """Method, headers, query and body, whatever they are, reach the run; it is durable when this is answered."""
         run = await self._run(token)
-        sent = await _read(request, self._max_body)
-        told = await self._client.notify(webhook_event(token), WEBHOOK_REQUEST.encode(sent), run)
+        sent = WEBHOOK_REQUEST.encode(await _read(request, self._max_body))
+        self._client.limit.check(sent, "the request to this webhook")
+        told = await self._client.notify(webhook_event(token), sent, run)
         if told:
             return respond(WebhookTaken(workflow_run_id=run), 202)
         # It may have ended while the body came.

@@ -78,7 +78,9 @@ async def cancel(client: Client, which: Selection) -> int:
 
 async def notify(client: Client, event_id: str, data: object, run_id: str | None) -> Sequence[str]:
     """Give `data` to who waits for the event; see `Batchflow.notify`."""
-    return await client.notify(checked_event(event_id), ANYTHING.encode(data), run_id)
+    event, text = checked_event(event_id), ANYTHING.encode(data)
+    client.limit.check(text, f"the data of event '{event}'")
+    return await client.notify(event, text, run_id)
 
 
 async def waiters(client: Client, event_id: str) -> Sequence[Waiter]:

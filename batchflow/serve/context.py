@@ -197,6 +197,7 @@ class WorkflowContext(Generic[Payload]):
     ) -> Coroutine[Any, Any, None]:
         """Notify who waits for `event_id`, exactly once; with `run_id` that run alone, which need not wait yet."""
         text, event = ANYTHING.encode(data), checked_event(event_id)
+        self._driver.largest.check(text, f"the data of event '{event}'")
         return self._driver.note(name, NOTHING, lambda: None, lambda _: (Notify(event, text, run_id),))
 
     def create_webhook(self, name: str, /) -> Coroutine[Any, Any, Webhook]:

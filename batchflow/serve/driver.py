@@ -6,6 +6,7 @@ from contextvars import ContextVar
 from typing import Any, NamedTuple, TypeVar
 
 from batchflow.core.codec import Codec
+from batchflow.core.limit import DEFAULT
 from batchflow.core.message import Claim
 from batchflow.core.ports import Asked, StandIn
 from batchflow.core.replay import Replay
@@ -41,7 +42,7 @@ _INSIDE: ContextVar[Inside | None] = ContextVar("batchflow_step", default=None)
 class Driver(Attempt):
     """Runs the steps of one attempt and makes their outcomes durable."""
 
-    __slots__ = ("failures", "limit", "loop", "recorder", "riding", "stand_in", "tell", "time")
+    __slots__ = ("failures", "largest", "limit", "loop", "recorder", "riding", "stand_in", "tell", "time")
 
     def __init__(self, claim: Claim, recorder: DirectRecorder, root: "asyncio.Task[Any]") -> None:
         super().__init__(claim.id, Replay(claim.journal), root)
@@ -59,6 +60,8 @@ class Driver(Attempt):
         self.time = claim.started_at
         """The run's own time: when the latest outcome was recorded that the code has seen."""
         self.stand_in: StandIn | None = None
+        self.largest = DEFAULT
+        """What each step's result is held to."""
         self.tell: Callable[[str, str | None], None] | None = None
         """Is told of what happens, by type and step, when the function is verbose."""
 
@@ -103,6 +106,8 @@ class Driver(Attempt):
                 else:
                     value = await within(options.timeout_ms, fn, args, kwargs)
                 text, value = codec.round_trip(value, where=f"step '{name}'")
+                if len(text) > self.largest.sure:
+                    self.largest.check(text, f"step '{name}'")
                 at = self.recorder.clock.now()
                 failures = asked.failures if asked is not None else 0
                 outcome = _new(Step, (number, name, "run", "done", self.replay.place(), text, None, failures, 0, at))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
 from batchflow.core.flow import FlowControl
+from batchflow.core.limit import DEFAULT, Limit
 from batchflow.core.message import Claim
 from batchflow.core.ports import Runtime
 from batchflow.core.retry import RetryPolicy
@@ -45,6 +46,7 @@ class Endpoint:
     run as dead with that sentence. `flow.key` is the key its messages wait under. `retry` holds for messages that bring
     no policy of their own. `timeout_ms` bounds one attempt: the engine sweeps for it and cancels the attempt's task
     with `task.cancel(ports.TIMEOUT)`, which counts as a failed attempt. `verbose` logs each thing the engine does.
+    `limit` is what each step's result is held to.
     """
 
     route: str
@@ -56,6 +58,7 @@ class Endpoint:
     timeout_ms: int | None = HOUR_MS
     verbose: bool = False
     surroundings: Surroundings = NOWHERE
+    limit: Limit = DEFAULT
 
     async def deliver(self, claim: Claim, runtime: Runtime) -> Settlement | None:
         """Carry out one claim, in the task that was made for it; returns how it ended.
@@ -75,6 +78,7 @@ class Endpoint:
         assert root is not None
         driver = Driver(claim, DirectRecorder(claim, claim.retry or self.retry, runtime), root)
         driver.stand_in = runtime.stand_in
+        driver.largest = self.limit
         if self.verbose:
             driver.tell = teller(self.name, claim.id, runtime.clock.now)
             driver.tell("ENDPOINT_START", None)

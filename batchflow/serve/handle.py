@@ -1,12 +1,13 @@
 """What one holds of a run: ask it, wait for its result, cancel it."""
 
 import asyncio
+import contextlib
 from typing import Generic, TypeVar
 
 from batchflow.core.codec import Codec
 from batchflow.core.ports import Client
 from batchflow.core.run import Run
-from batchflow.errors import NotFoundError, RunFailed
+from batchflow.errors import NotFoundError, RunFailed, StoreUnavailable
 
 Result = TypeVar("Result")
 
@@ -40,7 +41,7 @@ class RunHandle(Generic[Result]):
         return run
 
     async def wait(self, timeout: float | None = None) -> Result:
-        """What the function returned, once it has.
+        """What the function returned, once it has. A store that is away is waited for as well.
 
         Raises:
             RunFailed: it failed for good, or was cancelled.
@@ -48,17 +49,22 @@ class RunHandle(Generic[Result]):
             NotFoundError: as for `status`.
         """
         async with asyncio.timeout(timeout):
-            while True:
-                seen = self._client.changes
-                run = await self.status()
-                if run.state in _FINAL:
-                    break
-                await self._client.changed(seen, _LOOK_SECONDS)
+            run = await self._over()
         if run.state == "completed":
             return self._result.decode(run.result or "null")
         why = f": {run.error.splitlines()[0]}" if run.error else ""
         how = "failed" if run.state == "failed" else "was cancelled"
         raise RunFailed(f"run '{run.id}' of '{run.destination}' {how}{why}")
+
+    async def _over(self) -> Run:
+        while True:
+            seen = self._client.changes
+            # Away for a while, as in a failover: the run goes on when it is back.
+            with contextlib.suppress(StoreUnavailable):
+                run = await self.status()
+                if run.state in _FINAL:
+                    return run
+            await self._client.changed(seen, _LOOK_SECONDS)
 
     async def cancel(self) -> bool:
         """End the run: at once while it waits, at its next step while it is at work. False when it had ended."""

@@ -53,7 +53,7 @@ class ServedFunction(Generic[Payload, Result]):
         own for this run.
 
         Raises:
-            InputError: an id, a label or a time is none.
+            InputError: an id, a label or a time is none; `TooLarge`, which is one: the payload is.
             ConfigurationError: an option is wrong.
             UnserializableError: the payload does not survive its JSON form.
         """
@@ -65,8 +65,7 @@ class ServedFunction(Generic[Payload, Result]):
         Raises:
             InputError, ConfigurationError, UnserializableError: as for `trigger`; nothing was started.
         """
-        where = f"the payload of '{self.endpoint.route}'"
-        bodies = [self.payload.round_trip(payload, where=where)[0] for payload in payloads]
+        bodies = [self._body(payload) for payload in payloads]
         messages = [starting(self.endpoint, self.client, body, options, self.label) for body in bodies]
         if len(messages) > 1 and (options.run_id or options.dedup_id):
             raise InputError("'run_id' and 'dedup_id' name one run; trigger several without them", field="runId")
@@ -90,12 +89,11 @@ class ServedFunction(Generic[Payload, Result]):
 
     def invoked(self, payload: Payload, link: Link, options: ChildOptions) -> tuple[Effect, ...]:
         """The message that starts a run for its parent."""
-        body, _ = self.payload.round_trip(payload, where=f"the payload of '{self.endpoint.route}'")
         child = Message(
             id=link.id,
             destination=self.endpoint.route,
             flow=options.flow_control or self.endpoint.flow,
-            body=body,
+            body=self._body(payload),
             headers=options.headers,
             retry=retried(self.endpoint, options.retries, options.retry_delay),
             keep=True,
@@ -108,6 +106,12 @@ class ServedFunction(Generic[Payload, Result]):
     def outcome(self, text: str) -> Result:
         """The result its parent gets."""
         return self.result.decode(text)
+
+    def _body(self, payload: Payload) -> str:
+        where = f"the payload of '{self.endpoint.route}'"
+        text, _ = self.payload.round_trip(payload, where=where)
+        self.client.limit.check(text, where)
+        return text
 
 
 def served_function(
@@ -127,8 +131,12 @@ def served_function(
     payload, result = _payload_codec(function), Codec.of_result(function)
     name = route.strip("/").replace("/", ".")
 
+    limit, where = client.limit, f"the result of '{name}'"
+
     async def handler(ctx: WorkflowContext[Any]) -> str:
-        return result.round_trip(await function(ctx), where=f"the result of '{name}'")[0]
+        text, _ = result.round_trip(await function(ctx), where=where)
+        limit.check(text, where)
+        return text
 
     def read(claim: Claim) -> Payload:
         try:
@@ -146,6 +154,7 @@ def served_function(
         timeout_ms=HOUR_MS if options.timeout is None else to_ms(options.timeout, option="timeout"),
         verbose=options.verbose,
         surroundings=options.surroundings(route),
+        limit=limit,
     )
     return ServedFunction(
         function=function,

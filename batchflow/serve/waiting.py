@@ -32,9 +32,9 @@ async def calling(
 
     def effects(number: int) -> tuple[Effect, ...]:
         link = Link(driver.run_id, number, 0)
-        call = Message(
-            id=link.id, destination=CALL, flow=flow, body=REQUEST.encode(request), retry=retry, parent=link.parent
-        )
+        body = REQUEST.encode(request)
+        driver.largest.check(body, f"the request of call '{request.step}'")
+        call = Message(id=link.id, destination=CALL, flow=flow, body=body, retry=retry, parent=link.parent)
         return (Publish((call,)),)
 
     outcome = await driver.wait(request.step, "call", effects)

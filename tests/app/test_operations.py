@@ -10,11 +10,18 @@ import pytest
 from pydantic import BaseModel
 
 from batchflow import Batchflow, FlowControl, NoParams, RetryPolicy, WorkflowContext
-from batchflow.errors import ConfigurationError, InputError, NotFoundError, RunFailed, UnserializableError
+from batchflow.errors import (
+    ConfigurationError,
+    InputError,
+    NotFoundError,
+    RunFailed,
+    StoreUnavailable,
+    UnserializableError,
+)
 from batchflow.serve.handle import RunHandle
 from batchflow.serve.served import ServedFunction
 from batchflow.serve.starting import TriggerOptions
-from batchflow.testing import ManualClock, drive
+from batchflow.testing import FaultyStore, ManualClock, drive
 
 
 class Order(BaseModel):
@@ -59,6 +66,17 @@ async def test_a_trigger_starts_a_run_and_its_handle_knows_the_type_of_the_resul
     await shop.drive()
     assert await run.wait() == 6
     assert await shop.flow.run(run.id).wait() == 6
+
+
+async def test_a_run_is_waited_for_while_the_store_is_away(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a failover; asked how it stands, it is told."""
+    run = await shop.flow.trigger(shop.ship, Order(number=3))
+    await shop.drive()
+    monkeypatch.setattr("batchflow.serve.handle._LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(shop.flow.engine, "store", FaultyStore(shop.flow.engine.store, fail="run", times=4))
+    with pytest.raises(StoreUnavailable):
+        await run.status()
+    assert await run.wait(timeout=10) == 6
 
 
 @pytest.mark.parametrize("options", [{"run_id": "order-7"}, {"dedup_id": "order 7"}])

@@ -13,6 +13,8 @@ from tests.stores.redis_server import Server, free_port, served
 class Greet(BatchWorkflow[NoParams, str, str]):
     """Seventy ids on two pages."""
 
+    entry_flow = paginate_flow = execute_flow = None
+
     async def fetch(self, params: NoParams, cursor: str | None, limit: int) -> Page:
         start = int(cursor or 0)
         end = min(start + limit, 70)

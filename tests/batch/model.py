@@ -11,16 +11,21 @@ from batchflow.batch.bound import Workflow
 from batchflow.core.batch import Batch, Counts, Item, ItemState, NewBatch
 from batchflow.core.flow import FlowStatus
 from batchflow.core.ids import complete_id, item_run_id
+from batchflow.core.limit import DEFAULT
 from batchflow.core.message import Claim, Message
-from batchflow.core.ports import Verdict
+from batchflow.core.ports import Ledger, Verdict
 from batchflow.core.run import Journal, Run, RunQuery, Step, Waiter, merged, ripen
 from batchflow.core.settlement import Effect, Enter, Page, Publish, Settlement, StartItems
+from batchflow.core.worker import WorkerStatus
 from batchflow.serve.endpoint import Endpoint, Runtime
 from tests.batch.job import Clock, Job, NoChance
 
 
 class Model:
     """A client to trigger and ask with, a journal to record in, and a worker that `drive` lets run until it is idle."""
+
+    limit = DEFAULT
+    ledger: Ledger | None = None
 
     def __init__(self, threads: ThreadPoolExecutor) -> None:
         self.clock = Clock()
@@ -32,7 +37,7 @@ class Model:
         self.journals: dict[str, Journal] = {}
         self.results: dict[str, str] = {}
         self.dead: dict[str, str] = {}
-        self.ledger: dict[str, set[str]] = {}
+        self.marks: dict[str, set[str]] = {}
         self.item_ms = 10
         self.limits: list[FlowStatus] = []
         self.failures: dict[str, int] = {}
@@ -116,6 +121,9 @@ class Model:
     async def waiters(self, event: str) -> Sequence[Waiter]:
         raise NotImplementedError
 
+    async def workers(self) -> Sequence[WorkerStatus]:
+        raise NotImplementedError
+
     async def webhook(self, token: str) -> str | None:
         raise NotImplementedError
 
@@ -123,7 +131,16 @@ class Model:
         return False
 
     async def processed(self, workflow: str, ids: Sequence[str]) -> frozenset[str]:
-        return frozenset(self.ledger.get(workflow, set()).intersection(ids))
+        return frozenset(self.marks.get(workflow, set()).intersection(ids))
+
+    async def mark(self, workflow: str, ids: Sequence[str], ttl_ms: int | None) -> None:
+        self.marks.setdefault(workflow, set()).update(ids)
+
+    async def forget(self, workflow: str, ids: Sequence[str] | None = None) -> int:
+        marks = self.marks.get(workflow, set())
+        gone = set(marks if ids is None else marks.intersection(ids))
+        marks -= gone
+        return len(gone)
 
     @property
     def changes(self) -> int:
@@ -234,7 +251,7 @@ class Model:
             job.count(open=-1, **{state: 1})
             job.batch = replace(job.batch, worked_ms=job.batch.worked_ms + self.item_ms)
             if state == "succeeded":
-                self.ledger.setdefault(job.batch.workflow, set()).add(item.id)
+                self.marks.setdefault(job.batch.workflow, set()).add(item.id)
         self._complete(job)
 
     def _complete(self, job: Job) -> None:

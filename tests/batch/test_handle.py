@@ -11,8 +11,9 @@ from batchflow.batch.handle import BatchHandle
 from batchflow.batch.statistics import Statistics
 from batchflow.batch.status import BatchStatus
 from batchflow.batch.workflow import NoParams, Page
+from batchflow.core.batch import Batch
 from batchflow.core.ids import chunk_id
-from batchflow.errors import BatchFailed, ConfigurationError, InputError, NotFoundError
+from batchflow.errors import BatchFailed, ConfigurationError, InputError, NotFoundError, StoreUnavailable
 from tests.batch.model import Model
 from tests.batch.samples import Audience, Greeting, Plain, User, Welcome, body, bound
 from tests.batch.test_function import greet_user
@@ -32,6 +33,27 @@ async def test_a_batch_is_waited_for(model: Model) -> None:
     assert welcome.summaries == [summary]
     assert (summary.state, summary.counts.succeeded, summary.label) == ("completed", 3, "nightly")
     assert str(summary) == f"welcome {batch.id} (nightly) completed in 30ms: 3 succeeded"
+
+
+async def test_a_store_that_is_away_is_waited_for(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a failover; asked how the batch stands, it is told."""
+    batch = await bound(model, Plain(ONE)).trigger()
+    there, tries = model.batch, 0
+
+    async def away(id: str) -> Batch | None:
+        nonlocal tries
+        tries += 1
+        if tries < 4:
+            model.change.set()
+            raise StoreUnavailable("cannot be reached")
+        return await there(id)
+
+    await model.drive()
+    monkeypatch.setattr(model, "batch", away)
+    with pytest.raises(StoreUnavailable):
+        await batch.status()
+    assert (await batch.wait(timeout=10)).succeeded
+    assert tries == 4
 
 
 async def test_waiting_may_end_before_the_batch(model: Model) -> None:

@@ -127,11 +127,15 @@ class CommandLine:
         return subprocess.Popen(
             [sys.executable, *arguments],
             cwd=self.folder,
-            env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
+            env=self.environment(environment),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
+
+    def environment(self, added: dict[str, str]) -> dict[str, str]:
+        """That of a process: this one's, and what is added to it."""
+        return os.environ | {"PYTHONPATH": str(ROOT)} | added
 
     def done(self) -> list[str]:
         """The ids of the items that have been executed, as often as they were."""

@@ -133,11 +133,11 @@ def test_a_setting_that_cannot_be(command: CommandLine, monkeypatch: pytest.Monk
 
 
 def test_a_store_that_cannot_be_used(command: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A store's failure is no mistake in the command: exit code 1."""
+    """Not before something else is written: exit code 2."""
     monkeypatch.setenv("BATCHFLOW_URL", "sqlite:///nowhere/batchflow.db")
     answer = command("run", command.target)
     told = "there is no folder 'nowhere' for the database 'batchflow.db'; make it first"
-    assert (answer.code, answer.err) == (1, sentence(told, command))
+    assert (answer.code, answer.err) == (2, sentence(told, command))
 
 
 def test_unknown_commands_are_guessed(command: CommandLine) -> None:
@@ -153,7 +153,7 @@ def test_help_and_version(command: CommandLine) -> None:
     """Without arguments the command explains itself."""
     assert command("--version").out == "batchflow 0.1.0\n"
     assert "Run batches, start workers" in command().out
-    for name in ("run", "worker", "batches", "runs", "notify", "waiters"):
+    for name in ("run", "worker", "workers", "batches", "runs", "notify", "waiters"):
         assert command(name, "--help").code == 0
         assert name in command("-h").out
     assert "The same command again goes on" in command("run", "--help").out

@@ -110,8 +110,8 @@ async def test_the_document_shows_every_body_and_answer(flow: Batchflow) -> None
     text = str(document)
     assert "$defs" not in text
     paths = document["paths"]
-    # Batches, runs, events, webhooks; workflows; functions.
-    assert len(paths) == 2 * (5 + 4 + 2 + 1 + 9 + 5)
+    # Batches, runs, events, webhooks, workers; workflows; functions.
+    assert len(paths) == 2 * (5 + 4 + 2 + 1 + 1 + 9 + 5)
 
     def body(path: str) -> tuple[bool, dict[str, Any]]:
         found = paths[path]["post"]["requestBody"]
@@ -177,11 +177,12 @@ ROUTES = [
     ("POST", "/events/x"),
     ("GET", "/events/x/waiters"),
     ("PUT", "/webhooks/x"),
+    ("GET", "/workers"),
 ]
 BODIES: dict[str, Any] = {"/onboarding": {"email": "a@b"}, "/runs/cancel": {"label": "x"}}
 VERBS = (
     *("publish", "open_batch", "batch", "batches", "items", "cancel_batch", "run", "runs", "cancel_run", "cancel_runs"),
-    *("notify", "waiters", "webhook"),
+    *("notify", "waiters", "webhook", "workers"),
 )
 
 

@@ -1,0 +1,51 @@
+"""Settings: what they take, and how they are told."""
+
+import pytest
+
+from batchflow import Batchflow
+from batchflow.errors import ConfigurationError
+from batchflow.settings import Settings
+
+PLACES = {
+    "sqlite:///jobs.db": "sqlite:///jobs.db",
+    "sqlite:////data/a?b@c.db": "sqlite:////data/a?b@c.db",
+    "redis://localhost:6379/1": "redis://localhost:6379/1",
+    "redis://:secret@localhost": "redis://localhost",
+    "rediss://ada:sec@ret@localhost:6380/2?ssl_cert_reqs=none": "rediss://ada@localhost:6380/2",
+    "redis://localhost?password=secret": "redis://localhost",
+    "unix://ada:secret@/run/redis.sock?db=1": "unix://ada@/run/redis.sock",
+    "redis+sentinel://ada:secret@one:1,two:2/main/0": "redis+sentinel://ada@one:1,two:2/main/0",
+}
+
+
+@pytest.mark.parametrize(("url", "place"), PLACES.items(), ids=PLACES)
+def test_a_place_shows_no_password(url: str, place: str) -> None:
+    """It is the URL where there is none."""
+    assert Settings.load(url=url).place == place
+
+
+@pytest.mark.parametrize("name", ["mail", "mail-eu.1_a:b@c", "x" * 80])
+def test_a_workers_name_is_letters_and_digits(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """And some marks between them."""
+    monkeypatch.setenv("BATCHFLOW_WORKER_NAME", name)
+    assert Batchflow("sqlite://").settings.worker_name == name
+
+
+@pytest.mark.parametrize("name", ["", "my worker", "a\n", "naïve", "x" * 81])
+def test_a_workers_name_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """It says what to write."""
+    monkeypatch.setenv("BATCHFLOW_WORKER_NAME", name)
+    with pytest.raises(ConfigurationError) as caught:
+        Batchflow("sqlite://")
+    assert str(caught.value) == (
+        f"the setting 'worker_name' (BATCHFLOW_WORKER_NAME) cannot be {name!r}: "
+        "write 1 to 80 letters, digits, '-', '_', '.', ':' and '@'"
+    )
+
+
+@pytest.mark.parametrize("size", ["1023", "268435457", "1 MiB"])
+def test_a_limit_of_values_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, size: str) -> None:
+    """From 1 KiB up to what a server of Redis takes with ease."""
+    monkeypatch.setenv("BATCHFLOW_MAX_VALUE", size)
+    with pytest.raises(ConfigurationError, match=r"the setting 'max_value' \(BATCHFLOW_MAX_VALUE\) cannot be "):
+        Batchflow("sqlite://")

@@ -1,0 +1,111 @@
+"""`batchflow workers`, and what `batchflow worker` takes."""
+
+import asyncio
+import re
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+
+from batchflow.app import open_store
+from batchflow.core.flow import FlowControl
+from batchflow.core.message import Message
+from batchflow.engine.system import SystemClock
+from batchflow.settings import Settings
+from tests.cli.command_line import JOBS, CommandLine, ended
+
+FREE = FlowControl(key="free")
+
+
+@pytest.fixture
+def working(command: CommandLine) -> Generator[None]:
+    """Two workers in another process, so to say: one holds three messages, the other one's lease has ended."""
+    store = open_store(Settings.load(url="sqlite:///batchflow.db"), SystemClock())
+
+    async def work() -> None:
+        await store.open()
+        await store.enlist("mail-2", 60_000, 100)
+        await store.enlist("mail-1", 0)
+        await store.publish([Message(id=id, destination="/mail", flow=FREE) for id in ("a", "b")])
+        await store.publish([Message(id="c", destination="/post", flow=FREE)])
+        await store.claim("mail-2", ["/mail", "/post"], 10)
+
+    with asyncio.Runner() as runner:
+        runner.run(work())
+        yield
+        runner.run(store.close())
+
+
+@pytest.mark.usefixtures("working")
+def test_workers_are_listed_with_what_they_hold(command: CommandLine) -> None:
+    """By name: since when, how long ago each was heard of, how much of what it holds; who is lost."""
+    header, lost, works = command("workers").out.splitlines()
+    assert header.split() == ["worker", "since", "heartbeat", "holds"]
+    moment = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d"
+    assert re.fullmatch(rf"mail-1 +{moment} +lost, \d+s ago +0", lost), lost
+    assert re.fullmatch(rf"mail-2 +{moment} +\d+s ago +3 of 100 +/mail 2, /post 1", works), works
+
+
+@pytest.mark.usefixtures("working")
+def test_workers_are_listed_as_json(command: CommandLine) -> None:
+    """One document; times are ISO 8601."""
+    lost, works = command("workers", "--json").document["workers"]
+    assert (lost["name"], lost["state"], lost["concurrency"]) == ("mail-1", "lost", None)
+    assert (lost["held"], lost["holds"]) == (0, {})
+    assert (works["name"], works["state"], works["concurrency"]) == ("mail-2", "working", 100)
+    assert (works["held"], works["holds"]) == (3, {"/mail": 2, "/post": 1})
+    for name in ("since", "seenAt", "leaseUntil"):
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", works[name])
+
+
+def test_a_store_without_workers(command: CommandLine) -> None:
+    """The file has to be there."""
+    assert command("workers").code == 2
+    command("run", command.target, "--limit", "1")
+    assert command("workers").out == "No workers\n"
+    assert command("workers", "--json").document == {"workers": []}
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--concurrency", "3"), "'{target}' sets its concurrency to 7 itself; change it there"),
+        (("--processes", "2", "--concurrency", "3"), "'{target}' sets its concurrency to 7 itself; change it there"),
+        (
+            ("--name", "my worker"),
+            "the setting 'worker_name' (BATCHFLOW_WORKER_NAME) cannot be 'my worker': "
+            "write 1 to 80 letters, digits, '-', '_', '.', ':' and '@'",
+        ),
+        (
+            ("--processes", "0"),
+            "invalid value for '--processes': Input should be greater than or equal to 1; "
+            "see 'batchflow worker --help'",
+        ),
+    ],
+)
+def test_options_that_cannot_be(
+    command: CommandLine, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], told: str
+) -> None:
+    """An option that could do nothing is refused, before there is a process."""
+    # What the options set there is put back at the end.
+    monkeypatch.setenv("BATCHFLOW_CONCURRENCY", "7")
+    monkeypatch.setenv("BATCHFLOW_WORKER_NAME", "x")
+    command.write(JOBS.replace("Batchflow()", "Batchflow(concurrency=7)"))
+    answer = command("worker", command.target, *options)
+    assert (answer.code, answer.out, answer.err) == (2, "", f"error: {told.format(target=command.target)}\n")
+
+
+def test_processes_need_a_store_that_they_share(command: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory is none."""
+    monkeypatch.setenv("BATCHFLOW_URL", "sqlite://")
+    answer = command("worker", command.target, "--processes", "2")
+    told = "error: 'sqlite://' is the memory of one process; name a file, or leave --processes out\n"
+    assert (answer.code, answer.err) == (2, told)
+
+
+def test_a_store_that_is_wrong_is_told_once(command: CommandLine) -> None:
+    """By the process that would start the others."""
+    Path("batchflow.db").write_text("this is no database")
+    answer = ended(command.start("worker", command.target, "--processes", "3"))
+    told = "error: 'batchflow.db' is not a SQLite database, or is damaged; name another file\n"
+    assert (answer.code, answer.out, answer.err) == (2, "", told)
