@@ -6,12 +6,24 @@ import hypothesis
 import pytest
 import structlog
 
+from tests.stores import redis_keys
+
 # A run of the tests says something about the code, so it tries the same examples each time. To look for new ones:
 # pytest --hypothesis-profile=default
 hypothesis.settings.register_profile("repeatable", derandomize=True)
 hypothesis.settings.load_profile("repeatable")
 
 pytest.register_assert_rewrite("batchflow.testing.conformance")
+
+
+redis_keys.watch()
+
+
+@pytest.fixture(autouse=True)
+def no_redis_key_leaks() -> Iterator[None]:
+    """Whatever a test does on Redis: when it closes a store, each key is a known one and belongs to something."""
+    yield
+    assert redis_keys.leaked() == []
 
 
 @pytest.fixture(autouse=True)

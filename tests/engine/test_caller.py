@@ -1,6 +1,8 @@
 """Calls over real HTTP: what is sent, what comes back, when it is tried again."""
 
+import gzip
 import json
+import re
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from datetime import timedelta
 from typing import Any
@@ -195,3 +197,32 @@ def test_an_answer_is_kept_as_it_came() -> None:
     assert Body.of(b"\xff").base64
     assert Body.of(b"\xff").content == b"\xff"
     assert json.loads('"\\u0000"') == Body.of(b"\x00").text
+
+
+@pytest.mark.parametrize(
+    ("head", "content", "size"),
+    [
+        ("200 OK", b"x" * 1_500_000, "1,500,000"),
+        ("200 OK\r\ncontent-encoding: gzip", gzip.compress(bytes(50_000_000)), r"at least [\d,]+"),
+        ("200 OK", b'"' * 600_000, r"1,200,\d\d\d"),
+    ],
+    ids=["declared", "compressed", "escaped"],
+)
+async def test_an_answer_that_is_too_large_fails_the_call_at_once(
+    flow: Batchflow, head: str, content: bytes, size: str
+) -> None:
+    """No more of it is read than is allowed, and no other attempt is made; what counts is the JSON of it."""
+    async with serving((head, content)) as server:
+
+        async def ask(ctx: WorkflowContext[NoParams]) -> str:
+            with pytest.raises(StepFailed) as caught:
+                await ctx.call("ask", server.url, retries=3)
+            return str(caught.value)
+
+        told = await called(flow, ask)
+    assert re.fullmatch(
+        rf"step 'ask' failed after 4 attempts: the answer of call 'ask' \({server.url}\): {size} bytes are more than "
+        r"BATCHFLOW_MAX_VALUE allows \(1,048,576\); store it elsewhere and pass a reference on, or raise the setting",
+        told,
+    )
+    assert len(server.asked) == 1

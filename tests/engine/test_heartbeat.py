@@ -87,6 +87,29 @@ async def test_it_survives_a_store_that_fails(store: SqliteStore, clock: ManualC
     assert lost == []
 
 
+async def test_a_beat_that_failed_is_repeated_sooner(
+    store: SqliteStore, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have taken most of the lease to fail."""
+    pauses: list[float] = []
+
+    class Hurried(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            # Without one it is the thread's own, which waits until it has started.
+            if timeout is None:
+                return super().wait()
+            pauses.append(timeout)
+            return super().wait(0)
+
+    monkeypatch.setattr("batchflow.engine.heartbeat.threading.Event", Hurried)
+    faulty = FaultyStore(store, fail="renew", times=2)
+    beating = Heartbeat(faulty, dispatcher(faulty, FakeCourier(), clock), "w1", lambda: None, 30_000)
+    beating.start()
+    await wait_until(lambda: faulty.calls["renew"] > 3, description="it has beaten again")
+    await beating.stop()
+    assert pauses[:5] == [10, 1, 1, 10, 10]
+
+
 async def test_stopping_ends_its_thread(store: SqliteStore, clock: ManualClock) -> None:
     """At once, not with the next beat; and stopping does not block the loop."""
     beating = Heartbeat(store, dispatcher(store, FakeCourier(), clock), "w1", lambda: None, 3_600_000)
