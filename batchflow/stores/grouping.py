@@ -7,6 +7,26 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
+TELLING = frozenset(
+    {
+        "publish",
+        "open_batch",
+        "record_with_effects",
+        "settle",
+        "declare",
+        "pin",
+        "unpin",
+        "dismiss",
+        "expire",
+        "notify",
+        "cancel_run",
+        "cancel_all",
+        "cancel_batch",
+        "sweep_cancelled",
+    }
+)
+"""Verbs after which something may be due, or may have ended."""
+
 
 class Operation(NamedTuple):
     """A verb with its arguments, and where its answer goes."""
@@ -26,12 +46,11 @@ Submit: TypeAlias = Callable[[list[Operation], Callable[[Answers], None]], None]
 class Grouping:
     """Gathers operations and hands them over, one group at a time.
 
-    `on_change` is called after a group that held one of the `telling` verbs.
+    `on_change` is called after a group after which something may be due, or may have ended.
     """
 
-    def __init__(self, submit: Submit, telling: frozenset[str], on_change: Callable[[], None]) -> None:
+    def __init__(self, submit: Submit, on_change: Callable[[], None]) -> None:
         self._submit = submit
-        self._telling = telling
         self._on_change = on_change
         self._gathering: list[Operation] = []
         self._scheduled = False
@@ -70,7 +89,7 @@ class Grouping:
                 operation.future.exception()
         if self._drained is not None and not self._drained.done():
             self._drained.set_result(None)
-        if any(operation.verb in self._telling for operation in group):
+        if any(operation.verb in TELLING for operation in group):
             self._on_change()
         # After the tasks that were just woken and those that these wake, so that what they ask for goes along.
         if not self._scheduled:

@@ -10,8 +10,9 @@ from redis.asyncio import RedisCluster
 
 from batchflow import Batchflow
 from batchflow.errors import ConfigurationError, StoreIncompatible
+from batchflow.stores.grouping import TELLING
 from batchflow.stores.redis import RedisStore, clients
-from batchflow.stores.redis.scripts import RANK, TELLING, script
+from batchflow.stores.redis.scripts import RANK, script
 from batchflow.stores.redis.twin import twin_of
 
 

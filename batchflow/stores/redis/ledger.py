@@ -32,7 +32,7 @@ class RedisLedger:
         """See `batchflow.core.ports.Ledger`."""
         if self._group is None:
             await self._calls.open(self._namespace)
-            self._group = Grouping(self._groups.submit, frozenset(), lambda: None)
+            self._group = Grouping(self._groups.submit, lambda: None)
 
     async def close(self) -> None:
         """See the port."""

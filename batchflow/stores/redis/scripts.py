@@ -38,26 +38,6 @@ RANK = {
 }
 """The order of verbs within a group: what ends work comes before what starts it, and claiming last."""
 
-TELLING = frozenset(
-    {
-        "publish",
-        "open_batch",
-        "record_with_effects",
-        "settle",
-        "declare",
-        "pin",
-        "unpin",
-        "dismiss",
-        "expire",
-        "notify",
-        "cancel_run",
-        "cancel_all",
-        "cancel_batch",
-        "sweep_cancelled",
-    }
-)
-"""Verbs after which something may be due, or may have ended."""
-
 
 _COMMAND = re.compile(r"\b(?:call|pcall|buffer\.\w+)\('([A-Z]+)'")
 

@@ -17,7 +17,7 @@ from batchflow.core.settlement import Effect, Settled, Settlement
 from batchflow.core.worker import WorkerStatus
 from batchflow.errors import StoreUnavailable
 from batchflow.stores.grouping import Grouping
-from batchflow.stores.redis import clients, connection, keys, reads, scripts
+from batchflow.stores.redis import clients, connection, keys, reads
 from batchflow.stores.redis.calls import Calls
 from batchflow.stores.redis.changes import Changes
 from batchflow.stores.redis.clients import Client
@@ -64,7 +64,7 @@ class RedisStore:
             await self._changes.listen(self._client, self._prefix + keys.CHANNEL, number, self._returned)
         except NoPermissionError as error:
             raise connection.translated(error, self._place) from error
-        self._group = Grouping(self._groups.submit, scripts.TELLING, lambda: self._changes.tell(False))
+        self._group = Grouping(self._groups.submit, lambda: self._changes.tell(False))
 
     async def close(self) -> None:
         """See the protocol."""

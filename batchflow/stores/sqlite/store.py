@@ -63,7 +63,7 @@ class SqliteStore:
             clock=self._clock,
             on_foreign_change=lambda: _call_soon(loop, lambda: self._tell(True)),
         )
-        self._group = Grouping(self._writer.write, verbs.TELLING, lambda: self._tell(False))
+        self._group = Grouping(self._writer.write, lambda: self._tell(False))
         if self.path != ":memory:":
             self._reader = Tx(connection.connect(self.path, synchronous=self.synchronous), queries)
 

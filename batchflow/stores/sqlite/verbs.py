@@ -19,26 +19,6 @@ from batchflow.stores.sqlite.locks import WorkerLocks
 from batchflow.stores.sqlite.transaction import Tx
 from batchflow.stores.sqlite.writer import Verb
 
-TELLING = frozenset(
-    {
-        "publish",
-        "open_batch",
-        "record_with_effects",
-        "settle",
-        "declare",
-        "pin",
-        "unpin",
-        "dismiss",
-        "expire",
-        "notify",
-        "cancel_run",
-        "cancel_all",
-        "cancel_batch",
-        "sweep_cancelled",
-    }
-)
-"""Verbs after which something may be due, or may have ended."""
-
 
 def table(locks: WorkerLocks) -> dict[str, Verb]:
     """The verbs. What ends work comes before what starts it, and claiming last, so that it sees the whole group."""
