@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from batchflow.app import Batchflow
 from batchflow.batch.bound import Workflow
 from batchflow.batch.handle import BatchHandle
+from batchflow.batch.statistics import Statistics
 from batchflow.cli import documents, report
 from batchflow.cli.display import Display, display_for
 from batchflow.cli.interrupt import Interrupt
@@ -87,17 +88,28 @@ class Run:
     async def _count(self, flow: Batchflow, workflow: Workflow[Any, Any], params: BaseModel) -> int:
         if self.limit is not None:
             raise InputError("--dry-run counts everything; leave --limit out")
-        output = Output()
+        with Interrupt(flow.settings.grace.total_seconds()) as interrupt:
+            counting = asyncio.create_task(self._statistics(flow, workflow, params))
+            requested = asyncio.create_task(interrupt.requested.wait())
+            await asyncio.wait((counting, requested), return_when=asyncio.FIRST_COMPLETED)
+            requested.cancel()
+            if not counting.done():
+                counting.cancel()
+                await asyncio.wait((counting,))
+                return interrupt.exit_code
+            statistics = await counting
+        if self.as_json:
+            Output().document(statistics.model_dump(mode="json", by_alias=True))
+        else:
+            report.statistics(Output(), workflow, statistics)
+        return 0
+
+    async def _statistics(self, flow: Batchflow, workflow: Workflow[Any, Any], params: BaseModel) -> Statistics:
         try:
             await flow.start(worker=False)
-            statistics = await workflow.dry_run(params, force=self.force)
+            return await workflow.dry_run(params, force=self.force)
         finally:
             await flow.stop()
-        if self.as_json:
-            output.document(statistics.model_dump(mode="json", by_alias=True))
-        else:
-            report.statistics(output, workflow, statistics)
-        return 0
 
 
 class _Running:
