@@ -10,7 +10,7 @@ help:
 	@echo "make demo    run the welcome-placeholder example"
 	@echo "make test    run the tests"
 	@echo "make check   lint, formatting, types, import rules, house rules"
-	@echo "make bench   run the benchmarks"
+	@echo "make bench   run the benchmarks; PEERS=DIR: beside other queues, by the run_peers.py of DIR"
 	@echo "make clean   remove the environment, caches and build output"
 
 demo: .venv/.runtime
@@ -28,6 +28,9 @@ check: .venv/.dev
 
 bench: .venv/.dev
 	@$(BIN)/python -m benchmarks
+ifdef PEERS
+	@$(BIN)/python -m benchmarks.peers $(PEERS)
+endif
 
 clean:
 	@rm -rf .venv build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

@@ -6,8 +6,7 @@ local GATHERS = { settle = true }
 for place, operation in ipairs(asked[3]) do
   local verb = verbs[operation[1]]
   if not GATHERS[operation[1]] then buffer.flush() end
-  local fine, answer = pcall(verb, unpack(operation, 2, 10))
-  if not fine then answer = type(answer) == 'table' and (answer.err or 'unknown') or tostring(answer) end
+  local fine, answer = tried(verb, unpack(operation, 2, 10))
   answers[place] = { fine, out(answer) }
   if fine and answer == false then answers[place][2] = false end
 end

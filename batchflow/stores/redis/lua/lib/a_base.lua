@@ -57,4 +57,11 @@ local function sliced(list, act)
   end
 end
 
+-- Carry out a verb that may fail alone: whether it did, and its answer or what it failed with.
+local function tried(verb, ...)
+  local fine, answer = pcall(verb, ...)
+  if not fine then answer = type(answer) == 'table' and (answer.err or 'unknown') or tostring(answer) end
+  return fine, answer
+end
+
 local function tell() state.told = true end

@@ -35,7 +35,7 @@ local function put_steps(count, held, known, except)
       if type(reply) == 'table' then except[#except + 1] = { place, false, reply.err } end
     else
       local row = { ARGV[at + 1], cjson.decode(ARGV[at + 2])[5], ARGV[at + 2] }
-      except[#except + 1] = { place, true, verbs.record(id, 1, row) }
+      except[#except + 1] = { place, tried(verbs.record, id, 1, row) }
     end
   end
 end
@@ -108,8 +108,8 @@ local function put_ends(worker, steps_count, count, held, known, except)
       places[id] = steps_count + place
     else
       local result = cjson.decode('[' .. ARGV[at + 1] .. ']')[1]
-      local answer = verbs.settle(id, 1, 'done', result, NULL, 0, {}, {}, tonumber(ARGV[at + 2]))
-      except[#except + 1] = { steps_count + place, true, answer }
+      local took = tonumber(ARGV[at + 2])
+      except[#except + 1] = { steps_count + place, tried(verbs.settle, id, 1, 'done', result, NULL, 0, {}, {}, took) }
     end
   end
   return places
