@@ -23,6 +23,15 @@ sentinel failover-timeout {service} 2000
 """
 
 
+def pass_on(primary: Server) -> None:
+    """Wait until the replica has all that the primary has written so far; what it has not is lost with the primary."""
+    with primary.client() as client:
+        # A connection waits for what it has written itself, and for all before it.
+        client.incr("written")
+        assert client.wait(1, 10_000) == 1
+        client.delete("written")
+
+
 class Watched:
     """The servers, and the Sentinel that knows which of them is the primary."""
 
@@ -75,11 +84,8 @@ def watched(folder: Path) -> Generator[Watched]:
             (folder / name).mkdir()
             options = ["--replicaof", f"127.0.0.1 {servers[0].port}"] if servers else []
             servers.append(stack.enter_context(served(folder / name, "--repl-diskless-sync-delay", "0", *options)))
-        with servers[0].client() as client:
-            # Its link is up before the primary begins to pass anything on.
-            client.incr("written")
-            assert client.wait(1, 10_000) == 1
-            client.delete("written")
+        # Its link is up before the primary begins to pass anything on.
+        pass_on(servers[0])
         made = Watched(servers[0], servers[1], folder)
         stack.callback(made.stop)
         yield made

@@ -12,7 +12,7 @@ from batchflow import Batchflow
 from batchflow.errors import StoreIncompatible, StoreUnavailable
 from batchflow.stores.redis import RedisStore
 from batchflow.testing.conformance.scene import LEASE_MS, names
-from tests.stores.redis_sentinel import SERVICE, watched
+from tests.stores.redis_sentinel import SERVICE, pass_on, watched
 from tests.stores.redis_server import free_port, served
 from tests.stores.relay import Relay
 from tests.stores.test_redis import opened, refusal
@@ -37,6 +37,7 @@ async def test_a_batch_goes_on_after_a_failover(tmp_path: Path) -> None:
             batch = await asked.trigger(ids=[f"user-{number}" for number in range(70)])
             await wait_until(lambda: executed.total() > 20, description="items are being worked at")
             before = servers.primary
+            await asyncio.to_thread(pass_on, before)
             before.stop()
             killed.set()
             summary = await batch.wait(timeout=60, check=True)
