@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from more_itertools import chunked
 
 from batchflow.batch.definition import Definition
-from batchflow.batch.payloads import EntryBody, PaginateBody, Payloads
+from batchflow.batch.payloads import EntryBody, PaginateBody, Payloads, body_text
 from batchflow.core.batch import NewBatch
 from batchflow.core.ids import chunk_id, count_id, entry_id, page_id
 from batchflow.core.message import Message
@@ -51,7 +51,7 @@ class Messages:
             id=count_id(batch, body.slice) if body.slice else entry_id(batch),
             destination=definition.routes.process,
             flow=definition.entry_flow,
-            body=body.text(),
+            body=body_text(body),
             batch=batch,
             keep=True,
         )
@@ -87,7 +87,7 @@ class Messages:
             id=id,
             destination=definition.routes.paginate,
             flow=definition.paginate_flow,
-            body=body.text(),
+            body=body_text(body),
             batch=batch,
             keep=keep,
         )

@@ -22,11 +22,13 @@ Body = TypeVar("Body", bound="WireBody")
 class WireBody(BaseModel):
     """A payload: its fields by their wire names; those that have their default are not written."""
 
+    # Methods of its own would forbid parameters to have their names.
     model_config = ConfigDict(frozen=True, alias_generator=to_camel, validate_by_name=True, validate_by_alias=True)
 
-    def text(self) -> str:
-        """The JSON text."""
-        return self.model_dump_json(by_alias=True, exclude_defaults=True)
+
+def body_text(body: WireBody) -> str:
+    """The JSON text of a payload."""
+    return body.model_dump_json(by_alias=True, exclude_defaults=True)
 
 
 class EntryControls(WireBody):
