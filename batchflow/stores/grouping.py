@@ -7,6 +7,39 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
+ORDER = (
+    "enlist",
+    "declare",
+    "pin",
+    "unpin",
+    "open_batch",
+    "record",
+    "record_with_effects",
+    "settle",
+    "publish",
+    "renew",
+    "dismiss",
+    "expire",
+    "notify",
+    "cancel_run",
+    "cancel_all",
+    "cancel_batch",
+    "sweep_cancelled",
+    "mark",
+    "forget",
+    "prune",
+    "claim",
+)
+"""The order of verbs within a group: what ends work comes before what starts it, and claiming sees the whole group."""
+
+_RANK = {verb: rank for rank, verb in enumerate(ORDER)}
+
+
+def rank(verb: str) -> int:
+    """The place of a verb in that order; those that read come after all of it."""
+    return _RANK.get(verb, len(ORDER))
+
+
 TELLING = frozenset(
     {
         "publish",

@@ -10,10 +10,12 @@ from redis.asyncio import RedisCluster
 
 from batchflow import Batchflow
 from batchflow.errors import ConfigurationError, StoreIncompatible
-from batchflow.stores.grouping import TELLING
+from batchflow.stores.grouping import ORDER, TELLING
 from batchflow.stores.redis import RedisStore, clients
-from batchflow.stores.redis.scripts import RANK, script
+from batchflow.stores.redis.scripts import script
 from batchflow.stores.redis.twin import twin_of
+from batchflow.stores.sqlite.locks import WorkerLocks
+from batchflow.stores.sqlite.verbs import table
 
 
 @pytest.mark.parametrize("namespace", ["", "a b", "a{b", "a}b", "a\n"])
@@ -59,9 +61,10 @@ def test_batchflow_does_not_import_redis() -> None:
 
 
 def test_every_writing_verb_has_its_order() -> None:
-    """What tells of changes is among them, and the script knows each."""
-    assert set(RANK) >= TELLING
-    for verb in RANK:
+    """What tells of changes is among them, and each store knows each."""
+    assert set(ORDER) >= TELLING
+    assert set(table(WorkerLocks(":memory:"))) == {*ORDER, "read"}
+    for verb in ORDER:
         assert f"verbs.{verb} = " in script().text
 
 

@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 
 from pydantic_core import PydanticSerializationError, from_json
 
-from batchflow.stores.redis import reads, scripts, wire
+from batchflow.stores.grouping import rank
+from batchflow.stores.redis import reads, wire
 from batchflow.stores.redis.smooth import Smooth
 
 VALUES: dict[str, Callable[[Any], Any]] = {"settle": reads.settled, "claim": reads.claimed}
@@ -79,6 +80,5 @@ class Packed:
 
 
 def _rank(verb: str, arguments: Sequence[Any]) -> int:
-    rank = scripts.RANK.get(verb, len(scripts.RANK)) * 2
     # What stays comes before what ends: a step that begins to wait with its suspension is there when its child ends.
-    return rank + (verb == "settle" and arguments[0].ending in {"done", "answered", "dead", "cancelled"})
+    return 2 * rank(verb) + (verb == "settle" and arguments[0].ending in {"done", "answered", "dead", "cancelled"})

@@ -5,13 +5,13 @@ from typing import Any
 
 from pydantic_core import from_json
 
-from batchflow.core.batch import Batch, Counts, Item
 from batchflow.core.flow import FlowControl, FlowStatus
 from batchflow.core.message import NO_HEADERS, Claim, Claimed, DeadLetter
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.run import Journal, Run, Step, Waiter
 from batchflow.core.settlement import Settled
 from batchflow.core.worker import WorkerStatus
+from batchflow.stores import rows
 
 STALE = Settled(stale=True)
 FRESH = Settled()
@@ -28,9 +28,9 @@ def settled(answer: Sequence[Any]) -> Settled:
 
 def claimed(answer: Sequence[Any]) -> Claimed:
     """What was leased."""
-    rows, next_due, params = answer
+    found, next_due, params = answer
     claims: list[Claim] = []
-    for row in rows:
+    for row in found:
         if len(row) == FRESH_ITEMS:
             claims += _fresh(row, params)
         else:
@@ -97,70 +97,14 @@ def _step(row: list[Any]) -> Step:
 
 def run(row: Sequence[Any]) -> Run:
     """A run; without its journal where that was not read."""
-    id, destination, state, created_at, started_at, ended_at, payload, result, error, failures, *rest = row
-    batch, label, parent, journal = rest
-    return Run(
-        id=id,
-        destination=destination,
-        state=state,
-        created_at=created_at,
-        started_at=started_at,
-        ended_at=ended_at,
-        payload=payload,
-        result=result,
-        error=error,
-        failures=failures,
-        batch=batch,
-        label=label,
-        parent=parent,
-        journal=_journal(journal) if journal else (),
-    )
+    *fields, journal = row
+    return rows.run(fields, _journal(journal) if journal else ())
 
 
 def dead_letter(row: Sequence[Any]) -> DeadLetter:
     """A dead letter."""
-    id, destination, body, batch, item, error, failures, died_at, journal = row
-    return DeadLetter(
-        id=id,
-        destination=destination,
-        body=body,
-        batch=batch,
-        item=item,
-        error=error,
-        failures=failures,
-        died_at=died_at,
-        journal=_journal(journal),
-    )
-
-
-def batch(row: Sequence[Any]) -> Batch:
-    """A batch."""
-    id, workflow, state, pages, chunks, total, working, worked_ms, params, force, label, error, *rest = row
-    created_at, started_at, ended_at, *counts = rest
-    return Batch(
-        id=id,
-        workflow=workflow,
-        state=state,
-        counts=Counts._make(counts),
-        pages=pages,
-        chunks=chunks,
-        total=total,
-        working=working,
-        worked_ms=float(worked_ms),
-        params=params,
-        force=force,
-        label=label,
-        error=error,
-        created_at=created_at,
-        started_at=started_at,
-        ended_at=ended_at,
-    )
-
-
-def item(row: Sequence[Any]) -> Item:
-    """An item of a batch."""
-    number, id, state, result, error, ended_at = row
-    return Item(number=number, id=id, state=state, result=result, error=error, ended_at=ended_at)
+    *fields, journal = row
+    return rows.dead_letter(fields, _journal(journal))
 
 
 def waiter(row: Sequence[Any]) -> Waiter:

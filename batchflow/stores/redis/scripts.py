@@ -7,38 +7,6 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
-RANK = {
-    verb: rank
-    for rank, verb in enumerate(
-        [
-            "open",
-            "enlist",
-            "declare",
-            "pin",
-            "unpin",
-            "open_batch",
-            "record",
-            "record_with_effects",
-            "settle",
-            "publish",
-            "renew",
-            "dismiss",
-            "expire",
-            "notify",
-            "cancel_run",
-            "cancel_all",
-            "cancel_batch",
-            "sweep_cancelled",
-            "mark",
-            "forget",
-            "prune",
-            "claim",
-        ]
-    )
-}
-"""The order of verbs within a group: what ends work comes before what starts it, and claiming last."""
-
-
 _COMMAND = re.compile(r"\b(?:call|pcall|buffer\.\w+)\('([A-Z]+)'")
 
 

@@ -7,15 +7,15 @@ from typing import Any
 
 from redis.exceptions import NoPermissionError
 
-from batchflow.core.batch import Batch, Item, ItemState, NewBatch
+from batchflow.core.batch import Batch, Item, ItemState
 from batchflow.core.clock import Clock
-from batchflow.core.flow import FlowControl, FlowStatus
-from batchflow.core.message import Claimed, DeadLetter, Message
-from batchflow.core.ports import Verdict
-from batchflow.core.run import NEVER, Run, RunQuery, Step, Waiter
-from batchflow.core.settlement import Effect, Settled, Settlement
+from batchflow.core.flow import FlowStatus
+from batchflow.core.message import Claimed, DeadLetter
+from batchflow.core.run import NEVER, Run, RunQuery, Waiter
+from batchflow.core.settlement import Settlement
 from batchflow.core.worker import WorkerStatus
 from batchflow.errors import StoreUnavailable
+from batchflow.stores import rows
 from batchflow.stores.grouping import Grouping
 from batchflow.stores.redis import clients, connection, keys, reads
 from batchflow.stores.redis.calls import Calls
@@ -23,12 +23,10 @@ from batchflow.stores.redis.changes import Changes
 from batchflow.stores.redis.clients import Client
 from batchflow.stores.redis.groups import Groups
 from batchflow.stores.redis.twin import Twin, twin_of
-
-PRUNE_SLICE = 5_000
-SWEEP_SLICE = 2_000
+from batchflow.stores.writing import Writing
 
 
-class RedisStore:
+class RedisStore(Writing):
     """Durable state in Redis 6.2 or newer, which any number of processes share.
 
     `server` is a URL (`redis://`, `rediss://`, `unix://`, `redis+cluster://`, `redis+sentinel://`) or a client of one's
@@ -109,10 +107,6 @@ class RedisStore:
 
     # Messages
 
-    async def publish(self, messages: Sequence[Message]) -> Sequence[bool]:
-        """See the protocol."""
-        return list(await self._add("publish", messages))
-
     async def enlist(self, worker: str, lease_ms: int, concurrency: int = 0) -> None:
         """See the protocol."""
         await self._add("enlist", worker, lease_ms, concurrency)
@@ -151,22 +145,6 @@ class RedisStore:
             claims.in_hand.update([(claim.id, claim.fence) for claim in claimed.claims])
         return claimed
 
-    def record(self, claim: str, fence: int, step: Step, effects: tuple[Effect, ...] = ()) -> "asyncio.Future[Verdict]":
-        """See the protocol."""
-        if effects:
-            return self._add("record_with_effects", claim, fence, step, effects)
-        return self._add("record", claim, fence, step)
-
-    def settle(self, settlement: Settlement) -> "asyncio.Future[Settled]":
-        """See the protocol."""
-        return self._add("settle", settlement)
-
-    async def expire(self) -> int:
-        """See the protocol."""
-        taken_back: int = await self._add("expire")
-        await self._sweep()
-        return taken_back
-
     async def dismiss(self, worker: str) -> None:
         """See the protocol."""
         await self._add("dismiss", worker)
@@ -197,25 +175,7 @@ class RedisStore:
             found += [reads.run(row) for row in rows]
         return found
 
-    async def cancel_run(self, id: str) -> bool:
-        """See the protocol."""
-        found: bool = await self._add("cancel_run", id)
-        await self._sweep()
-        return found
-
-    async def cancel_runs(self, *, destination: str | None = None, label: str | None = None) -> int:
-        """See the protocol."""
-        count = 0
-        while (destination or label) and (found := await self._add("cancel_all", destination, label)):
-            count += found
-        await self._sweep()
-        return count
-
     # Events
-
-    async def notify(self, event: str, data: str, run: str | None = None) -> Sequence[str]:
-        """See the protocol."""
-        return list(await self._add("notify", event, data, run))
 
     async def waiters(self, event: str) -> Sequence[Waiter]:
         """See the protocol."""
@@ -231,20 +191,16 @@ class RedisStore:
 
     # Batches
 
-    async def open_batch(self, batch: NewBatch, messages: Sequence[Message]) -> bool:
-        """See the protocol."""
-        return await self._add("open_batch", batch, messages)
-
     async def batch(self, id: str) -> Batch | None:
         """See the protocol."""
         row = await self._read("batch", id)
-        return reads.batch(row) if row else None
+        return rows.batch(row) if row else None
 
     async def batches(
         self, *, workflow: str | None = None, open_only: bool = False, limit: int = 50
     ) -> Sequence[Batch]:
         """See the protocol."""
-        return [reads.batch(row) for row in await self._read("batches", workflow, open_only, limit)]
+        return [rows.batch(row) for row in await self._read("batches", workflow, open_only, limit)]
 
     async def items(
         self, batch: str, *, state: ItemState | None = None, after: int = -1, limit: int = 100
@@ -253,21 +209,9 @@ class RedisStore:
         found: list[Item] = []
         at: int | None = after
         while at is not None and len(found) < limit:
-            rows, at = await self._read("items", batch, state, at, limit - len(found))
-            found += [reads.item(row) for row in rows]
+            page, at = await self._read("items", batch, state, at, limit - len(found))
+            found += [rows.item(row) for row in page]
         return found
-
-    async def cancel_batch(self, id: str) -> bool:
-        """See the protocol."""
-        begun: bool = await self._add("cancel_batch", id)
-        if begun:
-            await self._sweep()
-        return begun
-
-    async def _sweep(self) -> None:
-        """End what waits of cancelled batches."""
-        while await self._add("sweep_cancelled") == SWEEP_SLICE:
-            pass
 
     # The ledger
 
@@ -275,38 +219,11 @@ class RedisStore:
         """See the protocol."""
         return frozenset(await self._read("processed", workflow, ids))
 
-    async def mark(self, workflow: str, ids: Sequence[str], ttl_ms: int | None) -> None:
-        """See the protocol."""
-        await self._add("mark", workflow, ids, ttl_ms)
-
-    async def forget(self, workflow: str, ids: Sequence[str] | None = None) -> int:
-        """See the protocol."""
-        return await self._add("forget", workflow, ids)
-
     # Flow keys
-
-    async def declare(self, limits: Sequence[FlowControl]) -> None:
-        """See the protocol."""
-        await self._add("declare", limits)
-
-    async def pin(self, limits: FlowControl, *, paused: bool = False) -> None:
-        """See the protocol."""
-        await self._add("pin", limits, paused)
-
-    async def unpin(self, key: str) -> None:
-        """See the protocol."""
-        await self._add("unpin", key)
 
     async def flows(self, keys: Sequence[str] | None = None) -> Sequence[FlowStatus]:
         """See the protocol."""
         return [reads.flow(row) for row in await self._read("flows", keys)]
-
-    # Housekeeping
-
-    async def prune(self, retention_ms: int) -> int:
-        """See the protocol."""
-        swept: int = await self._add("sweep_cancelled")
-        return swept + await self._add("prune", retention_ms, PRUNE_SLICE)
 
 
 class _Claims:

@@ -7,27 +7,25 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from batchflow.core.batch import Batch, Item, ItemState, NewBatch
+from batchflow.core.batch import Batch, Item, ItemState
 from batchflow.core.clock import Clock
-from batchflow.core.flow import FlowControl, FlowStatus
-from batchflow.core.message import Claimed, DeadLetter, Message
-from batchflow.core.ports import Verdict
-from batchflow.core.run import Run, RunQuery, Step, Waiter
-from batchflow.core.settlement import Effect, Settled, Settlement
+from batchflow.core.flow import FlowStatus
+from batchflow.core.message import Claimed, DeadLetter
+from batchflow.core.run import Run, RunQuery, Waiter
 from batchflow.core.worker import WorkerStatus
 from batchflow.errors import StoreUnavailable
 from batchflow.stores.grouping import Grouping
-from batchflow.stores.sqlite import connection, flows, ledger, reads, settling, verbs, waiting
+from batchflow.stores.sqlite import connection, flows, ledger, reads, verbs, waiting
 from batchflow.stores.sqlite.locks import WorkerLocks
 from batchflow.stores.sqlite.queries import Queries
 from batchflow.stores.sqlite.transaction import Tx
 from batchflow.stores.sqlite.writer import Writer
+from batchflow.stores.writing import Writing
 
 T = TypeVar("T")
-PRUNE_SLICE = 5_000
 
 
-class SqliteStore:
+class SqliteStore(Writing):
     """Durable state in one SQLite file, which several processes of one machine may open.
 
     `path` may be ":memory:". With `synchronous="FULL"` what is answered is on disk; "NORMAL" may lose the last
@@ -135,10 +133,6 @@ class SqliteStore:
 
     # Messages
 
-    async def publish(self, messages: Sequence[Message]) -> Sequence[bool]:
-        """See the protocol."""
-        return await self._add("publish", messages)
-
     async def enlist(self, worker: str, lease_ms: int, concurrency: int = 0) -> None:
         """See the protocol."""
         # Before its row is there: a row without a lock reads as a dead worker.
@@ -159,22 +153,6 @@ class SqliteStore:
         """See the protocol."""
         return await self._add("claim", worker, destinations, limit)
 
-    def record(self, claim: str, fence: int, step: Step, effects: tuple[Effect, ...] = ()) -> "asyncio.Future[Verdict]":
-        """See the protocol."""
-        if effects:
-            return self._add("record_with_effects", claim, fence, step, effects)
-        return self._add("record", claim, fence, step)
-
-    def settle(self, settlement: Settlement) -> "asyncio.Future[Settled]":
-        """See the protocol."""
-        return self._add("settle", settlement)
-
-    async def expire(self) -> int:
-        """See the protocol."""
-        taken_back: int = await self._add("expire")
-        await self._sweep()
-        return taken_back
-
     async def dismiss(self, worker: str) -> None:
         """See the protocol."""
         await self._add("dismiss", worker)
@@ -194,25 +172,7 @@ class SqliteStore:
         """See the protocol."""
         return await self._read(reads.run_list, query, limit)
 
-    async def cancel_run(self, id: str) -> bool:
-        """See the protocol."""
-        found: bool = await self._add("cancel_run", id)
-        await self._sweep()
-        return found
-
-    async def cancel_runs(self, *, destination: str | None = None, label: str | None = None) -> int:
-        """See the protocol."""
-        count = 0
-        while found := await self._add("cancel_all", destination, label):
-            count += found
-        await self._sweep()
-        return count
-
     # Events
-
-    async def notify(self, event: str, data: str, run: str | None = None) -> Sequence[str]:
-        """See the protocol."""
-        return await self._add("notify", event, data, run)
 
     async def waiters(self, event: str) -> Sequence[Waiter]:
         """See the protocol."""
@@ -230,10 +190,6 @@ class SqliteStore:
 
     # Batches
 
-    async def open_batch(self, batch: NewBatch, messages: Sequence[Message]) -> bool:
-        """See the protocol."""
-        return await self._add("open_batch", batch, messages)
-
     async def batch(self, id: str) -> Batch | None:
         """See the protocol."""
         return await self._read(reads.batch, id)
@@ -250,56 +206,17 @@ class SqliteStore:
         """See the protocol."""
         return await self._read(reads.items, batch, state, after, limit)
 
-    async def cancel_batch(self, id: str) -> bool:
-        """See the protocol."""
-        begun: bool = await self._add("cancel_batch", id)
-        if begun:
-            await self._sweep()
-        return begun
-
-    async def _sweep(self) -> None:
-        """End what waits of cancelled batches."""
-        while await self._add("sweep_cancelled") == settling.SLICE:
-            pass
-
     # The ledger
 
     async def processed(self, workflow: str, ids: Sequence[str]) -> frozenset[str]:
         """See the protocol."""
         return await self._read(ledger.processed, workflow, ids)
 
-    async def mark(self, workflow: str, ids: Sequence[str], ttl_ms: int | None) -> None:
-        """See the protocol."""
-        await self._add("mark", workflow, ids, ttl_ms)
-
-    async def forget(self, workflow: str, ids: Sequence[str] | None = None) -> int:
-        """See the protocol."""
-        return await self._add("forget", workflow, ids)
-
     # Flow keys
-
-    async def declare(self, limits: Sequence[FlowControl]) -> None:
-        """See the protocol."""
-        await self._add("declare", limits)
-
-    async def pin(self, limits: FlowControl, *, paused: bool = False) -> None:
-        """See the protocol."""
-        await self._add("pin", limits, paused)
-
-    async def unpin(self, key: str) -> None:
-        """See the protocol."""
-        await self._add("unpin", key)
 
     async def flows(self, keys: Sequence[str] | None = None) -> Sequence[FlowStatus]:
         """See the protocol."""
         return await self._read(flows.status, keys)
-
-    # Housekeeping
-
-    async def prune(self, retention_ms: int) -> int:
-        """See the protocol."""
-        swept: int = await self._add("sweep_cancelled")
-        return swept + await self._add("prune", retention_ms, PRUNE_SLICE)
 
 
 def _call_soon(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:

@@ -1,4 +1,4 @@
-"""Which function carries out which verb, in the order the verbs have within one transaction."""
+"""Which function carries out which verb."""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,7 +21,7 @@ from batchflow.stores.sqlite.writer import Verb
 
 
 def table(locks: WorkerLocks) -> dict[str, Verb]:
-    """The verbs. What ends work comes before what starts it, and claiming last, so that it sees the whole group."""
+    """The verbs."""
 
     def expire(tx: Tx) -> int:
         return sum(

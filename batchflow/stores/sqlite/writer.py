@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 from batchflow.core.clock import Clock
 from batchflow.errors import StoreError
-from batchflow.stores.grouping import Answers, Operation
+from batchflow.stores.grouping import Answers, Operation, rank
 from batchflow.stores.sqlite.connection import translated
 from batchflow.stores.sqlite.transaction import Tx
 
@@ -21,7 +21,7 @@ LOOK_AROUND_S = 0.05
 
 
 class Writer:
-    """Writes groups in the order they come. `verbs` are carried out in their order within a group."""
+    """Writes groups in the order they come, and the verbs of a group in theirs."""
 
     def __init__(
         self,
@@ -118,12 +118,11 @@ class Writer:
             by_verb: dict[str, list[int]] = {}
             for slot, (verb, _) in enumerate(calls):
                 by_verb.setdefault(verb, []).append(slot)
-            for verb in self._verbs:
-                slots = by_verb.get(verb)
-                if slots is not None:
-                    found = self._verbs[verb](self._tx, [calls[slot][1] for slot in slots])
-                    for slot, answer in zip(slots, found, strict=True):
-                        answers[slot] = (True, answer)
+            for verb in sorted(by_verb, key=rank):
+                slots = by_verb[verb]
+                found = self._verbs[verb](self._tx, [calls[slot][1] for slot in slots])
+                for slot, answer in zip(slots, found, strict=True):
+                    answers[slot] = (True, answer)
             connection.execute("COMMIT")
         except BaseException:
             if connection.in_transaction:

@@ -1,0 +1,116 @@
+"""The verbs that are one operation of a group, whatever the store."""
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+from batchflow.core.batch import NewBatch
+from batchflow.core.flow import FlowControl
+from batchflow.core.message import Message
+from batchflow.core.ports import Verdict
+from batchflow.core.run import Step
+from batchflow.core.settlement import Effect, Settled, Settlement
+
+PRUNE_SLICE = 5_000
+
+
+class Writing(ABC):
+    """The part of a store that asks for one operation and hands its answer on."""
+
+    @abstractmethod
+    def _add(self, verb: str, *arguments: Any) -> "asyncio.Future[Any]":
+        """Ask for an operation; the future has its answer once it is durable."""
+
+    # Messages
+
+    async def publish(self, messages: Sequence[Message]) -> Sequence[bool]:
+        """See the protocol."""
+        return list(await self._add("publish", messages))
+
+    def record(self, claim: str, fence: int, step: Step, effects: tuple[Effect, ...] = ()) -> "asyncio.Future[Verdict]":
+        """See the protocol."""
+        if effects:
+            return self._add("record_with_effects", claim, fence, step, effects)
+        return self._add("record", claim, fence, step)
+
+    def settle(self, settlement: Settlement) -> "asyncio.Future[Settled]":
+        """See the protocol."""
+        return self._add("settle", settlement)
+
+    async def expire(self) -> int:
+        """See the protocol."""
+        taken_back: int = await self._add("expire")
+        await self._sweep()
+        return taken_back
+
+    # Runs
+
+    async def cancel_run(self, id: str) -> bool:
+        """See the protocol."""
+        found: bool = await self._add("cancel_run", id)
+        await self._sweep()
+        return found
+
+    async def cancel_runs(self, *, destination: str | None = None, label: str | None = None) -> int:
+        """See the protocol."""
+        count = 0
+        while (destination or label) and (found := await self._add("cancel_all", destination, label)):
+            count += found
+        await self._sweep()
+        return count
+
+    # Events
+
+    async def notify(self, event: str, data: str, run: str | None = None) -> Sequence[str]:
+        """See the protocol."""
+        return list(await self._add("notify", event, data, run))
+
+    # Batches
+
+    async def open_batch(self, batch: NewBatch, messages: Sequence[Message]) -> bool:
+        """See the protocol."""
+        return await self._add("open_batch", batch, messages)
+
+    async def cancel_batch(self, id: str) -> bool:
+        """See the protocol."""
+        begun: bool = await self._add("cancel_batch", id)
+        if begun:
+            await self._sweep()
+        return begun
+
+    async def _sweep(self) -> None:
+        """End what waits of cancelled batches, a slice at a time."""
+        while await self._add("sweep_cancelled"):
+            pass
+
+    # The ledger
+
+    async def mark(self, workflow: str, ids: Sequence[str], ttl_ms: int | None) -> None:
+        """See the protocol."""
+        await self._add("mark", workflow, ids, ttl_ms)
+
+    async def forget(self, workflow: str, ids: Sequence[str] | None = None) -> int:
+        """See the protocol."""
+        return await self._add("forget", workflow, ids)
+
+    # Flow keys
+
+    async def declare(self, limits: Sequence[FlowControl]) -> None:
+        """See the protocol."""
+        await self._add("declare", limits)
+
+    async def pin(self, limits: FlowControl, *, paused: bool = False) -> None:
+        """See the protocol."""
+        await self._add("pin", limits, paused)
+
+    async def unpin(self, key: str) -> None:
+        """See the protocol."""
+        await self._add("unpin", key)
+
+    # Housekeeping
+
+    async def prune(self, retention_ms: int) -> int:
+        """See the protocol."""
+        swept: int = await self._add("sweep_cancelled")
+        return swept + await self._add("prune", retention_ms, PRUNE_SLICE)
