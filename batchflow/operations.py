@@ -49,7 +49,8 @@ class Operations:
         again after the run is stored.
 
         Raises:
-            InputError: it is called on the thread of a running event loop, which it would block.
+            InputError: it is called on the thread of a running event loop, which it would block; or the app does not
+                run, and its state is in memory, where the run would be lost.
         """
         return self._from_outside("trigger", lambda: self.trigger(function, payload, **options))
 
@@ -138,6 +139,11 @@ class Operations:
         loop = self.engine.loop
         if loop is not None:
             return asyncio.run_coroutine_threadsafe(ask(), loop).result()
+        if not self.engine.store.lasting:
+            raise InputError(
+                f"'{what}_sync' finds no running app, and one whose state is in memory (sqlite://) would lose this at "
+                f"once; start the app before, or give it a URL such as sqlite:///batchflow.db"
+            )
         return asyncio.run(self._opened(ask))
 
     async def _opened(self, ask: Callable[[], Coroutine[Any, Any, T]]) -> T:

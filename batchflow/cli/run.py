@@ -183,6 +183,9 @@ class _Running:
             self._output.document(documents.of_status(status, resumed=self._resumed))
             return self._interrupt.exit_code
         done = f"{status.counts.ended:,} of {status.total:,}{'' if status.is_total_known else ' so far'}"
+        if not self._flow.engine.store.lasting:
+            self._say(f"Stopped. {done} items were done; the state was in memory and is gone.")
+            return self._interrupt.exit_code
         self._say(f"Stopped. {done} items are done, the rest is given back.")
         self._say(f"  go on:  {self._asked.spelled(self._workflow.name)}")
         self._say(f"  cancel: {program()} batches cancel {handle.id}{url_option(self._flow.settings)}")

@@ -15,7 +15,7 @@ from batchflow.cli.payload import read_payload
 from batchflow.cli.run import url_option
 from batchflow.cli.target import choose_function, load_flow
 from batchflow.core.duration import Duration
-from batchflow.errors import RunFailed
+from batchflow.errors import ConfigurationError, RunFailed
 from batchflow.serve.handle import RunHandle
 from batchflow.settings import Settings
 
@@ -52,6 +52,11 @@ class TriggerRun:
         """Load the target, read the payload, start the run."""
         flow = load_flow(self.target)
         function = choose_function(flow, self.route, self.target)
+        if not self.wait and not flow.engine.store.lasting:
+            raise ConfigurationError(
+                f"the state of '{self.target}' is in memory ({flow.settings.url}), and the run would be lost as this "
+                f"command ends; add --wait, or set BATCHFLOW_URL to a file, such as sqlite:///batchflow.db"
+            )
         payload = read_payload(function, self.pairs or (), self.payload)
         try:
             await flow.start(worker=False)
@@ -91,7 +96,8 @@ class TriggerRun:
             ending.cancel()
             await asyncio.wait((ending,))
             if not self.as_json:
-                output.err.print(f"Stopped. Run {handle.id} goes on with the next worker.", soft_wrap=True)
+                goes_on = "goes on with the next worker" if flow.engine.store.lasting else "was in memory and is gone"
+                output.err.print(f"Stopped. Run {handle.id} {goes_on}.", soft_wrap=True)
             return interrupt.exit_code
 
     async def _conclude(self, output: Output, handle: RunHandle[Any], ending: "asyncio.Task[Any]") -> int:

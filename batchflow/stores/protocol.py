@@ -25,6 +25,11 @@ class Store(Protocol):
 
     # Life
 
+    @property
+    def lasting(self) -> bool:
+        """Whether what is stored is still there after `close`, for this process or another."""
+        ...
+
     async def open(self) -> None:
         """Make ready; an empty place is set up, an older one is migrated.
 

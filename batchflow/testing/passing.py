@@ -69,6 +69,11 @@ class PassingStore:
 
     # Life
 
+    @property
+    def lasting(self) -> bool:
+        """See the protocol."""
+        return self.store.lasting
+
     async def open(self) -> None:
         """See the protocol."""
         await self._through("open", self.store.open)

@@ -315,6 +315,12 @@ def test_a_plain_script_triggers_without_an_event_loop(tmp_path: Path) -> None:
     assert asyncio.run(work()) == 8
 
 
+def test_a_plain_script_is_told_that_memory_would_lose_its_run() -> None:
+    ship = (flow := Batchflow("sqlite://")).serve("/ship")(_ship)
+    with pytest.raises(InputError, match=r"start the app before, or give it a URL such as sqlite:///batchflow\.db"):
+        flow.trigger_sync(ship, Order(number=4))
+
+
 async def test_a_sync_step_triggers_through_the_running_app() -> None:
     flow = Batchflow("sqlite://")
     ship = flow.serve("/ship")(_ship)

@@ -36,6 +36,19 @@ def the_batch() -> Batch:
     return asyncio.run(read())
 
 
+def test_ctrl_c_says_that_a_batch_in_memory_is_gone(
+    command: CommandLine, processes: list["subprocess.Popen[str]"]
+) -> None:
+    """There is nothing to go on with."""
+    processes.append(run := command.start("run", command.target, **MANY, BATCHFLOW_URL="sqlite://"))
+    until_done(command, 5)
+    run.send_signal(signal.SIGINT)
+    answer = ended(run)
+    assert (answer.code, answer.err) == (130, "")
+    told = answer.out.splitlines()[-1]
+    assert re.fullmatch(r"Stopped\. \d+ of 40 items were done; the state was in memory and is gone\.", told)
+
+
 def test_ctrl_c_and_the_same_command_again_do_every_item_once(
     command: CommandLine, processes: list["subprocess.Popen[str]"]
 ) -> None:

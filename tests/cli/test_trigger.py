@@ -113,6 +113,18 @@ def test_a_payload_that_is_no_text(shop: CommandLine) -> None:
     assert answer.err == "error: --payload cannot be read from 'image': it is no UTF-8 text\n"
 
 
+def test_a_run_that_would_be_lost_is_not_started(shop: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is in memory ends with the command; waiting for the run is fine."""
+    monkeypatch.setenv("BATCHFLOW_URL", "sqlite://")
+    answer = shop("runs", "trigger", shop.target, "/orders/ship", "-p", "id=a7")
+    assert (answer.code, answer.out) == (2, "")
+    assert answer.err == (
+        f"error: the state of '{shop.target}' is in memory (sqlite://), and the run would be lost as this command "
+        "ends; add --wait, or set BATCHFLOW_URL to a file, such as sqlite:///batchflow.db\n"
+    )
+    assert shop("runs", "trigger", shop.target, "/orders/ship", "-p", "id=a7", "--wait").document == PACKED
+
+
 def test_an_app_without_functions(command: CommandLine) -> None:
     """Nothing can be triggered."""
     answer = command("runs", "trigger", command.target)

@@ -51,6 +51,11 @@ class RedisStore(Writing):
 
     # Life
 
+    @property
+    def lasting(self) -> bool:
+        """See the protocol."""
+        return True
+
     async def open(self) -> None:
         """See the protocol."""
         if self._group is not None:

@@ -46,6 +46,11 @@ class SqliteStore(Writing):
 
     # Life
 
+    @property
+    def lasting(self) -> bool:
+        """See the protocol."""
+        return self.path != ":memory:"
+
     async def open(self) -> None:
         """See the protocol."""
         if self._writer is not None:
@@ -62,7 +67,7 @@ class SqliteStore(Writing):
             on_foreign_change=lambda: _call_soon(loop, lambda: self._tell(True)),
         )
         self._group = Grouping(self._writer.write, lambda: self._tell(False))
-        if self.path != ":memory:":
+        if self.lasting:
             self._reader = Tx(connection.connect(self.path, synchronous=self.synchronous), queries)
 
     def _connect(self) -> Any:

@@ -44,6 +44,16 @@ class LifeCases(Cases):
         await store.close()
         await store.close()
 
+    async def test_lasting_says_whether_all_is_there_after_a_close(self, clock: ManualClock) -> None:
+        """One that does not last says so, before anything is lost."""
+        store = self.make_store(clock)
+        await store.open()
+        await store.publish([message("a")])
+        await store.close()
+        await store.open()
+        assert await store.publish([message("a")]) == [not store.lasting]
+        await store.close()
+
     async def test_close_leaves_a_store_that_says_so(self, clock: ManualClock) -> None:
         """A verb of a closed store raises `StoreUnavailable`."""
         store = self.make_store(clock)
