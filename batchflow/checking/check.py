@@ -10,8 +10,11 @@ from batchflow.checking.rules_awaits import foreign_awaits
 from batchflow.checking.rules_chance import time_and_chance
 from batchflow.checking.rules_handlers import swallowed_suspensions
 from batchflow.checking.rules_io import global_state, input_and_output, sleeping
+from batchflow.checking.rules_limits import limited_waits
+from batchflow.checking.rules_lost import lost_steps
 from batchflow.checking.rules_names import duplicate_names, names_in_loops
 from batchflow.checking.rules_nesting import nested_steps
+from batchflow.checking.rules_order import unordered_steps
 from batchflow.checking.scope import FunctionNode
 from batchflow.checking.source import Source
 
@@ -25,6 +28,9 @@ RULES: tuple[Rule, ...] = (
     sleeping,
     global_state,
     foreign_awaits,
+    lost_steps,
+    limited_waits,
+    unordered_steps,
     nested_steps,
     swallowed_suspensions,
 )

@@ -21,6 +21,10 @@ class Finding:
 
 def spell_call(call: ast.Call) -> str:
     """A call for a sentence: `open(…)`, or `time.time()` where nothing is passed."""
-    what = ast.unparse(call.func)
-    what = what if len(what) <= _LONG else f"{what[:_LONG]}…"
+    what = shortened(ast.unparse(call.func))
     return f"{what}(…)" if call.args or call.keywords else f"{what}()"
+
+
+def shortened(code: str) -> str:
+    """Code for a sentence: its beginning, where there is much of it."""
+    return code if len(code) <= _LONG else f"{code[:_LONG]}…"

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from batchflow.checking.blocks import block_of, leaves
 from batchflow.checking.body import Body
 from batchflow.checking.carriers import root
+from batchflow.checking.scope import parameters
 
+_MAPS = frozenset({"builtins.filter", "builtins.map", "itertools.starmap"})
 _COMPREHENSIONS = ast.ListComp | ast.SetComp | ast.GeneratorExp | ast.DictComp
 
 
@@ -60,6 +62,10 @@ def _repeating(body: Body, node: ast.AST) -> Iterator[ast.AST]:
                 comprehension = body.parents[parent]
                 if left is None and _first_source(comprehension) is parent:
                     yield comprehension
+            case ast.Call(func=func, args=[mapped, *_]) if child is mapped and body.scope.dotted(func) in _MAPS:
+                # What is mapped is called once for each, where it is a function and not what gives one.
+                if left is None and isinstance(mapped, ast.Lambda | ast.Name):
+                    yield parent
             case _:
                 pass
 
@@ -90,12 +96,19 @@ def _loop(node: ast.AST, contexts: frozenset[str]) -> Loop:
             variables = [it.target for it in found]
         case ast.GeneratorExp(generators=found) | ast.DictComp(generators=found):
             variables = [it.target for it in found]
+        case ast.Call(args=[mapped, *_]):
+            variables = [ast.Name(it.arg, ast.Store()) for it in _given_to(mapped)]
+            parts = [*variables]
         case _:
             pass
     # A step that is asked for does not change the context.
     return Loop(
         frozenset(_touched(parts)) - contexts, next((it.id for it in variables if isinstance(it, ast.Name)), "")
     )
+
+
+def _given_to(mapped: ast.expr) -> list[ast.arg]:
+    return parameters(mapped) if isinstance(mapped, ast.Lambda) else []
 
 
 def _touched(parts: Iterable[ast.AST]) -> Iterator[str]:

@@ -45,6 +45,17 @@ def inside(body: Body, handed: Handed) -> list[Body]:
     return reach(Body(body.source, target.node, _given(body, target, passed), target.outer))
 
 
+def enter(body: Body, call: ast.Call) -> Body | None:
+    """The function of this file that is called, as it is given what this call passes on."""
+    target = find(body, call.func)
+    return None if target is None else Body(body.source, target.node, _given(body, target, call), target.outer)
+
+
+def has_steps(function: Body) -> bool:
+    """Whether it asks for steps, or what it calls does."""
+    return any(part.steps for part in reach(function))
+
+
 def find(body: Body, func: ast.expr) -> Target | None:
     """The function that an expression names: one of this file, or a method of the same class."""
     match func:

@@ -7,6 +7,7 @@ from batchflow.checking.body import Body
 from batchflow.checking.contexts import JOINS
 from batchflow.checking.finding import Finding, spell_call
 from batchflow.checking.rules_io import is_io, is_sleep
+from batchflow.checking.values import values
 
 AWAIT = "await"
 
@@ -90,7 +91,7 @@ def _foreign(body: Body, expr: ast.expr) -> Iterator[ast.Call]:
             elif body.scope.dotted(expr.func) in _TAKE_SEVERAL:
                 yield from _all(body, expr.args)
         case ast.Name(id=name) if name not in body.carriers.names:
-            yield from _all(body, _values(body, name))
+            yield from _all(body, values(body, name))
         case ast.Starred(value=value) | ast.NamedExpr(value=value):
             yield from _foreign(body, value)
         case ast.List(elts=elements) | ast.Tuple(elts=elements) | ast.Set(elts=elements):
@@ -115,20 +116,3 @@ def _is_foreign(body: Body, call: ast.Call) -> bool:
     known = _COMBINATORS | _FIRST_ONLY | _SCOPES | _TAKE_SEVERAL
     starts = isinstance(call.func, ast.Attribute) and call.func.attr in _STARTS
     return name not in known and not starts and name not in {"asyncio.sleep", "anyio.sleep"}
-
-
-def _values(body: Body, name: str) -> list[ast.expr]:
-    """What a variable stands for that is assigned once; nothing where that is not known."""
-    stored = [it for it in body.nodes if isinstance(it, ast.Name) and it.id == name and isinstance(it.ctx, ast.Store)]
-    values: list[ast.expr] = []
-    for node in body.nodes:
-        match node:
-            case ast.Assign(targets=[ast.Name(id=target)], value=value) if target == name:
-                values.append(value)
-            case _:
-                pass
-    return values if len(stored) == len(values) == 1 and not _mentions(values[0], name) else []
-
-
-def _mentions(expr: ast.expr, name: str) -> bool:
-    return any(isinstance(it, ast.Name) and it.id == name for it in ast.walk(expr))

@@ -10,7 +10,7 @@ import typer
 from batchflow.cli import documents, report
 from batchflow.cli.output import Output
 from batchflow.cli.place import Json, Url, store_at
-from batchflow.cli.target import load_flow
+from batchflow.cli.target import choose_workflow, load_flow
 from batchflow.core.batch import Batch
 from batchflow.errors import NotFoundError
 from batchflow.settings import Settings
@@ -40,6 +40,9 @@ class ListBatches:
         url = self.url if self.target is None else load_flow(self.target).settings.url
         async with _opened(url) as store:
             found = await store.batches(workflow=self.workflow, open_only=self.open_only, limit=self.limit)
+        # A store may hold batches of workflows that this app does not have.
+        if self.target is not None and self.workflow is not None and not found:
+            choose_workflow(load_flow(self.target), self.workflow, self.target)
         if self.as_json:
             Output().document({"batches": [documents.of_batch(batch) for batch in found]})
         else:

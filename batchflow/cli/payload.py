@@ -7,6 +7,7 @@ from typing import Any, TypeVar, cast
 
 from pydantic_core import from_json, to_json
 
+from batchflow.cli.fields import Fields
 from batchflow.cli.parameters import fitted
 from batchflow.errors import InputError
 from batchflow.http.payloads import PayloadReader
@@ -18,11 +19,11 @@ Payload = TypeVar("Payload")
 def read_payload(function: ServedFunction[Payload, Any], pairs: Sequence[str], text: str | None) -> Payload:
     """What a run is started with: `text` is JSON, or for the function's own parser; each pair is `name=value`.
 
-    With pairs it is a JSON object, and they win over it. A value is taken as text first, and as JSON where the text
-    does not fit.
+    With pairs it is a JSON object, and they win over it, whatever name of a field it has. A value is taken as text
+    first, and as JSON where the text does not fit.
 
     Raises:
-        InputError: it is no JSON, or does not fit; one sentence.
+        InputError: it is no JSON, does not fit, or no field has the name of a pair; one sentence.
     """
     reader = PayloadReader(function)
     given = "" if text is None else _source(text, "--payload")
@@ -30,9 +31,10 @@ def read_payload(function: ServedFunction[Payload, Any], pairs: Sequence[str], t
         if given.strip() and function.parse is None:
             _parsed(given, "--payload")
         return reader.read(given.encode())
-    named = _split(pairs)
-    fields = {**_object(given), **named}
-    return fitted(fields, set(named), lambda it: reader.read(to_json(it)), lambda name: name)
+    fields = Fields(function.payload.annotation, function.endpoint.route)
+    named = _split(pairs, fields)
+    rest = {name: value for name, value in _object(given).items() if fields.field(name) not in named}
+    return fitted({**rest, **named}, set(named), lambda it: reader.read(to_json(it)), fields.field)
 
 
 def read_json(text: str, what: str) -> Any:
@@ -51,15 +53,17 @@ def _object(text: str) -> dict[str, Any]:
     return cast("dict[str, Any]", value)
 
 
-def _split(pairs: Sequence[str]) -> dict[str, str]:
+def _split(pairs: Sequence[str], fields: Fields) -> dict[str, str]:
     named: dict[str, str] = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not equals:
             raise InputError(f"'-p {pair}' is no field; write -p name=value")
-        if name in named:
+        fields.check(name)
+        field = fields.field(name)
+        if field in named:
             raise InputError(f"the field '{name}' is given twice; give it once, a list as JSON: -p {name}='[…]'")
-        named[name] = value
+        named[field] = value
     return named
 
 

@@ -9,7 +9,7 @@ import typer
 from batchflow.cli import documents, run_report
 from batchflow.cli.output import Output
 from batchflow.cli.place import Json, Url, engine_at
-from batchflow.cli.target import load_flow
+from batchflow.cli.target import check_route, load_flow
 from batchflow.cli.trigger import TriggerRun
 from batchflow.core.run import Run, RunState
 from batchflow.engine.engine import Engine
@@ -49,17 +49,21 @@ class ListRuns:
     async def carry_out(self) -> int:
         """List them."""
         url = self.url if self.target is None else load_flow(self.target).settings.url
+        route = _route(self.function)
         _check_cursor(self.cursor)
         async with engine_at(url) as engine:
             page = await asking.run_page(
                 engine,
                 # What is no state is refused there.
                 state=cast("RunState | None", self.state),
-                destination=_route(self.function),
+                destination=route,
                 label=self.label,
                 cursor=self.cursor,
                 limit=self.limit,
             )
+        # A store may hold runs of functions that this app does not have.
+        if self.target is not None and route is not None and not page.runs and self.cursor is None:
+            check_route(load_flow(self.target), route, self.target)
         if self.as_json:
             runs = [documents.of_run(run) for run in page.runs]
             Output().document({"runs": runs, "nextCursor": page.next_cursor})
@@ -108,9 +112,11 @@ class CancelRuns:
                 await _run(engine, id)
             # What a dead worker holds would be waited for.
             await engine.store.expire()
-            cancelled = await asking.cancel(engine, Selection(ids, self.label, _route(self.function)))
+            route = _route(self.function)
+            cancelled = await asking.cancel(engine, Selection(ids, self.label, route))
             found = [await _run(engine, id) for id in ids]
-        self._tell(cancelled, found)
+            is_known = route is None or bool((await asking.run_page(engine, destination=route, limit=1)).runs)
+        self._tell(cancelled, found, "" if is_known else f": there is none of '{route}' here")
         return 0 if cancelled else 1
 
     def _check(self, ids: Sequence[str]) -> None:
@@ -120,7 +126,7 @@ class CancelRuns:
         if not ids and not narrowed:
             raise InputError("say which runs to cancel: their ids, --label TEXT or --function ROUTE")
 
-    def _tell(self, cancelled: int, found: Sequence[Run]) -> None:
+    def _tell(self, cancelled: int, found: Sequence[Run], why: str) -> None:
         if self.as_json:
             document = {"success": True, "cancelled": cancelled}
             Output().document(document | ({"runs": [documents.of_run(run) for run in found]} if found else {}))
@@ -134,7 +140,7 @@ class CancelRuns:
                 Output().say(f"Run {run.id} is being cancelled: it ends at its next step")
         else:
             rest = len(found) - cancelled
-            before = f"; {rest} had ended before" if found and rest else ""
+            before = f"; {rest} had ended before" if found and rest else why
             Output().say(f"Cancelled {cancelled} run{'' if cancelled == 1 else 's'}{before}")
 
 

@@ -72,8 +72,19 @@ def choose_function(flow: Batchflow, route: str | None, target: str) -> ServedFu
     # Some shells take what begins with a slash for a path of theirs.
     function = served.get(route) or served.get(f"/{route}")
     if function is None:
-        raise InputError(f"'{target}' serves nothing at '{route}'; there is {_listed(served)}")
+        raise _nothing_at(flow, route, target)
     return function
+
+
+def check_route(flow: Batchflow, route: str, target: str) -> None:
+    """Raise `InputError` for a route at which the app serves no function."""
+    if route not in flow.served:
+        raise _nothing_at(flow, route, target)
+
+
+def _nothing_at(flow: Batchflow, route: str, target: str) -> InputError:
+    there = f"there is {_listed(flow.served)}" if flow.served else "it serves no function"
+    return InputError(f"'{target}' serves nothing at '{route}'; {there}")
 
 
 def _import(name: str, target: str) -> ModuleType:

@@ -115,7 +115,7 @@ def test_a_helper_that_is_given_the_context_is_fine() -> None:
                 await self.none(item)  # !await
 
             async def more(self, ctx, item):
-                await ctx.run("a", fn)
+                await ctx.run("c", fn)
                 await client.get(item)  # !await
 
             async def all(self, steps):

@@ -98,13 +98,15 @@ def test_other_methods_and_other_objects_have_no_step_names() -> None:
         "while await ctx.run({name}, fn):\n        id = 1",
         "[await ctx.run({name}, fn) for id in ctx.payload]",
         "await asyncio.gather(*(ctx.run({name}, fn) for id in ctx.payload))",
+        "await asyncio.gather(*map(lambda id: ctx.run({name}, fn), ctx.payload))",
+        "await asyncio.gather(*itertools.starmap(lambda id, _: ctx.run({name}, fn), pairs))",
         "{{id: await ctx.run({name}, fn) for id in ctx.payload}}",
         "[0 for id in ctx.payload if await ctx.run({name}, fn)]",
     ],
 )
 def test_a_name_that_does_not_vary_with_its_loop_is_found(loop: str) -> None:
     """A constant, and a text that uses nothing of the loop; one that uses something of it is fine."""
-    code = f"async def run(ctx):\n    batch = ctx.run_id\n    {loop}"
+    code = f"import itertools\nasync def run(ctx):\n    batch = ctx.run_id\n    {loop}"
     for name, count in {"'charge'": 1, "f'charge:{batch}'": 1, "f'charge:{id}'": 0, "name(id)": 0}.items():
         assert len(messages(code.format(name=name))) == count, name
 
@@ -174,6 +176,104 @@ def test_a_helper_that_is_called_in_a_loop_is_in_the_loop() -> None:
                 await ship(ctx, id)
             await asyncio.gather(*map(branch, ctx.payload), *(branch(id) for id in ctx.payload))
     """)
+
+
+def test_a_function_that_is_mapped_is_in_the_loop() -> None:
+    """It is called for each; what gives the function is called once."""
+    assert_found("""
+        async def run(ctx):
+            async def branch(id):
+                await ctx.run("weigh", weigh, id)  # !name-in-loop
+                await ctx.run(f"bill:{id}", bill, id)
+            await asyncio.gather(*map(branch, ctx.payload))
+            names = [*map(await ctx.run("choose", choose), await ctx.run("ids", fetch))]
+            sorted(ctx.payload, key=lambda id: ctx.run("once", fn))
+    """)
+
+
+def test_a_helper_that_is_called_twice_is_found() -> None:
+    """At the second call, also through another function, and beside a step of that name."""
+    assert_found("""
+        async def charge(ctx, id):
+            await ctx.run("charge", send, id)
+            await ctx.run(f"bill:{id}", send, id)
+
+        async def checkout(ctx, id):
+            if not id:
+                raise ValueError
+            return await charge(ctx, id)
+
+        class Batch:
+            async def run(self, ctx):
+                async def pack():
+                    await ctx.run("pack", fn)
+                await charge(ctx, 1)
+                await charge(ctx, 2)  # !duplicate-name
+                await checkout(ctx, 3)  # !duplicate-name
+                await ctx.run("charge", fn)  # !duplicate-name
+                await asyncio.gather(pack(), pack())  # !duplicate-name
+                await self.weigh(ctx)
+                try:
+                    await self.weigh(ctx)  # !duplicate-name
+                except StepFailed:
+                    pass
+
+            async def weigh(self, ctx):
+                with self.lock:
+                    return await ctx.run("weigh", fn)
+    """)
+
+
+def test_helpers_that_are_called_again_with_other_names_are_fine() -> None:
+    """Names that are made of what is passed, steps that not every call comes to, calls that exclude each other."""
+    assert_found("""
+        async def charge(ctx, id, name):
+            if id:
+                await ctx.run("charge", fn)
+                return
+            for it in ctx.payload:
+                await ctx.run(f"a:{it}", fn)
+            await ctx.run("refund", fn)
+            await ctx.run(name, fn)
+            await (ctx.run("b", fn) if id else ctx.run("c", fn))
+
+        async def once(ctx):
+            await ctx.run("once", fn)
+
+        @cached
+        async def decorated(ctx):
+            await ctx.run("decorated", fn)
+
+        async def names(ctx):
+            yield await ctx.run("names", fetch)
+
+        async def run(ctx):
+            await charge(ctx, 1, "one")
+            await charge(ctx, 0, "two")
+            if ctx.payload:
+                await once(ctx)
+            else:
+                await once(ctx)
+            await decorated(ctx)
+            await decorated(ctx)
+            generated = names(ctx), names(ctx)
+            await other.once(ctx)
+    """)
+
+
+def test_a_helper_that_is_called_twice_is_told_with_the_first_place() -> None:
+    """The sentence names the step, too."""
+    assert messages("""
+        async def charge(ctx, id):
+            await ctx.run("charge", send, id)
+
+        async def run(ctx):
+            await charge(ctx, 1)
+            await charge(ctx, 2)
+    """) == [
+        "charge(…) asks for the step 'charge', as line 6 does already; "
+        "give every step a name of its own, such as f'charge:{id}'"
+    ]
 
 
 def test_a_name_in_a_loop_is_told_with_the_name_to_write() -> None:

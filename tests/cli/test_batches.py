@@ -100,6 +100,15 @@ def test_the_store_can_be_named_by_the_app(command: CommandLine, monkeypatch: py
     assert OPEN in command("batches", "--url", "sqlite:///own.db").out
 
 
+def test_a_workflow_that_the_app_does_not_have(command: CommandLine) -> None:
+    """Where an app is named it is told."""
+    asyncio.run(open_a_batch())
+    answer = command("batches", "list", command.target, "--workflow", "nope")
+    told = f"error: '{command.target}' has no workflow 'nope'; there is 'greet'\n"
+    assert (answer.code, answer.out, answer.err) == (2, "", told)
+    assert command("batches", "list", "--workflow", "nope").out == "No batches\n"
+
+
 def test_show_tells_what_went_wrong(command: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
     """Counts, state, the failed items with their errors, the dead letters."""
     monkeypatch.setenv("FAIL", "user-003,user-007")

@@ -1,6 +1,7 @@
 """`batchflow runs list`, `show` and `cancel`, on the store alone."""
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,22 @@ def test_runs_can_be_narrowed(shop: CommandLine) -> None:
         assert len(shop("runs", "list", *found).out.splitlines()) == 2
     for none in (("--state", "failed"), ("--function", "/count"), ("--label", "shipping")):
         assert shop("runs", *none).out == "No runs\n"
+
+
+def test_a_function_that_the_app_does_not_serve(shop: CommandLine) -> None:
+    """Where an app is named it is told, unless the store has runs of such a function."""
+    triggered(shop, "a7")
+    for options in ((), ("--json",)):
+        answer = shop("runs", "list", shop.target, "--function", "/nope", *options)
+        told = f"error: '{shop.target}' serves nothing at '/nope'; there is '/count', '/orders/ship'\n"
+        assert (answer.code, answer.out, answer.err) == (2, "", told)
+    assert shop("runs", "list", shop.target, "--function", "/count").out == "No runs\n"
+    assert shop("runs", "list", "--function", "/nope").out == "No runs\n"
+    shop.write("from batchflow import Batchflow\nflow = Batchflow()\n")
+    sys.modules.pop(shop.name)
+    assert len(shop("runs", "list", shop.target, "--function", "/orders/ship").out.splitlines()) == 2
+    answer = shop("runs", "list", shop.target, "--function", "/count")
+    assert answer.err == f"error: '{shop.target}' serves nothing at '/count'; it serves no function\n"
 
 
 def test_runs_are_one_json_document(shop: CommandLine) -> None:
@@ -137,8 +154,11 @@ def test_cancel_ends_many_runs(shop: CommandLine) -> None:
     assert shop("runs", "cancel", *ids[:2]).out == "Cancelled 1 run; 1 had ended before\n"
     assert shop("runs", "cancel", "--label", "b", "--json").document == {"success": True, "cancelled": 1}
     assert shop("runs", "cancel", "--function", "/orders/ship").out == "Cancelled 1 run\n"
-    answer = shop("runs", "cancel", "--label", "b")
-    assert (answer.code, answer.out) == (1, "Cancelled 0 runs\n")
+    for none in (("--label", "b"), ("--function", "/orders/ship")):
+        answer = shop("runs", "cancel", *none)
+        assert (answer.code, answer.out) == (1, "Cancelled 0 runs\n")
+    answer = shop("runs", "cancel", "--function", "nope")
+    assert (answer.code, answer.out) == (1, "Cancelled 0 runs: there is none of '/nope' here\n")
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,8 @@ def test_trigger_takes_a_dedup_id_and_a_delay(shop: CommandLine) -> None:
     [
         (("-p", "itemCount=3", "-p", 'tags=["a", "b"]'), 3, ["a", "b"]),
         (("-p", "item_count=3", "--payload", '{"id": "x", "tags": ["c"]}'), 3, ["c"]),
+        (("-p", "item_count=3", "--payload", '{"itemCount": 9}'), 3, []),
+        (("-p", "itemCount=3", "--payload", '{"item_count": 9, "other": 1}'), 3, []),
     ],
 )
 def test_fields_are_given_one_by_one(
@@ -86,6 +88,14 @@ WRONG = {
     ("/orders/ship", "-p", "id"): "'-p id' is no field; write -p name=value",
     ("/orders/ship", "-p", "id=a", "-p", "id=b"): "the field 'id' is given twice; give it once, a list as JSON: "
     "-p id='[…]'",
+    ("/orders/ship", "-p", "id=a", "-p", "itemCount=1", "-p", "item_count=2"): "the field 'item_count' is given twice; "
+    "give it once, a list as JSON: -p item_count='[…]'",
+    ("/orders/ship", "-p", "id=a", "-p", "itemCuont=1"): "unknown field 'itemCuont' of the payload of '/orders/ship'; "
+    "did you mean 'itemCount'?",
+    ("/orders/ship", "-p", "id=a", "-p", "x=1"): "unknown field 'x' of the payload of '/orders/ship'; "
+    "known are 'id', 'itemCount', 'tags'",
+    ("/orders/ship", "-p", "id=a", "-p", "label=b"): "'label' is no field of the payload of '/orders/ship' but an "
+    "option: --label",
     ("/orders/ship", "--payload", "id=a"): "--payload is no JSON: expected value at line 1 column 1",
     ("/orders/ship", "-p", "id=a", "--payload", "[1]"): "-p gives the fields of a JSON object; --payload beside it is "
     "one, or is left out",
