@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack, overload
 
@@ -21,11 +22,14 @@ from batchflow.engine.engine import Engine, EngineOptions
 from batchflow.engine.interrupt import on_interrupt
 from batchflow.engine.system import SystemClock, SystemEntropy
 from batchflow.errors import ConfigurationError, DuplicateNameError
+from batchflow.http.own import refuse_own
 from batchflow.operations import Operations
+from batchflow.serve.checks import shown
 from batchflow.serve.context import WorkflowContext
 from batchflow.serve.endpoint import Endpoint
 from batchflow.serve.options import ServeOptions, Serving
-from batchflow.serve.served import ServedFunction, served_function
+from batchflow.serve.served import ServedFunction, check_route, served_function
+from batchflow.serve.surroundings import Site
 from batchflow.settings import Settings
 from batchflow.stores.protocol import Store
 
@@ -75,7 +79,9 @@ class Batchflow(Operations):
         self._served: dict[str, ServedFunction[Any, Any]] = {}
         self._endpoints: dict[str, Endpoint] = {}
         self._limits: list[FlowControl] = []
+        self._site = Site()
         self._router: APIRouter | None = None
+        self._path_in: Callable[[object], str | None] = _nowhere
         self._mount: Callable[[Workflow[Any, Any] | ServedFunction[Any, Any]], None] = _nowhere
         self.engine = Engine(
             open_store(self.settings, clock) if store is None or isinstance(store, str) else store,
@@ -135,6 +141,11 @@ class Batchflow(Operations):
         `ids` is a sequence, or a function that returns one, a generator or an async generator; without it every
         trigger names its ids. `flow` limits the items (None: unlimited).
         """
+        check_options("flow.batch", options, ("ids", "name", "flow", "retry", "timeout"))
+        if fn is not None and not callable(fn):
+            raise ConfigurationError(
+                f"flow.batch cannot take {shown(fn)}; write @flow.batch above a function of one id"
+            )
 
         def take(function: Callable[[str], Any]) -> Workflow[NoParams, Any]:
             return self.add(function_batch(function, **options))
@@ -159,6 +170,7 @@ class Batchflow(Operations):
                 delivered yet.
             DuplicateNameError: the route is served already.
         """
+        check_route(route)
         check_options("flow.serve", options, Serving.__annotations__)
         checked: ServeOptions[Any] = ServeOptions(**options)
 
@@ -174,9 +186,11 @@ class Batchflow(Operations):
 
     def _take_in(self, endpoints: "tuple[Endpoint, ...]") -> None:
         for endpoint in endpoints:
+            refuse_own(endpoint.route)
             if endpoint.route in self._endpoints:
                 raise DuplicateNameError(f"the route '{endpoint.route}' is served twice; give one of them another")
-        self._endpoints.update((endpoint.route, endpoint) for endpoint in endpoints)
+        for it in endpoints:
+            self._endpoints[it.route] = replace(it, surroundings=replace(it.surroundings, site=self._site))
 
     @property
     def workflows(self) -> Mapping[str, Workflow[Any, Any]]:
@@ -208,8 +222,10 @@ class Batchflow(Operations):
         await self.stop()
 
     @asynccontextmanager
-    async def lifespan(self, _app: object = None) -> AsyncGenerator[None]:
-        """Start and stop with an ASGI app: `FastAPI(lifespan=flow.lifespan)`."""
+    async def lifespan(self, app: object = None) -> AsyncGenerator[None]:
+        """Start and stop with an ASGI app: `FastAPI(lifespan=flow.lifespan)`. It is seen where the router is in it."""
+        if (path := self._path_in(app)) is not None:
+            self._site.path = path
         await self.start()
         try:
             yield
@@ -229,7 +245,7 @@ class Batchflow(Operations):
             mounting = Mounting(self.engine, self._workflows, max_body=max_body, app_url=settings.app_url)
             for what in (*self._workflows.values(), *self._served.values()):
                 mounting.add(what)
-            self._router, self._mount = mounting.router, mounting.add
+            self._router, self._mount, self._path_in = mounting.router, mounting.add, mounting.path_in
         return self._router
 
 

@@ -1,8 +1,8 @@
 """What an app can do with its runs: start them, look at them, notify and cancel them."""
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, TypeVar, Unpack
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from typing import Any, TypeVar, Unpack, cast
 
 from batchflow.core.run import RunState, Waiter
 from batchflow.core.worker import WorkerStatus
@@ -10,7 +10,9 @@ from batchflow.engine.engine import Engine
 from batchflow.errors import InputError, NotFoundError
 from batchflow.serve import asking
 from batchflow.serve.asking import RunPage, Selection
+from batchflow.serve.checks import checked_run_id, shown
 from batchflow.serve.handle import RunHandle
+from batchflow.serve.sending import ANYTHING
 from batchflow.serve.served import ServedFunction
 from batchflow.serve.starting import TriggerOptions, trigger_of
 
@@ -29,6 +31,7 @@ class Operations:
         self, function: ServedFunction[Payload, Result], payload: Payload, **options: Unpack[TriggerOptions]
     ) -> RunHandle[Result]:
         """Start a run of a served function: as `function.trigger`, which says what the options are."""
+        _check_function(function, "trigger")
         return await function.trigger(payload, **options)
 
     async def trigger_many(
@@ -38,7 +41,8 @@ class Operations:
 
         The options are those of `trigger` but for `run_id` and `dedup_id`, which name one run.
         """
-        return await function.trigger_many(payloads, trigger_of(options))
+        _check_function(function, "trigger_many")
+        return await function.trigger_many(payloads, trigger_of(options, self.engine.now()))
 
     def trigger_sync(
         self, function: ServedFunction[Payload, Result], payload: Payload, **options: Unpack[TriggerOptions]
@@ -59,7 +63,7 @@ class Operations:
 
         Its result comes as plain data; `function.run(id)` knows the type.
         """
-        return RunHandle(id, asking.ANYTHING, self.engine)
+        return RunHandle(checked_run_id(id, "id"), ANYTHING, self.engine)
 
     async def runs(
         self,
@@ -95,7 +99,9 @@ class Operations:
             InputError: nothing says which runs, or ids stand beside a label or function.
             NotFoundError: there is no such function.
         """
-        named = (ids,) if isinstance(ids, str) else tuple(ids)
+        # What is no id, such as a handle, is refused as one.
+        several = isinstance(cast("object", ids), Iterable) and not isinstance(ids, str)
+        named = tuple(ids) if several else (cast("str", ids),)
         return await asking.cancel(self.engine, Selection(named, label, self._route(function)))
 
     async def notify(self, event_id: str, data: object = None, run_id: str | None = None) -> Sequence[str]:
@@ -123,6 +129,8 @@ class Operations:
     def _route(self, function: ServedFunction[Any, Any] | str | None) -> str | None:
         if function is None:
             return None
+        if not isinstance(function, str):
+            _check_function(function, "endpoint")
         route = function if isinstance(function, str) else function.endpoint.route
         if route not in self._served:
             known = ", ".join(sorted(self._served)) or "none"
@@ -152,3 +160,8 @@ class Operations:
             return await ask()
         finally:
             await self.engine.close()
+
+
+def _check_function(function: object, what: str) -> None:
+    if isinstance(function, type) or not hasattr(function, what):
+        raise InputError(f"'function' cannot be {shown(function)}; write what @flow.serve returned", field="function")

@@ -1,14 +1,15 @@
-"""Settings from the environment: `BATCHFLOW_*`, and `APP_URL` for the endpoints' base URL."""
+"""Settings from the environment: `BATCHFLOW_*`, and `APP_URL` for where the router is reached from outside."""
 
 import re
 from datetime import timedelta
 from typing import Annotated, Literal
 
-from pydantic import AliasChoices, BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from batchflow.core.duration import Duration, to_ms
 from batchflow.errors import ConfigurationError
+from batchflow.serve.checks import check_url
 
 
 def _span(value: Duration) -> timedelta:
@@ -25,6 +26,14 @@ def _name(value: object) -> object:
     if value is not None and not (isinstance(value, str) and _NAME.fullmatch(value)):
         raise ValueError("write 1 to 80 letters, digits, '-', '_', '.', ':' and '@'")
     return value
+
+
+def _root(value: str | None) -> str | None:
+    try:
+        check_url("app_url", value or None)
+    except ConfigurationError as error:
+        raise ValueError(str(error).rpartition("; ")[2]) from error
+    return value or None
 
 
 Span = Annotated[timedelta, BeforeValidator(_span)]
@@ -72,10 +81,10 @@ class Settings(BaseSettings):
     always_replay: bool = Field(
         default=False, description="suspend every run after each of its steps, so that replay is tried out all the time"
     )
-    app_url: str | None = Field(
+    app_url: Annotated[str | None, AfterValidator(_root)] = Field(
         default=None,
         validation_alias=AliasChoices("app_url", "APP_URL", "BATCHFLOW_APP_URL"),
-        description="base URL of the endpoints, where it cannot be taken from the request",
+        description="where the router is reached from outside, in full or as far as its prefix",
     )
 
     @property
@@ -105,8 +114,10 @@ class Settings(BaseSettings):
 def _sentence(error: ValidationError) -> str:
     first = error.errors()[0]
     name = str(first["loc"][0])
-    variable = "APP_URL" if name.lower() == "app_url" else f"BATCHFLOW_{name.upper()}"
-    why = first["msg"].removeprefix("Value error, ").lower()
+    # It is not known here by which of its names it was found.
+    variable = "APP_URL or BATCHFLOW_APP_URL" if name.lower() == "app_url" else f"BATCHFLOW_{name.upper()}"
+    why = first["msg"].removeprefix("Value error, ")
+    why = why[:1].lower() + why[1:]
     if first["loc"][0] in ("grace", "retention"):
         why = "write a duration of more than nothing, such as '30s' or '7d'"
     return f"the setting '{name}' ({variable}) cannot be {first['input']!r}: {why}"

@@ -1,5 +1,6 @@
 """An HTTP call that the engine makes for a run: what is asked, and what was answered. Pure values."""
 
+import re
 from base64 import b64decode, b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,6 +10,14 @@ CALL = "batchflow:call"
 
 LONGEST_MS = 2 * 3_600_000
 """How long one attempt of a call may take at most."""
+
+_USERINFO = re.compile(r"(?<=//)[^/?#]*@")
+_CHARSET = re.compile(r";\s*charset\s*=\s*[\"']?([^\s;\"']+)", re.IGNORECASE)
+
+
+def without_userinfo(url: str) -> str:
+    """A URL as it may be shown: without the user and the password that it may hold."""
+    return _USERINFO.sub("", url, count=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +39,22 @@ class Body:
     def content(self) -> bytes:
         """The bytes."""
         return b64decode(self.text) if self.base64 else self.text.encode()
+
+    def decoded(self, content_type: str) -> str:
+        """The bytes as text, in the charset that `content_type` declares, UTF-8 where it declares none or none that is
+        known; what is none shows as U+FFFD."""
+        if (charset := _CHARSET.search(content_type)) is not None:
+            try:
+                return self.content.decode(charset[1], "replace")
+            except (LookupError, ValueError):
+                pass
+        return self.content.decode(errors="replace")
+
+    def json(self, content_type: str) -> str | bytes:
+        """The bytes as JSON is read: UTF-8, as it says of itself, and where they are not, in the declared charset."""
+        if self.base64 and "\ufffd" not in (text := self.decoded(content_type)):
+            return text
+        return self.content
 
 
 EMPTY = Body()

@@ -3,7 +3,7 @@
 import asyncio
 from typing import TYPE_CHECKING
 
-from batchflow.core.call import LONGEST_MS, Body, CallAnswer, CallRequest
+from batchflow.core.call import LONGEST_MS, Body, CallAnswer, CallRequest, without_userinfo
 from batchflow.core.codec import Codec
 from batchflow.core.duration import show
 from batchflow.core.limit import DEFAULT, Limit
@@ -93,7 +93,7 @@ class HttpCaller:
 
 
 def _answer_of(request: CallRequest) -> str:
-    return f"the answer of call '{request.step}' ({request.url})"
+    return f"the answer of call '{request.step}' ({without_userinfo(request.url)})"
 
 
 def _size(response: "httpx.Response", read: int) -> str:
@@ -105,9 +105,10 @@ def _size(response: "httpx.Response", read: int) -> str:
 
 
 def _why(error: Exception, request: CallRequest) -> str:
+    url = without_userinfo(request.url)
     if isinstance(error, TimeoutError):
-        return f"no answer of {request.url} within {show(request.timeout_ms)}"
-    return f"no answer of {request.url}: {type(error).__name__}{f': {error}' if str(error) else ''}"
+        return f"no answer of {url} within {show(request.timeout_ms)}"
+    return f"no answer of {url}: {type(error).__name__}{f': {error}' if str(error) else ''}"
 
 
 def _retry_after(answer: CallAnswer) -> int | None:

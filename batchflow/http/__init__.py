@@ -1,1 +1,1 @@
-"""The HTTP interface, as a FastAPI router: triggers, batches, runs, events. Only `Batchflow.router` imports it."""
+"""The HTTP interface, as a FastAPI router: triggers, batches, runs, events. Only `Batchflow.router` imports FastAPI."""

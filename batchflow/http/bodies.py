@@ -29,6 +29,12 @@ async def read_body(request: Request, limit: int) -> bytes:
     return b"".join(chunks)
 
 
+def says_json(request: Request) -> bool:
+    """Whether the request's Content-Type says that its body is JSON."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    return kind in ("application/json", "text/json") or kind.endswith("+json")
+
+
 def documented(annotation: Any, *, required: bool, closed: bool = False) -> dict[str, Any]:
     """What the OpenAPI document says of a body that is read by hand; a `closed` one takes no other fields."""
     schema = {**_schema(annotation), **({"additionalProperties": False} if closed else {})}

@@ -6,8 +6,9 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic_core import from_json
 
 from batchflow.core.ports import Client
+from batchflow.errors import InputError
 from batchflow.http.answers import respond
-from batchflow.http.bodies import read_body
+from batchflow.http.bodies import read_body, says_json
 from batchflow.http.payloads import read_text
 from batchflow.http.run_answers import EventTaken, WaiterAnswer, WaiterList
 from batchflow.http.triggers import REFUSALS
@@ -54,7 +55,7 @@ class EventEndpoints:
         self, id: str, request: Request, run_id: Annotated[str | None, Query(alias="runId")] = None
     ) -> Response:
         """The body is the data: JSON, or text. With `runId` it is for that run, and kept until it waits for it."""
-        data = _data(await read_body(request, self._max_body))
+        data = _data(await read_body(request, self._max_body), is_json=says_json(request))
         told = await asking.notify(self._client, id, data, run_id)
         return respond(EventTaken(event_id=id, run_ids=list(told)))
 
@@ -64,10 +65,15 @@ class EventEndpoints:
         return respond(WaiterList(event_id=id, waiters=[WaiterAnswer.of(it) for it in found]))
 
 
-def _data(body: bytes) -> Any:
+def _data(body: bytes, *, is_json: bool) -> Any:
     if not body:
         return None
     try:
         return from_json(body, allow_inf_nan=False)
-    except ValueError:
+    except ValueError as error:
+        if is_json:
+            raise InputError(
+                f"the body is not JSON ({error}), which its Content-Type says it is; send JSON, or text as text/plain",
+                status=400,
+            ) from error
         return read_text(body)

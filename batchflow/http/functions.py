@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request, Response
 
 from batchflow.errors import InputError
 from batchflow.http.answers import RunStarted, respond
-from batchflow.http.bodies import documented, read_body
+from batchflow.http.bodies import documented, read_body, says_json
 from batchflow.http.options import documented_headers, in_headers, read_options
 from batchflow.http.payloads import PayloadReader
 from batchflow.http.places import url_beside
@@ -45,7 +45,7 @@ class FunctionEndpoint:
         """The run is durable when this is answered. A header `Upstash-Forward-NAME` becomes NAME of the run."""
         own = self._endpoint.route
         options = read_options(request.headers.raw, self._endpoint.retry, url_beside(request, own, "", self._app_url))
-        payload = self._payload.read(await read_body(request, self._max_body))
+        payload = self._payload.read(await read_body(request, self._max_body), is_json=says_json(request))
         try:
             (run,) = await self._function.trigger_many([payload], options)
         except InputError as error:

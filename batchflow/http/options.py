@@ -6,6 +6,7 @@ from typing import Any
 from batchflow.core.duration import Duration, to_ms
 from batchflow.core.flow import FlowControl
 from batchflow.core.retry import RetryPolicy
+from batchflow.core.spelling import slips
 from batchflow.errors import ConfigurationError, InputError
 from batchflow.serve.starting import Trigger
 from batchflow.serve.surroundings import ROOT_HEADER
@@ -19,6 +20,7 @@ RETRIES = "Upstash-Retries"
 RETRY_DELAY = "Upstash-Retry-Delay"
 FLOW_KEY = "Upstash-Flow-Control-Key"
 FLOW_VALUE = "Upstash-Flow-Control-Value"
+_PREFIX = "upstash-"
 _FORWARD = "upstash-forward-"
 
 _MEANINGS = {
@@ -37,7 +39,10 @@ _NOT_KEPT = (
     *("upstash-callback", "upstash-failure-callback", "upstash-timeout", "upstash-cron", "upstash-queue-name"),
     *("upstash-content-based-deduplication", "upstash-redact-fields"),
 )
+# What QStash itself sends, and looks like a slip of one that is known.
+_SENT = ("upstash-retried",)
 _NAMES = {name.lower(): name for name in _MEANINGS}
+_SHORT = {name.removeprefix(_PREFIX): known for name, known in _NAMES.items()}
 # Errors of a trigger name its arguments.
 _ARGUMENTS = {"runId": RUN_ID, "dedupId": DEDUP_ID, "label": LABEL, "delay": DELAY}
 _IN_WORDS = {"'run_id'": f"'{RUN_ID}'", "'dedup_id'": f"'{DEDUP_ID}'"}
@@ -99,6 +104,13 @@ class _Given:
                 if known in self._values:
                     raise InputError(f"'{known}' is given twice; give it once", field=known)
                 self._values[known] = value
+            elif name.startswith(_PREFIX) and name not in _SENT:
+                self._refuse_slip(name)
+
+    def _refuse_slip(self, name: str) -> None:
+        """Other headers of Upstash's change nothing; what was meant to be one that does is told."""
+        for _, meant in slips([name.removeprefix(_PREFIX)], _SHORT):
+            raise InputError(f"unknown header '{name}'; did you mean '{_SHORT[meant]}'?", field=name)
 
     def _forward(self, name: str, value: str) -> None:
         if not name:

@@ -3,6 +3,7 @@
 from typing import Any, Generic, TypeVar, cast
 
 from pydantic import JsonValue, TypeAdapter, ValidationError
+from pydantic.errors import PydanticInvalidForJsonSchema
 from pydantic_core import from_json
 
 from batchflow.errors import InputError
@@ -11,9 +12,19 @@ from batchflow.serve.served import ServedFunction
 
 Payload = TypeVar("Payload")
 
+_OBJECT = "send a JSON object"
+_WANTED = {
+    "object": _OBJECT,
+    "array": "send a JSON array",
+    "string": "send a JSON string, in double quotes",
+    "boolean": "send true or false",
+    "integer": "send a number",
+    "number": "send a number",
+}
 
-def parse(body: bytes) -> JsonValue:
-    """The JSON value of a body; an empty one is `{}`.
+
+def parse(body: bytes, wanted: str = _OBJECT) -> JsonValue:
+    """The JSON value of a body; an empty one is `{}`. `wanted` says what to send.
 
     Raises:
         InputError: it is not JSON (400).
@@ -23,7 +34,7 @@ def parse(body: bytes) -> JsonValue:
     try:
         return cast("JsonValue", from_json(body))
     except ValueError as error:
-        raise InputError(f"the body is not JSON ({error}); send a JSON object", status=400) from error
+        raise InputError(f"the body is not JSON ({error}); {wanted}", status=400) from error
 
 
 def parse_object(body: bytes) -> dict[str, JsonValue]:
@@ -36,7 +47,7 @@ def parse_object(body: bytes) -> dict[str, JsonValue]:
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise InputError(f"the body is a JSON {_kind(value)}; send a JSON object")
+        raise InputError(f"the body is a JSON {_kind(value)}; {_OBJECT}")
     return value
 
 
@@ -59,18 +70,20 @@ class PayloadReader(Generic[Payload]):
         self._parse = function.parse
         self._name = function.endpoint.name
         self._adapter: TypeAdapter[Payload] = TypeAdapter(function.payload.annotation)
+        self._wanted = _wanted(self._adapter)
 
-    def read(self, body: bytes) -> Payload:
+    def read(self, body: bytes, *, is_json: bool | None = None) -> Payload:
         """The payload; where there is no body, null stands in for one if it fits, else an empty object.
 
-        What is not JSON is read by the function's own parser, where it has one.
+        Where the function has a parser of its own, it reads all that does not come as JSON; where nothing says what
+        came (None), it reads what is none.
 
         Raises:
             InputError: it is not JSON (400), does not fit, or the parser raises (422).
         """
-        if self._parse is not None and not _is_json(body):
+        if self._parse is not None and not (_is_json(body) if is_json is None else is_json):
             return self._parsed(body)
-        parse(body)
+        parse(body, self._wanted)
         fault: ValidationError | None = None
         for text in [body] if body.strip() else [b"null", b"{}"]:
             try:
@@ -95,6 +108,14 @@ def unfit(error: ValidationError) -> InputError:
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     field = ".".join(str(part) for part in first["loc"])
     return InputError(f"'{field}' does not fit: {first['msg']}" if field else first["msg"], field=field or None)
+
+
+def _wanted(adapter: TypeAdapter[Any]) -> str:
+    try:
+        kind = adapter.json_schema().get("type")
+    except PydanticInvalidForJsonSchema:
+        kind = None
+    return _WANTED.get(str(kind), "send JSON")
 
 
 def _is_json(body: bytes) -> bool:

@@ -1,20 +1,43 @@
-"""Where things can be read: absolute URLs below the prefix that a request came in by."""
+"""Where things can be read: absolute URLs below the prefix that a request came in by, or that an app has."""
 
+from collections.abc import Iterator, Sequence
 from urllib.parse import quote
 
-from fastapi import Request
+from fastapi import APIRouter, Request
+from fastapi.routing import iter_route_contexts
+from starlette.routing import BaseRoute, Mount
+
+from batchflow.serve.surroundings import router_url
 
 
 def url_beside(request: Request, own: str, path: str, app_url: str | None) -> str:
     """The absolute URL of `path`, where `own` is the path of the route that is answering; both as the router has them.
 
     The prefixes of routers and mounts come from the request, so that one router can be included at several. `app_url`
-    is the public URL of the app, in place of the request's scheme, host and root path.
+    is where the router is reached from outside, in full or as far as these prefixes; else the request says it.
     """
-    base = app_url or str(request.base_url)
     full: str = request.scope["path"]
     root: str = request.scope.get("root_path", "")
     app_root: str = request.scope.get("app_root_path", root)
     # Some servers leave the root path out of the path, where a proxy has cut it off.
     inside = full.removeprefix(root) if full.startswith(f"{root}/") else full
-    return base.rstrip("/") + quote(f"{root.removeprefix(app_root)}{inside.removesuffix(own)}{path}")
+    prefix = quote(f"{root.removeprefix(app_root)}{inside.removesuffix(own)}")
+    base = str(request.base_url).rstrip("/") + prefix if app_url is None else router_url(app_url, prefix)
+    return base + quote(path)
+
+
+def path_in(app: object, router: APIRouter) -> str | None:
+    """Under which path an app, or one that is mounted in it, has included the router.
+
+    The first one, where there are several; None where there is none, or where it has parameters.
+    """
+    return next((quote(path) for path in _paths(getattr(app, "routes", ()), router.routes[0]) if "{" not in path), None)
+
+
+def _paths(routes: Sequence[BaseRoute], wanted: BaseRoute) -> Iterator[str]:
+    for found in iter_route_contexts(routes):
+        route = found.original_route
+        if route is wanted:
+            yield (found.path_format or "").removesuffix(str(getattr(wanted, "path_format", "")))
+        elif isinstance(route, Mount):
+            yield from (f"{found.path}{inside}" for inside in _paths(route.routes, wanted))

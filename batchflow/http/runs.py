@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from batchflow.core.ports import Client
 from batchflow.core.run import Run, RunState
+from batchflow.errors import InputError
 from batchflow.http.answers import Refusal, respond
 from batchflow.http.bodies import documented, read_body
 from batchflow.http.payloads import parse_object, unfit
@@ -22,8 +23,6 @@ _REFUSALS: dict[int | str, dict[str, Any]] = {
     422: {"model": Refusal, "description": "a parameter does not fit"},
     503: REFUSALS[503],
 }
-_CURSOR = r"^[0-9]{1,15}\.."
-# What is longer is no time that any store has.
 
 
 class CancelRequest(BaseModel):
@@ -73,7 +72,7 @@ class RunEndpoints:
         state: RunState | None = None,
         function: str | None = None,
         label: str | None = None,
-        cursor: Annotated[str | None, Query(pattern=_CURSOR, max_length=200)] = None,
+        cursor: Annotated[str | None, Query(max_length=200)] = None,
         limit: Annotated[int, Query(ge=1, le=MOST)] = 50,
     ) -> Response:
         """`function` is a route, such as /onboarding. For the next page, pass `nextCursor` as `cursor`."""
@@ -101,6 +100,9 @@ class RunEndpoints:
             which = CancelRequest.model_validate(fields, strict=True)
         except ValidationError as error:
             raise unfit(error) from error
+        if which.ids == [] and "ids" in which.model_fields_set:
+            # Beside a label it would cancel more than these, which is nothing.
+            raise InputError("'ids' is empty; list one id or more, or leave it out", field="ids")
         if which.function is not None:
             self._check(which.function)
         selection = Selection(tuple(which.ids), which.label, which.function)

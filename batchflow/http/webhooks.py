@@ -7,6 +7,7 @@ from batchflow.core.ports import Client
 from batchflow.errors import NotFoundError
 from batchflow.http.answers import Refusal, respond
 from batchflow.http.bodies import read_body
+from batchflow.http.parameters import OpenRoute
 from batchflow.http.run_answers import WebhookTaken
 from batchflow.http.triggers import REFUSALS
 from batchflow.serve.events import WEBHOOK_REQUEST, WebhookRequest
@@ -41,10 +42,17 @@ class WebhookEndpoint:
                 503: REFUSALS[503],
             },
             openapi_extra={"requestBody": {"required": False, "content": {"*/*": {"schema": {}}}}},
+            route_class_override=OpenRoute,
         )
         # A route without methods takes every one. It needs an id, which is made of the method elsewhere.
         router.add_api_route(
-            _PATH, self.take, methods=[], name="webhooks:any", operation_id="webhooks", include_in_schema=False
+            _PATH,
+            self.take,
+            methods=[],
+            name="webhooks:any",
+            operation_id="webhooks",
+            include_in_schema=False,
+            route_class_override=OpenRoute,
         )
 
     async def take(self, token: str, request: Request) -> Response:

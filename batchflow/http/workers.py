@@ -63,7 +63,7 @@ class WorkerEndpoints:
             name="workers:list",
             summary="The workers there are, with what each holds",
             tags=["workers"],
-            responses={503: REFUSALS[503]},
+            responses={422: REFUSALS[422], 503: REFUSALS[503]},
         )
 
     async def list(self) -> Response:

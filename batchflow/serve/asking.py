@@ -2,12 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import partial
+from typing import NamedTuple, cast
 
 from batchflow.core.ports import Client
 from batchflow.core.run import RUN_STATES, Run, RunQuery, RunState, Waiter
 from batchflow.errors import InputError
-from batchflow.serve.waiting import ANYTHING, checked_event
+from batchflow.serve.checks import checked_run_id, checked_text, is_text, shown
+from batchflow.serve.sending import event_text
+from batchflow.serve.waiting import checked_event
 
 _DIGITS = 15
 MOST = 1_000
@@ -44,21 +47,28 @@ async def run_page(
     Raises:
         InputError: the cursor is none, or the limit is not 1 to 1,000.
     """
-    if not 1 <= limit <= MOST:
-        raise InputError(f"'limit' cannot be {limit}; write a number from 1 to {MOST:,}", field="limit")
+    if isinstance(cast("object", limit), bool) or not isinstance(cast("object", limit), int) or not 1 <= limit <= MOST:
+        raise InputError(f"'limit' cannot be {shown(limit)}; write a number from 1 to {MOST:,}", field="limit")
     if state is not None and state not in RUN_STATES:
-        raise InputError(f"'state' cannot be {state!r}; write one of {', '.join(RUN_STATES)}", field="state")
-    query = RunQuery(state, destination, label, None if cursor is None else _read_cursor(cursor))
+        raise InputError(f"'state' cannot be {shown(state)}; write one of {', '.join(RUN_STATES)}", field="state")
+    query = RunQuery(state, destination, _label(label), None if cursor is None else _read_cursor(cursor))
     runs = await client.runs(query, limit + 1)
     last = runs[limit - 1] if len(runs) > limit else None
     return RunPage(runs=runs[:limit], next_cursor=last and f"{last.created_at}.{last.id}")
 
 
 def _read_cursor(cursor: str) -> tuple[int, str]:
-    at, _, id = cursor.partition(".")
+    at, _, id = cursor.partition(".") if is_text(cursor) else ("", "", "")
     if not at.isdecimal() or len(at) > _DIGITS or not id:
-        raise InputError(f"'cursor' cannot be {cursor!r}; write the nextCursor of the page before", field="cursor")
+        raise InputError(f"'cursor' cannot be {shown(cursor)}; write the nextCursor of the page before", field="cursor")
     return int(at), id
+
+
+def _label(label: str | None) -> str | None:
+    """A label to look for: any text."""
+    if label is None:
+        return None
+    return checked_text("'label'", label, partial(InputError, field="label"), "the label of a run, as text")
 
 
 async def cancel(client: Client, which: Selection) -> int:
@@ -70,17 +80,19 @@ async def cancel(client: Client, which: Selection) -> int:
     if which.ids:
         if which.label is not None or which.destination is not None:
             raise InputError("name the runs to cancel by id, or by label and function, not both", field="ids")
-        return sum([await client.cancel_run(id) for id in dict.fromkeys(which.ids)])
+        ids = dict.fromkeys([checked_run_id(id, "ids") for id in which.ids])
+        return sum([await client.cancel_run(id) for id in ids])
     if which.label is None and which.destination is None:
         raise InputError("say which runs to cancel: their ids, a label or a function", field="ids")
-    return await client.cancel_runs(destination=which.destination, label=which.label)
+    return await client.cancel_runs(destination=which.destination, label=_label(which.label))
 
 
 async def notify(client: Client, event_id: str, data: object, run_id: str | None) -> Sequence[str]:
     """Give `data` to who waits for the event; see `Batchflow.notify`."""
-    event, text = checked_event(event_id), ANYTHING.encode(data)
+    event = checked_event(event_id)
+    text = event_text(data, event)
     client.limit.check(text, f"the data of event '{event}'")
-    return await client.notify(event, text, run_id)
+    return await client.notify(event, text, None if run_id is None else checked_run_id(run_id))
 
 
 async def waiters(client: Client, event_id: str) -> Sequence[Waiter]:

@@ -61,6 +61,14 @@ async def within(
         raise
 
 
+def _called(call: "functools.partial[Any]") -> Any:
+    try:
+        return call()
+    except StopIteration as error:
+        # No future takes one; a coroutine that raises it does this, too (PEP 479).
+        raise RuntimeError(f"{call.func} raised StopIteration") from error
+
+
 def _call_of(fn: object) -> object:
     return None if inspect.isroutine(fn) or inspect.isclass(fn) else getattr(fn, "__call__", None)  # noqa: B004
 
@@ -77,6 +85,6 @@ class _Threaded(Generic[P, T]):
         return self._call(functools.partial(self.__wrapped__, *args, **kwargs))
 
     async def _call(self, call: "functools.partial[Any]") -> Any:
-        loop = asyncio.get_running_loop()
-        result = await loop.run_in_executor(THREADS.get(), copy_context().run, call)
+        loop, context = asyncio.get_running_loop(), copy_context()
+        result = await loop.run_in_executor(THREADS.get(), lambda: context.run(_called, call))
         return await result if inspect.isawaitable(result) else result

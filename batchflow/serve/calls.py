@@ -2,10 +2,9 @@
 
 from collections.abc import Mapping
 from typing import Any, Generic, TypedDict, TypeVar, cast
-from urllib.parse import urlsplit
 
 from pydantic import TypeAdapter, ValidationError
-from pydantic_core import from_json, to_json
+from pydantic_core import from_json
 
 from batchflow.core.call import LONGEST_MS, Body, CallAnswer, CallRequest
 from batchflow.core.codec import Codec, describe
@@ -14,6 +13,8 @@ from batchflow.core.flow import FlowControl
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.spelling import check_options
 from batchflow.errors import ConfigurationError, UnserializableError
+from batchflow.serve.checks import headers_of, is_absolute, is_writable, shown, shown_url
+from batchflow.serve.sending import call_text
 
 T = TypeVar("T")
 
@@ -49,8 +50,8 @@ class CallResponse(Generic[T]):
 
     @property
     def text(self) -> str:
-        """The body as UTF-8; what is none shows as U+FFFD."""
-        return self.content.decode(errors="replace")
+        """The body as text in the charset that the answer declares, else UTF-8; what is none shows as U+FFFD."""
+        return self._answer.body.decoded(self.headers.get("content-type", ""))
 
     @property
     def body(self) -> T:
@@ -60,31 +61,34 @@ class CallResponse(Generic[T]):
             UnserializableError: it is no such thing, as the body of an error may well be; look at `ok` first.
         """
         if self._response is not None:
-            return _as_response(self._step, self, self._response)
+            return self._as(self._response)
         if "json" not in self.headers.get("content-type", ""):
             return cast("T", self.text)
         try:
-            return cast("T", from_json(self.content) if self.content else None)
+            return cast("T", from_json(_json(self._answer)) if self.content else None)
         except ValueError as error:
             raise UnserializableError(
                 f"the answer of call '{self._step}' says it is JSON and is not: {error}"
             ) from error
 
+    def _as(self, wanted: Any) -> Any:
+        if wanted is bytes:
+            return self.content
+        if wanted is str:
+            return self.text
+        try:
+            return TypeAdapter(wanted).validate_json(_json(self._answer))
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+            place = ".".join(map(str, first["loc"]))
+            raise UnserializableError(
+                f"the answer of call '{self._step}' ({self.status}) is no {describe(wanted)}: "
+                f"{f'{place}: ' if place else ''}{first['msg']}"
+            ) from error
 
-def _as_response(step: str, response: "CallResponse[Any]", wanted: Any) -> Any:
-    if wanted is bytes:
-        return response.content
-    if wanted is str:
-        return response.text
-    try:
-        return TypeAdapter(wanted).validate_json(response.content)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        place = ".".join(map(str, first["loc"]))
-        raise UnserializableError(
-            f"the answer of call '{step}' ({response.status}) is no {describe(wanted)}: "
-            f"{f'{place}: ' if place else ''}{first['msg']}"
-        ) from error
+
+def _json(answer: CallAnswer) -> str | bytes:
+    return answer.body.json(answer.headers.get("content-type", ""))
 
 
 class CallOptions(TypedDict, total=False):
@@ -106,28 +110,32 @@ def call_request(step: str, url: str, options: CallOptions) -> CallRequest:
         ConfigurationError: an argument is wrong.
         UnserializableError: the body has no JSON form.
     """
-    check_options("ctx.call", options, CallOptions.__annotations__)
-    method, body = options.get("method"), options.get("body")
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    check_options("ctx.call", options, (*CallOptions.__annotations__, "url", "response"))
+    body = options.get("body")
+    if not is_absolute(url):
         raise ConfigurationError(
-            f"call '{step}' cannot go to {url!r}; write an absolute URL, such as https://example.com/x"
-        )
-    verb = (method or ("GET" if body is None else "POST")).upper()
-    if verb not in _METHODS:
-        raise ConfigurationError(
-            f"call '{step}' cannot have the method {method!r}; write one of {', '.join(sorted(_METHODS))}"
+            f"call '{step}' cannot go to {shown_url(url)}; write an absolute URL, such as https://example.com/x"
         )
     limit = to_ms(options.get("timeout", "2h"), option="timeout")
     if not 0 < limit <= LONGEST_MS:
         raise ConfigurationError(
             f"call '{step}' cannot take {show(limit)}; write a timeout of up to {show(LONGEST_MS)}"
         )
-    sent = {str(name).lower(): str(value) for name, value in (options.get("headers") or {}).items()}
+    verb = _method(step, options.get("method") or ("GET" if body is None else "POST"))
+    sent = {name.lower(): value for name, value in headers_of(options.get("headers")).items()}
     content, kind = _content(step, body)
     if kind is not None:
         sent.setdefault("content-type", kind)
     return CallRequest(step=step, method=verb, url=url, headers=sent, body=Body.of(content), timeout_ms=limit)
+
+
+def _method(step: str, method: object) -> str:
+    verb = method.upper() if isinstance(method, str) else ""
+    if verb not in _METHODS:
+        raise ConfigurationError(
+            f"call '{step}' cannot have the method {shown(method)}; write one of {', '.join(sorted(_METHODS))}"
+        )
+    return verb
 
 
 def _content(step: str, body: object) -> tuple[bytes, str | None]:
@@ -136,10 +144,9 @@ def _content(step: str, body: object) -> tuple[bytes, str | None]:
             return b"", None
         case bytes():
             return body, "application/octet-stream"
+        case str() if not is_writable(body):
+            raise UnserializableError(f"the body of call '{step}' is {shown(body)}, which has no form in UTF-8")
         case str():
             return body.encode(), "text/plain; charset=utf-8"
         case _:
-            try:
-                return to_json(body, by_alias=True), "application/json"
-            except ValueError as error:
-                raise UnserializableError(f"the body of call '{step}' has no JSON form: {error}") from error
+            return call_text(body, step), "application/json"

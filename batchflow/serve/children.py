@@ -8,6 +8,9 @@ from batchflow.core.flow import FlowControl
 from batchflow.core.message import NO_HEADERS
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.settlement import Effect
+from batchflow.core.spelling import check_options
+from batchflow.errors import ConfigurationError
+from batchflow.serve.checks import checked_label, headers_of, keyed, shown
 
 Payload = TypeVar("Payload", contravariant=True)
 Result = TypeVar("Result", covariant=True)
@@ -69,3 +72,36 @@ class Invocable(Protocol[Payload, Result]):
     def outcome(self, text: str) -> Result:
         """The result its parent gets, of the JSON text in which it arrived."""
         ...
+
+
+def child_options(options: InvokeOptions, root: Mapping[str, str]) -> ChildOptions:
+    """What an invocation asks for; `root` are headers that its parent hands on.
+
+    Raises:
+        ConfigurationError: an option is wrong.
+        InputError: the label is none.
+    """
+    check_options("ctx.invoke", options, InvokeOptions.__annotations__)
+    retries, delay = options.get("retries"), options.get("retry_delay")
+    if retries is not None or delay is not None:
+        RetryPolicy.of(retries=retries, delay=delay)
+    return ChildOptions(
+        retries,
+        delay,
+        keyed(options.get("flow_control")),
+        {**root, **headers_of(options.get("headers"))},
+        checked_label(options.get("label")),
+    )
+
+
+def check_target(step: str, target: object) -> None:
+    """Something that can run as a child.
+
+    Raises:
+        ConfigurationError: it cannot.
+    """
+    if isinstance(target, type) or not callable(getattr(target, "invoked", None)):
+        raise ConfigurationError(
+            f"step '{step}' cannot invoke {shown(target)}; write the function that @flow.serve returned, "
+            f"or the batch that flow.add did"
+        )

@@ -11,20 +11,28 @@ from batchflow.core.flow import FlowControl
 from batchflow.core.message import Claim
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.settlement import Effect, Notify
-from batchflow.core.spelling import check_options
-from batchflow.errors import ConfigurationError
 from batchflow.logs import logger
 from batchflow.serve.branches import Deadline, first_of
 from batchflow.serve.callables import as_async
 from batchflow.serve.calls import CallOptions, CallResponse, call_request
-from batchflow.serve.children import ChildOptions, Invocable, InvokeOptions
+from batchflow.serve.checks import (
+    check_response,
+    check_retry,
+    checked_run_id,
+    checked_waits,
+    instant,
+    keyed,
+    limit_ms,
+    uncallable,
+)
+from batchflow.serve.children import Invocable, InvokeOptions, check_target, child_options
 from batchflow.serve.driver import LAST, PLAIN, Driver, Options
-from batchflow.serve.events import WEBHOOK_REQUEST, EventResult, Webhook, WebhookRequest
+from batchflow.serve.events import WEBHOOK_REQUEST, EventResult, Webhook, WebhookRequest, check_webhook
+from batchflow.serve.sending import event_text
 from batchflow.serve.steady import Steady
 from batchflow.serve.surroundings import NOWHERE, ROOT_HEADER, Surroundings
 from batchflow.serve.telling import RunLog
 from batchflow.serve.waiting import (
-    ANYTHING,
     NOTHING,
     calling,
     checked_event,
@@ -96,6 +104,8 @@ class WorkflowContext(Generic[Payload]):
         Raises:
             StepFailed: the step's attempts are used up, or what it raised forbids another one.
         """
+        if not callable(fn):
+            raise uncallable(name, fn)
         return self._driver.step(name, Codec.of_result(fn), as_async(fn), args, kwargs, PLAIN)
 
     def step(self, *, retry: RetryPolicy | None = None, timeout: Duration | None = None) -> "StepRunner":
@@ -104,8 +114,8 @@ class WorkflowContext(Generic[Payload]):
         `retry` replaces the run's policy; `timeout` is how long one attempt may take: it is cancelled then, and counts
         as failed with a `TimeoutError`. A plain function cannot be cancelled: its thread runs on, unheard.
         """
-        limit = None if timeout is None else to_ms(timeout, option="timeout")
-        return StepRunner(self._driver, Options(retry=retry, timeout_ms=limit))
+        check_retry(retry)
+        return StepRunner(self._driver, Options(retry=retry, timeout_ms=limit_ms(timeout)))
 
     def sleep(self, name: str, duration: Duration, /) -> Coroutine[Any, Any, None]:
         """Go on after `duration`, counted from the first time the code comes here. Meanwhile the run takes no place."""
@@ -113,18 +123,18 @@ class WorkflowContext(Generic[Payload]):
 
     def sleep_until(self, name: str, when: datetime | int, /) -> Coroutine[Any, Any, None]:
         """Go on at `when`, a datetime with its time zone or ms since the epoch; at once when it has passed."""
-        return self._driver.sleep(name, instant(when))
+        return self._driver.sleep(name, instant(when, now=self._driver.now()))
 
     @overload
     def call(
-        self, name: str, url: str, /, *, response: type[T], **options: Unpack[CallOptions]
+        self, name: str, /, url: str, *, response: type[T], **options: Unpack[CallOptions]
     ) -> Coroutine[Any, Any, CallResponse[T]]: ...
     @overload
     def call(
-        self, name: str, url: str, /, *, response: None = None, **options: Unpack[CallOptions]
+        self, name: str, /, url: str, *, response: None = None, **options: Unpack[CallOptions]
     ) -> Coroutine[Any, Any, CallResponse[Any]]: ...
     def call(
-        self, name: str, url: str, /, *, response: type[Any] | None = None, **options: Unpack[CallOptions]
+        self, name: str, /, url: str, *, response: type[Any] | None = None, **options: Unpack[CallOptions]
     ) -> Coroutine[Any, Any, CallResponse[Any]]:
         """Call a URL, outside of the function's own time: `await ctx.call("ask", url, body={…}, response=Answer)`.
 
@@ -140,6 +150,7 @@ class WorkflowContext(Generic[Payload]):
             UnserializableError: a 2xx answer is no `response`.
         """
         request = call_request(name, url, options)
+        check_response(response)
         retry = RetryPolicy.of(retries=options.get("retries", 0), delay=options.get("retry_delay"))
         return calling(self._driver, request, retry, keyed(options.get("flow_control")) or CALLS, response)
 
@@ -157,16 +168,10 @@ class WorkflowContext(Generic[Payload]):
             ChildCancelled: the child was cancelled.
             InputError, UnserializableError: the payload is not one of the target's.
         """
-        check_options("ctx.invoke", options, InvokeOptions.__annotations__)
+        check_target(name, target)
         # A webhook of the child is reached as the parent was.
         root = {name: value for name, value in self.claim.headers.items() if name == ROOT_HEADER}
-        child = ChildOptions(
-            options.get("retries"),
-            options.get("retry_delay"),
-            keyed(options.get("flow_control")),
-            {**root, **(options.get("headers") or {})},
-            options.get("label"),
-        )
+        child = child_options(options, root)
         return invoking(self._driver, self.claim.depth, name, target, payload, child)
 
     @overload
@@ -193,12 +198,14 @@ class WorkflowContext(Generic[Payload]):
         return waiting(self._driver, name, checked_event(event_id), codec, until)
 
     def notify(
-        self, name: str, event_id: str, data: object = None, /, *, run_id: str | None = None
+        self, name: str, event_id: str, /, data: object = None, *, run_id: str | None = None
     ) -> Coroutine[Any, Any, None]:
         """Notify who waits for `event_id`, exactly once; with `run_id` that run alone, which need not wait yet."""
-        text, event = ANYTHING.encode(data), checked_event(event_id)
+        event = checked_event(event_id)
+        text = event_text(data, event)
         self._driver.largest.check(text, f"the data of event '{event}'")
-        return self._driver.note(name, NOTHING, lambda: None, lambda _: (Notify(event, text, run_id),))
+        run = None if run_id is None else checked_run_id(run_id)
+        return self._driver.note(name, NOTHING, lambda: None, lambda _: (Notify(event, text, run),))
 
     def create_webhook(self, name: str, /) -> Coroutine[Any, Any, Webhook]:
         """A URL of this run's own, to be given to a third party; see `wait_for_webhook`.
@@ -213,6 +220,7 @@ class WorkflowContext(Generic[Payload]):
         self, name: str, webhook: Webhook, /, *, timeout: Duration | None = None
     ) -> Coroutine[Any, Any, EventResult[WebhookRequest]]:
         """Wait for a request to `webhook`. One that has come already is handed out at once, the oldest first."""
+        check_webhook(name, webhook)
         until = 0 if timeout is None else self._driver.now() + to_ms(timeout, option="timeout")
         return waiting(self._driver, name, webhook_event(webhook.token), WEBHOOK_REQUEST, until)
 
@@ -223,7 +231,7 @@ class WorkflowContext(Generic[Payload]):
         waits: a step that executes is not interrupted by one that comes, and is cancelled if another was first. A child
         that is not waited for any more goes on. What the first one raises is raised.
         """
-        return first_of(waits)
+        return first_of(checked_waits(waits))
 
     def timeout(self, name: str, delay: Duration, /) -> Deadline:
         """`async with ctx.timeout("limit", "1h"):` raises `TimeoutError` when the block takes longer.
@@ -304,38 +312,6 @@ class StepRunner:
     ) -> Coroutine[Any, Any, T]: ...
     def run(self, name: str, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
         """As `WorkflowContext.run`, with these options."""
+        if not callable(fn):
+            raise uncallable(name, fn)
         return self._driver.step(name, Codec.of_result(fn), as_async(fn), args, kwargs, self._options)
-
-
-def keyed(flow: FlowControl | None) -> FlowControl | None:
-    """Limits that are given for one message.
-
-    Raises:
-        ConfigurationError: they name no key, and so would change those of everything else under it.
-    """
-    if flow is not None and flow.key is None:
-        raise ConfigurationError(
-            f"{flow!r} names no key; write FlowControl(key='…', …) to say what shares these limits"
-        )
-    return flow
-
-
-def instant(when: object, *, option: str = "when") -> int:
-    """A moment in ms since the epoch, of a datetime with its time zone or of such a number.
-
-    Raises:
-        ConfigurationError: it is neither.
-    """
-    match when:
-        case bool():
-            pass
-        case int():
-            return when
-        case datetime(tzinfo=zone) if zone is not None:
-            return int(when.timestamp() * 1000)
-        case _:
-            pass
-    raise ConfigurationError(
-        f"'{option}' cannot be {when!r}; write a datetime with its time zone, such as "
-        f"datetime(2030, 1, 1, tzinfo=timezone.utc), or milliseconds since the epoch"
-    )

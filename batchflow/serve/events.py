@@ -8,7 +8,8 @@ from pydantic_core import from_json
 
 from batchflow.core.call import EMPTY, Body
 from batchflow.core.codec import Codec, describe
-from batchflow.errors import InputError
+from batchflow.errors import ConfigurationError, InputError
+from batchflow.serve.checks import shown
 
 T = TypeVar("T")
 
@@ -62,8 +63,8 @@ class WebhookRequest:
 
     @property
     def text(self) -> str:
-        """The body as UTF-8; what is none shows as U+FFFD."""
-        return self.content.decode(errors="replace")
+        """The body as text in the charset that the request declares, else UTF-8; what is none shows as U+FFFD."""
+        return self.sent.decoded(self.headers.get("content-type", ""))
 
     def json(self) -> Any:
         """The body, parsed.
@@ -72,13 +73,26 @@ class WebhookRequest:
             InputError: it is not JSON.
         """
         try:
-            return from_json(self.content)
+            return from_json(self.sent.json(self.headers.get("content-type", "")))
         except ValueError as error:
             raise InputError(f"what was sent to the webhook is not JSON: {error}") from error
 
 
 WEBHOOK: Codec[Webhook] = Codec.of(Webhook)
 WEBHOOK_REQUEST: Codec[WebhookRequest] = Codec.of(WebhookRequest)
+
+
+def check_webhook(step: str, webhook: object) -> None:
+    """What `ctx.create_webhook` gives.
+
+    Raises:
+        ConfigurationError: it is something else. A URL is not shown: who knows it can send.
+    """
+    if not isinstance(webhook, Webhook):
+        seen = "a text" if isinstance(webhook, str) else shown(webhook)
+        raise ConfigurationError(
+            f"step '{step}' cannot wait for {seen}; write the whole of what ctx.create_webhook returned, not its URL"
+        )
 
 
 def read_data(step: str, event: str, text: str, codec: Codec[T]) -> T:

@@ -1,16 +1,25 @@
 """The options of `@flow.serve`."""
 
-import inspect
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, TypedDict, TypeVar
+from typing import Any, Generic, TypedDict, TypeVar, cast
 
 from batchflow.core.duration import Duration
 from batchflow.core.flow import FlowControl
 from batchflow.core.retry import RetryPolicy
 from batchflow.errors import ConfigurationError
-from batchflow.serve.surroundings import Surroundings, checked_url
+from batchflow.serve.checks import (
+    check_flow,
+    check_parser,
+    check_retry,
+    check_texts,
+    check_url,
+    checked_label,
+    limit_ms,
+    shown,
+)
+from batchflow.serve.surroundings import Surroundings
 
 Payload = TypeVar("Payload")
 
@@ -58,19 +67,26 @@ class ServeOptions(Generic[Payload]):
     def __post_init__(self) -> None:
         if self.retry is not None and not (self.retries is None and self.retry_delay is None):
             raise ConfigurationError("'retry' is a whole policy; give either it, or 'retries' and 'retry_delay'")
-        if self.initial_payload_parser is not None and not callable(self.initial_payload_parser):
-            raise ConfigurationError("'initial_payload_parser' is a function of a request's body as text")
-        checked_url(self.url, "url")
-        checked_url(self.base_url, "base_url")
+        check_retry(self.retry)
+        self.policy()
+        check_flow(self.flow_control)
+        limit_ms(self.timeout)
         self._check_failure()
+        check_parser(self.initial_payload_parser)
+        checked_label(self.label, ConfigurationError)
+        # None would be the default of every other option.
+        if not isinstance(cast("object", self.verbose), bool):
+            raise ConfigurationError(f"'verbose' cannot be {shown(self.verbose)}; write True or False")
+        check_url("url", self.url)
+        check_url("base_url", self.base_url)
+        check_texts("env", self.env)
 
     def _check_failure(self) -> None:
         if self.failure_function is not None and self.failure_url is not None:
             raise ConfigurationError("'failure_function' and 'failure_url' exclude each other; give one of them")
-        checked_url(self.failure_url, "failure_url")
-        function = self.failure_function
-        if function is not None and (not callable(function) or not inspect.signature(function).parameters):
-            raise ConfigurationError("'failure_function' is a function of what is known of the failed run")
+        check_url("failure_url", self.failure_url, bare=False)
+        if self.failure_function is not None and not callable(self.failure_function):
+            raise ConfigurationError(f"'failure_function' cannot be {shown(self.failure_function)}; write a function")
         # Delivered with the operations on dead letters, which are not there yet: better refused than never called.
         for option in ("failure_function", "failure_url"):
             if getattr(self, option) is not None:

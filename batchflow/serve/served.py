@@ -16,18 +16,19 @@ from batchflow.core.ports import Client
 from batchflow.core.settlement import Effect, Publish
 from batchflow.errors import ConfigurationError, InputError
 from batchflow.serve.callables import is_async
+from batchflow.serve.checks import checked_run_id, shown
 from batchflow.serve.children import ChildOptions, Link
 from batchflow.serve.context import WorkflowContext
 from batchflow.serve.endpoint import HOUR_MS, Endpoint
 from batchflow.serve.handle import RunHandle
 from batchflow.serve.options import DEFAULTS, ServeOptions
-from batchflow.serve.starting import AS_IT_IS, Trigger, TriggerOptions, checked_label, retried, starting, trigger_of
+from batchflow.serve.starting import AS_IT_IS, Trigger, TriggerOptions, retried, starting, trigger_of
 from batchflow.serve.telling import teller
 
 Payload = TypeVar("Payload")
 Result = TypeVar("Result")
 
-_ROUTE = re.compile(r"(/[A-Za-z0-9._-]+)+")
+_ROUTE = re.compile(r"(/(?!\.{1,2}(?:/|\Z))[A-Za-z0-9._-]+)+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,11 +54,11 @@ class ServedFunction(Generic[Payload, Result]):
         own for this run.
 
         Raises:
-            InputError: an id, a label or a time is none; `TooLarge`, which is one: the payload is.
-            ConfigurationError: an option is wrong.
+            InputError: an id or a label is none; `TooLarge`, which is one: the payload is.
+            ConfigurationError: a time or another option is wrong.
             UnserializableError: the payload does not survive its JSON form.
         """
-        return (await self.trigger_many([payload], trigger_of(options)))[0]
+        return (await self.trigger_many([payload], trigger_of(options, self.client.now())))[0]
 
     async def trigger_many(self, payloads: Sequence[Payload], options: Trigger = AS_IT_IS) -> list[RunHandle[Result]]:
         """Start a run of each payload, all of them in one transaction.
@@ -78,7 +79,7 @@ class ServedFunction(Generic[Payload, Result]):
 
     def run(self, id: str) -> RunHandle[Result]:
         """The handle of one of the function's runs."""
-        return RunHandle(id, self.result, self.client)
+        return RunHandle(checked_run_id(id, "id"), self.result, self.client)
 
     # As a child (`batchflow.serve.children.Invocable`)
 
@@ -97,7 +98,7 @@ class ServedFunction(Generic[Payload, Result]):
             headers=options.headers,
             retry=retried(self.endpoint, options.retries, options.retry_delay),
             keep=True,
-            label=checked_label(options.label) or self.label,
+            label=options.label or self.label,
             parent=link.parent,
             depth=link.depth,
         )
@@ -126,8 +127,7 @@ def served_function(
     Raises:
         ConfigurationError: the signature is another one, the route is none, or an option is wrong.
     """
-    if not _ROUTE.fullmatch(route):
-        raise ConfigurationError(f"'route' cannot be {route!r}; write a path such as '/onboarding'")
+    check_route(route)
     payload, result = _payload_codec(function), Codec.of_result(function)
     name = route.strip("/").replace("/", ".")
 
@@ -162,9 +162,21 @@ def served_function(
         payload=payload,
         result=result,
         client=client,
-        label=checked_label(options.label),
+        label=options.label,
         parse=options.initial_payload_parser,
     )
+
+
+def check_route(route: object) -> None:
+    """A path such as "/onboarding".
+
+    Raises:
+        ConfigurationError: it is none, or the function itself, as of a decorator without parentheses.
+    """
+    if callable(route):
+        raise ConfigurationError(f"{shown(route)} is given no route to be served at; write @flow.serve('/route')")
+    if not isinstance(route, str) or not _ROUTE.fullmatch(route):
+        raise ConfigurationError(f"'route' cannot be {shown(route)}; write a path such as '/onboarding'")
 
 
 def _payload_codec(function: Callable[..., Any]) -> Codec[Any]:

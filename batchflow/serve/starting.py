@@ -4,22 +4,21 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from hashlib import sha256
 from typing import TypedDict
 
 from batchflow.core.duration import Duration, to_ms
 from batchflow.core.flow import FlowControl
-from batchflow.core.message import NO_HEADERS, Message
+from batchflow.core.message import Message
 from batchflow.core.ports import Client
 from batchflow.core.retry import RetryPolicy
-from batchflow.core.run import NEVER
 from batchflow.core.spelling import check_options
 from batchflow.errors import InputError
-from batchflow.serve.context import instant, keyed
+from batchflow.serve.checks import checked_label, checked_text, headers_of, instant, is_text, keyed, shown
 from batchflow.serve.endpoint import Endpoint
 
 _RUN_ID = re.compile(r"[A-Za-z0-9_:-]{1,128}")
-_LONGEST_LABEL = 200
 
 
 class TriggerOptions(TypedDict, total=False):
@@ -54,14 +53,17 @@ class Trigger:
 AS_IT_IS = Trigger()
 
 
-def trigger_of(options: TriggerOptions) -> Trigger:
-    """Options as they were given.
+def trigger_of(options: TriggerOptions, now: int) -> Trigger:
+    """Options as they were given, at `now`.
 
     Raises:
         ConfigurationError: one of them is none.
     """
     check_options("trigger", options, TriggerOptions.__annotations__)
-    return Trigger(**options)
+    made = Trigger(**options)
+    if made.not_before is not None and made.delay is None:
+        instant(made.not_before, option="not_before", now=now)
+    return made
 
 
 def starting(endpoint: Endpoint, client: Client, body: str, options: Trigger, label: str | None) -> Message:
@@ -75,7 +77,7 @@ def starting(endpoint: Endpoint, client: Client, body: str, options: Trigger, la
         destination=endpoint.route,
         flow=keyed(options.flow_control) or endpoint.flow,
         body=body,
-        headers=dict(options.headers or NO_HEADERS),
+        headers=headers_of(options.headers),
         not_before=_not_before(options, client.now()),
         retry=retried(endpoint, options.retries, options.retry_delay),
         keep=True,
@@ -94,16 +96,17 @@ def _run_id(route: str, options: Trigger) -> str | None:
     if options.run_id is not None and options.dedup_id is not None:
         raise InputError("'run_id' and 'dedup_id' exclude each other; give the one or the other", field="runId")
     if options.run_id is not None:
-        if not _RUN_ID.fullmatch(options.run_id):
+        if not is_text(options.run_id) or not _RUN_ID.fullmatch(options.run_id):
             raise InputError(
-                f"'run_id' cannot be {options.run_id!r}; write 1 to 128 letters, digits, '_', '-' and ':'",
+                f"'run_id' cannot be {shown(options.run_id)}; write 1 to 128 letters, digits, '_', '-' and ':'",
                 field="runId",
             )
         if options.run_id.startswith("bat_"):
             raise InputError(f"'run_id' cannot be {options.run_id!r}: ids of batches begin so", field="runId")
         return options.run_id
     if options.dedup_id is not None:
-        if not options.dedup_id:
+        refuse = partial(InputError, field="dedupId")
+        if not checked_text("'dedup_id'", options.dedup_id, refuse, "what the run is for, as text"):
             raise InputError("'dedup_id' is empty; name what the run is for, or leave it out", field="dedupId")
         # No route holds a space, so two pairs never read alike.
         return f"run_{sha256(f'{route} {options.dedup_id}'.encode()).hexdigest()[:32]}"
@@ -114,20 +117,5 @@ def _not_before(options: Trigger, now: int) -> int:
     if options.delay is not None and options.not_before is not None:
         raise InputError("'delay' and 'not_before' exclude each other; give the one or the other", field="delay")
     if options.delay is not None:
-        when = now + to_ms(options.delay, option="delay")
-    else:
-        when = 0 if options.not_before is None else instant(options.not_before, option="not_before")
-    if when >= NEVER:
-        raise InputError("a run cannot be put off for ever; name a time that comes", field="not_before")
-    return when
-
-
-def checked_label(label: str | None) -> str | None:
-    """A label, or None.
-
-    Raises:
-        InputError: it is empty or longer than 200 characters.
-    """
-    if label is not None and not 0 < len(label) <= _LONGEST_LABEL:
-        raise InputError(f"a label has 1 to {_LONGEST_LABEL} characters, not {len(label)}", field="label")
-    return label
+        return now + to_ms(options.delay, option="delay")
+    return 0 if options.not_before is None else instant(options.not_before, option="not_before")

@@ -6,61 +6,85 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from batchflow.errors import ConfigurationError
+from batchflow.serve.checks import check_url
 
 ROOT_HEADER = "batchflow-root"
 """The header of a run that was started over HTTP: the URL below which the app's endpoints were reached."""
 
 
+@dataclass(slots=True)
+class Site:
+    """The path of an app's router, its prefix: learnt when the app starts; None where no app is known."""
+
+    path: str | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Surroundings:
-    """`url` is the public URL of the function itself, at `route`; `base_url` that of the app."""
+    """`url` is the public URL of the function itself, at `route`; `base_url` that of the router, which is at `site`.
+
+    Raises:
+        ConfigurationError: a variable of `env` that says where the router is holds no absolute URL.
+    """
 
     route: str = ""
     url: str | None = None
     base_url: str | None = None
     env: Mapping[str, str] = field(default_factory=lambda: os.environ)
+    site: Site = field(default_factory=Site)
+
+    def __post_init__(self) -> None:
+        # What belongs to no function is made on import, which is no place to refuse anything.
+        if self.route:
+            for name in ("UPSTASH_WORKFLOW_URL", "APP_URL", "BATCHFLOW_APP_URL"):
+                self._variable(name)
 
     def public_url(self, headers: Mapping[str, str]) -> str:
         """The URL below which the app's endpoints are reached.
 
-        That is `url` without the route; else `base_url` or UPSTASH_WORKFLOW_URL, with the path of the request that
-        started the run where it has none of its own; else where that request came in, as APP_URL has it; else APP_URL.
+        That is `url` without the route; else `base_url` or UPSTASH_WORKFLOW_URL, with the path of the router where it
+        has none of its own; else where the request came in that started the run, as APP_URL has it; else APP_URL, with
+        the path of the router.
 
         Raises:
-            ConfigurationError: none of them is known.
+            ConfigurationError: none of them is known; or APP_URL is all there is, without a path, and that of the
+                router is not known.
         """
         if self.url is not None:
             return self.url.rstrip("/").removesuffix(self.route)
         seen = headers.get(ROOT_HEADER)
-        base = (self.base_url or "").rstrip("/") or self._variable("UPSTASH_WORKFLOW_URL")
+        path = self.site.path if seen is None else urlsplit(seen).path
+        base = self.base_url or self._variable("UPSTASH_WORKFLOW_URL")
         if base is not None:
-            return base + urlsplit(seen).path if seen is not None and not urlsplit(base).path.strip("/") else base
-        root = seen or self._variable("APP_URL") or self._variable("BATCHFLOW_APP_URL")
-        if root is None:
+            whole = base.rstrip("/")
+            return whole if urlsplit(whole).path else whole + (path or "")
+        if seen is not None:
+            return seen
+        app_url = self._variable("APP_URL") or self._variable("BATCHFLOW_APP_URL")
+        if app_url is None:
             raise ConfigurationError(
                 "the public URL of this app is not known; set APP_URL, or base_url= at @flow.serve, "
                 "to where its router is reached from outside"
             )
-        return root
+        if path is not None:
+            return router_url(app_url, path)
+        if not urlsplit(app_url).path:
+            raise ConfigurationError(
+                f"APP_URL is {app_url!r}, and this process does not know the path of the router there; write it too: "
+                f"{app_url}/api for one that is included under /api, {app_url}/ for one without a prefix"
+            )
+        return app_url.rstrip("/")
 
     def _variable(self, name: str) -> str | None:
-        return self.env.get(name, "").rstrip("/") or None
+        value = self.env.get(name) or None
+        check_url(name, value)
+        return value
 
 
 NOWHERE = Surroundings()
 
 
-def checked_url(url: str | None, option: str) -> str | None:
-    """`url`, or None.
-
-    Raises:
-        ConfigurationError: it is no absolute URL.
-    """
-    if url is None:
-        return None
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ConfigurationError(
-            f"'{option}' cannot be {url!r}; write an absolute URL, such as https://app.example.com"
-        )
-    return url
+def router_url(app_url: str, path: str) -> str:
+    """Where a router is reached that stands at `path`: `app_url` says so in full, or all that comes before `path`."""
+    base = app_url.rstrip("/")
+    return base if urlsplit(base).path.endswith(path) else base + path

@@ -1,6 +1,6 @@
 """The steps that wait for something from outside: calls, children, events, webhooks."""
 
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from batchflow.core.call import CALL, CallRequest
 from batchflow.core.codec import Codec
@@ -11,6 +11,7 @@ from batchflow.core.run import Step
 from batchflow.core.settlement import Accept, Effect, Listen, Publish
 from batchflow.errors import ChildCancelled, ChildFailed, ConfigurationError, InputError, StepFailed
 from batchflow.serve.calls import ANSWER, REQUEST, CallResponse
+from batchflow.serve.checks import is_writable, shown
 from batchflow.serve.children import DEEPEST, ChildOptions, Invocable, Link
 from batchflow.serve.driver import Driver
 from batchflow.serve.events import WEBHOOK, EventResult, Webhook, read_data
@@ -19,7 +20,6 @@ from batchflow.serve.failure import headline
 T = TypeVar("T")
 Sent = TypeVar("Sent")
 
-ANYTHING: Codec[Any] = Codec.of(Any)
 NOTHING: Codec[None] = Codec.of(type(None))
 _LONGEST_EVENT = 500
 _TOKEN_BYTES = 20
@@ -95,8 +95,12 @@ def checked_event(event: object) -> str:
     Raises:
         InputError: it is none.
     """
-    if not isinstance(event, str) or not event or len(event) > _LONGEST_EVENT:
-        raise InputError(f"an event id is a text of 1 to {_LONGEST_EVENT} characters, not {event!r}", field="eventId")
+    if not isinstance(event, str) or not 0 < len(event) <= _LONGEST_EVENT:
+        raise InputError(
+            f"an event id is a text of 1 to {_LONGEST_EVENT} characters, not {shown(event)}", field="eventId"
+        )
+    if not is_writable(event):
+        raise InputError(f"the event id {event!r} has no form in UTF-8; write another", field="eventId")
     if event.startswith("batchflow:"):
         raise InputError(f"the event id '{event}' begins with 'batchflow:', which is batchflow's own", field="eventId")
     return event

@@ -15,7 +15,7 @@ from batchflow.batch.handle import BatchHandle
 from batchflow.batch.summary import BatchSummary
 from batchflow.core.duration import Duration, to_ms
 from batchflow.errors import ConfigurationError
-from batchflow.serve.context import instant
+from batchflow.serve.checks import instant
 from batchflow.serve.handle import RunHandle
 from batchflow.serve.served import ServedFunction
 from batchflow.serve.starting import TriggerOptions

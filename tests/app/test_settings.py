@@ -43,6 +43,36 @@ def test_a_workers_name_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch,
     )
 
 
+NO_URLS = {
+    "foo": "write an absolute URL, such as https://app.example.com",
+    "app.example.com/api": "write an absolute URL, such as https://app.example.com",
+    "/api": "write an absolute URL, such as https://app.example.com",
+    "ftp://h": "write an absolute URL, such as https://app.example.com",
+    "https://": "write an absolute URL, such as https://app.example.com",
+    "https://h:port": "write an absolute URL, such as https://app.example.com",
+    "https://[": "write an absolute URL, such as https://app.example.com",
+    "https://h/a?b": "write it without a query and a fragment",
+}
+
+
+@pytest.mark.parametrize("variable", ["APP_URL", "BATCHFLOW_APP_URL"])
+@pytest.mark.parametrize("url", NO_URLS)
+def test_an_app_url_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, url: str, variable: str) -> None:
+    """Where the app is made, with the variable's name; nobody would ever reach what is put below it."""
+    monkeypatch.setenv(variable, url)
+    with pytest.raises(ConfigurationError) as caught:
+        Batchflow("sqlite://")
+    assert str(caught.value) == (
+        f"the setting 'app_url' (APP_URL or BATCHFLOW_APP_URL) cannot be {url!r}: {NO_URLS[url]}"
+    )
+
+
+def test_an_app_url_that_is_empty_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As compose files have it."""
+    monkeypatch.setenv("APP_URL", "")
+    assert Batchflow("sqlite://").settings.app_url is None
+
+
 @pytest.mark.parametrize("size", ["1023", "268435457", "1 MiB"])
 def test_a_limit_of_values_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, size: str) -> None:
     """From 1 KiB up to what a server of Redis takes with ease."""

@@ -77,7 +77,7 @@ async def test_an_encoded_id_is_the_same(idle_http: AsyncClient) -> None:
     ("id", "told"),
     [
         ("", "an event id is a text of 1 to 500 characters, not ''"),
-        ("x" * 501, f"an event id is a text of 1 to 500 characters, not '{'x' * 501}'"),
+        ("x" * 501, f"an event id is a text of 1 to 500 characters, not '{'x' * 99}…"),
         (
             "batchflow:webhook:x",
             "the event id 'batchflow:webhook:x' begins with 'batchflow:', which is batchflow's own",
@@ -94,6 +94,25 @@ async def test_data_that_is_neither_json_nor_text(idle_http: AsyncClient) -> Non
     """Bytes are refused."""
     expected = (400, "the body is neither JSON nor UTF-8 text", None)
     assert refusal(await idle_http.post(f"/events/{EVENT}", content=b"\xff\xfe")) == expected
+
+
+@pytest.mark.parametrize("content_type", ["application/json", "application/cloudevents+json; charset=utf-8"])
+async def test_what_is_said_to_be_json_and_is_none_is_refused(
+    content_type: str, flow: Batchflow, http: AsyncClient
+) -> None:
+    """400, and whoever waits goes on waiting; without a body there is no data."""
+    run = await started(http)
+    await waits(http)
+    headers = {"Content-Type": content_type}
+    status, told, _ = refusal(await http.post(f"/events/{EVENT}", content=b'{"amount": 5', headers=headers))
+    assert status == 400
+    assert told == (
+        "the body is not JSON (EOF while parsing an object at line 1 column 12), which its Content-Type says it is; "
+        "send JSON, or text as text/plain"
+    )
+    assert [it["workflowRunId"] for it in await waits(http)] == [run]
+    assert (await http.post(f"/events/{EVENT}", headers=headers)).json()["runIds"] == [run]
+    assert await flow.run(run).wait(30) is None
 
 
 async def test_data_that_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,23 +3,80 @@
 import re
 
 import pytest
+from fastapi.routing import APIRoute
 
-from batchflow import Batchflow, WorkflowContext
-from batchflow.errors import DuplicateNameError
+from batchflow import Batchflow, BatchWorkflow, NoParams, Page, WorkflowContext
+from batchflow.errors import ConfigurationError, DuplicateNameError
+from batchflow.http.own import POSTS
 
 
-@pytest.mark.parametrize("path", ["/events/order", "/runs/cancel", "/batches/mine/cancel", "/webhooks/mine"])
-def test_a_function_cannot_take_a_route_of_batchflow_itself(path: str) -> None:
-    """It would never be reached; whether the router is there before or after."""
-    told = re.escape(f"a POST to '{path}' is one to batchflow's own route")
+async def mine(ctx: WorkflowContext[None]) -> None: ...
 
-    async def mine(ctx: WorkflowContext[None]) -> None: ...
 
-    early = Batchflow("sqlite://")
-    assert early.router is not None
-    with pytest.raises(DuplicateNameError, match=told):
-        early.serve(path)(mine)
-    late = Batchflow("sqlite://")
-    late.serve(path)(mine)
-    with pytest.raises(DuplicateNameError, match=told):
-        _ = late.router
+class Events(BatchWorkflow[NoParams, str, str]):
+    """Its routes begin with /events."""
+
+    name = "events"
+
+    async def fetch(self, params: NoParams, cursor: str | None, limit: int) -> Page:
+        return Page(ids=[])
+
+    async def execute(self, item_id: str) -> str:
+        return item_id
+
+
+@pytest.mark.parametrize("router_first", [True, False])
+@pytest.mark.parametrize(
+    "path",
+    ["/events/order", "/events/a/b", "/runs/cancel", "/runs/mine/cancel", "/batches/mine/cancel", "/webhooks/me"],
+)
+def test_a_function_cannot_take_a_route_of_batchflow_itself(path: str, router_first: bool) -> None:
+    """It would never be reached. It is told where the function is decorated, the router being there or not."""
+    flow = Batchflow("sqlite://")
+    if router_first:
+        assert flow.router is not None
+    with pytest.raises(DuplicateNameError, match=re.escape(f"a POST to '{path}' is one to batchflow's own route")):
+        flow.serve(path)(mine)
+    assert flow.served == {}
+    assert flow.router is not None
+
+
+@pytest.mark.parametrize("router_first", [True, False])
+def test_a_workflow_cannot_take_a_route_of_batchflow_itself(router_first: bool) -> None:
+    """It is told when it is added."""
+    flow = Batchflow("sqlite://")
+    if router_first:
+        assert flow.router is not None
+    with pytest.raises(DuplicateNameError, match=r"batchflow's own route '/events/\{id\}'; give the function"):
+        flow.add(Events())
+    assert flow.workflows == {}
+
+
+@pytest.mark.parametrize(
+    "path", ["/event/order", "/runs/cancelled", "/webhooks/me/too", "/batches/a/b/cancel", "/a/events/x"]
+)
+def test_other_routes_are_free(path: str) -> None:
+    """Whatever they look like."""
+    flow = Batchflow("sqlite://")
+    flow.serve(path)(mine)
+    assert list(flow.served) == [path]
+    assert flow.router is not None
+
+
+def test_the_routes_that_take_a_post_are_all_known() -> None:
+    """The list of them that needs no router says what the router has."""
+    routes = [it for it in Batchflow("sqlite://").router.routes if isinstance(it, APIRoute)]
+    assert {it.path for it in routes if not it.methods or "POST" in it.methods} == set(POSTS)
+
+
+@pytest.mark.parametrize("path", ["/../x", "/./x", "/a/..", "/a/.", "/.", "/..", "/a/../b"])
+def test_a_route_that_clients_would_shorten_is_refused(path: str) -> None:
+    """No request would come to it."""
+    with pytest.raises(ConfigurationError, match=re.escape(f"'route' cannot be {path!r}; write a path such as")):
+        Batchflow("sqlite://").serve(path)(mine)
+
+
+@pytest.mark.parametrize("path", ["/.well-known/x", "/...", "/a..b", "/v1.2", "/a/.x"])
+def test_a_route_may_hold_dots(path: str) -> None:
+    """As long as a part of it is more than one or two of them."""
+    assert Batchflow("sqlite://").serve(path)(mine).endpoint.route == path

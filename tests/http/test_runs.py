@@ -1,13 +1,18 @@
 """Plain durable functions over HTTP."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from httpx import AsyncClient
 
-from batchflow import Batchflow
+from batchflow import Batchflow, WorkflowContext
+from batchflow.core.codec import Codec
 from batchflow.core.run import NEVER, Step
+from batchflow.errors import InputError
+from batchflow.http.payloads import PayloadReader
 from batchflow.http.run_answers import StepAnswer
 from tests.http.samples import PREFIX, refusal
 from tests.waiting import wait_until
@@ -71,6 +76,30 @@ async def test_a_payload_that_does_not_fit_is_422(
 ) -> None:
     """The sentence names the field."""
     assert refusal(await idle_http.post("/onboarding", content=body)) == expected
+
+
+NOT_JSON: dict[Any, str] = {
+    str: "send a JSON string, in double quotes",
+    list[str]: "send a JSON array",
+    dict[str, int]: "send a JSON object",
+    int: "send a number",
+    bool: "send true or false",
+    str | int: "send JSON",
+    Callable[[], int]: "send JSON",
+}
+
+
+@pytest.mark.parametrize("payload", NOT_JSON)
+def test_what_is_no_json_hears_what_to_send(payload: Any) -> None:
+    """What the function's payload is in JSON."""
+
+    async def function(ctx: WorkflowContext[int]) -> None: ...
+
+    served = Batchflow("sqlite://").serve("/function")(function)
+    reader: PayloadReader[Any] = PayloadReader(replace(served, payload=Codec.of(payload)))
+    with pytest.raises(InputError, match=rf"^the body is not JSON \(.+\); {NOT_JSON[payload]}$") as caught:
+        reader.read(b"{]")
+    assert caught.value.status == 400
 
 
 async def test_an_unknown_run_is_404(idle_http: AsyncClient) -> None:
@@ -164,8 +193,9 @@ async def test_runs_are_listed_page_by_page(idle_http: AsyncClient) -> None:
     [
         ("state=done", "'state' does not fit: Input should be 'waiting', 'running', 'completed', 'failed'", "state"),
         ("limit=1001", "'limit' does not fit: Input should be less than or equal to 1000", "limit"),
-        ("cursor=x", "'cursor' does not fit: String should match pattern", "cursor"),
-        (f"cursor={'9' * 30}.x", "'cursor' does not fit: String should match pattern", "cursor"),
+        ("cursor=x", "'cursor' cannot be 'x'; write the nextCursor of the page before", "cursor"),
+        (f"cursor={'9' * 30}.x", f"'cursor' cannot be '{'9' * 30}.x'; write the nextCursor", "cursor"),
+        ("cursor=1.", "'cursor' cannot be '1.'; write the nextCursor of the page before", "cursor"),
         ("function=/approval", "no function is served at '/approval'; did you mean '/approvals'?", "function"),
     ],
 )
@@ -210,7 +240,8 @@ async def test_many_runs_are_cancelled(idle_http: AsyncClient) -> None:
     ("body", "expected"),
     [
         ("{}", (422, "say which runs to cancel: their ids, a label or a function", "ids")),
-        ('{"ids": []}', (422, "say which runs to cancel: their ids, a label or a function", "ids")),
+        ('{"ids": []}', (422, "'ids' is empty; list one id or more, or leave it out", "ids")),
+        ('{"ids": [], "label": "b"}', (422, "'ids' is empty; list one id or more, or leave it out", "ids")),
         (
             '{"ids": ["a"], "label": "b"}',
             (422, "name the runs to cancel by id, or by label and function, not both", "ids"),
