@@ -53,7 +53,7 @@ def ripen(journal: Sequence[Step], now: int, arrivals: Sequence[Arrival] = ()) -
 
     Only what is returned has changed. Positions go on after the last recorded one, so that a replay hands them out
     where the claim that woke them did. Of what came for one step the first counts, and an arrival before a timeout of
-    the same moment.
+    the same moment. As with every newly recorded step, failures and losses of the run start again from none.
     """
     pending = {step.number: step for step in journal if step.state == "pending"}
     came: list[tuple[int, int, int, Step]] = []

@@ -132,9 +132,12 @@ def dead(claim: Claim, error: str, steps: tuple[Step, ...] = ()) -> Settlement:
     return Settlement(claim.id, claim.fence, "dead", error=error, steps=steps)
 
 
-def released(claim: Claim) -> Settlement:
-    """The claim is given back as it was, due at once: neither an attempt nor a loss is counted."""
-    return Settlement(claim.id, claim.fence, "released")
+def released(claim: Claim, steps: tuple[Step, ...] = ()) -> Settlement:
+    """The claim is given back, due at once: neither an attempt nor a loss is counted.
+
+    What it has found out about steps is kept.
+    """
+    return Settlement(claim.id, claim.fence, "released", steps=steps)
 
 
 def cancelled(claim: Claim) -> Settlement:

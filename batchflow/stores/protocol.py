@@ -82,18 +82,20 @@ class Store(Protocol):
 
         Flow keys are picked before messages, in turn, so that a hot key does not starve a quiet one; within a key the
         oldest due message comes first. Parallelism and rate of the key are taken together with the claim, or neither.
-        Timers of a suspended run that are due, and what has arrived for it, become recorded entries, in time order.
-        Nothing of a cancelled batch is leased. An unknown worker is enlisted by nobody: it gets nothing.
+        Timers of a suspended run that are due, and what has arrived for it, become recorded entries, in time order;
+        with them its failures and losses start again from none, as after every outcome, and the claim says so. Nothing
+        of a cancelled batch is leased. An unknown worker is enlisted by nobody: it gets nothing.
         """
         ...
 
     def record(self, claim: str, fence: int, step: Step, effects: tuple[Effect, ...] = ()) -> Awaitable[Verdict]:
         """Record a step, with `effects`, if the claim is still held with this fence.
 
-        `recorded`: durable, and after an outcome the message's failures and losses start again from none; a pending
-        step is recorded when it begins to wait for something from outside. `stale`: the claim is lost; `cancelled`: its
-        run or batch is cancelled; in both cases nothing is changed. Recording the same step again is a no-op that
-        answers `recorded`.
+        `recorded`: durable, and after an outcome the message's failures and losses start again from none. A pending
+        step leaves them as they are; it is recorded when it begins to wait for something from outside, or for a time
+        while the function goes on, and its outcome takes its place. `stale`: the claim is lost; `cancelled`: its run or
+        batch is cancelled; in both cases nothing is changed. Recording the same step again is a no-op that answers
+        `recorded`.
         """
         ...
 
@@ -102,12 +104,12 @@ class Store(Protocol):
 
         The message gives back its place in the flow key. By ending: `done` and `answered` drop message and journal
         (kept as a finished run if the message says so); an item is succeeded and marked in the ledger, or failed.
-        `suspended`, `retry`, `parked` and `released` make it due again, counting a failure only for `retry`; `parked`
-        holds its whole flow key until then; a `suspended` one for which something has arrived is due at once. `dead`
-        moves it to the dead letters with its journal, and fails its item, or the walk of its batch. `cancelled` ends it
-        without a result, and cancels what it waits for. The end of a message with a parent arrives at the step that
-        waits for it. The settlement that ends a batch's last item after its last page also completes the batch and
-        publishes its completion message: exactly once.
+        `suspended`, `retry`, `parked` and `released` make it due again with the steps they bring, counting a failure
+        only for `retry`; `parked` holds its whole flow key until then; `released` is due at once, and so is a
+        `suspended` one for which something has arrived. `dead` moves it to the dead letters with its journal, and fails
+        its item, or the walk of its batch. `cancelled` ends it without a result, and cancels what it waits for. The end
+        of a message with a parent arrives at the step that waits for it. The settlement that ends a batch's last item
+        after its last page also completes the batch and publishes its completion message: exactly once.
         """
         ...
 

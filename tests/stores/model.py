@@ -140,6 +140,7 @@ class Model:
         for _, number, _, what in sorted(came, key=lambda one: one[:3]):
             if journal[number].state == "pending":
                 position += 1
+                self.messages[id].update(failures=0, losses=0)
                 journal[number] = journal[number]._replace(position=position, at=now, **what)
                 self.messages[id]["journal"][str(number)] = list(journal[number])
                 self._unlisten(id, [number])

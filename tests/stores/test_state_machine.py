@@ -172,8 +172,8 @@ class StoreMachine(RuleBasedStateMachine):
     def settle(self, data: st.DataObject, ending: Ending, delay: int, users: list[str], more: bool) -> None:
         claim = data.draw(st.sampled_from(self.claims[-6:]))
         steps: tuple[Step, ...] = ()
-        if ending in {"suspended", "retry", "parked"} and data.draw(st.booleans()):
-            steps = (self._step(claim, delay if ending == "suspended" else None),)
+        if ending in {"suspended", "retry", "parked", "released"} and data.draw(st.booleans()):
+            steps = (self._step(claim, delay if ending in {"suspended", "released"} else None),)
         effects: tuple[Effect, ...] = ()
         if ending == "done":
             effects = (*self._effects(claim, users, more), *((Notify("paid", "3"),) if more else ()))

@@ -90,7 +90,7 @@ def _take_from(tx: Tx, lane: _Lane, want: int, owner: int, states: dict[str, Flo
 
 def _compose(tx: Tx, found: list[tuple[_Lane, list[Any]]]) -> list[Claim]:
     again = [(row[0],) for _, rows in found for row in rows if row[1] > 0]
-    journals = steps.journals(tx, again) if again else {}
+    journals, woken = steps.journals(tx, again) if again else ({}, set[str]())
     claims: list[Claim] = []
     for lane, rows in found:
         destination = lane.destination
@@ -105,8 +105,8 @@ def _compose(tx: Tx, found: list[tuple[_Lane, list[Any]]]) -> list[Claim]:
                     None if head is None else head.id,
                     number,
                     item or "",
-                    failures,
-                    losses,
+                    0 if id in woken else failures,
+                    0 if id in woken else losses,
                     from_json(headers) if headers else NO_HEADERS,
                     RetryPolicy.from_wire(from_json(retry)) if retry else None,
                     journals.get(id, ()) if fence else (),

@@ -173,6 +173,12 @@ UPDATE message SET failures = 0, losses = 0
 FROM given g WHERE message.id = g.id AND message.fence = g.fence
     AND owner IS NOT NULL AND cancelled = 0 AND (failures > 0 OR losses > 0);
 
+-- message_reset_woken --
+-- The same for what a claim records itself: timers that are due, and what has arrived.
+WITH given (id) AS (VALUES :rows)
+UPDATE message SET failures = 0, losses = 0
+WHERE id IN (SELECT id FROM given) AND (failures > 0 OR losses > 0);
+
 -- message_keep --
 WITH given (id, state, result, error) AS (VALUES :rows)
 INSERT INTO run (

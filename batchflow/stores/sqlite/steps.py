@@ -44,8 +44,11 @@ def put(tx: Tx, records: Sequence[tuple[str, int, Step]]) -> int:
     return written
 
 
-def journals(tx: Tx, runs: list[tuple[str]]) -> dict[str, Journal]:
-    """Journals of claimed runs; timers that are due and what has arrived are recorded in them."""
+def journals(tx: Tx, runs: list[tuple[str]]) -> tuple[dict[str, Journal], set[str]]:
+    """Journals of claimed runs; timers that are due and what has arrived are recorded in them.
+
+    With those for which something was: their failures and losses start again from none.
+    """
     steps: dict[str, dict[int, Step]] = {}
     for run, *fields in reads.steps_of(tx, runs):
         step = Step._make(fields)
@@ -58,13 +61,15 @@ def journals(tx: Tx, runs: list[tuple[str]]) -> dict[str, Journal]:
         for run, journal in steps.items()
         for step in ripen(tuple(journal.values()), tx.now, arrivals.get(run, ()))
     ]
+    woken = {run for run, _ in ripe}
     for run, step in ripe:
         steps[run][step.number] = step
     if ripe:
         tx.run_rows("step_ripen", [(run, *step) for run, step in ripe])
+        tx.run_rows("message_reset_woken", [(run,) for run in woken])
         waited = [(run, step.number) for run, step in ripe if step.kind == "wait"]
         if waited:
             waiting.unlisten(tx, waited)
     if arrivals:
         waiting.taken(tx, arrivals)
-    return {run: tuple(journal.values()) for run, journal in steps.items()}
+    return {run: tuple(journal.values()) for run, journal in steps.items()}, woken

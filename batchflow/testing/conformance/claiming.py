@@ -2,8 +2,12 @@
 
 import asyncio
 
+import pytest
+
 from batchflow.core import settlement
 from batchflow.core.flow import FlowControl
+from batchflow.core.message import Claim
+from batchflow.core.run import Step
 from batchflow.testing.conformance.scene import Cases, Scene, names, ran, sleeping, waiting
 
 
@@ -157,6 +161,51 @@ class ClaimCases(Cases):
         scene.clock.advance("5ms")
         assert (await scene.claim_one("a")).journal == (again,)
 
+    @pytest.mark.parametrize("timer", ["sleep", "timeout", "sleep of an item"])
+    async def test_claim_of_a_due_timer_starts_failures_and_losses_again(self, scene: Scene, timer: str) -> None:
+        """As an outcome that a worker records does, for good; a timer that is not due leaves them."""
+        due = scene.now + 60_000
+        step = waiting(due=due) if timer == "timeout" else sleeping(1, "nap", due)
+        if timer == "sleep of an item":
+            await scene.start(["u1"])
+            (claim,) = await scene.items()
+        else:
+            claim = await scene.leased("a")
+        claim = await self._counted(scene, claim, step)
+        await scene.suspend(claim, until=due)
+        scene.clock.move_to(due)
+        await scene.store.enlist(scene.worker, 30_000)
+        await self._starts_again(scene, claim.id, "timeout" if timer == "timeout" else "done")
+
+    async def test_claim_after_each_of_many_timers_has_all_attempts(self, scene: Scene) -> None:
+        """One failure after each of them is the first one each time."""
+        await scene.publish("a")
+        for number in range(1, 7):
+            claim = await scene.claim_one("a")
+            await scene.suspend(claim, sleeping(number, f"nap{number}", scene.now + 5), until=scene.now + 5)
+            scene.clock.advance("5ms")
+            claim = await scene.claim_one("a")
+            assert (claim.failures, len(claim.journal)) == (0, number)
+            await scene.store.settle(settlement.retry(claim, scene.now, "Boom: no"))
+        assert (await scene.claim_one("a")).failures == 1
+
+    @pytest.mark.parametrize("what", ["event", "child"])
+    async def test_claim_of_what_arrived_starts_failures_and_losses_again(self, scene: Scene, what: str) -> None:
+        """The event that was waited for, or the end of a child; so does what arrives while the run is leased."""
+        claim = await scene.leased("a")
+        if what == "event":
+            await scene.listen(claim)
+        else:
+            await scene.invoke(claim, "c", not_before=scene.now + 60_000)
+        claim = await self._counted(scene, claim)
+        if what == "event":
+            await scene.store.notify("paid", "1")
+        else:
+            await scene.store.cancel_run("c")
+        assert (await scene.run("a")).failures == 1
+        await scene.suspend(claim)
+        await self._starts_again(scene, "a", "done" if what == "event" else "cancelled")
+
     async def test_claim_composes_an_item_from_its_batch(self, scene: Scene) -> None:
         """Batch, number, id and parameters; the body of an item is stored nowhere twice."""
         await scene.start(["u1", "u2"], params='{"paid":true}')
@@ -241,3 +290,19 @@ class ClaimCases(Cases):
         await scene.store.notify("one", "1")
         await scene.lose()
         assert await scene.came("a") == [(1, "done", 2, "1"), (2, "done", 1, "2")]
+
+    async def _counted(self, scene: Scene, claim: Claim, *steps: Step) -> Claim:
+        """The same run, claimed again with a failure and a loss."""
+        await scene.store.settle(settlement.retry(claim, scene.now, "Boom: no", steps))
+        await scene.claim_one(claim.id)
+        await scene.lose()
+        claim = await scene.claim_one(claim.id)
+        assert (claim.failures, claim.losses, claim.journal[0].state) == (1, 1, "pending")
+        return claim
+
+    async def _starts_again(self, scene: Scene, id: str, state: str) -> None:
+        for _ in range(2):
+            claim = await scene.claim_one(id)
+            assert (claim.failures, claim.losses, claim.journal[0].state) == (0, 0, state)
+            assert (await scene.run(id)).failures == 0
+            await scene.store.settle(settlement.released(claim))

@@ -1,6 +1,7 @@
 """Events, those who wait for them, and webhooks."""
 
 import asyncio
+import json
 
 import pytest
 
@@ -9,6 +10,13 @@ from batchflow.core.message import Claim
 from batchflow.core.settlement import Accept, Ending, Listen, Settlement
 from batchflow.stores.protocol import KEPT_EVENTS
 from batchflow.testing.conformance.scene import Cases, Scene, names, ran, sleeping, waiting
+
+ODD = (
+    "a", "a\x00", "a\x00b", "\x00", "a\x01", "a\x01b", "a\x01b\x01", "\x01a", "\x01", "a\nb", "a\tb", "a\x1fb", "a\x7f",
+    "a b", 'a"b', "a\\b", "a/b", "a|b", "a:1", "1:a", "{a}", "[]", "null", "%s", "*", "ä", "a\u0308", "€", "😀",
+    "\u2028", "\ufeffa",
+)  # fmt: skip
+"""Ids of events that are one another's beginning, or look like something else."""
 
 
 class EventCases(Cases):
@@ -109,6 +117,27 @@ class EventCases(Cases):
         assert list(await scene.store.notify("sent", "y", "a")) == ["a"]
         await scene.suspend(claim)
         assert await scene.came("a") == [(1, "done", 1, "0")]
+
+    async def test_notify_with_a_run_keeps_events_of_any_id_apart(self, scene: Scene) -> None:
+        """Whatever characters it has, and whatever another one begins with."""
+        claim = await scene.leased("a")
+        for event in (*reversed(ODD), *ODD):
+            assert list(await scene.store.notify(event, json.dumps([event, {"ü": "\x01"}]), "a")) == ["a"]
+        await asyncio.gather(*(scene.listen(claim, event, number=number) for number, event in enumerate(ODD, 1)))
+        await scene.suspend(claim)
+        values = [json.loads(step.value or "") for step in (await scene.claim_one("a")).journal]
+        assert values == [[event, {"ü": "\x01"}] for event in ODD]
+
+    async def test_notify_reaches_who_waits_for_an_event_of_any_id(self, scene: Scene) -> None:
+        """And nobody else."""
+        runs = {f"r{number:02d}": event for number, event in enumerate(ODD)}
+        for run, event in runs.items():
+            await scene.waits(run, event)
+        for run, event in runs.items():
+            assert [waiter.run for waiter in await scene.store.waiters(event)] == [run]
+            assert list(await scene.store.notify(event, json.dumps(event))) == [run]
+        values = {claim.id: json.loads(claim.journal[0].value or "") for claim in await scene.claim()}
+        assert values == runs
 
     async def test_notify_with_a_run_that_has_ended_answers_nothing(self, scene: Scene) -> None:
         """Or that is not known; nothing is kept for it."""

@@ -10,7 +10,7 @@ from batchflow.core.message import Claim
 from batchflow.core.run import Run
 from batchflow.core.settlement import Ending, Publish, Settled, Settlement
 from batchflow.errors import StoreError
-from batchflow.testing.conformance.scene import Cases, Scene, message, names, ran, sleeping
+from batchflow.testing.conformance.scene import Cases, Scene, message, names, ran, sleeping, waiting
 
 ONE = FlowControl(key="one", parallelism=1)
 STAYING: list[Ending] = ["suspended", "retry", "parked", "released"]
@@ -195,6 +195,38 @@ class SettleCases(Cases):
         await scene.store.settle(settlement.released(claim))
         claim = await scene.claim_one("a")
         assert (claim.failures, claim.losses, claim.journal) == (0, 0, ())
+
+    @pytest.mark.parametrize("ending", STAYING)
+    async def test_settle_that_stays_keeps_the_steps_it_brings(self, scene: Scene, ending: Ending) -> None:
+        """Pending ones with their failures and when they go on, which start no counting again; outcomes do."""
+        await scene.leased("a")
+        await scene.lose()
+        claim = await scene.claim_one("a")
+        again = ran(1, "one", state="pending", position=0, value=None, error="Boom: 1", failures=2, due=scene.now + 500)
+        steps = (again, sleeping(2, "nap", scene.now + 9_000), waiting(3, "wait", due=scene.now + 7_000))
+        await scene.store.settle(ends(claim, ending, scene.now)._replace(steps=steps))
+        claim = await scene.claim_one("a")
+        assert (claim.journal, claim.failures, claim.losses) == (steps, int(ending == "retry"), 1)
+        final = ran(1, "one", failures=2)
+        await scene.store.settle(ends(claim, ending, scene.now)._replace(steps=(final,)))
+        claim = await scene.claim_one("a")
+        assert (claim.journal, claim.failures, claim.losses) == ((final, *steps[1:]), int(ending == "retry"), 0)
+
+    async def test_settle_released_keeps_what_was_found_out_about_steps(self, scene: Scene) -> None:
+        """It is due at once, whenever the steps are; also of an item, and of none that was cancelled meanwhile."""
+        await scene.start(["u1"])
+        (item,) = await scene.items()
+        message = await scene.leased("a", keep=True)
+        cancelled = await scene.leased("b", keep=True)
+        await scene.store.cancel_run("b")
+        again = ran(1, "one", state="pending", position=0, value=None, error="Boom: 1", failures=1, due=scene.now + 500)
+        for claim in (item, message, cancelled):
+            assert not (await scene.store.settle(settlement.released(claim, (again,)))).stale
+        claims = await scene.claim()
+        assert sorted(names(claims)) == ["a", item.id]
+        assert [claim.journal for claim in claims] == [(again,)] * 2
+        run = await scene.run("b")
+        assert (run.state, run.journal) == ("cancelled", ())
 
     async def test_settle_dead_makes_a_dead_letter_with_its_journal(self, scene: Scene) -> None:
         """With request, error, time, and the steps that came with the settlement too."""

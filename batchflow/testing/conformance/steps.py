@@ -2,7 +2,10 @@
 
 import asyncio
 
+import pytest
+
 from batchflow.core import settlement
+from batchflow.core.message import Claim
 from batchflow.core.settlement import Accept, Notify, Publish
 from batchflow.testing.conformance.scene import Cases, Scene, message, ran, sleeping, waiting
 
@@ -129,6 +132,61 @@ class RecordCases(Cases):
         for step in steps:
             await scene.record(claim, step)
         assert (await scene.run("a")).journal == steps
+
+    @pytest.mark.parametrize("kind", ["message", "item"])
+    async def test_record_of_a_timer_ripens_at_a_later_claim(self, scene: Scene, kind: str) -> None:
+        """One that began while the run went on is recorded once its claim is lost, if it is due by then."""
+        claim = await self._begun(scene, kind)
+        soon, late = sleeping(1, "soon", scene.now + 20_000), sleeping(2, "late", scene.now + 90_000)
+        both = [scene.store.record(claim.id, claim.fence, step) for step in (soon, late)]
+        assert list(await asyncio.gather(*both)) == ["recorded", "recorded"]
+        await scene.record(claim, ran(3, "three", position=1))
+        assert (await scene.run(claim.id)).journal == (soon, late, ran(3, "three", position=1))
+        assert await scene.lose() == 1
+        ripe = soon._replace(state="done", position=2, value="null", at=scene.now)
+        assert (await scene.claim_one(claim.id)).journal == (ripe, late, ran(3, "three", position=1))
+
+    @pytest.mark.parametrize("kind", ["message", "item"])
+    async def test_record_of_an_outcome_replaces_a_timer(self, scene: Scene, kind: str) -> None:
+        """It stands in its place from then on, and does not ripen."""
+        claim = await self._begun(scene, kind)
+        timer = sleeping(1, "nap", scene.now + 5)
+        await scene.record(claim, timer)
+        scene.clock.advance("5ms")
+        slept = timer._replace(state="done", position=1, value="null", at=scene.now)
+        for _ in range(2):
+            await scene.record(claim, slept)
+        assert (await scene.run(claim.id)).journal == (slept,)
+        await scene.lose()
+        claim = await scene.claim_one(claim.id)
+        assert (claim.journal, claim.losses) == ((slept,), 1)
+        await scene.done(claim)
+        assert await scene.store.run(claim.id) is None
+
+    @pytest.mark.parametrize("kind", ["message", "item"])
+    async def test_record_of_a_timer_is_held_to_its_claim(self, scene: Scene, kind: str) -> None:
+        """A lost one writes none, nor does one that is cancelled; the counts stay as they are."""
+        lost = await self._begun(scene, kind)
+        await scene.lose()
+        claim = await scene.claim_one(lost.id)
+        timer = sleeping(1, "nap", scene.now + 99_999)
+        assert await scene.store.record(lost.id, lost.fence, timer) == "stale"
+        assert (await scene.run(claim.id)).journal == ()
+        await scene.record(claim, timer)
+        await scene.store.settle(settlement.released(claim))
+        claim = await scene.claim_one(claim.id)
+        assert (claim.journal, claim.losses) == ((timer,), 1)
+        await scene.store.cancel_run(claim.id)
+        assert await scene.store.record(claim.id, claim.fence, sleeping(2, "nap2", 1)) == "cancelled"
+        assert (await scene.run(claim.id)).journal == (timer,)
+
+    async def _begun(self, scene: Scene, kind: str) -> Claim:
+        """A run that has been claimed once."""
+        if kind == "message":
+            return await scene.leased("a")
+        await scene.start(["u1"])
+        (item,) = await scene.items()
+        return item
 
     async def test_record_writes_effects_with_the_step(self, scene: Scene) -> None:
         """All of them or, where the step is refused, none."""

@@ -66,7 +66,12 @@ local function lease_message(worker, id, about)
   call('HSET', key, 'o', worker, 'f', fence, 'st', started)
   if fence > 1 then
     local found = steps.of(record_of(call('HGETALL', key)))
-    if #found > 0 or call('EXISTS', P .. 'a:' .. id) == 1 then journal = steps.text(steps.ripen(id, found)) end
+    if #found > 0 or call('EXISTS', P .. 'a:' .. id) == 1 then
+      local woken
+      found, woken = steps.ripen(id, found)
+      if woken then held[6], held[7] = 0, 0 end
+      journal = steps.text(found)
+    end
   end
   return {
     id, fence, about.destination, held[2] or 'null', out(held[3]), tonumber(held[4] or -1), held[5] or '',

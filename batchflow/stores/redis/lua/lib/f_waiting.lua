@@ -82,7 +82,8 @@ function waiting.listen(run, number, event, ends)
   waiting.link(run)
   local begins = event .. '\1'
   for _, kept in ipairs(call('LRANGE', P .. 'k:' .. run, 0, -1)) do
-    if string.sub(kept, 1, #begins) == begins then
+    -- JSON text has no control characters, so that the last one ends the id, whatever that is.
+    if string.sub(kept, 1, #begins) == begins and not string.find(kept, '\1', #begins + 1, true) then
       call('LREM', P .. 'k:' .. run, 1, kept)
       return waiting.arrive(run, number, 'done', string.sub(kept, #begins + 1))
     end

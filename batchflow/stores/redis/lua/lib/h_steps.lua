@@ -52,10 +52,11 @@ local function came(pending, arrivals)
   return found
 end
 
--- Record in a journal the timers that are due and what has arrived, as batchflow.core.run.ripen does; its texts.
+-- Record in a journal the timers that are due and what has arrived, as batchflow.core.run.ripen does; its texts, and
+-- whether there were any: then failures and losses start again from none.
 function steps.ripen(id, found)
   local arrivals = call('LRANGE', P .. 'a:' .. id, 0, -1)
-  local pending, position, place_of = {}, 0, {}
+  local pending, position, place_of, woken = {}, 0, {}, false
   for place, one in ipairs(found) do
     local step = cjson.decode(one[2])
     place_of[one[1]] = place
@@ -66,7 +67,7 @@ function steps.ripen(id, found)
     local number = what[4]
     local step = pending[number]
     if step then
-      pending[number] = nil
+      pending[number], woken = nil, true
       position = position + 1
       step[4], step[5], step[6], step[7], step[9], step[10] = what[5], position, what[6], what[7], big(tonumber(step[9])), now
       local text = cjson.encode(step)
@@ -76,5 +77,6 @@ function steps.ripen(id, found)
     end
   end
   if #arrivals > 0 then call('DEL', P .. 'a:' .. id) end
-  return found
+  if woken then call('HSET', P .. 'm:' .. id, 'x', 0, 'l', 0) end
+  return found, woken
 end
