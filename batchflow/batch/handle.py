@@ -1,6 +1,5 @@
 """What one holds of a triggered batch: ask it, wait for it, read its results, cancel it."""
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from typing import Generic, TypeVar, cast
@@ -12,14 +11,13 @@ from batchflow.batch.summary import BatchSummary
 from batchflow.core.batch import Batch, Item, ItemState
 from batchflow.core.ids import entry_id
 from batchflow.core.ports import Client
-from batchflow.errors import BatchFailed, NotFoundError, StoreUnavailable
+from batchflow.errors import BatchFailed, NotFoundError
+from batchflow.serve.handle import ending
 
 Result = TypeVar("Result")
 
 _ITEMS = 500
 # Items read at once.
-_LOOK_SECONDS = 5.0
-# A wake-up that was missed is made up for this soon.
 
 
 class BatchHandle(Generic[Result]):
@@ -57,12 +55,10 @@ class BatchHandle(Generic[Result]):
 
         Raises:
             TimeoutError: it has not within `timeout` seconds; it goes on.
+            StoreUnavailable: the app stops, or has stopped.
             BatchFailed: `check` is set, and items have failed, the batch was cancelled, or its walk broke off.
         """
-        try:
-            batch = await asyncio.wait_for(self._over(), timeout)
-        except TimeoutError:
-            raise TimeoutError(f"batch '{self.id}' has not ended within {timeout:g} s; it goes on") from None
+        batch = await ending(self._client, self._read, _is_over, timeout, f"batch '{self.id}'")
         summary = BatchSummary.of(batch)
         if check and not summary.succeeded:
             raise BatchFailed(summary.failure())
@@ -75,10 +71,8 @@ class BatchHandle(Generic[Result]):
             yield self._status(batch)
             if _is_over(batch):
                 return
-            try:
-                await asyncio.wait_for(self._over(), interval)
-            except TimeoutError:
-                continue
+            with contextlib.suppress(TimeoutError):
+                await ending(self._client, self._read, _is_over, interval, f"batch '{self.id}'")
 
     async def items(self, state: ItemState | None = None) -> AsyncIterator[Item]:
         """The items that were started, by number; with `state`, those that are in it."""
@@ -104,16 +98,6 @@ class BatchHandle(Generic[Result]):
 
     def _status(self, batch: Batch) -> BatchStatus:
         return BatchStatus.of(batch, self._client.now(), count_first=self._definition.count_first)
-
-    async def _over(self) -> Batch:
-        while True:
-            seen = self._client.changes
-            # Away for a while, as in a failover: the batch goes on when it is back.
-            with contextlib.suppress(StoreUnavailable):
-                batch = await self._read()
-                if _is_over(batch):
-                    return batch
-            await self._client.changed(seen, _LOOK_SECONDS)
 
     async def _read(self) -> Batch:
         batch = await self._client.batch(self.id)

@@ -5,7 +5,7 @@
 
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
 from batchflow.core.batch import Batch, Item, ItemState, NewBatch
@@ -190,7 +190,11 @@ class Client(Protocol):
         ...
 
     async def changed(self, since: int, timeout: float) -> None:
-        """Return once `changes` is another number than `since`, at the latest after `timeout` seconds."""
+        """Return once `changes` is another number than `since`, at the latest after `timeout` seconds.
+
+        Raises:
+            StoreUnavailable: the app has stopped, and nothing more is heard of.
+        """
         ...
 
 
@@ -203,7 +207,10 @@ class Journaling(Protocol):
 
 
 TIMEOUT = "batchflow:timeout"
-"""What an engine cancels an attempt with that has taken too long; it counts as a failed attempt."""
+"""Why an engine interrupts an attempt that has taken too long; it counts as a failed attempt."""
+
+STOP = "batchflow:stop"
+"""Why an engine interrupts an attempt as it stops; it does not count."""
 
 
 StandIn: TypeAlias = Callable[[str, str, Callable[..., Awaitable[Any]]], Callable[..., Awaitable[Any]]]
@@ -214,7 +221,8 @@ class Runtime:
     """What an engine lends to the endpoints it delivers to.
 
     `always_replay` suspends a run after every step, so that each is replayed; `stand_in` is asked before a step is
-    executed, with run, name and function, for the function to execute instead.
+    executed, with run, name and function, for the function to execute instead. `interrupted` says of claims, by id and
+    fence, why the engine cancels the task that carries them out: no step of theirs starts any more.
     """
 
     journaling: Journaling
@@ -223,6 +231,7 @@ class Runtime:
     threads: Executor
     always_replay: bool = False
     stand_in: StandIn | None = None
+    interrupted: dict[tuple[str, int], str] = field(default_factory=dict[tuple[str, int], str])
 
 
 class Delivered(Protocol):

@@ -16,7 +16,7 @@ class Replay:
     `upcoming` is the next one, `hand_out` takes it.
     """
 
-    __slots__ = ("_asked", "_count", "_handed", "_outcomes", "_recorded", "last")
+    __slots__ = ("_asked", "_count", "_handed", "_outcomes", "_recorded", "_taken", "last")
 
     def __init__(self, journal: Sequence[Step] = ()) -> None:
         self._asked: set[str] = set()
@@ -24,10 +24,12 @@ class Replay:
         self._handed = 0
         self._outcomes: Sequence[Step] = ()
         self._recorded: Mapping[str, Step] = _NONE
+        self._taken: frozenset[int] = frozenset()
         self.last = 0
         """The position of the latest outcome, recorded or placed."""
         if journal:
             self._recorded = {step.name: step for step in journal}
+            self._taken = frozenset(step.number for step in journal)
             outcomes = (step for step in journal if step.state != "pending")
             self._outcomes = sorted(outcomes, key=lambda step: step.position)
             self.last = last_position(journal)
@@ -68,8 +70,7 @@ class Replay:
         step = self._recorded.get(name)
         if step is None:
             # Recorded steps keep their numbers, also where the code asks in another order now.
-            taken = {step.number for step in self._recorded.values()}
-            while self._count in taken:
+            while self._count in self._taken:
                 self._count += 1
             return Step(self._count, name, kind, "pending")
         if step.kind != kind:
@@ -79,9 +80,10 @@ class Replay:
             )
         return step
 
-    def note(self, name: str) -> None:
-        """The code has asked for this step, though it gets no answer any more."""
+    def note(self, name: str) -> bool:
+        """The code has asked for this step, though it gets no answer any more; whether it is recorded."""
         self._asked.add(name)
+        return name in self._recorded
 
     def has_asked(self, name: str) -> bool:
         """Whether the code has asked for this step so far."""

@@ -14,6 +14,11 @@ class Courier(Protocol):
     """Delivers a claim and says how it ended."""
 
     @property
+    def interrupted(self) -> dict[tuple[str, int], str]:
+        """Why claims, by id and fence, are interrupted: said here before the task that carries one out is cancelled."""
+        ...
+
+    @property
     def destinations(self) -> tuple[str, ...]:
         """What can be delivered to; messages for others are left to other workers."""
         ...
@@ -37,6 +42,11 @@ class LocalCourier:
     def __init__(self, endpoints: Mapping[str, Delivered], caller: Delivered, runtime: Runtime) -> None:
         self._endpoints: Mapping[str, Delivered] = ChainMap({CALL: caller}, cast("dict[str, Delivered]", endpoints))
         self._runtime = runtime
+
+    @property
+    def interrupted(self) -> dict[tuple[str, int], str]:
+        """See the protocol."""
+        return self._runtime.interrupted
 
     def is_light(self, destination: str) -> bool:
         """See the protocol."""

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, cast
 from batchflow.core import settlement
 from batchflow.core.clock import Clock
 from batchflow.core.message import LOSS_LIMIT, Claim, Claimed
-from batchflow.core.ports import TIMEOUT
+from batchflow.core.ports import STOP, TIMEOUT
 from batchflow.core.settlement import Settled, Settlement
 from batchflow.engine.courier import Courier
 from batchflow.errors import StoreError
@@ -68,6 +68,7 @@ class Dispatcher:
         self._wake = asyncio.Event()
         self._places = asyncio.Event()
         self._hurry = asyncio.Event()
+        self._interrupted = courier.interrupted
         self._light = 0
         self._ample = concurrency - concurrency * 3 // 4
         self._failing = False
@@ -177,6 +178,8 @@ class Dispatcher:
             ending = Settlement._make((*ending[:-1], (self._loop.time() - begun) * 1000))
         # The place is free before the settlement is durable, so that the next claim goes along with it.
         del self._running[claim.id, claim.fence]
+        if self._interrupted:
+            self._interrupted.pop((claim.id, claim.fence), None)
         self._light -= self._courier.is_light(claim.destination)
         room = self._room
         if room == 1 or room >= self._ample:
@@ -255,7 +258,12 @@ class Dispatcher:
         for delivery in self._running.values():
             timeout = self._courier.timeout_ms(delivery.claim.destination)
             if timeout is not None and now >= delivery.begun + timeout / 1000 and not delivery.task.cancelling():
-                delivery.task.cancel(TIMEOUT)
+                self._interrupt(delivery, TIMEOUT)
+
+    def _interrupt(self, delivery: Delivery, why: str) -> None:
+        # Said first: what the function does as it unwinds is no step of the run any more.
+        self._interrupted[delivery.claim.id, delivery.claim.fence] = why
+        delivery.task.cancel(why)
 
     def hung(self, now: float) -> list[tuple[str, int]]:
         """Claims long past their time limit, which cancelling has not ended. Safe to call from another thread."""
@@ -275,9 +283,9 @@ class Dispatcher:
         """Let what is under way end within `grace_s`, then give the rest back; how many were given back."""
         await self._wait_for_end(grace_s)
         self._stopping = True
-        left = [delivery.task for delivery in self._running.values()]
-        for task in left:
-            task.cancel()
+        left = list(self._running.values())
+        for delivery in left:
+            self._interrupt(delivery, STOP)
         if self._tasks:
             # What swallows its cancellation or holds on to a thread is left behind; its claim is taken back later.
             await asyncio.wait(self._tasks, timeout=LEFT_BEHIND_S)

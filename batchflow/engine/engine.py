@@ -18,7 +18,7 @@ from batchflow.engine.courier import LocalCourier
 from batchflow.engine.dispatch import Dispatcher
 from batchflow.engine.heartbeat import LEASE_MS, Heartbeat
 from batchflow.engine.housekeeping import Housekeeping
-from batchflow.errors import ConfigurationError
+from batchflow.errors import ConfigurationError, StoreUnavailable
 from batchflow.logs import logger
 from batchflow.stores.protocol import Store
 
@@ -103,6 +103,16 @@ class Engine(StoreClient):
             if self.ledger is not None:
                 await self.ledger.close()
             threads.shutdown(wait=False, cancel_futures=True)
+            # Who waits here for an end learns that this process does not get to know of it.
+            self._notify()
+
+    async def changed(self, since: int, timeout: float) -> None:
+        """See the port."""
+        if self._threads is None:
+            raise StoreUnavailable(
+                "the app has stopped, and what it waited for goes on without it; start it again to wait"
+            )
+        await super().changed(since, timeout)
 
     async def start(self) -> None:
         """Start a worker in this process; safe to repeat."""

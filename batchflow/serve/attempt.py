@@ -5,13 +5,20 @@ import sys
 from typing import Any, Literal, NoReturn, TypeAlias
 
 from batchflow.core.replay import Replay
-from batchflow.errors import ReplayError
-from batchflow.serve.pump import Pump
+from batchflow.errors import RunError
+from batchflow.logs import logger
+from batchflow.serve.pump import REST, Pump
 from batchflow.serve.refusal import swallowed
 
-Ending: TypeAlias = Literal["lost", "cancelled", "refused", "suspended", "over"]
+Ending: TypeAlias = Literal["lost", "cancelled", "refused", "suspended", "interrupted", "over"]
 """Why nothing goes on: the claim or the store is lost; the run is cancelled; code and journal do not fit; all branches
-are parked; the function has come back."""
+are parked; the engine has cancelled the root, as it stops or for the time it took; the function has come back."""
+
+_CALM = frozenset({"over", "interrupted"})
+"""Endings at which the root has come back, or is cancelled already."""
+
+PATIENCE = 1_000
+"""How often code may ask after the end before it gets no answer at all."""
 
 Inside: TypeAlias = tuple[str, int, str]
 """A step under way: the run's id, its number and its name."""
@@ -29,13 +36,16 @@ class Attempt:
         "cancels",
         "ending",
         "fault",
+        "has_come_back",
         "idle",
+        "insisted",
         "passed",
         "pump",
         "replay",
         "root",
         "run_id",
         "solo",
+        "turned_away",
     )
 
     def __init__(self, run_id: str, replay: Replay, root: "asyncio.Task[Any]") -> None:
@@ -56,6 +66,12 @@ class Attempt:
         """How often the attempt has cancelled its own root."""
         self.ending: Ending | None = None
         self.fault: Exception | None = None
+        self.has_come_back = False
+        """The function has returned or raised."""
+        self.insisted = False
+        """A suspension has cancelled the branches too, since the root did not come back of its own cancellation."""
+        self.turned_away = 0
+        """How often somebody has asked after the end."""
 
     @property
     def smooth(self) -> bool:
@@ -81,6 +97,7 @@ class Attempt:
 
     def close(self) -> Ending:
         """The function has come back: nothing goes on. How the attempt had ended before, else `over`."""
+        self.has_come_back = True
         self.end("over")
         assert self.ending is not None
         return self.ending
@@ -90,6 +107,13 @@ class Attempt:
         for _ in range(self.cancels):
             self.root.uncancel()
         self.cancels = 0
+
+    @property
+    def forgotten(self) -> list[str]:
+        """The steps that execute in branches which nobody has cancelled: their names."""
+        if self.pump is None or all(branch.done() or branch.cancelling() for branch in self.branches):
+            return []
+        return [self.pump.open[number] for number in sorted(self.pump.busy)]
 
     async def dismiss(self, *, unheard: bool = False) -> None:
         """Cancel the branches that are left over, and wait for their end.
@@ -108,9 +132,21 @@ class Attempt:
     def suspend(self) -> None:
         """Everything waits for a later attempt."""
         self.end("suspended")
+        self._insist(REST)
 
-    def refuse(self, fault: ReplayError) -> None:
-        """Code and journal do not fit."""
+    def _insist(self, turns: int) -> None:
+        # A TaskGroup that is aborting keeps the cancellation to itself, and waits for its tasks, which are parked.
+        if self.has_come_back:
+            return
+        if turns:
+            self.root.get_loop().call_soon(self._insist, turns - 1)
+            return
+        self.insisted = True
+        for branch in self.branches:
+            branch.cancel()
+
+    def refuse(self, fault: RunError) -> None:
+        """Code and journal do not fit, or the store never takes what there is to record."""
         self.end("refused", fault)
 
     def end(self, ending: Ending, fault: Exception | None = None) -> None:
@@ -121,15 +157,24 @@ class Attempt:
         self.idle = False
         if self.pump is not None:
             self.pump.close()
-        if ending != "over" and asyncio.current_task() is not self.root:
+        if ending not in _CALM and asyncio.current_task() is not self.root:
             self.cancels += 1
             self.root.cancel()
 
-    def turn_away(self, task: "asyncio.Task[Any] | None", name: str) -> NoReturn:
+    async def turn_away(self, name: str) -> NoReturn:
         """Turn away who asks after the end: the root is found out if it caught its cancellation and goes on."""
-        if self.ending == "over":
-            self.replay.note(name)
+        task = asyncio.current_task()
+        if self.ending == "over" and not self.replay.note(name):
+            logger().warning(
+                "[batchflow] A step is not executed, since its function had returned before it was asked for; await it",
+                run=self.run_id,
+                step=name,
+            )
         # While `finally` and `except` blocks run, the exception is at hand: the root unwinds, which is as it should be.
-        if self.ending == "suspended" and task is self.root and sys.exc_info()[1] is None:
+        if self.ending == "suspended" and task is self.root and not self.insisted and sys.exc_info()[1] is None:
             self.ending, self.fault = "refused", swallowed(f"asked for step '{name}'")
+        self.turned_away += 1
+        if self.turned_away > PATIENCE:
+            # Code that catches this and asks again, for ever, would keep the event loop for itself.
+            await asyncio.get_running_loop().create_future()
         raise asyncio.CancelledError

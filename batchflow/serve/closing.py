@@ -6,24 +6,33 @@ from batchflow.core.duration import show
 from batchflow.core.message import Claim
 from batchflow.core.ports import TIMEOUT
 from batchflow.core.run import Step
-from batchflow.core.settlement import Settlement, Unlisten, cancelled, dead, parked, retry, suspended
+from batchflow.core.settlement import Settlement, Unlisten, cancelled, dead, parked, released, retry, suspended
 from batchflow.errors import StoreError
+from batchflow.logs import logger
 from batchflow.serve.driver import Driver
 from batchflow.serve.failure import describe, rate_limit, report
 from batchflow.serve.pump import REST
 from batchflow.serve.refusal import swallowed
 
 
-async def returned(driver: Driver, claim: Claim) -> tuple[bool, Settlement | None]:
+async def returned(driver: Driver, claim: Claim, timeout_ms: int | None) -> tuple[bool, Settlement | None]:
     """The function has returned: whether that counts, and if not, how the claim ends instead."""
     ending = driver.close()
+    if forgotten := driver.forgotten:
+        logger().warning(
+            "[batchflow] Steps are cut off, since their function has returned without awaiting them",
+            run=claim.id,
+            steps=forgotten,
+        )
     driver.take_back_cancels()
     await _let_branches_ask(driver)
     await driver.dismiss()
-    if ending == "suspended":
+    if ending == "interrupted":
+        return False, _interrupted(driver, claim, timeout_ms)
+    if ending == "suspended" and not driver.insisted:
         return False, dead(claim, report(swallowed("returned")), _steps(driver))
     if ending != "over":
-        return False, _ended(driver, claim)
+        return False, _withdrawn(driver, _ended(driver, claim))
     fault = driver.replay.leftover("returned")
     return (True, None) if fault is None else (False, dead(claim, report(fault), _steps(driver)))
 
@@ -34,21 +43,29 @@ async def raised(driver: Driver, claim: Claim, error: BaseException, timeout_ms:
     Raises:
         CancelledError: the task was cancelled from outside.
     """
-    if isinstance(error, (GeneratorExit, KeyboardInterrupt, SystemExit)):
+    if isinstance(error, (GeneratorExit, KeyboardInterrupt)):
         raise error
+    driver.heed_interruption()
     ending = driver.close()
     driver.take_back_cancels()
     await driver.dismiss(unheard=True)
+    if ending == "interrupted":
+        return _interrupted(driver, claim, timeout_ms)
     if ending != "over":
         return _withdrawn(driver, _ended(driver, claim))
-    if isinstance(error, asyncio.CancelledError):
-        if error.args == (TIMEOUT,):
-            driver.root.uncancel()
-            error = TimeoutError("the attempt took longer than " + (show(timeout_ms) if timeout_ms else "it may"))
-        elif driver.root.cancelling():
-            raise error
+    if isinstance(error, asyncio.CancelledError) and driver.root.cancelling():
+        raise error
     # What was withdrawn on the way out is asked for again by the next attempt, which this error may not meet.
     return _judged(driver, claim, error)
+
+
+def _interrupted(driver: Driver, claim: Claim, timeout_ms: int | None) -> Settlement:
+    """The engine has cancelled the attempt. What came out of the function meanwhile follows from that."""
+    driver.root.uncancel()
+    if driver.recorder.interruption == TIMEOUT:
+        took = show(timeout_ms) if timeout_ms else "it may"
+        return _judged(driver, claim, TimeoutError(f"the attempt took longer than {took}"))
+    return released(claim, _steps(driver))
 
 
 def _ended(driver: Driver, claim: Claim) -> Settlement | None:
@@ -85,6 +102,10 @@ def _judged(driver: Driver, claim: Claim, error: BaseException) -> Settlement:
     if limit is not None:
         return parked(claim, driver.now() + limit.delay_ms, describe(error), steps)
     at = driver.recorder.again_at(error, driver.failures + 1)
+    if at is not None and driver.handling is not None and driver.handling[0] is error:
+        # Tried again, the code may not come to that step, which is done.
+        why = f"not tried again, since step '{driver.handling[1]}' was executed on the way out"
+        return dead(claim, f"{describe(error)} ({why})", steps)
     if at is not None:
         return retry(claim, at, describe(error), steps)
     if fault := driver.replay.leftover("raised"):

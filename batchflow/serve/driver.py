@@ -1,6 +1,7 @@
 """The machine of one attempt: runs the steps that the code asks for, makes them durable, says when nothing goes on."""
 
 import asyncio
+import sys
 from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from typing import Any, NamedTuple, TypeVar
@@ -13,12 +14,12 @@ from batchflow.core.replay import Replay
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.run import NEVER, Step, StepKind
 from batchflow.core.settlement import Effect
-from batchflow.errors import ReplayError, StepFailed
+from batchflow.errors import ReplayError, StepFailed, StoreError
 from batchflow.serve.attempt import Attempt, Inside
 from batchflow.serve.callables import within
 from batchflow.serve.failure import describe, headline, rate_limit, report, trace
 from batchflow.serve.recorder import DirectRecorder
-from batchflow.serve.refusal import after_last, nested, unreadable
+from batchflow.serve.refusal import after_last, check_name, nested, unreadable, unstorable
 
 T = TypeVar("T")
 
@@ -42,7 +43,7 @@ _INSIDE: ContextVar[Inside | None] = ContextVar("batchflow_step", default=None)
 class Driver(Attempt):
     """Runs the steps of one attempt and makes their outcomes durable."""
 
-    __slots__ = ("failures", "largest", "limit", "loop", "recorder", "riding", "stand_in", "tell", "time")
+    __slots__ = ("failures", "handling", "largest", "limit", "loop", "recorder", "riding", "stand_in", "tell", "time")
 
     def __init__(self, claim: Claim, recorder: DirectRecorder, root: "asyncio.Task[Any]") -> None:
         super().__init__(claim.id, Replay(claim.journal), root)
@@ -55,6 +56,8 @@ class Driver(Attempt):
         """Failed attempts of the function so far; a recorded step starts them anew."""
         self.limit: tuple[int, str] | None = None
         """Until when the flow key is to wait, and why."""
+        self.handling: tuple[BaseException, str] | None = None
+        """The exception that was being handled when a new step was asked for, and that step."""
         self.riding: Step | None = None
         """The outcome of the last step, which goes with the settlement."""
         self.time = claim.started_at
@@ -79,15 +82,18 @@ class Driver(Attempt):
         options: Options,
     ) -> T:
         """The result of a step: the recorded one, or that of `fn` once it is durable."""
+        check_name(name)
         # Nearly all runs are fresh and have no branches; they pay for nothing else.
-        fresh = self.replay.begin(name) if self.idle and asyncio.current_task(self.loop) is self.root else 0
+        fresh = 0
+        if self.idle and sys.exc_info()[1] is None and asyncio.current_task(self.loop) is self.root:
+            fresh = self.replay.begin(name)
         if fresh:
             asked, number = None, fresh
             self.idle = False
             self.solo = inside = (self.run_id, number, name)
             _INSIDE.set(inside)
         else:
-            asked = self._ask(name, "run")
+            asked = await self._ask(name, "run")
             number = asked.number
         try:
             if asked is not None:
@@ -111,7 +117,8 @@ class Driver(Attempt):
                 at = self.recorder.clock.now()
                 failures = asked.failures if asked is not None else 0
                 outcome = _new(Step, (number, name, "run", "done", self.replay.place(), text, None, failures, 0, at))
-            except Exception as error:
+            except (Exception, SystemExit) as error:
+                # A step that leaves the process would take the worker along, and the next one.
                 outcome = self._failed(asked or Step(number, name, "run", "pending"), error, options.retry)
             if outcome.position:
                 await self._commit(outcome, options.last)
@@ -125,10 +132,16 @@ class Driver(Attempt):
 
     async def sleep(self, name: str, due: int) -> None:
         """Come back once it is `due`, or what is recorded as due."""
-        asked = self._ask(name, "sleep")
+        asked = await self._ask(name, "sleep")
         try:
             if not asked.position and not asked.due:
                 asked = asked._replace(due=due)
+                if self.branches:
+                    # What executes beside it may take long, and a crash would start it anew.
+                    if self.share().replaying:
+                        asked = await self.share().turn(asked)
+                    self._enter(asked.number, name)
+                    await self._store(asked, ())
             asked = await self._turn(asked)
             if not asked.position:
                 self._enter(asked.number, name)
@@ -145,7 +158,7 @@ class Driver(Attempt):
         `effects`, of the step's number, start what it waits for; they are written when it is asked for first, so that
         nothing is missed that comes while other branches execute.
         """
-        asked = self._ask(name, kind)
+        asked = await self._ask(name, kind)
         number = asked.number
         try:
             if not asked.position and asked.at:
@@ -171,7 +184,7 @@ class Driver(Attempt):
         self, name: str, codec: Codec[T], make: Callable[[], T], effects: Callable[[T], tuple[Effect, ...]]
     ) -> T:
         """The result of a step that does nothing but write `effects`, once, together with its outcome."""
-        asked = self._ask(name, "run")
+        asked = await self._ask(name, "run")
         try:
             asked = await self._turn(asked)
             if asked.position:
@@ -182,6 +195,11 @@ class Driver(Attempt):
             return value
         finally:
             self._leave(asked.number)
+
+    def heed_interruption(self) -> None:
+        """Let nothing more start where the engine has cancelled the root, also while it unwinds."""
+        if self.recorder.interruption:
+            self.end("interrupted")
 
     @property
     def inside(self) -> str | None:
@@ -206,11 +224,14 @@ class Driver(Attempt):
         self.share().busy.add(number)
         _INSIDE.set((self.run_id, number, name))
 
-    def _ask(self, name: str, kind: StepKind) -> Step:
+    async def _ask(self, name: str, kind: StepKind) -> Step:
         """Register a request."""
+        check_name(name)
         task = asyncio.current_task()
+        if self.recorder.interrupted:
+            self.heed_interruption()
         if self.ending is not None:
-            self.turn_away(task, name)
+            await self.turn_away(name)
         inside = _INSIDE.get()
         if inside is not None and self._is_under_way(inside):
             self.refuse(nested(name, inside[2]))
@@ -223,6 +244,8 @@ class Driver(Attempt):
         except ReplayError as error:
             self.refuse(error)
             raise asyncio.CancelledError from None
+        if not asked.position and (error := sys.exc_info()[1]) is not None:
+            self.handling = error, name
         pump = self.share()
         pump.open[asked.number] = name
         if task is not None and task is not self.root:
@@ -235,6 +258,8 @@ class Driver(Attempt):
     def _leave(self, number: int) -> None:
         """A request has come back, in whatever way."""
         self.solo = None
+        if self.recorder.interrupted:
+            self.heed_interruption()
         if self.pump is None:
             self.idle = self.ending is None and self.riding is None
         else:
@@ -263,7 +288,7 @@ class Driver(Attempt):
             self.refuse(unreadable(asked, codec, error))
             raise asyncio.CancelledError from None
 
-    def _failed(self, asked: Step, error: Exception, retry: RetryPolicy | None) -> Step:
+    def _failed(self, asked: Step, error: BaseException, retry: RetryPolicy | None) -> Step:
         """What a failure makes of a step: pending until it is tried again, or failed."""
         limit = rate_limit(error)
         if limit is not None:
@@ -282,13 +307,15 @@ class Driver(Attempt):
     async def _commit(self, outcome: Step, last: bool = False, effects: tuple[Effect, ...] = ()) -> None:
         """Make an outcome durable, and wait until it is its turn to be handed out."""
         position = outcome.position
-        if self.ending is not None:
+        if self.ending is not None and self.ending != "interrupted":
             raise asyncio.CancelledError
         if last and not self.branches:
             self.riding = outcome
             return
         try:
             await self._store(outcome, effects)
+            if self.ending is not None:
+                raise asyncio.CancelledError
             self.failures = 0
             if self.recorder.always_replay:
                 self.share().skip(position)
@@ -313,7 +340,10 @@ class Driver(Attempt):
         try:
             verdict = await (self.recorder.record(step, effects) if effects else self.recorder.record(step))
         except Exception as error:
-            self.end("lost", error)
+            if isinstance(error, StoreError) and not error.retryable:
+                self.refuse(unstorable(step, error))
+            else:
+                self.end("lost", error)
             raise asyncio.CancelledError from None
         if verdict != "recorded":
             self.end("lost" if verdict == "stale" else "cancelled")

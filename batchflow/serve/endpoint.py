@@ -44,8 +44,8 @@ class Endpoint:
 
     `payload` makes the context's payload of a claim; it raises `InputError` for one that does not fit, which ends the
     run as dead with that sentence. `flow.key` is the key its messages wait under. `retry` holds for messages that bring
-    no policy of their own. `timeout_ms` bounds one attempt: the engine sweeps for it and cancels the attempt's task
-    with `task.cancel(ports.TIMEOUT)`, which counts as a failed attempt. `verbose` logs each thing the engine does.
+    no policy of their own. `timeout_ms` bounds one attempt: the engine sweeps for it and interrupts the attempt, which
+    counts as a failed one. `verbose` logs each thing the engine does.
     `limit` is what each step's result is held to.
     """
 
@@ -90,7 +90,7 @@ class Endpoint:
         if driver.smooth:
             driver.close()
         else:
-            counts, settlement = await returned(driver, claim)
+            counts, settlement = await returned(driver, claim, self.timeout_ms)
             if not counts:
                 return settlement
         if isinstance(result, Answer):

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
 from batchflow.core.codec import Codec
@@ -10,10 +11,32 @@ from batchflow.core.run import Run
 from batchflow.errors import NotFoundError, RunFailed, StoreUnavailable
 
 Result = TypeVar("Result")
+T = TypeVar("T")
 
 _LOOK_SECONDS = 5.0
 # A wake-up that was missed is made up for this soon.
-_FINAL = frozenset({"completed", "failed", "cancelled"})
+
+
+async def ending(
+    client: Client, read: Callable[[], Awaitable[T]], is_over: Callable[[T], bool], timeout: float | None, what: str
+) -> T:
+    """What is read, once it is over. A store that is away, as in a failover, is waited for as well.
+
+    Raises:
+        TimeoutError: it is not within `timeout` seconds; `what` says what goes on.
+        StoreUnavailable: the app stops, or has stopped.
+    """
+    try:
+        async with asyncio.timeout(timeout):
+            while True:
+                seen = client.changes
+                with contextlib.suppress(StoreUnavailable):
+                    found = await read()
+                    if is_over(found):
+                        return found
+                await client.changed(seen, _LOOK_SECONDS)
+    except TimeoutError:
+        raise TimeoutError(f"{what} has not ended within {timeout:g} s; it goes on") from None
 
 
 class RunHandle(Generic[Result]):
@@ -47,25 +70,19 @@ class RunHandle(Generic[Result]):
             RunFailed: it failed for good, or was cancelled.
             TimeoutError: it has not ended within `timeout` seconds; it goes on.
             NotFoundError: as for `status`.
+            StoreUnavailable: the app stops, or has stopped.
         """
-        async with asyncio.timeout(timeout):
-            run = await self._over()
+        run = await ending(self._client, self.status, _is_over, timeout, f"run '{self.id}'")
         if run.state == "completed":
             return self._result.decode(run.result or "null")
         why = f": {run.error.splitlines()[0]}" if run.error else ""
         how = "failed" if run.state == "failed" else "was cancelled"
         raise RunFailed(f"run '{run.id}' of '{run.destination}' {how}{why}")
 
-    async def _over(self) -> Run:
-        while True:
-            seen = self._client.changes
-            # Away for a while, as in a failover: the run goes on when it is back.
-            with contextlib.suppress(StoreUnavailable):
-                run = await self.status()
-                if run.state in _FINAL:
-                    return run
-            await self._client.changed(seen, _LOOK_SECONDS)
-
     async def cancel(self) -> bool:
         """End the run: at once while it waits, at its next step while it is at work. False when it had ended."""
         return await self._client.cancel_run(self.id)
+
+
+def _is_over(run: Run) -> bool:
+    return run.state in ("completed", "failed", "cancelled")

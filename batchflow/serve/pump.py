@@ -21,6 +21,7 @@ class Pump:
     """
 
     __slots__ = (
+        "_backlog",
         "_held",
         "_loop",
         "_next",
@@ -49,6 +50,8 @@ class Pump:
         self._refuse = refuse
         self._loop = asyncio.get_running_loop()
         self._next = first
+        # What asyncio's own event loop is to do next; others, such as uvloop, do not tell.
+        self._backlog = getattr(self._loop, "_ready", None)
         self._quiet = 0
         self._ticking = False
         self._waiting: dict[int, asyncio.Future[Step]] = {}
@@ -147,16 +150,10 @@ class Pump:
         # With nothing open the code is busy elsewhere, and asks or ends sooner or later.
         if self.closed or not self.open:
             return
-        self._quiet += 1
-        if self._quiet < self._turns() or self._act():
+        # With nothing else to do on the whole loop, no turn can change anything any more.
+        self._quiet = REST if self._backlog is not None and not self._backlog else self._quiet + 1
+        if self._quiet < REST or self._act():
             self.poke()
-
-    def _turns(self) -> int:
-        upcoming = self._replay.upcoming
-        # A single turn lets tasks that the root has made get to start; then it is not alone any more.
-        if self.alone and self.replaying and (upcoming is None or upcoming.number in self._waiting):
-            return 1
-        return REST
 
     def _act(self) -> bool:
         """Let one branch go on; whether there may be more to do."""

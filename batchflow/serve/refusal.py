@@ -5,7 +5,20 @@ from typing import Any
 
 from batchflow.core.codec import Codec, describe
 from batchflow.core.run import Step
-from batchflow.errors import ReplayError
+from batchflow.errors import ConfigurationError, ReplayError, UnserializableError
+from batchflow.serve.checks import is_writable, shown
+
+LONGEST_NAME = 500
+
+
+def check_name(name: object) -> None:
+    """Raise `ConfigurationError` for what cannot be the name of a step."""
+    if isinstance(name, str) and 0 < len(name) <= LONGEST_NAME and is_writable(name):
+        return
+    raise ConfigurationError(
+        f"a step cannot have the name {shown(name)}; its first argument is a text of 1 to {LONGEST_NAME} characters, "
+        f"as in ctx.run('charge', charge, order_id)"
+    )
 
 
 def nested(step: str, inside: str) -> ReplayError:
@@ -27,6 +40,13 @@ def swallowed(sign: str) -> ReplayError:
         f"the run was suspended, but its function caught the cancellation and {sign}; "
         f"catch Exception where it says 'except:', 'except BaseException' or 'except CancelledError', or raise it again"
     )
+
+
+def unstorable(step: Step, error: Exception) -> UnserializableError:
+    """The store will never take what a step is or has come to."""
+    wrong = UnserializableError(f"step '{step.name}' cannot be stored: {error}")
+    wrong.__cause__ = error
+    return wrong
 
 
 def unreadable(step: Step, codec: Codec[Any], error: Exception) -> ReplayError:

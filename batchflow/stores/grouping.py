@@ -7,6 +7,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
+from batchflow.errors import StoreError
+
 ORDER = (
     "enlist",
     "declare",
@@ -93,6 +95,7 @@ class Grouping:
 
     def add(self, verb: str, *arguments: Any) -> "asyncio.Future[Any]":
         """Ask for `verb`; the future has its answer once the group it went with is durable."""
+        self.check_loop()
         # Not `create_future`, which is a call more, several times for every item there is.
         future: asyncio.Future[Any] = asyncio.Future(loop=self._loop)
         self._gathering.append(Operation(verb, arguments, future))
@@ -100,6 +103,14 @@ class Grouping:
             self._scheduled = True
             self._loop.call_soon(self._flush)
         return future
+
+    def check_loop(self) -> None:
+        """Raise `StoreError` on another event loop than the one it belongs to, before anything is asked for."""
+        if asyncio.get_running_loop() is not self._loop:
+            raise StoreError(
+                "the app runs on another event loop than the one it is called on; from another thread write "
+                "flow.trigger_sync(…), or asyncio.run_coroutine_threadsafe(…, loop_of_the_app)"
+            )
 
     def _flush(self) -> None:
         self._scheduled = False

@@ -207,7 +207,7 @@ async def test_a_store_and_a_ledger_of_one_namespace_are_the_same_ledger() -> No
     assert await ledger.processed("greet", ["a", "b", "c"]) == {"b"}
     await ledger.close()
     await store.close()
-    with pytest.raises(StoreUnavailable, match=r"^the ledger redis://.* is not open; use it between the app's start"):
+    with pytest.raises(StoreUnavailable, match=r"^the ledger redis://.* is not open; use it while the app runs"):
         await ledger.processed("greet", ["a"])
 
 

@@ -22,6 +22,7 @@ class FakeCourier:
         self.gate = asyncio.Event()
         self.begun: list[Claim] = []
         self.cancelled_with: list[object] = []
+        self.interrupted: dict[tuple[str, int], str] = {}
         self.error: Exception | None = None
         self.under_way = self.most = 0
         self._stubborn = stubborn

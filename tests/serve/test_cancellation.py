@@ -5,11 +5,14 @@ from typing import Any
 
 import pytest
 
-from batchflow.core.ports import TIMEOUT
+from batchflow.core.ports import STOP, TIMEOUT
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.settlement import Settlement
+from batchflow.serve.attempt import PATIENCE
 from batchflow.serve.context import WorkflowContext
+from batchflow.serve.endpoint import Endpoint
 from tests.serve.model import Calls, Model, endpoint
+from tests.waiting import wait_until
 
 Context = WorkflowContext[Any]
 
@@ -17,6 +20,18 @@ Context = WorkflowContext[Any]
 def first_line(ending: Settlement) -> str:
     assert ending.error is not None
     return ending.error.splitlines()[0]
+
+
+async def interrupted(model: Model, endpoint: Endpoint, started: asyncio.Event, why: str) -> Settlement:
+    """How an attempt ends that the engine interrupts once it has started."""
+    claim, runtime = model.claim(), model.runtime
+    task = asyncio.create_task(endpoint.deliver(claim, runtime))
+    await started.wait()
+    runtime.interrupted[claim.id, claim.fence] = why
+    task.cancel(why)
+    ending = await task
+    assert ending is not None
+    return ending
 
 
 async def test_a_run_that_is_cancelled_ends_at_its_next_step() -> None:
@@ -147,13 +162,92 @@ async def test_an_attempt_that_takes_too_long_is_a_failed_one(how: str) -> None:
     for retries, kind in ((1, "retry"), (0, "dead")):
         model = Model(retry=RetryPolicy(retries=retries))
         started.clear()
-        task = asyncio.create_task(endpoint(run).deliver(model.claim(), model.runtime))
-        await started.wait()
-        task.cancel(TIMEOUT)
-        ending = await task
-        assert ending is not None
+        ending = await interrupted(model, endpoint(run), started, TIMEOUT)
         assert (ending.ending, first_line(ending)) == (kind, "TimeoutError: the attempt took longer than 1h")
-        assert task.cancelling() == 0
+
+
+@pytest.mark.parametrize("how", ["finally", "except", "gather", "swallowed"])
+@pytest.mark.parametrize(("why", "ends"), [(STOP, "released"), (TIMEOUT, "retry")])
+async def test_an_attempt_that_is_interrupted_starts_no_step_as_it_unwinds(how: str, why: str, ends: str) -> None:
+    """Neither a compensation in `finally` nor what follows a caught cancellation; the next attempt does all again."""
+    started, calls = asyncio.Event(), Calls()
+    hold = True
+
+    async def charge() -> str:
+        started.set()
+        if hold:
+            await asyncio.Event().wait()
+        return "charged"
+
+    async def run(ctx: Context) -> str:
+        if how == "gather":
+            await asyncio.gather(ctx.run("charge", charge), guarded(ctx), return_exceptions=True)
+            return str(await ctx.run("after", calls("after", "through")))
+        try:
+            charged = await ctx.run("charge", charge)
+        except asyncio.CancelledError:
+            if how == "swallowed":
+                return "swallowed"
+            if how == "except":
+                await ctx.run("release", calls("release"))
+            raise
+        finally:
+            if how == "finally":
+                await ctx.run("release", calls("release"))
+        return charged
+
+    async def guarded(ctx: Context) -> None:
+        try:
+            await ctx.run("long", charge)
+        finally:
+            await ctx.run("release", calls("release"))
+
+    model = Model(retry=RetryPolicy(retries=3, first="1s"))
+    ending = await interrupted(model, endpoint(run), started, why)
+    assert (ending.ending, calls.made, model.names) == (ends, [], [])
+    hold = False
+    ending = await model.drive(endpoint(run))
+    assert (ending.ending, ending.result) == ("done", '"through"' if how == "gather" else '"charged"')
+
+
+async def test_an_attempt_that_is_interrupted_keeps_the_failures_of_its_steps() -> None:
+    """Given back in good order, a step is not tried more often than its policy says."""
+    started = asyncio.Event()
+
+    async def long() -> None:
+        started.set()
+        await asyncio.Event().wait()
+
+    async def run(ctx: Context) -> None:
+        await asyncio.gather(ctx.run("flaky", Calls()("flaky", fails=9)), ctx.run("long", long))
+
+    ending = await interrupted(Model(retry=RetryPolicy(retries=1)), endpoint(run), started, STOP)
+    assert [(step.name, step.failures) for step in ending.steps] == [("flaky", 1)]
+
+
+async def test_code_that_catches_every_cancellation_does_not_keep_the_event_loop() -> None:
+    """It gets no answer any more, and others go on."""
+    tries, goes_on = 0, True
+
+    async def run(ctx: Context) -> None:
+        nonlocal tries
+        while goes_on:
+            tries += 1
+            try:
+                await ctx.sleep(f"nap {tries}", 60)
+            except BaseException:
+                continue
+
+    model = Model()
+    task = asyncio.create_task(endpoint(run).deliver(model.claim(), model.runtime))
+    await wait_until(lambda: tries > PATIENCE, description="it gets no answer any more")
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert not task.done()
+    assert tries <= PATIENCE + 5
+    goes_on = False
+    task.cancel()
+    await asyncio.wait([task])
 
 
 async def test_a_cancellation_of_the_codes_own_is_a_failure() -> None:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from batchflow import WorkflowContext
-from tests.scenarios.scene import Nothing, Scene
+from tests.scenarios.scene import DAY, Nothing, Scene
 
 
 @pytest.fixture
@@ -112,11 +112,14 @@ async def test_first_of_several_that_fail_together_complains_of_none(scene: Scen
     assert complaints == []
 
 
-async def test_a_timeout_that_is_cancelled_as_it_begins_leaves_no_timer(scene: Scene) -> None:
+async def test_a_timeout_that_is_cancelled_as_it_begins_wakes_nobody(scene: Scene) -> None:
     """A group that fails in that very moment takes it along."""
+    woken: list[int] = []
 
     @scene.flow.serve("/aborted")
     async def aborted(ctx: WorkflowContext[Nothing]) -> str:
+        woken.append(scene.clock.now())
+
         async def limited() -> None:
             async with ctx.timeout("limit", "1h"):
                 await ctx.wait_for_event("never", "never")
@@ -135,4 +138,4 @@ async def test_a_timeout_that_is_cancelled_as_it_begins_leaves_no_timer(scene: S
 
     ended = await scene.to_the_end(aborted.trigger(Nothing()))
     assert ended.result == '"slept"'
-    assert [step.name for step in ended.journal] == ["long"]
+    assert [at - woken[0] for at in woken] == [0, DAY]

@@ -56,5 +56,7 @@ class RedisLedger:
 
     async def _add(self, verb: str, *arguments: Any) -> Any:
         if self._group is None:
-            raise StoreUnavailable(f"the ledger {self._place} is not open; use it between the app's start and its stop")
+            raise StoreUnavailable(
+                f"the ledger {self._place} is not open; use it while the app runs, as inside 'async with flow:'"
+            )
         return await self._group.add(verb, *arguments)

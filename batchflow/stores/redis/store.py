@@ -102,12 +102,14 @@ class RedisStore(Writing):
         return self._opened().add(verb, *arguments)
 
     async def _read(self, verb: str, *arguments: Any) -> Any:
-        self._opened()
+        self._opened().check_loop()
         return await self._calls.one(verb, *arguments)
 
     def _opened(self) -> Grouping:
         if self._group is None:
-            raise StoreUnavailable(f"the store {self._place} is not open; use it between the app's start and its stop")
+            raise StoreUnavailable(
+                f"the store {self._place} is not open; use it while the app runs, as inside 'async with flow:'"
+            )
         return self._group
 
     # Messages

@@ -112,7 +112,9 @@ class SqliteStore(Writing):
 
     def _add(self, verb: str, *arguments: Any) -> "asyncio.Future[Any]":
         if self._group is None:
-            raise StoreUnavailable(f"the store '{self.path}' is not open; use it between the app's start and its stop")
+            raise StoreUnavailable(
+                f"the store '{self.path}' is not open; use it while the app runs, as inside 'async with flow:'"
+            )
         return self._group.add(verb, *arguments)
 
     async def _read(self, read: Callable[..., T], *arguments: Any) -> T:
