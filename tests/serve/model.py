@@ -46,6 +46,12 @@ class Even:
 THREADS = ThreadPoolExecutor(2, thread_name_prefix="steps")
 
 
+def first_line(ending: Settlement) -> str:
+    """The sentence of how a run has failed."""
+    assert ending.error is not None
+    return ending.error.splitlines()[0]
+
+
 @dataclass(kw_only=True)
 class Model:
     """One run and what is durable of it. `faults` maps the number of a record, counted from 1, to what befalls it."""

@@ -12,6 +12,7 @@ from batchflow.serve.context import WorkflowContext
 from tests.serve.model import Calls, Model, endpoint
 
 Context = WorkflowContext[Any]
+MINUTE = 60_000
 MODES = pytest.mark.parametrize("always_replay", [False, True])
 
 
@@ -212,3 +213,25 @@ async def test_a_cancelled_sleep_is_forgotten() -> None:
     first = await model.deliver(endpoint(run))
     assert first is not None
     assert (first.due, [step.name for step in first.steps]) == (1_060_000, ["pause"])
+
+
+async def test_a_sleep_beside_work_ends_when_it_was_to_end_however_often_workers_die() -> None:
+    """It is durable as soon as it is asked for, since the work beside it may take long."""
+    woken: list[int] = []
+    model = Model(faults={2: "refused", 3: "refused"})
+
+    async def work() -> None:
+        model.clock.time += 25 * MINUTE
+
+    async def run(ctx: Context) -> None:
+        async def nap() -> None:
+            await ctx.sleep("an hour", "1h")
+            woken.append(model.clock.now())
+
+        await asyncio.gather(nap(), ctx.run("work", work))
+
+    begun = model.clock.now()
+    ending = await model.drive(endpoint(run))
+    assert (ending.ending, model.lost) == ("done", 2)
+    # The work was done three times, and twice nobody got to know.
+    assert woken[-1] - begun == 75 * MINUTE

@@ -11,15 +11,10 @@ from batchflow.core.settlement import Settlement
 from batchflow.serve.attempt import PATIENCE
 from batchflow.serve.context import WorkflowContext
 from batchflow.serve.endpoint import Endpoint
-from tests.serve.model import Calls, Model, endpoint
+from tests.serve.model import Calls, Model, endpoint, first_line
 from tests.waiting import wait_until
 
 Context = WorkflowContext[Any]
-
-
-def first_line(ending: Settlement) -> str:
-    assert ending.error is not None
-    return ending.error.splitlines()[0]
 
 
 async def interrupted(model: Model, endpoint: Endpoint, started: asyncio.Event, why: str) -> Settlement:

@@ -8,19 +8,13 @@ from typing import Any
 
 import pytest
 
-from batchflow.core.settlement import Settlement
 from batchflow.errors import InputError
 from batchflow.serve.context import WorkflowContext
 from batchflow.serve.endpoint import Answer
-from tests.serve.model import Calls, Fault, Model, endpoint
+from tests.serve.model import Calls, Fault, Model, endpoint, first_line
 
 Context = WorkflowContext[Any]
 CURE = "catch Exception where it says 'except:', 'except BaseException' or 'except CancelledError', or raise it again"
-
-
-def first_line(ending: Settlement) -> str:
-    assert ending.error is not None
-    return ending.error.splitlines()[0]
 
 
 @pytest.mark.parametrize("fault", ["killed", "refused", "reply lost", "stale"])
