@@ -117,7 +117,7 @@ def of_run(run: Run) -> dict[str, Any]:
 
 def of_run_with_steps(run: Run) -> dict[str, Any]:
     """A run with its payload and its steps."""
-    return {**of_run(run), "payload": value(run.payload), "steps": [_of_step(step) for step in run.journal]}
+    return {**of_run(run), "payload": value(run.payload), "steps": [_of_step(step) for step in run.steps]}
 
 
 def _of_step(step: Step) -> dict[str, Any]:

@@ -52,8 +52,8 @@ def run(output: Output, found: Run) -> None:
         return
     output.say("Steps:", style="bold")
     since = found.started_at or found.created_at
-    cells = [_step(step, since) for step in found.journal]
-    styles = [_COLOURS.get(step.state, "") for step in found.journal]
+    cells = [_step(step, since) for step in found.steps]
+    styles = [_COLOURS.get(step.state, "") for step in found.steps]
     table(output, ["step", "kind", "state", "attempts", "recorded", "after", ""], cells, styles)
 
 

@@ -35,6 +35,11 @@ class Replay:
             self.last = last_position(journal)
 
     @property
+    def newest(self) -> int:
+        """When the latest recorded outcome was recorded; 0 where there is none."""
+        return self._outcomes[-1].at if self._outcomes else 0
+
+    @property
     def upcoming(self) -> Step | None:
         """The recorded outcome to hand out next."""
         return self._outcomes[self._handed] if self._handed < len(self._outcomes) else None

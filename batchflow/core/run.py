@@ -7,8 +7,9 @@ from typing import Literal, NamedTuple, TypeAlias
 StepKind: TypeAlias = Literal["run", "sleep", "call", "invoke", "wait"]
 """`run` executes in the function's own time; the others wait: for a time, an HTTP answer, a child, an event."""
 
-StepState: TypeAlias = Literal["done", "failed", "cancelled", "timeout", "pending"]
-"""`cancelled`: the child that was waited for was. `timeout`: the event did not come in time."""
+StepState: TypeAlias = Literal["done", "failed", "cancelled", "timeout", "pending", "abandoned"]
+"""`cancelled`: the child that was waited for was. `timeout`: the event did not come in time. `abandoned`, which is
+shown and never recorded: the run has ended, and did not wait for it any more."""
 
 NEVER = 2**53 - 1
 """The time at which something is due that time alone does not make due, in ms."""
@@ -131,3 +132,10 @@ class Run:
     label: str | None = None
     parent: str | None = None
     journal: Journal = ()
+
+    @property
+    def steps(self) -> Journal:
+        """The journal as it is shown: what is pending in a run that has ended is abandoned."""
+        if self.state in ("waiting", "running"):
+            return self.journal
+        return tuple(it._replace(state="abandoned", due=0) if it.state == "pending" else it for it in self.journal)

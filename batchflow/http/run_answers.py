@@ -73,7 +73,7 @@ class RunStory(RunAnswer):
     @classmethod
     def of(cls, run: Run) -> "RunStory":
         """A run as it stands."""
-        return cls(**_fields(run), steps=[StepAnswer.of(step) for step in run.journal])
+        return cls(**_fields(run), steps=[StepAnswer.of(step) for step in run.steps])
 
 
 class RunList(Answer):

@@ -105,7 +105,8 @@ class Driver(Attempt):
             if self.stand_in is not None:
                 fn = self.stand_in(self.run_id, name, fn)
             if self.tell is not None:
-                self.tell("RUN_PARALLEL" if self.branches else "RUN_SINGLE", name)
+                beside = any(not branch.done() for branch in self.branches)
+                self.tell("RUN_PARALLEL" if beside else "RUN_SINGLE", name)
             try:
                 if options.timeout_ms is None:
                     value = await fn(*args, **kwargs)
@@ -142,6 +143,8 @@ class Driver(Attempt):
                         asked = await self.share().turn(asked)
                     self._enter(asked.number, name)
                     await self._store(asked, ())
+                elif self.tell is not None:
+                    self.tell("SUBMIT_STEP", name)
             asked = await self._turn(asked)
             if not asked.position:
                 self._enter(asked.number, name)
@@ -174,7 +177,7 @@ class Driver(Attempt):
                     raise
                 await self.share().park(asked, due or NEVER)
             self._see(asked)
-            if self.tell is not None and kind == "call":
+            if self.tell is not None and kind == "call" and asked.at >= self.replay.newest:
                 self.tell("SUBMIT_THIRD_PARTY_RESULT", name)
             return asked
         finally:

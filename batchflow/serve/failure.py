@@ -40,10 +40,10 @@ def again_at(error: BaseException, failures: int, policy: RetryPolicy, *, now: i
 
 
 def rate_limit(error: BaseException) -> RateLimited | None:
-    """The `RateLimited` in `error`, the longest of an exception group; None beside a failure that is final."""
+    """The `RateLimited` that `error` is, or the longest of an exception group of nothing else."""
     members = list(_members(error))
     limits = [member for member in members if isinstance(member, RateLimited)]
-    if not limits or any(isinstance(member, _FINAL) for member in members):
+    if not limits or len(limits) < len(members):
         return None
     return max(limits, key=lambda limit: limit.delay_ms)
 

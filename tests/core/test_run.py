@@ -1,12 +1,13 @@
 """Journals: what has come for a run by the time it is claimed."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchflow.core.run import Arrival, Step, StepKind, last_position, merged, ripen
+from batchflow.core.run import Arrival, Run, Step, StepKind, last_position, merged, ripen
 
 NOW = 1_000
 
@@ -141,3 +142,13 @@ def test_ripen_again_changes_nothing(journal: list[Step], arrivals: list[Arrival
     after = merged(journal, ripen(journal, NOW, arrivals))
     assert ripen(after, NOW, arrivals) == []
     assert {step.number for step in after} == {step.number for step in journal}
+
+
+def test_what_a_run_that_has_ended_did_not_wait_for_any_more_is_abandoned() -> None:
+    """It is shown so, and recorded as it was."""
+    journal = (Step(1, "won", "run", "done", 1, "1"), Step(2, "lost", "sleep", "pending", due=9))
+    run = Run(id="r", destination="/f", state="waiting", created_at=1, journal=journal)
+    assert run.steps == journal
+    ended = replace(run, state="completed")
+    assert ended.journal == journal
+    assert [(step.state, step.due) for step in ended.steps] == [("done", 0), ("abandoned", 0)]

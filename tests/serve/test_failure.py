@@ -49,10 +49,11 @@ def test_retry_after_is_obeyed_and_counts() -> None:
 
 
 def test_a_rate_limit_is_found_in_groups() -> None:
-    """The longest one, unless something beside it is final."""
+    """The longest one, unless something beside it is another failure, which would never be counted."""
     short, long = RateLimited(1), RateLimited(9)
     assert rate_limit(short) is short
-    assert rate_limit(ExceptionGroup("several", [short, ValueError("x"), ExceptionGroup("inner", [long])])) is long
+    assert rate_limit(ExceptionGroup("several", [short, ExceptionGroup("inner", [long])])) is long
+    assert rate_limit(ExceptionGroup("several", [short, ValueError("x")])) is None
     assert rate_limit(ExceptionGroup("several", [short, NonRetryable("no")])) is None
     assert rate_limit(RetryAfter(1)) is None
 

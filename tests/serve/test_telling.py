@@ -8,6 +8,7 @@ from structlog.testing import capture_logs
 
 from batchflow import Batchflow, NoParams, WorkflowContext
 from batchflow.testing import ManualClock, drive
+from tests.scenarios.scene import Answering
 
 CLOCK = ManualClock()
 
@@ -56,7 +57,28 @@ async def test_a_verbose_function_logs_one_event_for_each_thing_the_engine_does(
         ("ENDPOINT_START", None),
         ("RUN_SINGLE", "one"),
         ("SUBMIT_STEP", "one"),
+        ("SUBMIT_STEP", "nap"),
         ("ENDPOINT_START", None),
         ("SUBMIT_CLEANUP", None),
     ]
     assert all(line["run"] == run.id and line["time"] > 0 for line in lines if "eventType" in line)
+
+
+async def test_the_answer_of_a_call_is_told_of_once_however_often_it_is_replayed(flow: Batchflow) -> None:
+    """And a step that has a branch behind it, which is over, is one by itself."""
+    flow.engine.caller = Answering()
+
+    @flow.serve("/calling", verbose=True)
+    async def calling(ctx: WorkflowContext[NoParams]) -> None:
+        async with ctx.timeout("limit", "1h"):
+            await ctx.call("ask", "https://ai.test/")
+        await ctx.run("after", lambda: 1)
+        for night in range(2):
+            await ctx.sleep(f"night {night}", "1d")
+
+    with capture_logs() as lines:
+        await calling.trigger(NoParams())
+        await drive(flow, CLOCK)
+    told = [(line["eventType"], line.get("step")) for line in lines if "eventType" in line]
+    assert told.count(("SUBMIT_THIRD_PARTY_RESULT", "ask")) == 1
+    assert told.count(("RUN_SINGLE", "after")) == 1
