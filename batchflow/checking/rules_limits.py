@@ -1,4 +1,4 @@
-"""Limits of time that do not hold for what they are set around: a durable wait lasts longer than an attempt."""
+"""Limits of time that a replay does not know of: a durable wait lasts longer than an attempt, a step is cut off."""
 
 import ast
 from collections.abc import Iterable, Iterator
@@ -12,6 +12,7 @@ from batchflow.checking.values import values
 TIMEOUT = "timeout"
 
 _WAITS = frozenset({"call", "invoke", "sleep", "sleep_until", "wait_for_event", "wait_for_webhook"})
+_STEPS = frozenset({"run"})
 _HAVE_THEIR_OWN = ("wait_for_event", "wait_for_webhook")
 _BLOCKS = frozenset(
     {
@@ -28,12 +29,20 @@ _CALLS = frozenset({"asyncio.as_completed", "asyncio.wait", "asyncio.wait_for"})
 
 
 def limited_waits(body: Body) -> Iterator[Finding]:
-    """`asyncio.timeout`, `wait_for` and the like around durable waits; around steps that execute they are fine."""
+    """`asyncio.timeout`, `wait_for` and the like around durable waits and around steps that execute."""
     for node in body.nodes:
         for limit, inner in _limits(body, node):
-            wait = next(_waits(body, inner), None)
-            if wait is not None:
+            if wait := next(_asked(body, inner, _WAITS), None):
                 yield Finding(body.source.path, limit.lineno, TIMEOUT, _message(body, limit, wait))
+            elif step := next(_asked(body, inner, _STEPS), None):
+                yield Finding(body.source.path, limit.lineno, TIMEOUT, _message_of_step(body, limit, step))
+
+
+def _message_of_step(body: Body, limit: ast.Call, step: str) -> str:
+    return (
+        f"{spell_call(limit)} may end before {step}(…), of which nothing is recorded then, so that a replay does not "
+        f"fit what followed; use {body.context}.step(timeout=…).run(…)"
+    )
 
 
 def _message(body: Body, limit: ast.Call, wait: str) -> str:
@@ -80,30 +89,30 @@ def _is_none(expr: ast.expr) -> bool:
     return isinstance(expr, ast.Constant) and expr.value is None
 
 
-def _waits(body: Body, nodes: Iterable[ast.AST]) -> Iterator[str]:
-    """The durable waits that are asked for in there, by tasks that were made before and by functions too."""
+def _asked(body: Body, nodes: Iterable[ast.AST], methods: frozenset[str]) -> Iterator[str]:
+    """The steps of these kinds that are asked for in there, by tasks that were made before and by functions too."""
     for node in own_nodes(nodes):
         match node:
             case ast.Call():
-                yield from _waits_of(body, node)
+                yield from _asked_by(body, node, methods)
             case ast.Await(value=value):
-                yield from _waits_before(body, value, frozenset())
+                yield from _asked_before(body, value, methods, frozenset())
             case _:
                 pass
 
 
-def _waits_of(body: Body, call: ast.Call) -> Iterator[str]:
+def _asked_by(body: Body, call: ast.Call, methods: frozenset[str]) -> Iterator[str]:
     step = body.contexts.step(call)
     if step is not None:
-        if step.method in _WAITS:
+        if step.method in methods:
             yield ast.unparse(call.func)
         return
     helper = enter(body, call)
     for part in [] if helper is None else reach(helper):
-        yield from (ast.unparse(it.call.func) for it in part.steps if it.method in _WAITS)
+        yield from (ast.unparse(it.call.func) for it in part.steps if it.method in methods)
 
 
-def _waits_before(body: Body, awaited: ast.expr, seen: frozenset[str]) -> Iterator[str]:
+def _asked_before(body: Body, awaited: ast.expr, methods: frozenset[str], seen: frozenset[str]) -> Iterator[str]:
     """Those of coroutines and tasks that a variable in an awaited expression stands for."""
     for node in own_nodes([awaited]):
         match node:
@@ -111,7 +120,7 @@ def _waits_before(body: Body, awaited: ast.expr, seen: frozenset[str]) -> Iterat
                 for value in values(body, name):
                     if body.carriers.carries(value):
                         calls = [it for it in own_nodes([value]) if isinstance(it, ast.Call)]
-                        yield from (wait for it in calls for wait in _waits_of(body, it))
-                        yield from _waits_before(body, value, seen | {name})
+                        yield from (wait for it in calls for wait in _asked_by(body, it, methods))
+                        yield from _asked_before(body, value, methods, seen | {name})
             case _:
                 pass

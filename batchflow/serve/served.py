@@ -54,7 +54,8 @@ class ServedFunction(Generic[Payload, Result]):
         own for this run.
 
         Raises:
-            InputError: an id or a label is none; `TooLarge`, which is one: the payload is.
+            InputError: an id or a label is none, the id is that of another function's run, or, as `TooLarge`, the
+                payload is too large.
             ConfigurationError: a time or another option is wrong.
             UnserializableError: the payload does not survive its JSON form.
         """
@@ -71,11 +72,18 @@ class ServedFunction(Generic[Payload, Result]):
         if len(messages) > 1 and (options.run_id or options.dedup_id):
             raise InputError("'run_id' and 'dedup_id' name one run; trigger several without them", field="runId")
         new = await self.client.publish(messages) if messages else ()
+        if options.run_id is not None and not all(new):
+            await self._check_own(options.run_id)
         if self.endpoint.verbose:
             for message, is_new in zip(messages, new, strict=True):
                 if is_new:
                     teller(self.endpoint.name, message.id, self.client.now)("SUBMIT_FIRST_INVOCATION", None)
         return [self.run(message.id) for message in messages]
+
+    async def _check_own(self, id: str) -> None:
+        run = await self.client.run(id)
+        if run is not None and run.destination != self.endpoint.route:
+            raise InputError(f"'run_id' cannot be '{id}': that is a run of '{run.destination}'", field="runId")
 
     def run(self, id: str) -> RunHandle[Result]:
         """The handle of one of the function's runs."""

@@ -92,6 +92,13 @@ async def test_a_second_trigger_of_the_same_id_starts_nothing(shop: Shop, option
     assert len((await shop.flow.runs()).runs) == 1
 
 
+async def test_the_id_of_another_functions_run_is_refused(shop: Shop) -> None:
+    """Its handle would read the result as that of this one."""
+    await shop.ship.trigger(Order(number=1), run_id="order-7")
+    with pytest.raises(InputError, match=r"^'run_id' cannot be 'order-7': that is a run of '/ship'$"):
+        await shop.pay.trigger(Order(number=1), run_id="order-7")
+
+
 async def test_dedup_ids_are_each_functions_own(shop: Shop) -> None:
     one = await shop.ship.trigger(Order(), dedup_id="x")
     other = await shop.pay.trigger(Order(), dedup_id="x")

@@ -17,6 +17,9 @@ from tests.house.sources import sources
 ON_PURPOSE = {
     ("tests/scenarios/test_waits.py", "await"),
     ("tests/serve/test_cancellation.py", "await"),
+    ("tests/serve/test_cancellation.py", "duplicate-name"),
+    ("tests/serve/test_cancellation.py", "except"),
+    ("tests/serve/test_cancellation.py", "timeout"),
     ("tests/serve/test_endings.py", "duplicate-name"),
     ("tests/serve/test_endings.py", "except"),
     ("tests/serve/test_mismatches.py", "duplicate-name"),

@@ -59,32 +59,45 @@ def test_a_limit_around_a_helper_that_waits_is_found() -> None:
         async def run(ctx):
             async with asyncio.timeout(5):  # !timeout
                 await approved(ctx)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(5):  # !timeout
                 await count(ctx)
+            async with asyncio.timeout(5):
                 await elsewhere(ctx)
     """)
 
 
-def test_a_limit_around_what_executes_is_fine() -> None:
-    """Steps, what was waited for before, and limits that are the context's own, or none."""
+def test_a_limit_around_a_step_that_executes_is_found() -> None:
+    """Nothing is recorded of what it cuts off, and the replay would wait for that first."""
+    assert messages("""
+        import asyncio
+        async def run(ctx):
+            await asyncio.wait_for(ctx.run("a", fn), 5)
+            async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+                group.create_task(ctx.step(retry=None).run("b", fn))
+    """) == [
+        f"{limit}(…) may end before {run}(…), of which nothing is recorded then, so that a replay does not fit what "
+        "followed; use ctx.step(timeout=…).run(…)"
+        for limit, run in (("asyncio.wait_for", "ctx.run"), ("asyncio.timeout", "ctx.step(retry=None).run"))
+    ]
+
+
+def test_a_limit_around_what_is_not_of_the_run_is_fine() -> None:
+    """What was waited for before, and limits that are the context's own, or none."""
     assert_found("""
         import asyncio
         async def run(ctx):
             event = await ctx.wait_for_event("a", "paid", timeout="1d")
             later = asyncio.create_task(ctx.sleep("b", 5))
             async with asyncio.timeout(5):
-                await ctx.run("c", fn, event)
                 await ctx.notify("d", "paid")
                 later.cancel()
-            await asyncio.wait_for(ctx.run("e", fn), 5)
+            await ctx.step(timeout=5).run("e", fn)
             async with ctx.timeout("f", "1d"):
                 await ctx.sleep("g", 5)
             async with asyncio.timeout(None):
                 await ctx.sleep("h", 5)
             await asyncio.wait_for(ctx.sleep("i", 5), None)
             await asyncio.wait([asyncio.create_task(ctx.sleep("j", 5))])
-            async with asyncio.timeout(5), asyncio.TaskGroup() as group:
-                group.create_task(ctx.run("k", fn))
             await ctx.sleep("l", 5)
     """)
 

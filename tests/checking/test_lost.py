@@ -21,7 +21,7 @@ def test_a_step_that_is_not_awaited_is_found() -> None:
             ctx.run("j", fn), 1  # !lost-step
             reply = ctx.call("k", url)  # !lost-step
             typed: object = ctx.call("l", url)  # !lost-step
-            asyncio.wait_for(ctx.run("m", fn), 5)  # !lost-step
+            asyncio.shield(ctx.run("m", fn))  # !lost-step
             asyncio.wait([ctx.run("n", fn)])  # !lost-step
     """)
 
