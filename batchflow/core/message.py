@@ -64,10 +64,14 @@ class Claim(NamedTuple):
 
 
 class Claimed(NamedTuple):
-    """The answer of a claim: what was leased, and when there may be more (ms; None: only after a publish or an end)."""
+    """The answer of a claim: what was leased, and when there may be more (ms; None: only after a publish or an end).
+
+    `now` is the time at which it was leased, by the store's clock; 0 where nobody said.
+    """
 
     claims: Sequence[Claim]
     next_due: int | None
+    now: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, cast
 
 from batchflow.core import settlement
-from batchflow.core.clock import Clock
 from batchflow.core.message import LOSS_LIMIT, Claim, Claimed
 from batchflow.core.ports import STOP, TIMEOUT
 from batchflow.core.settlement import Settled, Settlement
 from batchflow.engine.courier import Courier
+from batchflow.engine.storetime import StoresClock
 from batchflow.errors import StoreError
 from batchflow.logs import logger
 from batchflow.stores.protocol import Store
@@ -53,7 +53,7 @@ class Dispatcher:
         *,
         worker: str,
         concurrency: int,
-        clock: Clock,
+        clock: StoresClock,
         on_end: Callable[[], None],
     ) -> None:
         self._store = store
@@ -137,6 +137,8 @@ class Dispatcher:
             return self._start(claimed)
 
     def _start(self, claimed: Claimed) -> Claimed:
+        if claimed.now:
+            self._clock.follow(claimed.now)
         begun = self._loop.time()
         for claim in claimed.claims:
             task = self._loop.create_task(self._deliver(claim))

@@ -18,6 +18,7 @@ from batchflow.engine.courier import LocalCourier
 from batchflow.engine.dispatch import Dispatcher
 from batchflow.engine.heartbeat import LEASE_MS, Heartbeat
 from batchflow.engine.housekeeping import Housekeeping
+from batchflow.engine.storetime import StoresClock
 from batchflow.errors import ConfigurationError, StoreUnavailable
 from batchflow.logs import logger
 from batchflow.stores.protocol import Store
@@ -137,9 +138,10 @@ class Engine(StoreClient):
     def make_dispatcher(self, worker: str) -> Dispatcher:
         """A dispatcher for `worker`, not started; the engine is open."""
         assert self._threads is not None
+        clock = StoresClock(self._clock)
         runtime = Runtime(
             journaling=self.store,
-            clock=self._clock,
+            clock=clock,
             entropy=self._entropy,
             threads=self._threads,
             always_replay=self._options.always_replay,
@@ -150,7 +152,7 @@ class Engine(StoreClient):
             LocalCourier(self._endpoints, self.caller or self._caller, runtime),
             worker=worker,
             concurrency=self._options.concurrency,
-            clock=self._clock,
+            clock=clock,
             on_end=self._notify,
         )
 

@@ -84,7 +84,8 @@ class Store(Protocol):
         oldest due message comes first. Parallelism and rate of the key are taken together with the claim, or neither.
         Timers of a suspended run that are due, and what has arrived for it, become recorded entries, in time order;
         with them its failures and losses start again from none, as after every outcome, and the claim says so. Nothing
-        of a cancelled batch is leased. An unknown worker is enlisted by nobody: it gets nothing.
+        of a cancelled batch is leased. An unknown worker is enlisted by nobody: it gets nothing. The answer tells the
+        store's time, so that the worker does not find what is due here to be not due there.
         """
         ...
 

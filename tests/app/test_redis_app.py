@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from batchflow import Batchflow, BatchWorkflow, NoParams, Page, WorkflowContext
+from batchflow import Batchflow, BatchWorkflow, NoParams, Page, RetryPolicy, WorkflowContext
+from batchflow.engine.system import SystemClock
 from batchflow.errors import StoreError
+from batchflow.stores.redis import RedisStore
 from tests.stores.redis_server import Server, free_port, served
 
 
@@ -77,3 +79,32 @@ def test_the_command_reads_from_redis(server: Server, tmp_path: Path, capfd: pyt
 
     assert invoke(["runs", "list", "--url", server.url, "--json"]) == 0
     assert '"runs"' in capfd.readouterr().out
+
+
+class Late:
+    """The clock of a machine that is three seconds behind."""
+
+    def now(self) -> int:
+        return SystemClock().now() - 3_000
+
+
+async def test_a_worker_whose_clock_is_behind_takes_up_what_is_due_once(server: Server) -> None:
+    """It goes by the server's time: two attempts for one retry, and none that finds nothing due."""
+    flow = Batchflow(RedisStore(server.url, namespace="late"), clock=Late())
+    attempts: list[str] = []
+    tries: list[str] = []
+
+    async def flaky() -> str:
+        tries.append("")
+        if len(tries) == 1:
+            raise ConnectionError("down")
+        return "up"
+
+    @flow.serve("/flaky", retry=RetryPolicy(retries=3, first="50ms"))
+    async def served_late(ctx: WorkflowContext[str]) -> str:
+        attempts.append(ctx.payload)
+        return await ctx.run("flaky", flaky)
+
+    async with flow:
+        assert await (await served_late.trigger("x")).wait(timeout=30) == "up"
+    assert (len(tries), attempts) == (2, ["x", "x"])

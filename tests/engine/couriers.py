@@ -8,6 +8,7 @@ from batchflow.core import settlement
 from batchflow.core.message import Claim
 from batchflow.core.settlement import Settlement
 from batchflow.engine.dispatch import Dispatcher
+from batchflow.engine.storetime import StoresClock
 from batchflow.stores.protocol import Store
 from batchflow.stores.sqlite import SqliteStore
 from batchflow.testing.clock import ManualClock
@@ -64,7 +65,9 @@ class FakeCourier:
 
 def dispatcher(store: Store, courier: FakeCourier, clock: ManualClock, *, concurrency: int = 8) -> Dispatcher:
     """A dispatcher for the worker `w1`."""
-    return Dispatcher(store, courier, worker="w1", concurrency=concurrency, clock=clock, on_end=lambda: None)
+    return Dispatcher(
+        store, courier, worker="w1", concurrency=concurrency, clock=StoresClock(clock), on_end=lambda: None
+    )
 
 
 @asynccontextmanager

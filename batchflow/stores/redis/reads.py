@@ -28,14 +28,14 @@ def settled(answer: Sequence[Any]) -> Settled:
 
 def claimed(answer: Sequence[Any]) -> Claimed:
     """What was leased."""
-    found, next_due, params = answer
+    found, next_due, params, now = answer
     claims: list[Claim] = []
     for row in found:
         if len(row) == FRESH_ITEMS:
             claims += _fresh(row, params)
         else:
             claims.append(_claim(row, params))
-    return Claimed(claims, next_due)
+    return Claimed(claims, next_due, now)
 
 
 def _fresh(row: list[Any], params: dict[str, str]) -> list[Claim]:

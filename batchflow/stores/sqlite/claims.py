@@ -42,7 +42,7 @@ def claim(tx: Tx, worker: str, destinations: Sequence[str], limit: int) -> Claim
     """Lease due messages, keys in turn."""
     owner = worker_key(tx, worker)
     if owner is None or limit < 1 or not destinations:
-        return Claimed((), None)
+        return Claimed((), None, tx.now)
     wanted = to_json(list(destinations)).decode()
     found: list[tuple[_Lane, list[Any]]] = []
     more = True
@@ -66,9 +66,9 @@ def claim(tx: Tx, worker: str, destinations: Sequence[str], limit: int) -> Claim
         more = more and taken > 0 and limit > 0
     claims = _compose(tx, found)
     if limit == 0:
-        return Claimed(claims, tx.now)
+        return Claimed(claims, tx.now, tx.now)
     next_due = tx.one("lanes_next", destinations=wanted)
-    return Claimed(claims, None if next_due is None or next_due >= NEVER else -int(-next_due // 1))
+    return Claimed(claims, None if next_due is None or next_due >= NEVER else -int(-next_due // 1), tx.now)
 
 
 def _take_from(tx: Tx, lane: _Lane, want: int, owner: int, states: dict[str, FlowState]) -> list[Any]:

@@ -21,6 +21,15 @@ class ClaimCases(Cases):
         assert names(await scene.claim(2)) == ["c"]
         assert await scene.claim(2) == []
 
+    async def test_claim_tells_the_time_of_the_store(self, scene: Scene) -> None:
+        """By which what it leases is due; also where it leases nothing."""
+        assert (await scene.claimed()).now == scene.now
+        await scene.publish("a", "b", not_before=scene.now + 5)
+        scene.clock.advance("5ms")
+        for _ in range(2):
+            claimed = await scene.claimed(limit=1)
+            assert (len(claimed.claims), claimed.now) == (1, scene.now)
+
     async def test_claim_of_nothing_leases_nothing(self, scene: Scene) -> None:
         """A limit of 0, or no destination."""
         await scene.publish("a")

@@ -93,7 +93,7 @@ class Scene:
 
     async def next_due(self) -> int | None:
         """When there may be something to claim; now there is nothing."""
-        claims, next_due = await self.claimed()
+        claims, next_due, _ = await self.claimed()
         assert not claims, names(claims)
         return next_due
 

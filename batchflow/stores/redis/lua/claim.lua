@@ -182,8 +182,8 @@ local function hold_all()
 end
 
 verbs.claim = function(worker, destinations, limit, token, told, in_hand)
-  if limit < 1 or #destinations == 0 or not call('ZSCORE', P .. 'workers', worker) then return { {}, NULL, {} } end
-  if not give_back_lost(worker, token, told) then return { {}, NULL, {} } end
+  if limit < 1 or #destinations == 0 or not call('ZSCORE', P .. 'workers', worker) then return { {}, NULL, {}, now } end
+  if not give_back_lost(worker, token, told) then return { {}, NULL, {}, now } end
   if opt(in_hand) then give_back_forgotten(worker, in_hand) end
   local taken, left = hold_all(), limit
   repeat
@@ -195,5 +195,5 @@ verbs.claim = function(worker, destinations, limit, token, told, in_hand)
   if left < limit or told < token - 1 then
     call('SET', P .. 'wc:' .. worker, cjson.encode({ SELF, token, taken.ids }))
   end
-  return { taken.claims, left == 0 and now or next_due(destinations), parameters(taken.claims) }
+  return { taken.claims, left == 0 and now or next_due(destinations), parameters(taken.claims), now }
 end
