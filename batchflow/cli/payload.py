@@ -17,7 +17,7 @@ Payload = TypeVar("Payload")
 
 
 def read_payload(function: ServedFunction[Payload, Any], pairs: Sequence[str], text: str | None) -> Payload:
-    """What a run is started with: `text` is JSON, or for the function's own parser; each pair is `name=value`.
+    """What a run is started with: `text` is JSON, or for the function's own parser if any; each pair is `name=value`.
 
     With pairs it is a JSON object, and they win over it, whatever name of a field it has. A value is taken as text
     first, and as JSON where the text does not fit.
@@ -30,11 +30,11 @@ def read_payload(function: ServedFunction[Payload, Any], pairs: Sequence[str], t
     if not pairs:
         if given.strip() and function.parse is None:
             _parsed(given, "--payload")
-        return reader.read(given.encode())
+        return reader.read(given.encode(), is_json=function.parse is None)
     fields = Fields(function.payload.annotation, function.endpoint.route)
     named = _split(pairs, fields)
     rest = {name: value for name, value in _object(given).items() if fields.field(name) not in named}
-    return fitted({**rest, **named}, set(named), lambda it: reader.read(to_json(it)), fields.field)
+    return fitted({**rest, **named}, set(named), lambda it: reader.read(to_json(it), is_json=True), fields.field)
 
 
 def read_json(text: str, what: str) -> Any:

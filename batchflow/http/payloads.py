@@ -72,16 +72,15 @@ class PayloadReader(Generic[Payload]):
         self._adapter: TypeAdapter[Payload] = TypeAdapter(function.payload.annotation)
         self._wanted = _wanted(self._adapter)
 
-    def read(self, body: bytes, *, is_json: bool | None = None) -> Payload:
+    def read(self, body: bytes, *, is_json: bool) -> Payload:
         """The payload; where there is no body, null stands in for one if it fits, else an empty object.
 
-        Where the function has a parser of its own, it reads all that does not come as JSON; where nothing says what
-        came (None), it reads what is none.
+        Where the function has a parser of its own, it reads all that does not come as JSON.
 
         Raises:
             InputError: it is not JSON (400), does not fit, or the parser raises (422).
         """
-        if self._parse is not None and not (_is_json(body) if is_json is None else is_json):
+        if self._parse is not None and not is_json:
             return self._parsed(body)
         parse(body, self._wanted)
         fault: ValidationError | None = None
@@ -116,14 +115,6 @@ def _wanted(adapter: TypeAdapter[Any]) -> str:
     except PydanticInvalidForJsonSchema:
         kind = None
     return _WANTED.get(str(kind), "send JSON")
-
-
-def _is_json(body: bytes) -> bool:
-    try:
-        from_json(body)
-    except ValueError:
-        return False
-    return True
 
 
 def _kind(value: JsonValue) -> str:

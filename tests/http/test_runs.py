@@ -98,7 +98,7 @@ def test_what_is_no_json_hears_what_to_send(payload: Any) -> None:
     served = Batchflow("sqlite://").serve("/function")(function)
     reader: PayloadReader[Any] = PayloadReader(replace(served, payload=Codec.of(payload)))
     with pytest.raises(InputError, match=rf"^the body is not JSON \(.+\); {NOT_JSON[payload]}$") as caught:
-        reader.read(b"{]")
+        reader.read(b"{]", is_json=True)
     assert caught.value.status == 400
 
 
