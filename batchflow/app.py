@@ -24,11 +24,11 @@ from batchflow.engine.system import SystemClock, SystemEntropy
 from batchflow.errors import ConfigurationError, DuplicateNameError
 from batchflow.http.own import refuse_own
 from batchflow.operations import Operations
-from batchflow.serve.checks import shown
 from batchflow.serve.context import WorkflowContext
 from batchflow.serve.endpoint import Endpoint
 from batchflow.serve.options import ServeOptions, Serving
 from batchflow.serve.served import ServedFunction, check_route, served_function
+from batchflow.serve.showing import shown
 from batchflow.serve.surroundings import Site
 from batchflow.settings import Settings
 from batchflow.stores.protocol import Store

@@ -10,10 +10,11 @@ from batchflow.engine.engine import Engine
 from batchflow.errors import InputError, NotFoundError
 from batchflow.serve import asking
 from batchflow.serve.asking import RunPage, Selection
-from batchflow.serve.checks import checked_run_id, shown
+from batchflow.serve.checks import checked_run_id
 from batchflow.serve.handle import RunHandle
 from batchflow.serve.sending import ANYTHING
 from batchflow.serve.served import ServedFunction
+from batchflow.serve.showing import shown
 from batchflow.serve.starting import TriggerOptions, trigger_of
 
 Payload = TypeVar("Payload")

@@ -8,8 +8,9 @@ from typing import NamedTuple, cast
 from batchflow.core.ports import Client
 from batchflow.core.run import RUN_STATES, Run, RunQuery, RunState, Waiter
 from batchflow.errors import InputError
-from batchflow.serve.checks import checked_run_id, checked_text, is_text, shown
+from batchflow.serve.checks import checked_run_id, checked_text
 from batchflow.serve.sending import event_text
+from batchflow.serve.showing import is_text, shown
 from batchflow.serve.waiting import checked_event
 
 _DIGITS = 15

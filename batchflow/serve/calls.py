@@ -13,8 +13,10 @@ from batchflow.core.flow import FlowControl
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.spelling import check_options
 from batchflow.errors import ConfigurationError, UnserializableError
-from batchflow.serve.checks import headers_of, is_absolute, is_writable, shown, shown_url
+from batchflow.serve.checks import headers_of
 from batchflow.serve.sending import call_text
+from batchflow.serve.showing import is_writable, shown
+from batchflow.serve.urls import is_absolute, shown_url
 
 T = TypeVar("T")
 

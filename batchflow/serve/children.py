@@ -10,7 +10,8 @@ from batchflow.core.retry import RetryPolicy
 from batchflow.core.settlement import Effect
 from batchflow.core.spelling import check_options
 from batchflow.errors import ConfigurationError
-from batchflow.serve.checks import checked_label, headers_of, keyed, shown
+from batchflow.serve.checks import checked_label, headers_of, keyed
+from batchflow.serve.showing import shown
 
 Payload = TypeVar("Payload", contravariant=True)
 Result = TypeVar("Result", covariant=True)

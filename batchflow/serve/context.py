@@ -15,23 +15,16 @@ from batchflow.logs import logger
 from batchflow.serve.branches import Deadline, first_of
 from batchflow.serve.callables import as_async
 from batchflow.serve.calls import CallOptions, CallResponse, call_request
-from batchflow.serve.checks import (
-    check_response,
-    check_retry,
-    checked_run_id,
-    checked_waits,
-    instant,
-    keyed,
-    limit_ms,
-    uncallable,
-)
+from batchflow.serve.checks import check_response, check_retry, checked_run_id, keyed, limit_ms
 from batchflow.serve.children import Invocable, InvokeOptions, check_target, child_options
 from batchflow.serve.driver import LAST, PLAIN, Driver, Options
 from batchflow.serve.events import WEBHOOK_REQUEST, EventResult, Webhook, WebhookRequest, check_webhook
+from batchflow.serve.instants import instant
 from batchflow.serve.sending import event_text
 from batchflow.serve.steady import Steady
 from batchflow.serve.surroundings import NOWHERE, ROOT_HEADER, Surroundings
 from batchflow.serve.telling import RunLog
+from batchflow.serve.unawaited import checked_waits, uncallable
 from batchflow.serve.waiting import (
     NOTHING,
     calling,

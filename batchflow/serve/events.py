@@ -9,7 +9,7 @@ from pydantic_core import from_json
 from batchflow.core.call import EMPTY, Body
 from batchflow.core.codec import Codec, describe
 from batchflow.errors import ConfigurationError, InputError
-from batchflow.serve.checks import shown
+from batchflow.serve.showing import shown
 
 T = TypeVar("T")
 

@@ -9,17 +9,10 @@ from batchflow.core.duration import Duration
 from batchflow.core.flow import FlowControl
 from batchflow.core.retry import RetryPolicy
 from batchflow.errors import ConfigurationError
-from batchflow.serve.checks import (
-    check_flow,
-    check_parser,
-    check_retry,
-    check_texts,
-    check_url,
-    checked_label,
-    limit_ms,
-    shown,
-)
+from batchflow.serve.checks import check_flow, check_parser, check_retry, check_texts, checked_label, limit_ms
+from batchflow.serve.showing import shown
 from batchflow.serve.surroundings import Surroundings
+from batchflow.serve.urls import check_url
 
 Payload = TypeVar("Payload")
 

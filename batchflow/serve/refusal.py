@@ -6,7 +6,7 @@ from typing import Any
 from batchflow.core.codec import Codec, describe
 from batchflow.core.run import Step
 from batchflow.errors import ConfigurationError, ReplayError, UnserializableError
-from batchflow.serve.checks import is_writable, shown
+from batchflow.serve.showing import is_writable, shown
 
 LONGEST_NAME = 500
 

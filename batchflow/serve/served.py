@@ -16,12 +16,13 @@ from batchflow.core.ports import Client
 from batchflow.core.settlement import Effect, Publish
 from batchflow.errors import ConfigurationError, InputError
 from batchflow.serve.callables import is_async
-from batchflow.serve.checks import checked_run_id, shown
+from batchflow.serve.checks import checked_run_id
 from batchflow.serve.children import ChildOptions, Link
 from batchflow.serve.context import WorkflowContext
 from batchflow.serve.endpoint import HOUR_MS, Endpoint
 from batchflow.serve.handle import RunHandle
 from batchflow.serve.options import DEFAULTS, ServeOptions
+from batchflow.serve.showing import shown
 from batchflow.serve.starting import AS_IT_IS, Trigger, TriggerOptions, retried, starting, trigger_of
 from batchflow.serve.telling import teller
 

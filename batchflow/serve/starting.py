@@ -15,8 +15,10 @@ from batchflow.core.ports import Client
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.spelling import check_options
 from batchflow.errors import InputError
-from batchflow.serve.checks import checked_label, checked_text, headers_of, instant, is_text, keyed, shown
+from batchflow.serve.checks import checked_label, checked_text, headers_of, keyed
 from batchflow.serve.endpoint import Endpoint
+from batchflow.serve.instants import instant
+from batchflow.serve.showing import is_text, shown
 
 _RUN_ID = re.compile(r"[A-Za-z0-9_:-]{1,128}")
 

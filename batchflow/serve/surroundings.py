@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from batchflow.errors import ConfigurationError
-from batchflow.serve.checks import check_url
+from batchflow.serve.urls import check_url
 
 ROOT_HEADER = "batchflow-root"
 """The header of a run that was started over HTTP: the URL below which the app's endpoints were reached."""

@@ -11,11 +11,11 @@ from batchflow.core.run import Step
 from batchflow.core.settlement import Accept, Effect, Listen, Publish
 from batchflow.errors import ChildCancelled, ChildFailed, ConfigurationError, InputError, StepFailed
 from batchflow.serve.calls import ANSWER, REQUEST, CallResponse
-from batchflow.serve.checks import is_writable, shown
 from batchflow.serve.children import DEEPEST, ChildOptions, Invocable, Link
 from batchflow.serve.driver import Driver
 from batchflow.serve.events import WEBHOOK, EventResult, Webhook, read_data
 from batchflow.serve.failure import headline
+from batchflow.serve.showing import is_writable, shown
 
 T = TypeVar("T")
 Sent = TypeVar("Sent")

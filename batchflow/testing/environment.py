@@ -15,8 +15,8 @@ from batchflow.batch.handle import BatchHandle
 from batchflow.batch.summary import BatchSummary
 from batchflow.core.duration import Duration, to_ms
 from batchflow.errors import ConfigurationError
-from batchflow.serve.checks import instant
 from batchflow.serve.handle import RunHandle
+from batchflow.serve.instants import instant
 from batchflow.serve.served import ServedFunction
 from batchflow.serve.starting import TriggerOptions
 from batchflow.stores.protocol import Store
