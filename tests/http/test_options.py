@@ -117,9 +117,9 @@ def published(idle: Batchflow, monkeypatch: pytest.MonkeyPatch) -> list[Message]
     """What is published, in its order."""
     publish, seen = idle.engine.publish, list[Message]()
 
-    async def noted(messages: Sequence[Message]) -> None:
+    async def noted(messages: Sequence[Message]) -> Sequence[bool]:
         seen.extend(messages)
-        await publish(messages)
+        return await publish(messages)
 
     monkeypatch.setattr(idle.engine, "publish", noted)
     return seen
