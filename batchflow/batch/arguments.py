@@ -2,12 +2,15 @@
 
 import hashlib
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, cast
 
 from pydantic import BaseModel, ValidationError
 
 from batchflow.batch.definition import Definition
 from batchflow.errors import InputError
+from batchflow.serve.checks import checked_text
+from batchflow.serve.showing import is_writable, shown
 
 
 def check_params(definition: Definition, params: Any) -> BaseModel:
@@ -52,7 +55,15 @@ def check_names(ids: Sequence[str]) -> list[str]:
     wrong = next((id for id in cast("Sequence[object]", ids) if not isinstance(id, str) or not id), None)
     if wrong is not None:
         raise InputError(f"'ids' holds {wrong!r}, and an id is a non-empty string", field="ids")
+    if (strange := unwritable(ids)) is not None:
+        raise InputError(f"'ids' holds {strange!r}, which has no form in UTF-8; name it otherwise", field="ids")
     return list(ids)
+
+
+def unwritable(ids: Sequence[str]) -> str | None:
+    """The first id that cannot be written, as names of files may be; None where all can."""
+    # Nearly always all of it is ASCII, which is seen at once.
+    return None if "".join(ids).isascii() else next((id for id in ids if not is_writable(id)), None)
 
 
 def check_ids(definition: Definition, ids: Sequence[str] | None) -> list[str] | None:
@@ -83,9 +94,20 @@ def check_limit(limit: object, ids: list[str] | None) -> None:
         raise InputError("'ids' and 'limit' exclude each other; name fewer ids", field="limit")
 
 
+def check_force(force: object) -> None:
+    """Raise `InputError` for what says neither yes nor no."""
+    if not isinstance(force, bool):
+        raise InputError(f"'force' cannot be {shown(force)}; write True or False", field="force")
+
+
 def derived_id(workflow: str, dedup_id: str) -> str:
-    """The batch id of a dedup id: the same each time, another one for another workflow."""
-    if not dedup_id:
+    """The batch id of a dedup id: the same each time, another one for another workflow.
+
+    Raises:
+        InputError: it is no text, or empty.
+    """
+    refuse = partial(InputError, field="dedup_id")
+    if not checked_text("'dedup_id'", dedup_id, refuse, "what the batch is for, as text"):
         raise InputError("'dedup_id' is empty; name what the batch is for, or leave it out", field="dedup_id")
     # No workflow's name holds a space, so two pairs never read alike.
     return f"bat_{hashlib.sha256(f'{workflow} {dedup_id}'.encode()).hexdigest()[:32]}"

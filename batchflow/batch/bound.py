@@ -7,7 +7,15 @@ from pydantic import BaseModel
 
 from batchflow.batch import answers
 from batchflow.batch import dry_run as counting
-from batchflow.batch.arguments import check_ids, check_limit, check_names, check_params, check_source, derived_id
+from batchflow.batch.arguments import (
+    check_force,
+    check_ids,
+    check_limit,
+    check_names,
+    check_params,
+    check_source,
+    derived_id,
+)
 from batchflow.batch.endpoints import endpoints_of
 from batchflow.batch.handle import BatchHandle
 from batchflow.batch.layers import Layers
@@ -20,6 +28,7 @@ from batchflow.core.flow import FlowControl
 from batchflow.core.ports import Client
 from batchflow.core.settlement import Effect, OpenBatch
 from batchflow.errors import ConfigurationError
+from batchflow.serve.checks import checked_label
 from batchflow.serve.children import ChildOptions, Link
 from batchflow.serve.endpoint import Endpoint
 
@@ -63,16 +72,17 @@ class Workflow(Generic[Params, Result]):
         the same `dedup_id` starts nothing and returns the handle of the first; its other arguments are not looked at.
 
         Raises:
-            InputError: parameters of another type, no or repeated ids, a limit below 1; `TooLarge`, which is one: the
-                parameters are. Nothing was started.
+            InputError: parameters of another type, no or repeated ids, a limit below 1, a label that is none;
+                `TooLarge`, which is one: the parameters are. Nothing was started.
             UnserializableError: the parameters do not survive JSON.
         """
         definition = self.definition
         text = self._written(check_params(definition, params))
         named = check_ids(definition, ids)
         check_limit(limit, named)
+        check_force(force)
         id = self._layers.client.new_id("batch") if dedup_id is None else derived_id(self.name, dedup_id)
-        batch = self._layers.messages.batch(id, text, force=force, label=label)
+        batch = self._layers.messages.batch(id, text, force=force, label=checked_label(label))
         entry = EntryBody(force=force, limit=limit, total=None if named is None else len(named))
         first, *others = self._layers.messages.of_trigger(id, entry, named or ())
         opened = await self._layers.client.open_batch(batch, first)

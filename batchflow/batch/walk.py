@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, cast
 
 from pydantic import BaseModel
 
+from batchflow.batch.arguments import unwritable
 from batchflow.batch.workflow import Page
 from batchflow.errors import NonRetryable
 
@@ -70,6 +71,8 @@ class Source:
         for id in ids:
             if type(id) is not str or not id:
                 raise NonRetryable(f"{self._owner}.fetch returned the id {id!r}; ids are non-empty strings")
+        if (strange := unwritable(ids)) is not None:
+            raise NonRetryable(f"{self._owner}.fetch returned the id {strange!r}, which has no form in UTF-8")
         following = page.next_cursor or None
         if following is not None and following == cursor:
             raise NonRetryable(self._came_round(cursor))

@@ -200,6 +200,11 @@ class Needy(WORKFLOW[User]):
         ({"limit": 0}, "'limit' cannot be 0; write a whole number of 1 or more"),
         ({"limit": True}, "'limit' cannot be True; write a whole number of 1 or more"),
         ({"ids": ["u1"], "limit": 1}, "'ids' and 'limit' exclude each other; name fewer ids"),
+        ({"ids": ["u1", "caf\udce9"]}, "'ids' holds 'caf\\udce9', which has no form in UTF-8; name it otherwise"),
+        ({"label": ""}, "a label has 1 to 200 characters, not 0"),
+        ({"label": 5}, "a label cannot be 5; write a text of 1 to 200 characters"),
+        ({"force": "no"}, "'force' cannot be 'no'; write True or False"),
+        ({"dedup_id": 5}, "'dedup_id' cannot be 5; write what the batch is for, as text"),
         ({"dedup_id": ""}, "'dedup_id' is empty; name what the batch is for, or leave it out"),
     ],
 )

@@ -134,6 +134,7 @@ CIRCLE = (
     [
         ({None: Page(MANY)}, "Plain.fetch returned 51 ids where at most 50 were asked for"),
         ({None: Page(["a", ""])}, "Plain.fetch returned the id ''; ids are non-empty strings"),
+        ({None: Page(["a", "\udce9"])}, "Plain.fetch returned the id '\\udce9', which has no form in UTF-8"),
         ({None: page([7])}, "Plain.fetch returned the id 7; ids are non-empty strings"),
         ({None: Page("abc")}, "Plain.fetch returned a str as the ids of its Page; write a list of strings"),
         ({None: page(["a"], 5)}, "Plain.fetch returned next_cursor=5; write a string, or None at the end"),
