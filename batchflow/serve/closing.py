@@ -102,7 +102,7 @@ def _judged(driver: Driver, claim: Claim, error: BaseException) -> Settlement:
     if limit is not None:
         return parked(claim, driver.now() + limit.delay_ms, describe(error), steps)
     at = driver.recorder.again_at(error, driver.failures + 1)
-    if at is not None and driver.handling is not None and driver.handling[0] is error:
+    if at is not None and driver.handling is not None and _comes_of(error, driver.handling[0]):
         # Tried again, the code may not come to that step, which is done.
         why = f"not tried again, since step '{driver.handling[1]}' was executed on the way out"
         return dead(claim, f"{describe(error)} ({why})", steps)
@@ -112,6 +112,18 @@ def _judged(driver: Driver, claim: Claim, error: BaseException) -> Settlement:
         fault.__cause__ = error
         error = fault
     return dead(claim, report(error), steps)
+
+
+def _comes_of(error: BaseException, handled: BaseException) -> bool:
+    """Whether it is that exception, or was raised while that one was being handled."""
+    at: BaseException | None = error
+    seen: set[int] = set()
+    while at is not None and id(at) not in seen:
+        if at is handled:
+            return True
+        seen.add(id(at))
+        at = at.__cause__ or at.__context__
+    return False
 
 
 def _steps(driver: Driver) -> tuple[Step, ...]:

@@ -137,6 +137,9 @@ class Driver(Attempt):
         try:
             if not asked.position and not asked.due:
                 asked = asked._replace(due=due)
+                if not self.branches:
+                    # Tasks that were just made get to ask for what they are for.
+                    await asyncio.sleep(0)
                 if self.branches:
                     # What executes beside it may take long, and a crash would start it anew.
                     if self.share().replaying:

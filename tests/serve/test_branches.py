@@ -215,12 +215,15 @@ async def test_a_cancelled_sleep_is_forgotten() -> None:
     assert (first.due, [step.name for step in first.steps]) == (1_060_000, ["pause"])
 
 
-async def test_a_sleep_beside_work_ends_when_it_was_to_end_however_often_workers_die() -> None:
+@pytest.mark.parametrize("how", ["both in branches", "the root sleeps"])
+async def test_a_sleep_beside_work_ends_when_it_was_to_end_however_often_workers_die(how: str) -> None:
     """It is durable as soon as it is asked for, since the work beside it may take long."""
     woken: list[int] = []
     model = Model(faults={2: "refused", 3: "refused"})
 
     async def work() -> None:
+        for _ in range(5):
+            await asyncio.sleep(0)
         model.clock.time += 25 * MINUTE
 
     async def run(ctx: Context) -> None:
@@ -228,7 +231,12 @@ async def test_a_sleep_beside_work_ends_when_it_was_to_end_however_often_workers
             await ctx.sleep("an hour", "1h")
             woken.append(model.clock.now())
 
-        await asyncio.gather(nap(), ctx.run("work", work))
+        if how == "both in branches":
+            await asyncio.gather(nap(), ctx.run("work", work))
+        else:
+            working = asyncio.create_task(ctx.run("work", work))
+            await nap()
+            await working
 
     begun = model.clock.now()
     ending = await model.drive(endpoint(run))

@@ -107,16 +107,30 @@ async def test_a_step_that_was_cancelled_by_the_code_is_no_surprise() -> None:
     assert lines == []
 
 
-async def test_a_function_that_cleaned_up_on_its_way_out_is_not_tried_again() -> None:
-    """The step in `finally` is done; a second attempt might not come to it, and would not fit its journal."""
+@pytest.mark.parametrize("how", ["finally", "raise", "raise another", "raise from"])
+async def test_a_function_that_cleaned_up_on_its_way_out_is_not_tried_again(how: str) -> None:
+    """That step is done; a second attempt might not come to it, and would not fit its journal."""
     calls = Calls()
+
+    async def fails() -> None:
+        raise ConnectionError("outside of steps")
 
     async def run(ctx: Context) -> None:
         await ctx.run("charge", calls("charge"))
+        if how == "finally":
+            try:
+                await fails()
+            finally:
+                await ctx.run("release", calls("release"))
         try:
-            raise ConnectionError("outside of steps")
-        finally:
+            await fails()
+        except ConnectionError as error:
             await ctx.run("release", calls("release"))
+            if how == "raise":
+                raise
+            if how == "raise from":
+                raise ConnectionError("outside of steps") from error
+            raise ConnectionError("outside of steps")  # noqa: B904
 
     model = Model(retry=RetryPolicy(retries=3))
     ending = await model.drive(endpoint(run))
