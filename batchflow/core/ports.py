@@ -222,7 +222,8 @@ class Runtime:
 
     `always_replay` suspends a run after every step, so that each is replayed; `stand_in` is asked before a step is
     executed, with run, name and function, for the function to execute instead. `interrupted` says of claims, by id and
-    fence, why the engine cancels the task that carries them out: no step of theirs starts any more.
+    fence, why the engine cancels the task that carries them out: no step of theirs starts any more. `branched` has, of
+    those that have tasks of their own, what to call then.
     """
 
     journaling: Journaling
@@ -232,6 +233,9 @@ class Runtime:
     always_replay: bool = False
     stand_in: StandIn | None = None
     interrupted: dict[tuple[str, int], str] = field(default_factory=dict[tuple[str, int], str])
+    branched: dict[tuple[str, int], Callable[[], None]] = field(
+        default_factory=dict[tuple[str, int], Callable[[], None]]
+    )
 
 
 class Delivered(Protocol):

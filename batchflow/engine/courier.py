@@ -13,9 +13,16 @@ from batchflow.core.settlement import Settlement
 class Courier(Protocol):
     """Delivers a claim and says how it ended."""
 
-    @property
-    def interrupted(self) -> dict[tuple[str, int], str]:
-        """Why claims, by id and fence, are interrupted: said here before the task that carries one out is cancelled."""
+    def interrupt(self, claim: Claim, why: str) -> None:
+        """The task that carries the claim out is cancelled now: no step of it starts any more."""
+        ...
+
+    def is_interrupted(self, claim: Claim) -> bool:
+        """Whether it is."""
+        ...
+
+    def ended(self, claim: Claim) -> None:
+        """The claim is carried out."""
         ...
 
     @property
@@ -43,10 +50,23 @@ class LocalCourier:
         self._endpoints: Mapping[str, Delivered] = ChainMap({CALL: caller}, cast("dict[str, Delivered]", endpoints))
         self._runtime = runtime
 
-    @property
-    def interrupted(self) -> dict[tuple[str, int], str]:
+    def interrupt(self, claim: Claim, why: str) -> None:
         """See the protocol."""
-        return self._runtime.interrupted
+        key = claim.id, claim.fence
+        self._runtime.interrupted[key] = why
+        if (heed := self._runtime.branched.get(key)) is not None:
+            heed()
+
+    def is_interrupted(self, claim: Claim) -> bool:
+        """See the protocol."""
+        return (claim.id, claim.fence) in self._runtime.interrupted
+
+    def ended(self, claim: Claim) -> None:
+        """See the protocol."""
+        if self._runtime.interrupted:
+            self._runtime.interrupted.pop((claim.id, claim.fence), None)
+        if self._runtime.branched:
+            self._runtime.branched.pop((claim.id, claim.fence), None)
 
     def is_light(self, destination: str) -> bool:
         """See the protocol."""

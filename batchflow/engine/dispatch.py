@@ -68,7 +68,6 @@ class Dispatcher:
         self._wake = asyncio.Event()
         self._places = asyncio.Event()
         self._hurry = asyncio.Event()
-        self._interrupted = courier.interrupted
         self._light = 0
         self._ample = concurrency - concurrency * 3 // 4
         self._failing = False
@@ -180,8 +179,7 @@ class Dispatcher:
             ending = Settlement._make((*ending[:-1], (self._loop.time() - begun) * 1000))
         # The place is free before the settlement is durable, so that the next claim goes along with it.
         del self._running[claim.id, claim.fence]
-        if self._interrupted:
-            self._interrupted.pop((claim.id, claim.fence), None)
+        self._courier.ended(claim)
         self._light -= self._courier.is_light(claim.destination)
         room = self._room
         if room == 1 or room >= self._ample:
@@ -259,12 +257,16 @@ class Dispatcher:
         now = self._loop.time()
         for delivery in self._running.values():
             timeout = self._courier.timeout_ms(delivery.claim.destination)
-            if timeout is not None and now >= delivery.begun + timeout / 1000 and not delivery.task.cancelling():
+            if (
+                timeout is not None
+                and now >= delivery.begun + timeout / 1000
+                and not self._courier.is_interrupted(delivery.claim)
+            ):
                 self._interrupt(delivery, TIMEOUT)
 
     def _interrupt(self, delivery: Delivery, why: str) -> None:
         # Said first: what the function does as it unwinds is no step of the run any more.
-        self._interrupted[delivery.claim.id, delivery.claim.fence] = why
+        self._courier.interrupt(delivery.claim, why)
         delivery.task.cancel(why)
 
     def hung(self, now: float) -> list[tuple[str, int]]:

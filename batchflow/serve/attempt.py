@@ -69,7 +69,7 @@ class Attempt:
         self.has_come_back = False
         """The function has returned or raised."""
         self.insisted = False
-        """A suspension has cancelled the branches too, since the root did not come back of its own cancellation."""
+        """The branches are cancelled too, since the root did not come back of its own cancellation alone."""
         self.turned_away = 0
         """How often somebody has asked after the end."""
 
@@ -87,7 +87,7 @@ class Attempt:
             if self.solo is not None:
                 _, number, name = self.solo
                 pump.open[number] = name
-                pump.busy.add(number)
+                pump.busy[number] = self.root, self.root.cancelling()
         return pump
 
     def cancel(self) -> NoReturn:
@@ -132,10 +132,9 @@ class Attempt:
     def suspend(self) -> None:
         """Everything waits for a later attempt."""
         self.end("suspended")
-        self._insist(REST)
 
     def _insist(self, turns: int) -> None:
-        # A TaskGroup that is aborting keeps the cancellation to itself, and waits for its tasks, which are parked.
+        # A TaskGroup that is aborting keeps the cancellation to itself, and waits for its tasks.
         if self.has_come_back:
             return
         if turns:
@@ -160,6 +159,8 @@ class Attempt:
         if ending not in _CALM and asyncio.current_task() is not self.root:
             self.cancels += 1
             self.root.cancel()
+        if ending != "over" and self.branches:
+            self._insist(REST)
 
     async def turn_away(self, name: str) -> NoReturn:
         """Turn away who asks after the end: the root is found out if it caught its cancellation and goes on."""

@@ -1,6 +1,7 @@
 """How an attempt ends: what came out of the function, and what its driver knows, become a settlement."""
 
 import asyncio
+from typing import cast
 
 from batchflow.core.duration import show
 from batchflow.core.message import Claim
@@ -10,7 +11,7 @@ from batchflow.core.settlement import Settlement, Unlisten, cancelled, dead, par
 from batchflow.errors import StoreError
 from batchflow.logs import logger
 from batchflow.serve.driver import Driver
-from batchflow.serve.failure import describe, rate_limit, report
+from batchflow.serve.failure import describe, headline, rate_limit, report
 from batchflow.serve.pump import REST
 from batchflow.serve.refusal import swallowed
 
@@ -48,7 +49,12 @@ async def raised(driver: Driver, claim: Claim, error: BaseException, timeout_ms:
     driver.heed_interruption()
     ending = driver.close()
     driver.take_back_cancels()
-    await driver.dismiss(unheard=True)
+    try:
+        await driver.dismiss(unheard=True)
+    except asyncio.CancelledError:
+        if driver.recorder.interruption is None:
+            raise
+        ending = "interrupted"
     if ending == "interrupted":
         return _interrupted(driver, claim, timeout_ms)
     if ending != "over":
@@ -99,13 +105,13 @@ def _withdrawn(driver: Driver, settlement: Settlement | None) -> Settlement | No
 def _judged(driver: Driver, claim: Claim, error: BaseException) -> Settlement:
     """The function failed outside steps, or with a step that failed for good."""
     steps, limit = _steps(driver), rate_limit(error)
+    at = driver.recorder.again_at(error, driver.failures + 1)
+    if (at or limit) is not None and (step := _on_the_way_out(driver, error)) is not None:
+        # Tried again, the code may not come to that step, which is done.
+        text, why = report(error), f"not tried again, since step '{step}' was executed on the way out"
+        return dead(claim, text.replace(headline(text), f"{headline(text)} ({why})", 1), steps)
     if limit is not None:
         return parked(claim, driver.now() + limit.delay_ms, describe(error), steps)
-    at = driver.recorder.again_at(error, driver.failures + 1)
-    if at is not None and driver.handling is not None and _comes_of(error, driver.handling[0]):
-        # Tried again, the code may not come to that step, which is done.
-        why = f"not tried again, since step '{driver.handling[1]}' was executed on the way out"
-        return dead(claim, f"{describe(error)} ({why})", steps)
     if at is not None:
         return retry(claim, at, describe(error), steps)
     if fault := driver.replay.leftover("raised"):
@@ -114,16 +120,21 @@ def _judged(driver: Driver, claim: Claim, error: BaseException) -> Settlement:
     return dead(claim, report(error), steps)
 
 
-def _comes_of(error: BaseException, handled: BaseException) -> bool:
-    """Whether it is that exception, or was raised while that one was being handled."""
-    at: BaseException | None = error
-    seen: set[int] = set()
-    while at is not None and id(at) not in seen:
-        if at is handled:
-            return True
+def _on_the_way_out(driver: Driver, error: BaseException) -> str | None:
+    """A step that was asked for while this error was being handled, or one that led to it."""
+    left, seen = [error], set[int]()
+    while left:
+        at = left.pop()
+        if id(at) in seen:
+            continue
         seen.add(id(at))
-        at = at.__cause__ or at.__context__
-    return False
+        for handled, step in driver.handling:
+            if handled is at:
+                return step
+        left += [it for it in (at.__cause__, at.__context__) if it is not None]
+        if isinstance(at, BaseExceptionGroup):
+            left += cast("BaseExceptionGroup[BaseException]", at).exceptions
+    return None
 
 
 def _steps(driver: Driver) -> tuple[Step, ...]:

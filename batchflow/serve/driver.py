@@ -56,8 +56,8 @@ class Driver(Attempt):
         """Failed attempts of the function so far; a recorded step starts them anew."""
         self.limit: tuple[int, str] | None = None
         """Until when the flow key is to wait, and why."""
-        self.handling: tuple[BaseException, str] | None = None
-        """The exception that was being handled when a new step was asked for, and that step."""
+        self.handling: list[tuple[BaseException, str]] = []
+        """The exceptions that were being handled when new steps were asked for, with those steps."""
         self.riding: Step | None = None
         """The outcome of the last step, which goes with the settlement."""
         self.time = claim.started_at
@@ -85,6 +85,8 @@ class Driver(Attempt):
         check_name(name)
         # Nearly all runs are fresh and have no branches; they pay for nothing else.
         fresh = 0
+        if self.recorder.interrupted:
+            self.heed_interruption()
         if self.idle and sys.exc_info()[1] is None and asyncio.current_task(self.loop) is self.root:
             fresh = self.replay.begin(name)
         if fresh:
@@ -227,7 +229,7 @@ class Driver(Attempt):
 
     def _enter(self, number: int, name: str) -> None:
         """A step starts to execute."""
-        self.share().busy.add(number)
+        self.share().enter(number)
         _INSIDE.set((self.run_id, number, name))
 
     async def _ask(self, name: str, kind: StepKind) -> Step:
@@ -251,10 +253,12 @@ class Driver(Attempt):
             self.refuse(error)
             raise asyncio.CancelledError from None
         if not asked.position and (error := sys.exc_info()[1]) is not None:
-            self.handling = error, name
+            self.handling.append((error, name))
         pump = self.share()
         pump.open[asked.number] = name
         if task is not None and task is not self.root:
+            if not self.branches:
+                self.recorder.branched[self.recorder.key] = self.heed_interruption
             self.branches.add(task)
             pump.alone = False
         if not pump.alone:
@@ -331,7 +335,7 @@ class Driver(Attempt):
             elif self.pump.alone:
                 self.pump.passed(position)
             else:
-                await self.pump.hand(position)
+                await self.pump.hand(outcome.number, position)
             # Not before it is handed out: what others are handed first has an earlier time, as on a replay.
             if self.time < outcome.at:
                 self.time = outcome.at

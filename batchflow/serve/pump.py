@@ -63,8 +63,8 @@ class Pump:
         """Recorded outcomes are left, or the code is not yet at rest after the last one: no new step starts."""
         self.open: dict[int, str] = {}
         """Steps that were asked for and have not come back, by number."""
-        self.busy: set[int] = set()
-        """Steps that execute or are being recorded."""
+        self.busy: dict[int, tuple[asyncio.Task[object] | None, int]] = {}
+        """Steps that execute or are being recorded: in which task, and how often that had been cancelled before."""
         self.pending: dict[int, Step] = {}
         """What the attempt found out about steps that are not done."""
         self.waits: dict[int, int] = {}
@@ -80,12 +80,17 @@ class Pump:
         # Otherwise pump and driver hold each other until the garbage is collected.
         self._suspend, self._refuse = _nothing, _nobody
 
+    def enter(self, number: int) -> None:
+        """A step starts to execute, in the present task."""
+        task = asyncio.current_task()
+        self.busy[number] = task, task.cancelling() if task is not None else 0
+
     def leave(self, number: int) -> None:
         """A request has come back, in whatever way."""
-        self.busy.discard(number)
+        self.busy.pop(number, None)
         del self.open[number]
-        if self.waits:
-            # What is parked may be all that is left.
+        if self.waits or self._ready:
+            # What is parked may be all that is left, or somebody waited for this one.
             self.stir()
 
     def stir(self) -> None:
@@ -111,7 +116,7 @@ class Pump:
 
     async def park(self, step: Step, due: int) -> NoReturn:
         """Let a branch wait for a later attempt."""
-        self.busy.discard(step.number)
+        self.busy.pop(step.number, None)
         self.waits[step.number] = due
         self.stir()
         try:
@@ -133,9 +138,10 @@ class Pump:
         """The outcome at `position` went to the root directly."""
         self._next = position + 1
 
-    async def hand(self, position: int) -> None:
-        """Wait until the outcome at `position`, durable now, is to be handed out."""
+    async def hand(self, number: int, position: int) -> None:
+        """Wait until the outcome of a step at `position`, durable now, is to be handed out."""
         future: asyncio.Future[None] = self._loop.create_future()
+        self.busy[number] = None, 0
         self._ready[position] = future
         self.poke()
         await future
@@ -165,6 +171,8 @@ class Pump:
             self._release()
             return True
         if self._next in self._ready:
+            if self._is_unwinding():
+                return False
             future = self._ready.pop(self._next)
             self._next += 1
             if future is not None and not future.done():
@@ -174,6 +182,10 @@ class Pump:
         if self.waits and not self.busy:
             self._suspend()
         return False
+
+    def _is_unwinding(self) -> bool:
+        # Code that has cancelled a step waits for its end, which takes no time on a replay: nobody overtakes it.
+        return any(task is not None and task.cancelling() > before for task, before in self.busy.values())
 
     def _recall(self, step: Step) -> bool:
         if not self._replay.has_asked(step.name):

@@ -13,7 +13,7 @@ from batchflow.serve.failure import again_at
 class DirectRecorder:
     """The recorder of one claim in the process that holds it. A step may start as soon as it is asked for."""
 
-    __slots__ = ("_claim", "_journaling", "always_replay", "clock", "entropy", "interrupted", "policy")
+    __slots__ = ("_claim", "_journaling", "always_replay", "branched", "clock", "entropy", "interrupted", "policy")
 
     def __init__(self, claim: Claim, policy: RetryPolicy, runtime: Runtime) -> None:
         self._claim = claim
@@ -21,6 +21,8 @@ class DirectRecorder:
         self.entropy = runtime.entropy
         self.policy = policy
         self.clock = runtime.clock
+        self.branched = runtime.branched
+        """What is to be called when claims are interrupted."""
         self.interrupted = runtime.interrupted
         """Claims that the engine interrupts."""
         self.always_replay = runtime.always_replay
@@ -32,9 +34,14 @@ class DirectRecorder:
         return True
 
     @property
+    def key(self) -> tuple[str, int]:
+        """The claim, as interruptions know it."""
+        return self._claim.id, self._claim.fence
+
+    @property
     def interruption(self) -> str | None:
         """Why the engine interrupts this claim; None: it does not."""
-        return self.interrupted.get((self._claim.id, self._claim.fence))
+        return self.interrupted.get(self.key)
 
     def plan(self, asked: Sequence[Asked]) -> Sequence[Plan]:
         """Timers and retries that are not due park; a timer that is due is recorded, everything else executes."""

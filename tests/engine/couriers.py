@@ -23,7 +23,7 @@ class FakeCourier:
         self.gate = asyncio.Event()
         self.begun: list[Claim] = []
         self.cancelled_with: list[object] = []
-        self.interrupted: dict[tuple[str, int], str] = {}
+        self.interrupted: set[str] = set()
         self.error: Exception | None = None
         self.under_way = self.most = 0
         self._stubborn = stubborn
@@ -34,6 +34,15 @@ class FakeCourier:
     @property
     def destinations(self) -> tuple[str, ...]:
         return ("work",)
+
+    def interrupt(self, claim: Claim, why: str) -> None:
+        self.interrupted.add(claim.id)
+
+    def is_interrupted(self, claim: Claim) -> bool:
+        return claim.id in self.interrupted
+
+    def ended(self, claim: Claim) -> None:
+        self.interrupted.discard(claim.id)
 
     def is_light(self, destination: str) -> bool:
         return False
