@@ -292,6 +292,23 @@ async def test_hung_claims_are_named(store: SqliteStore, clock: ManualClock) -> 
     assert dispatching.hung(now + HUNG_GRACE_S + 1) == []
 
 
+async def test_a_claim_that_is_given_up_leaves_its_place(store: SqliteStore, clock: ManualClock) -> None:
+    """To whoever comes next, itself included; so that what hangs does not stop the worker."""
+    courier = FakeCourier(held=True, stubborn=True, timeout=0)
+    dispatching = dispatcher(store, courier, clock, concurrency=1)
+    await publish(store, 2)
+    await dispatching.claim_once()
+    assert list((await dispatching.claim_once()).claims) == []
+    dispatching.hung(asyncio.get_running_loop().time() + HUNG_GRACE_S + 1)
+    assert len((await dispatching.claim_once()).claims) == 1
+    courier.gate.set()
+    await dispatching.join()
+    assert dispatching.under_way == 0
+    await publish(store, 4)
+    assert len((await dispatching.claim_once()).claims) == 1
+    await dispatching.join()
+
+
 async def test_a_hung_claim_that_was_taken_back_is_stale(store: SqliteStore, clock: ManualClock) -> None:
     """Its late settlement is said and changes nothing."""
     courier = FakeCourier(held=True, timeout=0)

@@ -243,3 +243,36 @@ async def test_a_sleep_beside_work_ends_when_it_was_to_end_however_often_workers
     assert (ending.ending, model.lost) == ("done", 2)
     # The work was done three times, and twice nobody got to know.
     assert woken[-1] - begun == 75 * MINUTE
+
+
+@MODES
+async def test_nobody_overtakes_a_step_that_is_being_cancelled(always_replay: bool) -> None:
+    """Its end takes no time on a replay, where it never begins."""
+    seen: list[list[str]] = []
+
+    async def slow() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            for _ in range(300):
+                await asyncio.sleep(0)
+
+    async def run(ctx: Context) -> list[str]:
+        order: list[str] = []
+        seen.append(order)
+
+        async def race() -> None:
+            await ctx.first(ctx.run("fast", Calls()("fast", turns=50)), ctx.run("slow", slow))
+            order.append("race")
+
+        async def other() -> None:
+            await ctx.run("other", Calls()("other", turns=150))
+            order.append("other")
+
+        await asyncio.gather(race(), other())
+        await ctx.sleep("nap", 60)
+        return order
+
+    ending = await Model(always_replay=always_replay).drive(endpoint(run))
+    assert ending.ending == "done"
+    assert next(order for order in seen if len(order) == 2) == seen[-1]

@@ -1,6 +1,7 @@
 """Cancelling: of a run by others and by itself, of an attempt from outside, of a step by the code around it."""
 
 import asyncio
+import contextlib
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from batchflow.core.ports import STOP, TIMEOUT
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.settlement import Settlement
+from batchflow.engine.courier import LocalCourier
 from batchflow.serve.attempt import PATIENCE
 from batchflow.serve.context import WorkflowContext
 from batchflow.serve.endpoint import Endpoint
@@ -22,7 +24,7 @@ async def interrupted(model: Model, endpoint: Endpoint, started: asyncio.Event, 
     claim, runtime = model.claim(), model.runtime
     task = asyncio.create_task(endpoint.deliver(claim, runtime))
     await started.wait()
-    runtime.interrupted[claim.id, claim.fence] = why
+    LocalCourier({}, endpoint, runtime).interrupt(claim, why)
     task.cancel(why)
     ending = await task
     assert ending is not None
@@ -274,3 +276,66 @@ async def test_a_timeout_around_a_step_cuts_it_off() -> None:
     model = Model()
     ending = await model.drive(endpoint(run))
     assert (ending.result, model.names) == ('"instead"', ["short"])
+
+
+async def aborting(ctx: Context, started: asyncio.Event) -> None:
+    """A group that keeps cancellations to itself, since it waits for the cleanup of its tasks, which takes long."""
+
+    async def held() -> None:
+        try:
+            await ctx.run("held", asyncio.Event().wait)
+        finally:
+            started.set()
+            await ctx.run("cleanup", asyncio.Event().wait)
+
+    async def fails() -> None:
+        await ctx.run("fails", Calls()("fails", fails=1))
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(held())
+        group.create_task(fails())
+
+
+@pytest.mark.parametrize(("why", "ends"), [(STOP, "released"), (TIMEOUT, "dead")])
+async def test_an_interruption_gets_through_a_group_that_is_aborting(why: str, ends: str) -> None:
+    """Its tasks are cancelled too, as the group does not let it out."""
+    started = asyncio.Event()
+
+    async def run(ctx: Context) -> None:
+        await aborting(ctx, started)
+
+    ending = await interrupted(Model(retry=RetryPolicy.none()), endpoint(run), started, why)
+    assert ending.ending == ends
+
+
+async def test_a_fault_gets_through_a_group_that_is_aborting() -> None:
+    """A name that is used twice, for example: the run ends, and does not hang."""
+
+    async def run(ctx: Context) -> None:
+        async def twice() -> None:
+            await asyncio.sleep(0)
+            await started.wait()
+            await ctx.run("cleanup", Calls()("cleanup"))
+
+        started = asyncio.Event()
+        await asyncio.gather(aborting(ctx, started), twice())
+
+    ending = await Model(retry=RetryPolicy.none()).drive(endpoint(run))
+    assert (ending.ending, first_line(ending)[:44]) == ("dead", "ReplayError: step 'cleanup' is asked for twi")
+
+
+async def test_code_that_suppresses_its_interruption_starts_nothing() -> None:
+    """Not the next step either."""
+    started, calls = asyncio.Event(), Calls()
+
+    async def long() -> None:
+        started.set()
+        await asyncio.Event().wait()
+
+    async def run(ctx: Context) -> str:
+        with contextlib.suppress(asyncio.CancelledError):
+            await ctx.run("long", long)
+        return str(await ctx.run("next", calls("next")))
+
+    ending = await interrupted(Model(), endpoint(run), started, STOP)
+    assert (ending.ending, calls.made) == ("released", [])
