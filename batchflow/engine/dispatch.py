@@ -68,7 +68,7 @@ class Dispatcher:
         self._wake = asyncio.Event()
         self._places = asyncio.Event()
         self._hurry = asyncio.Event()
-        self._given_up: set[tuple[str, int]] = set()
+        self._given_up: frozenset[tuple[str, int]] = frozenset()
         self._light = 0
         self._ample = concurrency - concurrency * 3 // 4
         self._failing = False
@@ -80,7 +80,8 @@ class Dispatcher:
     def wake(self) -> None:
         """There may be something to claim, or room for it."""
         self._wake.set()
-        self._places.set()
+        if self._given_up:
+            self._places.set()
 
     @property
     def under_way(self) -> int:
@@ -122,7 +123,10 @@ class Dispatcher:
     @property
     def _room(self) -> int:
         # Calls that wait for their answer take no place, up to a number.
-        return self._concurrency - len(self._running) + min(self._light, LIGHT) + len(self._given_up)
+        taken = len(self._running)
+        if self._given_up:
+            taken -= sum(key in self._running for key in self._given_up)
+        return self._concurrency - taken + min(self._light, LIGHT)
 
     async def _claim_patiently(self, limit: int) -> Claimed:
         tries = 0
@@ -182,7 +186,6 @@ class Dispatcher:
         # The place is free before the settlement is durable, so that the next claim goes along with it.
         del self._running[claim.id, claim.fence]
         self._courier.ended(claim)
-        self._given_up.discard((claim.id, claim.fence))
         self._light -= self._courier.is_light(claim.destination)
         room = self._room
         if room == 1 or room >= self._ample:
@@ -280,7 +283,7 @@ class Dispatcher:
             if timeout is not None and now > delivery.begun + timeout / 1000 + HUNG_GRACE_S:
                 found.append((delivery.claim.id, delivery.claim.fence))
         # Whoever gets the claim next needs a place, and so does everybody else.
-        self._given_up.update(found)
+        self._given_up = frozenset(found)
         return found
 
     async def join(self) -> None:
