@@ -1,12 +1,15 @@
 """A batch: what it is made of, its counts and its states. Pure values."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Literal, NamedTuple, TypeAlias
 
 from batchflow.core.flow import FlowControl
 
 BatchState: TypeAlias = Literal["pending", "open", "sealed", "cancelling", "completed", "failed", "cancelled"]
 ItemState: TypeAlias = Literal["open", "succeeded", "failed", "cancelled"]
+NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 FINAL_STATES: frozenset[BatchState] = frozenset({"completed", "failed", "cancelled"})
 
 
@@ -16,8 +19,11 @@ class NewBatch:
 
     `execute` is the destination of the items' messages and `flow` what they wait under; `complete` is the
     destination of the message that the last item's end publishes (None: nobody wants it). `ledger_ttl` is how long
-    an item counts as processed, in ms (None: for ever). `parent` and `depth` are those of a message: who waits for the
-    batch, told by the end of its completion message.
+    an item counts as processed, in ms (None: for ever), in the ledger `ledger` (empty: that of the workflow). `parent`
+    and `depth` are those of a message: who waits for the batch, told by the end of its completion message. `headers`
+    are handed to each item. `on_failure` is the destination that is told of each item whose attempts are used up.
+    With `force`, or where the trigger has `named` the ids, items are started whatever the ledger says. While a batch
+    with the same `open_dedup` has not ended, this one is not opened.
     """
 
     id: str
@@ -33,6 +39,11 @@ class NewBatch:
     label: str | None = None
     parent: tuple[str, int] | None = None
     depth: int = 0
+    headers: Mapping[str, str] = field(default_factory=lambda: NO_HEADERS)
+    ledger: str = ""
+    on_failure: str | None = None
+    named: bool = False
+    open_dedup: str | None = None
 
 
 class Counts(NamedTuple):
@@ -89,6 +100,8 @@ class Batch:
     params: str = "null"
     force: bool = False
     label: str | None = None
+    headers: Mapping[str, str] = field(default_factory=lambda: NO_HEADERS)
+    paused: bool = False
     error: str | None = None
     created_at: int = 0
     started_at: int | None = None

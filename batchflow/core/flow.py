@@ -13,6 +13,9 @@ CATCH_UP_MS = 10
 
 _SKEW_MS = 1_000  # how far the clocks of one store's workers may differ before a start in the future is not believed
 _ENDLESS = 2**62
+STARTED_OF_FRESH = 7
+"""Of eight claims of a lane at most seven go to what has started already, as long as something fresh waits."""
+
 _KEY = re.compile(r"[A-Za-z0-9._-]+")  # what the official QStash clients let through
 
 
@@ -20,27 +23,32 @@ _KEY = re.compile(r"[A-Za-z0-9._-]+")  # what the official QStash clients let th
 class FlowControl:
     """How many may run at once (`parallelism`) and how many may start per `period` (`rate`), over all workers of a key.
 
-    Starts are spread evenly over the period. A limit that is None does not limit. Values are equal however the period
-    was written: "60s" is "1m".
+    Starts are spread evenly over the period; after a pause up to `burst` of them may start at once. A limit that is None
+    does not limit. Values are equal however the period was written: "60s" is "1m".
 
         FlowControl(parallelism=10, rate=5)                  # 5 starts a second, 10 at once
         FlowControl(rate=100, period="1m", key="mail-api")   # one limit for all that name this key
+        FlowControl(rate=60, period="1m", burst=10)          # one a second, ten of them at once after ten idle seconds
 
     Raises:
-        ConfigurationError: a limit is no whole number of 1 or more, the period is no duration or 0, or the key is empty
-            or has other characters than letters, digits, '-', '_' and '.'.
+        ConfigurationError: a limit is not a whole number of 1 or more, the period is not a duration or 0, `burst` stands
+            without `rate`, or the key is empty or has other characters than letters, digits, '-', '_' and '.'.
     """
 
     parallelism: int | None = None
     rate: int | None = None
     period: Duration = "1s"
     key: str | None = None
+    burst: int = 1
     period_ms: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         _check_limit(self.parallelism, "parallelism")
         _check_limit(self.rate, "rate")
         _check_key(self.key)
+        _check_limit(self.burst, "burst", optional=False)
+        if self.burst > 1 and self.rate is None:
+            raise ConfigurationError(f"'burst' is {self.burst} and there is no 'rate'; give the rate it goes beyond")
         period = to_ms(self.period, option="period")
         if period == 0:
             raise ConfigurationError(
@@ -74,14 +82,41 @@ class FlowState:
 
 
 class FlowStatus(NamedTuple):
-    """A flow key as it stands: its limits, who set them, what it holds."""
+    """A flow key as it stands: the limits in force, which of them an operator has pinned, what it holds."""
 
     limits: FlowControl
-    pinned: bool
+    pinned_parallelism: bool
+    pinned_rate: bool
     paused: bool
     in_use: int
     waiting: int
     parked_until: int
+
+    @property
+    def pinned(self) -> bool:
+        """Whether any limit is an operator's."""
+        return self.pinned_parallelism or self.pinned_rate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pin:
+    """What an operator sets of a key over the code: parallelism, or rate per period, or both. None leaves it alone.
+
+    Raises:
+        ConfigurationError: a limit is not a whole number of 1 or more, the period is not a duration, or both are None.
+    """
+
+    parallelism: int | None = None
+    rate: int | None = None
+    period: Duration = "1s"
+    period_ms: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.parallelism is None and self.rate is None:
+            raise ConfigurationError("a pin sets 'parallelism', or 'rate', or both; to hold a key altogether, pause it")
+        limits = FlowControl(parallelism=self.parallelism, rate=self.rate, period=self.period)
+        object.__setattr__(self, "period", limits.period)
+        object.__setattr__(self, "period_ms", limits.period_ms)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,9 +135,9 @@ class Admission:
 def admit(limits: FlowControl, state: FlowState, *, now: int, want: int) -> Admission:
     """Let as many of `want` start as the limits allow at `now`; `want=0` only asks when.
 
-    Both limits are taken together or not at all. In any time W at most `rate * (W + 10 ms) / period + 1` start, and
-    who comes up to 10 ms after each `ready_at` still gets the whole rate: starts that were possible in the last
-    10 ms are not lost.
+    Both limits are taken together or not at all. In any time W at most `rate * (W + 10 ms) / period + 1` start, with
+    `burst` in the place of the 1 where there is one, and who comes up to 10 ms after each `ready_at` still gets the
+    whole rate: starts that were possible in the last 10 ms are not lost.
     """
     free = _ENDLESS if limits.parallelism is None else max(0, limits.parallelism - state.in_use)
     start = _earliest(limits, state, now)
@@ -119,6 +154,26 @@ def admit(limits: FlowControl, state: FlowState, *, now: int, want: int) -> Admi
         return Admission(count=count, state=state, ready_at=None)
     # Rounded up: whoever wakes at `ready_at` must find a start there.
     return Admission(count=count, state=state, ready_at=max(now, state.parked_until, math.ceil(start)))
+
+
+class Share(NamedTuple):
+    """How many of what has started and of what is fresh are claimed, and how far the lane has run ahead then."""
+
+    started: int
+    fresh: int
+    ahead: int
+
+
+def share(want: int, started: int, fresh: int, ahead: int) -> Share:
+    """Divide `want` claims of a lane between what has started already and what is fresh, of which so many are due.
+
+    What has started goes first, but of eight claims in a row at least one is fresh. `ahead` is how many claims in a row
+    have gone to what has started, up to seven; the next claim goes on with the answer's.
+    """
+    least = min(fresh, (ahead + want) // (STARTED_OF_FRESH + 1))
+    of_started = min(started, want - least)
+    of_fresh = min(fresh, want - of_started)
+    return Share(of_started, of_fresh, max(0, min(STARTED_OF_FRESH, ahead + of_started - STARTED_OF_FRESH * of_fresh)))
 
 
 def release(state: FlowState, n: int = 1) -> FlowState:
@@ -155,7 +210,7 @@ def _earliest(limits: FlowControl, state: FlowState, now: int) -> float:
         # No start lies more than one interval ahead: the clock was set back, or the rate was lower until now. It may
         # start at once, since a state is stored only when something starts: a later moment would never come.
         start = now
-    return max(start, now - CATCH_UP_MS)
+    return max(start, now - max(CATCH_UP_MS, (limits.burst - 1) * interval))
 
 
 def _starts(limits: FlowControl, start: float, now: int) -> int:
@@ -165,10 +220,12 @@ def _starts(limits: FlowControl, start: float, now: int) -> int:
     return int((now - start) / limits.interval_ms) + 1 if start <= now else 0
 
 
-def _check_limit(value: object, option: str) -> None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+def _check_limit(value: object, option: str, *, optional: bool = True) -> None:
+    if value is None and optional:
+        return
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ConfigurationError(
-            f"'{option}' cannot be {value!r}; write a whole number of 1 or more, or None for no limit"
+            f"'{option}' cannot be {value!r}; write a whole number of 1 or more{', or None for no limit' * optional}"
         )
 
 

@@ -8,6 +8,8 @@ gives the same id. All are url-safe, and those of one kind sort in the order the
     bat_….p000000007.c000002                   chunk 2 of that page
     bat_….r000000123                           the run of item 123
     bat_….z                                    its on_complete
+    bat_….z2                                   the same, once dead letters were redriven after it had ended
+    ….x3                                       what tells of the death of a message in its third claim
 
 The letters put the kinds in that order too: entry, counts, pages with their chunks, items, end.
 """
@@ -67,9 +69,14 @@ def item_run_id(batch: str, number: int) -> str:
     return f"{batch}.r{_padded(number, 9)}"
 
 
-def complete_id(batch: str) -> str:
-    """The batch's `on_complete`."""
-    return f"{batch}.z"
+def complete_id(batch: str, generation: int = 1) -> str:
+    """The batch's `on_complete`; a batch that goes on after it had ended has another one."""
+    return f"{batch}.z" if generation == 1 else f"{batch}.z{generation}"
+
+
+def failure_id(message: str, fence: int) -> str:
+    """What tells of the death of a message: another one for each of its deaths."""
+    return f"{message}.x{fence}"
 
 
 def parse_item_run_id(id: str) -> tuple[str, int] | None:

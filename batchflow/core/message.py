@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import NamedTuple
 
+from batchflow.core.batch import NO_HEADERS
 from batchflow.core.flow import FlowControl
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.run import Journal
@@ -12,7 +12,20 @@ from batchflow.core.run import Journal
 LOSS_LIMIT = 10
 """As many claims lost in a row, without a step recorded in between, make a dead letter of a message."""
 
-NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+SUSPECT_LOSSES = 2
+"""A message lost so often in a row may be what kills its workers: from then on it is claimed alone."""
+
+LOSS_WAITS_MS = (1_000, 2_000, 4_000, 8_000, 16_000, 32_000, 60_000)
+"""How long a message waits after its second loss in a row, after its third, …; then always as long as the last."""
+
+
+
+
+def loss_wait_ms(losses: int) -> int:
+    """How long a message waits that was lost so often in a row, in ms."""
+    if losses < SUSPECT_LOSSES:
+        return 0
+    return LOSS_WAITS_MS[min(losses - SUSPECT_LOSSES, len(LOSS_WAITS_MS) - 1)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +35,8 @@ class Message:
     `destination` is the route of a served endpoint; `body` is JSON text. `flow.key` names the flow key it waits
     under. `retry` of None means the endpoint's own. `keep` keeps the finished run until retention removes it.
     `parent` is who waits for its end: a run and the number of its step; `depth` is how many parents are above it.
+    `on_failure` is the destination that is told when its attempts are used up. While a message with the same
+    `open_dedup` has not ended, this one is not added. `held` keeps it back until its batch has been walked.
     """
 
     id: str
@@ -36,13 +51,17 @@ class Message:
     label: str | None = None
     parent: tuple[str, int] | None = None
     depth: int = 0
+    on_failure: str | None = None
+    open_dedup: str | None = None
+    held: bool = False
 
 
 class Claim(NamedTuple):
     """A message leased to one worker. `fence` grows with every claim of the message and guards every write.
 
-    For an item's message `item` is its id, `number` its place in the batch, and `body` the JSON of the batch's
-    parameters; otherwise `number` is -1. `failures` counts failed attempts outside steps, `losses` claims lost to
+    For an item's message `item` is its id, `number` its place in the batch, `params` the JSON of the batch's
+    parameters, `headers` those of the batch, and `data` the JSON of what `fetch` brought of the item; otherwise `number`
+    is -1. `failures` counts failed attempts outside steps, `losses` claims lost to
     dead workers since the last recorded step. `started_at` is when it was claimed for the first time, in ms.
     """
 
@@ -61,6 +80,7 @@ class Claim(NamedTuple):
     params: str = "null"
     started_at: int = 0
     depth: int = 0
+    data: str | None = None
 
 
 class Claimed(NamedTuple):
@@ -76,14 +96,23 @@ class Claimed(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadLetter:
-    """A message whose attempts are used up, with what is known of its end."""
+    """A message whose attempts are used up: the message, whole, and what is known of its end. Times are ms.
 
-    id: str
-    destination: str
-    body: str
-    batch: str | None
-    item: str | None
+    `number` is -1, or the place of `item` in its batch.
+    """
+
+    message: Message
     error: str
     failures: int
+    losses: int
+    created_at: int
+    started_at: int | None
     died_at: int
+    item: str | None = None
+    number: int = -1
     journal: Journal = ()
+
+    @property
+    def id(self) -> str:
+        """The id of its message."""
+        return self.message.id

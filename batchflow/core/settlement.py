@@ -29,13 +29,28 @@ class Page(NamedTuple):
 class StartItems(NamedTuple):
     """Effect: items `first`, `first + 1`, … of the batch, with these ids, are to run.
 
-    An id that the batch already has is counted as a duplicate; one that another batch of the workflow has in flight
-    is counted as in flight. Neither is started.
+    An id that the batch already has is counted as a duplicate, one that another batch with the same ledger has in
+    flight as in flight, one that the ledger holds as processed. None of these is started; but those that are in flight
+    or processed are where the batch is forced or its trigger has named the ids. `marked` are those of `ids` that the
+    ledger held already when the page was filtered, and that the filter has named all the same: they are started too.
+    `data` are the JSON texts that `fetch` brought of the items, in their order; empty where it brought none.
     """
 
     batch: str
     first: int
     ids: tuple[str, ...]
+    marked: tuple[str, ...] = ()
+    data: tuple[str | None, ...] = ()
+
+
+class Walked(NamedTuple):
+    """Effect: the walk of a batch that stores all items first is through: what was held back of it is released.
+
+    `total` is the number of items that are to be processed.
+    """
+
+    batch: str
+    total: int | None = None
 
 
 class Publish(NamedTuple):
@@ -82,7 +97,7 @@ class Notify(NamedTuple):
     run: str | None = None
 
 
-Effect: TypeAlias = Enter | Page | StartItems | Publish | OpenBatch | Listen | Unlisten | Accept | Notify
+Effect: TypeAlias = Enter | Page | StartItems | Walked | Publish | OpenBatch | Listen | Unlisten | Accept | Notify
 
 
 Ending: TypeAlias = Literal["done", "answered", "suspended", "retry", "parked", "dead", "released", "cancelled"]
@@ -107,9 +122,9 @@ def done(claim: Claim, result: str, effects: tuple[Effect, ...] = ()) -> Settlem
     return Settlement(claim.id, claim.fence, "done", result, effects=effects)
 
 
-def answered(claim: Claim, error: str, result: str) -> Settlement:
+def answered(claim: Claim, error: str, result: str, effects: tuple[Effect, ...] = ()) -> Settlement:
     """The function answered a failure that no retry helps, such as an item that is gone: failed, no dead letter."""
-    return Settlement(claim.id, claim.fence, "answered", result, error)
+    return Settlement(claim.id, claim.fence, "answered", result, error, effects=effects)
 
 
 def suspended(claim: Claim, until: int, steps: tuple[Step, ...], effects: tuple[Effect, ...] = ()) -> Settlement:
@@ -127,9 +142,14 @@ def parked(claim: Claim, until: int, error: str, steps: tuple[Step, ...] = ()) -
     return Settlement(claim.id, claim.fence, "parked", error=error, due=until, steps=steps)
 
 
-def dead(claim: Claim, error: str, steps: tuple[Step, ...] = ()) -> Settlement:
-    """The attempts are used up: the message becomes a dead letter with its error and journal."""
-    return Settlement(claim.id, claim.fence, "dead", error=error, steps=steps)
+def dead(
+    claim: Claim, error: str, steps: tuple[Step, ...] = (), effects: tuple[Effect, ...] = ()
+) -> Settlement:
+    """The attempts are used up: the message becomes a dead letter with its error and journal.
+
+    That of a run that was cancelled meanwhile is cancelled instead, and its effects are dropped.
+    """
+    return Settlement(claim.id, claim.fence, "dead", error=error, steps=steps, effects=effects)
 
 
 def released(claim: Claim, steps: tuple[Step, ...] = ()) -> Settlement:

@@ -9,7 +9,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 from batchflow.core.batch import Batch, Item, ItemState, NewBatch
-from batchflow.core.flow import FlowControl, FlowStatus
+from batchflow.core.flow import FlowControl, FlowStatus, Pin
+from batchflow.core.ledger import Mark
 from batchflow.core.message import Claimed, DeadLetter, Message
 from batchflow.core.ports import Verdict
 from batchflow.core.run import Run, RunQuery, Step, Waiter
@@ -58,7 +59,9 @@ class Store(Protocol):
 
         A message whose id is known (waiting, leased, kept as a finished run or dead) changes nothing. One whose batch
         has ended or is being cancelled is not added; the id of a batch's message begins with the batch's id and a dot.
-        A flow key is made with the message's limits; its limits follow the latest message unless pinned.
+        Nor is one added while another with the same `open_dedup` has not ended. What is due now is due whatever the
+        clock says later. A `held` message waits until the effect `Walked` of its batch. A flow key that is not declared
+        is made with the message's limits, and follows the latest message; those of a declared key stay.
         """
         ...
 
@@ -80,11 +83,14 @@ class Store(Protocol):
     async def claim(self, worker: str, destinations: Sequence[str], limit: int) -> Claimed:
         """Lease up to `limit` due messages for `destinations` to `worker`, each with a new fence.
 
-        Flow keys are picked before messages, in turn, so that a hot key does not starve a quiet one; within a key the
-        oldest due message comes first. Parallelism and rate of the key are taken together with the claim, or neither.
+        Flow keys are picked before messages, in turn, so that a hot key does not starve a quiet one; within a key its
+        lanes, one for each destination and batch, in turn; within a lane what has started already, by when it is due,
+        before what is fresh, by id; but of eight claims in a row one is fresh. Parallelism and rate of the key are taken
+        together with the claim, or neither. A message lost `SUSPECT_LOSSES` times in a row is claimed alone, and as
+        long as the worker holds it and it has recorded nothing, the worker gets nothing else.
         Timers of a suspended run that are due, and what has arrived for it, become recorded entries, in time order;
         with them its failures and losses start again from none, as after every outcome, and the claim says so. Nothing
-        of a cancelled batch is leased. An unknown worker is enlisted by nobody: it gets nothing. The answer tells the
+        of a cancelled or paused batch is leased. An unknown worker is enlisted by nobody: it gets nothing. The answer tells the
         store's time, so that the worker does not find what is due here to be not due there.
         """
         ...
@@ -107,9 +113,10 @@ class Store(Protocol):
         (kept as a finished run if the message says so); an item is succeeded and marked in the ledger, or failed.
         `suspended`, `retry`, `parked` and `released` make it due again with the steps they bring, counting a failure
         only for `retry`; `parked` holds its whole flow key until then; `released` is due at once, and so is a
-        `suspended` one for which something has arrived. `dead` moves it to the dead letters with its journal, and fails
-        its item, or the walk of its batch. `cancelled` ends it without a result, and cancels what it waits for. The end
-        of a message with a parent arrives at the step that waits for it. The settlement that ends a batch's last item
+        `suspended` one for which something has arrived. `dead` makes a dead letter of it, whole and with its journal,
+        fails its item, or the walk of its batch, and publishes to its `on_failure` (for an item its batch's) a message
+        whose body is the JSON of its id; of a run that is cancelled it is `cancelled`. `cancelled` ends it without a
+        result or effects, and cancels what it waits for. The end of a message with a parent arrives at the step that waits for it. The settlement that ends a batch's last item
         after its last page also completes the batch and publishes its completion message: exactly once.
         """
         ...
@@ -117,7 +124,9 @@ class Store(Protocol):
     async def expire(self) -> int:
         """Take back the claims of workers whose lease has ended or whose process is gone; how many.
 
-        Each counts as a loss and is due at once; one with `LOSS_LIMIT` losses in a row becomes a dead letter.
+        Each counts as a loss; the first is due at once, further ones in a row after `loss_wait_ms`, and with
+        `LOSS_LIMIT` it becomes a dead letter. Where the worker held one with `SUSPECT_LOSSES` or more that has recorded
+        nothing, only that one counts; what was held beside it is due at once, without a loss.
         """
         ...
 
@@ -177,10 +186,25 @@ class Store(Protocol):
         """The latest dead letters, newest first."""
         ...
 
+    async def redrive(self, id: str) -> bool:
+        """Let a dead letter wait again, due at once, with its journal; failures and losses start again from none.
+
+        Its item is open again; a batch that had ended goes on, `sealed`, and completes anew, with another completion
+        message. False when it is not a dead letter, or its batch is being cancelled or was removed.
+        """
+        ...
+
     # Batches
 
     async def open_batch(self, batch: NewBatch, messages: Sequence[Message]) -> bool:
-        """Store a batch with its first messages; False, and nothing is done, when its id is known."""
+        """Store a batch with its first messages.
+
+        False, and nothing is done, when its id is known, or a batch with the same `open_dedup` has not ended.
+        """
+        ...
+
+    async def under_way(self, open_dedup: str) -> str | None:
+        """The id of the batch or message with this `open_dedup` that has not ended."""
         ...
 
     async def batch(self, id: str) -> Batch | None:
@@ -188,7 +212,7 @@ class Store(Protocol):
         ...
 
     async def batches(
-        self, *, workflow: str | None = None, open_only: bool = False, limit: int = 50
+        self, *, workflow: str | None = None, label: str | None = None, open_only: bool = False, limit: int = 50
     ) -> Sequence[Batch]:
         """The latest batches, newest first."""
         ...
@@ -202,36 +226,65 @@ class Store(Protocol):
     async def cancel_batch(self, id: str) -> bool:
         """Start nothing more of a batch; waiting items are cancelled, leased ones at their next step.
 
-        False when it had ended or is not known. What a worker settles as done meanwhile counts as done.
+        False when it had ended or is not known. What a worker settles as done meanwhile counts as done. It answers as
+        soon as nothing more starts: of a large batch the counts follow, a slice at a time.
         """
+        ...
+
+    async def pause_batch(self, id: str) -> bool:
+        """Lease nothing more of a batch until `resume_batch`; what is leased goes on. False as for `cancel_batch`."""
+        ...
+
+    async def resume_batch(self, id: str) -> bool:
+        """Undo `pause_batch`. False when the batch is not paused."""
         ...
 
     # The ledger
 
-    async def processed(self, workflow: str, ids: Sequence[str]) -> frozenset[str]:
-        """Those of `ids` that the workflow has processed and whose mark has not expired."""
+    async def processed(self, ledger: str, ids: Sequence[str]) -> frozenset[str]:
+        """Those of `ids` that the ledger holds and whose mark has not expired."""
         ...
 
-    async def mark(self, workflow: str, ids: Sequence[str], ttl_ms: int | None) -> None:
+    async def mark(self, ledger: str, ids: Sequence[str], ttl_ms: int | None) -> None:
         """Mark ids as processed, from outside of any batch."""
         ...
 
-    async def forget(self, workflow: str, ids: Sequence[str] | None = None) -> int:
+    async def forget(self, ledger: str, ids: Sequence[str] | None = None) -> int:
         """Take marks away, all of them when `ids` is None; how many there were."""
+        ...
+
+    async def ledgers(self) -> Sequence[str]:
+        """The names of the ledgers there are, in order."""
+        ...
+
+    async def marks(self, ledger: str, *, after: str | None = None, limit: int = 1_000) -> Sequence[Mark]:
+        """Marks of a ledger that have not expired, by id, those after the id `after`."""
         ...
 
     # Flow keys
 
     async def declare(self, limits: Sequence[FlowControl]) -> None:
-        """Set the limits the code gives to these keys, except where an operator has pinned others."""
+        """Set the limits the code gives to these keys; what an operator has pinned wins over them.
+
+        A declared key stays, and messages do not change its limits. Any other goes when nothing waits under it, is
+        leased, dead or pinned, and its rate holds nothing back.
+        """
         ...
 
-    async def pin(self, limits: FlowControl, *, paused: bool = False) -> None:
-        """Set a key's limits over the code's, and hold it altogether while `paused`; until `unpin`."""
+    async def pin(self, key: str, pin: Pin) -> None:
+        """Set a key's parallelism or rate, or both, over the code's, until `unpin`; the other stays as it is."""
         ...
 
-    async def unpin(self, key: str) -> None:
-        """Give a key back to the code, whose latest limits are in force again."""
+    async def unpin(self, key: str, *, parallelism: bool = True, rate: bool = True) -> None:
+        """Give these limits of a key back to the code, whose latest are in force again."""
+        ...
+
+    async def pause(self, key: str) -> None:
+        """Start nothing under a key until `resume`; pins stay as they are."""
+        ...
+
+    async def resume(self, key: str) -> None:
+        """Undo `pause`."""
         ...
 
     async def flows(self, keys: Sequence[str] | None = None) -> Sequence[FlowStatus]:
