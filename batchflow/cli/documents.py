@@ -87,7 +87,7 @@ def of_dead_letters(letters: Iterable[DeadLetter]) -> list[dict[str, Any]]:
     return [
         {
             "id": letter.id,
-            "destination": letter.destination,
+            "destination": letter.message.destination,
             "itemId": letter.item,
             "failures": letter.failures,
             "error": letter.error,

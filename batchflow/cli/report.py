@@ -135,7 +135,7 @@ def cancelled(found: Batch) -> str:
 
 
 def _spell_letter(letter: DeadLetter) -> str:
-    subject = letter.item or letter.destination
+    subject = letter.item or letter.message.destination
     attempts = f"{letter.failures} attempt{'' if letter.failures == 1 else 's'}"
     return f"{subject}, {local(letter.died_at)}, {attempts}: {first_line(letter.error)}"
 

@@ -23,16 +23,16 @@ _KEY = re.compile(r"[A-Za-z0-9._-]+")  # what the official QStash clients let th
 class FlowControl:
     """How many may run at once (`parallelism`) and how many may start per `period` (`rate`), over all workers of a key.
 
-    Starts are spread evenly over the period; after a pause up to `burst` of them may start at once. A limit that is None
-    does not limit. Values are equal however the period was written: "60s" is "1m".
+    Starts are spread evenly over the period; after a pause up to `burst` of them may start at once. A limit that is
+    None does not limit. Values are equal however the period was written: "60s" is "1m".
 
         FlowControl(parallelism=10, rate=5)                  # 5 starts a second, 10 at once
         FlowControl(rate=100, period="1m", key="mail-api")   # one limit for all that name this key
         FlowControl(rate=60, period="1m", burst=10)          # one a second, ten of them at once after ten idle seconds
 
     Raises:
-        ConfigurationError: a limit is not a whole number of 1 or more, the period is not a duration or 0, `burst` stands
-            without `rate`, or the key is empty or has other characters than letters, digits, '-', '_' and '.'.
+        ConfigurationError: a limit is not a whole number of 1 or more, the period is not a duration or 0, there is a
+            `burst` and no `rate`, or the key is empty or has other characters than letters, digits, '-', '_' and '.'.
     """
 
     parallelism: int | None = None
@@ -96,27 +96,6 @@ class FlowStatus(NamedTuple):
     def pinned(self) -> bool:
         """Whether any limit is an operator's."""
         return self.pinned_parallelism or self.pinned_rate
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pin:
-    """What an operator sets of a key over the code: parallelism, or rate per period, or both. None leaves it alone.
-
-    Raises:
-        ConfigurationError: a limit is not a whole number of 1 or more, the period is not a duration, or both are None.
-    """
-
-    parallelism: int | None = None
-    rate: int | None = None
-    period: Duration = "1s"
-    period_ms: int = field(init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        if self.parallelism is None and self.rate is None:
-            raise ConfigurationError("a pin sets 'parallelism', or 'rate', or both; to hold a key altogether, pause it")
-        limits = FlowControl(parallelism=self.parallelism, rate=self.rate, period=self.period)
-        object.__setattr__(self, "period", limits.period)
-        object.__setattr__(self, "period_ms", limits.period_ms)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,10 +15,14 @@ LOSS_LIMIT = 10
 SUSPECT_LOSSES = 2
 """A message lost so often in a row may be what kills its workers: from then on it is claimed alone."""
 
-LOSS_WAITS_MS = (1_000, 2_000, 4_000, 8_000, 16_000, 32_000, 60_000)
+ALONE_MS = 1_000
+"""How long a worker that holds such a message waits before it asks whether it may have others again."""
+
+LOSS_WAITS_MS = (1_000, 2_000, 4_000, 8_000, 10_000)
 """How long a message waits after its second loss in a row, after its third, …; then always as long as the last."""
 
-
+FAILURE_FLOW = FlowControl(key="batchflow.failure")
+"""What tells of dead letters waits under this key, without limits."""
 
 
 def loss_wait_ms(losses: int) -> int:
@@ -60,9 +64,9 @@ class Claim(NamedTuple):
     """A message leased to one worker. `fence` grows with every claim of the message and guards every write.
 
     For an item's message `item` is its id, `number` its place in the batch, `params` the JSON of the batch's
-    parameters, `headers` those of the batch, and `data` the JSON of what `fetch` brought of the item; otherwise `number`
-    is -1. `failures` counts failed attempts outside steps, `losses` claims lost to
-    dead workers since the last recorded step. `started_at` is when it was claimed for the first time, in ms.
+    parameters, `headers` those of the batch, and `data` the JSON of what `fetch` brought of the item; otherwise
+    `number` is -1. `failures` counts failed attempts outside steps, `losses` claims lost to dead workers since the last
+    recorded step. `started_at` is when it was claimed for the first time, in ms.
     """
 
     id: str

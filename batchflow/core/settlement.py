@@ -142,9 +142,7 @@ def parked(claim: Claim, until: int, error: str, steps: tuple[Step, ...] = ()) -
     return Settlement(claim.id, claim.fence, "parked", error=error, due=until, steps=steps)
 
 
-def dead(
-    claim: Claim, error: str, steps: tuple[Step, ...] = (), effects: tuple[Effect, ...] = ()
-) -> Settlement:
+def dead(claim: Claim, error: str, steps: tuple[Step, ...] = (), effects: tuple[Effect, ...] = ()) -> Settlement:
     """The attempts are used up: the message becomes a dead letter with its error and journal.
 
     That of a run that was cancelled meanwhile is cancelled instead, and its effects are dropped.

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 from batchflow.core.batch import Batch, Item, ItemState, NewBatch
-from batchflow.core.flow import FlowControl, FlowStatus, Pin
+from batchflow.core.flow import FlowControl, FlowStatus
 from batchflow.core.ledger import Mark
 from batchflow.core.message import Claimed, DeadLetter, Message
 from batchflow.core.ports import Verdict
@@ -85,13 +85,13 @@ class Store(Protocol):
 
         Flow keys are picked before messages, in turn, so that a hot key does not starve a quiet one; within a key its
         lanes, one for each destination and batch, in turn; within a lane what has started already, by when it is due,
-        before what is fresh, by id; but of eight claims in a row one is fresh. Parallelism and rate of the key are taken
-        together with the claim, or neither. A message lost `SUSPECT_LOSSES` times in a row is claimed alone, and as
-        long as the worker holds it and it has recorded nothing, the worker gets nothing else.
+        before what is fresh, by id; but of eight claims in a row one is fresh. Parallelism and rate of the key are
+        taken together with the claim, or neither. A message lost `SUSPECT_LOSSES` times in a row is claimed alone, and
+        as long as the worker holds it and it has recorded nothing, the worker gets nothing else.
         Timers of a suspended run that are due, and what has arrived for it, become recorded entries, in time order;
         with them its failures and losses start again from none, as after every outcome, and the claim says so. Nothing
-        of a cancelled or paused batch is leased. An unknown worker is enlisted by nobody: it gets nothing. The answer tells the
-        store's time, so that the worker does not find what is due here to be not due there.
+        of a cancelled or paused batch is leased. An unknown worker is enlisted by nobody: it gets nothing. The answer
+        tells the store's time, so that the worker does not find what is due here to be not due there.
         """
         ...
 
@@ -116,8 +116,9 @@ class Store(Protocol):
         `suspended` one for which something has arrived. `dead` makes a dead letter of it, whole and with its journal,
         fails its item, or the walk of its batch, and publishes to its `on_failure` (for an item its batch's) a message
         whose body is the JSON of its id; of a run that is cancelled it is `cancelled`. `cancelled` ends it without a
-        result or effects, and cancels what it waits for. The end of a message with a parent arrives at the step that waits for it. The settlement that ends a batch's last item
-        after its last page also completes the batch and publishes its completion message: exactly once.
+        result or effects, and cancels what it waits for. The end of a message with a parent arrives at the step that
+        waits for it. The settlement that ends a batch's last item after its last page also completes the batch and
+        publishes its completion message: exactly once.
         """
         ...
 
@@ -271,8 +272,8 @@ class Store(Protocol):
         """
         ...
 
-    async def pin(self, key: str, pin: Pin) -> None:
-        """Set a key's parallelism or rate, or both, over the code's, until `unpin`; the other stays as it is."""
+    async def pin(self, limits: FlowControl) -> None:
+        """Set the parallelism of a key, or its rate, or both, over the code's until `unpin`; what is None stays."""
         ...
 
     async def unpin(self, key: str, *, parallelism: bool = True, rate: bool = True) -> None:

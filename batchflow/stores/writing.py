@@ -1,6 +1,7 @@
 """The verbs that are one operation of a group, whatever the store."""
 
 import asyncio
+import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
@@ -11,12 +12,15 @@ from batchflow.core.message import Message
 from batchflow.core.ports import Verdict
 from batchflow.core.run import Step
 from batchflow.core.settlement import Effect, Settled, Settlement
+from batchflow.errors import StoreError
 
 PRUNE_SLICE = 5_000
 
 
 class Writing(ABC):
     """The part of a store that asks for one operation and hands its answer on."""
+
+    _sweeping: "asyncio.Task[None] | None" = None
 
     @abstractmethod
     def _add(self, verb: str, *arguments: Any) -> "asyncio.Future[Any]":
@@ -44,12 +48,16 @@ class Writing(ABC):
         await self._sweep()
         return taken_back
 
+    async def redrive(self, id: str) -> bool:
+        """See the protocol."""
+        return await self._add("redrive", id)
+
     # Runs
 
     async def cancel_run(self, id: str) -> bool:
         """See the protocol."""
         found: bool = await self._add("cancel_run", id)
-        await self._sweep()
+        self._sweep_behind()
         return found
 
     async def cancel_runs(self, *, destination: str | None = None, label: str | None = None) -> int:
@@ -57,7 +65,7 @@ class Writing(ABC):
         count = 0
         while (destination or label) and (found := await self._add("cancel_all", destination, label)):
             count += found
-        await self._sweep()
+        self._sweep_behind()
         return count
 
     # Events
@@ -76,23 +84,49 @@ class Writing(ABC):
         """See the protocol."""
         begun: bool = await self._add("cancel_batch", id)
         if begun:
-            await self._sweep()
+            self._sweep_behind()
         return begun
+
+    async def pause_batch(self, id: str) -> bool:
+        """See the protocol."""
+        return await self._add("pause_batch", id)
+
+    async def resume_batch(self, id: str) -> bool:
+        """See the protocol."""
+        return await self._add("resume_batch", id)
+
+    def _sweep_behind(self) -> None:
+        """End what waits of cancelled batches without having anybody wait for it."""
+        if self._sweeping is None or self._sweeping.done():
+            self._sweeping = asyncio.create_task(self._sweep_quietly(), name="batchflow-cancelling")
+
+    async def _sweep_quietly(self) -> None:
+        # Whoever keeps house goes on with it where this one cannot.
+        with contextlib.suppress(StoreError):
+            await self._sweep()
 
     async def _sweep(self) -> None:
         """End what waits of cancelled batches, a slice at a time."""
         while await self._add("sweep_cancelled"):
             pass
 
+    async def _end_sweep(self) -> None:
+        """Have nothing swept any more; what is left is ended by whoever keeps house next."""
+        sweeping, self._sweeping = self._sweeping, None
+        if sweeping is not None:
+            sweeping.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await sweeping
+
     # The ledger
 
-    async def mark(self, workflow: str, ids: Sequence[str], ttl_ms: int | None) -> None:
+    async def mark(self, ledger: str, ids: Sequence[str], ttl_ms: int | None) -> None:
         """See the protocol."""
-        await self._add("mark", workflow, ids, ttl_ms)
+        await self._add("mark", ledger, ids, ttl_ms)
 
-    async def forget(self, workflow: str, ids: Sequence[str] | None = None) -> int:
+    async def forget(self, ledger: str, ids: Sequence[str] | None = None) -> int:
         """See the protocol."""
-        return await self._add("forget", workflow, ids)
+        return await self._add("forget", ledger, ids)
 
     # Flow keys
 
@@ -100,13 +134,21 @@ class Writing(ABC):
         """See the protocol."""
         await self._add("declare", limits)
 
-    async def pin(self, limits: FlowControl, *, paused: bool = False) -> None:
+    async def pin(self, limits: FlowControl) -> None:
         """See the protocol."""
-        await self._add("pin", limits, paused)
+        await self._add("pin", limits)
 
-    async def unpin(self, key: str) -> None:
+    async def unpin(self, key: str, *, parallelism: bool = True, rate: bool = True) -> None:
         """See the protocol."""
-        await self._add("unpin", key)
+        await self._add("unpin", key, parallelism, rate)
+
+    async def pause(self, key: str) -> None:
+        """See the protocol."""
+        await self._add("pause", key)
+
+    async def resume(self, key: str) -> None:
+        """See the protocol."""
+        await self._add("resume", key)
 
     # Housekeeping
 

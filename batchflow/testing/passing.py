@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 from batchflow.core.batch import Batch, Item, ItemState, NewBatch
 from batchflow.core.flow import FlowControl, FlowStatus
+from batchflow.core.ledger import Mark
 from batchflow.core.message import Claimed, DeadLetter, Message
 from batchflow.core.ports import Verdict
 from batchflow.core.run import Run, RunQuery, Step, Waiter
@@ -158,6 +159,10 @@ class PassingStore:
         """See the protocol."""
         return await self._through("dead_letters", lambda: self.store.dead_letters(batch=batch, limit=limit))
 
+    async def redrive(self, id: str) -> bool:
+        """See the protocol."""
+        return await self._through("redrive", lambda: self.store.redrive(id))
+
     # Batches
 
     async def open_batch(self, batch: NewBatch, messages: Sequence[Message]) -> bool:
@@ -169,11 +174,11 @@ class PassingStore:
         return await self._through("batch", lambda: self.store.batch(id))
 
     async def batches(
-        self, *, workflow: str | None = None, open_only: bool = False, limit: int = 50
+        self, *, workflow: str | None = None, label: str | None = None, open_only: bool = False, limit: int = 50
     ) -> Sequence[Batch]:
         """See the protocol."""
         return await self._through(
-            "batches", lambda: self.store.batches(workflow=workflow, open_only=open_only, limit=limit)
+            "batches", lambda: self.store.batches(workflow=workflow, label=label, open_only=open_only, limit=limit)
         )
 
     async def items(
@@ -186,19 +191,39 @@ class PassingStore:
         """See the protocol."""
         return await self._through("cancel_batch", lambda: self.store.cancel_batch(id))
 
+    async def pause_batch(self, id: str) -> bool:
+        """See the protocol."""
+        return await self._through("pause_batch", lambda: self.store.pause_batch(id))
+
+    async def resume_batch(self, id: str) -> bool:
+        """See the protocol."""
+        return await self._through("resume_batch", lambda: self.store.resume_batch(id))
+
+    async def under_way(self, open_dedup: str) -> str | None:
+        """See the protocol."""
+        return await self._through("under_way", lambda: self.store.under_way(open_dedup))
+
     # The ledger
 
-    async def processed(self, workflow: str, ids: Sequence[str]) -> frozenset[str]:
+    async def processed(self, ledger: str, ids: Sequence[str]) -> frozenset[str]:
         """See the protocol."""
-        return await self._through("processed", lambda: self.store.processed(workflow, ids))
+        return await self._through("processed", lambda: self.store.processed(ledger, ids))
 
-    async def mark(self, workflow: str, ids: Sequence[str], ttl_ms: int | None) -> None:
+    async def mark(self, ledger: str, ids: Sequence[str], ttl_ms: int | None) -> None:
         """See the protocol."""
-        await self._through("mark", lambda: self.store.mark(workflow, ids, ttl_ms))
+        await self._through("mark", lambda: self.store.mark(ledger, ids, ttl_ms))
 
-    async def forget(self, workflow: str, ids: Sequence[str] | None = None) -> int:
+    async def forget(self, ledger: str, ids: Sequence[str] | None = None) -> int:
         """See the protocol."""
-        return await self._through("forget", lambda: self.store.forget(workflow, ids))
+        return await self._through("forget", lambda: self.store.forget(ledger, ids))
+
+    async def ledgers(self) -> Sequence[str]:
+        """See the protocol."""
+        return await self._through("ledgers", self.store.ledgers)
+
+    async def marks(self, ledger: str, *, after: str | None = None, limit: int = 1_000) -> Sequence[Mark]:
+        """See the protocol."""
+        return await self._through("marks", lambda: self.store.marks(ledger, after=after, limit=limit))
 
     # Flow keys
 
@@ -206,13 +231,21 @@ class PassingStore:
         """See the protocol."""
         await self._through("declare", lambda: self.store.declare(limits))
 
-    async def pin(self, limits: FlowControl, *, paused: bool = False) -> None:
+    async def pin(self, limits: FlowControl) -> None:
         """See the protocol."""
-        await self._through("pin", lambda: self.store.pin(limits, paused=paused))
+        await self._through("pin", lambda: self.store.pin(limits))
 
-    async def unpin(self, key: str) -> None:
+    async def unpin(self, key: str, *, parallelism: bool = True, rate: bool = True) -> None:
         """See the protocol."""
-        await self._through("unpin", lambda: self.store.unpin(key))
+        await self._through("unpin", lambda: self.store.unpin(key, parallelism=parallelism, rate=rate))
+
+    async def pause(self, key: str) -> None:
+        """See the protocol."""
+        await self._through("pause", lambda: self.store.pause(key))
+
+    async def resume(self, key: str) -> None:
+        """See the protocol."""
+        await self._through("resume", lambda: self.store.resume(key))
 
     async def flows(self, keys: Sequence[str] | None = None) -> Sequence[FlowStatus]:
         """See the protocol."""

@@ -73,6 +73,7 @@ class RedisStore(Writing):
         """See the protocol."""
         group = self._group
         if group is not None:
+            await self._end_sweep()
             await group.drain()
             self._group = None
         await self._changes.stop()

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic_core import from_json, to_json
 
@@ -10,8 +10,9 @@ from batchflow.core import ids
 from batchflow.core.batch import NewBatch
 from batchflow.core.flow import FlowControl
 from batchflow.core.message import Message
-from batchflow.core.settlement import Enter, Page, Settlement, StartItems
-from batchflow.stores.sqlite import flows, messages, waiting
+from batchflow.core.settlement import Enter, Page, Settlement, StartItems, Walked
+from batchflow.stores.rows import flow_control
+from batchflow.stores.sqlite import flows, ledger, messages, waiting
 from batchflow.stores.sqlite.transaction import Tx
 
 _ITEM_STATE = {"done": "succeeded", "answered": "failed", "dead": "failed", "cancelled": "cancelled"}
@@ -31,43 +32,46 @@ class Delta:
 
 def open_batch(tx: Tx, batch: NewBatch, first: Sequence[Message]) -> bool:
     """Store a batch with its first messages."""
-    if tx.batch_key(batch.id) is not None:
+    if tx.one("batch_known", id=batch.id, open_dedup=batch.open_dedup):
         return False
     tx.run(
         "batch_open",
         id=batch.id,
-        workflow=workflow_key(tx, batch.workflow),
-        lane=flows.lane_of(tx, batch.execute, batch.flow),
+        workflow=_workflow_key(tx, batch.workflow),
+        ledger=ledger.key_of(tx, batch.ledger or batch.workflow),
         params=batch.params,
+        headers=messages.headers_text(dict(batch.headers)),
         complete=batch.complete,
         complete_flow=_flow_text(batch.complete_flow),
+        on_failure=batch.on_failure,
         ledger_ttl=batch.ledger_ttl,
         keep_results=int(batch.keep_results),
         force=int(batch.force),
+        named=int(batch.named),
         label=batch.label,
+        open_dedup=batch.open_dedup,
         parent=batch.parent and batch.parent[0],
         parent_step=batch.parent and batch.parent[1],
         depth=batch.depth,
         now=tx.now,
     )
+    key = tx.batch_key(batch.id)
+    assert key is not None
+    tx.run("batch_lane", batch=key, lane=flows.lane_of(tx, batch.execute, batch.flow, key))
     messages.publish(tx, first)
     if batch.parent:
         waiting.link(tx, [batch.parent[0]])
     return True
 
 
-def workflow_key(tx: Tx, name: str) -> int:
+def _workflow_key(tx: Tx, name: str) -> int:
     """The key of a workflow, made on first use."""
-    key = _workflow_key(tx, name)
+    key = tx.one("workflow_key", name=name)
     if key is None:
         tx.run("workflow_make", name=name)
-        key = _workflow_key(tx, name)
+        key = tx.one("workflow_key", name=name)
         assert key is not None
     return key
-
-
-def _workflow_key(tx: Tx, name: str) -> int | None:
-    return tx.one("workflow_key", name=name)
 
 
 def enter(tx: Tx, effect: Enter) -> None:
@@ -89,50 +93,82 @@ def page(tx: Tx, effect: Page) -> None:
     )
 
 
+def walked(tx: Tx, effect: Walked) -> None:
+    """The walk is through: what was held back is claimed from now on."""
+    key = tx.batch_key(effect.batch)
+    tx.run("batch_walked", batch=key, total=effect.total)
+    tx.run("lanes_open", batch=key, why=flows.HELD)
+
+
+class _Row(NamedTuple):
+    """An item that may start. `once`: as the statement `item_classify` takes it."""
+
+    slot: int
+    batch: int
+    number: int
+    id: str
+    ledger: int
+    once: int
+    data: str | None
+
+
+_REASONS = {1: "duplicates", 2: "in_flight", 3: "already_processed"}
+
+
 def start_items(tx: Tx, starts: Sequence[StartItems]) -> None:
-    """Give a run to each item that has none yet and that no other batch has in flight."""
-    rows: list[tuple[int, int, int, str, int]] = []
+    """Give a run to each item that has none yet and that is neither processed nor in flight elsewhere."""
+    rows: list[_Row] = []
     counts: dict[int, dict[str, int]] = {}
     for start in starts:
         key = tx.batch_key(start.batch)
         if key is None or not messages.taken_by(tx, key):
             continue
-        counts.setdefault(key, {"open": 0, "duplicates": 0, "in_flight": 0})
-        workflow = tx.head(key).workflow
-        rows.extend(
-            (slot, key, number, id, workflow)
-            for slot, (number, id) in enumerate(enumerate(start.ids, start.first), len(rows))
-        )
-    refused: dict[int, int] = dict(tx.json_rows("item_classify", rows)) if rows else {}
+        counts.setdefault(key, {"open": 0, "duplicates": 0, "in_flight": 0, "already_processed": 0})
+        rows += _rows(tx, start, key, len(rows))
+    refused: dict[int, int] = dict(tx.json_rows("item_classify", [row[:6] for row in rows], now=tx.now)) if rows else {}
     holders: dict[tuple[int, str], int] = {}
-    fresh: list[tuple[int, int, int, str, int]] = []
+    mine: set[tuple[int, str]] = set()
+    fresh: list[_Row] = []
     for row in rows:
-        slot, key, _, id, workflow = row
-        reason = refused.get(slot)
+        reason = refused.get(row.slot)
         if reason is None:
             # Started by another row of this group: for the same batch it is a duplicate.
-            holder = holders.setdefault((workflow, id), key)
-            first = len(holders) > len(fresh)
-            reason = None if first else 1 if holder == key else 2
+            holder = holders.setdefault((row.ledger, row.id), row.batch)
+            if (row.batch, row.id) in mine:
+                reason = 1
+            elif holder != row.batch and row.once:
+                reason = 2
         if reason is None:
+            mine.add((row.batch, row.id))
             fresh.append(row)
-        counts[key]["open" if reason is None else "duplicates" if reason == 1 else "in_flight"] += 1
+        counts[row.batch]["open" if reason is None else _REASONS[reason]] += 1
     if fresh:
         _add_items(tx, fresh)
     for key, count in counts.items():
         tx.run("batch_start_items", batch=key, **count)
 
 
-def _add_items(tx: Tx, rows: Sequence[tuple[int, int, int, str, int]]) -> None:
-    tx.run_rows("item_add", [(key, number, id) for _, key, number, id, _ in rows])
-    tx.run_rows("item_hold", [(workflow, id, key) for _, key, _, id, workflow in rows])
+def _rows(tx: Tx, start: StartItems, key: int, slot: int) -> list[_Row]:
+    head = tx.head(key)
+    marked = frozenset(start.marked)
+    data = start.data or [None] * len(start.ids)
+    found: list[_Row] = []
+    for place, (id, text) in enumerate(zip(start.ids, data, strict=True)):
+        once = 0 if head.every else 1 if id in marked else 2
+        found.append(_Row(slot + place, key, start.first + place, id, head.ledger, once, text))
+    return found
+
+
+def _add_items(tx: Tx, rows: Sequence[_Row]) -> None:
+    tx.run_rows("item_add", [(row.batch, row.number, row.id, row.data) for row in rows])
+    tx.run_rows("item_hold", [(row.ledger, row.id, row.batch) for row in rows])
     found: list[tuple[str, int, int, int]] = []
-    for _, key, number, _, _ in rows:
-        head = tx.head(key)
-        found.append((ids.item_run_id(head.id, number), head.lane, key, number))
+    for row in rows:
+        head = tx.head(row.batch)
+        found.append((ids.item_run_id(head.id, row.number), head.lane, row.batch, row.number))
     tx.run_rows("item_message", found, now=tx.now)
     for lane in {row[1] for row in found}:
-        flows.ready_by(tx, lane, tx.now)
+        flows.ready_by(tx, lane, 0)
 
 
 def end_items(tx: Tx, ended: Sequence[tuple[int, int, Settlement]]) -> dict[int, Delta]:
@@ -150,16 +186,16 @@ def end_items(tx: Tx, ended: Sequence[tuple[int, int, Settlement]]) -> dict[int,
         delta.worked_ms += settlement.took_ms
         rows.append((key, number, state, settlement.result if head.keep_results else None, settlement.error))
         if state == "succeeded":
-            marks.append((key, number, head.workflow, None if head.ledger_ttl is None else tx.now + head.ledger_ttl))
+            marks.append((key, number, head.ledger, None if head.ledger_ttl is None else tx.now + head.ledger_ttl))
         else:
-            let_go.append((key, number, head.workflow))
+            let_go.append((key, number, head.ledger))
     if rows:
         tx.run_rows("item_end", rows, now=tx.now)
     if marks:
-        tx.run_rows("ledger_mark_items", marks, now=tx.now)
+        tx.run_rows("mark_items", marks, now=tx.now)
     if let_go:
-        tx.run_rows("ledger_let_go", let_go)
-        tx.run_rows("ledger_sweep_items", let_go)
+        tx.run_rows("mark_release", let_go)
+        tx.run_rows("mark_sweep", let_go)
     return moved
 
 
@@ -194,16 +230,16 @@ def _publish_completion(tx: Tx, key: int, batch: str, destination: str, flow: Fl
     lane = flows.lane_of(tx, destination, flow)
     # Not by `publish`: an ended batch takes no messages but this one.
     head = tx.head(key)
-    row = (ids.complete_id(batch), lane, tx.now, key, 0, "null", None, None, None)
-    messages.add(tx, [(*row, head.parent, head.parent_step, head.depth)])
-    flows.ready_by(tx, lane, tx.now)
+    id = ids.complete_id(batch, tx.one("batch_generation", batch=key))
+    row = messages.NewRow(id, lane, 0, key, parent=head.parent, parent_step=head.parent_step, depth=head.depth)
+    messages.add(tx, [row])
+    flows.ready_by(tx, lane, 0)
     messages.move(tx, key, working=1)
 
 
 def _flow_text(flow: FlowControl) -> str:
-    return to_json([flow.key, flow.parallelism, flow.rate, flow.period_ms]).decode()
+    return to_json([flow.key, flow.parallelism, flow.rate, flow.period_ms, flow.burst]).decode()
 
 
 def _flow(text: str) -> FlowControl:
-    key, parallelism, rate, period = from_json(text)
-    return FlowControl(key=key, parallelism=parallelism, rate=rate, period=f"{period}ms")
+    return flow_control(*from_json(text))

@@ -3,11 +3,16 @@
 from collections.abc import Sequence
 from typing import Any
 
-from batchflow.core.message import LOSS_LIMIT
+from batchflow.core.message import LOSS_LIMIT, loss_wait_ms
 from batchflow.core.settlement import Settlement
 from batchflow.stores.sqlite import batches, flows, settling
 from batchflow.stores.sqlite.settling import SLICE, Ended, Held
 from batchflow.stores.sqlite.transaction import Tx
+
+AT_ONCE = 200
+"""How much of a batch is cancelled before the cancellation is answered; the rest follows in slices."""
+
+_STAGE = 2 + Held._fields.index("stage")
 
 
 def cancel_run(tx: Tx, id: str) -> bool:
@@ -32,23 +37,48 @@ def cancel_all(tx: Tx, destination: str | None, label: str | None) -> int:
 
 
 def begin_cancel(tx: Tx, id: str) -> bool:
-    """Mark a batch and what is leased of it; nothing more of it is leased from here on."""
+    """Mark a batch and what is leased of it; nothing more of it is leased from here on. A small batch ends at once."""
     key = tx.batch_key(id)
-    return key is not None and settling.begin_cancel(tx, key)
+    if key is None or not settling.begin_cancel(tx, key):
+        return False
+    _sweep(tx, key, AT_ONCE)
+    return True
+
+
+def pause_batch(tx: Tx, id: str) -> bool:
+    """Lease nothing more of a batch."""
+    key = tx.batch_key(id)
+    if key is None or not tx.run("batch_pause", batch=key):
+        return False
+    tx.run("lanes_close", batch=key, why=flows.PAUSED)
+    return True
+
+
+def resume_batch(tx: Tx, id: str) -> bool:
+    """Undo that."""
+    key = tx.batch_key(id)
+    if key is None or not tx.run("batch_resume", batch=key):
+        return False
+    tx.run("lanes_open", batch=key, why=flows.PAUSED)
+    return True
 
 
 def sweep_cancelled(tx: Tx) -> int:
     """End one slice of the waiting messages of cancelled batches; how many."""
     ended = 0
     for key in tx.json("batches_cancelling"):
-        waiting = settling.waiting_of_batch(tx, key, SLICE - ended)
-        if waiting:
-            _end_waiting(tx, waiting)
-        batches.finish(tx, [key])
-        ended += len(waiting)
+        ended += _sweep(tx, key, SLICE - ended)
         if ended == SLICE:
             break
     return ended
+
+
+def _sweep(tx: Tx, batch: int, limit: int) -> int:
+    waiting = settling.waiting_of_batch(tx, batch, limit)
+    if waiting:
+        _end_waiting(tx, waiting)
+    batches.finish(tx, [batch])
+    return len(waiting)
 
 
 def _end_waiting(tx: Tx, waiting: Sequence[Sequence[Any]]) -> None:
@@ -58,8 +88,16 @@ def _end_waiting(tx: Tx, waiting: Sequence[Sequence[Any]]) -> None:
 
 
 def take_back_all(tx: Tx, worker: int, *, lost: bool) -> int:
-    """Take back what a worker holds, as losses or as if it had not been claimed."""
-    return _take_back(tx, tx.json("message_of_worker", worker=worker), lost=lost)
+    """Take back what a worker holds, as losses or as if it had not been claimed.
+
+    Where it held one that is claimed alone, that is what the worker was lost of, and nothing else.
+    """
+    rows = tx.json("message_of_worker", worker=worker)
+    suspects = [row for row in rows if lost and row[_STAGE] == settling.SUSPECT]
+    if not suspects:
+        return _take_back(tx, rows, lost=lost)
+    others = [row for row in rows if row[_STAGE] != settling.SUSPECT]
+    return _take_back(tx, suspects, lost=True) + _take_back(tx, others, lost=False)
 
 
 def take_back(tx: Tx, worker: int, claims: Sequence[tuple[str, int]]) -> int:
@@ -71,7 +109,7 @@ def _take_back(tx: Tx, rows: Sequence[Sequence[Any]], *, lost: bool) -> int:
     back: list[tuple[object, ...]] = []
     ended: list[Ended] = []
     lanes: list[int] = []
-    for id, _fence, *fields in rows:
+    for id, fence, *fields in rows:
         held = Held._make(fields)
         losses = held.losses + lost
         if held.cancelled:
@@ -79,15 +117,18 @@ def _take_back(tx: Tx, rows: Sequence[Sequence[Any]], *, lost: bool) -> int:
         elif lost and losses >= LOSS_LIMIT:
             error = f"WorkerLost: {losses} workers in a row died or hung while they ran it"
             # No failure of its own: the one that ends it was the workers'.
-            ended.append(Ended(Settlement(str(id), 0, "dead", error=error), held._replace(failures=held.failures - 1)))
+            death = Settlement(str(id), int(fence), "dead", error=error)
+            ended.append(Ended(death, held._replace(failures=held.failures - 1, losses=losses)))
         else:
-            back.append((id, tx.now, held.failures, losses, None))
+            wait = loss_wait_ms(losses) if lost else 0
+            due = tx.now + wait if wait else 0
+            back.append((id, due, held.failures, losses, None, settling.stage_of(losses)))
             lanes.append(held.lane)
     if back:
         settling.give_back(tx, back)
         settling.give_back_places(tx, lanes)
         for lane in set(lanes):
-            flows.ready_by(tx, lane, tx.now)
+            flows.ready_by(tx, lane, 0)
     if ended:
         settling.end_held(tx, ended)
     return len(rows)

@@ -1,31 +1,34 @@
 """Leasing messages to workers, and taking them back."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from pydantic_core import from_json, to_json
 
-from batchflow.core.flow import FlowControl, FlowState, admit
-from batchflow.core.message import NO_HEADERS, Claim, Claimed
+from batchflow.core.batch import NO_HEADERS
+from batchflow.core.flow import FlowControl, FlowState, admit, share
+from batchflow.core.message import ALONE_MS, Claim, Claimed
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.run import NEVER
+from batchflow.stores.rows import flow_control
 from batchflow.stores.sqlite import flows, steps
-from batchflow.stores.sqlite.transaction import Tx
+from batchflow.stores.sqlite.transaction import BatchHead, Tx
 
 LANES_AT_ONCE = 64
+_STAGE = 13
 
 
 class _Lane(NamedTuple):
     key: int
     destination: str
     flow: str
+    ahead: int
     parallelism: int | None
     rate: int | None
     period: int
+    burst: int
     in_use: int
     next_start: float
-    parked_until: int
-    paused: int
 
 
 def enlist(tx: Tx, worker: str, lease_ms: int, concurrency: int) -> None:
@@ -39,11 +42,16 @@ def worker_key(tx: Tx, worker: str) -> int | None:
 
 
 def claim(tx: Tx, worker: str, destinations: Sequence[str], limit: int) -> Claimed:
-    """Lease due messages, keys in turn."""
+    """Lease due messages, keys in turn, and the lanes of each; a suspect alone."""
     owner = worker_key(tx, worker)
     if owner is None or limit < 1 or not destinations:
         return Claimed((), None, tx.now)
+    if tx.one("suspect_held", worker=owner):
+        return Claimed((), tx.now + ALONE_MS, tx.now)
     wanted = to_json(list(destinations)).decode()
+    turns = _Turns(tx)
+    if (suspect := _take_suspect(tx, wanted, owner, turns)) is not None:
+        return Claimed(_compose(tx, [suspect]), tx.now + ALONE_MS, tx.now)
     found: list[tuple[_Lane, list[Any]]] = []
     more = True
     while more:
@@ -55,11 +63,11 @@ def claim(tx: Tx, worker: str, destinations: Sequence[str], limit: int) -> Claim
         more = len(lanes) == LANES_AT_ONCE
         states: dict[str, FlowState] = {}
         for place, lane in enumerate(lanes):
-            share = max(1, (limit - taken) // (len(lanes) - place))
-            rows = _take_from(tx, lane, min(share, limit - taken), owner, states)
+            part = max(1, (limit - taken) // (len(lanes) - place))
+            rows = _take_from(tx, lane, min(part, limit - taken), owner, states, turns)
             taken += len(rows)
             found.append((lane, rows))
-            more = more or len(rows) == share
+            more = more or len(rows) == part
             if taken >= limit:
                 break
         limit -= taken
@@ -71,21 +79,71 @@ def claim(tx: Tx, worker: str, destinations: Sequence[str], limit: int) -> Claim
     return Claimed(claims, None if next_due is None or next_due >= NEVER else -int(-next_due // 1), tx.now)
 
 
-def _take_from(tx: Tx, lane: _Lane, want: int, owner: int, states: dict[str, FlowState]) -> list[Any]:
+class _Turns:
+    """Turns that one claim gives to what it serves, taken from the store when the first is needed."""
+
+    def __init__(self, tx: Tx) -> None:
+        self._tx = tx
+        self._left = 0
+        self._next = 0
+
+    def take(self) -> int:
+        if not self._left:
+            self._left = LANES_AT_ONCE
+            self._next = self._tx.one("turns_take", count=LANES_AT_ONCE) - LANES_AT_ONCE
+        self._left -= 1
+        self._next += 1
+        return self._next
+
+
+def _take_suspect(tx: Tx, wanted: str, owner: int, turns: _Turns) -> tuple[_Lane, list[Any]] | None:
+    """Lease the message that is claimed alone and due first; None where there is none."""
+    for *fields, id in tx.json("suspects_due", destinations=wanted, now=tx.now):
+        lane = _Lane._make(fields)
+        limits, state = _flow_of(lane, {})
+        admission = admit(limits, state, now=tx.now, want=1)
+        if admission.count:
+            rows = tx.json("message_suspect_read", id=id)
+            _lease(tx, lane, rows, owner, admission.state, turns)
+            return lane, rows
+    return None
+
+
+def _flow_of(lane: _Lane, states: Mapping[str, FlowState]) -> tuple[FlowControl, FlowState]:
+    limits = flow_control(lane.flow, lane.parallelism, lane.rate, lane.period, lane.burst)
+    # Lanes of several destinations and batches may share a key.
+    return limits, states.get(lane.flow) or FlowState(in_use=lane.in_use, next_start=lane.next_start)
+
+
+def _take_from(tx: Tx, lane: _Lane, want: int, owner: int, states: dict[str, FlowState], turns: _Turns) -> list[Any]:
     """Lease messages of one lane; `states` are those of the keys from which this round has taken already."""
-    limits = FlowControl(parallelism=lane.parallelism, rate=lane.rate, period=f"{lane.period}ms")
-    # Lanes of several destinations may share a key.
-    state = states.get(lane.flow) or FlowState(
-        in_use=lane.in_use, next_start=lane.next_start, parked_until=lane.parked_until
-    )
+    limits, state = _flow_of(lane, states)
     want = admit(limits, state, now=tx.now, want=want).count
-    rows = tx.json("message_candidates", lane=lane.key, now=tx.now, limit=want) if want else []
+    if not want:
+        # Another lane of the key has taken what there was; nothing of this one has changed.
+        return []
+    tx.run("lane_promote", lane=lane.key, now=tx.now)
+    rows, ahead = _shared(tx.json("message_candidates", lane=lane.key, now=tx.now, limit=want), want, lane.ahead)
     if rows:
-        state = states[lane.flow] = admit(limits, state, now=tx.now, want=len(rows)).state
-        tx.run_rows("message_take", [(row[0],) for row in rows], owner=owner, now=tx.now)
-        tx.run("flow_take", flow=lane.flow, count=len(rows), next_start=state.next_start)
+        states[lane.flow] = state = admit(limits, state, now=tx.now, want=len(rows)).state
+        turn = _lease(tx, lane, rows, owner, state, turns)
+        tx.run("lane_served", lane=lane.key, turn=turn, ahead=ahead)
     flows.recount(tx, lane.key)
     return rows
+
+
+def _shared(rows: list[Any], want: int, ahead: int) -> tuple[list[Any], int]:
+    """As many candidates as are wanted, of what has started and of what is fresh."""
+    started = sum(1 for row in rows if row[_STAGE] > 0)
+    parts = share(want, started, len(rows) - started, ahead)
+    return rows[: parts.started] + rows[started : started + parts.fresh], parts.ahead
+
+
+def _lease(tx: Tx, lane: _Lane, rows: list[Any], owner: int, state: FlowState, turns: _Turns) -> int:
+    turn = turns.take()
+    tx.run_rows("message_take", [(row[0],) for row in rows], owner=owner, now=tx.now)
+    tx.run("flow_take", flow=lane.flow, count=len(rows), next_start=state.next_start, turn=turn)
+    return turn
 
 
 def _compose(tx: Tx, found: list[tuple[_Lane, list[Any]]]) -> list[Claim]:
@@ -94,7 +152,7 @@ def _compose(tx: Tx, found: list[tuple[_Lane, list[Any]]]) -> list[Claim]:
     claims: list[Claim] = []
     for lane, rows in found:
         destination = lane.destination
-        for id, fence, batch, number, item, failures, losses, body, headers, retry, started_at, depth in rows:
+        for id, fence, batch, number, item, failures, losses, body, headers, retry, started_at, depth, data, _ in rows:
             head = None if batch is None else tx.head(batch)
             claims.append(
                 Claim(
@@ -107,12 +165,19 @@ def _compose(tx: Tx, found: list[tuple[_Lane, list[Any]]]) -> list[Claim]:
                     item or "",
                     0 if id in woken else failures,
                     0 if id in woken else losses,
-                    from_json(headers) if headers else NO_HEADERS,
+                    _headers(headers, head, number),
                     RetryPolicy.from_wire(from_json(retry)) if retry else None,
                     journals.get(id, ()) if fence else (),
                     "null" if head is None else head.params,
                     tx.now if started_at is None else started_at,
                     depth if head is None else head.depth,
+                    data,
                 )
             )
     return claims
+
+
+def _headers(text: str | None, head: BatchHead | None, number: int) -> Mapping[str, str]:
+    if head is not None and number >= 0:
+        return head.headers
+    return from_json(text) if text else NO_HEADERS

@@ -55,18 +55,26 @@ def _migrate(connection: sqlite3.Connection, path: str) -> None:
     connection.execute("BEGIN IMMEDIATE")
     try:
         version: int = connection.execute("PRAGMA user_version").fetchone()[0]
-        if version > len(migrations):
+        latest = max(migrations)
+        if version > latest:
             raise StoreIncompatible(
-                f"'{path}' was made by a newer batchflow (schema {version}, this one knows {len(migrations)}); "
+                f"'{path}' was made by a newer batchflow (schema {version}, this one knows {latest}); "
                 "upgrade batchflow, or name another file"
             )
-        for text in migrations[version:]:
-            for statement in _statements(text):
-                connection.execute(statement)
-        if version < len(migrations):
+        if 0 < version < min(migrations):
+            raise StoreIncompatible(
+                f"'{path}' was made by a batchflow before 0.1.0 (schema {version}), which this one does not read; "
+                "let that version finish what is in it, save which items are processed with 'batchflow ledger export', "
+                "name another file, and take them over with 'batchflow ledger import'"
+            )
+        for number in sorted(migrations):
+            if number > version:
+                for statement in _statements(migrations[number]):
+                    connection.execute(statement)
+        if version < latest:
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         # Written in any case: a file that cannot be is found out here, for BEGIN IMMEDIATE reads such a one gladly.
-        connection.execute(f"PRAGMA user_version = {len(migrations)}")
+        connection.execute(f"PRAGMA user_version = {latest}")
         connection.execute("COMMIT")
     except BaseException:
         if connection.in_transaction:
@@ -74,11 +82,10 @@ def _migrate(connection: sqlite3.Connection, path: str) -> None:
         raise
 
 
-def migration_texts() -> list[str]:
-    """The migrations, oldest first."""
+def migration_texts() -> dict[int, str]:
+    """The migrations, by the number their names begin with: that of the schema they lead to."""
     folder = files("batchflow.stores.sqlite").joinpath("migrations")
-    names = sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(".sql"))
-    return [folder.joinpath(name).read_text() for name in names]
+    return {int(it.name[:4]): it.read_text() for it in folder.iterdir() if it.name.endswith(".sql")}
 
 
 def _statements(text: str) -> list[str]:

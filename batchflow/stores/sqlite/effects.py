@@ -13,6 +13,7 @@ from batchflow.core.settlement import (
     Publish,
     StartItems,
     Unlisten,
+    Walked,
 )
 from batchflow.stores.sqlite import batches, messages, waiting
 from batchflow.stores.sqlite.transaction import Tx
@@ -44,6 +45,8 @@ def _apply_one(tx: Tx, run: str, effect: Effect) -> None:
             batches.enter(tx, effect)
         case Page():
             batches.page(tx, effect)
+        case Walked():
+            batches.walked(tx, effect)
         case Listen():
             waiting.listen(tx, run, effect.number, effect.event, effect.until)
         case Unlisten():

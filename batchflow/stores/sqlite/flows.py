@@ -1,61 +1,93 @@
-"""Flow keys and lanes: declaring, pinning, finding the lane of a message."""
+"""Flow keys and lanes: declaring, pinning, finding the lane of a message, removing what is idle."""
 
 from collections.abc import Sequence
-
-from pydantic_core import to_json
+from typing import Any
 
 from batchflow.core.flow import FlowControl, FlowStatus
-from batchflow.stores.sqlite.transaction import Tx
+from batchflow.stores import rows
+from batchflow.stores.sqlite.transaction import Stale, Tx
+
+HELD, PAUSED, CANCELLED = 1, 2, 4
+"""Why nothing of a lane is claimed: bits of its `closed`."""
+
+IDLE_SLICE = 500
 
 
 def declare(tx: Tx, limits: Sequence[FlowControl]) -> None:
     """Set what the code says of these keys."""
     for flow in limits:
-        key = flow.key or ""
-        if tx.limits.get(key) != flow:
-            tx.run("flow_declare", key=key, parallelism=flow.parallelism, rate=flow.rate, period=flow.period_ms)
-            tx.limits[key] = flow
+        tx.run("flow_declare", **_limits(flow))
+        tx.limits[flow.key or ""] = flow
 
 
-def pin(tx: Tx, limits: FlowControl, paused: bool) -> None:
-    """Set what an operator says of a key."""
-    tx.run(
-        "flow_pin",
-        key=limits.key or "",
-        parallelism=limits.parallelism,
-        rate=limits.rate,
-        period=limits.period_ms,
-        paused=int(paused),
-    )
-
-
-def unpin(tx: Tx, key: str) -> None:
-    """Give a key back to the code."""
-    tx.run("flow_unpin", key=key)
-
-
-def lane_of(tx: Tx, destination: str, flow: FlowControl) -> int:
-    """The lane of a destination and flow key, made on first use."""
-    declare(tx, (flow,))
+def follow(tx: Tx, flow: FlowControl) -> None:
+    """Set the limits that a message brings, where the code does not declare its key."""
     key = flow.key or ""
-    lane = tx.lanes.get((destination, key))
+    if tx.limits.get(key) != flow:
+        tx.run("flow_follow", **_limits(flow))
+        if len(tx.limits) > 1000:
+            tx.limits.clear()
+        tx.limits[key] = flow
+
+
+def _limits(flow: FlowControl) -> dict[str, Any]:
+    return {
+        "key": flow.key or "",
+        "parallelism": flow.parallelism,
+        "rate": flow.rate,
+        "period": flow.period_ms,
+        "burst": flow.burst,
+    }
+
+
+def pin(tx: Tx, limits: FlowControl) -> None:
+    """Set what an operator says of a key."""
+    about = _limits(limits)
+    del about["burst"]
+    tx.run("flow_pin", **about)
+
+
+def unpin(tx: Tx, key: str, parallelism: bool, rate: bool) -> None:
+    """Give limits of a key back to the code."""
+    tx.run("flow_unpin", key=key, parallelism=parallelism, rate=rate)
+
+
+def pause(tx: Tx, key: str) -> None:
+    """Start nothing under a key."""
+    tx.run("flow_pause", key=key)
+
+
+def resume(tx: Tx, key: str) -> None:
+    """Undo that."""
+    tx.run("flow_resume", key=key)
+
+
+def lane_of(tx: Tx, destination: str, flow: FlowControl, batch: int = 0, *, held: bool = False) -> int:
+    """The lane of a destination, a flow key and a batch, made on first use."""
+    follow(tx, flow)
+    name = (destination, flow.key or "", batch, int(held))
+    lane = tx.lanes.get(name)
     if lane is None:
-        lane = _lane_key(tx, destination, key)
+        values = dict(zip(("destination", "flow", "batch", "held"), name, strict=True))
+        lane = tx.one("lane_key", **values)
         if lane is None:
-            tx.run("lane_make", destination=destination, flow=key)
-            lane = _lane_key(tx, destination, key)
+            tx.run("lane_make", **values)
+            lane = tx.one("lane_key", **values)
             assert lane is not None
-        tx.lanes[destination, key] = lane
+        if len(tx.lanes) > 1000:
+            tx.lanes.clear()
+        tx.lanes[name] = lane
     return lane
 
 
-def _lane_key(tx: Tx, destination: str, key: str) -> int | None:
-    return tx.one("lane_key", destination=destination, flow=key)
-
-
 def ready_by(tx: Tx, lane: int, due: int) -> None:
-    """A message of the lane waits for `due`."""
-    tx.run("lane_ready_by", lane=lane, due=due)
+    """A message of the lane waits for `due`.
+
+    Raises:
+        Stale: the lane is not there any more; another process has removed it since this one looked.
+    """
+    if not tx.run("lane_ready_by", lane=lane, due=due):
+        raise Stale
 
 
 def recount(tx: Tx, lane: int) -> None:
@@ -63,17 +95,22 @@ def recount(tx: Tx, lane: int) -> None:
     tx.run("lane_recount", lane=lane)
 
 
+def remove_idle(tx: Tx) -> int:
+    """Remove those of a slice of keys that no code declares and that hold nothing, with their lanes; how many."""
+    found = tx.json("flow_idle", after=tx.idle_after, now=tx.now, limit=IDLE_SLICE)
+    tx.idle_after = found[-1][0] if len(found) == IDLE_SLICE else ""
+    gone = [(key,) for key, idle in found if idle]
+    if gone:
+        tx.run_rows("flow_drop_lanes", gone)
+        tx.run_rows("flow_drop", gone)
+        tx.forget()
+    return len(gone)
+
+
 def status(tx: Tx, keys: Sequence[str] | None) -> list[FlowStatus]:
     """Flow keys as they stand."""
-    found = tx.json("flow_status", all=keys is None, keys=to_json(list(keys or ())).decode())
-    return [
-        FlowStatus(
-            FlowControl(parallelism=parallelism, rate=rate, period=f"{period}ms", key=key or None),
-            bool(pinned),
-            bool(paused),
-            in_use,
-            waiting,
-            parked_until,
-        )
-        for key, parallelism, rate, period, pinned, paused, in_use, waiting, parked_until in found
-    ]
+    if keys is None:
+        found = tx.json("flow_status_all")
+    else:
+        found = tx.json_rows("flow_status", [(key,) for key in sorted(set(keys))])
+    return [rows.flow(row) for row in found]

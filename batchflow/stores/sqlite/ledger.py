@@ -1,30 +1,53 @@
-"""The ledger: which items of a workflow are processed."""
+"""The ledgers: which items are processed."""
 
 from collections.abc import Sequence
 
-from pydantic_core import to_json
-
-from batchflow.stores.sqlite import batches
+from batchflow.core.ledger import Mark
 from batchflow.stores.sqlite.transaction import Tx
 
 
-def processed(tx: Tx, workflow: str, ids: Sequence[str]) -> frozenset[str]:
+def key_of(tx: Tx, name: str) -> int:
+    """The key of a ledger, made on first use."""
+    key = tx.one("ledger_key", name=name)
+    if key is None:
+        tx.run("ledger_make", name=name)
+        key = tx.one("ledger_key", name=name)
+        assert key is not None
+    return key
+
+
+def processed(tx: Tx, ledger: str, ids: Sequence[str]) -> frozenset[str]:
     """Those of `ids` that are processed."""
-    return frozenset(tx.json("ledger_processed", workflow=workflow, ids=to_json(list(ids)).decode(), now=tx.now))
+    key = tx.one("ledger_key", name=ledger)
+    if key is None:
+        return frozenset()
+    return frozenset(tx.json_rows("mark_read", [(id,) for id in ids], ledger=key, now=tx.now))
 
 
-def mark(tx: Tx, workflow: str, ids: Sequence[str], ttl_ms: int | None) -> None:
+def mark(tx: Tx, ledger: str, ids: Sequence[str], ttl_ms: int | None) -> None:
     """Mark ids as processed."""
     expires_at = None if ttl_ms is None else tx.now + ttl_ms
-    key = batches.workflow_key(tx, workflow)
-    tx.run_rows("ledger_mark", [(id,) for id in ids], workflow=key, now=tx.now, expires_at=expires_at)
+    tx.run_rows("mark_put", [(id,) for id in ids], ledger=key_of(tx, ledger), now=tx.now, expires_at=expires_at)
 
 
-def forget(tx: Tx, workflow: str, ids: Sequence[str] | None) -> int:
+def forget(tx: Tx, ledger: str, ids: Sequence[str] | None) -> int:
     """Take marks away; how many."""
-    key = batches.workflow_key(tx, workflow)
+    key = tx.one("ledger_key", name=ledger)
+    if key is None:
+        return 0
     if ids is None:
-        return tx.run("ledger_forget_all", workflow=key) + tx.run("ledger_forget_all_held", workflow=key)
+        return tx.run("mark_forget_all", ledger=key) + tx.run("mark_forget_all_held", ledger=key)
     rows = [(id,) for id in ids]
-    gone = tx.run_rows("ledger_forget", rows, workflow=key)
-    return gone + tx.run_rows("ledger_forget_held", rows, workflow=key)
+    return tx.run_rows("mark_forget", rows, ledger=key) + tx.run_rows("mark_forget_held", rows, ledger=key)
+
+
+def ledgers(tx: Tx) -> list[str]:
+    """The names of the ledgers that hold something."""
+    return tx.json("ledger_list")
+
+
+def marks(tx: Tx, ledger: str, after: str | None, limit: int) -> list[Mark]:
+    """Marks of a ledger, by id."""
+    key = tx.one("ledger_key", name=ledger)
+    found = [] if key is None else tx.json("mark_list", ledger=key, after=after, limit=limit, now=tx.now)
+    return [Mark(item, expires_at) for item, expires_at in found]

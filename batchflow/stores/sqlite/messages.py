@@ -1,38 +1,57 @@
-"""Messages that come in."""
+"""Messages that come in, and dead letters that get another life."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from pydantic_core import to_json
 
-from batchflow.core.message import Message
+from batchflow.core import ids
+from batchflow.core.message import FAILURE_FLOW, Message
 from batchflow.stores.sqlite import flows, waiting
 from batchflow.stores.sqlite.transaction import Tx
+
+
+class NewRow(NamedTuple):
+    """A message that is added, in the order of the statement `message_add`."""
+
+    id: str
+    lane: int
+    due: int
+    batch: int | None
+    keep: int = 0
+    body: str = "null"
+    headers: str | None = None
+    retry: str | None = None
+    label: str | None = None
+    parent: str | None = None
+    parent_step: int | None = None
+    depth: int = 0
+    on_failure: str | None = None
+    open_dedup: str | None = None
 
 
 def publish(tx: Tx, messages: Sequence[Message]) -> list[bool]:
     """Add those that are new; of each, whether it was."""
     known: set[str] = (
-        set(tx.json_rows("messages_known", [(message.id,) for message in messages])) if messages else set()
+        set(tx.json_rows("messages_known", [(it.id, it.open_dedup) for it in messages])) if messages else set()
     )
-    rows: list[tuple[object, ...]] = []
+    under_way: set[str] = set()
+    rows: list[NewRow] = []
     working: dict[int, int] = {}
     ready: dict[int, int] = {}
     new: list[bool] = []
     for message in messages:
         batch = None if message.batch is None else tx.batch_key(message.batch)
-        fresh = message.id not in known and _takes(tx, message, batch)
+        fresh = message.id not in known and message.open_dedup not in under_way and _takes(tx, message, batch)
         new.append(fresh)
         if not fresh:
             continue
         known.add(message.id)
-        lane = flows.lane_of(tx, message.destination, message.flow)
-        due = max(message.not_before, tx.now)
-        ready[lane] = min(due, ready.get(lane, due))
-        headers = to_json(dict(message.headers)).decode() if message.headers else None
-        retry = to_json(message.retry.as_wire()).decode() if message.retry else None
-        parent, step = message.parent or (None, None)
-        fixed = (message.id, lane, due, batch, int(message.keep), message.body, headers, retry)
-        rows.append((*fixed, message.label, parent, step, message.depth))
+        if message.open_dedup is not None:
+            under_way.add(message.open_dedup)
+        row = _row(tx, message, batch)
+        rows.append(row)
+        ready[row.lane] = min(row.due, ready.get(row.lane, row.due))
         if batch is not None:
             working[batch] = working.get(batch, 0) + 1
     if rows:
@@ -46,9 +65,70 @@ def publish(tx: Tx, messages: Sequence[Message]) -> list[bool]:
     return new
 
 
-def add(tx: Tx, rows: Sequence[tuple[object, ...]]) -> None:
-    """Add messages whose ids are new: id, lane, due, batch, keep, body, headers, retry, label, parent, step, depth."""
+def _row(tx: Tx, message: Message, batch: int | None) -> NewRow:
+    parent, step = message.parent or (None, None)
+    lane = flows.lane_of(tx, message.destination, message.flow, batch or 0, held=message.held)
+    return NewRow(
+        message.id,
+        lane,
+        message.not_before if message.not_before > tx.now else 0,
+        batch,
+        int(message.keep),
+        message.body,
+        headers_text(message.headers),
+        to_json(message.retry.as_wire()).decode() if message.retry else None,
+        message.label,
+        parent,
+        step,
+        message.depth,
+        message.on_failure,
+        message.open_dedup,
+    )
+
+
+def headers_text(headers: object) -> str | None:
+    """Headers as they are stored; None where there are none."""
+    return to_json(headers).decode() if headers else None
+
+
+def add(tx: Tx, rows: Sequence[NewRow]) -> None:
+    """Add messages whose ids are new."""
     tx.run_rows("message_add", rows, now=tx.now)
+
+
+def tell_failures(tx: Tx, told: Iterable[tuple[str, int, str]]) -> None:
+    """Publish that messages are dead letters: the id of each, its fence, and the destination that is told."""
+    publish(
+        tx,
+        [
+            Message(id=ids.failure_id(id, fence), destination=destination, flow=FAILURE_FLOW, body=to_json(id).decode())
+            for id, fence, destination in told
+        ],
+    )
+
+
+def redrive(tx: Tx, id: str) -> bool:
+    """Let a dead letter wait again."""
+    found = tx.json("message_dead", id=id)
+    if not found:
+        return False
+    lane, batch, number = found[0]
+    if batch is not None and not _reopen(tx, batch, number):
+        return False
+    tx.run("step_drop_pending", run=id)
+    tx.run("message_redrive", id=id)
+    flows.ready_by(tx, lane, 0)
+    return True
+
+
+def _reopen(tx: Tx, batch: int, number: int) -> bool:
+    if number < 0:
+        return tx.run("batch_reopen_layer", batch=batch) > 0
+    if not tx.run("batch_reopen_item", batch=batch):
+        return False
+    tx.run("item_reopen", batch=batch, number=number)
+    tx.run("mark_hold", batch=batch, number=number, ledger=tx.head(batch).ledger)
+    return True
 
 
 def taken_by(tx: Tx, batch: int) -> bool:

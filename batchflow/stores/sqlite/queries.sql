@@ -31,135 +31,262 @@ FROM (
 DELETE FROM worker WHERE key = :worker;
 
 -- lane_key --
-SELECT key FROM lane WHERE destination = :destination AND flow = :flow;
+SELECT key FROM lane WHERE destination = :destination AND flow = :flow AND batch = :batch AND held = :held;
 
 -- lane_make --
-INSERT INTO lane (destination, flow) VALUES (:destination, :flow);
+-- It joins the end of the queue of lanes.
+INSERT INTO lane (destination, flow, batch, held, closed, turn)
+VALUES (:destination, :flow, :batch, :held, :held | (SELECT coalesce(max(paused), 0) * 2 FROM batch WHERE key = :batch),
+    (SELECT value FROM counter WHERE name = 'turn'));
 
 -- lane_ready_by --
 UPDATE lane SET ready_at = min(coalesce(ready_at, :due), :due) WHERE key = :lane;
 
 -- lane_recount --
 UPDATE lane
-SET ready_at = (SELECT m.due FROM message m WHERE m.lane = lane.key AND m.owner IS NULL ORDER BY m.due LIMIT 1)
+SET ready_at = (SELECT min(due) FROM (
+    SELECT * FROM (SELECT due FROM message
+        WHERE lane = :lane AND owner IS NULL AND stage = 0 ORDER BY due LIMIT 1)
+    UNION ALL
+    SELECT * FROM (SELECT due FROM message
+        WHERE lane = :lane AND owner IS NULL AND stage = 1 ORDER BY due LIMIT 1)))
 WHERE key = :lane;
 
+-- lane_promote --
+-- What was to begin later and is due now takes its place among the fresh, by its id.
+UPDATE message SET due = 0
+WHERE lane = :lane AND owner IS NULL AND stage = 0 AND due > 0 AND due <= :now;
+
+-- lane_served --
+UPDATE lane SET turn = :turn, ahead = :ahead WHERE key = :lane;
+
+-- lanes_close --
+-- Nothing of the batch is claimed for one more reason.
+UPDATE lane SET closed = closed | :why WHERE batch = :batch;
+
+-- lanes_open --
+UPDATE lane SET closed = closed & ~:why WHERE batch = :batch;
+
+-- lanes_drop --
+-- Lanes of a batch in which nothing is left.
+DELETE FROM lane WHERE batch = :batch
+    AND NOT EXISTS (SELECT 1 FROM message m WHERE m.lane = lane.key AND m.owner IS NULL)
+    AND NOT EXISTS (SELECT 1 FROM message m WHERE m.batch = :batch AND m.owner IS NOT NULL);
+
 -- lanes_ready --
--- Flow keys in turn: the one that was served longest ago comes first. A next start further ahead than one interval
--- and a second is not believed (batchflow.core.flow.admit): the clock was set back.
+-- Flow keys in turn, and the lanes of each: what was served longest ago comes first. A next start further ahead than
+-- one interval and a second is not believed (batchflow.core.flow.admit): the clock was set back.
 SELECT json_group_array(json_array(
-    lane, destination, flow, parallelism, rate, period, in_use, next_start, parked_until, paused))
+    lane, destination, flow, ahead, max_parallelism, max_rate, max_period, max_burst, in_use, next_start))
 FROM (
-    SELECT l.key AS lane, l.destination, l.flow, f.in_use, f.next_start, f.parked_until, f.paused,
-        CASE WHEN f.pinned THEN f.pin_parallelism ELSE f.parallelism END AS parallelism,
-        CASE WHEN f.pinned THEN f.pin_rate ELSE f.rate END AS rate,
-        CASE WHEN f.pinned THEN f.pin_period ELSE f.period END AS period
+    SELECT l.key AS lane, l.destination, l.flow, l.ahead, f.max_parallelism, f.max_rate, f.max_period, f.max_burst,
+        f.in_use, f.next_start
     FROM lane l JOIN flow f ON f.key = l.flow
-    WHERE l.ready_at <= :now AND f.paused = 0 AND f.parked_until <= :now
+    WHERE l.ready_at <= :now AND l.closed = 0 AND f.paused = 0 AND f.parked_until <= :now
         AND l.destination IN (SELECT value FROM json_each(:destinations))
-        AND (f.in_use < CASE WHEN f.pinned THEN f.pin_parallelism ELSE f.parallelism END
-            OR CASE WHEN f.pinned THEN f.pin_parallelism ELSE f.parallelism END IS NULL)
-        AND (CASE WHEN f.pinned THEN f.pin_rate ELSE f.rate END IS NULL OR f.next_start <= :now
-            OR f.next_start > :now + 1000 + CASE WHEN f.pinned THEN f.pin_period * 1.0 / f.pin_rate
-                ELSE f.period * 1.0 / f.rate END)
-    ORDER BY f.turn, l.ready_at
+        AND (f.max_parallelism IS NULL OR f.in_use < f.max_parallelism)
+        AND (f.max_rate IS NULL OR f.next_start <= :now OR f.next_start > :now + 1000 + f.max_period * 1.0 / f.max_rate)
+    ORDER BY f.turn, l.turn, l.ready_at
     LIMIT :limit
 );
 
 -- lanes_next --
 -- When a waiting message of these destinations may start next, as far as time alone decides it.
-SELECT min(max(
-    l.ready_at, f.parked_until,
-    CASE WHEN CASE WHEN f.pinned THEN f.pin_rate ELSE f.rate END IS NULL THEN 0 ELSE f.next_start END))
-FROM lane l JOIN flow f ON f.key = l.flow
-WHERE l.ready_at IS NOT NULL AND f.paused = 0
-    AND l.destination IN (SELECT value FROM json_each(:destinations))
-    AND (f.in_use < CASE WHEN f.pinned THEN f.pin_parallelism ELSE f.parallelism END
-        OR CASE WHEN f.pinned THEN f.pin_parallelism ELSE f.parallelism END IS NULL);
+SELECT min(max(due, parked_until, CASE WHEN max_rate IS NULL THEN 0 ELSE next_start END)) FROM (
+    SELECT l.ready_at AS due, f.parked_until, f.max_rate, f.next_start
+    FROM lane l JOIN flow f ON f.key = l.flow
+    WHERE l.ready_at IS NOT NULL AND l.closed = 0 AND f.paused = 0
+        AND l.destination IN (SELECT value FROM json_each(:destinations))
+        AND (f.max_parallelism IS NULL OR f.in_use < f.max_parallelism)
+    UNION ALL
+    SELECT m.due, f.parked_until, f.max_rate, f.next_start
+    FROM message m JOIN lane l ON l.key = m.lane JOIN flow f ON f.key = l.flow
+    WHERE m.owner IS NULL AND m.stage = 2 AND l.closed = 0 AND f.paused = 0
+        AND l.destination IN (SELECT value FROM json_each(:destinations))
+        AND (f.max_parallelism IS NULL OR f.in_use < f.max_parallelism));
+
+-- suspect_held --
+-- Whether the worker holds a message that is claimed alone.
+SELECT 1 FROM message WHERE owner = :worker AND stage = 2 LIMIT 1;
+
+-- suspects_due --
+-- Messages that are claimed alone, the earliest first, each as a lane that may start something, with its id.
+SELECT json_group_array(json_array(
+    lane, destination, flow, ahead, max_parallelism, max_rate, max_period, max_burst, in_use, next_start, id))
+FROM (
+    SELECT l.key AS lane, l.destination, l.flow, l.ahead, f.max_parallelism, f.max_rate, f.max_period, f.max_burst,
+        f.in_use, f.next_start, m.id
+    FROM message m JOIN lane l ON l.key = m.lane JOIN flow f ON f.key = l.flow
+    WHERE m.owner IS NULL AND m.stage = 2 AND m.due <= :now AND l.closed = 0 AND f.paused = 0 AND f.parked_until <= :now
+        AND l.destination IN (SELECT value FROM json_each(:destinations))
+        AND (f.max_parallelism IS NULL OR f.in_use < f.max_parallelism)
+        AND (f.max_rate IS NULL OR f.next_start <= :now OR f.next_start > :now + 1000 + f.max_period * 1.0 / f.max_rate)
+    ORDER BY m.due, m.id
+    LIMIT 1
+);
+
+-- turns_take --
+-- So many turns, of which this is the last.
+UPDATE counter SET value = value + :count WHERE name = 'turn' RETURNING value;
 
 -- flow_take --
-UPDATE flow SET in_use = in_use + :count, next_start = :next_start, turn = (SELECT max(turn) + 1 FROM flow)
-WHERE key = :flow;
+UPDATE flow SET in_use = in_use + :count, next_start = :next_start, turn = :turn WHERE key = :flow;
 
 -- flow_give_back --
-UPDATE flow SET in_use = in_use - :count WHERE key = (SELECT flow FROM lane WHERE key = :lane);
+UPDATE flow SET in_use = max(0, in_use - :count) WHERE key = (SELECT flow FROM lane WHERE key = :lane);
 
 -- flow_park --
 UPDATE flow SET parked_until = max(parked_until, :until) WHERE key = (SELECT flow FROM lane WHERE key = :lane);
 
 -- flow_declare --
-INSERT INTO flow (key, parallelism, rate, period) VALUES (:key, :parallelism, :rate, :period)
+INSERT INTO flow (key, declared, parallelism, rate, period, burst, turn)
+VALUES (:key, 1, :parallelism, :rate, :period, :burst, (SELECT value FROM counter WHERE name = 'turn'))
 ON CONFLICT (key) DO UPDATE SET
-    parallelism = excluded.parallelism, rate = excluded.rate, period = excluded.period,
+    declared = 1, parallelism = excluded.parallelism, rate = excluded.rate, period = excluded.period,
+    burst = excluded.burst,
     next_start = CASE WHEN rate IS excluded.rate AND period IS excluded.period THEN next_start ELSE 0 END;
 
--- flow_pin --
-INSERT INTO flow (key, pinned, pin_parallelism, pin_rate, pin_period, paused)
-VALUES (:key, 1, :parallelism, :rate, :period, :paused)
+-- flow_follow --
+-- The limits of a message's key, unless the code declares it.
+INSERT INTO flow (key, parallelism, rate, period, burst, turn)
+VALUES (:key, :parallelism, :rate, :period, :burst, (SELECT value FROM counter WHERE name = 'turn'))
 ON CONFLICT (key) DO UPDATE SET
-    pinned = 1, pin_parallelism = excluded.pin_parallelism, pin_rate = excluded.pin_rate,
-    pin_period = excluded.pin_period, paused = excluded.paused, next_start = 0;
+    parallelism = excluded.parallelism, rate = excluded.rate, period = excluded.period, burst = excluded.burst,
+    next_start = CASE WHEN rate IS excluded.rate AND period IS excluded.period THEN next_start ELSE 0 END
+WHERE declared = 0;
+
+-- flow_pin --
+INSERT INTO flow (key, pin_parallelism, pin_rate, pin_period, turn)
+VALUES (:key, :parallelism, :rate, :period, (SELECT value FROM counter WHERE name = 'turn'))
+ON CONFLICT (key) DO UPDATE SET
+    pin_parallelism = coalesce(excluded.pin_parallelism, pin_parallelism),
+    next_start = CASE WHEN excluded.pin_rate IS NULL THEN next_start ELSE 0 END,
+    pin_period = CASE WHEN excluded.pin_rate IS NULL THEN pin_period ELSE excluded.pin_period END,
+    pin_rate = coalesce(excluded.pin_rate, pin_rate);
 
 -- flow_unpin --
-UPDATE flow SET pinned = 0, paused = 0, next_start = 0 WHERE key = :key;
+UPDATE flow SET
+    pin_parallelism = CASE WHEN :parallelism THEN NULL ELSE pin_parallelism END,
+    next_start = CASE WHEN :rate AND pin_rate IS NOT NULL THEN 0 ELSE next_start END,
+    pin_rate = CASE WHEN :rate THEN NULL ELSE pin_rate END,
+    pin_period = CASE WHEN :rate THEN NULL ELSE pin_period END
+WHERE key = :key;
+
+-- flow_pause --
+INSERT INTO flow (key, paused, turn) VALUES (:key, 1, (SELECT value FROM counter WHERE name = 'turn'))
+ON CONFLICT (key) DO UPDATE SET paused = 1;
+
+-- flow_resume --
+UPDATE flow SET paused = 0 WHERE key = :key;
+
+-- flow_status_all --
+SELECT json_group_array(json_array(
+    key, max_parallelism, max_rate, max_period, max_burst, pin_parallelism, pin_rate, paused, in_use, waiting,
+    parked_until))
+FROM (
+    SELECT f.*,
+        (SELECT count(*) FROM lane l CROSS JOIN message m ON m.lane = l.key AND m.owner IS NULL AND m.stage < 3
+            WHERE l.flow = f.key) AS waiting
+    FROM flow f ORDER BY f.key);
 
 -- flow_status --
-SELECT json_group_array(json_array(key, parallelism, rate, period, pinned, paused, in_use, waiting, parked_until))
+WITH given (key) AS (VALUES :rows)
+SELECT json_group_array(json_array(
+    key, max_parallelism, max_rate, max_period, max_burst, pin_parallelism, pin_rate, paused, in_use, waiting,
+    parked_until))
 FROM (
-    SELECT f.key, f.pinned, f.paused, f.in_use, f.parked_until,
-        CASE WHEN f.pinned THEN f.pin_parallelism ELSE f.parallelism END AS parallelism,
-        CASE WHEN f.pinned THEN f.pin_rate ELSE f.rate END AS rate,
-        CASE WHEN f.pinned THEN f.pin_period ELSE f.period END AS period,
-        (SELECT count(*) FROM lane l CROSS JOIN message m ON m.lane = l.key AND m.owner IS NULL WHERE l.flow = f.key)
-            AS waiting
-    FROM flow f
-    WHERE :all OR f.key IN (SELECT value FROM json_each(:keys))
-    ORDER BY f.key
-);
+    SELECT f.*,
+        (SELECT count(*) FROM lane l CROSS JOIN message m ON m.lane = l.key AND m.owner IS NULL AND m.stage < 3
+            WHERE l.flow = f.key) AS waiting
+    FROM flow f WHERE f.key IN (SELECT key FROM given) ORDER BY f.key);
+
+-- flow_idle --
+-- Of a slice of keys after `after` that no code declares: each, and whether it holds nothing and holds nothing back.
+SELECT json_group_array(json_array(key, idle)) FROM (
+    SELECT f.key, f.in_use = 0 AND f.pin_parallelism IS NULL AND f.pin_rate IS NULL AND f.paused = 0
+        AND (f.max_rate IS NULL OR f.next_start <= :now OR f.next_start > :now + 1000 + f.max_period * 1.0 / f.max_rate)
+        AND f.parked_until <= :now
+        AND NOT EXISTS (SELECT 1 FROM lane l CROSS JOIN message m ON m.lane = l.key AND m.owner IS NULL
+            WHERE l.flow = f.key)
+        AND NOT EXISTS (SELECT 1 FROM lane l CROSS JOIN batch b ON b.key = l.batch AND b.ended_at IS NULL
+            WHERE l.flow = f.key) AS idle
+    FROM flow f WHERE f.key > :after AND f.declared = 0 ORDER BY f.key LIMIT :limit);
+
+-- flow_drop_lanes --
+WITH given (key) AS (VALUES :rows)
+DELETE FROM lane WHERE flow IN (SELECT key FROM given);
+
+-- flow_drop --
+WITH given (key) AS (VALUES :rows)
+DELETE FROM flow WHERE key IN (SELECT key FROM given);
 
 -- messages_known --
--- Those of the given ids that a message, a kept run or a dead letter bears.
-WITH given (id) AS (VALUES :rows)
+-- Those of the given ids that a message, a dead letter among them, or a kept run bears; and those of which another with
+-- the same open_dedup has not ended.
+WITH given (id, open_dedup) AS (VALUES :rows)
 SELECT json_group_array(g.id) FROM given g
 WHERE EXISTS (SELECT 1 FROM message m WHERE m.id = g.id)
     OR EXISTS (SELECT 1 FROM run r WHERE r.id = g.id)
-    OR EXISTS (SELECT 1 FROM dead_letter d WHERE d.id = g.id);
+    OR g.open_dedup IS NOT NULL AND EXISTS (
+        SELECT 1 FROM message m WHERE m.open_dedup = g.open_dedup AND m.stage < 3);
 
 -- message_add --
-WITH given (id, lane, due, batch, keep, body, headers, retry, label, parent, parent_step, depth) AS (VALUES :rows)
-INSERT INTO message (id, lane, due, batch, keep, body, headers, retry, label, parent, parent_step, depth, created_at)
-SELECT id, lane, due, batch, keep, body, headers, retry, label, parent, parent_step, depth, :now
+WITH given (
+    id, lane, due, batch, keep, body, headers, retry, label, parent, parent_step, depth, on_failure, open_dedup
+) AS (VALUES :rows)
+INSERT INTO message (
+    id, lane, due, batch, keep, body, headers, retry, label, parent, parent_step, depth, on_failure, open_dedup,
+    created_at)
+SELECT id, lane, due, batch, keep, body, headers, retry, label, parent, parent_step, depth, on_failure, open_dedup, :now
 FROM given WHERE id IS NOT NULL;
 
 -- message_candidates --
+-- What has started already, by when it is due, then what is fresh, by id: each with its stage, up to the limit of each.
 SELECT json_group_array(json_array(
-    id, fence, batch, number, item, failures, losses, body, headers, retry, started_at, depth))
+    id, fence, batch, number, item, failures, losses, body, headers, retry, started_at, depth, data, stage))
 FROM (
-    SELECT m.id, m.fence, m.batch, m.number, i.id AS item, m.failures, m.losses, m.body, m.headers, m.retry,
-        m.started_at, m.depth
-    FROM message m LEFT JOIN item i ON i.batch = m.batch AND i.number = m.number
-    WHERE m.lane = :lane AND m.owner IS NULL AND m.due <= :now
-        AND (m.batch IS NULL OR m.batch NOT IN (SELECT key FROM batch WHERE state = 'cancelling'))
-    ORDER BY m.due, m.id
-    LIMIT :limit
+    SELECT * FROM (
+        SELECT m.id, m.fence, m.batch, m.number, i.id AS item, m.failures, m.losses, m.body, m.headers, m.retry,
+            m.started_at, m.depth, i.data, m.stage
+        FROM message m LEFT JOIN item i ON i.batch = m.batch AND i.number = m.number
+        WHERE m.lane = :lane AND m.owner IS NULL AND m.stage = 1 AND m.due <= :now
+        ORDER BY m.due, m.id LIMIT :limit)
+    UNION ALL
+    SELECT * FROM (
+        SELECT m.id, m.fence, m.batch, m.number, i.id AS item, m.failures, m.losses, m.body, m.headers, m.retry,
+            m.started_at, m.depth, i.data, m.stage
+        FROM message m LEFT JOIN item i ON i.batch = m.batch AND i.number = m.number
+        WHERE m.lane = :lane AND m.owner IS NULL AND m.stage = 0 AND m.due = 0
+        ORDER BY m.id LIMIT :limit)
 );
+
+-- message_suspect_read --
+SELECT json_group_array(json_array(
+    id, fence, batch, number, item, failures, losses, body, headers, retry, started_at, depth, data, stage))
+FROM (
+        SELECT m.id, m.fence, m.batch, m.number, i.id AS item, m.failures, m.losses, m.body, m.headers, m.retry,
+            m.started_at, m.depth, i.data, m.stage
+        FROM message m LEFT JOIN item i ON i.batch = m.batch AND i.number = m.number
+        WHERE m.id = :id);
 
 -- message_take --
 WITH given (id) AS (VALUES :rows)
-UPDATE message SET owner = :owner, fence = fence + 1, started_at = coalesce(started_at, :now)
+UPDATE message SET owner = :owner, fence = fence + 1, started_at = coalesce(started_at, :now), stage = max(stage, 1)
 WHERE id IN (SELECT id FROM given);
 
 -- message_held --
 -- What is behind the given claims, as far as they are still held.
 WITH given (slot, id, fence) AS (VALUES :rows)
 SELECT json_group_array(json_array(
-    g.slot, m.lane, m.batch, m.number, m.cancelled, m.keep, m.failures, m.losses, m.parent, m.parent_step, m.linked))
+    g.slot, m.lane, m.batch, m.number, m.cancelled, m.keep, m.failures, m.losses, m.stage, m.parent, m.parent_step,
+    m.linked, m.on_failure))
 FROM given g CROSS JOIN message m ON m.id = g.id AND m.fence = g.fence
 WHERE m.owner IS NOT NULL;
 
 -- message_give_back --
-WITH given (id, due, failures, losses, error) AS (VALUES :rows)
-UPDATE message SET owner = NULL, due = g.due, failures = g.failures, losses = g.losses, error = g.error
+WITH given (id, due, failures, losses, error, stage) AS (VALUES :rows)
+UPDATE message SET
+    owner = NULL, due = g.due, failures = g.failures, losses = g.losses, error = g.error, stage = g.stage
 FROM given g WHERE message.id = g.id;
 
 -- message_drop --
@@ -169,14 +296,14 @@ DELETE FROM message WHERE id IN (SELECT id FROM given);
 -- message_reset_counts --
 -- A recorded step starts the counting of failures and losses again, if its claim is held and not cancelled.
 WITH given (id, fence) AS (VALUES :rows)
-UPDATE message SET failures = 0, losses = 0
+UPDATE message SET failures = 0, losses = 0, stage = 1
 FROM given g WHERE message.id = g.id AND message.fence = g.fence
     AND owner IS NOT NULL AND cancelled = 0 AND (failures > 0 OR losses > 0);
 
 -- message_reset_woken --
 -- The same for what a claim records itself: timers that are due, and what has arrived.
 WITH given (id) AS (VALUES :rows)
-UPDATE message SET failures = 0, losses = 0
+UPDATE message SET failures = 0, losses = 0, stage = 1
 WHERE id IN (SELECT id FROM given) AND (failures > 0 OR losses > 0);
 
 -- message_keep --
@@ -190,30 +317,33 @@ WHERE true
 ON CONFLICT (id) DO NOTHING;
 
 -- message_bury --
-WITH given (id, error, failures) AS (VALUES :rows)
-INSERT INTO dead_letter (
-    id, destination, batch, number, item, payload, error, failures, created_at, died_at, journal, label, started_at,
-    parent)
-SELECT m.id, l.destination, m.batch, m.number, i.id, m.body, g.error, g.failures, m.created_at, :now,
-    (SELECT json_group_array(json_array(number, name, kind, state, position, value, error, failures, due, at))
-        FROM step s WHERE s.run = m.id),
-    m.label, m.started_at, m.parent
-FROM given g CROSS JOIN message m ON m.id = g.id
-    JOIN lane l ON l.key = m.lane
-    LEFT JOIN item i ON i.batch = m.batch AND i.number = m.number
-WHERE true
-ON CONFLICT (id) DO NOTHING;
+-- A dead letter is its message, only marked. What another waited for of it is told already.
+WITH given (id, error, failures, losses) AS (VALUES :rows)
+UPDATE message SET
+    owner = NULL, stage = 3, due = 0, died_at = :now, error = g.error, failures = g.failures, losses = g.losses,
+    cancelled = 0, linked = 0, keep = keep | 2
+FROM given g WHERE message.id = g.id;
+
+-- message_dead --
+-- A dead letter, for its redrive.
+SELECT json_group_array(json_array(lane, batch, number)) FROM message WHERE id = :id AND stage = 3;
+
+-- message_redrive --
+UPDATE message SET
+    stage = 1, due = 0, died_at = NULL, error = NULL, failures = 0, losses = 0, keep = keep & 1
+WHERE id = :id;
 
 -- message_of_worker --
 SELECT json_group_array(json_array(
-    id, fence, lane, batch, number, cancelled, keep, failures, losses, parent, parent_step, linked))
-FROM message WHERE owner = :worker;
+    m.id, m.fence, m.lane, m.batch, m.number, m.cancelled, m.keep, m.failures, m.losses, m.stage, m.parent, m.parent_step,
+    m.linked, m.on_failure))
+FROM message m WHERE m.owner = :worker;
 
 -- message_of_claims --
 WITH given (id, fence) AS (VALUES :rows)
 SELECT json_group_array(json_array(
-    m.id, m.fence, m.lane, m.batch, m.number, m.cancelled, m.keep, m.failures, m.losses, m.parent, m.parent_step,
-    m.linked))
+    m.id, m.fence, m.lane, m.batch, m.number, m.cancelled, m.keep, m.failures, m.losses, m.stage, m.parent, m.parent_step,
+    m.linked, m.on_failure))
 FROM given g CROSS JOIN message m ON m.id = g.id AND m.fence = g.fence
 WHERE m.owner = :worker;
 
@@ -222,18 +352,18 @@ UPDATE message SET cancelled = 1 WHERE id = :id AND owner IS NOT NULL;
 
 -- message_waiting --
 SELECT json_group_array(json_array(id, lane, batch, number, keep, parent, parent_step, linked))
-FROM message WHERE id = :id AND owner IS NULL;
+FROM message WHERE id = :id AND owner IS NULL AND stage < 3;
 
 -- message_waiting_of_batch --
--- The ids of a batch's messages all begin with the batch's id.
 SELECT json_group_array(json_array(id, lane, batch, number, keep, parent, parent_step, linked)) FROM (
-    SELECT id, lane, batch, number, keep, parent, parent_step, linked FROM message
-    WHERE id > :low AND id < :high AND owner IS NULL AND batch = :batch LIMIT :limit);
+    SELECT m.id, m.lane, m.batch, m.number, m.keep, m.parent, m.parent_step, m.linked
+    FROM lane l CROSS JOIN message m ON m.lane = l.key AND m.owner IS NULL AND m.stage < 3
+    WHERE l.batch = :batch AND m.batch = :batch LIMIT :limit);
 
 -- message_waiting_of_parents --
 WITH given (parent) AS (VALUES :rows)
 SELECT json_group_array(json_array(m.id, m.lane, m.batch, m.number, m.keep, m.parent, m.parent_step, m.linked))
-FROM given g CROSS JOIN message m ON m.parent = g.parent WHERE m.owner IS NULL;
+FROM given g CROSS JOIN message m ON m.parent = g.parent WHERE m.owner IS NULL AND m.stage < 3;
 
 -- message_cancel_leased_of_parents --
 WITH given (parent) AS (VALUES :rows)
@@ -251,12 +381,12 @@ SELECT json_group_array(id) FROM (
 
 -- message_open_of_label --
 SELECT json_group_array(id) FROM (
-    SELECT id FROM message WHERE label = :label AND label IS NOT NULL AND cancelled = 0 LIMIT :limit);
+    SELECT id FROM message WHERE label = :label AND label IS NOT NULL AND cancelled = 0 AND stage < 3 LIMIT :limit);
 
 -- message_link --
 -- Its end has more to clear away.
 WITH given (id) AS (VALUES :rows)
-UPDATE message SET linked = 1 WHERE id IN (SELECT id FROM given) AND linked = 0;
+UPDATE message SET linked = 1 WHERE id IN (SELECT id FROM given) AND linked = 0 AND stage < 3;
 
 -- message_cancel_leased_of_batch --
 UPDATE message SET cancelled = 1 WHERE owner IS NOT NULL AND batch = :batch;
@@ -300,6 +430,9 @@ FROM (SELECT s.* FROM given g CROSS JOIN step s ON s.run = g.run ORDER BY s.run,
 WITH given (run) AS (VALUES :rows)
 DELETE FROM step WHERE run IN (SELECT run FROM given);
 
+-- step_drop_pending --
+DELETE FROM step WHERE run = :run AND state = 'pending';
+
 -- arrival_of_runs --
 WITH given (run) AS (VALUES :rows)
 SELECT json_group_array(json_array(run, number, state, value, error, at)) FROM (
@@ -310,7 +443,7 @@ SELECT json_group_array(json_array(run, number, state, value, error, at)) FROM (
 WITH given (run, number, state, value, error) AS (VALUES :rows)
 INSERT INTO arrival (run, number, state, value, error, at)
 SELECT g.run, g.number, g.state, g.value, g.error, :now
-FROM given g CROSS JOIN message m ON m.id = g.run
+FROM given g CROSS JOIN message m ON m.id = g.run AND m.stage < 3
     CROSS JOIN step s ON s.run = g.run AND s.number = g.number AND s.state = 'pending';
 
 -- arrival_runs --
@@ -327,12 +460,12 @@ DELETE FROM arrival WHERE run IN (SELECT run FROM given);
 -- its next attempt goes on waiting.
 WITH given (run) AS (VALUES :rows)
 SELECT json_group_array(json_array(m.id, m.lane)) FROM message m
-WHERE m.id IN (SELECT run FROM given) AND m.owner IS NULL AND m.error IS NULL AND m.due > :now
+WHERE m.id IN (SELECT run FROM given) AND m.owner IS NULL AND m.stage = 1 AND m.error IS NULL AND m.due > :now
     AND EXISTS (SELECT 1 FROM arrival a WHERE a.run = m.id);
 
 -- message_awake --
 WITH given (run) AS (VALUES :rows)
-UPDATE message SET due = :now WHERE id IN (SELECT run FROM given);
+UPDATE message SET due = 0 WHERE id IN (SELECT run FROM given);
 
 -- listener_add --
 INSERT INTO listener (run, number, event, since, until) VALUES (:run, :number, :event, :now, :until)
@@ -365,7 +498,7 @@ SELECT json_group_array(json_array(run, name, since, until)) FROM (
 -- kept_event_add --
 INSERT INTO kept_event (run, event, data, at)
 SELECT id, :event, :data, :now FROM message
-WHERE id = :run AND cancelled = 0 AND (SELECT count(*) FROM kept_event WHERE run = :run) < :most;
+WHERE id = :run AND cancelled = 0 AND stage < 3 AND (SELECT count(*) FROM kept_event WHERE run = :run) < :most;
 
 -- kept_event_oldest --
 SELECT json_array(key, data) FROM kept_event WHERE run = :run AND event = :event ORDER BY key LIMIT 1;
@@ -388,36 +521,35 @@ WITH given (run) AS (VALUES :rows)
 DELETE FROM webhook WHERE run IN (SELECT run FROM given);
 
 -- run_read --
--- The message, kept run or dead letter of this id.
+-- The message, a dead letter perhaps, or the kept run of this id.
 SELECT json_group_array(json_array(
     id, destination, state, created_at, started_at, ended_at, payload, result, error, failures, batch, label, parent))
 FROM (
-    SELECT m.id, l.destination, CASE WHEN m.owner IS NULL THEN 'waiting' ELSE 'running' END AS state, m.created_at,
-        m.started_at, NULL AS ended_at, m.body AS payload, NULL AS result, m.error, m.failures, b.id AS batch,
-        m.label, m.parent
+    SELECT m.id, l.destination,
+        CASE WHEN m.stage = 3 THEN 'failed' WHEN m.owner IS NULL THEN 'waiting' ELSE 'running' END AS state,
+        m.created_at, m.started_at, m.died_at AS ended_at, m.body AS payload, NULL AS result, m.error, m.failures,
+        b.id AS batch, m.label, m.parent
     FROM message m JOIN lane l ON l.key = m.lane LEFT JOIN batch b ON b.key = m.batch WHERE m.id = :id
     UNION ALL
     SELECT r.id, r.destination, r.state, r.created_at, r.started_at, r.ended_at, r.payload, r.result, r.error,
         r.failures, b.id, r.label, r.parent
     FROM run r LEFT JOIN batch b ON b.key = r.batch WHERE r.id = :id
-    UNION ALL
-    SELECT d.id, d.destination, 'failed', d.created_at, d.started_at, d.died_at, d.payload, NULL, d.error, d.failures,
-        b.id, d.label, d.parent
-    FROM dead_letter d LEFT JOIN batch b ON b.key = d.batch WHERE d.id = :id
     LIMIT 1);
 
 -- run_list --
--- Each of the three is read from its own index of (created_at, id), newest first, and no further than the limit.
+-- Each of the two is read from its own index of (created_at, id), newest first, and no further than the limit.
 SELECT json_group_array(json_array(
     id, destination, state, created_at, started_at, ended_at, payload, result, error, failures, batch, label, parent))
 FROM (
     SELECT * FROM (
-        SELECT m.id, l.destination, CASE WHEN m.owner IS NULL THEN 'waiting' ELSE 'running' END AS state, m.created_at,
-            m.started_at, NULL AS ended_at, m.body AS payload, NULL AS result, m.error, m.failures, b.id AS batch,
-            m.label, m.parent
+        SELECT m.id, l.destination,
+            CASE WHEN m.stage = 3 THEN 'failed' WHEN m.owner IS NULL THEN 'waiting' ELSE 'running' END AS state,
+            m.created_at, m.started_at, m.died_at AS ended_at, m.body AS payload, NULL AS result, m.error, m.failures,
+            b.id AS batch, m.label, m.parent
         FROM message m JOIN lane l ON l.key = m.lane LEFT JOIN batch b ON b.key = m.batch
-        WHERE m.keep = 1 AND (m.created_at, m.id) < (:before_at, :before_id)
-            AND (:state IS NULL OR CASE WHEN m.owner IS NULL THEN 'waiting' ELSE 'running' END = :state)
+        WHERE m.keep > 0 AND (m.created_at, m.id) < (:before_at, :before_id)
+            AND (:state IS NULL
+                OR CASE WHEN m.stage = 3 THEN 'failed' WHEN m.owner IS NULL THEN 'waiting' ELSE 'running' END = :state)
             AND (:destination IS NULL OR l.destination = :destination) AND (:label IS NULL OR m.label = :label)
         ORDER BY m.created_at DESC, m.id DESC LIMIT :limit)
     UNION ALL
@@ -428,24 +560,41 @@ FROM (
         WHERE (r.created_at, r.id) < (:before_at, :before_id) AND (:state IS NULL OR r.state = :state)
             AND (:destination IS NULL OR r.destination = :destination) AND (:label IS NULL OR r.label = :label)
         ORDER BY r.created_at DESC, r.id DESC LIMIT :limit)
-    UNION ALL
-    SELECT * FROM (
-        SELECT d.id, d.destination, 'failed', d.created_at, d.started_at, d.died_at, d.payload, NULL, d.error,
-            d.failures, b.id, d.label, d.parent
-        FROM dead_letter d LEFT JOIN batch b ON b.key = d.batch
-        WHERE (d.created_at, d.id) < (:before_at, :before_id) AND (:state IS NULL OR :state = 'failed')
-            AND (:destination IS NULL OR d.destination = :destination) AND (:label IS NULL OR d.label = :label)
-        ORDER BY d.created_at DESC, d.id DESC LIMIT :limit)
     ORDER BY 4 DESC, 1 DESC LIMIT :limit);
 
--- dead_letter_journal --
-SELECT journal FROM dead_letter WHERE id = :id;
-
 -- dead_letter_list --
-SELECT json_group_array(json_array(id, destination, payload, batch, item, error, failures, died_at, journal)) FROM (
-    SELECT d.id, d.destination, d.payload, b.id AS batch, d.item, d.error, d.failures, d.died_at, d.journal
-    FROM dead_letter d LEFT JOIN batch b ON b.key = d.batch
-    WHERE :batch IS NULL OR b.id = :batch ORDER BY d.died_at DESC, d.id DESC LIMIT :limit);
+SELECT json_group_array(json_array(
+    id, destination, flow, parallelism, rate, period, burst, body, headers, retry, batch, keep, label, parent,
+    parent_step, depth, on_failure, open_dedup, error, failures, losses, created_at, started_at, died_at, item, number))
+FROM (
+    SELECT m.id, l.destination, l.flow, f.parallelism, f.rate, f.period, f.burst, m.body, m.headers, m.retry,
+        b.id AS batch, m.keep & 1 AS keep, m.label, m.parent, m.parent_step, m.depth,
+        CASE WHEN m.number < 0 THEN m.on_failure ELSE b.on_failure END AS on_failure, m.open_dedup, m.error,
+        m.failures, m.losses, m.created_at, m.started_at, m.died_at, i.id AS item, m.number
+    FROM message m JOIN lane l ON l.key = m.lane JOIN flow f ON f.key = l.flow
+        LEFT JOIN batch b ON b.key = m.batch
+        LEFT JOIN item i ON i.batch = m.batch AND i.number = m.number
+    WHERE m.died_at IS NOT NULL ORDER BY m.died_at DESC, m.id DESC LIMIT :limit);
+
+-- dead_letter_list_of_batch --
+SELECT json_group_array(json_array(
+    id, destination, flow, parallelism, rate, period, burst, body, headers, retry, batch, keep, label, parent,
+    parent_step, depth, on_failure, open_dedup, error, failures, losses, created_at, started_at, died_at, item, number))
+FROM (
+    SELECT m.id, l.destination, l.flow, f.parallelism, f.rate, f.period, f.burst, m.body, m.headers, m.retry,
+        b.id AS batch, m.keep & 1 AS keep, m.label, m.parent, m.parent_step, m.depth,
+        CASE WHEN m.number < 0 THEN m.on_failure ELSE b.on_failure END AS on_failure, m.open_dedup, m.error,
+        m.failures, m.losses, m.created_at, m.started_at, m.died_at, i.id AS item, m.number
+    FROM message m JOIN lane l ON l.key = m.lane JOIN flow f ON f.key = l.flow
+        LEFT JOIN batch b ON b.key = m.batch
+        LEFT JOIN item i ON i.batch = m.batch AND i.number = m.number
+    WHERE m.died_at IS NOT NULL AND m.batch = :batch ORDER BY m.died_at DESC, m.id DESC LIMIT :limit);
+
+-- dedup_under_way --
+SELECT id FROM batch WHERE open_dedup = :open_dedup AND ended_at IS NULL
+UNION ALL
+SELECT id FROM message WHERE open_dedup = :open_dedup AND stage < 3
+LIMIT 1;
 
 -- workflow_key --
 SELECT key FROM workflow WHERE name = :name;
@@ -453,21 +602,38 @@ SELECT key FROM workflow WHERE name = :name;
 -- workflow_make --
 INSERT INTO workflow (name) VALUES (:name);
 
+-- ledger_key --
+SELECT key FROM ledger WHERE name = :name;
+
+-- ledger_make --
+INSERT INTO ledger (name) VALUES (:name);
+
 -- batch_key --
 SELECT key FROM batch WHERE id = :id;
 
+-- batch_known --
+-- Whether a batch has this id, or another with the same open_dedup has not ended.
+SELECT EXISTS (SELECT 1 FROM batch WHERE id = :id)
+    OR :open_dedup IS NOT NULL AND EXISTS (
+        SELECT 1 FROM batch WHERE open_dedup = :open_dedup AND ended_at IS NULL);
+
 -- batch_head --
 SELECT json_array(
-    key, id, workflow, lane, params, complete, complete_flow, ledger_ttl, keep_results, parent, parent_step, depth)
+    key, id, ledger, lane, params, headers, complete, complete_flow, on_failure, ledger_ttl, keep_results,
+    force OR named, parent, parent_step, depth)
 FROM batch WHERE key = :batch;
 
 -- batch_open --
 INSERT INTO batch (
-    id, workflow, state, lane, params, complete, complete_flow, ledger_ttl, keep_results, force, label, parent,
-    parent_step, depth, created_at)
+    id, workflow, ledger, state, params, headers, complete, complete_flow, on_failure, ledger_ttl, keep_results,
+    force, named, label, open_dedup, parent, parent_step, depth, created_at)
 VALUES (
-    :id, :workflow, 'pending', :lane, :params, :complete, :complete_flow, :ledger_ttl, :keep_results, :force, :label,
-    :parent, :parent_step, :depth, :now);
+    :id, :workflow, :ledger, 'pending', :params, :headers, :complete, :complete_flow, :on_failure, :ledger_ttl,
+    :keep_results, :force, :named, :label, :open_dedup, :parent, :parent_step, :depth, :now);
+
+-- batch_lane --
+-- Its items wait there.
+UPDATE batch SET lane = :lane WHERE key = :batch;
 
 -- batch_takes_messages --
 SELECT ended_at IS NULL AND state <> 'cancelling' FROM batch WHERE key = :batch;
@@ -484,8 +650,12 @@ UPDATE batch SET pages = pages + 1, chunks = chunks + :chunks, eligible = eligib
 WHERE key = :batch;
 
 -- batch_start_items --
-UPDATE batch SET open = open + :open, duplicates = duplicates + :duplicates, in_flight = in_flight + :in_flight
+UPDATE batch SET open = open + :open, duplicates = duplicates + :duplicates, in_flight = in_flight + :in_flight,
+    already_processed = already_processed + :already_processed
 WHERE key = :batch;
+
+-- batch_walked --
+UPDATE batch SET total = coalesce(:total, total) WHERE key = :batch;
 
 -- batch_move --
 UPDATE batch SET working = working + :working, open = open + :open, succeeded = succeeded + :succeeded,
@@ -510,12 +680,36 @@ RETURNING ended_at IS NOT NULL;
 -- batch_cancel --
 UPDATE batch SET state = 'cancelling' WHERE key = :batch AND ended_at IS NULL;
 
+-- batch_pause --
+UPDATE batch SET paused = 1 WHERE key = :batch AND ended_at IS NULL AND state <> 'cancelling';
+
+-- batch_resume --
+UPDATE batch SET paused = 0 WHERE key = :batch AND paused = 1;
+
+-- batch_reopen_item --
+-- An item that had failed is open again; a batch that had ended goes on, as another generation of itself.
+UPDATE batch SET failed = failed - 1, open = open + 1,
+    state = CASE WHEN ended_at IS NULL THEN state ELSE 'sealed' END,
+    generation = generation + (ended_at IS NOT NULL), ended_at = NULL
+WHERE key = :batch AND state <> 'cancelling';
+
+-- batch_reopen_layer --
+-- A message of its layers is at work again, so that its walk goes on.
+UPDATE batch SET working = working + 1, error = NULL,
+    state = CASE WHEN state = 'cancelling' THEN state WHEN started_at IS NULL THEN 'pending' ELSE 'open' END,
+    entered = started_at IS NOT NULL,
+    generation = generation + (ended_at IS NOT NULL), ended_at = NULL
+WHERE key = :batch AND state <> 'cancelling';
+
+-- batch_generation --
+SELECT generation FROM batch WHERE key = :batch;
+
 -- batches_cancelling --
 SELECT json_group_array(key) FROM batch WHERE state = 'cancelling';
 
 -- batch_read --
 SELECT json_group_array(json_array(
-    id, name, state, pages, chunks, total, working, worked_ms, params, force, label, error, created_at,
+    id, name, state, pages, chunks, total, working, worked_ms, params, force, label, headers, paused, error, created_at,
     started_at, ended_at, eligible, open, succeeded, failed, cancelled, already_processed, in_flight, duplicates,
     left_out))
 FROM (
@@ -523,105 +717,137 @@ FROM (
 
 -- batch_list --
 SELECT json_group_array(json_array(
-    id, name, state, pages, chunks, total, working, worked_ms, params, force, label, error, created_at,
+    id, name, state, pages, chunks, total, working, worked_ms, params, force, label, headers, paused, error, created_at,
     started_at, ended_at, eligible, open, succeeded, failed, cancelled, already_processed, in_flight, duplicates,
     left_out))
 FROM (
     SELECT b.*, w.name FROM batch b JOIN workflow w ON w.key = b.workflow
-    WHERE (:workflow IS NULL OR w.name = :workflow) AND (NOT :open_only OR b.ended_at IS NULL)
+    WHERE (:workflow IS NULL OR w.name = :workflow) AND (:label IS NULL OR b.label = :label) AND (NOT :open_only OR b.ended_at IS NULL)
     ORDER BY b.key DESC LIMIT :limit);
 
+-- batches_of_label --
+-- Batches with a label that have not ended and are not to.
+SELECT json_group_array(id) FROM batch
+WHERE label = :label AND label IS NOT NULL AND ended_at IS NULL AND state <> 'cancelling';
+
 -- item_classify --
--- Of the given items those that are not to start: 1 the batch has it already, 2 another batch has it in flight.
-WITH given (slot, batch, number, id, workflow) AS (VALUES :rows)
-SELECT json_group_array(json_array(g.slot, CASE WHEN i.id IS NOT NULL OR n.id IS NOT NULL THEN 1 ELSE 2 END))
+-- Of the given items those that are not to start: 1 the batch has it already, 2 another batch has it in flight, 3 it is
+-- processed. once: 2 where both count, 1 where it was filtered in spite of its mark, 0 where it starts all the same.
+WITH given (slot, batch, number, id, ledger, once) AS (VALUES :rows)
+SELECT json_group_array(json_array(g.slot,
+    CASE WHEN i.id IS NOT NULL OR n.id IS NOT NULL THEN 1
+        WHEN k.holder IS NOT NULL AND k.holder <> g.batch THEN 2 ELSE 3 END))
 FROM given g
     LEFT JOIN item i ON i.batch = g.batch AND i.id = g.id
     LEFT JOIN item n ON n.batch = g.batch AND n.number = g.number
-    LEFT JOIN ledger l ON l.workflow = g.workflow AND l.item = g.id
-WHERE g.id IS NOT NULL AND (i.id IS NOT NULL OR n.id IS NOT NULL OR l.holder IS NOT NULL AND l.holder <> g.batch);
+    LEFT JOIN mark k ON k.ledger = g.ledger AND k.item = g.id
+WHERE g.id IS NOT NULL AND (i.id IS NOT NULL OR n.id IS NOT NULL
+    OR g.once > 0 AND k.holder IS NOT NULL AND k.holder <> g.batch
+    OR g.once = 2 AND k.processed_at IS NOT NULL AND (k.expires_at IS NULL OR k.expires_at > :now));
 
 -- item_add --
-WITH given (batch, number, id) AS (VALUES :rows)
-INSERT INTO item (batch, number, id, state) SELECT batch, number, id, 'open' FROM given WHERE id IS NOT NULL;
+WITH given (batch, number, id, data) AS (VALUES :rows)
+INSERT INTO item (batch, number, id, state, data) SELECT batch, number, id, 'open', data FROM given WHERE id IS NOT NULL;
 
 -- item_hold --
-WITH given (workflow, item, holder) AS (VALUES :rows)
-INSERT INTO ledger (workflow, item, holder) SELECT workflow, item, holder FROM given WHERE item IS NOT NULL
-ON CONFLICT (workflow, item) DO UPDATE SET holder = excluded.holder;
+WITH given (ledger, item, holder) AS (VALUES :rows)
+INSERT INTO mark (ledger, item, holder) SELECT ledger, item, holder FROM given WHERE item IS NOT NULL
+ON CONFLICT (ledger, item) DO UPDATE SET holder = excluded.holder;
 
 -- item_message --
 WITH given (id, lane, batch, number) AS (VALUES :rows)
 INSERT INTO message (id, lane, due, batch, number, created_at)
-SELECT id, lane, :now, batch, number, :now FROM given WHERE id IS NOT NULL;
+SELECT id, lane, 0, batch, number, :now FROM given WHERE id IS NOT NULL;
 
 -- item_end --
 WITH given (batch, number, state, result, error) AS (VALUES :rows)
-UPDATE item SET state = g.state, result = g.result, error = g.error, ended_at = :now
+UPDATE item SET state = g.state, result = g.result, error = g.error, ended_at = :now,
+    data = CASE WHEN g.state = 'failed' THEN data END
 FROM given g WHERE item.batch = g.batch AND item.number = g.number;
+
+-- item_reopen --
+UPDATE item SET state = 'open', result = NULL, error = NULL, ended_at = NULL
+WHERE batch = :batch AND number = :number;
 
 -- item_read --
 SELECT json_group_array(json_array(number, id, state, result, error, ended_at)) FROM (
-    SELECT * FROM item
+    SELECT number, id, state, result, error, ended_at FROM item
     WHERE batch = :batch AND number > :after AND (:state IS NULL OR state = :state) ORDER BY number LIMIT :limit);
 
--- ledger_mark_items --
-WITH given (batch, number, workflow, expires_at) AS (VALUES :rows)
-INSERT INTO ledger (workflow, item, processed_at, expires_at)
-SELECT g.workflow, i.id, :now, g.expires_at
+-- mark_items --
+WITH given (batch, number, ledger, expires_at) AS (VALUES :rows)
+INSERT INTO mark (ledger, item, processed_at, expires_at)
+SELECT g.ledger, i.id, :now, g.expires_at
 FROM given g CROSS JOIN item i ON i.batch = g.batch AND i.number = g.number
 WHERE true
-ON CONFLICT (workflow, item) DO UPDATE SET
+ON CONFLICT (ledger, item) DO UPDATE SET
     processed_at = excluded.processed_at, expires_at = excluded.expires_at, holder = NULL;
 
--- ledger_let_go --
+-- mark_release --
 -- Items that ended without success are in flight no more.
--- Materialized, or the whole ledger of the workflow is walked through for each item.
-WITH given (batch, number, workflow) AS (VALUES :rows),
+-- Materialized, or the whole ledger is walked through for each item.
+WITH given (batch, number, ledger) AS (VALUES :rows),
 ended AS MATERIALIZED (
-    SELECT g.workflow, g.batch, i.id FROM given g CROSS JOIN item i ON i.batch = g.batch AND i.number = g.number)
-UPDATE ledger SET holder = NULL
-FROM ended WHERE ledger.workflow = ended.workflow AND ledger.item = ended.id AND ledger.holder = ended.batch;
+    SELECT g.ledger, g.batch, i.id FROM given g CROSS JOIN item i ON i.batch = g.batch AND i.number = g.number)
+UPDATE mark SET holder = NULL
+FROM ended WHERE mark.ledger = ended.ledger AND mark.item = ended.id AND mark.holder = ended.batch;
 
--- ledger_sweep_items --
+-- mark_sweep --
 -- Rows that say nothing any more.
-WITH given (batch, number, workflow) AS (VALUES :rows)
-DELETE FROM ledger WHERE processed_at IS NULL AND holder IS NULL AND workflow IN (SELECT workflow FROM given)
+WITH given (batch, number, ledger) AS (VALUES :rows)
+DELETE FROM mark WHERE processed_at IS NULL AND holder IS NULL AND ledger IN (SELECT ledger FROM given)
     AND item IN (SELECT i.id FROM given g CROSS JOIN item i ON i.batch = g.batch AND i.number = g.number);
 
--- ledger_processed --
-SELECT json_group_array(item) FROM ledger
-WHERE workflow = (SELECT key FROM workflow WHERE name = :workflow)
-    AND item IN (SELECT value FROM json_each(:ids))
+-- mark_hold --
+-- An item that was redriven is in flight again.
+INSERT INTO mark (ledger, item, holder) SELECT :ledger, id, batch FROM item WHERE batch = :batch AND number = :number
+ON CONFLICT (ledger, item) DO UPDATE SET holder = excluded.holder;
+
+-- mark_read --
+WITH given (item) AS (VALUES :rows)
+SELECT json_group_array(item) FROM mark
+WHERE ledger = :ledger AND item IN (SELECT item FROM given)
     AND processed_at IS NOT NULL AND (expires_at IS NULL OR expires_at > :now);
 
--- ledger_mark --
+-- mark_put --
 WITH given (item) AS (VALUES :rows)
-INSERT INTO ledger (workflow, item, processed_at, expires_at)
-SELECT :workflow, item, :now, :expires_at FROM given WHERE item IS NOT NULL
-ON CONFLICT (workflow, item) DO UPDATE SET processed_at = excluded.processed_at, expires_at = excluded.expires_at;
+INSERT INTO mark (ledger, item, processed_at, expires_at)
+SELECT :ledger, item, :now, :expires_at FROM given WHERE item IS NOT NULL
+ON CONFLICT (ledger, item) DO UPDATE SET processed_at = excluded.processed_at, expires_at = excluded.expires_at;
 
--- ledger_forget --
+-- mark_list --
+SELECT json_group_array(json_array(item, expires_at)) FROM (
+    SELECT item, expires_at FROM mark
+    WHERE ledger = :ledger AND (:after IS NULL OR item > :after)
+        AND processed_at IS NOT NULL AND (expires_at IS NULL OR expires_at > :now)
+    ORDER BY item LIMIT :limit);
+
+-- ledger_list --
+SELECT json_group_array(name) FROM (
+    SELECT name FROM ledger l WHERE EXISTS (SELECT 1 FROM mark k WHERE k.ledger = l.key AND k.processed_at IS NOT NULL)
+    ORDER BY name);
+
+-- mark_forget --
 WITH given (item) AS (VALUES :rows)
-DELETE FROM ledger
-WHERE workflow = :workflow AND item IN (SELECT item FROM given) AND processed_at IS NOT NULL AND holder IS NULL;
+DELETE FROM mark
+WHERE ledger = :ledger AND item IN (SELECT item FROM given) AND processed_at IS NOT NULL AND holder IS NULL;
 
--- ledger_forget_held --
+-- mark_forget_held --
 WITH given (item) AS (VALUES :rows)
-UPDATE ledger SET processed_at = NULL, expires_at = NULL
-WHERE workflow = :workflow AND item IN (SELECT item FROM given) AND processed_at IS NOT NULL;
+UPDATE mark SET processed_at = NULL, expires_at = NULL
+WHERE ledger = :ledger AND item IN (SELECT item FROM given) AND processed_at IS NOT NULL;
 
--- ledger_forget_all --
-DELETE FROM ledger WHERE workflow = :workflow AND processed_at IS NOT NULL AND holder IS NULL;
+-- mark_forget_all --
+DELETE FROM mark WHERE ledger = :ledger AND processed_at IS NOT NULL AND holder IS NULL;
 
--- ledger_forget_all_held --
-UPDATE ledger SET processed_at = NULL, expires_at = NULL WHERE workflow = :workflow AND processed_at IS NOT NULL;
+-- mark_forget_all_held --
+UPDATE mark SET processed_at = NULL, expires_at = NULL WHERE ledger = :ledger AND processed_at IS NOT NULL;
 
--- prune_ledger_expired --
+-- prune_marks --
 -- By the primary key; the sign keeps SQLite from reading all that has expired for each slice.
 WITH gone AS MATERIALIZED (
-    SELECT workflow, item FROM ledger WHERE expires_at <= :now AND holder IS NULL LIMIT :limit)
-DELETE FROM ledger WHERE workflow IN (SELECT workflow FROM gone) AND item IN (SELECT item FROM gone)
+    SELECT ledger, item FROM mark WHERE expires_at <= :now AND holder IS NULL LIMIT :limit)
+DELETE FROM mark WHERE ledger IN (SELECT ledger FROM gone) AND item IN (SELECT item FROM gone)
     AND +expires_at <= :now AND holder IS NULL;
 
 -- prune_steps --
@@ -630,8 +856,13 @@ DELETE FROM step WHERE run IN (SELECT id FROM run WHERE ended_at < :before ORDER
 -- prune_runs --
 DELETE FROM run WHERE id IN (SELECT id FROM run WHERE ended_at < :before ORDER BY ended_at, id LIMIT :limit);
 
+-- prune_dead_steps --
+DELETE FROM step WHERE run IN (
+    SELECT id FROM message WHERE died_at < :before AND died_at IS NOT NULL ORDER BY died_at, id LIMIT :limit);
+
 -- prune_dead_letters --
-DELETE FROM dead_letter WHERE id IN (SELECT id FROM dead_letter WHERE died_at < :before LIMIT :limit);
+DELETE FROM message WHERE id IN (
+    SELECT id FROM message WHERE died_at < :before AND died_at IS NOT NULL ORDER BY died_at, id LIMIT :limit);
 
 -- prune_batch_pick --
 SELECT key FROM batch WHERE ended_at < :before AND working = 0 LIMIT 1;

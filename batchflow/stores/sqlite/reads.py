@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-from pydantic_core import from_json
-
 from batchflow.core.batch import Batch, Item, ItemState
 from batchflow.core.message import DeadLetter
 from batchflow.core.run import NEVER, Run, RunQuery, Step
@@ -19,10 +17,7 @@ def run(tx: Tx, id: str) -> Run | None:
     found = tx.json("run_read", id=id)
     if not found:
         return None
-    # Journals that were buried by an earlier version have fewer fields.
-    buried = tx.one("dead_letter_journal", id=id)
-    steps = from_json(buried) if buried else [row[1:] for row in steps_of(tx, [(id,)])]
-    return rows.run(found[0], tuple(Step(*row) for row in steps))
+    return rows.run(found[0], tuple(Step(*row[1:]) for row in steps_of(tx, [(id,)])))
 
 
 def run_list(tx: Tx, query: RunQuery, limit: int) -> list[Run]:
@@ -47,10 +42,19 @@ def steps_of(tx: Tx, runs: Sequence[tuple[str]]) -> list[Any]:
 
 def dead_letters(tx: Tx, batch: str | None, limit: int) -> list[DeadLetter]:
     """The latest dead letters."""
-    return [
-        rows.dead_letter(fields, tuple(Step(*row) for row in from_json(journal)))
-        for *fields, journal in tx.json("dead_letter_list", batch=batch, limit=limit)
-    ]
+    if batch is None:
+        found = tx.json("dead_letter_list", limit=limit)
+    else:
+        found = tx.json("dead_letter_list_of_batch", batch=tx.batch_key(batch), limit=limit)
+    journals: dict[str, list[Step]] = {}
+    for run, *fields in steps_of(tx, [(row[0],) for row in found]):
+        journals.setdefault(run, []).append(Step(*fields))
+    return [rows.dead_letter(row, tuple(journals.get(row[0], ()))) for row in found]
+
+
+def under_way(tx: Tx, open_dedup: str) -> str | None:
+    """What has not ended under this key."""
+    return tx.one("dedup_under_way", open_dedup=open_dedup)
 
 
 def batch(tx: Tx, id: str) -> Batch | None:
@@ -59,9 +63,10 @@ def batch(tx: Tx, id: str) -> Batch | None:
     return rows.batch(found[0]) if found else None
 
 
-def batch_list(tx: Tx, workflow: str | None, open_only: bool, limit: int) -> list[Batch]:
+def batch_list(tx: Tx, workflow: str | None, label: str | None, open_only: bool, limit: int) -> list[Batch]:
     """The latest batches."""
-    return [rows.batch(row) for row in tx.json("batch_list", workflow=workflow, open_only=open_only, limit=limit)]
+    found = tx.json("batch_list", workflow=workflow, label=label, open_only=open_only, limit=limit)
+    return [rows.batch(row) for row in found]
 
 
 def items(tx: Tx, id: str, state: ItemState | None, after: int, limit: int) -> list[Item]:

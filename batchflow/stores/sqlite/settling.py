@@ -3,16 +3,21 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from batchflow.core.message import SUSPECT_LOSSES
 from batchflow.core.run import Step, StepState
 from batchflow.core.settlement import Settled, Settlement
-from batchflow.stores.sqlite import batches, effects, flows, steps, waiting
+from batchflow.stores.sqlite import batches, effects, flows, messages, steps, waiting
 from batchflow.stores.sqlite.transaction import Tx
 
 STALE = Settled(stale=True)
 FRESH = Settled()
+STARTED, SUSPECT = 1, 2
+"""Stages of a message (see the schema)."""
 SLICE = 2_000
 """How much of a cancelled batch is ended at once."""
 _STAYS = frozenset({"suspended", "retry", "parked", "released"})
+_GOES_ON = _STAYS | {"dead"}
+"""Endings of an attempt after which a run is not done: one that was cancelled meanwhile is cancelled then."""
 _ARRIVES: dict[str, StepState] = {"done": "done", "answered": "failed", "dead": "failed", "cancelled": "cancelled"}
 _RUN_STATE = {"done": "completed", "answered": "failed", "dead": "failed", "cancelled": "cancelled"}
 
@@ -27,9 +32,11 @@ class Held(NamedTuple):
     keep: int
     failures: int
     losses: int
+    stage: int = 0
     parent: str | None = None
     parent_step: int | None = None
     linked: int = 0
+    on_failure: str | None = None
 
 
 class Ended(NamedTuple):
@@ -57,14 +64,14 @@ def settle(tx: Tx, settlements: Sequence[Settlement]) -> list[Settled]:
     ended: list[Ended] = []
     for slot, about in held.items():
         settlement = settlements[slot]
-        if about.cancelled and settlement.ending in _STAYS:
+        if about.cancelled and settlement.ending in _GOES_ON:
             settlement = settlement._replace(ending="cancelled")
         (staying if settlement.ending in _STAYS else ended).append(Ended(settlement, about))
     _give_back(tx, staying)
     # Before anything ends: the end of a parent may take one along that stays.
     _apply_effects(tx, staying)
     touched = _end(tx, ended)
-    _apply_effects(tx, [one for one in ended if one.settlement.ending == "done"])
+    _apply_effects(tx, [one for one in ended if one.settlement.ending != "cancelled"])
     finished = batches.finish(tx, touched)
     if finished:
         _name_ended(settlements, held, finished, answers)
@@ -101,11 +108,12 @@ def _give_back(tx: Tx, staying: Sequence[Ended]) -> None:
     suspended = [settlement.id for settlement, held in staying if settlement.ending == "suspended" and held.linked]
     at_once = waiting.arrived(tx, suspended) if suspended else frozenset[str]()
     for settlement, held in staying:
-        due = tx.now if settlement.ending == "released" or settlement.id in at_once else max(settlement.due, tx.now)
+        at_once_now = settlement.ending == "released" or settlement.id in at_once or settlement.due <= tx.now
+        due = 0 if at_once_now else settlement.due
         reset = any(step.position for step in settlement.steps)
         failures = (0 if reset else held.failures) + (settlement.ending == "retry")
         losses = 0 if reset else held.losses
-        rows.append((settlement.id, due, failures, losses, settlement.error))
+        rows.append((settlement.id, due, failures, losses, settlement.error, stage_of(losses)))
         ready[held.lane] = min(due, ready.get(held.lane, due))
         if settlement.ending == "parked":
             tx.run("flow_park", lane=held.lane, until=due)
@@ -115,8 +123,13 @@ def _give_back(tx: Tx, staying: Sequence[Ended]) -> None:
     give_back_places(tx, [held.lane for _, held in staying])
 
 
+def stage_of(losses: int) -> int:
+    """The stage of a message that was claimed and waits again."""
+    return SUSPECT if losses >= SUSPECT_LOSSES else STARTED
+
+
 def give_back(tx: Tx, rows: Sequence[tuple[object, ...]]) -> None:
-    """Let messages wait again: id, due, failures, losses, error."""
+    """Let messages wait again: id, due, failures, losses, error, stage."""
     tx.run_rows("message_give_back", rows)
 
 
@@ -147,15 +160,18 @@ def _end(tx: Tx, ended: Sequence[Ended], *, held_places: bool = True) -> set[int
             if settlement.ending != "done":
                 error = settlement.error or f"its run '{settlement.id}' was cancelled"
                 tx.run("batch_break", batch=held.batch, error=error)
-    journals = [(s.id,) for s, held in ended if not held.keep or s.ending == "dead"]
+    journals = [(s.id,) for s, held in ended if not held.keep and s.ending != "dead"]
     if journals:
         tx.run_rows("step_drop", journals)
-    tx.run_rows("message_drop", [(s.id,) for s, _ in ended])
+    gone = [(s.id,) for s, _ in ended if s.ending != "dead"]
+    if gone:
+        tx.run_rows("message_drop", gone)
     if held_places:
         give_back_places(tx, [held.lane for _, held in ended])
     batches.move(tx, moved)
     touched = set(moved)
     _tell_parents(tx, ended)
+    _tell_failures(tx, [one for one in ended if one.settlement.ending == "dead"])
     linked = [one for one in ended if one.held.linked]
     if linked:
         waiting.forget(tx, [settlement.id for settlement, _ in linked])
@@ -175,6 +191,18 @@ def _tell_parents(tx: Tx, ended: Sequence[Ended]) -> None:
             if held.parent is not None and held.parent_step is not None
         ],
     )
+
+
+def _tell_failures(tx: Tx, dead: Sequence[Ended]) -> None:
+    """Who is to be told of a death is told."""
+    told: list[tuple[str, int, str]] = []
+    for settlement, held in dead:
+        of_item = held.batch is not None and held.number >= 0
+        destination = tx.head(held.batch).on_failure if held.batch is not None and of_item else held.on_failure
+        if destination is not None:
+            told.append((settlement.id, settlement.fence, destination))
+    if told:
+        messages.tell_failures(tx, told)
 
 
 def _cancel_children(tx: Tx, parents: Sequence[str]) -> set[int]:
@@ -198,27 +226,27 @@ def begin_cancel(tx: Tx, batch: int) -> bool:
     """Mark a batch and what is leased of it; nothing more of it is leased from here on. False when it had ended."""
     if not tx.run("batch_cancel", batch=batch):
         return False
+    tx.run("lanes_close", batch=batch, why=flows.CANCELLED)
     tx.run("message_cancel_leased_of_batch", batch=batch)
     return True
 
 
 def waiting_of_batch(tx: Tx, batch: int, limit: int) -> list[Any]:
     """Rows of what waits of a batch, as `unclaimed` takes them."""
-    id = tx.head(batch).id
-    return tx.json("message_waiting_of_batch", batch=batch, low=f"{id}.", high=f"{id}/", limit=limit)
+    return tx.json("message_waiting_of_batch", batch=batch, limit=limit)
 
 
 def unclaimed(rows: Sequence[Sequence[Any]]) -> list[Ended]:
     """Messages that wait (id, lane, batch, number, keep, parent, parent_step, linked), to be ended as cancelled."""
     return [
-        Ended(Settlement(id, 0, "cancelled"), Held(lane, batch, number, 0, keep, 0, 0, parent, step, linked))
+        Ended(Settlement(id, 0, "cancelled"), Held(lane, batch, number, 0, keep, 0, 0, 0, parent, step, linked))
         for id, lane, batch, number, keep, parent, step, linked in rows
     ]
 
 
 def _bury(tx: Tx, dead: Sequence[tuple[Settlement, Held]]) -> None:
     if dead:
-        rows = [(s.id, s.error or "", held.failures + 1) for s, held in dead]
+        rows = [(s.id, s.error or "", held.failures + 1, held.losses) for s, held in dead]
         tx.run_rows("message_bury", rows, now=tx.now)
 
 

@@ -10,12 +10,14 @@ from typing import Any, TypeVar
 from batchflow.core.batch import Batch, Item, ItemState
 from batchflow.core.clock import Clock
 from batchflow.core.flow import FlowStatus
+from batchflow.core.ledger import Mark
 from batchflow.core.message import Claimed, DeadLetter
 from batchflow.core.run import Run, RunQuery, Waiter
 from batchflow.core.worker import WorkerStatus
 from batchflow.errors import StoreUnavailable
 from batchflow.stores.grouping import Grouping
-from batchflow.stores.sqlite import connection, flows, ledger, reads, verbs, waiting
+from batchflow.stores.sqlite import connection, flows, reads, verbs, waiting
+from batchflow.stores.sqlite import ledger as ledgers
 from batchflow.stores.sqlite.locks import WorkerLocks
 from batchflow.stores.sqlite.queries import Queries
 from batchflow.stores.sqlite.transaction import Tx
@@ -84,6 +86,7 @@ class SqliteStore(Writing):
         writer, group = self._writer, self._group
         if writer is None or group is None:
             return
+        await self._end_sweep()
         await group.drain()
         self._writer = self._group = None
         reads, self._reads = self._reads, None
@@ -195,6 +198,10 @@ class SqliteStore(Writing):
         """See the protocol."""
         return await self._read(reads.dead_letters, batch, limit)
 
+    async def under_way(self, open_dedup: str) -> str | None:
+        """See the protocol."""
+        return await self._read(reads.under_way, open_dedup)
+
     # Batches
 
     async def batch(self, id: str) -> Batch | None:
@@ -202,10 +209,10 @@ class SqliteStore(Writing):
         return await self._read(reads.batch, id)
 
     async def batches(
-        self, *, workflow: str | None = None, open_only: bool = False, limit: int = 50
+        self, *, workflow: str | None = None, label: str | None = None, open_only: bool = False, limit: int = 50
     ) -> Sequence[Batch]:
         """See the protocol."""
-        return await self._read(reads.batch_list, workflow, open_only, limit)
+        return await self._read(reads.batch_list, workflow, label, open_only, limit)
 
     async def items(
         self, batch: str, *, state: ItemState | None = None, after: int = -1, limit: int = 100
@@ -215,9 +222,17 @@ class SqliteStore(Writing):
 
     # The ledger
 
-    async def processed(self, workflow: str, ids: Sequence[str]) -> frozenset[str]:
+    async def processed(self, ledger: str, ids: Sequence[str]) -> frozenset[str]:
         """See the protocol."""
-        return await self._read(ledger.processed, workflow, ids)
+        return await self._read(ledgers.processed, ledger, ids)
+
+    async def ledgers(self) -> Sequence[str]:
+        """See the protocol."""
+        return await self._read(ledgers.ledgers)
+
+    async def marks(self, ledger: str, *, after: str | None = None, limit: int = 1_000) -> Sequence[Mark]:
+        """See the protocol."""
+        return await self._read(ledgers.marks, ledger, after, limit)
 
     # Flow keys
 

@@ -1,30 +1,41 @@
 """What the verbs work with: a connection inside a transaction, the statements, the time, what is remembered."""
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from pydantic_core import from_json
 
+from batchflow.core.batch import NO_HEADERS
 from batchflow.core.flow import FlowControl
 from batchflow.stores.sqlite.queries import Queries, Row
 
 
+class Stale(Exception):
+    """What is remembered does not hold any more: the transaction is to be carried out anew."""
+
+
 class BatchHead(NamedTuple):
-    """What never changes of a batch."""
+    """What never changes of a batch. `every`: its items start whatever the ledger says."""
 
     key: int
     id: str
-    workflow: int
+    ledger: int
     lane: int
     params: str
+    headers: Mapping[str, str]
     complete: str | None
     complete_flow: str
+    on_failure: str | None
     ledger_ttl: int | None
     keep_results: int
+    every: int
     parent: str | None
     parent_step: int | None
     depth: int
+
+
+HEADERS = BatchHead._fields.index("headers")
 
 
 class Tx:
@@ -34,7 +45,9 @@ class Tx:
         self.connection = connection
         self.now = 0
         self._queries = queries
-        self.lanes: dict[tuple[str, str], int] = {}
+        self.idle_after = ""
+        """The flow key after which the search for idle ones goes on."""
+        self.lanes: dict[tuple[str, str, int, int], int] = {}
         self.limits: dict[str, FlowControl] = {}
         self.heads: dict[int, BatchHead] = {}
         self.batch_keys: dict[str, int] = {}
@@ -79,7 +92,9 @@ class Tx:
         if found is None:
             if len(self.heads) > 1000:
                 self.heads.clear()
-            found = self.heads[key] = BatchHead._make(self.json("batch_head", batch=key))
+            row = self.json("batch_head", batch=key)
+            row[HEADERS] = from_json(row[HEADERS]) if row[HEADERS] else NO_HEADERS
+            found = self.heads[key] = BatchHead._make(row)
         return found
 
     def batch_key(self, id: str) -> int | None:

@@ -24,17 +24,21 @@ def table(locks: WorkerLocks) -> dict[str, Verb]:
     """The verbs."""
 
     def expire(tx: Tx) -> int:
-        return sum(
+        taken_back = sum(
             _forget(tx, key, lost=True)
             for key, name, lease_until in tx.json("worker_all")
             if lease_until <= tx.now or locks.is_free(name)
         )
+        flows.remove_idle(tx)
+        return taken_back
 
     return {
         "enlist": _each(claims.enlist),
         "declare": _each(flows.declare),
         "pin": _each(flows.pin),
         "unpin": _each(flows.unpin),
+        "pause": _each(flows.pause),
+        "resume": _each(flows.resume),
         "open_batch": _each(batches.open_batch),
         "record": steps.record,
         "record_with_effects": steps.record_with_effects,
@@ -47,6 +51,9 @@ def table(locks: WorkerLocks) -> dict[str, Verb]:
         "cancel_run": _each(cancelling.cancel_run),
         "cancel_all": _each(cancelling.cancel_all),
         "cancel_batch": _each(cancelling.begin_cancel),
+        "pause_batch": _each(cancelling.pause_batch),
+        "resume_batch": _each(cancelling.resume_batch),
+        "redrive": _each(messages.redrive),
         "sweep_cancelled": _each(cancelling.sweep_cancelled),
         "mark": _each(ledger.mark),
         "forget": _each(ledger.forget),

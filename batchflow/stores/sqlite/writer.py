@@ -12,7 +12,7 @@ from batchflow.core.clock import Clock
 from batchflow.errors import StoreError
 from batchflow.stores.grouping import Answers, Operation, rank
 from batchflow.stores.sqlite.connection import translated
-from batchflow.stores.sqlite.transaction import Tx
+from batchflow.stores.sqlite.transaction import Stale, Tx
 
 Verb: TypeAlias = Callable[[Tx, list[tuple[Any, ...]]], Sequence[Any]]
 """Carries out all calls of one verb in a group, given their arguments; its answers in the same order."""
@@ -102,7 +102,11 @@ class Writer:
 
     def _carry_out(self, calls: list[tuple[str, tuple[Any, ...]]]) -> Answers:
         try:
-            return self._transaction(calls)
+            try:
+                return self._transaction(calls)
+            except Stale:
+                # What was remembered is forgotten by now.
+                return self._transaction(calls)
         except Exception as error:
             if len(calls) == 1 or _concerns_all(error):
                 return [(False, self._meaning(error)) for _ in calls]

@@ -5,7 +5,7 @@ import asyncio
 from batchflow.core import ids, settlement
 from batchflow.core.batch import Counts
 from batchflow.core.settlement import Enter, Page, Publish, StartItems
-from batchflow.testing.conformance.scene import FREE, Cases, Scene, message, names, new_batch
+from batchflow.testing.conformance.scene import Cases, Scene, message, names, new_batch
 
 
 class BatchCases(Cases):
@@ -138,7 +138,7 @@ class BatchCases(Cases):
         """With the limits the batch was opened with."""
         flow = new_batch().complete_flow.named("free")
         await scene.start([], complete_flow=flow)
-        await scene.store.pin(FREE, paused=True)
+        await scene.store.pause("free")
         assert await scene.completions() == []
 
     async def test_settle_dead_breaks_the_walk_of_its_batch(self, scene: Scene) -> None:

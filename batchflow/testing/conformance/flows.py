@@ -6,7 +6,7 @@ import itertools
 from batchflow.core import settlement
 from batchflow.core.flow import CATCH_UP_MS, FlowControl
 from batchflow.core.message import Claim
-from batchflow.testing.conformance.scene import FREE, Cases, Scene, names
+from batchflow.testing.conformance.scene import Cases, Scene, names
 
 ONE = FlowControl(key="one", parallelism=1)
 
@@ -139,7 +139,8 @@ class FlowCases(Cases):
 
     async def test_declare_leaves_pinned_limits_alone(self, scene: Scene) -> None:
         """A restart of the program does not undo what an operator did."""
-        await scene.store.pin(FlowControl(key="a", parallelism=1), paused=True)
+        await scene.store.pin(FlowControl(key="a", parallelism=1))
+        await scene.store.pause("a")
         await scene.store.declare([FlowControl(key="a", parallelism=9)])
         status = await scene.flow("a")
         assert (status.limits.parallelism, status.pinned, status.paused) == (1, True, True)
@@ -157,18 +158,36 @@ class FlowCases(Cases):
         await scene.done(held[2])
         assert len(await scene.claim()) == 1
 
-    async def test_pin_holds_a_paused_key(self, scene: Scene) -> None:
-        """Nothing of it starts, and time alone does not help."""
+    async def test_pin_of_one_limit_leaves_the_other_alone(self, scene: Scene) -> None:
+        """Parallelism and rate are two pins; either is taken off by itself."""
+        await scene.store.declare([FlowControl(key="one", parallelism=4, rate=8)])
+        await scene.store.pin(FlowControl(key="one", parallelism=1))
+        await scene.store.pin(FlowControl(key="one", rate=2, period="1m"))
+        status = await scene.flow("one")
+        assert status.limits == FlowControl(key="one", parallelism=1, rate=2, period="1m")
+        assert (status.pinned_parallelism, status.pinned_rate) == (True, True)
+        await scene.store.unpin("one", rate=False)
+        status = await scene.flow("one")
+        assert status.limits == FlowControl(key="one", parallelism=4, rate=2, period="1m")
+        assert (status.pinned_parallelism, status.pinned_rate) == (False, True)
+        await scene.store.unpin("one", parallelism=False)
+        assert (await scene.flow("one")).limits == FlowControl(key="one", parallelism=4, rate=8)
+
+    async def test_pause_holds_a_key_until_it_is_resumed(self, scene: Scene) -> None:
+        """Nothing of it starts, and time alone does not help; pins neither begin nor end it."""
         await scene.publish("a", "b")
-        await scene.store.pin(FREE, paused=True)
+        await scene.store.pause("free")
         assert (await scene.flow()).paused
         assert await scene.next_due() is None
-        await scene.store.pin(FREE)
+        await scene.store.pin(FlowControl(key="free", parallelism=5))
+        await scene.store.unpin("free")
+        assert await scene.claim() == []
+        await scene.store.resume("free")
         assert len(await scene.claim()) == 2
 
-    async def test_pin_of_a_key_nobody_knows_waits_for_it(self, scene: Scene) -> None:
+    async def test_pause_of_a_key_nobody_knows_waits_for_it(self, scene: Scene) -> None:
         """An operator may come before the first message."""
-        await scene.store.pin(FREE, paused=True)
+        await scene.store.pause("free")
         await scene.publish("a")
         assert await scene.claim() == []
 
@@ -180,9 +199,9 @@ class FlowCases(Cases):
         assert await scene.flow("one") == once
 
     async def test_unpin_puts_the_codes_latest_limits_in_force(self, scene: Scene) -> None:
-        """Those declared while it was pinned, and the pause is over."""
+        """Those declared while it was pinned."""
         await scene.publish("a", "b", "c", flow=ONE)
-        await scene.store.pin(FlowControl(key="one"), paused=True)
+        await scene.store.pin(FlowControl(key="one", parallelism=1))
         await scene.store.declare([FlowControl(key="one", parallelism=2)])
         await scene.store.unpin("one")
         status = await scene.flow("one")

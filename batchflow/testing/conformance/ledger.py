@@ -95,7 +95,7 @@ class LedgerCases(Cases):
     async def test_forget_leaves_an_item_in_flight(self, scene: Scene) -> None:
         """It is no mark; the mark of one that is done again is."""
         await scene.store.mark("welcome", ["u1"], None)
-        await scene.start(["u1", "u2"])
+        await scene.start(["u1", "u2"], force=True)
         assert await scene.store.forget("welcome") == 1
         assert await scene.store.processed("welcome", ["u1"]) == frozenset()
         await scene.start(["u1", "u2"], id="bat_b")

@@ -109,9 +109,9 @@ class SharedCases(Cases):
     async def test_pin_reaches_other_processes(self, scene: Scene, second: Scene) -> None:
         """An operator's command is a process of its own."""
         await scene.publish("a")
-        await second.store.pin(FlowControl(key="free"), paused=True)
+        await second.store.pause("free")
         assert await scene.claim() == []
-        await second.store.unpin("free")
+        await second.store.resume("free")
         await scene.claim_one("a")
 
     async def test_prune_leaves_no_trace_in_other_processes(self, scene: Scene, second: Scene) -> None:
