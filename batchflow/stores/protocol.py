@@ -191,7 +191,8 @@ class Store(Protocol):
         """Let a dead letter wait again, due at once, with its journal; failures and losses start again from none.
 
         Its item is open again; a batch that had ended goes on, `sealed`, and completes anew, with another completion
-        message. False when it is not a dead letter, or its batch is being cancelled or was removed.
+        message. False when it is not a dead letter, its batch is being cancelled or was removed, or what the walk of
+        its batch had held back is gone.
         """
         ...
 

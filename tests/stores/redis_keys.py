@@ -6,9 +6,11 @@ known) and goes with it. So a key whose owner is gone, or has ended where the ke
 
 import contextlib
 import json
+import re
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeAlias
 
+from batchflow.core.message import SUSPECT_LOSSES
 from batchflow.stores.redis import RedisStore
 from batchflow.stores.redis.connection import ERRORS
 from batchflow.stores.redis.keys import KEYS, Key, pattern_of, prefix
@@ -115,10 +117,10 @@ class Snapshot:
         """Of messages of a batch's layers: the end of a batch has one too."""
         return None if float(self.of(f"b:{id}").get("wk", 0)) else f"and there is no batch '{id}' at work"
 
-    def holder(self, item: str, workflow: str) -> str | None:
+    def holder(self, item: str, ledger: str) -> str | None:
         """Of items in flight: the number of the batch that has each."""
-        number = self.of(f"h:{workflow}")[item]
-        batches = (self.of(f"b:{id}") for id in self.of(f"bw:{workflow}"))
+        number = self.of(f"h:{ledger}")[item]
+        batches = (self.of(f"b:{id}") for id in self.of("bs"))
         has = any(float(it["sq"]) == float(number) and not float(it.get("za", 0)) for it in batches)
         return None if has else f"and there is no open batch {number}"
 
@@ -130,8 +132,21 @@ class Snapshot:
         run = self.of("wh")[token]
         return None if token in self.of(f"whr:{run}") else f"and the run '{run}' knows nothing of it"
 
-    def lane(self, flow: str, destination: str) -> str | None:
-        return None if self.of(f"q:{flow}|{destination}") else "and nothing waits there"
+    def ready(self, member: str, destination: str) -> str | None:
+        flow, _, group = member.partition("\n")
+        return self.lane(f"{flow}|{destination}|{group}")
+
+    def lane(self, lane: str, _: str = "") -> str | None:
+        return None if self.of(f"q:{lane}") or self.of(f"s:{lane}") else "and nothing waits there"
+
+    def claimed_alone(self, worker: str, _: str) -> str | None:
+        return self.worker(worker) or self.open_run(self.of("wa")[worker])
+
+    def holds_off(self, name: str, _: str) -> str | None:
+        """Of what holds others off: a message or a batch that has not ended."""
+        id = self.of("dk")[name]
+        message = self.of(f"m:{id}")
+        return None if message and "z" not in message else self.open_batch(id)
 
     def waiting(self, member: str, _: str) -> str | None:
         """Of what waits in a lane: a message that nobody holds, or a range of items."""
@@ -148,9 +163,14 @@ class Snapshot:
             return None if id in self.of("runs") else "and it has ended and is not among the runs that are kept"
         if "o" in about:
             return None if id in self.of(f"w:{about['o']}") else f"and its worker '{about['o']}' does not hold it"
-        batch = {} if "d" in about else self.of(f"b:{id[:-11]}")
+        batch = {} if "d" in about else {**self.of(f"b:{id[:-11]}"), "b": id[:-11]}
         place = {**batch, **about}
-        lane = self.of(f"q:{place.get('k')}|{place.get('d')}")
+        if float(about.get("l", 0)) >= SUSPECT_LOSSES:
+            return None if id in self.of("sus") else "and it is not among those that are claimed alone"
+        group = place.get("b", "") + ("~" if "he" in about else "")
+        group = "" if re.search(r"\.z\d*$", id) else group
+        kind = "s" if float(about.get("f", 0)) else "q"
+        lane = self.of(f"{kind}:{place.get('k')}|{place.get('d')}|{group}")
         return None if id in lane else "and it waits in no lane"
 
 
@@ -165,8 +185,13 @@ _RULES: dict[str, Rule] = {
     "wi": Snapshot.worker,
     "w:<worker>": Snapshot.worker,
     "wc:<worker>": Snapshot.worker,
-    "q:<flow key>|<destination>": Snapshot.waiting,
-    "rd:<destination>": Snapshot.lane,
+    "wa": Snapshot.claimed_alone,
+    "q:<lane>": Snapshot.waiting,
+    "s:<lane>": Snapshot.waiting,
+    "sus": Snapshot.waiting,
+    "rd:<destination>": Snapshot.ready,
+    "lt": Snapshot.lane,
+    "dk": Snapshot.holds_off,
     "m:<id>": Snapshot.message,
     "a:<run>": Snapshot.open_run,
     "ln:<run>": Snapshot.open_run,
@@ -187,20 +212,23 @@ _RULES: dict[str, Rule] = {
     "p:<batch>": Snapshot.batch,
     "i:<batch>:<bucket>": Snapshot.batch,
     "x:<batch>:<bucket>": Snapshot.batch,
+    "d:<batch>:<bucket>": Snapshot.batch,
     "bi:<batch>": Snapshot.open_batch,
+    "bq:<batch>": Snapshot.open_batch,
     "r:<batch>": Snapshot.open_batch,
     "bm:<batch>": Snapshot.working_batch,
     "bs": Snapshot.batch,
     "bw:<workflow>": Snapshot.batch,
+    "bl:<label>": Snapshot.batch,
     "bo": Snapshot.open_batch,
     "be": Snapshot.ended_batch,
     "bc": Snapshot.open_batch,
-    "h:<workflow>": Snapshot.holder,
-    "l:<workflow>": _always,
+    "h:<ledger>": Snapshot.holder,
+    "l:<ledger>": _always,
 }
 _BY_MEMBER = frozenset(
     {
-        *("q:<flow key>|<destination>", "rd:<destination>", "e:<event>", "h:<workflow>", "bw:<workflow>"),
+        *("q:<lane>", "s:<lane>", "rd:<destination>", "e:<event>", "h:<ledger>", "bw:<workflow>", "bl:<label>"),
         *("od:<destination>", "ol:<label>", "kids:<run>", "kidb:<run>"),
     }
 )

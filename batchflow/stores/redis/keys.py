@@ -10,11 +10,14 @@ from typing import Literal, TypeAlias
 
 from batchflow.errors import ConfigurationError, StoreIncompatible
 
-SCHEMA = 1
-"""What a namespace is made with. One of another number is refused, so that all who work on one understand its keys.
+SCHEMA = 10
+"""What a namespace is made with. An older one, from that of 0.1.0 on, is migrated; any other is refused.
 
-It grows with a change that an earlier version would misread; a key that it does not know of is none.
+Bump it when an older version would misread the data. Adding a key is not such a change.
 """
+
+FIRST_SCHEMA = 10
+"""That of 0.1.0."""
 
 Stays: TypeAlias = Literal["permanent", "waiting", "retention", "batch", "marks"]
 """How long a key stays: as long as the namespace; while somebody waits or runs; until retention removes what it tells
@@ -35,13 +38,18 @@ KEYS = (
     Key("meta", "hash", "permanent", "the schema, and counters: stores, batches, turns of flow keys"),
     Key("flows", "zset", "permanent", "the names of flow keys"),
     Key("f:<flow key>", "hash", "permanent", "limits of code and operator, places in use, how many wait, next start"),
-    Key("ws", "set", "permanent", "the names of workflows"),
+    Key("ws", "set", "permanent", "the names of ledgers"),
     Key("workers", "zset", "waiting", "workers by the end of their lease"),
     Key("wi", "hash", "waiting", "workers: since when, their last heartbeat, how many claims each means to have"),
     Key("w:<worker>", "hash", "waiting", "the messages a worker holds: an item without incident as =item, else !"),
     Key("wc:<worker>", "string", "waiting", "the latest claim, to be given back where its answer was lost"),
-    Key("q:<flow key>|<destination>", "zset", "waiting", "what waits in a lane, by when it is due"),
-    Key("rd:<destination>", "zset", "waiting", "flow keys of a destination, by when the earliest of the lane is due"),
+    Key("wa", "hash", "waiting", "workers: the message of each that was claimed alone"),
+    Key("q:<lane>", "zset", "waiting", "what is fresh in a lane, by when it is due; 0: at once"),
+    Key("s:<lane>", "zset", "waiting", "what has started and waits in a lane, by when it is due"),
+    Key("sus", "zset", "waiting", "what was lost so often that it is claimed alone, by when it is due"),
+    Key("rd:<destination>", "zset", "waiting", "lanes that are not closed, by when the earliest is due"),
+    Key("lt", "hash", "waiting", "lanes: when each was served last, and how many claims in a row had started before"),
+    Key("dk", "hash", "waiting", "what holds others off: the message or batch that has not ended, by its open_dedup"),
     Key("m:<id>", "hash", "retention", "a message with its steps; also the run that is kept of it, or its dead letter"),
     Key("a:<run>", "list", "waiting", "what came in for steps that wait, until a claim records it"),
     Key("ln:<run>", "hash", "waiting", "steps of a run that wait for an event"),
@@ -61,16 +69,19 @@ KEYS = (
     Key("p:<batch>", "string", "retention", "the parameters all items of a batch share"),
     Key("i:<batch>:<bucket>", "hash", "retention", "64 items: number, then a letter for the state and the item's id"),
     Key("x:<batch>:<bucket>", "hash", "retention", "how these items ended: when, with which result or error"),
+    Key("d:<batch>:<bucket>", "hash", "retention", "what fetch brought of these items, until each has succeeded"),
     Key("bi:<batch>", "set", "batch", "the ids of a batch's items"),
+    Key("bq:<batch>", "set", "batch", "the lanes of a batch"),
     Key("r:<batch>", "zset", "batch", "ranges of items that nobody has claimed yet, by their first number"),
     Key("bm:<batch>", "set", "batch", "messages of a batch's layers that have not ended"),
     Key("bs", "zset", "retention", "batches in the order they were made"),
     Key("bw:<workflow>", "zset", "retention", "batches of a workflow"),
+    Key("bl:<label>", "zset", "retention", "batches with a label"),
     Key("bo", "zset", "retention", "batches that have not ended"),
     Key("be", "zset", "retention", "batches by when they ended"),
-    Key("bc", "set", "batch", "batches that are being cancelled"),
-    Key("h:<workflow>", "hash", "batch", "items in flight: the number of the batch that has each"),
-    Key("l:<workflow>", "zset", "marks", "the ledger: processed items by when their mark expires (+inf: never)"),
+    Key("bc", "set", "batch", "batches of which a part is being cancelled"),
+    Key("h:<ledger>", "hash", "batch", "items in flight: the number of the batch that has each"),
+    Key("l:<ledger>", "zset", "marks", "a ledger: processed items by when their mark expires (+inf: never)"),
 )
 
 CHANNEL = "changes"
@@ -100,15 +111,16 @@ def check_schema(schema: int, namespace: str, place: str) -> None:
     """
     if schema == SCHEMA:
         return
-    newer = schema > SCHEMA
-    cure = (
-        "upgrade this one, or name another namespace"
-        if newer
-        else "let that one finish what is in it, and name another namespace for this one"
-    )
+    made = f"the namespace '{namespace}' of {place} was made by"
+    if schema > SCHEMA:
+        raise StoreIncompatible(
+            f"{made} a newer batchflow (schema {schema}, this one knows {SCHEMA}); upgrade this one, or name another "
+            "namespace with BATCHFLOW_NAMESPACE"
+        )
     raise StoreIncompatible(
-        f"the namespace '{namespace}' of {place} was made by {'a newer' if newer else 'an older'} batchflow "
-        f"(schema {schema}, this one knows {SCHEMA}); {cure} with BATCHFLOW_NAMESPACE"
+        f"{made} a batchflow before 0.1.0 (schema {schema}), which this one does not read; let that version finish "
+        "what is in it, save which items are processed with 'batchflow ledger export', name another namespace with "
+        "BATCHFLOW_NAMESPACE, and take them over with 'batchflow ledger import'"
     )
 
 

@@ -42,17 +42,17 @@ class RedisLedger:
         if self._owned:
             await clients.close(self._client)
 
-    async def processed(self, workflow: str, ids: Sequence[str]) -> frozenset[str]:
+    async def processed(self, ledger: str, ids: Sequence[str]) -> frozenset[str]:
         """See the port; one round trip."""
-        return frozenset(await self._add("processed", workflow, ids))
+        return frozenset(await self._add("processed", ledger, ids))
 
-    async def mark(self, workflow: str, ids: Sequence[str], ttl_ms: int | None) -> None:
+    async def mark(self, ledger: str, ids: Sequence[str], ttl_ms: int | None) -> None:
         """See the port."""
-        await self._add("mark", workflow, ids, ttl_ms)
+        await self._add("mark", ledger, ids, ttl_ms)
 
-    async def forget(self, workflow: str, ids: Sequence[str] | None = None) -> int:
+    async def forget(self, ledger: str, ids: Sequence[str] | None = None) -> int:
         """See the port."""
-        return await self._add("forget", workflow, ids)
+        return await self._add("forget", ledger, ids)
 
     async def _add(self, verb: str, *arguments: Any) -> Any:
         if self._group is None:

@@ -1,12 +1,14 @@
 """Answers of the script made into values. An empty list comes as an empty object: Lua knows no difference."""
 
 from collections.abc import Sequence
+from itertools import repeat
 from typing import Any
 
 from pydantic_core import from_json
 
-from batchflow.core.flow import FlowControl, FlowStatus
-from batchflow.core.message import NO_HEADERS, Claim, Claimed, DeadLetter
+from batchflow.core.batch import NO_HEADERS
+from batchflow.core.ledger import Mark
+from batchflow.core.message import Claim, Claimed, DeadLetter
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.run import Journal, Run, Step, Waiter
 from batchflow.core.settlement import Settled
@@ -15,7 +17,7 @@ from batchflow.stores import rows
 
 STALE = Settled(stale=True)
 FRESH = Settled()
-FRESH_ITEMS = 5
+FRESH_ITEMS = 6
 
 
 def settled(answer: Sequence[Any]) -> Settled:
@@ -28,20 +30,23 @@ def settled(answer: Sequence[Any]) -> Settled:
 
 def claimed(answer: Sequence[Any]) -> Claimed:
     """What was leased."""
-    found, next_due, params, now = answer
+    found, next_due, params, now, *rest = answer
+    # An empty list where there are none.
+    headers: dict[str, str] = dict(rest[0]) if rest and rest[0] else {}
     claims: list[Claim] = []
     for row in found:
         if len(row) == FRESH_ITEMS:
-            claims += _fresh(row, params)
+            claims += _fresh(row, params, headers)
         else:
             claims.append(_claim(row, params))
     return Claimed(claims, next_due, now)
 
 
-def _fresh(row: list[Any], params: dict[str, str]) -> list[Claim]:
+def _fresh(row: list[Any], params: dict[str, str], headers: dict[str, str]) -> list[Claim]:
     """Items of a batch that nobody has claimed before."""
-    destination, batch, started, depth, items = row
+    destination, batch, started, depth, items, data = row
     text, begin = params[batch], f"{batch}.r"
+    shared = from_json(headers[batch]) if batch in headers else NO_HEADERS
     return [
         Claim(
             f"{begin}{number:09d}",
@@ -53,19 +58,21 @@ def _fresh(row: list[Any], params: dict[str, str]) -> list[Claim]:
             item,
             0,
             0,
-            NO_HEADERS,
+            shared,
             None,
             (),
             text,
             started,
             depth,
+            brought,
         )
-        for number, item in zip(items[::2], items[1::2], strict=True)
+        for number, item, brought in zip(items[::2], items[1::2], data or repeat(None), strict=False)
     ]
 
 
 def _claim(row: list[Any], params: dict[str, str]) -> Claim:
-    id, fence, destination, body, batch, number, item, failures, losses, headers, retry, journal, started, depth = row
+    id, fence, destination, body, batch, number, item, failures, losses, headers, retry, journal, *rest = row
+    started, depth, data = rest
     return Claim(
         id,
         fence,
@@ -82,6 +89,7 @@ def _claim(row: list[Any], params: dict[str, str]) -> Claim:
         params[batch] if batch else "null",
         started,
         depth,
+        data,
     )
 
 
@@ -119,8 +127,7 @@ def worker(row: Sequence[Any]) -> WorkerStatus:
     return WorkerStatus(name, since, seen_at, int(lease_until), concurrency, holds or {}, lost)
 
 
-def flow(row: Sequence[Any]) -> FlowStatus:
-    """A flow key."""
-    key, parallelism, rate, period, pinned, paused, in_use, waiting, parked_until = row
-    limits = FlowControl(parallelism=parallelism, rate=rate, period=f"{period}ms", key=key or None)
-    return FlowStatus(limits, pinned, paused, in_use, waiting, parked_until)
+def mark(row: Sequence[Any]) -> Mark:
+    """A mark."""
+    item, expires_at = row
+    return Mark(item, None if expires_at is None else int(expires_at))

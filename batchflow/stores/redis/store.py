@@ -10,6 +10,7 @@ from redis.exceptions import NoPermissionError
 from batchflow.core.batch import Batch, Item, ItemState
 from batchflow.core.clock import Clock
 from batchflow.core.flow import FlowStatus
+from batchflow.core.ledger import Mark
 from batchflow.core.message import Claimed, DeadLetter
 from batchflow.core.run import NEVER, Run, RunQuery, Waiter
 from batchflow.core.settlement import Settlement
@@ -197,6 +198,10 @@ class RedisStore(Writing):
         """See the protocol."""
         return [reads.dead_letter(row) for row in await self._read("dead_letters", batch, limit)]
 
+    async def under_way(self, open_dedup: str) -> str | None:
+        """See the protocol."""
+        return await self._read("under_way", open_dedup)
+
     # Batches
 
     async def batch(self, id: str) -> Batch | None:
@@ -205,10 +210,10 @@ class RedisStore(Writing):
         return rows.batch(row) if row else None
 
     async def batches(
-        self, *, workflow: str | None = None, open_only: bool = False, limit: int = 50
+        self, *, workflow: str | None = None, label: str | None = None, open_only: bool = False, limit: int = 50
     ) -> Sequence[Batch]:
         """See the protocol."""
-        return [rows.batch(row) for row in await self._read("batches", workflow, open_only, limit)]
+        return [rows.batch(row) for row in await self._read("batches", workflow, label, open_only, limit)]
 
     async def items(
         self, batch: str, *, state: ItemState | None = None, after: int = -1, limit: int = 100
@@ -223,15 +228,23 @@ class RedisStore(Writing):
 
     # The ledger
 
-    async def processed(self, workflow: str, ids: Sequence[str]) -> frozenset[str]:
+    async def processed(self, ledger: str, ids: Sequence[str]) -> frozenset[str]:
         """See the protocol."""
-        return frozenset(await self._read("processed", workflow, ids))
+        return frozenset(await self._read("processed", ledger, ids))
+
+    async def ledgers(self) -> Sequence[str]:
+        """See the protocol."""
+        return list(await self._read("ledgers"))
+
+    async def marks(self, ledger: str, *, after: str | None = None, limit: int = 1_000) -> Sequence[Mark]:
+        """See the protocol."""
+        return [reads.mark(row) for row in await self._read("marks", ledger, after, limit)]
 
     # Flow keys
 
     async def flows(self, keys: Sequence[str] | None = None) -> Sequence[FlowStatus]:
         """See the protocol."""
-        return [reads.flow(row) for row in await self._read("flows", keys)]
+        return [rows.flow(row) for row in await self._read("flows", keys)]
 
 
 class _Claims:

@@ -21,6 +21,7 @@ from batchflow.core.settlement import (
     Settlement,
     StartItems,
     Unlisten,
+    Walked,
 )
 
 Wire: TypeAlias = list[Any]
@@ -49,8 +50,7 @@ def operation(verb: str, arguments: Sequence[Any]) -> bytes:
         case "declare":
             return to_json((verb, [_limits(limits) for limits in arguments[0]]))
         case "pin":
-            limits, paused = arguments
-            return to_json((verb, _limits(limits), paused))
+            return to_json((verb, _limits(arguments[0])))
         case _:
             return to_json((verb, *arguments))
 
@@ -66,7 +66,7 @@ def _settlement(ends: Settlement) -> Wire:
 
 
 def _limits(flow: FlowControl) -> Wire:
-    return [flow.key or "", flow.parallelism, flow.rate, flow.period_ms]
+    return [flow.key or "", flow.parallelism, flow.rate, flow.period_ms, flow.burst]
 
 
 def _message(message: Message) -> Wire:
@@ -74,20 +74,26 @@ def _message(message: Message) -> Wire:
     headers = to_json(dict(message.headers)).decode() if message.headers else None
     retry = to_json(message.retry.as_wire()).decode() if message.retry else None
     fixed = [message.id, message.destination, _limits(message.flow), message.body, headers, retry, message.not_before]
-    return [*fixed, message.batch, message.keep, message.label, parent, step, message.depth]
+    tied = [message.batch, message.keep, message.label, parent, step, message.depth]
+    return [*fixed, *tied, message.on_failure, message.open_dedup, message.held]
 
 
 def _batch(batch: NewBatch) -> Wire:
     parent, step = batch.parent or (None, None)
     items = [batch.id, batch.workflow, batch.execute, _limits(batch.flow), batch.params]
     end = [batch.complete, _limits(batch.complete_flow), batch.ledger_ttl, batch.keep_results]
-    return [*items, *end, batch.force, batch.label, parent, step, batch.depth]
+    tied = [batch.force, batch.label, parent, step, batch.depth]
+    headers = to_json(dict(batch.headers)).decode() if batch.headers else None
+    more = [headers, batch.ledger or batch.workflow, batch.on_failure, batch.named, batch.open_dedup]
+    return [*items, *end, *tied, *more]
 
 
 def _effect(effect: Effect) -> Wire:
     match effect:
-        case StartItems(batch, first, ids):
-            return ["start", batch, first, ids]
+        case StartItems(batch, first, ids, marked, data):
+            return ["start", batch, first, ids, marked, data]
+        case Walked(batch, total):
+            return ["walked", batch, total]
         case Publish(messages):
             return ["publish", [_message(message) for message in messages]]
         case OpenBatch(batch, messages):

@@ -70,6 +70,10 @@ def sweep_cancelled(tx: Tx) -> int:
         ended += _sweep(tx, key, SLICE - ended)
         if ended == SLICE:
             break
+    if ended < SLICE:
+        count, touched = settling.end_broken(tx, SLICE - ended)
+        batches.finish(tx, touched)
+        ended += count
     return ended
 
 

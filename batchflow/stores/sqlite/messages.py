@@ -122,10 +122,16 @@ def redrive(tx: Tx, id: str) -> bool:
 
 
 def _reopen(tx: Tx, batch: int, number: int) -> bool:
-    if number < 0:
-        return tx.run("batch_reopen_layer", batch=batch) > 0
-    if not tx.run("batch_reopen_item", batch=batch):
+    completion = ids.complete_id(tx.head(batch).id, tx.one("batch_generation", batch=batch))
+    if not tx.run("batch_reopen_item" if number >= 0 else "batch_reopen_layer", batch=batch):
         return False
+    if waits := tx.json("message_waiting", id=completion):
+        # It tells of an end that is not one any more.
+        tx.run_rows("message_drop", [(completion,)])
+        move(tx, batch, working=-1)
+        flows.recount(tx, waits[0][1])
+    if number < 0:
+        return True
     tx.run("item_reopen", batch=batch, number=number)
     tx.run("mark_hold", batch=batch, number=number, ledger=tx.head(batch).ledger)
     return True

@@ -64,6 +64,21 @@ UPDATE lane SET turn = :turn, ahead = :ahead WHERE key = :lane;
 -- Nothing of the batch is claimed for one more reason.
 UPDATE lane SET closed = closed | :why WHERE batch = :batch;
 
+-- lanes_break --
+-- The walk broke off: what was held back is not released any more.
+UPDATE lane SET closed = closed | 4 WHERE batch = :batch AND held = 1;
+
+-- lanes_broken --
+-- Lanes of walks that broke off in which something waits still.
+SELECT json_group_array(key) FROM lane l
+WHERE l.held = 1 AND l.closed >= 4
+    AND EXISTS (SELECT 1 FROM message m WHERE m.lane = l.key AND m.owner IS NULL AND m.stage < 3);
+
+-- message_waiting_of_lane --
+SELECT json_group_array(json_array(id, lane, batch, number, keep, parent, parent_step, linked)) FROM (
+    SELECT id, lane, batch, number, keep, parent, parent_step, linked FROM message
+    WHERE lane = :lane AND owner IS NULL AND stage < 3 LIMIT :limit);
+
 -- lanes_open --
 UPDATE lane SET closed = closed & ~:why WHERE batch = :batch;
 
@@ -699,7 +714,8 @@ UPDATE batch SET working = working + 1, error = NULL,
     state = CASE WHEN state = 'cancelling' THEN state WHEN started_at IS NULL THEN 'pending' ELSE 'open' END,
     entered = started_at IS NOT NULL,
     generation = generation + (ended_at IS NOT NULL), ended_at = NULL
-WHERE key = :batch AND state <> 'cancelling';
+WHERE key = :batch AND state <> 'cancelling'
+    AND NOT EXISTS (SELECT 1 FROM lane WHERE batch = :batch AND held = 1 AND closed >= 4);
 
 -- batch_generation --
 SELECT generation FROM batch WHERE key = :batch;

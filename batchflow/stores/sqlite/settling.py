@@ -146,6 +146,7 @@ def _end(tx: Tx, ended: Sequence[Ended], *, held_places: bool = True) -> set[int
     """Remove messages; the batches that were touched."""
     if not ended:
         return set()
+    broken = False
     _bury(tx, [(one.settlement, one.held) for one in ended if one.settlement.ending == "dead"])
     kept = [(s.id, _RUN_STATE[s.ending], s.result, s.error) for s, held in ended if held.keep and s.ending != "dead"]
     if kept:
@@ -159,7 +160,8 @@ def _end(tx: Tx, ended: Sequence[Ended], *, held_places: bool = True) -> set[int
             delta.working -= 1
             if settlement.ending != "done":
                 error = settlement.error or f"its run '{settlement.id}' was cancelled"
-                tx.run("batch_break", batch=held.batch, error=error)
+                if tx.run("batch_break", batch=held.batch, error=error) and tx.run("lanes_break", batch=held.batch):
+                    broken = True
     journals = [(s.id,) for s, held in ended if not held.keep and s.ending != "dead"]
     if journals:
         tx.run_rows("step_drop", journals)
@@ -178,7 +180,22 @@ def _end(tx: Tx, ended: Sequence[Ended], *, held_places: bool = True) -> set[int
         cancelled = [settlement.id for settlement, _ in linked if settlement.ending == "cancelled"]
         if cancelled:
             touched |= _cancel_children(tx, cancelled)
+    if broken:
+        touched |= end_broken(tx, SLICE)[1]
     return touched
+
+
+def end_broken(tx: Tx, limit: int) -> tuple[int, set[int]]:
+    """End up to `limit` of what walks that broke off had held back: how many, and the batches that were touched."""
+    count, touched = 0, set[int]()
+    for lane in tx.json("lanes_broken"):
+        waits = tx.json("message_waiting_of_lane", lane=lane, limit=limit - count)
+        count += len(waits)
+        touched |= _end(tx, unclaimed(waits), held_places=False)
+        flows.recount(tx, lane)
+        if count == limit:
+            break
+    return count, touched
 
 
 def _tell_parents(tx: Tx, ended: Sequence[Ended]) -> None:

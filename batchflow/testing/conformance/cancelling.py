@@ -1,7 +1,8 @@
 """Cancelling batches."""
 
-from batchflow.core import settlement
+from batchflow.core import ids, settlement
 from batchflow.core.flow import FlowControl
+from batchflow.core.settlement import Enter, Page, StartItems
 from batchflow.testing.conformance.scene import Cases, Scene, message, new_batch
 
 
@@ -29,13 +30,13 @@ class CancelCases(Cases):
         assert {state for _, state in await scene.states()} == {"cancelled"}
 
     async def test_cancel_batch_lets_what_is_done_meanwhile_count(self, scene: Scene) -> None:
-        """A worker that settles as done has done it; so has one that failed for good."""
+        """A worker that settles as done has done it; what failed meanwhile is cancelled."""
         await scene.start(["u1", "u2"])
         one, two = await scene.items()
         await scene.store.cancel_batch("bat_a")
         await scene.done(one)
         await scene.dead(two)
-        assert await scene.states() == [("u1", "succeeded"), ("u2", "failed")]
+        assert await scene.states() == [("u1", "succeeded"), ("u2", "cancelled")]
         assert (await scene.batch()).state == "cancelled"
         assert await scene.store.processed("welcome", ["u1"]) == {"u1"}
 
@@ -103,11 +104,45 @@ class CancelCases(Cases):
         assert await scene.states("bat_a1") == [("u2", "open")]
 
     async def test_cancel_batch_ends_thousands(self, scene: Scene) -> None:
-        """However many wait, all have ended when it returns."""
-        await scene.start([f"u{number}" for number in range(4_500)])
+        """Nothing of it is leased once it returns; the counts follow."""
+        await scene.start([f"u{number:04d}" for number in range(4_500)])
         await scene.store.cancel_batch("bat_a")
+        assert await scene.items() == []
+        await scene.store.expire()
         batch = await scene.batch()
         assert (batch.state, batch.counts.cancelled) == ("cancelled", 4_500)
+
+    async def test_pause_batch_leases_nothing_more_of_it(self, scene: Scene) -> None:
+        """Items, layers, what is published while it is paused; other batches under its keys go on."""
+        entry = await scene.enter()
+        page = message(ids.page_id("bat_a", 0), batch="bat_a")
+        await scene.done(entry, Enter("bat_a"), Page("bat_a", 2), StartItems("bat_a", 0, ("u1", "u2")))
+        (one,) = await scene.items(1)
+        assert await scene.store.pause_batch("bat_a")
+        assert (await scene.batch()).paused
+        assert await scene.store.publish([page]) == [True]
+        await scene.start(["v1"], id="bat_b")
+        assert [claim.item for claim in await scene.claim()] == ["v1"]
+        assert await scene.next_due() is None
+        await scene.store.settle(settlement.retry(one, scene.now, "Boom: no"))
+        assert await scene.claim() == []
+        assert await scene.store.resume_batch("bat_a")
+        assert not (await scene.batch()).paused
+        assert {claim.item or claim.id for claim in await scene.claim()} == {"u1", "u2", page.id}
+
+    async def test_pause_batch_of_what_has_ended_or_is_not_known_does_nothing(self, scene: Scene) -> None:
+        """Nor does resuming what is not paused."""
+        assert not await scene.store.pause_batch("bat_x")
+        await scene.start([])
+        assert not await scene.store.pause_batch("bat_a")
+        assert not await scene.store.resume_batch("bat_a")
+
+    async def test_cancel_batch_ends_a_paused_one(self, scene: Scene) -> None:
+        """Nobody has to resume it before."""
+        await scene.start(["u1"])
+        await scene.store.pause_batch("bat_a")
+        assert await scene.store.cancel_batch("bat_a")
+        assert (await scene.batch()).state == "cancelled"
 
     async def test_cancel_batch_says_when_there_may_be_more(self, scene: Scene) -> None:
         """What was cancelled is no reason to come again."""

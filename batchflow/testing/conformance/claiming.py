@@ -8,7 +8,7 @@ from batchflow.core import settlement
 from batchflow.core.flow import FlowControl
 from batchflow.core.message import Claim
 from batchflow.core.run import Step
-from batchflow.testing.conformance.scene import Cases, Scene, names, ran, sleeping, waiting
+from batchflow.testing.conformance.scene import LEASE_MS, Cases, Scene, names, ran, sleeping, waiting
 
 
 class ClaimCases(Cases):
@@ -62,12 +62,93 @@ class ClaimCases(Cases):
             await scene.store.settle(settlement.released(claim))
         assert fences == sorted(set(fences))
 
-    async def test_claim_takes_the_oldest_due_first(self, scene: Scene) -> None:
-        """By the time they were due, then by id."""
+    async def test_claim_takes_what_is_fresh_by_its_id(self, scene: Scene) -> None:
+        """Ids sort in the order they are made; when what was to begin later became due does not matter."""
         for id, due in (("c", 30), ("b", 10), ("d", 10), ("a", 20)):
             await scene.publish(id, not_before=scene.now + due)
+        await scene.publish("bb")
         scene.clock.advance("1s")
-        assert [(await scene.claim(1))[0].id for _ in range(4)] == ["b", "d", "a", "c"]
+        assert [(await scene.claim(1))[0].id for _ in range(5)] == ["a", "b", "bb", "c", "d"]
+
+    async def test_claim_takes_what_has_started_before_what_is_fresh(self, scene: Scene) -> None:
+        """A retry that is due does not wait behind the backlog; by the time they are due."""
+        await scene.publish("x", "y")
+        for claim, wait in zip(await scene.claim(), (20, 10), strict=True):
+            await scene.store.settle(settlement.retry(claim, scene.now + wait, "Boom: no"))
+        await scene.publish(*"abc")
+        assert names(await scene.claim(1)) == ["a"]
+        scene.clock.advance("1s")
+        assert names(await scene.claim(3)) == ["y", "x", "b"]
+
+    async def test_claim_gives_fresh_work_one_in_eight(self, scene: Scene) -> None:
+        """However much of what has started is due, one at a time as well as many at once."""
+        started = [f"s{number:02d}" for number in range(40)]
+        await scene.publish(*started)
+        for claim in await scene.claim():
+            await scene.store.settle(settlement.released(claim))
+        await scene.publish(*(f"f{number}" for number in range(9)))
+        one_by_one = [(await scene.claim(1))[0].id for _ in range(16)]
+        assert [place for place, id in enumerate(one_by_one) if id.startswith("f")] == [7, 15]
+        together = names(await scene.claim(16))
+        assert sorted(id for id in together if id.startswith("f")) == ["f2", "f3"]
+
+    async def test_claim_serves_lanes_of_batches_in_turn(self, scene: Scene) -> None:
+        """The older of two batches under one key does not starve the newer."""
+        await scene.start([f"a{number}" for number in range(8)])
+        await scene.start([f"b{number}" for number in range(8)], id="bat_b")
+        found = [(await scene.items(1))[0].batch for _ in range(8)]
+        assert found.count("bat_a") == found.count("bat_b") == 4
+
+    async def test_claim_finds_what_is_due_though_the_clock_steps_back(self, scene: Scene) -> None:
+        """What was published, given back or woken for now is due whatever the clock says next."""
+        await scene.publish("given back", "suspended", "woken")
+        given_back, suspended, woken = await scene.claim()
+        await scene.listen(woken)
+        await scene.suspend(woken)
+        await scene.suspend(suspended, until=scene.now)
+        await scene.store.settle(settlement.released(given_back))
+        await scene.store.notify("paid", "1")
+        await scene.publish("fresh")
+        await scene.start(["u1"])
+        scene.clock.move_to(scene.now - 3_600_000)
+        assert set(names(await scene.claim())) >= {"given back", "suspended", "woken", "fresh", "bat_a.r000000000"}
+
+    async def test_claim_takes_what_was_lost_twice_alone(self, scene: Scene) -> None:
+        """After a wait that grows; and beside it the worker gets nothing, until it has recorded a step."""
+        await scene.publish(*"abc")
+        for _ in range(2):
+            assert len(await scene.claim()) == 3
+            scene.clock.advance(f"{LEASE_MS}ms")
+            await scene.store.expire()
+            await scene.store.enlist(scene.worker, LEASE_MS)
+        await scene.publish("d")
+        assert names(await scene.claim()) == ["d"]
+        assert await scene.claim() == []
+        scene.clock.advance("1s")
+        alone = await scene.claim_one("a")
+        assert alone.losses == 2
+        assert await scene.claim() == []
+        await scene.record(alone, ran(1, "one"))
+        other = await scene.claim_one("b")
+        await scene.done(other)
+        await scene.claim_one("c")
+
+    async def test_expire_counts_one_that_is_claimed_alone_alone(self, scene: Scene) -> None:
+        """What its worker had beside it is due at once, without a loss."""
+        await scene.publish("poison")
+        for _ in range(2):
+            await scene.claim_one("poison")
+            await scene.lose()
+        await scene.publish("other", destination="other")
+        await scene.claim(destinations=("other",))
+        await scene.claim_one("poison")
+        scene.clock.advance(f"{LEASE_MS}ms")
+        await scene.store.expire()
+        await scene.store.enlist(scene.worker, LEASE_MS)
+        assert (await scene.claim_one("other")).losses == 0
+        assert await scene.claim() == []
+        scene.clock.advance("2s")
+        assert (await scene.claim_one("poison")).losses == 3
 
     async def test_claim_takes_the_oldest_of_a_key_whatever_its_destination(self, scene: Scene) -> None:
         """Destinations that share a key are served in one order."""

@@ -2,9 +2,11 @@
 
 import asyncio
 
-from batchflow.core import settlement
+import pytest
+
+from batchflow.core import ids, settlement
 from batchflow.core.batch import Item
-from batchflow.core.settlement import Enter, Page, Publish, StartItems
+from batchflow.core.settlement import Enter, Page, Publish, StartItems, Walked
 from batchflow.testing.conformance.scene import Cases, Scene, message
 
 
@@ -62,12 +64,124 @@ class ItemCases(Cases):
         assert (counts.eligible, counts.started, counts.duplicates) == (7, 3, 4)
 
     async def test_settle_skips_what_another_batch_has_in_flight(self, scene: Scene) -> None:
-        """It counts as in flight, forced or not, and its claim to the item goes on."""
+        """It counts as in flight, and its claim to the item goes on."""
         await scene.start(["u1", "u2"])
-        await scene.start(["u2", "u3"], id="bat_b", force=True)
+        await scene.start(["u2", "u3"], id="bat_b")
         assert await scene.states("bat_b") == [("u3", "open")]
         assert (await scene.counts("bat_b")).in_flight == 1
         assert (await scene.counts("bat_a")).open == 2
+
+    async def test_settle_skips_what_a_later_batch_has_in_flight(self, scene: Scene) -> None:
+        """Which of the batches was opened first does not matter."""
+        entry = await scene.enter("bat_a")
+        await scene.start(["u1"], id="bat_b")
+        await scene.done(entry, Enter("bat_a"), Page("bat_a", 1), StartItems("bat_a", 0, ("u1",)))
+        assert (await scene.counts("bat_a")).in_flight == 1
+        assert len(await scene.items()) == 1
+
+    async def test_settle_skips_what_is_processed_by_now(self, scene: Scene) -> None:
+        """Whoever has marked it since its page was filtered; a mark that has expired does not count."""
+        entry = await scene.enter("bat_a")
+        await scene.start(["u1"], id="bat_b")
+        (claim,) = await scene.items()
+        await scene.done(claim)
+        await scene.store.mark("welcome", ["u2"], 1_000)
+        await scene.store.mark("welcome", ["u3"], 1)
+        scene.clock.advance("1ms")
+        walked = StartItems("bat_a", 0, ("u1", "u2", "u3"))
+        await scene.done(entry, Enter("bat_a"), Page("bat_a", 3), walked)
+        assert await scene.states("bat_a") == [("u3", "open")]
+        assert (await scene.counts("bat_a")).already_processed == 2
+
+    async def test_settle_starts_what_the_filter_named_in_spite_of_its_mark(self, scene: Scene) -> None:
+        """But not what is in flight elsewhere."""
+        await scene.store.mark("welcome", ["u1", "u2", "u3"], None)
+        await scene.start(["u2"], id="bat_b", force=True)
+        entry = await scene.enter("bat_a")
+        walked = StartItems("bat_a", 0, ("u1", "u2", "u3"), marked=("u1", "u2"))
+        await scene.done(entry, Enter("bat_a"), Page("bat_a", 3), walked)
+        counts = await scene.counts("bat_a")
+        assert (counts.open, counts.in_flight, counts.already_processed) == (1, 1, 1)
+
+    @pytest.mark.parametrize("how", [{"force": True}, {"named": True}])
+    async def test_settle_starts_what_is_forced_or_named_whatever_the_ledger_says(
+        self, scene: Scene, how: dict[str, bool]
+    ) -> None:
+        """Processed or in flight; the batch that had it keeps it as well."""
+        await scene.store.mark("welcome", ["u1"], None)
+        await scene.start(["u2"])
+        await scene.start(["u1", "u2"], id="bat_b", **how)
+        assert (await scene.counts("bat_b")).open == 2
+        for claim in await scene.items():
+            assert not (await scene.done(claim)).stale
+        assert (await scene.counts("bat_a")).succeeded == 1
+        assert (await scene.counts("bat_b")).succeeded == 2
+
+    async def test_settle_keeps_ledgers_of_one_workflow_apart(self, scene: Scene) -> None:
+        """Marks and what is in flight are those of the batch's ledger."""
+        await scene.start(["u1"], ledger="welcome 2030")
+        await scene.start(["u1"], id="bat_b", ledger="welcome 2031")
+        assert (await scene.counts("bat_b")).open == 1
+        for claim in await scene.items():
+            if claim.batch == "bat_a":
+                await scene.done(claim)
+        assert await scene.store.processed("welcome 2030", ["u1"]) == {"u1"}
+        assert await scene.store.processed("welcome 2031", ["u1"]) == frozenset()
+        assert await scene.store.processed("welcome", ["u1"]) == frozenset()
+
+    async def test_claim_gives_an_item_what_fetch_brought_of_it(self, scene: Scene) -> None:
+        """At each attempt, until it has ended."""
+        entry = await scene.enter("bat_a")
+        walked = StartItems("bat_a", 0, ("u1", "u2"), data=('{"n":1}', None))
+        await scene.done(entry, Enter("bat_a"), Page("bat_a", 2), walked)
+        one, two = await scene.items()
+        assert (one.data, two.data) == ('{"n":1}', None)
+        await scene.store.settle(settlement.retry(one, scene.now, "Boom: no"))
+        (again,) = await scene.items()
+        assert again.data == '{"n":1}'
+        await scene.dead(again)
+        assert await scene.store.redrive(again.id)
+        assert (await scene.items())[0].data == '{"n":1}'
+
+    async def test_claim_gives_an_item_the_headers_of_its_batch(self, scene: Scene) -> None:
+        """At the first attempt and at the next; they are shown with the batch."""
+        await scene.start(["u1"], headers={"traceparent": "00-1"})
+        (claim,) = await scene.items()
+        assert claim.headers == {"traceparent": "00-1"}
+        await scene.store.settle(settlement.retry(claim, scene.now, "Boom: no"))
+        assert (await scene.items())[0].headers == {"traceparent": "00-1"}
+        assert (await scene.batch()).headers == {"traceparent": "00-1"}
+
+    async def test_walked_releases_what_was_held_back(self, scene: Scene) -> None:
+        """Held messages wait for the end of the walk, others of the batch do not; the total is known then."""
+        entry = await scene.enter("bat_a")
+        chunk = message(ids.chunk_id("bat_a", 0, 0), batch="bat_a", held=True)
+        page = message(ids.page_id("bat_a", 1), batch="bat_a")
+        await scene.done(entry, Enter("bat_a"), Page("bat_a", 1), Publish((chunk, page)))
+        last = await scene.claim_one(page.id)
+        assert await scene.next_due() is None
+        await scene.done(last, Walked("bat_a", 7))
+        assert (await scene.batch()).total == 7
+        await scene.claim_one(chunk.id)
+
+    async def test_cancel_batch_ends_what_is_held_back(self, scene: Scene) -> None:
+        """And so does a walk that broke off, once nothing else of it is at work."""
+        entry = await scene.enter("bat_a")
+        chunk = message(ids.chunk_id("bat_a", 0, 0), batch="bat_a", held=True)
+        await scene.done(entry, Enter("bat_a"), Page("bat_a", 1), Publish((chunk,)))
+        assert await scene.store.cancel_batch("bat_a")
+        assert (await scene.batch()).state == "cancelled"
+
+    async def test_settle_dead_of_a_page_ends_what_is_held_back(self, scene: Scene) -> None:
+        """Nothing releases it any more, so that the batch has failed."""
+        entry = await scene.enter("bat_a")
+        chunk = message(ids.chunk_id("bat_a", 0, 0), batch="bat_a", held=True)
+        page = message(ids.page_id("bat_a", 1), batch="bat_a")
+        await scene.done(entry, Enter("bat_a"), Page("bat_a", 1), Publish((chunk, page)))
+        await scene.dead(await scene.claim_one(page.id), "Boom: page")
+        batch = await scene.batch()
+        assert (batch.state, batch.error) == ("failed", "Boom: page")
+        assert len(await scene.claim()) == 1
 
     async def test_settle_counts_each_mention_of_what_is_in_flight(self, scene: Scene) -> None:
         """A batch has no duplicate of an item that it never had, in one effect as in several."""
@@ -99,7 +213,9 @@ class ItemCases(Cases):
         await scene.done(claims[0])
         await scene.dead(claims[1])
         await scene.store.settle(settlement.cancelled(claims[2]))
-        await scene.start(["u0", "u1", "u2", "u3"], id="bat_b", force=True)
+        entry = await scene.enter("bat_b")
+        walked = StartItems("bat_b", 0, ("u0", "u1", "u2", "u3"), marked=("u0",))
+        await scene.done(entry, Enter("bat_b"), Page("bat_b", 4), walked)
         assert [id for id, _ in await scene.states("bat_b")] == ["u0", "u1", "u2"]
 
     async def test_settle_starts_nothing_in_a_batch_being_cancelled(self, scene: Scene) -> None:

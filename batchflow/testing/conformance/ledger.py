@@ -73,7 +73,7 @@ class LedgerCases(Cases):
         """Another batch still does not start it."""
         await scene.start(["u1"])
         await scene.store.mark("welcome", ["u1"], None)
-        await scene.start(["u1"], id="bat_b", force=True)
+        await scene.start(["u1"], id="bat_b")
         assert (await scene.counts("bat_b")).in_flight == 1
 
     async def test_forget_takes_some_marks_away(self, scene: Scene) -> None:

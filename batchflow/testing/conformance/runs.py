@@ -103,7 +103,7 @@ class RunCases(Cases):
             await scene.dead(claim)
         letters = await scene.store.dead_letters(batch="bat_a")
         assert sorted(letter.item or "" for letter in letters) == ["u1", "u2"]
-        assert {letter.batch for letter in letters} == {"bat_a"}
+        assert {letter.message.batch for letter in letters} == {"bat_a"}
         assert await scene.store.dead_letters(batch="bat_x") == []
 
     async def test_dead_letters_count_the_failed_attempts(self, scene: Scene) -> None:

@@ -10,7 +10,7 @@ from batchflow.core import ids, settlement
 from batchflow.core.batch import Batch, Counts, NewBatch
 from batchflow.core.clock import Clock
 from batchflow.core.flow import FlowControl, FlowStatus
-from batchflow.core.message import Claim, Claimed, Message
+from batchflow.core.message import LOSS_WAITS_MS, Claim, Claimed, Message
 from batchflow.core.run import NEVER, Run, Step, StepKind
 from batchflow.core.settlement import Effect, Enter, Listen, OpenBatch, Page, Publish, Settled, StartItems
 from batchflow.stores.protocol import Store
@@ -164,10 +164,14 @@ class Scene:
         return [(step.number, step.state, step.position, step.value) for step in (await self.claim_one(id)).journal]
 
     async def lose(self) -> int:
-        """Let the lease of the scene's worker end and take its claims back; it is enlisted again."""
+        """Let the lease of the scene's worker end and take its claims back; it is enlisted again.
+
+        What was lost is due.
+        """
         self.clock.advance(f"{LEASE_MS}ms")
         count = await self.store.expire()
         await self.store.enlist(self.worker, LEASE_MS)
+        self.clock.advance(f"{LOSS_WAITS_MS[-1]}ms")
         return count
 
     async def flow(self, key: str = "free") -> FlowStatus:

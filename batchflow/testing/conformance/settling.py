@@ -4,11 +4,12 @@ import asyncio
 
 import pytest
 
-from batchflow.core import settlement
+from batchflow.core import ids, settlement
 from batchflow.core.flow import FlowControl
 from batchflow.core.message import Claim
+from batchflow.core.retry import RetryPolicy
 from batchflow.core.run import Run
-from batchflow.core.settlement import Ending, Publish, Settled, Settlement
+from batchflow.core.settlement import Ending, Enter, Page, Publish, Settled, Settlement, StartItems
 from batchflow.errors import StoreError
 from batchflow.testing.conformance.scene import Cases, Scene, message, names, ran, sleeping, waiting
 
@@ -235,13 +236,130 @@ class SettleCases(Cases):
         scene.clock.advance("3s")
         await scene.store.settle(settlement.dead(claim, "Boom: no", (ran(2, "two"),)))
         (letter,) = await scene.store.dead_letters()
-        assert (letter.id, letter.destination, letter.body) == ("a", "work", '{"n":1}')
-        assert (letter.batch, letter.item) == (None, None)
+        assert letter.message == message("a", body='{"n":1}')
+        assert (letter.item, letter.failures, letter.losses, letter.created_at) == (None, 1, 0, scene.now - 3_000)
         assert (letter.error, letter.died_at, letter.journal) == ("Boom: no", scene.now, (ran(1, "one"), ran(2, "two")))
         assert await scene.claim() == []
         run: Run | None = await scene.store.run("a")
         assert run is not None
         assert (run.state, run.error, run.journal) == ("failed", "Boom: no", letter.journal)
+
+    async def test_settle_dead_keeps_the_message_whole(self, scene: Scene) -> None:
+        """Key and limits, headers, policy, label, parent, depth: all that it was published with."""
+        await scene.parent("child")
+        whole = message(
+            "a",
+            flow=FlowControl(key="mail", parallelism=2, rate=3, period="1m", burst=2),
+            headers={"x": "1"},
+            retry=RetryPolicy(retries=7),
+            keep=True,
+            label="nightly",
+            parent=("p", 1),
+            depth=4,
+            on_failure="other",
+        )
+        await scene.store.publish([whole])
+        for claim in await scene.claim(destinations=("work",)):
+            await scene.dead(claim)
+        (letter,) = [one for one in await scene.store.dead_letters() if one.id == "a"]
+        assert letter.message == whole
+
+    async def test_settle_dead_tells_whom_the_message_names(self, scene: Scene) -> None:
+        """A message to its `on_failure` with its id, in the same transaction; another one for each death."""
+        claim = await scene.leased("a", on_failure="other")
+        await scene.dead(claim)
+        (told,) = await scene.claim(destinations=("other",))
+        assert (told.id, told.body) == (f"a.x{claim.fence}", '"a"')
+        await scene.done(told)
+        assert await scene.store.redrive("a")
+        again = await scene.claim_one("a")
+        await scene.dead(again)
+        (told,) = await scene.claim(destinations=("other",))
+        assert told.id == f"a.x{again.fence}"
+
+    async def test_settle_dead_of_an_item_tells_whom_its_batch_names(self, scene: Scene) -> None:
+        """Of items, not of the layers."""
+        await scene.start(["u1", "u2"], on_failure="other")
+        one, two = await scene.items()
+        await scene.dead(one)
+        await scene.done(two)
+        assert [claim.body for claim in await scene.claim(destinations=("other",))] == [f'"{one.id}"']
+
+    async def test_settle_carries_effects_out_on_every_ending(self, scene: Scene) -> None:
+        """Dead and answered too; of a run that was cancelled meanwhile none."""
+        await scene.publish(*"abc")
+        a, b, c = await scene.claim()
+        await scene.store.cancel_run("c")
+        await scene.store.settle(settlement.dead(a, "Boom: no", effects=(Publish((message("of a"),)),)))
+        await scene.store.settle(settlement.answered(b, "no", "1", (Publish((message("of b"),)),)))
+        await scene.store.settle(settlement.dead(c, "Boom: no", effects=(Publish((message("of c"),)),)))
+        assert sorted(names(await scene.claim())) == ["of a", "of b"]
+
+    async def test_settle_dead_of_what_was_cancelled_is_cancelled(self, scene: Scene) -> None:
+        """It leaves no dead letter, and nobody is told."""
+        claim = await scene.leased("a", keep=True, on_failure="other")
+        await scene.store.cancel_run("a")
+        await scene.dead(claim)
+        assert (await scene.run("a")).state == "cancelled"
+        assert list(await scene.store.dead_letters()) == []
+        assert await scene.claim() == []
+
+    async def test_redrive_gives_a_dead_letter_another_life(self, scene: Scene) -> None:
+        """With its journal, failures counted anew; once."""
+        claim = await scene.leased("a", keep=True)
+        await scene.record(claim, ran(1, "one"))
+        await scene.dead(claim)
+        assert await scene.store.redrive("a")
+        assert not await scene.store.redrive("a")
+        assert list(await scene.store.dead_letters()) == []
+        assert (await scene.run("a")).state == "waiting"
+        again = await scene.claim_one("a")
+        assert (again.failures, again.losses, again.journal) == (0, 0, (ran(1, "one"),))
+        await scene.done(again)
+        assert (await scene.run("a")).state == "completed"
+
+    async def test_redrive_of_what_is_not_a_dead_letter_does_nothing(self, scene: Scene) -> None:
+        """Unknown, waiting, leased, ended."""
+        await scene.publish("waiting", not_before=scene.now + 5)
+        claim = await scene.leased("leased", keep=True)
+        for id in ("unknown", "waiting", "leased"):
+            assert not await scene.store.redrive(id)
+        await scene.done(claim)
+        assert not await scene.store.redrive("leased")
+
+    async def test_redrive_of_an_item_opens_it_and_its_batch_again(self, scene: Scene) -> None:
+        """A batch that had ended completes anew, with another completion."""
+        await scene.start(["u1"])
+        (item,) = await scene.items()
+        await scene.dead(item)
+        (first,) = await scene.completions()
+        await scene.done(first)
+        assert await scene.store.redrive(item.id)
+        batch = await scene.batch()
+        assert (batch.state, batch.ended_at, batch.counts.open, batch.counts.failed) == ("sealed", None, 1, 0)
+        assert await scene.states() == [("u1", "open")]
+        await scene.start(["u1"], id="bat_b")
+        assert (await scene.counts("bat_b")).in_flight == 1
+        (again,) = await scene.items()
+        assert (await scene.done(again)).ended_batch == "bat_a"
+        assert (await scene.batch()).state == "completed"
+        (second,) = await scene.completions()
+        assert second.id == "bat_a.z2"
+
+    async def test_redrive_of_a_page_lets_its_batch_go_on(self, scene: Scene) -> None:
+        """Its walk is not broken any more."""
+        entry = await scene.enter()
+        page = message(ids.page_id("bat_a", 0), batch="bat_a")
+        await scene.done(entry, Enter("bat_a"), Publish((page,)))
+        await scene.dead(await scene.claim_one(page.id), "Boom: page")
+        assert (await scene.batch()).state == "failed"
+        assert await scene.store.redrive(page.id)
+        again = await scene.claim_one(page.id)
+        await scene.done(again, Page("bat_a", 1), StartItems("bat_a", 0, ("u1",)))
+        (item,) = await scene.items()
+        await scene.done(item)
+        batch = await scene.batch()
+        assert (batch.state, batch.error, batch.counts.succeeded) == ("completed", None, 1)
 
     @pytest.mark.parametrize("ending", STAYING)
     async def test_settle_ends_a_run_that_was_cancelled_meanwhile(self, scene: Scene, ending: Ending) -> None:

@@ -112,7 +112,7 @@ class WorkerCases(Cases):
             assert await scene.lose() == 1
         assert await scene.claim() == []
         (letter,) = await scene.store.dead_letters()
-        assert (letter.id, letter.destination) == ("a", "work")
+        assert (letter.id, letter.losses) == ("a", LOSS_LIMIT)
         assert f"{LOSS_LIMIT} workers" in letter.error
         assert (await scene.flow("one")).in_use == 0
 

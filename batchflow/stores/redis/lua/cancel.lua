@@ -9,7 +9,7 @@ local function cancel_fresh(id)
   local value = batch and call('HGET', batches.bucket(name, number), number)
   if not value or string.sub(value, 1, 1) ~= 'o' then return false end
   batches.end_fresh(batch, number, string.sub(value, 2))
-  lanes.recount(batch.d, batch.k)
+  lanes.recount(batch.d, batch.k, batch.id)
   return true
 end
 

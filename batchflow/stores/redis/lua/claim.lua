@@ -1,12 +1,14 @@
--- claim: leases up to `limit` due messages for `destinations` to a worker, each with a new fence, flow keys in turn;
--- with when there may be more. A message is taken together with its place and its start, or not at all.
+-- claim: leases up to `limit` due messages for `destinations` to a worker, each with a new fence, flow keys in turn and
+-- the lanes of each; with when there may be more. What was lost too often is leased alone. A message is taken together with its place and its start, or not at all.
 -- `token` numbers the claims of one store and worker, `told` is the latest whose answer came in: what a claim leased
 -- whose answer was lost is given back first. `in_hand`, where it is given, is all that the worker has: what it holds here
 -- beside that it has ended already, and the server, which has lost its latest writes, does not know it any more.
 -- The answer: [claims, when there may be more or null, parameters by batch]; claim: [id, fence, destination, body,
--- batch, number, item, failures, losses, headers, retry, journal, started at, depth]; items that nobody has claimed
--- before come together: [destination, batch, started at, depth, [number, item, number, item, …]].
+-- batch, number, item, failures, losses, headers, retry, journal, started at, depth, data]; items that nobody has
+-- claimed before come together: [destination, batch, started at, depth, [number, item, …], their data or null].
 local LANES_AT_ONCE = 64
+local ALONE_MS = 1000
+local SUSPECTS = 100
 
 -- False where a later claim has been carried out already: this one was held up on its way, and nobody waits for it.
 local function give_back_lost(worker, token, told)
@@ -34,24 +36,32 @@ local function give_back_forgotten(worker, in_hand)
   batches.finish()
 end
 
--- Lanes from which something may start now: keys that were served longest ago first.
+-- Lanes from which something may start now: keys that were served longest ago first, and of each key its lanes.
 local function ready(destinations)
-  local found = {}
+  local found, names = {}, {}
   for _, destination in ipairs(destinations) do
     local reply = call('ZRANGEBYSCORE', P .. 'rd:' .. destination, '-inf', now, 'WITHSCORES')
     for place = 1, #reply, 2 do
-      local flow = flows.get(reply[place])
+      local cut = string.find(reply[place], '\n', 1, true)
+      local key, group = string.sub(reply[place], 1, cut - 1), string.sub(reply[place], cut + 1)
+      local flow = flows.get(key)
       if flow and flows.admitted(flow, 1) > 0 then
-        found[#found + 1] = { destination, reply[place], flow, flow.tu, tonumber(reply[place + 1]) }
+        names[#names + 1] = lanes.id(destination, key, group)
+        found[#found + 1] = {
+          destination = destination, key = key, group = group, flow = flow, due = tonumber(reply[place + 1]),
+          name = names[#names],
+        }
       end
     end
   end
+  for place, served in ipairs(lanes.served(names)) do
+    found[place].turn, found[place].ahead = served[1], served[2]
+  end
   table.sort(found, function(one, other)
-    for place = 4, 5 do
-      if one[place] ~= other[place] then return one[place] < other[place] end
-    end
-    if one[2] ~= other[2] then return one[2] < other[2] end
-    return one[1] < other[1]
+    if one.flow.tu ~= other.flow.tu then return one.flow.tu < other.flow.tu end
+    if one.turn ~= other.turn then return one.turn < other.turn end
+    if one.due ~= other.due then return one.due < other.due end
+    return one.name < other.name
   end)
   return found
 end
@@ -59,7 +69,13 @@ end
 local function lease_message(worker, id, about)
   local key = P .. 'm:' .. id
   local held = call('HMGET', key, 'f', 'y', 'b', 'n', 'i', 'x', 'l', 'h', 'r', 'st', 'dp', 'd')
-  if held[5] then held[3], held[4], held[12] = string.sub(id, 1, -12), string.sub(id, -9), true end
+  local data
+  if held[5] then
+    held[3], held[4], held[12] = string.sub(id, 1, -12), string.sub(id, -9), true
+    local of = batches.get(held[3])
+    held[8] = of and of.hd or false
+    if of and of.dd == '1' then data = call('HGET', batches.data(held[3], tonumber(held[4])), tonumber(held[4])) end
+  end
   local batch = held[3] and batches.get(held[3])
   if not held[12] or (batch and batch.s == 'cancelling') then return nil end
   local fence, started, journal = tonumber(held[1] or 0) + 1, tonumber(held[10] or now), NULL
@@ -76,49 +92,85 @@ local function lease_message(worker, id, about)
   return {
     id, fence, about.destination, held[2] or 'null', out(held[3]), tonumber(held[4] or -1), held[5] or '',
     tonumber(held[6] or 0), tonumber(held[7] or 0), out(held[8]), out(held[9]), journal, started,
-    batch and batch.dp or tonumber(held[11] or 0),
+    batch and batch.dp or tonumber(held[11] or 0), out(data),
   }
 end
 
-local function lease_items(worker, member, due, about, want, taken)
-  local items, name, batch = lanes.cut(about.lane, member, due, want)
-  local made, rows = string.format('%.0f', due), {}
+local function lease_items(worker, member, about, want, taken)
+  local items, name, batch = lanes.cut(about.lane, member, want)
+  local rows, data = {}, NULL
   for place, one in ipairs(items) do
     local number, item = one[1], one[2]
     local id = string.format('%s.r%09d', name, number)
-    call('HSET', P .. 'm:' .. id, 'i', item, 'o', worker, 'f', '1', 't', made, 'st', NOW)
+    call('HSET', P .. 'm:' .. id, 'i', item, 'o', worker, 'f', '1', 't', NOW, 'st', NOW)
     taken.hold(id, '=' .. item)
     rows[place * 2 - 1], rows[place * 2] = number, item
+    if batch.dd == '1' then
+      data = data == NULL and {} or data
+      data[place] = out(call('HGET', batches.data(name, number), number))
+    end
   end
-  if #items > 0 then taken.claims[#taken.claims + 1] = { about.destination, name, now, batch.dp, rows } end
+  if #items > 0 then
+    taken.claims[#taken.claims + 1] = { about.destination, name, now, batch.dp, rows, data }
+    if batch.hd then taken.headers[name] = batch.hd end
+  end
   return #items
 end
 
--- Lease up to `want` of one lane; how many.
-local function take_from(worker, about, want, taken)
+-- Lease these messages of a lane; how many.
+local function lease_all(worker, about, ids, from, taken)
+  local count = 0
+  for _, id in ipairs(ids) do
+    local claim = lease_message(worker, id, about)
+    if claim then
+      taken.claims[#taken.claims + 1] = claim
+      taken.hold(id, '!')
+      count = count + 1
+    end
+  end
+  sliced(ids, function(part) call('ZREM', from, unpack(part)) end)
+  return count
+end
+
+-- Lease up to `want` of what is fresh in a lane, by id; how many.
+local function take_fresh(worker, about, want, taken)
+  local later = call('ZRANGEBYSCORE', about.lane, '(0', now, 'LIMIT', 0, CHUNK)
+  -- What was to begin later takes its place by its id.
+  for _, id in ipairs(later) do call('ZADD', about.lane, 0, id) end
   local count = 0
   while count < want do
-    local found = call('ZRANGEBYSCORE', about.lane, '-inf', now, 'WITHSCORES', 'LIMIT', 0, want - count)
+    local found = call('ZRANGEBYSCORE', about.lane, 0, 0, 'LIMIT', 0, want - count)
     if #found == 0 then break end
-    local gone = {}
-    for place = 1, #found, 2 do
-      local member = found[place]
+    local ids = {}
+    for _, member in ipairs(found) do
       if lanes.range(member) then
-        count = count + lease_items(worker, member, tonumber(found[place + 1]), about, want - count, taken)
+        -- What comes before it in the lane is leased before it.
+        count = count + lease_all(worker, about, ids, about.lane, taken)
+        ids = {}
+        count = count + lease_items(worker, member, about, want - count, taken)
       else
-        gone[#gone + 1] = member
-        local claim = lease_message(worker, member, about)
-        if claim then
-          taken.claims[#taken.claims + 1] = claim
-          taken.hold(member, '!')
-          count = count + 1
-        end
+        ids[#ids + 1] = member
       end
-      if count >= want then break end
+      if count + #ids >= want then break end
     end
-    sliced(gone, function(part) call('ZREM', about.lane, unpack(part)) end)
+    count = count + lease_all(worker, about, ids, about.lane, taken)
   end
   return count
+end
+
+-- Lease up to `want` of one lane: what has started by when it is due, and what is fresh; how many of each.
+local function take_from(worker, about, want, taken)
+  local from = lanes.started(about.destination, about.key, about.group)
+  local started = call('ZRANGEBYSCORE', from, '-inf', now, 'LIMIT', 0, want)
+  local first, rest = lanes.share(want, #started, want, about.ahead)
+  local got = 0
+  if first > 0 then got = lease_all(worker, about, { unpack(started, 1, first) }, from, taken) end
+  local fresh = rest > 0 and take_fresh(worker, about, rest, taken) or 0
+  if fresh < rest and #started > first then
+    local more = { unpack(started, first + 1, math.min(#started, first + rest - fresh)) }
+    got = got + lease_all(worker, about, more, from, taken)
+  end
+  return got, fresh
 end
 
 -- One round over the lanes that are ready; how many were leased, and whether another may find more.
@@ -127,35 +179,77 @@ local function round(worker, destinations, limit, taken)
   local count, leased = math.min(#found, LANES_AT_ONCE), 0
   local more = #found > LANES_AT_ONCE
   for place = 1, count do
-    local destination, key, flow = unpack(found[place], 1, 3)
+    local about = found[place]
     local share = math.min(math.max(1, math.floor((limit - leased) / (count - place + 1))), limit - leased)
-    local want = flows.admitted(flow, share)
-    local about = { destination = destination, key = key, lane = lanes.name(destination, key) }
-    local got = want > 0 and take_from(worker, about, want, taken) or 0
-    if got > 0 then flows.take(flow, got) end
-    lanes.recount(destination, key)
-    leased = leased + got
-    more = more or got == share
+    local want = flows.admitted(about.flow, share)
+    if want > 0 then
+      about.lane = lanes.fresh(about.destination, about.key, about.group)
+      local started, fresh = take_from(worker, about, want, taken)
+      local got = started + fresh
+      if got > 0 then
+        lanes.serve(about.name, flows.take(about.flow, got), lanes.ahead(about.ahead, started, fresh))
+      end
+      lanes.recount(about.destination, about.key, about.group)
+      leased = leased + got
+      more = more or got == share
+    end
     if leased >= limit then break end
   end
   return leased, more
 end
 
+-- Call `act` with what waits to be claimed alone, the earliest first, that may start as far as its lane is concerned: id,
+-- message, flow, when it is due; until it answers true.
+local function each_suspect(destinations, act)
+  local wanted
+  local found = call('ZRANGE', P .. 'sus', 0, SUSPECTS - 1, 'WITHSCORES')
+  for place = 1, #found, 2 do
+    if not wanted then
+      wanted = {}
+      for _, destination in ipairs(destinations) do wanted[destination] = true end
+    end
+    local message = messages.load(found[place])
+    local flow = message and wanted[message.d] and flows.get(message.k)
+    if flow and not lanes.is_closed(lanes.group(found[place], message)) then
+      if act(found[place], message, flow, tonumber(found[place + 1])) then return end
+    end
+  end
+end
+
+-- Lease the one that is claimed alone and due first; whether there was one.
+local function take_suspect(worker, destinations, taken)
+  local leased = false
+  each_suspect(destinations, function(id, message, flow, due)
+    if due > now or flows.admitted(flow, 1) == 0 then return due > now end
+    leased = lease_all(worker, { destination = message.d }, { id }, P .. 'sus', taken) == 1
+    if leased then
+      flows.take(flow, 1)
+      call('HSET', P .. 'wa', worker, id)
+    end
+    return leased
+  end)
+  return leased
+end
+
 -- When a waiting message may start next, as far as time alone decides it.
 local function next_due(destinations)
   local earliest
+  local function look(flow, due)
+    local p, rate = flows.limits(flow)
+    if flow.pz ~= 1 and (not p or flow.n < p) then
+      local at = math.max(due, flow.pk)
+      if rate then at = math.max(at, math.ceil((flows.earliest(flow)))) end
+      if not earliest or at < earliest then earliest = at end
+    end
+  end
   for _, destination in ipairs(destinations) do
     local reply = call('ZRANGE', P .. 'rd:' .. destination, 0, -1, 'WITHSCORES')
     for place = 1, #reply, 2 do
-      local flow = flows.get(reply[place])
-      local p, rate = flows.limits(flow)
-      if flow.pz ~= 1 and (not p or flow.n < p) then
-        local at = math.max(tonumber(reply[place + 1]), flow.pk)
-        if rate then at = math.max(at, math.ceil((flows.earliest(flow)))) end
-        if not earliest or at < earliest then earliest = at end
-      end
+      local flow = flows.get(string.sub(reply[place], 1, string.find(reply[place], '\n', 1, true) - 1))
+      if flow then look(flow, tonumber(reply[place + 1])) end
     end
   end
+  each_suspect(destinations, function(_, _, flow, due) look(flow, due) end)
   if not earliest or earliest >= NEVER then return NULL end
   return earliest
 end
@@ -172,7 +266,7 @@ end
 
 -- What one claim leases, bit by bit: the claims, their ids, and what the worker's hash is to say of each.
 local function hold_all()
-  local taken = { claims = {}, ids = {}, holds = {} }
+  local taken = { claims = {}, ids = {}, holds = {}, headers = {} }
   function taken.hold(id, how)
     taken.ids[#taken.ids + 1] = id
     taken.holds[#taken.holds + 1] = id
@@ -185,15 +279,22 @@ verbs.claim = function(worker, destinations, limit, token, told, in_hand)
   if limit < 1 or #destinations == 0 or not call('ZSCORE', P .. 'workers', worker) then return { {}, NULL, {}, now } end
   if not give_back_lost(worker, token, told) then return { {}, NULL, {}, now } end
   if opt(in_hand) then give_back_forgotten(worker, in_hand) end
+  if messages.alone_of(worker) then return { {}, now + ALONE_MS, {}, now } end
   local taken, left = hold_all(), limit
-  repeat
-    local count, more = round(worker, destinations, left, taken)
-    left = left - count
-  until not more or count == 0 or left == 0
+  local alone = take_suspect(worker, destinations, taken)
+  if alone then
+    left = limit - 1
+  else
+    repeat
+      local count, more = round(worker, destinations, left, taken)
+      left = left - count
+    until not more or count == 0 or left == 0
+  end
   sliced(taken.holds, function(part) call('HSET', ending.holder(worker), unpack(part)) end)
   -- One whose answer is unknown may still be on its way.
   if left < limit or told < token - 1 then
     call('SET', P .. 'wc:' .. worker, cjson.encode({ SELF, token, taken.ids }))
   end
-  return { taken.claims, left == 0 and now or next_due(destinations), parameters(taken.claims), now }
+  local due = alone and now + ALONE_MS or left == 0 and now or next_due(destinations)
+  return { taken.claims, due, parameters(taken.claims), now, taken.headers }
 end

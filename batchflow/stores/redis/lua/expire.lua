@@ -4,5 +4,6 @@ verbs.expire = function()
   for _, worker in ipairs(call('ZRANGEBYSCORE', P .. 'workers', '-inf', now)) do
     count = count + messages.take_back_all(worker, true)
   end
+  flows.sweep()
   return count
 end

@@ -1,18 +1,35 @@
--- declare: sets what the code says of flow keys. pin: what an operator says, which wins until unpin. Safe to repeat.
+-- declare: sets what the code says of flow keys. pin: limits that an operator sets, which win until unpin. pause: nothing
+-- starts until resume. Safe to repeat.
 verbs.declare = function(limits)
   for _, one in ipairs(limits) do flows.declare(one) end
 end
 
-verbs.pin = function(limits, paused)
+verbs.pin = function(limits)
   local flow = flows.make(limits[1])
-  local fields = { pin = 1, pp = opt(limits[2]) or 0, pr = opt(limits[3]) or 0, pper = limits[4], pz = paused and 1 or 0, nx = 0 }
-  for field, value in pairs(fields) do flows.set(flow, field, value) end
+  if opt(limits[2]) then flows.set(flow, 'pp', limits[2]) end
+  if opt(limits[3]) then
+    flows.set(flow, 'pr', limits[3])
+    flows.set(flow, 'pper', limits[4])
+    flows.set(flow, 'nx', 0)
+  end
   tell()
 end
 
-verbs.unpin = function(key)
+verbs.unpin = function(key, parallelism, rate)
   local flow = flows.get(key)
   if not flow then return end
-  for _, field in ipairs({ 'pin', 'pz', 'nx' }) do flows.set(flow, field, 0) end
+  if parallelism then flows.set(flow, 'pp', 0) end
+  if rate and flow.pr > 0 then
+    flows.set(flow, 'pr', 0)
+    flows.set(flow, 'nx', 0)
+  end
+  tell()
+end
+
+verbs.pause = function(key) flows.set(flows.make(key), 'pz', 1) end
+
+verbs.resume = function(key)
+  local flow = flows.get(key)
+  if flow then flows.set(flow, 'pz', 0) end
   tell()
 end

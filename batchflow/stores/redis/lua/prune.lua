@@ -9,8 +9,11 @@ end
 local function prune_runs(index, before, limit)
   local ids = call('ZRANGEBYSCORE', P .. index, '-inf', '(' .. string.format('%.0f', before), 'LIMIT', 0, limit)
   for _, id in ipairs(ids) do
-    local batch = call('HGET', P .. 'm:' .. id, 'b')
-    if batch and index == 'dead' then call('ZREM', P .. 'bd:' .. batch, id) end
+    if index == 'dead' then
+      local batch, key = unpack(call('HMGET', P .. 'm:' .. id, 'b', 'k'))
+      if batch then call('ZREM', P .. 'bd:' .. batch, id) end
+      if key then flows.add(key, 'dl', -1) end
+    end
     remove_run(id, index)
   end
   return #ids
@@ -34,14 +37,14 @@ local function prune_batch(batch, limit)
   while batch.hi > 0 and count < limit do
     local at = batch.hi - 1
     count = count + call('HLEN', batches.bucket(batch.id, at))
-    call('DEL', batches.bucket(batch.id, at), batches.ends(batch.id, at))
+    call('DEL', batches.bucket(batch.id, at), batches.ends(batch.id, at), batches.data(batch.id, at))
     batches.set(batch, 'hi', at - at % 64)
   end
   if batch.hi > 0 then return count end
   local id = batch.id
   batches.cache[id] = nil
   call('DEL', P .. 'b:' .. id, P .. 'p:' .. id, P .. 'bm:' .. id, P .. 'bd:' .. id, P .. 'r:' .. id)
-  for _, index in ipairs({ 'bs', 'be', 'bo', 'bw:' .. batch.w }) do call('ZREM', P .. index, id) end
+  for _, index in ipairs({ 'bs', 'be', 'bo', 'bw:' .. batch.w, batch.L and 'bl:' .. batch.L or 'bs' }) do call('ZREM', P .. index, id) end
   return count + 1
 end
 

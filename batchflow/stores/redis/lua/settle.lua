@@ -3,9 +3,8 @@
 local STAYS = { suspended = true, retry = true, parked = true, released = true }
 
 local function stay(id, message, how, error, due, outcome, list)
-  if how == 'released' then due = now end
-  if how == 'suspended' and message.ln and call('EXISTS', P .. 'a:' .. id) == 1 then due = now end
-  due = math.max(due, now)
+  if how == 'released' or due <= now then due = 0 end
+  if how == 'suspended' and message.ln and call('EXISTS', P .. 'a:' .. id) == 1 then due = 0 end
   local failures = (outcome and 0 or message.x) + (how == 'retry' and 1 or 0)
   messages.give_back(id, message, due, failures, outcome and 0 or message.l, error)
   if how == 'parked' then
@@ -28,14 +27,14 @@ verbs.settle = function(id, fence, how, result, error, due, rows, list, took)
   local message = messages.held(id, fence)
   if not message then return { true, NULL } end
   local cancelled = messages.is_cancelled(message)
-  if cancelled and STAYS[how] then how = 'cancelled' end
+  if cancelled and (STAYS[how] or how == 'dead') then how = 'cancelled' end
   local outcome = false
   if #rows > 0 and not cancelled and (STAYS[how] or how == 'dead') then outcome = steps.put(id, rows) end
   if STAYS[how] then
     stay(id, message, how, opt(error), due, outcome, list)
   else
     ending.finish(id, message, { how = how, result = opt(result), error = opt(error), took = took })
-    if how == 'done' then effects.apply(id, list) end
+    if how ~= 'cancelled' then effects.apply(id, list) end
   end
   local ended = batches.finish()
   return { false, message.b and ended[message.b] and message.b or NULL }

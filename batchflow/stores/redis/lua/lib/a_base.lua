@@ -18,12 +18,14 @@ end
 
 local NEVER = 9007199254740991
 local SLICE = 2000
+local AT_ONCE = 200
 local CHUNK = 1000
 local NOW = string.format('%.0f', now)
 local verbs, batches, buffer, effects, ending, flows = {}, {}, {}, {}, {}, {}
 local lanes, messages, steps, waiting, smooth = {}, {}, {}, {}, {}
--- told: something became due or ended, of which other processes are told. touched: batches that may have ended.
-local state = { told = false, touched = {} }
+-- told: something became due or ended, of which other processes are told. touched: batches that may have ended. broken:
+-- batches whose walk broke off.
+local state = { told = false, touched = {}, broken = {} }
 
 -- What came in: null is nothing.
 local function opt(value)

@@ -1,8 +1,10 @@
 -- Flow keys: their limits, what they hold, and the rule of batchflow.core.flow.admit. Read once in a group, written at
--- its end. Fields: p, r, per: limits of the code (0: none); pin, pp, pr, pper, pz: those of an operator, and whether it
--- is paused; n: in use; w: waiting; nx: the first start not yet given away; pk: parked until; tu: its latest turn.
+-- its end. Fields: de: the code declares it; p, r, per, bu: limits of the code or the latest message (0: none); pp, pr,
+-- pper: those an operator has pinned (0: none); pz: it is paused; n: in use; w: waiting; dl: dead letters; ob: batches
+-- that have not ended; nx: the first start not yet given away; pk: parked until; tu: its latest turn.
 local CATCH_UP_MS = 10
 local SKEW_MS = 1000
+local ZERO = { 'de', 'p', 'r', 'pp', 'pr', 'pz', 'n', 'w', 'dl', 'ob', 'nx', 'pk' }
 flows.cache = {}
 
 function flows.get(key)
@@ -29,59 +31,108 @@ function flows.add(key, field, delta)
   if flow then flows.set(flow, field, flow[field] + delta) end
 end
 
+-- How often something was picked so far: what is new joins the end of the queue.
+function flows.turn() return tonumber(call('HGET', META, 'turn') or 0) end
+
 function flows.make(key)
   local flow = flows.get(key)
   if not flow then
     call('ZADD', P .. 'flows', 0, key)
     flow = { key = key, dirty = {} }
-    for _, field in ipairs({ 'p', 'r', 'pin', 'pp', 'pr', 'pz', 'n', 'w', 'nx', 'pk', 'tu' }) do flows.set(flow, field, 0) end
+    for _, field in ipairs(ZERO) do flows.set(flow, field, 0) end
     flows.set(flow, 'per', 1000)
     flows.set(flow, 'pper', 1000)
+    flows.set(flow, 'bu', 1)
+    flows.set(flow, 'tu', flows.turn())
     flows.cache[key] = flow
   end
   return flow
 end
 
+-- No code declares it, and it neither holds anything nor holds anything back.
+function flows.is_idle(flow)
+  if flow.de == 1 or flow.pz == 1 or flow.pp > 0 or flow.pr > 0 or flow.pk > now then return false end
+  if flow.n > 0 or flow.w > 0 or flow.dl > 0 or flow.ob > 0 then return false end
+  local start, interval = flows.earliest(flow)
+  return start <= now + interval and (flow.nx <= now or flow.nx > now + interval + SKEW_MS)
+end
+
 function flows.flush()
   for key, flow in pairs(flows.cache) do
-    local changed = {}
-    for field in pairs(flow.dirty) do
-      changed[#changed + 1] = field
-      changed[#changed + 1] = string.format('%.17g', flow[field])
+    if flow.gone and flows.is_idle(flow) then
+      call('DEL', P .. 'f:' .. key)
+      call('ZREM', P .. 'flows', key)
+    else
+      local changed = {}
+      for field in pairs(flow.dirty) do
+        changed[#changed + 1] = field
+        changed[#changed + 1] = string.format('%.17g', flow[field])
+      end
+      if #changed > 0 then call('HSET', P .. 'f:' .. key, unpack(changed)) end
+      flow.dirty = {}
     end
-    if #changed > 0 then call('HSET', P .. 'f:' .. key, unpack(changed)) end
-    flow.dirty = {}
   end
 end
 
--- The limits of the code: [key, parallelism, rate, period].
-function flows.declare(limits)
-  local key, p, r, per = limits[1], opt(limits[2]) or 0, opt(limits[3]) or 0, limits[4]
-  local flow = flows.make(key)
-  if flow.p ~= p or flow.r ~= r or flow.per ~= per then
+-- Look at a slice of the keys: those that are idle go.
+local SLICE_OF_KEYS = 500
+function flows.sweep()
+  local at = tonumber(call('HGET', META, 'idle') or 0)
+  local keys = call('ZRANGE', P .. 'flows', at, at + SLICE_OF_KEYS - 1)
+  local gone = 0
+  for _, key in ipairs(keys) do
+    local flow = flows.get(key)
+    if flow and flows.is_idle(flow) then
+      flow.gone = true
+      gone = gone + 1
+    end
+  end
+  if at > 0 or #keys == SLICE_OF_KEYS then
+    call('HSET', META, 'idle', #keys == SLICE_OF_KEYS and at + SLICE_OF_KEYS - gone or 0)
+  end
+end
+
+local function set_limits(flow, limits)
+  local p, r, per, bu = opt(limits[2]) or 0, opt(limits[3]) or 0, limits[4], limits[5]
+  if flow.p ~= p or flow.r ~= r or flow.per ~= per or flow.bu ~= bu then
     if flow.r ~= r or flow.per ~= per then flows.set(flow, 'nx', 0) end
     flows.set(flow, 'p', p)
     flows.set(flow, 'r', r)
     flows.set(flow, 'per', per)
+    flows.set(flow, 'bu', bu)
     tell()
   end
 end
 
--- The limits in force: parallelism, rate (each nil where there is none), period.
+-- The limits of the code: [key, parallelism, rate, period, burst].
+function flows.declare(limits)
+  local flow = flows.make(limits[1])
+  flows.set(flow, 'de', 1)
+  set_limits(flow, limits)
+end
+
+-- The limits that a message brings, where the code does not declare its key.
+function flows.follow(limits)
+  local flow = flows.make(limits[1])
+  if flow.de ~= 1 then set_limits(flow, limits) end
+end
+
+-- The limits in force: parallelism, rate (each nil where there is none), period, burst.
 function flows.limits(flow)
-  local p, r, per = flow.p, flow.r, flow.per
-  if flow.pin == 1 then p, r, per = flow.pp, flow.pr, flow.pper end
-  return p > 0 and p or nil, r > 0 and r or nil, per
+  local p = flow.pp > 0 and flow.pp or flow.p
+  local r, per, bu = flow.r, flow.per, flow.bu
+  if flow.pr > 0 then r, per, bu = flow.pr, flow.pper, 1 end
+  return p > 0 and p or nil, r > 0 and r or nil, per, bu
 end
 
 -- The first start not yet given away, no further back than the catch-up; and the time between two.
 function flows.earliest(flow)
-  local _, rate, period = flows.limits(flow)
+  local _, rate, period, burst = flows.limits(flow)
   if not rate then return now, 0 end
   local interval, start = period / rate, flow.nx
   -- No start lies more than one interval ahead: the clock was set back, or the rate was lower until now.
   if start - now > interval + SKEW_MS then start = now end
-  return math.max(start, now - CATCH_UP_MS), interval
+  return math.max(start, now - math.max(CATCH_UP_MS, (burst - 1) * interval)), interval
 end
 
 -- How many of `want` may start now.
@@ -107,6 +158,7 @@ function flows.take(flow, count)
   flows.set(flow, 'n', flow.n + count)
   flows.set(flow, 'w', flow.w - count)
   flows.set(flow, 'tu', call('HINCRBY', META, 'turn', 1))
+  return flow.tu
 end
 
 -- Places of a key that are free again.

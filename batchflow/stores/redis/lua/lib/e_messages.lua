@@ -3,9 +3,11 @@
 -- Fields: d, k: destination and flow key, u: due, o: the worker that holds it, f: fence, x: failures, l: losses,
 -- c: cancelled, b, n: batch and number, i: item, kp: kept when it has ended, t, st: made and started at, y: body,
 -- h: headers, r: retry, e: error, L: label, p, ps, dp: parent, its step, depth, ln: its end has more to clear away,
--- s<number>: steps; of an ended one z: how it ended, za: when, v: its result.
+-- of: who is told of its death, od: what holds others off while it has not ended, he: held back until its batch is
+-- walked, s<number>: steps; of an ended one z: how it ended, za: when, v: its result. `u` is 0 for at once.
 local FIELDS = {
   'd', 'k', 'u', 'o', 'f', 'x', 'l', 'c', 'b', 'n', 'i', 'kp', 't', 'st', 'e', 'L', 'p', 'ps', 'ln', 'dp', 'z',
+  'of', 'od', 'he',
 }
 
 function messages.key(id) return P .. 'm:' .. id end
@@ -20,6 +22,12 @@ function messages.complete(id, found)
   return found
 end
 
+local function numbered(id, found)
+  found.f, found.x, found.l = tonumber(found.f or 0), tonumber(found.x or 0), tonumber(found.l or 0)
+  found.n = tonumber(found.n or -1)
+  return messages.complete(id, found)
+end
+
 -- A message that has not ended.
 function messages.load(id)
   if buffer.gone[id] then return nil end
@@ -27,9 +35,16 @@ function messages.load(id)
   if not (reply[1] or reply[11]) or reply[21] then return nil end
   local found = {}
   for place, field in ipairs(FIELDS) do found[field] = reply[place] or nil end
-  found.f, found.x, found.l = tonumber(found.f or 0), tonumber(found.x or 0), tonumber(found.l or 0)
-  found.n = tonumber(found.n or -1)
-  return messages.complete(id, found)
+  return numbered(id, found)
+end
+
+-- A dead letter.
+function messages.load_dead(id)
+  local reply = call('HMGET', P .. 'm:' .. id, unpack(FIELDS))
+  if reply[21] ~= 'dead' then return nil end
+  local found = {}
+  for place, field in ipairs(FIELDS) do found[field] = reply[place] or nil end
+  return numbered(id, found)
 end
 
 -- The message behind a claim, if it is still held with this fence.
@@ -54,10 +69,10 @@ function messages.is_cancelled(message) return message.c or batches.is_cancellin
 
 -- Store a message whose id is new, and let it wait.
 function messages.add(about)
-  flows.declare(about.flow)
+  flows.follow(about.flow)
   local key, id = about.flow[1], about.id
   local fields = { 'd', about.d, 'k', key, 'u', about.u, 't', NOW }
-  for _, field in ipairs({ 'b', 'y', 'h', 'r', 'L', 'p', 'ps' }) do
+  for _, field in ipairs({ 'b', 'y', 'h', 'r', 'L', 'p', 'ps', 'of', 'od' }) do
     if about[field] then
       fields[#fields + 1] = field
       fields[#fields + 1] = about[field]
@@ -67,33 +82,55 @@ function messages.add(about)
     fields[#fields + 1] = 'kp'
     fields[#fields + 1] = 1
   end
+  if about.he then
+    fields[#fields + 1] = 'he'
+    fields[#fields + 1] = 1
+  end
   if about.dp and about.dp > 0 then
     fields[#fields + 1] = 'dp'
     fields[#fields + 1] = about.dp
   end
   call('HSET', P .. 'm:' .. id, unpack(fields))
-  lanes.add(about.d, key, id, about.u)
+  flows.add(key, 'w', 1)
+  lanes.put(id, { d = about.d, k = key, b = about.b, he = about.he, f = 0, l = 0 }, about.u)
   if about.b then
     call('SADD', P .. 'bm:' .. about.b, id)
     batches.add(batches.get(about.b), 'wk', 1)
   end
-  if about.kp then
-    call('ZADD', P .. 'runs', now, id)
-    call('ZADD', P .. 'od:' .. about.d, now, id)
-  end
-  if about.L then call('ZADD', P .. 'ol:' .. about.L, now, id) end
-  if about.p then call('SADD', P .. 'kids:' .. about.p, id) end
+  if about.kp then call('ZADD', P .. 'runs', now, id) end
+  if about.od then call('HSET', P .. 'dk', about.od, id) end
+  messages.open_index(id, { d = about.d, kp = about.kp, L = about.L, p = about.p, t = now })
 end
 
--- [id, destination, flow, body, headers, retry, not before, batch, keep, label, parent, its step, depth]; whether new.
+-- It is found by those who look for what has not ended.
+function messages.open_index(id, message)
+  if message.kp then call('ZADD', P .. 'od:' .. message.d, message.t, id) end
+  if message.L then call('ZADD', P .. 'ol:' .. message.L, message.t, id) end
+  if message.p then call('SADD', P .. 'kids:' .. message.p, id) end
+end
+
+-- Take a waiting message of a batch's layers away, as if it had never been.
+function messages.remove(id, message)
+  flows.add(message.k, 'w', -1)
+  lanes.drop(id, message)
+  call('DEL', P .. 'm:' .. id)
+  call('SREM', P .. 'bm:' .. message.b, id)
+  batches.add(batches.get(message.b), 'wk', -1)
+  if message.p then call('SREM', P .. 'kids:' .. message.p, id) end
+end
+
+-- [id, destination, flow, body, headers, retry, not before, batch, keep, label, parent, its step, depth, who is told of
+-- its death, what holds others off, held back]; whether new.
 function messages.publish(wire)
-  local id, batch, parent = wire[1], opt(wire[8]), opt(wire[11])
+  local id, batch, parent, dedup = wire[1], opt(wire[8]), opt(wire[11]), opt(wire[15])
   if parent then waiting.link(parent) end
   if call('EXISTS', P .. 'm:' .. id) == 1 then return false end
   if batch and not batches.takes(batches.get(batch)) then return false end
+  if dedup and call('HEXISTS', P .. 'dk', dedup) == 1 then return false end
   messages.add({
     id = id, d = wire[2], flow = wire[3], y = opt(wire[4]), h = opt(wire[5]), r = opt(wire[6]),
-    u = math.max(wire[7], now), b = batch, kp = wire[9], L = opt(wire[10]), p = parent, ps = opt(wire[12]), dp = wire[13],
+    u = wire[7] > now and wire[7] or 0, b = batch, kp = wire[9] or nil, L = opt(wire[10]), p = parent,
+    ps = opt(wire[12]), dp = wire[13], of = opt(wire[14]), od = dedup, he = wire[16] or nil,
   })
   return true
 end
@@ -110,9 +147,10 @@ function messages.give_back(id, message, due, failures, losses, error)
   end
   call('HSET', key, unpack(fields))
   call('HDEL', P .. 'w:' .. message.o, id)
-  lanes.add(message.d, message.k, id, due)
+  flows.add(message.k, 'w', 1)
+  message.o, message.e, message.u, message.x, message.l = nil, error, due, failures, losses
+  lanes.put(id, message, due)
   flows.give_back(message.k)
-  message.o, message.e, message.u = nil, error, due
 end
 
 -- A leased message ends at its next step.
@@ -130,6 +168,8 @@ end
 
 -- Take a claim back from its worker, as a loss or as if it had not been claimed.
 local LOSS_LIMIT = 10
+local SUSPECT_LOSSES = 2
+local LOSS_WAITS = { 1000, 2000, 4000, 8000, 10000 }
 function messages.take_back(id, message, lost)
   local losses = message.l + (lost and 1 or 0)
   if messages.is_cancelled(message) then
@@ -137,25 +177,62 @@ function messages.take_back(id, message, lost)
   elseif lost and losses >= LOSS_LIMIT then
     local error = 'WorkerLost: ' .. losses .. ' workers in a row died or hung while they ran it'
     -- No failure of its own: the one that ends it was the workers'.
-    ending.finish(id, message, { how = 'dead', error = error, failures = message.x })
+    ending.finish(id, message, { how = 'dead', error = error, failures = message.x, losses = losses })
   else
-    messages.give_back(id, message, now, message.x, losses, nil)
+    local wait = lost and losses >= SUSPECT_LOSSES and LOSS_WAITS[math.min(losses - SUSPECT_LOSSES + 1, #LOSS_WAITS)]
+    messages.give_back(id, message, wait and now + wait or 0, message.x, losses, nil)
   end
 end
 
+-- The message that a worker holds and that was claimed alone, as long as it has recorded nothing.
+function messages.alone_of(worker)
+  local id = call('HGET', P .. 'wa', worker)
+  local message = id and messages.load(id)
+  if message and message.o == worker and lanes.is_suspect(message) then return id end
+  if id then call('HDEL', P .. 'wa', worker) end
+  return nil
+end
+
+-- A dead letter waits again, due at once; false where there is none, or its batch does not take it.
+function messages.redrive(id)
+  local message = messages.load_dead(id)
+  if not message then return false end
+  local batch = message.b and batches.get(message.b)
+  if message.b and not (batch and batches.reopen(batch, message)) then return false end
+  local key, gone = P .. 'm:' .. id, { 'z', 'za', 'e', 'v', 'c' }
+  for _, step in ipairs(steps.of(record_of(call('HGETALL', key)))) do
+    if cjson.decode(step[2])[4] == 'pending' then gone[#gone + 1] = 's' .. step[1] end
+  end
+  call('HDEL', key, unpack(gone))
+  call('HSET', key, 'u', 0, 'x', 0, 'l', 0)
+  call('ZREM', P .. 'dead', id)
+  if message.b then call('ZREM', P .. 'bd:' .. message.b, id) end
+  if batch and message.n < 0 then call('SADD', P .. 'bm:' .. message.b, id) end
+  if not message.kp then call('ZREM', P .. 'runs', id) end
+  if message.od then call('HSETNX', P .. 'dk', message.od, id) end
+  messages.open_index(id, message)
+  message.x, message.l = 0, 0
+  flows.add(message.k, 'dl', -1)
+  flows.add(message.k, 'w', 1)
+  lanes.put(id, message, 0)
+  return true
+end
+
+-- All that a worker holds. Where that is one that is claimed alone too, only that one counts as lost.
 function messages.take_back_all(worker, lost)
   local ids = call('HKEYS', P .. 'w:' .. worker)
   table.sort(ids)
-  local count = 0
+  local count, alone = 0, lost and messages.alone_of(worker)
   for _, id in ipairs(ids) do
     local message = messages.load(id)
     if message and message.o == worker then
-      messages.take_back(id, message, lost)
+      messages.take_back(id, message, lost and (not alone or id == alone))
       count = count + 1
     end
   end
   call('ZREM', P .. 'workers', worker)
   call('HDEL', P .. 'wi', worker)
+  call('HDEL', P .. 'wa', worker)
   call('DEL', P .. 'w:' .. worker, P .. 'wc:' .. worker)
   return count
 end

@@ -19,9 +19,8 @@ function waiting.arrive(run, number, how, value, error)
   if not step or cjson.decode(step)[4] ~= 'pending' then return end
   call('RPUSH', P .. 'a:' .. run, cjson.encode({ number, how, out(value), out(error), now }))
   if not message.o and not message.e and tonumber(message.u) > now then
-    call('HSET', P .. 'm:' .. run, 'u', now)
-    call('ZADD', lanes.name(message.d, message.k), now, run)
-    lanes.ready_by(message.d, message.k, now)
+    call('HSET', P .. 'm:' .. run, 'u', 0)
+    lanes.put(run, message, 0)
   end
 end
 

@@ -1,5 +1,6 @@
 -- Ending messages: all that goes with the end of one.
 local RUN_STATE = { done = 'completed', answered = 'failed', cancelled = 'cancelled' }
+local FAILURE_FLOW = { 'batchflow.failure', NULL, NULL, 1000, 1 }
 local ARRIVES = { done = 'done', answered = 'failed', dead = 'failed', cancelled = 'cancelled' }
 
 -- It is not delivered again. `by`: how, result, error, took, and the failures it died with where they are special.
@@ -15,6 +16,7 @@ function ending.finish(id, message, by)
   else
     buffer.drop(id)
   end
+  if message.od and call('HGET', P .. 'dk', message.od) == id then call('HDEL', P .. 'dk', message.od) end
   local batch = message.b and batches.get(message.b)
   if batch and message.n >= 0 then
     batches.end_item(batch, message.n, message.i, how, by.result, by.error, by.took)
@@ -30,6 +32,17 @@ function ending.finish(id, message, by)
     waiting.forget(id)
     if how == 'cancelled' then ending.cancel_children(id) end
   end
+  if how == 'dead' then ending.tell_of(id, message, batch) end
+end
+
+-- Who is to be told of a death is told.
+function ending.tell_of(id, message, batch)
+  local destination = message.of
+  if batch and message.n >= 0 then destination = batch.of end
+  if not destination then return end
+  local name = id .. '.x' .. message.f
+  if call('EXISTS', P .. 'm:' .. name) == 1 then return end
+  messages.add({ id = name, d = destination, flow = FAILURE_FLOW, y = cjson.encode(id), u = 0 })
 end
 
 local holders = {}
@@ -45,9 +58,8 @@ function ending.leave(id, message)
     buffer.add('HDEL', ending.holder(message.o), id)
     flows.give_back(message.k)
   else
-    call('ZREM', lanes.name(message.d, message.k), id)
     flows.add(message.k, 'w', -1)
-    lanes.recount(message.d, message.k)
+    lanes.drop(id, message)
   end
 end
 
@@ -61,7 +73,8 @@ end
 
 function ending.bury(id, message, by)
   ending.keep(id, 'dead', nil, by.error or '')
-  call('HSET', P .. 'm:' .. id, 'x', by.failures or message.x + 1)
+  call('HSET', P .. 'm:' .. id, 'x', by.failures or message.x + 1, 'l', by.losses or message.l)
+  flows.add(message.k, 'dl', 1)
   call('ZADD', P .. 'dead', now, id)
   call('ZADD', P .. 'runs', message.t, id)
   if message.b then

@@ -7,6 +7,7 @@ local apply = {
     batches.add(batch, 'pg', 1)
     for place, field in ipairs({ 'el', 'ap', 'du', 'lo', 'ch' }) do batches.add(batch, field, effect[place + 2]) end
   end,
+  walked = function(_, effect) batches.walked(effect[2], effect[3]) end,
   open = function(_, effect) verbs.open_batch(effect[2], effect[3]) end,
   listen = function(run, effect) waiting.listen(run, effect[2], effect[3], effect[4]) end,
   unlisten = function(run, effect)
@@ -21,7 +22,7 @@ local later = {
   end,
 }
 local last = {
-  start = function(effect) batches.start_items(effect[2], effect[3], effect[4]) end,
+  start = function(effect) batches.start_items(effect[2], effect[3], effect[4], effect[5], effect[6]) end,
 }
 
 function effects.apply(run, list)

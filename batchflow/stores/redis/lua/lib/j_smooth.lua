@@ -49,8 +49,8 @@ local function lists_of(sums, number)
     lists = {
       items = buffer.list('HSET', P .. 'i:' .. batch.id .. ':' .. bucket),
       ends = buffer.list('HSET', P .. 'x:' .. batch.id .. ':' .. bucket),
-      flight = buffer.list('HDEL', P .. 'h:' .. batch.w),
-      marks = buffer.list('ZADD', P .. 'l:' .. batch.w),
+      flight = buffer.list('HDEL', P .. 'h:' .. batch.lg),
+      marks = buffer.list('ZADD', P .. 'l:' .. batch.lg),
       expiry = batch.tt and string.format('%.0f', now + batch.tt) or '+inf',
       keeps = batch.kr == 1,
     }
@@ -73,6 +73,7 @@ local function put_end(sums, id, item, result, took)
   marks[#marks + 1] = item
   sums.ends = sums.ends + 1
   sums.took = sums.took + took
+  if sums.batch.dd == '1' then call('HDEL', batches.data(sums.batch.id, number), number) end
   sums.last = id
 end
 

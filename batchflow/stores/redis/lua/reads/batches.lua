@@ -6,7 +6,8 @@ local SHOWN = { o = 'open', s = 'succeeded', f = 'failed', c = 'cancelled' }
 local function batch_row(batch)
   return {
     batch.id, batch.w, batch.s, batch.pg, batch.ch, out(batch.to), batch.wk, string.format('%.17g', batch.wm),
-    call('GET', P .. 'p:' .. batch.id) or 'null', batch.fo == 1, out(batch.L), out(batch.e), batch.t, out(batch.st),
+    call('GET', P .. 'p:' .. batch.id) or 'null', batch.fo == 1, out(batch.L),
+    out(batch.hd), batch.pz == 1, out(batch.e), batch.t, out(batch.st),
     out(batch.za), batch.el, batch.op, batch.su, batch.fa, batch.ca, batch.ap, batch.fl, batch.du, batch.lo,
   }
 end
@@ -16,9 +17,9 @@ verbs.batch = function(id)
   return batch and batch_row(batch) or NULL
 end
 
-verbs.batches = function(workflow, open_only, limit)
-  workflow = opt(workflow)
-  local key = workflow and P .. 'bw:' .. workflow or open_only and P .. 'bo' or P .. 'bs'
+verbs.batches = function(workflow, label, open_only, limit)
+  workflow, label = opt(workflow), opt(label)
+  local key = P .. (label and 'bl:' .. label or workflow and 'bw:' .. workflow or open_only and 'bo' or 'bs')
   local rows, offset = {}, 0
   while #rows < limit do
     local ids = call('ZREVRANGE', key, offset, offset + limit - 1)
@@ -26,7 +27,8 @@ verbs.batches = function(workflow, open_only, limit)
     offset = offset + #ids
     for _, id in ipairs(ids) do
       local batch = batches.get(id)
-      if batch and not (open_only and batch.za) and #rows < limit then rows[#rows + 1] = batch_row(batch) end
+      local fits = batch and not (open_only and batch.za) and (not workflow or batch.w == workflow)
+      if fits and #rows < limit then rows[#rows + 1] = batch_row(batch) end
     end
   end
   return rows

@@ -1,4 +1,5 @@
--- processed: those of the ids that the ledger holds and whose mark has not expired. waiters: who waits for an event,
+-- processed: those of the ids that the ledger holds and whose mark has not expired. ledgers: the names of those that
+-- hold something. marks: of a ledger [id, until when], after an id, in the order in which they expire. waiters: who waits for an event,
 -- longest first. webhook: the run that one is for. flows: flow keys as they stand, by name.
 verbs.processed = function(workflow, ids)
   local found = {}
@@ -9,6 +10,30 @@ verbs.processed = function(workflow, ids)
   end)
   return found
 end
+
+verbs.ledgers = function()
+  local found = {}
+  for _, name in ipairs(call('SMEMBERS', P .. 'ws')) do
+    if call('ZCARD', P .. 'l:' .. name) > 0 then found[#found + 1] = name end
+  end
+  table.sort(found)
+  return found
+end
+
+verbs.marks = function(ledger, after, limit)
+  local key, from = P .. 'l:' .. ledger, 0
+  -- Where it has gone meanwhile, all of them come once more.
+  local rank = opt(after) and call('ZRANK', key, after)
+  if rank then from = rank + 1 end
+  local rows, reply = {}, call('ZRANGE', key, from, from + limit - 1, 'WITHSCORES')
+  for place = 1, #reply, 2 do
+    local ends = reply[place + 1]
+    rows[#rows + 1] = { reply[place], ends == 'inf' and NULL or string.format('%.0f', tonumber(ends)) }
+  end
+  return rows
+end
+
+verbs.under_way = function(dedup) return out(call('HGET', P .. 'dk', dedup)) end
 
 verbs.waiters = function(event)
   local rows = {}
@@ -29,8 +54,11 @@ verbs.flows = function(keys)
     local flow = not seen[key] and flows.get(key)
     seen[key] = true
     if flow then
-      local p, rate, period = flows.limits(flow)
-      rows[#rows + 1] = { key, out(p), out(rate), period, flow.pin == 1, flow.pz == 1, flow.n, flow.w, flow.pk }
+      local p, rate, period, burst = flows.limits(flow)
+      rows[#rows + 1] = {
+        key, out(p), out(rate), period, burst, flow.pp > 0 and flow.pp or NULL, flow.pr > 0 and flow.pr or NULL,
+        flow.pz == 1, flow.n, flow.w, flow.pk,
+      }
     end
   end
   return rows

@@ -20,9 +20,7 @@ local function fresh_item(id)
   local number = tonumber(digits)
   local value = batch and call('HGET', batches.bucket(name, number), number)
   if not value or string.sub(value, 1, 1) ~= 'o' then return nil end
-  local range = call('ZREVRANGEBYSCORE', P .. 'r:' .. name, number, '-inf', 'LIMIT', 0, 1)[1]
-  local made = range and call('ZSCORE', lanes.name(batch.d, batch.k), range)
-  return { d = batch.d, t = made or now, b = name }
+  return { d = batch.d, t = batch.st or batch.t, b = name }
 end
 
 verbs.run = function(id)
@@ -60,9 +58,16 @@ verbs.dead_letters = function(batch, limit)
   if limit < 1 then return rows end
   for place, id in ipairs(call('ZREVRANGE', opt(batch) and P .. 'bd:' .. batch or P .. 'dead', 0, limit - 1)) do
     local found = record_of(call('HGETALL', P .. 'm:' .. id))
+    local flow = flows.get(found.k) or flows.make(found.k)
+    local number, batch = tonumber(found.n or -1), found.b and batches.get(found.b)
+    local of = found.of
+    if number >= 0 then of = batch and batch.of end
     rows[place] = {
-      id, found.d, found.y or 'null', out(found.b), out(found.i), found.e or '', tonumber(found.x or 0),
-      tonumber(found.za), steps.text(steps.of(found)),
+      id, found.d, found.k, flow.p > 0 and flow.p or NULL, flow.r > 0 and flow.r or NULL, flow.per, flow.bu,
+      found.y or 'null', out(found.h), out(found.r), out(found.b), found.kp ~= nil, out(found.L), out(found.p),
+      out(tonumber(found.ps)), tonumber(found.dp or 0), out(of), out(found.od), found.e or '', tonumber(found.x or 0),
+      tonumber(found.l or 0), tonumber(found.t), out(tonumber(found.st)), tonumber(found.za), out(found.i), number,
+      steps.text(steps.of(found)),
     }
   end
   return rows
