@@ -260,7 +260,10 @@ class Store(Protocol):
         ...
 
     async def marks(self, ledger: str, *, after: str | None = None, limit: int = 1_000) -> Sequence[Mark]:
-        """Marks of a ledger that have not expired, by id, those after the id `after`."""
+        """Marks of a ledger that have not expired, in an order of the store's, those after that of the item `after`.
+
+        While marks go meanwhile, some may come twice.
+        """
         ...
 
     # Flow keys

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from batchflow.core import ids
-from batchflow.core.message import LOSS_LIMIT, Claim
+from batchflow.core.message import LOSS_LIMIT, SUSPECT_LOSSES, Claim, loss_wait_ms
 from batchflow.core.run import Step, last_position
 from batchflow.core.settlement import (
     Effect,
@@ -31,16 +31,16 @@ Row = dict[str, Any]
 
 
 class Model:
-    """One store with one workflow, whose flow keys have the parallelism they are made with."""
+    """One store with several workflows, whose flow keys have the parallelism they are made with."""
 
     def __init__(self, flows: dict[str, int | None]) -> None:
         self.flows: dict[str, Row] = {
-            key: {"limit": limit, "pin": None, "pinned": False, "paused": False, "in_use": 0, "parked_until": 0}
+            key: {"limit": limit, "pin": None, "paused": False, "in_use": 0, "parked_until": 0}
             for key, limit in flows.items()
         }
         self.messages: dict[str, Row] = {}
         self.runs: dict[str, str] = {}
-        self.dead: dict[str, str] = {}
+        self.dead: dict[str, Row] = {}
         self.batches: dict[str, Row] = {}
         self.marks: list[str] = []
         self.holders: dict[str, str] = {}
@@ -85,14 +85,36 @@ class Model:
             "failed": False,
         }  # fmt: skip
 
+    def limit(self, key: str) -> int | None:
+        """How many may run under a key."""
+        flow = self.flows[key]
+        return flow["limit"] if flow["pin"] is None else flow["pin"]
+
+    def is_suspect(self, id: str) -> bool:
+        """Whether a message is claimed alone."""
+        return self.messages[id]["losses"] >= SUSPECT_LOSSES
+
+    def alone(self, worker: str) -> bool:
+        """Whether the worker holds a message that is claimed alone."""
+        return any(row["owner"] == worker and self.is_suspect(id) for id, row in self.messages.items())
+
+    def startable(self, worker: str, now: int) -> list[str]:
+        """What a claim may lease to the worker: a message that is claimed alone, if there is one, or any others."""
+        if self.alone(worker):
+            return []
+        found = [id for id in self.messages if self.may_start(id, now)]
+        suspects = sorted((self.messages[id]["due"], id) for id in found if self.is_suspect(id))
+        return [suspects[0][1]] if suspects else found
+
     def may_start(self, id: str, now: int) -> bool:
         """Whether a claim may lease this message."""
         message = self.messages[id]
-        flow = self.flows[message["flow"]]
-        limit = flow["pin"] if flow["pinned"] else flow["limit"]
+        flow, limit = self.flows[message["flow"]], self.limit(message["flow"])
         free = limit is None or flow["in_use"] < limit
+        batch = self.batches.get(message["batch"] or "")
         return (
             message["owner"] is None
+            and not (batch and batch["paused"])
             and message["due"] <= now
             and free
             and not flow["paused"]
@@ -103,13 +125,8 @@ class Model:
         """A message was leased; every field of the claim has to be what is known of it."""
         assert self.may_start(claim.id, now), claim
         message = self.messages[claim.id]
-        older = [
-            other["due"]
-            for id, other in self.messages.items()
-            if (other["destination"], other["flow"]) == (message["destination"], message["flow"])
-            and self.may_start(id, now)
-        ]
-        assert message["due"] == min(older), claim
+        if not self.is_suspect(claim.id):
+            assert claim.id == min(self._alike(claim.id, now), key=self._place), claim
         self.flows[message["flow"]]["in_use"] += 1
         message["owner"] = worker
         assert claim.fence > message["fence"]
@@ -120,6 +137,19 @@ class Model:
         assert list(claim.journal) == self.journal(message)
         if claim.number >= 0:
             assert claim.item == self.batches[message["batch"]]["items"][str(claim.number)]["id"]
+
+    def _alike(self, id: str, now: int) -> list[str]:
+        """What may start in the lane of a message and has started as it has, or is fresh as it is."""
+
+        def kind(id: str) -> tuple[object, ...]:
+            row = self.messages[id]
+            return row["destination"], row["flow"], row["batch"], row["fence"] > 0, self.is_suspect(id)
+
+        return [other for other in self.messages if kind(other) == kind(id) and self.may_start(other, now)]
+
+    def _place(self, id: str) -> tuple[object, ...]:
+        message = self.messages[id]
+        return (message["due"], id) if message["fence"] else (0, id)
 
     def journal(self, message: Row) -> list[Step]:
         """The steps of a message, by number."""
@@ -178,14 +208,15 @@ class Model:
         if message is None:
             return True
         ending = settlement.ending
-        if message["cancelled"] and ending in STAYS:
+        if message["cancelled"] and ending in {*STAYS, "dead"}:
             ending = "cancelled"
         self.flows[message["flow"]]["in_use"] -= 1
         if ending in STAYS:
             self._put(message, settlement.steps)
             message["failures"] += ending == "retry"
             at_once = ending == "released" or (ending == "suspended" and self._has_come(settlement.id))
-            message["owner"], message["due"] = None, now if at_once else max(settlement.due, now)
+            at_once = at_once or settlement.due <= now
+            message["owner"], message["due"] = None, 0 if at_once else settlement.due
             message["failed"] = ending in {"retry", "parked"}
             if ending == "parked":
                 flow = self.flows[message["flow"]]
@@ -200,7 +231,8 @@ class Model:
         id, ending, error = settlement.id, settlement.ending, settlement.error
         message = self.messages.pop(id)
         if ending == "dead":
-            self.dead[id] = error or ""
+            self._put(message, settlement.steps)
+            self.dead[id] = {**message, "owner": None, "cancelled": False}
         elif message["keep"]:
             self.runs[id] = RUN_STATE[ending]
         batch = self.batches.get(message["batch"] or "")
@@ -220,7 +252,7 @@ class Model:
         if ending == "cancelled":
             for child in [run for run, m in self.messages.items() if (m["parent"] or [None])[0] == id]:
                 self.cancel_run(child, now)
-        effects = settlement.effects if ending == "done" else ()
+        effects = settlement.effects if ending != "cancelled" else ()
         for effect in sorted(effects, key=lambda effect: isinstance(effect, StartItems)):
             self._apply(id, effect, now)
         if batch is not None:
@@ -242,8 +274,8 @@ class Model:
         if message is None or message["journal"].get(str(number), [None] * 4)[3] != "pending":
             return
         self.arrivals.append({"run": run, "number": number, "state": state, "value": value, "error": error, "at": now})
-        if message["owner"] is None and not message["failed"]:
-            message["due"] = min(message["due"], now)
+        if message["owner"] is None and not message["failed"] and message["due"] > now:
+            message["due"] = 0
 
     def _listen(self, run: str, effect: Listen, now: int) -> None:
         kept = next((row for row in self.kept if (row["run"], row["event"]) == (run, effect.event)), None)
@@ -281,15 +313,17 @@ class Model:
         item["state"] = state
         batch["counts"]["open"] -= 1
         batch["counts"][state] += 1
-        self.holders.pop(item["id"], None)
-        if state == "succeeded" and item["id"] not in self.marks:
-            self.marks.append(item["id"])
+        name = f"{batch['ledger']} {item['id']}"
+        if state == "succeeded" or self.holders.get(name) == batch["id"]:
+            self.holders.pop(name, None)
+        if state == "succeeded" and name not in self.marks:
+            self.marks.append(name)
 
     def _apply(self, run: str, effect: Effect, now: int) -> None:
         match effect:
             case Publish(messages):
                 for message in messages:
-                    due, flow = max(message.not_before, now), message.flow.key or ""
+                    due, flow = message.not_before if message.not_before > now else 0, message.flow.key or ""
                     about: Row = {"batch": message.batch, "keep": message.keep, "parent": message.parent}
                     self.publish(message.id, message.destination, flow, due, **about)
             case Listen():
@@ -299,7 +333,7 @@ class Model:
             case Notify():
                 self.notify(effect.event, effect.data, effect.run, now)
             case Enter(batch):
-                self.batches[batch]["entered"] = True
+                self.batches[batch].update(entered=True, begun=True)
                 if self.batches[batch]["state"] == "pending":
                     self.batches[batch]["state"] = "open"
             case Page():
@@ -316,21 +350,25 @@ class Model:
         if not self._takes(batch):
             return
         for number, id in enumerate(effect.ids, effect.first):
+            name = f"{batch['ledger']} {id}"
             if id in {item["id"] for item in batch["items"].values()} or str(number) in batch["items"]:
                 batch["counts"]["duplicates"] += 1
-            elif self.holders.get(id, effect.batch) != effect.batch:
+            elif not batch["force"] and self.holders.get(name, effect.batch) != effect.batch:
                 batch["counts"]["in_flight"] += 1
+            elif not batch["force"] and name in self.marks:
+                batch["counts"]["already_processed"] += 1
             else:
-                self.holders[id] = effect.batch
+                self.holders[name] = effect.batch
                 batch["items"][str(number)] = {"id": id, "state": "open"}
                 batch["counts"]["open"] += 1
                 run = ids.item_run_id(effect.batch, number)
-                self._add(run, "execute", batch["flow"], now, batch=effect.batch, number=number)
+                self._add(run, "execute", batch["flow"], 0, batch=effect.batch, number=number)
 
     def expire(self, worker: str, now: int) -> int:
         held = [id for id, message in self.messages.items() if message["owner"] == worker]
+        alone = {id for id in held if self.is_suspect(id)}
         for id in held:
-            self._take_back(id, now, lost=True)
+            self._take_back(id, now, lost=not alone or id in alone)
         return len(held)
 
     def dismiss(self, worker: str, now: int) -> None:
@@ -343,8 +381,10 @@ class Model:
     def _take_back(self, id: str, now: int, *, lost: bool) -> None:
         message = self.messages[id]
         self.flows[message["flow"]]["in_use"] -= 1
-        message["owner"], message["due"], message["failed"] = None, now, False
+        message["owner"], message["due"], message["failed"] = None, 0, False
         message["losses"] += lost
+        if lost and message["losses"] >= SUSPECT_LOSSES:
+            message["due"] = now + loss_wait_ms(message["losses"])
         if message["cancelled"]:
             self._end(Settlement(id, 0, "cancelled"), now)
         elif message["losses"] >= LOSS_LIMIT:
@@ -361,16 +401,61 @@ class Model:
             message["cancelled"] = True
         return True
 
+    def redrive(self, id: str) -> bool:
+        """Whether a dead letter waits again."""
+        message = self.dead.get(id)
+        if message is None:
+            return False
+        batch = self.batches.get(message["batch"] or "")
+        if batch is not None:
+            if batch["state"] == "cancelling":
+                return False
+            self._reopen(message["batch"], batch, message["number"])
+        del self.dead[id]
+        journal = {number: step for number, step in message["journal"].items() if step[3] != "pending"}
+        self.messages[id] = {**message, "due": 0, "failures": 0, "losses": 0, "journal": journal, "failed": False}
+        return True
+
+    def _reopen(self, id: str, batch: Row, number: int) -> None:
+        completion = ids.complete_id(id, batch["generation"])
+        if batch["ended"]:
+            waits = self.messages.get(completion)
+            if waits is not None and waits["owner"] is None:
+                del self.messages[completion]
+                batch["working"] -= 1
+            batch["generation"] += 1
+            batch["state"] = "sealed"
+        if number >= 0:
+            item = batch["items"][str(number)]
+            item["state"] = "open"
+            batch["counts"]["open"] += 1
+            batch["counts"]["failed"] -= 1
+            self.holders[f"{batch['ledger']} {item['id']}"] = id
+        else:
+            batch["working"] += 1
+            batch["broken"] = False
+            batch["entered"] = batch["begun"]
+            batch["state"] = "open" if batch["begun"] else "pending"
+        batch["ended"] = False
+
     # Batches
 
-    def open_batch(self, id: str, flow: str, entry: str, now: int) -> bool:
+    def open_batch(self, id: str, flow: str, entry: str, *, ledger: str = "welcome", force: bool = False) -> bool:
         if id in self.batches:
             return False
         self.batches[id] = {
             "state": "pending", "flow": flow, "entered": False, "ended": False, "broken": False, "working": 0,
-            "pages": 0, "counts": dict.fromkeys(COUNTS, 0), "items": {},
+            "pages": 0, "counts": dict.fromkeys(COUNTS, 0), "items": {}, "id": id, "ledger": ledger, "force": force,
+            "paused": False, "generation": 1, "begun": False,
         }  # fmt: skip
-        self.publish(entry, "entry", flow, now, batch=id)
+        self.publish(entry, "entry", flow, 0, batch=id)
+        return True
+
+    def pause_batch(self, id: str, paused: bool) -> bool:
+        batch = self.batches.get(id)
+        if batch is None or not self._takes(batch) or (not paused and not batch["paused"]):
+            return False
+        batch["paused"] = paused
         return True
 
     def cancel_batch(self, id: str, now: int) -> bool:
@@ -393,8 +478,8 @@ class Model:
         if batch["state"] == "open" and batch["entered"] and idle and opened:
             batch["state"] = "sealed"
         if not batch["ended"] and idle and not opened and (batch["entered"] or batch["state"] == "cancelling"):
-            batch["ended"] = True
+            batch["ended"], batch["paused"] = True, False
             cancelled = batch["state"] == "cancelling"
             batch["state"] = "cancelled" if cancelled else "failed" if batch["broken"] else "completed"
-            self._add(ids.complete_id(id), "complete", batch["flow"], now, batch=id)
+            self._add(ids.complete_id(id, batch["generation"]), "complete", batch["flow"], 0, batch=id)
             batch["working"] += 1

@@ -38,7 +38,8 @@ FLOWS = {
 }
 KEYS = st.sampled_from(sorted(FLOWS))
 RUNS = st.sampled_from(["a", "b", "c", "d"])
-BATCHES = st.sampled_from(["bat_a", "bat_b", "bat_c"])
+WORKFLOW_OF = {"bat_a": "welcome", "bat_b": "welcome", "bat_c": "welcome", "bat_d": "farewell", "bat_e": "farewell"}
+BATCHES = st.sampled_from(sorted(WORKFLOW_OF))
 WORKERS = st.sampled_from(["w1", "w2"])
 USERS = st.lists(st.sampled_from(["u1", "u2", "u3", "u4", "u5"]), max_size=4)
 ENDINGS: st.SearchStrategy[Ending] = st.sampled_from(
@@ -86,9 +87,9 @@ class StoreMachine(RuleBasedStateMachine):
         for worker in ("w1", "w2"):
             self.do("enlist", worker, LEASE_MS)
 
-        # Two batches that want the same item, and a page to come of each.
-        for batch, users in (("bat_a", ["u1", "u2"]), ("bat_b", ["u2", "u3"])):
-            self.open_batch(batch, "free")
+        # Two batches that want the same item and one of another workflow, and a page to come of each.
+        for batch, users in (("bat_a", ["u1", "u2"]), ("bat_b", ["u2", "u3"]), ("bat_d", ["u2", "u3"])):
+            self.open_batch(batch, "free", False)
             for claim in self._claim("w1", 20):
                 if claim.destination == "entry":
                     self._settle(Settlement(claim.id, claim.fence, "done", effects=self._effects(claim, users, True)))
@@ -106,18 +107,26 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(id=RUNS, key=KEYS, delay=DELAYS, keep=st.booleans())
     def publish(self, id: str, key: str, delay: int, keep: bool) -> None:
-        due = self.now + delay
+        due = self.now + delay if delay else 0
         message = Message(id=id, destination="work", flow=FLOWS[key], not_before=due, keep=keep)
         assert list(self.do("publish", [message])) == [self.model.publish(id, "work", key, due, keep=keep)]
 
-    @rule(id=BATCHES, key=KEYS)
-    def open_batch(self, id: str, key: str) -> None:
+    @rule(id=BATCHES, key=KEYS, force=st.booleans())
+    def open_batch(self, id: str, key: str, force: bool) -> None:
         entry = Message(id=ids.entry_id(id), destination="entry", flow=FLOWS[key], batch=id)
         flow = FLOWS[key]
+        workflow = WORKFLOW_OF[id]
         batch = NewBatch(
-            id=id, workflow="welcome", execute="execute", flow=flow, complete="complete", complete_flow=flow
+            id=id,
+            workflow=workflow,
+            execute="execute",
+            flow=flow,
+            complete="complete",
+            complete_flow=flow,
+            force=force,
         )
-        assert self.do("open_batch", batch, [entry]) == self.model.open_batch(id, key, entry.id, self.now)
+        opened = self.model.open_batch(id, key, entry.id, ledger=workflow, force=force)
+        assert self.do("open_batch", batch, [entry]) == opened
 
     @rule(worker=WORKERS, limit=st.integers(1, 6))
     def claim(self, worker: str, limit: int) -> None:
@@ -127,7 +136,7 @@ class StoreMachine(RuleBasedStateMachine):
     def work(self, worker: str, ending: Ending, users: list[str], more: bool) -> None:
         """All that is due is claimed and ends alike."""
         for claim in self._claim(worker, 20):
-            effects = self._effects(claim, users, more) if ending == "done" else ()
+            effects = self._effects(claim, users, more) if ending in {"done", "answered", "dead"} else ()
             self._settle(Settlement(claim.id, claim.fence, ending, None, None, self.now, effects=effects))
 
     @rule(ending=ENDINGS)
@@ -144,13 +153,18 @@ class StoreMachine(RuleBasedStateMachine):
             self._settle(Settlement(claim.id, claim.fence, ending, None, None, self.now))
 
     def _claim(self, worker: str, limit: int) -> list[Claim]:
+        wanted = self.model.startable(worker, self.now)
         claimed = self.do("claim", worker, DESTINATIONS, limit)
+        alone = any(self.model.is_suspect(id) for id in wanted)
+        if alone or not wanted:
+            assert [claim.id for claim in claimed.claims] == wanted
         for claim in claimed.claims:
+            assert claim.id in wanted
             self.model.claimed(claim, worker, self.now)
             self.claims.append(claim)
-        startable = [id for id in self.model.messages if self.model.may_start(id, self.now)]
-        assert len(claimed.claims) == limit or not startable
-        if startable:
+        startable = self.model.startable(worker, self.now)
+        assert len(claimed.claims) == limit or alone or not startable
+        if startable and not alone:
             assert claimed.next_due is not None
             assert claimed.next_due <= self.now
         return list(claimed.claims)
@@ -286,15 +300,29 @@ class StoreMachine(RuleBasedStateMachine):
     def cancel_batch(self, id: str) -> None:
         assert self.do("cancel_batch", id) == self.model.cancel_batch(id, self.now)
 
-    @rule(key=KEYS, limit=st.sampled_from([None, 1, 3]), paused=st.sampled_from([False, False, False, True]))
-    def pin(self, key: str, limit: int | None, paused: bool) -> None:
-        self.do("pin", FlowControl(key=key, parallelism=limit), paused=paused)
-        self.model.flows[key].update(pin=limit, pinned=True, paused=paused)
+    @rule(id=BATCHES, paused=st.booleans())
+    def pause_batch(self, id: str, paused: bool) -> None:
+        verb = "pause_batch" if paused else "resume_batch"
+        assert self.do(verb, id) == self.model.pause_batch(id, paused)
 
-    @rule(key=KEYS)
-    def unpin(self, key: str) -> None:
-        self.do("unpin", key)
-        self.model.flows[key].update(pinned=False, paused=False)
+    @precondition(lambda self: self.model.dead)
+    @rule(data=st.data())
+    def redrive(self, data: st.DataObject) -> None:
+        id = data.draw(st.sampled_from([*sorted(self.model.dead), "a"]))
+        assert self.do("redrive", id) == self.model.redrive(id)
+
+    @rule(key=KEYS, limit=st.sampled_from([None, 1, 3]))
+    def pin(self, key: str, limit: int | None) -> None:
+        if limit is None:
+            self.do("unpin", key)
+        else:
+            self.do("pin", FlowControl(key=key, parallelism=limit))
+        self.model.flows[key].update(pin=limit)
+
+    @rule(key=KEYS, paused=st.sampled_from([False, False, False, True]))
+    def pause(self, key: str, paused: bool) -> None:
+        self.do("pause" if paused else "resume", key)
+        self.model.flows[key].update(paused=paused)
 
     # What happens to them
 
@@ -332,7 +360,7 @@ class StoreMachine(RuleBasedStateMachine):
             key = status.limits.key or ""
             waiting = sum(m["owner"] is None and m["flow"] == key for m in model.messages.values())
             flow = model.flows[key]
-            limit = flow["pin"] if flow["pinned"] else flow["limit"]
+            limit = model.limit(key)
             assert (status.in_use, status.waiting, status.limits.parallelism) == (flow["in_use"], waiting, limit), key
         for id, batch in model.batches.items():
             await self._compare_batch(id, batch)
@@ -348,7 +376,9 @@ class StoreMachine(RuleBasedStateMachine):
         assert {it.name: dict(it.holds) for it in await store.workers()} == {it: model.holds(it) for it in ("w1", "w2")}
         assert self._rows() == [len(rows) for rows in (model.arrivals, model.listeners, model.kept)]
         assert {letter.id for letter in await store.dead_letters(limit=1_000)} == set(model.dead)
-        assert await store.processed("welcome", ["u1", "u2", "u3", "u4", "u5"]) == set(model.marks)
+        for ledger in ("welcome", "farewell"):
+            marked = await store.processed(ledger, ["u1", "u2", "u3", "u4", "u5"])
+            assert marked == {name.split()[1] for name in model.marks if name.startswith(f"{ledger} ")}
 
     async def _compare_batch(self, id: str, expected: dict[str, Any]) -> None:
         batch = await self.store.batch(id)
@@ -356,6 +386,7 @@ class StoreMachine(RuleBasedStateMachine):
         assert batch.counts._asdict() == {name: expected["counts"][name] for name in COUNTS}
         seen = (batch.state, batch.working, batch.pages, batch.error is not None, batch.ended_at is not None)
         assert seen == tuple(expected[name] for name in ("state", "working", "pages", "broken", "ended"))
+        assert batch.paused == expected["paused"]
         items = {str(item.number): (item.id, item.state) for item in await self.store.items(id, limit=1_000)}
         assert items == {number: (item["id"], item["state"]) for number, item in expected["items"].items()}
         if batch.state in {"sealed", "completed"}:

@@ -23,6 +23,33 @@ class BatchCases(Cases):
         claim = await scene.claim_one("bat_a.e")
         assert (claim.batch, claim.number) == ("bat_a", -1)
 
+    async def test_open_batch_is_held_off_by_one_that_is_open(self, scene: Scene) -> None:
+        """While a batch with the same `open_dedup` has not ended."""
+        await scene.start(["u1"], open_dedup="nightly")
+        other = new_batch("bat_b", open_dedup="nightly")
+        first = message("bat_b.e", destination="entry", batch="bat_b")
+        assert not await scene.store.open_batch(other, [first])
+        assert await scene.store.under_way("nightly") == "bat_a"
+        (item,) = await scene.items()
+        await scene.done(item)
+        assert await scene.store.under_way("nightly") is None
+        assert await scene.store.open_batch(other, [first])
+        assert await scene.store.under_way("nightly") == "bat_b"
+        await scene.store.cancel_batch("bat_b")
+        assert await scene.store.under_way("nightly") is None
+
+    async def test_batches_of_a_label_are_listed(self, scene: Scene) -> None:
+        """The latest first, also of one workflow, also the open ones alone."""
+        await scene.start([], label="nightly")
+        await scene.start(["u1"], id="bat_b", label="nightly")
+        await scene.start(["u1"], id="bat_c", label="nightly", workflow="farewell")
+        await scene.start(["u2"], id="bat_d", label="other")
+        listed = scene.store.batches
+        assert [it.id for it in await listed(label="nightly")] == ["bat_c", "bat_b", "bat_a"]
+        assert [it.id for it in await listed(label="nightly", workflow="welcome")] == ["bat_b", "bat_a"]
+        assert [it.id for it in await listed(label="nightly", open_only=True, limit=1)] == ["bat_c"]
+        assert await listed(label="nobody") == []
+
     async def test_open_batch_may_be_repeated(self, scene: Scene) -> None:
         """False, and nothing is done, when its id is known."""
         first = message("bat_a.e", destination="entry", batch="bat_a")

@@ -6,7 +6,7 @@ import itertools
 from batchflow.core import settlement
 from batchflow.core.flow import CATCH_UP_MS, FlowControl
 from batchflow.core.message import Claim
-from batchflow.testing.conformance.scene import Cases, Scene, names
+from batchflow.testing.conformance.scene import Cases, Scene, message, names
 
 ONE = FlowControl(key="one", parallelism=1)
 
@@ -212,6 +212,62 @@ class FlowCases(Cases):
         """And so does the second of two."""
         await scene.store.unpin("nobody")
         assert await scene.store.flows(["nobody"]) == []
+
+    async def test_publish_leaves_the_limits_of_a_declared_key_alone(self, scene: Scene) -> None:
+        """No message changes what the code says; those of any other key follow the latest message."""
+        await scene.store.declare([FlowControl(key="one", parallelism=3)])
+        await scene.publish("a", flow=FlowControl(key="one", parallelism=1, rate=1, period="36500d"))
+        await scene.publish("b", flow=FlowControl(key="two", parallelism=1))
+        await scene.publish("c", flow=FlowControl(key="two", parallelism=2, rate=5, burst=3))
+        assert (await scene.flow("one")).limits == FlowControl(key="one", parallelism=3)
+        assert (await scene.flow("two")).limits == FlowControl(key="two", parallelism=2, rate=5, burst=3)
+
+    async def test_claim_starts_a_burst_after_a_pause(self, scene: Scene) -> None:
+        """As many at once as were not started meanwhile, up to the burst; then the rate again."""
+        await scene.publish(*(f"m{number:02d}" for number in range(30)), flow=FlowControl(key="b", rate=10, burst=4))
+        assert len(await scene.claim()) == 4
+        scene.clock.advance("100ms")
+        assert len(await scene.claim()) == 1
+        scene.clock.advance("10s")
+        assert len(await scene.claim()) == 4
+
+    async def test_expire_removes_keys_that_are_idle(self, scene: Scene) -> None:
+        """Those that no code declares, that hold nothing, not even a dead letter, and that nobody pinned or paused."""
+        await scene.store.declare([FlowControl(key="declared")])
+        await scene.store.pin(FlowControl(key="pinned", parallelism=1))
+        await scene.store.pause("paused")
+        await scene.publish("w", flow=FlowControl(key="waiting"), not_before=scene.now + 100_000)
+        await scene.publish("d", flow=FlowControl(key="dead"))
+        await scene.dead(await scene.claim_one("d"))
+        held = await scene.leased("h", flow=FlowControl(key="leased"))
+        await scene.done(await scene.leased("i", flow=FlowControl(key="idle", rate=1, period="10s")))
+        await scene.store.expire()
+        kept = {"dead", "declared", "leased", "paused", "pinned", "waiting"}
+        assert {flow.limits.key for flow in await scene.store.flows()} == {*kept, "idle"}
+        scene.clock.advance("10s")
+        await scene.store.expire()
+        assert {flow.limits.key for flow in await scene.store.flows()} == kept
+        assert await scene.store.redrive("d")
+        await scene.done(await scene.claim_one("d"))
+        await scene.done(held)
+        await scene.store.expire()
+        assert {flow.limits.key for flow in await scene.store.flows()} == kept - {"dead", "leased"}
+        await scene.leased("i", flow=FlowControl(key="idle", rate=1, period="10s"))
+
+    async def test_expire_removes_thousands_of_idle_keys(self, scene: Scene) -> None:
+        """A slice each time, until all are gone."""
+        many = [message(f"m{number:04d}", flow=FlowControl(key=f"k{number:04d}")) for number in range(2_200)]
+        await scene.store.publish(many)
+        while claims := await scene.claim(500):
+            await asyncio.gather(*(scene.done(claim) for claim in claims))
+        for _ in range(6):
+            await scene.store.expire()
+        assert await scene.store.flows() == []
+
+    async def test_flows_of_odd_names_are_those_names(self, scene: Scene) -> None:
+        """What is asked for is compared whole."""
+        await scene.publish("a", flow=FlowControl(key="a"))
+        assert await scene.store.flows(["a\0b"]) == []
 
     async def test_flows_are_listed_by_name(self, scene: Scene) -> None:
         """All of them, or those that are asked for and known."""

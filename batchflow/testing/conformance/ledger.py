@@ -1,6 +1,7 @@
 """The ledger of what is processed."""
 
 from batchflow.core import settlement
+from batchflow.core.ledger import Mark
 from batchflow.testing.conformance.scene import Cases, Scene
 
 
@@ -20,6 +21,67 @@ class LedgerCases(Cases):
         """The same id in another one is another item."""
         await scene.store.mark("welcome", ["u1"], None)
         assert await scene.store.processed("farewell", ["u1"]) == frozenset()
+
+    async def test_processed_compares_ids_whole(self, scene: Scene) -> None:
+        """Also those that hold a NUL, quotes, separators, or what looks like a number or a pattern."""
+        odd = [
+            "a",
+            "a\0b",
+            "a\0",
+            "\0",
+            "a\nb",
+            'a"b',
+            "1",
+            "01",
+            "1.0",
+            "%",
+            "a|b",
+            "ü",
+            "日本",
+            "{",
+            "a:b",
+            " a",
+            "a ",
+        ]
+        for id in odd:
+            await scene.store.mark("welcome", [id], None)
+            assert await scene.store.processed("welcome", odd) == {id}
+            assert await scene.store.forget("welcome", [id]) == 1
+
+    async def test_settle_marks_ids_whole(self, scene: Scene) -> None:
+        """An item whose id holds a NUL is processed, and not started again; one whose id begins alike is."""
+        await scene.start(["a\0b", "c"])
+        for claim in await scene.items():
+            await scene.done(claim)
+        assert await scene.store.processed("welcome", ["a", "a\0b", "a\0", "c"]) == {"a\0b", "c"}
+        await scene.start(["a", "a\0b", "a\0"], id="bat_b")
+        assert await scene.states("bat_b") == [("a", "open"), ("a\0", "open")]
+        assert (await scene.counts("bat_b")).already_processed == 1
+
+    async def test_ledgers_are_those_that_hold_something(self, scene: Scene) -> None:
+        """By name; one in which something is only in flight holds nothing."""
+        assert await scene.store.ledgers() == []
+        await scene.store.mark("welcome", ["u1"], None)
+        await scene.store.mark('report{"year":2030}', ["u1"], None)
+        await scene.start(["u1"], workflow="farewell")
+        assert await scene.store.ledgers() == ['report{"year":2030}', "welcome"]
+        await scene.store.forget("welcome")
+        assert await scene.store.ledgers() == ['report{"year":2030}']
+
+    async def test_marks_are_read_page_by_page(self, scene: Scene) -> None:
+        """Each once, with the time at which it expires; those that have expired are not among them."""
+        many = [f"u{number:04d}" for number in range(250)]
+        await scene.store.mark("welcome", many, None)
+        await scene.store.mark("welcome", ["soon"], 5_000)
+        await scene.store.mark("welcome", ["gone", "a\0b"], 1)
+        await scene.store.mark("welcome", ["a\0b"], None)
+        scene.clock.advance("1s")
+        found: list[Mark] = []
+        while page := await scene.store.marks("welcome", after=found[-1].item if found else None, limit=100):
+            found += page
+        forever = [Mark(id) for id in [*many, "a\0b"]]
+        assert sorted(found) == sorted([*forever, Mark("soon", scene.now + 4_000)])
+        assert await scene.store.marks("nobody") == []
 
     async def test_processed_takes_any_number_of_ids(self, scene: Scene) -> None:
         """None, one that comes twice, or thousands."""

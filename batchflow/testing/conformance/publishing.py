@@ -6,6 +6,7 @@ import pytest
 
 from batchflow.core.flow import FlowControl
 from batchflow.core.retry import RetryPolicy
+from batchflow.core.settlement import Ending, Settlement
 from batchflow.errors import StoreError
 from batchflow.testing.conformance.scene import Cases, Scene, message, names
 
@@ -111,6 +112,24 @@ class PublishCases(Cases):
         assert (await scene.flow("mail")).limits.parallelism == 1
         await scene.store.unpin("mail")
         assert (await scene.flow("mail")).limits.parallelism == 7
+
+    async def test_publish_adds_one_of_those_that_hold_each_other_off(self, scene: Scene) -> None:
+        """While a message with the same `open_dedup` has not ended; in one call as in several."""
+        assert await scene.publish("a", "b", open_dedup="nightly") == [True, False]
+        assert await scene.store.under_way("nightly") == "a"
+        claim = await scene.claim_one("a")
+        assert await scene.publish("c", open_dedup="nightly") == [False]
+        assert await scene.publish("d", open_dedup="daily") == [True]
+        await scene.done(claim)
+        assert await scene.store.under_way("nightly") is None
+        assert await scene.publish("c", open_dedup="nightly") == [True]
+
+    @pytest.mark.parametrize("ending", ["dead", "cancelled", "answered", "done"])
+    async def test_publish_is_not_held_off_by_what_has_ended(self, scene: Scene, ending: Ending) -> None:
+        """However it ended."""
+        claim = await scene.leased("a", keep=True, open_dedup="nightly")
+        await scene.store.settle(Settlement(claim.id, claim.fence, ending, '"ok"', "Boom: no"))
+        assert await scene.publish("b", open_dedup="nightly") == [True]
 
     async def test_publish_takes_thousands_at_once(self, scene: Scene) -> None:
         """As many as one likes, each once."""

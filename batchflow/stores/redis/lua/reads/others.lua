@@ -21,10 +21,10 @@ verbs.ledgers = function()
 end
 
 verbs.marks = function(ledger, after, limit)
-  local key, from = P .. 'l:' .. ledger, 0
+  local key = P .. 'l:' .. ledger
   -- Where it has gone meanwhile, all of them come once more.
   local rank = opt(after) and call('ZRANK', key, after)
-  if rank then from = rank + 1 end
+  local from = rank and rank + 1 or call('ZCOUNT', key, '-inf', now)
   local rows, reply = {}, call('ZRANGE', key, from, from + limit - 1, 'WITHSCORES')
   for place = 1, #reply, 2 do
     local ends = reply[place + 1]
