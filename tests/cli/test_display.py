@@ -50,7 +50,7 @@ def key(
     name: str = "execute", *, waiting: int = 5, in_use: int = 3, parked_until: int = 0, **limits: int
 ) -> FlowStatus:
     flow = FlowControl(key=f"greet.{name}", **limits)
-    return FlowStatus(flow, False, False, in_use, waiting, parked_until)
+    return FlowStatus(flow, False, False, False, in_use, waiting, parked_until)
 
 
 def test_bar_fits_a_terminal_of_80_columns() -> None:

@@ -117,3 +117,15 @@ async def test_stopping_ends_its_thread(store: SqliteStore, clock: ManualClock) 
     async with asyncio.timeout(60):
         await beating.stop()
     assert "batchflow-heartbeat" not in {thread.name for thread in threading.enumerate()}
+
+
+async def test_it_renews_by_the_whole_lease(store: SqliteStore, clock: ManualClock) -> None:
+    """From the time of the beat: a worker may miss all beats but the last before its claims are another's."""
+    faulty = FaultyStore(store, fail="prune")
+    beating = heartbeat(faulty, clock, [])
+    clock.advance("10ms")
+    beating.start()
+    await wait_until(lambda: faulty.calls["renew"] > 1, description="it has beaten")
+    await beating.stop()
+    (worker,) = await store.workers()
+    assert worker.lease_until == clock.now() + LEASE_MS

@@ -15,13 +15,11 @@ from pathlib import Path
 import pytest
 
 from batchflow.core.clock import Clock
-from batchflow.core.run import RunQuery
-from batchflow.core.settlement import Notify
 from batchflow.engine.system import SystemClock
 from batchflow.errors import StoreError, StoreIncompatible, StoreUnavailable
 from batchflow.stores.sqlite import SqliteStore, connection
 from batchflow.testing.clock import ManualClock
-from batchflow.testing.conformance.scene import LEASE_MS, Scene, message, names, ran, sleeping
+from batchflow.testing.conformance.scene import LEASE_MS, Scene, message, names
 from tests.house.sources import ROOT
 from tests.waiting import wait_until
 
@@ -70,7 +68,7 @@ async def test_migrations_one_by_one_make_the_schema_of_a_fresh_file(path: str, 
         pass
     step_by_step = str(tmp_path / "old.db")
     with raw(step_by_step) as direct:
-        for number, text in enumerate(connection.migration_texts(), 1):
+        for number, text in sorted(connection.migration_texts().items()):
             direct.executescript(text)
             direct.execute(f"PRAGMA application_id = {connection.APPLICATION_ID}")
             direct.execute(f"PRAGMA user_version = {number}")
@@ -79,71 +77,46 @@ async def test_migrations_one_by_one_make_the_schema_of_a_fresh_file(path: str, 
     assert schema(step_by_step) == schema(path)
 
 
-OLD = """
-INSERT INTO worker VALUES (1, 'w0', 9007199254740991);
-INSERT INTO flow (key, in_use) VALUES ('free', 1);
-INSERT INTO lane VALUES (1, 'work', 'free', :now), (2, 'execute', 'free', :now), (3, 'complete', 'free', NULL);
-INSERT INTO message (id, lane, due, created_at, body) VALUES ('waits', 1, :now, :now, '"waits"');
-INSERT INTO message (id, lane, due, owner, fence, keep, created_at) VALUES ('leased', 1, :now, 1, 3, 1, :now);
-INSERT INTO step VALUES
-    ('leased', 1, 'one', 'run', 'done', 1, '1', NULL, 0, 0),
-    ('leased', 2, 'nap', 'sleep', 'pending', 0, NULL, NULL, 0, :now),
-    ('kept', 1, 'one', 'run', 'done', 1, '1', NULL, 0, 0);
-INSERT INTO run VALUES ('kept', 'work', 'completed', NULL, 'null', '"ok"', NULL, 0, :now, :now);
-INSERT INTO dead_letter VALUES ('dead', 'work', NULL, -1, NULL, 'null', 'Boom: no', 4, :now, :now,
-    '[[1,"one","run","failed",1,null,"Boom: no",4,0]]');
-INSERT INTO workflow VALUES (1, 'welcome');
-INSERT INTO batch (key, id, workflow, state, lane, params, complete, complete_flow, keep_results, force, entered,
-    eligible, open, created_at) VALUES (1, 'bat_a', 1, 'sealed', 2, '{}', 'complete', '["free",null,null,1000]', 1, 0,
-    1, 1, 1, :now);
-INSERT INTO item VALUES (1, 0, 'u1', 'open', NULL, NULL, NULL);
-INSERT INTO ledger (workflow, item, holder) VALUES (1, 'u1', 1);
-INSERT INTO message (id, lane, due, batch, number, created_at) VALUES ('bat_a.r000000000', 2, :now, 1, 0, :now);
-"""
-
-
-async def test_a_file_of_the_first_version_is_migrated_and_goes_on(path: str) -> None:
-    """With all that waits in it, is leased, is kept, is dead."""
+async def test_a_file_of_the_schema_before_is_migrated_and_goes_on(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits in it is claimed afterwards; a migration is made once."""
     scene = Scene(SqliteStore(path, clock=(clock := ManualClock())), clock)
-    with raw(path) as direct:
-        direct.executescript(connection.migration_texts()[0] + OLD.replace(":now", str(scene.now)))
-        direct.execute(f"PRAGMA application_id = {connection.APPLICATION_ID}")
-        direct.execute("PRAGMA user_version = 1")
     await scene.store.open()
-    journal = (ran(1, "one", value="1"), sleeping(2, "nap", scene.now))
-    assert {run.id: run.state for run in await scene.store.runs(RunQuery(), 9)} == {
-        "leased": "running",
-        "kept": "completed",
-        "dead": "failed",
-    }
-    assert ((await scene.run("leased")).journal, (await scene.run("kept")).journal) == (journal, journal[:1])
-    failed = ran(1, "one", state="failed", value=None, error="Boom: no", failures=4)
-    assert ((await scene.run("dead")).journal, (await scene.run("dead")).started_at) == ((failed,), None)
-    assert [letter.journal for letter in await scene.store.dead_letters()] == [(failed,)]
-    await scene.store.enlist("w1", LEASE_MS)
-    (old, _) = await scene.store.workers()
-    assert (old.name, old.since, old.seen_at, old.concurrency, dict(old.holds)) == ("w0", 0, 0, 0, {"work": 1})
-    assert await scene.store.expire() == 1
-    scene.clock.advance("1ms")
-    claims = {claim.id: claim for claim in await scene.claim()}
-    assert sorted(claims) == ["bat_a.r000000000", "leased", "waits"]
-    nap = journal[1]._replace(state="done", position=2, value="null", at=scene.now)
-    assert (claims["leased"].journal, claims["leased"].started_at) == ((journal[0], nap), scene.now)
-    await scene.listen(claims["leased"], number=3)
-    await scene.suspend(claims["leased"])
-    await scene.done(claims["waits"], Notify("paid", "1"))
-    assert (await scene.claim_one("leased")).journal[2].value == "1"
-    assert (await scene.done(claims["bat_a.r000000000"])).ended_batch == "bat_a"
-    assert len(await scene.completions()) == 1
+    await scene.publish("a")
     await scene.store.close()
+    known = connection.migration_texts()
+    later = known | {max(known) + 1: "CREATE TABLE later (x);\nALTER TABLE message ADD COLUMN later TEXT;\n"}
+    monkeypatch.setattr(connection, "migration_texts", lambda: later)
+    for expected in (["a"], []):
+        await scene.store.open()
+        await scene.store.enlist("w1", LEASE_MS)
+        assert names(await scene.claim()) == expected
+        await scene.store.close()
+    with raw(path) as direct:
+        assert direct.execute("PRAGMA user_version").fetchone() == (max(later),)
+        assert direct.execute("SELECT count(*) FROM later").fetchone() == (0,)
 
 
-def test_migrations_are_numbered_without_a_gap() -> None:
-    """`0001_…`, `0002_…`: the number is the version it leads to."""
+@pytest.mark.parametrize("schema", [1, 3])
+async def test_a_file_of_before_the_first_release_is_refused(path: str, schema: int) -> None:
+    """With a sentence that names the way for its ledger; it is left as it was."""
+    with raw(path) as direct:
+        direct.execute("CREATE TABLE workflow (key INTEGER PRIMARY KEY, name TEXT)")
+        direct.execute(f"PRAGMA application_id = {connection.APPLICATION_ID}")
+        direct.execute(f"PRAGMA user_version = {schema}")
+    told = await refusal(path)
+    assert f"before 0.1.0 (schema {schema})" in told
+    assert "batchflow ledger export" in told
+    assert "batchflow ledger import" in told
+    with raw(path) as direct:
+        assert direct.execute("PRAGMA user_version").fetchone() == (schema,)
+
+
+def test_migrations_are_named_by_the_schema_they_lead_to() -> None:
+    """`0010_…`, `0011_…`, without a gap from that of 0.1.0 on."""
     names = sorted(entry.name for entry in files("batchflow.stores.sqlite").joinpath("migrations").iterdir())
-    assert [name[:5] for name in names if name.endswith(".sql")] == [
-        f"{number:04d}_" for number in range(1, len(connection.migration_texts()) + 1)
-    ]
+    known = connection.migration_texts()
+    assert [name[:5] for name in names if name.endswith(".sql")] == [f"{number:04d}_" for number in sorted(known)]
+    assert sorted(known) == list(range(10, 10 + len(known)))
 
 
 async def test_the_file_carries_our_mark_and_its_version(path: str) -> None:
@@ -152,7 +125,7 @@ async def test_the_file_carries_our_mark_and_its_version(path: str) -> None:
         pass
     with raw(path) as direct:
         assert direct.execute("PRAGMA application_id").fetchone() == (connection.APPLICATION_ID,)
-        assert direct.execute("PRAGMA user_version").fetchone() == (len(connection.migration_texts()),)
+        assert direct.execute("PRAGMA user_version").fetchone() == (max(connection.migration_texts()),)
         assert direct.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
@@ -177,7 +150,7 @@ async def test_a_newer_file_is_refused(path: str) -> None:
         pass
     with raw(path) as direct:
         direct.execute("PRAGMA user_version = 99")
-    known = len(connection.migration_texts())
+    known = max(connection.migration_texts())
     assert await refusal(path) == (
         f"'{path}' was made by a newer batchflow (schema 99, this one knows {known}); "
         "upgrade batchflow, or name another file"
@@ -308,9 +281,9 @@ async def test_reading_fails_with_our_own_errors(path: str) -> None:
     """Whatever SQLite says, callers see a `StoreError`."""
     async with opened(path) as store:
         with raw(path) as direct:
-            direct.execute("DROP TABLE dead_letter")
+            direct.execute("DROP TABLE run")
         with pytest.raises(StoreError):
-            await store.dead_letters()
+            await store.run("a")
         assert await store.batches() == []
 
 

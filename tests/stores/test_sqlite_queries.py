@@ -20,16 +20,19 @@ BODIES = {
     for name, body in zip(NAMES, PARTS[1::2], strict=True)
 }
 LARGE = (
-    "message", "step", "item", "ledger", "run", "dead_letter", "arrival", "listener", "kept_event", "webhook"
+    "message", "step", "item", "mark", "run", "arrival", "listener", "kept_event", "webhook", "flow", "lane"
 )  # fmt: skip
 SCAN = re.compile(r"SCAN (\w+)")
-LEDGER = re.compile(r"SEARCH \w+ USING PRIMARY KEY \(workflow=\?\)")
+LEDGER = re.compile(r"SEARCH \w+ USING PRIMARY KEY \(ledger=\?\)")
 
 # Statements that read a large table from one end to the other, with the reason.
 WALKS: dict[str, str] = {
-    "dead_letter_list": "newest first by its index, as many as asked for; those of one batch are few among few",
-    "ledger_forget_all": "all marks of one workflow are to go",
-    "ledger_forget_all_held": "all marks of one workflow are to go",
+    "lanes_next": "what is claimed alone is few among many, and has an index of its own",
+    "lanes_broken": "an index that holds nothing but what it looks for",
+    "ledger_list": "the first marks of each ledger",
+    "flow_status_all": "all keys are asked for",
+    "mark_forget_all": "all marks of one ledger are to go",
+    "mark_forget_all_held": "all marks of one ledger are to go",
 }
 
 

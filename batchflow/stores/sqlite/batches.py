@@ -66,12 +66,16 @@ def open_batch(tx: Tx, batch: NewBatch, first: Sequence[Message]) -> bool:
 
 def _workflow_key(tx: Tx, name: str) -> int:
     """The key of a workflow, made on first use."""
-    key = tx.one("workflow_key", name=name)
-    if key is None:
+    found = _known_workflow(tx, name)
+    if found is None:
         tx.run("workflow_make", name=name)
-        key = tx.one("workflow_key", name=name)
-        assert key is not None
-    return key
+        found = _known_workflow(tx, name)
+        assert found is not None
+    return found
+
+
+def _known_workflow(tx: Tx, name: str) -> int | None:
+    return tx.one("workflow_key", name=name)
 
 
 def enter(tx: Tx, effect: Enter) -> None:
@@ -97,7 +101,7 @@ def walked(tx: Tx, effect: Walked) -> None:
     """The walk is through: what was held back is claimed from now on."""
     key = tx.batch_key(effect.batch)
     tx.run("batch_walked", batch=key, total=effect.total)
-    tx.run("lanes_open", batch=key, why=flows.HELD)
+    flows.open_again(tx, key, flows.HELD)
 
 
 class _Row(NamedTuple):
@@ -230,7 +234,7 @@ def _publish_completion(tx: Tx, key: int, batch: str, destination: str, flow: Fl
     lane = flows.lane_of(tx, destination, flow)
     # Not by `publish`: an ended batch takes no messages but this one.
     head = tx.head(key)
-    id = ids.complete_id(batch, tx.one("batch_generation", batch=key))
+    id = messages.completion_of(tx, key)
     row = messages.NewRow(id, lane, 0, key, parent=head.parent, parent_step=head.parent_step, depth=head.depth)
     messages.add(tx, [row])
     flows.ready_by(tx, lane, 0)

@@ -5,7 +5,7 @@ from typing import Any
 
 from batchflow.core.message import LOSS_LIMIT, loss_wait_ms
 from batchflow.core.settlement import Settlement
-from batchflow.stores.sqlite import batches, flows, settling
+from batchflow.stores.sqlite import batches, flows, messages, settling
 from batchflow.stores.sqlite.settling import SLICE, Ended, Held
 from batchflow.stores.sqlite.transaction import Tx
 
@@ -17,7 +17,7 @@ _STAGE = 2 + Held._fields.index("stage")
 
 def cancel_run(tx: Tx, id: str) -> bool:
     """End a waiting run, or mark a leased one."""
-    waiting = tx.json("message_waiting", id=id)
+    waiting = messages.waiting_message(tx, id)
     if waiting:
         _end_waiting(tx, waiting)
         return True
@@ -50,7 +50,7 @@ def pause_batch(tx: Tx, id: str) -> bool:
     key = tx.batch_key(id)
     if key is None or not tx.run("batch_pause", batch=key):
         return False
-    tx.run("lanes_close", batch=key, why=flows.PAUSED)
+    flows.close(tx, key, flows.PAUSED)
     return True
 
 
@@ -59,7 +59,7 @@ def resume_batch(tx: Tx, id: str) -> bool:
     key = tx.batch_key(id)
     if key is None or not tx.run("batch_resume", batch=key):
         return False
-    tx.run("lanes_open", batch=key, why=flows.PAUSED)
+    flows.open_again(tx, key, flows.PAUSED)
     return True
 
 

@@ -68,16 +68,33 @@ def lane_of(tx: Tx, destination: str, flow: FlowControl, batch: int = 0, *, held
     name = (destination, flow.key or "", batch, int(held))
     lane = tx.lanes.get(name)
     if lane is None:
-        values = dict(zip(("destination", "flow", "batch", "held"), name, strict=True))
-        lane = tx.one("lane_key", **values)
+        lane = _lane_key(tx, name)
         if lane is None:
-            tx.run("lane_make", **values)
-            lane = tx.one("lane_key", **values)
+            tx.run("lane_make", **_named(name))
+            lane = _lane_key(tx, name)
             assert lane is not None
         if len(tx.lanes) > 1000:
             tx.lanes.clear()
         tx.lanes[name] = lane
     return lane
+
+
+def _lane_key(tx: Tx, name: tuple[str, str, int, int]) -> int | None:
+    return tx.one("lane_key", **_named(name))
+
+
+def _named(name: tuple[str, str, int, int]) -> dict[str, Any]:
+    return dict(zip(("destination", "flow", "batch", "held"), name, strict=True))
+
+
+def close(tx: Tx, batch: int, why: int) -> None:
+    """Claim nothing more of a batch, for this reason too."""
+    tx.run("lanes_close", batch=batch, why=why)
+
+
+def open_again(tx: Tx, batch: int, why: int) -> None:
+    """Not for this reason any more."""
+    tx.run("lanes_open", batch=batch, why=why)
 
 
 def ready_by(tx: Tx, lane: int, due: int) -> None:

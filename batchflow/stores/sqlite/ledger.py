@@ -8,17 +8,21 @@ from batchflow.stores.sqlite.transaction import Tx
 
 def key_of(tx: Tx, name: str) -> int:
     """The key of a ledger, made on first use."""
-    key = tx.one("ledger_key", name=name)
+    key = _known(tx, name)
     if key is None:
         tx.run("ledger_make", name=name)
-        key = tx.one("ledger_key", name=name)
+        key = _known(tx, name)
         assert key is not None
     return key
 
 
+def _known(tx: Tx, name: str) -> int | None:
+    return tx.one("ledger_key", name=name)
+
+
 def processed(tx: Tx, ledger: str, ids: Sequence[str]) -> frozenset[str]:
     """Those of `ids` that are processed."""
-    key = tx.one("ledger_key", name=ledger)
+    key = _known(tx, ledger)
     if key is None:
         return frozenset()
     return frozenset(tx.json_rows("mark_read", [(id,) for id in ids], ledger=key, now=tx.now))
@@ -32,7 +36,7 @@ def mark(tx: Tx, ledger: str, ids: Sequence[str], ttl_ms: int | None) -> None:
 
 def forget(tx: Tx, ledger: str, ids: Sequence[str] | None) -> int:
     """Take marks away; how many."""
-    key = tx.one("ledger_key", name=ledger)
+    key = _known(tx, ledger)
     if key is None:
         return 0
     if ids is None:
@@ -48,6 +52,6 @@ def ledgers(tx: Tx) -> list[str]:
 
 def marks(tx: Tx, ledger: str, after: str | None, limit: int) -> list[Mark]:
     """Marks of a ledger, by id."""
-    key = tx.one("ledger_key", name=ledger)
-    found = [] if key is None else tx.json("mark_list", ledger=key, after=after, limit=limit, now=tx.now)
+    key = _known(tx, ledger)
+    found = [] if key is None else tx.json("mark_list", ledger=key, after=after or "", limit=limit, now=tx.now)
     return [Mark(item, expires_at) for item, expires_at in found]

@@ -1,7 +1,7 @@
 """Messages that come in, and dead letters that get another life."""
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pydantic_core import to_json
 
@@ -122,12 +122,12 @@ def redrive(tx: Tx, id: str) -> bool:
 
 
 def _reopen(tx: Tx, batch: int, number: int) -> bool:
-    completion = ids.complete_id(tx.head(batch).id, tx.one("batch_generation", batch=batch))
+    completion = completion_of(tx, batch)
     if not tx.run("batch_reopen_item" if number >= 0 else "batch_reopen_layer", batch=batch):
         return False
-    if waits := tx.json("message_waiting", id=completion):
+    if waits := waiting_message(tx, completion):
         # It tells of an end that is not one any more.
-        tx.run_rows("message_drop", [(completion,)])
+        drop(tx, [completion])
         move(tx, batch, working=-1)
         flows.recount(tx, waits[0][1])
     if number < 0:
@@ -135,6 +135,21 @@ def _reopen(tx: Tx, batch: int, number: int) -> bool:
     tx.run("item_reopen", batch=batch, number=number)
     tx.run("mark_hold", batch=batch, number=number, ledger=tx.head(batch).ledger)
     return True
+
+
+def completion_of(tx: Tx, batch: int) -> str:
+    """The id of the message that tells of the end of a batch, or will."""
+    return ids.complete_id(tx.head(batch).id, tx.one("batch_generation", batch=batch))
+
+
+def waiting_message(tx: Tx, id: str) -> list[Any]:
+    """The row of a message that waits; none where none of this id does."""
+    return tx.json("message_waiting", id=id)
+
+
+def drop(tx: Tx, gone: Iterable[str]) -> None:
+    """Remove messages."""
+    tx.run_rows("message_drop", [(id,) for id in gone])
 
 
 def taken_by(tx: Tx, batch: int) -> bool:

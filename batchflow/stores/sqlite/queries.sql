@@ -89,8 +89,9 @@ DELETE FROM lane WHERE batch = :batch
     AND NOT EXISTS (SELECT 1 FROM message m WHERE m.batch = :batch AND m.owner IS NOT NULL);
 
 -- lanes_ready --
--- Flow keys in turn, and the lanes of each: what was served longest ago comes first. A next start further ahead than
--- one interval and a second is not believed (batchflow.core.flow.admit): the clock was set back.
+-- By the index of what is ready, for which the sign stands: in most lanes nothing waits. Flow keys in turn, and the lanes
+-- of each: what was served longest ago comes first. A next start further ahead than one interval and a second is not
+-- believed (batchflow.core.flow.admit): the clock was set back.
 SELECT json_group_array(json_array(
     lane, destination, flow, ahead, max_parallelism, max_rate, max_period, max_burst, in_use, next_start))
 FROM (
@@ -98,7 +99,7 @@ FROM (
         f.in_use, f.next_start
     FROM lane l JOIN flow f ON f.key = l.flow
     WHERE l.ready_at <= :now AND l.closed = 0 AND f.paused = 0 AND f.parked_until <= :now
-        AND l.destination IN (SELECT value FROM json_each(:destinations))
+        AND +l.destination IN (SELECT value FROM json_each(:destinations))
         AND (f.max_parallelism IS NULL OR f.in_use < f.max_parallelism)
         AND (f.max_rate IS NULL OR f.next_start <= :now OR f.next_start > :now + 1000 + f.max_period * 1.0 / f.max_rate)
     ORDER BY f.turn, l.turn, l.ready_at
@@ -111,13 +112,13 @@ SELECT min(max(due, parked_until, CASE WHEN max_rate IS NULL THEN 0 ELSE next_st
     SELECT l.ready_at AS due, f.parked_until, f.max_rate, f.next_start
     FROM lane l JOIN flow f ON f.key = l.flow
     WHERE l.ready_at IS NOT NULL AND l.closed = 0 AND f.paused = 0
-        AND l.destination IN (SELECT value FROM json_each(:destinations))
+        AND +l.destination IN (SELECT value FROM json_each(:destinations))
         AND (f.max_parallelism IS NULL OR f.in_use < f.max_parallelism)
     UNION ALL
     SELECT m.due, f.parked_until, f.max_rate, f.next_start
-    FROM message m JOIN lane l ON l.key = m.lane JOIN flow f ON f.key = l.flow
+    FROM message m CROSS JOIN lane l ON l.key = m.lane CROSS JOIN flow f ON f.key = l.flow
     WHERE m.owner IS NULL AND m.stage = 2 AND l.closed = 0 AND f.paused = 0
-        AND l.destination IN (SELECT value FROM json_each(:destinations))
+        AND +l.destination IN (SELECT value FROM json_each(:destinations))
         AND (f.max_parallelism IS NULL OR f.in_use < f.max_parallelism));
 
 -- suspect_held --
@@ -131,9 +132,9 @@ SELECT json_group_array(json_array(
 FROM (
     SELECT l.key AS lane, l.destination, l.flow, l.ahead, f.max_parallelism, f.max_rate, f.max_period, f.max_burst,
         f.in_use, f.next_start, m.id
-    FROM message m JOIN lane l ON l.key = m.lane JOIN flow f ON f.key = l.flow
+    FROM message m CROSS JOIN lane l ON l.key = m.lane CROSS JOIN flow f ON f.key = l.flow
     WHERE m.owner IS NULL AND m.stage = 2 AND m.due <= :now AND l.closed = 0 AND f.paused = 0 AND f.parked_until <= :now
-        AND l.destination IN (SELECT value FROM json_each(:destinations))
+        AND +l.destination IN (SELECT value FROM json_each(:destinations))
         AND (f.max_parallelism IS NULL OR f.in_use < f.max_parallelism)
         AND (f.max_rate IS NULL OR f.next_start <= :now OR f.next_start > :now + 1000 + f.max_period * 1.0 / f.max_rate)
     ORDER BY m.due, m.id
@@ -741,11 +742,6 @@ FROM (
     WHERE (:workflow IS NULL OR w.name = :workflow) AND (:label IS NULL OR b.label = :label) AND (NOT :open_only OR b.ended_at IS NULL)
     ORDER BY b.key DESC LIMIT :limit);
 
--- batches_of_label --
--- Batches with a label that have not ended and are not to.
-SELECT json_group_array(id) FROM batch
-WHERE label = :label AND label IS NOT NULL AND ended_at IS NULL AND state <> 'cancelling';
-
 -- item_classify --
 -- Of the given items those that are not to start: 1 the batch has it already, 2 another batch has it in flight, 3 it is
 -- processed. once: 2 where both count, 1 where it was filtered in spite of its mark, 0 where it starts all the same.
@@ -834,7 +830,7 @@ ON CONFLICT (ledger, item) DO UPDATE SET processed_at = excluded.processed_at, e
 -- mark_list --
 SELECT json_group_array(json_array(item, expires_at)) FROM (
     SELECT item, expires_at FROM mark
-    WHERE ledger = :ledger AND (:after IS NULL OR item > :after)
+    WHERE ledger = :ledger AND item > :after
         AND processed_at IS NOT NULL AND (expires_at IS NULL OR expires_at > :now)
     ORDER BY item LIMIT :limit);
 

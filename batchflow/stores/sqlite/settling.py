@@ -165,9 +165,9 @@ def _end(tx: Tx, ended: Sequence[Ended], *, held_places: bool = True) -> set[int
     journals = [(s.id,) for s, held in ended if not held.keep and s.ending != "dead"]
     if journals:
         tx.run_rows("step_drop", journals)
-    gone = [(s.id,) for s, _ in ended if s.ending != "dead"]
+    gone = [s.id for s, _ in ended if s.ending != "dead"]
     if gone:
-        tx.run_rows("message_drop", gone)
+        messages.drop(tx, gone)
     if held_places:
         give_back_places(tx, [held.lane for _, held in ended])
     batches.move(tx, moved)
@@ -243,7 +243,7 @@ def begin_cancel(tx: Tx, batch: int) -> bool:
     """Mark a batch and what is leased of it; nothing more of it is leased from here on. False when it had ended."""
     if not tx.run("batch_cancel", batch=batch):
         return False
-    tx.run("lanes_close", batch=batch, why=flows.CANCELLED)
+    flows.close(tx, batch, flows.CANCELLED)
     tx.run("message_cancel_leased_of_batch", batch=batch)
     return True
 

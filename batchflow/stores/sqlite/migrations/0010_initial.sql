@@ -59,7 +59,8 @@ CREATE TABLE lane (
 );
 CREATE INDEX lane_ready ON lane (ready_at) WHERE ready_at IS NOT NULL AND closed = 0;
 CREATE INDEX lane_flow ON lane (flow);
-CREATE INDEX lane_batch ON lane (batch) WHERE batch <> 0;
+CREATE INDEX lane_batch ON lane (batch);
+CREATE INDEX lane_broken ON lane (key) WHERE held = 1 AND closed >= 4;
 
 -- stage: 0 fresh, 1 started once, 2 lost so often that it is claimed alone, 3 a dead letter.
 -- due: 0 for at once, whatever the clock says. owner: the worker that holds the claim, NULL while nobody does.
