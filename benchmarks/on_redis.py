@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import redis
 
-from batchflow import Batchflow, FlowControl
+from batchflow import Batchflow
 from batchflow.stores.redis import RedisStore
 from benchmarks.app import quiet_logs
 from benchmarks.job import Greet
@@ -138,7 +138,7 @@ async def queued(folder: Path, items: int) -> Figures:
         greet = flow.add(Greet(items))
         store = flow.engine.store
         async with flow:
-            await store.pin(FlowControl(key="greet.execute", parallelism=1), paused=True)
+            await store.pause("greet.execute")
             before, begun = _used(client), time.perf_counter()
             triggered = await greet.trigger()
             async for status in triggered.progress(0.01):

@@ -57,6 +57,11 @@ class FlowControl:
         object.__setattr__(self, "period", spell(period))
         object.__setattr__(self, "period_ms", period)
 
+    def __repr__(self) -> str:
+        burst = f", burst={self.burst}" if self.burst > 1 else ""
+        limits = f"parallelism={self.parallelism!r}, rate={self.rate!r}, period={self.period!r}, key={self.key!r}"
+        return f"FlowControl({limits}{burst})"
+
     @property
     def interval_ms(self) -> float:
         """The time between two starts; 0 where no rate is set."""

@@ -73,15 +73,19 @@ class Ledger(Protocol):
         """Finish what is being written and let go of everything; safe to repeat."""
         ...
 
-    async def processed(self, workflow: str, ids: Sequence[str]) -> frozenset[str]:
-        """Those of `ids` that the workflow has processed and whose mark has not expired."""
+    async def processed(self, ledger: str, ids: Sequence[str], /) -> frozenset[str]:
+        """Those of `ids` that are marked in `ledger` and whose mark has not expired.
+
+        The name of a ledger is that of its workflow, followed by the scope's JSON object where it has one
+        (`batchflow.core.ledger.ledger_name`).
+        """
         ...
 
-    async def mark(self, workflow: str, ids: Sequence[str], ttl_ms: int | None) -> None:
+    async def mark(self, ledger: str, ids: Sequence[str], ttl_ms: int | None, /) -> None:
         """Mark ids as processed, for so long (None: for ever); the latest mark holds."""
         ...
 
-    async def forget(self, workflow: str, ids: Sequence[str] | None = None) -> int:
+    async def forget(self, ledger: str, ids: Sequence[str] | None = None, /) -> int:
         """Take marks away, all of them when `ids` is None; how many there were."""
         ...
 

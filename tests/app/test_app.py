@@ -156,11 +156,15 @@ async def test_pinned_limits_win_over_the_code_until_unpinned(tmp_path: Path) ->
     flow = Batchflow(f"sqlite:///{tmp_path / 'a.db'}")
     greet = flow.add(Greet())
     async with flow:
-        await flow.engine.store.pin(FlowControl(parallelism=1, key="greet.execute"), paused=True)
+        await flow.engine.store.pin(FlowControl(parallelism=1, key="greet.execute"))
+        await flow.engine.store.pause("greet.execute")
         batch = await greet.trigger()
         with pytest.raises(TimeoutError):
             await batch.wait(timeout=0.3)
         assert (await batch.status()).counts.open == 3
+        await flow.engine.store.resume("greet.execute")
+        (status,) = await flow.engine.store.flows(["greet.execute"])
+        assert (status.limits.parallelism, status.pinned) == (1, True)
         await flow.engine.store.unpin("greet.execute")
         assert (await batch.wait(timeout=30)).counts.succeeded == 3
 

@@ -156,8 +156,9 @@ async def test_another_version_of_the_namespace(server: Server, own: str, monkey
         ),
         (
             SCHEMA - 1,
-            f"was made by an older batchflow (schema {SCHEMA - 1}, this one knows {SCHEMA}); "
-            "let that one finish what is in it, and name another namespace for this one with BATCHFLOW_NAMESPACE",
+            f"was made by a batchflow before 0.1.0 (schema {SCHEMA - 1}), which this one does not read; let that "
+            "version finish what is in it, save which items are processed with 'batchflow ledger export', name another "
+            "namespace with BATCHFLOW_NAMESPACE, and take them over with 'batchflow ledger import'",
         ),
     ):
         name = f"made-by-{schema}"
@@ -179,9 +180,10 @@ def test_another_version_of_the_namespace_on_the_command_line(
     with server.client(PASSWORD) as client:
         client.hset(meta, "schema", "0")
         told = (
-            f"the namespace 'other' of redis://127.0.0.1:{server.port}/0 was made by an older batchflow "
-            f"(schema 0, this one knows {SCHEMA}); let that one finish what is in it, and name another namespace "
-            "for this one with BATCHFLOW_NAMESPACE"
+            f"the namespace 'other' of redis://127.0.0.1:{server.port}/0 was made by a batchflow before 0.1.0 "
+            "(schema 0), which this one does not read; let that version finish what is in it, save which items are processed with "
+            "'batchflow ledger export', name another namespace with BATCHFLOW_NAMESPACE, and take them over with "
+            "'batchflow ledger import'"
         )
         refused(command, monkeypatch, own, told)
         assert set(client.hgetall(meta)) == {"schema", "stores"}

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from batchflow.app import open_store
+from batchflow.core.flow import FlowControl
 from batchflow.core.message import Claim
 from batchflow.engine.system import SystemClock
 from batchflow.settings import Settings
@@ -87,7 +88,7 @@ def left(url: str) -> list[Claim]:
         await store.open()
         await store.enlist("next", 60_000)
         # A limit on the rate would give out one at a time.
-        await store.unpin("greet.execute")
+        await store.pin(FlowControl(key="greet.execute", rate=1_000_000))
         claimed = await store.claim("next", ["/greet/execute-user"], 1_000)
         await store.dismiss("next")
         await store.close()

@@ -77,7 +77,7 @@ async def test_what_time_does_not_start_is_told(clock: ManualClock) -> None:
 
     held = app.batch(flow=FlowControl(key="held"))(greet)
     await app.start()
-    await app.engine.store.pin(FlowControl(key="held"), paused=True)
+    await app.engine.store.pause("held")
     await held.trigger(ids=["u1", "u2"])
     assert (await drive(app, clock)).waiting == {"held": 2}
     await app.stop()

@@ -75,7 +75,7 @@ def waiting(scene: Scene, wait: Waits) -> ServedFunction[Nothing, None]:
 async def test_cancelled_while_it_waits_a_run_ends_at_once_with_its_children(scene: Scene, what: str) -> None:
     """Whatever it waits for: it ends as cancelled, and so do they."""
     run = await scene.start(waiting(scene, waits(scene)[what]).trigger(Nothing()))
-    await scene.flow.engine.store.pin(HELD, paused=True)
+    await scene.flow.engine.store.pause("held")
     # An event for it that it does not wait for is kept, and goes with it.
     await scene.flow.notify("another event", run_id=run.id)
     await drive(scene.flow, scene.clock, until=scene.clock.now() + 3_600_000)

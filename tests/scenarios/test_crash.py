@@ -108,6 +108,6 @@ def _check_the_end(killed: Killed, kills: int, record_property: Callable[[str, o
     assert killed.read("SELECT count(*) FROM message") == [(0,)]
     assert killed.read("SELECT count(*) FROM step WHERE run LIKE '%.r%'") == [(0,)]
     assert killed.read("SELECT sum(in_use) FROM flow") == [(0,)]
-    assert killed.read("SELECT count(*) FROM dead_letter") == [(0,)]
+    assert killed.read("SELECT count(*) FROM message WHERE died_at IS NOT NULL") == [(0,)]
     completions = [line for line in counts if line.startswith("on-complete")]
     assert len(completions) == 1

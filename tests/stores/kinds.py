@@ -42,7 +42,10 @@ def _in_tables(store: SqliteStore) -> dict[str, int]:
         return vars(store)["_writer"].connection.execute(f"SELECT {what} FROM {rows}").fetchone()[0]
 
     counts = {table: count("count(*)", table) for table in _TABLES}
-    counts["step"] = count("count(*)", "step WHERE run NOT IN (SELECT id FROM run)")
+    # A dead letter is its message, and keeps its steps.
+    counts["message"] = count("count(*)", "message WHERE died_at IS NULL")
+    dead = "SELECT id FROM message WHERE died_at IS NOT NULL"
+    counts["step"] = count("count(*)", f"step WHERE run NOT IN (SELECT id FROM run UNION {dead})")
     counts["in_use"] = count("coalesce(sum(in_use), 0)", "flow")
     counts["batch"] = count("count(*)", "batch WHERE ended_at IS NULL")
     return counts

@@ -100,6 +100,8 @@ def page(tx: Tx, effect: Page) -> None:
 def walked(tx: Tx, effect: Walked) -> None:
     """The walk is through: what was held back is claimed from now on."""
     key = tx.batch_key(effect.batch)
+    if key is None:
+        return
     tx.run("batch_walked", batch=key, total=effect.total)
     flows.open_again(tx, key, flows.HELD)
 
