@@ -96,7 +96,7 @@ async def test_nothing_but_permanent_keys_is_left_after_retention(kind: Kind, re
         env.clock.advance("8d")
         while await stores[0].prune(WEEK_MS):
             pass
-        assert (await keys()).patterns() - permanent() == {"l:<workflow>"}
+        assert (await keys()).patterns() - permanent() == {"l:<ledger>"}
         assert await stores[0].forget("greet") == 129
         assert (await keys()).patterns() <= permanent()
 

@@ -152,7 +152,7 @@ class ItemCases(Cases):
         assert (await scene.items())[0].headers == {"traceparent": "00-1"}
         assert (await scene.batch()).headers == {"traceparent": "00-1"}
 
-    async def test_walked_releases_what_was_held_back(self, scene: Scene) -> None:
+    async def test_settle_walked_releases_what_was_held_back(self, scene: Scene) -> None:
         """Held messages wait for the end of the walk, others of the batch do not; the total is known then."""
         entry = await scene.enter("bat_a")
         chunk = message(ids.chunk_id("bat_a", 0, 0), batch="bat_a", held=True)
