@@ -205,13 +205,24 @@ class Batchflow(Operations):
     # Life
 
     async def start(self, *, worker: bool | None = None) -> None:
-        """Open the store and, unless `worker` says no, start working; safe to repeat."""
-        await self.engine.open()
-        if self.worker if worker is None else worker:
+        """Open the store and, unless `worker` says no, start working; safe to repeat.
+
+        What works waits for a store that is away, says so once, and goes on when it is there.
+
+        Raises:
+            StoreUnavailable: the store is away, and nothing is to work here.
+            StoreIncompatible: the store is none for this program; nobody waits for that.
+        """
+        works = self.worker if worker is None else worker
+        await self.engine.open(patient=works)
+        if works:
             await self.engine.start()
 
     async def stop(self) -> None:
-        """Stop within the grace: what is under way may end, the rest is given back; then close. Safe to repeat."""
+        """Stop within the grace: what is under way may end, the rest is given back; then close. Safe to repeat.
+
+        A store that is away is not waited for: what was under way is taken back by others when the lease ends.
+        """
         await self.engine.close()
 
     async def __aenter__(self) -> "Batchflow":

@@ -7,6 +7,7 @@ import socket
 from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 
 from batchflow.core.clock import Clock, Entropy
 from batchflow.core.flow import FlowControl
@@ -18,10 +19,14 @@ from batchflow.engine.courier import LocalCourier
 from batchflow.engine.dispatch import Dispatcher
 from batchflow.engine.heartbeat import LEASE_MS, Heartbeat
 from batchflow.engine.housekeeping import Housekeeping
+from batchflow.engine.outage import Outage, until_there
 from batchflow.engine.storetime import StoresClock
-from batchflow.errors import ConfigurationError, StoreUnavailable
+from batchflow.errors import ConfigurationError, StoreError, StoreUnavailable
 from batchflow.logs import logger
 from batchflow.stores.protocol import Store
+
+DISMISS_S = 2.0
+"""For so long a store that does not answer holds up the end of a worker."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,23 +78,30 @@ class Engine(StoreClient):
 
     # Life
 
-    async def open(self) -> None:
-        """Open the store and tell it the code's limits."""
+    async def open(self, *, patient: bool = False) -> None:
+        """Open the store and tell it the code's limits; `patient` waits for a store that is away, and says so once.
+
+        Raises:
+            StoreUnavailable: the store is away, and it is not waited for.
+            StoreIncompatible: it is none for this program; nobody waits for that.
+        """
         if self._threads is not None:
             return
         places = [self.store, *([self.ledger] if self.ledger else [])]
         try:
             for place in places:
-                await place.open()
+                await (until_there(place.open) if patient else place.open())
         except BaseException:
             # One that was refused may hold connections.
             for place in places:
-                await place.close()
+                with contextlib.suppress(StoreError):
+                    await place.close()
             raise
         self.loop = asyncio.get_running_loop()
         self._threads = ThreadPoolExecutor(self._options.threads, "batchflow-sync")
         self._notify()
-        await self.store.declare(self._limits)
+        declare = partial(self.store.declare, self._limits)
+        await (until_there(declare) if patient else declare())
         self._end_subscription = self.store.on_change(self._on_store_change)
 
     async def close(self) -> None:
@@ -139,6 +151,7 @@ class Engine(StoreClient):
         """A dispatcher for `worker`, not started; the engine is open."""
         assert self._threads is not None
         clock = StoresClock(self._clock)
+        outage = Outage()
         runtime = Runtime(
             journaling=self.store,
             clock=clock,
@@ -146,6 +159,7 @@ class Engine(StoreClient):
             threads=self._threads,
             always_replay=self._options.always_replay,
             stand_in=self.stand_in,
+            insist=outage.insist_on_step,
         )
         return Dispatcher(
             self.store,
@@ -154,6 +168,7 @@ class Engine(StoreClient):
             concurrency=self._options.concurrency,
             clock=clock,
             on_end=self._notify,
+            outage=outage,
         )
 
     def _worker_name(self) -> str:
@@ -219,9 +234,9 @@ class _Worker:
         self._heartbeat = Heartbeat(engine.store, dispatcher, name, self._lease_lost)
 
     async def start(self, retention_ms: int) -> None:
-        await self._enlist()
+        await until_there(self._enlist)
         # What died with an earlier process of ours goes on at once.
-        await self._store.expire()
+        await until_there(self._store.expire)
         housekeeping = Housekeeping(self._store, self.dispatcher, retention_ms)
         self._tasks = [
             asyncio.create_task(self.dispatcher.run(), name="batchflow-dispatch"),
@@ -235,13 +250,21 @@ class _Worker:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         given_back = await self.dispatcher.stop(grace_s)
         await self._heartbeat.stop()
-        await self._store.dismiss(self._name)
+        try:
+            async with asyncio.timeout(DISMISS_S):
+                await self._store.dismiss(self._name)
+        except (StoreError, TimeoutError) as error:
+            logger().warning(
+                "[batchflow] Stopped while the store is away; what was under way is taken back when the lease ends",
+                error=str(error) or "no answer",
+            )
+            return
         if given_back:
             logger().info("[batchflow] Stopped; claims given back", claims=given_back)
 
     def _lease_lost(self) -> None:
         logger().warning("[batchflow] This worker's lease had ended (was the process suspended?); enlisting again")
-        self._tasks.append(asyncio.create_task(self._enlist()))
+        self._tasks.append(asyncio.create_task(until_there(self._enlist)))
 
     async def _enlist(self) -> None:
         await self._store.enlist(self._name, LEASE_MS, self._concurrency)

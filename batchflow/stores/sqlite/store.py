@@ -124,9 +124,10 @@ class SqliteStore(Writing):
         return await loop.run_in_executor(self._reads, self._read_now, read, arguments)
 
     def _read_now(self, read: Callable[..., T], arguments: tuple[Any, ...]) -> T:
-        tx = self._reader
-        if tx is None:
+        tx, writer = self._reader, self._writer
+        if tx is None or writer is None:
             raise StoreUnavailable(f"the store '{self.path}' is closed")
+        writer.place.check()
         try:
             tx.connection.execute("BEGIN")
             try:
@@ -136,7 +137,7 @@ class SqliteStore(Writing):
                 tx.forget()
                 tx.connection.execute("ROLLBACK")
         except sqlite3.Error as error:
-            raise connection.translated(error, self.path) from error
+            raise connection.meanwhile(connection.translated(error, self.path)) from error
 
     # Messages
 

@@ -21,7 +21,7 @@ local SLICE = 2000
 local CHUNK = 1000
 local NOW = string.format('%.0f', now)
 local verbs, batches, buffer, effects, ending, flows = {}, {}, {}, {}, {}, {}
-local lanes, messages, steps, waiting, smooth = {}, {}, {}, {}, {}
+local lanes, messages, steps, waiting, smooth, rights = {}, {}, {}, {}, {}, {}
 -- told: something became due or ended, of which other processes are told. touched: batches that may have ended.
 local state = { told = false, touched = {} }
 
