@@ -141,7 +141,9 @@ async def until_there(ask: Callable[[], Awaitable[T]]) -> T:
             if not tries:
                 # What a command is told to do at once, nobody has to do here.
                 why = str(error).partition("; ")[0]
-                logger().warning("[batchflow] The store is away; waiting for it, and starting when it is there", error=why)
+                logger().warning(
+                    "[batchflow] The store is away; waiting for it, and starting when it is there", error=why
+                )
             await asyncio.sleep(min(BACKOFF_S[min(tries, len(BACKOFF_S) - 1)] * 2, AWAY_S))
             tries += 1
         else:

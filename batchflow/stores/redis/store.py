@@ -25,6 +25,8 @@ from batchflow.stores.redis.groups import Groups
 from batchflow.stores.redis.twin import Twin, twin_of
 from batchflow.stores.writing import Writing
 
+DRAIN_S = 5.0
+
 
 class RedisStore(Writing):
     """Durable state in Redis 6.2 or newer, which any number of processes share.
@@ -73,7 +75,10 @@ class RedisStore(Writing):
         """See the protocol."""
         group = self._group
         if group is not None:
-            await group.drain()
+            with contextlib.suppress(TimeoutError):
+                # Of a server that does not answer nothing more is to be had.
+                async with asyncio.timeout(DRAIN_S):
+                    await group.drain()
             self._group = None
         await self._changes.stop()
         twin, self._twin = self._twin, None

@@ -1,6 +1,5 @@
 """Opening the file: PRAGMAs, migrations, and what SQLite's errors mean to a user."""
 
-import os
 import sqlite3
 from importlib.resources import files
 from pathlib import Path
@@ -144,7 +143,7 @@ class Place:
     def __init__(self, path: str) -> None:
         self.path = path
         # The program may go to another folder.
-        self._at = None if path == ":memory:" else os.path.abspath(path)
+        self._at = None if path == ":memory:" else Path(path).absolute()
         self._known = self._now()
 
     def check(self) -> None:
@@ -164,7 +163,7 @@ class Place:
         if self._at is None:
             return None
         try:
-            found = os.stat(self._at)
+            found = self._at.stat()
         except FileNotFoundError:
             return None
         except OSError:
