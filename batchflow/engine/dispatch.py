@@ -85,6 +85,11 @@ class Dispatcher:
             self._places.set()
 
     @property
+    def destinations(self) -> tuple[str, ...]:
+        """What it claims for."""
+        return self._courier.destinations
+
+    @property
     def under_way(self) -> int:
         """How many claims are being carried out."""
         return len(self._running)

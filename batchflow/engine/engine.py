@@ -7,7 +7,6 @@ import socket
 from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
 
 from batchflow.core.clock import Clock, Entropy
 from batchflow.core.flow import FlowControl
@@ -21,6 +20,8 @@ from batchflow.engine.heartbeat import LEASE_MS, Heartbeat
 from batchflow.engine.housekeeping import Housekeeping
 from batchflow.engine.outage import Outage, until_there
 from batchflow.engine.storetime import StoresClock
+from batchflow.engine.system import SystemClock
+from batchflow.engine.wallclock import WallClock
 from batchflow.errors import ConfigurationError, StoreError, StoreUnavailable
 from batchflow.logs import logger
 from batchflow.stores.protocol import Store
@@ -100,9 +101,12 @@ class Engine(StoreClient):
         self.loop = asyncio.get_running_loop()
         self._threads = ThreadPoolExecutor(self._options.threads, "batchflow-sync")
         self._notify()
-        declare = partial(self.store.declare, self._limits)
-        await (until_there(declare) if patient else declare())
+        await (until_there(self.declare) if patient else self.declare())
         self._end_subscription = self.store.on_change(self._on_store_change)
+
+    async def declare(self) -> None:
+        """Tell the store the code's limits."""
+        await self.store.declare(self._limits)
 
     async def close(self) -> None:
         """Stop the worker, if there is one, and close the store."""
@@ -171,6 +175,10 @@ class Engine(StoreClient):
             outage=outage,
         )
 
+    def wall_clock(self) -> WallClock | None:
+        """Who looks whether the machine's clock is set; a clock of a test goes as it likes."""
+        return WallClock(self._clock, asyncio.get_running_loop().time) if isinstance(self._clock, SystemClock) else None
+
     def _worker_name(self) -> str:
         # Never the name of an earlier one, whose claims would be taken for its own.
         return f"{self._options.name or socket.gethostname()}-{os.getpid()}-{self._entropy.bytes(3).hex()}"
@@ -228,6 +236,8 @@ class _Worker:
     def __init__(self, engine: Engine, dispatcher: Dispatcher, name: str, concurrency: int) -> None:
         self.dispatcher = dispatcher
         self._store = engine.store
+        self._declare = engine.declare
+        self._wall = engine.wall_clock()
         self._name = name
         self._concurrency = concurrency
         self._tasks: list[asyncio.Task[None]] = []
@@ -237,7 +247,7 @@ class _Worker:
         await until_there(self._enlist)
         # What died with an earlier process of ours goes on at once.
         await until_there(self._store.expire)
-        housekeeping = Housekeeping(self._store, self.dispatcher, retention_ms)
+        housekeeping = Housekeeping(self._store, self.dispatcher, retention_ms, self._wall)
         self._tasks = [
             asyncio.create_task(self.dispatcher.run(), name="batchflow-dispatch"),
             asyncio.create_task(housekeeping.run(), name="batchflow-housekeeping"),
@@ -263,8 +273,18 @@ class _Worker:
             logger().info("[batchflow] Stopped; claims given back", claims=given_back)
 
     def _lease_lost(self) -> None:
-        logger().warning("[batchflow] This worker's lease had ended (was the process suspended?); enlisting again")
-        self._tasks.append(asyncio.create_task(until_there(self._enlist)))
+        self._tasks.append(asyncio.create_task(self._enlist_again()))
+
+    async def _enlist_again(self) -> None:
+        if await until_there(self._store.was_emptied):
+            logger().warning(
+                "[batchflow] The server has lost what it held, as by FLUSHALL or a restart without its data: "
+                "runs, batches and the ledger of before are gone; going on with what comes"
+            )
+            await until_there(self._declare)
+        else:
+            logger().warning("[batchflow] This worker's lease had ended (was the process suspended?); enlisting again")
+        await until_there(self._enlist)
 
     async def _enlist(self) -> None:
         await self._store.enlist(self._name, LEASE_MS, self._concurrency)

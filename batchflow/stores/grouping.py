@@ -30,6 +30,7 @@ ORDER = (
     "mark",
     "forget",
     "prune",
+    "reconcile",
     "claim",
 )
 """The order of verbs within a group: what ends work comes before what starts it, and claiming sees the whole group."""
@@ -58,6 +59,7 @@ TELLING = frozenset(
         "cancel_all",
         "cancel_batch",
         "sweep_cancelled",
+        "reconcile",
     }
 )
 """Verbs after which something may be due, or may have ended."""

@@ -10,6 +10,7 @@ from redis import exceptions
 from redis.asyncio import RedisCluster
 
 from batchflow.errors import StoreError, StoreIncompatible, StoreUnavailable
+from batchflow.logs import logger
 from batchflow.stores.redis.clients import Client
 
 OLDEST = (6, 2)
@@ -41,6 +42,22 @@ async def check_server(client: Client, place: str) -> None:
     numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
     if numbers and numbers < OLDEST:
         raise StoreIncompatible(f"{place} is Redis {version}; batchflow needs 6.2 or newer")
+
+
+async def check_eviction(client: Client, place: str) -> None:
+    """Say where the server may throw away what it holds. One that does not tell is believed."""
+    try:
+        about: dict[str, Any] = await cast(Any, client).info("memory")
+    except ERRORS:
+        return
+    policy = str(about.get("maxmemory_policy", "noeviction"))
+    if policy != "noeviction":
+        logger().warning(
+            "[batchflow] The server evicts keys when its memory is full, and what it evicts is lost: work, batches, "
+            "the ledger; set maxmemory-policy to noeviction",
+            server=place,
+            maxmemory_policy=policy,
+        )
 
 
 def _at_start(error: StoreError) -> StoreError:

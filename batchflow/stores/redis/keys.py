@@ -36,7 +36,7 @@ KEYS = (
         "meta",
         "hash",
         "permanent",
-        "the schema, and counters: stores, batches, turns of flow keys; what a claim writes first",
+        "the schema, when it was set up, and counters: stores, batches, turns of flow keys; what a claim writes first",
     ),
     Key("flows", "zset", "permanent", "the names of flow keys"),
     Key("f:<flow key>", "hash", "permanent", "limits of code and operator, places in use, how many wait, next start"),

@@ -48,6 +48,7 @@ class RedisStore(Writing):
         self._group: Grouping | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._twin: Twin | None = None
+        self._founded = ""
         self._groups = Groups(self._calls, self._ended)
         self._claims: dict[str, _Claims] = {}
 
@@ -64,6 +65,7 @@ class RedisStore(Writing):
             return
         self._loop = asyncio.get_running_loop()
         number = await self._calls.open(self._namespace)
+        self._founded = await self._calls.one("founded", keys.SCHEMA, number)
         self._twin = twin_of(self._client)
         try:
             await self._changes.listen(self._client, self._prefix + keys.CHANNEL, number, self._returned)
@@ -236,6 +238,23 @@ class RedisStore(Writing):
     async def flows(self, keys: Sequence[str] | None = None) -> Sequence[FlowStatus]:
         """See the protocol."""
         return [reads.flow(row) for row in await self._read("flows", keys)]
+
+    # Housekeeping
+
+    async def reconcile(self, destinations: Sequence[str], *, deep: bool = False) -> int:
+        """See the protocol."""
+        count, cursor = 0, None
+        while True:
+            found, cursor = await self._add("reconcile", destinations, deep, cursor)
+            count += found
+            if cursor is None:
+                return count
+
+    async def was_emptied(self) -> bool:
+        """See the protocol."""
+        self._opened()
+        before, self._founded = self._founded, await self._calls.one("founded", keys.SCHEMA, self._calls.store)
+        return self._founded != before
 
 
 class _Claims:

@@ -226,6 +226,16 @@ class SqliteStore(Writing):
         """See the protocol."""
         return await self._read(flows.status, keys)
 
+    # Housekeeping
+
+    async def reconcile(self, destinations: Sequence[str], *, deep: bool = False) -> int:
+        """See the protocol; a group is one transaction."""
+        return 0
+
+    async def was_emptied(self) -> bool:
+        """See the protocol; a file that is gone is refused instead."""
+        return False
+
 
 def _call_soon(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
     # The loop may have been closed under the thread that looks around.
