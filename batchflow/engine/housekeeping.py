@@ -29,7 +29,7 @@ class Housekeeping:
 
         The last also after the store has failed: a verb that it was in may have been stopped in its midst.
         """
-        beat = 0
+        beat = spared = 0
         while True:
             await asyncio.sleep(SWEEP_S)
             beat += 1
@@ -37,11 +37,13 @@ class Housekeeping:
             if self._wall is not None:
                 self._wall.look()
             try:
-                if beat % EXPIRE_EVERY == 0:
-                    await self._expire()
                 if self._outages != (ended := self._dispatcher.outage.ended):
+                    # Nobody could renew a lease meanwhile: whoever lives does so first.
+                    spared = beat + EXPIRE_EVERY
                     await self._reconcile(deep=True)
                     self._outages = ended
+                if beat % EXPIRE_EVERY == 0 and beat > spared and not self._dispatcher.outage.is_on:
+                    await self._expire()
                 if beat % PRUNE_EVERY == 0:
                     await self._reconcile(deep=False)
                     await self._prune()
