@@ -215,3 +215,30 @@ async def test_one_that_can_never_be_carried_out_fails_alone(server: Server) -> 
             await fine
             assert await ledger.processed("fine", ["a"]) == {"a"}
             client.delete("bf:{batchflow}:l:odd")
+
+
+async def test_a_worker_waits_for_a_server_that_is_not_there_yet(tmp_path: Path) -> None:
+    """It says so once, with the reason, works when the server is there, and stops quietly when it is gone."""
+    with served(tmp_path) as server, capture_logs() as logs:
+        server.stop()
+        charge = Charge()
+        charge.gate.set()
+        flow = Batchflow(server.url)
+        batches = flow.add(charge)
+        starting = asyncio.create_task(flow.start())
+        await wait_until(lambda: bool(logs), description="it is said")
+        assert not starting.done()
+        server.start()
+        await starting
+        assert (await (await batches.trigger()).wait(timeout=30)).counts.succeeded == ITEMS
+        server.stop()
+        await wait_until(lambda: FAILS in [it["event"] for it in logs], description="it is missed")
+        async with asyncio.timeout(10):
+            await flow.stop()
+    told = [it["event"] for it in logs if it["log_level"] != "info" and "[batchflow" in it["event"]]
+    assert told == [
+        "[batchflow] The store is away; waiting for it, and starting when it is there",
+        FAILS,
+        "[batchflow] Stopped while the store is away; what was under way is taken back when the lease ends",
+    ]
+    assert "cannot be reached: " in logs[0]["error"]
