@@ -1,5 +1,6 @@
 """`Batchflow`: workflows, engine and settings put together."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -19,9 +20,9 @@ from batchflow.core.ports import Ledger
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.spelling import check_options
 from batchflow.engine.engine import Engine, EngineOptions
-from batchflow.engine.interrupt import on_interrupt
+from batchflow.engine.interrupt import on_interrupt, on_stop
 from batchflow.engine.system import SystemClock, SystemEntropy
-from batchflow.errors import ConfigurationError, DuplicateNameError
+from batchflow.errors import ConfigurationError, DuplicateNameError, StoreUnavailable
 from batchflow.http.own import refuse_own
 from batchflow.operations import Operations
 from batchflow.serve.context import WorkflowContext
@@ -205,13 +206,24 @@ class Batchflow(Operations):
     # Life
 
     async def start(self, *, worker: bool | None = None) -> None:
-        """Open the store and, unless `worker` says no, start working; safe to repeat."""
-        await self.engine.open()
-        if self.worker if worker is None else worker:
+        """Open the store and, unless `worker` says no, start working; safe to repeat.
+
+        What works waits for a store that is away, says so once, and goes on when it is there.
+
+        Raises:
+            StoreUnavailable: the store is away, and nothing is to work here.
+            StoreIncompatible: the store is none for this program; nobody waits for that.
+        """
+        works = self.worker if worker is None else worker
+        await self.engine.open(patient=works)
+        if works:
             await self.engine.start()
 
     async def stop(self) -> None:
-        """Stop within the grace: what is under way may end, the rest is given back; then close. Safe to repeat."""
+        """Stop within the grace: what is under way may end, the rest is given back; then close. Safe to repeat.
+
+        A store that is away is not waited for: what was under way is taken back by others when the lease ends.
+        """
         await self.engine.close()
 
     async def __aenter__(self) -> "Batchflow":
@@ -226,12 +238,23 @@ class Batchflow(Operations):
         """Start and stop with an ASGI app: `FastAPI(lifespan=flow.lifespan)`. It is seen where the router is in it."""
         if (path := self._path_in(app)) is not None:
             self._site.path = path
-        await self.start()
+        await self._start_with_server()
         try:
             yield
         finally:
             with on_interrupt(self.engine.hurry):
                 await self.stop()
+
+    async def _start_with_server(self) -> None:
+        starting = asyncio.ensure_future(self.start())
+        try:
+            with on_stop(starting.cancel):
+                await starting
+        except asyncio.CancelledError:
+            starting.cancel()
+            if (task := asyncio.current_task()) is not None and task.cancelling():
+                raise
+            raise StoreUnavailable("the app was stopped while it waited for its store") from None
 
     @property
     def router(self) -> "APIRouter":

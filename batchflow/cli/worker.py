@@ -1,9 +1,11 @@
 """`batchflow worker`: work for all workflows of an app until told to stop."""
 
+import asyncio
 import os
 import sys
+from collections.abc import Coroutine
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -31,7 +33,9 @@ class Worker:
     Any number of workers may share a store. What is under way when it is stopped has the grace
     (BATCHFLOW_GRACE, 10 seconds) to end; the rest is given back.
 
-    Exit codes: 0 stopped, 1 the store failed at the start, 2 usage or configuration, 130 and 143 left at once.
+    A store that is away is waited for, at the start as well.
+
+    Exit codes: 0 stopped, 2 usage, configuration or a store that is none for this, 130 and 143 left at once.
     """
 
     target: Annotated[str, typer.Argument(metavar="MODULE:ATTR", help="Where the Batchflow is, such as app.jobs:flow.")]
@@ -61,7 +65,9 @@ class Worker:
         with interrupt, LogLines(Settings.load().log_level, output):
             try:
                 # What is wrong with the store is told once, by this process.
-                await flow.start(worker=False)
+                if not await _unless_stopped(interrupt, flow.engine.open(patient=True)):
+                    output.say("Stopped")
+                    return 0
             finally:
                 await flow.stop()
             what = f"{_served(flow)} at {settings.place} with {self.processes} processes"
@@ -90,14 +96,27 @@ async def work(flow: Batchflow, output: Output) -> int:
     """Work in this process until a signal comes; the exit code."""
     with Interrupt(flow.settings.grace.total_seconds()) as interrupt, LogLines(Settings.load().log_level, output):
         try:
-            await flow.start(worker=True)
-            output.say(f"Working for {_served(flow)} at {flow.settings.place}; Ctrl-C stops it", at_once=True)
-            await interrupt.requested.wait()
-            _say_stopping(flow, output)
+            if await _unless_stopped(interrupt, flow.start(worker=True)):
+                output.say(f"Working for {_served(flow)} at {flow.settings.place}; Ctrl-C stops it", at_once=True)
+                await interrupt.requested.wait()
+                _say_stopping(flow, output)
         finally:
             await flow.stop()
         output.say("Stopped")
     return 0
+
+
+async def _unless_stopped(interrupt: Interrupt, start: Coroutine[Any, Any, None]) -> bool:
+    """Start, however long that waits for its store; False where a signal has come first."""
+    starting, requested = asyncio.create_task(start), asyncio.create_task(interrupt.requested.wait())
+    await asyncio.wait((starting, requested), return_when=asyncio.FIRST_COMPLETED)
+    requested.cancel()
+    if not starting.done():
+        starting.cancel()
+        await asyncio.wait((starting,))
+        return False
+    await starting
+    return True
 
 
 def _say_stopping(flow: Batchflow, output: Output) -> None:

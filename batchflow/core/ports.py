@@ -16,6 +16,7 @@ from batchflow.core.message import Claim, Message
 from batchflow.core.run import Run, RunQuery, Step, StepKind, Waiter
 from batchflow.core.settlement import Effect, Settlement
 from batchflow.core.worker import WorkerStatus
+from batchflow.errors import StoreError
 
 Verdict: TypeAlias = Literal["recorded", "stale", "cancelled"]
 """What a store says to a step that was to be recorded: it is; the claim is lost; the run is cancelled."""
@@ -217,6 +218,9 @@ STOP = "batchflow:stop"
 """Why an engine interrupts an attempt as it stops; it does not count."""
 
 
+Insist: TypeAlias = Callable[[Callable[[], Awaitable[Verdict]], StoreError], Awaitable[Verdict]]
+"""Asks again until the store can answer; raises the `StoreError` of what it refuses for good, or where nobody waits."""
+
 StandIn: TypeAlias = Callable[[str, str, Callable[..., Awaitable[Any]]], Callable[..., Awaitable[Any]]]
 
 
@@ -227,7 +231,8 @@ class Runtime:
     `always_replay` suspends a run after every step, so that each is replayed; `stand_in` is asked before a step is
     executed, with run, name and function, for the function to execute instead. `interrupted` says of claims, by id and
     fence, why the engine cancels the task that carries them out: no step of theirs starts any more. `branched` has, of
-    those that have tasks of their own, what to call then.
+    those that have tasks of their own, what to call then. `insist` records again what the store could not record for
+    now, until it can; without it the attempt is given up.
     """
 
     journaling: Journaling
@@ -240,6 +245,7 @@ class Runtime:
     branched: dict[tuple[str, int], Callable[[], None]] = field(
         default_factory=dict[tuple[str, int], Callable[[], None]]
     )
+    insist: Insist | None = None
 
 
 class Delivered(Protocol):

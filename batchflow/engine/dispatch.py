@@ -1,9 +1,9 @@
 """Claim, deliver, settle: the loop that keeps a bounded number of claims under way."""
 
 import asyncio
-import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 from batchflow.core import settlement
@@ -11,12 +11,12 @@ from batchflow.core.message import LOSS_LIMIT, Claim, Claimed
 from batchflow.core.ports import STOP, TIMEOUT
 from batchflow.core.settlement import Settled, Settlement
 from batchflow.engine.courier import Courier
+from batchflow.engine.outage import BACKOFF_S, Outage
 from batchflow.engine.storetime import StoresClock
 from batchflow.errors import StoreError
 from batchflow.logs import logger
 from batchflow.stores.protocol import Store
 
-BACKOFF_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0)
 FARTHEST_S = 60.0
 GATHER_S = 0.005
 PAUSE_S = 0.02
@@ -55,6 +55,7 @@ class Dispatcher:
         concurrency: int,
         clock: StoresClock,
         on_end: Callable[[], None],
+        outage: Outage | None = None,
     ) -> None:
         self._store = store
         self._courier = courier
@@ -71,7 +72,7 @@ class Dispatcher:
         self._given_up: frozenset[tuple[str, int]] = frozenset()
         self._light = 0
         self._ample = concurrency - concurrency * 3 // 4
-        self._failing = False
+        self.outage = outage or Outage()
         self._stopping = False
         self._claiming: asyncio.Task[Any] | None = None
         self._loop = asyncio.get_running_loop()
@@ -82,6 +83,11 @@ class Dispatcher:
         self._wake.set()
         if self._given_up:
             self._places.set()
+
+    @property
+    def destinations(self) -> tuple[str, ...]:
+        """What it claims for."""
+        return self._courier.destinations
 
     @property
     def under_way(self) -> int:
@@ -129,16 +135,21 @@ class Dispatcher:
         return self._concurrency - taken + min(self._light, LIGHT)
 
     async def _claim_patiently(self, limit: int) -> Claimed:
-        tries = 0
+        """Claim; of a store that has failed one at a time, and nothing before it is known to take what is written."""
+        outage = self.outage
         while True:
+            if outage.is_on:
+                await outage.pause()
+                if outage.holds_claims:
+                    continue
+                limit = 1 if outage.is_on else limit
             try:
                 claimed = await self._store.claim(self._worker, self._courier.destinations, limit)
             except StoreError as error:
-                self._store_failed(error)
-                await asyncio.sleep(BACKOFF_S[min(tries, len(BACKOFF_S) - 1)])
-                tries += 1
+                outage.failed(error)
                 continue
-            self._store_works()
+            if claimed.claims or not outage.is_waited_for:
+                outage.works()
             return self._start(claimed)
 
     def _start(self, claimed: Claimed) -> Claimed:
@@ -209,29 +220,32 @@ class Dispatcher:
 
     async def _settle_patiently(
         self, ending: Settlement, claim: Claim, error: StoreError
-    ) -> tuple[Settled, Settlement]:
-        """Settle until the store can, since nothing is known of a settlement that failed; and what was settled."""
-        refused = False
-        for tries in itertools.count():
-            if error.retryable:
-                self._store_failed(error)
-            elif not refused:
-                refused = True
-                # It will never take this one, whatever is in it; what it is told instead names the reason.
-                logger().error("[batchflow:error] Settlement was refused", run=claim.id, error=str(error))
-                ending = settlement.dead(claim, f"{type(error).__name__}: {error}")
-            await asyncio.sleep(BACKOFF_S[min(tries, len(BACKOFF_S) - 1)])
-            try:
-                answer = await self._store.settle(ending)
-            except StoreError as again:
-                error = again
-                continue
-            self._store_works()
-            return answer, ending
-        raise AssertionError
+    ) -> tuple[Settled | None, Settlement]:
+        """Settle until the store can, since nothing is known of a settlement that failed; and what was settled.
 
-    def _count(self, answer: Settled, ending: Settlement, claim: Claim) -> None:
+        None in place of an answer: the worker has stopped before the store could; the claim ends with its lease.
+        """
+        refused = 0
+        while True:
+            try:
+                if error.retryable:
+                    return await self.outage.insist(partial(self._store.settle, ending), error), ending
+                if not refused:
+                    # It will never take this one, whatever is in it; what it is told instead names the reason.
+                    logger().error("[batchflow:error] Settlement was refused", run=claim.id, error=str(error))
+                    ending = settlement.dead(claim, f"{type(error).__name__}: {error}")
+                await asyncio.sleep(BACKOFF_S[min(refused, len(BACKOFF_S) - 1)])
+                refused += 1
+                return await self._store.settle(ending), ending
+            except StoreError as again:
+                if again.retryable and self._stopping:
+                    return None, ending
+                error = again
+
+    def _count(self, answer: Settled | None, ending: Settlement, claim: Claim) -> None:
         tally = self.tally
+        if answer is None:
+            return
         if answer.stale:
             tally.stale += 1
             logger().warning("[batchflow] Claim was lost before it could be settled", run=claim.id, fence=claim.fence)
@@ -244,28 +258,16 @@ class Dispatcher:
         if answer.ended_batch is not None or claim.number < 0:
             self._on_end()
 
-    # A store that fails: one line when it begins, one when it is over
-
-    def _store_failed(self, error: StoreError) -> None:
-        if not self._failing:
-            self._failing = True
-            logger().error("[batchflow:error] The store fails; waiting for it", error=str(error))
-
-    def _store_works(self) -> None:
-        if self._failing:
-            self._failing = False
-            logger().info("[batchflow] The store works again")
-
     # Time limits and the end
 
     def sweep(self) -> None:
-        """Cancel attempts that have taken too long."""
+        """Cancel attempts that have taken too long, the time in which the store was away left out."""
         now = self._loop.time()
         for delivery in self._running.values():
             timeout = self._courier.timeout_ms(delivery.claim.destination)
             if (
                 timeout is not None
-                and now >= delivery.begun + timeout / 1000
+                and now >= delivery.begun + timeout / 1000 + self.outage.overlap(delivery.begun, now)
                 and not self._courier.is_interrupted(delivery.claim)
             ):
                 self._interrupt(delivery, TIMEOUT)
@@ -280,7 +282,10 @@ class Dispatcher:
         found: list[tuple[str, int]] = []
         for delivery in list(self._running.values()):
             timeout = self._courier.timeout_ms(delivery.claim.destination)
-            if timeout is not None and now > delivery.begun + timeout / 1000 + HUNG_GRACE_S:
+            if timeout is None:
+                continue
+            away = self.outage.overlap(delivery.begun, now)
+            if now > delivery.begun + timeout / 1000 + HUNG_GRACE_S + away:
                 found.append((delivery.claim.id, delivery.claim.fence))
         # Whoever gets the claim next needs a place, and so does everybody else.
         self._given_up = frozenset(found)
@@ -301,6 +306,7 @@ class Dispatcher:
         if self._tasks:
             # What swallows its cancellation or holds on to a thread is left behind; its claim is taken back later.
             await asyncio.wait(self._tasks, timeout=LEFT_BEHIND_S)
+        self.outage.give_up()
         return len(left)
 
     def hurry(self) -> None:

@@ -18,10 +18,16 @@ from batchflow.engine.courier import LocalCourier
 from batchflow.engine.dispatch import Dispatcher
 from batchflow.engine.heartbeat import LEASE_MS, Heartbeat
 from batchflow.engine.housekeeping import Housekeeping
+from batchflow.engine.outage import Outage, until_there
 from batchflow.engine.storetime import StoresClock
-from batchflow.errors import ConfigurationError, StoreUnavailable
+from batchflow.engine.system import SystemClock
+from batchflow.engine.wallclock import WallClock
+from batchflow.errors import ConfigurationError, StoreError, StoreUnavailable
 from batchflow.logs import logger
 from batchflow.stores.protocol import Store
+
+DISMISS_S = 2.0
+"""For so long a store that does not answer holds up the end of a worker."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,24 +79,34 @@ class Engine(StoreClient):
 
     # Life
 
-    async def open(self) -> None:
-        """Open the store and tell it the code's limits."""
+    async def open(self, *, patient: bool = False) -> None:
+        """Open the store and tell it the code's limits; `patient` waits for a store that is away, and says so once.
+
+        Raises:
+            StoreUnavailable: the store is away, and it is not waited for.
+            StoreIncompatible: it is none for this program; nobody waits for that.
+        """
         if self._threads is not None:
             return
         places = [self.store, *([self.ledger] if self.ledger else [])]
         try:
             for place in places:
-                await place.open()
+                await (until_there(place.open) if patient else place.open())
         except BaseException:
             # One that was refused may hold connections.
             for place in places:
-                await place.close()
+                with contextlib.suppress(StoreError):
+                    await place.close()
             raise
         self.loop = asyncio.get_running_loop()
         self._threads = ThreadPoolExecutor(self._options.threads, "batchflow-sync")
         self._notify()
-        await self.store.declare(self._limits)
+        await (until_there(self.declare) if patient else self.declare())
         self._end_subscription = self.store.on_change(self._on_store_change)
+
+    async def declare(self) -> None:
+        """Tell the store the code's limits."""
+        await self.store.declare(self._limits)
 
     async def close(self) -> None:
         """Stop the worker, if there is one, and close the store."""
@@ -139,6 +155,7 @@ class Engine(StoreClient):
         """A dispatcher for `worker`, not started; the engine is open."""
         assert self._threads is not None
         clock = StoresClock(self._clock)
+        outage = Outage()
         runtime = Runtime(
             journaling=self.store,
             clock=clock,
@@ -146,6 +163,7 @@ class Engine(StoreClient):
             threads=self._threads,
             always_replay=self._options.always_replay,
             stand_in=self.stand_in,
+            insist=outage.insist_on_step,
         )
         return Dispatcher(
             self.store,
@@ -154,7 +172,12 @@ class Engine(StoreClient):
             concurrency=self._options.concurrency,
             clock=clock,
             on_end=self._notify,
+            outage=outage,
         )
+
+    def wall_clock(self) -> WallClock | None:
+        """Who looks whether the machine's clock is set; a clock of a test goes as it likes."""
+        return WallClock(self._clock, asyncio.get_running_loop().time) if isinstance(self._clock, SystemClock) else None
 
     def _worker_name(self) -> str:
         # Never the name of an earlier one, whose claims would be taken for its own.
@@ -213,16 +236,18 @@ class _Worker:
     def __init__(self, engine: Engine, dispatcher: Dispatcher, name: str, concurrency: int) -> None:
         self.dispatcher = dispatcher
         self._store = engine.store
+        self._declare = engine.declare
+        self._wall = engine.wall_clock()
         self._name = name
         self._concurrency = concurrency
         self._tasks: list[asyncio.Task[None]] = []
         self._heartbeat = Heartbeat(engine.store, dispatcher, name, self._lease_lost)
 
     async def start(self, retention_ms: int) -> None:
-        await self._enlist()
+        await until_there(self._enlist)
         # What died with an earlier process of ours goes on at once.
-        await self._store.expire()
-        housekeeping = Housekeeping(self._store, self.dispatcher, retention_ms)
+        await until_there(self._store.expire)
+        housekeeping = Housekeeping(self._store, self.dispatcher, retention_ms, self._wall)
         self._tasks = [
             asyncio.create_task(self.dispatcher.run(), name="batchflow-dispatch"),
             asyncio.create_task(housekeeping.run(), name="batchflow-housekeeping"),
@@ -235,13 +260,31 @@ class _Worker:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         given_back = await self.dispatcher.stop(grace_s)
         await self._heartbeat.stop()
-        await self._store.dismiss(self._name)
+        try:
+            async with asyncio.timeout(DISMISS_S):
+                await self._store.dismiss(self._name)
+        except (StoreError, TimeoutError) as error:
+            logger().warning(
+                "[batchflow] Stopped while the store is away; what was under way is taken back when the lease ends",
+                error=str(error) or "no answer",
+            )
+            return
         if given_back:
             logger().info("[batchflow] Stopped; claims given back", claims=given_back)
 
     def _lease_lost(self) -> None:
-        logger().warning("[batchflow] This worker's lease had ended (was the process suspended?); enlisting again")
-        self._tasks.append(asyncio.create_task(self._enlist()))
+        self._tasks.append(asyncio.create_task(self._enlist_again()))
+
+    async def _enlist_again(self) -> None:
+        if await until_there(self._store.was_emptied):
+            logger().warning(
+                "[batchflow] The server has lost what it held, as by FLUSHALL or a restart without its data: "
+                "runs, batches and the ledger of before are gone; going on with what comes"
+            )
+            await until_there(self._declare)
+        else:
+            logger().warning("[batchflow] This worker's lease had ended (was the process suspended?); enlisting again")
+        await until_there(self._enlist)
 
     async def _enlist(self) -> None:
         await self._store.enlist(self._name, LEASE_MS, self._concurrency)

@@ -3,6 +3,7 @@
 import asyncio
 
 from batchflow.engine.dispatch import Dispatcher
+from batchflow.engine.wallclock import WallClock
 from batchflow.errors import StoreError
 from batchflow.logs import logger
 from batchflow.stores.protocol import Store
@@ -16,22 +17,35 @@ SLICES = 1_000
 class Housekeeping:
     """Runs until cancelled."""
 
-    def __init__(self, store: Store, dispatcher: Dispatcher, retention_ms: int) -> None:
+    def __init__(self, store: Store, dispatcher: Dispatcher, retention_ms: int, wall: WallClock | None = None) -> None:
+        self._wall = wall
+        self._outages = 0
         self._store = store
         self._dispatcher = dispatcher
         self._retention_ms = retention_ms
 
     async def run(self) -> None:
-        """Once a second: time limits; every few: dead workers; every minute: retention, in slices."""
-        beat = 0
+        """Once a second: time limits; every few: dead workers; every minute: retention, in slices, what is half done.
+
+        The last also after the store has failed: a verb that it was in may have been stopped in its midst.
+        """
+        beat = spared = 0
         while True:
             await asyncio.sleep(SWEEP_S)
             beat += 1
             self._dispatcher.sweep()
+            if self._wall is not None:
+                self._wall.look()
             try:
-                if beat % EXPIRE_EVERY == 0:
+                if self._outages != (ended := self._dispatcher.outage.ended):
+                    # Nobody could renew a lease meanwhile: whoever lives does so first.
+                    spared = beat + EXPIRE_EVERY
+                    await self._reconcile(deep=True)
+                    self._outages = ended
+                if beat % EXPIRE_EVERY == 0 and beat > spared and not self._dispatcher.outage.is_on:
                     await self._expire()
                 if beat % PRUNE_EVERY == 0:
+                    await self._reconcile(deep=False)
                     await self._prune()
             except StoreError:
                 continue  # the dispatcher says it; the next round tries again
@@ -40,6 +54,10 @@ class Housekeeping:
         taken_back = await self._store.expire()
         if taken_back:
             logger().warning("[batchflow] Took back claims of dead workers", claims=taken_back)
+
+    async def _reconcile(self, *, deep: bool) -> None:
+        if count := await self._store.reconcile(self._dispatcher.destinations, deep=deep):
+            logger().warning("[batchflow] Put right what the store had left half done", places_and_messages=count)
 
     async def _prune(self) -> None:
         for _ in range(SLICES):

@@ -4,6 +4,7 @@ import asyncio
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 from batchflow.core.codec import Codec
@@ -348,7 +349,13 @@ class Driver(Attempt):
     async def _store(self, step: Step, effects: tuple[Effect, ...]) -> None:
         """Have a step recorded; whoever cannot has lost the claim, and goes on with nothing."""
         try:
-            verdict = await (self.recorder.record(step, effects) if effects else self.recorder.record(step))
+            try:
+                verdict = await (self.recorder.record(step, effects) if effects else self.recorder.record(step))
+            except StoreError as error:
+                if not error.retryable or self.recorder.insist is None:
+                    raise
+                # What was executed is not thrown away: it would have to be executed again.
+                verdict = await self.recorder.insist(partial(self.recorder.record, step, effects), error)
         except Exception as error:
             if isinstance(error, StoreError) and not error.retryable:
                 self.refuse(unstorable(step, error))

@@ -1,20 +1,21 @@
 """What one holds of a run: ask it, wait for its result, cancel it."""
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
 from batchflow.core.codec import Codec
 from batchflow.core.ports import Client
 from batchflow.core.run import Run
-from batchflow.errors import NotFoundError, RunFailed, StoreUnavailable
+from batchflow.errors import NotFoundError, RunFailed, StoreError
 
 Result = TypeVar("Result")
 T = TypeVar("T")
 
 _LOOK_SECONDS = 5.0
 # A wake-up that was missed is made up for this soon.
+_SOON_SECONDS = 0.1
+# A store that is away is asked again after so long, then twice as long, up to the same.
 
 
 async def ending(
@@ -26,14 +27,22 @@ async def ending(
         TimeoutError: it is not within `timeout` seconds; `what` says what goes on.
         StoreUnavailable: the app stops, or has stopped.
     """
+    patience = _SOON_SECONDS
     try:
         async with asyncio.timeout(timeout):
             while True:
                 seen = client.changes
-                with contextlib.suppress(StoreUnavailable):
+                try:
                     found = await read()
-                    if is_over(found):
-                        return found
+                except StoreError as error:
+                    if not error.retryable:
+                        raise
+                    await client.changed(client.changes, patience)
+                    patience = min(2 * patience, _LOOK_SECONDS)
+                    continue
+                patience = _SOON_SECONDS
+                if is_over(found):
+                    return found
                 await client.changed(seen, _LOOK_SECONDS)
     except TimeoutError:
         raise TimeoutError(f"{what} has not ended within {timeout:g} s; it goes on") from None

@@ -13,7 +13,17 @@ from batchflow.serve.failure import again_at
 class DirectRecorder:
     """The recorder of one claim in the process that holds it. A step may start as soon as it is asked for."""
 
-    __slots__ = ("_claim", "_journaling", "always_replay", "branched", "clock", "entropy", "interrupted", "policy")
+    __slots__ = (
+        "_claim",
+        "_journaling",
+        "always_replay",
+        "branched",
+        "clock",
+        "entropy",
+        "insist",
+        "interrupted",
+        "policy",
+    )
 
     def __init__(self, claim: Claim, policy: RetryPolicy, runtime: Runtime) -> None:
         self._claim = claim
@@ -25,6 +35,8 @@ class DirectRecorder:
         """What is to be called when claims are interrupted."""
         self.interrupted = runtime.interrupted
         """Claims that the engine interrupts."""
+        self.insist = runtime.insist
+        """Records again what the store could not record for now; None: the attempt is given up."""
         self.always_replay = runtime.always_replay
         """Whether the attempt ends after every step, so that each is replayed."""
 

@@ -35,6 +35,7 @@ ORDER = (
     "mark",
     "forget",
     "prune",
+    "reconcile",
     "claim",
 )
 """The order of verbs within a group: what ends work comes before what starts it, and claiming sees the whole group."""
@@ -66,6 +67,7 @@ TELLING = frozenset(
         "resume_batch",
         "redrive",
         "sweep_cancelled",
+        "reconcile",
     }
 )
 """Verbs after which something may be due, or may have ended."""

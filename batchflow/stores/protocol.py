@@ -304,3 +304,16 @@ class Store(Protocol):
         Returns how many rows went; call again while it is not 0.
         """
         ...
+
+    async def reconcile(self, destinations: Sequence[str], *, deep: bool = False) -> int:
+        """Put right what a verb that was stopped in its midst has left half done; how much.
+
+        Places of flow keys that nobody holds are given back. With `deep` all that is open is looked through, of runs
+        those for `destinations`: what nobody holds and what waits nowhere is due again. A store whose verbs are done
+        altogether or not at all has nothing to put right.
+        """
+        ...
+
+    async def was_emptied(self) -> bool:
+        """Whether all that the place held is gone since it was opened, or since this said so; it is set up anew."""
+        ...

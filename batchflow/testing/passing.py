@@ -256,3 +256,11 @@ class PassingStore:
     async def prune(self, retention_ms: int) -> int:
         """See the protocol."""
         return await self._through("prune", lambda: self.store.prune(retention_ms))
+
+    async def reconcile(self, destinations: Sequence[str], *, deep: bool = False) -> int:
+        """See the protocol."""
+        return await self._through("reconcile", lambda: self.store.reconcile(destinations, deep=deep))
+
+    async def was_emptied(self) -> bool:
+        """See the protocol."""
+        return await self._through("was_emptied", self.store.was_emptied)

@@ -13,7 +13,6 @@ PARAMETERS = 8
 EXCEPTIONS: dict[str, str] = {
     "tests/stores/test_state_machine.py": "one machine: its rules share what they know of each other",
     "tests/stores/model.py": "one model of all that a store promises, read from its first line to its last",
-    "batchflow/testing/conformance/settling.py": "a case per sentence of the verb that does most",
 }
 
 type_of_function = (ast.FunctionDef, ast.AsyncFunctionDef)

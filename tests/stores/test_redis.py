@@ -15,7 +15,7 @@ from batchflow.core import settlement
 from batchflow.core.clock import Clock
 from batchflow.errors import StoreError, StoreIncompatible, StoreUnavailable
 from batchflow.stores.redis import RedisStore, connection
-from batchflow.stores.redis.keys import KEYS, SCHEMA, pattern_of, prefix
+from batchflow.stores.redis.keys import FIRST_SCHEMA, KEYS, SCHEMA, pattern_of, prefix
 from batchflow.testing.clock import ManualClock
 from batchflow.testing.conformance.scene import LEASE_MS, Scene, message, names, new_batch, ran
 from tests.stores.redis_server import Server, free_port, served
@@ -106,8 +106,8 @@ async def test_open_of_an_old_server_is_refused(monkeypatch: pytest.MonkeyPatch,
 @pytest.mark.parametrize(
     ("schema", "made", "cure"),
     [
-        (SCHEMA + 1, "a newer", "upgrade this one, or name another namespace"),
-        (SCHEMA - 1, "an older", "let that one finish what is in it, and name another namespace for this one"),
+        (SCHEMA + 1, "a newer batchflow", "upgrade this one, or name another namespace with BATCHFLOW_NAMESPACE"),
+        (FIRST_SCHEMA - 1, "a batchflow before 0.1.0", "save which items are processed with 'batchflow ledger export'"),
     ],
 )
 async def test_open_of_another_versions_namespace_is_refused(server: Server, schema: int, made: str, cure: str) -> None:
@@ -115,10 +115,8 @@ async def test_open_of_another_versions_namespace_is_refused(server: Server, sch
     with server.client() as client:
         client.hset(f"{prefix('batchflow')}meta", "schema", str(schema))
     said = await refusal(server.url)
-    assert said == (
-        f"the namespace 'batchflow' of {server.url}/0 was made by {made} batchflow (schema {schema}, "
-        f"this one knows {SCHEMA}); {cure} with BATCHFLOW_NAMESPACE"
-    )
+    assert said.startswith(f"the namespace 'batchflow' of {server.url}/0 was made by {made} (schema {schema}")
+    assert cure in said
     async with opened(server.url, namespace="other") as scene:
         assert await scene.publish("a") == [True]
 

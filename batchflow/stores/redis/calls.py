@@ -31,6 +31,7 @@ class Calls:
         self._clock = clock
         self._script = scripts.script()
         self._asking: set[asyncio.Task[Answers]] = set()
+        self._opened = False
         self.store = 0
         self.worker = ""
 
@@ -41,12 +42,15 @@ class Calls:
             StoreIncompatible: it is no server for this, its user may not do all that is needed, or the namespace was
                 made by another version.
         """
+        self._opened = False
         await connection.check_server(self._client, self._place)
         schema, number, refused = await self.one("open", keys.SCHEMA, scripts.commands())
         if refused:
             raise connection.forbidden(refused, self._place)
         keys.check_schema(schema, namespace, self._place)
+        await connection.check_eviction(self._client, self._place)
         self.store = number
+        self._opened = True
         return number
 
     async def group(self, operations: Sequence[Asked]) -> Answers:
@@ -63,6 +67,11 @@ class Calls:
             reply = await self._run(self._request(packed.texts), *packed.plain)
         except connection.ERRORS as error:
             failed = self.failed(error)
+            if not failed.retryable and len(packed.slots) > 1:
+                # One that can never be carried out fails alone: each again, by itself.
+                for slot in packed.slots:
+                    (answers[slot],) = await self.group([operations[slot]])
+                return answers
             for slot in packed.slots:
                 answers[slot] = (False, failed)
             if connection.is_demoted(str(error)):
@@ -70,7 +79,7 @@ class Calls:
             return answers
         demoted = False
         for slot, fine, answer in packed.answers(reply):
-            answers[slot] = (fine, answer if fine else connection.meaning(answer, self._place))
+            answers[slot] = (fine, answer if fine else self._meaning(answer))
             demoted = demoted or (not fine and connection.is_demoted(answer))
         if demoted:
             await clients.reconnect(self._client)
@@ -79,8 +88,14 @@ class Calls:
     def failed(self, error: BaseException) -> StoreError:
         """What it means that a call came to nothing."""
         meant = connection.translated(error, self._place)
+        if self._opened:
+            meant = connection.meanwhile(meant)
         meant.__cause__ = error
         return meant
+
+    def _meaning(self, answer: str) -> StoreError:
+        meant = connection.meaning(answer, self._place)
+        return connection.meanwhile(meant) if self._opened else meant
 
     async def one(self, verb: str, *arguments: Any) -> Any:
         """Carry out one operation by itself."""
@@ -105,12 +120,12 @@ class Calls:
         except connection.ERRORS as error:
             if connection.is_demoted(str(error)):
                 twin.reconnect()
-            raise connection.translated(error, self._place) from error
+            raise self.failed(error) from error
         (((fine, answer),), _) = from_json(reply)
         if not fine:
             if connection.is_demoted(answer):
                 twin.reconnect()
-            raise connection.meaning(answer, self._place)
+            raise self._meaning(answer)
         return answer
 
     def _request(self, operations: Sequence[bytes]) -> bytes:

@@ -1,6 +1,7 @@
 """What Redis's errors mean to a user, and what a server has to be."""
 
 import asyncio
+import re
 import ssl
 from collections.abc import Sequence
 from typing import Any, TypeVar, cast
@@ -9,6 +10,7 @@ from redis import exceptions
 from redis.asyncio import RedisCluster
 
 from batchflow.errors import StoreError, StoreIncompatible, StoreUnavailable
+from batchflow.logs import logger
 from batchflow.stores.redis.clients import Client
 
 OLDEST = (6, 2)
@@ -42,6 +44,22 @@ async def check_server(client: Client, place: str) -> None:
         raise StoreIncompatible(f"{place} is Redis {version}; batchflow needs 6.2 or newer")
 
 
+async def check_eviction(client: Client, place: str) -> None:
+    """Say where the server may throw away what it holds. One that does not tell is believed."""
+    try:
+        about: dict[str, Any] = await cast(Any, client).info("memory")
+    except ERRORS:
+        return
+    policy = str(about.get("maxmemory_policy", "noeviction"))
+    if policy != "noeviction":
+        logger().warning(
+            "[batchflow] The server evicts keys when its memory is full, and what it evicts is lost: work, batches, "
+            "the ledger; set maxmemory-policy to noeviction",
+            server=place,
+            maxmemory_policy=policy,
+        )
+
+
 def _at_start(error: StoreError) -> StoreError:
     # Nobody tries again what has not begun.
     what, again, _ = str(error).partition("; it is tried again")
@@ -66,7 +84,7 @@ def translated(error: BaseException, place: str) -> StoreError:
         case exceptions.AuthenticationError() | exceptions.AuthorizationError():
             return _kept_out(str(error), place)
         case exceptions.NoPermissionError():
-            return StoreIncompatible(f"{place} forbids what batchflow needs: {error}; give the user more rights")
+            return meaning(f"NOPERM {error}", place)
         case exceptions.InvalidResponse():
             return StoreIncompatible(f"{place} does not answer as Redis does; give the URL of a Redis server")
         case exceptions.BusyLoadingError():
@@ -85,6 +103,17 @@ def translated(error: BaseException, place: str) -> StoreError:
             return meaning(str(error), place)
 
 
+_OWN_FAULT = re.compile(
+    r"WRONGTYPE"
+    r"|string exceeds maximum allowed size|invalid (multi)?bulk length|too big (m?bulk|inline)"
+    # An error of the script itself, as against one of a command, whose place in the script is told as @user_script.
+    r'|(?<!@)user_script:\s*\d+: (?!.*(killed|not enough memory))|^\[string "',
+    re.IGNORECASE,
+)
+"""What an operation is refused with that would be refused again. Whatever else a server answers may pass, unknown
+answers of a server, a proxy or a service above all: what is to be written must not be lost for them."""
+
+
 def meaning(error: str, place: str) -> StoreError:
     """What an error that the server answered means."""
     if "OOM" in error or "maxmemory" in error:
@@ -97,8 +126,10 @@ def meaning(error: str, place: str) -> StoreError:
         return StoreUnavailable(f"{place} is moving the namespace to another node; it is tried again")
     if "MISCONF" in error:
         return StoreUnavailable(f"{place} cannot write to its disk; free some space, the work goes on by itself")
-    if any(word in error for word in ("LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY ")):
-        return StoreUnavailable(f"{place} is not ready: {error}; it is tried again")
+    if "NOREPLICAS" in error:
+        return StoreUnavailable(
+            f"{place} has fewer good replicas than 'min-replicas-to-write' asks for; the work goes on by itself"
+        )
     if "WRONGPASS" in error or "NOAUTH" in error:
         return _kept_out(error, place)
     if "DB index" in error:
@@ -108,8 +139,19 @@ def meaning(error: str, place: str) -> StoreError:
             f"{place} forbids what batchflow needs: its user may not run a command of the script; give it more rights"
         )
     if "NOPERM" in error:
-        return StoreIncompatible(f"{place} forbids what batchflow needs: {error}; give the user more rights")
-    return StoreError(f"{place}: {error}")
+        return StoreIncompatible(
+            f"{place} forbids what batchflow needs: {error.removeprefix('NOPERM ')}; give the user more rights"
+        )
+    if _OWN_FAULT.search(error):
+        return StoreError(f"{place}: {error}")
+    return StoreUnavailable(f"{place} is not ready: {error.rstrip('.')}; it is tried again")
+
+
+def meanwhile(error: StoreError) -> StoreError:
+    """What an error means once the server has been found to be the right one: it was so, and will be again."""
+    if not isinstance(error, StoreIncompatible):
+        return error
+    return StoreUnavailable(f"{error}; it is tried again meanwhile")
 
 
 def _kept_out(error: str, place: str) -> StoreIncompatible:

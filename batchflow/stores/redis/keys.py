@@ -35,7 +35,12 @@ class Key:
 
 
 KEYS = (
-    Key("meta", "hash", "permanent", "the schema, and counters: stores, batches, turns of flow keys"),
+    Key(
+        "meta",
+        "hash",
+        "permanent",
+        "the schema, when it was set up, and counters: stores, batches, turns of flow keys; what a claim writes first",
+    ),
     Key("flows", "zset", "permanent", "the names of flow keys"),
     Key("f:<flow key>", "hash", "permanent", "limits of code and operator, places in use, how many wait, next start"),
     Key("ws", "set", "permanent", "the names of ledgers"),

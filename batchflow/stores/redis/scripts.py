@@ -21,6 +21,20 @@ class Script:
 @cache
 def script() -> Script:
     """All of `lua/`: what the verbs share, the verbs, and the dispatcher last."""
+    base, *parts = _parts()
+    names = ", ".join(f"'{name}'" for name in commands())
+    text = "\n".join([base, f"local COMMANDS = {{ {names} }}", *parts])
+    return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+
+@cache
+def commands() -> tuple[str, ...]:
+    """The commands that the script runs."""
+    return tuple(sorted(set(_COMMAND.findall("\n".join(_parts())))))
+
+
+@cache
+def _parts() -> tuple[str, ...]:
     folder = files("batchflow.stores.redis").joinpath("lua")
     parts: list[str] = []
     for place in ("lib", "", "reads"):
@@ -30,14 +44,7 @@ def script() -> Script:
                 # Names of one file stay in that file.
                 parts.append(f"do\n{entry.read_text()}\nend")
     base = folder.joinpath("lib", "a_base.lua").read_text()
-    text = "\n".join([base, *parts, folder.joinpath("group.lua").read_text()])
-    return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
-
-
-@cache
-def commands() -> tuple[str, ...]:
-    """The commands that the script runs."""
-    return tuple(sorted(set(_COMMAND.findall(script().text))))
+    return base, *parts, folder.joinpath("group.lua").read_text()
 
 
 def request(now: int | None, store: int, operations: Sequence[bytes], *, clustered: bool = False) -> bytes:

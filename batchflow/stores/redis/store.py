@@ -26,6 +26,8 @@ from batchflow.stores.redis.groups import Groups
 from batchflow.stores.redis.twin import Twin, twin_of
 from batchflow.stores.writing import Writing
 
+DRAIN_S = 5.0
+
 
 class RedisStore(Writing):
     """Durable state in Redis 6.2 or newer, which any number of processes share.
@@ -47,6 +49,7 @@ class RedisStore(Writing):
         self._group: Grouping | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._twin: Twin | None = None
+        self._founded = ""
         self._groups = Groups(self._calls, self._ended)
         self._claims: dict[str, _Claims] = {}
 
@@ -63,6 +66,7 @@ class RedisStore(Writing):
             return
         self._loop = asyncio.get_running_loop()
         number = await self._calls.open(self._namespace)
+        self._founded = await self._calls.one("founded", keys.SCHEMA, number)
         self._twin = twin_of(self._client)
         try:
             await self._changes.listen(self._client, self._prefix + keys.CHANNEL, number, self._returned)
@@ -75,7 +79,10 @@ class RedisStore(Writing):
         group = self._group
         if group is not None:
             await self._end_sweep()
-            await group.drain()
+            with contextlib.suppress(TimeoutError):
+                # Of a server that does not answer nothing more is to be had.
+                async with asyncio.timeout(DRAIN_S):
+                    await group.drain()
             self._group = None
         await self._changes.stop()
         twin, self._twin = self._twin, None
@@ -245,6 +252,23 @@ class RedisStore(Writing):
     async def flows(self, keys: Sequence[str] | None = None) -> Sequence[FlowStatus]:
         """See the protocol."""
         return [rows.flow(row) for row in await self._read("flows", keys)]
+
+    # Housekeeping
+
+    async def reconcile(self, destinations: Sequence[str], *, deep: bool = False) -> int:
+        """See the protocol."""
+        count, cursor = 0, None
+        while True:
+            found, cursor = await self._add("reconcile", destinations, deep, cursor)
+            count += found
+            if cursor is None:
+                return count
+
+    async def was_emptied(self) -> bool:
+        """See the protocol."""
+        self._opened()
+        before, self._founded = self._founded, await self._calls.one("founded", keys.SCHEMA, self._calls.store)
+        return self._founded != before
 
 
 class _Claims:

@@ -18,7 +18,7 @@ def connect(path: str, *, synchronous: str) -> sqlite3.Connection:
     try:
         connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=512)
     except sqlite3.Error as error:
-        raise translated(error, path) from error
+        raise at_start(translated(error, path)) from error
     try:
         connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
         connection.execute("PRAGMA temp_store = MEMORY")
@@ -26,7 +26,7 @@ def connect(path: str, *, synchronous: str) -> sqlite3.Connection:
         connection.execute(f"PRAGMA synchronous = {synchronous}")
     except sqlite3.Error as error:
         connection.close()
-        raise translated(error, path) from error
+        raise at_start(translated(error, path)) from error
     return connection
 
 
@@ -37,7 +37,7 @@ def prepare(connection: sqlite3.Connection, path: str) -> None:
         connection.execute("PRAGMA journal_mode = WAL")
         _migrate(connection, path)
     except sqlite3.Error as error:
-        raise translated(error, path) from error
+        raise at_start(translated(error, path)) from error
 
 
 def _check_owner(connection: sqlite3.Connection, path: str) -> None:
@@ -99,6 +99,13 @@ def _statements(text: str) -> list[str]:
     return found
 
 
+_OWN_FAULT = ("SQLITE_TOOBIG", "SQLITE_MISMATCH", "SQLITE_RANGE", "SQLITE_CONSTRAINT")
+"""What an operation is refused with that would be refused again. Whatever else SQLite answers may pass, what nobody has
+met yet above all: what is to be written must not be lost for it."""
+
+_CLOSED = "closed database"
+
+
 def translated(error: sqlite3.Error, path: str) -> StoreError:
     """What an error of SQLite means, and what to do about it."""
     name = getattr(error, "sqlite_errorname", "")
@@ -112,5 +119,61 @@ def translated(error: sqlite3.Error, path: str) -> StoreError:
         return StoreIncompatible(f"'{path}' cannot be written; make the file and its folder writable, or name another")
     if name.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")):
         return StoreIncompatible(f"'{path}' is not a SQLite database, or is damaged; name another file")
-    kind = StoreUnavailable if name.startswith(("SQLITE_IOERR", "SQLITE_NOMEM", "SQLITE_PROTOCOL")) else StoreError
-    return kind(f"'{path}': {error} ({name or type(error).__name__})")
+    if _is_own_fault(error, name):
+        return StoreError(f"'{path}' cannot take this: {error} ({name or type(error).__name__})")
+    return StoreUnavailable(f"'{path}': {error} ({name or type(error).__name__}); it is tried again")
+
+
+def _is_own_fault(error: sqlite3.Error, name: str) -> bool:
+    if name == "SQLITE_ERROR":
+        # Rows come as JSON; what else SQLite calls an error is no word of the operation's, such as a missing table.
+        return "JSON" in str(error)
+    # Without a name it is not SQLite that refuses, but Python, which cannot hand the value over.
+    unnamed = (sqlite3.DataError, sqlite3.InterfaceError, sqlite3.ProgrammingError)
+    return name.startswith(_OWN_FAULT) or (not name and isinstance(error, unnamed) and _CLOSED not in str(error))
+
+
+def meanwhile(error: StoreError) -> StoreError:
+    """What an error means once the file has been found to be the right one: it was so, and will be again."""
+    return StoreUnavailable(f"{error}; it is tried again meanwhile") if isinstance(error, StoreIncompatible) else error
+
+
+def at_start(error: StoreError) -> StoreError:
+    """What an error means at a start, which nobody tries again."""
+    what, again, _ = str(error).partition("; it is tried again")
+    return type(error)(f"{what}; try again") if again else error
+
+
+class Place:
+    """The file as it was when it was opened."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        # The program may go to another folder.
+        self._at = None if path == ":memory:" else Path(path).absolute()
+        self._known = self._now()
+
+    def check(self) -> None:
+        """Look whether the file is still there, which SQLite does not: it goes on with one that has no name any more.
+
+        Raises:
+            StoreUnavailable: it was removed or replaced.
+        """
+        if self._at is not None and (now := self._now()) != self._known:
+            what = "removed" if now is None else "replaced by another one"
+            raise StoreUnavailable(
+                f"'{self.path}' was {what} while it was in use, and nothing is written any more; "
+                "put the file back, or start this program again to work with what is there now"
+            )
+
+    def _now(self) -> tuple[int, int] | None:
+        if self._at is None:
+            return None
+        try:
+            found = self._at.stat()
+        except FileNotFoundError:
+            return None
+        except OSError:
+            # What cannot be looked at is not known to be gone.
+            return self._known
+        return found.st_dev, found.st_ino

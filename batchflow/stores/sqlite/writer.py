@@ -9,9 +9,10 @@ from concurrent.futures import Future
 from typing import Any, TypeAlias
 
 from batchflow.core.clock import Clock
-from batchflow.errors import StoreError
+from batchflow.errors import StoreError, StoreUnavailable
+from batchflow.logs import logger
 from batchflow.stores.grouping import Answers, Operation, rank
-from batchflow.stores.sqlite.connection import translated
+from batchflow.stores.sqlite.connection import Place, meanwhile, translated
 from batchflow.stores.sqlite.transaction import Stale, Tx
 
 Verb: TypeAlias = Callable[[Tx, list[tuple[Any, ...]]], Sequence[Any]]
@@ -35,7 +36,8 @@ class Writer:
         self.connection = tx.connection
         self._tx = tx
         self._verbs = verbs
-        self._path = path
+        self.place = Place(path)
+        self._gone = False
         self._clock = clock
         self._on_foreign_change = on_foreign_change
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
@@ -89,6 +91,7 @@ class Writer:
 
     def _look_around(self) -> None:
         self._looked_at = self._clock.now()
+        self._look_at_file()
         # The number changes with commits of other connections only, at the price of a memory read.
         try:
             version = self._tx.connection.execute("PRAGMA data_version").fetchone()[0]
@@ -99,6 +102,15 @@ class Writer:
             # What others have changed may be what is remembered.
             self._tx.forget()
             self._on_foreign_change()
+
+    def _look_at_file(self) -> None:
+        try:
+            self.place.check()
+            self._gone = False
+        except StoreError as error:
+            if not self._gone:
+                logger().error("[batchflow:error] The database is gone", error=str(error))
+            self._gone = True
 
     def _carry_out(self, calls: list[tuple[str, tuple[Any, ...]]]) -> Answers:
         try:
@@ -127,6 +139,7 @@ class Writer:
                 found = self._verbs[verb](self._tx, [calls[slot][1] for slot in slots])
                 for slot, answer in zip(slots, found, strict=True):
                     answers[slot] = (True, answer)
+            self.place.check()
             connection.execute("COMMIT")
         except BaseException:
             if connection.in_transaction:
@@ -139,14 +152,16 @@ class Writer:
         if isinstance(error, StoreError):
             return error
         if isinstance(error, sqlite3.Error):
-            meaning = translated(error, self._path)
+            meaning = meanwhile(translated(error, self.place.path))
         else:
-            meaning = StoreError(f"'{self._path}' cannot take this: {type(error).__name__}: {error}")
+            meaning = StoreError(f"'{self.place.path}' cannot take this: {type(error).__name__}: {error}")
         meaning.__cause__ = error
         return meaning
 
 
 def _concerns_all(error: Exception) -> bool:
     # Each operation by itself would wait for the lock as long as the group did. (A full disk may have room for some.)
+    if isinstance(error, StoreUnavailable):
+        return True
     name = getattr(error, "sqlite_errorname", "")
     return name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_IOERR", "SQLITE_READONLY", "SQLITE_CANTOPEN"))

@@ -38,6 +38,14 @@ class BatchCases(Cases):
         await scene.store.cancel_batch("bat_b")
         assert await scene.store.under_way("nightly") is None
 
+    async def test_under_way_is_what_has_not_ended(self, scene: Scene) -> None:
+        """A batch or a message; nothing of a name that nobody bears."""
+        await scene.start(["u1"], open_dedup="batch")
+        await scene.publish("a", open_dedup="message")
+        assert await scene.store.under_way("batch") == "bat_a"
+        assert await scene.store.under_way("message") == "a"
+        assert await scene.store.under_way("nobody") is None
+
     async def test_batches_of_a_label_are_listed(self, scene: Scene) -> None:
         """The latest first, also of one workflow, also the open ones alone."""
         await scene.start([], label="nightly")

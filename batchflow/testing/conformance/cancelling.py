@@ -2,7 +2,7 @@
 
 from batchflow.core import ids, settlement
 from batchflow.core.flow import FlowControl
-from batchflow.core.settlement import Enter, Page, StartItems
+from batchflow.core.settlement import Enter, Page, Publish, StartItems
 from batchflow.testing.conformance.scene import Cases, Scene, message, new_batch
 
 
@@ -136,6 +136,15 @@ class CancelCases(Cases):
         await scene.start([])
         assert not await scene.store.pause_batch("bat_a")
         assert not await scene.store.resume_batch("bat_a")
+
+    async def test_resume_batch_leaves_what_is_held_back_or_cancelled(self, scene: Scene) -> None:
+        """It undoes the pause and nothing else."""
+        entry = await scene.enter()
+        chunk = message(ids.chunk_id("bat_a", 0, 0), batch="bat_a", held=True)
+        await scene.done(entry, Enter("bat_a"), Page("bat_a", 1), Publish((chunk,)))
+        assert await scene.store.pause_batch("bat_a")
+        assert await scene.store.resume_batch("bat_a")
+        assert await scene.next_due() is None
 
     async def test_cancel_batch_ends_a_paused_one(self, scene: Scene) -> None:
         """Nobody has to resume it before."""

@@ -185,6 +185,14 @@ class FlowCases(Cases):
         await scene.store.resume("free")
         assert len(await scene.claim()) == 2
 
+    async def test_resume_of_what_is_not_paused_does_nothing(self, scene: Scene) -> None:
+        """Known or not, and twice as once."""
+        await scene.store.resume("nobody")
+        assert await scene.store.flows(["nobody"]) == []
+        await scene.publish("a")
+        await scene.store.resume("free")
+        assert len(await scene.claim()) == 1
+
     async def test_pause_of_a_key_nobody_knows_waits_for_it(self, scene: Scene) -> None:
         """An operator may come before the first message."""
         await scene.store.pause("free")

@@ -14,7 +14,7 @@ async def prune(scene: Scene, retention_ms: int = DAY) -> int:
 
 
 class RetentionCases(Cases):
-    """`prune`."""
+    """`prune`, `reconcile`, `was_emptied`."""
 
     async def test_prune_removes_old_finished_runs(self, scene: Scene) -> None:
         """With their journals; younger ones stay."""
@@ -90,3 +90,21 @@ class RetentionCases(Cases):
         (claim,) = await scene.items()
         assert (claim.batch, claim.params) == ("bat_c", "3")
         assert await scene.store.dead_letters(batch="bat_c") == []
+
+    # What is half done
+
+    async def test_reconcile_leaves_alone_what_is_whole(self, scene: Scene) -> None:
+        """What is leased, waits, sleeps or has ended, and the places that are held."""
+        await scene.done(await scene.leased("ended", keep=True))
+        await scene.start(["u1", "u2", "u3"])
+        await scene.publish("waits", keep=True)
+        await scene.claim(2)
+        before = [(flow.limits.key, flow.in_use, flow.waiting) for flow in await scene.store.flows()]
+        assert await scene.store.reconcile(("work",)) == 0
+        assert await scene.store.reconcile(("work",), deep=True) == 0
+        assert [(flow.limits.key, flow.in_use, flow.waiting) for flow in await scene.store.flows()] == before
+
+    async def test_was_emptied_says_no_of_a_place_that_holds_what_it_held(self, scene: Scene) -> None:
+        """However much was written since it was opened."""
+        await scene.publish("a")
+        assert not await scene.store.was_emptied()

@@ -2,6 +2,8 @@
 -- losses at once; those that it does not hold with that fence are left alone.
 verbs.renew = function(worker, lease, hung)
   if not call('ZSCORE', P .. 'workers', worker) then return false end
+  -- A full server lets everything through after a write that makes room: a lease takes none that it did not have.
+  call('HDEL', P .. 'wi', '')
   for _, one in ipairs(hung) do
     local message = messages.held(one[1], one[2])
     if message and message.o == worker then messages.take_back(one[1], message, true) end

@@ -22,7 +22,7 @@ local AT_ONCE = 200
 local CHUNK = 1000
 local NOW = string.format('%.0f', now)
 local verbs, batches, buffer, effects, ending, flows = {}, {}, {}, {}, {}, {}
-local lanes, messages, steps, waiting, smooth = {}, {}, {}, {}, {}
+local lanes, messages, steps, waiting, smooth, rights = {}, {}, {}, {}, {}, {}
 -- told: something became due or ended, of which other processes are told. touched: batches that may have ended. broken:
 -- batches whose walk broke off.
 local state = { told = false, touched = {}, broken = {} }

@@ -77,7 +77,7 @@ function lanes.open(batch)
 end
 
 -- Where a message waits: the sorted set, and whether it is that of suspects.
-local function place_of(id, message)
+function lanes.place_of(id, message)
   if lanes.is_suspect(message) then return P .. 'sus', true end
   local group = lanes.group(id, message)
   if message.f > 0 then return lanes.started(message.d, message.k, group) end
@@ -86,7 +86,7 @@ end
 
 -- Let a message wait until it is due.
 function lanes.put(id, message, due)
-  local place, alone = place_of(id, message)
+  local place, alone = lanes.place_of(id, message)
   call('ZADD', place, due, id)
   if alone then return tell() end
   local group = lanes.group(id, message)
@@ -96,7 +96,7 @@ end
 
 -- It waits no more.
 function lanes.drop(id, message)
-  local place, alone = place_of(id, message)
+  local place, alone = lanes.place_of(id, message)
   call('ZREM', place, id)
   if not alone then lanes.recount(message.d, message.k, lanes.group(id, message)) end
 end

@@ -1,0 +1,32 @@
+-- Whether the server takes what a group is about to write. Asked before anything is written: a script that is stopped
+-- in its midst leaves half of its writes behind.
+
+-- Those of these commands that the user may not run. A server older than 7 does not tell.
+function rights.refused(commands)
+  local found = {}
+  for _, command in ipairs(redis.acl_check_cmd and commands or {}) do
+    local about = command == 'PUBLISH' and P .. 'changes' or META
+    -- Never with too few arguments, at which servers of version 7.0 crash; more than it takes are not looked at.
+    if not redis.acl_check_cmd(command, about, about, about, about) then found[#found + 1] = command end
+  end
+  return found
+end
+
+-- What to answer to the whole group where some of COMMANDS, all that the script runs, are missing; `open` tells itself.
+function rights.missing(operations)
+  if operations[1] and operations[1][1] == 'open' then return nil end
+  local found = rights.refused(COMMANDS)
+  if #found > 0 then return 'NOPERM its user may not run ' .. table.concat(found, ', ') end
+end
+
+-- What a claim is answered by a server that is full: what it leases could not be recorded. A full server refuses what
+-- takes memory as long as a script has written nothing, and everything after that is let through; so a claim, which
+-- begins with what makes room, would come off, and the first step of what it leased would not.
+function rights.full(operations)
+  for _, operation in ipairs(operations) do
+    if operation[1] == 'claim' then
+      local reply = redis.pcall('HSET', META, 'claims', 1)
+      return type(reply) == 'table' and reply.err or nil
+    end
+  end
+end

@@ -1,0 +1,139 @@
+-- reconcile: puts right what a script that was stopped in its midst has left half done, a slice at a time; safe to repeat.
+-- Places in use are counted anew from what workers hold. With `deep`, open runs of `destinations` and all that is open of
+-- batches is looked through: what is owned by a worker that is unknown or does not hold it, what waits in no lane, and
+-- items in no range that nobody has claimed, are due again. The answer: [how much was put right, where to go on or null].
+local KEYS_AT_ONCE, RUNS_AT_ONCE, BUCKETS_AT_ONCE = 1000, 500, 64
+
+-- How many places of each key are held; what a worker's hash names and the worker does not own goes.
+local function held_places()
+  local places, count = {}, 0
+  for _, worker in ipairs(call('ZRANGE', P .. 'workers', 0, -1)) do
+    for _, id in ipairs(call('HKEYS', ending.holder(worker))) do
+      local fine, message = tried(messages.load, id)
+      if fine and message and message.o == worker then
+        places[message.k] = (places[message.k] or 0) + 1
+      elseif fine then
+        call('HDEL', ending.holder(worker), id)
+        count = count + 1
+      end
+    end
+  end
+  return places, count
+end
+
+local function recount(at)
+  local places, count = held_places()
+  local keys = call('ZRANGE', P .. 'flows', at, at + KEYS_AT_ONCE - 1)
+  for _, key in ipairs(keys) do
+    local flow, held = flows.get(key), places[key] or 0
+    if flow and flow.n ~= held then
+      flows.set(flow, 'n', held)
+      count = count + 1
+      tell()
+    end
+  end
+  return count, #keys == KEYS_AT_ONCE and at + KEYS_AT_ONCE
+end
+
+-- A message that nobody holds and that waits in no lane is due again. Its place is not given back: it was counted anew.
+local function settle_down(id)
+  local fine, message = tried(messages.load, id)
+  if not fine or not message then return 0 end
+  if message.o then
+    if call('HEXISTS', ending.holder(message.o), id) == 1 and call('ZSCORE', P .. 'workers', message.o) then return 0 end
+    call('HSET', P .. 'm:' .. id, 'u', 0)
+    call('HDEL', P .. 'm:' .. id, 'o')
+    call('HDEL', ending.holder(message.o), id)
+    message.u = 0
+  end
+  local place, alone = lanes.place_of(id, message)
+  local due = call('ZSCORE', place, id)
+  if not due then
+    flows.add(message.k, 'w', 1)
+    lanes.put(id, message, tonumber(message.u or 0))
+    return 1
+  end
+  local group = lanes.group(id, message)
+  local ready = alone or lanes.is_closed(group) or call('ZSCORE', P .. 'rd:' .. message.d, message.k .. '\n' .. group)
+  if ready then return message.o and 1 or 0 end
+  lanes.ready_by(message.d, message.k, group, tonumber(due))
+  return 1
+end
+
+local function ranges_of(batch)
+  local found = {}
+  for _, member in ipairs(call('ZRANGE', P .. 'r:' .. batch, 0, -1)) do
+    local _, first, last = lanes.range(member)
+    found[#found + 1] = { first, last }
+  end
+  return found
+end
+
+local function is_within(ranges, number)
+  for _, range in ipairs(ranges) do
+    if range[1] <= number and number <= range[2] then return true end
+  end
+  return false
+end
+
+-- Some buckets of a batch's items, from the one of `at` on; how many were put right, and where to go on.
+local function look_at_items(batch, at)
+  local count, ranges, lane = 0, ranges_of(batch.id), lanes.fresh(batch.d, batch.k, batch.id)
+  local stop = math.min(batch.hi, at + 64 * BUCKETS_AT_ONCE)
+  for bucket = at, stop - 1, 64 do
+    for number, value in pairs(record_of(call('HGETALL', batches.bucket(batch.id, bucket)))) do
+      number = tonumber(number)
+      local id = string.format('%s.r%09d', batch.id, number)
+      local open = string.sub(value, 1, 1) == 'o'
+      if open and call('EXISTS', P .. 'm:' .. id) == 1 then
+        count = count + settle_down(id)
+      elseif open and not is_within(ranges, number) then
+        lanes.add_range(lane, batch.id, number, number)
+        flows.add(batch.k, 'w', 1)
+        lanes.note(batch.d, batch.k, batch.id)
+        lanes.ready_by(batch.d, batch.k, batch.id, 0)
+        count = count + 1
+      end
+    end
+  end
+  return count, stop < batch.hi and stop
+end
+
+local function look_at_runs(destination, at)
+  local ids = call('ZRANGE', P .. 'od:' .. destination, at, at + RUNS_AT_ONCE - 1)
+  local count = 0
+  for _, id in ipairs(ids) do
+    count = count + settle_down(id)
+    for _, child in ipairs(call('SMEMBERS', P .. 'kids:' .. id)) do count = count + settle_down(child) end
+  end
+  return count, #ids == RUNS_AT_ONCE and at + RUNS_AT_ONCE
+end
+
+local function look_at_batch(id, at)
+  local batch, count = batches.get(id), 0
+  if not batch or batch.za or batch.s == 'cancelling' then return 0, false end
+  if at == 0 then
+    for _, message in ipairs(call('SMEMBERS', P .. 'bm:' .. id)) do count = count + settle_down(message) end
+  end
+  local items, more = look_at_items(batch, at)
+  return count + items, more
+end
+
+-- `cursor`: [part, index of what is looked at in it, from where on]; the parts are flow keys, destinations, batches.
+verbs.reconcile = function(destinations, deep, cursor)
+  local part, index, at = unpack(opt(cursor) or { 1, 1, 0 })
+  local count, more
+  if part == 1 then
+    count, more = recount(at)
+    if more then return { count, { 1, 1, more } } end
+    return { count, deep and { 2, 1, 0 } or NULL }
+  elseif part == 2 then
+    if not destinations[index] then return { 0, { 3, 1, 0 } } end
+    count, more = look_at_runs(destinations[index], at)
+  else
+    local id = call('ZRANGE', P .. 'bo', index - 1, index - 1)[1]
+    if not id then return { 0, NULL } end
+    count, more = look_at_batch(id, at)
+  end
+  return { count, more and { part, index, more } or { part, index + 1, 0 } }
+end
