@@ -184,8 +184,8 @@ def test_another_version_of_the_namespace_on_the_command_line(
         told = (
             f"the namespace 'other' of redis://127.0.0.1:{server.port}/0 was made by a batchflow before 0.1.0 "
             "(schema 0), which this one does not read; let that version finish what is in it, save which items are "
-            "processed with 'batchflow ledger export', name another namespace with BATCHFLOW_NAMESPACE, and take them over with "
-            "'batchflow ledger import'"
+            "processed with 'batchflow ledger export', name another namespace with "
+            "BATCHFLOW_NAMESPACE, and take them over with 'batchflow ledger import'"
         )
         refused(command, monkeypatch, own, told)
         assert set(client.hgetall(meta)) == {"schema", "stores"}
