@@ -18,6 +18,7 @@ from batchflow.errors import (
     TimedOut,
     UnserializableError,
 )
+from batchflow.logs import said
 
 REPORT_BYTES = 8 * 1024
 """The longest text that is kept of one failure."""
@@ -74,10 +75,7 @@ def trace(text: str) -> str:
 
 def _sentence(error: BaseException) -> str:
     name = type(error).__name__
-    try:
-        message = str(error)
-    except Exception as unreadable:
-        message = f"(its text cannot be read: {type(unreadable).__name__})"
+    message = said(error)
     return f"{name}: {message}" if message else name
 
 
