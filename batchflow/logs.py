@@ -109,6 +109,16 @@ def said(error: BaseException) -> str:
         return f"(its text cannot be read: {type(unreadable).__name__})"
 
 
+def spelled(error: BaseException) -> str:
+    """The `repr` of an exception; whatever that does, this returns."""
+    try:
+        return "".join(repr(error))
+    except KeyboardInterrupt:
+        raise
+    except BaseException:
+        return f"{type(error).__name__}: {said(error)}"
+
+
 def _present() -> Any:
     return _configured() if structlog.is_configured() else _default()
 

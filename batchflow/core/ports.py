@@ -4,9 +4,8 @@
 """
 
 from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from batchflow.core.batch import Batch, Item, ItemState, NewBatch
 from batchflow.core.clock import Clock, Entropy
@@ -16,6 +15,8 @@ from batchflow.core.message import Claim, Message
 from batchflow.core.run import Run, RunQuery, Step, StepKind, Waiter
 from batchflow.core.settlement import Effect, Settlement
 from batchflow.core.worker import WorkerStatus
+
+T = TypeVar("T")
 
 Verdict: TypeAlias = Literal["recorded", "stale", "cancelled"]
 """What a store says to a step that was to be recorded: it is; the claim is lost; the run is cancelled."""
@@ -185,6 +186,11 @@ class Client(Protocol):
         ...
 
     @property
+    def threads(self) -> "Threads | None":
+        """Where plain functions run that are called outside of any delivery; None where the app is not running."""
+        ...
+
+    @property
     def changes(self) -> int:
         """A number that grows whenever a batch or run may have ended. Take it before reading what may change."""
         ...
@@ -206,6 +212,27 @@ class Journaling(Protocol):
         ...
 
 
+class PlainCall(NamedTuple):
+    """Which plain function is called, by name, for which run and step; those are empty outside of them."""
+
+    function: str
+    run: str = ""
+    step: str = ""
+
+
+class Threads(Protocol):
+    """The threads that plain functions of user code run in, of which there are so many and no more."""
+
+    async def run(self, call: Callable[[], T], about: PlainCall, waits: Callable[[bool, float], None]) -> T:
+        """What `call` returns or raises, called in a thread.
+
+        `waits` is told when it has to wait for one (True), and when it does not any more, with the event loop's time;
+        on the event loop, and not at all where a thread is free. Cancelled, it is given up: the thread runs on, and
+        another may take its place.
+        """
+        ...
+
+
 TIMEOUT = "batchflow:timeout"
 """Why an engine interrupts an attempt that has taken too long; it counts as a failed attempt."""
 
@@ -223,18 +250,23 @@ class Runtime:
     `always_replay` suspends a run after every step, so that each is replayed; `stand_in` is asked before a step is
     executed, with run, name and function, for the function to execute instead. `interrupted` says of claims, by id and
     fence, why the engine cancels the task that carries them out: no step of theirs starts any more. `branched` has, of
-    those that have tasks of their own, what to call then.
+    those that have tasks of their own, what to call then; `queueing`, of those whose plain functions had to wait for
+    threads, for how many seconds up to an event loop's time: that is not theirs. `home` is the app that delivers.
     """
 
     journaling: Journaling
     clock: Clock
     entropy: Entropy
-    threads: Executor
+    threads: Threads
+    home: object = None
     always_replay: bool = False
     stand_in: StandIn | None = None
     interrupted: dict[tuple[str, int], str] = field(default_factory=dict[tuple[str, int], str])
     branched: dict[tuple[str, int], Callable[[], None]] = field(
         default_factory=dict[tuple[str, int], Callable[[], None]]
+    )
+    queueing: dict[tuple[str, int], Callable[[float], float]] = field(
+        default_factory=dict[tuple[str, int], Callable[[float], float]]
     )
 
 

@@ -21,6 +21,10 @@ class Courier(Protocol):
         """Whether it is."""
         ...
 
+    def waited_s(self, claim: Claim, now: float) -> float:
+        """For how many seconds, up to the event loop's time `now`, it has waited for threads: that is not its time."""
+        ...
+
     def ended(self, claim: Claim) -> None:
         """The claim is carried out."""
         ...
@@ -61,8 +65,15 @@ class LocalCourier:
         """See the protocol."""
         return (claim.id, claim.fence) in self._runtime.interrupted
 
+    def waited_s(self, claim: Claim, now: float) -> float:
+        """See the protocol."""
+        waited = self._runtime.queueing.get((claim.id, claim.fence))
+        return 0.0 if waited is None else waited(now)
+
     def ended(self, claim: Claim) -> None:
         """See the protocol."""
+        if self._runtime.queueing:
+            self._runtime.queueing.pop((claim.id, claim.fence), None)
         if self._runtime.interrupted:
             self._runtime.interrupted.pop((claim.id, claim.fence), None)
         if self._runtime.branched:

@@ -13,7 +13,7 @@ from batchflow.core.settlement import Settled, Settlement
 from batchflow.engine.courier import Courier
 from batchflow.engine.storetime import StoresClock
 from batchflow.errors import StoreError
-from batchflow.logs import logger
+from batchflow.logs import logger, spelled
 from batchflow.stores.protocol import Store
 
 BACKOFF_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0)
@@ -175,14 +175,22 @@ class Dispatcher:
         begun = self._loop.time()
         try:
             ending = await self._courier.deliver(claim) or settlement.released(claim)
-        except asyncio.CancelledError as error:
-            # A cancellation that is not ours came out of the user's code: given back, it would come again for ever.
-            ending = settlement.released(claim) if self._is_stopping else self._mishap(claim, error)
-        except Exception as error:
-            ending = self._mishap(claim, error)
+        except BaseException as error:
+            ending = self._unanswered(claim, error)
+        self._leave(claim)
         if claim.number >= 0:
             # `_replace` takes as long as a step.
             ending = Settlement._make((*ending[:-1], (self._loop.time() - begun) * 1000))
+        try:
+            answer = await self._store.settle(ending)
+        except StoreError as error:
+            answer, ending = await self._settle_patiently(ending, claim, error)
+        finally:
+            self._tasks.discard(cast("asyncio.Task[None]", asyncio.current_task()))
+        self._count(answer, ending, claim)
+
+    def _leave(self, claim: Claim) -> None:
+        """The claim is carried out, in whatever way."""
         # The place is free before the settlement is durable, so that the next claim goes along with it.
         del self._running[claim.id, claim.fence]
         self._courier.ended(claim)
@@ -192,20 +200,32 @@ class Dispatcher:
             self._places.set()
         # What this settlement publishes or makes room for is claimed in the transaction that settles.
         self._wake.set()
-        try:
-            answer = await self._store.settle(ending)
-        except StoreError as error:
-            answer, ending = await self._settle_patiently(ending, claim, error)
-        finally:
-            self._tasks.discard(cast("asyncio.Task[None]", asyncio.current_task()))
-        self._count(answer, ending, claim)
+
+    def _unanswered(self, claim: Claim, error: BaseException) -> Settlement:
+        """How a claim ends whose endpoint has raised: no exception leaves it open.
+
+        Raises:
+            KeyboardInterrupt, GeneratorExit: the program ends, or its event loop has thrown the task away.
+        """
+        if isinstance(error, asyncio.CancelledError) and self._is_stopping:
+            return settlement.released(claim)
+        task = self._running[claim.id, claim.fence].task
+        thrown_away = isinstance(error, GeneratorExit) and asyncio.current_task(self._loop) is not task
+        # Endpoints let out the interrupt of Ctrl-C alone.
+        if thrown_away or isinstance(error, KeyboardInterrupt):
+            # The claim comes back when the lease has ended.
+            self._leave(claim)
+            self._tasks.discard(task)
+            raise error
+        # A cancellation that is not ours came out of the user's code: given back, it would come again for ever.
+        return self._mishap(claim, error)
 
     def _mishap(self, claim: Claim, error: BaseException) -> Settlement:
         """What the endpoint did not answer for: tried again, but not for ever."""
         logger().error("[batchflow:error] Delivery failed", run=claim.id, exc_info=error)
         if claim.failures + 1 >= LOSS_LIMIT:
-            return settlement.dead(claim, repr(error))
-        return settlement.retry(claim, self._clock.now() + 1000, repr(error))
+            return settlement.dead(claim, spelled(error))
+        return settlement.retry(claim, self._clock.now() + 1000, spelled(error))
 
     async def _settle_patiently(
         self, ending: Settlement, claim: Claim, error: StoreError
@@ -266,6 +286,7 @@ class Dispatcher:
             if (
                 timeout is not None
                 and now >= delivery.begun + timeout / 1000
+                and now >= delivery.begun + timeout / 1000 + self._courier.waited_s(delivery.claim, now)
                 and not self._courier.is_interrupted(delivery.claim)
             ):
                 self._interrupt(delivery, TIMEOUT)
@@ -280,7 +301,9 @@ class Dispatcher:
         found: list[tuple[str, int]] = []
         for delivery in list(self._running.values()):
             timeout = self._courier.timeout_ms(delivery.claim.destination)
-            if timeout is not None and now > delivery.begun + timeout / 1000 + HUNG_GRACE_S:
+            if timeout is None or now <= delivery.begun + timeout / 1000 + HUNG_GRACE_S:
+                continue
+            if now > delivery.begun + timeout / 1000 + HUNG_GRACE_S + self._courier.waited_s(delivery.claim, now):
                 found.append((delivery.claim.id, delivery.claim.fence))
         # Whoever gets the claim next needs a place, and so does everybody else.
         self._given_up = frozenset(found)

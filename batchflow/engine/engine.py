@@ -5,7 +5,6 @@ import contextlib
 import os
 import socket
 from collections.abc import Generator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from batchflow.core.clock import Clock, Entropy
@@ -19,6 +18,7 @@ from batchflow.engine.dispatch import Dispatcher
 from batchflow.engine.heartbeat import LEASE_MS, Heartbeat
 from batchflow.engine.housekeeping import Housekeeping
 from batchflow.engine.storetime import StoresClock
+from batchflow.engine.threads import GivenUp, Threads
 from batchflow.errors import ConfigurationError, StoreUnavailable
 from batchflow.logs import logger
 from batchflow.stores.protocol import Store
@@ -65,7 +65,7 @@ class Engine(StoreClient):
         """Is asked what to execute in place of a step, where a test wants that."""
         self.caller: Delivered | None = None
         """Makes the calls in place of HTTP, where a test wants that."""
-        self._threads: ThreadPoolExecutor | None = None
+        self._threads: Threads | None = None
         self._end_subscription = lambda: None
         self._caller = HttpCaller(options.limit)
         self._worker: _Worker | None = None
@@ -87,7 +87,7 @@ class Engine(StoreClient):
                 await place.close()
             raise
         self.loop = asyncio.get_running_loop()
-        self._threads = ThreadPoolExecutor(self._options.threads, "batchflow-sync")
+        self._threads = Threads(self._options.threads, self._tell_of_given_up)
         self._notify()
         await self.store.declare(self._limits)
         self._end_subscription = self.store.on_change(self._on_store_change)
@@ -103,9 +103,37 @@ class Engine(StoreClient):
             await self.store.close()
             if self.ledger is not None:
                 await self.ledger.close()
-            threads.shutdown(wait=False, cancel_futures=True)
+            self._let_run_on(threads)
             # Who waits here for an end learns that this process does not get to know of it.
             self._notify()
+
+    @property
+    def threads(self) -> Threads | None:
+        """See the port."""
+        return self._threads
+
+    @property
+    def hanging_threads(self) -> int:
+        """How many threads of this process run plain functions whose attempts were given up."""
+        return 0 if self._threads is None else self._threads.hanging
+
+    def _tell_of_given_up(self, given_up: GivenUp) -> None:
+        if self._stopping is not None:
+            return
+        about = {**given_up.call._asdict(), "hanging": given_up.hanging}
+        if given_up.replaced:
+            logger().warning("[batchflow] A plain function hangs; another thread takes the place of its own", **about)
+        else:
+            logger().error("[batchflow:error] A plain function hangs; too many do for another thread", **about)
+
+    def _let_run_on(self, threads: Threads) -> None:
+        if left := threads.close():
+            functions = sorted({call.function for call in left})
+            logger().warning(
+                "[batchflow] Stopped while plain functions run; they end with the process at the latest",
+                functions=functions,
+                threads=len(left),
+            )
 
     async def changed(self, since: int, timeout: float) -> None:
         """See the port."""
@@ -144,6 +172,7 @@ class Engine(StoreClient):
             clock=clock,
             entropy=self._entropy,
             threads=self._threads,
+            home=self,
             always_replay=self._options.always_replay,
             stand_in=self.stand_in,
         )
@@ -198,13 +227,13 @@ class Engine(StoreClient):
             self._end_subscription = lambda: None
             self._notify()
 
-    def _let_go(self, threads: ThreadPoolExecutor) -> None:
+    def _let_go(self, threads: Threads) -> None:
         """Be closed without an event loop, which is gone; the store is left to its owner."""
         self._threads = None
         self.loop = None
         self._worker = None
         self._end_subscription()
-        threads.shutdown(wait=False, cancel_futures=True)
+        threads.close()
 
 
 class _Worker:

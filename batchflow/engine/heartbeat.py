@@ -1,6 +1,7 @@
 """Renews a worker's lease from a thread of its own, which a blocked event loop does not stop."""
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable
 
@@ -13,6 +14,9 @@ BEATS = 3
 """How often a lease is renewed before it would end."""
 SOONER = 10
 """By how much sooner than the next beat one that failed is repeated: it may have waited long for its answer."""
+
+PATIENCE_S = 5.0
+"""How long a stop waits for a beat that is under way."""
 
 
 class Heartbeat:
@@ -28,16 +32,30 @@ class Heartbeat:
         self._lease_ms = lease_ms
         self._loop = asyncio.get_running_loop()
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._beat, name="batchflow-heartbeat", daemon=True)
+        self._ended = asyncio.Event()
+        self._thread = threading.Thread(target=self._run, name="batchflow-heartbeat", daemon=True)
 
     def start(self) -> None:
         """Begin renewing."""
         self._thread.start()
 
     async def stop(self) -> None:
-        """End the thread."""
+        """End the thread. A store that does not answer it is not waited for longer than `PATIENCE_S`."""
         self._stop.set()
-        await asyncio.get_running_loop().run_in_executor(None, self._thread.join)
+        # Not by a thread of the event loop's pool, which may be full of what user code has put there.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(PATIENCE_S):
+                await self._ended.wait()
+            # It has nothing left to do.
+            self._thread.join(PATIENCE_S)
+
+    def _run(self) -> None:
+        try:
+            self._beat()
+        finally:
+            # An event loop that has ended waits for nothing.
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._ended.set)
 
     def _beat(self) -> None:
         beat = pause = self._lease_ms / 1000 / BEATS

@@ -12,6 +12,7 @@ from batchflow.errors import StoreError
 from batchflow.logs import logger
 from batchflow.serve.driver import Driver
 from batchflow.serve.failure import describe, headline, rate_limit, report
+from batchflow.serve.leaving import is_end
 from batchflow.serve.pump import REST
 from batchflow.serve.refusal import swallowed
 
@@ -43,8 +44,9 @@ async def raised(driver: Driver, claim: Claim, error: BaseException, timeout_ms:
 
     Raises:
         CancelledError: the task was cancelled from outside.
+        KeyboardInterrupt, GeneratorExit: the program ends, or the task is thrown away.
     """
-    if isinstance(error, (GeneratorExit, KeyboardInterrupt)):
+    if is_end(error, driver.root, driver.loop):
         raise error
     driver.heed_interruption()
     ending = driver.close()

@@ -3,7 +3,6 @@
 import asyncio
 import sys
 from collections.abc import Awaitable, Callable, Mapping
-from contextvars import ContextVar
 from typing import Any, NamedTuple, TypeVar
 
 from batchflow.core.codec import Codec
@@ -15,9 +14,11 @@ from batchflow.core.retry import RetryPolicy
 from batchflow.core.run import NEVER, Step, StepKind
 from batchflow.core.settlement import Effect
 from batchflow.errors import ReplayError, StepFailed, StoreError
-from batchflow.serve.attempt import Attempt, Inside
+from batchflow.serve.attempt import Attempt
 from batchflow.serve.callables import within
+from batchflow.serve.delivering import INSIDE, Inside
 from batchflow.serve.failure import describe, headline, rate_limit, report, trace
+from batchflow.serve.leaving import is_end
 from batchflow.serve.recorder import DirectRecorder
 from batchflow.serve.refusal import after_last, check_name, nested, unreadable, unstorable
 
@@ -37,7 +38,6 @@ LAST = Options(last=True)
 
 # Made for every step there is; the constructor of a named tuple takes three times as long.
 _new: Callable[..., Step] = tuple[Any, ...].__new__
-_INSIDE: ContextVar[Inside | None] = ContextVar("batchflow_step", default=None)
 
 
 class Driver(Attempt):
@@ -93,7 +93,7 @@ class Driver(Attempt):
             asked, number = None, fresh
             self.idle = False
             self.solo = inside = (self.run_id, number, name)
-            _INSIDE.set(inside)
+            INSIDE.set(inside)
         else:
             asked = await self._ask(name, "run")
             number = asked.number
@@ -107,8 +107,7 @@ class Driver(Attempt):
             if self.stand_in is not None:
                 fn = self.stand_in(self.run_id, name, fn)
             if self.tell is not None:
-                beside = any(not branch.done() for branch in self.branches)
-                self.tell("RUN_PARALLEL" if beside else "RUN_SINGLE", name)
+                self.tell("RUN_PARALLEL" if self._has_branches else "RUN_SINGLE", name)
             try:
                 if options.timeout_ms is None:
                     value = await fn(*args, **kwargs)
@@ -120,8 +119,10 @@ class Driver(Attempt):
                 at = self.recorder.clock.now()
                 failures = asked.failures if asked is not None else 0
                 outcome = _new(Step, (number, name, "run", "done", self.replay.place(), text, None, failures, 0, at))
-            except (Exception, SystemExit) as error:
-                # A step that leaves the process would take the worker along, and the next one.
+            except BaseException as error:
+                # What would take the worker along, and the next one, is a failure like any other.
+                if isinstance(error, asyncio.CancelledError) or is_end(error, self._executing(number), self.loop):
+                    raise
                 outcome = self._failed(asked or Step(number, name, "run", "pending"), error, options.retry)
             if outcome.position:
                 await self._commit(outcome, options.last)
@@ -212,13 +213,17 @@ class Driver(Attempt):
     @property
     def inside(self) -> str | None:
         """The name of the step in which the code is that asks."""
-        inside = _INSIDE.get()
+        inside = INSIDE.get()
         return inside[2] if inside is not None and self._is_under_way(inside) else None
 
     @property
     def replaying(self) -> bool:
         """Whether the code does again what it did on an earlier attempt."""
         return self.replay.upcoming is not None
+
+    @property
+    def _has_branches(self) -> bool:
+        return any(not branch.done() for branch in self.branches)
 
     def _done(self, asked: Step, value: str) -> Step:
         at = self.now()
@@ -230,7 +235,7 @@ class Driver(Attempt):
     def _enter(self, number: int, name: str) -> None:
         """A step starts to execute."""
         self.share().enter(number)
-        _INSIDE.set((self.run_id, number, name))
+        INSIDE.set((self.run_id, number, name))
 
     async def _ask(self, name: str, kind: StepKind) -> Step:
         """Register a request."""
@@ -240,7 +245,7 @@ class Driver(Attempt):
             self.heed_interruption()
         if self.ending is not None:
             await self.turn_away(name)
-        inside = _INSIDE.get()
+        inside = INSIDE.get()
         if inside is not None and self._is_under_way(inside):
             self.refuse(nested(name, inside[2]))
             raise asyncio.CancelledError
@@ -274,6 +279,10 @@ class Driver(Attempt):
             self.idle = self.ending is None and self.riding is None
         else:
             self.pump.leave(number)
+
+    def _executing(self, number: int) -> "asyncio.Task[Any] | None":
+        """The task in which a step executes."""
+        return self.root if self.pump is None else self.pump.busy.get(number, (None, 0))[0]
 
     def _is_under_way(self, inside: Inside) -> bool:
         run, number, _ = inside

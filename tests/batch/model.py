@@ -3,7 +3,6 @@
 import asyncio
 from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -13,7 +12,7 @@ from batchflow.core.flow import FlowStatus
 from batchflow.core.ids import complete_id, item_run_id
 from batchflow.core.limit import DEFAULT
 from batchflow.core.message import Claim, Message
-from batchflow.core.ports import Ledger, Verdict
+from batchflow.core.ports import Ledger, Threads, Verdict
 from batchflow.core.run import Journal, Run, RunQuery, Step, Waiter, merged, ripen
 from batchflow.core.settlement import Effect, Enter, Page, Publish, Settlement, StartItems
 from batchflow.core.worker import WorkerStatus
@@ -27,7 +26,7 @@ class Model:
     limit = DEFAULT
     ledger: Ledger | None = None
 
-    def __init__(self, threads: ThreadPoolExecutor) -> None:
+    def __init__(self, threads: Threads) -> None:
         self.clock = Clock()
         self.endpoints: dict[str, Endpoint] = {}
         self.jobs: dict[str, Job] = {}
@@ -42,6 +41,7 @@ class Model:
         self.limits: list[FlowStatus] = []
         self.failures: dict[str, int] = {}
         self.change = asyncio.Event()
+        self.threads: Threads | None = threads
         self.runtime = Runtime(journaling=self, clock=self.clock, entropy=NoChance(), threads=threads)
 
     def serve(self, workflow: Workflow[Any, Any]) -> None:

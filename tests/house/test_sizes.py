@@ -10,7 +10,9 @@ FUNCTION_LINES = 60
 PARAMETERS = 8
 
 # What may be larger, with the reason: "path", "path::function" or "path::Class.method".
-EXCEPTIONS: dict[str, str] = {}
+EXCEPTIONS: dict[str, str] = {
+    "batchflow/serve/driver.py::Driver.step": "every item runs three of them, and a further coroutine costs time",
+}
 
 type_of_function = (ast.FunctionDef, ast.AsyncFunctionDef)
 
