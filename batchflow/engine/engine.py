@@ -23,6 +23,9 @@ from batchflow.errors import ConfigurationError, StoreUnavailable
 from batchflow.logs import logger
 from batchflow.stores.protocol import Store
 
+ELSEWHERE_S = 0.05
+"""How often who waits on another event loop looks whether something has ended."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineOptions:
@@ -141,7 +144,14 @@ class Engine(StoreClient):
             raise StoreUnavailable(
                 "the app has stopped, and what it waited for goes on without it; start it again to wait"
             )
-        await super().changed(since, timeout)
+        loop = asyncio.get_running_loop()
+        if loop is self.loop:
+            await super().changed(since, timeout)
+            return
+        # Nothing wakes another event loop; to look at a number costs nothing.
+        until = loop.time() + timeout
+        while self._changes == since and (left := until - loop.time()) > 0:  # noqa: ASYNC110 - an event is of one loop
+            await asyncio.sleep(min(left, ELSEWHERE_S))
 
     async def start(self) -> None:
         """Start a worker in this process; safe to repeat."""

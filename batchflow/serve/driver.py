@@ -17,7 +17,7 @@ from batchflow.errors import ReplayError, StepFailed, StoreError
 from batchflow.serve.attempt import Attempt
 from batchflow.serve.callables import within
 from batchflow.serve.delivering import INSIDE, Inside
-from batchflow.serve.failure import describe, headline, rate_limit, report, trace
+from batchflow.serve.failure import describe, headline, limit_ms, rate_limit, report, trace
 from batchflow.serve.leaving import is_end
 from batchflow.serve.recorder import DirectRecorder
 from batchflow.serve.refusal import after_last, check_name, nested, unreadable, unstorable
@@ -311,7 +311,7 @@ class Driver(Attempt):
         """What a failure makes of a step: pending until it is tried again, or failed."""
         limit = rate_limit(error)
         if limit is not None:
-            until = self.now() + limit.delay_ms
+            until = self.now() + limit_ms(limit, retry or self.recorder.policy)
             self.limit = max(self.limit or (0, ""), (until, describe(error)))
             return asked
         number, name, failures = asked.number, asked.name, asked.failures + 1

@@ -1,6 +1,7 @@
 """A small model of an engine and its store, in memory: enough to run a bound workflow to its end."""
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
@@ -147,7 +148,9 @@ class Model:
         return 0
 
     async def changed(self, since: int, timeout: float) -> None:
-        await self.change.wait()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await self.change.wait()
 
     # The journal's port
 
