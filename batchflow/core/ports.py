@@ -233,6 +233,23 @@ class Threads(Protocol):
         ...
 
 
+class Lease(Protocol):
+    """The lease of a worker: as long as it holds, nobody else has what the worker has claimed."""
+
+    @property
+    def losses(self) -> int:
+        """How often it had ended so far. What was claimed before the latest of them may be another's."""
+        ...
+
+    def is_doubtful(self, losses: int) -> bool:
+        """Whether it may have ended, for what was claimed after so many losses; cheap enough for every step."""
+        ...
+
+    async def holds(self, losses: int) -> bool:
+        """Whether it has not, as the store says; False too where that does not answer."""
+        ...
+
+
 TIMEOUT = "batchflow:timeout"
 """Why an engine interrupts an attempt that has taken too long; it counts as a failed attempt."""
 
@@ -251,7 +268,8 @@ class Runtime:
     executed, with run, name and function, for the function to execute instead. `interrupted` says of claims, by id and
     fence, why the engine cancels the task that carries them out: no step of theirs starts any more. `branched` has, of
     those that have tasks of their own, what to call then; `queueing`, of those whose plain functions had to wait for
-    threads, for how many seconds up to an event loop's time: that is not theirs. `home` is the app that delivers.
+    threads, for how many seconds up to an event loop's time: that is not theirs. `home` is the app that delivers, and
+    `lease` that of its worker: nothing starts while it is in doubt.
     """
 
     journaling: Journaling
@@ -259,6 +277,7 @@ class Runtime:
     entropy: Entropy
     threads: Threads
     home: object = None
+    lease: Lease | None = None
     always_replay: bool = False
     stand_in: StandIn | None = None
     interrupted: dict[tuple[str, int], str] = field(default_factory=dict[tuple[str, int], str])

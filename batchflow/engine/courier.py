@@ -6,7 +6,7 @@ from typing import Protocol, cast
 
 from batchflow.core.call import CALL
 from batchflow.core.message import Claim
-from batchflow.core.ports import Delivered, Runtime
+from batchflow.core.ports import Delivered, Lease, Runtime
 from batchflow.core.settlement import Settlement
 
 
@@ -94,4 +94,13 @@ class LocalCourier:
 
     def deliver(self, claim: Claim) -> Awaitable[Settlement | None]:
         """See the protocol."""
+        lease = self._runtime.lease
+        if lease is not None and lease.is_doubtful(lease.losses):
+            return self._deliver_under(lease, claim)
         return self._endpoints[claim.destination].deliver(claim, self._runtime)
+
+    async def _deliver_under(self, lease: Lease, claim: Claim) -> Settlement | None:
+        """Deliver it if the lease still holds; else it is given back, as far as it is still ours."""
+        if not await lease.holds(lease.losses):
+            return None
+        return await self._endpoints[claim.destination].deliver(claim, self._runtime)

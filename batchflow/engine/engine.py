@@ -17,6 +17,7 @@ from batchflow.engine.courier import LocalCourier
 from batchflow.engine.dispatch import Dispatcher
 from batchflow.engine.heartbeat import LEASE_MS, Heartbeat
 from batchflow.engine.housekeeping import Housekeeping
+from batchflow.engine.lease import Lease
 from batchflow.engine.storetime import StoresClock
 from batchflow.engine.threads import GivenUp, Threads
 from batchflow.errors import ConfigurationError, StoreUnavailable
@@ -156,7 +157,8 @@ class Engine(StoreClient):
     async def start(self) -> None:
         """Start a worker in this process; safe to repeat."""
         if self._worker is None:
-            worker = _Worker(self, self.make_dispatcher(name := self._worker_name()), name, self._options.concurrency)
+            name, lease = self._worker_name(), Lease(LEASE_MS)
+            worker = _Worker(self, self.make_dispatcher(name, lease), name, self._options.concurrency, lease)
             await worker.start(self._options.retention_ms)
             self._worker = worker
 
@@ -173,8 +175,8 @@ class Engine(StoreClient):
         if self._stopping is not None:
             self._stopping.dispatcher.hurry()
 
-    def make_dispatcher(self, worker: str) -> Dispatcher:
-        """A dispatcher for `worker`, not started; the engine is open."""
+    def make_dispatcher(self, worker: str, lease: Lease | None = None) -> Dispatcher:
+        """A dispatcher for `worker`, not started; the engine is open. `lease` is one that somebody renews."""
         assert self._threads is not None
         clock = StoresClock(self._clock)
         runtime = Runtime(
@@ -183,6 +185,7 @@ class Engine(StoreClient):
             entropy=self._entropy,
             threads=self._threads,
             home=self,
+            lease=lease,
             always_replay=self._options.always_replay,
             stand_in=self.stand_in,
         )
@@ -249,13 +252,14 @@ class Engine(StoreClient):
 class _Worker:
     """What runs while a worker is started."""
 
-    def __init__(self, engine: Engine, dispatcher: Dispatcher, name: str, concurrency: int) -> None:
+    def __init__(self, engine: Engine, dispatcher: Dispatcher, name: str, concurrency: int, lease: Lease) -> None:
         self.dispatcher = dispatcher
         self._store = engine.store
         self._name = name
         self._concurrency = concurrency
         self._tasks: list[asyncio.Task[None]] = []
-        self._heartbeat = Heartbeat(engine.store, dispatcher, name, self._lease_lost)
+        self._lease = lease
+        self._heartbeat = Heartbeat(engine.store, dispatcher, name, self._lease_lost, lease=lease)
 
     async def start(self, retention_ms: int) -> None:
         await self._enlist()
@@ -283,6 +287,8 @@ class _Worker:
         self._tasks.append(asyncio.create_task(self._enlist()))
 
     async def _enlist(self) -> None:
+        asked_at = self._lease.elapsed()
         await self._store.enlist(self._name, LEASE_MS, self._concurrency)
+        self._lease.renewed(asked_at)
         # What is due now was not to be had before.
         self.dispatcher.wake()

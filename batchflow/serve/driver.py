@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 from batchflow.core.codec import Codec
 from batchflow.core.limit import DEFAULT
 from batchflow.core.message import Claim
-from batchflow.core.ports import Asked, StandIn
+from batchflow.core.ports import Asked, Lease, StandIn
 from batchflow.core.replay import Replay
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.run import NEVER, Step, StepKind
@@ -103,6 +103,8 @@ class Driver(Attempt):
                 if asked.position:
                     return self._recall(asked, codec)
                 self._enter(number, name)
+            if self.recorder.lease is not None and self.recorder.lease.is_doubtful(self.recorder.losses):
+                await self._assure(self.recorder.lease)
             value: Any = None
             if self.stand_in is not None:
                 fn = self.stand_in(self.run_id, name, fn)
@@ -353,6 +355,12 @@ class Driver(Attempt):
             if self.pump is not None:
                 self.pump.skip(position)
             raise
+
+    async def _assure(self, lease: Lease) -> None:
+        """A worker that was suspended past its lease starts nothing that others have done meanwhile."""
+        if not await lease.holds(self.recorder.losses):
+            self.end("lost")
+            raise asyncio.CancelledError
 
     async def _store(self, step: Step, effects: tuple[Effect, ...]) -> None:
         """Have a step recorded; whoever cannot has lost the claim, and goes on with nothing."""

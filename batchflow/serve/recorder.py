@@ -13,7 +13,18 @@ from batchflow.serve.failure import again_at
 class DirectRecorder:
     """The recorder of one claim in the process that holds it. A step may start as soon as it is asked for."""
 
-    __slots__ = ("_claim", "_journaling", "always_replay", "branched", "clock", "entropy", "interrupted", "policy")
+    __slots__ = (
+        "_claim",
+        "_journaling",
+        "always_replay",
+        "branched",
+        "clock",
+        "entropy",
+        "interrupted",
+        "lease",
+        "losses",
+        "policy",
+    )
 
     def __init__(self, claim: Claim, policy: RetryPolicy, runtime: Runtime) -> None:
         self._claim = claim
@@ -23,6 +34,10 @@ class DirectRecorder:
         self.clock = runtime.clock
         self.branched = runtime.branched
         """What is to be called when claims are interrupted."""
+        self.lease = runtime.lease
+        """The worker's; None where there is none."""
+        self.losses = 0 if runtime.lease is None else runtime.lease.losses
+        """How often that had ended when the attempt began."""
         self.interrupted = runtime.interrupted
         """Claims that the engine interrupts."""
         self.always_replay = runtime.always_replay
