@@ -122,7 +122,8 @@ class Engine(StoreClient):
         return 0 if self._threads is None else self._threads.hanging
 
     def _tell_of_given_up(self, given_up: GivenUp) -> None:
-        if self._stopping is not None:
+        # Who cancels a dry run knows of it, and `_let_run_on` tells of those that a stop leaves behind.
+        if self._stopping is not None or not given_up.call.run:
             return
         about = {**given_up.call._asdict(), "hanging": given_up.hanging}
         if given_up.replaced:
@@ -131,7 +132,7 @@ class Engine(StoreClient):
             logger().error("[batchflow:error] A plain function hangs; too many do for another thread", **about)
 
     def _let_run_on(self, threads: Threads) -> None:
-        if left := threads.close():
+        if left := [call for call in threads.close() if call.run]:
             functions = sorted({call.function for call in left})
             logger().warning(
                 "[batchflow] Stopped while plain functions run; they end with the process at the latest",

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import threading
 from collections.abc import Callable
 from queue import SimpleQueue
@@ -75,6 +76,7 @@ class Threads:
         self._lock = threading.Lock()
         self._running: set[_Job] = set()
         self._threads = 0
+        self._numbers = itertools.count()
         self._idle = 0
         # Calls that wait for a thread; those on their way to an idle one are not among them.
         self._backlog = 0
@@ -90,7 +92,6 @@ class Threads:
         """See the port."""
         job = _Job(call, about, waits, asyncio.get_running_loop())
         if not self._take(job):
-            job.waiting = True
             waits(True, job.loop.time())
         try:
             result, error = await job.future
@@ -129,17 +130,25 @@ class Threads:
 
     def _take(self, job: _Job) -> bool:
         """Whether it has a thread at once; else it waits for one."""
+        starts = False
         with self._lock:
             if self._closed:
                 raise RuntimeError("the app has stopped, and takes no more calls of plain functions")
             if self._idle:
                 self._idle -= 1
-                at_once = True
+            elif self._has_room():
+                self._threads += 1
+                starts = True
             else:
-                at_once = self._start_thread()
-                self._backlog += not at_once
+                self._backlog += 1
+                job.waiting = True
             self._jobs.put(job)
-        return at_once
+        # Not under the lock, so that the thread begins at once.
+        if starts and not self._start_thread():
+            with self._lock:
+                self._backlog += 1
+            job.waiting = True
+        return not job.waiting
 
     def _withdraw(self, job: _Job) -> None:
         """Nobody waits for it any more."""
@@ -151,22 +160,29 @@ class Threads:
             job.state = "given up"
             self._hanging += 1
             given_up = GivenUp(job.about, self._hanging, self._hanging <= self._most_replaced)
-            if self._backlog and not self._closed and self._start_thread():
+            replaces = self._backlog > 0 and not self._closed and self._has_room()
+            if replaces:
+                self._threads += 1
                 self._backlog -= 1
+        if replaces and not self._start_thread():
+            with self._lock:
+                self._backlog += 1
         self._on_given_up(given_up)
 
+    def _has_room(self) -> bool:
+        return self._threads - min(self._hanging, self._most_replaced) < self._size
+
     def _start_thread(self) -> bool:
-        if self._threads - min(self._hanging, self._most_replaced) >= self._size:
-            return False
-        thread = threading.Thread(target=self._work, name=f"batchflow-plain-{self._threads}", daemon=True)
+        """Start one that is counted already; False where the machine gives no more of them, but has given some."""
+        thread = threading.Thread(target=self._work, name=f"batchflow-plain-{next(self._numbers)}", daemon=True)
         try:
             thread.start()
         except RuntimeError:
-            # The machine gives no more of them.
-            if self._threads == self._hanging:
-                raise
+            with self._lock:
+                self._threads -= 1
+                if self._threads == self._hanging:
+                    raise
             return False
-        self._threads += 1
         return True
 
     # In a thread

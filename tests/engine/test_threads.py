@@ -55,8 +55,9 @@ async def pool() -> AsyncIterator[Pool]:
 
 @pytest.fixture(autouse=True)
 def no_thread_is_left() -> Iterator[None]:
+    before = set(threading.enumerate())
     yield
-    for thread in threading.enumerate():
+    for thread in set(threading.enumerate()) - before:
         if thread.name.startswith("batchflow-plain"):
             thread.join(30)
             assert not thread.is_alive()
@@ -183,3 +184,21 @@ def test_a_thread_outlives_its_event_loop() -> None:
     asyncio.run(leave_it())
     assert threads.close() == [HANGS]
     go.set()
+
+
+async def test_a_machine_without_more_threads_lets_calls_wait(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For those there are; without any, the call says so."""
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    (first,) = await pool.hanging(1)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        waiting = pool.start(lambda: "at last")
+        await wait_until(lambda: pool.waits == [True], description="it waits")
+        with pytest.raises(RuntimeError, match="^can't start new thread$"):
+            await Pool().start(lambda: 1)
+    pool.go.set()
+    assert await waiting == "at last"
+    await first

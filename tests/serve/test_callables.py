@@ -126,7 +126,7 @@ async def test_the_time_of_a_call_begins_when_it_has_a_thread() -> None:
     loop = asyncio.get_running_loop()
     first = asyncio.ensure_future(as_async(go.wait)())
     second = asyncio.create_task(within(100, as_async(compute), ("ab",), {}))
-    third = asyncio.create_task(within(100, as_async(threading.Event().wait), (60,), {}))
+    third = asyncio.create_task(within(100, as_async((end := threading.Event()).wait), (60,), {}))
     await wait_until(lambda: surrounding.waited(loop.time()) > 0.15, description="both have waited long enough")
     assert not second.done()
     go.set()
@@ -134,6 +134,7 @@ async def test_the_time_of_a_call_begins_when_it_has_a_thread() -> None:
     assert await second == "ab"
     with pytest.raises(TimeoutError, match="^took longer than 100ms$"):
         await third
+    end.set()
     waited = surrounding.waited(loop.time())
     assert surrounding.waited(loop.time() + 9) == waited
     threads.close()
