@@ -23,6 +23,7 @@ BatchflowError
     └── StoreIncompatible       until somebody acts: made by a newer batchflow, read-only, not ours
 """
 
+import math
 from datetime import timedelta
 
 __all__ = [
@@ -171,21 +172,34 @@ class NonRetryable(BatchflowError):
     code = "non_retryable"
 
 
+_LONGEST_S = 36_500 * 86_400.0
+# As long as any duration may be.
+
+
+def _seconds(delay: float) -> float:
+    try:
+        return float(delay)
+    except OverflowError:
+        # A whole number that is larger than any float.
+        return math.copysign(_LONGEST_S, -1 if delay < 0 else 1)
+
+
 class RetryAfter(BatchflowError):
     """Raise it to choose when the next attempt is made. It counts as an attempt.
 
-    `delay` is a `timedelta` or a number of seconds, as in HTTP's `Retry-After`.
+    `delay` is a `timedelta` or a number of seconds, as in HTTP's `Retry-After`. A moment that has passed (below 0) is
+    now, more than 36500 days are 36500 days, and what is no time (NaN, infinity) leaves the wait to the policy.
     """
 
     code = "retry_after"
     retryable = True
 
     def __init__(self, delay: timedelta | float, message: str = "") -> None:
-        seconds = delay.total_seconds() if isinstance(delay, timedelta) else float(delay)
-        if not 0 <= seconds < float("inf"):
-            raise ConfigurationError(f"{type(self).__name__} takes a delay of 0 seconds or more, not {delay!r}")
-        super().__init__(message or f"try again after {seconds:g} s")
-        self.delay_ms = int(seconds * 1000)
+        seconds = delay.total_seconds() if isinstance(delay, timedelta) else _seconds(delay)
+        bounded = min(max(0.0, seconds), _LONGEST_S) if math.isfinite(seconds) else None
+        super().__init__(message or ("try again later" if bounded is None else f"try again after {bounded:g} s"))
+        self.delay_ms: int | None = None if bounded is None else int(bounded * 1000)
+        """How long to wait; None: as the policy says."""
 
 
 class RateLimited(RetryAfter):

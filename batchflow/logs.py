@@ -2,18 +2,124 @@
 
 import logging
 import sys
+from collections.abc import Mapping
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import structlog
 
+_TAKEN = ("self", "event", "method_name")
+# What structlog's own methods call their parameters.
 
-def logger() -> Any:
+
+class Log:
+    """A structlog logger whose lines cost no work: one that cannot be written, for whatever reason, is left out.
+
+    The output may be closed, a renderer may choke on a value, the arguments may not fit the text. Nothing of that is
+    a reason to fail what the line tells of. Only Ctrl-C gets through.
+    """
+
+    __slots__ = ("_values",)
+
+    def __init__(self, values: dict[str, Any] | None = None) -> None:
+        self._values: dict[str, Any] = values or {}
+
+    def bind(self, /, **values: Any) -> "Log":
+        """The same with more values bound to it."""
+        return Log({**self._values, **values})
+
+    def is_enabled_for(self, level: int) -> bool:
+        """Whether lines of `level` are written, as far as the logger says."""
+        try:
+            bound = _present().bind()
+            # structlog's own loggers and the standard library's name it differently; one with neither writes all.
+            for name in ("is_enabled_for", "isEnabledFor"):
+                ask = getattr(bound, name, None)
+                if ask is not None:
+                    return cast("bool", ask(level))
+        except KeyboardInterrupt:
+            raise
+        except BaseException:
+            return False
+        return True
+
+    def debug(self, event: object, /, *args: object, **values: Any) -> None:
+        """Log at the level DEBUG."""
+        self._write("debug", event, args, values)
+
+    def info(self, event: object, /, *args: object, **values: Any) -> None:
+        """Log at the level INFO."""
+        self._write("info", event, args, values)
+
+    def warning(self, event: object, /, *args: object, **values: Any) -> None:
+        """Log at the level WARNING."""
+        self._write("warning", event, args, values)
+
+    def error(self, event: object, /, *args: object, **values: Any) -> None:
+        """Log at the level ERROR."""
+        self._write("error", event, args, values)
+
+    def critical(self, event: object, /, *args: object, **values: Any) -> None:
+        """Log at the level CRITICAL."""
+        self._write("critical", event, args, values)
+
+    def _write(self, level: str, event: object, args: tuple[object, ...], values: dict[str, Any]) -> None:
+        values = {**self._values, **values}
+        if any(name in values for name in _TAKEN):
+            values = {f"{name}_" if name in _TAKEN else name: value for name, value in values.items()}
+        try:
+            if not args:
+                getattr(_present(), level)(event, **values)
+            else:
+                self._write_formatted(level, event, args, values)
+        except KeyboardInterrupt:
+            raise
+        except BaseException:
+            return
+
+    def _write_formatted(self, level: str, event: object, args: tuple[object, ...], values: dict[str, Any]) -> None:
+        try:
+            # As structlog does it: one mapping holds the values by name.
+            text = str(event) % (args[0] if len(args) == 1 and isinstance(args[0], Mapping) else args)
+        except Exception:
+            text, values = str(event), {**values, "positional_args": args}
+        getattr(_present(), level)(text, **values)
+
+
+_LOG = Log()
+
+
+def logger() -> Log:
     """The logger of batchflow, as structlog is configured at present.
 
     An app that has not configured structlog gets its default look on stderr, without the DEBUG lines, of which there
     are several per item. `structlog.configure(…)` takes over whenever it is called.
     """
+    return _LOG
+
+
+def said(error: BaseException) -> str:
+    """What an exception says of itself; whatever its `__str__` does, this returns."""
+    try:
+        # Text of a subclass could do anything when it is used.
+        return "".join(str(error))
+    except KeyboardInterrupt:
+        raise
+    except BaseException as unreadable:
+        return f"(its text cannot be read: {type(unreadable).__name__})"
+
+
+def spelled(error: BaseException) -> str:
+    """The `repr` of an exception; whatever that does, this returns."""
+    try:
+        return "".join(repr(error))
+    except KeyboardInterrupt:
+        raise
+    except BaseException:
+        return f"{type(error).__name__}: {said(error)}"
+
+
+def _present() -> Any:
     return _configured() if structlog.is_configured() else _default()
 
 

@@ -13,6 +13,7 @@ from batchflow.batch.walk import Fetched, Probe
 from batchflow.core.batch import Batch
 from batchflow.core.duration import show
 from batchflow.core.flow import Binding, FlowControl, predict_ms
+from batchflow.serve.delivering import SURROUNDING, Surrounding
 
 SAMPLE = 5
 _LATEST = 10
@@ -92,6 +93,7 @@ async def _walk(layers: Layers, params: BaseModel, *, force: bool) -> Tally:
     cursor: str | None = None
     probe = Probe()
     token = SCOPE.set(Scope(layers.client, definition.name, params))
+    lent = None if SURROUNDING.get() is not None else SURROUNDING.set(Surrounding(layers.client.threads))
     try:
         while True:
             page = await source.fetch(params, cursor, definition.page_size)
@@ -103,6 +105,8 @@ async def _walk(layers: Layers, params: BaseModel, *, force: bool) -> Tally:
             probe = source.advance(probe, cursor)
     finally:
         SCOPE.reset(token)
+        if lent is not None:
+            SURROUNDING.reset(lent)
 
 
 def _message(tally: Tally, plural: str) -> str:

@@ -9,10 +9,12 @@ from batchflow.batch.definition import Definition
 from batchflow.batch.status import BatchStatus
 from batchflow.batch.summary import BatchSummary
 from batchflow.core.batch import Batch, Item, ItemState
+from batchflow.core.duration import Duration, to_ms
 from batchflow.core.ids import entry_id
 from batchflow.core.ports import Client
 from batchflow.errors import BatchFailed, NotFoundError
-from batchflow.serve.handle import ending
+from batchflow.serve.delivering import looked_at, refuse_waiting
+from batchflow.serve.handle import ending, limit_s
 
 Result = TypeVar("Result")
 
@@ -47,32 +49,48 @@ class BatchHandle(Generic[Result]):
         return entry_id(self.id)
 
     async def status(self) -> BatchStatus:
-        """The batch as it stands."""
-        return self._status(await self._read())
+        """The batch as it stands.
 
-    async def wait(self, timeout: float | None = None, *, check: bool = False) -> BatchSummary:
+        Raises:
+            InputError: a step of the same app looks again and again, which is waiting.
+        """
+        batch = await self._read()
+        if not _is_over(batch):
+            looked_at(self._client, self.id, f"batch '{self.id}'")
+        return self._status(batch)
+
+    async def wait(self, timeout: Duration | None = None, *, check: bool = False) -> BatchSummary:
         """Return once the batch has ended and its `on_complete` has run. A store that is away is waited for as well.
 
         Raises:
-            TimeoutError: it has not within `timeout` seconds; it goes on.
+            TimeoutError: it has not within `timeout` (seconds, "10s", a timedelta); it goes on.
+            ConfigurationError: `timeout` is no duration.
+            InputError: a step, hook or function of the same app waits; there, `ctx.invoke` does.
             StoreUnavailable: the app stops, or has stopped.
             BatchFailed: `check` is set, and items have failed, the batch was cancelled, or its walk broke off.
         """
-        batch = await ending(self._client, self._read, _is_over, timeout, f"batch '{self.id}'")
+        batch = await ending(self._client, self._read, _is_over, limit_s(timeout), f"batch '{self.id}'")
         summary = BatchSummary.of(batch)
         if check and not summary.succeeded:
             raise BatchFailed(summary.failure())
         return summary
 
-    async def progress(self, interval: float = 0.5) -> AsyncIterator[BatchStatus]:
-        """The status now, then about every `interval` seconds, and the final one at last."""
+    async def progress(self, interval: Duration = 0.5) -> AsyncIterator[BatchStatus]:
+        """The status now, then about every `interval`, and the final one at last.
+
+        Raises:
+            ConfigurationError: `interval` is no duration.
+            InputError: as for `wait`.
+        """
+        pause = to_ms(interval, option="interval") / 1000
+        refuse_waiting(self._client, f"batch '{self.id}'")
         while True:
             batch = await self._read()
             yield self._status(batch)
             if _is_over(batch):
                 return
             with contextlib.suppress(TimeoutError):
-                await ending(self._client, self._read, _is_over, interval, f"batch '{self.id}'")
+                await ending(self._client, self._read, _is_over, pause, f"batch '{self.id}'")
 
     async def items(self, state: ItemState | None = None) -> AsyncIterator[Item]:
         """The items that were started, by number; with `state`, those that are in it."""

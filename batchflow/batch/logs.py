@@ -1,9 +1,8 @@
 """The log of one layer of a workflow: `[welcome:paginate] Got batch`."""
 
 import logging
-from typing import Any, cast
 
-from batchflow.logs import logger
+from batchflow.logs import logger, said
 
 
 class LayerLog:
@@ -22,7 +21,7 @@ class LayerLog:
 
     def refresh(self) -> None:
         """Ask whether DEBUG lines are written."""
-        self.verbose = _is_enabled(logger().bind(), logging.DEBUG)
+        self.verbose = logger().is_enabled_for(logging.DEBUG)
 
     def info(self, text: str, **values: object) -> None:
         """A line per page or batch."""
@@ -34,13 +33,8 @@ class LayerLog:
 
     def error(self, error: BaseException | str, **values: object) -> None:
         """What went wrong."""
-        logger().error(self._error + (str(error) or type(error).__name__), **values)
+        logger().error(self._error + _text(error), **values)
 
 
-def _is_enabled(logger: Any, level: int) -> bool:
-    # structlog's own loggers and the standard library's name it differently; one that has neither writes everything.
-    for name in ("is_enabled_for", "isEnabledFor"):
-        ask = getattr(logger, name, None)
-        if ask is not None:
-            return cast("bool", ask(level))
-    return True
+def _text(error: BaseException | str) -> str:
+    return error if isinstance(error, str) else said(error) or type(error).__name__

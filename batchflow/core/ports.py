@@ -4,9 +4,8 @@
 """
 
 from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from batchflow.core.batch import Batch, Item, ItemState, NewBatch
 from batchflow.core.clock import Clock, Entropy
@@ -17,6 +16,8 @@ from batchflow.core.run import Run, RunQuery, Step, StepKind, Waiter
 from batchflow.core.settlement import Effect, Settlement
 from batchflow.core.worker import WorkerStatus
 from batchflow.errors import StoreError
+
+T = TypeVar("T")
 
 Verdict: TypeAlias = Literal["recorded", "stale", "cancelled"]
 """What a store says to a step that was to be recorded: it is; the claim is lost; the run is cancelled."""
@@ -190,6 +191,11 @@ class Client(Protocol):
         ...
 
     @property
+    def threads(self) -> "Threads | None":
+        """Where plain functions run that are called outside of any delivery; None where the app is not running."""
+        ...
+
+    @property
     def changes(self) -> int:
         """A number that grows whenever a batch or run may have ended. Take it before reading what may change."""
         ...
@@ -208,6 +214,44 @@ class Journaling(Protocol):
 
     def record(self, claim: str, fence: int, step: Step, effects: tuple[Effect, ...] = ()) -> Awaitable[Verdict]:
         """As `batchflow.stores.protocol.Store.record` promises."""
+        ...
+
+
+class PlainCall(NamedTuple):
+    """Which plain function is called, by name, for which run and step; those are empty outside of them."""
+
+    function: str
+    run: str = ""
+    step: str = ""
+
+
+class Threads(Protocol):
+    """The threads that plain functions of user code run in, of which there are so many and no more."""
+
+    async def run(self, call: Callable[[], T], about: PlainCall, waits: Callable[[bool, float], None]) -> T:
+        """What `call` returns or raises, called in a thread.
+
+        `waits` is told when it has to wait for one (True), and when it does not any more, with the event loop's time;
+        on the event loop, and not at all where a thread is free. Cancelled, it is given up: the thread runs on, and
+        another may take its place.
+        """
+        ...
+
+
+class Lease(Protocol):
+    """The lease of a worker: as long as it holds, nobody else has what the worker has claimed."""
+
+    @property
+    def losses(self) -> int:
+        """How often it had ended so far. What was claimed before the latest of them may be another's."""
+        ...
+
+    def is_doubtful(self, losses: int) -> bool:
+        """Whether it may have ended, for what was claimed after so many losses; cheap enough for every step."""
+        ...
+
+    async def holds(self, losses: int) -> bool:
+        """Whether it has not, as the store says; False too where that does not answer."""
         ...
 
 
@@ -231,14 +275,18 @@ class Runtime:
     `always_replay` suspends a run after every step, so that each is replayed; `stand_in` is asked before a step is
     executed, with run, name and function, for the function to execute instead. `interrupted` says of claims, by id and
     fence, why the engine cancels the task that carries them out: no step of theirs starts any more. `branched` has, of
-    those that have tasks of their own, what to call then. `insist` records again what the store could not record for
-    now, until it can; without it the attempt is given up.
+    those that have tasks of their own, what to call then; `queueing`, of those whose plain functions had to wait for
+    threads, for how many seconds up to an event loop's time: that is not theirs. `insist` records again what the store
+    could not record for now, until it can; without it the attempt is given up. `home` is the app that delivers, and
+    `lease` that of its worker: nothing starts while it is in doubt.
     """
 
     journaling: Journaling
     clock: Clock
     entropy: Entropy
-    threads: Executor
+    threads: Threads
+    home: object = None
+    lease: Lease | None = None
     always_replay: bool = False
     stand_in: StandIn | None = None
     interrupted: dict[tuple[str, int], str] = field(default_factory=dict[tuple[str, int], str])
@@ -246,6 +294,9 @@ class Runtime:
         default_factory=dict[tuple[str, int], Callable[[], None]]
     )
     insist: Insist | None = None
+    queueing: dict[tuple[str, int], Callable[[float], float]] = field(
+        default_factory=dict[tuple[str, int], Callable[[float], float]]
+    )
 
 
 class Delivered(Protocol):

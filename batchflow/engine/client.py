@@ -11,7 +11,7 @@ from batchflow.core.clock import Clock, Entropy
 from batchflow.core.flow import FlowStatus
 from batchflow.core.limit import DEFAULT, Limit
 from batchflow.core.message import Message
-from batchflow.core.ports import Ledger
+from batchflow.core.ports import Ledger, Threads
 from batchflow.core.run import Run, RunQuery, Waiter
 from batchflow.core.worker import WorkerStatus
 from batchflow.stores.protocol import Store
@@ -133,6 +133,11 @@ class StoreClient:
     async def flows(self, keys: Sequence[str]) -> Sequence[FlowStatus]:
         """See the port."""
         return await self.store.flows(keys)
+
+    @property
+    def threads(self) -> Threads | None:
+        """See the port."""
+        return None
 
     @property
     def changes(self) -> int:

@@ -6,7 +6,7 @@ from typing import Protocol, cast
 
 from batchflow.core.call import CALL
 from batchflow.core.message import Claim
-from batchflow.core.ports import Delivered, Runtime
+from batchflow.core.ports import Delivered, Lease, Runtime
 from batchflow.core.settlement import Settlement
 
 
@@ -19,6 +19,10 @@ class Courier(Protocol):
 
     def is_interrupted(self, claim: Claim) -> bool:
         """Whether it is."""
+        ...
+
+    def waited_s(self, claim: Claim, now: float) -> float:
+        """For how many seconds, up to the event loop's time `now`, it has waited for threads: that is not its time."""
         ...
 
     def ended(self, claim: Claim) -> None:
@@ -61,8 +65,15 @@ class LocalCourier:
         """See the protocol."""
         return (claim.id, claim.fence) in self._runtime.interrupted
 
+    def waited_s(self, claim: Claim, now: float) -> float:
+        """See the protocol."""
+        waited = self._runtime.queueing.get((claim.id, claim.fence))
+        return 0.0 if waited is None else waited(now)
+
     def ended(self, claim: Claim) -> None:
         """See the protocol."""
+        if self._runtime.queueing:
+            self._runtime.queueing.pop((claim.id, claim.fence), None)
         if self._runtime.interrupted:
             self._runtime.interrupted.pop((claim.id, claim.fence), None)
         if self._runtime.branched:
@@ -83,4 +94,13 @@ class LocalCourier:
 
     def deliver(self, claim: Claim) -> Awaitable[Settlement | None]:
         """See the protocol."""
+        lease = self._runtime.lease
+        if lease is not None and lease.is_doubtful(lease.losses):
+            return self._deliver_under(lease, claim)
         return self._endpoints[claim.destination].deliver(claim, self._runtime)
+
+    async def _deliver_under(self, lease: Lease, claim: Claim) -> Settlement | None:
+        """Deliver it if the lease still holds; else it is given back, as far as it is still ours."""
+        if not await lease.holds(lease.losses):
+            return None
+        return await self._endpoints[claim.destination].deliver(claim, self._runtime)

@@ -14,7 +14,7 @@ from batchflow.engine.courier import Courier
 from batchflow.engine.outage import BACKOFF_S, Outage
 from batchflow.engine.storetime import StoresClock
 from batchflow.errors import StoreError
-from batchflow.logs import logger
+from batchflow.logs import logger, spelled
 from batchflow.stores.protocol import Store
 
 FARTHEST_S = 60.0
@@ -186,14 +186,22 @@ class Dispatcher:
         begun = self._loop.time()
         try:
             ending = await self._courier.deliver(claim) or settlement.released(claim)
-        except asyncio.CancelledError as error:
-            # A cancellation that is not ours came out of the user's code: given back, it would come again for ever.
-            ending = settlement.released(claim) if self._is_stopping else self._mishap(claim, error)
-        except Exception as error:
-            ending = self._mishap(claim, error)
+        except BaseException as error:
+            ending = self._unanswered(claim, error)
+        self._leave(claim)
         if claim.number >= 0:
             # `_replace` takes as long as a step.
             ending = Settlement._make((*ending[:-1], (self._loop.time() - begun) * 1000))
+        try:
+            answer = await self._store.settle(ending)
+        except StoreError as error:
+            answer, ending = await self._settle_patiently(ending, claim, error)
+        finally:
+            self._tasks.discard(cast("asyncio.Task[None]", asyncio.current_task()))
+        self._count(answer, ending, claim)
+
+    def _leave(self, claim: Claim) -> None:
+        """The claim is carried out, in whatever way."""
         # The place is free before the settlement is durable, so that the next claim goes along with it.
         del self._running[claim.id, claim.fence]
         self._courier.ended(claim)
@@ -203,20 +211,32 @@ class Dispatcher:
             self._places.set()
         # What this settlement publishes or makes room for is claimed in the transaction that settles.
         self._wake.set()
-        try:
-            answer = await self._store.settle(ending)
-        except StoreError as error:
-            answer, ending = await self._settle_patiently(ending, claim, error)
-        finally:
-            self._tasks.discard(cast("asyncio.Task[None]", asyncio.current_task()))
-        self._count(answer, ending, claim)
+
+    def _unanswered(self, claim: Claim, error: BaseException) -> Settlement:
+        """How a claim ends whose endpoint has raised: no exception leaves it open.
+
+        Raises:
+            KeyboardInterrupt, GeneratorExit: the program ends, or its event loop has thrown the task away.
+        """
+        if isinstance(error, asyncio.CancelledError) and self._is_stopping:
+            return settlement.released(claim)
+        task = self._running[claim.id, claim.fence].task
+        thrown_away = isinstance(error, GeneratorExit) and asyncio.current_task(self._loop) is not task
+        # Endpoints let out the interrupt of Ctrl-C alone.
+        if thrown_away or isinstance(error, KeyboardInterrupt):
+            # The claim comes back when the lease has ended.
+            self._leave(claim)
+            self._tasks.discard(task)
+            raise error
+        # A cancellation that is not ours came out of the user's code: given back, it would come again for ever.
+        return self._mishap(claim, error)
 
     def _mishap(self, claim: Claim, error: BaseException) -> Settlement:
         """What the endpoint did not answer for: tried again, but not for ever."""
         logger().error("[batchflow:error] Delivery failed", run=claim.id, exc_info=error)
         if claim.failures + 1 >= LOSS_LIMIT:
-            return settlement.dead(claim, repr(error))
-        return settlement.retry(claim, self._clock.now() + 1000, repr(error))
+            return settlement.dead(claim, spelled(error))
+        return settlement.retry(claim, self._clock.now() + 1000, spelled(error))
 
     async def _settle_patiently(
         self, ending: Settlement, claim: Claim, error: StoreError
@@ -260,6 +280,10 @@ class Dispatcher:
 
     # Time limits and the end
 
+    def _not_its_own(self, delivery: Delivery, now: float) -> float:
+        """Seconds of a delivery that its time limit leaves out: the store was away, or threads were waited for."""
+        return self.outage.overlap(delivery.begun, now) + self._courier.waited_s(delivery.claim, now)
+
     def sweep(self) -> None:
         """Cancel attempts that have taken too long, the time in which the store was away left out."""
         now = self._loop.time()
@@ -267,7 +291,8 @@ class Dispatcher:
             timeout = self._courier.timeout_ms(delivery.claim.destination)
             if (
                 timeout is not None
-                and now >= delivery.begun + timeout / 1000 + self.outage.overlap(delivery.begun, now)
+                and now >= delivery.begun + timeout / 1000
+                and now >= delivery.begun + timeout / 1000 + self._not_its_own(delivery, now)
                 and not self._courier.is_interrupted(delivery.claim)
             ):
                 self._interrupt(delivery, TIMEOUT)
@@ -282,10 +307,9 @@ class Dispatcher:
         found: list[tuple[str, int]] = []
         for delivery in list(self._running.values()):
             timeout = self._courier.timeout_ms(delivery.claim.destination)
-            if timeout is None:
+            if timeout is None or now <= delivery.begun + timeout / 1000 + HUNG_GRACE_S:
                 continue
-            away = self.outage.overlap(delivery.begun, now)
-            if now > delivery.begun + timeout / 1000 + HUNG_GRACE_S + away:
+            if now > delivery.begun + timeout / 1000 + HUNG_GRACE_S + self._not_its_own(delivery, now):
                 found.append((delivery.claim.id, delivery.claim.fence))
         # Whoever gets the claim next needs a place, and so does everybody else.
         self._given_up = frozenset(found)

@@ -5,7 +5,6 @@ import contextlib
 import os
 import socket
 from collections.abc import Generator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from batchflow.core.clock import Clock, Entropy
@@ -18,9 +17,11 @@ from batchflow.engine.courier import LocalCourier
 from batchflow.engine.dispatch import Dispatcher
 from batchflow.engine.heartbeat import LEASE_MS, Heartbeat
 from batchflow.engine.housekeeping import Housekeeping
+from batchflow.engine.lease import Lease
 from batchflow.engine.outage import Outage, until_there
 from batchflow.engine.storetime import StoresClock
 from batchflow.engine.system import SystemClock
+from batchflow.engine.threads import GivenUp, Threads
 from batchflow.engine.wallclock import WallClock
 from batchflow.errors import ConfigurationError, StoreError, StoreUnavailable
 from batchflow.logs import logger
@@ -28,6 +29,9 @@ from batchflow.stores.protocol import Store
 
 DISMISS_S = 2.0
 """For so long a store that does not answer holds up the end of a worker."""
+
+ELSEWHERE_S = 0.05
+"""How often who waits on another event loop looks whether something has ended."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +75,7 @@ class Engine(StoreClient):
         """Is asked what to execute in place of a step, where a test wants that."""
         self.caller: Delivered | None = None
         """Makes the calls in place of HTTP, where a test wants that."""
-        self._threads: ThreadPoolExecutor | None = None
+        self._threads: Threads | None = None
         self._end_subscription = lambda: None
         self._caller = HttpCaller(options.limit)
         self._worker: _Worker | None = None
@@ -99,7 +103,7 @@ class Engine(StoreClient):
                     await place.close()
             raise
         self.loop = asyncio.get_running_loop()
-        self._threads = ThreadPoolExecutor(self._options.threads, "batchflow-sync")
+        self._threads = Threads(self._options.threads, self._tell_of_given_up)
         self._notify()
         await (until_there(self.declare) if patient else self.declare())
         self._end_subscription = self.store.on_change(self._on_store_change)
@@ -119,9 +123,38 @@ class Engine(StoreClient):
             await self.store.close()
             if self.ledger is not None:
                 await self.ledger.close()
-            threads.shutdown(wait=False, cancel_futures=True)
+            self._let_run_on(threads)
             # Who waits here for an end learns that this process does not get to know of it.
             self._notify()
+
+    @property
+    def threads(self) -> Threads | None:
+        """See the port."""
+        return self._threads
+
+    @property
+    def hanging_threads(self) -> int:
+        """How many threads of this process run plain functions whose attempts were given up."""
+        return 0 if self._threads is None else self._threads.hanging
+
+    def _tell_of_given_up(self, given_up: GivenUp) -> None:
+        # Who cancels a dry run knows of it, and `_let_run_on` tells of those that a stop leaves behind.
+        if self._stopping is not None or not given_up.call.run:
+            return
+        about = {**given_up.call._asdict(), "hanging": given_up.hanging}
+        if given_up.replaced:
+            logger().warning("[batchflow] A plain function hangs; another thread takes the place of its own", **about)
+        else:
+            logger().error("[batchflow:error] A plain function hangs; too many do for another thread", **about)
+
+    def _let_run_on(self, threads: Threads) -> None:
+        if left := [call for call in threads.close() if call.run]:
+            functions = sorted({call.function for call in left})
+            logger().warning(
+                "[batchflow] Stopped while plain functions run; they end with the process at the latest",
+                functions=functions,
+                threads=len(left),
+            )
 
     async def changed(self, since: int, timeout: float) -> None:
         """See the port."""
@@ -129,12 +162,20 @@ class Engine(StoreClient):
             raise StoreUnavailable(
                 "the app has stopped, and what it waited for goes on without it; start it again to wait"
             )
-        await super().changed(since, timeout)
+        loop = asyncio.get_running_loop()
+        if loop is self.loop:
+            await super().changed(since, timeout)
+            return
+        # Nothing wakes another event loop; to look at a number costs nothing.
+        until = loop.time() + timeout
+        while self._changes == since and (left := until - loop.time()) > 0:  # noqa: ASYNC110 - an event is of one loop
+            await asyncio.sleep(min(left, ELSEWHERE_S))
 
     async def start(self) -> None:
         """Start a worker in this process; safe to repeat."""
         if self._worker is None:
-            worker = _Worker(self, self.make_dispatcher(name := self._worker_name()), name, self._options.concurrency)
+            name, lease = self._worker_name(), Lease(LEASE_MS)
+            worker = _Worker(self, self.make_dispatcher(name, lease), name, self._options.concurrency, lease)
             await worker.start(self._options.retention_ms)
             self._worker = worker
 
@@ -151,8 +192,8 @@ class Engine(StoreClient):
         if self._stopping is not None:
             self._stopping.dispatcher.hurry()
 
-    def make_dispatcher(self, worker: str) -> Dispatcher:
-        """A dispatcher for `worker`, not started; the engine is open."""
+    def make_dispatcher(self, worker: str, lease: Lease | None = None) -> Dispatcher:
+        """A dispatcher for `worker`, not started; the engine is open. `lease` is one that somebody renews."""
         assert self._threads is not None
         clock = StoresClock(self._clock)
         outage = Outage()
@@ -161,6 +202,8 @@ class Engine(StoreClient):
             clock=clock,
             entropy=self._entropy,
             threads=self._threads,
+            home=self,
+            lease=lease,
             always_replay=self._options.always_replay,
             stand_in=self.stand_in,
             insist=outage.insist_on_step,
@@ -221,19 +264,19 @@ class Engine(StoreClient):
             self._end_subscription = lambda: None
             self._notify()
 
-    def _let_go(self, threads: ThreadPoolExecutor) -> None:
+    def _let_go(self, threads: Threads) -> None:
         """Be closed without an event loop, which is gone; the store is left to its owner."""
         self._threads = None
         self.loop = None
         self._worker = None
         self._end_subscription()
-        threads.shutdown(wait=False, cancel_futures=True)
+        threads.close()
 
 
 class _Worker:
     """What runs while a worker is started."""
 
-    def __init__(self, engine: Engine, dispatcher: Dispatcher, name: str, concurrency: int) -> None:
+    def __init__(self, engine: Engine, dispatcher: Dispatcher, name: str, concurrency: int, lease: Lease) -> None:
         self.dispatcher = dispatcher
         self._store = engine.store
         self._declare = engine.declare
@@ -241,7 +284,8 @@ class _Worker:
         self._name = name
         self._concurrency = concurrency
         self._tasks: list[asyncio.Task[None]] = []
-        self._heartbeat = Heartbeat(engine.store, dispatcher, name, self._lease_lost)
+        self._lease = lease
+        self._heartbeat = Heartbeat(engine.store, dispatcher, name, self._lease_lost, lease=lease)
 
     async def start(self, retention_ms: int) -> None:
         await until_there(self._enlist)
@@ -287,6 +331,8 @@ class _Worker:
         await until_there(self._enlist)
 
     async def _enlist(self) -> None:
+        asked_at = self._lease.elapsed()
         await self._store.enlist(self._name, LEASE_MS, self._concurrency)
+        self._lease.renewed(asked_at)
         # What is due now was not to be had before.
         self.dispatcher.wake()

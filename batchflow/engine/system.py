@@ -1,9 +1,16 @@
 """The machine's own time and chance."""
 
 import builtins
+import functools
 import os
 import random
 import time
+from collections.abc import Callable
+
+elapsed_s: Callable[[], float] = (
+    functools.partial(time.clock_gettime, time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic
+)
+"""Seconds since some moment, those in which the machine was suspended among them where the system counts them."""
 
 
 class SystemClock:

@@ -64,10 +64,14 @@ def refused(error: BatchflowError) -> Response:
         case StoreError():
             return respond(Refusal(error=str(error)), error.status)
         case RetryAfter():
-            return respond(Refusal(error=str(error)), 503, Retry_After=str(ceil(error.delay_ms / 1000)))
+            return respond(Refusal(error=str(error)), 503, Retry_After=_wait_s(error))
         case _:
             logger().error("[batchflow:http:error] A request failed", error=str(error), exc_info=error)
             return respond(Refusal(error=str(error)), error.status)
+
+
+def _wait_s(error: RetryAfter) -> str:
+    return _STORE_RETRY_S if error.delay_ms is None else str(ceil(error.delay_ms / 1000))
 
 
 def unknown(what: str, id: str) -> NotFoundError:

@@ -7,6 +7,7 @@ from typing import Any, Literal, NoReturn, TypeAlias
 from batchflow.core.replay import Replay
 from batchflow.errors import RunError
 from batchflow.logs import logger
+from batchflow.serve.delivering import Inside
 from batchflow.serve.pump import REST, Pump
 from batchflow.serve.refusal import swallowed
 
@@ -19,9 +20,6 @@ _CALM = frozenset({"over", "interrupted"})
 
 PATIENCE = 1_000
 """How often code may ask after the end before it gets no answer at all."""
-
-Inside: TypeAlias = tuple[str, int, str]
-"""A step under way: the run's id, its number and its name."""
 
 
 class Attempt:

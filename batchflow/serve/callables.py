@@ -4,17 +4,15 @@ import asyncio
 import functools
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from concurrent.futures import Executor
-from contextvars import ContextVar, copy_context
+from contextvars import copy_context
 from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
 
 from batchflow.core.duration import show
+from batchflow.core.ports import PlainCall
+from batchflow.serve.delivering import INSIDE, SURROUNDING
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-THREADS: ContextVar[Executor | None] = ContextVar("batchflow_threads", default=None)
-"""Where plain functions run; None is the event loop's default pool, as for a dry run outside of any delivery."""
 
 
 @overload
@@ -27,7 +25,7 @@ def as_async(fn: Callable[..., Any], /) -> Callable[..., Awaitable[Any]]:
     Async are: an `async def`, a bound method or a partial of one, an object whose `__call__` is one. A plain function
     that returns an awaitable (a lambda around an async call) is called in a thread and its awaitable awaited on the
     event loop. The caller's context variables are seen in the thread. Cancelling the call does not stop the thread: it
-    runs on, and its result is dropped.
+    runs on, its result is dropped, and another thread takes its place.
     """
     return fn if is_async(fn) else cast("Callable[..., Awaitable[Any]]", _Threaded(fn))
 
@@ -46,14 +44,22 @@ def is_async(fn: Callable[..., Any]) -> bool:
 async def within(
     timeout_ms: int, fn: Callable[..., Awaitable[T]], args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> T:
-    """Call `fn` and cancel it after `timeout_ms`.
+    """Call `fn` and cancel it after `timeout_ms`. While a plain function waits for a thread, its time does not run.
 
     Raises:
         TimeoutError: it took longer.
     """
-    scope = asyncio.timeout(timeout_ms / 1000)
+    seconds = timeout_ms / 1000
+    scope = asyncio.timeout(seconds)
+
+    def waits(is_waiting: bool, now: float) -> None:
+        if not scope.expired():
+            scope.reschedule(None if is_waiting else now + seconds)
+
     try:
         async with scope:
+            if isinstance(fn, _Threaded):
+                return cast("T", await fn.timed(waits, args, kwargs))
             return await fn(*args, **kwargs)
     except TimeoutError as error:
         if scope.expired():
@@ -69,6 +75,16 @@ def _called(call: "functools.partial[Any]") -> Any:
         raise RuntimeError(f"{call.func} raised StopIteration") from error
 
 
+IN_THREAD = _called.__code__
+"""What stands in the traceback of everything that is raised in a thread."""
+
+
+def _name_of(fn: Any) -> str:
+    while isinstance(fn, functools.partial):
+        fn = cast("functools.partial[Any]", fn).func
+    return getattr(fn, "__qualname__", "") or type(fn).__qualname__
+
+
 def _call_of(fn: object) -> object:
     return None if inspect.isroutine(fn) or inspect.isclass(fn) else getattr(fn, "__call__", None)  # noqa: B004
 
@@ -81,10 +97,27 @@ class _Threaded(Generic[P, T]):
     def __init__(self, fn: Callable[P, T]) -> None:
         self.__wrapped__ = fn
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]:
-        return self._call(functools.partial(self.__wrapped__, *args, **kwargs))
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]:
+        return self._call(functools.partial(self.__wrapped__, *args, **kwargs), None)
 
-    async def _call(self, call: "functools.partial[Any]") -> Any:
-        loop, context = asyncio.get_running_loop(), copy_context()
-        result = await loop.run_in_executor(THREADS.get(), lambda: context.run(_called, call))
+    def timed(
+        self, waits: Callable[[bool, float], None], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> Coroutine[Any, Any, T]:
+        """Call it; `waits` is told when it waits for a thread, and when it does not any more."""
+        return self._call(functools.partial(self.__wrapped__, *args, **kwargs), waits)
+
+    async def _call(self, call: "functools.partial[Any]", waits: Callable[[bool, float], None] | None) -> Any:
+        context, surrounding = copy_context(), SURROUNDING.get()
+        if surrounding is None or surrounding.threads is None:
+            result = await asyncio.get_running_loop().run_in_executor(None, lambda: context.run(_called, call))
+            return await result if inspect.isawaitable(result) else result
+
+        def told(is_waiting: bool, now: float) -> None:
+            surrounding.waits(is_waiting, now)
+            if waits is not None:
+                waits(is_waiting, now)
+
+        run, _, step = INSIDE.get() or ("", 0, "")
+        about = PlainCall(_name_of(call.func), run, step)
+        result = await surrounding.threads.run(lambda: context.run(_called, call), about, told)
         return await result if inspect.isawaitable(result) else result

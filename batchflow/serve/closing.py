@@ -11,7 +11,8 @@ from batchflow.core.settlement import Settlement, Unlisten, cancelled, dead, par
 from batchflow.errors import StoreError
 from batchflow.logs import logger
 from batchflow.serve.driver import Driver
-from batchflow.serve.failure import describe, headline, rate_limit, report
+from batchflow.serve.failure import describe, headline, limit_ms, rate_limit, report
+from batchflow.serve.leaving import is_end
 from batchflow.serve.pump import REST
 from batchflow.serve.refusal import swallowed
 
@@ -43,8 +44,9 @@ async def raised(driver: Driver, claim: Claim, error: BaseException, timeout_ms:
 
     Raises:
         CancelledError: the task was cancelled from outside.
+        KeyboardInterrupt, GeneratorExit: the program ends, or the task is thrown away.
     """
-    if isinstance(error, (GeneratorExit, KeyboardInterrupt)):
+    if is_end(error, driver.root, driver.loop):
         raise error
     driver.heed_interruption()
     ending = driver.close()
@@ -111,7 +113,7 @@ def _judged(driver: Driver, claim: Claim, error: BaseException) -> Settlement:
         text, why = report(error), f"not tried again, since step '{step}' was executed on the way out"
         return dead(claim, text.replace(headline(text), f"{headline(text)} ({why})", 1), steps)
     if limit is not None:
-        return parked(claim, driver.now() + limit.delay_ms, describe(error), steps)
+        return parked(claim, driver.now() + limit_ms(limit, driver.recorder.policy), describe(error), steps)
     if at is not None:
         return retry(claim, at, describe(error), steps)
     if fault := driver.replay.leftover("raised"):

@@ -3,22 +3,23 @@
 import asyncio
 import sys
 from collections.abc import Awaitable, Callable, Mapping
-from contextvars import ContextVar
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 from batchflow.core.codec import Codec
 from batchflow.core.limit import DEFAULT
 from batchflow.core.message import Claim
-from batchflow.core.ports import Asked, StandIn
+from batchflow.core.ports import Asked, Lease, StandIn
 from batchflow.core.replay import Replay
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.run import NEVER, Step, StepKind
 from batchflow.core.settlement import Effect
 from batchflow.errors import ReplayError, StepFailed, StoreError
-from batchflow.serve.attempt import Attempt, Inside
+from batchflow.serve.attempt import Attempt
 from batchflow.serve.callables import within
-from batchflow.serve.failure import describe, headline, rate_limit, report, trace
+from batchflow.serve.delivering import INSIDE, Inside
+from batchflow.serve.failure import describe, headline, limit_ms, rate_limit, report, trace
+from batchflow.serve.leaving import is_end
 from batchflow.serve.recorder import DirectRecorder
 from batchflow.serve.refusal import after_last, check_name, nested, unreadable, unstorable
 
@@ -38,7 +39,6 @@ LAST = Options(last=True)
 
 # Made for every step there is; the constructor of a named tuple takes three times as long.
 _new: Callable[..., Step] = tuple[Any, ...].__new__
-_INSIDE: ContextVar[Inside | None] = ContextVar("batchflow_step", default=None)
 
 
 class Driver(Attempt):
@@ -94,7 +94,7 @@ class Driver(Attempt):
             asked, number = None, fresh
             self.idle = False
             self.solo = inside = (self.run_id, number, name)
-            _INSIDE.set(inside)
+            INSIDE.set(inside)
         else:
             asked = await self._ask(name, "run")
             number = asked.number
@@ -104,12 +104,13 @@ class Driver(Attempt):
                 if asked.position:
                     return self._recall(asked, codec)
                 self._enter(number, name)
+            if self.recorder.lease is not None and self.recorder.lease.is_doubtful(self.recorder.losses):
+                await self._assure(self.recorder.lease)
             value: Any = None
             if self.stand_in is not None:
                 fn = self.stand_in(self.run_id, name, fn)
             if self.tell is not None:
-                beside = any(not branch.done() for branch in self.branches)
-                self.tell("RUN_PARALLEL" if beside else "RUN_SINGLE", name)
+                self.tell("RUN_PARALLEL" if self._has_branches else "RUN_SINGLE", name)
             try:
                 if options.timeout_ms is None:
                     value = await fn(*args, **kwargs)
@@ -121,8 +122,10 @@ class Driver(Attempt):
                 at = self.recorder.clock.now()
                 failures = asked.failures if asked is not None else 0
                 outcome = _new(Step, (number, name, "run", "done", self.replay.place(), text, None, failures, 0, at))
-            except (Exception, SystemExit) as error:
-                # A step that leaves the process would take the worker along, and the next one.
+            except BaseException as error:
+                # What would take the worker along, and the next one, is a failure like any other.
+                if isinstance(error, asyncio.CancelledError) or is_end(error, self._executing(number), self.loop):
+                    raise
                 outcome = self._failed(asked or Step(number, name, "run", "pending"), error, options.retry)
             if outcome.position:
                 await self._commit(outcome, options.last)
@@ -213,13 +216,17 @@ class Driver(Attempt):
     @property
     def inside(self) -> str | None:
         """The name of the step in which the code is that asks."""
-        inside = _INSIDE.get()
+        inside = INSIDE.get()
         return inside[2] if inside is not None and self._is_under_way(inside) else None
 
     @property
     def replaying(self) -> bool:
         """Whether the code does again what it did on an earlier attempt."""
         return self.replay.upcoming is not None
+
+    @property
+    def _has_branches(self) -> bool:
+        return any(not branch.done() for branch in self.branches)
 
     def _done(self, asked: Step, value: str) -> Step:
         at = self.now()
@@ -231,7 +238,7 @@ class Driver(Attempt):
     def _enter(self, number: int, name: str) -> None:
         """A step starts to execute."""
         self.share().enter(number)
-        _INSIDE.set((self.run_id, number, name))
+        INSIDE.set((self.run_id, number, name))
 
     async def _ask(self, name: str, kind: StepKind) -> Step:
         """Register a request."""
@@ -241,7 +248,7 @@ class Driver(Attempt):
             self.heed_interruption()
         if self.ending is not None:
             await self.turn_away(name)
-        inside = _INSIDE.get()
+        inside = INSIDE.get()
         if inside is not None and self._is_under_way(inside):
             self.refuse(nested(name, inside[2]))
             raise asyncio.CancelledError
@@ -276,6 +283,10 @@ class Driver(Attempt):
         else:
             self.pump.leave(number)
 
+    def _executing(self, number: int) -> "asyncio.Task[Any] | None":
+        """The task in which a step executes."""
+        return self.root if self.pump is None else self.pump.busy.get(number, (None, 0))[0]
+
     def _is_under_way(self, inside: Inside) -> bool:
         run, number, _ = inside
         return run == self.run_id and (inside is self.solo or (self.pump is not None and number in self.pump.busy))
@@ -303,7 +314,7 @@ class Driver(Attempt):
         """What a failure makes of a step: pending until it is tried again, or failed."""
         limit = rate_limit(error)
         if limit is not None:
-            until = self.now() + limit.delay_ms
+            until = self.now() + limit_ms(limit, retry or self.recorder.policy)
             self.limit = max(self.limit or (0, ""), (until, describe(error)))
             return asked
         number, name, failures = asked.number, asked.name, asked.failures + 1
@@ -345,6 +356,12 @@ class Driver(Attempt):
             if self.pump is not None:
                 self.pump.skip(position)
             raise
+
+    async def _assure(self, lease: Lease) -> None:
+        """A worker that was suspended past its lease starts nothing that others have done meanwhile."""
+        if not await lease.holds(self.recorder.losses):
+            self.end("lost")
+            raise asyncio.CancelledError
 
     async def _store(self, step: Step, effects: tuple[Effect, ...]) -> None:
         """Have a step recorded; whoever cannot has lost the claim, and goes on with nothing."""

@@ -12,11 +12,12 @@ from batchflow.core.ports import Runtime
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.settlement import Settlement, answered, dead, done
 from batchflow.errors import InputError
-from batchflow.serve.callables import THREADS
 from batchflow.serve.closing import raised, returned
 from batchflow.serve.context import WorkflowContext
+from batchflow.serve.delivering import SURROUNDING, Surrounding
 from batchflow.serve.driver import Driver
 from batchflow.serve.failure import describe, report
+from batchflow.serve.leaving import is_end
 from batchflow.serve.recorder import DirectRecorder
 from batchflow.serve.surroundings import NOWHERE, Surroundings
 from batchflow.serve.telling import teller
@@ -66,16 +67,17 @@ class Endpoint:
         None: the claim was lost or the store failed; the attempt was given up without a trace, and the claim is to be
         given back. Cancelling the task from outside lets `CancelledError` out once the function's own tasks have ended.
         """
-        if THREADS.get() is not runtime.threads:
-            THREADS.set(runtime.threads)
+        root = asyncio.current_task()
+        assert root is not None
+        SURROUNDING.set(Surrounding(runtime.threads, runtime, (claim.id, claim.fence)))
         try:
             payload = self.payload(claim)
         except InputError as error:
             return dead(claim, describe(error))
-        except Exception as error:
+        except BaseException as error:
+            if isinstance(error, asyncio.CancelledError) or is_end(error, root, root.get_loop()):
+                raise
             return dead(claim, report(error))
-        root = asyncio.current_task()
-        assert root is not None
         driver = Driver(claim, DirectRecorder(claim, claim.retry or self.retry, runtime), root)
         driver.stand_in = runtime.stand_in
         driver.largest = self.limit

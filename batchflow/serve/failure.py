@@ -18,6 +18,7 @@ from batchflow.errors import (
     TimedOut,
     UnserializableError,
 )
+from batchflow.logs import said
 
 REPORT_BYTES = 8 * 1024
 """The longest text that is kept of one failure."""
@@ -35,7 +36,7 @@ def again_at(error: BaseException, failures: int, policy: RetryPolicy, *, now: i
     members = list(_members(error))
     if failures >= policy.attempts or any(isinstance(member, _FINAL) for member in members):
         return None
-    asked = [member.delay_ms for member in members if isinstance(member, RetryAfter)]
+    asked = [member.delay_ms for member in members if isinstance(member, RetryAfter) and member.delay_ms is not None]
     return now + (max(asked) if asked else policy.delay_ms(failures, chance=chance))
 
 
@@ -45,7 +46,12 @@ def rate_limit(error: BaseException) -> RateLimited | None:
     limits = [member for member in members if isinstance(member, RateLimited)]
     if not limits or len(limits) < len(members):
         return None
-    return max(limits, key=lambda limit: limit.delay_ms)
+    return max(limits, key=lambda limit: limit.delay_ms or 0)
+
+
+def limit_ms(limit: RateLimited, policy: RetryPolicy) -> int:
+    """How long the flow key waits: as the limit says, else as after a first failure."""
+    return policy.delay_ms(1) if limit.delay_ms is None else limit.delay_ms
 
 
 def describe(error: BaseException) -> str:
@@ -74,10 +80,7 @@ def trace(text: str) -> str:
 
 def _sentence(error: BaseException) -> str:
     name = type(error).__name__
-    try:
-        message = str(error)
-    except Exception as unreadable:
-        message = f"(its text cannot be read: {type(unreadable).__name__})"
+    message = said(error)
     return f"{name}: {message}" if message else name
 
 

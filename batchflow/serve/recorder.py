@@ -22,6 +22,8 @@ class DirectRecorder:
         "entropy",
         "insist",
         "interrupted",
+        "lease",
+        "losses",
         "policy",
     )
 
@@ -33,6 +35,10 @@ class DirectRecorder:
         self.clock = runtime.clock
         self.branched = runtime.branched
         """What is to be called when claims are interrupted."""
+        self.lease = runtime.lease
+        """The worker's; None where there is none."""
+        self.losses = 0 if runtime.lease is None else runtime.lease.losses
+        """How often that had ended when the attempt began."""
         self.interrupted = runtime.interrupted
         """Claims that the engine interrupts."""
         self.insist = runtime.insist

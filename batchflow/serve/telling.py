@@ -3,11 +3,14 @@
 from collections.abc import Callable
 from typing import Any
 
-from batchflow.logs import logger
+from batchflow.logs import Log, logger
 
 
 class RunLog:
     """A structlog logger bound to a run, silent while recorded steps are replayed.
+
+    `log.info("charged %s", id, amount=3)`: arguments by place go into the text, those by name are values of the line,
+    whatever their names. A line that cannot be written is left out; it never fails the run.
 
     So what was logged before a recorded step is not logged again; what an attempt logged after the last one is, when
     that part of the code runs again: after a failure, or a crash.
@@ -15,41 +18,42 @@ class RunLog:
 
     __slots__ = ("_bound", "_is_replaying")
 
-    def __init__(self, bound: Any, is_replaying: Callable[[], bool]) -> None:
+    def __init__(self, bound: Log, is_replaying: Callable[[], bool]) -> None:
         self._bound = bound
         self._is_replaying = is_replaying
 
-    def bind(self, **values: Any) -> "RunLog":
+    def bind(self, /, **values: Any) -> "RunLog":
         """The same with more values bound to it."""
         return RunLog(self._bound.bind(**values), self._is_replaying)
 
-    def debug(self, event: str, **values: Any) -> None:
+    def debug(self, event: object, /, *args: object, **values: Any) -> None:
         """Log at the level DEBUG."""
-        self._say("debug", event, values)
-
-    def info(self, event: str, **values: Any) -> None:
-        """Log at the level INFO."""
-        self._say("info", event, values)
-
-    def warning(self, event: str, **values: Any) -> None:
-        """Log at the level WARNING."""
-        self._say("warning", event, values)
-
-    def error(self, event: str, **values: Any) -> None:
-        """Log at the level ERROR."""
-        self._say("error", event, values)
-
-    def exception(self, event: str, **values: Any) -> None:
-        """Log at the level ERROR, with the exception that is being handled."""
-        self._say("error", event, {"exc_info": True, **values})
-
-    def critical(self, event: str, **values: Any) -> None:
-        """Log at the level CRITICAL."""
-        self._say("critical", event, values)
-
-    def _say(self, level: str, event: str, values: dict[str, Any]) -> None:
         if not self._is_replaying():
-            getattr(self._bound, level)(event, **values)
+            self._bound.debug(event, *args, **values)
+
+    def info(self, event: object, /, *args: object, **values: Any) -> None:
+        """Log at the level INFO."""
+        if not self._is_replaying():
+            self._bound.info(event, *args, **values)
+
+    def warning(self, event: object, /, *args: object, **values: Any) -> None:
+        """Log at the level WARNING."""
+        if not self._is_replaying():
+            self._bound.warning(event, *args, **values)
+
+    def error(self, event: object, /, *args: object, **values: Any) -> None:
+        """Log at the level ERROR."""
+        if not self._is_replaying():
+            self._bound.error(event, *args, **values)
+
+    def exception(self, event: object, /, *args: object, **values: Any) -> None:
+        """Log at the level ERROR, with the exception that is being handled."""
+        self.error(event, *args, **{"exc_info": True, **values})
+
+    def critical(self, event: object, /, *args: object, **values: Any) -> None:
+        """Log at the level CRITICAL."""
+        if not self._is_replaying():
+            self._bound.critical(event, *args, **values)
 
 
 def teller(name: str, run: str, now: Callable[[], int]) -> Callable[[str, str | None], None]:

@@ -1,18 +1,19 @@
 """What the tests of batches share."""
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from structlog.testing import capture_logs
 
+from batchflow.engine.threads import Threads
 from tests.batch.model import Model
 
 
 @pytest.fixture
 def model() -> Iterator[Model]:
-    with ThreadPoolExecutor(2) as threads:
-        yield Model(threads)
+    threads = Threads(2, lambda given_up: None)
+    yield Model(threads)
+    threads.close()
 
 
 @pytest.fixture

@@ -1,9 +1,9 @@
 """A small model of an engine and its store, in memory: enough to run a bound workflow to its end."""
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -13,7 +13,7 @@ from batchflow.core.flow import FlowStatus
 from batchflow.core.ids import complete_id, item_run_id
 from batchflow.core.limit import DEFAULT
 from batchflow.core.message import Claim, Message
-from batchflow.core.ports import Ledger, Verdict
+from batchflow.core.ports import Ledger, Threads, Verdict
 from batchflow.core.run import Journal, Run, RunQuery, Step, Waiter, merged, ripen
 from batchflow.core.settlement import Effect, Enter, Page, Publish, Settlement, StartItems
 from batchflow.core.worker import WorkerStatus
@@ -27,7 +27,7 @@ class Model:
     limit = DEFAULT
     ledger: Ledger | None = None
 
-    def __init__(self, threads: ThreadPoolExecutor) -> None:
+    def __init__(self, threads: Threads) -> None:
         self.clock = Clock()
         self.endpoints: dict[str, Endpoint] = {}
         self.jobs: dict[str, Job] = {}
@@ -42,6 +42,7 @@ class Model:
         self.limits: list[FlowStatus] = []
         self.failures: dict[str, int] = {}
         self.change = asyncio.Event()
+        self.threads: Threads | None = threads
         self.runtime = Runtime(journaling=self, clock=self.clock, entropy=NoChance(), threads=threads)
 
     def serve(self, workflow: Workflow[Any, Any]) -> None:
@@ -147,7 +148,9 @@ class Model:
         return 0
 
     async def changed(self, since: int, timeout: float) -> None:
-        await self.change.wait()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await self.change.wait()
 
     # The journal's port
 

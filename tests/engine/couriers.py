@@ -24,7 +24,8 @@ class FakeCourier:
         self.begun: list[Claim] = []
         self.cancelled_with: list[object] = []
         self.interrupted: set[str] = set()
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
+        self.waited = 0.0
         self.under_way = self.most = 0
         self._stubborn = stubborn
         self._timeout = timeout
@@ -40,6 +41,9 @@ class FakeCourier:
 
     def is_interrupted(self, claim: Claim) -> bool:
         return claim.id in self.interrupted
+
+    def waited_s(self, claim: Claim, now: float) -> float:
+        return self.waited
 
     def ended(self, claim: Claim) -> None:
         self.interrupted.discard(claim.id)

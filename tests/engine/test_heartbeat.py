@@ -2,7 +2,8 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -108,6 +109,40 @@ async def test_a_beat_that_failed_is_repeated_sooner(
     await wait_until(lambda: faulty.calls["renew"] > 3, description="it has beaten again")
     await beating.stop()
     assert pauses[:5] == [10, 1, 1, 10, 10]
+
+
+async def test_stopping_needs_no_thread_of_the_event_loop(store: SqliteStore, clock: ManualClock) -> None:
+    """User code may have filled them all, with what takes long."""
+    go, loop = threading.Event(), asyncio.get_running_loop()
+    with ThreadPoolExecutor(1) as full:
+        loop.set_default_executor(full)
+        taken = asyncio.create_task(asyncio.to_thread(go.wait, 60))
+        beating = Heartbeat(store, dispatcher(store, FakeCourier(), clock), "w1", lambda: None, 3_600_000)
+        beating.start()
+        async with asyncio.timeout(30):
+            await beating.stop()
+        assert not taken.done()
+        go.set()
+        await taken
+
+
+async def test_stopping_does_not_wait_for_ever_for_a_beat(
+    store: SqliteStore, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store that does not answer is left behind."""
+    monkeypatch.setattr("batchflow.engine.heartbeat.PATIENCE_S", 0.01)
+    begun, go = threading.Event(), threading.Event()
+
+    class Mute(FaultyStore):
+        def renew(self, worker: str, lease_ms: int, hung: Sequence[tuple[str, int]] = ()) -> bool:
+            begun.set()
+            return go.wait(60)
+
+    beating = heartbeat(Mute(store, fail="prune"), clock, [])
+    beating.start()
+    await wait_until(begun.is_set, description="it asks")
+    await beating.stop()
+    go.set()
 
 
 async def test_stopping_ends_its_thread(store: SqliteStore, clock: ManualClock) -> None:

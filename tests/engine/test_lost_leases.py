@@ -9,11 +9,18 @@ from structlog.testing import capture_logs
 
 from batchflow import Batchflow, NoParams, WorkflowContext
 from batchflow.core import settlement
+from batchflow.core.flow import FlowControl
 from batchflow.core.message import Claim
+from batchflow.core.ports import Runtime
 from batchflow.core.settlement import Settlement
+from batchflow.engine.courier import LocalCourier
 from batchflow.engine.dispatch import Dispatcher
 from batchflow.engine.heartbeat import Heartbeat
+from batchflow.engine.lease import Lease
+from batchflow.engine.threads import Threads
+from batchflow.serve.endpoint import Endpoint
 from batchflow.stores.sqlite import SqliteStore
+from batchflow.testing import FixedEntropy
 from batchflow.testing.clock import ManualClock
 from batchflow.testing.conformance.scene import message
 from tests.engine.couriers import LEASE_MS, FakeCourier, dispatcher, memory_store, running
@@ -107,3 +114,124 @@ async def test_a_worker_that_is_known_again_looks_at_once(
     assert [line["event"] for line in logs if line["log_level"] == "warning"] == [
         "[batchflow] This worker's lease had ended (was the process suspended?); enlisting again"
     ]
+
+
+async def test_a_lease_is_doubtful_once_it_is_older_than_it_lasts() -> None:
+    """By a clock that a suspended process does not stop; then the store is asked, until it has answered."""
+    now = 100.0
+    lease = Lease(LEASE_MS, elapsed=lambda: now)
+    asked: list[float] = []
+    lease.ask = lambda: asked.append(now)
+    assert not lease.is_doubtful(0)
+    now += LEASE_MS / 1000
+    assert not lease.is_doubtful(0)
+    now += 0.001
+    assert lease.is_doubtful(0)
+    several = asyncio.gather(*(lease.holds(0) for _ in range(3)))
+    await asyncio.sleep(0)
+    assert len(asked) == 3
+    # A request that began before is no answer, as when the process was suspended while it was under way.
+    lease.renewed(now - 60)
+    lease.told(True)
+    await asyncio.sleep(0)
+    assert not several.done()
+    lease.renewed(now)
+    lease.told(True)
+    assert await several == [True] * 3
+    assert not lease.is_doubtful(0)
+
+
+@pytest.mark.parametrize("answers", [True, False])
+async def test_what_was_claimed_before_a_loss_may_be_anothers(answers: bool) -> None:
+    """Also after the worker is known again; and where the store does not answer, nothing is known."""
+    now = 100.0
+    lease = Lease(LEASE_MS, elapsed=lambda: now)
+    now += 31
+    asking = asyncio.ensure_future(lease.holds(0))
+    await asyncio.sleep(0)
+    if answers:
+        lease.lost()
+        lease.renewed(now)
+    lease.told(False)
+    assert not await asking
+    assert lease.is_doubtful(0)
+    if answers:
+        assert not await lease.holds(0)
+        assert await lease.holds(lease.losses)
+
+
+@pytest.mark.parametrize("taken", [True, False])
+async def test_a_worker_whose_lease_is_over_starts_nothing_before_it_has_asked(
+    store: SqliteStore, clock: ManualClock, monkeypatch: pytest.MonkeyPatch, taken: bool
+) -> None:
+    """What others may have done meanwhile is left to them; what nobody has taken goes on."""
+    monkeypatch.setattr("batchflow.engine.engine.Lease", partial(Lease, elapsed=lambda: clock.now() / 1000))
+    monkeypatch.setattr("batchflow.engine.housekeeping.EXPIRE_EVERY", 1_000)
+    flow = Batchflow(store, clock=clock)
+    suspended = [True]
+    executed: list[str] = []
+
+    @flow.serve("/work")
+    async def work(ctx: WorkflowContext[NoParams]) -> int:
+        await ctx.run("first", step, "first")
+        if suspended.pop(0):
+            suspended.append(False)
+            clock.advance("31s")
+            if taken:
+                await store.expire()
+        executed.append(f"attempt {ctx.attempt}")
+        await ctx.run("second", step, "second")
+        return len(executed)
+
+    async def step(name: str) -> None:
+        executed.append(name)
+
+    async with flow:
+        run = await work.trigger(NoParams())
+        with capture_logs() as logs:
+            await run.wait(30)
+    attempts = [it for it in executed if it.startswith("attempt")]
+    assert [it for it in executed if it not in attempts] == ["first", "second"]
+    assert len(attempts) == (2 if taken else 1)
+    assert any("lease had ended" in line["event"] for line in logs) is taken
+
+
+class OverLease:
+    """A lease that is over, and of which the store says whether it holds."""
+
+    losses = 0
+
+    def __init__(self, *, holds: bool) -> None:
+        self._holds = holds
+
+    def is_doubtful(self, losses: int) -> bool:
+        return True
+
+    async def holds(self, losses: int) -> bool:
+        return self._holds
+
+
+@pytest.mark.parametrize("holds", [True, False])
+async def test_a_claim_is_not_delivered_while_the_lease_is_in_doubt(
+    store: SqliteStore, clock: ManualClock, holds: bool
+) -> None:
+    """It is given back, as far as it is still ours."""
+    served = Endpoint(
+        route="work", name="work", handler=_answer, payload=lambda claim: None, flow=FlowControl(key="work")
+    )
+    runtime = Runtime(
+        journaling=store,
+        clock=clock,
+        entropy=FixedEntropy(),
+        threads=Threads(1, lambda given_up: None),
+        lease=OverLease(holds=holds),
+    )
+    courier = LocalCourier({"work": served}, served, runtime)
+    await store.publish([message("a", keep=True)])
+    (claim,) = (await store.claim("w1", ["work"], 1)).claims
+    ending = await courier.deliver(claim)
+    assert (ending is not None and ending.ending == "done") is holds
+
+
+async def _answer(ctx: WorkflowContext[None]) -> str:
+    return "1"

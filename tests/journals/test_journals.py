@@ -1,13 +1,12 @@
 """What older releases have recorded replays to the same end, and nothing of it is executed again."""
 
-from concurrent.futures import ThreadPoolExecutor
-
 import pytest
 
 from batchflow.core.message import Claim
 from batchflow.core.ports import Runtime, Verdict
 from batchflow.core.run import Step
 from batchflow.core.settlement import Effect
+from batchflow.engine.threads import Threads
 from batchflow.testing import FixedEntropy
 from tests.journals.functions import Functions
 from tests.journals.record import RECORDED, Record, place
@@ -40,15 +39,16 @@ async def test_a_journal_of_old_replays_to_its_recorded_end(name: str, always_re
         journal=record.steps,
         started_at=record.started_at,
     )
-    with ThreadPoolExecutor(1) as threads:
-        runtime = Runtime(
-            journaling=Sealed(),
-            clock=scene.clock,
-            entropy=FixedEntropy(),
-            threads=threads,
-            always_replay=always_replay,
-        )
-        ending = await served.endpoint.deliver(claim, runtime)
+    threads = Threads(1, lambda given_up: None)
+    runtime = Runtime(
+        journaling=Sealed(),
+        clock=scene.clock,
+        entropy=FixedEntropy(),
+        threads=threads,
+        always_replay=always_replay,
+    )
+    ending = await served.endpoint.deliver(claim, runtime)
+    threads.close()
     assert ending is not None
     assert (ending.ending, ending.result) == (ENDINGS[record.state], record.result)
     assert (ending.error or "").splitlines()[:1] == ([] if record.error is None else [record.error])

@@ -3,7 +3,6 @@
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
@@ -13,6 +12,7 @@ from batchflow.core.ports import Verdict
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.run import Journal, Step, merged, ripen
 from batchflow.core.settlement import Effect, Settlement
+from batchflow.engine.threads import Threads
 from batchflow.errors import StoreUnavailable
 from batchflow.serve.context import WorkflowContext
 from batchflow.serve.endpoint import Answer, Endpoint, Runtime
@@ -43,7 +43,7 @@ class Even:
         return bytes(n)
 
 
-THREADS = ThreadPoolExecutor(2, thread_name_prefix="steps")
+THREADS = Threads(2, lambda given_up: None)
 
 
 def first_line(ending: Settlement) -> str:

@@ -4,13 +4,15 @@ import asyncio
 import functools
 import threading
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from typing import Any, assert_type
 
 import pytest
 
-from batchflow.serve.callables import THREADS, as_async, is_async, within
+from batchflow.engine.threads import Threads
+from batchflow.serve.callables import as_async, is_async, within
+from batchflow.serve.delivering import SURROUNDING, Surrounding
+from tests.waiting import wait_until
 
 COLOUR: ContextVar[str] = ContextVar("colour", default="none")
 
@@ -90,12 +92,12 @@ async def test_wrapping_twice_changes_nothing() -> None:
 
 
 async def test_a_thread_sees_the_callers_context() -> None:
-    """Context variables are copied; the pool is the runtime's."""
-    with ThreadPoolExecutor(1, thread_name_prefix="ours") as pool:
-        THREADS.set(pool)
-        COLOUR.set("blue")
-        where = await as_async(lambda: (COLOUR.get(), threading.current_thread().name))()
-    assert where == ("blue", "ours_0")
+    """Context variables are copied; the threads are the runtime's."""
+    SURROUNDING.set(Surrounding(threads := Threads(1, lambda given_up: None)))
+    COLOUR.set("blue")
+    where = await as_async(lambda: (COLOUR.get(), threading.current_thread().name))()
+    threads.close()
+    assert where == ("blue", "batchflow-plain-0")
 
 
 async def test_types_survive() -> None:
@@ -115,3 +117,35 @@ async def test_what_takes_too_long_is_cancelled() -> None:
     with pytest.raises(TimeoutError, match="^of my own$"):
         await within(1000, own, (), {})
     assert await within(1000, fetch, ("ab",), {"times": 2}) == "abab"
+
+
+async def test_the_time_of_a_call_begins_when_it_has_a_thread() -> None:
+    """What waits for one has not begun; it has all its time then, and no more."""
+    go = threading.Event()
+    SURROUNDING.set(surrounding := Surrounding(threads := Threads(1, lambda given_up: None)))
+    loop = asyncio.get_running_loop()
+    first = asyncio.ensure_future(as_async(go.wait)())
+    second = asyncio.create_task(within(100, as_async(compute), ("ab",), {}))
+    third = asyncio.create_task(within(100, as_async((end := threading.Event()).wait), (60,), {}))
+    await wait_until(lambda: surrounding.waited(loop.time()) > 0.15, description="both have waited long enough")
+    assert not second.done()
+    go.set()
+    assert await first
+    assert await second == "ab"
+    with pytest.raises(TimeoutError, match="^took longer than 100ms$"):
+        await third
+    end.set()
+    waited = surrounding.waited(loop.time())
+    assert surrounding.waited(loop.time() + 9) == waited
+    threads.close()
+
+
+async def test_arguments_of_any_name_reach_a_plain_function() -> None:
+    """Those that our own methods use, too."""
+
+    def takes(**values: int) -> dict[str, int]:
+        return values
+
+    named = {"self": 1, "fn": 2, "call": 3, "func": 4, "args": 5, "kwargs": 6, "waits": 7}
+    assert await as_async(takes)(**named) == named
+    assert await within(60_000, as_async(takes), (), named) == named

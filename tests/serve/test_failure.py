@@ -1,6 +1,8 @@
 """What exceptions of user code mean, and what is kept of them."""
 
 from datetime import timedelta
+from decimal import Decimal
+from typing import Any
 
 import pytest
 
@@ -14,7 +16,7 @@ from batchflow.errors import (
     StepFailed,
     UnserializableError,
 )
-from batchflow.serve.failure import REPORT_BYTES, again_at, describe, headline, rate_limit, report, trace
+from batchflow.serve.failure import REPORT_BYTES, again_at, describe, headline, limit_ms, rate_limit, report, trace
 
 POLICY = RetryPolicy(retries=3, first="1s", factor=4)
 FINAL = [
@@ -106,3 +108,44 @@ def test_reports_are_cut(letter: str) -> None:
 def test_surrogates_do_not_break_a_report() -> None:
     """What UTF-8 cannot hold is replaced."""
     assert describe(ValueError("a\udc80")) == "ValueError: a?"
+
+
+LONGEST_MS = 36_500 * 86_400_000
+DELAYS: list[tuple[Any, int | None]] = [
+    (0, 0),
+    (-5, 0),
+    (-0.001, 0),
+    (timedelta(seconds=-3), 0),
+    (-(10**400), 0),
+    (1e30, LONGEST_MS),
+    (10**12, LONGEST_MS),
+    (10**400, LONGEST_MS),
+    (timedelta.max, LONGEST_MS),
+    ("30", 30_000),
+    (Decimal("0.5"), 500),
+    (float("nan"), None),
+    (Decimal("NaN"), None),
+    (float("inf"), None),
+    (float("-inf"), None),
+]
+
+
+@pytest.mark.parametrize("kind", [RetryAfter, RateLimited])
+@pytest.mark.parametrize(("delay", "expected"), DELAYS)
+def test_a_delay_is_any_number(kind: type[RetryAfter], delay: Any, expected: int | None) -> None:
+    """What has passed is now, the bound of durations holds, and what is no time leaves it to the policy."""
+    error = kind(delay, "busy")
+    assert (error.delay_ms, str(error)) == (expected, "busy")
+    assert kind(delay).args[0].startswith("try again ")
+    wait = POLICY.delay_ms(1) if expected is None else expected
+    assert again_at(error, 1, POLICY, now=100, chance=0.5) == 100 + wait
+    if isinstance(error, RateLimited):
+        assert limit_ms(error, POLICY) == wait
+
+
+def test_the_longest_known_delay_of_a_group_counts() -> None:
+    """Those that are no time say nothing."""
+    nan = float("nan")
+    group = ExceptionGroup("several", [RateLimited(nan), RateLimited(9), RateLimited(nan)])
+    assert again_at(group, 1, POLICY, now=0, chance=0.5) == 9_000
+    assert rate_limit(group) is group.exceptions[1]

@@ -1,7 +1,12 @@
 """Ways out of a step or a function that would take more along than they should."""
 
 import asyncio
+import functools
+import signal
+import subprocess
 import sys
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -10,41 +15,168 @@ from structlog.testing import capture_logs
 from batchflow.core.retry import RetryPolicy
 from batchflow.errors import StepFailed
 from batchflow.serve.context import WorkflowContext
+from batchflow.serve.leaving import is_end
 from tests.serve.model import Calls, Model, endpoint, first_line
 
 Context = WorkflowContext[Any]
 TWICE = RetryPolicy(retries=1, first="1s")
 
 
-async def async_exit() -> None:
-    sys.exit(3)
+class Abort(BaseException):
+    """No `Exception`, and nobody's business."""
 
 
-@pytest.mark.parametrize("step", [async_exit, lambda: sys.exit(3)], ids=["async", "plain"])
-async def test_a_step_that_leaves_the_process_is_a_failed_one(step: Any) -> None:
-    """`sys.exit` would end the worker, and the next one that takes the run."""
+class Mute(BaseException):
+    """One that cannot be shown."""
+
+    def __str__(self) -> str:
+        raise GeneratorExit
+
+    __repr__ = __str__
+
+
+LEAVING: dict[type[BaseException], str] = {
+    SystemExit: "SystemExit: 3",
+    KeyboardInterrupt: "KeyboardInterrupt: 3",
+    GeneratorExit: "GeneratorExit: 3",
+    Abort: "Abort: 3",
+    Mute: "Mute: (its text cannot be read: GeneratorExit)",
+}
+
+
+def leave(kind: type[BaseException]) -> None:
+    raise kind(3)
+
+
+def leave_a_generator(kind: type[BaseException]) -> None:
+    def generate() -> Iterator[int]:
+        yield 1
+
+    generator: Any = generate()
+    next(generator)
+    generator.throw(kind(3))
+
+
+async def async_leave(kind: type[BaseException]) -> None:
+    await asyncio.sleep(0)
+    leave_a_generator(kind)
+
+
+@pytest.mark.parametrize("kind", LEAVING)
+@pytest.mark.parametrize("step", [leave, leave_a_generator, async_leave])
+async def test_whatever_leaves_a_step_fails_it(step: Any, kind: type[BaseException]) -> None:
+    """Also what would end the worker, and the next one that takes the run; it is tried again by the policy."""
     caught: list[str] = []
 
     async def run(ctx: Context) -> str:
         try:
-            await ctx.run("leave", step)
+            await ctx.run("leave", step, kind)
         except StepFailed as failed:
             caught.append(failed.error)
         return "here"
 
     ending = await Model(retry=TWICE).drive(endpoint(run))
-    assert (ending.result, caught) == ('"here"', ["SystemExit: 3"])
+    assert (ending.result, caught) == ('"here"', [LEAVING[kind]])
 
 
-async def test_a_function_that_leaves_the_process_is_a_failed_attempt() -> None:
-    """Outside of steps as well."""
+@pytest.mark.parametrize("kind", LEAVING)
+async def test_whatever_leaves_a_step_beside_others_fails_it(kind: type[BaseException]) -> None:
+    """In a task of its own, where asyncio lets some kinds through to the event loop."""
+
+    async def run(ctx: Context) -> list[str]:
+        both = asyncio.gather(ctx.run("a", leave, kind), ctx.run("b", async_leave, kind), return_exceptions=True)
+        return [type(it).__name__ for it in await both]
+
+    assert (await Model(retry=TWICE).drive(endpoint(run))).result == '["StepFailed", "StepFailed"]'
+
+
+@pytest.mark.parametrize("kind", LEAVING)
+async def test_whatever_leaves_a_function_fails_its_attempt(kind: type[BaseException]) -> None:
+    """Outside of steps as well, and where the payload is made."""
 
     async def run(ctx: Context) -> None:
-        sys.exit(3)
+        leave(kind)
 
     model = Model(retry=TWICE)
     ending = await model.drive(endpoint(run))
-    assert (ending.ending, first_line(ending), len(model.endings)) == ("dead", "SystemExit: 3", 2)
+    assert (ending.ending, first_line(ending), len(model.endings)) == ("dead", LEAVING[kind], 2)
+    ending = await Model().drive(endpoint(run, payload=lambda claim: leave(kind)))
+    assert (ending.ending, first_line(ending)) == ("dead", LEAVING[kind])
+
+
+@contextmanager
+def handled_by(handler: Any) -> Generator[None]:
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+class Handler:
+    def handle(self, number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    __call__ = handle
+
+
+HANDLERS = [signal.default_int_handler, Handler(), Handler().handle, functools.partial(Handler().handle)]
+
+
+@pytest.mark.parametrize("handler", HANDLERS)
+async def test_ctrl_c_is_no_failure_of_the_code_it_meets(handler: Any) -> None:
+    """Whoever handles the signal; what the code raises itself is one."""
+    task, loop = asyncio.current_task(), asyncio.get_running_loop()
+
+    def interrupted() -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    def raising() -> None:
+        raise KeyboardInterrupt
+
+    with handled_by(handler):
+        for code, expected in ((interrupted, True), (raising, False)):
+            with pytest.raises(KeyboardInterrupt) as caught:
+                code()
+            assert is_end(caught.value, task, loop) is expected
+
+
+async def test_a_task_that_is_thrown_away_has_not_failed() -> None:
+    """Its coroutine is closed, and can wait for nothing any more."""
+    loop = asyncio.get_running_loop()
+    other = asyncio.create_task(asyncio.sleep(0))
+    assert is_end(GeneratorExit(), other, loop)
+    assert not is_end(GeneratorExit(), asyncio.current_task(), loop)
+    await other
+
+
+INTERRUPTED = """
+import asyncio, os, signal
+from batchflow import Batchflow, WorkflowContext
+
+flow = Batchflow("sqlite://")
+
+@flow.serve("/f")
+async def f(ctx: WorkflowContext[None]) -> None:
+    async def step() -> None:
+        # At the first one, asyncio cancels what it runs; it raises at the second.
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+    await ctx.run("step", step)
+
+async def main() -> None:
+    async with flow:
+        await (await f.trigger(None)).wait()
+
+asyncio.run(main())
+"""
+
+
+def test_ctrl_c_ends_the_program_in_the_middle_of_a_step() -> None:
+    """As it would without batchflow."""
+    ended = subprocess.run([sys.executable, "-c", INTERRUPTED], capture_output=True, timeout=60, check=False)
+    assert ended.returncode == -signal.SIGINT, ended.stderr.decode()
+    assert b"KeyboardInterrupt" in ended.stderr
 
 
 async def test_a_plain_step_that_raises_stop_iteration_is_a_failed_one() -> None:

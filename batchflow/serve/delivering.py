@@ -1,0 +1,97 @@
+"""What code sees of the delivery it runs in: in which app, in which step, and how long it waits for threads."""
+
+from collections import Counter
+from contextvars import ContextVar
+from typing import TypeAlias
+
+from batchflow.core.ports import Runtime, Threads
+from batchflow.errors import InputError
+
+Inside: TypeAlias = tuple[str, int, str]
+"""A step under way: the run's id, its number and its name."""
+
+INSIDE: ContextVar[Inside | None] = ContextVar("batchflow_step", default=None)
+
+
+class Surrounding:
+    """What one delivery, or one dry run, lends to the code within it."""
+
+    __slots__ = ("_key", "_looks", "_runtime", "_since", "_waited", "_waiting", "threads")
+
+    def __init__(self, threads: Threads | None, runtime: Runtime | None = None, key: tuple[str, int] = ("", 0)) -> None:
+        self.threads = threads
+        """Where plain functions run; None: in the event loop's own."""
+        self._runtime = runtime
+        self._key = key
+        self._looks: Counter[tuple[str, int]] | None = None
+        self._waiting = 0
+        self._since = 0.0
+        self._waited = 0.0
+
+    @property
+    def home(self) -> object:
+        """The app that delivers; None outside of a delivery."""
+        return None if self._runtime is None else self._runtime.home
+
+    def look(self, id: str) -> int:
+        """How often code in the present step has looked at a run or batch that had not ended, this time included."""
+        if self._looks is None:
+            self._looks = Counter()
+        _, number, _ = INSIDE.get() or ("", 0, "")
+        self._looks[id, number] += 1
+        return self._looks[id, number]
+
+    def waits(self, is_waiting: bool, now: float) -> None:
+        """A plain function waits for a thread, or does not any more; `now` is the event loop's time."""
+        if is_waiting:
+            if not self._waiting:
+                self._since = now
+                if self._runtime is not None:
+                    self._runtime.queueing[self._key] = self.waited
+            self._waiting += 1
+            return
+        self._waiting -= 1
+        if not self._waiting:
+            self._waited += now - self._since
+
+    def waited(self, now: float) -> float:
+        """For how many seconds plain functions of it have waited for threads up to `now`."""
+        return self._waited + (now - self._since if self._waiting else 0)
+
+
+SURROUNDING: ContextVar[Surrounding | None] = ContextVar("batchflow_delivery", default=None)
+"""None outside of any delivery."""
+
+
+PATIENCE = 3
+"""So often code in a step may look at what has not ended; who looks again waits for it."""
+
+
+def refuse_waiting(app: object, what: str) -> None:
+    """Refuse to wait for a run or batch of `app` where that itself delivers the code that would wait.
+
+    It would hold its place, its thread and its flow slot, which `what` may be waiting for.
+
+    Raises:
+        InputError: it does.
+    """
+    surrounding = SURROUNDING.get()
+    if surrounding is None or surrounding.home is not app:
+        return
+    _, _, step = INSIDE.get() or ("", 0, "")
+    where = f"step '{step}'" if step else "a durable function"
+    raise InputError(
+        f"{where} cannot wait for {what} of the same app: it would keep the place that this may need; "
+        f"write 'await ctx.invoke(name, function, payload)' in the function, which waits without holding anything"
+    )
+
+
+def looked_at(app: object, id: str, what: str) -> None:
+    """Code has looked at a run or batch of `app` that has not ended.
+
+    Raises:
+        InputError: it does so again and again in one step, that is, it waits.
+    """
+    surrounding = SURROUNDING.get()
+    if surrounding is not None and surrounding.home is app and surrounding.look(id) > PATIENCE:
+        refuse_waiting(app, what)

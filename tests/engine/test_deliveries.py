@@ -1,0 +1,73 @@
+"""What user code does to the dispatcher: it settles all the same, and blames nobody for waiting."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from structlog.testing import capture_logs
+
+from batchflow.core.ports import TIMEOUT
+from batchflow.engine.dispatch import HUNG_GRACE_S
+from batchflow.stores.sqlite import SqliteStore
+from batchflow.testing.clock import ManualClock
+from batchflow.testing.conformance.scene import message
+from tests.engine.couriers import FakeCourier, dispatcher, memory_store
+from tests.waiting import wait_until
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+async def store(clock: ManualClock) -> AsyncIterator[SqliteStore]:
+    opened = await memory_store(clock)
+    await opened.publish([message("m")])
+    yield opened
+    await opened.close()
+
+
+class Unspeakable(BaseException):
+    """It cannot even be shown."""
+
+    def __str__(self) -> str:
+        raise SystemExit
+
+    __repr__ = __str__
+
+
+@pytest.mark.parametrize("error", [GeneratorExit(), SystemExit(3), BaseException("theirs"), Unspeakable()])
+async def test_whatever_a_delivery_raises_its_claim_is_settled(
+    store: SqliteStore, clock: ManualClock, error: BaseException
+) -> None:
+    """And its place is free, whether the log can be written or not."""
+    courier = FakeCourier()
+    courier.error = error
+    dispatching = dispatcher(store, courier, clock, concurrency=1)
+    with capture_logs() as logs:
+        await dispatching.claim_once()
+        await dispatching.join()
+    assert [line["event"] for line in logs] == ["[batchflow:error] Delivery failed"]
+    assert (dispatching.tally.endings, dispatching.under_way) == ({"retry": 1}, 0)
+    clock.advance("1s")
+    (claim,) = (await store.claim("w1", ["work"], 1)).claims
+    assert (claim.failures, claim.losses) == (1, 0)
+
+
+async def test_waiting_for_a_thread_is_not_the_time_of_an_attempt(store: SqliteStore, clock: ManualClock) -> None:
+    """Neither the sweep nor what tells of hung claims counts it."""
+    courier = FakeCourier(held=True, timeout=0)
+    courier.waited = 3_600
+    dispatching = dispatcher(store, courier, clock)
+    (claim,) = (await dispatching.claim_once()).claims
+    await wait_until(lambda: courier.under_way == 1, description="it is delivered")
+    dispatching.sweep()
+    await asyncio.sleep(0)
+    now = asyncio.get_running_loop().time()
+    assert (courier.under_way, dispatching.hung(now + HUNG_GRACE_S + 1)) == (1, [])
+    assert dispatching.hung(now + HUNG_GRACE_S + 3_601) == [(claim.id, claim.fence)]
+    courier.waited = 0
+    dispatching.sweep()
+    await dispatching.join()
+    assert courier.cancelled_with == [TIMEOUT]
