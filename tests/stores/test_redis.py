@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 from batchflow.core import settlement
 from batchflow.core.clock import Clock
 from batchflow.errors import StoreError, StoreIncompatible, StoreUnavailable
-from batchflow.stores.redis import RedisStore, connection
+from batchflow.stores.redis import RedisStore, connection, keys, scripts
 from batchflow.stores.redis.keys import FIRST_SCHEMA, KEYS, SCHEMA, pattern_of, prefix
 from batchflow.testing.clock import ManualClock
 from batchflow.testing.conformance.scene import LEASE_MS, Scene, message, names, new_batch, ran
@@ -119,6 +119,35 @@ async def test_open_of_another_versions_namespace_is_refused(server: Server, sch
     assert cure in said
     async with opened(server.url, namespace="other") as scene:
         assert await scene.publish("a") == [True]
+
+
+async def test_open_migrates_what_an_older_version_has_made(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Step by step, once; whoever still works with the older schema is told to upgrade, and changes nothing."""
+    async with opened(server.url) as old:
+        await old.publish("a")
+        steps = {SCHEMA + 1: "call('HSET', META, 'one', 1)", SCHEMA + 2: "call('HINCRBY', META, 'two', 1)"}
+        monkeypatch.setattr(keys, "SCHEMA", SCHEMA + 2)
+        monkeypatch.setattr(scripts, "migrations", lambda: steps)
+        scripts.script.cache_clear()
+        try:
+            for _ in range(2):
+                async with opened(server.url) as new:
+                    if await new.store.run("a"):
+                        await new.done(await new.claim_one("a"))
+        finally:
+            scripts.script.cache_clear()
+        with pytest.raises(StoreUnavailable, match=f"holds schema {SCHEMA + 2} by now"):
+            await old.publish("b")
+    with server.client() as client:
+        about: Any = client.hgetall(f"{prefix('batchflow')}meta")
+        assert (about["schema"], about["one"], about["two"]) == (str(SCHEMA + 2), "1", "1")
+        client.hset(f"{prefix('batchflow')}meta", "schema", str(SCHEMA))
+        client.hdel(f"{prefix('batchflow')}meta", "one", "two")
+
+
+def test_each_schema_after_the_first_has_its_migration() -> None:
+    """None is left out, on either store."""
+    assert sorted(scripts.migrations()) == list(range(FIRST_SCHEMA + 1, SCHEMA + 1))
 
 
 async def test_namespaces_keep_programs_apart(server: Server) -> None:

@@ -48,6 +48,8 @@ class Calls:
         if refused:
             raise connection.forbidden(refused, self._place)
         keys.check_schema(schema, namespace, self._place)
+        if schema < keys.SCHEMA:
+            await self.one("migrate")
         await connection.check_eviction(self._client, self._place)
         self.store = number
         self._opened = True

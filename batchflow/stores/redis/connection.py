@@ -130,6 +130,10 @@ def meaning(error: str, place: str) -> StoreError:
         return StoreUnavailable(
             f"{place} has fewer good replicas than 'min-replicas-to-write' asks for; the work goes on by itself"
         )
+    if error.startswith("SCHEMA "):
+        return StoreIncompatible(
+            f"{place} holds schema {error.split()[1]} by now, which another version has made of it; upgrade this one"
+        )
     if "WRONGPASS" in error or "NOAUTH" in error:
         return _kept_out(error, place)
     if "DB index" in error:

@@ -109,12 +109,12 @@ def prefix(namespace: str) -> str:
 
 
 def check_schema(schema: int, namespace: str, place: str) -> None:
-    """Refuse a namespace that another version has made.
+    """Refuse a namespace that another version has made and that cannot be migrated.
 
     Raises:
         StoreIncompatible: its keys are not those of this one.
     """
-    if schema == SCHEMA:
+    if FIRST_SCHEMA <= schema <= SCHEMA:
         return
     made = f"the namespace '{namespace}' of {place} was made by"
     if schema > SCHEMA:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
+from batchflow.stores.redis import keys
+
 _COMMAND = re.compile(r"\b(?:call|pcall|buffer\.\w+)\('([A-Z]+)'")
 
 
@@ -23,14 +25,25 @@ def script() -> Script:
     """All of `lua/`: what the verbs share, the verbs, and the dispatcher last."""
     base, *parts = _parts()
     names = ", ".join(f"'{name}'" for name in commands())
-    text = "\n".join([base, f"local COMMANDS = {{ {names} }}", *parts])
+    given = [f"local COMMANDS = {{ {names} }}", f"local SCHEMA = {keys.SCHEMA}", "local MIGRATIONS = {}"]
+    steps = [f"MIGRATIONS[{schema}] = function()\n{text}\nend" for schema, text in sorted(migrations().items())]
+    text = "\n".join([base, *given, *steps, *parts])
     return Script(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+
+def migrations() -> dict[int, str]:
+    """What brings a namespace to each schema from the one before, by schema: `lua/migrations/0011_….lua`, and so on.
+
+    There is one for each schema after that of 0.1.0. It uses what `a_base.lua` gives to all verbs.
+    """
+    folder = files("batchflow.stores.redis").joinpath("lua", "migrations")
+    return {int(it.name[:4]): it.read_text() for it in folder.iterdir()} if folder.is_dir() else {}
 
 
 @cache
 def commands() -> tuple[str, ...]:
     """The commands that the script runs."""
-    return tuple(sorted(set(_COMMAND.findall("\n".join(_parts())))))
+    return tuple(sorted(set(_COMMAND.findall("\n".join([*_parts(), *migrations().values()])))))
 
 
 @cache

@@ -12,9 +12,14 @@ function rights.refused(commands)
   return found
 end
 
--- What to answer to the whole group where some of COMMANDS, all that the script runs, are missing; `open` tells itself.
+local SETTING_UP = { open = true, migrate = true, founded = true }
+
+-- What to answer to the whole group where some of COMMANDS, all that the script runs, are missing, or another version has
+-- migrated the namespace meanwhile; what sets a namespace up tells itself.
 function rights.missing(operations)
-  if operations[1] and operations[1][1] == 'open' then return nil end
+  if operations[1] and SETTING_UP[operations[1][1]] then return nil end
+  local schema = call('HGET', META, 'schema')
+  if schema and tonumber(schema) ~= SCHEMA then return 'SCHEMA ' .. schema end
   local found = rights.refused(COMMANDS)
   if #found > 0 then return 'NOPERM its user may not run ' .. table.concat(found, ', ') end
 end
