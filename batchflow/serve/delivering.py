@@ -16,17 +16,17 @@ INSIDE: ContextVar[Inside | None] = ContextVar("batchflow_step", default=None)
 class Surrounding:
     """What one delivery, or one dry run, lends to the code within it."""
 
-    __slots__ = ("_key", "_looks", "_runtime", "_since", "_waited", "_waiting", "threads")
+    # One is made for every item: what few of them use is set when it is used.
+    _looks: Counter[tuple[str, int]] | None = None
+    _waiting = 0
+    _since = 0.0
+    _waited = 0.0
 
     def __init__(self, threads: Threads | None, runtime: Runtime | None = None, key: tuple[str, int] = ("", 0)) -> None:
         self.threads = threads
         """Where plain functions run; None: in the event loop's own."""
         self._runtime = runtime
         self._key = key
-        self._looks: Counter[tuple[str, int]] | None = None
-        self._waiting = 0
-        self._since = 0.0
-        self._waited = 0.0
 
     @property
     def home(self) -> object:

@@ -27,7 +27,6 @@ LEDGER = re.compile(r"SEARCH \w+ USING PRIMARY KEY \(ledger=\?\)")
 
 # Statements that read a large table from one end to the other, with the reason.
 WALKS: dict[str, str] = {
-    "lanes_next": "what is claimed alone is few among many, and has an index of its own",
     "lanes_broken": "an index that holds nothing but what it looks for",
     "ledger_list": "the first marks of each ledger",
     "flow_status_all": "all keys are asked for",

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, TypeAlias
 
 from pydantic_core import from_json, to_json
 
@@ -106,17 +106,8 @@ def walked(tx: Tx, effect: Walked) -> None:
     flows.open_again(tx, key, flows.HELD)
 
 
-class _Row(NamedTuple):
-    """An item that may start. `once`: as the statement `item_classify` takes it."""
-
-    slot: int
-    batch: int
-    number: int
-    id: str
-    ledger: int
-    once: int
-    data: str | None
-
+_Row: TypeAlias = tuple[int, int, int, str, int, int]
+"""An item that may start, as the statement `item_classify` takes it: slot, batch, number, id, ledger, once."""
 
 _REASONS = {1: "duplicates", 2: "in_flight", 3: "already_processed"}
 
@@ -124,54 +115,59 @@ _REASONS = {1: "duplicates", 2: "in_flight", 3: "already_processed"}
 def start_items(tx: Tx, starts: Sequence[StartItems]) -> None:
     """Give a run to each item that has none yet and that is neither processed nor in flight elsewhere."""
     rows: list[_Row] = []
+    data: dict[int, str] = {}
     counts: dict[int, dict[str, int]] = {}
     for start in starts:
         key = tx.batch_key(start.batch)
         if key is None or not messages.taken_by(tx, key):
             continue
         counts.setdefault(key, {"open": 0, "duplicates": 0, "in_flight": 0, "already_processed": 0})
+        data |= {slot: text for slot, text in enumerate(start.data, len(rows)) if text is not None}
         rows += _rows(tx, start, key, len(rows))
-    refused: dict[int, int] = dict(tx.json_rows("item_classify", [row[:6] for row in rows], now=tx.now)) if rows else {}
+    refused: dict[int, int] = dict(tx.json_rows("item_classify", rows, now=tx.now)) if rows else {}
     holders: dict[tuple[int, str], int] = {}
     mine: set[tuple[int, str]] = set()
     fresh: list[_Row] = []
     for row in rows:
-        reason = refused.get(row.slot)
+        slot, key, _, id, ledger, once = row
+        reason = refused.get(slot)
         if reason is None:
             # Started by another row of this group: for the same batch it is a duplicate.
-            holder = holders.setdefault((row.ledger, row.id), row.batch)
-            if (row.batch, row.id) in mine:
+            if (key, id) in mine:
                 reason = 1
-            elif holder != row.batch and row.once:
+            elif holders.setdefault((ledger, id), key) != key and once:
                 reason = 2
         if reason is None:
-            mine.add((row.batch, row.id))
+            mine.add((key, id))
             fresh.append(row)
-        counts[row.batch]["open" if reason is None else _REASONS[reason]] += 1
+        else:
+            counts[key][_REASONS[reason]] += 1
     if fresh:
-        _add_items(tx, fresh)
+        _add_items(tx, fresh, counts)
+    if data:
+        brought = [(row[1], row[2], data[row[0]]) for row in fresh if row[0] in data]
+        tx.run_rows("item_bring", brought)
     for key, count in counts.items():
         tx.run("batch_start_items", batch=key, **count)
 
 
 def _rows(tx: Tx, start: StartItems, key: int, slot: int) -> list[_Row]:
-    head = tx.head(key)
-    marked = frozenset(start.marked)
-    data = start.data or [None] * len(start.ids)
-    found: list[_Row] = []
-    for place, (id, text) in enumerate(zip(start.ids, data, strict=True)):
-        once = 0 if head.every else 1 if id in marked else 2
-        found.append(_Row(slot + place, key, start.first + place, id, head.ledger, once, text))
-    return found
+    head, first, marked = tx.head(key), start.first, frozenset(start.marked)
+    ledger, once = head.ledger, 0 if head.every else 2
+    return [
+        (slot + place, key, first + place, id, ledger, once and 1 if id in marked else once)
+        for place, id in enumerate(start.ids)
+    ]
 
 
-def _add_items(tx: Tx, rows: Sequence[_Row]) -> None:
-    tx.run_rows("item_add", [(row.batch, row.number, row.id, row.data) for row in rows])
-    tx.run_rows("item_hold", [(row.ledger, row.id, row.batch) for row in rows])
+def _add_items(tx: Tx, rows: Sequence[_Row], counts: dict[int, dict[str, int]]) -> None:
+    tx.run_rows("item_add", [(key, number, id) for _, key, number, id, _, _ in rows])
+    tx.run_rows("item_hold", [(ledger, id, key) for _, key, _, id, ledger, _ in rows])
     found: list[tuple[str, int, int, int]] = []
-    for row in rows:
-        head = tx.head(row.batch)
-        found.append((ids.item_run_id(head.id, row.number), head.lane, row.batch, row.number))
+    for _, key, number, _, _, _ in rows:
+        head = tx.head(key)
+        found.append((ids.item_run_id(head.id, number), head.lane, key, number))
+        counts[key]["open"] += 1
     tx.run_rows("item_message", found, now=tx.now)
     for lane in {row[1] for row in found}:
         flows.ready_by(tx, lane, 0)
@@ -182,26 +178,31 @@ def end_items(tx: Tx, ended: Sequence[tuple[int, int, Settlement]]) -> dict[int,
     moved: dict[int, Delta] = {}
     rows: list[tuple[Any, ...]] = []
     marks: list[tuple[int, int, int, int | None]] = []
-    let_go: list[tuple[int, int, int]] = []
+    released: list[tuple[int, int, int]] = []
+    latest, head, delta, expires_at = None, None, Delta(), None
     for key, number, settlement in ended:
-        head = tx.head(key)
+        # Those of one batch mostly come one after the other.
+        if key != latest or head is None:
+            latest, head, delta = key, tx.head(key), moved.setdefault(key, Delta())
+            expires_at = None if head.ledger_ttl is None else tx.now + head.ledger_ttl
         state = _ITEM_STATE[settlement.ending]
-        delta = moved.setdefault(key, Delta())
+        if state == "succeeded":
+            delta.succeeded += 1
+            marks.append((key, number, head.ledger, expires_at))
+        else:
+            delta.failed += state == "failed"
+            delta.cancelled += state == "cancelled"
+            released.append((key, number, head.ledger))
         delta.open -= 1
-        setattr(delta, state, getattr(delta, state) + 1)
         delta.worked_ms += settlement.took_ms
         rows.append((key, number, state, settlement.result if head.keep_results else None, settlement.error))
-        if state == "succeeded":
-            marks.append((key, number, head.ledger, None if head.ledger_ttl is None else tx.now + head.ledger_ttl))
-        else:
-            let_go.append((key, number, head.ledger))
     if rows:
         tx.run_rows("item_end", rows, now=tx.now)
     if marks:
         tx.run_rows("mark_items", marks, now=tx.now)
-    if let_go:
-        tx.run_rows("mark_release", let_go)
-        tx.run_rows("mark_sweep", let_go)
+    if released:
+        tx.run_rows("mark_release", released)
+        tx.run_rows("mark_sweep", released)
     return moved
 
 

@@ -15,7 +15,6 @@ from batchflow.stores.sqlite import flows, steps
 from batchflow.stores.sqlite.transaction import BatchHead, Tx
 
 LANES_AT_ONCE = 64
-_STAGE = 13
 
 
 class _Lane(NamedTuple):
@@ -134,7 +133,7 @@ def _take_from(tx: Tx, lane: _Lane, want: int, owner: int, states: dict[str, Flo
 
 def _shared(rows: list[Any], want: int, ahead: int) -> tuple[list[Any], int]:
     """As many candidates as are wanted, of what has started and of what is fresh."""
-    started = sum(1 for row in rows if row[_STAGE] > 0)
+    started = sum(1 for row in rows if row[1])
     parts = share(want, started, len(rows) - started, ahead)
     return rows[: parts.started] + rows[started : started + parts.fresh], parts.ahead
 
@@ -152,7 +151,7 @@ def _compose(tx: Tx, found: list[tuple[_Lane, list[Any]]]) -> list[Claim]:
     claims: list[Claim] = []
     for lane, rows in found:
         destination = lane.destination
-        for id, fence, batch, number, item, failures, losses, body, headers, retry, started_at, depth, data, _ in rows:
+        for id, fence, batch, number, item, failures, losses, body, headers, retry, started_at, depth, data in rows:
             head = None if batch is None else tx.head(batch)
             claims.append(
                 Claim(

@@ -257,20 +257,20 @@ SELECT id, lane, due, batch, keep, body, headers, retry, label, parent, parent_s
 FROM given WHERE id IS NOT NULL;
 
 -- message_candidates --
--- What has started already, by when it is due, then what is fresh, by id: each with its stage, up to the limit of each.
+-- What has started already, by when it is due, then what is fresh, by id: up to the limit of each.
 SELECT json_group_array(json_array(
-    id, fence, batch, number, item, failures, losses, body, headers, retry, started_at, depth, data, stage))
+    id, fence, batch, number, item, failures, losses, body, headers, retry, started_at, depth, data))
 FROM (
     SELECT * FROM (
         SELECT m.id, m.fence, m.batch, m.number, i.id AS item, m.failures, m.losses, m.body, m.headers, m.retry,
-            m.started_at, m.depth, i.data, m.stage
+            m.started_at, m.depth, i.data
         FROM message m LEFT JOIN item i ON i.batch = m.batch AND i.number = m.number
         WHERE m.lane = :lane AND m.owner IS NULL AND m.stage = 1 AND m.due <= :now
         ORDER BY m.due, m.id LIMIT :limit)
     UNION ALL
     SELECT * FROM (
         SELECT m.id, m.fence, m.batch, m.number, i.id AS item, m.failures, m.losses, m.body, m.headers, m.retry,
-            m.started_at, m.depth, i.data, m.stage
+            m.started_at, m.depth, i.data
         FROM message m LEFT JOIN item i ON i.batch = m.batch AND i.number = m.number
         WHERE m.lane = :lane AND m.owner IS NULL AND m.stage = 0 AND m.due = 0
         ORDER BY m.id LIMIT :limit)
@@ -278,10 +278,10 @@ FROM (
 
 -- message_suspect_read --
 SELECT json_group_array(json_array(
-    id, fence, batch, number, item, failures, losses, body, headers, retry, started_at, depth, data, stage))
+    id, fence, batch, number, item, failures, losses, body, headers, retry, started_at, depth, data))
 FROM (
         SELECT m.id, m.fence, m.batch, m.number, i.id AS item, m.failures, m.losses, m.body, m.headers, m.retry,
-            m.started_at, m.depth, i.data, m.stage
+            m.started_at, m.depth, i.data
         FROM message m LEFT JOIN item i ON i.batch = m.batch AND i.number = m.number
         WHERE m.id = :id);
 
@@ -476,7 +476,8 @@ DELETE FROM arrival WHERE run IN (SELECT run FROM given);
 -- its next attempt goes on waiting.
 WITH given (run) AS (VALUES :rows)
 SELECT json_group_array(json_array(m.id, m.lane)) FROM message m
-WHERE m.id IN (SELECT run FROM given) AND m.owner IS NULL AND m.stage = 1 AND m.error IS NULL AND m.due > :now
+WHERE m.id IN (SELECT run FROM given) AND m.owner IS NULL AND m.stage IN (1, 2) AND m.error IS NULL
+    AND m.due > :now
     AND EXISTS (SELECT 1 FROM arrival a WHERE a.run = m.id);
 
 -- message_awake --
@@ -601,10 +602,11 @@ FROM (
         b.id AS batch, m.keep & 1 AS keep, m.label, m.parent, m.parent_step, m.depth,
         CASE WHEN m.number < 0 THEN m.on_failure ELSE b.on_failure END AS on_failure, m.open_dedup, m.error,
         m.failures, m.losses, m.created_at, m.started_at, m.died_at, i.id AS item, m.number
-    FROM message m JOIN lane l ON l.key = m.lane JOIN flow f ON f.key = l.flow
+    FROM lane l CROSS JOIN message m ON m.lane = l.key AND m.owner IS NULL AND m.stage = 3
+        JOIN flow f ON f.key = l.flow
         LEFT JOIN batch b ON b.key = m.batch
         LEFT JOIN item i ON i.batch = m.batch AND i.number = m.number
-    WHERE m.died_at IS NOT NULL AND m.batch = :batch ORDER BY m.died_at DESC, m.id DESC LIMIT :limit);
+    WHERE l.batch = :batch ORDER BY m.died_at DESC, m.id DESC LIMIT :limit);
 
 -- dedup_under_way --
 SELECT id FROM batch WHERE open_dedup = :open_dedup AND ended_at IS NULL
@@ -686,7 +688,7 @@ WHERE key = :batch AND ended_at IS NULL AND state <> 'cancelling';
 -- batch_advance --
 -- Sealed when its pages are all walked, ended when no item is open either; the row comes back only when it ended.
 UPDATE batch SET
-    ended_at = CASE WHEN open = 0 THEN :now END,
+    ended_at = CASE WHEN open = 0 THEN :now END, paused = CASE WHEN open = 0 THEN 0 ELSE paused END,
     state = CASE WHEN open > 0 THEN CASE state WHEN 'cancelling' THEN state ELSE 'sealed' END
         WHEN state = 'cancelling' THEN 'cancelled' WHEN error IS NOT NULL THEN 'failed' ELSE 'completed' END
 WHERE key = :batch AND ended_at IS NULL AND working = 0 AND (entered = 1 OR state = 'cancelling')
@@ -758,8 +760,13 @@ WHERE g.id IS NOT NULL AND (i.id IS NOT NULL OR n.id IS NOT NULL
     OR g.once = 2 AND k.processed_at IS NOT NULL AND (k.expires_at IS NULL OR k.expires_at > :now));
 
 -- item_add --
-WITH given (batch, number, id, data) AS (VALUES :rows)
-INSERT INTO item (batch, number, id, state, data) SELECT batch, number, id, 'open', data FROM given WHERE id IS NOT NULL;
+WITH given (batch, number, id) AS (VALUES :rows)
+INSERT INTO item (batch, number, id, state) SELECT batch, number, id, 'open' FROM given WHERE id IS NOT NULL;
+
+-- item_bring --
+-- What fetch brought of items that were just added.
+WITH given (batch, number, data) AS (VALUES :rows)
+UPDATE item SET data = g.data FROM given g WHERE item.batch = g.batch AND item.number = g.number;
 
 -- item_hold --
 WITH given (ledger, item, holder) AS (VALUES :rows)

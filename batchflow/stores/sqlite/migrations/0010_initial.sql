@@ -96,14 +96,13 @@ CREATE TABLE message (
     error TEXT
 ) WITHOUT ROWID;
 CREATE INDEX message_ready ON message (lane, stage, due, id) WHERE owner IS NULL;
-CREATE INDEX message_suspect ON message (due, id) WHERE owner IS NULL AND stage = 2;
-CREATE INDEX message_owner ON message (owner, stage) WHERE owner IS NOT NULL;
+CREATE INDEX message_suspect ON message (owner, due, id) WHERE stage = 2;
+CREATE INDEX message_owner ON message (owner) WHERE owner IS NOT NULL;
 CREATE INDEX message_parent ON message (parent) WHERE parent IS NOT NULL;
 CREATE INDEX message_kept ON message (created_at, id) WHERE keep > 0;
 CREATE INDEX message_kept_lane ON message (lane) WHERE keep = 1;
 CREATE INDEX message_label ON message (label) WHERE label IS NOT NULL;
 CREATE INDEX message_dead ON message (died_at, id) WHERE died_at IS NOT NULL;
-CREATE INDEX message_dead_batch ON message (batch, died_at, id) WHERE died_at IS NOT NULL;
 CREATE INDEX message_dedup ON message (open_dedup) WHERE open_dedup IS NOT NULL;
 
 -- position: 0 while pending, else the place in the order of recorded outcomes.
