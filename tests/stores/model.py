@@ -333,9 +333,10 @@ class Model:
             case Notify():
                 self.notify(effect.event, effect.data, effect.run, now)
             case Enter(batch):
-                self.batches[batch].update(entered=True, begun=True)
-                if self.batches[batch]["state"] == "pending":
-                    self.batches[batch]["state"] = "open"
+                if not self.batches[batch]["entered"]:
+                    self.batches[batch].update(entered=True, begun=True)
+                    if self.batches[batch]["state"] == "pending":
+                        self.batches[batch]["state"] = "open"
             case Page():
                 self.batches[effect.batch]["pages"] += 1
                 for name in ("eligible", "already_processed", "duplicates", "left_out"):
