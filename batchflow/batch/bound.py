@@ -82,7 +82,7 @@ class Workflow(Generic[Params, Result]):
         check_limit(limit, named)
         check_force(force)
         id = self._layers.client.new_id("batch") if dedup_id is None else derived_id(self.name, dedup_id)
-        batch = self._layers.messages.batch(id, text, force=force, label=checked_label(label))
+        batch = self._layers.messages.batch(id, text, force=force, named=named is not None, label=checked_label(label))
         entry = EntryBody(force=force, limit=limit, total=None if named is None else len(named))
         first, *others = self._layers.messages.of_trigger(id, entry, named or ())
         opened = await self._layers.client.open_batch(batch, first)
@@ -131,7 +131,7 @@ class Workflow(Generic[Params, Result]):
         check_source(self.definition)
         text = self._written(check_params(self.definition, payload))
         id = derived_id(self.name, link.id)
-        batch = self._layers.messages.batch(id, text, force=False, label=options.label, parent=link)
+        batch = self._layers.messages.batch(id, text, force=False, named=False, label=options.label, parent=link)
         (first,) = self._layers.messages.of_trigger(id, EntryBody(), ())
         return (OpenBatch(batch, tuple(first)),)
 

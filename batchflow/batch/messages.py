@@ -7,6 +7,7 @@ from more_itertools import chunked
 
 from batchflow.batch.definition import Definition
 from batchflow.batch.payloads import EntryBody, PaginateBody, Payloads, body_text
+from batchflow.batch.walk import Picked
 from batchflow.core.batch import NewBatch
 from batchflow.core.ids import chunk_id, count_id, entry_id, page_id
 from batchflow.core.message import Message
@@ -25,7 +26,9 @@ class Messages:
         self._definition = definition
         self._paginate = payloads.paginate
 
-    def batch(self, id: str, params: str, *, force: bool, label: str | None, parent: Link | None = None) -> NewBatch:
+    def batch(
+        self, id: str, params: str, *, force: bool, named: bool, label: str | None, parent: Link | None = None
+    ) -> NewBatch:
         """The batch that a trigger opens, or a run that waits for its end."""
         definition = self._definition
         return NewBatch(
@@ -39,6 +42,7 @@ class Messages:
             ledger_ttl=definition.ledger_ttl,
             keep_results=definition.keep_results,
             force=force,
+            named=named,
             label=label,
             parent=None if parent is None else parent.parent,
             depth=0 if parent is None else parent.depth,
@@ -60,12 +64,16 @@ class Messages:
         """One page of the walk."""
         return self._to_paginate(page_id(batch, body.page), batch, body)
 
-    def further_chunks(self, batch: str, page: int, first: int, ids: Sequence[str]) -> Iterator[Message]:
-        """A page's ids, whose items are numbered from `first` on, cut into chunks; all but the first chunk."""
+    def further_chunks(self, batch: str, page: PaginateBody, picked: Picked) -> Iterator[Message]:
+        """What was picked of a page, cut into chunks; all but the first chunk."""
         size = self._definition.chunk_size
-        for place, some in enumerate(chunked(ids[size:], size), 1):
-            body = self._paginate(item_ids=some, first=first + place * size, page=page)
-            yield self._to_paginate(chunk_id(batch, page, place), batch, body)
+        for place, some in enumerate(picked.cut(size)):
+            if place:
+                first = page.page * self._definition.page_size + place * size
+                body = self._paginate(
+                    item_ids=some.ids, first=first, page=page.page, force=page.force, marked=some.marked
+                )
+                yield self._to_paginate(chunk_id(batch, page.page, place), batch, body)
 
     def of_trigger(self, batch: str, entry: EntryBody, ids: Sequence[str]) -> Iterator[list[Message]]:
         """What a trigger publishes, in portions: the chunks of the ids it names, the entry last.

@@ -1,11 +1,15 @@
 """Layer 2, one run per page and one per chunk: fetch, filter, split, start, go on to the next page."""
 
+from collections.abc import Awaitable
 from typing import Any
+
+from pydantic import BaseModel
 
 from batchflow.batch import answers
 from batchflow.batch.layers import Layers
+from batchflow.batch.ledger import patiently
 from batchflow.batch.payloads import PaginateBody
-from batchflow.batch.walk import Fetched
+from batchflow.batch.walk import Fetched, Picked
 from batchflow.core.codec import Codec
 from batchflow.core.message import Message
 from batchflow.core.settlement import Page, Publish, StartItems
@@ -26,23 +30,24 @@ class PaginateLayer:
         self._log = layers.paginate_log
         self._definition = layers.definition
         self._fetched: Codec[Fetched] = Codec.of(Fetched)
-        self._ids: Codec[list[str]] = Codec.of(list[str])
+        self._picked: Codec[list[str] | Picked] = Codec.of(list[str] | Picked)
 
     async def handle(self, ctx: WorkflowContext[Any]) -> str:
         """Carry out one paginate message."""
         with self._layers.running(ctx, self._log):
             body = self._layers.payloads.read_page(ctx.claim.body)
             if body.item_ids is not None:
-                return self._chunk(ctx, body, body.item_ids)
+                return await self._chunk(ctx, body, body.item_ids)
             return await self._page(ctx, body)
 
-    def _chunk(self, ctx: WorkflowContext[Any], body: PaginateBody, ids: list[str]) -> str:
+    async def _chunk(self, ctx: WorkflowContext[Any], body: PaginateBody, ids: list[str]) -> str:
         batch = ctx.claim.batch or ""
         self._log.info("Processing specific itemIds", count=len(ids), batch=batch)
+        picked = Picked(ids, body.marked)
         if body.named:
             ctx.effects.append(Page(batch, len(ids), chunks=1))
-        self._start(ctx, body.first, ids)
-        return answers.chunk(len(ids))
+        started = await self._start(ctx, body, body.first, picked)
+        return answers.chunk(started)
 
     async def _page(self, ctx: WorkflowContext[Any], body: PaginateBody) -> str:
         definition, source = self._definition, self._layers.source
@@ -57,49 +62,85 @@ class PaginateLayer:
             ctx.effects.append(Page(batch, 0))
             self._log.info("No more pages", batch=batch)
             return answers.walk_complete()
-        needed = page.ids
-        if not body.force and needed:
-            needed = await ctx.step_as(
-                steps.filter_existing, self._ids, source.filter, ctx.payload, page.ids, last=True
-            )
-        skipped = len(page.ids) - len(needed)
-        self._log.info("After filtering", need=len(needed), skipped=skipped, batch=batch)
-        started = needed if body.remaining is None else needed[: body.remaining]
-        chunks, rest = self._hand_on(ctx, body, started)
-        left_out = len(needed) - len(started)
+        needed = Picked(page.ids)
+        if not body.force and page.ids:
+            # A ledger elsewhere is asked after it, and by then all is recorded.
+            last = self._layers.client.ledger is None
+            found = await ctx.step_as(steps.filter_existing, self._picked, self._pick, ctx.payload, page.ids, last=last)
+            needed = found if isinstance(found, Picked) else Picked(found)
+        skipped = len(page.ids) - len(needed.ids)
+        self._log.info("After filtering", need=len(needed.ids), skipped=skipped, batch=batch)
+        wanted = needed.first(body.remaining)
+        chunks, rest = await self._hand_on(ctx, body, wanted)
+        left_out = len(needed.ids) - len(wanted.ids)
         ctx.effects.append(Page(batch, page.named, skipped, page.duplicates, left_out, chunks))
-        following = self._next_page(ctx, body.model_copy(update={"probe": probe}), page.next_cursor, len(started))
+        following = self._next_page(ctx, body.model_copy(update={"probe": probe}), page.next_cursor, len(wanted.ids))
         if rest or following:
             ctx.effects.append(Publish((*rest, *following)))
-        return answers.page(len(started), skipped, page.next_cursor)
+        return answers.page(len(wanted.ids), skipped, page.next_cursor)
 
-    def _hand_on(
-        self, ctx: WorkflowContext[Any], body: PaginateBody, ids: list[str]
+    async def _pick(self, params: BaseModel, ids: list[str]) -> list[str] | Picked:
+        """What the filter names of a page, and which of it the ledger held before."""
+        source, client = self._layers.source, self._layers.client
+        if "filter" not in self._definition.has:
+            return await source.filter(params, ids)
+        # Read first: what is marked while the filter works is not what the filter means.
+        held = await self._asked(client.processed(self._definition.name, ids))
+        needed = await source.filter(params, ids)
+        marked = tuple(id for id in needed if id in held)
+        return Picked(needed, marked) if marked else needed
+
+    async def _asked(self, asked: Awaitable[frozenset[str]]) -> frozenset[str]:
+        return await (asked if self._layers.client.ledger is None else patiently(asked))
+
+    async def _hand_on(
+        self, ctx: WorkflowContext[Any], body: PaginateBody, picked: Picked
     ) -> tuple[int, tuple[Message, ...]]:
         """Start a page's items up to the first chunk's end; into how many chunks it is cut, and those that follow.
 
         The first items of a walk start two commits earlier than by way of a message.
         """
         first, size = body.page * self._definition.page_size, self._definition.chunk_size
-        if len(ids) <= size:
-            self._start(ctx, first, ids)
+        if len(picked.ids) <= size:
+            await self._start(ctx, body, first, picked)
             return 0, ()
-        rest = tuple(self._layers.messages.further_chunks(ctx.claim.batch or "", body.page, first, ids))
+        rest = tuple(self._layers.messages.further_chunks(ctx.claim.batch or "", body, picked))
         chunks = len(rest) + 1
-        self._log.info("Fanout mode", chunks=chunks, chunk_size=size, total=len(ids), batch=ctx.claim.batch)
+        self._log.info("Fanout mode", chunks=chunks, chunk_size=size, total=len(picked.ids), batch=ctx.claim.batch)
         if self._log.verbose:
             for number in range(1, chunks + 1):
                 self._log.debug(f"{self._definition.steps.fanout}:{number}/{chunks}", batch=ctx.claim.batch)
-        self._start(ctx, first, ids[:size])
+        await self._start(ctx, body, first, picked.first(size))
         return chunks, rest
 
-    def _start(self, ctx: WorkflowContext[Any], first: int, ids: list[str]) -> None:
+    async def _start(self, ctx: WorkflowContext[Any], body: PaginateBody, first: int, picked: Picked) -> int:
+        """Start items from number `first` on; how many."""
         batch = ctx.claim.batch or ""
-        if ids:
-            ctx.effects.append(StartItems(batch, first, tuple(ids)))
+        fresh = picked
+        if self._layers.client.ledger is not None and not body.force and not body.named:
+            fresh = await self._fresh(picked)
+        already_processed = len(picked.ids) - len(fresh.ids)
+        if picked.ids:
+            effect = StartItems(batch, first, tuple(fresh.ids), fresh.marked, already_processed=already_processed)
+            ctx.effects.append(effect)
         if self._log.verbose:
-            for id in ids:
+            for id in fresh.ids:
                 self._log.debug(f"{self._definition.steps.execute}:{id}", batch=batch)
+        return len(fresh.ids)
+
+    async def _fresh(self, picked: Picked) -> Picked:
+        """What a ledger beside the engine does not hold by now.
+
+        The engine's own ledger may hold what that one has forgotten since. Of what it held before the other was asked
+        the other decides; what it holds only after that has just been done, and the store leaves it out.
+        """
+        client, ledger = self._layers.client, self._definition.name
+        own = await client.marked(ledger, picked.ids)
+        meant = frozenset(picked.marked)
+        unsure = [id for id in picked.ids if id not in meant]
+        held = await patiently(client.processed(ledger, unsure)) if unsure else frozenset[str]()
+        left = picked.without(held)
+        return Picked(left.ids, tuple(id for id in left.ids if id in meant or id in own))
 
     def _next_page(
         self, ctx: WorkflowContext[Any], body: PaginateBody, cursor: str | None, started: int

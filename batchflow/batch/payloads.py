@@ -63,7 +63,8 @@ class PaginateBody(WireBody):
     """One page of the walk, or one chunk of a page: then `item_ids` are started from number `first` on.
 
     `remaining` is how many items may still be started under the trigger's limit. `named` marks a chunk that the
-    trigger has named itself, so that no page has counted it.
+    trigger has named itself, so that no page has counted it. `marked` are those ids of a chunk that the ledger held
+    when its page was filtered, and that the filter has named all the same.
     """
 
     cursor: str | None = None
@@ -74,6 +75,7 @@ class PaginateBody(WireBody):
     item_ids: list[str] | None = None
     first: int = 0
     named: bool = False
+    marked: tuple[str, ...] = ()
 
 
 class ExecuteBody(WireBody):

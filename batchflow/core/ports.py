@@ -176,6 +176,10 @@ class Client(Protocol):
         """Those of `ids` that the workflow's ledger holds as processed."""
         ...
 
+    async def marked(self, workflow: str, ids: Sequence[str]) -> frozenset[str]:
+        """The same of the engine's own ledger, whatever one beside it says."""
+        ...
+
     async def mark(self, workflow: str, ids: Sequence[str], ttl_ms: int | None) -> None:
         """Mark ids as processed, from outside of any batch."""
         ...

@@ -118,6 +118,10 @@ class StoreClient:
         """See the port."""
         return await (self.ledger or self.store).processed(workflow, ids)
 
+    async def marked(self, workflow: str, ids: Sequence[str]) -> frozenset[str]:
+        """See the port."""
+        return await self.store.processed(workflow, ids)
+
     async def mark(self, workflow: str, ids: Sequence[str], ttl_ms: int | None) -> None:
         """See the port."""
         await (self.ledger or self.store).mark(workflow, ids, ttl_ms)

@@ -133,6 +133,9 @@ class Model:
     async def processed(self, workflow: str, ids: Sequence[str]) -> frozenset[str]:
         return frozenset(self.marks.get(workflow, set()).intersection(ids))
 
+    async def marked(self, workflow: str, ids: Sequence[str]) -> frozenset[str]:
+        return await self.processed(workflow, ids)
+
     async def mark(self, workflow: str, ids: Sequence[str], ttl_ms: int | None) -> None:
         self.marks.setdefault(workflow, set()).update(ids)
 

@@ -124,6 +124,7 @@ def start_items(tx: Tx, starts: Sequence[StartItems]) -> None:
         if key is None or not messages.taken_by(tx, key):
             continue
         counts.setdefault(key, {"open": 0, "duplicates": 0, "in_flight": 0, "already_processed": 0})
+        counts[key]["already_processed"] += start.already_processed
         rows += _rows(tx, start, key, len(rows))
     refused: dict[int, int] = dict(tx.json_rows("item_classify", [row[:6] for row in rows], now=tx.now)) if rows else {}
     holders: dict[tuple[int, str], int] = {}
