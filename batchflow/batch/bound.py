@@ -13,6 +13,7 @@ from batchflow.batch.arguments import (
     check_limit,
     check_names,
     check_params,
+    check_scope,
     check_source,
     derived_id,
 )
@@ -77,12 +78,20 @@ class Workflow(Generic[Params, Result]):
             UnserializableError: the parameters do not survive JSON.
         """
         definition = self.definition
-        text = self._written(check_params(definition, params))
+        checked = check_params(definition, params)
+        text = self._written(checked)
         named = check_ids(definition, ids)
         check_limit(limit, named)
         check_force(force)
         id = self._layers.client.new_id("batch") if dedup_id is None else derived_id(self.name, dedup_id)
-        batch = self._layers.messages.batch(id, text, force=force, named=named is not None, label=checked_label(label))
+        batch = self._layers.messages.batch(
+            id,
+            text,
+            ledger=definition.ledger_of(checked),
+            force=force,
+            named=named is not None,
+            label=checked_label(label),
+        )
         entry = EntryBody(force=force, limit=limit, total=None if named is None else len(named))
         first, *others = self._layers.messages.of_trigger(id, entry, named or ())
         opened = await self._layers.client.open_batch(batch, first)
@@ -103,17 +112,34 @@ class Workflow(Generic[Params, Result]):
 
     # The ledger
 
-    async def processed(self, ids: Sequence[str]) -> frozenset[str]:
-        """Those of `ids` that count as processed."""
-        return await self._layers.client.processed(self.name, check_names(ids))
+    # With `processed_per` there is one ledger for each value of these parameters, and `params` says which is meant.
 
-    async def mark(self, ids: Sequence[str]) -> None:
-        """Count `ids` as processed, for as long as `processed_ttl` says: what was done before, or elsewhere."""
-        await self._layers.client.mark(self.name, check_names(ids), self.definition.ledger_ttl)
+    async def processed(self, ids: Sequence[str], params: Params | None = None) -> frozenset[str]:
+        """Those of `ids` that count as processed.
 
-    async def forget(self, ids: Sequence[str] | None = None) -> int:
-        """Count `ids` as not processed, all there are when it is None; how many were."""
-        return await self._layers.client.forget(self.name, None if ids is None else check_names(ids))
+        Raises:
+            InputError: one is no id; or the workflow has `processed_per`, and `params` does not say which is meant.
+        """
+        return await self._layers.client.processed(self._ledger(params), check_names(ids))
+
+    async def mark(self, ids: Sequence[str], params: Params | None = None) -> None:
+        """Count `ids` as processed, for as long as `processed_ttl` says: what was done before, or elsewhere.
+
+        Raises:
+            InputError: as for `processed`.
+        """
+        await self._layers.client.mark(self._ledger(params), check_names(ids), self.definition.ledger_ttl)
+
+    async def forget(self, ids: Sequence[str] | None = None, params: Params | None = None) -> int:
+        """Count `ids` as not processed, all there are when it is None; how many were.
+
+        Raises:
+            InputError: as for `processed`.
+        """
+        return await self._layers.client.forget(self._ledger(params), None if ids is None else check_names(ids))
+
+    def _ledger(self, params: Params | None) -> str:
+        return self.definition.ledger_of(check_scope(self.definition, params))
 
     # As a child (`batchflow.serve.children.Invocable`)
 
@@ -129,9 +155,13 @@ class Workflow(Generic[Params, Result]):
                 f"'{self.name}' is a batch workflow, whose retries and limits are its class's; invoke it without them"
             )
         check_source(self.definition)
-        text = self._written(check_params(self.definition, payload))
+        params = check_params(self.definition, payload)
+        text = self._written(params)
         id = derived_id(self.name, link.id)
-        batch = self._layers.messages.batch(id, text, force=False, named=False, label=options.label, parent=link)
+        ledger = self.definition.ledger_of(params)
+        batch = self._layers.messages.batch(
+            id, text, ledger=ledger, force=False, named=False, label=options.label, parent=link
+        )
         (first,) = self._layers.messages.of_trigger(id, EntryBody(), ())
         return (OpenBatch(batch, tuple(first)),)
 

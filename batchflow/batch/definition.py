@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from batchflow.batch import options
 from batchflow.batch.annotations import is_model, is_open, spell_type, type_arguments
 from batchflow.batch.hooks import NAMES, check_hooks, hooks_of, written
+from batchflow.batch.ledger_scope import LedgerScope
 from batchflow.batch.names import Routes, Steps, Wire, kebab
 from batchflow.batch.wire_names import check_fields
 from batchflow.core.codec import Codec
@@ -51,8 +52,13 @@ class Definition:
     retry: RetryPolicy
     timeout_ms: int
     ledger_ttl: int | None
+    ledger_scope: LedgerScope
     count_first: bool
     keep_results: bool
+
+    def ledger_of(self, params: BaseModel) -> str:
+        """The name of the ledger that says which items are processed with these parameters."""
+        return self.ledger_scope.ledger(params)
 
     @property
     def flows(self) -> tuple[FlowControl, ...]:
@@ -107,6 +113,7 @@ def _definition(
         complete_flow=FlowControl(key=f"{name}.complete"),
         retry=read.instance("retry", RetryPolicy, "RetryPolicy(retries=3)"),
         timeout_ms=read.duration("item_timeout"),
+        ledger_scope=LedgerScope.read(cls.__name__, name, params, read.value("processed_per")),
         ledger_ttl=None if read.value("processed_ttl") is None else read.duration("processed_ttl"),
         count_first=read.instance("count_first", bool, "True or False"),
         keep_results=result not in (None, NoneType),

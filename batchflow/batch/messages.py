@@ -27,7 +27,15 @@ class Messages:
         self._paginate = payloads.paginate
 
     def batch(
-        self, id: str, params: str, *, force: bool, named: bool, label: str | None, parent: Link | None = None
+        self,
+        id: str,
+        params: str,
+        *,
+        ledger: str,
+        force: bool,
+        named: bool,
+        label: str | None,
+        parent: Link | None = None,
     ) -> NewBatch:
         """The batch that a trigger opens, or a run that waits for its end."""
         definition = self._definition
@@ -39,6 +47,7 @@ class Messages:
             params=params,
             complete=definition.routes.complete if parent is not None or "on_complete" in definition.has else None,
             complete_flow=definition.complete_flow,
+            ledger=ledger,
             ledger_ttl=definition.ledger_ttl,
             keep_results=definition.keep_results,
             force=force,

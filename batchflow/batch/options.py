@@ -22,6 +22,7 @@ NAMES = (
     "retry",
     "item_timeout",
     "processed_ttl",
+    "processed_per",
     "count_first",
 )
 

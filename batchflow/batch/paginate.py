@@ -85,7 +85,7 @@ class PaginateLayer:
         if "filter" not in self._definition.has:
             return await source.filter(params, ids)
         # Read first: what is marked while the filter works is not what the filter means.
-        held = await self._asked(client.processed(self._definition.name, ids))
+        held = await self._asked(client.processed(self._definition.ledger_of(params), ids))
         needed = await source.filter(params, ids)
         marked = tuple(id for id in needed if id in held)
         return Picked(needed, marked) if marked else needed
@@ -118,7 +118,7 @@ class PaginateLayer:
         batch = ctx.claim.batch or ""
         fresh = picked
         if self._layers.client.ledger is not None and not body.force and not body.named:
-            fresh = await self._fresh(picked)
+            fresh = await self._fresh(self._definition.ledger_of(ctx.payload), picked)
         already_processed = len(picked.ids) - len(fresh.ids)
         if picked.ids:
             effect = StartItems(batch, first, tuple(fresh.ids), fresh.marked, already_processed=already_processed)
@@ -128,13 +128,13 @@ class PaginateLayer:
                 self._log.debug(f"{self._definition.steps.execute}:{id}", batch=batch)
         return len(fresh.ids)
 
-    async def _fresh(self, picked: Picked) -> Picked:
+    async def _fresh(self, ledger: str, picked: Picked) -> Picked:
         """What a ledger beside the engine does not hold by now.
 
         The engine's own ledger may hold what that one has forgotten since. Of what it held before the other was asked
         the other decides; what it holds only after that has just been done, and the store leaves it out.
         """
-        client, ledger = self._layers.client, self._definition.name
+        client = self._layers.client
         own = await client.marked(ledger, picked.ids)
         meant = frozenset(picked.marked)
         unsure = [id for id in picked.ids if id not in meant]

@@ -84,6 +84,8 @@ class BatchWorkflow(Generic[Params, Item, Result]):
     """How long one attempt at an item, a page or `on_complete` may take."""
     processed_ttl: ClassVar[Duration | None] = None
     """How long an item counts as processed; None: for ever."""
+    processed_per: ClassVar[tuple[str, ...]] = ()
+    """Names of parameters for each of whose values items are processed anew: `("year",)`, one ledger a year."""
     count_first: ClassVar[bool] = False
     """Count and filter everything before the first item starts, so that totals are exact from the beginning."""
 
@@ -154,13 +156,15 @@ class BatchWorkflow(Generic[Params, Item, Result]):
         return item_id
 
     async def unprocessed(self, ids: Sequence[str]) -> list[str]:
-        """Those of `ids`, in their order, that the workflow's ledger does not hold as processed.
+        """Those of `ids`, in their order, that the ledger does not hold as processed.
+
+        That is the workflow's, or with `processed_per` the one of the batch's own parameters.
 
         Raises:
             RuntimeError: no hook is running.
         """
         name = self.__batch__.name
         scope = scope_of(name, "self.unprocessed()")
-        asked = scope.client.processed(name, ids)
+        asked = scope.client.processed(self.__batch__.ledger_of(scope.params), ids)
         known = await (patiently(asked) if scope.client.ledger is not None and scope.batch else asked)
         return [id for id in ids if id not in known] if known else list(ids)

@@ -254,7 +254,7 @@ class Model:
             job.count(open=-1, **{state: 1})
             job.batch = replace(job.batch, worked_ms=job.batch.worked_ms + self.item_ms)
             if state == "succeeded":
-                self.marks.setdefault(job.batch.workflow, set()).add(item.id)
+                self.marks.setdefault(job.new.ledger, set()).add(item.id)
         self._complete(job)
 
     def _complete(self, job: Job) -> None:
