@@ -19,7 +19,7 @@ from batchflow.core.retry import RetryPolicy
 from batchflow.core.spelling import slips
 from batchflow.errors import BatchflowError, ConfigurationError
 
-GIVEN = ("params", "item_id", "unprocessed")
+GIVEN = ("params", "item_id", "headers", "unprocessed")
 """What the base class has and a subclass uses, but does not replace."""
 
 T = TypeVar("T")
@@ -49,6 +49,7 @@ class Definition:
     paginate_flow: FlowControl
     execute_flow: FlowControl
     complete_flow: FlowControl
+    invoked_flow: FlowControl
     retry: RetryPolicy
     timeout_ms: int
     ledger_ttl: int | None
@@ -111,6 +112,7 @@ def _definition(
         paginate_flow=read.flow("paginate_flow", f"{name}.paginate"),
         execute_flow=read.flow("execute_flow", f"{name}.execute"),
         complete_flow=FlowControl(key=f"{name}.complete"),
+        invoked_flow=FlowControl(key=f"{name}.invoked"),
         retry=read.instance("retry", RetryPolicy, "RetryPolicy(retries=3)"),
         timeout_ms=read.duration("item_timeout"),
         ledger_scope=LedgerScope.read(cls.__name__, name, params, read.value("processed_per")),

@@ -96,7 +96,7 @@ class EntryLayer:
             )
         body = body.model_copy(update={"to_process": body.to_process + needed})
         if found.next_cursor is not None:
-            ctx.effects.append(Publish((self._layers.messages.entry(_batch(ctx), body),)))
+            ctx.effects.append(Publish((self._layers.messages.entry(_batch(ctx), body, ctx.claim.headers),)))
             return answers.counting(body.eligible)
         return self._conclude(ctx, body)
 
@@ -122,7 +122,7 @@ class EntryLayer:
     def _start(self, ctx: WorkflowContext[Any], body: EntryBody, total: int | None) -> None:
         batch = _batch(ctx)
         first = self._layers.payloads.paginate(force=body.force, remaining=body.limit)
-        ctx.effects += (Enter(batch, total), Publish((self._layers.messages.page(batch, first),)))
+        ctx.effects += (Enter(batch, total), Publish((self._layers.messages.page(batch, first, ctx.claim.headers),)))
         self._log.info("Triggering paginate workflow", batch=batch, total=total)
         if self._log.verbose:
             self._log.debug(self._definition.steps.trigger_paginate, batch=batch)

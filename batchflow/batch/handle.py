@@ -23,13 +23,16 @@ _ITEMS = 500
 class BatchHandle(Generic[Result]):
     """One batch. It holds nothing but the id: make another from `workflow.batch(id)` at any time, anywhere.
 
+    `deduplicated` says of what a trigger returns that it has started nothing: the batch was there already.
+
     Every method raises `NotFoundError` once retention has removed the batch.
     """
 
-    __slots__ = ("_client", "_definition", "id")
+    __slots__ = ("_client", "_definition", "deduplicated", "id")
 
-    def __init__(self, id: str, definition: Definition, client: Client) -> None:
+    def __init__(self, id: str, definition: Definition, client: Client, *, deduplicated: bool = False) -> None:
         self.id = id
+        self.deduplicated = deduplicated
         self._definition = definition
         self._client = client
 

@@ -155,4 +155,4 @@ class PaginateLayer:
         if self._log.verbose:
             self._log.debug(self._definition.steps.next_page, batch=batch)
         update = {"cursor": cursor, "page": body.page + 1, "remaining": remaining}
-        return (self._layers.messages.page(batch, body.model_copy(update=update)),)
+        return (self._layers.messages.page(batch, body.model_copy(update=update), ctx.claim.headers),)

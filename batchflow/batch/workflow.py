@@ -1,6 +1,6 @@
 """The class users write: where the items come from, which still need work, what to do with one of them."""
 
-from collections.abc import Awaitable, Collection, Sequence
+from collections.abc import Awaitable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeAlias, cast
 
@@ -16,6 +16,7 @@ from batchflow.core.flow import FlowControl
 from batchflow.core.retry import RetryPolicy
 from batchflow.serve.callables import as_async
 from batchflow.serve.context import WorkflowContext
+from batchflow.serve.surroundings import own_headers
 
 
 class NoParams(BaseModel, extra="forbid"):
@@ -142,6 +143,15 @@ class BatchWorkflow(Generic[Params, Item, Result]):
             RuntimeError: no hook is running.
         """
         return cast("Params", scope_of(self.__batch__.name, "self.params").params)
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The headers that the trigger gave the batch whose hook is running; none in a dry run.
+
+        Raises:
+            RuntimeError: no hook is running.
+        """
+        return own_headers(scope_of(self.__batch__.name, "self.headers").headers)
 
     @property
     def item_id(self) -> str:

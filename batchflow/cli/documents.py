@@ -18,7 +18,7 @@ LATEST_MS = 253_402_300_799_999
 """The end of the year 9999. What goes on later than that does not go on by time alone."""
 
 
-def of_summary(summary: BatchSummary, sentence: str, *, resumed: bool) -> dict[str, Any]:
+def of_summary(summary: BatchSummary, sentence: str) -> dict[str, Any]:
     """How a batch ended, with a sentence about it."""
     return {
         "batchId": summary.id,
@@ -26,7 +26,6 @@ def of_summary(summary: BatchSummary, sentence: str, *, resumed: bool) -> dict[s
         "state": summary.state,
         "success": summary.succeeded,
         "message": sentence,
-        "resumed": resumed,
         "counts": of_counts(summary.counts),
         "pages": summary.pages,
         "chunks": summary.chunks,
@@ -36,7 +35,7 @@ def of_summary(summary: BatchSummary, sentence: str, *, resumed: bool) -> dict[s
     }
 
 
-def of_status(status: BatchStatus, *, resumed: bool) -> dict[str, Any]:
+def of_status(status: BatchStatus) -> dict[str, Any]:
     """A batch that goes on elsewhere or later."""
     return {
         "batchId": status.id,
@@ -44,7 +43,6 @@ def of_status(status: BatchStatus, *, resumed: bool) -> dict[str, Any]:
         "state": status.state,
         "success": False,
         "message": f"Interrupted after {status.counts.ended} of {status.total} items",
-        "resumed": resumed,
         "counts": of_counts(status.counts),
         "pages": status.pages,
         "chunks": status.chunks,

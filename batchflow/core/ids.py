@@ -1,7 +1,7 @@
 """Ids: two kinds are drawn (batches and runs), all others are derived from their batch, so that doing a thing again
 gives the same id. All are url-safe, and those of one kind sort in the order they are made.
 
-    bat_01hv3k8m0q7y2c9d4e                     a batch: 10 characters of time, then chance
+    bat_01hv3k8m0q7y2c9d4e                     a batch: 10 characters of time, then chance; or what its trigger says
     bat_….e                                    its entry
     bat_….n000000002                           its second slice of counting
     bat_….p000000007                           its page 7
@@ -23,7 +23,7 @@ RUN_ENTROPY = 10
 """How many random bytes a run id takes: thousands of runs may start within one millisecond."""
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's: no i, l, o, u
-_ITEM_RUN = re.compile(r"(bat_[0-9a-z_-]+)\.r([0-9]{9})")
+_ITEM_RUN = re.compile(r"(bat_[0-9A-Za-z_-]+)\.r([0-9]{9})")
 
 
 def batch_id(now_ms: int, entropy: bytes) -> str:

@@ -110,6 +110,10 @@ class Client(Protocol):
         """Store a batch together with its first messages; False and nothing done when its id is known already."""
         ...
 
+    async def under_way(self, open_dedup: str) -> str | None:
+        """The id of the batch or message with this `open_dedup` that has not ended."""
+        ...
+
     async def batch(self, id: str) -> Batch | None:
         """The batch as it stands."""
         ...

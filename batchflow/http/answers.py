@@ -29,19 +29,27 @@ class Refusal(Answer):
 
 
 class BatchStarted(Answer):
-    """A batch is started, and durable. Its status is at `statusUrl`, its entry's run is `workflowRunId`."""
+    """A batch is started, and durable. Its status is at `statusUrl`, its entry's run is `workflowRunId`.
+
+    `deduplicated` is true where it was there already and nothing was started.
+    """
 
     success: Literal[True] = True
     workflow_run_id: str
     batch_id: str
+    deduplicated: bool = False
     status_url: str
 
 
 class RunStarted(Answer):
-    """A run is started, and durable. How it stands is at `statusUrl`."""
+    """A run is started, and durable. How it stands is at `statusUrl`.
+
+    `deduplicated` is true where it was there already and nothing was started.
+    """
 
     success: Literal[True] = True
     workflow_run_id: str
+    deduplicated: bool = False
     status_url: str
 
 

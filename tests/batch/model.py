@@ -67,7 +67,7 @@ class Model:
         return new
 
     async def open_batch(self, batch: NewBatch, messages: Sequence[Message]) -> bool:
-        if batch.id in self.jobs:
+        if batch.id in self.jobs or (batch.open_dedup and await self.under_way(batch.open_dedup)):
             return False
         made = Batch(
             id=batch.id,
@@ -81,6 +81,10 @@ class Model:
         self.jobs[batch.id] = Job(batch, made)
         await self.publish(messages)
         return True
+
+    async def under_way(self, open_dedup: str) -> str | None:
+        found = (job for job in self.jobs.values() if job.new.open_dedup == open_dedup)
+        return next((job.new.id for job in found if not job.batch.is_final), None)
 
     async def batch(self, id: str) -> Batch | None:
         return self.jobs[id].batch if id in self.jobs else None

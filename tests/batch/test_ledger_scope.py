@@ -175,7 +175,8 @@ def test_a_class_names_its_own_parameters() -> None:
         types.new_class("Mine", (Job,))
 
     flow = Batchflow("sqlite://")
-    greet: Any = lambda user_id: None  # noqa: E731
-    greet.__annotations__ = {"user_id": str, "return": None}
+
+    async def greet(user_id: str) -> None: ...
+
     with pytest.raises(ConfigurationError, match="names 'year', no parameter of NoParams, which has none"):
-        flow.batch(processed_per=("year",), name="greet")(greet)
+        flow.batch(processed_per=("year",))(greet)
