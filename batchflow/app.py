@@ -137,13 +137,15 @@ class Batchflow(Operations):
         timeout: Duration | None = None,
         processed_ttl: Duration | None = None,
         processed_per: tuple[str, ...] = (),
+        walk_first: bool = False,
     ) -> BatchFunction: ...
     def batch(self, fn: Any = None, **options: Any) -> Any:
         """The shortest batch: a function of one id, `@flow.batch` or `@flow.batch(ids=source)`.
 
         `ids` is a sequence, or a function that returns one, a generator or an async generator; without it every
         trigger names its ids. `flow` limits the items (None: unlimited). The others are those of a class: `retry`,
-        `item_timeout` as `timeout`, `processed_ttl`, `processed_per`.
+        `item_timeout` as `timeout`, `processed_ttl`, `processed_per`,
+        `walk_first`.
         """
         check_options("flow.batch", options, _BATCH_OPTIONS)
         if fn is not None and not callable(fn):

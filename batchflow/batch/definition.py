@@ -54,7 +54,7 @@ class Definition:
     timeout_ms: int
     ledger_ttl: int | None
     ledger_scope: LedgerScope
-    count_first: bool
+    walk_first: bool
     keep_results: bool
 
     def ledger_of(self, params: BaseModel) -> str:
@@ -117,7 +117,7 @@ def _definition(
         timeout_ms=read.duration("item_timeout"),
         ledger_scope=LedgerScope.read(cls.__name__, name, params, read.value("processed_per")),
         ledger_ttl=None if read.value("processed_ttl") is None else read.duration("processed_ttl"),
-        count_first=read.instance("count_first", bool, "True or False"),
+        walk_first=read.instance("walk_first", bool, "True or False"),
         keep_results=result not in (None, NoneType),
     )
 
@@ -127,6 +127,8 @@ def _check_names(cls: type, base: type) -> None:
     for name in GIVEN:
         if name in cls.__dict__:
             raise ConfigurationError(f"{cls.__name__}.{name} hides what batchflow gives the hooks; use another name")
+    if any("count_first" in it.__dict__ for it in cls.__mro__):
+        raise ConfigurationError(f"Unknown option 'count_first' of {cls.__name__}; did you mean 'walk_first'?")
     own = [name for name in cls.__dict__ if not name.startswith("_")]
     for name, meant in slips(own, (*options.NAMES, *NAMES)):
         kind = "hook" if meant in NAMES else "option"

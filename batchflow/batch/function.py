@@ -68,6 +68,7 @@ def function_batch(
     timeout: Duration | None = None,
     processed_ttl: Duration | None = None,
     processed_per: tuple[str, ...] = (),
+    walk_first: bool = False,
 ) -> BatchWorkflow[NoParams, str, R]:
     """A workflow whose `execute` is `fn`, named after it; without `ids` every trigger names its own.
 
@@ -86,6 +87,7 @@ def function_batch(
         "execute_flow": flow,
         "processed_ttl": processed_ttl,
         "processed_per": processed_per,
+        "walk_first": walk_first,
         "__module__": fn.__module__,
         "__doc__": fn.__doc__,
     }

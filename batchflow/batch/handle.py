@@ -100,7 +100,7 @@ class BatchHandle(Generic[Result]):
         return await self._client.cancel_batch(self.id)
 
     def _status(self, batch: Batch) -> BatchStatus:
-        return BatchStatus.of(batch, self._client.now(), count_first=self._definition.count_first)
+        return BatchStatus.of(batch, self._client.now(), walk_first=self._definition.walk_first)
 
     async def _read(self) -> Batch:
         batch = await self._client.batch(self.id)

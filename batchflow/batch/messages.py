@@ -9,7 +9,7 @@ from batchflow.batch.definition import Definition
 from batchflow.batch.payloads import EntryBody, PaginateBody, Payloads, body_text
 from batchflow.batch.walk import Picked
 from batchflow.core.batch import NO_HEADERS, NewBatch
-from batchflow.core.ids import chunk_id, count_id, entry_id, page_id
+from batchflow.core.ids import chunk_id, entry_id, page_id
 from batchflow.core.message import Message
 from batchflow.serve.children import Link
 
@@ -64,10 +64,10 @@ class Messages:
     def entry(
         self, batch: str, body: EntryBody, headers: Mapping[str, str], *, not_before: int = 0, invoked: bool = False
     ) -> Message:
-        """The entry, or a further slice of its counting; kept, since its result is what a trigger's caller reads."""
+        """The entry; kept, since its result is what a trigger's caller reads."""
         definition = self._definition
         return Message(
-            id=count_id(batch, body.slice) if body.slice else entry_id(batch),
+            id=entry_id(batch),
             destination=definition.routes.process,
             flow=definition.invoked_flow if invoked else definition.entry_flow,
             body=body_text(body),
@@ -81,16 +81,13 @@ class Messages:
         """One page of the walk."""
         return self._to_paginate(page_id(batch, body.page), batch, body, headers=headers)
 
-    def further_chunks(self, batch: str, page: PaginateBody, picked: Picked) -> Iterator[Message]:
-        """What was picked of a page, cut into chunks; all but the first chunk."""
+    def chunks(self, batch: str, page: PaginateBody, picked: Picked, *, held: bool = False) -> Iterator[Message]:
+        """What was picked of a page, cut into chunks; `held` keeps them back until the batch has been walked."""
         size = self._definition.chunk_size
         for place, some in enumerate(picked.cut(size)):
-            if place:
-                first = page.page * self._definition.page_size + place * size
-                body = self._paginate(
-                    item_ids=some.ids, first=first, page=page.page, force=page.force, marked=some.marked
-                )
-                yield self._to_paginate(chunk_id(batch, page.page, place), batch, body)
+            first = page.page * self._definition.page_size + place * size
+            body = self._paginate(item_ids=some.ids, first=first, page=page.page, force=page.force, marked=some.marked)
+            yield self._to_paginate(chunk_id(batch, page.page, place), batch, body, held=held)
 
     def of_trigger(
         self, batch: NewBatch, entry: EntryBody, ids: Sequence[str], not_before: int
@@ -119,6 +116,7 @@ class Messages:
         headers: Mapping[str, str] = NO_HEADERS,
         not_before: int = 0,
         keep: bool = False,
+        held: bool = False,
     ) -> Message:
         definition = self._definition
         return Message(
@@ -130,4 +128,5 @@ class Messages:
             not_before=not_before,
             batch=batch,
             keep=keep,
+            held=held,
         )

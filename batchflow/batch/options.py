@@ -23,7 +23,7 @@ NAMES = (
     "item_timeout",
     "processed_ttl",
     "processed_per",
-    "count_first",
+    "walk_first",
 )
 
 _SLUG = re.compile(r"[A-Za-z0-9]+(?:[-_.][A-Za-z0-9]+)*")

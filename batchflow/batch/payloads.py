@@ -63,20 +63,11 @@ class EntryControls(WireBody):
 
 
 class EntryBody(WireBody):
-    """The entry's own message: what is left of the trigger, and how far the counting has come.
-
-    `total` is given where the trigger named the ids itself.
-    """
+    """The entry's own message: what is left of the trigger. `total` is given where it named the ids itself."""
 
     force: bool = False
     limit: int | None = None
     total: int | None = None
-    slice: int = 0
-    cursor: str | None = None
-    eligible: int = 0
-    duplicates: int = 0
-    to_process: int = 0
-    probe: Probe = Probe()
 
 
 class PaginateBody(WireBody):
@@ -85,6 +76,9 @@ class PaginateBody(WireBody):
     `remaining` is how many items may still be started under the trigger's limit. `named` marks a chunk that the
     trigger has named itself, so that no page has counted it. `marked` are those ids of a chunk that the ledger held
     when its page was filtered, and that the filter has named all the same.
+
+    `counted` is what `count` said, where the walk is to name as many; `eligible`, `to_process` and `chunks` are what
+    the pages before this one have named, what of it is to run, and how many chunks wait for the end of the walk.
     """
 
     cursor: str | None = None
@@ -92,6 +86,10 @@ class PaginateBody(WireBody):
     force: bool = False
     remaining: int | None = None
     probe: Probe = Probe()
+    counted: int | None = None
+    eligible: int = 0
+    to_process: int = 0
+    chunks: int = 0
     item_ids: list[str] | None = None
     first: int = 0
     named: bool = False

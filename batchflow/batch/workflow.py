@@ -87,8 +87,12 @@ class BatchWorkflow(Generic[Params, Item, Result]):
     """How long an item counts as processed; None: for ever."""
     processed_per: ClassVar[tuple[str, ...]] = ()
     """Names of parameters for each of whose values items are processed anew: `("year",)`, one ledger a year."""
-    count_first: ClassVar[bool] = False
-    """Count and filter everything before the first item starts, so that totals are exact from the beginning."""
+    walk_first: ClassVar[bool] = False
+    """Walk and store all items before the first one starts.
+
+    Totals are exact from the start, and a source that changes under its own items, such as LIMIT and OFFSET over what
+    is not done yet, loses none.
+    """
 
     __batch__: ClassVar[Definition]
 

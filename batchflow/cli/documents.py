@@ -8,7 +8,7 @@ from pydantic.alias_generators import to_camel
 from pydantic_core import from_json
 
 from batchflow.batch.status import BatchStatus
-from batchflow.batch.summary import BatchSummary
+from batchflow.batch.summary import BatchSummary, counted_more
 from batchflow.core.batch import Batch, Counts, Item
 from batchflow.core.message import DeadLetter
 from batchflow.core.run import Run, Step, Waiter
@@ -32,6 +32,7 @@ def of_summary(summary: BatchSummary, sentence: str) -> dict[str, Any]:
         "durationMs": summary.duration_ms,
         "label": summary.label,
         "error": summary.error,
+        "counted": summary.counted,
     }
 
 
@@ -49,6 +50,7 @@ def of_status(status: BatchStatus) -> dict[str, Any]:
         "durationMs": status.elapsed_ms,
         "label": status.label,
         "error": status.error,
+        "counted": status.counted,
     }
 
 
@@ -66,6 +68,7 @@ def of_batch(batch: Batch) -> dict[str, Any]:
         "force": batch.force,
         "label": batch.label,
         "error": batch.error,
+        "counted": counted_more(batch),
         "createdAt": moment(batch.created_at),
         "startedAt": moment(batch.started_at),
         "endedAt": moment(batch.ended_at),

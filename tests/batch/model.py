@@ -15,7 +15,7 @@ from batchflow.core.limit import DEFAULT
 from batchflow.core.message import Claim, Message
 from batchflow.core.ports import Ledger, Verdict
 from batchflow.core.run import Journal, Run, RunQuery, Step, Waiter, merged, ripen
-from batchflow.core.settlement import Effect, Enter, Page, Publish, Settlement, StartItems
+from batchflow.core.settlement import Effect, Enter, Page, Publish, Settlement, StartItems, Walked
 from batchflow.core.worker import WorkerStatus
 from batchflow.serve.endpoint import Endpoint, Runtime
 from tests.batch.job import Clock, Job, NoChance
@@ -33,6 +33,7 @@ class Model:
         self.jobs: dict[str, Job] = {}
         self.queue: deque[tuple[Message, int]] = deque()
         self.published: list[Message] = []
+        self.held: list[Message] = []
         self.known: set[str] = set()
         self.journals: dict[str, Journal] = {}
         self.results: dict[str, str] = {}
@@ -61,7 +62,10 @@ class Model:
             if message.id not in self.known:
                 self.known.add(message.id)
                 self.published.append(message)
-                self.queue.append((message, -1))
+                if message.held:
+                    self.held.append(message)
+                else:
+                    self.queue.append((message, -1))
                 if message.batch:
                     self._work(message.batch, +1)
         return new
@@ -229,6 +233,11 @@ class Model:
                 job.batch = replace(job.batch, pages=job.batch.pages + 1, chunks=job.batch.chunks + chunks)
             case StartItems(batch, first, ids):
                 self._start(self.jobs[batch], first, ids)
+            case Walked(batch, total):
+                job = self.jobs[batch]
+                job.batch = replace(job.batch, total=total)
+                self.queue.extend((message, -1) for message in self.held)
+                self.held.clear()
             case Publish(messages):
                 await self.publish(messages)
             case _:

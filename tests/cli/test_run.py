@@ -166,6 +166,7 @@ def test_run_is_one_json_document(command: CommandLine) -> None:
         "chunks": 3,
         "label": "first",
         "error": None,
+        "counted": None,
     }
 
 

@@ -667,6 +667,11 @@ WHERE key = :batch;
 UPDATE batch SET error = coalesce(error, :error), entered = 1
 WHERE key = :batch AND ended_at IS NULL AND state <> 'cancelling';
 
+-- held_drop --
+-- What is held back of a batch whose walk broke off is never released.
+DELETE FROM message WHERE owner IS NULL
+    AND lane IN (SELECT key FROM lane WHERE batch = :batch AND held = 1 AND closed & 1);
+
 -- batch_advance --
 -- Sealed when its pages are all walked, ended when no item is open either; the row comes back only when it ended.
 UPDATE batch SET

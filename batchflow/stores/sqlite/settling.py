@@ -159,7 +159,9 @@ def _end(tx: Tx, ended: Sequence[Ended], *, held_places: bool = True) -> set[int
             delta.working -= 1
             if settlement.ending != "done":
                 error = settlement.error or f"its run '{settlement.id}' was cancelled"
-                tx.run("batch_break", batch=held.batch, error=error)
+                # What is held of a batch that is being cancelled ends with the rest of it.
+                if tx.run("batch_break", batch=held.batch, error=error):
+                    delta.working -= tx.run("held_drop", batch=held.batch)
     journals = [(s.id,) for s, held in ended if not held.keep and s.ending != "dead"]
     if journals:
         tx.run_rows("step_drop", journals)
