@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
+from inspect import signature
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack, overload
 
 from pydantic import BaseModel
@@ -135,14 +136,19 @@ class Batchflow(Operations):
         flow: FlowControl | None = None,
         retry: RetryPolicy | None = None,
         timeout: Duration | None = None,
+        processed_ttl: Duration | None = None,
+        processed_per: tuple[str, ...] = (),
+        walk_first: bool = False,
     ) -> BatchFunction: ...
     def batch(self, fn: Any = None, **options: Any) -> Any:
         """The shortest batch: a function of one id, `@flow.batch` or `@flow.batch(ids=source)`.
 
         `ids` is a sequence, or a function that returns one, a generator or an async generator; without it every
-        trigger names its ids. `flow` limits the items (None: unlimited).
+        trigger names its ids. `flow` limits the items (None: unlimited). The others are those of a class: `retry`,
+        `item_timeout` as `timeout`, `processed_ttl`, `processed_per`,
+        `walk_first`.
         """
-        check_options("flow.batch", options, ("ids", "name", "flow", "retry", "timeout"))
+        check_options("flow.batch", options, _BATCH_OPTIONS)
         if fn is not None and not callable(fn):
             raise ConfigurationError(
                 f"flow.batch cannot take {shown(fn)}; write @flow.batch above a function of one id"
@@ -272,6 +278,7 @@ class Batchflow(Operations):
         return self._router
 
 
+_BATCH_OPTIONS = tuple(signature(function_batch).parameters)[1:]
 _REDIS = frozenset({"redis", "rediss", "unix", "redis+cluster", "rediss+cluster", "redis+sentinel", "rediss+sentinel"})
 
 

@@ -18,21 +18,8 @@ def nothing_eligible() -> str:
     return _text({"success": True, "totalEligible": 0, "message": "No eligible items found"})
 
 
-def nothing_left(total: int, already_processed: int) -> str:
-    """Entry: everything was processed before."""
-    return _text(
-        {
-            "success": True,
-            "totalEligible": total,
-            "toProcess": 0,
-            "alreadyProcessed": already_processed,
-            "message": "All items already processed",
-        }
-    )
-
-
 def started(total: int, to_process: int, already_processed: int) -> str:
-    """Entry: everything was counted, and the walk over the pages starts."""
+    """Entry: the trigger has named the ids."""
     return _text(
         {
             "success": True,
@@ -45,14 +32,9 @@ def started(total: int, to_process: int, already_processed: int) -> str:
 
 
 def started_uncounted(total: int | None) -> str:
-    """Entry: the walk starts before anything is counted; `total` is what the source says, where it can."""
+    """Entry: the walk over the pages starts; `total` is what the source says, where it can."""
     counted = {} if total is None else {"totalEligible": total}
     return _text({"success": True, **counted, "message": "Triggered pagination"})
-
-
-def counting(total: int) -> str:
-    """Entry: one slice is counted, and the next one goes on."""
-    return _text({"success": True, "totalEligible": total, "message": f"Counted {total} items so far"})
 
 
 def walk_complete() -> str:

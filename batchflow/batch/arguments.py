@@ -36,6 +36,23 @@ def check_params(definition: Definition, params: Any) -> BaseModel:
     return params
 
 
+def check_scope(definition: Definition, params: Any) -> BaseModel:
+    """The parameters that say which ledger is meant; any will do where there is only one.
+
+    Raises:
+        InputError: they are of another type, or there are several ledgers and none are given.
+    """
+    names = definition.ledger_scope.names
+    if params is None and names:
+        fields = ", ".join(f"{name}=…" for name in names)
+        raise InputError(
+            f"'{definition.name}' has a ledger for each {' and '.join(map(repr, names))}; say which one is meant: "
+            f"params={definition.params.__name__}({fields})",
+            field="params",
+        )
+    return definition.params.model_construct() if params is None else check_params(definition, params)
+
+
 def check_source(definition: Definition) -> None:
     """Raise `InputError` for a workflow without `fetch`, which runs named ids only."""
     if "fetch" not in definition.has:

@@ -1,36 +1,32 @@
 """A workflow that is ready to be triggered: what `flow.add` returns."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel
 
 from batchflow.batch import answers
 from batchflow.batch import dry_run as counting
-from batchflow.batch.arguments import (
-    check_force,
-    check_ids,
-    check_limit,
-    check_names,
-    check_params,
-    check_source,
-    derived_id,
-)
+from batchflow.batch.arguments import check_names, check_params, check_scope, check_source
 from batchflow.batch.endpoints import endpoints_of
 from batchflow.batch.handle import BatchHandle
 from batchflow.batch.layers import Layers
 from batchflow.batch.options import check_instance
-from batchflow.batch.payloads import EntryBody, EntryRequest
+from batchflow.batch.payloads import EntryRequest
+from batchflow.batch.starting import messages_of, open_one, start_of
 from batchflow.batch.statistics import Statistics
 from batchflow.batch.summary import BatchSummary
+from batchflow.batch.triggering import BatchTrigger
 from batchflow.batch.workflow import BatchWorkflow
+from batchflow.core.duration import Duration
 from batchflow.core.flow import FlowControl
 from batchflow.core.ports import Client
 from batchflow.core.settlement import Effect, OpenBatch
 from batchflow.errors import ConfigurationError
-from batchflow.serve.checks import checked_label
 from batchflow.serve.children import ChildOptions, Link
 from batchflow.serve.endpoint import Endpoint
+from batchflow.serve.starting import Dedup
 
 Params = TypeVar("Params", bound=BaseModel)
 Result = TypeVar("Result")
@@ -63,33 +59,48 @@ class Workflow(Generic[Params, Result]):
         ids: Sequence[str] | None = None,
         limit: int | None = None,
         dedup_id: str | None = None,
+        dedup: Dedup = "kept",
         label: str | None = None,
+        batch_id: str | None = None,
+        delay: Duration | None = None,
+        not_before: datetime | int | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> BatchHandle[Result]:
         """Start a batch, durable when this returns.
 
         `force` runs items that are already processed too. `ids` runs exactly these, unfiltered, instead of what
-        `fetch` names. `limit` stops after so many items: the small batch before the full one. A second trigger with
-        the same `dedup_id` starts nothing and returns the handle of the first; its other arguments are not looked at.
+        `fetch` names. `limit` stops after so many items: the small batch before the full one. A second trigger of the
+        workflow with the same `dedup_id` starts nothing and returns the handle of the first, which says so
+        (`deduplicated`); its other arguments are not looked at. That holds as long as the first is kept; with
+        `dedup="open"` only until it has ended. `batch_id` is an id of one's own, which begins with `bat_`; one that is
+        known starts nothing either. `label` is what batches are found by. The batch starts after `delay`, or at
+        `not_before`: a datetime with its time zone, or ms since the epoch. `headers` are what `ctx.headers` of its
+        items and `self.headers` of its hooks show; they are shown nowhere else.
 
         Raises:
-            InputError: parameters of another type, no or repeated ids, a limit below 1, a label that is none;
-                `TooLarge`, which is one: the parameters are. Nothing was started.
+            InputError: parameters of another type, no or repeated ids, a limit below 1, an id or a label that is none,
+                the id of another workflow's batch; `TooLarge`, which is one: the parameters are. Nothing was started.
+            ConfigurationError: a time or the headers are none.
             UnserializableError: the parameters do not survive JSON.
         """
-        definition = self.definition
-        text = self._written(check_params(definition, params))
-        named = check_ids(definition, ids)
-        check_limit(limit, named)
-        check_force(force)
-        id = self._layers.client.new_id("batch") if dedup_id is None else derived_id(self.name, dedup_id)
-        batch = self._layers.messages.batch(id, text, force=force, label=checked_label(label))
-        entry = EntryBody(force=force, limit=limit, total=None if named is None else len(named))
-        first, *others = self._layers.messages.of_trigger(id, entry, named or ())
-        opened = await self._layers.client.open_batch(batch, first)
-        if opened or (others and await self._is_pending(id)):
-            for messages in others:
-                await self._layers.client.publish(messages)
-        return self.batch(id)
+        options = BatchTrigger(
+            force=force,
+            ids=ids,
+            limit=limit,
+            dedup_id=dedup_id,
+            dedup=dedup,
+            label=label,
+            batch_id=batch_id,
+            delay=delay,
+            not_before=not_before,
+            headers=headers,
+        )
+        return await self.start(params, options)
+
+    async def start(self, params: Params | None, options: BatchTrigger) -> BatchHandle[Result]:
+        """As `trigger`, with its options in one value."""
+        opened = await open_one(self._layers, start_of(self._layers, params, options))
+        return BatchHandle(opened.id, self.definition, self._layers.client, deduplicated=opened.deduplicated)
 
     async def dry_run(self, params: Params | None = None, *, force: bool = False) -> Statistics:
         """What `trigger` with these parameters would do now, counted exactly; nothing is written or started.
@@ -103,17 +114,34 @@ class Workflow(Generic[Params, Result]):
 
     # The ledger
 
-    async def processed(self, ids: Sequence[str]) -> frozenset[str]:
-        """Those of `ids` that count as processed."""
-        return await self._layers.client.processed(self.name, check_names(ids))
+    # With `processed_per` there is one ledger for each value of these parameters, and `params` says which is meant.
 
-    async def mark(self, ids: Sequence[str]) -> None:
-        """Count `ids` as processed, for as long as `processed_ttl` says: what was done before, or elsewhere."""
-        await self._layers.client.mark(self.name, check_names(ids), self.definition.ledger_ttl)
+    async def processed(self, ids: Sequence[str], params: Params | None = None) -> frozenset[str]:
+        """Those of `ids` that count as processed.
 
-    async def forget(self, ids: Sequence[str] | None = None) -> int:
-        """Count `ids` as not processed, all there are when it is None; how many were."""
-        return await self._layers.client.forget(self.name, None if ids is None else check_names(ids))
+        Raises:
+            InputError: one is no id; or the workflow has `processed_per`, and `params` does not say which is meant.
+        """
+        return await self._layers.client.processed(self._ledger(params), check_names(ids))
+
+    async def mark(self, ids: Sequence[str], params: Params | None = None) -> None:
+        """Count `ids` as processed, for as long as `processed_ttl` says: what was done before, or elsewhere.
+
+        Raises:
+            InputError: as for `processed`.
+        """
+        await self._layers.client.mark(self._ledger(params), check_names(ids), self.definition.ledger_ttl)
+
+    async def forget(self, ids: Sequence[str] | None = None, params: Params | None = None) -> int:
+        """Count `ids` as not processed, all there are when it is None; how many were.
+
+        Raises:
+            InputError: as for `processed`.
+        """
+        return await self._layers.client.forget(self._ledger(params), None if ids is None else check_names(ids))
+
+    def _ledger(self, params: Params | None) -> str:
+        return self.definition.ledger_of(check_scope(self.definition, params))
 
     # As a child (`batchflow.serve.children.Invocable`)
 
@@ -128,12 +156,9 @@ class Workflow(Generic[Params, Result]):
             raise ConfigurationError(
                 f"'{self.name}' is a batch workflow, whose retries and limits are its class's; invoke it without them"
             )
-        check_source(self.definition)
-        text = self._written(check_params(self.definition, payload))
-        id = derived_id(self.name, link.id)
-        batch = self._layers.messages.batch(id, text, force=False, label=options.label, parent=link)
-        (first,) = self._layers.messages.of_trigger(id, EntryBody(), ())
-        return (OpenBatch(batch, tuple(first)),)
+        start = start_of(self._layers, payload, BatchTrigger(label=options.label), link)
+        (first,) = messages_of(self._layers, start)
+        return (OpenBatch(start.batch, tuple(first)),)
 
     def outcome(self, text: str) -> BatchSummary:
         """How the batch ended."""
@@ -159,31 +184,13 @@ class Workflow(Generic[Params, Result]):
     async def receive(self, request: EntryRequest[Params]) -> Statistics | BatchHandle[Result]:
         """Do what a request asks for: a dry run, or a trigger."""
         if request.dry_run:
-            return await self.dry_run(request.params, force=request.force)
-        return await self.trigger(
-            request.params,
-            force=request.force,
-            ids=request.ids,
-            limit=request.limit,
-            dedup_id=request.dedup_id,
-            label=request.label,
-        )
+            return await self.dry_run(request.params, force=request.options.force)
+        return await self.start(request.params, request.options)
 
     @property
     def request_model(self) -> type[BaseModel]:
         """The shape of a trigger over the wire, for its documentation."""
         return self._layers.payloads.entry_model
-
-    def _written(self, params: BaseModel) -> str:
-        where = f"the parameters of '{self.name}'"
-        text, _ = self.definition.params_codec.round_trip(params, where=where)
-        self._layers.client.limit.check(text, where)
-        return text
-
-    async def _is_pending(self, id: str) -> bool:
-        """Whether the first trigger was cut off before its entry was published."""
-        batch = await self._layers.client.batch(id)
-        return batch is not None and batch.state == "pending"
 
 
 def bind(workflow: BatchWorkflow[P, Any, R], client: Client) -> Workflow[P, R]:

@@ -4,6 +4,7 @@ from typing import Any
 
 from batchflow.batch import answers
 from batchflow.batch.layers import Layers
+from batchflow.batch.scope import SCOPE
 from batchflow.batch.summary import BatchSummary
 from batchflow.core.codec import Codec
 from batchflow.errors import NonRetryable
@@ -29,6 +30,8 @@ class CompleteLayer:
             summary = BatchSummary.of(batch)
             self._log.info("Batch ended", batch=summary.id, state=summary.state, summary=str(summary))
             if self._on_complete is not None:
+                # Its own message brings none, and the scope goes with `running`.
+                SCOPE.set(SCOPE.get()._replace(headers=batch.headers))
                 step = self._layers.definition.steps.on_complete
                 await ctx.step_as(step, self._nothing, self._on_complete, summary, last=True)
             return answers.completed(summary)

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from batchflow.batch import options
 from batchflow.batch.annotations import is_model, is_open, spell_type, type_arguments
 from batchflow.batch.hooks import NAMES, check_hooks, hooks_of, written
+from batchflow.batch.ledger_scope import LedgerScope
 from batchflow.batch.names import Routes, Steps, Wire, kebab
 from batchflow.batch.wire_names import check_fields
 from batchflow.core.codec import Codec
@@ -18,7 +19,7 @@ from batchflow.core.retry import RetryPolicy
 from batchflow.core.spelling import slips
 from batchflow.errors import BatchflowError, ConfigurationError
 
-GIVEN = ("params", "item_id", "unprocessed")
+GIVEN = ("params", "item_id", "headers", "unprocessed")
 """What the base class has and a subclass uses, but does not replace."""
 
 T = TypeVar("T")
@@ -48,11 +49,17 @@ class Definition:
     paginate_flow: FlowControl
     execute_flow: FlowControl
     complete_flow: FlowControl
+    invoked_flow: FlowControl
     retry: RetryPolicy
     timeout_ms: int
     ledger_ttl: int | None
-    count_first: bool
+    ledger_scope: LedgerScope
+    walk_first: bool
     keep_results: bool
+
+    def ledger_of(self, params: BaseModel) -> str:
+        """The name of the ledger that says which items are processed with these parameters."""
+        return self.ledger_scope.ledger(params)
 
     @property
     def flows(self) -> tuple[FlowControl, ...]:
@@ -105,10 +112,12 @@ def _definition(
         paginate_flow=read.flow("paginate_flow", f"{name}.paginate"),
         execute_flow=read.flow("execute_flow", f"{name}.execute"),
         complete_flow=FlowControl(key=f"{name}.complete"),
+        invoked_flow=FlowControl(key=f"{name}.invoked"),
         retry=read.instance("retry", RetryPolicy, "RetryPolicy(retries=3)"),
         timeout_ms=read.duration("item_timeout"),
+        ledger_scope=LedgerScope.read(cls.__name__, name, params, read.value("processed_per")),
         ledger_ttl=None if read.value("processed_ttl") is None else read.duration("processed_ttl"),
-        count_first=read.instance("count_first", bool, "True or False"),
+        walk_first=read.instance("walk_first", bool, "True or False"),
         keep_results=result not in (None, NoneType),
     )
 
@@ -118,6 +127,8 @@ def _check_names(cls: type, base: type) -> None:
     for name in GIVEN:
         if name in cls.__dict__:
             raise ConfigurationError(f"{cls.__name__}.{name} hides what batchflow gives the hooks; use another name")
+    if any("count_first" in it.__dict__ for it in cls.__mro__):
+        raise ConfigurationError(f"Unknown option 'count_first' of {cls.__name__}; did you mean 'walk_first'?")
     own = [name for name in cls.__dict__ if not name.startswith("_")]
     for name, meant in slips(own, (*options.NAMES, *NAMES)):
         kind = "hook" if meant in NAMES else "option"

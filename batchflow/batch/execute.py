@@ -81,7 +81,7 @@ class ExecuteLayer:
         text = self._result.encode(result) if self._plain else self._checked(result, item_id)
         if ledger is not None and ctx.claim.batch:
             definition = self._layers.definition
-            await patiently(ledger.mark(definition.name, [item_id], definition.ledger_ttl))
+            await patiently(ledger.mark(definition.ledger_of(ctx.payload), [item_id], definition.ledger_ttl))
         if self._log.verbose:
             self._log.debug("Completed", item_id=item_id)
         return self._done.text(item_id, text)

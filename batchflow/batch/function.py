@@ -66,6 +66,9 @@ def function_batch(
     flow: FlowControl | None = _DEFAULT_FLOW,
     retry: RetryPolicy | None = None,
     timeout: Duration | None = None,
+    processed_ttl: Duration | None = None,
+    processed_per: tuple[str, ...] = (),
+    walk_first: bool = False,
 ) -> BatchWorkflow[NoParams, str, R]:
     """A workflow whose `execute` is `fn`, named after it; without `ids` every trigger names its own.
 
@@ -82,6 +85,9 @@ def function_batch(
         "name": name if name is not None else kebab(_name(fn)),
         "entity": kebab(parameter.removesuffix("_id")) if parameter.endswith("_id") and parameter != "_id" else "item",
         "execute_flow": flow,
+        "processed_ttl": processed_ttl,
+        "processed_per": processed_per,
+        "walk_first": walk_first,
         "__module__": fn.__module__,
         "__doc__": fn.__doc__,
     }

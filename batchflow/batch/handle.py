@@ -25,13 +25,16 @@ _ITEMS = 500
 class BatchHandle(Generic[Result]):
     """One batch. It holds nothing but the id: make another from `workflow.batch(id)` at any time, anywhere.
 
+    `deduplicated` says of what a trigger returns that it has started nothing: the batch was there already.
+
     Every method raises `NotFoundError` once retention has removed the batch.
     """
 
-    __slots__ = ("_client", "_definition", "id")
+    __slots__ = ("_client", "_definition", "deduplicated", "id")
 
-    def __init__(self, id: str, definition: Definition, client: Client) -> None:
+    def __init__(self, id: str, definition: Definition, client: Client, *, deduplicated: bool = False) -> None:
         self.id = id
+        self.deduplicated = deduplicated
         self._definition = definition
         self._client = client
 
@@ -115,7 +118,7 @@ class BatchHandle(Generic[Result]):
         return await self._client.cancel_batch(self.id)
 
     def _status(self, batch: Batch) -> BatchStatus:
-        return BatchStatus.of(batch, self._client.now(), count_first=self._definition.count_first)
+        return BatchStatus.of(batch, self._client.now(), walk_first=self._definition.walk_first)
 
     async def _read(self) -> Batch:
         batch = await self._client.batch(self.id)

@@ -57,7 +57,7 @@ class Layers:
 
     def scope(self, ctx: WorkflowContext[Any], item_id: str = "") -> Scope:
         """What the hooks see while this run is carried out."""
-        return Scope(self.client, self.definition.name, ctx.payload, ctx.claim.batch or "", item_id)
+        return Scope(self.client, self.definition.name, ctx.payload, ctx.claim.batch or "", item_id, ctx.claim.headers)
 
     @contextmanager
     def running(self, ctx: WorkflowContext[Any], log: LayerLog) -> Generator[None]:

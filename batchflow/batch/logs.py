@@ -31,6 +31,10 @@ class LayerLog:
         """A line per item or message; callers look at `verbose` first."""
         logger().debug(self._prefix + text, **values)
 
+    def warning(self, text: str, **values: object) -> None:
+        """What may be wrong, and is none of an item's."""
+        logger().warning(self._prefix + text, **values)
+
     def error(self, error: BaseException | str, **values: object) -> None:
         """What went wrong."""
         logger().error(self._error + _text(error), **values)

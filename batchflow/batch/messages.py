@@ -1,14 +1,15 @@
 """The messages between the layers: their ids are derived, so that publishing one again changes nothing."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from more_itertools import chunked
 
 from batchflow.batch.definition import Definition
 from batchflow.batch.payloads import EntryBody, PaginateBody, Payloads, body_text
-from batchflow.core.batch import NewBatch
-from batchflow.core.ids import chunk_id, count_id, entry_id, page_id
+from batchflow.batch.walk import Picked
+from batchflow.core.batch import NO_HEADERS, NewBatch
+from batchflow.core.ids import chunk_id, entry_id, page_id
 from batchflow.core.message import Message
 from batchflow.serve.children import Link
 
@@ -25,7 +26,19 @@ class Messages:
         self._definition = definition
         self._paginate = payloads.paginate
 
-    def batch(self, id: str, params: str, *, force: bool, label: str | None, parent: Link | None = None) -> NewBatch:
+    def batch(
+        self,
+        id: str,
+        params: str,
+        *,
+        ledger: str,
+        force: bool,
+        named: bool,
+        label: str | None,
+        headers: Mapping[str, str] = NO_HEADERS,
+        open_dedup: str | None = None,
+        parent: Link | None = None,
+    ) -> NewBatch:
         """The batch that a trigger opens, or a run that waits for its end."""
         definition = self._definition
         return NewBatch(
@@ -36,58 +49,84 @@ class Messages:
             params=params,
             complete=definition.routes.complete if parent is not None or "on_complete" in definition.has else None,
             complete_flow=definition.complete_flow,
+            ledger=ledger,
             ledger_ttl=definition.ledger_ttl,
             keep_results=definition.keep_results,
             force=force,
+            named=named,
             label=label,
+            headers=headers,
+            open_dedup=open_dedup,
             parent=None if parent is None else parent.parent,
             depth=0 if parent is None else parent.depth,
         )
 
-    def entry(self, batch: str, body: EntryBody) -> Message:
-        """The entry, or a further slice of its counting; kept, since its result is what a trigger's caller reads."""
+    def entry(
+        self, batch: str, body: EntryBody, headers: Mapping[str, str], *, not_before: int = 0, invoked: bool = False
+    ) -> Message:
+        """The entry; kept, since its result is what a trigger's caller reads."""
         definition = self._definition
         return Message(
-            id=count_id(batch, body.slice) if body.slice else entry_id(batch),
+            id=entry_id(batch),
             destination=definition.routes.process,
-            flow=definition.entry_flow,
+            flow=definition.invoked_flow if invoked else definition.entry_flow,
             body=body_text(body),
+            headers=headers,
+            not_before=not_before,
             batch=batch,
             keep=True,
         )
 
-    def page(self, batch: str, body: PaginateBody) -> Message:
+    def page(self, batch: str, body: PaginateBody, headers: Mapping[str, str]) -> Message:
         """One page of the walk."""
-        return self._to_paginate(page_id(batch, body.page), batch, body)
+        return self._to_paginate(page_id(batch, body.page), batch, body, headers=headers)
 
-    def further_chunks(self, batch: str, page: int, first: int, ids: Sequence[str]) -> Iterator[Message]:
-        """A page's ids, whose items are numbered from `first` on, cut into chunks; all but the first chunk."""
+    def chunks(self, batch: str, page: PaginateBody, picked: Picked, *, held: bool = False) -> Iterator[Message]:
+        """What was picked of a page, cut into chunks; `held` keeps them back until the batch has been walked."""
         size = self._definition.chunk_size
-        for place, some in enumerate(chunked(ids[size:], size), 1):
-            body = self._paginate(item_ids=some, first=first + place * size, page=page)
-            yield self._to_paginate(chunk_id(batch, page, place), batch, body)
+        for place, some in enumerate(picked.cut(size)):
+            first = page.page * self._definition.page_size + place * size
+            body = self._paginate(item_ids=some.ids, first=first, page=page.page, force=page.force, marked=some.marked)
+            yield self._to_paginate(chunk_id(batch, page.page, place), batch, body, held=held)
 
-    def of_trigger(self, batch: str, entry: EntryBody, ids: Sequence[str]) -> Iterator[list[Message]]:
+    def of_trigger(
+        self, batch: NewBatch, entry: EntryBody, ids: Sequence[str], not_before: int
+    ) -> Iterator[list[Message]]:
         """What a trigger publishes, in portions: the chunks of the ids it names, the entry last.
 
         A batch is entered when all of it is there.
         """
-        messages = itertools.chain(self._named(batch, ids), (self.entry(batch, entry),))
-        return chunked(messages, TOGETHER)
+        # A run that waits for it has been admitted itself, and many of them may come at once.
+        invoked = batch.parent is not None
+        last = self.entry(batch.id, entry, batch.headers, not_before=not_before, invoked=invoked)
+        return chunked(itertools.chain(self._named(batch.id, ids, not_before), (last,)), TOGETHER)
 
-    def _named(self, batch: str, ids: Sequence[str]) -> Iterator[Message]:
+    def _named(self, batch: str, ids: Sequence[str], not_before: int) -> Iterator[Message]:
         """The chunks of ids that a trigger has named; kept, so that a trigger cut off half-way can be repeated."""
         for place, some in enumerate(chunked(ids, self._definition.chunk_size)):
             body = self._paginate(item_ids=some, first=place * self._definition.chunk_size, page=place, named=True)
-            yield self._to_paginate(chunk_id(batch, place, 0), batch, body, keep=True)
+            yield self._to_paginate(chunk_id(batch, place, 0), batch, body, not_before=not_before, keep=True)
 
-    def _to_paginate(self, id: str, batch: str, body: PaginateBody, *, keep: bool = False) -> Message:
+    def _to_paginate(
+        self,
+        id: str,
+        batch: str,
+        body: PaginateBody,
+        *,
+        headers: Mapping[str, str] = NO_HEADERS,
+        not_before: int = 0,
+        keep: bool = False,
+        held: bool = False,
+    ) -> Message:
         definition = self._definition
         return Message(
             id=id,
             destination=definition.routes.paginate,
             flow=definition.paginate_flow,
             body=body_text(body),
+            headers=headers,
+            not_before=not_before,
             batch=batch,
             keep=keep,
+            held=held,
         )

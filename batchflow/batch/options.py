@@ -22,7 +22,8 @@ NAMES = (
     "retry",
     "item_timeout",
     "processed_ttl",
-    "count_first",
+    "processed_per",
+    "walk_first",
 )
 
 _SLUG = re.compile(r"[A-Za-z0-9]+(?:[-_.][A-Za-z0-9]+)*")

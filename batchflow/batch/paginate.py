@@ -1,14 +1,20 @@
 """Layer 2, one run per page and one per chunk: fetch, filter, split, start, go on to the next page."""
 
+from collections.abc import Awaitable
 from typing import Any
+
+from pydantic import BaseModel
 
 from batchflow.batch import answers
 from batchflow.batch.layers import Layers
+from batchflow.batch.ledger import patiently
 from batchflow.batch.payloads import PaginateBody
-from batchflow.batch.walk import Fetched
+from batchflow.batch.summary import MOVED
+from batchflow.batch.walk import Fetched, Picked
 from batchflow.core.codec import Codec
 from batchflow.core.message import Message
-from batchflow.core.settlement import Page, Publish, StartItems
+from batchflow.core.settlement import Page, Publish, StartItems, Walked
+from batchflow.errors import NonRetryable
 from batchflow.serve.context import WorkflowContext
 
 
@@ -18,7 +24,8 @@ class PaginateLayer:
     A page's items are numbered from `page × page_size` on. The first chunk is started by the page itself. Everything a
     page starts, the next page included, is written with its settlement, and so is the outcome of its last step. An
     empty page ends the walk unless it names a next cursor: a source that filters behind its cursor may have an empty
-    page in the middle, and no item after it is lost.
+    page in the middle, and no item after it is lost. With `walk_first` nothing starts before the walk has ended: every
+    chunk is a message, held back until then.
     """
 
     def __init__(self, layers: Layers) -> None:
@@ -26,27 +33,30 @@ class PaginateLayer:
         self._log = layers.paginate_log
         self._definition = layers.definition
         self._fetched: Codec[Fetched] = Codec.of(Fetched)
-        self._ids: Codec[list[str]] = Codec.of(list[str])
+        self._picked: Codec[list[str] | Picked] = Codec.of(list[str] | Picked)
 
     async def handle(self, ctx: WorkflowContext[Any]) -> str:
         """Carry out one paginate message."""
         with self._layers.running(ctx, self._log):
             body = self._layers.payloads.read_page(ctx.claim.body)
             if body.item_ids is not None:
-                return self._chunk(ctx, body, body.item_ids)
+                return await self._chunk(ctx, body, body.item_ids)
             return await self._page(ctx, body)
 
-    def _chunk(self, ctx: WorkflowContext[Any], body: PaginateBody, ids: list[str]) -> str:
+    async def _chunk(self, ctx: WorkflowContext[Any], body: PaginateBody, ids: list[str]) -> str:
         batch = ctx.claim.batch or ""
         self._log.info("Processing specific itemIds", count=len(ids), batch=batch)
+        picked = Picked(ids, body.marked)
         if body.named:
             ctx.effects.append(Page(batch, len(ids), chunks=1))
-        self._start(ctx, body.first, ids)
-        return answers.chunk(len(ids))
+        started = await self._start(ctx, body, body.first, picked)
+        return answers.chunk(started)
 
     async def _page(self, ctx: WorkflowContext[Any], body: PaginateBody) -> str:
         definition, source = self._definition, self._layers.source
         batch, size, steps = ctx.claim.batch or "", definition.page_size, definition.steps
+        if body.chunks and ctx.claim.fence > 1:
+            await self._check_held(batch, body.chunks)
         page = await ctx.step_as(
             steps.get_batch, self._fetched, source.fetch, ctx.payload, body.cursor, size, last=body.force
         )
@@ -55,63 +65,142 @@ class PaginateLayer:
         probe = body.probe if page.next_cursor is None else source.advance(body.probe, page.next_cursor)
         if not page.named and page.next_cursor is None:
             ctx.effects.append(Page(batch, 0))
-            self._log.info("No more pages", batch=batch)
+            self._end_walk(ctx, body)
             return answers.walk_complete()
-        needed = page.ids
-        if not body.force and needed:
-            needed = await ctx.step_as(
-                steps.filter_existing, self._ids, source.filter, ctx.payload, page.ids, last=True
-            )
-        skipped = len(page.ids) - len(needed)
-        self._log.info("After filtering", need=len(needed), skipped=skipped, batch=batch)
-        started = needed if body.remaining is None else needed[: body.remaining]
-        chunks, rest = self._hand_on(ctx, body, started)
-        left_out = len(needed) - len(started)
-        ctx.effects.append(Page(batch, page.named, skipped, page.duplicates, left_out, chunks))
-        following = self._next_page(ctx, body.model_copy(update={"probe": probe}), page.next_cursor, len(started))
-        if rest or following:
-            ctx.effects.append(Publish((*rest, *following)))
-        return answers.page(len(started), skipped, page.next_cursor)
+        needed = await self._needed(ctx, body, page)
+        skipped = len(page.ids) - len(needed.ids)
+        self._log.info("After filtering", need=len(needed.ids), skipped=skipped, batch=batch)
+        wanted = needed.first(body.remaining)
+        count = len(wanted.ids)
+        ends = page.next_cursor is None or body.remaining == count
+        chunks, messages = await self._hand_on(ctx, body, wanted, ends=ends)
+        ctx.effects.append(Page(batch, page.named, skipped, page.duplicates, len(needed.ids) - count, chunks))
+        walked = body.model_copy(
+            update={
+                "probe": probe,
+                "remaining": None if body.remaining is None else body.remaining - count,
+                "eligible": body.eligible + page.named,
+                "to_process": body.to_process + count,
+                "chunks": body.chunks + (len(messages) if definition.walk_first else 0),
+            }
+        )
+        if ends:
+            self._end_walk(ctx, walked)
+        else:
+            messages += (self._next_page(ctx, walked, page.next_cursor),)
+        if messages:
+            ctx.effects.append(Publish(messages))
+        return answers.page(count, skipped, page.next_cursor)
 
-    def _hand_on(
-        self, ctx: WorkflowContext[Any], body: PaginateBody, ids: list[str]
+    async def _check_held(self, batch: str, chunks: int) -> None:
+        """Raise `NonRetryable` where what waited for the end of the walk is gone: the walk had broken off for good."""
+        found = await self._layers.client.batch(batch)
+        # This page is at work too.
+        if found is not None and found.working <= chunks:
+            raise NonRetryable("what was stored of the walk was dropped when it broke off; trigger the batch again")
+
+    async def _needed(self, ctx: WorkflowContext[Any], body: PaginateBody, page: Fetched) -> Picked:
+        if body.force or not page.ids:
+            return Picked(page.ids)
+        # A ledger elsewhere is asked after it, and by then all is recorded.
+        last = self._layers.client.ledger is None
+        found = await ctx.step_as(
+            self._definition.steps.filter_existing, self._picked, self._pick, ctx.payload, page.ids, last=last
+        )
+        return found if isinstance(found, Picked) else Picked(found)
+
+    async def _pick(self, params: BaseModel, ids: list[str]) -> list[str] | Picked:
+        """What the filter names of a page, and which of it the ledger held before."""
+        source, client = self._layers.source, self._layers.client
+        if "filter" not in self._definition.has:
+            return await source.filter(params, ids)
+        # Read first: what is marked while the filter works is not what the filter means.
+        held = await self._asked(client.processed(self._definition.ledger_of(params), ids))
+        needed = await source.filter(params, ids)
+        marked = tuple(id for id in needed if id in held)
+        return Picked(needed, marked) if marked else needed
+
+    async def _asked(self, asked: Awaitable[frozenset[str]]) -> frozenset[str]:
+        return await (asked if self._layers.client.ledger is None else patiently(asked))
+
+    async def _hand_on(
+        self, ctx: WorkflowContext[Any], body: PaginateBody, picked: Picked, *, ends: bool
     ) -> tuple[int, tuple[Message, ...]]:
         """Start a page's items up to the first chunk's end; into how many chunks it is cut, and those that follow.
 
-        The first items of a walk start two commits earlier than by way of a message.
+        The first items of a walk start two commits earlier than by way of a message. Where all is walked first none is
+        started: every chunk follows, held back unless the walk `ends` here.
         """
-        first, size = body.page * self._definition.page_size, self._definition.chunk_size
-        if len(ids) <= size:
-            self._start(ctx, first, ids)
+        first, size, batch = body.page * self._definition.page_size, self._definition.chunk_size, ctx.claim.batch or ""
+        walk_first = self._definition.walk_first
+        if len(picked.ids) <= size and not walk_first:
+            await self._start(ctx, body, first, picked)
             return 0, ()
-        rest = tuple(self._layers.messages.further_chunks(ctx.claim.batch or "", body.page, first, ids))
-        chunks = len(rest) + 1
-        self._log.info("Fanout mode", chunks=chunks, chunk_size=size, total=len(ids), batch=ctx.claim.batch)
+        messages = tuple(self._layers.messages.chunks(batch, body, picked, held=walk_first and not ends))
+        chunks = len(messages)
+        if chunks > 1:
+            self._log.info("Fanout mode", chunks=chunks, chunk_size=size, total=len(picked.ids), batch=batch)
         if self._log.verbose:
             for number in range(1, chunks + 1):
-                self._log.debug(f"{self._definition.steps.fanout}:{number}/{chunks}", batch=ctx.claim.batch)
-        self._start(ctx, first, ids[:size])
-        return chunks, rest
+                self._log.debug(f"{self._definition.steps.fanout}:{number}/{chunks}", batch=batch)
+        if walk_first:
+            return chunks if chunks > 1 else 0, messages
+        await self._start(ctx, body, first, picked.first(size))
+        return chunks, messages[1:]
 
-    def _start(self, ctx: WorkflowContext[Any], first: int, ids: list[str]) -> None:
+    async def _start(self, ctx: WorkflowContext[Any], body: PaginateBody, first: int, picked: Picked) -> int:
+        """Start items from number `first` on; how many."""
         batch = ctx.claim.batch or ""
-        if ids:
-            ctx.effects.append(StartItems(batch, first, tuple(ids)))
+        fresh = picked
+        if self._layers.client.ledger is not None and not body.force and not body.named:
+            fresh = await self._fresh(self._definition.ledger_of(ctx.payload), picked)
+        already_processed = len(picked.ids) - len(fresh.ids)
+        if picked.ids:
+            effect = StartItems(batch, first, tuple(fresh.ids), fresh.marked, already_processed=already_processed)
+            ctx.effects.append(effect)
         if self._log.verbose:
-            for id in ids:
+            for id in fresh.ids:
                 self._log.debug(f"{self._definition.steps.execute}:{id}", batch=batch)
+        return len(fresh.ids)
 
-    def _next_page(
-        self, ctx: WorkflowContext[Any], body: PaginateBody, cursor: str | None, started: int
-    ) -> tuple[Message, ...]:
-        """The message of the next page; none at the end, and none once the trigger's limit is reached."""
+    async def _fresh(self, ledger: str, picked: Picked) -> Picked:
+        """What a ledger beside the engine does not hold by now.
+
+        The engine's own ledger may hold what that one has forgotten since. Of what it held before the other was asked
+        the other decides; what it holds only after that has just been done, and the store leaves it out.
+        """
+        client = self._layers.client
+        own = await client.marked(ledger, picked.ids)
+        meant = frozenset(picked.marked)
+        unsure = [id for id in picked.ids if id not in meant]
+        held = await patiently(client.processed(ledger, unsure)) if unsure else frozenset[str]()
+        left = picked.without(held)
+        return Picked(left.ids, tuple(id for id in left.ids if id in meant or id in own))
+
+    def _next_page(self, ctx: WorkflowContext[Any], walked: PaginateBody, cursor: str | None) -> Message:
         batch = ctx.claim.batch or ""
-        remaining = None if body.remaining is None else body.remaining - started
-        if cursor is None or remaining == 0:
-            self._log.info("No more pages", batch=batch)
-            return ()
-        self._log.info("Scheduling next page", next_cursor=cursor, page=body.page + 1, batch=batch)
+        self._log.info("Scheduling next page", next_cursor=cursor, page=walked.page + 1, batch=batch)
         if self._log.verbose:
             self._log.debug(self._definition.steps.next_page, batch=batch)
-        update = {"cursor": cursor, "page": body.page + 1, "remaining": remaining}
-        return (self._layers.messages.page(batch, body.model_copy(update=update)),)
+        body = walked.model_copy(update={"cursor": cursor, "page": walked.page + 1})
+        return self._layers.messages.page(batch, body, ctx.claim.headers)
+
+    def _end_walk(self, ctx: WorkflowContext[Any], walked: PaginateBody) -> None:
+        """The source has no more pages, or the trigger's limit is reached."""
+        batch = ctx.claim.batch or ""
+        self._log.info("No more pages", batch=batch)
+        if walked.counted is not None and walked.eligible < walked.counted:
+            self._log.warning(
+                "The pages have named fewer items than count said",
+                counted=walked.counted,
+                named=walked.eligible,
+                why=MOVED,
+                batch=batch,
+            )
+        if self._definition.walk_first:
+            ctx.effects.append(Walked(batch, walked.to_process))
+            entry = self._layers.entry_log
+            entry.info("Total eligible items", total=walked.eligible, batch=batch)
+            entry.info("Check result", to_process=walked.to_process, batch=batch)
+            if walked.eligible and not walked.to_process:
+                entry.info("All items already processed", total=walked.eligible, batch=batch)

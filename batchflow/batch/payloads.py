@@ -1,19 +1,24 @@
 """What is sent to the layers: read, checked, and written. Names on the wire are camelCase."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar, cast
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Annotated, Any, Generic, TypeAlias, TypeVar, cast
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, create_model
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, ValidationError, create_model
 from pydantic.alias_generators import to_camel
-from pydantic_core import from_json, to_json
+from pydantic_core import PydanticCustomError, from_json, to_json
 
 from batchflow.batch.definition import Definition
 from batchflow.batch.names import camel
+from batchflow.batch.triggering import BatchTrigger
 from batchflow.batch.walk import Probe
 from batchflow.batch.wire_names import spellings, wire_name
+from batchflow.core.duration import Duration, to_ms
 from batchflow.core.spelling import did_you_mean
-from batchflow.errors import InputError
+from batchflow.errors import ConfigurationError, InputError
+from batchflow.serve.instants import ERA_MS, instant
+from batchflow.serve.starting import Dedup
 
 Params = TypeVar("Params", bound=BaseModel)
 Body = TypeVar("Body", bound="WireBody")
@@ -31,6 +36,16 @@ def body_text(body: WireBody) -> str:
     return body.model_dump_json(by_alias=True, exclude_defaults=True)
 
 
+def _text_or_number(value: object) -> object:
+    if value is None or (isinstance(value, str | int) and not isinstance(value, bool)):
+        return value
+    raise PydanticCustomError("time", "Input should be a text or a whole number")
+
+
+TextOrNumber: TypeAlias = Annotated[str | int | None, BeforeValidator(_text_or_number)]
+"""How JSON has a duration or a moment."""
+
+
 class EntryControls(WireBody):
     """What a trigger may say beside the workflow's own parameters."""
 
@@ -40,30 +55,30 @@ class EntryControls(WireBody):
     item_ids: list[str] | None = None
     label: str | None = None
     dedup_id: str | None = Field(default=None, min_length=1)
+    dedup: Dedup = "kept"
+    batch_id: str | None = None
+    delay: TextOrNumber = None
+    not_before: TextOrNumber = None
+    headers: dict[str, str] | None = None
 
 
 class EntryBody(WireBody):
-    """The entry's own message: what is left of the trigger, and how far the counting has come.
-
-    `total` is given where the trigger named the ids itself.
-    """
+    """The entry's own message: what is left of the trigger. `total` is given where it named the ids itself."""
 
     force: bool = False
     limit: int | None = None
     total: int | None = None
-    slice: int = 0
-    cursor: str | None = None
-    eligible: int = 0
-    duplicates: int = 0
-    to_process: int = 0
-    probe: Probe = Probe()
 
 
 class PaginateBody(WireBody):
     """One page of the walk, or one chunk of a page: then `item_ids` are started from number `first` on.
 
     `remaining` is how many items may still be started under the trigger's limit. `named` marks a chunk that the
-    trigger has named itself, so that no page has counted it.
+    trigger has named itself, so that no page has counted it. `marked` are those ids of a chunk that the ledger held
+    when its page was filtered, and that the filter has named all the same.
+
+    `counted` is what `count` said, where the walk is to name as many; `eligible`, `to_process` and `chunks` are what
+    the pages before this one have named, what of it is to run, and how many chunks wait for the end of the walk.
     """
 
     cursor: str | None = None
@@ -71,9 +86,14 @@ class PaginateBody(WireBody):
     force: bool = False
     remaining: int | None = None
     probe: Probe = Probe()
+    counted: int | None = None
+    eligible: int = 0
+    to_process: int = 0
+    chunks: int = 0
     item_ids: list[str] | None = None
     first: int = 0
     named: bool = False
+    marked: tuple[str, ...] = ()
 
 
 class ExecuteBody(WireBody):
@@ -88,11 +108,7 @@ class EntryRequest(Generic[Params]):
 
     params: Params
     dry_run: bool = False
-    force: bool = False
-    limit: int | None = None
-    ids: list[str] | None = None
-    label: str | None = None
-    dedup_id: str | None = None
+    options: BatchTrigger = field(default_factory=BatchTrigger)
 
 
 class Payloads:
@@ -128,11 +144,18 @@ class Payloads:
         return EntryRequest(
             params=self._read_params(given),
             dry_run=controls.dry_run,
-            force=controls.force,
-            limit=controls.limit,
-            ids=controls.item_ids,
-            label=controls.label,
-            dedup_id=controls.dedup_id,
+            options=BatchTrigger(
+                force=controls.force,
+                limit=controls.limit,
+                ids=controls.item_ids,
+                label=controls.label,
+                dedup_id=controls.dedup_id,
+                dedup=controls.dedup,
+                batch_id=controls.batch_id,
+                delay=_delay(controls.delay),
+                not_before=_moment(controls.not_before),
+                headers=controls.headers,
+            ),
         )
 
     def read_page(self, text: str | bytes) -> PaginateBody:
@@ -195,6 +218,34 @@ class Payloads:
             raise _input_error(error, {}) from error
 
 
+def _delay(value: str | int | None) -> Duration | None:
+    """A delay as JSON has it: a duration such as "10s", or seconds."""
+    if value is not None:
+        try:
+            to_ms(value, option="delay")
+        except ConfigurationError as error:
+            raise InputError(str(error), field="delay") from error
+    return value
+
+
+def _moment(value: str | int | None) -> int | None:
+    """A time as JSON has it: ISO 8601 with its offset, or ms since the epoch."""
+    try:
+        found = datetime.fromisoformat(value) if isinstance(value, str) else value
+        if isinstance(found, datetime) and found.tzinfo is None:
+            raise ValueError
+        # No clock has shown an earlier time than this for long: a number below it counts seconds.
+        return None if found is None else instant(found, option="notBefore", now=ERA_MS)
+    except ConfigurationError as error:
+        raise InputError(str(error), field="notBefore") from error
+    except ValueError:
+        raise InputError(
+            f"'notBefore' cannot be {value!r}; write a time with its offset, such as '2030-01-01T00:00:00Z', or ms "
+            f"since the epoch",
+            field="notBefore",
+        ) from None
+
+
 def _names(model: type[WireBody]) -> Iterable[str]:
     return {field.alias or name for name, field in model.model_fields.items()}
 
@@ -206,10 +257,10 @@ def _controls_among(fields: Mapping[str, JsonValue], model: type[WireBody]) -> d
 
 def _documented(params: type[BaseModel]) -> dict[str, Any]:
     documented: dict[str, Any] = {}
-    for name, field in params.model_fields.items():
-        default = {} if field.is_required() else {"default": field.get_default(call_default_factory=True)}
-        alias: Any = Field(alias=wire_name(name, field), description=field.description, **default)
-        documented[name] = (field.rebuild_annotation(), alias)
+    for name, info in params.model_fields.items():
+        default = {} if info.is_required() else {"default": info.get_default(call_default_factory=True)}
+        alias: Any = Field(alias=wire_name(name, info), description=info.description, **default)
+        documented[name] = (info.rebuild_annotation(), alias)
     return documented
 
 

@@ -1,10 +1,12 @@
 """What a running hook can ask its workflow for: the parameters, the item, the ledger."""
 
+from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import NamedTuple
 
 from pydantic import BaseModel
 
+from batchflow.core.batch import NO_HEADERS
 from batchflow.core.ports import Client
 
 
@@ -16,6 +18,7 @@ class Scope(NamedTuple):
     params: BaseModel
     batch: str = ""
     item_id: str = ""
+    headers: Mapping[str, str] = NO_HEADERS
 
 
 SCOPE: ContextVar[Scope] = ContextVar("batchflow_scope")

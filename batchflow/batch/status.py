@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from batchflow.batch.summary import spell_counts
+from batchflow.batch.summary import counted_more, spell_counted, spell_counts
 from batchflow.core.batch import Batch, BatchState, Counts
 from batchflow.core.duration import show
 
@@ -13,7 +13,8 @@ class BatchStatus:
 
     `total` is how many items run in all: so far, until `is_total_known`; only then are there a `percent` and an
     `eta_ms`. Where it was counted beforehand it follows what turns out on the way, and is exact once all pages are
-    walked. `items_per_second` is the mean since the batch was triggered.
+    walked. `items_per_second` is the mean since the batch was triggered. `counted` is what `count` said where the pages
+    have named fewer, else None.
     """
 
     id: str
@@ -28,10 +29,11 @@ class BatchStatus:
     elapsed_ms: int = 0
     label: str | None = None
     error: str | None = None
+    counted: int | None = None
 
     @classmethod
-    def of(cls, batch: Batch, now: int, *, count_first: bool = False) -> "BatchStatus":
-        """The status of a batch at `now`; `count_first` says that its total was filtered when it was counted."""
+    def of(cls, batch: Batch, now: int, *, walk_first: bool = False) -> "BatchStatus":
+        """The status of a batch at `now`; `walk_first` says that a total it has is that of its whole walk."""
         ended = batch.ended_at if batch.ended_at is not None else now
         walked = batch.is_final or batch.state == "sealed"
         return cls(
@@ -39,7 +41,7 @@ class BatchStatus:
             workflow=batch.workflow,
             state=batch.state,
             counts=batch.counts,
-            total=batch.counts.started if walked else _expected(batch, count_first=count_first),
+            total=batch.counts.started if walked else _expected(batch, walk_first=walk_first),
             is_total_known=walked or batch.total is not None,
             pages=batch.pages,
             chunks=batch.chunks,
@@ -47,6 +49,7 @@ class BatchStatus:
             elapsed_ms=max(0, ended - batch.created_at),
             label=batch.label,
             error=batch.error,
+            counted=counted_more(batch),
         )
 
     @property
@@ -80,11 +83,14 @@ class BatchStatus:
         percent = "" if self.percent is None else f" ({self.percent:.0f}%)"
         eta = f", {show(self.eta_ms)} to go" if self.eta_ms else ""
         done = f"{self.counts.ended:,} of {total}{percent}, {self.items_per_second:,.1f}/s{eta}"
-        return f"{self.workflow} {self.id} {self.state}: {done}; {spell_counts(self.counts)}"
+        text = f"{self.workflow} {self.id} {self.state}: {done}; {spell_counts(self.counts)}"
+        return text if self.counted is None else f"{text}; {spell_counted(self.counted, self.counts)}"
 
 
-def _expected(batch: Batch, *, count_first: bool) -> int:
+def _expected(batch: Batch, *, walk_first: bool) -> int:
     """How many items will run, from what was counted beforehand and what has turned out since."""
     counts = batch.counts
-    skipped = counts.in_flight if count_first else counts.skipped
-    return max(counts.started, (batch.total or 0) - skipped)
+    if walk_first and batch.total is not None:
+        # All of it is walked, and left out so far: what is left out from now on is already counted as eligible.
+        return max(counts.started, counts.eligible - counts.skipped - counts.left_out)
+    return max(counts.started, (batch.total or 0) - counts.skipped)

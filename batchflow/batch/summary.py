@@ -5,13 +5,20 @@ from dataclasses import dataclass
 from batchflow.core.batch import Batch, BatchState, Counts
 from batchflow.core.duration import show
 
+MOVED = (
+    "rows may have moved while they were walked, as with LIMIT and OFFSET over what is not done yet; page by a key, or "
+    "set walk_first"
+)
+"""Why a walk may name fewer items than there were, and what helps."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchSummary:
     """How a batch ended: what `on_complete` is given and `BatchHandle.wait` returns.
 
     `duration_ms` runs from the trigger to the end of the last item. `error` says why the walk over the pages broke
-    off, where it did. As text it is one line for people.
+    off, where it did. `counted` is what `count` said where the pages have named fewer, else None. As text it is one
+    line for people.
     """
 
     id: str
@@ -23,6 +30,7 @@ class BatchSummary:
     chunks: int = 0
     label: str | None = None
     error: str | None = None
+    counted: int | None = None
 
     @classmethod
     def of(cls, batch: Batch) -> "BatchSummary":
@@ -38,6 +46,7 @@ class BatchSummary:
             chunks=batch.chunks,
             label=batch.label,
             error=batch.error,
+            counted=counted_more(batch),
         )
 
     @property
@@ -59,7 +68,19 @@ class BatchSummary:
     def __str__(self) -> str:
         label = f" ({self.label})" if self.label else ""
         text = f"{self.workflow} {self.id}{label} {self.state} in {show(self.duration_ms)}: {spell_counts(self.counts)}"
-        return f"{text}; {self.error}" if self.error else text
+        text = f"{text}; {self.error}" if self.error else text
+        return text if self.counted is None else f"{text}; {spell_counted(self.counted, self.counts)}"
+
+
+def counted_more(batch: Batch) -> int | None:
+    """What `count` said of a batch whose walk is through and has named fewer; else None."""
+    walked = batch.state in ("sealed", "completed")
+    return batch.total if walked and batch.total is not None and batch.counts.eligible < batch.total else None
+
+
+def spell_counted(counted: int, counts: Counts) -> str:
+    """One sentence about a walk that has named fewer items than `count` said."""
+    return f"count said {counted:,} and the pages have named {counts.eligible:,}: {MOVED}"
 
 
 def spell_counts(counts: Counts) -> str:

@@ -1,9 +1,10 @@
 """Walking over pages: one page fetched and checked, and cursors that come round again found out."""
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
+from more_itertools import chunked
 from pydantic import BaseModel
 
 from batchflow.batch.arguments import unwritable
@@ -23,6 +24,32 @@ class Fetched:
     def duplicates(self) -> int:
         """How many mentions repeat an id of the same page."""
         return self.named - len(self.ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Picked:
+    """What is to be started of a page. `marked` are those that the ledger held before the filter named them."""
+
+    ids: list[str]
+    marked: tuple[str, ...] = ()
+
+    def first(self, count: int | None) -> "Picked":
+        """The first so many; all of them where there is no limit."""
+        if count is None or len(self.ids) <= count:
+            return self
+        return self.without(frozenset(self.ids[count:]))
+
+    def without(self, left_out: Collection[str]) -> "Picked":
+        """All but these."""
+        return Picked(
+            [id for id in self.ids if id not in left_out], tuple(id for id in self.marked if id not in left_out)
+        )
+
+    def cut(self, size: int) -> Iterator["Picked"]:
+        """All of it, in pieces of `size`."""
+        for ids in chunked(self.ids, size):
+            among = frozenset(ids)
+            yield Picked(ids, tuple(id for id in self.marked if id in among))
 
 
 class Probe(NamedTuple):

@@ -18,7 +18,11 @@ RESERVED = (
     "label",
     "ids",
     "dedupId",
+    "dedup",
     "batchId",
+    "delay",
+    "notBefore",
+    "headers",
     "page",
     "workflowRunId",
 )

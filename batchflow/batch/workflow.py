@@ -1,6 +1,6 @@
 """The class users write: where the items come from, which still need work, what to do with one of them."""
 
-from collections.abc import Awaitable, Collection, Sequence
+from collections.abc import Awaitable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeAlias, cast
 
@@ -16,6 +16,7 @@ from batchflow.core.flow import FlowControl
 from batchflow.core.retry import RetryPolicy
 from batchflow.serve.callables import as_async
 from batchflow.serve.context import WorkflowContext
+from batchflow.serve.surroundings import own_headers
 
 
 class NoParams(BaseModel, extra="forbid"):
@@ -84,8 +85,14 @@ class BatchWorkflow(Generic[Params, Item, Result]):
     """How long one attempt at an item, a page or `on_complete` may take."""
     processed_ttl: ClassVar[Duration | None] = None
     """How long an item counts as processed; None: for ever."""
-    count_first: ClassVar[bool] = False
-    """Count and filter everything before the first item starts, so that totals are exact from the beginning."""
+    processed_per: ClassVar[tuple[str, ...]] = ()
+    """Names of parameters for each of whose values items are processed anew: `("year",)`, one ledger a year."""
+    walk_first: ClassVar[bool] = False
+    """Walk and store all items before the first one starts.
+
+    Totals are exact from the start, and a source that changes under its own items, such as LIMIT and OFFSET over what
+    is not done yet, loses none.
+    """
 
     __batch__: ClassVar[Definition]
 
@@ -142,6 +149,15 @@ class BatchWorkflow(Generic[Params, Item, Result]):
         return cast("Params", scope_of(self.__batch__.name, "self.params").params)
 
     @property
+    def headers(self) -> Mapping[str, str]:
+        """The headers that the trigger gave the batch whose hook is running; none in a dry run.
+
+        Raises:
+            RuntimeError: no hook is running.
+        """
+        return own_headers(scope_of(self.__batch__.name, "self.headers").headers)
+
+    @property
     def item_id(self) -> str:
         """The id of the item whose `load`, `execute`, `process` or `save` is running.
 
@@ -154,13 +170,15 @@ class BatchWorkflow(Generic[Params, Item, Result]):
         return item_id
 
     async def unprocessed(self, ids: Sequence[str]) -> list[str]:
-        """Those of `ids`, in their order, that the workflow's ledger does not hold as processed.
+        """Those of `ids`, in their order, that the ledger does not hold as processed.
+
+        That is the workflow's, or with `processed_per` the one of the batch's own parameters.
 
         Raises:
             RuntimeError: no hook is running.
         """
         name = self.__batch__.name
         scope = scope_of(name, "self.unprocessed()")
-        asked = scope.client.processed(name, ids)
+        asked = scope.client.processed(self.__batch__.ledger_of(scope.params), ids)
         known = await (patiently(asked) if scope.client.ledger is not None and scope.batch else asked)
         return [id for id in ids if id not in known] if known else list(ids)

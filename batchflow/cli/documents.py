@@ -8,7 +8,7 @@ from pydantic.alias_generators import to_camel
 from pydantic_core import from_json
 
 from batchflow.batch.status import BatchStatus
-from batchflow.batch.summary import BatchSummary
+from batchflow.batch.summary import BatchSummary, counted_more
 from batchflow.core.batch import Batch, Counts, Item
 from batchflow.core.message import DeadLetter
 from batchflow.core.run import Run, Step, Waiter
@@ -18,7 +18,7 @@ LATEST_MS = 253_402_300_799_999
 """The end of the year 9999. What goes on later than that does not go on by time alone."""
 
 
-def of_summary(summary: BatchSummary, sentence: str, *, resumed: bool) -> dict[str, Any]:
+def of_summary(summary: BatchSummary, sentence: str) -> dict[str, Any]:
     """How a batch ended, with a sentence about it."""
     return {
         "batchId": summary.id,
@@ -26,17 +26,17 @@ def of_summary(summary: BatchSummary, sentence: str, *, resumed: bool) -> dict[s
         "state": summary.state,
         "success": summary.succeeded,
         "message": sentence,
-        "resumed": resumed,
         "counts": of_counts(summary.counts),
         "pages": summary.pages,
         "chunks": summary.chunks,
         "durationMs": summary.duration_ms,
         "label": summary.label,
         "error": summary.error,
+        "counted": summary.counted,
     }
 
 
-def of_status(status: BatchStatus, *, resumed: bool) -> dict[str, Any]:
+def of_status(status: BatchStatus) -> dict[str, Any]:
     """A batch that goes on elsewhere or later."""
     return {
         "batchId": status.id,
@@ -44,13 +44,13 @@ def of_status(status: BatchStatus, *, resumed: bool) -> dict[str, Any]:
         "state": status.state,
         "success": False,
         "message": f"Interrupted after {status.counts.ended} of {status.total} items",
-        "resumed": resumed,
         "counts": of_counts(status.counts),
         "pages": status.pages,
         "chunks": status.chunks,
         "durationMs": status.elapsed_ms,
         "label": status.label,
         "error": status.error,
+        "counted": status.counted,
     }
 
 
@@ -68,6 +68,7 @@ def of_batch(batch: Batch) -> dict[str, Any]:
         "force": batch.force,
         "label": batch.label,
         "error": batch.error,
+        "counted": counted_more(batch),
         "createdAt": moment(batch.created_at),
         "startedAt": moment(batch.started_at),
         "endedAt": moment(batch.ended_at),

@@ -20,6 +20,15 @@ _OPTIONS = {
     "limit": "--limit",
     "ids": "--ids",
     "label": "--label",
+    "batchId": "--batch-id",
+    "batch_id": "--batch-id",
+    "dedupId": "--dedup-id",
+    "dedup_id": "--dedup-id",
+    "dedup": "--dedup",
+    "delay": "--delay",
+    "notBefore": "--not-before",
+    "not_before": "--not-before",
+    "headers": "--header",
 }
 
 

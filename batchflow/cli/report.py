@@ -7,7 +7,7 @@ from typing import Any
 from batchflow.batch.bound import Workflow
 from batchflow.batch.handle import BatchHandle
 from batchflow.batch.statistics import Statistics
-from batchflow.batch.summary import BatchSummary, spell_counts
+from batchflow.batch.summary import BatchSummary, counted_more, spell_counted, spell_counts
 from batchflow.cli.output import Output, program
 from batchflow.cli.watch import spell_rate
 from batchflow.core.batch import Batch, Item
@@ -60,6 +60,7 @@ def summary(output: Output, ended: BatchSummary, sentence: str, failures: Sequen
         "took": f"{show(ended.duration_ms)}{rate}",
     }
     rows |= {"error": ended.error} if ended.error else {}
+    rows |= {} if ended.counted is None else {"warning": spell_counted(ended.counted, counts)}
     pairs(output, rows)
     if failures:
         output.say("Failed:")
@@ -118,6 +119,8 @@ def batch(output: Output, found: Batch, failed: Sequence[Item], letters: Sequenc
         "ended": local(found.ended_at),
     }
     rows |= {"error": found.error} if found.error else {}
+    counted = counted_more(found)
+    rows |= {} if counted is None else {"warning": spell_counted(counted, counts)}
     pairs(output, rows)
     if failed:
         output.say(f"Failed items{_of(len(failed), counts.failed)}:", style="bold")

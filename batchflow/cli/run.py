@@ -12,6 +12,7 @@ from batchflow.app import Batchflow
 from batchflow.batch.bound import Workflow
 from batchflow.batch.handle import BatchHandle
 from batchflow.batch.statistics import Statistics
+from batchflow.batch.triggering import BatchTrigger
 from batchflow.cli import documents, report
 from batchflow.cli.display import Display, display_for
 from batchflow.cli.interrupt import Interrupt
@@ -19,6 +20,17 @@ from batchflow.cli.logs import LogLines
 from batchflow.cli.output import Output, program
 from batchflow.cli.parameters import read_params
 from batchflow.cli.resume import Request, find_open
+from batchflow.cli.starting import (
+    DedupId,
+    Delay,
+    Headers,
+    HowLong,
+    NotBefore,
+    read_dedup,
+    read_delay,
+    read_headers,
+    read_moment,
+)
 from batchflow.cli.target import choose_workflow, load_flow
 from batchflow.cli.watch import watch
 from batchflow.core.duration import show
@@ -47,6 +59,14 @@ class Run:
     limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Stop after so many items.")] = None
     ids: Annotated[str | None, typer.Option(metavar="A,B", help="Run exactly these items, whatever was done.")] = None
     label: Annotated[str | None, typer.Option(metavar="TEXT", help="A name to know the batch by.")] = None
+    batch_id: Annotated[
+        str | None, typer.Option(metavar="ID", help="The batch's id, bat_…; one that is known is gone on with.")
+    ] = None
+    dedup_id: DedupId = None
+    dedup: HowLong = "kept"
+    delay: Delay = None
+    not_before: NotBefore = None
+    headers: Headers = None
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")] = False
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Show all log lines while the bar is shown.")] = False
 
@@ -58,7 +78,19 @@ class Run:
         ids = self._ids(workflow)
         if self.dry_run:
             return await self._count(flow, workflow, params)
-        request = Request(params=params, force=self.force, limit=self.limit, ids=ids, label=self.label)
+        options = BatchTrigger(
+            force=self.force,
+            limit=self.limit,
+            ids=ids,
+            label=self.label,
+            batch_id=self.batch_id,
+            dedup_id=self.dedup_id,
+            dedup=read_dedup(self.dedup),
+            delay=read_delay(self.delay),
+            not_before=read_moment(self.not_before),
+            headers=read_headers(self.headers),
+        )
+        request = Request(params=params, options=options)
         with Interrupt(flow.settings.grace.total_seconds()) as interrupt:
             return await _Running(self, flow, workflow, interrupt).run(request)
 
@@ -66,8 +98,16 @@ class Run:
         """The command line that asks for this again."""
         words = [self.target, workflow]
         words += [word for pair in self.pairs or () for word in ("-p", pair)]
-        for option, value in (("--params", self.params), ("--limit", self.limit), ("--ids", self.ids)):
+        given = {
+            "--params": self.params,
+            "--limit": self.limit,
+            "--ids": self.ids,
+            "--batch-id": self.batch_id,
+            "--dedup-id": self.dedup_id,
+        }
+        for option, value in given.items():
             words += [] if value is None else [option, str(value)]
+        words += ["--dedup", self.dedup] if self.dedup != "kept" else []
         words += ["--force"] if self.force else []
         return f"{program()} run {shlex.join(words)}"
 
@@ -122,6 +162,7 @@ class _Running:
         self._interrupt = interrupt
         self._output = Output()
         self._resumed = False
+        self._deduplicated = False
 
     async def run(self, request: Request) -> int:
         asked = self._asked
@@ -145,7 +186,9 @@ class _Running:
             self._say(report.resuming(found.same))
         else:
             handle = await request.trigger(self._workflow)
-            self._say(f"Batch {handle.id} of {self._workflow.name}")
+            self._deduplicated = handle.deduplicated
+            known = ", which was there already" if handle.deduplicated else ""
+            self._say(f"Batch {handle.id} of {self._workflow.name}{known}")
         for other in found.others:
             self._say(f"Batch {other} is open too, with other parameters; what it has in flight is skipped here")
         return handle
@@ -172,7 +215,7 @@ class _Running:
         failures = await report.first_failures(handle) if summary.counts.failed else ()
         sentence = documents.headline(summary, self._workflow.definition.plural)
         if self._asked.as_json:
-            self._output.document(documents.of_summary(summary, sentence, resumed=self._resumed))
+            self._output.document(documents.of_summary(summary, sentence) | self._begun)
         else:
             report.summary(self._output, summary, sentence, failures)
         return 0 if summary.succeeded else 1
@@ -180,7 +223,7 @@ class _Running:
     async def _interrupted(self, handle: BatchHandle[Any]) -> int:
         status = await handle.status()
         if self._asked.as_json:
-            self._output.document(documents.of_status(status, resumed=self._resumed))
+            self._output.document(documents.of_status(status) | self._begun)
             return self._interrupt.exit_code
         done = f"{status.counts.ended:,} of {status.total:,}{'' if status.is_total_known else ' so far'}"
         if not self._flow.engine.store.lasting:
@@ -190,6 +233,11 @@ class _Running:
         self._say(f"  go on:  {self._asked.spelled(self._workflow.name)}")
         self._say(f"  cancel: {program()} batches cancel {handle.id}{url_option(self._flow.settings)}")
         return self._interrupt.exit_code
+
+    @property
+    def _begun(self) -> dict[str, bool]:
+        """Whether this command has started the batch."""
+        return {"resumed": self._resumed, "deduplicated": self._deduplicated}
 
     def _say(self, sentence: str) -> None:
         if not self._asked.as_json:

@@ -13,8 +13,18 @@ from batchflow.cli.logs import LogLines
 from batchflow.cli.output import Output, program
 from batchflow.cli.payload import read_payload
 from batchflow.cli.run import url_option
+from batchflow.cli.starting import (
+    DedupId,
+    Delay,
+    Headers,
+    HowLong,
+    NotBefore,
+    read_dedup,
+    read_delay,
+    read_headers,
+    read_moment,
+)
 from batchflow.cli.target import choose_function, load_flow
-from batchflow.core.duration import Duration
 from batchflow.errors import ConfigurationError, RunFailed
 from batchflow.serve.handle import RunHandle
 from batchflow.settings import Settings
@@ -40,10 +50,11 @@ class TriggerRun:
     run_id: Annotated[
         str | None, typer.Option(metavar="ID", help="The run's id; one that is known starts nothing.")
     ] = None
-    dedup_id: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="What the run is for; starts nothing if there is one.")
-    ] = None
-    delay: Annotated[str | None, typer.Option(metavar="DURATION", help="Start after so long: 10s, 2h30m.")] = None
+    dedup_id: DedupId = None
+    dedup: HowLong = "kept"
+    delay: Delay = None
+    not_before: NotBefore = None
+    headers: Headers = None
     label: Annotated[str | None, typer.Option(metavar="TEXT", help="A name to know the run by.")] = None
     wait: Annotated[bool, typer.Option("--wait", help="Work until it has ended, and print its result.")] = False
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")] = False
@@ -61,22 +72,27 @@ class TriggerRun:
         try:
             await flow.start(worker=False)
             handle = await function.trigger(
-                payload, run_id=self.run_id, dedup_id=self.dedup_id, delay=self._delay(), label=self.label
+                payload,
+                run_id=self.run_id,
+                dedup_id=self.dedup_id,
+                dedup=read_dedup(self.dedup),
+                delay=read_delay(self.delay),
+                not_before=read_moment(self.not_before),
+                label=self.label,
+                headers=read_headers(self.headers),
             )
             if self.wait:
                 return await self._to_the_end(flow, flow.run(handle.id), function.endpoint.route)
         finally:
             await flow.stop()
         if self.as_json:
-            Output().document({"success": True, "workflowRunId": handle.id})
+            document = {"success": True, "workflowRunId": handle.id, "deduplicated": handle.deduplicated}
+            Output().document(document)
         else:
-            Output().say(f"Run {handle.id} of {function.endpoint.route}")
+            known = ", which was there already" if handle.deduplicated else ""
+            Output().say(f"Run {handle.id} of {function.endpoint.route}{known}")
             Output().say(f"  look: {program()} runs show {handle.id}{url_option(flow.settings)}")
         return 0
-
-    def _delay(self) -> Duration | None:
-        # A bare number is seconds, as in the settings.
-        return int(self.delay) if self.delay is not None and self.delay.isdecimal() else self.delay
 
     async def _to_the_end(self, flow: Batchflow, handle: RunHandle[Any], route: str) -> int:
         output = Output()

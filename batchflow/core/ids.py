@@ -1,9 +1,8 @@
 """Ids: two kinds are drawn (batches and runs), all others are derived from their batch, so that doing a thing again
 gives the same id. All are url-safe, and those of one kind sort in the order they are made.
 
-    bat_01hv3k8m0q7y2c9d4e                     a batch: 10 characters of time, then chance
+    bat_01hv3k8m0q7y2c9d4e                     a batch: 10 characters of time, then chance; or what its trigger says
     bat_….e                                    its entry
-    bat_….n000000002                           its second slice of counting
     bat_….p000000007                           its page 7
     bat_….p000000007.c000002                   chunk 2 of that page
     bat_….r000000123                           the run of item 123
@@ -11,7 +10,7 @@ gives the same id. All are url-safe, and those of one kind sort in the order the
     bat_….z2                                   the same, once dead letters were redriven after it had ended
     ….x3                                       what tells of the death of a message in its third claim
 
-The letters put the kinds in that order too: entry, counts, pages with their chunks, items, end.
+The letters put the kinds in that order too: entry, pages with their chunks, items, end.
 """
 
 import re
@@ -23,7 +22,7 @@ RUN_ENTROPY = 10
 """How many random bytes a run id takes: thousands of runs may start within one millisecond."""
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's: no i, l, o, u
-_ITEM_RUN = re.compile(r"(bat_[0-9a-z_-]+)\.r([0-9]{9})")
+_ITEM_RUN = re.compile(r"(bat_[0-9A-Za-z_-]+)\.r([0-9]{9})")
 
 
 def batch_id(now_ms: int, entropy: bytes) -> str:
@@ -47,11 +46,6 @@ def run_id(now_ms: int, entropy: bytes) -> str:
 def entry_id(batch: str) -> str:
     """The run and message of the batch's first layer."""
     return f"{batch}.e"
-
-
-def count_id(batch: str, slice: int) -> str:
-    """One slice of the entry's counting."""
-    return f"{batch}.n{_padded(slice, 9)}"
 
 
 def page_id(batch: str, page: int) -> str:

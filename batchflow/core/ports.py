@@ -116,6 +116,10 @@ class Client(Protocol):
         """Store a batch together with its first messages; False and nothing done when its id is known already."""
         ...
 
+    async def under_way(self, open_dedup: str) -> str | None:
+        """The id of the batch or message with this `open_dedup` that has not ended."""
+        ...
+
     async def batch(self, id: str) -> Batch | None:
         """The batch as it stands."""
         ...
@@ -180,6 +184,10 @@ class Client(Protocol):
 
     async def processed(self, workflow: str, ids: Sequence[str]) -> frozenset[str]:
         """Those of `ids` that the workflow's ledger holds as processed."""
+        ...
+
+    async def marked(self, workflow: str, ids: Sequence[str]) -> frozenset[str]:
+        """The same of the engine's own ledger, whatever one beside it says."""
         ...
 
     async def mark(self, workflow: str, ids: Sequence[str], ttl_ms: int | None) -> None:

@@ -34,6 +34,7 @@ class StartItems(NamedTuple):
     or processed are where the batch is forced or its trigger has named the ids. `marked` are those of `ids` that the
     ledger held already when the page was filtered, and that the filter has named all the same: they are started too.
     `data` are the JSON texts that `fetch` brought of the items, in their order; empty where it brought none.
+    `already_processed` is how many more were left out here, since a ledger beside the store holds them.
     """
 
     batch: str
@@ -41,6 +42,7 @@ class StartItems(NamedTuple):
     ids: tuple[str, ...]
     marked: tuple[str, ...] = ()
     data: tuple[str | None, ...] = ()
+    already_processed: int = 0
 
 
 class Walked(NamedTuple):

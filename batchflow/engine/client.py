@@ -62,6 +62,10 @@ class StoreClient:
         self._wake()
         return await self.store.open_batch(batch, messages)
 
+    async def under_way(self, open_dedup: str) -> str | None:
+        """See the port."""
+        return await self.store.under_way(open_dedup)
+
     async def batch(self, id: str) -> Batch | None:
         """See the port."""
         return await self.store.batch(id)
@@ -117,6 +121,10 @@ class StoreClient:
     async def processed(self, workflow: str, ids: Sequence[str]) -> frozenset[str]:
         """See the port."""
         return await (self.ledger or self.store).processed(workflow, ids)
+
+    async def marked(self, workflow: str, ids: Sequence[str]) -> frozenset[str]:
+        """See the port."""
+        return await self.store.processed(workflow, ids)
 
     async def mark(self, workflow: str, ids: Sequence[str], ttl_ms: int | None) -> None:
         """See the port."""

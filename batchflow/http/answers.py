@@ -29,19 +29,27 @@ class Refusal(Answer):
 
 
 class BatchStarted(Answer):
-    """A batch is started, and durable. Its status is at `statusUrl`, its entry's run is `workflowRunId`."""
+    """A batch is started, and durable. Its status is at `statusUrl`, its entry's run is `workflowRunId`.
+
+    `deduplicated` is true where it was there already and nothing was started.
+    """
 
     success: Literal[True] = True
     workflow_run_id: str
     batch_id: str
+    deduplicated: bool = False
     status_url: str
 
 
 class RunStarted(Answer):
-    """A run is started, and durable. How it stands is at `statusUrl`."""
+    """A run is started, and durable. How it stands is at `statusUrl`.
+
+    `deduplicated` is true where it was there already and nothing was started.
+    """
 
     success: Literal[True] = True
     workflow_run_id: str
+    deduplicated: bool = False
     status_url: str
 
 
@@ -68,7 +76,7 @@ class BatchAnswer(Answer):
     """A batch as it stands.
 
     `total` is how many items run in all: so far, until `isTotalKnown`; only then are there a `percent` and an `etaMs`.
-    `isFinal`: nothing of it runs any more.
+    `isFinal`: nothing of it runs any more. `counted` is what the source's `count` said, where its pages named fewer.
     """
 
     batch_id: str
@@ -86,14 +94,15 @@ class BatchAnswer(Answer):
     chunks: int
     label: str | None
     error: str | None
+    counted: int | None
     created_at: datetime
     started_at: datetime | None
     ended_at: datetime | None
 
     @classmethod
-    def of(cls, batch: Batch, now: int, *, count_first: bool) -> "BatchAnswer":
+    def of(cls, batch: Batch, now: int, *, walk_first: bool) -> "BatchAnswer":
         """A batch at `now`."""
-        status = BatchStatus.of(batch, now, count_first=count_first)
+        status = BatchStatus.of(batch, now, walk_first=walk_first)
         return cls(
             batch_id=batch.id,
             workflow=batch.workflow,
@@ -110,6 +119,7 @@ class BatchAnswer(Answer):
             chunks=batch.chunks,
             label=batch.label,
             error=batch.error,
+            counted=status.counted,
             created_at=instant(batch.created_at),
             started_at=None if batch.started_at is None else instant(batch.started_at),
             ended_at=None if batch.ended_at is None else instant(batch.ended_at),

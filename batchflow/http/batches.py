@@ -108,5 +108,5 @@ class BatchEndpoints:
 
     def _answer(self, batch: Batch) -> BatchAnswer:
         workflow = self._workflows.get(batch.workflow)
-        count_first = workflow is not None and workflow.definition.count_first
-        return BatchAnswer.of(batch, self._client.now(), count_first=count_first)
+        walk_first = workflow is not None and workflow.definition.walk_first
+        return BatchAnswer.of(batch, self._client.now(), walk_first=walk_first)

@@ -51,7 +51,9 @@ class FunctionEndpoint:
         except InputError as error:
             raise in_headers(error) from error
         url = url_beside(request, own, f"/runs/{run.id}", self._app_url)
-        return respond(RunStarted(workflow_run_id=run.id, status_url=url), 202, Location=url)
+        return respond(
+            RunStarted(workflow_run_id=run.id, deduplicated=run.deduplicated, status_url=url), 202, Location=url
+        )
 
     def _documented(self) -> dict[str, Any]:
         extra = documented(self._function.payload.annotation, required=True)

@@ -1,8 +1,12 @@
 """What a trigger sets beside its payload, as headers of its request. Their names are QStash's."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
+from pydantic.alias_generators import to_camel
+
+from batchflow.batch.triggering import BatchTrigger
 from batchflow.core.duration import Duration, to_ms
 from batchflow.core.flow import FlowControl
 from batchflow.core.retry import RetryPolicy
@@ -25,10 +29,10 @@ _FORWARD = "upstash-forward-"
 
 _MEANINGS = {
     RUN_ID: "the id of the run; with one that is known, nothing is started",
-    DEDUP_ID: "what the run is for; with one that is known, nothing is started",
+    DEDUP_ID: "what it is for; with one that is known, nothing is started",
     DELAY: "start after this long, such as 10s or 2h30m",
     NOT_BEFORE: "start not before this time, in unix seconds; wins over Upstash-Delay",
-    LABEL: "a name to know the run by",
+    LABEL: "a name to know it by",
     RETRIES: "how often a failed attempt is repeated",
     RETRY_DELAY: "the wait before each repetition: 5s, or an expression in ms such as pow(2, retried) * 1000",
     FLOW_KEY: "what shares the limits of Upstash-Flow-Control-Value",
@@ -46,6 +50,17 @@ _SHORT = {name.removeprefix(_PREFIX): known for name, known in _NAMES.items()}
 # Errors of a trigger name its arguments.
 _ARGUMENTS = {"runId": RUN_ID, "dedupId": DEDUP_ID, "label": LABEL, "delay": DELAY}
 _IN_WORDS = {"'run_id'": f"'{RUN_ID}'", "'dedup_id'": f"'{DEDUP_ID}'"}
+_OF_ITS_CLASS = "its retries and limits are those of its class; leave it out"
+_NOT_OF_BATCHES = {
+    RUN_ID: "give it an id of its own in the body, as 'batchId'",
+    **dict.fromkeys((RETRIES, RETRY_DELAY, FLOW_KEY, FLOW_VALUE), _OF_ITS_CLASS),
+}
+_BATCH_FIELDS = {
+    "dedup_id": (DEDUP_ID, "dedupId"),
+    "label": (LABEL, "label"),
+    "delay": (DELAY, "delay"),
+    "not_before": (NOT_BEFORE, "notBefore"),
+}
 _LATEST_S = 253_402_300_799
 # The last second of the year 9999.
 _MOST = 999_999_999
@@ -70,6 +85,45 @@ def read_options(headers: Iterable[tuple[bytes, bytes]], retry: RetryPolicy, roo
         retry_delay=given.retry(retry),
         flow_control=given.limits(),
     )
+
+
+def with_headers(options: BatchTrigger, headers: Iterable[tuple[bytes, bytes]], root: str) -> BatchTrigger:
+    """What a body asks of a batch, with what the headers add; `root` is where the app was reached.
+
+    Raises:
+        InputError: a value does not fit or is given in both, or a header is one that no batch honours.
+    """
+    given = _Given(headers)
+    for name, why in _NOT_OF_BATCHES.items():
+        if given.get(name) is not None:
+            raise InputError(f"'{name}' is not honoured by a batch: {why}", field=name)
+    delay, not_before = given.delay(), given.not_before()
+    added: dict[str, Any] = {
+        "dedup_id": given.get(DEDUP_ID),
+        "label": given.get(LABEL),
+        "delay": delay if not_before is None else None,
+        "not_before": not_before,
+    }
+    sent = {field: value for field, value in added.items() if value is not None}
+    for field in sent:
+        if getattr(options, field) is not None:
+            header, own = _BATCH_FIELDS[field]
+            raise InputError(f"'{own}' is in the body and as the header '{header}'; give it once", field=own)
+    named = {**given.forwarded, **(options.headers or {}), ROOT_HEADER: root}
+    return replace(options, **sent, headers=named)
+
+
+def in_json(error: InputError) -> InputError:
+    """What the trigger of a batch refused, in the names of its body."""
+    sentence, field = str(error), error.field
+    for argument in ("dedup_id", "batch_id", "not_before"):
+        sentence = sentence.replace(f"'{argument}'", f"'{to_camel(argument)}'")
+    return InputError(sentence, field=field and to_camel(field), status=error.status)
+
+
+def documented_batch_headers() -> list[dict[str, Any]]:
+    """What the OpenAPI document says of those that a batch honours."""
+    return [it for it in documented_headers() if it["name"] not in _NOT_OF_BATCHES]
 
 
 def in_headers(error: InputError) -> InputError:

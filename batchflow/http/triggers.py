@@ -1,5 +1,6 @@
 """The endpoints of one workflow: trigger it, and run named items of it by hand."""
 
+from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -13,6 +14,7 @@ from batchflow.core.ids import entry_id
 from batchflow.errors import InputError
 from batchflow.http.answers import BatchStarted, Refusal, respond
 from batchflow.http.bodies import documented, read_body
+from batchflow.http.options import documented_batch_headers, in_json, with_headers
 from batchflow.http.payloads import parse_object
 from batchflow.http.places import url_beside
 
@@ -51,7 +53,7 @@ class WorkflowEndpoints:
             tags=[*tags],
             status_code=202,
             responses={**REFUSALS, 200: _COUNTED, 202: _STARTED},
-            openapi_extra=documented(self._workflow.request_model, required=False, closed=self._closed),
+            openapi_extra=self._documented(self._workflow.request_model, required=False),
         )
         router.add_api_route(
             self._routes.paginate,
@@ -62,7 +64,7 @@ class WorkflowEndpoints:
             tags=[*tags],
             status_code=202,
             responses={**REFUSALS, 202: _STARTED},
-            openapi_extra=documented(self._named_model(), required=True, closed=self._closed),
+            openapi_extra=self._documented(self._named_model(), required=True),
         )
         router.add_api_route(
             self._routes.execute,
@@ -73,7 +75,7 @@ class WorkflowEndpoints:
             tags=[*tags],
             status_code=202,
             responses={**REFUSALS, 400: _MISSING, 202: _STARTED},
-            openapi_extra=documented(self._single_model(), required=True, closed=self._closed),
+            openapi_extra=self._documented(self._single_model(), required=True),
         )
 
     async def process(self, request: Request) -> Response:
@@ -123,16 +125,23 @@ class WorkflowEndpoints:
 
     async def _receive(self, request: Request, own: str, wanted: EntryRequest[Any]) -> Response:
         self._check(wanted)
-        came = await self._workflow.receive(wanted)
+        root = url_beside(request, own, "", self._app_url)
+        wanted = replace(wanted, options=with_headers(wanted.options, request.headers.raw, root))
+        try:
+            came = await self._workflow.receive(wanted)
+        except InputError as error:
+            raise in_json(error) from error
         if isinstance(came, Statistics):
             return respond(came)
         url = url_beside(request, own, f"/batches/{came.id}", self._app_url)
-        started = BatchStarted(workflow_run_id=entry_id(came.id), batch_id=came.id, status_url=url)
+        started = BatchStarted(
+            workflow_run_id=entry_id(came.id), batch_id=came.id, deduplicated=came.deduplicated, status_url=url
+        )
         return respond(started, 202, Location=url)
 
     def _check(self, wanted: EntryRequest[Any]) -> None:
         """What `trigger` checks too, said in the names of the wire."""
-        key, ids = self._wire.ids, wanted.ids
+        key, ids = self._wire.ids, wanted.options.ids
         if ids is None:
             if "fetch" not in self._workflow.definition.has:
                 raise InputError(f"'{key}' is missing: {self._workflow.name} has no source of ids", field=key)
@@ -147,8 +156,11 @@ class WorkflowEndpoints:
             raise InputError(f"'{key}' names '{twice}' twice; an item runs once per batch", field=key)
         if wanted.dry_run:
             raise InputError(f"'dryRun' counts all {self._wire.plural}; leave '{key}' out", field="dryRun")
-        if wanted.limit is not None:
+        if wanted.options.limit is not None:
             raise InputError(f"'limit' and '{key}' exclude each other; list fewer ids", field="limit")
+
+    def _documented(self, model: type[BaseModel], *, required: bool) -> dict[str, Any]:
+        return {**documented(model, required=required, closed=self._closed), "parameters": documented_batch_headers()}
 
     def _named_model(self) -> type[BaseModel]:
         ids: Any = (list[str], Field(min_length=1, alias=self._wire.ids))

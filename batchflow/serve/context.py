@@ -22,7 +22,7 @@ from batchflow.serve.events import WEBHOOK_REQUEST, EventResult, Webhook, Webhoo
 from batchflow.serve.instants import instant
 from batchflow.serve.sending import event_text
 from batchflow.serve.steady import Steady
-from batchflow.serve.surroundings import NOWHERE, ROOT_HEADER, Surroundings
+from batchflow.serve.surroundings import NOWHERE, ROOT_HEADER, Surroundings, own_headers
 from batchflow.serve.telling import RunLog
 from batchflow.serve.unawaited import checked_waits, uncallable
 from batchflow.serve.waiting import (
@@ -71,8 +71,7 @@ class WorkflowContext(Generic[Payload]):
     @property
     def headers(self) -> Mapping[str, str]:
         """What the message carried beside its payload."""
-        headers = self.claim.headers
-        return headers if ROOT_HEADER not in headers else {k: v for k, v in headers.items() if k != ROOT_HEADER}
+        return own_headers(self.claim.headers)
 
     @property
     def attempt(self) -> int:

@@ -100,12 +100,16 @@ async def _read(read: Callable[[], Awaitable[T]]) -> T | None:
 
 
 class RunHandle(Generic[Result]):
-    """One run. It holds nothing but the id: make another from `function.run(id)` at any time."""
+    """One run. It holds nothing but the id: make another from `function.run(id)` at any time.
 
-    __slots__ = ("_client", "_result", "id")
+    `deduplicated` says of what a trigger returns that it has started nothing: the run was there already.
+    """
 
-    def __init__(self, id: str, result: Codec[Result], client: Client) -> None:
+    __slots__ = ("_client", "_result", "deduplicated", "id")
+
+    def __init__(self, id: str, result: Codec[Result], client: Client, *, deduplicated: bool = False) -> None:
         self.id = id
+        self.deduplicated = deduplicated
         self._result = result
         self._client = client
 

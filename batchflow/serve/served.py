@@ -48,8 +48,9 @@ class ServedFunction(Generic[Payload, Result]):
     async def trigger(self, payload: Payload, **options: Unpack[TriggerOptions]) -> RunHandle[Result]:
         """Start a run, durable when this returns.
 
-        `run_id` names the run, and `dedup_id` what it is for: a second trigger with the same one starts nothing and
-        returns the handle of the first, as long as that is kept. It starts after `delay`, or at `not_before`: a
+        `run_id` names the run, and `dedup_id` what it is for: a second trigger of the function with the same one starts
+        nothing and returns the handle of the first, which says so (`deduplicated`), as long as that is kept; with
+        `dedup="open"` only until it has ended. It starts after `delay`, or at `not_before`: a
         datetime with its time zone, or ms since the epoch. `headers` are what `ctx.headers` shows, `label` is what
         runs are found by. `retries`, `retry_delay` and `flow_control`, with a key, take the place of the function's
         own for this run.
@@ -72,14 +73,32 @@ class ServedFunction(Generic[Payload, Result]):
         messages = [starting(self.endpoint, self.client, body, options, self.label) for body in bodies]
         if len(messages) > 1 and (options.run_id or options.dedup_id):
             raise InputError("'run_id' and 'dedup_id' name one run; trigger several without them", field="runId")
+        if options.dedup == "open":
+            return [await self._open(message) for message in messages]
         new = await self.client.publish(messages) if messages else ()
         if options.run_id is not None and not all(new):
             await self._check_own(options.run_id)
-        if self.endpoint.verbose:
-            for message, is_new in zip(messages, new, strict=True):
-                if is_new:
-                    teller(self.endpoint.name, message.id, self.client.now)("SUBMIT_FIRST_INVOCATION", None)
-        return [self.run(message.id) for message in messages]
+        named = options.run_id is not None or options.dedup_id is not None
+        return [self._started(it, deduplicated=named and not is_new) for it, is_new in zip(messages, new, strict=True)]
+
+    async def _open(self, message: Message) -> RunHandle[Result]:
+        """Start a run unless another with the same `open_dedup` is under way."""
+        while True:
+            (new,) = await self.client.publish([message])
+            if new:
+                return self._started(message)
+            known = await self.client.under_way(message.open_dedup or "")
+            if known is None and await self.client.run(message.id) is not None:
+                # It was stored, though the answer was lost, and has ended since.
+                known = message.id
+            if known is not None:
+                return RunHandle(known, self.result, self.client, deduplicated=known != message.id)
+            # The one that was under way has ended just now.
+
+    def _started(self, message: Message, *, deduplicated: bool = False) -> RunHandle[Result]:
+        if self.endpoint.verbose and not deduplicated:
+            teller(self.endpoint.name, message.id, self.client.now)("SUBMIT_FIRST_INVOCATION", None)
+        return RunHandle(message.id, self.result, self.client, deduplicated=deduplicated)
 
     async def _check_own(self, id: str) -> None:
         run = await self.client.run(id)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from hashlib import sha256
-from typing import TypedDict
+from typing import Literal, TypeAlias, TypedDict, get_args
 
 from batchflow.core.duration import Duration, to_ms
 from batchflow.core.flow import FlowControl
@@ -23,11 +23,16 @@ from batchflow.serve.showing import is_text, shown
 _RUN_ID = re.compile(r"[A-Za-z0-9_:-]{1,128}")
 
 
+Dedup: TypeAlias = Literal["kept", "open"]
+"""How long a `dedup_id` holds: as long as what it has started is kept, or only until that has ended."""
+
+
 class TriggerOptions(TypedDict, total=False):
     """What a trigger may set beside the payload; see `ServedFunction.trigger`."""
 
     run_id: str | None
     dedup_id: str | None
+    dedup: Dedup
     delay: Duration | None
     not_before: datetime | int | None
     label: str | None
@@ -43,6 +48,7 @@ class Trigger:
 
     run_id: str | None = None
     dedup_id: str | None = None
+    dedup: Dedup = "kept"
     delay: Duration | None = None
     not_before: datetime | int | None = None
     label: str | None = None
@@ -74,13 +80,16 @@ def starting(endpoint: Endpoint, client: Client, body: str, options: Trigger, la
     Raises:
         InputError, ConfigurationError: see `ServedFunction.trigger`.
     """
+    id = _run_id(endpoint.route, options)
+    is_open = check_dedup(options.dedup, options.dedup_id)
     return Message(
-        id=_run_id(endpoint.route, options) or client.new_id("run"),
+        id=client.new_id("run") if id is None or is_open else id,
+        open_dedup=id if is_open else None,
         destination=endpoint.route,
         flow=keyed(options.flow_control) or endpoint.flow,
         body=body,
         headers=headers_of(options.headers),
-        not_before=_not_before(options, client.now()),
+        not_before=start_time(options.delay, options.not_before, client.now()),
         retry=retried(endpoint, options.retries, options.retry_delay),
         keep=True,
         label=checked_label(options.label) or label,
@@ -92,6 +101,35 @@ def retried(endpoint: Endpoint, retries: int | None, retry_delay: RetryPolicy | 
     if retries is None and retry_delay is None:
         return None
     return RetryPolicy.of(retries=retries, delay=retry_delay, default=endpoint.retry)
+
+
+def check_dedup(dedup: object, dedup_id: str | None) -> bool:
+    """Whether a `dedup_id` holds only while what it has started is under way.
+
+    Raises:
+        InputError: it is not said how long it holds, or there is none.
+    """
+    if not is_text(dedup) or dedup not in get_args(Dedup):
+        raise InputError(f"'dedup' cannot be {shown(dedup)}; write 'kept' or 'open'", field="dedup")
+    if dedup == "open" and dedup_id is None:
+        raise InputError("'dedup' says how long a 'dedup_id' holds, and there is none; give one", field="dedup")
+    return dedup == "open"
+
+
+def start_time(delay: Duration | None, not_before: datetime | int | None, now: int, *, check_era: bool = False) -> int:
+    """When what is triggered `now` is to start; 0: at once. `check_era` refuses seconds in the place of ms.
+
+    Raises:
+        InputError: both are given.
+        ConfigurationError: one is no time.
+    """
+    if delay is not None and not_before is not None:
+        raise InputError("'delay' and 'not_before' exclude each other; give the one or the other", field="delay")
+    if delay is not None:
+        return now + to_ms(delay, option="delay")
+    if not_before is None:
+        return 0
+    return instant(not_before, option="not_before", now=now if check_era else None)
 
 
 def _run_id(route: str, options: Trigger) -> str | None:
@@ -113,11 +151,3 @@ def _run_id(route: str, options: Trigger) -> str | None:
         # No route holds a space, so two pairs never read alike.
         return f"run_{sha256(f'{route} {options.dedup_id}'.encode()).hexdigest()[:32]}"
     return None
-
-
-def _not_before(options: Trigger, now: int) -> int:
-    if options.delay is not None and options.not_before is not None:
-        raise InputError("'delay' and 'not_before' exclude each other; give the one or the other", field="delay")
-    if options.delay is not None:
-        return now + to_ms(options.delay, option="delay")
-    return 0 if options.not_before is None else instant(options.not_before, option="not_before")

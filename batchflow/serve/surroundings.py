@@ -12,6 +12,11 @@ ROOT_HEADER = "batchflow-root"
 """The header of a run that was started over HTTP: the URL below which the app's endpoints were reached."""
 
 
+def own_headers(headers: Mapping[str, str]) -> Mapping[str, str]:
+    """Those that a trigger gave, without batchflow's own."""
+    return headers if ROOT_HEADER not in headers else {k: v for k, v in headers.items() if k != ROOT_HEADER}
+
+
 @dataclass(slots=True)
 class Site:
     """The path of an app's router, its prefix: learnt when the app starts; None where no app is known."""

@@ -115,10 +115,10 @@ class Store(Protocol):
         only for `retry`; `parked` holds its whole flow key until then; `released` is due at once, and so is a
         `suspended` one for which something has arrived. `dead` makes a dead letter of it, whole and with its journal,
         fails its item, or the walk of its batch, and publishes to its `on_failure` (for an item its batch's) a message
-        whose body is the JSON of its id; of a run that is cancelled it is `cancelled`. `cancelled` ends it without a
-        result or effects, and cancels what it waits for. The end of a message with a parent arrives at the step that
-        waits for it. The settlement that ends a batch's last item after its last page also completes the batch and
-        publishes its completion message: exactly once.
+        whose body is the JSON of its id; of a run that is cancelled it is `cancelled`. What is still held of a batch
+        whose walk broke off is dropped. `cancelled` ends it without a result or effects, and cancels what it waits for.
+        The end of a message with a parent arrives at the step that waits for it. The settlement that ends a batch's
+        last item after its last page also completes the batch and publishes its completion message: exactly once.
         """
         ...
 

@@ -1,9 +1,12 @@
 """What can be set for a test environment, and for what is started in it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from typing import TypeAlias, TypedDict
 
 from batchflow.core.clock import Clock
+from batchflow.core.duration import Duration
+from batchflow.serve.starting import Dedup
 from batchflow.stores.protocol import Store
 
 StoreOption: TypeAlias = str | Store | Callable[[Clock], Store] | None
@@ -17,4 +20,9 @@ class BatchOptions(TypedDict, total=False):
     ids: Sequence[str] | None
     limit: int | None
     dedup_id: str | None
+    dedup: Dedup
     label: str | None
+    batch_id: str | None
+    delay: Duration | None
+    not_before: datetime | int | None
+    headers: Mapping[str, str] | None

@@ -46,7 +46,7 @@ class WelcomePlaceholder(BatchWorkflow[Audience, User, WrittenPlaceholders]):
     name = "welcome-placeholder"
     entity = "user"
     execute_verb = "generate"
-    count_first = True
+    walk_first = True
     paginate_flow = FlowControl(parallelism=10, rate=50)
     execute_flow = FlowControl(parallelism=20, rate=150)
 
@@ -82,7 +82,7 @@ class AgentWelcome(BatchWorkflow[Audience, Agent, WelcomeTexts]):
     name = "agent-welcome"
     entity = "agent"
     execute_verb = "generate"
-    count_first = True
+    walk_first = True
     paginate_flow = FlowControl(parallelism=10, rate=50)
     execute_flow = FlowControl(parallelism=20, rate=150)
 

@@ -15,7 +15,7 @@ from batchflow.core.limit import DEFAULT
 from batchflow.core.message import Claim, Message
 from batchflow.core.ports import Ledger, Threads, Verdict
 from batchflow.core.run import Journal, Run, RunQuery, Step, Waiter, merged, ripen
-from batchflow.core.settlement import Effect, Enter, Page, Publish, Settlement, StartItems
+from batchflow.core.settlement import Effect, Enter, Page, Publish, Settlement, StartItems, Walked
 from batchflow.core.worker import WorkerStatus
 from batchflow.serve.endpoint import Endpoint, Runtime
 from tests.batch.job import Clock, Job, NoChance
@@ -33,6 +33,7 @@ class Model:
         self.jobs: dict[str, Job] = {}
         self.queue: deque[tuple[Message, int]] = deque()
         self.published: list[Message] = []
+        self.held: list[Message] = []
         self.known: set[str] = set()
         self.journals: dict[str, Journal] = {}
         self.results: dict[str, str] = {}
@@ -62,13 +63,16 @@ class Model:
             if message.id not in self.known:
                 self.known.add(message.id)
                 self.published.append(message)
-                self.queue.append((message, -1))
+                if message.held:
+                    self.held.append(message)
+                else:
+                    self.queue.append((message, -1))
                 if message.batch:
                     self._work(message.batch, +1)
         return new
 
     async def open_batch(self, batch: NewBatch, messages: Sequence[Message]) -> bool:
-        if batch.id in self.jobs:
+        if batch.id in self.jobs or (batch.open_dedup and await self.under_way(batch.open_dedup)):
             return False
         made = Batch(
             id=batch.id,
@@ -82,6 +86,10 @@ class Model:
         self.jobs[batch.id] = Job(batch, made)
         await self.publish(messages)
         return True
+
+    async def under_way(self, open_dedup: str) -> str | None:
+        found = (job for job in self.jobs.values() if job.new.open_dedup == open_dedup)
+        return next((job.new.id for job in found if not job.batch.is_final), None)
 
     async def batch(self, id: str) -> Batch | None:
         return self.jobs[id].batch if id in self.jobs else None
@@ -133,6 +141,9 @@ class Model:
 
     async def processed(self, workflow: str, ids: Sequence[str]) -> frozenset[str]:
         return frozenset(self.marks.get(workflow, set()).intersection(ids))
+
+    async def marked(self, workflow: str, ids: Sequence[str]) -> frozenset[str]:
+        return await self.processed(workflow, ids)
 
     async def mark(self, workflow: str, ids: Sequence[str], ttl_ms: int | None) -> None:
         self.marks.setdefault(workflow, set()).update(ids)
@@ -225,6 +236,11 @@ class Model:
                 job.batch = replace(job.batch, pages=job.batch.pages + 1, chunks=job.batch.chunks + chunks)
             case StartItems(batch, first, ids):
                 self._start(self.jobs[batch], first, ids)
+            case Walked(batch, total):
+                job = self.jobs[batch]
+                job.batch = replace(job.batch, total=total)
+                self.queue.extend((message, -1) for message in self.held)
+                self.held.clear()
             case Publish(messages):
                 await self.publish(messages)
             case _:
@@ -254,7 +270,7 @@ class Model:
             job.count(open=-1, **{state: 1})
             job.batch = replace(job.batch, worked_ms=job.batch.worked_ms + self.item_ms)
             if state == "succeeded":
-                self.marks.setdefault(job.batch.workflow, set()).add(item.id)
+                self.marks.setdefault(job.new.ledger, set()).add(item.id)
         self._complete(job)
 
     def _complete(self, job: Job) -> None:

@@ -62,13 +62,6 @@ class Welcome(BatchWorkflow[Audience, User, Greeting]):
         self.summaries.append(summary)
 
 
-class Counted(Welcome):
-    """Counts everything before it starts."""
-
-    name = "welcome"
-    count_first = True
-
-
 class Plain(BatchWorkflow):
     """Ids and no result; the pages are given."""
 

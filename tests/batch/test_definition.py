@@ -27,7 +27,7 @@ def test_the_defaults_are_those_of_the_pattern() -> None:
     assert read.entry_flow == FlowControl(parallelism=1, rate=1, key="orders.process")
     assert read.paginate_flow == FlowControl(parallelism=20, rate=5, key="orders.paginate")
     assert read.execute_flow == FlowControl(parallelism=10, rate=5, key="orders.execute")
-    assert (read.retry, read.timeout_ms, read.ledger_ttl, read.count_first) == (RetryPolicy(), 900_000, None, False)
+    assert (read.retry, read.timeout_ms, read.ledger_ttl, read.walk_first) == (RetryPolicy(), 900_000, None, False)
     assert (read.params, read.keep_results, read.has) == (NoParams, False, {"fetch", "execute"})
 
 

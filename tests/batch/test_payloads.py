@@ -7,6 +7,7 @@ import pytest
 from pydantic import AliasPath, BaseModel, Field
 
 from batchflow.batch.payloads import EntryRequest, Payloads, body_text
+from batchflow.batch.triggering import BatchTrigger
 from batchflow.batch.walk import Probe
 from batchflow.errors import InputError
 from tests.batch.samples import Audience, Welcome
@@ -40,9 +41,8 @@ def test_a_parameter_may_be_named_like_anything_but_a_wire_name(recwarn: pytest.
 def test_controls_and_parameters_stand_side_by_side() -> None:
     """camelCase outside, snake_case inside."""
     text = '{"dryRun":true,"force":true,"limit":3,"userIds":["a"],"label":"x","dedupId":"y","paidOnly":true}'
-    assert WELCOME.read_entry(text) == EntryRequest(
-        params=Audience(paid_only=True), dry_run=True, force=True, limit=3, ids=["a"], label="x", dedup_id="y"
-    )
+    options = BatchTrigger(force=True, limit=3, ids=["a"], label="x", dedup_id="y")
+    assert WELCOME.read_entry(text) == EntryRequest(params=Audience(paid_only=True), dry_run=True, options=options)
 
 
 @pytest.mark.parametrize("text", ["", "  ", "{}", "null", b""])
@@ -65,7 +65,8 @@ def test_parameters_are_sent_by_any_of_their_names() -> None:
         ('{"dryrun":true}', "Unknown field 'dryrun' for welcome; did you mean 'dryRun'?", "dryrun"),
         (
             '{"zzz":1}',
-            "Unknown field 'zzz' for welcome; known are 'dedupId', 'dryRun', 'force', 'label', 'limit', 'paidOnly', "
+            "Unknown field 'zzz' for welcome; known are 'batchId', 'dedup', 'dedupId', 'delay', 'dryRun', 'force', "
+            "'headers', 'label', 'limit', 'notBefore', 'paidOnly', "
             "'userIds'",
             "zzz",
         ),
@@ -105,5 +106,6 @@ def test_a_page_is_written_short_and_read_back() -> None:
 def test_the_schema_shows_everything_that_may_be_sent() -> None:
     """Controls and parameters, by their names on the wire."""
     schema = WELCOME.entry_model.model_json_schema()
-    assert sorted(schema["properties"]) == ["dedupId", "dryRun", "force", "label", "limit", "paidOnly", "userIds"]
+    controls = {"batchId", "dedup", "dedupId", "delay", "dryRun", "force", "headers", "label", "limit", "notBefore"}
+    assert set(schema["properties"]) == controls | {"paidOnly", "userIds"}
     assert of(Span).entry_model.model_json_schema()["required"] == ["sinceDay"]

@@ -173,7 +173,12 @@ REFUSED: list[tuple[str, Callable[[], object], str]] = [
         "Orders.execute_flow cannot be 5; write FlowControl(parallelism=10, rate=5), or None for no limits",
     ),
     ("no policy", lambda: made(retry=3), "Orders.retry cannot be 3; write RetryPolicy(retries=3)"),
-    ("no flag", lambda: made(count_first=1), "Orders.count_first cannot be 1; write True or False"),
+    ("no flag", lambda: made(walk_first=1), "Orders.walk_first cannot be 1; write True or False"),
+    (
+        "a flag that went",
+        lambda: made(count_first=True),
+        "Unknown option 'count_first' of Orders; did you mean 'walk_first'?",
+    ),
     ("no time", lambda: made(item_timeout=0), "Orders.item_timeout cannot be 0; write a duration such as '15m'"),
     (
         "no duration",

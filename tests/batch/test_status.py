@@ -8,10 +8,10 @@ NONE = Counts()
 
 
 def status(
-    state: BatchState = "open", counts: Counts = NONE, *, total: int | None = None, count_first: bool = False
+    state: BatchState = "open", counts: Counts = NONE, *, total: int | None = None, walk_first: bool = False
 ) -> BatchStatus:
     batch = Batch(id="bat_1", workflow="w", state=state, counts=counts, total=total, created_at=0)
-    return BatchStatus.of(batch, 2_000, count_first=count_first)
+    return BatchStatus.of(batch, 2_000, walk_first=walk_first)
 
 
 def test_a_total_is_so_far_until_it_is_known() -> None:
@@ -29,10 +29,25 @@ def test_a_sealed_batch_knows_its_end() -> None:
 
 
 def test_a_counted_total_follows_what_is_skipped() -> None:
-    """A source's own count includes what was processed before; a filtered one does not."""
-    counts = Counts(open=10, already_processed=30)
-    assert status(total=100, counts=counts).total == 70
-    assert status(total=100, counts=counts, count_first=True).total == 100
+    """A source's own count includes what was processed before; that of a whole walk does not, but what comes after."""
+    assert status(total=100, counts=Counts(open=10, already_processed=30)).total == 70
+    walked = Counts(eligible=100, open=10, already_processed=30, duplicates=1, left_out=9)
+    assert status(total=60, counts=walked, walk_first=True).total == 60
+    assert status(total=60, counts=walked._replace(in_flight=2), walk_first=True).total == 58
+    assert not status(counts=walked, walk_first=True).is_total_known
+
+
+def test_a_count_that_the_walk_does_not_reach_is_told() -> None:
+    """Once the walk is through, and not of one that broke off."""
+    counts = Counts(eligible=150, succeeded=150)
+    assert status("completed", counts, total=300).counted == 300
+    assert str(status("sealed", counts, total=300)).endswith(
+        "; count said 300 and the pages have named 150: rows may have moved while they were walked, as with LIMIT and "
+        "OFFSET over what is not done yet; page by a key, or set walk_first"
+    )
+    for state in ("open", "failed", "cancelled"):
+        assert status(state, counts, total=300).counted is None
+    assert status("completed", counts, total=150).counted is None
 
 
 def test_a_batch_without_items_is_complete() -> None:

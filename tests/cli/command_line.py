@@ -42,7 +42,7 @@ class Greet(BatchWorkflow[Params]):
     entry_flow = paginate_flow = None
     execute_flow = FlowControl(parallelism=4, rate=RATE) if RATE else None
     retry = RetryPolicy(retries=0)
-    count_first = True
+    walk_first = True
 
     def fetch(self, params: Params, cursor: str | None, limit: int) -> Page:
         if params.days == 0:

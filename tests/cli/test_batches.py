@@ -85,6 +85,7 @@ def test_list_is_one_json_document(command: CommandLine) -> None:
         "force": False,
         "label": "waiting",
         "error": None,
+        "counted": None,
         "startedAt": None,
         "endedAt": None,
     }

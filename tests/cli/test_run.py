@@ -110,6 +110,43 @@ def test_run_without_items_says_so(command: CommandLine, monkeypatch: pytest.Mon
     assert (answer.code, told(answer)[1]) == (0, "No eligible items found")
 
 
+def test_run_takes_an_id_of_ones_own(command: CommandLine) -> None:
+    """A batch that is known is gone on with, and is not started again."""
+    first = command("run", command.target, "--batch-id", "bat_first", "--json").document
+    again = command("run", command.target, "--batch-id", "bat_first", "--json", "--force").document
+    assert (first["batchId"], first["deduplicated"]) == (again["batchId"], False) == ("bat_first", False)
+    assert (again["deduplicated"], again["counts"]["succeeded"], len(command.done())) == (True, 12, 12)
+    said = command("run", command.target, "--batch-id", "bat_first").out.splitlines()[0]
+    assert said == "Batch bat_first of greet, which was there already"
+
+
+def test_run_takes_a_dedup_id_a_delay_and_headers(command: CommandLine) -> None:
+    """It waits for the delay, which a bare number gives in seconds."""
+    options = ("--dedup-id", "today", "--delay", "0", "-H", "trace=7", "--json")
+    first = command("run", command.target, *options).document
+    again = command("run", command.target, *options).document
+    assert (again["batchId"], again["deduplicated"]) == (first["batchId"], True)
+    other = command("run", command.target, *options, "--dedup", "open").document
+    assert (other["batchId"] != first["batchId"], other["deduplicated"]) == (True, False)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (("--not-before", "soon"), "--not-before cannot be 'soon'; write a time such as 2030-01-01T06:00:00Z"),
+        (("-H", "secret"), "a header is written as --header NAME=VALUE"),
+        (("-H", "a=1", "-H", "a=2"), "the header 'a' is given twice; give it once"),
+        (("--dedup", "ever", "--dedup-id", "x"), "'dedup' cannot be 'ever'; write 'kept' or 'open'"),
+        (("-p", "delay=1s"), "'delay' is no parameter of 'greet' but an option: --delay"),
+    ],
+)
+def test_run_refuses_an_option_that_is_none(command: CommandLine, options: tuple[str, ...], sentence: str) -> None:
+    """One sentence, exit code 2, and nothing is started."""
+    answer = command("run", command.target, *options)
+    assert (answer.code, answer.err.strip().splitlines()[-1]) == (2, f"error: {sentence}")
+    assert command.done() == []
+
+
 def test_run_is_one_json_document(command: CommandLine) -> None:
     """`--json` writes the summary and nothing else, to either stream."""
     answer = command("run", command.target, "--json", "--label", "first")
@@ -123,11 +160,13 @@ def test_run_is_one_json_document(command: CommandLine) -> None:
         "success": True,
         "message": "Processed 12 users",
         "resumed": False,
+        "deduplicated": False,
         "counts": COUNTS,
         "pages": 2,
         "chunks": 3,
         "label": "first",
         "error": None,
+        "counted": None,
     }
 
 

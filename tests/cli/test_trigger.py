@@ -51,6 +51,17 @@ def test_trigger_takes_a_dedup_id_and_a_delay(shop: CommandLine) -> None:
     first = triggered(shop, "a7", "--dedup-id", "order 7", "--delay", "3600")
     assert triggered(shop, "a8", "--dedup-id", "order 7", "--delay", "1h") == first
     assert len(shop("runs", "--json").document["runs"]) == 1
+    again = shop("runs", "trigger", shop.target, "/orders/ship", "-p", "id=a9", "--dedup-id", "order 7")
+    assert again.out.splitlines()[0] == f"Run {first} of /orders/ship, which was there already"
+
+
+def test_trigger_takes_an_open_dedup_id_a_time_and_headers(shop: CommandLine) -> None:
+    """A dedup id may hold until the run has ended; headers are the run's."""
+    options = ("--dedup-id", "x", "--dedup", "open", "--not-before", "2090-01-01T00:00:00Z", "-H", "trace=7=8")
+    first = triggered(shop, "a7", *options)
+    assert triggered(shop, "a7", *options) == first
+    assert shop("runs", "cancel", first).code == 0
+    assert triggered(shop, "a7", *options) != first
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,6 @@ from batchflow.core.ids import (
     batch_id,
     chunk_id,
     complete_id,
-    count_id,
     entry_id,
     item_run_id,
     page_id,
@@ -62,9 +61,6 @@ def test_children_of_a_batch_sort_in_the_order_they_are_made() -> None:
     batch = batch_id(1_700_000_000_000, ZERO)
     made = [
         entry_id(batch),
-        count_id(batch, 1),
-        count_id(batch, 2),
-        count_id(batch, 10),
         page_id(batch, 1),
         chunk_id(batch, 1, 1),
         chunk_id(batch, 1, 2),
@@ -89,7 +85,7 @@ def test_items_sort_by_their_number(batch: str, one: int, other: int) -> None:
 
 @given(BATCHES, NUMBERS, st.integers(0, 10**6 - 1))
 def test_ids_are_safe_in_urls_and_headers(batch: str, number: int, chunk: int) -> None:
-    for id in (count_id(batch, number), chunk_id(batch, number, chunk), item_run_id(batch, number)):
+    for id in (page_id(batch, number), chunk_id(batch, number, chunk), item_run_id(batch, number)):
         assert re.fullmatch(r"[a-z0-9._-]+", id)
 
 
@@ -100,9 +96,9 @@ def test_item_run_id_is_read_back(batch: str, number: int) -> None:
 
 @given(BATCHES)
 def test_only_ids_of_items_are_read_as_such(batch: str) -> None:
-    others = [entry_id(batch), count_id(batch, 1), page_id(batch, 1), chunk_id(batch, 1, 2), complete_id(batch), batch]
+    others = [entry_id(batch), page_id(batch, 1), chunk_id(batch, 1, 2), complete_id(batch), batch]
     more = [f"{batch}.r1", f"{batch}.r0000000001", "order.r000000001", f"{batch}.r000000001\n", f"{batch}.r00000000٣"]
-    assert [parse_item_run_id(id) for id in others + more] == [None] * 11
+    assert [parse_item_run_id(id) for id in others + more] == [None] * 10
 
 
 @pytest.mark.parametrize("number", [-1, 10**9])

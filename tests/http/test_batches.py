@@ -56,6 +56,7 @@ async def test_the_status_is_complete(ended: str, http: AsyncClient) -> None:
         "chunks": body["chunks"],
         "label": None,
         "error": None,
+        "counted": None,
     }
 
 

@@ -22,7 +22,7 @@ ENDLESS_S = 3600.0
 
 
 def answer(batch: Batch) -> BatchAnswer:
-    return BatchAnswer.of(batch, 0, count_first=False)
+    return BatchAnswer.of(batch, 0, walk_first=False)
 
 
 def events_of(text: str) -> list[tuple[str, Any]]:

@@ -118,11 +118,12 @@ async def test_the_document_shows_every_body_and_answer(flow: Batchflow) -> None
         return found["required"], found["content"]["application/json"]["schema"]
 
     required, process = body("/a/welcome/process-users")
-    names = {"dryRun", "force", "limit", "userIds", "label", "dedupId", "paidOnly", "ratio", "region"}
+    anywhere = {"label", "dedupId", "dedup", "batchId", "delay", "notBefore", "headers", "paidOnly", "ratio", "region"}
+    names = anywhere | {"dryRun", "force", "limit", "userIds"}
     assert (required, set(process["properties"]), process["additionalProperties"]) == (False, names, False)
     required, single = body("/a/welcome/generate-user")
     assert (required, single["required"]) == (True, ["userId"])
-    assert set(single["properties"]) == {"userId", "label", "dedupId", "paidOnly", "ratio", "region"}
+    assert set(single["properties"]) == anywhere | {"userId"}
     required, named = body("/a/welcome/paginate-users")
     assert (required, named["required"]) == (True, ["userIds"])
     assert body("/a/onboarding")[1]["required"] == ["email"]

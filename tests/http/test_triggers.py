@@ -39,6 +39,7 @@ async def test_a_trigger_says_where_to_read_on(flow: Batchflow, http: AsyncClien
         "success": True,
         "workflowRunId": f"{body['batchId']}.e",
         "batchId": body["batchId"],
+        "deduplicated": False,
         "statusUrl": f"http://test{PREFIX}/batches/{body['batchId']}",
     }
     assert response.headers["Location"] == body["statusUrl"]
@@ -56,7 +57,8 @@ async def test_a_trigger_needs_no_body(body: bytes, idle_http: AsyncClient) -> N
 async def test_the_same_dedup_id_is_the_same_batch(idle_http: AsyncClient) -> None:
     """A trigger that is repeated starts nothing."""
     first = (await idle_http.post(PROCESS, json={"dedupId": "today"})).json()
-    assert (await idle_http.post(PROCESS, json={"dedupId": "today", "force": True})).json() == first
+    again = (await idle_http.post(PROCESS, json={"dedupId": "today", "force": True})).json()
+    assert again == first | {"deduplicated": True}
     assert len((await idle_http.get("/batches")).json()["batches"]) == 1
 
 

@@ -90,8 +90,8 @@ def _batch(batch: NewBatch) -> Wire:
 
 def _effect(effect: Effect) -> Wire:
     match effect:
-        case StartItems(batch, first, ids, marked, data):
-            return ["start", batch, first, ids, marked, data]
+        case StartItems(batch, first, ids, marked, data, already_processed):
+            return ["start", batch, first, ids, marked, data, already_processed]
         case Walked(batch, total):
             return ["walked", batch, total]
         case Publish(messages):

@@ -123,6 +123,7 @@ def start_items(tx: Tx, starts: Sequence[StartItems]) -> None:
             continue
         counts.setdefault(key, {"open": 0, "duplicates": 0, "in_flight": 0, "already_processed": 0})
         data |= {slot: text for slot, text in enumerate(start.data, len(rows)) if text is not None}
+        counts[key]["already_processed"] += start.already_processed
         rows += _rows(tx, start, key, len(rows))
     refused: dict[int, int] = dict(tx.json_rows("item_classify", rows, now=tx.now)) if rows else {}
     holders: dict[tuple[int, str], int] = {}

@@ -93,6 +93,14 @@ class ItemCases(Cases):
         assert await scene.states("bat_a") == [("u3", "open")]
         assert (await scene.counts("bat_a")).already_processed == 2
 
+    async def test_settle_counts_what_another_ledger_holds(self, scene: Scene) -> None:
+        """Items that were left out since a ledger beside the store has marked them meanwhile."""
+        entry = await scene.enter("bat_a")
+        walked = StartItems("bat_a", 0, ("u1",), already_processed=2)
+        await scene.done(entry, Enter("bat_a"), Page("bat_a", 3), walked)
+        counts = await scene.counts("bat_a")
+        assert (counts.open, counts.already_processed) == (1, 2)
+
     async def test_settle_starts_what_the_filter_named_in_spite_of_its_mark(self, scene: Scene) -> None:
         """But not what is in flight elsewhere."""
         await scene.store.mark("welcome", ["u1", "u2", "u3"], None)

@@ -80,9 +80,10 @@ end
 
 -- The items `first`, … of a batch with these ids, as far as they have no run yet, no other batch has them in flight and
 -- they are not processed. `marked`: those that are started in spite of their mark. `data`: what fetch brought of them.
-function batches.start_items(id, first, ids, marked, data)
+function batches.start_items(id, first, ids, marked, data, already_processed)
   local batch = batches.get(id)
   if not batches.takes(batch) then return end
+  batches.add(batch, 'ap', already_processed)
   local again = {}
   for _, item in ipairs(marked) do again[item] = true end
   sliced(ids, function(part, place) batches.start_some(batch, first + place - 1, part, again) end)

@@ -22,7 +22,7 @@ local later = {
   end,
 }
 local last = {
-  start = function(effect) batches.start_items(effect[2], effect[3], effect[4], effect[5], effect[6]) end,
+  start = function(effect) batches.start_items(effect[2], effect[3], effect[4], effect[5], effect[6], effect[7]) end,
 }
 
 function effects.apply(run, list)

@@ -1,0 +1,65 @@
+"""Options of a trigger as they are written on a command line: durations, times, headers."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Annotated, cast
+
+import typer
+
+from batchflow.core.duration import Duration
+from batchflow.errors import InputError
+from batchflow.serve.starting import Dedup
+
+DedupId = Annotated[str | None, typer.Option(metavar="TEXT", help="What it is for; starts nothing if there is one.")]
+HowLong = Annotated[
+    str, typer.Option("--dedup", metavar="WHEN", help="How long --dedup-id holds: kept, or open: until it has ended.")
+]
+Delay = Annotated[str | None, typer.Option(metavar="DURATION", help="Start after so long: 10s, 2h30m.")]
+NotBefore = Annotated[
+    str | None, typer.Option(metavar="TIME", help="Start not before this time: 2030-01-01T06:00:00Z.")
+]
+Headers = Annotated[
+    list[str] | None, typer.Option("-H", "--header", metavar="NAME=VALUE", help="What ctx.headers shows; repeat it.")
+]
+
+
+def read_dedup(text: str) -> Dedup:
+    """How long a dedup id holds; what is none is refused by the trigger."""
+    return cast("Dedup", text)
+
+
+def read_delay(text: str | None) -> Duration | None:
+    """A duration; a bare number is seconds, as in the settings."""
+    return int(text) if text is not None and text.isdecimal() else text
+
+
+def read_moment(text: str | None) -> datetime | None:
+    """A time; without an offset it is that of this machine.
+
+    Raises:
+        InputError: it is none.
+    """
+    if text is None:
+        return None
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        raise InputError(f"--not-before cannot be {text!r}; write a time such as 2030-01-01T06:00:00Z") from None
+    return found if found.tzinfo is not None else found.astimezone()
+
+
+def read_headers(pairs: Sequence[str] | None) -> dict[str, str] | None:
+    """Headers of `NAME=VALUE`.
+
+    Raises:
+        InputError: one is none, or given twice. What it holds may be secret, and is not shown.
+    """
+    found: dict[str, str] = {}
+    for pair in pairs or ():
+        name, equals, value = pair.partition("=")
+        if not equals or not name:
+            raise InputError("a header is written as --header NAME=VALUE")
+        if name in found:
+            raise InputError(f"the header '{name}' is given twice; give it once")
+        found[name] = value
+    return found or None
