@@ -32,6 +32,7 @@ ORDER = (
     "resume_batch",
     "redrive",
     "sweep_cancelled",
+    "remove_idle",
     "mark",
     "forget",
     "prune",

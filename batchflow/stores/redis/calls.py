@@ -16,6 +16,9 @@ from batchflow.stores.redis.clients import Client
 from batchflow.stores.redis.packing import Asked, Packed
 from batchflow.stores.redis.twin import Twin
 
+AT_ONCE = 16
+"""How many operations are asked for by themselves at once; others wait for them."""
+
 
 class Calls:
     """The script on one namespace of one server.
@@ -32,6 +35,7 @@ class Calls:
         self._script = scripts.script()
         self._asking: set[asyncio.Task[Answers]] = set()
         self._opened = False
+        self._at_once = asyncio.Semaphore(AT_ONCE)
         self.store = 0
         self.worker = ""
 
@@ -43,6 +47,7 @@ class Calls:
                 made by another version.
         """
         self._opened = False
+        self._at_once = asyncio.Semaphore(AT_ONCE)
         await connection.check_server(self._client, self._place)
         schema, number, refused = await self.one("open", keys.SCHEMA, scripts.commands())
         if refused:
@@ -99,10 +104,15 @@ class Calls:
         meant = connection.meaning(answer, self._place)
         return connection.meanwhile(meant) if self._opened else meant
 
+    async def _in_turn(self, operation: Asked) -> Answers:
+        # Each takes a connection, and a thousand handles may look at the same moment.
+        async with self._at_once:
+            return await self.group([operation])
+
     async def one(self, verb: str, *arguments: Any) -> Any:
         """Carry out one operation by itself."""
         # In a task of its own: redis-py now and then swallows a cancellation, and whoever asks could not be cancelled.
-        asking = asyncio.create_task(self.group([Asked(verb, arguments)]), name="batchflow-redis-call")
+        asking = asyncio.create_task(self._in_turn(Asked(verb, arguments)), name="batchflow-redis-call")
         self._asking.add(asking)
         asking.add_done_callback(self._asking.discard)
         ((fine, answer),) = await asyncio.shield(asking)

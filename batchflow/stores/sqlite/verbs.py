@@ -24,13 +24,11 @@ def table(locks: WorkerLocks) -> dict[str, Verb]:
     """The verbs."""
 
     def expire(tx: Tx) -> int:
-        taken_back = sum(
+        return sum(
             _forget(tx, key, lost=True)
             for key, name, lease_until in tx.json("worker_all")
             if lease_until <= tx.now or locks.is_free(name)
         )
-        flows.remove_idle(tx)
-        return taken_back
 
     return {
         "enlist": _each(claims.enlist),
@@ -54,6 +52,7 @@ def table(locks: WorkerLocks) -> dict[str, Verb]:
         "pause_batch": _each(cancelling.pause_batch),
         "resume_batch": _each(cancelling.resume_batch),
         "redrive": _each(messages.redrive),
+        "remove_idle": _each(flows.remove_idle),
         "sweep_cancelled": _each(cancelling.sweep_cancelled),
         "mark": _each(ledger.mark),
         "forget": _each(ledger.forget),

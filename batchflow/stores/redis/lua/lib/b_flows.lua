@@ -90,6 +90,7 @@ function flows.sweep()
   if at > 0 or #keys == SLICE_OF_KEYS then
     call('HSET', META, 'idle', #keys == SLICE_OF_KEYS and at + SLICE_OF_KEYS - gone or 0)
   end
+  return gone
 end
 
 local function set_limits(flow, limits)
