@@ -1,13 +1,14 @@
 """What a trigger is given, checked before anything is started."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any, cast
 
 from pydantic import BaseModel, ValidationError
 
 from batchflow.batch.definition import Definition
+from batchflow.batch.item_ids import WANTED, Id, id_text
 from batchflow.errors import InputError
 from batchflow.serve.checks import checked_text
 from batchflow.serve.showing import is_writable, shown
@@ -61,20 +62,24 @@ def check_source(definition: Definition) -> None:
         )
 
 
-def check_names(ids: Sequence[str]) -> list[str]:
-    """Some ids, as a list.
+def check_names(ids: Iterable[Id]) -> list[str]:
+    """Some ids, each as its text.
 
     Raises:
-        InputError: they are one text, or one of them is no id.
+        InputError: they are one text or no collection, or one of them is no id.
     """
-    if isinstance(ids, str):
-        raise InputError(f"'ids' cannot be {ids!r}; write a list of ids", field="ids")
-    wrong = next((id for id in cast("Sequence[object]", ids) if not isinstance(id, str) or not id), None)
-    if wrong is not None:
-        raise InputError(f"'ids' holds {wrong!r}, and an id is a non-empty string", field="ids")
-    if (strange := unwritable(ids)) is not None:
+    given = cast("object", ids)
+    if isinstance(given, str | bytes) or not isinstance(given, Iterable):
+        raise InputError(f"'ids' cannot be {shown(given)}; write a list of ids", field="ids")
+    named: list[str] = []
+    for id in ids:
+        text = id_text(id)
+        if text is None:
+            raise InputError(f"'ids' holds {shown(id)}, and an id is {WANTED}", field="ids")
+        named.append(text)
+    if (strange := unwritable(named)) is not None:
         raise InputError(f"'ids' holds {strange!r}, which has no form in UTF-8; name it otherwise", field="ids")
-    return list(ids)
+    return named
 
 
 def unwritable(ids: Sequence[str]) -> str | None:
@@ -83,22 +88,28 @@ def unwritable(ids: Sequence[str]) -> str | None:
     return None if "".join(ids).isascii() else next((id for id in ids if not is_writable(id)), None)
 
 
-def check_ids(definition: Definition, ids: Sequence[str] | None) -> list[str] | None:
+def check_ids(definition: Definition, ids: Iterable[Id] | None) -> list[str] | None:
     """The ids a trigger names; None where it names none and the workflow has a source.
 
     Raises:
-        InputError: there are none, one is no id, or one comes twice.
+        InputError: there are none, one is no id, one comes twice, or nothing makes items of them.
     """
     if ids is None:
         check_source(definition)
         return None
-    if isinstance(ids, str) or not ids:
-        raise InputError(f"'ids' cannot be {ids!r}; name one or more, or leave it out to fetch them", field="ids")
-    check_names(ids)
-    if len(set(ids)) < len(ids):
-        twice = next(id for place, id in enumerate(ids) if id in ids[:place])
+    named = [] if isinstance(ids, str) else check_names(ids)
+    if not named:
+        raise InputError(f"'ids' cannot be {shown(ids)}; name one or more, or leave it out to fetch them", field="ids")
+    if definition.needs_items:
+        raise InputError(
+            f"'{definition.name}' takes its items from the pages of fetch, and has no load that makes one of an id; "
+            f"leave 'ids' out, or write load",
+            field="ids",
+        )
+    if len(set(named)) < len(named):
+        twice = next(id for place, id in enumerate(named) if id in named[:place])
         raise InputError(f"'ids' names '{twice}' twice; an item runs once per batch", field="ids")
-    return list(ids)
+    return named
 
 
 def check_limit(limit: object, ids: list[str] | None) -> None:

@@ -11,6 +11,7 @@ from batchflow.batch import dry_run as counting
 from batchflow.batch.arguments import check_names, check_params, check_scope, check_source
 from batchflow.batch.endpoints import endpoints_of
 from batchflow.batch.handle import BatchHandle
+from batchflow.batch.item_ids import Id
 from batchflow.batch.layers import Layers
 from batchflow.batch.options import check_instance
 from batchflow.batch.payloads import EntryRequest
@@ -56,7 +57,7 @@ class Workflow(Generic[Params, Result]):
         params: Params | None = None,
         *,
         force: bool = False,
-        ids: Sequence[str] | None = None,
+        ids: Sequence[Id] | None = None,
         limit: int | None = None,
         dedup_id: str | None = None,
         dedup: Dedup = "kept",
@@ -69,13 +70,13 @@ class Workflow(Generic[Params, Result]):
         """Start a batch, durable when this returns.
 
         `force` runs items that are already processed too. `ids` runs exactly these, unfiltered, instead of what
-        `fetch` names. `limit` stops after so many items: the small batch before the full one. A second trigger of the
-        workflow with the same `dedup_id` starts nothing and returns the handle of the first, which says so
-        (`deduplicated`); its other arguments are not looked at. That holds as long as the first is kept; with
-        `dedup="open"` only until it has ended. `batch_id` is an id of one's own, which begins with `bat_`; one that is
-        known starts nothing either. `label` is what batches are found by. The batch starts after `delay`, or at
-        `not_before`: a datetime with its time zone, or ms since the epoch. `headers` are what `ctx.headers` of its
-        items and `self.headers` of its hooks show; they are shown nowhere else.
+        `fetch` names; a number or a UUID among them is taken as its text. `limit` stops after so many items: the small
+        batch before the full one. A second trigger of the workflow with the same `dedup_id` starts nothing and returns
+        the handle of the first, which says so (`deduplicated`); its other arguments are not looked at. That holds as
+        long as the first is kept; with `dedup="open"` only until it has ended. `batch_id` is an id of one's own, which
+        begins with `bat_`; one that is known starts nothing either. `label` is what batches are found by. The batch
+        starts after `delay`, or at `not_before`: a datetime with its time zone, or ms since the epoch. `headers` are
+        what `ctx.headers` of its items and `self.headers` of its hooks show; they are shown nowhere else.
 
         Raises:
             InputError: parameters of another type, no or repeated ids, a limit below 1, an id or a label that is none,
@@ -116,7 +117,7 @@ class Workflow(Generic[Params, Result]):
 
     # With `processed_per` there is one ledger for each value of these parameters, and `params` says which is meant.
 
-    async def processed(self, ids: Sequence[str], params: Params | None = None) -> frozenset[str]:
+    async def processed(self, ids: Sequence[Id], params: Params | None = None) -> frozenset[str]:
         """Those of `ids` that count as processed.
 
         Raises:
@@ -124,7 +125,7 @@ class Workflow(Generic[Params, Result]):
         """
         return await self._layers.client.processed(self._ledger(params), check_names(ids))
 
-    async def mark(self, ids: Sequence[str], params: Params | None = None) -> None:
+    async def mark(self, ids: Sequence[Id], params: Params | None = None) -> None:
         """Count `ids` as processed, for as long as `processed_ttl` says: what was done before, or elsewhere.
 
         Raises:
@@ -132,7 +133,7 @@ class Workflow(Generic[Params, Result]):
         """
         await self._layers.client.mark(self._ledger(params), check_names(ids), self.definition.ledger_ttl)
 
-    async def forget(self, ids: Sequence[str] | None = None, params: Params | None = None) -> int:
+    async def forget(self, ids: Sequence[Id] | None = None, params: Params | None = None) -> int:
         """Count `ids` as not processed, all there are when it is None; how many were.
 
         Raises:
@@ -152,13 +153,20 @@ class Workflow(Generic[Params, Result]):
 
     def invoked(self, payload: Params, link: Link, options: ChildOptions) -> tuple[Effect, ...]:
         """What opens a batch for the run that waits for it."""
-        if not (options.retries is options.retry_delay is options.flow_control is None):
-            raise ConfigurationError(
-                f"'{self.name}' is a batch workflow, whose retries and limits are its class's; invoke it without them"
-            )
-        start = start_of(self._layers, payload, BatchTrigger(label=options.label), link)
-        (first,) = messages_of(self._layers, start)
-        return (OpenBatch(start.batch, tuple(first)),)
+        why = "a batch's retries and limits are its class's"
+        options.refuse(self.title, why, "retries", "retry_delay", "flow_control")
+        asked = BatchTrigger(
+            force=False if options.force is None else options.force,
+            ids=options.ids,
+            limit=options.limit,
+            label=options.label,
+            delay=options.delay,
+            not_before=options.not_before,
+            headers=options.headers,
+        )
+        start = start_of(self._layers, payload, asked, link)
+        messages = [message for portion in messages_of(self._layers, start) for message in portion]
+        return (OpenBatch(start.batch, tuple(messages)),)
 
     def outcome(self, text: str) -> BatchSummary:
         """How the batch ended."""

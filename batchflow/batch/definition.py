@@ -56,10 +56,16 @@ class Definition:
     ledger_scope: LedgerScope
     walk_first: bool
     keep_results: bool
+    id_is_item: bool
 
     def ledger_of(self, params: BaseModel) -> str:
         """The name of the ledger that says which items are processed with these parameters."""
         return self.ledger_scope.ledger(params)
+
+    @property
+    def needs_items(self) -> bool:
+        """Whether pages have to bring the items, since nothing makes one of an id."""
+        return "load" not in self.has and not self.id_is_item
 
     @property
     def flows(self) -> tuple[FlowControl, ...]:
@@ -119,6 +125,7 @@ def _definition(
         ledger_ttl=None if read.value("processed_ttl") is None else read.duration("processed_ttl"),
         walk_first=read.instance("walk_first", bool, "True or False"),
         keep_results=result not in (None, NoneType),
+        id_is_item=item is str,
     )
 
 

@@ -1,6 +1,7 @@
 """Layer 3, one run per item: get it, process it, save the result."""
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 from batchflow.batch import answers
@@ -8,7 +9,7 @@ from batchflow.batch.layers import Layers
 from batchflow.batch.ledger import patiently
 from batchflow.batch.scope import SCOPE
 from batchflow.core.codec import Codec
-from batchflow.errors import InputError
+from batchflow.errors import InputError, NonRetryable
 from batchflow.serve.callables import as_async
 from batchflow.serve.context import WorkflowContext
 from batchflow.serve.endpoint import Answer
@@ -26,6 +27,7 @@ class ExecuteLayer:
         self._log = layers.execute_log
         self._steps = definition.steps
         self._key = definition.wire.id
+        self._needs_items = definition.needs_items
         self._done = answers.Done(definition.wire.id)
         self._item: Codec[Any] = definition.item_codec
         self._result: Codec[Any] = definition.result_codec
@@ -61,11 +63,14 @@ class ExecuteLayer:
 
     async def _carry_out(self, ctx: WorkflowContext[Any], item_id: str) -> str | Answer:
         item: Any = item_id
-        if self._load is not None:
-            item = await ctx.step_as(self._steps.get_item, self._item, self._load, item_id)
+        load = self._load if ctx.claim.data is None else partial(self._kept, ctx.claim.data)
+        if load is not None:
+            item = await ctx.step_as(self._steps.get_item, self._item, load, item_id)
             if item is None:
                 self._log.error("Item not found", item_id=item_id, batch=ctx.claim.batch)
                 return answers.not_found(self._key, item_id)
+        elif self._needs_items:
+            raise NonRetryable(f"nothing makes an item of '{item_id}': the class has no load; write it")
         save, ledger = self._save, self._layers.client.ledger
         # Before a ledger elsewhere is asked to mark the item all is recorded, so that nothing is done twice for it.
         last = ledger is None
@@ -85,6 +90,16 @@ class ExecuteLayer:
         if self._log.verbose:
             self._log.debug("Completed", item_id=item_id)
         return self._done.text(item_id, text)
+
+    async def _kept(self, data: str, item_id: str) -> Any:
+        """The item that its page has brought."""
+        try:
+            return self._item.decode(data)
+        except ValueError as error:
+            raise InputError(
+                f"item '{item_id}', as it was stored with the batch, does not fit {self._layers.definition.owner} any "
+                f"more: {error}"
+            ) from error
 
     def _checked(self, result: Any, item_id: str) -> str:
         text, _ = self._result.round_trip(result, where=self._steps.process_item)

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, Optional, cast, get_origin
+from typing import Any, Optional, cast, get_args, get_origin
 
 from batchflow.batch.annotations import awaited, fits, hints, spell_type
 from batchflow.batch.summary import BatchSummary
@@ -60,13 +60,34 @@ def check_hooks(cls: type, hooks: dict[str, Hook], has: frozenset[str], *, ids_o
         if name not in has and not other:
             raise ConfigurationError(f"{cls.__name__} has no {name}; write: {hooks[name]}")
     item = hooks["execute"].takes[0][1]
-    if "load" not in has and item is not str:
+    if "load" not in has and item is not str and not _brings_items(cls, has):
         raise ConfigurationError(
-            f"{cls.__name__} has no load, which makes a {spell_type(item)} of an id; write: {hooks['load']}"
+            f"{cls.__name__} has no load, which makes a {spell_type(item)} of an id; write: {hooks['load']}; or have "
+            f"the pages bring them: fetch(…) -> Page[{spell_type(item)}]"
         )
     for name in NAMES:
         if name in has:
             _check_hook(cls, hooks[name])
+    if "fetch" in has:
+        _check_items(cls, hooks["fetch"], _returned(inspect.getattr_static(cls, "fetch")), item)
+
+
+def _brings_items(cls: type, has: frozenset[str]) -> bool:
+    """Whether `fetch` declares that its pages bring items: `-> Page[User]`."""
+    return "fetch" in has and bool(get_args(_returned(inspect.getattr_static(cls, "fetch"))))
+
+
+def _returned(function: Any) -> object:
+    return awaited(hints(getattr(function, "__func__", function)).get("return"))
+
+
+def _check_items(cls: type, hook: Hook, returned: object, item: object) -> None:
+    for brought in get_args(returned):
+        if not any(fits(brought, it) for it in (item, Optional[cast("Any", item)])):  # noqa: UP045
+            raise ConfigurationError(
+                f"{cls.__name__}.{hook.name} declares that its pages bring {spell_type(brought)}, not "
+                f"{spell_type(item)}; write -> Page[{spell_type(item)}]"
+            )
 
 
 def _check_hook(cls: type, hook: Hook) -> None:

@@ -32,7 +32,9 @@ class Layers:
         self.definition: Definition = definition
         self.client = client
         self.workflow = workflow
-        self.source = Source(definition.owner, as_async(workflow.fetch), self.hook("filter") or self._unprocessed)
+        self.source = Source(
+            definition, as_async(workflow.fetch), self.hook("filter") or self._unprocessed, self._bring
+        )
         self.payloads = Payloads(definition)
         self.messages = Messages(definition, self.payloads)
         self.entry_log = LayerLog(definition.name, "process")
@@ -43,6 +45,13 @@ class Layers:
     async def _unprocessed(self, params: BaseModel, ids: Sequence[str]) -> list[str]:
         # What `filter` does by default, without a thread for a plain function that only hands on.
         return await self.workflow.unprocessed(ids)
+
+    def _bring(self, id: str, item: Any) -> str:
+        """The JSON text of an item that a page has brought."""
+        where = f"item '{id}' that {self.definition.owner}.fetch returned"
+        text, _ = self.definition.item_codec.round_trip(item, where=where)
+        self.client.limit.check(text, where)
+        return text
 
     def hook(self, name: str) -> Callable[..., Awaitable[Any]] | None:
         """A hook as an async function; None where the class has not written it."""

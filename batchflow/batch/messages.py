@@ -86,7 +86,14 @@ class Messages:
         size = self._definition.chunk_size
         for place, some in enumerate(picked.cut(size)):
             first = page.page * self._definition.page_size + place * size
-            body = self._paginate(item_ids=some.ids, first=first, page=page.page, force=page.force, marked=some.marked)
+            body = self._paginate(
+                item_ids=some.ids,
+                first=first,
+                page=page.page,
+                force=page.force,
+                marked=some.marked,
+                data=some.data,
+            )
             yield self._to_paginate(chunk_id(batch, page.page, place), batch, body, held=held)
 
     def of_trigger(

@@ -1,6 +1,7 @@
 """Layer 2, one run per page and one per chunk: fetch, filter, split, start, go on to the next page."""
 
 from collections.abc import Awaitable
+from dataclasses import replace
 from typing import Any
 
 from pydantic import BaseModel
@@ -46,7 +47,7 @@ class PaginateLayer:
     async def _chunk(self, ctx: WorkflowContext[Any], body: PaginateBody, ids: list[str]) -> str:
         batch = ctx.claim.batch or ""
         self._log.info("Processing specific itemIds", count=len(ids), batch=batch)
-        picked = Picked(ids, body.marked)
+        picked = Picked(ids, body.marked, dict(zip(ids, body.data, strict=True)) if body.data else None)
         if body.named:
             ctx.effects.append(Page(batch, len(ids), chunks=1))
         started = await self._start(ctx, body, body.first, picked)
@@ -101,13 +102,13 @@ class PaginateLayer:
 
     async def _needed(self, ctx: WorkflowContext[Any], body: PaginateBody, page: Fetched) -> Picked:
         if body.force or not page.ids:
-            return Picked(page.ids)
+            return Picked(page.ids, brought=page.by_id)
         # A ledger elsewhere is asked after it, and by then all is recorded.
         last = self._layers.client.ledger is None
         found = await ctx.step_as(
             self._definition.steps.filter_existing, self._picked, self._pick, ctx.payload, page.ids, last=last
         )
-        return found if isinstance(found, Picked) else Picked(found)
+        return replace(found if isinstance(found, Picked) else Picked(found), brought=page.by_id)
 
     async def _pick(self, params: BaseModel, ids: list[str]) -> list[str] | Picked:
         """What the filter names of a page, and which of it the ledger held before."""
@@ -156,7 +157,7 @@ class PaginateLayer:
             fresh = await self._fresh(self._definition.ledger_of(ctx.payload), picked)
         already_processed = len(picked.ids) - len(fresh.ids)
         if picked.ids:
-            effect = StartItems(batch, first, tuple(fresh.ids), fresh.marked, already_processed=already_processed)
+            effect = StartItems(batch, first, tuple(fresh.ids), fresh.marked, fresh.data, already_processed)
             ctx.effects.append(effect)
         if self._log.verbose:
             for id in fresh.ids:
@@ -175,7 +176,7 @@ class PaginateLayer:
         unsure = [id for id in picked.ids if id not in meant]
         held = await patiently(client.processed(ledger, unsure)) if unsure else frozenset[str]()
         left = picked.without(held)
-        return Picked(left.ids, tuple(id for id in left.ids if id in meant or id in own))
+        return replace(left, marked=tuple(id for id in left.ids if id in meant or id in own))
 
     def _next_page(self, ctx: WorkflowContext[Any], walked: PaginateBody, cursor: str | None) -> Message:
         batch = ctx.claim.batch or ""

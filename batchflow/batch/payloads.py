@@ -75,7 +75,8 @@ class PaginateBody(WireBody):
 
     `remaining` is how many items may still be started under the trigger's limit. `named` marks a chunk that the
     trigger has named itself, so that no page has counted it. `marked` are those ids of a chunk that the ledger held
-    when its page was filtered, and that the filter has named all the same.
+    when its page was filtered, and that the filter has named all the same; `data` are the JSON texts of the items that
+    the page has brought, in the order of the ids.
 
     `counted` is what `count` said, where the walk is to name as many; `eligible`, `to_process` and `chunks` are what
     the pages before this one have named, what of it is to run, and how many chunks wait for the end of the walk.
@@ -94,6 +95,7 @@ class PaginateBody(WireBody):
     first: int = 0
     named: bool = False
     marked: tuple[str, ...] = ()
+    data: tuple[str, ...] = ()
 
 
 class ExecuteBody(WireBody):

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from batchflow.batch.item_ids import Id
 from batchflow.core.duration import Duration
 from batchflow.serve.starting import Dedup
 
@@ -13,7 +14,7 @@ class BatchTrigger:
     """What a trigger sets beside the parameters; see `Workflow.trigger`."""
 
     force: bool = False
-    ids: Sequence[str] | None = None
+    ids: Sequence[Id] | None = None
     limit: int | None = None
     dedup_id: str | None = None
     dedup: Dedup = "kept"

@@ -1,6 +1,6 @@
 """Walking over pages: one page fetched and checked, and cursors that come round again found out."""
 
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
@@ -8,30 +8,50 @@ from more_itertools import chunked
 from pydantic import BaseModel
 
 from batchflow.batch.arguments import unwritable
+from batchflow.batch.definition import Definition
+from batchflow.batch.item_ids import WANTED, id_text
 from batchflow.batch.workflow import Page
 from batchflow.errors import NonRetryable
 
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """A page as it is worked with: its ids once each, how many were named in all, and where the next page starts."""
+    """A page as it is worked with: its ids once each, how many were named in all, and where the next page starts.
+
+    `data` are the JSON texts of the items that it brought, in the order of the ids.
+    """
 
     ids: list[str]
     next_cursor: str | None
     named: int
+    data: list[str] | None = None
 
     @property
     def duplicates(self) -> int:
         """How many mentions repeat an id of the same page."""
         return self.named - len(self.ids)
 
+    @property
+    def by_id(self) -> dict[str, str] | None:
+        """What was brought, by id."""
+        return None if self.data is None else dict(zip(self.ids, self.data, strict=True))
+
 
 @dataclass(frozen=True, slots=True)
 class Picked:
-    """What is to be started of a page. `marked` are those that the ledger held before the filter named them."""
+    """What is to be started of a page. `marked` are those that the ledger held before the filter named them.
+
+    `brought` are the JSON texts of the items that the page brought, by id.
+    """
 
     ids: list[str]
     marked: tuple[str, ...] = ()
+    brought: dict[str, str] | None = None
+
+    @property
+    def data(self) -> tuple[str, ...]:
+        """What was brought of these, in their order; empty where nothing was."""
+        return () if self.brought is None else tuple(self.brought[id] for id in self.ids)
 
     def first(self, count: int | None) -> "Picked":
         """The first so many; all of them where there is no limit."""
@@ -42,14 +62,16 @@ class Picked:
     def without(self, left_out: Collection[str]) -> "Picked":
         """All but these."""
         return Picked(
-            [id for id in self.ids if id not in left_out], tuple(id for id in self.marked if id not in left_out)
+            [id for id in self.ids if id not in left_out],
+            tuple(id for id in self.marked if id not in left_out),
+            self.brought,
         )
 
     def cut(self, size: int) -> Iterator["Picked"]:
         """All of it, in pieces of `size`."""
         for ids in chunked(self.ids, size):
             among = frozenset(ids)
-            yield Picked(ids, tuple(id for id in self.marked if id in among))
+            yield Picked(ids, tuple(id for id in self.marked if id in among), self.brought)
 
 
 class Probe(NamedTuple):
@@ -75,14 +97,21 @@ class Probe(NamedTuple):
 class Source:
     """A workflow's `fetch` and `filter`, with their answers checked."""
 
-    __slots__ = ("_fetch", "_filter", "_owner")
+    __slots__ = ("_bring", "_fetch", "_filter", "_needs_items", "_owner")
 
     def __init__(
-        self, owner: str, fetch: Callable[..., Awaitable[Page]], filter: Callable[..., Awaitable[Iterable[str]]]
+        self,
+        definition: Definition,
+        fetch: Callable[..., Awaitable[Page]],
+        filter: Callable[..., Awaitable[Iterable[str]]],
+        bring: Callable[[str, Any], str],
     ) -> None:
-        self._owner = owner
+        """`bring` makes the JSON text of an item, and raises for one that cannot be kept."""
+        self._owner = definition.owner
+        self._needs_items = definition.needs_items
         self._fetch = fetch
         self._filter = filter
+        self._bring = bring
 
     async def fetch(self, params: BaseModel, cursor: str | None, limit: int) -> Fetched:
         """One page from `cursor` on.
@@ -90,20 +119,22 @@ class Source:
         Raises:
             NonRetryable: what `fetch` returned is no page, has more ids than asked for, an id that is none, or a
                 cursor that does not move on.
+            TooLarge, UnserializableError: an item that it brought cannot be kept.
         """
         page = self._page(await self._fetch(params, cursor, limit))
-        ids = page.ids
-        if len(ids) > limit:
-            raise NonRetryable(f"{self._owner}.fetch returned {len(ids)} ids where at most {limit} were asked for")
-        for id in ids:
-            if type(id) is not str or not id:
-                raise NonRetryable(f"{self._owner}.fetch returned the id {id!r}; ids are non-empty strings")
+        given = self._given(page)
+        if len(given) > limit:
+            raise NonRetryable(f"{self._owner}.fetch returned {len(given)} ids where at most {limit} were asked for")
+        ids = [self._id(id) for id in given]
         if (strange := unwritable(ids)) is not None:
             raise NonRetryable(f"{self._owner}.fetch returned the id {strange!r}, which has no form in UTF-8")
         following = page.next_cursor or None
         if following is not None and following == cursor:
             raise NonRetryable(self._came_round(cursor))
-        return Fetched(list(dict.fromkeys(ids)), following, len(ids))
+        if page.items is None:
+            return Fetched(list(dict.fromkeys(ids)), following, len(ids))
+        brought = {id: self._bring(id, item) for id, item in zip(ids, page.items.values(), strict=True)}
+        return Fetched(list(brought), following, len(ids), list(brought.values()))
 
     async def filter(self, params: BaseModel, ids: Sequence[str]) -> list[str]:
         """Those of `ids` that still need work, in their order.
@@ -134,21 +165,47 @@ class Source:
     def _page(self, page: Any) -> Page:
         if not isinstance(page, Page):
             raise NonRetryable(f"{self._owner}.fetch returned {_a(page)}; write: return Page(ids=[…], next_cursor=…)")
-        ids: Any = page.ids
-        if isinstance(ids, str) or not isinstance(ids, Sequence):
-            raise NonRetryable(
-                f"{self._owner}.fetch returned {_a(ids)} as the ids of its Page; write a list of strings"
-            )
         if not (page.next_cursor is None or type(page.next_cursor) is str):
             raise NonRetryable(
                 f"{self._owner}.fetch returned next_cursor={page.next_cursor!r}; write a string, or None at the end"
             )
-        return page
+        return cast("Page", page)
+
+    def _given(self, page: Page) -> Collection[Any]:
+        """The ids of a page, as they were written."""
+        ids, items = cast("tuple[Any, Any]", (page.ids, page.items))
+        if (ids is None) == (items is None):
+            found = "neither ids nor items" if ids is None else "ids and items"
+            raise NonRetryable(f"{self._owner}.fetch returned a Page of {found}; write the one or the other")
+        if items is not None:
+            if not isinstance(items, Mapping):
+                raise NonRetryable(
+                    f"{self._owner}.fetch returned {_a(items)} as the items of its Page; write a mapping of ids to "
+                    f"items"
+                )
+            return cast("Mapping[Any, Any]", items)
+        if isinstance(ids, str) or not isinstance(ids, Sequence):
+            raise NonRetryable(f"{self._owner}.fetch returned {_a(ids)} as the ids of its Page; write a list of ids")
+        if ids and self._needs_items:
+            raise NonRetryable(
+                f"{self._owner}.fetch returned ids without items, and the class has no load that makes them; write "
+                f"Page(items={{…}}), or load"
+            )
+        return cast("Sequence[Any]", ids)
+
+    def _id(self, id: object) -> str:
+        text = id_text(id)
+        if text is None:
+            raise NonRetryable(f"{self._owner}.fetch returned the id {id!r}; an id is {WANTED}")
+        return text
 
     def _kept(self, answer: Any) -> frozenset[str]:
         if isinstance(answer, str) or not isinstance(answer, Iterable):
             raise NonRetryable(f"{self._owner}.filter returned {_a(answer)}; write a list of the ids that need work")
-        return frozenset(cast("Iterable[str]", answer))
+        kept = {id_text(id): id for id in cast("Iterable[object]", answer)}
+        if None in kept:
+            raise NonRetryable(f"{self._owner}.filter returned {kept[None]!r}, which is not among the ids it was given")
+        return frozenset(cast("dict[str, object]", kept))
 
     def _came_round(self, cursor: str | None) -> str:
         return (

@@ -3,11 +3,13 @@
 from collections.abc import Awaitable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeAlias, cast
+from uuid import UUID
 
 from pydantic import BaseModel
 from typing_extensions import TypeVar
 
 from batchflow.batch.definition import Definition, read_definition
+from batchflow.batch.item_ids import Id
 from batchflow.batch.ledger import patiently
 from batchflow.batch.scope import scope_of
 from batchflow.batch.summary import BatchSummary
@@ -32,12 +34,23 @@ MaybeAwaitable: TypeAlias = T | Awaitable[T]
 """What a hook returns: it may be written with `async def` or `def`; a plain one runs in a worker thread."""
 
 
-@dataclass(frozen=True, slots=True)
-class Page:
-    """What `fetch` returns: at most `limit` ids, and where the next page starts; None (or "") ends the walk."""
+Brought = TypeVar("Brought", covariant=True, default=Any)
 
-    ids: Sequence[str]
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[Brought]):
+    """What `fetch` returns: at most `limit` ids, and where the next page starts; None (or "") ends the walk.
+
+        Page(ids=["ada", "grace"], next_cursor="grace")
+        Page(items={"ada": User(name="Ada")})
+
+    In place of the ids, `items` brings the items themselves, by id: each is kept with the batch until it has ended, and
+    `load` is not called for it. An id that is a number or a UUID is taken as its text.
+    """
+
+    ids: Sequence[Id] | None = None
     next_cursor: str | None = None
+    items: Mapping[str, Brought] | Mapping[int, Brought] | Mapping[UUID, Brought] | None = None
 
 
 class BatchWorkflow(Generic[Params, Item, Result]):
@@ -102,7 +115,7 @@ class BatchWorkflow(Generic[Params, Item, Result]):
         if definition is not None:
             cls.__batch__ = definition
 
-    def fetch(self, params: Params, cursor: str | None, limit: int, /) -> MaybeAwaitable[Page]:
+    def fetch(self, params: Params, cursor: str | None, limit: int, /) -> MaybeAwaitable[Page[Item]]:
         """One page of the ids that are eligible, at most `limit`, from `cursor` on (None: from the start). Required."""
         raise NotImplementedError
 
@@ -111,7 +124,10 @@ class BatchWorkflow(Generic[Params, Item, Result]):
         return self.unprocessed(ids)
 
     def load(self, item_id: str, /) -> MaybeAwaitable[Item | None]:
-        """The item of an id (step `get-item`); None: there is none, and it fails without a retry. By default the id."""
+        """The item of an id (step `get-item`); None: there is none, and it fails without a retry. By default the id.
+
+        It is not called for what a page has brought.
+        """
         raise NotImplementedError
 
     def execute(self, item: Item, /) -> MaybeAwaitable[Result]:

@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn, Protocol, runtime_checkable
 
 import typer
 
-from batchflow.cli import batches, runs
+from batchflow.cli import batches, ledger, runs
 from batchflow.cli.check import Check
 from batchflow.cli.events import Notify, Waiters
 from batchflow.cli.loop import run_to_the_end
@@ -65,7 +65,7 @@ app.command("workers")(Workers)
 app.command("check")(Check)
 app.command("notify")(Notify)
 app.command("waiters")(Waiters)
-GROUPS = {"batches": batches.group, "runs": runs.group}
+GROUPS = {"batches": batches.group, "runs": runs.group, "ledger": ledger.group}
 for name, group in GROUPS.items():
     app.add_typer(group, name=name)
 
@@ -118,7 +118,7 @@ def told(act: Callable[[], int]) -> int:
 
 
 def with_default(arguments: Sequence[str]) -> list[str]:
-    """The command line with `list` put in where `batches` or `runs` is followed by no command of its own."""
+    """The command line with `list` put in where a group such as `batches` is followed by no command of its own."""
     words = list(arguments)
     group = GROUPS.get(words[0]) if words else None
     if group is not None:

@@ -1,7 +1,9 @@
 """What `ctx.invoke` can invoke, and how a child is tied to its parent."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import NamedTuple, Protocol, TypedDict, TypeVar
+from uuid import UUID
 
 from batchflow.core.duration import Duration
 from batchflow.core.flow import FlowControl
@@ -39,23 +41,42 @@ class Link(NamedTuple):
 
 
 class ChildOptions(NamedTuple):
-    """What an invocation sets for the child alone."""
+    """What an invocation sets for the child alone. What is a function's or a batch's only is None for the other."""
 
+    headers: Mapping[str, str] = NO_HEADERS
+    label: str | None = None
+    delay: Duration | None = None
+    not_before: datetime | int | None = None
     retries: int | None = None
     retry_delay: RetryPolicy | Duration | None = None
     flow_control: FlowControl | None = None
-    headers: Mapping[str, str] = NO_HEADERS
-    label: str | None = None
+    ids: Sequence[str | int | UUID] | None = None
+    limit: int | None = None
+    force: bool | None = None
+
+    def refuse(self, owner: str, why: str, *names: str) -> None:
+        """Raise `ConfigurationError` for an option that is not the target's."""
+        for name in names:
+            if getattr(self, name) is not None:
+                raise ConfigurationError(f"'{owner}' takes no option '{name}': {why}")
 
 
 class InvokeOptions(TypedDict, total=False):
     """What `ctx.invoke` may be given beside the payload."""
 
+    headers: Mapping[str, str] | None
+    label: str | None
+    delay: Duration | None
+    not_before: datetime | int | None
     retries: int | None
     retry_delay: RetryPolicy | Duration | None
     flow_control: FlowControl | None
-    headers: Mapping[str, str] | None
-    label: str | None
+    ids: Sequence[str | int | UUID] | None
+    limit: int | None
+    force: bool | None
+
+
+_DERIVED = ("dedup_id", "dedup", "batch_id", "run_id")
 
 
 class Invocable(Protocol[Payload, Result]):
@@ -82,16 +103,27 @@ def child_options(options: InvokeOptions, root: Mapping[str, str]) -> ChildOptio
         ConfigurationError: an option is wrong.
         InputError: the label is none.
     """
+    for name in _DERIVED:
+        if name in options:
+            raise ConfigurationError(
+                f"ctx.invoke takes no option '{name}': the id of a child is derived from its step, and a step that is "
+                f"repeated finds the child that it has started"
+            )
     check_options("ctx.invoke", options, InvokeOptions.__annotations__)
     retries, delay = options.get("retries"), options.get("retry_delay")
     if retries is not None or delay is not None:
         RetryPolicy.of(retries=retries, delay=delay)
     return ChildOptions(
-        retries,
-        delay,
-        keyed(options.get("flow_control")),
-        {**root, **headers_of(options.get("headers"))},
-        checked_label(options.get("label")),
+        headers={**root, **headers_of(options.get("headers"))},
+        label=checked_label(options.get("label")),
+        delay=options.get("delay"),
+        not_before=options.get("not_before"),
+        retries=retries,
+        retry_delay=delay,
+        flow_control=keyed(options.get("flow_control")),
+        ids=options.get("ids"),
+        limit=options.get("limit"),
+        force=options.get("force"),
     )
 
 

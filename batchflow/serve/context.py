@@ -151,9 +151,10 @@ class WorkflowContext(Generic[Payload]):
     ) -> Coroutine[Any, Any, T]:
         """Run another served function, or a batch, as a child, and wait for what it returns.
 
-        `retries`, `retry_delay`, `flow_control`, `headers` and `label` are as those of a trigger. The result of a batch
-        is its summary, whatever became of its items; its retries and limits are its own. What is cancelled cancels the
-        children it waits for. A chain of children is at most 100 deep.
+        `headers`, `label`, `delay` and `not_before` are as those of a trigger; so are `retries`, `retry_delay` and
+        `flow_control` of a function, `ids`, `limit` and `force` of a batch. The id of a child is derived from the step.
+        The result of a batch is its summary, whatever became of its items; its retries and limits are its own. What is
+        cancelled cancels the children it waits for. A chain of children is at most 100 deep.
 
         Raises:
             ChildFailed: the child failed for good.

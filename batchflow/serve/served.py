@@ -23,7 +23,7 @@ from batchflow.serve.endpoint import HOUR_MS, Endpoint
 from batchflow.serve.handle import RunHandle
 from batchflow.serve.options import DEFAULTS, ServeOptions
 from batchflow.serve.showing import shown
-from batchflow.serve.starting import AS_IT_IS, Trigger, TriggerOptions, retried, starting, trigger_of
+from batchflow.serve.starting import AS_IT_IS, Trigger, TriggerOptions, retried, start_time, starting, trigger_of
 from batchflow.serve.telling import teller
 
 Payload = TypeVar("Payload")
@@ -118,12 +118,14 @@ class ServedFunction(Generic[Payload, Result]):
 
     def invoked(self, payload: Payload, link: Link, options: ChildOptions) -> tuple[Effect, ...]:
         """The message that starts a run for its parent."""
+        options.refuse(self.title, "that is a batch's, and this is a function", "ids", "limit", "force")
         child = Message(
             id=link.id,
             destination=self.endpoint.route,
             flow=options.flow_control or self.endpoint.flow,
             body=self._body(payload),
             headers=options.headers,
+            not_before=start_time(options.delay, options.not_before, self.client.now(), check_era=True),
             retry=retried(self.endpoint, options.retries, options.retry_delay),
             keep=True,
             label=options.label or self.label,

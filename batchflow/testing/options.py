@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import TypeAlias, TypedDict
 
+from batchflow.batch.item_ids import Id
 from batchflow.core.clock import Clock
 from batchflow.core.duration import Duration
 from batchflow.serve.starting import Dedup
@@ -17,7 +18,7 @@ class BatchOptions(TypedDict, total=False):
     """What a trigger of a batch may set; see `Workflow.trigger`."""
 
     force: bool
-    ids: Sequence[str] | None
+    ids: Sequence[Id] | None
     limit: int | None
     dedup_id: str | None
     dedup: Dedup

@@ -225,7 +225,7 @@ async def test_marks_of_a_workflow_are_its_own_on_every_store() -> None:
         assert await greet.forget() == 1
         for wrong, said in (
             ("user-1", "'ids' cannot be 'user-1'; write a list of ids"),
-            ([""], "'ids' holds '', and an id is a non-empty string"),
+            ([""], "'ids' holds '', and an id is a non-empty string, an int or a UUID"),
         ):
             with pytest.raises(InputError) as caught:
                 await greet.mark(wrong)

@@ -123,6 +123,7 @@ async def test_a_limit_reached_with_a_page_needs_no_other(model: Model) -> None:
 
 MANY = [f"i{number}" for number in range(51)]
 page: Any = Page
+WANTED = "an id is a non-empty string, an int or a UUID"
 CIRCLE = (
     "Plain.fetch came back to the cursor '{}', so its pages would never end; next_cursor has to move on, and be None "
     "at the end"
@@ -133,10 +134,23 @@ CIRCLE = (
     ("pages", "sentence"),
     [
         ({None: Page(MANY)}, "Plain.fetch returned 51 ids where at most 50 were asked for"),
-        ({None: Page(["a", ""])}, "Plain.fetch returned the id ''; ids are non-empty strings"),
+        ({None: Page(["a", ""])}, f"Plain.fetch returned the id ''; {WANTED}"),
         ({None: Page(["a", "\udce9"])}, "Plain.fetch returned the id '\\udce9', which has no form in UTF-8"),
-        ({None: page([7])}, "Plain.fetch returned the id 7; ids are non-empty strings"),
-        ({None: Page("abc")}, "Plain.fetch returned a str as the ids of its Page; write a list of strings"),
+        ({None: page([True])}, f"Plain.fetch returned the id True; {WANTED}"),
+        ({None: page([1.5])}, f"Plain.fetch returned the id 1.5; {WANTED}"),
+        ({None: page([b"a"])}, f"Plain.fetch returned the id b'a'; {WANTED}"),
+        ({None: page([None])}, f"Plain.fetch returned the id None; {WANTED}"),
+        ({None: page()}, "Plain.fetch returned a Page of neither ids nor items; write the one or the other"),
+        (
+            {None: page(ids=["a"], items={"a": "a"})},
+            "Plain.fetch returned a Page of ids and items; write the one or the other",
+        ),
+        (
+            {None: page(items=["a"])},
+            "Plain.fetch returned a list as the items of its Page; write a mapping of ids to items",
+        ),
+        ({None: page(items={None: "a"})}, f"Plain.fetch returned the id None; {WANTED}"),
+        ({None: Page("abc")}, "Plain.fetch returned a str as the ids of its Page; write a list of ids"),
         ({None: page(["a"], 5)}, "Plain.fetch returned next_cursor=5; write a string, or None at the end"),
         ({None: ["a"]}, "Plain.fetch returned a list; write: return Page(ids=[…], next_cursor=…)"),
         ({None: None}, "Plain.fetch returned None; write: return Page(ids=[…], next_cursor=…)"),

@@ -61,7 +61,8 @@ REFUSED: list[tuple[str, Callable[[], object], str]] = [
     (
         "no load",
         lambda: made(TYPED, execute=executes_user),
-        "Orders has no load, which makes a User of an id; write: async def load(self, item_id: str) -> User | None",
+        "Orders has no load, which makes a User of an id; write: async def load(self, item_id: str) -> User | None; or "
+        "have the pages bring them: fetch(…) -> Page[User]",
     ),
     (
         "hook misspelt",

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from typing import assert_type
+from uuid import uuid4
 
 from pydantic import BaseModel
 
@@ -28,6 +29,24 @@ class Welcome(BatchWorkflow[Params, User, list[str]]):
         return [user.id]
 
     def save(self, user_id: str, result: list[str]) -> None:
+        return None
+
+
+class Brought(BatchWorkflow[Params, User, str]):
+    async def fetch(self, params: Params, cursor: str | None, limit: int) -> Page[User]:
+        page = Page(items={"u1": User(id="u1")})
+        assert_type(page, Page[User])
+        return page if cursor is None else Page(items={uuid4(): User(id="u2")}, next_cursor="1")
+
+    async def execute(self, user: User) -> str:
+        return user.id
+
+
+class Numbers(BatchWorkflow):
+    def fetch(self, params: NoParams, cursor: str | None, limit: int) -> Page:
+        return Page(ids=[1, 2]) if cursor is None else Page(ids=[uuid4()])
+
+    def execute(self, item_id: str) -> None:
         return None
 
 

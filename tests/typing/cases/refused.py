@@ -33,6 +33,15 @@ class WrongParams(BatchWorkflow[int]):
         return None
 
 
+class WrongPage(BatchWorkflow[Params, str, str]):
+    # expect-error: "overrides class .BatchWorkflow. in an incompatible manner"
+    async def fetch(self, params: Params, cursor: str | None, limit: int) -> Page[int]:
+        return Page(items={"a": 1})
+
+    async def execute(self, item: str) -> str:
+        return item
+
+
 class Right(BatchWorkflow[Params, str, str]):
     async def fetch(self, params: Params, cursor: str | None, limit: int) -> Page:
         return Page([])
