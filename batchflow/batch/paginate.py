@@ -15,7 +15,6 @@ from batchflow.batch.walk import Fetched, Picked
 from batchflow.core.codec import Codec
 from batchflow.core.message import Message
 from batchflow.core.settlement import Page, Publish, StartItems, Walked
-from batchflow.errors import NonRetryable
 from batchflow.serve.context import WorkflowContext
 
 
@@ -56,8 +55,6 @@ class PaginateLayer:
     async def _page(self, ctx: WorkflowContext[Any], body: PaginateBody) -> str:
         definition, source = self._definition, self._layers.source
         batch, size, steps = ctx.claim.batch or "", definition.page_size, definition.steps
-        if body.chunks and ctx.claim.fence > 1:
-            await self._check_held(batch, body.chunks)
         page = await ctx.step_as(
             steps.get_batch, self._fetched, source.fetch, ctx.payload, body.cursor, size, last=body.force
         )
@@ -82,7 +79,6 @@ class PaginateLayer:
                 "remaining": None if body.remaining is None else body.remaining - count,
                 "eligible": body.eligible + page.named,
                 "to_process": body.to_process + count,
-                "chunks": body.chunks + (len(messages) if definition.walk_first else 0),
             }
         )
         if ends:
@@ -92,13 +88,6 @@ class PaginateLayer:
         if messages:
             ctx.effects.append(Publish(messages))
         return answers.page(count, skipped, page.next_cursor)
-
-    async def _check_held(self, batch: str, chunks: int) -> None:
-        """Raise `NonRetryable` where what waited for the end of the walk is gone: the walk had broken off for good."""
-        found = await self._layers.client.batch(batch)
-        # This page is at work too.
-        if found is not None and found.working <= chunks:
-            raise NonRetryable("what was stored of the walk was dropped when it broke off; trigger the batch again")
 
     async def _needed(self, ctx: WorkflowContext[Any], body: PaginateBody, page: Fetched) -> Picked:
         if body.force or not page.ids:

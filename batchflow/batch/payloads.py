@@ -78,8 +78,8 @@ class PaginateBody(WireBody):
     when its page was filtered, and that the filter has named all the same; `data` are the JSON texts of the items that
     the page has brought, in the order of the ids.
 
-    `counted` is what `count` said, where the walk is to name as many; `eligible`, `to_process` and `chunks` are what
-    the pages before this one have named, what of it is to run, and how many chunks wait for the end of the walk.
+    `counted` is what `count` said, where the walk is to name as many; `eligible` and `to_process` are what the pages
+    before this one have named, and what of it is to run.
     """
 
     cursor: str | None = None
@@ -90,7 +90,6 @@ class PaginateBody(WireBody):
     counted: int | None = None
     eligible: int = 0
     to_process: int = 0
-    chunks: int = 0
     item_ids: list[str] | None = None
     first: int = 0
     named: bool = False

@@ -151,7 +151,7 @@ class WorkflowEndpoints:
         if not all(ids):
             raise InputError(f"'{key}' holds an empty id", field=key)
         if len(set(ids)) < len(ids):
-            seen: set[str] = set()
+            seen: set[object] = set()
             twice = next(id for id in ids if id in seen or seen.add(id))
             raise InputError(f"'{key}' names '{twice}' twice; an item runs once per batch", field=key)
         if wanted.dry_run:

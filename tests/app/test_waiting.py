@@ -109,7 +109,7 @@ async def test_an_end_is_heard_of_on_another_event_loop(tmp_path: Path) -> None:
 
     @flow.serve("/f")
     async def f(ctx: WorkflowContext[None]) -> str:
-        await go.wait()
+        await go.wait()  # batchflow: ok
         return "heard"
 
     async with flow:
@@ -138,7 +138,7 @@ class Chain:
         async def parent(ctx: WorkflowContext[int]) -> Any:
             if in_step:
                 return await ctx.run("inner", how, self)
-            return await how(self)
+            return await how(self)  # batchflow: ok
 
         self.child, self.parent = child, parent
         self.loop = asyncio.get_running_loop()

@@ -28,8 +28,6 @@ NOT_THERE = (
     "qstash",
     "dead-letter",
     "dashboard",
-    "pause(",
-    "resume(",
 )
 INDEX = "docs/README.md"
 

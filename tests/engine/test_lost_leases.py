@@ -178,7 +178,7 @@ async def test_a_worker_whose_lease_is_over_starts_nothing_before_it_has_asked(
             suspended.append(False)
             clock.advance("31s")
             if taken:
-                await store.expire()
+                await store.expire()  # batchflow: ok
         executed.append(f"attempt {ctx.attempt}")
         await ctx.run("second", step, "second")
         return len(executed)

@@ -121,7 +121,7 @@ async def test_a_right_that_is_missing_leaves_nothing_half_done(shared: Server, 
 async def test_a_server_that_lost_everything_is_told_loudly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once, by its own words, and the work goes on with what comes."""
     monkeypatch.setattr("batchflow.engine.engine.LEASE_MS", 300)
-    monkeypatch.setattr("batchflow.engine.heartbeat.Heartbeat.__init__.__defaults__", (300,))
+    monkeypatch.setattr("batchflow.engine.heartbeat.Heartbeat.__init__.__defaults__", (300, None))
     with served(tmp_path) as server, server.client() as client, capture_logs() as logs:
         flow = Batchflow(server.url)
 
