@@ -4,12 +4,14 @@ import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any, TypeVar, Unpack, cast
 
+from batchflow.batch.bound import Workflow
+from batchflow.batch.handle import BatchHandle
 from batchflow.core.run import RunState, Waiter
 from batchflow.core.worker import WorkerStatus
 from batchflow.engine.engine import Engine
 from batchflow.errors import InputError, NotFoundError
 from batchflow.serve import asking
-from batchflow.serve.asking import RunPage, Selection
+from batchflow.serve.asking import RunPage, Selection, sought_label
 from batchflow.serve.checks import checked_run_id
 from batchflow.serve.handle import RunHandle
 from batchflow.serve.sending import ANYTHING
@@ -27,6 +29,7 @@ class Operations:
 
     engine: Engine
     _served: dict[str, ServedFunction[Any, Any]]
+    _workflows: dict[str, Workflow[Any, Any]]
 
     async def trigger(
         self, function: ServedFunction[Payload, Result], payload: Payload, **options: Unpack[TriggerOptions]
@@ -85,6 +88,19 @@ class Operations:
             self.engine, state=state, destination=self._route(function), label=label, cursor=cursor, limit=limit
         )
 
+    async def batches(
+        self, *, label: str | None = None, open_only: bool = False, limit: int = 50
+    ) -> list[BatchHandle[Any]]:
+        """The handles of the latest batches of this app's workflows, newest first; with `label` those that have it.
+
+        Raises:
+            InputError: the label is no text.
+        """
+        sought = sought_label(label, "batch")
+        found = await self.engine.batches(label=sought, open_only=open_only, limit=limit)
+        # A store may hold batches of workflows that this app does not have.
+        return [self._workflows[it.workflow].batch(it.id) for it in found if it.workflow in self._workflows]
+
     async def cancel(
         self,
         ids: str | Sequence[str] = (),
@@ -94,7 +110,8 @@ class Operations:
     ) -> int:
         """End runs, and what they wait for: those with these ids, or all of a label or function; how many there were.
 
-        A run that waits ends at once, one at work at its next step.
+        With a label alone the batches of that label end too, and are counted. A run that waits ends at once, one at
+        work at its next step.
 
         Raises:
             InputError: nothing says which runs, or ids stand beside a label or function.

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any, cast
 
+from more_itertools import duplicates_everseen
 from pydantic import BaseModel, ValidationError
 
 from batchflow.batch.definition import Definition
@@ -107,7 +108,7 @@ def check_ids(definition: Definition, ids: Iterable[Id] | None) -> list[str] | N
             field="ids",
         )
     if len(set(named)) < len(named):
-        twice = next(id for place, id in enumerate(named) if id in named[:place])
+        twice = next(duplicates_everseen(named))
         raise InputError(f"'ids' names '{twice}' twice; an item runs once per batch", field="ids")
     return named
 

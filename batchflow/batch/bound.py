@@ -25,6 +25,7 @@ from batchflow.core.flow import FlowControl
 from batchflow.core.ports import Client
 from batchflow.core.settlement import Effect, OpenBatch
 from batchflow.errors import ConfigurationError
+from batchflow.serve.asking import sought_label
 from batchflow.serve.children import ChildOptions, Link
 from batchflow.serve.endpoint import Endpoint
 from batchflow.serve.starting import Dedup
@@ -176,9 +177,16 @@ class Workflow(Generic[Params, Result]):
         """The handle of one of the workflow's batches."""
         return BatchHandle(id, self.definition, self._layers.client)
 
-    async def batches(self, *, open_only: bool = False, limit: int = 50) -> list[BatchHandle[Result]]:
-        """The handles of the latest batches, newest first."""
-        found = await self._layers.client.batches(workflow=self.name, open_only=open_only, limit=limit)
+    async def batches(
+        self, *, label: str | None = None, open_only: bool = False, limit: int = 50
+    ) -> list[BatchHandle[Result]]:
+        """The handles of the latest batches, newest first; with `label` those that have it.
+
+        Raises:
+            InputError: the label is no text.
+        """
+        sought = sought_label(label, "batch")
+        found = await self._layers.client.batches(workflow=self.name, label=sought, open_only=open_only, limit=limit)
         return [self.batch(it.id) for it in found]
 
     def read(self, body: str | bytes) -> EntryRequest[Params]:

@@ -9,6 +9,7 @@ from typing import Any, Generic, Protocol, TypeAlias, TypeVar, cast, overload
 
 from batchflow.batch.annotations import fits, hints, spell_type
 from batchflow.batch.bound import Workflow
+from batchflow.batch.item_ids import Id
 from batchflow.batch.names import kebab
 from batchflow.batch.scope import SCOPE
 from batchflow.batch.workflow import BatchWorkflow, NoParams, Page
@@ -21,8 +22,8 @@ from batchflow.serve.callables import as_async
 
 R = TypeVar("R")
 
-Ids: TypeAlias = Iterable[str] | AsyncIterable[str]
-IdSource: TypeAlias = Sequence[str] | Callable[[], Ids | Awaitable[Ids]]
+Ids: TypeAlias = Iterable[Id] | AsyncIterable[Id]
+IdSource: TypeAlias = Sequence[Id] | Callable[[], Ids | Awaitable[Ids]]
 """Where the ids come from: a sequence, or a function that gives one, a generator or an async generator."""
 
 _DEFAULT_FLOW = FlowControl(parallelism=10, rate=5)
@@ -131,11 +132,11 @@ def _result(fn: Callable[..., Any]) -> Any:
 def _check_source(name: str, source: object) -> None:
     if isinstance(source, str) or not (isinstance(source, Sequence) or callable(source)):
         raise ConfigurationError(
-            f"the ids of '{name}' cannot be {source!r}; write a sequence of strings, or a function that gives them"
+            f"the ids of '{name}' cannot be {source!r}; write a sequence of ids, or a function that gives them"
         )
 
 
-_Reader: TypeAlias = Callable[[int, int], Awaitable[tuple[list[str], bool]]]
+_Reader: TypeAlias = Callable[[int, int], Awaitable[tuple[list[Id], bool]]]
 """Reads so many ids from a place on: those, and whether the source ends with them."""
 
 
@@ -143,13 +144,13 @@ def _reader(source: IdSource) -> _Reader:
     if callable(source):
         return _Reopening(as_async(source)).read
 
-    async def read(begin: int, limit: int) -> tuple[list[str], bool]:
+    async def read(begin: int, limit: int) -> tuple[list[Id], bool]:
         return list(source[begin : begin + limit]), begin + limit >= len(source)
 
     return read
 
 
-_Take: TypeAlias = Callable[[int], Awaitable[list[str]]]
+_Take: TypeAlias = Callable[[int], Awaitable[list[Id]]]
 """The next so many ids of what was begun."""
 
 
@@ -164,7 +165,7 @@ class _Reopening:
         self._begin = begin
         self._kept: OrderedDict[tuple[str, int], _Take] = OrderedDict()
 
-    async def read(self, begin: int, limit: int) -> tuple[list[str], bool]:
+    async def read(self, begin: int, limit: int) -> tuple[list[Id], bool]:
         """So many ids from a place on, and whether the source ends with them."""
         batch = SCOPE.get().batch
         take = self._kept.pop((batch, begin), None) or await self._begun(begin)
@@ -184,14 +185,14 @@ class _Reopening:
         return take
 
 
-def _taking(ids: Iterator[str]) -> _Take:
+def _taking(ids: Iterator[Id]) -> _Take:
     # A plain generator may wait for a database, so it runs in a thread like a plain hook.
     return as_async(lambda count: list(itertools.islice(ids, count)))
 
 
-def _taking_async(ids: AsyncIterator[str]) -> _Take:
-    async def take(count: int) -> list[str]:
-        taken: list[str] = []
+def _taking_async(ids: AsyncIterator[Id]) -> _Take:
+    async def take(count: int) -> list[Id]:
+        taken: list[Id] = []
         try:
             while len(taken) < count:
                 taken.append(await anext(ids))

@@ -30,6 +30,7 @@ class ListBatches:
         None
     )
     workflow: Annotated[str | None, typer.Option(metavar="NAME", help="Only batches of this workflow.")] = None
+    label: Annotated[str | None, typer.Option(metavar="TEXT", help="Only batches with this label.")] = None
     open_only: Annotated[bool, typer.Option("--open", help="Only batches that have not ended.")] = False
     limit: Annotated[int, typer.Option(min=1, metavar="N", help="At most so many.")] = 20
     url: Url = None
@@ -39,7 +40,9 @@ class ListBatches:
         """List them."""
         url = self.url if self.target is None else load_flow(self.target).settings.url
         async with _opened(url) as store:
-            found = await store.batches(workflow=self.workflow, open_only=self.open_only, limit=self.limit)
+            found = await store.batches(
+                workflow=self.workflow, label=self.label, open_only=self.open_only, limit=self.limit
+            )
         # A store may hold batches of workflows that this app does not have.
         if self.target is not None and self.workflow is not None and not found:
             choose_workflow(load_flow(self.target), self.workflow, self.target)

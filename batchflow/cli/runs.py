@@ -95,7 +95,7 @@ class ShowRun:
 @group.command("cancel")
 @dataclass(frozen=True, kw_only=True)
 class CancelRuns:
-    """Cancel runs: these, or all of a label or function. One at work ends at its next step."""
+    """Cancel runs: these, or all of a label (its batches too) or function. One at work ends at its next step."""
 
     ids: Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="The ids of the runs.")] = None
     label: Label = None
@@ -141,7 +141,10 @@ class CancelRuns:
         else:
             rest = len(found) - cancelled
             before = f"; {rest} had ended before" if found and rest else why
-            Output().say(f"Cancelled {cancelled} run{'' if cancelled == 1 else 's'}{before}")
+            # A label is of batches as well as of runs.
+            either = self.label is not None and self.function is None
+            what = f"run{'' if cancelled == 1 else 's'}" if not either else "of that label, runs and batches"
+            Output().say(f"Cancelled {cancelled} {what}{before}")
 
 
 group.command("trigger")(TriggerRun)

@@ -125,7 +125,7 @@ class Client(Protocol):
         ...
 
     async def batches(
-        self, *, workflow: str | None = None, open_only: bool = False, limit: int = 50
+        self, *, workflow: str | None = None, label: str | None = None, open_only: bool = False, limit: int = 50
     ) -> Sequence[Batch]:
         """The latest batches, newest first."""
         ...

@@ -71,10 +71,10 @@ class StoreClient:
         return await self.store.batch(id)
 
     async def batches(
-        self, *, workflow: str | None = None, open_only: bool = False, limit: int = 50
+        self, *, workflow: str | None = None, label: str | None = None, open_only: bool = False, limit: int = 50
     ) -> Sequence[Batch]:
         """See the port."""
-        return await self.store.batches(workflow=workflow, open_only=open_only, limit=limit)
+        return await self.store.batches(workflow=workflow, label=label, open_only=open_only, limit=limit)
 
     async def items(self, batch: str, *, state: ItemState | None, after: int, limit: int) -> Sequence[Item]:
         """See the port."""

@@ -62,11 +62,12 @@ class BatchEndpoints:
     async def list(
         self,
         workflow: str | None = None,
+        label: str | None = None,
         open: bool = False,
         limit: Annotated[int, Query(ge=1, le=BATCHES_AT_ONCE)] = 50,
     ) -> Response:
-        """With `open`, those only that have not ended."""
-        found = await self._client.batches(workflow=workflow, open_only=open, limit=limit)
+        """With `open`, those only that have not ended; with `label`, those that have it."""
+        found = await self._client.batches(workflow=workflow, label=label, open_only=open, limit=limit)
         # A store may hold batches of workflows that this app does not have.
         if workflow is not None and not found and workflow not in self._workflows:
             raise unknown_workflow(workflow, list(self._workflows))

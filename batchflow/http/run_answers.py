@@ -92,7 +92,7 @@ class RunCancelled(Answer):
 
 
 class RunsCancelled(Answer):
-    """`cancelled` is how many runs had not ended before."""
+    """`cancelled` is how many runs, and batches of the label, had not ended before."""
 
     success: Literal[True] = True
     cancelled: int

@@ -26,7 +26,7 @@ _REFUSALS: dict[int | str, dict[str, Any]] = {
 
 
 class CancelRequest(BaseModel):
-    """Which runs to cancel: these, or all of a label, or of a function, or both."""
+    """Which runs to cancel: these, or all of a label, with its batches, or of a function, or both."""
 
     model_config = ConfigDict(extra="forbid")
 

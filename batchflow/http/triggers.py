@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
+from more_itertools import duplicates_everseen
 from pydantic import BaseModel, Field, JsonValue, create_model
 from pydantic_core import to_json
 
@@ -151,8 +152,7 @@ class WorkflowEndpoints:
         if not all(ids):
             raise InputError(f"'{key}' holds an empty id", field=key)
         if len(set(ids)) < len(ids):
-            seen: set[object] = set()
-            twice = next(id for id in ids if id in seen or seen.add(id))
+            twice = next(duplicates_everseen(ids))
             raise InputError(f"'{key}' names '{twice}' twice; an item runs once per batch", field=key)
         if wanted.dry_run:
             raise InputError(f"'dryRun' counts all {self._wire.plural}; leave '{key}' out", field="dryRun")

@@ -52,7 +52,7 @@ async def run_page(
         raise InputError(f"'limit' cannot be {shown(limit)}; write a number from 1 to {MOST:,}", field="limit")
     if state is not None and state not in RUN_STATES:
         raise InputError(f"'state' cannot be {shown(state)}; write one of {', '.join(RUN_STATES)}", field="state")
-    query = RunQuery(state, destination, _label(label), None if cursor is None else _read_cursor(cursor))
+    query = RunQuery(state, destination, sought_label(label), None if cursor is None else _read_cursor(cursor))
     runs = await client.runs(query, limit + 1)
     last = runs[limit - 1] if len(runs) > limit else None
     return RunPage(runs=runs[:limit], next_cursor=last and f"{last.created_at}.{last.id}")
@@ -65,15 +65,21 @@ def _read_cursor(cursor: str) -> tuple[int, str]:
     return int(at), id
 
 
-def _label(label: str | None) -> str | None:
-    """A label to look for: any text."""
+def sought_label(label: str | None, what: str = "run") -> str | None:
+    """A label to look for: any text.
+
+    Raises:
+        InputError: it is none.
+    """
     if label is None:
         return None
-    return checked_text("'label'", label, partial(InputError, field="label"), "the label of a run, as text")
+    return checked_text("'label'", label, partial(InputError, field="label"), f"the label of a {what}, as text")
 
 
 async def cancel(client: Client, which: Selection) -> int:
     """End runs: at once while they wait, at their next step while they are at work; how many there were.
+
+    With a label alone it ends the batches of that label too, and counts them.
 
     Raises:
         InputError: it is not said which, or ids are named beside a label or a function.
@@ -85,7 +91,19 @@ async def cancel(client: Client, which: Selection) -> int:
         return sum([await client.cancel_run(id) for id in ids])
     if which.label is None and which.destination is None:
         raise InputError("say which runs to cancel: their ids, a label or a function", field="ids")
-    return await client.cancel_runs(destination=which.destination, label=_label(which.label))
+    label = sought_label(which.label)
+    # First, so that nothing of theirs is started meanwhile.
+    batches = await _cancel_batches(client, label) if label is not None and which.destination is None else 0
+    return batches + await client.cancel_runs(destination=which.destination, label=label)
+
+
+async def _cancel_batches(client: Client, label: str) -> int:
+    count = 0
+    while found := [
+        it for it in await client.batches(label=label, open_only=True, limit=MOST) if it.state != "cancelling"
+    ]:
+        count += sum([await client.cancel_batch(it.id) for it in found])
+    return count
 
 
 async def notify(client: Client, event_id: str, data: object, run_id: str | None) -> Sequence[str]:

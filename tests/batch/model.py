@@ -98,10 +98,10 @@ class Model:
         return self.limits
 
     async def batches(
-        self, *, workflow: str | None = None, open_only: bool = False, limit: int = 50
+        self, *, workflow: str | None = None, label: str | None = None, open_only: bool = False, limit: int = 50
     ) -> Sequence[Batch]:
         found = [job.batch for job in reversed(self.jobs.values()) if workflow in (None, job.batch.workflow)]
-        return [it for it in found if not (open_only and it.is_final)][:limit]
+        return [it for it in found if not (open_only and it.is_final) and label in (None, it.label)][:limit]
 
     async def items(self, batch: str, *, state: ItemState | None, after: int, limit: int) -> Sequence[Item]:
         items = [item for number, item in sorted(self.jobs[batch].items.items()) if number > after]

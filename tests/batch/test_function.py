@@ -148,7 +148,7 @@ async def silent(item_id: str):
         (
             greet_user,
             {"ids": 5},
-            "the ids of 'greet_user' cannot be 5; write a sequence of strings, or a function that gives them",
+            "the ids of 'greet_user' cannot be 5; write a sequence of ids, or a function that gives them",
         ),
         (
             greet_user,

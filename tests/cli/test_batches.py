@@ -66,6 +66,14 @@ def test_list_can_be_narrowed(command: CommandLine) -> None:
     assert command("batches", "--workflow", "greet", "--open").out == "No batches\n"
 
 
+def test_list_can_be_narrowed_to_a_label(command: CommandLine) -> None:
+    """As to a workflow."""
+    for label in ("first", "second"):
+        command("run", command.target, "--label", label)
+    found = command("batches", "--label", "first", "--json").document["batches"]
+    assert [batch["label"] for batch in found] == ["first"]
+
+
 def test_list_is_one_json_document(command: CommandLine) -> None:
     """`--json` has every field, by its name on the wire."""
     asyncio.run(open_a_batch())

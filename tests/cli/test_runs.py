@@ -154,9 +154,9 @@ def test_cancel_ends_many_runs(shop: CommandLine) -> None:
     assert shop("runs", "cancel", *ids[:2]).out == "Cancelled 1 run; 1 had ended before\n"
     assert shop("runs", "cancel", "--label", "b", "--json").document == {"success": True, "cancelled": 1}
     assert shop("runs", "cancel", "--function", "/orders/ship").out == "Cancelled 1 run\n"
-    for none in (("--label", "b"), ("--function", "/orders/ship")):
+    for none, what in ((("--label", "b"), "of that label, runs and batches"), (("--function", "/orders/ship"), "runs")):
         answer = shop("runs", "cancel", *none)
-        assert (answer.code, answer.out) == (1, "Cancelled 0 runs\n")
+        assert (answer.code, answer.out) == (1, f"Cancelled 0 {what}\n")
     answer = shop("runs", "cancel", "--function", "nope")
     assert (answer.code, answer.out) == (1, "Cancelled 0 runs: there is none of '/nope' here\n")
 

@@ -14,10 +14,10 @@ EXCEPTIONS: dict[str, str] = {
     "tests/stores/test_state_machine.py": "one machine: its rules share what they know of each other",
     "tests/stores/model.py": "one model of all that a store promises, read from its first line to its last",
     "tests/stores/test_redis.py": "what is Redis's own, by the parts of a server that can be wrong",
-    "batchflow/batch/bound.py::Workflow.trigger": "each option by its name, as editors and checkers show it",
-    "batchflow/batch/function.py::function_batch": "each option by its name, as editors and checkers show it",
-    "batchflow/batch/messages.py::Messages.batch": "what a trigger may say of a batch, each by its name",
     "batchflow/serve/driver.py::Driver.step": "every item runs three of them, and a further coroutine costs time",
+    "batchflow/batch/bound.py::Workflow.trigger": "each option of a trigger is a parameter that an editor can show",
+    "batchflow/batch/function.py::function_batch": "each option of the short form is a parameter that an editor can show",
+    "batchflow/app.py::Batchflow.batch": "the same options, as the decorator declares them",
 }
 
 type_of_function = (ast.FunctionDef, ast.AsyncFunctionDef)
