@@ -12,8 +12,7 @@ PARAMETERS = 8
 # What may be larger, with the reason: "path", "path::function" or "path::Class.method".
 EXCEPTIONS: dict[str, str] = {
     "batchflow/batch/bound.py::Workflow.trigger": "each option of a trigger is a parameter that an editor can show",
-    "batchflow/batch/function.py::function_batch": "each option of the short form is a parameter that an editor can show",
-    "batchflow/app.py::Batchflow.batch": "the same options, as the decorator declares them",
+    "batchflow/batch/function.py::function_batch": "so is each option of the short form, for editors",
 }
 
 type_of_function = (ast.FunctionDef, ast.AsyncFunctionDef)
