@@ -26,20 +26,8 @@ class Messages:
         self._definition = definition
         self._paginate = payloads.paginate
 
-    def batch(
-        self,
-        id: str,
-        params: str,
-        *,
-        ledger: str,
-        force: bool,
-        named: bool,
-        label: str | None,
-        headers: Mapping[str, str] = NO_HEADERS,
-        open_dedup: str | None = None,
-        parent: Link | None = None,
-    ) -> NewBatch:
-        """The batch that a trigger opens, or a run that waits for its end."""
+    def batch(self, id: str, params: str, ledger: str, parent: Link | None) -> NewBatch:
+        """What is the class's of a batch that a trigger opens, or a run that waits for its end."""
         definition = self._definition
         return NewBatch(
             id=id,
@@ -52,11 +40,6 @@ class Messages:
             ledger=ledger,
             ledger_ttl=definition.ledger_ttl,
             keep_results=definition.keep_results,
-            force=force,
-            named=named,
-            label=label,
-            headers=headers,
-            open_dedup=open_dedup,
             parent=None if parent is None else parent.parent,
             depth=0 if parent is None else parent.depth,
         )

@@ -46,16 +46,14 @@ def start_of(layers: Layers, params: Any, options: BatchTrigger, link: Link | No
     check_force(options.force)
     id = _known_id(definition.name, options, link)
     is_open = check_dedup(options.dedup, options.dedup_id)
-    batch = layers.messages.batch(
-        client.new_id("batch") if id is None or is_open else id,
-        text,
-        ledger=definition.ledger_of(checked),
+    own = client.new_id("batch") if id is None or is_open else id
+    batch = replace(
+        layers.messages.batch(own, text, definition.ledger_of(checked), link),
         force=options.force,
         named=named is not None,
         label=checked_label(options.label),
         headers=headers_of(options.headers),
         open_dedup=id if is_open else None,
-        parent=link,
     )
     entry = EntryBody(force=options.force, limit=options.limit, total=None if named is None else len(named))
     not_before = start_time(options.delay, options.not_before, client.now(), check_era=True)

@@ -16,8 +16,7 @@ EXCEPTIONS: dict[str, str] = {
     "tests/stores/test_redis.py": "what is Redis's own, by the parts of a server that can be wrong",
     "batchflow/serve/driver.py::Driver.step": "every item runs three of them, and a further coroutine costs time",
     "batchflow/batch/bound.py::Workflow.trigger": "each option of a trigger is a parameter that an editor can show",
-    "batchflow/batch/function.py::function_batch": "each option of the short form is a parameter an editor can show",
-    "batchflow/app.py::Batchflow.batch": "the same options, as the decorator declares them",
+    "batchflow/batch/function.py::function_batch": "so is each option of the short form, for editors",
 }
 
 type_of_function = (ast.FunctionDef, ast.AsyncFunctionDef)
