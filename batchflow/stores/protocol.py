@@ -188,8 +188,9 @@ class Store(Protocol):
         ...
 
     async def redrive(self, id: str) -> bool:
-        """Let a dead letter wait again, due at once, with its journal; failures and losses start again from none.
+        """Let a dead letter wait again, due at once; failures and losses start again from none.
 
+        Its journal stays but for the steps that were pending and the latest that has failed, which are asked for anew.
         Its item is open again; a batch that had ended goes on, `sealed`, and completes anew, with another completion
         message. False when it is not a dead letter, its batch is being cancelled or was removed, or what the walk of
         its batch had held back is gone.

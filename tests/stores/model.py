@@ -157,17 +157,17 @@ class Model:
 
     def _ripen(self, id: str, now: int) -> None:
         journal = {step.number: step for step in self.journal(self.messages[id])}
-        came: list[tuple[int, int, int, Row]] = []
+        came: list[tuple[int, int, int, int, Row]] = []
         for number, step in journal.items():
             if step.kind in {"sleep", "wait"} and 0 < step.due <= now:
                 state = "done" if step.kind == "sleep" else "timeout"
-                came.append((step.due, number, -1, {"state": state, "value": "null"}))
+                came.append((step.due, 1, number, number, {"state": state, "value": "null"}))
         mine = [arrival for arrival in self.arrivals if arrival["run"] == id]
         for place, arrival in enumerate(mine):
             what = {"state": arrival["state"], "value": arrival["value"], "error": arrival["error"]}
-            came.append((arrival["at"], arrival["number"], place, what))
+            came.append((min(arrival["at"], now), 0, place, arrival["number"], what))
         position = last_position(journal.values())
-        for _, number, _, what in sorted(came, key=lambda one: one[:3]):
+        for _, _, _, number, what in sorted(came, key=lambda one: one[:3]):
             if journal[number].state == "pending":
                 position += 1
                 self.messages[id].update(failures=0, losses=0)
@@ -413,7 +413,12 @@ class Model:
                 return False
             self._reopen(message["batch"], batch, message["number"])
         del self.dead[id]
-        journal = {number: step for number, step in message["journal"].items() if step[3] != "pending"}
+        failed = max((step[4] for step in message["journal"].values() if step[3] == "failed"), default=0)
+        journal = {
+            number: step
+            for number, step in message["journal"].items()
+            if step[3] != "pending" and (step[3], step[4]) != ("failed", failed)
+        }
         self.messages[id] = {**message, "due": 0, "failures": 0, "losses": 0, "journal": journal, "failed": False}
         return True
 

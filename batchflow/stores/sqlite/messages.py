@@ -115,7 +115,7 @@ def redrive(tx: Tx, id: str) -> bool:
     lane, batch, number = found[0]
     if batch is not None and not _reopen(tx, batch, number):
         return False
-    tx.run("step_drop_pending", run=id)
+    tx.run("step_drop_unfinished", run=id)
     tx.run("message_redrive", id=id)
     flows.ready_by(tx, lane, 0)
     return True

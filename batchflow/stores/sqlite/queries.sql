@@ -446,8 +446,10 @@ FROM (SELECT s.* FROM given g CROSS JOIN step s ON s.run = g.run ORDER BY s.run,
 WITH given (run) AS (VALUES :rows)
 DELETE FROM step WHERE run IN (SELECT run FROM given);
 
--- step_drop_pending --
-DELETE FROM step WHERE run = :run AND state = 'pending';
+-- step_drop_unfinished --
+-- What waits, and the latest failure: a run that is redriven asks for them anew.
+DELETE FROM step WHERE run = :run AND (state = 'pending' OR state = 'failed'
+    AND position = (SELECT max(position) FROM step WHERE run = :run AND state = 'failed'));
 
 -- arrival_of_runs --
 WITH given (run) AS (VALUES :rows)

@@ -318,6 +318,18 @@ class SettleCases(Cases):
         await scene.done(again)
         assert (await scene.run("a")).state == "completed"
 
+    async def test_redrive_lets_a_step_that_failed_be_tried_again(self, scene: Scene) -> None:
+        """The latest failure, and what was pending; what was done stays done."""
+        claim = await scene.leased("a")
+        early = ran(1, "early", state="failed", value=None, error="Boom: no")
+        await scene.record(claim, early)
+        await scene.record(claim, ran(2, "two"))
+        await scene.record(claim, ran(3, "three", state="failed", value=None, error="Boom: no"))
+        await scene.record(claim, sleeping(4, "nap", scene.now + 5))
+        await scene.dead(claim)
+        assert await scene.store.redrive("a")
+        assert (await scene.claim_one("a")).journal == (early, ran(2, "two"))
+
     async def test_redrive_of_what_is_not_a_dead_letter_does_nothing(self, scene: Scene) -> None:
         """Unknown, waiting, leased, ended."""
         await scene.publish("waiting", not_before=scene.now + 5)

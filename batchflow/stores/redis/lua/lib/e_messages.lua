@@ -200,9 +200,14 @@ function messages.redrive(id)
   local batch = message.b and batches.get(message.b)
   if message.b and not (batch and batches.reopen(batch, message)) then return false end
   local key, gone = P .. 'm:' .. id, { 'z', 'za', 'e', 'v', 'c' }
+  local latest, failed = 0, nil
   for _, step in ipairs(steps.of(record_of(call('HGETALL', key)))) do
-    if cjson.decode(step[2])[4] == 'pending' then gone[#gone + 1] = 's' .. step[1] end
+    local about = cjson.decode(step[2])
+    if about[4] == 'pending' then gone[#gone + 1] = 's' .. step[1] end
+    if about[4] == 'failed' and about[5] > latest then latest, failed = about[5], 's' .. step[1] end
   end
+  -- It is asked for anew.
+  gone[#gone + 1] = failed
   call('HDEL', key, unpack(gone))
   call('HSET', key, 'u', 0, 'x', 0, 'l', 0)
   call('ZREM', P .. 'dead', id)
