@@ -23,6 +23,7 @@ from batchflow.testing.conformance.items import ItemCases
 from batchflow.testing.conformance.ledger import LedgerCases
 from batchflow.testing.conformance.life import LifeCases
 from batchflow.testing.conformance.publishing import PublishCases
+from batchflow.testing.conformance.redriving import RedriveCases
 from batchflow.testing.conformance.retention import RetentionCases
 from batchflow.testing.conformance.runs import RunCases
 from batchflow.testing.conformance.settling import SettleCases
@@ -42,6 +43,7 @@ class StoreConformance(
     WorkerCases,
     RecordCases,
     SettleCases,
+    RedriveCases,
     RunCases,
     EventCases,
     WaiterCases,
