@@ -94,7 +94,7 @@ async def test_items_that_were_cut_and_never_leased_are_due_again(shared: Server
             await scene.store.settle(settlement.done(claim, "null"))
 
 
-async def test_what_is_whole_is_left_alone(shared: Server) -> None:
+async def test_what_is_whole_is_left_alone(shared: Server, client: Any) -> None:
     """Leased, waiting, suspended for ever, ended."""
     async with opened(shared.url) as scene:
         await scene.start(["u0", "u1", "u2"])
