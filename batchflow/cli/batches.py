@@ -1,7 +1,5 @@
 """`batchflow batches`: what is in the store, without the module that put it there."""
 
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -9,11 +7,10 @@ import typer
 
 from batchflow.cli import documents, report
 from batchflow.cli.output import Output
-from batchflow.cli.place import Json, Url, store_at
+from batchflow.cli.place import Json, Url, opened
 from batchflow.cli.target import choose_workflow, load_flow
 from batchflow.core.batch import Batch
 from batchflow.errors import NotFoundError
-from batchflow.settings import Settings
 from batchflow.stores.protocol import Store
 
 BatchId = Annotated[str, typer.Argument(metavar="ID", help="The id of the batch: bat_….")]
@@ -39,7 +36,7 @@ class ListBatches:
     async def carry_out(self) -> int:
         """List them."""
         url = self.url if self.target is None else load_flow(self.target).settings.url
-        async with _opened(url) as store:
+        async with opened(url) as store:
             found = await store.batches(
                 workflow=self.workflow, label=self.label, open_only=self.open_only, limit=self.limit
             )
@@ -65,7 +62,7 @@ class ShowBatch:
 
     async def carry_out(self) -> int:
         """Look into it."""
-        async with _opened(self.url) as store:
+        async with opened(self.url) as store:
             batch = await _batch(store, self.id)
             failed = await store.items(self.id, state="failed", limit=self.limit)
             letters = await store.dead_letters(batch=self.id, limit=self.limit)
@@ -90,7 +87,7 @@ class CancelBatch:
 
     async def carry_out(self) -> int:
         """Cancel it; 1 where it had ended before."""
-        async with _opened(self.url) as store:
+        async with opened(self.url) as store:
             await _batch(store, self.id)
             # What a dead worker holds would be waited for.
             await store.expire()
@@ -103,16 +100,6 @@ class CancelBatch:
         else:
             Output().say(f"Batch {batch.id} had ended before: it is {batch.state}")
         return 0 if cancelled else 1
-
-
-@asynccontextmanager
-async def _opened(url: str | None) -> AsyncGenerator[Store]:
-    store = store_at(Settings.load(url=url))
-    try:
-        await store.open()
-        yield store
-    finally:
-        await store.close()
 
 
 async def _batch(store: Store, id: str) -> Batch:

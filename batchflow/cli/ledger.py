@@ -3,8 +3,8 @@
 import asyncio
 import os
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable
-from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
+from collections.abc import AsyncIterator, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, Literal
@@ -16,7 +16,7 @@ from pydantic_core import from_json
 from batchflow.app import open_store
 from batchflow.cli.ledger_lines import Line, line_of, lines_in
 from batchflow.cli.output import Output
-from batchflow.cli.place import Json, Url, store_at
+from batchflow.cli.place import Json, Url, opened, store_at
 from batchflow.core.ledger import Mark, workflow_of
 from batchflow.engine.system import SystemClock
 from batchflow.errors import InputError, NotFoundError
@@ -45,7 +45,7 @@ class ListLedgers:
 
     async def carry_out(self) -> int:
         """List them."""
-        async with _opened(self.url) as store:
+        async with opened(self.url) as store:
             names = await store.ledgers()
         if self.as_json:
             Output().document({"ledgers": [_document(name) for name in names]})
@@ -127,7 +127,7 @@ class ForgetMarks:
         """Forget them; 1 where none was there."""
         if bool(self.ids) == self.all:
             raise InputError("say what to forget: the ids of items, or --all")
-        async with _opened(self.url) as store:
+        async with opened(self.url) as store:
             there = await store.ledgers()
             names = [it for it in there if self.ledger in (it, workflow_of(it))]
             if not names:
@@ -143,16 +143,6 @@ class ForgetMarks:
 def _document(name: str) -> dict[str, Any]:
     workflow = workflow_of(name)
     return {"ledger": name, "workflow": workflow, "scope": from_json(name.removeprefix(workflow) or "{}")}
-
-
-@asynccontextmanager
-async def _opened(url: str | None) -> AsyncGenerator[Store]:
-    store = store_at(Settings.load(url=url))
-    try:
-        await store.open()
-        yield store
-    finally:
-        await store.close()
 
 
 async def _marks(settings: Settings) -> AsyncIterator[tuple[str, Mark]]:
@@ -176,10 +166,10 @@ async def _marks(settings: Settings) -> AsyncIterator[tuple[str, Mark]]:
                 return
         finally:
             await clients.close(client)
-    async with _opened(settings.url) as opened:
-        for name in await opened.ledgers():
+    async with opened(settings.url) as store:
+        for name in await store.ledgers():
             after: str | None = None
-            while found := await opened.marks(name, after=after, limit=SLICE):
+            while found := await store.marks(name, after=after, limit=SLICE):
                 for mark in found:
                     yield name, mark
                 after = found[-1].item

@@ -33,6 +33,21 @@ async def engine_at(url: str | None) -> AsyncGenerator[Engine]:
         yield flow.engine
 
 
+@asynccontextmanager
+async def opened(url: str | None) -> AsyncGenerator[Store]:
+    """The store of `url`, open.
+
+    Raises:
+        InputError: as for `store_at`.
+    """
+    store = store_at(Settings.load(url=url))
+    try:
+        await store.open()
+        yield store
+    finally:
+        await store.close()
+
+
 def store_at(settings: Settings) -> Store:
     """The store of the settings' URL, not opened.
 

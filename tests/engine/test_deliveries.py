@@ -1,7 +1,6 @@
 """What user code does to the dispatcher: it settles all the same, and blames nobody for waiting."""
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import pytest
 from structlog.testing import capture_logs
@@ -11,21 +10,14 @@ from batchflow.engine.dispatch import HUNG_GRACE_S
 from batchflow.stores.sqlite import SqliteStore
 from batchflow.testing.clock import ManualClock
 from batchflow.testing.conformance.scene import message
-from tests.engine.couriers import FakeCourier, dispatcher, memory_store
+from tests.engine.couriers import FakeCourier, dispatcher
 from tests.waiting import wait_until
 
 
-@pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
-
-
-@pytest.fixture
-async def store(clock: ManualClock) -> AsyncIterator[SqliteStore]:
-    opened = await memory_store(clock)
-    await opened.publish([message("m")])
-    yield opened
-    await opened.close()
+@pytest.fixture(autouse=True)
+async def published(store: SqliteStore) -> None:
+    """One message, for the one delivery of each test."""
+    await store.publish([message("m")])
 
 
 class Unspeakable(BaseException):

@@ -1,9 +1,7 @@
 """The dispatcher: what it claims, how it ends claims, what it does when the store or a function fails."""
 
 import asyncio
-from collections.abc import AsyncIterator
 
-import pytest
 from structlog.testing import capture_logs
 
 from batchflow.core.message import LOSS_LIMIT, Claim
@@ -15,20 +13,8 @@ from batchflow.stores.sqlite import SqliteStore
 from batchflow.testing.clock import ManualClock
 from batchflow.testing.conformance.scene import message
 from batchflow.testing.faults import FaultyStore
-from tests.engine.couriers import LEASE_MS, FakeCourier, dispatcher, memory_store, running
+from tests.engine.couriers import LEASE_MS, FakeCourier, dispatcher, running
 from tests.waiting import wait_until
-
-
-@pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
-
-
-@pytest.fixture
-async def store(clock: ManualClock) -> AsyncIterator[SqliteStore]:
-    opened = await memory_store(clock)
-    yield opened
-    await opened.close()
 
 
 class CancelledCourier(FakeCourier):

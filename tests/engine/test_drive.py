@@ -15,11 +15,6 @@ from batchflow.stores.sqlite import SqliteStore
 from batchflow.testing import Died, FaultyStore, FixedEntropy, ManualClock, StillWaiting, drive
 
 
-@pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
-
-
 async def test_an_app_without_work_is_at_rest(clock: ManualClock) -> None:
     """At once, and no time passes."""
     app = Batchflow("sqlite://", worker=False, clock=clock, entropy=FixedEntropy())

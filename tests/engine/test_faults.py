@@ -1,7 +1,6 @@
 """Faults by name: each does what it says, and a slip in a verb's name is told."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -12,14 +11,6 @@ from batchflow.stores.sqlite import SqliteStore
 from batchflow.testing.clock import ManualClock
 from batchflow.testing.conformance.scene import LEASE_MS, message
 from batchflow.testing.faults import FaultyStore
-from tests.engine.couriers import memory_store
-
-
-@pytest.fixture
-async def store() -> AsyncIterator[SqliteStore]:
-    opened = await memory_store(ManualClock())
-    yield opened
-    await opened.close()
 
 
 @pytest.mark.parametrize(

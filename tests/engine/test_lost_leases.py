@@ -1,7 +1,6 @@
 """A worker that was suspended past its lease: it is known again, and is given the same messages again."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from functools import partial
 
 import pytest
@@ -23,7 +22,7 @@ from batchflow.stores.sqlite import SqliteStore
 from batchflow.testing import FixedEntropy
 from batchflow.testing.clock import ManualClock
 from batchflow.testing.conformance.scene import message
-from tests.engine.couriers import LEASE_MS, FakeCourier, dispatcher, memory_store, running
+from tests.engine.couriers import LEASE_MS, FakeCourier, dispatcher, running
 from tests.waiting import wait_until
 
 BEAT_MS = 300  # a beat each 100 ms of real time
@@ -40,18 +39,6 @@ class GatedCourier(FakeCourier):
         self.begun.append(claim)
         await self.gates[claim.fence].wait()
         return settlement.done(claim, f'"{claim.fence}"')
-
-
-@pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
-
-
-@pytest.fixture
-async def store(clock: ManualClock) -> AsyncIterator[SqliteStore]:
-    opened = await memory_store(clock)
-    yield opened
-    await opened.close()
 
 
 def ended_of(dispatching: Dispatcher) -> int:

@@ -1,7 +1,7 @@
 """A store that fails under a worker: what was executed waits to be written, nothing new is executed, and it is told."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
@@ -15,23 +15,11 @@ from batchflow.errors import StoreError, StoreIncompatible, StoreUnavailable
 from batchflow.stores.sqlite import SqliteStore
 from batchflow.testing.clock import ManualClock
 from batchflow.testing.faults import FaultyStore
-from tests.engine.couriers import FakeCourier, dispatcher, memory_store, running
+from tests.engine.couriers import FakeCourier, dispatcher, running
 from tests.waiting import wait_until
 
 _GRACE = timedelta(milliseconds=200)
 FAILS, WORKS = "[batchflow:error] The store fails; waiting for it", "[batchflow] The store works again"
-
-
-@pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
-
-
-@pytest.fixture
-async def store(clock: ManualClock) -> AsyncIterator[SqliteStore]:
-    opened = await memory_store(clock)
-    yield opened
-    await opened.close()
 
 
 class Counted:
