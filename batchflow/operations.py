@@ -138,7 +138,8 @@ class Operations:
         return await asking.waiters(self.engine, event_id)
 
     async def workers(self) -> Sequence[WorkerStatus]:
-        """The workers of this app's store, by name: since when each is there, its last heartbeat, what it holds.
+        """The workers of this app's store, by name: since when each is there, its last heartbeat, what it holds,
+        how many of its threads hang.
 
         One that died is lost until its claims are taken back, and then not there any more.
         """

@@ -153,6 +153,7 @@ def of_worker(worker: WorkerStatus) -> dict[str, Any]:
         "seenAt": moment(worker.seen_at or None),
         "leaseUntil": moment(worker.lease_until),
         "concurrency": worker.concurrency or None,
+        "hanging": worker.hanging,
         "held": worker.held,
         "holds": dict(sorted(worker.holds.items())),
     }

@@ -17,7 +17,8 @@ _COLUMNS = ("worker", "since", "heartbeat", "holds", "")
 class Workers:
     """List the workers of a store: since when each works, its last heartbeat, what it holds.
 
-    One that died is lost until its claims are taken back, at the latest when its lease of 30 seconds has ended.
+    A thread hangs where a plain function that was given up has not returned; others take its place, up to a bound. A
+    worker that died is lost until its claims are taken back, at the latest when its lease of 30 seconds has ended.
     """
 
     url: Url = None
@@ -49,6 +50,13 @@ def _row(it: WorkerStatus, now: int) -> tuple[str, ...]:
         it.name,
         local(it.since or None),
         f"lost, {ago}".removesuffix(", ") if it.lost else ago,
-        f"{it.held:,} of {it.concurrency:,}" if it.concurrency else f"{it.held:,}",
+        _held(it),
         ", ".join(f"{destination} {count:,}" for destination, count in sorted(it.holds.items())),
     )
+
+
+def _held(it: WorkerStatus) -> str:
+    held = f"{it.held:,} of {it.concurrency:,}" if it.concurrency else f"{it.held:,}"
+    if not it.hanging:
+        return held
+    return f"{held}, {it.hanging:,} {'threads hang' if it.hanging > 1 else 'thread hangs'}"

@@ -9,7 +9,8 @@ class WorkerStatus(NamedTuple):
 
     `since` is when it was enlisted, `seen_at` its last heartbeat, `lease_until` when its claims are taken back unless
     another one comes. `holds` is how many claims it has, by destination; `concurrency` how many it may have (0: it has
-    not told). It is `lost` where its lease has ended, or its process is gone, and its claims wait to be taken back.
+    not told), and `hanging` how many of its threads run plain functions that were given up. It is `lost` where its
+    lease has ended, or its process is gone, and its claims wait to be taken back.
     """
 
     name: str
@@ -17,6 +18,7 @@ class WorkerStatus(NamedTuple):
     seen_at: int
     lease_until: int
     concurrency: int
+    hanging: int
     holds: Mapping[str, int]
     lost: bool
 

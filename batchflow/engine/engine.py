@@ -285,7 +285,9 @@ class _Worker:
         self._concurrency = concurrency
         self._tasks: list[asyncio.Task[None]] = []
         self._lease = lease
-        self._heartbeat = Heartbeat(engine.store, dispatcher, name, self._lease_lost, lease=lease)
+        self._heartbeat = Heartbeat(
+            engine.store, dispatcher, name, self._lease_lost, lease=lease, hanging=lambda: engine.hanging_threads
+        )
 
     async def start(self, retention_ms: int) -> None:
         await until_there(self._enlist)

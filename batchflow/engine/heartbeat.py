@@ -31,6 +31,7 @@ class Heartbeat:
         on_lost: Callable[[], None],
         lease_ms: int = LEASE_MS,
         lease: Lease | None = None,
+        hanging: Callable[[], int] = lambda: 0,
     ) -> None:
         self._store = store
         self._dispatcher = dispatcher
@@ -39,6 +40,7 @@ class Heartbeat:
         self._lease_ms = lease_ms
         self._loop = asyncio.get_running_loop()
         self._lease = lease or Lease(lease_ms)
+        self._hanging = hanging
         self._stopping = False
         self._wake = threading.Event()
         self._ended = asyncio.Event()
@@ -77,7 +79,8 @@ class Heartbeat:
             self._wake.clear()
             asked_at = self._lease.elapsed()
             try:
-                held = self._store.renew(self._worker, self._lease_ms, self._dispatcher.hung(self._loop.time()))
+                hung = self._dispatcher.hung(self._loop.time())
+                held = self._store.renew(self._worker, self._lease_ms, hung, self._hanging())
             except StoreError:
                 pause = beat / SOONER
                 self._tell(False)

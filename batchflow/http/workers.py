@@ -14,7 +14,8 @@ from batchflow.http.triggers import REFUSALS
 class WorkerAnswer(Answer):
     """A worker: since when it works, its last heartbeat, when its claims are taken back unless another one comes.
 
-    `holds` is how many claims it has, by destination. One that has died is `lost` until its claims are taken back.
+    `holds` is how many claims it has, by destination, `hanging` how many threads it has given up because a plain
+    function does not return. One that has died is `lost` until its claims are taken back.
     """
 
     name: str
@@ -23,6 +24,7 @@ class WorkerAnswer(Answer):
     seen_at: datetime | None
     lease_until: datetime
     concurrency: int | None
+    hanging: int
     held: int
     holds: dict[str, int]
 
@@ -36,6 +38,7 @@ class WorkerAnswer(Answer):
             seen_at=instant(worker.seen_at) if worker.seen_at else None,
             lease_until=instant(worker.lease_until),
             concurrency=worker.concurrency or None,
+            hanging=worker.hanging,
             held=worker.held,
             holds=dict(sorted(worker.holds.items())),
         )

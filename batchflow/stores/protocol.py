@@ -72,10 +72,11 @@ class Store(Protocol):
         """
         ...
 
-    def renew(self, worker: str, lease_ms: int, hung: Sequence[tuple[str, int]] = ()) -> bool:
+    def renew(self, worker: str, lease_ms: int, hung: Sequence[tuple[str, int]] = (), hanging: int = 0) -> bool:
         """Extend the worker's lease; False when it had ended and its claims were taken back.
 
         `hung` names claims (id, fence) of the worker that are not renewed: they are taken back as losses at once.
+        `hanging` is how many threads the worker has given up, for those who look at it.
         Blocking, and called from a thread of its own, so that a blocked event loop does not lose its claims.
         """
         ...

@@ -80,7 +80,7 @@ class FaultyStore(PassingStore):
             raise StoreUnavailable(f"the reply to '{verb}' is lost, as the test wants it")
         return answer
 
-    def renew(self, worker: str, lease_ms: int, hung: Sequence[tuple[str, int]] = ()) -> bool:
+    def renew(self, worker: str, lease_ms: int, hung: Sequence[tuple[str, int]] = (), hanging: int = 0) -> bool:
         """See the protocol; a dead process renews nothing."""
         fault = None if self.died.is_set() else self._meets("renew")
         if fault == "die_before":
@@ -89,7 +89,7 @@ class FaultyStore(PassingStore):
             raise StoreUnavailable("the process has died, as the test wants it")
         if fault == "fail":
             raise StoreUnavailable("'renew' fails, as the test wants it")
-        held = self.store.renew(worker, lease_ms, hung)
+        held = self.store.renew(worker, lease_ms, hung, hanging)
         if fault == "die_after":
             self.died.set()
         if fault is not None:

@@ -97,9 +97,9 @@ class PassingStore:
         """See the protocol."""
         await self._through("enlist", lambda: self.store.enlist(worker, lease_ms, concurrency))
 
-    def renew(self, worker: str, lease_ms: int, hung: Sequence[tuple[str, int]] = ()) -> bool:
+    def renew(self, worker: str, lease_ms: int, hung: Sequence[tuple[str, int]] = (), hanging: int = 0) -> bool:
         """See the protocol."""
-        return self.store.renew(worker, lease_ms, hung)
+        return self.store.renew(worker, lease_ms, hung, hanging)
 
     async def claim(self, worker: str, destinations: Sequence[str], limit: int) -> Claimed:
         """See the protocol."""

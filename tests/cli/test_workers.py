@@ -58,6 +58,23 @@ def test_workers_are_listed_as_json(command: CommandLine) -> None:
         assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", works[name])
 
 
+@pytest.mark.parametrize(("count", "told"), [(1, "1 thread hangs"), (2, "2 threads hang")])
+def test_threads_that_hang_are_shown(command: CommandLine, count: int, told: str) -> None:
+    """Beside what the worker holds."""
+    store = open_store(Settings.load(url="sqlite:///batchflow.db"), SystemClock())
+
+    async def work() -> None:
+        await store.open()
+        await store.enlist("mail", 60_000, 100)
+        await asyncio.to_thread(store.renew, "mail", 60_000, (), count)
+
+    with asyncio.Runner() as runner:
+        runner.run(work())
+        assert command("workers").out.splitlines()[1].endswith(f"0 of 100, {told}")
+        assert command("workers", "--json").document["workers"][0]["hanging"] == count
+        runner.run(store.close())
+
+
 def test_a_store_without_workers(command: CommandLine) -> None:
     """The file has to be there."""
     assert command("workers").code == 2

@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -12,22 +12,10 @@ from batchflow.stores.sqlite import SqliteStore
 from batchflow.testing.clock import ManualClock
 from batchflow.testing.conformance.scene import message
 from batchflow.testing.faults import FaultyStore
-from tests.engine.couriers import FakeCourier, dispatcher, memory_store
+from tests.engine.couriers import FakeCourier, dispatcher
 from tests.waiting import wait_until, wait_until_sync
 
 LEASE_MS = 60  # a beat each 20 ms of real time
-
-
-@pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
-
-
-@pytest.fixture
-async def store(clock: ManualClock) -> AsyncIterator[SqliteStore]:
-    opened = await memory_store(clock)
-    yield opened
-    await opened.close()
 
 
 def heartbeat(store: FaultyStore, clock: ManualClock, lost: list[str]) -> Heartbeat:
@@ -134,7 +122,7 @@ async def test_stopping_does_not_wait_for_ever_for_a_beat(
     begun, go = threading.Event(), threading.Event()
 
     class Mute(FaultyStore):
-        def renew(self, worker: str, lease_ms: int, hung: Sequence[tuple[str, int]] = ()) -> bool:
+        def renew(self, worker: str, lease_ms: int, hung: Sequence[tuple[str, int]] = (), hanging: int = 0) -> bool:
             begun.set()
             return go.wait(60)
 

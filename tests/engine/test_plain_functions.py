@@ -74,6 +74,22 @@ async def test_other_plain_functions_run_when_all_threads_hang(app: Hanging) -> 
     await wait_until(lambda: app.flow.engine.hanging_threads == 0, description="they have come back")
 
 
+async def test_workers_tell_how_many_threads_hang(app: Hanging, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To whoever looks at the store, with the next heartbeat."""
+    monkeypatch.setattr("batchflow.engine.heartbeat.BEATS", 1_000)
+    await app.flow.start()
+    for run in [await app.hang.trigger(None) for _ in range(2)]:
+        with pytest.raises(RunFailed, match="took longer than 50ms$"):
+            await run.wait(30)
+
+    async def told(count: int) -> bool:
+        return [it.hanging for it in await app.flow.workers()] == [count]
+
+    await wait_until(lambda: told(2), description="the heartbeat tells of two")
+    app.go.set()
+    await wait_until(lambda: told(0), description="the heartbeat tells that they have come back")
+
+
 async def test_what_waits_for_a_thread_is_not_blamed(app: Hanging) -> None:
     """Its time begins when it has one."""
     await app.flow.start()

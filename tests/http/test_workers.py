@@ -30,6 +30,6 @@ async def test_a_worker_that_works_here_is_among_them(flow: Batchflow, http: Asy
 
 def test_what_an_older_worker_has_not_told_is_null() -> None:
     """Since when it works, and its heartbeat; one that has died is lost."""
-    answer = WorkerAnswer.of(WorkerStatus("w", 0, 0, 1_000, 0, {"b": 1, "a": 2}, True))
-    assert (answer.since, answer.seen_at, answer.concurrency) == (None, None, None)
+    answer = WorkerAnswer.of(WorkerStatus("w", 0, 0, 1_000, 0, 3, {"b": 1, "a": 2}, True))
+    assert (answer.since, answer.seen_at, answer.concurrency, answer.hanging) == (None, None, None, 3)
     assert (answer.state, answer.held, list(answer.holds)) == ("lost", 3, ["a", "b"])

@@ -45,7 +45,12 @@ KEYS = (
     Key("f:<flow key>", "hash", "permanent", "limits of code and operator, places in use, how many wait, next start"),
     Key("ws", "set", "permanent", "the names of ledgers"),
     Key("workers", "zset", "waiting", "workers by the end of their lease"),
-    Key("wi", "hash", "waiting", "workers: since when, their last heartbeat, how many claims each means to have"),
+    Key(
+        "wi",
+        "hash",
+        "waiting",
+        "workers: since when, last heartbeat, how many claims are meant, how many threads hang",
+    ),
     Key("w:<worker>", "hash", "waiting", "the messages a worker holds: an item without incident as =item, else !"),
     Key("wc:<worker>", "string", "waiting", "the latest claim, to be given back where its answer was lost"),
     Key("wa", "hash", "waiting", "workers: the message of each that was claimed alone"),

@@ -123,8 +123,8 @@ def waiter(row: Sequence[Any]) -> Waiter:
 
 def worker(row: Sequence[Any]) -> WorkerStatus:
     """A worker."""
-    name, since, seen_at, lease_until, concurrency, holds, lost = row
-    return WorkerStatus(name, since, seen_at, int(lease_until), concurrency, holds or {}, lost)
+    name, since, seen_at, lease_until, concurrency, hanging, holds, lost = row
+    return WorkerStatus(name, since, seen_at, int(lease_until), concurrency, hanging, holds or {}, lost)
 
 
 def mark(row: Sequence[Any]) -> Mark:

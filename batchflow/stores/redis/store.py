@@ -127,14 +127,14 @@ class RedisStore(Writing):
         """See the protocol."""
         await self._add("enlist", worker, lease_ms, concurrency)
 
-    def renew(self, worker: str, lease_ms: int, hung: Sequence[tuple[str, int]] = ()) -> bool:
+    def renew(self, worker: str, lease_ms: int, hung: Sequence[tuple[str, int]] = (), hanging: int = 0) -> bool:
         """See the protocol."""
         loop, twin = self._loop, self._twin
         if self._group is None or loop is None:
             return False
         if (claims := self._claims.get(worker)) is not None:
             claims.tell = True
-        arguments = (worker, lease_ms, list(hung))
+        arguments = (worker, lease_ms, list(hung), hanging)
         if twin is not None:
             held: bool = self._calls.blocking(twin, "renew", *arguments)
         else:

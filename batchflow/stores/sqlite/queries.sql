@@ -11,15 +11,15 @@ ON CONFLICT (name) DO UPDATE SET
 
 -- worker_renew --
 -- Only while the lease has not ended and nobody has taken the claims back.
-UPDATE worker SET lease_until = :until, seen_at = :now WHERE name = :name;
+UPDATE worker SET lease_until = :until, seen_at = :now, hanging = :hanging WHERE name = :name;
 
 -- worker_all --
 SELECT json_group_array(json_array(key, name, lease_until)) FROM worker;
 
 -- worker_status --
-SELECT json_group_array(json_array(name, since, seen_at, lease_until, concurrency, json(holds)))
+SELECT json_group_array(json_array(name, since, seen_at, lease_until, concurrency, hanging, json(holds)))
 FROM (
-    SELECT w.name, w.since, w.seen_at, w.lease_until, w.concurrency,
+    SELECT w.name, w.since, w.seen_at, w.lease_until, w.concurrency, w.hanging,
         (SELECT json_group_object(destination, held) FROM (
             SELECT l.destination, count(*) AS held FROM message m CROSS JOIN lane l ON l.key = m.lane
             WHERE m.owner = w.key GROUP BY l.destination)) AS holds

@@ -80,6 +80,8 @@ def items(tx: Tx, id: str, state: ItemState | None, after: int, limit: int) -> l
 def workers(tx: Tx, locks: WorkerLocks) -> list[WorkerStatus]:
     """Workers, by name."""
     return [
-        WorkerStatus(name, since, seen_at, ends, concurrency, holds, lost=ends <= tx.now or locks.is_free(name))
-        for name, since, seen_at, ends, concurrency, holds in tx.json("worker_status")
+        WorkerStatus(
+            name, since, seen_at, ends, concurrency, hanging, holds, lost=ends <= tx.now or locks.is_free(name)
+        )
+        for name, since, seen_at, ends, concurrency, hanging, holds in tx.json("worker_status")
     ]

@@ -150,12 +150,12 @@ class SqliteStore(Writing):
         self._locks.hold(worker)
         await self._add("enlist", worker, lease_ms, concurrency)
 
-    def renew(self, worker: str, lease_ms: int, hung: Sequence[tuple[str, int]] = ()) -> bool:
+    def renew(self, worker: str, lease_ms: int, hung: Sequence[tuple[str, int]] = (), hanging: int = 0) -> bool:
         """See the protocol."""
         writer, loop = self._writer, self._loop
         if writer is None or loop is None:
             return False
-        held: bool = writer.call("renew", worker, lease_ms, hung)
+        held: bool = writer.call("renew", worker, lease_ms, hung, hanging)
         if hung:
             _call_soon(loop, lambda: self._tell(False))
         return held

@@ -71,13 +71,13 @@ def _read(tx: Tx, read: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
     return read(tx, *arguments)
 
 
-def _renew(tx: Tx, worker: str, lease_ms: int, hung: list[tuple[str, int]]) -> bool:
+def _renew(tx: Tx, worker: str, lease_ms: int, hung: list[tuple[str, int]], hanging: int) -> bool:
     key = claims.worker_key(tx, worker)
     if key is None:
         return False
     if hung:
         cancelling.take_back(tx, key, hung)
-    return tx.run("worker_renew", name=worker, until=tx.now + lease_ms, now=tx.now) > 0
+    return tx.run("worker_renew", name=worker, until=tx.now + lease_ms, hanging=hanging, now=tx.now) > 0
 
 
 def _dismiss(tx: Tx, worker: str) -> None:

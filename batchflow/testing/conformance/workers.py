@@ -202,6 +202,18 @@ class WorkerCases(Cases):
         (worker,) = await scene.store.workers()
         assert (worker.since, worker.seen_at, worker.concurrency) == (began, scene.now, 9)
 
+    async def test_workers_show_how_many_of_their_threads_hang(self, scene: Scene) -> None:
+        """As the last heartbeat told; to enlist again is none."""
+        (worker,) = await scene.store.workers()
+        assert worker.hanging == 0
+        assert await asyncio.to_thread(scene.store.renew, "w1", LEASE_MS, (), 3)
+        await scene.store.enlist("w1", LEASE_MS, 9)
+        (worker,) = await scene.store.workers()
+        assert (worker.concurrency, worker.hanging) == (9, 3)
+        assert await asyncio.to_thread(scene.store.renew, "w1", LEASE_MS)
+        (worker,) = await scene.store.workers()
+        assert worker.hanging == 0
+
     async def test_workers_show_what_they_hold_by_destination(self, scene: Scene) -> None:
         """Items as well as messages, from the claim to the settlement, whichever that is; what waits is nobody's."""
         await scene.store.enlist("w2", LEASE_MS)

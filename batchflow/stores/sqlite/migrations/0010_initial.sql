@@ -7,7 +7,8 @@ CREATE TABLE worker (
     lease_until INTEGER NOT NULL,
     since INTEGER NOT NULL,
     seen_at INTEGER NOT NULL,
-    concurrency INTEGER NOT NULL
+    concurrency INTEGER NOT NULL,
+    hanging INTEGER NOT NULL DEFAULT 0
 );
 
 -- turn: how often something was picked; flow keys and lanes are served in the order of their latest turn.

@@ -23,10 +23,10 @@ verbs.workers = function(after)
   end
   table.sort(names)
   for place, name in ipairs(names) do
-    local since, seen, concurrency = unpack(cjson.decode(call('HGET', P .. 'wi', name) or '[0,0,0]'))
+    local since, seen, concurrency, hanging = unpack(cjson.decode(call('HGET', P .. 'wi', name) or '[0,0,0,0]'))
     local holds, count = held_by(name)
     local ends = tonumber(known[name])
-    rows[place] = { name, since, seen, big(ends), concurrency, holds, ends <= now }
+    rows[place] = { name, since, seen, big(ends), concurrency, hanging, holds, ends <= now }
     looked = looked + count
     if looked >= LOOK and place < #names then return { rows, name } end
   end
