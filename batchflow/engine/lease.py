@@ -14,24 +14,20 @@ class Lease:
         self.elapsed = elapsed
         """Seconds since some moment."""
         self._until = self.elapsed() + self._lease_s
-        self._losses = 0
+        self.losses = 0
+        """See the port."""
         self._asking: list[asyncio.Future[bool]] = []
         self.ask: Callable[[], None] = _nobody
         """Has the lease renewed soon; `told` is called then."""
 
-    @property
-    def losses(self) -> int:
-        """See the port."""
-        return self._losses
-
     def is_doubtful(self, losses: int) -> bool:
         """See the port."""
-        return losses != self._losses or self.elapsed() > self._until
+        return losses != self.losses or self.elapsed() > self._until
 
     async def holds(self, losses: int) -> bool:
         """See the port."""
         while self.is_doubtful(losses):
-            if losses != self._losses:
+            if losses != self.losses:
                 return False
             future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
             self._asking.append(future)
@@ -46,7 +42,7 @@ class Lease:
 
     def lost(self) -> None:
         """It had ended, and claims were taken back. Safe to call from another thread."""
-        self._losses += 1
+        self.losses += 1
 
     def told(self, holds: bool) -> None:
         """The store has answered whether it holds; False too where it could not."""

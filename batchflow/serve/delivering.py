@@ -4,6 +4,7 @@ from collections import Counter
 from contextvars import ContextVar
 from typing import TypeAlias
 
+from batchflow.core.message import Claim
 from batchflow.core.ports import Runtime, Threads
 from batchflow.errors import InputError
 
@@ -22,11 +23,11 @@ class Surrounding:
     _since = 0.0
     _waited = 0.0
 
-    def __init__(self, threads: Threads | None, runtime: Runtime | None = None, key: tuple[str, int] = ("", 0)) -> None:
+    def __init__(self, threads: Threads | None, runtime: Runtime | None = None, claim: Claim | None = None) -> None:
         self.threads = threads
         """Where plain functions run; None: in the event loop's own."""
         self._runtime = runtime
-        self._key = key
+        self._claim = claim
 
     @property
     def home(self) -> object:
@@ -46,8 +47,8 @@ class Surrounding:
         if is_waiting:
             if not self._waiting:
                 self._since = now
-                if self._runtime is not None:
-                    self._runtime.queueing[self._key] = self.waited
+                if self._runtime is not None and self._claim is not None:
+                    self._runtime.queueing[self._claim.id, self._claim.fence] = self.waited
             self._waiting += 1
             return
         self._waiting -= 1

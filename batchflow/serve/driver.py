@@ -86,7 +86,8 @@ class Driver(Attempt):
         check_name(name)
         # Nearly all runs are fresh and have no branches; they pay for nothing else.
         fresh = 0
-        if self.recorder.interrupted:
+        recorder = self.recorder
+        if recorder.interrupted:
             self.heed_interruption()
         if self.idle and sys.exc_info()[1] is None and asyncio.current_task(self.loop) is self.root:
             fresh = self.replay.begin(name)
@@ -104,8 +105,8 @@ class Driver(Attempt):
                 if asked.position:
                     return self._recall(asked, codec)
                 self._enter(number, name)
-            if self.recorder.lease is not None and self.recorder.lease.is_doubtful(self.recorder.losses):
-                await self._assure(self.recorder.lease)
+            if (lease := recorder.lease) is not None and lease.is_doubtful(recorder.losses):
+                await self._assure(lease)
             value: Any = None
             if self.stand_in is not None:
                 fn = self.stand_in(self.run_id, name, fn)
@@ -119,7 +120,7 @@ class Driver(Attempt):
                 text, value = codec.round_trip(value, where=f"step '{name}'")
                 if len(text) > self.largest.sure:
                     self.largest.check(text, f"step '{name}'")
-                at = self.recorder.clock.now()
+                at = recorder.clock.now()
                 failures = asked.failures if asked is not None else 0
                 outcome = _new(Step, (number, name, "run", "done", self.replay.place(), text, None, failures, 0, at))
             except BaseException as error:

@@ -69,7 +69,7 @@ class Endpoint:
         """
         root = asyncio.current_task()
         assert root is not None
-        SURROUNDING.set(Surrounding(runtime.threads, runtime, (claim.id, claim.fence)))
+        SURROUNDING.set(Surrounding(runtime.threads, runtime, claim))
         try:
             payload = self.payload(claim)
         except InputError as error:

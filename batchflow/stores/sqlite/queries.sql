@@ -826,9 +826,8 @@ ON CONFLICT (ledger, item) DO UPDATE SET holder = excluded.holder;
 
 -- mark_read --
 WITH given (item) AS (VALUES :rows)
-SELECT json_group_array(item) FROM mark
-WHERE ledger = :ledger AND item IN (SELECT item FROM given)
-    AND processed_at IS NOT NULL AND (expires_at IS NULL OR expires_at > :now);
+SELECT json_group_array(m.item) FROM given g CROSS JOIN mark m ON m.ledger = :ledger AND m.item = g.item
+WHERE m.processed_at IS NOT NULL AND (m.expires_at IS NULL OR m.expires_at > :now);
 
 -- mark_put --
 WITH given (item) AS (VALUES :rows)
