@@ -1,6 +1,7 @@
 """What arguments are held to: each check passes what fits, and says of the rest what was wrong and what to write."""
 
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, TypeAlias, TypeVar, cast
@@ -19,6 +20,8 @@ Refusal: TypeAlias = Callable[[str], BatchflowError]
 """Makes the error of a sentence."""
 
 _LONGEST_LABEL = 200
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_NOT_IN_HEADERS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _NO_LABEL = partial(InputError, field="label")
 
 
@@ -100,12 +103,17 @@ def check_texts(option: str, value: object, *, exactly: bool = False) -> None:
 
 
 def headers_of(value: Mapping[str, str] | None) -> dict[str, str]:
-    """Headers, their values being text.
+    """Headers, as HTTP can carry them (RFC 9110, 5.1 and 5.5), wherever they are to go.
 
     Raises:
-        ConfigurationError: they are something else.
+        ConfigurationError: they are something else. Values may be secret, and are not shown.
     """
     check_texts("headers", value, exactly=True)
+    for name, text in (value or {}).items():
+        if not _HEADER_NAME.fullmatch(name):
+            raise ConfigurationError(f"'headers' has {name!r}, which is no header's name; write one such as 'x-tenant'")
+        if _NOT_IN_HEADERS.search(text):
+            raise ConfigurationError(f"'headers' has a line break or control character in {name!r}; write one line")
     return dict(value or {})
 
 

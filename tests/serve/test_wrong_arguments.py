@@ -168,6 +168,14 @@ CALLS: dict[str, tuple[dict[str, Any], str]] = {
         {"headers": {"a": HALF}},
         "'headers' has a text for 'a' that has no form in UTF-8; write another",
     ),
+    "headers: no name of a header": (
+        {"headers": {"x tenant": "a"}},
+        "'headers' has 'x tenant', which is no header's name; write one such as 'x-tenant'",
+    ),
+    "headers: two lines": (
+        {"headers": {"a": "secret\r\nb: c"}},
+        "'headers' has a line break or control character in 'a'; write one line",
+    ),
     "limits": (
         {"flow_control": 5},
         "'flow_control' cannot be 5; write limits, such as FlowControl(parallelism=10, rate=5)",
