@@ -9,6 +9,7 @@ from importlib.metadata import version
 from typing import Annotated, NoReturn, Protocol, runtime_checkable
 
 import typer
+from rich.text import Text
 
 from batchflow.cli import batches, ledger, runs
 from batchflow.cli.check import Check
@@ -136,5 +137,5 @@ def _usage(error: typer.TyperException) -> str:
 
 
 def _tell(sentence: str) -> None:
-    Output().err.print("error:", style="bold red", end=" ")
-    Output().err.print(sentence, soft_wrap=True)
+    # In one write: processes of a worker that all fail share this stderr.
+    Output().err.print(Text.assemble(("error:", "bold red"), " ", sentence), soft_wrap=True)

@@ -1,6 +1,7 @@
 """What a script that was stopped in its midst has left half done is put right; what is whole is left alone."""
 
 from collections.abc import Generator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from structlog.testing import capture_logs
 from batchflow import Batchflow
 from batchflow.core import settlement
 from batchflow.core.flow import FlowControl
+from batchflow.engine.heartbeat import Heartbeat
 from batchflow.stores.redis import RedisStore
 from batchflow.testing.clock import ManualClock
 from batchflow.testing.conformance.scene import Scene, message, names
@@ -121,7 +123,7 @@ async def test_a_right_that_is_missing_leaves_nothing_half_done(shared: Server, 
 async def test_a_server_that_lost_everything_is_told_loudly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once, by its own words, and the work goes on with what comes."""
     monkeypatch.setattr("batchflow.engine.engine.LEASE_MS", 300)
-    monkeypatch.setattr("batchflow.engine.heartbeat.Heartbeat.__init__.__defaults__", (300, None))
+    monkeypatch.setattr("batchflow.engine.engine.Heartbeat", partial(Heartbeat, lease_ms=300))
     with served(tmp_path) as server, server.client() as client, capture_logs() as logs:
         flow = Batchflow(server.url)
 
