@@ -14,8 +14,8 @@ from batchflow.stores.grouping import ORDER, TELLING
 from batchflow.stores.redis import RedisStore, clients
 from batchflow.stores.redis.scripts import script
 from batchflow.stores.redis.twin import twin_of
+from batchflow.stores.sql.verbs import table
 from batchflow.stores.sqlite.locks import WorkerLocks
-from batchflow.stores.sqlite.verbs import table
 
 
 @pytest.mark.parametrize("namespace", ["", "a b", "a{b", "a}b", "a\n"])

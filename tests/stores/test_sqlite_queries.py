@@ -12,6 +12,7 @@ from batchflow.stores.sqlite.queries import Queries, Query
 from tests.house.sources import ROOT
 
 FOLDER = ROOT / "batchflow/stores/sqlite"
+CODE = [*FOLDER.glob("*.py"), *(ROOT / "batchflow/stores/sql").glob("*.py")]
 TEXT = (FOLDER / "queries.sql").read_text()
 PARTS = re.split(r"^-- (\w+) --$", TEXT, flags=re.MULTILINE)[1:]
 NAMES = PARTS[::2]
@@ -99,7 +100,7 @@ def test_no_statement_walks_through_a_large_table(name: str, plans: dict[str, li
 
 def test_every_statement_has_one_caller() -> None:
     """A statement nobody uses goes; one that two use is two promises."""
-    code = "\n".join(path.read_text() for path in FOLDER.glob("*.py"))
+    code = "\n".join(path.read_text() for path in CODE)
     callers = {name: len(re.findall(rf'"{name}"', code)) for name in NAMES}
     assert {name: count for name, count in callers.items() if count != 1} == {}
 
@@ -112,7 +113,5 @@ def test_every_statement_says_what_it_is_for_once() -> None:
 def test_no_statement_stands_in_the_code() -> None:
     """SQL is in `queries.sql` and the migrations; the code has PRAGMAs and transactions only."""
     statement = re.compile(r"\"(?:SELECT|INSERT|UPDATE|DELETE|CREATE|WITH)\b[^\"]*")
-    found = {
-        f"{Path(path).name}: {text}" for path in FOLDER.glob("*.py") for text in statement.findall(path.read_text())
-    }
+    found = {f"{Path(path).name}: {text}" for path in CODE for text in statement.findall(path.read_text())}
     assert found == {'connection.py: "SELECT count(*) FROM sqlite_master'}

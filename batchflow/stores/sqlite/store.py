@@ -16,11 +16,12 @@ from batchflow.core.run import Run, RunQuery, Waiter
 from batchflow.core.worker import WorkerStatus
 from batchflow.errors import StoreUnavailable
 from batchflow.stores.grouping import Grouping
-from batchflow.stores.sqlite import connection, flows, reads, verbs, waiting
-from batchflow.stores.sqlite import ledger as ledgers
+from batchflow.stores.sql import flows, reads, verbs, waiting
+from batchflow.stores.sql import ledger as ledgers
+from batchflow.stores.sql.transaction import Tx
+from batchflow.stores.sqlite import connection
 from batchflow.stores.sqlite.locks import WorkerLocks
 from batchflow.stores.sqlite.queries import Queries
-from batchflow.stores.sqlite.transaction import Tx
 from batchflow.stores.sqlite.writer import Writer
 from batchflow.stores.writing import Writing
 

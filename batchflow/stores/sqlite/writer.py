@@ -12,8 +12,8 @@ from batchflow.core.clock import Clock
 from batchflow.errors import StoreError, StoreUnavailable
 from batchflow.logs import logger
 from batchflow.stores.grouping import Answers, Operation, rank
+from batchflow.stores.sql.transaction import Stale, Tx
 from batchflow.stores.sqlite.connection import Place, meanwhile, translated
-from batchflow.stores.sqlite.transaction import Stale, Tx
 
 Verb: TypeAlias = Callable[[Tx, list[tuple[Any, ...]]], Sequence[Any]]
 """Carries out all calls of one verb in a group, given their arguments; its answers in the same order."""

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from batchflow.core.ports import Verdict
 from batchflow.core.run import Arrival, Journal, Step, ripen
 from batchflow.core.settlement import Effect
-from batchflow.stores.sqlite import effects, reads, waiting
-from batchflow.stores.sqlite.transaction import Tx
+from batchflow.stores.sql import effects, reads, waiting
+from batchflow.stores.sql.transaction import Tx
 
 
 def record(tx: Tx, records: Sequence[tuple[str, int, Step]]) -> list[Verdict]:

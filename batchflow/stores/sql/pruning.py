@@ -1,6 +1,6 @@
 """What retention removes."""
 
-from batchflow.stores.sqlite.transaction import Tx
+from batchflow.stores.sql.transaction import Tx
 
 
 def prune(tx: Tx, retention_ms: int, limit: int) -> int:

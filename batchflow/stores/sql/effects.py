@@ -15,8 +15,8 @@ from batchflow.core.settlement import (
     Unlisten,
     Walked,
 )
-from batchflow.stores.sqlite import batches, messages, waiting
-from batchflow.stores.sqlite.transaction import Tx
+from batchflow.stores.sql import batches, messages, waiting
+from batchflow.stores.sql.transaction import Tx
 
 
 def apply(tx: Tx, effects: Sequence[tuple[str, Effect]]) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 from batchflow.core.flow import FlowControl, FlowStatus
 from batchflow.stores import rows
-from batchflow.stores.sqlite.transaction import Stale, Tx
+from batchflow.stores.sql.transaction import Stale, Tx
 
 HELD, PAUSED, CANCELLED = 1, 2, 4
 """Why nothing of a lane is claimed: bits of its `closed`."""

@@ -8,8 +8,8 @@ from batchflow.core.message import DeadLetter
 from batchflow.core.run import NEVER, Run, RunQuery, Step
 from batchflow.core.worker import WorkerStatus
 from batchflow.stores import rows
+from batchflow.stores.sql.transaction import Tx
 from batchflow.stores.sqlite.locks import WorkerLocks
-from batchflow.stores.sqlite.transaction import Tx
 
 
 def run(tx: Tx, id: str) -> Run | None:

@@ -7,8 +7,8 @@ from pydantic_core import to_json
 
 from batchflow.core import ids
 from batchflow.core.message import FAILURE_FLOW, Message
-from batchflow.stores.sqlite import flows, waiting
-from batchflow.stores.sqlite.transaction import Tx
+from batchflow.stores.sql import flows, waiting
+from batchflow.stores.sql.transaction import Tx
 
 
 class NewRow(NamedTuple):

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from batchflow.stores.sqlite import (
+from batchflow.stores.sql import (
     batches,
     cancelling,
     claims,
@@ -15,8 +15,8 @@ from batchflow.stores.sqlite import (
     steps,
     waiting,
 )
+from batchflow.stores.sql.transaction import Tx
 from batchflow.stores.sqlite.locks import WorkerLocks
-from batchflow.stores.sqlite.transaction import Tx
 from batchflow.stores.sqlite.writer import Verb
 
 

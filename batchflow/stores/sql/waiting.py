@@ -7,8 +7,8 @@ from pydantic_core import from_json
 
 from batchflow.core.run import StepState, Waiter
 from batchflow.stores.protocol import KEPT_EVENTS
-from batchflow.stores.sqlite import flows
-from batchflow.stores.sqlite.transaction import Tx
+from batchflow.stores.sql import flows
+from batchflow.stores.sql.transaction import Tx
 
 
 class Came(NamedTuple):

@@ -11,8 +11,8 @@ from batchflow.core.message import ALONE_MS, Claim, Claimed
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.run import NEVER
 from batchflow.stores.rows import flow_control
-from batchflow.stores.sqlite import flows, steps
-from batchflow.stores.sqlite.transaction import BatchHead, Tx
+from batchflow.stores.sql import flows, steps
+from batchflow.stores.sql.transaction import BatchHead, Tx
 
 LANES_AT_ONCE = 64
 

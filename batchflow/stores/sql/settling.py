@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 from batchflow.core.message import SUSPECT_LOSSES
 from batchflow.core.run import Step, StepState
 from batchflow.core.settlement import Settled, Settlement
-from batchflow.stores.sqlite import batches, effects, flows, messages, steps, waiting
-from batchflow.stores.sqlite.transaction import Tx
+from batchflow.stores.sql import batches, effects, flows, messages, steps, waiting
+from batchflow.stores.sql.transaction import Tx
 
 STALE = Settled(stale=True)
 FRESH = Settled()

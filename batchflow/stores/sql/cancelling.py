@@ -5,9 +5,9 @@ from typing import Any
 
 from batchflow.core.message import LOSS_LIMIT, loss_wait_ms
 from batchflow.core.settlement import Settlement
-from batchflow.stores.sqlite import batches, flows, messages, settling
-from batchflow.stores.sqlite.settling import SLICE, Ended, Held
-from batchflow.stores.sqlite.transaction import Tx
+from batchflow.stores.sql import batches, flows, messages, settling
+from batchflow.stores.sql.settling import SLICE, Ended, Held
+from batchflow.stores.sql.transaction import Tx
 
 AT_ONCE = 200
 """How much of a batch is cancelled before the cancellation is answered; the rest follows in slices."""

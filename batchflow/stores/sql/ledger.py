@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from batchflow.core.ledger import Mark
-from batchflow.stores.sqlite.transaction import Tx
+from batchflow.stores.sql.transaction import Tx
 
 
 def key_of(tx: Tx, name: str) -> int:

@@ -12,8 +12,8 @@ from batchflow.core.flow import FlowControl
 from batchflow.core.message import Message
 from batchflow.core.settlement import Enter, Page, Settlement, StartItems, Walked
 from batchflow.stores.rows import flow_control
-from batchflow.stores.sqlite import flows, ledger, messages, waiting
-from batchflow.stores.sqlite.transaction import Tx
+from batchflow.stores.sql import flows, ledger, messages, waiting
+from batchflow.stores.sql.transaction import Tx
 
 _ITEM_STATE = {"done": "succeeded", "answered": "failed", "dead": "failed", "cancelled": "cancelled"}
 
