@@ -9,7 +9,6 @@ from batchflow.core.run import NEVER, Run, RunQuery, Step
 from batchflow.core.worker import WorkerStatus
 from batchflow.stores import rows
 from batchflow.stores.sql.transaction import Tx
-from batchflow.stores.sqlite.locks import WorkerLocks
 
 
 def run(tx: Tx, id: str) -> Run | None:
@@ -77,11 +76,9 @@ def items(tx: Tx, id: str, state: ItemState | None, after: int, limit: int) -> l
     return [rows.item(row) for row in tx.json("item_read", batch=key, state=state, after=after, limit=limit)]
 
 
-def workers(tx: Tx, locks: WorkerLocks) -> list[WorkerStatus]:
+def workers(tx: Tx) -> list[WorkerStatus]:
     """Workers, by name."""
     return [
-        WorkerStatus(
-            name, since, seen_at, ends, concurrency, hanging, holds, lost=ends <= tx.now or locks.is_free(name)
-        )
+        WorkerStatus(name, since, seen_at, ends, concurrency, hanging, holds, lost=ends <= tx.now or tx.is_gone(name))
         for name, since, seen_at, ends, concurrency, hanging, holds in tx.json("worker_status")
     ]

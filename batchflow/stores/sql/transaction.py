@@ -1,6 +1,6 @@
-"""What the verbs work with: a connection inside a transaction, the statements, the time, what is remembered."""
+"""What the verbs work with: a transaction that carries out statements by name, its time, and what is remembered."""
 
-import sqlite3
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -8,7 +8,6 @@ from pydantic_core import from_json
 
 from batchflow.core.batch import NO_HEADERS
 from batchflow.core.flow import FlowControl
-from batchflow.stores.sqlite.queries import Queries, Row
 
 
 class Stale(Exception):
@@ -38,13 +37,16 @@ class BatchHead(NamedTuple):
 HEADERS = BatchHead._fields.index("headers")
 
 
-class Tx:
-    """A connection, and what its verbs share. `now` is the time of the present transaction, in ms."""
+class Tx(ABC):
+    """One connection of a dialect, inside a transaction: what all verbs of `stores/sql` ask of a database.
 
-    def __init__(self, connection: sqlite3.Connection, queries: Queries) -> None:
-        self.connection = connection
+    A dialect carries out the statements of its own `queries.sql`; the verbs name them, and know the names of their
+    parameters and the order of their columns. Verbs of two transactions never run at once: a database that has more
+    than one writer locks the namespace for each of them. `now` is the time of the present transaction, in ms.
+    """
+
+    def __init__(self) -> None:
         self.now = 0
-        self._queries = queries
         self.idle_after = ""
         """The flow key after which the search for idle ones goes on."""
         self.lanes: dict[tuple[str, str, int, int], int] = {}
@@ -52,39 +54,34 @@ class Tx:
         self.heads: dict[int, BatchHead] = {}
         self.batch_keys: dict[str, int] = {}
 
-    def forget(self) -> None:
-        """Drop what is remembered: a transaction was rolled back, or it has grown large."""
-        for remembered in (self.lanes, self.limits, self.heads, self.batch_keys):
-            remembered.clear()
-
+    @abstractmethod
     def run(self, statement: str, /, **values: Any) -> int:
         """Run a writing statement; how many rows it changed."""
-        before = self.connection.total_changes
-        self._queries[statement].execute(self.connection, **values)
-        return self.connection.total_changes - before
 
-    def run_rows(self, statement: str, rows: Sequence[Row], /, **values: Any) -> int:
+    @abstractmethod
+    def run_rows(self, statement: str, rows: Sequence[Sequence[Any]], /, **values: Any) -> int:
         """Run a writing statement over `rows`; how many rows it changed."""
-        # `rowcount` is not set for statements that begin with WITH.
-        before = self.connection.total_changes
-        self._queries[statement].execute_rows(self.connection, rows, **values)
-        return self.connection.total_changes - before
 
+    @abstractmethod
     def one(self, statement: str, /, **values: Any) -> Any:
         """The first column of the first row; None when there is none."""
-        row = self._queries[statement].execute(self.connection, **values).fetchone()
-        return None if row is None else row[0]
 
+    @abstractmethod
     def json(self, statement: str, /, **values: Any) -> list[Any]:
-        """The one JSON text that a reading statement returns, parsed."""
-        return from_json(self._queries[statement].execute(self.connection, **values).fetchone()[0])
+        """All rows that a reading statement returns, each as JSON has it; a statement of one column gives values."""
 
-    def json_rows(self, statement: str, rows: Sequence[Row], /, **values: Any) -> list[Any]:
+    @abstractmethod
+    def json_rows(self, statement: str, rows: Sequence[Sequence[Any]], /, **values: Any) -> list[Any]:
         """The same for a statement over `rows`."""
-        found: list[Any] = []
-        for cursor in self._queries[statement].execute_rows(self.connection, rows, **values):
-            found.extend(from_json(cursor.fetchone()[0]))
-        return found
+
+    @abstractmethod
+    def is_gone(self, worker: str) -> bool:
+        """Whether the process of a worker is known to have ended, though its lease has not. What is unknown is not."""
+
+    def forget(self) -> None:
+        """Drop what is remembered: a transaction was rolled back, or others have written."""
+        for remembered in (self.lanes, self.limits, self.heads, self.batch_keys):
+            remembered.clear()
 
     def head(self, key: int) -> BatchHead:
         """The head of a batch that exists."""

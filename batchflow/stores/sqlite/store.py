@@ -7,28 +7,20 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from batchflow.core.batch import Batch, Item, ItemState
 from batchflow.core.clock import Clock
-from batchflow.core.flow import FlowStatus
-from batchflow.core.ledger import Mark
-from batchflow.core.message import Claimed, DeadLetter
-from batchflow.core.run import Run, RunQuery, Waiter
-from batchflow.core.worker import WorkerStatus
 from batchflow.errors import StoreUnavailable
 from batchflow.stores.grouping import Grouping
-from batchflow.stores.sql import flows, reads, verbs, waiting
-from batchflow.stores.sql import ledger as ledgers
-from batchflow.stores.sql.transaction import Tx
+from batchflow.stores.sql.store import SqlStore
 from batchflow.stores.sqlite import connection
 from batchflow.stores.sqlite.locks import WorkerLocks
 from batchflow.stores.sqlite.queries import Queries
+from batchflow.stores.sqlite.transaction import SqliteTx
 from batchflow.stores.sqlite.writer import Writer
-from batchflow.stores.writing import Writing
 
 T = TypeVar("T")
 
 
-class SqliteStore(Writing):
+class SqliteStore(SqlStore):
     """Durable state in one SQLite file, which several processes of one machine may open.
 
     `path` may be ":memory:". With `synchronous="FULL"` what is answered is on disk; "NORMAL" may lose the last
@@ -44,7 +36,7 @@ class SqliteStore(Writing):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._writer: Writer | None = None
         self._group: Grouping | None = None
-        self._reader: Tx | None = None
+        self._reader: SqliteTx | None = None
         self._reads: ThreadPoolExecutor | None = None
 
     # Life
@@ -63,15 +55,14 @@ class SqliteStore(Writing):
         writing = await loop.run_in_executor(self._reads, self._connect)
         queries = Queries.load()
         self._writer = Writer(
-            Tx(writing, queries),
-            verbs.table(self._locks),
+            SqliteTx(writing, queries, self._locks),
             path=self.path,
             clock=self._clock,
             on_foreign_change=lambda: _call_soon(loop, lambda: self._tell(True)),
         )
         self._group = Grouping(self._writer.write, lambda: self._tell(False))
         if self.lasting:
-            self._reader = Tx(connection.connect(self.path, synchronous=self.synchronous), queries)
+            self._reader = SqliteTx(connection.connect(self.path, synchronous=self.synchronous), queries, self._locks)
 
     def _connect(self) -> Any:
         opened = connection.connect(self.path, synchronous=self.synchronous)
@@ -161,92 +152,12 @@ class SqliteStore(Writing):
             _call_soon(loop, lambda: self._tell(False))
         return held
 
-    async def claim(self, worker: str, destinations: Sequence[str], limit: int) -> Claimed:
-        """See the protocol."""
-        return await self._add("claim", worker, destinations, limit)
-
     async def dismiss(self, worker: str) -> None:
         """See the protocol."""
         await self._add("dismiss", worker)
         self._locks.let_go(worker)
 
-    async def workers(self) -> Sequence[WorkerStatus]:
-        """See the protocol."""
-        return await self._read(reads.workers, self._locks)
-
-    # Runs
-
-    async def run(self, id: str) -> Run | None:
-        """See the protocol."""
-        return await self._read(reads.run, id)
-
-    async def runs(self, query: RunQuery, limit: int) -> Sequence[Run]:
-        """See the protocol."""
-        return await self._read(reads.run_list, query, limit)
-
-    # Events
-
-    async def waiters(self, event: str) -> Sequence[Waiter]:
-        """See the protocol."""
-        return await self._read(waiting.waiters, event)
-
-    async def webhook(self, token: str) -> str | None:
-        """See the protocol."""
-        return await self._read(waiting.webhook, token)
-
-    # Dead letters
-
-    async def dead_letters(self, *, batch: str | None = None, limit: int = 50) -> Sequence[DeadLetter]:
-        """See the protocol."""
-        return await self._read(reads.dead_letters, batch, limit)
-
-    async def under_way(self, open_dedup: str) -> str | None:
-        """See the protocol."""
-        return await self._read(reads.under_way, open_dedup)
-
-    # Batches
-
-    async def batch(self, id: str) -> Batch | None:
-        """See the protocol."""
-        return await self._read(reads.batch, id)
-
-    async def batches(
-        self, *, workflow: str | None = None, label: str | None = None, open_only: bool = False, limit: int = 50
-    ) -> Sequence[Batch]:
-        """See the protocol."""
-        return await self._read(reads.batch_list, workflow, label, open_only, limit)
-
-    async def items(
-        self, batch: str, *, state: ItemState | None = None, after: int = -1, limit: int = 100
-    ) -> Sequence[Item]:
-        """See the protocol."""
-        return await self._read(reads.items, batch, state, after, limit)
-
-    # The ledger
-
-    async def processed(self, ledger: str, ids: Sequence[str]) -> frozenset[str]:
-        """See the protocol."""
-        return await self._read(ledgers.processed, ledger, ids)
-
-    async def ledgers(self) -> Sequence[str]:
-        """See the protocol."""
-        return await self._read(ledgers.ledgers)
-
-    async def marks(self, ledger: str, *, after: str | None = None, limit: int = 1_000) -> Sequence[Mark]:
-        """See the protocol."""
-        return await self._read(ledgers.marks, ledger, after, limit)
-
-    # Flow keys
-
-    async def flows(self, keys: Sequence[str] | None = None) -> Sequence[FlowStatus]:
-        """See the protocol."""
-        return await self._read(flows.status, keys)
-
     # Housekeeping
-
-    async def reconcile(self, destinations: Sequence[str], *, deep: bool = False) -> int:
-        """See the protocol; a group is one transaction."""
-        return 0
 
     async def was_emptied(self) -> bool:
         """See the protocol; a file that is gone is refused instead."""

@@ -4,19 +4,18 @@ import asyncio
 import queue
 import sqlite3
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any, TypeAlias
+from typing import Any
 
 from batchflow.core.clock import Clock
 from batchflow.errors import StoreError, StoreUnavailable
 from batchflow.logs import logger
-from batchflow.stores.grouping import Answers, Operation, rank
-from batchflow.stores.sql.transaction import Stale, Tx
+from batchflow.stores.grouping import Answers, Operation
+from batchflow.stores.sql.transaction import Stale
+from batchflow.stores.sql.verbs import carry_out
 from batchflow.stores.sqlite.connection import Place, meanwhile, translated
-
-Verb: TypeAlias = Callable[[Tx, list[tuple[Any, ...]]], Sequence[Any]]
-"""Carries out all calls of one verb in a group, given their arguments; its answers in the same order."""
+from batchflow.stores.sqlite.transaction import SqliteTx
 
 LOOK_AROUND_S = 0.05
 
@@ -26,8 +25,7 @@ class Writer:
 
     def __init__(
         self,
-        tx: Tx,
-        verbs: Mapping[str, Verb],
+        tx: SqliteTx,
         *,
         path: str,
         clock: Clock,
@@ -35,7 +33,6 @@ class Writer:
     ) -> None:
         self.connection = tx.connection
         self._tx = tx
-        self._verbs = verbs
         self.place = Place(path)
         self._gone = False
         self._clock = clock
@@ -130,15 +127,7 @@ class Writer:
         connection.execute("BEGIN IMMEDIATE")
         try:
             self._tx.now = self._clock.now()
-            answers: Answers = [(True, None)] * len(calls)
-            by_verb: dict[str, list[int]] = {}
-            for slot, (verb, _) in enumerate(calls):
-                by_verb.setdefault(verb, []).append(slot)
-            for verb in sorted(by_verb, key=rank):
-                slots = by_verb[verb]
-                found = self._verbs[verb](self._tx, [calls[slot][1] for slot in slots])
-                for slot, answer in zip(slots, found, strict=True):
-                    answers[slot] = (True, answer)
+            answers = carry_out(self._tx, calls)
             self.place.check()
             connection.execute("COMMIT")
         except BaseException:
