@@ -17,6 +17,9 @@ from batchflow.core.message import Message
 from batchflow.core.settlement import Page, Publish, StartItems, Walked
 from batchflow.serve.context import WorkflowContext
 
+TOGETHER = 1_000
+"""So many items of a page start in one transaction at most, where nothing paces its chunks."""
+
 
 class PaginateLayer:
     """Handles the messages of `paginate-{entities}`.
@@ -32,6 +35,9 @@ class PaginateLayer:
         self._layers = layers
         self._log = layers.paginate_log
         self._definition = layers.definition
+        self._filters = "filter" in layers.definition.has
+        flow = layers.definition.paginate_flow
+        self._unlimited = flow.parallelism is None and flow.rate is None
         self._fetched: Codec[Fetched] = Codec.of(Fetched)
         self._picked: Codec[list[str] | Picked] = Codec.of(list[str] | Picked)
 
@@ -55,9 +61,9 @@ class PaginateLayer:
     async def _page(self, ctx: WorkflowContext[Any], body: PaginateBody) -> str:
         definition, source = self._definition, self._layers.source
         batch, size, steps = ctx.claim.batch or "", definition.page_size, definition.steps
-        page = await ctx.step_as(
-            steps.get_batch, self._fetched, source.fetch, ctx.payload, body.cursor, size, last=body.force
-        )
+        # What nothing of the user's follows needs no commit of its own: a page is one transaction.
+        last = body.force or not (self._filters or self._layers.client.ledger)
+        page = await ctx.step_as(steps.get_batch, self._fetched, source.fetch, ctx.payload, body.cursor, size, last=last)
         self._log.info("Got batch", size=len(page.ids), next_cursor=page.next_cursor, page=body.page, batch=batch)
         # Before anything is started: a walk that goes in circles ends here.
         probe = body.probe if page.next_cursor is None else source.advance(body.probe, page.next_cursor)
@@ -102,7 +108,7 @@ class PaginateLayer:
     async def _pick(self, params: BaseModel, ids: list[str]) -> list[str] | Picked:
         """What the filter names of a page, and which of it the ledger held before."""
         source, client = self._layers.source, self._layers.client
-        if "filter" not in self._definition.has:
+        if not self._filters:
             return await source.filter(params, ids)
         # Read first: what is marked while the filter works is not what the filter means.
         held = await self._asked(client.processed(self._definition.ledger_of(params), ids))
@@ -118,21 +124,25 @@ class PaginateLayer:
     ) -> tuple[int, tuple[Message, ...]]:
         """Start a page's items up to the first chunk's end; into how many chunks it is cut, and those that follow.
 
-        The first items of a walk start two commits earlier than by way of a message. Where all is walked first none is
-        started: every chunk follows, held back unless the walk `ends` here.
+        The first items of a walk start two commits earlier than by way of a message, and so do all others where nothing
+        paces the chunks. Where all is walked first none is started: every chunk follows, held back unless the walk
+        `ends` here.
         """
         first, size, batch = body.page * self._definition.page_size, self._definition.chunk_size, ctx.claim.batch or ""
         walk_first = self._definition.walk_first
         if len(picked.ids) <= size and not walk_first:
             await self._start(ctx, body, first, picked)
             return 0, ()
-        messages = tuple(self._layers.messages.chunks(batch, body, picked, held=walk_first and not ends))
-        chunks = len(messages)
+        chunks = -(-len(picked.ids) // size)
         if chunks > 1:
             self._log.info("Fanout mode", chunks=chunks, chunk_size=size, total=len(picked.ids), batch=batch)
         if self._log.verbose:
             for number in range(1, chunks + 1):
                 self._log.debug(f"{self._definition.steps.fanout}:{number}/{chunks}", batch=batch)
+        if self._unlimited and not walk_first and len(picked.ids) <= TOGETHER:
+            await self._start(ctx, body, first, picked)
+            return chunks, ()
+        messages = tuple(self._layers.messages.chunks(batch, body, picked, held=walk_first and not ends))
         if walk_first:
             return chunks if chunks > 1 else 0, messages
         await self._start(ctx, body, first, picked.first(size))

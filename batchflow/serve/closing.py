@@ -141,9 +141,8 @@ def _on_the_way_out(driver: Driver, error: BaseException) -> str | None:
 
 def _steps(driver: Driver) -> tuple[Step, ...]:
     """What the attempt found out about steps and has not recorded yet."""
-    riding = () if driver.riding is None else (driver.riding,)
     pending = () if driver.pump is None else driver.pump.pending.values()
-    return driver.replay.changed((*pending, *riding))
+    return driver.replay.changed((*pending, *driver.riding))
 
 
 async def _let_branches_ask(driver: Driver) -> None:

@@ -280,8 +280,9 @@ class WorkflowContext(Generic[Payload]):
     ) -> Coroutine[Any, Any, T]:
         """As `run`, of an async function whose codec is known.
 
-        With `last` the step is not recorded on its own: it is the last one of the run, and its outcome goes with the
-        settlement. It is dropped with the journal when the run ends as done, so a crash before that calls `fn` again.
+        With `last` the step is not recorded on its own: only others that are `last` may follow it, and its outcome goes
+        with the settlement. It is dropped with the journal when the run ends as done, so a crash before that calls `fn`
+        again.
         """
         return self._driver.step(name, codec, fn, args, {}, LAST if last else PLAIN)
 

@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 
 class Options(NamedTuple):
-    """What is set for one step; `last`: its outcome goes with the settlement."""
+    """What is set for one step; `last`: its outcome goes with the settlement, and only such steps may follow."""
 
     retry: RetryPolicy | None = None
     timeout_ms: int | None = None
@@ -59,8 +59,8 @@ class Driver(Attempt):
         """Until when the flow key is to wait, and why."""
         self.handling: list[tuple[BaseException, str]] = []
         """The exceptions that were being handled when new steps were asked for, with those steps."""
-        self.riding: Step | None = None
-        """The outcome of the last step, which goes with the settlement."""
+        self.riding: tuple[Step, ...] = ()
+        """The outcomes of the last steps, which go with the settlement."""
         self.time = claim.started_at
         """The run's own time: when the latest outcome was recorded that the code has seen."""
         self.stand_in: StandIn | None = None
@@ -97,7 +97,7 @@ class Driver(Attempt):
             self.solo = inside = (self.run_id, number, name)
             INSIDE.set(inside)
         else:
-            asked = await self._ask(name, "run")
+            asked = await self._ask(name, "run", last=options.last)
             number = asked.number
         try:
             if asked is not None:
@@ -241,7 +241,7 @@ class Driver(Attempt):
         self.share().enter(number)
         INSIDE.set((self.run_id, number, name))
 
-    async def _ask(self, name: str, kind: StepKind) -> Step:
+    async def _ask(self, name: str, kind: StepKind, *, last: bool = False) -> Step:
         """Register a request."""
         check_name(name)
         task = asyncio.current_task()
@@ -253,8 +253,8 @@ class Driver(Attempt):
         if inside is not None and self._is_under_way(inside):
             self.refuse(nested(name, inside[2]))
             raise asyncio.CancelledError
-        if self.riding is not None:
-            self.refuse(after_last(name, self.riding.name))
+        if self.riding and not last:
+            self.refuse(after_last(name, self.riding[-1].name))
             raise asyncio.CancelledError
         try:
             asked = self.replay.ask(name, kind)
@@ -280,7 +280,7 @@ class Driver(Attempt):
         if self.recorder.interrupted:
             self.heed_interruption()
         if self.pump is None:
-            self.idle = self.ending is None and self.riding is None
+            self.idle = self.ending is None and not self.riding
         else:
             self.pump.leave(number)
 
@@ -333,7 +333,7 @@ class Driver(Attempt):
         if self.ending is not None and self.ending != "interrupted":
             raise asyncio.CancelledError
         if last and not self.branches:
-            self.riding = outcome
+            self.riding = (*self.riding, outcome)
             return
         try:
             await self._store(outcome, effects)

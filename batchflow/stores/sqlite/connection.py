@@ -16,7 +16,7 @@ def connect(path: str, *, synchronous: str) -> sqlite3.Connection:
     if path != ":memory:" and not parent.is_dir():
         raise StoreIncompatible(f"there is no folder '{parent}' for the database '{Path(path).name}'; make it first")
     try:
-        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=512)
+        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=1536)
     except sqlite3.Error as error:
         raise at_start(translated(error, path)) from error
     try:
