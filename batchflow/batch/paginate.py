@@ -59,11 +59,8 @@ class PaginateLayer:
         return answers.chunk(started)
 
     async def _page(self, ctx: WorkflowContext[Any], body: PaginateBody) -> str:
-        definition, source = self._definition, self._layers.source
-        batch, size, steps = ctx.claim.batch or "", definition.page_size, definition.steps
-        # What nothing of the user's follows needs no commit of its own: a page is one transaction.
-        last = body.force or not (self._filters or self._layers.client.ledger)
-        page = await ctx.step_as(steps.get_batch, self._fetched, source.fetch, ctx.payload, body.cursor, size, last=last)
+        batch, source = ctx.claim.batch or "", self._layers.source
+        page = await self._got(ctx, body)
         self._log.info("Got batch", size=len(page.ids), next_cursor=page.next_cursor, page=body.page, batch=batch)
         # Before anything is started: a walk that goes in circles ends here.
         probe = body.probe if page.next_cursor is None else source.advance(body.probe, page.next_cursor)
@@ -89,11 +86,46 @@ class PaginateLayer:
         )
         if ends:
             self._end_walk(ctx, walked)
-        else:
+        elif not page.ahead:
             messages += (self._next_page(ctx, walked, page.next_cursor),)
         if messages:
             ctx.effects.append(Publish(messages))
         return answers.page(count, skipped, page.next_cursor)
+
+    async def _got(self, ctx: WorkflowContext[Any], body: PaginateBody) -> Fetched:
+        """The page at the cursor.
+
+        Where no code of the user's is to see it, it needs no commit of its own. The first page of a walk goes without,
+        so that its items start the earlier; those after it go with the message of their successor, which is fetched
+        while the items of this one start. A walk whose next page depends on what is found in this one waits for that,
+        and so does one whose filter may fail: it is not to fail on page after page.
+        """
+        rides = body.force or not (self._filters or self._layers.client.ledger)
+        ahead = (
+            rides and body.page > 0 and not body.force and body.remaining is None and not self._definition.walk_first
+        )
+
+        def following(page: Fetched) -> tuple[Publish, ...]:
+            if not page.ahead:
+                return ()
+            probe = self._layers.source.advance(body.probe, page.next_cursor or "")
+            walked = body.model_copy(update={"probe": probe, "eligible": body.eligible + page.named})
+            return (Publish((self._next_page(ctx, walked, page.next_cursor),)),)
+
+        return await ctx.step_as(
+            self._definition.steps.get_batch,
+            self._fetched,
+            self._fetch,
+            ctx.payload,
+            body.cursor,
+            ahead,
+            last=rides and not ahead,
+            effects=following if ahead else None,
+        )
+
+    async def _fetch(self, params: BaseModel, cursor: str | None, ahead: bool) -> Fetched:
+        page = await self._layers.source.fetch(params, cursor, self._definition.page_size)
+        return replace(page, ahead=True) if ahead and page.next_cursor is not None else page
 
     async def _needed(self, ctx: WorkflowContext[Any], body: PaginateBody, page: Fetched) -> Picked:
         if body.force or not page.ids:

@@ -18,13 +18,15 @@ from batchflow.errors import NonRetryable
 class Fetched:
     """A page as it is worked with: its ids once each, how many were named in all, and where the next page starts.
 
-    `data` are the JSON texts of the items that it brought, in the order of the ids.
+    `data` are the JSON texts of the items that it brought, in the order of the ids. `ahead`: the message of the next
+    page was written together with this.
     """
 
     ids: list[str]
     next_cursor: str | None
     named: int
     data: list[str] | None = None
+    ahead: bool = False
 
     @property
     def duplicates(self) -> int:

@@ -277,14 +277,16 @@ class WorkflowContext(Generic[Payload]):
         /,
         *args: *Ts,
         last: bool = False,
+        effects: Callable[[T], tuple[Effect, ...]] | None = None,
     ) -> Coroutine[Any, Any, T]:
         """As `run`, of an async function whose codec is known.
 
         With `last` the step is not recorded on its own: only others that are `last` may follow it, and its outcome goes
         with the settlement. It is dropped with the journal when the run ends as done, so a crash before that calls `fn`
-        again.
+        again. `effects`, of its result, are written together with a step that is recorded on its own.
         """
-        return self._driver.step(name, codec, fn, args, {}, LAST if last else PLAIN)
+        options = LAST if last else PLAIN if effects is None else Options(effects=effects)
+        return self._driver.step(name, codec, fn, args, {}, options)
 
 
 class StepRunner:

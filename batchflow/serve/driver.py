@@ -27,11 +27,15 @@ T = TypeVar("T")
 
 
 class Options(NamedTuple):
-    """What is set for one step; `last`: its outcome goes with the settlement, and only such steps may follow."""
+    """What is set for one step; `last`: its outcome goes with the settlement, and only such steps may follow.
+
+    `effects`, of the result, are written together with it.
+    """
 
     retry: RetryPolicy | None = None
     timeout_ms: int | None = None
     last: bool = False
+    effects: Callable[[Any], tuple[Effect, ...]] | None = None
 
 
 PLAIN = Options()
@@ -129,7 +133,9 @@ class Driver(Attempt):
                     raise
                 outcome = self._failed(asked or Step(number, name, "run", "pending"), error, options.retry)
             if outcome.position:
-                await self._commit(outcome, options.last)
+                wanted = options.effects
+                effects = wanted(value) if wanted is not None and outcome.state == "done" else ()
+                await self._commit(outcome, options.last, effects)
             else:
                 await self.share().park(outcome, outcome.due)
             if outcome.state == "failed":

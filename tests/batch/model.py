@@ -167,6 +167,8 @@ class Model:
 
     async def record(self, claim: str, fence: int, step: Step, effects: tuple[Effect, ...] = ()) -> Verdict:
         self.journals[claim] = merged(self.journals.get(claim, ()), (step,))
+        for effect in effects:
+            await self._apply(effect)
         return "recorded"
 
     # The worker

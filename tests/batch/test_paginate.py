@@ -1,11 +1,14 @@
 """Layer 2: pages, chunks, limits, and what a source must not do."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
-from batchflow.batch.workflow import Page
+from batchflow.batch.workflow import NoParams, Page
 from batchflow.core.ids import chunk_id, page_id
+from batchflow.core.run import Step
+from batchflow.errors import NonRetryable
 from tests.batch.model import Model
 from tests.batch.samples import Plain, Welcome, body, bound, events
 
@@ -40,6 +43,82 @@ async def test_a_page_is_cut_into_chunks(model: Model, logs: list[dict[str, obje
     lines = [text for text in events(logs) if str(text).startswith("[welcome:paginate]")]
     assert lines[: len(wanted)] == wanted
     assert "[welcome:paginate] No more pages" in lines
+
+
+class Unlimited(Plain):
+    """Nothing paces its pages and chunks; the default filter."""
+
+    paginate_flow = None
+
+
+def pages_of(*sizes: int) -> dict[str | None, Page]:
+    """Pages of so many ids each."""
+    ids = (f"u{number}" for number in range(sum(sizes)))
+    last = len(sizes) - 1
+    return {
+        None if place == 0 else str(place): Page(
+            [next(ids) for _ in range(size)], str(place + 1) if place < last else None
+        )
+        for place, size in enumerate(sizes)
+    }
+
+
+async def test_chunks_that_nothing_paces_start_with_their_page(model: Model, logs: list[dict[str, object]]) -> None:
+    """They are counted and told of as ever, and are no messages."""
+    batch = await bound(model, Unlimited(pages_of(50))).trigger()
+    await model.drive()
+    assert not [message.id for message in model.published if ".c" in message.id]
+    assert [item.number for item in model.jobs[batch.id].items.values()] == list(range(50))
+    assert model.jobs[batch.id].batch.chunks == 3
+    assert "[unlimited:paginate] unlimited:fanout:3/3" in events(logs)
+
+
+async def test_a_large_page_does_not_start_as_a_whole(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One transaction has so many items and no more."""
+    monkeypatch.setattr("batchflow.batch.paginate.TOGETHER", 49)
+    batch = await bound(model, Unlimited(pages_of(50))).trigger()
+    await model.drive()
+    assert len([message.id for message in model.published if ".c" in message.id]) == 2
+    assert model.counts(batch.id).succeeded == 50
+
+
+async def test_a_page_that_only_the_ledger_filters_is_one_write(model: Model) -> None:
+    """Neither its fetch nor its filter is recorded before its items start; the next page goes with the second fetch."""
+    batch = await bound(model, Plain(pages_of(1, 1, 1, 1))).trigger()
+    await model.drive()
+    recorded = [[step.name for step in model.journals[page_id(batch.id, place)]] for place in range(4)]
+    assert recorded == [[], ["plain:get-batch"], ["plain:get-batch"], ["plain:get-batch"]]
+    assert [message.id for message in model.published if message.destination.endswith("paginate-items")] == [
+        page_id(batch.id, place) for place in range(4)
+    ]
+    assert (model.counts(batch.id).succeeded, model.jobs[batch.id].batch.pages) == (4, 4)
+
+
+class Failing(Unlimited):
+    """Its filter is its own, and it fails."""
+
+    async def filter(self, params: NoParams, ids: Sequence[str]) -> list[str]:
+        raise NonRetryable("the filter is broken")
+
+
+async def test_a_walk_waits_for_a_filter_that_may_fail(model: Model) -> None:
+    """It fails on one page, not on page after page."""
+    batch = await bound(model, Failing(pages_of(1, 1, 1))).trigger()
+    await model.drive()
+    assert list(model.dead) == [page_id(batch.id, 0)]
+
+
+async def test_a_page_recorded_without_its_successor_publishes_it(model: Model) -> None:
+    """As by a program of before, or by a class that had a filter then: what is recorded says so itself."""
+    plain = Plain(pages_of(1, 1, 1))
+    workflow = bound(model, plain)
+    batch = await workflow.trigger()
+    second = page_id(batch.id, 1)
+    model.journals[second] = (
+        Step(1, "plain:get-batch", "run", "done", 1, '{"ids":["u1"],"next_cursor":"2","named":1}', None, 0, 0, 1),
+    )
+    await model.drive()
+    assert model.counts(batch.id).succeeded == 3
 
 
 async def test_the_log_lines_carry_the_numbers(model: Model, logs: list[dict[str, object]]) -> None:
