@@ -62,7 +62,7 @@ class Counted:
 
     @property
     def statements(self) -> int:
-        """All between a transaction's begin and its end."""
+        """All between a transaction's begin and its end, those of triggers among them."""
         return sum(self.by_word.values()) - self.by_word["BEGIN"] - self.by_word["COMMIT"]
 
 
@@ -85,9 +85,9 @@ async def test_a_page_of_the_default_size_is_about_one_transaction(tmp_path: Pat
     assert (await counted(tmp_path, Standard)).transactions <= 1.75 * pages
 
 
-async def test_an_item_takes_less_than_a_statement(tmp_path: Path) -> None:
-    """A statement takes many rows: thirteen for each item, of which many items share one."""
-    assert (await counted(tmp_path, Standard)).statements <= 1.2 * ITEMS
+async def test_an_item_takes_about_a_statement(tmp_path: Path) -> None:
+    """Of thirteen rows for each item; a statement takes those of many items."""
+    assert (await counted(tmp_path, Standard)).statements <= 1.5 * ITEMS
     assert (await counted(tmp_path, Large)).statements <= 0.5 * ITEMS
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from pydantic_core import from_json, to_json
+from pydantic_core import from_json
 
 from batchflow.core.batch import NO_HEADERS
 from batchflow.core.flow import FlowControl, FlowState, admit, share
@@ -47,16 +47,16 @@ def claim(tx: Tx, worker: str, destinations: Sequence[str], limit: int) -> Claim
         return Claimed((), None, tx.now)
     if tx.one("suspect_held", worker=owner):
         return Claimed((), tx.now + ALONE_MS, tx.now)
-    wanted = to_json(list(destinations)).decode()
+    served = tx.served(destinations)
     turns = _Turns(tx)
-    if (suspect := _take_suspect(tx, wanted, owner, turns)) is not None:
+    if (suspect := _take_suspect(tx, served, owner, turns)) is not None:
         return Claimed(_compose(tx, [suspect]), tx.now + ALONE_MS, tx.now)
     found: list[tuple[_Lane, list[Any]]] = []
     more = True
     while more:
-        lanes = [
-            _Lane._make(row) for row in tx.json("lanes_ready", now=tx.now, destinations=wanted, limit=LANES_AT_ONCE)
-        ]
+        tx.run("flows_open", now=tx.now, limit=limit)
+        found_lanes = tx.json("lanes_ready", now=tx.now, served=served, limit=LANES_AT_ONCE)
+        lanes = [_Lane._make(row) for row in found_lanes]
         taken = 0
         # Another look is worth it where a lane gave all that was asked of it, or where not all lanes were seen.
         more = len(lanes) == LANES_AT_ONCE
@@ -74,7 +74,7 @@ def claim(tx: Tx, worker: str, destinations: Sequence[str], limit: int) -> Claim
     claims = _compose(tx, found)
     if limit == 0:
         return Claimed(claims, tx.now, tx.now)
-    next_due = tx.one("lanes_next", destinations=wanted)
+    next_due = tx.one("lanes_next", served=served)
     return Claimed(claims, None if next_due is None or next_due >= NEVER else -int(-next_due // 1), tx.now)
 
 
@@ -95,9 +95,9 @@ class _Turns:
         return self._next
 
 
-def _take_suspect(tx: Tx, wanted: str, owner: int, turns: _Turns) -> tuple[_Lane, list[Any]] | None:
+def _take_suspect(tx: Tx, served: int, owner: int, turns: _Turns) -> tuple[_Lane, list[Any]] | None:
     """Lease the message that is claimed alone and due first; None where there is none."""
-    for *fields, id in tx.json("suspects_due", destinations=wanted, now=tx.now):
+    for *fields, id in tx.json("suspects_due", served=served, now=tx.now):
         lane = _Lane._make(fields)
         limits, state = _flow_of(lane, {})
         admission = admit(limits, state, now=tx.now, want=1)

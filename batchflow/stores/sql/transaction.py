@@ -36,6 +36,8 @@ class BatchHead(NamedTuple):
 
 HEADERS = BatchHead._fields.index("headers")
 
+_LISTS = 64
+
 
 class Tx(ABC):
     """One connection of a dialect, inside a transaction: what all verbs of `stores/sql` ask of a database.
@@ -53,6 +55,8 @@ class Tx(ABC):
         self.limits: dict[str, FlowControl] = {}
         self.heads: dict[int, BatchHead] = {}
         self.batch_keys: dict[str, int] = {}
+        self._served: dict[tuple[str, ...], int] = {}
+        self._latest: tuple[Sequence[str], int] = ((), 0)
 
     @abstractmethod
     def run(self, statement: str, /, **values: Any) -> int:
@@ -79,9 +83,31 @@ class Tx(ABC):
         """Whether the process of a worker is known to have ended, though its lease has not. What is unknown is not."""
 
     def forget(self) -> None:
-        """Drop what is remembered: a transaction was rolled back, or others have written."""
+        """Drop what is remembered, since others have written."""
         for remembered in (self.lanes, self.limits, self.heads, self.batch_keys):
             remembered.clear()
+
+    def undo(self) -> None:
+        """Drop what is remembered, since the transaction was rolled back."""
+        self.forget()
+        self._served.clear()
+        self._latest = ((), 0)
+
+    def served(self, destinations: Sequence[str]) -> int:
+        """The number under which statements find these destinations, which a worker gives at each of its claims."""
+        # A worker gives the same object each time; to hash thousands of names takes longer than a claim.
+        if destinations is self._latest[0] and isinstance(destinations, tuple):
+            return self._latest[1]
+        names = tuple(destinations)
+        number = self._served.get(names)
+        if number is None:
+            if not self._served or len(self._served) >= _LISTS:
+                self._served.clear()
+                self.run("served_clear")
+            number = self._served[names] = max(self._served.values(), default=0) + 1
+            self.run_rows("served_add", [(name,) for name in names], list=number)
+        self._latest = (destinations, number)
+        return number
 
     def head(self, key: int) -> BatchHead:
         """The head of a batch that exists."""

@@ -1,6 +1,7 @@
 """Opening the file: PRAGMAs, migrations, and what SQLite's errors mean to a user."""
 
 import sqlite3
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
@@ -22,12 +23,18 @@ def connect(path: str, *, synchronous: str) -> sqlite3.Connection:
     try:
         connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
         connection.execute("PRAGMA temp_store = MEMORY")
+        connection.executescript(_temporary())
         connection.execute("PRAGMA cache_size = -16000")
         connection.execute(f"PRAGMA synchronous = {synchronous}")
     except sqlite3.Error as error:
         connection.close()
         raise at_start(translated(error, path)) from error
     return connection
+
+
+@cache
+def _temporary() -> str:
+    return files("batchflow.stores.sqlite").joinpath("temporary.sql").read_text()
 
 
 def prepare(connection: sqlite3.Connection, path: str) -> None:

@@ -88,37 +88,56 @@ DELETE FROM lane WHERE batch = :batch
     AND NOT EXISTS (SELECT 1 FROM message m WHERE m.lane = lane.key AND m.owner IS NULL)
     AND NOT EXISTS (SELECT 1 FROM message m WHERE m.batch = :batch AND m.owner IS NOT NULL);
 
+-- served_clear --
+DELETE FROM served;
+
+-- served_add --
+-- The destinations of a worker, in a table of this connection's own: a claim looks them up, however many there are.
+WITH given (destination) AS (VALUES :rows)
+INSERT OR IGNORE INTO served (list, destination) SELECT :list, destination FROM given WHERE destination IS NOT NULL;
+
+-- flows_open --
+-- Keys of which something may start by now. A last start that lies in the future is not believed, as by
+-- batchflow.core.flow.admit: the clock was set back.
+UPDATE flow SET open = 1 WHERE key IN (
+    SELECT * FROM (SELECT key FROM flow WHERE open = 0 AND opens_at <= :now ORDER BY opens_at, turn LIMIT :limit)
+    UNION ALL
+    SELECT * FROM (SELECT key FROM flow
+        WHERE open = 0 AND given_away > :now + 1000 AND opens_at IS NOT NULL AND max(ready_at, parked_until) <= :now
+        LIMIT :limit));
+
 -- lanes_ready --
--- By the index of what is ready, for which the sign stands: in most lanes nothing waits. Flow keys in turn, and the lanes
--- of each: what was served longest ago comes first. A next start further ahead than one interval and a second is not
--- believed (batchflow.core.flow.admit): the clock was set back.
+-- Flow keys in turn, and the lanes of each: what was served longest ago comes first.
 SELECT json_group_array(json_array(
     lane, destination, flow, ahead, max_parallelism, max_rate, max_period, max_burst, in_use, next_start))
 FROM (
     SELECT l.key AS lane, l.destination, l.flow, l.ahead, f.max_parallelism, f.max_rate, f.max_period, f.max_burst,
         f.in_use, f.next_start
-    FROM lane l JOIN flow f ON f.key = l.flow
-    WHERE l.ready_at <= :now AND l.closed = 0 AND f.paused = 0 AND f.parked_until <= :now
-        AND +l.destination IN (SELECT value FROM json_each(:destinations))
-        AND (f.max_parallelism IS NULL OR f.in_use < f.max_parallelism)
-        AND (f.max_rate IS NULL OR f.next_start <= :now OR f.next_start > :now + 1000 + f.max_period * 1.0 / f.max_rate)
-    ORDER BY f.turn, l.turn, l.ready_at
+    FROM flow f CROSS JOIN lane l ON l.flow = f.key
+    WHERE f.open = 1 AND l.ready_at <= :now AND l.closed = 0
+        AND EXISTS (SELECT 1 FROM served s WHERE s.list = :served AND s.destination = l.destination)
+    ORDER BY f.turn, f.key, l.turn, l.ready_at
     LIMIT :limit
 );
 
 -- lanes_next --
--- When a waiting message of these destinations may start next, as far as time alone decides it.
-SELECT min(max(due, parked_until, CASE WHEN max_rate IS NULL THEN 0 ELSE next_start END)) FROM (
-    SELECT l.ready_at AS due, f.parked_until, f.max_rate, f.next_start
-    FROM lane l JOIN flow f ON f.key = l.flow
-    WHERE l.ready_at IS NOT NULL AND l.closed = 0 AND f.paused = 0
-        AND +l.destination IN (SELECT value FROM json_each(:destinations))
-        AND (f.max_parallelism IS NULL OR f.in_use < f.max_parallelism)
+-- When a waiting message of these destinations may start next, as far as time alone decides it, or somewhat earlier
+-- where the key has lanes of other destinations.
+SELECT min(due) FROM (
+    SELECT * FROM (SELECT f.opens_at AS due FROM flow f
+        WHERE f.open = 0 AND f.opens_at IS NOT NULL AND EXISTS (
+            SELECT 1 FROM lane l CROSS JOIN served s ON s.list = :served AND s.destination = l.destination
+            WHERE l.flow = f.key AND l.ready_at IS NOT NULL AND l.closed = 0)
+        ORDER BY f.opens_at LIMIT 1)
     UNION ALL
-    SELECT m.due, f.parked_until, f.max_rate, f.next_start
+    SELECT min(l.ready_at) FROM flow f CROSS JOIN lane l ON l.flow = f.key
+    WHERE f.open = 1 AND l.ready_at IS NOT NULL AND l.closed = 0
+        AND EXISTS (SELECT 1 FROM served s WHERE s.list = :served AND s.destination = l.destination)
+    UNION ALL
+    SELECT max(m.due, f.parked_until, CASE WHEN f.max_rate IS NULL THEN 0 ELSE f.next_start END)
     FROM message m CROSS JOIN lane l ON l.key = m.lane CROSS JOIN flow f ON f.key = l.flow
     WHERE m.owner IS NULL AND m.stage = 2 AND l.closed = 0 AND f.paused = 0
-        AND +l.destination IN (SELECT value FROM json_each(:destinations))
+        AND EXISTS (SELECT 1 FROM served s WHERE s.list = :served AND s.destination = l.destination)
         AND (f.max_parallelism IS NULL OR f.in_use < f.max_parallelism));
 
 -- suspect_held --
@@ -134,7 +153,7 @@ FROM (
         f.in_use, f.next_start, m.id
     FROM message m CROSS JOIN lane l ON l.key = m.lane CROSS JOIN flow f ON f.key = l.flow
     WHERE m.owner IS NULL AND m.stage = 2 AND m.due <= :now AND l.closed = 0 AND f.paused = 0 AND f.parked_until <= :now
-        AND +l.destination IN (SELECT value FROM json_each(:destinations))
+        AND EXISTS (SELECT 1 FROM served s WHERE s.list = :served AND s.destination = l.destination)
         AND (f.max_parallelism IS NULL OR f.in_use < f.max_parallelism)
         AND (f.max_rate IS NULL OR f.next_start <= :now OR f.next_start > :now + 1000 + f.max_period * 1.0 / f.max_rate)
     ORDER BY m.due, m.id

@@ -133,7 +133,7 @@ class Writer:
         except BaseException:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
-            self._tx.forget()
+            self._tx.undo()
             raise
         return answers
 

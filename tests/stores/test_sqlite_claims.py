@@ -1,0 +1,83 @@
+"""What a claim costs does not grow with what it does not take: counted in steps of SQLite's own machine."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from batchflow.core.flow import FlowControl
+from batchflow.core.message import Message
+from batchflow.stores.sqlite import SqliteStore
+from batchflow.testing.clock import ManualClock
+
+FEW = tuple(f"/served-{number}" for number in range(10))
+STEPS = 100
+HOUR_MS = 3_600_000
+
+
+def message(number: int, key: str, *, rate: int | None = None, not_before: int = 0) -> Message:
+    return Message(
+        id=f"m{number:06d}",
+        destination=FEW[0],
+        flow=FlowControl(key=key, rate=rate, period="1h"),
+        not_before=not_before,
+    )
+
+
+async def cost(path: Path, messages: Sequence[Message], destinations: Sequence[str]) -> int:
+    """How many hundred steps the third claim of eight messages takes, once what it may see is known."""
+    store, clock = SqliteStore(str(path), clock=ManualClock()), 0
+    await store.open()
+    await store.enlist("w", HOUR_MS)
+    await store.publish(messages)
+    for _ in range(2):
+        await store.claim("w", destinations, 8)
+    writer = store._writer  # pyright: ignore[reportPrivateUsage]
+    assert writer is not None
+
+    def step() -> int:
+        nonlocal clock
+        clock += 1
+        return 0
+
+    writer.connection.set_progress_handler(step, STEPS)
+    await store.claim("w", destinations, 8)
+    writer.connection.set_progress_handler(None, STEPS)
+    await store.close()
+    return clock
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["ready", "sleeping", "held back by their rate"],
+)
+async def test_claim_cost_does_not_grow_with_flow_keys(tmp_path: Path, kind: str) -> None:
+    """Whether their messages are due, due later, or held back by a rate."""
+
+    def messages(keys: int) -> list[Message]:
+        later = 10**15 if kind == "sleeping" else 0
+        rate = 1 if kind == "held back by their rate" else None
+        # Some that can be claimed, too.
+        few = [message(number, f"a{number % 10}") for number in range(100)]
+        return few + [message(100 + number, f"k{number % keys}", rate=rate, not_before=later) for number in range(keys)]
+
+    few = await cost(tmp_path / "few.db", messages(100), FEW)
+    many = await cost(tmp_path / "many.db", messages(5_000), FEW)
+    assert many <= few * 1.5 + 5
+
+
+async def test_claim_cost_does_not_grow_with_what_a_worker_serves(tmp_path: Path) -> None:
+    """Destinations are looked up, not gone through."""
+    messages = [message(number, "one") for number in range(100)]
+    few = await cost(tmp_path / "few.db", messages, FEW)
+    many = await cost(tmp_path / "many.db", messages, (*FEW, *(f"/more-{number}" for number in range(20_000))))
+    assert many <= few * 1.2 + 2
+
+
+async def test_claim_cost_does_not_grow_with_the_backlog(tmp_path: Path) -> None:
+    """Neither with what waits in a lane, nor with what waits there to be tried again."""
+    few = await cost(tmp_path / "few.db", [message(number, "one") for number in range(100)], FEW)
+    waiting = [message(number, "one") for number in range(5_000)]
+    later = [message(5_000 + number, "one", not_before=10**15) for number in range(1_000)]
+    many = await cost(tmp_path / "many.db", waiting + later, FEW)
+    assert many <= few * 1.2 + 2
