@@ -1,6 +1,7 @@
 """What an item costs, counted instead of timed: transactions, statements, rows and calls of the standard job."""
 
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,11 @@ class Large(Standard):
     page_size = chunk_size = 1_000
 
 
+async def in_writer(store: SqliteStore, act: Callable[[Any], None]) -> None:
+    """Do something with the connection that writes, in the thread that does: in any other it may be in use."""
+    await store._add("read", act, ())  # pyright: ignore[reportPrivateUsage]
+
+
 async def carry_out(flow: Batchflow, kind: type[Standard]) -> None:
     """One batch from its trigger to its end."""
     summary = await (await flow.add(kind()).trigger()).wait(check=True)
@@ -71,11 +77,8 @@ async def counted(folder: Path, kind: type[Standard]) -> Counted:
     store = SqliteStore(str(folder / f"{kind.name}.db"), clock=SystemClock())
     flow, counted = Batchflow(store), Counted()
     async with flow:
-        writer = store._writer  # pyright: ignore[reportPrivateUsage]
-        assert writer is not None
-        writer.connection.set_trace_callback(counted)
+        await in_writer(store, lambda tx: tx.connection.set_trace_callback(counted))
         await carry_out(flow, kind)
-        writer.connection.set_trace_callback(None)
     return counted
 
 

@@ -9,6 +9,7 @@ from batchflow.core.flow import FlowControl
 from batchflow.core.message import Message
 from batchflow.stores.sqlite import SqliteStore
 from batchflow.testing.clock import ManualClock
+from tests.engine.test_costs import in_writer
 
 FEW = tuple(f"/served-{number}" for number in range(10))
 STEPS = 100
@@ -26,25 +27,22 @@ def message(number: int, key: str, *, rate: int | None = None, not_before: int =
 
 async def cost(path: Path, messages: Sequence[Message], destinations: Sequence[str]) -> int:
     """How many hundred steps the third claim of eight messages takes, once what it may see is known."""
-    store, clock = SqliteStore(str(path), clock=ManualClock()), 0
+    store, steps = SqliteStore(str(path), clock=ManualClock()), 0
     await store.open()
     await store.enlist("w", HOUR_MS)
     await store.publish(messages)
     for _ in range(2):
         await store.claim("w", destinations, 8)
-    writer = store._writer  # pyright: ignore[reportPrivateUsage]
-    assert writer is not None
 
     def step() -> int:
-        nonlocal clock
-        clock += 1
+        nonlocal steps
+        steps += 1
         return 0
 
-    writer.connection.set_progress_handler(step, STEPS)
+    await in_writer(store, lambda tx: tx.connection.set_progress_handler(step, STEPS))
     await store.claim("w", destinations, 8)
-    writer.connection.set_progress_handler(None, STEPS)
     await store.close()
-    return clock
+    return steps
 
 
 @pytest.mark.parametrize(
