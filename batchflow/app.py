@@ -17,9 +17,9 @@ from batchflow.core.clock import Clock, Entropy
 from batchflow.core.duration import Duration
 from batchflow.core.flow import FlowControl
 from batchflow.core.limit import Limit
-from batchflow.core.ports import Ledger
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.spelling import check_options
+from batchflow.core.store import Ledger, Store
 from batchflow.engine.engine import Engine, EngineOptions
 from batchflow.engine.interrupt import on_interrupt, on_stop
 from batchflow.engine.system import SystemClock, SystemEntropy
@@ -33,7 +33,6 @@ from batchflow.serve.served import ServedFunction, check_route, served_function
 from batchflow.serve.showing import shown
 from batchflow.serve.surroundings import Site
 from batchflow.settings import Settings
-from batchflow.stores.protocol import Store
 
 if TYPE_CHECKING:
     from fastapi import APIRouter

@@ -97,7 +97,7 @@ class Operations:
             InputError: the label is no text.
         """
         sought = sought_label(label, "batch")
-        found = await self.engine.batches(label=sought, open_only=open_only, limit=limit)
+        found = await self.engine.store.batches(label=sought, open_only=open_only, limit=limit)
         # A store may hold batches of workflows that this app does not have.
         return [self._workflows[it.workflow].batch(it.id) for it in found if it.workflow in self._workflows]
 
@@ -143,7 +143,7 @@ class Operations:
 
         One that died is lost until its claims are taken back, and then not there any more.
         """
-        return await self.engine.workers()
+        return await self.engine.store.workers()
 
     def _route(self, function: ServedFunction[Any, Any] | str | None) -> str | None:
         if function is None:

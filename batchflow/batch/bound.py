@@ -124,7 +124,7 @@ class Workflow(Generic[Params, Result]):
         Raises:
             InputError: one is no id; or the workflow has `processed_per`, and `params` does not say which is meant.
         """
-        return await self._layers.client.processed(self._ledger(params), check_names(ids))
+        return await self._layers.client.marks.processed(self._ledger(params), check_names(ids))
 
     async def mark(self, ids: Sequence[Id], params: Params | None = None) -> None:
         """Count `ids` as processed, for as long as `processed_ttl` says: what was done before, or elsewhere.
@@ -132,7 +132,7 @@ class Workflow(Generic[Params, Result]):
         Raises:
             InputError: as for `processed`.
         """
-        await self._layers.client.mark(self._ledger(params), check_names(ids), self.definition.ledger_ttl)
+        await self._layers.client.marks.mark(self._ledger(params), check_names(ids), self.definition.ledger_ttl)
 
     async def forget(self, ids: Sequence[Id] | None = None, params: Params | None = None) -> int:
         """Count `ids` as not processed, all there are when it is None; how many were.
@@ -140,7 +140,7 @@ class Workflow(Generic[Params, Result]):
         Raises:
             InputError: as for `processed`.
         """
-        return await self._layers.client.forget(self._ledger(params), None if ids is None else check_names(ids))
+        return await self._layers.client.marks.forget(self._ledger(params), None if ids is None else check_names(ids))
 
     def _ledger(self, params: Params | None) -> str:
         return self.definition.ledger_of(check_scope(self.definition, params))
@@ -186,7 +186,9 @@ class Workflow(Generic[Params, Result]):
             InputError: the label is no text.
         """
         sought = sought_label(label, "batch")
-        found = await self._layers.client.batches(workflow=self.name, label=sought, open_only=open_only, limit=limit)
+        found = await self._layers.client.store.batches(
+            workflow=self.name, label=sought, open_only=open_only, limit=limit
+        )
         return [self.batch(it.id) for it in found]
 
     def read(self, body: str | bytes) -> EntryRequest[Params]:

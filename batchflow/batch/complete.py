@@ -24,7 +24,7 @@ class CompleteLayer:
         """Carry out the message of one ended batch."""
         with self._layers.running(ctx, self._log):
             id = ctx.claim.batch or ""
-            batch = await self._layers.client.batch(id)
+            batch = await self._layers.client.store.batch(id)
             if batch is None:
                 raise NonRetryable(f"batch '{id}' was removed before on_complete could be told of it")
             summary = BatchSummary.of(batch)

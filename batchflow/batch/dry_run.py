@@ -68,7 +68,7 @@ async def dry_run(layers: Layers, params: BaseModel, *, force: bool) -> Statisti
     begun = layers.client.now()
     tally = await _walk(layers, params, force=force)
     page_ms = (layers.client.now() - begun) / tally.pages
-    latest = await layers.client.batches(workflow=layers.definition.name, limit=_LATEST)
+    latest = await layers.client.store.batches(workflow=layers.definition.name, limit=_LATEST)
     item_ms = _mean_item_ms(latest)
     limits = await _limits(layers)
     duration, binding = _predict(*limits, tally, item_ms=item_ms or 0.0, page_ms=page_ms)
@@ -121,7 +121,7 @@ def _mean_item_ms(latest: Sequence[Batch]) -> float | None:
 async def _limits(layers: Layers) -> tuple[FlowControl, FlowControl]:
     """The limits of items and of pages that are in force: those an operator has pinned, else the code's."""
     flows = (layers.definition.execute_flow, layers.definition.paginate_flow)
-    present = await layers.client.flows([flow.key for flow in flows if flow.key])
+    present = await layers.client.store.flows([flow.key for flow in flows if flow.key])
     in_force = {status.limits.key: status.limits for status in present}
     execute, paginate = (in_force.get(flow.key, flow) for flow in flows)
     return execute, paginate

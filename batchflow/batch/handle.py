@@ -98,7 +98,7 @@ class BatchHandle(Generic[Result]):
     async def items(self, state: ItemState | None = None) -> AsyncIterator[Item]:
         """The items that were started, by number; with `state`, those that are in it."""
         after = -1
-        while items := await self._client.items(self.id, state=state, after=after, limit=_ITEMS):
+        while items := await self._client.store.items(self.id, state=state, after=after, limit=_ITEMS):
             for item in items:
                 yield item
             after = items[-1].number
@@ -121,7 +121,7 @@ class BatchHandle(Generic[Result]):
         return BatchStatus.of(batch, self._client.now(), walk_first=self._definition.walk_first)
 
     async def _read(self) -> Batch:
-        batch = await self._client.batch(self.id)
+        batch = await self._client.store.batch(self.id)
         if batch is None:
             raise NotFoundError(f"there is no batch '{self.id}' of '{self.workflow}'; retention may have removed it")
         return batch

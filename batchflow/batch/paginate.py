@@ -143,7 +143,7 @@ class PaginateLayer:
         if not self._filters:
             return await source.filter(params, ids)
         # Read first: what is marked while the filter works is not what the filter means.
-        held = await self._asked(client.processed(self._definition.ledger_of(params), ids))
+        held = await self._asked(client.marks.processed(self._definition.ledger_of(params), ids))
         needed = await source.filter(params, ids)
         marked = tuple(id for id in needed if id in held)
         return Picked(needed, marked) if marked else needed
@@ -202,10 +202,10 @@ class PaginateLayer:
         the other decides; what it holds only after that has just been done, and the store leaves it out.
         """
         client = self._layers.client
-        own = await client.marked(ledger, picked.ids)
+        own = await client.store.processed(ledger, picked.ids)
         meant = frozenset(picked.marked)
         unsure = [id for id in picked.ids if id not in meant]
-        held = await patiently(client.processed(ledger, unsure)) if unsure else frozenset[str]()
+        held = await patiently(client.marks.processed(ledger, unsure)) if unsure else frozenset[str]()
         left = picked.without(held)
         return replace(left, marked=tuple(id for id in left.ids if id in meant or id in own))
 

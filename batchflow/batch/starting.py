@@ -102,9 +102,9 @@ async def _publish(layers: Layers, portions: Sequence[Sequence[Message]]) -> Non
 async def _known(layers: Layers, start: Start) -> str | None:
     """The id of the batch that keeps this one from being opened."""
     if start.batch.open_dedup is not None:
-        under_way = await layers.client.under_way(start.batch.open_dedup)
-        return under_way or (start.batch.id if await layers.client.batch(start.batch.id) else None)
-    found = await layers.client.batch(start.batch.id)
+        under_way = await layers.client.store.under_way(start.batch.open_dedup)
+        return under_way or (start.batch.id if await layers.client.store.batch(start.batch.id) else None)
+    found = await layers.client.store.batch(start.batch.id)
     if found is not None and found.workflow != start.batch.workflow:
         raise InputError(
             f"'batch_id' cannot be '{found.id}': that is a batch of '{found.workflow}'; write another", field="batch_id"
@@ -113,7 +113,7 @@ async def _known(layers: Layers, start: Start) -> str | None:
 
 
 async def _is_pending(layers: Layers, id: str) -> bool:
-    batch = await layers.client.batch(id)
+    batch = await layers.client.store.batch(id)
     return batch is not None and batch.state == "pending"
 
 

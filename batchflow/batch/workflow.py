@@ -195,6 +195,6 @@ class BatchWorkflow(Generic[Params, Item, Result]):
         """
         name = self.__batch__.name
         scope = scope_of(name, "self.unprocessed()")
-        asked = scope.client.processed(self.__batch__.ledger_of(scope.params), ids)
+        asked = scope.client.marks.processed(self.__batch__.ledger_of(scope.params), ids)
         known = await (patiently(asked) if scope.client.ledger is not None and scope.batch else asked)
         return [id for id in ids if id not in known] if known else list(ids)

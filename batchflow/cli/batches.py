@@ -10,8 +10,8 @@ from batchflow.cli.output import Output
 from batchflow.cli.place import Json, Url, opened
 from batchflow.cli.target import choose_workflow, load_flow
 from batchflow.core.batch import Batch
+from batchflow.core.store import Store
 from batchflow.errors import NotFoundError
-from batchflow.stores.protocol import Store
 
 BatchId = Annotated[str, typer.Argument(metavar="ID", help="The id of the batch: bat_….")]
 

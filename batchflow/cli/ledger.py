@@ -18,10 +18,10 @@ from batchflow.cli.ledger_lines import Line, line_of, lines_in
 from batchflow.cli.output import Output
 from batchflow.cli.place import Json, Url, opened, store_at
 from batchflow.core.ledger import Mark, workflow_of
+from batchflow.core.store import Store
 from batchflow.engine.system import SystemClock
 from batchflow.errors import InputError, NotFoundError
 from batchflow.settings import Settings
-from batchflow.stores.protocol import Store
 from batchflow.stores.sqlite import SqliteStore, old_ledger
 
 SLICE = 1_000

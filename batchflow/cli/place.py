@@ -8,11 +8,11 @@ from typing import Annotated
 import typer
 
 from batchflow.app import Batchflow, open_store
+from batchflow.core.store import Store
 from batchflow.engine.engine import Engine
 from batchflow.engine.system import SystemClock
 from batchflow.errors import InputError
 from batchflow.settings import Settings
-from batchflow.stores.protocol import Store
 from batchflow.stores.sqlite import SqliteStore
 
 Url = Annotated[

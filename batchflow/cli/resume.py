@@ -47,7 +47,7 @@ async def find_open(workflow: Workflow[Any, Any], client: Client, request: Reque
     """Look through the workflow's open batches; those that are being cancelled are left out."""
     definition = workflow.definition
     text, _ = definition.params_codec.round_trip(request.params, where=f"the parameters of '{workflow.name}'")
-    found = await client.batches(workflow=workflow.name, open_only=True, limit=_LOOKED_THROUGH)
+    found = await client.store.batches(workflow=workflow.name, open_only=True, limit=_LOOKED_THROUGH)
     same: Batch | None = None
     if request.is_named:
         return Open(None, ())
@@ -66,7 +66,7 @@ async def find_open(workflow: Workflow[Any, Any], client: Client, request: Reque
 
 async def _same_extent(client: Client, batch: Batch, request: Request, ids_key: str) -> bool:
     """Whether a batch was triggered with the same `limit` and `ids`, which only its first messages tell."""
-    entry = await client.run(entry_id(batch.id))
+    entry = await client.store.run(entry_id(batch.id))
     if entry is None:
         return False
     body = EntryBody.model_validate_json(entry.payload)
@@ -79,7 +79,7 @@ async def _same_extent(client: Client, batch: Batch, request: Request, ids_key: 
 async def _named_ids(client: Client, batch: str, total: int, ids_key: str) -> list[str]:
     found: list[str] = []
     place = 0
-    while len(found) < total and (chunk := await client.run(chunk_id(batch, place, 0))) is not None:
+    while len(found) < total and (chunk := await client.store.run(chunk_id(batch, place, 0))) is not None:
         found += from_json(chunk.payload)[ids_key]
         place += 1
     return found

@@ -151,7 +151,7 @@ group.command("trigger")(TriggerRun)
 
 
 async def _run(engine: Engine, id: str) -> Run:
-    run = await engine.run(id)
+    run = await engine.store.run(id)
     if run is None:
         raise NotFoundError(f"there is no run '{id}' here; 'batchflow runs' lists those there are")
     return run

@@ -78,7 +78,7 @@ class Speed:
 async def _limit(workflow: Workflow[Any, Any], flow: Batchflow) -> str:
     keys = workflow.definition
     names = {str(keys.execute_flow.key): "", str(keys.paginate_flow.key): "paginate "}
-    found = await flow.engine.flows(list(names))
+    found = await flow.engine.store.flows(list(names))
     now = flow.engine.now()
     # The items first: while any of them wait, the walk over the pages is not what takes the time.
     return binding(sorted(found, key=lambda it: names[it.limits.key or ""]), names, flow.settings.concurrency, now)

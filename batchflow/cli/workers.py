@@ -27,7 +27,7 @@ class Workers:
     async def carry_out(self) -> int:
         """List them."""
         async with engine_at(self.url) as engine:
-            found = await engine.workers()
+            found = await engine.store.workers()
             now = engine.now()
         if self.as_json:
             Output().document({"workers": [documents.of_worker(it) for it in found]})

@@ -7,20 +7,15 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, TypeVar
 
-from batchflow.core.batch import Batch, Item, ItemState, NewBatch
 from batchflow.core.clock import Clock, Entropy
-from batchflow.core.flow import FlowStatus
 from batchflow.core.limit import Limit
-from batchflow.core.message import Claim, Message
-from batchflow.core.run import Run, RunQuery, Step, StepKind, Waiter
+from batchflow.core.message import Claim
+from batchflow.core.run import Step, StepKind
 from batchflow.core.settlement import Effect, Settlement
-from batchflow.core.worker import WorkerStatus
+from batchflow.core.store import Commands, Journaling, Ledger, Reads, Verdict
 from batchflow.errors import StoreError
 
 T = TypeVar("T")
-
-Verdict: TypeAlias = Literal["recorded", "stale", "cancelled"]
-"""What a store says to a step that was to be recorded: it is; the claim is lost; the run is cancelled."""
 
 
 class Asked(NamedTuple):
@@ -61,39 +56,30 @@ class Recorder(Protocol):
         ...
 
 
-class Ledger(Protocol):
-    """Which items of a workflow are processed: a store's own, or one beside an engine that keeps its state elsewhere.
+class Client(Commands, Protocol):
+    """What a workflow needs of the engine to be triggered and asked.
 
-    Every verb may be repeated, and raises `StoreUnavailable` when it could not be carried out for now.
+    Commands are given here and not to the store: the engine wakes its worker for what is due, and tells who waits of
+    what has ended.
     """
 
-    async def open(self) -> None:
-        """Make ready; safe to repeat. Raises `StoreIncompatible` for a place that is none."""
+    @property
+    def store(self) -> Reads:
+        """Where what is there is read."""
         ...
 
-    async def close(self) -> None:
-        """Finish what is being written and let go of everything; safe to repeat."""
+    @property
+    def marks(self) -> Ledger:
+        """Where it is kept which items are processed: `ledger`, or the store's own."""
         ...
 
-    async def processed(self, ledger: str, ids: Sequence[str], /) -> frozenset[str]:
-        """Those of `ids` that are marked in `ledger` and whose mark has not expired.
+    @property
+    def ledger(self) -> Ledger | None:
+        """The ledger beside the engine, where there is one: what ends an item marks it there first.
 
-        The name of a ledger is that of its workflow, followed by the scope's JSON object where it has one
-        (`batchflow.core.ledger.ledger_name`).
+        Else settlements mark.
         """
         ...
-
-    async def mark(self, ledger: str, ids: Sequence[str], ttl_ms: int | None, /) -> None:
-        """Mark ids as processed, for so long (None: for ever); the latest mark holds."""
-        ...
-
-    async def forget(self, ledger: str, ids: Sequence[str] | None = None, /) -> int:
-        """Take marks away, all of them when `ids` is None; how many there were."""
-        ...
-
-
-class Client(Protocol):
-    """What a workflow needs of the engine to be triggered and asked."""
 
     @property
     def limit(self) -> Limit:
@@ -106,96 +92,6 @@ class Client(Protocol):
 
     def new_id(self, kind: Literal["run", "batch"]) -> str:
         """A fresh id that sorts by the time it was made."""
-        ...
-
-    async def publish(self, messages: Sequence[Message]) -> Sequence[bool]:
-        """Publish messages; those whose id is known already change nothing. Of each, whether it was new."""
-        ...
-
-    async def open_batch(self, batch: NewBatch, messages: Sequence[Message]) -> bool:
-        """Store a batch together with its first messages; False and nothing done when its id is known already."""
-        ...
-
-    async def under_way(self, open_dedup: str) -> str | None:
-        """The id of the batch or message with this `open_dedup` that has not ended."""
-        ...
-
-    async def batch(self, id: str) -> Batch | None:
-        """The batch as it stands."""
-        ...
-
-    async def batches(
-        self, *, workflow: str | None = None, label: str | None = None, open_only: bool = False, limit: int = 50
-    ) -> Sequence[Batch]:
-        """The latest batches, newest first."""
-        ...
-
-    async def items(self, batch: str, *, state: ItemState | None, after: int, limit: int) -> Sequence[Item]:
-        """Items numbered above `after`, in their order."""
-        ...
-
-    async def cancel_batch(self, id: str) -> bool:
-        """End a batch: nothing of it starts any more. False when it had ended before, or is not known."""
-        ...
-
-    async def run(self, id: str) -> Run | None:
-        """A run of a served function as it stands."""
-        ...
-
-    async def runs(self, query: RunQuery, limit: int) -> Sequence[Run]:
-        """Runs that are kept, the latest first, without their journals."""
-        ...
-
-    async def cancel_run(self, id: str) -> bool:
-        """End a run; False when it had ended before, or is not known."""
-        ...
-
-    async def cancel_runs(self, *, destination: str | None = None, label: str | None = None) -> int:
-        """End all runs of a function, or with a label, or both; how many."""
-        ...
-
-    async def notify(self, event: str, data: str, run: str | None = None) -> Sequence[str]:
-        """Give `data` (JSON text) to who waits for `event`; the runs that got it, or for which it is kept."""
-        ...
-
-    async def waiters(self, event: str) -> Sequence[Waiter]:
-        """Who waits for an event, those that have waited longest first."""
-        ...
-
-    async def webhook(self, token: str) -> str | None:
-        """The run that a webhook is for; None when there is none, or it has ended."""
-        ...
-
-    async def workers(self) -> Sequence[WorkerStatus]:
-        """The workers there are, by name, with what each holds."""
-        ...
-
-    async def flows(self, keys: Sequence[str]) -> Sequence[FlowStatus]:
-        """Flow keys as they stand: the limits in force, whoever set them, and what is in use."""
-        ...
-
-    @property
-    def ledger(self) -> Ledger | None:
-        """The ledger beside the engine, where there is one: what ends an item marks it there first.
-
-        Else the engine's own is asked, and settlements mark.
-        """
-        ...
-
-    async def processed(self, workflow: str, ids: Sequence[str]) -> frozenset[str]:
-        """Those of `ids` that the workflow's ledger holds as processed."""
-        ...
-
-    async def marked(self, workflow: str, ids: Sequence[str]) -> frozenset[str]:
-        """The same of the engine's own ledger, whatever one beside it says."""
-        ...
-
-    async def mark(self, workflow: str, ids: Sequence[str], ttl_ms: int | None) -> None:
-        """Mark ids as processed, from outside of any batch."""
-        ...
-
-    async def forget(self, workflow: str, ids: Sequence[str] | None = None) -> int:
-        """Take marks away, all of them when `ids` is None; how many there were."""
         ...
 
     @property
@@ -214,14 +110,6 @@ class Client(Protocol):
         Raises:
             StoreUnavailable: the app has stopped, and nothing more is heard of.
         """
-        ...
-
-
-class Journaling(Protocol):
-    """Where a claim's steps are recorded: what a store offers a running function."""
-
-    def record(self, claim: str, fence: int, step: Step, effects: tuple[Effect, ...] = ()) -> Awaitable[Verdict]:
-        """As `batchflow.stores.protocol.Store.record` promises."""
         ...
 
 

@@ -10,12 +10,12 @@ from batchflow.core import settlement
 from batchflow.core.message import LOSS_LIMIT, Claim, Claimed
 from batchflow.core.ports import STOP, TIMEOUT
 from batchflow.core.settlement import Settled, Settlement
+from batchflow.core.store import Store
 from batchflow.engine.courier import Courier
 from batchflow.engine.outage import BACKOFF_S, Outage
 from batchflow.engine.storetime import StoresClock
 from batchflow.errors import StoreError
 from batchflow.logs import logger, spelled
-from batchflow.stores.protocol import Store
 
 FARTHEST_S = 60.0
 GATHER_S = 0.005

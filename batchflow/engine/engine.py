@@ -6,13 +6,17 @@ import os
 import socket
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
+from batchflow.core import ids
+from batchflow.core.batch import NewBatch
 from batchflow.core.clock import Clock, Entropy
 from batchflow.core.flow import FlowControl
 from batchflow.core.limit import DEFAULT, Limit
+from batchflow.core.message import Message
 from batchflow.core.ports import Delivered, Runtime, StandIn
+from batchflow.core.store import Ledger, Store
 from batchflow.engine.caller import HttpCaller
-from batchflow.engine.client import StoreClient
 from batchflow.engine.courier import LocalCourier
 from batchflow.engine.dispatch import Dispatcher
 from batchflow.engine.heartbeat import LEASE_MS, Heartbeat
@@ -25,7 +29,6 @@ from batchflow.engine.threads import GivenUp, Threads
 from batchflow.engine.wallclock import WallClock
 from batchflow.errors import ConfigurationError, StoreError, StoreUnavailable
 from batchflow.logs import logger
-from batchflow.stores.protocol import Store
 
 DISMISS_S = 2.0
 """For so long a store that does not answer holds up the end of a worker."""
@@ -52,8 +55,8 @@ class EngineOptions:
     limit: Limit = DEFAULT
 
 
-class Engine(StoreClient):
-    """One process's access to the store, and its worker while one is started."""
+class Engine:
+    """One process's access to the store (`batchflow.core.ports.Client`), and its worker while one is started."""
 
     def __init__(
         self,
@@ -65,7 +68,15 @@ class Engine(StoreClient):
         entropy: Entropy,
         options: EngineOptions,
     ) -> None:
-        super().__init__(store, clock, entropy, options.limit)
+        self.store = store
+        self.ledger: Ledger | None = None
+        """See the port."""
+        self.limit: Limit = options.limit
+        """See the port."""
+        self._clock: Clock = clock
+        self._entropy: Entropy = entropy
+        self._changes = 0
+        self._change = asyncio.Event()
         self._endpoints = endpoints
         self._limits = limits
         self._options: EngineOptions = options
@@ -80,6 +91,92 @@ class Engine(StoreClient):
         self._caller = HttpCaller(options.limit)
         self._worker: _Worker | None = None
         self._stopping: _Worker | None = None
+
+    # The client port
+
+    @property
+    def marks(self) -> Ledger:
+        """See the port."""
+        return self.ledger or self.store
+
+    def now(self) -> int:
+        """See the port."""
+        return self._clock.now()
+
+    def new_id(self, kind: Literal["run", "batch"]) -> str:
+        """See the port."""
+        if kind == "batch":
+            return ids.batch_id(self.now(), self._entropy.bytes(ids.BATCH_ENTROPY))
+        return ids.run_id(self.now(), self._entropy.bytes(ids.RUN_ENTROPY))
+
+    async def publish(self, messages: Sequence[Message]) -> Sequence[bool]:
+        """See the port."""
+        # Woken first, the worker claims in the very transaction that publishes.
+        self._wake()
+        return await self.store.publish(messages)
+
+    async def open_batch(self, batch: NewBatch, messages: Sequence[Message]) -> bool:
+        """See the port."""
+        self._wake()
+        return await self.store.open_batch(batch, messages)
+
+    async def notify(self, event: str, data: str, run: str | None = None) -> Sequence[str]:
+        """See the port."""
+        self._wake()
+        return await self.store.notify(event, data, run)
+
+    async def cancel_run(self, id: str) -> bool:
+        """See the port."""
+        found = await self.store.cancel_run(id)
+        self._notify()
+        return found
+
+    async def cancel_runs(self, *, destination: str | None = None, label: str | None = None) -> int:
+        """See the port."""
+        found = await self.store.cancel_runs(destination=destination, label=label)
+        self._notify()
+        return found
+
+    async def cancel_batch(self, id: str) -> bool:
+        """See the port."""
+        found = await self.store.cancel_batch(id)
+        self._notify()
+        return found
+
+    @property
+    def threads(self) -> Threads | None:
+        """See the port."""
+        return self._threads
+
+    @property
+    def changes(self) -> int:
+        """See the port."""
+        return self._changes
+
+    async def changed(self, since: int, timeout: float) -> None:
+        """See the port."""
+        if self._threads is None:
+            raise StoreUnavailable(
+                "the app has stopped, and what it waited for goes on without it; start it again to wait"
+            )
+        loop = asyncio.get_running_loop()
+        if loop is self.loop:
+            if self._changes == since:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(timeout):
+                        await self._change.wait()
+            return
+        # Nothing wakes another event loop; to look at a number costs nothing.
+        until = loop.time() + timeout
+        while self._changes == since and (left := until - loop.time()) > 0:  # noqa: ASYNC110 - an event is of one loop
+            await asyncio.sleep(min(left, ELSEWHERE_S))
+
+    def _notify(self) -> None:
+        """Something may have ended."""
+        self._changes += 1
+        self._change.set()
+        # Another one: an event is bound to the event loop on which it was waited for.
+        self._change = asyncio.Event()
 
     # Life
 
@@ -128,11 +225,6 @@ class Engine(StoreClient):
             self._notify()
 
     @property
-    def threads(self) -> Threads | None:
-        """See the port."""
-        return self._threads
-
-    @property
     def hanging_threads(self) -> int:
         """How many threads of this process run plain functions whose attempts were given up."""
         return 0 if self._threads is None else self._threads.hanging
@@ -155,21 +247,6 @@ class Engine(StoreClient):
                 functions=functions,
                 threads=len(left),
             )
-
-    async def changed(self, since: int, timeout: float) -> None:
-        """See the port."""
-        if self._threads is None:
-            raise StoreUnavailable(
-                "the app has stopped, and what it waited for goes on without it; start it again to wait"
-            )
-        loop = asyncio.get_running_loop()
-        if loop is self.loop:
-            await super().changed(since, timeout)
-            return
-        # Nothing wakes another event loop; to look at a number costs nothing.
-        until = loop.time() + timeout
-        while self._changes == since and (left := until - loop.time()) > 0:  # noqa: ASYNC110 - an event is of one loop
-            await asyncio.sleep(min(left, ELSEWHERE_S))
 
     async def start(self) -> None:
         """Start a worker in this process; safe to repeat."""

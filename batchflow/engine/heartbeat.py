@@ -5,10 +5,10 @@ import contextlib
 import threading
 from collections.abc import Callable
 
+from batchflow.core.store import Store
 from batchflow.engine.dispatch import Dispatcher
 from batchflow.engine.lease import Lease
 from batchflow.errors import StoreError
-from batchflow.stores.protocol import Store
 
 LEASE_MS = 30_000
 BEATS = 3

@@ -2,11 +2,11 @@
 
 import asyncio
 
+from batchflow.core.store import Store
 from batchflow.engine.dispatch import Dispatcher
 from batchflow.engine.wallclock import WallClock
 from batchflow.errors import StoreError
 from batchflow.logs import logger
-from batchflow.stores.protocol import Store
 
 SWEEP_S = 1.0
 EXPIRE_EVERY = 5

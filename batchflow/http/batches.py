@@ -67,7 +67,7 @@ class BatchEndpoints:
         limit: Annotated[int, Query(ge=1, le=BATCHES_AT_ONCE)] = 50,
     ) -> Response:
         """With `open`, those only that have not ended; with `label`, those that have it."""
-        found = await self._client.batches(workflow=workflow, label=label, open_only=open, limit=limit)
+        found = await self._client.store.batches(workflow=workflow, label=label, open_only=open, limit=limit)
         # A store may hold batches of workflows that this app does not have.
         if workflow is not None and not found and workflow not in self._workflows:
             raise unknown_workflow(workflow, list(self._workflows))
@@ -85,7 +85,7 @@ class BatchEndpoints:
         limit: Annotated[int, Query(ge=1, le=ITEMS_AT_ONCE)] = 100,
     ) -> Response:
         """For the next page, pass `nextAfter` as `after`."""
-        found = await self._client.items(id, state=state, after=after, limit=limit + 1)
+        found = await self._client.store.items(id, state=state, after=after, limit=limit + 1)
         if not found:
             await self._read(id)
         page = found[:limit]
@@ -94,7 +94,7 @@ class BatchEndpoints:
 
     async def progress(self, id: str, interval: Annotated[float, Query(ge=0.1, le=60)] = 0.5) -> Response:
         """Looks every `interval` seconds. Close the `EventSource` on `done`, or it connects again."""
-        return stream(self._client, await self._read(id), self._answer, interval)
+        return stream(self._client.store, await self._read(id), self._answer, interval)
 
     async def cancel(self, id: str) -> Response:
         """Items at work end at their next step. Safe to repeat."""
@@ -102,7 +102,7 @@ class BatchEndpoints:
         return respond(CancelAnswer(cancelled=cancelled, batch=self._answer(await self._read(id))))
 
     async def _read(self, id: str) -> Batch:
-        batch = await self._client.batch(id)
+        batch = await self._client.store.batch(id)
         if batch is None:
             raise unknown("batch", id)
         return batch

@@ -6,7 +6,7 @@ import anyio
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from batchflow.core.batch import Batch
-from batchflow.core.ports import Client
+from batchflow.core.store import Batches
 from batchflow.errors import StoreUnavailable
 from batchflow.http.answers import BatchAnswer
 
@@ -18,16 +18,16 @@ _FAREWELL_S = 2.0
 
 
 def stream(
-    client: Client, batch: Batch, answer: Callable[[Batch], BatchAnswer], interval: float
+    batches: Batches, batch: Batch, answer: Callable[[Batch], BatchAnswer], interval: float
 ) -> EventSourceResponse:
     """The response that streams a batch. It ends with the batch, when the client goes, or when the server stops."""
     stopping = anyio.Event()
-    events = progress(client, batch, answer, interval, stopping)
+    events = progress(batches, batch, answer, interval, stopping)
     return EventSourceResponse(events, shutdown_event=stopping, shutdown_grace_period=_FAREWELL_S)
 
 
 async def progress(
-    client: Client, batch: Batch, answer: Callable[[Batch], BatchAnswer], interval: float, stopping: anyio.Event
+    batches: Batches, batch: Batch, answer: Callable[[Batch], BatchAnswer], interval: float, stopping: anyio.Event
 ) -> AsyncIterator[ServerSentEvent]:
     """The batch now, then whenever it has changed; once it is over, a last event `done`, and the end.
 
@@ -46,6 +46,6 @@ async def progress(
             await stopping.wait()
             return
         try:
-            now, failures = await client.batch(batch.id), 0
+            now, failures = await batches.batch(batch.id), 0
         except StoreUnavailable:
             failures += 1

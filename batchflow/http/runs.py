@@ -113,7 +113,7 @@ class RunEndpoints:
             raise unknown_function(function, self._functions)
 
     async def _read(self, id: str) -> Run:
-        run = await self._client.run(id)
+        run = await self._client.store.run(id)
         if run is None:
             raise unknown("run", id)
         return run

@@ -69,7 +69,7 @@ class WebhookEndpoint:
         return respond(Refusal(error=sentence), 429, Retry_After=_RETRY_S)
 
     async def _run(self, token: str) -> str:
-        run = await self._client.webhook(token)
+        run = await self._client.store.webhook(token)
         if run is None:
             raise NotFoundError("there is no such webhook, or its run has ended")
         return run

@@ -71,4 +71,4 @@ class WorkerEndpoints:
 
     async def list(self) -> Response:
         """Those of all processes that share the app's store."""
-        return respond(WorkerList(workers=[WorkerAnswer.of(it) for it in await self._client.workers()]))
+        return respond(WorkerList(workers=[WorkerAnswer.of(it) for it in await self._client.store.workers()]))

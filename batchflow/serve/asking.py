@@ -53,7 +53,7 @@ async def run_page(
     if state is not None and state not in RUN_STATES:
         raise InputError(f"'state' cannot be {shown(state)}; write one of {', '.join(RUN_STATES)}", field="state")
     query = RunQuery(state, destination, sought_label(label), None if cursor is None else _read_cursor(cursor))
-    runs = await client.runs(query, limit + 1)
+    runs = await client.store.runs(query, limit + 1)
     last = runs[limit - 1] if len(runs) > limit else None
     return RunPage(runs=runs[:limit], next_cursor=last and f"{last.created_at}.{last.id}")
 
@@ -100,7 +100,7 @@ async def cancel(client: Client, which: Selection) -> int:
 async def _cancel_batches(client: Client, label: str) -> int:
     count = 0
     while found := [
-        it for it in await client.batches(label=label, open_only=True, limit=MOST) if it.state != "cancelling"
+        it for it in await client.store.batches(label=label, open_only=True, limit=MOST) if it.state != "cancelling"
     ]:
         count += sum([await client.cancel_batch(it.id) for it in found])
     return count
@@ -116,4 +116,4 @@ async def notify(client: Client, event_id: str, data: object, run_id: str | None
 
 async def waiters(client: Client, event_id: str) -> Sequence[Waiter]:
     """Who waits for the event."""
-    return await client.waiters(checked_event(event_id))
+    return await client.store.waiters(checked_event(event_id))

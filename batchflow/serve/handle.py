@@ -123,7 +123,7 @@ class RunHandle(Generic[Result]):
             NotFoundError: it is not known, or retention has removed it.
             InputError: a step of the same app looks again and again, which is waiting.
         """
-        run = await self._client.run(self.id)
+        run = await self._client.store.run(self.id)
         if run is None:
             raise NotFoundError(f"there is no run '{self.id}'; retention may have removed it")
         if not _is_over(run):

@@ -87,8 +87,8 @@ class ServedFunction(Generic[Payload, Result]):
             (new,) = await self.client.publish([message])
             if new:
                 return self._started(message)
-            known = await self.client.under_way(message.open_dedup or "")
-            if known is None and await self.client.run(message.id) is not None:
+            known = await self.client.store.under_way(message.open_dedup or "")
+            if known is None and await self.client.store.run(message.id) is not None:
                 # It was stored, though the answer was lost, and has ended since.
                 known = message.id
             if known is not None:
@@ -101,7 +101,7 @@ class ServedFunction(Generic[Payload, Result]):
         return RunHandle(message.id, self.result, self.client, deduplicated=deduplicated)
 
     async def _check_own(self, id: str) -> None:
-        run = await self.client.run(id)
+        run = await self.client.store.run(id)
         if run is not None and run.destination != self.endpoint.route:
             raise InputError(f"'run_id' cannot be '{id}': that is a run of '{run.destination}'", field="runId")
 

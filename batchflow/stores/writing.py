@@ -9,9 +9,9 @@ from typing import Any
 from batchflow.core.batch import NewBatch
 from batchflow.core.flow import FlowControl
 from batchflow.core.message import Message
-from batchflow.core.ports import Verdict
 from batchflow.core.run import Step
 from batchflow.core.settlement import Effect, Settled, Settlement
+from batchflow.core.store import Verdict
 from batchflow.errors import StoreError
 
 PRUNE_SLICE = 5_000

@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 from batchflow.app import Batchflow
 from batchflow.core.message import Claimed
+from batchflow.core.store import Store
 from batchflow.engine.dispatch import Dispatcher
 from batchflow.engine.heartbeat import LEASE_MS
-from batchflow.stores.protocol import Store
 from batchflow.testing.clock import ManualClock
 from batchflow.testing.passing import Died, PassingStore
 

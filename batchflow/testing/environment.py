@@ -14,12 +14,12 @@ from batchflow.batch.bound import Workflow
 from batchflow.batch.handle import BatchHandle
 from batchflow.batch.summary import BatchSummary
 from batchflow.core.duration import Duration, to_ms
+from batchflow.core.store import Store
 from batchflow.errors import ConfigurationError
 from batchflow.serve.handle import RunHandle
 from batchflow.serve.instants import instant
 from batchflow.serve.served import ServedFunction
 from batchflow.serve.starting import TriggerOptions
-from batchflow.stores.protocol import Store
 from batchflow.testing.arranged import Arranged
 from batchflow.testing.calls import Unanswered
 from batchflow.testing.clock import START, FixedEntropy, ManualClock

@@ -8,11 +8,10 @@ from batchflow.core.batch import Batch, Item, ItemState, NewBatch
 from batchflow.core.flow import FlowControl, FlowStatus
 from batchflow.core.ledger import Mark
 from batchflow.core.message import Claimed, DeadLetter, Message
-from batchflow.core.ports import Verdict
 from batchflow.core.run import Run, RunQuery, Step, Waiter
 from batchflow.core.settlement import Effect, Settled, Settlement
+from batchflow.core.store import Store, Verdict
 from batchflow.core.worker import WorkerStatus
-from batchflow.stores.protocol import Store
 
 T = TypeVar("T")
 

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 from batchflow.app import open_store
 from batchflow.core.clock import Clock
+from batchflow.core.store import Store
 from batchflow.errors import ConfigurationError
 from batchflow.settings import Settings
-from batchflow.stores.protocol import Store
 from batchflow.stores.sqlite import SqliteStore
 from batchflow.testing.options import StoreOption
 

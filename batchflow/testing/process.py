@@ -7,11 +7,10 @@ from typing import Literal
 
 from batchflow.core.call import CALL
 from batchflow.core.message import Claim, Claimed
-from batchflow.core.ports import Verdict
 from batchflow.core.run import Step
 from batchflow.core.settlement import Effect, Settled, Settlement, released
+from batchflow.core.store import Store, Verdict
 from batchflow.errors import ConfigurationError
-from batchflow.stores.protocol import Store
 from batchflow.testing.history import History
 from batchflow.testing.passing import PassingStore
 from batchflow.testing.records import RunRecord

@@ -12,10 +12,11 @@ from batchflow.core.batch import Batch, Counts, Item, ItemState, NewBatch
 from batchflow.core.flow import FlowStatus
 from batchflow.core.ids import complete_id, item_run_id
 from batchflow.core.limit import DEFAULT
-from batchflow.core.message import Claim, Message
-from batchflow.core.ports import Ledger, Threads, Verdict
+from batchflow.core.message import Claim, DeadLetter, Message
+from batchflow.core.ports import Threads
 from batchflow.core.run import Journal, Run, RunQuery, Step, Waiter, merged, ripen
 from batchflow.core.settlement import Effect, Enter, Page, Publish, Settlement, StartItems, Walked
+from batchflow.core.store import Ledger, Verdict
 from batchflow.core.worker import WorkerStatus
 from batchflow.serve.endpoint import Endpoint, Runtime
 from tests.batch.job import Clock, Job, NoChance
@@ -38,7 +39,7 @@ class Model:
         self.journals: dict[str, Journal] = {}
         self.results: dict[str, str] = {}
         self.dead: dict[str, str] = {}
-        self.marks: dict[str, set[str]] = {}
+        self.marked: dict[str, set[str]] = {}
         self.item_ms = 10
         self.limits: list[FlowStatus] = []
         self.failures: dict[str, int] = {}
@@ -50,6 +51,14 @@ class Model:
         self.endpoints.update((endpoint.route, endpoint) for endpoint in workflow.endpoints)
 
     # The client's port
+
+    @property
+    def store(self) -> "Model":
+        return self
+
+    @property
+    def marks(self) -> "Model":
+        return self
 
     def now(self) -> int:
         return self.clock.ms
@@ -94,7 +103,7 @@ class Model:
     async def batch(self, id: str) -> Batch | None:
         return self.jobs[id].batch if id in self.jobs else None
 
-    async def flows(self, keys: Sequence[str]) -> Sequence[FlowStatus]:
+    async def flows(self, keys: Sequence[str] | None = None) -> Sequence[FlowStatus]:
         return self.limits
 
     async def batches(
@@ -103,7 +112,9 @@ class Model:
         found = [job.batch for job in reversed(self.jobs.values()) if workflow in (None, job.batch.workflow)]
         return [it for it in found if not (open_only and it.is_final) and label in (None, it.label)][:limit]
 
-    async def items(self, batch: str, *, state: ItemState | None, after: int, limit: int) -> Sequence[Item]:
+    async def items(
+        self, batch: str, *, state: ItemState | None = None, after: int = -1, limit: int = 100
+    ) -> Sequence[Item]:
         items = [item for number, item in sorted(self.jobs[batch].items.items()) if number > after]
         return [item for item in items if state in (None, item.state)][:limit]
 
@@ -136,20 +147,26 @@ class Model:
     async def webhook(self, token: str) -> str | None:
         raise NotImplementedError
 
+    async def dead_letters(self, *, batch: str | None = None, limit: int = 50) -> Sequence[DeadLetter]:
+        raise NotImplementedError
+
+    async def open(self) -> None:
+        raise NotImplementedError
+
+    async def close(self) -> None:
+        raise NotImplementedError
+
     async def cancel_run(self, id: str) -> bool:
         return False
 
     async def processed(self, workflow: str, ids: Sequence[str]) -> frozenset[str]:
-        return frozenset(self.marks.get(workflow, set()).intersection(ids))
-
-    async def marked(self, workflow: str, ids: Sequence[str]) -> frozenset[str]:
-        return await self.processed(workflow, ids)
+        return frozenset(self.marked.get(workflow, set()).intersection(ids))
 
     async def mark(self, workflow: str, ids: Sequence[str], ttl_ms: int | None) -> None:
-        self.marks.setdefault(workflow, set()).update(ids)
+        self.marked.setdefault(workflow, set()).update(ids)
 
     async def forget(self, workflow: str, ids: Sequence[str] | None = None) -> int:
-        marks = self.marks.get(workflow, set())
+        marks = self.marked.get(workflow, set())
         gone = set(marks if ids is None else marks.intersection(ids))
         marks -= gone
         return len(gone)
@@ -272,7 +289,7 @@ class Model:
             job.count(open=-1, **{state: 1})
             job.batch = replace(job.batch, worked_ms=job.batch.worked_ms + self.item_ms)
             if state == "succeeded":
-                self.marks.setdefault(job.new.ledger, set()).add(item.id)
+                self.marked.setdefault(job.new.ledger, set()).add(item.id)
         self._complete(job)
 
     def _complete(self, job: Job) -> None:

@@ -39,7 +39,7 @@ async def test_the_statistics_are_those_of_the_pattern(model: Model) -> None:
 async def test_nothing_is_written(model: Model) -> None:
     """No batch, no message, no mark, no step."""
     await bound(model, Welcome(users=100)).dry_run()
-    assert (model.jobs, model.published, model.marks, model.journals) == ({}, [], {}, {})
+    assert (model.jobs, model.published, model.marked, model.journals) == ({}, [], {}, {})
 
 
 async def test_an_empty_source_is_said(model: Model) -> None:
@@ -60,7 +60,7 @@ async def test_everything_processed_before(model: Model) -> None:
 async def test_a_dry_run_and_its_batch_agree(model: Model) -> None:
     """What is said beforehand is what happens, page by page."""
     workflow = bound(model, Welcome(users=230))
-    model.marks["welcome"] = {f"u{number}" for number in range(0, 230, 3)}
+    model.marked["welcome"] = {f"u{number}" for number in range(0, 230, 3)}
     stats = await workflow.dry_run()
     batch = await workflow.trigger()
     await model.drive()

@@ -64,7 +64,7 @@ async def test_a_child_batch_takes_label_headers_and_times(flow: Batchflow) -> N
     async with Environment(flow) as env:
         run = await env.trigger(parent, None)
         await env.advance("59m")
-        (batch,) = await flow.engine.batches()
+        (batch,) = await flow.engine.store.batches()
         assert (batch.state, batch.label) == ("pending", "r1")
         await env.drive()
         assert run.result >= 3_600_000
@@ -112,7 +112,7 @@ async def test_child_batches_are_not_held_up_by_the_rate_of_triggers(flow: Batch
         assert set(batch.results.values()) == {1}
         # What is left is the rate of the chunks that name the topics, five a second.
         assert batch.summary.duration_ms < 25_000
-        assert await flow.engine.flows([flow_key]) != []
+        assert await flow.engine.store.flows([flow_key]) != []
 
 
 @pytest.mark.parametrize(

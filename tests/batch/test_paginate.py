@@ -171,7 +171,7 @@ async def test_force_skips_the_filter(model: Model) -> None:
     """What is processed already runs again."""
     plain = Plain({None: Page(["a", "b"])})
     workflow = bound(model, plain)
-    model.marks["plain"] = {"a", "b"}
+    model.marked["plain"] = {"a", "b"}
     again = await workflow.trigger()
     await model.drive()
     forced = await workflow.trigger(force=True)

@@ -37,7 +37,7 @@ async def test_hooks_see_their_parameters(model: Model) -> None:
     """In worker threads too; what the ledger holds is left out."""
     curious = Curious()
     workflow = bound(model, curious)
-    model.marks["curious"] = {"a"}
+    model.marked["curious"] = {"a"}
     batch = await workflow.trigger(Audience(paid_only=True))
     await model.drive()
     paid = Audience(paid_only=True)

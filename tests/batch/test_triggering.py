@@ -192,14 +192,14 @@ async def test_a_batch_that_ends_while_a_trigger_looks_is_replaced(flow: Batchfl
     job = flow.add(Job())
     async with Environment(flow) as env:
         first = await job.trigger(dedup_id="x", dedup="open")
-        asked, under_way = [0], flow.engine.under_way
+        asked, under_way = [0], flow.engine.store.under_way
 
         async def late(open_dedup: str) -> str | None:
             asked[0] += 1
             await env.drive()
             return await under_way(open_dedup)
 
-        monkeypatch.setattr(flow.engine, "under_way", late)
+        monkeypatch.setattr(flow.engine.store, "under_way", late)
         second = await job.trigger(dedup_id="x", dedup="open")
         assert (second.deduplicated, second.id != first.id, asked) == (False, True, [1])
 

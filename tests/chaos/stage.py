@@ -124,7 +124,7 @@ class Stage:
     async def situation(self) -> str:
         """How far it has come, for whom it may concern."""
         try:
-            batch = await self.flow.engine.batch(self.run.batch)
+            batch = await self.flow.engine.store.batch(self.run.batch)
             flows = await self.flow.engine.store.flows()
         except StoreUnavailable as error:
             return f"{len(self._done)} items done, {error}"
@@ -239,7 +239,7 @@ class Stage:
 
     async def _is_over(self, batch: BatchHandle[Made]) -> bool:
         try:
-            found = await self.flow.engine.batch(batch.id)
+            found = await self.flow.engine.store.batch(batch.id)
         except StoreUnavailable:
             return False
         return found is not None and found.is_final and not found.working

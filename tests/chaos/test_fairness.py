@@ -10,7 +10,7 @@ from fakeredis import FakeAsyncRedis
 from batchflow.core import settlement
 from batchflow.core.flow import FlowControl
 from batchflow.core.message import Claim
-from batchflow.stores.protocol import Store
+from batchflow.core.store import Store
 from batchflow.stores.redis import RedisStore
 from batchflow.stores.sqlite import SqliteStore
 from batchflow.testing.clock import ManualClock

@@ -29,7 +29,7 @@ async def worked_on(folder: Path) -> AsyncGenerator[tuple[Server, Batchflow]]:
             crew.start()
 
             async def all_work() -> bool:
-                return len(await asking.engine.workers()) == WORKERS
+                return len(await asking.engine.store.workers()) == WORKERS
 
             await wait_until(all_work, description="all workers are at work", timeout=60)
             yield server, asking

@@ -85,7 +85,7 @@ class Verdict:
         return problems
 
     async def _counts(self) -> list[str]:
-        batch = await self._stage.flow.engine.batch(self._batch.id)
+        batch = await self._stage.flow.engine.store.batch(self._batch.id)
         assert batch is not None
         counts = {name: count for name, count in batch.counts._asdict().items() if count}
         pages = -(-self._run.items // PAGE_SIZE)

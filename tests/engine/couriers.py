@@ -7,9 +7,9 @@ from contextlib import asynccontextmanager
 from batchflow.core import settlement
 from batchflow.core.message import Claim
 from batchflow.core.settlement import Settlement
+from batchflow.core.store import Store
 from batchflow.engine.dispatch import Dispatcher
 from batchflow.engine.storetime import StoresClock
-from batchflow.stores.protocol import Store
 from batchflow.stores.sqlite import SqliteStore
 from batchflow.testing.clock import ManualClock
 

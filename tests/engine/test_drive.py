@@ -9,8 +9,8 @@ from batchflow.app import Batchflow
 from batchflow.batch.bound import Workflow
 from batchflow.batch.workflow import NoParams
 from batchflow.core.flow import FlowControl
+from batchflow.core.store import Store
 from batchflow.serve.context import WorkflowContext
-from batchflow.stores.protocol import Store
 from batchflow.stores.sqlite import SqliteStore
 from batchflow.testing import Died, FaultyStore, FixedEntropy, ManualClock, StillWaiting, drive
 
@@ -38,7 +38,7 @@ async def test_a_rate_takes_virtual_time_only(clock: ManualClock) -> None:
     driven = await drive(app, clock)
     assert sorted(seen) == sorted(f"u{number}" for number in range(100))
     assert 98 * 60_000 <= driven.elapsed_ms <= 100 * 60_000
-    stored = await app.engine.batch(batch.id)
+    stored = await app.engine.store.batch(batch.id)
     assert stored is not None
     assert (stored.state, stored.counts.succeeded) == ("completed", 100)
     await app.stop()
@@ -116,7 +116,7 @@ async def test_a_dead_workers_claims_come_back(clock: ManualClock, fault: str, v
         await drive(app, clock)
     app, _ = greeting(inner, clock)
     await drive(app, clock)
-    stored = await app.engine.batch(batch.id)
+    stored = await app.engine.store.batch(batch.id)
     assert stored is not None
     assert (stored.state, stored.counts.succeeded, stored.counts.eligible) == ("completed", 3, 3)
     await inner.close()

@@ -47,7 +47,6 @@ OFFENCES = [
     Offence(contract="stores", module="stores.sqlite", imports=(".stores.redis",)),
     Offence(contract="stores", module="stores.sql", imports=(".stores.redis", ".stores.sqlite")),
     Offence(contract="stores", module="stores.writing", imports=(".stores.redis", ".stores.sqlite", ".stores.sql")),
-    Offence(contract="stores", module="stores.protocol", imports=(".stores.redis", ".stores.sqlite")),
     Offence(contract="dialects", module="stores.sql", imports=("redis", "sqlite3")),
     Offence(contract="redis", module="stores.redis", imports=(".stores.sql", "sqlite3")),
     Offence(

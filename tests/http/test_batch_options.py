@@ -38,7 +38,7 @@ async def test_a_body_sets_the_options_of_a_batch(
     options = {"batchId": "bat_mine", "delay": "1h", "label": "first", "headers": {"x-trace": "7"}}
     answer = (await idle_http.post(route, json=BODIES[route] | options)).json()
     assert (answer["batchId"], answer["deduplicated"]) == ("bat_mine", False)
-    batch = await idle.engine.batch("bat_mine")
+    batch = await idle.engine.store.batch("bat_mine")
     assert batch is not None
     assert (batch.label, batch.headers["x-trace"]) == ("first", "7")
     assert batch.headers[ROOT_HEADER] == f"http://test{PREFIX}"
@@ -64,7 +64,7 @@ async def test_headers_set_the_options_of_a_batch(
     first = (await idle_http.post(route, json=BODIES[route], headers=headers)).json()
     again = (await idle_http.post(route, json=BODIES[route], headers=headers)).json()
     assert (again["batchId"], again["deduplicated"]) == (first["batchId"], True)
-    batch = await idle.engine.batch(first["batchId"])
+    batch = await idle.engine.store.batch(first["batchId"])
     assert batch is not None
     assert (batch.label, batch.headers["x-trace"]) == ("first", "7")
     assert {message.not_before for message in published} == {4_102_444_800_000}

@@ -80,7 +80,7 @@ async def test_a_client_that_goes_away_starts_nothing(small: Batchflow) -> None:
 
     await app_of(small)(scope_of("POST", PATHS[0]), receive, send)
     assert sent[0]["status"] == 400
-    assert await small.engine.batches() == []
+    assert await small.engine.store.batches() == []
 
 
 class Cat(BaseModel):

@@ -41,7 +41,7 @@ async def test_an_unknown_parameter_is_refused_everywhere(
     response = await idle_http.request(method, path, params={name: ""}, json=body)
     assert refusal(response) == (422, f"unknown parameter '{name}'{choice}", name)
     assert (await idle.runs()).runs == []
-    assert await idle.engine.batches() == []
+    assert await idle.engine.store.batches() == []
 
 
 async def test_every_route_but_webhooks_is_among_those(idle: Batchflow) -> None:

@@ -37,7 +37,7 @@ def events_of(text: str) -> list[tuple[str, Any]]:
 
 async def pending(idle: Batchflow) -> Batch:
     handle = await idle.workflows["welcome"].trigger()
-    batch = await idle.engine.batch(handle.id)
+    batch = await idle.engine.store.batch(handle.id)
     assert batch is not None
     return batch
 
@@ -68,7 +68,7 @@ async def test_only_changes_are_told(idle: Batchflow) -> None:
     batch, stopping = await pending(idle), anyio.Event()
     looks = 0
 
-    class Client:
+    class Store:
         async def batch(self, id: str) -> Batch:
             nonlocal looks
             looks += 1
@@ -76,14 +76,14 @@ async def test_only_changes_are_told(idle: Batchflow) -> None:
                 stopping.set()
             return batch
 
-    told = [it async for it in progress(cast("Any", Client()), batch, answer, 0.001, stopping)]
+    told = [it async for it in progress(cast("Any", Store()), batch, answer, 0.001, stopping)]
     assert (looks, len(told)) == (5, 1)
 
 
 async def test_a_server_that_stops_ends_the_stream(idle: Batchflow) -> None:
     """Without waiting for the next look."""
     batch, stopping = await pending(idle), anyio.Event()
-    events = progress(idle.engine, batch, answer, ENDLESS_S, stopping)
+    events = progress(idle.engine.store, batch, answer, ENDLESS_S, stopping)
     assert (await anext(aiter(events))).event is None
     waiting = asyncio.create_task(anext_of(events))
     await asyncio.sleep(0)
@@ -118,7 +118,7 @@ async def test_a_store_that_is_away_for_a_moment_is_waited_for(failures: int, id
     batch = await pending(idle)
     looks = 0
 
-    class Client:
+    class Store:
         async def batch(self, id: str) -> Batch:
             nonlocal looks
             looks += 1
@@ -127,6 +127,6 @@ async def test_a_store_that_is_away_for_a_moment_is_waited_for(failures: int, id
             done = await idle.engine.cancel_batch(id)
             return batch if not done else cast("Any", None)
 
-    told = [it async for it in progress(cast("Any", Client()), batch, answer, 0.001, anyio.Event())]
+    told = [it async for it in progress(cast("Any", Store()), batch, answer, 0.001, anyio.Event())]
     assert len(told) == 1
     assert looks == PATIENCE

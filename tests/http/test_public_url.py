@@ -43,7 +43,7 @@ async def webhook_of(flow: Batchflow, run: str) -> str:
     urls: list[str] = []
 
     async def made() -> bool:
-        found = await flow.engine.run(run)
+        found = await flow.engine.store.run(run)
         assert found is not None
         steps = {it.name: it.value for it in found.journal}
         urls[:] = [it.partition('"url":"')[2].partition('"')[0] for it in (steps.get("make"),) if it]

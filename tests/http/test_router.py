@@ -194,7 +194,7 @@ async def test_a_store_that_is_away_is_503(
     """`Retry-After` only where trying again can help."""
     for error, header in ((StoreUnavailable("it is busy"), "1"), (StoreIncompatible("it is newer"), None)):
         for verb in VERBS:
-            monkeypatch.setattr(idle.engine, verb, raising(error))
+            monkeypatch.setattr(idle.engine.store, verb, raising(error))
         response = await idle_http.request(method, path, json=BODIES.get(path, {}))
         assert refusal(response) == (503, str(error), None)
         assert response.headers.get("Retry-After") == header

@@ -124,7 +124,7 @@ async def test_the_token_is_in_no_log(flow: Batchflow, http: AsyncClient, monkey
         answers: list[Response] = [await http.post(url)]
         await flow.run(run).wait(30)
         answers.append(await http.post(url))
-        monkeypatch.setattr(flow.engine, "webhook", fail)
+        monkeypatch.setattr(flow.engine.store, "webhook", fail)
         answers.append(await http.post(url))
     assert [it.status_code for it in answers] == [202, 404, 503]
     secret = token_of(url).rpartition(".")[2]

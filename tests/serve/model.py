@@ -8,10 +8,10 @@ from typing import Any, Literal, TypeAlias
 
 from batchflow.core.flow import FlowControl
 from batchflow.core.message import NO_HEADERS, Claim
-from batchflow.core.ports import Verdict
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.run import Journal, Step, merged, ripen
 from batchflow.core.settlement import Effect, Settlement
+from batchflow.core.store import Verdict
 from batchflow.engine.threads import Threads
 from batchflow.errors import StoreUnavailable
 from batchflow.serve.context import WorkflowContext

@@ -12,8 +12,8 @@ from batchflow.core.message import Claim
 from batchflow.core.ports import Runtime, Verdict
 from batchflow.core.run import Step
 from batchflow.core.settlement import Effect, Settlement, dead, done, retry
+from batchflow.core.store import Store
 from batchflow.serve.calls import ANSWER, REQUEST
-from batchflow.stores.protocol import Store
 from batchflow.testing import Died, FaultyStore, FixedEntropy, ManualClock, drive
 from batchflow.testing.passing import PassingStore
 from tests.stores.kinds import Kind, left, made

@@ -2,10 +2,10 @@
 
 import inspect
 
-from batchflow.stores.protocol import Store
+from batchflow.core.store import Store
 from batchflow.testing.conformance import SharedStoreConformance
 
-VERBS = [name for name in vars(Store) if not name.startswith("_")]
+VERBS = [name for name in dir(Store) if not name.startswith("_")]
 CASES = {name: case for name, case in inspect.getmembers(SharedStoreConformance) if name.startswith("test_")}
 
 

@@ -8,7 +8,7 @@ import pytest
 from fakeredis import FakeAsyncRedis
 
 from batchflow.core.clock import Clock
-from batchflow.stores.protocol import Store
+from batchflow.core.store import Store
 from batchflow.stores.redis import RedisStore
 from batchflow.testing.conformance import SharedStoreConformance
 from tests.stores import redis_keys

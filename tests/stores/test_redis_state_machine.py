@@ -8,7 +8,7 @@ import pytest
 from fakeredis import FakeAsyncRedis, FakeRedis, FakeServer
 from hypothesis import HealthCheck, settings
 
-from batchflow.stores.protocol import Store
+from batchflow.core.store import Store
 from batchflow.stores.redis import RedisStore
 from batchflow.stores.redis.keys import prefix
 from tests.stores.redis_server import Server, keys_of, served

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from batchflow.core.clock import Clock
-from batchflow.stores.protocol import Store
+from batchflow.core.store import Store
 from batchflow.stores.sqlite import SqliteStore
 from batchflow.testing.conformance import SharedStoreConformance, StoreConformance
 

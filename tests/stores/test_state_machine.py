@@ -24,7 +24,7 @@ from batchflow.core.settlement import (
     StartItems,
     Unlisten,
 )
-from batchflow.stores.protocol import Store
+from batchflow.core.store import Store
 from batchflow.stores.sqlite import SqliteStore
 from batchflow.testing.clock import ManualClock
 from tests.stores.model import COUNTS, Model

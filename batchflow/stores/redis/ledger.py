@@ -29,7 +29,7 @@ class RedisLedger:
         self._group: Grouping | None = None
 
     async def open(self) -> None:
-        """See `batchflow.core.ports.Ledger`."""
+        """See `batchflow.core.store.Ledger`."""
         if self._group is None:
             await self._calls.open(self._namespace)
             self._group = Grouping(self._groups.submit, lambda: None)

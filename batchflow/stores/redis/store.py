@@ -1,4 +1,4 @@
-"""`RedisStore`: the verbs of `batchflow.stores.protocol.Store` on one namespace of a Redis server."""
+"""`RedisStore`: the verbs of `batchflow.core.store.Store` on one namespace of a Redis server."""
 
 import asyncio
 import contextlib

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from batchflow.core.ports import Verdict
 from batchflow.core.run import Arrival, Journal, Step, ripen
 from batchflow.core.settlement import Effect
+from batchflow.core.store import Verdict
 from batchflow.stores.sql import effects, reads, waiting
 from batchflow.stores.sql.transaction import Tx
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from pydantic_core import from_json
 
 from batchflow.core.run import StepState, Waiter
-from batchflow.stores.protocol import KEPT_EVENTS
+from batchflow.core.store import KEPT_EVENTS
 from batchflow.stores.sql import flows
 from batchflow.stores.sql.transaction import Tx
 

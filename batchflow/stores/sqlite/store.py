@@ -1,4 +1,4 @@
-"""`SqliteStore`: the verbs of `batchflow.stores.protocol.Store` on one SQLite file."""
+"""`SqliteStore`: the verbs of `batchflow.core.store.Store` on one SQLite file."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""What every store has to keep: a case for each promise of `batchflow.stores.protocol`.
+"""What every store has to keep: a case for each promise of `batchflow.core.store`.
 
     class TestMyStore(SharedStoreConformance):
         @pytest.fixture(autouse=True)

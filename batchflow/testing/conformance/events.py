@@ -8,7 +8,7 @@ import pytest
 from batchflow.core import settlement
 from batchflow.core.message import Claim
 from batchflow.core.settlement import Accept, Ending, Listen, Settlement
-from batchflow.stores.protocol import KEPT_EVENTS
+from batchflow.core.store import KEPT_EVENTS
 from batchflow.testing.conformance.scene import Cases, Scene, names, ran, sleeping, waiting
 
 ODD = (

@@ -13,7 +13,7 @@ from batchflow.core.flow import FlowControl, FlowStatus
 from batchflow.core.message import LOSS_WAITS_MS, Claim, Claimed, Message
 from batchflow.core.run import NEVER, Run, Step, StepKind
 from batchflow.core.settlement import Effect, Enter, Listen, OpenBatch, Page, Publish, Settled, StartItems
-from batchflow.stores.protocol import Store
+from batchflow.core.store import Store
 from batchflow.testing.clock import ManualClock
 
 LEASE_MS = 30_000

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from batchflow.core.flow import FlowControl
-from batchflow.stores.protocol import Store
+from batchflow.core.store import Store
 from batchflow.testing.clock import ManualClock
 from batchflow.testing.conformance.scene import LEASE_MS, Cases, Scene, message, names, ran
 
