@@ -6,14 +6,10 @@ from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 from batchflow.core.spelling import did_you_mean
 from batchflow.core.store import Store
 from batchflow.errors import ConfigurationError, StoreUnavailable
-from batchflow.testing.passing import PassingStore
+from batchflow.testing.passing import VERBS, PassingStore
 
 T = TypeVar("T")
 Fault: TypeAlias = Literal["die_before", "die_after", "lose_reply", "fail"]
-
-_NO_VERBS = {"close", "lasting", "on_change"}
-VERBS = tuple(sorted(name for name in dir(Store) if not name.startswith("_") and name not in _NO_VERBS))
-"""Verbs that can be made to fail."""
 
 
 class _Planned(NamedTuple):

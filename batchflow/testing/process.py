@@ -104,7 +104,7 @@ class ProcessStore(PassingStore):
 
     async def claim(self, worker: str, destinations: Sequence[str], limit: int) -> Claimed:
         """See the protocol; what is delivered twice, late or in another order is made so here."""
-        claimed = await super().claim(worker, destinations, limit)
+        claimed = await self._through("claim", lambda: self.store.claim(worker, destinations, limit))
         for claim in claimed.claims:
             self._history.claimed(claim)
             if self._faults.doubles(claim):
@@ -133,7 +133,7 @@ class ProcessStore(PassingStore):
         """See the protocol; what was held back for the worker is so for the next one, until the same time."""
         self._promised.update((claim.id, due) for due, claim in self._held)
         self._held.clear()
-        await super().dismiss(worker)
+        await self._through("dismiss", lambda: self.store.dismiss(worker))
 
     def record(self, claim: str, fence: int, step: Step, effects: tuple[Effect, ...] = ()) -> Awaitable[Verdict]:
         """See the protocol."""
