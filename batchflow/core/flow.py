@@ -3,6 +3,7 @@
 import math
 import re
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 from batchflow.core.duration import Duration, spell, to_ms
@@ -56,6 +57,21 @@ class FlowControl:
             )
         object.__setattr__(self, "period", spell(period))
         object.__setattr__(self, "period_ms", period)
+
+    @classmethod
+    def of_ms(
+        cls, key: str | None, parallelism: int | None, rate: int | None, period_ms: int, burst: int = 1
+    ) -> "FlowControl":
+        """Limits that have been checked before, as a store keeps them."""
+        limits = cls.__new__(cls)
+        put = object.__setattr__
+        put(limits, "parallelism", parallelism)
+        put(limits, "rate", rate)
+        put(limits, "period", _spelled(period_ms))
+        put(limits, "key", key)
+        put(limits, "burst", burst)
+        put(limits, "period_ms", period_ms)
+        return limits
 
     def __repr__(self) -> str:
         burst = f", burst={self.burst}" if self.burst > 1 else ""
@@ -202,6 +218,11 @@ def _starts(limits: FlowControl, start: float, now: int) -> int:
     if not limits.rate:
         return _ENDLESS
     return int((now - start) / limits.interval_ms) + 1 if start <= now else 0
+
+
+@lru_cache(maxsize=1_024)
+def _spelled(period_ms: int) -> str:
+    return spell(period_ms)
 
 
 def _check_limit(value: object, option: str, *, optional: bool = True) -> None:

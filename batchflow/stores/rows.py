@@ -35,10 +35,8 @@ def run(row: Sequence[Any], journal: Journal = ()) -> Run:
 
 
 def flow_control(key: str, parallelism: int | None, rate: int | None, period: int, burst: int = 1) -> FlowControl:
-    """Limits of a key, whose period is in ms."""
-    return FlowControl(
-        parallelism=parallelism, rate=rate, period=f"{period}ms", key=key or None, burst=burst if rate else 1
-    )
+    """Limits of a key, whose period is in ms; no key is kept as an empty one."""
+    return FlowControl.of_ms(key or None, parallelism, rate, period, burst if rate else 1)
 
 
 def flow(row: Sequence[Any]) -> FlowStatus:

@@ -3,6 +3,7 @@
 import math
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -260,6 +261,18 @@ def test_limits_are_equal_however_the_period_is_written() -> None:
     forms = [FlowControl(rate=9, period=form) for form in ("60s", "1m", 60, timedelta(minutes=1))]
     assert len(set(forms)) == 1
     assert FlowControl(rate=9) != FlowControl(rate=9, key="mail")
+
+
+@pytest.mark.parametrize("burst", [1, 3])
+@pytest.mark.parametrize("period_ms", [1, 1_000, 1_500, 60_000, 3_661_001])
+@pytest.mark.parametrize("key", [None, "k"])
+def test_limits_from_milliseconds_are_those_that_are_written(key: str | None, period_ms: int, burst: int) -> None:
+    """Equal, of one repr and one hash, and to be changed like them."""
+    read = FlowControl.of_ms(key, 3, 5, period_ms, burst)
+    written = FlowControl(key=key, parallelism=3, rate=5, period=f"{period_ms}ms", burst=burst)
+    assert (read, repr(read), hash(read)) == (written, repr(written), hash(written))
+    assert (read.period_ms, read.interval_ms) == (written.period_ms, written.interval_ms)
+    assert replace(read, rate=7) == replace(written, rate=7)
 
 
 def test_limits_have_a_repr_to_paste() -> None:

@@ -117,15 +117,18 @@ def _flow_of(lane: _Lane, states: Mapping[str, FlowState]) -> tuple[FlowControl,
 def _take_from(tx: Tx, lane: _Lane, want: int, owner: int, states: dict[str, FlowState], turns: _Turns) -> list[Any]:
     """Lease messages of one lane; `states` are those of the keys from which this round has taken already."""
     limits, state = _flow_of(lane, states)
-    want = admit(limits, state, now=tx.now, want=want).count
+    admission = admit(limits, state, now=tx.now, want=want)
+    want = admission.count
     if not want:
         # Another lane of the key has taken what there was; nothing of this one has changed.
         return []
     tx.run("lane_promote", lane=lane.key, now=tx.now)
     rows, ahead = _shared(tx.json("message_candidates", lane=lane.key, now=tx.now, limit=want), want, lane.ahead)
     if rows:
-        states[lane.flow] = state = admit(limits, state, now=tx.now, want=len(rows)).state
-        turn = _lease(tx, lane, rows, owner, state, turns)
+        if len(rows) < want:
+            admission = admit(limits, state, now=tx.now, want=len(rows))
+        states[lane.flow] = admission.state
+        turn = _lease(tx, lane, rows, owner, admission.state, turns)
         tx.run("lane_served", lane=lane.key, turn=turn, ahead=ahead)
     flows.recount(tx, lane.key)
     return rows
