@@ -9,7 +9,7 @@ from batchflow.batch.layers import Layers
 from batchflow.batch.paginate import PaginateLayer
 from batchflow.core.flow import FlowControl
 from batchflow.core.limit import UNLIMITED
-from batchflow.serve.endpoint import Endpoint, Handler
+from batchflow.serve.endpoint import DurableFunction, Endpoint
 
 
 def endpoints_of(layers: Layers) -> tuple[Endpoint, ...]:
@@ -18,7 +18,7 @@ def endpoints_of(layers: Layers) -> tuple[Endpoint, ...]:
         Endpoint(
             route=route,
             name=f"{layers.definition.name}:{layer}",
-            handler=handler,
+            function=handler,
             payload=layers.params,
             flow=flow,
             retry=layers.definition.retry,
@@ -30,7 +30,7 @@ def endpoints_of(layers: Layers) -> tuple[Endpoint, ...]:
     )
 
 
-def _served(layers: Layers) -> Iterator[tuple[str, str, Handler, FlowControl]]:
+def _served(layers: Layers) -> Iterator[tuple[str, str, DurableFunction, FlowControl]]:
     definition, routes = layers.definition, layers.definition.routes
     yield routes.process, "process", EntryLayer(layers).handle, definition.entry_flow
     yield routes.paginate, "paginate", PaginateLayer(layers).handle, definition.paginate_flow

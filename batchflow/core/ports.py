@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from batchflow.core.clock import Clock, Entropy
+from batchflow.core.interrupts import Interrupts
 from batchflow.core.limit import Limit
 from batchflow.core.message import Claim
 from batchflow.core.run import Step, StepKind
@@ -151,13 +152,6 @@ class Lease(Protocol):
         ...
 
 
-TIMEOUT = "batchflow:timeout"
-"""Why an engine interrupts an attempt that has taken too long; it counts as a failed attempt."""
-
-STOP = "batchflow:stop"
-"""Why an engine interrupts an attempt as it stops; it does not count."""
-
-
 Insist: TypeAlias = Callable[[Callable[[], Awaitable[Verdict]], StoreError], Awaitable[Verdict]]
 """Asks again until the store can answer; raises the `StoreError` of what it refuses for good, or where nobody waits."""
 
@@ -169,12 +163,10 @@ class Runtime:
     """What an engine lends to the endpoints it delivers to.
 
     `always_replay` suspends a run after every step, so that each is replayed; `stand_in` is asked before a step is
-    executed, with run, name and function, for the function to execute instead. `interrupted` says of claims, by id and
-    fence, why the engine cancels the task that carries them out: no step of theirs starts any more. `branched` has, of
-    those that have tasks of their own, what to call then; `queueing`, of those whose plain functions had to wait for
-    threads, for how many seconds up to an event loop's time: that is not theirs. `insist` records again what the store
-    could not record for now, until it can; without it the attempt is given up. `home` is the app that delivers, and
-    `lease` that of its worker: nothing starts while it is in doubt.
+    executed, with run, name and function, for the function to execute instead. `interrupts` says which claims the
+    engine interrupts. `insist` records again what the store could not record for now, until it can; without it the
+    attempt is given up. `home` is the app that delivers, and `lease` that of its worker: nothing starts while it is in
+    doubt.
     """
 
     journaling: Journaling
@@ -185,18 +177,12 @@ class Runtime:
     lease: Lease | None = None
     always_replay: bool = False
     stand_in: StandIn | None = None
-    interrupted: dict[tuple[str, int], str] = field(default_factory=dict[tuple[str, int], str])
-    branched: dict[tuple[str, int], Callable[[], None]] = field(
-        default_factory=dict[tuple[str, int], Callable[[], None]]
-    )
     insist: Insist | None = None
-    queueing: dict[tuple[str, int], Callable[[float], float]] = field(
-        default_factory=dict[tuple[str, int], Callable[[float], float]]
-    )
+    interrupts: Interrupts = field(default_factory=Interrupts)
 
 
-class Delivered(Protocol):
-    """What a claim is delivered to: a served endpoint."""
+class Handler(Protocol):
+    """What a claim is delivered to: a served endpoint, or who makes calls over HTTP."""
 
     @property
     def timeout_ms(self) -> int | None:

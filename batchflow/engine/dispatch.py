@@ -7,8 +7,8 @@ from functools import partial
 from typing import Any, NamedTuple, cast
 
 from batchflow.core import settlement
+from batchflow.core.interrupts import STOP, TIMEOUT
 from batchflow.core.message import LOSS_LIMIT, Claim, Claimed
-from batchflow.core.ports import STOP, TIMEOUT
 from batchflow.core.settlement import Settled, Settlement
 from batchflow.core.store import Store
 from batchflow.engine.courier import Courier
@@ -59,6 +59,7 @@ class Dispatcher:
     ) -> None:
         self._store = store
         self._courier = courier
+        self._interrupts = courier.interrupts
         self._worker = worker
         self._concurrency = concurrency
         self._clock = clock
@@ -204,7 +205,7 @@ class Dispatcher:
         """The claim is carried out, in whatever way."""
         # The place is free before the settlement is durable, so that the next claim goes along with it.
         del self._running[claim.id, claim.fence]
-        self._courier.ended(claim)
+        self._interrupts.ended(claim)
         self._light -= self._courier.is_light(claim.destination)
         room = self._room
         if room == 1 or room >= self._ample:
@@ -282,7 +283,7 @@ class Dispatcher:
 
     def _not_its_own(self, delivery: Delivery, now: float) -> float:
         """Seconds of a delivery that its time limit leaves out: the store was away, or threads were waited for."""
-        return self.outage.overlap(delivery.begun, now) + self._courier.waited_s(delivery.claim, now)
+        return self.outage.overlap(delivery.begun, now) + self._interrupts.waited_s(delivery.claim, now)
 
     def sweep(self) -> None:
         """Cancel attempts that have taken too long, the time in which the store was away left out."""
@@ -293,13 +294,13 @@ class Dispatcher:
                 timeout is not None
                 and now >= delivery.begun + timeout / 1000
                 and now >= delivery.begun + timeout / 1000 + self._not_its_own(delivery, now)
-                and not self._courier.is_interrupted(delivery.claim)
+                and self._interrupts.why(delivery.claim) is None
             ):
                 self._interrupt(delivery, TIMEOUT)
 
     def _interrupt(self, delivery: Delivery, why: str) -> None:
         # Said first: what the function does as it unwinds is no step of the run any more.
-        self._courier.interrupt(delivery.claim, why)
+        self._interrupts.request(delivery.claim, why)
         delivery.task.cancel(why)
 
     def hung(self, now: float) -> list[tuple[str, int]]:

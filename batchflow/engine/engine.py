@@ -14,10 +14,10 @@ from batchflow.core.clock import Clock, Entropy
 from batchflow.core.flow import FlowControl
 from batchflow.core.limit import DEFAULT, Limit
 from batchflow.core.message import Message
-from batchflow.core.ports import Delivered, Runtime, StandIn
+from batchflow.core.ports import Handler, Runtime, StandIn
 from batchflow.core.store import Ledger, Store
 from batchflow.engine.caller import HttpCaller
-from batchflow.engine.courier import LocalCourier
+from batchflow.engine.courier import Courier
 from batchflow.engine.dispatch import Dispatcher
 from batchflow.engine.heartbeat import LEASE_MS, Heartbeat
 from batchflow.engine.housekeeping import Housekeeping
@@ -61,7 +61,7 @@ class Engine:
     def __init__(
         self,
         store: Store,
-        endpoints: Mapping[str, Delivered],
+        endpoints: Mapping[str, Handler],
         limits: Sequence[FlowControl],
         *,
         clock: Clock,
@@ -84,7 +84,7 @@ class Engine:
         """The event loop on which it is open."""
         self.stand_in: StandIn | None = None
         """Is asked what to execute in place of a step, where a test wants that."""
-        self.caller: Delivered | None = None
+        self.caller: Handler | None = None
         """Makes the calls in place of HTTP, where a test wants that."""
         self._threads: Threads | None = None
         self._end_subscription = lambda: None
@@ -287,7 +287,7 @@ class Engine:
         )
         return Dispatcher(
             self.store,
-            LocalCourier(self._endpoints, self.caller or self._caller, runtime),
+            Courier(self._endpoints, self.caller or self._caller, runtime),
             worker=worker,
             concurrency=self._options.concurrency,
             clock=clock,

@@ -4,8 +4,8 @@ import asyncio
 from typing import cast
 
 from batchflow.core.duration import show
+from batchflow.core.interrupts import TIMEOUT
 from batchflow.core.message import Claim
-from batchflow.core.ports import TIMEOUT
 from batchflow.core.run import Step
 from batchflow.core.settlement import Settlement, Unlisten, cancelled, dead, parked, released, retry, suspended
 from batchflow.errors import StoreError

@@ -48,7 +48,7 @@ class Surrounding:
             if not self._waiting:
                 self._since = now
                 if self._runtime is not None and self._claim is not None:
-                    self._runtime.queueing[self._claim.id, self._claim.fence] = self.waited
+                    self._runtime.interrupts.excuse(self._claim, self.waited)
             self._waiting += 1
             return
         self._waiting -= 1

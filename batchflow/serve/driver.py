@@ -91,7 +91,7 @@ class Driver(Attempt):
         # Nearly all runs are fresh and have no branches; they pay for nothing else.
         fresh = 0
         recorder = self.recorder
-        if recorder.interrupted:
+        if recorder.interrupts.requested:
             self.heed_interruption()
         if self.idle and sys.exc_info()[1] is None and asyncio.current_task(self.loop) is self.root:
             fresh = self.replay.begin(name)
@@ -251,7 +251,7 @@ class Driver(Attempt):
         """Register a request."""
         check_name(name)
         task = asyncio.current_task()
-        if self.recorder.interrupted:
+        if self.recorder.interrupts.requested:
             self.heed_interruption()
         if self.ending is not None:
             await self.turn_away(name)
@@ -273,7 +273,7 @@ class Driver(Attempt):
         pump.open[asked.number] = name
         if task is not None and task is not self.root:
             if not self.branches:
-                self.recorder.branched[self.recorder.key] = self.heed_interruption
+                self.recorder.when_interrupted(self.heed_interruption)
             self.branches.add(task)
             pump.alone = False
         if not pump.alone:
@@ -283,7 +283,7 @@ class Driver(Attempt):
     def _leave(self, number: int) -> None:
         """A request has come back, in whatever way."""
         self.solo = None
-        if self.recorder.interrupted:
+        if self.recorder.interrupts.requested:
             self.heed_interruption()
         if self.pump is None:
             self.idle = self.ending is None and not self.riding

@@ -26,7 +26,7 @@ HOUR_MS = 3_600_000
 
 
 class Answer(NamedTuple):
-    """What a handler returns in place of a result to say: failed, and no retry helps, but it is no dead letter.
+    """What a function returns in place of a result to say: failed, and no retry helps, but it is no dead letter.
 
     `error` is a sentence, `result` the JSON text that a caller gets.
     """
@@ -35,8 +35,8 @@ class Answer(NamedTuple):
     result: str
 
 
-Handler: TypeAlias = Callable[[WorkflowContext[Any]], Awaitable[str | Answer]]
-"""The function behind an endpoint: returns the JSON text of its result."""
+DurableFunction: TypeAlias = Callable[[WorkflowContext[Any]], Awaitable[str | Answer]]
+"""What an endpoint serves: returns the JSON text of its result."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +52,7 @@ class Endpoint:
 
     route: str
     name: str
-    handler: Handler
+    function: DurableFunction
     payload: Callable[[Claim], Any]
     flow: FlowControl
     retry: RetryPolicy = RetryPolicy()
@@ -86,7 +86,7 @@ class Endpoint:
             driver.tell("ENDPOINT_START", None)
         context: WorkflowContext[Any] = WorkflowContext(payload, claim, driver, self.surroundings)
         try:
-            result = await self.handler(context)
+            result = await self.function(context)
         except BaseException as error:
             return await raised(driver, claim, error, self.timeout_ms)
         if driver.smooth:

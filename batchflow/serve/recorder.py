@@ -1,6 +1,6 @@
 """Direct delivery: a step is recorded in the store, and the function goes on."""
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from batchflow.core.message import Claim
 from batchflow.core.ports import Asked, Plan, Runtime, Verdict
@@ -17,11 +17,10 @@ class DirectRecorder:
         "_claim",
         "_journaling",
         "always_replay",
-        "branched",
         "clock",
         "entropy",
         "insist",
-        "interrupted",
+        "interrupts",
         "lease",
         "losses",
         "policy",
@@ -33,14 +32,11 @@ class DirectRecorder:
         self.entropy = runtime.entropy
         self.policy = policy
         self.clock = runtime.clock
-        self.branched = runtime.branched
-        """What is to be called when claims are interrupted."""
         self.lease = runtime.lease
         """The worker's; None where there is none."""
         self.losses = 0 if runtime.lease is None else runtime.lease.losses
         """How often that had ended when the attempt began."""
-        self.interrupted = runtime.interrupted
-        """Claims that the engine interrupts."""
+        self.interrupts = runtime.interrupts
         self.insist = runtime.insist
         """Records again what the store could not record for now; None: the attempt is given up."""
         self.always_replay = runtime.always_replay
@@ -52,14 +48,13 @@ class DirectRecorder:
         return True
 
     @property
-    def key(self) -> tuple[str, int]:
-        """The claim, as interruptions know it."""
-        return self._claim.id, self._claim.fence
-
-    @property
     def interruption(self) -> str | None:
         """Why the engine interrupts this claim; None: it does not."""
-        return self.interrupted.get(self.key)
+        return self.interrupts.why(self._claim)
+
+    def when_interrupted(self, heed: Callable[[], None]) -> None:
+        """Call `heed` when the engine interrupts this claim."""
+        self.interrupts.on_request(self._claim, heed)
 
     def plan(self, asked: Sequence[Asked]) -> Sequence[Plan]:
         """Timers and retries that are not due park; a timer that is due is recorded, everything else executes."""

@@ -177,7 +177,7 @@ def served_function(
     endpoint = Endpoint(
         route=route,
         name=name,
-        handler=handler,
+        function=handler,
         payload=read,
         flow=(options.flow_control or FlowControl()).named(name),
         retry=options.policy(),

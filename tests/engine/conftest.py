@@ -6,7 +6,7 @@ import pytest
 
 from batchflow.stores.sqlite import SqliteStore
 from batchflow.testing.clock import ManualClock
-from tests.engine.couriers import memory_store
+from tests.engine.handlers import memory_store
 
 
 @pytest.fixture

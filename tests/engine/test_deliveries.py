@@ -5,12 +5,12 @@ import asyncio
 import pytest
 from structlog.testing import capture_logs
 
-from batchflow.core.ports import TIMEOUT
+from batchflow.core.interrupts import TIMEOUT
 from batchflow.engine.dispatch import HUNG_GRACE_S
 from batchflow.stores.sqlite import SqliteStore
 from batchflow.testing.clock import ManualClock
 from batchflow.testing.conformance.scene import message
-from tests.engine.couriers import FakeCourier, dispatcher
+from tests.engine.handlers import FakeHandler, dispatcher
 from tests.waiting import wait_until
 
 
@@ -34,9 +34,9 @@ async def test_whatever_a_delivery_raises_its_claim_is_settled(
     store: SqliteStore, clock: ManualClock, error: BaseException
 ) -> None:
     """And its place is free, whether the log can be written or not."""
-    courier = FakeCourier()
-    courier.error = error
-    dispatching = dispatcher(store, courier, clock, concurrency=1)
+    handler = FakeHandler()
+    handler.error = error
+    dispatching = dispatcher(store, handler, clock, concurrency=1)
     with capture_logs() as logs:
         await dispatching.claim_once()
         await dispatching.join()
@@ -49,17 +49,17 @@ async def test_whatever_a_delivery_raises_its_claim_is_settled(
 
 async def test_waiting_for_a_thread_is_not_the_time_of_an_attempt(store: SqliteStore, clock: ManualClock) -> None:
     """Neither the sweep nor what tells of hung claims counts it."""
-    courier = FakeCourier(held=True, timeout=0)
-    courier.waited = 3_600
-    dispatching = dispatcher(store, courier, clock)
+    handler = FakeHandler(held=True, timeout=0)
+    handler.waited = 3_600
+    dispatching = dispatcher(store, handler, clock)
     (claim,) = (await dispatching.claim_once()).claims
-    await wait_until(lambda: courier.under_way == 1, description="it is delivered")
+    await wait_until(lambda: handler.under_way == 1, description="it is delivered")
     dispatching.sweep()
     await asyncio.sleep(0)
     now = asyncio.get_running_loop().time()
-    assert (courier.under_way, dispatching.hung(now + HUNG_GRACE_S + 1)) == (1, [])
+    assert (handler.under_way, dispatching.hung(now + HUNG_GRACE_S + 1)) == (1, [])
     assert dispatching.hung(now + HUNG_GRACE_S + 3_601) == [(claim.id, claim.fence)]
-    courier.waited = 0
+    handler.waited = 0
     dispatching.sweep()
     await dispatching.join()
-    assert courier.cancelled_with == [TIMEOUT]
+    assert handler.cancelled_with == [TIMEOUT]

@@ -4,8 +4,9 @@ import asyncio
 
 from structlog.testing import capture_logs
 
+from batchflow.core.interrupts import TIMEOUT
 from batchflow.core.message import LOSS_LIMIT, Claim
-from batchflow.core.ports import TIMEOUT
+from batchflow.core.ports import Runtime
 from batchflow.core.settlement import Ending, Settled, Settlement
 from batchflow.engine.dispatch import HUNG_GRACE_S
 from batchflow.errors import StoreError
@@ -13,15 +14,15 @@ from batchflow.stores.sqlite import SqliteStore
 from batchflow.testing.clock import ManualClock
 from batchflow.testing.conformance.scene import message
 from batchflow.testing.faults import FaultyStore
-from tests.engine.couriers import LEASE_MS, FakeCourier, dispatcher, running
+from tests.engine.handlers import LEASE_MS, FakeHandler, dispatcher, running
 from tests.waiting import wait_until
 
 
-class CancelledCourier(FakeCourier):
+class CancelledHandler(FakeHandler):
     """Its deliveries end in a cancellation that nobody asked for."""
 
-    async def deliver(self, claim: Claim) -> Settlement | None:
-        await super().deliver(claim)
+    async def deliver(self, claim: Claim, runtime: Runtime) -> Settlement | None:
+        await super().deliver(claim, runtime)
         raise asyncio.CancelledError("theirs")
 
 
@@ -53,23 +54,23 @@ async def turns(count: int = 200) -> None:
 
 async def test_concurrency_is_never_exceeded(store: SqliteStore, clock: ManualClock) -> None:
     """However much is due, and it is all delivered in the end."""
-    courier = FakeCourier(held=True)
-    dispatching = dispatcher(store, courier, clock, concurrency=5)
+    handler = FakeHandler(held=True)
+    dispatching = dispatcher(store, handler, clock, concurrency=5)
     await publish(store, 60)
     async with running(dispatching, store):
-        await wait_until(lambda: courier.under_way == 5, description="all places are taken")
+        await wait_until(lambda: handler.under_way == 5, description="all places are taken")
         await turns()
-        assert dispatching.under_way == courier.most == 5
-        courier.gate.set()
+        assert dispatching.under_way == handler.most == 5
+        handler.gate.set()
         await wait_until(lambda: dispatching.tally.settled == 60, description="all are settled")
-    assert courier.most == 5
+    assert handler.most == 5
     assert dispatching.tally.endings == {"done": 60}
 
 
 async def test_a_publish_wakes_an_idle_dispatcher(store: SqliteStore, clock: ManualClock) -> None:
     """Nothing is polled for in between."""
     faulty = FaultyStore(store, fail="prune")
-    dispatching = dispatcher(faulty, FakeCourier(), clock)
+    dispatching = dispatcher(faulty, FakeHandler(), clock)
     async with running(dispatching, faulty):
         await wait_until(lambda: faulty.calls["claim"] > 0, description="it has looked once")
         await turns()
@@ -82,25 +83,25 @@ async def test_a_publish_wakes_an_idle_dispatcher(store: SqliteStore, clock: Man
 
 async def test_a_full_key_does_not_make_it_spin(store: SqliteStore, clock: ManualClock) -> None:
     """What is due but has no free place is no reason to come again and again."""
-    courier = FakeCourier(held=True)
+    handler = FakeHandler(held=True)
     faulty = FaultyStore(store, fail="prune")
     one = message("a").flow.named("free")
     await store.pin(type(one)(key="free", parallelism=1))
     await publish(store, 10)
-    async with running(dispatcher(faulty, courier, clock), faulty):
-        await wait_until(lambda: courier.under_way == 1, description="one is under way")
+    async with running(dispatcher(faulty, handler, clock), faulty):
+        await wait_until(lambda: handler.under_way == 1, description="one is under way")
         await turns()
         before = faulty.calls["claim"]
         await turns()
         assert faulty.calls["claim"] == before <= 3
-        courier.gate.set()
-        await wait_until(lambda: len(courier.begun) == 10, description="all have begun, one after the other")
-    assert courier.most == 1
+        handler.gate.set()
+        await wait_until(lambda: len(handler.begun) == 10, description="all have begun, one after the other")
+    assert handler.most == 1
 
 
 async def test_claim_once_starts_what_there_is_room_for(store: SqliteStore, clock: ManualClock) -> None:
     """And `join` waits until all of it is settled."""
-    dispatching = dispatcher(store, FakeCourier(), clock, concurrency=3)
+    dispatching = dispatcher(store, FakeHandler(), clock, concurrency=3)
     await publish(store, 5)
     assert len((await dispatching.claim_once()).claims) == 3
     await dispatching.join()
@@ -113,7 +114,7 @@ async def test_claim_once_starts_what_there_is_room_for(store: SqliteStore, cloc
 async def test_a_failing_claim_is_repeated_and_told_once(store: SqliteStore, clock: ManualClock) -> None:
     """One line when it begins, one when it is over."""
     faulty = FaultyStore(store, fail="claim", times=3)
-    dispatching = dispatcher(faulty, FakeCourier(), clock)
+    dispatching = dispatcher(faulty, FakeHandler(), clock)
     await publish(store)
     with capture_logs() as logs:
         async with running(dispatching, faulty):
@@ -126,18 +127,18 @@ async def test_a_failing_claim_is_repeated_and_told_once(store: SqliteStore, clo
 
 async def test_a_failing_settlement_is_repeated(store: SqliteStore, clock: ManualClock) -> None:
     """The work is not done again."""
-    courier = FakeCourier()
-    dispatching = dispatcher(FaultyStore(store, fail="settle", times=2), courier, clock)
+    handler = FakeHandler()
+    dispatching = dispatcher(FaultyStore(store, fail="settle", times=2), handler, clock)
     await publish(store)
     await dispatching.claim_once()
     await dispatching.join()
-    assert (dispatching.tally.settled, dispatching.tally.stale, len(courier.begun)) == (1, 0, 1)
+    assert (dispatching.tally.settled, dispatching.tally.stale, len(handler.begun)) == (1, 0, 1)
 
 
 async def test_a_settlement_whose_reply_is_lost_counts_once(store: SqliteStore, clock: ManualClock) -> None:
     """The repeated one is stale, and nothing is delivered twice."""
-    courier = FakeCourier()
-    dispatching = dispatcher(FaultyStore(store, lose_reply="settle"), courier, clock)
+    handler = FakeHandler()
+    dispatching = dispatcher(FaultyStore(store, lose_reply="settle"), handler, clock)
     await publish(store)
     await dispatching.claim_once()
     await dispatching.join()
@@ -147,15 +148,15 @@ async def test_a_settlement_whose_reply_is_lost_counts_once(store: SqliteStore, 
 
 async def test_a_delivery_that_breaks_is_tried_again(store: SqliteStore, clock: ManualClock) -> None:
     """Our own mistake does not leave a claim stuck: it is due a second later, and said."""
-    courier = FakeCourier()
-    courier.error = RuntimeError("ours")
-    dispatching = dispatcher(store, courier, clock)
+    handler = FakeHandler()
+    handler.error = RuntimeError("ours")
+    dispatching = dispatcher(store, handler, clock)
     await publish(store)
     with capture_logs() as logs:
         await dispatching.claim_once()
         await dispatching.join()
     assert [line["event"] for line in logs] == ["[batchflow:error] Delivery failed"]
-    courier.error = None
+    handler.error = None
     assert (await dispatching.claim_once()).next_due == clock.now() + 1_000
     clock.advance("1s")
     assert [claim.failures for claim in (await dispatching.claim_once()).claims] == [1]
@@ -164,7 +165,7 @@ async def test_a_delivery_that_breaks_is_tried_again(store: SqliteStore, clock: 
 
 async def test_a_cancellation_that_is_not_ours_is_a_failure(store: SqliteStore, clock: ManualClock) -> None:
     """It is tried again a second later, neither given back for ever nor taken for a loss."""
-    dispatching = dispatcher(store, CancelledCourier(), clock)
+    dispatching = dispatcher(store, CancelledHandler(), clock)
     await publish(store)
     with capture_logs() as logs:
         assert len((await dispatching.claim_once()).claims) == 1
@@ -179,15 +180,15 @@ async def test_a_cancellation_that_is_not_ours_is_a_failure(store: SqliteStore, 
 
 async def test_cancellations_that_are_not_ours_come_to_an_end(store: SqliteStore, clock: ManualClock) -> None:
     """After as many as losses a dead letter is made, which names them."""
-    courier = CancelledCourier()
-    dispatching = dispatcher(store, courier, clock)
+    handler = CancelledHandler()
+    dispatching = dispatcher(store, handler, clock)
     await publish(store)
     with capture_logs() as logs:
         for _ in range(LOSS_LIMIT + 2):
             await dispatching.claim_once()
             await dispatching.join()
             clock.advance("1s")
-    assert [claim.failures for claim in courier.begun] == list(range(LOSS_LIMIT))
+    assert [claim.failures for claim in handler.begun] == list(range(LOSS_LIMIT))
     assert dispatching.tally.endings == {"retry": LOSS_LIMIT - 1, "dead": 1}
     (letter,) = await store.dead_letters()
     assert (letter.error, letter.failures) == ("CancelledError('theirs')", LOSS_LIMIT)
@@ -199,8 +200,8 @@ async def test_cancellations_that_are_not_ours_come_to_an_end(store: SqliteStore
 
 async def test_a_settlement_that_is_refused_makes_a_dead_letter(store: SqliteStore, clock: ManualClock) -> None:
     """Which names the reason; the work is not done again, and the refusal is told once."""
-    courier = FakeCourier()
-    dispatching = dispatcher(RefusingStore(store, "done"), courier, clock)
+    handler = FakeHandler()
+    dispatching = dispatcher(RefusingStore(store, "done"), handler, clock)
     await publish(store)
     with capture_logs() as logs:
         await dispatching.claim_once()
@@ -211,14 +212,14 @@ async def test_a_settlement_that_is_refused_makes_a_dead_letter(store: SqliteSto
     ]
     assert dispatching.tally.endings == {"dead": 1}
     assert [letter.error for letter in await store.dead_letters()] == ["StoreError: a column is too small for 'done'"]
-    assert (len(courier.begun), dispatching.under_way) == (1, 0)
+    assert (len(handler.begun), dispatching.under_way) == (1, 0)
     assert not (await dispatching.claim_once()).claims
 
 
 async def test_a_refusal_is_told_once_however_often_it_is_met(store: SqliteStore, clock: ManualClock) -> None:
     """The dead letter is refused too, until somebody acts; the first reason is the one that is kept."""
     refusing = RefusingStore(store, "done", "dead")
-    dispatching = dispatcher(refusing, FakeCourier(), clock)
+    dispatching = dispatcher(refusing, FakeHandler(), clock)
     await publish(store)
     with capture_logs() as logs:
         await dispatching.claim_once()
@@ -236,58 +237,58 @@ async def test_a_refusal_is_told_once_however_often_it_is_met(store: SqliteStore
 
 async def test_the_sweep_cancels_what_takes_too_long(store: SqliteStore, clock: ManualClock) -> None:
     """With `TIMEOUT`, by which the endpoint knows it from a shutdown; once."""
-    courier = FakeCourier(held=True, stubborn=True, timeout=0)
-    dispatching = dispatcher(store, courier, clock)
+    handler = FakeHandler(held=True, stubborn=True, timeout=0)
+    dispatching = dispatcher(store, handler, clock)
     await publish(store)
     await dispatching.claim_once()
     await turns(3)
     for _ in range(3):
         dispatching.sweep()
         await turns(3)
-    assert courier.cancelled_with == [TIMEOUT]
-    courier.gate.set()
+    assert handler.cancelled_with == [TIMEOUT]
+    handler.gate.set()
     await dispatching.join()
 
 
 async def test_the_sweep_leaves_what_has_time(store: SqliteStore, clock: ManualClock) -> None:
     """Or no limit at all."""
     for timeout in (60_000, None):
-        courier = FakeCourier(held=True, timeout=timeout)
-        dispatching = dispatcher(store, courier, clock)
+        handler = FakeHandler(held=True, timeout=timeout)
+        dispatching = dispatcher(store, handler, clock)
         await publish(store)
         await dispatching.claim_once()
         await turns(3)
         dispatching.sweep()
         await turns(3)
-        assert courier.under_way == 1
-        courier.gate.set()
+        assert handler.under_way == 1
+        handler.gate.set()
         await dispatching.join()
 
 
 async def test_hung_claims_are_named(store: SqliteStore, clock: ManualClock) -> None:
     """Those that even the cancellation has not ended, some time after it."""
-    courier = FakeCourier(held=True, stubborn=True, timeout=0)
-    dispatching = dispatcher(store, courier, clock)
+    handler = FakeHandler(held=True, stubborn=True, timeout=0)
+    dispatching = dispatcher(store, handler, clock)
     await publish(store)
     (claim,) = (await dispatching.claim_once()).claims
     now = asyncio.get_running_loop().time()
     assert dispatching.hung(now) == []
     assert dispatching.hung(now + HUNG_GRACE_S + 1) == [(claim.id, claim.fence)]
-    courier.gate.set()
+    handler.gate.set()
     await dispatching.join()
     assert dispatching.hung(now + HUNG_GRACE_S + 1) == []
 
 
 async def test_a_claim_that_is_given_up_leaves_its_place(store: SqliteStore, clock: ManualClock) -> None:
     """To whoever comes next, itself included; so that what hangs does not stop the worker."""
-    courier = FakeCourier(held=True, stubborn=True, timeout=0)
-    dispatching = dispatcher(store, courier, clock, concurrency=1)
+    handler = FakeHandler(held=True, stubborn=True, timeout=0)
+    dispatching = dispatcher(store, handler, clock, concurrency=1)
     await publish(store, 2)
     await dispatching.claim_once()
     assert list((await dispatching.claim_once()).claims) == []
     dispatching.hung(asyncio.get_running_loop().time() + HUNG_GRACE_S + 1)
     assert len((await dispatching.claim_once()).claims) == 1
-    courier.gate.set()
+    handler.gate.set()
     await dispatching.join()
     assert dispatching.under_way == 0
     await publish(store, 4)
@@ -297,13 +298,13 @@ async def test_a_claim_that_is_given_up_leaves_its_place(store: SqliteStore, clo
 
 async def test_a_hung_claim_that_was_taken_back_is_stale(store: SqliteStore, clock: ManualClock) -> None:
     """Its late settlement is said and changes nothing."""
-    courier = FakeCourier(held=True, timeout=0)
-    dispatching = dispatcher(store, courier, clock)
+    handler = FakeHandler(held=True, timeout=0)
+    dispatching = dispatcher(store, handler, clock)
     await publish(store)
     (claim,) = (await dispatching.claim_once()).claims
     await asyncio.to_thread(store.renew, "w1", LEASE_MS, [(claim.id, claim.fence)])
     with capture_logs() as logs:
-        courier.gate.set()
+        handler.gate.set()
         await dispatching.join()
     assert [line["event"] for line in logs] == ["[batchflow] Claim was lost before it could be settled"]
     assert dispatching.tally.stale == 1
@@ -314,22 +315,22 @@ async def test_a_hung_claim_that_was_taken_back_is_stale(store: SqliteStore, clo
 
 async def test_stopping_lets_what_is_under_way_end(store: SqliteStore, clock: ManualClock) -> None:
     """Within the grace."""
-    courier = FakeCourier(held=True)
-    dispatching = dispatcher(store, courier, clock)
+    handler = FakeHandler(held=True)
+    dispatching = dispatcher(store, handler, clock)
     await publish(store)
     await dispatching.claim_once()
     await turns(3)
     stopping = asyncio.create_task(dispatching.stop(30))
     await turns(3)
-    courier.gate.set()
+    handler.gate.set()
     assert await stopping == 0
     assert dispatching.tally.endings == {"done": 1}
 
 
 async def test_stopping_gives_the_rest_back_without_an_attempt(store: SqliteStore, clock: ManualClock) -> None:
     """As if it had not been claimed."""
-    courier = FakeCourier(held=True)
-    dispatching = dispatcher(store, courier, clock)
+    handler = FakeHandler(held=True)
+    dispatching = dispatcher(store, handler, clock)
     await publish(store, 2)
     await dispatching.claim_once()
     await turns(3)
@@ -341,12 +342,12 @@ async def test_stopping_gives_the_rest_back_without_an_attempt(store: SqliteStor
 
 async def test_stopping_is_bounded(store: SqliteStore, clock: ManualClock) -> None:
     """Code that does not let itself be cancelled is left behind."""
-    courier = FakeCourier(held=True, stubborn=True)
-    dispatching = dispatcher(store, courier, clock)
+    handler = FakeHandler(held=True, stubborn=True)
+    dispatching = dispatcher(store, handler, clock)
     await publish(store)
     await dispatching.claim_once()
     await turns(3)
     async with asyncio.timeout(10):
         assert await dispatching.stop(0.01) == 1
-    courier.gate.set()
+    handler.gate.set()
     await dispatching.join()

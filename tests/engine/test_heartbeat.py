@@ -12,14 +12,14 @@ from batchflow.stores.sqlite import SqliteStore
 from batchflow.testing.clock import ManualClock
 from batchflow.testing.conformance.scene import message
 from batchflow.testing.faults import FaultyStore
-from tests.engine.couriers import FakeCourier, dispatcher
+from tests.engine.handlers import FakeHandler, dispatcher
 from tests.waiting import wait_until, wait_until_sync
 
 LEASE_MS = 60  # a beat each 20 ms of real time
 
 
 def heartbeat(store: FaultyStore, clock: ManualClock, lost: list[str]) -> Heartbeat:
-    dispatching = dispatcher(store, FakeCourier(), clock)
+    dispatching = dispatcher(store, FakeHandler(), clock)
     return Heartbeat(store, dispatching, "w1", lambda: lost.append("lost"), LEASE_MS)
 
 
@@ -92,7 +92,7 @@ async def test_a_beat_that_failed_is_repeated_sooner(
 
     monkeypatch.setattr("batchflow.engine.heartbeat.threading.Event", Hurried)
     faulty = FaultyStore(store, fail="renew", times=2)
-    beating = Heartbeat(faulty, dispatcher(faulty, FakeCourier(), clock), "w1", lambda: None, 30_000)
+    beating = Heartbeat(faulty, dispatcher(faulty, FakeHandler(), clock), "w1", lambda: None, 30_000)
     beating.start()
     await wait_until(lambda: faulty.calls["renew"] > 3, description="it has beaten again")
     await beating.stop()
@@ -105,7 +105,7 @@ async def test_stopping_needs_no_thread_of_the_event_loop(store: SqliteStore, cl
     with ThreadPoolExecutor(1) as full:
         loop.set_default_executor(full)
         taken = asyncio.create_task(asyncio.to_thread(go.wait, 60))
-        beating = Heartbeat(store, dispatcher(store, FakeCourier(), clock), "w1", lambda: None, 3_600_000)
+        beating = Heartbeat(store, dispatcher(store, FakeHandler(), clock), "w1", lambda: None, 3_600_000)
         beating.start()
         async with asyncio.timeout(30):
             await beating.stop()
@@ -135,7 +135,7 @@ async def test_stopping_does_not_wait_for_ever_for_a_beat(
 
 async def test_stopping_ends_its_thread(store: SqliteStore, clock: ManualClock) -> None:
     """At once, not with the next beat; and stopping does not block the loop."""
-    beating = Heartbeat(store, dispatcher(store, FakeCourier(), clock), "w1", lambda: None, 3_600_000)
+    beating = Heartbeat(store, dispatcher(store, FakeHandler(), clock), "w1", lambda: None, 3_600_000)
     beating.start()
     async with asyncio.timeout(60):
         await beating.stop()

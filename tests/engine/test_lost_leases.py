@@ -12,7 +12,7 @@ from batchflow.core.flow import FlowControl
 from batchflow.core.message import Claim
 from batchflow.core.ports import Runtime
 from batchflow.core.settlement import Settlement
-from batchflow.engine.courier import LocalCourier
+from batchflow.engine.courier import Courier
 from batchflow.engine.dispatch import Dispatcher
 from batchflow.engine.heartbeat import Heartbeat
 from batchflow.engine.lease import Lease
@@ -22,20 +22,20 @@ from batchflow.stores.sqlite import SqliteStore
 from batchflow.testing import FixedEntropy
 from batchflow.testing.clock import ManualClock
 from batchflow.testing.conformance.scene import message
-from tests.engine.couriers import LEASE_MS, FakeCourier, dispatcher, running
+from tests.engine.handlers import LEASE_MS, FakeHandler, dispatcher, running
 from tests.waiting import wait_until
 
 BEAT_MS = 300  # a beat each 100 ms of real time
 
 
-class GatedCourier(FakeCourier):
+class GatedHandler(FakeHandler):
     """Each delivery ends when its fence is let through."""
 
     def __init__(self) -> None:
         super().__init__()
         self.gates: dict[int, asyncio.Event] = {1: asyncio.Event(), 2: asyncio.Event()}
 
-    async def deliver(self, claim: Claim) -> Settlement | None:
+    async def deliver(self, claim: Claim, runtime: Runtime) -> Settlement | None:
         self.begun.append(claim)
         await self.gates[claim.fence].wait()
         return settlement.done(claim, f'"{claim.fence}"')
@@ -50,24 +50,24 @@ async def test_a_message_claimed_again_beside_its_stale_claim_is_settled(
     store: SqliteStore, clock: ManualClock, order: tuple[int, int]
 ) -> None:
     """Whichever of the two ends first: a worker that was suspended past its lease takes what it had once more."""
-    courier = GatedCourier()
-    dispatching = dispatcher(store, courier, clock)
+    handler = GatedHandler()
+    dispatching = dispatcher(store, handler, clock)
     await store.publish([message("a", keep=True)])
     with capture_logs() as logs:
         async with running(dispatching, store):
             try:
-                await wait_until(lambda: len(courier.begun) == 1, description="it is claimed")
+                await wait_until(lambda: len(handler.begun) == 1, description="it is claimed")
                 clock.advance(f"{LEASE_MS}ms")
                 assert await store.expire() == 1
                 await store.enlist("w1", LEASE_MS)
                 dispatching.wake()
-                await wait_until(lambda: len(courier.begun) == 2, description="it is claimed again")
+                await wait_until(lambda: len(handler.begun) == 2, description="it is claimed again")
                 assert dispatching.under_way == 2
                 for ended, fence in enumerate(order, 1):
-                    courier.gates[fence].set()
+                    handler.gates[fence].set()
                     await wait_until(lambda ended=ended: ended_of(dispatching) == ended, description="one has ended")
             finally:
-                for gate in courier.gates.values():
+                for gate in handler.gates.values():
                     gate.set()
                 await dispatching.join()
     run = await store.run("a")
@@ -204,7 +204,7 @@ async def test_a_claim_is_not_delivered_while_the_lease_is_in_doubt(
 ) -> None:
     """It is given back, as far as it is still ours."""
     served = Endpoint(
-        route="work", name="work", handler=_answer, payload=lambda claim: None, flow=FlowControl(key="work")
+        route="work", name="work", function=_answer, payload=lambda claim: None, flow=FlowControl(key="work")
     )
     runtime = Runtime(
         journaling=store,
@@ -213,7 +213,7 @@ async def test_a_claim_is_not_delivered_while_the_lease_is_in_doubt(
         threads=Threads(1, lambda given_up: None),
         lease=OverLease(holds=holds),
     )
-    courier = LocalCourier({"work": served}, served, runtime)
+    courier = Courier({"work": served}, served, runtime)
     await store.publish([message("a", keep=True)])
     (claim,) = (await store.claim("w1", ["work"], 1)).claims
     ending = await courier.deliver(claim)

@@ -15,7 +15,7 @@ from batchflow.errors import StoreError, StoreIncompatible, StoreUnavailable
 from batchflow.stores.sqlite import SqliteStore
 from batchflow.testing.clock import ManualClock
 from batchflow.testing.faults import FaultyStore
-from tests.engine.couriers import FakeCourier, dispatcher, running
+from tests.engine.handlers import FakeHandler, dispatcher, running
 from tests.waiting import wait_until
 
 _GRACE = timedelta(milliseconds=200)
@@ -86,7 +86,7 @@ async def test_a_store_that_refuses_claims_is_asked_for_one_at_a_time(store: Sql
             asked.append(limit)
             return await self._through("claim", lambda: store.claim(worker, destinations, limit))
 
-    dispatching = dispatcher(Asked(store, fail="claim", times=3), FakeCourier(held=True), clock, concurrency=5)
+    dispatching = dispatcher(Asked(store, fail="claim", times=3), FakeHandler(held=True), clock, concurrency=5)
     async with running(dispatching, store):
         await wait_until(lambda: len(asked) == 5, description="it works again")
     assert asked == [5, 1, 1, 1, 5] or asked == [5, 1, 1, 1, 4]

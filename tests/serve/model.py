@@ -172,7 +172,7 @@ def endpoint(
         return result if isinstance(result, Answer) else json.dumps(result)
 
     return Endpoint(
-        route="/test", name="test", handler=handler, payload=payload, flow=FlowControl(key="test"), retry=retry
+        route="/test", name="test", function=handler, payload=payload, flow=FlowControl(key="test"), retry=retry
     )
 
 

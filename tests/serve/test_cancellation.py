@@ -6,10 +6,9 @@ from typing import Any
 
 import pytest
 
-from batchflow.core.ports import STOP, TIMEOUT
+from batchflow.core.interrupts import STOP, TIMEOUT
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.settlement import Settlement
-from batchflow.engine.courier import LocalCourier
 from batchflow.serve.attempt import PATIENCE
 from batchflow.serve.context import WorkflowContext
 from batchflow.serve.endpoint import Endpoint
@@ -24,7 +23,7 @@ async def interrupted(model: Model, endpoint: Endpoint, started: asyncio.Event, 
     claim, runtime = model.claim(), model.runtime
     task = asyncio.create_task(endpoint.deliver(claim, runtime))
     await started.wait()
-    LocalCourier({}, endpoint, runtime).interrupt(claim, why)
+    runtime.interrupts.request(claim, why)
     task.cancel(why)
     ending = await task
     assert ending is not None

@@ -1,4 +1,4 @@
-"""A courier whose deliveries the test ends."""
+"""A handler whose deliveries the test ends, and a dispatcher for it."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -6,24 +6,27 @@ from contextlib import asynccontextmanager
 
 from batchflow.core import settlement
 from batchflow.core.message import Claim
+from batchflow.core.ports import Runtime
 from batchflow.core.settlement import Settlement
 from batchflow.core.store import Store
+from batchflow.engine.courier import Courier
 from batchflow.engine.dispatch import Dispatcher
 from batchflow.engine.storetime import StoresClock
+from batchflow.engine.threads import Threads
 from batchflow.stores.sqlite import SqliteStore
+from batchflow.testing import FixedEntropy
 from batchflow.testing.clock import ManualClock
 
 LEASE_MS = 30_000
 
 
-class FakeCourier:
+class FakeHandler:
     """Delivers to `work`. `held` deliveries wait for `gate`; `stubborn` ones are not to be cancelled."""
 
     def __init__(self, *, held: bool = False, stubborn: bool = False, timeout: int | None = None) -> None:
         self.gate = asyncio.Event()
         self.begun: list[Claim] = []
         self.cancelled_with: list[object] = []
-        self.interrupted: set[str] = set()
         self.error: BaseException | None = None
         self.waited = 0.0
         self.under_way = self.most = 0
@@ -33,29 +36,12 @@ class FakeCourier:
             self.gate.set()
 
     @property
-    def destinations(self) -> tuple[str, ...]:
-        return ("work",)
-
-    def interrupt(self, claim: Claim, why: str) -> None:
-        self.interrupted.add(claim.id)
-
-    def is_interrupted(self, claim: Claim) -> bool:
-        return claim.id in self.interrupted
-
-    def waited_s(self, claim: Claim, now: float) -> float:
-        return self.waited
-
-    def ended(self, claim: Claim) -> None:
-        self.interrupted.discard(claim.id)
-
-    def is_light(self, destination: str) -> bool:
-        return False
-
-    def timeout_ms(self, destination: str) -> int | None:
+    def timeout_ms(self) -> int | None:
         return self._timeout
 
-    async def deliver(self, claim: Claim) -> Settlement | None:
+    async def deliver(self, claim: Claim, runtime: Runtime) -> Settlement | None:
         self.begun.append(claim)
+        runtime.interrupts.excuse(claim, lambda now: self.waited)
         self.under_way += 1
         self.most = max(self.most, self.under_way)
         try:
@@ -76,10 +62,16 @@ class FakeCourier:
                     raise
 
 
-def dispatcher(store: Store, courier: FakeCourier, clock: ManualClock, *, concurrency: int = 8) -> Dispatcher:
+def dispatcher(store: Store, handler: FakeHandler, clock: ManualClock, *, concurrency: int = 8) -> Dispatcher:
     """A dispatcher for the worker `w1`."""
+    runtime = Runtime(journaling=store, clock=clock, entropy=FixedEntropy(), threads=Threads(1, lambda given_up: None))
     return Dispatcher(
-        store, courier, worker="w1", concurrency=concurrency, clock=StoresClock(clock), on_end=lambda: None
+        store,
+        Courier({"work": handler}, handler, runtime),
+        worker="w1",
+        concurrency=concurrency,
+        clock=StoresClock(clock),
+        on_end=lambda: None,
     )
 
 
