@@ -36,7 +36,7 @@ class EntryLayer:
 
     def _named(self, ctx: WorkflowContext[Any], total: int) -> str:
         """The trigger has named the ids, and their chunks are published already."""
-        ctx.effects.append(Enter(_batch(ctx), total))
+        ctx.effects += (Enter(_batch(ctx), total),)
         self._log.info("Total eligible items", total=total)
         return answers.started(total, total, 0)
 
@@ -46,7 +46,7 @@ class EntryLayer:
             total = await ctx.step_as(self._definition.steps.get_all_items, self._number, self._count, ctx.payload)
             self._log.info("Total eligible items", total=total)
         if total == 0:
-            ctx.effects.append(Enter(_batch(ctx), 0))
+            ctx.effects += (Enter(_batch(ctx), 0),)
             return answers.nothing_eligible()
         # Under a limit it depends on the filter how many of them run, and the walk stops before it has named them all.
         counted = total if body.limit is None else None

@@ -54,7 +54,7 @@ class PaginateLayer:
         self._log.info("Processing specific itemIds", count=len(ids), batch=batch)
         picked = Picked(ids, body.marked, dict(zip(ids, body.data, strict=True)) if body.data else None)
         if body.named:
-            ctx.effects.append(Page(batch, len(ids), chunks=1))
+            ctx.effects += (Page(batch, len(ids), chunks=1),)
         started = await self._start(ctx, body, body.first, picked)
         return answers.chunk(started)
 
@@ -65,7 +65,7 @@ class PaginateLayer:
         # Before anything is started: a walk that goes in circles ends here.
         probe = body.probe if page.next_cursor is None else source.advance(body.probe, page.next_cursor)
         if not page.named and page.next_cursor is None:
-            ctx.effects.append(Page(batch, 0))
+            ctx.effects += (Page(batch, 0),)
             self._end_walk(ctx, body)
             return answers.walk_complete()
         needed = await self._needed(ctx, body, page)
@@ -75,7 +75,7 @@ class PaginateLayer:
         count = len(wanted.ids)
         ends = page.next_cursor is None or body.remaining == count
         chunks, messages = await self._hand_on(ctx, body, wanted, ends=ends)
-        ctx.effects.append(Page(batch, page.named, skipped, page.duplicates, len(needed.ids) - count, chunks))
+        ctx.effects += (Page(batch, page.named, skipped, page.duplicates, len(needed.ids) - count, chunks),)
         walked = body.model_copy(
             update={
                 "probe": probe,
@@ -89,7 +89,7 @@ class PaginateLayer:
         elif not page.ahead:
             messages += (self._next_page(ctx, walked, page.next_cursor),)
         if messages:
-            ctx.effects.append(Publish(messages))
+            ctx.effects += (Publish(messages),)
         return answers.page(count, skipped, page.next_cursor)
 
     async def _got(self, ctx: WorkflowContext[Any], body: PaginateBody) -> Fetched:
@@ -189,7 +189,7 @@ class PaginateLayer:
         already_processed = len(picked.ids) - len(fresh.ids)
         if picked.ids:
             effect = StartItems(batch, first, tuple(fresh.ids), fresh.marked, fresh.data, already_processed)
-            ctx.effects.append(effect)
+            ctx.effects += (effect,)
         if self._log.verbose:
             for id in fresh.ids:
                 self._log.debug(f"{self._definition.steps.execute}:{id}", batch=batch)
@@ -230,7 +230,7 @@ class PaginateLayer:
                 batch=batch,
             )
         if self._definition.walk_first:
-            ctx.effects.append(Walked(batch, walked.to_process))
+            ctx.effects += (Walked(batch, walked.to_process),)
             entry = self._layers.entry_log
             entry.info("Total eligible items", total=walked.eligible, batch=batch)
             entry.info("Check result", to_process=walked.to_process, batch=batch)

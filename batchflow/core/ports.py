@@ -3,7 +3,8 @@
 `serve` and `batch` see these and never a store or an engine.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, TypeVar
 
@@ -11,7 +12,8 @@ from batchflow.core.clock import Clock, Entropy
 from batchflow.core.interrupts import Interrupts
 from batchflow.core.limit import Limit
 from batchflow.core.message import Claim
-from batchflow.core.run import Step, StepKind
+from batchflow.core.retry import RetryPolicy
+from batchflow.core.run import Step
 from batchflow.core.settlement import Effect, Settlement
 from batchflow.core.store import Commands, Journaling, Ledger, Reads, Verdict
 from batchflow.errors import StoreError
@@ -19,41 +21,57 @@ from batchflow.errors import StoreError
 T = TypeVar("T")
 
 
-class Asked(NamedTuple):
-    """A step the code asked for: its place, its name, what kind; `due` for one that waits; what is pending of it."""
-
-    number: int
-    name: str
-    kind: StepKind
-    due: int = 0
-    pending: Step | None = None
-
-
-Plan: TypeAlias = Literal["execute", "park", "record", "end"]
-"""`execute` the step now; `park` its branch; `record` it as done without executing; `end` the attempt here."""
+Plan: TypeAlias = Literal["execute", "park"]
+"""`execute` the step now, or begin to wait where it is one that waits; `park` its branch for this attempt."""
 
 
 class Recorder(Protocol):
-    """Makes the steps of one claimed run durable."""
+    """Makes the steps of one claimed run durable; all that an execution knows of how that is done."""
 
     @property
-    def immediate(self) -> bool:
-        """Whether a step may start as soon as it is asked for; else steps asked for together are planned together."""
+    def clock(self) -> Clock:
+        """What steps are due by."""
         ...
 
-    def plan(self, asked: Sequence[Asked]) -> Sequence[Plan]:
-        """What is to become of the steps that were asked for together, in their order."""
+    @property
+    def policy(self) -> RetryPolicy:
+        """How steps are tried again that set no policy of their own."""
         ...
 
-    def record(self, step: Step, effects: tuple[Effect, ...] = ()) -> Awaitable[Verdict]:
-        """Make `step` durable, its outcome or that it waits, together with `effects`.
+    @property
+    def stops(self) -> bool:
+        """Whether the attempt ends once a step is recorded: another one replays it and goes on.
+
+        No step starts then before the code has come to rest, not even in a run without a journal.
+        """
+        ...
+
+    def plan(self, asked: Sequence[Step], settled: AbstractSet[int]) -> Sequence[Plan]:
+        """What is to become of new steps, of each in its order.
+
+        On a replay, and wherever the recorder stops, `asked` is a round: all new steps that the code waits for, once
+        it has come to rest after the last recorded outcome. Those in `settled`, by number, were asked for before that
+        one was handed out, by earlier attempts too. Else it is one step, which was just asked for.
+        """
+        ...
+
+    def start(self, step: Step, effects: tuple[Effect, ...]) -> Awaitable[Verdict]:
+        """Make durable that `step` waits until `step.due` (0: as long as it takes), together with `effects`.
+
+        Resolves and raises as `record`. A sleep beside which nothing executes is not started but goes with the
+        settlement, unless the recorder stops.
+        """
+        ...
+
+    def record(self, step: Step, effects: tuple[Effect, ...]) -> Awaitable[Verdict]:
+        """Make the outcome of `step` durable, together with `effects`.
 
         Resolves once it is; raises `StoreError` when it cannot be known.
         """
         ...
 
-    def failed(self, asked: Asked, error: BaseException) -> int | None:
-        """When the step is tried again, in ms; None: this failure is final."""
+    def again_at(self, error: BaseException, failures: int, retry: RetryPolicy | None) -> int | None:
+        """When to try again after so many failures, this one counted, by `retry` or `policy`; None: never."""
         ...
 
 
@@ -189,7 +207,7 @@ class Handler(Protocol):
         """How long one attempt may take; None: as long as it likes."""
         ...
 
-    async def deliver(self, claim: Claim, runtime: Runtime) -> Settlement | None:
+    def deliver(self, claim: Claim, runtime: Runtime) -> Coroutine[Any, Any, Settlement | None]:
         """Carry out one claim, in the task that was made for it; how it ended.
 
         None: the claim was lost or the store failed; the attempt was given up, and the claim is to be given back.

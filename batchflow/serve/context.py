@@ -17,8 +17,8 @@ from batchflow.serve.callables import as_async
 from batchflow.serve.calls import CallOptions, CallResponse, call_request
 from batchflow.serve.checks import check_response, check_retry, checked_run_id, keyed, limit_ms
 from batchflow.serve.children import Invocable, InvokeOptions, check_target, child_options
-from batchflow.serve.driver import LAST, PLAIN, Driver, Options
 from batchflow.serve.events import WEBHOOK_REQUEST, EventResult, Webhook, WebhookRequest, check_webhook
+from batchflow.serve.execution import FINAL, PLAIN, Execution, Options
 from batchflow.serve.instants import instant
 from batchflow.serve.sending import event_text
 from batchflow.serve.steady import Steady
@@ -53,13 +53,15 @@ class WorkflowContext(Generic[Payload]):
     """
 
     # `claim`, `effects` and `step_as` are for the layers of a batch and no part of the public face.
-    __slots__ = ("_driver", "_steady", "_surroundings", "claim", "effects", "payload")
+    __slots__ = ("_execution", "_steady", "_surroundings", "claim", "effects", "payload")
 
-    def __init__(self, payload: Payload, claim: Claim, driver: Driver, surroundings: Surroundings = NOWHERE) -> None:
+    def __init__(
+        self, payload: Payload, claim: Claim, execution: Execution, surroundings: Surroundings = NOWHERE
+    ) -> None:
         self.payload = payload
         self.claim = claim
-        self.effects: list[Effect] = []
-        self._driver = driver
+        self.effects: tuple[Effect, ...] = ()
+        self._execution = execution
         self._surroundings = surroundings
         self._steady: Steady | None = None
 
@@ -98,7 +100,7 @@ class WorkflowContext(Generic[Payload]):
         """
         if not callable(fn):
             raise uncallable(name, fn)
-        return self._driver.step(name, Codec.of_result(fn), as_async(fn), args, kwargs, PLAIN)
+        return self._execution.step(name, Codec.of_result(fn), as_async(fn), args, kwargs, PLAIN)
 
     def step(self, *, retry: RetryPolicy | None = None, timeout: Duration | None = None) -> "StepRunner":
         """Options for one step: `await ctx.step(retry=RetryPolicy(retries=9), timeout="5s").run("charge", charge, id)`.
@@ -107,15 +109,15 @@ class WorkflowContext(Generic[Payload]):
         as failed with a `TimeoutError`. A plain function cannot be cancelled: its thread runs on, unheard.
         """
         check_retry(retry)
-        return StepRunner(self._driver, Options(retry=retry, timeout_ms=limit_ms(timeout)))
+        return StepRunner(self._execution, Options(retry=retry, timeout_ms=limit_ms(timeout)))
 
     def sleep(self, name: str, duration: Duration, /) -> Coroutine[Any, Any, None]:
         """Go on after `duration`, counted from the first time the code comes here. Meanwhile the run takes no place."""
-        return self._driver.sleep(name, self._driver.now() + to_ms(duration, option="duration"))
+        return self._execution.sleep(name, self._execution.now() + to_ms(duration, option="duration"))
 
     def sleep_until(self, name: str, when: datetime | int, /) -> Coroutine[Any, Any, None]:
         """Go on at `when`, a datetime with its time zone or ms since the epoch; at once when it has passed."""
-        return self._driver.sleep(name, instant(when, now=self._driver.now()))
+        return self._execution.sleep(name, instant(when, now=self._execution.now()))
 
     @overload
     def call(
@@ -144,7 +146,7 @@ class WorkflowContext(Generic[Payload]):
         request = call_request(name, url, options)
         check_response(response)
         retry = RetryPolicy.of(retries=options.get("retries", 0), delay=options.get("retry_delay"))
-        return calling(self._driver, request, retry, keyed(options.get("flow_control")) or CALLS, response)
+        return calling(self._execution, request, retry, keyed(options.get("flow_control")) or CALLS, response)
 
     def invoke(
         self, name: str, target: Invocable[Sent, T], payload: Sent, /, **options: Unpack[InvokeOptions]
@@ -165,7 +167,7 @@ class WorkflowContext(Generic[Payload]):
         # A webhook of the child is reached as the parent was.
         root = {name: value for name, value in self.claim.headers.items() if name == ROOT_HEADER}
         child = child_options(options, root)
-        return invoking(self._driver, self.claim.depth, name, target, payload, child)
+        return invoking(self._execution, self.claim.depth, name, target, payload, child)
 
     @overload
     def wait_for_event(
@@ -187,8 +189,8 @@ class WorkflowContext(Generic[Payload]):
             InputError: what was sent is no `data`.
         """
         codec: Codec[Any] = Codec.of(Any if data is None else data)
-        until = 0 if timeout is None else self._driver.now() + to_ms(timeout, option="timeout")
-        return waiting(self._driver, name, checked_event(event_id), codec, until)
+        until = 0 if timeout is None else self._execution.now() + to_ms(timeout, option="timeout")
+        return waiting(self._execution, name, checked_event(event_id), codec, until)
 
     def notify(
         self, name: str, event_id: str, /, data: object = None, *, run_id: str | None = None
@@ -196,9 +198,9 @@ class WorkflowContext(Generic[Payload]):
         """Notify who waits for `event_id`, exactly once; with `run_id` that run alone, which need not wait yet."""
         event = checked_event(event_id)
         text = event_text(data, event)
-        self._driver.largest.check(text, f"the data of event '{event}'")
+        self._execution.max_value.check(text, f"the data of event '{event}'")
         run = None if run_id is None else checked_run_id(run_id)
-        return self._driver.note(name, NOTHING, lambda: None, lambda _: (Notify(event, text, run),))
+        return self._execution.note(name, NOTHING, lambda: None, lambda _: (Notify(event, text, run),))
 
     def create_webhook(self, name: str, /) -> Coroutine[Any, Any, Webhook]:
         """A URL of this run's own, to be given to a third party; see `wait_for_webhook`.
@@ -207,15 +209,15 @@ class WorkflowContext(Generic[Payload]):
             ConfigurationError: the app's public URL is not known.
         """
         root = self._surroundings.public_url(self.claim.headers)
-        return webhook(self._driver, name, root)
+        return webhook(self._execution, name, root)
 
     def wait_for_webhook(
         self, name: str, webhook: Webhook, /, *, timeout: Duration | None = None
     ) -> Coroutine[Any, Any, EventResult[WebhookRequest]]:
         """Wait for a request to `webhook`. One that has come already is handed out at once, the oldest first."""
         check_webhook(name, webhook)
-        until = 0 if timeout is None else self._driver.now() + to_ms(timeout, option="timeout")
-        return waiting(self._driver, name, webhook_event(webhook.token), WEBHOOK_REQUEST, until)
+        until = 0 if timeout is None else self._execution.now() + to_ms(timeout, option="timeout")
+        return waiting(self._execution, name, webhook_event(webhook.token), WEBHOOK_REQUEST, until)
 
     def first(self, *waits: Awaitable[T]) -> Coroutine[Any, Any, tuple[int, T]]:
         """The place (0, 1, …) and the result of the wait that ends first; the others are not waited for any more.
@@ -233,11 +235,11 @@ class WorkflowContext(Generic[Payload]):
         `ctx.step(timeout=…)`.
         """
         limit = to_ms(delay, option="delay")
-        return Deadline(name, limit, self._driver.sleep(name, self._driver.now() + limit))
+        return Deadline(name, limit, self._execution.sleep(name, self._execution.now() + limit))
 
     def now(self) -> datetime:
         """The time, in UTC, the same on every replay: when the latest step was recorded, or the run began."""
-        return datetime.fromtimestamp(self._driver.time / 1000, UTC)
+        return datetime.fromtimestamp(self._execution.time / 1000, UTC)
 
     def random(self) -> float:
         """A number from 0 up to 1, the same on every replay. Drawn from the run's id: no secret."""
@@ -250,10 +252,10 @@ class WorkflowContext(Generic[Payload]):
     @property
     def log(self) -> RunLog:
         """A logger bound to run, step and attempt; silent on replay."""
-        driver = self._driver
+        execution = self._execution
         bound = logger().bind(run=self.run_id, attempt=self.attempt)
-        step = driver.inside
-        return RunLog(bound if step is None else bound.bind(step=step), lambda: driver.replaying)
+        step = execution.inside
+        return RunLog(bound if step is None else bound.bind(step=step), lambda: execution.replaying)
 
     @property
     def env(self) -> Mapping[str, str]:
@@ -267,7 +269,7 @@ class WorkflowContext(Generic[Payload]):
 
     def cancel(self) -> NoReturn:
         """End the run here, as cancelled: neither a result nor a failure. Does not return."""
-        self._driver.cancel()
+        self._execution.cancel()
 
     def step_as(
         self,
@@ -285,17 +287,17 @@ class WorkflowContext(Generic[Payload]):
         with the settlement. It is dropped with the journal when the run ends as done, so a crash before that calls `fn`
         again. `effects`, of its result, are written together with a step that is recorded on its own.
         """
-        options = LAST if last else PLAIN if effects is None else Options(effects=effects)
-        return self._driver.step(name, codec, fn, args, {}, options)
+        options = FINAL if last else PLAIN if effects is None else Options(effects=effects)
+        return self._execution.step(name, codec, fn, args, {}, options)
 
 
 class StepRunner:
     """A step with options of its own, made by `WorkflowContext.step`."""
 
-    __slots__ = ("_driver", "_options")
+    __slots__ = ("_execution", "_options")
 
-    def __init__(self, driver: Driver, options: Options) -> None:
-        self._driver = driver
+    def __init__(self, execution: Execution, options: Options) -> None:
+        self._execution = execution
         self._options = options
 
     @overload
@@ -310,4 +312,4 @@ class StepRunner:
         """As `WorkflowContext.run`, with these options."""
         if not callable(fn):
             raise uncallable(name, fn)
-        return self._driver.step(name, Codec.of_result(fn), as_async(fn), args, kwargs, self._options)
+        return self._execution.step(name, Codec.of_result(fn), as_async(fn), args, kwargs, self._options)

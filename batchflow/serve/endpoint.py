@@ -1,23 +1,23 @@
 """Where a durable function is served, and how one claim of it is carried out."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
 from batchflow.core.flow import FlowControl
 from batchflow.core.limit import DEFAULT, Limit
 from batchflow.core.message import Claim
-from batchflow.core.ports import Runtime
+from batchflow.core.ports import Recorder, Runtime
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.settlement import Settlement, answered, dead, done
 from batchflow.errors import InputError
-from batchflow.serve.closing import raised, returned
 from batchflow.serve.context import WorkflowContext
 from batchflow.serve.delivering import SURROUNDING, Surrounding
-from batchflow.serve.driver import Driver
+from batchflow.serve.execution import Execution
 from batchflow.serve.failure import describe, report
 from batchflow.serve.leaving import is_end
+from batchflow.serve.outcome import settlement_of_error, settlement_of_return
 from batchflow.serve.recorder import DirectRecorder
 from batchflow.serve.surroundings import NOWHERE, Surroundings
 from batchflow.serve.telling import teller
@@ -61,8 +61,12 @@ class Endpoint:
     surroundings: Surroundings = NOWHERE
     limit: Limit = DEFAULT
 
-    async def deliver(self, claim: Claim, runtime: Runtime) -> Settlement | None:
-        """Carry out one claim, in the task that was made for it; returns how it ended.
+    def deliver(self, claim: Claim, runtime: Runtime) -> Coroutine[Any, Any, Settlement | None]:
+        """Carry out one claim, in the task that was made for it, with its steps recorded in the store."""
+        return self.execute(claim, DirectRecorder(claim, claim.retry or self.retry, runtime), runtime)
+
+    async def execute(self, claim: Claim, recorder: Recorder, runtime: Runtime) -> Settlement | None:
+        """Carry out one claim, in the task that was made for it; `recorder` makes its steps durable. How it ended.
 
         None: the claim was lost or the store failed; the attempt was given up without a trace, and the claim is to be
         given back. Cancelling the task from outside lets `CancelledError` out once the function's own tasks have ended.
@@ -78,25 +82,23 @@ class Endpoint:
             if isinstance(error, asyncio.CancelledError) or is_end(error, root, root.get_loop()):
                 raise
             return dead(claim, report(error))
-        driver = Driver(claim, DirectRecorder(claim, claim.retry or self.retry, runtime), root)
-        driver.stand_in = runtime.stand_in
-        driver.largest = self.limit
-        if self.verbose:
-            driver.tell = teller(self.name, claim.id, runtime.clock.now)
-            driver.tell("ENDPOINT_START", None)
-        context: WorkflowContext[Any] = WorkflowContext(payload, claim, driver, self.surroundings)
+        tell = teller(self.name, claim.id, runtime.clock.now) if self.verbose else None
+        execution = Execution(claim, recorder, runtime, root, max_value=self.limit, tell=tell)
+        if tell is not None:
+            tell("ENDPOINT_START", None)
+        context: WorkflowContext[Any] = WorkflowContext(payload, claim, execution, self.surroundings)
         try:
             result = await self.function(context)
         except BaseException as error:
-            return await raised(driver, claim, error, self.timeout_ms)
-        if driver.smooth:
-            driver.close()
+            return await settlement_of_error(execution, error, self.timeout_ms)
+        if execution.is_straightforward:
+            execution.close()
         else:
-            counts, settlement = await returned(driver, claim, self.timeout_ms)
+            counts, settlement = await settlement_of_return(execution, self.timeout_ms)
             if not counts:
                 return settlement
         if isinstance(result, Answer):
             return answered(claim, result.error, result.result)
-        if driver.tell is not None:
-            driver.tell("SUBMIT_CLEANUP", None)
-        return done(claim, result, tuple(context.effects))
+        if tell is not None:
+            tell("SUBMIT_CLEANUP", None)
+        return done(claim, result, context.effects)

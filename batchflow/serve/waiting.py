@@ -12,8 +12,8 @@ from batchflow.core.settlement import Accept, Effect, Listen, Publish
 from batchflow.errors import ChildCancelled, ChildFailed, ConfigurationError, InputError, StepFailed
 from batchflow.serve.calls import ANSWER, REQUEST, CallResponse
 from batchflow.serve.children import DEEPEST, ChildOptions, Invocable, Link
-from batchflow.serve.driver import Driver
 from batchflow.serve.events import WEBHOOK, EventResult, Webhook, read_data
+from batchflow.serve.execution import Execution
 from batchflow.serve.failure import headline
 from batchflow.serve.showing import is_writable, shown
 
@@ -26,18 +26,18 @@ _TOKEN_BYTES = 20
 
 
 async def calling(
-    driver: Driver, request: CallRequest, retry: RetryPolicy, flow: FlowControl, response: type[T] | None
+    execution: Execution, request: CallRequest, retry: RetryPolicy, flow: FlowControl, response: type[T] | None
 ) -> CallResponse[T]:
     """See `WorkflowContext.call`."""
 
     def effects(number: int) -> tuple[Effect, ...]:
-        link = Link(driver.run_id, number, 0)
+        link = Link(execution.run_id, number, 0)
         body = REQUEST.encode(request)
-        driver.largest.check(body, f"the request of call '{request.step}'")
+        execution.max_value.check(body, f"the request of call '{request.step}'")
         call = Message(id=link.id, destination=CALL, flow=flow, body=body, retry=retry, parent=link.parent)
         return (Publish((call,)),)
 
-    outcome = await driver.wait(request.step, "call", effects)
+    outcome = await execution.wait(request.step, "call", effects)
     if outcome.state != "done":
         why = headline(outcome.error) if outcome.error else "it was cancelled"
         raise StepFailed(request.step, why, attempts=retry.attempts)
@@ -48,7 +48,7 @@ async def calling(
 
 
 async def invoking(
-    driver: Driver, depth: int, name: str, target: Invocable[Sent, T], payload: Sent, options: ChildOptions
+    execution: Execution, depth: int, name: str, target: Invocable[Sent, T], payload: Sent, options: ChildOptions
 ) -> T:
     """See `WorkflowContext.invoke`."""
     if depth + 1 > DEEPEST:
@@ -56,8 +56,8 @@ async def invoking(
             f"step '{name}' would invoke '{target.title}' {depth + 1} runs deep, and {DEEPEST} are the most; "
             f"does it invoke itself?"
         )
-    outcome = await driver.wait(
-        name, "invoke", lambda number: target.invoked(payload, Link(driver.run_id, number, depth + 1), options)
+    outcome = await execution.wait(
+        name, "invoke", lambda number: target.invoked(payload, Link(execution.run_id, number, depth + 1), options)
     )
     if outcome.state == "failed":
         raise ChildFailed(name, target.title, headline(outcome.error or ""))
@@ -66,22 +66,22 @@ async def invoking(
     return target.outcome(outcome.value or "null")
 
 
-async def waiting(driver: Driver, name: str, event: str, codec: Codec[T], until: int) -> EventResult[T]:
+async def waiting(execution: Execution, name: str, event: str, codec: Codec[T], until: int) -> EventResult[T]:
     """See `WorkflowContext.wait_for_event`."""
-    outcome: Step = await driver.wait(name, "wait", lambda number: (Listen(number, event, until),), due=until)
+    outcome: Step = await execution.wait(name, "wait", lambda number: (Listen(number, event, until),), due=until)
     if outcome.state == "timeout":
         return EventResult(name, None, timed_out=True)
     return EventResult(name, read_data(name, event, outcome.value or "null", codec), timed_out=False)
 
 
-async def webhook(driver: Driver, name: str, root: str) -> Webhook:
+async def webhook(execution: Execution, name: str, root: str) -> Webhook:
     """See `WorkflowContext.create_webhook`."""
 
     def make() -> Webhook:
-        token = f"{driver.run_id}.{driver.recorder.entropy.bytes(_TOKEN_BYTES).hex()}"
+        token = f"{execution.run_id}.{execution.entropy.bytes(_TOKEN_BYTES).hex()}"
         return Webhook(url=f"{root}/webhooks/{token}", token=token)
 
-    return await driver.note(name, WEBHOOK, make, lambda made: (Accept(made.token),))
+    return await execution.note(name, WEBHOOK, make, lambda made: (Accept(made.token),))
 
 
 def webhook_event(token: str) -> str:

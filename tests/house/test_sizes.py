@@ -15,7 +15,7 @@ EXCEPTIONS: dict[str, str] = {
     "tests/stores/test_state_machine.py": "one machine: its rules share what they know of each other",
     "tests/stores/model.py": "one model of all that a store promises, read from its first line to its last",
     "tests/stores/test_redis.py": "what is Redis's own, by the parts of a server that can be wrong",
-    "batchflow/serve/driver.py::Driver.step": "every item runs three of them, and a further coroutine costs time",
+    "batchflow/serve/execution.py": "one machine: each of its methods reads what the others have left",
     "batchflow/batch/bound.py::Workflow.trigger": "each option of a trigger is a parameter that an editor can show",
     "batchflow/batch/function.py::function_batch": "so is each option of the short form, for editors",
 }

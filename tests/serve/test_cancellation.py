@@ -9,9 +9,9 @@ import pytest
 from batchflow.core.interrupts import STOP, TIMEOUT
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.settlement import Settlement
-from batchflow.serve.attempt import PATIENCE
 from batchflow.serve.context import WorkflowContext
 from batchflow.serve.endpoint import Endpoint
+from batchflow.serve.execution import PATIENCE
 from tests.serve.model import Calls, Model, endpoint, first_line
 from tests.waiting import wait_until
 

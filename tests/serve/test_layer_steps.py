@@ -79,9 +79,9 @@ async def test_effects_go_with_the_settlement_of_a_done_run() -> None:
     """What an attempt that was given up had collected is gone with it."""
 
     async def run(ctx: Context) -> None:
-        ctx.effects.append(Publish(()))
+        ctx.effects += (Publish(()),)
         await ctx.run("a", Calls()("a"))
-        ctx.effects.append(Publish(()))
+        ctx.effects += (Publish(()),)
 
     ending = await Model(faults={1: "reply lost"}).drive(endpoint(run))
     assert ending.effects == (Publish(()), Publish(()))

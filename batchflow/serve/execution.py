@@ -1,0 +1,637 @@
+"""One attempt of a durable function: runs the steps that its code asks for, has them recorded, knows how it ended."""
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Literal, NamedTuple, NoReturn, TypeAlias, TypeVar
+
+from batchflow.core.codec import Codec
+from batchflow.core.limit import DEFAULT, Limit
+from batchflow.core.message import Claim
+from batchflow.core.ports import Lease, Recorder, Runtime, Verdict
+from batchflow.core.replay import Replay
+from batchflow.core.retry import RetryPolicy
+from batchflow.core.run import NEVER, Step, StepKind
+from batchflow.core.settlement import Effect
+from batchflow.errors import ReplayError, RunError, StepFailed, StoreError
+from batchflow.logs import logger
+from batchflow.serve.callables import within
+from batchflow.serve.delivering import INSIDE, Inside
+from batchflow.serve.failure import describe, headline, limit_ms, rate_limit, report, trace
+from batchflow.serve.leaving import is_end
+from batchflow.serve.refusal import after_last, check_name, nested, swallowed, unreadable, unstorable
+from batchflow.serve.scheduler import REST, Scheduler
+
+T = TypeVar("T")
+
+Ending: TypeAlias = Literal["lost", "cancelled", "refused", "suspended", "interrupted", "over"]
+"""Why nothing goes on: the claim or the store is lost; the run is cancelled; code and journal do not fit; all branches
+are parked; the engine has cancelled the root, as it stops or for the time it took; the function has come back."""
+
+_CALM = frozenset({"over", "interrupted"})
+"""Endings at which the root has come back, or is cancelled already."""
+
+_GOING_ON = frozenset({None, "interrupted"})
+"""Endings at which what was executed is still recorded."""
+
+PATIENCE = 1_000
+"""How often code may ask after the end before it gets no answer at all."""
+
+
+class Options(NamedTuple):
+    """What is set for one step.
+
+    `defer_to_settlement`: its outcome is written with the settlement, and only such steps may follow. `effects`, of its
+    result, are written together with it otherwise.
+    """
+
+    retry: RetryPolicy | None = None
+    timeout_ms: int | None = None
+    defer_to_settlement: bool = False
+    effects: Callable[[Any], tuple[Effect, ...]] | None = None
+
+
+PLAIN = Options()
+FINAL = Options(defer_to_settlement=True)
+
+# Made for every step there is; the constructor of a named tuple takes three times as long.
+_new: Callable[..., Step] = tuple[Any, ...].__new__
+
+_NO_TASKS: frozenset["asyncio.Task[Any]"] = frozenset()
+
+
+class Execution:
+    """One attempt of a durable function in its own task, the root.
+
+    It is ended by cancelling the root, never by raising into a branch: a `TaskGroup` would cancel its siblings in the
+    middle of a step. How steps become durable is known to `recorder` alone.
+    """
+
+    # One is made for every item, and most have neither journal nor branches: what only those need is made for those.
+    __slots__ = (
+        "_cancels",
+        "_idle",
+        "_interrupts",
+        "_late_requests",
+        "_lease",
+        "_losses",
+        "_passed",
+        "_returned",
+        "_solo",
+        "_stand_in",
+        "branches",
+        "claim",
+        "deferred",
+        "ending",
+        "entropy",
+        "failures",
+        "fault",
+        "force_cancelled",
+        "handling",
+        "limit",
+        "loop",
+        "max_value",
+        "recorder",
+        "replay",
+        "root",
+        "run_id",
+        "scheduler",
+        "tell",
+        "time",
+    )
+
+    def __init__(
+        self,
+        claim: Claim,
+        recorder: Recorder,
+        runtime: Runtime,
+        root: "asyncio.Task[Any]",
+        *,
+        max_value: Limit = DEFAULT,
+        tell: Callable[[str, str | None], None] | None = None,
+    ) -> None:
+        self.claim = claim
+        self.run_id = claim.id
+        self.recorder = recorder
+        self.root = root
+        self.loop = root.get_loop()
+        self.replay = Replay(claim.journal)
+        self.max_value = max_value
+        """What each step's result is held to."""
+        self.tell = tell
+        """Is told of what happens, by type and step, when the function is verbose."""
+        self.entropy = runtime.entropy
+        self._interrupts = runtime.interrupts
+        self._stand_in = runtime.stand_in
+        self._lease = runtime.lease
+        self._losses = 0 if runtime.lease is None else runtime.lease.losses
+        """How often the lease had ended when the attempt began."""
+        self.scheduler: Scheduler | None = None
+        """Made when there is somebody to wait for: recorded outcomes, siblings, parked steps."""
+        self.branches: set[asyncio.Task[Any]] | frozenset[asyncio.Task[Any]] = _NO_TASKS
+        """The tasks that have asked for steps beside the root."""
+        self._idle = True
+        """No scheduler, nothing executing, and the root may ask."""
+        self._solo: Inside | None = None
+        """The step that the root has started without a scheduler."""
+        self._passed = 0
+        """The position of the latest outcome that went to the root without a scheduler."""
+        self.deferred: tuple[Step, ...] = ()
+        """The outcomes that go with the settlement."""
+        self.failures = claim.failures
+        """Failed attempts of the function so far; a recorded step starts them anew."""
+        self.limit: tuple[int, str] | None = None
+        """Until when the flow key is to wait, and why."""
+        self.handling: tuple[tuple[BaseException, str], ...] = ()
+        """The exceptions that were being handled when new steps were asked for, with those steps."""
+        self.time = claim.started_at
+        """The run's own time: when the latest outcome was recorded that the code has seen."""
+        self.ending: Ending | None = None
+        self.fault: Exception | None = None
+        self._returned = False
+        """The function has come back."""
+        self._cancels = 0
+        """How often the attempt has cancelled its own root."""
+        self.force_cancelled = False
+        """The branches are cancelled too, since the root did not come back of its own cancellation alone."""
+        self._late_requests = 0
+        """How often somebody has asked after the end."""
+        if claim.journal or recorder.stops:
+            self._passed = self.replay.last
+            self.share()
+
+    # Steps
+
+    async def step(
+        self,
+        name: str,
+        codec: Codec[T],
+        fn: Callable[..., Awaitable[T]],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        options: Options,
+    ) -> T:
+        """The result of a step: the recorded one, or that of `fn` once it is durable."""
+        check_name(name)
+        if self._interrupts.requested:
+            self.heed_interruption()
+        # Nearly all runs are fresh and have no branches; they pay for nothing else.
+        number = failures = 0
+        if self._idle and sys.exc_info()[1] is None and asyncio.current_task(self.loop) is self.root:
+            number = self.replay.begin(name)
+        if number:
+            self._idle = False
+            self._solo = inside = (self.run_id, number, name)
+            INSIDE.set(inside)
+        else:
+            step = await self._scheduled(name, deferred=options.defer_to_settlement)
+            if step.position:
+                return self._recall(step, codec)
+            number, failures = step.number, step.failures
+        try:
+            if (lease := self._lease) is not None and lease.is_doubtful(self._losses):
+                await self._assure(lease)
+            if self._stand_in is not None:
+                fn = self._stand_in(self.run_id, name, fn)
+            if self.tell is not None:
+                self.tell("RUN_PARALLEL" if self._has_branches else "RUN_SINGLE", name)
+            value: Any = None
+            try:
+                if options.timeout_ms is None:
+                    value = await fn(*args, **kwargs)
+                else:
+                    value = await within(options.timeout_ms, fn, args, kwargs)
+                text, value = codec.round_trip(value, where=f"step '{name}'")
+                if len(text) > self.max_value.sure:
+                    self.max_value.check(text, f"step '{name}'")
+                at = self.recorder.clock.now()
+                outcome = _new(Step, (number, name, "run", "done", self.replay.place(), text, None, failures, 0, at))
+            except BaseException as error:
+                # What would take the worker along, and the next one, is a failure like any other.
+                if isinstance(error, asyncio.CancelledError) or is_end(error, self._executing(number), self.loop):
+                    raise
+                outcome = self._failed(number, name, failures, error, options.retry)
+            if not outcome.position:
+                await self.share().park(outcome, outcome.due)
+            if options.defer_to_settlement and not self.branches and self.ending in _GOING_ON:
+                self.deferred += (outcome,)
+            elif options.effects is None or outcome.state != "done":
+                await self._commit(outcome)
+            else:
+                await self._commit(outcome, options.effects(value))
+            if outcome.state == "failed":
+                raise _final(outcome)
+            return value
+        finally:
+            self._leave(number)
+
+    async def _scheduled(self, name: str, *, deferred: bool = False) -> Step:
+        """Ask for a step beside a journal or siblings: as it is recorded, once that is handed out, or as it starts."""
+        step = await self._ask(name, "run", deferred=deferred)
+        try:
+            if step.position:
+                await self.share().wait_recorded(step)
+                self._leave(step.number)
+            else:
+                await self._wait_start(step)
+                self._enter(step)
+        except BaseException:
+            self._leave(step.number)
+            raise
+        return step
+
+    async def sleep(self, name: str, due: int) -> None:
+        """Come back once it is `due`, or what is recorded as due."""
+        step = await self._ask(name, "sleep")
+        try:
+            if step.position:
+                await self.share().wait_recorded(step)
+            else:
+                await self._wait_start(step)
+                if not step.due:
+                    step = step._replace(due=due)
+                    await self._begin_sleep(step)
+                self._enter(step)
+                step = self._done(step, "null")
+                await self._commit(step)
+            self._see(step)
+        finally:
+            self._leave(step.number)
+
+    async def _begin_sleep(self, step: Step) -> None:
+        """Park a new sleep that is not due."""
+        if not self.branches:
+            # Tasks that were just made get to ask for what they are for.
+            await asyncio.sleep(0)
+        if step.due <= self.now():
+            return
+        if self.branches or self.recorder.stops:
+            # What executes beside it may take long, and a crash would start it anew.
+            self._enter(step)
+            await self._start(step, ())
+        elif self.tell is not None:
+            # It is written with the settlement.
+            self.tell("SUBMIT_STEP", step.name)
+        self.share().pending[step.number] = step
+        await self.share().park(step, step.due)
+
+    async def wait(
+        self, name: str, kind: StepKind, effects: Callable[[int], tuple[Effect, ...]], *, due: int = 0
+    ) -> Step:
+        """The outcome of a step for something from outside, at the latest at `due` (0: as long as it takes).
+
+        `effects`, of the step's number, start what it waits for; they are written when it is asked for first, so that
+        nothing is missed that comes while other branches execute.
+        """
+        step = await self._ask(name, kind)
+        try:
+            if not step.position:
+                if not step.at:
+                    await self._wait_start(step)
+                    step = step._replace(due=due, at=self.now())
+                    self._enter(step)
+                    try:
+                        await self._start(step, effects(step.number))
+                    except asyncio.CancelledError:
+                        self.share().withdraw(step)
+                        raise
+                await self.share().park(step, step.due or NEVER)
+            await self.share().wait_recorded(step)
+            self._see(step)
+            if self.tell is not None and kind == "call" and step.at >= self.replay.newest:
+                self.tell("SUBMIT_THIRD_PARTY_RESULT", name)
+            return step
+        finally:
+            self._leave(step.number)
+
+    async def note(
+        self, name: str, codec: Codec[T], make: Callable[[], T], effects: Callable[[T], tuple[Effect, ...]]
+    ) -> T:
+        """The result of a step that does nothing but write `effects`, once, together with its outcome."""
+        step = await self._scheduled(name)
+        if step.position:
+            return self._recall(step, codec)
+        try:
+            value = make()
+            await self._commit(self._done(step, codec.encode(value)), effects(value))
+            return value
+        finally:
+            self._leave(step.number)
+
+    # What the code may ask
+
+    def now(self) -> int:
+        """The time, in ms since the epoch."""
+        return self.recorder.clock.now()
+
+    @property
+    def inside(self) -> str | None:
+        """The name of the step in which the code is that asks."""
+        inside = INSIDE.get()
+        return inside[2] if inside is not None and self._is_under_way(inside) else None
+
+    @property
+    def replaying(self) -> bool:
+        """Whether the code does again what it did on an earlier attempt."""
+        return self.replay.upcoming is not None
+
+    def cancel(self) -> NoReturn:
+        """End the run as cancelled."""
+        self.end("cancelled")
+        raise asyncio.CancelledError
+
+    # Who goes on
+
+    def share(self) -> Scheduler:
+        """The scheduler; made at the first call, and then it knows what the root has under way."""
+        scheduler = self.scheduler
+        if scheduler is None:
+            self._idle = False
+            scheduler = Scheduler(self.replay, self.recorder, self._passed + 1, self._suspend, self.refuse)
+            self.scheduler = scheduler
+            if self._solo is not None:
+                _, number, name = self._solo
+                scheduler.open[number] = name
+                scheduler.busy[number] = self.root, self.root.cancelling()
+        return scheduler
+
+    async def _ask(self, name: str, kind: StepKind, *, deferred: bool = False) -> Step:
+        """Register a request: the step as it is recorded, or a new one."""
+        check_name(name)
+        task = asyncio.current_task()
+        if self._interrupts.requested:
+            self.heed_interruption()
+        if self.ending is not None:
+            await self._turn_away(name)
+        inside = INSIDE.get()
+        if inside is not None and self._is_under_way(inside):
+            self.refuse(nested(name, inside[2]))
+            raise asyncio.CancelledError
+        if self.deferred and not deferred:
+            self.refuse(after_last(name, self.deferred[-1].name))
+            raise asyncio.CancelledError
+        try:
+            step = self.replay.ask(name, kind)
+        except ReplayError as error:
+            self.refuse(error)
+            raise asyncio.CancelledError from None
+        if not step.position and (error := sys.exc_info()[1]) is not None:
+            self.handling += ((error, name),)
+        scheduler = self.share()
+        scheduler.open[step.number] = name
+        if task is not None and task is not self.root:
+            if not self.branches:
+                self.branches = set()
+                self._interrupts.on_request(self.claim, self.heed_interruption)
+            self.branches |= {task}
+            scheduler.alone = False
+        if not scheduler.alone:
+            scheduler.wake()
+        return step
+
+    async def _wait_start(self, step: Step) -> None:
+        """Wait until the step may start; one that is to be tried again later, or not by this attempt, parks."""
+        scheduler = self.share()
+        if step.due > self.now():
+            scheduler.pending[step.number] = step
+            await scheduler.park(step, step.due)
+        if await scheduler.wait_start(step) == "park":
+            await scheduler.park(step, NEVER)
+
+    def _enter(self, step: Step) -> None:
+        """A step starts to execute."""
+        self.share().enter(step.number)
+        INSIDE.set((self.run_id, step.number, step.name))
+
+    def _leave(self, number: int) -> None:
+        """A request has come back, in whatever way."""
+        self._solo = None
+        if self._interrupts.requested:
+            self.heed_interruption()
+        if self.scheduler is None:
+            self._idle = self.ending is None and not self.deferred
+        else:
+            self.scheduler.leave(number)
+
+    def _executing(self, number: int) -> "asyncio.Task[Any] | None":
+        """The task in which a step executes."""
+        return self.root if self.scheduler is None else self.scheduler.busy.get(number, (None, 0))[0]
+
+    def _is_under_way(self, inside: Inside) -> bool:
+        run, number, _ = inside
+        if run != self.run_id:
+            return False
+        return inside is self._solo or (self.scheduler is not None and number in self.scheduler.busy)
+
+    @property
+    def _has_branches(self) -> bool:
+        return any(not branch.done() for branch in self.branches)
+
+    # Outcomes
+
+    def _done(self, step: Step, value: str) -> Step:
+        return step._replace(state="done", position=self.replay.place(), value=value, due=0, at=self.now())
+
+    def _failed(self, number: int, name: str, failures: int, error: BaseException, retry: RetryPolicy | None) -> Step:
+        """What a failure makes of a step: pending until it is tried again, or failed."""
+        limit = rate_limit(error)
+        if limit is not None:
+            until = self.now() + limit_ms(limit, retry or self.recorder.policy)
+            self.limit = max(self.limit or (0, ""), (until, describe(error)))
+            return Step(number, name, "run", "pending", failures=failures)
+        failures += 1
+        at = self.recorder.again_at(error, failures, retry)
+        if at is None:
+            return Step(
+                number, name, "run", "failed", self.replay.place(), None, report(error), failures, 0, self.now()
+            )
+        again = Step(number, name, "run", "pending", 0, None, describe(error), failures, at)
+        self.share().pending[number] = again
+        return again
+
+    def _see(self, outcome: Step) -> None:
+        self.time = max(self.time, outcome.at)
+
+    def _recall(self, outcome: Step, codec: Codec[T]) -> T:
+        self._see(outcome)
+        if outcome.state == "failed":
+            raise _final(outcome)
+        try:
+            return codec.decode(outcome.value or "null")
+        except Exception as error:
+            self.refuse(unreadable(outcome, codec, error))
+            raise asyncio.CancelledError from None
+
+    async def _commit(self, outcome: Step, effects: tuple[Effect, ...] = ()) -> None:
+        """Make an outcome durable, and wait until it is its turn to be handed out."""
+        position = outcome.position
+        if self.ending not in _GOING_ON:
+            raise asyncio.CancelledError
+        try:
+            try:
+                verdict = await self.recorder.record(outcome, effects)
+            except Exception as error:
+                raise self._unrecorded(outcome, error) from None
+            if verdict != "recorded" or self.tell is not None:
+                self._heed(verdict, outcome)
+            if self.ending is not None:
+                raise asyncio.CancelledError
+            self.failures = 0
+            if self.recorder.stops:
+                self.share().skip(position)
+                await self.share().park(outcome, self.now())
+            if self.scheduler is None:
+                self._passed = position
+            elif self.scheduler.alone:
+                self.scheduler.passed(position)
+            else:
+                await self.scheduler.deliver(outcome.number, position)
+            # Not before it is handed out: what others are handed first has an earlier time, as on a replay.
+            if self.time < outcome.at:
+                self.time = outcome.at
+        except asyncio.CancelledError:
+            self._passed = position
+            if self.scheduler is not None:
+                self.scheduler.skip(position)
+            raise
+
+    async def _start(self, step: Step, effects: tuple[Effect, ...]) -> None:
+        """Make durable that a step waits."""
+        try:
+            verdict = await self.recorder.start(step, effects)
+        except Exception as error:
+            raise self._unrecorded(step, error) from None
+        self._heed(verdict, step)
+
+    def _heed(self, verdict: Verdict, step: Step) -> None:
+        """Whoever cannot record has lost the claim, and goes on with nothing."""
+        if verdict != "recorded":
+            self.end("lost" if verdict == "stale" else "cancelled")
+            raise asyncio.CancelledError
+        if self.tell is not None:
+            self.tell("SUBMIT_STEP", step.name)
+
+    def _unrecorded(self, step: Step, error: Exception) -> asyncio.CancelledError:
+        """End the attempt, since a step could not be recorded; what its code is to see of that."""
+        if isinstance(error, StoreError) and not error.retryable:
+            self.refuse(unstorable(step, error))
+        else:
+            self.end("lost", error)
+        return asyncio.CancelledError()
+
+    async def _assure(self, lease: Lease) -> None:
+        """A worker that was suspended past its lease starts nothing that others have done meanwhile."""
+        if not await lease.holds(self._losses):
+            self.end("lost")
+            raise asyncio.CancelledError
+
+    # The end
+
+    @property
+    def is_straightforward(self) -> bool:
+        """Whether nothing stood in the way: no branches, nothing left of a journal."""
+        return self.ending is None and not self.branches and self.replay.upcoming is None
+
+    @property
+    def interruption(self) -> str | None:
+        """Why the engine interrupts the attempt; None: it does not."""
+        return self._interrupts.why(self.claim)
+
+    def heed_interruption(self) -> None:
+        """Let nothing more start where the engine has cancelled the root, also while it unwinds."""
+        if self.interruption:
+            self.end("interrupted")
+
+    def close(self) -> Ending:
+        """The function has come back: nothing goes on. How the attempt had ended before, else `over`."""
+        self._returned = True
+        self.end("over")
+        assert self.ending is not None
+        return self.ending
+
+    def refuse(self, fault: RunError) -> None:
+        """Code and journal do not fit, or the store never takes what there is to record."""
+        self.end("refused", fault)
+
+    def end(self, ending: Ending, fault: Exception | None = None) -> None:
+        """Let nothing more go on; only the first ending counts. User code that led here gets a `CancelledError`."""
+        if self.ending is not None:
+            return
+        self.ending, self.fault = ending, fault
+        self._idle = False
+        if self.scheduler is not None:
+            self.scheduler.close()
+        if ending not in _CALM and asyncio.current_task() is not self.root:
+            self._cancels += 1
+            self.root.cancel()
+        if ending != "over" and self.branches:
+            self._force_cancel(REST)
+
+    def take_back_cancels(self) -> None:
+        """Undo the attempt's own cancellations of the root."""
+        for _ in range(self._cancels):
+            self.root.uncancel()
+        self._cancels = 0
+
+    @property
+    def unawaited_steps(self) -> list[str]:
+        """The steps that execute in branches which nobody has cancelled: their names."""
+        if self.scheduler is None or all(branch.done() or branch.cancelling() for branch in self.branches):
+            return []
+        return [self.scheduler.open[number] for number in sorted(self.scheduler.busy)]
+
+    async def dismiss(self, *, unheard: bool = False) -> None:
+        """Cancel the branches that are left over, and wait for their end.
+
+        `unheard`: the function was kept from looking at how they ended, so nobody is to complain of that.
+        """
+        left = [branch for branch in self.branches if not branch.done()]
+        for branch in left:
+            branch.cancel()
+        if left:
+            await asyncio.wait(left)
+        if unheard:
+            for branch in self.branches:
+                _ = branch.cancelled() or branch.exception()
+
+    def _suspend(self) -> None:
+        """Everything waits for a later attempt."""
+        self.end("suspended")
+
+    def _force_cancel(self, turns: int) -> None:
+        # A TaskGroup that is aborting keeps the cancellation to itself, and waits for its tasks.
+        if self._returned:
+            return
+        if turns:
+            self.loop.call_soon(self._force_cancel, turns - 1)
+            return
+        self.force_cancelled = True
+        for branch in self.branches:
+            branch.cancel()
+
+    async def _turn_away(self, name: str) -> NoReturn:
+        """Turn away who asks after the end: the root is found out if it caught its cancellation and goes on."""
+        task = asyncio.current_task()
+        if self.ending == "over" and not self.replay.note(name):
+            logger().warning(
+                "[batchflow] A step is not executed, since its function had returned before it was asked for; await it",
+                run=self.run_id,
+                step=name,
+            )
+        # While `finally` and `except` blocks run, the exception is at hand: the root unwinds, which is as it should be.
+        if self.ending == "suspended" and task is self.root and not self.force_cancelled and sys.exc_info()[1] is None:
+            self.ending, self.fault = "refused", swallowed(f"asked for step '{name}'")
+        self._late_requests += 1
+        if self._late_requests > PATIENCE:
+            # Code that catches this and asks again, for ever, would keep the event loop for itself.
+            await asyncio.get_running_loop().create_future()
+        raise asyncio.CancelledError
+
+
+def _final(outcome: Step) -> StepFailed:
+    """What the code sees of a failure that is final, on the first pass and on every replay alike."""
+    error = outcome.error or ""
+    failed = StepFailed(outcome.name, headline(error), attempts=outcome.failures)
+    if frames := trace(error):
+        failed.add_note(frames)
+    return failed
