@@ -15,7 +15,9 @@ class Courier:
     """Delivers claims to the endpoints of this process, and calls over HTTP to `caller`."""
 
     def __init__(self, endpoints: Mapping[str, Handler], caller: Handler, runtime: Runtime) -> None:
+        self._endpoints = endpoints
         self._handlers: Mapping[str, Handler] = ChainMap({CALL: caller}, cast("dict[str, Handler]", endpoints))
+        self._destinations: tuple[str, ...] = ()
         self._runtime = runtime
 
     @property
@@ -25,8 +27,11 @@ class Courier:
 
     @property
     def destinations(self) -> tuple[str, ...]:
-        """What can be delivered to; messages for others are left to other workers."""
-        return tuple(self._handlers)
+        """What can be delivered to; messages for others are left to other workers. The same object until one is added."""
+        # There may be thousands, and each claim asks; none is ever taken away.
+        if len(self._destinations) != len(self._endpoints) + 1:
+            self._destinations = (CALL, *self._endpoints)
+        return self._destinations
 
     def timeout_ms(self, destination: str) -> int | None:
         """How long one attempt may take there."""
