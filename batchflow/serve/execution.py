@@ -215,10 +215,9 @@ class Execution:
                 await self.share().park(outcome, outcome.due)
             if options.defer_to_settlement and not self.branches and self.ending in _GOING_ON:
                 self.deferred += (outcome,)
-            elif options.effects is None or outcome.state != "done":
-                await self._commit(outcome)
             else:
-                await self._commit(outcome, options.effects(value))
+                wanted = options.effects
+                await self._commit(outcome, () if wanted is None or outcome.state == "failed" else wanted(value))
             if outcome.state == "failed":
                 raise _final(outcome)
             return value
