@@ -75,32 +75,46 @@ class Fork:
 Node: TypeAlias = Do | Nap | Event | Call | Child | Limit | Trip | Fork
 Story: TypeAlias = "tuple[Node, ...]"
 
-_LEAVES: st.SearchStrategy[Node] = st.one_of(
+_WAITS: st.SearchStrategy[Node] = st.one_of(
     st.builds(Do, st.sampled_from([0, 0, 1, 3, 40]), st.sampled_from([0, 0, 0, 1, 2, 5])),
     st.builds(Nap, st.sampled_from([0, 1, 5])),
     st.builds(Event, st.sampled_from(["before", 0, 2, 3_600, -1])),
     st.builds(Call, st.sampled_from([0, 0, 1, 5]), st.booleans()),
-    st.builds(Trip, st.sampled_from([1, 2])),
 )
+_LEAVES = st.one_of(_WAITS, st.builds(Trip, st.sampled_from([1, 2])))
 
 
 def _story(nodes: st.SearchStrategy[Node]) -> st.SearchStrategy[Story]:
     return st.lists(nodes, min_size=1, max_size=3).map(tuple)
 
 
-def _stories(limits: Sequence[str], forks: Sequence[str]) -> st.SearchStrategy[Story]:
+def _stories(
+    limits: Sequence[str], forks: Sequence[str], *, of_one_run: bool = False, leaves: int = 7
+) -> st.SearchStrategy[Story]:
+    nodes = _WAITS if of_one_run else _LEAVES
+
     def inner(stories: st.SearchStrategy[Story]) -> st.SearchStrategy[Story]:
         branches = st.lists(stories, min_size=2, max_size=3).map(tuple)
-        child = st.builds(Child, stories, st.booleans())
+        child = nodes if of_one_run else st.builds(Child, stories, st.booleans())
         limit = st.builds(Limit, stories, st.sampled_from(limits))
         fork = st.builds(Fork, st.sampled_from(forks), branches, st.integers(0, 1))
-        return _story(st.one_of(_LEAVES, child, limit, fork))
+        return _story(st.one_of(nodes, child, limit, fork))
 
-    return st.recursive(_story(_LEAVES), inner, max_leaves=7)
+    return st.recursive(_story(nodes), inner, max_leaves=leaves)
 
 
 CERTAIN = _stories(["ample", "endless"], ["gather", "group", "first"])
 """Stories of which it is known how they end."""
+
+_ALONE = _stories(["ample", "endless"], ["gather", "group", "first"], of_one_run=True, leaves=3)
+_FORKED = st.builds(
+    Fork,
+    st.sampled_from(["gather", "group", "first"]),
+    st.lists(_ALONE, min_size=2, max_size=3).map(tuple),
+    st.integers(0, 1),
+)
+OF_ONE_RUN: st.SearchStrategy[Story] = st.one_of(st.tuples(_FORKED), _ALONE)
+"""Of those, such as have no children and fail with a step only; most of them begin with branches."""
 
 OPEN = _stories(["ample", "endless", "tight"], ["gather", "group", "first", "race"])
 """Stories in which it is a matter of time who is first."""
