@@ -27,12 +27,12 @@ from batchflow.serve.telling import RunLog
 from batchflow.serve.unawaited import checked_waits, uncallable
 from batchflow.serve.waiting import (
     NOTHING,
-    calling,
+    call_step,
     checked_event,
-    invoking,
-    waiting,
-    webhook,
+    invoke_step,
+    wait_step,
     webhook_event,
+    webhook_step,
 )
 
 Payload = TypeVar("Payload")
@@ -146,7 +146,7 @@ class WorkflowContext(Generic[Payload]):
         request = call_request(name, url, options)
         check_response(response)
         retry = RetryPolicy.of(retries=options.get("retries", 0), delay=options.get("retry_delay"))
-        return calling(self._execution, request, retry, keyed(options.get("flow_control")) or CALLS, response)
+        return call_step(self._execution, request, retry, keyed(options.get("flow_control")) or CALLS, response)
 
     def invoke(
         self, name: str, target: Invocable[Sent, T], payload: Sent, /, **options: Unpack[InvokeOptions]
@@ -167,7 +167,7 @@ class WorkflowContext(Generic[Payload]):
         # A webhook of the child is reached as the parent was.
         root = {name: value for name, value in self.claim.headers.items() if name == ROOT_HEADER}
         child = child_options(options, root)
-        return invoking(self._execution, self.claim.depth, name, target, payload, child)
+        return invoke_step(self._execution, self.claim.depth, name, target, payload, child)
 
     @overload
     def wait_for_event(
@@ -190,7 +190,7 @@ class WorkflowContext(Generic[Payload]):
         """
         codec: Codec[Any] = Codec.of(Any if data is None else data)
         until = 0 if timeout is None else self._execution.now() + to_ms(timeout, option="timeout")
-        return waiting(self._execution, name, checked_event(event_id), codec, until)
+        return wait_step(self._execution, name, checked_event(event_id), codec, until)
 
     def notify(
         self, name: str, event_id: str, /, data: object = None, *, run_id: str | None = None
@@ -209,7 +209,7 @@ class WorkflowContext(Generic[Payload]):
             ConfigurationError: the app's public URL is not known.
         """
         root = self._surroundings.public_url(self.claim.headers)
-        return webhook(self._execution, name, root)
+        return webhook_step(self._execution, name, root)
 
     def wait_for_webhook(
         self, name: str, webhook: Webhook, /, *, timeout: Duration | None = None
@@ -217,7 +217,7 @@ class WorkflowContext(Generic[Payload]):
         """Wait for a request to `webhook`. One that has come already is handed out at once, the oldest first."""
         check_webhook(name, webhook)
         until = 0 if timeout is None else self._execution.now() + to_ms(timeout, option="timeout")
-        return waiting(self._execution, name, webhook_event(webhook.token), WEBHOOK_REQUEST, until)
+        return wait_step(self._execution, name, webhook_event(webhook.token), WEBHOOK_REQUEST, until)
 
     def first(self, *waits: Awaitable[T]) -> Coroutine[Any, Any, tuple[int, T]]:
         """The place (0, 1, …) and the result of the wait that ends first; the others are not waited for any more.

@@ -25,7 +25,7 @@ _LONGEST_EVENT = 500
 _TOKEN_BYTES = 20
 
 
-async def calling(
+async def call_step(
     execution: Execution, request: CallRequest, retry: RetryPolicy, flow: FlowControl, response: type[T] | None
 ) -> CallResponse[T]:
     """See `WorkflowContext.call`."""
@@ -47,7 +47,7 @@ async def calling(
     return answer
 
 
-async def invoking(
+async def invoke_step(
     execution: Execution, depth: int, name: str, target: Invocable[Sent, T], payload: Sent, options: ChildOptions
 ) -> T:
     """See `WorkflowContext.invoke`."""
@@ -66,7 +66,7 @@ async def invoking(
     return target.outcome(outcome.value or "null")
 
 
-async def waiting(execution: Execution, name: str, event: str, codec: Codec[T], until: int) -> EventResult[T]:
+async def wait_step(execution: Execution, name: str, event: str, codec: Codec[T], until: int) -> EventResult[T]:
     """See `WorkflowContext.wait_for_event`."""
     outcome: Step = await execution.wait(name, "wait", lambda number: (Listen(number, event, until),), due=until)
     if outcome.state == "timeout":
@@ -74,7 +74,7 @@ async def waiting(execution: Execution, name: str, event: str, codec: Codec[T], 
     return EventResult(name, read_data(name, event, outcome.value or "null", codec), timed_out=False)
 
 
-async def webhook(execution: Execution, name: str, root: str) -> Webhook:
+async def webhook_step(execution: Execution, name: str, root: str) -> Webhook:
     """See `WorkflowContext.create_webhook`."""
 
     def make() -> Webhook:
