@@ -14,6 +14,7 @@ EXCEPTIONS: dict[str, str] = {
     "batchflow/engine/engine.py": "one engine: what it is asked, its life, and its worker",
     "tests/stores/test_state_machine.py": "one machine: its rules share what they know of each other",
     "tests/stores/model.py": "one model of all that a store promises, read from its first line to its last",
+    "tests/stores/memory.py": "one store of plain dicts, which an author of another reads as a whole",
     "tests/stores/test_redis.py": "what is Redis's own, by the parts of a server that can be wrong",
     "batchflow/serve/execution.py": "one machine: each of its methods reads what the others have left",
     "batchflow/batch/bound.py::Workflow.trigger": "each option of a trigger is a parameter that an editor can show",

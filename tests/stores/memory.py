@@ -1,0 +1,1206 @@
+"""A store that is not ours: plain dicts, written on `batchflow.core.store` alone.
+
+It stands for what an author of a further store does: the docstrings of the protocol say what to write, the rules that
+all stores share are in the core (`admit`, `share`, `ripen`, `loss_wait_ms`), and the conformance suite says when it is
+right. One `Place` may be opened by several stores, as several processes open one server.
+"""
+
+import asyncio
+import contextlib
+import functools
+import math
+import threading
+from collections import Counter, defaultdict
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import CoroutineType
+from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeAlias, TypeVar
+
+from pydantic_core import PydanticSerializationError, to_json
+
+from batchflow.core import ids
+from batchflow.core.batch import Batch, BatchState, Counts, Item, ItemState, NewBatch
+from batchflow.core.clock import Clock
+from batchflow.core.flow import FlowControl, FlowState, FlowStatus, admit, share
+from batchflow.core.ledger import Mark
+from batchflow.core.message import (
+    ALONE_MS,
+    FAILURE_FLOW,
+    LOSS_LIMIT,
+    SUSPECT_LOSSES,
+    Claim,
+    Claimed,
+    DeadLetter,
+    Message,
+    loss_wait_ms,
+)
+from batchflow.core.run import NEVER, Arrival, Journal, Run, RunQuery, RunState, Step, StepState, Waiter, ripen
+from batchflow.core.settlement import (
+    Accept,
+    Effect,
+    Enter,
+    Listen,
+    Notify,
+    OpenBatch,
+    Page,
+    Publish,
+    Settled,
+    Settlement,
+    StartItems,
+    Unlisten,
+    Walked,
+)
+from batchflow.core.store import KEPT_EVENTS, Verdict
+from batchflow.core.worker import WorkerStatus
+from batchflow.errors import StoreError, StoreUnavailable
+
+STAYS = frozenset({"suspended", "retry", "parked", "released"})
+GOES_ON = STAYS | {"dead"}
+RUN_STATE: Mapping[str, RunState] = {"done": "completed", "answered": "failed", "cancelled": "cancelled"}
+ITEM_STATE: Mapping[str, ItemState] = {
+    "done": "succeeded", "answered": "failed", "dead": "failed", "cancelled": "cancelled"
+}  # fmt: skip
+ARRIVES: Mapping[str, StepState] = {"done": "done", "answered": "failed", "dead": "failed", "cancelled": "cancelled"}
+FOREIGN_S = 0.01
+"""So long after another store's change one is told of it."""
+
+
+class Lane(NamedTuple):
+    """What waits in one order: for a destination, under a flow key, of a batch."""
+
+    destination: str
+    flow: str
+    batch: str | None = None
+    held: bool = False
+
+
+@dataclass(slots=True)
+class Turn:
+    """Where a lane stands among those of its key."""
+
+    turn: int
+    ahead: int = 0
+
+
+@dataclass(slots=True)
+class Row:
+    """A message: waiting, leased or dead."""
+
+    message: Message
+    lane: Lane
+    due: int
+    created_at: int
+    number: int = -1
+    owner: str | None = None
+    fence: int = 0
+    failures: int = 0
+    losses: int = 0
+    cancelled: bool = False
+    error: str | None = None
+    started_at: int | None = None
+    died_at: int | None = None
+    steps: dict[int, Step] = field(default_factory=dict[int, Step])
+    arrivals: list[Arrival] = field(default_factory=list[Arrival])
+    kept: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
+
+    @property
+    def waits(self) -> bool:
+        return self.owner is None and self.died_at is None
+
+    @property
+    def is_suspect(self) -> bool:
+        return self.losses >= SUSPECT_LOSSES
+
+    @property
+    def journal(self) -> Journal:
+        return tuple(sorted(self.steps.values()))
+
+
+@dataclass(slots=True)
+class Flow:
+    """A flow key."""
+
+    turn: int
+    code: FlowControl
+    declared: bool = False
+    pinned_parallelism: int | None = None
+    pinned_rate: FlowControl | None = None
+    paused: bool = False
+    in_use: int = 0
+    next_start: float = 0
+    parked_until: int = 0
+
+    @property
+    def limits(self) -> FlowControl:
+        rate = self.pinned_rate or self.code
+        parallelism = self.code.parallelism if self.pinned_parallelism is None else self.pinned_parallelism
+        return FlowControl.of_ms(
+            self.code.key, parallelism, rate.rate, rate.period_ms, 1 if self.pinned_rate else rate.burst
+        )
+
+    @property
+    def state(self) -> FlowState:
+        return FlowState(
+            in_use=self.in_use, next_start=self.next_start, parked_until=self.parked_until, paused=self.paused
+        )
+
+    def limit(self, code: FlowControl) -> None:
+        if (code.rate, code.period_ms) != (self.code.rate, self.code.period_ms):
+            self.next_start = 0
+        self.code = code
+
+
+@dataclass(slots=True)
+class BatchRow:
+    """A batch with its items."""
+
+    new: NewBatch
+    created_at: int
+    state: BatchState = "pending"
+    entered: bool = False
+    walked: bool = False
+    dropped: bool = False
+    paused: bool = False
+    generation: int = 1
+    working: int = 0
+    pages: int = 0
+    chunks: int = 0
+    total: int | None = None
+    worked_ms: float = 0
+    error: str | None = None
+    started_at: int | None = None
+    ended_at: int | None = None
+    counts: Counter[str] = field(default_factory=Counter[str])
+    items: dict[int, Item] = field(default_factory=dict[int, Item])
+    named: set[str] = field(default_factory=set[str])
+    data: dict[int, str] = field(default_factory=dict[int, str])
+
+    @property
+    def takes(self) -> bool:
+        return self.ended_at is None and self.state != "cancelling"
+
+    @property
+    def ledger(self) -> str:
+        return self.new.ledger or self.new.workflow
+
+    @property
+    def shown(self) -> Batch:
+        return Batch(
+            id=self.new.id,
+            workflow=self.new.workflow,
+            state=self.state,
+            counts=Counts(**self.counts),
+            pages=self.pages,
+            chunks=self.chunks,
+            total=self.total,
+            working=self.working,
+            worked_ms=self.worked_ms,
+            params=self.new.params,
+            force=self.new.force,
+            label=self.new.label,
+            headers=self.new.headers,
+            paused=self.paused,
+            error=self.error,
+            created_at=self.created_at,
+            started_at=self.started_at,
+            ended_at=self.ended_at,
+        )
+
+
+@dataclass(slots=True)
+class MarkRow:
+    """What a ledger knows of an item: since when it is processed, who is at it."""
+
+    processed_at: int | None = None
+    expires_at: int | None = None
+    holder: str | None = None
+
+    def holds(self, now: int) -> bool:
+        return self.processed_at is not None and (self.expires_at is None or self.expires_at > now)
+
+
+@dataclass(slots=True)
+class Place:
+    """What is stored, and how one change of it brings others with it. `now` is the time of the present verb."""
+
+    now: int = 0
+    turn: int = 0
+    rows: dict[str, Row] = field(default_factory=dict[str, Row])
+    runs: dict[str, Run] = field(default_factory=dict[str, Run])
+    flows: dict[str, Flow] = field(default_factory=dict[str, Flow])
+    lanes: dict[Lane, Turn] = field(default_factory=dict[Lane, Turn])
+    workers: dict[str, WorkerStatus] = field(default_factory=dict[str, WorkerStatus])
+    batches: dict[str, BatchRow] = field(default_factory=dict[str, BatchRow])
+    ledgers: defaultdict[str, dict[str, MarkRow]] = field(
+        default_factory=lambda: defaultdict[str, dict[str, MarkRow]](dict)
+    )
+    listeners: dict[tuple[str, int], tuple[str, int, int]] = field(
+        default_factory=dict[tuple[str, int], tuple[str, int, int]]
+    )
+    webhooks: dict[str, str] = field(default_factory=dict[str, str])
+    children: defaultdict[str, list[str]] = field(default_factory=lambda: defaultdict[str, list[str]](list))
+    touched: dict[str, None] = field(default_factory=dict[str, None])
+    lock: threading.RLock = field(default_factory=threading.RLock)
+    stores: "set[MemoryStore]" = field(default_factory=set["MemoryStore"])
+
+    # Messages come in
+
+    def publish(self, messages: Iterable[Message]) -> list[bool]:
+        return [self._add(message) for message in messages]
+
+    def _add(self, message: Message) -> bool:
+        batch = self.batches.get(message.batch or "")
+        known = message.id in self.rows or message.id in self.runs
+        if known or (message.batch is not None and not (batch and batch.takes)):
+            return False
+        if message.open_dedup is not None and any(
+            row.message.open_dedup == message.open_dedup and row.died_at is None for row in self.rows.values()
+        ):
+            return False
+        self.put(message, Lane(message.destination, message.flow.key or "", message.batch, message.held))
+        if batch:
+            batch.working += 1
+        return True
+
+    def put(self, message: Message, lane: Lane, number: int = -1) -> None:
+        flow = self.flow(lane.flow)
+        if not flow.declared:
+            flow.limit(message.flow)
+        self.lanes.setdefault(lane, Turn(self.turn))
+        due = message.not_before if message.not_before > self.now else 0
+        self.rows[message.id] = Row(message, lane, due, self.now, number)
+        if message.parent:
+            self.children[message.parent[0]].append(message.id)
+
+    def flow(self, key: str) -> Flow:
+        if key not in self.flows:
+            self.flows[key] = Flow(self.turn, FlowControl(key=key or None))
+        return self.flows[key]
+
+    def held(self, id: str, fence: int) -> Row | None:
+        row = self.rows.get(id)
+        return row if row and row.owner is not None and row.fence == fence else None
+
+    def note(self, row: Row, steps: Iterable[Step]) -> None:
+        """Record steps; an outcome sets failures and losses to none."""
+        for step in steps:
+            row.steps[step.number] = step
+            if step.position:
+                row.failures = row.losses = 0
+
+    # Claims begin
+
+    def is_closed(self, lane: Lane) -> bool:
+        batch = self.batches.get(lane.batch or "")
+        return batch is not None and (
+            batch.paused or batch.state == "cancelling" or (lane.held and not (batch.walked and not batch.dropped))
+        )
+
+    def claim(self, worker: str, destinations: frozenset[str], limit: int) -> Claimed:
+        if any(row.owner == worker and row.is_suspect for row in self.rows.values()):
+            return Claimed((), self.now + ALONE_MS, self.now)
+        waiting: dict[Lane, list[Row]] = {}
+        suspects: list[Row] = []
+        for row in self.rows.values():
+            if row.waits and row.lane.destination in destinations and not self.is_closed(row.lane):
+                suspects.append(row) if row.is_suspect else waiting.setdefault(row.lane, []).append(row)
+        for row in sorted(suspects, key=lambda row: (row.due, row.message.id)):
+            if row.due <= self.now and self._admits(row.lane):
+                return Claimed([self._lease(row.lane, [row], worker)[0]], self.now + ALONE_MS, self.now)
+        claims: list[Claim] = []
+        more = True
+        while more and len(claims) < limit:
+            more = False
+            ready = [lane for lane, rows in waiting.items() if _earliest(rows) <= self.now and self._admits(lane)]
+            ready.sort(key=lambda lane: (self.flows[lane.flow].turn, self.lanes[lane].turn, _earliest(waiting[lane])))
+            for place, lane in enumerate(ready):
+                part = max(1, (limit - len(claims)) // (len(ready) - place))
+                taken = self._take(lane, waiting[lane], min(part, limit - len(claims)), worker)
+                claims += taken
+                more = more or len(taken) == part
+                if len(claims) >= limit:
+                    return Claimed(claims, self.now, self.now)
+        return Claimed(
+            claims, self._next_due([*suspects, *(row for rows in waiting.values() for row in rows)]), self.now
+        )
+
+    def _admits(self, lane: Lane) -> bool:
+        flow = self.flows[lane.flow]
+        return admit(flow.limits, flow.state, now=self.now, want=1).count > 0
+
+    def _take(self, lane: Lane, rows: list[Row], want: int, worker: str) -> list[Claim]:
+        flow, turn = self.flows[lane.flow], self.lanes[lane]
+        want = admit(flow.limits, flow.state, now=self.now, want=want).count
+        due = [row for row in rows if row.due <= self.now]
+        started = sorted((row for row in due if row.fence), key=lambda row: (row.due, row.message.id))
+        fresh = sorted((row for row in due if not row.fence), key=lambda row: row.message.id)
+        for row in fresh:
+            row.due = 0
+        parts = share(want, min(want, len(started)), min(want, len(fresh)), turn.ahead)
+        taken = started[: parts.started] + fresh[: parts.fresh]
+        if not taken:
+            return []
+        claims = self._lease(lane, taken, worker)
+        turn.turn, turn.ahead = self.turn, parts.ahead
+        rows[:] = [row for row in rows if row.owner is None]
+        return claims
+
+    def _lease(self, lane: Lane, rows: Sequence[Row], worker: str) -> list[Claim]:
+        flow = self.flows[lane.flow]
+        state = admit(flow.limits, flow.state, now=self.now, want=len(rows)).state
+        self.turn += 1
+        flow.in_use, flow.next_start, flow.turn = state.in_use, state.next_start, self.turn
+        return [self._claim(row, worker) for row in rows]
+
+    def _claim(self, row: Row, worker: str) -> Claim:
+        ripe = ripen(row.journal, self.now, row.arrivals) if row.fence else []
+        self.note(row, ripe)
+        self.unlisten(row.message.id, [step.number for step in ripe if step.kind == "wait"])
+        row.arrivals.clear()
+        row.owner, row.fence = worker, row.fence + 1
+        row.started_at = self.now if row.started_at is None else row.started_at
+        message, batch = row.message, self.batches.get(row.message.batch or "")
+        is_item = batch is not None and row.number >= 0
+        return Claim(
+            id=message.id,
+            fence=row.fence,
+            destination=message.destination,
+            body=message.body,
+            batch=message.batch,
+            number=row.number,
+            item=batch.items[row.number].id if batch and is_item else "",
+            failures=row.failures,
+            losses=row.losses,
+            headers=batch.new.headers if batch and is_item else message.headers,
+            retry=message.retry,
+            journal=row.journal,
+            params=batch.new.params if batch else "null",
+            started_at=row.started_at,
+            depth=batch.new.depth if batch else message.depth,
+            data=batch.data.get(row.number) if batch and is_item else None,
+        )
+
+    def _next_due(self, rows: Iterable[Row]) -> int | None:
+        found: list[float] = []
+        for row in rows:
+            flow = self.flows[row.lane.flow]
+            limits = flow.limits
+            full = limits.parallelism is not None and flow.in_use >= limits.parallelism
+            if row.owner is None and not flow.paused and not full:
+                found.append(max(row.due, flow.parked_until, flow.next_start if limits.rate else 0))
+        earliest = math.ceil(min(found, default=NEVER))
+        return None if earliest >= NEVER else earliest
+
+    # Claims end
+
+    def settle(self, settlement: Settlement) -> Settled:
+        row = self.held(settlement.id, settlement.fence)
+        if row is None:
+            return Settled(stale=True)
+        if row.cancelled and settlement.ending in GOES_ON:
+            settlement = settlement._replace(ending="cancelled")
+        if settlement.ending in STAYS:
+            self.note(row, settlement.steps)
+            self._stay(row, settlement)
+        else:
+            self.end(row, settlement)
+        if settlement.ending != "cancelled":
+            self.apply(settlement.id, settlement.effects)
+        ended = self.finish()
+        return Settled(ended_batch=row.message.batch if row.message.batch in ended else None)
+
+    def _stay(self, row: Row, settlement: Settlement) -> None:
+        arrived = settlement.ending == "suspended" and any(it.number in row.steps for it in row.arrivals)
+        at_once = settlement.ending == "released" or arrived
+        self._let_go(row)
+        row.due = 0 if at_once or settlement.due <= self.now else settlement.due
+        row.failures += settlement.ending == "retry"
+        row.error = settlement.error
+        if settlement.ending == "parked":
+            flow = self.flows[row.lane.flow]
+            flow.parked_until = max(flow.parked_until, row.due)
+
+    def _let_go(self, row: Row) -> None:
+        if row.owner is not None:
+            row.owner = None
+            self.flows[row.lane.flow].in_use -= 1
+
+    def end(self, row: Row, settlement: Settlement) -> None:
+        """A message is not delivered again; a batch that this may have ended is `touched`."""
+        self._let_go(row)
+        id, ending = settlement.id, settlement.ending
+        if ending == "dead":
+            self.note(row, settlement.steps)
+            row.died_at, row.due, row.cancelled, row.error = self.now, 0, False, settlement.error or ""
+            row.failures += 1
+        else:
+            del self.rows[id]
+            if row.message.keep:
+                about = self.run_of(row)
+                state, error = RUN_STATE[ending], settlement.error
+                self.runs[id] = replace(about, state=state, result=settlement.result, error=error, ended_at=self.now)
+        self._end_in_batch(row, settlement)
+        if row.message.parent:
+            self.arrive(*row.message.parent, ARRIVES[ending], settlement.result, settlement.error)
+        if ending == "dead" and (told := self.on_failure(row)) is not None:
+            failure = ids.failure_id(id, row.fence)
+            self.publish([Message(id=failure, destination=told, flow=FAILURE_FLOW, body=to_json(id).decode())])
+        row.arrivals.clear()
+        row.kept.clear()
+        self.unlisten(id, [number for run, number in self.listeners if run == id])
+        for token in [token for token, run in self.webhooks.items() if run == id]:
+            del self.webhooks[token]
+        if ending == "cancelled":
+            self._cancel_children(id)
+
+    def _end_in_batch(self, row: Row, settlement: Settlement) -> None:
+        batch = self.batches.get(row.message.batch or "")
+        if batch is None:
+            return
+        self.touched[batch.new.id] = None
+        if row.number >= 0:
+            self._end_item(batch, row.number, settlement)
+            return
+        batch.working -= 1
+        if settlement.ending != "done" and batch.takes:
+            batch.error = batch.error or settlement.error or f"its run '{settlement.id}' was cancelled"
+            batch.entered = True
+            batch.dropped = any(lane.batch == batch.new.id and lane.held for lane in self.lanes)
+            for other in [other for other in self.rows.values() if other.lane.batch == batch.new.id]:
+                if other.lane.held and other.waits:
+                    self.end(other, Settlement(other.message.id, 0, "cancelled"))
+
+    def _end_item(self, batch: BatchRow, number: int, settlement: Settlement) -> None:
+        item, state = batch.items[number], ITEM_STATE[settlement.ending]
+        result = settlement.result if batch.new.keep_results else None
+        batch.items[number] = replace(item, state=state, result=result, error=settlement.error, ended_at=self.now)
+        batch.counts["open"] -= 1
+        batch.counts[state] += 1
+        batch.worked_ms += settlement.took_ms
+        if state != "failed":
+            batch.data.pop(number, None)
+        ledger = self.ledgers[batch.ledger]
+        if state == "succeeded":
+            ttl = batch.new.ledger_ttl
+            ledger[item.id] = MarkRow(self.now, None if ttl is None else self.now + ttl)
+        elif (mark := ledger.get(item.id)) and mark.holder == batch.new.id:
+            mark.holder = None
+            if mark.processed_at is None:
+                del ledger[item.id]
+
+    def finish(self) -> set[str]:
+        """Seal or end the batches that were touched; those that have ended."""
+        ended: set[str] = set()
+        while self.touched:
+            id, _ = self.touched.popitem()
+            batch = self.batches[id]
+            open = batch.counts["open"]
+            if batch.ended_at is not None or batch.working or not (batch.entered or batch.state == "cancelling"):
+                continue
+            if open:
+                batch.state = "sealed" if batch.state == "open" else batch.state
+                continue
+            cancelled = batch.state == "cancelling"
+            batch.state = "cancelled" if cancelled else "failed" if batch.error is not None else "completed"
+            batch.ended_at, batch.paused = self.now, False
+            ended.add(id)
+            self._publish_completion(batch)
+        return ended
+
+    def _publish_completion(self, batch: BatchRow) -> None:
+        new = batch.new
+        if new.complete is None:
+            return
+        id = ids.complete_id(new.id, batch.generation)
+        tied: dict[str, Any] = {"batch": new.id, "parent": new.parent, "depth": new.depth}
+        message = Message(id=id, destination=new.complete, flow=new.complete_flow, **tied)
+        self.put(message, Lane(new.complete, new.complete_flow.key or ""))
+        batch.working += 1
+
+    def take_back(self, row: Row, *, lost: bool) -> None:
+        id, fence = row.message.id, row.fence
+        row.losses += lost
+        if row.cancelled:
+            self.end(row, Settlement(id, 0, "cancelled"))
+        elif lost and row.losses >= LOSS_LIMIT:
+            error = f"WorkerLost: {row.losses} workers in a row died or hung while they ran it"
+            # No failure of its own: the one that ends it was the workers'.
+            row.failures -= 1
+            self.end(row, Settlement(id, fence, "dead", error=error))
+        else:
+            self._let_go(row)
+            wait = loss_wait_ms(row.losses) if lost else 0
+            row.due, row.error = self.now + wait if wait else 0, None
+
+    def take_back_all(self, worker: str, *, lost: bool) -> int:
+        held = [row for row in self.rows.values() if row.owner == worker]
+        alone = lost and any(row.is_suspect for row in held)
+        for row in held:
+            self.take_back(row, lost=lost and (row.is_suspect or not alone))
+        del self.workers[worker]
+        return len(held)
+
+    # Cancelling
+
+    def cancel(self, id: str) -> bool:
+        row = self.rows.get(id)
+        if row is None or row.died_at is not None:
+            return False
+        if row.owner is None:
+            self.end(row, Settlement(id, 0, "cancelled"))
+        else:
+            row.cancelled = True
+        return True
+
+    def cancel_batch(self, id: str) -> None:
+        self.batches[id].state = "cancelling"
+        self.touched[id] = None
+        for run in [run for run, row in self.rows.items() if row.message.batch == id]:
+            self.cancel(run)
+
+    def _cancel_children(self, parent: str) -> None:
+        for batch in [it for it in self.batches.values() if it.new.parent and it.new.parent[0] == parent]:
+            if batch.ended_at is None:
+                self.cancel_batch(batch.new.id)
+        for child in self.children.pop(parent, ()):
+            self.cancel(child)
+
+    # Effects
+
+    def apply(self, run: str, effects: Sequence[Effect]) -> None:
+        for effect in sorted(effects, key=lambda effect: isinstance(effect, StartItems)):
+            match effect:
+                case Publish(messages):
+                    self.publish(messages)
+                case OpenBatch(batch, messages):
+                    self.open_batch(batch, messages)
+                case Listen(number, event, until):
+                    self._listen(run, number, event, until)
+                case Unlisten(numbers):
+                    self.unlisten(run, numbers)
+                case Accept(token):
+                    self.webhooks.setdefault(token, run)
+                case Notify(event, data, only):
+                    self.notify(event, data, only)
+                case Enter() | Page() | Walked() | StartItems():
+                    if (batch := self.batches.get(effect.batch)) is not None:
+                        self._apply_to_batch(batch, effect)
+
+    def _apply_to_batch(self, batch: BatchRow, effect: Enter | Page | Walked | StartItems) -> None:
+        match effect:
+            case Enter():
+                if not batch.entered:
+                    batch.entered, batch.started_at = True, self.now
+                    batch.total = batch.total if effect.total is None else effect.total
+                    batch.counts["left_out"] += effect.left_out
+                    batch.state = "open" if batch.state == "pending" else batch.state
+            case Page():
+                batch.pages += 1
+                batch.chunks += effect.chunks
+                for name in ("eligible", "already_processed", "duplicates", "left_out"):
+                    batch.counts[name] += getattr(effect, name)
+            case Walked():
+                batch.walked = True
+                batch.total = batch.total if effect.total is None else effect.total
+            case StartItems():
+                if batch.takes:
+                    batch.counts["already_processed"] += effect.already_processed
+                    for place, id in enumerate(effect.ids):
+                        self._start(batch, effect, place, id)
+
+    def _start(self, batch: BatchRow, effect: StartItems, place: int, id: str) -> None:
+        number, new = effect.first + place, batch.new
+        every = new.force or new.named
+        mark = self.ledgers[batch.ledger].get(id) or MarkRow()
+        if id in batch.named or number in batch.items:
+            batch.counts["duplicates"] += 1
+        elif not every and mark.holder not in (None, new.id):
+            batch.counts["in_flight"] += 1
+        elif not every and id not in effect.marked and mark.holds(self.now):
+            batch.counts["already_processed"] += 1
+        else:
+            self.ledgers[batch.ledger][id] = mark
+            mark.holder = new.id
+            batch.items[number] = Item(number=number, id=id, state="open")
+            batch.named.add(id)
+            batch.counts["open"] += 1
+            if place < len(effect.data) and (brought := effect.data[place]) is not None:
+                batch.data[number] = brought
+            run = Message(id=ids.item_run_id(new.id, number), destination=new.execute, flow=new.flow, batch=new.id)
+            self.put(run, Lane(new.execute, new.flow.key or "", new.id), number)
+
+    def open_batch(self, new: NewBatch, messages: Sequence[Message]) -> bool:
+        under_way = (it.new.open_dedup for it in self.batches.values() if it.ended_at is None)
+        if new.id in self.batches or (new.open_dedup is not None and new.open_dedup in under_way):
+            return False
+        self.batches[new.id] = BatchRow(new, self.now)
+        self.lanes.setdefault(Lane(new.execute, new.flow.key or "", new.id), Turn(self.turn))
+        flow = self.flow(new.flow.key or "")
+        if not flow.declared:
+            flow.limit(new.flow)
+        self.publish(messages)
+        return True
+
+    # What comes from outside
+
+    def arrive(self, run: str, number: int, state: StepState, value: str | None, error: str | None = None) -> None:
+        row = self.rows.get(run)
+        if row is None or row.died_at is not None:
+            return
+        # A run that is leased may begin to wait for it with its next step, or as it is suspended.
+        step = row.steps.get(number)
+        if row.owner is None if step is None else step.state != "pending":
+            return
+        row.arrivals.append(Arrival(number, state, value, error, self.now))
+        if row.owner is None and row.fence and row.error is None and row.due > self.now:
+            row.due = 0
+
+    def _listen(self, run: str, number: int, event: str, until: int) -> None:
+        row = self.rows[run]
+        for kept in row.kept:
+            if kept[0] == event:
+                row.kept.remove(kept)
+                self.arrive(run, number, "done", kept[1])
+                return
+        self.listeners.setdefault((run, number), (event, self.now, until))
+
+    def unlisten(self, run: str, numbers: Iterable[int]) -> None:
+        for number in numbers:
+            self.listeners.pop((run, number), None)
+
+    def listening(self, event: str) -> list[tuple[int, str, int, int]]:
+        """Since when, run, number, until when; those that have waited longest first."""
+        return sorted(
+            (since, run, number, until)
+            for (run, number), (name, since, until) in self.listeners.items()
+            if name == event and (until == 0 or until > self.now)
+        )
+
+    def notify(self, event: str, data: str, run: str | None) -> list[str]:
+        found = [one for one in self.listening(event) if run in (None, one[1])]
+        if run is not None:
+            found = found[:1]
+            row = self.rows.get(run)
+            if not found and row and not row.cancelled and row.died_at is None and len(row.kept) < KEPT_EVENTS:
+                row.kept.append((event, data))
+                return [run]
+        for _, who, number, _ in found:
+            self.arrive(who, number, "done", data)
+            self.unlisten(who, [number])
+        return list(dict.fromkeys(who for _, who, _, _ in found))
+
+    # Dead letters
+
+    def on_failure(self, row: Row) -> str | None:
+        batch = self.batches.get(row.message.batch or "")
+        return batch.new.on_failure if batch and row.number >= 0 else row.message.on_failure
+
+    def redrive(self, id: str) -> bool:
+        row = self.rows.get(id)
+        if row is None or row.died_at is None:
+            return False
+        if row.message.batch is not None and not self._reopen(row.message.batch, row):
+            return False
+        failed = max((step.position for step in row.steps.values() if step.state == "failed"), default=0)
+        for step in row.journal:
+            if step.state == "pending" or (step.state, step.position) == ("failed", failed):
+                del row.steps[step.number]
+        row.died_at, row.error, row.failures, row.losses, row.due = None, None, 0, 0, 0
+        return True
+
+    def _reopen(self, id: str, row: Row) -> bool:
+        batch = self.batches.get(id)
+        if batch is None or batch.state == "cancelling" or (row.number < 0 and batch.dropped):
+            return False
+        completion = self.rows.get(ids.complete_id(id, batch.generation))
+        if completion is not None and completion.waits:
+            del self.rows[completion.message.id]
+            batch.working -= 1
+        if batch.ended_at is not None:
+            batch.state, batch.ended_at = "sealed", None
+            batch.generation += 1
+        if row.number < 0:
+            batch.working += 1
+            batch.error = None
+            batch.entered = batch.started_at is not None
+            batch.state = "open" if batch.entered else "pending"
+            return True
+        item = batch.items[row.number]
+        batch.items[row.number] = replace(item, state="open", result=None, error=None, ended_at=None)
+        batch.counts["open"] += 1
+        batch.counts["failed"] -= 1
+        self.ledgers[batch.ledger].setdefault(item.id, MarkRow()).holder = id
+        return True
+
+    # As it is read
+
+    def run_of(self, row: Row) -> Run:
+        message = row.message
+        dead, leased = row.died_at is not None, row.owner is not None
+        return Run(
+            id=message.id,
+            destination=message.destination,
+            state="failed" if dead else "running" if leased else "waiting",
+            created_at=row.created_at,
+            started_at=row.started_at,
+            ended_at=row.died_at,
+            payload=message.body,
+            error=row.error,
+            failures=row.failures,
+            batch=message.batch,
+            label=message.label,
+            parent=message.parent[0] if message.parent else None,
+            journal=row.journal,
+        )
+
+    def letter_of(self, row: Row) -> DeadLetter:
+        batch = self.batches.get(row.message.batch or "")
+        return DeadLetter(
+            message=replace(row.message, not_before=0, held=False, on_failure=self.on_failure(row)),
+            error=row.error or "",
+            failures=row.failures,
+            losses=row.losses,
+            created_at=row.created_at,
+            started_at=row.started_at,
+            died_at=row.died_at or 0,
+            item=batch.items[row.number].id if batch and row.number in batch.items else None,
+            number=row.number,
+            journal=row.journal,
+        )
+
+    def status_of(self, key: str, waiting: int) -> FlowStatus:
+        flow = self.flows[key]
+        pinned = flow.pinned_parallelism is not None, flow.pinned_rate is not None
+        return FlowStatus(flow.limits, *pinned, flow.paused, flow.in_use, waiting, flow.parked_until)
+
+    # Housekeeping
+
+    def remove_idle(self) -> None:
+        used = {row.lane.flow for row in self.rows.values()}
+        used |= {lane.flow for lane in self.lanes if lane.batch in self.batches and self._goes_on(lane.batch)}
+        for key, flow in list(self.flows.items()):
+            kept = flow.declared or flow.paused or flow.pinned_rate or flow.pinned_parallelism is not None
+            if not kept and key not in used and admit(flow.limits, flow.state, now=self.now, want=1).count:
+                del self.flows[key]
+                for lane in [lane for lane in self.lanes if lane.flow == key]:
+                    del self.lanes[lane]
+
+    def _goes_on(self, batch: str) -> bool:
+        return self.batches[batch].ended_at is None
+
+    def prune(self, before: int) -> int:
+        gone = 0
+        for ledger in self.ledgers.values():
+            for item, mark in list(ledger.items()):
+                if mark.holder is None and not mark.holds(self.now):
+                    del ledger[item]
+                    gone += 1
+        for run in [run.id for run in self.runs.values() if (run.ended_at or 0) < before]:
+            del self.runs[run]
+            gone += 1
+        for id in [id for id, row in self.rows.items() if row.died_at is not None and row.died_at < before]:
+            del self.rows[id]
+            gone += 1
+        for id, batch in list(self.batches.items()):
+            if batch.ended_at is not None and batch.ended_at < before and not batch.working:
+                del self.batches[id]
+                gone += 1 + len(batch.items)
+                for lane in [lane for lane in self.lanes if lane.batch == id]:
+                    del self.lanes[lane]
+        return gone
+
+
+def _earliest(rows: Iterable[Row]) -> int:
+    return min((row.due for row in rows), default=NEVER)
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Body = Callable[Concatenate["MemoryStore", P], R]
+Verb: TypeAlias = "Callable[Concatenate[MemoryStore, P], CoroutineType[Any, Any, R]]"
+
+
+def read(body: Body[P, R]) -> "Verb[P, R]":
+    """A verb that changes nothing."""
+
+    @functools.wraps(body)
+    async def verb(self: "MemoryStore", *arguments: P.args, **options: P.kwargs) -> R:
+        with self.place():
+            return body(self, *arguments, **options)
+
+    return verb
+
+
+def write(*, tells: bool) -> "Callable[[Body[P, R]], Verb[P, R]]":
+    """A verb that is done altogether or not at all, and `tells` where something may be due then, or have ended."""
+
+    def decorate(body: Body[P, R]) -> "Verb[P, R]":
+        @functools.wraps(body)
+        async def verb(self: "MemoryStore", *arguments: P.args, **options: P.kwargs) -> R:
+            try:
+                to_json((arguments, options), fallback=dict)
+            except PydanticSerializationError as error:
+                raise StoreError(f"memory cannot take this: {error}") from error
+            with self.place() as place:
+                answer = body(self, *arguments, **options)
+                place.finish()
+            self.changed(tells=tells)
+            # Nobody who writes without a pause holds up the loop.
+            await asyncio.sleep(0)
+            return answer
+
+        return verb
+
+    return decorate
+
+
+class MemoryStore:
+    """`batchflow.core.store.Store` on a place in this process's memory."""
+
+    def __init__(self, place: Place | None = None, *, clock: Clock) -> None:
+        self.lasting = place is not None
+        self._kept = place
+        self._place: Place | None = None
+        self._clock = clock
+        self._subscribers: list[Callable[[bool], None]] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._behind = False
+        self._telling: asyncio.TimerHandle | None = None
+
+    # Life
+
+    async def open(self) -> None:
+        if self._place is None:
+            self._loop = asyncio.get_running_loop()
+            self._place = self._kept or Place()
+            self._place.stores.add(self)
+
+    async def close(self) -> None:
+        if self._place is not None:
+            self._place.stores.discard(self)
+            self._place = None
+            if self._telling is not None:
+                self._telling.cancel()
+
+    def on_change(self, callback: Callable[[bool], None]) -> Callable[[], None]:
+        self._subscribers.append(callback)
+        self._tell_of_others()
+        return lambda: self._subscribers.remove(callback)
+
+    @property
+    def at(self) -> Place:
+        """The place, inside a verb."""
+        assert self._place is not None
+        return self._place
+
+    @contextlib.contextmanager
+    def place(self) -> Generator[Place]:
+        """The place, for one verb."""
+        if self._place is None:
+            raise StoreUnavailable("the store in memory is not open")
+        with self._place.lock:
+            self._place.now = self._clock.now()
+            yield self._place
+
+    def changed(self, *, tells: bool) -> None:
+        """Tell of a change, on whichever thread it was made."""
+        assert self._loop is not None
+        if tells:
+            if threading.current_thread() is threading.main_thread():
+                self._tell(False)
+            else:
+                self._loop.call_soon_threadsafe(self._tell, False)
+        for other in self._place.stores if self._place else ():
+            if other is not self and other._loop is not None:
+                other._behind = True
+                other._loop.call_soon_threadsafe(other._tell_of_others)
+
+    def _tell_of_others(self) -> None:
+        if self._behind and self._subscribers and self._telling is None and self._loop is not None:
+            self._telling = self._loop.call_later(FOREIGN_S, self._tell_late)
+
+    def _tell_late(self) -> None:
+        self._behind, self._telling = False, None
+        self._tell(True)
+
+    def _tell(self, foreign: bool) -> None:
+        for callback in tuple(self._subscribers):
+            callback(foreign)
+
+    # What an app asks to be done
+
+    @write(tells=True)
+    def publish(self, messages: Sequence[Message]) -> Sequence[bool]:
+        return self.at.publish(messages)
+
+    @write(tells=True)
+    def open_batch(self, batch: NewBatch, messages: Sequence[Message]) -> bool:
+        return self.at.open_batch(batch, messages)
+
+    @write(tells=True)
+    def notify(self, event: str, data: str, run: str | None = None) -> Sequence[str]:
+        return self.at.notify(event, data, run)
+
+    @write(tells=True)
+    def cancel_run(self, id: str) -> bool:
+        return self.at.cancel(id)
+
+    @write(tells=True)
+    def cancel_runs(self, *, destination: str | None = None, label: str | None = None) -> int:
+        found = [
+            id
+            for id, row in self.at.rows.items()
+            if (destination or label) and not row.cancelled and row.died_at is None
+            if destination is None or (row.message.keep and row.message.destination == destination)
+            if label is None or row.message.label == label
+        ]
+        for id in found:
+            self.at.cancel(id)
+        return len(found)
+
+    @write(tells=True)
+    def cancel_batch(self, id: str) -> bool:
+        if id not in self.at.batches or self.at.batches[id].ended_at is not None:
+            return False
+        self.at.cancel_batch(id)
+        return True
+
+    # What a worker does
+
+    @write(tells=False)
+    def enlist(self, worker: str, lease_ms: int, concurrency: int = 0) -> None:
+        at = self.at
+        known = at.workers.get(worker) or WorkerStatus(worker, at.now, at.now, 0, 0, 0, {}, lost=False)
+        about = {"seen_at": at.now, "lease_until": at.now + lease_ms, "concurrency": concurrency}
+        at.workers[worker] = known._replace(**about)
+
+    def renew(self, worker: str, lease_ms: int, hung: Sequence[tuple[str, int]] = (), hanging: int = 0) -> bool:
+        with self.place() as at:
+            known = at.workers.get(worker)
+            if known is None:
+                return False
+            for id, fence in hung:
+                row = at.held(id, fence)
+                if row is not None and row.owner == worker:
+                    at.take_back(row, lost=True)
+            at.finish()
+            at.workers[worker] = known._replace(seen_at=at.now, lease_until=at.now + lease_ms, hanging=hanging)
+        self.changed(tells=bool(hung))
+        return True
+
+    @write(tells=False)
+    def claim(self, worker: str, destinations: Sequence[str], limit: int) -> Claimed:
+        if worker not in self.at.workers or limit < 1 or not destinations:
+            return Claimed((), None, self.at.now)
+        return self.at.claim(worker, frozenset(destinations), limit)
+
+    @write(tells=True)
+    def settle(self, settlement: Settlement) -> Settled:
+        return self.at.settle(settlement)
+
+    @write(tells=True)
+    def expire(self) -> int:
+        ended = [worker.name for worker in self.at.workers.values() if worker.lease_until <= self.at.now]
+        count = sum(self.at.take_back_all(worker, lost=True) for worker in ended)
+        self.at.finish()
+        self.at.remove_idle()
+        return count
+
+    @write(tells=True)
+    def dismiss(self, worker: str) -> None:
+        if worker in self.at.workers:
+            self.at.take_back_all(worker, lost=False)
+
+    @write(tells=True)
+    def record(self, claim: str, fence: int, step: Step, effects: tuple[Effect, ...] = ()) -> Verdict:
+        row = self.at.held(claim, fence)
+        if row is None:
+            return "stale"
+        if row.cancelled:
+            return "cancelled"
+        known = row.steps.get(step.number)
+        self.at.note(row, [step])
+        if known is None or (known.state, known.position) != (step.state, step.position):
+            self.at.apply(claim, effects)
+        return "recorded"
+
+    # What an operator does
+
+    @write(tells=False)
+    def pause_batch(self, id: str) -> bool:
+        batch = self.at.batches.get(id)
+        if batch is None or not batch.takes:
+            return False
+        batch.paused = True
+        return True
+
+    @write(tells=True)
+    def resume_batch(self, id: str) -> bool:
+        batch = self.at.batches.get(id)
+        if batch is None or not batch.paused:
+            return False
+        batch.paused = False
+        return True
+
+    @write(tells=True)
+    def redrive(self, id: str) -> bool:
+        return self.at.redrive(id)
+
+    @write(tells=True)
+    def declare(self, limits: Sequence[FlowControl]) -> None:
+        for code in limits:
+            flow = self.at.flow(code.key or "")
+            flow.declared = True
+            flow.limit(code)
+
+    @write(tells=True)
+    def pin(self, limits: FlowControl) -> None:
+        flow = self.at.flow(limits.key or "")
+        if limits.parallelism is not None:
+            flow.pinned_parallelism = limits.parallelism
+        if limits.rate is not None:
+            flow.pinned_rate, flow.next_start = limits, 0
+
+    @write(tells=True)
+    def unpin(self, key: str, *, parallelism: bool = True, rate: bool = True) -> None:
+        flow = self.at.flows.get(key)
+        if flow is not None and parallelism:
+            flow.pinned_parallelism = None
+        if flow is not None and rate and flow.pinned_rate is not None:
+            flow.pinned_rate, flow.next_start = None, 0
+
+    @write(tells=False)
+    def pause(self, key: str) -> None:
+        self.at.flow(key).paused = True
+
+    @write(tells=True)
+    def resume(self, key: str) -> None:
+        if key in self.at.flows:
+            self.at.flows[key].paused = False
+
+    # What is read
+
+    @read
+    def run(self, id: str) -> Run | None:
+        return self.at.run_of(self.at.rows[id]) if id in self.at.rows else self.at.runs.get(id)
+
+    @read
+    def runs(self, query: RunQuery, limit: int) -> Sequence[Run]:
+        rows = [row for row in self.at.rows.values() if row.message.keep or row.died_at is not None]
+        found = [
+            replace(run, journal=())
+            for run in [*map(self.at.run_of, rows), *self.at.runs.values()]
+            if query.state in (None, run.state) and query.destination in (None, run.destination)
+            if query.label in (None, run.label) and (query.before is None or (run.created_at, run.id) < query.before)
+        ]
+        return sorted(found, key=lambda run: (run.created_at, run.id), reverse=True)[:limit]
+
+    @read
+    def waiters(self, event: str) -> Sequence[Waiter]:
+        return [
+            Waiter(run, self.at.rows[run].steps[number].name, since, until or None)
+            for since, run, number, until in self.at.listening(event)
+        ]
+
+    @read
+    def webhook(self, token: str) -> str | None:
+        return self.at.webhooks.get(token)
+
+    @read
+    def batch(self, id: str) -> Batch | None:
+        return self.at.batches[id].shown if id in self.at.batches else None
+
+    @read
+    def batches(
+        self, *, workflow: str | None = None, label: str | None = None, open_only: bool = False, limit: int = 50
+    ) -> Sequence[Batch]:
+        found = [
+            it.shown
+            for it in reversed(self.at.batches.values())
+            if workflow in (None, it.new.workflow) and label in (None, it.new.label)
+            if not open_only or it.ended_at is None
+        ]
+        return found[:limit]
+
+    @read
+    def items(self, batch: str, *, state: ItemState | None = None, after: int = -1, limit: int = 100) -> Sequence[Item]:
+        known = self.at.batches[batch].items if batch in self.at.batches else {}
+        return [it for number, it in sorted(known.items()) if number > after and state in (None, it.state)][:limit]
+
+    @read
+    def under_way(self, open_dedup: str) -> str | None:
+        batches = (it.new for it in self.at.batches.values() if it.ended_at is None)
+        messages = (row.message for row in self.at.rows.values() if row.died_at is None)
+        return next((it.id for it in (*batches, *messages) if it.open_dedup == open_dedup), None)
+
+    @read
+    def dead_letters(self, *, batch: str | None = None, limit: int = 50) -> Sequence[DeadLetter]:
+        dead = [row for row in self.at.rows.values() if row.died_at is not None and batch in (None, row.message.batch)]
+        found = sorted(dead, key=lambda row: (row.died_at or 0, row.message.id), reverse=True)
+        return [self.at.letter_of(row) for row in found[:limit]]
+
+    @read
+    def workers(self) -> Sequence[WorkerStatus]:
+        return [
+            about._replace(
+                holds=dict(Counter(row.message.destination for row in self.at.rows.values() if row.owner == name)),
+                lost=about.lease_until <= self.at.now,
+            )
+            for name, about in sorted(self.at.workers.items())
+        ]
+
+    @read
+    def flows(self, keys: Sequence[str] | None = None) -> Sequence[FlowStatus]:
+        waiting = Counter(row.lane.flow for row in self.at.rows.values() if row.waits)
+        wanted = self.at.flows if keys is None else self.at.flows.keys() & set(keys)
+        return [self.at.status_of(key, waiting[key]) for key in sorted(wanted)]
+
+    # The ledger
+
+    @read
+    def processed(self, ledger: str, ids: Sequence[str]) -> frozenset[str]:
+        known = self.at.ledgers.get(ledger, {})
+        return frozenset(id for id in ids if id in known and known[id].holds(self.at.now))
+
+    @write(tells=False)
+    def mark(self, ledger: str, ids: Sequence[str], ttl_ms: int | None) -> None:
+        for id in ids:
+            mark = self.at.ledgers[ledger].setdefault(id, MarkRow())
+            mark.processed_at = self.at.now
+            mark.expires_at = None if ttl_ms is None else self.at.now + ttl_ms
+
+    @write(tells=False)
+    def forget(self, ledger: str, ids: Sequence[str] | None = None) -> int:
+        known, count = self.at.ledgers.get(ledger, {}), 0
+        for id in list(known) if ids is None else ids:
+            if id in known and known[id].processed_at is not None:
+                count += 1
+                known[id].processed_at = known[id].expires_at = None
+                if known[id].holder is None:
+                    del known[id]
+        return count
+
+    @read
+    def ledgers(self) -> Sequence[str]:
+        found = self.at.ledgers.items()
+        return sorted(name for name, marks in found if any(mark.processed_at is not None for mark in marks.values()))
+
+    @read
+    def marks(self, ledger: str, *, after: str | None = None, limit: int = 1_000) -> Sequence[Mark]:
+        known = sorted(self.at.ledgers.get(ledger, {}).items())
+        found = [(id, mark) for id, mark in known if mark.holds(self.at.now) and (after is None or id > after)]
+        return [Mark(id, mark.expires_at) for id, mark in found[:limit]]
+
+    # What is done now and then
+
+    @write(tells=False)
+    def prune(self, retention_ms: int) -> int:
+        return self.at.prune(self.at.now - retention_ms)
+
+    @read
+    def reconcile(self, destinations: Sequence[str], *, deep: bool = False) -> int:
+        return 0
+
+    @read
+    def was_emptied(self) -> bool:
+        return False
