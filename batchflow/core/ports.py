@@ -12,6 +12,7 @@ from batchflow.core.clock import Clock, Entropy
 from batchflow.core.interrupts import Interrupts
 from batchflow.core.limit import Limit
 from batchflow.core.message import Claim
+from batchflow.core.observe import Observers
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.run import Step
 from batchflow.core.settlement import Effect, Settlement
@@ -184,7 +185,7 @@ class Runtime:
     executed, with run, name and function, for the function to execute instead. `interrupts` says which claims the
     engine interrupts. `insist` records again what the store could not record for now, until it can; without it the
     attempt is given up. `home` is the app that delivers, and `lease` that of its worker: nothing starts while it is in
-    doubt.
+    doubt. `observers` are told what happens.
     """
 
     journaling: Journaling
@@ -193,6 +194,7 @@ class Runtime:
     threads: Threads
     home: object = None
     lease: Lease | None = None
+    observers: Observers = field(default_factory=Observers)
     always_replay: bool = False
     stand_in: StandIn | None = None
     insist: Insist | None = None

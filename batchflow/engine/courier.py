@@ -27,7 +27,7 @@ class Courier:
 
     @property
     def destinations(self) -> tuple[str, ...]:
-        """What can be delivered to; messages for others are left to other workers. The same object until one is added."""
+        """What can be delivered to; messages for others are left to others. The same object until one is added."""
         # There may be thousands, and each claim asks; none is ever taken away.
         if len(self._destinations) != len(self._endpoints) + 1:
             self._destinations = (CALL, *self._endpoints)

@@ -2,20 +2,20 @@
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 from batchflow.core import settlement
 from batchflow.core.interrupts import STOP, TIMEOUT
 from batchflow.core.message import LOSS_LIMIT, Claim, Claimed
+from batchflow.core.observe import Observers
 from batchflow.core.settlement import Settled, Settlement
 from batchflow.core.store import Store
 from batchflow.engine.courier import Courier
 from batchflow.engine.outage import BACKOFF_S, Outage
 from batchflow.engine.storetime import StoresClock
 from batchflow.errors import StoreError
-from batchflow.logs import logger, spelled
+from batchflow.logs import spelled
 
 FARTHEST_S = 60.0
 GATHER_S = 0.005
@@ -33,18 +33,11 @@ class Delivery(NamedTuple):
     task: "asyncio.Task[None]"
 
 
-@dataclass(slots=True)
-class Tally:
-    """What a dispatcher has done so far."""
-
-    claimed: int = 0
-    settled: int = 0
-    stale: int = 0
-    endings: dict[str, int] = field(default_factory=dict[str, int])
-
-
 class Dispatcher:
-    """Keeps up to `concurrency` claims of one worker under way."""
+    """Keeps up to `concurrency` claims of one worker under way.
+
+    `on_end` is told of what may have ended a run or a batch: the claim, and the batch that has ended with it.
+    """
 
     def __init__(
         self,
@@ -54,7 +47,8 @@ class Dispatcher:
         worker: str,
         concurrency: int,
         clock: StoresClock,
-        on_end: Callable[[], None],
+        on_end: Callable[[Claim, str | None], None],
+        observers: Observers,
         outage: Outage | None = None,
     ) -> None:
         self._store = store
@@ -73,11 +67,12 @@ class Dispatcher:
         self._given_up: frozenset[tuple[str, int]] = frozenset()
         self._light = 0
         self._ample = concurrency - concurrency * 3 // 4
-        self.outage = outage or Outage()
+        self.observers = observers
+        """Are told what happens."""
+        self.outage = outage or Outage(observers)
         self._stopping = False
         self._claiming: asyncio.Task[Any] | None = None
         self._loop = asyncio.get_running_loop()
-        self.tally = Tally()
 
     def wake(self) -> None:
         """There may be something to claim, or room for it."""
@@ -157,12 +152,14 @@ class Dispatcher:
         if claimed.now:
             self._clock.follow(claimed.now)
         begun = self._loop.time()
+        tell = self.observers.claimed
         for claim in claimed.claims:
+            if tell is not None:
+                tell(claim)
             task = self._loop.create_task(self._deliver(claim))
             self._tasks.add(task)
             self._running[claim.id, claim.fence] = Delivery(claim, begun, task)
             self._light += self._courier.is_light(claim.destination)
-        self.tally.claimed += len(claimed.claims)
         return claimed
 
     async def _rest(self, next_due: int | None) -> None:
@@ -189,22 +186,22 @@ class Dispatcher:
             ending = await self._courier.deliver(claim) or settlement.released(claim)
         except BaseException as error:
             ending = self._unanswered(claim, error)
-        self._leave(claim)
+        task = self._leave(claim)
         if claim.number >= 0:
-            # `_replace` takes as long as a step.
-            ending = Settlement._make((*ending[:-1], (self._loop.time() - begun) * 1000))
+            ending = settlement.timed(ending, (self._loop.time() - begun) * 1000)
         try:
             answer = await self._store.settle(ending)
         except StoreError as error:
             answer, ending = await self._settle_patiently(ending, claim, error)
         finally:
-            self._tasks.discard(cast("asyncio.Task[None]", asyncio.current_task()))
-        self._count(answer, ending, claim)
+            self._tasks.discard(task)
+        if answer is not None:
+            self._settled(answer, ending, claim)
 
-    def _leave(self, claim: Claim) -> None:
-        """The claim is carried out, in whatever way."""
+    def _leave(self, claim: Claim) -> "asyncio.Task[None]":
+        """The claim is carried out, in whatever way; the task that has done it."""
         # The place is free before the settlement is durable, so that the next claim goes along with it.
-        del self._running[claim.id, claim.fence]
+        task = self._running.pop((claim.id, claim.fence)).task
         self._interrupts.ended(claim)
         self._light -= self._courier.is_light(claim.destination)
         room = self._room
@@ -212,6 +209,7 @@ class Dispatcher:
             self._places.set()
         # What this settlement publishes or makes room for is claimed in the transaction that settles.
         self._wake.set()
+        return task
 
     def _unanswered(self, claim: Claim, error: BaseException) -> Settlement:
         """How a claim ends whose endpoint has raised: no exception leaves it open.
@@ -234,7 +232,8 @@ class Dispatcher:
 
     def _mishap(self, claim: Claim, error: BaseException) -> Settlement:
         """What the endpoint did not answer for: tried again, but not for ever."""
-        logger().error("[batchflow:error] Delivery failed", run=claim.id, exc_info=error)
+        if (tell := self.observers.attempt_failed) is not None:
+            tell(claim, error, "delivery", None)
         if claim.failures + 1 >= LOSS_LIMIT:
             return settlement.dead(claim, spelled(error))
         return settlement.retry(claim, self._clock.now() + 1000, spelled(error))
@@ -253,7 +252,8 @@ class Dispatcher:
                     return await self.outage.insist(partial(self._store.settle, ending), error), ending
                 if not refused:
                     # It will never take this one, whatever is in it; what it is told instead names the reason.
-                    logger().error("[batchflow:error] Settlement was refused", run=claim.id, error=str(error))
+                    if (tell := self.observers.attempt_failed) is not None:
+                        tell(claim, error, "settlement", None)
                     ending = settlement.dead(claim, f"{type(error).__name__}: {error}")
                 await asyncio.sleep(BACKOFF_S[min(refused, len(BACKOFF_S) - 1)])
                 refused += 1
@@ -263,21 +263,18 @@ class Dispatcher:
                     return None, ending
                 error = again
 
-    def _count(self, answer: Settled | None, ending: Settlement, claim: Claim) -> None:
-        tally = self.tally
-        if answer is None:
-            return
+    def _settled(self, answer: Settled, ending: Settlement, claim: Claim) -> None:
         if answer.stale:
-            tally.stale += 1
-            logger().warning("[batchflow] Claim was lost before it could be settled", run=claim.id, fence=claim.fence)
+            if (tell := self.observers.lost) is not None:
+                tell(claim)
             return
-        tally.settled += 1
-        tally.endings[ending.ending] = tally.endings.get(ending.ending, 0) + 1
-        if ending.ending == "dead":
-            reason, _, _ = (ending.error or "").partition("\n")
-            logger().error("[batchflow:error] Dead letter", run=claim.id, destination=claim.destination, error=reason)
-        if answer.ended_batch is not None or claim.number < 0:
-            self._on_end()
+        if (tell := self.observers.settled) is not None:
+            tell(claim, ending)
+        ended = answer.ended_batch
+        if ended is not None or claim.number < 0:
+            if ended is not None and (tell := self.observers.batch_ended) is not None:
+                tell(ended)
+            self._on_end(claim, ended)
 
     # Time limits and the end
 

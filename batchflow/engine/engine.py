@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -13,7 +13,8 @@ from batchflow.core.batch import NewBatch
 from batchflow.core.clock import Clock, Entropy
 from batchflow.core.flow import FlowControl
 from batchflow.core.limit import DEFAULT, Limit
-from batchflow.core.message import Message
+from batchflow.core.message import Claim, Message
+from batchflow.core.observe import Observers
 from batchflow.core.ports import Handler, Runtime, StandIn
 from batchflow.core.store import Ledger, Store
 from batchflow.engine.caller import HttpCaller
@@ -22,6 +23,7 @@ from batchflow.engine.dispatch import Dispatcher
 from batchflow.engine.heartbeat import LEASE_MS, Heartbeat
 from batchflow.engine.housekeeping import Housekeeping
 from batchflow.engine.lease import Lease
+from batchflow.engine.observers import logged
 from batchflow.engine.outage import Outage, until_there
 from batchflow.engine.storetime import StoresClock
 from batchflow.engine.system import SystemClock
@@ -71,6 +73,8 @@ class Engine:
         self.store = store
         self.ledger: Ledger | None = None
         """See the port."""
+        self.observers: Observers = logged()
+        """Are told what happens."""
         self.limit: Limit = options.limit
         """See the port."""
         self._clock: Clock = clock
@@ -113,12 +117,21 @@ class Engine:
         """See the port."""
         # Woken first, the worker claims in the very transaction that publishes.
         self._wake()
-        return await self.store.publish(messages)
+        new = await self.store.publish(messages)
+        self._tell_of(it for it, is_new in zip(messages, new, strict=True) if is_new)
+        return new
 
     async def open_batch(self, batch: NewBatch, messages: Sequence[Message]) -> bool:
         """See the port."""
         self._wake()
-        return await self.store.open_batch(batch, messages)
+        is_new = await self.store.open_batch(batch, messages)
+        self._tell_of(messages if is_new else ())
+        return is_new
+
+    def _tell_of(self, published: Iterable[Message]) -> None:
+        if (tell := self.observers.published) is not None:
+            for message in published:
+                tell(message)
 
     async def notify(self, event: str, data: str, run: str | None = None) -> Sequence[str]:
         """See the port."""
@@ -192,7 +205,7 @@ class Engine:
         places = [self.store, *([self.ledger] if self.ledger else [])]
         try:
             for place in places:
-                await (until_there(place.open) if patient else place.open())
+                await (until_there(place.open, self.observers) if patient else place.open())
         except BaseException:
             # One that was refused may hold connections.
             for place in places:
@@ -202,7 +215,7 @@ class Engine:
         self.loop = asyncio.get_running_loop()
         self._threads = Threads(self._options.threads, self._tell_of_given_up)
         self._notify()
-        await (until_there(self.declare) if patient else self.declare())
+        await (until_there(self.declare, self.observers) if patient else self.declare())
         self._end_subscription = self.store.on_change(self._on_store_change)
 
     async def declare(self) -> None:
@@ -273,7 +286,7 @@ class Engine:
         """A dispatcher for `worker`, not started; the engine is open. `lease` is one that somebody renews."""
         assert self._threads is not None
         clock = StoresClock(self._clock)
-        outage = Outage()
+        outage = Outage(self.observers)
         runtime = Runtime(
             journaling=self.store,
             clock=clock,
@@ -284,6 +297,7 @@ class Engine:
             always_replay=self._options.always_replay,
             stand_in=self.stand_in,
             insist=outage.insist_on_step,
+            observers=self.observers,
         )
         return Dispatcher(
             self.store,
@@ -291,7 +305,8 @@ class Engine:
             worker=worker,
             concurrency=self._options.concurrency,
             clock=clock,
-            on_end=self._notify,
+            on_end=self._on_end,
+            observers=self.observers,
             outage=outage,
         )
 
@@ -302,6 +317,9 @@ class Engine:
     def _worker_name(self) -> str:
         # Never the name of an earlier one, whose claims would be taken for its own.
         return f"{self._options.name or socket.gethostname()}-{os.getpid()}-{self._entropy.bytes(3).hex()}"
+
+    def _on_end(self, claim: Claim, ended_batch: str | None) -> None:
+        self._notify()
 
     def _on_store_change(self, foreign: bool) -> None:
         self._wake()
@@ -357,6 +375,7 @@ class _Worker:
         self.dispatcher = dispatcher
         self._store = engine.store
         self._declare = engine.declare
+        self._observers = engine.observers
         self._wall = engine.wall_clock()
         self._name = name
         self._concurrency = concurrency
@@ -367,9 +386,9 @@ class _Worker:
         )
 
     async def start(self, retention_ms: int) -> None:
-        await until_there(self._enlist)
+        await until_there(self._enlist, self._observers)
         # What died with an earlier process of ours goes on at once.
-        await until_there(self._store.expire)
+        await until_there(self._store.expire, self._observers)
         housekeeping = Housekeeping(self._store, self.dispatcher, retention_ms, self._wall)
         self._tasks = [
             asyncio.create_task(self.dispatcher.run(), name="batchflow-dispatch"),
@@ -399,15 +418,15 @@ class _Worker:
         self._tasks.append(asyncio.create_task(self._enlist_again()))
 
     async def _enlist_again(self) -> None:
-        if await until_there(self._store.was_emptied):
+        if await until_there(self._store.was_emptied, self._observers):
             logger().warning(
                 "[batchflow] The server has lost what it held, as by FLUSHALL or a restart without its data: "
                 "runs, batches and the ledger of before are gone; going on with what comes"
             )
-            await until_there(self._declare)
+            await until_there(self._declare, self._observers)
         else:
             logger().warning("[batchflow] This worker's lease had ended (was the process suspended?); enlisting again")
-        await until_there(self._enlist)
+        await until_there(self._enlist, self._observers)
 
     async def _enlist(self) -> None:
         asked_at = self._lease.elapsed()

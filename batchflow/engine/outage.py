@@ -4,9 +4,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from batchflow.core.duration import show
+from batchflow.core.observe import Observers
 from batchflow.errors import StoreError, StoreUnavailable
-from batchflow.logs import logger
 
 BACKOFF_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0)
 FIRST_S = 30.0
@@ -20,12 +19,13 @@ T = TypeVar("T")
 
 
 class Outage:
-    """Whether the store fails, for one worker. It says so once when that begins, and once when it is over.
+    """Whether the store fails, for one worker. Observers hear of it when that begins, and when it is over.
 
     All that wait for the store try it again at the same moments, and so in one group.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, observers: Observers) -> None:
+        self._observers = observers
         self._loop = asyncio.get_running_loop()
         self._since: float | None = None
         self._latest = (0.0, 0.0)
@@ -61,13 +61,15 @@ class Outage:
         """The store could not carry something out."""
         if self._since is None:
             self._since = self._loop.time()
-            logger().error("[batchflow:error] The store fails; waiting for it", error=str(error))
+            if (tell := self._observers.store_away) is not None:
+                tell(error, False)
 
     def works(self) -> None:
         """The store has taken a write."""
         if self._since is not None:
             now = self._loop.time()
-            logger().info("[batchflow] The store works again", after=show(int((now - self._since) * 1000)))
+            if (tell := self._observers.store_back) is not None:
+                tell(int((now - self._since) * 1000), False)
             self._latest, self._since, self._tries = (self._since, now), None, 0
             self.ended += 1
             self._release()
@@ -127,26 +129,22 @@ class Outage:
         return BACKOFF_S[min(tries, len(BACKOFF_S) - 1)]
 
 
-async def until_there(ask: Callable[[], Awaitable[T]]) -> T:
-    """What `ask` answers once the store is there. One line says that it is away and why, one that it is there.
+async def until_there(ask: Callable[[], Awaitable[T]], observers: Observers) -> T:
+    """What `ask` answers once the store is there. Observers hear once that it is away and why, and that it is there.
 
     Raises:
         StoreError: it is refused, as where the place is none for this program.
     """
-    tries = 0
+    tries, begun = 0, asyncio.get_running_loop().time()
     while True:
         try:
             answer = await ask()
         except StoreUnavailable as error:
-            if not tries:
-                # What a command is told to do at once, nobody has to do here.
-                why = str(error).partition("; ")[0]
-                logger().warning(
-                    "[batchflow] The store is away; waiting for it, and starting when it is there", error=why
-                )
+            if not tries and (tell := observers.store_away) is not None:
+                tell(error, True)
             await asyncio.sleep(min(BACKOFF_S[min(tries, len(BACKOFF_S) - 1)] * 2, AWAY_S))
             tries += 1
         else:
-            if tries:
-                logger().info("[batchflow] The store is there; starting")
+            if tries and (tell := observers.store_back) is not None:
+                tell(int((asyncio.get_running_loop().time() - begun) * 1000), True)
             return answer

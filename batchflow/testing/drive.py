@@ -9,6 +9,7 @@ from batchflow.core.message import Claimed
 from batchflow.core.store import Store
 from batchflow.engine.dispatch import Dispatcher
 from batchflow.engine.heartbeat import LEASE_MS
+from batchflow.engine.observers import Tally
 from batchflow.testing.clock import ManualClock
 from batchflow.testing.passing import Died, PassingStore
 
@@ -48,16 +49,17 @@ async def drive(app: Batchflow, clock: ManualClock, *, rounds: int = 10_000, unt
     begun = clock.now()
     worker = f"drive-{next(_numbers)}"
     await store.enlist(worker, LEASE_MS)
-    dispatcher = app.engine.make_dispatcher(worker)
-    for _ in range(rounds):
-        claimed = await _unless_dead(store, dispatcher)
-        if not claimed.claims and not await _move_on(store, worker, claimed.next_due, clock, until):
-            break
-    else:
-        raise StillWaiting(f"not at rest after {rounds} rounds and {clock.now() - begun} ms: {await _left(store)}")
+    dispatcher, tally = app.engine.make_dispatcher(worker), Tally()
+    with app.engine.observers.telling(tally):
+        for _ in range(rounds):
+            claimed = await _unless_dead(store, dispatcher)
+            if not claimed.claims and not await _move_on(store, worker, claimed.next_due, clock, until):
+                break
+        else:
+            raise StillWaiting(f"not at rest after {rounds} rounds and {clock.now() - begun} ms: {await _left(store)}")
     await store.dismiss(worker)
     waiting = {flow.limits.key or "": flow.waiting for flow in await store.flows() if flow.waiting}
-    return Driven(dispatcher.tally.claimed, dispatcher.tally.endings, clock.now() - begun, waiting)
+    return Driven(tally.claims, tally.endings, clock.now() - begun, waiting)
 
 
 async def _unless_dead(store: Store, dispatcher: Dispatcher) -> Claimed:

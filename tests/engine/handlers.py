@@ -11,6 +11,7 @@ from batchflow.core.settlement import Settlement
 from batchflow.core.store import Store
 from batchflow.engine.courier import Courier
 from batchflow.engine.dispatch import Dispatcher
+from batchflow.engine.observers import Tally, logged
 from batchflow.engine.storetime import StoresClock
 from batchflow.engine.threads import Threads
 from batchflow.stores.sqlite import SqliteStore
@@ -62,17 +63,28 @@ class FakeHandler:
                     raise
 
 
-def dispatcher(store: Store, handler: FakeHandler, clock: ManualClock, *, concurrency: int = 8) -> Dispatcher:
+class TalliedDispatcher(Dispatcher):
+    """A dispatcher for the worker `w1` that logs, and whose `tally` counts."""
+
+    def __init__(self, store: Store, handler: FakeHandler, clock: ManualClock, *, concurrency: int = 8) -> None:
+        self.tally = Tally()
+        runtime = Runtime(
+            journaling=store, clock=clock, entropy=FixedEntropy(), threads=Threads(1, lambda given_up: None)
+        )
+        super().__init__(
+            store,
+            Courier({"work": handler}, handler, runtime),
+            worker="w1",
+            concurrency=concurrency,
+            clock=StoresClock(clock),
+            on_end=lambda claim, ended_batch: None,
+            observers=logged(self.tally),
+        )
+
+
+def dispatcher(store: Store, handler: FakeHandler, clock: ManualClock, *, concurrency: int = 8) -> TalliedDispatcher:
     """A dispatcher for the worker `w1`."""
-    runtime = Runtime(journaling=store, clock=clock, entropy=FixedEntropy(), threads=Threads(1, lambda given_up: None))
-    return Dispatcher(
-        store,
-        Courier({"work": handler}, handler, runtime),
-        worker="w1",
-        concurrency=concurrency,
-        clock=StoresClock(clock),
-        on_end=lambda: None,
-    )
+    return TalliedDispatcher(store, handler, clock, concurrency=concurrency)
 
 
 @asynccontextmanager

@@ -62,7 +62,7 @@ async def test_concurrency_is_never_exceeded(store: SqliteStore, clock: ManualCl
         await turns()
         assert dispatching.under_way == handler.most == 5
         handler.gate.set()
-        await wait_until(lambda: dispatching.tally.settled == 60, description="all are settled")
+        await wait_until(lambda: dispatching.tally.settlements == 60, description="all are settled")
     assert handler.most == 5
     assert dispatching.tally.endings == {"done": 60}
 
@@ -78,7 +78,7 @@ async def test_a_publish_wakes_an_idle_dispatcher(store: SqliteStore, clock: Man
         await turns()
         assert faulty.calls["claim"] == idle <= 2
         await publish(store)
-        await wait_until(lambda: dispatching.tally.settled == 1, description="the message is settled")
+        await wait_until(lambda: dispatching.tally.settlements == 1, description="the message is settled")
 
 
 async def test_a_full_key_does_not_make_it_spin(store: SqliteStore, clock: ManualClock) -> None:
@@ -105,7 +105,7 @@ async def test_claim_once_starts_what_there_is_room_for(store: SqliteStore, cloc
     await publish(store, 5)
     assert len((await dispatching.claim_once()).claims) == 3
     await dispatching.join()
-    assert (dispatching.tally.claimed, dispatching.tally.settled, dispatching.under_way) == (3, 3, 0)
+    assert (dispatching.tally.claims, dispatching.tally.settlements, dispatching.under_way) == (3, 3, 0)
 
 
 # A store that fails
@@ -118,7 +118,7 @@ async def test_a_failing_claim_is_repeated_and_told_once(store: SqliteStore, clo
     await publish(store)
     with capture_logs() as logs:
         async with running(dispatching, faulty):
-            await wait_until(lambda: dispatching.tally.settled == 1, description="the store works again")
+            await wait_until(lambda: dispatching.tally.settlements == 1, description="the store works again")
     assert [(line["log_level"], line["event"]) for line in logs] == [
         ("error", "[batchflow:error] The store fails; waiting for it"),
         ("info", "[batchflow] The store works again"),
@@ -132,7 +132,7 @@ async def test_a_failing_settlement_is_repeated(store: SqliteStore, clock: Manua
     await publish(store)
     await dispatching.claim_once()
     await dispatching.join()
-    assert (dispatching.tally.settled, dispatching.tally.stale, len(handler.begun)) == (1, 0, 1)
+    assert (dispatching.tally.settlements, dispatching.tally.stale, len(handler.begun)) == (1, 0, 1)
 
 
 async def test_a_settlement_whose_reply_is_lost_counts_once(store: SqliteStore, clock: ManualClock) -> None:
@@ -142,7 +142,7 @@ async def test_a_settlement_whose_reply_is_lost_counts_once(store: SqliteStore, 
     await publish(store)
     await dispatching.claim_once()
     await dispatching.join()
-    assert (dispatching.tally.settled, dispatching.tally.stale) == (0, 1)
+    assert (dispatching.tally.settlements, dispatching.tally.stale) == (0, 1)
     assert not (await dispatching.claim_once()).claims
 
 

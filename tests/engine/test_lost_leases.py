@@ -13,7 +13,6 @@ from batchflow.core.message import Claim
 from batchflow.core.ports import Runtime
 from batchflow.core.settlement import Settlement
 from batchflow.engine.courier import Courier
-from batchflow.engine.dispatch import Dispatcher
 from batchflow.engine.heartbeat import Heartbeat
 from batchflow.engine.lease import Lease
 from batchflow.engine.threads import Threads
@@ -22,7 +21,7 @@ from batchflow.stores.sqlite import SqliteStore
 from batchflow.testing import FixedEntropy
 from batchflow.testing.clock import ManualClock
 from batchflow.testing.conformance.scene import message
-from tests.engine.handlers import LEASE_MS, FakeHandler, dispatcher, running
+from tests.engine.handlers import LEASE_MS, FakeHandler, TalliedDispatcher, dispatcher, running
 from tests.waiting import wait_until
 
 BEAT_MS = 300  # a beat each 100 ms of real time
@@ -41,8 +40,8 @@ class GatedHandler(FakeHandler):
         return settlement.done(claim, f'"{claim.fence}"')
 
 
-def ended_of(dispatching: Dispatcher) -> int:
-    return dispatching.tally.settled + dispatching.tally.stale
+def ended_of(dispatching: TalliedDispatcher) -> int:
+    return dispatching.tally.settlements + dispatching.tally.stale
 
 
 @pytest.mark.parametrize("order", [(1, 2), (2, 1)])
@@ -73,7 +72,7 @@ async def test_a_message_claimed_again_beside_its_stale_claim_is_settled(
     run = await store.run("a")
     assert run is not None
     assert (run.state, run.result) == ("completed", '"2"')
-    assert (dispatching.tally.settled, dispatching.tally.stale, dispatching.under_way) == (1, 1, 0)
+    assert (dispatching.tally.settlements, dispatching.tally.stale, dispatching.under_way) == (1, 1, 0)
     assert [line["event"] for line in logs] == ["[batchflow] Claim was lost before it could be settled"]
 
 

@@ -10,6 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from batchflow import Batchflow, WorkflowContext
+from batchflow.core.observe import Observers
 from batchflow.engine.outage import FIRST_S, Outage, until_there
 from batchflow.errors import StoreError, StoreIncompatible, StoreUnavailable
 from batchflow.stores.sqlite import SqliteStore
@@ -106,7 +107,7 @@ async def test_an_outage_is_told_by_one_line_each_way() -> None:
 
 async def test_time_away_does_not_count_as_time_the_attempt_took(monkeypatch: pytest.MonkeyPatch) -> None:
     """The limit of an attempt is moved by as long as the store was away."""
-    outage = Outage()
+    outage = Outage(Observers())
     now = asyncio.get_running_loop().time()
     assert outage.overlap(now - 5, now) == 0
     outage.failed(StoreUnavailable("away"))
@@ -119,7 +120,7 @@ async def test_time_away_does_not_count_as_time_the_attempt_took(monkeypatch: py
 
 async def test_what_is_never_taken_does_not_hold_up_what_is_new(monkeypatch: pytest.MonkeyPatch) -> None:
     """After a while the store is asked for work all the same."""
-    outage = Outage()
+    outage = Outage(Observers())
     loop = asyncio.get_running_loop()
     outage.failed(StoreUnavailable("away"))
     waiting = asyncio.create_task(outage.insist(_fails, StoreUnavailable("away")))
@@ -173,7 +174,7 @@ async def test_a_place_that_is_none_is_refused_at_once() -> None:
         raise StoreIncompatible("made by a newer batchflow")
 
     with pytest.raises(StoreIncompatible):
-        await until_there(open_)
+        await until_there(open_, Observers())
 
 
 @pytest.mark.parametrize("verb", ["record", "settle", "dismiss"])
@@ -193,7 +194,7 @@ async def test_a_stop_while_the_store_is_away_is_quiet(verb: str) -> None:
 
 async def test_a_refusal_is_not_waited_for(store: SqliteStore) -> None:
     """What the store will never take is raised at once, also in the midst of an outage."""
-    outage = Outage()
+    outage = Outage(Observers())
 
     async def refuse() -> None:
         raise StoreError("too large")

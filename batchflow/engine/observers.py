@@ -1,0 +1,125 @@
+"""The observers that come with the engine: its log, the events of verbose functions, and tallies."""
+
+from collections.abc import Callable, Mapping
+
+from batchflow.core.duration import show
+from batchflow.core.message import Claim, Message
+from batchflow.core.observe import Observer, Observers, Where
+from batchflow.core.run import Step
+from batchflow.core.settlement import Settlement
+from batchflow.logs import logger
+
+
+class EngineLog(Observer):
+    """Logs what an operator has to know."""
+
+    def attempt_failed(self, claim: Claim, error: BaseException, where: Where, step: Step | None) -> None:
+        """What fails beside the user's code, which its layers and its run tell of."""
+        if where == "delivery":
+            logger().error("[batchflow:error] Delivery failed", run=claim.id, exc_info=error)
+        elif where == "settlement":
+            logger().error("[batchflow:error] Settlement was refused", run=claim.id, error=str(error))
+
+    def settled(self, claim: Claim, settlement: Settlement) -> None:
+        """Dead letters."""
+        if settlement.ending == "dead":
+            reason, _, _ = (settlement.error or "").partition("\n")
+            logger().error("[batchflow:error] Dead letter", run=claim.id, destination=claim.destination, error=reason)
+
+    def lost(self, claim: Claim) -> None:
+        """See the protocol."""
+        logger().warning("[batchflow] Claim was lost before it could be settled", run=claim.id, fence=claim.fence)
+
+    def store_away(self, error: BaseException, starting: bool) -> None:
+        """See the protocol."""
+        if starting:
+            # What a command is told to do at once, nobody has to do here.
+            why = str(error).partition("; ")[0]
+            logger().warning("[batchflow] The store is away; waiting for it, and starting when it is there", error=why)
+        else:
+            logger().error("[batchflow:error] The store fails; waiting for it", error=str(error))
+
+    def store_back(self, after_ms: int, starting: bool) -> None:
+        """See the protocol."""
+        if starting:
+            logger().info("[batchflow] The store is there; starting")
+        else:
+            logger().info("[batchflow] The store works again", after=show(after_ms))
+
+
+class VerboseLog(Observer):
+    """Logs what happens to the runs of verbose functions, one structlog event each, in the words of Upstash.
+
+    `names` are those of the functions, by destination. `time` is in ms since the epoch.
+    """
+
+    def __init__(self, names: Mapping[str, str], now: Callable[[], int]) -> None:
+        self._names = names
+        self._now = now
+
+    def published(self, message: Message) -> None:
+        """See the protocol."""
+        self._log(message.id, message.destination, "SUBMIT_FIRST_INVOCATION")
+
+    def claimed(self, claim: Claim) -> None:
+        """See the protocol."""
+        self._log(claim.id, claim.destination, "ENDPOINT_START")
+
+    def step_started(self, claim: Claim, name: str, beside: bool) -> None:
+        """See the protocol."""
+        self._log(claim.id, claim.destination, "RUN_PARALLEL" if beside else "RUN_SINGLE", step=name)
+
+    def step_recorded(self, claim: Claim, step: Step) -> None:
+        """See the protocol."""
+        if step.state == "pending" or step.kind in ("run", "sleep"):
+            self._log(claim.id, claim.destination, "SUBMIT_STEP", step=step.name)
+        elif step.kind == "call":
+            self._log(claim.id, claim.destination, "SUBMIT_THIRD_PARTY_RESULT", step=step.name)
+
+    def settled(self, claim: Claim, settlement: Settlement) -> None:
+        """See the protocol."""
+        if settlement.ending == "done":
+            self._log(claim.id, claim.destination, "SUBMIT_CLEANUP")
+
+    def _log(self, run: str, destination: str, event: str, **about: str) -> None:
+        if (name := self._names.get(destination)) is not None:
+            logger().info(f"[batchflow:{name}] {event}", run=run, eventType=event, time=self._now(), **about)
+
+
+class Tally(Observer):
+    """Counts what was done: claims, settlements, and those by how they ended; `stale` are claims that were lost."""
+
+    __slots__ = ("claims", "endings", "settlements", "stale")
+
+    def __init__(self) -> None:
+        self.claims = 0
+        self.settlements = 0
+        self.stale = 0
+        self.endings: dict[str, int] = {}
+
+    def claimed(self, claim: Claim) -> None:
+        """See the protocol."""
+        self.claims += 1
+
+    def settled(self, claim: Claim, settlement: Settlement) -> None:
+        """See the protocol."""
+        self.settlements += 1
+        self.endings[settlement.ending] = self.endings.get(settlement.ending, 0) + 1
+
+    def lost(self, claim: Claim) -> None:
+        """See the protocol."""
+        self.stale += 1
+
+
+def logged(*observers: Observer) -> Observers:
+    """The engine's log and `observers`; one that raises is told of in the log."""
+    return Observers(EngineLog(), *observers, complain=_complain)
+
+
+def _complain(observer: Observer, event: str, error: BaseException) -> None:
+    logger().error(
+        "[batchflow:error] An observer fails; what it is told is lost",
+        observer=type(observer).__name__,
+        told=event,
+        exc_info=error,
+    )
