@@ -72,7 +72,7 @@ class BatchHandle(Generic[Result]):
             StoreUnavailable: the app stops, or has stopped.
             BatchFailed: `check` is set, and items have failed, the batch was cancelled, or its walk broke off.
         """
-        batch = await ending(self._client, self._read, _is_over, limit_s(timeout), f"batch '{self.id}'")
+        batch = await ending(self._client, self.id, self._ended, limit_s(timeout), f"batch '{self.id}'")
         summary = BatchSummary.of(batch)
         if check and not summary.succeeded:
             raise BatchFailed(summary.failure())
@@ -93,7 +93,7 @@ class BatchHandle(Generic[Result]):
             if _is_over(batch):
                 return
             with contextlib.suppress(TimeoutError):
-                await ending(self._client, self._read, _is_over, pause, f"batch '{self.id}'")
+                await ending(self._client, self.id, self._ended, pause, f"batch '{self.id}'")
 
     async def items(self, state: ItemState | None = None) -> AsyncIterator[Item]:
         """The items that were started, by number; with `state`, those that are in it."""
@@ -125,6 +125,10 @@ class BatchHandle(Generic[Result]):
         if batch is None:
             raise NotFoundError(f"there is no batch '{self.id}' of '{self.workflow}'; retention may have removed it")
         return batch
+
+    async def _ended(self) -> Batch | None:
+        batch = await self._read()
+        return batch if _is_over(batch) else None
 
 
 def _is_over(batch: Batch) -> bool:

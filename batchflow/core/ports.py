@@ -119,13 +119,11 @@ class Client(Commands, Protocol):
         """Where plain functions run that are called outside of any delivery; None where the app is not running."""
         ...
 
-    @property
-    def changes(self) -> int:
-        """A number that grows whenever a batch or run may have ended. Take it before reading what may change."""
-        ...
+    async def ended(self, id: str, look: Callable[[], Awaitable[T | None]], limit: float | None) -> T | None:
+        """What `look` says of a run or batch once it is over; None: not within `limit` seconds, nor when they are over.
 
-    async def changed(self, since: int, timeout: float) -> None:
-        """Return once `changes` is another number than `since`, at the latest after `timeout` seconds.
+        `look` reads it, and says None while it goes on. It is called at once and whenever the run or batch may have
+        ended, once for all who wait here for the same one; a store that is away is asked again.
 
         Raises:
             StoreUnavailable: the app has stopped, and nothing more is heard of.

@@ -1,7 +1,6 @@
 """Claim, deliver, settle: the loop that keeps a bounded number of claims under way."""
 
 import asyncio
-from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -14,6 +13,7 @@ from batchflow.core.store import Store
 from batchflow.engine.courier import Courier
 from batchflow.engine.outage import BACKOFF_S, Outage
 from batchflow.engine.storetime import StoresClock
+from batchflow.engine.watchers import Watchers
 from batchflow.errors import StoreError
 from batchflow.logs import spelled
 
@@ -34,10 +34,7 @@ class Delivery(NamedTuple):
 
 
 class Dispatcher:
-    """Keeps up to `concurrency` claims of one worker under way.
-
-    `on_end` is told of what may have ended a run or a batch: the claim, and the batch that has ended with it.
-    """
+    """Keeps up to `concurrency` claims of one worker under way; `watchers` are woken by what it ends."""
 
     def __init__(
         self,
@@ -47,7 +44,7 @@ class Dispatcher:
         worker: str,
         concurrency: int,
         clock: StoresClock,
-        on_end: Callable[[Claim, str | None], None],
+        watchers: Watchers,
         observers: Observers,
         outage: Outage | None = None,
     ) -> None:
@@ -57,7 +54,7 @@ class Dispatcher:
         self._worker = worker
         self._concurrency = concurrency
         self._clock = clock
-        self._on_end = on_end
+        self.watchers = watchers
         # By fence too: what was lost may be claimed again while its stale claim is still carried out.
         self._running: dict[tuple[str, int], Delivery] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -271,10 +268,10 @@ class Dispatcher:
         if (tell := self.observers.settled) is not None:
             tell(claim, ending)
         ended = answer.ended_batch
-        if ended is not None or claim.number < 0:
-            if ended is not None and (tell := self.observers.batch_ended) is not None:
-                tell(ended)
-            self._on_end(claim, ended)
+        if ended is not None and (tell := self.observers.batch_ended) is not None:
+            tell(ended)
+        if self.watchers.by_id:
+            self.watchers.settled(claim, ending, ended)
 
     # Time limits and the end
 

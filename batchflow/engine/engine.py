@@ -4,16 +4,16 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, TypeVar
 
 from batchflow.core import ids
 from batchflow.core.batch import NewBatch
 from batchflow.core.clock import Clock, Entropy
 from batchflow.core.flow import FlowControl
 from batchflow.core.limit import DEFAULT, Limit
-from batchflow.core.message import Claim, Message
+from batchflow.core.message import Message
 from batchflow.core.observe import Observers
 from batchflow.core.ports import Handler, Runtime, StandIn
 from batchflow.core.store import Ledger, Store
@@ -29,14 +29,14 @@ from batchflow.engine.storetime import StoresClock
 from batchflow.engine.system import SystemClock
 from batchflow.engine.threads import GivenUp, Threads
 from batchflow.engine.wallclock import WallClock
-from batchflow.errors import ConfigurationError, StoreError, StoreUnavailable
+from batchflow.engine.watchers import Watchers
+from batchflow.errors import ConfigurationError, StoreError
 from batchflow.logs import logger
+
+T = TypeVar("T")
 
 DISMISS_S = 2.0
 """For so long a store that does not answer holds up the end of a worker."""
-
-ELSEWHERE_S = 0.05
-"""How often who waits on another event loop looks whether something has ended."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,8 +79,8 @@ class Engine:
         """See the port."""
         self._clock: Clock = clock
         self._entropy: Entropy = entropy
-        self._changes = 0
-        self._change = asyncio.Event()
+        self.watchers = Watchers(lambda: self.threads is not None)
+        """Those who wait here for runs and batches."""
         self._endpoints = endpoints
         self._limits = limits
         self._options: EngineOptions = options
@@ -141,19 +141,19 @@ class Engine:
     async def cancel_run(self, id: str) -> bool:
         """See the port."""
         found = await self.store.cancel_run(id)
-        self._notify()
+        self.watchers.everything()
         return found
 
     async def cancel_runs(self, *, destination: str | None = None, label: str | None = None) -> int:
         """See the port."""
         found = await self.store.cancel_runs(destination=destination, label=label)
-        self._notify()
+        self.watchers.everything()
         return found
 
     async def cancel_batch(self, id: str) -> bool:
         """See the port."""
         found = await self.store.cancel_batch(id)
-        self._notify()
+        self.watchers.everything()
         return found
 
     @property
@@ -161,35 +161,9 @@ class Engine:
         """See the port."""
         return self._threads
 
-    @property
-    def changes(self) -> int:
+    async def ended(self, id: str, look: Callable[[], Awaitable[T | None]], limit: float | None) -> T | None:
         """See the port."""
-        return self._changes
-
-    async def changed(self, since: int, timeout: float) -> None:
-        """See the port."""
-        if self._threads is None:
-            raise StoreUnavailable(
-                "the app has stopped, and what it waited for goes on without it; start it again to wait"
-            )
-        loop = asyncio.get_running_loop()
-        if loop is self.loop:
-            if self._changes == since:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(timeout):
-                        await self._change.wait()
-            return
-        # Nothing wakes another event loop; to look at a number costs nothing.
-        until = loop.time() + timeout
-        while self._changes == since and (left := until - loop.time()) > 0:  # noqa: ASYNC110 - an event is of one loop
-            await asyncio.sleep(min(left, ELSEWHERE_S))
-
-    def _notify(self) -> None:
-        """Something may have ended."""
-        self._changes += 1
-        self._change.set()
-        # Another one: an event is bound to the event loop on which it was waited for.
-        self._change = asyncio.Event()
+        return await self.watchers.ended(id, look, limit)
 
     # Life
 
@@ -213,8 +187,9 @@ class Engine:
                     await place.close()
             raise
         self.loop = asyncio.get_running_loop()
+        self.watchers.reset()
         self._threads = Threads(self._options.threads, self._tell_of_given_up)
-        self._notify()
+        self.watchers.everything()
         await (until_there(self.declare, self.observers) if patient else self.declare())
         self._end_subscription = self.store.on_change(self._on_store_change)
 
@@ -235,7 +210,7 @@ class Engine:
                 await self.ledger.close()
             self._let_run_on(threads)
             # Who waits here for an end learns that this process does not get to know of it.
-            self._notify()
+            self.watchers.everything()
 
     @property
     def hanging_threads(self) -> int:
@@ -305,7 +280,7 @@ class Engine:
             worker=worker,
             concurrency=self._options.concurrency,
             clock=clock,
-            on_end=self._on_end,
+            watchers=self.watchers,
             observers=self.observers,
             outage=outage,
         )
@@ -318,13 +293,10 @@ class Engine:
         # Never the name of an earlier one, whose claims would be taken for its own.
         return f"{self._options.name or socket.gethostname()}-{os.getpid()}-{self._entropy.bytes(3).hex()}"
 
-    def _on_end(self, claim: Claim, ended_batch: str | None) -> None:
-        self._notify()
-
     def _on_store_change(self, foreign: bool) -> None:
         self._wake()
         if foreign:
-            self._notify()
+            self.watchers.something()
 
     def _wake(self) -> None:
         if self._worker is not None:
@@ -347,7 +319,7 @@ class Engine:
         if always_replay is not None:
             self._options = replace(self._options, always_replay=always_replay)
         # Whoever waited for it has bound it to an event loop that may be gone.
-        self._notify()
+        self.watchers.everything()
         try:
             yield
         finally:
@@ -357,7 +329,7 @@ class Engine:
             self.ledger = ledger
             # It would hold on to the store, and that to its threads.
             self._end_subscription = lambda: None
-            self._notify()
+            self.watchers.everything()
 
     def _let_go(self, threads: Threads) -> None:
         """Be closed without an event loop, which is gone; the store is left to its owner."""

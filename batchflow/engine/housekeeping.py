@@ -53,6 +53,8 @@ class Housekeeping:
     async def _expire(self) -> None:
         taken_back = await self._store.expire()
         if taken_back:
+            # One that was lost too often has ended with it.
+            self._dispatcher.watchers.something()
             logger().warning("[batchflow] Took back claims of dead workers", claims=taken_back)
 
     async def _reconcile(self, *, deep: bool) -> None:

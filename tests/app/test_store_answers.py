@@ -127,7 +127,7 @@ async def test_an_answer_that_passes_costs_nothing(server: Server, fault: str) -
             waiting = asyncio.create_task(batch.wait(timeout=60))
             charge.gate.set()
             await wait_until(lambda: FAILS in [it["event"] for it in logs], description="the fault is met")
-            await wait_until(lambda: flow.engine.changes > 0 and len(charge.executed) >= 8, description="they have run")
+            await wait_until(lambda: len(charge.executed) >= 8, description="they have run")
             await _tries(flow)
             begun = len(charge.begun)
             assert begun <= 16

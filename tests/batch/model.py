@@ -1,11 +1,10 @@
 """A small model of an engine and its store, in memory: enough to run a bound workflow to its end."""
 
 import asyncio
-import contextlib
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from batchflow.batch.bound import Workflow
 from batchflow.core.batch import Batch, Counts, Item, ItemState, NewBatch
@@ -18,8 +17,11 @@ from batchflow.core.run import Journal, Run, RunQuery, Step, Waiter, merged, rip
 from batchflow.core.settlement import Effect, Enter, Page, Publish, Settlement, StartItems, Walked
 from batchflow.core.store import Ledger, Verdict
 from batchflow.core.worker import WorkerStatus
+from batchflow.engine.watchers import Watchers
 from batchflow.serve.endpoint import Endpoint, Runtime
 from tests.batch.job import Clock, Job, NoChance
+
+T = TypeVar("T")
 
 
 class Model:
@@ -43,7 +45,7 @@ class Model:
         self.item_ms = 10
         self.limits: list[FlowStatus] = []
         self.failures: dict[str, int] = {}
-        self.change = asyncio.Event()
+        self.watchers = Watchers()
         self.threads: Threads | None = threads
         self.runtime = Runtime(journaling=self, clock=self.clock, entropy=NoChance(), threads=threads)
 
@@ -171,14 +173,8 @@ class Model:
         marks -= gone
         return len(gone)
 
-    @property
-    def changes(self) -> int:
-        return 0
-
-    async def changed(self, since: int, timeout: float) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout):
-                await self.change.wait()
+    async def ended(self, id: str, look: Callable[[], Awaitable[T | None]], limit: float | None) -> T | None:
+        return await self.watchers.ended(id, look, limit)
 
     # The journal's port
 
@@ -193,7 +189,7 @@ class Model:
     async def drive(self) -> None:
         """Deliver everything, moving the clock on to whatever is due next."""
         while self.queue:
-            self._tell()
+            self.watchers.everything()
             message, number = self.queue.popleft()
             self.clock.ms = max(self.clock.ms, message.not_before)
             claim = self._claim(message, number)
@@ -203,11 +199,7 @@ class Model:
             assert settlement is not None
             await self._settle(settlement, message, number)
 
-        self._tell()
-
-    def _tell(self) -> None:
-        self.change.set()
-        self.change = asyncio.Event()
+        self.watchers.everything()
 
     def _claim(self, message: Message, number: int) -> Claim:
         job = self.jobs.get(message.batch or "")

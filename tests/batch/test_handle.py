@@ -44,11 +44,11 @@ async def test_a_store_that_is_away_is_waited_for(model: Model, monkeypatch: pyt
         nonlocal tries
         tries += 1
         if tries < 4:
-            model.change.set()
             raise StoreUnavailable("cannot be reached")
         return await there(id)
 
     await model.drive()
+    monkeypatch.setattr("batchflow.engine.watchers.SOON_S", 0.001)
     monkeypatch.setattr(model, "batch", away)
     with pytest.raises(StoreUnavailable):
         await batch.status()

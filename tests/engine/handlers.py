@@ -14,6 +14,7 @@ from batchflow.engine.dispatch import Dispatcher
 from batchflow.engine.observers import Tally, logged
 from batchflow.engine.storetime import StoresClock
 from batchflow.engine.threads import Threads
+from batchflow.engine.watchers import Watchers
 from batchflow.stores.sqlite import SqliteStore
 from batchflow.testing import FixedEntropy
 from batchflow.testing.clock import ManualClock
@@ -77,7 +78,7 @@ class TalliedDispatcher(Dispatcher):
             worker="w1",
             concurrency=concurrency,
             clock=StoresClock(clock),
-            on_end=lambda claim, ended_batch: None,
+            watchers=Watchers(),
             observers=logged(self.tally),
         )
 
