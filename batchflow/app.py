@@ -22,6 +22,7 @@ from batchflow.core.spelling import check_options
 from batchflow.core.store import Ledger, Store
 from batchflow.engine.engine import Engine, EngineOptions
 from batchflow.engine.interrupt import on_interrupt, on_stop
+from batchflow.engine.observers import VerboseLog
 from batchflow.engine.system import SystemClock, SystemEntropy
 from batchflow.errors import ConfigurationError, DuplicateNameError, StoreUnavailable
 from batchflow.http.own import refuse_own
@@ -80,6 +81,7 @@ class Batchflow(Operations):
         self._served: dict[str, ServedFunction[Any, Any]] = {}
         self._endpoints: dict[str, Endpoint] = {}
         self._limits: list[FlowControl] = []
+        self._verbose: dict[str, str] = {}
         self._site = Site()
         self._router: APIRouter | None = None
         self._path_in: Callable[[object], str | None] = _nowhere
@@ -184,6 +186,10 @@ class Batchflow(Operations):
             served = served_function(fn, route, client=self.engine, options=checked)
             self._take_in((served.endpoint,))
             self._limits.append(served.endpoint.flow)
+            if served.endpoint.verbose:
+                if not self._verbose:
+                    self.engine.observers.add(VerboseLog(self._verbose, self.engine.now))
+                self._verbose[route] = served.endpoint.name
             self._served[route] = served
             self._mount(served)
             return served

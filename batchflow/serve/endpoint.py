@@ -20,7 +20,6 @@ from batchflow.serve.leaving import is_end
 from batchflow.serve.outcome import settlement_of_error, settlement_of_return
 from batchflow.serve.recorder import DirectRecorder
 from batchflow.serve.surroundings import NOWHERE, Surroundings
-from batchflow.serve.telling import teller
 
 HOUR_MS = 3_600_000
 
@@ -46,7 +45,7 @@ class Endpoint:
     `payload` makes the context's payload of a claim; it raises `InputError` for one that does not fit, which ends the
     run as dead with that sentence. `flow.key` is the key its messages wait under. `retry` holds for messages that bring
     no policy of their own. `timeout_ms` bounds one attempt: the engine sweeps for it and interrupts the attempt, which
-    counts as a failed one. `verbose` logs each thing the engine does.
+    counts as a failed one. `verbose` asks for a log of each thing the engine does.
     `limit` is what each step's result is held to.
     """
 
@@ -82,10 +81,7 @@ class Endpoint:
             if isinstance(error, asyncio.CancelledError) or is_end(error, root, root.get_loop()):
                 raise
             return dead(claim, report(error))
-        tell = teller(self.name, claim.id, runtime.clock.now) if self.verbose else None
-        execution = Execution(claim, recorder, runtime, root, max_value=self.limit, tell=tell)
-        if tell is not None:
-            tell("ENDPOINT_START", None)
+        execution = Execution(claim, recorder, runtime, root, max_value=self.limit)
         context: WorkflowContext[Any] = WorkflowContext(payload, claim, execution, self.surroundings)
         try:
             result = await self.function(context)
@@ -99,6 +95,4 @@ class Endpoint:
                 return settlement
         if isinstance(result, Answer):
             return answered(claim, result.error, result.result)
-        if tell is not None:
-            tell("SUBMIT_CLEANUP", None)
         return done(claim, result, context.effects)

@@ -91,12 +91,12 @@ class Execution:
         "limit",
         "loop",
         "max_value",
+        "observers",
         "recorder",
         "replay",
         "root",
         "run_id",
         "scheduler",
-        "tell",
         "time",
     )
 
@@ -108,7 +108,6 @@ class Execution:
         root: "asyncio.Task[Any]",
         *,
         max_value: Limit = DEFAULT,
-        tell: Callable[[str, str | None], None] | None = None,
     ) -> None:
         self.claim = claim
         self.run_id = claim.id
@@ -118,8 +117,7 @@ class Execution:
         self.replay = Replay(claim.journal)
         self.max_value = max_value
         """What each step's result is held to."""
-        self.tell = tell
-        """Is told of what happens, by type and step, when the function is verbose."""
+        self.observers = runtime.observers
         self.entropy = runtime.entropy
         self._interrupts = runtime.interrupts
         self._stand_in = runtime.stand_in
@@ -193,8 +191,8 @@ class Execution:
                 await self._assure(lease)
             if self._stand_in is not None:
                 fn = self._stand_in(self.run_id, name, fn)
-            if self.tell is not None:
-                self.tell("RUN_PARALLEL" if self._has_branches else "RUN_SINGLE", name)
+            if (tell := self.observers.step_started) is not None:
+                tell(self.claim, name, self._has_branches)
             value: Any = None
             try:
                 if options.timeout_ms is None:
@@ -215,6 +213,7 @@ class Execution:
                 await self.share().park(outcome, outcome.due)
             if options.defer_to_settlement and not self.branches and self.ending in _GOING_ON:
                 self.deferred += (outcome,)
+                self._tell_of(outcome)
             else:
                 wanted = options.effects
                 await self._commit(outcome, () if wanted is None or outcome.state == "failed" else wanted(value))
@@ -268,9 +267,9 @@ class Execution:
             # What executes beside it may take long, and a crash would start it anew.
             self._enter(step)
             await self._start(step, ())
-        elif self.tell is not None:
+        else:
             # It is written with the settlement.
-            self.tell("SUBMIT_STEP", step.name)
+            self._tell_of(step)
         self.share().pending[step.number] = step
         await self.share().park(step, step.due)
 
@@ -297,8 +296,8 @@ class Execution:
                 await self.share().park(step, step.due or NEVER)
             await self.share().wait_recorded(step)
             self._see(step)
-            if self.tell is not None and kind == "call" and step.at >= self.replay.newest:
-                self.tell("SUBMIT_THIRD_PARTY_RESULT", name)
+            if step.at >= self.replay.newest:
+                self._tell_of(step)
             return step
         finally:
             self._leave(step.number)
@@ -441,12 +440,15 @@ class Execution:
         failures += 1
         at = self.recorder.again_at(error, failures, retry)
         if at is None:
-            return Step(
+            outcome = Step(
                 number, name, "run", "failed", self.replay.place(), None, report(error), failures, 0, self.now()
             )
-        again = Step(number, name, "run", "pending", 0, None, describe(error), failures, at)
-        self.share().pending[number] = again
-        return again
+        else:
+            outcome = Step(number, name, "run", "pending", 0, None, describe(error), failures, at)
+            self.share().pending[number] = outcome
+        if (tell := self.observers.attempt_failed) is not None:
+            tell(self.claim, error, "step", outcome)
+        return outcome
 
     def _see(self, outcome: Step) -> None:
         self.time = max(self.time, outcome.at)
@@ -471,7 +473,7 @@ class Execution:
                 verdict = await self.recorder.record(outcome, effects)
             except Exception as error:
                 raise self._unrecorded(outcome, error) from None
-            if verdict != "recorded" or self.tell is not None:
+            if verdict != "recorded" or self.observers.step_recorded is not None:
                 self._heed(verdict, outcome)
             if self.ending is not None:
                 raise asyncio.CancelledError
@@ -507,8 +509,12 @@ class Execution:
         if verdict != "recorded":
             self.end("lost" if verdict == "stale" else "cancelled")
             raise asyncio.CancelledError
-        if self.tell is not None:
-            self.tell("SUBMIT_STEP", step.name)
+        self._tell_of(step)
+
+    def _tell_of(self, step: Step) -> None:
+        """A step is recorded, or is so with the settlement."""
+        if (tell := self.observers.step_recorded) is not None:
+            tell(self.claim, step)
 
     def _unrecorded(self, step: Step, error: Exception) -> asyncio.CancelledError:
         """End the attempt, since a step could not be recorded; what its code is to see of that."""

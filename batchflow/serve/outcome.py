@@ -115,6 +115,8 @@ def _settlement_of_failure(execution: Execution, error: BaseException) -> Settle
         return parked(
             execution.claim, execution.now() + limit_ms(limit, execution.recorder.policy), describe(error), steps
         )
+    if (tell := execution.observers.attempt_failed) is not None:
+        tell(execution.claim, error, "function", None)
     if at is not None:
         return retry(execution.claim, at, describe(error), steps)
     if fault := execution.replay.leftover("raised"):

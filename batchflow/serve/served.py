@@ -24,7 +24,6 @@ from batchflow.serve.handle import RunHandle
 from batchflow.serve.options import DEFAULTS, ServeOptions
 from batchflow.serve.showing import shown
 from batchflow.serve.starting import AS_IT_IS, Trigger, TriggerOptions, retried, start_time, starting, trigger_of
-from batchflow.serve.telling import teller
 
 Payload = TypeVar("Payload")
 Result = TypeVar("Result")
@@ -96,8 +95,6 @@ class ServedFunction(Generic[Payload, Result]):
             # The one that was under way has ended just now.
 
     def _started(self, message: Message, *, deduplicated: bool = False) -> RunHandle[Result]:
-        if self.endpoint.verbose and not deduplicated:
-            teller(self.endpoint.name, message.id, self.client.now)("SUBMIT_FIRST_INVOCATION", None)
         return RunHandle(message.id, self.result, self.client, deduplicated=deduplicated)
 
     async def _check_own(self, id: str) -> None:

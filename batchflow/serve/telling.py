@@ -1,9 +1,9 @@
-"""The log of a run: silent while it is replayed, and one event for each thing the engine does where that is wanted."""
+"""The log of a run: silent while it is replayed."""
 
 from collections.abc import Callable
 from typing import Any
 
-from batchflow.logs import Log, logger
+from batchflow.logs import Log
 
 
 class RunLog:
@@ -54,15 +54,3 @@ class RunLog:
         """Log at the level CRITICAL."""
         if not self._is_replaying():
             self._bound.critical(event, *args, **values)
-
-
-def teller(name: str, run: str, now: Callable[[], int]) -> Callable[[str, str | None], None]:
-    """Tells what happens to a run of a verbose function, one structlog event each; `time` is in ms since the epoch."""
-    log = logger().bind(run=run)
-
-    def tell(event_type: str, step: str | None = None) -> None:
-        about = {} if step is None else {"step": step}
-        event = f"[batchflow:{name}] {event_type}"
-        log.info(event, eventType=event_type, time=now(), **about)
-
-    return tell

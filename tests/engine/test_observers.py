@@ -89,7 +89,7 @@ class Greeting(BatchWorkflow[NoParams, str, str]):
 
 
 async def test_an_observer_is_told_the_whole_story_of_a_batch() -> None:
-    """What was published, each claim and how it ended, once, and the end of the batch."""
+    """What was published, each claim with its steps and how it ended, once, and the end of the batch."""
     clock, story, tally = ManualClock(), Story(), Tally()
     async with Batchflow("sqlite://", clock=clock, worker=False) as flow:
         greeting = flow.add(Greeting())
@@ -100,11 +100,21 @@ async def test_an_observer_is_told_the_whole_story_of_a_batch() -> None:
         await greeting.trigger()
     entry, page, second = batch.run_id, f"{batch.id}.p000000000", f"{batch.id}.p000000001"
     assert story.of(entry) == ["published", "claimed", "done"]
-    assert story.of(page)[0] == story.of(second)[0] == "claimed"
-    assert story.of(page)[-1] == story.of(second)[-1] == "done"
-    assert [it for it in story.of(f"{batch.id}.r000000000") if it in ("claimed", "done")] == ["claimed", "done"]
-    item_b = [it for it in story.of(f"{batch.id}.r000000001") if " " not in it]
-    assert (item_b[0], item_b[-2:]) == ("claimed", ["claimed", "dead"])
+    for id in (page, second):
+        told = story.of(id)
+        assert (told[0], told[-1]) == ("claimed", "done")
+        assert told[1:3] == ["greeting:get-batch started", "greeting:get-batch done"]
+    step = "greeting:process-item"
+    assert story.of(f"{batch.id}.r000000000") == ["claimed", f"{step} started", f"{step} done", "done"]
+    failing = ["claimed", f"{step} started", "step failed"]
+    assert story.of(f"{batch.id}.r000000001") == [
+        *failing,
+        "suspended",
+        *failing,
+        f"{step} failed",
+        "function failed",
+        "dead",
+    ]
     settled = story.ids("settled")
     assert len(settled) == len(set(settled)) == len(story.ids("claimed")) == driven.claimed
     assert story.ids("batch ended") == [batch.id]
