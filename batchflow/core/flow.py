@@ -12,7 +12,9 @@ from batchflow.errors import ConfigurationError
 CATCH_UP_MS = 10
 """Starts missed by waking late are made up for as far as this reaches back; older ones are lost."""
 
-_SKEW_MS = 1_000  # how far the clocks of one store's workers may differ before a start in the future is not believed
+SKEW_MS = 1_000
+"""How far the clocks of one store's workers may differ before a start in the future is not believed."""
+
 _ENDLESS = 2**62
 STARTED_OF_FRESH = 7
 """Of eight claims of a lane at most seven go to what has started already, as long as something fresh waits."""
@@ -206,7 +208,7 @@ def _earliest(limits: FlowControl, state: FlowState, now: int) -> float:
     interval, start = limits.interval_ms, state.next_start
     if not limits.rate:
         return now
-    if start - now > interval + _SKEW_MS:
+    if start - now > interval + SKEW_MS:
         # No start lies more than one interval ahead: the clock was set back, or the rate was lower until now. It may
         # start at once, since a state is stored only when something starts: a later moment would never come.
         start = now

@@ -21,6 +21,9 @@ ALONE_MS = 1_000
 LOSS_WAITS_MS = (1_000, 2_000, 4_000, 8_000, 10_000)
 """How long a message waits after its second loss in a row, after its third, …; then always as long as the last."""
 
+WORKER_LOST = "WorkerLost: %d workers in a row died or hung while they ran it"
+"""What such a dead letter says, with how many there were."""
+
 FAILURE_FLOW = FlowControl(key="batchflow.failure")
 """What tells of dead letters waits under this key, without limits."""
 

@@ -1,11 +1,12 @@
 """How a claim ends, and all that is written with it in the same transaction. Pure values."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, TypeAlias
 
-from batchflow.core.batch import NewBatch
+from batchflow.core.batch import ItemState, NewBatch
 from batchflow.core.message import Claim, Message
-from batchflow.core.run import Step
+from batchflow.core.run import RunState, Step, StepState
 
 
 class Enter(NamedTuple):
@@ -104,6 +105,23 @@ Effect: TypeAlias = Enter | Page | StartItems | Walked | Publish | OpenBatch | L
 
 
 Ending: TypeAlias = Literal["done", "answered", "suspended", "retry", "parked", "dead", "released", "cancelled"]
+STAYS: frozenset[Ending] = frozenset({"suspended", "retry", "parked", "released"})
+"""Endings after which a message waits again; all others end its run."""
+
+RUN_STATE: Mapping[Ending, RunState] = MappingProxyType(
+    {"done": "completed", "answered": "failed", "dead": "failed", "cancelled": "cancelled"}
+)
+"""What becomes of a run that ends so."""
+
+ITEM_STATE: Mapping[Ending, ItemState] = MappingProxyType(
+    {"done": "succeeded", "answered": "failed", "dead": "failed", "cancelled": "cancelled"}
+)
+"""What becomes of an item whose run ends so."""
+
+ARRIVES: Mapping[Ending, StepState] = MappingProxyType(
+    {"done": "done", "answered": "failed", "dead": "failed", "cancelled": "cancelled"}
+)
+"""What becomes of the step of a parent that waits for a run that ends so."""
 
 
 class Settlement(NamedTuple):

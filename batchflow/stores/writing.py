@@ -13,8 +13,7 @@ from batchflow.core.run import Step
 from batchflow.core.settlement import Effect, Settled, Settlement
 from batchflow.core.store import Verdict
 from batchflow.errors import StoreError
-
-PRUNE_SLICE = 5_000
+from batchflow.stores import slices
 
 
 class Writing(ABC):
@@ -158,4 +157,4 @@ class Writing(ABC):
     async def prune(self, retention_ms: int) -> int:
         """See the protocol."""
         swept: int = await self._add("sweep_cancelled")
-        return swept + await self._add("prune", retention_ms, PRUNE_SLICE)
+        return swept + await self._add("prune", retention_ms, slices.PRUNED)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Coroutine
 from enum import Enum, auto
 from typing import Any
 
-SCRIPT = b"EVALSHA"
+SCRIPT = b"FCALL"
 CLAIMS = b'"claim"'
 LATE_BY = 2
 

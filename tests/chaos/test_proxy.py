@@ -13,7 +13,7 @@ from tests.waiting import wait_until
 
 def request(text: str) -> bytes:
     """A call of the script with this argument."""
-    parts = ["EVALSHA", "0123", text]
+    parts = ["FCALL", "0123", text]
     return "".join([f"*{len(parts)}\r\n", *(f"${len(part)}\r\n{part}\r\n" for part in parts)]).encode()
 
 

@@ -280,7 +280,7 @@ class Losing(Redis):
     async def execute_command(self, *args: Any, **options: Any) -> Any:
         parent: Any = super()
         answer: Any = await parent.execute_command(*args, **options)
-        if self.losing and args[0] == "EVALSHA":
+        if self.losing and args[0] == "FCALL":
             self.losing -= 1
             raise exceptions.ConnectionError("Connection lost")
         return answer

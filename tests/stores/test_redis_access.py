@@ -90,7 +90,7 @@ def may(server: Server, *rights: str) -> str:
 
 def test_documented_rights_are_those_that_are_needed() -> None:
     """The commands of the script, what runs it, what is heard, and the question for the version: no more, no less."""
-    outside = ["evalsha", "eval", "subscribe", "info"]
+    outside = ["fcall", "function|load", "evalsha", "eval", "subscribe", "info"]
     wanted = ["~bf:{batchflow}:*", "&bf:{batchflow}:changes", *(f"+{it.lower()}" for it in (*outside, *commands()))]
     assert documented_rights() == wanted, f"write: ACL SETUSER app on >PASSWORD {' '.join(wanted)}"
 
@@ -115,7 +115,7 @@ async def test_a_user_with_the_documented_rights_can_do_all(server: Server) -> N
         ("-publish", "its user may not run PUBLISH"),
         ("resetchannels", "its user may not run PUBLISH"),
         ("-time", "its user may not run a command of the script"),
-        ("-evalsha", "this user has no permissions to run the 'evalsha' command"),
+        ("-fcall -evalsha", "this user has no permissions to run the 'evalsha' command"),
         ("-subscribe", "this user has no permissions to run the 'subscribe' command"),
         ("resetkeys", "this user has no permissions to access one of the keys used as arguments"),
     ],
@@ -124,7 +124,7 @@ async def test_a_user_without_a_right_is_refused_at_start(server: Server, right:
     """In one sentence, and before anything is written."""
     with server.client() as client:
         client.flushall()
-        told = await refusal(may(server, *documented_rights(), right))
+        told = await refusal(may(server, *documented_rights(), *right.split()))
         assert re.fullmatch(rf"redis://127.0.0.1:\d+/0 forbids what batchflow needs: {said}; give .* more rights", told)
         assert client.keys("*") in ([], ["bf:{batchflow}:meta"])
 
@@ -133,7 +133,7 @@ async def test_a_right_that_is_taken_away_is_an_error_and_comes_back(server: Ser
     """A worker goes on trying: the program was right yesterday."""
     url = may(server, *documented_rights())
     async with opened(url, namespace="batchflow") as scene:
-        may(server, *documented_rights(), "-evalsha")
+        may(server, *documented_rights(), "-fcall", "-evalsha")
         with pytest.raises(StoreUnavailable, match="give the user more rights; it is tried again meanwhile"):
             await scene.publish("late")
         may(server, *documented_rights())

@@ -1,7 +1,8 @@
 """The Redis store keeps what every store has to keep, on fakeredis and on a real server."""
 
 import itertools
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
+from typing import ClassVar
 
 import fakeredis
 import pytest
@@ -38,11 +39,19 @@ class TestFakeRedis(SharedStoreConformance):
 class TestRedisServer(SharedStoreConformance):
     """A server, with a namespace for each test, as a user who may do no more than the documentation says."""
 
+    withheld: ClassVar[Sequence[str]] = ()
+
     @pytest.fixture(autouse=True)
     def _place(self, server: Server) -> None:
         self.namespace = f"test{next(NAMESPACES)}"
         rights = [it.replace("{batchflow}", f"{{{self.namespace}}}") for it in documented_rights()]
-        self.url = may(server, *rights, *redis_keys.RIGHTS)
+        self.url = may(server, *rights, *redis_keys.RIGHTS, *self.withheld)
 
     def make_store(self, clock: Clock) -> Store:
         return RedisStore(self.url, clock=clock, namespace=self.namespace)
+
+
+class TestRedisServerByScript(TestRedisServer):
+    """The same as a user who may have no function kept, as on servers that keep none."""
+
+    withheld = ("-fcall", "-function|load")

@@ -24,7 +24,7 @@ class Belated(Redis):
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
         parent: Any = super()
-        if self.losing and args[0] == "EVALSHA":
+        if self.losing and args[0] == "FCALL":
             self.losing, self.lost = False, args
             raise exceptions.ConnectionError("Connection lost")
         return await parent.execute_command(*args, **options)

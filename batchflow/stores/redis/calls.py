@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 from pydantic_core import from_json
 from redis import exceptions
@@ -14,6 +14,7 @@ from batchflow.stores.grouping import Answers
 from batchflow.stores.redis import clients, connection, keys, scripts, wire
 from batchflow.stores.redis.clients import Client
 from batchflow.stores.redis.packing import Asked, Packed
+from batchflow.stores.redis.program import Program
 from batchflow.stores.redis.twin import Twin
 
 AT_ONCE = 16
@@ -32,9 +33,10 @@ class Calls:
         self._meta = f"{prefix}meta"
         self._place = place
         self._clock = clock
-        self._script = scripts.script()
+        self._program = Program(client)
         self._asking: set[asyncio.Task[Answers]] = set()
         self._opened = False
+        self._program = Program(self._client)
         self._at_once = asyncio.Semaphore(AT_ONCE)
         self.store = 0
         self.worker = ""
@@ -47,6 +49,7 @@ class Calls:
                 made by another version.
         """
         self._opened = False
+        self._program = Program(self._client)
         self._at_once = asyncio.Semaphore(AT_ONCE)
         await connection.check_server(self._client, self._place)
         schema, number, refused = await self.one("open", keys.SCHEMA, scripts.commands())
@@ -71,7 +74,7 @@ class Calls:
         if not packed.slots:
             return answers
         try:
-            reply = await self._run(self._request(packed.texts), *packed.plain)
+            reply = await self._program.run(self._meta, self._request(packed.texts), *packed.plain)
         except connection.ERRORS as error:
             failed = self.failed(error)
             if not failed.retryable and len(packed.slots) > 1:
@@ -126,9 +129,9 @@ class Calls:
         try:
             client = twin.client
             try:
-                reply = client.evalsha(self._script.sha, 1, self._meta, request)
+                reply = client.evalsha(scripts.script().sha, 1, self._meta, request)
             except exceptions.NoScriptError:
-                reply = client.eval(self._script.text, 1, self._meta, request)
+                reply = client.eval(scripts.script().text, 1, self._meta, request)
         except connection.ERRORS as error:
             if connection.is_demoted(str(error)):
                 twin.reconnect()
@@ -143,11 +146,3 @@ class Calls:
     def _request(self, operations: Sequence[bytes]) -> bytes:
         now = self._clock.now() if self._clock else None
         return scripts.request(now, self.store, operations, clustered=self._clustered)
-
-    async def _run(self, request: bytes, *smooth: str | bytes) -> Any:
-        client = cast(Any, self._client)
-        try:
-            return await client.evalsha(self._script.sha, 1, self._meta, request, *smooth)
-        except exceptions.NoScriptError:
-            # The server was restarted, or its scripts were flushed: nothing was carried out.
-            return await client.eval(self._script.text, 1, self._meta, request, *smooth)

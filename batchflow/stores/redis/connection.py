@@ -107,7 +107,7 @@ _OWN_FAULT = re.compile(
     r"WRONGTYPE"
     r"|string exceeds maximum allowed size|invalid (multi)?bulk length|too big (m?bulk|inline)"
     # An error of the script itself, as against one of a command, whose place in the script is told as @user_script.
-    r'|(?<!@)user_script:\s*\d+: (?!.*(killed|not enough memory))|^\[string "',
+    r'|(?<!@)user_(?:script|function):\s*\d+: (?!.*(killed|not enough memory))|^\[string "',
     re.IGNORECASE,
 )
 """What an operation is refused with that would be refused again. Whatever else a server answers may pass, unknown

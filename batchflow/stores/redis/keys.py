@@ -19,6 +19,9 @@ Bump it when an older version would misread the data. Adding a key is not such a
 FIRST_SCHEMA = 10
 """That of 0.1.0."""
 
+BUCKET = 64
+"""How many items of a batch share a hash."""
+
 Stays: TypeAlias = Literal["permanent", "waiting", "retention", "batch", "marks"]
 """How long a key stays: as long as the namespace; while somebody waits or runs; until retention removes what it tells
 of; until its batch has ended; as long as its marks, of which `prune` removes those that have expired."""
@@ -77,7 +80,12 @@ KEYS = (
     Key("bd:<batch>", "zset", "retention", "the dead letters of a batch"),
     Key("b:<batch>", "hash", "retention", "what is one number or word of a batch"),
     Key("p:<batch>", "string", "retention", "the parameters all items of a batch share"),
-    Key("i:<batch>:<bucket>", "hash", "retention", "64 items: number, then a letter for the state and the item's id"),
+    Key(
+        "i:<batch>:<bucket>",
+        "hash",
+        "retention",
+        f"{BUCKET} items: number, then a letter for the state and the item's id",
+    ),
     Key("x:<batch>:<bucket>", "hash", "retention", "how these items ended: when, with which result or error"),
     Key("d:<batch>:<bucket>", "hash", "retention", "what fetch brought of these items, until each has succeeded"),
     Key("bi:<batch>", "set", "batch", "the ids of a batch's items"),

@@ -1,7 +1,10 @@
-"""Values as the script takes them: arrays, in which a step and whatever else Lua only passes on is JSON text."""
+"""Values as the script takes them: arrays, in which a step and whatever else Lua only passes on is JSON text.
+
+Its files name the places of the arrays by the fields of the tuples here, of which `scripts` tells it.
+"""
 
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from pydantic_core import to_json
 
@@ -27,6 +30,61 @@ from batchflow.core.settlement import (
 Wire: TypeAlias = list[Any]
 
 
+class Limits(NamedTuple):
+    """A flow key and its limits."""
+
+    key: str
+    parallelism: int | None
+    rate: int | None
+    period_ms: int
+    burst: int
+
+
+class MessageRow(NamedTuple):
+    """A message; the fields are those of `batchflow.core.message.Message`."""
+
+    id: str
+    destination: str
+    flow: Limits
+    body: str
+    headers: str | None
+    retry: str | None
+    not_before: int
+    batch: str | None
+    keep: bool
+    label: str | None
+    parent: str | None
+    parent_step: int | None
+    depth: int
+    on_failure: str | None
+    open_dedup: str | None
+    held: bool
+
+
+class BatchRow(NamedTuple):
+    """A batch that is opened; the fields are those of `batchflow.core.batch.NewBatch`."""
+
+    id: str
+    workflow: str
+    execute: str
+    flow: Limits
+    params: str
+    complete: str | None
+    complete_flow: Limits
+    ledger_ttl: int | None
+    keep_results: bool
+    force: bool
+    label: str | None
+    parent: str | None
+    parent_step: int | None
+    depth: int
+    headers: str | None
+    ledger: str
+    on_failure: str | None
+    named: bool
+    open_dedup: str | None
+
+
 def operation(verb: str, arguments: Sequence[Any]) -> bytes:
     """One operation of a group.
 
@@ -48,9 +106,9 @@ def operation(verb: str, arguments: Sequence[Any]) -> bytes:
             batch, first = arguments
             return to_json((verb, _batch(batch), [_message(message) for message in first]))
         case "declare":
-            return to_json((verb, [_limits(limits) for limits in arguments[0]]))
+            return to_json((verb, [limits(flow) for flow in arguments[0]]))
         case "pin":
-            return to_json((verb, _limits(arguments[0])))
+            return to_json((verb, limits(arguments[0])))
         case _:
             return to_json((verb, *arguments))
 
@@ -65,27 +123,56 @@ def _settlement(ends: Settlement) -> Wire:
     return [ends.id, ends.fence, ends.ending, ends.result, ends.error, ends.due, steps, effects, ends.took_ms]
 
 
-def _limits(flow: FlowControl) -> Wire:
-    return [flow.key or "", flow.parallelism, flow.rate, flow.period_ms, flow.burst]
+def limits(flow: FlowControl) -> Limits:
+    """A flow key and its limits."""
+    return Limits(flow.key or "", flow.parallelism, flow.rate, flow.period_ms, flow.burst)
 
 
-def _message(message: Message) -> Wire:
+def _message(message: Message) -> MessageRow:
     parent, step = message.parent or (None, None)
-    headers = to_json(dict(message.headers)).decode() if message.headers else None
-    retry = to_json(message.retry.as_wire()).decode() if message.retry else None
-    fixed = [message.id, message.destination, _limits(message.flow), message.body, headers, retry, message.not_before]
-    tied = [message.batch, message.keep, message.label, parent, step, message.depth]
-    return [*fixed, *tied, message.on_failure, message.open_dedup, message.held]
+    return MessageRow(
+        message.id,
+        message.destination,
+        limits(message.flow),
+        message.body,
+        to_json(dict(message.headers)).decode() if message.headers else None,
+        to_json(message.retry.as_wire()).decode() if message.retry else None,
+        message.not_before,
+        message.batch,
+        message.keep,
+        message.label,
+        parent,
+        step,
+        message.depth,
+        message.on_failure,
+        message.open_dedup,
+        message.held,
+    )
 
 
-def _batch(batch: NewBatch) -> Wire:
+def _batch(batch: NewBatch) -> BatchRow:
     parent, step = batch.parent or (None, None)
-    items = [batch.id, batch.workflow, batch.execute, _limits(batch.flow), batch.params]
-    end = [batch.complete, _limits(batch.complete_flow), batch.ledger_ttl, batch.keep_results]
-    tied = [batch.force, batch.label, parent, step, batch.depth]
-    headers = to_json(dict(batch.headers)).decode() if batch.headers else None
-    more = [headers, batch.ledger or batch.workflow, batch.on_failure, batch.named, batch.open_dedup]
-    return [*items, *end, *tied, *more]
+    return BatchRow(
+        batch.id,
+        batch.workflow,
+        batch.execute,
+        limits(batch.flow),
+        batch.params,
+        batch.complete,
+        limits(batch.complete_flow),
+        batch.ledger_ttl,
+        batch.keep_results,
+        batch.force,
+        batch.label,
+        parent,
+        step,
+        batch.depth,
+        to_json(dict(batch.headers)).decode() if batch.headers else None,
+        batch.ledger or batch.workflow,
+        batch.on_failure,
+        batch.named,
+        batch.open_dedup,
+    )
 
 
 def _effect(effect: Effect) -> Wire:

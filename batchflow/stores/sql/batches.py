@@ -10,12 +10,10 @@ from batchflow.core import ids
 from batchflow.core.batch import NewBatch
 from batchflow.core.flow import FlowControl
 from batchflow.core.message import Message
-from batchflow.core.settlement import Enter, Page, Settlement, StartItems, Walked
+from batchflow.core.settlement import ITEM_STATE, Enter, Page, Settlement, StartItems, Walked
 from batchflow.stores.rows import flow_control
 from batchflow.stores.sql import flows, ledger, messages, waiting
 from batchflow.stores.sql.transaction import Tx
-
-_ITEM_STATE = {"done": "succeeded", "answered": "failed", "dead": "failed", "cancelled": "cancelled"}
 
 
 @dataclass(slots=True)
@@ -186,7 +184,7 @@ def end_items(tx: Tx, ended: Sequence[tuple[int, int, Settlement]]) -> dict[int,
         if key != latest or head is None:
             latest, head, delta = key, tx.head(key), moved.setdefault(key, Delta())
             expires_at = None if head.ledger_ttl is None else tx.now + head.ledger_ttl
-        state = _ITEM_STATE[settlement.ending]
+        state = ITEM_STATE[settlement.ending]
         if state == "succeeded":
             delta.succeeded += 1
             marks.append((key, number, head.ledger, expires_at))

@@ -3,14 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
-from batchflow.core.message import LOSS_LIMIT, loss_wait_ms
+from batchflow.core.message import LOSS_LIMIT, WORKER_LOST, loss_wait_ms
 from batchflow.core.settlement import Settlement
+from batchflow.stores import slices
 from batchflow.stores.sql import batches, flows, messages, settling
-from batchflow.stores.sql.settling import SLICE, Ended, Held
+from batchflow.stores.sql.settling import Ended, Held
 from batchflow.stores.sql.transaction import Tx
-
-AT_ONCE = 200
-"""How much of a batch is cancelled before the cancellation is answered; the rest follows in slices."""
 
 _STAGE = 2 + Held._fields.index("stage")
 
@@ -27,9 +25,9 @@ def cancel_run(tx: Tx, id: str) -> bool:
 def cancel_all(tx: Tx, destination: str | None, label: str | None) -> int:
     """End a slice of the runs of a function or with a label; how many."""
     if destination is None:
-        ids = tx.json("message_open_of_label", label=label, limit=SLICE)
+        ids = tx.json("message_open_of_label", label=label, limit=slices.SWEPT)
     else:
-        ids = tx.json("message_open_of_function", destination=destination, label=label, limit=SLICE)
+        ids = tx.json("message_open_of_function", destination=destination, label=label, limit=slices.SWEPT)
     for id in ids:
         # One that its parent, which came before it, has taken along counts as well.
         cancel_run(tx, id)
@@ -41,7 +39,7 @@ def begin_cancel(tx: Tx, id: str) -> bool:
     key = tx.batch_key(id)
     if key is None or not settling.begin_cancel(tx, key):
         return False
-    _sweep(tx, key, AT_ONCE)
+    _sweep(tx, key, slices.SWEPT_AT_ONCE)
     return True
 
 
@@ -67,11 +65,11 @@ def sweep_cancelled(tx: Tx) -> int:
     """End one slice of the waiting messages of cancelled batches; how many."""
     ended = 0
     for key in tx.json("batches_cancelling"):
-        ended += _sweep(tx, key, SLICE - ended)
-        if ended == SLICE:
+        ended += _sweep(tx, key, slices.SWEPT - ended)
+        if ended == slices.SWEPT:
             break
-    if ended < SLICE:
-        count, touched = settling.end_broken(tx, SLICE - ended)
+    if ended < slices.SWEPT:
+        count, touched = settling.end_broken(tx, slices.SWEPT - ended)
         batches.finish(tx, touched)
         ended += count
     return ended
@@ -119,7 +117,7 @@ def _take_back(tx: Tx, rows: Sequence[Sequence[Any]], *, lost: bool) -> int:
         if held.cancelled:
             ended.append(Ended(Settlement(str(id), 0, "cancelled"), held))
         elif lost and losses >= LOSS_LIMIT:
-            error = f"WorkerLost: {losses} workers in a row died or hung while they ran it"
+            error = WORKER_LOST % losses
             # No failure of its own: the one that ends it was the workers'.
             death = Settlement(str(id), int(fence), "dead", error=error)
             ended.append(Ended(death, held._replace(failures=held.failures - 1, losses=losses)))

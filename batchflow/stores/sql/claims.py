@@ -10,11 +10,10 @@ from batchflow.core.flow import FlowControl, FlowState, admit, share
 from batchflow.core.message import ALONE_MS, Claim, Claimed
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.run import NEVER
+from batchflow.stores import slices
 from batchflow.stores.rows import flow_control
 from batchflow.stores.sql import flows, steps
 from batchflow.stores.sql.transaction import BatchHead, Tx
-
-LANES_AT_ONCE = 64
 
 
 class _Lane(NamedTuple):
@@ -55,11 +54,11 @@ def claim(tx: Tx, worker: str, destinations: Sequence[str], limit: int) -> Claim
     more = True
     while more:
         tx.run("flows_open", now=tx.now, limit=limit)
-        found_lanes = tx.json("lanes_ready", now=tx.now, served=served, limit=LANES_AT_ONCE)
+        found_lanes = tx.json("lanes_ready", now=tx.now, served=served, limit=slices.LANES)
         lanes = [_Lane._make(row) for row in found_lanes]
         taken = 0
         # Another look is worth it where a lane gave all that was asked of it, or where not all lanes were seen.
-        more = len(lanes) == LANES_AT_ONCE
+        more = len(lanes) == slices.LANES
         states: dict[str, FlowState] = {}
         for place, lane in enumerate(lanes):
             part = max(1, (limit - taken) // (len(lanes) - place))
@@ -88,8 +87,8 @@ class _Turns:
 
     def take(self) -> int:
         if not self._left:
-            self._left = LANES_AT_ONCE
-            self._next = self._tx.one("turns_take", count=LANES_AT_ONCE) - LANES_AT_ONCE
+            self._left = slices.LANES
+            self._next = self._tx.one("turns_take", count=slices.LANES) - slices.LANES
         self._left -= 1
         self._next += 1
         return self._next

@@ -4,13 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from batchflow.core.flow import FlowControl, FlowStatus
-from batchflow.stores import rows
+from batchflow.stores import rows, slices
 from batchflow.stores.sql.transaction import Stale, Tx
 
 HELD, PAUSED, CANCELLED = 1, 2, 4
 """Why nothing of a lane is claimed: bits of its `closed`."""
-
-IDLE_SLICE = 500
 
 
 def declare(tx: Tx, limits: Sequence[FlowControl]) -> None:
@@ -114,8 +112,8 @@ def recount(tx: Tx, lane: int) -> None:
 
 def remove_idle(tx: Tx) -> int:
     """Remove those of a slice of keys that no code declares and that hold nothing, with their lanes; how many."""
-    found = tx.json("flow_idle", after=tx.idle_after, now=tx.now, limit=IDLE_SLICE)
-    tx.idle_after = found[-1][0] if len(found) == IDLE_SLICE else ""
+    found = tx.json("flow_idle", after=tx.idle_after, now=tx.now, limit=slices.IDLE)
+    tx.idle_after = found[-1][0] if len(found) == slices.IDLE else ""
     gone = [(key,) for key, idle in found if idle]
     if gone:
         tx.run_rows("flow_drop_lanes", gone)

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from batchflow.core.message import SUSPECT_LOSSES
-from batchflow.core.run import Step, StepState
-from batchflow.core.settlement import Settled, Settlement
+from batchflow.core.run import Step
+from batchflow.core.settlement import ARRIVES, RUN_STATE, STAYS, Settled, Settlement
+from batchflow.stores import slices
 from batchflow.stores.sql import batches, effects, flows, messages, steps, waiting
 from batchflow.stores.sql.transaction import Tx
 
@@ -13,13 +14,8 @@ STALE = Settled(stale=True)
 FRESH = Settled()
 STARTED, SUSPECT = 1, 2
 """Stages of a message (see the schema)."""
-SLICE = 2_000
-"""How much of a cancelled batch is ended at once."""
-_STAYS = frozenset({"suspended", "retry", "parked", "released"})
-_GOES_ON = _STAYS | {"dead"}
+_GOES_ON = STAYS | {"dead"}
 """Endings of an attempt after which a run is not done: one that was cancelled meanwhile is cancelled then."""
-_ARRIVES: dict[str, StepState] = {"done": "done", "answered": "failed", "dead": "failed", "cancelled": "cancelled"}
-_RUN_STATE = {"done": "completed", "answered": "failed", "dead": "failed", "cancelled": "cancelled"}
 
 
 class Held(NamedTuple):
@@ -66,7 +62,7 @@ def settle(tx: Tx, settlements: Sequence[Settlement]) -> list[Settled]:
         settlement = settlements[slot]
         if about.cancelled and settlement.ending in _GOES_ON:
             settlement = settlement._replace(ending="cancelled")
-        (staying if settlement.ending in _STAYS else ended).append(Ended(settlement, about))
+        (staying if settlement.ending in STAYS else ended).append(Ended(settlement, about))
     _give_back(tx, staying)
     # Before anything ends: the end of a parent may take one along that stays.
     _apply_effects(tx, staying)
@@ -93,7 +89,7 @@ def _put_steps(tx: Tx, settlements: Sequence[Settlement]) -> None:
     records: list[tuple[str, int, Step]] = [
         (settlement.id, settlement.fence, step)
         for settlement in settlements
-        if settlement.ending in _STAYS or settlement.ending == "dead"
+        if settlement.ending in STAYS or settlement.ending == "dead"
         for step in settlement.steps
     ]
     if records:
@@ -148,7 +144,7 @@ def _end(tx: Tx, ended: Sequence[Ended], *, held_places: bool = True) -> set[int
         return set()
     broken = False
     _bury(tx, [(one.settlement, one.held) for one in ended if one.settlement.ending == "dead"])
-    kept = [(s.id, _RUN_STATE[s.ending], s.result, s.error) for s, held in ended if held.keep and s.ending != "dead"]
+    kept = [(s.id, RUN_STATE[s.ending], s.result, s.error) for s, held in ended if held.keep and s.ending != "dead"]
     if kept:
         tx.run_rows("message_keep", kept, now=tx.now)
     moved = batches.end_items(
@@ -181,7 +177,7 @@ def _end(tx: Tx, ended: Sequence[Ended], *, held_places: bool = True) -> set[int
         if cancelled:
             touched |= _cancel_children(tx, cancelled)
     if broken:
-        touched |= end_broken(tx, SLICE)[1]
+        touched |= end_broken(tx, slices.SWEPT)[1]
     return touched
 
 
@@ -203,7 +199,7 @@ def _tell_parents(tx: Tx, ended: Sequence[Ended]) -> None:
     waiting.arrive(
         tx,
         [
-            waiting.Came(held.parent, held.parent_step, _ARRIVES[s.ending], s.result, s.error)
+            waiting.Came(held.parent, held.parent_step, ARRIVES[s.ending], s.result, s.error)
             for s, held in ended
             if held.parent is not None and held.parent_step is not None
         ],
@@ -231,7 +227,7 @@ def _cancel_children(tx: Tx, parents: Sequence[str]) -> set[int]:
     for key in touched:
         begin_cancel(tx, key)
         # What a very large batch has beyond that is swept up later.
-        waits.update((row[0], row) for row in waiting_of_batch(tx, key, SLICE))
+        waits.update((row[0], row) for row in waiting_of_batch(tx, key, slices.SWEPT))
     if waits:
         touched |= _end(tx, unclaimed(list(waits.values())), held_places=False)
         for lane in {row[1] for row in waits.values()}:

@@ -6,8 +6,6 @@
 -- The answer: [claims, when there may be more or null, parameters by batch]; claim: [id, fence, destination, body,
 -- batch, number, item, failures, losses, headers, retry, journal, started at, depth, data]; items that nobody has
 -- claimed before come together: [destination, batch, started at, depth, [number, item, …], their data or null].
-local LANES_AT_ONCE = 64
-local ALONE_MS = 1000
 local SUSPECTS = 100
 
 -- False where a later claim has been carried out already: this one was held up on its way, and nobody waits for it.

@@ -5,11 +5,12 @@ verbs.declare = function(limits)
 end
 
 verbs.pin = function(limits)
-  local flow = flows.make(limits[1])
-  if opt(limits[2]) then flows.set(flow, 'pp', limits[2]) end
-  if opt(limits[3]) then
-    flows.set(flow, 'pr', limits[3])
-    flows.set(flow, 'pper', limits[4])
+  local flow = flows.make(limits[LIMITS.key])
+  local parallelism, rate = opt(limits[LIMITS.parallelism]), opt(limits[LIMITS.rate])
+  if parallelism then flows.set(flow, 'pp', parallelism) end
+  if rate then
+    flows.set(flow, 'pr', rate)
+    flows.set(flow, 'pper', limits[LIMITS.period_ms])
     flows.set(flow, 'nx', 0)
   end
   tell()

@@ -38,7 +38,7 @@ local function prune_batch(batch, limit)
     local at = batch.hi - 1
     count = count + call('HLEN', batches.bucket(batch.id, at))
     call('DEL', batches.bucket(batch.id, at), batches.ends(batch.id, at), batches.data(batch.id, at))
-    batches.set(batch, 'hi', at - at % 64)
+    batches.set(batch, 'hi', at - at % BUCKET)
   end
   if batch.hi > 0 then return count end
   local id = batch.id

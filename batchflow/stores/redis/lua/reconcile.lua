@@ -79,8 +79,8 @@ end
 -- Some buckets of a batch's items, from the one of `at` on; how many were put right, and where to go on.
 local function look_at_items(batch, at)
   local count, ranges, lane = 0, ranges_of(batch.id), lanes.fresh(batch.d, batch.k, batch.id)
-  local stop = math.min(batch.hi, at + 64 * BUCKETS_AT_ONCE)
-  for bucket = at, stop - 1, 64 do
+  local stop = math.min(batch.hi, at + BUCKET * BUCKETS_AT_ONCE)
+  for bucket = at, stop - 1, BUCKET do
     for number, value in pairs(record_of(call('HGETALL', batches.bucket(batch.id, bucket)))) do
       number = tonumber(number)
       local id = string.format('%s.r%09d', batch.id, number)

@@ -9,7 +9,7 @@ verbs.record = function(id, fence, row, list)
   local before = list and call('HGET', key, row[1])
   if before then
     local old, new = cjson.decode(before), cjson.decode(row[3])
-    known = old[4] == new[4] and old[5] == new[5]
+    known = old[STEP.state] == new[STEP.state] and old[STEP.position] == new[STEP.position]
   end
   -- Nothing was counted before the first claim.
   if row[2] > 0 and fence > 1 then

@@ -1,6 +1,5 @@
 -- settle: ends a claim that is still held with this fence, with its steps and effects, or answers that it is stale and
 -- changes nothing. The answer: [stale, the batch that ended with it or null].
-local STAYS = { suspended = true, retry = true, parked = true, released = true }
 
 local function stay(id, message, how, error, due, outcome, list)
   if how == 'released' or due <= now then due = 0 end

@@ -1,31 +1,41 @@
 -- What all verbs share: the namespace's prefix, the time, and values as they come in and go out.
--- KEYS[1] is `<prefix>meta`; all other keys begin with the same prefix and hash tag, and so lie in its slot.
--- ARGV[1] is one JSON array: [time in ms or null, number of the asking store, [[verb, argument, …], …], in a cluster].
-local call = redis.call
-local NULL = cjson.null
-local META = KEYS[1]
-local P = string.sub(META, 1, -5)
-local asked = cjson.decode(ARGV[1])
--- While a slot is being moved its keys are spread over two nodes, and those that are not here look as if there were
--- none. Two keys that never exist are refused by both nodes then, before anything is read or written.
-if asked[4] then call('EXISTS', META .. '?', META .. '??') end
-local SELF = asked[2]
-local now = asked[1]
-if now == NULL then
-  local time = call('TIME')
-  now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
-end
-
-local NEVER = 9007199254740991
-local SLICE = 2000
-local AT_ONCE = 200
+-- All of this is run once where the server keeps functions, and again at each call where it only runs scripts. So what
+-- belongs to one call is set by `begin` and by what `each_call` is given, never where a file is run, and nothing of it is
+-- left for the next call, however the one before has ended.
 local CHUNK = 1000
-local NOW = string.format('%.0f', now)
-local verbs, batches, buffer, effects, ending, flows = {}, {}, {}, {}, {}, {}
+local call, NULL, META, P, SELF, now, NOW, operations, plain
+-- Verbs that write, and those that only read.
+local verbs, reads = {}, {}
+local batches, buffer, effects, ending, flows = {}, {}, {}, {}, {}
 local lanes, messages, steps, waiting, smooth, rights = {}, {}, {}, {}, {}, {}
 -- told: something became due or ended, of which other processes are told. touched: batches that may have ended. broken:
 -- batches whose walk broke off.
-local state = { told = false, touched = {}, broken = {} }
+local state
+
+local beginnings = {}
+local function each_call(act) beginnings[#beginnings + 1] = act end
+
+-- keys[1] is `<prefix>meta`; all other keys begin with the same prefix and hash tag, and so lie in its slot.
+-- args[1] is one JSON array: [time in ms or null, number of the asking store, [[verb, argument, …], …], in a cluster].
+local function begin(keys, args)
+  -- Neither is there where functions are made.
+  call, NULL = redis.call, cjson.null
+  META, plain = keys[1], args
+  P = string.sub(META, 1, -5)
+  local asked = cjson.decode(args[1])
+  -- While a slot is being moved its keys are spread over two nodes, and those that are not here look as if there were
+  -- none. Two keys that never exist are refused by both nodes then, before anything is read or written.
+  if asked[4] then call('EXISTS', META .. '?', META .. '??') end
+  SELF, operations = asked[2], asked[3]
+  now = asked[1]
+  if now == NULL then
+    local time = call('TIME')
+    now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+  end
+  NOW = string.format('%.0f', now)
+  state = { told = false, touched = {}, broken = {} }
+  for _, act in ipairs(beginnings) do act() end
+end
 
 -- What came in: null is nothing.
 local function opt(value)

@@ -1,7 +1,7 @@
 -- Writes that many operations of a group make to the same keys, gathered into one command for each key. Written before
 -- anything reads those keys, and at the end; what makes room goes first, so that a full server takes all or nothing.
 local FREEING = { DEL = true, HDEL = true }
-buffer.lists, buffer.order, buffer.gone = {}, {}, {}
+each_call(function() buffer.lists, buffer.order, buffer.gone = {}, {}, {} end)
 
 function buffer.list(command, key)
   local lists = buffer.lists[command]

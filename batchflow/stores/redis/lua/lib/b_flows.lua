@@ -2,10 +2,8 @@
 -- its end. Fields: de: the code declares it; p, r, per, bu: limits of the code or the latest message (0: none); pp, pr,
 -- pper: those an operator has pinned (0: none); pz: it is paused; n: in use; w: waiting; dl: dead letters; ob: batches
 -- that have not ended; nx: the first start not yet given away; pk: parked until; tu: its latest turn.
-local CATCH_UP_MS = 10
-local SKEW_MS = 1000
 local ZERO = { 'de', 'p', 'r', 'pp', 'pr', 'pz', 'n', 'w', 'dl', 'ob', 'nx', 'pk' }
-flows.cache = {}
+each_call(function() flows.cache = {} end)
 
 function flows.get(key)
   local flow = flows.cache[key]
@@ -34,15 +32,21 @@ end
 -- How often something was picked so far: what is new joins the end of the queue.
 function flows.turn() return tonumber(call('HGET', META, 'turn') or 0) end
 
+-- A key of which nothing is known.
+function flows.unlimited(key)
+  local flow = { key = key, dirty = {} }
+  for _, field in ipairs(ZERO) do flows.set(flow, field, 0) end
+  flows.set(flow, 'per', UNLIMITED[LIMITS.period_ms])
+  flows.set(flow, 'pper', UNLIMITED[LIMITS.period_ms])
+  flows.set(flow, 'bu', UNLIMITED[LIMITS.burst])
+  return flow
+end
+
 function flows.make(key)
   local flow = flows.get(key)
   if not flow then
     call('ZADD', P .. 'flows', 0, key)
-    flow = { key = key, dirty = {} }
-    for _, field in ipairs(ZERO) do flows.set(flow, field, 0) end
-    flows.set(flow, 'per', 1000)
-    flows.set(flow, 'pper', 1000)
-    flows.set(flow, 'bu', 1)
+    flow = flows.unlimited(key)
     flows.set(flow, 'tu', flows.turn())
     flows.cache[key] = flow
   end
@@ -75,10 +79,9 @@ function flows.flush()
 end
 
 -- Look at a slice of the keys: those that are idle go.
-local SLICE_OF_KEYS = 500
 function flows.sweep()
   local at = tonumber(call('HGET', META, 'idle') or 0)
-  local keys = call('ZRANGE', P .. 'flows', at, at + SLICE_OF_KEYS - 1)
+  local keys = call('ZRANGE', P .. 'flows', at, at + IDLE_AT_ONCE - 1)
   local gone = 0
   for _, key in ipairs(keys) do
     local flow = flows.get(key)
@@ -87,14 +90,14 @@ function flows.sweep()
       gone = gone + 1
     end
   end
-  if at > 0 or #keys == SLICE_OF_KEYS then
-    call('HSET', META, 'idle', #keys == SLICE_OF_KEYS and at + SLICE_OF_KEYS - gone or 0)
+  if at > 0 or #keys == IDLE_AT_ONCE then
+    call('HSET', META, 'idle', #keys == IDLE_AT_ONCE and at + IDLE_AT_ONCE - gone or 0)
   end
   return gone
 end
 
 local function set_limits(flow, limits)
-  local p, r, per, bu = opt(limits[2]) or 0, opt(limits[3]) or 0, limits[4], limits[5]
+  local p, r, per, bu = opt(limits[LIMITS.parallelism]) or 0, opt(limits[LIMITS.rate]) or 0, limits[LIMITS.period_ms], limits[LIMITS.burst]
   if flow.p ~= p or flow.r ~= r or flow.per ~= per or flow.bu ~= bu then
     if flow.r ~= r or flow.per ~= per then flows.set(flow, 'nx', 0) end
     flows.set(flow, 'p', p)
@@ -105,16 +108,16 @@ local function set_limits(flow, limits)
   end
 end
 
--- The limits of the code: [key, parallelism, rate, period, burst].
+-- The limits of the code.
 function flows.declare(limits)
-  local flow = flows.make(limits[1])
+  local flow = flows.make(limits[LIMITS.key])
   flows.set(flow, 'de', 1)
   set_limits(flow, limits)
 end
 
 -- The limits that a message brings, where the code does not declare its key.
 function flows.follow(limits)
-  local flow = flows.make(limits[1])
+  local flow = flows.make(limits[LIMITS.key])
   if flow.de ~= 1 then set_limits(flow, limits) end
 end
 

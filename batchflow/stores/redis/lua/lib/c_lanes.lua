@@ -6,9 +6,7 @@
 -- `rd:<destination>` holds for each lane that is not closed when its earliest is due, as `<flow key> \n <group>`; `lt`
 -- when each lane that holds something was served last, and how far it has run ahead; `bq:<batch>` the lanes of a batch.
 local HELD = '~'
-local SUSPECT_LOSSES = 2
-local STARTED_OF_FRESH = 7
-lanes.ready, lanes.known = {}, {}
+each_call(function() lanes.ready, lanes.known = {}, {} end)
 
 -- The group of a message; the end of a batch, which comes after all of it, belongs to none.
 function lanes.group(id, message)
@@ -129,7 +127,7 @@ function lanes.cut(lane, member, want)
   local found, at = {}, first
   if batches.takes(batch) then
     while at <= last and #found < want do
-      local stop = math.min(last, at - at % 64 + 63, at + want - #found - 1)
+      local stop = math.min(last, at - at % BUCKET + BUCKET - 1, at + want - #found - 1)
       local numbers = {}
       for number = at, stop do numbers[#numbers + 1] = number end
       for place, value in ipairs(call('HMGET', batches.bucket(id, at), unpack(numbers))) do

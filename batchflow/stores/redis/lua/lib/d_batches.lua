@@ -9,15 +9,14 @@ local NUMBERS = {
   'na', 'pz', 'wd', 'bk', 'ge', 'kr', 'fo', 'en', 'wk', 'pg', 'ch', 'to', 'el', 'op', 'su', 'fa', 'ca', 'ap', 'fl', 'du', 'lo', 'wm', 't', 'st', 'za',
   'ps', 'dp', 'sq', 'hi', 'sw', 'tt',
 }
-local ITEM_STATE = { done = 's', answered = 'f', dead = 'f', cancelled = 'c' }
 local COUNT_OF = { s = 'su', f = 'fa', c = 'ca' }
-batches.cache = {}
+each_call(function() batches.cache = {} end)
 
-function batches.bucket(id, number) return P .. 'i:' .. id .. ':' .. math.floor(number / 64) end
+function batches.bucket(id, number) return P .. 'i:' .. id .. ':' .. math.floor(number / BUCKET) end
 
-function batches.data(id, number) return P .. 'd:' .. id .. ':' .. math.floor(number / 64) end
+function batches.data(id, number) return P .. 'd:' .. id .. ':' .. math.floor(number / BUCKET) end
 
-function batches.ends(id, number) return P .. 'x:' .. id .. ':' .. math.floor(number / 64) end
+function batches.ends(id, number) return P .. 'x:' .. id .. ':' .. math.floor(number / BUCKET) end
 
 function batches.get(id)
   local batch = batches.cache[id]
@@ -154,7 +153,7 @@ function batches.start_some(batch, first, ids, again)
       lanes.add_range(lane, batch.id, from, number - 1)
       from = nil
     end
-    if #bucket > 0 and number % 64 == 63 or number == first + #ids and #bucket > 0 then
+    if #bucket > 0 and number % BUCKET == BUCKET - 1 or number == first + #ids and #bucket > 0 then
       call('HSET', batches.bucket(batch.id, bucket[1]), unpack(bucket))
       bucket = {}
     end
@@ -173,7 +172,7 @@ end
 function batches.names(batch, first)
   local names = batch.names[first]
   if not names then
-    local bucket = math.floor(first / 64)
+    local bucket = math.floor(first / BUCKET)
     names = {
       i = P .. 'i:' .. batch.id .. ':' .. bucket, x = P .. 'x:' .. batch.id .. ':' .. bucket,
       h = P .. 'h:' .. batch.lg, l = P .. 'l:' .. batch.lg,
@@ -187,7 +186,7 @@ end
 function batches.end_item(batch, number, item, how, result, error, took)
   local became = ITEM_STATE[how]
   local ended = { now, batch.kr == 1 and result or NULL, error or NULL }
-  local names = batches.names(batch, number - number % 64)
+  local names = batches.names(batch, number - number % BUCKET)
   number = tostring(number)
   buffer.pair('HSET', names.i, number, became .. item)
   buffer.pair('HSET', names.x, number, cjson.encode(ended))
@@ -244,7 +243,7 @@ local function break_off(id)
   if not held then return end
   batches.set(batch, 'bk', 1)
   call('SADD', P .. 'bc', id)
-  batches.sweep_held(batch, SLICE)
+  batches.sweep_held(batch, SWEPT)
 end
 
 -- End those touched batches that have nothing left to do; the ids of those that ended.

@@ -70,7 +70,7 @@ function messages.is_cancelled(message) return message.c or batches.is_cancellin
 -- Store a message whose id is new, and let it wait.
 function messages.add(about)
   flows.follow(about.flow)
-  local key, id = about.flow[1], about.id
+  local key, id = about.flow[LIMITS.key], about.id
   local fields = { 'd', about.d, 'k', key, 'u', about.u, 't', NOW }
   for _, field in ipairs({ 'b', 'y', 'h', 'r', 'L', 'p', 'ps', 'of', 'od' }) do
     if about[field] then
@@ -119,18 +119,19 @@ function messages.remove(id, message)
   if message.p then call('SREM', P .. 'kids:' .. message.p, id) end
 end
 
--- [id, destination, flow, body, headers, retry, not before, batch, keep, label, parent, its step, depth, who is told of
--- its death, what holds others off, held back]; whether new.
+-- Whether it is new.
 function messages.publish(wire)
-  local id, batch, parent, dedup = wire[1], opt(wire[8]), opt(wire[11]), opt(wire[15])
+  local id, batch, parent, dedup = wire[MESSAGE.id], opt(wire[MESSAGE.batch]), opt(wire[MESSAGE.parent]), opt(wire[MESSAGE.open_dedup])
   if parent then waiting.link(parent) end
   if call('EXISTS', P .. 'm:' .. id) == 1 then return false end
   if batch and not batches.takes(batches.get(batch)) then return false end
   if dedup and call('HEXISTS', P .. 'dk', dedup) == 1 then return false end
   messages.add({
-    id = id, d = wire[2], flow = wire[3], y = opt(wire[4]), h = opt(wire[5]), r = opt(wire[6]),
-    u = wire[7] > now and wire[7] or 0, b = batch, kp = wire[9] or nil, L = opt(wire[10]), p = parent,
-    ps = opt(wire[12]), dp = wire[13], of = opt(wire[14]), od = dedup, he = wire[16] or nil,
+    id = id, d = wire[MESSAGE.destination], flow = wire[MESSAGE.flow], y = opt(wire[MESSAGE.body]),
+    h = opt(wire[MESSAGE.headers]), r = opt(wire[MESSAGE.retry]),
+    u = wire[MESSAGE.not_before] > now and wire[MESSAGE.not_before] or 0, b = batch, kp = wire[MESSAGE.keep] or nil,
+    L = opt(wire[MESSAGE.label]), p = parent, ps = opt(wire[MESSAGE.parent_step]), dp = wire[MESSAGE.depth],
+    of = opt(wire[MESSAGE.on_failure]), od = dedup, he = wire[MESSAGE.held] or nil,
   })
   return true
 end
@@ -167,19 +168,16 @@ function messages.close_index(id, message)
 end
 
 -- Take a claim back from its worker, as a loss or as if it had not been claimed.
-local LOSS_LIMIT = 10
-local SUSPECT_LOSSES = 2
-local LOSS_WAITS = { 1000, 2000, 4000, 8000, 10000 }
 function messages.take_back(id, message, lost)
   local losses = message.l + (lost and 1 or 0)
   if messages.is_cancelled(message) then
     ending.finish(id, message, { how = 'cancelled' })
   elseif lost and losses >= LOSS_LIMIT then
-    local error = 'WorkerLost: ' .. losses .. ' workers in a row died or hung while they ran it'
+    local error = string.format(WORKER_LOST, losses)
     -- No failure of its own: the one that ends it was the workers'.
     ending.finish(id, message, { how = 'dead', error = error, failures = message.x, losses = losses })
   else
-    local wait = lost and losses >= SUSPECT_LOSSES and LOSS_WAITS[math.min(losses - SUSPECT_LOSSES + 1, #LOSS_WAITS)]
+    local wait = lost and losses >= SUSPECT_LOSSES and LOSS_WAITS_MS[math.min(losses - SUSPECT_LOSSES + 1, #LOSS_WAITS_MS)]
     messages.give_back(id, message, wait and now + wait or 0, message.x, losses, nil)
   end
 end
@@ -203,8 +201,10 @@ function messages.redrive(id)
   local latest, failed = 0, nil
   for _, step in ipairs(steps.of(record_of(call('HGETALL', key)))) do
     local about = cjson.decode(step[2])
-    if about[4] == 'pending' then gone[#gone + 1] = 's' .. step[1] end
-    if about[4] == 'failed' and about[5] > latest then latest, failed = about[5], 's' .. step[1] end
+    if about[STEP.state] == 'pending' then gone[#gone + 1] = 's' .. step[1] end
+    if about[STEP.state] == 'failed' and about[STEP.position] > latest then
+      latest, failed = about[STEP.position], 's' .. step[1]
+    end
   end
   -- It is asked for anew.
   gone[#gone + 1] = failed

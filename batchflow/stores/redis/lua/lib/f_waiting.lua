@@ -1,5 +1,4 @@
 -- What runs wait for: events, webhooks, the ends of children; and how it reaches them.
-local KEPT_EVENTS = 1000
 
 local function listener(run, number) return string.format('%s\1%09d', run, number) end
 
@@ -16,7 +15,7 @@ function waiting.arrive(run, number, how, value, error)
   local message = messages.load(run)
   if not message then return end
   local step = call('HGET', P .. 'm:' .. run, 's' .. number)
-  if not step or cjson.decode(step)[4] ~= 'pending' then return end
+  if not step or cjson.decode(step)[STEP.state] ~= 'pending' then return end
   call('RPUSH', P .. 'a:' .. run, cjson.encode({ number, how, out(value), out(error), now }))
   if not message.o and not message.e and tonumber(message.u) > now then
     call('HSET', P .. 'm:' .. run, 'u', 0)

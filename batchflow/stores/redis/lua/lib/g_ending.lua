@@ -1,7 +1,4 @@
 -- Ending messages: all that goes with the end of one.
-local RUN_STATE = { done = 'completed', answered = 'failed', cancelled = 'cancelled' }
-local FAILURE_FLOW = { 'batchflow.failure', NULL, NULL, 1000, 1 }
-local ARRIVES = { done = 'done', answered = 'failed', dead = 'failed', cancelled = 'cancelled' }
 
 -- It is not delivered again. `by`: how, result, error, took, and the failures it died with where they are special.
 function ending.finish(id, message, by)
@@ -45,7 +42,8 @@ function ending.tell_of(id, message, batch)
   messages.add({ id = name, d = destination, flow = FAILURE_FLOW, y = cjson.encode(id), u = 0 })
 end
 
-local holders = {}
+local holders
+each_call(function() holders = {} end)
 function ending.holder(worker)
   local name = holders[worker] or P .. 'w:' .. worker
   holders[worker] = name
@@ -95,6 +93,6 @@ function ending.cancel_children(parent)
   end
   for _, id in ipairs(call('SMEMBERS', P .. 'kidb:' .. parent)) do
     -- What a very large batch has beyond that is swept up later.
-    if batches.begin_cancel(id) then batches.sweep(batches.get(id), SLICE) end
+    if batches.begin_cancel(id) then batches.sweep(batches.get(id), SWEPT) end
   end
 end

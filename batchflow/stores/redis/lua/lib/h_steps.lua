@@ -1,5 +1,4 @@
 -- Journals: steps stand in the hash of their message as the JSON text they came in.
--- [number, name, kind, state, position, value, error, failures, due, at]
 
 -- Write steps [field, position, text] of a claim that is held; whether one of them is an outcome.
 function steps.put(id, rows)
@@ -38,9 +37,9 @@ local function came(pending, arrivals)
     if pending[number] then found[#found + 1] = { math.min(at, now), 0, place, number, how, value, error } end
   end
   for number, step in pairs(pending) do
-    local due = tonumber(step[9])
-    if (step[3] == 'sleep' or step[3] == 'wait') and due > 0 and due <= now then
-      found[#found + 1] = { due, 1, number, number, step[3] == 'sleep' and 'done' or 'timeout', 'null', step[7] }
+    local due, kind = tonumber(step[STEP.due]), step[STEP.kind]
+    if (kind == 'sleep' or kind == 'wait') and due > 0 and due <= now then
+      found[#found + 1] = { due, 1, number, number, kind == 'sleep' and 'done' or 'timeout', 'null', step[STEP.error] }
     end
   end
   table.sort(found, function(one, other)
@@ -60,8 +59,8 @@ function steps.ripen(id, found)
   for place, one in ipairs(found) do
     local step = cjson.decode(one[2])
     place_of[one[1]] = place
-    if step[4] == 'pending' then pending[one[1]] = step end
-    position = math.max(position, step[5])
+    if step[STEP.state] == 'pending' then pending[one[1]] = step end
+    position = math.max(position, step[STEP.position])
   end
   for _, what in ipairs(came(pending, arrivals)) do
     local number = what[4]
@@ -69,11 +68,12 @@ function steps.ripen(id, found)
     if step then
       pending[number], woken = nil, true
       position = position + 1
-      step[4], step[5], step[6], step[7], step[9], step[10] = what[5], position, what[6], what[7], big(tonumber(step[9])), now
+      step[STEP.state], step[STEP.position], step[STEP.value], step[STEP.error] = what[5], position, what[6], what[7]
+      step[STEP.due], step[STEP.at] = big(tonumber(step[STEP.due])), now
       local text = cjson.encode(step)
       found[place_of[number]][2] = text
       call('HSET', P .. 'm:' .. id, 's' .. number, text)
-      if step[3] == 'wait' then waiting.unlisten(id, number) end
+      if step[STEP.kind] == 'wait' then waiting.unlisten(id, number) end
     end
   end
   if #arrivals > 0 then call('DEL', P .. 'a:' .. id) end

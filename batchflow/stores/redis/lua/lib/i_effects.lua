@@ -1,38 +1,34 @@
 -- What is written together with a step or with the end of a claim: first what marks, then messages, then items.
 local apply = {
-  enter = function(_, effect) batches.enter(effect[2], effect[3], effect[4]) end,
-  page = function(_, effect)
-    local batch = batches.get(effect[2])
+  enter = function(_, batch, total, left_out) batches.enter(batch, total, left_out) end,
+  page = function(_, id, ...)
+    local batch = batches.get(id)
     if not batch then return end
     batches.add(batch, 'pg', 1)
-    for place, field in ipairs({ 'el', 'ap', 'du', 'lo', 'ch' }) do batches.add(batch, field, effect[place + 2]) end
+    for place, field in ipairs({ 'el', 'ap', 'du', 'lo', 'ch' }) do batches.add(batch, field, (select(place, ...))) end
   end,
-  walked = function(_, effect) batches.walked(effect[2], effect[3]) end,
-  open = function(_, effect) verbs.open_batch(effect[2], effect[3]) end,
-  listen = function(run, effect) waiting.listen(run, effect[2], effect[3], effect[4]) end,
-  unlisten = function(run, effect)
-    for _, number in ipairs(effect[2]) do waiting.unlisten(run, number) end
+  walked = function(_, batch, total) batches.walked(batch, total) end,
+  open = function(_, batch, first) verbs.open_batch(batch, first) end,
+  listen = waiting.listen,
+  unlisten = function(run, numbers)
+    for _, number in ipairs(numbers) do waiting.unlisten(run, number) end
   end,
-  accept = function(run, effect) waiting.accept(run, effect[2]) end,
-  notify = function(_, effect) waiting.notify(effect[2], effect[3], opt(effect[4])) end,
+  accept = waiting.accept,
+  notify = function(_, event, data, run) waiting.notify(event, data, opt(run)) end,
 }
 local later = {
-  publish = function(effect)
-    for _, message in ipairs(effect[2]) do messages.publish(message) end
+  publish = function(_, list)
+    for _, message in ipairs(list) do messages.publish(message) end
   end,
 }
-local last = {
-  start = function(effect) batches.start_items(effect[2], effect[3], effect[4], effect[5], effect[6], effect[7]) end,
-}
+local last = { start = function(_, ...) batches.start_items(...) end }
 
+-- `list`: [kind, argument, …] of each.
 function effects.apply(run, list)
-  for _, effect in ipairs(list) do
-    if apply[effect[1]] then apply[effect[1]](run, effect) end
-  end
-  for _, effect in ipairs(list) do
-    if later[effect[1]] then later[effect[1]](effect) end
-  end
-  for _, effect in ipairs(list) do
-    if last[effect[1]] then last[effect[1]](effect) end
+  for _, stage in ipairs({ apply, later, last }) do
+    for _, effect in ipairs(list) do
+      local act = stage[effect[1]]
+      if act then act(run, unpack(effect, 2)) end
+    end
   end
 end

@@ -1,10 +1,10 @@
 -- Steps and ends of items that have gone smoothly: claimed once, with nothing to look after but their steps. They are
 -- what a batch does most, and so come apart from the other operations, as plain arguments:
--- ARGV[2]: the worker; ARGV[3], ARGV[4]: how many steps and how many ends; then for each step id, field and text, for
+-- plain[2]: the worker; plain[3], plain[4]: how many steps and how many ends; then for each step id, field and text, for
 -- each end id, result as a JSON string or null, and the time it took.
 -- A worker's hash says of each id it holds '=' and the item while it goes smoothly, else '!': then the verb looks
 -- closer. The answer: what was not as expected, as [place, whether it was carried out, answer].
-local STEP, END = 3, 3
+local STEP_WIDTH, END_WIDTH = 3, 3
 
 local function held_by(worker, ids)
   local found, name = {}, ending.holder(worker)
@@ -29,12 +29,12 @@ end
 local function put_steps(count, held, known, except)
   local begin = P .. 'm:'
   for place = 1, count do
-    local at, id = 2 + place * STEP, ARGV[2 + place * STEP]
+    local at, id = 2 + place * STEP_WIDTH, plain[2 + place * STEP_WIDTH]
     if held[place] and string.byte(held[place]) == 61 and batch_of(known, id) then
-      local reply = redis.pcall('HSET', begin .. id, ARGV[at + 1], ARGV[at + 2])
+      local reply = redis.pcall('HSET', begin .. id, plain[at + 1], plain[at + 2])
       if type(reply) == 'table' then except[#except + 1] = { place, false, reply.err } end
     else
-      local row = { ARGV[at + 1], cjson.decode(ARGV[at + 2])[5], ARGV[at + 2] }
+      local row = { plain[at + 1], cjson.decode(plain[at + 2])[STEP.position], plain[at + 2] }
       except[#except + 1] = { place, tried(verbs.record, id, 1, row) }
     end
   end
@@ -42,7 +42,7 @@ end
 
 -- What the ends of items in one bucket of a batch are written to.
 local function lists_of(sums, number)
-  local bucket = math.floor(number / 64)
+  local bucket = math.floor(number / BUCKET)
   local lists = sums.buckets[bucket]
   if not lists then
     local batch = sums.batch
@@ -96,20 +96,20 @@ end
 
 local function put_ends(worker, steps_count, count, held, known, except)
   local gone, left, places = buffer.list('DEL', ''), buffer.list('HDEL', ending.holder(worker)), {}
-  local from = 4 + steps_count * STEP
+  local from = 4 + steps_count * STEP_WIDTH
   for place = 1, count do
-    local at = from + (place - 1) * END + 1
-    local id, value = ARGV[at], held[steps_count + place]
+    local at = from + (place - 1) * END_WIDTH + 1
+    local id, value = plain[at], held[steps_count + place]
     local sums = value and string.byte(value) == 61 and not buffer.gone[id] and batch_of(known, id)
     if sums then
-      put_end(sums, id, string.sub(value, 2), ARGV[at + 1], tonumber(ARGV[at + 2]))
+      put_end(sums, id, string.sub(value, 2), plain[at + 1], tonumber(plain[at + 2]))
       gone[#gone + 1] = P .. 'm:' .. id
       buffer.gone[id] = true
       left[#left + 1] = id
       places[id] = steps_count + place
     else
-      local result = cjson.decode('[' .. ARGV[at + 1] .. ']')[1]
-      local took = tonumber(ARGV[at + 2])
+      local result = cjson.decode('[' .. plain[at + 1] .. ']')[1]
+      local took = tonumber(plain[at + 2])
       except[#except + 1] = { steps_count + place, tried(verbs.settle, id, 1, 'done', result, NULL, 0, {}, {}, took) }
     end
   end
@@ -118,11 +118,11 @@ end
 
 function smooth.carry_out()
   local except = {}
-  local worker, steps_count, count = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+  local worker, steps_count, count = plain[2], tonumber(plain[3]), tonumber(plain[4])
   if not worker then return except end
   local ids = {}
-  for place = 1, steps_count do ids[place] = ARGV[2 + place * STEP] end
-  for place = 1, count do ids[steps_count + place] = ARGV[5 + steps_count * STEP + (place - 1) * END] end
+  for place = 1, steps_count do ids[place] = plain[2 + place * STEP_WIDTH] end
+  for place = 1, count do ids[steps_count + place] = plain[5 + steps_count * STEP_WIDTH + (place - 1) * END_WIDTH] end
   local held, known = held_by(worker, ids), {}
   put_steps(steps_count, held, known, except)
   if count > 0 then add_up(known, put_ends(worker, steps_count, count, held, known, except), except) end

@@ -1,7 +1,6 @@
 -- batch: one as it stands. batches: the latest, newest first. items: those above `after` by number, as far as a bounded
 -- look goes: [rows, the number to go on after or null].
 local LOOK = 6400
-local SHOWN = { o = 'open', s = 'succeeded', f = 'failed', c = 'cancelled' }
 
 local function batch_row(batch)
   return {
@@ -12,12 +11,12 @@ local function batch_row(batch)
   }
 end
 
-verbs.batch = function(id)
+reads.batch = function(id)
   local batch = batches.get(id)
   return batch and batch_row(batch) or NULL
 end
 
-verbs.batches = function(workflow, label, open_only, limit)
+reads.batches = function(workflow, label, open_only, limit)
   workflow, label = opt(workflow), opt(label)
   local key = P .. (label and 'bl:' .. label or workflow and 'bw:' .. workflow or open_only and 'bo' or 'bs')
   local rows, offset = {}, 0
@@ -45,7 +44,7 @@ local function item_row(id, number, value)
   return row
 end
 
-verbs.items = function(id, shown, after, limit)
+reads.items = function(id, shown, after, limit)
   shown = opt(shown)
   local batch, rows, number = batches.get(id), {}, after + 1
   if not batch then return { rows, NULL } end
@@ -58,7 +57,7 @@ verbs.items = function(id, shown, after, limit)
         rows[#rows + 1] = item_row(id, number, value)
       end
       number = number + 1
-    until number % 64 == 0 or #rows == limit
+    until number % BUCKET == 0 or #rows == limit
   end
   return { rows, #rows < limit and number < batch.hi and number - 1 or NULL }
 end

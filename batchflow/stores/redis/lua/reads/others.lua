@@ -1,7 +1,7 @@
 -- processed: those of the ids that the ledger holds and whose mark has not expired. ledgers: the names of those that
 -- hold something. marks: of a ledger [id, until when], after an id, in the order in which they expire. waiters: who waits for an event,
 -- longest first. webhook: the run that one is for. flows: flow keys as they stand, by name.
-verbs.processed = function(workflow, ids)
+reads.processed = function(workflow, ids)
   local found = {}
   sliced(ids, function(part)
     for place, score in ipairs(call('ZMSCORE', P .. 'l:' .. workflow, unpack(part))) do
@@ -11,7 +11,7 @@ verbs.processed = function(workflow, ids)
   return found
 end
 
-verbs.ledgers = function()
+reads.ledgers = function()
   local found = {}
   for _, name in ipairs(call('SMEMBERS', P .. 'ws')) do
     if call('ZCARD', P .. 'l:' .. name) > 0 then found[#found + 1] = name end
@@ -20,7 +20,7 @@ verbs.ledgers = function()
   return found
 end
 
-verbs.marks = function(ledger, after, limit)
+reads.marks = function(ledger, after, limit)
   local key = P .. 'l:' .. ledger
   -- Where it has gone meanwhile, all of them come once more.
   local rank = opt(after) and call('ZRANK', key, after)
@@ -33,20 +33,20 @@ verbs.marks = function(ledger, after, limit)
   return rows
 end
 
-verbs.under_way = function(dedup) return out(call('HGET', P .. 'dk', dedup)) end
+reads.under_way = function(dedup) return out(call('HGET', P .. 'dk', dedup)) end
 
-verbs.waiters = function(event)
+reads.waiters = function(event)
   local rows = {}
   for place, one in ipairs(waiting.of_event(event)) do
     local step = call('HGET', P .. 'm:' .. one[1], 's' .. one[2])
-    rows[place] = { one[1], step and cjson.decode(step)[2] or '', one[3], one[4] }
+    rows[place] = { one[1], step and cjson.decode(step)[STEP.name] or '', one[3], one[4] }
   end
   return rows
 end
 
-verbs.webhook = function(token) return out(call('HGET', P .. 'wh', token)) end
+reads.webhook = function(token) return out(call('HGET', P .. 'wh', token)) end
 
-verbs.flows = function(keys)
+reads.flows = function(keys)
   keys = opt(keys) or call('ZRANGE', P .. 'flows', 0, -1)
   table.sort(keys)
   local rows, seen = {}, {}

@@ -5,7 +5,7 @@ local LOOK = 2000
 
 local function run_row(id, found, with_journal)
   messages.complete(id, found)
-  local shown = found.z == 'dead' and 'failed' or found.z or (found.o and 'running' or 'waiting')
+  local shown = found.z == 'dead' and RUN_STATE.dead or found.z or (found.o and 'running' or 'waiting')
   return {
     id, found.d, shown, tonumber(found.t), out(tonumber(found.st)), out(tonumber(found.za)), found.y or 'null',
     out(found.v), out(found.e), tonumber(found.x or 0), out(found.b), out(found.L), out(found.p),
@@ -23,7 +23,7 @@ local function fresh_item(id)
   return { d = batch.d, t = batch.st or batch.t, b = name }
 end
 
-verbs.run = function(id)
+reads.run = function(id)
   local found = record_of(call('HGETALL', P .. 'm:' .. id))
   if not found.d and not found.i then found = fresh_item(id) end
   return found and run_row(id, found, true) or NULL
@@ -33,7 +33,7 @@ local function fits(row, shown, destination, label)
   return (not shown or row[3] == shown) and (not destination or row[2] == destination) and (not label or row[12] == label)
 end
 
-verbs.runs = function(shown, destination, label, before_at, before_id, limit)
+reads.runs = function(shown, destination, label, before_at, before_id, limit)
   shown, destination, label = opt(shown), opt(destination), opt(label)
   local rows, offset, at, last = {}, 0, string.format('%.0f', before_at), nil
   while #rows < limit and offset < LOOK do
@@ -53,12 +53,12 @@ verbs.runs = function(shown, destination, label, before_at, before_id, limit)
   return { rows, last and #rows < limit and last or NULL }
 end
 
-verbs.dead_letters = function(batch, limit)
+reads.dead_letters = function(batch, limit)
   local rows = {}
   if limit < 1 then return rows end
   for place, id in ipairs(call('ZREVRANGE', opt(batch) and P .. 'bd:' .. batch or P .. 'dead', 0, limit - 1)) do
     local found = record_of(call('HGETALL', P .. 'm:' .. id))
-    local flow = flows.get(found.k) or flows.make(found.k)
+    local flow = flows.get(found.k) or flows.unlimited(found.k)
     local number, batch = tonumber(found.n or -1), found.b and batches.get(found.b)
     local of = found.of
     if number >= 0 then of = batch and batch.of end

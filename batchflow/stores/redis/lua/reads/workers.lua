@@ -15,7 +15,7 @@ local function held_by(worker)
   return found, count
 end
 
-verbs.workers = function(after)
+reads.workers = function(after)
   local known = record_of(call('ZRANGE', P .. 'workers', 0, -1, 'WITHSCORES'))
   local names, rows, looked = {}, {}, 0
   for name in pairs(known) do
