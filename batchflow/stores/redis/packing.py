@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from pydantic_core import PydanticSerializationError, from_json
 
+from batchflow.core.settlement import Publish
 from batchflow.stores.grouping import rank
 from batchflow.stores.redis import reads, wire
 from batchflow.stores.redis.smooth import Smooth
@@ -34,11 +35,15 @@ class Packed:
         self._smooth = smooth = Smooth()
         self._ranked: list[tuple[int, int, bytes]] = []
         self.refused: list[tuple[int, Exception]] = []
-        # Ends come after effects that are still on their way.
-        easy = worker and not any(verb == "record_with_effects" for verb, _ in operations)
+        # Ends come after effects that are still on their way. Of those that only publish, the claim itself is held, and
+        # keeps its batch open whatever else ends: so only its own end has to wait.
+        telling = [arguments for verb, arguments in operations if verb == "record_with_effects"]
+        easy = worker and all(isinstance(effect, Publish) for arguments in telling for effect in arguments[3])
+        later = {arguments[0] for arguments in telling}
         for slot, (verb, arguments) in enumerate(operations):
             try:
-                if not (easy and smooth.take(slot, verb, arguments)):
+                awaits = later and verb == "settle" and arguments[0].id in later
+                if awaits or not (easy and smooth.take(slot, verb, arguments)):
                     self._ranked.append((_rank(verb, arguments), slot, wire.operation(verb, arguments)))
             except (PydanticSerializationError, UnicodeError) as error:
                 self.refused.append((slot, error))

@@ -238,3 +238,14 @@ class RecordCases(Cases):
         assert list(verdicts) == ["recorded", "stale", "cancelled", "recorded", "recorded"]
         assert sorted(claim.id for claim in await scene.claim()) == ["a1", "a3"]
         assert [step.number for step in (await scene.run("a")).journal] == [1, 2, 3]
+
+    async def test_record_of_a_message_rides_with_an_end(self, scene: Scene) -> None:
+        """What a step publishes is there though nobody waited for the step, and its run ended in the same moment."""
+        await scene.start(["u0", "u1", "u2"])
+        one, *others = await scene.items()
+        recorded = scene.store.record(one.id, one.fence, ran(1, "tell"), (Publish((message("told"),)),))
+        ends = await asyncio.gather(*(scene.done(claim) for claim in (one, *others)))
+        assert await recorded == "recorded"
+        assert [end.stale for end in ends] == [False] * 3
+        assert (await scene.counts()).succeeded == 3
+        assert "told" in [claim.id for claim in await scene.claim()]
