@@ -8,6 +8,7 @@ and then has changed nothing that repeating it would not change alike.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Literal, Protocol, TypeAlias
 
 from batchflow.core.batch import Batch, Item, ItemState, NewBatch
@@ -23,6 +24,20 @@ KEPT_EVENTS = 1_000
 
 Verdict: TypeAlias = Literal["recorded", "stale", "cancelled"]
 """What a store says to a step that was to be recorded: it is; the claim is lost; the run is cancelled."""
+
+
+class Renew(Protocol):
+    """Extends leases."""
+
+    async def __call__(
+        self, worker: str, lease_ms: int, hung: Sequence[tuple[str, int]] = (), hanging: int = 0
+    ) -> bool:
+        """Extend the worker's lease; False when it had ended and its claims were taken back.
+
+        `hung` names claims (id, fence) of the worker that are not renewed: they are taken back as losses at once.
+        `hanging` is how many threads the worker has given up, for those who look at it.
+        """
+        ...
 
 
 class Life(Protocol):
@@ -101,12 +116,11 @@ class Delivery(Protocol):
         """
         ...
 
-    def renew(self, worker: str, lease_ms: int, hung: Sequence[tuple[str, int]] = (), hanging: int = 0) -> bool:
-        """Extend the worker's lease; False when it had ended and its claims were taken back.
+    def renewing(self) -> AbstractAsyncContextManager[Renew]:
+        """What renews leases, on the event loop on which it is entered, until it is left.
 
-        `hung` names claims (id, fence) of the worker that are not renewed: they are taken back as losses at once.
-        `hanging` is how many threads the worker has given up, for those who look at it.
-        Blocking, and called from a thread of its own, so that a blocked event loop does not lose its claims.
+        That may be a loop of another thread, so that a blocked event loop does not lose its claims. What is called may
+        block its loop, which has nothing else to do. Entering asks nothing of the place where the store is.
         """
         ...
 

@@ -1,10 +1,11 @@
 """Faults by name: a store that dies, fails or loses its reply at a verb of the test's choice."""
 
-from collections.abc import Awaitable, Callable, Sequence
+import contextlib
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 
 from batchflow.core.spelling import did_you_mean
-from batchflow.core.store import Store
+from batchflow.core.store import Renew, Store
 from batchflow.errors import ConfigurationError, StoreUnavailable
 from batchflow.testing.passing import VERBS, PassingStore
 
@@ -76,21 +77,27 @@ class FaultyStore(PassingStore):
             raise StoreUnavailable(f"the reply to '{verb}' is lost, as the test wants it")
         return answer
 
-    def renew(self, worker: str, lease_ms: int, hung: Sequence[tuple[str, int]] = (), hanging: int = 0) -> bool:
+    @contextlib.asynccontextmanager
+    async def renewing(self) -> AsyncGenerator[Renew]:
         """See the protocol; a dead process renews nothing."""
-        fault = None if self.died.is_set() else self._meets("renew")
-        if fault == "die_before":
-            self.died.set()
-        if self.died.is_set():
-            raise StoreUnavailable("the process has died, as the test wants it")
-        if fault == "fail":
-            raise StoreUnavailable("'renew' fails, as the test wants it")
-        held = self.store.renew(worker, lease_ms, hung, hanging)
-        if fault == "die_after":
-            self.died.set()
-        if fault is not None:
-            raise StoreUnavailable("the reply to 'renew' is lost, as the test wants it")
-        return held
+        async with self.store.renewing() as renew:
+
+            async def meets(worker: str, lease_ms: int, hung: Sequence[tuple[str, int]] = (), hanging: int = 0) -> bool:
+                fault = None if self.died.is_set() else self._meets("renew")
+                if fault == "die_before":
+                    self.died.set()
+                if self.died.is_set():
+                    raise StoreUnavailable("the process has died, as the test wants it")
+                if fault == "fail":
+                    raise StoreUnavailable("'renew' fails, as the test wants it")
+                held = await renew(worker, lease_ms, hung, hanging)
+                if fault == "die_after":
+                    self.died.set()
+                if fault is not None:
+                    raise StoreUnavailable("the reply to 'renew' is lost, as the test wants it")
+                return held
+
+            yield meets
 
 
 def _one_of(**faults: str | None) -> _Planned:

@@ -1,12 +1,13 @@
 """A store in front of a store: all verbs go one way, on which a subclass can stand in it."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from typing import Any, TypeVar
 
 from batchflow.core.run import Step
 from batchflow.core.settlement import Effect, Settled, Settlement
-from batchflow.core.store import Store, Verdict
+from batchflow.core.store import Renew, Store, Verdict
 
 T = TypeVar("T")
 
@@ -15,7 +16,8 @@ class Died(BaseException):
     """The process died at a verb, as the test wanted. What `drive` raises; no `except Exception` stops it."""
 
 
-VERBS = tuple(name for name in dir(Store) if not name.startswith("_") and name not in {"close", "lasting", "on_change"})
+_NO_VERBS = {"close", "lasting", "on_change", "renewing"}
+VERBS = (*(name for name in dir(Store) if not name.startswith("_") and name not in _NO_VERBS), "renew")
 """The verbs of a store that can fail."""
 
 _Verbs: Any = object
@@ -37,7 +39,7 @@ class PassingStore(_Verbs):
     # What happens at a verb
 
     async def _through(self, verb: str, call: Callable[[], Awaitable[T]]) -> T:
-        """Every verb but `renew` goes through here."""
+        """Every verb but `renewing` goes through here."""
         if self.died.is_set():
             await self._gone(verb)
         answer = await call()
@@ -94,9 +96,9 @@ class PassingStore(_Verbs):
         """See the protocol."""
         return self.store.on_change(callback)
 
-    def renew(self, worker: str, lease_ms: int, hung: Sequence[tuple[str, int]] = (), hanging: int = 0) -> bool:
+    def renewing(self) -> AbstractAsyncContextManager[Renew]:
         """See the protocol."""
-        return self.store.renew(worker, lease_ms, hung, hanging)
+        return self.store.renewing()
 
     def record(self, claim: str, fence: int, step: Step, effects: tuple[Effect, ...] = ()) -> Awaitable[Verdict]:
         """See the protocol."""

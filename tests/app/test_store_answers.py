@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 from batchflow import Batchflow, BatchWorkflow, FlowControl, NoParams, Page
 from batchflow.errors import StoreError, StoreUnavailable
 from batchflow.stores.redis import connection
-from batchflow.stores.redis.calls import Calls
+from batchflow.stores.redis.program import Program
 from tests.stores.redis_server import Server, served
 from tests.waiting import wait_until, wait_until_sync
 
@@ -183,17 +183,17 @@ def test_only_what_is_the_operations_own_fault_is_final(answer: str, passes: boo
 async def test_an_unknown_answer_is_survived_by_a_batch(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """As one of a proxy, of a service, or of a server to come."""
     told = iter(["PROXYDOWN try later"] * 6)
-    answering: Any = Calls
-    run = answering._run
+    answering: Any = Program
+    run = answering.run
     charge = Charge()
     charge.gate.set()
 
-    async def answered(self: Calls, request: bytes, *smooth: str | bytes) -> Any:
+    async def answered(self: Program, key: str, *arguments: str | bytes) -> Any:
         if charge.executed and (text := next(told, None)):
             raise redis.exceptions.ResponseError(text)
-        return await run(self, request, *smooth)
+        return await run(self, key, *arguments)
 
-    monkeypatch.setattr(Calls, "_run", answered)
+    monkeypatch.setattr(Program, "run", answered)
     flow = Batchflow(server.url)
     batches = flow.add(charge)
     async with flow:

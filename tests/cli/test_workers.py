@@ -12,6 +12,7 @@ from batchflow.core.flow import FlowControl
 from batchflow.core.message import Message
 from batchflow.engine.system import SystemClock
 from batchflow.settings import Settings
+from batchflow.testing.conformance.scene import renewed
 from tests.cli.command_line import JOBS, CommandLine, ended
 
 FREE = FlowControl(key="free")
@@ -66,7 +67,7 @@ def test_threads_that_hang_are_shown(command: CommandLine, count: int, told: str
     async def work() -> None:
         await store.open()
         await store.enlist("mail", 60_000, 100)
-        await asyncio.to_thread(store.renew, "mail", 60_000, (), count)
+        await renewed(store, "mail", 60_000, (), count)
 
     with asyncio.Runner() as runner:
         runner.run(work())

@@ -12,7 +12,7 @@ from batchflow.engine.dispatch import HUNG_GRACE_S
 from batchflow.errors import StoreError
 from batchflow.stores.sqlite import SqliteStore
 from batchflow.testing.clock import ManualClock
-from batchflow.testing.conformance.scene import message
+from batchflow.testing.conformance.scene import message, renewed
 from batchflow.testing.faults import FaultyStore
 from tests.engine.handlers import LEASE_MS, FakeHandler, dispatcher, running
 from tests.waiting import wait_until
@@ -302,7 +302,7 @@ async def test_a_hung_claim_that_was_taken_back_is_stale(store: SqliteStore, clo
     dispatching = dispatcher(store, handler, clock)
     await publish(store)
     (claim,) = (await dispatching.claim_once()).claims
-    await asyncio.to_thread(store.renew, "w1", LEASE_MS, [(claim.id, claim.fence)])
+    await renewed(store, "w1", LEASE_MS, [(claim.id, claim.fence)])
     with capture_logs() as logs:
         handler.gate.set()
         await dispatching.join()

@@ -9,7 +9,7 @@ from batchflow.core import settlement
 from batchflow.errors import ConfigurationError, StoreUnavailable
 from batchflow.stores.sqlite import SqliteStore
 from batchflow.testing.clock import ManualClock
-from batchflow.testing.conformance.scene import LEASE_MS, message
+from batchflow.testing.conformance.scene import message, renewed
 from batchflow.testing.faults import FaultyStore
 
 
@@ -79,5 +79,5 @@ async def test_die_leaves_the_store_as_it_was_at_that_moment(store: SqliteStore,
     late.cancel()
     last.cancel()
     with pytest.raises(StoreUnavailable):
-        faulty.renew("w1", LEASE_MS)
+        await renewed(faulty)
     assert await store.run("b") is None

@@ -2,11 +2,13 @@
 
 import asyncio
 import threading
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 
 import pytest
 
+from batchflow.core.store import Renew
 from batchflow.engine.heartbeat import Heartbeat
 from batchflow.stores.sqlite import SqliteStore
 from batchflow.testing.clock import ManualClock
@@ -82,15 +84,11 @@ async def test_a_beat_that_failed_is_repeated_sooner(
     """It may have taken most of the lease to fail."""
     pauses: list[float] = []
 
-    class Hurried(threading.Event):
-        def wait(self, timeout: float | None = None) -> bool:
-            # Without one it is the thread's own, which waits until it has started.
-            if timeout is None:
-                return super().wait()
-            pauses.append(timeout)
-            return super().wait(0)
+    async def hurried(event: asyncio.Event, seconds: float) -> None:
+        pauses.append(seconds)
+        await asyncio.sleep(0)
 
-    monkeypatch.setattr("batchflow.engine.heartbeat.threading.Event", Hurried)
+    monkeypatch.setattr("batchflow.engine.heartbeat.woken", hurried)
     faulty = FaultyStore(store, fail="renew", times=2)
     beating = Heartbeat(faulty, dispatcher(faulty, FakeHandler(), clock), "w1", lambda: None, 30_000)
     beating.start()
@@ -122,15 +120,44 @@ async def test_stopping_does_not_wait_for_ever_for_a_beat(
     begun, go = threading.Event(), threading.Event()
 
     class Mute(FaultyStore):
-        def renew(self, worker: str, lease_ms: int, hung: Sequence[tuple[str, int]] = (), hanging: int = 0) -> bool:
-            begun.set()
-            return go.wait(60)
+        @asynccontextmanager
+        async def renewing(self) -> AsyncGenerator[Renew]:
+            async def blocks(*given: object, **more: object) -> bool:
+                begun.set()
+                return go.wait(60)
+
+            yield blocks
 
     beating = heartbeat(Mute(store, fail="prune"), clock, [])
     beating.start()
     await wait_until(begun.is_set, description="it asks")
     await beating.stop()
     go.set()
+
+
+async def test_stopping_cancels_a_beat_that_waits(store: SqliteStore, clock: ManualClock) -> None:
+    """A server that does not answer is not waited for; what the beat has opened is closed."""
+    begun, left = threading.Event(), threading.Event()
+
+    class Waiting(FaultyStore):
+        @asynccontextmanager
+        async def renewing(self) -> AsyncGenerator[Renew]:
+            async def waits(*given: object, **more: object) -> bool:
+                begun.set()
+                return await asyncio.Event().wait()
+
+            try:
+                yield waits
+            finally:
+                left.set()
+
+    beating = heartbeat(Waiting(store, fail="prune"), clock, [])
+    beating.start()
+    await wait_until(begun.is_set, description="it asks")
+    async with asyncio.timeout(60):
+        await beating.stop()
+    assert left.is_set()
+    assert "batchflow-heartbeat" not in {thread.name for thread in threading.enumerate()}
 
 
 async def test_stopping_ends_its_thread(store: SqliteStore, clock: ManualClock) -> None:

@@ -11,7 +11,7 @@ import functools
 import math
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import CoroutineType
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeAlias, TypeVar
@@ -50,7 +50,7 @@ from batchflow.core.settlement import (
     Unlisten,
     Walked,
 )
-from batchflow.core.store import KEPT_EVENTS, Verdict
+from batchflow.core.store import KEPT_EVENTS, Renew, Verdict
 from batchflow.core.worker import WorkerStatus
 from batchflow.errors import StoreError, StoreUnavailable
 
@@ -974,7 +974,11 @@ class MemoryStore:
         about = {"seen_at": at.now, "lease_until": at.now + lease_ms, "concurrency": concurrency}
         at.workers[worker] = known._replace(**about)
 
-    def renew(self, worker: str, lease_ms: int, hung: Sequence[tuple[str, int]] = (), hanging: int = 0) -> bool:
+    @contextlib.asynccontextmanager
+    async def renewing(self) -> AsyncGenerator[Renew]:
+        yield self.renew
+
+    async def renew(self, worker: str, lease_ms: int, hung: Sequence[tuple[str, int]] = (), hanging: int = 0) -> bool:
         with self.place() as at:
             known = at.workers.get(worker)
             if known is None:

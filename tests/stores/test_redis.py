@@ -17,7 +17,7 @@ from batchflow.errors import StoreError, StoreIncompatible, StoreUnavailable
 from batchflow.stores.redis import RedisStore, connection, keys, scripts
 from batchflow.stores.redis.keys import FIRST_SCHEMA, KEYS, SCHEMA, pattern_of, prefix
 from batchflow.testing.clock import ManualClock
-from batchflow.testing.conformance.scene import LEASE_MS, Scene, message, names, new_batch, ran
+from batchflow.testing.conformance.scene import LEASE_MS, Scene, message, names, new_batch, ran, renewals, renewed
 from tests.stores.redis_server import Server, free_port, served
 
 
@@ -91,7 +91,7 @@ async def test_open_with_a_wrong_password_is_refused(tmp_path: Path) -> None:
             assert "correct user and password of the URL" in said
             assert "wrong@" not in said
         async with opened(f"redis://:right@127.0.0.1:{guarded.port}") as scene:
-            assert await asyncio.to_thread(scene.store.renew, "w1", LEASE_MS)
+            assert await renewed(scene.store)
 
 
 async def test_open_of_an_old_server_is_refused(monkeypatch: pytest.MonkeyPatch, server: Server) -> None:
@@ -167,7 +167,7 @@ async def test_a_client_of_ones_own_stays_open(server: Server) -> None:
         client = Redis(port=server.port, decode_responses=decodes)
         async with opened(client) as scene:
             await scene.publish("a")
-            assert await asyncio.to_thread(scene.store.renew, "w1", LEASE_MS)
+            assert await renewed(scene.store)
         pinging: Any = client
         assert await pinging.ping()
         await client.aclose()
@@ -191,18 +191,18 @@ async def test_time_is_the_servers(server: Server) -> None:
 
 async def test_a_flushed_script_is_loaded_again(server: Server) -> None:
     """Nothing is lost, nothing is done twice."""
-    async with opened(server.url) as scene:
+    async with opened(server.url) as scene, renewals(scene.store) as renew:
         with server.client() as client:
             client.script_flush()
             assert await scene.publish("a", "b") == [True, True]
             client.script_flush()
-            assert await asyncio.to_thread(scene.store.renew, "w1", LEASE_MS)
+            assert await renew("w1", LEASE_MS)
 
 
 async def test_a_server_that_comes_back_is_used_again(tmp_path: Path) -> None:
     """Verbs are unavailable meanwhile; what was answered is there again, and whoever listens is told."""
     with served(tmp_path, "--appendonly", "yes", "--appendfsync", "always") as restarted:
-        async with opened(restarted.url) as scene:
+        async with opened(restarted.url) as scene, renewals(scene.store) as renew:
             claim = await scene.leased("a")
             restarted.stop()
             for verb in (scene.publish("b"), scene.store.run("a"), scene.store.settle(settlement.released(claim))):
@@ -210,7 +210,7 @@ async def test_a_server_that_comes_back_is_used_again(tmp_path: Path) -> None:
                     await verb
                 assert caught.value.retryable
             with pytest.raises(StoreUnavailable):
-                await asyncio.to_thread(scene.store.renew, "w1", LEASE_MS)
+                await renew("w1", LEASE_MS)
             told = asyncio.Event()
             scene.store.on_change(lambda foreign: told.set() if foreign else None)
             await asyncio.to_thread(restarted.start)
@@ -399,4 +399,4 @@ async def test_a_store_works_on_fakeredis_without_a_server_of_its_own() -> None:
     async with opened(FakeAsyncRedis(server=place)) as one, opened(FakeAsyncRedis(server=place)) as two:
         await one.publish("a")
         assert names(await two.claim()) == ["a"]
-        assert await asyncio.to_thread(one.store.renew, "w1", LEASE_MS)
+        assert await renewed(one.store)

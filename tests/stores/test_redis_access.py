@@ -1,6 +1,5 @@
 """How one gets to a server: over TLS, by a socket, as a user who may do little."""
 
-import asyncio
 import re
 from collections.abc import Generator
 
@@ -9,7 +8,7 @@ import trustme
 
 from batchflow.errors import StoreUnavailable
 from batchflow.stores.redis.scripts import commands
-from batchflow.testing.conformance.scene import LEASE_MS, names
+from batchflow.testing.conformance.scene import names, renewed
 from tests.docs.pages import ROOT
 from tests.stores.redis_server import Server, free_port, served
 from tests.stores.test_redis import opened, refusal
@@ -52,7 +51,7 @@ async def test_a_server_is_reached_over_tls(server: Server) -> None:
     async with opened(encrypted(server, "ca"), namespace="tls") as scene:
         assert await scene.publish("a") == [True]
         assert names(await scene.claim()) == ["a"]
-        assert await asyncio.to_thread(scene.store.renew, "w1", LEASE_MS)
+        assert await renewed(scene.store)
 
 
 async def test_a_server_whose_certificate_is_not_trusted_is_refused(server: Server) -> None:
@@ -69,7 +68,7 @@ async def test_a_server_is_reached_by_a_socket(server: Server) -> None:
     """By the thread that renews as well."""
     async with opened(f"unix://{server.folder / 'redis.sock'}", namespace="socket") as scene:
         assert await scene.publish("a") == [True]
-        assert await asyncio.to_thread(scene.store.renew, "w1", LEASE_MS)
+        assert await renewed(scene.store)
 
 
 # Users
@@ -102,7 +101,7 @@ async def test_a_user_with_the_documented_rights_can_do_all(server: Server) -> N
         client.execute_command("ACL", "LOG", "RESET")
         async with opened(url) as scene:
             assert await scene.publish("a") == [True]
-            assert await asyncio.to_thread(scene.store.renew, "w1", LEASE_MS)
+            assert await renewed(scene.store)
             refused = {it["object"] for it in client.execute_command("ACL", "LOG")}
         # A client tells its name where the server knows how, and does without.
         assert refused - {"client|setinfo"} == set()

@@ -13,7 +13,7 @@ from batchflow.errors import StoreError, StoreIncompatible, StoreUnavailable
 from batchflow.stores.redis import RedisStore
 from batchflow.stores.redis.keys import prefix
 from batchflow.testing.clock import ManualClock
-from batchflow.testing.conformance.scene import LEASE_MS, Scene, names, ran
+from batchflow.testing.conformance.scene import LEASE_MS, Scene, names, ran, renewals
 from tests.stores.redis_cluster import Cluster, clustered
 from tests.stores.redis_server import served
 from tests.waiting import wait_until
@@ -62,13 +62,17 @@ async def test_cluster_runs_programs_on_different_nodes(cluster: Cluster, monkey
 
 async def test_a_moved_namespace_is_found_again(cluster: Cluster) -> None:
     """By everything that was open before: verbs, the heartbeat's thread, and whoever listens."""
-    async with opened(cluster.url, "moved") as here, opened(cluster.url, "moved") as there:
+    async with (
+        opened(cluster.url, "moved") as here,
+        opened(cluster.url, "moved") as there,
+        renewals(here.store) as renew,
+    ):
         claim = await here.leased("a")
-        assert await asyncio.to_thread(here.store.renew, "w1", LEASE_MS)
+        assert await renew("w1", LEASE_MS)
         before = cluster.owner("moved")
         cluster.begin_move("moved").end()
         assert cluster.owner("moved") is not before
-        assert await asyncio.to_thread(here.store.renew, "w1", LEASE_MS)
+        assert await renew("w1", LEASE_MS)
         told = asyncio.Event()
         end = there.store.on_change(lambda foreign: told.set() if foreign else None)
         told.clear()
@@ -83,7 +87,7 @@ async def test_a_moved_namespace_is_found_again(cluster: Cluster) -> None:
 async def test_a_namespace_on_the_move_is_unavailable(cluster: Cluster) -> None:
     """Nothing is half read or half written while its keys lie on two nodes; afterwards all of it is there."""
     space = "moving"
-    async with opened(cluster.url, space) as scene:
+    async with opened(cluster.url, space) as scene, renewals(scene.store) as renew:
         claim = await scene.leased("a")
         await scene.start(["u1", "u2"], complete=None)
         move = cluster.begin_move(space)
@@ -96,9 +100,9 @@ async def test_a_namespace_on_the_move_is_unavailable(cluster: Cluster) -> None:
                 ):
                     await verb
             with pytest.raises(StoreUnavailable):
-                await asyncio.to_thread(scene.store.renew, "w1", LEASE_MS)
+                await renew("w1", LEASE_MS)
         move.end()
-        assert await asyncio.to_thread(scene.store.renew, "w1", LEASE_MS)
+        assert await renew("w1", LEASE_MS)
         await scene.record(claim, ran(1, "one"))
         assert not (await scene.done(claim)).stale
         assert await scene.publish("b") == [True]
@@ -107,20 +111,20 @@ async def test_a_namespace_on_the_move_is_unavailable(cluster: Cluster) -> None:
 
 async def test_a_node_that_comes_back_is_used_again(cluster: Cluster) -> None:
     """Its namespace is unavailable meanwhile, for the thread as well."""
-    async with opened(cluster.url, "gone") as scene:
+    async with opened(cluster.url, "gone") as scene, renewals(scene.store) as renew:
         claim = await scene.leased("a")
-        assert await asyncio.to_thread(scene.store.renew, "w1", LEASE_MS)
+        assert await renew("w1", LEASE_MS)
         server = cluster.owner("gone").server
         server.stop()
         for _ in range(2):
             with pytest.raises(StoreUnavailable):
                 await scene.publish("b")
             with pytest.raises(StoreUnavailable):
-                await asyncio.to_thread(scene.store.renew, "w1", LEASE_MS)
+                await renew("w1", LEASE_MS)
         await asyncio.to_thread(server.start)
         await wait_until(lambda: _publishes(scene, "b"), description="the cluster is whole again")
         assert not (await scene.done(claim)).stale
-        assert await asyncio.to_thread(scene.store.renew, "w1", LEASE_MS)
+        assert await renew("w1", LEASE_MS)
 
 
 async def _publishes(scene: Scene, id: str) -> bool:
@@ -135,9 +139,9 @@ async def test_a_cluster_client_of_ones_own_stays_open(cluster: Cluster) -> None
     """It is the user's to close; several namespaces may share it."""
     client = RedisCluster(host="127.0.0.1", port=cluster.port, decode_responses=True)
     one, two = cluster.apart()
-    async with opened(client, one) as first, opened(client, two) as second:
+    async with opened(client, one) as first, opened(client, two) as second, renewals(first.store) as renew:
         assert await first.publish("a") == await second.publish("a") == [True]
-        assert await asyncio.to_thread(first.store.renew, "w1", LEASE_MS)
+        assert await renew("w1", LEASE_MS)
     assert await client.get("nothing") is None
     await client.aclose()
 

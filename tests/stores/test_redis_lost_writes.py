@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from batchflow import Batchflow
-from batchflow.testing.conformance.scene import LEASE_MS, names, ran
+from batchflow.testing.conformance.scene import names, ran, renewed
 from tests.stores.redis_server import Server, served
 from tests.stores.test_redis import opened
 from tests.waiting import wait_until
@@ -56,7 +56,7 @@ async def test_an_end_that_was_lost_is_made_up_for(server: Server) -> None:
         await scene.done(plain)
         memory.put_back()
         assert await scene.claim() == []
-        assert await asyncio.to_thread(scene.store.renew, "w1", LEASE_MS)
+        assert await renewed(scene.store)
         again = {claim.id: claim for claim in await scene.claim()}
         assert set(again) == {one.id, "a"}
         assert {(it.fence, it.losses, it.failures) for it in again.values()} == {(2, 0, 0)}
@@ -75,7 +75,7 @@ async def test_what_is_claimed_again_by_the_same_worker_stays_in_its_hand(server
         assert await scene.lose() == 1
         second = await scene.claim_one("a")
         assert (await scene.done(first)).stale
-        assert await asyncio.to_thread(scene.store.renew, "w1", LEASE_MS)
+        assert await renewed(scene.store)
         assert names(await scene.claim()) == []
         assert not (await scene.done(second)).stale
 

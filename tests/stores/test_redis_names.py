@@ -2,18 +2,16 @@
 
 import subprocess
 import sys
-from typing import Any
+from typing import Any, cast
 
 import pytest
-import redis
-from redis.asyncio import RedisCluster
+from redis.asyncio import RedisCluster, connection
 
 from batchflow import Batchflow
 from batchflow.errors import ConfigurationError, StoreIncompatible
 from batchflow.stores.grouping import ORDER, TELLING
 from batchflow.stores.redis import RedisStore, clients
 from batchflow.stores.redis.scripts import script
-from batchflow.stores.redis.twin import twin_of
 from batchflow.stores.sql.verbs import VERBS
 
 
@@ -38,18 +36,19 @@ def test_a_url_that_is_not_redis_is_refused() -> None:
 
 
 def test_urls_of_all_kinds_are_taken() -> None:
-    """TCP, TLS and a socket; each has a blocking twin for the heartbeat that goes to the same place."""
+    """TCP, TLS and a socket; another client for the heartbeat goes to the same place."""
     for url, kind in (
-        ("redis://:pw@host:1/2", redis.Connection),
-        ("rediss://host:1/2", redis.SSLConnection),
-        ("unix:///tmp/x.sock?db=2", redis.UnixDomainSocketConnection),
+        ("redis://:pw@host:1/2", connection.Connection),
+        ("rediss://host:1/2", connection.SSLConnection),
+        ("unix:///tmp/x.sock?db=2", connection.UnixDomainSocketConnection),
     ):
         client = clients.client_of(url)
-        twin = twin_of(client)
-        assert twin is not None
-        pool: Any = twin.client.connection_pool
+        other: Any = clients.another(client)
+        pool = other.connection_pool
+        assert pool is not cast(Any, client).connection_pool
         assert pool.connection_class is kind
         assert pool.connection_kwargs["db"] == 2
+        assert clients.place_of(other) == clients.place_of(client)
         assert "pw" not in clients.place_of(client)
 
 
@@ -69,26 +68,27 @@ def test_every_writing_verb_has_its_order() -> None:
 
 
 def test_urls_of_a_cluster_are_taken() -> None:
-    """With its nodes, user and password; the twin finds the same ones, and neither asks before it is used."""
+    """With its nodes, user and password; another client finds the same ones, and neither asks before it is used."""
     client: Any = clients.client_of("rediss+cluster://me:pw@one:1,two:2,[::1]:3?ssl_ca_certs=/ca.pem")
-    assert isinstance(client, RedisCluster)
-    nodes: list[Any] = client.startup_nodes
-    assert {(node.host, node.port) for node in nodes} == {("one", 1), ("two", 2), ("::1", 3)}
-    about = client.connection_kwargs
-    assert (about["username"], about["password"], about["ssl_ca_certs"]) == ("me", "pw", "/ca.pem")
+    other: Any = clients.another(client)
+    for made in (client, other):
+        assert isinstance(made, RedisCluster)
+        nodes: list[Any] = cast(Any, made).startup_nodes
+        assert {(node.host, node.port) for node in nodes} == {("one", 1), ("two", 2), ("::1", 3)}
+        about = made.connection_kwargs
+        assert (about["username"], about["password"], about["ssl_ca_certs"]) == ("me", "pw", "/ca.pem")
+        assert about["connection_class"] is connection.SSLConnection
     assert clients.place_of(client).startswith("rediss+cluster://two:2,")
     assert "pw" not in clients.place_of(client)
-    assert twin_of(client) is not None
 
 
 def test_urls_of_sentinels_are_taken() -> None:
-    """With the service, the database, and the Sentinels' own password; the twin asks the same ones."""
+    """With the service, the database, and the Sentinels' own password; another client asks the same ones."""
     url = "rediss+sentinel://me:pw@one,two:2/main/3?sentinel_password=other&ssl_ca_certs=/ca.pem"
     client: Any = clients.client_of(url)
     assert clients.place_of(client) == "rediss+sentinel://one:26379,two:2/main/3"
-    twin = twin_of(client)
-    assert twin is not None
-    pools: list[Any] = [client.connection_pool, twin.client.connection_pool]
+    other: Any = clients.another(client)
+    pools: list[Any] = [client.connection_pool, other.connection_pool]
     for pool in pools:
         assert pool.service_name == "main"
         wanted = {"username": "me", "password": "pw", "db": 3, "ssl_ca_certs": "/ca.pem"}
@@ -96,7 +96,7 @@ def test_urls_of_sentinels_are_taken() -> None:
         asked: list[dict[str, Any]] = [it.connection_pool.connection_kwargs for it in pool.sentinel_manager.sentinels]
         assert [(it["host"], it["port"]) for it in asked] == [("one", 26379), ("two", 2)]
         assert {(it["password"], it["ssl_ca_certs"]) for it in asked} == {("other", "/ca.pem")}
-    assert issubclass(pools[1].connection_class, redis.SSLConnection)
+    assert issubclass(pools[1].connection_class, connection.SSLConnection)
 
 
 @pytest.mark.parametrize(

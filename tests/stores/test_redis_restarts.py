@@ -3,7 +3,7 @@
 import asyncio
 from pathlib import Path
 
-from batchflow.testing.conformance.scene import LEASE_MS
+from batchflow.testing.conformance.scene import LEASE_MS, renewals
 from tests.stores.redis_server import served
 from tests.stores.test_redis import opened
 
@@ -11,10 +11,10 @@ from tests.stores.test_redis import opened
 async def test_what_was_idle_while_the_server_was_restarted_goes_on_at_once(tmp_path: Path) -> None:
     """As a web process that publishes now and then: its first call is not the one that finds out."""
     with served(tmp_path, "--appendonly", "yes", "--appendfsync", "always") as restarted:
-        async with opened(restarted.url) as scene:
+        async with opened(restarted.url) as scene, renewals(scene.store) as renew:
             assert await scene.publish("a") == [True]
-            assert await asyncio.to_thread(scene.store.renew, "w1", LEASE_MS)
+            assert await renew("w1", LEASE_MS)
             await asyncio.to_thread(restarted.stop)
             await asyncio.to_thread(restarted.start)
-            assert await asyncio.to_thread(scene.store.renew, "w1", LEASE_MS)
+            assert await renew("w1", LEASE_MS)
             assert await scene.publish("a", "b") == [False, True]

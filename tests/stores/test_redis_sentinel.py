@@ -9,9 +9,10 @@ import pytest
 from redis.asyncio.sentinel import Sentinel
 
 from batchflow import Batchflow
+from batchflow.core.store import Renew
 from batchflow.errors import StoreIncompatible, StoreUnavailable
 from batchflow.stores.redis import RedisStore
-from batchflow.testing.conformance.scene import LEASE_MS, names
+from batchflow.testing.conformance.scene import LEASE_MS, names, renewals
 from tests.stores.redis_sentinel import SERVICE, pass_on, watched
 from tests.stores.redis_server import free_port, served
 from tests.stores.relay import Relay
@@ -52,22 +53,22 @@ async def test_a_planned_failover_is_followed_with_a_client_of_ones_own(tmp_path
     with watched(tmp_path) as servers:
         manager: Any = Sentinel([("127.0.0.1", servers.port)])
         client = manager.master_for(SERVICE)
-        async with opened(client) as scene:
+        async with opened(client) as scene, renewals(scene.store) as renew:
             claim = await scene.leased("a")
-            assert await asyncio.to_thread(scene.store.renew, "w1", LEASE_MS)
+            assert await renew("w1", LEASE_MS)
             before = servers.primary
             assert servers.ask("SENTINEL FAILOVER", SERVICE)
             await wait_until(lambda: servers.primary is not before, description="another primary is chosen")
-            await wait_until(lambda: _renews(scene.store), description="the thread has found it")
+            await wait_until(lambda: _renews(renew), description="the thread has found it")
             assert not (await scene.done(claim)).stale
             assert await scene.publish("b") == [True]
         await client.aclose()
         await manager.aclose()
 
 
-async def _renews(store: Any) -> bool:
+async def _renews(renew: Renew) -> bool:
     try:
-        return await asyncio.to_thread(store.renew, "w1", LEASE_MS)
+        return await renew("w1", LEASE_MS)
     except StoreUnavailable:
         return False
 
@@ -77,9 +78,13 @@ async def test_a_demoted_primary_is_left(tmp_path: Path) -> None:
     (tmp_path / "old").mkdir()
     (tmp_path / "new").mkdir()
     with served(tmp_path / "old", "--repl-diskless-sync-delay", "0") as old, served(tmp_path / "new") as new:
-        async with Relay(old.port) as relay, opened(f"redis://127.0.0.1:{relay.port}") as scene:
+        async with (
+            Relay(old.port) as relay,
+            opened(f"redis://127.0.0.1:{relay.port}") as scene,
+            renewals(scene.store) as renew,
+        ):
             await scene.publish("a")
-            assert await asyncio.to_thread(scene.store.renew, "w1", LEASE_MS)
+            assert await renew("w1", LEASE_MS)
             with new.client() as client:
                 client.execute_command("REPLICAOF", "127.0.0.1", old.port)
                 await wait_until(lambda: _follows(client), description="the new primary has all there is")
@@ -90,9 +95,9 @@ async def test_a_demoted_primary_is_left(tmp_path: Path) -> None:
             with pytest.raises(StoreUnavailable, match="is a replica that cannot be written, as in a failover"):
                 await scene.publish("b")
             with pytest.raises(StoreUnavailable, match="is a replica that cannot be written, as in a failover"):
-                await asyncio.to_thread(scene.store.renew, "w1", LEASE_MS)
+                await renew("w1", LEASE_MS)
             assert await scene.publish("b") == [True]
-            assert await asyncio.to_thread(scene.store.renew, "w1", LEASE_MS)
+            assert await renew("w1", LEASE_MS)
             assert names(await scene.claim()) == ["a", "b"]
 
 

@@ -1,24 +1,18 @@
-"""Carrying out operations by the script, from the event loop or from a thread."""
+"""Carrying out operations by the script."""
 
 import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from pydantic_core import from_json
-from redis import exceptions
 from redis.asyncio import RedisCluster
 
 from batchflow.core.clock import Clock
 from batchflow.errors import StoreError
 from batchflow.stores.grouping import Answers
-from batchflow.stores.redis import clients, connection, keys, scripts, wire
+from batchflow.stores.redis import clients, connection, keys, scripts
 from batchflow.stores.redis.clients import Client
 from batchflow.stores.redis.packing import Asked, Packed
 from batchflow.stores.redis.program import Program
-from batchflow.stores.redis.twin import Twin
-
-AT_ONCE = 16
-"""How many operations are asked for by themselves at once; others wait for them."""
 
 
 class Calls:
@@ -30,6 +24,7 @@ class Calls:
     def __init__(self, client: Client, prefix: str, place: str, clock: Clock | None) -> None:
         self._client = client
         self._clustered = isinstance(client, RedisCluster)
+        self._prefix = prefix
         self._meta = f"{prefix}meta"
         self._place = place
         self._clock = clock
@@ -37,7 +32,6 @@ class Calls:
         self._asking: set[asyncio.Task[Answers]] = set()
         self._opened = False
         self._program = Program(self._client)
-        self._at_once = asyncio.Semaphore(AT_ONCE)
         self.store = 0
         self.worker = ""
 
@@ -50,7 +44,6 @@ class Calls:
         """
         self._opened = False
         self._program = Program(self._client)
-        self._at_once = asyncio.Semaphore(AT_ONCE)
         await connection.check_server(self._client, self._place)
         schema, number, refused = await self.one("open", keys.SCHEMA, scripts.commands())
         if refused:
@@ -107,15 +100,10 @@ class Calls:
         meant = connection.meaning(answer, self._place)
         return connection.meanwhile(meant) if self._opened else meant
 
-    async def _in_turn(self, operation: Asked) -> Answers:
-        # Each takes a connection, and a thousand handles may look at the same moment.
-        async with self._at_once:
-            return await self.group([operation])
-
     async def one(self, verb: str, *arguments: Any) -> Any:
         """Carry out one operation by itself."""
         # In a task of its own: redis-py now and then swallows a cancellation, and whoever asks could not be cancelled.
-        asking = asyncio.create_task(self._in_turn(Asked(verb, arguments)), name="batchflow-redis-call")
+        asking = asyncio.create_task(self.group([Asked(verb, arguments)]), name="batchflow-redis-call")
         self._asking.add(asking)
         asking.add_done_callback(self._asking.discard)
         ((fine, answer),) = await asyncio.shield(asking)
@@ -123,25 +111,11 @@ class Calls:
             raise answer
         return answer
 
-    def blocking(self, twin: Twin, verb: str, *arguments: Any) -> Any:
-        """The same from a thread."""
-        request = self._request([wire.operation(verb, arguments)])
-        try:
-            client = twin.client
-            try:
-                reply = client.evalsha(scripts.script().sha, 1, self._meta, request)
-            except exceptions.NoScriptError:
-                reply = client.eval(scripts.script().text, 1, self._meta, request)
-        except connection.ERRORS as error:
-            if connection.is_demoted(str(error)):
-                twin.reconnect()
-            raise self.failed(error) from error
-        (((fine, answer),), _) = from_json(reply)
-        if not fine:
-            if connection.is_demoted(answer):
-                twin.reconnect()
-            raise self._meaning(answer)
-        return answer
+    def by(self, client: Client) -> "Calls":
+        """The same by another client, which belongs to another event loop."""
+        calls = Calls(client, self._prefix, self._place, self._clock)
+        calls.store, calls._opened = self.store, self._opened
+        return calls
 
     def _request(self, operations: Sequence[bytes]) -> bytes:
         now = self._clock.now() if self._clock else None

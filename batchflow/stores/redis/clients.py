@@ -93,6 +93,46 @@ def sentinels(pool: SentinelConnectionPool) -> list[tuple[str, int]]:
     return [(it["host"], it["port"]) for it in about]
 
 
+def another(client: Client) -> Client:
+    """A client that goes where `client` goes, for another event loop; to be closed with `close`."""
+    if isinstance(client, RedisCluster):
+        return _another_of_cluster(client)
+    pool = cast(Any, client.connection_pool)
+    about = {**_shared(pool.connection_kwargs), **_once()}
+    if isinstance(pool, SentinelConnectionPool):
+        asked = cast(Any, pool).sentinel_manager
+        manager = cast(Any, Sentinel)(
+            sentinels(pool),
+            min_other_sentinels=asked.min_other_sentinels,
+            sentinel_kwargs={**asked.sentinel_kwargs, **_once()},
+            force_master_ip=getattr(asked, "_force_master_ip", None),
+        )
+        encrypted = issubclass(pool.connection_class, connections.SSLConnection)
+        return manager.master_for(cast(Any, pool).service_name, ssl=encrypted, **about)
+    made = cast(Any, connections.ConnectionPool)(connection_class=pool.connection_class, **about)
+    return cast(Any, Redis).from_pool(made)
+
+
+def _another_of_cluster(client: RedisCluster) -> RedisCluster:
+    known, about = cast(Any, client).nodes_manager, client.connection_kwargs
+    names = ("username", "password", "credential_provider", "client_name")
+    kept = {name: value for name, value in about.items() if name in names or name.startswith("ssl_")}
+    return cast(Any, RedisCluster)(
+        startup_nodes=[ClusterNode(it.host, it.port) for it in list(known.startup_nodes.values())],
+        require_full_coverage=known.require_full_coverage,
+        address_remap=known.address_remap,
+        ssl=about.get("connection_class") is connections.SSLConnection,
+        **kept,
+        **_once(),
+    )
+
+
+def _shared(about: dict[str, Any]) -> dict[str, Any]:
+    """What connections are made with, but for what belongs to the one client."""
+    own = ("connection_pool", "himport_registry", "maint_", "orig_", "event_")
+    return {name: value for name, value in about.items() if not name.startswith(own)}
+
+
 async def reconnect(client: Client) -> None:
     """Have the connections made anew: the server at the other end is not the primary any more.
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
 
 from redis.exceptions import NoPermissionError
@@ -14,6 +14,7 @@ from batchflow.core.ledger import Mark
 from batchflow.core.message import Claimed, DeadLetter
 from batchflow.core.run import NEVER, Run, RunQuery, Waiter
 from batchflow.core.settlement import Settlement
+from batchflow.core.store import Renew
 from batchflow.core.worker import WorkerStatus
 from batchflow.errors import StoreUnavailable
 from batchflow.stores import rows
@@ -23,7 +24,6 @@ from batchflow.stores.redis.calls import Calls
 from batchflow.stores.redis.changes import Changes
 from batchflow.stores.redis.clients import Client
 from batchflow.stores.redis.groups import Groups
-from batchflow.stores.redis.twin import Twin, twin_of
 from batchflow.stores.writing import Writing
 
 DRAIN_S = 5.0
@@ -48,7 +48,6 @@ class RedisStore(Writing):
         self._changes = Changes()
         self._group: Grouping | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._twin: Twin | None = None
         self._founded = ""
         self._groups = Groups(self._calls, self._ended)
         self._claims: dict[str, _Claims] = {}
@@ -67,7 +66,6 @@ class RedisStore(Writing):
         self._loop = asyncio.get_running_loop()
         number = await self._calls.open(self._namespace)
         self._founded = await self._calls.one("founded", keys.SCHEMA, number)
-        self._twin = twin_of(self._client)
         try:
             await self._changes.listen(self._client, self._prefix + keys.CHANNEL, number, self._returned)
         except NoPermissionError as error:
@@ -85,9 +83,6 @@ class RedisStore(Writing):
                     await group.drain()
             self._group = None
         await self._changes.stop()
-        twin, self._twin = self._twin, None
-        if twin is not None:
-            twin.close()
         if self._owned:
             await clients.close(self._client)
 
@@ -110,10 +105,6 @@ class RedisStore(Writing):
     def _add(self, verb: str, *arguments: Any) -> "asyncio.Future[Any]":
         return self._opened().add(verb, *arguments)
 
-    async def _read(self, verb: str, *arguments: Any) -> Any:
-        self._opened().check_loop()
-        return await self._calls.one(verb, *arguments)
-
     def _opened(self) -> Grouping:
         if self._group is None:
             raise StoreUnavailable(
@@ -127,23 +118,30 @@ class RedisStore(Writing):
         """See the protocol."""
         await self._add("enlist", worker, lease_ms, concurrency)
 
-    def renew(self, worker: str, lease_ms: int, hung: Sequence[tuple[str, int]] = (), hanging: int = 0) -> bool:
-        """See the protocol."""
-        loop, twin = self._loop, self._twin
-        if self._group is None or loop is None:
-            return False
-        if (claims := self._claims.get(worker)) is not None:
-            claims.tell = True
-        arguments = (worker, lease_ms, list(hung), hanging)
-        if twin is not None:
-            held: bool = self._calls.blocking(twin, "renew", *arguments)
-        else:
-            held = asyncio.run_coroutine_threadsafe(self._calls.one("renew", *arguments), loop).result()
-        if hung:
-            # The loop may have been closed under the thread that renews.
-            with contextlib.suppress(RuntimeError):
-                loop.call_soon_threadsafe(lambda: self._changes.tell(False))
-        return held
+    @contextlib.asynccontextmanager
+    async def renewing(self) -> AsyncGenerator[Renew]:
+        """See the protocol; with connections of its own, which are made when first needed."""
+        client = clients.another(self._client)
+        calls = self._calls.by(client)
+
+        async def renew(worker: str, lease_ms: int, hung: Sequence[tuple[str, int]] = (), hanging: int = 0) -> bool:
+            loop = self._loop
+            if self._group is None or loop is None:
+                return False
+            if (claims := self._claims.get(worker)) is not None:
+                claims.tell = True
+            held: bool = await calls.one("renew", worker, lease_ms, list(hung), hanging)
+            if hung:
+                # The loop may have been closed under the thread that renews.
+                with contextlib.suppress(RuntimeError):
+                    loop.call_soon_threadsafe(lambda: self._changes.tell(False))
+            return held
+
+        try:
+            yield renew
+        finally:
+            with contextlib.suppress(*connection.ERRORS):
+                await clients.close(client)
 
     async def claim(self, worker: str, destinations: Sequence[str], limit: int) -> Claimed:
         """See the protocol."""
@@ -170,7 +168,7 @@ class RedisStore(Writing):
         found: list[WorkerStatus] = []
         after: str | None = ""
         while after is not None:
-            rows, after = await self._read("workers", after)
+            rows, after = await self._add("workers", after)
             found += [reads.worker(row) for row in rows]
         return found
 
@@ -178,7 +176,7 @@ class RedisStore(Writing):
 
     async def run(self, id: str) -> Run | None:
         """See the protocol."""
-        row = await self._read("run", id)
+        row = await self._add("run", id)
         return reads.run(row) if row else None
 
     async def runs(self, query: RunQuery, limit: int) -> Sequence[Run]:
@@ -187,7 +185,7 @@ class RedisStore(Writing):
         before: tuple[int, str] | None = query.before or (NEVER, "")
         while before is not None and len(found) < limit:
             fixed = (query.state, query.destination, query.label, *before)
-            rows, before = await self._read("runs", *fixed, limit - len(found))
+            rows, before = await self._add("runs", *fixed, limit - len(found))
             found += [reads.run(row) for row in rows]
         return found
 
@@ -195,32 +193,32 @@ class RedisStore(Writing):
 
     async def waiters(self, event: str) -> Sequence[Waiter]:
         """See the protocol."""
-        return [reads.waiter(row) for row in await self._read("waiters", event)]
+        return [reads.waiter(row) for row in await self._add("waiters", event)]
 
     async def webhook(self, token: str) -> str | None:
         """See the protocol."""
-        return await self._read("webhook", token)
+        return await self._add("webhook", token)
 
     async def dead_letters(self, *, batch: str | None = None, limit: int = 50) -> Sequence[DeadLetter]:
         """See the protocol."""
-        return [reads.dead_letter(row) for row in await self._read("dead_letters", batch, limit)]
+        return [reads.dead_letter(row) for row in await self._add("dead_letters", batch, limit)]
 
     async def under_way(self, open_dedup: str) -> str | None:
         """See the protocol."""
-        return await self._read("under_way", open_dedup)
+        return await self._add("under_way", open_dedup)
 
     # Batches
 
     async def batch(self, id: str) -> Batch | None:
         """See the protocol."""
-        row = await self._read("batch", id)
+        row = await self._add("batch", id)
         return rows.batch(row) if row else None
 
     async def batches(
         self, *, workflow: str | None = None, label: str | None = None, open_only: bool = False, limit: int = 50
     ) -> Sequence[Batch]:
         """See the protocol."""
-        return [rows.batch(row) for row in await self._read("batches", workflow, label, open_only, limit)]
+        return [rows.batch(row) for row in await self._add("batches", workflow, label, open_only, limit)]
 
     async def items(
         self, batch: str, *, state: ItemState | None = None, after: int = -1, limit: int = 100
@@ -229,7 +227,7 @@ class RedisStore(Writing):
         found: list[Item] = []
         at: int | None = after
         while at is not None and len(found) < limit:
-            page, at = await self._read("items", batch, state, at, limit - len(found))
+            page, at = await self._add("items", batch, state, at, limit - len(found))
             found += [rows.item(row) for row in page]
         return found
 
@@ -237,21 +235,21 @@ class RedisStore(Writing):
 
     async def processed(self, ledger: str, ids: Sequence[str]) -> frozenset[str]:
         """See the protocol."""
-        return frozenset(await self._read("processed", ledger, ids))
+        return frozenset(await self._add("processed", ledger, ids))
 
     async def ledgers(self) -> Sequence[str]:
         """See the protocol."""
-        return list(await self._read("ledgers"))
+        return list(await self._add("ledgers"))
 
     async def marks(self, ledger: str, *, after: str | None = None, limit: int = 1_000) -> Sequence[Mark]:
         """See the protocol."""
-        return [reads.mark(row) for row in await self._read("marks", ledger, after, limit)]
+        return [reads.mark(row) for row in await self._add("marks", ledger, after, limit)]
 
     # Flow keys
 
     async def flows(self, keys: Sequence[str] | None = None) -> Sequence[FlowStatus]:
         """See the protocol."""
-        return [rows.flow(row) for row in await self._read("flows", keys)]
+        return [rows.flow(row) for row in await self._add("flows", keys)]
 
     # Housekeeping
 

@@ -3,11 +3,12 @@
 import asyncio
 import contextlib
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from batchflow.core.clock import Clock
+from batchflow.core.store import Renew
 from batchflow.errors import StoreUnavailable
 from batchflow.stores.grouping import Grouping
 from batchflow.stores.sql.store import SqlStore
@@ -142,8 +143,12 @@ class SqliteStore(SqlStore):
         self._locks.hold(worker)
         await self._add("enlist", worker, lease_ms, concurrency)
 
-    def renew(self, worker: str, lease_ms: int, hung: Sequence[tuple[str, int]] = (), hanging: int = 0) -> bool:
-        """See the protocol."""
+    @contextlib.asynccontextmanager
+    async def renewing(self) -> AsyncGenerator[Renew]:
+        """See the protocol; it blocks, until the thread that writes has come to it."""
+        yield self._renew
+
+    async def _renew(self, worker: str, lease_ms: int, hung: Sequence[tuple[str, int]] = (), hanging: int = 0) -> bool:
         writer, loop = self._writer, self._loop
         if writer is None or loop is None:
             return False

@@ -1,8 +1,11 @@
 """What the cases are written with: a store, a clock, a worker, and short ways to publish, claim and settle."""
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+import asyncio
+import threading
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -13,8 +16,10 @@ from batchflow.core.flow import FlowControl, FlowStatus
 from batchflow.core.message import LOSS_WAITS_MS, Claim, Claimed, Message
 from batchflow.core.run import NEVER, Run, Step, StepKind
 from batchflow.core.settlement import Effect, Enter, Listen, OpenBatch, Page, Publish, Settled, StartItems
-from batchflow.core.store import Store
+from batchflow.core.store import Renew, Store
 from batchflow.testing.clock import ManualClock
+
+T = TypeVar("T")
 
 LEASE_MS = 30_000
 FREE = FlowControl(key="free")
@@ -237,3 +242,40 @@ class Cases:
         await store.enlist("w1", LEASE_MS)
         yield Scene(store, clock)
         await store.close()
+
+
+@asynccontextmanager
+async def renewals(store: Store) -> AsyncGenerator[Renew]:
+    """What renews leases as the heartbeat does: on an event loop of another thread."""
+    own = asyncio.new_event_loop()
+    thread = threading.Thread(target=own.run_forever, name="renewals")
+    thread.start()
+
+    async def there(what: Coroutine[Any, Any, T]) -> T:
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(what, own))
+
+    try:
+        async with AsyncExitStack() as stack:
+            renew = await there(stack.enter_async_context(store.renewing()))
+
+            async def renewed_there(
+                worker: str, lease_ms: int, hung: Sequence[tuple[str, int]] = (), hanging: int = 0
+            ) -> bool:
+                return await there(renew(worker, lease_ms, hung, hanging))
+
+            try:
+                yield renewed_there
+            finally:
+                await there(stack.aclose())
+    finally:
+        own.call_soon_threadsafe(own.stop)
+        thread.join()
+        own.close()
+
+
+async def renewed(
+    store: Store, worker: str = "w1", lease_ms: int = LEASE_MS, hung: Sequence[tuple[str, int]] = (), hanging: int = 0
+) -> bool:
+    """Renew a lease once; whether it still held."""
+    async with renewals(store) as renew:
+        return await renew(worker, lease_ms, hung, hanging)

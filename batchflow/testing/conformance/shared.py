@@ -8,7 +8,7 @@ import pytest
 from batchflow.core.flow import FlowControl
 from batchflow.core.store import Store
 from batchflow.testing.clock import ManualClock
-from batchflow.testing.conformance.scene import LEASE_MS, Cases, Scene, message, names, ran
+from batchflow.testing.conformance.scene import LEASE_MS, Cases, Scene, message, names, ran, renewed
 
 
 class SharedCases(Cases):
@@ -80,7 +80,7 @@ class SharedCases(Cases):
         taken = await second.claim_one("a")
         assert await scene.store.record("a", claim.fence, ran(1, "one")) == "stale"
         assert (await scene.done(claim)).stale
-        assert not await asyncio.to_thread(scene.store.renew, "w1", LEASE_MS)
+        assert not await renewed(scene.store)
         assert not (await second.done(taken)).stale
 
     async def test_expire_leaves_the_claims_of_living_processes(self, scene: Scene, second: Scene) -> None:

@@ -5,7 +5,7 @@ import asyncio
 from batchflow.core import settlement
 from batchflow.core.flow import FlowControl
 from batchflow.core.message import LOSS_LIMIT
-from batchflow.testing.conformance.scene import LEASE_MS, Cases, Scene, ran
+from batchflow.testing.conformance.scene import LEASE_MS, Cases, Scene, ran, renewed
 
 ONE = FlowControl(key="one", parallelism=1)
 
@@ -30,7 +30,7 @@ class WorkerCases(Cases):
         scene.clock.advance("1ms")
         assert await scene.store.expire() == 1
 
-    async def test_renew_extends_the_lease(self, scene: Scene) -> None:
+    async def test_renewing_extends_the_lease(self, scene: Scene) -> None:
         """From now on, by what is given."""
         claim = await scene.leased("a")
         for _ in range(3):
@@ -39,7 +39,7 @@ class WorkerCases(Cases):
             assert await scene.store.expire() == 0
         assert not (await scene.done(claim)).stale
 
-    async def test_renew_answers_false_once_the_claims_were_taken_back(self, scene: Scene) -> None:
+    async def test_renewing_answers_false_once_the_claims_were_taken_back(self, scene: Scene) -> None:
         """The worker enlists again and goes on; what it held is stale."""
         claim = await scene.leased("a")
         scene.clock.advance(f"{LEASE_MS}ms")
@@ -49,11 +49,11 @@ class WorkerCases(Cases):
         assert (await scene.done(claim)).stale
         assert await _renew(scene)
 
-    async def test_renew_answers_false_to_a_stranger(self, scene: Scene) -> None:
+    async def test_renewing_answers_false_to_a_stranger(self, scene: Scene) -> None:
         """Who was never enlisted has no lease."""
-        assert not await asyncio.to_thread(scene.store.renew, "stranger", LEASE_MS)
+        assert not await renewed(scene.store, "stranger", LEASE_MS)
 
-    async def test_renew_takes_hung_claims_back_as_losses(self, scene: Scene) -> None:
+    async def test_renewing_takes_hung_claims_back_as_losses(self, scene: Scene) -> None:
         """At once, and those only; the lease goes on for the others."""
         await scene.publish("hung", "fine")
         hung, fine = sorted(await scene.claim(), key=lambda claim: claim.id == "fine")
@@ -62,7 +62,7 @@ class WorkerCases(Cases):
         assert not (await scene.done(fine)).stale
         assert (await scene.claim_one("hung")).losses == 1
 
-    async def test_renew_ignores_hung_claims_of_old(self, scene: Scene) -> None:
+    async def test_renewing_ignores_hung_claims_of_old(self, scene: Scene) -> None:
         """A fence of the past takes nothing back, however often it is named."""
         hung = await scene.leased("a")
         assert await _renew(scene, (hung.id, hung.fence))
@@ -70,7 +70,7 @@ class WorkerCases(Cases):
         assert await _renew(scene, (hung.id, hung.fence))
         assert not (await scene.done(again)).stale
 
-    async def test_renew_tells_of_what_it_took_back(self, scene: Scene) -> None:
+    async def test_renewing_tells_of_what_it_took_back(self, scene: Scene) -> None:
         """It is due at once, so whoever waits for work is woken."""
         hung = await scene.leased("a")
         told: list[bool] = []
@@ -206,11 +206,11 @@ class WorkerCases(Cases):
         """As the last heartbeat told; to enlist again is none."""
         (worker,) = await scene.store.workers()
         assert worker.hanging == 0
-        assert await asyncio.to_thread(scene.store.renew, "w1", LEASE_MS, (), 3)
+        assert await renewed(scene.store, "w1", LEASE_MS, (), 3)
         await scene.store.enlist("w1", LEASE_MS, 9)
         (worker,) = await scene.store.workers()
         assert (worker.concurrency, worker.hanging) == (9, 3)
-        assert await asyncio.to_thread(scene.store.renew, "w1", LEASE_MS)
+        assert await renewed(scene.store)
         (worker,) = await scene.store.workers()
         assert worker.hanging == 0
 
@@ -248,11 +248,10 @@ class WorkerCases(Cases):
 
     async def test_workers_leave_out_who_was_dismissed_and_who_was_never_there(self, scene: Scene) -> None:
         """A stranger that renews is none."""
-        await asyncio.to_thread(scene.store.renew, "stranger", LEASE_MS)
+        await renewed(scene.store, "stranger", LEASE_MS)
         await scene.store.dismiss("w1")
         assert list(await scene.store.workers()) == []
 
 
 async def _renew(scene: Scene, *hung: tuple[str, int]) -> bool:
-    # From a thread, as the heartbeat does: it blocks.
-    return await asyncio.to_thread(scene.store.renew, scene.worker, LEASE_MS, hung)
+    return await renewed(scene.store, scene.worker, LEASE_MS, hung)
