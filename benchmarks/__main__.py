@@ -84,7 +84,7 @@ def _step_rows(found: dict[str, Figures], commit_ms: float) -> list[Row]:
 
 
 def _redis_rows(found: dict[str, Figures]) -> list[Row]:
-    batch, queue = found["redis_20k"], found["redis_queue"]
+    batch, queue, calls = found["redis_20k"], found["redis_queue"], found["redis_calls"]
     least = batch["least_items_per_s"]
     return [
         ("Redis alone: claim, 3 fenced steps, end, 100 a call", f"{least:,.0f} items/s", "-", "-"),
@@ -93,6 +93,9 @@ def _redis_rows(found: dict[str, Figures]) -> list[Row]:
         _ratio("… CPU of the worker per item", batch["cpu_us"], "us", "embedded", found["batch_20k"]["cpu_us"]),
         _ratio("memory of an item that waits in Redis", queue["bytes_per_item"], "bytes", "wanted", 400),
         _ratio("items put into Redis", queue["started_per_s"], "items/s", "wanted", 50_000),
+        _ratio("FCALL of an empty group, of Redis", calls["function_us"], "us", "wanted", 10),
+        _ratio("… EVALSHA of it, as on Redis 6.2", calls["script_us"], "us", "FCALL", calls["function_us"]),
+        _ratio("… EVALSHA of `return 1`", calls["nothing_us"], "us", "FCALL", calls["function_us"]),
     ]
 
 

@@ -6,14 +6,14 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any, cast
 
 import redis
 
 from batchflow import Batchflow
-from batchflow.stores.redis import RedisStore
+from batchflow.stores.redis import RedisStore, keys, scripts
 from benchmarks.app import quiet_logs
 from benchmarks.job import Greet
 
@@ -146,6 +146,30 @@ async def queued(folder: Path, items: int) -> Figures:
                     break
             taken = time.perf_counter() - begun
             return {"bytes_per_item": (_used(client) - before) / items, "started_per_s": items / taken}
+
+
+async def calls(folder: Path, count: int) -> Figures:
+    """What a call takes of the server before it does anything: an empty group, as a function and as a script."""
+    program = scripts.script()
+    with server(folder) as url, connect(url) as client:
+        key, request = f"{keys.prefix('calls')}meta", scripts.request(None, 0, [])
+        client.execute_command("FUNCTION LOAD", program.library)
+        client.script_load(program.text)
+        nothing = client.script_load("return 1")
+        asked = {
+            "function_us": lambda: client.fcall(program.function, 1, key, request),
+            "script_us": lambda: client.evalsha(program.sha, 1, key, request),
+            "nothing_us": lambda: client.evalsha(nothing, 0),
+        }
+        return {name: _per_call(client, call, count) for name, call in asked.items()}
+
+
+def _per_call(client: Any, call: Callable[[], object], count: int) -> float:
+    client.config_resetstat()
+    for _ in range(count):
+        call()
+    counted = _about(client, "commandstats")
+    return next(float(it["usec_per_call"]) for name in ("fcall", "evalsha") if (it := counted.get(f"cmdstat_{name}")))
 
 
 def _used(client: Any) -> int:

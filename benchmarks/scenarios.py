@@ -189,6 +189,11 @@ async def redis_queue(folder: Path) -> Figures:
     return await on_redis.queued(folder, 100_000)
 
 
+async def redis_calls(folder: Path) -> Figures:
+    """10,000 calls that do nothing."""
+    return await on_redis.calls(folder, 10_000)
+
+
 SCENARIOS: dict[str, Callable[[Path], Awaitable[Figures]]] = {
     scenario.__name__: scenario
     for scenario in (
@@ -205,6 +210,7 @@ SCENARIOS: dict[str, Callable[[Path], Awaitable[Figures]]] = {
         sleeping_runs,
         redis_20k,
         redis_queue,
+        redis_calls,
     )
 }
 

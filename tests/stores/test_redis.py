@@ -19,6 +19,7 @@ from batchflow.stores.redis.keys import FIRST_SCHEMA, KEYS, SCHEMA, pattern_of, 
 from batchflow.testing.clock import ManualClock
 from batchflow.testing.conformance.scene import LEASE_MS, Scene, message, names, new_batch, ran, renewals, renewed
 from tests.stores.redis_server import Server, free_port, served
+from tests.waiting import wait_until
 
 
 @pytest.fixture(scope="module")
@@ -171,6 +172,37 @@ async def test_a_client_of_ones_own_stays_open(server: Server) -> None:
         pinging: Any = client
         assert await pinging.ping()
         await client.aclose()
+
+
+async def test_who_renews_leaves_no_connection_behind(server: Server) -> None:
+    """Its own, which it makes when first needed; also where the client is the user's."""
+    client = Redis(port=server.port)
+    with server.client() as looking:
+        for place in (server.url, client):
+            async with opened(place) as scene:
+                before = len(looking.client_list())
+                async with renewals(scene.store) as renew:
+                    assert len(looking.client_list()) == before
+                    assert await renew("w1", LEASE_MS)
+                    assert await renew("w1", LEASE_MS)
+                    assert len(looking.client_list()) == before + 1
+                await wait_until(
+                    lambda before=before: len(looking.client_list()) == before, description="the server has noticed"
+                )
+    await client.aclose()
+
+
+async def test_reads_of_one_moment_are_one_call(server: Server) -> None:
+    """Together with what is written then."""
+    async with opened(server.url) as scene:
+        await scene.start(["u0"])
+        with server.client() as client:
+            client.config_resetstat()
+            found = asyncio.gather(*(scene.batch("bat_a") for _ in range(50)))
+            assert await scene.publish("a") == [True]
+            assert [it.id for it in await found] == ["bat_a"] * 50
+            counted: Any = client.info("commandstats")
+        assert counted["cmdstat_fcall"]["calls"] == 1
 
 
 async def test_time_is_the_servers(server: Server) -> None:
