@@ -53,7 +53,7 @@ def claim(tx: Tx, worker: str, destinations: Sequence[str], limit: int) -> Claim
     found: list[tuple[_Lane, list[Any]]] = []
     more = True
     while more:
-        tx.run("flows_open", now=tx.now, limit=limit)
+        tx.run("flows_open", now=tx.now, served=served, limit=limit)
         found_lanes = tx.json("lanes_ready", now=tx.now, served=served, limit=slices.LANES)
         lanes = [_Lane._make(row) for row in found_lanes]
         taken = 0
@@ -73,7 +73,7 @@ def claim(tx: Tx, worker: str, destinations: Sequence[str], limit: int) -> Claim
     claims = _compose(tx, found)
     if limit == 0:
         return Claimed(claims, tx.now, tx.now)
-    next_due = tx.one("lanes_next", served=served)
+    next_due = tx.one("lanes_next", now=tx.now, served=served)
     return Claimed(claims, None if next_due is None or next_due >= NEVER else -int(-next_due // 1), tx.now)
 
 

@@ -97,10 +97,14 @@ WITH given (destination) AS (VALUES :rows)
 INSERT OR IGNORE INTO served (list, destination) SELECT :list, destination FROM given WHERE destination IS NOT NULL;
 
 -- flows_open --
--- Keys of which something may start by now. A last start that lies in the future is not believed, as by
--- batchflow.core.flow.admit: the clock was set back.
+-- Keys of which something of these destinations may start by now. A last start that lies in the future is not believed,
+-- as by batchflow.core.flow.admit: the clock was set back.
 UPDATE flow SET open = 1 WHERE key IN (
-    SELECT * FROM (SELECT key FROM flow WHERE open = 0 AND opens_at <= :now ORDER BY opens_at, turn LIMIT :limit)
+    SELECT * FROM (SELECT f.key FROM flow f
+        WHERE f.open = 0 AND f.opens_at <= :now AND EXISTS (
+            SELECT 1 FROM lane l CROSS JOIN served s ON s.list = :served AND s.destination = l.destination
+            WHERE l.flow = f.key AND l.ready_at <= :now AND l.closed = 0)
+        ORDER BY f.opens_at, f.turn LIMIT :limit)
     UNION ALL
     SELECT * FROM (SELECT key FROM flow
         WHERE open = 0 AND given_away > :now + 1000 AND opens_at IS NOT NULL AND max(ready_at, parked_until) <= :now
@@ -122,13 +126,18 @@ FROM (
 
 -- lanes_next --
 -- When a waiting message of these destinations may start next, as far as time alone decides it, or somewhat earlier
--- where the key has lanes of other destinations.
+-- where its key has lanes of other destinations.
 SELECT min(due) FROM (
     SELECT * FROM (SELECT f.opens_at AS due FROM flow f
-        WHERE f.open = 0 AND f.opens_at IS NOT NULL AND EXISTS (
+        WHERE f.open = 0 AND f.opens_at > :now AND EXISTS (
             SELECT 1 FROM lane l CROSS JOIN served s ON s.list = :served AND s.destination = l.destination
             WHERE l.flow = f.key AND l.ready_at IS NOT NULL AND l.closed = 0)
         ORDER BY f.opens_at LIMIT 1)
+    UNION ALL
+    SELECT min(max(l.ready_at, f.parked_until, CASE WHEN f.max_rate IS NULL THEN 0 ELSE f.next_start END))
+    FROM flow f CROSS JOIN lane l ON l.flow = f.key
+    WHERE f.open = 0 AND f.opens_at <= :now AND l.ready_at IS NOT NULL AND l.closed = 0
+        AND EXISTS (SELECT 1 FROM served s WHERE s.list = :served AND s.destination = l.destination)
     UNION ALL
     SELECT min(l.ready_at) FROM flow f CROSS JOIN lane l ON l.flow = f.key
     WHERE f.open = 1 AND l.ready_at IS NOT NULL AND l.closed = 0

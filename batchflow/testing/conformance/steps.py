@@ -243,7 +243,8 @@ class RecordCases(Cases):
         """What a step publishes is there though nobody waited for the step, and its run ended in the same moment."""
         await scene.start(["u0", "u1", "u2"])
         one, *others = await scene.items()
-        recorded = scene.store.record(one.id, one.fence, ran(1, "tell"), (Publish((message("told"),)),))
+        effects = (Publish((message("told"),)),)
+        recorded = asyncio.ensure_future(scene.store.record(one.id, one.fence, ran(1, "tell"), effects))
         ends = await asyncio.gather(*(scene.done(claim) for claim in (one, *others)))
         assert await recorded == "recorded"
         assert [end.stale for end in ends] == [False] * 3
