@@ -105,7 +105,8 @@ def walked(tx: Tx, effect: Walked) -> None:
 
 
 _Row: TypeAlias = tuple[int, int, int, str, int, int]
-"""An item that may start, as the statement `item_classify` takes it: slot, batch, number, id, ledger, once."""
+MAY_START = ("slot", "batch", "number", "id", "ledger", "once")
+"""An item that may start, as it is put together and taken apart here."""
 
 _REASONS = {1: "duplicates", 2: "in_flight", 3: "already_processed"}
 

@@ -83,9 +83,9 @@ def _sweep(tx: Tx, batch: int, limit: int) -> int:
     return len(waiting)
 
 
-def _end_waiting(tx: Tx, waiting: Sequence[Sequence[Any]]) -> None:
+def _end_waiting(tx: Tx, waiting: Sequence[messages.Waits]) -> None:
     settling.end_waiting(tx, settling.unclaimed(waiting))
-    for lane in {row[1] for row in waiting}:
+    for lane in {it.lane for it in waiting}:
         flows.recount(tx, lane)
 
 

@@ -15,16 +15,24 @@ from batchflow.stores.rows import flow_control
 from batchflow.stores.sql import flows, steps
 from batchflow.stores.sql.transaction import BatchHead, Tx
 
+CANDIDATE = (
+    "id", "fence", "batch", "number", "item", "failures", "losses", "body", "headers", "retry", "started_at", "depth",
+    "data",
+)  # fmt: skip
+"""A message that may be leased, as it is taken apart here: a row for each item, so that it is given no class."""
 
-class _Lane(NamedTuple):
-    key: int
+
+class Lane(NamedTuple):
+    """A lane that may start something."""
+
+    lane: int
     destination: str
     flow: str
     ahead: int
-    parallelism: int | None
-    rate: int | None
-    period: int
-    burst: int
+    max_parallelism: int | None
+    max_rate: int | None
+    max_period: int
+    max_burst: int
     in_use: int
     next_start: float
 
@@ -50,12 +58,12 @@ def claim(tx: Tx, worker: str, destinations: Sequence[str], limit: int) -> Claim
     turns = _Turns(tx)
     if (suspect := _take_suspect(tx, served, owner, turns)) is not None:
         return Claimed(_compose(tx, [suspect]), tx.now + ALONE_MS, tx.now)
-    found: list[tuple[_Lane, list[Any]]] = []
+    found: list[tuple[Lane, list[Any]]] = []
     more = True
     while more:
         tx.run("flows_open", now=tx.now, served=served, limit=limit)
         found_lanes = tx.json("lanes_ready", now=tx.now, served=served, limit=slices.LANES)
-        lanes = [_Lane._make(row) for row in found_lanes]
+        lanes = [Lane._make(row) for row in found_lanes]
         taken = 0
         # Another look is worth it where a lane gave all that was asked of it, or where not all lanes were seen.
         more = len(lanes) == slices.LANES
@@ -94,10 +102,10 @@ class _Turns:
         return self._next
 
 
-def _take_suspect(tx: Tx, served: int, owner: int, turns: _Turns) -> tuple[_Lane, list[Any]] | None:
+def _take_suspect(tx: Tx, served: int, owner: int, turns: _Turns) -> tuple[Lane, list[Any]] | None:
     """Lease the message that is claimed alone and due first; None where there is none."""
     for *fields, id in tx.json("suspects_due", served=served, now=tx.now):
-        lane = _Lane._make(fields)
+        lane = Lane._make(fields)
         limits, state = _flow_of(lane, {})
         admission = admit(limits, state, now=tx.now, want=1)
         if admission.count:
@@ -107,13 +115,13 @@ def _take_suspect(tx: Tx, served: int, owner: int, turns: _Turns) -> tuple[_Lane
     return None
 
 
-def _flow_of(lane: _Lane, states: Mapping[str, FlowState]) -> tuple[FlowControl, FlowState]:
-    limits = flow_control(lane.flow, lane.parallelism, lane.rate, lane.period, lane.burst)
+def _flow_of(lane: Lane, states: Mapping[str, FlowState]) -> tuple[FlowControl, FlowState]:
+    limits = flow_control(lane.flow, lane.max_parallelism, lane.max_rate, lane.max_period, lane.max_burst)
     # Lanes of several destinations and batches may share a key.
     return limits, states.get(lane.flow) or FlowState(in_use=lane.in_use, next_start=lane.next_start)
 
 
-def _take_from(tx: Tx, lane: _Lane, want: int, owner: int, states: dict[str, FlowState], turns: _Turns) -> list[Any]:
+def _take_from(tx: Tx, lane: Lane, want: int, owner: int, states: dict[str, FlowState], turns: _Turns) -> list[Any]:
     """Lease messages of one lane; `states` are those of the keys from which this round has taken already."""
     limits, state = _flow_of(lane, states)
     admission = admit(limits, state, now=tx.now, want=want)
@@ -121,15 +129,15 @@ def _take_from(tx: Tx, lane: _Lane, want: int, owner: int, states: dict[str, Flo
     if not want:
         # Another lane of the key has taken what there was; nothing of this one has changed.
         return []
-    tx.run("lane_promote", lane=lane.key, now=tx.now)
-    rows, ahead = _shared(tx.json("message_candidates", lane=lane.key, now=tx.now, limit=want), want, lane.ahead)
+    tx.run("lane_promote", lane=lane.lane, now=tx.now)
+    rows, ahead = _shared(tx.json("message_candidates", lane=lane.lane, now=tx.now, limit=want), want, lane.ahead)
     if rows:
         if len(rows) < want:
             admission = admit(limits, state, now=tx.now, want=len(rows))
         states[lane.flow] = admission.state
         turn = _lease(tx, lane, rows, owner, admission.state, turns)
-        tx.run("lane_served", lane=lane.key, turn=turn, ahead=ahead)
-    flows.recount(tx, lane.key)
+        tx.run("lane_served", lane=lane.lane, turn=turn, ahead=ahead)
+    flows.recount(tx, lane.lane)
     return rows
 
 
@@ -140,14 +148,14 @@ def _shared(rows: list[Any], want: int, ahead: int) -> tuple[list[Any], int]:
     return rows[: parts.started] + rows[started : started + parts.fresh], parts.ahead
 
 
-def _lease(tx: Tx, lane: _Lane, rows: list[Any], owner: int, state: FlowState, turns: _Turns) -> int:
+def _lease(tx: Tx, lane: Lane, rows: list[Any], owner: int, state: FlowState, turns: _Turns) -> int:
     turn = turns.take()
     tx.run_rows("message_take", [(row[0],) for row in rows], owner=owner, now=tx.now)
     tx.run("flow_take", flow=lane.flow, count=len(rows), next_start=state.next_start, turn=turn)
     return turn
 
 
-def _compose(tx: Tx, found: list[tuple[_Lane, list[Any]]]) -> list[Claim]:
+def _compose(tx: Tx, found: list[tuple[Lane, list[Any]]]) -> list[Claim]:
     again = [(row[0],) for _, rows in found for row in rows if row[1] > 0]
     journals, woken = steps.journals(tx, again) if again else ({}, set[str]())
     claims: list[Claim] = []

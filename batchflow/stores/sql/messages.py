@@ -1,7 +1,7 @@
 """Messages that come in, and dead letters that get another life."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from pydantic_core import to_json
 
@@ -28,6 +28,19 @@ class NewRow(NamedTuple):
     depth: int = 0
     on_failure: str | None = None
     open_dedup: str | None = None
+
+
+class Waits(NamedTuple):
+    """A message that nobody holds."""
+
+    id: str
+    lane: int
+    batch: int | None
+    number: int
+    keep: int
+    parent: str | None
+    parent_step: int | None
+    linked: int
 
 
 def publish(tx: Tx, messages: Sequence[Message]) -> list[bool]:
@@ -69,20 +82,20 @@ def _row(tx: Tx, message: Message, batch: int | None) -> NewRow:
     parent, step = message.parent or (None, None)
     lane = flows.lane_of(tx, message.destination, message.flow, batch or 0, held=message.held)
     return NewRow(
-        message.id,
-        lane,
-        message.not_before if message.not_before > tx.now else 0,
-        batch,
-        int(message.keep),
-        message.body,
-        headers_text(message.headers),
-        to_json(message.retry.as_wire()).decode() if message.retry else None,
-        message.label,
-        parent,
-        step,
-        message.depth,
-        message.on_failure,
-        message.open_dedup,
+        id=message.id,
+        lane=lane,
+        due=message.not_before if message.not_before > tx.now else 0,
+        batch=batch,
+        keep=int(message.keep),
+        body=message.body,
+        headers=headers_text(message.headers),
+        retry=to_json(message.retry.as_wire()).decode() if message.retry else None,
+        label=message.label,
+        parent=parent,
+        parent_step=step,
+        depth=message.depth,
+        on_failure=message.on_failure,
+        open_dedup=message.open_dedup,
     )
 
 
@@ -129,7 +142,7 @@ def _reopen(tx: Tx, batch: int, number: int) -> bool:
         # It tells of an end that is not one any more.
         drop(tx, [completion])
         move(tx, batch, working=-1)
-        flows.recount(tx, waits[0][1])
+        flows.recount(tx, waits[0].lane)
     if number < 0:
         return True
     tx.run("item_reopen", batch=batch, number=number)
@@ -142,9 +155,9 @@ def completion_of(tx: Tx, batch: int) -> str:
     return ids.complete_id(tx.head(batch).id, tx.one("batch_generation", batch=batch))
 
 
-def waiting_message(tx: Tx, id: str) -> list[Any]:
-    """The row of a message that waits; none where none of this id does."""
-    return tx.json("message_waiting", id=id)
+def waiting_message(tx: Tx, id: str) -> list[Waits]:
+    """A message that waits; none where none of this id does."""
+    return [Waits._make(row) for row in tx.json("message_waiting", id=id)]
 
 
 def drop(tx: Tx, gone: Iterable[str]) -> None:

@@ -1,7 +1,7 @@
 """Ending claims: what a settlement writes, all of it in the transaction it came with."""
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from batchflow.core.message import SUSPECT_LOSSES
 from batchflow.core.run import Step
@@ -185,7 +185,9 @@ def end_broken(tx: Tx, limit: int) -> tuple[int, set[int]]:
     """End up to `limit` of what walks that broke off had held back: how many, and the batches that were touched."""
     count, touched = 0, set[int]()
     for lane in tx.json("lanes_broken"):
-        waits = tx.json("message_waiting_of_lane", lane=lane, limit=limit - count)
+        waits = [
+            messages.Waits._make(row) for row in tx.json("message_waiting_of_lane", lane=lane, limit=limit - count)
+        ]
         count += len(waits)
         touched |= _end(tx, unclaimed(waits), held_places=False)
         flows.recount(tx, lane)
@@ -223,14 +225,14 @@ def _cancel_children(tx: Tx, parents: Sequence[str]) -> set[int]:
     rows = [(parent,) for parent in parents]
     tx.run_rows("message_cancel_leased_of_parents", rows)
     touched: set[int] = set(tx.json_rows("batches_of_parents", rows))
-    waits = {row[0]: row for row in tx.json_rows("message_waiting_of_parents", rows)}
+    waits = {it.id: it for it in map(messages.Waits._make, tx.json_rows("message_waiting_of_parents", rows))}
     for key in touched:
         begin_cancel(tx, key)
         # What a very large batch has beyond that is swept up later.
-        waits.update((row[0], row) for row in waiting_of_batch(tx, key, slices.SWEPT))
+        waits.update((it.id, it) for it in waiting_of_batch(tx, key, slices.SWEPT))
     if waits:
-        touched |= _end(tx, unclaimed(list(waits.values())), held_places=False)
-        for lane in {row[1] for row in waits.values()}:
+        touched |= _end(tx, unclaimed(waits.values()), held_places=False)
+        for lane in {it.lane for it in waits.values()}:
             flows.recount(tx, lane)
     return touched
 
@@ -244,16 +246,30 @@ def begin_cancel(tx: Tx, batch: int) -> bool:
     return True
 
 
-def waiting_of_batch(tx: Tx, batch: int, limit: int) -> list[Any]:
-    """Rows of what waits of a batch, as `unclaimed` takes them."""
-    return tx.json("message_waiting_of_batch", batch=batch, limit=limit)
+def waiting_of_batch(tx: Tx, batch: int, limit: int) -> list[messages.Waits]:
+    """What waits of a batch."""
+    return [messages.Waits._make(row) for row in tx.json("message_waiting_of_batch", batch=batch, limit=limit)]
 
 
-def unclaimed(rows: Sequence[Sequence[Any]]) -> list[Ended]:
-    """Messages that wait (id, lane, batch, number, keep, parent, parent_step, linked), to be ended as cancelled."""
+def unclaimed(waits: Iterable[messages.Waits]) -> list[Ended]:
+    """Messages that wait, to be ended as cancelled."""
     return [
-        Ended(Settlement(id, 0, "cancelled"), Held(lane, batch, number, 0, keep, 0, 0, 0, parent, step, linked))
-        for id, lane, batch, number, keep, parent, step, linked in rows
+        Ended(
+            Settlement(it.id, 0, "cancelled"),
+            Held(
+                lane=it.lane,
+                batch=it.batch,
+                number=it.number,
+                cancelled=0,
+                keep=it.keep,
+                failures=0,
+                losses=0,
+                parent=it.parent,
+                parent_step=it.parent_step,
+                linked=it.linked,
+            ),
+        )
+        for it in waits
     ]
 
 

@@ -8,9 +8,12 @@ that prepared statements are used again, and a read returns one JSON text (`json
 import re
 import sqlite3
 from collections.abc import Sequence
+from functools import cache
 from importlib.resources import files
 from itertools import chain, repeat
 from typing import Any
+
+from batchflow.stores.sql import shapes
 
 Row = Sequence[Any]
 
@@ -18,6 +21,7 @@ SIZES = (1, 2, 3, 4, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 56, 64, 80, 96, 112, 
 """A padded row costs as much as a real one: the chunks that users have fill these by nine tenths."""
 _NAME = re.compile(r"^-- (\w+) --$", re.MULTILINE)
 _PARAMETER = re.compile(r":(\w+)")
+_COLUMN = re.compile(r"(?:json\()?(?:\w+\.)?(\w+)\)?")
 _GIVEN = re.compile(r"given\s*\(([^)]*)\)")
 
 
@@ -29,7 +33,9 @@ class Query:
         self._parameters: list[str] = _PARAMETER.findall(sql)
         self._template = _PARAMETER.sub(lambda found: "{rows}" if found[1] == "rows" else "?", sql)
         given = _GIVEN.search(sql)
-        self._width = len(given[1].split(",")) if given else 0
+        self.given: tuple[str, ...] = tuple(it.strip() for it in given[1].split(",")) if given else ()
+        self.found = tuple(_name_of(it) for it in _columns(sql))
+        self._width = len(self.given)
         self._texts: dict[int, str] = {}
         place = self._parameters.index("rows") if "rows" in self._parameters else 0
         self._before, self._after = self._parameters[:place], self._parameters[place + 1 :]
@@ -72,9 +78,41 @@ class Queries:
             self._queries[name] = Query(name, "\n".join(lines).strip().removesuffix(";"))
 
     @classmethod
+    @cache
     def load(cls) -> "Queries":
-        """Those of `queries.sql` beside this file."""
-        return cls(files("batchflow.stores.sqlite").joinpath("queries.sql").read_text())
+        """Those of `queries.sql` beside this file, whose columns are in the order that the verbs go by."""
+        loaded = cls(files("batchflow.stores.sqlite").joinpath("queries.sql").read_text())
+        loaded.check()
+        return loaded
+
+    def check(self) -> None:
+        """Compare the columns of all statements with what the verbs go by."""
+        statements = self._queries.values()
+        shapes.check(
+            {it.name: it.given for it in statements if len(it.given) > 1},
+            {it.name: it.found for it in statements if it.found},
+        )
 
     def __getitem__(self, name: str) -> Query:
         return self._queries[name]
+
+
+def _columns(sql: str) -> list[str]:
+    """What the rows are made of that a statement returns as JSON; nothing where they have one column."""
+    _, found, text = sql.partition("json_array(")
+    columns, depth = [""] if found else [], 0
+    for character in text if found else "":
+        depth += {"(": 1, ")": -1}.get(character, 0)
+        if depth < 0:
+            break
+        if character == "," and not depth:
+            columns.append("")
+        else:
+            columns[-1] += character
+    return columns
+
+
+def _name_of(column: str) -> str | None:
+    """The name of a column, whichever table it is of; None of an expression."""
+    name = _COLUMN.fullmatch(column.strip())
+    return name[1] if name else None

@@ -1,0 +1,100 @@
+"""The order of what goes into statements and comes out of them: the verbs put rows together and take them apart by it.
+
+A dialect checks its statements against these names as it loads them, so that a column in another place is an error then
+and not a value in the wrong field.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from batchflow.core.run import Arrival, Step
+from batchflow.stores import rows
+from batchflow.stores.sql.batches import MAY_START
+from batchflow.stores.sql.claims import CANDIDATE, Lane
+from batchflow.stores.sql.messages import NewRow, Waits
+from batchflow.stores.sql.settling import Held
+from batchflow.stores.sql.transaction import BatchHead
+from batchflow.stores.sql.waiting import Came
+
+Names = tuple[str, ...]
+Columns = Sequence[str | None]
+
+GIVEN: Mapping[str, Names] = {
+    "arrival_add": Came._fields,
+    "item_add": ("batch", "number", "id"),
+    "item_bring": ("batch", "number", "data"),
+    "item_classify": MAY_START,
+    "item_end": ("batch", "number", "state", "result", "error"),
+    "item_hold": ("ledger", "item", "holder"),
+    "item_message": ("id", "lane", "batch", "number"),
+    "listener_drop": ("run", "number"),
+    "mark_items": ("batch", "number", "ledger", "expires_at"),
+    "mark_release": ("batch", "number", "ledger"),
+    "mark_sweep": ("batch", "number", "ledger"),
+    "message_add": NewRow._fields,
+    "message_bury": ("id", "error", "failures", "losses"),
+    "message_give_back": ("id", "due", "failures", "losses", "error", "stage"),
+    "message_held": ("slot", "id", "fence"),
+    "message_keep": ("id", "state", "result", "error"),
+    "message_of_claims": ("id", "fence"),
+    "message_reset_counts": ("id", "fence"),
+    "messages_known": ("id", "open_dedup"),
+    "step_put": ("run", "fence", *Step._fields),
+    "step_refused": ("slot", "id", "fence"),
+    "step_ripen": ("run", *Step._fields),
+    "step_written": ("slot", "run", "number", "state", "position"),
+}
+"""The rows that statements are given, where they have more than one column."""
+
+FOUND: Mapping[str, Names] = {
+    "arrival_of_runs": ("run", *Arrival._fields),
+    "batch_head": BatchHead._fields,
+    "batch_list": rows.BATCH,
+    "batch_read": rows.BATCH,
+    "dead_letter_list": rows.DEAD_LETTER,
+    "dead_letter_list_of_batch": rows.DEAD_LETTER,
+    "flow_idle": ("key", "idle"),
+    "flow_status": rows.FLOW,
+    "flow_status_all": rows.FLOW,
+    "item_classify": ("slot", "reason"),
+    "item_read": rows.ITEM,
+    "kept_event_oldest": ("key", "data"),
+    "lanes_ready": Lane._fields,
+    "listener_of_event": ("run", "number"),
+    "listener_of_run": ("run", "number"),
+    "listener_read": ("run", "name", "since", "until"),
+    "mark_list": ("item", "expires_at"),
+    "message_asleep": ("id", "lane"),
+    "message_candidates": CANDIDATE,
+    "message_dead": ("lane", "batch", "number"),
+    "message_held": ("slot", *Held._fields),
+    "message_of_claims": ("id", "fence", *Held._fields),
+    "message_of_worker": ("id", "fence", *Held._fields),
+    "message_suspect_read": CANDIDATE,
+    "message_waiting": Waits._fields,
+    "message_waiting_of_batch": Waits._fields,
+    "message_waiting_of_lane": Waits._fields,
+    "message_waiting_of_parents": Waits._fields,
+    "run_list": rows.RUN,
+    "run_read": rows.RUN,
+    "step_of_runs": ("run", *Step._fields),
+    "step_refused": ("slot", "cancelled"),
+    "suspects_due": (*Lane._fields, "id"),
+    "worker_all": ("key", "name", "lease_until"),
+    "worker_status": ("name", "since", "seen_at", "lease_until", "concurrency", "hanging", "holds"),
+}
+"""The rows that statements find, where they have more than one column."""
+
+
+def check(given: Mapping[str, Columns], found: Mapping[str, Columns]) -> None:
+    """Compare what the statements of a dialect are given and find with what the verbs go by.
+
+    Each has those with more than one column; a column that is an expression, None, is taken at its word.
+
+    Raises:
+        AssertionError: the columns of a statement are others, or stand in another order.
+    """
+    for ours, theirs in ((GIVEN, given), (FOUND, found)):
+        for statement in ours.keys() | theirs.keys():
+            wanted, there = ours.get(statement, ()), theirs.get(statement, ())
+            if len(wanted) != len(there) or any(a not in (None, b) for a, b in zip(there, wanted, strict=True)):
+                raise AssertionError(f"the columns of '{statement}' are {there}, and the verbs go by {wanted}")
