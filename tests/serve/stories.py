@@ -106,18 +106,22 @@ def _stories(
 CERTAIN = _stories(["ample", "endless"], ["gather", "group", "first"])
 """Stories of which it is known how they end."""
 
-_ALONE = _stories(["ample", "endless"], ["gather", "group", "first"], of_one_run=True, leaves=3)
-_FORKED = st.builds(
-    Fork,
-    st.sampled_from(["gather", "group", "first"]),
-    st.lists(_ALONE, min_size=2, max_size=3).map(tuple),
-    st.integers(0, 1),
-)
-OF_ONE_RUN: st.SearchStrategy[Story] = st.one_of(st.tuples(_FORKED), _ALONE)
+
+def _of_one_run(limits: Sequence[str], forks: Sequence[str]) -> st.SearchStrategy[Story]:
+    alone = _stories(limits, forks, of_one_run=True, leaves=3)
+    branches = st.lists(alone, min_size=2, max_size=3).map(tuple)
+    forked = st.builds(Fork, st.sampled_from(forks), branches, st.integers(0, 1))
+    return st.one_of(st.tuples(forked), alone)
+
+
+CERTAIN_OF_ONE_RUN = _of_one_run(["ample", "endless"], ["gather", "group", "first"])
 """Of those, such as have no children and fail with a step only; most of them begin with branches."""
 
 OPEN = _stories(["ample", "endless", "tight"], ["gather", "group", "first", "race"])
 """Stories in which it is a matter of time who is first."""
+
+OPEN_OF_ONE_RUN = _of_one_run(["ample", "endless", "tight"], ["gather", "group", "first", "race"])
+"""Of those, such as have no children and fail with a step only."""
 
 
 class Failed(Exception):

@@ -15,7 +15,22 @@ from batchflow.core.retry import RetryPolicy
 from batchflow.errors import StepFailed
 from batchflow.serve.context import WorkflowContext
 from tests.serve.model import endpoint, first_line
-from tests.serve.stories import AMPLE, OF_ONE_RUN, Call, Child, Do, Event, Fork, Limit, Nap, Node, Story, Trip, expected
+from tests.serve.stories import (
+    AMPLE,
+    CERTAIN_OF_ONE_RUN,
+    OPEN_OF_ONE_RUN,
+    Call,
+    Child,
+    Do,
+    Event,
+    Fork,
+    Limit,
+    Nap,
+    Node,
+    Story,
+    Trip,
+    expected,
+)
 from tests.serve.wire_model import Mishap, Wire
 from tests.serve.worlds import Direct, World
 
@@ -24,7 +39,7 @@ Way: TypeAlias = Callable[[Context, Story, str], Coroutine[Any, Any, str]]
 
 POLICY = RetryPolicy(retries=2, first="1s", factor=2)
 MISHAPS: Sequence[Mishap] = ("killed", "refused", "reply lost")
-_LIMITS = {"ample": AMPLE, "endless": 20}
+_LIMITS = {"ample": AMPLE, "endless": 20, "tight": 3}
 
 
 class Play:
@@ -201,7 +216,7 @@ unanswered_deliveries = st.frozensets(st.integers(1, 25), max_size=4)
 
 
 @settings(deadline=None, max_examples=1_000)
-@given(OF_ONE_RUN, mishaps_of_a_run, unanswered_deliveries, st.integers(0, 2**32))
+@given(CERTAIN_OF_ONE_RUN, mishaps_of_a_run, unanswered_deliveries, st.integers(0, 2**32))
 async def test_all_recorders_come_to_the_same(
     story: Story, mishaps: dict[int, Mishap], unanswered: frozenset[int], seed: int
 ) -> None:
@@ -211,6 +226,15 @@ async def test_all_recorders_come_to_the_same(
     assert await through_the_store(story, mishaps, stops=True) == ends
     assert await over_the_wire(story, {}, frozenset(), seed) == ends
     assert await over_the_wire(story, mishaps, unanswered, seed) == ends
+
+
+@settings(deadline=None, max_examples=200)
+@given(OPEN_OF_ONE_RUN, mishaps_of_a_run, unanswered_deliveries, st.integers(0, 2**32))
+async def test_an_open_race_is_decided_once_over_the_wire(
+    story: Story, mishaps: dict[int, Mishap], unanswered: frozenset[int], seed: int
+) -> None:
+    """In whatever order deliveries come; a longer prefix decides nothing otherwise than a shorter one."""
+    assert await over_the_wire(story, mishaps, unanswered, seed)
 
 
 async def test_without_the_rule_of_the_wire_steps_are_started_twice() -> None:
