@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from batchflow.batch.bound import Workflow, bind
 from batchflow.batch.function import BatchFunction, IdSource, function_batch
+from batchflow.batch.progress import ProgressLog
 from batchflow.batch.workflow import BatchWorkflow, NoParams
 from batchflow.core.clock import Clock, Entropy
 from batchflow.core.duration import Duration
@@ -102,6 +103,7 @@ class Batchflow(Operations):
                 limit=Limit(self.settings.max_value),
             ),
         )
+        self.engine.report = ProgressLog(self.engine, self._workflows).tell
         self.engine.ledger = open_ledger(self.settings) if ledger is None or isinstance(ledger, str) else ledger
 
     # What runs

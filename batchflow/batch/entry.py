@@ -60,9 +60,8 @@ class EntryLayer:
         # Where all is walked first, the end of the walk says exactly how many there are.
         total = None if self._definition.walk_first else counted
         ctx.effects += (Enter(batch, total), Publish((page,)))
-        self._log.info("Triggering paginate workflow", batch=batch, total=total)
-        if self._log.verbose:
-            self._log.debug(self._definition.steps.trigger_paginate, batch=batch)
+        self._log.debug("Triggering paginate workflow", batch=batch, total=total)
+        self._log.debug(self._definition.steps.trigger_paginate, batch=batch)
 
 
 def _batch(ctx: WorkflowContext[Any]) -> str:

@@ -8,8 +8,8 @@ from batchflow.logs import logger, said
 class LayerLog:
     """Writes lines that begin with workflow and layer.
 
-    `verbose` says whether lines of single items are wanted. It is asked once per page or batch, by `refresh`: asking
-    for every item costs more than the item.
+    `verbose` says whether lines of pages, chunks and items are wanted. It is asked once per page or batch, by
+    `refresh`: asking for every item costs more than the item.
     """
 
     __slots__ = ("_error", "_prefix", "verbose")
@@ -24,12 +24,13 @@ class LayerLog:
         self.verbose = logger().is_enabled_for(logging.DEBUG)
 
     def info(self, text: str, **values: object) -> None:
-        """A line per page or batch."""
+        """A line per batch."""
         logger().info(self._prefix + text, **values)
 
     def debug(self, text: str, **values: object) -> None:
-        """A line per item or message; callers look at `verbose` first."""
-        logger().debug(self._prefix + text, **values)
+        """A line per page, chunk or item, where they are wanted. For items, callers look at `verbose` first."""
+        if self.verbose:
+            logger().debug(self._prefix + text, **values)
 
     def warning(self, text: str, **values: object) -> None:
         """What may be wrong, and is none of an item's."""

@@ -51,7 +51,7 @@ class PaginateLayer:
 
     async def _chunk(self, ctx: WorkflowContext[Any], body: PaginateBody, ids: list[str]) -> str:
         batch = ctx.claim.batch or ""
-        self._log.info("Processing specific itemIds", count=len(ids), batch=batch)
+        self._log.debug("Processing specific itemIds", count=len(ids), batch=batch)
         picked = Picked(ids, body.marked, dict(zip(ids, body.data, strict=True)) if body.data else None)
         if body.named:
             ctx.effects += (Page(batch, len(ids), chunks=1),)
@@ -61,7 +61,7 @@ class PaginateLayer:
     async def _page(self, ctx: WorkflowContext[Any], body: PaginateBody) -> str:
         batch, source = ctx.claim.batch or "", self._layers.source
         page = await self._got(ctx, body)
-        self._log.info("Got batch", size=len(page.ids), next_cursor=page.next_cursor, page=body.page, batch=batch)
+        self._log.debug("Got batch", size=len(page.ids), next_cursor=page.next_cursor, page=body.page, batch=batch)
         # Before anything is started: a walk that goes in circles ends here.
         probe = body.probe if page.next_cursor is None else source.advance(body.probe, page.next_cursor)
         if not page.named and page.next_cursor is None:
@@ -70,7 +70,7 @@ class PaginateLayer:
             return answers.walk_complete()
         needed = await self._needed(ctx, body, page)
         skipped = len(page.ids) - len(needed.ids)
-        self._log.info("After filtering", need=len(needed.ids), skipped=skipped, batch=batch)
+        self._log.debug("After filtering", need=len(needed.ids), skipped=skipped, batch=batch)
         wanted = needed.first(body.remaining)
         count = len(wanted.ids)
         ends = page.next_cursor is None or body.remaining == count
@@ -167,7 +167,7 @@ class PaginateLayer:
             return 0, ()
         chunks = -(-len(picked.ids) // size)
         if chunks > 1:
-            self._log.info("Fanout mode", chunks=chunks, chunk_size=size, total=len(picked.ids), batch=batch)
+            self._log.debug("Fanout mode", chunks=chunks, chunk_size=size, total=len(picked.ids), batch=batch)
         if self._log.verbose:
             for number in range(1, chunks + 1):
                 self._log.debug(f"{self._definition.steps.fanout}:{number}/{chunks}", batch=batch)
@@ -211,7 +211,7 @@ class PaginateLayer:
 
     def _next_page(self, ctx: WorkflowContext[Any], walked: PaginateBody, cursor: str | None) -> Message:
         batch = ctx.claim.batch or ""
-        self._log.info("Scheduling next page", next_cursor=cursor, page=walked.page + 1, batch=batch)
+        self._log.debug("Scheduling next page", next_cursor=cursor, page=walked.page + 1, batch=batch)
         if self._log.verbose:
             self._log.debug(self._definition.steps.next_page, batch=batch)
         body = walked.model_copy(update={"cursor": cursor, "page": walked.page + 1})
@@ -220,7 +220,7 @@ class PaginateLayer:
     def _end_walk(self, ctx: WorkflowContext[Any], walked: PaginateBody) -> None:
         """The source has no more pages, or the trigger's limit is reached."""
         batch = ctx.claim.batch or ""
-        self._log.info("No more pages", batch=batch)
+        self._log.debug("No more pages", batch=batch)
         if walked.counted is not None and walked.eligible < walked.counted:
             self._log.warning(
                 "The pages have named fewer items than count said",

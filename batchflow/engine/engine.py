@@ -90,6 +90,8 @@ class Engine:
         """Is asked what to execute in place of a step, where a test wants that."""
         self.caller: Handler | None = None
         """Makes the calls in place of HTTP, where a test wants that."""
+        self.report: Callable[[], Awaitable[None]] | None = None
+        """Is called every 30 s while a worker works; what it raises is a `StoreError`."""
         self._threads: Threads | None = None
         self._end_subscription = lambda: None
         self._caller = HttpCaller(options.limit)
@@ -348,6 +350,7 @@ class _Worker:
         self._store = engine.store
         self._declare = engine.declare
         self._observers = engine.observers
+        self._report = engine.report
         self._wall = engine.wall_clock()
         self._name = name
         self._concurrency = concurrency
@@ -361,7 +364,7 @@ class _Worker:
         await until_there(self._enlist, self._observers)
         # What died with an earlier process of ours goes on at once.
         await until_there(self._store.expire, self._observers)
-        housekeeping = Housekeeping(self._store, self.dispatcher, retention_ms, self._wall)
+        housekeeping = Housekeeping(self._store, self.dispatcher, retention_ms, wall=self._wall, report=self._report)
         self._tasks = [
             asyncio.create_task(self.dispatcher.run(), name="batchflow-dispatch"),
             asyncio.create_task(housekeeping.run(), name="batchflow-housekeeping"),

@@ -1,6 +1,7 @@
-"""What is done now and then: time limits, dead workers' claims, retention."""
+"""What is done now and then: time limits, dead workers' claims, the report of progress, retention."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 from batchflow.core.store import Store
 from batchflow.engine.dispatch import Dispatcher
@@ -10,6 +11,7 @@ from batchflow.logs import logger
 
 SWEEP_S = 1.0
 EXPIRE_EVERY = 5
+REPORT_EVERY = 30
 PRUNE_EVERY = 60
 SLICES = 1_000
 
@@ -17,17 +19,27 @@ SLICES = 1_000
 class Housekeeping:
     """Runs until cancelled."""
 
-    def __init__(self, store: Store, dispatcher: Dispatcher, retention_ms: int, wall: WallClock | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        dispatcher: Dispatcher,
+        retention_ms: int,
+        *,
+        wall: WallClock | None = None,
+        report: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
         self._wall = wall
+        self._report = report
         self._outages = 0
         self._store = store
         self._dispatcher = dispatcher
         self._retention_ms = retention_ms
 
     async def run(self) -> None:
-        """Once a second: time limits; every few: dead workers; every minute: retention, in slices, what is half done.
+        """Once a second: time limits; every few: dead workers; twice a minute: the report of progress.
 
-        The last also after the store has failed: a verb that it was in may have been stopped in its midst.
+        Every minute: retention, in slices, and what is half done; that also after the store has failed, since a verb
+        that it was in may have been stopped in its midst.
         """
         beat = spared = 0
         while True:
@@ -44,6 +56,8 @@ class Housekeeping:
                     self._outages = ended
                 if beat % EXPIRE_EVERY == 0 and beat > spared and not self._dispatcher.outage.is_on:
                     await self._expire()
+                if beat % REPORT_EVERY == 0 and self._report is not None:
+                    await self._report()
                 if beat % PRUNE_EVERY == 0:
                     await self._reconcile(deep=False)
                     await self._prune()

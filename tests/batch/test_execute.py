@@ -31,8 +31,8 @@ async def test_an_item_is_loaded_processed_and_saved(model: Model, logs: list[di
     assert {line["item_id"] for line in lines} == {"u0"}
 
 
-async def test_lines_of_items_are_written_for_debugging_only(model: Model) -> None:
-    """At INFO an item logs nothing, and nobody asks for each whether it should."""
+async def test_lines_of_pages_and_items_are_written_for_debugging_only(model: Model) -> None:
+    """At INFO a page or item logs nothing, and nobody asks for each item whether it should."""
     lines: list[object] = []
 
     def keep(_: object, __: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:
@@ -46,8 +46,7 @@ async def test_lines_of_items_are_written_for_debugging_only(model: Model) -> No
         await model.drive()
     finally:
         structlog.configure(**before)
-    assert "[welcome:paginate] Got batch" in lines
-    assert not [text for text in lines if "execute" in str(text)]
+    assert lines == ["[welcome:process] Starting with payload", "[welcome:process] Batch ended"]
 
 
 async def test_an_item_that_is_gone_is_answered(model: Model, logs: list[dict[str, object]]) -> None:

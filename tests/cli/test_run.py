@@ -76,10 +76,11 @@ def test_run_ends_with_a_summary(command: CommandLine) -> None:
 
 
 def test_log_lines_go_to_stderr(command: CommandLine) -> None:
-    """Without a bar the lines of pages and batches are written, apart from what was asked for."""
+    """Without a bar the lines of batches are written, apart from what was asked for, and none of pages."""
     answer = command("run", command.target)
     assert "[greet:process] Starting with payload" in answer.err
-    assert "[greet:paginate] No more pages" in answer.err
+    assert "[greet:process] Batch ended" in answer.err
+    assert "[greet:paginate]" not in answer.err
 
 
 def test_run_again_says_that_all_is_done(command: CommandLine) -> None:
