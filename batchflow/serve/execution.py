@@ -213,7 +213,8 @@ class Execution:
                 await self.share().park(outcome, outcome.due)
             if options.defer_to_settlement and not self.branches and self.ending in _GOING_ON:
                 self.deferred += (outcome,)
-                self._tell_of(outcome)
+                if (tell := self.observers.step_recorded) is not None:
+                    tell(self.claim, outcome)
             else:
                 wanted = options.effects
                 await self._commit(outcome, () if wanted is None or outcome.state == "failed" else wanted(value))

@@ -17,7 +17,7 @@ EXCEPTIONS: dict[str, str] = {
     "tests/stores/memory.py": "one store of plain dicts, which an author of another reads as a whole",
     "tests/stores/test_redis.py": "what is Redis's own, by the parts of a server that can be wrong",
     "batchflow/serve/execution.py": "one machine: each of its methods reads what the others have left",
-    "batchflow/serve/execution.py::Execution.step": "a step from request to outcome; a call costs each item",
+    "batchflow/serve/execution.py::Execution.step": "every item runs three of them, and a further call costs time",
     "batchflow/batch/bound.py::Workflow.trigger": "each option of a trigger is a parameter that an editor can show",
     "batchflow/batch/function.py::function_batch": "so is each option of the short form, for editors",
 }
