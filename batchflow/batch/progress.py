@@ -38,7 +38,7 @@ class ProgressLog:
             return
         before, self._told = self._told, {}
         now = self._client.now()
-        for batch in await self._client.batches(open_only=True, limit=_AT_MOST):
+        for batch in await self._client.store.batches(open_only=True, limit=_AT_MOST):
             if batch.workflow not in self._workflows or now - batch.created_at < YOUNG_MS:
                 continue
             pages, ended = self._told[batch.id] = batch.pages, batch.counts.ended

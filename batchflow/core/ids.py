@@ -68,6 +68,11 @@ def complete_id(batch: str, generation: int = 1) -> str:
     return f"{batch}.z" if generation == 1 else f"{batch}.z{generation}"
 
 
+def completes(id: str, batch: str) -> bool:
+    """Whether an id is that of an `on_complete` of the batch, or of what tells of the death of one."""
+    return id.startswith(f"{batch}.z")
+
+
 def failure_id(message: str, fence: int) -> str:
     """What tells of the death of a message: another one for each of its deaths."""
     return f"{message}.x{fence}"

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
@@ -120,20 +120,20 @@ class Engine:
         # Woken first, the worker claims in the very transaction that publishes.
         self._wake()
         new = await self.store.publish(messages)
-        self._tell_of(it for it, is_new in zip(messages, new, strict=True) if is_new)
+        if (tell := self.observers.published) is not None:
+            for message, is_new in zip(messages, new, strict=True):
+                if is_new:
+                    tell(message)
         return new
 
     async def open_batch(self, batch: NewBatch, messages: Sequence[Message]) -> bool:
         """See the port."""
         self._wake()
         is_new = await self.store.open_batch(batch, messages)
-        self._tell_of(messages if is_new else ())
-        return is_new
-
-    def _tell_of(self, published: Iterable[Message]) -> None:
-        if (tell := self.observers.published) is not None:
-            for message in published:
+        if is_new and (tell := self.observers.published) is not None:
+            for message in messages:
                 tell(message)
+        return is_new
 
     async def notify(self, event: str, data: str, run: str | None = None) -> Sequence[str]:
         """See the port."""

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from contextvars import Context
 from typing import Any, TypeVar
 
+from batchflow.core.ids import completes
 from batchflow.core.message import Claim
 from batchflow.core.settlement import Settlement
 from batchflow.errors import StoreError, StoreUnavailable
@@ -100,7 +101,7 @@ class Watchers:
         if ended_batch is not None:
             self.look_at(ended_batch)
         # Who waits for a batch waits for its `on_complete` too, which comes after its end.
-        elif claim.number < 0 and claim.batch is not None and claim.id.startswith(f"{claim.batch}.z"):
+        elif claim.number < 0 and claim.batch is not None and completes(claim.id, claim.batch):
             self.look_at(claim.batch)
         if settlement.ending == "cancelled":
             # What it had started is cancelled with it.

@@ -20,10 +20,10 @@ from batchflow.serve.children import Invocable, InvokeOptions, check_target, chi
 from batchflow.serve.events import WEBHOOK_REQUEST, EventResult, Webhook, WebhookRequest, check_webhook
 from batchflow.serve.execution import FINAL, PLAIN, Execution, Options
 from batchflow.serve.instants import instant
+from batchflow.serve.run_log import RunLog
 from batchflow.serve.sending import event_text
 from batchflow.serve.steady import Steady
 from batchflow.serve.surroundings import NOWHERE, ROOT_HEADER, Surroundings, own_headers
-from batchflow.serve.telling import RunLog
 from batchflow.serve.unawaited import checked_waits, uncallable
 from batchflow.serve.waiting import (
     NOTHING,

@@ -12,6 +12,7 @@ from batchflow.core.ids import (
     batch_id,
     chunk_id,
     complete_id,
+    completes,
     entry_id,
     item_run_id,
     page_id,
@@ -105,3 +106,10 @@ def test_only_ids_of_items_are_read_as_such(batch: str) -> None:
 def test_number_that_would_sort_wrongly_is_refused(number: int) -> None:
     with pytest.raises(ValueError, match=rf"^an id holds a number from 0 to 999999999, not {number}$"):
         item_run_id("bat_0", number)
+
+
+def test_what_completes_a_batch_is_known_by_its_id() -> None:
+    """In whatever generation; nothing else of the batch, and nothing of another."""
+    assert all(completes(complete_id("bat_0", generation), "bat_0") for generation in (1, 2, 10))
+    others = [entry_id("bat_0"), page_id("bat_0", 1), item_run_id("bat_0", 1), complete_id("bat_1")]
+    assert not any(completes(id, "bat_0") for id in others)

@@ -3,7 +3,7 @@
 import pytest
 from structlog.testing import capture_logs
 
-from batchflow import Batchflow, BatchWorkflow, NoParams, Page, RetryPolicy
+from batchflow import Batchflow, BatchWorkflow, NoParams, Page, RetryPolicy, WorkflowContext
 from batchflow.core.message import Claim, Message
 from batchflow.core.observe import EVENTS, Observer, Observers, Where
 from batchflow.core.run import Step
@@ -183,3 +183,21 @@ async def test_an_observer_is_told_of_what_goes_wrong_beside_the_functions(
     handler.gate.set()
     await dispatching.join()
     assert story.of("a")[-2:] == ["claimed", "lost"]
+
+
+async def test_what_was_known_before_is_not_told_as_published(store: SqliteStore) -> None:
+    """A trigger that has started nothing is none."""
+    story = Story()
+    flow = Batchflow(store, worker=False)
+    greeting = flow.add(Greeting())
+
+    @flow.serve("/f")
+    async def f(ctx: WorkflowContext[int]) -> int:
+        return ctx.payload
+
+    async with flow:
+        flow.engine.observers.add(story)
+        runs = [await f.trigger(1, run_id="order-1") for _ in range(2)]
+        batches = [await greeting.trigger(batch_id="bat_1") for _ in range(2)]
+    assert [it.deduplicated for it in (*runs, *batches)] == [False, True, False, True]
+    assert story.ids("published") == ["order-1", "bat_1.e"]
