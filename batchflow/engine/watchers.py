@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import Awaitable, Callable
 from contextvars import Context
 from typing import Any, TypeVar
@@ -40,6 +41,8 @@ class Watchers:
         self._is_open = is_open
         self.by_id: dict[str, list[_Watch]] = {}
         """What is waited for; empty where nobody waits, which costs nobody more than to look."""
+        # Those who wait on other event loops do so in other threads.
+        self._lock = threading.Lock()
         self._timer: asyncio.TimerHandle | None = None
         self._swept_at = 0.0
 
@@ -65,27 +68,27 @@ class Watchers:
 
     def _join(self, id: str, look: Callable[[], Awaitable[Any]]) -> "_Watch":
         loop = asyncio.get_running_loop()
-        watches = self.by_id.setdefault(id, [])
-        for watch in watches:
-            if watch.loop is loop and not watch.task.done():
+        with self._lock:
+            watches = self.by_id.setdefault(id, [])
+            watch = next((it for it in watches if it.loop is loop and not it.task.done()), None)
+            if watch is None:
+                watch = _Watch(id, look, loop, self._check_open)
+                watches.append(watch)
+            else:
                 watch.is_joined(loop.time())
-                break
-        else:
-            watch = _Watch(id, look, loop, self._check_open)
-            watches.append(watch)
-        watch.waiting += 1
+            watch.waiting += 1
         return watch
 
     def _leave(self, watch: "_Watch") -> None:
-        watch.waiting -= 1
-        if watch.waiting:
-            return
-        watch.task.cancel()
-        watches = self.by_id.get(watch.id, [])
-        if watch in watches:
+        with self._lock:
+            watch.waiting -= 1
+            if watch.waiting:
+                return
+            watches = self.by_id[watch.id]
             watches.remove(watch)
             if not watches:
-                self.by_id.pop(watch.id, None)
+                del self.by_id[watch.id]
+        watch.task.cancel()
 
     def _check_open(self) -> None:
         if not self._is_open():
@@ -155,6 +158,7 @@ class _Watch:
         self._looked_at = 0.0
         # It is nobody's own: what one of those who wait has set for itself is none of it.
         self.task: asyncio.Task[Any] = loop.create_task(self._until_ended(), context=Context())
+        self.task.add_done_callback(_heard)
 
     def wake(self) -> None:
         """Look now. May be called from anywhere."""
@@ -203,6 +207,11 @@ async def _ask(look: Callable[[], Awaitable[T | None]]) -> tuple[T | None, bool]
         if not error.retryable:
             raise
         return None, True
+
+
+def _heard(task: "asyncio.Task[Any]") -> None:
+    # Where nobody waits any more, nobody complains of what it raised.
+    _ = task.cancelled() or task.exception()
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:
