@@ -79,7 +79,6 @@ def test_log_lines_go_to_stderr(command: CommandLine) -> None:
     """Without a bar the lines of batches are written, apart from what was asked for, and none of pages."""
     answer = command("run", command.target)
     assert "[greet:process] Starting with payload" in answer.err
-    assert "[greet:process] Batch ended" in answer.err
     assert "[greet:paginate]" not in answer.err
 
 
