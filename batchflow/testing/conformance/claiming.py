@@ -8,7 +8,7 @@ from batchflow.core import settlement
 from batchflow.core.flow import FlowControl
 from batchflow.core.message import Claim
 from batchflow.core.run import Step
-from batchflow.testing.conformance.scene import LEASE_MS, Cases, Scene, message, names, ran, sleeping, waiting
+from batchflow.testing.conformance.scene import LEASE_MS, Cases, Scene, names, ran, sleeping, waiting
 
 
 class ClaimCases(Cases):
@@ -43,25 +43,6 @@ class ClaimCases(Cases):
         claimed = await scene.claimed(destinations=("work", "other"))
         assert (list(claimed.claims), claimed.next_due) == ([], None)
         assert names(await scene.claim(destinations=("other", "elsewhere"))) == ["a"]
-
-    async def test_claim_finds_its_own_beside_much_that_waits_for_others(self, scene: Scene) -> None:
-        """Keys of destinations that nobody serves, all of them due before its own."""
-        await scene.store.publish(
-            [
-                message(f"a{number:03d}", destination="other", flow=FlowControl(key=f"k{number:03d}"))
-                for number in range(300)
-            ]
-        )
-        await scene.publish("mine", flow=FlowControl(key="z"))
-        assert names(await scene.claim(1, destinations=("work",))) == ["mine"]
-
-    async def test_claim_says_when_its_own_is_due_beside_what_waits_for_others(self, scene: Scene) -> None:
-        """Under one key: what is due there for another destination is no reason to come again at once."""
-        await scene.publish("other", destination="other")
-        await scene.publish("mine", not_before=scene.clock.now() + 5_000)
-        claimed = await scene.store.claim(scene.worker, ("work",), 10)
-        assert names(claimed.claims) == []
-        assert claimed.next_due == scene.clock.now() + 5_000
 
     async def test_claim_gives_each_message_to_one_worker(self, scene: Scene) -> None:
         """Claims of two workers at the same moment have nothing in common."""
