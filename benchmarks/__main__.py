@@ -13,6 +13,9 @@ from rich.table import Table
 from benchmarks import page
 from benchmarks.scenarios import SCENARIOS
 
+ONCE = ("million",)
+"""Takes minutes, and has its reference within."""
+
 COLUMNS = ("measured", "figure", "reference", "ratio")
 Figures = dict[str, float]
 Row = tuple[str, str, str, str]
@@ -35,32 +38,72 @@ def medians(runs: list[Figures]) -> Figures:
 
 def rows(found: dict[str, Figures]) -> list[Row]:
     """Measured, its figure, the reference, the ratio to it."""
-    reference, small, large = found["references"], found["batch_20k"], found["batch_200k"]
-    sqlite, asyncio_ = reference["sqlite_items_per_s"], reference["asyncio_items_per_s"]
-    command = found["command_20k"]
-    dry, first, rate = found["dry_run"], found["latency"], found["rate"]
-    commit_ms = first["trigger_ms"]
     return [
-        ("SQLite alone: insert, claim, 3 steps, delete", f"{sqlite:,.0f} items/s", "-", "-"),
+        *_embedded_rows(found),
+        *_step_rows(found, found["latency"]["trigger_ms"]),
+        *_claim_rows("embedded", found["claims_embedded"]),
+        *_scale_rows(found),
+        *_redis_rows(found),
+        *_claim_rows("CPU of Redis", found["claims_on_redis"]),
+        ("idle worker", f"{found['idle']['core_percent']:.2f}% of a core", "1%", "-"),
+    ]
+
+
+def _embedded_rows(found: dict[str, Figures]) -> list[Row]:
+    small, large, many = found["defaults_20k"], found["large_20k"], found["large_200k"]
+    command, crew, first = found["command_20k"], found["crew_embedded"], found["latency"]
+    dry, rate = found["dry_run"], found["rate"]
+    asyncio_ = found["references"]["asyncio_items_per_s"]
+    return [
         ("asyncio alone: a task that waits three times", f"{asyncio_:,.0f} items/s", "-", "-"),
-        _ratio("batch of 20,000, three steps", small["items_per_s"], "items/s", "SQLite alone", sqlite),
-        _ratio("the same, as `batchflow run` runs it", command["items_per_s"], "items/s", "SQLite alone", sqlite),
-        _ratio("batch of 200,000", large["items_per_s"], "items/s", "batch of 20,000", small["items_per_s"]),
-        _ratio("CPU per item, 200,000", large["cpu_us"], "us", "20,000 items", small["cpu_us"]),
-        _ratio("… of the last of its 20,000s", large["last_cpu_us"], "us", "of the first", large["first_cpu_us"]),
+        *(
+            _ratio(what, it["items_per_s"], "items/s", "SQLite alone", it["sqlite_items_per_s"])
+            for what, it in (
+                ("20,000 items with the defaults, pages of 50", small),
+                ("20,000 items in pages of 1,000", large),
+                ("… as `batchflow run` runs it", command),
+            )
+        ),
+        _ratio("CPU per item with the defaults", small["cpu_us"], "us", "pages of 1,000", large["cpu_us"]),
+        _ratio("two worker processes, the defaults", crew["two_per_s"], "items/s", "one", crew["one_per_s"]),
+        _ratio("200,000 items in pages of 1,000", many["items_per_s"], "items/s", "20,000", large["items_per_s"]),
+        _ratio("… CPU per item", many["cpu_us"], "us", "20,000", large["cpu_us"]),
+        _ratio("… of the last of its 20,000s", many["last_cpu_us"], "us", "of the first", many["first_cpu_us"]),
         (
-            "peak memory, 200,000 items",
-            f"{large['peak_mib']:.0f} MiB",
-            f"{small['peak_mib']:.0f} MiB at 20,000",
-            f"{large['peak_mib'] - small['peak_mib']:+.0f} MiB",
+            "… peak memory",
+            f"{many['peak_mib']:.0f} MiB",
+            f"{large['peak_mib']:.0f} MiB at 20,000",
+            f"{many['peak_mib'] - large['peak_mib']:+.0f} MiB",
         ),
         _ratio("dry run of 1,000,000", dry["ids_per_s"], "ids/s", "fetch alone", dry["fetch_only_ids_per_s"]),
-        _ratio("trigger to first execute", first["first_ms"], "ms", "trigger alone (one commit)", commit_ms),
+        _ratio("trigger to first execute", first["first_ms"], "ms", "trigger (one commit)", first["trigger_ms"]),
         _ratio("rate of 200/s held", rate["per_s"], "starts/s", "the limit", 200),
         ("busiest second under that rate", f"{rate['busiest_second']:.0f} starts", "200", "-"),
-        *_step_rows(found, commit_ms),
-        *_redis_rows(found),
-        ("idle worker", f"{found['idle']['core_percent']:.2f}% of a core", "1%", "-"),
+    ]
+
+
+def _claim_rows(where: str, it: Figures) -> list[Row]:
+    return [
+        _ratio(f"claim among 5,000 workflows, {where}", it["workflows_5000_us"], "us", "10", it["workflows_10_us"]),
+        _ratio("… among 100,000 flow keys", it["keys_100000_us"], "us", "10", it["keys_10_us"]),
+        _ratio("… beside a fifth that waits for retries", it["retries_us"], "us", "none", it["workflows_10_us"]),
+    ]
+
+
+def _scale_rows(found: dict[str, Figures]) -> list[Row]:
+    million, waiting = found["million"], found["waiting_handles"]
+    mib = f"{million['last_mib'] - million['second_mib']:+.0f} MiB"
+    return [
+        _ratio("1,000 handles wait: CPU per item", waiting["beside_cpu_us"], "us", "none", waiting["alone_cpu_us"]),
+        _ratio(
+            "1,000,000 items with the defaults: CPU per item of the last 100,000",
+            million["last_cpu_us"],
+            "us",
+            "second 100,000",
+            million["second_cpu_us"],
+        ),
+        ("… memory at its end", f"{million['last_mib']:.0f} MiB", f"{million['second_mib']:.0f} MiB at 200,000", mib),
+        _ratio("… largest write-ahead log", million["wal_mib"], "MiB", "wanted", 16),
     ]
 
 
@@ -84,13 +127,21 @@ def _step_rows(found: dict[str, Figures], commit_ms: float) -> list[Row]:
 
 
 def _redis_rows(found: dict[str, Figures]) -> list[Row]:
-    batch, queue, calls = found["redis_20k"], found["redis_queue"], found["redis_calls"]
-    least = batch["least_items_per_s"]
+    small, large, crew = found["redis_defaults_20k"], found["redis_large_20k"], found["crew_on_redis"]
+    queue, calls = found["redis_queue"], found["redis_calls"]
+    made: list[Row] = []
+    for what, it, embedded in (
+        ("20,000 items on Redis with the defaults", small, found["defaults_20k"]),
+        ("20,000 items on Redis in pages of 1,000", large, found["large_20k"]),
+    ):
+        made += [
+            _ratio(what, it["items_per_s"], "items/s", "Redis alone", it["least_items_per_s"]),
+            _ratio("… CPU of Redis per item", it["redis_cpu_us"], "us", "Redis alone", it["least_redis_cpu_us"]),
+            _ratio("… CPU of the worker per item", it["cpu_us"], "us", "embedded", embedded["cpu_us"]),
+        ]
     return [
-        ("Redis alone: claim, 3 fenced steps, end, 100 a call", f"{least:,.0f} items/s", "-", "-"),
-        _ratio("batch of 20,000 on Redis", batch["items_per_s"], "items/s", "Redis alone", least),
-        _ratio("… CPU of Redis per item", batch["redis_cpu_us"], "us", "Redis alone", batch["least_redis_cpu_us"]),
-        _ratio("… CPU of the worker per item", batch["cpu_us"], "us", "embedded", found["batch_20k"]["cpu_us"]),
+        *made,
+        _ratio("two worker processes, the defaults", crew["two_per_s"], "items/s", "one", crew["one_per_s"]),
         _ratio("memory of an item that waits in Redis", queue["bytes_per_item"], "bytes", "wanted", 400),
         _ratio("items put into Redis", queue["started_per_s"], "items/s", "wanted", 50_000),
         _ratio("FCALL of an empty group, of Redis", calls["function_us"], "us", "wanted", 10),
@@ -127,7 +178,7 @@ def main() -> None:
     console = Console()
     # Round by round, so that a figure and its reference meet the same moods of the machine.
     for turn in range(given.repeat):
-        for name in names:
+        for name in names if turn == 0 else (name for name in names if name not in ONCE):
             console.print(f"[dim]{turn + 1}/{given.repeat} {name}[/dim]")
             runs[name].append(measure(name))
     found = rows({name: medians(several) for name, several in runs.items()})

@@ -21,11 +21,10 @@ class Greeting(BaseModel):
 
 
 class Greet(BatchWorkflow[NoParams, User, Greeting]):
-    """Items `user-0000000` …, no limits."""
+    """Items `user-0000000` …, pages and chunks as they are by default, no limits."""
 
     name = "greet"
     entity = "user"
-    page_size = chunk_size = 1_000
     entry_flow = paginate_flow = execute_flow = None
 
     def __init__(self, items: int) -> None:
@@ -48,3 +47,9 @@ class Greet(BatchWorkflow[NoParams, User, Greeting]):
 
     async def on_complete(self, summary: BatchSummary) -> None:
         return None
+
+
+class GreetLarge(Greet):
+    """The same in pages and chunks of a thousand."""
+
+    page_size = chunk_size = 1_000

@@ -15,7 +15,7 @@ import redis
 from batchflow import Batchflow
 from batchflow.stores.redis import RedisStore, keys, scripts
 from benchmarks.app import quiet_logs
-from benchmarks.job import Greet
+from benchmarks.job import Greet, GreetLarge
 
 Figures = dict[str, float]
 
@@ -107,13 +107,13 @@ def least(url: str, items: int) -> Figures:
     return {"least_items_per_s": items / taken, "least_redis_cpu_us": cpu / items * 1e6}
 
 
-async def batch(folder: Path, items: int) -> Figures:
+async def batch(folder: Path, workflow: Greet, items: int) -> Figures:
     """A batch of so many items, from trigger to the end of its `on_complete`, by one worker in this process."""
     quiet_logs(folder)
     with server(folder) as url, connect(url) as client:
         figures = least(url, 20_000)
         flow = Batchflow(RedisStore(url))
-        greet = flow.add(Greet(items))
+        greet = flow.add(workflow)
         async with flow:
             server_cpu, cpu, begun = _cpu(client), time.process_time(), time.perf_counter()
             triggered = await greet.trigger()
@@ -135,7 +135,7 @@ async def queued(folder: Path, items: int) -> Figures:
     quiet_logs(folder)
     with server(folder) as url, connect(url) as client:
         flow = Batchflow(RedisStore(url))
-        greet = flow.add(Greet(items))
+        greet = flow.add(GreetLarge(items))
         store = flow.engine.store
         async with flow:
             await store.pause("greet.execute")

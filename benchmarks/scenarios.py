@@ -15,8 +15,11 @@ from batchflow import BatchWorkflow, FlowControl, NoParams, Page
 from batchflow.cli.loop import new_loop, spare_the_collector
 from benchmarks import on_redis
 from benchmarks.app import quiet_app
-from benchmarks.job import Greet, Greeting
+from benchmarks.claims import claims_embedded, claims_on_redis
+from benchmarks.crew import crew_embedded, crew_on_redis
+from benchmarks.job import Greet, Greeting, GreetLarge
 from benchmarks.references import python_items, sqlite_items
+from benchmarks.scale import million, waiting_handles
 from benchmarks.steps import parallel_runs, sequential_steps, sleeping_runs
 
 Figures = dict[str, float]
@@ -28,7 +31,7 @@ def _peak_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-class Timed(Greet):
+class Timed(GreetLarge):
     """Notes the CPU time of the process at each so many items."""
 
     def __init__(self, items: int) -> None:
@@ -42,10 +45,10 @@ class Timed(Greet):
             self.cpu.append(time.process_time())
 
 
-async def end_to_end(folder: Path, items: int) -> Figures:
-    """A batch from trigger to the end of its `on_complete`."""
+async def end_to_end(folder: Path, greet: Greet, items: int) -> Figures:
+    """A batch from trigger to the end of its `on_complete`; and SQLite alone, right before it."""
+    alone = await asyncio.to_thread(sqlite_items, folder)
     flow = quiet_app(folder)
-    greet = Timed(items)
     bound = flow.add(greet)
     async with flow:
         cpu, begun = time.process_time(), time.perf_counter()
@@ -53,26 +56,36 @@ async def end_to_end(folder: Path, items: int) -> Figures:
         summary = await batch.wait(check=True)
         taken, cpu = time.perf_counter() - begun, time.process_time() - cpu
         assert summary.counts.succeeded == items
-    figures = {"items_per_s": items / taken, "cpu_us": cpu / items * 1e6, "peak_mib": _peak_mib()}
-    if len(greet.cpu) > 2:
+    figures = {
+        "items_per_s": items / taken,
+        "cpu_us": cpu / items * 1e6,
+        "peak_mib": _peak_mib(),
+        "sqlite_items_per_s": alone,
+    }
+    if isinstance(greet, Timed) and len(greet.cpu) > 2:
         slices = [(late - early) / SLICE * 1e6 for early, late in pairwise(greet.cpu)]
         figures |= {"first_cpu_us": slices[0], "last_cpu_us": slices[-1]}
     return figures
 
 
-async def batch_20k(folder: Path) -> Figures:
-    """20,000 items, embedded in an app."""
-    return await end_to_end(folder, 20_000)
+async def defaults_20k(folder: Path) -> Figures:
+    """20,000 items in pages of 50 and chunks of 20, embedded in an app."""
+    return await end_to_end(folder, Greet(20_000), 20_000)
+
+
+async def large_20k(folder: Path) -> Figures:
+    """The same in pages and chunks of 1,000."""
+    return await end_to_end(folder, Timed(20_000), 20_000)
 
 
 async def command_20k(folder: Path) -> Figures:
-    """The same with the event loop and the garbage collector as the command has them."""
-    return await end_to_end(folder, 20_000)
+    """With the event loop and the garbage collector as the command has them."""
+    return await end_to_end(folder, Timed(20_000), 20_000)
 
 
-async def batch_200k(folder: Path) -> Figures:
+async def large_200k(folder: Path) -> Figures:
     """200,000 items."""
-    return await end_to_end(folder, 200_000)
+    return await end_to_end(folder, Timed(200_000), 200_000)
 
 
 async def references(folder: Path) -> Figures:
@@ -86,7 +99,7 @@ async def dry_run(folder: Path) -> Figures:
     """A dry run of a million ids through the default filter; and the same ids only fetched."""
     items = 1_000_000
     flow = quiet_app(folder)
-    workflow = Greet(items)
+    workflow = GreetLarge(items)
     greet = flow.add(workflow)
     async with flow:
         begun = time.perf_counter()
@@ -95,7 +108,7 @@ async def dry_run(folder: Path) -> Figures:
         assert statistics_.total_eligible == statistics_.to_process == items
         begun, cursor = time.perf_counter(), None
         while True:
-            page = await workflow.fetch(NoParams(), cursor, Greet.page_size)
+            page = await workflow.fetch(NoParams(), cursor, GreetLarge.page_size)
             cursor = page.next_cursor
             if cursor is None:
                 break
@@ -179,9 +192,14 @@ async def rate(folder: Path) -> Figures:
     return {"per_s": held, "busiest_second": busiest}
 
 
-async def redis_20k(folder: Path) -> Figures:
-    """20,000 items on Redis, one worker."""
-    return await on_redis.batch(folder, 20_000)
+async def redis_defaults_20k(folder: Path) -> Figures:
+    """20,000 items on Redis in pages of 50 and chunks of 20, one worker."""
+    return await on_redis.batch(folder, Greet(20_000), 20_000)
+
+
+async def redis_large_20k(folder: Path) -> Figures:
+    """The same in pages and chunks of 1,000."""
+    return await on_redis.batch(folder, GreetLarge(20_000), 20_000)
 
 
 async def redis_queue(folder: Path) -> Figures:
@@ -198,9 +216,11 @@ SCENARIOS: dict[str, Callable[[Path], Awaitable[Figures]]] = {
     scenario.__name__: scenario
     for scenario in (
         references,
-        batch_20k,
+        defaults_20k,
+        large_20k,
         command_20k,
-        batch_200k,
+        large_200k,
+        crew_embedded,
         dry_run,
         idle,
         latency,
@@ -208,9 +228,15 @@ SCENARIOS: dict[str, Callable[[Path], Awaitable[Figures]]] = {
         sequential_steps,
         parallel_runs,
         sleeping_runs,
-        redis_20k,
+        waiting_handles,
+        claims_embedded,
+        redis_defaults_20k,
+        redis_large_20k,
+        crew_on_redis,
         redis_queue,
         redis_calls,
+        claims_on_redis,
+        million,
     )
 }
 
