@@ -73,6 +73,15 @@ def busy(client: Any) -> None:
     client.acl_setuser("slow", enabled=True, nopass=True, categories=["+@all"], keys=["*"])
     runs = threading.Thread(target=_run_for_ever, args=(client.connection_pool.connection_kwargs["port"],), daemon=True)
     runs.start()
+    wait_until_sync(lambda: _is_busy(client), description="the script runs")
+
+
+def _is_busy(client: Any) -> bool:
+    try:
+        client.ping()
+    except redis.exceptions.ResponseError:
+        return True
+    return False
 
 
 def _run_for_ever(port: int) -> None:

@@ -55,6 +55,8 @@ function ending.leave(id, message)
   if message.o then
     buffer.add('HDEL', ending.holder(message.o), id)
     flows.give_back(message.k)
+    -- It may have been claimed alone, which takes as many claims.
+    if (message.f or 0) > SUSPECT_LOSSES and call('HGET', P .. 'wa', message.o) == id then call('HDEL', P .. 'wa', message.o) end
   else
     flows.add(message.k, 'w', -1)
     lanes.drop(id, message)
