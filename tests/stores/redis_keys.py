@@ -98,6 +98,9 @@ class Snapshot:
     def worker(self, name: str, _: str = "") -> str | None:
         return None if name in self.of("workers") else f"and there is no worker '{name}'"
 
+    def served(self, list: str, _: str) -> str | None:
+        return None if list in self.of("wl").values() else "and no worker serves it"
+
     def batch(self, name: str, _: str = "") -> str | None:
         """Of what belongs to a batch; behind its id there may be the number of a bucket."""
         id = name.partition(":")[0]
@@ -134,6 +137,17 @@ class Snapshot:
 
     def ready(self, member: str, destination: str) -> str | None:
         flow, _, group = member.partition("\n")
+        return self.lane(f"{flow}|{destination}|{group}") or (
+            None if destination in self.of("rds") else "and its destination is not among those that have something"
+        )
+
+    def has_ready(self, destination: str, _: str) -> str | None:
+        """Of destinations: a claim looks at no other."""
+        first = self.of(f"rd:{destination}")
+        return None if first else "and nothing waits there"
+
+    def held_back(self, name: str, _: str) -> str | None:
+        flow, destination, group = name.split("\n")
         return self.lane(f"{flow}|{destination}|{group}")
 
     def lane(self, lane: str, _: str = "") -> str | None:
@@ -185,11 +199,15 @@ _RULES: dict[str, Rule] = {
     "wi": Snapshot.worker,
     "w:<worker>": Snapshot.worker,
     "wc:<worker>": Snapshot.worker,
+    "wl": Snapshot.worker,
+    "ds:<list>": Snapshot.served,
     "wa": Snapshot.claimed_alone,
     "q:<lane>": Snapshot.waiting,
     "s:<lane>": Snapshot.waiting,
     "sus": Snapshot.waiting,
     "rd:<destination>": Snapshot.ready,
+    "rds": Snapshot.has_ready,
+    "hb": Snapshot.held_back,
     "lt": Snapshot.lane,
     "dk": Snapshot.holds_off,
     "m:<id>": Snapshot.message,

@@ -28,8 +28,10 @@ def settled(answer: Sequence[Any]) -> Settled:
     return Settled(ended_batch=ended) if ended else FRESH
 
 
-def claimed(answer: Sequence[Any]) -> Claimed:
-    """What was leased."""
+def claimed(answer: Sequence[Any] | None) -> Claimed | None:
+    """What was leased; None where the server has to be told what is served."""
+    if answer is None:
+        return None
     found, next_due, params, now, *rest = answer
     # An empty list where there are none.
     headers: dict[str, str] = dict(rest[0]) if rest and rest[0] else {}

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import hashlib
 from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
 
@@ -152,7 +153,15 @@ class RedisStore(Writing):
             claims.token += 1
             token = claims.token
             in_hand = list(claims.in_hand) if claims.tell else None
-            claimed: Claimed = await self._add("claim", worker, destinations, limit, token, claims.told, in_hand)
+            served = claims.name(destinations)
+            claimed: Claimed | None = None
+            while claimed is None:
+                # A server that does not know by name what is served, or not any more, has done nothing.
+                told = None if served == claims.served else destinations
+                claims.served = served
+                claimed = await self._add("claim", worker, served, told, limit, token, claims.told, in_hand)
+                if claimed is None:
+                    claims.served = ""
             claims.told = token
             if in_hand is not None:
                 claims.tell = False
@@ -273,7 +282,7 @@ class _Claims:
     """The claims of one worker: the number of the latest, and of the latest whose answer came in.
 
     `in_hand` are those it has: leased, and no end of them answered; with each heartbeat, and after the server was away,
-    the next claim is to `tell` of them.
+    the next claim is to `tell` of them. `served` names the destinations that the server was told of last.
     """
 
     def __init__(self) -> None:
@@ -282,3 +291,13 @@ class _Claims:
         self.told = 0
         self.in_hand: dict[str, int] = {}
         self.tell = False
+        self.served = ""
+        self._latest: tuple[Sequence[str], str] = ((), "")
+
+    def name(self, destinations: Sequence[str]) -> str:
+        """A hash of the destinations, which a worker gives at each of its claims."""
+        # A worker gives the same object each time; to hash thousands of names takes longer than a claim.
+        if destinations is not self._latest[0] or not isinstance(destinations, tuple):
+            name = hashlib.sha1("\n".join(destinations).encode(), usedforsecurity=False).hexdigest()
+            self._latest = (destinations, name)
+        return self._latest[1]

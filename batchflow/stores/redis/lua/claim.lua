@@ -1,12 +1,16 @@
--- claim: leases up to `limit` due messages for `destinations` to a worker, each with a new fence, flow keys in turn and
+-- claim: leases up to `limit` due messages for what a worker serves to it, each with a new fence, flow keys in turn and
 -- the lanes of each; with when there may be more. What was lost too often is leased alone. A message is taken together with its place and its start, or not at all.
 -- `token` numbers the claims of one store and worker, `told` is the latest whose answer came in: what a claim leased
 -- whose answer was lost is given back first. `in_hand`, where it is given, is all that the worker has: what it holds here
 -- beside that it has ended already, and the server, which has lost its latest writes, does not know it any more.
+-- `list` names what the worker serves, and `destinations` tells it where that is new; null is answered, and nothing is
+-- done, where it has to be told.
 -- The answer: [claims, when there may be more or null, parameters by batch]; claim: [id, fence, destination, body,
 -- batch, number, item, failures, losses, headers, retry, journal, started at, depth, data]; items that nobody has
 -- claimed before come together: [destination, batch, started at, depth, [number, item, …], their data or null].
-local SUSPECTS = 100
+-- SEEN_AT_ONCE: how many destinations or lanes are looked at together. SPARE: how many lanes beside those that give one
+-- claim each. STALE_AT_ONCE: how many lanes a claim puts in their order whose key was served by others meanwhile.
+local SUSPECTS, SEEN_AT_ONCE, SPARE, STALE_AT_ONCE = 100, 64, 16, 512
 
 -- False where a later claim has been carried out already: this one was held up on its way, and nobody waits for it.
 local function give_back_lost(worker, token, told)
@@ -34,32 +38,147 @@ local function give_back_forgotten(worker, in_hand)
   batches.finish()
 end
 
--- Lanes from which something may start now: keys that were served longest ago first, and of each key its lanes.
-local function ready(destinations)
-  local found, names = {}, {}
-  for _, destination in ipairs(destinations) do
-    local reply = call('ZRANGEBYSCORE', P .. 'rd:' .. destination, '-inf', now, 'WITHSCORES')
-    for place = 1, #reply, 2 do
-      local cut = string.find(reply[place], '\n', 1, true)
-      local key, group = string.sub(reply[place], 1, cut - 1), string.sub(reply[place], cut + 1)
-      local flow = flows.get(key)
-      if flow and flows.admitted(flow, 1) > 0 then
-        names[#names + 1] = lanes.id(destination, key, group)
-        found[#found + 1] = {
-          destination = destination, key = key, group = group, flow = flow, due = tonumber(reply[place + 1]),
-          name = names[#names],
-        }
-      end
+-- Have a worker serve a list of destinations, which is told where nobody serves it yet; false where it has to be.
+local function serve(worker, list, destinations)
+  if not messages.is_served(list) then
+    destinations = opt(destinations)
+    if not destinations then return false end
+    local key = P .. 'ds:' .. list
+    call('DEL', key)
+    sliced(destinations, function(part) call('SADD', key, unpack(part)) end)
+    for _, destination in ipairs(destinations) do
+      -- What was written without `rds` has its place there from now on.
+      if call('ZCARD', P .. 'rd:' .. destination) > 0 then lanes.touch(destination) end
     end
   end
+  messages.leave_list(worker)
+  call('HSET', P .. 'wl', worker, list)
+  return true
+end
+
+-- Call `act` with each destination that a worker serves and the first score of its lanes, of those between two scores
+-- and in their order, until it answers true. `served`: the worker, the key of its list, what is known of destinations, and
+-- what waits to be claimed alone.
+local function each_served(served, from, to, act)
+  local offset = 0
+  repeat
+    local reply = call('ZRANGEBYSCORE', P .. 'rds', from, to, 'WITHSCORES', 'LIMIT', offset, SEEN_AT_ONCE)
+    local unknown = {}
+    for place = 1, #reply, 2 do
+      if served.known[reply[place]] == nil then unknown[#unknown + 1] = reply[place] end
+    end
+    if #unknown > 0 then
+      for place, found in ipairs(call('SMISMEMBER', served.list, unpack(unknown))) do
+        served.known[unknown[place]] = found == 1
+      end
+    end
+    for place = 1, #reply, 2 do
+      if served.known[reply[place]] and act(reply[place], tonumber(reply[place + 1])) then return end
+    end
+    offset = offset + SEEN_AT_ONCE
+  until #reply < 2 * SEEN_AT_ONCE
+end
+
+-- Lanes of a destination whose time has come join those that are ready: how many, at most as many as are looked at.
+local function promote(destination)
+  local members = call('ZRANGEBYSCORE', P .. 'rd:' .. destination, 0, now, 'LIMIT', 0, SEEN_AT_ONCE)
+  lanes.rearrange(destination, members)
+  return #members
+end
+
+-- Add up to `want` lanes of a destination from which something may start now, and somewhat more, to those found.
+local function look_at(destination, want, found)
+  local offset, stale, before, known = 0, 0, #found, {}
+  local function read()
+    return call('ZRANGEBYSCORE', P .. 'rd:' .. destination, '-inf', now, 'WITHSCORES', 'LIMIT', offset, want)
+  end
+  local reply = read()
+  if #reply == 0 then lanes.touch(destination) end
+  -- Of few all are seen, wherever they stand; many are to stand in their order.
+  local many = #reply == want * 2
+  if many then
+    found.cut = promote(destination) == SEEN_AT_ONCE or found.cut
+    reply = read()
+  end
+  while #reply > 0 do
+    local moved, last = {}, tonumber(reply[#reply])
+    for place = 1, #reply, 2 do
+      local member, score = reply[place], tonumber(reply[place + 1])
+      local key, group = lanes.key_of(member)
+      local stand, held = lanes.stand(key, now)
+      local flow = flows.get(key)
+      local free = flows.admitted(flow, 1) > 0
+      local move = held or score >= 0 and not free
+      if many and stand ~= score and stale < STALE_AT_ONCE then
+        move, stale = true, stale + 1
+      end
+      if move then moved[#moved + 1] = member end
+      if known[member] then
+        offset = offset + 1
+      elseif move and not held and stand >= last then
+        -- It comes again further behind; in this claim, or in another.
+        found.cut = true
+      elseif not held then
+        offset, known[member] = offset + 1, true
+        if free then
+          found.latest = math.max(found.latest, stand)
+          found[#found + 1] = {
+            destination = destination, key = key, group = group, flow = flow, member = member,
+            name = lanes.id(destination, key, group),
+          }
+        end
+      end
+    end
+    lanes.rearrange(destination, moved)
+    if #reply < want * 2 then return end
+    if #found - before >= want then
+      found.cut = true
+      return
+    end
+    reply = read()
+  end
+end
+
+-- Of lanes of one key that have the same turn the one goes first of which something is due first.
+local function is_due_before(one, other)
+  for _, about in ipairs({ one, other }) do
+    about.due = about.due or lanes.due(about.destination, about.key, about.group) or NEVER
+  end
+  if one.due ~= other.due then return one.due < other.due end
+  return one.name < other.name
+end
+
+-- Lanes from which something may start now: keys that were served longest ago first, and of each key its lanes. Of the
+-- first so many as `limit` claims need, with `cut` where there may be more.
+local function ready(served, limit)
+  local want = math.min(limit + SPARE, LANES_AT_ONCE + 1)
+  local found, seen = { cut = false, latest = -math.huge }, 0
+  each_served(served, '-inf', now, function(destination, first)
+    seen = seen + 1
+    local later = #found >= want and first >= found.latest
+    if later then found.cut = true end
+    if not later or promote(destination) > 0 then look_at(destination, want, found) end
+    return later and seen >= SEEN_AT_ONCE
+  end)
+  if seen >= SEEN_AT_ONCE then
+    -- What has become due may be of a key that waits longest, wherever its destination stands.
+    seen = 0
+    each_served(served, 0, now, function(destination)
+      look_at(destination, want, found)
+      seen = seen + 1
+      return seen == SEEN_AT_ONCE
+    end)
+  end
+  local names = {}
+  for place, about in ipairs(found) do names[place] = about.name end
   for place, served in ipairs(lanes.served(names)) do
     found[place].turn, found[place].ahead = served[1], served[2]
   end
   table.sort(found, function(one, other)
     if one.flow.tu ~= other.flow.tu then return one.flow.tu < other.flow.tu end
+    if one.key ~= other.key then return one.key < other.key end
     if one.turn ~= other.turn then return one.turn < other.turn end
-    if one.due ~= other.due then return one.due < other.due end
-    return one.name < other.name
+    return one ~= other and is_due_before(one, other)
   end)
   return found
 end
@@ -172,17 +291,17 @@ local function take_from(worker, about, want, taken)
 end
 
 -- One round over the lanes that are ready; how many were leased, and whether another may find more.
-local function round(worker, destinations, limit, taken)
-  local found = ready(destinations)
+local function round(served, limit, taken)
+  local found = ready(served, limit)
   local count, leased = math.min(#found, LANES_AT_ONCE), 0
-  local more = #found > LANES_AT_ONCE
+  local more = found.cut or #found > LANES_AT_ONCE
   for place = 1, count do
     local about = found[place]
     local share = math.min(math.max(1, math.floor((limit - leased) / (count - place + 1))), limit - leased)
     local want = flows.admitted(about.flow, share)
     if want > 0 then
       about.lane = lanes.fresh(about.destination, about.key, about.group)
-      local started, fresh = take_from(worker, about, want, taken)
+      local started, fresh = take_from(served.worker, about, want, taken)
       local got = started + fresh
       if got > 0 then
         lanes.serve(about.name, flows.take(about.flow, got), lanes.ahead(about.ahead, started, fresh))
@@ -190,6 +309,9 @@ local function round(worker, destinations, limit, taken)
       lanes.recount(about.destination, about.key, about.group)
       leased = leased + got
       more = more or got == share
+    else
+      -- Another lane of its key has taken what there was.
+      lanes.rearrange(about.destination, { about.member })
     end
     if leased >= limit then break end
   end
@@ -198,16 +320,13 @@ end
 
 -- Call `act` with what waits to be claimed alone, the earliest first, that may start as far as its lane is concerned: id,
 -- message, flow, when it is due; until it answers true.
-local function each_suspect(destinations, act)
-  local wanted
-  local found = call('ZRANGE', P .. 'sus', 0, SUSPECTS - 1, 'WITHSCORES')
+local function each_suspect(served, act)
+  served.suspects = served.suspects or call('ZRANGE', P .. 'sus', 0, SUSPECTS - 1, 'WITHSCORES')
+  local found = served.suspects
   for place = 1, #found, 2 do
-    if not wanted then
-      wanted = {}
-      for _, destination in ipairs(destinations) do wanted[destination] = true end
-    end
     local message = messages.load(found[place])
-    local flow = message and wanted[message.d] and flows.get(message.k)
+    local wanted = message and call('SMISMEMBER', served.list, message.d)[1] == 1
+    local flow = wanted and flows.get(message.k)
     if flow and not lanes.is_closed(lanes.group(found[place], message)) then
       if act(found[place], message, flow, tonumber(found[place + 1])) then return end
     end
@@ -215,14 +334,14 @@ local function each_suspect(destinations, act)
 end
 
 -- Lease the one that is claimed alone and due first; whether there was one.
-local function take_suspect(worker, destinations, taken)
+local function take_suspect(served, taken)
   local leased = false
-  each_suspect(destinations, function(id, message, flow, due)
+  each_suspect(served, function(id, message, flow, due)
     if due > now or flows.admitted(flow, 1) == 0 then return due > now end
-    leased = lease_all(worker, { destination = message.d }, { id }, P .. 'sus', taken) == 1
+    leased = lease_all(served.worker, { destination = message.d }, { id }, P .. 'sus', taken) == 1
     if leased then
       flows.take(flow, 1)
-      call('HSET', P .. 'wa', worker, id)
+      call('HSET', P .. 'wa', served.worker, id)
     end
     return leased
   end)
@@ -230,26 +349,24 @@ local function take_suspect(worker, destinations, taken)
 end
 
 -- When a waiting message may start next, as far as time alone decides it.
-local function next_due(destinations)
-  local earliest
+local function next_due(served)
+  local earliest = NEVER
   local function look(flow, due)
-    local p, rate = flows.limits(flow)
-    if flow.pz ~= 1 and (not p or flow.n < p) then
-      local at = math.max(due, flow.pk)
-      if rate then at = math.max(at, math.ceil((flows.earliest(flow)))) end
-      if not earliest or at < earliest then earliest = at end
-    end
+    local p = flows.limits(flow)
+    if not p or flow.n < p then earliest = math.min(earliest, math.max(due, flows.opens(flow))) end
   end
-  for _, destination in ipairs(destinations) do
-    local reply = call('ZRANGE', P .. 'rd:' .. destination, 0, -1, 'WITHSCORES')
-    for place = 1, #reply, 2 do
-      local flow = flows.get(string.sub(reply[place], 1, string.find(reply[place], '\n', 1, true) - 1))
-      if flow then look(flow, tonumber(reply[place + 1])) end
-    end
-  end
-  each_suspect(destinations, function(_, _, flow, due) look(flow, due) end)
-  if not earliest or earliest >= NEVER then return NULL end
-  return earliest
+  each_served(served, '-inf', '(' .. string.format('%.0f', NEVER), function(destination, first)
+    if first >= earliest then return true end
+    local offset, count = 0, 1
+    repeat
+      local reply = call('ZRANGEBYSCORE', P .. 'rd:' .. destination, 0, '+inf', 'WITHSCORES', 'LIMIT', offset, count)
+      for place = 1, #reply, 2 do look(flows.make((lanes.key_of(reply[place]))), tonumber(reply[place + 1])) end
+      local ended = #reply < count * 2 or tonumber(reply[#reply]) >= earliest
+      offset, count = offset + count, SEEN_AT_ONCE
+    until ended
+  end)
+  each_suspect(served, function(_, _, flow, due) look(flow, due) end)
+  return earliest < NEVER and earliest or NULL
 end
 
 local function parameters(claims)
@@ -273,18 +390,27 @@ local function hold_all()
   return taken
 end
 
-verbs.claim = function(worker, destinations, limit, token, told, in_hand)
-  if limit < 1 or #destinations == 0 or not call('ZSCORE', P .. 'workers', worker) then return { {}, NULL, {}, now } end
+verbs.claim = function(worker, list, destinations, limit, token, told, in_hand)
+  if limit < 1 then return { {}, NULL, {}, now } end
+  -- Of a worker that is not known any more nothing is remembered.
+  if call('HGET', P .. 'wl', worker) ~= list then
+    if not call('ZSCORE', P .. 'workers', worker) then return { {}, NULL, {}, now } end
+    if not serve(worker, list, destinations) then return nil end
+  end
   if not give_back_lost(worker, token, told) then return { {}, NULL, {}, now } end
   if opt(in_hand) then give_back_forgotten(worker, in_hand) end
   if messages.alone_of(worker) then return { {}, now + ALONE_MS, {}, now } end
-  local taken, left = hold_all(), limit
-  local alone = take_suspect(worker, destinations, taken)
+  if state.claimed_at > now + SKEW_MS then lanes.release_all() end
+  lanes.flush()
+  local taken, left, more = hold_all(), limit, false
+  local served = { worker = worker, list = P .. 'ds:' .. list, known = {} }
+  local alone = take_suspect(served, taken)
   if alone then
     left = limit - 1
   else
+    local count
     repeat
-      local count, more = round(worker, destinations, left, taken)
+      count, more = round(served, left, taken)
       left = left - count
     until not more or count == 0 or left == 0
   end
@@ -293,6 +419,6 @@ verbs.claim = function(worker, destinations, limit, token, told, in_hand)
   if left < limit or told < token - 1 then
     call('SET', P .. 'wc:' .. worker, cjson.encode({ SELF, token, taken.ids }))
   end
-  local due = alone and now + ALONE_MS or left == 0 and now or next_due(destinations)
+  local due = alone and now + ALONE_MS or (left == 0 or more) and now or next_due(served)
   return { taken.claims, due, parameters(taken.claims), now, taken.headers }
 end

@@ -12,6 +12,7 @@ verbs.pin = function(limits)
     flows.set(flow, 'pr', rate)
     flows.set(flow, 'pper', limits[LIMITS.period_ms])
     flows.set(flow, 'nx', 0)
+    lanes.release(flow.key)
   end
   tell()
 end
@@ -23,6 +24,7 @@ verbs.unpin = function(key, parallelism, rate)
   if rate and flow.pr > 0 then
     flows.set(flow, 'pr', 0)
     flows.set(flow, 'nx', 0)
+    lanes.release(key)
   end
   tell()
 end
@@ -31,6 +33,9 @@ verbs.pause = function(key) flows.set(flows.make(key), 'pz', 1) end
 
 verbs.resume = function(key)
   local flow = flows.get(key)
-  if flow then flows.set(flow, 'pz', 0) end
+  if flow and flow.pz == 1 then
+    flows.set(flow, 'pz', 0)
+    lanes.release(key)
+  end
   tell()
 end

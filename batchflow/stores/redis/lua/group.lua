@@ -19,6 +19,7 @@ local function carry_out(keys, args)
   batches.finish()
   buffer.flush()
   batches.flush()
+  lanes.flush()
   flows.flush()
   if state.told then call('PUBLISH', P .. CHANNEL, SELF) end
   return cjson.encode({ answers, except })

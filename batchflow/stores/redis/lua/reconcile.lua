@@ -100,6 +100,7 @@ local function look_at_items(batch, at)
 end
 
 local function look_at_runs(destination, at)
+  lanes.touch(destination)
   local ids = call('ZRANGE', P .. 'od:' .. destination, at, at + RUNS_AT_ONCE - 1)
   local count = 0
   for _, id in ipairs(ids) do

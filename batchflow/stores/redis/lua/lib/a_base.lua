@@ -9,7 +9,7 @@ local verbs, reads = {}, {}
 local batches, buffer, effects, ending, flows = {}, {}, {}, {}, {}
 local lanes, messages, steps, waiting, smooth, rights = {}, {}, {}, {}, {}, {}
 -- told: something became due or ended, of which other processes are told. touched: batches that may have ended. broken:
--- batches whose walk broke off.
+-- batches whose walk broke off. claimed_at: when the claim before was.
 local state
 
 local beginnings = {}

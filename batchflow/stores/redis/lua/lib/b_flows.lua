@@ -96,14 +96,20 @@ function flows.sweep()
   return gone
 end
 
+-- Whether it may hold lanes back by time or by a pause.
+function flows.holds(flow) return flow.r > 0 or flow.pr > 0 or flow.pk > 0 or flow.pz == 1 end
+
 local function set_limits(flow, limits)
   local p, r, per, bu = opt(limits[LIMITS.parallelism]) or 0, opt(limits[LIMITS.rate]) or 0, limits[LIMITS.period_ms], limits[LIMITS.burst]
   if flow.p ~= p or flow.r ~= r or flow.per ~= per or flow.bu ~= bu then
-    if flow.r ~= r or flow.per ~= per then flows.set(flow, 'nx', 0) end
+    local other = flow.r ~= r or flow.per ~= per
+    local held = other and flow.r > 0
+    if other then flows.set(flow, 'nx', 0) end
     flows.set(flow, 'p', p)
     flows.set(flow, 'r', r)
     flows.set(flow, 'per', per)
     flows.set(flow, 'bu', bu)
+    if held then lanes.release(flow.key) end
     tell()
   end
 end
@@ -137,6 +143,14 @@ function flows.earliest(flow)
   -- No start lies more than one interval ahead: the clock was set back, or the rate was lower until now.
   if start - now > interval + SKEW_MS then start = now end
   return math.max(start, now - math.max(CATCH_UP_MS, (burst - 1) * interval)), interval
+end
+
+-- From when on neither its rate nor an operator nor a server that asked for rest stands in the way of a start.
+function flows.opens(flow)
+  if flow.pz == 1 then return NEVER end
+  local _, rate = flows.limits(flow)
+  if not rate then return flow.pk end
+  return math.max(flow.pk, math.ceil((flows.earliest(flow))))
 end
 
 -- How many of `want` may start now.

@@ -3,10 +3,14 @@
 -- is due, 0 for at once: then by id. A member is the id of a message, or a range of items of a batch that nobody has
 -- claimed yet: `<id of the first one's run> \n <last number>`. What has started is in another, by when it is due.
 -- What was lost so often that it is claimed alone is in `sus`, whatever its lane.
--- `rd:<destination>` holds for each lane that is not closed when its earliest is due, as `<flow key> \n <group>`; `lt`
--- when each lane that holds something was served last, and how far it has run ahead; `bq:<batch>` the lanes of a batch.
-local HELD = '~'
-each_call(function() lanes.ready, lanes.known = {}, {} end)
+-- `rd:<destination>` holds each lane that is not closed, as `<flow key> \n <group>`: one from which something may start
+-- now by the turn of its key, counted from READY and so below 0; any other by when it may. What its time makes ready, and
+-- turns that are others by now, a claim puts right as it meets them. `rds` holds destinations by the first of their `rd`.
+-- `hb` holds lanes that their key once held back, by its rate, a pause or parked, as `<flow key> \n <destination> \n
+-- <group>`, all at 0, so that those of a key are found when its limits change. `lt` says when each lane that holds
+-- something was served last, and how far it has run ahead; `bq:<batch>` the lanes of a batch.
+local HELD, READY = '~', -2 ^ 52
+each_call(function() lanes.ready, lanes.known, lanes.touched = {}, {}, {} end)
 
 -- The group of a message; the end of a batch, which comes after all of it, belongs to none.
 function lanes.group(id, message)
@@ -32,13 +36,106 @@ function lanes.is_closed(group)
   return batch.pz == 1 or batch.s == 'cancelling' or held and (batch.wd ~= 1 or batch.bk == 1)
 end
 
+-- The first of a destination's lanes may be another one; `lowered`: it is not later than this, and what it was.
+function lanes.touch(destination, lowered)
+  local known = lanes.touched[destination]
+  if not lowered then
+    lanes.touched[destination] = true
+  elseif known ~= true and (not known or lowered < known) then
+    lanes.touched[destination] = lowered
+  end
+end
+
+function lanes.flush()
+  for destination, lowered in pairs(lanes.touched) do
+    local first = lowered
+    if lowered == true then first = call('ZRANGE', P .. 'rd:' .. destination, 0, 0, 'WITHSCORES')[2] end
+    if not first then
+      call('ZREM', P .. 'rds', destination)
+    elseif lowered == true then
+      call('ZADD', P .. 'rds', first, destination)
+    else
+      call('ZADD', P .. 'rds', 'LT', first, destination)
+    end
+  end
+  lanes.touched = {}
+end
+
+-- Where a lane stands in `rd` of which something is due then, and whether its key holds that back.
+function lanes.stand(key, due)
+  local flow = flows.make(key)
+  local opens = flows.opens(flow)
+  if opens > now and opens > due then return opens, true end
+  if due > now then return due, false end
+  return READY + flow.tu, false
+end
+
+function lanes.held_name(destination, key, group) return key .. '\n' .. destination .. '\n' .. group end
+
+-- Have a lane stand where it belongs, or there only if that is earlier; whether its key holds it back.
+local function put_in_order(destination, key, group, due, earlier)
+  local score, held = lanes.stand(key, due)
+  -- First, so that one that is held back is found by its key wherever this breaks off.
+  if held then call('ZADD', P .. 'hb', 0, lanes.held_name(destination, key, group)) end
+  if earlier then
+    call('ZADD', P .. 'rd:' .. destination, 'LT', score, key .. '\n' .. group)
+    lanes.touch(destination, score)
+  else
+    call('ZADD', P .. 'rd:' .. destination, score, key .. '\n' .. group)
+    lanes.touch(destination)
+  end
+  return held
+end
+
+-- Lanes of a destination, of each of which something is due by now, stand where they belong.
+function lanes.rearrange(destination, members)
+  local scores, names = {}, {}
+  for _, member in ipairs(members) do
+    local key, group = lanes.key_of(member)
+    local score, held = lanes.stand(key, now)
+    scores[#scores + 1] = score
+    scores[#scores + 1] = member
+    if held then
+      names[#names + 1] = 0
+      names[#names + 1] = lanes.held_name(destination, key, group)
+    end
+  end
+  if #scores == 0 then return end
+  sliced(names, function(part) call('ZADD', P .. 'hb', unpack(part)) end)
+  sliced(scores, function(part) call('ZADD', P .. 'rd:' .. destination, unpack(part)) end)
+  lanes.touch(destination)
+end
+
+-- The flow key and the group of a member of `rd`.
+function lanes.key_of(member)
+  local cut = string.find(member, '\n', 1, true)
+  return string.sub(member, 1, cut - 1), string.sub(member, cut + 1)
+end
+
+local function release(names)
+  local gone = {}
+  for _, name in ipairs(names) do
+    local key, destination, group = string.match(name, '^(.*)\n(.*)\n(.*)$')
+    if not lanes.recount(destination, key, group) then gone[#gone + 1] = name end
+  end
+  sliced(gone, function(part) call('ZREM', P .. 'hb', unpack(part)) end)
+end
+
+-- What a key holds back is looked at anew, since its limits are others.
+function lanes.release(key)
+  release(call('ZRANGEBYLEX', P .. 'hb', '[' .. key .. '\n', '(' .. key .. '\11'))
+end
+
+-- What any key holds back is: the clock was set back, and starts that lie far ahead are not believed.
+function lanes.release_all() release(call('ZRANGE', P .. 'hb', 0, -1)) end
+
 function lanes.ready_by(destination, key, group, due)
   local name = lanes.id(destination, key, group)
   local known = lanes.ready[name]
   -- A new lane joins the end of the queue.
   if not known then call('HSETNX', P .. 'lt', name, string.format('%d 0', flows.turn())) end
   if not known or known > due then
-    if not lanes.is_closed(group) then call('ZADD', P .. 'rd:' .. destination, 'LT', due, key .. '\n' .. group) end
+    if not lanes.is_closed(group) then put_in_order(destination, key, group, due, true) end
     lanes.ready[name] = due
   end
   tell()
@@ -64,6 +161,7 @@ end
 function lanes.close(batch)
   lanes.each(batch, function(destination, key, group)
     call('ZREM', P .. 'rd:' .. destination, key .. '\n' .. group)
+    lanes.touch(destination)
     lanes.ready[lanes.id(destination, key, group)] = nil
   end)
 end
@@ -161,21 +259,29 @@ local function head(lane)
   end
 end
 
--- Some of a lane were taken: find the earliest of those that are left.
-function lanes.recount(destination, key, group)
+-- When the first of a lane is due; nil where nothing waits there.
+function lanes.due(destination, key, group)
   local due = head(lanes.fresh(destination, key, group))
   if due ~= 0 then
     local other = call('ZRANGE', lanes.started(destination, key, group), 0, 0, 'WITHSCORES')[2]
     if other and (not due or tonumber(other) < due) then due = tonumber(other) end
   end
-  local name, member = lanes.id(destination, key, group), key .. '\n' .. group
+  return due
+end
+
+-- Some of a lane were taken: find the earliest of those that are left. Whether its key holds it back.
+function lanes.recount(destination, key, group)
+  local due = lanes.due(destination, key, group)
+  local name = lanes.id(destination, key, group)
   lanes.ready[name] = due
-  if due and not lanes.is_closed(group) then
-    call('ZADD', P .. 'rd:' .. destination, due, member)
-  else
-    call('ZREM', P .. 'rd:' .. destination, member)
-    if not due then call('HDEL', P .. 'lt', name) end
-  end
+  if due and not lanes.is_closed(group) then return put_in_order(destination, key, group, due, false) end
+  call('ZREM', P .. 'rd:' .. destination, key .. '\n' .. group)
+  lanes.touch(destination)
+  if due then return false end
+  call('HDEL', P .. 'lt', name)
+  local flow = flows.get(key)
+  if not flow or flows.holds(flow) then call('ZREM', P .. 'hb', lanes.held_name(destination, key, group)) end
+  return false
 end
 
 -- When lanes were served last, and how far each has run ahead then.

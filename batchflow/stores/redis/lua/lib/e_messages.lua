@@ -223,6 +223,22 @@ function messages.redrive(id)
   return true
 end
 
+-- Whether any worker serves a list of destinations.
+function messages.is_served(list)
+  for _, one in pairs(record_of(call('HGETALL', P .. 'wl'))) do
+    if one == list then return true end
+  end
+  return false
+end
+
+-- A worker serves its list no more, which goes with the last one that does.
+function messages.leave_list(worker)
+  local list = call('HGET', P .. 'wl', worker)
+  if not list then return end
+  call('HDEL', P .. 'wl', worker)
+  if not messages.is_served(list) then call('DEL', P .. 'ds:' .. list) end
+end
+
 -- All that a worker holds. Where that is one that is claimed alone too, only that one counts as lost.
 function messages.take_back_all(worker, lost)
   local ids = call('HKEYS', P .. 'w:' .. worker)
@@ -239,5 +255,6 @@ function messages.take_back_all(worker, lost)
   call('HDEL', P .. 'wi', worker)
   call('HDEL', P .. 'wa', worker)
   call('DEL', P .. 'w:' .. worker, P .. 'wc:' .. worker)
+  messages.leave_list(worker)
   return count
 end

@@ -39,7 +39,8 @@ end
 function rights.full(operations)
   for _, operation in ipairs(operations) do
     if operation[1] == 'claim' then
-      local reply = redis.pcall('HSET', META, 'claims', 1)
+      state.claimed_at = tonumber(call('HGET', META, 'claims') or 0)
+      local reply = redis.pcall('HSET', META, 'claims', NOW)
       return type(reply) == 'table' and reply.err or nil
     end
   end
