@@ -9,8 +9,9 @@
 -- batch, number, item, failures, losses, headers, retry, journal, started at, depth, data]; items that nobody has
 -- claimed before come together: [destination, batch, started at, depth, [number, item, …], their data or null].
 -- SEEN_AT_ONCE: how many destinations or lanes are looked at together. SPARE: how many lanes beside those that give one
--- claim each. STALE_AT_ONCE: how many lanes a claim puts in their order whose key was served by others meanwhile.
-local SUSPECTS, SEEN_AT_ONCE, SPARE, STALE_AT_ONCE = 100, 64, 16, 512
+-- claim each. STALE_AT_ONCE: how many lanes of a destination a claim puts in their order whose key was served by others
+-- meanwhile. MOST_SEEN: from how many destinations it takes what it needs, though others may come before them.
+local SUSPECTS, SEEN_AT_ONCE, SPARE, STALE_AT_ONCE, MOST_SEEN = 100, 64, 16, 512, 256
 
 -- False where a later claim has been carried out already: this one was held up on its way, and nobody waits for it.
 local function give_back_lost(worker, token, told)
@@ -95,8 +96,9 @@ local function look_at(destination, want, found)
   local reply = read()
   if #reply == 0 then lanes.touch(destination) end
   -- Of few all are seen, wherever they stand; many are to stand in their order.
-  local many = #reply == want * 2
-  if many then
+  local many = found.many
+  if #reply == want * 2 then
+    many = true
     found.cut = promote(destination) == SEEN_AT_ONCE or found.cut
     reply = read()
   end
@@ -115,7 +117,7 @@ local function look_at(destination, want, found)
       if move then moved[#moved + 1] = member end
       if known[member] then
         offset = offset + 1
-      elseif move and not held and stand >= last then
+      elseif move and not held and stand >= last and #reply == want * 2 then
         -- It comes again further behind; in this claim, or in another.
         found.cut = true
       elseif not held then
@@ -155,10 +157,14 @@ local function ready(served, limit)
   local found, seen = { cut = false, latest = -math.huge }, 0
   each_served(served, '-inf', now, function(destination, first)
     seen = seen + 1
-    local later = #found >= want and first >= found.latest
+    local enough = #found >= want
+    local later = enough and first >= found.latest
     if later then found.cut = true end
     if not later or promote(destination) > 0 then look_at(destination, want, found) end
-    return later and seen >= SEEN_AT_ONCE
+    found.many = seen >= SEEN_AT_ONCE
+    if not enough or not found.many then return false end
+    found.cut = true
+    return later or seen >= MOST_SEEN
   end)
   if seen >= SEEN_AT_ONCE then
     -- What has become due may be of a key that waits longest, wherever its destination stands.
