@@ -173,6 +173,48 @@ class FlowCases(Cases):
         await scene.store.unpin("one", parallelism=False)
         assert (await scene.flow("one")).limits == FlowControl(key="one", parallelism=4, rate=8)
 
+    async def test_unpin_of_a_rate_is_in_force_at_once(self, scene: Scene) -> None:
+        """What it has held back starts, and so does what another pin or the code lets start."""
+        await scene.publish(*"abcd")
+        await scene.publish("other", destination="other")
+        for limits in (FlowControl(key="free", rate=1, period="1d"), FlowControl(key="free", rate=1, period="2d")):
+            await scene.store.pin(limits)
+            assert len(await scene.claim()) == 1
+            due = await scene.next_due()
+            assert due is not None and due > scene.now + 80_000_000
+        await scene.store.unpin("free")
+        assert len(await scene.claim()) == 3
+
+    async def test_publish_with_a_wider_rate_is_in_force_at_once(self, scene: Scene) -> None:
+        """For what waits under the old one too."""
+        await scene.publish("a", "b", "c", flow=FlowControl(key="one", rate=1, period="1d"))
+        assert names(await scene.claim()) == ["a"]
+        assert await scene.claim() == []
+        await scene.publish("d", flow=FlowControl(key="one"))
+        assert names(await scene.claim()) == ["b", "c", "d"]
+
+    async def test_claim_does_not_believe_a_start_far_ahead(self, scene: Scene) -> None:
+        """What a rate held back when the clock was set back starts by the clock there is."""
+        await scene.publish("a", "b", "c", flow=FlowControl(key="slow", rate=1, period="1m"))
+        assert names(await scene.claim()) == ["a"]
+        assert await scene.next_due() is not None
+        scene.clock.move_to(scene.now - 3_600_000)
+        assert names(await scene.claim()) == ["b"]
+        assert await scene.claim() == []
+        scene.clock.advance("1m")
+        assert names(await scene.claim()) == ["c"]
+
+    async def test_claim_serves_a_quiet_key_when_it_is_due_beside_many(self, scene: Scene) -> None:
+        """It has waited longer than any that was served meanwhile."""
+        await scene.publish("quiet", not_before=scene.now + 1_000, flow=FlowControl(key="z"))
+        many = [message(f"m{number:03d}", flow=FlowControl(key=f"k{number % 100:02d}")) for number in range(300)]
+        await scene.store.publish(many)
+        for _ in range(10):
+            assert len(await scene.claim(10)) == 10
+        assert "quiet" not in names(await scene.claim(10))
+        scene.clock.advance("1s")
+        assert "quiet" in names(await scene.claim(10))
+
     async def test_pause_holds_a_key_until_it_is_resumed(self, scene: Scene) -> None:
         """Nothing of it starts, and time alone does not help; pins neither begin nor end it."""
         await scene.publish("a", "b")
