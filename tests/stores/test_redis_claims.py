@@ -14,6 +14,7 @@ from batchflow.core.message import Claim, Message
 from batchflow.stores.redis import RedisStore
 from batchflow.stores.redis.keys import prefix
 from batchflow.testing.clock import ManualClock
+from batchflow.testing.conformance.scene import Scene
 from tests.stores.redis_server import Server, served
 
 FEW = tuple(f"/served-{number}" for number in range(10))
@@ -211,6 +212,22 @@ async def test_many_keys_are_served_in_turn(server: Server, client: Any, count: 
             turns.update(served - before)
             before = served
             assert max(turns.values()) - min(turns[key] for key in keys) <= 1
+
+
+async def test_many_lanes_of_a_key_are_served_in_turn(server: Server, client: Any) -> None:
+    """Of one destination, as batches have them, and beside another key, which has its turn too."""
+    served: Counter[str] = Counter()
+    batches = [f"bat_{number:03d}" for number in range(120)]
+    async with opened(server) as store:
+        scene = Scene(store, ManualClock(), "w")
+        for batch in batches:
+            await scene.start([f"u{number}" for number in range(8)], id=batch, workflow=batch)
+        await store.publish([message(number, "other", destination="execute") for number in range(100)])
+        for _ in range(80):
+            claims = (await store.claim("w", ("execute",), 8)).claims
+            assert not served or [claim.batch for claim in claims].count(None) == 1
+            served.update(claim.batch for claim in claims if claim.batch)
+            assert max(served.values()) - min(served[batch] for batch in batches) <= 1
 
 
 @pytest.mark.parametrize("seed", range(6))

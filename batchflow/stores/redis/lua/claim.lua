@@ -8,10 +8,10 @@
 -- The answer: [claims, when there may be more or null, parameters by batch]; claim: [id, fence, destination, body,
 -- batch, number, item, failures, losses, headers, retry, journal, started at, depth, data]; items that nobody has
 -- claimed before come together: [destination, batch, started at, depth, [number, item, …], their data or null].
--- SEEN_AT_ONCE: how many destinations or lanes are looked at together. SPARE: how many lanes beside those that give one
--- claim each. STALE_AT_ONCE: how many lanes of a destination a claim puts in their order whose key was served by others
--- meanwhile. MOST_SEEN: from how many destinations it takes what it needs, though others may come before them.
-local SUSPECTS, SEEN_AT_ONCE, SPARE, STALE_AT_ONCE, MOST_SEEN = 100, 64, 16, 512, 256
+-- SEEN_AT_ONCE: how many destinations are looked at together, MOST_SEEN: how many at all where they have enough, LANES_SEEN:
+-- how many lanes of one together, STALE_AT_ONCE: how many of its lanes are moved. SPARE: how many lanes are found beside
+-- those that give one claim each.
+local SUSPECTS, SEEN_AT_ONCE, MOST_SEEN, LANES_SEEN, STALE_AT_ONCE, SPARE = 100, 64, 256, 128, 64, 16
 
 -- False where a later claim has been carried out already: this one was held up on its way, and nobody waits for it.
 local function give_back_lost(worker, token, told)
@@ -87,58 +87,68 @@ local function promote(destination)
   return #members
 end
 
--- Add up to `want` lanes of a destination from which something may start now, and somewhat more, to those found.
+-- Add the lanes of a destination from which something may start now to those found: all of them where they are few, else
+-- at least `want` that are served first. Lanes whose key was served through others stand too far ahead: a few are moved
+-- to where they belong, so that they hide no key that has waited longer, however many there are.
 local function look_at(destination, want, found)
-  local offset, stale, before, known = 0, 0, #found, {}
+  local before, offset, stale, of = #found, 0, 0, {}
+  local reply
   local function read()
-    return call('ZRANGEBYSCORE', P .. 'rd:' .. destination, '-inf', now, 'WITHSCORES', 'LIMIT', offset, want)
+    reply = call(
+      'ZRANGEBYSCORE', P .. 'rd:' .. destination, '-inf', now, 'WITHSCORES', 'LIMIT', offset, LANES_SEEN
+    )
+    return #reply == LANES_SEEN * 2
   end
-  local reply = read()
+  if read() and promote(destination) > 0 then read() end
   if #reply == 0 then lanes.touch(destination) end
-  -- Of few all are seen, wherever they stand; many are to stand in their order.
-  local many = found.many
-  if #reply == want * 2 then
-    many = true
-    found.cut = promote(destination) == SEEN_AT_ONCE or found.cut
-    reply = read()
-  end
+  local latest = -math.huge
   while #reply > 0 do
-    local moved, last = {}, tonumber(reply[#reply])
+    local moved, ahead, known = {}, {}, false
     for place = 1, #reply, 2 do
       local member, score = reply[place], tonumber(reply[place + 1])
+      known = #found - before >= want and score < 0 and score >= latest
+      if known then break end
       local key, group = lanes.key_of(member)
-      local stand, held = lanes.stand(key, now)
-      local flow = flows.get(key)
-      local free = flows.admitted(flow, 1) > 0
-      local move = held or score >= 0 and not free
-      if many and stand ~= score and stale < STALE_AT_ONCE then
-        move, stale = true, stale + 1
+      local flow = of[key]
+      if not flow then
+        local stand, held = lanes.stand(key, now)
+        flow = { stand = stand, held = held, about = flows.get(key) }
+        flow.free = not held and flows.admitted(flow.about, 1) > 0
+        of[key] = flow
       end
-      if move then moved[#moved + 1] = member end
-      if known[member] then
-        offset = offset + 1
-      elseif move and not held and stand >= last and #reply == want * 2 then
-        -- It comes again further behind; in this claim, or in another.
-        found.cut = true
-      elseif not held then
-        offset, known[member] = offset + 1, true
-        if free then
-          found.latest = math.max(found.latest, stand)
+      if flow.held then
+        moved[#moved + 1] = member
+      else
+        if flow.free then
+          if flow.stand > latest then latest = flow.stand end
           found[#found + 1] = {
-            destination = destination, key = key, group = group, flow = flow, member = member,
+            destination = destination, key = key, group = group, flow = flow.about, member = member,
             name = lanes.id(destination, key, group),
           }
+        elseif score >= 0 then
+          moved[#moved + 1] = member
         end
+        if not lanes.is_in_place(score, flow.stand) then ahead[#ahead + 1] = member end
+        offset = offset + 1
       end
     end
-    lanes.rearrange(destination, moved)
-    if #reply < want * 2 then return end
-    if #found - before >= want then
-      found.cut = true
-      return
+    local more = not known and #reply == LANES_SEEN * 2
+    if more and stale < STALE_AT_ONCE and #ahead > 0 then
+      for place = 1, math.min(#ahead, STALE_AT_ONCE - stale) do moved[#moved + 1] = ahead[place] end
+      stale = stale + #ahead
+      -- Now they stand elsewhere: all anew.
+      for place = #found, before + 1, -1 do found[place] = nil end
+      offset, latest = 0, -math.huge
+    else
+      if found.many then moved = ahead end
+      found.cut = found.cut or known or more and #found - before >= want
+      more = more and #found - before < want
     end
-    reply = read()
+    lanes.rearrange(destination, moved)
+    if not more then break end
+    read()
   end
+  found.latest = math.max(found.latest, latest)
 end
 
 -- Of lanes of one key that have the same turn the one goes first of which something is due first.
@@ -315,8 +325,8 @@ local function round(served, limit, taken)
       lanes.recount(about.destination, about.key, about.group)
       leased = leased + got
       more = more or got == share
-    else
-      -- Another lane of its key has taken what there was.
+    elseif select(2, lanes.stand(about.key, now)) then
+      -- Another lane of its key has taken the start there was.
       lanes.rearrange(about.destination, { about.member })
     end
     if leased >= limit then break end

@@ -5,12 +5,14 @@
 -- What was lost so often that it is claimed alone is in `sus`, whatever its lane.
 -- `rd:<destination>` holds each lane that is not closed, as `<flow key> \n <group>`: one from which something may start
 -- now by the turn of its key, counted from READY and so below 0; any other by when it may. What its time makes ready, and
--- turns that are others by now, a claim puts right as it meets them. `rds` holds destinations by the first of their `rd`.
+-- turns that are others by now, a claim puts right as it meets them: those keep their order, in fractions of the turn,
+-- before lanes that were served in it. `rds` holds destinations by the first of their `rd`.
 -- `hb` holds lanes that their key once held back, by its rate, a pause or parked, as `<flow key> \n <destination> \n
 -- <group>`, all at 0, so that those of a key are found when its limits change. `lt` says when each lane that holds
 -- something was served last, and how far it has run ahead; `bq:<batch>` the lanes of a batch.
-local HELD, READY = '~', -2 ^ 52
-each_call(function() lanes.ready, lanes.known, lanes.touched = {}, {}, {} end)
+-- Between READY and half of it a score is exact to a 1024th.
+local HELD, READY, STEPS, SERVED = '~', -2 ^ 43, 1024, 0.75
+each_call(function() lanes.ready, lanes.known, lanes.touched, lanes.moved = {}, {}, {}, 0 end)
 
 -- The group of a message; the end of a batch, which comes after all of it, belongs to none.
 function lanes.group(id, message)
@@ -70,11 +72,15 @@ function lanes.stand(key, due)
   return READY + flow.tu, false
 end
 
+-- Whether a lane with this score stands where it belongs by now.
+function lanes.is_in_place(score, stand) return score < 0 and math.floor(score) == stand end
+
 function lanes.held_name(destination, key, group) return key .. '\n' .. destination .. '\n' .. group end
 
 -- Have a lane stand where it belongs, or there only if that is earlier; whether its key holds it back.
 local function put_in_order(destination, key, group, due, earlier)
   local score, held = lanes.stand(key, due)
+  if score < 0 then score = score + SERVED end
   -- First, so that one that is held back is found by its key wherever this breaks off.
   if held then call('ZADD', P .. 'hb', 0, lanes.held_name(destination, key, group)) end
   if earlier then
@@ -93,6 +99,10 @@ function lanes.rearrange(destination, members)
   for _, member in ipairs(members) do
     local key, group = lanes.key_of(member)
     local score, held = lanes.stand(key, now)
+    if score < 0 then
+      lanes.moved = math.min(lanes.moved + 1, STEPS / 2)
+      score = score + lanes.moved / STEPS
+    end
     scores[#scores + 1] = score
     scores[#scores + 1] = member
     if held then
