@@ -87,11 +87,23 @@ local function promote(destination)
   return #members
 end
 
+-- What is known of a flow key while lanes are looked at, by key in `of`.
+local function known(of, key)
+  local about = of[key]
+  if not about then
+    local stand, held = lanes.stand(key, now)
+    about = { stand = stand, held = held, flow = flows.get(key) }
+    about.free = not held and flows.admitted(about.flow, 1) > 0
+    of[key] = about
+  end
+  return about
+end
+
 -- Add the lanes of a destination from which something may start now to those found: all of them where they are few, else
 -- at least `want` that are served first. Lanes whose key was served through others stand too far ahead: a few are moved
 -- to where they belong, so that they hide no key that has waited longer, however many there are.
 local function look_at(destination, want, found)
-  local before, offset, stale, of = #found, 0, 0, {}
+  local before, offset, stale, latest, of = #found, 0, 0, -math.huge, {}
   local reply
   local function read()
     reply = call(
@@ -101,51 +113,49 @@ local function look_at(destination, want, found)
   end
   if read() and promote(destination) > 0 then read() end
   if #reply == 0 then lanes.touch(destination) end
-  local latest = -math.huge
   while #reply > 0 do
-    local moved, ahead, known = {}, {}, false
+    local moved, ahead, all = {}, {}, #reply < LANES_SEEN * 2
     for place = 1, #reply, 2 do
       local member, score = reply[place], tonumber(reply[place + 1])
-      known = #found - before >= want and score < 0 and score >= latest
-      if known then break end
-      local key, group = lanes.key_of(member)
-      local flow = of[key]
-      if not flow then
-        local stand, held = lanes.stand(key, now)
-        flow = { stand = stand, held = held, about = flows.get(key) }
-        flow.free = not held and flows.admitted(flow.about, 1) > 0
-        of[key] = flow
+      -- What stands behind those is served after them; but not what has become due.
+      local behind = #found - before >= want and score < 0 and score >= latest
+      if behind then
+        all, found.cut = true, true
       end
-      if flow.held then
+      local key, group = lanes.key_of(member)
+      local about = not behind and known(of, key)
+      if about and about.held then
         moved[#moved + 1] = member
-      else
-        if flow.free then
-          if flow.stand > latest then latest = flow.stand end
+      elseif about then
+        if about.free then
+          latest = math.max(latest, about.stand)
           found[#found + 1] = {
-            destination = destination, key = key, group = group, flow = flow.about, member = member,
+            destination = destination, key = key, group = group, flow = about.flow, member = member,
             name = lanes.id(destination, key, group),
           }
         elseif score >= 0 then
           moved[#moved + 1] = member
         end
-        if not lanes.is_in_place(score, flow.stand) then ahead[#ahead + 1] = member end
+        if not lanes.is_in_place(score, about.stand) then ahead[#ahead + 1] = member end
         offset = offset + 1
       end
     end
-    local more = not known and #reply == LANES_SEEN * 2
-    if more and stale < STALE_AT_ONCE and #ahead > 0 then
+    if not all and stale < STALE_AT_ONCE and #ahead > 0 then
       for place = 1, math.min(#ahead, STALE_AT_ONCE - stale) do moved[#moved + 1] = ahead[place] end
       stale = stale + #ahead
       -- Now they stand elsewhere: all anew.
       for place = #found, before + 1, -1 do found[place] = nil end
       offset, latest = 0, -math.huge
     else
-      if found.many then moved = ahead end
-      found.cut = found.cut or known or more and #found - before >= want
-      more = more and #found - before < want
+      if found.many then
+        for _, member in ipairs(ahead) do moved[#moved + 1] = member end
+      end
+      if not all and #found - before >= want then
+        all, found.cut = true, true
+      end
     end
     lanes.rearrange(destination, moved)
-    if not more then break end
+    if all then break end
     read()
   end
   found.latest = math.max(found.latest, latest)
