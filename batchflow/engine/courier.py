@@ -1,8 +1,6 @@
 """Bringing a claim to the handler of its destination."""
 
-from collections import ChainMap
 from collections.abc import Awaitable, Mapping
-from typing import cast
 
 from batchflow.core.call import CALL
 from batchflow.core.interrupts import Interrupts
@@ -16,7 +14,7 @@ class Courier:
 
     def __init__(self, endpoints: Mapping[str, Handler], caller: Handler, runtime: Runtime) -> None:
         self._endpoints = endpoints
-        self._handlers: Mapping[str, Handler] = ChainMap({CALL: caller}, cast("dict[str, Handler]", endpoints))
+        self._caller = caller
         self._destinations: tuple[str, ...] = ()
         self._runtime = runtime
 
@@ -35,7 +33,7 @@ class Courier:
 
     def timeout_ms(self, destination: str) -> int | None:
         """How long one attempt may take there."""
-        return self._handlers[destination].timeout_ms
+        return self._handler(destination).timeout_ms
 
     def is_light(self, destination: str) -> bool:
         """Whether what is delivered there does nothing but wait, and so takes no place of what works."""
@@ -46,10 +44,13 @@ class Courier:
         lease = self._runtime.lease
         if lease is not None and lease.is_doubtful(lease.losses):
             return self._deliver_under(lease, claim)
-        return self._handlers[claim.destination].deliver(claim, self._runtime)
+        return self._handler(claim.destination).deliver(claim, self._runtime)
+
+    def _handler(self, destination: str) -> Handler:
+        return self._caller if destination == CALL else self._endpoints[destination]
 
     async def _deliver_under(self, lease: Lease, claim: Claim) -> Settlement | None:
         """Deliver it if the lease still holds; else it is given back, as far as it is still ours."""
         if not await lease.holds(lease.losses):
             return None
-        return await self._handlers[claim.destination].deliver(claim, self._runtime)
+        return await self._handler(claim.destination).deliver(claim, self._runtime)
