@@ -5,6 +5,7 @@ While a group is being written the next one gathers, so that the busier a progra
 
 import asyncio
 from collections.abc import Callable
+from operator import itemgetter
 from typing import Any, NamedTuple, TypeAlias
 
 from batchflow.errors import StoreError
@@ -82,6 +83,9 @@ class Operation(NamedTuple):
     future: asyncio.Future[Any]
 
 
+_new: Callable[..., Operation] = tuple[Any, ...].__new__
+_VERB: Callable[[Operation], str] = itemgetter(Operation._fields.index("verb"))
+
 Answers: TypeAlias = list[tuple[bool, Any]]
 """For each operation in order: whether it was carried out, and its answer or the exception."""
 
@@ -105,23 +109,24 @@ class Grouping:
         self._drained: asyncio.Future[None] | None = None
 
     def add(self, verb: str, *arguments: Any) -> "asyncio.Future[Any]":
-        """Ask for `verb`; the future has its answer once the group it went with is durable."""
-        self.check_loop()
-        # Not `create_future`, which is a call more, several times for every item there is.
-        future: asyncio.Future[Any] = asyncio.Future(loop=self._loop)
-        self._gathering.append(Operation(verb, arguments, future))
-        if not self._scheduled and not self._writing:
-            self._scheduled = True
-            self._loop.call_soon(self._flush)
-        return future
+        """Ask for `verb`; the future has its answer once the group it went with is durable.
 
-    def check_loop(self) -> None:
-        """Raise `StoreError` on another event loop than the one it belongs to, before anything is asked for."""
-        if asyncio.get_running_loop() is not self._loop:
+        Raises:
+            StoreError: it belongs to another event loop than the one it is called on; nothing was asked for.
+        """
+        loop = self._loop
+        if asyncio.get_running_loop() is not loop:
             raise StoreError(
                 "the app runs on another event loop than the one it is called on; from another thread write "
                 "flow.trigger_sync(…), or asyncio.run_coroutine_threadsafe(…, loop_of_the_app)"
             )
+        # Neither `create_future` nor the tuple's constructor: each is a call more, several times for every item.
+        future: asyncio.Future[Any] = asyncio.Future(loop=loop)
+        self._gathering.append(_new(Operation, (verb, arguments, future)))
+        if not self._scheduled and not self._writing:
+            self._scheduled = True
+            self._loop.call_soon(self._flush)
+        return future
 
     def _flush(self) -> None:
         self._scheduled = False
@@ -144,7 +149,7 @@ class Grouping:
                 operation.future.exception()
         if self._drained is not None and not self._drained.done():
             self._drained.set_result(None)
-        if any(operation.verb in TELLING for operation in group):
+        if not TELLING.isdisjoint(map(_VERB, group)):
             self._on_change()
         # After the tasks that were just woken and those that these wake, so that what they ask for goes along.
         if not self._scheduled:
