@@ -31,9 +31,9 @@ class ExecuteLayer:
         self._done = answers.Done(definition.wire.id)
         self._item: Codec[Any] = definition.item_codec
         self._result: Codec[Any] = definition.result_codec
-        self._nothing: Codec[None] = Codec.of(type(None))
+        self._written = _Written(definition.result_codec.annotation)
         self._load = layers.hook("load")
-        self._save = _without_result(layers.hook("save"))
+        self._save = layers.hook("save")
         # Called past `process` where the class leaves that as it is: one call less for every item.
         self._execute: Callable[[Any], Awaitable[Any]] = as_async(layers.workflow.execute)
         self._plain = "process" not in definition.has
@@ -49,47 +49,43 @@ class ExecuteLayer:
                 return answers.refused(str(error))
             if not item_id:
                 return answers.missing(self._key)
-        log = self._log
+        log, save, ledger = self._log, self._save, self._layers.client.ledger
         if log.verbose:
             log.debug("Starting", item_id=item_id)
         token = SCOPE.set(self._layers.scope(ctx, item_id))
         try:
-            return await self._carry_out(ctx, item_id)
+            item: Any = item_id
+            load = self._load if ctx.claim.data is None else partial(self._kept, ctx.claim.data)
+            if load is not None:
+                item = await ctx.step_as(self._steps.get_item, self._item, load, item_id)
+                if item is None:
+                    log.error("Item not found", item_id=item_id, batch=ctx.claim.batch)
+                    return answers.not_found(self._key, item_id)
+            elif self._needs_items:
+                raise NonRetryable(f"nothing makes an item of '{item_id}': the class has no load; write it")
+            # Before a ledger elsewhere is asked to mark the item all is recorded, so that nothing is done twice for it.
+            last = ledger is None
+            if self._plain:
+                text, result = await ctx.step_as(
+                    self._steps.process_item, self._written, self._execute, item, last=last and save is None
+                )
+            else:
+                text, result = "", await self._layers.workflow.process(ctx, item)
+            if save is not None:
+                await ctx.step_as(self._steps.save_result, _NOTHING, save, item_id, result, last=last)
+            # What came out of a step has survived JSON already; what `process` made of it may not.
+            text = text or self._checked(result, item_id)
+            if ledger is not None and ctx.claim.batch:
+                definition = self._layers.definition
+                await patiently(ledger.mark(definition.ledger_of(ctx.payload), [item_id], definition.ledger_ttl))
+            if log.verbose:
+                log.debug("Completed", item_id=item_id)
+            return self._done.text(item_id, text)
         except Exception as error:
             log.error(error, item_id=item_id, batch=ctx.claim.batch)
             raise
         finally:
             SCOPE.reset(token)
-
-    async def _carry_out(self, ctx: WorkflowContext[Any], item_id: str) -> str | Answer:
-        item: Any = item_id
-        load = self._load if ctx.claim.data is None else partial(self._kept, ctx.claim.data)
-        if load is not None:
-            item = await ctx.step_as(self._steps.get_item, self._item, load, item_id)
-            if item is None:
-                self._log.error("Item not found", item_id=item_id, batch=ctx.claim.batch)
-                return answers.not_found(self._key, item_id)
-        elif self._needs_items:
-            raise NonRetryable(f"nothing makes an item of '{item_id}': the class has no load; write it")
-        save, ledger = self._save, self._layers.client.ledger
-        # Before a ledger elsewhere is asked to mark the item all is recorded, so that nothing is done twice for it.
-        last = ledger is None
-        if self._plain:
-            result = await ctx.step_as(
-                self._steps.process_item, self._result, self._execute, item, last=last and save is None
-            )
-        else:
-            result = await self._layers.workflow.process(ctx, item)
-        if save is not None:
-            await ctx.step_as(self._steps.save_result, self._nothing, save, item_id, result, last=last)
-        # What came out of a step has survived JSON already; what `process` made of it may not.
-        text = self._result.encode(result) if self._plain else self._checked(result, item_id)
-        if ledger is not None and ctx.claim.batch:
-            definition = self._layers.definition
-            await patiently(ledger.mark(definition.ledger_of(ctx.payload), [item_id], definition.ledger_ttl))
-        if self._log.verbose:
-            self._log.debug("Completed", item_id=item_id)
-        return self._done.text(item_id, text)
 
     async def _kept(self, data: str, item_id: str) -> Any:
         """The item that its page has brought."""
@@ -107,12 +103,32 @@ class ExecuteLayer:
         return text
 
 
-def _without_result(save: Callable[..., Awaitable[Any]] | None) -> Callable[..., Awaitable[None]] | None:
-    """`save` as a step that records nothing: what it happens to return need not have a JSON form."""
-    if save is None:
-        return None
+class _Written(Codec[Any]):
+    """The codec of results, each of which is read as a pair: its JSON text, and what comes back from that.
 
-    async def saved(item_id: str, result: Any) -> None:
-        await save(item_id, result)
+    The text is needed again as the answer, and would be written a second time.
+    """
 
-    return saved
+    __slots__ = ()
+
+    def decode(self, text: str | bytes) -> tuple[str, Any]:
+        """The pair of a recorded text."""
+        return str(text), super().decode(text)
+
+    def round_trip(self, value: Any, *, where: str) -> tuple[str, tuple[str, Any]]:
+        """The JSON text, and the pair."""
+        pair = super().round_trip(value, where=where)
+        return pair[0], pair
+
+
+class _Nothing(Codec[None]):
+    """The codec of a step that records nothing: what it happens to return need not have a JSON form."""
+
+    __slots__ = ()
+
+    def round_trip(self, value: object, *, where: str) -> tuple[str, None]:
+        """That of None, whatever the value is."""
+        return "null", None
+
+
+_NOTHING = _Nothing(type(None))

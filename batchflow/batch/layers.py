@@ -20,6 +20,9 @@ from batchflow.errors import InputError, NonRetryable
 from batchflow.serve.callables import as_async
 from batchflow.serve.context import WorkflowContext
 
+# Made for every item; the constructor of a named tuple takes three times as long.
+_new: Callable[..., Scope] = tuple[Any, ...].__new__
+
 _BATCHES = 64
 # Parameters of this many batches are kept decoded; more are seldom under way at once.
 
@@ -66,7 +69,8 @@ class Layers:
 
     def scope(self, ctx: WorkflowContext[Any], item_id: str = "") -> Scope:
         """What the hooks see while this run is carried out."""
-        return Scope(self.client, self.definition.name, ctx.payload, ctx.claim.batch or "", item_id, ctx.claim.headers)
+        claim = ctx.claim
+        return _new(Scope, (self.client, self.definition.name, ctx.payload, claim.batch or "", item_id, claim.headers))
 
     @contextmanager
     def running(self, ctx: WorkflowContext[Any], log: LayerLog) -> Generator[None]:
