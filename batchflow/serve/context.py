@@ -20,6 +20,7 @@ from batchflow.serve.children import Invocable, InvokeOptions, check_target, chi
 from batchflow.serve.events import WEBHOOK_REQUEST, EventResult, Webhook, WebhookRequest, check_webhook
 from batchflow.serve.execution import FINAL, PLAIN, Execution, Options
 from batchflow.serve.instants import instant
+from batchflow.serve.refusal import check_name
 from batchflow.serve.run_log import RunLog
 from batchflow.serve.sending import event_text
 from batchflow.serve.steady import Steady
@@ -100,6 +101,7 @@ class WorkflowContext(Generic[Payload]):
         """
         if not callable(fn):
             raise uncallable(name, fn)
+        check_name(name)
         return self._execution.step(name, Codec.of_result(fn), as_async(fn), args, kwargs, PLAIN)
 
     def step(self, *, retry: RetryPolicy | None = None, timeout: Duration | None = None) -> "StepRunner":
@@ -281,7 +283,7 @@ class WorkflowContext(Generic[Payload]):
         last: bool = False,
         effects: Callable[[T], tuple[Effect, ...]] | None = None,
     ) -> Coroutine[Any, Any, T]:
-        """As `run`, of an async function whose codec is known.
+        """As `run`, of an async function whose codec is known, under a name that a step can have.
 
         With `last` the step is not recorded on its own: only others that are `last` may follow it, and its outcome goes
         with the settlement. It is dropped with the journal when the run ends as done, so a crash before that calls `fn`
@@ -312,4 +314,5 @@ class StepRunner:
         """As `WorkflowContext.run`, with these options."""
         if not callable(fn):
             raise uncallable(name, fn)
+        check_name(name)
         return self._execution.step(name, Codec.of_result(fn), as_async(fn), args, kwargs, self._options)

@@ -169,8 +169,7 @@ class Execution:
         kwargs: Mapping[str, Any],
         options: Options,
     ) -> T:
-        """The result of a step: the recorded one, or that of `fn` once it is durable."""
-        check_name(name)
+        """The result of a step: the recorded one, or that of `fn` once it is durable. The name is checked already."""
         if self._interrupts.requested:
             self.heed_interruption()
         # Nearly all runs are fresh and have no branches; they pay for nothing else.
