@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from batchflow.stores.sqlite import connection
-from batchflow.stores.sqlite.queries import Queries, Query
+from batchflow.stores.sqlite.queries import SIZES, Queries, Query
 from tests.house.sources import ROOT
 
 FOLDER = ROOT / "batchflow/stores/sqlite"
@@ -57,11 +57,21 @@ def bound(name: str, query: Query, *, rows: int) -> tuple[str, list[Any]]:
     }
     recorder: Any = Recorder()
     if given := re.search(r"given \(([^)]*)\)", body):
-        query.execute_rows(recorder, [[1] * len(given[1].split(","))] * rows, **values)
+        list(query.execute_rows(recorder, [[1] * len(given[1].split(","))] * rows, **values))
     else:
         query.execute(recorder, **values)
     (told,) = recorder.told
     return told
+
+
+def test_many_rows_are_read_before_the_next_call_so_that_its_statement_is_prepared_once() -> None:
+    recorder: Any = Recorder()
+    calls = Queries.load()["message_held"].execute_rows(recorder, [(slot, "id", 1) for slot in range(SIZES[-1] + 1)])
+    next(calls)
+    assert len(recorder.told) == 1
+    next(calls)
+    assert len(recorder.told) == 2
+    assert not list(calls)
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ that prepared statements are used again, and a read returns one JSON text (`json
 
 import re
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib.resources import files
 from itertools import chain, repeat
@@ -46,9 +46,13 @@ class Query:
         assert self._plain is not None, self.name
         return connection.execute(self._plain, [values[name] for name in self._parameters])
 
-    def execute_rows(self, connection: sqlite3.Connection, rows: Sequence[Row], **values: Any) -> list[sqlite3.Cursor]:
-        """Run it with `rows`, in as few calls as the largest size allows."""
-        cursors: list[sqlite3.Cursor] = []
+    def execute_rows(
+        self, connection: sqlite3.Connection, rows: Sequence[Row], **values: Any
+    ) -> Iterator[sqlite3.Cursor]:
+        """Run it with `rows`, in as few calls as the largest size allows, each when its cursor is asked for.
+
+        Read a cursor before the next one is made: a statement that is still in use would be prepared anew.
+        """
         for start in range(0, len(rows), SIZES[-1]):
             part = rows[start : start + SIZES[-1]]
             size = next(size for size in SIZES if size >= len(part))
@@ -56,8 +60,7 @@ class Query:
             arguments.extend(chain.from_iterable(part))
             arguments.extend(repeat(None, (size - len(part)) * self._width))
             arguments.extend([values[name] for name in self._after])
-            cursors.append(connection.execute(self._text(size), arguments))
-        return cursors
+            yield connection.execute(self._text(size), arguments)
 
     def _text(self, size: int) -> str:
         text = self._texts.get(size)

@@ -30,7 +30,8 @@ class SqliteTx(Tx):
         """See `Tx`."""
         # `rowcount` is not set for statements that begin with WITH.
         before = self.connection.total_changes
-        self._queries[statement].execute_rows(self.connection, rows, **values)
+        for _ in self._queries[statement].execute_rows(self.connection, rows, **values):
+            pass
         return self.connection.total_changes - before
 
     def one(self, statement: str, /, **values: Any) -> Any:
