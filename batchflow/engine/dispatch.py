@@ -26,11 +26,12 @@ HUNG_GRACE_S = 30.0
 
 
 class Delivery(NamedTuple):
-    """A claim that is being carried out since `begun`, by the event loop's clock in seconds."""
+    """A claim that is being carried out since `begun`, by the event loop's clock in seconds; `light` takes no place."""
 
     claim: Claim
     begun: float
     task: "asyncio.Task[None]"
+    light: bool
 
 
 class Dispatcher:
@@ -155,8 +156,9 @@ class Dispatcher:
                 tell(claim)
             task = self._loop.create_task(self._deliver(claim))
             self._tasks.add(task)
-            self._running[claim.id, claim.fence] = Delivery(claim, begun, task)
-            self._light += self._courier.is_light(claim.destination)
+            light = self._courier.is_light(claim.destination)
+            self._running[claim.id, claim.fence] = Delivery(claim, begun, task, light)
+            self._light += light
         return claimed
 
     async def _rest(self, next_due: int | None) -> None:
@@ -198,9 +200,9 @@ class Dispatcher:
     def _leave(self, claim: Claim) -> "asyncio.Task[None]":
         """The claim is carried out, in whatever way; the task that has done it."""
         # The place is free before the settlement is durable, so that the next claim goes along with it.
-        task = self._running.pop((claim.id, claim.fence)).task
+        _, _, task, light = self._running.pop((claim.id, claim.fence))
         self._interrupts.ended(claim)
-        self._light -= self._courier.is_light(claim.destination)
+        self._light -= light
         room = self._room
         if room == 1 or room >= self._ample:
             self._places.set()

@@ -100,7 +100,9 @@ class Watchers:
 
     def settled(self, claim: Claim, settlement: Settlement, ended_batch: str | None) -> None:
         """A claim of this process has ended so, and with it perhaps a batch."""
-        self.look_at(claim.id)
+        # Items end by the thousand, and hardly anybody waits for one.
+        if claim.id in self.by_id:
+            self.look_at(claim.id)
         if ended_batch is not None:
             self.look_at(ended_batch)
         # Who waits for a batch waits for its `on_complete` too, which comes after its end.
