@@ -3,6 +3,7 @@
 import asyncio
 import sys
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any, Literal, NamedTuple, NoReturn, TypeAlias, TypeVar
 
 from batchflow.core.codec import Codec
@@ -33,6 +34,8 @@ _CALM = frozenset({"over", "interrupted"})
 
 _GOING_ON = frozenset({None, "interrupted"})
 """Endings at which what was executed is still recorded."""
+
+_Write: TypeAlias = Callable[[Step, tuple[Effect, ...]], Awaitable[Verdict]]
 
 PATIENCE = 1_000
 """How often code may ask after the end before it gets no answer at all."""
@@ -71,6 +74,7 @@ class Execution:
     __slots__ = (
         "_cancels",
         "_idle",
+        "_insist",
         "_interrupts",
         "_late_requests",
         "_lease",
@@ -120,6 +124,7 @@ class Execution:
         self.observers = runtime.observers
         self.entropy = runtime.entropy
         self._interrupts = runtime.interrupts
+        self._insist = runtime.insist
         self._stand_in = runtime.stand_in
         self._lease = runtime.lease
         self._losses = 0 if runtime.lease is None else runtime.lease.losses
@@ -472,7 +477,7 @@ class Execution:
             try:
                 verdict = await self.recorder.record(outcome, effects)
             except Exception as error:
-                raise self._unrecorded(outcome, error) from None
+                verdict = await self._write_again(self.recorder.record, outcome, effects, error)
             if verdict != "recorded" or self.observers.step_recorded is not None:
                 self._heed(verdict, outcome)
             if self.ending is not None:
@@ -501,8 +506,18 @@ class Execution:
         try:
             verdict = await self.recorder.start(step, effects)
         except Exception as error:
-            raise self._unrecorded(step, error) from None
+            verdict = await self._write_again(self.recorder.start, step, effects, error)
         self._heed(verdict, step)
+
+    async def _write_again(self, write: _Write, step: Step, effects: tuple[Effect, ...], error: Exception) -> Verdict:
+        """Make durable, once the store can, what it could not for now; else the attempt ends."""
+        try:
+            # What was executed is not thrown away: it would have to be executed again.
+            if self._insist is not None and isinstance(error, StoreError) and error.retryable:
+                return await self._insist(partial(write, step, effects), error)
+        except Exception as refused:
+            error = refused
+        raise self._unrecorded(step, error) from None
 
     def _heed(self, verdict: Verdict, step: Step) -> None:
         """Whoever cannot record has lost the claim, and goes on with nothing."""
@@ -535,7 +550,9 @@ class Execution:
     @property
     def is_straightforward(self) -> bool:
         """Whether nothing stood in the way: no branches, nothing left of a journal."""
-        return self.ending is None and not self.branches and self.replay.upcoming is None
+        # Without a scheduler there is neither.
+        alone = self.scheduler is None or (not self.branches and self.replay.upcoming is None)
+        return alone and self.ending is None
 
     @property
     def interruption(self) -> str | None:
