@@ -113,7 +113,7 @@ class _Written(Codec[Any]):
 
     def decode(self, text: str | bytes) -> tuple[str, Any]:
         """The pair of a recorded text."""
-        return str(text), super().decode(text)
+        return text if isinstance(text, str) else text.decode(), super().decode(text)
 
     def round_trip(self, value: Any, *, where: str) -> tuple[str, tuple[str, Any]]:
         """The JSON text, and the pair."""

@@ -67,7 +67,8 @@ class Recorder(Protocol):
     def record(self, step: Step, effects: tuple[Effect, ...]) -> Awaitable[Verdict]:
         """Make the outcome of `step` durable, together with `effects`.
 
-        Resolves once it is; raises `StoreError` when it cannot be known.
+        Resolves once it is; raises `StoreError` when it cannot be known. It is then called again with the same, where
+        the store may yet take it.
         """
         ...
 

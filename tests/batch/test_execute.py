@@ -1,9 +1,10 @@
 """Layer 3: one item, its steps and its answers."""
 
 import logging
-from typing import Any
+from typing import Any, ClassVar
 
 import structlog
+from pydantic import BaseModel, field_serializer
 
 from batchflow.batch.workflow import BatchWorkflow, NoParams, Page
 from batchflow.core.ids import item_run_id
@@ -145,6 +146,42 @@ async def test_what_save_returns_is_not_kept(model: Model) -> None:
     batch = await bound(model, Chatty({None: Page(["a"])})).trigger()
     await model.drive()
     assert model.counts(batch.id).succeeded == 1
+
+
+class Letter(BaseModel):
+    text: str
+    written: ClassVar[list[str]] = []
+
+    @field_serializer("text")
+    def write(self, text: str) -> str:
+        self.written.append(text)
+        return text
+
+
+class Writing(BatchWorkflow[NoParams, str, Letter]):
+    def __init__(self) -> None:
+        self.saved: list[Letter] = []
+
+    async def fetch(self, params: NoParams, cursor: str | None, limit: int) -> Page:
+        return Page(["a"])
+
+    async def execute(self, item_id: str) -> Letter:
+        return Letter(text=item_id)
+
+    async def save(self, item_id: str, result: Letter) -> None:
+        self.saved.append(result)
+        if len(self.saved) == 1:
+            raise OSError("busy")
+
+
+async def test_a_result_is_written_as_json_once(model: Model) -> None:
+    """What its step records is what the answer holds, also where a later attempt reads the step back."""
+    workflow = Writing()
+    batch = await bound(model, workflow).trigger()
+    await model.drive()
+    assert model.results[item_run_id(batch.id, 0)] == '{"success":true,"itemId":"a","result":{"text":"a"}}'
+    assert workflow.saved == [Letter(text="a"), Letter(text="a")]
+    assert Letter.written == ["a"]
 
 
 class Staged(BatchWorkflow[NoParams, str, str]):
