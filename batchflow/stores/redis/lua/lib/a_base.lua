@@ -7,7 +7,7 @@ local call, NULL, META, P, SELF, now, NOW, operations, plain
 -- Verbs that write, and those that only read.
 local verbs, reads = {}, {}
 local batches, buffer, effects, ending, flows = {}, {}, {}, {}, {}
-local lanes, messages, steps, waiting, smooth, rights = {}, {}, {}, {}, {}, {}
+local lanes, messages, ready, steps, waiting, smooth, rights = {}, {}, {}, {}, {}, {}, {}
 -- told: something became due or ended, of which other processes are told. touched: batches that may have ended. broken:
 -- batches whose walk broke off. claimed_at: when the claim before was.
 local state
