@@ -1,8 +1,7 @@
 -- The lanes from which a claim takes, among those of the destinations that its worker serves.
 -- SEEN_AT_ONCE: how many destinations are looked at together, MOST_SEEN: how many at all where they have enough, LANES_SEEN:
--- how many lanes of one together, STALE_AT_ONCE: how many of its lanes are moved. SPARE: how many lanes are found beside
--- those that give one claim each.
-local SEEN_AT_ONCE, MOST_SEEN, LANES_SEEN, STALE_AT_ONCE, SPARE = 64, 256, 128, 64, 16
+-- how many lanes of one together, STALE_AT_ONCE: how many of its lanes are moved.
+local SEEN_AT_ONCE, MOST_SEEN, LANES_SEEN, STALE_AT_ONCE = 64, 256, 128, 64
 
 -- Call `act` with each destination that a worker serves and the first score of its lanes, of those between two scores
 -- and in their order, until it answers true. `served`: the worker, the key of its list, what is known of destinations, and
@@ -120,7 +119,7 @@ end
 -- Lanes from which something may start now: keys that were served longest ago first, and of each key its lanes. Of the
 -- first so many as `limit` claims need, with `cut` where there may be more.
 function ready.lanes(served, limit)
-  local want = math.min(limit + SPARE, LANES_AT_ONCE + 1)
+  local want = math.min(limit, LANES_AT_ONCE + 1)
   local found, seen = { cut = false, latest = -math.huge }, 0
   ready.each_destination(served, '-inf', now, function(destination, first)
     seen = seen + 1
