@@ -214,6 +214,28 @@ async def test_many_keys_are_served_in_turn(server: Server, client: Any, count: 
             assert max(turns.values()) - min(turns[key] for key in keys) <= 1
 
 
+async def test_many_destinations_that_become_due_are_served_in_turn(server: Server, client: Any) -> None:
+    """All at the same moment, as schedules are; beside as many for which something waits already."""
+    clock = ManualClock()
+    waiting = [message(number, f"w{number % 100}", destination=f"/w{number % 100}") for number in range(400)]
+    due = [
+        message(400 + number, f"d{number % 100}", destination=f"/d{number % 100}", not_before=clock.now() + 1_000)
+        for number in range(200)
+    ]
+    destinations = tuple({one.destination: None for one in (*waiting, *due)})
+    async with opened(server, clock=clock) as store:
+        await store.publish(waiting + due)
+        for _ in range(13):
+            await store.claim("w", destinations, 8)
+        clock.advance("1s")
+        served: Counter[str] = Counter()
+        for _ in range(25):
+            served.update(claim.destination for claim in (await store.claim("w", destinations, 8)).claims)
+        # Those that have waited longest first, and nobody twice before.
+        assert all(served[f"/d{number}"] == 1 for number in range(100))
+        assert max(served.values()) <= 2
+
+
 async def test_many_lanes_of_a_key_are_served_in_turn(server: Server, client: Any) -> None:
     """Of one destination, as batches have them, and beside another key, which has its turn too."""
     served: Counter[str] = Counter()

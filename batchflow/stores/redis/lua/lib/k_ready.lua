@@ -120,12 +120,13 @@ end
 -- first so many as `limit` claims need, with `cut` where there may be more.
 function ready.lanes(served, limit)
   local want = math.min(limit, LANES_AT_ONCE + 1)
-  local found, seen = { cut = false, latest = -math.huge }, 0
+  local found, seen, looked = { cut = false, latest = -math.huge }, 0, {}
   ready.each_destination(served, '-inf', now, function(destination, first)
     seen = seen + 1
     local enough = #found >= want
     local later = enough and first >= found.latest
     if later then found.cut = true end
+    looked[destination] = true
     if not later or promote(destination) > 0 then look_at(destination, want, found) end
     found.many = seen >= SEEN_AT_ONCE
     if not enough or not found.many then return false end
@@ -136,6 +137,7 @@ function ready.lanes(served, limit)
     -- What has become due may be of a key that waits longest, wherever its destination stands.
     seen = 0
     ready.each_destination(served, 0, now, function(destination)
+      if looked[destination] then return false end
       look_at(destination, want, found)
       seen = seen + 1
       return seen == SEEN_AT_ONCE
