@@ -16,7 +16,7 @@ Made: TypeAlias = SqliteStore | RedisStore
 
 _NAMESPACES = itertools.count()
 _TABLES = ("message", "arrival", "listener", "kept_event", "webhook")
-_OF_WORKERS = {"workers", "wi", "wc:<worker>"}
+_OF_WORKERS = {"workers", "wi", "wc:<worker>", "wl", "ds:<list>"}
 # One that has died is known until its lease has ended.
 _PASSING = {key.pattern for key in KEYS if key.stays in ("waiting", "batch")} - _OF_WORKERS | {"bo"}
 
