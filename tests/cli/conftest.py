@@ -29,8 +29,10 @@ def command(
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setattr("shutil.which", called)
     monkeypatch.delenv("COLUMNS", raising=False)
-    for name in ("BATCHFLOW_URL", "BATCHFLOW_LOG_LEVEL", "BATCHFLOW_CONCURRENCY"):
-        monkeypatch.delenv(name, raising=False)
+    for name in ("BATCHFLOW_URL", "BATCHFLOW_LOG_LEVEL", "BATCHFLOW_CONCURRENCY", "BATCHFLOW_WORKER_NAME"):
+        # Set first, so that what the command sets in this process is gone with the test.
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
     line = CommandLine(tmp_path, capsys, f"jobs_{next(NUMBERS)}")
     line.write(JOBS)
     yield line
