@@ -131,7 +131,9 @@ async def test_stopping_does_not_wait_for_ever_for_a_beat(
     beating = heartbeat(Mute(store, fail="prune"), clock, [])
     beating.start()
     await wait_until(begun.is_set, description="it asks")
-    await beating.stop()
+    async with asyncio.timeout(30):
+        await beating.stop()
+    assert not go.is_set()
     go.set()
 
 

@@ -154,6 +154,8 @@ INTERRUPTED = """
 import asyncio, os, signal
 from batchflow import Batchflow, WorkflowContext
 
+# Who has started the tests may ignore it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 flow = Batchflow("sqlite://")
 
 @flow.serve("/f")

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from batchflow.core.clock import Clock
+from batchflow.core.flow import FlowControl
 from batchflow.engine.system import SystemClock
 from batchflow.errors import StoreError, StoreIncompatible, StoreUnavailable
 from batchflow.stores.sqlite import SqliteStore, connection
@@ -94,6 +95,24 @@ async def test_a_file_of_the_schema_before_is_migrated_and_goes_on(path: str, mo
     with raw(path) as direct:
         assert direct.execute("PRAGMA user_version").fetchone() == (max(later),)
         assert direct.execute("SELECT count(*) FROM later").fetchone() == (0,)
+
+
+async def test_a_file_of_schema_10_goes_on_with_what_waits_in_it(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one key it is due, of another later: both are claimed in their time, and a flow key opens as it would have."""
+    known = connection.migration_texts()
+    with monkeypatch.context() as before:
+        before.setattr(connection, "migration_texts", lambda: {10: known[10]})
+        scene = Scene(SqliteStore(path, clock=(clock := ManualClock())), clock)
+        await scene.store.open()
+        await scene.publish("now", flow=FlowControl(key="one"))
+        await scene.publish("later", flow=FlowControl(key="two"), not_before=clock.now() + 5_000)
+        await scene.store.close()
+    await scene.store.open()
+    await scene.store.enlist("w1", LEASE_MS)
+    assert names(await scene.claim()) == ["now"]
+    clock.advance("5s")
+    assert names(await scene.claim()) == ["later"]
+    await scene.store.close()
 
 
 @pytest.mark.parametrize("schema", [1, 3])

@@ -7,8 +7,7 @@ CREATE TABLE worker (
     lease_until INTEGER NOT NULL,
     since INTEGER NOT NULL,
     seen_at INTEGER NOT NULL,
-    concurrency INTEGER NOT NULL,
-    hanging INTEGER NOT NULL DEFAULT 0
+    concurrency INTEGER NOT NULL
 );
 
 -- turn: how often something was picked; flow keys and lanes are served in the order of their latest turn.
@@ -20,10 +19,7 @@ INSERT INTO counter (name, value) VALUES ('turn', 0);
 
 -- A flow key: the limits the code gives, those an operator has pinned over them (NULL: none), and what is in use.
 -- declared: the code names it, so that it stays and messages do not change its limits.
--- next_start: the first start not yet given away, in ms with their fraction (batchflow.core.flow); given_away: the last.
--- ready_at: the earliest of its lanes that are not closed. opens_at: when something of it may start next, as far as time
--- alone decides it; open: 1 once a claim has found that this has come. So a claim looks at keys that it may serve, in
--- the order of their turns, and at no other, however many there are.
+-- next_start: the first start not yet given away, in ms with their fraction (batchflow.core.flow).
 CREATE TABLE flow (
     key TEXT PRIMARY KEY,
     declared INTEGER NOT NULL DEFAULT 0,
@@ -39,27 +35,11 @@ CREATE TABLE flow (
     next_start REAL NOT NULL DEFAULT 0,
     parked_until INTEGER NOT NULL DEFAULT 0,
     turn INTEGER NOT NULL DEFAULT 0,
-    ready_at INTEGER,
-    open INTEGER NOT NULL DEFAULT 0,
     max_parallelism INTEGER AS (coalesce(pin_parallelism, parallelism)) VIRTUAL,
     max_rate INTEGER AS (coalesce(pin_rate, rate)) VIRTUAL,
     max_period INTEGER AS (CASE WHEN pin_rate IS NULL THEN period ELSE pin_period END) VIRTUAL,
-    max_burst INTEGER AS (CASE WHEN pin_rate IS NULL THEN burst ELSE 1 END) VIRTUAL,
-    opens_at REAL AS (CASE
-        WHEN paused = 1 OR ready_at IS NULL OR in_use >= max_parallelism THEN NULL
-        WHEN max_rate IS NULL THEN max(ready_at, parked_until)
-        ELSE max(ready_at, parked_until, next_start) END) VIRTUAL,
-    given_away REAL AS (next_start - max_period * 1.0 / max_rate) VIRTUAL
+    max_burst INTEGER AS (CASE WHEN pin_rate IS NULL THEN burst ELSE 1 END) VIRTUAL
 ) WITHOUT ROWID;
-CREATE INDEX flow_open ON flow (turn, key) WHERE open = 1;
-CREATE INDEX flow_opens ON flow (opens_at, turn) WHERE open = 0 AND opens_at IS NOT NULL;
-CREATE INDEX flow_given_away ON flow (given_away) WHERE open = 0 AND given_away IS NOT NULL;
-CREATE TRIGGER flow_changed
-AFTER UPDATE OF paused, ready_at, parked_until, next_start, in_use, parallelism, rate, pin_parallelism, pin_rate ON flow
-WHEN NEW.open = 1 AND NEW.opens_at IS NOT OLD.opens_at
-BEGIN
-    UPDATE flow SET open = 0 WHERE key = NEW.key;
-END;
 
 -- A lane: what waits for one destination under one flow key for one batch (0: for none). held: 1 for what is held back
 -- until the batch has been walked. closed: bits of why nothing of it is claimed: 1 held back, 2 paused, 4 cancelled.
@@ -77,24 +57,8 @@ CREATE TABLE lane (
     ahead INTEGER NOT NULL DEFAULT 0,
     UNIQUE (destination, flow, batch, held)
 );
-CREATE INDEX lane_ready ON lane (flow, ready_at) WHERE ready_at IS NOT NULL AND closed = 0;
+CREATE INDEX lane_ready ON lane (ready_at) WHERE ready_at IS NOT NULL AND closed = 0;
 CREATE INDEX lane_flow ON lane (flow);
-CREATE TRIGGER lane_changed
-AFTER UPDATE OF ready_at, closed ON lane
-WHEN NEW.ready_at IS NOT OLD.ready_at OR (NEW.closed = 0) <> (OLD.closed = 0)
-BEGIN
-    UPDATE flow SET ready_at = (SELECT min(ready_at) FROM lane
-        WHERE flow = NEW.flow AND ready_at IS NOT NULL AND closed = 0)
-    WHERE key = NEW.flow;
-END;
-CREATE TRIGGER lane_dropped
-AFTER DELETE ON lane
-WHEN OLD.ready_at IS NOT NULL AND OLD.closed = 0
-BEGIN
-    UPDATE flow SET ready_at = (SELECT min(ready_at) FROM lane
-        WHERE flow = OLD.flow AND ready_at IS NOT NULL AND closed = 0)
-    WHERE key = OLD.flow;
-END;
 CREATE INDEX lane_batch ON lane (batch);
 CREATE INDEX lane_broken ON lane (key) WHERE held = 1 AND closed >= 4;
 
