@@ -28,12 +28,11 @@ from batchflow.engine.system import SystemClock, SystemEntropy
 from batchflow.errors import ConfigurationError, DuplicateNameError, StoreUnavailable
 from batchflow.http.own import refuse_own
 from batchflow.operations import Operations
+from batchflow.serve.app_url import RouterPath
 from batchflow.serve.context import WorkflowContext
 from batchflow.serve.endpoint import Endpoint
-from batchflow.serve.options import ServeOptions, Serving
-from batchflow.serve.served import ServedFunction, check_route, served_function
-from batchflow.serve.showing import shown
-from batchflow.serve.surroundings import Site
+from batchflow.serve.functions import ServedFunction, ServeOptions, Serving, check_route, serve_function
+from batchflow.serve.validation import format_value
 from batchflow.settings import Settings
 
 if TYPE_CHECKING:
@@ -83,7 +82,7 @@ class Batchflow(Operations):
         self._endpoints: dict[str, Endpoint] = {}
         self._limits: list[FlowControl] = []
         self._verbose: dict[str, str] = {}
-        self._site = Site()
+        self._site = RouterPath()
         self._router: APIRouter | None = None
         self._path_in: Callable[[object], str | None] = _nowhere
         self._mount: Callable[[Workflow[Any, Any] | ServedFunction[Any, Any]], None] = _nowhere
@@ -154,7 +153,7 @@ class Batchflow(Operations):
         check_options("flow.batch", options, _BATCH_OPTIONS)
         if fn is not None and not callable(fn):
             raise ConfigurationError(
-                f"flow.batch cannot take {shown(fn)}; write @flow.batch above a function of one id"
+                f"flow.batch cannot take {format_value(fn)}; write @flow.batch above a function of one id"
             )
 
         def take(function: Callable[[str], Any]) -> Workflow[NoParams, Any]:
@@ -185,7 +184,7 @@ class Batchflow(Operations):
         checked: ServeOptions[Any] = ServeOptions(**options)
 
         def take(fn: Callable[[WorkflowContext[Payload]], Awaitable[Result]]) -> ServedFunction[Payload, Result]:
-            served = served_function(fn, route, client=self.engine, options=checked)
+            served = serve_function(fn, route, client=self.engine, options=checked)
             self._take_in((served.endpoint,))
             self._limits.append(served.endpoint.flow)
             if served.endpoint.verbose:
@@ -204,7 +203,7 @@ class Batchflow(Operations):
             if endpoint.route in self._endpoints:
                 raise DuplicateNameError(f"the route '{endpoint.route}' is served twice; give one of them another")
         for it in endpoints:
-            self._endpoints[it.route] = replace(it, surroundings=replace(it.surroundings, site=self._site))
+            self._endpoints[it.route] = replace(it, public_url=replace(it.public_url, router=self._site))
 
     @property
     def workflows(self) -> Mapping[str, Workflow[Any, Any]]:

@@ -10,14 +10,12 @@ from batchflow.core.run import RunState, Waiter
 from batchflow.core.worker import WorkerStatus
 from batchflow.engine.engine import Engine
 from batchflow.errors import InputError, NotFoundError
-from batchflow.serve import asking
-from batchflow.serve.asking import RunPage, Selection, sought_label
-from batchflow.serve.checks import checked_run_id
-from batchflow.serve.handle import RunHandle
-from batchflow.serve.sending import ANYTHING
-from batchflow.serve.served import ServedFunction
-from batchflow.serve.showing import shown
-from batchflow.serve.starting import TriggerOptions, trigger_of
+from batchflow.serve import runs
+from batchflow.serve.functions import ServedFunction
+from batchflow.serve.runs import RunHandle, RunPage, RunSelection, validate_label_filter
+from batchflow.serve.trigger import TriggerOptions, validate_trigger
+from batchflow.serve.validation import format_value, validate_run_id
+from batchflow.serve.waits import ANY_CODEC
 
 Payload = TypeVar("Payload")
 Result = TypeVar("Result")
@@ -46,7 +44,7 @@ class Operations:
         The options are those of `trigger` but for `run_id` and `dedup_id`, which name one run.
         """
         _check_function(function, "trigger_many")
-        return await function.trigger_many(payloads, trigger_of(options, self.engine.now()))
+        return await function.trigger_many(payloads, validate_trigger(options, self.engine.now()))
 
     def trigger_sync(
         self, function: ServedFunction[Payload, Result], payload: Payload, **options: Unpack[TriggerOptions]
@@ -67,7 +65,7 @@ class Operations:
 
         Its result comes as plain data; `function.run(id)` knows the type.
         """
-        return RunHandle(checked_run_id(id, "id"), ANYTHING, self.engine)
+        return RunHandle(validate_run_id(id, "id"), ANY_CODEC, self.engine)
 
     async def runs(
         self,
@@ -84,7 +82,7 @@ class Operations:
             InputError: the cursor, the limit or the state is none.
             NotFoundError: there is no such function.
         """
-        return await asking.run_page(
+        return await runs.list_runs(
             self.engine, state=state, destination=self._route(function), label=label, cursor=cursor, limit=limit
         )
 
@@ -96,7 +94,7 @@ class Operations:
         Raises:
             InputError: the label is no text.
         """
-        sought = sought_label(label, "batch")
+        sought = validate_label_filter(label, "batch")
         found = await self.engine.store.batches(label=sought, open_only=open_only, limit=limit)
         # A store may hold batches of workflows that this app does not have.
         return [self._workflows[it.workflow].batch(it.id) for it in found if it.workflow in self._workflows]
@@ -120,7 +118,7 @@ class Operations:
         # What is no id, such as a handle, is refused as one.
         several = isinstance(cast("object", ids), Iterable) and not isinstance(ids, str)
         named = tuple(ids) if several else (cast("str", ids),)
-        return await asking.cancel(self.engine, Selection(named, label, self._route(function)))
+        return await runs.cancel_runs(self.engine, RunSelection(named, label, self._route(function)))
 
     async def notify(self, event_id: str, data: object = None, run_id: str | None = None) -> Sequence[str]:
         """Give `data` to the runs that wait for `event_id`; their ids.
@@ -131,11 +129,11 @@ class Operations:
             InputError: the event id is none; `TooLarge`, which is one: the data is.
             UnserializableError: the data has no JSON form.
         """
-        return await asking.notify(self.engine, event_id, data, run_id)
+        return await runs.notify_event(self.engine, event_id, data, run_id)
 
     async def waiters(self, event_id: str) -> Sequence[Waiter]:
         """Who waits for an event, those that have waited longest first."""
-        return await asking.waiters(self.engine, event_id)
+        return await runs.list_waiters(self.engine, event_id)
 
     async def workers(self) -> Sequence[WorkerStatus]:
         """The workers of this app's store, by name: since when each is there, its last heartbeat, what it holds,
@@ -183,4 +181,6 @@ class Operations:
 
 def _check_function(function: object, what: str) -> None:
     if isinstance(function, type) or not hasattr(function, what):
-        raise InputError(f"'function' cannot be {shown(function)}; write what @flow.serve returned", field="function")
+        raise InputError(
+            f"'function' cannot be {format_value(function)}; write what @flow.serve returned", field="function"
+        )

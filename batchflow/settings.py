@@ -9,7 +9,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from batchflow.core.duration import Duration, to_ms
 from batchflow.errors import ConfigurationError
-from batchflow.serve.urls import check_url
+from batchflow.serve.app_url import check_url
 
 
 def _span(value: Duration) -> timedelta:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from batchflow import Batchflow, WorkflowContext
-from batchflow.serve.handle import RunHandle
+from batchflow.serve.runs import RunHandle
 from benchmarks.app import quiet_app
 
 Figures = dict[str, float]

@@ -4,7 +4,7 @@ from pydantic_core import from_json, to_json
 
 from batchflow.batch.summary import BatchSummary
 from batchflow.core.codec import Codec
-from batchflow.serve.endpoint import Answer
+from batchflow.serve.endpoint import FailureResult
 
 _SUMMARY: Codec[BatchSummary] = Codec.of(BatchSummary)
 
@@ -52,21 +52,21 @@ def page(processed: int, skipped: int, next_cursor: str | None) -> str:
     return _text({"success": True, "processedItems": processed, "skippedItems": skipped, "nextCursor": next_cursor})
 
 
-def missing(key: str) -> Answer:
+def missing(key: str) -> FailureResult:
     """Execute: the payload names no item."""
     error = f"Missing {key}"
-    return Answer(error, _text({"success": False, "error": error}))
+    return FailureResult(error, _text({"success": False, "error": error}))
 
 
-def not_found(key: str, id: str) -> Answer:
+def not_found(key: str, id: str) -> FailureResult:
     """Execute: `load` knows no item of this id."""
     error = "Item not found"
-    return Answer(error, _text({"success": False, "error": error, key: id}))
+    return FailureResult(error, _text({"success": False, "error": error, key: id}))
 
 
-def refused(error: str) -> Answer:
+def refused(error: str) -> FailureResult:
     """Any layer: the payload does not fit."""
-    return Answer(error, _text({"success": False, "error": error}))
+    return FailureResult(error, _text({"success": False, "error": error}))
 
 
 def completed(summary: BatchSummary) -> str:

@@ -11,8 +11,7 @@ from pydantic import BaseModel, ValidationError
 from batchflow.batch.definition import Definition
 from batchflow.batch.item_ids import WANTED, Id, id_text
 from batchflow.errors import InputError
-from batchflow.serve.checks import checked_text
-from batchflow.serve.showing import is_writable, shown
+from batchflow.serve.validation import format_value, is_encodable, validate_text
 
 
 def check_params(definition: Definition, params: Any) -> BaseModel:
@@ -71,12 +70,12 @@ def check_names(ids: Iterable[Id]) -> list[str]:
     """
     given = cast("object", ids)
     if isinstance(given, str | bytes) or not isinstance(given, Iterable):
-        raise InputError(f"'ids' cannot be {shown(given)}; write a list of ids", field="ids")
+        raise InputError(f"'ids' cannot be {format_value(given)}; write a list of ids", field="ids")
     named: list[str] = []
     for id in ids:
         text = id_text(id)
         if text is None:
-            raise InputError(f"'ids' holds {shown(id)}, and an id is {WANTED}", field="ids")
+            raise InputError(f"'ids' holds {format_value(id)}, and an id is {WANTED}", field="ids")
         named.append(text)
     if (strange := unwritable(named)) is not None:
         raise InputError(f"'ids' holds {strange!r}, which has no form in UTF-8; name it otherwise", field="ids")
@@ -86,7 +85,7 @@ def check_names(ids: Iterable[Id]) -> list[str]:
 def unwritable(ids: Sequence[str]) -> str | None:
     """The first id that cannot be written, as names of files may be; None where all can."""
     # Nearly always all of it is ASCII, which is seen at once.
-    return None if "".join(ids).isascii() else next((id for id in ids if not is_writable(id)), None)
+    return None if "".join(ids).isascii() else next((id for id in ids if not is_encodable(id)), None)
 
 
 def check_ids(definition: Definition, ids: Iterable[Id] | None) -> list[str] | None:
@@ -100,7 +99,9 @@ def check_ids(definition: Definition, ids: Iterable[Id] | None) -> list[str] | N
         return None
     named = [] if isinstance(ids, str) else check_names(ids)
     if not named:
-        raise InputError(f"'ids' cannot be {shown(ids)}; name one or more, or leave it out to fetch them", field="ids")
+        raise InputError(
+            f"'ids' cannot be {format_value(ids)}; name one or more, or leave it out to fetch them", field="ids"
+        )
     if definition.needs_items:
         raise InputError(
             f"'{definition.name}' takes its items from the pages of fetch, and has no load that makes one of an id; "
@@ -126,7 +127,7 @@ def check_limit(limit: object, ids: list[str] | None) -> None:
 def check_force(force: object) -> None:
     """Raise `InputError` for what says neither yes nor no."""
     if not isinstance(force, bool):
-        raise InputError(f"'force' cannot be {shown(force)}; write True or False", field="force")
+        raise InputError(f"'force' cannot be {format_value(force)}; write True or False", field="force")
 
 
 def derived_id(workflow: str, dedup_id: str) -> str:
@@ -136,7 +137,7 @@ def derived_id(workflow: str, dedup_id: str) -> str:
         InputError: it is no text, or empty.
     """
     refuse = partial(InputError, field="dedup_id")
-    if not checked_text("'dedup_id'", dedup_id, refuse, "what the batch is for, as text"):
+    if not validate_text("'dedup_id'", dedup_id, refuse, "what the batch is for, as text"):
         raise InputError("'dedup_id' is empty; name what the batch is for, or leave it out", field="dedup_id")
     # No workflow's name holds a space, so two pairs never read alike.
     return f"bat_{hashlib.sha256(f'{workflow} {dedup_id}'.encode()).hexdigest()[:32]}"

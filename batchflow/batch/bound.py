@@ -25,10 +25,10 @@ from batchflow.core.flow import FlowControl
 from batchflow.core.ports import Client
 from batchflow.core.settlement import Effect, OpenBatch
 from batchflow.errors import ConfigurationError
-from batchflow.serve.asking import sought_label
-from batchflow.serve.children import ChildOptions, Link
+from batchflow.serve.children import ChildOptions, ParentLink
 from batchflow.serve.endpoint import Endpoint
-from batchflow.serve.starting import Dedup
+from batchflow.serve.runs import validate_label_filter
+from batchflow.serve.trigger import Dedup
 
 Params = TypeVar("Params", bound=BaseModel)
 Result = TypeVar("Result")
@@ -152,10 +152,10 @@ class Workflow(Generic[Params, Result]):
         """Its name."""
         return self.name
 
-    def invoked(self, payload: Params, link: Link, options: ChildOptions) -> tuple[Effect, ...]:
+    def invoked(self, payload: Params, link: ParentLink, options: ChildOptions) -> tuple[Effect, ...]:
         """What opens a batch for the run that waits for it."""
         why = "a batch's retries and limits are its class's"
-        options.refuse(self.title, why, "retries", "retry_delay", "flow_control")
+        options.reject(self.title, why, "retries", "retry_delay", "flow_control")
         asked = BatchTrigger(
             force=False if options.force is None else options.force,
             ids=options.ids,
@@ -185,7 +185,7 @@ class Workflow(Generic[Params, Result]):
         Raises:
             InputError: the label is no text.
         """
-        sought = sought_label(label, "batch")
+        sought = validate_label_filter(label, "batch")
         found = await self._layers.client.store.batches(
             workflow=self.name, label=sought, open_only=open_only, limit=limit
         )

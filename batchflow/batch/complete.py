@@ -33,5 +33,5 @@ class CompleteLayer:
                 # Its own message brings none, and the scope goes with `running`.
                 SCOPE.set(SCOPE.get()._replace(headers=batch.headers))
                 step = self._layers.definition.steps.on_complete
-                await ctx.step_as(step, self._nothing, self._on_complete, summary, last=True)
+                await ctx.run_with_codec(step, self._nothing, self._on_complete, summary, defer_to_settlement=True)
             return answers.completed(summary)

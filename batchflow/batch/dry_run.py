@@ -13,7 +13,7 @@ from batchflow.batch.walk import Fetched, Probe
 from batchflow.core.batch import Batch
 from batchflow.core.duration import show
 from batchflow.core.flow import Binding, FlowControl, predict_ms
-from batchflow.serve.delivering import SURROUNDING, Surrounding
+from batchflow.serve.delivery import CURRENT_DELIVERY, DeliveryScope
 
 SAMPLE = 5
 _LATEST = 10
@@ -93,7 +93,7 @@ async def _walk(layers: Layers, params: BaseModel, *, force: bool) -> Tally:
     cursor: str | None = None
     probe = Probe()
     token = SCOPE.set(Scope(layers.client, definition.name, params))
-    lent = None if SURROUNDING.get() is not None else SURROUNDING.set(Surrounding(layers.client.threads))
+    lent = None if CURRENT_DELIVERY.get() is not None else CURRENT_DELIVERY.set(DeliveryScope(layers.client.threads))
     try:
         while True:
             page = await source.fetch(params, cursor, definition.page_size)
@@ -106,7 +106,7 @@ async def _walk(layers: Layers, params: BaseModel, *, force: bool) -> Tally:
     finally:
         SCOPE.reset(token)
         if lent is not None:
-            SURROUNDING.reset(lent)
+            CURRENT_DELIVERY.reset(lent)
 
 
 def _message(tally: Tally, plural: str) -> str:

@@ -43,7 +43,9 @@ class EntryLayer:
     async def _walk(self, ctx: WorkflowContext[Any], body: EntryBody) -> str:
         total = None
         if self._count is not None:
-            total = await ctx.step_as(self._definition.steps.get_all_items, self._number, self._count, ctx.payload)
+            total = await ctx.run_with_codec(
+                self._definition.steps.get_all_items, self._number, self._count, ctx.payload
+            )
             self._log.info("Total eligible items", total=total)
         if total == 0:
             ctx.effects += (Enter(_batch(ctx), 0),)

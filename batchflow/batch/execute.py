@@ -12,7 +12,7 @@ from batchflow.core.codec import Codec
 from batchflow.errors import InputError, NonRetryable
 from batchflow.serve.callables import as_async
 from batchflow.serve.context import WorkflowContext
-from batchflow.serve.endpoint import Answer
+from batchflow.serve.endpoint import FailureResult
 
 
 class ExecuteLayer:
@@ -38,7 +38,7 @@ class ExecuteLayer:
         self._execute: Callable[[Any], Awaitable[Any]] = as_async(layers.workflow.execute)
         self._plain = "process" not in definition.has
 
-    async def handle(self, ctx: WorkflowContext[Any]) -> str | Answer:
+    async def handle(self, ctx: WorkflowContext[Any]) -> str | FailureResult:
         """Carry out one item's message."""
         item_id = ctx.claim.item
         if not item_id:
@@ -57,7 +57,7 @@ class ExecuteLayer:
             item: Any = item_id
             load = self._load if ctx.claim.data is None else partial(self._kept, ctx.claim.data)
             if load is not None:
-                item = await ctx.step_as(self._steps.get_item, self._item, load, item_id)
+                item = await ctx.run_with_codec(self._steps.get_item, self._item, load, item_id)
                 if item is None:
                     log.error("Item not found", item_id=item_id, batch=ctx.claim.batch)
                     return answers.not_found(self._key, item_id)
@@ -66,13 +66,19 @@ class ExecuteLayer:
             # Before a ledger elsewhere is asked to mark the item all is recorded, so that nothing is done twice for it.
             last = ledger is None
             if self._plain:
-                text, result = await ctx.step_as(
-                    self._steps.process_item, self._written, self._execute, item, last=last and save is None
+                text, result = await ctx.run_with_codec(
+                    self._steps.process_item,
+                    self._written,
+                    self._execute,
+                    item,
+                    defer_to_settlement=last and save is None,
                 )
             else:
                 text, result = "", await self._layers.workflow.process(ctx, item)
             if save is not None:
-                await ctx.step_as(self._steps.save_result, _NOTHING, save, item_id, result, last=last)
+                await ctx.run_with_codec(
+                    self._steps.save_result, _NOTHING, save, item_id, result, defer_to_settlement=last
+                )
             # What came out of a step has survived JSON already; what `process` made of it may not.
             text = text or self._checked(result, item_id)
             if ledger is not None and ctx.claim.batch:

@@ -13,8 +13,8 @@ from batchflow.core.duration import Duration, to_ms
 from batchflow.core.ids import entry_id
 from batchflow.core.ports import Client
 from batchflow.errors import BatchFailed, NotFoundError
-from batchflow.serve.delivering import looked_at, refuse_waiting
-from batchflow.serve.handle import ending, limit_s
+from batchflow.serve.delivery import check_may_wait, check_not_polling
+from batchflow.serve.runs import timeout_seconds, wait_until_over
 
 Result = TypeVar("Result")
 
@@ -59,7 +59,7 @@ class BatchHandle(Generic[Result]):
         """
         batch = await self._read()
         if not _is_over(batch):
-            looked_at(self._client, self.id, f"batch '{self.id}'")
+            check_not_polling(self._client, self.id, f"batch '{self.id}'")
         return self._status(batch)
 
     async def wait(self, timeout: Duration | None = None, *, check: bool = False) -> BatchSummary:
@@ -72,7 +72,9 @@ class BatchHandle(Generic[Result]):
             StoreUnavailable: the app stops, or has stopped.
             BatchFailed: `check` is set, and items have failed, the batch was cancelled, or its walk broke off.
         """
-        batch = await ending(self._client, self.id, self._ended, limit_s(timeout), f"batch '{self.id}'")
+        batch = await wait_until_over(
+            self._client, self.id, self._ended, timeout_seconds(timeout), f"batch '{self.id}'"
+        )
         summary = BatchSummary.of(batch)
         if check and not summary.succeeded:
             raise BatchFailed(summary.failure())
@@ -86,14 +88,14 @@ class BatchHandle(Generic[Result]):
             InputError: as for `wait`.
         """
         pause = to_ms(interval, option="interval") / 1000
-        refuse_waiting(self._client, f"batch '{self.id}'")
+        check_may_wait(self._client, f"batch '{self.id}'")
         while True:
             batch = await self._read()
             yield self._status(batch)
             if _is_over(batch):
                 return
             with contextlib.suppress(TimeoutError):
-                await ending(self._client, self.id, self._ended, pause, f"batch '{self.id}'")
+                await wait_until_over(self._client, self.id, self._ended, pause, f"batch '{self.id}'")
 
     async def items(self, state: ItemState | None = None) -> AsyncIterator[Item]:
         """The items that were started, by number; with `state`, those that are in it."""

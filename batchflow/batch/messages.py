@@ -11,7 +11,7 @@ from batchflow.batch.walk import Picked
 from batchflow.core.batch import NO_HEADERS, NewBatch
 from batchflow.core.ids import chunk_id, entry_id, page_id
 from batchflow.core.message import Message
-from batchflow.serve.children import Link
+from batchflow.serve.children import ParentLink
 
 TOGETHER = 200
 """How many messages a trigger publishes at once."""
@@ -26,7 +26,7 @@ class Messages:
         self._definition = definition
         self._paginate = payloads.paginate
 
-    def batch(self, id: str, params: str, ledger: str, parent: Link | None) -> NewBatch:
+    def batch(self, id: str, params: str, ledger: str, parent: ParentLink | None) -> NewBatch:
         """What is the class's of a batch that a trigger opens, or a run that waits for its end."""
         definition = self._definition
         return NewBatch(

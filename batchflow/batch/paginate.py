@@ -112,14 +112,14 @@ class PaginateLayer:
             walked = body.model_copy(update={"probe": probe, "eligible": body.eligible + page.named})
             return (Publish((self._next_page(ctx, walked, page.next_cursor),)),)
 
-        return await ctx.step_as(
+        return await ctx.run_with_codec(
             self._definition.steps.get_batch,
             self._fetched,
             self._fetch,
             ctx.payload,
             body.cursor,
             ahead,
-            last=rides and not ahead,
+            defer_to_settlement=rides and not ahead,
             effects=following if ahead else None,
         )
 
@@ -132,8 +132,13 @@ class PaginateLayer:
             return Picked(page.ids, brought=page.by_id)
         # A ledger elsewhere is asked after it, and by then all is recorded.
         last = self._layers.client.ledger is None
-        found = await ctx.step_as(
-            self._definition.steps.filter_existing, self._picked, self._pick, ctx.payload, page.ids, last=last
+        found = await ctx.run_with_codec(
+            self._definition.steps.filter_existing,
+            self._picked,
+            self._pick,
+            ctx.payload,
+            page.ids,
+            defer_to_settlement=last,
         )
         return replace(found if isinstance(found, Picked) else Picked(found), brought=page.by_id)
 

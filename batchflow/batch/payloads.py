@@ -17,8 +17,8 @@ from batchflow.batch.wire_names import spellings, wire_name
 from batchflow.core.duration import Duration, to_ms
 from batchflow.core.spelling import did_you_mean
 from batchflow.errors import ConfigurationError, InputError
-from batchflow.serve.instants import ERA_MS, instant
-from batchflow.serve.starting import Dedup
+from batchflow.serve.trigger import Dedup
+from batchflow.serve.validation import MIN_TIMESTAMP_MS, parse_timestamp
 
 Params = TypeVar("Params", bound=BaseModel)
 Body = TypeVar("Body", bound="WireBody")
@@ -236,7 +236,7 @@ def _moment(value: str | int | None) -> int | None:
         if isinstance(found, datetime) and found.tzinfo is None:
             raise ValueError
         # No clock has shown an earlier time than this for long: a number below it counts seconds.
-        return None if found is None else instant(found, option="notBefore", now=ERA_MS)
+        return None if found is None else parse_timestamp(found, option="notBefore", now=MIN_TIMESTAMP_MS)
     except ConfigurationError as error:
         raise InputError(str(error), field="notBefore") from error
     except ValueError:

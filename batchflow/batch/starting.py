@@ -12,10 +12,9 @@ from batchflow.batch.triggering import BatchTrigger
 from batchflow.core.batch import NewBatch
 from batchflow.core.message import Message
 from batchflow.errors import InputError
-from batchflow.serve.checks import checked_label, headers_of
-from batchflow.serve.children import Link
-from batchflow.serve.showing import is_text, shown
-from batchflow.serve.starting import check_dedup, start_time
+from batchflow.serve.children import ParentLink
+from batchflow.serve.trigger import is_open_dedup, start_time
+from batchflow.serve.validation import format_value, is_valid_text, validate_headers, validate_label
 
 _BATCH_ID = re.compile(r"bat_[A-Za-z0-9_-]{1,60}")
 
@@ -30,7 +29,7 @@ class Start(NamedTuple):
     named: bool
 
 
-def start_of(layers: Layers, params: Any, options: BatchTrigger, link: Link | None = None) -> Start:
+def start_of(layers: Layers, params: Any, options: BatchTrigger, link: ParentLink | None = None) -> Start:
     """What a trigger asks for; with `link`, for the run that waits for the batch.
 
     Raises:
@@ -45,14 +44,14 @@ def start_of(layers: Layers, params: Any, options: BatchTrigger, link: Link | No
     check_limit(options.limit, named)
     check_force(options.force)
     id = _known_id(definition.name, options, link)
-    is_open = check_dedup(options.dedup, options.dedup_id)
+    is_open = is_open_dedup(options.dedup, options.dedup_id)
     own = client.new_id("batch") if id is None or is_open else id
     batch = replace(
         layers.messages.batch(own, text, definition.ledger_of(checked), link),
         force=options.force,
         named=named is not None,
-        label=checked_label(options.label),
-        headers=headers_of(options.headers),
+        label=validate_label(options.label),
+        headers=validate_headers(options.headers),
         open_dedup=id if is_open else None,
     )
     entry = EntryBody(force=options.force, limit=options.limit, total=None if named is None else len(named))
@@ -117,7 +116,7 @@ async def _is_pending(layers: Layers, id: str) -> bool:
     return batch is not None and batch.state == "pending"
 
 
-def _known_id(workflow: str, options: BatchTrigger, link: Link | None) -> str | None:
+def _known_id(workflow: str, options: BatchTrigger, link: ParentLink | None) -> str | None:
     """The id that the batch is known by, or what it is for; None: another one each time.
 
     Raises:
@@ -131,9 +130,9 @@ def _known_id(workflow: str, options: BatchTrigger, link: Link | None) -> str | 
         return derived_id(workflow, options.dedup_id)
     if options.batch_id is None:
         return None
-    if not is_text(options.batch_id) or not _BATCH_ID.fullmatch(options.batch_id):
+    if not is_valid_text(options.batch_id) or not _BATCH_ID.fullmatch(options.batch_id):
         raise InputError(
-            f"'batch_id' cannot be {shown(options.batch_id)}; write 'bat_' and 1 to 60 letters, digits, '_' and '-', "
+            f"'batch_id' cannot be {format_value(options.batch_id)}; write 'bat_' and 1 to 60 letters, digits, '_' and '-', "
             f"such as 'bat_nightly-7'",
             field="batch_id",
         )

@@ -6,7 +6,7 @@ from datetime import datetime
 
 from batchflow.batch.item_ids import Id
 from batchflow.core.duration import Duration
-from batchflow.serve.starting import Dedup
+from batchflow.serve.trigger import Dedup
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

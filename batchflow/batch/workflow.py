@@ -16,9 +16,9 @@ from batchflow.batch.summary import BatchSummary
 from batchflow.core.duration import Duration
 from batchflow.core.flow import FlowControl
 from batchflow.core.retry import RetryPolicy
+from batchflow.serve.app_url import user_headers
 from batchflow.serve.callables import as_async
 from batchflow.serve.context import WorkflowContext
-from batchflow.serve.surroundings import own_headers
 
 
 class NoParams(BaseModel, extra="forbid"):
@@ -148,7 +148,7 @@ class BatchWorkflow(Generic[Params, Item, Result]):
         Override it for more than one step per item; everything of `ctx` is there.
         """
         batch = self.__batch__
-        result = await ctx.step_as(batch.steps.process_item, batch.result_codec, as_async(self.execute), item)
+        result = await ctx.run_with_codec(batch.steps.process_item, batch.result_codec, as_async(self.execute), item)
         return cast("Result", result)
 
     def on_complete(self, summary: BatchSummary, /) -> MaybeAwaitable[None]:
@@ -171,7 +171,7 @@ class BatchWorkflow(Generic[Params, Item, Result]):
         Raises:
             RuntimeError: no hook is running.
         """
-        return own_headers(scope_of(self.__batch__.name, "self.headers").headers)
+        return user_headers(scope_of(self.__batch__.name, "self.headers").headers)
 
     @property
     def item_id(self) -> str:

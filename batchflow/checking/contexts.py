@@ -9,7 +9,7 @@ from batchflow.checking.scope import own_nodes
 STEPS = frozenset(
     {
         "run",
-        "step_as",
+        "run_with_codec",
         "sleep",
         "sleep_until",
         "call",
@@ -27,7 +27,7 @@ STEPS = frozenset(
 JOINS = frozenset({"first"})
 """Those that have no name, and are given what to wait for."""
 
-FUNCTION_AT = {"run": 1, "step_as": 2}
+FUNCTION_AT = {"run": 1, "run_with_codec": 2}
 """Where among the arguments the function stands that is called inside the step."""
 
 

@@ -9,7 +9,7 @@ from batchflow.cli import documents, run_report
 from batchflow.cli.output import Output
 from batchflow.cli.payload import read_json
 from batchflow.cli.place import Json, Url, engine_at
-from batchflow.serve import asking
+from batchflow.serve.runs import list_waiters, notify_event
 
 Event = Annotated[str, typer.Argument(metavar="EVENT", help="The id of the event.")]
 
@@ -35,7 +35,7 @@ class Notify:
         """Notify them."""
         data = read_json(self.data, "DATA")
         async with engine_at(self.url) as engine:
-            told = list(await asking.notify(engine, self.event, data, self.run))
+            told = list(await notify_event(engine, self.event, data, self.run))
         if self.as_json:
             Output().document({"success": True, "eventId": self.event, "runIds": told})
         elif told:
@@ -58,7 +58,7 @@ class Waiters:
     async def carry_out(self) -> int:
         """List them."""
         async with engine_at(self.url) as engine:
-            found = await asking.waiters(engine, self.event)
+            found = await list_waiters(engine, self.event)
         if self.as_json:
             Output().document({"eventId": self.event, "waiters": [documents.of_waiter(it) for it in found]})
         else:

@@ -11,7 +11,7 @@ from batchflow.cli.fields import Fields
 from batchflow.cli.parameters import fitted
 from batchflow.errors import InputError
 from batchflow.http.payloads import PayloadReader
-from batchflow.serve.served import ServedFunction
+from batchflow.serve.functions import ServedFunction
 
 Payload = TypeVar("Payload")
 

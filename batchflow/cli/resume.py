@@ -14,7 +14,7 @@ from batchflow.batch.triggering import BatchTrigger
 from batchflow.core.batch import Batch
 from batchflow.core.ids import chunk_id, entry_id
 from batchflow.core.ports import Client
-from batchflow.serve.surroundings import own_headers
+from batchflow.serve.app_url import user_headers
 
 _LOOKED_THROUGH = 50
 
@@ -56,7 +56,7 @@ async def find_open(workflow: Workflow[Any, Any], client: Client, request: Reque
     for batch in found:
         if batch.state == "cancelling":
             continue
-        alike = batch.params == text and batch.force == request.options.force and own_headers(batch.headers) == headers
+        alike = batch.params == text and batch.force == request.options.force and user_headers(batch.headers) == headers
         if same is None and alike and await _same_extent(client, batch, request, definition.wire.ids):
             same = batch
         else:

@@ -7,8 +7,8 @@ from batchflow.cli.output import Output
 from batchflow.cli.report import COLOURS, first_line, local, pairs, table
 from batchflow.core.duration import show
 from batchflow.core.run import Run, Step, Waiter
-from batchflow.serve.asking import RunPage
 from batchflow.serve.failure import headline
+from batchflow.serve.runs import RunPage
 
 _LONGEST = 500
 # Of a payload or a result; --json has all of it.

@@ -14,8 +14,7 @@ from batchflow.cli.trigger import TriggerRun
 from batchflow.core.run import Run, RunState
 from batchflow.engine.engine import Engine
 from batchflow.errors import InputError, NotFoundError
-from batchflow.serve import asking
-from batchflow.serve.asking import Selection
+from batchflow.serve.runs import MAX_PAGE_SIZE, RunSelection, cancel_runs, list_runs
 
 _CURSOR_DIGITS = 15
 _FINAL = frozenset({"completed", "failed", "cancelled"})
@@ -39,7 +38,7 @@ class ListRuns:
     ] = None
     function: Function = None
     label: Label = None
-    limit: Annotated[int, typer.Option(min=1, max=asking.MOST, metavar="N", help="At most so many.")] = 20
+    limit: Annotated[int, typer.Option(min=1, max=MAX_PAGE_SIZE, metavar="N", help="At most so many.")] = 20
     cursor: Annotated[
         str | None, typer.Option(metavar="CURSOR", help="Go on where a page has ended: its nextCursor.")
     ] = None
@@ -52,7 +51,7 @@ class ListRuns:
         route = _route(self.function)
         _check_cursor(self.cursor)
         async with engine_at(url) as engine:
-            page = await asking.run_page(
+            page = await list_runs(
                 engine,
                 # What is no state is refused there.
                 state=cast("RunState | None", self.state),
@@ -113,9 +112,9 @@ class CancelRuns:
             # What a dead worker holds would be waited for.
             await engine.store.expire()
             route = _route(self.function)
-            cancelled = await asking.cancel(engine, Selection(ids, self.label, route))
+            cancelled = await cancel_runs(engine, RunSelection(ids, self.label, route))
             found = [await _run(engine, id) for id in ids]
-            is_known = route is None or bool((await asking.run_page(engine, destination=route, limit=1)).runs)
+            is_known = route is None or bool((await list_runs(engine, destination=route, limit=1)).runs)
         self._tell(cancelled, found, "" if is_known else f": there is none of '{route}' here")
         return 0 if cancelled else 1
 

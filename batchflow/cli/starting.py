@@ -8,7 +8,7 @@ import typer
 
 from batchflow.core.duration import Duration
 from batchflow.errors import InputError
-from batchflow.serve.starting import Dedup
+from batchflow.serve.trigger import Dedup
 
 DedupId = Annotated[str | None, typer.Option(metavar="TEXT", help="What it is for; starts nothing if there is one.")]
 HowLong = Annotated[

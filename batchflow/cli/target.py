@@ -12,7 +12,7 @@ from batchflow.app import Batchflow
 from batchflow.batch.bound import Workflow
 from batchflow.core.spelling import did_you_mean
 from batchflow.errors import BatchflowError, ConfigurationError, InputError
-from batchflow.serve.served import ServedFunction
+from batchflow.serve.functions import ServedFunction
 
 
 def load_flow(target: str) -> Batchflow:

@@ -26,7 +26,7 @@ from batchflow.cli.starting import (
 )
 from batchflow.cli.target import choose_function, load_flow
 from batchflow.errors import ConfigurationError, RunFailed
-from batchflow.serve.handle import RunHandle
+from batchflow.serve.runs import RunHandle
 from batchflow.settings import Settings
 
 

@@ -12,7 +12,7 @@ from batchflow.http.bodies import read_body, says_json
 from batchflow.http.payloads import read_text
 from batchflow.http.run_answers import EventTaken, WaiterAnswer, WaiterList
 from batchflow.http.triggers import REFUSALS
-from batchflow.serve import asking
+from batchflow.serve import runs
 
 _BODY: dict[str, Any] = {
     "required": False,
@@ -56,12 +56,12 @@ class EventEndpoints:
     ) -> Response:
         """The body is the data: JSON, or text. With `runId` it is for that run, and kept until it waits for it."""
         data = _data(await read_body(request, self._max_body), is_json=says_json(request))
-        told = await asking.notify(self._client, id, data, run_id)
+        told = await runs.notify_event(self._client, id, data, run_id)
         return respond(EventTaken(event_id=id, run_ids=list(told)))
 
     async def waiters(self, id: str) -> Response:
         """With the step at which each waits, since when and until when."""
-        found = await asking.waiters(self._client, id)
+        found = await runs.list_waiters(self._client, id)
         return respond(WaiterList(event_id=id, waiters=[WaiterAnswer.of(it) for it in found]))
 
 

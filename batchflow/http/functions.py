@@ -11,7 +11,7 @@ from batchflow.http.options import documented_headers, in_headers, read_options
 from batchflow.http.payloads import PayloadReader
 from batchflow.http.places import url_beside
 from batchflow.http.triggers import REFUSALS
-from batchflow.serve.served import ServedFunction
+from batchflow.serve.functions import ServedFunction
 
 _TEXT: dict[str, Any] = {"schema": {"type": "string"}}
 

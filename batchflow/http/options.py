@@ -12,8 +12,8 @@ from batchflow.core.flow import FlowControl
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.spelling import slips
 from batchflow.errors import ConfigurationError, InputError
-from batchflow.serve.starting import Trigger
-from batchflow.serve.surroundings import ROOT_HEADER
+from batchflow.serve.app_url import ROOT_HEADER
+from batchflow.serve.trigger import Trigger
 
 RUN_ID = "Upstash-Workflow-RunId"
 DEDUP_ID = "Upstash-Deduplication-Id"

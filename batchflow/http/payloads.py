@@ -7,8 +7,8 @@ from pydantic.errors import PydanticInvalidForJsonSchema
 from pydantic_core import from_json
 
 from batchflow.errors import InputError
-from batchflow.serve.failure import describe
-from batchflow.serve.served import ServedFunction
+from batchflow.serve.failure import describe_error
+from batchflow.serve.functions import ServedFunction
 
 Payload = TypeVar("Payload")
 
@@ -99,7 +99,9 @@ class PayloadReader(Generic[Payload]):
             return self._parse(text)
         except Exception as error:
             name = getattr(self._parse, "__name__", "initial_payload_parser")
-            raise InputError(f"the parser '{name}' of '{self._name}' cannot read this: {describe(error)}") from error
+            raise InputError(
+                f"the parser '{name}' of '{self._name}' cannot read this: {describe_error(error)}"
+            ) from error
 
 
 def unfit(error: ValidationError) -> InputError:

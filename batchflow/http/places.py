@@ -7,7 +7,7 @@ from fastapi import APIRouter, Request
 from fastapi.routing import iter_route_contexts
 from starlette.routing import BaseRoute, Mount
 
-from batchflow.serve.surroundings import router_url
+from batchflow.serve.app_url import router_url
 
 
 def url_beside(request: Request, own: str, path: str, app_url: str | None) -> str:

@@ -17,7 +17,7 @@ from batchflow.http.runs import RunEndpoints
 from batchflow.http.triggers import WorkflowEndpoints
 from batchflow.http.webhooks import WebhookEndpoint
 from batchflow.http.workers import WorkerEndpoints
-from batchflow.serve.served import ServedFunction
+from batchflow.serve.functions import ServedFunction
 
 
 class Mounting:

@@ -15,8 +15,8 @@ from batchflow.http.payloads import parse_object, unfit
 from batchflow.http.refusals import unknown, unknown_function
 from batchflow.http.run_answers import RunAnswer, RunCancelled, RunList, RunsCancelled, RunStory
 from batchflow.http.triggers import REFUSALS
-from batchflow.serve import asking
-from batchflow.serve.asking import MOST, Selection
+from batchflow.serve import runs
+from batchflow.serve.runs import MAX_PAGE_SIZE, RunSelection
 
 _REFUSALS: dict[int | str, dict[str, Any]] = {
     404: {"model": Refusal, "description": "there is none"},
@@ -30,7 +30,7 @@ class CancelRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    ids: list[str] = Field(default=[], max_length=MOST)
+    ids: list[str] = Field(default=[], max_length=MAX_PAGE_SIZE)
     label: str | None = None
     function: str | None = None
 
@@ -73,10 +73,10 @@ class RunEndpoints:
         function: str | None = None,
         label: str | None = None,
         cursor: Annotated[str | None, Query(max_length=200)] = None,
-        limit: Annotated[int, Query(ge=1, le=MOST)] = 50,
+        limit: Annotated[int, Query(ge=1, le=MAX_PAGE_SIZE)] = 50,
     ) -> Response:
         """`function` is a route, such as /onboarding. For the next page, pass `nextCursor` as `cursor`."""
-        page = await asking.run_page(
+        page = await runs.list_runs(
             self._client, state=state, destination=function, label=label, cursor=cursor, limit=limit
         )
         # A store may hold runs of functions that this app does not have.
@@ -105,8 +105,8 @@ class RunEndpoints:
             raise InputError("'ids' is empty; list one id or more, or leave it out", field="ids")
         if which.function is not None:
             self._check(which.function)
-        selection = Selection(tuple(which.ids), which.label, which.function)
-        return respond(RunsCancelled(cancelled=await asking.cancel(self._client, selection)))
+        selection = RunSelection(tuple(which.ids), which.label, which.function)
+        return respond(RunsCancelled(cancelled=await runs.cancel_runs(self._client, selection)))
 
     def _check(self, function: str) -> None:
         if function not in self._functions:

@@ -10,8 +10,7 @@ from batchflow.http.bodies import read_body
 from batchflow.http.parameters import OpenRoute
 from batchflow.http.run_answers import WebhookTaken
 from batchflow.http.triggers import REFUSALS
-from batchflow.serve.events import WEBHOOK_REQUEST, WebhookRequest
-from batchflow.serve.waiting import webhook_event
+from batchflow.serve.waits import WEBHOOK_REQUEST_CODEC, WebhookRequest, webhook_event_id
 
 _PATH = "/webhooks/{token}"
 _RETRY_S = "10"
@@ -58,9 +57,9 @@ class WebhookEndpoint:
     async def take(self, token: str, request: Request) -> Response:
         """Method, headers, query and body, whatever they are, reach the run; it is durable when this is answered."""
         run = await self._run(token)
-        sent = WEBHOOK_REQUEST.encode(await _read(request, self._max_body))
+        sent = WEBHOOK_REQUEST_CODEC.encode(await _read(request, self._max_body))
         self._client.limit.check(sent, "the request to this webhook")
-        told = await self._client.notify(webhook_event(token), sent, run)
+        told = await self._client.notify(webhook_event_id(token), sent, run)
         if told:
             return respond(WebhookTaken(workflow_run_id=run), 202)
         # It may have ended while the body came.

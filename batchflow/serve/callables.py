@@ -9,7 +9,7 @@ from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
 
 from batchflow.core.duration import show
 from batchflow.core.ports import PlainCall
-from batchflow.serve.delivering import INSIDE, SURROUNDING
+from batchflow.serve.delivery import CURRENT_DELIVERY, CURRENT_STEP
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -27,7 +27,7 @@ def as_async(fn: Callable[..., Any], /) -> Callable[..., Awaitable[Any]]:
     event loop. The caller's context variables are seen in the thread. Cancelling the call does not stop the thread: it
     runs on, its result is dropped, and another thread takes its place.
     """
-    return fn if is_async(fn) else cast("Callable[..., Awaitable[Any]]", _Threaded(fn))
+    return fn if is_async(fn) else cast("Callable[..., Awaitable[Any]]", _ThreadedFunction(fn))
 
 
 def is_async(fn: Callable[..., Any]) -> bool:
@@ -38,10 +38,14 @@ def is_async(fn: Callable[..., Any]) -> bool:
         return True
     while isinstance(fn, functools.partial):
         fn = fn.func
-    return isinstance(fn, _Threaded) or inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(_call_of(fn))
+    return (
+        isinstance(fn, _ThreadedFunction)
+        or inspect.iscoroutinefunction(fn)
+        or inspect.iscoroutinefunction(_dunder_call(fn))
+    )
 
 
-async def within(
+async def call_with_timeout(
     timeout_ms: int, fn: Callable[..., Awaitable[T]], args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> T:
     """Call `fn` and cancel it after `timeout_ms`. While a plain function waits for a thread, its time does not run.
@@ -52,14 +56,14 @@ async def within(
     seconds = timeout_ms / 1000
     scope = asyncio.timeout(seconds)
 
-    def waits(is_waiting: bool, now: float) -> None:
+    def on_wait(is_waiting: bool, now: float) -> None:
         if not scope.expired():
             scope.reschedule(None if is_waiting else now + seconds)
 
     try:
         async with scope:
-            if isinstance(fn, _Threaded):
-                return cast("T", await fn.timed(waits, args, kwargs))
+            if isinstance(fn, _ThreadedFunction):
+                return cast("T", await fn.call_reporting_waits(on_wait, args, kwargs))
             return await fn(*args, **kwargs)
     except TimeoutError as error:
         if scope.expired():
@@ -67,7 +71,7 @@ async def within(
         raise
 
 
-def _called(call: "functools.partial[Any]") -> Any:
+def _call_in_thread(call: "functools.partial[Any]") -> Any:
     try:
         return call()
     except StopIteration as error:
@@ -75,21 +79,21 @@ def _called(call: "functools.partial[Any]") -> Any:
         raise RuntimeError(f"{call.func} raised StopIteration") from error
 
 
-IN_THREAD = _called.__code__
+THREAD_ENTRY = _call_in_thread.__code__
 """What stands in the traceback of everything that is raised in a thread."""
 
 
-def _name_of(fn: Any) -> str:
+def _callable_name(fn: Any) -> str:
     while isinstance(fn, functools.partial):
         fn = cast("functools.partial[Any]", fn).func
     return getattr(fn, "__qualname__", "") or type(fn).__qualname__
 
 
-def _call_of(fn: object) -> object:
+def _dunder_call(fn: object) -> object:
     return None if inspect.isroutine(fn) or inspect.isclass(fn) else getattr(fn, "__call__", None)  # noqa: B004
 
 
-class _Threaded(Generic[P, T]):
+class _ThreadedFunction(Generic[P, T]):
     """A plain function that is awaited."""
 
     __slots__ = ("__wrapped__",)
@@ -100,24 +104,24 @@ class _Threaded(Generic[P, T]):
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]:
         return self._call(functools.partial(self.__wrapped__, *args, **kwargs), None)
 
-    def timed(
-        self, waits: Callable[[bool, float], None], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    def call_reporting_waits(
+        self, on_wait: Callable[[bool, float], None], args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> Coroutine[Any, Any, T]:
-        """Call it; `waits` is told when it waits for a thread, and when it does not any more."""
-        return self._call(functools.partial(self.__wrapped__, *args, **kwargs), waits)
+        """Call it; `on_wait` is told when it waits for a thread, and when it does not any more."""
+        return self._call(functools.partial(self.__wrapped__, *args, **kwargs), on_wait)
 
-    async def _call(self, call: "functools.partial[Any]", waits: Callable[[bool, float], None] | None) -> Any:
-        context, surrounding = copy_context(), SURROUNDING.get()
-        if surrounding is None or surrounding.threads is None:
-            result = await asyncio.get_running_loop().run_in_executor(None, lambda: context.run(_called, call))
+    async def _call(self, call: "functools.partial[Any]", on_wait: Callable[[bool, float], None] | None) -> Any:
+        context, delivery = copy_context(), CURRENT_DELIVERY.get()
+        if delivery is None or delivery.threads is None:
+            result = await asyncio.get_running_loop().run_in_executor(None, lambda: context.run(_call_in_thread, call))
             return await result if inspect.isawaitable(result) else result
 
-        def told(is_waiting: bool, now: float) -> None:
-            surrounding.waits(is_waiting, now)
-            if waits is not None:
-                waits(is_waiting, now)
+        def report_wait(is_waiting: bool, now: float) -> None:
+            delivery.on_thread_wait(is_waiting, now)
+            if on_wait is not None:
+                on_wait(is_waiting, now)
 
-        run, _, step = INSIDE.get() or ("", 0, "")
-        about = PlainCall(_name_of(call.func), run, step)
-        result = await surrounding.threads.run(lambda: context.run(_called, call), about, told)
+        run, _, step = CURRENT_STEP.get() or ("", 0, "")
+        about = PlainCall(_callable_name(call.func), run, step)
+        result = await delivery.threads.run(lambda: context.run(_call_in_thread, call), about, report_wait)
         return await result if inspect.isawaitable(result) else result

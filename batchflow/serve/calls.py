@@ -4,24 +4,28 @@ from collections.abc import Mapping
 from typing import Any, Generic, TypedDict, TypeVar, cast
 
 from pydantic import TypeAdapter, ValidationError
-from pydantic_core import from_json
+from pydantic_core import from_json, to_json, to_jsonable_python
 
-from batchflow.core.call import LONGEST_MS, Body, CallAnswer, CallRequest
+from batchflow.core.call import CALL, LONGEST_MS, Body, CallAnswer, CallRequest
 from batchflow.core.codec import Codec, describe
 from batchflow.core.duration import Duration, show, to_ms
 from batchflow.core.flow import FlowControl
+from batchflow.core.message import Message
 from batchflow.core.retry import RetryPolicy
+from batchflow.core.settlement import Effect, Publish
 from batchflow.core.spelling import check_options
-from batchflow.errors import ConfigurationError, UnserializableError
-from batchflow.serve.checks import headers_of
-from batchflow.serve.sending import call_text
-from batchflow.serve.showing import is_writable, shown
-from batchflow.serve.urls import is_absolute, shown_url
+from batchflow.core.survival import Loss, not_finite
+from batchflow.errors import ConfigurationError, StepFailed, UnserializableError
+from batchflow.serve.app_url import format_url, is_absolute_url
+from batchflow.serve.children import ParentLink
+from batchflow.serve.execution import Execution
+from batchflow.serve.failure import headline
+from batchflow.serve.validation import format_value, is_encodable, validate_headers
 
 T = TypeVar("T")
 
-REQUEST: Codec[CallRequest] = Codec.of(CallRequest)
-ANSWER: Codec[CallAnswer] = Codec.of(CallAnswer)
+REQUEST_CODEC: Codec[CallRequest] = Codec.of(CallRequest)
+ANSWER_CODEC: Codec[CallAnswer] = Codec.of(CallAnswer)
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
@@ -63,23 +67,23 @@ class CallResponse(Generic[T]):
             UnserializableError: it is no such thing, as the body of an error may well be; look at `ok` first.
         """
         if self._response is not None:
-            return self._as(self._response)
+            return self._read_as(self._response)
         if "json" not in self.headers.get("content-type", ""):
             return cast("T", self.text)
         try:
-            return cast("T", from_json(_json(self._answer)) if self.content else None)
+            return cast("T", from_json(_json_body(self._answer)) if self.content else None)
         except ValueError as error:
             raise UnserializableError(
                 f"the answer of call '{self._step}' says it is JSON and is not: {error}"
             ) from error
 
-    def _as(self, wanted: Any) -> Any:
+    def _read_as(self, wanted: Any) -> Any:
         if wanted is bytes:
             return self.content
         if wanted is str:
             return self.text
         try:
-            return TypeAdapter(wanted).validate_json(_json(self._answer))
+            return TypeAdapter(wanted).validate_json(_json_body(self._answer))
         except ValidationError as error:
             first = error.errors(include_url=False, include_context=False, include_input=False)[0]
             place = ".".join(map(str, first["loc"]))
@@ -89,7 +93,7 @@ class CallResponse(Generic[T]):
             ) from error
 
 
-def _json(answer: CallAnswer) -> str | bytes:
+def _json_body(answer: CallAnswer) -> str | bytes:
     return answer.body.json(answer.headers.get("content-type", ""))
 
 
@@ -105,7 +109,7 @@ class CallOptions(TypedDict, total=False):
     flow_control: FlowControl | None
 
 
-def call_request(step: str, url: str, options: CallOptions) -> CallRequest:
+def build_call_request(step: str, url: str, options: CallOptions) -> CallRequest:
     """A call, as it is sent.
 
     Raises:
@@ -114,9 +118,9 @@ def call_request(step: str, url: str, options: CallOptions) -> CallRequest:
     """
     check_options("ctx.call", options, (*CallOptions.__annotations__, "url", "response"))
     body = options.get("body")
-    if not is_absolute(url):
+    if not is_absolute_url(url):
         raise ConfigurationError(
-            f"call '{step}' cannot go to {shown_url(url)}; write an absolute URL, such as https://example.com/x"
+            f"call '{step}' cannot go to {format_url(url)}; write an absolute URL, such as https://example.com/x"
         )
     limit = to_ms(options.get("timeout", "2h"), option="timeout")
     if not 0 < limit <= LONGEST_MS:
@@ -124,8 +128,8 @@ def call_request(step: str, url: str, options: CallOptions) -> CallRequest:
             f"call '{step}' cannot take {show(limit)}; write a timeout of up to {show(LONGEST_MS)}"
         )
     verb = _method(step, options.get("method") or ("GET" if body is None else "POST"))
-    sent = {name.lower(): value for name, value in headers_of(options.get("headers")).items()}
-    content, kind = _content(step, body)
+    sent = {name.lower(): value for name, value in validate_headers(options.get("headers")).items()}
+    content, kind = _encode_body(step, body)
     if kind is not None:
         sent.setdefault("content-type", kind)
     return CallRequest(step=step, method=verb, url=url, headers=sent, body=Body.of(content), timeout_ms=limit)
@@ -135,20 +139,78 @@ def _method(step: str, method: object) -> str:
     verb = method.upper() if isinstance(method, str) else ""
     if verb not in _METHODS:
         raise ConfigurationError(
-            f"call '{step}' cannot have the method {shown(method)}; write one of {', '.join(sorted(_METHODS))}"
+            f"call '{step}' cannot have the method {format_value(method)}; write one of {', '.join(sorted(_METHODS))}"
         )
     return verb
 
 
-def _content(step: str, body: object) -> tuple[bytes, str | None]:
+def _encode_body(step: str, body: object) -> tuple[bytes, str | None]:
     match body:
         case None:
             return b"", None
         case bytes():
             return body, "application/octet-stream"
-        case str() if not is_writable(body):
-            raise UnserializableError(f"the body of call '{step}' is {shown(body)}, which has no form in UTF-8")
+        case str() if not is_encodable(body):
+            raise UnserializableError(f"the body of call '{step}' is {format_value(body)}, which has no form in UTF-8")
         case str():
             return body.encode(), "text/plain; charset=utf-8"
         case _:
-            return call_text(body, step), "application/json"
+            return serialize_body(body, step), "application/json"
+
+
+async def call_step(
+    execution: Execution, request: CallRequest, retry: RetryPolicy, flow: FlowControl, response: type[T] | None
+) -> CallResponse[T]:
+    """See `WorkflowContext.call`."""
+
+    def effects(number: int) -> tuple[Effect, ...]:
+        link = ParentLink(execution.run_id, number, 0)
+        body = REQUEST_CODEC.encode(request)
+        execution.max_value.check(body, f"the request of call '{request.step}'")
+        call = Message(id=link.id, destination=CALL, flow=flow, body=body, retry=retry, parent=link.parent)
+        return (Publish((call,)),)
+
+    outcome = await execution.wait(request.step, "call", effects)
+    if outcome.state != "done":
+        why = headline(outcome.error) if outcome.error else "it was cancelled"
+        raise StepFailed(request.step, why, attempts=retry.attempts)
+    answer: CallResponse[T] = CallResponse(request.step, ANSWER_CODEC.decode(outcome.value or ""), response)
+    if answer.ok and response is not None:
+        _ = answer.body
+    return answer
+
+
+def serialize_body(body: object, step: str) -> bytes:
+    """The body of a call as JSON.
+
+    Raises:
+        UnserializableError: it has no JSON form.
+    """
+    where = f"the body of call '{step}'"
+    try:
+        text = to_json(body, by_alias=True)
+    except ValueError as error:
+        raise UnserializableError(f"{where} has no JSON form: {error}") from error
+    # Where none of these words is, there is no such number: neither pydantic's own spelling nor what it writes instead.
+    if b"NaN" in text or b"Infinity" in text or b"null" in text:
+        found = _find_non_finite(to_jsonable_python(body, by_alias=True), from_json(text))
+        if found is not None:
+            raise UnserializableError(f"{where} has no JSON form: {found}")
+    return text
+
+
+def _find_non_finite(sent: Any, written: Any) -> Loss | None:
+    """The first number that is none, unless its type writes it as text."""
+    parts: list[tuple[Any, Any, Any]] = []
+    if isinstance(sent, dict) and isinstance(written, dict):
+        ours, theirs = cast("dict[str, Any]", sent), cast("dict[str, Any]", written)
+        parts = [(key, part, theirs.get(key)) for key, part in ours.items()]
+    elif isinstance(sent, list) and isinstance(written, list):
+        ours, theirs = cast("list[Any]", sent), cast("list[Any]", written)
+        parts = [(place, *pair) for place, pair in enumerate(zip(ours, theirs, strict=False))]
+    elif isinstance(sent, float) and not isinstance(written, str):
+        return not_finite(sent)
+    for place, part, other in parts:
+        if (found := _find_non_finite(part, other)) is not None:
+            return found.inside(f"[{place!r}]")
+    return None

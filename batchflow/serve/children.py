@@ -11,18 +11,19 @@ from batchflow.core.message import NO_HEADERS
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.settlement import Effect
 from batchflow.core.spelling import check_options
-from batchflow.errors import ConfigurationError
-from batchflow.serve.checks import checked_label, headers_of, keyed
-from batchflow.serve.showing import shown
+from batchflow.errors import ChildCancelled, ChildFailed, ConfigurationError
+from batchflow.serve.execution import Execution
+from batchflow.serve.failure import headline
+from batchflow.serve.validation import format_value, require_key, validate_headers, validate_label
 
 Payload = TypeVar("Payload", contravariant=True)
 Result = TypeVar("Result", covariant=True)
 
-DEEPEST = 100
+MAX_DEPTH = 100
 """How many parents a run can have above it."""
 
 
-class Link(NamedTuple):
+class ParentLink(NamedTuple):
     """What ties a child to step `number` of the run that waits for it."""
 
     run: str
@@ -54,7 +55,7 @@ class ChildOptions(NamedTuple):
     limit: int | None = None
     force: bool | None = None
 
-    def refuse(self, owner: str, why: str, *names: str) -> None:
+    def reject(self, owner: str, why: str, *names: str) -> None:
         """Raise `ConfigurationError` for an option that is not the target's."""
         for name in names:
             if getattr(self, name) is not None:
@@ -76,7 +77,7 @@ class InvokeOptions(TypedDict, total=False):
     force: bool | None
 
 
-_DERIVED = ("dedup_id", "dedup", "batch_id", "run_id")
+_NOT_FOR_CHILDREN = ("dedup_id", "dedup", "batch_id", "run_id")
 
 
 class Invocable(Protocol[Payload, Result]):
@@ -87,7 +88,7 @@ class Invocable(Protocol[Payload, Result]):
         """What it is called in messages."""
         ...
 
-    def invoked(self, payload: Payload, link: Link, options: ChildOptions) -> tuple[Effect, ...]:
+    def invoked(self, payload: Payload, link: ParentLink, options: ChildOptions) -> tuple[Effect, ...]:
         """What starts it as a child."""
         ...
 
@@ -96,14 +97,14 @@ class Invocable(Protocol[Payload, Result]):
         ...
 
 
-def child_options(options: InvokeOptions, root: Mapping[str, str]) -> ChildOptions:
+def validate_child_options(options: InvokeOptions, root: Mapping[str, str]) -> ChildOptions:
     """What an invocation asks for; `root` are headers that its parent hands on.
 
     Raises:
         ConfigurationError: an option is wrong.
         InputError: the label is none.
     """
-    for name in _DERIVED:
+    for name in _NOT_FOR_CHILDREN:
         if name in options:
             raise ConfigurationError(
                 f"ctx.invoke takes no option '{name}': the id of a child is derived from its step, and a step that is "
@@ -114,20 +115,20 @@ def child_options(options: InvokeOptions, root: Mapping[str, str]) -> ChildOptio
     if retries is not None or delay is not None:
         RetryPolicy.of(retries=retries, delay=delay)
     return ChildOptions(
-        headers={**root, **headers_of(options.get("headers"))},
-        label=checked_label(options.get("label")),
+        headers={**root, **validate_headers(options.get("headers"))},
+        label=validate_label(options.get("label")),
         delay=options.get("delay"),
         not_before=options.get("not_before"),
         retries=retries,
         retry_delay=delay,
-        flow_control=keyed(options.get("flow_control")),
+        flow_control=require_key(options.get("flow_control")),
         ids=options.get("ids"),
         limit=options.get("limit"),
         force=options.get("force"),
     )
 
 
-def check_target(step: str, target: object) -> None:
+def check_invocable(step: str, target: object) -> None:
     """Something that can run as a child.
 
     Raises:
@@ -135,6 +136,29 @@ def check_target(step: str, target: object) -> None:
     """
     if isinstance(target, type) or not callable(getattr(target, "invoked", None)):
         raise ConfigurationError(
-            f"step '{step}' cannot invoke {shown(target)}; write the function that @flow.serve returned, "
+            f"step '{step}' cannot invoke {format_value(target)}; write the function that @flow.serve returned, "
             f"or the batch that flow.add did"
         )
+
+
+T = TypeVar("T")
+Sent = TypeVar("Sent")
+
+
+async def invoke_step(
+    execution: Execution, depth: int, name: str, target: Invocable[Sent, T], payload: Sent, options: ChildOptions
+) -> T:
+    """See `WorkflowContext.invoke`."""
+    if depth + 1 > MAX_DEPTH:
+        raise ConfigurationError(
+            f"step '{name}' would invoke '{target.title}' {depth + 1} runs deep, and {MAX_DEPTH} are the most; "
+            f"does it invoke itself?"
+        )
+    outcome = await execution.wait(
+        name, "invoke", lambda number: target.invoked(payload, ParentLink(execution.run_id, number, depth + 1), options)
+    )
+    if outcome.state == "failed":
+        raise ChildFailed(name, target.title, headline(outcome.error or ""))
+    if outcome.state == "cancelled":
+        raise ChildCancelled(name, target.title)
+    return target.outcome(outcome.value or "null")

@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from datetime import UTC, datetime
+from hashlib import blake2b
 from typing import Any, Generic, NoReturn, ParamSpec, TypeVar, TypeVarTuple, Unpack, overload
 from uuid import UUID
 
@@ -11,30 +12,114 @@ from batchflow.core.flow import FlowControl
 from batchflow.core.message import Claim
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.settlement import Effect, Notify
-from batchflow.logs import logger
-from batchflow.serve.branches import Deadline, first_of
+from batchflow.logs import Log, logger
+from batchflow.serve.app_url import NO_PUBLIC_URL, ROOT_HEADER, PublicUrl, user_headers
 from batchflow.serve.callables import as_async
-from batchflow.serve.calls import CallOptions, CallResponse, call_request
-from batchflow.serve.checks import check_response, check_retry, checked_run_id, keyed, limit_ms
-from batchflow.serve.children import Invocable, InvokeOptions, check_target, child_options
-from batchflow.serve.events import WEBHOOK_REQUEST, EventResult, Webhook, WebhookRequest, check_webhook
-from batchflow.serve.execution import FINAL, PLAIN, Execution, Options
-from batchflow.serve.instants import instant
-from batchflow.serve.refusal import check_name
-from batchflow.serve.run_log import RunLog
-from batchflow.serve.sending import event_text
-from batchflow.serve.steady import Steady
-from batchflow.serve.surroundings import NOWHERE, ROOT_HEADER, Surroundings, own_headers
-from batchflow.serve.unawaited import checked_waits, uncallable
-from batchflow.serve.waiting import (
-    NOTHING,
-    call_step,
-    checked_event,
-    invoke_step,
-    wait_step,
-    webhook_event,
+from batchflow.serve.calls import CallOptions, CallResponse, build_call_request, call_step
+from batchflow.serve.children import Invocable, InvokeOptions, check_invocable, invoke_step, validate_child_options
+from batchflow.serve.execution import DEFAULT_STEP, FINAL_STEP, Execution, StepOptions
+from batchflow.serve.validation import (
+    check_response_type,
+    check_retry,
+    check_step_name,
+    not_callable,
+    parse_timeout,
+    parse_timestamp,
+    require_key,
+    validate_awaitables,
+    validate_run_id,
+)
+from batchflow.serve.waits import (
+    NONE_CODEC,
+    WEBHOOK_REQUEST_CODEC,
+    Deadline,
+    EventResult,
+    Webhook,
+    WebhookRequest,
+    check_webhook,
+    event_step,
+    first_of,
+    serialize_event_data,
+    validate_event_id,
+    webhook_event_id,
     webhook_step,
 )
+
+
+class RunLog:
+    """A structlog logger bound to a run, silent while recorded steps are replayed.
+
+    `log.info("charged %s", id, amount=3)`: arguments by place go into the text, those by name are values of the line,
+    whatever their names. A line that cannot be written is left out; it never fails the run.
+
+    So what was logged before a recorded step is not logged again; what an attempt logged after the last one is, when
+    that part of the code runs again: after a failure, or a crash.
+    """
+
+    __slots__ = ("_bound", "_is_replaying")
+
+    def __init__(self, bound: Log, is_replaying: Callable[[], bool]) -> None:
+        self._bound = bound
+        self._is_replaying = is_replaying
+
+    def bind(self, /, **values: Any) -> "RunLog":
+        """The same with more values bound to it."""
+        return RunLog(self._bound.bind(**values), self._is_replaying)
+
+    def debug(self, event: object, /, *args: object, **values: Any) -> None:
+        """Log at the level DEBUG."""
+        if not self._is_replaying():
+            self._bound.debug(event, *args, **values)
+
+    def info(self, event: object, /, *args: object, **values: Any) -> None:
+        """Log at the level INFO."""
+        if not self._is_replaying():
+            self._bound.info(event, *args, **values)
+
+    def warning(self, event: object, /, *args: object, **values: Any) -> None:
+        """Log at the level WARNING."""
+        if not self._is_replaying():
+            self._bound.warning(event, *args, **values)
+
+    def error(self, event: object, /, *args: object, **values: Any) -> None:
+        """Log at the level ERROR."""
+        if not self._is_replaying():
+            self._bound.error(event, *args, **values)
+
+    def exception(self, event: object, /, *args: object, **values: Any) -> None:
+        """Log at the level ERROR, with the exception that is being handled."""
+        self.error(event, *args, **{"exc_info": True, **values})
+
+    def critical(self, event: object, /, *args: object, **values: Any) -> None:
+        """Log at the level CRITICAL."""
+        if not self._is_replaying():
+            self._bound.critical(event, *args, **values)
+
+
+class DeterministicRandom:
+    """Numbers drawn from a run's id, one after the other: as even as chance, and the same on every attempt.
+
+    Whoever knows the id can draw them too: they are no secrets.
+    """
+
+    __slots__ = ("_drawn", "_run")
+
+    def __init__(self, run: str) -> None:
+        self._run = run
+        self._drawn = 0
+
+    def random(self) -> float:
+        """A number from 0 up to 1, 1 excluded."""
+        return (int.from_bytes(self._draw(7)) >> 3) / (1 << 53)
+
+    def uuid(self) -> UUID:
+        """A UUID of version 4."""
+        return UUID(bytes=self._draw(16), version=4)
+
+    def _draw(self, size: int) -> bytes:
+        self._drawn += 1
+        return blake2b(f"{self._run}\n{self._drawn}".encode(), digest_size=size).digest()
+
 
 Payload = TypeVar("Payload")
 P = ParamSpec("P")
@@ -42,7 +127,7 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 Sent = TypeVar("Sent")
 
-CALLS = FlowControl(key="batchflow.call")
+DEFAULT_CALL_FLOW = FlowControl(key="batchflow.call")
 """What calls wait under that set no limits of their own."""
 
 
@@ -53,18 +138,18 @@ class WorkflowContext(Generic[Payload]):
     steps runs again on every replay, and awaits nothing but the context's own methods.
     """
 
-    # `claim`, `effects` and `step_as` are for the layers of a batch and no part of the public face.
-    __slots__ = ("_execution", "_steady", "_surroundings", "claim", "effects", "payload")
+    # `claim`, `effects` and `run_with_codec` are for the layers of a batch and no part of the public face.
+    __slots__ = ("_execution", "_public_url", "_random", "claim", "effects", "payload")
 
     def __init__(
-        self, payload: Payload, claim: Claim, execution: Execution, surroundings: Surroundings = NOWHERE
+        self, payload: Payload, claim: Claim, execution: Execution, public_url: PublicUrl = NO_PUBLIC_URL
     ) -> None:
         self.payload = payload
         self.claim = claim
         self.effects: tuple[Effect, ...] = ()
         self._execution = execution
-        self._surroundings = surroundings
-        self._steady: Steady | None = None
+        self._public_url = public_url
+        self._random: DeterministicRandom | None = None
 
     @property
     def run_id(self) -> str:
@@ -74,7 +159,7 @@ class WorkflowContext(Generic[Payload]):
     @property
     def headers(self) -> Mapping[str, str]:
         """What the message carried beside its payload."""
-        return own_headers(self.claim.headers)
+        return user_headers(self.claim.headers)
 
     @property
     def attempt(self) -> int:
@@ -100,9 +185,9 @@ class WorkflowContext(Generic[Payload]):
             StepFailed: the step's attempts are used up, or what it raised forbids another one.
         """
         if not callable(fn):
-            raise uncallable(name, fn)
-        check_name(name)
-        return self._execution.step(name, Codec.of_result(fn), as_async(fn), args, kwargs, PLAIN)
+            raise not_callable(name, fn)
+        check_step_name(name)
+        return self._execution.run_step(name, Codec.of_result(fn), as_async(fn), args, kwargs, DEFAULT_STEP)
 
     def step(self, *, retry: RetryPolicy | None = None, timeout: Duration | None = None) -> "StepRunner":
         """Options for one step: `await ctx.step(retry=RetryPolicy(retries=9), timeout="5s").run("charge", charge, id)`.
@@ -111,7 +196,7 @@ class WorkflowContext(Generic[Payload]):
         as failed with a `TimeoutError`. A plain function cannot be cancelled: its thread runs on, unheard.
         """
         check_retry(retry)
-        return StepRunner(self._execution, Options(retry=retry, timeout_ms=limit_ms(timeout)))
+        return StepRunner(self._execution, StepOptions(retry=retry, timeout_ms=parse_timeout(timeout)))
 
     def sleep(self, name: str, duration: Duration, /) -> Coroutine[Any, Any, None]:
         """Go on after `duration`, counted from the first time the code comes here. Meanwhile the run takes no place."""
@@ -119,7 +204,7 @@ class WorkflowContext(Generic[Payload]):
 
     def sleep_until(self, name: str, when: datetime | int, /) -> Coroutine[Any, Any, None]:
         """Go on at `when`, a datetime with its time zone or ms since the epoch; at once when it has passed."""
-        return self._execution.sleep(name, instant(when, now=self._execution.now()))
+        return self._execution.sleep(name, parse_timestamp(when, now=self._execution.now()))
 
     @overload
     def call(
@@ -145,10 +230,12 @@ class WorkflowContext(Generic[Payload]):
             StepFailed: there was no answer: no connection, or none in time.
             UnserializableError: a 2xx answer is no `response`.
         """
-        request = call_request(name, url, options)
-        check_response(response)
+        request = build_call_request(name, url, options)
+        check_response_type(response)
         retry = RetryPolicy.of(retries=options.get("retries", 0), delay=options.get("retry_delay"))
-        return call_step(self._execution, request, retry, keyed(options.get("flow_control")) or CALLS, response)
+        return call_step(
+            self._execution, request, retry, require_key(options.get("flow_control")) or DEFAULT_CALL_FLOW, response
+        )
 
     def invoke(
         self, name: str, target: Invocable[Sent, T], payload: Sent, /, **options: Unpack[InvokeOptions]
@@ -165,10 +252,10 @@ class WorkflowContext(Generic[Payload]):
             ChildCancelled: the child was cancelled.
             InputError, UnserializableError: the payload is not one of the target's.
         """
-        check_target(name, target)
+        check_invocable(name, target)
         # A webhook of the child is reached as the parent was.
         root = {name: value for name, value in self.claim.headers.items() if name == ROOT_HEADER}
-        child = child_options(options, root)
+        child = validate_child_options(options, root)
         return invoke_step(self._execution, self.claim.depth, name, target, payload, child)
 
     @overload
@@ -192,17 +279,17 @@ class WorkflowContext(Generic[Payload]):
         """
         codec: Codec[Any] = Codec.of(Any if data is None else data)
         until = 0 if timeout is None else self._execution.now() + to_ms(timeout, option="timeout")
-        return wait_step(self._execution, name, checked_event(event_id), codec, until)
+        return event_step(self._execution, name, validate_event_id(event_id), codec, until)
 
     def notify(
         self, name: str, event_id: str, /, data: object = None, *, run_id: str | None = None
     ) -> Coroutine[Any, Any, None]:
         """Notify who waits for `event_id`, exactly once; with `run_id` that run alone, which need not wait yet."""
-        event = checked_event(event_id)
-        text = event_text(data, event)
+        event = validate_event_id(event_id)
+        text = serialize_event_data(data, event)
         self._execution.max_value.check(text, f"the data of event '{event}'")
-        run = None if run_id is None else checked_run_id(run_id)
-        return self._execution.note(name, NOTHING, lambda: None, lambda _: (Notify(event, text, run),))
+        run = None if run_id is None else validate_run_id(run_id)
+        return self._execution.record_effects(name, NONE_CODEC, lambda: None, lambda _: (Notify(event, text, run),))
 
     def create_webhook(self, name: str, /) -> Coroutine[Any, Any, Webhook]:
         """A URL of this run's own, to be given to a third party; see `wait_for_webhook`.
@@ -210,7 +297,7 @@ class WorkflowContext(Generic[Payload]):
         Raises:
             ConfigurationError: the app's public URL is not known.
         """
-        root = self._surroundings.public_url(self.claim.headers)
+        root = self._public_url.resolve(self.claim.headers)
         return webhook_step(self._execution, name, root)
 
     def wait_for_webhook(
@@ -219,7 +306,7 @@ class WorkflowContext(Generic[Payload]):
         """Wait for a request to `webhook`. One that has come already is handed out at once, the oldest first."""
         check_webhook(name, webhook)
         until = 0 if timeout is None else self._execution.now() + to_ms(timeout, option="timeout")
-        return wait_step(self._execution, name, webhook_event(webhook.token), WEBHOOK_REQUEST, until)
+        return event_step(self._execution, name, webhook_event_id(webhook.token), WEBHOOK_REQUEST_CODEC, until)
 
     def first(self, *waits: Awaitable[T]) -> Coroutine[Any, Any, tuple[int, T]]:
         """The place (0, 1, …) and the result of the wait that ends first; the others are not waited for any more.
@@ -228,7 +315,7 @@ class WorkflowContext(Generic[Payload]):
         waits: a step that executes is not interrupted by one that comes, and is cancelled if another was first. A child
         that is not waited for any more goes on. What the first one raises is raised.
         """
-        return first_of(checked_waits(waits))
+        return first_of(validate_awaitables(waits))
 
     def timeout(self, name: str, delay: Duration, /) -> Deadline:
         """`async with ctx.timeout("limit", "1h"):` raises `TimeoutError` when the block takes longer.
@@ -245,42 +332,42 @@ class WorkflowContext(Generic[Payload]):
 
     def random(self) -> float:
         """A number from 0 up to 1, the same on every replay. Drawn from the run's id: no secret."""
-        return self._drawn().random()
+        return self._deterministic_random().random()
 
     def uuid(self) -> UUID:
         """A UUID, the same on every replay. Drawn from the run's id: no secret."""
-        return self._drawn().uuid()
+        return self._deterministic_random().uuid()
 
     @property
     def log(self) -> RunLog:
         """A logger bound to run, step and attempt; silent on replay."""
         execution = self._execution
         bound = logger().bind(run=self.run_id, attempt=self.attempt)
-        step = execution.inside
-        return RunLog(bound if step is None else bound.bind(step=step), lambda: execution.replaying)
+        step = execution.current_step
+        return RunLog(bound if step is None else bound.bind(step=step), lambda: execution.is_replaying)
 
     @property
     def env(self) -> Mapping[str, str]:
         """The environment the function was given (`@flow.serve(env=…)`), by default the process's."""
-        return self._surroundings.env
+        return self._public_url.env
 
-    def _drawn(self) -> Steady:
-        if self._steady is None:
-            self._steady = Steady(self.run_id)
-        return self._steady
+    def _deterministic_random(self) -> DeterministicRandom:
+        if self._random is None:
+            self._random = DeterministicRandom(self.run_id)
+        return self._random
 
     def cancel(self) -> NoReturn:
         """End the run here, as cancelled: neither a result nor a failure. Does not return."""
         self._execution.cancel()
 
-    def step_as(
+    def run_with_codec(
         self,
         name: str,
         codec: Codec[T],
         fn: Callable[[*Ts], Awaitable[T]],
         /,
         *args: *Ts,
-        last: bool = False,
+        defer_to_settlement: bool = False,
         effects: Callable[[T], tuple[Effect, ...]] | None = None,
     ) -> Coroutine[Any, Any, T]:
         """As `run`, of an async function whose codec is known, under a name that a step can have.
@@ -289,8 +376,10 @@ class WorkflowContext(Generic[Payload]):
         with the settlement. It is dropped with the journal when the run ends as done, so a crash before that calls `fn`
         again. `effects`, of its result, are written together with a step that is recorded on its own.
         """
-        options = FINAL if last else PLAIN if effects is None else Options(effects=effects)
-        return self._execution.step(name, codec, fn, args, {}, options)
+        options = (
+            FINAL_STEP if defer_to_settlement else DEFAULT_STEP if effects is None else StepOptions(effects=effects)
+        )
+        return self._execution.run_step(name, codec, fn, args, {}, options)
 
 
 class StepRunner:
@@ -298,7 +387,7 @@ class StepRunner:
 
     __slots__ = ("_execution", "_options")
 
-    def __init__(self, execution: Execution, options: Options) -> None:
+    def __init__(self, execution: Execution, options: StepOptions) -> None:
         self._execution = execution
         self._options = options
 
@@ -313,6 +402,6 @@ class StepRunner:
     def run(self, name: str, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
         """As `WorkflowContext.run`, with these options."""
         if not callable(fn):
-            raise uncallable(name, fn)
-        check_name(name)
-        return self._execution.step(name, Codec.of_result(fn), as_async(fn), args, kwargs, self._options)
+            raise not_callable(name, fn)
+        check_step_name(name)
+        return self._execution.run_step(name, Codec.of_result(fn), as_async(fn), args, kwargs, self._options)

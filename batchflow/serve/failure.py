@@ -1,10 +1,15 @@
 """What an exception of user code means: try again at some time, never again, or all of the flow key waits."""
 
+import asyncio
+import dis
+import functools
+import signal
+import threading
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import cast
+from types import CodeType, TracebackType
+from typing import Any, cast
 
 from batchflow.core.retry import RetryPolicy
 from batchflow.errors import (
@@ -19,22 +24,23 @@ from batchflow.errors import (
     UnserializableError,
 )
 from batchflow.logs import said
+from batchflow.serve.callables import THREAD_ENTRY
 
-REPORT_BYTES = 8 * 1024
+MAX_REPORT_BYTES = 8 * 1024
 """The longest text that is kept of one failure."""
 
-_FINAL = (ConfigurationError, InputError, NonRetryable, StepFailed, ReplayError, TimedOut, UnserializableError)
-_TRACE = "\nTraceback (most recent call last):\n"
-_HOUSE = str(Path(__file__).parents[1])
+_NOT_RETRYABLE = (ConfigurationError, InputError, NonRetryable, StepFailed, ReplayError, TimedOut, UnserializableError)
+_TRACEBACK_HEADER = "\nTraceback (most recent call last):\n"
+_PACKAGE_DIR = str(Path(__file__).parents[1])
 
 
-def again_at(error: BaseException, failures: int, policy: RetryPolicy, *, now: int, chance: float) -> int | None:
+def retry_at(error: BaseException, failures: int, policy: RetryPolicy, *, now: int, chance: float) -> int | None:
     """When to try again after the n-th failure (this one counted); None when it is final.
 
     An exception group is as final as any of its members, and waits as long as the most patient of them.
     """
-    members = list(_members(error))
-    if failures >= policy.attempts or any(isinstance(member, _FINAL) for member in members):
+    members = list(_leaf_errors(error))
+    if failures >= policy.attempts or any(isinstance(member, _NOT_RETRYABLE) for member in members):
         return None
     asked = [member.delay_ms for member in members if isinstance(member, RetryAfter) and member.delay_ms is not None]
     return now + (max(asked) if asked else policy.delay_ms(failures, chance=chance))
@@ -42,39 +48,39 @@ def again_at(error: BaseException, failures: int, policy: RetryPolicy, *, now: i
 
 def rate_limit(error: BaseException) -> RateLimited | None:
     """The `RateLimited` that `error` is, or the longest of an exception group of nothing else."""
-    members = list(_members(error))
+    members = list(_leaf_errors(error))
     limits = [member for member in members if isinstance(member, RateLimited)]
     if not limits or len(limits) < len(members):
         return None
     return max(limits, key=lambda limit: limit.delay_ms or 0)
 
 
-def limit_ms(limit: RateLimited, policy: RetryPolicy) -> int:
+def rate_limit_delay_ms(limit: RateLimited, policy: RetryPolicy) -> int:
     """How long the flow key waits: as the limit says, else as after a first failure."""
     return policy.delay_ms(1) if limit.delay_ms is None else limit.delay_ms
 
 
-def describe(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """One failure in one sentence, "TypeName: message"; of an exception group each of its members."""
-    return _cut("; ".join(_sentence(member) for member in _members(error)))
+    return _truncate("; ".join(_sentence(member) for member in _leaf_errors(error)))
 
 
-def report(error: BaseException) -> str:
+def error_report(error: BaseException) -> str:
     """`describe`, followed by the traceback from user code on, cut to `REPORT_BYTES`."""
     frames = traceback.format_exception(type(error), error, _from_user_code(error.__traceback__), limit=-20)
     # The first line is the title that the separator already has.
     body = "".join(frames[1:] if frames and frames[0].startswith("Traceback") else frames)
-    return _cut(f"{describe(error)}{_TRACE}{body}".rstrip())
+    return _truncate(f"{describe_error(error)}{_TRACEBACK_HEADER}{body}".rstrip())
 
 
 def headline(text: str) -> str:
     """The sentence of a `report`."""
-    return text.partition(_TRACE)[0]
+    return text.partition(_TRACEBACK_HEADER)[0]
 
 
-def trace(text: str) -> str:
+def traceback_text(text: str) -> str:
     """The traceback of a `report`; empty where it has none."""
-    _, found, frames = text.partition(_TRACE)
+    _, found, frames = text.partition(_TRACEBACK_HEADER)
     return f"{found.lstrip()}{frames}" if found else ""
 
 
@@ -84,25 +90,68 @@ def _sentence(error: BaseException) -> str:
     return f"{name}: {message}" if message else name
 
 
-def _members(error: BaseException) -> Iterator[BaseException]:
+def _leaf_errors(error: BaseException) -> Iterator[BaseException]:
     """The error itself, or the members of a group and of the groups within."""
     if isinstance(error, BaseExceptionGroup):
         for member in cast("BaseExceptionGroup[BaseException]", error).exceptions:
-            yield from _members(member)
+            yield from _leaf_errors(member)
     else:
         yield error
 
 
 def _from_user_code(tb: TracebackType | None) -> TracebackType | None:
     first = tb
-    while first is not None and first.tb_frame.f_code.co_filename.startswith(_HOUSE):
+    while first is not None and first.tb_frame.f_code.co_filename.startswith(_PACKAGE_DIR):
         first = first.tb_next
     return first or tb
 
 
-def _cut(text: str) -> str:
+def _truncate(text: str) -> str:
     data = text.encode("utf-8", "replace")
-    if len(data) <= REPORT_BYTES:
+    if len(data) <= MAX_REPORT_BYTES:
         return data.decode()
-    half = REPORT_BYTES // 2 - 16
+    half = MAX_REPORT_BYTES // 2 - 16
     return f"{data[:half].decode(errors='ignore')}\n[…]\n{data[-half:].decode(errors='ignore')}"
+
+
+_RAISE_OPCODE = dis.opmap["RAISE_VARARGS"]
+
+
+def is_program_exit(error: BaseException, task: "asyncio.Task[Any] | None", loop: asyncio.AbstractEventLoop) -> bool:
+    """Whether what came out of code in `task` is no failure of the code.
+
+    It is none where a signal has raised it (Ctrl-C), or where the task is being thrown away, as at the end of its
+    event loop: then it is not the one that runs.
+    """
+    if isinstance(error, GeneratorExit):
+        return asyncio.current_task(loop) is not task
+    return isinstance(error, KeyboardInterrupt) and _is_raised_by_signal(error)
+
+
+def _is_raised_by_signal(error: KeyboardInterrupt) -> bool:
+    # Signals are handled in the main thread alone, between two instructions of whatever runs there.
+    handler = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(handler):
+        return False
+    tb, last, codes = error.__traceback__, error.__traceback__, set[CodeType]()
+    while tb is not None:
+        codes.add(tb.tb_frame.f_code)
+        tb, last = tb.tb_next, tb
+    if THREAD_ENTRY in codes:
+        return False
+    if handler is signal.default_int_handler:
+        return not _is_raise_statement(last)
+    return _handler_code(handler) in codes
+
+
+def _is_raise_statement(tb: TracebackType | None) -> bool:
+    """Whether the code itself has raised, by a statement."""
+    return tb is not None and tb.tb_frame.f_code.co_code[tb.tb_lasti] == _RAISE_OPCODE
+
+
+def _handler_code(handler: Any) -> CodeType | None:
+    while isinstance(handler, functools.partial):
+        handler = handler.func
+    if not hasattr(handler, "__code__"):
+        handler = getattr(handler, "__func__", None) or type(handler).__call__
+    return getattr(handler, "__code__", None)

@@ -10,10 +10,16 @@ from batchflow.core.settlement import Settlement, Unlisten, cancelled, dead, par
 from batchflow.errors import StoreError
 from batchflow.logs import logger
 from batchflow.serve.execution import Execution
-from batchflow.serve.failure import describe, headline, limit_ms, rate_limit, report
-from batchflow.serve.leaving import is_end
-from batchflow.serve.refusal import swallowed
-from batchflow.serve.scheduler import REST
+from batchflow.serve.failure import (
+    describe_error,
+    error_report,
+    headline,
+    is_program_exit,
+    rate_limit,
+    rate_limit_delay_ms,
+)
+from batchflow.serve.scheduler import IDLE_TURNS
+from batchflow.serve.validation import swallowed_cancellation
 
 
 async def settlement_of_return(execution: Execution, timeout_ms: int | None) -> tuple[bool, Settlement | None]:
@@ -25,17 +31,23 @@ async def settlement_of_return(execution: Execution, timeout_ms: int | None) -> 
             run=execution.claim.id,
             steps=unawaited,
         )
-    execution.take_back_cancels()
-    await _let_branches_ask(execution)
-    await execution.dismiss()
+    execution.uncancel_root()
+    await _let_branches_catch_up(execution)
+    await execution.cancel_branches()
     if ending == "interrupted":
-        return False, _interrupted(execution, timeout_ms)
+        return False, _settlement_of_interruption(execution, timeout_ms)
     if ending == "suspended" and not execution.force_cancelled:
-        return False, dead(execution.claim, report(swallowed("returned")), _steps(execution))
+        return False, dead(
+            execution.claim, error_report(swallowed_cancellation("returned")), _unrecorded_steps(execution)
+        )
     if ending != "over":
-        return False, _with_withdrawn(execution, _ended(execution))
+        return False, _with_unlisten(execution, _settlement_of_ending(execution))
     fault = execution.replay.leftover("returned")
-    return (True, None) if fault is None else (False, dead(execution.claim, report(fault), _steps(execution)))
+    return (
+        (True, None)
+        if fault is None
+        else (False, dead(execution.claim, error_report(fault), _unrecorded_steps(execution)))
+    )
 
 
 async def settlement_of_error(execution: Execution, error: BaseException, timeout_ms: int | None) -> Settlement | None:
@@ -45,48 +57,50 @@ async def settlement_of_error(execution: Execution, error: BaseException, timeou
         CancelledError: the task was cancelled from outside.
         KeyboardInterrupt, GeneratorExit: the program ends, or the task is thrown away.
     """
-    if is_end(error, execution.root, execution.loop):
+    if is_program_exit(error, execution.root, execution.loop):
         raise error
-    execution.heed_interruption()
+    execution.end_if_interrupted()
     ending = execution.close()
-    execution.take_back_cancels()
+    execution.uncancel_root()
     try:
-        await execution.dismiss(unheard=True)
+        await execution.cancel_branches(ignore_errors=True)
     except asyncio.CancelledError:
         if execution.interruption is None:
             raise
         ending = "interrupted"
     if ending == "interrupted":
-        return _interrupted(execution, timeout_ms)
+        return _settlement_of_interruption(execution, timeout_ms)
     if ending != "over":
-        return _with_withdrawn(execution, _ended(execution))
+        return _with_unlisten(execution, _settlement_of_ending(execution))
     if isinstance(error, asyncio.CancelledError) and execution.root.cancelling():
         raise error
     # What was withdrawn on the way out is asked for again by the next attempt, which this error may not meet.
     return _settlement_of_failure(execution, error)
 
 
-def _interrupted(execution: Execution, timeout_ms: int | None) -> Settlement:
+def _settlement_of_interruption(execution: Execution, timeout_ms: int | None) -> Settlement:
     """The engine has cancelled the attempt. What came out of the function meanwhile follows from that."""
     execution.root.uncancel()
     if execution.interruption == TIMEOUT:
         took = show(timeout_ms) if timeout_ms else "it may"
         return _settlement_of_failure(execution, TimeoutError(f"the attempt took longer than {took}"))
-    return released(execution.claim, _steps(execution))
+    return released(execution.claim, _unrecorded_steps(execution))
 
 
-def _ended(execution: Execution) -> Settlement | None:
+def _settlement_of_ending(execution: Execution) -> Settlement | None:
     """The attempt was ended by the execution."""
     match execution.ending:
         case "cancelled":
             return cancelled(execution.claim)
-        case "suspended" if execution.limit is not None:
-            until, why = execution.limit
-            return parked(execution.claim, until, why, _steps(execution))
+        case "suspended" if execution.rate_limit is not None:
+            until, why = execution.rate_limit
+            return parked(execution.claim, until, why, _unrecorded_steps(execution))
         case "suspended":
-            return suspended(execution.claim, min(execution.share().waits.values()), _steps(execution))
+            return suspended(
+                execution.claim, min(execution.ensure_scheduler().parked.values()), _unrecorded_steps(execution)
+            )
         case "refused" if execution.fault is not None:
-            return dead(execution.claim, report(execution.fault), _steps(execution))
+            return dead(execution.claim, error_report(execution.fault), _unrecorded_steps(execution))
         case _ if execution.fault is not None and not isinstance(execution.fault, StoreError):
             # Stores promise StoreError; anything else is a fault of the house, and the engine has to see it.
             raise execution.fault
@@ -94,7 +108,7 @@ def _ended(execution: Execution) -> Settlement | None:
             return None
 
 
-def _with_withdrawn(execution: Execution, settlement: Settlement | None) -> Settlement | None:
+def _with_unlisten(execution: Execution, settlement: Settlement | None) -> Settlement | None:
     """With what a run that goes on later does not wait for any more."""
     if settlement is None or execution.scheduler is None or not execution.scheduler.withdrawn:
         return settlement
@@ -105,27 +119,30 @@ def _with_withdrawn(execution: Execution, settlement: Settlement | None) -> Sett
 
 def _settlement_of_failure(execution: Execution, error: BaseException) -> Settlement:
     """The function failed outside steps, or with a step that failed for good."""
-    steps, limit = _steps(execution), rate_limit(error)
+    steps, limit = _unrecorded_steps(execution), rate_limit(error)
     at = execution.recorder.again_at(error, execution.failures + 1, None)
-    if (at or limit) is not None and (step := _on_the_way_out(execution, error)) is not None:
+    if (at or limit) is not None and (step := _step_run_while_handling(execution, error)) is not None:
         # Tried again, the code may not come to that step, which is done.
-        text, why = report(error), f"not tried again, since step '{step}' was executed on the way out"
+        text, why = error_report(error), f"not tried again, since step '{step}' was executed on the way out"
         return dead(execution.claim, text.replace(headline(text), f"{headline(text)} ({why})", 1), steps)
     if limit is not None:
         return parked(
-            execution.claim, execution.now() + limit_ms(limit, execution.recorder.policy), describe(error), steps
+            execution.claim,
+            execution.now() + rate_limit_delay_ms(limit, execution.recorder.policy),
+            describe_error(error),
+            steps,
         )
     if (tell := execution.observers.attempt_failed) is not None:
         tell(execution.claim, error, "function", None)
     if at is not None:
-        return retry(execution.claim, at, describe(error), steps)
+        return retry(execution.claim, at, describe_error(error), steps)
     if fault := execution.replay.leftover("raised"):
         fault.__cause__ = error
         error = fault
-    return dead(execution.claim, report(error), steps)
+    return dead(execution.claim, error_report(error), steps)
 
 
-def _on_the_way_out(execution: Execution, error: BaseException) -> str | None:
+def _step_run_while_handling(execution: Execution, error: BaseException) -> str | None:
     """A step that was asked for while this error was being handled, or one that led to it."""
     left, seen = [error], set[int]()
     while left:
@@ -133,7 +150,7 @@ def _on_the_way_out(execution: Execution, error: BaseException) -> str | None:
         if id(at) in seen:
             continue
         seen.add(id(at))
-        for handled, step in execution.handling:
+        for handled, step in execution.handled_errors:
             if handled is at:
                 return step
         left += [it for it in (at.__cause__, at.__context__) if it is not None]
@@ -142,15 +159,15 @@ def _on_the_way_out(execution: Execution, error: BaseException) -> str | None:
     return None
 
 
-def _steps(execution: Execution) -> tuple[Step, ...]:
+def _unrecorded_steps(execution: Execution) -> tuple[Step, ...]:
     """What the attempt found out about steps and has not recorded yet."""
     pending = () if execution.scheduler is None else execution.scheduler.pending.values()
     return execution.replay.changed((*pending, *execution.deferred))
 
 
-async def _let_branches_ask(execution: Execution) -> None:
+async def _let_branches_catch_up(execution: Execution) -> None:
     # A branch that nobody waits for may be a few turns behind the function itself.
-    for _ in range(REST):
+    for _ in range(IDLE_TURNS):
         if not execution.replay.unasked():
             break
         await asyncio.sleep(0)

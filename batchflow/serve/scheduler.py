@@ -9,7 +9,7 @@ from batchflow.core.replay import Replay
 from batchflow.core.run import Step
 from batchflow.errors import ReplayError
 
-REST = 32
+IDLE_TURNS = 32
 """Turns of the event loop without a new request after which the code has come to rest."""
 
 
@@ -17,34 +17,34 @@ class Scheduler:
     """Hands outcomes to the branches of a function, in the order of their positions, and says which steps may start.
 
     Driven by callbacks of the event loop, and only while there is something to wait for: a run without recorded steps
-    and without siblings never starts it. `suspend` is called when something is parked and nothing else can go on,
-    `refuse` when the journal does not fit.
+    and without siblings never starts it. `on_suspend` is called when something is parked and nothing else can go on,
+    `on_mismatch` when the journal does not fit.
 
     While recorded outcomes are left no new step starts; then `recorder` plans all that were asked for, as one round.
     Under a recorder that stops the steps of a fresh run are such a round too.
     """
 
     __slots__ = (
-        "_backlog",
-        "_held",
+        "_earlier_steps",
+        "_holds_new_steps",
+        "_idle_turns",
         "_is_scheduled",
         "_loop",
-        "_next",
-        "_quiet",
-        "_ready",
+        "_loop_queue",
+        "_new_steps",
+        "_next_position",
+        "_on_mismatch",
+        "_on_suspend",
+        "_recorded",
         "_recorder",
-        "_refuse",
         "_replay",
-        "_settled",
-        "_suspend",
-        "_waiting",
-        "alone",
-        "busy",
+        "_replayed",
         "closed",
-        "holding",
-        "open",
+        "executing",
+        "is_root_only",
+        "parked",
         "pending",
-        "waits",
+        "requested",
         "withdrawn",
     )
 
@@ -53,34 +53,34 @@ class Scheduler:
         replay: Replay,
         recorder: Recorder,
         first: int,
-        suspend: Callable[[], None],
-        refuse: Callable[[ReplayError], None],
+        on_suspend: Callable[[], None],
+        on_mismatch: Callable[[ReplayError], None],
     ) -> None:
         self._replay = replay
         self._recorder = recorder
-        self._suspend = suspend
-        self._refuse = refuse
+        self._on_suspend = on_suspend
+        self._on_mismatch = on_mismatch
         self._loop = asyncio.get_running_loop()
-        self._next = first
+        self._next_position = first
         # What asyncio's own event loop is to do next; others, such as uvloop, do not tell.
-        self._backlog = getattr(self._loop, "_ready", None)
-        self._quiet = 0
+        self._loop_queue = getattr(self._loop, "_ready", None)
+        self._idle_turns = 0
         self._is_scheduled = False
-        self._waiting: dict[int, asyncio.Future[None]] = {}
-        self._held: dict[int, tuple[Step, asyncio.Future[Plan]]] = {}
-        self._settled: frozenset[int] = frozenset()
-        self._ready: dict[int, asyncio.Future[None] | None] = {}
-        self.alone = True
+        self._replayed: dict[int, asyncio.Future[None]] = {}
+        self._new_steps: dict[int, tuple[Step, asyncio.Future[Plan]]] = {}
+        self._earlier_steps: frozenset[int] = frozenset()
+        self._recorded: dict[int, asyncio.Future[None] | None] = {}
+        self.is_root_only = True
         """Only the root has asked so far."""
-        self.holding = recorder.stops or replay.upcoming is not None
+        self._holds_new_steps = recorder.stops or replay.upcoming is not None
         """Recorded outcomes are left, or the code is not yet at rest after the last one: no new step starts."""
-        self.open: dict[int, str] = {}
+        self.requested: dict[int, str] = {}
         """Steps that were asked for and have not come back, by number."""
-        self.busy: dict[int, tuple[asyncio.Task[object] | None, int]] = {}
+        self.executing: dict[int, tuple[asyncio.Task[object] | None, int]] = {}
         """Steps that execute or are being recorded: in which task, and how often that had been cancelled before."""
         self.pending: dict[int, Step] = {}
         """What the attempt found out about steps that are not done."""
-        self.waits: dict[int, int] = {}
+        self.parked: dict[int, int] = {}
         """Which branches are parked, and until when."""
         self.withdrawn: set[int] = set()
         """Steps that do not wait for their events any more."""
@@ -91,58 +91,58 @@ class Scheduler:
         """Let nobody go on."""
         self.closed = True
         # Otherwise scheduler and execution hold each other until the garbage is collected.
-        self._suspend, self._refuse = _nothing, _nobody
+        self._on_suspend, self._on_mismatch = _do_nothing, _ignore_error
 
-    def enter(self, number: int) -> None:
+    def begin(self, number: int) -> None:
         """A step starts to execute, in the present task."""
         task = asyncio.current_task()
-        self.busy[number] = task, task.cancelling() if task is not None else 0
+        self.executing[number] = task, task.cancelling() if task is not None else 0
 
-    def leave(self, number: int) -> None:
+    def finish(self, number: int) -> None:
         """A request has come back, in whatever way."""
-        self.busy.pop(number, None)
-        del self.open[number]
-        if self.waits or self._ready:
+        self.executing.pop(number, None)
+        del self.requested[number]
+        if self.parked or self._recorded:
             # What is parked may be all that is left, or somebody waited for this one.
             self.wake()
 
     def wake(self) -> None:
         """The code has done something: it is not at rest."""
-        self._quiet = 0
+        self._idle_turns = 0
         self.schedule()
 
     def schedule(self) -> None:
         """Look, once the code is at rest, whether somebody can go on."""
         if not self._is_scheduled and not self.closed:
             self._is_scheduled = True
-            self._loop.call_soon(self._turn)
+            self._loop.call_soon(self._tick)
 
     async def wait_recorded(self, step: Step) -> None:
         """Wait until a step's recorded outcome is handed out."""
         future: asyncio.Future[None] = self._loop.create_future()
-        self._waiting[step.number] = future
+        self._replayed[step.number] = future
         self.wake()
         await future
 
     async def wait_start(self, step: Step) -> Plan:
         """Wait until a new step may be planned; what is to become of it."""
-        if not self.holding:
-            return self._recorder.plan((step,), self._settled)[0]
+        if not self._holds_new_steps:
+            return self._recorder.plan((step,), self._earlier_steps)[0]
         future: asyncio.Future[Plan] = self._loop.create_future()
-        self._held[step.number] = step, future
+        self._new_steps[step.number] = step, future
         self.wake()
         return await future
 
     async def park(self, step: Step, due: int) -> NoReturn:
         """Let a branch wait for a later attempt."""
-        self.busy.pop(step.number, None)
-        self.waits[step.number] = due
+        self.executing.pop(step.number, None)
+        self.parked[step.number] = due
         self.wake()
         try:
             await self._loop.create_future()
         finally:
             if not self.closed:
-                del self.waits[step.number]
+                del self.parked[step.number]
                 self.withdraw(step)
                 if not step.failures:
                     self.pending.pop(step.number, None)
@@ -153,88 +153,88 @@ class Scheduler:
         if step.kind == "wait":
             self.withdrawn.add(step.number)
 
-    def passed(self, position: int) -> None:
+    def delivered_directly(self, position: int) -> None:
         """The outcome at `position` went to the root directly."""
-        self._next = position + 1
+        self._next_position = position + 1
 
     async def deliver(self, number: int, position: int) -> None:
         """Wait until the outcome of a step at `position`, durable now, is to be handed out."""
         future: asyncio.Future[None] = self._loop.create_future()
-        self.busy[number] = None, 0
-        self._ready[position] = future
+        self.executing[number] = None, 0
+        self._recorded[position] = future
         self.schedule()
         await future
 
     def skip(self, position: int) -> None:
         """Nobody waits for the outcome at `position` any more."""
-        self._ready[position] = None
+        self._recorded[position] = None
         self.schedule()
 
-    def _turn(self) -> None:
+    def _tick(self) -> None:
         self._is_scheduled = False
         # With nothing open the code is busy elsewhere, and asks or ends sooner or later.
-        if self.closed or not self.open:
+        if self.closed or not self.requested:
             return
         # With nothing else to do on the whole loop, no turn can change anything any more.
-        self._quiet = REST if self._backlog is not None and not self._backlog else self._quiet + 1
-        if self._quiet < REST or self._let_one_go_on():
+        self._idle_turns = IDLE_TURNS if self._loop_queue is not None and not self._loop_queue else self._idle_turns + 1
+        if self._idle_turns < IDLE_TURNS or self._advance_one():
             self.schedule()
 
-    def _let_one_go_on(self) -> bool:
+    def _advance_one(self) -> bool:
         """Let one branch go on; whether there may be more to do."""
         upcoming = self._replay.upcoming
         if upcoming is not None:
-            return self._hand_out(upcoming)
-        if self.holding:
+            return self._deliver_replayed(upcoming)
+        if self._holds_new_steps:
             # Only now: the last recorded outcome may have made the code take back what waits to start.
-            self._release()
+            self._plan_new_steps()
             return True
-        if self._next in self._ready:
+        if self._next_position in self._recorded:
             if self._is_unwinding():
                 return False
-            future = self._ready.pop(self._next)
-            self._next += 1
+            future = self._recorded.pop(self._next_position)
+            self._next_position += 1
             if future is not None and not future.done():
                 future.set_result(None)
-                self._quiet = 0
+                self._idle_turns = 0
             return True
-        if self.waits and not self.busy:
-            self._suspend()
+        if self.parked and not self.executing:
+            self._on_suspend()
         return False
 
     def _is_unwinding(self) -> bool:
         # Code that has cancelled a step waits for its end, which takes no time on a replay: nobody overtakes it.
-        return any(task is not None and task.cancelling() > before for task, before in self.busy.values())
+        return any(task is not None and task.cancelling() > before for task, before in self.executing.values())
 
-    def _hand_out(self, step: Step) -> bool:
+    def _deliver_replayed(self, step: Step) -> bool:
         if not self._replay.has_asked(step.name):
-            self._refuse(self._replay.mismatch(list(self.open.values())))
+            self._on_mismatch(self._replay.mismatch(list(self.requested.values())))
             return False
         self._replay.hand_out()
         if self._replay.upcoming is None:
-            self._settled = frozenset(self._held)
-        future = self._waiting.pop(step.number)
+            self._earlier_steps = frozenset(self._new_steps)
+        future = self._replayed.pop(step.number)
         if not future.done():
             future.set_result(None)
-            self._quiet = 0
+            self._idle_turns = 0
         return True
 
-    def _release(self) -> None:
+    def _plan_new_steps(self) -> None:
         """Plan the round: the new steps that were asked for up to now and are still waited for."""
-        self.holding = False
-        held = [(step, future) for step, future in self._held.values() if not future.done()]
-        self._held.clear()
+        self._holds_new_steps = False
+        held = [(step, future) for step, future in self._new_steps.values() if not future.done()]
+        self._new_steps.clear()
         if not held:
             return
-        plans = self._recorder.plan([step for step, _ in held], self._settled)
+        plans = self._recorder.plan([step for step, _ in held], self._earlier_steps)
         for (_, future), plan in zip(held, plans, strict=True):
             future.set_result(plan)
-        self._quiet = 0
+        self._idle_turns = 0
 
 
-def _nothing() -> None:
+def _do_nothing() -> None:
     pass
 
 
-def _nobody(fault: ReplayError) -> None:
+def _ignore_error(fault: ReplayError) -> None:
     pass

@@ -16,10 +16,10 @@ from batchflow.batch.summary import BatchSummary
 from batchflow.core.duration import Duration, to_ms
 from batchflow.core.store import Store
 from batchflow.errors import ConfigurationError
-from batchflow.serve.handle import RunHandle
-from batchflow.serve.instants import instant
-from batchflow.serve.served import ServedFunction
-from batchflow.serve.starting import TriggerOptions
+from batchflow.serve.functions import ServedFunction
+from batchflow.serve.runs import RunHandle
+from batchflow.serve.trigger import TriggerOptions
+from batchflow.serve.validation import parse_timestamp
 from batchflow.testing.arranged import Arranged
 from batchflow.testing.calls import Unanswered
 from batchflow.testing.clock import START, FixedEntropy, ManualClock
@@ -64,7 +64,7 @@ class Environment(Arranged):
         allow_network: bool = False,
         rounds: int = 10_000,
     ) -> None:
-        clock = start if isinstance(start, ManualClock) else ManualClock(instant(start, option="start"))
+        clock = start if isinstance(start, ManualClock) else ManualClock(parse_timestamp(start, option="start"))
         super().__init__(clock, allow_network=allow_network)
         self.app = app
         self._where = store
@@ -177,7 +177,7 @@ class Environment(Arranged):
             Unanswered: a call was made that the test does not answer.
             StillWaiting: it goes on and on; what happened so far is printed.
         """
-        end = None if until is None else instant(until, option="until")
+        end = None if until is None else parse_timestamp(until, option="until")
         store = self._require_open()
         try:
             while True:

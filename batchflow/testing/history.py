@@ -11,8 +11,8 @@ from batchflow.core.call import CALL, CallRequest
 from batchflow.core.message import Claim
 from batchflow.core.run import Run, Step, StepKind
 from batchflow.core.settlement import Effect, Listen, Settlement
-from batchflow.serve.calls import ANSWER, CallResponse
-from batchflow.serve.failure import describe, headline
+from batchflow.serve.calls import ANSWER_CODEC, CallResponse
+from batchflow.serve.failure import describe_error, headline
 from batchflow.testing.records import FINAL, RunRecord, StepRecord
 
 _STATES: Mapping[str, Literal["completed", "failed", "cancelled"]] = {
@@ -41,7 +41,7 @@ class Execution:
 
     def failed(self, error: Exception) -> None:
         """It raised."""
-        self.note(self._record("failed", None, describe(error)))
+        self.note(self._record("failed", None, describe_error(error)))
 
     def _record(self, state: Literal["done", "failed"], output: object, error: str | None) -> StepRecord:
         return StepRecord(
@@ -177,7 +177,7 @@ def _output(step: Step) -> object:
     if step.value is None or step.state != "done" or _is_timer(step.kind):
         return None
     if step.kind == "call":
-        answered: CallResponse[Any] = CallResponse(step.name, ANSWER.decode(step.value), None)
+        answered: CallResponse[Any] = CallResponse(step.name, ANSWER_CODEC.decode(step.value), None)
         return answered
     return from_json(step.value)
 

@@ -8,7 +8,7 @@ from batchflow.batch.item_ids import Id
 from batchflow.core.clock import Clock
 from batchflow.core.duration import Duration
 from batchflow.core.store import Store
-from batchflow.serve.starting import Dedup
+from batchflow.serve.trigger import Dedup
 
 StoreOption: TypeAlias = str | Store | Callable[[Clock], Store] | None
 """Where a test's state lives: "fakeredis", a URL, what makes a store with the test's clock, or a store made by hand."""

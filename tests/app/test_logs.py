@@ -13,7 +13,7 @@ from batchflow import Batchflow, WorkflowContext
 from batchflow.core.retry import RetryPolicy
 from batchflow.errors import RunFailed
 from batchflow.logs import logger, said
-from batchflow.serve.served import ServedFunction
+from batchflow.serve.functions import ServedFunction
 
 Processor = Callable[[Any, str, Any], Any]
 

@@ -18,9 +18,9 @@ from batchflow.errors import (
     StoreUnavailable,
     UnserializableError,
 )
-from batchflow.serve.handle import RunHandle
-from batchflow.serve.served import ServedFunction
-from batchflow.serve.starting import TriggerOptions
+from batchflow.serve.functions import ServedFunction
+from batchflow.serve.runs import RunHandle
+from batchflow.serve.trigger import TriggerOptions
 from batchflow.testing import FaultyStore, ManualClock, drive
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from batchflow import Batchflow, WorkflowContext
 from batchflow.errors import StoreError, StoreUnavailable
-from batchflow.serve.served import ServedFunction
+from batchflow.serve.functions import ServedFunction
 from tests.stores.redis_server import served
 
 

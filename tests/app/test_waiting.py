@@ -12,7 +12,7 @@ from batchflow import Batchflow, BatchWorkflow, NoParams, Page, WorkflowContext
 from batchflow.core.duration import Duration
 from batchflow.core.retry import RetryPolicy
 from batchflow.errors import ConfigurationError, RunFailed, StoreUnavailable
-from batchflow.serve.served import ServedFunction
+from batchflow.serve.functions import ServedFunction
 
 REFUSED = (
     r"cannot wait for {what} of the same app: it would keep the place that this may need; "

@@ -10,7 +10,7 @@ from batchflow import Batchflow, FlowControl, RetryPolicy, WorkflowContext
 from batchflow.core.call import CallRequest
 from batchflow.engine.caller import HttpCaller
 from batchflow.errors import BatchflowError, ConfigurationError, InputError, UnserializableError
-from batchflow.serve.served import ServedFunction
+from batchflow.serve.functions import ServedFunction
 from batchflow.testing import ManualClock, drive
 
 KEY = "a\ud800b"

@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from batchflow import Batchflow, RetryPolicy, WorkflowContext
 from batchflow.errors import RunFailed
-from batchflow.serve.served import ServedFunction
+from batchflow.serve.functions import ServedFunction
 from tests.waiting import wait_until
 
 

@@ -7,7 +7,7 @@ from httpx import Response
 from pydantic import BaseModel
 
 from batchflow import Batchflow, BatchWorkflow, NonRetryable, NoParams, Page, RetryAfter, WorkflowContext
-from batchflow.serve.events import WebhookRequest
+from batchflow.serve.waits import WebhookRequest
 
 USERS = [f"u{number:03d}" for number in range(60)]
 PREFIX = "/api/workflows"

@@ -7,7 +7,7 @@ from httpx import AsyncClient
 
 from batchflow import Batchflow
 from batchflow.core.message import Message
-from batchflow.serve.surroundings import ROOT_HEADER
+from batchflow.serve.app_url import ROOT_HEADER
 from tests.http.samples import PREFIX, refusal
 
 PROCESS, PAGINATE, EXECUTE = "/welcome/process-users", "/welcome/paginate-users", "/welcome/generate-user"

@@ -9,7 +9,7 @@ from httpx import AsyncClient
 
 from batchflow import Batchflow, FlowControl, WorkflowContext
 from batchflow.core.message import Message
-from batchflow.serve.surroundings import ROOT_HEADER
+from batchflow.serve.app_url import ROOT_HEADER
 from tests.http.samples import PREFIX, refusal
 
 USER = {"email": "ada@example.org"}

@@ -10,9 +10,8 @@ from pydantic import BaseModel
 
 from batchflow import BatchWorkflow, NoParams, Page, WorkflowContext
 from batchflow.errors import ChildCancelled, ChildFailed, NonRetryable, StepFailed
-from batchflow.serve.events import WEBHOOK_REQUEST, WebhookRequest
-from batchflow.serve.served import ServedFunction
-from batchflow.serve.waiting import webhook_event
+from batchflow.serve.functions import ServedFunction
+from batchflow.serve.waits import WEBHOOK_REQUEST_CODEC, WebhookRequest, webhook_event_id
 from tests.scenarios.scene import Scene, json_answer
 
 
@@ -124,8 +123,8 @@ class Functions:
 
         async def send() -> None:
             self.scene.executed["send"] += 1
-            request = WEBHOOK_REQUEST.encode(WebhookRequest(method="POST", headers={"a": "b"}, query="c=d"))
-            await self.scene.flow.engine.notify(webhook_event(webhook.token), request, ctx.run_id)
+            request = WEBHOOK_REQUEST_CODEC.encode(WebhookRequest(method="POST", headers={"a": "b"}, query="c=d"))
+            await self.scene.flow.engine.notify(webhook_event_id(webhook.token), request, ctx.run_id)
 
         await ctx.run("send", send)
         sent = await ctx.wait_for_webhook("request", webhook)

@@ -12,8 +12,8 @@ from batchflow.core.message import Claim
 from batchflow.core.ports import Runtime
 from batchflow.core.run import Run
 from batchflow.core.settlement import Settlement, done
-from batchflow.serve.calls import ANSWER, REQUEST
-from batchflow.serve.handle import RunHandle
+from batchflow.serve.calls import ANSWER_CODEC, REQUEST_CODEC
+from batchflow.serve.runs import RunHandle
 from batchflow.testing import FixedEntropy, ManualClock, drive
 from tests.stores.kinds import Kind, left, made
 
@@ -39,9 +39,9 @@ class Answering:
 
     async def deliver(self, claim: Claim, runtime: Runtime) -> Settlement:
         """Answer at once."""
-        request = REQUEST.decode(claim.body)
+        request = REQUEST_CODEC.decode(claim.body)
         self.requests.append(request)
-        return done(claim, ANSWER.encode(self.answer(request)))
+        return done(claim, ANSWER_CODEC.encode(self.answer(request)))
 
 
 def json_answer(text: str, status: int = 200) -> CallAnswer:

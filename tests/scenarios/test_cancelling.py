@@ -8,7 +8,7 @@ from pydantic import BaseModel
 
 from batchflow import BatchWorkflow, Page, WorkflowContext
 from batchflow.core.flow import FlowControl
-from batchflow.serve.served import ServedFunction
+from batchflow.serve.functions import ServedFunction
 from batchflow.testing import drive
 from tests.scenarios.scene import Nothing, Scene
 

@@ -6,7 +6,7 @@ from pydantic import BaseModel
 from batchflow import WorkflowContext
 from batchflow.core.retry import RetryPolicy
 from batchflow.errors import NonRetryable, StepFailed
-from batchflow.serve.served import ServedFunction
+from batchflow.serve.functions import ServedFunction
 from tests.scenarios.scene import DAY, Scene
 
 

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from batchflow import WorkflowContext
-from batchflow.serve.served import ServedFunction
+from batchflow.serve.functions import ServedFunction
 from tests.scenarios.scene import DAY, HOUR, Nothing, Scene
 
 

@@ -7,7 +7,7 @@ import pytest
 from fastapi import FastAPI
 
 from batchflow import WorkflowContext
-from batchflow.serve.served import ServedFunction
+from batchflow.serve.functions import ServedFunction
 from tests.scenarios.scene import Nothing, Scene
 
 

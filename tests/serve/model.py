@@ -15,7 +15,7 @@ from batchflow.core.store import Verdict
 from batchflow.engine.threads import Threads
 from batchflow.errors import StoreUnavailable
 from batchflow.serve.context import WorkflowContext
-from batchflow.serve.endpoint import Answer, Endpoint, Runtime
+from batchflow.serve.endpoint import Endpoint, FailureResult, Runtime
 
 Fault: TypeAlias = Literal["killed", "refused", "reply lost", "stale", "cancelled"]
 """What befalls a `record`: the process dies, the store fails before or after writing, the claim is lost or the run."""
@@ -167,9 +167,9 @@ def endpoint(
 ) -> Endpoint:
     """An endpoint of `fn`, whose result is written as plain JSON; an `Answer` stays one."""
 
-    async def handler(ctx: WorkflowContext[Any]) -> str | Answer:
+    async def handler(ctx: WorkflowContext[Any]) -> str | FailureResult:
         result = await fn(ctx)
-        return result if isinstance(result, Answer) else json.dumps(result)
+        return result if isinstance(result, FailureResult) else json.dumps(result)
 
     return Endpoint(
         route="/test", name="test", function=handler, payload=payload, flow=FlowControl(key="test"), retry=retry

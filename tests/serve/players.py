@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from batchflow import Batchflow, WorkflowContext
 from batchflow.core.retry import RetryPolicy
 from batchflow.errors import NonRetryable, StepFailed
-from batchflow.serve.served import ServedFunction
+from batchflow.serve.functions import ServedFunction
 from tests.serve.stage import Disaster, Stage
 from tests.serve.stories import AMPLE, Call, Child, Do, Event, Fork, Limit, Nap, Node, Story, Trip
 

@@ -13,7 +13,7 @@ from batchflow.core.ports import Runtime, Verdict
 from batchflow.core.run import Step
 from batchflow.core.settlement import Effect, Settlement, dead, done, retry
 from batchflow.core.store import Store
-from batchflow.serve.calls import ANSWER, REQUEST
+from batchflow.serve.calls import ANSWER_CODEC, REQUEST_CODEC
 from batchflow.testing import Died, FaultyStore, FixedEntropy, ManualClock, drive
 from batchflow.testing.passing import PassingStore
 from tests.stores.kinds import Kind, left, made
@@ -55,16 +55,16 @@ class Caller:
         return None
 
     async def deliver(self, claim: Claim, runtime: Runtime) -> Settlement:
-        request = REQUEST.decode(claim.body)
+        request = REQUEST_CODEC.decode(claim.body)
         self.made.append(request.step)
         *_, fails, how = request.url.split("/")
         assert claim.retry is not None
         if claim.failures >= int(fails):
-            return done(claim, ANSWER.encode(CallAnswer(status=200, body=Body(text="hello"))))
+            return done(claim, ANSWER_CODEC.encode(CallAnswer(status=200, body=Body(text="hello"))))
         if claim.failures + 1 < claim.retry.attempts:
             return retry(claim, runtime.clock.now() + 1_000, "not yet")
         if how == "answered":
-            return done(claim, ANSWER.encode(CallAnswer(status=500)))
+            return done(claim, ANSWER_CODEC.encode(CallAnswer(status=500)))
         return dead(claim, "nobody there")
 
 

@@ -10,8 +10,8 @@ from typing import Any, assert_type
 import pytest
 
 from batchflow.engine.threads import Threads
-from batchflow.serve.callables import as_async, is_async, within
-from batchflow.serve.delivering import SURROUNDING, Surrounding
+from batchflow.serve.callables import as_async, call_with_timeout, is_async
+from batchflow.serve.delivery import CURRENT_DELIVERY, DeliveryScope
 from tests.waiting import wait_until
 
 COLOUR: ContextVar[str] = ContextVar("colour", default="none")
@@ -93,7 +93,7 @@ async def test_wrapping_twice_changes_nothing() -> None:
 
 async def test_a_thread_sees_the_callers_context() -> None:
     """Context variables are copied; the threads are the runtime's."""
-    SURROUNDING.set(Surrounding(threads := Threads(1, lambda given_up: None)))
+    CURRENT_DELIVERY.set(DeliveryScope(threads := Threads(1, lambda given_up: None)))
     COLOUR.set("blue")
     where = await as_async(lambda: (COLOUR.get(), threading.current_thread().name))()
     threads.close()
@@ -109,25 +109,25 @@ async def test_types_survive() -> None:
 async def test_what_takes_too_long_is_cancelled() -> None:
     """The error says how long it was given; a timeout of the function's own stays what it is."""
     with pytest.raises(TimeoutError, match="^took longer than 10ms$"):
-        await within(10, asyncio.Event().wait, (), {})
+        await call_with_timeout(10, asyncio.Event().wait, (), {})
 
     async def own() -> None:
         raise TimeoutError("of my own")
 
     with pytest.raises(TimeoutError, match="^of my own$"):
-        await within(1000, own, (), {})
-    assert await within(1000, fetch, ("ab",), {"times": 2}) == "abab"
+        await call_with_timeout(1000, own, (), {})
+    assert await call_with_timeout(1000, fetch, ("ab",), {"times": 2}) == "abab"
 
 
 async def test_the_time_of_a_call_begins_when_it_has_a_thread() -> None:
     """What waits for one has not begun; it has all its time then, and no more."""
     go = threading.Event()
-    SURROUNDING.set(surrounding := Surrounding(threads := Threads(1, lambda given_up: None)))
+    CURRENT_DELIVERY.set(delivery := DeliveryScope(threads := Threads(1, lambda given_up: None)))
     loop = asyncio.get_running_loop()
     first = asyncio.ensure_future(as_async(go.wait)())
-    second = asyncio.create_task(within(100, as_async(compute), ("ab",), {}))
-    third = asyncio.create_task(within(100, as_async((end := threading.Event()).wait), (60,), {}))
-    await wait_until(lambda: surrounding.waited(loop.time()) > 0.15, description="both have waited long enough")
+    second = asyncio.create_task(call_with_timeout(100, as_async(compute), ("ab",), {}))
+    third = asyncio.create_task(call_with_timeout(100, as_async((end := threading.Event()).wait), (60,), {}))
+    await wait_until(lambda: delivery.thread_wait_s(loop.time()) > 0.15, description="both have waited long enough")
     assert not second.done()
     go.set()
     assert await first
@@ -135,8 +135,8 @@ async def test_the_time_of_a_call_begins_when_it_has_a_thread() -> None:
     with pytest.raises(TimeoutError, match="^took longer than 100ms$"):
         await third
     end.set()
-    waited = surrounding.waited(loop.time())
-    assert surrounding.waited(loop.time() + 9) == waited
+    waited = delivery.thread_wait_s(loop.time())
+    assert delivery.thread_wait_s(loop.time() + 9) == waited
     threads.close()
 
 
@@ -148,4 +148,4 @@ async def test_arguments_of_any_name_reach_a_plain_function() -> None:
 
     named = {"self": 1, "fn": 2, "call": 3, "func": 4, "args": 5, "kwargs": 6, "waits": 7}
     assert await as_async(takes)(**named) == named
-    assert await within(60_000, as_async(takes), (), named) == named
+    assert await call_with_timeout(60_000, as_async(takes), (), named) == named

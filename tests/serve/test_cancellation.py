@@ -11,7 +11,7 @@ from batchflow.core.retry import RetryPolicy
 from batchflow.core.settlement import Settlement
 from batchflow.serve.context import WorkflowContext
 from batchflow.serve.endpoint import Endpoint
-from batchflow.serve.execution import PATIENCE
+from batchflow.serve.execution import MAX_LATE_REQUESTS
 from tests.serve.model import Calls, Model, endpoint, first_line
 from tests.waiting import wait_until
 
@@ -236,11 +236,11 @@ async def test_code_that_catches_every_cancellation_does_not_keep_the_event_loop
 
     model = Model()
     task = asyncio.create_task(endpoint(run).deliver(model.claim(), model.runtime))
-    await wait_until(lambda: tries > PATIENCE, description="it gets no answer any more")
+    await wait_until(lambda: tries > MAX_LATE_REQUESTS, description="it gets no answer any more")
     for _ in range(100):
         await asyncio.sleep(0)
     assert not task.done()
-    assert tries <= PATIENCE + 5
+    assert tries <= MAX_LATE_REQUESTS + 5
     goes_on = False
     task.cancel()
     await asyncio.wait([task])

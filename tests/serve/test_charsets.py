@@ -7,7 +7,7 @@ import pytest
 from batchflow.core.call import Body, CallAnswer
 from batchflow.errors import InputError, UnserializableError
 from batchflow.serve.calls import CallResponse
-from batchflow.serve.events import WebhookRequest
+from batchflow.serve.waits import WebhookRequest
 
 LATIN, UTF = "häl".encode("latin-1"), "häl".encode()
 

@@ -10,7 +10,7 @@ import pytest
 
 from batchflow.errors import InputError
 from batchflow.serve.context import WorkflowContext
-from batchflow.serve.endpoint import Answer
+from batchflow.serve.endpoint import FailureResult
 from tests.serve.model import Calls, Fault, Model, endpoint, first_line
 
 Context = WorkflowContext[Any]
@@ -124,8 +124,8 @@ async def test_code_that_swallows_its_suspension_and_asks_on_is_found_out() -> N
 async def test_an_answer_is_a_failure_without_a_dead_letter() -> None:
     """The handler says how it ended, and what a caller gets."""
 
-    async def run(ctx: Context) -> Answer:
-        return Answer("Item not found", '{"success":false}')
+    async def run(ctx: Context) -> FailureResult:
+        return FailureResult("Item not found", '{"success":false}')
 
     ending = await Model().drive(endpoint(run))
     assert (ending.ending, ending.error, ending.result) == ("answered", "Item not found", '{"success":false}')

@@ -16,7 +16,16 @@ from batchflow.errors import (
     StepFailed,
     UnserializableError,
 )
-from batchflow.serve.failure import REPORT_BYTES, again_at, describe, headline, limit_ms, rate_limit, report, trace
+from batchflow.serve.failure import (
+    MAX_REPORT_BYTES,
+    describe_error,
+    error_report,
+    headline,
+    rate_limit,
+    rate_limit_delay_ms,
+    retry_at,
+    traceback_text,
+)
 
 POLICY = RetryPolicy(retries=3, first="1s", factor=4)
 FINAL = [
@@ -31,23 +40,23 @@ FINAL = [
 @pytest.mark.parametrize(("failures", "at"), [(1, 1_100), (2, 4_100), (3, 16_100), (4, None), (5, None)])
 def test_ordinary_failures_follow_the_policy(failures: int, at: int | None) -> None:
     """After 1 s, 4 s, 16 s, and then no more."""
-    assert again_at(ValueError("x"), failures, POLICY, now=100, chance=0.5) == at
+    assert retry_at(ValueError("x"), failures, POLICY, now=100, chance=0.5) == at
 
 
 @pytest.mark.parametrize("error", FINAL, ids=lambda error: type(error).__name__)
 def test_some_failures_are_final_at_once(error: Exception) -> None:
     """No attempt is made that cannot help, alone or in a group."""
-    assert again_at(error, 1, POLICY, now=100, chance=0.5) is None
+    assert retry_at(error, 1, POLICY, now=100, chance=0.5) is None
     group = ExceptionGroup("several", [ValueError("x"), ExceptionGroup("inner", [error])])
-    assert again_at(group, 1, POLICY, now=100, chance=0.5) is None
+    assert retry_at(group, 1, POLICY, now=100, chance=0.5) is None
 
 
 def test_retry_after_is_obeyed_and_counts() -> None:
     """The delay is the one that was asked for, as long as attempts are left; of a group the longest."""
-    assert again_at(RetryAfter(timedelta(minutes=1)), 3, POLICY, now=100, chance=0.5) == 60_100
-    assert again_at(RetryAfter(60), 4, POLICY, now=100, chance=0.5) is None
+    assert retry_at(RetryAfter(timedelta(minutes=1)), 3, POLICY, now=100, chance=0.5) == 60_100
+    assert retry_at(RetryAfter(60), 4, POLICY, now=100, chance=0.5) is None
     group = ExceptionGroup("several", [RetryAfter(1), RetryAfter(9), ValueError("x")])
-    assert again_at(group, 1, POLICY, now=100, chance=0.5) == 9_100
+    assert retry_at(group, 1, POLICY, now=100, chance=0.5) == 9_100
 
 
 def test_a_rate_limit_is_found_in_groups() -> None:
@@ -76,7 +85,7 @@ class Mute(Exception):
 )
 def test_a_failure_is_described_by_type_and_message(error: Exception, text: str) -> None:
     """One sentence, whatever the exception."""
-    assert describe(error) == text
+    assert describe_error(error) == text
 
 
 def fail(message: str) -> Exception:
@@ -88,18 +97,18 @@ def fail(message: str) -> Exception:
 
 def test_a_report_has_the_sentence_and_the_traceback() -> None:
     """`headline` gives the sentence back, `trace` the frames, also for a message of several lines."""
-    text = report(fail("bad\nworse"))
+    text = error_report(fail("bad\nworse"))
     assert headline(text) == "ValueError: bad\nworse"
-    assert trace(text).startswith("Traceback (most recent call last):\n")
-    assert "in fail\n" in trace(text)
-    assert (headline("ValueError: bad"), trace("ValueError: bad")) == ("ValueError: bad", "")
+    assert traceback_text(text).startswith("Traceback (most recent call last):\n")
+    assert "in fail\n" in traceback_text(text)
+    assert (headline("ValueError: bad"), traceback_text("ValueError: bad")) == ("ValueError: bad", "")
 
 
 @pytest.mark.parametrize("letter", ["x", "ä", "日"])
 def test_reports_are_cut(letter: str) -> None:
     """Never more than the limit in bytes, beginning and end kept."""
-    text = report(fail(letter * 20_000 + "end"))
-    assert len(text.encode()) <= REPORT_BYTES
+    text = error_report(fail(letter * 20_000 + "end"))
+    assert len(text.encode()) <= MAX_REPORT_BYTES
     assert text.startswith(f"ValueError: {letter}")
     assert "[…]" in text
     assert text.endswith("end")
@@ -107,7 +116,7 @@ def test_reports_are_cut(letter: str) -> None:
 
 def test_surrogates_do_not_break_a_report() -> None:
     """What UTF-8 cannot hold is replaced."""
-    assert describe(ValueError("a\udc80")) == "ValueError: a?"
+    assert describe_error(ValueError("a\udc80")) == "ValueError: a?"
 
 
 LONGEST_MS = 36_500 * 86_400_000
@@ -138,14 +147,14 @@ def test_a_delay_is_any_number(kind: type[RetryAfter], delay: Any, expected: int
     assert (error.delay_ms, str(error)) == (expected, "busy")
     assert kind(delay).args[0].startswith("try again ")
     wait = POLICY.delay_ms(1) if expected is None else expected
-    assert again_at(error, 1, POLICY, now=100, chance=0.5) == 100 + wait
+    assert retry_at(error, 1, POLICY, now=100, chance=0.5) == 100 + wait
     if isinstance(error, RateLimited):
-        assert limit_ms(error, POLICY) == wait
+        assert rate_limit_delay_ms(error, POLICY) == wait
 
 
 def test_the_longest_known_delay_of_a_group_counts() -> None:
     """Those that are no time say nothing."""
     nan = float("nan")
     group = ExceptionGroup("several", [RateLimited(nan), RateLimited(9), RateLimited(nan)])
-    assert again_at(group, 1, POLICY, now=0, chance=0.5) == 9_000
+    assert retry_at(group, 1, POLICY, now=0, chance=0.5) == 9_000
     assert rate_limit(group) is group.exceptions[1]

@@ -21,8 +21,8 @@ async def test_the_last_step_rides_with_the_settlement() -> None:
     model = Model()
 
     async def run(ctx: Context) -> str:
-        first = await ctx.step_as("first", TEXT, shout, "a")
-        return first + await ctx.step_as("save", TEXT, shout, "b", last=True)
+        first = await ctx.run_with_codec("first", TEXT, shout, "a")
+        return first + await ctx.run_with_codec("save", TEXT, shout, "b", defer_to_settlement=True)
 
     ending = await model.drive(endpoint(run))
     assert (ending.result, ending.steps, model.records) == ('"AB"', (), 1)
@@ -35,7 +35,7 @@ async def test_the_last_step_is_kept_when_the_run_is_not_done() -> None:
 
     async def run(ctx: Context) -> str:
         attempts.append(1)
-        result = await ctx.step_as("save", TEXT, calls("save", "b"), last=True)
+        result = await ctx.run_with_codec("save", TEXT, calls("save", "b"), defer_to_settlement=True)
         if len(attempts) == 1:
             raise ValueError
         return result
@@ -53,7 +53,7 @@ async def test_the_last_step_fails_as_any_other() -> None:
     calls = Calls()
 
     async def run(ctx: Context) -> str:
-        return await ctx.step_as("save", TEXT, calls("save", "b", fails=9), last=True)
+        return await ctx.run_with_codec("save", TEXT, calls("save", "b", fails=9), defer_to_settlement=True)
 
     model = Model()
     ending = await model.drive(endpoint(run, retry=RetryPolicy(retries=1)))
@@ -65,8 +65,8 @@ async def test_nothing_follows_the_last_step() -> None:
     """What is not durable yet must not be built on."""
 
     async def run(ctx: Context) -> str:
-        await ctx.step_as("save", TEXT, shout, "b", last=True)
-        return await ctx.step_as("more", TEXT, shout, "b")
+        await ctx.run_with_codec("save", TEXT, shout, "b", defer_to_settlement=True)
+        return await ctx.run_with_codec("more", TEXT, shout, "b")
 
     ending = await Model().drive(endpoint(run))
     assert ending.error is not None

@@ -12,7 +12,7 @@ from batchflow.core.retry import RetryPolicy
 from batchflow.core.run import NEVER, Step
 from batchflow.core.settlement import Settlement
 from batchflow.serve.context import WorkflowContext
-from batchflow.serve.recorder import DirectRecorder
+from batchflow.serve.endpoint import DirectRecorder
 from tests.serve.model import Calls, Model, endpoint
 
 Context = WorkflowContext[Any]

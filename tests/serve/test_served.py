@@ -15,8 +15,7 @@ from batchflow.core.ports import Client
 from batchflow.core.retry import RetryPolicy
 from batchflow.errors import ConfigurationError, UnserializableError
 from batchflow.serve.context import WorkflowContext
-from batchflow.serve.options import ServeOptions
-from batchflow.serve.served import ServedFunction, served_function
+from batchflow.serve.functions import ServedFunction, ServeOptions, serve_function
 from tests.serve.model import Model
 
 
@@ -66,7 +65,7 @@ async def with_more(greeting: str, ctx: WorkflowContext[NewUser], *, loud: bool 
 
 
 def serve(function: Any, **options: Any) -> ServedFunction[Any, Any]:
-    return served_function(
+    return serve_function(
         function, "/users/onboarding", client=cast(Client, Publisher()), options=ServeOptions(**options)
     )
 
@@ -85,7 +84,7 @@ async def test_payload_and_result_have_their_types(function: Any) -> None:
 
 async def test_types_are_inferred() -> None:
     """Payload and result of the function are those of what serves it."""
-    served = served_function(onboarding, "/onboarding", client=cast(Client, Publisher()))
+    served = serve_function(onboarding, "/onboarding", client=cast(Client, Publisher()))
     assert_type(served, ServedFunction[NewUser, Welcome])
 
 
@@ -103,7 +102,7 @@ async def test_the_endpoint_has_the_options() -> None:
 async def test_a_trigger_publishes_a_run_that_is_kept() -> None:
     """Under the endpoint's flow key, with the payload's JSON."""
     client = Publisher()
-    served = served_function(onboarding, "/onboarding", client=cast(Client, client))
+    served = serve_function(onboarding, "/onboarding", client=cast(Client, client))
     handle = await served.trigger(NewUser(email="a@b.c"), headers={"trace": "7"})
     assert handle.id == "run_1"
     (message,) = client.messages
@@ -178,5 +177,5 @@ def test_a_wrong_signature_is_refused(function: Any, sentence: str) -> None:
 def test_a_route_is_a_path(route: str) -> None:
     """Words with slashes before them."""
     with pytest.raises(ConfigurationError) as caught:
-        served_function(onboarding, route, client=cast(Client, Publisher()))
+        serve_function(onboarding, route, client=cast(Client, Publisher()))
     assert str(caught.value) == f"'route' cannot be {route!r}; write a path such as '/onboarding'"

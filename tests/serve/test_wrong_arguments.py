@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict
 
 from batchflow import Batchflow, FlowControl, WorkflowContext
 from batchflow.errors import UnserializableError
-from batchflow.serve.calls import call_request
-from batchflow.serve.sending import event_text
+from batchflow.serve.calls import build_call_request
+from batchflow.serve.waits import serialize_event_data
 from batchflow.testing import ManualClock, drive
 from tests.scenarios.scene import Answering
 
@@ -296,7 +296,7 @@ async def test_no_coroutine_is_left_of_a_first_that_is_refused() -> None:
 def test_data_that_would_arrive_changed_is_refused(data: object, fault: str) -> None:
     """The sentence names the event."""
     with pytest.raises(UnserializableError) as caught:
-        event_text(data, "paid")
+        serialize_event_data(data, "paid")
     assert str(caught.value).startswith("the data of event 'paid': ")
     assert f" does not survive JSON: {fault}" in str(caught.value)
 
@@ -314,7 +314,7 @@ def test_data_that_would_arrive_changed_is_refused(data: object, fault: str) -> 
 )
 def test_data_goes_as_its_types_write_it(data: object, text: str) -> None:
     """Models, dataclasses and times may be read as such by who waits."""
-    assert event_text(data, "paid") == text
+    assert serialize_event_data(data, "paid") == text
 
 
 @pytest.mark.parametrize("number", [math.nan, math.inf])
@@ -331,7 +331,7 @@ def test_a_call_sends_no_number_that_is_none(held: str, place: str, number: floa
     """JSON has none: it would go as null, or as what no reader takes."""
     bodies = {"bare": number, "list": {"a": [number]}, "model": [Reading(value=number)], "dataclass": Plain(number)}
     with pytest.raises(UnserializableError) as caught:
-        call_request("ask", "https://x.test", {"body": bodies[held]})
+        build_call_request("ask", "https://x.test", {"body": bodies[held]})
     assert str(caught.value) == (
         f"the body of call 'ask' has no JSON form: {place} is {number}; "
         f"JSON knows no such number, use None or text in its place"
@@ -348,14 +348,14 @@ def test_a_call_sends_no_number_that_is_none(held: str, place: str, number: floa
 )
 def test_a_call_sends_what_its_types_write(body: object, text: str) -> None:
     """The words alone are no fault, and a model may spell out its numbers."""
-    assert call_request("ask", "https://x.test", {"body": body}).body.text == text
+    assert build_call_request("ask", "https://x.test", {"body": body}).body.text == text
 
 
 def test_a_call_sends_no_half_of_a_character() -> None:
     """Neither as text nor in JSON."""
     for body in (HALF, {"a": HALF}):
         with pytest.raises(UnserializableError, match="^the body of call 'ask' "):
-            call_request("ask", "https://x.test", {"body": body})
+            build_call_request("ask", "https://x.test", {"body": body})
 
 
 # Times

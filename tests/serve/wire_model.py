@@ -18,7 +18,7 @@ from batchflow.core.run import Arrival, Journal, Step
 from batchflow.core.settlement import Effect, Settlement
 from batchflow.errors import StoreUnavailable
 from batchflow.serve.endpoint import Endpoint
-from batchflow.serve.failure import again_at
+from batchflow.serve.failure import retry_at
 from tests.serve.model import THREADS, Even, ManualClock
 from tests.serve.worlds import Outside
 
@@ -101,7 +101,7 @@ class WireRecorder:
 
     def again_at(self, error: BaseException, failures: int, retry: RetryPolicy | None) -> int | None:
         """A delivery executes one step at most: its attempts are those of the step."""
-        return again_at(error, self._delivery.retried + 1, retry or self.policy, now=self.clock.now(), chance=0.5)
+        return retry_at(error, self._delivery.retried + 1, retry or self.policy, now=self.clock.now(), chance=0.5)
 
 
 @dataclass(kw_only=True)

@@ -10,7 +10,7 @@ from batchflow.core.codec import Codec
 from batchflow.core.ports import Runtime, Verdict
 from batchflow.core.run import Arrival, Step, merged, ripen
 from batchflow.core.settlement import Effect, Listen, Notify, Publish, Settlement, Unlisten
-from batchflow.serve.calls import ANSWER, REQUEST
+from batchflow.serve.calls import ANSWER_CODEC, REQUEST_CODEC
 from batchflow.serve.endpoint import Endpoint
 from tests.serve.model import THREADS, Even, ManualClock, Model
 
@@ -57,8 +57,8 @@ class Outside:
         """Begin what a step waits for, or send what it sends."""
         match effect:
             case Publish((message,)) if message.destination == CALL and message.parent is not None:
-                failures = int(REQUEST.decode(message.body).url.split("/")[3])
-                answered = REQUEST.decode(message.body).url.endswith("answered")
+                failures = int(REQUEST_CODEC.decode(message.body).url.split("/")[3])
+                answered = REQUEST_CODEC.decode(message.body).url.endswith("answered")
                 number = message.parent[1]
                 self.later(self.clock.now() + CALL_MS, lambda: self.arrive(_answer(number, failures, answered)))
             case Listen(number, event):
@@ -103,7 +103,7 @@ def _answer(number: int, failures: int, answered: bool) -> Arrival:
         return Arrival(number, "failed", None, "ConnectError: nobody answers", 0)
     text = "" if failures > 2 else "hello"
     answer = CallAnswer(status=500 if failures > 2 else 200, body=Body(text=text))
-    return Arrival(number, "done", ANSWER.encode(answer), None, 0)
+    return Arrival(number, "done", ANSWER_CODEC.encode(answer), None, 0)
 
 
 @dataclass(kw_only=True)

@@ -7,8 +7,8 @@ from pydantic import BaseModel
 from batchflow import Batchflow, BatchSummary, BatchWorkflow, Page, WorkflowContext
 from batchflow.core.run import Run
 from batchflow.serve.calls import CallResponse
-from batchflow.serve.events import EventResult, Webhook, WebhookRequest
-from batchflow.serve.handle import RunHandle
+from batchflow.serve.runs import RunHandle
+from batchflow.serve.waits import EventResult, Webhook, WebhookRequest
 
 
 class Order(BaseModel):

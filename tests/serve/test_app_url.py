@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 
 from batchflow.errors import ConfigurationError
-from batchflow.serve.surroundings import ROOT_HEADER, Site, Surroundings, router_url
+from batchflow.serve.app_url import ROOT_HEADER, PublicUrl, RouterPath, router_url
 
 SEEN = {ROOT_HEADER: "http://10.0.0.7:8000/api/workflows"}
-AT = {"site": Site("/api")}
-ROOT = {"site": Site("")}
+AT = {"router": RouterPath("/api")}
+ROOT = {"router": RouterPath("")}
 CASES: dict[str, tuple[dict[str, Any], dict[str, str], dict[str, str], str]] = {
     "the request": ({}, {}, SEEN, "http://10.0.0.7:8000/api/workflows"),
     "the request before APP_URL, which it holds": (
@@ -58,18 +58,18 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, str], dict[str, str], str]] = {
 @pytest.mark.parametrize("case", CASES)
 def test_the_public_url_is_taken_from_where_it_is_said_first(case: str) -> None:
     options, env, headers, url = CASES[case]
-    assert Surroundings(route="/pay", env=env, **options).public_url(headers) == url
+    assert PublicUrl(route="/pay", env=env, **options).resolve(headers) == url
 
 
 def test_an_unknown_public_url_is_an_error_that_names_the_cure() -> None:
     with pytest.raises(ConfigurationError, match="set APP_URL, or base_url= at @flow.serve"):
-        Surroundings(env={}, site=Site("/api")).public_url({})
+        PublicUrl(env={}, router=RouterPath("/api")).resolve({})
 
 
 def test_half_a_public_url_is_an_error_that_names_the_whole() -> None:
     """Nothing says whether the router has a prefix, and a URL that nobody answers would be given away."""
     with pytest.raises(ConfigurationError) as caught:
-        Surroundings(env={"APP_URL": "https://y.example"}).public_url({})
+        PublicUrl(env={"APP_URL": "https://y.example"}).resolve({})
     assert str(caught.value) == (
         "APP_URL is 'https://y.example', and this process does not know the path of the router there; write it too: "
         "https://y.example/api for one that is included under /api, https://y.example/ for one without a prefix"
@@ -80,7 +80,7 @@ def test_half_a_public_url_is_an_error_that_names_the_whole() -> None:
 def test_a_variable_that_holds_no_url_is_refused_where_the_function_is_served(variable: str) -> None:
     """By its name."""
     with pytest.raises(ConfigurationError, match=f"^'{variable}' cannot be 'y.example'; write an absolute URL"):
-        Surroundings(route="/pay", env={variable: "y.example"})
+        PublicUrl(route="/pay", env={variable: "y.example"})
 
 
 @pytest.mark.parametrize(

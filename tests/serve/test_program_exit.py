@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 from batchflow.core.retry import RetryPolicy
 from batchflow.errors import StepFailed
 from batchflow.serve.context import WorkflowContext
-from batchflow.serve.leaving import is_end
+from batchflow.serve.failure import is_program_exit
 from tests.serve.model import Calls, Model, endpoint, first_line
 
 Context = WorkflowContext[Any]
@@ -138,15 +138,15 @@ async def test_ctrl_c_is_no_failure_of_the_code_it_meets(handler: Any) -> None:
         for code, expected in ((interrupted, True), (raising, False)):
             with pytest.raises(KeyboardInterrupt) as caught:
                 code()
-            assert is_end(caught.value, task, loop) is expected
+            assert is_program_exit(caught.value, task, loop) is expected
 
 
 async def test_a_task_that_is_thrown_away_has_not_failed() -> None:
     """Its coroutine is closed, and can wait for nothing any more."""
     loop = asyncio.get_running_loop()
     other = asyncio.create_task(asyncio.sleep(0))
-    assert is_end(GeneratorExit(), other, loop)
-    assert not is_end(GeneratorExit(), asyncio.current_task(), loop)
+    assert is_program_exit(GeneratorExit(), other, loop)
+    assert not is_program_exit(GeneratorExit(), asyncio.current_task(), loop)
     await other
 
 

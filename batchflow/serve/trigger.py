@@ -15,10 +15,16 @@ from batchflow.core.ports import Client
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.spelling import check_options
 from batchflow.errors import InputError
-from batchflow.serve.checks import checked_label, checked_text, headers_of, keyed
 from batchflow.serve.endpoint import Endpoint
-from batchflow.serve.instants import instant
-from batchflow.serve.showing import is_text, shown
+from batchflow.serve.validation import (
+    format_value,
+    is_valid_text,
+    parse_timestamp,
+    require_key,
+    validate_headers,
+    validate_label,
+    validate_text,
+)
 
 _RUN_ID = re.compile(r"[A-Za-z0-9_:-]{1,128}")
 
@@ -58,10 +64,10 @@ class Trigger:
     flow_control: FlowControl | None = None
 
 
-AS_IT_IS = Trigger()
+NO_OPTIONS = Trigger()
 
 
-def trigger_of(options: TriggerOptions, now: int) -> Trigger:
+def validate_trigger(options: TriggerOptions, now: int) -> Trigger:
     """Options as they were given, at `now`.
 
     Raises:
@@ -70,47 +76,49 @@ def trigger_of(options: TriggerOptions, now: int) -> Trigger:
     check_options("trigger", options, TriggerOptions.__annotations__)
     made = Trigger(**options)
     if made.not_before is not None and made.delay is None:
-        instant(made.not_before, option="not_before", now=now)
+        parse_timestamp(made.not_before, option="not_before", now=now)
     return made
 
 
-def starting(endpoint: Endpoint, client: Client, body: str, options: Trigger, label: str | None) -> Message:
+def run_message(endpoint: Endpoint, client: Client, body: str, options: Trigger, label: str | None) -> Message:
     """The message that starts a run; `label` is what it has where the trigger sets none.
 
     Raises:
         InputError, ConfigurationError: see `ServedFunction.trigger`.
     """
     id = _run_id(endpoint.route, options)
-    is_open = check_dedup(options.dedup, options.dedup_id)
+    is_open = is_open_dedup(options.dedup, options.dedup_id)
     return Message(
         id=client.new_id("run") if id is None or is_open else id,
         open_dedup=id if is_open else None,
         destination=endpoint.route,
-        flow=keyed(options.flow_control) or endpoint.flow,
+        flow=require_key(options.flow_control) or endpoint.flow,
         body=body,
-        headers=headers_of(options.headers),
+        headers=validate_headers(options.headers),
         not_before=start_time(options.delay, options.not_before, client.now()),
-        retry=retried(endpoint, options.retries, options.retry_delay),
+        retry=run_retry_policy(endpoint, options.retries, options.retry_delay),
         keep=True,
-        label=checked_label(options.label) or label,
+        label=validate_label(options.label) or label,
     )
 
 
-def retried(endpoint: Endpoint, retries: int | None, retry_delay: RetryPolicy | Duration | None) -> RetryPolicy | None:
+def run_retry_policy(
+    endpoint: Endpoint, retries: int | None, retry_delay: RetryPolicy | Duration | None
+) -> RetryPolicy | None:
     """The policy of one run, what is not said being its function's; None where nothing is said."""
     if retries is None and retry_delay is None:
         return None
     return RetryPolicy.of(retries=retries, delay=retry_delay, default=endpoint.retry)
 
 
-def check_dedup(dedup: object, dedup_id: str | None) -> bool:
+def is_open_dedup(dedup: object, dedup_id: str | None) -> bool:
     """Whether a `dedup_id` holds only while what it has started is under way.
 
     Raises:
         InputError: it is not said how long it holds, or there is none.
     """
-    if not is_text(dedup) or dedup not in get_args(Dedup):
-        raise InputError(f"'dedup' cannot be {shown(dedup)}; write 'kept' or 'open'", field="dedup")
+    if not is_valid_text(dedup) or dedup not in get_args(Dedup):
+        raise InputError(f"'dedup' cannot be {format_value(dedup)}; write 'kept' or 'open'", field="dedup")
     if dedup == "open" and dedup_id is None:
         raise InputError("'dedup' says how long a 'dedup_id' holds, and there is none; give one", field="dedup")
     return dedup == "open"
@@ -129,16 +137,16 @@ def start_time(delay: Duration | None, not_before: datetime | int | None, now: i
         return now + to_ms(delay, option="delay")
     if not_before is None:
         return 0
-    return instant(not_before, option="not_before", now=now if check_era else None)
+    return parse_timestamp(not_before, option="not_before", now=now if check_era else None)
 
 
 def _run_id(route: str, options: Trigger) -> str | None:
     if options.run_id is not None and options.dedup_id is not None:
         raise InputError("'run_id' and 'dedup_id' exclude each other; give the one or the other", field="runId")
     if options.run_id is not None:
-        if not is_text(options.run_id) or not _RUN_ID.fullmatch(options.run_id):
+        if not is_valid_text(options.run_id) or not _RUN_ID.fullmatch(options.run_id):
             raise InputError(
-                f"'run_id' cannot be {shown(options.run_id)}; write 1 to 128 letters, digits, '_', '-' and ':'",
+                f"'run_id' cannot be {format_value(options.run_id)}; write 1 to 128 letters, digits, '_', '-' and ':'",
                 field="runId",
             )
         if options.run_id.startswith("bat_"):
@@ -146,7 +154,7 @@ def _run_id(route: str, options: Trigger) -> str | None:
         return options.run_id
     if options.dedup_id is not None:
         refuse = partial(InputError, field="dedupId")
-        if not checked_text("'dedup_id'", options.dedup_id, refuse, "what the run is for, as text"):
+        if not validate_text("'dedup_id'", options.dedup_id, refuse, "what the run is for, as text"):
             raise InputError("'dedup_id' is empty; name what the run is for, or leave it out", field="dedupId")
         # No route holds a space, so two pairs never read alike.
         return f"run_{sha256(f'{route} {options.dedup_id}'.encode()).hexdigest()[:32]}"

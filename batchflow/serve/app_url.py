@@ -1,31 +1,70 @@
 """Where a served function stands: its environment, and the URL under which it is reached from outside."""
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import cast
 from urllib.parse import urlsplit
 
+from batchflow.core.call import without_userinfo
 from batchflow.errors import ConfigurationError
-from batchflow.serve.urls import check_url
+from batchflow.serve.validation import format_value, is_encodable
+
+_CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
+
+
+def format_url(url: object) -> str:
+    """The same of a URL, without the password that it may hold."""
+    return format_value(without_userinfo(url) if isinstance(url, str) else url)
+
+
+def is_absolute_url(url: object) -> bool:
+    """Whether this is a URL that can be called."""
+    if not isinstance(url, str) or not is_encodable(url) or url != url.strip() or _CONTROL_CHARACTER.search(url):
+        return False
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.hostname)
+
+
+def check_url(option: str, value: object, *, no_query: bool = True) -> None:
+    """An absolute URL, or None; a `bare` one ends with its path, since more is put behind it.
+
+    Raises:
+        ConfigurationError: it is something else.
+    """
+    if value is None:
+        return
+    if not is_absolute_url(value) or " " in cast("str", value):
+        raise ConfigurationError(
+            f"'{option}' cannot be {format_url(value)}; write an absolute URL, such as https://app.example.com"
+        )
+    if no_query and ("?" in cast("str", value) or "#" in cast("str", value)):
+        raise ConfigurationError(f"'{option}' cannot be {format_url(value)}; write it without a query and a fragment")
+
 
 ROOT_HEADER = "batchflow-root"
 """The header of a run that was started over HTTP: the URL below which the app's endpoints were reached."""
 
 
-def own_headers(headers: Mapping[str, str]) -> Mapping[str, str]:
+def user_headers(headers: Mapping[str, str]) -> Mapping[str, str]:
     """Those that a trigger gave, without batchflow's own."""
     return headers if ROOT_HEADER not in headers else {k: v for k, v in headers.items() if k != ROOT_HEADER}
 
 
 @dataclass(slots=True)
-class Site:
+class RouterPath:
     """The path of an app's router, its prefix: learnt when the app starts; None where no app is known."""
 
     path: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Surroundings:
+class PublicUrl:
     """`url` is the public URL of the function itself, at `route`; `base_url` that of the router, which is at `site`.
 
     Raises:
@@ -36,15 +75,15 @@ class Surroundings:
     url: str | None = None
     base_url: str | None = None
     env: Mapping[str, str] = field(default_factory=lambda: os.environ)
-    site: Site = field(default_factory=Site)
+    router: RouterPath = field(default_factory=RouterPath)
 
     def __post_init__(self) -> None:
         # What belongs to no function is made on import, which is no place to refuse anything.
         if self.route:
             for name in ("UPSTASH_WORKFLOW_URL", "APP_URL", "BATCHFLOW_APP_URL"):
-                self._variable(name)
+                self._env_url(name)
 
-    def public_url(self, headers: Mapping[str, str]) -> str:
+    def resolve(self, headers: Mapping[str, str]) -> str:
         """The URL below which the app's endpoints are reached.
 
         That is `url` without the route; else `base_url` or UPSTASH_WORKFLOW_URL, with the path of the router where it
@@ -58,14 +97,14 @@ class Surroundings:
         if self.url is not None:
             return self.url.rstrip("/").removesuffix(self.route)
         seen = headers.get(ROOT_HEADER)
-        path = self.site.path if seen is None else urlsplit(seen).path
-        base = self.base_url or self._variable("UPSTASH_WORKFLOW_URL")
+        path = self.router.path if seen is None else urlsplit(seen).path
+        base = self.base_url or self._env_url("UPSTASH_WORKFLOW_URL")
         if base is not None:
             whole = base.rstrip("/")
             return whole if urlsplit(whole).path else whole + (path or "")
         if seen is not None:
             return seen
-        app_url = self._variable("APP_URL") or self._variable("BATCHFLOW_APP_URL")
+        app_url = self._env_url("APP_URL") or self._env_url("BATCHFLOW_APP_URL")
         if app_url is None:
             raise ConfigurationError(
                 "the public URL of this app is not known; set APP_URL, or base_url= at @flow.serve, "
@@ -80,13 +119,13 @@ class Surroundings:
             )
         return app_url.rstrip("/")
 
-    def _variable(self, name: str) -> str | None:
+    def _env_url(self, name: str) -> str | None:
         value = self.env.get(name) or None
         check_url(name, value)
         return value
 
 
-NOWHERE = Surroundings()
+NO_PUBLIC_URL = PublicUrl()
 
 
 def router_url(app_url: str, path: str) -> str:

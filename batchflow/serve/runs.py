@@ -1,0 +1,239 @@
+"""What one holds of a run: ask it, wait for its result, cancel it."""
+
+import math
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from typing import Generic, NamedTuple, TypeVar, cast
+
+from batchflow.core.codec import Codec
+from batchflow.core.duration import Duration, to_ms
+from batchflow.core.ports import Client
+from batchflow.core.run import RUN_STATES, Run, RunQuery, RunState, Waiter
+from batchflow.errors import InputError, NotFoundError, RunFailed
+from batchflow.serve.delivery import check_may_wait, check_not_polling
+from batchflow.serve.validation import format_value, is_valid_text, validate_run_id, validate_text
+from batchflow.serve.waits import serialize_event_data, validate_event_id
+
+Result = TypeVar("Result")
+T = TypeVar("T")
+
+
+def timeout_seconds(timeout: Duration | None) -> float | None:
+    """Seconds to wait at most; None: as long as it takes. A moment that has passed is now.
+
+    Raises:
+        ConfigurationError: `timeout` is no duration.
+    """
+    match timeout:
+        case None:
+            return None
+        case timedelta():
+            timeout = max(timeout, timedelta(0))
+        case int() | float() if -math.inf < timeout < 0:
+            timeout = 0
+        case _:
+            pass
+    return to_ms(timeout, option="timeout") / 1000
+
+
+async def wait_until_over(
+    client: Client, id: str, look: Callable[[], Awaitable[T | None]], limit: float | None, what: str
+) -> T:
+    """What `look` says once it is over: at once, where it is. A store that is away, as in a failover, is waited for.
+
+    Raises:
+        TimeoutError: it is not within `limit` seconds, and not when they are over; `what` says what goes on.
+        InputError: the app itself delivers the code that would wait.
+        StoreUnavailable: the app stops, or has stopped.
+    """
+    check_may_wait(client, what)
+    found = await client.ended(id, look, limit)
+    if found is None:
+        raise TimeoutError(f"{what} has not ended within {limit or 0:g} s; it goes on")
+    return found
+
+
+class RunHandle(Generic[Result]):
+    """One run. It holds nothing but the id: make another from `function.run(id)` at any time.
+
+    `deduplicated` says of what a trigger returns that it has started nothing: the run was there already.
+    """
+
+    __slots__ = ("_client", "_result", "deduplicated", "id")
+
+    def __init__(self, id: str, result: Codec[Result], client: Client, *, deduplicated: bool = False) -> None:
+        self.id = id
+        self.deduplicated = deduplicated
+        self._result = result
+        self._client = client
+
+    def __repr__(self) -> str:
+        return f"RunHandle('{self.id}')"
+
+    async def status(self) -> Run:
+        """The run as it stands: state, steps, result.
+
+        Raises:
+            NotFoundError: it is not known, or retention has removed it.
+            InputError: a step of the same app looks again and again, which is waiting.
+        """
+        run = await self._read()
+        if not _is_over(run):
+            check_not_polling(self._client, self.id, f"run '{self.id}'")
+        return run
+
+    async def wait(self, timeout: Duration | None = None) -> Result:
+        """What the function returned, once it has. A store that is away is waited for as well.
+
+        Raises:
+            RunFailed: it failed for good, or was cancelled.
+            TimeoutError: it has not ended within `timeout` (seconds, "10s", a timedelta); it goes on.
+            ConfigurationError: `timeout` is no duration.
+            InputError: a step or function of the same app waits; there, `ctx.invoke` does.
+            NotFoundError: as for `status`.
+            StoreUnavailable: the app stops, or has stopped.
+        """
+        run = await wait_until_over(self._client, self.id, self._ended, timeout_seconds(timeout), f"run '{self.id}'")
+        if run.state == "completed":
+            return self._result.decode(run.result or "null")
+        why = f": {run.error.splitlines()[0]}" if run.error else ""
+        how = "failed" if run.state == "failed" else "was cancelled"
+        raise RunFailed(f"run '{run.id}' of '{run.destination}' {how}{why}")
+
+    async def cancel(self) -> bool:
+        """End the run: at once while it waits, at its next step while it is at work. False when it had ended."""
+        return await self._client.cancel_run(self.id)
+
+    async def _read(self) -> Run:
+        run = await self._client.store.run(self.id)
+        if run is None:
+            raise NotFoundError(f"there is no run '{self.id}'; retention may have removed it")
+        return run
+
+    async def _ended(self) -> Run | None:
+        run = await self._read()
+        return run if _is_over(run) else None
+
+
+def _is_over(run: Run) -> bool:
+    return run.state in ("completed", "failed", "cancelled")
+
+
+_MAX_CURSOR_DIGITS = 15
+MAX_PAGE_SIZE = 1_000
+"""How many runs a page can have."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunPage:
+    """Some runs, the latest first; `next_cursor` names the page after them, None when there is none."""
+
+    runs: Sequence[Run]
+    next_cursor: str | None = None
+
+
+class RunSelection(NamedTuple):
+    """Which runs to cancel."""
+
+    ids: tuple[str, ...] = ()
+    label: str | None = None
+    destination: str | None = None
+
+
+async def list_runs(
+    client: Client,
+    *,
+    state: RunState | None = None,
+    destination: str | None = None,
+    label: str | None = None,
+    cursor: str | None = None,
+    limit: int = 50,
+) -> RunPage:
+    """One page of runs.
+
+    Raises:
+        InputError: the cursor is none, or the limit is not 1 to 1,000.
+    """
+    if (
+        isinstance(cast("object", limit), bool)
+        or not isinstance(cast("object", limit), int)
+        or not 1 <= limit <= MAX_PAGE_SIZE
+    ):
+        raise InputError(
+            f"'limit' cannot be {format_value(limit)}; write a number from 1 to {MAX_PAGE_SIZE:,}", field="limit"
+        )
+    if state is not None and state not in RUN_STATES:
+        raise InputError(
+            f"'state' cannot be {format_value(state)}; write one of {', '.join(RUN_STATES)}", field="state"
+        )
+    query = RunQuery(state, destination, validate_label_filter(label), None if cursor is None else _read_cursor(cursor))
+    runs = await client.store.runs(query, limit + 1)
+    last = runs[limit - 1] if len(runs) > limit else None
+    return RunPage(runs=runs[:limit], next_cursor=last and f"{last.created_at}.{last.id}")
+
+
+def _read_cursor(cursor: str) -> tuple[int, str]:
+    at, _, id = cursor.partition(".") if is_valid_text(cursor) else ("", "", "")
+    if not at.isdecimal() or len(at) > _MAX_CURSOR_DIGITS or not id:
+        raise InputError(
+            f"'cursor' cannot be {format_value(cursor)}; write the nextCursor of the page before", field="cursor"
+        )
+    return int(at), id
+
+
+def validate_label_filter(label: str | None, what: str = "run") -> str | None:
+    """A label to look for: any text.
+
+    Raises:
+        InputError: it is none.
+    """
+    if label is None:
+        return None
+    return validate_text("'label'", label, partial(InputError, field="label"), f"the label of a {what}, as text")
+
+
+async def cancel_runs(client: Client, which: RunSelection) -> int:
+    """End runs: at once while they wait, at their next step while they are at work; how many there were.
+
+    With a label alone it ends the batches of that label too, and counts them.
+
+    Raises:
+        InputError: it is not said which, or ids are named beside a label or a function.
+    """
+    if which.ids:
+        if which.label is not None or which.destination is not None:
+            raise InputError("name the runs to cancel by id, or by label and function, not both", field="ids")
+        ids = dict.fromkeys([validate_run_id(id, "ids") for id in which.ids])
+        return sum([await client.cancel_run(id) for id in ids])
+    if which.label is None and which.destination is None:
+        raise InputError("say which runs to cancel: their ids, a label or a function", field="ids")
+    label = validate_label_filter(which.label)
+    # First, so that nothing of theirs is started meanwhile.
+    batches = await _cancel_batches(client, label) if label is not None and which.destination is None else 0
+    return batches + await client.cancel_runs(destination=which.destination, label=label)
+
+
+async def _cancel_batches(client: Client, label: str) -> int:
+    count = 0
+    while found := [
+        it
+        for it in await client.store.batches(label=label, open_only=True, limit=MAX_PAGE_SIZE)
+        if it.state != "cancelling"
+    ]:
+        count += sum([await client.cancel_batch(it.id) for it in found])
+    return count
+
+
+async def notify_event(client: Client, event_id: str, data: object, run_id: str | None) -> Sequence[str]:
+    """Give `data` to who waits for the event; see `Batchflow.notify`."""
+    event = validate_event_id(event_id)
+    text = serialize_event_data(data, event)
+    client.limit.check(text, f"the data of event '{event}'")
+    return await client.notify(event, text, None if run_id is None else validate_run_id(run_id))
+
+
+async def list_waiters(client: Client, event_id: str) -> Sequence[Waiter]:
+    """Who waits for the event."""
+    return await client.store.waiters(validate_event_id(event_id))

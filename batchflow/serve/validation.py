@@ -1,0 +1,369 @@
+"""What arguments are held to: each check passes what fits, and says of the rest what was wrong and what to write."""
+
+import inspect
+import re
+import reprlib
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping
+from datetime import datetime
+from functools import partial
+from typing import Any, TypeAlias, TypeVar, cast
+
+from batchflow.core.codec import Codec, describe
+from batchflow.core.duration import Duration, to_ms
+from batchflow.core.flow import FlowControl
+from batchflow.core.retry import RetryPolicy
+from batchflow.core.run import Step
+from batchflow.errors import BatchflowError, ConfigurationError, InputError, ReplayError, UnserializableError
+from batchflow.serve.callables import is_async
+
+_MAX_SHOWN = 100
+
+
+def format_value(value: object) -> str:
+    """A value as sentences show it: functions and classes by name, everything in short."""
+    name = getattr(value, "__name__", None)
+    if isinstance(name, str):
+        kind = "class" if isinstance(value, type) else type(value).__name__.replace("_", " ")
+        return f"the {kind} '{name}'"
+    try:
+        text = repr(value)
+    except Exception:  # that of an object of the user's may raise anything, and that of a huge int does
+        text = type_with_article(value)
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…"
+
+
+def type_with_article(value: object) -> str:
+    name = type(value).__name__
+    return "None" if value is None else f"an {name}" if name[0] in "aeiou" else f"a {name}"
+
+
+def is_valid_text(value: object) -> bool:
+    """Whether this is text that can be written."""
+    return isinstance(value, str) and is_encodable(value)
+
+
+def is_encodable(text: str) -> bool:
+    """Whether text can be written at all: half of a surrogate pair has no form in UTF-8."""
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+T = TypeVar("T")
+
+ErrorFactory: TypeAlias = Callable[[str], BatchflowError]
+"""Makes the error of a sentence."""
+
+_MAX_LABEL = 200
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_INVALID_IN_HEADER = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+_label_error = partial(InputError, field="label")
+
+
+def check_instance(option: str, value: object, kind: type, expected: str) -> None:
+    """An object of this class, or None.
+
+    Raises:
+        ConfigurationError: it is another.
+    """
+    if value is not None and not isinstance(value, kind):
+        raise ConfigurationError(f"'{option}' cannot be {format_value(value)}; write {expected}")
+
+
+def check_retry(value: object) -> None:
+    """A whole policy, or None.
+
+    Raises:
+        ConfigurationError: it is something else.
+    """
+    check_instance("retry", value, RetryPolicy, "a policy, such as RetryPolicy(retries=3)")
+
+
+def check_flow(value: object) -> None:
+    """Limits, or None.
+
+    Raises:
+        ConfigurationError: it is something else.
+    """
+    check_instance("flow_control", value, FlowControl, "limits, such as FlowControl(parallelism=10, rate=5)")
+
+
+def require_key(flow: FlowControl | None) -> FlowControl | None:
+    """Limits that are given for one message.
+
+    Raises:
+        ConfigurationError: they are none, or name no key, and so would change those of everything else under it.
+    """
+    check_flow(flow)
+    if flow is not None and flow.key is None:
+        raise ConfigurationError(
+            f"{flow!r} names no key; write FlowControl(key='…', …) to say what shares these limits"
+        )
+    return flow
+
+
+def parse_timeout(value: Duration | None) -> int | None:
+    """How long something may take, in ms; None of None.
+
+    Raises:
+        ConfigurationError: it is no duration, or none at all.
+    """
+    if value is None:
+        return None
+    limit = to_ms(value, option="timeout")
+    if limit == 0:
+        raise ConfigurationError(f"'timeout' cannot be {value!r}; write a duration such as '30s', or leave it out")
+    return limit
+
+
+def check_string_mapping(option: str, value: object, *, encodable: bool = False) -> None:
+    """Names and texts, or None; `encodable` refuses text that cannot be written.
+
+    Raises:
+        ConfigurationError: it is something else. What it holds may be secret, and is not shown.
+    """
+    if value is None:
+        return
+    if not isinstance(value, Mapping):
+        raise ConfigurationError(
+            f"'{option}' cannot be {type_with_article(value)}; write names and texts, such as {{'name': 'text'}}"
+        )
+    for name, text in cast("Mapping[object, object]", value).items():
+        if not isinstance(name, str):
+            raise ConfigurationError(f"'{option}' has the name {format_value(name)}; names are texts")
+        if not isinstance(text, str):
+            raise ConfigurationError(
+                f"'{option}' has {type_with_article(text)} for {name!r}; write text, or leave it out"
+            )
+        if encodable and not (is_encodable(name) and is_encodable(text)):
+            raise ConfigurationError(f"'{option}' has a text for {name!r} that has no form in UTF-8; write another")
+
+
+def validate_headers(value: Mapping[str, str] | None) -> dict[str, str]:
+    """Headers, as HTTP can carry them (RFC 9110, 5.1 and 5.5), wherever they are to go.
+
+    Raises:
+        ConfigurationError: they are something else. Values may be secret, and are not shown.
+    """
+    check_string_mapping("headers", value, encodable=True)
+    for name, text in (value or {}).items():
+        if not _HEADER_NAME.fullmatch(name):
+            raise ConfigurationError(f"'headers' has {name!r}, which is no header's name; write one such as 'x-tenant'")
+        if _INVALID_IN_HEADER.search(text):
+            raise ConfigurationError(f"'headers' has a line break or control character in {name!r}; write one line")
+    return dict(value or {})
+
+
+def validate_text(what: str, value: object, make_error: ErrorFactory, expected: str) -> str:
+    """Text that can be written.
+
+    Raises:
+        BatchflowError: it is something else; as `refuse` makes it.
+    """
+    if not isinstance(value, str):
+        id: object = None if isinstance(value, type) else getattr(value, "id", None)
+        held = f" (its id is {id!r})" if isinstance(id, str) else ""
+        raise make_error(f"{what} cannot be {format_value(value)}{held}; write {expected}")
+    if not is_encodable(value):
+        raise make_error(f"{what} cannot be {format_value(value)}, which has no form in UTF-8; write {expected}")
+    return value
+
+
+def validate_label(label: str | None, make_error: ErrorFactory = _label_error) -> str | None:
+    """A label, or None.
+
+    Raises:
+        InputError: it is no text of 1 to 200 characters; or what `refuse` makes of that.
+    """
+    if label is None:
+        return None
+    text = validate_text("a label", label, make_error, f"a text of 1 to {_MAX_LABEL} characters")
+    if not 0 < len(text) <= _MAX_LABEL:
+        raise make_error(f"a label has 1 to {_MAX_LABEL} characters, not {len(text)}")
+    return text
+
+
+def validate_run_id(value: object, option: str = "run_id") -> str:
+    """The id of a run that is there.
+
+    Raises:
+        InputError: it is no text.
+    """
+    refuse = partial(InputError, field="runId")
+    return validate_text(f"'{option}'", value, refuse, "the id of a run, such as the id of its handle")
+
+
+def check_payload_parser(value: Any) -> None:
+    """A plain function of one text, or None.
+
+    Raises:
+        ConfigurationError: it is another function, or none.
+    """
+    if value is None:
+        return
+    fault = f"{format_value(value)}, which cannot be called" if not callable(value) else None
+    if fault is None and is_async(value):
+        fault = f"{format_value(value)}, which is async"
+    if fault is None and not _accepts_one_argument(value):
+        fault = f"{format_value(value)}, which does not take one argument"
+    if fault is not None:
+        raise ConfigurationError(
+            f"'initial_payload_parser' cannot be {fault}; write a plain function of a request's body: "
+            f"def parse(text: str) -> Payload"
+        )
+
+
+def _accepts_one_argument(function: Callable[..., Any]) -> bool:
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # some builtins do not say what they take
+        return True
+    try:
+        signature.bind("")
+    except TypeError:
+        return False
+    return True
+
+
+def check_response_type(value: object) -> None:
+    """A type that the body of an answer can be read as, or None.
+
+    Raises:
+        ConfigurationError: it is something else.
+    """
+    if value is not None and value is not bytes:
+        Codec.of(value)
+
+
+MIN_TIMESTAMP_MS = 10**11
+"""Times in ms are larger since 1973; times in seconds will be smaller until the year 5138."""
+
+_SAMPLE_TIMESTAMP_S = 10**9
+_MAX_TIMESTAMP_MS = 253_402_300_799_999  # the end of the year 9999, the last one that a datetime has
+
+
+def parse_timestamp(when: object, *, option: str = "when", now: int | None = None) -> int:
+    """A moment in ms since the epoch, of a datetime with its time zone or of such a number.
+
+    Beside a clock that shows `now`, a number that is too small for its era is refused: it counts seconds.
+
+    Raises:
+        ConfigurationError: it is neither, or no such number.
+    """
+    match when:
+        case bool():
+            pass
+        case int() if when < MIN_TIMESTAMP_MS <= (now or 0):
+            raise ConfigurationError(
+                f"'{option}' cannot be {format_value(when)}, which looks like seconds (in ms it was before 1974); "
+                f"write a datetime with its time zone, or ms: {1000 * max(when, _SAMPLE_TIMESTAMP_S)}"
+            )
+        case int() if when > _MAX_TIMESTAMP_MS:
+            raise ConfigurationError(
+                f"'{option}' cannot be {format_value(when)}, which is after the year 9999; "
+                f"write a datetime with its time zone, or milliseconds since the epoch"
+            )
+        case int():
+            return when
+        case datetime(tzinfo=zone) if zone is not None:
+            return int(when.timestamp() * 1000)
+        case _:
+            pass
+    raise ConfigurationError(
+        f"'{option}' cannot be {format_value(when)}; write a datetime with its time zone, such as "
+        f"datetime(2030, 1, 1, tzinfo=timezone.utc), or milliseconds since the epoch"
+    )
+
+
+_MAX_STEP_NAME = 500
+
+
+def check_step_name(name: object) -> None:
+    """Raise `ConfigurationError` for what cannot be the name of a step."""
+    if isinstance(name, str) and 0 < len(name) <= _MAX_STEP_NAME and is_encodable(name):
+        return
+    raise ConfigurationError(
+        f"a step cannot have the name {format_value(name)}; "
+        f"its first argument is a text of 1 to {_MAX_STEP_NAME} characters, as in ctx.run('charge', charge, order_id)"
+    )
+
+
+def nested_step(step: str, inside: str) -> ReplayError:
+    """A step was asked for by the function of another one."""
+    return ReplayError(
+        f"step '{step}' is asked for inside step '{inside}', and steps do not nest; "
+        f"let '{inside}' return, and ask for '{step}' in the durable function itself"
+    )
+
+
+def step_after_final(step: str, last: str) -> ReplayError:
+    """A step was asked for after the one that was declared to be the last."""
+    return ReplayError(f"step '{step}' is asked for after step '{last}', which was asked for as the last one")
+
+
+def swallowed_cancellation(sign: str) -> ReplayError:
+    """The cancellation that suspends a run did not come out of the function."""
+    return ReplayError(
+        f"the run was suspended, but its function caught the cancellation and {sign}; "
+        f"catch Exception where it says 'except:', 'except BaseException' or 'except CancelledError', or raise it again"
+    )
+
+
+def unstorable_step(step: Step, error: Exception) -> UnserializableError:
+    """The store will never take what a step is or has come to."""
+    wrong = UnserializableError(f"step '{step.name}' cannot be stored: {error}")
+    wrong.__cause__ = error
+    return wrong
+
+
+def unreadable_result(step: Step, codec: Codec[Any], error: Exception) -> ReplayError:
+    """A recorded result is not of the type that the code declares now."""
+    wrong = ReplayError(
+        f"step '{step.name}' is recorded as {reprlib.repr(step.value)}, which is no {describe(codec.annotation)} "
+        f"as the code declares it now; keep reading what is recorded, or give the new step another name"
+    )
+    wrong.__cause__ = error
+    return wrong
+
+
+def not_callable(step: str, value: object) -> ConfigurationError:
+    """Says that a step is given what is no function; a coroutine that nobody will await is closed."""
+    _close_coroutines([value])
+    name = getattr(value, "__name__", "fn")
+    return ConfigurationError(
+        f"step '{step}' cannot call {format_value(value)}; write the function without (), and its arguments after it: "
+        f"ctx.run('{step}', {name}, …)"
+    )
+
+
+def validate_awaitables(waits: tuple[Awaitable[T], ...]) -> tuple[Awaitable[T], ...]:
+    """What can be awaited.
+
+    Raises:
+        ConfigurationError: something cannot. The coroutines among the others, which nobody will await, are closed.
+    """
+    for wait in cast("tuple[object, ...]", waits):
+        if isinstance(wait, Awaitable):
+            continue
+        _close_coroutines(waits)
+        if isinstance(wait, Collection) and not isinstance(wait, (str, bytes)):
+            _close_coroutines(cast("Collection[object]", wait))
+            raise ConfigurationError(
+                f"ctx.first takes its waits one by one, not in a {type(cast('object', wait)).__name__}; "
+                f"write ctx.first(*waits)"
+            )
+        raise ConfigurationError(
+            f"ctx.first cannot wait for {format_value(wait)}; write waits, without 'await' before them, such as "
+            f"ctx.first(ctx.sleep(…), ctx.wait_for_event(…))"
+        )
+    return waits
+
+
+def _close_coroutines(values: Iterable[object]) -> None:
+    for value in values:
+        if isinstance(value, Coroutine):
+            cast("Coroutine[Any, Any, Any]", value).close()
