@@ -26,7 +26,7 @@ from batchflow.engine.interrupt import on_interrupt, on_stop
 from batchflow.engine.observers import VerboseLog
 from batchflow.engine.system import SystemClock, SystemEntropy
 from batchflow.errors import ConfigurationError, DuplicateNameError, StoreUnavailable
-from batchflow.http.own import refuse_own
+from batchflow.http.reserved_routes import check_not_reserved
 from batchflow.operations import Operations
 from batchflow.serve.app_url import RouterPath
 from batchflow.serve.context import WorkflowContext
@@ -199,7 +199,7 @@ class Batchflow(Operations):
 
     def _take_in(self, endpoints: "tuple[Endpoint, ...]") -> None:
         for endpoint in endpoints:
-            refuse_own(endpoint.route)
+            check_not_reserved(endpoint.route)
             if endpoint.route in self._endpoints:
                 raise DuplicateNameError(f"the route '{endpoint.route}' is served twice; give one of them another")
         for it in endpoints:
@@ -272,15 +272,15 @@ class Batchflow(Operations):
     def router(self) -> "APIRouter":
         """The endpoints of everything, for `app.include_router`; what is added later is served there too."""
         if self._router is None:
-            from batchflow.http.router import Mounting
+            from batchflow.http.router import RouterBuilder
 
             settings = self.settings
             # Whoever allows larger payloads means those that come over HTTP too.
             max_body = settings.max_body or settings.max_value
-            mounting = Mounting(self.engine, self._workflows, max_body=max_body, app_url=settings.app_url)
+            mounting = RouterBuilder(self.engine, self._workflows, max_body=max_body, app_url=settings.app_url)
             for what in (*self._workflows.values(), *self._served.values()):
                 mounting.add(what)
-            self._router, self._mount, self._path_in = mounting.router, mounting.add, mounting.path_in
+            self._router, self._mount, self._path_in = mounting.router, mounting.add, mounting.prefix_in
         return self._router
 
 

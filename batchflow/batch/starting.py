@@ -132,8 +132,8 @@ def _known_id(workflow: str, options: BatchTrigger, link: ParentLink | None) -> 
         return None
     if not is_valid_text(options.batch_id) or not _BATCH_ID.fullmatch(options.batch_id):
         raise InputError(
-            f"'batch_id' cannot be {format_value(options.batch_id)}; write 'bat_' and 1 to 60 letters, digits, '_' and '-', "
-            f"such as 'bat_nightly-7'",
+            f"'batch_id' cannot be {format_value(options.batch_id)}; "
+            "write 'bat_' and 1 to 60 letters, digits, '_' and '-', such as 'bat_nightly-7'",
             field="batch_id",
         )
     return options.batch_id

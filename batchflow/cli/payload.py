@@ -10,7 +10,7 @@ from pydantic_core import from_json, to_json
 from batchflow.cli.fields import Fields
 from batchflow.cli.parameters import fitted
 from batchflow.errors import InputError
-from batchflow.http.payloads import PayloadReader
+from batchflow.http.bodies import PayloadReader
 from batchflow.serve.functions import ServedFunction
 
 Payload = TypeVar("Payload")

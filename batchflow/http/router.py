@@ -8,19 +8,15 @@ from fastapi import APIRouter, Depends
 from batchflow.batch.bound import Workflow
 from batchflow.core.ports import Client
 from batchflow.http.batches import BatchEndpoints
-from batchflow.http.events import EventEndpoints
-from batchflow.http.functions import FunctionEndpoint
-from batchflow.http.parameters import known_parameters
-from batchflow.http.places import path_in
-from batchflow.http.refusals import RefusingRoute
-from batchflow.http.runs import RunEndpoints
-from batchflow.http.triggers import WorkflowEndpoints
-from batchflow.http.webhooks import WebhookEndpoint
-from batchflow.http.workers import WorkerEndpoints
+from batchflow.http.errors import ErrorHandlingRoute, check_query_params
+from batchflow.http.events import EventEndpoints, WebhookEndpoint
+from batchflow.http.runs import RunEndpoints, WorkerEndpoints
+from batchflow.http.triggers import FunctionEndpoint, WorkflowEndpoints
+from batchflow.http.urls import router_prefix
 from batchflow.serve.functions import ServedFunction
 
 
-class Mounting:
+class RouterBuilder:
     """One router, and what is mounted on it.
 
     It can be included in several apps and under several prefixes, and before the workflows are there: what is added
@@ -38,21 +34,21 @@ class Mounting:
         self._max_body = max_body
         self._app_url = app_url
         self._functions: set[str] = set()
-        self.router = APIRouter(route_class=RefusingRoute, dependencies=[Depends(known_parameters)])
-        BatchEndpoints(client, workflows).mount(self.router)
-        RunEndpoints(client, self._functions, max_body=max_body).mount(self.router)
-        EventEndpoints(client, max_body=max_body).mount(self.router)
-        WebhookEndpoint(client, max_body=max_body).mount(self.router)
-        WorkerEndpoints(client).mount(self.router)
+        self.router = APIRouter(route_class=ErrorHandlingRoute, dependencies=[Depends(check_query_params)])
+        BatchEndpoints(client, workflows).add_routes(self.router)
+        RunEndpoints(client, self._functions, max_body=max_body).add_routes(self.router)
+        EventEndpoints(client, max_body=max_body).add_routes(self.router)
+        WebhookEndpoint(client, max_body=max_body).add_routes(self.router)
+        WorkerEndpoints(client).add_routes(self.router)
 
     def add(self, what: Workflow[Any, Any] | ServedFunction[Any, Any]) -> None:
         """Mount a workflow's three endpoints, or a function's one."""
         if isinstance(what, Workflow):
-            WorkflowEndpoints(what, max_body=self._max_body, app_url=self._app_url).mount(self.router)
+            WorkflowEndpoints(what, max_body=self._max_body, app_url=self._app_url).add_routes(self.router)
         else:
-            FunctionEndpoint(what, max_body=self._max_body, app_url=self._app_url).mount(self.router)
+            FunctionEndpoint(what, max_body=self._max_body, app_url=self._app_url).add_routes(self.router)
             self._functions.add(what.endpoint.route)
 
-    def path_in(self, app: object) -> str | None:
+    def prefix_in(self, app: object) -> str | None:
         """The prefix of the router in an app, where it has one that is always the same."""
-        return path_in(app, self.router)
+        return router_prefix(app, self.router)

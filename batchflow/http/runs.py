@@ -9,19 +9,26 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from batchflow.core.ports import Client
 from batchflow.core.run import Run, RunState
 from batchflow.errors import InputError
-from batchflow.http.answers import Refusal, respond
-from batchflow.http.bodies import documented, read_body
-from batchflow.http.payloads import parse_object, unfit
-from batchflow.http.refusals import unknown, unknown_function
-from batchflow.http.run_answers import RunAnswer, RunCancelled, RunList, RunsCancelled, RunStory
-from batchflow.http.triggers import REFUSALS
+from batchflow.http.bodies import invalid_field, parse_object, read_body
+from batchflow.http.errors import function_not_found, json_response, not_found
+from batchflow.http.openapi import ERROR_RESPONSES, request_body
+from batchflow.http.schemas import (
+    CancelRunResponse,
+    CancelRunsResponse,
+    ErrorResponse,
+    RunDetail,
+    RunInfo,
+    RunList,
+    WorkerInfo,
+    WorkerList,
+)
 from batchflow.serve import runs
 from batchflow.serve.runs import MAX_PAGE_SIZE, RunSelection
 
-_REFUSALS: dict[int | str, dict[str, Any]] = {
-    404: {"model": Refusal, "description": "there is none"},
-    422: {"model": Refusal, "description": "a parameter does not fit"},
-    503: REFUSALS[503],
+_ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
+    404: {"model": ErrorResponse, "description": "there is none"},
+    422: {"model": ErrorResponse, "description": "a parameter does not fit"},
+    503: ERROR_RESPONSES[503],
 }
 
 
@@ -43,11 +50,11 @@ class RunEndpoints:
         self._functions = functions
         self._max_body = max_body
 
-    def mount(self, router: APIRouter) -> None:
+    def add_routes(self, router: APIRouter) -> None:
         """Add the routes."""
 
         def add(method: str, path: str, endpoint: Any, model: Any, summary: str, **options: Any) -> None:
-            options.setdefault("responses", _REFUSALS)
+            options.setdefault("responses", _ERROR_RESPONSES)
             router.add_api_route(
                 f"/runs{path}",
                 endpoint,
@@ -60,12 +67,12 @@ class RunEndpoints:
             )
 
         add("GET", "", self.list, RunList, "The latest runs, newest first")
-        add("GET", "/{id}", self.status, RunStory, "A run as it stands, with its steps")
-        add("POST", "/{id}/cancel", self.cancel, RunCancelled, "End a run")
-        body = documented(CancelRequest, required=True)
-        refusals = {**REFUSALS, 404: {"model": Refusal, "description": "there is no such function"}}
+        add("GET", "/{id}", self.status, RunDetail, "A run as it stands, with its steps")
+        add("POST", "/{id}/cancel", self.cancel, CancelRunResponse, "End a run")
+        body = request_body(CancelRequest, required=True)
+        refusals = {**ERROR_RESPONSES, 404: {"model": ErrorResponse, "description": "there is no such function"}}
         summary = "End runs: these, or all of a label or function"
-        add("POST", "/cancel", self.cancel_many, RunsCancelled, summary, responses=refusals, openapi_extra=body)
+        add("POST", "/cancel", self.cancel_many, CancelRunsResponse, summary, responses=refusals, openapi_extra=body)
 
     async def list(
         self,
@@ -82,16 +89,16 @@ class RunEndpoints:
         # A store may hold runs of functions that this app does not have.
         if function is not None and not page.runs and cursor is None:
             self._check(function)
-        return respond(RunList(runs=[RunAnswer.of(it) for it in page.runs], next_cursor=page.next_cursor))
+        return json_response(RunList(runs=[RunInfo.of(it) for it in page.runs], next_cursor=page.next_cursor))
 
     async def status(self, id: str) -> Response:
         """State, steps, result and error. Runs of batches can be asked for too, as long as they are kept."""
-        return respond(RunStory.of(await self._read(id)))
+        return json_response(RunDetail.of(await self._read(id)))
 
     async def cancel(self, id: str) -> Response:
         """One that waits ends at once, one at work at its next step. Safe to repeat."""
         cancelled = await self._client.cancel_run(id)
-        return respond(RunCancelled(cancelled=cancelled, run=RunAnswer.of(await self._read(id))))
+        return json_response(CancelRunResponse(cancelled=cancelled, run=RunInfo.of(await self._read(id))))
 
     async def cancel_many(self, request: Request) -> Response:
         """As for one; ids that are not known count for nothing."""
@@ -99,21 +106,45 @@ class RunEndpoints:
         try:
             which = CancelRequest.model_validate(fields, strict=True)
         except ValidationError as error:
-            raise unfit(error) from error
+            raise invalid_field(error) from error
         if which.ids == [] and "ids" in which.model_fields_set:
             # Beside a label it would cancel more than these, which is nothing.
             raise InputError("'ids' is empty; list one id or more, or leave it out", field="ids")
         if which.function is not None:
             self._check(which.function)
         selection = RunSelection(tuple(which.ids), which.label, which.function)
-        return respond(RunsCancelled(cancelled=await runs.cancel_runs(self._client, selection)))
+        return json_response(CancelRunsResponse(cancelled=await runs.cancel_runs(self._client, selection)))
 
     def _check(self, function: str) -> None:
         if function not in self._functions:
-            raise unknown_function(function, self._functions)
+            raise function_not_found(function, self._functions)
 
     async def _read(self, id: str) -> Run:
         run = await self._client.store.run(id)
         if run is None:
-            raise unknown("run", id)
+            raise not_found("run", id)
         return run
+
+
+class WorkerEndpoints:
+    """What can be asked of workers."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def add_routes(self, router: APIRouter) -> None:
+        """Add the route."""
+        router.add_api_route(
+            "/workers",
+            self.list,
+            methods=["GET"],
+            response_model=WorkerList,
+            name="workers:list",
+            summary="The workers there are, with what each holds",
+            tags=["workers"],
+            responses={422: ERROR_RESPONSES[422], 503: ERROR_RESPONSES[503]},
+        )
+
+    async def list(self) -> Response:
+        """Those of all processes that share the app's store."""
+        return json_response(WorkerList(workers=[WorkerInfo.of(it) for it in await self._client.store.workers()]))

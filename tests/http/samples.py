@@ -114,7 +114,7 @@ def serve_all(flow: Batchflow) -> None:
     assert cleanup.endpoint.name == "nightly.cleanup"
 
 
-def refusal(response: Response) -> tuple[int, Any, Any]:
+def error_of(response: Response) -> tuple[int, Any, Any]:
     """Status, sentence and field of a refusal, which has nothing else."""
     body = response.json()
     assert body.pop("success") is False

@@ -3,13 +3,15 @@
 from typing import Any
 
 import pytest
-from httpx import AsyncClient
+from httpx import AsyncClient, Response
+from structlog.testing import capture_logs
 
 from batchflow import Batchflow
 from batchflow.core.run import NEVER, Waiter
-from batchflow.http.run_answers import WaiterAnswer
+from batchflow.errors import RunFailed, StoreUnavailable
+from batchflow.http.schemas import WaiterInfo
 from tests.http.conftest import app_of, client_of
-from tests.http.samples import refusal, serve_all
+from tests.http.samples import PREFIX, error_of, serve_all
 from tests.waiting import wait_until
 
 EVENT = "approval:7/1"
@@ -86,14 +88,14 @@ async def test_an_encoded_id_is_the_same(idle_http: AsyncClient) -> None:
 )
 async def test_an_id_that_is_none(id: str, told: str, idle_http: AsyncClient) -> None:
     """Webhooks cannot be reached by their event."""
-    assert refusal(await idle_http.post(f"/events/{id}")) == (422, told, "eventId")
-    assert refusal(await idle_http.get(f"/events/{id}/waiters")) == (422, told, "eventId")
+    assert error_of(await idle_http.post(f"/events/{id}")) == (422, told, "eventId")
+    assert error_of(await idle_http.get(f"/events/{id}/waiters")) == (422, told, "eventId")
 
 
 async def test_data_that_is_neither_json_nor_text(idle_http: AsyncClient) -> None:
     """Bytes are refused."""
     expected = (400, "the body is neither JSON nor UTF-8 text", None)
-    assert refusal(await idle_http.post(f"/events/{EVENT}", content=b"\xff\xfe")) == expected
+    assert error_of(await idle_http.post(f"/events/{EVENT}", content=b"\xff\xfe")) == expected
 
 
 @pytest.mark.parametrize("content_type", ["application/json", "application/cloudevents+json; charset=utf-8"])
@@ -104,7 +106,7 @@ async def test_what_is_said_to_be_json_and_is_none_is_refused(
     run = await started(http)
     await waits(http)
     headers = {"Content-Type": content_type}
-    status, told, _ = refusal(await http.post(f"/events/{EVENT}", content=b'{"amount": 5', headers=headers))
+    status, told, _ = error_of(await http.post(f"/events/{EVENT}", content=b'{"amount": 5', headers=headers))
     assert status == 400
     assert told == (
         "the body is not JSON (EOF while parsing an object at line 1 column 12), which its Content-Type says it is; "
@@ -126,13 +128,133 @@ async def test_data_that_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_waiter_shows_until_when_it_waits() -> None:
     """A time that no clock has is none."""
-    found = WaiterAnswer.of(Waiter("run_1", "a", 0, 1000))
+    found = WaiterInfo.of(Waiter("run_1", "a", 0, 1000))
     assert found.until is not None
     assert found.until.isoformat() == "1970-01-01T00:00:01+00:00"
-    assert WaiterAnswer.of(Waiter("run_1", "a", 0, NEVER)).until is None
+    assert WaiterInfo.of(Waiter("run_1", "a", 0, NEVER)).until is None
 
 
 def test_the_document_shows_json_and_text(idle: Batchflow) -> None:
     """The body may be left out."""
     body = app_of(idle).openapi()["paths"]["/api/workflows/events/{id}"]["post"]["requestBody"]
     assert (body["required"], set(body["content"])) == (False, {"application/json", "text/plain"})
+
+
+GONE = (404, "there is no such webhook, or its run has ended", None)
+
+
+async def hooked(http: AsyncClient, count: int) -> tuple[str, str]:
+    """A run that waits for so many requests, and its webhook's URL."""
+    run: str = (await http.post("/hooked", json=count)).json()["workflowRunId"]
+    made: list[str] = []
+
+    async def ready() -> bool:
+        steps = (await http.get(f"/runs/{run}")).json()["steps"]
+        made[:] = [it["result"]["url"] for it in steps if it["name"] == "make"]
+        return bool(made)
+
+    await wait_until(ready, description="the webhook is made")
+    return run, made[0]
+
+
+def token_of(url: str) -> str:
+    return url.rpartition("/")[2]
+
+
+async def test_the_url_is_where_the_run_was_started(flow: Batchflow, http: AsyncClient) -> None:
+    """With host and prefix of that request."""
+    run, url = await hooked(http, 1)
+    assert url.startswith(f"http://test{PREFIX}/webhooks/{run}.")
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PURGE"])
+async def test_a_request_of_any_method_is_taken(method: str, flow: Batchflow, http: AsyncClient) -> None:
+    """The run gets all of it: method, headers, query, body."""
+    run, url = await hooked(http, 1)
+    headers = [(b"X-Tag", b"a"), (b"x-tag", b"b"), (b"X-Latin", b"\xfc")]
+    response = await http.request(method, f"{url}?a=1&a=%2F", content=b"\x00\xff", headers=headers)
+    assert response.status_code == 202
+    if method != "HEAD":
+        assert response.json() == {"success": True, "workflowRunId": run}
+    (request,) = await flow.run(run).wait(30)
+    assert (request["method"], request["query"]) == (method, "a=1&a=%2F")
+    assert (request["headers"]["x-tag"], request["headers"]["x-latin"]) == ("a, b", "ü")
+    assert request["sent"] == {"text": "AP8=", "base64": True}
+
+
+async def test_requests_are_kept_in_their_order(flow: Batchflow, http: AsyncClient) -> None:
+    """The run takes one after the other, whenever it comes to wait; after its end there is nobody."""
+    run, url = await hooked(http, 3)
+    for number in range(3):
+        assert (await http.post(url, json=number)).status_code == 202
+    requests = await flow.run(run).wait(30)
+    assert [it["sent"]["text"] for it in requests] == ["0", "1", "2"]
+    assert error_of(await http.post(url, json=3)) == GONE
+
+
+async def test_an_unknown_webhook_is_404(idle_http: AsyncClient) -> None:
+    """Whatever the method; the answer does not repeat the token."""
+    for method in ("GET", "POST", "BREW"):
+        assert error_of(await idle_http.request(method, "/webhooks/run_1.abcdef")) == GONE
+
+
+async def test_a_run_that_takes_nothing_more_is_429(
+    flow: Batchflow, http: AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Too much is kept for it; a sender may come again."""
+    _, url = await hooked(http, 1)
+
+    async def full(*_: object) -> Any:
+        return ()
+
+    monkeypatch.setattr(flow.engine, "notify", full)
+    response = await http.post(url)
+    told = "too many requests are kept for the run of this webhook, which has not waited for them yet"
+    assert error_of(response) == (429, told, None)
+    assert response.headers["Retry-After"] == "10"
+
+
+async def test_a_run_that_ends_meanwhile_is_404(
+    flow: Batchflow, http: AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is kept for it."""
+    run, url = await hooked(http, 1)
+
+    async def ended(*_: object) -> Any:
+        await flow.cancel(run)
+        with pytest.raises(RunFailed):
+            await flow.run(run).wait(30)
+        return ()
+
+    monkeypatch.setattr(flow.engine, "notify", ended)
+    assert error_of(await http.post(url)) == GONE
+
+
+async def test_a_request_that_is_too_large_is_413(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run is not told."""
+    monkeypatch.setenv("BATCHFLOW_MAX_BODY", "1024")
+    flow = Batchflow("sqlite://")
+    serve_all(flow)
+    async with flow, client_of(flow) as http:
+        _, url = await hooked(http, 1)
+        assert (await http.post(url, content=b"x" * 1025)).status_code == 413
+        assert (await http.post(url, content=b"x" * 1024)).status_code == 202
+
+
+async def test_the_token_is_in_no_log(flow: Batchflow, http: AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither when it is taken, nor when it is refused, nor when the store fails."""
+
+    async def fail(*_: object) -> Any:
+        raise StoreUnavailable("it is busy")
+
+    with capture_logs() as logs:
+        run, url = await hooked(http, 1)
+        answers: list[Response] = [await http.post(url)]
+        await flow.run(run).wait(30)
+        answers.append(await http.post(url))
+        monkeypatch.setattr(flow.engine.store, "webhook", fail)
+        answers.append(await http.post(url))
+    assert [it.status_code for it in answers] == [202, 404, 503]
+    secret = token_of(url).rpartition(".")[2]
+    assert len(secret) == 40
+    assert secret not in str(logs) + "".join(it.text for it in answers)

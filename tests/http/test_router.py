@@ -11,7 +11,7 @@ from batchflow import Batchflow, NonRetryable, RetryAfter
 from batchflow.batch.bound import Workflow
 from batchflow.errors import StoreIncompatible, StoreUnavailable
 from tests.http.conftest import client_of
-from tests.http.samples import Limited, Welcome, refusal, serve_all
+from tests.http.samples import Limited, Welcome, error_of, serve_all
 
 
 def asked(app: Any, base: str = "http://test") -> AsyncClient:
@@ -151,7 +151,7 @@ async def test_dependencies_of_the_including_app_come_first(idle: Batchflow) -> 
     async with asked(app) as http:
         refused = await http.post("/welcome/process-users", headers={"X-Key": "?"})
         assert (refused.status_code, refused.json()) == (401, {"detail": "no"})
-        assert refusal(await http.get("/batches")) == (422, "'x-key' does not fit: Field required", "x-key")
+        assert error_of(await http.get("/batches")) == (422, "'x-key' does not fit: Field required", "x-key")
         taken = await http.post("/welcome/process-users", headers={"X-Key": "secret"})
         assert taken.status_code == 202
 
@@ -196,7 +196,7 @@ async def test_a_store_that_is_away_is_503(
         for verb in VERBS:
             monkeypatch.setattr(idle.engine.store, verb, raising(error))
         response = await idle_http.request(method, path, json=BODIES.get(path, {}))
-        assert refusal(response) == (503, str(error), None)
+        assert error_of(response) == (503, str(error), None)
         assert response.headers.get("Retry-After") == header
 
 
@@ -205,7 +205,7 @@ async def test_an_app_that_is_not_started_says_so() -> None:
     flow = Batchflow("sqlite://")
     serve_all(flow)
     async with client_of(flow) as http:
-        status, error, _ = refusal(await http.post("/welcome/process-users"))
+        status, error, _ = error_of(await http.post("/welcome/process-users"))
     assert status == 503
     assert "is not open" in error
 
@@ -224,14 +224,14 @@ async def test_a_source_that_says_when_is_503(idle: Batchflow, idle_http: AsyncC
     """Its delay is rounded up to whole seconds."""
     dry_run_fails(idle, RetryAfter(2.5, "the source is resting"))
     response = await dry_run(idle_http)
-    assert refusal(response) == (503, "the source is resting", None)
+    assert error_of(response) == (503, "the source is resting", None)
     assert response.headers["Retry-After"] == "3"
 
 
 async def test_a_source_that_fails_for_good_is_500_in_a_sentence(idle: Batchflow, idle_http: AsyncClient) -> None:
     """It is the program's fault, and said without a traceback."""
     dry_run_fails(idle, NonRetryable("no source any more"))
-    assert refusal(await dry_run(idle_http)) == (500, "no source any more", None)
+    assert error_of(await dry_run(idle_http)) == (500, "no source any more", None)
 
 
 async def test_an_error_of_user_code_is_left_to_the_app(idle: Batchflow, idle_http: AsyncClient) -> None:

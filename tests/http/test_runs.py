@@ -11,10 +11,11 @@ from httpx import AsyncClient
 from batchflow import Batchflow, WorkflowContext
 from batchflow.core.codec import Codec
 from batchflow.core.run import NEVER, Step
+from batchflow.core.worker import WorkerStatus
 from batchflow.errors import InputError
-from batchflow.http.payloads import PayloadReader
-from batchflow.http.run_answers import StepAnswer
-from tests.http.samples import PREFIX, refusal
+from batchflow.http.bodies import PayloadReader
+from batchflow.http.schemas import StepInfo, WorkerInfo
+from tests.http.samples import PREFIX, error_of
 from tests.waiting import wait_until
 
 
@@ -75,7 +76,7 @@ async def test_a_payload_that_does_not_fit_is_422(
     body: bytes, expected: tuple[int, str, str | None], idle_http: AsyncClient
 ) -> None:
     """The sentence names the field."""
-    assert refusal(await idle_http.post("/onboarding", content=body)) == expected
+    assert error_of(await idle_http.post("/onboarding", content=body)) == expected
 
 
 NOT_JSON: dict[Any, str] = {
@@ -105,7 +106,7 @@ def test_what_is_no_json_hears_what_to_send(payload: Any) -> None:
 async def test_an_unknown_run_is_404(idle_http: AsyncClient) -> None:
     """In a sentence that names it."""
     expected = (404, "there is no run 'run_nope'; retention may have removed it", None)
-    assert refusal(await idle_http.get("/runs/run_nope")) == expected
+    assert error_of(await idle_http.get("/runs/run_nope")) == expected
 
 
 async def waiting(flow: Batchflow, http: AsyncClient, payload: str, **headers: str) -> str:
@@ -148,8 +149,8 @@ async def test_a_run_shows_its_steps(flow: Batchflow, http: AsyncClient) -> None
     }
 
 
-def step(**fields: Any) -> StepAnswer:
-    return StepAnswer.of(Step(1, "a", "run", "done", 1)._replace(**fields))
+def step(**fields: Any) -> StepInfo:
+    return StepInfo.of(Step(1, "a", "run", "done", 1)._replace(**fields))
 
 
 def test_a_step_shows_what_is_known_of_it() -> None:
@@ -201,7 +202,7 @@ async def test_runs_are_listed_page_by_page(idle_http: AsyncClient) -> None:
 )
 async def test_a_list_that_cannot_be(query: str, told: str, field: str, idle_http: AsyncClient) -> None:
     """One sentence about the parameter."""
-    status, error, at_fault = refusal(await idle_http.get(f"/runs?{query}"))
+    status, error, at_fault = error_of(await idle_http.get(f"/runs?{query}"))
     assert (status, at_fault) == (404 if field == "function" else 422, field)
     assert error.startswith(told)
 
@@ -213,7 +214,7 @@ async def test_a_run_is_cancelled(flow: Batchflow, http: AsyncClient) -> None:
     assert [it["cancelled"] for it in answers] == [True, False]
     assert [it["run"]["state"] for it in answers] == ["cancelled", "cancelled"]
     told = "there is no run 'run_nope'; retention may have removed it"
-    assert refusal(await http.post("/runs/run_nope/cancel")) == (404, told, None)
+    assert error_of(await http.post("/runs/run_nope/cancel")) == (404, told, None)
 
 
 async def test_many_runs_are_cancelled(idle_http: AsyncClient) -> None:
@@ -260,4 +261,32 @@ async def test_a_cancel_that_names_nothing(
     body: str, expected: tuple[int, str, str | None], idle_http: AsyncClient
 ) -> None:
     """What is meant is never guessed."""
-    assert refusal(await idle_http.post("/runs/cancel", content=body)) == expected
+    assert error_of(await idle_http.post("/runs/cancel", content=body)) == expected
+
+
+async def test_workers_are_listed_with_what_they_hold(idle: Batchflow, idle_http: AsyncClient) -> None:
+    """By name; those of other processes, too."""
+    assert (await idle_http.get("/workers")).json() == {"workers": []}
+    store = idle.engine.store
+    await store.enlist("w2", 30_000, 7)
+    await store.enlist("w1", 30_000)
+    for payload in ("1", "2"):
+        await idle_http.post("/approvals", json=payload)
+    assert len((await store.claim("w2", ["/approvals"], 5)).claims) == 2
+    one, two = (await idle_http.get("/workers")).json()["workers"]
+    assert (one["name"], one["state"], one["concurrency"], one["held"], one["holds"]) == ("w1", "working", None, 0, {})
+    assert (two["name"], two["concurrency"], two["held"], two["holds"]) == ("w2", 7, 2, {"/approvals": 2})
+    assert two["since"] == two["seenAt"] < two["leaseUntil"]
+
+
+async def test_a_worker_that_works_here_is_among_them(flow: Batchflow, http: AsyncClient) -> None:
+    """With the concurrency of its app."""
+    (worker,) = (await http.get("/workers")).json()["workers"]
+    assert (worker["state"], worker["concurrency"]) == ("working", flow.settings.concurrency)
+
+
+def test_what_an_older_worker_has_not_told_is_null() -> None:
+    """Since when it works, and its heartbeat; one that has died is lost."""
+    answer = WorkerInfo.of(WorkerStatus("w", 0, 0, 1_000, 0, 3, {"b": 1, "a": 2}, True))
+    assert (answer.since, answer.seen_at, answer.concurrency, answer.hanging) == (None, None, None, 3)
+    assert (answer.state, answer.held, list(answer.holds)) == ("lost", 3, ["a", "b"])

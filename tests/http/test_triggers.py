@@ -6,7 +6,7 @@ import pytest
 from httpx import AsyncClient
 
 from batchflow import Batchflow
-from tests.http.samples import PREFIX, refusal
+from tests.http.samples import PREFIX, error_of
 
 PROCESS, PAGINATE, GENERATE = "/welcome/process-users", "/welcome/paginate-users", "/welcome/generate-user"
 
@@ -89,7 +89,7 @@ async def test_generate_runs_one_item_with_force(flow: Batchflow, http: AsyncCli
 async def test_a_batch_without_a_source_is_triggered_by_ids(flow: Batchflow, http: AsyncClient) -> None:
     """`@flow.batch` without ids: its triggers name them."""
     refused = await http.post("/greet/process-items")
-    assert refusal(refused) == (422, "'itemIds' is missing: greet has no source of ids", "itemIds")
+    assert error_of(refused) == (422, "'itemIds' is missing: greet has no source of ids", "itemIds")
     response = await http.post("/greet/process-items", json={"itemIds": ["ada"]})
     assert (await end_of(flow, response.json(), "greet")).counts.succeeded == 1
 
@@ -161,7 +161,7 @@ async def test_what_does_not_fit_is_refused_in_one_sentence(
     path: str, body: Any, expected: tuple[int, str, str | None], idle_http: AsyncClient
 ) -> None:
     """It names the field, and nothing is started."""
-    assert refusal(await idle_http.post(path, json=body)) == expected
+    assert error_of(await idle_http.post(path, json=body)) == expected
     assert (await idle_http.get("/batches")).json() == {"batches": []}
 
 
@@ -169,7 +169,7 @@ async def test_what_does_not_fit_is_refused_in_one_sentence(
 async def test_what_is_not_json_is_400(body: bytes, idle_http: AsyncClient) -> None:
     """Whatever is wrong with it."""
     for path in (PROCESS, PAGINATE, GENERATE, "/onboarding"):
-        status, error, field = refusal(await idle_http.post(path, content=body))
+        status, error, field = error_of(await idle_http.post(path, content=body))
         assert (status, field) == (400, None)
         assert error.startswith("the body is not JSON (")
 
@@ -177,6 +177,6 @@ async def test_what_is_not_json_is_400(body: bytes, idle_http: AsyncClient) -> N
 @pytest.mark.parametrize("number", ["1e999", "NaN", "-Infinity"])
 async def test_numbers_that_json_cannot_keep_are_refused(number: str, idle_http: AsyncClient) -> None:
     """They fit the type and would not survive."""
-    status, error, _ = refusal(await idle_http.post(PROCESS, content=f'{{"ratio": {number}}}'))
+    status, error, _ = error_of(await idle_http.post(PROCESS, content=f'{{"ratio": {number}}}'))
     assert status == 422
     assert "Params does not survive JSON: the float at .ratio is" in error

@@ -9,7 +9,7 @@ from httpx import ASGITransport, AsyncClient
 from pydantic import BaseModel
 
 from batchflow import Batchflow
-from tests.http.samples import refusal
+from tests.http.samples import error_of
 
 NONE_TAKEN = "; this route takes none in its URL"
 MISSPELT = [
@@ -39,7 +39,7 @@ async def test_an_unknown_parameter_is_refused_everywhere(
     """422 before anything is done: it might have narrowed the request down."""
     body = {"email": "a@b"} if path == "/onboarding" else None
     response = await idle_http.request(method, path, params={name: ""}, json=body)
-    assert refusal(response) == (422, f"unknown parameter '{name}'{choice}", name)
+    assert error_of(response) == (422, f"unknown parameter '{name}'{choice}", name)
     assert (await idle.runs()).runs == []
     assert await idle.engine.store.batches() == []
 
@@ -77,4 +77,4 @@ async def test_parameters_of_the_apps_dependencies_are_known(idle: Batchflow) ->
         assert (await http.get("/runs", params={**query, "limit": "1"})).status_code == 200
         assert (await http.post("/onboarding", params=query, json={"email": "a@b"})).status_code == 202
         refused = await http.get("/runs", params={**query, "tennant": "acme"})
-    assert refusal(refused) == (422, "unknown parameter 'tennant'; did you mean 'tenant'?", "tennant")
+    assert error_of(refused) == (422, "unknown parameter 'tennant'; did you mean 'tenant'?", "tennant")

@@ -10,7 +10,7 @@ from httpx import AsyncClient
 from batchflow import Batchflow, FlowControl, WorkflowContext
 from batchflow.core.message import Message
 from batchflow.serve.app_url import ROOT_HEADER
-from tests.http.samples import PREFIX, refusal
+from tests.http.samples import PREFIX, error_of
 
 USER = {"email": "ada@example.org"}
 HOW = "write seconds such as 10, text such as '500ms', '10s', '2h30m' or '7d', or a timedelta"
@@ -200,7 +200,7 @@ async def test_a_wrong_option_is_one_sentence(
     headers: dict[str, str], told: str, field: str, idle: Batchflow, idle_http: AsyncClient
 ) -> None:
     """422, with the header as the field; nothing is started."""
-    assert refusal(await idle_http.post("/onboarding", json=USER, headers=headers)) == (422, told, field)
+    assert error_of(await idle_http.post("/onboarding", json=USER, headers=headers)) == (422, told, field)
     assert (await idle.runs()).runs == []
 
 
@@ -215,7 +215,7 @@ async def test_a_wrong_option_is_one_sentence(
 async def test_a_misspelt_option_is_refused(header: str, meant: str, idle: Batchflow, idle_http: AsyncClient) -> None:
     """It would be left out of account; what Upstash sends besides, by itself, is not looked at."""
     response = await idle_http.post("/onboarding", json=USER, headers={header: "5"})
-    assert refusal(response) == (422, f"unknown header '{header}'; did you mean '{meant}'?", header)
+    assert error_of(response) == (422, f"unknown header '{header}'; did you mean '{meant}'?", header)
     assert (await idle.runs()).runs == []
     sent = {"Upstash-Retried": "0", "Upstash-Message-Id": "msg_1", "Upstash-Workflow-Url": "https://h", "X-Delay": "1"}
     await start(idle_http, sent)
@@ -225,13 +225,13 @@ async def test_an_option_given_twice_is_refused(idle_http: AsyncClient) -> None:
     """Neither of the two would be what was meant."""
     headers = [("Upstash-Delay", "1s"), ("upstash-delay", "2s")]
     response = await idle_http.post("/onboarding", json=USER, headers=headers)
-    assert refusal(response) == (422, "'Upstash-Delay' is given twice; give it once", "Upstash-Delay")
+    assert error_of(response) == (422, "'Upstash-Delay' is given twice; give it once", "Upstash-Delay")
 
 
 async def test_a_retry_delay_that_grows_without_end_is_refused(idle_http: AsyncClient) -> None:
     """The sentence is the policy's own."""
     headers = {"Upstash-Retries": "9999", "Upstash-Retry-Delay": "pow(9, retried)"}
-    status, told, field = refusal(await idle_http.post("/onboarding", json=USER, headers=headers))
+    status, told, field = error_of(await idle_http.post("/onboarding", json=USER, headers=headers))
     assert (status, field) == (422, "Upstash-Retry-Delay")
     assert told == "the retry delay 'pow(9, retried)' is infinite for retried = 9999; put min(…, …) around what grows"
 
@@ -253,7 +253,7 @@ async def test_a_body_that_is_said_to_be_json_is_no_parsers(
     response = await idle_http.post("/signup", content=b'{"email": "ada@example.org"}', headers=headers)
     assert response.status_code == 202
     assert [message.body for message in published] == ['{"email":"ada@example.org","invited_by":null}']
-    status, told, _ = refusal(await idle_http.post("/signup", content=b"mail: ada@example.org", headers=headers))
+    status, told, _ = error_of(await idle_http.post("/signup", content=b"mail: ada@example.org", headers=headers))
     assert (status, told.startswith("the body is not JSON (")) == (400, True)
 
 
@@ -293,4 +293,4 @@ async def test_what_a_parser_cannot_read_is_refused(
     body: bytes, expected: tuple[int, str, str | None], idle_http: AsyncClient
 ) -> None:
     """The sentence names the parser and what it raised."""
-    assert refusal(await idle_http.post("/signup", content=body)) == expected
+    assert error_of(await idle_http.post("/signup", content=body)) == expected

@@ -8,7 +8,7 @@ from httpx import AsyncClient
 from batchflow import Batchflow
 from batchflow.core.message import Message
 from batchflow.serve.app_url import ROOT_HEADER
-from tests.http.samples import PREFIX, refusal
+from tests.http.samples import PREFIX, error_of
 
 PROCESS, PAGINATE, EXECUTE = "/welcome/process-users", "/welcome/paginate-users", "/welcome/generate-user"
 BODIES: dict[str, dict[str, Any]] = {PROCESS: {}, PAGINATE: {"userIds": ["u1"]}, EXECUTE: {"userId": "u1"}}
@@ -166,7 +166,7 @@ async def test_an_option_of_a_batch_that_does_not_fit_is_refused(
 ) -> None:
     """422 with a sentence in the names of the request, and nothing is started."""
     response = await idle_http.post(route, json=BODIES[route] | body, headers=headers)
-    status, error, at_fault = refusal(response)
+    status, error, at_fault = error_of(response)
     assert error.startswith(sentence)
     assert (status, at_fault) == (422, field)
     assert (await idle_http.get("/batches")).json()["batches"] == []

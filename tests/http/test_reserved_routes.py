@@ -7,7 +7,7 @@ from fastapi.routing import APIRoute
 
 from batchflow import Batchflow, BatchWorkflow, NoParams, Page, WorkflowContext
 from batchflow.errors import ConfigurationError, DuplicateNameError
-from batchflow.http.own import POSTS
+from batchflow.http.reserved_routes import RESERVED_POSTS
 
 
 async def mine(ctx: WorkflowContext[None]) -> None: ...
@@ -66,7 +66,7 @@ def test_other_routes_are_free(path: str) -> None:
 def test_the_routes_that_take_a_post_are_all_known() -> None:
     """The list of them that needs no router says what the router has."""
     routes = [it for it in Batchflow("sqlite://").router.routes if isinstance(it, APIRoute)]
-    assert {it.path for it in routes if not it.methods or "POST" in it.methods} == set(POSTS)
+    assert {it.path for it in routes if not it.methods or "POST" in it.methods} == set(RESERVED_POSTS)
 
 
 @pytest.mark.parametrize("path", ["/../x", "/./x", "/a/..", "/a/.", "/.", "/..", "/a/../b"])

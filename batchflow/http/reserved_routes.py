@@ -4,20 +4,20 @@ import re
 
 from batchflow.errors import DuplicateNameError
 
-POSTS = ("/batches/{id}/cancel", "/runs/{id}/cancel", "/runs/cancel", "/events/{id:path}", "/webhooks/{token}")
+RESERVED_POSTS = ("/batches/{id}/cancel", "/runs/{id}/cancel", "/runs/cancel", "/events/{id:path}", "/webhooks/{token}")
 """Those that take a POST."""
 
 
-def refuse_own(path: str) -> None:
+def check_not_reserved(path: str) -> None:
     """Check the route of a function or a workflow.
 
     Raises:
         DuplicateNameError: it is one of batchflow's own, and requests would never come to it.
     """
-    for own, pattern in _PATTERNS.items():
+    for route, pattern in _PATTERNS.items():
         if pattern.fullmatch(path):
             raise DuplicateNameError(
-                f"a POST to '{path}' is one to batchflow's own route '{own}'; "
+                f"a POST to '{path}' is one to batchflow's own route '{route}'; "
                 f"give the function another route, or the workflow another name"
             )
 
@@ -26,4 +26,4 @@ def _pattern(path: str) -> re.Pattern[str]:
     return re.compile(re.sub(r"\{\w+(:path)?\}", lambda it: ".*" if it[1] else "[^/]+", path))
 
 
-_PATTERNS = {path.replace(":path", ""): _pattern(path) for path in POSTS}
+_PATTERNS = {path.replace(":path", ""): _pattern(path) for path in RESERVED_POSTS}

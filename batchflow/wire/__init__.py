@@ -1,0 +1,1 @@
+"""The vocabulary of QStash: headers, delay expressions."""
