@@ -21,10 +21,10 @@ from batchflow.core.limit import Limit
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.spelling import check_options
 from batchflow.core.store import Ledger, Store
+from batchflow.engine.clock import SystemClock, SystemEntropy
 from batchflow.engine.engine import Engine, EngineOptions
-from batchflow.engine.interrupt import on_interrupt, on_stop
 from batchflow.engine.observers import VerboseLog
-from batchflow.engine.system import SystemClock, SystemEntropy
+from batchflow.engine.signals import on_signal, on_stop_signals
 from batchflow.errors import ConfigurationError, DuplicateNameError, StoreUnavailable
 from batchflow.http.reserved_routes import check_not_reserved
 from batchflow.operations import Operations
@@ -102,7 +102,7 @@ class Batchflow(Operations):
                 limit=Limit(self.settings.max_value),
             ),
         )
-        self.engine.report = ProgressLog(self.engine, self._workflows).tell
+        self.engine.report_progress = ProgressLog(self.engine, self._workflows).tell
         self.engine.ledger = open_ledger(self.settings) if ledger is None or isinstance(ledger, str) else ledger
 
     # What runs
@@ -227,7 +227,7 @@ class Batchflow(Operations):
             StoreIncompatible: the store is none for this program; nobody waits for that.
         """
         works = self.worker if worker is None else worker
-        await self.engine.open(patient=works)
+        await self.engine.open(wait=works)
         if works:
             await self.engine.start()
 
@@ -254,13 +254,13 @@ class Batchflow(Operations):
         try:
             yield
         finally:
-            with on_interrupt(self.engine.hurry):
+            with on_signal(self.engine.skip_grace):
                 await self.stop()
 
     async def _start_with_server(self) -> None:
         starting = asyncio.ensure_future(self.start())
         try:
-            with on_stop(starting.cancel):
+            with on_stop_signals(starting.cancel):
                 await starting
         except asyncio.CancelledError:
             starting.cancel()

@@ -7,7 +7,7 @@ from pathlib import Path
 from batchflow.core.flow import FlowControl
 from batchflow.core.message import Message
 from batchflow.core.store import Store
-from batchflow.engine.system import SystemClock
+from batchflow.engine.clock import SystemClock
 from batchflow.stores.redis import RedisStore
 from batchflow.stores.sqlite import SqliteStore
 from benchmarks.on_redis import connect, server

@@ -13,7 +13,7 @@ from typing import Any, cast
 import redis
 
 from batchflow import Batchflow
-from batchflow.stores.redis import RedisStore, keys, scripts
+from batchflow.stores.redis import RedisStore, keys, script
 from benchmarks.app import quiet_logs
 from benchmarks.job import Greet, GreetLarge
 
@@ -150,9 +150,9 @@ async def queued(folder: Path, items: int) -> Figures:
 
 async def calls(folder: Path, count: int) -> Figures:
     """What a call takes of the server before it does anything: an empty group, as a function and as a script."""
-    program = scripts.script()
+    program = script.load_script()
     with server(folder) as url, connect(url) as client:
-        key, request = f"{keys.prefix('calls')}meta", scripts.request(None, 0, [])
+        key, request = f"{keys.prefix('calls')}meta", script.encode_request(None, 0, [])
         client.execute_command("FUNCTION LOAD", program.library)
         client.script_load(program.text)
         nothing = client.script_load("return 1")

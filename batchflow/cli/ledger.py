@@ -19,7 +19,7 @@ from batchflow.cli.output import Output
 from batchflow.cli.place import Json, Url, opened, store_at
 from batchflow.core.ledger import Mark, workflow_of
 from batchflow.core.store import Store
-from batchflow.engine.system import SystemClock
+from batchflow.engine.clock import SystemClock
 from batchflow.errors import InputError, NotFoundError
 from batchflow.settings import Settings
 from batchflow.stores.sqlite import SqliteStore, old_ledger
@@ -158,7 +158,7 @@ async def _marks(settings: Settings) -> AsyncIterator[tuple[str, Mark]]:
         from batchflow.stores.redis import clients, keys
         from batchflow.stores.redis import old_ledger as old_on_redis
 
-        client, prefix = clients.client_of(settings.url), keys.prefix(settings.namespace)
+        client, prefix = clients.client_from_url(settings.url), keys.prefix(settings.namespace)
         try:
             if await old_on_redis.is_old(client, prefix):
                 async for it in old_on_redis.marks(client, prefix, now):

@@ -9,8 +9,8 @@ import typer
 
 from batchflow.app import Batchflow, open_store
 from batchflow.core.store import Store
+from batchflow.engine.clock import SystemClock
 from batchflow.engine.engine import Engine
-from batchflow.engine.system import SystemClock
 from batchflow.errors import InputError
 from batchflow.settings import Settings
 from batchflow.stores.sqlite import SqliteStore

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from batchflow.cli.interrupt import Interrupt
 from batchflow.core.duration import show
-from batchflow.engine.system import SystemClock
+from batchflow.engine.clock import SystemClock
 from batchflow.logs import logger
 
 WRONG = 2

@@ -65,7 +65,7 @@ class Worker:
         with interrupt, LogLines(Settings.load().log_level, output):
             try:
                 # What is wrong with the store is told once, by this process.
-                if not await _unless_stopped(interrupt, flow.engine.open(patient=True)):
+                if not await _unless_stopped(interrupt, flow.engine.open(wait=True)):
                     output.say("Stopped")
                     return 0
             finally:

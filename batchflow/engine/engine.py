@@ -17,25 +17,20 @@ from batchflow.core.message import Message
 from batchflow.core.observe import Observers
 from batchflow.core.ports import Handler, Runtime, StandIn
 from batchflow.core.store import Ledger, Store
-from batchflow.engine.caller import HttpCaller
-from batchflow.engine.courier import Courier
-from batchflow.engine.dispatch import Dispatcher
-from batchflow.engine.heartbeat import LEASE_MS, Heartbeat
-from batchflow.engine.housekeeping import Housekeeping
-from batchflow.engine.lease import Lease
-from batchflow.engine.observers import logged
-from batchflow.engine.outage import Outage, until_there
-from batchflow.engine.storetime import StoresClock
-from batchflow.engine.system import SystemClock
-from batchflow.engine.threads import GivenUp, Threads
-from batchflow.engine.wallclock import WallClock
+from batchflow.engine.clock import ClockJumpDetector, ServerClock, SystemClock
+from batchflow.engine.delivery import Courier, HttpCaller
+from batchflow.engine.dispatcher import Dispatcher
+from batchflow.engine.observers import with_engine_log
+from batchflow.engine.outage import Outage, wait_for_store
+from batchflow.engine.threads import AbandonedCall, ThreadPool
 from batchflow.engine.watchers import Watchers
+from batchflow.engine.worker import LEASE_MS, Heartbeat, Maintenance, WorkerLease
 from batchflow.errors import ConfigurationError, StoreError
 from batchflow.logs import logger
 
 T = TypeVar("T")
 
-DISMISS_S = 2.0
+DEREGISTER_TIMEOUT_S = 2.0
 """For so long a store that does not answer holds up the end of a worker."""
 
 
@@ -73,7 +68,7 @@ class Engine:
         self.store = store
         self.ledger: Ledger | None = None
         """See the port."""
-        self.observers: Observers = logged()
+        self.observers: Observers = with_engine_log()
         """Are told what happens."""
         self.limit: Limit = options.limit
         """See the port."""
@@ -90,9 +85,9 @@ class Engine:
         """Is asked what to execute in place of a step, where a test wants that."""
         self.caller: Handler | None = None
         """Makes the calls in place of HTTP, where a test wants that."""
-        self.report: Callable[[], Awaitable[None]] | None = None
+        self.report_progress: Callable[[], Awaitable[None]] | None = None
         """Is called every 30 s while a worker works; what it raises is a `StoreError`."""
-        self._threads: Threads | None = None
+        self._threads: ThreadPool | None = None
         self._end_subscription = lambda: None
         self._caller = HttpCaller(options.limit)
         self._worker: _Worker | None = None
@@ -143,33 +138,33 @@ class Engine:
     async def cancel_run(self, id: str) -> bool:
         """See the port."""
         found = await self.store.cancel_run(id)
-        self.watchers.everything()
+        self.watchers.check_all()
         return found
 
     async def cancel_runs(self, *, destination: str | None = None, label: str | None = None) -> int:
         """See the port."""
         found = await self.store.cancel_runs(destination=destination, label=label)
-        self.watchers.everything()
+        self.watchers.check_all()
         return found
 
     async def cancel_batch(self, id: str) -> bool:
         """See the port."""
         found = await self.store.cancel_batch(id)
-        self.watchers.everything()
+        self.watchers.check_all()
         return found
 
     @property
-    def threads(self) -> Threads | None:
+    def threads(self) -> ThreadPool | None:
         """See the port."""
         return self._threads
 
     async def ended(self, id: str, look: Callable[[], Awaitable[T | None]], limit: float | None) -> T | None:
         """See the port."""
-        return await self.watchers.ended(id, look, limit)
+        return await self.watchers.wait_for_end(id, look, limit)
 
     # Life
 
-    async def open(self, *, patient: bool = False) -> None:
+    async def open(self, *, wait: bool = False) -> None:
         """Open the store and tell it the code's limits; `patient` waits for a store that is away, and says so once.
 
         Raises:
@@ -181,7 +176,7 @@ class Engine:
         places = [self.store, *([self.ledger] if self.ledger else [])]
         try:
             for place in places:
-                await (until_there(place.open, self.observers) if patient else place.open())
+                await (wait_for_store(place.open, self.observers) if wait else place.open())
         except BaseException:
             # One that was refused may hold connections.
             for place in places:
@@ -190,9 +185,9 @@ class Engine:
             raise
         self.loop = asyncio.get_running_loop()
         self.watchers.reset()
-        self._threads = Threads(self._options.threads, self._tell_of_given_up)
-        self.watchers.everything()
-        await (until_there(self.declare, self.observers) if patient else self.declare())
+        self._threads = ThreadPool(self._options.threads, self._log_abandoned)
+        self.watchers.check_all()
+        await (wait_for_store(self.declare, self.observers) if wait else self.declare())
         self._end_subscription = self.store.on_change(self._on_store_change)
 
     async def declare(self) -> None:
@@ -210,16 +205,16 @@ class Engine:
             await self.store.close()
             if self.ledger is not None:
                 await self.ledger.close()
-            self._let_run_on(threads)
+            self._log_left_running(threads)
             # Who waits here for an end learns that this process does not get to know of it.
-            self.watchers.everything()
+            self.watchers.check_all()
 
     @property
     def hanging_threads(self) -> int:
         """How many threads of this process run plain functions whose attempts were given up."""
         return 0 if self._threads is None else self._threads.hanging
 
-    def _tell_of_given_up(self, given_up: GivenUp) -> None:
+    def _log_abandoned(self, given_up: AbandonedCall) -> None:
         # Who cancels a dry run knows of it, and `_let_run_on` tells of those that a stop leaves behind.
         if self._stopping is not None or not given_up.call.run:
             return
@@ -229,7 +224,7 @@ class Engine:
         else:
             logger().error("[batchflow:error] A plain function hangs; too many do for another thread", **about)
 
-    def _let_run_on(self, threads: Threads) -> None:
+    def _log_left_running(self, threads: ThreadPool) -> None:
         if left := [call for call in threads.close() if call.run]:
             functions = sorted({call.function for call in left})
             logger().warning(
@@ -241,7 +236,7 @@ class Engine:
     async def start(self) -> None:
         """Start a worker in this process; safe to repeat."""
         if self._worker is None:
-            name, lease = self._worker_name(), Lease(LEASE_MS)
+            name, lease = self._worker_name(), WorkerLease(LEASE_MS)
             worker = _Worker(self, self.make_dispatcher(name, lease), name, self._options.concurrency, lease)
             await worker.start(self._options.retention_ms)
             self._worker = worker
@@ -254,15 +249,15 @@ class Engine:
             await worker.stop(self._options.grace_s)
             self._stopping = None
 
-    def hurry(self) -> None:
+    def skip_grace(self) -> None:
         """End the grace of a stop that is under way: what still runs is given back at once."""
         if self._stopping is not None:
-            self._stopping.dispatcher.hurry()
+            self._stopping.dispatcher.skip_grace()
 
-    def make_dispatcher(self, worker: str, lease: Lease | None = None) -> Dispatcher:
+    def make_dispatcher(self, worker: str, lease: WorkerLease | None = None) -> Dispatcher:
         """A dispatcher for `worker`, not started; the engine is open. `lease` is one that somebody renews."""
         assert self._threads is not None
-        clock = StoresClock(self._clock)
+        clock = ServerClock(self._clock)
         outage = Outage(self.observers)
         runtime = Runtime(
             journaling=self.store,
@@ -273,7 +268,7 @@ class Engine:
             lease=lease,
             always_replay=self._options.always_replay,
             stand_in=self.stand_in,
-            insist=outage.insist_on_step,
+            insist=outage.retry_step,
             observers=self.observers,
         )
         return Dispatcher(
@@ -287,9 +282,13 @@ class Engine:
             outage=outage,
         )
 
-    def wall_clock(self) -> WallClock | None:
+    def clock_jumps(self) -> ClockJumpDetector | None:
         """Who looks whether the machine's clock is set; a clock of a test goes as it likes."""
-        return WallClock(self._clock, asyncio.get_running_loop().time) if isinstance(self._clock, SystemClock) else None
+        return (
+            ClockJumpDetector(self._clock, asyncio.get_running_loop().time)
+            if isinstance(self._clock, SystemClock)
+            else None
+        )
 
     def _worker_name(self) -> str:
         # Never the name of an earlier one, whose claims would be taken for its own.
@@ -298,14 +297,14 @@ class Engine:
     def _on_store_change(self, foreign: bool) -> None:
         self._wake()
         if foreign:
-            self.watchers.something()
+            self.watchers.check_soon()
 
     def _wake(self) -> None:
         if self._worker is not None:
             self._worker.dispatcher.wake()
 
     @contextlib.contextmanager
-    def exchanged(
+    def substituted(
         self, *, store: Store, clock: Clock, entropy: Entropy, always_replay: bool | None = None
     ) -> Generator[None]:
         """Meanwhile it works on another store and its ledger, in another time; at the end it is as it was, closed.
@@ -321,19 +320,19 @@ class Engine:
         if always_replay is not None:
             self._options = replace(self._options, always_replay=always_replay)
         # Whoever waited for it has bound it to an event loop that may be gone.
-        self.watchers.everything()
+        self.watchers.check_all()
         try:
             yield
         finally:
             if self._threads is not None:
-                self._let_go(self._threads)
+                self._drop_loop(self._threads)
             self.store, self._clock, self._entropy, self._options, self.stand_in, self.caller = own
             self.ledger = ledger
             # It would hold on to the store, and that to its threads.
             self._end_subscription = lambda: None
-            self.watchers.everything()
+            self.watchers.check_all()
 
-    def _let_go(self, threads: Threads) -> None:
+    def _drop_loop(self, threads: ThreadPool) -> None:
         """Be closed without an event loop, which is gone; the store is left to its owner."""
         self._threads = None
         self.loop = None
@@ -345,26 +344,28 @@ class Engine:
 class _Worker:
     """What runs while a worker is started."""
 
-    def __init__(self, engine: Engine, dispatcher: Dispatcher, name: str, concurrency: int, lease: Lease) -> None:
+    def __init__(self, engine: Engine, dispatcher: Dispatcher, name: str, concurrency: int, lease: WorkerLease) -> None:
         self.dispatcher = dispatcher
         self._store = engine.store
         self._declare = engine.declare
         self._observers = engine.observers
-        self._report = engine.report
-        self._wall = engine.wall_clock()
+        self._report = engine.report_progress
+        self._wall = engine.clock_jumps()
         self._name = name
         self._concurrency = concurrency
         self._tasks: list[asyncio.Task[None]] = []
         self._lease = lease
         self._heartbeat = Heartbeat(
-            engine.store, dispatcher, name, self._lease_lost, lease=lease, hanging=lambda: engine.hanging_threads
+            engine.store, dispatcher, name, self._on_lease_lost, lease=lease, hanging=lambda: engine.hanging_threads
         )
 
     async def start(self, retention_ms: int) -> None:
-        await until_there(self._enlist, self._observers)
+        await wait_for_store(self._register, self._observers)
         # What died with an earlier process of ours goes on at once.
-        await until_there(self._store.expire, self._observers)
-        housekeeping = Housekeeping(self._store, self.dispatcher, retention_ms, wall=self._wall, report=self._report)
+        await wait_for_store(self._store.expire, self._observers)
+        housekeeping = Maintenance(
+            self._store, self.dispatcher, retention_ms, clock_jumps=self._wall, report=self._report
+        )
         self._tasks = [
             asyncio.create_task(self.dispatcher.run(), name="batchflow-dispatch"),
             asyncio.create_task(housekeeping.run(), name="batchflow-housekeeping"),
@@ -378,7 +379,7 @@ class _Worker:
         given_back = await self.dispatcher.stop(grace_s)
         await self._heartbeat.stop()
         try:
-            async with asyncio.timeout(DISMISS_S):
+            async with asyncio.timeout(DEREGISTER_TIMEOUT_S):
                 await self._store.dismiss(self._name)
         except (StoreError, TimeoutError) as error:
             logger().warning(
@@ -389,23 +390,23 @@ class _Worker:
         if given_back:
             logger().info("[batchflow] Stopped; claims given back", claims=given_back)
 
-    def _lease_lost(self) -> None:
-        self._tasks.append(asyncio.create_task(self._enlist_again()))
+    def _on_lease_lost(self) -> None:
+        self._tasks.append(asyncio.create_task(self._register_again()))
 
-    async def _enlist_again(self) -> None:
-        if await until_there(self._store.was_emptied, self._observers):
+    async def _register_again(self) -> None:
+        if await wait_for_store(self._store.was_emptied, self._observers):
             logger().warning(
                 "[batchflow] The server has lost what it held, as by FLUSHALL or a restart without its data: "
                 "runs, batches and the ledger of before are gone; going on with what comes"
             )
-            await until_there(self._declare, self._observers)
+            await wait_for_store(self._declare, self._observers)
         else:
             logger().warning("[batchflow] This worker's lease had ended (was the process suspended?); enlisting again")
-        await until_there(self._enlist, self._observers)
+        await wait_for_store(self._register, self._observers)
 
-    async def _enlist(self) -> None:
+    async def _register(self) -> None:
         asked_at = self._lease.elapsed()
         await self._store.enlist(self._name, LEASE_MS, self._concurrency)
-        self._lease.renewed(asked_at)
+        self._lease.mark_renewed(asked_at)
         # What is due now was not to be had before.
         self.dispatcher.wake()

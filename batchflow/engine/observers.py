@@ -86,7 +86,7 @@ class VerboseLog(Observer):
             logger().info(f"[batchflow:{name}] {event}", run=run, eventType=event, time=self._now(), **about)
 
 
-class Tally(Observer):
+class CountingObserver(Observer):
     """Counts what was done: claims, settlements, and those by how they ended; `stale` are claims that were lost."""
 
     __slots__ = ("claims", "endings", "settlements", "stale")
@@ -111,12 +111,12 @@ class Tally(Observer):
         self.stale += 1
 
 
-def logged(*observers: Observer) -> Observers:
+def with_engine_log(*observers: Observer) -> Observers:
     """The engine's log and `observers`; one that raises is told of in the log."""
-    return Observers(EngineLog(), *observers, complain=_complain)
+    return Observers(EngineLog(), *observers, complain=_log_observer_error)
 
 
-def _complain(observer: Observer, event: str, error: BaseException) -> None:
+def _log_observer_error(observer: Observer, event: str, error: BaseException) -> None:
     logger().error(
         "[batchflow:error] An observer fails; what it is told is lost",
         observer=type(observer).__name__,

@@ -12,13 +12,13 @@ from batchflow.core.ports import PlainCall
 
 T = TypeVar("T")
 
-MOST_REPLACED = 256
+MAX_REPLACED = 256
 """How many threads that hang are replaced by others at most."""
 
 _State: TypeAlias = Literal["asked", "running", "given up", "over"]
 
 
-class GivenUp(NamedTuple):
+class AbandonedCall(NamedTuple):
     """A thread whose call nobody waits for any more. `hanging` is how many there are; `replaced`: another may start."""
 
     call: PlainCall
@@ -29,7 +29,7 @@ class GivenUp(NamedTuple):
 class _Job:
     """A call from when it is asked for; `state` changes under the lock, `waiting` on the event loop."""
 
-    __slots__ = ("about", "call", "future", "loop", "state", "waiting", "waits")
+    __slots__ = ("call", "future", "loop", "on_wait", "plain_call", "state", "waiting")
 
     def __init__(
         self,
@@ -39,27 +39,27 @@ class _Job:
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self.call: Callable[[], Any] = call
-        self.about = about
-        self.waits: Callable[[bool, float], None] = waits
+        self.plain_call = about
+        self.on_wait: Callable[[bool, float], None] = waits
         self.loop = loop
         # What it raises is no exception of the future: a GeneratorExit would close whoever awaits it.
         self.future: asyncio.Future[tuple[Any, BaseException | None]] = loop.create_future()
         self.state: _State = "asked"
         self.waiting = False
 
-    def begun(self) -> None:
+    def mark_started(self) -> None:
         """It has its thread."""
         if self.waiting:
             self.waiting = False
-            self.waits(False, self.loop.time())
+            self.on_wait(False, self.loop.time())
 
-    def over(self, result: Any, error: BaseException | None) -> None:
+    def set_outcome(self, result: Any, error: BaseException | None) -> None:
         """What came out of it."""
         if not self.future.done():
             self.future.set_result((result, error))
 
 
-class Threads:
+class ThreadPool:
     """`batchflow.core.ports.Threads`: up to `size` threads, started when they are needed.
 
     A call that is cancelled while it runs is given up: `on_given_up` is told, on the event loop, and another thread may
@@ -67,11 +67,11 @@ class Threads:
     """
 
     def __init__(
-        self, size: int, on_given_up: Callable[[GivenUp], None], *, most_replaced: int = MOST_REPLACED
+        self, size: int, on_abandoned: Callable[[AbandonedCall], None], *, max_replaced: int = MAX_REPLACED
     ) -> None:
         self._size = size
-        self._most_replaced = most_replaced
-        self._on_given_up = on_given_up
+        self._max_replaced = max_replaced
+        self._on_abandoned = on_abandoned
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._lock = threading.Lock()
         self._running: set[_Job] = set()
@@ -91,14 +91,14 @@ class Threads:
     async def run(self, call: Callable[[], T], about: PlainCall, waits: Callable[[bool, float], None]) -> T:
         """See the port."""
         job = _Job(call, about, waits, asyncio.get_running_loop())
-        if not self._take(job):
+        if not self._enqueue(job):
             waits(True, job.loop.time())
         try:
             result, error = await job.future
         finally:
-            job.begun()
+            job.mark_started()
             if job.state != "over":
-                self._withdraw(job)
+                self._abandon(job)
         if error is None:
             return result
         try:
@@ -111,7 +111,7 @@ class Threads:
         """Take no more calls and drop those that wait; what still runs, and is not waited for."""
         with self._lock:
             self._closed = True
-            left = [job.about for job in self._running]
+            left = [job.plain_call for job in self._running]
             waiting: list[_Job] = []
             while not self._jobs.empty():
                 job = self._jobs.get()
@@ -128,7 +128,7 @@ class Threads:
 
     # On the event loop
 
-    def _take(self, job: _Job) -> bool:
+    def _enqueue(self, job: _Job) -> bool:
         """Whether it has a thread at once; else it waits for one."""
         starts = False
         with self._lock:
@@ -150,7 +150,7 @@ class Threads:
             job.waiting = True
         return not job.waiting
 
-    def _withdraw(self, job: _Job) -> None:
+    def _abandon(self, job: _Job) -> None:
         """Nobody waits for it any more."""
         with self._lock:
             if job.state != "running":
@@ -159,7 +159,7 @@ class Threads:
                 return
             job.state = "given up"
             self._hanging += 1
-            given_up = GivenUp(job.about, self._hanging, self._hanging <= self._most_replaced)
+            given_up = AbandonedCall(job.plain_call, self._hanging, self._hanging <= self._max_replaced)
             replaces = self._backlog > 0 and not self._closed and self._has_room()
             if replaces:
                 self._threads += 1
@@ -167,10 +167,10 @@ class Threads:
         if replaces and not self._start_thread():
             with self._lock:
                 self._backlog += 1
-        self._on_given_up(given_up)
+        self._on_abandoned(given_up)
 
     def _has_room(self) -> bool:
-        return self._threads - min(self._hanging, self._most_replaced) < self._size
+        return self._threads - min(self._hanging, self._max_replaced) < self._size
 
     def _start_thread(self) -> bool:
         """Start one that is counted already; False where the machine gives no more of them, but has given some."""
@@ -192,7 +192,7 @@ class Threads:
         while goes_on:
             job = self._jobs.get()
             if job is None or not self._begin(job):
-                goes_on = self._pass_over()
+                goes_on = self._skip()
                 continue
             try:
                 ended = (job.call(), None)
@@ -208,12 +208,12 @@ class Threads:
                 return False
             job.state = "running"
             self._running.add(job)
-        _on_loop(job, job.begun)
+        _on_loop(job, job.mark_started)
         return True
 
-    def _pass_over(self) -> bool:
+    def _skip(self) -> bool:
         with self._lock:
-            return self._is_free()
+            return self._free_thread()
 
     def _end(self, job: _Job, result: Any, error: BaseException | None) -> bool:
         with self._lock:
@@ -221,13 +221,13 @@ class Threads:
             job.state = "over"
             self._running.discard(job)
             # Before anybody hears of the end, so that who asks next finds the thread free.
-            goes_on = self._is_free()
-        _on_loop(job, job.over, result, error)
+            goes_on = self._free_thread()
+        _on_loop(job, job.set_outcome, result, error)
         return goes_on
 
-    def _is_free(self) -> bool:
+    def _free_thread(self) -> bool:
         """A thread is free again: for who waits, or idle; or it goes, where there are others in its place."""
-        if self._closed or self._threads - min(self._hanging, self._most_replaced) > self._size:
+        if self._closed or self._threads - min(self._hanging, self._max_replaced) > self._size:
             self._threads -= 1
             return False
         if self._backlog:

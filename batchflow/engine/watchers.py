@@ -14,19 +14,19 @@ from batchflow.errors import StoreError, StoreUnavailable
 
 T = TypeVar("T")
 
-PACE_S = 0.02
+MIN_INTERVAL_S = 0.02
 """So much time lies between two looks at what only may have changed; what is known to have ended is looked at now."""
 
-EACH_S = 0.001
+INTERVAL_PER_WATCH_S = 0.001
 """And so much for each that is waited for: however many they are, looking takes a part of the time and not all."""
 
-LOOK_S = 5.0
+CHECK_INTERVAL_S = 5.0
 """What nobody tells of is seen after so long."""
 
-SOON_S = 0.1
+FIRST_RETRY_S = 0.1
 """A store that is away is asked again after so long, then after twice as long, up to `LOOK_S`."""
 
-READ_S = 5.0
+LAST_READ_S = 5.0
 """The last look may take so long, also where the time to wait is over."""
 
 
@@ -44,11 +44,11 @@ class Watchers:
         # Those who wait on other event loops do so in other threads.
         self._lock = threading.Lock()
         self._timer: asyncio.TimerHandle | None = None
-        self._swept_at = 0.0
+        self._checked_at = 0.0
 
     # Waiting
 
-    async def ended(self, id: str, look: Callable[[], Awaitable[T | None]], limit: float | None) -> T | None:
+    async def wait_for_end(self, id: str, look: Callable[[], Awaitable[T | None]], limit: float | None) -> T | None:
         """See `batchflow.core.ports.Client`."""
         if limit is None or limit > 0:
             watch = self._join(id, look)
@@ -60,8 +60,8 @@ class Watchers:
                 self._leave(watch)
         found: T | None = None
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(READ_S):
-                found, _ = await _ask(look)
+            async with asyncio.timeout(LAST_READ_S):
+                found, _ = await _read(look)
         if found is None:
             self._check_open()
         return found
@@ -75,7 +75,7 @@ class Watchers:
                 watch = _Watch(id, look, loop, self._check_open)
                 watches.append(watch)
             else:
-                watch.is_joined(loop.time())
+                watch.on_join(loop.time())
             watch.waiting += 1
         return watch
 
@@ -98,47 +98,47 @@ class Watchers:
 
     # Telling
 
-    def settled(self, claim: Claim, settlement: Settlement, ended_batch: str | None) -> None:
+    def on_settled(self, claim: Claim, settlement: Settlement, ended_batch: str | None) -> None:
         """A claim of this process has ended so, and with it perhaps a batch."""
         # Items end by the thousand, and hardly anybody waits for one.
         if claim.id in self.by_id:
-            self.look_at(claim.id)
+            self.check(claim.id)
         if ended_batch is not None:
-            self.look_at(ended_batch)
+            self.check(ended_batch)
         # Who waits for a batch waits for its `on_complete` too, which comes after its end.
         elif claim.number < 0 and claim.batch is not None and completes(claim.id, claim.batch):
-            self.look_at(claim.batch)
+            self.check(claim.batch)
         if settlement.ending == "cancelled":
             # What it had started is cancelled with it.
-            self.something()
+            self.check_soon()
 
-    def look_at(self, id: str) -> None:
+    def check(self, id: str) -> None:
         """The run or batch is known to have ended, perhaps to have."""
         for watch in tuple(self.by_id.get(id, ())):
             watch.wake()
 
-    def something(self) -> None:
+    def check_soon(self) -> None:
         """Something may have ended that this process does not know of. Called on the engine's event loop."""
         if self.by_id and self._timer is None:
             loop = asyncio.get_running_loop()
-            pace = max(PACE_S, EACH_S * len(self.by_id))
-            self._timer = loop.call_at(max(loop.time(), self._swept_at + pace), self._sweep, loop)
+            pace = max(MIN_INTERVAL_S, INTERVAL_PER_WATCH_S * len(self.by_id))
+            self._timer = loop.call_at(max(loop.time(), self._checked_at + pace), self._check_now, loop)
 
-    def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _check_now(self, loop: asyncio.AbstractEventLoop) -> None:
         self._timer = None
-        self._swept_at = loop.time()
-        self.everything()
+        self._checked_at = loop.time()
+        self.check_all()
 
-    def everything(self) -> None:
+    def check_all(self) -> None:
         """Whatever is waited for is to be looked at now."""
         for id in tuple(self.by_id):
-            self.look_at(id)
+            self.check(id)
 
     def reset(self) -> None:
         """The event loop is another one from here on, and the former one may be gone."""
         if self._timer is not None:
             self._timer.cancel()
-        self._timer, self._swept_at = None, 0.0
+        self._timer, self._checked_at = None, 0.0
 
 
 class _Watch:
@@ -156,52 +156,52 @@ class _Watch:
         self.waiting = 0
         self._look = look
         self._check_open = check_open
-        self._news = asyncio.Event()
-        self._looked_at = 0.0
+        self._changed = asyncio.Event()
+        self._checked_at = 0.0
         # It is nobody's own: what one of those who wait has set for itself is none of it.
         self.task: asyncio.Task[Any] = loop.create_task(self._until_ended(), context=Context())
-        self.task.add_done_callback(_heard)
+        self.task.add_done_callback(_retrieve_exception)
 
     def wake(self) -> None:
         """Look now. May be called from anywhere."""
         if _running_loop() is self.loop:
-            self._news.set()
+            self._changed.set()
         else:
             # One that is closed waits for nothing any more.
             with contextlib.suppress(RuntimeError):
-                self.loop.call_soon_threadsafe(self._news.set)
+                self.loop.call_soon_threadsafe(self._changed.set)
 
-    def is_joined(self, now: float) -> None:
+    def on_join(self, now: float) -> None:
         """One more waits: what was looked at just now is not looked at again."""
-        if now >= self._looked_at + PACE_S:
-            self._news.set()
+        if now >= self._checked_at + MIN_INTERVAL_S:
+            self._changed.set()
 
     async def _until_ended(self) -> Any:
-        patience = SOON_S
+        patience = FIRST_RETRY_S
         while True:
-            self._news.clear()
-            self._looked_at = self.loop.time()
-            found, is_away = await _ask(self._look)
+            self._changed.clear()
+            self._checked_at = self.loop.time()
+            found, is_away = await _read(self._look)
             if found is not None:
                 return found
             self._check_open()
             if is_away:
-                self._news.clear()
+                self._changed.clear()
                 await self._wait(patience)
-                patience = min(2 * patience, LOOK_S)
+                patience = min(2 * patience, CHECK_INTERVAL_S)
             else:
-                await self._wait(LOOK_S)
-                patience = SOON_S
+                await self._wait(CHECK_INTERVAL_S)
+                patience = FIRST_RETRY_S
 
     async def _wait(self, seconds: float) -> None:
-        timer = self.loop.call_later(seconds, self._news.set)
+        timer = self.loop.call_later(seconds, self._changed.set)
         try:
-            await self._news.wait()
+            await self._changed.wait()
         finally:
             timer.cancel()
 
 
-async def _ask(look: Callable[[], Awaitable[T | None]]) -> tuple[T | None, bool]:
+async def _read(look: Callable[[], Awaitable[T | None]]) -> tuple[T | None, bool]:
     """What is seen, and whether the store is away, as in a failover."""
     try:
         return await look(), False
@@ -211,7 +211,7 @@ async def _ask(look: Callable[[], Awaitable[T | None]]) -> tuple[T | None, bool]
         return None, True
 
 
-def _heard(task: "asyncio.Task[Any]") -> None:
+def _retrieve_exception(task: "asyncio.Task[Any]") -> None:
     # Where nobody waits any more, nobody complains of what it raised.
     _ = task.cancelled() or task.exception()
 

@@ -6,7 +6,7 @@ from typing import Any
 from pydantic_core import to_json
 
 from batchflow.core.call import Body, CallAnswer, CallRequest
-from batchflow.engine.caller import HttpCaller
+from batchflow.engine.delivery import HttpCaller
 from batchflow.errors import NonRetryable
 from batchflow.testing.history import History
 from batchflow.testing.standins import Rules

@@ -7,9 +7,9 @@ from typing import NamedTuple
 from batchflow.app import Batchflow
 from batchflow.core.message import Claimed
 from batchflow.core.store import Store
-from batchflow.engine.dispatch import Dispatcher
-from batchflow.engine.heartbeat import LEASE_MS
-from batchflow.engine.observers import Tally
+from batchflow.engine.dispatcher import Dispatcher
+from batchflow.engine.observers import CountingObserver
+from batchflow.engine.worker import LEASE_MS
 from batchflow.testing.clock import ManualClock
 from batchflow.testing.passing import Died, PassingStore
 
@@ -49,7 +49,7 @@ async def drive(app: Batchflow, clock: ManualClock, *, rounds: int = 10_000, unt
     begun = clock.now()
     worker = f"drive-{next(_numbers)}"
     await store.enlist(worker, LEASE_MS)
-    dispatcher, tally = app.engine.make_dispatcher(worker), Tally()
+    dispatcher, tally = app.engine.make_dispatcher(worker), CountingObserver()
     with app.engine.observers.telling(tally):
         for _ in range(rounds):
             claimed = await _unless_dead(store, dispatcher)

@@ -82,7 +82,7 @@ class Environment(Arranged):
         async with AsyncExitStack() as stack:
             store, leave = place_of(self._where, app.settings, self.clock)
             process = ProcessStore(store, self._history, self._faults)
-            exchange = engine.exchanged(
+            exchange = engine.substituted(
                 store=process, clock=self.clock, entropy=self._entropy, always_replay=self._always_replay
             )
             self._exchange.enter_context(exchange)

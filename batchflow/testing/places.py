@@ -61,7 +61,7 @@ def _namespace(url: str, clock: Clock) -> Place:
     """One that nobody else has; it is removed at the end."""
     from batchflow.stores.redis import RedisStore, clients, keys
 
-    client = clients.client_of(url)
+    client = clients.client_from_url(url)
     name = f"flow-env-{os.getpid()}-{next(_numbers)}-{os.urandom(4).hex()}"
     store = RedisStore(client, clock=clock, namespace=name)
 

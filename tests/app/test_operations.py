@@ -72,7 +72,7 @@ async def test_a_run_is_waited_for_while_the_store_is_away(shop: Shop, monkeypat
     """As in a failover; asked how it stands, it is told."""
     run = await shop.flow.trigger(shop.ship, Order(number=3))
     await shop.drive()
-    monkeypatch.setattr("batchflow.engine.watchers.SOON_S", 0.01)
+    monkeypatch.setattr("batchflow.engine.watchers.FIRST_RETRY_S", 0.01)
     monkeypatch.setattr(shop.flow.engine, "store", FaultyStore(shop.flow.engine.store, fail="run", times=4))
     with pytest.raises(StoreUnavailable):
         await run.status()

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from batchflow import Batchflow, BatchWorkflow, NoParams, Page, RetryPolicy, WorkflowContext
-from batchflow.engine.system import SystemClock
+from batchflow.engine.clock import SystemClock
 from batchflow.errors import StoreError
 from batchflow.stores.redis import RedisStore
 from tests.stores.redis_server import Server, free_port, served

@@ -15,8 +15,8 @@ from structlog.testing import capture_logs
 
 from batchflow import Batchflow, BatchWorkflow, FlowControl, NoParams, Page
 from batchflow.errors import StoreError, StoreUnavailable
-from batchflow.stores.redis import connection
-from batchflow.stores.redis.program import Program
+from batchflow.stores.redis import errors
+from batchflow.stores.redis.script import ScriptExecutor
 from tests.stores.redis_server import Server, served
 from tests.waiting import wait_until, wait_until_sync
 
@@ -158,7 +158,7 @@ async def _tries(flow: Batchflow) -> None:
     worker: Any = flow.engine
     outage = worker._worker.dispatcher.outage
     tries = outage._tries
-    await wait_until(lambda: outage._tries >= tries + 2 or not outage.is_on, description="it was tried again")
+    await wait_until(lambda: outage._tries >= tries + 2 or not outage.is_active, description="it was tried again")
 
 
 ANSWERS = {
@@ -183,7 +183,7 @@ ANSWERS = {
 @pytest.mark.parametrize(("answer", "passes"), ANSWERS.items())
 def test_only_what_is_the_operations_own_fault_is_final(answer: str, passes: bool) -> None:
     """Everything else may pass, also what nobody knows."""
-    meant = connection.meaning(answer, "redis://there/0")
+    meant = errors.error_of_answer(answer, "redis://there/0")
     assert isinstance(meant, StoreUnavailable) is passes
     assert isinstance(meant, StoreError)
     assert meant.retryable is passes
@@ -192,17 +192,17 @@ def test_only_what_is_the_operations_own_fault_is_final(answer: str, passes: boo
 async def test_an_unknown_answer_is_survived_by_a_batch(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """As one of a proxy, of a service, or of a server to come."""
     told = iter(["PROXYDOWN try later"] * 6)
-    answering: Any = Program
-    run = answering.run
+    answering: Any = ScriptExecutor
+    run = answering.execute
     charge = Charge()
     charge.gate.set()
 
-    async def answered(self: Program, key: str, *arguments: str | bytes) -> Any:
+    async def answered(self: ScriptExecutor, key: str, *arguments: str | bytes) -> Any:
         if charge.executed and (text := next(told, None)):
             raise redis.exceptions.ResponseError(text)
         return await run(self, key, *arguments)
 
-    monkeypatch.setattr(Program, "run", answered)
+    monkeypatch.setattr(ScriptExecutor, "execute", answered)
     flow = Batchflow(server.url)
     batches = flow.add(charge)
     async with flow:

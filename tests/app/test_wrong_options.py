@@ -8,7 +8,7 @@ import pytest
 
 from batchflow import Batchflow, FlowControl, RetryPolicy, WorkflowContext
 from batchflow.core.call import CallRequest
-from batchflow.engine.caller import HttpCaller
+from batchflow.engine.delivery import HttpCaller
 from batchflow.errors import BatchflowError, ConfigurationError, InputError, UnserializableError
 from batchflow.serve.functions import ServedFunction
 from batchflow.testing import ManualClock, drive

@@ -5,13 +5,13 @@ from collections.abc import Iterator
 import pytest
 from structlog.testing import capture_logs
 
-from batchflow.engine.threads import Threads
+from batchflow.engine.threads import ThreadPool
 from tests.batch.model import Model
 
 
 @pytest.fixture
 def model() -> Iterator[Model]:
-    threads = Threads(2, lambda given_up: None)
+    threads = ThreadPool(2, lambda given_up: None)
     yield Model(threads)
     threads.close()
 

@@ -174,7 +174,7 @@ class Model:
         return len(gone)
 
     async def ended(self, id: str, look: Callable[[], Awaitable[T | None]], limit: float | None) -> T | None:
-        return await self.watchers.ended(id, look, limit)
+        return await self.watchers.wait_for_end(id, look, limit)
 
     # The journal's port
 
@@ -189,7 +189,7 @@ class Model:
     async def drive(self) -> None:
         """Deliver everything, moving the clock on to whatever is due next."""
         while self.queue:
-            self.watchers.everything()
+            self.watchers.check_all()
             message, number = self.queue.popleft()
             self.clock.ms = max(self.clock.ms, message.not_before)
             claim = self._claim(message, number)
@@ -199,7 +199,7 @@ class Model:
             assert settlement is not None
             await self._settle(settlement, message, number)
 
-        self.watchers.everything()
+        self.watchers.check_all()
 
     def _claim(self, message: Message, number: int) -> Claim:
         job = self.jobs.get(message.batch or "")

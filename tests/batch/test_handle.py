@@ -48,7 +48,7 @@ async def test_a_store_that_is_away_is_waited_for(model: Model, monkeypatch: pyt
         return await there(id)
 
     await model.drive()
-    monkeypatch.setattr("batchflow.engine.watchers.SOON_S", 0.001)
+    monkeypatch.setattr("batchflow.engine.watchers.FIRST_RETRY_S", 0.001)
     monkeypatch.setattr(model, "batch", away)
     with pytest.raises(StoreUnavailable):
         await batch.status()

@@ -14,7 +14,7 @@ from unittest import mock
 from pydantic import BaseModel
 
 from batchflow import Batchflow, BatchSummary, BatchWorkflow, FlowControl, NoParams, Page, WorkflowContext
-from batchflow.engine.heartbeat import Heartbeat
+from batchflow.engine.worker import Heartbeat
 from tests.chaos.traces import Writer
 
 LEASE_MS = 3_000
@@ -101,7 +101,7 @@ def _of_surroundings() -> Batchflow:
     mock.patch.multiple(
         "batchflow.engine.engine", LEASE_MS=LEASE_MS, Heartbeat=partial(Heartbeat, lease_ms=LEASE_MS)
     ).start()
-    mock.patch("batchflow.engine.housekeeping.EXPIRE_EVERY", 1).start()
+    mock.patch("batchflow.engine.worker.EXPIRE_EVERY", 1).start()
     return flow
 
 

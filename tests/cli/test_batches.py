@@ -10,7 +10,7 @@ from batchflow.app import open_store
 from batchflow.core.batch import NewBatch
 from batchflow.core.flow import FlowControl
 from batchflow.core.message import Message
-from batchflow.engine.system import SystemClock
+from batchflow.engine.clock import SystemClock
 from batchflow.settings import Settings
 from tests.cli.command_line import CommandLine
 

@@ -12,7 +12,7 @@ import pytest
 from fakeredis import FakeAsyncRedis
 
 from batchflow.core.ledger import Mark
-from batchflow.engine.system import SystemClock
+from batchflow.engine.clock import SystemClock
 from batchflow.stores.redis import keys, old_ledger
 from batchflow.stores.sqlite import SqliteStore
 from batchflow.stores.sqlite.connection import APPLICATION_ID

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from batchflow.app import open_store
 from batchflow.core.batch import Batch
-from batchflow.engine.system import SystemClock
+from batchflow.engine.clock import SystemClock
 from batchflow.settings import Settings
 from tests.cli.command_line import CommandLine, ended
 from tests.waiting import wait_until_sync

@@ -10,7 +10,7 @@ import pytest
 
 from batchflow import Batchflow
 from batchflow.errors import BatchflowError, ConfigurationError, StoreError, StoreIncompatible
-from batchflow.stores.redis import connection
+from batchflow.stores.redis import clients
 from batchflow.stores.redis.keys import SCHEMA, prefix
 from tests.cli.command_line import CommandLine, ended
 from tests.stores.redis_server import Server, free_port, served
@@ -196,7 +196,7 @@ def test_a_redis_that_is_too_old(
     command: CommandLine, monkeypatch: pytest.MonkeyPatch, server: Server, own: str
 ) -> None:
     """With its version, and the one that is needed."""
-    monkeypatch.setattr(connection, "OLDEST", (99, 1))
+    monkeypatch.setattr(clients, "OLDEST_VERSION", (99, 1))
     with server.client(PASSWORD) as client:
         version = client.info("server")["redis_version"]
     place = f"redis://127.0.0.1:{server.port}/0"

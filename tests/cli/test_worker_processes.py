@@ -14,7 +14,7 @@ import pytest
 from batchflow.app import open_store
 from batchflow.core.flow import FlowControl
 from batchflow.core.message import Claim
-from batchflow.engine.system import SystemClock
+from batchflow.engine.clock import SystemClock
 from batchflow.settings import Settings
 from tests.cli.command_line import JOBS, CommandLine, ended
 from tests.stores.redis_server import Server, served

@@ -10,7 +10,7 @@ import pytest
 from batchflow.app import open_store
 from batchflow.core.flow import FlowControl
 from batchflow.core.message import Message
-from batchflow.engine.system import SystemClock
+from batchflow.engine.clock import SystemClock
 from batchflow.settings import Settings
 from batchflow.testing.conformance.scene import renewed
 from tests.cli.command_line import JOBS, CommandLine, ended

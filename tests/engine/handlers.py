@@ -9,11 +9,11 @@ from batchflow.core.message import Claim
 from batchflow.core.ports import Runtime
 from batchflow.core.settlement import Settlement
 from batchflow.core.store import Store
-from batchflow.engine.courier import Courier
-from batchflow.engine.dispatch import Dispatcher
-from batchflow.engine.observers import Tally, logged
-from batchflow.engine.storetime import StoresClock
-from batchflow.engine.threads import Threads
+from batchflow.engine.clock import ServerClock
+from batchflow.engine.delivery import Courier
+from batchflow.engine.dispatcher import Dispatcher
+from batchflow.engine.observers import CountingObserver, with_engine_log
+from batchflow.engine.threads import ThreadPool
 from batchflow.engine.watchers import Watchers
 from batchflow.stores.sqlite import SqliteStore
 from batchflow.testing import FixedEntropy
@@ -68,18 +68,18 @@ class TalliedDispatcher(Dispatcher):
     """A dispatcher for the worker `w1` that logs, and whose `tally` counts."""
 
     def __init__(self, store: Store, handler: FakeHandler, clock: ManualClock, *, concurrency: int = 8) -> None:
-        self.tally = Tally()
+        self.tally = CountingObserver()
         runtime = Runtime(
-            journaling=store, clock=clock, entropy=FixedEntropy(), threads=Threads(1, lambda given_up: None)
+            journaling=store, clock=clock, entropy=FixedEntropy(), threads=ThreadPool(1, lambda given_up: None)
         )
         super().__init__(
             store,
             Courier({"work": handler}, handler, runtime),
             worker="w1",
             concurrency=concurrency,
-            clock=StoresClock(clock),
+            clock=ServerClock(clock),
             watchers=Watchers(),
-            observers=logged(self.tally),
+            observers=with_engine_log(self.tally),
         )
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from batchflow import Batchflow, BatchWorkflow, NoParams, Page
-from batchflow.engine.system import SystemClock
+from batchflow.engine.clock import SystemClock
 from batchflow.stores.sqlite import SqliteStore
 from tests.stores.redis_server import served
 
@@ -43,7 +43,7 @@ class Large(Standard):
 
 async def in_writer(store: SqliteStore, act: Callable[[Any], None]) -> None:
     """Do something with the connection that writes, in the thread that does: in any other it may be in use."""
-    await store._add("read", act, ())  # pyright: ignore[reportPrivateUsage]
+    await store._enqueue("read", act, ())  # pyright: ignore[reportPrivateUsage]
 
 
 async def carry_out(flow: Batchflow, kind: type[Standard]) -> None:

@@ -6,7 +6,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from batchflow.core.interrupts import TIMEOUT
-from batchflow.engine.dispatch import HUNG_GRACE_S
+from batchflow.engine.dispatcher import HUNG_GRACE_S
 from batchflow.stores.sqlite import SqliteStore
 from batchflow.testing.clock import ManualClock
 from batchflow.testing.conformance.scene import message
@@ -41,7 +41,7 @@ async def test_whatever_a_delivery_raises_its_claim_is_settled(
         await dispatching.claim_once()
         await dispatching.join()
     assert [line["event"] for line in logs] == ["[batchflow:error] Delivery failed"]
-    assert (dispatching.tally.endings, dispatching.under_way) == ({"retry": 1}, 0)
+    assert (dispatching.tally.endings, dispatching.active_count) == ({"retry": 1}, 0)
     clock.advance("1s")
     (claim,) = (await store.claim("w1", ["work"], 1)).claims
     assert (claim.failures, claim.losses) == (1, 0)
@@ -54,12 +54,12 @@ async def test_waiting_for_a_thread_is_not_the_time_of_an_attempt(store: SqliteS
     dispatching = dispatcher(store, handler, clock)
     (claim,) = (await dispatching.claim_once()).claims
     await wait_until(lambda: handler.under_way == 1, description="it is delivered")
-    dispatching.sweep()
+    dispatching.cancel_overdue()
     await asyncio.sleep(0)
     now = asyncio.get_running_loop().time()
-    assert (handler.under_way, dispatching.hung(now + HUNG_GRACE_S + 1)) == (1, [])
-    assert dispatching.hung(now + HUNG_GRACE_S + 3_601) == [(claim.id, claim.fence)]
+    assert (handler.under_way, dispatching.hung_claims(now + HUNG_GRACE_S + 1)) == (1, [])
+    assert dispatching.hung_claims(now + HUNG_GRACE_S + 3_601) == [(claim.id, claim.fence)]
     handler.waited = 0
-    dispatching.sweep()
+    dispatching.cancel_overdue()
     await dispatching.join()
     assert handler.cancelled_with == [TIMEOUT]

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from batchflow.core.store import Renew
-from batchflow.engine.heartbeat import Heartbeat
+from batchflow.engine.worker import Heartbeat
 from batchflow.stores.sqlite import SqliteStore
 from batchflow.testing.clock import ManualClock
 from batchflow.testing.conformance.scene import message
@@ -88,7 +88,7 @@ async def test_a_beat_that_failed_is_repeated_sooner(
         pauses.append(seconds)
         await asyncio.sleep(0)
 
-    monkeypatch.setattr("batchflow.engine.heartbeat.woken", hurried)
+    monkeypatch.setattr("batchflow.engine.worker.wait_at_most", hurried)
     faulty = FaultyStore(store, fail="renew", times=2)
     beating = Heartbeat(faulty, dispatcher(faulty, FakeHandler(), clock), "w1", lambda: None, 30_000)
     beating.start()
@@ -116,7 +116,7 @@ async def test_stopping_does_not_wait_for_ever_for_a_beat(
     store: SqliteStore, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A store that does not answer is left behind."""
-    monkeypatch.setattr("batchflow.engine.heartbeat.PATIENCE_S", 0.01)
+    monkeypatch.setattr("batchflow.engine.worker.STOP_TIMEOUT_S", 0.01)
     begun, go = threading.Event(), threading.Event()
 
     class Mute(FaultyStore):

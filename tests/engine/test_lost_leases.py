@@ -12,10 +12,9 @@ from batchflow.core.flow import FlowControl
 from batchflow.core.message import Claim
 from batchflow.core.ports import Runtime
 from batchflow.core.settlement import Settlement
-from batchflow.engine.courier import Courier
-from batchflow.engine.heartbeat import Heartbeat
-from batchflow.engine.lease import Lease
-from batchflow.engine.threads import Threads
+from batchflow.engine.delivery import Courier
+from batchflow.engine.threads import ThreadPool
+from batchflow.engine.worker import Heartbeat, WorkerLease
 from batchflow.serve.endpoint import Endpoint
 from batchflow.stores.sqlite import SqliteStore
 from batchflow.testing import FixedEntropy
@@ -61,7 +60,7 @@ async def test_a_message_claimed_again_beside_its_stale_claim_is_settled(
                 await store.enlist("w1", LEASE_MS)
                 dispatching.wake()
                 await wait_until(lambda: len(handler.begun) == 2, description="it is claimed again")
-                assert dispatching.under_way == 2
+                assert dispatching.active_count == 2
                 for ended, fence in enumerate(order, 1):
                     handler.gates[fence].set()
                     await wait_until(lambda ended=ended: ended_of(dispatching) == ended, description="one has ended")
@@ -72,7 +71,7 @@ async def test_a_message_claimed_again_beside_its_stale_claim_is_settled(
     run = await store.run("a")
     assert run is not None
     assert (run.state, run.result) == ("completed", '"2"')
-    assert (dispatching.tally.settlements, dispatching.tally.stale, dispatching.under_way) == (1, 1, 0)
+    assert (dispatching.tally.settlements, dispatching.tally.stale, dispatching.active_count) == (1, 1, 0)
     assert [line["event"] for line in logs] == ["[batchflow] Claim was lost before it could be settled"]
 
 
@@ -82,7 +81,7 @@ async def test_a_worker_that_is_known_again_looks_at_once(
     """What was published while it was unknown does not wait for the next change."""
     monkeypatch.setattr("batchflow.engine.engine.Heartbeat", partial(Heartbeat, lease_ms=BEAT_MS))
     # Which would make it look as well, now and then.
-    monkeypatch.setattr("batchflow.engine.housekeeping.EXPIRE_EVERY", 1_000)
+    monkeypatch.setattr("batchflow.engine.worker.EXPIRE_EVERY", 1_000)
     flow = Batchflow(store, clock=clock)
     executed = asyncio.Event()
 
@@ -105,9 +104,9 @@ async def test_a_worker_that_is_known_again_looks_at_once(
 async def test_a_lease_is_doubtful_once_it_is_older_than_it_lasts() -> None:
     """By a clock that a suspended process does not stop; then the store is asked, until it has answered."""
     now = 100.0
-    lease = Lease(LEASE_MS, elapsed=lambda: now)
+    lease = WorkerLease(LEASE_MS, elapsed=lambda: now)
     asked: list[float] = []
-    lease.ask = lambda: asked.append(now)
+    lease.request_renewal = lambda: asked.append(now)
     assert not lease.is_doubtful(0)
     now += LEASE_MS / 1000
     assert not lease.is_doubtful(0)
@@ -117,12 +116,12 @@ async def test_a_lease_is_doubtful_once_it_is_older_than_it_lasts() -> None:
     await asyncio.sleep(0)
     assert len(asked) == 3
     # A request that began before is no answer, as when the process was suspended while it was under way.
-    lease.renewed(now - 60)
-    lease.told(True)
+    lease.mark_renewed(now - 60)
+    lease.set_answer(True)
     await asyncio.sleep(0)
     assert not several.done()
-    lease.renewed(now)
-    lease.told(True)
+    lease.mark_renewed(now)
+    lease.set_answer(True)
     assert await several == [True] * 3
     assert not lease.is_doubtful(0)
 
@@ -131,14 +130,14 @@ async def test_a_lease_is_doubtful_once_it_is_older_than_it_lasts() -> None:
 async def test_what_was_claimed_before_a_loss_may_be_anothers(answers: bool) -> None:
     """Also after the worker is known again; and where the store does not answer, nothing is known."""
     now = 100.0
-    lease = Lease(LEASE_MS, elapsed=lambda: now)
+    lease = WorkerLease(LEASE_MS, elapsed=lambda: now)
     now += 31
     asking = asyncio.ensure_future(lease.holds(0))
     await asyncio.sleep(0)
     if answers:
-        lease.lost()
-        lease.renewed(now)
-    lease.told(False)
+        lease.mark_lost()
+        lease.mark_renewed(now)
+    lease.set_answer(False)
     assert not await asking
     assert lease.is_doubtful(0)
     if answers:
@@ -151,8 +150,8 @@ async def test_a_worker_whose_lease_is_over_starts_nothing_before_it_has_asked(
     store: SqliteStore, clock: ManualClock, monkeypatch: pytest.MonkeyPatch, taken: bool
 ) -> None:
     """What others may have done meanwhile is left to them; what nobody has taken goes on."""
-    monkeypatch.setattr("batchflow.engine.engine.Lease", partial(Lease, elapsed=lambda: clock.now() / 1000))
-    monkeypatch.setattr("batchflow.engine.housekeeping.EXPIRE_EVERY", 1_000)
+    monkeypatch.setattr("batchflow.engine.engine.WorkerLease", partial(WorkerLease, elapsed=lambda: clock.now() / 1000))
+    monkeypatch.setattr("batchflow.engine.worker.EXPIRE_EVERY", 1_000)
     flow = Batchflow(store, clock=clock)
     suspended = [True]
     executed: list[str] = []
@@ -209,7 +208,7 @@ async def test_a_claim_is_not_delivered_while_the_lease_is_in_doubt(
         journaling=store,
         clock=clock,
         entropy=FixedEntropy(),
-        threads=Threads(1, lambda given_up: None),
+        threads=ThreadPool(1, lambda given_up: None),
         lease=OverLease(holds=holds),
     )
     courier = Courier({"work": served}, served, runtime)

@@ -8,7 +8,7 @@ from batchflow.core.message import Claim, Message
 from batchflow.core.observe import EVENTS, Observer, Observers, Where
 from batchflow.core.run import Step
 from batchflow.core.settlement import Settlement
-from batchflow.engine.observers import EngineLog, Tally
+from batchflow.engine.observers import CountingObserver, EngineLog
 from batchflow.stores.sqlite import SqliteStore
 from batchflow.testing import ManualClock, drive
 from batchflow.testing.conformance.scene import message
@@ -90,7 +90,7 @@ class Greeting(BatchWorkflow[NoParams, str, str]):
 
 async def test_an_observer_is_told_the_whole_story_of_a_batch() -> None:
     """What was published, each claim with its steps and how it ended, once, and the end of the batch."""
-    clock, story, tally = ManualClock(), Story(), Tally()
+    clock, story, tally = ManualClock(), Story(), CountingObserver()
     async with Batchflow("sqlite://", clock=clock, worker=False) as flow:
         greeting = flow.add(Greeting())
         flow.engine.observers.add(story)

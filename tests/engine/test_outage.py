@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from batchflow import Batchflow, WorkflowContext
 from batchflow.core.observe import Observers
-from batchflow.engine.outage import FIRST_S, Outage, until_there
+from batchflow.engine.outage import WRITES_FIRST_S, Outage, wait_for_store
 from batchflow.errors import StoreError, StoreIncompatible, StoreUnavailable
 from batchflow.stores.sqlite import SqliteStore
 from batchflow.testing.clock import ManualClock
@@ -109,28 +109,28 @@ async def test_time_away_does_not_count_as_time_the_attempt_took(monkeypatch: py
     """The limit of an attempt is moved by as long as the store was away."""
     outage = Outage(Observers())
     now = asyncio.get_running_loop().time()
-    assert outage.overlap(now - 5, now) == 0
-    outage.failed(StoreUnavailable("away"))
+    assert outage.overlap_s(now - 5, now) == 0
+    outage.record_failure(StoreUnavailable("away"))
     begun = now - 5
-    assert 0 <= outage.overlap(begun, now + 10) - 10 < 1 or 0 <= 10 - outage.overlap(begun, now + 10) < 1
-    outage.works()
-    assert outage.overlap(begun, now + 99) < 1
-    assert not outage.is_on
+    assert 0 <= outage.overlap_s(begun, now + 10) - 10 < 1 or 0 <= 10 - outage.overlap_s(begun, now + 10) < 1
+    outage.record_success()
+    assert outage.overlap_s(begun, now + 99) < 1
+    assert not outage.is_active
 
 
 async def test_what_is_never_taken_does_not_hold_up_what_is_new(monkeypatch: pytest.MonkeyPatch) -> None:
     """After a while the store is asked for work all the same."""
     outage = Outage(Observers())
     loop = asyncio.get_running_loop()
-    outage.failed(StoreUnavailable("away"))
-    waiting = asyncio.create_task(outage.insist(_fails, StoreUnavailable("away")))
+    outage.record_failure(StoreUnavailable("away"))
+    waiting = asyncio.create_task(outage.retry_until_written(_fails, StoreUnavailable("away")))
     await asyncio.sleep(0)
-    assert outage.holds_claims
+    assert outage.blocks_claims
     begun = loop.time()
-    monkeypatch.setattr(loop, "time", lambda: begun + FIRST_S + 1)
-    assert not outage.holds_claims
+    monkeypatch.setattr(loop, "time", lambda: begun + WRITES_FIRST_S + 1)
+    assert not outage.blocks_claims
     monkeypatch.undo()
-    outage.give_up()
+    outage.stop_retrying()
     with pytest.raises(StoreUnavailable):
         await waiting
 
@@ -174,7 +174,7 @@ async def test_a_place_that_is_none_is_refused_at_once() -> None:
         raise StoreIncompatible("made by a newer batchflow")
 
     with pytest.raises(StoreIncompatible):
-        await until_there(open_, Observers())
+        await wait_for_store(open_, Observers())
 
 
 @pytest.mark.parametrize("verb", ["record", "settle", "dismiss"])
@@ -200,4 +200,4 @@ async def test_a_refusal_is_not_waited_for(store: SqliteStore) -> None:
         raise StoreError("too large")
 
     with pytest.raises(StoreError, match="too large"):
-        await outage.insist(refuse, StoreUnavailable("away"))
+        await outage.retry_until_written(refuse, StoreUnavailable("away"))

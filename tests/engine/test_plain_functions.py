@@ -76,7 +76,7 @@ async def test_other_plain_functions_run_when_all_threads_hang(app: Hanging) -> 
 
 async def test_workers_tell_how_many_threads_hang(app: Hanging, monkeypatch: pytest.MonkeyPatch) -> None:
     """To whoever looks at the store, with the next heartbeat."""
-    monkeypatch.setattr("batchflow.engine.heartbeat.BEATS", 1_000)
+    monkeypatch.setattr("batchflow.engine.worker.BEATS_PER_LEASE", 1_000)
     await app.flow.start()
     for run in [await app.hang.trigger(None) for _ in range(2)]:
         with pytest.raises(RunFailed, match="took longer than 50ms$"):

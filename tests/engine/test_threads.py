@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from batchflow.core.ports import PlainCall
-from batchflow.engine.threads import GivenUp, Threads
+from batchflow.engine.threads import AbandonedCall, ThreadPool
 from tests.waiting import wait_until
 
 HANGS = PlainCall("hangs", "run_1", "step")
@@ -18,8 +18,8 @@ class Pool:
     """Two threads, and one that may be replaced; `go` lets end what hangs."""
 
     def __init__(self) -> None:
-        self.given_up: list[GivenUp] = []
-        self.threads = Threads(2, self.given_up.append, most_replaced=1)
+        self.given_up: list[AbandonedCall] = []
+        self.threads = ThreadPool(2, self.given_up.append, max_replaced=1)
         self.go = threading.Event()
         self.under_way = 0
         self.waits: list[bool] = []
@@ -126,7 +126,7 @@ async def test_a_thread_that_hangs_is_given_up_and_replaced(pool: Pool) -> None:
     await wait_until(lambda: pool.waits == [True], description="it waits")
     await cancelled(first[0])
     assert await waiting == "at last"
-    assert pool.given_up == [GivenUp(HANGS, 1, True)]
+    assert pool.given_up == [AbandonedCall(HANGS, 1, True)]
     assert pool.threads.hanging == 1
 
 
@@ -173,7 +173,7 @@ async def test_closing_waits_for_no_thread(pool: Pool) -> None:
 
 def test_a_thread_outlives_its_event_loop() -> None:
     """What it returns then is for nobody."""
-    go, threads = threading.Event(), Threads(1, lambda given_up: None)
+    go, threads = threading.Event(), ThreadPool(1, lambda given_up: None)
 
     async def leave_it() -> None:
         begun = threading.Event()

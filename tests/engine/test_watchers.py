@@ -11,8 +11,8 @@ import pytest
 from batchflow import Batchflow, BatchWorkflow, NoParams, Page, WorkflowContext
 from batchflow.core.message import Claim
 from batchflow.core.settlement import cancelled, done
-from batchflow.engine.system import SystemClock
-from batchflow.engine.watchers import EACH_S, PACE_S, Watchers
+from batchflow.engine.clock import SystemClock
+from batchflow.engine.watchers import INTERVAL_PER_WATCH_S, MIN_INTERVAL_S, Watchers
 from batchflow.errors import StoreError, StoreUnavailable
 from batchflow.stores.sqlite import SqliteStore
 from batchflow.testing.faults import FaultyStore
@@ -121,7 +121,7 @@ class Looks:
 @asynccontextmanager
 async def waiting_for(watchers: Watchers, looks: Looks, *ids: str) -> AsyncGenerator[list[asyncio.Task[str | None]]]:
     """Tasks that wait for each of these."""
-    tasks = [asyncio.create_task(watchers.ended(id, looks, None)) for id in ids]
+    tasks = [asyncio.create_task(watchers.wait_for_end(id, looks, None)) for id in ids]
     await rest()
     try:
         yield tasks
@@ -137,7 +137,7 @@ async def rest() -> None:
         await asyncio.sleep(0)
 
 
-@pytest.mark.parametrize(("count", "pace"), [(1, PACE_S), (100, 100 * EACH_S)])
+@pytest.mark.parametrize(("count", "pace"), [(1, MIN_INTERVAL_S), (100, 100 * INTERVAL_PER_WATCH_S)])
 async def test_what_may_have_ended_is_looked_at_once_in_a_while(
     monkeypatch: pytest.MonkeyPatch, count: int, pace: float
 ) -> None:
@@ -148,7 +148,7 @@ async def test_what_may_have_ended_is_looked_at_once_in_a_while(
     call_at = loop.call_at
 
     def counted(when: float, callback: Callable[..., Any], *args: Any, context: Any = None) -> asyncio.TimerHandle:
-        if callback.__name__ == "_sweep":
+        if callback.__name__ == "_check_now":
             times.append(when)
         return call_at(when, callback, *args, context=context)
 
@@ -157,18 +157,18 @@ async def test_what_may_have_ended_is_looked_at_once_in_a_while(
         monkeypatch.setattr(loop, "call_at", counted)
         begun = loop.time()
         for _ in range(100):
-            watchers.something()
+            watchers.check_soon()
         await rest()
         assert looks.count == 2 * count
         for _ in range(100):
-            watchers.something()
+            watchers.check_soon()
         monkeypatch.undo()
         first, second = times
         # The second look is so much later than when the first was made.
         assert begun <= first
         assert first + pace <= second <= loop.time() + pace
     watchers.reset()
-    watchers.something()
+    watchers.check_soon()
     assert watchers.by_id == {}
 
 
@@ -188,16 +188,16 @@ async def test_what_is_known_to_have_ended_is_looked_at_now() -> None:
         async with waiting_for(watchers, looks, "bat_a"):
             await rest()
             before = looks.count
-            watchers.settled(claim, done(claim, "1"), ended_batch)
+            watchers.on_settled(claim, done(claim, "1"), ended_batch)
             await rest()
             assert (looks.count > before) is looked_at, claim
     async with waiting_for(watchers, looks, "run_a"):
         await rest()
         before = looks.count
-        watchers.settled(page._replace(id="run_a"), done(page, "1"), None)
+        watchers.on_settled(page._replace(id="run_a"), done(page, "1"), None)
         await rest()
         assert looks.count == before + 1
-        watchers.settled(page, cancelled(page), None)
+        watchers.on_settled(page, cancelled(page), None)
         await rest()
         assert looks.count == before + 2
 
@@ -209,7 +209,7 @@ async def test_who_comes_later_shares_the_watch_and_has_it_look_again() -> None:
         await rest()
         assert looks.count == 1
         (watch,) = watchers.by_id["a"]
-        watch.is_joined(asyncio.get_running_loop().time() + PACE_S)
+        watch.on_join(asyncio.get_running_loop().time() + MIN_INTERVAL_S)
         await rest()
         assert looks.count == 2
     assert watch.task.cancelled()
@@ -220,7 +220,7 @@ async def test_what_looking_raises_reaches_all_who_wait() -> None:
     """Unless it is the store that is away."""
     watchers, looks = Watchers(), Looks()
     looks.error = StoreError("refused")
-    found = await asyncio.gather(*(watchers.ended("a", looks, None) for _ in range(3)), return_exceptions=True)
+    found = await asyncio.gather(*(watchers.wait_for_end("a", looks, None) for _ in range(3)), return_exceptions=True)
     assert found == [looks.error] * 3
     assert looks.count == 1
 
@@ -232,21 +232,21 @@ async def test_who_waits_for_an_app_that_has_stopped_is_told() -> None:
     async with waiting_for(watchers, looks, "a") as (waiting,):
         await rest()
         is_open = False
-        watchers.everything()
+        watchers.check_all()
         with pytest.raises(StoreUnavailable, match="^the app has stopped"):
             await waiting
     with pytest.raises(StoreUnavailable):
-        await watchers.ended("a", looks, 0)
+        await watchers.wait_for_end("a", looks, 0)
 
 
 def test_an_event_loop_that_is_gone_is_not_woken() -> None:
     """And whoever waited there has gone with it."""
     watchers, looks = Watchers(), Looks()
     loop = asyncio.new_event_loop()
-    waiting = loop.create_task(watchers.ended("a", looks, None))
+    waiting = loop.create_task(watchers.wait_for_end("a", looks, None))
     loop.run_until_complete(rest())
     (watch,) = watchers.by_id["a"]
-    watchers.everything()
+    watchers.check_all()
     loop.run_until_complete(rest())
     assert looks.count == 2
     waiting.cancel()

@@ -46,7 +46,7 @@ OFFENCES = [
     Offence(contract="stores", module="stores.redis", imports=(".stores.sqlite",)),
     Offence(contract="stores", module="stores.sqlite", imports=(".stores.redis",)),
     Offence(contract="stores", module="stores.sql", imports=(".stores.redis", ".stores.sqlite")),
-    Offence(contract="stores", module="stores.writing", imports=(".stores.redis", ".stores.sqlite", ".stores.sql")),
+    Offence(contract="stores", module="stores.base", imports=(".stores.redis", ".stores.sqlite", ".stores.sql")),
     Offence(contract="dialects", module="stores.sql", imports=("redis", "sqlite3")),
     Offence(contract="redis", module="stores.redis", imports=(".stores.sql", "sqlite3")),
     Offence(

@@ -16,7 +16,7 @@ DRAWN = {
     "time": {"time", "time_ns", "monotonic", "monotonic_ns", "perf_counter", "perf_counter_ns"},
     "uuid": {"uuid1", "uuid4", "uuid7"},
 }
-EVERYTHING = ("batchflow/engine/system.py", "batchflow/testing/")
+EVERYTHING = ("batchflow/engine/clock.py", "batchflow/testing/")
 # Scheduling on the event loop needs the loop's own time; nothing of it is stored.
 SCHEDULING = ("batchflow/engine/",)
 SCHEDULING_NAMES = {"time.perf_counter", "time.perf_counter_ns", "loop.time"}
@@ -96,6 +96,6 @@ def test_the_rule_sees_every_way_to_ask(text: str, what: str) -> None:
 
 def test_scheduling_may_read_the_loop_but_not_the_wall_clock() -> None:
     """Inside the engine only the loop's time and the performance counter are free."""
-    assert allowed("loop.time", "batchflow/engine/dispatch.py")
-    assert not allowed("time.time", "batchflow/engine/dispatch.py")
+    assert allowed("loop.time", "batchflow/engine/dispatcher.py")
+    assert not allowed("time.time", "batchflow/engine/dispatcher.py")
     assert not allowed("loop.time", "batchflow/batch/layers.py")

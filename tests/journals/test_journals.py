@@ -6,7 +6,7 @@ from batchflow.core.message import Claim
 from batchflow.core.ports import Runtime, Verdict
 from batchflow.core.run import Step
 from batchflow.core.settlement import Effect
-from batchflow.engine.threads import Threads
+from batchflow.engine.threads import ThreadPool
 from batchflow.testing import FixedEntropy
 from tests.journals.functions import Functions
 from tests.journals.record import RECORDED, Record, place
@@ -39,7 +39,7 @@ async def test_a_journal_of_old_replays_to_its_recorded_end(name: str, always_re
         journal=record.steps,
         started_at=record.started_at,
     )
-    threads = Threads(1, lambda given_up: None)
+    threads = ThreadPool(1, lambda given_up: None)
     runtime = Runtime(
         journaling=Sealed(),
         clock=scene.clock,

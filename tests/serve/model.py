@@ -12,7 +12,7 @@ from batchflow.core.retry import RetryPolicy
 from batchflow.core.run import Journal, Step, merged, ripen
 from batchflow.core.settlement import Effect, Settlement
 from batchflow.core.store import Verdict
-from batchflow.engine.threads import Threads
+from batchflow.engine.threads import ThreadPool
 from batchflow.errors import StoreUnavailable
 from batchflow.serve.context import WorkflowContext
 from batchflow.serve.endpoint import Endpoint, FailureResult, Runtime
@@ -43,7 +43,7 @@ class Even:
         return bytes(n)
 
 
-THREADS = Threads(2, lambda given_up: None)
+THREADS = ThreadPool(2, lambda given_up: None)
 
 
 def first_line(ending: Settlement) -> str:

@@ -9,7 +9,7 @@ from typing import Any, assert_type
 
 import pytest
 
-from batchflow.engine.threads import Threads
+from batchflow.engine.threads import ThreadPool
 from batchflow.serve.callables import as_async, call_with_timeout, is_async
 from batchflow.serve.delivery import CURRENT_DELIVERY, DeliveryScope
 from tests.waiting import wait_until
@@ -93,7 +93,7 @@ async def test_wrapping_twice_changes_nothing() -> None:
 
 async def test_a_thread_sees_the_callers_context() -> None:
     """Context variables are copied; the threads are the runtime's."""
-    CURRENT_DELIVERY.set(DeliveryScope(threads := Threads(1, lambda given_up: None)))
+    CURRENT_DELIVERY.set(DeliveryScope(threads := ThreadPool(1, lambda given_up: None)))
     COLOUR.set("blue")
     where = await as_async(lambda: (COLOUR.get(), threading.current_thread().name))()
     threads.close()
@@ -122,7 +122,7 @@ async def test_what_takes_too_long_is_cancelled() -> None:
 async def test_the_time_of_a_call_begins_when_it_has_a_thread() -> None:
     """What waits for one has not begun; it has all its time then, and no more."""
     go = threading.Event()
-    CURRENT_DELIVERY.set(delivery := DeliveryScope(threads := Threads(1, lambda given_up: None)))
+    CURRENT_DELIVERY.set(delivery := DeliveryScope(threads := ThreadPool(1, lambda given_up: None)))
     loop = asyncio.get_running_loop()
     first = asyncio.ensure_future(as_async(go.wait)())
     second = asyncio.create_task(call_with_timeout(100, as_async(compute), ("ab",), {}))

@@ -6,7 +6,7 @@ python -m tests.stores.crashing PATH claim|publish
 import asyncio
 import sys
 
-from batchflow.engine.system import SystemClock
+from batchflow.engine.clock import SystemClock
 from batchflow.stores.sqlite import SqliteStore
 from batchflow.testing.conformance.scene import message
 

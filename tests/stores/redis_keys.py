@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from batchflow.core.message import SUSPECT_LOSSES
 from batchflow.stores.redis import RedisStore
-from batchflow.stores.redis.connection import ERRORS
+from batchflow.stores.redis.errors import ERRORS
 from batchflow.stores.redis.keys import KEYS, Key, pattern_of, prefix
 
 SNAPSHOT = """

@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 from batchflow.core import settlement
 from batchflow.core.clock import Clock
 from batchflow.errors import StoreError, StoreIncompatible, StoreUnavailable
-from batchflow.stores.redis import RedisStore, connection, keys, scripts
+from batchflow.stores.redis import RedisStore, clients, keys, script
 from batchflow.stores.redis.keys import FIRST_SCHEMA, KEYS, SCHEMA, pattern_of, prefix
 from batchflow.testing.clock import ManualClock
 from batchflow.testing.conformance.scene import LEASE_MS, Scene, message, names, new_batch, ran, renewals, renewed
@@ -97,7 +97,7 @@ async def test_open_with_a_wrong_password_is_refused(tmp_path: Path) -> None:
 
 async def test_open_of_an_old_server_is_refused(monkeypatch: pytest.MonkeyPatch, server: Server) -> None:
     """With its version and the one that is needed."""
-    monkeypatch.setattr(connection, "OLDEST", (99, 1))
+    monkeypatch.setattr(clients, "OLDEST_VERSION", (99, 1))
     with server.client() as client:
         version: Any = client.info("server")
     said = await refusal(server.url)
@@ -128,15 +128,15 @@ async def test_open_migrates_what_an_older_version_has_made(server: Server, monk
         await old.publish("a")
         steps = {SCHEMA + 1: "call('HSET', META, 'one', 1)", SCHEMA + 2: "call('HINCRBY', META, 'two', 1)"}
         monkeypatch.setattr(keys, "SCHEMA", SCHEMA + 2)
-        monkeypatch.setattr(scripts, "migrations", lambda: steps)
-        scripts.script.cache_clear()
+        monkeypatch.setattr(script, "migrations", lambda: steps)
+        script.load_script.cache_clear()
         try:
             for _ in range(2):
                 async with opened(server.url) as new:
                     if await new.store.run("a"):
                         await new.done(await new.claim_one("a"))
         finally:
-            scripts.script.cache_clear()
+            script.load_script.cache_clear()
         with pytest.raises(StoreUnavailable, match=f"holds schema {SCHEMA + 2} by now"):
             await old.publish("b")
     with server.client() as client:
@@ -148,7 +148,7 @@ async def test_open_migrates_what_an_older_version_has_made(server: Server, monk
 
 def test_each_schema_after_the_first_has_its_migration() -> None:
     """None is left out, on either store."""
-    assert sorted(scripts.migrations()) == list(range(FIRST_SCHEMA + 1, SCHEMA + 1))
+    assert sorted(script.migrations()) == list(range(FIRST_SCHEMA + 1, SCHEMA + 1))
 
 
 async def test_namespaces_keep_programs_apart(server: Server) -> None:

@@ -7,7 +7,7 @@ import pytest
 import trustme
 
 from batchflow.errors import StoreUnavailable
-from batchflow.stores.redis.scripts import commands
+from batchflow.stores.redis.script import commands
 from batchflow.testing.conformance.scene import names, renewed
 from tests.docs.pages import ROOT
 from tests.stores.redis_server import Server, free_port, served

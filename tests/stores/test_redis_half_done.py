@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 from batchflow import Batchflow
 from batchflow.core import settlement
 from batchflow.core.flow import FlowControl
-from batchflow.engine.heartbeat import Heartbeat
+from batchflow.engine.worker import Heartbeat
 from batchflow.stores.redis import RedisStore
 from batchflow.testing.clock import ManualClock
 from batchflow.testing.conformance.scene import Scene, message, names

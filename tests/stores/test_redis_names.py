@@ -9,10 +9,10 @@ from redis.asyncio import RedisCluster, connection
 
 from batchflow import Batchflow
 from batchflow.errors import ConfigurationError, StoreIncompatible
-from batchflow.stores.grouping import ORDER, TELLING
+from batchflow.stores.base import NOTIFYING_VERBS, ORDER
 from batchflow.stores.redis import RedisStore, clients
-from batchflow.stores.redis.scripts import script
-from batchflow.stores.sql.verbs import VERBS
+from batchflow.stores.redis.script import load_script
+from batchflow.stores.sql.store import VERBS
 
 
 @pytest.mark.parametrize("namespace", ["", "a b", "a{b", "a}b", "a\n"])
@@ -42,14 +42,14 @@ def test_urls_of_all_kinds_are_taken() -> None:
         ("rediss://host:1/2", connection.SSLConnection),
         ("unix:///tmp/x.sock?db=2", connection.UnixDomainSocketConnection),
     ):
-        client = clients.client_of(url)
-        other: Any = clients.another(client)
+        client = clients.client_from_url(url)
+        other: Any = clients.duplicate(client)
         pool = other.connection_pool
         assert pool is not cast(Any, client).connection_pool
         assert pool.connection_class is kind
         assert pool.connection_kwargs["db"] == 2
-        assert clients.place_of(other) == clients.place_of(client)
-        assert "pw" not in clients.place_of(client)
+        assert clients.server_name(other) == clients.server_name(client)
+        assert "pw" not in clients.server_name(client)
 
 
 def test_batchflow_does_not_import_redis() -> None:
@@ -60,17 +60,17 @@ def test_batchflow_does_not_import_redis() -> None:
 
 def test_every_writing_verb_has_its_order() -> None:
     """What tells of changes is among them, and each store knows each."""
-    assert set(ORDER) >= TELLING
+    assert set(ORDER) >= NOTIFYING_VERBS
     # A transaction leaves nothing half done.
     assert set(VERBS) == {*ORDER, "read"} - {"reconcile"}
     for verb in ORDER:
-        assert f"verbs.{verb} = " in script().text
+        assert f"verbs.{verb} = " in load_script().text
 
 
 def test_urls_of_a_cluster_are_taken() -> None:
     """With its nodes, user and password; another client finds the same ones, and neither asks before it is used."""
-    client: Any = clients.client_of("rediss+cluster://me:pw@one:1,two:2,[::1]:3?ssl_ca_certs=/ca.pem")
-    other: Any = clients.another(client)
+    client: Any = clients.client_from_url("rediss+cluster://me:pw@one:1,two:2,[::1]:3?ssl_ca_certs=/ca.pem")
+    other: Any = clients.duplicate(client)
     for made in (client, other):
         assert isinstance(made, RedisCluster)
         nodes: list[Any] = cast(Any, made).startup_nodes
@@ -78,16 +78,16 @@ def test_urls_of_a_cluster_are_taken() -> None:
         about = made.connection_kwargs
         assert (about["username"], about["password"], about["ssl_ca_certs"]) == ("me", "pw", "/ca.pem")
         assert about["connection_class"] is connection.SSLConnection
-    assert clients.place_of(client).startswith("rediss+cluster://two:2,")
-    assert "pw" not in clients.place_of(client)
+    assert clients.server_name(client).startswith("rediss+cluster://two:2,")
+    assert "pw" not in clients.server_name(client)
 
 
 def test_urls_of_sentinels_are_taken() -> None:
     """With the service, the database, and the Sentinels' own password; another client asks the same ones."""
     url = "rediss+sentinel://me:pw@one,two:2/main/3?sentinel_password=other&ssl_ca_certs=/ca.pem"
-    client: Any = clients.client_of(url)
-    assert clients.place_of(client) == "rediss+sentinel://one:26379,two:2/main/3"
-    other: Any = clients.another(client)
+    client: Any = clients.client_from_url(url)
+    assert clients.server_name(client) == "rediss+sentinel://one:26379,two:2/main/3"
+    other: Any = clients.duplicate(client)
     pools: list[Any] = [client.connection_pool, other.connection_pool]
     for pool in pools:
         assert pool.service_name == "main"

@@ -10,8 +10,8 @@ import pytest
 
 from batchflow.core import flow, message, settlement
 from batchflow.errors import StoreError
-from batchflow.stores import slices
-from batchflow.stores.redis import keys, scripts, wire
+from batchflow.stores import base
+from batchflow.stores.redis import keys, protocol, script
 from batchflow.testing.conformance.scene import Scene, names
 from tests.stores.redis_server import Server, served
 from tests.stores.test_redis import opened
@@ -60,12 +60,12 @@ def calls(client: Any) -> dict[str, int]:
         (flow, "CATCH_UP_MS", 12),
         (flow, "SKEW_MS", 12),
         (flow, "STARTED_OF_FRESH", 12),
-        (scripts, "KEPT_EVENTS", 12),
-        (scripts, "NEVER", 12),
-        (slices, "SWEPT", 12),
-        (slices, "SWEPT_AT_ONCE", 12),
-        (slices, "IDLE", 12),
-        (slices, "LANES", 12),
+        (script, "KEPT_EVENTS", 12),
+        (script, "NEVER", 12),
+        (base, "SWEEP_LIMIT", 12),
+        (base, "SWEEP_LIMIT_AT_CANCEL", 12),
+        (base, "IDLE_KEYS_LIMIT", 12),
+        (base, "LANES_LIMIT", 12),
         (settlement, "STAYS", frozenset({"retry"})),
         (settlement, "RUN_STATE", {"done": "waiting"}),
         (settlement, "ITEM_STATE", {"done": "failed"}),
@@ -79,9 +79,9 @@ def test_what_is_changed_in_python_is_changed_for_the_server(
     where: Any, name: str, value: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each number, table and sentence stands once; and what is changed has another name on the server."""
-    before = scripts.script()
+    before = script.load_script()
     monkeypatch.setattr(where, name, value)
-    made = scripts.script.__wrapped__()
+    made = script.load_script.__wrapped__()
     assert made.text != before.text
     assert (made.sha, made.function) != (before.sha, before.function)
     assert made.function in made.library
@@ -90,7 +90,7 @@ def test_what_is_changed_in_python_is_changed_for_the_server(
 def test_no_file_says_itself_what_it_is_told() -> None:
     """Neither the numbers, nor the places of what Python puts into arrays, nor the sentences."""
     text = "\n".join(it.read_text() for it in sorted(FOLDER.rglob("*.lua")))
-    told = re.findall(r"^local (\w+) = ", "\n".join(scripts._given()), re.M)  # pyright: ignore[reportPrivateUsage]
+    told = re.findall(r"^local (\w+) = ", "\n".join(script._constants()), re.M)  # pyright: ignore[reportPrivateUsage]
     assert [name for name in told if re.search(rf"\blocal {name}\b", text)] == []
     assert [name for name in told if not re.search(rf"\b{name}\b", text)] == []
     assert re.findall(r"\b(?:wire|limits|flow)\[\d+\]", text) == []
@@ -101,10 +101,10 @@ def test_no_file_says_itself_what_it_is_told() -> None:
 
 def test_places_are_those_of_the_fields() -> None:
     """As they are packed."""
-    row = wire._message(message.Message(id="a", destination="work", flow=flow.FlowControl(), held=True))  # pyright: ignore[reportPrivateUsage]
+    row = protocol._encode_message(message.Message(id="a", destination="work", flow=flow.FlowControl(), held=True))  # pyright: ignore[reportPrivateUsage]
     assert row[0] == "a"
     assert row[15] is True
-    assert "held = 16 }" in scripts.script().text
+    assert "held = 16 }" in script.load_script().text
 
 
 # The two ways
@@ -167,7 +167,7 @@ async def test_two_versions_use_one_server(shared: Server, client: Any, monkeypa
     """Each by a function of its own name, in turn, without either being loaded again."""
     async with opened(shared.url) as old:
         monkeypatch.setattr(message, "WORKER_LOST", "another version: %d")
-        monkeypatch.setattr(scripts, "script", scripts.script.__wrapped__)
+        monkeypatch.setattr(script, "load_script", script.load_script.__wrapped__)
         async with opened(shared.url) as new:
             assert await old.publish("a") == [True]
             assert await new.publish("a", "b") == [False, True]

@@ -16,7 +16,7 @@ import pytest
 
 from batchflow.core.clock import Clock
 from batchflow.core.flow import FlowControl
-from batchflow.engine.system import SystemClock
+from batchflow.engine.clock import SystemClock
 from batchflow.errors import StoreError, StoreIncompatible, StoreUnavailable
 from batchflow.stores.sqlite import SqliteStore, connection
 from batchflow.testing.clock import ManualClock

@@ -9,7 +9,7 @@ from structlog.testing import capture_logs
 
 from batchflow import Batchflow
 from batchflow.errors import StoreUnavailable
-from batchflow.stores.sqlite.connection import translated
+from batchflow.stores.sqlite.connection import translate_error
 from batchflow.testing.conformance.scene import message
 from tests.stores.test_sqlite import opened
 from tests.waiting import wait_until
@@ -36,7 +36,7 @@ PASSING = (
 @pytest.mark.parametrize("name", [*FINAL, *PASSING])
 def test_only_what_is_the_operations_own_fault_is_final(name: str) -> None:
     """What nobody knows may pass."""
-    assert translated(error(name), "a.db").retryable is (name not in FINAL)
+    assert translate_error(error(name), "a.db").retryable is (name not in FINAL)
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_only_what_is_the_operations_own_fault_is_final(name: str) -> None:
 )
 def test_what_python_cannot_hand_over_is_final(fault: sqlite3.Error, passes: bool) -> None:
     """A closed file is not."""
-    assert translated(fault, "a.db").retryable is passes
+    assert translate_error(fault, "a.db").retryable is passes
 
 
 @pytest.mark.parametrize("how", ["removed", "replaced by another one"])

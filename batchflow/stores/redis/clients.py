@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias, cast
 from urllib.parse import unquote, urlsplit
 
+from redis import exceptions
 from redis.asyncio import Redis, RedisCluster
 from redis.asyncio import connection as connections
 from redis.asyncio.cluster import ClusterNode
@@ -13,7 +14,9 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisClusterException
 from redis.maint_notifications import MaintNotificationsConfig
 
-from batchflow.errors import StoreIncompatible
+from batchflow.errors import StoreError, StoreIncompatible
+from batchflow.logs import logger
+from batchflow.stores.redis.errors import ERRORS, single_cluster_node, translate_error
 
 Client: TypeAlias = Redis | RedisCluster
 
@@ -40,7 +43,7 @@ class _Address(NamedTuple):
         return f"{scheme}://{self.user}{f'[{host}]' if ':' in host else host}:{port}/{path}?{self.query}"
 
 
-def client_of(url: str) -> Client:
+def client_from_url(url: str) -> Client:
     """A client for a URL, which sends nothing twice: every verb is repeated by who asked for it, or not at all.
 
     Raises:
@@ -66,12 +69,12 @@ def client_of(url: str) -> Client:
         raise StoreIncompatible(f"'{_unnamed(url)}' is not the URL of a Redis server: {error}") from error
 
 
-def place_of(client: Client) -> str:
+def server_name(client: Client) -> str:
     """Where a client's server is, without its password."""
     if isinstance(client, RedisCluster):
         nodes = cast(Any, client).startup_nodes
         return f"{_scheme(client.connection_kwargs)}+cluster://{_listed((it.host, it.port) for it in nodes)}"
-    about, pool = arguments(client), cast(Any, client).connection_pool
+    about, pool = connection_arguments(client), cast(Any, client).connection_pool
     if isinstance(pool, SentinelConnectionPool):
         hosts = _listed(sentinels(pool))
         kind = "rediss" if issubclass(pool.connection_class, connections.SSLConnection) else "redis"
@@ -82,18 +85,18 @@ def place_of(client: Client) -> str:
     return f"{kind}://{about.get('host', '?')}:{about.get('port', '?')}/{about.get('db', 0)}"
 
 
-def arguments(client: Redis) -> dict[str, Any]:
+def connection_arguments(client: Redis) -> dict[str, Any]:
     """What the connections of a client are made with."""
     return cast(Any, client.connection_pool).connection_kwargs
 
 
 def sentinels(pool: SentinelConnectionPool) -> list[tuple[str, int]]:
     """The hosts of the Sentinels behind which a client's server stands."""
-    about = [arguments(it) for it in cast(Any, pool).sentinel_manager.sentinels]
+    about = [connection_arguments(it) for it in cast(Any, pool).sentinel_manager.sentinels]
     return [(it["host"], it["port"]) for it in about]
 
 
-def another(client: Client) -> Client:
+def duplicate(client: Client) -> Client:
     """A client that goes where `client` goes, for another event loop; to be closed with `close`."""
     if isinstance(client, RedisCluster):
         return _another_of_cluster(client)
@@ -209,3 +212,53 @@ def _unnamed(url: str) -> str:
     scheme, found, rest = url.partition("?")[0].partition("://")
     authority, slash, path = rest.partition("/")
     return f"{scheme}{found}{authority.rpartition('@')[2]}{slash}{path}"
+
+
+OLDEST_VERSION = (6, 2)
+
+
+async def check_server(client: Client, place: str) -> None:
+    """Refuse a server that is none, too old a one, or one of another kind than the client is for."""
+    clustered = isinstance(client, RedisCluster)
+    try:
+        if clustered:
+            await client.initialize()
+        about: dict[str, Any] = await cast(Any, client).info("server")
+    except exceptions.ResponseError as error:
+        # An ACL user may not ask; a server that does not know the question is a stand-in.
+        if isinstance(error, exceptions.NoPermissionError) or "unknown command" in str(error).lower():
+            return
+        raise _at_start(translate_error(error, place)) from error
+    except ERRORS as error:
+        raise _at_start(translate_error(error, place)) from error
+    version, mode = str(about.get("redis_version", "")), about.get("redis_mode", "standalone")
+    if mode == "sentinel":
+        raise StoreIncompatible(f"{place} is a Sentinel; write redis+sentinel://HOST:PORT,HOST:PORT/SERVICE")
+    if mode == "cluster" and not clustered:
+        raise single_cluster_node(place)
+    numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
+    if numbers and numbers < OLDEST_VERSION:
+        raise StoreIncompatible(f"{place} is Redis {version}; batchflow needs 6.2 or newer")
+
+
+async def check_eviction(client: Client, place: str) -> None:
+    """Say where the server may throw away what it holds. One that does not tell is believed."""
+    try:
+        about: dict[str, Any] = await cast(Any, client).info("memory")
+    except ERRORS:
+        return
+    policy = str(about.get("maxmemory_policy", "noeviction"))
+    if policy != "noeviction":
+        logger().warning(
+            "[batchflow] The server evicts keys when its memory is full, and what it evicts is lost: work, batches, "
+            "the ledger; set maxmemory-policy to noeviction",
+            server=place,
+            maxmemory_policy=policy,
+        )
+
+
+def _at_start(error: StoreError) -> StoreError:
+    # Nobody tries again what has not begun.
+    what, again, _ = str(error).partition("; it is tried again")
+    away = " cannot be reached: " in what or what.endswith("did not answer in time")
+    return type(error)(f"{what}; {'start the server, or correct the URL' if away else 'try again'}") if again else error

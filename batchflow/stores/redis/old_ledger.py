@@ -25,7 +25,7 @@ async def is_old(client: Any, prefix: str) -> bool:
     try:
         found = await client.hget(f"{prefix}meta", "schema")
     except RedisError as error:
-        raise StoreUnavailable(f"{clients.place_of(client)} cannot be asked: {error}") from error
+        raise StoreUnavailable(f"{clients.server_name(client)} cannot be asked: {error}") from error
     return found is not None and int(found) == SCHEMA
 
 

@@ -19,18 +19,16 @@ from batchflow.core.store import Renew
 from batchflow.core.worker import WorkerStatus
 from batchflow.errors import StoreUnavailable
 from batchflow.stores import rows
-from batchflow.stores.grouping import Grouping
-from batchflow.stores.redis import clients, connection, keys, reads
-from batchflow.stores.redis.calls import Calls
-from batchflow.stores.redis.changes import Changes
+from batchflow.stores.base import GroupCommit, WriteVerbs
+from batchflow.stores.redis import clients, errors, keys, protocol
 from batchflow.stores.redis.clients import Client
-from batchflow.stores.redis.groups import Groups
-from batchflow.stores.writing import Writing
+from batchflow.stores.redis.notifier import ChangeNotifier
+from batchflow.stores.redis.script import GroupSubmitter, ScriptRunner
 
 DRAIN_S = 5.0
 
 
-class RedisStore(Writing):
+class RedisStore(WriteVerbs):
     """Durable state in Redis 6.2 or newer, which any number of processes share.
 
     `server` is a URL (`redis://`, `rediss://`, `unix://`, `redis+cluster://`, `redis+sentinel://`) or a client of one's
@@ -42,16 +40,16 @@ class RedisStore(Writing):
     def __init__(self, server: str | Client, *, clock: Clock | None = None, namespace: str = "batchflow") -> None:
         self._namespace = namespace
         self._prefix = keys.prefix(namespace)
-        self._owned = isinstance(server, str)
-        self._client = clients.client_of(server) if isinstance(server, str) else server
-        self._place = clients.place_of(self._client)
-        self._calls = Calls(self._client, self._prefix, self._place, clock)
-        self._changes = Changes()
-        self._group: Grouping | None = None
+        self._owns_client = isinstance(server, str)
+        self._client = clients.client_from_url(server) if isinstance(server, str) else server
+        self._place = clients.server_name(self._client)
+        self._runner = ScriptRunner(self._client, self._prefix, self._place, clock)
+        self._notifier = ChangeNotifier()
+        self._group: GroupCommit | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._founded = ""
-        self._groups = Groups(self._calls, self._ended)
-        self._claims: dict[str, _Claims] = {}
+        self._submitter = GroupSubmitter(self._runner, self._on_settled)
+        self._claims: dict[str, _WorkerClaims] = {}
 
     # Life
 
@@ -65,48 +63,48 @@ class RedisStore(Writing):
         if self._group is not None:
             return
         self._loop = asyncio.get_running_loop()
-        number = await self._calls.open(self._namespace)
-        self._founded = await self._calls.one("founded", keys.SCHEMA, number)
+        number = await self._runner.open(self._namespace)
+        self._founded = await self._runner.run_one("founded", keys.SCHEMA, number)
         try:
-            await self._changes.listen(self._client, self._prefix + keys.CHANNEL, number, self._returned)
+            await self._notifier.listen(self._client, self._prefix + keys.CHANNEL, number, self._on_reconnect)
         except NoPermissionError as error:
-            raise connection.translated(error, self._place) from error
-        self._group = Grouping(self._groups.submit, lambda: self._changes.tell(False))
+            raise errors.translate_error(error, self._place) from error
+        self._group = GroupCommit(self._submitter.submit, lambda: self._notifier.notify(False))
 
     async def close(self) -> None:
         """See the protocol."""
         group = self._group
         if group is not None:
-            await self._end_sweep()
+            await self._stop_sweep()
             with contextlib.suppress(TimeoutError):
                 # Of a server that does not answer nothing more is to be had.
                 async with asyncio.timeout(DRAIN_S):
                     await group.drain()
             self._group = None
-        await self._changes.stop()
-        if self._owned:
+        await self._notifier.stop()
+        if self._owns_client:
             await clients.close(self._client)
 
     def on_change(self, callback: Callable[[bool], None]) -> Callable[[], None]:
         """See the protocol."""
-        return self._changes.subscribe(callback)
+        return self._notifier.subscribe(callback)
 
-    def _returned(self) -> None:
+    def _on_reconnect(self) -> None:
         """The server was away; it may be another one, or have lost what it wrote last."""
         for claims in self._claims.values():
-            claims.tell = True
+            claims.report_held = True
 
-    def _ended(self, settlement: Settlement) -> None:
+    def _on_settled(self, settlement: Settlement) -> None:
         for claims in self._claims.values():
-            if claims.in_hand.get(settlement.id) == settlement.fence:
-                del claims.in_hand[settlement.id]
+            if claims.held.get(settlement.id) == settlement.fence:
+                del claims.held[settlement.id]
 
     # How verbs are carried out
 
-    def _add(self, verb: str, *arguments: Any) -> "asyncio.Future[Any]":
-        return self._opened().add(verb, *arguments)
+    def _enqueue(self, verb: str, *arguments: Any) -> "asyncio.Future[Any]":
+        return self._require_open().add(verb, *arguments)
 
-    def _opened(self) -> Grouping:
+    def _require_open(self) -> GroupCommit:
         if self._group is None:
             raise StoreUnavailable(
                 f"the store {self._place} is not open; use it while the app runs, as inside 'async with flow:'"
@@ -117,76 +115,76 @@ class RedisStore(Writing):
 
     async def enlist(self, worker: str, lease_ms: int, concurrency: int = 0) -> None:
         """See the protocol."""
-        await self._add("enlist", worker, lease_ms, concurrency)
+        await self._enqueue("register", worker, lease_ms, concurrency)
 
     @contextlib.asynccontextmanager
     async def renewing(self) -> AsyncGenerator[Renew]:
         """See the protocol; with connections of its own, which are made when first needed."""
-        client = clients.another(self._client)
-        calls = self._calls.by(client)
+        client = clients.duplicate(self._client)
+        calls = self._runner.with_client(client)
 
         async def renew(worker: str, lease_ms: int, hung: Sequence[tuple[str, int]] = (), hanging: int = 0) -> bool:
             loop = self._loop
             if self._group is None or loop is None:
                 return False
             if (claims := self._claims.get(worker)) is not None:
-                claims.tell = True
-            held: bool = await calls.one("renew", worker, lease_ms, list(hung), hanging)
+                claims.report_held = True
+            held: bool = await calls.run_one("renew", worker, lease_ms, list(hung), hanging)
             if hung:
                 # The loop may have been closed under the thread that renews.
                 with contextlib.suppress(RuntimeError):
-                    loop.call_soon_threadsafe(lambda: self._changes.tell(False))
+                    loop.call_soon_threadsafe(lambda: self._notifier.notify(False))
             return held
 
         try:
             yield renew
         finally:
-            with contextlib.suppress(*connection.ERRORS):
+            with contextlib.suppress(*errors.ERRORS):
                 await clients.close(client)
 
     async def claim(self, worker: str, destinations: Sequence[str], limit: int) -> Claimed:
         """See the protocol."""
-        self._opened()
-        claims = self._claims.setdefault(worker, _Claims())
-        self._calls.worker = worker if len(self._claims) == 1 else ""
+        self._require_open()
+        claims = self._claims.setdefault(worker, _WorkerClaims())
+        self._runner.worker = worker if len(self._claims) == 1 else ""
         async with claims.one_at_a_time:
             claims.token += 1
             token = claims.token
-            in_hand = list(claims.in_hand) if claims.tell else None
+            in_hand = list(claims.held) if claims.report_held else None
             served = claims.name(destinations)
             claimed: Claimed | None = None
             while claimed is None:
                 # A server that does not know by name what is served, or not any more, has done nothing.
                 told = None if served == claims.served else destinations
                 claims.served = served
-                claimed = await self._add("claim", worker, served, told, limit, token, claims.told, in_hand)
+                claimed = await self._enqueue("claim", worker, served, told, limit, token, claims.acknowledged, in_hand)
                 if claimed is None:
                     claims.served = ""
-            claims.told = token
+            claims.acknowledged = token
             if in_hand is not None:
-                claims.tell = False
-            claims.in_hand.update([(claim.id, claim.fence) for claim in claimed.claims])
+                claims.report_held = False
+            claims.held.update([(claim.id, claim.fence) for claim in claimed.claims])
         return claimed
 
     async def dismiss(self, worker: str) -> None:
         """See the protocol."""
-        await self._add("dismiss", worker)
+        await self._enqueue("deregister", worker)
 
     async def workers(self) -> Sequence[WorkerStatus]:
         """See the protocol."""
         found: list[WorkerStatus] = []
         after: str | None = ""
         while after is not None:
-            rows, after = await self._add("workers", after)
-            found += [reads.worker(row) for row in rows]
+            rows, after = await self._enqueue("workers", after)
+            found += [protocol.decode_worker(row) for row in rows]
         return found
 
     # Runs
 
     async def run(self, id: str) -> Run | None:
         """See the protocol."""
-        row = await self._add("run", id)
-        return reads.run(row) if row else None
+        row = await self._enqueue("run", id)
+        return protocol.decode_run(row) if row else None
 
     async def runs(self, query: RunQuery, limit: int) -> Sequence[Run]:
         """See the protocol."""
@@ -194,40 +192,40 @@ class RedisStore(Writing):
         before: tuple[int, str] | None = query.before or (NEVER, "")
         while before is not None and len(found) < limit:
             fixed = (query.state, query.destination, query.label, *before)
-            rows, before = await self._add("runs", *fixed, limit - len(found))
-            found += [reads.run(row) for row in rows]
+            rows, before = await self._enqueue("runs", *fixed, limit - len(found))
+            found += [protocol.decode_run(row) for row in rows]
         return found
 
     # Events
 
     async def waiters(self, event: str) -> Sequence[Waiter]:
         """See the protocol."""
-        return [reads.waiter(row) for row in await self._add("waiters", event)]
+        return [protocol.decode_waiter(row) for row in await self._enqueue("waiters", event)]
 
     async def webhook(self, token: str) -> str | None:
         """See the protocol."""
-        return await self._add("webhook", token)
+        return await self._enqueue("webhook", token)
 
     async def dead_letters(self, *, batch: str | None = None, limit: int = 50) -> Sequence[DeadLetter]:
         """See the protocol."""
-        return [reads.dead_letter(row) for row in await self._add("dead_letters", batch, limit)]
+        return [protocol.decode_dead_letter(row) for row in await self._enqueue("dead_letters", batch, limit)]
 
     async def under_way(self, open_dedup: str) -> str | None:
         """See the protocol."""
-        return await self._add("under_way", open_dedup)
+        return await self._enqueue("under_way", open_dedup)
 
     # Batches
 
     async def batch(self, id: str) -> Batch | None:
         """See the protocol."""
-        row = await self._add("batch", id)
+        row = await self._enqueue("batch", id)
         return rows.batch(row) if row else None
 
     async def batches(
         self, *, workflow: str | None = None, label: str | None = None, open_only: bool = False, limit: int = 50
     ) -> Sequence[Batch]:
         """See the protocol."""
-        return [rows.batch(row) for row in await self._add("batches", workflow, label, open_only, limit)]
+        return [rows.batch(row) for row in await self._enqueue("batches", workflow, label, open_only, limit)]
 
     async def items(
         self, batch: str, *, state: ItemState | None = None, after: int = -1, limit: int = 100
@@ -236,7 +234,7 @@ class RedisStore(Writing):
         found: list[Item] = []
         at: int | None = after
         while at is not None and len(found) < limit:
-            page, at = await self._add("items", batch, state, at, limit - len(found))
+            page, at = await self._enqueue("items", batch, state, at, limit - len(found))
             found += [rows.item(row) for row in page]
         return found
 
@@ -244,21 +242,21 @@ class RedisStore(Writing):
 
     async def processed(self, ledger: str, ids: Sequence[str]) -> frozenset[str]:
         """See the protocol."""
-        return frozenset(await self._add("processed", ledger, ids))
+        return frozenset(await self._enqueue("processed", ledger, ids))
 
     async def ledgers(self) -> Sequence[str]:
         """See the protocol."""
-        return list(await self._add("ledgers"))
+        return list(await self._enqueue("ledgers"))
 
     async def marks(self, ledger: str, *, after: str | None = None, limit: int = 1_000) -> Sequence[Mark]:
         """See the protocol."""
-        return [reads.mark(row) for row in await self._add("marks", ledger, after, limit)]
+        return [protocol.decode_mark(row) for row in await self._enqueue("marks", ledger, after, limit)]
 
     # Flow keys
 
     async def flows(self, keys: Sequence[str] | None = None) -> Sequence[FlowStatus]:
         """See the protocol."""
-        return [rows.flow(row) for row in await self._add("flows", keys)]
+        return [rows.flow(row) for row in await self._enqueue("flows", keys)]
 
     # Housekeeping
 
@@ -266,19 +264,19 @@ class RedisStore(Writing):
         """See the protocol."""
         count, cursor = 0, None
         while True:
-            found, cursor = await self._add("reconcile", destinations, deep, cursor)
+            found, cursor = await self._enqueue("reconcile", destinations, deep, cursor)
             count += found
             if cursor is None:
                 return count
 
     async def was_emptied(self) -> bool:
         """See the protocol."""
-        self._opened()
-        before, self._founded = self._founded, await self._calls.one("founded", keys.SCHEMA, self._calls.store)
+        self._require_open()
+        before, self._founded = self._founded, await self._runner.run_one("founded", keys.SCHEMA, self._runner.store)
         return self._founded != before
 
 
-class _Claims:
+class _WorkerClaims:
     """The claims of one worker: the number of the latest, and of the latest whose answer came in.
 
     `in_hand` are those it has: leased, and no end of them answered; with each heartbeat, and after the server was away,
@@ -288,9 +286,9 @@ class _Claims:
     def __init__(self) -> None:
         self.one_at_a_time = asyncio.Lock()
         self.token = 0
-        self.told = 0
-        self.in_hand: dict[str, int] = {}
-        self.tell = False
+        self.acknowledged = 0
+        self.held: dict[str, int] = {}
+        self.report_held = False
         self.served = ""
         self._latest: tuple[Sequence[str], str] = ((), "")
 

@@ -12,12 +12,12 @@ from batchflow.core.flow import FlowControl
 from batchflow.core.message import Message
 from batchflow.core.settlement import ITEM_STATE, Enter, Page, Settlement, StartItems, Walked
 from batchflow.stores.rows import flow_control
-from batchflow.stores.sql import flows, ledger, messages, waiting
+from batchflow.stores.sql import events, flows, ledger, messages
 from batchflow.stores.sql.transaction import Tx
 
 
 @dataclass(slots=True)
-class Delta:
+class BatchDelta:
     """How a batch's counts move in one transaction."""
 
     working: int = 0
@@ -58,7 +58,7 @@ def open_batch(tx: Tx, batch: NewBatch, first: Sequence[Message]) -> bool:
     tx.run("batch_lane", batch=key, lane=flows.lane_of(tx, batch.execute, batch.flow, key))
     messages.publish(tx, first)
     if batch.parent:
-        waiting.link(tx, [batch.parent[0]])
+        events.mark_linked(tx, [batch.parent[0]])
     return True
 
 
@@ -101,11 +101,11 @@ def walked(tx: Tx, effect: Walked) -> None:
     if key is None:
         return
     tx.run("batch_walked", batch=key, total=effect.total)
-    flows.open_again(tx, key, flows.HELD)
+    flows.reopen_lanes(tx, key, flows.HELD)
 
 
 _Row: TypeAlias = tuple[int, int, int, str, int, int]
-MAY_START = ("slot", "batch", "number", "id", "ledger", "once")
+START_CANDIDATE = ("slot", "batch", "number", "id", "ledger", "once")
 """An item that may start, as it is put together and taken apart here."""
 
 _REASONS = {1: "duplicates", 2: "in_flight", 3: "already_processed"}
@@ -118,7 +118,7 @@ def start_items(tx: Tx, starts: Sequence[StartItems]) -> None:
     counts: dict[int, dict[str, int]] = {}
     for start in starts:
         key = tx.batch_key(start.batch)
-        if key is None or not messages.taken_by(tx, key):
+        if key is None or not messages.accepts_messages(tx, key):
             continue
         counts.setdefault(key, {"open": 0, "duplicates": 0, "in_flight": 0, "already_processed": 0})
         data |= {slot: text for slot, text in enumerate(start.data, len(rows)) if text is not None}
@@ -170,20 +170,20 @@ def _add_items(tx: Tx, rows: Sequence[_Row], counts: dict[int, dict[str, int]]) 
         counts[key]["open"] += 1
     tx.run_rows("item_message", found, now=tx.now)
     for lane in {row[1] for row in found}:
-        flows.ready_by(tx, lane, 0)
+        flows.mark_ready(tx, lane, 0)
 
 
-def end_items(tx: Tx, ended: Sequence[tuple[int, int, Settlement]]) -> dict[int, Delta]:
+def end_items(tx: Tx, ended: Sequence[tuple[int, int, Settlement]]) -> dict[int, BatchDelta]:
     """Items (batch, number) whose run has ended; how that moves their batches."""
-    moved: dict[int, Delta] = {}
+    moved: dict[int, BatchDelta] = {}
     rows: list[tuple[Any, ...]] = []
     marks: list[tuple[int, int, int, int | None]] = []
     released: list[tuple[int, int, int]] = []
-    latest, head, delta, expires_at = None, None, Delta(), None
+    latest, head, delta, expires_at = None, None, BatchDelta(), None
     for key, number, settlement in ended:
         # Those of one batch mostly come one after the other.
         if key != latest or head is None:
-            latest, head, delta = key, tx.head(key), moved.setdefault(key, Delta())
+            latest, head, delta = key, tx.head(key), moved.setdefault(key, BatchDelta())
             expires_at = None if head.ledger_ttl is None else tx.now + head.ledger_ttl
         state = ITEM_STATE[settlement.ending]
         if state == "succeeded":
@@ -206,10 +206,10 @@ def end_items(tx: Tx, ended: Sequence[tuple[int, int, Settlement]]) -> dict[int,
     return moved
 
 
-def move(tx: Tx, moved: Mapping[int, Delta]) -> None:
+def write_deltas(tx: Tx, moved: Mapping[int, BatchDelta]) -> None:
     """Write how the counts of batches moved."""
     for key, delta in moved.items():
-        messages.move(
+        messages.change_counts(
             tx,
             key,
             working=delta.working,
@@ -221,7 +221,7 @@ def move(tx: Tx, moved: Mapping[int, Delta]) -> None:
         )
 
 
-def finish(tx: Tx, keys: Iterable[int]) -> dict[int, str]:
+def end_finished(tx: Tx, keys: Iterable[int]) -> dict[int, str]:
     """End those batches that have nothing left to do, publishing their completion; which, by key."""
     ended: dict[int, str] = {}
     for key in keys:
@@ -237,11 +237,11 @@ def _publish_completion(tx: Tx, key: int, batch: str, destination: str, flow: Fl
     lane = flows.lane_of(tx, destination, flow)
     # Not by `publish`: an ended batch takes no messages but this one.
     head = tx.head(key)
-    id = messages.completion_of(tx, key)
-    row = messages.NewRow(id, lane, 0, key, parent=head.parent, parent_step=head.parent_step, depth=head.depth)
+    id = messages.completion_id(tx, key)
+    row = messages.NewMessage(id, lane, 0, key, parent=head.parent, parent_step=head.parent_step, depth=head.depth)
     messages.add(tx, [row])
-    flows.ready_by(tx, lane, 0)
-    messages.move(tx, key, working=1)
+    flows.mark_ready(tx, lane, 0)
+    messages.change_counts(tx, key, working=1)
 
 
 def _flow_text(flow: FlowControl) -> str:

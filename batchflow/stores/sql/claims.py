@@ -7,12 +7,18 @@ from pydantic_core import from_json
 
 from batchflow.core.batch import NO_HEADERS
 from batchflow.core.flow import FlowControl, FlowState, admit, share
-from batchflow.core.message import ALONE_MS, Claim, Claimed
+from batchflow.core.message import ALONE_MS, LOSS_LIMIT, WORKER_LOST, Claim, Claimed, loss_wait_ms
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.run import NEVER
-from batchflow.stores import slices
+from batchflow.core.settlement import Settlement
+from batchflow.stores import base
 from batchflow.stores.rows import flow_control
-from batchflow.stores.sql import flows, steps
+from batchflow.stores.sql import (
+    flows,
+    settling,
+    steps,
+)
+from batchflow.stores.sql.settling import EndedMessage, HeldMessage
 from batchflow.stores.sql.transaction import BatchHead, Tx
 
 CANDIDATE = (
@@ -41,9 +47,9 @@ class Lane(NamedTuple):
 _new: Callable[..., Claim] = tuple[Any, ...].__new__
 
 
-def enlist(tx: Tx, worker: str, lease_ms: int, concurrency: int) -> None:
+def register(tx: Tx, worker: str, lease_ms: int, concurrency: int) -> None:
     """Make a worker known."""
-    tx.run("worker_enlist", name=worker, until=tx.now + lease_ms, concurrency=concurrency, now=tx.now)
+    tx.run("worker_register", name=worker, until=tx.now + lease_ms, concurrency=concurrency, now=tx.now)
 
 
 def worker_key(tx: Tx, worker: str) -> int | None:
@@ -58,23 +64,23 @@ def claim(tx: Tx, worker: str, destinations: Sequence[str], limit: int) -> Claim
         return Claimed((), None, tx.now)
     if tx.one("suspect_held", worker=owner):
         return Claimed((), tx.now + ALONE_MS, tx.now)
-    served = tx.served(destinations)
+    served = tx.destination_list(destinations)
     turns = _Turns(tx)
-    if (suspect := _take_suspect(tx, served, owner, turns)) is not None:
-        return Claimed(_compose(tx, [suspect]), tx.now + ALONE_MS, tx.now)
+    if (suspect := _lease_suspect(tx, served, owner, turns)) is not None:
+        return Claimed(_claims_of(tx, [suspect]), tx.now + ALONE_MS, tx.now)
     found: list[tuple[Lane, list[Any]]] = []
     more = True
     while more:
         tx.run("flows_open", now=tx.now, served=served, limit=limit)
-        found_lanes = tx.json("lanes_ready", now=tx.now, served=served, limit=slices.LANES)
+        found_lanes = tx.json("lanes_ready", now=tx.now, served=served, limit=base.LANES_LIMIT)
         lanes = [Lane._make(row) for row in found_lanes]
         taken = 0
         # Another look is worth it where a lane gave all that was asked of it, or where not all lanes were seen.
-        more = len(lanes) == slices.LANES
+        more = len(lanes) == base.LANES_LIMIT
         states: dict[str, FlowState] = {}
         for place, lane in enumerate(lanes):
             part = max(1, (limit - taken) // (len(lanes) - place))
-            rows = _take_from(tx, lane, min(part, limit - taken), owner, states, turns)
+            rows = _lease_from_lane(tx, lane, min(part, limit - taken), owner, states, turns)
             taken += len(rows)
             found.append((lane, rows))
             more = more or len(rows) == part
@@ -82,7 +88,7 @@ def claim(tx: Tx, worker: str, destinations: Sequence[str], limit: int) -> Claim
                 break
         limit -= taken
         more = more and taken > 0 and limit > 0
-    claims = _compose(tx, found)
+    claims = _claims_of(tx, found)
     if limit == 0:
         return Claimed(claims, tx.now, tx.now)
     next_due = tx.one("lanes_next", now=tx.now, served=served)
@@ -99,14 +105,14 @@ class _Turns:
 
     def take(self) -> int:
         if not self._left:
-            self._left = slices.LANES
-            self._next = self._tx.one("turns_take", count=slices.LANES) - slices.LANES
+            self._left = base.LANES_LIMIT
+            self._next = self._tx.one("turns_take", count=base.LANES_LIMIT) - base.LANES_LIMIT
         self._left -= 1
         self._next += 1
         return self._next
 
 
-def _take_suspect(tx: Tx, served: int, owner: int, turns: _Turns) -> tuple[Lane, list[Any]] | None:
+def _lease_suspect(tx: Tx, served: int, owner: int, turns: _Turns) -> tuple[Lane, list[Any]] | None:
     """Lease the message that is claimed alone and due first; None where there is none."""
     for *fields, id in tx.json("suspects_due", served=served, now=tx.now):
         lane = Lane._make(fields)
@@ -125,7 +131,9 @@ def _flow_of(lane: Lane, states: Mapping[str, FlowState]) -> tuple[FlowControl, 
     return limits, states.get(lane.flow) or FlowState(in_use=lane.in_use, next_start=lane.next_start)
 
 
-def _take_from(tx: Tx, lane: Lane, want: int, owner: int, states: dict[str, FlowState], turns: _Turns) -> list[Any]:
+def _lease_from_lane(
+    tx: Tx, lane: Lane, want: int, owner: int, states: dict[str, FlowState], turns: _Turns
+) -> list[Any]:
     """Lease messages of one lane; `states` are those of the keys from which this round has taken already."""
     limits, state = _flow_of(lane, states)
     admission = admit(limits, state, now=tx.now, want=want)
@@ -134,18 +142,20 @@ def _take_from(tx: Tx, lane: Lane, want: int, owner: int, states: dict[str, Flow
         # Another lane of the key has taken what there was; nothing of this one has changed.
         return []
     tx.run("lane_promote", lane=lane.lane, now=tx.now)
-    rows, ahead = _shared(tx.json("message_candidates", lane=lane.lane, now=tx.now, limit=want), want, lane.ahead)
+    rows, ahead = _share_candidates(
+        tx.json("message_candidates", lane=lane.lane, now=tx.now, limit=want), want, lane.ahead
+    )
     if rows:
         if len(rows) < want:
             admission = admit(limits, state, now=tx.now, want=len(rows))
         states[lane.flow] = admission.state
         turn = _lease(tx, lane, rows, owner, admission.state, turns)
         tx.run("lane_served", lane=lane.lane, turn=turn, ahead=ahead)
-    flows.recount(tx, lane.lane)
+    flows.recount_lane(tx, lane.lane)
     return rows
 
 
-def _shared(rows: list[Any], want: int, ahead: int) -> tuple[list[Any], int]:
+def _share_candidates(rows: list[Any], want: int, ahead: int) -> tuple[list[Any], int]:
     """As many candidates as are wanted, of what has started and of what is fresh."""
     started = sum(1 for row in rows if row[1])
     parts = share(want, started, len(rows) - started, ahead)
@@ -159,7 +169,7 @@ def _lease(tx: Tx, lane: Lane, rows: list[Any], owner: int, state: FlowState, tu
     return turn
 
 
-def _compose(tx: Tx, found: list[tuple[Lane, list[Any]]]) -> list[Claim]:
+def _claims_of(tx: Tx, found: list[tuple[Lane, list[Any]]]) -> list[Claim]:
     again = [(row[0],) for _, rows in found for row in rows if row[1] > 0]
     journals, woken = steps.journals(tx, again) if again else ({}, set[str]())
     claims: list[Claim] = []
@@ -193,3 +203,82 @@ def _headers(text: str | None, head: BatchHead | None, number: int) -> Mapping[s
     if head is not None and number >= 0:
         return head.headers
     return from_json(text) if text else NO_HEADERS
+
+
+_STAGE = 2 + HeldMessage._fields.index("stage")
+
+
+def reclaim_all(tx: Tx, worker: int, *, lost: bool) -> int:
+    """Take back what a worker holds, as losses or as if it had not been claimed.
+
+    Where it held one that is claimed alone, that is what the worker was lost of, and nothing else.
+    """
+    rows = tx.json("message_of_worker", worker=worker)
+    suspects = [row for row in rows if lost and row[_STAGE] == settling.SUSPECT]
+    if not suspects:
+        return _reclaim(tx, rows, lost=lost)
+    others = [row for row in rows if row[_STAGE] != settling.SUSPECT]
+    return _reclaim(tx, suspects, lost=True) + _reclaim(tx, others, lost=False)
+
+
+def reclaim(tx: Tx, worker: int, claims: Sequence[tuple[str, int]]) -> int:
+    """Take back some claims of a worker as losses."""
+    return _reclaim(tx, tx.json_rows("message_of_claims", claims, worker=worker), lost=True)
+
+
+def _reclaim(tx: Tx, rows: Sequence[Sequence[Any]], *, lost: bool) -> int:
+    back: list[tuple[object, ...]] = []
+    ended: list[EndedMessage] = []
+    lanes: list[int] = []
+    for id, fence, *fields in rows:
+        held = HeldMessage._make(fields)
+        losses = held.losses + lost
+        if held.cancelled:
+            ended.append(EndedMessage(Settlement(str(id), 0, "cancelled"), held))
+        elif lost and losses >= LOSS_LIMIT:
+            error = WORKER_LOST % losses
+            # No failure of its own: the one that ends it was the workers'.
+            death = Settlement(str(id), int(fence), "dead", error=error)
+            ended.append(EndedMessage(death, held._replace(failures=held.failures - 1, losses=losses)))
+        else:
+            wait = loss_wait_ms(losses) if lost else 0
+            due = tx.now + wait if wait else 0
+            back.append((id, due, held.failures, losses, None, settling.stage_of(losses)))
+            lanes.append(held.lane)
+    if back:
+        settling.release_messages(tx, back)
+        settling.release_slots(tx, lanes)
+        for lane in set(lanes):
+            flows.mark_ready(tx, lane, 0)
+    if ended:
+        settling.end_held(tx, ended)
+    return len(rows)
+
+
+def renew(tx: Tx, worker: str, lease_ms: int, hung: list[tuple[str, int]], hanging: int) -> bool:
+    key = worker_key(tx, worker)
+    if key is None:
+        return False
+    if hung:
+        reclaim(tx, key, hung)
+    return tx.run("worker_renew", name=worker, until=tx.now + lease_ms, hanging=hanging, now=tx.now) > 0
+
+
+def deregister(tx: Tx, worker: str) -> None:
+    key = worker_key(tx, worker)
+    if key is not None:
+        _delete_worker(tx, key, lost=False)
+
+
+def _delete_worker(tx: Tx, key: int, *, lost: bool) -> int:
+    count = reclaim_all(tx, key, lost=lost)
+    tx.run("worker_delete", worker=key)
+    return count
+
+
+def expire(tx: Tx) -> int:
+    return sum(
+        _delete_worker(tx, key, lost=True)
+        for key, name, lease_until in tx.json("worker_all")
+        if lease_until <= tx.now or tx.is_gone(name)
+    )

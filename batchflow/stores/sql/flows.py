@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from batchflow.core.flow import FlowControl, FlowStatus
-from batchflow.stores import rows, slices
-from batchflow.stores.sql.transaction import Stale, Tx
+from batchflow.stores import base, rows
+from batchflow.stores.sql.transaction import StaleCache, Tx
 
 HELD, PAUSED, CANCELLED = 1, 2, 4
 """Why nothing of a lane is claimed: bits of its `closed`."""
@@ -14,21 +14,21 @@ HELD, PAUSED, CANCELLED = 1, 2, 4
 def declare(tx: Tx, limits: Sequence[FlowControl]) -> None:
     """Set what the code says of these keys."""
     for flow in limits:
-        tx.run("flow_declare", **_limits(flow))
+        tx.run("flow_declare", **_limit_values(flow))
         tx.limits[flow.key or ""] = flow
 
 
-def follow(tx: Tx, flow: FlowControl) -> None:
+def apply_message_limits(tx: Tx, flow: FlowControl) -> None:
     """Set the limits that a message brings, where the code does not declare its key."""
     key = flow.key or ""
     if tx.limits.get(key) != flow:
-        tx.run("flow_follow", **_limits(flow))
+        tx.run("flow_follow", **_limit_values(flow))
         if len(tx.limits) > 1000:
             tx.limits.clear()
         tx.limits[key] = flow
 
 
-def _limits(flow: FlowControl) -> dict[str, Any]:
+def _limit_values(flow: FlowControl) -> dict[str, Any]:
     return {
         "key": flow.key or "",
         "parallelism": flow.parallelism,
@@ -40,7 +40,7 @@ def _limits(flow: FlowControl) -> dict[str, Any]:
 
 def pin(tx: Tx, limits: FlowControl) -> None:
     """Set what an operator says of a key."""
-    about = _limits(limits)
+    about = _limit_values(limits)
     del about["burst"]
     tx.run("flow_pin", **about)
 
@@ -62,13 +62,13 @@ def resume(tx: Tx, key: str) -> None:
 
 def lane_of(tx: Tx, destination: str, flow: FlowControl, batch: int = 0, *, held: bool = False) -> int:
     """The lane of a destination, a flow key and a batch, made on first use."""
-    follow(tx, flow)
+    apply_message_limits(tx, flow)
     name = (destination, flow.key or "", batch, int(held))
     lane = tx.lanes.get(name)
     if lane is None:
         lane = _lane_key(tx, name)
         if lane is None:
-            tx.run("lane_make", **_named(name))
+            tx.run("lane_make", **_lane_values(name))
             lane = _lane_key(tx, name)
             assert lane is not None
         if len(tx.lanes) > 1000:
@@ -78,47 +78,47 @@ def lane_of(tx: Tx, destination: str, flow: FlowControl, batch: int = 0, *, held
 
 
 def _lane_key(tx: Tx, name: tuple[str, str, int, int]) -> int | None:
-    return tx.one("lane_key", **_named(name))
+    return tx.one("lane_key", **_lane_values(name))
 
 
-def _named(name: tuple[str, str, int, int]) -> dict[str, Any]:
+def _lane_values(name: tuple[str, str, int, int]) -> dict[str, Any]:
     return dict(zip(("destination", "flow", "batch", "held"), name, strict=True))
 
 
-def close(tx: Tx, batch: int, why: int) -> None:
+def close_lanes(tx: Tx, batch: int, why: int) -> None:
     """Claim nothing more of a batch, for this reason too."""
     tx.run("lanes_close", batch=batch, why=why)
 
 
-def open_again(tx: Tx, batch: int, why: int) -> None:
+def reopen_lanes(tx: Tx, batch: int, why: int) -> None:
     """Not for this reason any more."""
     tx.run("lanes_open", batch=batch, why=why)
 
 
-def ready_by(tx: Tx, lane: int, due: int) -> None:
+def mark_ready(tx: Tx, lane: int, due: int) -> None:
     """A message of the lane waits for `due`.
 
     Raises:
         Stale: the lane is not there any more; another process has removed it since this one looked.
     """
     if not tx.run("lane_ready_by", lane=lane, due=due):
-        raise Stale
+        raise StaleCache
 
 
-def recount(tx: Tx, lane: int) -> None:
+def recount_lane(tx: Tx, lane: int) -> None:
     """Messages of the lane were taken: find the earliest of those that are left."""
     tx.run("lane_recount", lane=lane)
 
 
 def remove_idle(tx: Tx) -> int:
     """Remove those of a slice of keys that no code declares and that hold nothing, with their lanes; how many."""
-    found = tx.json("flow_idle", after=tx.idle_after, now=tx.now, limit=slices.IDLE)
-    tx.idle_after = found[-1][0] if len(found) == slices.IDLE else ""
+    found = tx.json("flow_idle", after=tx.idle_after, now=tx.now, limit=base.IDLE_KEYS_LIMIT)
+    tx.idle_after = found[-1][0] if len(found) == base.IDLE_KEYS_LIMIT else ""
     gone = [(key,) for key, idle in found if idle]
     if gone:
         tx.run_rows("flow_drop_lanes", gone)
         tx.run_rows("flow_drop", gone)
-        tx.forget()
+        tx.forget_cached()
     return len(gone)
 
 

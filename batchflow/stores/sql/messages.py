@@ -7,11 +7,11 @@ from pydantic_core import to_json
 
 from batchflow.core import ids
 from batchflow.core.message import FAILURE_FLOW, Message
-from batchflow.stores.sql import flows, waiting
+from batchflow.stores.sql import events, flows
 from batchflow.stores.sql.transaction import Tx
 
 
-class NewRow(NamedTuple):
+class NewMessage(NamedTuple):
     """A message that is added, in the order of the statement `message_add`."""
 
     id: str
@@ -30,7 +30,7 @@ class NewRow(NamedTuple):
     open_dedup: str | None = None
 
 
-class Waits(NamedTuple):
+class WaitingMessage(NamedTuple):
     """A message that nobody holds."""
 
     id: str
@@ -49,7 +49,7 @@ def publish(tx: Tx, messages: Sequence[Message]) -> list[bool]:
         set(tx.json_rows("messages_known", [(it.id, it.open_dedup) for it in messages])) if messages else set()
     )
     under_way: set[str] = set()
-    rows: list[NewRow] = []
+    rows: list[NewMessage] = []
     working: dict[int, int] = {}
     ready: dict[int, int] = {}
     new: list[bool] = []
@@ -70,18 +70,18 @@ def publish(tx: Tx, messages: Sequence[Message]) -> list[bool]:
     if rows:
         add(tx, rows)
     if parents := {message.parent[0] for message in messages if message.parent}:
-        waiting.link(tx, sorted(parents))
+        events.mark_linked(tx, sorted(parents))
     for lane, due in ready.items():
-        flows.ready_by(tx, lane, due)
+        flows.mark_ready(tx, lane, due)
     for batch, count in working.items():
-        move(tx, batch, working=count)
+        change_counts(tx, batch, working=count)
     return new
 
 
-def _row(tx: Tx, message: Message, batch: int | None) -> NewRow:
+def _row(tx: Tx, message: Message, batch: int | None) -> NewMessage:
     parent, step = message.parent or (None, None)
     lane = flows.lane_of(tx, message.destination, message.flow, batch or 0, held=message.held)
-    return NewRow(
+    return NewMessage(
         id=message.id,
         lane=lane,
         due=message.not_before if message.not_before > tx.now else 0,
@@ -104,12 +104,12 @@ def headers_text(headers: object) -> str | None:
     return to_json(headers).decode() if headers else None
 
 
-def add(tx: Tx, rows: Sequence[NewRow]) -> None:
+def add(tx: Tx, rows: Sequence[NewMessage]) -> None:
     """Add messages whose ids are new."""
     tx.run_rows("message_add", rows, now=tx.now)
 
 
-def tell_failures(tx: Tx, told: Iterable[tuple[str, int, str]]) -> None:
+def publish_failures(tx: Tx, told: Iterable[tuple[str, int, str]]) -> None:
     """Publish that messages are dead letters: the id of each, its fence, and the destination that is told."""
     publish(
         tx,
@@ -130,19 +130,19 @@ def redrive(tx: Tx, id: str) -> bool:
         return False
     tx.run("step_drop_unfinished", run=id)
     tx.run("message_redrive", id=id)
-    flows.ready_by(tx, lane, 0)
+    flows.mark_ready(tx, lane, 0)
     return True
 
 
 def _reopen(tx: Tx, batch: int, number: int) -> bool:
-    completion = completion_of(tx, batch)
+    completion = completion_id(tx, batch)
     if not tx.run("batch_reopen_item" if number >= 0 else "batch_reopen_layer", batch=batch):
         return False
     if waits := waiting_message(tx, completion):
         # It tells of an end that is not one any more.
         drop(tx, [completion])
-        move(tx, batch, working=-1)
-        flows.recount(tx, waits[0].lane)
+        change_counts(tx, batch, working=-1)
+        flows.recount_lane(tx, waits[0].lane)
     if number < 0:
         return True
     tx.run("item_reopen", batch=batch, number=number)
@@ -150,14 +150,14 @@ def _reopen(tx: Tx, batch: int, number: int) -> bool:
     return True
 
 
-def completion_of(tx: Tx, batch: int) -> str:
+def completion_id(tx: Tx, batch: int) -> str:
     """The id of the message that tells of the end of a batch, or will."""
     return ids.complete_id(tx.head(batch).id, tx.one("batch_generation", batch=batch))
 
 
-def waiting_message(tx: Tx, id: str) -> list[Waits]:
+def waiting_message(tx: Tx, id: str) -> list[WaitingMessage]:
     """A message that waits; none where none of this id does."""
-    return [Waits._make(row) for row in tx.json("message_waiting", id=id)]
+    return [WaitingMessage._make(row) for row in tx.json("message_waiting", id=id)]
 
 
 def drop(tx: Tx, gone: Iterable[str]) -> None:
@@ -165,12 +165,12 @@ def drop(tx: Tx, gone: Iterable[str]) -> None:
     tx.run_rows("message_drop", [(id,) for id in gone])
 
 
-def taken_by(tx: Tx, batch: int) -> bool:
+def accepts_messages(tx: Tx, batch: int) -> bool:
     """Whether the batch is there and takes messages: it has neither ended nor is it being cancelled."""
     return bool(tx.one("batch_takes_messages", batch=batch))
 
 
-def move(tx: Tx, batch: int, **deltas: float) -> None:
+def change_counts(tx: Tx, batch: int, **deltas: float) -> None:
     """Change a batch's counts by `deltas`."""
     zero = {"working": 0, "open": 0, "succeeded": 0, "failed": 0, "cancelled": 0, "worked_ms": 0}
     tx.run("batch_move", batch=batch, **(zero | deltas))
@@ -179,4 +179,4 @@ def move(tx: Tx, batch: int, **deltas: float) -> None:
 def _takes(tx: Tx, message: Message, batch: int | None) -> bool:
     if message.batch is None:
         return True
-    return batch is not None and taken_by(tx, batch)
+    return batch is not None and accepts_messages(tx, batch)

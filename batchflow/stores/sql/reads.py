@@ -1,13 +1,11 @@
 """Reading: rows made into values."""
 
-from collections.abc import Sequence
-from typing import Any
-
 from batchflow.core.batch import Batch, Item, ItemState
 from batchflow.core.message import DeadLetter
 from batchflow.core.run import NEVER, Run, RunQuery, Step
 from batchflow.core.worker import WorkerStatus
 from batchflow.stores import rows
+from batchflow.stores.sql.steps import steps_of
 from batchflow.stores.sql.transaction import Tx
 
 
@@ -32,11 +30,6 @@ def run_list(tx: Tx, query: RunQuery, limit: int) -> list[Run]:
         limit=limit,
     )
     return [rows.run(row) for row in found]
-
-
-def steps_of(tx: Tx, runs: Sequence[tuple[str]]) -> list[Any]:
-    """The steps of these runs, each with its run before its fields."""
-    return tx.json_rows("step_of_runs", runs)
 
 
 def dead_letters(tx: Tx, batch: str | None, limit: int) -> list[DeadLetter]:

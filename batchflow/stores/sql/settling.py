@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 from batchflow.core.message import SUSPECT_LOSSES
 from batchflow.core.run import Step
 from batchflow.core.settlement import ARRIVES, RUN_STATE, STAYS, Settled, Settlement
-from batchflow.stores import slices
-from batchflow.stores.sql import batches, effects, flows, messages, steps, waiting
+from batchflow.stores import base
+from batchflow.stores.sql import batches, events, flows, messages, steps
 from batchflow.stores.sql.transaction import Tx
 
 STALE = Settled(stale=True)
@@ -18,7 +18,7 @@ _GOES_ON = STAYS | {"dead"}
 """Endings of an attempt after which a run is not done: one that was cancelled meanwhile is cancelled then."""
 
 
-class Held(NamedTuple):
+class HeldMessage(NamedTuple):
     """What is behind a claim that is held."""
 
     lane: int
@@ -35,21 +35,21 @@ class Held(NamedTuple):
     on_failure: str | None = None
 
 
-class Ended(NamedTuple):
+class EndedMessage(NamedTuple):
     """A message that will not be delivered again."""
 
     settlement: Settlement
-    held: Held
+    held: HeldMessage
 
 
 # Made for every item; the constructor of a named tuple takes three times as long.
-_new: Callable[..., Ended] = tuple[Any, ...].__new__
+_new: Callable[..., EndedMessage] = tuple[Any, ...].__new__
 
 
 def settle(tx: Tx, settlements: Sequence[Settlement]) -> list[Settled]:
     """End the claims that are held."""
     answers = [STALE] * len(settlements)
-    held: dict[int, Held] = {}
+    held: dict[int, HeldMessage] = {}
     rows = [(slot, settlement.id, settlement.fence) for slot, settlement in enumerate(settlements)]
     seen: set[str] = set()
     for slot, *fields in tx.json_rows("message_held", rows):
@@ -57,35 +57,35 @@ def settle(tx: Tx, settlements: Sequence[Settlement]) -> list[Settled]:
         id = settlements[int(slot)].id
         if id not in seen:
             seen.add(id)
-            held[slot] = Held._make(fields)
+            held[slot] = HeldMessage._make(fields)
             answers[slot] = FRESH
     _put_steps(tx, [settlements[slot] for slot in held])
-    staying: list[Ended] = []
-    ended: list[Ended] = []
+    staying: list[EndedMessage] = []
+    ended: list[EndedMessage] = []
     for slot, about in held.items():
         settlement = settlements[slot]
         if about.cancelled and settlement.ending in _GOES_ON:
             settlement = settlement._replace(ending="cancelled")
-        (staying if settlement.ending in STAYS else ended).append(_new(Ended, (settlement, about)))
+        (staying if settlement.ending in STAYS else ended).append(_new(EndedMessage, (settlement, about)))
     _give_back(tx, staying)
     # Before anything ends: the end of a parent may take one along that stays.
     _apply_effects(tx, staying)
     touched = _end(tx, ended)
     _apply_effects(tx, [one for one in ended if one.settlement.ending != "cancelled"])
-    finished = batches.finish(tx, touched)
+    finished = batches.end_finished(tx, touched)
     if finished:
-        _name_ended(settlements, held, finished, answers)
+        _add_ended_batches(settlements, held, finished, answers)
     return answers
 
 
-def end_waiting(tx: Tx, ended: Sequence[Ended]) -> None:
+def end_unclaimed(tx: Tx, ended: Sequence[EndedMessage]) -> None:
     """End messages that nobody holds, such as those of a cancelled batch."""
-    batches.finish(tx, _end(tx, ended, held_places=False))
+    batches.end_finished(tx, _end(tx, ended, held_places=False))
 
 
-def end_held(tx: Tx, ended: Sequence[Ended]) -> None:
+def end_held(tx: Tx, ended: Sequence[EndedMessage]) -> None:
     """End messages whose worker is gone."""
-    batches.finish(tx, _end(tx, ended))
+    batches.end_finished(tx, _end(tx, ended))
 
 
 def _put_steps(tx: Tx, settlements: Sequence[Settlement]) -> None:
@@ -100,13 +100,13 @@ def _put_steps(tx: Tx, settlements: Sequence[Settlement]) -> None:
         steps.put(tx, records)
 
 
-def _give_back(tx: Tx, staying: Sequence[Ended]) -> None:
+def _give_back(tx: Tx, staying: Sequence[EndedMessage]) -> None:
     if not staying:
         return
     rows: list[tuple[object, ...]] = []
     ready: dict[int, int] = {}
     suspended = [settlement.id for settlement, held in staying if settlement.ending == "suspended" and held.linked]
-    at_once = waiting.arrived(tx, suspended) if suspended else frozenset[str]()
+    at_once = events.runs_with_arrivals(tx, suspended) if suspended else frozenset[str]()
     for settlement, held in staying:
         at_once_now = settlement.ending == "released" or settlement.id in at_once or settlement.due <= tx.now
         due = 0 if at_once_now else settlement.due
@@ -117,10 +117,10 @@ def _give_back(tx: Tx, staying: Sequence[Ended]) -> None:
         ready[held.lane] = min(due, ready.get(held.lane, due))
         if settlement.ending == "parked":
             tx.run("flow_park", lane=held.lane, until=due)
-    give_back(tx, rows)
+    release_messages(tx, rows)
     for lane, due in ready.items():
-        flows.ready_by(tx, lane, due)
-    give_back_places(tx, [held.lane for _, held in staying])
+        flows.mark_ready(tx, lane, due)
+    release_slots(tx, [held.lane for _, held in staying])
 
 
 def stage_of(losses: int) -> int:
@@ -128,12 +128,12 @@ def stage_of(losses: int) -> int:
     return SUSPECT if losses >= SUSPECT_LOSSES else STARTED
 
 
-def give_back(tx: Tx, rows: Sequence[tuple[object, ...]]) -> None:
+def release_messages(tx: Tx, rows: Sequence[tuple[object, ...]]) -> None:
     """Let messages wait again: id, due, failures, losses, error, stage."""
     tx.run_rows("message_give_back", rows)
 
 
-def give_back_places(tx: Tx, lanes: Sequence[int]) -> None:
+def release_slots(tx: Tx, lanes: Sequence[int]) -> None:
     """One place in its flow key for every claim that ended, named by its lane."""
     counts: dict[int, int] = {}
     for lane in lanes:
@@ -142,7 +142,7 @@ def give_back_places(tx: Tx, lanes: Sequence[int]) -> None:
         tx.run("flow_give_back", lane=lane, count=count)
 
 
-def _end(tx: Tx, ended: Sequence[Ended], *, held_places: bool = True) -> set[int]:
+def _end(tx: Tx, ended: Sequence[EndedMessage], *, held_places: bool = True) -> set[int]:
     """Remove messages; the batches that were touched."""
     if not ended:
         return set()
@@ -156,7 +156,7 @@ def _end(tx: Tx, ended: Sequence[Ended], *, held_places: bool = True) -> set[int
     )
     for settlement, held in ended:
         if held.batch is not None and held.number < 0:
-            delta = moved.setdefault(held.batch, batches.Delta())
+            delta = moved.setdefault(held.batch, batches.BatchDelta())
             delta.working -= 1
             if settlement.ending != "done":
                 error = settlement.error or f"its run '{settlement.id}' was cancelled"
@@ -169,50 +169,51 @@ def _end(tx: Tx, ended: Sequence[Ended], *, held_places: bool = True) -> set[int
     if gone:
         messages.drop(tx, gone)
     if held_places:
-        give_back_places(tx, [held.lane for _, held in ended])
-    batches.move(tx, moved)
+        release_slots(tx, [held.lane for _, held in ended])
+    batches.write_deltas(tx, moved)
     touched = set(moved)
-    _tell_parents(tx, ended)
-    _tell_failures(tx, [one for one in ended if one.settlement.ending == "dead"])
+    _notify_parents(tx, ended)
+    _publish_failures(tx, [one for one in ended if one.settlement.ending == "dead"])
     linked = [one for one in ended if one.held.linked]
     if linked:
-        waiting.forget(tx, [settlement.id for settlement, _ in linked])
+        events.drop_waits(tx, [settlement.id for settlement, _ in linked])
         cancelled = [settlement.id for settlement, _ in linked if settlement.ending == "cancelled"]
         if cancelled:
             touched |= _cancel_children(tx, cancelled)
     if broken:
-        touched |= end_broken(tx, slices.SWEPT)[1]
+        touched |= cancel_held_back(tx, base.SWEEP_LIMIT)[1]
     return touched
 
 
-def end_broken(tx: Tx, limit: int) -> tuple[int, set[int]]:
+def cancel_held_back(tx: Tx, limit: int) -> tuple[int, set[int]]:
     """End up to `limit` of what walks that broke off had held back: how many, and the batches that were touched."""
     count, touched = 0, set[int]()
     for lane in tx.json("lanes_broken"):
         waits = [
-            messages.Waits._make(row) for row in tx.json("message_waiting_of_lane", lane=lane, limit=limit - count)
+            messages.WaitingMessage._make(row)
+            for row in tx.json("message_waiting_of_lane", lane=lane, limit=limit - count)
         ]
         count += len(waits)
-        touched |= _end(tx, unclaimed(waits), held_places=False)
-        flows.recount(tx, lane)
+        touched |= _end(tx, cancellations_of(waits), held_places=False)
+        flows.recount_lane(tx, lane)
         if count == limit:
             break
     return count, touched
 
 
-def _tell_parents(tx: Tx, ended: Sequence[Ended]) -> None:
+def _notify_parents(tx: Tx, ended: Sequence[EndedMessage]) -> None:
     """The end of a child, or of a call, arrives at the step that waits for it."""
-    waiting.arrive(
+    events.add_arrivals(
         tx,
         [
-            waiting.Came(held.parent, held.parent_step, ARRIVES[s.ending], s.result, s.error)
+            events.NewArrival(held.parent, held.parent_step, ARRIVES[s.ending], s.result, s.error)
             for s, held in ended
             if held.parent is not None and held.parent_step is not None
         ],
     )
 
 
-def _tell_failures(tx: Tx, dead: Sequence[Ended]) -> None:
+def _publish_failures(tx: Tx, dead: Sequence[EndedMessage]) -> None:
     """Who is to be told of a death is told."""
     told: list[tuple[str, int, str]] = []
     for settlement, held in dead:
@@ -221,7 +222,7 @@ def _tell_failures(tx: Tx, dead: Sequence[Ended]) -> None:
         if destination is not None:
             told.append((settlement.id, settlement.fence, destination))
     if told:
-        messages.tell_failures(tx, told)
+        messages.publish_failures(tx, told)
 
 
 def _cancel_children(tx: Tx, parents: Sequence[str]) -> set[int]:
@@ -229,15 +230,15 @@ def _cancel_children(tx: Tx, parents: Sequence[str]) -> set[int]:
     rows = [(parent,) for parent in parents]
     tx.run_rows("message_cancel_leased_of_parents", rows)
     touched: set[int] = set(tx.json_rows("batches_of_parents", rows))
-    waits = {it.id: it for it in map(messages.Waits._make, tx.json_rows("message_waiting_of_parents", rows))}
+    waits = {it.id: it for it in map(messages.WaitingMessage._make, tx.json_rows("message_waiting_of_parents", rows))}
     for key in touched:
         begin_cancel(tx, key)
         # What a very large batch has beyond that is swept up later.
-        waits.update((it.id, it) for it in waiting_of_batch(tx, key, slices.SWEPT))
+        waits.update((it.id, it) for it in waiting_of_batch(tx, key, base.SWEEP_LIMIT))
     if waits:
-        touched |= _end(tx, unclaimed(waits.values()), held_places=False)
+        touched |= _end(tx, cancellations_of(waits.values()), held_places=False)
         for lane in {it.lane for it in waits.values()}:
-            flows.recount(tx, lane)
+            flows.recount_lane(tx, lane)
     return touched
 
 
@@ -245,22 +246,22 @@ def begin_cancel(tx: Tx, batch: int) -> bool:
     """Mark a batch and what is leased of it; nothing more of it is leased from here on. False when it had ended."""
     if not tx.run("batch_cancel", batch=batch):
         return False
-    flows.close(tx, batch, flows.CANCELLED)
+    flows.close_lanes(tx, batch, flows.CANCELLED)
     tx.run("message_cancel_leased_of_batch", batch=batch)
     return True
 
 
-def waiting_of_batch(tx: Tx, batch: int, limit: int) -> list[messages.Waits]:
+def waiting_of_batch(tx: Tx, batch: int, limit: int) -> list[messages.WaitingMessage]:
     """What waits of a batch."""
-    return [messages.Waits._make(row) for row in tx.json("message_waiting_of_batch", batch=batch, limit=limit)]
+    return [messages.WaitingMessage._make(row) for row in tx.json("message_waiting_of_batch", batch=batch, limit=limit)]
 
 
-def unclaimed(waits: Iterable[messages.Waits]) -> list[Ended]:
+def cancellations_of(waits: Iterable[messages.WaitingMessage]) -> list[EndedMessage]:
     """Messages that wait, to be ended as cancelled."""
     return [
-        Ended(
+        EndedMessage(
             Settlement(it.id, 0, "cancelled"),
-            Held(
+            HeldMessage(
                 lane=it.lane,
                 batch=it.batch,
                 number=it.number,
@@ -277,18 +278,18 @@ def unclaimed(waits: Iterable[messages.Waits]) -> list[Ended]:
     ]
 
 
-def _bury(tx: Tx, dead: Sequence[tuple[Settlement, Held]]) -> None:
+def _bury(tx: Tx, dead: Sequence[tuple[Settlement, HeldMessage]]) -> None:
     if dead:
         rows = [(s.id, s.error or "", held.failures + 1, held.losses) for s, held in dead]
         tx.run_rows("message_bury", rows, now=tx.now)
 
 
-def _apply_effects(tx: Tx, of: Sequence[Ended]) -> None:
-    effects.apply(tx, [(settlement.id, effect) for settlement, _ in of for effect in settlement.effects])
+def _apply_effects(tx: Tx, of: Sequence[EndedMessage]) -> None:
+    steps.apply_effects(tx, [(settlement.id, effect) for settlement, _ in of for effect in settlement.effects])
 
 
-def _name_ended(
-    settlements: Sequence[Settlement], held: dict[int, Held], finished: dict[int, str], answers: list[Settled]
+def _add_ended_batches(
+    settlements: Sequence[Settlement], held: dict[int, HeldMessage], finished: dict[int, str], answers: list[Settled]
 ) -> None:
     for slot, about in held.items():
         if about.batch in finished and not answers[slot].ended_batch:

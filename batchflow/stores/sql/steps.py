@@ -1,11 +1,24 @@
 """Steps of runs that are claimed: recording them, and reading them back."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from batchflow.core.run import Arrival, Journal, Step, ripen
-from batchflow.core.settlement import Effect
+from batchflow.core.settlement import (
+    Accept,
+    Effect,
+    Enter,
+    Listen,
+    Notify,
+    OpenBatch,
+    Page,
+    Publish,
+    StartItems,
+    Unlisten,
+    Walked,
+)
 from batchflow.core.store import Verdict
-from batchflow.stores.sql import effects, reads, waiting
+from batchflow.stores.sql import batches, events, messages
 from batchflow.stores.sql.transaction import Tx
 
 
@@ -31,7 +44,7 @@ def record_with_effects(tx: Tx, records: Sequence[tuple[str, int, Step, tuple[Ef
     for slot, key in enumerate(keys):
         if verdicts[slot] == "recorded" and slot not in known:
             fresh.setdefault(key, slot)
-    effects.apply(tx, [(records[slot][0], effect) for slot in fresh.values() for effect in records[slot][3]])
+    apply_effects(tx, [(records[slot][0], effect) for slot in fresh.values() for effect in records[slot][3]])
     return verdicts
 
 
@@ -50,7 +63,7 @@ def journals(tx: Tx, runs: list[tuple[str]]) -> tuple[dict[str, Journal], set[st
     With those for which something was: their failures and losses start again from none.
     """
     steps: dict[str, dict[int, Step]] = {}
-    for run, *fields in reads.steps_of(tx, runs):
+    for run, *fields in steps_of(tx, runs):
         step = Step._make(fields)
         steps.setdefault(run, {})[step.number] = step
     arrivals: dict[str, list[Arrival]] = {}
@@ -69,7 +82,52 @@ def journals(tx: Tx, runs: list[tuple[str]]) -> tuple[dict[str, Journal], set[st
         tx.run_rows("message_reset_woken", [(run,) for run in woken])
         waited = [(run, step.number) for run, step in ripe if step.kind == "wait"]
         if waited:
-            waiting.unlisten(tx, waited)
+            events.unlisten(tx, waited)
     if arrivals:
-        waiting.taken(tx, arrivals)
+        events.drop_arrivals(tx, arrivals)
     return {run: tuple(journal.values()) for run, journal in steps.items()}, woken
+
+
+def steps_of(tx: Tx, runs: Sequence[tuple[str]]) -> list[Any]:
+    """The steps of these runs, each with its run before its fields."""
+    return tx.json_rows("step_of_runs", runs)
+
+
+def apply_effects(tx: Tx, effects: Sequence[tuple[str, Effect]]) -> None:
+    """Write effects, each of a run."""
+    starts: list[StartItems] = []
+    publish: list[Publish] = []
+    for run, effect in effects:
+        match effect:
+            case StartItems():
+                starts.append(effect)
+            case Publish():
+                publish.append(effect)
+            case OpenBatch():
+                batches.open_batch(tx, effect.batch, effect.messages)
+            case _:
+                _apply_one(tx, run, effect)
+    if publish:
+        messages.publish(tx, [message for effect in publish for message in effect.messages])
+    if starts:
+        batches.start_items(tx, starts)
+
+
+def _apply_one(tx: Tx, run: str, effect: Effect) -> None:
+    match effect:
+        case Enter():
+            batches.enter(tx, effect)
+        case Page():
+            batches.page(tx, effect)
+        case Walked():
+            batches.walked(tx, effect)
+        case Listen():
+            events.listen(tx, run, effect.number, effect.event, effect.until)
+        case Unlisten():
+            events.unlisten(tx, [(run, number) for number in effect.numbers])
+        case Accept():
+            events.add_webhook(tx, run, effect.token)
+        case Notify():
+            events.notify(tx, effect.event, effect.data, effect.run)
+        case _:
+            raise AssertionError(effect)

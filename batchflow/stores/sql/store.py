@@ -1,8 +1,8 @@
 """What a store does alike on every dialect: each verb named once, for a group or for a reading transaction."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias, TypeVar
 
 from batchflow.core.batch import Batch, Item, ItemState
 from batchflow.core.flow import FlowStatus
@@ -10,14 +10,16 @@ from batchflow.core.ledger import Mark
 from batchflow.core.message import Claimed, DeadLetter
 from batchflow.core.run import Run, RunQuery, Waiter
 from batchflow.core.worker import WorkerStatus
-from batchflow.stores.sql import flows, reads, waiting
+from batchflow.stores.base import Answers, WriteVerbs, rank
+from batchflow.stores.sql import batches, cancelling, claims, events, flows, ledger, messages, reads, settling, steps
 from batchflow.stores.sql import ledger as ledgers
-from batchflow.stores.writing import Writing
+from batchflow.stores.sql.claims import deregister, expire, renew
+from batchflow.stores.sql.transaction import Tx
 
 T = TypeVar("T")
 
 
-class SqlStore(Writing):
+class SqlStore(WriteVerbs):
     """The verbs of a store on a SQL database; a dialect opens it, and carries out groups and reads."""
 
     @abstractmethod
@@ -28,7 +30,7 @@ class SqlStore(Writing):
 
     async def claim(self, worker: str, destinations: Sequence[str], limit: int) -> Claimed:
         """See the protocol."""
-        return await self._add("claim", worker, destinations, limit)
+        return await self._enqueue("claim", worker, destinations, limit)
 
     async def workers(self) -> Sequence[WorkerStatus]:
         """See the protocol."""
@@ -48,11 +50,11 @@ class SqlStore(Writing):
 
     async def waiters(self, event: str) -> Sequence[Waiter]:
         """See the protocol."""
-        return await self._read(waiting.waiters, event)
+        return await self._read(events.waiters, event)
 
     async def webhook(self, token: str) -> str | None:
         """See the protocol."""
-        return await self._read(waiting.webhook, token)
+        return await self._read(events.webhook, token)
 
     # Dead letters
 
@@ -107,3 +109,81 @@ class SqlStore(Writing):
     async def reconcile(self, destinations: Sequence[str], *, deep: bool = False) -> int:
         """See the protocol; a group is one transaction."""
         return 0
+
+
+def prune(tx: Tx, retention_ms: int, limit: int) -> int:
+    """Remove one slice of what is older than the retention."""
+    before = tx.now - retention_ms
+    gone = tx.run("prune_marks", now=tx.now, limit=limit)
+    tx.run("prune_steps", before=before, limit=limit)
+    gone += tx.run("prune_runs", before=before, limit=limit)
+    tx.run("prune_dead_steps", before=before, limit=limit)
+    gone += tx.run("prune_dead_letters", before=before, limit=limit)
+    key = tx.one("prune_batch_pick", before=before)
+    if key is not None:
+        gone += tx.run("prune_items", batch=key, limit=limit)
+        if tx.run("prune_batch", batch=key):
+            tx.run("lanes_drop", batch=key)
+            gone += 1
+            tx.forget_cached()
+    return gone
+
+
+Verb: TypeAlias = Callable[[Tx, list[tuple[Any, ...]]], Sequence[Any]]
+"""Carries out all calls of one verb in a group, given their arguments; its answers in the same order."""
+
+
+def _each(verb: Callable[..., Any]) -> Verb:
+    """A verb whose calls are carried out one by one."""
+    return lambda tx, calls: [verb(tx, *arguments) for arguments in calls]
+
+
+def _read(tx: Tx, read: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    return read(tx, *arguments)
+
+
+VERBS: Mapping[str, Verb] = {
+    "register": _each(claims.register),
+    "declare": _each(flows.declare),
+    "pin": _each(flows.pin),
+    "unpin": _each(flows.unpin),
+    "pause": _each(flows.pause),
+    "resume": _each(flows.resume),
+    "open_batch": _each(batches.open_batch),
+    "record": steps.record,
+    "record_with_effects": steps.record_with_effects,
+    "settle": lambda tx, calls: settling.settle(tx, [settlement for (settlement,) in calls]),
+    "publish": _each(messages.publish),
+    "renew": _each(renew),
+    "deregister": _each(deregister),
+    "expire": _each(expire),
+    "notify": _each(events.notify),
+    "cancel_run": _each(cancelling.cancel_run),
+    "cancel_all": _each(cancelling.cancel_all),
+    "cancel_batch": _each(cancelling.cancel_batch),
+    "pause_batch": _each(cancelling.pause_batch),
+    "resume_batch": _each(cancelling.resume_batch),
+    "redrive": _each(messages.redrive),
+    "remove_idle": _each(flows.remove_idle),
+    "sweep_cancelled": _each(cancelling.sweep_cancelled),
+    "mark": _each(ledger.mark),
+    "forget": _each(ledger.forget),
+    "prune": _each(prune),
+    "claim": _each(claims.claim),
+    "read": _each(_read),
+}
+"""The verbs of a group by name (`batchflow.stores.base.ORDER`), and `read`."""
+
+
+def carry_out(tx: Tx, calls: Sequence[tuple[str, tuple[Any, ...]]]) -> Answers:
+    """Carry out a group, verbs with their arguments, in the transaction `tx`; the answers in the order of the calls."""
+    answers: Answers = [(True, None)] * len(calls)
+    by_verb: dict[str, list[int]] = {}
+    for slot, (verb, _) in enumerate(calls):
+        by_verb.setdefault(verb, []).append(slot)
+    for verb in sorted(by_verb, key=rank):
+        slots = by_verb[verb]
+        found = VERBS[verb](tx, [calls[slot][1] for slot in slots])
+        for slot, answer in zip(slots, found, strict=True):
+            answers[slot] = (True, answer)
+    return answers

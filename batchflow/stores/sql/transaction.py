@@ -10,7 +10,7 @@ from batchflow.core.batch import NO_HEADERS
 from batchflow.core.flow import FlowControl
 
 
-class Stale(Exception):
+class StaleCache(Exception):
     """What is remembered does not hold any more: the transaction is to be carried out anew."""
 
 
@@ -82,18 +82,18 @@ class Tx(ABC):
     def is_gone(self, worker: str) -> bool:
         """Whether the process of a worker is known to have ended, though its lease has not. What is unknown is not."""
 
-    def forget(self) -> None:
+    def forget_cached(self) -> None:
         """Drop what is remembered, since others have written."""
         for remembered in (self.lanes, self.limits, self.heads, self.batch_keys):
             remembered.clear()
 
-    def undo(self) -> None:
+    def forget_all(self) -> None:
         """Drop what is remembered, since the transaction was rolled back."""
-        self.forget()
+        self.forget_cached()
         self._served.clear()
         self._latest = ((), 0)
 
-    def served(self, destinations: Sequence[str]) -> int:
+    def destination_list(self, destinations: Sequence[str]) -> int:
         """The number under which statements find these destinations, which a worker gives at each of its claims."""
         # A worker gives the same object each time; to hash thousands of names takes longer than a claim.
         if destinations is self._latest[0] and isinstance(destinations, tuple):

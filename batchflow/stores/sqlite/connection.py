@@ -1,11 +1,77 @@
 """Opening the file: PRAGMAs, migrations, and what SQLite's errors mean to a user."""
 
+import hashlib
+import os
 import sqlite3
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
 from batchflow.errors import StoreError, StoreIncompatible, StoreUnavailable
+
+try:
+    import fcntl
+except ImportError:  # not on Windows: there a dead worker is known by its lease alone
+    fcntl = None
+
+
+class WorkerLocks:
+    """The locks that this process holds and looks at, as files beside the database."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._held: dict[str, int] = {}
+        self._usable = fcntl is not None and path != ":memory:"
+
+    def hold(self, worker: str) -> None:
+        """Take the worker's lock until `let_go`, or until the process ends."""
+        if self._usable and worker not in self._held:
+            descriptor = self._try(worker)
+            if descriptor is not None:
+                self._held[worker] = descriptor
+
+    def is_free(self, worker: str) -> bool:
+        """Whether the process that held the worker's lock is gone. A lock of unknown state is not free."""
+        if not self._usable or worker in self._held:
+            return False
+        descriptor = self._try(worker)
+        if descriptor is None:
+            return False
+        self._remove(worker, descriptor)
+        return True
+
+    def release(self, worker: str) -> None:
+        """Give the worker's lock up."""
+        descriptor = self._held.pop(worker, None)
+        if descriptor is not None:
+            self._remove(worker, descriptor)
+
+    def release_all(self) -> None:
+        """Give all of them up."""
+        for worker in list(self._held):
+            self.release(worker)
+
+    def _file(self, worker: str) -> Path:
+        return Path(f"{self._path}-worker-{hashlib.sha256(worker.encode()).hexdigest()[:12]}")
+
+    def _try(self, worker: str) -> int | None:
+        assert fcntl is not None
+        try:
+            descriptor = os.open(self._file(worker), os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError:
+            return None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(descriptor)
+            return None
+        return descriptor
+
+    def _remove(self, worker: str, descriptor: int) -> None:
+        # Removed while it is still held: nobody else can take a name that is about to go.
+        self._file(worker).unlink(missing_ok=True)
+        os.close(descriptor)
+
 
 APPLICATION_ID = 0x62666C77  # "bflw"
 BUSY_TIMEOUT_MS = 15_000
@@ -19,7 +85,7 @@ def connect(path: str, *, synchronous: str) -> sqlite3.Connection:
     try:
         connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=1536)
     except sqlite3.Error as error:
-        raise at_start(translated(error, path)) from error
+        raise without_retry(translate_error(error, path)) from error
     try:
         connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
         connection.execute("PRAGMA temp_store = MEMORY")
@@ -28,7 +94,7 @@ def connect(path: str, *, synchronous: str) -> sqlite3.Connection:
         connection.execute(f"PRAGMA synchronous = {synchronous}")
     except sqlite3.Error as error:
         connection.close()
-        raise at_start(translated(error, path)) from error
+        raise without_retry(translate_error(error, path)) from error
     return connection
 
 
@@ -44,7 +110,7 @@ def prepare(connection: sqlite3.Connection, path: str) -> None:
         connection.execute("PRAGMA journal_mode = WAL")
         _migrate(connection, path)
     except sqlite3.Error as error:
-        raise at_start(translated(error, path)) from error
+        raise without_retry(translate_error(error, path)) from error
 
 
 def _check_owner(connection: sqlite3.Connection, path: str) -> None:
@@ -113,7 +179,7 @@ met yet above all: what is to be written must not be lost for it."""
 _CLOSED = "closed database"
 
 
-def translated(error: sqlite3.Error, path: str) -> StoreError:
+def translate_error(error: sqlite3.Error, path: str) -> StoreError:
     """What an error of SQLite means, and what to do about it."""
     name = getattr(error, "sqlite_errorname", "")
     if name.startswith("SQLITE_FULL"):
@@ -140,18 +206,18 @@ def _is_own_fault(error: sqlite3.Error, name: str) -> bool:
     return name.startswith(_OWN_FAULT) or (not name and isinstance(error, unnamed) and _CLOSED not in str(error))
 
 
-def meanwhile(error: StoreError) -> StoreError:
+def as_temporary(error: StoreError) -> StoreError:
     """What an error means once the file has been found to be the right one: it was so, and will be again."""
     return StoreUnavailable(f"{error}; it is tried again meanwhile") if isinstance(error, StoreIncompatible) else error
 
 
-def at_start(error: StoreError) -> StoreError:
+def without_retry(error: StoreError) -> StoreError:
     """What an error means at a start, which nobody tries again."""
     what, again, _ = str(error).partition("; it is tried again")
     return type(error)(f"{what}; try again") if again else error
 
 
-class Place:
+class DatabaseFile:
     """The file as it was when it was opened."""
 
     def __init__(self, path: str) -> None:

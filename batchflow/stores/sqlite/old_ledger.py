@@ -7,7 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from batchflow.core.ledger import Mark
-from batchflow.stores.sqlite.connection import APPLICATION_ID, migration_texts, translated
+from batchflow.stores.sqlite.connection import APPLICATION_ID, migration_texts, translate_error
 
 
 def is_old(path: str) -> bool:
@@ -21,7 +21,7 @@ def is_old(path: str) -> bool:
             owner: int = connection.execute("PRAGMA application_id").fetchone()[0]
             version: int = connection.execute("PRAGMA user_version").fetchone()[0]
     except sqlite3.Error as error:
-        raise translated(error, path) from error
+        raise translate_error(error, path) from error
     return owner == APPLICATION_ID and 0 < version < min(migration_texts())
 
 
@@ -37,7 +37,7 @@ def marks(path: str, now: int) -> Iterator[tuple[str, Mark]]:
             for workflow, item, expires_at in connection.execute(query, (now,)):
                 yield workflow, Mark(item, expires_at)
     except sqlite3.Error as error:
-        raise translated(error, path) from error
+        raise translate_error(error, path) from error
 
 
 def _opened(path: str) -> sqlite3.Connection:

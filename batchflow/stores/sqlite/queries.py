@@ -13,7 +13,7 @@ from importlib.resources import files
 from itertools import chain, repeat
 from typing import Any
 
-from batchflow.stores.sql import shapes
+from batchflow.stores.sql import columns
 
 Row = Sequence[Any]
 
@@ -91,7 +91,7 @@ class Queries:
     def check(self) -> None:
         """Compare the columns of all statements with what the verbs go by."""
         statements = self._queries.values()
-        shapes.check(
+        columns.check(
             {it.name: it.given for it in statements if len(it.given) > 1},
             {it.name: it.found for it in statements if it.found},
         )

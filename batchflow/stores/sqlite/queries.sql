@@ -4,7 +4,7 @@
 -- worker_key --
 SELECT key FROM worker WHERE name = :name;
 
--- worker_enlist --
+-- worker_register --
 INSERT INTO worker (name, lease_until, since, seen_at, concurrency) VALUES (:name, :until, :now, :now, :concurrency)
 ON CONFLICT (name) DO UPDATE SET
     lease_until = excluded.lease_until, seen_at = excluded.seen_at, concurrency = excluded.concurrency;
@@ -27,7 +27,7 @@ FROM (
     ORDER BY w.name
 );
 
--- worker_dismiss --
+-- worker_delete --
 DELETE FROM worker WHERE key = :worker;
 
 -- lane_key --

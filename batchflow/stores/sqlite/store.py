@@ -10,13 +10,12 @@ from typing import Any, TypeVar
 from batchflow.core.clock import Clock
 from batchflow.core.store import Renew
 from batchflow.errors import StoreUnavailable
-from batchflow.stores.grouping import Grouping
+from batchflow.stores.base import GroupCommit
 from batchflow.stores.sql.store import SqlStore
 from batchflow.stores.sqlite import connection
-from batchflow.stores.sqlite.locks import WorkerLocks
+from batchflow.stores.sqlite.connection import WorkerLocks
 from batchflow.stores.sqlite.queries import Queries
-from batchflow.stores.sqlite.transaction import SqliteTx
-from batchflow.stores.sqlite.writer import Writer
+from batchflow.stores.sqlite.writer import SqliteTx, Writer
 
 T = TypeVar("T")
 
@@ -36,7 +35,7 @@ class SqliteStore(SqlStore):
         self._subscribers: list[Callable[[bool], None]] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._writer: Writer | None = None
-        self._group: Grouping | None = None
+        self._group: GroupCommit | None = None
         self._reader: SqliteTx | None = None
         self._reads: ThreadPoolExecutor | None = None
 
@@ -59,9 +58,9 @@ class SqliteStore(SqlStore):
             SqliteTx(writing, queries, self._locks),
             path=self.path,
             clock=self._clock,
-            on_foreign_change=lambda: _call_soon(loop, lambda: self._tell(True)),
+            on_foreign_change=lambda: _call_soon(loop, lambda: self._notify(True)),
         )
-        self._group = Grouping(self._writer.write, lambda: self._tell(False))
+        self._group = GroupCommit(self._writer.write, lambda: self._notify(False))
         if self.lasting:
             self._reader = SqliteTx(connection.connect(self.path, synchronous=self.synchronous), queries, self._locks)
 
@@ -79,7 +78,7 @@ class SqliteStore(SqlStore):
         writer, group = self._writer, self._group
         if writer is None or group is None:
             return
-        await self._end_sweep()
+        await self._stop_sweep()
         await group.drain()
         self._writer = self._group = None
         reads, self._reads = self._reads, None
@@ -93,20 +92,20 @@ class SqliteStore(SqlStore):
             self._reader.connection.close()
             self._reader = None
         writer.connection.close()
-        self._locks.let_go_of_all()
+        self._locks.release_all()
 
     def on_change(self, callback: Callable[[bool], None]) -> Callable[[], None]:
         """See the protocol."""
         self._subscribers.append(callback)
         return lambda: self._subscribers.remove(callback)
 
-    def _tell(self, foreign: bool) -> None:
+    def _notify(self, foreign: bool) -> None:
         for callback in tuple(self._subscribers):
             callback(foreign)
 
     # How verbs are carried out
 
-    def _add(self, verb: str, *arguments: Any) -> "asyncio.Future[Any]":
+    def _enqueue(self, verb: str, *arguments: Any) -> "asyncio.Future[Any]":
         if self._group is None:
             raise StoreUnavailable(
                 f"the store '{self.path}' is not open; use it while the app runs, as inside 'async with flow:'"
@@ -115,7 +114,7 @@ class SqliteStore(SqlStore):
 
     async def _read(self, read: Callable[..., T], *arguments: Any) -> T:
         if self._reader is None:
-            return await self._add("read", read, arguments)
+            return await self._enqueue("read", read, arguments)
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._reads, self._read_now, read, arguments)
 
@@ -123,17 +122,17 @@ class SqliteStore(SqlStore):
         tx, writer = self._reader, self._writer
         if tx is None or writer is None:
             raise StoreUnavailable(f"the store '{self.path}' is closed")
-        writer.place.check()
+        writer.file.check()
         try:
             tx.connection.execute("BEGIN")
             try:
                 tx.now = self._clock.now()
                 return read(tx, *arguments)
             finally:
-                tx.forget()
+                tx.forget_cached()
                 tx.connection.execute("ROLLBACK")
         except sqlite3.Error as error:
-            raise connection.meanwhile(connection.translated(error, self.path)) from error
+            raise connection.as_temporary(connection.translate_error(error, self.path)) from error
 
     # Messages
 
@@ -141,7 +140,7 @@ class SqliteStore(SqlStore):
         """See the protocol."""
         # Before its row is there: a row without a lock reads as a dead worker.
         self._locks.hold(worker)
-        await self._add("enlist", worker, lease_ms, concurrency)
+        await self._enqueue("register", worker, lease_ms, concurrency)
 
     @contextlib.asynccontextmanager
     async def renewing(self) -> AsyncGenerator[Renew]:
@@ -154,13 +153,13 @@ class SqliteStore(SqlStore):
             return False
         held: bool = writer.call("renew", worker, lease_ms, hung, hanging)
         if hung:
-            _call_soon(loop, lambda: self._tell(False))
+            _call_soon(loop, lambda: self._notify(False))
         return held
 
     async def dismiss(self, worker: str) -> None:
         """See the protocol."""
-        await self._add("dismiss", worker)
-        self._locks.let_go(worker)
+        await self._enqueue("deregister", worker)
+        self._locks.release(worker)
 
     # Housekeeping
 

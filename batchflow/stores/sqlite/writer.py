@@ -4,20 +4,67 @@ import asyncio
 import queue
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any
+
+from pydantic_core import from_json
 
 from batchflow.core.clock import Clock
 from batchflow.errors import StoreError, StoreUnavailable
 from batchflow.logs import logger
-from batchflow.stores.grouping import Answers, Operation
-from batchflow.stores.sql.transaction import Stale
-from batchflow.stores.sql.verbs import carry_out
-from batchflow.stores.sqlite.connection import Place, meanwhile, translated
-from batchflow.stores.sqlite.transaction import SqliteTx
+from batchflow.stores.base import Answers, Operation
+from batchflow.stores.sql.store import carry_out
+from batchflow.stores.sql.transaction import StaleCache, Tx
+from batchflow.stores.sqlite.connection import DatabaseFile, WorkerLocks, as_temporary, translate_error
+from batchflow.stores.sqlite.queries import Queries, Row
 
-LOOK_AROUND_S = 0.05
+
+class SqliteTx(Tx):
+    """A connection to the file. A reading statement returns one JSON text, which is parsed here."""
+
+    def __init__(self, connection: sqlite3.Connection, queries: Queries, locks: WorkerLocks) -> None:
+        super().__init__()
+        self.connection = connection
+        self._queries = queries
+        self._locks = locks
+
+    def run(self, statement: str, /, **values: Any) -> int:
+        """See `Tx`."""
+        before = self.connection.total_changes
+        self._queries[statement].execute(self.connection, **values)
+        return self.connection.total_changes - before
+
+    def run_rows(self, statement: str, rows: Sequence[Row], /, **values: Any) -> int:
+        """See `Tx`."""
+        # `rowcount` is not set for statements that begin with WITH.
+        before = self.connection.total_changes
+        for _ in self._queries[statement].execute_rows(self.connection, rows, **values):
+            pass
+        return self.connection.total_changes - before
+
+    def one(self, statement: str, /, **values: Any) -> Any:
+        """See `Tx`."""
+        row = self._queries[statement].execute(self.connection, **values).fetchone()
+        return None if row is None else row[0]
+
+    def json(self, statement: str, /, **values: Any) -> list[Any]:
+        """See `Tx`."""
+        return from_json(self._queries[statement].execute(self.connection, **values).fetchone()[0])
+
+    def json_rows(self, statement: str, rows: Sequence[Row], /, **values: Any) -> list[Any]:
+        """See `Tx`."""
+        found: list[Any] = []
+        for cursor in self._queries[statement].execute_rows(self.connection, rows, **values):
+            found.extend(from_json(cursor.fetchone()[0]))
+        return found
+
+    def is_gone(self, worker: str) -> bool:
+        """See `Tx`."""
+        return self._locks.is_free(worker)
+
+
+CHECK_INTERVAL_S = 0.05
 
 
 class Writer:
@@ -33,13 +80,13 @@ class Writer:
     ) -> None:
         self.connection = tx.connection
         self._tx = tx
-        self.place = Place(path)
-        self._gone = False
+        self.file = DatabaseFile(path)
+        self._file_gone = False
         self._clock = clock
         self._on_foreign_change = on_foreign_change
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._version = 0
-        self._looked_at = clock.now()
+        self._checked_at = clock.now()
         self._thread = threading.Thread(target=self._work, name="batchflow-sqlite-writer", daemon=True)
         self._thread.start()
 
@@ -75,20 +122,20 @@ class Writer:
     def _work(self) -> None:
         while True:
             try:
-                job = self._jobs.get(timeout=LOOK_AROUND_S)
+                job = self._jobs.get(timeout=CHECK_INTERVAL_S)
             except queue.Empty:
-                self._look_around()
+                self._check_for_changes()
                 continue
             if job is None:
                 return
             job()
             # Who writes without a pause is told of others' changes as well.
-            if not 0 <= self._clock.now() - self._looked_at < LOOK_AROUND_S * 1000:
-                self._look_around()
+            if not 0 <= self._clock.now() - self._checked_at < CHECK_INTERVAL_S * 1000:
+                self._check_for_changes()
 
-    def _look_around(self) -> None:
-        self._looked_at = self._clock.now()
-        self._look_at_file()
+    def _check_for_changes(self) -> None:
+        self._checked_at = self._clock.now()
+        self._check_file()
         # The number changes with commits of other connections only, at the price of a memory read.
         try:
             version = self._tx.connection.execute("PRAGMA data_version").fetchone()[0]
@@ -97,28 +144,28 @@ class Writer:
         if version != self._version:
             self._version = version
             # What others have changed may be what is remembered.
-            self._tx.forget()
+            self._tx.forget_cached()
             self._on_foreign_change()
 
-    def _look_at_file(self) -> None:
+    def _check_file(self) -> None:
         try:
-            self.place.check()
-            self._gone = False
+            self.file.check()
+            self._file_gone = False
         except StoreError as error:
-            if not self._gone:
+            if not self._file_gone:
                 logger().error("[batchflow:error] The database is gone", error=str(error))
-            self._gone = True
+            self._file_gone = True
 
     def _carry_out(self, calls: list[tuple[str, tuple[Any, ...]]]) -> Answers:
         try:
             try:
                 return self._transaction(calls)
-            except Stale:
+            except StaleCache:
                 # What was remembered is forgotten by now.
                 return self._transaction(calls)
         except Exception as error:
-            if len(calls) == 1 or _concerns_all(error):
-                return [(False, self._meaning(error)) for _ in calls]
+            if len(calls) == 1 or _fails_all(error):
+                return [(False, self._store_error(error)) for _ in calls]
             # One bad operation fails alone: each again, by itself.
             return [answer for call in calls for answer in self._carry_out([call])]
 
@@ -128,27 +175,27 @@ class Writer:
         try:
             self._tx.now = self._clock.now()
             answers = carry_out(self._tx, calls)
-            self.place.check()
+            self.file.check()
             connection.execute("COMMIT")
         except BaseException:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
-            self._tx.undo()
+            self._tx.forget_all()
             raise
         return answers
 
-    def _meaning(self, error: Exception) -> Exception:
+    def _store_error(self, error: Exception) -> Exception:
         if isinstance(error, StoreError):
             return error
         if isinstance(error, sqlite3.Error):
-            meaning = meanwhile(translated(error, self.place.path))
+            meaning = as_temporary(translate_error(error, self.file.path))
         else:
-            meaning = StoreError(f"'{self.place.path}' cannot take this: {type(error).__name__}: {error}")
+            meaning = StoreError(f"'{self.file.path}' cannot take this: {type(error).__name__}: {error}")
         meaning.__cause__ = error
         return meaning
 
 
-def _concerns_all(error: Exception) -> bool:
+def _fails_all(error: Exception) -> bool:
     # Each operation by itself would wait for the lock as long as the group did. (A full disk may have room for some.)
     if isinstance(error, StoreUnavailable):
         return True

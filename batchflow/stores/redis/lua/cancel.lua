@@ -34,14 +34,14 @@ verbs.cancel_all = function(destination, label)
   destination, label = opt(destination), opt(label)
   local key = label and P .. 'ol:' .. label or P .. 'od:' .. destination
   local found, offset = {}, 0
-  while #found < SWEPT do
+  while #found < SWEEP_LIMIT do
     local ids = call('ZRANGE', key, offset, offset + CHUNK - 1)
     if #ids == 0 then break end
     offset = offset + #ids
     for _, id in ipairs(ids) do
       local about = call('HMGET', P .. 'm:' .. id, 'd', 'kp')
       local fits = not destination or not label or (about[1] == destination and about[2])
-      if fits and #found < SWEPT then found[#found + 1] = id end
+      if fits and #found < SWEEP_LIMIT then found[#found + 1] = id end
     end
   end
   for _, id in ipairs(found) do cancel(id) end

@@ -4,7 +4,7 @@
 verbs.cancel_batch = function(id)
   local begun = batches.begin_cancel(id)
   if begun then
-    batches.sweep(batches.get(id), SWEPT_AT_ONCE)
+    batches.sweep(batches.get(id), SWEEP_LIMIT_AT_CANCEL)
     batches.finish()
   end
   tell()
@@ -21,14 +21,14 @@ verbs.sweep_cancelled = function()
     local batch = batches.get(id)
     if batch then
       if batch.s == 'cancelling' then
-        count = count + batches.sweep(batch, SWEPT - count)
+        count = count + batches.sweep(batch, SWEEP_LIMIT - count)
       else
-        count = count + batches.sweep_held(batch, SWEPT - count)
+        count = count + batches.sweep_held(batch, SWEEP_LIMIT - count)
       end
       state.touched[id] = true
       batches.finish()
     end
-    if count >= SWEPT then return SWEPT end
+    if count >= SWEEP_LIMIT then return SWEEP_LIMIT end
   end
   return count
 end

@@ -164,8 +164,8 @@ end
 -- One round over the lanes that are ready; how many were leased, and whether another may find more.
 local function round(served, limit, taken)
   local found = ready.lanes(served, limit)
-  local count, leased = math.min(#found, LANES_AT_ONCE), 0
-  local more = found.cut or #found > LANES_AT_ONCE
+  local count, leased = math.min(#found, LANES_LIMIT), 0
+  local more = found.cut or #found > LANES_LIMIT
   for place = 1, count do
     local about = found[place]
     local share = math.min(math.max(1, math.floor((limit - leased) / (count - place + 1))), limit - leased)

@@ -81,7 +81,7 @@ end
 -- Look at a slice of the keys: those that are idle go.
 function flows.sweep()
   local at = tonumber(call('HGET', META, 'idle') or 0)
-  local keys = call('ZRANGE', P .. 'flows', at, at + IDLE_AT_ONCE - 1)
+  local keys = call('ZRANGE', P .. 'flows', at, at + IDLE_KEYS_LIMIT - 1)
   local gone = 0
   for _, key in ipairs(keys) do
     local flow = flows.get(key)
@@ -90,8 +90,8 @@ function flows.sweep()
       gone = gone + 1
     end
   end
-  if at > 0 or #keys == IDLE_AT_ONCE then
-    call('HSET', META, 'idle', #keys == IDLE_AT_ONCE and at + IDLE_AT_ONCE - gone or 0)
+  if at > 0 or #keys == IDLE_KEYS_LIMIT then
+    call('HSET', META, 'idle', #keys == IDLE_KEYS_LIMIT and at + IDLE_KEYS_LIMIT - gone or 0)
   end
   return gone
 end

@@ -243,7 +243,7 @@ local function break_off(id)
   if not held then return end
   batches.set(batch, 'bk', 1)
   call('SADD', P .. 'bc', id)
-  batches.sweep_held(batch, SWEPT)
+  batches.sweep_held(batch, SWEEP_LIMIT)
 end
 
 -- End those touched batches that have nothing left to do; the ids of those that ended.

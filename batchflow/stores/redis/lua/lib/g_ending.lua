@@ -95,6 +95,6 @@ function ending.cancel_children(parent)
   end
   for _, id in ipairs(call('SMEMBERS', P .. 'kidb:' .. parent)) do
     -- What a very large batch has beyond that is swept up later.
-    if batches.begin_cancel(id) then batches.sweep(batches.get(id), SWEPT) end
+    if batches.begin_cancel(id) then batches.sweep(batches.get(id), SWEEP_LIMIT) end
   end
 end

@@ -119,7 +119,7 @@ end
 -- Lanes from which something may start now: keys that were served longest ago first, and of each key its lanes. Of the
 -- first so many as `limit` claims need, with `cut` where there may be more.
 function ready.lanes(served, limit)
-  local want = math.min(limit, LANES_AT_ONCE + 1)
+  local want = math.min(limit, LANES_LIMIT + 1)
   local found, seen, looked = { cut = false, latest = -math.huge }, 0, {}
   ready.each_destination(served, '-inf', now, function(destination, first)
     seen = seen + 1

@@ -8,21 +8,21 @@ from collections.abc import Mapping, Sequence
 
 from batchflow.core.run import Arrival, Step
 from batchflow.stores import rows
-from batchflow.stores.sql.batches import MAY_START
+from batchflow.stores.sql.batches import START_CANDIDATE
 from batchflow.stores.sql.claims import CANDIDATE, Lane
-from batchflow.stores.sql.messages import NewRow, Waits
-from batchflow.stores.sql.settling import Held
+from batchflow.stores.sql.events import NewArrival
+from batchflow.stores.sql.messages import NewMessage, WaitingMessage
+from batchflow.stores.sql.settling import HeldMessage
 from batchflow.stores.sql.transaction import BatchHead
-from batchflow.stores.sql.waiting import Came
 
 Names = tuple[str, ...]
 Columns = Sequence[str | None]
 
 GIVEN: Mapping[str, Names] = {
-    "arrival_add": Came._fields,
+    "arrival_add": NewArrival._fields,
     "item_add": ("batch", "number", "id"),
     "item_bring": ("batch", "number", "data"),
-    "item_classify": MAY_START,
+    "item_classify": START_CANDIDATE,
     "item_end": ("batch", "number", "state", "result", "error"),
     "item_hold": ("ledger", "item", "holder"),
     "item_message": ("id", "lane", "batch", "number"),
@@ -30,7 +30,7 @@ GIVEN: Mapping[str, Names] = {
     "mark_items": ("batch", "number", "ledger", "expires_at"),
     "mark_release": ("batch", "number", "ledger"),
     "mark_sweep": ("batch", "number", "ledger"),
-    "message_add": NewRow._fields,
+    "message_add": NewMessage._fields,
     "message_bury": ("id", "error", "failures", "losses"),
     "message_give_back": ("id", "due", "failures", "losses", "error", "stage"),
     "message_held": ("slot", "id", "fence"),
@@ -66,14 +66,14 @@ FOUND: Mapping[str, Names] = {
     "message_asleep": ("id", "lane"),
     "message_candidates": CANDIDATE,
     "message_dead": ("lane", "batch", "number"),
-    "message_held": ("slot", *Held._fields),
-    "message_of_claims": ("id", "fence", *Held._fields),
-    "message_of_worker": ("id", "fence", *Held._fields),
+    "message_held": ("slot", *HeldMessage._fields),
+    "message_of_claims": ("id", "fence", *HeldMessage._fields),
+    "message_of_worker": ("id", "fence", *HeldMessage._fields),
     "message_suspect_read": CANDIDATE,
-    "message_waiting": Waits._fields,
-    "message_waiting_of_batch": Waits._fields,
-    "message_waiting_of_lane": Waits._fields,
-    "message_waiting_of_parents": Waits._fields,
+    "message_waiting": WaitingMessage._fields,
+    "message_waiting_of_batch": WaitingMessage._fields,
+    "message_waiting_of_lane": WaitingMessage._fields,
+    "message_waiting_of_parents": WaitingMessage._fields,
     "run_list": rows.RUN,
     "run_read": rows.RUN,
     "step_of_runs": ("run", *Step._fields),

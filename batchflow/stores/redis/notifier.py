@@ -8,16 +8,16 @@ from typing import Any, cast
 from redis.exceptions import NoPermissionError
 
 from batchflow.stores.redis.clients import Client
-from batchflow.stores.redis.connection import ERRORS
+from batchflow.stores.redis.errors import ERRORS
 
-LOOK_S = 0.25
+FIRST_NOTICE_S = 0.25
 """Who subscribes is told once after so long, of what may have changed before."""
 
-AGAIN_S = 0.5
+RESUBSCRIBE_S = 0.5
 """How long to wait before the subscription is made again."""
 
 
-class Changes:
+class ChangeNotifier:
     """Tells subscribers; `listen` hears other stores of the namespace, each of which says its number."""
 
     def __init__(self) -> None:
@@ -29,7 +29,7 @@ class Changes:
         """Have `callback` called; what ends that."""
         self._subscribers.append(callback)
         try:
-            look = asyncio.get_running_loop().call_later(LOOK_S, self._look, callback)
+            look = asyncio.get_running_loop().call_later(FIRST_NOTICE_S, self._look, callback)
         except RuntimeError:
             look = None
 
@@ -41,7 +41,7 @@ class Changes:
 
         return end
 
-    def tell(self, foreign: bool) -> None:
+    def notify(self, foreign: bool) -> None:
         """There was a change."""
         for callback in tuple(self._subscribers):
             callback(foreign)
@@ -84,7 +84,7 @@ class Changes:
                     raise
             except ERRORS:
                 pass
-            await asyncio.sleep(AGAIN_S)
+            await asyncio.sleep(RESUBSCRIBE_S)
 
     async def _hear(self, client: Client, channel: str, number: str, returned: Callable[[], None]) -> None:
         pubsub = cast(Any, client).pubsub()
@@ -98,10 +98,10 @@ class Changes:
                     # Also after the connection was lost: what happened meanwhile was told to nobody.
                     if self._heard.is_set():
                         returned()
-                        self.tell(True)
+                        self.notify(True)
                     self._heard.set()
                 elif message["type"] == "message" and _text(message["data"]) != number:
-                    self.tell(True)
+                    self.notify(True)
         finally:
             with contextlib.suppress(*ERRORS):
                 await pubsub.aclose()

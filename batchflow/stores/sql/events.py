@@ -11,7 +11,7 @@ from batchflow.stores.sql import flows
 from batchflow.stores.sql.transaction import Tx
 
 
-class Came(NamedTuple):
+class NewArrival(NamedTuple):
     """What came in for step `number` of `run`."""
 
     run: str
@@ -21,7 +21,7 @@ class Came(NamedTuple):
     error: str | None = None
 
 
-def arrive(tx: Tx, came: Sequence[Came]) -> None:
+def add_arrivals(tx: Tx, came: Sequence[NewArrival]) -> None:
     """Keep what came in until a claim records it; runs that are suspended are due at once."""
     if not came:
         return
@@ -35,10 +35,10 @@ def arrive(tx: Tx, came: Sequence[Came]) -> None:
     if asleep:
         tx.run_rows("message_awake", asleep, now=tx.now)
         for lane in lanes:
-            flows.ready_by(tx, lane, tx.now)
+            flows.mark_ready(tx, lane, tx.now)
 
 
-def arrived(tx: Tx, runs: Sequence[str]) -> frozenset[str]:
+def runs_with_arrivals(tx: Tx, runs: Sequence[str]) -> frozenset[str]:
     """Those of `runs` for which something has come in."""
     return frozenset(tx.json_rows("arrival_runs", [(run,) for run in runs]))
 
@@ -53,9 +53,9 @@ def notify(tx: Tx, event: str, data: str, run: str | None) -> list[str]:
         if not found:
             kept = tx.run("kept_event_add", run=run, event=event, data=data, now=tx.now, most=KEPT_EVENTS)
             if kept:
-                link(tx, [run])
+                mark_linked(tx, [run])
             return [run] if kept else []
-    arrive(tx, [Came(waiting, number, "done", data) for waiting, number in found])
+    add_arrivals(tx, [NewArrival(waiting, number, "done", data) for waiting, number in found])
     if found:
         unlisten(tx, found)
     return list(dict.fromkeys(waiting for waiting, _ in found))
@@ -63,14 +63,14 @@ def notify(tx: Tx, event: str, data: str, run: str | None) -> list[str]:
 
 def listen(tx: Tx, run: str, number: int, event: str, until: int) -> None:
     """Step `number` of `run` waits for `event`; what was kept for it arrives at once."""
-    link(tx, [run])
+    mark_linked(tx, [run])
     kept = tx.one("kept_event_oldest", run=run, event=event)
     if kept is None:
         tx.run("listener_add", run=run, number=number, event=event, until=until, now=tx.now)
         return
     key, data = from_json(kept)
     tx.run("kept_event_take", key=key)
-    arrive(tx, [Came(run, number, "done", data)])
+    add_arrivals(tx, [NewArrival(run, number, "done", data)])
 
 
 def unlisten(tx: Tx, steps: Sequence[tuple[str, int]]) -> None:
@@ -78,25 +78,25 @@ def unlisten(tx: Tx, steps: Sequence[tuple[str, int]]) -> None:
     tx.run_rows("listener_drop", steps)
 
 
-def link(tx: Tx, runs: Iterable[str]) -> None:
+def mark_linked(tx: Tx, runs: Iterable[str]) -> None:
     """These runs wait for something: their end has more to clear away."""
     tx.run_rows("message_link", [(run,) for run in runs])
 
 
-def taken(tx: Tx, runs: Iterable[str]) -> None:
+def drop_arrivals(tx: Tx, runs: Iterable[str]) -> None:
     """What came in for these runs is recorded, or wanted no more."""
     tx.run_rows("arrival_drop", [(run,) for run in runs])
 
 
-def accept(tx: Tx, run: str, token: str) -> None:
+def add_webhook(tx: Tx, run: str, token: str) -> None:
     """What is sent to the webhook `token` is for `run`."""
-    link(tx, [run])
+    mark_linked(tx, [run])
     tx.run("webhook_add", token=token, run=run)
 
 
-def forget(tx: Tx, runs: Sequence[str]) -> None:
+def drop_waits(tx: Tx, runs: Sequence[str]) -> None:
     """Runs that have ended wait for nothing."""
-    taken(tx, runs)
+    drop_arrivals(tx, runs)
     rows = [(run,) for run in runs]
     tx.run_rows("listener_drop_of_runs", rows)
     tx.run_rows("kept_event_drop", rows)

@@ -10,7 +10,7 @@ from types import FrameType
 
 
 @contextmanager
-def on_stop(stop: Callable[[], object]) -> Generator[None]:
+def on_stop_signals(stop: Callable[[], object]) -> Generator[None]:
     """Call `stop` on the event loop at SIGINT and SIGTERM, beside whatever handles them otherwise.
 
     Servers such as uvicorn wait for an app's startup however often they are told to stop.
@@ -19,12 +19,12 @@ def on_stop(stop: Callable[[], object]) -> Generator[None]:
         for number in (signal.SIGINT, signal.SIGTERM):
             # A signal that is left to the system ends the process at once, which is to stay so.
             if callable(signal.getsignal(number)):
-                handled.enter_context(on_interrupt(stop, number))
+                handled.enter_context(on_signal(stop, number))
         yield
 
 
 @contextmanager
-def on_interrupt(hurry: Callable[[], object], number: signal.Signals = signal.SIGINT) -> Generator[None]:
+def on_signal(act: Callable[[], object], number: signal.Signals = signal.SIGINT) -> Generator[None]:
     """Call `hurry` on the event loop at SIGINT, or another signal, beside whatever handles it otherwise.
 
     Servers such as uvicorn wait for an app's shutdown however often Ctrl-C is pressed. Nothing is done outside of the
@@ -38,7 +38,7 @@ def on_interrupt(hurry: Callable[[], object], number: signal.Signals = signal.SI
     loop = asyncio.get_running_loop()
 
     def interrupted(number: int, frame: FrameType | None) -> None:
-        loop.call_soon_threadsafe(hurry)
+        loop.call_soon_threadsafe(act)
         if callable(before):
             before(number, frame)
 

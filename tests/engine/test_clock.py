@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 from structlog.testing import capture_logs
 
-from batchflow.engine.wallclock import WallClock
+from batchflow.engine.clock import ClockJumpDetector
 from batchflow.testing.clock import ManualClock
 
 
@@ -32,15 +32,15 @@ def test_a_step_of_the_clock_is_said_once(step: int, said: str) -> None:
     """With its length; a clock that goes on is no news."""
     times = Times()
     now: list[Callable[[], int]] = [times.wall.now]
-    looking = WallClock(_Stepped(now), times)
+    looking = ClockJumpDetector(_Stepped(now), times)
     with capture_logs() as logs:
         for _ in range(3):
             times.pass_(1)
-            looking.look()
+            looking.check()
         now[0] = lambda: times.wall.now() + step
         for _ in range(3):
             times.pass_(1)
-            looking.look()
+            looking.check()
     assert [(it["log_level"], it["by"]) for it in logs] == [("warning", "1h")]
     assert said in logs[0]["event"]
 
@@ -48,14 +48,14 @@ def test_a_step_of_the_clock_is_said_once(step: int, said: str) -> None:
 def test_a_clock_that_is_corrected_by_little_is_no_step() -> None:
     """Nor is a pause of the process, in which both go on."""
     times = Times()
-    looking = WallClock(times.wall, times)
+    looking = ClockJumpDetector(times.wall, times)
     with capture_logs() as logs:
         for _ in range(10):
             times.pass_(1)
             times.wall.advance(0.2)
-            looking.look()
+            looking.check()
         times.pass_(600)
-        looking.look()
+        looking.check()
     assert logs == []
 
 

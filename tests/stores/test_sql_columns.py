@@ -2,7 +2,7 @@
 
 import pytest
 
-from batchflow.stores.sql import shapes
+from batchflow.stores.sql import columns
 from batchflow.stores.sqlite.queries import Queries
 from tests.stores.test_sqlite_queries import TEXT
 
@@ -32,4 +32,4 @@ def test_columns_in_another_order_are_refused_at_the_load(there: str, instead: s
 def test_a_statement_that_nobody_goes_by_is_refused() -> None:
     """Its rows would be taken apart by an order that stands nowhere."""
     with pytest.raises(AssertionError, match="the columns of 'odd'"):
-        shapes.check(shapes.GIVEN, {**shapes.FOUND, "odd": ("a", "b")})
+        columns.check(columns.GIVEN, {**columns.FOUND, "odd": ("a", "b")})

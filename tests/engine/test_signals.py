@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from batchflow.engine.interrupt import on_interrupt
+from batchflow.engine.signals import on_signal
 
 
 class Interrupts:
@@ -36,7 +36,7 @@ def handlers() -> Iterator[None]:
 async def test_an_interrupt_hurries_beside_the_handler_from_before(interrupts: Interrupts) -> None:
     """Which is called each time, and put back at the end."""
     signal.signal(signal.SIGINT, interrupts.before)
-    with on_interrupt(interrupts.hurried.set):
+    with on_signal(interrupts.hurried.set):
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
         async with asyncio.timeout(10):
@@ -49,7 +49,7 @@ async def test_an_interrupt_hurries_beside_the_handler_from_before(interrupts: I
 async def test_an_interrupt_hurries_where_nobody_handled_it(interrupts: Interrupts, before: signal.Handlers) -> None:
     """The process does not end of it; afterwards all is as it was, even if the body failed."""
     signal.signal(signal.SIGINT, before)
-    with pytest.raises(RuntimeError, match=r"^ours$"), on_interrupt(interrupts.hurried.set):
+    with pytest.raises(RuntimeError, match=r"^ours$"), on_signal(interrupts.hurried.set):
         signal.raise_signal(signal.SIGINT)
         async with asyncio.timeout(10):
             await interrupts.hurried.wait()
@@ -63,7 +63,7 @@ async def test_a_handler_from_c_is_left_alone(interrupts: Interrupts, monkeypatc
     with monkeypatch.context() as patched:
         # Only a program that embeds Python has such a handler.
         patched.setattr(signal, "getsignal", {signal.SIGINT: None}.get)
-        with on_interrupt(interrupts.hurried.set):
+        with on_signal(interrupts.hurried.set):
             signal.raise_signal(signal.SIGINT)
             await asyncio.sleep(0)
     assert interrupts.numbers == [signal.SIGINT]
@@ -76,7 +76,7 @@ async def test_another_thread_leaves_signals_alone(interrupts: Interrupts) -> No
     signal.signal(signal.SIGINT, interrupts.before)
 
     def elsewhere() -> object:
-        with on_interrupt(interrupts.hurried.set):
+        with on_signal(interrupts.hurried.set):
             return signal.getsignal(signal.SIGINT)
 
     assert await asyncio.to_thread(elsewhere) == interrupts.before

@@ -10,28 +10,28 @@ from batchflow.core.message import LOSS_LIMIT, Claim, Claimed
 from batchflow.core.observe import Observers
 from batchflow.core.settlement import Settled, Settlement
 from batchflow.core.store import Store
-from batchflow.engine.courier import Courier
+from batchflow.engine.clock import ServerClock
+from batchflow.engine.delivery import Courier
 from batchflow.engine.outage import BACKOFF_S, Outage
-from batchflow.engine.storetime import StoresClock
 from batchflow.engine.watchers import Watchers
 from batchflow.errors import StoreError
 from batchflow.logs import spelled
 
-FARTHEST_S = 60.0
-GATHER_S = 0.005
-PAUSE_S = 0.02
-LEFT_BEHIND_S = 2.0
-LIGHT = 1_000
+MAX_IDLE_S = 60.0
+GATHER_SLOTS_S = 0.005
+MIN_IDLE_S = 0.02
+CANCEL_WAIT_S = 2.0
+MAX_LIGHT = 1_000
 HUNG_GRACE_S = 30.0
 
 
-class Delivery(NamedTuple):
+class ActiveClaim(NamedTuple):
     """A claim that is being carried out since `begun`, by the event loop's clock in seconds; `light` takes no place."""
 
     claim: Claim
-    begun: float
+    started_at: float
     task: "asyncio.Task[None]"
-    light: bool
+    is_light: bool
 
 
 class Dispatcher:
@@ -44,7 +44,7 @@ class Dispatcher:
         *,
         worker: str,
         concurrency: int,
-        clock: StoresClock,
+        clock: ServerClock,
         watchers: Watchers,
         observers: Observers,
         outage: Outage | None = None,
@@ -57,14 +57,14 @@ class Dispatcher:
         self._clock = clock
         self.watchers = watchers
         # By fence too: what was lost may be claimed again while its stale claim is still carried out.
-        self._running: dict[tuple[str, int], Delivery] = {}
+        self._running: dict[tuple[str, int], ActiveClaim] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
-        self._places = asyncio.Event()
-        self._hurry = asyncio.Event()
-        self._given_up: frozenset[tuple[str, int]] = frozenset()
-        self._light = 0
-        self._ample = concurrency - concurrency * 3 // 4
+        self._slots_freed = asyncio.Event()
+        self._skip_grace = asyncio.Event()
+        self._hung: frozenset[tuple[str, int]] = frozenset()
+        self._light_count = 0
+        self._ample_slots = concurrency - concurrency * 3 // 4
         self.observers = observers
         """Are told what happens."""
         self.outage = outage or Outage(observers)
@@ -75,8 +75,8 @@ class Dispatcher:
     def wake(self) -> None:
         """There may be something to claim, or room for it."""
         self._wake.set()
-        if self._given_up:
-            self._places.set()
+        if self._hung:
+            self._slots_freed.set()
 
     @property
     def destinations(self) -> tuple[str, ...]:
@@ -84,7 +84,7 @@ class Dispatcher:
         return self._courier.destinations
 
     @property
-    def under_way(self) -> int:
+    def active_count(self) -> int:
         """How many claims are being carried out."""
         return len(self._running)
 
@@ -94,26 +94,26 @@ class Dispatcher:
         """Claim and start, until cancelled."""
         self._claiming = asyncio.current_task()
         while True:
-            await self._make_room()
+            await self._wait_for_slots()
             self._wake.clear()
-            limit = self._room
-            claimed = await self._claim_patiently(limit)
+            limit = self._free_slots
+            claimed = await self._claim_with_retries(limit)
             if len(claimed.claims) < limit:
-                await self._rest(claimed.next_due)
+                await self._wait_for_work(claimed.next_due)
 
-    async def _make_room(self) -> None:
+    async def _wait_for_slots(self) -> None:
         """Wait for a place, and a moment longer for more of them, so that claims are made for many at once."""
-        places = self._places
-        while not self._room:
+        places = self._slots_freed
+        while not self._free_slots:
             places.clear()
             await places.wait()
-        if self._room < self._ample:
+        if self._free_slots < self._ample_slots:
             places.clear()
-            await self._wait(places, GATHER_S)
+            await self._wait(places, GATHER_SLOTS_S)
 
     async def claim_once(self) -> Claimed:
         """Claim what there is room for, and start it."""
-        return self._start(await self._store.claim(self._worker, self._courier.destinations, self._room))
+        return self._start(await self._store.claim(self._worker, self._courier.destinations, self._free_slots))
 
     @property
     def _is_stopping(self) -> bool:
@@ -121,34 +121,34 @@ class Dispatcher:
         return self._stopping or (self._claiming is not None and self._claiming.cancelling() > 0)
 
     @property
-    def _room(self) -> int:
+    def _free_slots(self) -> int:
         # Calls that wait for their answer take no place, up to a number.
         taken = len(self._running)
-        if self._given_up:
-            taken -= sum(key in self._running for key in self._given_up)
-        return self._concurrency - taken + min(self._light, LIGHT)
+        if self._hung:
+            taken -= sum(key in self._running for key in self._hung)
+        return self._concurrency - taken + min(self._light_count, MAX_LIGHT)
 
-    async def _claim_patiently(self, limit: int) -> Claimed:
+    async def _claim_with_retries(self, limit: int) -> Claimed:
         """Claim; of a store that has failed one at a time, and nothing before it is known to take what is written."""
         outage = self.outage
         while True:
-            if outage.is_on:
-                await outage.pause()
-                if outage.holds_claims:
+            if outage.is_active:
+                await outage.wait_for_retry()
+                if outage.blocks_claims:
                     continue
-                limit = 1 if outage.is_on else limit
+                limit = 1 if outage.is_active else limit
             try:
                 claimed = await self._store.claim(self._worker, self._courier.destinations, limit)
             except StoreError as error:
-                outage.failed(error)
+                outage.record_failure(error)
                 continue
-            if claimed.claims or not outage.is_waited_for:
-                outage.works()
+            if claimed.claims or not outage.has_pending_writes:
+                outage.record_success()
             return self._start(claimed)
 
     def _start(self, claimed: Claimed) -> Claimed:
         if claimed.now:
-            self._clock.follow(claimed.now)
+            self._clock.sync_to(claimed.now)
         begun = self._loop.time()
         tell = self.observers.claimed
         for claim in claimed.claims:
@@ -157,17 +157,17 @@ class Dispatcher:
             task = self._loop.create_task(self._deliver(claim))
             self._tasks.add(task)
             light = self._courier.is_light(claim.destination)
-            self._running[claim.id, claim.fence] = Delivery(claim, begun, task, light)
-            self._light += light
+            self._running[claim.id, claim.fence] = ActiveClaim(claim, begun, task, light)
+            self._light_count += light
         return claimed
 
-    async def _rest(self, next_due: int | None) -> None:
+    async def _wait_for_work(self, next_due: int | None) -> None:
         """Until something wakes us, or until a message is due by time alone."""
-        delay = FARTHEST_S if next_due is None else (next_due - self._clock.now()) / 1000
+        delay = MAX_IDLE_S if next_due is None else (next_due - self._clock.now()) / 1000
         if delay <= 0:
             # Due and yet not to be had, such as what is left of a cancelled batch: no reason to ask all the time.
-            delay = PAUSE_S
-        await self._wait(self._wake, min(delay, FARTHEST_S))
+            delay = MIN_IDLE_S
+        await self._wait(self._wake, min(delay, MAX_IDLE_S))
 
     async def _wait(self, event: asyncio.Event, seconds: float) -> None:
         timer = self._loop.call_later(seconds, event.set)
@@ -184,33 +184,33 @@ class Dispatcher:
         try:
             ending = await self._courier.deliver(claim) or settlement.released(claim)
         except BaseException as error:
-            ending = self._unanswered(claim, error)
-        task = self._leave(claim)
+            ending = self._settlement_of_error(claim, error)
+        task = self._stop_tracking(claim)
         if claim.number >= 0:
             ending = settlement.timed(ending, (self._loop.time() - begun) * 1000)
         try:
             answer = await self._store.settle(ending)
         except StoreError as error:
-            answer, ending = await self._settle_patiently(ending, claim, error)
+            answer, ending = await self._settle_with_retries(ending, claim, error)
         finally:
             self._tasks.discard(task)
         if answer is not None:
-            self._settled(answer, ending, claim)
+            self._report_settled(answer, ending, claim)
 
-    def _leave(self, claim: Claim) -> "asyncio.Task[None]":
+    def _stop_tracking(self, claim: Claim) -> "asyncio.Task[None]":
         """The claim is carried out, in whatever way; the task that has done it."""
         # The place is free before the settlement is durable, so that the next claim goes along with it.
         _, _, task, light = self._running.pop((claim.id, claim.fence))
         self._interrupts.ended(claim)
-        self._light -= light
-        room = self._room
-        if room == 1 or room >= self._ample:
-            self._places.set()
+        self._light_count -= light
+        room = self._free_slots
+        if room == 1 or room >= self._ample_slots:
+            self._slots_freed.set()
         # What this settlement publishes or makes room for is claimed in the transaction that settles.
         self._wake.set()
         return task
 
-    def _unanswered(self, claim: Claim, error: BaseException) -> Settlement:
+    def _settlement_of_error(self, claim: Claim, error: BaseException) -> Settlement:
         """How a claim ends whose endpoint has raised: no exception leaves it open.
 
         Raises:
@@ -223,13 +223,13 @@ class Dispatcher:
         # Endpoints let out the interrupt of Ctrl-C alone.
         if thrown_away or isinstance(error, KeyboardInterrupt):
             # The claim comes back when the lease has ended.
-            self._leave(claim)
+            self._stop_tracking(claim)
             self._tasks.discard(task)
             raise error
         # A cancellation that is not ours came out of the user's code: given back, it would come again for ever.
-        return self._mishap(claim, error)
+        return self._settlement_of_failure(claim, error)
 
-    def _mishap(self, claim: Claim, error: BaseException) -> Settlement:
+    def _settlement_of_failure(self, claim: Claim, error: BaseException) -> Settlement:
         """What the endpoint did not answer for: tried again, but not for ever."""
         if (tell := self.observers.attempt_failed) is not None:
             tell(claim, error, "delivery", None)
@@ -237,7 +237,7 @@ class Dispatcher:
             return settlement.dead(claim, spelled(error))
         return settlement.retry(claim, self._clock.now() + 1000, spelled(error))
 
-    async def _settle_patiently(
+    async def _settle_with_retries(
         self, ending: Settlement, claim: Claim, error: StoreError
     ) -> tuple[Settled | None, Settlement]:
         """Settle until the store can, since nothing is known of a settlement that failed; and what was settled.
@@ -248,7 +248,7 @@ class Dispatcher:
         while True:
             try:
                 if error.retryable:
-                    return await self.outage.insist(partial(self._store.settle, ending), error), ending
+                    return await self.outage.retry_until_written(partial(self._store.settle, ending), error), ending
                 if not refused:
                     # It will never take this one, whatever is in it; what it is told instead names the reason.
                     if (tell := self.observers.attempt_failed) is not None:
@@ -262,7 +262,7 @@ class Dispatcher:
                     return None, ending
                 error = again
 
-    def _settled(self, answer: Settled, ending: Settlement, claim: Claim) -> None:
+    def _report_settled(self, answer: Settled, ending: Settlement, claim: Claim) -> None:
         if answer.stale:
             if (tell := self.observers.lost) is not None:
                 tell(claim)
@@ -273,43 +273,43 @@ class Dispatcher:
         if ended is not None and (tell := self.observers.batch_ended) is not None:
             tell(ended)
         if self.watchers.by_id:
-            self.watchers.settled(claim, ending, ended)
+            self.watchers.on_settled(claim, ending, ended)
 
     # Time limits and the end
 
-    def _not_its_own(self, delivery: Delivery, now: float) -> float:
+    def _excluded_s(self, delivery: ActiveClaim, now: float) -> float:
         """Seconds of a delivery that its time limit leaves out: the store was away, or threads were waited for."""
-        return self.outage.overlap(delivery.begun, now) + self._interrupts.waited_s(delivery.claim, now)
+        return self.outage.overlap_s(delivery.started_at, now) + self._interrupts.waited_s(delivery.claim, now)
 
-    def sweep(self) -> None:
+    def cancel_overdue(self) -> None:
         """Cancel attempts that have taken too long, the time in which the store was away left out."""
         now = self._loop.time()
         for delivery in self._running.values():
             timeout = self._courier.timeout_ms(delivery.claim.destination)
             if (
                 timeout is not None
-                and now >= delivery.begun + timeout / 1000
-                and now >= delivery.begun + timeout / 1000 + self._not_its_own(delivery, now)
+                and now >= delivery.started_at + timeout / 1000
+                and now >= delivery.started_at + timeout / 1000 + self._excluded_s(delivery, now)
                 and self._interrupts.why(delivery.claim) is None
             ):
                 self._interrupt(delivery, TIMEOUT)
 
-    def _interrupt(self, delivery: Delivery, why: str) -> None:
+    def _interrupt(self, delivery: ActiveClaim, why: str) -> None:
         # Said first: what the function does as it unwinds is no step of the run any more.
         self._interrupts.request(delivery.claim, why)
         delivery.task.cancel(why)
 
-    def hung(self, now: float) -> list[tuple[str, int]]:
+    def hung_claims(self, now: float) -> list[tuple[str, int]]:
         """Claims long past their time limit, which cancelling has not ended. Safe to call from another thread."""
         found: list[tuple[str, int]] = []
         for delivery in list(self._running.values()):
             timeout = self._courier.timeout_ms(delivery.claim.destination)
-            if timeout is None or now <= delivery.begun + timeout / 1000 + HUNG_GRACE_S:
+            if timeout is None or now <= delivery.started_at + timeout / 1000 + HUNG_GRACE_S:
                 continue
-            if now > delivery.begun + timeout / 1000 + HUNG_GRACE_S + self._not_its_own(delivery, now):
+            if now > delivery.started_at + timeout / 1000 + HUNG_GRACE_S + self._excluded_s(delivery, now):
                 found.append((delivery.claim.id, delivery.claim.fence))
         # Whoever gets the claim next needs a place, and so does everybody else.
-        self._given_up = frozenset(found)
+        self._hung = frozenset(found)
         return found
 
     async def join(self) -> None:
@@ -326,21 +326,21 @@ class Dispatcher:
             self._interrupt(delivery, STOP)
         if self._tasks:
             # What swallows its cancellation or holds on to a thread is left behind; its claim is taken back later.
-            await asyncio.wait(self._tasks, timeout=LEFT_BEHIND_S)
-        self.outage.give_up()
+            await asyncio.wait(self._tasks, timeout=CANCEL_WAIT_S)
+        self.outage.stop_retrying()
         return len(left)
 
-    def hurry(self) -> None:
+    def skip_grace(self) -> None:
         """End the grace of a stop that is under way."""
-        self._hurry.set()
+        self._skip_grace.set()
 
     async def _wait_for_end(self, grace_s: float) -> None:
         executing = [delivery.task for delivery in self._running.values()]
         if not executing:
             return
-        timer = self._loop.call_later(grace_s, self._hurry.set)
+        timer = self._loop.call_later(grace_s, self._skip_grace.set)
         all_ended = self._loop.create_task(asyncio.wait(executing))
-        hurried = self._loop.create_task(self._hurry.wait())
+        hurried = self._loop.create_task(self._skip_grace.wait())
         await asyncio.wait([all_ended, hurried], return_when=asyncio.FIRST_COMPLETED)
         for waiting in (timer, all_ended, hurried):
             waiting.cancel()

@@ -8,7 +8,7 @@ from batchflow.core.interrupts import TIMEOUT
 from batchflow.core.message import LOSS_LIMIT, Claim
 from batchflow.core.ports import Runtime
 from batchflow.core.settlement import Ending, Settled, Settlement
-from batchflow.engine.dispatch import HUNG_GRACE_S
+from batchflow.engine.dispatcher import HUNG_GRACE_S
 from batchflow.errors import StoreError
 from batchflow.stores.sqlite import SqliteStore
 from batchflow.testing.clock import ManualClock
@@ -60,7 +60,7 @@ async def test_concurrency_is_never_exceeded(store: SqliteStore, clock: ManualCl
     async with running(dispatching, store):
         await wait_until(lambda: handler.under_way == 5, description="all places are taken")
         await turns()
-        assert dispatching.under_way == handler.most == 5
+        assert dispatching.active_count == handler.most == 5
         handler.gate.set()
         await wait_until(lambda: dispatching.tally.settlements == 60, description="all are settled")
     assert handler.most == 5
@@ -105,7 +105,7 @@ async def test_claim_once_starts_what_there_is_room_for(store: SqliteStore, cloc
     await publish(store, 5)
     assert len((await dispatching.claim_once()).claims) == 3
     await dispatching.join()
-    assert (dispatching.tally.claims, dispatching.tally.settlements, dispatching.under_way) == (3, 3, 0)
+    assert (dispatching.tally.claims, dispatching.tally.settlements, dispatching.active_count) == (3, 3, 0)
 
 
 # A store that fails
@@ -212,7 +212,7 @@ async def test_a_settlement_that_is_refused_makes_a_dead_letter(store: SqliteSto
     ]
     assert dispatching.tally.endings == {"dead": 1}
     assert [letter.error for letter in await store.dead_letters()] == ["StoreError: a column is too small for 'done'"]
-    assert (len(handler.begun), dispatching.under_way) == (1, 0)
+    assert (len(handler.begun), dispatching.active_count) == (1, 0)
     assert not (await dispatching.claim_once()).claims
 
 
@@ -243,7 +243,7 @@ async def test_the_sweep_cancels_what_takes_too_long(store: SqliteStore, clock: 
     await dispatching.claim_once()
     await turns(3)
     for _ in range(3):
-        dispatching.sweep()
+        dispatching.cancel_overdue()
         await turns(3)
     assert handler.cancelled_with == [TIMEOUT]
     handler.gate.set()
@@ -258,7 +258,7 @@ async def test_the_sweep_leaves_what_has_time(store: SqliteStore, clock: ManualC
         await publish(store)
         await dispatching.claim_once()
         await turns(3)
-        dispatching.sweep()
+        dispatching.cancel_overdue()
         await turns(3)
         assert handler.under_way == 1
         handler.gate.set()
@@ -272,11 +272,11 @@ async def test_hung_claims_are_named(store: SqliteStore, clock: ManualClock) -> 
     await publish(store)
     (claim,) = (await dispatching.claim_once()).claims
     now = asyncio.get_running_loop().time()
-    assert dispatching.hung(now) == []
-    assert dispatching.hung(now + HUNG_GRACE_S + 1) == [(claim.id, claim.fence)]
+    assert dispatching.hung_claims(now) == []
+    assert dispatching.hung_claims(now + HUNG_GRACE_S + 1) == [(claim.id, claim.fence)]
     handler.gate.set()
     await dispatching.join()
-    assert dispatching.hung(now + HUNG_GRACE_S + 1) == []
+    assert dispatching.hung_claims(now + HUNG_GRACE_S + 1) == []
 
 
 async def test_a_claim_that_is_given_up_leaves_its_place(store: SqliteStore, clock: ManualClock) -> None:
@@ -286,11 +286,11 @@ async def test_a_claim_that_is_given_up_leaves_its_place(store: SqliteStore, clo
     await publish(store, 2)
     await dispatching.claim_once()
     assert list((await dispatching.claim_once()).claims) == []
-    dispatching.hung(asyncio.get_running_loop().time() + HUNG_GRACE_S + 1)
+    dispatching.hung_claims(asyncio.get_running_loop().time() + HUNG_GRACE_S + 1)
     assert len((await dispatching.claim_once()).claims) == 1
     handler.gate.set()
     await dispatching.join()
-    assert dispatching.under_way == 0
+    assert dispatching.active_count == 0
     await publish(store, 4)
     assert len((await dispatching.claim_once()).claims) == 1
     await dispatching.join()

@@ -4,70 +4,19 @@ import asyncio
 import re
 import ssl
 from collections.abc import Sequence
-from typing import Any, TypeVar, cast
+from typing import TypeVar
 
 from redis import exceptions
-from redis.asyncio import RedisCluster
 
 from batchflow.errors import StoreError, StoreIncompatible, StoreUnavailable
-from batchflow.logs import logger
-from batchflow.stores.redis.clients import Client
 
-OLDEST = (6, 2)
 """The oldest version that has all the commands (ZADD LT, ZMSCORE, SMISMEMBER)."""
 
 ERRORS = (exceptions.RedisError, exceptions.RedisClusterException, OSError)
 """What a client raises."""
 
 
-async def check_server(client: Client, place: str) -> None:
-    """Refuse a server that is none, too old a one, or one of another kind than the client is for."""
-    clustered = isinstance(client, RedisCluster)
-    try:
-        if clustered:
-            await client.initialize()
-        about: dict[str, Any] = await cast(Any, client).info("server")
-    except exceptions.ResponseError as error:
-        # An ACL user may not ask; a server that does not know the question is a stand-in.
-        if isinstance(error, exceptions.NoPermissionError) or "unknown command" in str(error).lower():
-            return
-        raise _at_start(translated(error, place)) from error
-    except ERRORS as error:
-        raise _at_start(translated(error, place)) from error
-    version, mode = str(about.get("redis_version", "")), about.get("redis_mode", "standalone")
-    if mode == "sentinel":
-        raise StoreIncompatible(f"{place} is a Sentinel; write redis+sentinel://HOST:PORT,HOST:PORT/SERVICE")
-    if mode == "cluster" and not clustered:
-        raise _node_of_cluster(place)
-    numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
-    if numbers and numbers < OLDEST:
-        raise StoreIncompatible(f"{place} is Redis {version}; batchflow needs 6.2 or newer")
-
-
-async def check_eviction(client: Client, place: str) -> None:
-    """Say where the server may throw away what it holds. One that does not tell is believed."""
-    try:
-        about: dict[str, Any] = await cast(Any, client).info("memory")
-    except ERRORS:
-        return
-    policy = str(about.get("maxmemory_policy", "noeviction"))
-    if policy != "noeviction":
-        logger().warning(
-            "[batchflow] The server evicts keys when its memory is full, and what it evicts is lost: work, batches, "
-            "the ledger; set maxmemory-policy to noeviction",
-            server=place,
-            maxmemory_policy=policy,
-        )
-
-
-def _at_start(error: StoreError) -> StoreError:
-    # Nobody tries again what has not begun.
-    what, again, _ = str(error).partition("; it is tried again")
-    away = " cannot be reached: " in what or what.endswith("did not answer in time")
-    return type(error)(f"{what}; {'start the server, or correct the URL' if away else 'try again'}") if again else error
-
-
-def translated(error: BaseException, place: str) -> StoreError:
+def translate_error(error: BaseException, place: str) -> StoreError:
     """What an error of the client means, and what to do about it."""
     if (distrust := _cause(error, ssl.SSLCertVerificationError)) is not None:
         return StoreIncompatible(
@@ -80,11 +29,11 @@ def translated(error: BaseException, place: str) -> StoreError:
         case exceptions.ClusterError():
             return StoreUnavailable(f"{place} is not ready: {error}; it is tried again")
         case exceptions.AskError():
-            return _node_of_cluster(place)
+            return single_cluster_node(place)
         case exceptions.AuthenticationError() | exceptions.AuthorizationError():
-            return _kept_out(str(error), place)
+            return _login_failed(str(error), place)
         case exceptions.NoPermissionError():
-            return meaning(f"NOPERM {error}", place)
+            return error_of_answer(f"NOPERM {error}", place)
         case exceptions.InvalidResponse():
             return StoreIncompatible(f"{place} does not answer as Redis does; give the URL of a Redis server")
         case exceptions.BusyLoadingError():
@@ -94,13 +43,13 @@ def translated(error: BaseException, place: str) -> StoreError:
         case exceptions.ConnectionError():
             if "Protocol Error" in str(error):
                 return StoreIncompatible(f"{place} does not answer as Redis does; give the URL of a Redis server")
-            return _out_of_reach(error, place)
+            return _unreachable(error, place)
         case asyncio.CancelledError():
             return StoreUnavailable(f"{place} was not waited for any longer")
         case OSError():
-            return _out_of_reach(error, place)
+            return _unreachable(error, place)
         case _:
-            return meaning(str(error), place)
+            return error_of_answer(str(error), place)
 
 
 _OWN_FAULT = re.compile(
@@ -114,7 +63,7 @@ _OWN_FAULT = re.compile(
 answers of a server, a proxy or a service above all: what is to be written must not be lost for them."""
 
 
-def meaning(error: str, place: str) -> StoreError:
+def error_of_answer(error: str, place: str) -> StoreError:
     """What an error that the server answered means."""
     if "OOM" in error or "maxmemory" in error:
         return StoreUnavailable(
@@ -135,7 +84,7 @@ def meaning(error: str, place: str) -> StoreError:
             f"{place} holds schema {error.split()[1]} by now, which another version has made of it; upgrade this one"
         )
     if "WRONGPASS" in error or "NOAUTH" in error:
-        return _kept_out(error, place)
+        return _login_failed(error, place)
     if "DB index" in error:
         return StoreIncompatible(f"{place} has no database of this number; name another one, such as 0")
     if "The user executing the script" in error:
@@ -151,14 +100,14 @@ def meaning(error: str, place: str) -> StoreError:
     return StoreUnavailable(f"{place} is not ready: {error.rstrip('.')}; it is tried again")
 
 
-def meanwhile(error: StoreError) -> StoreError:
+def as_temporary(error: StoreError) -> StoreError:
     """What an error means once the server has been found to be the right one: it was so, and will be again."""
     if not isinstance(error, StoreIncompatible):
         return error
     return StoreUnavailable(f"{error}; it is tried again meanwhile")
 
 
-def _kept_out(error: str, place: str) -> StoreIncompatible:
+def _login_failed(error: str, place: str) -> StoreIncompatible:
     if any(word in error for word in ("NOAUTH", "HELLO must be called", "Authentication required")):
         why = "it wants a password"
     elif any(word in error for word in ("WRONGPASS", "invalid username-password", "invalid password")):
@@ -168,11 +117,11 @@ def _kept_out(error: str, place: str) -> StoreIncompatible:
     return StoreIncompatible(f"{place} does not let us in: {why}; correct user and password of the URL")
 
 
-def _out_of_reach(error: BaseException, place: str) -> StoreUnavailable:
+def _unreachable(error: BaseException, place: str) -> StoreUnavailable:
     return StoreUnavailable(f"{place} cannot be reached: {str(error).rstrip('.')}; it is tried again")
 
 
-def forbidden(commands: Sequence[str], place: str) -> StoreIncompatible:
+def missing_commands(commands: Sequence[str], place: str) -> StoreIncompatible:
     """The user may not run some of the commands."""
     return StoreIncompatible(
         f"{place} forbids what batchflow needs: its user may not run {', '.join(commands)}; give the user more rights"
@@ -190,10 +139,10 @@ def _of_cluster(error: exceptions.RedisClusterException, place: str) -> StoreErr
         return StoreUnavailable(f"{place} is not ready: {error}; it is tried again")
     if "cluster support disabled" in str(cause):
         return StoreIncompatible(f"{place} is no Redis Cluster; write redis:// in place of redis+cluster://")
-    return translated(cause, place)
+    return translate_error(cause, place)
 
 
-def _node_of_cluster(place: str) -> StoreIncompatible:
+def single_cluster_node(place: str) -> StoreIncompatible:
     return StoreIncompatible(
         f"{place} is one node of a Redis Cluster; write redis+cluster://HOST:PORT, or give a RedisCluster client"
     )

@@ -3,7 +3,7 @@
 import pytest
 
 from batchflow import Batchflow
-from batchflow.engine.dispatch import Dispatcher
+from batchflow.engine.dispatcher import Dispatcher
 from batchflow.errors import StoreUnavailable
 from batchflow.stores.sqlite import SqliteStore
 from batchflow.testing import ManualClock
@@ -24,9 +24,9 @@ async def test_the_report_of_progress_is_made_every_half_minute(monkeypatch: pyt
             raise StoreUnavailable("away")
 
     flow = Batchflow(SqliteStore(":memory:", clock=ManualClock()))
-    flow.engine.report = report
-    monkeypatch.setattr("batchflow.engine.housekeeping.SWEEP_S", 0)
-    monkeypatch.setattr(Dispatcher, "sweep", beat)
+    flow.engine.report_progress = report
+    monkeypatch.setattr("batchflow.engine.worker.TICK_S", 0)
+    monkeypatch.setattr(Dispatcher, "cancel_overdue", beat)
     async with flow:
         await wait_until(lambda: len(reports) >= 3, description="three reports are made")
     assert reports[:3] == [30, 60, 90]

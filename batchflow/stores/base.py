@@ -1,0 +1,331 @@
+"""Group commit: everything asked for in one turn of the event loop goes to the store in one transaction.
+
+While a group is being written the next one gathers, so that the busier a program is, the larger its groups are.
+"""
+
+import asyncio
+import contextlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from operator import itemgetter
+from typing import Any, NamedTuple, TypeAlias
+
+from batchflow.core.batch import NewBatch
+from batchflow.core.flow import FlowControl
+from batchflow.core.message import Message
+from batchflow.core.run import Step
+from batchflow.core.settlement import Effect, Settled, Settlement
+from batchflow.core.store import Verdict
+from batchflow.errors import StoreError
+
+ORDER = (
+    "register",
+    "declare",
+    "pin",
+    "unpin",
+    "pause",
+    "resume",
+    "open_batch",
+    "record",
+    "record_with_effects",
+    "settle",
+    "publish",
+    "renew",
+    "deregister",
+    "expire",
+    "notify",
+    "cancel_run",
+    "cancel_all",
+    "cancel_batch",
+    "pause_batch",
+    "resume_batch",
+    "redrive",
+    "sweep_cancelled",
+    "remove_idle",
+    "mark",
+    "forget",
+    "prune",
+    "reconcile",
+    "claim",
+)
+"""The order of verbs within a group: what ends work comes before what starts it, and claiming sees the whole group."""
+
+_RANK = {verb: rank for rank, verb in enumerate(ORDER)}
+
+
+def rank(verb: str) -> int:
+    """The place of a verb in that order; those that read come after all of it."""
+    return _RANK.get(verb, len(ORDER))
+
+
+NOTIFYING_VERBS = frozenset(
+    {
+        "publish",
+        "open_batch",
+        "record_with_effects",
+        "settle",
+        "declare",
+        "pin",
+        "unpin",
+        "resume",
+        "deregister",
+        "expire",
+        "notify",
+        "cancel_run",
+        "cancel_all",
+        "cancel_batch",
+        "resume_batch",
+        "redrive",
+        "sweep_cancelled",
+        "reconcile",
+    }
+)
+"""Verbs after which something may be due, or may have ended."""
+
+
+class Operation(NamedTuple):
+    """A verb with its arguments, and where its answer goes."""
+
+    verb: str
+    arguments: tuple[Any, ...]
+    future: asyncio.Future[Any]
+
+
+_new_operation: Callable[..., Operation] = tuple[Any, ...].__new__
+_verb_of: Callable[[Operation], str] = itemgetter(Operation._fields.index("verb"))
+
+Answers: TypeAlias = list[tuple[bool, Any]]
+"""For each operation in order: whether it was carried out, and its answer or the exception."""
+
+Submit: TypeAlias = Callable[[list[Operation], Callable[[Answers], None]], None]
+"""Writes a group and then calls back, on the event loop, with the answers."""
+
+
+class GroupCommit:
+    """Gathers operations and hands them over, one group at a time.
+
+    `on_change` is called after a group after which something may be due, or may have ended.
+    """
+
+    def __init__(self, submit: Submit, on_change: Callable[[], None]) -> None:
+        self._submit = submit
+        self._on_change = on_change
+        self._pending: list[Operation] = []
+        self._scheduled = False
+        self._writing = False
+        self._loop = asyncio.get_running_loop()
+        self._drained: asyncio.Future[None] | None = None
+
+    def add(self, verb: str, *arguments: Any) -> "asyncio.Future[Any]":
+        """Ask for `verb`; the future has its answer once the group it went with is durable.
+
+        Raises:
+            StoreError: it belongs to another event loop than the one it is called on; nothing was asked for.
+        """
+        loop = self._loop
+        if asyncio.get_running_loop() is not loop:
+            raise StoreError(
+                "the app runs on another event loop than the one it is called on; from another thread write "
+                "flow.trigger_sync(…), or asyncio.run_coroutine_threadsafe(…, loop_of_the_app)"
+            )
+        # Neither `create_future` nor the tuple's constructor: each is a call more, several times for every item.
+        future: asyncio.Future[Any] = asyncio.Future(loop=loop)
+        self._pending.append(_new_operation(Operation, (verb, arguments, future)))
+        if not self._scheduled and not self._writing:
+            self._scheduled = True
+            self._loop.call_soon(self._flush)
+        return future
+
+    def _flush(self) -> None:
+        self._scheduled = False
+        if not self._pending or self._writing:
+            return
+        group, self._pending = self._pending, []
+        self._writing = True
+        self._submit(group, lambda answers: self._finish(group, answers))
+
+    def _finish(self, group: list[Operation], answers: Answers) -> None:
+        self._writing = False
+        for operation, (carried_out, answer) in zip(group, answers, strict=True):
+            if operation.future.cancelled():
+                continue
+            if carried_out:
+                operation.future.set_result(answer)
+            else:
+                operation.future.set_exception(answer)
+                # Who gave up waiting is not told of it by a warning at exit.
+                operation.future.exception()
+        if self._drained is not None and not self._drained.done():
+            self._drained.set_result(None)
+        if not NOTIFYING_VERBS.isdisjoint(map(_verb_of, group)):
+            self._on_change()
+        # After the tasks that were just woken and those that these wake, so that what they ask for goes along.
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._loop.call_soon, self._flush)
+
+    async def drain(self) -> None:
+        """Wait until everything asked for so far is written."""
+        while self._pending or self._writing:
+            self._drained = self._loop.create_future()
+            await self._drained
+
+
+SWEEP_LIMIT = 2_000
+"""How much of what is cancelled is ended."""
+
+SWEEP_LIMIT_AT_CANCEL = 200
+"""How much of a batch is ended before its cancellation is answered; the rest follows in slices."""
+
+IDLE_KEYS_LIMIT = 500
+"""How many flow keys are looked at, whether they are idle."""
+
+LANES_LIMIT = 64
+"""From how many lanes one round of a claim takes."""
+
+PRUNE_LIMIT = 5_000
+"""How many rows whose retention is over are removed."""
+
+
+class WriteVerbs(ABC):
+    """The part of a store that asks for one operation and hands its answer on."""
+
+    _sweeping: "asyncio.Task[None] | None" = None
+
+    @abstractmethod
+    def _enqueue(self, verb: str, *arguments: Any) -> "asyncio.Future[Any]":
+        """Ask for an operation; the future has its answer once it is durable."""
+
+    # Messages
+
+    async def publish(self, messages: Sequence[Message]) -> Sequence[bool]:
+        """See the protocol."""
+        return list(await self._enqueue("publish", messages))
+
+    def record(self, claim: str, fence: int, step: Step, effects: tuple[Effect, ...] = ()) -> "asyncio.Future[Verdict]":
+        """See the protocol."""
+        if effects:
+            return self._enqueue("record_with_effects", claim, fence, step, effects)
+        return self._enqueue("record", claim, fence, step)
+
+    def settle(self, settlement: Settlement) -> "asyncio.Future[Settled]":
+        """See the protocol."""
+        return self._enqueue("settle", settlement)
+
+    async def expire(self) -> int:
+        """See the protocol."""
+        taken_back: int = await self._enqueue("expire")
+        await self._sweep_cancelled()
+        # Keys that are idle go a slice at a time; a slice without any ends it, for the next call to go on from there.
+        while await self._enqueue("remove_idle"):
+            pass
+        return taken_back
+
+    async def redrive(self, id: str) -> bool:
+        """See the protocol."""
+        return await self._enqueue("redrive", id)
+
+    # Runs
+
+    async def cancel_run(self, id: str) -> bool:
+        """See the protocol."""
+        found: bool = await self._enqueue("cancel_run", id)
+        self._sweep_in_background()
+        return found
+
+    async def cancel_runs(self, *, destination: str | None = None, label: str | None = None) -> int:
+        """See the protocol."""
+        count = 0
+        while (destination or label) and (found := await self._enqueue("cancel_all", destination, label)):
+            count += found
+        self._sweep_in_background()
+        return count
+
+    # Events
+
+    async def notify(self, event: str, data: str, run: str | None = None) -> Sequence[str]:
+        """See the protocol."""
+        return list(await self._enqueue("notify", event, data, run))
+
+    # Batches
+
+    async def open_batch(self, batch: NewBatch, messages: Sequence[Message]) -> bool:
+        """See the protocol."""
+        return await self._enqueue("open_batch", batch, messages)
+
+    async def cancel_batch(self, id: str) -> bool:
+        """See the protocol."""
+        begun: bool = await self._enqueue("cancel_batch", id)
+        if begun:
+            self._sweep_in_background()
+        return begun
+
+    async def pause_batch(self, id: str) -> bool:
+        """See the protocol."""
+        return await self._enqueue("pause_batch", id)
+
+    async def resume_batch(self, id: str) -> bool:
+        """See the protocol."""
+        return await self._enqueue("resume_batch", id)
+
+    def _sweep_in_background(self) -> None:
+        """End what waits of cancelled batches without having anybody wait for it."""
+        if self._sweeping is None or self._sweeping.done():
+            self._sweeping = asyncio.create_task(self._sweep_ignoring_errors(), name="batchflow-cancelling")
+
+    async def _sweep_ignoring_errors(self) -> None:
+        # Whoever keeps house goes on with it where this one cannot.
+        with contextlib.suppress(StoreError):
+            await self._sweep_cancelled()
+
+    async def _sweep_cancelled(self) -> None:
+        """End what waits of cancelled batches, a slice at a time."""
+        while await self._enqueue("sweep_cancelled"):
+            pass
+
+    async def _stop_sweep(self) -> None:
+        """Have nothing swept any more; what is left is ended by whoever keeps house next."""
+        sweeping, self._sweeping = self._sweeping, None
+        if sweeping is not None:
+            sweeping.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await sweeping
+
+    # The ledger
+
+    async def mark(self, ledger: str, ids: Sequence[str], ttl_ms: int | None) -> None:
+        """See the protocol."""
+        await self._enqueue("mark", ledger, ids, ttl_ms)
+
+    async def forget(self, ledger: str, ids: Sequence[str] | None = None) -> int:
+        """See the protocol."""
+        return await self._enqueue("forget", ledger, ids)
+
+    # Flow keys
+
+    async def declare(self, limits: Sequence[FlowControl]) -> None:
+        """See the protocol."""
+        await self._enqueue("declare", limits)
+
+    async def pin(self, limits: FlowControl) -> None:
+        """See the protocol."""
+        await self._enqueue("pin", limits)
+
+    async def unpin(self, key: str, *, parallelism: bool = True, rate: bool = True) -> None:
+        """See the protocol."""
+        await self._enqueue("unpin", key, parallelism, rate)
+
+    async def pause(self, key: str) -> None:
+        """See the protocol."""
+        await self._enqueue("pause", key)
+
+    async def resume(self, key: str) -> None:
+        """See the protocol."""
+        await self._enqueue("resume", key)
+
+    # Housekeeping
+
+    async def prune(self, retention_ms: int) -> int:
+        """See the protocol."""
+        swept: int = await self._enqueue("sweep_cancelled")
+        return swept + await self._enqueue("prune", retention_ms, PRUNE_LIMIT)
