@@ -13,7 +13,7 @@ from tests.stores import redis_keys
 hypothesis.settings.register_profile("repeatable", derandomize=True)
 hypothesis.settings.load_profile("repeatable")
 
-pytest.register_assert_rewrite("batchflow.testing.conformance")
+pytest.register_assert_rewrite("tests.conformance")
 
 
 redis_keys.watch()

@@ -3,22 +3,15 @@
 from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
-from batchflow.checking.body import Body, Given
+from batchflow.checking.call_graph import reachable_functions
 from batchflow.checking.finding import Finding
-from batchflow.checking.reach import reach
-from batchflow.checking.rules_awaits import foreign_awaits
-from batchflow.checking.rules_chance import time_and_chance
-from batchflow.checking.rules_handlers import swallowed_suspensions
-from batchflow.checking.rules_io import global_state, input_and_output, sleeping
-from batchflow.checking.rules_limits import limited_waits
-from batchflow.checking.rules_lost import lost_steps
-from batchflow.checking.rules_names import duplicate_names, names_in_loops
-from batchflow.checking.rules_nesting import nested_steps
-from batchflow.checking.rules_order import unordered_steps
-from batchflow.checking.scope import FunctionNode
-from batchflow.checking.source import Source
+from batchflow.checking.function import CallerFacts, FunctionBody
+from batchflow.checking.rules_replay import foreign_awaits, global_state, input_and_output, sleeping, time_and_chance
+from batchflow.checking.rules_steps import duplicate_names, lost_steps, names_in_loops, nested_steps, unordered_steps
+from batchflow.checking.rules_suspension import limited_waits, swallowed_suspensions
+from batchflow.checking.source import FunctionNode, SourceFile
 
-Rule: TypeAlias = Callable[[Body], Iterator[Finding]]
+Rule: TypeAlias = Callable[[FunctionBody], Iterator[Finding]]
 
 RULES: tuple[Rule, ...] = (
     duplicate_names,
@@ -36,11 +29,11 @@ RULES: tuple[Rule, ...] = (
 )
 
 
-def check(source: Source, function: FunctionNode, context: str) -> list[Finding]:
+def check(source: SourceFile, function: FunctionNode, context: str) -> list[Finding]:
     """What makes the function unsafe to replay, by line; `context` is its parameter that is the context.
 
     A line with the comment `# batchflow: ok` is left out.
     """
-    body = Body(source, function, Given(contexts=frozenset({context})), None)
-    found = {finding for part in reach(body) for rule in RULES for finding in rule(part)}
+    body = FunctionBody(source, function, CallerFacts(contexts=frozenset({context})), None)
+    found = {finding for part in reachable_functions(body) for rule in RULES for finding in rule(part)}
     return sorted(it for it in found if it.line not in source.silenced)

@@ -19,12 +19,12 @@ class Finding:
         return f"{self.path}:{self.line}: {self.rule}: {self.message}"
 
 
-def spell_call(call: ast.Call) -> str:
+def format_call(call: ast.Call) -> str:
     """A call for a sentence: `open(…)`, or `time.time()` where nothing is passed."""
-    what = shortened(ast.unparse(call.func))
+    what = shorten(ast.unparse(call.func))
     return f"{what}(…)" if call.args or call.keywords else f"{what}()"
 
 
-def shortened(code: str) -> str:
+def shorten(code: str) -> str:
     """Code for a sentence: its beginning, where there is much of it."""
     return code if len(code) <= _LONG else f"{code[:_LONG]}…"

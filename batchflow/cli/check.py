@@ -14,7 +14,7 @@ import typer
 from batchflow.app import Batchflow
 from batchflow.checking.check import check
 from batchflow.checking.finding import Finding
-from batchflow.checking.source import Source
+from batchflow.checking.source import SourceFile
 from batchflow.cli.output import Output
 from batchflow.cli.target import load_flow
 
@@ -67,9 +67,9 @@ class Files:
     """The files that have been read, each once."""
 
     def __init__(self) -> None:
-        self._read: dict[str, Source | None] = {}
+        self._read: dict[str, SourceFile | None] = {}
 
-    def source(self, path: str, function: Callable[..., Any]) -> Source | None:
+    def source(self, path: str, function: Callable[..., Any]) -> SourceFile | None:
         """The file a function stands in; None where there is none, or it is no Python."""
         if path not in self._read:
             # It knows where modules keep their source that come out of an archive.
@@ -112,9 +112,9 @@ def _findings(durable: Durable, files: Files) -> list[Finding]:
     return check(source, node, durable.context)
 
 
-def _parsed(text: str, path: str) -> Source | None:
+def _parsed(text: str, path: str) -> SourceFile | None:
     try:
-        return Source(text, path)
+        return SourceFile(text, path)
     except SyntaxError:
         return None
 

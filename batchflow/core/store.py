@@ -1,4 +1,4 @@
-"""What a store promises: the specification that `batchflow.testing.conformance` holds every store to.
+"""What a store promises: the specification that `tests.conformance` holds every store to.
 
 Every verb is one transaction, and safe to repeat after a reply was lost, where it does not say otherwise. Times are ms
 since the epoch, by the store's own clock. A verb raises `StoreUnavailable` when it could not be carried out for now,

@@ -5,14 +5,14 @@ import random
 
 from batchflow.core.duration import Duration, to_ms
 
-START = 1_700_000_000_000
+DEFAULT_START = 1_700_000_000_000
 """Where a clock stands that is told nothing else: 2023-11-14 22:13:20 UTC."""
 
 
 class ManualClock:
     """Stands still until it is moved; `start` is in milliseconds since the epoch."""
 
-    def __init__(self, start: int = START) -> None:
+    def __init__(self, start: int = DEFAULT_START) -> None:
         self._now = start
 
     def now(self) -> int:

@@ -11,12 +11,12 @@ from batchflow.engine.dispatcher import Dispatcher
 from batchflow.engine.observers import CountingObserver
 from batchflow.engine.worker import LEASE_MS
 from batchflow.testing.clock import ManualClock
-from batchflow.testing.passing import Died, PassingStore
+from batchflow.testing.faults import ProcessCrashed, StoreProxy
 
 _numbers = itertools.count(1)
 
 
-class Driven(NamedTuple):
+class DriveResult(NamedTuple):
     """What `drive` did. `elapsed_ms` is virtual; `endings` counts settlements by how they ended.
 
     `waiting` are the messages left by flow key, which time alone does not start: their key is paused, or their
@@ -33,7 +33,7 @@ class StillWaiting(AssertionError):
     """The app did not come to rest within the bound; the message says what is left."""
 
 
-async def drive(app: Batchflow, clock: ManualClock, *, rounds: int = 10_000, until: int | None = None) -> Driven:
+async def drive(app: Batchflow, clock: ManualClock, *, rounds: int = 10_000, until: int | None = None) -> DriveResult:
     """Claim, deliver and settle until nothing is due, jump the clock to what is due next, and so on to the end.
 
     The app was made with `clock` and has no worker of its own. Claims of workers that died come back when their lease
@@ -42,7 +42,7 @@ async def drive(app: Batchflow, clock: ManualClock, *, rounds: int = 10_000, unt
 
     Raises:
         StillWaiting: it goes on after `rounds` claims.
-        Died: a `FaultyStore` was told to; the claims stay with the dead worker, for a further `drive` to take back.
+        ProcessCrashed: a `FaultyStore` crashed; its claims stay with the worker until a later `drive` reclaims them.
     """
     await app.engine.open()
     store = app.engine.store
@@ -52,21 +52,23 @@ async def drive(app: Batchflow, clock: ManualClock, *, rounds: int = 10_000, unt
     dispatcher, tally = app.engine.make_dispatcher(worker), CountingObserver()
     with app.engine.observers.telling(tally):
         for _ in range(rounds):
-            claimed = await _unless_dead(store, dispatcher)
-            if not claimed.claims and not await _move_on(store, worker, claimed.next_due, clock, until):
+            claimed = await _claim_until_crash(store, dispatcher)
+            if not claimed.claims and not await _advance_clock(store, worker, claimed.next_due, clock, until):
                 break
         else:
-            raise StillWaiting(f"not at rest after {rounds} rounds and {clock.now() - begun} ms: {await _left(store)}")
+            raise StillWaiting(
+                f"not at rest after {rounds} rounds and {clock.now() - begun} ms: {await _describe_remaining(store)}"
+            )
     await store.dismiss(worker)
     waiting = {flow.limits.key or "": flow.waiting for flow in await store.flows() if flow.waiting}
-    return Driven(tally.claims, tally.endings, clock.now() - begun, waiting)
+    return DriveResult(tally.claims, tally.endings, clock.now() - begun, waiting)
 
 
-async def _unless_dead(store: Store, dispatcher: Dispatcher) -> Claimed:
+async def _claim_until_crash(store: Store, dispatcher: Dispatcher) -> Claimed:
     """Claim once and carry all of it out."""
-    if not isinstance(store, PassingStore):
-        return await _round(dispatcher)
-    round = asyncio.ensure_future(_round(dispatcher))
+    if not isinstance(store, StoreProxy):
+        return await _run_round(dispatcher)
+    round = asyncio.ensure_future(_run_round(dispatcher))
     death = asyncio.ensure_future(store.died.wait())
     try:
         await asyncio.wait([round, death], return_when=asyncio.FIRST_COMPLETED)
@@ -76,25 +78,27 @@ async def _unless_dead(store: Store, dispatcher: Dispatcher) -> Claimed:
         death.cancel()
         if not round.done():
             # A test that is cancelled is so at every await, and this has to be carried out all the same.
-            await asyncio.shield(asyncio.ensure_future(_abandon(store, dispatcher, round)))
-    raise Died("the store's process died, as the test wants it")
+            await asyncio.shield(asyncio.ensure_future(_cancel_round(store, dispatcher, round)))
+    raise ProcessCrashed("the store's process died, as the test wants it")
 
 
-async def _abandon(store: PassingStore, dispatcher: Dispatcher, round: "asyncio.Future[Claimed]") -> None:
+async def _cancel_round(store: StoreProxy, dispatcher: Dispatcher, round: "asyncio.Future[Claimed]") -> None:
     """End what is under way: a process that died takes it with it, and a test that is cancelled leaves nothing."""
     round.cancel()
     await asyncio.gather(round, return_exceptions=True)
-    store.bury()
+    store.release_settlements()
     await dispatcher.stop(0)
 
 
-async def _round(dispatcher: Dispatcher) -> Claimed:
+async def _run_round(dispatcher: Dispatcher) -> Claimed:
     claimed = await dispatcher.claim_once()
     await dispatcher.join()
     return claimed
 
 
-async def _move_on(store: Store, worker: str, next_due: int | None, clock: ManualClock, until: int | None) -> bool:
+async def _advance_clock(
+    store: Store, worker: str, next_due: int | None, clock: ManualClock, until: int | None
+) -> bool:
     """Jump to when there may be something to do; False when that time never comes, or only after `until`."""
     now = clock.now()
     # Nothing is under way here, so that it is a dead worker that holds what is in use.
@@ -112,7 +116,7 @@ async def _move_on(store: Store, worker: str, next_due: int | None, clock: Manua
     return await store.expire() > 0 or next_due is not None
 
 
-async def _left(store: Store) -> str:
+async def _describe_remaining(store: Store) -> str:
     flows = [
         f"{flow.waiting} waiting and {flow.in_use} running under '{flow.limits.key}'"
         for flow in await store.flows()

@@ -1,10 +1,11 @@
 """A user's app in memory and in virtual time, for the length of one test."""
 
-from collections.abc import Sequence
+import random
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Self, TypeVar, cast, overload
+from typing import Any, Self, TypedDict, TypeVar, cast, overload
 
 from pydantic import BaseModel
 from typing_extensions import Unpack
@@ -12,24 +13,268 @@ from typing_extensions import Unpack
 from batchflow.app import Batchflow
 from batchflow.batch.bound import Workflow
 from batchflow.batch.handle import BatchHandle
+from batchflow.batch.item_ids import Id
 from batchflow.batch.summary import BatchSummary
 from batchflow.core.duration import Duration, to_ms
+from batchflow.core.spelling import did_you_mean
 from batchflow.core.store import Store
 from batchflow.errors import ConfigurationError
 from batchflow.serve.functions import ServedFunction
 from batchflow.serve.runs import RunHandle
-from batchflow.serve.trigger import TriggerOptions
+from batchflow.serve.trigger import Dedup, TriggerOptions
 from batchflow.serve.validation import parse_timestamp
-from batchflow.testing.arranged import Arranged
-from batchflow.testing.calls import Unanswered
-from batchflow.testing.clock import START, FixedEntropy, ManualClock
+from batchflow.testing.clock import DEFAULT_START, FixedEntropy, ManualClock
 from batchflow.testing.drive import StillWaiting, drive
-from batchflow.testing.options import BatchOptions, StoreOption
-from batchflow.testing.passing import Died
-from batchflow.testing.places import place_of
-from batchflow.testing.process import ProcessStore
-from batchflow.testing.records import FINAL, BatchRecord, RunRecord
-from batchflow.testing.standins import HasId, id_of
+from batchflow.testing.faults import FaultPlan, PlannedCrash, ProcessCrashed, ProcessStore, require_positive
+from batchflow.testing.history import History
+from batchflow.testing.records import FINAL_STATES, BatchRecord, RunRecord, StepRecord, format_table
+from batchflow.testing.stores import StoreOption, store_for
+from batchflow.testing.stubs import (
+    HasId,
+    StepStubs,
+    Stub,
+    StubCaller,
+    Unanswered,
+    call_response,
+    describe_unused_call,
+    describe_unused_step,
+    id_of,
+    raise_error,
+    return_value,
+)
+
+
+class Recording:
+    """Runs and steps as they stand after the latest drive; as text, a table of them."""
+
+    clock: ManualClock
+    """The time, which stands still until the app is driven."""
+
+    def __init__(self, clock: ManualClock) -> None:
+        self.clock = clock
+        self._history = History(clock.now, self.__str__)
+        self._batches: dict[str, BatchRecord[Any]] = {}
+        self._start = self._history.now()
+
+    def __str__(self) -> str:
+        return format_table(self._start, self.now, self._history.runs.values(), self._batches.values())
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self}>"
+
+    @property
+    def now(self) -> datetime:
+        """The virtual time, in UTC."""
+        return self._history.now()
+
+    @property
+    def runs(self) -> list[RunRecord[Any]]:
+        """All runs, in the order in which they were first seen: triggered ones, children, items of batches."""
+        return [run for run in self._history.runs.values() if not run.is_layer]
+
+    @property
+    def steps(self) -> list[StepRecord]:
+        """Every execution of a step, and every end of one that waited, of all runs, in their order."""
+        return list(self._history.steps)
+
+    def assert_ran(self, step: str, *, times: int | None = None, run: HasId | str | None = None) -> None:
+        """The step was executed, `times` times or at least once; repeats after failures and crashes count.
+
+        A step that waits counts when its wait has ended. `run` looks at that run alone.
+
+        Raises:
+            AssertionError: it was not; all that happened is printed.
+        """
+        count = self._count(step, run)
+        if count == times or (times is None and count):
+            return
+        known = self._history.kinds()
+        near = did_you_mean(step, known) if step not in known else ""
+        wanted = "" if times is None else f", not {_times(times)}"
+        raise AssertionError(f"step '{step}' ran {_times(count)}{wanted}{near}\n{self}")
+
+    def assert_not_ran(self, step: str, *, run: HasId | str | None = None) -> None:
+        """The step was never executed.
+
+        Raises:
+            AssertionError: it was; all that happened is printed.
+        """
+        if count := self._count(step, run):
+            raise AssertionError(f"step '{step}' ran {_times(count)}\n{self}")
+
+    def assert_steps(self, run: HasId | str, steps: Sequence[str]) -> None:
+        """These are the steps of the run that have ended, in the order in which their outcomes were recorded.
+
+        Raises:
+            AssertionError: they are others; all that happened is printed.
+        """
+        id = id_of(run) or ""
+        found = self._history.runs.get(id)
+        if found is None:
+            raise AssertionError(f"there is no run '{id}'\n{self}")
+        if found.steps != list(steps):
+            raise AssertionError(f"the steps of run '{id}' are {found.steps}, not {list(steps)}\n{self}")
+
+    def _count(self, step: str, run: HasId | str | None) -> int:
+        id = id_of(run)
+        return sum(record.name == step and id in (None, record.run) for record in self._history.steps)
+
+
+def _times(count: int) -> str:
+    return f"{count} time{'' if count == 1 else 's'}"
+
+
+class Unused(AssertionError):
+    """What a test has arranged never came about; the message says what, and what may have been meant."""
+
+
+class Scenario(Recording):
+    """Stand-ins for steps and calls by name, and faults that a workflow has to stand."""
+
+    def __init__(self, clock: ManualClock, *, allow_network: bool) -> None:
+        super().__init__(clock)
+        self._steps = StepStubs(self._history)
+        self._caller = StubCaller(self._history, allow_network=allow_network)
+        self._faults = FaultPlan()
+
+    # Stand-ins
+
+    def answer(self, step: str, value: object, *, run: HasId | str | None = None) -> None:
+        """Execute something else in place of a step: return `value`, or, where it is a function, call that.
+
+        The function is given the step's arguments, and may be async. The value passes through the step's type. `run`
+        holds it to one run.
+        """
+        self._steps.stubs.add(Stub(kind="answer", target=step, run=id_of(run), act=return_value(value)))
+
+    def fail(
+        self,
+        step: str,
+        error: Exception | type[Exception],
+        *,
+        times: int | None = 1,
+        run: HasId | str | None = None,
+    ) -> None:
+        """Raise `error` in place of a step, the first `times` times; None: always.
+
+        Raises:
+            ConfigurationError: `times` is below 1.
+        """
+        self._steps.stubs.add(Stub(kind="fail", target=step, run=id_of(run), act=raise_error(error), times=times))
+
+    def answer_call(
+        self,
+        call: str,
+        status: int = 200,
+        body: object = None,
+        headers: Mapping[str, str] | None = None,
+        *,
+        times: int | None = None,
+        run: HasId | str | None = None,
+    ) -> None:
+        """Answer `ctx.call`: the step of that name, or every call to a URL that begins so.
+
+        Text and bytes go as they are, anything else as JSON; a function is given the `CallRequest` and returns the
+        body. With `times` it answers that often, and goes before what always answers: a 503 first, then a 200.
+
+        Raises:
+            ConfigurationError: `times` is below 1.
+        """
+        act = call_response(status, body, headers)
+        self._caller.stubs.add(Stub(kind="answer_call", target=call, run=id_of(run), act=act, times=times))
+
+    def fail_call(
+        self,
+        call: str,
+        error: Exception | str = "connection refused",
+        *,
+        times: int | None = 1,
+        run: HasId | str | None = None,
+    ) -> None:
+        """Give a call no answer, the first `times` times; None: always. Which call: as for `answer_call`.
+
+        Raises:
+            ConfigurationError: `times` is below 1.
+        """
+        act = raise_error(ConnectionError(error) if isinstance(error, str) else error)
+        self._caller.stubs.add(Stub(kind="fail_call", target=call, run=id_of(run), act=act, times=times))
+
+    # Faults
+
+    def crash_before(self, step: int | str) -> None:
+        """Let the process die before a step is written: it was executed, and nobody knows. See `crash_after`."""
+        self._crash(PlannedCrash(step, "before"))
+
+    def crash_after(self, step: int | str) -> None:
+        """Let the process die right after a step is written; its work is taken up again when its lease has ended.
+
+        `step` is a name, or counts the steps of all runs in the order in which they are first written, from 1. A step
+        that waits is written when its wait begins. Several crashes may be arranged, each happens once.
+
+        Raises:
+            ConfigurationError: the number is below 1.
+        """
+        self._crash(PlannedCrash(step, "after"))
+
+    def deliver_twice(self, delivery: int = 1) -> None:
+        """Deliver once more what is delivered as the n-th, while the first delivery is still at it.
+
+        Both execute the step that comes next; what the first one does after that counts for nothing. Deliveries are
+        those of runs, again after every wait; calls do not count.
+
+        Raises:
+            ConfigurationError: the number is below 1.
+        """
+        self._faults.twice.add(require_positive(delivery, "delivery"))
+
+    def deliver_late(self, by: Duration) -> None:
+        """Deliver everything so much later than it is due, from here on."""
+        self._faults.late_ms = to_ms(by, option="by")
+
+    def reorder(self, seed: int = 0) -> None:
+        """Deliver what is due one by one, in an order that chance decides: the same one for the same `seed`."""
+        self._faults.order = random.Random(seed)
+
+    def _crash(self, crash: PlannedCrash) -> None:
+        if not isinstance(crash.step, str):
+            require_positive(crash.step, "step")
+        self._faults.crashes.append(crash)
+
+    def _check_used(self) -> None:
+        """Everything that was arranged has come about.
+
+        Raises:
+            Unused: something has not.
+        """
+        kinds = self._history.kinds()
+        requests = self._history.calls.values()
+        calls = {name for request in requests for name in (request.step, request.url)}
+        sentences = [
+            *(describe_unused_step(rule, kinds) for rule in self._steps.stubs.unused()),
+            *(describe_unused_call(rule, calls, kinds) for rule in self._caller.stubs.unused()),
+            *self._faults.describe_unused(),
+        ]
+        if sentences:
+            raise Unused("\n".join([*sentences, str(self)]))
+
+
+"""Where a test's state lives: "fakeredis", a URL, what makes a store with the test's clock, or a store made by hand."""
+
+
+class BatchOptions(TypedDict, total=False):
+    """What a trigger of a batch may set; see `Workflow.trigger`."""
+
+    force: bool
+    ids: Sequence[Id] | None
+    limit: int | None
+    dedup_id: str | None
+    dedup: Dedup
+    label: str | None
+    batch_id: str | None
+    delay: Duration | None
+    not_before: datetime | int | None
+    headers: Mapping[str, str] | None
+
 
 Payload = TypeVar("Payload")
 Params = TypeVar("Params", bound=BaseModel)
@@ -39,7 +284,7 @@ _BATCHES = 1_000
 # As many batches are looked at after a drive.
 
 
-class Environment(Arranged):
+class Environment(Scenario):
     """`async with Environment(flow) as env:` runs an app, as it was made, in memory and in virtual time.
 
     Its own store and clock are untouched and put back at the end. `store` is another place than memory: "fakeredis"; a
@@ -58,7 +303,7 @@ class Environment(Arranged):
         app: Batchflow,
         *,
         store: StoreOption = None,
-        start: ManualClock | datetime | int = START,
+        start: ManualClock | datetime | int = DEFAULT_START,
         seed: int = 0,
         always_replay: bool | None = None,
         allow_network: bool = False,
@@ -67,32 +312,32 @@ class Environment(Arranged):
         clock = start if isinstance(start, ManualClock) else ManualClock(parse_timestamp(start, option="start"))
         super().__init__(clock, allow_network=allow_network)
         self.app = app
-        self._where = store
+        self._store_option = store
         self._entropy = FixedEntropy(seed)
         self._always_replay = always_replay
         self._rounds = rounds
         self._store: Store | None = None
         self._stack: AsyncExitStack | None = None
-        self._exchange = ExitStack()
+        self._overrides = ExitStack()
 
     # Life
 
     async def __aenter__(self) -> Self:
         engine, app = self.app.engine, self.app
         async with AsyncExitStack() as stack:
-            store, leave = place_of(self._where, app.settings, self.clock)
+            store, close = store_for(self._store_option, app.settings, self.clock)
             process = ProcessStore(store, self._history, self._faults)
             exchange = engine.substituted(
                 store=process, clock=self.clock, entropy=self._entropy, always_replay=self._always_replay
             )
-            self._exchange.enter_context(exchange)
-            self._exchange.callback(setattr, app, "worker", app.worker)
-            stack.callback(self._exchange.close)
+            self._overrides.enter_context(exchange)
+            self._overrides.callback(setattr, app, "worker", app.worker)
+            stack.callback(self._overrides.close)
             # A lifespan that is entered in the test starts no worker, which would work in real time.
             app.worker = False
-            engine.stand_in, engine.caller = self._stand_ins.stand_in, self._caller
+            engine.stand_in, engine.caller = self._steps.replace, self._caller
             self._caller.limit = engine.limit
-            stack.push_async_callback(leave)
+            stack.push_async_callback(close)
             stack.push_async_callback(self._caller.close)
             stack.push_async_callback(engine.close)
             await engine.open()
@@ -113,11 +358,11 @@ class Environment(Arranged):
         """Whether it holds the app."""
         return self._stack is not None
 
-    def put_back(self) -> None:
+    def restore(self) -> None:
         """Give the app back without an event loop, where `async with` was not left; what ran in it is let go."""
         stack, self._stack, self._store = self._stack, None, None
         if stack is not None:
-            self._exchange.close()
+            self._overrides.close()
 
     # Starting runs
 
@@ -135,7 +380,7 @@ class Environment(Arranged):
         Raises:
             InputError, ConfigurationError, UnserializableError: as for the `trigger` of the function or workflow.
         """
-        return await self._started(what, payload, options)
+        return await self._trigger(what, payload, options)
 
     @overload
     async def run(
@@ -152,17 +397,17 @@ class Environment(Arranged):
             InputError, ConfigurationError, UnserializableError: as for `trigger`.
             Unanswered, StillWaiting: as for `drive`.
         """
-        record = await self._started(what, payload, options)
+        record = await self._trigger(what, payload, options)
         await self.drive()
         return record
 
-    async def _started(self, what: Any, payload: Any, options: dict[str, Any]) -> Any:
+    async def _trigger(self, what: Any, payload: Any, options: dict[str, Any]) -> Any:
         self._require_open()
         handle: RunHandle[Any] | BatchHandle[Any] = await what.trigger(payload, **options)
         if isinstance(handle, BatchHandle):
-            return self._batch(handle)
+            return self._batch_record(handle)
         run = self._history.run(handle.id, what.endpoint.route)
-        await self._look()
+        await self._refresh()
         return run
 
     # Time
@@ -184,12 +429,12 @@ class Environment(Arranged):
                 try:
                     await drive(self.app, self.clock, rounds=self._rounds, until=end)
                     break
-                except Died:
+                except ProcessCrashed:
                     self.app.engine.store = ProcessStore(store, self._history, self._faults)
         except StillWaiting as error:
-            await self._look()
+            await self._refresh()
             raise StillWaiting(f"{error}\n{self}") from None
-        await self._look()
+        await self._refresh()
         self._check_answered()
 
     async def advance(self, duration: Duration) -> None:
@@ -221,25 +466,71 @@ class Environment(Arranged):
         if unanswered:
             raise Unanswered("\n".join([*dict.fromkeys(unanswered), str(self)]))
 
-    async def _look(self) -> None:
+    async def _refresh(self) -> None:
         """Take up what only the store knows."""
         store = self._require_open()
-        for run in [run for run in self._history.runs.values() if run.state not in FINAL]:
+        for run in [run for run in self._history.runs.values() if run.state not in FINAL_STATES]:
             stored = await store.run(run.id)
             if stored is not None:
-                self._history.looked_up(stored)
+                self._history.update(stored)
         for run in self._history.runs.values():
             if run.codec is None and (served := self.app.served.get(run.function)) is not None:
                 run.codec = served.result
         for batch in await store.batches(limit=_BATCHES):
             if (workflow := self.app.workflows.get(batch.workflow)) is not None:
-                record = self._batch(workflow.batch(batch.id))
+                record = self._batch_record(workflow.batch(batch.id))
                 if batch.is_final and record.ended is None:
                     record.ended = BatchSummary.of(batch)
                     record.results.update([result async for result in record.handle.results()])
 
-    def _batch(self, handle: BatchHandle[Result]) -> BatchRecord[Result]:
+    def _batch_record(self, handle: BatchHandle[Result]) -> BatchRecord[Result]:
         found = self._batches.get(handle.id)
         if found is None:
-            found = self._batches[handle.id] = BatchRecord(handle=handle, told=self.__str__)
+            found = self._batches[handle.id] = BatchRecord(handle=handle, describe=self.__str__)
         return cast("BatchRecord[Result]", found)
+
+
+class FlowEnv:
+    """Makes test environments: `async with flow_env(flow) as env:`. `store` is where their state lives by default."""
+
+    def __init__(self, store: StoreOption = None) -> None:
+        self._store = store
+        self._made: list[Environment] = []
+
+    def __call__(
+        self,
+        app: Batchflow,
+        *,
+        store: StoreOption = None,
+        start: ManualClock | datetime | int = DEFAULT_START,
+        seed: int = 0,
+        always_replay: bool | None = None,
+        allow_network: bool = False,
+        rounds: int = 10_000,
+    ) -> Environment:
+        """An environment for `app`; what the options are, `Environment` says."""
+        made = Environment(
+            app,
+            store=self._store if store is None else store,
+            start=start,
+            seed=seed,
+            always_replay=always_replay,
+            allow_network=allow_network,
+            rounds=rounds,
+        )
+        self._made.append(made)
+        return made
+
+    def close(self) -> None:
+        """Check at the end of the test that all of them were left.
+
+        Raises:
+            AssertionError: one was not; its app is put back all the same.
+        """
+        left = [made for made in self._made if made.is_open]
+        for made in left:
+            made.restore()
+        if left:
+            raise AssertionError(
+                "a test environment was entered and not left; write 'async with flow_env(flow) as env:'"
+            )

@@ -1,24 +1,132 @@
 """Faults by name: a store that dies, fails or loses its reply at a verb of the test's choice."""
 
+import asyncio
 import contextlib
+import random
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 
+from batchflow.core.call import CALL
+from batchflow.core.message import Claim, Claimed
+from batchflow.core.run import Step
+from batchflow.core.settlement import Effect, Settled, Settlement, released
 from batchflow.core.spelling import did_you_mean
-from batchflow.core.store import Renew, Store
+from batchflow.core.store import Renew, Store, Verdict
 from batchflow.errors import ConfigurationError, StoreUnavailable
-from batchflow.testing.passing import VERBS, PassingStore
+from batchflow.testing.history import History
+from batchflow.testing.records import RunRecord
 
 T = TypeVar("T")
+
+
+class ProcessCrashed(BaseException):
+    """The process died at a verb, as the test wanted. What `drive` raises; no `except Exception` stops it."""
+
+
+_NOT_VERBS = {"close", "lasting", "on_change", "renewing"}
+VERBS = (*(name for name in dir(Store) if not name.startswith("_") and name not in _NOT_VERBS), "renew")
+"""The verbs of a store that can fail."""
+
+_Verbs: Any = object
+"""A store to whoever checks types, without writing its verbs out."""
+
+
+class StoreProxy(_Verbs):
+    """Hands every verb on to `store`, as one process does.
+
+    Once `died` is set the process is gone: the call at which it died and all later ones never return, and nothing
+    reaches the store any more.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.died = asyncio.Event()
+        self._settling: list[asyncio.Future[Any]] = []
+
+    # What happens at a verb
+
+    async def _call_verb(self, verb: str, call: Callable[[], Awaitable[T]]) -> T:
+        """Every verb but `renewing` goes through here."""
+        if self.died.is_set():
+            await self._hang(verb)
+        answer = await call()
+        if self.died.is_set():
+            await self._hang(verb)
+        return answer
+
+    def _call_write(self, verb: str, call: Callable[[], Awaitable[T]]) -> Awaitable[T]:
+        # Not a task that would be left over at the end of the test.
+        return self._hang(verb) if self.died.is_set() else self._call_verb(verb, call)
+
+    async def _crash(self, verb: str) -> None:
+        self.died.set()
+        await self._hang(verb)
+
+    def _hang(self, verb: str) -> "asyncio.Future[Any]":
+        """Never resolves; a task that is being cancelled, as at the end of a test, is let go."""
+        future = asyncio.get_running_loop().create_future()
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            future.cancel()
+        elif verb == "settle":
+            self._settling.append(future)
+        return future
+
+    def release_settlements(self) -> None:
+        """Let go of the settlements that never return, once it has died."""
+        settling, self._settling = self._settling, []
+        for future in settling:
+            future.cancel()
+
+    def __getattr__(self, verb: str) -> Any:
+        if verb not in VERBS:
+            raise AttributeError(f"a store has no verb '{verb}'", name=verb, obj=self)
+        call: Callable[..., Awaitable[Any]] = getattr(self.store, verb)
+
+        def forward(*arguments: Any, **options: Any) -> Awaitable[Any]:
+            return self._call_verb(verb, lambda: call(*arguments, **options))
+
+        return forward
+
+    # What is no verb that goes through, or goes another way
+
+    @property
+    def lasting(self) -> bool:
+        """See the protocol."""
+        return self.store.lasting
+
+    async def close(self) -> None:
+        """See the protocol; works in every state, so that a test can tidy up."""
+        await self.store.close()
+
+    def on_change(self, callback: Callable[[bool], None]) -> Callable[[], None]:
+        """See the protocol."""
+        return self.store.on_change(callback)
+
+    def renewing(self) -> AbstractAsyncContextManager[Renew]:
+        """See the protocol."""
+        return self.store.renewing()
+
+    def record(self, claim: str, fence: int, step: Step, effects: tuple[Effect, ...] = ()) -> Awaitable[Verdict]:
+        """See the protocol."""
+        return self._call_write("record", lambda: self.store.record(claim, fence, step, effects))
+
+    def settle(self, settlement: Settlement) -> Awaitable[Settled]:
+        """See the protocol."""
+        return self._call_write("settle", lambda: self.store.settle(settlement))
+
+
 Fault: TypeAlias = Literal["die_before", "die_after", "lose_reply", "fail"]
 
 
-class _Planned(NamedTuple):
+class _PlannedFault(NamedTuple):
     fault: Fault
     verb: str
 
 
-class FaultyStore(PassingStore):
+class FaultyStore(StoreProxy):
     """`store`, with one fault at the `nth` call of a verb and, for `fail` and `lose_reply`, the `times` - 1 after it.
 
         FaultyStore(store, die_before="settle")            # the third one: nth=3
@@ -26,8 +134,8 @@ class FaultyStore(PassingStore):
         FaultyStore(store, lose_reply="publish")           # carried out, and StoreUnavailable is raised
         FaultyStore(store, fail="claim", times=5)          # not carried out, and StoreUnavailable is raised
 
-    A store that died is one of a process that is gone: `died` is set, the call at which it died and all later ones
-    never return, and nothing reaches the store any more; `drive` raises `Died`. `calls` counts the calls of each verb.
+    A store that crashed stands for a process that is gone: `died` is set, the crashing call and all later ones never
+    return, and nothing reaches the store any more; `drive` raises `ProcessCrashed`. `calls` counts the calls by verb.
 
     Raises:
         ConfigurationError: no fault or several are named, a store has no such verb, or a count is below 1.
@@ -46,7 +154,7 @@ class FaultyStore(PassingStore):
     ) -> None:
         super().__init__(store)
         self.calls: dict[str, int] = dict.fromkeys(VERBS, 0)
-        self._plan = _one_of(die_before=die_before, die_after=die_after, lose_reply=lose_reply, fail=fail)
+        self._plan = _single_fault(die_before=die_before, die_after=die_after, lose_reply=lose_reply, fail=fail)
         if nth < 1 or times < 1:
             raise ConfigurationError(f"'nth' ({nth}) and 'times' ({times}) count from 1")
         self._first, self._last = nth, nth + times - 1
@@ -57,22 +165,22 @@ class FaultyStore(PassingStore):
 
     # What happens at a verb
 
-    def _meets(self, verb: str) -> Fault | None:
+    def _next_fault(self, verb: str) -> Fault | None:
         self.calls[verb] += 1
         due = self._plan.verb == verb and self._first <= self.calls[verb] <= self._last
         return self._plan.fault if due else None
 
-    async def _through(self, verb: str, call: Callable[[], Awaitable[T]]) -> T:
+    async def _call_verb(self, verb: str, call: Callable[[], Awaitable[T]]) -> T:
         if self.died.is_set():
-            await self._gone(verb)
-        fault = self._meets(verb)
+            await self._hang(verb)
+        fault = self._next_fault(verb)
         if fault == "die_before":
-            await self._die(verb)
+            await self._crash(verb)
         if fault == "fail":
             raise StoreUnavailable(f"'{verb}' fails, as the test wants it")
         answer = await call()
         if fault == "die_after" or self.died.is_set():
-            await self._die(verb)
+            await self._crash(verb)
         if fault == "lose_reply":
             raise StoreUnavailable(f"the reply to '{verb}' is lost, as the test wants it")
         return answer
@@ -82,8 +190,10 @@ class FaultyStore(PassingStore):
         """See the protocol; a dead process renews nothing."""
         async with self.store.renewing() as renew:
 
-            async def meets(worker: str, lease_ms: int, hung: Sequence[tuple[str, int]] = (), hanging: int = 0) -> bool:
-                fault = None if self.died.is_set() else self._meets("renew")
+            async def renew_or_fail(
+                worker: str, lease_ms: int, hung: Sequence[tuple[str, int]] = (), hanging: int = 0
+            ) -> bool:
+                fault = None if self.died.is_set() else self._next_fault("renew")
                 if fault == "die_before":
                     self.died.set()
                 if self.died.is_set():
@@ -97,14 +207,179 @@ class FaultyStore(PassingStore):
                     raise StoreUnavailable("the reply to 'renew' is lost, as the test wants it")
                 return held
 
-            yield meets
+            yield renew_or_fail
 
 
-def _one_of(**faults: str | None) -> _Planned:
+def _single_fault(**faults: str | None) -> _PlannedFault:
     chosen: list[Any] = [(fault, verb) for fault, verb in faults.items() if verb is not None]
     if len(chosen) != 1:
         raise ConfigurationError(f"a FaultyStore has one fault of {', '.join(faults)}; {len(chosen)} are named")
     fault, verb = chosen[0]
     if verb not in VERBS:
         raise ConfigurationError(f"a store has no verb '{verb}'{did_you_mean(verb, VERBS)}")
-    return _Planned(fault, verb)
+    return _PlannedFault(fault, verb)
+
+
+@dataclass(slots=True)
+class PlannedCrash:
+    """The process dies at a step, which is named or counted: before it is written, or right after."""
+
+    step: int | str
+    side: Literal["before", "after"]
+    happened: bool = False
+
+    def __str__(self) -> str:
+        return f"env.crash_{self.side}({self.step!r})"
+
+
+@dataclass(slots=True)
+class FaultPlan:
+    """What is to befall the processes of a test, over all their lives."""
+
+    crashes: list[PlannedCrash] = field(default_factory=list[PlannedCrash])
+    twice: set[int] = field(default_factory=set[int])
+    late_ms: int = 0
+    order: random.Random | None = None
+    deliveries: int = 0
+    _step_numbers: dict[tuple[str, str], int] = field(default_factory=dict[tuple[str, str], int])
+    _redelivered: set[str] = field(default_factory=set[str])
+
+    def crash_at(self, run: str, steps: Sequence[Step | str]) -> Literal["before", "after"] | None:
+        """These steps are about to be written; when the process dies of it."""
+        for step in steps:
+            if not isinstance(step, str):
+                if step.kind == "run" and step.state == "pending":
+                    continue
+                step = step.name
+            number = self._step_numbers.setdefault((run, step), len(self._step_numbers) + 1)
+            for crash in self.crashes:
+                if not crash.happened and crash.step in (number, step):
+                    crash.happened = True
+                    return crash.side
+        return None
+
+    def is_delivered_twice(self, claim: Claim) -> bool:
+        """A claim is delivered; whether its message is delivered a second time meanwhile."""
+        if claim.destination == CALL or claim.id in self._redelivered:
+            self._redelivered.discard(claim.id)
+            return False
+        self.deliveries += 1
+        if self.deliveries not in self.twice:
+            return False
+        self._redelivered.add(claim.id)
+        return True
+
+    def describe_unused(self) -> list[str]:
+        """One sentence for each that never happened."""
+        steps, deliveries = len(self._step_numbers), self.deliveries
+        return [
+            *(f"{it} never happened: {_count(steps, 'step')} written" for it in self.crashes if not it.happened),
+            *(
+                f"env.deliver_twice({number}) never happened: {_count(deliveries, 'deliver', 'y', 'ies')} made"
+                for number in sorted(self.twice)
+                if number > deliveries
+            ),
+        ]
+
+
+def require_positive(number: object, option: str) -> int:
+    """A number that counts from 1.
+
+    Raises:
+        ConfigurationError: it is none.
+    """
+    if not isinstance(number, int) or isinstance(number, bool) or number < 1:
+        raise ConfigurationError(f"'{option}' cannot be {number!r}; write a number from 1")
+    return number
+
+
+class ProcessStore(StoreProxy):
+    """The store as one life of the process sees it. It stays open when the app closes it; the test's end closes it."""
+
+    def __init__(self, store: Store, history: History, faults: FaultPlan) -> None:
+        super().__init__(store)
+        self._history = history
+        self._faults = faults
+        self._delayed: list[tuple[int, Claim]] = []
+        self._due: dict[str, int] = {}
+
+    async def close(self) -> None:
+        """Nothing: what is in memory is to outlive a stop of the app."""
+
+    async def claim(self, worker: str, destinations: Sequence[str], limit: int) -> Claimed:
+        """See the protocol; what is delivered twice, late or in another order is made so here."""
+        claimed = await self._call_verb("claim", lambda: self.store.claim(worker, destinations, limit))
+        for claim in claimed.claims:
+            self._history.on_claim(claim)
+            if self._faults.is_delivered_twice(claim):
+                # Due again with another fence: what the first delivery writes from here on is stale.
+                await self.store.settle(released(claim))
+        if self._faults.late_ms or self._faults.order or self._delayed:
+            return self._reschedule(claimed)
+        return claimed
+
+    def _reschedule(self, claimed: Claimed) -> Claimed:
+        now = self._history.now_ms()
+        late = now + self._faults.late_ms
+        self._delayed += [(self._due.pop(claim.id, late), claim) for claim in claimed.claims]
+        there = [held for held in self._delayed if held[0] <= now]
+        if self._faults.order is not None:
+            delivered = [self._faults.order.choice(there)] if there else []
+        else:
+            # A message that is delivered twice is carried out once at a time.
+            delivered = list({held[1].id: held for held in reversed(there)}.values())[::-1]
+        for held in delivered:
+            self._delayed.remove(held)
+        dues = [due for due, _ in self._delayed] + ([] if claimed.next_due is None else [claimed.next_due])
+        return Claimed([claim for _, claim in delivered], min(dues, default=None))
+
+    async def dismiss(self, worker: str) -> None:
+        """See the protocol; what was held back for the worker is so for the next one, until the same time."""
+        self._due.update((claim.id, due) for due, claim in self._delayed)
+        self._delayed.clear()
+        await self._call_verb("dismiss", lambda: self.store.dismiss(worker))
+
+    def record(self, claim: str, fence: int, step: Step, effects: tuple[Effect, ...] = ()) -> Awaitable[Verdict]:
+        """See the protocol."""
+        return self._record(claim, fence, step, effects)
+
+    async def _record(self, claim: str, fence: int, step: Step, effects: tuple[Effect, ...]) -> Verdict:
+        if self.died.is_set():
+            await self._hang("record")
+        death = self._faults.crash_at(claim, [step])
+        if death == "before":
+            await self._crash("record")
+        verdict = await self.store.record(claim, fence, step, effects)
+        if verdict == "recorded":
+            self._history.on_record(claim, step, effects)
+        if death is not None or self.died.is_set():
+            await self._crash("record")
+        return verdict
+
+    def settle(self, settlement: Settlement) -> Awaitable[Settled]:
+        """See the protocol."""
+        return self._settle(settlement)
+
+    async def _settle(self, settlement: Settlement) -> Settled:
+        if self.died.is_set():
+            await self._hang("settle")
+        death = self._faults.crash_at(settlement.id, [*settlement.steps, *self._final_step(settlement)])
+        if death == "before":
+            await self._crash("settle")
+        answer = await self.store.settle(settlement)
+        if not answer.stale:
+            self._history.on_settle(settlement)
+        if death is not None or self.died.is_set():
+            await self._crash("settle")
+        return answer
+
+    def _final_step(self, settlement: Settlement) -> list[str]:
+        """The last step of an item, which goes with its end and is in no journal."""
+        run: RunRecord[object] | None = self._history.runs.get(settlement.id)
+        if run is None or not run.item or settlement.ending not in ("done", "answered", "dead"):
+            return []
+        return [record.name for record in run.history if record.name not in run.journal]
+
+
+def _count(count: int, word: str, one: str = "", many: str = "s") -> str:
+    return f"{count} {word}{one if count == 1 else many} {'was' if count == 1 else 'were'}"

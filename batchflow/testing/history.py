@@ -13,7 +13,7 @@ from batchflow.core.run import Run, Step, StepKind
 from batchflow.core.settlement import Effect, Listen, Settlement
 from batchflow.serve.calls import ANSWER_CODEC, CallResponse
 from batchflow.serve.failure import describe_error, headline
-from batchflow.testing.records import FINAL, RunRecord, StepRecord
+from batchflow.testing.records import FINAL_STATES, RunRecord, StepRecord
 
 _STATES: Mapping[str, Literal["completed", "failed", "cancelled"]] = {
     "done": "completed",
@@ -24,24 +24,24 @@ _STATES: Mapping[str, Literal["completed", "failed", "cancelled"]] = {
 
 
 @dataclass(slots=True)
-class Execution:
+class StepExecution:
     """A step's function under way; what becomes of it is noted at its end."""
 
     step: str
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
-    note: Callable[[StepRecord], None]
+    add: Callable[[StepRecord], None]
     run: str
     attempt: int
     now: Callable[[], datetime]
 
     def done(self, output: object) -> None:
         """It returned."""
-        self.note(self._record("done", output, None))
+        self.add(self._record("done", output, None))
 
     def failed(self, error: Exception) -> None:
         """It raised."""
-        self.note(self._record("failed", None, describe_error(error)))
+        self.add(self._record("failed", None, describe_error(error)))
 
     def _record(self, state: Literal["done", "failed"], output: object, error: str | None) -> StepRecord:
         return StepRecord(
@@ -91,13 +91,13 @@ class History:
 
     # What is seen
 
-    def execution(self, run: str, step: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Execution:
+    def start_step(self, run: str, step: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> StepExecution:
         """A step's function is called."""
         place = (run, step)
         self._attempts[place] = attempt = self._attempts.get(place, 0) + 1
-        return Execution(step, args, kwargs, self._note, run, attempt, self.now)
+        return StepExecution(step, args, kwargs, self._add, run, attempt, self.now)
 
-    def claimed(self, claim: Claim) -> None:
+    def on_claim(self, claim: Claim) -> None:
         """A message was handed to a worker."""
         if claim.destination == CALL:
             return
@@ -105,25 +105,25 @@ class History:
         run.is_layer = claim.batch is not None and claim.number < 0
         run.state, run.body = "running", claim.body
         for step in claim.journal:
-            self._saw(run, step)
+            self._update_step(run, step)
 
-    def recorded(self, id: str, step: Step, effects: tuple[Effect, ...]) -> None:
+    def on_record(self, id: str, step: Step, effects: tuple[Effect, ...]) -> None:
         """A step is durable."""
         self._events.update(((id, it.number), it.event) for it in effects if isinstance(it, Listen))
-        self._saw(self.runs[id], step)
+        self._update_step(self.runs[id], step)
 
-    def settled(self, settlement: Settlement) -> None:
+    def on_settle(self, settlement: Settlement) -> None:
         """A claim has ended."""
         run = self.runs.get(settlement.id)
         if run is None:
             return
         for step in settlement.steps:
-            self._saw(run, step)
+            self._update_step(run, step)
         run.state = _STATES.get(settlement.ending, "waiting")
-        if run.state in FINAL:
+        if run.state in FINAL_STATES:
             run.text, run.error, run.ended = settlement.result, _headline(settlement.error), self.now()
 
-    def looked_up(self, stored: Run) -> None:
+    def update(self, stored: Run) -> None:
         """A run as the store has it."""
         run = self.run(stored.id, stored.destination, batch=stored.batch)
         run.state, run.text, run.error = stored.state, stored.result, _headline(stored.error)
@@ -131,18 +131,18 @@ class History:
         if stored.ended_at is not None:
             run.ended = datetime.fromtimestamp(stored.ended_at / 1000, UTC)
         for step in stored.journal:
-            self._saw(run, step)
+            self._update_step(run, step)
 
-    def _saw(self, run: RunRecord[Any], step: Step) -> None:
+    def _update_step(self, run: RunRecord[Any], step: Step) -> None:
         known = run.journal.get(step.name)
         run.journal[step.name] = step
         if not step.position or (known is not None and known.position):
             return
         if step.kind == "run" and (run.id, step.name) in self._attempts:
             return
-        self._note(self._ended(run.id, step))
+        self._add(self._record_of_wait(run.id, step))
 
-    def _ended(self, run: str, step: Step) -> StepRecord:
+    def _record_of_wait(self, run: str, step: Step) -> StepRecord:
         """The record of a step that waited, or wrote, and executed nothing."""
         args, kwargs = self._input(run, step)
         return StepRecord(
@@ -167,7 +167,7 @@ class History:
         child = self.runs.get(f"{run}.{step.number}")
         return ((child.payload,) if child is not None else ()), {}
 
-    def _note(self, record: StepRecord) -> None:
+    def _add(self, record: StepRecord) -> None:
         self.steps.append(record)
         if (run := self.runs.get(record.run)) is not None:
             run.history.append(record)

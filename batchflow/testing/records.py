@@ -1,6 +1,7 @@
 """What a test is told of a step, a run and a batch."""
 
-from collections.abc import Callable, Mapping
+import reprlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Generic, TypeVar, cast
@@ -10,11 +11,12 @@ from pydantic_core import from_json
 from batchflow.batch.handle import BatchHandle
 from batchflow.batch.summary import BatchSummary
 from batchflow.core.codec import Codec
+from batchflow.core.duration import show
 from batchflow.core.run import RunState, Step, StepKind, StepState
 from batchflow.core.spelling import did_you_mean
 
 Result = TypeVar("Result")
-FINAL: frozenset[RunState] = frozenset({"completed", "failed", "cancelled"})
+FINAL_STATES: frozenset[RunState] = frozenset({"completed", "failed", "cancelled"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +43,7 @@ class StepRecord:
 class RunRecord(Generic[Result]):
     """One run, as it stands after the latest drive: of a served function, of a child, of a batch's item."""
 
-    def __init__(self, id: str, function: str, batch: str | None, item: str, told: Callable[[], str]) -> None:
+    def __init__(self, id: str, function: str, batch: str | None, item: str, describe: Callable[[], str]) -> None:
         self.id = id
         self.function = function
         """Its route."""
@@ -60,7 +62,7 @@ class RunRecord(Generic[Result]):
         self.codec: Codec[Any] | None = None
         self.text: str | None = None
         self.body = "null"
-        self._told = told
+        self._describe = describe
 
     def __repr__(self) -> str:
         return f"RunRecord('{self.id}', {self.state}, steps={self.steps})"
@@ -99,7 +101,7 @@ class RunRecord(Generic[Result]):
         found = [record for record in self.history if record.name == name]
         if not found:
             near = did_you_mean(name, {record.name for record in self.history})
-            raise AssertionError(f"run '{self.id}' has not executed step '{name}'{near}\n{self._told()}")
+            raise AssertionError(f"run '{self.id}' has not executed step '{name}'{near}\n{self._describe()}")
         return found[-1]
 
     def assert_completed(self) -> None:
@@ -110,7 +112,7 @@ class RunRecord(Generic[Result]):
         """
         if self.state != "completed":
             why = f": {self.error}" if self.error else ""
-            raise AssertionError(f"run '{self.id}' of '{self.function}' is {self.state}{why}\n{self._told()}")
+            raise AssertionError(f"run '{self.id}' of '{self.function}' is {self.state}{why}\n{self._describe()}")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -118,7 +120,7 @@ class BatchRecord(Generic[Result]):
     """One batch, as it stands after the latest drive. `results` are those of its items that succeeded, by id."""
 
     handle: BatchHandle[Result]
-    told: Callable[[], str]
+    describe: Callable[[], str]
     ended: BatchSummary | None = None
     results: dict[str, Result] = field(default_factory=dict[str, Result])
 
@@ -138,7 +140,7 @@ class BatchRecord(Generic[Result]):
             AssertionError: it has not; all that happened is printed.
         """
         if self.ended is None:
-            raise AssertionError(f"batch '{self.id}' of '{self.handle.workflow}' has not ended\n{self.told()}")
+            raise AssertionError(f"batch '{self.id}' of '{self.handle.workflow}' has not ended\n{self.describe()}")
         return self.ended
 
     def assert_completed(self) -> None:
@@ -148,4 +150,85 @@ class BatchRecord(Generic[Result]):
             AssertionError: one has not, or it has not ended; all that happened is printed.
         """
         if not self.summary.succeeded:
-            raise AssertionError(f"{self.summary.failure()}\n{self.told()}")
+            raise AssertionError(f"{self.summary.failure()}\n{self.describe()}")
+
+
+MAX_RUNS = 20
+"""How many runs are shown."""
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 60
+
+
+def format_table(
+    start: datetime, now: datetime, runs: Iterable[RunRecord[Any]], batches: Iterable[BatchRecord[Any]]
+) -> str:
+    """All runs with their steps, in the order in which they were first seen; times since the `start`."""
+    seen = [run for run in runs if not run.is_layer or run.state == "failed"]
+    lines = [f"{len(seen)} run{'' if len(seen) == 1 else 's'}, at {now:%Y-%m-%d %H:%M:%S} UTC ({_since(start, now)})"]
+    for batch in batches:
+        lines.append(f"batch {batch.ended}" if batch.ended else f"batch {batch.handle.workflow} {batch.id} not ended")
+    for run in seen[:MAX_RUNS]:
+        lines.append(_title(run, start))
+        lines.extend(_columns([*_ended(run, start), *_waiting(run, start)]))
+    if (more := len(seen) - MAX_RUNS) > 0:
+        lines.append(f"… and {more} more run{'' if more == 1 else 's'}")
+    return "\n".join(lines)
+
+
+def _title(run: RunRecord[Any], start: datetime) -> str:
+    what = f"{run.function} {run.id}{f' of {run.item!r}' if run.item else ''} {run.state}"
+    if run.state in FINAL_STATES and run.ended is not None:
+        what = f"{what} {_since(start, run.ended)}"
+    if run.state == "completed":
+        return f"{what}: {_cut(run.text or 'null')}"
+    return f"{what}: {run.error}" if run.error else what
+
+
+def _ended(run: RunRecord[Any], start: datetime) -> Iterable[Sequence[str]]:
+    for record in run.history:
+        state = record.state if record.attempt == 1 else f"{record.state} (attempt {record.attempt})"
+        yield record.name, record.kind, state, _since(start, record.at), _input_and_output(record)
+
+
+def _waiting(run: RunRecord[Any], start: datetime) -> Iterable[Sequence[str]]:
+    for step in run.journal.values():
+        if step.state == "pending" and run.state not in FINAL_STATES:
+            until = f"until +{show(step.due - _ms(start))}" if step.due else ""
+            yield step.name, step.kind, "pending", until, step.error or ""
+
+
+def _input_and_output(record: StepRecord) -> str:
+    given = [_SHORT.repr(value) for value in record.args]
+    if record.kind == "run":
+        given += [f"{name}={_SHORT.repr(value)}" for name, value in record.kwargs.items()]
+    if record.error is not None:
+        outcome = record.error.partition("\n")[0]
+    elif record.kind == "call" and record.state == "done":
+        outcome = str(record.output.status)
+    else:
+        outcome = _SHORT.repr(record.output)
+    if record.kind == "sleep":
+        return ""
+    return f"({', '.join(given)}) → {outcome}"
+
+
+def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    if not rows:
+        return ["    no steps"]
+    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
+    return [
+        "    " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= 80 else f"{text[:79]}…"
+
+
+def _since(start: datetime, at: datetime) -> str:
+    return f"+{show(_ms(at) - _ms(start))}"
+
+
+def _ms(at: datetime) -> int:
+    return round(at.timestamp() * 1000)

@@ -14,7 +14,7 @@ from batchflow.batch.workflow import BatchWorkflow
 from batchflow.errors import ConfigurationError, InputError, NonRetryable, StoreError, StoreUnavailable
 from batchflow.stores.redis import RedisLedger, RedisStore
 from batchflow.stores.sqlite import SqliteStore
-from batchflow.testing import Died, Environment, FaultyStore, FixedEntropy, ManualClock, drive
+from batchflow.testing import Environment, FaultyStore, FixedEntropy, ManualClock, ProcessCrashed, drive
 from tests.stores.redis_server import free_port
 
 KEY = "bf:{batchflow}:l:greet"
@@ -142,7 +142,7 @@ async def test_a_mark_is_there_before_the_item_has_ended(stage: Stage, death: st
     stage.flow.engine.store = FaultyStore(stage.store, nth=nth, **plan)
     await stage.flow.start()
     batch = await stage.greet.trigger()
-    with pytest.raises(Died):
+    with pytest.raises(ProcessCrashed):
         await drive(stage.flow, stage.clock)
     succeeded = {item.id for item in await stage.store.items(batch.id, state="succeeded", limit=100)}
     assert succeeded

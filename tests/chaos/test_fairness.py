@@ -14,7 +14,7 @@ from batchflow.core.store import Store
 from batchflow.stores.redis import RedisStore
 from batchflow.stores.sqlite import SqliteStore
 from batchflow.testing.clock import ManualClock
-from batchflow.testing.conformance.scene import LEASE_MS, message
+from tests.conformance.scene import LEASE_MS, message
 
 WORKERS, PLACES = 3, 4
 TICK_MS, LASTS_MS = 20, 3_000

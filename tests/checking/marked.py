@@ -6,8 +6,7 @@ import textwrap
 
 from batchflow.checking.check import check
 from batchflow.checking.finding import Finding
-from batchflow.checking.scope import FunctionNode, parameters
-from batchflow.checking.source import Source
+from batchflow.checking.source import FunctionNode, SourceFile, parameters
 
 _MARK = re.compile(r"#.*?!([\w-]+(?: !?[\w-]+)*)\s*$")
 
@@ -21,7 +20,7 @@ def assert_found(text: str) -> None:
 
 def findings(text: str, path: str = "jobs.py") -> list[Finding]:
     """What is found in the function `run`; its last parameter but `item` is the context."""
-    source = Source(textwrap.dedent(text), path)
+    source = SourceFile(textwrap.dedent(text), path)
     node = next(it for it in ast.walk(source.tree) if isinstance(it, FunctionNode) and it.name == "run")
     context = next(it.arg for it in parameters(node) if it.arg not in {"self", "item"})
     return check(source, node, context)

@@ -7,8 +7,7 @@ import pytest
 
 from batchflow.checking.check import check
 from batchflow.checking.finding import Finding
-from batchflow.checking.scope import parameters
-from batchflow.checking.source import Source
+from batchflow.checking.source import SourceFile, parameters
 from tests.checking.marked import assert_found, findings
 from tests.docs.pages import blocks, pages, read
 from tests.house.sources import sources
@@ -33,7 +32,7 @@ ON_PURPOSE = {
 }
 
 
-def found_in(source: Source) -> Iterator[Finding]:
+def found_in(source: SourceFile) -> Iterator[Finding]:
     """What is found in every function that says that it takes a context."""
     for node in ast.walk(source.tree):
         if isinstance(node, ast.AsyncFunctionDef):
@@ -42,21 +41,21 @@ def found_in(source: Source) -> Iterator[Finding]:
                     yield from check(source, node, parameter.arg)
 
 
-def unexpected(source: Source) -> list[str]:
+def unexpected(source: SourceFile) -> list[str]:
     return sorted({str(it) for it in found_in(source) if (it.path, it.rule) not in ON_PURPOSE})
 
 
 @pytest.mark.parametrize("folder", ["examples", "tests", "benchmarks"])
 def test_the_code_of_this_repository_gives_no_false_finding(folder: str) -> None:
     """Whatever is found breaks a rule, and is meant to."""
-    files = [Source(it.text, it.path) for it in sources(folder) if "WorkflowContext" in it.text]
+    files = [SourceFile(it.text, it.path) for it in sources(folder) if "WorkflowContext" in it.text]
     assert [found for source in files for found in unexpected(source)] == []
 
 
 def test_the_documentation_gives_no_false_finding() -> None:
     """Nor do its code blocks."""
     shown = [(page, it) for page in pages() for it in blocks(read(page)) if it.language == "python"]
-    files = [Source("\n" * (it.line - 1) + it.text, page) for page, it in shown if "WorkflowContext" in it.text]
+    files = [SourceFile("\n" * (it.line - 1) + it.text, page) for page, it in shown if "WorkflowContext" in it.text]
     assert [found for source in files for found in unexpected(source)] == []
 
 

@@ -12,8 +12,8 @@ from batchflow.core.flow import FlowControl
 from batchflow.core.message import Message
 from batchflow.engine.clock import SystemClock
 from batchflow.settings import Settings
-from batchflow.testing.conformance.scene import renewed
 from tests.cli.command_line import JOBS, CommandLine, ended
+from tests.conformance.scene import renewed
 
 FREE = FlowControl(key="free")
 

@@ -9,7 +9,7 @@ from batchflow.core.interrupts import TIMEOUT
 from batchflow.engine.dispatcher import HUNG_GRACE_S
 from batchflow.stores.sqlite import SqliteStore
 from batchflow.testing.clock import ManualClock
-from batchflow.testing.conformance.scene import message
+from tests.conformance.scene import message
 from tests.engine.handlers import FakeHandler, dispatcher
 from tests.waiting import wait_until
 

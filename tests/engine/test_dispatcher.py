@@ -12,8 +12,8 @@ from batchflow.engine.dispatcher import HUNG_GRACE_S
 from batchflow.errors import StoreError
 from batchflow.stores.sqlite import SqliteStore
 from batchflow.testing.clock import ManualClock
-from batchflow.testing.conformance.scene import message, renewed
 from batchflow.testing.faults import FaultyStore
+from tests.conformance.scene import message, renewed
 from tests.engine.handlers import LEASE_MS, FakeHandler, dispatcher, running
 from tests.waiting import wait_until
 

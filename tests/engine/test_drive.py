@@ -12,7 +12,7 @@ from batchflow.core.flow import FlowControl
 from batchflow.core.store import Store
 from batchflow.serve.context import WorkflowContext
 from batchflow.stores.sqlite import SqliteStore
-from batchflow.testing import Died, FaultyStore, FixedEntropy, ManualClock, StillWaiting, drive
+from batchflow.testing import FaultyStore, FixedEntropy, ManualClock, ProcessCrashed, StillWaiting, drive
 
 
 async def test_an_app_without_work_is_at_rest(clock: ManualClock) -> None:
@@ -112,7 +112,7 @@ async def test_a_dead_workers_claims_come_back(clock: ManualClock, fault: str, v
     app, greet = greeting(FaultyStore(inner, nth=3, **options), clock)
     await app.engine.open()
     batch = await greet.trigger(ids=["u1", "u2", "u3"])
-    with pytest.raises(Died):
+    with pytest.raises(ProcessCrashed):
         await drive(app, clock)
     app, _ = greeting(inner, clock)
     await drive(app, clock)

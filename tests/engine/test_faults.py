@@ -9,8 +9,8 @@ from batchflow.core import settlement
 from batchflow.errors import ConfigurationError, StoreUnavailable
 from batchflow.stores.sqlite import SqliteStore
 from batchflow.testing.clock import ManualClock
-from batchflow.testing.conformance.scene import message, renewed
 from batchflow.testing.faults import FaultyStore
+from tests.conformance.scene import message, renewed
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ from batchflow.core.store import Renew
 from batchflow.engine.worker import Heartbeat
 from batchflow.stores.sqlite import SqliteStore
 from batchflow.testing.clock import ManualClock
-from batchflow.testing.conformance.scene import message
 from batchflow.testing.faults import FaultyStore
+from tests.conformance.scene import message
 from tests.engine.handlers import FakeHandler, dispatcher
 from tests.waiting import wait_until, wait_until_sync
 

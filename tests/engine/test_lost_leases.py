@@ -19,7 +19,7 @@ from batchflow.serve.endpoint import Endpoint
 from batchflow.stores.sqlite import SqliteStore
 from batchflow.testing import FixedEntropy
 from batchflow.testing.clock import ManualClock
-from batchflow.testing.conformance.scene import message
+from tests.conformance.scene import message
 from tests.engine.handlers import LEASE_MS, FakeHandler, TalliedDispatcher, dispatcher, running
 from tests.waiting import wait_until
 

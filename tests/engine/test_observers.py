@@ -11,8 +11,8 @@ from batchflow.core.settlement import Settlement
 from batchflow.engine.observers import CountingObserver, EngineLog
 from batchflow.stores.sqlite import SqliteStore
 from batchflow.testing import ManualClock, drive
-from batchflow.testing.conformance.scene import message
 from batchflow.testing.faults import FaultyStore
+from tests.conformance.scene import message
 from tests.engine.handlers import LEASE_MS, FakeHandler, TalliedDispatcher
 from tests.waiting import wait_until
 

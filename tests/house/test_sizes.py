@@ -11,6 +11,7 @@ PARAMETERS = 8
 
 # What may be larger, with the reason: "path", "path::function" or "path::Class.method".
 EXCEPTIONS: dict[str, str] = {
+    "batchflow/testing/environment.py": "one face of a test: its stubs, its faults, its time and what happened",
     "batchflow/stores/redis/protocol.py": "one protocol: its two directions agree field by field",
     "batchflow/engine/engine.py": "one engine: what it is asked, its life, and its worker",
     "tests/stores/test_state_machine.py": "one machine: its rules share what they know of each other",

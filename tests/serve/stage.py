@@ -14,8 +14,8 @@ from batchflow.core.run import Step
 from batchflow.core.settlement import Effect, Settlement, dead, done, retry
 from batchflow.core.store import Store
 from batchflow.serve.calls import ANSWER_CODEC, REQUEST_CODEC
-from batchflow.testing import Died, FaultyStore, FixedEntropy, ManualClock, drive
-from batchflow.testing.passing import PassingStore
+from batchflow.testing import FaultyStore, FixedEntropy, ManualClock, ProcessCrashed, drive
+from batchflow.testing.faults import StoreProxy
 from tests.stores.kinds import Kind, left, made
 
 
@@ -27,7 +27,7 @@ class Disaster(NamedTuple):
     nth: int
 
 
-class NotingStore(PassingStore):
+class NotingStore(StoreProxy):
     """Notes which outcomes are durable, by run and step."""
 
     def __init__(self, store: Store) -> None:
@@ -90,7 +90,7 @@ class Stage:
             self.flow.engine.store = FaultyStore(self.store, nth=disaster.nth, **plan)
             try:
                 await drive(self.flow, self.clock)
-            except Died:
+            except ProcessCrashed:
                 self.deaths += 1
             # What the dead process was doing ends with it.
             await _killed(asyncio.all_tasks() - mine)

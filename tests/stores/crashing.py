@@ -8,7 +8,7 @@ import sys
 
 from batchflow.engine.clock import SystemClock
 from batchflow.stores.sqlite import SqliteStore
-from batchflow.testing.conformance.scene import message
+from tests.conformance.scene import message
 
 
 def _say(line: str) -> None:

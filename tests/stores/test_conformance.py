@@ -3,7 +3,7 @@
 import inspect
 
 from batchflow.core.store import Store
-from batchflow.testing.conformance import SharedStoreConformance
+from tests.conformance import SharedStoreConformance
 
 VERBS = [name for name in dir(Store) if not name.startswith("_")]
 CASES = {name: case for name, case in inspect.getmembers(SharedStoreConformance) if name.startswith("test_")}

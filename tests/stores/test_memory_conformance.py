@@ -10,7 +10,7 @@ from batchflow import Batchflow
 from batchflow.core.clock import Clock
 from batchflow.core.store import Store
 from batchflow.testing import FixedEntropy, ManualClock, drive
-from batchflow.testing.conformance import SharedStoreConformance, StoreConformance
+from tests.conformance import SharedStoreConformance, StoreConformance
 from tests.stores import memory
 from tests.stores.memory import MemoryStore, Place
 from tests.stores.test_state_machine import StoreMachine

@@ -17,7 +17,7 @@ from batchflow.errors import StoreError, StoreIncompatible, StoreUnavailable
 from batchflow.stores.redis import RedisStore, clients, keys, script
 from batchflow.stores.redis.keys import FIRST_SCHEMA, KEYS, SCHEMA, pattern_of, prefix
 from batchflow.testing.clock import ManualClock
-from batchflow.testing.conformance.scene import LEASE_MS, Scene, message, names, new_batch, ran, renewals, renewed
+from tests.conformance.scene import LEASE_MS, Scene, message, names, new_batch, ran, renewals, renewed
 from tests.stores.redis_server import Server, free_port, served
 from tests.waiting import wait_until
 

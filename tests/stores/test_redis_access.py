@@ -8,7 +8,7 @@ import trustme
 
 from batchflow.errors import StoreUnavailable
 from batchflow.stores.redis.script import commands
-from batchflow.testing.conformance.scene import names, renewed
+from tests.conformance.scene import names, renewed
 from tests.docs.pages import ROOT
 from tests.stores.redis_server import Server, free_port, served
 from tests.stores.test_redis import opened, refusal

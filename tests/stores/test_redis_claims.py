@@ -14,7 +14,7 @@ from batchflow.core.message import Claim, Message
 from batchflow.stores.redis import RedisStore
 from batchflow.stores.redis.keys import prefix
 from batchflow.testing.clock import ManualClock
-from batchflow.testing.conformance.scene import Scene
+from tests.conformance.scene import Scene
 from tests.stores.redis_server import Server, served
 
 FEW = tuple(f"/served-{number}" for number in range(10))

@@ -13,7 +13,7 @@ from batchflow.errors import StoreError, StoreIncompatible, StoreUnavailable
 from batchflow.stores.redis import RedisStore
 from batchflow.stores.redis.keys import prefix
 from batchflow.testing.clock import ManualClock
-from batchflow.testing.conformance.scene import LEASE_MS, Scene, names, ran, renewals
+from tests.conformance.scene import LEASE_MS, Scene, names, ran, renewals
 from tests.stores.redis_cluster import Cluster, clustered
 from tests.stores.redis_server import served
 from tests.waiting import wait_until

@@ -11,7 +11,7 @@ from fakeredis import FakeAsyncRedis
 from batchflow.core.clock import Clock
 from batchflow.core.store import Store
 from batchflow.stores.redis import RedisStore
-from batchflow.testing.conformance import SharedStoreConformance
+from tests.conformance import SharedStoreConformance
 from tests.stores import redis_keys
 from tests.stores.redis_server import Server, served
 from tests.stores.test_redis_access import documented_rights, may

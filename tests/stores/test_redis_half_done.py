@@ -14,7 +14,7 @@ from batchflow.core.flow import FlowControl
 from batchflow.engine.worker import Heartbeat
 from batchflow.stores.redis import RedisStore
 from batchflow.testing.clock import ManualClock
-from batchflow.testing.conformance.scene import Scene, message, names
+from tests.conformance.scene import Scene, message, names
 from tests.stores.redis_server import Server, served
 from tests.stores.test_redis import opened
 from tests.waiting import wait_until

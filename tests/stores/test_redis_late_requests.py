@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 from batchflow.core import settlement
 from batchflow.core.message import Claim
 from batchflow.errors import StoreUnavailable
-from batchflow.testing.conformance.scene import Scene, message, names, ran
+from tests.conformance.scene import Scene, message, names, ran
 from tests.stores.redis_server import Server, served
 from tests.stores.test_redis import opened
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from batchflow import Batchflow
-from batchflow.testing.conformance.scene import names, ran, renewed
+from tests.conformance.scene import names, ran, renewed
 from tests.stores.redis_server import Server, served
 from tests.stores.test_redis import opened
 from tests.waiting import wait_until

@@ -12,7 +12,7 @@ from batchflow.core import flow, message, settlement
 from batchflow.errors import StoreError
 from batchflow.stores import base
 from batchflow.stores.redis import keys, protocol, script
-from batchflow.testing.conformance.scene import Scene, names
+from tests.conformance.scene import Scene, names
 from tests.stores.redis_server import Server, served
 from tests.stores.test_redis import opened
 from tests.stores.test_redis_access import documented_rights, may

@@ -3,7 +3,7 @@
 import asyncio
 from pathlib import Path
 
-from batchflow.testing.conformance.scene import LEASE_MS, renewals
+from tests.conformance.scene import LEASE_MS, renewals
 from tests.stores.redis_server import served
 from tests.stores.test_redis import opened
 

@@ -12,7 +12,7 @@ from batchflow import Batchflow
 from batchflow.core.store import Renew
 from batchflow.errors import StoreIncompatible, StoreUnavailable
 from batchflow.stores.redis import RedisStore
-from batchflow.testing.conformance.scene import LEASE_MS, names, renewals
+from tests.conformance.scene import LEASE_MS, names, renewals
 from tests.stores.redis_sentinel import SERVICE, pass_on, watched
 from tests.stores.redis_server import free_port, served
 from tests.stores.relay import Relay

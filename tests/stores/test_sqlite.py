@@ -20,7 +20,7 @@ from batchflow.engine.clock import SystemClock
 from batchflow.errors import StoreError, StoreIncompatible, StoreUnavailable
 from batchflow.stores.sqlite import SqliteStore, connection
 from batchflow.testing.clock import ManualClock
-from batchflow.testing.conformance.scene import LEASE_MS, Scene, message, names
+from tests.conformance.scene import LEASE_MS, Scene, message, names
 from tests.house.sources import ROOT
 from tests.waiting import wait_until
 

@@ -7,7 +7,7 @@ import pytest
 from batchflow.core.clock import Clock
 from batchflow.core.store import Store
 from batchflow.stores.sqlite import SqliteStore
-from batchflow.testing.conformance import SharedStoreConformance, StoreConformance
+from tests.conformance import SharedStoreConformance, StoreConformance
 
 
 class TestSqliteFile(SharedStoreConformance):

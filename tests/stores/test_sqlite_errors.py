@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 from batchflow import Batchflow
 from batchflow.errors import StoreUnavailable
 from batchflow.stores.sqlite.connection import translate_error
-from batchflow.testing.conformance.scene import message
+from tests.conformance.scene import message
 from tests.stores.test_sqlite import opened
 from tests.waiting import wait_until
 

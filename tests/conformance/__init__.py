@@ -1,0 +1,62 @@
+"""What every store has to keep: a case for each promise of `batchflow.core.store`.
+
+    class TestMyStore(SharedStoreConformance):
+        @pytest.fixture(autouse=True)
+        def _place(self, tmp_path: Path) -> None:
+            self.path = tmp_path / "store"
+
+        def make_store(self, clock: Clock) -> Store:
+            return MyStore(self.path, clock=clock)
+
+A subclass of `StoreConformance` says how a store is made; one of `SharedStoreConformance` says that what is made twice
+within a test stands on the same place, as two processes do. Needs pytest, and pytest-asyncio in its auto mode.
+"""
+
+from tests.conformance.batches import BatchCases
+from tests.conformance.cancelling import CancelCases
+from tests.conformance.children import ChildCases
+from tests.conformance.claiming import ClaimCases
+from tests.conformance.events import EventCases
+from tests.conformance.families import FamilyCases
+from tests.conformance.flows import FlowCases
+from tests.conformance.items import ItemCases
+from tests.conformance.ledger import LedgerCases
+from tests.conformance.life import LifeCases
+from tests.conformance.publishing import PublishCases
+from tests.conformance.redriving import RedriveCases
+from tests.conformance.retention import RetentionCases
+from tests.conformance.runs import RunCases
+from tests.conformance.settling import SettleCases
+from tests.conformance.shared import SharedCases
+from tests.conformance.steps import RecordCases
+from tests.conformance.waiters import WaiterCases
+from tests.conformance.workers import WorkerCases
+
+__all__ = ["SharedStoreConformance", "StoreConformance"]
+
+
+class StoreConformance(
+    LifeCases,
+    PublishCases,
+    ClaimCases,
+    FlowCases,
+    WorkerCases,
+    RecordCases,
+    SettleCases,
+    RedriveCases,
+    RunCases,
+    EventCases,
+    WaiterCases,
+    ChildCases,
+    FamilyCases,
+    BatchCases,
+    ItemCases,
+    CancelCases,
+    LedgerCases,
+    RetentionCases,
+):
+    """What a store keeps in one process. Say how it is made in `make_store`."""
+
+
+class SharedStoreConformance(StoreConformance, SharedCases):
+    """And what it keeps where several processes use the same place."""

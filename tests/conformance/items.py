@@ -1,0 +1,253 @@
+"""Items: starting, ending, asking."""
+
+import asyncio
+
+import pytest
+
+from batchflow.core import ids, settlement
+from batchflow.core.batch import Item
+from batchflow.core.settlement import Enter, Page, Publish, StartItems, Walked
+from tests.conformance.scene import Cases, Scene, message
+
+
+class ItemCases(Cases):
+    """`items`, and what `settle` does to items."""
+
+    async def test_items_are_listed_by_number(self, scene: Scene) -> None:
+        """After a number, at most as many as asked for."""
+        await scene.start(["u3", "u1", "u2"])
+        items = scene.store.items
+        assert [(item.number, item.id) for item in await items("bat_a")] == [(0, "u3"), (1, "u1"), (2, "u2")]
+        assert [item.number for item in await items("bat_a", after=0, limit=1)] == [1]
+        assert await items("bat_a", after=2) == []
+
+    async def test_items_tell_how_they_ended(self, scene: Scene) -> None:
+        """Result, error and time; those in one state are listed alone."""
+        await scene.start(["u0", "u1", "u2", "u3", "u4"])
+        claims = await scene.items()
+        scene.clock.advance("1s")
+        await scene.done(claims[0], result='{"text":"ü"}')
+        await scene.store.settle(settlement.answered(claims[1], "gone", '{"success":false}'))
+        await scene.dead(claims[2], "Boom: no")
+        await scene.store.settle(settlement.cancelled(claims[3]))
+        at = scene.now
+        assert list(await scene.store.items("bat_a")) == [
+            Item(number=0, id="u0", state="succeeded", result='{"text":"ü"}', ended_at=at),
+            Item(number=1, id="u1", state="failed", result='{"success":false}', error="gone", ended_at=at),
+            Item(number=2, id="u2", state="failed", error="Boom: no", ended_at=at),
+            Item(number=3, id="u3", state="cancelled", ended_at=at),
+            Item(number=4, id="u4", state="open"),
+        ]
+        assert [item.id for item in await scene.store.items("bat_a", state="failed")] == ["u1", "u2"]
+
+    async def test_items_keep_their_results_only_if_the_batch_says_so(self, scene: Scene) -> None:
+        """A million results are not kept for nobody."""
+        await scene.start(["u1"], keep_results=False)
+        await scene.done((await scene.items())[0])
+        (item,) = await scene.store.items("bat_a")
+        assert (item.state, item.result) == ("succeeded", None)
+
+    async def test_settle_starts_each_item_once_per_batch(self, scene: Scene) -> None:
+        """An id that comes again, in the same effect, the same moment or later, is a duplicate."""
+        entry = await scene.enter()
+        pages = tuple(message(f"bat_a.p{number}", batch="bat_a") for number in range(3))
+        await scene.done(entry, Enter("bat_a"), Publish(pages))
+        one, two, three = await scene.claim()
+        await asyncio.gather(
+            scene.done(one, Page("bat_a", 3), StartItems("bat_a", 0, ("u1", "u2", "u1"))),
+            scene.done(two, Page("bat_a", 2), StartItems("bat_a", 3, ("u2", "u3"))),
+        )
+        await scene.done((await scene.items())[0])
+        await scene.done(three, Page("bat_a", 2), StartItems("bat_a", 5, ("u1", "u3")))
+        assert sorted(id for id, _ in await scene.states()) == ["u1", "u2", "u3"]
+        counts = await scene.counts()
+        assert (counts.eligible, counts.started, counts.duplicates) == (7, 3, 4)
+
+    async def test_settle_skips_what_another_batch_has_in_flight(self, scene: Scene) -> None:
+        """It counts as in flight, and its claim to the item goes on."""
+        await scene.start(["u1", "u2"])
+        await scene.start(["u2", "u3"], id="bat_b")
+        assert await scene.states("bat_b") == [("u3", "open")]
+        assert (await scene.counts("bat_b")).in_flight == 1
+        assert (await scene.counts("bat_a")).open == 2
+
+    async def test_settle_skips_what_a_later_batch_has_in_flight(self, scene: Scene) -> None:
+        """Which of the batches was opened first does not matter."""
+        entry = await scene.enter("bat_a")
+        await scene.start(["u1"], id="bat_b")
+        await scene.done(entry, Enter("bat_a"), Page("bat_a", 1), StartItems("bat_a", 0, ("u1",)))
+        assert (await scene.counts("bat_a")).in_flight == 1
+        assert len(await scene.items()) == 1
+
+    async def test_settle_skips_what_is_processed_by_now(self, scene: Scene) -> None:
+        """Whoever has marked it since its page was filtered; a mark that has expired does not count."""
+        entry = await scene.enter("bat_a")
+        await scene.start(["u1"], id="bat_b")
+        (claim,) = await scene.items()
+        await scene.done(claim)
+        await scene.store.mark("welcome", ["u2"], 1_000)
+        await scene.store.mark("welcome", ["u3"], 1)
+        scene.clock.advance("1ms")
+        walked = StartItems("bat_a", 0, ("u1", "u2", "u3"))
+        await scene.done(entry, Enter("bat_a"), Page("bat_a", 3), walked)
+        assert await scene.states("bat_a") == [("u3", "open")]
+        assert (await scene.counts("bat_a")).already_processed == 2
+
+    async def test_settle_counts_what_another_ledger_holds(self, scene: Scene) -> None:
+        """Items that were left out since a ledger beside the store has marked them meanwhile."""
+        entry = await scene.enter("bat_a")
+        walked = StartItems("bat_a", 0, ("u1",), already_processed=2)
+        await scene.done(entry, Enter("bat_a"), Page("bat_a", 3), walked)
+        counts = await scene.counts("bat_a")
+        assert (counts.open, counts.already_processed) == (1, 2)
+
+    async def test_settle_starts_what_the_filter_named_in_spite_of_its_mark(self, scene: Scene) -> None:
+        """But not what is in flight elsewhere."""
+        await scene.store.mark("welcome", ["u1", "u2", "u3"], None)
+        await scene.start(["u2"], id="bat_b", force=True)
+        entry = await scene.enter("bat_a")
+        walked = StartItems("bat_a", 0, ("u1", "u2", "u3"), marked=("u1", "u2"))
+        await scene.done(entry, Enter("bat_a"), Page("bat_a", 3), walked)
+        counts = await scene.counts("bat_a")
+        assert (counts.open, counts.in_flight, counts.already_processed) == (1, 1, 1)
+
+    @pytest.mark.parametrize("how", [{"force": True}, {"named": True}])
+    async def test_settle_starts_what_is_forced_or_named_whatever_the_ledger_says(
+        self, scene: Scene, how: dict[str, bool]
+    ) -> None:
+        """Processed or in flight; the batch that had it keeps it as well."""
+        await scene.store.mark("welcome", ["u1"], None)
+        await scene.start(["u2"])
+        await scene.start(["u1", "u2"], id="bat_b", **how)
+        assert (await scene.counts("bat_b")).open == 2
+        for claim in await scene.items():
+            assert not (await scene.done(claim)).stale
+        assert (await scene.counts("bat_a")).succeeded == 1
+        assert (await scene.counts("bat_b")).succeeded == 2
+
+    async def test_settle_keeps_ledgers_of_one_workflow_apart(self, scene: Scene) -> None:
+        """Marks and what is in flight are those of the batch's ledger."""
+        await scene.start(["u1"], ledger="welcome 2030")
+        await scene.start(["u1"], id="bat_b", ledger="welcome 2031")
+        assert (await scene.counts("bat_b")).open == 1
+        for claim in await scene.items():
+            if claim.batch == "bat_a":
+                await scene.done(claim)
+        assert await scene.store.processed("welcome 2030", ["u1"]) == {"u1"}
+        assert await scene.store.processed("welcome 2031", ["u1"]) == frozenset()
+        assert await scene.store.processed("welcome", ["u1"]) == frozenset()
+
+    async def test_claim_gives_an_item_what_fetch_brought_of_it(self, scene: Scene) -> None:
+        """At each attempt, until it has ended."""
+        entry = await scene.enter("bat_a")
+        walked = StartItems("bat_a", 0, ("u1", "u2"), data=('{"n":1}', None))
+        await scene.done(entry, Enter("bat_a"), Page("bat_a", 2), walked)
+        one, two = await scene.items()
+        assert (one.data, two.data) == ('{"n":1}', None)
+        await scene.store.settle(settlement.retry(one, scene.now, "Boom: no"))
+        (again,) = await scene.items()
+        assert again.data == '{"n":1}'
+        await scene.dead(again)
+        assert await scene.store.redrive(again.id)
+        assert (await scene.items())[0].data == '{"n":1}'
+
+    async def test_claim_gives_an_item_the_headers_of_its_batch(self, scene: Scene) -> None:
+        """At the first attempt and at the next; they are shown with the batch."""
+        await scene.start(["u1"], headers={"traceparent": "00-1"})
+        (claim,) = await scene.items()
+        assert claim.headers == {"traceparent": "00-1"}
+        await scene.store.settle(settlement.retry(claim, scene.now, "Boom: no"))
+        assert (await scene.items())[0].headers == {"traceparent": "00-1"}
+        assert (await scene.batch()).headers == {"traceparent": "00-1"}
+
+    async def test_settle_walked_releases_what_was_held_back(self, scene: Scene) -> None:
+        """Held messages wait for the end of the walk, others of the batch do not; the total is known then."""
+        entry = await scene.enter("bat_a")
+        chunk = message(ids.chunk_id("bat_a", 0, 0), batch="bat_a", held=True)
+        page = message(ids.page_id("bat_a", 1), batch="bat_a")
+        await scene.done(entry, Enter("bat_a"), Page("bat_a", 1), Publish((chunk, page)))
+        last = await scene.claim_one(page.id)
+        assert await scene.next_due() is None
+        await scene.done(last, Walked("bat_a", 7))
+        assert (await scene.batch()).total == 7
+        await scene.claim_one(chunk.id)
+
+    async def test_cancel_batch_ends_what_is_held_back(self, scene: Scene) -> None:
+        """And so does a walk that broke off, once nothing else of it is at work."""
+        entry = await scene.enter("bat_a")
+        chunk = message(ids.chunk_id("bat_a", 0, 0), batch="bat_a", held=True)
+        await scene.done(entry, Enter("bat_a"), Page("bat_a", 1), Publish((chunk,)))
+        assert await scene.store.cancel_batch("bat_a")
+        assert (await scene.batch()).state == "cancelled"
+
+    async def test_settle_dead_of_a_page_ends_what_is_held_back(self, scene: Scene) -> None:
+        """Nothing releases it any more, so that the batch has failed."""
+        entry = await scene.enter("bat_a")
+        chunk = message(ids.chunk_id("bat_a", 0, 0), batch="bat_a", held=True)
+        page = message(ids.page_id("bat_a", 1), batch="bat_a")
+        await scene.done(entry, Enter("bat_a"), Page("bat_a", 1), Publish((chunk, page)))
+        await scene.dead(await scene.claim_one(page.id), "Boom: page")
+        batch = await scene.batch()
+        assert (batch.state, batch.error) == ("failed", "Boom: page")
+        assert len(await scene.claim()) == 1
+
+    async def test_settle_counts_each_mention_of_what_is_in_flight(self, scene: Scene) -> None:
+        """A batch has no duplicate of an item that it never had, in one effect as in several."""
+        await scene.start(["u1"])
+        await scene.start(["u1", "u2", "u1"], id="bat_b")
+        counts = await scene.counts("bat_b")
+        assert (counts.open, counts.in_flight, counts.duplicates) == (1, 2, 0)
+
+    async def test_settle_decides_for_one_of_two_batches_at_the_same_moment(self, scene: Scene) -> None:
+        """An id runs in one of them."""
+        one, two = await scene.enter("bat_a"), await scene.enter("bat_b")
+        await asyncio.gather(
+            scene.done(one, Enter("bat_a"), Page("bat_a", 1), StartItems("bat_a", 0, ("u1",))),
+            scene.done(two, Enter("bat_b"), Page("bat_b", 1), StartItems("bat_b", 0, ("u1",))),
+        )
+        a, b = await scene.counts("bat_a"), await scene.counts("bat_b")
+        assert (a.open + b.open, a.in_flight + b.in_flight) == (1, 1)
+
+    async def test_settle_lets_other_workflows_have_the_same_id(self, scene: Scene) -> None:
+        """In flight is a matter of one workflow."""
+        await scene.start(["u1"])
+        await scene.start(["u1"], id="bat_b", workflow="farewell")
+        assert (await scene.counts("bat_b")).open == 1
+
+    async def test_settle_lets_an_item_go_when_it_ended(self, scene: Scene) -> None:
+        """Succeeded, failed or cancelled: the next batch may start it, as it does when forced to do it again."""
+        await scene.start(["u0", "u1", "u2", "u3"])
+        claims = await scene.items()
+        await scene.done(claims[0])
+        await scene.dead(claims[1])
+        await scene.store.settle(settlement.cancelled(claims[2]))
+        entry = await scene.enter("bat_b")
+        walked = StartItems("bat_b", 0, ("u0", "u1", "u2", "u3"), marked=("u0",))
+        await scene.done(entry, Enter("bat_b"), Page("bat_b", 4), walked)
+        assert [id for id, _ in await scene.states("bat_b")] == ["u0", "u1", "u2"]
+
+    async def test_settle_starts_nothing_in_a_batch_being_cancelled(self, scene: Scene) -> None:
+        """The settlement counts, its items do not start."""
+        entry = await scene.enter()
+        await scene.store.cancel_batch("bat_a")
+        await scene.done(entry, Enter("bat_a"), Page("bat_a", 1), StartItems("bat_a", 0, ("u1",)))
+        assert await scene.states() == []
+        assert (await scene.batch()).state == "cancelled"
+
+    async def test_settle_gives_an_item_its_own_run_again_and_again(self, scene: Scene) -> None:
+        """Retries and suspensions of an item are the same run, with its journal and counts."""
+        await scene.start(["u1"])
+        (claim,) = await scene.items()
+        await scene.store.settle(settlement.retry(claim, scene.now + 10, "Boom: no"))
+        scene.clock.advance("10ms")
+        (again,) = await scene.items()
+        assert (again.id, again.item, again.failures) == (claim.id, "u1", 1)
+
+    async def test_settle_takes_thousands_of_items_at_once(self, scene: Scene) -> None:
+        """Started and ended in one go, each counted."""
+        await scene.start([f"u{number:05d}" for number in range(2_100)])
+        claims = await scene.items(3_000)
+        assert len(claims) == 2_100
+        await asyncio.gather(*(scene.done(claim) for claim in claims))
+        batch = await scene.batch()
+        assert (batch.state, batch.counts.succeeded) == ("completed", 2_100)
