@@ -122,7 +122,7 @@ def _lua(value: Any) -> str:
 def migrations() -> dict[int, str]:
     """What brings a namespace to each schema from the one before, by schema: `lua/migrations/0011_….lua`, and so on.
 
-    There is one for each schema after that of 0.1.0. It uses what `a_base.lua` gives to all verbs.
+    There is one for each schema after that of 0.1.0. It uses what `base.lua` gives to all verbs.
     """
     folder = files("batchflow.stores.redis").joinpath("lua", "migrations")
     return {int(it.name[:4]): it.read_text() for it in folder.iterdir()} if folder.is_dir() else {}
@@ -137,15 +137,10 @@ def commands() -> tuple[str, ...]:
 @cache
 def _parts() -> tuple[str, ...]:
     folder = files("batchflow.stores.redis").joinpath("lua")
-    parts: list[str] = []
-    for place in ("lib", "", "reads"):
-        entries = sorted(folder.joinpath(place).iterdir(), key=lambda entry: entry.name)
-        for entry in entries:
-            if entry.name.endswith(".lua") and entry.name not in {"group.lua", "a_base.lua"}:
-                # Names of one file stay in that file.
-                parts.append(f"do\n{entry.read_text()}\nend")
-    base = folder.joinpath("lib", "a_base.lua").read_text()
-    return base, *parts, folder.joinpath("group.lua").read_text()
+    texts = {it.name: it.read_text() for it in folder.iterdir() if it.name.endswith(".lua")}
+    base, group = texts.pop("base.lua"), texts.pop("group.lua")
+    # Local names of one file stay in that file.
+    return base, *[f"do\n{texts[name]}\nend" for name in sorted(texts)], group
 
 
 def encode_request(now: int | None, store: int, operations: Sequence[bytes], *, clustered: bool = False) -> bytes:

@@ -1,3 +1,193 @@
+-- Flow keys: their limits, what they hold, and the rule of batchflow.core.flow.admit. Read once in a group, written at
+-- its end. Fields: de: the code declares it; p, r, per, bu: limits of the code or the latest message (0: none); pp, pr,
+-- pper: those an operator has pinned (0: none); pz: it is paused; n: in use; w: waiting; dl: dead letters; ob: batches
+-- that have not ended; nx: the first start not yet given away; pk: parked until; tu: its latest turn.
+local ZERO = { 'de', 'p', 'r', 'pp', 'pr', 'pz', 'n', 'w', 'dl', 'ob', 'nx', 'pk' }
+each_call(function() flows.cache = {} end)
+
+function flows.get(key)
+  local flow = flows.cache[key]
+  if flow == nil then
+    local reply = call('HGETALL', P .. 'f:' .. key)
+    if #reply == 0 then return nil end
+    flow = { key = key, dirty = {} }
+    for place = 1, #reply, 2 do flow[reply[place]] = tonumber(reply[place + 1]) end
+    flows.cache[key] = flow
+  end
+  return flow
+end
+
+function flows.set(flow, field, value)
+  if flow[field] ~= value then
+    flow[field] = value
+    flow.dirty[field] = true
+  end
+end
+
+function flows.add(key, field, delta)
+  local flow = flows.get(key)
+  if flow then flows.set(flow, field, flow[field] + delta) end
+end
+
+-- How often something was picked so far: what is new joins the end of the queue.
+function flows.turn() return tonumber(call('HGET', META, 'turn') or 0) end
+
+-- A key of which nothing is known.
+function flows.unlimited(key)
+  local flow = { key = key, dirty = {} }
+  for _, field in ipairs(ZERO) do flows.set(flow, field, 0) end
+  flows.set(flow, 'per', UNLIMITED[LIMITS.period_ms])
+  flows.set(flow, 'pper', UNLIMITED[LIMITS.period_ms])
+  flows.set(flow, 'bu', UNLIMITED[LIMITS.burst])
+  return flow
+end
+
+function flows.make(key)
+  local flow = flows.get(key)
+  if not flow then
+    call('ZADD', P .. 'flows', 0, key)
+    flow = flows.unlimited(key)
+    flows.set(flow, 'tu', flows.turn())
+    flows.cache[key] = flow
+  end
+  return flow
+end
+
+-- No code declares it, and it neither holds anything nor holds anything back.
+function flows.is_idle(flow)
+  if flow.de == 1 or flow.pz == 1 or flow.pp > 0 or flow.pr > 0 or flow.pk > now then return false end
+  if flow.n > 0 or flow.w > 0 or flow.dl > 0 or flow.ob > 0 then return false end
+  local start, interval = flows.earliest(flow)
+  return start <= now + interval and (flow.nx <= now or flow.nx > now + interval + SKEW_MS)
+end
+
+function flows.flush()
+  for key, flow in pairs(flows.cache) do
+    if flow.gone and flows.is_idle(flow) then
+      call('DEL', P .. 'f:' .. key)
+      call('ZREM', P .. 'flows', key)
+    else
+      local changed = {}
+      for field in pairs(flow.dirty) do
+        changed[#changed + 1] = field
+        changed[#changed + 1] = string.format('%.17g', flow[field])
+      end
+      if #changed > 0 then call('HSET', P .. 'f:' .. key, unpack(changed)) end
+      flow.dirty = {}
+    end
+  end
+end
+
+-- Look at a slice of the keys: those that are idle go.
+function flows.sweep()
+  local at = tonumber(call('HGET', META, 'idle') or 0)
+  local keys = call('ZRANGE', P .. 'flows', at, at + IDLE_KEYS_LIMIT - 1)
+  local gone = 0
+  for _, key in ipairs(keys) do
+    local flow = flows.get(key)
+    if flow and flows.is_idle(flow) then
+      flow.gone = true
+      gone = gone + 1
+    end
+  end
+  if at > 0 or #keys == IDLE_KEYS_LIMIT then
+    call('HSET', META, 'idle', #keys == IDLE_KEYS_LIMIT and at + IDLE_KEYS_LIMIT - gone or 0)
+  end
+  return gone
+end
+
+-- Whether it may hold lanes back by time or by a pause.
+function flows.holds(flow) return flow.r > 0 or flow.pr > 0 or flow.pk > 0 or flow.pz == 1 end
+
+local function set_limits(flow, limits)
+  local p, r, per, bu = opt(limits[LIMITS.parallelism]) or 0, opt(limits[LIMITS.rate]) or 0, limits[LIMITS.period_ms], limits[LIMITS.burst]
+  if flow.p ~= p or flow.r ~= r or flow.per ~= per or flow.bu ~= bu then
+    local other = flow.r ~= r or flow.per ~= per
+    local held = other and flow.r > 0
+    if other then flows.set(flow, 'nx', 0) end
+    flows.set(flow, 'p', p)
+    flows.set(flow, 'r', r)
+    flows.set(flow, 'per', per)
+    flows.set(flow, 'bu', bu)
+    if held then lanes.release(flow.key) end
+    tell()
+  end
+end
+
+-- The limits of the code.
+function flows.declare(limits)
+  local flow = flows.make(limits[LIMITS.key])
+  flows.set(flow, 'de', 1)
+  set_limits(flow, limits)
+end
+
+-- The limits that a message brings, where the code does not declare its key.
+function flows.follow(limits)
+  local flow = flows.make(limits[LIMITS.key])
+  if flow.de ~= 1 then set_limits(flow, limits) end
+end
+
+-- The limits in force: parallelism, rate (each nil where there is none), period, burst.
+function flows.limits(flow)
+  local p = flow.pp > 0 and flow.pp or flow.p
+  local r, per, bu = flow.r, flow.per, flow.bu
+  if flow.pr > 0 then r, per, bu = flow.pr, flow.pper, 1 end
+  return p > 0 and p or nil, r > 0 and r or nil, per, bu
+end
+
+-- The first start not yet given away, no further back than the catch-up; and the time between two.
+function flows.earliest(flow)
+  local _, rate, period, burst = flows.limits(flow)
+  if not rate then return now, 0 end
+  local interval, start = period / rate, flow.nx
+  -- No start lies more than one interval ahead: the clock was set back, or the rate was lower until now.
+  if start - now > interval + SKEW_MS then start = now end
+  return math.max(start, now - math.max(CATCH_UP_MS, (burst - 1) * interval)), interval
+end
+
+-- From when on neither its rate nor an operator nor a server that asked for rest stands in the way of a start.
+function flows.opens(flow)
+  if flow.pz == 1 then return NEVER end
+  local _, rate = flows.limits(flow)
+  if not rate then return flow.pk end
+  return math.max(flow.pk, math.ceil((flows.earliest(flow))))
+end
+
+-- How many of `want` may start now.
+function flows.admitted(flow, want)
+  if flow.pz == 1 or flow.pk > now then return 0 end
+  local p, rate = flows.limits(flow)
+  local count = want
+  if p then count = math.min(count, p - flow.n) end
+  if rate then
+    local start, interval = flows.earliest(flow)
+    count = math.min(count, start <= now and math.floor((now - start) / interval) + 1 or 0)
+  end
+  return math.max(0, count)
+end
+
+-- So many have been leased: places, starts and the key's turn are taken.
+function flows.take(flow, count)
+  local _, rate = flows.limits(flow)
+  if rate then
+    local start, interval = flows.earliest(flow)
+    flows.set(flow, 'nx', start + count * interval)
+  end
+  flows.set(flow, 'n', flow.n + count)
+  flows.set(flow, 'w', flow.w - count)
+  flows.set(flow, 'tu', call('HINCRBY', META, 'turn', 1))
+  return flow.tu
+end
+
+-- Places of a key that are free again.
+function flows.give_back(key, count)
+  local flow = flows.get(key)
+  if flow then
+    flows.set(flow, 'n', math.max(0, flow.n - (count or 1)))
+    if flows.limits(flow) then tell() end
+  end
+end
+
 -- declare: sets what the code says of flow keys. pin: limits that an operator sets, which win until unpin. pause: nothing
 -- starts until resume. Safe to repeat.
 verbs.declare = function(limits)
@@ -38,4 +228,25 @@ verbs.resume = function(key)
     lanes.release(key)
   end
   tell()
+end
+
+-- remove_idle: removes those of a slice of flow keys that no code declares and that hold nothing; how many. Safe to repeat.
+verbs.remove_idle = function() return flows.sweep() end
+
+reads.flows = function(keys)
+  keys = opt(keys) or call('ZRANGE', P .. 'flows', 0, -1)
+  table.sort(keys)
+  local rows, seen = {}, {}
+  for _, key in ipairs(keys) do
+    local flow = not seen[key] and flows.get(key)
+    seen[key] = true
+    if flow then
+      local p, rate, period, burst = flows.limits(flow)
+      rows[#rows + 1] = {
+        key, out(p), out(rate), period, burst, flow.pp > 0 and flow.pp or NULL, flow.pr > 0 and flow.pr or NULL,
+        flow.pz == 1, flow.n, flow.w, flow.pk,
+      }
+    end
+  end
+  return rows
 end

@@ -30,3 +30,37 @@ verbs.forget = function(workflow, ids)
   end
   return count
 end
+
+reads.processed = function(workflow, ids)
+  local found = {}
+  sliced(ids, function(part)
+    for place, score in ipairs(call('ZMSCORE', P .. 'l:' .. workflow, unpack(part))) do
+      if score and tonumber(score) > now then found[#found + 1] = part[place] end
+    end
+  end)
+  return found
+end
+
+reads.ledgers = function()
+  local found = {}
+  for _, name in ipairs(call('SMEMBERS', P .. 'ws')) do
+    if call('ZCARD', P .. 'l:' .. name) > 0 then found[#found + 1] = name end
+  end
+  table.sort(found)
+  return found
+end
+
+reads.marks = function(ledger, after, limit)
+  local key = P .. 'l:' .. ledger
+  -- Where it has gone meanwhile, all of them come once more.
+  local rank = opt(after) and call('ZRANK', key, after)
+  local from = rank and rank + 1 or call('ZCOUNT', key, '-inf', now)
+  local rows, reply = {}, call('ZRANGE', key, from, from + limit - 1, 'WITHSCORES')
+  for place = 1, #reply, 2 do
+    local ends = reply[place + 1]
+    rows[#rows + 1] = { reply[place], ends == 'inf' and NULL or string.format('%.0f', tonumber(ends)) }
+  end
+  return rows
+end
+
+reads.under_way = function(dedup) return out(call('HGET', P .. 'dk', dedup)) end

@@ -10,8 +10,6 @@ local FIELDS = {
   'of', 'od', 'he',
 }
 
-function messages.key(id) return P .. 'm:' .. id end
-
 -- What the id of an item's run tells of it, where `found` is one.
 function messages.complete(id, found)
   if found.i and not found.b then
@@ -182,15 +180,6 @@ function messages.take_back(id, message, lost)
   end
 end
 
--- The message that a worker holds and that was claimed alone, as long as it has recorded nothing.
-function messages.alone_of(worker)
-  local id = call('HGET', P .. 'wa', worker)
-  local message = id and messages.load(id)
-  if message and message.o == worker and lanes.is_suspect(message) then return id end
-  if id then call('HDEL', P .. 'wa', worker) end
-  return nil
-end
-
 -- A dead letter waits again, due at once; false where there is none, or its batch does not take it.
 function messages.redrive(id)
   local message = messages.load_dead(id)
@@ -223,38 +212,138 @@ function messages.redrive(id)
   return true
 end
 
--- Whether any worker serves a list of destinations.
-function messages.is_served(list)
-  for _, one in pairs(record_of(call('HGETALL', P .. 'wl'))) do
-    if one == list then return true end
+-- publish: adds those messages that are new, to wait until they are due; of each, whether it was. redrive: lets a dead
+-- letter wait again; whether it does. Safe to repeat.
+verbs.publish = function(list)
+  local new = {}
+  for place, message in ipairs(list) do new[place] = messages.publish(message) end
+  return new
+end
+
+verbs.redrive = function(id) return messages.redrive(id) end
+
+-- cancel_run: ends a waiting run, marks a leased one; false when it had ended. cancel_all: the same for a slice of those
+-- of a function or with a label; how many. What they wait for is cancelled with them. Safe to repeat.
+
+-- The item of a batch that nobody has claimed yet.
+local function cancel_fresh(id)
+  local name, number = string.match(id, '^(.*)%.r(%d%d%d%d%d%d%d%d%d)$')
+  local batch = name and batches.get(name)
+  number = tonumber(number)
+  local value = batch and call('HGET', batches.bucket(name, number), number)
+  if not value or string.sub(value, 1, 1) ~= 'o' then return false end
+  batches.end_fresh(batch, number, string.sub(value, 2))
+  lanes.recount(batch.d, batch.k, batch.id)
+  return true
+end
+
+local function cancel(id)
+  local message = messages.load(id)
+  if not message then return cancel_fresh(id) end
+  if message.o then
+    messages.cancel_leased(id, message)
+  else
+    ending.finish(id, message, { how = 'cancelled' })
   end
-  return false
+  return true
 end
 
--- A worker serves its list no more, which goes with the last one that does.
-function messages.leave_list(worker)
-  local list = call('HGET', P .. 'wl', worker)
-  if not list then return end
-  call('HDEL', P .. 'wl', worker)
-  if not messages.is_served(list) then call('DEL', P .. 'ds:' .. list) end
+verbs.cancel_run = function(id)
+  local found = cancel(id)
+  batches.finish()
+  return found
 end
 
--- All that a worker holds. Where that is one that is claimed alone too, only that one counts as lost.
-function messages.take_back_all(worker, lost)
-  local ids = call('HKEYS', P .. 'w:' .. worker)
-  table.sort(ids)
-  local count, alone = 0, lost and messages.alone_of(worker)
-  for _, id in ipairs(ids) do
-    local message = messages.load(id)
-    if message and message.o == worker then
-      messages.take_back(id, message, lost and (not alone or id == alone))
-      count = count + 1
+verbs.cancel_all = function(destination, label)
+  destination, label = opt(destination), opt(label)
+  local key = label and P .. 'ol:' .. label or P .. 'od:' .. destination
+  local found, offset = {}, 0
+  while #found < SWEEP_LIMIT do
+    local ids = call('ZRANGE', key, offset, offset + CHUNK - 1)
+    if #ids == 0 then break end
+    offset = offset + #ids
+    for _, id in ipairs(ids) do
+      local about = call('HMGET', P .. 'm:' .. id, 'd', 'kp')
+      local fits = not destination or not label or (about[1] == destination and about[2])
+      if fits and #found < SWEEP_LIMIT then found[#found + 1] = id end
     end
   end
-  call('ZREM', P .. 'workers', worker)
-  call('HDEL', P .. 'wi', worker)
-  call('HDEL', P .. 'wa', worker)
-  call('DEL', P .. 'w:' .. worker, P .. 'wc:' .. worker)
-  messages.leave_list(worker)
-  return count
+  for _, id in ipairs(found) do cancel(id) end
+  batches.finish()
+  return #found
+end
+
+-- run: a run as it stands, with its journal. runs: those that are kept, the latest first, as far as a bounded look goes:
+-- [rows, where to go on or null]. dead_letters: the latest, newest first.
+-- [id, destination, state, made, started, ended, payload, result, error, failures, batch, label, parent, journal]
+local LOOK = 2000
+
+local function run_row(id, found, with_journal)
+  messages.complete(id, found)
+  local shown = found.z == 'dead' and RUN_STATE.dead or found.z or (found.o and 'running' or 'waiting')
+  return {
+    id, found.d, shown, tonumber(found.t), out(tonumber(found.st)), out(tonumber(found.za)), found.y or 'null',
+    out(found.v), out(found.e), tonumber(found.x or 0), out(found.b), out(found.L), out(found.p),
+    with_journal and steps.text(steps.of(found)) or NULL,
+  }
+end
+
+-- An item that nobody has claimed yet has no hash of its own.
+local function fresh_item(id)
+  local name, digits = string.match(id, '^(.*)%.r(%d%d%d%d%d%d%d%d%d)$')
+  local batch = name and batches.get(name)
+  local number = tonumber(digits)
+  local value = batch and call('HGET', batches.bucket(name, number), number)
+  if not value or string.sub(value, 1, 1) ~= 'o' then return nil end
+  return { d = batch.d, t = batch.st or batch.t, b = name }
+end
+
+reads.run = function(id)
+  local found = record_of(call('HGETALL', P .. 'm:' .. id))
+  if not found.d and not found.i then found = fresh_item(id) end
+  return found and run_row(id, found, true) or NULL
+end
+
+local function fits(row, shown, destination, label)
+  return (not shown or row[3] == shown) and (not destination or row[2] == destination) and (not label or row[12] == label)
+end
+
+reads.runs = function(shown, destination, label, before_at, before_id, limit)
+  shown, destination, label = opt(shown), opt(destination), opt(label)
+  local rows, offset, at, last = {}, 0, string.format('%.0f', before_at), nil
+  while #rows < limit and offset < LOOK do
+    local found = call('ZREVRANGEBYSCORE', P .. 'runs', at, '-inf', 'WITHSCORES', 'LIMIT', offset, 200)
+    if #found == 0 then return { rows, NULL } end
+    offset = offset + #found / 2
+    for place = 1, #found, 2 do
+      local id, made = found[place], tonumber(found[place + 1])
+      if made < before_at or id < before_id then
+        local row = run_row(id, record_of(call('HGETALL', P .. 'm:' .. id)), false)
+        if fits(row, shown, destination, label) then rows[#rows + 1] = row end
+        last = { made, id }
+        if #rows == limit then break end
+      end
+    end
+  end
+  return { rows, last and #rows < limit and last or NULL }
+end
+
+reads.dead_letters = function(batch, limit)
+  local rows = {}
+  if limit < 1 then return rows end
+  for place, id in ipairs(call('ZREVRANGE', opt(batch) and P .. 'bd:' .. batch or P .. 'dead', 0, limit - 1)) do
+    local found = record_of(call('HGETALL', P .. 'm:' .. id))
+    local flow = flows.get(found.k) or flows.unlimited(found.k)
+    local number, batch = tonumber(found.n or -1), found.b and batches.get(found.b)
+    local of = found.of
+    if number >= 0 then of = batch and batch.of end
+    rows[place] = {
+      id, found.d, found.k, flow.p > 0 and flow.p or NULL, flow.r > 0 and flow.r or NULL, flow.per, flow.bu,
+      found.y or 'null', out(found.h), out(found.r), out(found.b), found.kp ~= nil, out(found.L), out(found.p),
+      out(tonumber(found.ps)), tonumber(found.dp or 0), out(of), out(found.od), found.e or '', tonumber(found.x or 0),
+      tonumber(found.l or 0), tonumber(found.t), out(tonumber(found.st)), tonumber(found.za), out(found.i), number,
+      steps.text(steps.of(found)),
+    }
+  end
+  return rows
 end

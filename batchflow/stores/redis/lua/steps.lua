@@ -1,5 +1,4 @@
 -- Journals: steps stand in the hash of their message as the JSON text they came in.
-
 -- Write steps [field, position, text] of a claim that is held; whether one of them is an outcome.
 function steps.put(id, rows)
   local fields, outcome = {}, false
@@ -80,3 +79,62 @@ function steps.ripen(id, found)
   if woken then call('HSET', P .. 'm:' .. id, 'x', 0, 'l', 0) end
   return found, woken
 end
+
+-- What is written together with a step or with the end of a claim: first what marks, then messages, then items.
+local apply = {
+  enter = function(_, batch, total, left_out) batches.enter(batch, total, left_out) end,
+  page = function(_, id, ...)
+    local batch = batches.get(id)
+    if not batch then return end
+    batches.add(batch, 'pg', 1)
+    for place, field in ipairs({ 'el', 'ap', 'du', 'lo', 'ch' }) do batches.add(batch, field, (select(place, ...))) end
+  end,
+  walked = function(_, batch, total) batches.walked(batch, total) end,
+  open = function(_, batch, first) verbs.open_batch(batch, first) end,
+  listen = waiting.listen,
+  unlisten = function(run, numbers)
+    for _, number in ipairs(numbers) do waiting.unlisten(run, number) end
+  end,
+  accept = waiting.accept,
+  notify = function(_, event, data, run) waiting.notify(event, data, opt(run)) end,
+}
+local later = {
+  publish = function(_, list)
+    for _, message in ipairs(list) do messages.publish(message) end
+  end,
+}
+local last = { start = function(_, ...) batches.start_items(...) end }
+
+-- `list`: [kind, argument, …] of each.
+function effects.apply(run, list)
+  for _, stage in ipairs({ apply, later, last }) do
+    for _, effect in ipairs(list) do
+      local act = stage[effect[1]]
+      if act then act(run, unpack(effect, 2)) end
+    end
+  end
+end
+
+-- record: writes a step of a claim that is still held with this fence, with its effects, unless it stands there already.
+-- 'stale' or 'cancelled', and nothing is changed, where it may not. An outcome sets failures and losses to none.
+verbs.record = function(id, fence, row, list)
+  local key = P .. 'm:' .. id
+  local held = call('HMGET', key, 'o', 'f', 'c', 'b', 'i')
+  if not held[1] or tonumber(held[2]) ~= fence then return 'stale' end
+  if held[3] or batches.is_cancelling(held[4] or held[5] and string.sub(id, 1, -12)) then return 'cancelled' end
+  local known = false
+  local before = list and call('HGET', key, row[1])
+  if before then
+    local old, new = cjson.decode(before), cjson.decode(row[3])
+    known = old[STEP.state] == new[STEP.state] and old[STEP.position] == new[STEP.position]
+  end
+  -- Nothing was counted before the first claim.
+  if row[2] > 0 and fence > 1 then
+    call('HSET', key, row[1], row[3], 'x', 0, 'l', 0)
+  else
+    call('HSET', key, row[1], row[3])
+  end
+  if list and not known then effects.apply(id, list) end
+  return 'recorded'
+end
+verbs.record_with_effects = verbs.record

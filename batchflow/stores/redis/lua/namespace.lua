@@ -1,6 +1,5 @@
 -- Whether the server takes what a group is about to write. Asked before anything is written: a script that is stopped
 -- in its midst leaves half of its writes behind.
-
 -- Those of these commands that the user may not run. A server older than 7 does not tell.
 function rights.refused(commands)
   local found = {}
@@ -44,4 +43,39 @@ function rights.full(operations)
       return type(reply) == 'table' and reply.err or nil
     end
   end
+end
+
+-- open: sets an empty namespace up. Its schema is stored once; the answer is the schema it has, a number for the asking
+-- store, which no other store of the namespace has had, and those of the commands that its user may not run: then
+-- nothing is done. A server older than 7 does not tell.
+verbs.open = function(schema, commands)
+  local refused = rights.refused(commands)
+  if #refused > 0 then return { schema, 0, refused } end
+  call('HSETNX', META, 'schema', schema)
+  return { tonumber(call('HGET', META, 'schema')), call('HINCRBY', META, 'stores', 1), refused }
+end
+
+-- founded: when the namespace was set up, as a text that no other setting up has; one that holds nothing any more is set
+-- up anew, and its stores are numbered on from the asking one's number. Safe to repeat.
+verbs.founded = function(schema, number)
+  local known = call('HGET', META, 'founded')
+  if known then return known end
+  call('HSETNX', META, 'schema', schema)
+  if tonumber(call('HGET', META, 'stores') or 0) < number then call('HSET', META, 'stores', number) end
+  known = NOW .. '-' .. number
+  call('HSET', META, 'founded', known)
+  return known
+end
+
+-- migrate: brings a namespace that an older version has made to SCHEMA, one step of MIGRATIONS after the other, all in this
+-- one call; whoever works with the older schema is refused from then on. The schema it has then. Safe to repeat.
+verbs.migrate = function()
+  local schema = tonumber(call('HGET', META, 'schema'))
+  while schema < SCHEMA do
+    schema = schema + 1
+    MIGRATIONS[schema]()
+    call('HSET', META, 'schema', schema)
+  end
+  tell()
+  return schema
 end

@@ -9,14 +9,7 @@ local NUMBERS = {
   'na', 'pz', 'wd', 'bk', 'ge', 'kr', 'fo', 'en', 'wk', 'pg', 'ch', 'to', 'el', 'op', 'su', 'fa', 'ca', 'ap', 'fl', 'du', 'lo', 'wm', 't', 'st', 'za',
   'ps', 'dp', 'sq', 'hi', 'sw', 'tt',
 }
-local COUNT_OF = { s = 'su', f = 'fa', c = 'ca' }
 each_call(function() batches.cache = {} end)
-
-function batches.bucket(id, number) return P .. 'i:' .. id .. ':' .. math.floor(number / BUCKET) end
-
-function batches.data(id, number) return P .. 'd:' .. id .. ':' .. math.floor(number / BUCKET) end
-
-function batches.ends(id, number) return P .. 'x:' .. id .. ':' .. math.floor(number / BUCKET) end
 
 function batches.get(id)
   local batch = batches.cache[id]
@@ -75,137 +68,6 @@ function batches.walked(id, total)
   batches.set(batch, 'wd', 1)
   if opt(total) then batches.set(batch, 'to', total) end
   lanes.open(id)
-end
-
--- The items `first`, … of a batch with these ids, as far as they have no run yet, no other batch has them in flight and
--- they are not processed. `marked`: those that are started in spite of their mark. `data`: what fetch brought of them.
-function batches.start_items(id, first, ids, marked, data, already_processed)
-  local batch = batches.get(id)
-  if not batches.takes(batch) then return end
-  batches.add(batch, 'ap', already_processed)
-  local again = {}
-  for _, item in ipairs(marked) do again[item] = true end
-  sliced(ids, function(part, place) batches.start_some(batch, first + place - 1, part, again) end)
-  sliced(data, function(part, place) batches.keep_data(batch, first + place - 1, part) end)
-end
-
-function batches.keep_data(batch, first, texts)
-  for place, text in ipairs(texts) do
-    local number = first + place - 1
-    if opt(text) and call('HEXISTS', batches.bucket(batch.id, number), number) == 1 then
-      call('HSET', batches.data(batch.id, number), number, text)
-      if batch.dd ~= '1' then batches.set(batch, 'dd', '1') end
-    end
-  end
-end
-
-function batches.has(batch, number)
-  return number < batch.hi and call('HEXISTS', batches.bucket(batch.id, number), number) == 1
-end
-
--- Which of the ids the ledger of a batch holds, by place.
-local function processed(batch, ids, again)
-  local found = {}
-  for place, score in ipairs(call('ZMSCORE', P .. 'l:' .. batch.lg, unpack(ids))) do
-    found[place] = score and tonumber(score) > now and not again[ids[place]]
-  end
-  return found
-end
-
--- Of the given items those that are to start, as number → id; the others are counted.
-function batches.fresh(batch, first, ids, again)
-  buffer.flush()
-  local every = batch.fo == 1 or batch.na == 1
-  local mine = call('SMISMEMBER', P .. 'bi:' .. batch.id, unpack(ids))
-  local holders = every and {} or call('HMGET', P .. 'h:' .. batch.lg, unpack(ids))
-  local done = every and {} or processed(batch, ids, again)
-  local held, seen, fresh = tostring(batch.sq), {}, {}
-  for place, item in ipairs(ids) do
-    local number, holder = first + place - 1, holders[place]
-    if mine[place] == 1 or seen[item] or batches.has(batch, number) then
-      batches.add(batch, 'du', 1)
-    elseif holder and holder ~= held then
-      batches.add(batch, 'fl', 1)
-    elseif done[place] then
-      batches.add(batch, 'ap', 1)
-    else
-      seen[item] = true
-      fresh[number] = item
-    end
-  end
-  return fresh
-end
-
-function batches.start_some(batch, first, ids, again)
-  local fresh = batches.fresh(batch, first, ids, again)
-  local set, hold, bucket, from = {}, {}, {}, nil
-  local lane = lanes.fresh(batch.d, batch.k, batch.id)
-  for number = first, first + #ids do
-    local item = fresh[number]
-    if item then
-      set[#set + 1] = item
-      hold[#hold + 1] = item
-      hold[#hold + 1] = batch.sq
-      bucket[#bucket + 1] = number
-      bucket[#bucket + 1] = 'o' .. item
-      from = from or number
-    elseif from then
-      lanes.add_range(lane, batch.id, from, number - 1)
-      from = nil
-    end
-    if #bucket > 0 and number % BUCKET == BUCKET - 1 or number == first + #ids and #bucket > 0 then
-      call('HSET', batches.bucket(batch.id, bucket[1]), unpack(bucket))
-      bucket = {}
-    end
-  end
-  if #set == 0 then return end
-  call('SADD', P .. 'bi:' .. batch.id, unpack(set))
-  call('HSET', P .. 'h:' .. batch.lg, unpack(hold))
-  batches.add(batch, 'op', #set)
-  batches.set(batch, 'hi', math.max(batch.hi, first + #ids))
-  flows.add(batch.k, 'w', #set)
-  lanes.note(batch.d, batch.k, batch.id)
-  lanes.ready_by(batch.d, batch.k, batch.id, 0)
-end
-
--- The keys that the end of an item writes to, put together once for a bucket.
-function batches.names(batch, first)
-  local names = batch.names[first]
-  if not names then
-    local bucket = math.floor(first / BUCKET)
-    names = {
-      i = P .. 'i:' .. batch.id .. ':' .. bucket, x = P .. 'x:' .. batch.id .. ':' .. bucket,
-      h = P .. 'h:' .. batch.lg, l = P .. 'l:' .. batch.lg,
-    }
-    batch.names[first] = names
-  end
-  return names
-end
-
--- The run of an item has ended.
-function batches.end_item(batch, number, item, how, result, error, took)
-  local became = ITEM_STATE[how]
-  local ended = { now, batch.kr == 1 and result or NULL, error or NULL }
-  local names = batches.names(batch, number - number % BUCKET)
-  number = tostring(number)
-  buffer.pair('HSET', names.i, number, became .. item)
-  buffer.pair('HSET', names.x, number, cjson.encode(ended))
-  if batch.dd == '1' and became ~= 'f' then call('HDEL', batches.data(batch.id, number), number) end
-  -- A batch that was forced may have it in flight by now, which what has failed here leaves alone.
-  if became == 's' or call('HGET', names.h, item) == tostring(batch.sq) then buffer.add('HDEL', names.h, item) end
-  if became == 's' then
-    buffer.pair('ZADD', names.l, batch.tt and string.format('%.0f', now + batch.tt) or '+inf', item)
-  end
-  batches.add(batch, 'op', -1)
-  batches.add(batch, COUNT_OF[became], 1)
-  if took and took > 0 then batches.add(batch, 'wm', took) end
-  state.touched[batch.id] = true
-end
-
--- An item that nobody has claimed yet is cancelled.
-function batches.end_fresh(batch, number, item)
-  batches.end_item(batch, number, item, 'cancelled')
-  flows.add(batch.k, 'w', -1)
 end
 
 -- A message of a layer has ended.
@@ -295,15 +157,6 @@ function batches.close(batch)
   tell()
 end
 
-function batches.drop_ranges(batch)
-  local key = P .. 'r:' .. batch.id
-  local ranges = call('ZRANGE', key, 0, -1)
-  if #ranges == 0 then return end
-  sliced(ranges, function(part) call('ZREM', lanes.fresh(batch.d, batch.k, batch.id), unpack(part)) end)
-  call('DEL', key)
-  lanes.recount(batch.d, batch.k, batch.id)
-end
-
 -- Nothing more of a batch is leased from here on. False when it had ended, or is not known.
 function batches.begin_cancel(id)
   local batch = batches.get(id)
@@ -355,16 +208,6 @@ function batches.reopen(batch, message)
   return true
 end
 
-function batches.reopen_item(batch, message)
-  local number, item = message.n, message.i
-  batches.add(batch, 'fa', -1)
-  batches.add(batch, 'op', 1)
-  call('HSET', batches.bucket(batch.id, number), number, 'o' .. item)
-  call('HDEL', batches.ends(batch.id, number), number)
-  call('HSET', P .. 'h:' .. batch.lg, item, batch.sq)
-  call('SADD', P .. 'bi:' .. batch.id, item)
-end
-
 -- End up to `limit` of what waits of a batch that is being cancelled; how many.
 function batches.sweep(batch, limit)
   local count = 0
@@ -388,15 +231,111 @@ function batches.sweep(batch, limit)
   return count
 end
 
-function batches.sweep_item(batch, number, item)
-  local id = string.format('%s.r%09d', batch.id, number)
-  local message = messages.load(id)
-  if not message then
-    batches.end_fresh(batch, number, item)
-  elseif message.o then
-    return 0
-  else
-    ending.finish(id, message, { how = 'cancelled' })
+-- open_batch: stores a batch with its first messages; false, and nothing is done, when its id is known or what holds
+-- others off is open.
+verbs.open_batch = function(wire, first)
+  local id = wire[BATCH.id]
+  local key = P .. 'b:' .. id
+  local dedup = opt(wire[BATCH.open_dedup])
+  if call('EXISTS', key) == 1 or dedup and call('HEXISTS', P .. 'dk', dedup) == 1 then return false end
+  local sequence = call('HINCRBY', META, 'batches', 1)
+  local fields = {
+    'w', wire[BATCH.workflow], 's', 'pending', 'd', wire[BATCH.execute], 'k', wire[BATCH.flow][LIMITS.key], 'cf', cjson.encode(wire[BATCH.complete_flow]), 'kr', wire[BATCH.keep_results] and 1 or 0,
+    'fo', wire[BATCH.force] and 1 or 0, 'dp', wire[BATCH.depth], 't', now, 'sq', sequence, 'kf', cjson.encode(wire[BATCH.flow]), 'lg', wire[BATCH.ledger],
+    'na', wire[BATCH.named] and 1 or 0, 'ge', 1,
+  }
+  for _, field in ipairs({ 'en', 'wk', 'pg', 'ch', 'el', 'op', 'su', 'fa', 'ca', 'ap', 'fl', 'du', 'lo', 'wm', 'hi', 'sw', 'pz' }) do
+    fields[#fields + 1] = field
+    fields[#fields + 1] = 0
   end
-  return 1
+  for field, value in pairs({ cp = opt(wire[BATCH.complete]), tt = opt(wire[BATCH.ledger_ttl]), L = opt(wire[BATCH.label]), p = opt(wire[BATCH.parent]), ps = opt(wire[BATCH.parent_step]),
+    hd = opt(wire[BATCH.headers]), of = opt(wire[BATCH.on_failure]), od = dedup }) do
+    fields[#fields + 1] = field
+    fields[#fields + 1] = value
+  end
+  call('HSET', key, unpack(fields))
+  flows.follow(wire[BATCH.flow])
+  flows.add(wire[BATCH.flow][LIMITS.key], 'ob', 1)
+  if dedup then call('HSET', P .. 'dk', dedup, id) end
+  if opt(wire[BATCH.label]) then call('ZADD', P .. 'bl:' .. wire[BATCH.label], sequence, id) end
+  call('SET', P .. 'p:' .. id, wire[BATCH.params])
+  call('ZADD', P .. 'bs', sequence, id)
+  call('ZADD', P .. 'bo', sequence, id)
+  call('ZADD', P .. 'bw:' .. wire[BATCH.workflow], sequence, id)
+  call('SADD', P .. 'ws', wire[BATCH.ledger])
+  for _, message in ipairs(first) do messages.publish(message) end
+  local parent = opt(wire[BATCH.parent])
+  if parent then
+    call('SADD', P .. 'kidb:' .. parent, id)
+    waiting.link(parent)
+  end
+  return true
+end
+
+-- cancel_batch: nothing more of a batch is leased from here on; false when it had ended, or is not known.
+-- sweep_cancelled: ends one slice of what waits of batches that are being cancelled; how many. Safe to repeat.
+-- pause_batch: leases nothing more of one until resume_batch. A small batch that is cancelled ends at once.
+verbs.cancel_batch = function(id)
+  local begun = batches.begin_cancel(id)
+  if begun then
+    batches.sweep(batches.get(id), SWEEP_LIMIT_AT_CANCEL)
+    batches.finish()
+  end
+  tell()
+  return begun
+end
+
+verbs.pause_batch = function(id) return batches.pause(id, 1) end
+
+verbs.resume_batch = function(id) return batches.pause(id, 0) end
+
+verbs.sweep_cancelled = function()
+  local count = 0
+  for _, id in ipairs(call('SMEMBERS', P .. 'bc')) do
+    local batch = batches.get(id)
+    if batch then
+      if batch.s == 'cancelling' then
+        count = count + batches.sweep(batch, SWEEP_LIMIT - count)
+      else
+        count = count + batches.sweep_held(batch, SWEEP_LIMIT - count)
+      end
+      state.touched[id] = true
+      batches.finish()
+    end
+    if count >= SWEEP_LIMIT then return SWEEP_LIMIT end
+  end
+  return count
+end
+
+-- batch: one as it stands. batches: the latest, newest first. items: those above `after` by number, as far as a bounded
+-- look goes: [rows, the number to go on after or null].
+local function batch_row(batch)
+  return {
+    batch.id, batch.w, batch.s, batch.pg, batch.ch, out(batch.to), batch.wk, string.format('%.17g', batch.wm),
+    call('GET', P .. 'p:' .. batch.id) or 'null', batch.fo == 1, out(batch.L),
+    out(batch.hd), batch.pz == 1, out(batch.e), batch.t, out(batch.st),
+    out(batch.za), batch.el, batch.op, batch.su, batch.fa, batch.ca, batch.ap, batch.fl, batch.du, batch.lo,
+  }
+end
+
+reads.batch = function(id)
+  local batch = batches.get(id)
+  return batch and batch_row(batch) or NULL
+end
+
+reads.batches = function(workflow, label, open_only, limit)
+  workflow, label = opt(workflow), opt(label)
+  local key = P .. (label and 'bl:' .. label or workflow and 'bw:' .. workflow or open_only and 'bo' or 'bs')
+  local rows, offset = {}, 0
+  while #rows < limit do
+    local ids = call('ZREVRANGE', key, offset, offset + limit - 1)
+    if #ids == 0 then break end
+    offset = offset + #ids
+    for _, id in ipairs(ids) do
+      local batch = batches.get(id)
+      local fits = batch and not (open_only and batch.za) and (not workflow or batch.w == workflow)
+      if fits and #rows < limit then rows[#rows + 1] = batch_row(batch) end
+    end
+  end
+  return rows
 end

@@ -1,5 +1,4 @@
 -- What runs wait for: events, webhooks, the ends of children; and how it reaches them.
-
 local function listener(run, number) return string.format('%s\1%09d', run, number) end
 
 -- Its end has more to clear away.
@@ -111,3 +110,17 @@ function waiting.forget(run)
   for _, token in ipairs(call('SMEMBERS', P .. 'whr:' .. run)) do call('HDEL', P .. 'wh', token) end
   call('DEL', P .. 'a:' .. run, P .. 'k:' .. run, P .. 'whr:' .. run)
 end
+
+-- notify: gives an event to all that wait for it, or to the one run, now or once it waits; the ids of those that got it.
+verbs.notify = function(event, data, run) return waiting.notify(event, data, opt(run)) end
+
+reads.waiters = function(event)
+  local rows = {}
+  for place, one in ipairs(waiting.of_event(event)) do
+    local step = call('HGET', P .. 'm:' .. one[1], 's' .. one[2])
+    rows[place] = { one[1], step and cjson.decode(step)[STEP.name] or '', one[3], one[4] }
+  end
+  return rows
+end
+
+reads.webhook = function(token) return out(call('HGET', P .. 'wh', token)) end

@@ -1,0 +1,201 @@
+-- Items of batches: where they are stored, how they start and how they end.
+local COUNT_OF = { s = 'su', f = 'fa', c = 'ca' }
+local LOOK = 6400
+
+function batches.bucket(id, number) return P .. 'i:' .. id .. ':' .. math.floor(number / BUCKET) end
+
+function batches.data(id, number) return P .. 'd:' .. id .. ':' .. math.floor(number / BUCKET) end
+
+function batches.ends(id, number) return P .. 'x:' .. id .. ':' .. math.floor(number / BUCKET) end
+
+-- The items `first`, … of a batch with these ids, as far as they have no run yet, no other batch has them in flight and
+-- they are not processed. `marked`: those that are started in spite of their mark. `data`: what fetch brought of them.
+function batches.start_items(id, first, ids, marked, data, already_processed)
+  local batch = batches.get(id)
+  if not batches.takes(batch) then return end
+  batches.add(batch, 'ap', already_processed)
+  local again = {}
+  for _, item in ipairs(marked) do again[item] = true end
+  sliced(ids, function(part, place) batches.start_some(batch, first + place - 1, part, again) end)
+  sliced(data, function(part, place) batches.keep_data(batch, first + place - 1, part) end)
+end
+
+function batches.keep_data(batch, first, texts)
+  for place, text in ipairs(texts) do
+    local number = first + place - 1
+    if opt(text) and call('HEXISTS', batches.bucket(batch.id, number), number) == 1 then
+      call('HSET', batches.data(batch.id, number), number, text)
+      if batch.dd ~= '1' then batches.set(batch, 'dd', '1') end
+    end
+  end
+end
+
+function batches.has(batch, number)
+  return number < batch.hi and call('HEXISTS', batches.bucket(batch.id, number), number) == 1
+end
+
+-- Which of the ids the ledger of a batch holds, by place.
+local function processed(batch, ids, again)
+  local found = {}
+  for place, score in ipairs(call('ZMSCORE', P .. 'l:' .. batch.lg, unpack(ids))) do
+    found[place] = score and tonumber(score) > now and not again[ids[place]]
+  end
+  return found
+end
+
+-- Of the given items those that are to start, as number → id; the others are counted.
+function batches.fresh(batch, first, ids, again)
+  buffer.flush()
+  local every = batch.fo == 1 or batch.na == 1
+  local mine = call('SMISMEMBER', P .. 'bi:' .. batch.id, unpack(ids))
+  local holders = every and {} or call('HMGET', P .. 'h:' .. batch.lg, unpack(ids))
+  local done = every and {} or processed(batch, ids, again)
+  local held, seen, fresh = tostring(batch.sq), {}, {}
+  for place, item in ipairs(ids) do
+    local number, holder = first + place - 1, holders[place]
+    if mine[place] == 1 or seen[item] or batches.has(batch, number) then
+      batches.add(batch, 'du', 1)
+    elseif holder and holder ~= held then
+      batches.add(batch, 'fl', 1)
+    elseif done[place] then
+      batches.add(batch, 'ap', 1)
+    else
+      seen[item] = true
+      fresh[number] = item
+    end
+  end
+  return fresh
+end
+
+function batches.start_some(batch, first, ids, again)
+  local fresh = batches.fresh(batch, first, ids, again)
+  local set, hold, bucket, from = {}, {}, {}, nil
+  local lane = lanes.fresh(batch.d, batch.k, batch.id)
+  for number = first, first + #ids do
+    local item = fresh[number]
+    if item then
+      set[#set + 1] = item
+      hold[#hold + 1] = item
+      hold[#hold + 1] = batch.sq
+      bucket[#bucket + 1] = number
+      bucket[#bucket + 1] = 'o' .. item
+      from = from or number
+    elseif from then
+      lanes.add_range(lane, batch.id, from, number - 1)
+      from = nil
+    end
+    if #bucket > 0 and number % BUCKET == BUCKET - 1 or number == first + #ids and #bucket > 0 then
+      call('HSET', batches.bucket(batch.id, bucket[1]), unpack(bucket))
+      bucket = {}
+    end
+  end
+  if #set == 0 then return end
+  call('SADD', P .. 'bi:' .. batch.id, unpack(set))
+  call('HSET', P .. 'h:' .. batch.lg, unpack(hold))
+  batches.add(batch, 'op', #set)
+  batches.set(batch, 'hi', math.max(batch.hi, first + #ids))
+  flows.add(batch.k, 'w', #set)
+  lanes.note(batch.d, batch.k, batch.id)
+  lanes.ready_by(batch.d, batch.k, batch.id, 0)
+end
+
+-- The keys that the end of an item writes to, put together once for a bucket.
+function batches.names(batch, first)
+  local names = batch.names[first]
+  if not names then
+    local bucket = math.floor(first / BUCKET)
+    names = {
+      i = P .. 'i:' .. batch.id .. ':' .. bucket, x = P .. 'x:' .. batch.id .. ':' .. bucket,
+      h = P .. 'h:' .. batch.lg, l = P .. 'l:' .. batch.lg,
+    }
+    batch.names[first] = names
+  end
+  return names
+end
+
+-- The run of an item has ended.
+function batches.end_item(batch, number, item, how, result, error, took)
+  local became = ITEM_STATE[how]
+  local ended = { now, batch.kr == 1 and result or NULL, error or NULL }
+  local names = batches.names(batch, number - number % BUCKET)
+  number = tostring(number)
+  buffer.pair('HSET', names.i, number, became .. item)
+  buffer.pair('HSET', names.x, number, cjson.encode(ended))
+  if batch.dd == '1' and became ~= 'f' then call('HDEL', batches.data(batch.id, number), number) end
+  -- A batch that was forced may have it in flight by now, which what has failed here leaves alone.
+  if became == 's' or call('HGET', names.h, item) == tostring(batch.sq) then buffer.add('HDEL', names.h, item) end
+  if became == 's' then
+    buffer.pair('ZADD', names.l, batch.tt and string.format('%.0f', now + batch.tt) or '+inf', item)
+  end
+  batches.add(batch, 'op', -1)
+  batches.add(batch, COUNT_OF[became], 1)
+  if took and took > 0 then batches.add(batch, 'wm', took) end
+  state.touched[batch.id] = true
+end
+
+-- An item that nobody has claimed yet is cancelled.
+function batches.end_fresh(batch, number, item)
+  batches.end_item(batch, number, item, 'cancelled')
+  flows.add(batch.k, 'w', -1)
+end
+
+function batches.drop_ranges(batch)
+  local key = P .. 'r:' .. batch.id
+  local ranges = call('ZRANGE', key, 0, -1)
+  if #ranges == 0 then return end
+  sliced(ranges, function(part) call('ZREM', lanes.fresh(batch.d, batch.k, batch.id), unpack(part)) end)
+  call('DEL', key)
+  lanes.recount(batch.d, batch.k, batch.id)
+end
+
+function batches.reopen_item(batch, message)
+  local number, item = message.n, message.i
+  batches.add(batch, 'fa', -1)
+  batches.add(batch, 'op', 1)
+  call('HSET', batches.bucket(batch.id, number), number, 'o' .. item)
+  call('HDEL', batches.ends(batch.id, number), number)
+  call('HSET', P .. 'h:' .. batch.lg, item, batch.sq)
+  call('SADD', P .. 'bi:' .. batch.id, item)
+end
+
+function batches.sweep_item(batch, number, item)
+  local id = string.format('%s.r%09d', batch.id, number)
+  local message = messages.load(id)
+  if not message then
+    batches.end_fresh(batch, number, item)
+  elseif message.o then
+    return 0
+  else
+    ending.finish(id, message, { how = 'cancelled' })
+  end
+  return 1
+end
+
+local function item_row(id, number, value)
+  local how = string.sub(value, 1, 1)
+  local row = { number, string.sub(value, 2), SHOWN[how], NULL, NULL, NULL }
+  local ended = how ~= 'o' and call('HGET', batches.ends(id, number), number)
+  if ended then
+    local about = cjson.decode(ended)
+    row[4], row[5], row[6] = about[2], about[3], about[1]
+  end
+  return row
+end
+
+reads.items = function(id, shown, after, limit)
+  shown = opt(shown)
+  local batch, rows, number = batches.get(id), {}, after + 1
+  if not batch then return { rows, NULL } end
+  local stop = number + LOOK
+  while number < batch.hi and number < stop and #rows < limit do
+    local found = record_of(call('HGETALL', batches.bucket(id, number)))
+    repeat
+      local value = found[tostring(number)]
+      if value and (not shown or SHOWN[string.sub(value, 1, 1)] == shown) and #rows < limit then
+        rows[#rows + 1] = item_row(id, number, value)
+      end
+      number = number + 1
+    until number % BUCKET == 0 or #rows == limit
+  end
+  return { rows, #rows < limit and number < batch.hi and number - 1 or NULL }
+end

@@ -1,0 +1,117 @@
+-- Workers: their leases, the claims that they hold and the destinations that they serve.
+-- The message that a worker holds and that was claimed alone, as long as it has recorded nothing.
+function messages.alone_of(worker)
+  local id = call('HGET', P .. 'wa', worker)
+  local message = id and messages.load(id)
+  if message and message.o == worker and lanes.is_suspect(message) then return id end
+  if id then call('HDEL', P .. 'wa', worker) end
+  return nil
+end
+
+-- Whether any worker serves a list of destinations.
+function messages.is_served(list)
+  for _, one in pairs(record_of(call('HGETALL', P .. 'wl'))) do
+    if one == list then return true end
+  end
+  return false
+end
+
+-- A worker serves its list no more, which goes with the last one that does.
+function messages.leave_list(worker)
+  local list = call('HGET', P .. 'wl', worker)
+  if not list then return end
+  call('HDEL', P .. 'wl', worker)
+  if not messages.is_served(list) then call('DEL', P .. 'ds:' .. list) end
+end
+
+-- All that a worker holds. Where that is one that is claimed alone too, only that one counts as lost.
+function messages.take_back_all(worker, lost)
+  local ids = call('HKEYS', P .. 'w:' .. worker)
+  table.sort(ids)
+  local count, alone = 0, lost and messages.alone_of(worker)
+  for _, id in ipairs(ids) do
+    local message = messages.load(id)
+    if message and message.o == worker then
+      messages.take_back(id, message, lost and (not alone or id == alone))
+      count = count + 1
+    end
+  end
+  call('ZREM', P .. 'workers', worker)
+  call('HDEL', P .. 'wi', worker)
+  call('HDEL', P .. 'wa', worker)
+  call('DEL', P .. 'w:' .. worker, P .. 'wc:' .. worker)
+  messages.leave_list(worker)
+  return count
+end
+
+-- register: makes a worker known until its lease ends; its claims are its own until then. Safe to repeat.
+verbs.register = function(worker, lease, concurrency)
+  local known = cjson.decode(call('HGET', P .. 'wi', worker) or cjson.encode({ now, now, concurrency, 0 }))
+  call('ZADD', P .. 'workers', now + lease, worker)
+  call('HSET', P .. 'wi', worker, cjson.encode({ known[1], now, concurrency, known[4] }))
+end
+
+-- renew: extends a worker's lease; false when it is not known any more. Claims (id, fence) that hang are taken back as
+-- losses at once; those that it does not hold with that fence are left alone.
+verbs.renew = function(worker, lease, hung, hanging)
+  if not call('ZSCORE', P .. 'workers', worker) then return false end
+  -- A full server lets everything through after a write that makes room: a lease takes none that it did not have.
+  call('HDEL', P .. 'wi', '')
+  for _, one in ipairs(hung) do
+    local message = messages.held(one[1], one[2])
+    if message and message.o == worker then messages.take_back(one[1], message, true) end
+  end
+  call('ZADD', P .. 'workers', now + lease, worker)
+  local about = cjson.decode(call('HGET', P .. 'wi', worker) or '[0,0,0,0]')
+  call('HSET', P .. 'wi', worker, cjson.encode({ about[1], now, about[3], hanging }))
+  return true
+end
+
+-- deregister: forgets a worker; what it still holds is due at once, without a loss. Safe to repeat.
+verbs.deregister = function(worker)
+  if call('ZSCORE', P .. 'workers', worker) then messages.take_back_all(worker, false) end
+end
+
+-- expire: takes back what workers hold whose lease has ended, as losses that are due at once; how many claims.
+verbs.expire = function()
+  local count = 0
+  for _, worker in ipairs(call('ZRANGEBYSCORE', P .. 'workers', '-inf', now)) do
+    count = count + messages.take_back_all(worker, true)
+  end
+  return count
+end
+
+-- workers: those named after `after`, by name, with what they hold by destination, as far as a bounded look goes:
+-- [rows, the name to go on after or null].
+local LOOK = 10000
+
+-- How many messages of each destination a worker holds, and how many in all.
+local function held_by(worker)
+  local found, count = {}, 0
+  for _, id in ipairs(call('HKEYS', P .. 'w:' .. worker)) do
+    local destination, item = unpack(call('HMGET', P .. 'm:' .. id, 'd', 'i'))
+    local batch = not destination and item and batches.get(string.sub(id, 1, -12))
+    destination = destination or batch and batch.d
+    if destination then found[destination] = (found[destination] or 0) + 1 end
+    count = count + 1
+  end
+  return found, count
+end
+
+reads.workers = function(after)
+  local known = record_of(call('ZRANGE', P .. 'workers', 0, -1, 'WITHSCORES'))
+  local names, rows, looked = {}, {}, 0
+  for name in pairs(known) do
+    if name > after then names[#names + 1] = name end
+  end
+  table.sort(names)
+  for place, name in ipairs(names) do
+    local since, seen, concurrency, hanging = unpack(cjson.decode(call('HGET', P .. 'wi', name) or '[0,0,0,0]'))
+    local holds, count = held_by(name)
+    local ends = tonumber(known[name])
+    rows[place] = { name, since, seen, big(ends), concurrency, hanging, holds, ends <= now }
+    looked = looked + count
+    if looked >= LOOK and place < #names then return { rows, name } end
+  end
+  return { rows, NULL }
+end
