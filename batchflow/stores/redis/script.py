@@ -86,8 +86,8 @@ def _constants() -> list[str]:
         "RUN_STATE": settlement.RUN_STATE,
         "ARRIVES": settlement.ARRIVES,
         # Of an item's state only its letter is kept.
-        "ITEM_STATE": {ending: letters[state] for ending, state in settlement.ITEM_STATE.items()},
-        "SHOWN": {letter: state for state, letter in letters.items()},
+        "ITEM_LETTER": {ending: letters[state] for ending, state in settlement.ITEM_STATE.items()},
+        "ITEM_STATE": {letter: state for state, letter in letters.items()},
         "FAILURE_FLOW": protocol.encode_limits(message.FAILURE_FLOW),
         "UNLIMITED": protocol.encode_limits(flow.FlowControl()),
         "LIMITS": _places(protocol.Limits),

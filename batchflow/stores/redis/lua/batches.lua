@@ -9,14 +9,14 @@ local NUMBERS = {
   'na', 'pz', 'wd', 'bk', 'ge', 'kr', 'fo', 'en', 'wk', 'pg', 'ch', 'to', 'el', 'op', 'su', 'fa', 'ca', 'ap', 'fl', 'du', 'lo', 'wm', 't', 'st', 'za',
   'ps', 'dp', 'sq', 'hi', 'sw', 'tt',
 }
-each_call(function() batches.cache = {} end)
+on_each_call(function() batches.cache = {} end)
 
 function batches.get(id)
   local batch = batches.cache[id]
   if batch == nil then
     local reply = call('HGETALL', P .. 'b:' .. id)
     if #reply == 0 then return nil end
-    batch = record_of(reply)
+    batch = to_table(reply)
     for _, field in ipairs(NUMBERS) do batch[field] = tonumber(batch[field]) end
     batch.id, batch.dirty, batch.names = id, {}, {}
     batches.cache[id] = batch
@@ -49,7 +49,7 @@ function batches.is_cancelling(id)
   return batch and batch.s == 'cancelling'
 end
 
-function batches.takes(batch) return batch and not batch.za and batch.s ~= 'cancelling' end
+function batches.accepts_messages(batch) return batch and not batch.za and batch.s ~= 'cancelling' end
 
 function batches.enter(id, total, left_out)
   local batch = batches.get(id)
@@ -57,7 +57,7 @@ function batches.enter(id, total, left_out)
   batches.set(batch, 'en', 1)
   batches.set(batch, 'st', now)
   batches.add(batch, 'lo', left_out)
-  if opt(total) then batches.set(batch, 'to', total) end
+  if or_nil(total) then batches.set(batch, 'to', total) end
   if batch.s == 'pending' then batches.set(batch, 's', 'open') end
 end
 
@@ -66,12 +66,12 @@ function batches.walked(id, total)
   local batch = batches.get(id)
   if not batch or batch.za then return end
   batches.set(batch, 'wd', 1)
-  if opt(total) then batches.set(batch, 'to', total) end
+  if or_nil(total) then batches.set(batch, 'to', total) end
   lanes.open(id)
 end
 
 -- A message of a layer has ended.
-function batches.end_layer(batch, id, how, error)
+function batches.finish_layer(batch, id, how, error)
   call('SREM', P .. 'bm:' .. batch.id, id)
   batches.add(batch, 'wk', -1)
   if how ~= 'done' and not batch.za and batch.s ~= 'cancelling' then
@@ -83,13 +83,13 @@ function batches.end_layer(batch, id, how, error)
 end
 
 -- What a walk that broke off had held back is not released any more: it is ended, a slice at a time; how many were.
-function batches.sweep_held(batch, limit)
+function batches.cancel_held_back(batch, limit)
   local count = 0
   for _, id in ipairs(call('SMEMBERS', P .. 'bm:' .. batch.id)) do
     local message = messages.load(id)
     if message and message.he and not message.o then
       if count == limit then return count end
-      ending.finish(id, message, { how = 'cancelled' })
+      settling.finish(id, message, { how = 'cancelled' })
       count = count + 1
     end
   end
@@ -97,7 +97,7 @@ function batches.sweep_held(batch, limit)
   return count
 end
 
-local function break_off(id)
+local function stop_walk(id)
   local batch = batches.get(id)
   if not batch or batch.za or batch.wd == 1 or batch.bk == 1 then return end
   local held = false
@@ -105,16 +105,16 @@ local function break_off(id)
   if not held then return end
   batches.set(batch, 'bk', 1)
   call('SADD', P .. 'bc', id)
-  batches.sweep_held(batch, SWEEP_LIMIT)
+  batches.cancel_held_back(batch, SWEEP_LIMIT)
 end
 
 -- End those touched batches that have nothing left to do; the ids of those that ended.
-function batches.finish()
+function batches.end_finished()
   local ended = {}
   while next(state.broken) do
     local id = next(state.broken)
     state.broken[id] = nil
-    break_off(id)
+    stop_walk(id)
   end
   while next(state.touched) do
     local id = next(state.touched)
@@ -122,7 +122,7 @@ function batches.finish()
     local batch = batches.get(id)
     if batch and not batch.za and batch.wk == 0 and (batch.en == 1 or batch.s == 'cancelling') then
       if batch.op == 0 then
-        batches.close(batch)
+        batches.finish(batch)
         ended[id] = true
       elseif batch.s == 'open' then
         batches.set(batch, 's', 'sealed')
@@ -132,11 +132,11 @@ function batches.finish()
   return ended
 end
 
-function batches.completion(batch) return batch.id .. (batch.ge == 1 and '.z' or '.z' .. batch.ge) end
+function batches.completion_id(batch) return batch.id .. (batch.ge == 1 and '.z' or '.z' .. batch.ge) end
 
-function batches.close(batch)
+function batches.finish(batch)
   local id = batch.id
-  batches.drop_ranges(batch)
+  items.drop_ranges(batch)
   batches.set(batch, 's', batch.s == 'cancelling' and 'cancelled' or batch.e and 'failed' or 'completed')
   batches.set(batch, 'za', now)
   batches.set(batch, 'pz', 0)
@@ -151,10 +151,10 @@ function batches.close(batch)
     local flow = cjson.decode(batch.cf)
     -- Not as others are published: an ended batch takes no messages but this one.
     messages.add({
-      id = batches.completion(batch), d = batch.cp, flow = flow, u = 0, b = id, p = batch.p, ps = batch.ps, dp = batch.dp,
+      id = batches.completion_id(batch), d = batch.cp, flow = flow, u = 0, b = id, p = batch.p, ps = batch.ps, dp = batch.dp,
     })
   end
-  tell()
+  notify_stores()
 end
 
 -- Nothing more of a batch is leased from here on. False when it had ended, or is not known.
@@ -171,7 +171,7 @@ end
 -- Lease nothing more of a batch, or go on with it; false where that changes nothing.
 function batches.pause(id, paused)
   local batch = batches.get(id)
-  if not batches.takes(batch) or paused == 0 and batch.pz ~= 1 then return false end
+  if not batches.accepts_messages(batch) or paused == 0 and batch.pz ~= 1 then return false end
   batches.set(batch, 'pz', paused)
   if paused == 1 then lanes.close(id) else lanes.open(id) end
   return true
@@ -181,7 +181,7 @@ end
 function batches.reopen(batch, message)
   if batch.s == 'cancelling' or message.n < 0 and batch.bk == 1 then return false end
   if batch.za then
-    local completion = batches.completion(batch)
+    local completion = batches.completion_id(batch)
     local waits = messages.load(completion)
     -- It tells of an end that is not one any more.
     if waits and not waits.o then messages.remove(completion, waits) end
@@ -191,13 +191,13 @@ function batches.reopen(batch, message)
     call('HDEL', P .. 'b:' .. batch.id, 'za')
     call('ZREM', P .. 'be', batch.id)
     call('ZADD', P .. 'bo', batch.sq, batch.id)
-    flows.follow(cjson.decode(batch.kf))
+    flows.apply_message_limits(cjson.decode(batch.kf))
     flows.add(batch.k, 'ob', 1)
   elseif message.n < 0 then
     batches.set(batch, 's', batch.st and 'open' or 'pending')
   end
   if message.n >= 0 then
-    batches.reopen_item(batch, message)
+    items.reopen(batch, message)
   else
     batch.e = nil
     batch.dirty.e = nil
@@ -209,25 +209,25 @@ function batches.reopen(batch, message)
 end
 
 -- End up to `limit` of what waits of a batch that is being cancelled; how many.
-function batches.sweep(batch, limit)
+function batches.cancel_waiting(batch, limit)
   local count = 0
   for _, id in ipairs(call('SMEMBERS', P .. 'bm:' .. batch.id)) do
     local message = count < limit and messages.load(id)
     if message and not message.o then
-      ending.finish(id, message, { how = 'cancelled' })
+      settling.finish(id, message, { how = 'cancelled' })
       count = count + 1
     end
   end
   local at = batch.sw
   while at < batch.hi and count < limit do
-    local value = call('HGET', batches.bucket(batch.id, at), at)
+    local value = call('HGET', items.bucket(batch.id, at), at)
     if value and string.sub(value, 1, 1) == 'o' then
-      count = count + batches.sweep_item(batch, at, string.sub(value, 2))
+      count = count + items.cancel_waiting(batch, at, string.sub(value, 2))
     end
     at = at + 1
   end
   if at ~= batch.sw then batches.set(batch, 'sw', at) end
-  if at == batch.hi then batches.drop_ranges(batch) end
+  if at == batch.hi then items.drop_ranges(batch) end
   return count
 end
 
@@ -236,7 +236,7 @@ end
 verbs.open_batch = function(wire, first)
   local id = wire[BATCH.id]
   local key = P .. 'b:' .. id
-  local dedup = opt(wire[BATCH.open_dedup])
+  local dedup = or_nil(wire[BATCH.open_dedup])
   if call('EXISTS', key) == 1 or dedup and call('HEXISTS', P .. 'dk', dedup) == 1 then return false end
   local sequence = call('HINCRBY', META, 'batches', 1)
   local fields = {
@@ -248,26 +248,26 @@ verbs.open_batch = function(wire, first)
     fields[#fields + 1] = field
     fields[#fields + 1] = 0
   end
-  for field, value in pairs({ cp = opt(wire[BATCH.complete]), tt = opt(wire[BATCH.ledger_ttl]), L = opt(wire[BATCH.label]), p = opt(wire[BATCH.parent]), ps = opt(wire[BATCH.parent_step]),
-    hd = opt(wire[BATCH.headers]), of = opt(wire[BATCH.on_failure]), od = dedup }) do
+  for field, value in pairs({ cp = or_nil(wire[BATCH.complete]), tt = or_nil(wire[BATCH.ledger_ttl]), L = or_nil(wire[BATCH.label]), p = or_nil(wire[BATCH.parent]), ps = or_nil(wire[BATCH.parent_step]),
+    hd = or_nil(wire[BATCH.headers]), of = or_nil(wire[BATCH.on_failure]), od = dedup }) do
     fields[#fields + 1] = field
     fields[#fields + 1] = value
   end
   call('HSET', key, unpack(fields))
-  flows.follow(wire[BATCH.flow])
+  flows.apply_message_limits(wire[BATCH.flow])
   flows.add(wire[BATCH.flow][LIMITS.key], 'ob', 1)
   if dedup then call('HSET', P .. 'dk', dedup, id) end
-  if opt(wire[BATCH.label]) then call('ZADD', P .. 'bl:' .. wire[BATCH.label], sequence, id) end
+  if or_nil(wire[BATCH.label]) then call('ZADD', P .. 'bl:' .. wire[BATCH.label], sequence, id) end
   call('SET', P .. 'p:' .. id, wire[BATCH.params])
   call('ZADD', P .. 'bs', sequence, id)
   call('ZADD', P .. 'bo', sequence, id)
   call('ZADD', P .. 'bw:' .. wire[BATCH.workflow], sequence, id)
   call('SADD', P .. 'ws', wire[BATCH.ledger])
   for _, message in ipairs(first) do messages.publish(message) end
-  local parent = opt(wire[BATCH.parent])
+  local parent = or_nil(wire[BATCH.parent])
   if parent then
     call('SADD', P .. 'kidb:' .. parent, id)
-    waiting.link(parent)
+    events.mark_waiting(parent)
   end
   return true
 end
@@ -278,10 +278,10 @@ end
 verbs.cancel_batch = function(id)
   local begun = batches.begin_cancel(id)
   if begun then
-    batches.sweep(batches.get(id), SWEEP_LIMIT_AT_CANCEL)
-    batches.finish()
+    batches.cancel_waiting(batches.get(id), SWEEP_LIMIT_AT_CANCEL)
+    batches.end_finished()
   end
-  tell()
+  notify_stores()
   return begun
 end
 
@@ -295,12 +295,12 @@ verbs.sweep_cancelled = function()
     local batch = batches.get(id)
     if batch then
       if batch.s == 'cancelling' then
-        count = count + batches.sweep(batch, SWEEP_LIMIT - count)
+        count = count + batches.cancel_waiting(batch, SWEEP_LIMIT - count)
       else
-        count = count + batches.sweep_held(batch, SWEEP_LIMIT - count)
+        count = count + batches.cancel_held_back(batch, SWEEP_LIMIT - count)
       end
       state.touched[id] = true
-      batches.finish()
+      batches.end_finished()
     end
     if count >= SWEEP_LIMIT then return SWEEP_LIMIT end
   end
@@ -311,10 +311,10 @@ end
 -- look goes: [rows, the number to go on after or null].
 local function batch_row(batch)
   return {
-    batch.id, batch.w, batch.s, batch.pg, batch.ch, out(batch.to), batch.wk, string.format('%.17g', batch.wm),
-    call('GET', P .. 'p:' .. batch.id) or 'null', batch.fo == 1, out(batch.L),
-    out(batch.hd), batch.pz == 1, out(batch.e), batch.t, out(batch.st),
-    out(batch.za), batch.el, batch.op, batch.su, batch.fa, batch.ca, batch.ap, batch.fl, batch.du, batch.lo,
+    batch.id, batch.w, batch.s, batch.pg, batch.ch, or_null(batch.to), batch.wk, string.format('%.17g', batch.wm),
+    call('GET', P .. 'p:' .. batch.id) or 'null', batch.fo == 1, or_null(batch.L),
+    or_null(batch.hd), batch.pz == 1, or_null(batch.e), batch.t, or_null(batch.st),
+    or_null(batch.za), batch.el, batch.op, batch.su, batch.fa, batch.ca, batch.ap, batch.fl, batch.du, batch.lo,
   }
 end
 
@@ -324,7 +324,7 @@ reads.batch = function(id)
 end
 
 reads.batches = function(workflow, label, open_only, limit)
-  workflow, label = opt(workflow), opt(label)
+  workflow, label = or_nil(workflow), or_nil(label)
   local key = P .. (label and 'bl:' .. label or workflow and 'bw:' .. workflow or open_only and 'bo' or 'bs')
   local rows, offset = {}, 0
   while #rows < limit do

@@ -1,7 +1,7 @@
 -- Writes that many operations of a group make to the same keys, gathered into one command for each key. Written before
 -- anything reads those keys, and at the end; what makes room goes first, so that a full server takes all or nothing.
 local FREEING = { DEL = true, HDEL = true }
-each_call(function() buffer.lists, buffer.order, buffer.gone = {}, {}, {} end)
+on_each_call(function() buffer.lists, buffer.order, buffer.gone = {}, {}, {} end)
 
 function buffer.list(command, key)
   local lists = buffer.lists[command]
@@ -36,7 +36,7 @@ function buffer.drop(id)
 end
 
 local function write(list)
-  sliced(list, function(part)
+  in_slices(list, function(part)
     if list.command == 'DEL' then
       call('DEL', unpack(part))
     else

@@ -16,7 +16,7 @@ local SEEN_AT_ONCE, MOST_SEEN, LANES_SEEN, STALE_AT_ONCE = 64, 256, 128, 64
 -- Call `act` with each destination that a worker serves and the first score of its lanes, of those between two scores
 -- and in their order, until it answers true. `served`: the worker, the key of its list, what is known of destinations, and
 -- what waits to be claimed alone.
-function ready.each_destination(served, from, to, act)
+local function each_destination(served, from, to, act)
   local offset = 0
   repeat
     local reply = call('ZRANGEBYSCORE', P .. 'rds', from, to, 'WITHSCORES', 'LIMIT', offset, SEEN_AT_ONCE)
@@ -39,7 +39,7 @@ end
 -- Lanes of a destination whose time has come join those that are ready: how many, at most as many as are looked at.
 local function promote(destination)
   local members = call('ZRANGEBYSCORE', P .. 'rd:' .. destination, 0, now, 'LIMIT', 0, SEEN_AT_ONCE)
-  lanes.rearrange(destination, members)
+  lanes.place_again(destination, members)
   return #members
 end
 
@@ -47,7 +47,7 @@ end
 local function known(of, key)
   local about = of[key]
   if not about then
-    local stand, held = lanes.stand(key, now)
+    local stand, held = lanes.score_of(key, now)
     about = { stand = stand, held = held, flow = flows.get(key) }
     about.free = not held and flows.admitted(about.flow, 1) > 0
     of[key] = about
@@ -68,7 +68,7 @@ local function look_at(destination, want, found)
     return #reply == LANES_SEEN * 2
   end
   if read() and promote(destination) > 0 then read() end
-  if #reply == 0 then lanes.touch(destination) end
+  if #reply == 0 then lanes.mark_changed(destination) end
   while #reply > 0 do
     local moved, ahead, all = {}, {}, #reply < LANES_SEEN * 2
     for place = 1, #reply, 2 do
@@ -78,7 +78,7 @@ local function look_at(destination, want, found)
       if behind then
         all, found.cut = true, true
       end
-      local key, group = lanes.key_of(member)
+      local key, group = lanes.parse_member(member)
       local about = not behind and known(of, key)
       if about and about.held then
         moved[#moved + 1] = member
@@ -110,7 +110,7 @@ local function look_at(destination, want, found)
         all, found.cut = true, true
       end
     end
-    lanes.rearrange(destination, moved)
+    lanes.place_again(destination, moved)
     if all then break end
     read()
   end
@@ -120,7 +120,7 @@ end
 -- Of lanes of one key that have the same turn the one goes first of which something is due first.
 local function is_due_before(one, other)
   for _, about in ipairs({ one, other }) do
-    about.due = about.due or lanes.due(about.destination, about.key, about.group) or NEVER
+    about.due = about.due or lanes.first_due(about.destination, about.key, about.group) or NEVER
   end
   if one.due ~= other.due then return one.due < other.due end
   return one.name < other.name
@@ -128,10 +128,10 @@ end
 
 -- Lanes from which something may start now: keys that were served longest ago first, and of each key its lanes. Of the
 -- first so many as `limit` claims need, with `cut` where there may be more.
-function ready.lanes(served, limit)
+local function ready_lanes(served, limit)
   local want = math.min(limit, LANES_LIMIT + 1)
   local found, seen, looked = { cut = false, latest = -math.huge }, 0, {}
-  ready.each_destination(served, '-inf', now, function(destination, first)
+  each_destination(served, '-inf', now, function(destination, first)
     seen = seen + 1
     local enough = #found >= want
     local later = enough and first >= found.latest
@@ -146,7 +146,7 @@ function ready.lanes(served, limit)
   if seen >= SEEN_AT_ONCE then
     -- What has become due may be of a key that waits longest, wherever its destination stands.
     seen = 0
-    ready.each_destination(served, 0, now, function(destination)
+    each_destination(served, 0, now, function(destination)
       if looked[destination] then return false end
       look_at(destination, want, found)
       seen = seen + 1
@@ -155,7 +155,7 @@ function ready.lanes(served, limit)
   end
   local names = {}
   for place, about in ipairs(found) do names[place] = about.name end
-  for place, served in ipairs(lanes.served(names)) do
+  for place, served in ipairs(lanes.last_served(names)) do
     found[place].turn, found[place].ahead = served[1], served[2]
   end
   table.sort(found, function(one, other)
@@ -174,41 +174,41 @@ local function give_back_lost(worker, token, told)
   local kept = call('GET', P .. 'wc:' .. worker)
   if not kept then return true end
   local store, latest, ids = unpack(cjson.decode(kept))
-  if store ~= SELF or latest <= told then return true end
+  if store ~= STORE or latest <= told then return true end
   if token <= latest then return false end
   for _, id in ipairs(ids) do
     local message = messages.load(id)
-    if message and message.o == worker then messages.take_back(id, message, false) end
+    if message and message.o == worker then messages.reclaim(id, message, false) end
   end
   call('DEL', P .. 'wc:' .. worker)
-  batches.finish()
+  batches.end_finished()
   return true
 end
 
 local function give_back_forgotten(worker, in_hand)
   local known = {}
   for _, id in ipairs(in_hand) do known[id] = true end
-  for _, id in ipairs(call('HKEYS', ending.holder(worker))) do
+  for _, id in ipairs(call('HKEYS', workers.claims_key(worker))) do
     local message = not known[id] and messages.load(id)
-    if message and message.o == worker then messages.take_back(id, message, false) end
+    if message and message.o == worker then messages.reclaim(id, message, false) end
   end
-  batches.finish()
+  batches.end_finished()
 end
 
 -- Have a worker serve a list of destinations, which is told where nobody serves it yet; false where it has to be.
 local function serve(worker, list, destinations)
-  if not messages.is_served(list) then
-    destinations = opt(destinations)
+  if not workers.is_list_used(list) then
+    destinations = or_nil(destinations)
     if not destinations then return false end
     local key = P .. 'ds:' .. list
     call('DEL', key)
-    sliced(destinations, function(part) call('SADD', key, unpack(part)) end)
+    in_slices(destinations, function(part) call('SADD', key, unpack(part)) end)
     for _, destination in ipairs(destinations) do
       -- What was written without `rds` has its place there from now on.
-      if call('ZCARD', P .. 'rd:' .. destination) > 0 then lanes.touch(destination) end
+      if call('ZCARD', P .. 'rd:' .. destination) > 0 then lanes.mark_changed(destination) end
     end
   end
-  messages.leave_list(worker)
+  workers.drop_list(worker)
   call('HSET', P .. 'wl', worker, list)
   return true
 end
@@ -221,14 +221,14 @@ local function lease_message(worker, id, about)
     held[3], held[4], held[12] = string.sub(id, 1, -12), string.sub(id, -9), true
     local of = batches.get(held[3])
     held[8] = of and of.hd or false
-    if of and of.dd == '1' then data = call('HGET', batches.data(held[3], tonumber(held[4])), tonumber(held[4])) end
+    if of and of.dd == '1' then data = call('HGET', items.data(held[3], tonumber(held[4])), tonumber(held[4])) end
   end
   local batch = held[3] and batches.get(held[3])
   if not held[12] or (batch and batch.s == 'cancelling') then return nil end
   local fence, started, journal = tonumber(held[1] or 0) + 1, tonumber(held[10] or now), NULL
   call('HSET', key, 'o', worker, 'f', fence, 'st', started)
   if fence > 1 then
-    local found = steps.of(record_of(call('HGETALL', key)))
+    local found = steps.of(to_table(call('HGETALL', key)))
     if #found > 0 or call('EXISTS', P .. 'a:' .. id) == 1 then
       local woken
       found, woken = steps.ripen(id, found)
@@ -237,16 +237,16 @@ local function lease_message(worker, id, about)
     end
   end
   return {
-    id, fence, about.destination, held[2] or 'null', out(held[3]), tonumber(held[4] or -1), held[5] or '',
-    tonumber(held[6] or 0), tonumber(held[7] or 0), out(held[8]), out(held[9]), journal, started,
-    batch and batch.dp or tonumber(held[11] or 0), out(data),
+    id, fence, about.destination, held[2] or 'null', or_null(held[3]), tonumber(held[4] or -1), held[5] or '',
+    tonumber(held[6] or 0), tonumber(held[7] or 0), or_null(held[8]), or_null(held[9]), journal, started,
+    batch and batch.dp or tonumber(held[11] or 0), or_null(data),
   }
 end
 
 local function lease_items(worker, member, about, want, taken)
-  local items, name, batch = lanes.cut(about.lane, member, want)
+  local open_items, name, batch = lanes.take_items(about.lane, member, want)
   local rows, data = {}, NULL
-  for place, one in ipairs(items) do
+  for place, one in ipairs(open_items) do
     local number, item = one[1], one[2]
     local id = string.format('%s.r%09d', name, number)
     call('HSET', P .. 'm:' .. id, 'i', item, 'o', worker, 'f', '1', 't', NOW, 'st', NOW)
@@ -254,14 +254,14 @@ local function lease_items(worker, member, about, want, taken)
     rows[place * 2 - 1], rows[place * 2] = number, item
     if batch.dd == '1' then
       data = data == NULL and {} or data
-      data[place] = out(call('HGET', batches.data(name, number), number))
+      data[place] = or_null(call('HGET', items.data(name, number), number))
     end
   end
-  if #items > 0 then
+  if #open_items > 0 then
     taken.claims[#taken.claims + 1] = { about.destination, name, now, batch.dp, rows, data }
     if batch.hd then taken.headers[name] = batch.hd end
   end
-  return #items
+  return #open_items
 end
 
 -- Lease these messages of a lane; how many.
@@ -275,7 +275,7 @@ local function lease_all(worker, about, ids, from, taken)
       count = count + 1
     end
   end
-  sliced(ids, function(part) call('ZREM', from, unpack(part)) end)
+  in_slices(ids, function(part) call('ZREM', from, unpack(part)) end)
   return count
 end
 
@@ -290,7 +290,7 @@ local function take_fresh(worker, about, want, taken)
     if #found == 0 then break end
     local ids = {}
     for _, member in ipairs(found) do
-      if lanes.range(member) then
+      if lanes.parse_range(member) then
         -- What comes before it in the lane is leased before it.
         count = count + lease_all(worker, about, ids, about.lane, taken)
         ids = {}
@@ -322,7 +322,7 @@ end
 
 -- One round over the lanes that are ready; how many were leased, and whether another may find more.
 local function round(served, limit, taken)
-  local found = ready.lanes(served, limit)
+  local found = ready_lanes(served, limit)
   local count, leased = math.min(#found, LANES_LIMIT), 0
   local more = found.cut or #found > LANES_LIMIT
   for place = 1, count do
@@ -334,14 +334,14 @@ local function round(served, limit, taken)
       local started, fresh = take_from(served.worker, about, want, taken)
       local got = started + fresh
       if got > 0 then
-        lanes.serve(about.name, flows.take(about.flow, got), lanes.ahead(about.ahead, started, fresh))
+        lanes.set_served(about.name, flows.take(about.flow, got), lanes.ahead(about.ahead, started, fresh))
       end
       lanes.recount(about.destination, about.key, about.group)
       leased = leased + got
       more = more or got == share
-    elseif select(2, lanes.stand(about.key, now)) then
+    elseif select(2, lanes.score_of(about.key, now)) then
       -- Another lane of its key has taken the start there was.
-      lanes.rearrange(about.destination, { about.member })
+      lanes.place_again(about.destination, { about.member })
     end
     if leased >= limit then break end
   end
@@ -383,14 +383,14 @@ local function next_due(served)
   local earliest = NEVER
   local function look(flow, due)
     local p = flows.limits(flow)
-    if not p or flow.n < p then earliest = math.min(earliest, math.max(due, flows.opens(flow))) end
+    if not p or flow.n < p then earliest = math.min(earliest, math.max(due, flows.opens_at(flow))) end
   end
-  ready.each_destination(served, '-inf', '(' .. string.format('%.0f', NEVER), function(destination, first)
+  each_destination(served, '-inf', '(' .. string.format('%.0f', NEVER), function(destination, first)
     if first >= earliest then return true end
     local offset, count = 0, 1
     repeat
       local reply = call('ZRANGEBYSCORE', P .. 'rd:' .. destination, 0, '+inf', 'WITHSCORES', 'LIMIT', offset, count)
-      for place = 1, #reply, 2 do look(flows.make((lanes.key_of(reply[place]))), tonumber(reply[place + 1])) end
+      for place = 1, #reply, 2 do look(flows.get_or_make((lanes.parse_member(reply[place]))), tonumber(reply[place + 1])) end
       local ended = #reply < count * 2 or tonumber(reply[#reply]) >= earliest
       offset, count = offset + count, DUE_AT_ONCE
     until ended
@@ -428,9 +428,9 @@ verbs.claim = function(worker, list, destinations, limit, token, told, in_hand)
     if not serve(worker, list, destinations) then return nil end
   end
   if not give_back_lost(worker, token, told) then return { {}, NULL, {}, now } end
-  if opt(in_hand) then give_back_forgotten(worker, in_hand) end
-  if messages.alone_of(worker) then return { {}, now + ALONE_MS, {}, now } end
-  if state.claimed_at > now + SKEW_MS then lanes.release_all() end
+  if or_nil(in_hand) then give_back_forgotten(worker, in_hand) end
+  if workers.suspect_of(worker) then return { {}, now + ALONE_MS, {}, now } end
+  if state.claimed_at > now + SKEW_MS then lanes.place_all_held_back() end
   lanes.flush()
   local taken, left, more = hold_all(), limit, false
   local served = { worker = worker, list = P .. 'ds:' .. list, known = {} }
@@ -444,10 +444,10 @@ verbs.claim = function(worker, list, destinations, limit, token, told, in_hand)
       left = left - count
     until not more or count == 0 or left == 0
   end
-  sliced(taken.holds, function(part) call('HSET', ending.holder(worker), unpack(part)) end)
+  in_slices(taken.holds, function(part) call('HSET', workers.claims_key(worker), unpack(part)) end)
   -- One whose answer is unknown may still be on its way.
   if left < limit or told < token - 1 then
-    call('SET', P .. 'wc:' .. worker, cjson.encode({ SELF, token, taken.ids }))
+    call('SET', P .. 'wc:' .. worker, cjson.encode({ STORE, token, taken.ids }))
   end
   local due = alone and now + ALONE_MS or (left == 0 or more) and now or next_due(served)
   return { taken.claims, due, parameters(taken.claims), now, taken.headers }

@@ -2,7 +2,7 @@
 local function listener(run, number) return string.format('%s\1%09d', run, number) end
 
 -- Its end has more to clear away.
-function waiting.link(run)
+function events.mark_waiting(run)
   local message = messages.load(run)
   if not message then return end
   call('HSET', P .. 'm:' .. run, 'ln', 1)
@@ -10,20 +10,20 @@ function waiting.link(run)
 end
 
 -- Keep what came in for a step that waits until a claim records it; a run that is suspended is due at once.
-function waiting.arrive(run, number, how, value, error)
+function events.add_arrival(run, number, how, value, error)
   local message = messages.load(run)
   if not message then return end
   local step = call('HGET', P .. 'm:' .. run, 's' .. number)
   if not step or cjson.decode(step)[STEP.state] ~= 'pending' then return end
-  call('RPUSH', P .. 'a:' .. run, cjson.encode({ number, how, out(value), out(error), now }))
+  call('RPUSH', P .. 'a:' .. run, cjson.encode({ number, how, or_null(value), or_null(error), now }))
   if not message.o and not message.e and tonumber(message.u) > now then
     call('HSET', P .. 'm:' .. run, 'u', 0)
-    lanes.put(run, message, 0)
+    lanes.enqueue(run, message, 0)
   end
 end
 
 -- Those that wait for an event, longest first: { run, number }, …
-function waiting.of_event(event)
+function events.listeners(event)
   local found = {}
   for _, member in ipairs(call('ZRANGE', P .. 'e:' .. event, 0, -1)) do
     local cut = string.find(member, '\1', 1, true)
@@ -36,7 +36,7 @@ function waiting.of_event(event)
 end
 
 -- The wait of one run for an event that has lasted longest.
-function waiting.of_run(event, run)
+function events.listener_of_run(event, run)
   local found = {}
   local reply = call('HGETALL', P .. 'ln:' .. run)
   for place = 1, #reply, 2 do
@@ -54,20 +54,20 @@ function waiting.of_run(event, run)
 end
 
 -- Give an event to those that wait for it, or keep it for the one run; the ids of those that got it.
-function waiting.notify(event, data, run)
-  local found = run and waiting.of_run(event, run) or waiting.of_event(event)
+function events.notify(event, data, run)
+  local found = run and events.listener_of_run(event, run) or events.listeners(event)
   if run and #found == 0 then
     local message = messages.load(run)
     if not message or messages.is_cancelled(message) then return {} end
     if call('LLEN', P .. 'k:' .. run) >= KEPT_EVENTS then return {} end
     call('RPUSH', P .. 'k:' .. run, event .. '\1' .. data)
-    waiting.link(run)
+    events.mark_waiting(run)
     return { run }
   end
   local told, seen = {}, {}
   for _, one in ipairs(found) do
-    waiting.arrive(one[1], one[2], 'done', data)
-    waiting.unlisten(one[1], one[2])
+    events.add_arrival(one[1], one[2], 'done', data)
+    events.unlisten(one[1], one[2])
     if not seen[one[1]] then told[#told + 1] = one[1] end
     seen[one[1]] = true
   end
@@ -75,22 +75,22 @@ function waiting.notify(event, data, run)
 end
 
 -- A step of a run waits for an event; what was kept for it arrives at once, the oldest first.
-function waiting.listen(run, number, event, ends)
-  waiting.link(run)
+function events.listen(run, number, event, ends)
+  events.mark_waiting(run)
   local begins = event .. '\1'
   for _, kept in ipairs(call('LRANGE', P .. 'k:' .. run, 0, -1)) do
     -- JSON text has no control characters, so that the last one ends the id, whatever that is.
     if string.sub(kept, 1, #begins) == begins and not string.find(kept, '\1', #begins + 1, true) then
       call('LREM', P .. 'k:' .. run, 1, kept)
-      return waiting.arrive(run, number, 'done', string.sub(kept, #begins + 1))
+      return events.add_arrival(run, number, 'done', string.sub(kept, #begins + 1))
     end
   end
-  if call('HSETNX', P .. 'ln:' .. run, number, cjson.encode({ event, now, big(ends) })) == 1 then
+  if call('HSETNX', P .. 'ln:' .. run, number, cjson.encode({ event, now, number_text(ends) })) == 1 then
     call('ZADD', P .. 'e:' .. event, now, listener(run, number))
   end
 end
 
-function waiting.unlisten(run, number)
+function events.unlisten(run, number)
   local about = call('HGET', P .. 'ln:' .. run, number)
   if about then
     call('HDEL', P .. 'ln:' .. run, number)
@@ -98,29 +98,29 @@ function waiting.unlisten(run, number)
   end
 end
 
-function waiting.accept(run, token)
-  waiting.link(run)
+function events.add_webhook(run, token)
+  events.mark_waiting(run)
   if call('HSETNX', P .. 'wh', token, run) == 1 then call('SADD', P .. 'whr:' .. run, token) end
 end
 
 -- A run that has ended waits for nothing.
-function waiting.forget(run)
+function events.drop_waits(run)
   local listens = call('HKEYS', P .. 'ln:' .. run)
-  for _, number in ipairs(listens) do waiting.unlisten(run, tonumber(number)) end
+  for _, number in ipairs(listens) do events.unlisten(run, tonumber(number)) end
   for _, token in ipairs(call('SMEMBERS', P .. 'whr:' .. run)) do call('HDEL', P .. 'wh', token) end
   call('DEL', P .. 'a:' .. run, P .. 'k:' .. run, P .. 'whr:' .. run)
 end
 
 -- notify: gives an event to all that wait for it, or to the one run, now or once it waits; the ids of those that got it.
-verbs.notify = function(event, data, run) return waiting.notify(event, data, opt(run)) end
+verbs.notify = function(event, data, run) return events.notify(event, data, or_nil(run)) end
 
 reads.waiters = function(event)
   local rows = {}
-  for place, one in ipairs(waiting.of_event(event)) do
+  for place, one in ipairs(events.listeners(event)) do
     local step = call('HGET', P .. 'm:' .. one[1], 's' .. one[2])
     rows[place] = { one[1], step and cjson.decode(step)[STEP.name] or '', one[3], one[4] }
   end
   return rows
 end
 
-reads.webhook = function(token) return out(call('HGET', P .. 'wh', token)) end
+reads.webhook = function(token) return or_null(call('HGET', P .. 'wh', token)) end

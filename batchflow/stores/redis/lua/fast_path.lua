@@ -7,8 +7,8 @@
 local STEP_WIDTH, END_WIDTH = 3, 3
 
 local function held_by(worker, ids)
-  local found, name = {}, ending.holder(worker)
-  sliced(ids, function(part, first)
+  local found, name = {}, workers.claims_key(worker)
+  in_slices(ids, function(part, first)
     for place, value in ipairs(call('HMGET', name, unpack(part))) do found[first + place - 1] = value end
   end)
   return found
@@ -35,7 +35,7 @@ local function put_steps(count, held, known, except)
       if type(reply) == 'table' then except[#except + 1] = { place, false, reply.err } end
     else
       local row = { plain[at + 1], cjson.decode(plain[at + 2])[STEP.position], plain[at + 2] }
-      except[#except + 1] = { place, tried(verbs.record, id, 1, row) }
+      except[#except + 1] = { place, try(verbs.record, id, 1, row) }
     end
   end
 end
@@ -47,9 +47,9 @@ local function lists_of(sums, number)
   if not lists then
     local batch = sums.batch
     lists = {
-      items = buffer.list('HSET', P .. 'i:' .. batch.id .. ':' .. bucket),
-      ends = buffer.list('HSET', P .. 'x:' .. batch.id .. ':' .. bucket),
-      flight = buffer.list('HDEL', P .. 'h:' .. batch.lg),
+      states = buffer.list('HSET', P .. 'i:' .. batch.id .. ':' .. bucket),
+      results = buffer.list('HSET', P .. 'x:' .. batch.id .. ':' .. bucket),
+      in_flight = buffer.list('HDEL', P .. 'h:' .. batch.lg),
       marks = buffer.list('ZADD', P .. 'l:' .. batch.lg),
       expiry = batch.tt and string.format('%.0f', now + batch.tt) or '+inf',
       keeps = batch.kr == 1,
@@ -63,17 +63,17 @@ local function put_end(sums, id, item, result, took)
   local text = string.sub(id, -9)
   local number = tonumber(text)
   local lists = lists_of(sums, number)
-  local items, ends, flight, marks = lists.items, lists.ends, lists.flight, lists.marks
-  items[#items + 1] = number
-  items[#items + 1] = 's' .. item
-  ends[#ends + 1] = number
-  ends[#ends + 1] = '[' .. NOW .. ',' .. (lists.keeps and result or 'null') .. ',null]'
-  flight[#flight + 1] = item
+  local states, results, in_flight, marks = lists.states, lists.results, lists.in_flight, lists.marks
+  states[#states + 1] = number
+  states[#states + 1] = 's' .. item
+  results[#results + 1] = number
+  results[#results + 1] = '[' .. NOW .. ',' .. (lists.keeps and result or 'null') .. ',null]'
+  in_flight[#in_flight + 1] = item
   marks[#marks + 1] = lists.expiry
   marks[#marks + 1] = item
   sums.ends = sums.ends + 1
   sums.took = sums.took + took
-  if sums.batch.dd == '1' then call('HDEL', batches.data(sums.batch.id, number), number) end
+  if sums.batch.dd == '1' then call('HDEL', items.data(sums.batch.id, number), number) end
   sums.last = id
 end
 
@@ -84,18 +84,18 @@ local function add_up(known, places, except)
       batches.add(batch, 'op', -sums.ends)
       batches.add(batch, 'su', sums.ends)
       if sums.took > 0 then batches.add(batch, 'wm', sums.took) end
-      flows.give_back(batch.k, sums.ends)
+      flows.release(batch.k, sums.ends)
       state.touched[name] = true
     end
   end
-  for name in pairs(batches.finish()) do
+  for name in pairs(batches.end_finished()) do
     local sums = known[name]
     if sums and sums.last then except[#except + 1] = { places[sums.last], true, { false, name } } end
   end
 end
 
 local function put_ends(worker, steps_count, count, held, known, except)
-  local gone, left, places = buffer.list('DEL', ''), buffer.list('HDEL', ending.holder(worker)), {}
+  local gone, left, places = buffer.list('DEL', ''), buffer.list('HDEL', workers.claims_key(worker)), {}
   local from = 4 + steps_count * STEP_WIDTH
   for place = 1, count do
     local at = from + (place - 1) * END_WIDTH + 1
@@ -110,13 +110,13 @@ local function put_ends(worker, steps_count, count, held, known, except)
     else
       local result = cjson.decode('[' .. plain[at + 1] .. ']')[1]
       local took = tonumber(plain[at + 2])
-      except[#except + 1] = { steps_count + place, tried(verbs.settle, id, 1, 'done', result, NULL, 0, {}, {}, took) }
+      except[#except + 1] = { steps_count + place, try(verbs.settle, id, 1, 'done', result, NULL, 0, {}, {}, took) }
     end
   end
   return places
 end
 
-function smooth.carry_out()
+function fast_path.run()
   local except = {}
   local worker, steps_count, count = plain[2], tonumber(plain[3]), tonumber(plain[4])
   if not worker then return except end

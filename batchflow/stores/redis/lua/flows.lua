@@ -3,7 +3,7 @@
 -- pper: those an operator has pinned (0: none); pz: it is paused; n: in use; w: waiting; dl: dead letters; ob: batches
 -- that have not ended; nx: the first start not yet given away; pk: parked until; tu: its latest turn.
 local ZERO = { 'de', 'p', 'r', 'pp', 'pr', 'pz', 'n', 'w', 'dl', 'ob', 'nx', 'pk' }
-each_call(function() flows.cache = {} end)
+on_each_call(function() flows.cache = {} end)
 
 function flows.get(key)
   local flow = flows.cache[key]
@@ -30,7 +30,7 @@ function flows.add(key, field, delta)
 end
 
 -- How often something was picked so far: what is new joins the end of the queue.
-function flows.turn() return tonumber(call('HGET', META, 'turn') or 0) end
+function flows.latest_turn() return tonumber(call('HGET', META, 'turn') or 0) end
 
 -- A key of which nothing is known.
 function flows.unlimited(key)
@@ -42,12 +42,12 @@ function flows.unlimited(key)
   return flow
 end
 
-function flows.make(key)
+function flows.get_or_make(key)
   local flow = flows.get(key)
   if not flow then
     call('ZADD', P .. 'flows', 0, key)
     flow = flows.unlimited(key)
-    flows.set(flow, 'tu', flows.turn())
+    flows.set(flow, 'tu', flows.latest_turn())
     flows.cache[key] = flow
   end
   return flow
@@ -57,7 +57,7 @@ end
 function flows.is_idle(flow)
   if flow.de == 1 or flow.pz == 1 or flow.pp > 0 or flow.pr > 0 or flow.pk > now then return false end
   if flow.n > 0 or flow.w > 0 or flow.dl > 0 or flow.ob > 0 then return false end
-  local start, interval = flows.earliest(flow)
+  local start, interval = flows.next_start(flow)
   return start <= now + interval and (flow.nx <= now or flow.nx > now + interval + SKEW_MS)
 end
 
@@ -79,7 +79,7 @@ function flows.flush()
 end
 
 -- Look at a slice of the keys: those that are idle go.
-function flows.sweep()
+function flows.remove_idle()
   local at = tonumber(call('HGET', META, 'idle') or 0)
   local keys = call('ZRANGE', P .. 'flows', at, at + IDLE_KEYS_LIMIT - 1)
   local gone = 0
@@ -97,10 +97,10 @@ function flows.sweep()
 end
 
 -- Whether it may hold lanes back by time or by a pause.
-function flows.holds(flow) return flow.r > 0 or flow.pr > 0 or flow.pk > 0 or flow.pz == 1 end
+function flows.may_hold_back(flow) return flow.r > 0 or flow.pr > 0 or flow.pk > 0 or flow.pz == 1 end
 
 local function set_limits(flow, limits)
-  local p, r, per, bu = opt(limits[LIMITS.parallelism]) or 0, opt(limits[LIMITS.rate]) or 0, limits[LIMITS.period_ms], limits[LIMITS.burst]
+  local p, r, per, bu = or_nil(limits[LIMITS.parallelism]) or 0, or_nil(limits[LIMITS.rate]) or 0, limits[LIMITS.period_ms], limits[LIMITS.burst]
   if flow.p ~= p or flow.r ~= r or flow.per ~= per or flow.bu ~= bu then
     local other = flow.r ~= r or flow.per ~= per
     local held = other and flow.r > 0
@@ -109,21 +109,21 @@ local function set_limits(flow, limits)
     flows.set(flow, 'r', r)
     flows.set(flow, 'per', per)
     flows.set(flow, 'bu', bu)
-    if held then lanes.release(flow.key) end
-    tell()
+    if held then lanes.place_held_back(flow.key) end
+    notify_stores()
   end
 end
 
 -- The limits of the code.
 function flows.declare(limits)
-  local flow = flows.make(limits[LIMITS.key])
+  local flow = flows.get_or_make(limits[LIMITS.key])
   flows.set(flow, 'de', 1)
   set_limits(flow, limits)
 end
 
 -- The limits that a message brings, where the code does not declare its key.
-function flows.follow(limits)
-  local flow = flows.make(limits[LIMITS.key])
+function flows.apply_message_limits(limits)
+  local flow = flows.get_or_make(limits[LIMITS.key])
   if flow.de ~= 1 then set_limits(flow, limits) end
 end
 
@@ -136,7 +136,7 @@ function flows.limits(flow)
 end
 
 -- The first start not yet given away, no further back than the catch-up; and the time between two.
-function flows.earliest(flow)
+function flows.next_start(flow)
   local _, rate, period, burst = flows.limits(flow)
   if not rate then return now, 0 end
   local interval, start = period / rate, flow.nx
@@ -146,11 +146,11 @@ function flows.earliest(flow)
 end
 
 -- From when on neither its rate nor an operator nor a server that asked for rest stands in the way of a start.
-function flows.opens(flow)
+function flows.opens_at(flow)
   if flow.pz == 1 then return NEVER end
   local _, rate = flows.limits(flow)
   if not rate then return flow.pk end
-  return math.max(flow.pk, math.ceil((flows.earliest(flow))))
+  return math.max(flow.pk, math.ceil((flows.next_start(flow))))
 end
 
 -- How many of `want` may start now.
@@ -160,7 +160,7 @@ function flows.admitted(flow, want)
   local count = want
   if p then count = math.min(count, p - flow.n) end
   if rate then
-    local start, interval = flows.earliest(flow)
+    local start, interval = flows.next_start(flow)
     count = math.min(count, start <= now and math.floor((now - start) / interval) + 1 or 0)
   end
   return math.max(0, count)
@@ -170,7 +170,7 @@ end
 function flows.take(flow, count)
   local _, rate = flows.limits(flow)
   if rate then
-    local start, interval = flows.earliest(flow)
+    local start, interval = flows.next_start(flow)
     flows.set(flow, 'nx', start + count * interval)
   end
   flows.set(flow, 'n', flow.n + count)
@@ -180,11 +180,11 @@ function flows.take(flow, count)
 end
 
 -- Places of a key that are free again.
-function flows.give_back(key, count)
+function flows.release(key, count)
   local flow = flows.get(key)
   if flow then
     flows.set(flow, 'n', math.max(0, flow.n - (count or 1)))
-    if flows.limits(flow) then tell() end
+    if flows.limits(flow) then notify_stores() end
   end
 end
 
@@ -195,16 +195,16 @@ verbs.declare = function(limits)
 end
 
 verbs.pin = function(limits)
-  local flow = flows.make(limits[LIMITS.key])
-  local parallelism, rate = opt(limits[LIMITS.parallelism]), opt(limits[LIMITS.rate])
+  local flow = flows.get_or_make(limits[LIMITS.key])
+  local parallelism, rate = or_nil(limits[LIMITS.parallelism]), or_nil(limits[LIMITS.rate])
   if parallelism then flows.set(flow, 'pp', parallelism) end
   if rate then
     flows.set(flow, 'pr', rate)
     flows.set(flow, 'pper', limits[LIMITS.period_ms])
     flows.set(flow, 'nx', 0)
-    lanes.release(flow.key)
+    lanes.place_held_back(flow.key)
   end
-  tell()
+  notify_stores()
 end
 
 verbs.unpin = function(key, parallelism, rate)
@@ -214,27 +214,27 @@ verbs.unpin = function(key, parallelism, rate)
   if rate and flow.pr > 0 then
     flows.set(flow, 'pr', 0)
     flows.set(flow, 'nx', 0)
-    lanes.release(key)
+    lanes.place_held_back(key)
   end
-  tell()
+  notify_stores()
 end
 
-verbs.pause = function(key) flows.set(flows.make(key), 'pz', 1) end
+verbs.pause = function(key) flows.set(flows.get_or_make(key), 'pz', 1) end
 
 verbs.resume = function(key)
   local flow = flows.get(key)
   if flow and flow.pz == 1 then
     flows.set(flow, 'pz', 0)
-    lanes.release(key)
+    lanes.place_held_back(key)
   end
-  tell()
+  notify_stores()
 end
 
 -- remove_idle: removes those of a slice of flow keys that no code declares and that hold nothing; how many. Safe to repeat.
-verbs.remove_idle = function() return flows.sweep() end
+verbs.remove_idle = function() return flows.remove_idle() end
 
 reads.flows = function(keys)
-  keys = opt(keys) or call('ZRANGE', P .. 'flows', 0, -1)
+  keys = or_nil(keys) or call('ZRANGE', P .. 'flows', 0, -1)
   table.sort(keys)
   local rows, seen = {}, {}
   for _, key in ipairs(keys) do
@@ -243,7 +243,7 @@ reads.flows = function(keys)
     if flow then
       local p, rate, period, burst = flows.limits(flow)
       rows[#rows + 1] = {
-        key, out(p), out(rate), period, burst, flow.pp > 0 and flow.pp or NULL, flow.pr > 0 and flow.pr or NULL,
+        key, or_null(p), or_null(rate), period, burst, flow.pp > 0 and flow.pp or NULL, flow.pr > 0 and flow.pr or NULL,
         flow.pz == 1, flow.n, flow.w, flow.pk,
       }
     end

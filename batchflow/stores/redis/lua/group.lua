@@ -3,24 +3,24 @@
 local GATHERS = { settle = true }
 local function carry_out(keys, args)
   begin(keys, args)
-  local missing = rights.missing(operations)
+  local missing = namespace.refusal(operations)
   if missing then return redis.error_reply(missing) end
-  local full = rights.full(operations)
-  local except = smooth.carry_out()
+  local full = namespace.out_of_memory(operations)
+  local except = fast_path.run()
   local answers = {}
   for place, operation in ipairs(operations) do
     local verb = verbs[operation[1]] or reads[operation[1]]
     if not GATHERS[operation[1]] then buffer.flush() end
     local fine, answer = false, full
-    if not full or operation[1] ~= 'claim' then fine, answer = tried(verb, unpack(operation, 2, 10)) end
-    answers[place] = { fine, out(answer) }
+    if not full or operation[1] ~= 'claim' then fine, answer = try(verb, unpack(operation, 2, 10)) end
+    answers[place] = { fine, or_null(answer) }
     if fine and answer == false then answers[place][2] = false end
   end
-  batches.finish()
+  batches.end_finished()
   buffer.flush()
   batches.flush()
   lanes.flush()
   flows.flush()
-  if state.told then call('PUBLISH', P .. CHANNEL, SELF) end
+  if state.notify then call('PUBLISH', P .. CHANNEL, STORE) end
   return cjson.encode({ answers, except })
 end

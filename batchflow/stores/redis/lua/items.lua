@@ -2,36 +2,36 @@
 local COUNT_OF = { s = 'su', f = 'fa', c = 'ca' }
 local LOOK = 6400
 
-function batches.bucket(id, number) return P .. 'i:' .. id .. ':' .. math.floor(number / BUCKET) end
+function items.bucket(id, number) return P .. 'i:' .. id .. ':' .. math.floor(number / BUCKET) end
 
-function batches.data(id, number) return P .. 'd:' .. id .. ':' .. math.floor(number / BUCKET) end
+function items.data(id, number) return P .. 'd:' .. id .. ':' .. math.floor(number / BUCKET) end
 
-function batches.ends(id, number) return P .. 'x:' .. id .. ':' .. math.floor(number / BUCKET) end
+function items.results(id, number) return P .. 'x:' .. id .. ':' .. math.floor(number / BUCKET) end
 
 -- The items `first`, … of a batch with these ids, as far as they have no run yet, no other batch has them in flight and
 -- they are not processed. `marked`: those that are started in spite of their mark. `data`: what fetch brought of them.
-function batches.start_items(id, first, ids, marked, data, already_processed)
+function items.start(id, first, ids, marked, data, already_processed)
   local batch = batches.get(id)
-  if not batches.takes(batch) then return end
+  if not batches.accepts_messages(batch) then return end
   batches.add(batch, 'ap', already_processed)
   local again = {}
   for _, item in ipairs(marked) do again[item] = true end
-  sliced(ids, function(part, place) batches.start_some(batch, first + place - 1, part, again) end)
-  sliced(data, function(part, place) batches.keep_data(batch, first + place - 1, part) end)
+  in_slices(ids, function(part, place) items.start_slice(batch, first + place - 1, part, again) end)
+  in_slices(data, function(part, place) items.store_data(batch, first + place - 1, part) end)
 end
 
-function batches.keep_data(batch, first, texts)
+function items.store_data(batch, first, texts)
   for place, text in ipairs(texts) do
     local number = first + place - 1
-    if opt(text) and call('HEXISTS', batches.bucket(batch.id, number), number) == 1 then
-      call('HSET', batches.data(batch.id, number), number, text)
+    if or_nil(text) and call('HEXISTS', items.bucket(batch.id, number), number) == 1 then
+      call('HSET', items.data(batch.id, number), number, text)
       if batch.dd ~= '1' then batches.set(batch, 'dd', '1') end
     end
   end
 end
 
-function batches.has(batch, number)
-  return number < batch.hi and call('HEXISTS', batches.bucket(batch.id, number), number) == 1
+function items.exists(batch, number)
+  return number < batch.hi and call('HEXISTS', items.bucket(batch.id, number), number) == 1
 end
 
 -- Which of the ids the ledger of a batch holds, by place.
@@ -44,7 +44,7 @@ local function processed(batch, ids, again)
 end
 
 -- Of the given items those that are to start, as number → id; the others are counted.
-function batches.fresh(batch, first, ids, again)
+function items.startable(batch, first, ids, again)
   buffer.flush()
   local every = batch.fo == 1 or batch.na == 1
   local mine = call('SMISMEMBER', P .. 'bi:' .. batch.id, unpack(ids))
@@ -53,7 +53,7 @@ function batches.fresh(batch, first, ids, again)
   local held, seen, fresh = tostring(batch.sq), {}, {}
   for place, item in ipairs(ids) do
     local number, holder = first + place - 1, holders[place]
-    if mine[place] == 1 or seen[item] or batches.has(batch, number) then
+    if mine[place] == 1 or seen[item] or items.exists(batch, number) then
       batches.add(batch, 'du', 1)
     elseif holder and holder ~= held then
       batches.add(batch, 'fl', 1)
@@ -67,8 +67,8 @@ function batches.fresh(batch, first, ids, again)
   return fresh
 end
 
-function batches.start_some(batch, first, ids, again)
-  local fresh = batches.fresh(batch, first, ids, again)
+function items.start_slice(batch, first, ids, again)
+  local fresh = items.startable(batch, first, ids, again)
   local set, hold, bucket, from = {}, {}, {}, nil
   local lane = lanes.fresh(batch.d, batch.k, batch.id)
   for number = first, first + #ids do
@@ -85,7 +85,7 @@ function batches.start_some(batch, first, ids, again)
       from = nil
     end
     if #bucket > 0 and number % BUCKET == BUCKET - 1 or number == first + #ids and #bucket > 0 then
-      call('HSET', batches.bucket(batch.id, bucket[1]), unpack(bucket))
+      call('HSET', items.bucket(batch.id, bucket[1]), unpack(bucket))
       bucket = {}
     end
   end
@@ -95,12 +95,12 @@ function batches.start_some(batch, first, ids, again)
   batches.add(batch, 'op', #set)
   batches.set(batch, 'hi', math.max(batch.hi, first + #ids))
   flows.add(batch.k, 'w', #set)
-  lanes.note(batch.d, batch.k, batch.id)
-  lanes.ready_by(batch.d, batch.k, batch.id, 0)
+  lanes.add_to_batch(batch.d, batch.k, batch.id)
+  lanes.mark_ready(batch.d, batch.k, batch.id, 0)
 end
 
 -- The keys that the end of an item writes to, put together once for a bucket.
-function batches.names(batch, first)
+function items.keys(batch, first)
   local names = batch.names[first]
   if not names then
     local bucket = math.floor(first / BUCKET)
@@ -114,14 +114,14 @@ function batches.names(batch, first)
 end
 
 -- The run of an item has ended.
-function batches.end_item(batch, number, item, how, result, error, took)
-  local became = ITEM_STATE[how]
+function items.finish(batch, number, item, how, result, error, took)
+  local became = ITEM_LETTER[how]
   local ended = { now, batch.kr == 1 and result or NULL, error or NULL }
-  local names = batches.names(batch, number - number % BUCKET)
+  local names = items.keys(batch, number - number % BUCKET)
   number = tostring(number)
   buffer.pair('HSET', names.i, number, became .. item)
   buffer.pair('HSET', names.x, number, cjson.encode(ended))
-  if batch.dd == '1' and became ~= 'f' then call('HDEL', batches.data(batch.id, number), number) end
+  if batch.dd == '1' and became ~= 'f' then call('HDEL', items.data(batch.id, number), number) end
   -- A batch that was forced may have it in flight by now, which what has failed here leaves alone.
   if became == 's' or call('HGET', names.h, item) == tostring(batch.sq) then buffer.add('HDEL', names.h, item) end
   if became == 's' then
@@ -134,47 +134,47 @@ function batches.end_item(batch, number, item, how, result, error, took)
 end
 
 -- An item that nobody has claimed yet is cancelled.
-function batches.end_fresh(batch, number, item)
-  batches.end_item(batch, number, item, 'cancelled')
+function items.cancel_fresh(batch, number, item)
+  items.finish(batch, number, item, 'cancelled')
   flows.add(batch.k, 'w', -1)
 end
 
-function batches.drop_ranges(batch)
+function items.drop_ranges(batch)
   local key = P .. 'r:' .. batch.id
   local ranges = call('ZRANGE', key, 0, -1)
   if #ranges == 0 then return end
-  sliced(ranges, function(part) call('ZREM', lanes.fresh(batch.d, batch.k, batch.id), unpack(part)) end)
+  in_slices(ranges, function(part) call('ZREM', lanes.fresh(batch.d, batch.k, batch.id), unpack(part)) end)
   call('DEL', key)
   lanes.recount(batch.d, batch.k, batch.id)
 end
 
-function batches.reopen_item(batch, message)
+function items.reopen(batch, message)
   local number, item = message.n, message.i
   batches.add(batch, 'fa', -1)
   batches.add(batch, 'op', 1)
-  call('HSET', batches.bucket(batch.id, number), number, 'o' .. item)
-  call('HDEL', batches.ends(batch.id, number), number)
+  call('HSET', items.bucket(batch.id, number), number, 'o' .. item)
+  call('HDEL', items.results(batch.id, number), number)
   call('HSET', P .. 'h:' .. batch.lg, item, batch.sq)
   call('SADD', P .. 'bi:' .. batch.id, item)
 end
 
-function batches.sweep_item(batch, number, item)
+function items.cancel_waiting(batch, number, item)
   local id = string.format('%s.r%09d', batch.id, number)
   local message = messages.load(id)
   if not message then
-    batches.end_fresh(batch, number, item)
+    items.cancel_fresh(batch, number, item)
   elseif message.o then
     return 0
   else
-    ending.finish(id, message, { how = 'cancelled' })
+    settling.finish(id, message, { how = 'cancelled' })
   end
   return 1
 end
 
 local function item_row(id, number, value)
   local how = string.sub(value, 1, 1)
-  local row = { number, string.sub(value, 2), SHOWN[how], NULL, NULL, NULL }
-  local ended = how ~= 'o' and call('HGET', batches.ends(id, number), number)
+  local row = { number, string.sub(value, 2), ITEM_STATE[how], NULL, NULL, NULL }
+  local ended = how ~= 'o' and call('HGET', items.results(id, number), number)
   if ended then
     local about = cjson.decode(ended)
     row[4], row[5], row[6] = about[2], about[3], about[1]
@@ -183,15 +183,15 @@ local function item_row(id, number, value)
 end
 
 reads.items = function(id, shown, after, limit)
-  shown = opt(shown)
+  shown = or_nil(shown)
   local batch, rows, number = batches.get(id), {}, after + 1
   if not batch then return { rows, NULL } end
   local stop = number + LOOK
   while number < batch.hi and number < stop and #rows < limit do
-    local found = record_of(call('HGETALL', batches.bucket(id, number)))
+    local found = to_table(call('HGETALL', items.bucket(id, number)))
     repeat
       local value = found[tostring(number)]
-      if value and (not shown or SHOWN[string.sub(value, 1, 1)] == shown) and #rows < limit then
+      if value and (not shown or ITEM_STATE[string.sub(value, 1, 1)] == shown) and #rows < limit then
         rows[#rows + 1] = item_row(id, number, value)
       end
       number = number + 1

@@ -12,7 +12,7 @@
 -- something was served last, and how far it has run ahead; `bq:<batch>` the lanes of a batch.
 -- Between READY and half of it a score is exact to a 1024th.
 local HELD, READY, STEPS, SERVED = '~', -2 ^ 43, 1024, 0.75
-each_call(function() lanes.ready, lanes.known, lanes.touched, lanes.moved = {}, {}, {}, 0 end)
+on_each_call(function() lanes.ready, lanes.added_to_batch, lanes.changed, lanes.moved = {}, {}, {}, 0 end)
 
 -- The group of a message; the end of a batch, which comes after all of it, belongs to none.
 function lanes.group(id, message)
@@ -39,17 +39,17 @@ function lanes.is_closed(group)
 end
 
 -- The first of a destination's lanes may be another one; `lowered`: it is not later than this, and what it was.
-function lanes.touch(destination, lowered)
-  local known = lanes.touched[destination]
+function lanes.mark_changed(destination, lowered)
+  local known = lanes.changed[destination]
   if not lowered then
-    lanes.touched[destination] = true
+    lanes.changed[destination] = true
   elseif known ~= true and (not known or lowered < known) then
-    lanes.touched[destination] = lowered
+    lanes.changed[destination] = lowered
   end
 end
 
 function lanes.flush()
-  for destination, lowered in pairs(lanes.touched) do
+  for destination, lowered in pairs(lanes.changed) do
     local first = lowered
     if lowered == true then first = call('ZRANGE', P .. 'rd:' .. destination, 0, 0, 'WITHSCORES')[2] end
     if not first then
@@ -60,13 +60,13 @@ function lanes.flush()
       call('ZADD', P .. 'rds', 'LT', first, destination)
     end
   end
-  lanes.touched = {}
+  lanes.changed = {}
 end
 
 -- Where a lane stands in `rd` of which something is due then, and whether its key holds that back.
-function lanes.stand(key, due)
-  local flow = flows.make(key)
-  local opens = flows.opens(flow)
+function lanes.score_of(key, due)
+  local flow = flows.get_or_make(key)
+  local opens = flows.opens_at(flow)
   if opens > now and opens > due then return opens, true end
   if due > now then return due, false end
   return READY + flow.tu, false
@@ -75,30 +75,30 @@ end
 -- Whether a lane with this score stands where it belongs by now.
 function lanes.is_in_place(score, stand) return score < 0 and math.floor(score) == stand end
 
-function lanes.held_name(destination, key, group) return key .. '\n' .. destination .. '\n' .. group end
+function lanes.full_name(destination, key, group) return key .. '\n' .. destination .. '\n' .. group end
 
 -- Have a lane stand where it belongs, or there only if that is earlier; whether its key holds it back.
-local function put_in_order(destination, key, group, due, earlier)
-  local score, held = lanes.stand(key, due)
+local function place_lane(destination, key, group, due, earlier)
+  local score, held = lanes.score_of(key, due)
   if score < 0 then score = score + SERVED end
   -- First, so that one that is held back is found by its key wherever this breaks off.
-  if held then call('ZADD', P .. 'hb', 0, lanes.held_name(destination, key, group)) end
+  if held then call('ZADD', P .. 'hb', 0, lanes.full_name(destination, key, group)) end
   if earlier then
     call('ZADD', P .. 'rd:' .. destination, 'LT', score, key .. '\n' .. group)
-    lanes.touch(destination, score)
+    lanes.mark_changed(destination, score)
   else
     call('ZADD', P .. 'rd:' .. destination, score, key .. '\n' .. group)
-    lanes.touch(destination)
+    lanes.mark_changed(destination)
   end
   return held
 end
 
 -- Lanes of a destination, of each of which something is due by now, stand where they belong.
-function lanes.rearrange(destination, members)
+function lanes.place_again(destination, members)
   local scores, names = {}, {}
   for _, member in ipairs(members) do
-    local key, group = lanes.key_of(member)
-    local score, held = lanes.stand(key, now)
+    local key, group = lanes.parse_member(member)
+    local score, held = lanes.score_of(key, now)
     if score < 0 then
       lanes.moved = math.min(lanes.moved + 1, STEPS / 2)
       score = score + lanes.moved / STEPS
@@ -107,17 +107,17 @@ function lanes.rearrange(destination, members)
     scores[#scores + 1] = member
     if held then
       names[#names + 1] = 0
-      names[#names + 1] = lanes.held_name(destination, key, group)
+      names[#names + 1] = lanes.full_name(destination, key, group)
     end
   end
   if #scores == 0 then return end
-  sliced(names, function(part) call('ZADD', P .. 'hb', unpack(part)) end)
-  sliced(scores, function(part) call('ZADD', P .. 'rd:' .. destination, unpack(part)) end)
-  lanes.touch(destination)
+  in_slices(names, function(part) call('ZADD', P .. 'hb', unpack(part)) end)
+  in_slices(scores, function(part) call('ZADD', P .. 'rd:' .. destination, unpack(part)) end)
+  lanes.mark_changed(destination)
 end
 
 -- The flow key and the group of a member of `rd`.
-function lanes.key_of(member)
+function lanes.parse_member(member)
   local cut = string.find(member, '\n', 1, true)
   return string.sub(member, 1, cut - 1), string.sub(member, cut + 1)
 end
@@ -128,34 +128,34 @@ local function release(names)
     local key, destination, group = string.match(name, '^(.*)\n(.*)\n(.*)$')
     if not lanes.recount(destination, key, group) then gone[#gone + 1] = name end
   end
-  sliced(gone, function(part) call('ZREM', P .. 'hb', unpack(part)) end)
+  in_slices(gone, function(part) call('ZREM', P .. 'hb', unpack(part)) end)
 end
 
 -- What a key holds back is looked at anew, since its limits are others.
-function lanes.release(key)
+function lanes.place_held_back(key)
   release(call('ZRANGEBYLEX', P .. 'hb', '[' .. key .. '\n', '(' .. key .. '\11'))
 end
 
 -- What any key holds back is: the clock was set back, and starts that lie far ahead are not believed.
-function lanes.release_all() release(call('ZRANGE', P .. 'hb', 0, -1)) end
+function lanes.place_all_held_back() release(call('ZRANGE', P .. 'hb', 0, -1)) end
 
-function lanes.ready_by(destination, key, group, due)
+function lanes.mark_ready(destination, key, group, due)
   local name = lanes.id(destination, key, group)
   local known = lanes.ready[name]
   -- A new lane joins the end of the queue.
-  if not known then call('HSETNX', P .. 'lt', name, string.format('%d 0', flows.turn())) end
+  if not known then call('HSETNX', P .. 'lt', name, string.format('%d 0', flows.latest_turn())) end
   if not known or known > due then
-    if not lanes.is_closed(group) then put_in_order(destination, key, group, due, true) end
+    if not lanes.is_closed(group) then place_lane(destination, key, group, due, true) end
     lanes.ready[name] = due
   end
-  tell()
+  notify_stores()
 end
 
 -- Remember a lane that belongs to a batch.
-function lanes.note(destination, key, group)
+function lanes.add_to_batch(destination, key, group)
   local name = lanes.id(destination, key, group)
-  if group == '' or lanes.known[name] then return end
-  lanes.known[name] = true
+  if group == '' or lanes.added_to_batch[name] then return end
+  lanes.added_to_batch[name] = true
   local batch = string.sub(group, -1) == HELD and string.sub(group, 1, -2) or group
   call('SADD', P .. 'bq:' .. batch, destination .. '\n' .. key .. '\n' .. group)
 end
@@ -171,7 +171,7 @@ end
 function lanes.close(batch)
   lanes.each(batch, function(destination, key, group)
     call('ZREM', P .. 'rd:' .. destination, key .. '\n' .. group)
-    lanes.touch(destination)
+    lanes.mark_changed(destination)
     lanes.ready[lanes.id(destination, key, group)] = nil
   end)
 end
@@ -179,11 +179,11 @@ end
 -- What is not closed for another reason is claimed again.
 function lanes.open(batch)
   lanes.each(batch, lanes.recount)
-  tell()
+  notify_stores()
 end
 
 -- Where a message waits: the sorted set, and whether it is that of suspects.
-function lanes.place_of(id, message)
+function lanes.queue_of(id, message)
   if lanes.is_suspect(message) then return P .. 'sus', true end
   local group = lanes.group(id, message)
   if message.f > 0 then return lanes.started(message.d, message.k, group) end
@@ -191,33 +191,33 @@ function lanes.place_of(id, message)
 end
 
 -- Let a message wait until it is due.
-function lanes.put(id, message, due)
-  local place, alone = lanes.place_of(id, message)
+function lanes.enqueue(id, message, due)
+  local place, alone = lanes.queue_of(id, message)
   call('ZADD', place, due, id)
-  if alone then return tell() end
+  if alone then return notify_stores() end
   local group = lanes.group(id, message)
-  lanes.note(message.d, message.k, group)
-  lanes.ready_by(message.d, message.k, group, due)
+  lanes.add_to_batch(message.d, message.k, group)
+  lanes.mark_ready(message.d, message.k, group, due)
 end
 
 -- It waits no more.
-function lanes.drop(id, message)
-  local place, alone = lanes.place_of(id, message)
+function lanes.dequeue(id, message)
+  local place, alone = lanes.queue_of(id, message)
   call('ZREM', place, id)
   if not alone then lanes.recount(message.d, message.k, lanes.group(id, message)) end
 end
 
 -- The batch, first and last number of a range; nil for a message.
-function lanes.range(member)
+function lanes.parse_range(member)
   local cut = string.find(member, '\n', 1, true)
   if not cut then return nil end
   return string.sub(member, 1, cut - 12), tonumber(string.sub(member, cut - 9, cut - 1)), tonumber(string.sub(member, cut + 1))
 end
 
-function lanes.range_of(batch, first, last) return string.format('%s.r%09d\n%d', batch, first, last) end
+function lanes.format_range(batch, first, last) return string.format('%s.r%09d\n%d', batch, first, last) end
 
 function lanes.add_range(lane, batch, first, last)
-  local member = lanes.range_of(batch, first, last)
+  local member = lanes.format_range(batch, first, last)
   call('ZADD', lane, 0, member)
   call('ZADD', P .. 'r:' .. batch, first, member)
 end
@@ -228,17 +228,17 @@ function lanes.drop_range(lane, batch, member)
 end
 
 -- Take up to `want` items out of a range, at least those in front that are not open any more: [number, item id], …
-function lanes.cut(lane, member, want)
+function lanes.take_items(lane, member, want)
   buffer.flush()
-  local id, first, last = lanes.range(member)
+  local id, first, last = lanes.parse_range(member)
   local batch = batches.get(id)
   local found, at = {}, first
-  if batches.takes(batch) then
+  if batches.accepts_messages(batch) then
     while at <= last and #found < want do
       local stop = math.min(last, at - at % BUCKET + BUCKET - 1, at + want - #found - 1)
       local numbers = {}
       for number = at, stop do numbers[#numbers + 1] = number end
-      for place, value in ipairs(call('HMGET', batches.bucket(id, at), unpack(numbers))) do
+      for place, value in ipairs(call('HMGET', items.bucket(id, at), unpack(numbers))) do
         if value and string.sub(value, 1, 1) == 'o' then found[#found + 1] = { at + place - 1, string.sub(value, 2) } end
       end
       at = stop + 1
@@ -258,11 +258,11 @@ local function head(lane)
     local first = call('ZRANGE', lane, 0, 0, 'WITHSCORES')
     if #first == 0 then return nil end
     local member, due = first[1], tonumber(first[2])
-    local id, number, last = lanes.range(member)
+    local id, number, last = lanes.parse_range(member)
     if not id then return due end
     local batch = batches.get(id)
-    local alive = batches.takes(batch)
-    local value = alive and call('HGET', batches.bucket(id, number), number)
+    local alive = batches.accepts_messages(batch)
+    local value = alive and call('HGET', items.bucket(id, number), number)
     if value and string.sub(value, 1, 1) == 'o' then return due end
     lanes.drop_range(lane, id, member)
     if alive and number < last then lanes.add_range(lane, id, number + 1, last) end
@@ -270,7 +270,7 @@ local function head(lane)
 end
 
 -- When the first of a lane is due; nil where nothing waits there.
-function lanes.due(destination, key, group)
+function lanes.first_due(destination, key, group)
   local due = head(lanes.fresh(destination, key, group))
   if due ~= 0 then
     local other = call('ZRANGE', lanes.started(destination, key, group), 0, 0, 'WITHSCORES')[2]
@@ -281,23 +281,23 @@ end
 
 -- Some of a lane were taken: find the earliest of those that are left. Whether its key holds it back.
 function lanes.recount(destination, key, group)
-  local due = lanes.due(destination, key, group)
+  local due = lanes.first_due(destination, key, group)
   local name = lanes.id(destination, key, group)
   lanes.ready[name] = due
-  if due and not lanes.is_closed(group) then return put_in_order(destination, key, group, due, false) end
+  if due and not lanes.is_closed(group) then return place_lane(destination, key, group, due, false) end
   call('ZREM', P .. 'rd:' .. destination, key .. '\n' .. group)
-  lanes.touch(destination)
+  lanes.mark_changed(destination)
   if due then return false end
   call('HDEL', P .. 'lt', name)
   local flow = flows.get(key)
-  if not flow or flows.holds(flow) then call('ZREM', P .. 'hb', lanes.held_name(destination, key, group)) end
+  if not flow or flows.may_hold_back(flow) then call('ZREM', P .. 'hb', lanes.full_name(destination, key, group)) end
   return false
 end
 
 -- When lanes were served last, and how far each has run ahead then.
-function lanes.served(names)
+function lanes.last_served(names)
   local found = {}
-  sliced(names, function(part, first)
+  in_slices(names, function(part, first)
     for place, text in ipairs(call('HMGET', P .. 'lt', unpack(part))) do
       local turn, ahead = string.match(text or '0 0', '^(%d+) (%d+)$')
       found[first + place - 1] = { tonumber(turn), tonumber(ahead) }
@@ -306,7 +306,7 @@ function lanes.served(names)
   return found
 end
 
-function lanes.serve(name, turn, ahead) call('HSET', P .. 'lt', name, string.format('%d %d', turn, ahead)) end
+function lanes.set_served(name, turn, ahead) call('HSET', P .. 'lt', name, string.format('%d %d', turn, ahead)) end
 
 -- How `want` claims are divided, as batchflow.core.flow.share does: what has started, what is fresh.
 function lanes.share(want, started, fresh, ahead)

@@ -4,12 +4,12 @@
 local EXPIRED = 100
 
 verbs.mark = function(workflow, ids, ttl)
-  local until_ = opt(ttl) and now + ttl or '+inf'
+  local until_ = or_nil(ttl) and now + ttl or '+inf'
   if #ids == 0 then return end
   call('SADD', P .. 'ws', workflow)
   local gone = call('ZRANGEBYSCORE', P .. 'l:' .. workflow, '-inf', now, 'LIMIT', 0, EXPIRED)
   if #gone > 0 then call('ZREM', P .. 'l:' .. workflow, unpack(gone)) end
-  sliced(ids, function(part)
+  in_slices(ids, function(part)
     local pairs_ = {}
     for _, id in ipairs(part) do
       pairs_[#pairs_ + 1] = until_
@@ -22,18 +22,18 @@ end
 verbs.forget = function(workflow, ids)
   local key = P .. 'l:' .. workflow
   local count = 0
-  if not opt(ids) then
+  if not or_nil(ids) then
     count = call('ZCARD', key)
     call('DEL', key)
   else
-    sliced(ids, function(part) count = count + call('ZREM', key, unpack(part)) end)
+    in_slices(ids, function(part) count = count + call('ZREM', key, unpack(part)) end)
   end
   return count
 end
 
 reads.processed = function(workflow, ids)
   local found = {}
-  sliced(ids, function(part)
+  in_slices(ids, function(part)
     for place, score in ipairs(call('ZMSCORE', P .. 'l:' .. workflow, unpack(part))) do
       if score and tonumber(score) > now then found[#found + 1] = part[place] end
     end
@@ -53,7 +53,7 @@ end
 reads.marks = function(ledger, after, limit)
   local key = P .. 'l:' .. ledger
   -- Where it has gone meanwhile, all of them come once more.
-  local rank = opt(after) and call('ZRANK', key, after)
+  local rank = or_nil(after) and call('ZRANK', key, after)
   local from = rank and rank + 1 or call('ZCOUNT', key, '-inf', now)
   local rows, reply = {}, call('ZRANGE', key, from, from + limit - 1, 'WITHSCORES')
   for place = 1, #reply, 2 do
@@ -63,4 +63,4 @@ reads.marks = function(ledger, after, limit)
   return rows
 end
 
-reads.under_way = function(dedup) return out(call('HGET', P .. 'dk', dedup)) end
+reads.under_way = function(dedup) return or_null(call('HGET', P .. 'dk', dedup)) end

@@ -25,7 +25,7 @@ local function prune_marks(limit)
   for _, workflow in ipairs(call('SMEMBERS', P .. 'ws')) do
     local key = P .. 'l:' .. workflow
     local gone = call('ZRANGEBYSCORE', key, '-inf', now, 'LIMIT', 0, limit - count)
-    sliced(gone, function(part) call('ZREM', key, unpack(part)) end)
+    in_slices(gone, function(part) call('ZREM', key, unpack(part)) end)
     count = count + #gone
     if count >= limit then break end
   end
@@ -37,8 +37,8 @@ local function prune_batch(batch, limit)
   local count = 0
   while batch.hi > 0 and count < limit do
     local at = batch.hi - 1
-    count = count + call('HLEN', batches.bucket(batch.id, at))
-    call('DEL', batches.bucket(batch.id, at), batches.ends(batch.id, at), batches.data(batch.id, at))
+    count = count + call('HLEN', items.bucket(batch.id, at))
+    call('DEL', items.bucket(batch.id, at), items.results(batch.id, at), items.data(batch.id, at))
     batches.set(batch, 'hi', at - at % BUCKET)
   end
   if batch.hi > 0 then return count end
@@ -69,12 +69,12 @@ local KEYS_AT_ONCE, RUNS_AT_ONCE, BUCKETS_AT_ONCE = 1000, 500, 64
 local function held_places()
   local places, count = {}, 0
   for _, worker in ipairs(call('ZRANGE', P .. 'workers', 0, -1)) do
-    for _, id in ipairs(call('HKEYS', ending.holder(worker))) do
-      local fine, message = tried(messages.load, id)
+    for _, id in ipairs(call('HKEYS', workers.claims_key(worker))) do
+      local fine, message = try(messages.load, id)
       if fine and message and message.o == worker then
         places[message.k] = (places[message.k] or 0) + 1
       elseif fine then
-        call('HDEL', ending.holder(worker), id)
+        call('HDEL', workers.claims_key(worker), id)
         count = count + 1
       end
     end
@@ -90,7 +90,7 @@ local function recount(at)
     if flow and flow.n ~= held then
       flows.set(flow, 'n', held)
       count = count + 1
-      tell()
+      notify_stores()
     end
   end
   return count, #keys == KEYS_AT_ONCE and at + KEYS_AT_ONCE
@@ -98,33 +98,33 @@ end
 
 -- A message that nobody holds and that waits in no lane is due again. Its place is not given back: it was counted anew.
 local function settle_down(id)
-  local fine, message = tried(messages.load, id)
+  local fine, message = try(messages.load, id)
   if not fine or not message then return 0 end
   if message.o then
-    if call('HEXISTS', ending.holder(message.o), id) == 1 and call('ZSCORE', P .. 'workers', message.o) then return 0 end
+    if call('HEXISTS', workers.claims_key(message.o), id) == 1 and call('ZSCORE', P .. 'workers', message.o) then return 0 end
     call('HSET', P .. 'm:' .. id, 'u', 0)
     call('HDEL', P .. 'm:' .. id, 'o')
-    call('HDEL', ending.holder(message.o), id)
+    call('HDEL', workers.claims_key(message.o), id)
     message.u = 0
   end
-  local place, alone = lanes.place_of(id, message)
+  local place, alone = lanes.queue_of(id, message)
   local due = call('ZSCORE', place, id)
   if not due then
     flows.add(message.k, 'w', 1)
-    lanes.put(id, message, tonumber(message.u or 0))
+    lanes.enqueue(id, message, tonumber(message.u or 0))
     return 1
   end
   local group = lanes.group(id, message)
   local ready = alone or lanes.is_closed(group) or call('ZSCORE', P .. 'rd:' .. message.d, message.k .. '\n' .. group)
   if ready then return message.o and 1 or 0 end
-  lanes.ready_by(message.d, message.k, group, tonumber(due))
+  lanes.mark_ready(message.d, message.k, group, tonumber(due))
   return 1
 end
 
 local function ranges_of(batch)
   local found = {}
   for _, member in ipairs(call('ZRANGE', P .. 'r:' .. batch, 0, -1)) do
-    local _, first, last = lanes.range(member)
+    local _, first, last = lanes.parse_range(member)
     found[#found + 1] = { first, last }
   end
   return found
@@ -142,7 +142,7 @@ local function look_at_items(batch, at)
   local count, ranges, lane = 0, ranges_of(batch.id), lanes.fresh(batch.d, batch.k, batch.id)
   local stop = math.min(batch.hi, at + BUCKET * BUCKETS_AT_ONCE)
   for bucket = at, stop - 1, BUCKET do
-    for number, value in pairs(record_of(call('HGETALL', batches.bucket(batch.id, bucket)))) do
+    for number, value in pairs(to_table(call('HGETALL', items.bucket(batch.id, bucket)))) do
       number = tonumber(number)
       local id = string.format('%s.r%09d', batch.id, number)
       local open = string.sub(value, 1, 1) == 'o'
@@ -151,8 +151,8 @@ local function look_at_items(batch, at)
       elseif open and not is_within(ranges, number) then
         lanes.add_range(lane, batch.id, number, number)
         flows.add(batch.k, 'w', 1)
-        lanes.note(batch.d, batch.k, batch.id)
-        lanes.ready_by(batch.d, batch.k, batch.id, 0)
+        lanes.add_to_batch(batch.d, batch.k, batch.id)
+        lanes.mark_ready(batch.d, batch.k, batch.id, 0)
         count = count + 1
       end
     end
@@ -161,7 +161,7 @@ local function look_at_items(batch, at)
 end
 
 local function look_at_runs(destination, at)
-  lanes.touch(destination)
+  lanes.mark_changed(destination)
   local ids = call('ZRANGE', P .. 'od:' .. destination, at, at + RUNS_AT_ONCE - 1)
   local count = 0
   for _, id in ipairs(ids) do
@@ -177,13 +177,13 @@ local function look_at_batch(id, at)
   if at == 0 then
     for _, message in ipairs(call('SMEMBERS', P .. 'bm:' .. id)) do count = count + settle_down(message) end
   end
-  local items, more = look_at_items(batch, at)
-  return count + items, more
+  local found, more = look_at_items(batch, at)
+  return count + found, more
 end
 
 -- `cursor`: [part, index of what is looked at in it, from where on]; the parts are flow keys, destinations, batches.
 verbs.reconcile = function(destinations, deep, cursor)
-  local part, index, at = unpack(opt(cursor) or { 1, 1, 0 })
+  local part, index, at = unpack(or_nil(cursor) or { 1, 1, 0 })
   local count, more
   if part == 1 then
     count, more = recount(at)

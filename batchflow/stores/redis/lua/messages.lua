@@ -11,7 +11,7 @@ local FIELDS = {
 }
 
 -- What the id of an item's run tells of it, where `found` is one.
-function messages.complete(id, found)
+function messages.add_item_fields(id, found)
   if found.i and not found.b then
     found.b, found.n = string.sub(id, 1, -12), tonumber(string.sub(id, -9))
     local batch = batches.get(found.b)
@@ -20,10 +20,10 @@ function messages.complete(id, found)
   return found
 end
 
-local function numbered(id, found)
+local function with_numbers(id, found)
   found.f, found.x, found.l = tonumber(found.f or 0), tonumber(found.x or 0), tonumber(found.l or 0)
   found.n = tonumber(found.n or -1)
-  return messages.complete(id, found)
+  return messages.add_item_fields(id, found)
 end
 
 -- A message that has not ended.
@@ -33,7 +33,7 @@ function messages.load(id)
   if not (reply[1] or reply[11]) or reply[21] then return nil end
   local found = {}
   for place, field in ipairs(FIELDS) do found[field] = reply[place] or nil end
-  return numbered(id, found)
+  return with_numbers(id, found)
 end
 
 -- A dead letter.
@@ -42,7 +42,7 @@ function messages.load_dead(id)
   if reply[21] ~= 'dead' then return nil end
   local found = {}
   for place, field in ipairs(FIELDS) do found[field] = reply[place] or nil end
-  return numbered(id, found)
+  return with_numbers(id, found)
 end
 
 -- The message behind a claim, if it is still held with this fence.
@@ -67,7 +67,7 @@ function messages.is_cancelled(message) return message.c or batches.is_cancellin
 
 -- Store a message whose id is new, and let it wait.
 function messages.add(about)
-  flows.follow(about.flow)
+  flows.apply_message_limits(about.flow)
   local key, id = about.flow[LIMITS.key], about.id
   local fields = { 'd', about.d, 'k', key, 'u', about.u, 't', NOW }
   for _, field in ipairs({ 'b', 'y', 'h', 'r', 'L', 'p', 'ps', 'of', 'od' }) do
@@ -90,18 +90,18 @@ function messages.add(about)
   end
   call('HSET', P .. 'm:' .. id, unpack(fields))
   flows.add(key, 'w', 1)
-  lanes.put(id, { d = about.d, k = key, b = about.b, he = about.he, f = 0, l = 0 }, about.u)
+  lanes.enqueue(id, { d = about.d, k = key, b = about.b, he = about.he, f = 0, l = 0 }, about.u)
   if about.b then
     call('SADD', P .. 'bm:' .. about.b, id)
     batches.add(batches.get(about.b), 'wk', 1)
   end
   if about.kp then call('ZADD', P .. 'runs', now, id) end
   if about.od then call('HSET', P .. 'dk', about.od, id) end
-  messages.open_index(id, { d = about.d, kp = about.kp, L = about.L, p = about.p, t = now })
+  messages.index(id, { d = about.d, kp = about.kp, L = about.L, p = about.p, t = now })
 end
 
 -- It is found by those who look for what has not ended.
-function messages.open_index(id, message)
+function messages.index(id, message)
   if message.kp then call('ZADD', P .. 'od:' .. message.d, message.t, id) end
   if message.L then call('ZADD', P .. 'ol:' .. message.L, message.t, id) end
   if message.p then call('SADD', P .. 'kids:' .. message.p, id) end
@@ -110,7 +110,7 @@ end
 -- Take a waiting message of a batch's layers away, as if it had never been.
 function messages.remove(id, message)
   flows.add(message.k, 'w', -1)
-  lanes.drop(id, message)
+  lanes.dequeue(id, message)
   call('DEL', P .. 'm:' .. id)
   call('SREM', P .. 'bm:' .. message.b, id)
   batches.add(batches.get(message.b), 'wk', -1)
@@ -119,23 +119,23 @@ end
 
 -- Whether it is new.
 function messages.publish(wire)
-  local id, batch, parent, dedup = wire[MESSAGE.id], opt(wire[MESSAGE.batch]), opt(wire[MESSAGE.parent]), opt(wire[MESSAGE.open_dedup])
-  if parent then waiting.link(parent) end
+  local id, batch, parent, dedup = wire[MESSAGE.id], or_nil(wire[MESSAGE.batch]), or_nil(wire[MESSAGE.parent]), or_nil(wire[MESSAGE.open_dedup])
+  if parent then events.mark_waiting(parent) end
   if call('EXISTS', P .. 'm:' .. id) == 1 then return false end
-  if batch and not batches.takes(batches.get(batch)) then return false end
+  if batch and not batches.accepts_messages(batches.get(batch)) then return false end
   if dedup and call('HEXISTS', P .. 'dk', dedup) == 1 then return false end
   messages.add({
-    id = id, d = wire[MESSAGE.destination], flow = wire[MESSAGE.flow], y = opt(wire[MESSAGE.body]),
-    h = opt(wire[MESSAGE.headers]), r = opt(wire[MESSAGE.retry]),
+    id = id, d = wire[MESSAGE.destination], flow = wire[MESSAGE.flow], y = or_nil(wire[MESSAGE.body]),
+    h = or_nil(wire[MESSAGE.headers]), r = or_nil(wire[MESSAGE.retry]),
     u = wire[MESSAGE.not_before] > now and wire[MESSAGE.not_before] or 0, b = batch, kp = wire[MESSAGE.keep] or nil,
-    L = opt(wire[MESSAGE.label]), p = parent, ps = opt(wire[MESSAGE.parent_step]), dp = wire[MESSAGE.depth],
-    of = opt(wire[MESSAGE.on_failure]), od = dedup, he = wire[MESSAGE.held] or nil,
+    L = or_nil(wire[MESSAGE.label]), p = parent, ps = or_nil(wire[MESSAGE.parent_step]), dp = wire[MESSAGE.depth],
+    of = or_nil(wire[MESSAGE.on_failure]), od = dedup, he = wire[MESSAGE.held] or nil,
   })
   return true
 end
 
 -- Let a message wait again that a worker held.
-function messages.give_back(id, message, due, failures, losses, error)
+function messages.release(id, message, due, failures, losses, error)
   local key = P .. 'm:' .. id
   local fields = { 'u', due, 'x', failures, 'l', losses }
   if error then
@@ -148,35 +148,35 @@ function messages.give_back(id, message, due, failures, losses, error)
   call('HDEL', P .. 'w:' .. message.o, id)
   flows.add(message.k, 'w', 1)
   message.o, message.e, message.u, message.x, message.l = nil, error, due, failures, losses
-  lanes.put(id, message, due)
-  flows.give_back(message.k)
+  lanes.enqueue(id, message, due)
+  flows.release(message.k)
 end
 
 -- A leased message ends at its next step.
 function messages.cancel_leased(id, message)
   call('HSET', P .. 'm:' .. id, 'c', 1)
   call('HSET', P .. 'w:' .. message.o, id, '!')
-  messages.close_index(id, message)
+  messages.unindex(id, message)
 end
 
 -- It is not to be found by those who look for what has not ended.
-function messages.close_index(id, message)
+function messages.unindex(id, message)
   if message.kp then call('ZREM', P .. 'od:' .. message.d, id) end
   if message.L then call('ZREM', P .. 'ol:' .. message.L, id) end
 end
 
 -- Take a claim back from its worker, as a loss or as if it had not been claimed.
-function messages.take_back(id, message, lost)
+function messages.reclaim(id, message, lost)
   local losses = message.l + (lost and 1 or 0)
   if messages.is_cancelled(message) then
-    ending.finish(id, message, { how = 'cancelled' })
+    settling.finish(id, message, { how = 'cancelled' })
   elseif lost and losses >= LOSS_LIMIT then
     local error = string.format(WORKER_LOST, losses)
     -- No failure of its own: the one that ends it was the workers'.
-    ending.finish(id, message, { how = 'dead', error = error, failures = message.x, losses = losses })
+    settling.finish(id, message, { how = 'dead', error = error, failures = message.x, losses = losses })
   else
     local wait = lost and losses >= SUSPECT_LOSSES and LOSS_WAITS_MS[math.min(losses - SUSPECT_LOSSES + 1, #LOSS_WAITS_MS)]
-    messages.give_back(id, message, wait and now + wait or 0, message.x, losses, nil)
+    messages.release(id, message, wait and now + wait or 0, message.x, losses, nil)
   end
 end
 
@@ -188,7 +188,7 @@ function messages.redrive(id)
   if message.b and not (batch and batches.reopen(batch, message)) then return false end
   local key, gone = P .. 'm:' .. id, { 'z', 'za', 'e', 'v', 'c' }
   local latest, failed = 0, nil
-  for _, step in ipairs(steps.of(record_of(call('HGETALL', key)))) do
+  for _, step in ipairs(steps.of(to_table(call('HGETALL', key)))) do
     local about = cjson.decode(step[2])
     if about[STEP.state] == 'pending' then gone[#gone + 1] = 's' .. step[1] end
     if about[STEP.state] == 'failed' and about[STEP.position] > latest then
@@ -204,11 +204,11 @@ function messages.redrive(id)
   if batch and message.n < 0 then call('SADD', P .. 'bm:' .. message.b, id) end
   if not message.kp then call('ZREM', P .. 'runs', id) end
   if message.od then call('HSETNX', P .. 'dk', message.od, id) end
-  messages.open_index(id, message)
+  messages.index(id, message)
   message.x, message.l = 0, 0
   flows.add(message.k, 'dl', -1)
   flows.add(message.k, 'w', 1)
-  lanes.put(id, message, 0)
+  lanes.enqueue(id, message, 0)
   return true
 end
 
@@ -230,9 +230,9 @@ local function cancel_fresh(id)
   local name, number = string.match(id, '^(.*)%.r(%d%d%d%d%d%d%d%d%d)$')
   local batch = name and batches.get(name)
   number = tonumber(number)
-  local value = batch and call('HGET', batches.bucket(name, number), number)
+  local value = batch and call('HGET', items.bucket(name, number), number)
   if not value or string.sub(value, 1, 1) ~= 'o' then return false end
-  batches.end_fresh(batch, number, string.sub(value, 2))
+  items.cancel_fresh(batch, number, string.sub(value, 2))
   lanes.recount(batch.d, batch.k, batch.id)
   return true
 end
@@ -243,19 +243,19 @@ local function cancel(id)
   if message.o then
     messages.cancel_leased(id, message)
   else
-    ending.finish(id, message, { how = 'cancelled' })
+    settling.finish(id, message, { how = 'cancelled' })
   end
   return true
 end
 
 verbs.cancel_run = function(id)
   local found = cancel(id)
-  batches.finish()
+  batches.end_finished()
   return found
 end
 
 verbs.cancel_all = function(destination, label)
-  destination, label = opt(destination), opt(label)
+  destination, label = or_nil(destination), or_nil(label)
   local key = label and P .. 'ol:' .. label or P .. 'od:' .. destination
   local found, offset = {}, 0
   while #found < SWEEP_LIMIT do
@@ -269,7 +269,7 @@ verbs.cancel_all = function(destination, label)
     end
   end
   for _, id in ipairs(found) do cancel(id) end
-  batches.finish()
+  batches.end_finished()
   return #found
 end
 
@@ -279,11 +279,11 @@ end
 local LOOK = 2000
 
 local function run_row(id, found, with_journal)
-  messages.complete(id, found)
+  messages.add_item_fields(id, found)
   local shown = found.z == 'dead' and RUN_STATE.dead or found.z or (found.o and 'running' or 'waiting')
   return {
-    id, found.d, shown, tonumber(found.t), out(tonumber(found.st)), out(tonumber(found.za)), found.y or 'null',
-    out(found.v), out(found.e), tonumber(found.x or 0), out(found.b), out(found.L), out(found.p),
+    id, found.d, shown, tonumber(found.t), or_null(tonumber(found.st)), or_null(tonumber(found.za)), found.y or 'null',
+    or_null(found.v), or_null(found.e), tonumber(found.x or 0), or_null(found.b), or_null(found.L), or_null(found.p),
     with_journal and steps.text(steps.of(found)) or NULL,
   }
 end
@@ -293,13 +293,13 @@ local function fresh_item(id)
   local name, digits = string.match(id, '^(.*)%.r(%d%d%d%d%d%d%d%d%d)$')
   local batch = name and batches.get(name)
   local number = tonumber(digits)
-  local value = batch and call('HGET', batches.bucket(name, number), number)
+  local value = batch and call('HGET', items.bucket(name, number), number)
   if not value or string.sub(value, 1, 1) ~= 'o' then return nil end
   return { d = batch.d, t = batch.st or batch.t, b = name }
 end
 
 reads.run = function(id)
-  local found = record_of(call('HGETALL', P .. 'm:' .. id))
+  local found = to_table(call('HGETALL', P .. 'm:' .. id))
   if not found.d and not found.i then found = fresh_item(id) end
   return found and run_row(id, found, true) or NULL
 end
@@ -309,7 +309,7 @@ local function fits(row, shown, destination, label)
 end
 
 reads.runs = function(shown, destination, label, before_at, before_id, limit)
-  shown, destination, label = opt(shown), opt(destination), opt(label)
+  shown, destination, label = or_nil(shown), or_nil(destination), or_nil(label)
   local rows, offset, at, last = {}, 0, string.format('%.0f', before_at), nil
   while #rows < limit and offset < LOOK do
     local found = call('ZREVRANGEBYSCORE', P .. 'runs', at, '-inf', 'WITHSCORES', 'LIMIT', offset, 200)
@@ -318,7 +318,7 @@ reads.runs = function(shown, destination, label, before_at, before_id, limit)
     for place = 1, #found, 2 do
       local id, made = found[place], tonumber(found[place + 1])
       if made < before_at or id < before_id then
-        local row = run_row(id, record_of(call('HGETALL', P .. 'm:' .. id)), false)
+        local row = run_row(id, to_table(call('HGETALL', P .. 'm:' .. id)), false)
         if fits(row, shown, destination, label) then rows[#rows + 1] = row end
         last = { made, id }
         if #rows == limit then break end
@@ -331,17 +331,17 @@ end
 reads.dead_letters = function(batch, limit)
   local rows = {}
   if limit < 1 then return rows end
-  for place, id in ipairs(call('ZREVRANGE', opt(batch) and P .. 'bd:' .. batch or P .. 'dead', 0, limit - 1)) do
-    local found = record_of(call('HGETALL', P .. 'm:' .. id))
+  for place, id in ipairs(call('ZREVRANGE', or_nil(batch) and P .. 'bd:' .. batch or P .. 'dead', 0, limit - 1)) do
+    local found = to_table(call('HGETALL', P .. 'm:' .. id))
     local flow = flows.get(found.k) or flows.unlimited(found.k)
     local number, batch = tonumber(found.n or -1), found.b and batches.get(found.b)
     local of = found.of
     if number >= 0 then of = batch and batch.of end
     rows[place] = {
       id, found.d, found.k, flow.p > 0 and flow.p or NULL, flow.r > 0 and flow.r or NULL, flow.per, flow.bu,
-      found.y or 'null', out(found.h), out(found.r), out(found.b), found.kp ~= nil, out(found.L), out(found.p),
-      out(tonumber(found.ps)), tonumber(found.dp or 0), out(of), out(found.od), found.e or '', tonumber(found.x or 0),
-      tonumber(found.l or 0), tonumber(found.t), out(tonumber(found.st)), tonumber(found.za), out(found.i), number,
+      found.y or 'null', or_null(found.h), or_null(found.r), or_null(found.b), found.kp ~= nil, or_null(found.L), or_null(found.p),
+      or_null(tonumber(found.ps)), tonumber(found.dp or 0), or_null(of), or_null(found.od), found.e or '', tonumber(found.x or 0),
+      tonumber(found.l or 0), tonumber(found.t), or_null(tonumber(found.st)), tonumber(found.za), or_null(found.i), number,
       steps.text(steps.of(found)),
     }
   end

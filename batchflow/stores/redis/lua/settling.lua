@@ -1,13 +1,13 @@
 -- Ending messages: all that goes with the end of one.
 -- It is not delivered again. `by`: how, result, error, took, and the failures it died with where they are special.
-function ending.finish(id, message, by)
-  ending.leave(id, message)
-  messages.close_index(id, message)
+function settling.finish(id, message, by)
+  settling.remove(id, message)
+  messages.unindex(id, message)
   local how = by.how
   if how == 'dead' then
-    ending.bury(id, message, by)
+    settling.make_dead_letter(id, message, by)
   elseif message.kp then
-    ending.keep(id, RUN_STATE[how], by.result, by.error)
+    settling.keep_run(id, RUN_STATE[how], by.result, by.error)
     call('ZADD', P .. 'ended', now, id)
   else
     buffer.drop(id)
@@ -15,24 +15,24 @@ function ending.finish(id, message, by)
   if message.od and call('HGET', P .. 'dk', message.od) == id then call('HDEL', P .. 'dk', message.od) end
   local batch = message.b and batches.get(message.b)
   if batch and message.n >= 0 then
-    batches.end_item(batch, message.n, message.i, how, by.result, by.error, by.took)
+    items.finish(batch, message.n, message.i, how, by.result, by.error, by.took)
   else
-    if batch then batches.end_layer(batch, id, how, by.error) end
-    tell()
+    if batch then batches.finish_layer(batch, id, how, by.error) end
+    notify_stores()
   end
   if message.p then
     call('SREM', P .. 'kids:' .. message.p, id)
-    waiting.arrive(message.p, tonumber(message.ps), ARRIVES[how], by.result, by.error)
+    events.add_arrival(message.p, tonumber(message.ps), ARRIVES[how], by.result, by.error)
   end
   if message.ln then
-    waiting.forget(id)
-    if how == 'cancelled' then ending.cancel_children(id) end
+    events.drop_waits(id)
+    if how == 'cancelled' then settling.cancel_children(id) end
   end
-  if how == 'dead' then ending.tell_of(id, message, batch) end
+  if how == 'dead' then settling.publish_failure(id, message, batch) end
 end
 
 -- Who is to be told of a death is told.
-function ending.tell_of(id, message, batch)
+function settling.publish_failure(id, message, batch)
   local destination = message.of
   if batch and message.n >= 0 then destination = batch.of end
   if not destination then return end
@@ -41,28 +41,20 @@ function ending.tell_of(id, message, batch)
   messages.add({ id = name, d = destination, flow = FAILURE_FLOW, y = cjson.encode(id), u = 0 })
 end
 
-local holders
-each_call(function() holders = {} end)
-function ending.holder(worker)
-  local name = holders[worker] or P .. 'w:' .. worker
-  holders[worker] = name
-  return name
-end
-
 -- It leaves its worker, or its lane.
-function ending.leave(id, message)
+function settling.remove(id, message)
   if message.o then
-    buffer.add('HDEL', ending.holder(message.o), id)
-    flows.give_back(message.k)
+    buffer.add('HDEL', workers.claims_key(message.o), id)
+    flows.release(message.k)
     -- It may have been claimed alone, which takes as many claims.
     if (message.f or 0) > SUSPECT_LOSSES and call('HGET', P .. 'wa', message.o) == id then call('HDEL', P .. 'wa', message.o) end
   else
     flows.add(message.k, 'w', -1)
-    lanes.drop(id, message)
+    lanes.dequeue(id, message)
   end
 end
 
-function ending.keep(id, how, result, error)
+function settling.keep_run(id, how, result, error)
   local key = P .. 'm:' .. id
   call('HDEL', key, 'o', 'e', 'ln')
   call('HSET', key, 'z', how, 'za', now)
@@ -70,8 +62,8 @@ function ending.keep(id, how, result, error)
   if error then call('HSET', key, 'e', error) end
 end
 
-function ending.bury(id, message, by)
-  ending.keep(id, 'dead', nil, by.error or '')
+function settling.make_dead_letter(id, message, by)
+  settling.keep_run(id, 'dead', nil, by.error or '')
   call('HSET', P .. 'm:' .. id, 'x', by.failures or message.x + 1, 'l', by.losses or message.l)
   flows.add(message.k, 'dl', 1)
   call('ZADD', P .. 'dead', now, id)
@@ -83,18 +75,18 @@ function ending.bury(id, message, by)
 end
 
 -- What a cancelled run waits for is cancelled too.
-function ending.cancel_children(parent)
+function settling.cancel_children(parent)
   for _, id in ipairs(call('SMEMBERS', P .. 'kids:' .. parent)) do
     local message = messages.load(id)
     if message and message.o then
       messages.cancel_leased(id, message)
     elseif message then
-      ending.finish(id, message, { how = 'cancelled' })
+      settling.finish(id, message, { how = 'cancelled' })
     end
   end
   for _, id in ipairs(call('SMEMBERS', P .. 'kidb:' .. parent)) do
     -- What a very large batch has beyond that is swept up later.
-    if batches.begin_cancel(id) then batches.sweep(batches.get(id), SWEEP_LIMIT) end
+    if batches.begin_cancel(id) then batches.cancel_waiting(batches.get(id), SWEEP_LIMIT) end
   end
 end
 
@@ -104,22 +96,22 @@ local function stay(id, message, how, error, due, outcome, list)
   if how == 'released' or due <= now then due = 0 end
   if how == 'suspended' and message.ln and call('EXISTS', P .. 'a:' .. id) == 1 then due = 0 end
   local failures = (outcome and 0 or message.x) + (how == 'retry' and 1 or 0)
-  messages.give_back(id, message, due, failures, outcome and 0 or message.l, error)
+  messages.release(id, message, due, failures, outcome and 0 or message.l, error)
   if how == 'parked' then
     local flow = flows.get(message.k)
     flows.set(flow, 'pk', math.max(flow.pk, due))
   end
-  effects.apply(id, list)
+  steps.apply_effects(id, list)
 end
 
 verbs.settle = function(id, fence, how, result, error, due, rows, list, took)
   if how == 'done' and #list == 0 then
     local item = messages.held_item(id, fence)
     if item then
-      ending.leave(id, item)
+      settling.remove(id, item)
       buffer.drop(id)
-      batches.end_item(batches.get(item.b), item.n, item.i, how, opt(result), nil, took)
-      return { false, batches.finish()[item.b] and item.b or NULL }
+      items.finish(batches.get(item.b), item.n, item.i, how, or_nil(result), nil, took)
+      return { false, batches.end_finished()[item.b] and item.b or NULL }
     end
   end
   local message = messages.held(id, fence)
@@ -129,11 +121,11 @@ verbs.settle = function(id, fence, how, result, error, due, rows, list, took)
   local outcome = false
   if #rows > 0 and not cancelled and (STAYS[how] or how == 'dead') then outcome = steps.put(id, rows) end
   if STAYS[how] then
-    stay(id, message, how, opt(error), due, outcome, list)
+    stay(id, message, how, or_nil(error), due, outcome, list)
   else
-    ending.finish(id, message, { how = how, result = opt(result), error = opt(error), took = took })
-    if how ~= 'cancelled' then effects.apply(id, list) end
+    settling.finish(id, message, { how = how, result = or_nil(result), error = or_nil(error), took = took })
+    if how ~= 'cancelled' then steps.apply_effects(id, list) end
   end
-  local ended = batches.finish()
+  local ended = batches.end_finished()
   return { false, message.b and ended[message.b] and message.b or NULL }
 end

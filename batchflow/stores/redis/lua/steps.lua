@@ -7,7 +7,7 @@ function steps.put(id, rows)
     fields[#fields + 1] = row[3]
     outcome = outcome or row[2] > 0
   end
-  sliced(fields, function(part) call('HSET', P .. 'm:' .. id, unpack(part)) end)
+  in_slices(fields, function(part) call('HSET', P .. 'm:' .. id, unpack(part)) end)
   return outcome
 end
 
@@ -68,11 +68,11 @@ function steps.ripen(id, found)
       pending[number], woken = nil, true
       position = position + 1
       step[STEP.state], step[STEP.position], step[STEP.value], step[STEP.error] = what[5], position, what[6], what[7]
-      step[STEP.due], step[STEP.at] = big(tonumber(step[STEP.due])), now
+      step[STEP.due], step[STEP.at] = number_text(tonumber(step[STEP.due])), now
       local text = cjson.encode(step)
       found[place_of[number]][2] = text
       call('HSET', P .. 'm:' .. id, 's' .. number, text)
-      if step[STEP.kind] == 'wait' then waiting.unlisten(id, number) end
+      if step[STEP.kind] == 'wait' then events.unlisten(id, number) end
     end
   end
   if #arrivals > 0 then call('DEL', P .. 'a:' .. id) end
@@ -91,22 +91,22 @@ local apply = {
   end,
   walked = function(_, batch, total) batches.walked(batch, total) end,
   open = function(_, batch, first) verbs.open_batch(batch, first) end,
-  listen = waiting.listen,
+  listen = events.listen,
   unlisten = function(run, numbers)
-    for _, number in ipairs(numbers) do waiting.unlisten(run, number) end
+    for _, number in ipairs(numbers) do events.unlisten(run, number) end
   end,
-  accept = waiting.accept,
-  notify = function(_, event, data, run) waiting.notify(event, data, opt(run)) end,
+  accept = events.add_webhook,
+  notify = function(_, event, data, run) events.notify(event, data, or_nil(run)) end,
 }
 local later = {
   publish = function(_, list)
     for _, message in ipairs(list) do messages.publish(message) end
   end,
 }
-local last = { start = function(_, ...) batches.start_items(...) end }
+local last = { start = function(_, ...) items.start(...) end }
 
 -- `list`: [kind, argument, …] of each.
-function effects.apply(run, list)
+function steps.apply_effects(run, list)
   for _, stage in ipairs({ apply, later, last }) do
     for _, effect in ipairs(list) do
       local act = stage[effect[1]]
@@ -134,7 +134,7 @@ verbs.record = function(id, fence, row, list)
   else
     call('HSET', key, row[1], row[3])
   end
-  if list and not known then effects.apply(id, list) end
+  if list and not known then steps.apply_effects(id, list) end
   return 'recorded'
 end
 verbs.record_with_effects = verbs.record

@@ -1,6 +1,15 @@
 -- Workers: their leases, the claims that they hold and the destinations that they serve.
+
+local holders
+on_each_call(function() holders = {} end)
+function workers.claims_key(worker)
+  local name = holders[worker] or P .. 'w:' .. worker
+  holders[worker] = name
+  return name
+end
+
 -- The message that a worker holds and that was claimed alone, as long as it has recorded nothing.
-function messages.alone_of(worker)
+function workers.suspect_of(worker)
   local id = call('HGET', P .. 'wa', worker)
   local message = id and messages.load(id)
   if message and message.o == worker and lanes.is_suspect(message) then return id end
@@ -9,30 +18,30 @@ function messages.alone_of(worker)
 end
 
 -- Whether any worker serves a list of destinations.
-function messages.is_served(list)
-  for _, one in pairs(record_of(call('HGETALL', P .. 'wl'))) do
+function workers.is_list_used(list)
+  for _, one in pairs(to_table(call('HGETALL', P .. 'wl'))) do
     if one == list then return true end
   end
   return false
 end
 
 -- A worker serves its list no more, which goes with the last one that does.
-function messages.leave_list(worker)
+function workers.drop_list(worker)
   local list = call('HGET', P .. 'wl', worker)
   if not list then return end
   call('HDEL', P .. 'wl', worker)
-  if not messages.is_served(list) then call('DEL', P .. 'ds:' .. list) end
+  if not workers.is_list_used(list) then call('DEL', P .. 'ds:' .. list) end
 end
 
 -- All that a worker holds. Where that is one that is claimed alone too, only that one counts as lost.
-function messages.take_back_all(worker, lost)
+function workers.reclaim_all(worker, lost)
   local ids = call('HKEYS', P .. 'w:' .. worker)
   table.sort(ids)
-  local count, alone = 0, lost and messages.alone_of(worker)
+  local count, alone = 0, lost and workers.suspect_of(worker)
   for _, id in ipairs(ids) do
     local message = messages.load(id)
     if message and message.o == worker then
-      messages.take_back(id, message, lost and (not alone or id == alone))
+      messages.reclaim(id, message, lost and (not alone or id == alone))
       count = count + 1
     end
   end
@@ -40,7 +49,7 @@ function messages.take_back_all(worker, lost)
   call('HDEL', P .. 'wi', worker)
   call('HDEL', P .. 'wa', worker)
   call('DEL', P .. 'w:' .. worker, P .. 'wc:' .. worker)
-  messages.leave_list(worker)
+  workers.drop_list(worker)
   return count
 end
 
@@ -59,7 +68,7 @@ verbs.renew = function(worker, lease, hung, hanging)
   call('HDEL', P .. 'wi', '')
   for _, one in ipairs(hung) do
     local message = messages.held(one[1], one[2])
-    if message and message.o == worker then messages.take_back(one[1], message, true) end
+    if message and message.o == worker then messages.reclaim(one[1], message, true) end
   end
   call('ZADD', P .. 'workers', now + lease, worker)
   local about = cjson.decode(call('HGET', P .. 'wi', worker) or '[0,0,0,0]')
@@ -69,14 +78,14 @@ end
 
 -- deregister: forgets a worker; what it still holds is due at once, without a loss. Safe to repeat.
 verbs.deregister = function(worker)
-  if call('ZSCORE', P .. 'workers', worker) then messages.take_back_all(worker, false) end
+  if call('ZSCORE', P .. 'workers', worker) then workers.reclaim_all(worker, false) end
 end
 
 -- expire: takes back what workers hold whose lease has ended, as losses that are due at once; how many claims.
 verbs.expire = function()
   local count = 0
   for _, worker in ipairs(call('ZRANGEBYSCORE', P .. 'workers', '-inf', now)) do
-    count = count + messages.take_back_all(worker, true)
+    count = count + workers.reclaim_all(worker, true)
   end
   return count
 end
@@ -99,7 +108,7 @@ local function held_by(worker)
 end
 
 reads.workers = function(after)
-  local known = record_of(call('ZRANGE', P .. 'workers', 0, -1, 'WITHSCORES'))
+  local known = to_table(call('ZRANGE', P .. 'workers', 0, -1, 'WITHSCORES'))
   local names, rows, looked = {}, {}, 0
   for name in pairs(known) do
     if name > after then names[#names + 1] = name end
@@ -109,7 +118,7 @@ reads.workers = function(after)
     local since, seen, concurrency, hanging = unpack(cjson.decode(call('HGET', P .. 'wi', name) or '[0,0,0,0]'))
     local holds, count = held_by(name)
     local ends = tonumber(known[name])
-    rows[place] = { name, since, seen, big(ends), concurrency, hanging, holds, ends <= now }
+    rows[place] = { name, since, seen, number_text(ends), concurrency, hanging, holds, ends <= now }
     looked = looked + count
     if looked >= LOOK and place < #names then return { rows, name } end
   end
