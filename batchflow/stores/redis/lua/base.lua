@@ -1,30 +1,32 @@
--- What all verbs share: the namespace's prefix, the time, and values as they come in and go out.
--- All of this is run once where the server keeps functions, and again at each call where it only runs scripts. So what
--- belongs to one call is set by `begin` and by what `each_call` is given, never where a file is run, and nothing of it is
--- left for the next call, however the one before has ended.
+-- Shared by all verbs: the namespace's prefix, the time, and the conversion of arguments and answers.
+-- A server that keeps functions runs the files once; a server that only runs scripts runs them at every call. So the
+-- state of one call is set by `begin` and by the functions given to `on_each_call`, never at the top level of a file,
+-- and none of it is left for the next call, however the previous one ended.
 local CHUNK = 1000
 local call, NULL, META, P, STORE, now, NOW, operations, plain
--- Verbs that write, and those that only read.
+-- P: the prefix of all keys; META: the key `meta`; STORE: the number of the calling store; now, NOW: the time in ms, as
+-- a number and as text; operations: the verbs of the group; plain: the arguments of the fast path. Verbs that write,
+-- and verbs that only read.
 local verbs, reads = {}, {}
 local batches, buffer, events, fast_path, flows, items, lanes = {}, {}, {}, {}, {}, {}, {}
 local messages, namespace, settling, steps, workers = {}, {}, {}, {}, {}
--- told: something became due or ended, of which other processes are told. touched: batches that may have ended. broken:
--- batches whose walk broke off. claimed_at: when the claim before was.
+-- notify: something became due or ended, so that other processes are notified. touched: batches that may have ended.
+-- broken: batches whose walk broke off. claimed_at: the time of the previous claim.
 local state
 
 local beginnings = {}
 local function on_each_call(act) beginnings[#beginnings + 1] = act end
 
--- keys[1] is `<prefix>meta`; all other keys begin with the same prefix and hash tag, and so lie in its slot.
--- args[1] is one JSON array: [time in ms or null, number of the asking store, [[verb, argument, …], …], in a cluster].
+-- keys[1] is `<prefix>meta`; all other keys begin with the same prefix and hash tag, so they are in the same slot.
+-- args[1] is a JSON array: [time in ms or null, number of the calling store, [[verb, argument, …], …], in a cluster].
 local function begin(keys, args)
-  -- Neither is there where functions are made.
+  -- Neither exists yet while a function is registered.
   call, NULL = redis.call, cjson.null
   META, plain = keys[1], args
   P = string.sub(META, 1, -5)
   local asked = cjson.decode(args[1])
-  -- While a slot is being moved its keys are spread over two nodes, and those that are not here look as if there were
-  -- none. Two keys that never exist are refused by both nodes then, before anything is read or written.
+  -- While a slot is moved its keys are spread over two nodes, and a key on the other node looks like a missing one.
+  -- Both nodes refuse a command on two keys that never exist, before anything is read or written.
   if asked[4] then call('EXISTS', META .. '?', META .. '??') end
   STORE, operations = asked[2], asked[3]
   now = asked[1]
@@ -37,19 +39,19 @@ local function begin(keys, args)
   for _, act in ipairs(beginnings) do act() end
 end
 
--- What came in: null is nothing.
+-- An argument: null becomes nil.
 local function or_nil(value)
   if value == NULL then return nil end
   return value
 end
 
--- What goes out: nothing is null.
+-- A part of an answer: nil and false become null.
 local function or_null(value)
   if value == nil or value == false then return NULL end
   return value
 end
 
--- Numbers of more than 14 digits go out as text, since cjson would round them.
+-- Numbers of more than 14 digits are answered as text, since cjson would round them.
 local function number_text(number)
   if number and number > 99999999999999 then return string.format('%.0f', number) end
   return or_null(number)
@@ -69,11 +71,12 @@ local function in_slices(list, act)
   end
 end
 
--- Carry out a verb that may fail alone: whether it did, and its answer or what it failed with.
+-- Run a verb that may fail alone. Returns whether it succeeded, and its answer or error.
 local function try(verb, ...)
   local fine, answer = pcall(verb, ...)
   if not fine then answer = type(answer) == 'table' and (answer.err or 'unknown') or tostring(answer) end
   return fine, answer
 end
 
+-- Have the other stores of the namespace notified when the call ends.
 local function notify_stores() state.notify = true end

@@ -1,13 +1,18 @@
--- Batches and their items. What is one number or word of a batch is read once in a group and written at its end.
--- Fields: w, lg: workflow and ledger, s: state, d, k, kf: where its items wait, and the limits there, cp, cf: destination
--- and flow of its completion, hd: headers, of: who is told of an item's death, tt: how long marks last, kr: results are
--- kept, fo, na: forced, its ids are named, L: label, od: what holds others off while it is open, pz: paused, wd, bk: it
--- is walked, its walk broke off, ge: generation, e: error, en: entered, wk: working, pg: pages, ch: chunks, to: total,
--- el, op, su, fa, ca, ap, fl, du, lo: counts, wm: worked ms, t, st, za: made, started and ended at, p, ps, dp: parent, its
--- step, depth, sq: its number among all batches, hi: one above its highest item, sw: swept so far.
+-- Batches: opening, walking, cancelling, ending. The hash of a batch is read once in a group and written at its end.
+-- Fields: w, lg: workflow and ledger, s: state, d, k, kf: destination, flow key and limits of its items, cp, cf:
+-- destination and flow of its completion, hd: headers, of: destination of failure messages, tt: lifetime of marks in
+-- ms, kr: results are kept, fo: forced, na: its ids are named, L: label, od: open_dedup, pz: paused, wd: walked, bk:
+-- the walk broke off, ge: generation, e: error, en: entered, wk: messages of its layers that have not ended, pg: pages,
+-- ch: chunks, to: total, el, op, su, fa, ca, ap, fl, du, lo: counts, wm: worked ms, t, st, za: made, started and ended
+-- at, p, ps, dp: parent, its step, depth, sq: its number among all batches, hi: one above its highest item, sw: items
+-- looked at by the cancellation, dd: items have data.
 local NUMBERS = {
-  'na', 'pz', 'wd', 'bk', 'ge', 'kr', 'fo', 'en', 'wk', 'pg', 'ch', 'to', 'el', 'op', 'su', 'fa', 'ca', 'ap', 'fl', 'du', 'lo', 'wm', 't', 'st', 'za',
-  'ps', 'dp', 'sq', 'hi', 'sw', 'tt',
+  'na', 'pz', 'wd', 'bk', 'ge', 'kr', 'fo', 'en', 'wk', 'pg', 'ch', 'to', 'el', 'op', 'su', 'fa', 'ca', 'ap', 'fl', 'du',
+  'lo', 'wm', 't', 'st', 'za', 'ps', 'dp', 'sq', 'hi', 'sw', 'tt',
+}
+-- Of these, the ones that are 0 when a batch is opened.
+local ZERO = {
+  'en', 'wk', 'pg', 'ch', 'el', 'op', 'su', 'fa', 'ca', 'ap', 'fl', 'du', 'lo', 'wm', 'hi', 'sw', 'pz',
 }
 on_each_call(function() batches.cache = {} end)
 
@@ -61,7 +66,7 @@ function batches.enter(id, total, left_out)
   if batch.s == 'pending' then batches.set(batch, 's', 'open') end
 end
 
--- The walk is through: what was held back is claimed from now on.
+-- The walk has ended: messages that were held back can be claimed from now on.
 function batches.walked(id, total)
   local batch = batches.get(id)
   if not batch or batch.za then return end
@@ -70,7 +75,7 @@ function batches.walked(id, total)
   lanes.open(id)
 end
 
--- A message of a layer has ended.
+-- Count the end of a message of a batch's layers.
 function batches.finish_layer(batch, id, how, error)
   call('SREM', P .. 'bm:' .. batch.id, id)
   batches.add(batch, 'wk', -1)
@@ -82,7 +87,7 @@ function batches.finish_layer(batch, id, how, error)
   state.touched[batch.id] = true
 end
 
--- What a walk that broke off had held back is not released any more: it is ended, a slice at a time; how many were.
+-- Cancel up to `limit` of the messages that a broken-off walk had held back. Returns how many.
 function batches.cancel_held_back(batch, limit)
   local count = 0
   for _, id in ipairs(call('SMEMBERS', P .. 'bm:' .. batch.id)) do
@@ -108,7 +113,7 @@ local function stop_walk(id)
   batches.cancel_held_back(batch, SWEEP_LIMIT)
 end
 
--- End those touched batches that have nothing left to do; the ids of those that ended.
+-- End the touched batches that have nothing left to do. Returns the ids of those that ended.
 function batches.end_finished()
   local ended = {}
   while next(state.broken) do
@@ -149,15 +154,16 @@ function batches.finish(batch)
   if batch.p then call('SREM', P .. 'kidb:' .. batch.p, id) end
   if batch.cp then
     local flow = cjson.decode(batch.cf)
-    -- Not as others are published: an ended batch takes no messages but this one.
+    -- Not by `publish`: an ended batch accepts no messages but this one.
     messages.add({
-      id = batches.completion_id(batch), d = batch.cp, flow = flow, u = 0, b = id, p = batch.p, ps = batch.ps, dp = batch.dp,
+      id = batches.completion_id(batch), d = batch.cp, flow = flow, u = 0, b = id,
+      p = batch.p, ps = batch.ps, dp = batch.dp,
     })
   end
   notify_stores()
 end
 
--- Nothing more of a batch is leased from here on. False when it had ended, or is not known.
+-- Lease nothing more of a batch. False if it has ended or is unknown.
 function batches.begin_cancel(id)
   local batch = batches.get(id)
   if not batch or batch.za then return false end
@@ -168,7 +174,7 @@ function batches.begin_cancel(id)
   return true
 end
 
--- Lease nothing more of a batch, or go on with it; false where that changes nothing.
+-- Pause a batch or resume it. False if that changes nothing.
 function batches.pause(id, paused)
   local batch = batches.get(id)
   if not batches.accepts_messages(batch) or paused == 0 and batch.pz ~= 1 then return false end
@@ -177,13 +183,14 @@ function batches.pause(id, paused)
   return true
 end
 
--- A dead letter of a batch gets another life: its item is open again, or its walk goes on; false where it cannot.
+-- Reopen a batch for a redriven dead letter: its item is open again, or its walk continues. False if that is
+-- impossible.
 function batches.reopen(batch, message)
   if batch.s == 'cancelling' or message.n < 0 and batch.bk == 1 then return false end
   if batch.za then
     local completion = batches.completion_id(batch)
     local waits = messages.load(completion)
-    -- It tells of an end that is not one any more.
+    -- The completion of an end that is undone.
     if waits and not waits.o then messages.remove(completion, waits) end
     batches.set(batch, 's', message.n < 0 and batch.st and 'open' or message.n < 0 and 'pending' or 'sealed')
     batches.set(batch, 'ge', batch.ge + 1)
@@ -208,7 +215,7 @@ function batches.reopen(batch, message)
   return true
 end
 
--- End up to `limit` of what waits of a batch that is being cancelled; how many.
+-- Cancel up to `limit` waiting messages and items of a batch that is being cancelled. Returns how many.
 function batches.cancel_waiting(batch, limit)
   local count = 0
   for _, id in ipairs(call('SMEMBERS', P .. 'bm:' .. batch.id)) do
@@ -231,8 +238,8 @@ function batches.cancel_waiting(batch, limit)
   return count
 end
 
--- open_batch: stores a batch with its first messages; false, and nothing is done, when its id is known or what holds
--- others off is open.
+-- open_batch: stores a batch with its first messages. False, and nothing is done, if its id is known or another batch
+-- or message with the same open_dedup has not ended.
 verbs.open_batch = function(wire, first)
   local id = wire[BATCH.id]
   local key = P .. 'b:' .. id
@@ -240,16 +247,20 @@ verbs.open_batch = function(wire, first)
   if call('EXISTS', key) == 1 or dedup and call('HEXISTS', P .. 'dk', dedup) == 1 then return false end
   local sequence = call('HINCRBY', META, 'batches', 1)
   local fields = {
-    'w', wire[BATCH.workflow], 's', 'pending', 'd', wire[BATCH.execute], 'k', wire[BATCH.flow][LIMITS.key], 'cf', cjson.encode(wire[BATCH.complete_flow]), 'kr', wire[BATCH.keep_results] and 1 or 0,
-    'fo', wire[BATCH.force] and 1 or 0, 'dp', wire[BATCH.depth], 't', now, 'sq', sequence, 'kf', cjson.encode(wire[BATCH.flow]), 'lg', wire[BATCH.ledger],
-    'na', wire[BATCH.named] and 1 or 0, 'ge', 1,
+    'w', wire[BATCH.workflow], 's', 'pending', 'd', wire[BATCH.execute], 'k', wire[BATCH.flow][LIMITS.key],
+    'kf', cjson.encode(wire[BATCH.flow]), 'cf', cjson.encode(wire[BATCH.complete_flow]), 'lg', wire[BATCH.ledger],
+    'kr', wire[BATCH.keep_results] and 1 or 0, 'fo', wire[BATCH.force] and 1 or 0, 'na', wire[BATCH.named] and 1 or 0,
+    'dp', wire[BATCH.depth], 't', now, 'sq', sequence, 'ge', 1,
   }
-  for _, field in ipairs({ 'en', 'wk', 'pg', 'ch', 'el', 'op', 'su', 'fa', 'ca', 'ap', 'fl', 'du', 'lo', 'wm', 'hi', 'sw', 'pz' }) do
+  for _, field in ipairs(ZERO) do
     fields[#fields + 1] = field
     fields[#fields + 1] = 0
   end
-  for field, value in pairs({ cp = or_nil(wire[BATCH.complete]), tt = or_nil(wire[BATCH.ledger_ttl]), L = or_nil(wire[BATCH.label]), p = or_nil(wire[BATCH.parent]), ps = or_nil(wire[BATCH.parent_step]),
-    hd = or_nil(wire[BATCH.headers]), of = or_nil(wire[BATCH.on_failure]), od = dedup }) do
+  for field, value in pairs({
+    cp = or_nil(wire[BATCH.complete]), tt = or_nil(wire[BATCH.ledger_ttl]), L = or_nil(wire[BATCH.label]),
+    p = or_nil(wire[BATCH.parent]), ps = or_nil(wire[BATCH.parent_step]), hd = or_nil(wire[BATCH.headers]),
+    of = or_nil(wire[BATCH.on_failure]), od = dedup,
+  }) do
     fields[#fields + 1] = field
     fields[#fields + 1] = value
   end
@@ -272,9 +283,9 @@ verbs.open_batch = function(wire, first)
   return true
 end
 
--- cancel_batch: nothing more of a batch is leased from here on; false when it had ended, or is not known.
--- sweep_cancelled: ends one slice of what waits of batches that are being cancelled; how many. Safe to repeat.
--- pause_batch: leases nothing more of one until resume_batch. A small batch that is cancelled ends at once.
+-- cancel_batch: leases nothing more of a batch; false if it has ended or is unknown. A small batch ends at once.
+-- sweep_cancelled: cancels one slice of the waiting messages of batches that are being cancelled, and returns how many.
+-- pause_batch: leases nothing more of a batch until resume_batch. Safe to repeat.
 verbs.cancel_batch = function(id)
   local begun = batches.begin_cancel(id)
   if begun then
@@ -307,8 +318,7 @@ verbs.sweep_cancelled = function()
   return count
 end
 
--- batch: one as it stands. batches: the latest, newest first. items: those above `after` by number, as far as a bounded
--- look goes: [rows, the number to go on after or null].
+-- batch: a batch. batches: the latest batches, newest first.
 local function batch_row(batch)
   return {
     batch.id, batch.w, batch.s, batch.pg, batch.ch, or_null(batch.to), batch.wk, string.format('%.17g', batch.wm),

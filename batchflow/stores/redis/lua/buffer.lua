@@ -1,5 +1,5 @@
--- Writes that many operations of a group make to the same keys, gathered into one command for each key. Written before
--- anything reads those keys, and at the end; what makes room goes first, so that a full server takes all or nothing.
+-- Writes of many operations to the same keys, collected into one command for each key. They are written before anything
+-- reads those keys, and at the end; commands that free memory go first, so that a full server accepts all or nothing.
 local FREEING = { DEL = true, HDEL = true }
 on_each_call(function() buffer.lists, buffer.order, buffer.gone = {}, {}, {} end)
 
@@ -29,7 +29,7 @@ function buffer.pair(command, key, name, value)
   list[#list + 1] = value
 end
 
--- The hash of a message goes.
+-- Delete the hash of a message.
 function buffer.drop(id)
   buffer.add('DEL', '', P .. 'm:' .. id)
   buffer.gone[id] = true

@@ -1,21 +1,20 @@
--- claim: leases up to `limit` due messages for what a worker serves to it, each with a new fence, flow keys in turn and
--- the lanes of each; with when there may be more. What was lost too often is leased alone. A message is taken together with its place and its start, or not at all.
--- `token` numbers the claims of one store and worker, `told` is the latest whose answer came in: what a claim leased
--- whose answer was lost is given back first. `in_hand`, where it is given, is all that the worker has: what it holds here
--- beside that it has ended already, and the server, which has lost its latest writes, does not know it any more.
--- `list` names what the worker serves, and `destinations` tells it where that is new; null is answered, and nothing is
--- done, where it has to be told.
--- The answer: [claims, when there may be more or null, parameters by batch]; claim: [id, fence, destination, body,
--- batch, number, item, failures, losses, headers, retry, journal, started at, depth, data]; items that nobody has
--- claimed before come together: [destination, batch, started at, depth, [number, item, …], their data or null].
--- The lanes from which a claim takes, among those of the destinations that its worker serves.
--- SEEN_AT_ONCE: how many destinations are looked at together, MOST_SEEN: how many at all where they have enough, LANES_SEEN:
--- how many lanes of one together, STALE_AT_ONCE: how many of its lanes are moved.
+-- claim: leases up to `limit` due messages of the worker's destinations to it, each with a new fence. Flow keys take
+-- turns, and so do the lanes of each key. A message that was lost too often is leased alone. A message is leased
+-- together with its slot and its start time, or not at all. `token` numbers the claims of one store and worker, and
+-- `acknowledged` is the latest token whose answer arrived: messages of a claim whose answer was lost are released
+-- first. `held`, if given, lists all messages that the worker has: any other message that it holds here has already
+-- been settled, in a write that the server has lost. `list` is the hash of the worker's destinations. If the server
+-- does not know it and `destinations` is null, nothing is done and null is answered. The answer: [claims, when more may
+-- be due or null, parameters by batch, now, headers by batch]. A claim: [id, fence, destination, body, batch, number,
+-- item, failures, losses, headers, retry, journal, started at, depth, data]. Items that are claimed for the first time
+-- come together: [destination, batch, started at, depth, [number, item, …], data or null]. SEEN_AT_ONCE: destinations
+-- read at a time; MOST_SEEN: destinations read once enough lanes are found; LANES_SEEN: lanes of a destination read at
+-- a time; STALE_AT_ONCE: lanes of a destination whose score is corrected in one claim.
 local SEEN_AT_ONCE, MOST_SEEN, LANES_SEEN, STALE_AT_ONCE = 64, 256, 128, 64
 
--- Call `act` with each destination that a worker serves and the first score of its lanes, of those between two scores
--- and in their order, until it answers true. `served`: the worker, the key of its list, what is known of destinations, and
--- what waits to be claimed alone.
+-- Call `act` with each destination of a worker and the lowest score of its lanes, for scores between `from` and `to`,
+-- in order, until it returns true. `served`: the worker, the key of its list, the destinations looked up so far, the
+-- suspects.
 local function each_destination(served, from, to, act)
   local offset = 0
   repeat
@@ -36,28 +35,28 @@ local function each_destination(served, from, to, act)
   until #reply < 2 * SEEN_AT_ONCE
 end
 
--- Lanes of a destination whose time has come join those that are ready: how many, at most as many as are looked at.
+-- Correct the scores of lanes of a destination whose time has come. Returns how many were corrected.
 local function promote(destination)
   local members = call('ZRANGEBYSCORE', P .. 'rd:' .. destination, 0, now, 'LIMIT', 0, SEEN_AT_ONCE)
   lanes.place_again(destination, members)
   return #members
 end
 
--- What is known of a flow key while lanes are looked at, by key in `of`.
+-- The state of a flow key during one look at the lanes, cached by key in `of`.
 local function known(of, key)
   local about = of[key]
   if not about then
-    local stand, held = lanes.score_of(key, now)
-    about = { stand = stand, held = held, flow = flows.get(key) }
-    about.free = not held and flows.admitted(about.flow, 1) > 0
+    local score, delayed = lanes.score_of(key, now)
+    about = { score = score, delayed = delayed, flow = flows.get(key) }
+    about.free = not delayed and flows.admitted(about.flow, 1) > 0
     of[key] = about
   end
   return about
 end
 
--- Add the lanes of a destination from which something may start now to those found: all of them where they are few, else
--- at least `want` that are served first. Lanes whose key was served through others stand too far ahead: a few are moved
--- to where they belong, so that they hide no key that has waited longer, however many there are.
+-- Add the lanes of a destination from which something may start now to those found: all of them if they are few, else
+-- at least the `want` that are served first. Lanes whose key was served through other lanes have too low a score: a few
+-- are corrected each time, so that they never hide a key that has waited longer, however many there are.
 local function look_at(destination, want, found)
   local before, offset, stale, latest, of = #found, 0, 0, -math.huge, {}
   local reply
@@ -73,18 +72,18 @@ local function look_at(destination, want, found)
     local moved, ahead, all = {}, {}, #reply < LANES_SEEN * 2
     for place = 1, #reply, 2 do
       local member, score = reply[place], tonumber(reply[place + 1])
-      -- What stands behind those is served after them; but not what has become due.
+      -- Lanes with a higher score are served later; but not lanes whose time has come.
       local behind = #found - before >= want and score < 0 and score >= latest
       if behind then
         all, found.cut = true, true
       end
       local key, group = lanes.parse_member(member)
       local about = not behind and known(of, key)
-      if about and about.held then
+      if about and about.delayed then
         moved[#moved + 1] = member
       elseif about then
         if about.free then
-          latest = math.max(latest, about.stand)
+          latest = math.max(latest, about.score)
           found[#found + 1] = {
             destination = destination, key = key, group = group, flow = about.flow, member = member,
             name = lanes.id(destination, key, group),
@@ -92,14 +91,14 @@ local function look_at(destination, want, found)
         elseif score >= 0 then
           moved[#moved + 1] = member
         end
-        if not lanes.is_in_place(score, about.stand) then ahead[#ahead + 1] = member end
+        if not lanes.is_in_place(score, about.score) then ahead[#ahead + 1] = member end
         offset = offset + 1
       end
     end
     if not all and stale < STALE_AT_ONCE and #ahead > 0 then
       for place = 1, math.min(#ahead, STALE_AT_ONCE - stale) do moved[#moved + 1] = ahead[place] end
       stale = stale + #ahead
-      -- Now they stand elsewhere: all anew.
+      -- Their scores have changed: start over.
       for place = #found, before + 1, -1 do found[place] = nil end
       offset, latest = 0, -math.huge
     else
@@ -117,7 +116,7 @@ local function look_at(destination, want, found)
   found.latest = math.max(found.latest, latest)
 end
 
--- Of lanes of one key that have the same turn the one goes first of which something is due first.
+-- The order of lanes of one key with the same turn: the one with the earlier due message first.
 local function is_due_before(one, other)
   for _, about in ipairs({ one, other }) do
     about.due = about.due or lanes.first_due(about.destination, about.key, about.group) or NEVER
@@ -126,8 +125,8 @@ local function is_due_before(one, other)
   return one.name < other.name
 end
 
--- Lanes from which something may start now: keys that were served longest ago first, and of each key its lanes. Of the
--- first so many as `limit` claims need, with `cut` where there may be more.
+-- Lanes from which something may start now: keys that were served longest ago first, and so for the lanes of each key.
+-- As many as `limit` claims need; `cut` is set if there may be more.
 local function ready_lanes(served, limit)
   local want = math.min(limit, LANES_LIMIT + 1)
   local found, seen, looked = { cut = false, latest = -math.huge }, 0, {}
@@ -144,7 +143,7 @@ local function ready_lanes(served, limit)
     return later or seen >= MOST_SEEN
   end)
   if seen >= SEEN_AT_ONCE then
-    -- What has become due may be of a key that waits longest, wherever its destination stands.
+    -- A message that has become due may belong to the key that has waited longest, whatever its destination's score.
     seen = 0
     each_destination(served, 0, now, function(destination)
       if looked[destination] then return false end
@@ -169,12 +168,13 @@ end
 
 local SUSPECTS, DUE_AT_ONCE = 100, 64
 
--- False where a later claim has been carried out already: this one was held up on its way, and nobody waits for it.
-local function give_back_lost(worker, token, told)
+-- Release messages of a claim whose answer was lost. False if a later claim was carried out already: this one was
+-- delayed on its way, and nobody waits for it.
+local function release_lost(worker, token, acknowledged)
   local kept = call('GET', P .. 'wc:' .. worker)
   if not kept then return true end
   local store, latest, ids = unpack(cjson.decode(kept))
-  if store ~= STORE or latest <= told then return true end
+  if store ~= STORE or latest <= acknowledged then return true end
   if token <= latest then return false end
   for _, id in ipairs(ids) do
     local message = messages.load(id)
@@ -185,9 +185,10 @@ local function give_back_lost(worker, token, told)
   return true
 end
 
-local function give_back_forgotten(worker, in_hand)
+-- Release messages that the worker has settled in a write that the server has lost.
+local function release_settled(worker, held)
   local known = {}
-  for _, id in ipairs(in_hand) do known[id] = true end
+  for _, id in ipairs(held) do known[id] = true end
   for _, id in ipairs(call('HKEYS', workers.claims_key(worker))) do
     local message = not known[id] and messages.load(id)
     if message and message.o == worker then messages.reclaim(id, message, false) end
@@ -195,7 +196,7 @@ local function give_back_forgotten(worker, in_hand)
   batches.end_finished()
 end
 
--- Have a worker serve a list of destinations, which is told where nobody serves it yet; false where it has to be.
+-- Set the list of destinations of a worker. False if the server does not know the list and `destinations` is null.
 local function serve(worker, list, destinations)
   if not workers.is_list_used(list) then
     destinations = or_nil(destinations)
@@ -204,7 +205,7 @@ local function serve(worker, list, destinations)
     call('DEL', key)
     in_slices(destinations, function(part) call('SADD', key, unpack(part)) end)
     for _, destination in ipairs(destinations) do
-      -- What was written without `rds` has its place there from now on.
+      -- Lanes written by a version without `rds` are added to it.
       if call('ZCARD', P .. 'rd:' .. destination) > 0 then lanes.mark_changed(destination) end
     end
   end
@@ -215,31 +216,31 @@ end
 
 local function lease_message(worker, id, about)
   local key = P .. 'm:' .. id
-  local held = call('HMGET', key, 'f', 'y', 'b', 'n', 'i', 'x', 'l', 'h', 'r', 'st', 'dp', 'd')
+  local fields = call('HMGET', key, 'f', 'y', 'b', 'n', 'i', 'x', 'l', 'h', 'r', 'st', 'dp', 'd')
   local data
-  if held[5] then
-    held[3], held[4], held[12] = string.sub(id, 1, -12), string.sub(id, -9), true
-    local of = batches.get(held[3])
-    held[8] = of and of.hd or false
-    if of and of.dd == '1' then data = call('HGET', items.data(held[3], tonumber(held[4])), tonumber(held[4])) end
+  if fields[5] then
+    fields[3], fields[4], fields[12] = string.sub(id, 1, -12), string.sub(id, -9), true
+    local of = batches.get(fields[3])
+    fields[8] = of and of.hd or false
+    if of and of.dd == '1' then data = call('HGET', items.data(fields[3], tonumber(fields[4])), tonumber(fields[4])) end
   end
-  local batch = held[3] and batches.get(held[3])
-  if not held[12] or (batch and batch.s == 'cancelling') then return nil end
-  local fence, started, journal = tonumber(held[1] or 0) + 1, tonumber(held[10] or now), NULL
+  local batch = fields[3] and batches.get(fields[3])
+  if not fields[12] or (batch and batch.s == 'cancelling') then return nil end
+  local fence, started, journal = tonumber(fields[1] or 0) + 1, tonumber(fields[10] or now), NULL
   call('HSET', key, 'o', worker, 'f', fence, 'st', started)
   if fence > 1 then
     local found = steps.of(to_table(call('HGETALL', key)))
     if #found > 0 or call('EXISTS', P .. 'a:' .. id) == 1 then
       local woken
       found, woken = steps.ripen(id, found)
-      if woken then held[6], held[7] = 0, 0 end
+      if woken then fields[6], fields[7] = 0, 0 end
       journal = steps.text(found)
     end
   end
   return {
-    id, fence, about.destination, held[2] or 'null', or_null(held[3]), tonumber(held[4] or -1), held[5] or '',
-    tonumber(held[6] or 0), tonumber(held[7] or 0), or_null(held[8]), or_null(held[9]), journal, started,
-    batch and batch.dp or tonumber(held[11] or 0), or_null(data),
+    id, fence, about.destination, fields[2] or 'null', or_null(fields[3]), tonumber(fields[4] or -1), fields[5] or '',
+    tonumber(fields[6] or 0), tonumber(fields[7] or 0), or_null(fields[8]), or_null(fields[9]), journal, started,
+    batch and batch.dp or tonumber(fields[11] or 0), or_null(data),
   }
 end
 
@@ -250,7 +251,7 @@ local function lease_items(worker, member, about, want, taken)
     local number, item = one[1], one[2]
     local id = string.format('%s.r%09d', name, number)
     call('HSET', P .. 'm:' .. id, 'i', item, 'o', worker, 'f', '1', 't', NOW, 'st', NOW)
-    taken.hold(id, '=' .. item)
+    taken.add(id, '=' .. item)
     rows[place * 2 - 1], rows[place * 2] = number, item
     if batch.dd == '1' then
       data = data == NULL and {} or data
@@ -264,14 +265,14 @@ local function lease_items(worker, member, about, want, taken)
   return #open_items
 end
 
--- Lease these messages of a lane; how many.
+-- Lease these messages of a lane. Returns how many.
 local function lease_all(worker, about, ids, from, taken)
   local count = 0
   for _, id in ipairs(ids) do
     local claim = lease_message(worker, id, about)
     if claim then
       taken.claims[#taken.claims + 1] = claim
-      taken.hold(id, '!')
+      taken.add(id, '!')
       count = count + 1
     end
   end
@@ -279,10 +280,10 @@ local function lease_all(worker, about, ids, from, taken)
   return count
 end
 
--- Lease up to `want` of what is fresh in a lane, by id; how many.
+-- Lease up to `want` fresh messages of a lane, by id. Returns how many.
 local function take_fresh(worker, about, want, taken)
   local later = call('ZRANGEBYSCORE', about.lane, '(0', now, 'LIMIT', 0, CHUNK)
-  -- What was to begin later takes its place by its id.
+  -- Messages that were not due before take their place by id.
   for _, id in ipairs(later) do call('ZADD', about.lane, 0, id) end
   local count = 0
   while count < want do
@@ -291,7 +292,7 @@ local function take_fresh(worker, about, want, taken)
     local ids = {}
     for _, member in ipairs(found) do
       if lanes.parse_range(member) then
-        -- What comes before it in the lane is leased before it.
+        -- Messages before the range are leased before it.
         count = count + lease_all(worker, about, ids, about.lane, taken)
         ids = {}
         count = count + lease_items(worker, member, about, want - count, taken)
@@ -305,7 +306,7 @@ local function take_fresh(worker, about, want, taken)
   return count
 end
 
--- Lease up to `want` of one lane: what has started by when it is due, and what is fresh; how many of each.
+-- Lease up to `want` messages of one lane: started ones by due time, and fresh ones. Returns how many of each.
 local function take_from(worker, about, want, taken)
   local from = lanes.started(about.destination, about.key, about.group)
   local started = call('ZRANGEBYSCORE', from, '-inf', now, 'LIMIT', 0, want)
@@ -320,7 +321,7 @@ local function take_from(worker, about, want, taken)
   return got, fresh
 end
 
--- One round over the lanes that are ready; how many were leased, and whether another may find more.
+-- One round over the ready lanes. Returns how many messages were leased, and whether another round may find more.
 local function round(served, limit, taken)
   local found = ready_lanes(served, limit)
   local count, leased = math.min(#found, LANES_LIMIT), 0
@@ -340,7 +341,7 @@ local function round(served, limit, taken)
       leased = leased + got
       more = more or got == share
     elseif select(2, lanes.score_of(about.key, now)) then
-      -- Another lane of its key has taken the start there was.
+      -- Another lane of its key has taken the free start time.
       lanes.place_again(about.destination, { about.member })
     end
     if leased >= limit then break end
@@ -348,8 +349,8 @@ local function round(served, limit, taken)
   return leased, more
 end
 
--- Call `act` with what waits to be claimed alone, the earliest first, that may start as far as its lane is concerned: id,
--- message, flow, when it is due; until it answers true.
+-- Call `act` with each message that waits to be claimed alone and whose lane is open, the earliest first, until it
+-- returns true: id, message, flow, due time.
 local function each_suspect(served, act)
   served.suspects = served.suspects or call('ZRANGE', P .. 'sus', 0, SUSPECTS - 1, 'WITHSCORES')
   local found = served.suspects
@@ -363,7 +364,7 @@ local function each_suspect(served, act)
   end
 end
 
--- Lease the one that is claimed alone and due first; whether there was one.
+-- Lease the suspect that is due first. Returns whether there was one.
 local function take_suspect(served, taken)
   local leased = false
   each_suspect(served, function(id, message, flow, due)
@@ -378,7 +379,7 @@ local function take_suspect(served, taken)
   return leased
 end
 
--- When a waiting message may start next, as far as time alone decides it.
+-- When a waiting message may start next, as far as only time decides.
 local function next_due(served)
   local earliest = NEVER
   local function look(flow, due)
@@ -402,37 +403,37 @@ end
 local function parameters(claims)
   local found = {}
   for _, claim in ipairs(claims) do
-    -- Of messages the fifth, of items the second.
+    -- The batch is the fifth field of a message, the second of a group of items.
     local batch = type(claim[5]) == 'table' and claim[2] or claim[5]
     if batch ~= NULL and not found[batch] then found[batch] = call('GET', P .. 'p:' .. batch) or 'null' end
   end
   return found
 end
 
--- What one claim leases, bit by bit: the claims, their ids, and what the worker's hash is to say of each.
-local function hold_all()
-  local taken = { claims = {}, ids = {}, holds = {}, headers = {} }
-  function taken.hold(id, how)
+-- Collects what one claim leases: the claims, their ids, and the fields of the worker's hash.
+local function new_collection()
+  local taken = { claims = {}, ids = {}, worker_fields = {}, headers = {} }
+  function taken.add(id, how)
     taken.ids[#taken.ids + 1] = id
-    taken.holds[#taken.holds + 1] = id
-    taken.holds[#taken.holds + 1] = how
+    taken.worker_fields[#taken.worker_fields + 1] = id
+    taken.worker_fields[#taken.worker_fields + 1] = how
   end
   return taken
 end
 
-verbs.claim = function(worker, list, destinations, limit, token, told, in_hand)
+verbs.claim = function(worker, list, destinations, limit, token, acknowledged, held)
   if limit < 1 then return { {}, NULL, {}, now } end
-  -- Of a worker that is not known any more nothing is remembered.
+  -- Nothing is stored for a worker that is not registered any more.
   if call('HGET', P .. 'wl', worker) ~= list then
     if not call('ZSCORE', P .. 'workers', worker) then return { {}, NULL, {}, now } end
     if not serve(worker, list, destinations) then return nil end
   end
-  if not give_back_lost(worker, token, told) then return { {}, NULL, {}, now } end
-  if or_nil(in_hand) then give_back_forgotten(worker, in_hand) end
+  if not release_lost(worker, token, acknowledged) then return { {}, NULL, {}, now } end
+  if or_nil(held) then release_settled(worker, held) end
   if workers.suspect_of(worker) then return { {}, now + ALONE_MS, {}, now } end
   if state.claimed_at > now + SKEW_MS then lanes.place_all_held_back() end
   lanes.flush()
-  local taken, left, more = hold_all(), limit, false
+  local taken, left, more = new_collection(), limit, false
   local served = { worker = worker, list = P .. 'ds:' .. list, known = {} }
   local alone = take_suspect(served, taken)
   if alone then
@@ -444,9 +445,9 @@ verbs.claim = function(worker, list, destinations, limit, token, told, in_hand)
       left = left - count
     until not more or count == 0 or left == 0
   end
-  in_slices(taken.holds, function(part) call('HSET', workers.claims_key(worker), unpack(part)) end)
-  -- One whose answer is unknown may still be on its way.
-  if left < limit or told < token - 1 then
+  in_slices(taken.worker_fields, function(part) call('HSET', workers.claims_key(worker), unpack(part)) end)
+  -- An earlier claim whose answer is unknown may still be on its way.
+  if left < limit or acknowledged < token - 1 then
     call('SET', P .. 'wc:' .. worker, cjson.encode({ STORE, token, taken.ids }))
   end
   local due = alone and now + ALONE_MS or (left == 0 or more) and now or next_due(served)

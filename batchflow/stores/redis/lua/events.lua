@@ -1,7 +1,7 @@
--- What runs wait for: events, webhooks, the ends of children; and how it reaches them.
+-- Events, webhooks and ended children that runs wait for, and their delivery as arrivals.
 local function listener(run, number) return string.format('%s\1%09d', run, number) end
 
--- Its end has more to clear away.
+-- Record that a run waits for something, so that its end clears that away.
 function events.mark_waiting(run)
   local message = messages.load(run)
   if not message then return end
@@ -9,7 +9,7 @@ function events.mark_waiting(run)
   if message.o then call('HSET', P .. 'w:' .. message.o, run, '!') end
 end
 
--- Keep what came in for a step that waits until a claim records it; a run that is suspended is due at once.
+-- Keep an arrival for a waiting step until a claim records it. A suspended run is due at once.
 function events.add_arrival(run, number, how, value, error)
   local message = messages.load(run)
   if not message then return end
@@ -22,7 +22,7 @@ function events.add_arrival(run, number, how, value, error)
   end
 end
 
--- Those that wait for an event, longest first: { run, number }, …
+-- The steps that wait for an event, longest first: { run, number }, …
 function events.listeners(event)
   local found = {}
   for _, member in ipairs(call('ZRANGE', P .. 'e:' .. event, 0, -1)) do
@@ -35,7 +35,7 @@ function events.listeners(event)
   return found
 end
 
--- The wait of one run for an event that has lasted longest.
+-- The step of one run that has waited longest for an event.
 function events.listener_of_run(event, run)
   local found = {}
   local reply = call('HGETALL', P .. 'ln:' .. run)
@@ -53,7 +53,7 @@ function events.listener_of_run(event, run)
   return { found[1] }
 end
 
--- Give an event to those that wait for it, or keep it for the one run; the ids of those that got it.
+-- Deliver an event to the runs that wait for it, or keep it for the one run. Returns the ids of the runs.
 function events.notify(event, data, run)
   local found = run and events.listener_of_run(event, run) or events.listeners(event)
   if run and #found == 0 then
@@ -64,22 +64,22 @@ function events.notify(event, data, run)
     events.mark_waiting(run)
     return { run }
   end
-  local told, seen = {}, {}
+  local notified, seen = {}, {}
   for _, one in ipairs(found) do
     events.add_arrival(one[1], one[2], 'done', data)
     events.unlisten(one[1], one[2])
-    if not seen[one[1]] then told[#told + 1] = one[1] end
+    if not seen[one[1]] then notified[#notified + 1] = one[1] end
     seen[one[1]] = true
   end
-  return told
+  return notified
 end
 
--- A step of a run waits for an event; what was kept for it arrives at once, the oldest first.
+-- Register a step that waits for an event; the oldest kept event arrives at once.
 function events.listen(run, number, event, ends)
   events.mark_waiting(run)
   local begins = event .. '\1'
   for _, kept in ipairs(call('LRANGE', P .. 'k:' .. run, 0, -1)) do
-    -- JSON text has no control characters, so that the last one ends the id, whatever that is.
+    -- JSON text has no control characters: the last one ends the id, whatever the id is.
     if string.sub(kept, 1, #begins) == begins and not string.find(kept, '\1', #begins + 1, true) then
       call('LREM', P .. 'k:' .. run, 1, kept)
       return events.add_arrival(run, number, 'done', string.sub(kept, #begins + 1))
@@ -103,7 +103,7 @@ function events.add_webhook(run, token)
   if call('HSETNX', P .. 'wh', token, run) == 1 then call('SADD', P .. 'whr:' .. run, token) end
 end
 
--- A run that has ended waits for nothing.
+-- Remove everything that an ended run waited for.
 function events.drop_waits(run)
   local listens = call('HKEYS', P .. 'ln:' .. run)
   for _, number in ipairs(listens) do events.unlisten(run, tonumber(number)) end
@@ -111,9 +111,10 @@ function events.drop_waits(run)
   call('DEL', P .. 'a:' .. run, P .. 'k:' .. run, P .. 'whr:' .. run)
 end
 
--- notify: gives an event to all that wait for it, or to the one run, now or once it waits; the ids of those that got it.
+-- notify: delivers an event to all runs that wait for it, or to one run, now or once it waits. The ids of these runs.
 verbs.notify = function(event, data, run) return events.notify(event, data, or_nil(run)) end
 
+-- waiters: the steps that wait for an event, longest first. webhook: the run of a webhook's token.
 reads.waiters = function(event)
   local rows = {}
   for place, one in ipairs(events.listeners(event)) do

@@ -1,9 +1,9 @@
--- Steps and ends of items that have gone smoothly: claimed once, with nothing to look after but their steps. They are
--- what a batch does most, and so come apart from the other operations, as plain arguments:
--- plain[2]: the worker; plain[3], plain[4]: how many steps and how many ends; then for each step id, field and text, for
--- each end id, result as a JSON string or null, and the time it took.
--- A worker's hash says of each id it holds '=' and the item while it goes smoothly, else '!': then the verb looks
--- closer. The answer: what was not as expected, as [place, whether it was carried out, answer].
+-- The fast path: steps and settlements of items on their first claim, without effects. They are the most frequent
+-- operations of a batch, and so are passed apart from the others, as plain arguments:
+-- plain[2]: the worker; plain[3], plain[4]: the number of steps and of settlements; then id, field and text of each
+-- step, and id, result (a JSON string or null) and duration of each settlement. A worker's hash has '=' and the item
+-- for each id on the fast path, and '!' for any other: that operation goes to its verb. The answer: the operations
+-- whose answer is not the usual one, as [place, whether it succeeded, answer].
 local STEP_WIDTH, END_WIDTH = 3, 3
 
 local function held_by(worker, ids)
@@ -14,7 +14,7 @@ local function held_by(worker, ids)
   return found
 end
 
--- The batch of an item that is held, with what its ends add up to; nil where the verb has to look.
+-- The batch of a held item, with the sums of its settlements; false if the item belongs to the verb.
 local function batch_of(known, id)
   local name = string.sub(id, 1, -12)
   local sums = known[name]
@@ -40,7 +40,7 @@ local function put_steps(count, held, known, except)
   end
 end
 
--- What the ends of items in one bucket of a batch are written to.
+-- The buffered lists to which the settlements of one bucket of items are written.
 local function lists_of(sums, number)
   local bucket = math.floor(number / BUCKET)
   local lists = sums.buckets[bucket]

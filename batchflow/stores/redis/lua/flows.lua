@@ -1,7 +1,7 @@
--- Flow keys: their limits, what they hold, and the rule of batchflow.core.flow.admit. Read once in a group, written at
--- its end. Fields: de: the code declares it; p, r, per, bu: limits of the code or the latest message (0: none); pp, pr,
--- pper: those an operator has pinned (0: none); pz: it is paused; n: in use; w: waiting; dl: dead letters; ob: batches
--- that have not ended; nx: the first start not yet given away; pk: parked until; tu: its latest turn.
+-- Flow keys: their limits, their counts, and the rule of batchflow.core.flow.admit. Read once in a group, written at
+-- its end. Fields: de: declared by the code; p, r, per, bu: limits of the code or of the latest message (0: none); pp,
+-- pr, pper: limits that an operator has pinned (0: none); pz: paused; n: slots in use; w: waiting messages; dl: dead
+-- letters; ob: batches that have not ended; nx: the first free start time; pk: parked until; tu: its latest turn.
 local ZERO = { 'de', 'p', 'r', 'pp', 'pr', 'pz', 'n', 'w', 'dl', 'ob', 'nx', 'pk' }
 on_each_call(function() flows.cache = {} end)
 
@@ -29,10 +29,10 @@ function flows.add(key, field, delta)
   if flow then flows.set(flow, field, flow[field] + delta) end
 end
 
--- How often something was picked so far: what is new joins the end of the queue.
+-- The latest turn given to any key: a new key joins the end of the rotation.
 function flows.latest_turn() return tonumber(call('HGET', META, 'turn') or 0) end
 
--- A key of which nothing is known.
+-- A new key without limits.
 function flows.unlimited(key)
   local flow = { key = key, dirty = {} }
   for _, field in ipairs(ZERO) do flows.set(flow, field, 0) end
@@ -53,7 +53,7 @@ function flows.get_or_make(key)
   return flow
 end
 
--- No code declares it, and it neither holds anything nor holds anything back.
+-- True if no code declares the key, nothing uses it, and it delays nothing.
 function flows.is_idle(flow)
   if flow.de == 1 or flow.pz == 1 or flow.pp > 0 or flow.pr > 0 or flow.pk > now then return false end
   if flow.n > 0 or flow.w > 0 or flow.dl > 0 or flow.ob > 0 then return false end
@@ -78,7 +78,7 @@ function flows.flush()
   end
 end
 
--- Look at a slice of the keys: those that are idle go.
+-- Mark the idle keys of one slice for removal. Returns how many.
 function flows.remove_idle()
   local at = tonumber(call('HGET', META, 'idle') or 0)
   local keys = call('ZRANGE', P .. 'flows', at, at + IDLE_KEYS_LIMIT - 1)
@@ -96,11 +96,12 @@ function flows.remove_idle()
   return gone
 end
 
--- Whether it may hold lanes back by time or by a pause.
+-- True if its rate, parking or pause may delay lanes.
 function flows.may_hold_back(flow) return flow.r > 0 or flow.pr > 0 or flow.pk > 0 or flow.pz == 1 end
 
 local function set_limits(flow, limits)
-  local p, r, per, bu = or_nil(limits[LIMITS.parallelism]) or 0, or_nil(limits[LIMITS.rate]) or 0, limits[LIMITS.period_ms], limits[LIMITS.burst]
+  local p, r = or_nil(limits[LIMITS.parallelism]) or 0, or_nil(limits[LIMITS.rate]) or 0
+  local per, bu = limits[LIMITS.period_ms], limits[LIMITS.burst]
   if flow.p ~= p or flow.r ~= r or flow.per ~= per or flow.bu ~= bu then
     local other = flow.r ~= r or flow.per ~= per
     local held = other and flow.r > 0
@@ -114,20 +115,20 @@ local function set_limits(flow, limits)
   end
 end
 
--- The limits of the code.
+-- Set the limits of the code.
 function flows.declare(limits)
   local flow = flows.get_or_make(limits[LIMITS.key])
   flows.set(flow, 'de', 1)
   set_limits(flow, limits)
 end
 
--- The limits that a message brings, where the code does not declare its key.
+-- Set the limits that a message carries, unless the code declares its key.
 function flows.apply_message_limits(limits)
   local flow = flows.get_or_make(limits[LIMITS.key])
   if flow.de ~= 1 then set_limits(flow, limits) end
 end
 
--- The limits in force: parallelism, rate (each nil where there is none), period, burst.
+-- The limits in force: parallelism and rate (nil: unlimited), period, burst.
 function flows.limits(flow)
   local p = flow.pp > 0 and flow.pp or flow.p
   local r, per, bu = flow.r, flow.per, flow.bu
@@ -135,17 +136,17 @@ function flows.limits(flow)
   return p > 0 and p or nil, r > 0 and r or nil, per, bu
 end
 
--- The first start not yet given away, no further back than the catch-up; and the time between two.
+-- The first free start time, no further back than the catch-up allows; and the interval between two starts.
 function flows.next_start(flow)
   local _, rate, period, burst = flows.limits(flow)
   if not rate then return now, 0 end
   local interval, start = period / rate, flow.nx
-  -- No start lies more than one interval ahead: the clock was set back, or the rate was lower until now.
+  -- A start more than one interval ahead means that the clock was set back or that the rate was lower before.
   if start - now > interval + SKEW_MS then start = now end
   return math.max(start, now - math.max(CATCH_UP_MS, (burst - 1) * interval)), interval
 end
 
--- From when on neither its rate nor an operator nor a server that asked for rest stands in the way of a start.
+-- The time from which neither the rate, a pause nor parking prevents a start.
 function flows.opens_at(flow)
   if flow.pz == 1 then return NEVER end
   local _, rate = flows.limits(flow)
@@ -153,7 +154,7 @@ function flows.opens_at(flow)
   return math.max(flow.pk, math.ceil((flows.next_start(flow))))
 end
 
--- How many of `want` may start now.
+-- The number of messages, up to `want`, that may start now.
 function flows.admitted(flow, want)
   if flow.pz == 1 or flow.pk > now then return 0 end
   local p, rate = flows.limits(flow)
@@ -166,7 +167,7 @@ function flows.admitted(flow, want)
   return math.max(0, count)
 end
 
--- So many have been leased: places, starts and the key's turn are taken.
+-- Count leased messages: take slots, start times and the key's next turn. Returns the turn.
 function flows.take(flow, count)
   local _, rate = flows.limits(flow)
   if rate then
@@ -179,7 +180,7 @@ function flows.take(flow, count)
   return flow.tu
 end
 
--- Places of a key that are free again.
+-- Free slots of a key.
 function flows.release(key, count)
   local flow = flows.get(key)
   if flow then
@@ -188,8 +189,8 @@ function flows.release(key, count)
   end
 end
 
--- declare: sets what the code says of flow keys. pin: limits that an operator sets, which win until unpin. pause: nothing
--- starts until resume. Safe to repeat.
+-- declare: sets the code's limits of flow keys. pin: sets an operator's limits, which take precedence until unpin.
+-- pause: nothing starts until resume. Safe to repeat.
 verbs.declare = function(limits)
   for _, one in ipairs(limits) do flows.declare(one) end
 end
@@ -230,9 +231,10 @@ verbs.resume = function(key)
   notify_stores()
 end
 
--- remove_idle: removes those of a slice of flow keys that no code declares and that hold nothing; how many. Safe to repeat.
+-- remove_idle: removes the idle keys of one slice and returns how many. Safe to repeat.
 verbs.remove_idle = function() return flows.remove_idle() end
 
+-- flows: the status of flow keys, by name.
 reads.flows = function(keys)
   keys = or_nil(keys) or call('ZRANGE', P .. 'flows', 0, -1)
   table.sort(keys)

@@ -1,6 +1,6 @@
--- A whole group of operations in one call: each is carried out by itself, and one that fails fails alone (a verb looks
--- before it writes). The answer is a JSON array with, for each, [true, answer] or [false, error].
-local GATHERS = { settle = true }
+-- Runs a group of operations in one call. An operation that fails does so alone: a verb reads before it writes. The
+-- answer is JSON: [[[true, answer] or [false, error] of each operation], the exceptions of the fast path].
+local BUFFERED = { settle = true }
 local function carry_out(keys, args)
   begin(keys, args)
   local missing = namespace.refusal(operations)
@@ -10,7 +10,7 @@ local function carry_out(keys, args)
   local answers = {}
   for place, operation in ipairs(operations) do
     local verb = verbs[operation[1]] or reads[operation[1]]
-    if not GATHERS[operation[1]] then buffer.flush() end
+    if not BUFFERED[operation[1]] then buffer.flush() end
     local fine, answer = false, full
     if not full or operation[1] ~= 'claim' then fine, answer = try(verb, unpack(operation, 2, 10)) end
     answers[place] = { fine, or_null(answer) }

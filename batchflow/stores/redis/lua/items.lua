@@ -1,4 +1,5 @@
 -- Items of batches: where they are stored, how they start and how they end.
+-- The count of a batch to which an item belongs, by the letter of its state; buckets are read up to LOOK items.
 local COUNT_OF = { s = 'su', f = 'fa', c = 'ca' }
 local LOOK = 6400
 
@@ -8,8 +9,8 @@ function items.data(id, number) return P .. 'd:' .. id .. ':' .. math.floor(numb
 
 function items.results(id, number) return P .. 'x:' .. id .. ':' .. math.floor(number / BUCKET) end
 
--- The items `first`, … of a batch with these ids, as far as they have no run yet, no other batch has them in flight and
--- they are not processed. `marked`: those that are started in spite of their mark. `data`: what fetch brought of them.
+-- Start the items `first`, … of a batch that have no run yet, are not in flight in another batch and are not processed.
+-- `marked`: items to start in spite of their mark. `data`: the data that fetch returned for each.
 function items.start(id, first, ids, marked, data, already_processed)
   local batch = batches.get(id)
   if not batches.accepts_messages(batch) then return end
@@ -34,7 +35,7 @@ function items.exists(batch, number)
   return number < batch.hi and call('HEXISTS', items.bucket(batch.id, number), number) == 1
 end
 
--- Which of the ids the ledger of a batch holds, by place.
+-- Of each id, true if the batch's ledger has a mark that counts.
 local function processed(batch, ids, again)
   local found = {}
   for place, score in ipairs(call('ZMSCORE', P .. 'l:' .. batch.lg, unpack(ids))) do
@@ -43,7 +44,7 @@ local function processed(batch, ids, again)
   return found
 end
 
--- Of the given items those that are to start, as number → id; the others are counted.
+-- The items that may start, as number → id; counts the others.
 function items.startable(batch, first, ids, again)
   buffer.flush()
   local every = batch.fo == 1 or batch.na == 1
@@ -99,7 +100,7 @@ function items.start_slice(batch, first, ids, again)
   lanes.mark_ready(batch.d, batch.k, batch.id, 0)
 end
 
--- The keys that the end of an item writes to, put together once for a bucket.
+-- The keys that the end of an item writes to, composed once for each bucket.
 function items.keys(batch, first)
   local names = batch.names[first]
   if not names then
@@ -113,7 +114,7 @@ function items.keys(batch, first)
   return names
 end
 
--- The run of an item has ended.
+-- Record the end of an item's run.
 function items.finish(batch, number, item, how, result, error, took)
   local became = ITEM_LETTER[how]
   local ended = { now, batch.kr == 1 and result or NULL, error or NULL }
@@ -122,7 +123,7 @@ function items.finish(batch, number, item, how, result, error, took)
   buffer.pair('HSET', names.i, number, became .. item)
   buffer.pair('HSET', names.x, number, cjson.encode(ended))
   if batch.dd == '1' and became ~= 'f' then call('HDEL', items.data(batch.id, number), number) end
-  -- A batch that was forced may have it in flight by now, which what has failed here leaves alone.
+  -- A forced batch may have the item in flight by now; a failure here must not release it.
   if became == 's' or call('HGET', names.h, item) == tostring(batch.sq) then buffer.add('HDEL', names.h, item) end
   if became == 's' then
     buffer.pair('ZADD', names.l, batch.tt and string.format('%.0f', now + batch.tt) or '+inf', item)
@@ -133,7 +134,7 @@ function items.finish(batch, number, item, how, result, error, took)
   state.touched[batch.id] = true
 end
 
--- An item that nobody has claimed yet is cancelled.
+-- Cancel an item that nobody has claimed yet.
 function items.cancel_fresh(batch, number, item)
   items.finish(batch, number, item, 'cancelled')
   flows.add(batch.k, 'w', -1)
@@ -182,6 +183,8 @@ local function item_row(id, number, value)
   return row
 end
 
+-- items: the items above `after` by number, as far as a bounded look goes: [rows, the number to continue after or
+-- null].
 reads.items = function(id, shown, after, limit)
   shown = or_nil(shown)
   local batch, rows, number = batches.get(id), {}, after + 1

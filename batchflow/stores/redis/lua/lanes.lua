@@ -1,20 +1,20 @@
--- Lanes: what waits for one destination under one flow key for one batch (or for none). `group` is the id of the batch,
--- followed by HELD for what is held back until it has been walked, or ''. What is fresh is in one sorted set, by when it
--- is due, 0 for at once: then by id. A member is the id of a message, or a range of items of a batch that nobody has
--- claimed yet: `<id of the first one's run> \n <last number>`. What has started is in another, by when it is due.
--- What was lost so often that it is claimed alone is in `sus`, whatever its lane.
--- `rd:<destination>` holds each lane that is not closed, as `<flow key> \n <group>`: one from which something may start
--- now by the turn of its key, counted from READY and so below 0; any other by when it may. What its time makes ready, and
--- turns that are others by now, a claim puts right as it meets them: those keep their order, in fractions of the turn,
--- before lanes that were served in it. `rds` holds destinations by the first of their `rd`.
--- `hb` holds lanes that their key once held back, by its rate, a pause or parked, as `<flow key> \n <destination> \n
--- <group>`, all at 0, so that those of a key are found when its limits change. `lt` says when each lane that holds
--- something was served last, and how far it has run ahead; `bq:<batch>` the lanes of a batch.
--- Between READY and half of it a score is exact to a 1024th.
+-- Lanes: the queues. A lane holds the messages that wait for one destination under one flow key for one batch (or
+-- none). `group` is the id of the batch, followed by HELD for messages held back until the batch is walked, or ''.
+-- `q:<lane>` holds fresh messages by due time (0: at once), then by id. A member is the id of a message, or a range of
+-- unclaimed items of a batch: `<id of the first item's run> \n <last number>`. `s:<lane>` holds messages that have
+-- started, by due time. Messages lost so often that they are claimed alone are in `sus`, whatever their lane.
+-- `rd:<destination>` holds each lane that is not closed, as `<flow key> \n <group>`. The score of a lane from which
+-- something may start now is the turn of its key, counted from READY and so below 0; the score of any other lane is the
+-- time from which something may start. A claim corrects scores as it meets them: a lane whose time has come, or whose
+-- key has had a turn meanwhile. Corrected lanes keep their order, in fractions of the turn, before lanes served in that
+-- turn. `rds` holds destinations by the lowest score in their `rd`. `hb` holds lanes that their key once delayed by its
+-- rate, a pause or parking, as `<flow key> \n <destination> \n <group>`, all with score 0, so that the lanes of a key
+-- are found when its limits change. `lt` records when each lane that is not empty was served last, and how far it has
+-- run ahead. `bq:<batch>` lists the lanes of a batch. Between READY and half of it a score is exact to a 1024th.
 local HELD, READY, STEPS, SERVED = '~', -2 ^ 43, 1024, 0.75
 on_each_call(function() lanes.ready, lanes.added_to_batch, lanes.changed, lanes.moved = {}, {}, {}, 0 end)
 
--- The group of a message; the end of a batch, which comes after all of it, belongs to none.
+-- The group of a message. The completion of a batch comes after all of its messages and belongs to no group.
 function lanes.group(id, message)
   local batch = message.b
   if not batch or string.find(id, '%.z%d*$') then return '' end
@@ -29,7 +29,7 @@ function lanes.started(destination, key, group) return P .. 's:' .. lanes.id(des
 
 function lanes.is_suspect(message) return message.l >= SUSPECT_LOSSES end
 
--- Whether nothing of a group is claimed: its batch is paused, cancelled or not yet walked.
+-- True if a group cannot be claimed: its batch is paused, cancelled or not yet walked.
 function lanes.is_closed(group)
   if group == '' then return false end
   local held = string.sub(group, -1) == HELD
@@ -38,7 +38,8 @@ function lanes.is_closed(group)
   return batch.pz == 1 or batch.s == 'cancelling' or held and (batch.wd ~= 1 or batch.bk == 1)
 end
 
--- The first of a destination's lanes may be another one; `lowered`: it is not later than this, and what it was.
+-- Record that the lowest score of a destination's lanes may have changed; `lowered`: it is the lower of
+-- this and the previous one.
 function lanes.mark_changed(destination, lowered)
   local known = lanes.changed[destination]
   if not lowered then
@@ -63,7 +64,7 @@ function lanes.flush()
   lanes.changed = {}
 end
 
--- Where a lane stands in `rd` of which something is due then, and whether its key holds that back.
+-- The score in `rd` of a lane with a message due at `due`, and whether its flow key delays it.
 function lanes.score_of(key, due)
   local flow = flows.get_or_make(key)
   local opens = flows.opens_at(flow)
@@ -72,16 +73,16 @@ function lanes.score_of(key, due)
   return READY + flow.tu, false
 end
 
--- Whether a lane with this score stands where it belongs by now.
+-- True if the score of a lane is still right.
 function lanes.is_in_place(score, stand) return score < 0 and math.floor(score) == stand end
 
 function lanes.full_name(destination, key, group) return key .. '\n' .. destination .. '\n' .. group end
 
--- Have a lane stand where it belongs, or there only if that is earlier; whether its key holds it back.
+-- Set the score of a lane, with `earlier` only if that lowers it. Returns whether its flow key delays it.
 local function place_lane(destination, key, group, due, earlier)
   local score, held = lanes.score_of(key, due)
   if score < 0 then score = score + SERVED end
-  -- First, so that one that is held back is found by its key wherever this breaks off.
+  -- First, so that a delayed lane is found by its key wherever the script stops.
   if held then call('ZADD', P .. 'hb', 0, lanes.full_name(destination, key, group)) end
   if earlier then
     call('ZADD', P .. 'rd:' .. destination, 'LT', score, key .. '\n' .. group)
@@ -93,7 +94,7 @@ local function place_lane(destination, key, group, due, earlier)
   return held
 end
 
--- Lanes of a destination, of each of which something is due by now, stand where they belong.
+-- Correct the scores of lanes of a destination that each have a message due by now.
 function lanes.place_again(destination, members)
   local scores, names = {}, {}
   for _, member in ipairs(members) do
@@ -131,18 +132,20 @@ local function release(names)
   in_slices(gone, function(part) call('ZREM', P .. 'hb', unpack(part)) end)
 end
 
--- What a key holds back is looked at anew, since its limits are others.
+-- Correct the scores of all lanes that a key once delayed, since its limits have changed.
 function lanes.place_held_back(key)
   release(call('ZRANGEBYLEX', P .. 'hb', '[' .. key .. '\n', '(' .. key .. '\11'))
 end
 
--- What any key holds back is: the clock was set back, and starts that lie far ahead are not believed.
+-- Correct the scores of all lanes that any key once delayed: after the clock was set back, start times far ahead are
+-- wrong.
 function lanes.place_all_held_back() release(call('ZRANGE', P .. 'hb', 0, -1)) end
 
+-- A message of the lane is due at `due`.
 function lanes.mark_ready(destination, key, group, due)
   local name = lanes.id(destination, key, group)
   local known = lanes.ready[name]
-  -- A new lane joins the end of the queue.
+  -- A new lane joins the end of the rotation.
   if not known then call('HSETNX', P .. 'lt', name, string.format('%d 0', flows.latest_turn())) end
   if not known or known > due then
     if not lanes.is_closed(group) then place_lane(destination, key, group, due, true) end
@@ -151,7 +154,7 @@ function lanes.mark_ready(destination, key, group, due)
   notify_stores()
 end
 
--- Remember a lane that belongs to a batch.
+-- Add a lane to the list of its batch's lanes.
 function lanes.add_to_batch(destination, key, group)
   local name = lanes.id(destination, key, group)
   if group == '' or lanes.added_to_batch[name] then return end
@@ -167,7 +170,7 @@ function lanes.each(batch, act)
   end
 end
 
--- Nothing of a batch is claimed from here on.
+-- Make the lanes of a batch unavailable to claims.
 function lanes.close(batch)
   lanes.each(batch, function(destination, key, group)
     call('ZREM', P .. 'rd:' .. destination, key .. '\n' .. group)
@@ -176,13 +179,13 @@ function lanes.close(batch)
   end)
 end
 
--- What is not closed for another reason is claimed again.
+-- Make the lanes of a batch available again, except those closed for another reason.
 function lanes.open(batch)
   lanes.each(batch, lanes.recount)
   notify_stores()
 end
 
--- Where a message waits: the sorted set, and whether it is that of suspects.
+-- The sorted set in which a message waits, and whether that is the one of suspects.
 function lanes.queue_of(id, message)
   if lanes.is_suspect(message) then return P .. 'sus', true end
   local group = lanes.group(id, message)
@@ -190,7 +193,7 @@ function lanes.queue_of(id, message)
   return lanes.fresh(message.d, message.k, group)
 end
 
--- Let a message wait until it is due.
+-- Put a message into its queue.
 function lanes.enqueue(id, message, due)
   local place, alone = lanes.queue_of(id, message)
   call('ZADD', place, due, id)
@@ -200,14 +203,14 @@ function lanes.enqueue(id, message, due)
   lanes.mark_ready(message.d, message.k, group, due)
 end
 
--- It waits no more.
+-- Remove a message from its queue.
 function lanes.dequeue(id, message)
   local place, alone = lanes.queue_of(id, message)
   call('ZREM', place, id)
   if not alone then lanes.recount(message.d, message.k, lanes.group(id, message)) end
 end
 
--- The batch, first and last number of a range; nil for a message.
+-- The batch, the first and the last number of a range; nil for a message.
 function lanes.parse_range(member)
   local cut = string.find(member, '\n', 1, true)
   if not cut then return nil end
@@ -227,7 +230,7 @@ function lanes.drop_range(lane, batch, member)
   call('ZREM', P .. 'r:' .. batch, member)
 end
 
--- Take up to `want` items out of a range, at least those in front that are not open any more: [number, item id], …
+-- Take up to `want` open items from the front of a range: [number, item id], …, the batch's id and the batch.
 function lanes.take_items(lane, member, want)
   buffer.flush()
   local id, first, last = lanes.parse_range(member)
@@ -251,7 +254,7 @@ function lanes.take_items(lane, member, want)
   return found, id, batch
 end
 
--- When the first of what is fresh in a lane is due; ranges that hold nothing any more are removed.
+-- The due time of the first fresh message in a lane. Removes ranges whose items have all ended.
 local function head(lane)
   buffer.flush()
   while true do
@@ -269,7 +272,7 @@ local function head(lane)
   end
 end
 
--- When the first of a lane is due; nil where nothing waits there.
+-- The earliest due time in a lane; nil if it is empty.
 function lanes.first_due(destination, key, group)
   local due = head(lanes.fresh(destination, key, group))
   if due ~= 0 then
@@ -279,7 +282,7 @@ function lanes.first_due(destination, key, group)
   return due
 end
 
--- Some of a lane were taken: find the earliest of those that are left. Whether its key holds it back.
+-- Set the score of a lane anew after messages were taken. Returns whether its flow key delays it.
 function lanes.recount(destination, key, group)
   local due = lanes.first_due(destination, key, group)
   local name = lanes.id(destination, key, group)
@@ -294,7 +297,7 @@ function lanes.recount(destination, key, group)
   return false
 end
 
--- When lanes were served last, and how far each has run ahead then.
+-- Of each lane the turn in which it was served last, and how far it had run ahead.
 function lanes.last_served(names)
   local found = {}
   in_slices(names, function(part, first)
@@ -308,7 +311,7 @@ end
 
 function lanes.set_served(name, turn, ahead) call('HSET', P .. 'lt', name, string.format('%d %d', turn, ahead)) end
 
--- How `want` claims are divided, as batchflow.core.flow.share does: what has started, what is fresh.
+-- Divide `want` claims between started and fresh messages, as batchflow.core.flow.share does.
 function lanes.share(want, started, fresh, ahead)
   local least = math.min(fresh, math.floor((ahead + want) / (STARTED_OF_FRESH + 1)))
   local of_started = math.min(started, want - least)

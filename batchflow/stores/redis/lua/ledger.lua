@@ -1,6 +1,7 @@
--- mark: marks ids as processed, until `ttl` ms from now or for good; the latest holds. Some that have expired go, since
--- nobody prunes a ledger beside another engine. forget: takes marks away, all of them where no ids are named; how many
--- there were. Safe to repeat.
+-- Ledgers: the ids of processed items.
+-- mark: marks ids as processed, for `ttl` ms or for good; the latest mark counts. Removes some expired marks, since
+-- nobody prunes a ledger beside another engine. forget: removes marks, all of them if no ids are given, and returns how
+-- many. Safe to repeat.
 local EXPIRED = 100
 
 verbs.mark = function(workflow, ids, ttl)
@@ -31,6 +32,8 @@ verbs.forget = function(workflow, ids)
   return count
 end
 
+-- processed: the ids that are marked and whose mark has not expired. ledgers: the names of ledgers that are not empty.
+-- marks: of a ledger [id, expires at], after an id, in the order in which they expire.
 reads.processed = function(workflow, ids)
   local found = {}
   in_slices(ids, function(part)
@@ -52,7 +55,7 @@ end
 
 reads.marks = function(ledger, after, limit)
   local key = P .. 'l:' .. ledger
-  -- Where it has gone meanwhile, all of them come once more.
+  -- If that mark has been removed meanwhile, all marks are returned once more.
   local rank = or_nil(after) and call('ZRANK', key, after)
   local from = rank and rank + 1 or call('ZCOUNT', key, '-inf', now)
   local rows, reply = {}, call('ZRANGE', key, from, from + limit - 1, 'WITHSCORES')
@@ -62,5 +65,3 @@ reads.marks = function(ledger, after, limit)
   end
   return rows
 end
-
-reads.under_way = function(dedup) return or_null(call('HGET', P .. 'dk', dedup)) end

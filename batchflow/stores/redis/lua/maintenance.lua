@@ -1,6 +1,6 @@
 -- Retention, and the repair of what a stopped script has left half done.
--- prune: removes one slice of finished runs, dead letters and ended batches that are older than the retention, and of
--- marks that have expired; how many rows went. To be called until it is 0.
+-- prune: removes one slice of the ended runs, dead letters and batches older than the retention, and of the expired
+-- marks. Returns how many rows were removed. To be called until that is 0.
 local function remove_run(id, index)
   call('DEL', P .. 'm:' .. id)
   call('ZREM', P .. 'runs', id)
@@ -32,7 +32,7 @@ local function prune_marks(limit)
   return count
 end
 
--- Items go bucket by bucket, from the highest down, so that `hi` says where to go on.
+-- Items are removed bucket by bucket, from the highest down, so that `hi` is where to continue.
 local function prune_batch(batch, limit)
   local count = 0
   while batch.hi > 0 and count < limit do
@@ -59,14 +59,14 @@ verbs.prune = function(retention, limit)
   return count
 end
 
--- reconcile: puts right what a script that was stopped in its midst has left half done, a slice at a time; safe to repeat.
--- Places in use are counted anew from what workers hold. With `deep`, open runs of `destinations` and all that is open of
--- batches is looked through: what is owned by a worker that is unknown or does not hold it, what waits in no lane, and
--- items in no range that nobody has claimed, are due again. The answer: [how much was put right, where to go on or null].
+-- reconcile: repairs what a script that was stopped halfway has left, a slice at a time. Safe to repeat.
+-- Slots in use are counted again from the messages that workers hold. With `deep`, open runs of `destinations` and open
+-- batches are examined: a message whose worker is unknown or does not hold it, a message in no queue, and an unclaimed
+-- item in no range are due again. The answer: [how much was repaired, where to continue or null].
 local KEYS_AT_ONCE, RUNS_AT_ONCE, BUCKETS_AT_ONCE = 1000, 500, 64
 
--- How many places of each key are held; what a worker's hash names and the worker does not own goes.
-local function held_places()
+-- Count the slots in use of each key. Removes messages from a worker's hash that the worker does not hold.
+local function slots_in_use()
   local places, count = {}, 0
   for _, worker in ipairs(call('ZRANGE', P .. 'workers', 0, -1)) do
     for _, id in ipairs(call('HKEYS', workers.claims_key(worker))) do
@@ -82,8 +82,8 @@ local function held_places()
   return places, count
 end
 
-local function recount(at)
-  local places, count = held_places()
+local function recount_slots(at)
+  local places, count = slots_in_use()
   local keys = call('ZRANGE', P .. 'flows', at, at + KEYS_AT_ONCE - 1)
   for _, key in ipairs(keys) do
     local flow, held = flows.get(key), places[key] or 0
@@ -96,8 +96,9 @@ local function recount(at)
   return count, #keys == KEYS_AT_ONCE and at + KEYS_AT_ONCE
 end
 
--- A message that nobody holds and that waits in no lane is due again. Its place is not given back: it was counted anew.
-local function settle_down(id)
+-- Put a message that nobody holds and that is in no queue back into its queue. Its slot is not freed: slots were
+-- counted.
+local function repair_message(id)
   local fine, message = try(messages.load, id)
   if not fine or not message then return 0 end
   if message.o then
@@ -137,8 +138,9 @@ local function is_within(ranges, number)
   return false
 end
 
--- Some buckets of a batch's items, from the one of `at` on; how many were put right, and where to go on.
-local function look_at_items(batch, at)
+-- Repair some buckets of a batch's items, from the one of `at` on. Returns how many were repaired, and where to
+-- continue.
+local function repair_items(batch, at)
   local count, ranges, lane = 0, ranges_of(batch.id), lanes.fresh(batch.d, batch.k, batch.id)
   local stop = math.min(batch.hi, at + BUCKET * BUCKETS_AT_ONCE)
   for bucket = at, stop - 1, BUCKET do
@@ -147,7 +149,7 @@ local function look_at_items(batch, at)
       local id = string.format('%s.r%09d', batch.id, number)
       local open = string.sub(value, 1, 1) == 'o'
       if open and call('EXISTS', P .. 'm:' .. id) == 1 then
-        count = count + settle_down(id)
+        count = count + repair_message(id)
       elseif open and not is_within(ranges, number) then
         lanes.add_range(lane, batch.id, number, number)
         flows.add(batch.k, 'w', 1)
@@ -160,42 +162,42 @@ local function look_at_items(batch, at)
   return count, stop < batch.hi and stop
 end
 
-local function look_at_runs(destination, at)
+local function repair_runs(destination, at)
   lanes.mark_changed(destination)
   local ids = call('ZRANGE', P .. 'od:' .. destination, at, at + RUNS_AT_ONCE - 1)
   local count = 0
   for _, id in ipairs(ids) do
-    count = count + settle_down(id)
-    for _, child in ipairs(call('SMEMBERS', P .. 'kids:' .. id)) do count = count + settle_down(child) end
+    count = count + repair_message(id)
+    for _, child in ipairs(call('SMEMBERS', P .. 'kids:' .. id)) do count = count + repair_message(child) end
   end
   return count, #ids == RUNS_AT_ONCE and at + RUNS_AT_ONCE
 end
 
-local function look_at_batch(id, at)
+local function repair_batch(id, at)
   local batch, count = batches.get(id), 0
   if not batch or batch.za or batch.s == 'cancelling' then return 0, false end
   if at == 0 then
-    for _, message in ipairs(call('SMEMBERS', P .. 'bm:' .. id)) do count = count + settle_down(message) end
+    for _, message in ipairs(call('SMEMBERS', P .. 'bm:' .. id)) do count = count + repair_message(message) end
   end
-  local found, more = look_at_items(batch, at)
+  local found, more = repair_items(batch, at)
   return count + found, more
 end
 
--- `cursor`: [part, index of what is looked at in it, from where on]; the parts are flow keys, destinations, batches.
+-- `cursor`: [part, index within it, where to continue]; the parts are flow keys, destinations, batches.
 verbs.reconcile = function(destinations, deep, cursor)
   local part, index, at = unpack(or_nil(cursor) or { 1, 1, 0 })
   local count, more
   if part == 1 then
-    count, more = recount(at)
+    count, more = recount_slots(at)
     if more then return { count, { 1, 1, more } } end
     return { count, deep and { 2, 1, 0 } or NULL }
   elseif part == 2 then
     if not destinations[index] then return { 0, { 3, 1, 0 } } end
-    count, more = look_at_runs(destinations[index], at)
+    count, more = repair_runs(destinations[index], at)
   else
     local id = call('ZRANGE', P .. 'bo', index - 1, index - 1)[1]
     if not id then return { 0, NULL } end
-    count, more = look_at_batch(id, at)
+    count, more = repair_batch(id, at)
   end
   return { count, more and { part, index, more } or { part, index + 1, 0 } }
 end

@@ -1,16 +1,16 @@
--- Messages: one hash each, which stays where the run is kept or dead. An item has one from its first claim on, without
--- d, k, b and n, which its batch and its id tell.
--- Fields: d, k: destination and flow key, u: due, o: the worker that holds it, f: fence, x: failures, l: losses,
--- c: cancelled, b, n: batch and number, i: item, kp: kept when it has ended, t, st: made and started at, y: body,
--- h: headers, r: retry, e: error, L: label, p, ps, dp: parent, its step, depth, ln: its end has more to clear away,
--- of: who is told of its death, od: what holds others off while it has not ended, he: held back until its batch is
--- walked, s<number>: steps; of an ended one z: how it ended, za: when, v: its result. `u` is 0 for at once.
+-- Messages: one hash each, which also keeps the run or the dead letter of an ended message. An item has a hash from its
+-- first claim on, without d, k, b and n, which follow from its batch and its id.
+-- Fields: d, k: destination and flow key, u: due (0: at once), o: the worker that holds it, f: fence, x: failures, l:
+-- losses, c: cancelled, b, n: batch and number, i: item, kp: kept when it has ended, t, st: made and started at, y:
+-- body, h: headers, r: retry, e: error, L: label, p, ps, dp: parent, its step, depth, ln: it waits or has waited for
+-- events, webhooks or children, of: destination of its failure message, od: open_dedup, he: held back until its batch
+-- is walked, s<number>: steps; of an ended message z: its state, za: ended at, v: its result.
 local FIELDS = {
   'd', 'k', 'u', 'o', 'f', 'x', 'l', 'c', 'b', 'n', 'i', 'kp', 't', 'st', 'e', 'L', 'p', 'ps', 'ln', 'dp', 'z',
   'of', 'od', 'he',
 }
 
--- What the id of an item's run tells of it, where `found` is one.
+-- Add the fields of an item's message that follow from its id.
 function messages.add_item_fields(id, found)
   if found.i and not found.b then
     found.b, found.n = string.sub(id, 1, -12), tonumber(string.sub(id, -9))
@@ -26,7 +26,7 @@ local function with_numbers(id, found)
   return messages.add_item_fields(id, found)
 end
 
--- A message that has not ended.
+-- Load a message that has not ended.
 function messages.load(id)
   if buffer.gone[id] then return nil end
   local reply = call('HMGET', P .. 'm:' .. id, unpack(FIELDS))
@@ -36,7 +36,7 @@ function messages.load(id)
   return with_numbers(id, found)
 end
 
--- A dead letter.
+-- Load a dead letter.
 function messages.load_dead(id)
   local reply = call('HMGET', P .. 'm:' .. id, unpack(FIELDS))
   if reply[21] ~= 'dead' then return nil end
@@ -45,14 +45,14 @@ function messages.load_dead(id)
   return with_numbers(id, found)
 end
 
--- The message behind a claim, if it is still held with this fence.
+-- Load the message of a claim, if it is still held with this fence.
 function messages.held(id, fence)
   local found = messages.load(id)
   if not found or not found.o or found.f ~= fence then return nil end
   return found
 end
 
--- The same of an item that has gone smoothly so far, with what its end needs; nil where more has to be known.
+-- Load the fields that the end of an item needs, if it has neither been cancelled nor waited for anything; else nil.
 function messages.held_item(id, fence)
   if buffer.gone[id] then return nil end
   local reply = call('HMGET', P .. 'm:' .. id, 'i', 'o', 'f', 'c', 'ln')
@@ -65,7 +65,7 @@ end
 
 function messages.is_cancelled(message) return message.c or batches.is_cancelling(message.b) end
 
--- Store a message whose id is new, and let it wait.
+-- Store a message whose id is new, and put it into its queue.
 function messages.add(about)
   flows.apply_message_limits(about.flow)
   local key, id = about.flow[LIMITS.key], about.id
@@ -100,14 +100,14 @@ function messages.add(about)
   messages.index(id, { d = about.d, kp = about.kp, L = about.L, p = about.p, t = now })
 end
 
--- It is found by those who look for what has not ended.
+-- Add a message to the indexes of messages that have not ended.
 function messages.index(id, message)
   if message.kp then call('ZADD', P .. 'od:' .. message.d, message.t, id) end
   if message.L then call('ZADD', P .. 'ol:' .. message.L, message.t, id) end
   if message.p then call('SADD', P .. 'kids:' .. message.p, id) end
 end
 
--- Take a waiting message of a batch's layers away, as if it had never been.
+-- Delete a waiting message of a batch's layers, as if it had never been published.
 function messages.remove(id, message)
   flows.add(message.k, 'w', -1)
   lanes.dequeue(id, message)
@@ -117,9 +117,10 @@ function messages.remove(id, message)
   if message.p then call('SREM', P .. 'kids:' .. message.p, id) end
 end
 
--- Whether it is new.
+-- Add a message unless it is known. Returns whether it was new.
 function messages.publish(wire)
-  local id, batch, parent, dedup = wire[MESSAGE.id], or_nil(wire[MESSAGE.batch]), or_nil(wire[MESSAGE.parent]), or_nil(wire[MESSAGE.open_dedup])
+  local id, batch = wire[MESSAGE.id], or_nil(wire[MESSAGE.batch])
+  local parent, dedup = or_nil(wire[MESSAGE.parent]), or_nil(wire[MESSAGE.open_dedup])
   if parent then events.mark_waiting(parent) end
   if call('EXISTS', P .. 'm:' .. id) == 1 then return false end
   if batch and not batches.accepts_messages(batches.get(batch)) then return false end
@@ -134,7 +135,7 @@ function messages.publish(wire)
   return true
 end
 
--- Let a message wait again that a worker held.
+-- Put a message that a worker holds back into its queue.
 function messages.release(id, message, due, failures, losses, error)
   local key = P .. 'm:' .. id
   local fields = { 'u', due, 'x', failures, 'l', losses }
@@ -152,27 +153,27 @@ function messages.release(id, message, due, failures, losses, error)
   flows.release(message.k)
 end
 
--- A leased message ends at its next step.
+-- Mark a leased message as cancelled: it ends at its next step.
 function messages.cancel_leased(id, message)
   call('HSET', P .. 'm:' .. id, 'c', 1)
   call('HSET', P .. 'w:' .. message.o, id, '!')
   messages.unindex(id, message)
 end
 
--- It is not to be found by those who look for what has not ended.
+-- Remove a message from the indexes of messages that have not ended.
 function messages.unindex(id, message)
   if message.kp then call('ZREM', P .. 'od:' .. message.d, id) end
   if message.L then call('ZREM', P .. 'ol:' .. message.L, id) end
 end
 
--- Take a claim back from its worker, as a loss or as if it had not been claimed.
+-- Reclaim a message from its worker, as lost or as if it had not been claimed.
 function messages.reclaim(id, message, lost)
   local losses = message.l + (lost and 1 or 0)
   if messages.is_cancelled(message) then
     settling.finish(id, message, { how = 'cancelled' })
   elseif lost and losses >= LOSS_LIMIT then
     local error = string.format(WORKER_LOST, losses)
-    -- No failure of its own: the one that ends it was the workers'.
+    -- Not counted as a failure: the workers were lost, the message did not fail.
     settling.finish(id, message, { how = 'dead', error = error, failures = message.x, losses = losses })
   else
     local wait = lost and losses >= SUSPECT_LOSSES and LOSS_WAITS_MS[math.min(losses - SUSPECT_LOSSES + 1, #LOSS_WAITS_MS)]
@@ -180,7 +181,7 @@ function messages.reclaim(id, message, lost)
   end
 end
 
--- A dead letter waits again, due at once; false where there is none, or its batch does not take it.
+-- Put a dead letter back into its queue, due at once. False if there is none or its batch does not accept it.
 function messages.redrive(id)
   local message = messages.load_dead(id)
   if not message then return false end
@@ -195,7 +196,7 @@ function messages.redrive(id)
       latest, failed = about[STEP.position], 's' .. step[1]
     end
   end
-  -- It is asked for anew.
+  -- The failed step is executed again.
   gone[#gone + 1] = failed
   call('HDEL', key, unpack(gone))
   call('HSET', key, 'u', 0, 'x', 0, 'l', 0)
@@ -212,8 +213,8 @@ function messages.redrive(id)
   return true
 end
 
--- publish: adds those messages that are new, to wait until they are due; of each, whether it was. redrive: lets a dead
--- letter wait again; whether it does. Safe to repeat.
+-- publish: adds the new ones of some messages, and returns of each whether it was new. redrive: puts a dead letter back
+-- into its queue, and returns whether it could. Safe to repeat.
 verbs.publish = function(list)
   local new = {}
   for place, message in ipairs(list) do new[place] = messages.publish(message) end
@@ -222,10 +223,10 @@ end
 
 verbs.redrive = function(id) return messages.redrive(id) end
 
--- cancel_run: ends a waiting run, marks a leased one; false when it had ended. cancel_all: the same for a slice of those
--- of a function or with a label; how many. What they wait for is cancelled with them. Safe to repeat.
+-- cancel_run: ends a waiting run or marks a leased one; false if it has ended. cancel_all: does the same for a slice of
+-- the runs of a function or with a label, and returns how many. Their children are cancelled with them. Safe to repeat.
 
--- The item of a batch that nobody has claimed yet.
+-- Cancel the item of a batch that nobody has claimed yet. False if the run is not such an item.
 local function cancel_fresh(id)
   local name, number = string.match(id, '^(.*)%.r(%d%d%d%d%d%d%d%d%d)$')
   local batch = name and batches.get(name)
@@ -273,8 +274,8 @@ verbs.cancel_all = function(destination, label)
   return #found
 end
 
--- run: a run as it stands, with its journal. runs: those that are kept, the latest first, as far as a bounded look goes:
--- [rows, where to go on or null]. dead_letters: the latest, newest first.
+-- run: a run with its journal. runs: the kept runs, the latest first, as far as a bounded look goes: [rows, where to
+-- continue or null]. dead_letters: the latest dead letters, newest first.
 -- [id, destination, state, made, started, ended, payload, result, error, failures, batch, label, parent, journal]
 local LOOK = 2000
 
@@ -288,7 +289,7 @@ local function run_row(id, found, with_journal)
   }
 end
 
--- An item that nobody has claimed yet has no hash of its own.
+-- The fields of an item that nobody has claimed yet, which has no hash of its own.
 local function fresh_item(id)
   local name, digits = string.match(id, '^(.*)%.r(%d%d%d%d%d%d%d%d%d)$')
   local batch = name and batches.get(name)
@@ -305,7 +306,8 @@ reads.run = function(id)
 end
 
 local function fits(row, shown, destination, label)
-  return (not shown or row[3] == shown) and (not destination or row[2] == destination) and (not label or row[12] == label)
+  return (not shown or row[3] == shown) and (not destination or row[2] == destination)
+    and (not label or row[12] == label)
 end
 
 reads.runs = function(shown, destination, label, before_at, before_id, limit)
@@ -339,11 +341,15 @@ reads.dead_letters = function(batch, limit)
     if number >= 0 then of = batch and batch.of end
     rows[place] = {
       id, found.d, found.k, flow.p > 0 and flow.p or NULL, flow.r > 0 and flow.r or NULL, flow.per, flow.bu,
-      found.y or 'null', or_null(found.h), or_null(found.r), or_null(found.b), found.kp ~= nil, or_null(found.L), or_null(found.p),
-      or_null(tonumber(found.ps)), tonumber(found.dp or 0), or_null(of), or_null(found.od), found.e or '', tonumber(found.x or 0),
-      tonumber(found.l or 0), tonumber(found.t), or_null(tonumber(found.st)), tonumber(found.za), or_null(found.i), number,
+      found.y or 'null', or_null(found.h), or_null(found.r), or_null(found.b), found.kp ~= nil, or_null(found.L),
+      or_null(found.p), or_null(tonumber(found.ps)), tonumber(found.dp or 0), or_null(of), or_null(found.od),
+      found.e or '', tonumber(found.x or 0), tonumber(found.l or 0), tonumber(found.t), or_null(tonumber(found.st)),
+      tonumber(found.za), or_null(found.i), number,
       steps.text(steps.of(found)),
     }
   end
   return rows
 end
+
+-- under_way: the message or batch that has not ended under an open_dedup.
+reads.under_way = function(dedup) return or_null(call('HGET', P .. 'dk', dedup)) end

@@ -1,17 +1,18 @@
--- Whether the server takes what a group is about to write. Asked before anything is written: a script that is stopped
--- in its midst leaves half of its writes behind.
--- Those of these commands that the user may not run. A server older than 7 does not tell.
+-- The namespace: setting it up, migrating it, and refusing a group before anything is written: a script that is stopped
+-- halfway leaves half of its writes behind.
+
+-- The ones of these commands that the user may not run. A server older than 7 cannot tell.
 function namespace.refused_commands(commands)
   local found = {}
   for _, command in ipairs(redis.acl_check_cmd and commands or {}) do
     local about = command == 'PUBLISH' and P .. CHANNEL or META
-    -- Never with too few arguments, at which servers of version 7.0 crash; more than it takes are not looked at.
+    -- Never with too few arguments, at which servers of version 7.0 crash; superfluous ones are ignored.
     if not redis.acl_check_cmd(command, about, about, about, about) then found[#found + 1] = command end
   end
   return found
 end
 
--- A right that is missing is told by the command then, and nothing is half done.
+-- True if a group only reads: then the refused command itself fails, and nothing is half done.
 local function only_reads(operations)
   for _, operation in ipairs(operations) do
     if not reads[operation[1]] then return false end
@@ -21,8 +22,8 @@ end
 
 local SETTING_UP = { open = true, migrate = true, founded = true }
 
--- What to answer to the whole group where some of COMMANDS, all that the script runs, are missing, or another version has
--- migrated the namespace meanwhile; what sets a namespace up tells itself.
+-- The error for the whole group if the user may not run one of COMMANDS, or if another version has migrated the
+-- namespace. The verbs that set a namespace up check this themselves.
 function namespace.refusal(operations)
   if operations[1] and SETTING_UP[operations[1][1]] then return nil end
   local schema = call('HGET', META, 'schema')
@@ -32,9 +33,9 @@ function namespace.refusal(operations)
   if #found > 0 then return 'NOPERM its user may not run ' .. table.concat(found, ', ') end
 end
 
--- What a claim is answered by a server that is full: what it leases could not be recorded. A full server refuses what
--- takes memory as long as a script has written nothing, and everything after that is let through; so a claim, which
--- begins with what makes room, would come off, and the first step of what it leased would not.
+-- The error for a claim on a server without free memory. Such a server refuses commands that need memory until a script
+-- has written something, and accepts everything after that. So a claim, which begins by freeing memory, would succeed,
+-- and the first step of what it leased would fail.
 function namespace.out_of_memory(operations)
   for _, operation in ipairs(operations) do
     if operation[1] == 'claim' then
@@ -45,9 +46,8 @@ function namespace.out_of_memory(operations)
   end
 end
 
--- open: sets an empty namespace up. Its schema is stored once; the answer is the schema it has, a number for the asking
--- store, which no other store of the namespace has had, and those of the commands that its user may not run: then
--- nothing is done. A server older than 7 does not tell.
+-- open: sets up an empty namespace. The answer is its schema, a number for the calling store that no other store of the
+-- namespace has had, and the commands that the user may not run: if there are any, nothing is done.
 verbs.open = function(schema, commands)
   local refused = namespace.refused_commands(commands)
   if #refused > 0 then return { schema, 0, refused } end
@@ -55,8 +55,8 @@ verbs.open = function(schema, commands)
   return { tonumber(call('HGET', META, 'schema')), call('HINCRBY', META, 'stores', 1), refused }
 end
 
--- founded: when the namespace was set up, as a text that no other setting up has; one that holds nothing any more is set
--- up anew, and its stores are with_numbers on from the asking one's number. Safe to repeat.
+-- founded: when the namespace was set up, as a text that is different each time. A namespace that was emptied is set up
+-- again, and the numbers of stores continue from the calling one's. Safe to repeat.
 verbs.founded = function(schema, number)
   local known = call('HGET', META, 'founded')
   if known then return known end
@@ -67,8 +67,8 @@ verbs.founded = function(schema, number)
   return known
 end
 
--- migrate: brings a namespace that an older version has made to SCHEMA, one step of MIGRATIONS after the other, all in this
--- one call; whoever works with the older schema is refused from then on. The schema it has then. Safe to repeat.
+-- migrate: brings a namespace of an older version to SCHEMA, one step of MIGRATIONS after the other, all in this call;
+-- a process that uses the older schema is refused from then on. The answer is the schema. Safe to repeat.
 verbs.migrate = function()
   local schema = tonumber(call('HGET', META, 'schema'))
   while schema < SCHEMA do

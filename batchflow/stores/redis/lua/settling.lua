@@ -1,5 +1,5 @@
--- Ending messages: all that goes with the end of one.
--- It is not delivered again. `by`: how, result, error, took, and the failures it died with where they are special.
+-- Settling claims: ending a message with everything that depends on it, or putting it back into its queue.
+-- End a message. `by`: how, result, error, took, and optionally the failures and losses of a dead letter.
 function settling.finish(id, message, by)
   settling.remove(id, message)
   messages.unindex(id, message)
@@ -31,7 +31,7 @@ function settling.finish(id, message, by)
   if how == 'dead' then settling.publish_failure(id, message, batch) end
 end
 
--- Who is to be told of a death is told.
+-- Publish the failure message of a dead letter, if it has a destination for one.
 function settling.publish_failure(id, message, batch)
   local destination = message.of
   if batch and message.n >= 0 then destination = batch.of end
@@ -41,12 +41,12 @@ function settling.publish_failure(id, message, batch)
   messages.add({ id = name, d = destination, flow = FAILURE_FLOW, y = cjson.encode(id), u = 0 })
 end
 
--- It leaves its worker, or its lane.
+-- Remove a message from its worker or from its queue.
 function settling.remove(id, message)
   if message.o then
     buffer.add('HDEL', workers.claims_key(message.o), id)
     flows.release(message.k)
-    -- It may have been claimed alone, which takes as many claims.
+    -- Only after as many claims can it have been claimed alone.
     if (message.f or 0) > SUSPECT_LOSSES and call('HGET', P .. 'wa', message.o) == id then call('HDEL', P .. 'wa', message.o) end
   else
     flows.add(message.k, 'w', -1)
@@ -74,7 +74,7 @@ function settling.make_dead_letter(id, message, by)
   end
 end
 
--- What a cancelled run waits for is cancelled too.
+-- Cancel the children of a cancelled run.
 function settling.cancel_children(parent)
   for _, id in ipairs(call('SMEMBERS', P .. 'kids:' .. parent)) do
     local message = messages.load(id)
@@ -85,13 +85,15 @@ function settling.cancel_children(parent)
     end
   end
   for _, id in ipairs(call('SMEMBERS', P .. 'kidb:' .. parent)) do
-    -- What a very large batch has beyond that is swept up later.
+    -- `sweep_cancelled` cancels the rest of a very large batch later.
     if batches.begin_cancel(id) then batches.cancel_waiting(batches.get(id), SWEEP_LIMIT) end
   end
 end
 
--- settle: ends a claim that is still held with this fence, with its steps and effects, or answers that it is stale and
--- changes nothing. The answer: [stale, the batch that ended with it or null].
+-- settle: ends a claim that is still held with this fence, with its steps and effects; else changes nothing and answers
+-- that it is stale. The answer: [stale, the batch that ended with it or null].
+
+-- Put a message back into its queue.
 local function stay(id, message, how, error, due, outcome, list)
   if how == 'released' or due <= now then due = 0 end
   if how == 'suspended' and message.ln and call('EXISTS', P .. 'a:' .. id) == 1 then due = 0 end

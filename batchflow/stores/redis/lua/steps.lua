@@ -1,5 +1,5 @@
--- Journals: steps stand in the hash of their message as the JSON text they came in.
--- Write steps [field, position, text] of a claim that is held; whether one of them is an outcome.
+-- Steps, stored in the hash of their message as the JSON text in which they arrived; and the effects of steps.
+-- Write steps [field, position, text] of a held claim. Returns whether one of them is an outcome.
 function steps.put(id, rows)
   local fields, outcome = {}, false
   for _, row in ipairs(rows) do
@@ -11,7 +11,7 @@ function steps.put(id, rows)
   return outcome
 end
 
--- The steps among the fields of a message, as JSON texts by number.
+-- The steps among the fields of a message: { number, text }, …, by number.
 function steps.of(fields)
   local found = {}
   for name, text in pairs(fields) do
@@ -28,8 +28,8 @@ function steps.text(found)
   return '[' .. table.concat(texts, ',') .. ']'
 end
 
--- What has come for pending steps by now: { time, order, place, step with its outcome }, … in time order.
-local function came(pending, arrivals)
+-- The outcomes of pending steps by now, in time order: { time, order, place, number, state, value, error }, …
+local function outcomes(pending, arrivals)
   local found = {}
   for place, text in ipairs(arrivals) do
     local number, how, value, error, at = unpack(cjson.decode(text))
@@ -50,8 +50,8 @@ local function came(pending, arrivals)
   return found
 end
 
--- Record in a journal the timers that are due and what has arrived, as batchflow.core.run.ripen does; its texts, and
--- whether there were any: then failures and losses start again from none.
+-- Record due timers and arrivals in a journal, as batchflow.core.run.ripen does. Returns its texts, and whether there
+-- were any: then failures and losses start again from 0.
 function steps.ripen(id, found)
   local arrivals = call('LRANGE', P .. 'a:' .. id, 0, -1)
   local pending, position, place_of, woken = {}, 0, {}, false
@@ -61,7 +61,7 @@ function steps.ripen(id, found)
     if step[STEP.state] == 'pending' then pending[one[1]] = step end
     position = math.max(position, step[STEP.position])
   end
-  for _, what in ipairs(came(pending, arrivals)) do
+  for _, what in ipairs(outcomes(pending, arrivals)) do
     local number = what[4]
     local step = pending[number]
     if step then
@@ -80,7 +80,7 @@ function steps.ripen(id, found)
   return found, woken
 end
 
--- What is written together with a step or with the end of a claim: first what marks, then messages, then items.
+-- Effects, written together with a step or a settlement: first those of `apply`, then messages, then items.
 local apply = {
   enter = function(_, batch, total, left_out) batches.enter(batch, total, left_out) end,
   page = function(_, id, ...)
@@ -91,11 +91,11 @@ local apply = {
   end,
   walked = function(_, batch, total) batches.walked(batch, total) end,
   open = function(_, batch, first) verbs.open_batch(batch, first) end,
-  listen = events.listen,
+  listen = function(...) events.listen(...) end,
   unlisten = function(run, numbers)
     for _, number in ipairs(numbers) do events.unlisten(run, number) end
   end,
-  accept = events.add_webhook,
+  accept = function(...) events.add_webhook(...) end,
   notify = function(_, event, data, run) events.notify(event, data, or_nil(run)) end,
 }
 local later = {
@@ -105,7 +105,7 @@ local later = {
 }
 local last = { start = function(_, ...) items.start(...) end }
 
--- `list`: [kind, argument, …] of each.
+-- Apply effects, each [kind, argument, …].
 function steps.apply_effects(run, list)
   for _, stage in ipairs({ apply, later, last }) do
     for _, effect in ipairs(list) do
@@ -115,8 +115,8 @@ function steps.apply_effects(run, list)
   end
 end
 
--- record: writes a step of a claim that is still held with this fence, with its effects, unless it stands there already.
--- 'stale' or 'cancelled', and nothing is changed, where it may not. An outcome sets failures and losses to none.
+-- record: writes a step of a claim that is still held with this fence, and its effects unless the step is recorded
+-- already. Answers 'stale' or 'cancelled' and changes nothing if it may not. An outcome sets failures and losses to 0.
 verbs.record = function(id, fence, row, list)
   local key = P .. 'm:' .. id
   local held = call('HMGET', key, 'o', 'f', 'c', 'b', 'i')

@@ -1,5 +1,6 @@
 -- Workers: their leases, the claims that they hold and the destinations that they serve.
 
+-- The key of the hash of a worker's messages, composed once in a call.
 local holders
 on_each_call(function() holders = {} end)
 function workers.claims_key(worker)
@@ -8,7 +9,7 @@ function workers.claims_key(worker)
   return name
 end
 
--- The message that a worker holds and that was claimed alone, as long as it has recorded nothing.
+-- The message that a worker has claimed alone, as long as it has recorded nothing.
 function workers.suspect_of(worker)
   local id = call('HGET', P .. 'wa', worker)
   local message = id and messages.load(id)
@@ -17,7 +18,7 @@ function workers.suspect_of(worker)
   return nil
 end
 
--- Whether any worker serves a list of destinations.
+-- True if any worker has this list of destinations.
 function workers.is_list_used(list)
   for _, one in pairs(to_table(call('HGETALL', P .. 'wl'))) do
     if one == list then return true end
@@ -25,7 +26,7 @@ function workers.is_list_used(list)
   return false
 end
 
--- A worker serves its list no more, which goes with the last one that does.
+-- Forget a worker's list of destinations, which is deleted with its last worker.
 function workers.drop_list(worker)
   local list = call('HGET', P .. 'wl', worker)
   if not list then return end
@@ -33,7 +34,7 @@ function workers.drop_list(worker)
   if not workers.is_list_used(list) then call('DEL', P .. 'ds:' .. list) end
 end
 
--- All that a worker holds. Where that is one that is claimed alone too, only that one counts as lost.
+-- Reclaim all messages of a worker and forget it. If it holds a message claimed alone, only that one counts as lost.
 function workers.reclaim_all(worker, lost)
   local ids = call('HKEYS', P .. 'w:' .. worker)
   table.sort(ids)
@@ -53,18 +54,18 @@ function workers.reclaim_all(worker, lost)
   return count
 end
 
--- register: makes a worker known until its lease ends; its claims are its own until then. Safe to repeat.
+-- register: adds a worker until its lease ends. Safe to repeat.
 verbs.register = function(worker, lease, concurrency)
   local known = cjson.decode(call('HGET', P .. 'wi', worker) or cjson.encode({ now, now, concurrency, 0 }))
   call('ZADD', P .. 'workers', now + lease, worker)
   call('HSET', P .. 'wi', worker, cjson.encode({ known[1], now, concurrency, known[4] }))
 end
 
--- renew: extends a worker's lease; false when it is not known any more. Claims (id, fence) that hang are taken back as
--- losses at once; those that it does not hold with that fence are left alone.
+-- renew: extends a worker's lease; false if it is not registered any more. Hung claims (id, fence) are reclaimed as
+-- lost at once; claims that it does not hold with that fence are left alone.
 verbs.renew = function(worker, lease, hung, hanging)
   if not call('ZSCORE', P .. 'workers', worker) then return false end
-  -- A full server lets everything through after a write that makes room: a lease takes none that it did not have.
+  -- A full server accepts any write after one that frees memory; a renewal needs no more memory than before.
   call('HDEL', P .. 'wi', '')
   for _, one in ipairs(hung) do
     local message = messages.held(one[1], one[2])
@@ -76,12 +77,12 @@ verbs.renew = function(worker, lease, hung, hanging)
   return true
 end
 
--- deregister: forgets a worker; what it still holds is due at once, without a loss. Safe to repeat.
+-- deregister: forgets a worker; the messages that it still holds are due at once, without a loss. Safe to repeat.
 verbs.deregister = function(worker)
   if call('ZSCORE', P .. 'workers', worker) then workers.reclaim_all(worker, false) end
 end
 
--- expire: takes back what workers hold whose lease has ended, as losses that are due at once; how many claims.
+-- expire: reclaims the messages of workers whose lease has ended, as lost, and returns how many.
 verbs.expire = function()
   local count = 0
   for _, worker in ipairs(call('ZRANGEBYSCORE', P .. 'workers', '-inf', now)) do
@@ -90,11 +91,11 @@ verbs.expire = function()
   return count
 end
 
--- workers: those named after `after`, by name, with what they hold by destination, as far as a bounded look goes:
--- [rows, the name to go on after or null].
+-- workers: the workers after `after` by name, with their messages counted by destination, as far as a bounded look
+-- goes: [rows, the name to continue after or null].
 local LOOK = 10000
 
--- How many messages of each destination a worker holds, and how many in all.
+-- Count the messages that a worker holds, by destination and in all.
 local function held_by(worker)
   local found, count = {}, 0
   for _, id in ipairs(call('HKEYS', P .. 'w:' .. worker)) do
