@@ -284,7 +284,7 @@ def watch() -> None:
 
     async def checked(self: RedisStore) -> None:
         about = vars(self)
-        if about["_group"] is not None:
+        if about["_commit"] is not None:
             # A server that is gone, or a user who may not look, is no matter here.
             with contextlib.suppress(*ERRORS):
                 _LEAKED.extend((await snapshot(about["_client"], about["_namespace"])).leaks())

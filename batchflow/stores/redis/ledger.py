@@ -1,4 +1,4 @@
-"""`RedisLedger`: the ledger alone, for an app whose engine keeps its state elsewhere."""
+"""`RedisLedger`: only the ledger, for an app whose engine keeps its state elsewhere."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,36 +8,35 @@ from batchflow.errors import StoreUnavailable
 from batchflow.stores.base import GroupCommit
 from batchflow.stores.redis import clients, keys
 from batchflow.stores.redis.clients import Client
-from batchflow.stores.redis.script import GroupSubmitter, ScriptRunner
+from batchflow.stores.redis.script import ScriptRunner
 
 
 class RedisLedger:
-    """Which items are processed, on Redis: `Batchflow("sqlite:///jobs.db", ledger=RedisLedger(client))`.
+    """A ledger of processed items on Redis: `Batchflow("sqlite:///jobs.db", ledger=RedisLedger(client))`.
 
-    `server`, `namespace` and `clock` are as for `RedisStore`, whose ledger is the same one: what either marks the other
-    knows. Marks of one turn of the event loop go out together.
+    `server`, `namespace` and `clock` are as for `RedisStore`, with which it shares the ledger of a namespace. Marks of one
+    turn of the event loop are sent together.
     """
 
     def __init__(self, server: str | Client, *, clock: Clock | None = None, namespace: str = "batchflow") -> None:
         self._namespace = namespace
         self._owns_client = isinstance(server, str)
         self._client = clients.client_from_url(server) if isinstance(server, str) else server
-        self._place = clients.server_name(self._client)
-        self._runner = ScriptRunner(self._client, keys.prefix(namespace), self._place, clock)
-        self._submitter = GroupSubmitter(self._runner)
-        self._group: GroupCommit | None = None
+        self._server = clients.server_name(self._client)
+        self._runner = ScriptRunner(self._client, keys.prefix(namespace), self._server, clock)
+        self._commit: GroupCommit | None = None
 
     async def open(self) -> None:
         """See `batchflow.core.store.Ledger`."""
-        if self._group is None:
+        if self._commit is None:
             await self._runner.open(self._namespace)
-            self._group = GroupCommit(self._submitter.submit, lambda: None)
+            self._commit = GroupCommit(self._runner.submit, lambda: None)
 
     async def close(self) -> None:
         """See the port."""
-        group, self._group = self._group, None
-        if group is not None:
-            await group.drain()
+        commit, self._commit = self._commit, None
+        if commit is not None:
+            await commit.drain()
         if self._owns_client:
             await clients.close(self._client)
 
@@ -54,8 +53,8 @@ class RedisLedger:
         return await self._enqueue("forget", ledger, ids)
 
     async def _enqueue(self, verb: str, *arguments: Any) -> Any:
-        if self._group is None:
+        if self._commit is None:
             raise StoreUnavailable(
-                f"the ledger {self._place} is not open; use it while the app runs, as inside 'async with flow:'"
+                f"the ledger {self._server} is not open; use it while the app runs, as inside 'async with flow:'"
             )
-        return await self._group.add(verb, *arguments)
+        return await self._commit.add(verb, *arguments)

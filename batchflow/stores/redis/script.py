@@ -1,11 +1,11 @@
-"""The one program for the server: all Lua files put together, and how a group of operations is carried out by it."""
+"""The script: the Lua files as one program, its execution on a server, and the groups of verbs that it runs."""
 
 import asyncio
 import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from importlib.resources import files
 from typing import Any, cast, get_args
 
@@ -31,10 +31,10 @@ _COMMAND = re.compile(r"\b(?:call|pcall|buffer\.\w+)\('([A-Z]+)'")
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """All of `lua/` in its two forms, which carry out the same: a script, and a library of one function.
+    """The files of `lua/` in two equivalent forms: a script, and a library with one function.
 
-    A script is made anew at each call. A library is made once, by servers that keep functions; its name tells what is
-    in it, so that two versions that use one server do not meet.
+    A server evaluates a script at each call, and a library once. The name of the function contains a hash of its text,
+    so that two versions of batchflow can use one server.
     """
 
     text: str
@@ -45,7 +45,7 @@ class Script:
 
 @cache
 def load_script() -> Script:
-    """What the verbs share, what is known from here, the verbs, and what carries out a group last."""
+    """Put the program together: `base.lua`, the constants of Python, the migrations, the nouns, and `group.lua` last."""
     base, *parts = _parts()
     steps = [f"MIGRATIONS[{schema}] = function()\n{text}\nend" for schema, text in sorted(migrations().items())]
     body = "\n".join([base, *_constants(), *steps, *parts])
@@ -60,9 +60,9 @@ def _sha(text: str) -> str:
 
 
 def _constants() -> list[str]:
-    """The numbers, tables and names of rules that are written down elsewhere, and that the verbs keep to here."""
+    """Lua definitions of the numbers, tables and texts that Python defines and the verbs share."""
     letters = {state: state[0] for state in get_args(ItemState)}
-    given: dict[str, Any] = {
+    constants: dict[str, Any] = {
         "COMMANDS": commands(),
         "SCHEMA": keys.SCHEMA,
         "MIGRATIONS": {},
@@ -85,7 +85,7 @@ def _constants() -> list[str]:
         "STAYS": dict.fromkeys(sorted(settlement.STAYS), True),
         "RUN_STATE": settlement.RUN_STATE,
         "ARRIVES": settlement.ARRIVES,
-        # Of an item's state only its letter is kept.
+        # Only the first letter of an item's state is stored.
         "ITEM_LETTER": {ending: letters[state] for ending, state in settlement.ITEM_STATE.items()},
         "ITEM_STATE": {letter: state for state, letter in letters.items()},
         "FAILURE_FLOW": protocol.encode_limits(message.FAILURE_FLOW),
@@ -95,16 +95,16 @@ def _constants() -> list[str]:
         "BATCH": _places(protocol.BatchRow),
         "STEP": _places(Step),
     }
-    return [f"local {name} = {_lua(value)}" for name, value in given.items()]
+    return [f"local {name} = {_lua(value)}" for name, value in constants.items()]
 
 
 def _places(row: Any) -> dict[str, int]:
-    """Where each field of a tuple stands in the array that is made of it."""
+    """The position of each field of a tuple in its Lua array."""
     return {name: place for place, name in enumerate(row._fields, 1)}
 
 
 def _lua(value: Any) -> str:
-    """A value as Lua writes it."""
+    """A value as a Lua expression."""
     match value:
         case None:
             return "false"
@@ -120,9 +120,9 @@ def _lua(value: Any) -> str:
 
 
 def migrations() -> dict[int, str]:
-    """What brings a namespace to each schema from the one before, by schema: `lua/migrations/0011_….lua`, and so on.
+    """The migrations, by the schema to which each brings a namespace: `lua/migrations/0011_….lua`, and so on.
 
-    There is one for each schema after that of 0.1.0. It uses what `base.lua` gives to all verbs.
+    There is one for each schema after that of 0.1.0. It uses the definitions of `base.lua`.
     """
     folder = files("batchflow.stores.redis").joinpath("lua", "migrations")
     return {int(it.name[:4]): it.read_text() for it in folder.iterdir()} if folder.is_dir() else {}
@@ -130,7 +130,7 @@ def migrations() -> dict[int, str]:
 
 @cache
 def commands() -> tuple[str, ...]:
-    """The commands that the script runs."""
+    """The Redis commands that the script runs."""
     return tuple(sorted(set(_COMMAND.findall("\n".join([*_parts(), *migrations().values()])))))
 
 
@@ -139,25 +139,25 @@ def _parts() -> tuple[str, ...]:
     folder = files("batchflow.stores.redis").joinpath("lua")
     texts = {it.name: it.read_text() for it in folder.iterdir() if it.name.endswith(".lua")}
     base, group = texts.pop("base.lua"), texts.pop("group.lua")
-    # Local names of one file stay in that file.
+    # The local names of a file are only visible in that file.
     return base, *[f"do\n{texts[name]}\nend" for name in sorted(texts)], group
 
 
 def encode_request(now: int | None, store: int, operations: Sequence[bytes], *, clustered: bool = False) -> bytes:
-    """What is asked of the script: its one argument."""
+    """The first argument of the script: the time, the number of the store, and the operations."""
     time = b"null" if now is None else b"%d" % now
     return b"[%b,%d,[%b]%b]" % (time, store, b",".join(operations), b",true" if clustered else b"")
 
 
 _FULL = ("OOM", "MISCONF", "NOREPLICAS")
-"""A server that is full starts no function at all, while a script may go as far as it takes no room."""
+"""A full server starts no function at all, while a script runs as long as it needs no memory."""
 
 
 class ScriptExecutor:
-    """What `scripts` has put together, on the server of one client.
+    """Executes the script on the server of one client, as a function or, if the server keeps no functions, as a script.
 
-    It is put there when the server does not have it: first of all, after a restart or a flush, on a new primary, on
-    the node to which a slot has moved. Nothing is carried out by a call that is refused, so that another follows.
+    The script is loaded when the server does not have it: at first, after a restart or a flush, on a new primary, on
+    the node to which a slot has moved. A call that is refused has done nothing, so it is repeated.
     """
 
     def __init__(self, client: Client) -> None:
@@ -167,14 +167,14 @@ class ScriptExecutor:
         self._functions = True
 
     async def execute(self, key: str, *arguments: str | bytes) -> Any:
-        """The answer of the server that has `key`."""
+        """Execute the script on the server that has `key`, and return its answer."""
         if self._functions:
             try:
                 return await self._function(key, *arguments)
             except exceptions.ResponseError as error:
-                if not _keeps_none(error) and not _refused_for_now(error):
+                if not _lacks_functions(error) and not _refused_for_now(error):
                     raise
-                self._functions = not _keeps_none(error)
+                self._functions = not _lacks_functions(error)
         try:
             return await self._client.evalsha(self._program.sha, 1, key, *arguments)
         except exceptions.NoScriptError:
@@ -194,7 +194,7 @@ class ScriptExecutor:
         try:
             await self._client.execute_command("FUNCTION LOAD", self._program.library, **where)
         except exceptions.ResponseError as error:
-            # Another process may have been sooner.
+            # Another process may have loaded it first.
             if "already exists" not in str(error):
                 raise
 
@@ -203,155 +203,151 @@ def _is_unknown(error: exceptions.ResponseError) -> bool:
     return "Function not found" in str(error)
 
 
-def _keeps_none(error: exceptions.ResponseError) -> bool:
-    """Whether the server knows no functions, takes none, or lets this user have none."""
-    said = str(error).lower()
+def _lacks_functions(error: exceptions.ResponseError) -> bool:
+    """True if the server does not support functions, does not accept this one, or forbids them to this user."""
+    text = str(error).lower()
     if isinstance(error, exceptions.NoPermissionError):
-        return "'fcall'" in said or "'function" in said
-    return "unknown command" in said or "error registering functions" in said or "error compiling function" in said
+        return "'fcall'" in text or "'function" in text
+    return "unknown command" in text or "error registering functions" in text or "error compiling function" in text
 
 
 def _refused_for_now(error: exceptions.ResponseError) -> bool:
-    """Whether it would not begin, or not even after it was loaded, as on a node that a slot is moved to."""
-    said = str(error)
-    full = isinstance(error, exceptions.OutOfMemoryError) or said.startswith(_FULL)
-    return (full and "script:" not in said) or _is_unknown(error)
+    """True if the function did not start for now: the server is full, or a slot is moved to another node."""
+    text = str(error)
+    full = isinstance(error, exceptions.OutOfMemoryError) or text.startswith(_FULL)
+    return (full and "script:" not in text) or _is_unknown(error)
 
 
 class ScriptRunner:
-    """The script on one namespace of one server.
+    """Runs the verbs of one namespace on one server, in groups.
 
-    `store` is the number the server has given us, `worker` who claims through this store where that is only one.
+    `store` is the number that the server has given this store; `worker` is the worker whose claims this store holds, if
+    there is only one. `on_settled` is called with each settlement that the server has answered.
     """
 
-    def __init__(self, client: Client, prefix: str, place: str, clock: Clock | None) -> None:
+    def __init__(
+        self,
+        client: Client,
+        prefix: str,
+        server: str,
+        clock: Clock | None,
+        on_settled: Callable[[Settlement], None] | None = None,
+    ) -> None:
         self._client = client
         self._clustered = isinstance(client, RedisCluster)
         self._prefix = prefix
         self._meta = f"{prefix}meta"
-        self._place = place
+        self._server = server
         self._clock = clock
-        self._program = ScriptExecutor(client)
-        self._asking: set[asyncio.Task[Answers]] = set()
+        self._on_settled = on_settled
+        self._executor = ScriptExecutor(client)
+        self._tasks: set[asyncio.Task[Answers]] = set()
         self._opened = False
-        self._program = ScriptExecutor(self._client)
         self.store = 0
         self.worker = ""
 
     async def open(self, namespace: str) -> int:
-        """Look at the server and set an empty namespace up; the number that the server gives us.
+        """Check the server, set up an empty namespace or migrate an older one, and return the store's number.
 
         Raises:
-            StoreIncompatible: it is no server for this, its user may not do all that is needed, or the namespace was
-                made by another version.
+            StoreIncompatible: the server cannot be used, its user lacks rights, or another version has made the
+                namespace.
         """
         self._opened = False
-        self._program = ScriptExecutor(self._client)
-        await clients.check_server(self._client, self._place)
+        self._executor = ScriptExecutor(self._client)
+        await clients.check_server(self._client, self._server)
         schema, number, refused = await self.run_one("open", keys.SCHEMA, commands())
         if refused:
-            raise errors.missing_commands(refused, self._place)
-        keys.check_schema(schema, namespace, self._place)
+            raise errors.missing_commands(refused, self._server)
+        keys.check_schema(schema, namespace, self._server)
         if schema < keys.SCHEMA:
             await self.run_one("migrate")
-        await clients.check_eviction(self._client, self._place)
+        await clients.check_eviction(self._client, self._server)
         self.store = number
         self._opened = True
         return number
 
+    def submit(self, group: list[Operation], done: Callable[[Answers], None]) -> None:
+        """Run a group in a task of its own, and call `done` with its answers on the event loop, whatever happens."""
+        task = asyncio.create_task(
+            self.run_group([VerbCall(operation.verb, operation.arguments) for operation in group]),
+            name="batchflow-redis-group",
+        )
+        self._tasks.add(task)
+        task.add_done_callback(partial(self._finish, group, done))
+
+    def _finish(self, group: list[Operation], done: Callable[[Answers], None], task: "asyncio.Task[Answers]") -> None:
+        self._tasks.discard(task)
+        # An event loop that ends cancels all tasks; callers must get an answer nevertheless.
+        error = asyncio.CancelledError() if task.cancelled() else task.exception()
+        if error is not None:
+            done([(False, self._error_of(error))] * len(group))
+            return
+        answers = task.result()
+        if self._on_settled is not None:
+            for operation, (carried_out, _) in zip(group, answers, strict=True):
+                if carried_out and operation.verb == "settle":
+                    self._on_settled(operation.arguments[0])
+        done(answers)
+
     async def run_group(self, operations: Sequence[VerbCall]) -> Answers:
-        """Carry out a group; of each operation its answer, or the error it failed with. Raises nothing."""
+        """Run a group, and return the answer or the error of each operation. Raises nothing."""
         answers: Answers = [(True, None)] * len(operations)
-        packed = ScriptRequest(operations, self.worker)
-        for slot, error in packed.refused:
-            refused = StoreError(f"{self._place} cannot take this: {error}")
+        request = ScriptRequest(operations, self.worker)
+        for slot, error in request.refused:
+            refused = StoreError(f"{self._server} cannot take this: {error}")
             refused.__cause__ = error
             answers[slot] = (False, refused)
-        if not packed.slots:
+        if not request.slots:
             return answers
+        now = self._clock.now() if self._clock else None
+        text = encode_request(now, self.store, request.texts, clustered=self._clustered)
         try:
-            reply = await self._program.execute(self._meta, self._request(packed.texts), *packed.fast_path_arguments)
+            reply = await self._executor.execute(self._meta, text, *request.fast_path_arguments)
         except errors.ERRORS as error:
-            failed = self.failed(error)
-            if not failed.retryable and len(packed.slots) > 1:
-                # One that can never be carried out fails alone: each again, by itself.
-                for slot in packed.slots:
+            failed = self._error_of(error)
+            if not failed.retryable and len(request.slots) > 1:
+                # An operation that can never succeed must fail alone: each runs again by itself.
+                for slot in request.slots:
                     (answers[slot],) = await self.run_group([operations[slot]])
                 return answers
-            for slot in packed.slots:
+            for slot in request.slots:
                 answers[slot] = (False, failed)
             if errors.is_demoted(str(error)):
                 await clients.reconnect(self._client)
             return answers
         demoted = False
-        for slot, fine, answer in packed.answers(reply):
-            answers[slot] = (fine, answer if fine else self._meaning(answer))
+        for slot, fine, answer in request.answers(reply):
+            answers[slot] = (fine, answer if fine else self._error_of_answer(answer))
             demoted = demoted or (not fine and errors.is_demoted(answer))
         if demoted:
             await clients.reconnect(self._client)
         return answers
 
-    def failed(self, error: BaseException) -> StoreError:
-        """What it means that a call came to nothing."""
-        meant = errors.translate_error(error, self._place)
-        if self._opened:
-            meant = errors.as_temporary(meant)
-        meant.__cause__ = error
-        return meant
-
-    def _meaning(self, answer: str) -> StoreError:
-        meant = errors.error_of_answer(answer, self._place)
-        return errors.as_temporary(meant) if self._opened else meant
-
     async def run_one(self, verb: str, *arguments: Any) -> Any:
-        """Carry out one operation by itself."""
-        # In a task of its own: redis-py now and then swallows a cancellation, and whoever asks could not be cancelled.
-        asking = asyncio.create_task(self.run_group([VerbCall(verb, arguments)]), name="batchflow-redis-call")
-        self._asking.add(asking)
-        asking.add_done_callback(self._asking.discard)
-        ((fine, answer),) = await asyncio.shield(asking)
+        """Run one operation by itself."""
+        # In a task of its own: redis-py sometimes swallows a cancellation, and then the caller could not be cancelled.
+        task = asyncio.create_task(self.run_group([VerbCall(verb, arguments)]), name="batchflow-redis-call")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        ((fine, answer),) = await asyncio.shield(task)
         if not fine:
             raise answer
         return answer
 
     def with_client(self, client: Client) -> "ScriptRunner":
-        """The same by another client, which belongs to another event loop."""
-        calls = ScriptRunner(client, self._prefix, self._place, self._clock)
-        calls.store, calls._opened = self.store, self._opened
-        return calls
+        """A runner for the same namespace whose client belongs to another event loop."""
+        runner = ScriptRunner(client, self._prefix, self._server, self._clock)
+        runner.store, runner._opened = self.store, self._opened
+        return runner
 
-    def _request(self, operations: Sequence[bytes]) -> bytes:
-        now = self._clock.now() if self._clock else None
-        return encode_request(now, self.store, operations, clustered=self._clustered)
+    def _error_of(self, error: BaseException) -> StoreError:
+        meant = errors.translate_error(error, self._server)
+        if self._opened:
+            meant = errors.as_temporary(meant)
+        meant.__cause__ = error
+        return meant
 
-
-class GroupSubmitter:
-    """What `batchflow.stores.base.GroupCommit` hands its groups to; `on_end` is told of each settlement answered."""
-
-    def __init__(self, calls: ScriptRunner, on_settled: Callable[[Settlement], None] | None = None) -> None:
-        self._calls = calls
-        self._on_end = on_settled
-        self._under_way: set[asyncio.Task[Answers]] = set()
-
-    def submit(self, group: list[Operation], done: Callable[[Answers], None]) -> None:
-        """Carry a group out, and call `done` with its answers on the event loop."""
-
-        def finished(task: asyncio.Task[Answers]) -> None:
-            self._under_way.discard(task)
-            if task.cancelled():
-                # A loop that ends cancels all there is: whoever asked, or will ask, must not wait for this for ever.
-                done([(False, self._calls.failed(asyncio.CancelledError()))] * len(group))
-            elif (error := task.exception()) is not None:
-                done([(False, self._calls.failed(error))] * len(group))
-            else:
-                answers = task.result()
-                if self._on_end is not None:
-                    for operation, (carried_out, _) in zip(group, answers, strict=True):
-                        if carried_out and operation.verb == "settle":
-                            self._on_end(operation.arguments[0])
-                done(answers)
-
-        writing = self._calls.run_group([VerbCall(operation.verb, operation.arguments) for operation in group])
-        task = asyncio.create_task(writing, name="batchflow-redis-group")
-        self._under_way.add(task)
-        task.add_done_callback(finished)
+    def _error_of_answer(self, answer: str) -> StoreError:
+        meant = errors.error_of_answer(answer, self._server)
+        return errors.as_temporary(meant) if self._opened else meant

@@ -23,7 +23,7 @@ from batchflow.stores.base import GroupCommit, WriteVerbs
 from batchflow.stores.redis import clients, errors, keys, protocol
 from batchflow.stores.redis.clients import Client
 from batchflow.stores.redis.notifier import ChangeNotifier
-from batchflow.stores.redis.script import GroupSubmitter, ScriptRunner
+from batchflow.stores.redis.script import ScriptRunner
 
 DRAIN_S = 5.0
 
@@ -31,9 +31,9 @@ DRAIN_S = 5.0
 class RedisStore(WriteVerbs):
     """Durable state in Redis 6.2 or newer, which any number of processes share.
 
-    `server` is a URL (`redis://`, `rediss://`, `unix://`, `redis+cluster://`, `redis+sentinel://`) or a client of one's
-    own (`redis.asyncio.Redis` or `RedisCluster`), which stays one's own to close. `namespace` keeps programs or
-    environments on one server apart; in a cluster each lies on one node. Time is the server's unless a test gives a
+    `server` is a URL (`redis://`, `rediss://`, `unix://`, `redis+cluster://`, `redis+sentinel://`) or your own client
+    (`redis.asyncio.Redis` or `RedisCluster`), which you close yourself. `namespace` separates programs or environments on
+    one server; a cluster keeps all keys of a namespace on one node. The time is the server's unless a test gives a
     `clock`.
     """
 
@@ -42,13 +42,12 @@ class RedisStore(WriteVerbs):
         self._prefix = keys.prefix(namespace)
         self._owns_client = isinstance(server, str)
         self._client = clients.client_from_url(server) if isinstance(server, str) else server
-        self._place = clients.server_name(self._client)
-        self._runner = ScriptRunner(self._client, self._prefix, self._place, clock)
+        self._server = clients.server_name(self._client)
+        self._runner = ScriptRunner(self._client, self._prefix, self._server, clock, self._on_settled)
         self._notifier = ChangeNotifier()
-        self._group: GroupCommit | None = None
+        self._commit: GroupCommit | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._founded = ""
-        self._submitter = GroupSubmitter(self._runner, self._on_settled)
         self._claims: dict[str, _WorkerClaims] = {}
 
     # Life
@@ -60,7 +59,7 @@ class RedisStore(WriteVerbs):
 
     async def open(self) -> None:
         """See the protocol."""
-        if self._group is not None:
+        if self._commit is not None:
             return
         self._loop = asyncio.get_running_loop()
         number = await self._runner.open(self._namespace)
@@ -68,19 +67,19 @@ class RedisStore(WriteVerbs):
         try:
             await self._notifier.listen(self._client, self._prefix + keys.CHANNEL, number, self._on_reconnect)
         except NoPermissionError as error:
-            raise errors.translate_error(error, self._place) from error
-        self._group = GroupCommit(self._submitter.submit, lambda: self._notifier.notify(False))
+            raise errors.translate_error(error, self._server) from error
+        self._commit = GroupCommit(self._runner.submit, lambda: self._notifier.notify(False))
 
     async def close(self) -> None:
         """See the protocol."""
-        group = self._group
-        if group is not None:
+        commit = self._commit
+        if commit is not None:
             await self._stop_sweep()
             with contextlib.suppress(TimeoutError):
-                # Of a server that does not answer nothing more is to be had.
+                # A server that does not answer is not waited for any longer.
                 async with asyncio.timeout(DRAIN_S):
-                    await group.drain()
-            self._group = None
+                    await commit.drain()
+            self._commit = None
         await self._notifier.stop()
         if self._owns_client:
             await clients.close(self._client)
@@ -90,7 +89,7 @@ class RedisStore(WriteVerbs):
         return self._notifier.subscribe(callback)
 
     def _on_reconnect(self) -> None:
-        """The server was away; it may be another one, or have lost what it wrote last."""
+        """The server was away: it may be another one, or have lost its latest writes."""
         for claims in self._claims.values():
             claims.report_held = True
 
@@ -99,17 +98,17 @@ class RedisStore(WriteVerbs):
             if claims.held.get(settlement.id) == settlement.fence:
                 del claims.held[settlement.id]
 
-    # How verbs are carried out
+    # Running verbs
 
     def _enqueue(self, verb: str, *arguments: Any) -> "asyncio.Future[Any]":
         return self._require_open().add(verb, *arguments)
 
     def _require_open(self) -> GroupCommit:
-        if self._group is None:
+        if self._commit is None:
             raise StoreUnavailable(
-                f"the store {self._place} is not open; use it while the app runs, as inside 'async with flow:'"
+                f"the store {self._server} is not open; use it while the app runs, as inside 'async with flow:'"
             )
-        return self._group
+        return self._commit
 
     # Messages
 
@@ -119,19 +118,19 @@ class RedisStore(WriteVerbs):
 
     @contextlib.asynccontextmanager
     async def renewing(self) -> AsyncGenerator[Renew]:
-        """See the protocol; with connections of its own, which are made when first needed."""
+        """See the protocol; uses connections of its own, which are opened on first use."""
         client = clients.duplicate(self._client)
-        calls = self._runner.with_client(client)
+        runner = self._runner.with_client(client)
 
         async def renew(worker: str, lease_ms: int, hung: Sequence[tuple[str, int]] = (), hanging: int = 0) -> bool:
             loop = self._loop
-            if self._group is None or loop is None:
+            if self._commit is None or loop is None:
                 return False
             if (claims := self._claims.get(worker)) is not None:
                 claims.report_held = True
-            held: bool = await calls.run_one("renew", worker, lease_ms, list(hung), hanging)
+            held: bool = await runner.run_one("renew", worker, lease_ms, list(hung), hanging)
             if hung:
-                # The loop may have been closed under the thread that renews.
+                # The loop may have been closed while the thread renewed.
                 with contextlib.suppress(RuntimeError):
                     loop.call_soon_threadsafe(lambda: self._notifier.notify(False))
             return held
@@ -147,21 +146,23 @@ class RedisStore(WriteVerbs):
         self._require_open()
         claims = self._claims.setdefault(worker, _WorkerClaims())
         self._runner.worker = worker if len(self._claims) == 1 else ""
-        async with claims.one_at_a_time:
+        async with claims.lock:
             claims.token += 1
             token = claims.token
-            in_hand = list(claims.held) if claims.report_held else None
-            served = claims.name(destinations)
+            held = list(claims.held) if claims.report_held else None
+            list_name = claims.list_name(destinations)
             claimed: Claimed | None = None
             while claimed is None:
-                # A server that does not know by name what is served, or not any more, has done nothing.
-                told = None if served == claims.served else destinations
-                claims.served = served
-                claimed = await self._enqueue("claim", worker, served, told, limit, token, claims.acknowledged, in_hand)
+                # A server that does not know the name of the list, or not any more, has done nothing.
+                names = None if list_name == claims.known_list else destinations
+                claims.known_list = list_name
+                claimed = await self._enqueue(
+                    "claim", worker, list_name, names, limit, token, claims.acknowledged, held
+                )
                 if claimed is None:
-                    claims.served = ""
+                    claims.known_list = ""
             claims.acknowledged = token
-            if in_hand is not None:
+            if held is not None:
                 claims.report_held = False
             claims.held.update([(claim.id, claim.fence) for claim in claimed.claims])
         return claimed
@@ -277,24 +278,25 @@ class RedisStore(WriteVerbs):
 
 
 class _WorkerClaims:
-    """The claims of one worker: the number of the latest, and of the latest whose answer came in.
+    """The claims of one worker.
 
-    `in_hand` are those it has: leased, and no end of them answered; with each heartbeat, and after the server was away,
-    the next claim is to `tell` of them. `served` names the destinations that the server was told of last.
+    `token` is the number of its latest claim, `acknowledged` that of the latest claim whose answer arrived. `held` are its
+    messages whose settlement has not been answered, as id → fence. The next claim sends them if `report_held` is set: after
+    each heartbeat, and after the server was away. `known_list` is the list of destinations that the server has.
     """
 
     def __init__(self) -> None:
-        self.one_at_a_time = asyncio.Lock()
+        self.lock = asyncio.Lock()
         self.token = 0
         self.acknowledged = 0
         self.held: dict[str, int] = {}
         self.report_held = False
-        self.served = ""
+        self.known_list = ""
         self._latest: tuple[Sequence[str], str] = ((), "")
 
-    def name(self, destinations: Sequence[str]) -> str:
-        """A hash of the destinations, which a worker gives at each of its claims."""
-        # A worker gives the same object each time; to hash thousands of names takes longer than a claim.
+    def list_name(self, destinations: Sequence[str]) -> str:
+        """A hash of the destinations, which names their list on the server."""
+        # A worker passes the same object each time; hashing thousands of names takes longer than a claim.
         if destinations is not self._latest[0] or not isinstance(destinations, tuple):
             name = hashlib.sha1("\n".join(destinations).encode(), usedforsecurity=False).hexdigest()
             self._latest = (destinations, name)
