@@ -1,4 +1,7 @@
-"""What is answered, as it stands on the wire: names are camelCase, instants ISO 8601 in UTC."""
+"""The JSON documents of HTTP responses and of `--json`. Names are camelCase, times ISO 8601 in UTC.
+
+Each class has a constructor `of` that takes the value of the core that it shows. FastAPI is not imported here.
+"""
 
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -8,55 +11,34 @@ from pydantic.alias_generators import to_camel
 from pydantic_core import from_json
 
 from batchflow.batch.status import BatchStatus
+from batchflow.batch.summary import BatchSummary
 from batchflow.core.batch import Batch, BatchState, Counts, Item, ItemState
+from batchflow.core.message import DeadLetter
 from batchflow.core.run import Run, RunState, Step, StepKind, StepState, Waiter
 from batchflow.core.worker import WorkerStatus
-from batchflow.serve.failure import headline
+from batchflow.serve.failure import headline, traceback_text
+
+LATEST_MS = 253_402_300_799_999
+"""The end of the year 9999. A later time means: never by itself."""
 
 
 class ApiModel(BaseModel):
-    """Base of all answers."""
+    """Base of all documents."""
 
     model_config = ConfigDict(
         frozen=True, alias_generator=to_camel, validate_by_name=True, validate_by_alias=True, serialize_by_alias=True
     )
 
-
-class ErrorResponse(ApiModel):
-    """Why nothing was done, in one sentence; `field` is the part of the request at fault, where there is one."""
-
-    success: Literal[False] = False
-    error: str
-    field: str | None = None
+    def document(self) -> dict[str, Any]:
+        """The document as plain JSON values."""
+        return self.model_dump(mode="json")
 
 
-class StartBatchResponse(ApiModel):
-    """A batch is started, and durable. Its status is at `statusUrl`, its entry's run is `workflowRunId`.
-
-    `deduplicated` is true where it was there already and nothing was started.
-    """
-
-    success: Literal[True] = True
-    workflow_run_id: str
-    batch_id: str
-    deduplicated: bool = False
-    status_url: str
-
-
-class StartRunResponse(ApiModel):
-    """A run is started, and durable. How it stands is at `statusUrl`.
-
-    `deduplicated` is true where it was there already and nothing was started.
-    """
-
-    success: Literal[True] = True
-    workflow_run_id: str
-    deduplicated: bool = False
-    status_url: str
+# Batches
 
 
 class ItemCounts(ApiModel):
-    """Where the items stand. `eligible` is all that was named so far, every mention counted."""
+    """The number of items in each state. `eligible` counts every mention of an item so far."""
 
     eligible: int
     open: int
@@ -75,10 +57,11 @@ class ItemCounts(ApiModel):
 
 
 class BatchInfo(ApiModel):
-    """A batch as it stands.
+    """A batch and its progress.
 
-    `total` is how many items run in all: so far, until `isTotalKnown`; only then are there a `percent` and an `etaMs`.
-    `isFinal`: nothing of it runs any more. `counted` is what the source's `count` said, where its pages named fewer.
+    `total` is the number of items that run in all: so far, until `isTotalKnown`; `percent` and `etaMs` are null until
+    then. `isFinal` is true once nothing of the batch runs any more. `counted` is the number that the source's `count`
+    returned, where its pages named fewer.
     """
 
     batch_id: str
@@ -94,6 +77,7 @@ class BatchInfo(ApiModel):
     elapsed_ms: int
     pages: int
     chunks: int
+    force: bool
     label: str | None
     error: str | None
     counted: int | None
@@ -102,8 +86,8 @@ class BatchInfo(ApiModel):
     ended_at: datetime | None
 
     @classmethod
-    def of(cls, batch: Batch, now: int, *, walk_first: bool) -> "BatchInfo":
-        """A batch at `now`."""
+    def of(cls, batch: Batch, now: int, *, walk_first: bool = False) -> "BatchInfo":
+        """The progress of a batch at `now`; `walk_first` as its workflow sets it."""
         status = BatchStatus.of(batch, now, walk_first=walk_first)
         return cls(
             batch_id=batch.id,
@@ -119,12 +103,13 @@ class BatchInfo(ApiModel):
             elapsed_ms=status.elapsed_ms,
             pages=batch.pages,
             chunks=batch.chunks,
+            force=batch.force,
             label=batch.label,
             error=batch.error,
             counted=status.counted,
-            created_at=to_datetime(batch.created_at),
-            started_at=None if batch.started_at is None else to_datetime(batch.started_at),
-            ended_at=None if batch.ended_at is None else to_datetime(batch.ended_at),
+            created_at=_datetime(batch.created_at),
+            started_at=to_datetime(batch.started_at),
+            ended_at=to_datetime(batch.ended_at),
         )
 
 
@@ -134,16 +119,8 @@ class BatchList(ApiModel):
     batches: list[BatchInfo]
 
 
-class CancelBatchResponse(ApiModel):
-    """`cancelled` is false where the batch had ended before, or was being cancelled already."""
-
-    success: Literal[True] = True
-    cancelled: bool
-    batch: BatchInfo
-
-
 class ItemInfo(ApiModel):
-    """An item of a batch. `result` is what `execute` returned, once it has succeeded and if results are kept."""
+    """An item of a batch. `result` is what `execute` returned, if the item has succeeded and results are kept."""
 
     number: int
     item_id: str
@@ -154,46 +131,90 @@ class ItemInfo(ApiModel):
 
     @classmethod
     def of(cls, item: Item) -> "ItemInfo":
-        """An item as it stands."""
+        """An item in its present state."""
         return cls(
             number=item.number,
             item_id=item.id,
             state=item.state,
             result=_item_result(item.result),
             error=item.error,
-            ended_at=None if item.ended_at is None else to_datetime(item.ended_at),
+            ended_at=to_datetime(item.ended_at),
         )
 
 
 class ItemList(ApiModel):
-    """Items by number. `nextAfter` is the `after` of the next page; null: this is the last one."""
+    """Items by number. `nextAfter` is the `after` of the next page; null on the last page."""
 
     items: list[ItemInfo]
     next_after: int | None
 
 
-def _item_result(text: str | None) -> Any:
-    """The value inside the pattern's answer for an item."""
-    match None if text is None else from_json(text):
-        case {"result": result}:
-            return result
-        case _:
-            return None
+class DeadLetterInfo(ApiModel):
+    """A message whose attempts are used up."""
+
+    id: str
+    destination: str
+    item_id: str | None
+    failures: int
+    error: str
+    died_at: datetime | None
+
+    @classmethod
+    def of(cls, letter: DeadLetter) -> "DeadLetterInfo":
+        """A dead letter."""
+        return cls(
+            id=letter.id,
+            destination=letter.message.destination,
+            item_id=letter.item,
+            failures=letter.failures,
+            error=letter.error,
+            died_at=to_datetime(letter.died_at),
+        )
 
 
-def to_datetime(ms: int) -> datetime:
-    """A time, as answers have it."""
-    return datetime.fromtimestamp(ms / 1000, UTC)
+class BatchReport(ApiModel):
+    """The end of a batch that a command has run, or its state at the interruption, with a sentence about it."""
+
+    batch_id: str
+    workflow: str
+    state: BatchState
+    success: bool
+    message: str
+    counts: ItemCounts
+    pages: int
+    chunks: int
+    duration_ms: int
+    label: str | None
+    error: str | None
+    counted: int | None
+
+    @classmethod
+    def of(cls, batch: BatchSummary | BatchStatus, message: str) -> "BatchReport":
+        """The report of a batch that has ended (a summary), or that goes on elsewhere or later (a status)."""
+        ended = isinstance(batch, BatchSummary)
+        return cls(
+            batch_id=batch.id,
+            workflow=batch.workflow,
+            state=batch.state,
+            success=ended and batch.succeeded,
+            message=message,
+            counts=ItemCounts.of(batch.counts),
+            pages=batch.pages,
+            chunks=batch.chunks,
+            duration_ms=batch.duration_ms if ended else batch.elapsed_ms,
+            label=batch.label,
+            error=batch.error,
+            counted=batch.counted,
+        )
 
 
-_LATEST_MS = 253_402_300_799_999
-# The end of the year 9999. What goes on later than that does not go on by time alone.
+# Runs
 
 
 class StepInfo(ApiModel):
-    """A step of a run. `attempts` are those of a step that executes; null for one that waits for something.
+    """A step of a run. `attempts` counts the executions of a step; it is null for one that waits for something.
 
-    `recordedAt` is when its outcome was recorded. Of one that is pending, `dueAt` is when it goes on by itself.
+    `recordedAt` is the time at which the outcome was recorded. A pending step goes on by itself at `dueAt`.
     """
 
     name: str
@@ -208,20 +229,22 @@ class StepInfo(ApiModel):
     @classmethod
     def of(cls, step: Step) -> "StepInfo":
         """A step as it is recorded."""
-        return cls(
-            name=step.name,
-            kind=step.kind,
-            state=step.state,
-            attempts=step.failures + (step.state == "done") if step.kind == "run" else None,
-            recorded_at=to_datetime(step.at) if step.position and step.at else None,
-            due_at=to_datetime(step.due) if step.state == "pending" and 0 < step.due <= _LATEST_MS else None,
-            result=None if step.value is None else from_json(step.value),
-            error=None if step.error is None else headline(step.error),
-        )
+        return cls(**_step_fields(step))
+
+
+class StepDebugInfo(StepInfo):
+    """A step for operators: with the traceback of its error."""
+
+    traceback: str | None
+
+    @classmethod
+    def of(cls, step: Step) -> "StepDebugInfo":
+        """A step as it is recorded."""
+        return cls(**_step_fields(step), traceback=traceback_text(step.error or "") or None)
 
 
 class RunInfo(ApiModel):
-    """A run as it stands. `failures` are failed attempts outside of steps, `parent` is the run that invoked it."""
+    """A run. `failures` counts failed attempts outside of steps; `parent` is the run that invoked it."""
 
     workflow_run_id: str
     route: str
@@ -238,7 +261,7 @@ class RunInfo(ApiModel):
 
     @classmethod
     def of(cls, run: Run) -> "RunInfo":
-        """A run as it stands."""
+        """A run in its present state."""
         return cls(**_run_fields(run))
 
 
@@ -249,42 +272,32 @@ class RunDetail(RunInfo):
 
     @classmethod
     def of(cls, run: Run) -> "RunDetail":
-        """A run as it stands."""
+        """A run in its present state."""
         return cls(**_run_fields(run), steps=[StepInfo.of(step) for step in run.steps])
 
 
+class RunDebugInfo(RunInfo):
+    """A run for operators: with its payload, and the tracebacks of its steps."""
+
+    payload: Any
+    steps: list[StepDebugInfo]
+
+    @classmethod
+    def of(cls, run: Run) -> "RunDebugInfo":
+        """A run in its present state."""
+        steps = [StepDebugInfo.of(step) for step in run.steps]
+        return cls(**_run_fields(run), payload=json_value(run.payload), steps=steps)
+
+
 class RunList(ApiModel):
-    """Runs, the latest first. `nextCursor` is the `cursor` of the next page; null: this is the last one."""
+    """Runs, the latest first. `nextCursor` is the `cursor` of the next page; null on the last page."""
 
     runs: list[RunInfo]
     next_cursor: str | None
 
 
-class CancelRunResponse(ApiModel):
-    """`cancelled` is false where the run had ended before. One at work ends at its next step."""
-
-    success: Literal[True] = True
-    cancelled: bool
-    run: RunInfo
-
-
-class CancelRunsResponse(ApiModel):
-    """`cancelled` is how many runs, and batches of the label, had not ended before."""
-
-    success: Literal[True] = True
-    cancelled: int
-
-
-class NotifyResponse(ApiModel):
-    """`runIds` are the runs that got it, or for which it is kept."""
-
-    success: Literal[True] = True
-    event_id: str
-    run_ids: list[str]
-
-
 class WaiterInfo(ApiModel):
-    """A run that waits for an event; `until` is null where it waits as long as it takes."""
+    """A run that waits for an event. `until` is null where the wait has no end."""
 
     workflow_run_id: str
     step: str
@@ -293,47 +306,30 @@ class WaiterInfo(ApiModel):
 
     @classmethod
     def of(cls, waiter: Waiter) -> "WaiterInfo":
-        """A waiter."""
-        until = None if waiter.until is None or waiter.until > _LATEST_MS else to_datetime(waiter.until)
-        return cls(workflow_run_id=waiter.run, step=waiter.step, since=to_datetime(waiter.since), until=until)
+        """A waiting run."""
+        return cls(
+            workflow_run_id=waiter.run,
+            step=waiter.step,
+            since=_datetime(waiter.since),
+            until=to_datetime(waiter.until),
+        )
 
 
 class WaiterList(ApiModel):
-    """Who waits for an event, those that have waited longest first."""
+    """The runs that wait for an event, the longest wait first."""
 
     event_id: str
     waiters: list[WaiterInfo]
 
 
-class WebhookResponse(ApiModel):
-    """The request is durable, and its run's."""
-
-    success: Literal[True] = True
-    workflow_run_id: str
-
-
-def _run_fields(run: Run) -> dict[str, Any]:
-    return {
-        "workflow_run_id": run.id,
-        "route": run.destination,
-        "state": run.state,
-        "result": None if run.result is None else from_json(run.result),
-        "error": run.error,
-        "failures": run.failures,
-        "label": run.label,
-        "parent": run.parent,
-        "batch_id": run.batch,
-        "created_at": to_datetime(run.created_at),
-        "started_at": None if run.started_at is None else to_datetime(run.started_at),
-        "ended_at": None if run.ended_at is None else to_datetime(run.ended_at),
-    }
+# Workers
 
 
 class WorkerInfo(ApiModel):
-    """A worker: since when it works, its last heartbeat, when its claims are taken back unless another one comes.
+    """A worker: its start, its last heartbeat, and the time at which its claims are taken back without another one.
 
-    `holds` is how many claims it has, by destination, `hanging` how many threads it has given up because a plain
-    function does not return. One that has died is `lost` until its claims are taken back.
+    `holds` is the number of its claims by destination. `hanging` is the number of threads that it has given up because
+    a plain function does not return. A worker that has died is `lost` until its claims are taken back.
     """
 
     name: str
@@ -348,13 +344,13 @@ class WorkerInfo(ApiModel):
 
     @classmethod
     def of(cls, worker: WorkerStatus) -> "WorkerInfo":
-        """A worker as it stands."""
+        """A worker in its present state."""
         return cls(
             name=worker.name,
             state="lost" if worker.lost else "working",
-            since=to_datetime(worker.since) if worker.since else None,
-            seen_at=to_datetime(worker.seen_at) if worker.seen_at else None,
-            lease_until=to_datetime(worker.lease_until),
+            since=to_datetime(worker.since or None),
+            seen_at=to_datetime(worker.seen_at or None),
+            lease_until=_datetime(worker.lease_until),
             concurrency=worker.concurrency or None,
             hanging=worker.hanging,
             held=worker.held,
@@ -366,3 +362,130 @@ class WorkerList(ApiModel):
     """Workers, by name."""
 
     workers: list[WorkerInfo]
+
+
+# Responses to requests that change something
+
+
+class ErrorResponse(ApiModel):
+    """The reason why nothing was done, in one sentence. `field` is the part of the request at fault, if any."""
+
+    success: Literal[False] = False
+    error: str
+    field: str | None = None
+
+
+class StartBatchResponse(ApiModel):
+    """The batch is stored. Its status is at `statusUrl`; `workflowRunId` is the run of its entry.
+
+    `deduplicated` is true if the batch existed before and nothing was started.
+    """
+
+    success: Literal[True] = True
+    workflow_run_id: str
+    batch_id: str
+    deduplicated: bool = False
+    status_url: str
+
+
+class StartRunResponse(ApiModel):
+    """The run is stored. Its status is at `statusUrl`.
+
+    `deduplicated` is true if the run existed before and nothing was started.
+    """
+
+    success: Literal[True] = True
+    workflow_run_id: str
+    deduplicated: bool = False
+    status_url: str
+
+
+class CancelBatchResponse(ApiModel):
+    """`cancelled` is false if the batch had ended before, or was being cancelled already."""
+
+    success: Literal[True] = True
+    cancelled: bool
+    batch: BatchInfo
+
+
+class CancelRunResponse(ApiModel):
+    """`cancelled` is false if the run had ended before. A running one ends at its next step."""
+
+    success: Literal[True] = True
+    cancelled: bool
+    run: RunInfo
+
+
+class CancelRunsResponse(ApiModel):
+    """`cancelled` is the number of runs, and of batches with the label, that had not ended before."""
+
+    success: Literal[True] = True
+    cancelled: int
+
+
+class NotifyResponse(ApiModel):
+    """`runIds` are the runs that received the event, or for which it is kept."""
+
+    success: Literal[True] = True
+    event_id: str
+    run_ids: list[str]
+
+
+class WebhookResponse(ApiModel):
+    """The request is stored for its run."""
+
+    success: Literal[True] = True
+    workflow_run_id: str
+
+
+def to_datetime(ms: int | None) -> datetime | None:
+    """A time in UTC; None for no time, and for one after the year 9999."""
+    return None if ms is None or ms > LATEST_MS else _datetime(ms)
+
+
+def json_value(text: str | None) -> Any:
+    """The value of a JSON text; None for no text."""
+    return None if text is None else from_json(text)
+
+
+def _datetime(ms: int) -> datetime:
+    return datetime.fromtimestamp(ms / 1000, UTC)
+
+
+def _item_result(text: str | None) -> Any:
+    """The result inside the answer of the `execute` layer."""
+    match json_value(text):
+        case {"result": result}:
+            return result
+        case _:
+            return None
+
+
+def _step_fields(step: Step) -> dict[str, Any]:
+    return {
+        "name": step.name,
+        "kind": step.kind,
+        "state": step.state,
+        "attempts": step.failures + (step.state == "done") if step.kind == "run" else None,
+        "recorded_at": to_datetime(step.at) if step.position and step.at else None,
+        "due_at": to_datetime(step.due) if step.state == "pending" and step.due > 0 else None,
+        "result": json_value(step.value),
+        "error": None if step.error is None else headline(step.error),
+    }
+
+
+def _run_fields(run: Run) -> dict[str, Any]:
+    return {
+        "workflow_run_id": run.id,
+        "route": run.destination,
+        "state": run.state,
+        "result": json_value(run.result),
+        "error": run.error,
+        "failures": run.failures,
+        "label": run.label,
+        "parent": run.parent,
+        "batch_id": run.batch,
+        "created_at": _datetime(run.created_at),
+        "started_at": to_datetime(run.started_at),
+        "ended_at": to_datetime(run.ended_at),
+    }

@@ -115,9 +115,16 @@ def serve_all(flow: Batchflow) -> None:
 
 
 def error_of(response: Response) -> tuple[int, Any, Any]:
-    """Status, sentence and field of a refusal, which has nothing else."""
+    """Status, sentence and field of an error response, which has nothing else."""
     body = response.json()
     assert body.pop("success") is False
     error, field = body.pop("error"), body.pop("field", None)
     assert body == {}
     return response.status_code, error, field
+
+
+def assert_error(response: Response, expected: tuple[int, str, str | None]) -> None:
+    """Status and field are those expected, and the sentence contains the phrase."""
+    status, error, field = error_of(response)
+    assert (status, field) == (expected[0], expected[2])
+    assert expected[1] in error
