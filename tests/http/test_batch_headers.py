@@ -1,4 +1,4 @@
-"""What a trigger of a batch sets over HTTP: fields of its body, and headers of Upstash's."""
+"""The options of a batch over HTTP: fields of the body, and Upstash headers."""
 
 from typing import Any
 
@@ -8,12 +8,10 @@ from httpx import AsyncClient
 from batchflow import Batchflow
 from batchflow.core.message import Message
 from batchflow.serve.app_url import ROOT_HEADER
-from tests.http.samples import PREFIX, error_of
+from tests.http.samples import PREFIX, assert_error
 
 PROCESS, PAGINATE, EXECUTE = "/welcome/process-users", "/welcome/paginate-users", "/welcome/generate-user"
 BODIES: dict[str, dict[str, Any]] = {PROCESS: {}, PAGINATE: {"userIds": ["u1"]}, EXECUTE: {"userId": "u1"}}
-HOW = "write seconds such as 10, text such as '500ms', '10s', '2h30m' or '7d', or a timedelta"
-CLASS = "its retries and limits are those of its class; leave it out"
 
 
 @pytest.fixture
@@ -92,81 +90,38 @@ async def test_a_run_that_was_there_says_so(idle_http: AsyncClient) -> None:
 
 @pytest.mark.parametrize("route", BODIES)
 @pytest.mark.parametrize(
-    ("body", "headers", "sentence", "field"),
+    ("body", "headers", "phrase", "field"),
     [
-        ({}, {"Upstash-Retries": "3"}, f"'Upstash-Retries' is not honoured by a batch: {CLASS}", "Upstash-Retries"),
-        (
-            {},
-            {"Upstash-Flow-Control-Key": "x"},
-            f"'Upstash-Flow-Control-Key' is not honoured by a batch: {CLASS}",
-            "Upstash-Flow-Control-Key",
-        ),
-        (
-            {},
-            {"Upstash-Workflow-RunId": "x"},
-            "'Upstash-Workflow-RunId' is not honoured by a batch: give it an id of its own in the body, as 'batchId'",
-            "Upstash-Workflow-RunId",
-        ),
-        (
-            {},
-            {"Upstash-Cron": "* * * * *"},
-            "'upstash-cron' is a header whose promise is not kept here; leave it out",
-            "upstash-cron",
-        ),
-        ({}, {"Upstash-Dealy": "1s"}, "unknown header 'upstash-dealy'; did you mean 'Upstash-Delay'?", "upstash-dealy"),
-        (
-            {},
-            {"Upstash-Delay": "soon"},
-            f"'Upstash-Delay' cannot be 'soon', which is no duration; {HOW}",
-            "Upstash-Delay",
-        ),
-        (
-            {"label": "a"},
-            {"Upstash-Label": "b"},
-            "'label' is in the body and as the header 'Upstash-Label'; give it once",
-            "label",
-        ),
-        ({"delay": "soon"}, {}, f"'delay' cannot be 'soon', which is no duration; {HOW}", "delay"),
+        ({}, {"Upstash-Retries": "3"}, "is not supported for a batch", "Upstash-Retries"),
+        ({}, {"Upstash-Flow-Control-Key": "x"}, "is not supported for a batch", "Upstash-Flow-Control-Key"),
+        ({}, {"Upstash-Workflow-RunId": "x"}, "in the body, as 'batchId'", "Upstash-Workflow-RunId"),
+        ({}, {"Upstash-Cron": "* * * * *"}, "'upstash-cron' is not supported", "upstash-cron"),
+        ({}, {"Upstash-Dealy": "1s"}, "did you mean 'Upstash-Delay'?", "upstash-dealy"),
+        ({}, {"Upstash-Delay": "soon"}, "'Upstash-Delay' cannot be 'soon'", "Upstash-Delay"),
+        ({"label": "a"}, {"Upstash-Label": "b"}, "'label' is in the body and as the header 'Upstash-Label'", "label"),
+        ({"delay": "soon"}, {}, "'delay' cannot be 'soon'", "delay"),
         ({"delay": True}, {}, "'delay' does not fit: Input should be a text or a whole number", "delay"),
         ({"delay": 1.5}, {}, "'delay' does not fit: Input should be a text or a whole number", "delay"),
         ({"delay": 10**30}, {}, "'delay' cannot be 1000000000000000000000000000000", "delay"),
-        (
-            {"notBefore": "2030-01-01T00:00:00"},
-            {},
-            "'notBefore' cannot be '2030-01-01T00:00:00'; write a time with its offset, such as "
-            "'2030-01-01T00:00:00Z', or ms since the epoch",
-            "notBefore",
-        ),
+        ({"notBefore": "2030-01-01T00:00:00"}, {}, "write a time with its offset", "notBefore"),
         ({"notBefore": 1_900_000_000}, {}, "'notBefore' cannot be 1900000000, which looks like seconds", "notBefore"),
         (
             {"delay": "1s", "notBefore": "2030-01-01T00:00:00Z"},
             {},
-            "'delay' and 'notBefore' exclude each other; give the one or the other",
+            "'delay' and 'notBefore' exclude each other",
             "delay",
         ),
-        (
-            {"batchId": "mine"},
-            {},
-            "'batchId' cannot be 'mine'; write 'bat_' and 1 to 60 letters, digits, '_' and '-', such as 'bat_nightly",
-            "batchId",
-        ),
-        ({"dedup": "open"}, {}, "'dedup' says how long a 'dedupId' holds, and there is none; give one", "dedup"),
+        ({"batchId": "mine"}, {}, "'batchId' cannot be 'mine'", "batchId"),
+        ({"dedup": "open"}, {}, "'dedupId'", "dedup"),
         ({"dedup": "x", "dedupId": "y"}, {}, "'dedup' does not fit: Input should be 'kept' or 'open'", "dedup"),
-        ({"headers": {"a": 7}}, {}, "'headers.a' does not fit: Input should be a valid string", "headers.a"),
-        (
-            {"batchId": "bat_1", "dedupId": "y"},
-            {},
-            "'batchId' and 'dedupId' exclude each other; give the one or the other",
-            "batchId",
-        ),
+        ({"headers": {"a": 7}}, {}, "'headers.a' does not fit", "headers.a"),
+        ({"batchId": "bat_1", "dedupId": "y"}, {}, "'batchId' and 'dedupId' exclude each other", "batchId"),
     ],
 )
 async def test_an_option_of_a_batch_that_does_not_fit_is_refused(
-    idle_http: AsyncClient, route: str, body: dict[str, Any], headers: dict[str, str], sentence: str, field: str
+    idle_http: AsyncClient, route: str, body: dict[str, Any], headers: dict[str, str], phrase: str, field: str
 ) -> None:
     """422 with a sentence in the names of the request, and nothing is started."""
     response = await idle_http.post(route, json=BODIES[route] | body, headers=headers)
-    status, error, at_fault = error_of(response)
-    assert error.startswith(sentence)
-    assert (status, at_fault) == (422, field)
+    assert_error(response, (422, phrase, field))
     assert (await idle_http.get("/batches")).json()["batches"] == []

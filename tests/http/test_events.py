@@ -11,7 +11,7 @@ from batchflow.core.run import NEVER, Waiter
 from batchflow.errors import RunFailed, StoreUnavailable
 from batchflow.http.schemas import WaiterInfo
 from tests.http.conftest import app_of, client_of
-from tests.http.samples import PREFIX, error_of, serve_all
+from tests.http.samples import PREFIX, assert_error, serve_all
 from tests.waiting import wait_until
 
 EVENT = "approval:7/1"
@@ -76,26 +76,23 @@ async def test_an_encoded_id_is_the_same(idle_http: AsyncClient) -> None:
 
 
 @pytest.mark.parametrize(
-    ("id", "told"),
+    ("id", "phrase"),
     [
-        ("", "an event id is a text of 1 to 500 characters, not ''"),
-        ("x" * 501, f"an event id is a text of 1 to 500 characters, not '{'x' * 99}…"),
-        (
-            "batchflow:webhook:x",
-            "the event id 'batchflow:webhook:x' begins with 'batchflow:', which is batchflow's own",
-        ),
+        ("", "1 to 500 characters"),
+        ("x" * 501, "1 to 500 characters"),
+        ("batchflow:webhook:x", "begins with 'batchflow:'"),
     ],
 )
-async def test_an_id_that_is_none(id: str, told: str, idle_http: AsyncClient) -> None:
+async def test_an_invalid_event_id(id: str, phrase: str, idle_http: AsyncClient) -> None:
     """Webhooks cannot be reached by their event."""
-    assert error_of(await idle_http.post(f"/events/{id}")) == (422, told, "eventId")
-    assert error_of(await idle_http.get(f"/events/{id}/waiters")) == (422, told, "eventId")
+    assert_error(await idle_http.post(f"/events/{id}"), (422, phrase, "eventId"))
+    assert_error(await idle_http.get(f"/events/{id}/waiters"), (422, phrase, "eventId"))
 
 
 async def test_data_that_is_neither_json_nor_text(idle_http: AsyncClient) -> None:
     """Bytes are refused."""
-    expected = (400, "the body is neither JSON nor UTF-8 text", None)
-    assert error_of(await idle_http.post(f"/events/{EVENT}", content=b"\xff\xfe")) == expected
+    response = await idle_http.post(f"/events/{EVENT}", content=b"\xff\xfe")
+    assert_error(response, (400, "neither JSON nor UTF-8", None))
 
 
 @pytest.mark.parametrize("content_type", ["application/json", "application/cloudevents+json; charset=utf-8"])
@@ -106,12 +103,8 @@ async def test_what_is_said_to_be_json_and_is_none_is_refused(
     run = await started(http)
     await waits(http)
     headers = {"Content-Type": content_type}
-    status, told, _ = error_of(await http.post(f"/events/{EVENT}", content=b'{"amount": 5', headers=headers))
-    assert status == 400
-    assert told == (
-        "the body is not JSON (EOF while parsing an object at line 1 column 12), which its Content-Type says it is; "
-        "send JSON, or text as text/plain"
-    )
+    response = await http.post(f"/events/{EVENT}", content=b'{"amount": 5', headers=headers)
+    assert_error(response, (400, "the body is not JSON (EOF while parsing an object at line 1 column 12)", None))
     assert [it["workflowRunId"] for it in await waits(http)] == [run]
     assert (await http.post(f"/events/{EVENT}", headers=headers)).json()["runIds"] == [run]
     assert await flow.run(run).wait(30) is None
@@ -140,7 +133,7 @@ def test_the_document_shows_json_and_text(idle: Batchflow) -> None:
     assert (body["required"], set(body["content"])) == (False, {"application/json", "text/plain"})
 
 
-GONE = (404, "there is no such webhook, or its run has ended", None)
+GONE = (404, "there is no such webhook", None)
 
 
 async def hooked(http: AsyncClient, count: int) -> tuple[str, str]:
@@ -189,13 +182,13 @@ async def test_requests_are_kept_in_their_order(flow: Batchflow, http: AsyncClie
         assert (await http.post(url, json=number)).status_code == 202
     requests = await flow.run(run).wait(30)
     assert [it["sent"]["text"] for it in requests] == ["0", "1", "2"]
-    assert error_of(await http.post(url, json=3)) == GONE
+    assert_error(await http.post(url, json=3), GONE)
 
 
 async def test_an_unknown_webhook_is_404(idle_http: AsyncClient) -> None:
     """Whatever the method; the answer does not repeat the token."""
     for method in ("GET", "POST", "BREW"):
-        assert error_of(await idle_http.request(method, "/webhooks/run_1.abcdef")) == GONE
+        assert_error(await idle_http.request(method, "/webhooks/run_1.abcdef"), GONE)
 
 
 async def test_a_run_that_takes_nothing_more_is_429(
@@ -209,8 +202,7 @@ async def test_a_run_that_takes_nothing_more_is_429(
 
     monkeypatch.setattr(flow.engine, "notify", full)
     response = await http.post(url)
-    told = "too many requests are kept for the run of this webhook, which has not waited for them yet"
-    assert error_of(response) == (429, told, None)
+    assert_error(response, (429, "too many requests are kept for the run", None))
     assert response.headers["Retry-After"] == "10"
 
 
@@ -227,7 +219,7 @@ async def test_a_run_that_ends_meanwhile_is_404(
         return ()
 
     monkeypatch.setattr(flow.engine, "notify", ended)
-    assert error_of(await http.post(url)) == GONE
+    assert_error(await http.post(url), GONE)
 
 
 async def test_a_request_that_is_too_large_is_413(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,20 +9,20 @@ from httpx import ASGITransport, AsyncClient
 from pydantic import BaseModel
 
 from batchflow import Batchflow
-from tests.http.samples import error_of
+from tests.http.samples import assert_error
 
-NONE_TAKEN = "; this route takes none in its URL"
+NONE_TAKEN = "this route takes none in its URL"
 MISSPELT = [
-    ("POST", "/events/x:C", "run_id", "; did you mean 'runId'?"),
+    ("POST", "/events/x:C", "run_id", "did you mean 'runId'?"),
     ("GET", "/events/x:C/waiters", "limit", NONE_TAKEN),
-    ("GET", "/runs", "lable", "; did you mean 'label'?"),
+    ("GET", "/runs", "lable", "did you mean 'label'?"),
     ("GET", "/runs/x", "steps", NONE_TAKEN),
     ("POST", "/runs/cancel", "label", NONE_TAKEN),
     ("POST", "/runs/x/cancel", "force", NONE_TAKEN),
-    ("GET", "/batches", "opne", "; did you mean 'open'?"),
+    ("GET", "/batches", "opne", "did you mean 'open'?"),
     ("GET", "/batches/x", "items", NONE_TAKEN),
-    ("GET", "/batches/x/items", "status", "; did you mean 'state'?"),
-    ("GET", "/batches/x/progress", "intervall", "; did you mean 'interval'?"),
+    ("GET", "/batches/x/items", "status", "did you mean 'state'?"),
+    ("GET", "/batches/x/progress", "intervall", "did you mean 'interval'?"),
     ("POST", "/batches/x/cancel", "workflow", NONE_TAKEN),
     ("GET", "/workers", "state", NONE_TAKEN),
     ("POST", "/welcome/process-users", "dryRun", NONE_TAKEN),
@@ -39,7 +39,7 @@ async def test_an_unknown_parameter_is_refused_everywhere(
     """422 before anything is done: it might have narrowed the request down."""
     body = {"email": "a@b"} if path == "/onboarding" else None
     response = await idle_http.request(method, path, params={name: ""}, json=body)
-    assert error_of(response) == (422, f"unknown parameter '{name}'{choice}", name)
+    assert_error(response, (422, choice, name))
     assert (await idle.runs()).runs == []
     assert await idle.engine.store.batches() == []
 
@@ -77,4 +77,4 @@ async def test_parameters_of_the_apps_dependencies_are_known(idle: Batchflow) ->
         assert (await http.get("/runs", params={**query, "limit": "1"})).status_code == 200
         assert (await http.post("/onboarding", params=query, json={"email": "a@b"})).status_code == 202
         refused = await http.get("/runs", params={**query, "tennant": "acme"})
-    assert error_of(refused) == (422, "unknown parameter 'tennant'; did you mean 'tenant'?", "tennant")
+    assert_error(refused, (422, "did you mean 'tenant'?", "tennant"))

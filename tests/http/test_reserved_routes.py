@@ -35,7 +35,7 @@ def test_a_function_cannot_take_a_route_of_batchflow_itself(path: str, router_fi
     flow = Batchflow("sqlite://")
     if router_first:
         assert flow.router is not None
-    with pytest.raises(DuplicateNameError, match=re.escape(f"a POST to '{path}' is one to batchflow's own route")):
+    with pytest.raises(DuplicateNameError, match=re.escape(f"a POST to '{path}' reaches batchflow's own route")):
         flow.serve(path)(mine)
     assert flow.served == {}
     assert flow.router is not None

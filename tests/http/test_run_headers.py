@@ -1,4 +1,4 @@
-"""What the headers of a trigger set for its run."""
+"""The headers of a trigger of a run."""
 
 import json
 from collections.abc import Sequence
@@ -10,63 +10,61 @@ from httpx import AsyncClient
 from batchflow import Batchflow, FlowControl, WorkflowContext
 from batchflow.core.message import Message
 from batchflow.serve.app_url import ROOT_HEADER
-from tests.http.samples import PREFIX, error_of
+from tests.http.samples import PREFIX, assert_error
 
 USER = {"email": "ada@example.org"}
-HOW = "write seconds such as 10, text such as '500ms', '10s', '2h30m' or '7d', or a timedelta"
 VALUE = "Upstash-Flow-Control-Value"
-LIMITS = "write parallelism=N, rate=N or both, and period=1m where the rate is not per second"
 
 WRONG: dict[str, tuple[dict[str, str], str, str]] = {
     "run id": (
         {"Upstash-Workflow-RunId": "a b"},
-        "'Upstash-Workflow-RunId' cannot be 'a b'; write 1 to 128 letters, digits, '_', '-' and ':'",
+        "'Upstash-Workflow-RunId' cannot be 'a b'",
         "Upstash-Workflow-RunId",
     ),
     "run id of a batch": (
         {"Upstash-Workflow-RunId": "bat_1"},
-        "'Upstash-Workflow-RunId' cannot be 'bat_1': ids of batches begin so",
+        "'Upstash-Workflow-RunId' cannot be 'bat_1'",
         "Upstash-Workflow-RunId",
     ),
     "two ids": (
         {"Upstash-Workflow-RunId": "a", "Upstash-Deduplication-Id": "b"},
-        "'Upstash-Workflow-RunId' and 'Upstash-Deduplication-Id' exclude each other; give the one or the other",
+        "'Upstash-Workflow-RunId' and 'Upstash-Deduplication-Id' exclude each other",
         "Upstash-Workflow-RunId",
     ),
     "dedup id": (
         {"Upstash-Deduplication-Id": ""},
-        "'Upstash-Deduplication-Id' is empty; name what the run is for, or leave it out",
+        "'Upstash-Deduplication-Id' is empty",
         "Upstash-Deduplication-Id",
     ),
     "delay": (
         {"Upstash-Delay": "soon"},
-        f"'Upstash-Delay' cannot be 'soon', which is no duration; {HOW}",
+        "'Upstash-Delay' cannot be 'soon'",
         "Upstash-Delay",
     ),
     "delay beside a time": (
         {"Upstash-Delay": "-1s", "Upstash-Not-Before": "1900000000"},
-        f"'Upstash-Delay' cannot be '-1s', which is no duration; {HOW}",
+        "'Upstash-Delay' cannot be '-1s'",
         "Upstash-Delay",
     ),
     "time": (
         {"Upstash-Not-Before": "9" * 18},
-        f"'Upstash-Not-Before' cannot be '{'9' * 18}'; write a time in unix seconds, such as 1900000000",
+        "write a time in unix seconds",
         "Upstash-Not-Before",
     ),
     "label": ({"Upstash-Label": "x" * 201}, "a label has 1 to 200 characters, not 201", "Upstash-Label"),
     "retries": (
         {"Upstash-Retries": "-1"},
-        "'Upstash-Retries' cannot be '-1'; write a whole number of 0 or more, such as 3",
+        "'Upstash-Retries' cannot be '-1'",
         "Upstash-Retries",
     ),
     "retry delay": (
         {"Upstash-Retries": "5", "Upstash-Retry-Delay": "10y"},
-        f"'Upstash-Retry-Delay' cannot be '10y', which is no duration; {HOW}",
+        "'Upstash-Retry-Delay' cannot be '10y'",
         "Upstash-Retry-Delay",
     ),
     "flow key": (
         {"Upstash-Flow-Control-Key": "a/b", VALUE: "rate=1"},
-        "'Upstash-Flow-Control-Key' cannot be 'a/b'; write letters, digits, '-', '_' and '.', such as 'mail-api'",
+        "'Upstash-Flow-Control-Key' cannot be 'a/b'",
         "Upstash-Flow-Control-Key",
     ),
     "no flow key": (
@@ -81,32 +79,32 @@ WRONG: dict[str, tuple[dict[str, str], str, str]] = {
     ),
     "limits": (
         {"Upstash-Flow-Control-Key": "a", VALUE: "speed=1"},
-        f"'Upstash-Flow-Control-Value' cannot be 'speed=1'; {LIMITS}",
+        "cannot be 'speed=1'; write parallelism=N",
         VALUE,
     ),
     "a period alone": (
         {"Upstash-Flow-Control-Key": "a", VALUE: "period=1m"},
-        f"'Upstash-Flow-Control-Value' sets no limit with 'period=1m'; {LIMITS}",
+        "sets no limit with 'period=1m'",
         VALUE,
     ),
     "rate": (
         {"Upstash-Flow-Control-Key": "a", VALUE: "rate=fast"},
-        "'rate' cannot be 'fast'; write a whole number of 1 or more, such as 3",
+        "'rate' cannot be 'fast'",
         VALUE,
     ),
     "parallelism": (
         {"Upstash-Flow-Control-Key": "a", VALUE: "parallelism=0"},
-        "'parallelism' cannot be 0; write a whole number of 1 or more, or None for no limit",
+        "'parallelism' cannot be 0",
         VALUE,
     ),
     "a header without a name": (
         {"Upstash-Forward-": "x"},
-        "'Upstash-Forward-' names no header; write Upstash-Forward-NAME",
+        "write Upstash-Forward-NAME",
         "Upstash-Forward-",
     ),
-    "what is not kept": (
+    "an unsupported header": (
         {"Upstash-Failure-Callback": "https://example.org"},
-        "'upstash-failure-callback' is a header whose promise is not kept here; leave it out",
+        "'upstash-failure-callback' is not supported",
         "upstash-failure-callback",
     ),
 }
@@ -195,12 +193,12 @@ async def test_a_known_id_starts_nothing(header: str, idle: Batchflow, idle_http
     assert "ada@example.org" in run.payload
 
 
-@pytest.mark.parametrize(("headers", "told", "field"), WRONG.values(), ids=WRONG)
+@pytest.mark.parametrize(("headers", "phrase", "field"), WRONG.values(), ids=WRONG)
 async def test_a_wrong_option_is_one_sentence(
-    headers: dict[str, str], told: str, field: str, idle: Batchflow, idle_http: AsyncClient
+    headers: dict[str, str], phrase: str, field: str, idle: Batchflow, idle_http: AsyncClient
 ) -> None:
     """422, with the header as the field; nothing is started."""
-    assert error_of(await idle_http.post("/onboarding", json=USER, headers=headers)) == (422, told, field)
+    assert_error(await idle_http.post("/onboarding", json=USER, headers=headers), (422, phrase, field))
     assert (await idle.runs()).runs == []
 
 
@@ -215,7 +213,7 @@ async def test_a_wrong_option_is_one_sentence(
 async def test_a_misspelt_option_is_refused(header: str, meant: str, idle: Batchflow, idle_http: AsyncClient) -> None:
     """It would be left out of account; what Upstash sends besides, by itself, is not looked at."""
     response = await idle_http.post("/onboarding", json=USER, headers={header: "5"})
-    assert error_of(response) == (422, f"unknown header '{header}'; did you mean '{meant}'?", header)
+    assert_error(response, (422, f"did you mean '{meant}'?", header))
     assert (await idle.runs()).runs == []
     sent = {"Upstash-Retried": "0", "Upstash-Message-Id": "msg_1", "Upstash-Workflow-Url": "https://h", "X-Delay": "1"}
     await start(idle_http, sent)
@@ -225,15 +223,14 @@ async def test_an_option_given_twice_is_refused(idle_http: AsyncClient) -> None:
     """Neither of the two would be what was meant."""
     headers = [("Upstash-Delay", "1s"), ("upstash-delay", "2s")]
     response = await idle_http.post("/onboarding", json=USER, headers=headers)
-    assert error_of(response) == (422, "'Upstash-Delay' is given twice; give it once", "Upstash-Delay")
+    assert_error(response, (422, "is given twice", "Upstash-Delay"))
 
 
 async def test_a_retry_delay_that_grows_without_end_is_refused(idle_http: AsyncClient) -> None:
     """The sentence is the policy's own."""
     headers = {"Upstash-Retries": "9999", "Upstash-Retry-Delay": "pow(9, retried)"}
-    status, told, field = error_of(await idle_http.post("/onboarding", json=USER, headers=headers))
-    assert (status, field) == (422, "Upstash-Retry-Delay")
-    assert told == "the retry delay 'pow(9, retried)' is infinite for retried = 9999; put min(…, …) around what grows"
+    response = await idle_http.post("/onboarding", json=USER, headers=headers)
+    assert_error(response, (422, "'pow(9, retried)' is infinite for retried = 9999", "Upstash-Retry-Delay"))
 
 
 JSON_TYPES = ["application/json", "Application/JSON; charset=utf-8", "application/vnd.api+json", "text/json"]
@@ -253,8 +250,8 @@ async def test_a_body_that_is_said_to_be_json_is_no_parsers(
     response = await idle_http.post("/signup", content=b'{"email": "ada@example.org"}', headers=headers)
     assert response.status_code == 202
     assert [message.body for message in published] == ['{"email":"ada@example.org","invited_by":null}']
-    status, told, _ = error_of(await idle_http.post("/signup", content=b"mail: ada@example.org", headers=headers))
-    assert (status, told.startswith("the body is not JSON (")) == (400, True)
+    response = await idle_http.post("/signup", content=b"mail: ada@example.org", headers=headers)
+    assert_error(response, (400, "the body is not JSON", None))
 
 
 @pytest.mark.parametrize("content_type", OTHER_TYPES)
@@ -281,8 +278,7 @@ async def test_any_other_body_is_the_parsers_whatever_it_holds(
             b"nobody",
             (
                 422,
-                "the parser 'address_line' of 'signup' cannot read this: "
-                "ValueError: not enough values to unpack (expected 2, got 1)",
+                "the parser 'address_line' of 'signup' cannot read this: ValueError: not enough values",
                 None,
             ),
         ),
@@ -293,4 +289,4 @@ async def test_what_a_parser_cannot_read_is_refused(
     body: bytes, expected: tuple[int, str, str | None], idle_http: AsyncClient
 ) -> None:
     """The sentence names the parser and what it raised."""
-    assert error_of(await idle_http.post("/signup", content=body)) == expected
+    assert_error(await idle_http.post("/signup", content=body), expected)

@@ -15,7 +15,7 @@ from batchflow.core.worker import WorkerStatus
 from batchflow.errors import InputError
 from batchflow.http.bodies import PayloadReader
 from batchflow.http.schemas import StepInfo, WorkerInfo
-from tests.http.samples import PREFIX, error_of
+from tests.http.samples import PREFIX, assert_error
 from tests.waiting import wait_until
 
 
@@ -76,7 +76,7 @@ async def test_a_payload_that_does_not_fit_is_422(
     body: bytes, expected: tuple[int, str, str | None], idle_http: AsyncClient
 ) -> None:
     """The sentence names the field."""
-    assert error_of(await idle_http.post("/onboarding", content=body)) == expected
+    assert_error(await idle_http.post("/onboarding", content=body), expected)
 
 
 NOT_JSON: dict[Any, str] = {
@@ -105,8 +105,7 @@ def test_what_is_no_json_hears_what_to_send(payload: Any) -> None:
 
 async def test_an_unknown_run_is_404(idle_http: AsyncClient) -> None:
     """In a sentence that names it."""
-    expected = (404, "there is no run 'run_nope'; retention may have removed it", None)
-    assert error_of(await idle_http.get("/runs/run_nope")) == expected
+    assert_error(await idle_http.get("/runs/run_nope"), (404, "there is no run 'run_nope'", None))
 
 
 async def waiting(flow: Batchflow, http: AsyncClient, payload: str, **headers: str) -> str:
@@ -190,21 +189,19 @@ async def test_runs_are_listed_page_by_page(idle_http: AsyncClient) -> None:
 
 
 @pytest.mark.parametrize(
-    ("query", "told", "field"),
+    ("query", "phrase", "field"),
     [
-        ("state=done", "'state' does not fit: Input should be 'waiting', 'running', 'completed', 'failed'", "state"),
-        ("limit=1001", "'limit' does not fit: Input should be less than or equal to 1000", "limit"),
-        ("cursor=x", "'cursor' cannot be 'x'; write the nextCursor of the page before", "cursor"),
-        (f"cursor={'9' * 30}.x", f"'cursor' cannot be '{'9' * 30}.x'; write the nextCursor", "cursor"),
-        ("cursor=1.", "'cursor' cannot be '1.'; write the nextCursor of the page before", "cursor"),
-        ("function=/approval", "no function is served at '/approval'; did you mean '/approvals'?", "function"),
+        ("state=done", "'state' does not fit", "state"),
+        ("limit=1001", "'limit' does not fit", "limit"),
+        ("cursor=x", "'cursor' cannot be 'x'", "cursor"),
+        (f"cursor={'9' * 30}.x", "'cursor' cannot be '999", "cursor"),
+        ("cursor=1.", "'cursor' cannot be '1.'", "cursor"),
+        ("function=/approval", "did you mean '/approvals'?", "function"),
     ],
 )
-async def test_a_list_that_cannot_be(query: str, told: str, field: str, idle_http: AsyncClient) -> None:
+async def test_a_list_that_cannot_be(query: str, phrase: str, field: str, idle_http: AsyncClient) -> None:
     """One sentence about the parameter."""
-    status, error, at_fault = error_of(await idle_http.get(f"/runs?{query}"))
-    assert (status, at_fault) == (404 if field == "function" else 422, field)
-    assert error.startswith(told)
+    assert_error(await idle_http.get(f"/runs?{query}"), (404 if field == "function" else 422, phrase, field))
 
 
 async def test_a_run_is_cancelled(flow: Batchflow, http: AsyncClient) -> None:
@@ -213,8 +210,7 @@ async def test_a_run_is_cancelled(flow: Batchflow, http: AsyncClient) -> None:
     answers = [(await http.post(f"/runs/{run}/cancel")).json() for _ in range(2)]
     assert [it["cancelled"] for it in answers] == [True, False]
     assert [it["run"]["state"] for it in answers] == ["cancelled", "cancelled"]
-    told = "there is no run 'run_nope'; retention may have removed it"
-    assert error_of(await http.post("/runs/run_nope/cancel")) == (404, told, None)
+    assert_error(await http.post("/runs/run_nope/cancel"), (404, "there is no run 'run_nope'", None))
 
 
 async def test_many_runs_are_cancelled(idle_http: AsyncClient) -> None:
@@ -240,28 +236,22 @@ async def test_many_runs_are_cancelled(idle_http: AsyncClient) -> None:
 @pytest.mark.parametrize(
     ("body", "expected"),
     [
-        ("{}", (422, "say which runs to cancel: their ids, a label or a function", "ids")),
-        ('{"ids": []}', (422, "'ids' is empty; list one id or more, or leave it out", "ids")),
-        ('{"ids": [], "label": "b"}', (422, "'ids' is empty; list one id or more, or leave it out", "ids")),
-        (
-            '{"ids": ["a"], "label": "b"}',
-            (422, "name the runs to cancel by id, or by label and function, not both", "ids"),
-        ),
-        ('{"ids": "a"}', (422, "'ids' does not fit: Input should be a valid list", "ids")),
-        ('{"labels": "a"}', (422, "'labels' does not fit: Extra inputs are not permitted", "labels")),
-        ("[]", (422, "the body is a JSON array; send a JSON object", None)),
-        ("{", (400, "the body is not JSON (EOF while parsing an object at line 1 column 1); send a JSON object", None)),
-        (
-            '{"function": "/onboard"}',
-            (404, "no function is served at '/onboard'; did you mean '/onboarding'?", "function"),
-        ),
+        ("{}", (422, "their ids, a label or a function", "ids")),
+        ('{"ids": []}', (422, "'ids' is empty", "ids")),
+        ('{"ids": [], "label": "b"}', (422, "'ids' is empty", "ids")),
+        ('{"ids": ["a"], "label": "b"}', (422, "by label and function, not both", "ids")),
+        ('{"ids": "a"}', (422, "'ids' does not fit", "ids")),
+        ('{"labels": "a"}', (422, "'labels' does not fit", "labels")),
+        ("[]", (422, "the body is a JSON array", None)),
+        ("{", (400, "the body is not JSON (EOF", None)),
+        ('{"function": "/onboard"}', (404, "did you mean '/onboarding'?", "function")),
     ],
 )
 async def test_a_cancel_that_names_nothing(
     body: str, expected: tuple[int, str, str | None], idle_http: AsyncClient
 ) -> None:
     """What is meant is never guessed."""
-    assert error_of(await idle_http.post("/runs/cancel", content=body)) == expected
+    assert_error(await idle_http.post("/runs/cancel", content=body), expected)
 
 
 async def test_workers_are_listed_with_what_they_hold(idle: Batchflow, idle_http: AsyncClient) -> None:

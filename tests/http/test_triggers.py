@@ -6,7 +6,7 @@ import pytest
 from httpx import AsyncClient
 
 from batchflow import Batchflow
-from tests.http.samples import PREFIX, error_of
+from tests.http.samples import PREFIX, assert_error, error_of
 
 PROCESS, PAGINATE, GENERATE = "/welcome/process-users", "/welcome/paginate-users", "/welcome/generate-user"
 
@@ -89,69 +89,69 @@ async def test_generate_runs_one_item_with_force(flow: Batchflow, http: AsyncCli
 async def test_a_batch_without_a_source_is_triggered_by_ids(flow: Batchflow, http: AsyncClient) -> None:
     """`@flow.batch` without ids: its triggers name them."""
     refused = await http.post("/greet/process-items")
-    assert error_of(refused) == (422, "'itemIds' is missing: greet has no source of ids", "itemIds")
+    assert_error(refused, (422, "greet has no source of ids", "itemIds"))
     response = await http.post("/greet/process-items", json={"itemIds": ["ada"]})
     assert (await end_of(flow, response.json(), "greet")).counts.succeeded == 1
 
 
 MISSING = (400, "Missing userId", None)
 REFUSED: list[tuple[str, Any, tuple[int, str, str | None]]] = [
-    (PROCESS, {"paidonly": True}, (422, "Unknown field 'paidonly' for welcome; did you mean 'paidOnly'?", "paidonly")),
+    (PROCESS, {"paidonly": True}, (422, "did you mean 'paidOnly'?", "paidonly")),
     (
         PROCESS,
         {"paidOnly": "maybe"},
-        (422, "'paidOnly' does not fit: Input should be a valid boolean, unable to interpret input", "paidOnly"),
+        (422, "'paidOnly' does not fit: Input should be a valid boolean", "paidOnly"),
     ),
-    (PROCESS, {"limit": 0}, (422, "'limit' does not fit: Input should be greater than or equal to 1", "limit")),
-    (PROCESS, {"userIds": []}, (422, "'userIds' is empty; list one id or more", "userIds")),
+    (PROCESS, {"limit": 0}, (422, "'limit' does not fit", "limit")),
+    (PROCESS, {"userIds": []}, (422, "'userIds' is empty", "userIds")),
     (PROCESS, {"userIds": ["a", ""]}, (422, "'userIds' holds an empty id", "userIds")),
-    (PROCESS, {"userIds": ["a", "a"]}, (422, "'userIds' names 'a' twice; an item runs once per batch", "userIds")),
+    (PROCESS, {"userIds": ["a", "a"]}, (422, "'userIds' names 'a' twice", "userIds")),
     (PROCESS, {"userIds": "a"}, (422, "'userIds' does not fit: Input should be a valid list", "userIds")),
     (PROCESS, {"userIds": [1]}, (422, "'userIds.0' does not fit: Input should be a valid string", "userIds.0")),
     (
         PROCESS,
         {"userIds": ["a"], "limit": 1},
-        (422, "'limit' and 'userIds' exclude each other; list fewer ids", "limit"),
+        (422, "exclude each other", "limit"),
     ),
     (
         PROCESS,
         {"userIds": ["a"], "dryRun": True},
-        (422, "'dryRun' counts all users; leave 'userIds' out", "dryRun"),
+        (422, "leave 'userIds' out", "dryRun"),
     ),
-    (PROCESS, ["a"], (422, "the body is a JSON array; send a JSON object", None)),
-    (PROCESS, "a", (422, "the body is a JSON string; send a JSON object", None)),
-    (PROCESS, True, (422, "the body is a JSON boolean; send a JSON object", None)),
-    (PROCESS, 1.5, (422, "the body is a JSON number; send a JSON object", None)),
+    (PROCESS, ["a"], (422, "the body is a JSON array", None)),
+    (PROCESS, "a", (422, "the body is a JSON string", None)),
+    (PROCESS, True, (422, "the body is a JSON boolean", None)),
+    (PROCESS, 1.5, (422, "the body is a JSON number", None)),
     (
         PAGINATE,
         {},
-        (422, f"'userIds' is missing: list the ids to run, or POST to {PROCESS} to run all", "userIds"),
+        (422, f"POST to {PROCESS} to run all", "userIds"),
     ),
     (
         PAGINATE,
         {"cursor": "20"},
-        (422, f"'cursor' cannot be given here, where the users are named; POST to {PROCESS} to run all", "cursor"),
+        (422, f"POST to {PROCESS} to run all", "cursor"),
     ),
     (
         PAGINATE,
         {"userIds": ["a"], "dryRun": True},
-        (422, f"'dryRun' cannot be given here, where the users are named; POST to {PROCESS} to run all", "dryRun"),
+        (422, f"POST to {PROCESS} to run all", "dryRun"),
     ),
-    (PAGINATE, {"userIds": []}, (422, "'userIds' is empty; list one id or more", "userIds")),
+    (PAGINATE, {"userIds": []}, (422, "'userIds' is empty", "userIds")),
     (GENERATE, {}, MISSING),
     (GENERATE, None, MISSING),
     (GENERATE, {"userId": ""}, MISSING),
     (GENERATE, {"userId": None}, MISSING),
-    (GENERATE, {"userId": 5}, (422, "'userId' does not fit: an id is a string", "userId")),
+    (GENERATE, {"userId": 5}, (422, "'userId' does not fit", "userId")),
     (
         GENERATE,
         {"userId": "a", "userIds": ["b"]},
-        (422, f"'userIds' cannot be given here, where the users are named; POST to {PROCESS} to run all", "userIds"),
+        (422, f"POST to {PROCESS} to run all", "userIds"),
     ),
     (
         GENERATE,
         {"userId": "a", "paid": True},
-        (422, "Unknown field 'paid' for welcome; did you mean 'paidOnly'?", "paid"),
+        (422, "did you mean 'paidOnly'?", "paid"),
     ),
 ]
 
@@ -161,7 +161,7 @@ async def test_what_does_not_fit_is_refused_in_one_sentence(
     path: str, body: Any, expected: tuple[int, str, str | None], idle_http: AsyncClient
 ) -> None:
     """It names the field, and nothing is started."""
-    assert error_of(await idle_http.post(path, json=body)) == expected
+    assert_error(await idle_http.post(path, json=body), expected)
     assert (await idle_http.get("/batches")).json() == {"batches": []}
 
 
