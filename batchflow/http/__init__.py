@@ -1,1 +1,1 @@
-"""The HTTP interface, as a FastAPI router: triggers, batches, runs, events. Only `Batchflow.router` imports FastAPI."""
+"""The HTTP interface: endpoints, and the router that has them. Only `Batchflow.router` imports FastAPI."""

@@ -1,8 +1,8 @@
-"""Request bodies: read no further than the limit, and documented."""
+"""Reading request bodies: their bytes, their JSON, the payload of a run. The command reads payloads here too."""
 
-from typing import Any, Generic, TypeVar, cast
+from codecs import BOM_UTF8
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
-from fastapi import Request
 from pydantic import JsonValue, TypeAdapter, ValidationError
 from pydantic.errors import PydanticInvalidForJsonSchema
 from pydantic_core import from_json
@@ -11,40 +11,8 @@ from batchflow.errors import InputError, TooLarge
 from batchflow.serve.failure import describe_error
 from batchflow.serve.functions import ServedFunction
 
-
-async def read_body(request: Request, limit: int) -> bytes:
-    """The body as it was sent.
-
-    Raises:
-        TooLarge: it is larger than `limit` bytes; no more than that is kept of it.
-    """
-    chunks: list[bytes] = []
-    size = 0
-    if _content_length(request) > limit:
-        raise _too_large(limit)
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > limit:
-            raise _too_large(limit)
-        chunks.append(chunk)
-    return b"".join(chunks)
-
-
-def has_json_content_type(request: Request) -> bool:
-    """Whether the request's Content-Type says that its body is JSON."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    return kind in ("application/json", "text/json") or kind.endswith("+json")
-
-
-def _content_length(request: Request) -> int:
-    length = request.headers.get("content-length", "")
-    # A server checks what it is sent; int() alone would take "+5", "1_000" and digits of other scripts.
-    return int(length) if length.isascii() and length.isdigit() and len(length) < 20 else 0
-
-
-def _too_large(limit: int) -> TooLarge:
-    return TooLarge(f"the body is larger than {limit:,} bytes; send less, or raise BATCHFLOW_MAX_BODY")
-
+if TYPE_CHECKING:
+    from fastapi import Request
 
 Payload = TypeVar("Payload")
 
@@ -59,27 +27,33 @@ _HINTS = {
 }
 
 
-def parse_json(body: bytes, hint: str = _OBJECT_HINT) -> JsonValue:
-    """The JSON value of a body; an empty one is `{}`. `wanted` says what to send.
+async def read_body(request: "Request", limit: int) -> bytes:
+    """The bytes of the body.
 
     Raises:
-        InputError: it is not JSON (400).
+        TooLarge: the body is larger than `limit` bytes; no more than that is read.
     """
-    if not body.strip():
-        return {}
-    try:
-        return cast("JsonValue", from_json(body))
-    except ValueError as error:
-        raise InputError(f"the body is not JSON ({error}); {hint}", status=400) from error
+    chunks: list[bytes] = []
+    size = 0
+    if _content_length(request) > limit:
+        raise _too_large(limit)
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > limit:
+            raise _too_large(limit)
+        chunks.append(chunk)
+    return b"".join(chunks)
 
 
-def parse_object(body: bytes) -> dict[str, JsonValue]:
-    """The fields of a body that is a JSON object; `null` and an empty one have none.
+async def read_object(request: "Request", limit: int) -> dict[str, JsonValue]:
+    """The fields of a body that is a JSON object; an empty body and `null` have none.
 
     Raises:
-        InputError: it is not JSON (400), or another kind of value (422).
+        TooLarge: as for `read_body`.
+        InputError: the body is not JSON (400), or not an object (422).
     """
-    value = parse_json(body)
+    body = (await read_body(request, limit)).removeprefix(BOM_UTF8)
+    value = parse_json(body, _OBJECT_HINT) if body.strip() else None
     if value is None:
         return {}
     if not isinstance(value, dict):
@@ -87,8 +61,26 @@ def parse_object(body: bytes) -> dict[str, JsonValue]:
     return value
 
 
+def has_json_content_type(request: "Request") -> bool:
+    """True if the Content-Type of a request is one of JSON."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    return kind in ("application/json", "text/json") or kind.endswith("+json")
+
+
+def parse_json(body: bytes, hint: str, *, allow_inf_nan: bool = True) -> JsonValue:
+    """The value of a JSON text, which may begin with a byte order mark; `hint` says what to send.
+
+    Raises:
+        InputError: it is not JSON (400).
+    """
+    try:
+        return cast("JsonValue", from_json(body.removeprefix(BOM_UTF8), allow_inf_nan=allow_inf_nan))
+    except ValueError as error:
+        raise InputError(f"the body is not JSON ({error}); {hint}", status=400) from error
+
+
 def decode_text(body: bytes) -> str:
-    """A body that is text.
+    """The text of a body.
 
     Raises:
         InputError: it is not UTF-8 (400).
@@ -100,25 +92,25 @@ def decode_text(body: bytes) -> str:
 
 
 class PayloadReader(Generic[Payload]):
-    """Reads what runs of one served function are started with."""
+    """Reads the payloads of runs of one function."""
 
     def __init__(self, function: ServedFunction[Payload, Any]) -> None:
-        self._parse = function.parse
+        self._parser = function.parse
         self._name = function.endpoint.name
         self._adapter: TypeAdapter[Payload] = TypeAdapter(function.payload.annotation)
         self._hint = _hint(self._adapter)
 
     def read(self, body: bytes, *, is_json: bool) -> Payload:
-        """The payload; where there is no body, null stands in for one if it fits, else an empty object.
+        """The payload. An empty body is `null` if that fits, else an empty object.
 
-        Where the function has a parser of its own, it reads all that does not come as JSON.
+        If the function has a parser of its own, it reads every body that is not sent as JSON.
 
         Raises:
-            InputError: it is not JSON (400), does not fit, or the parser raises (422).
+            InputError: the body is not JSON (400), does not fit, or the parser raises (422).
         """
-        if self._parse is not None and not is_json:
+        if self._parser is not None and not is_json:
             return self._run_parser(body)
-        parse_json(body, self._hint)
+        body = body.removeprefix(BOM_UTF8)
         fault: ValidationError | None = None
         for text in [body] if body.strip() else [b"null", b"{}"]:
             try:
@@ -126,25 +118,37 @@ class PayloadReader(Generic[Payload]):
             except ValidationError as error:
                 fault = error
         assert fault is not None
+        if body.strip():
+            parse_json(body, self._hint)
         raise invalid_field(fault) from fault
 
     def _run_parser(self, body: bytes) -> Payload:
-        assert self._parse is not None
+        assert self._parser is not None
         text = decode_text(body)
         try:
-            return self._parse(text)
+            return self._parser(text)
         except Exception as error:
-            name = getattr(self._parse, "__name__", "initial_payload_parser")
+            name = getattr(self._parser, "__name__", "initial_payload_parser")
             raise InputError(
                 f"the parser '{name}' of '{self._name}' cannot read this: {describe_error(error)}"
             ) from error
 
 
 def invalid_field(error: ValidationError) -> InputError:
-    """The first thing that does not fit, in a sentence that names its place."""
+    """The first field that does not fit, as one sentence."""
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     field = ".".join(str(part) for part in first["loc"])
     return InputError(f"'{field}' does not fit: {first['msg']}" if field else first["msg"], field=field or None)
+
+
+def _content_length(request: "Request") -> int:
+    length = request.headers.get("content-length", "")
+    # A server checks what it is sent; int() alone would take "+5", "1_000" and digits of other scripts.
+    return int(length) if length.isascii() and length.isdigit() and len(length) < 20 else 0
+
+
+def _too_large(limit: int) -> TooLarge:
+    return TooLarge(f"the body is larger than {limit:,} bytes; send less, or raise BATCHFLOW_MAX_BODY")
 
 
 def _hint(adapter: TypeAdapter[Any]) -> str:

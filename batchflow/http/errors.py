@@ -1,4 +1,4 @@
-"""What went wrong with a request becomes its answer, inside the route: a router cannot do it for the user's app."""
+"""Responses, errors included. Errors are handled in the route: a router cannot add exception handlers to an app."""
 
 from collections.abc import Callable, Collection, Coroutine, Iterator
 from math import ceil
@@ -24,32 +24,22 @@ from batchflow.errors import (
 from batchflow.http.schemas import ErrorResponse
 from batchflow.logs import logger
 
-
-def json_response(answer: BaseModel, status: int = 200, **headers: str) -> Response:
-    """The response that carries an answer; `Retry_After="1"` gives the header `Retry-After`."""
-    named = {name.replace("_", "-"): value for name, value in headers.items()}
-    skip_none = isinstance(answer, ErrorResponse)
-    return Response(
-        answer.model_dump_json(by_alias=True, exclude_none=skip_none), status, named, media_type="application/json"
-    )
-
-
 RouteHandler: TypeAlias = Callable[[Request], Coroutine[Any, Any, Response]]
 
 _STORE_RETRY_S = "1"
 
 
 class ErrorHandlingRoute(APIRoute):
-    """A route that answers batchflow's own errors, and those of FastAPI's validation, as an `ErrorResponse`.
+    """A route that answers batchflow's errors, and FastAPI's validation errors, with an `ErrorResponse`.
 
-    What it does not know (errors of user code, an `HTTPException` of a dependency) goes on to the app as it came.
+    All others (errors of user code, an `HTTPException` of a dependency) go on to the app unchanged.
     """
 
     def get_route_handler(self) -> RouteHandler:
-        """FastAPI's handler, with its errors answered."""
+        """FastAPI's handler, with its errors handled."""
         handle = super().get_route_handler()
 
-        async def handled(request: Request) -> Response:
+        async def handle_errors(request: Request) -> Response:
             try:
                 return await handle(request)
             except RequestValidationError as error:
@@ -58,67 +48,75 @@ class ErrorHandlingRoute(APIRoute):
                 return error_response(error)
             except ClientDisconnect:
                 # Nobody reads this; it only keeps the server from logging an error.
-                return json_response(ErrorResponse(error="the connection was closed before the body had come"), 400)
+                return json_response(ErrorResponse(error="the connection was closed before the body was complete"), 400)
 
-        return handled
+        return handle_errors
+
+
+class OpenRoute(ErrorHandlingRoute):
+    """A route that accepts any query parameters, since third parties choose them."""
+
+
+def json_response(document: BaseModel, status: int = 200, **headers: str) -> Response:
+    """The response with a document as its body; `Retry_After="1"` sets the header `Retry-After`."""
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    body = document.model_dump_json(by_alias=True, exclude_none=isinstance(document, ErrorResponse))
+    return Response(body, status, named, media_type="application/json")
 
 
 def error_response(error: BatchflowError) -> Response:
-    """The answer to an error."""
+    """The response to an error."""
+    document = ErrorResponse(error=str(error), field=error.field if isinstance(error, InputError) else None)
     match error:
         case InputError():
-            return json_response(ErrorResponse(error=str(error), field=error.field), error.status)
+            return json_response(document, error.status)
         case UnserializableError():
-            # What came over the wire fitted its type and has no JSON form all the same, such as 1e999.
-            return json_response(ErrorResponse(error=str(error)), 422)
+            # A value of the request has the right type and yet no JSON form, such as 1e999.
+            return json_response(document, 422)
         case StoreUnavailable():
-            return json_response(ErrorResponse(error=str(error)), error.status, Retry_After=_STORE_RETRY_S)
-        case StoreError():
-            return json_response(ErrorResponse(error=str(error)), error.status)
+            return json_response(document, error.status, Retry_After=_STORE_RETRY_S)
         case RetryAfter():
-            return json_response(ErrorResponse(error=str(error)), 503, Retry_After=_retry_after(error))
+            return json_response(document, 503, Retry_After=_retry_after(error))
+        case StoreError():
+            return json_response(document, error.status)
         case _:
             logger().error("[batchflow:http:error] A request failed", error=str(error), exc_info=error)
-            return json_response(ErrorResponse(error=str(error)), error.status)
+            return json_response(document, error.status)
 
 
 def _retry_after(error: RetryAfter) -> str:
     return _STORE_RETRY_S if error.delay_ms is None else str(ceil(error.delay_ms / 1000))
 
 
-def not_found(what: str, id: str) -> NotFoundError:
-    """What was asked for does not exist."""
-    return NotFoundError(f"there is no {what} '{id}'; retention may have removed it")
+def _invalid_parameter(error: RequestValidationError) -> InputError:
+    first = error.errors()[0]
+    name = ".".join(str(part) for part in first["loc"][1:])
+    sentence = f"'{name}' does not fit: {first['msg']}" if name else str(first["msg"])
+    return InputError(sentence, field=name or None)
 
 
-def workflow_not_found(name: str, known: list[str]) -> NotFoundError:
-    """A workflow that neither the app nor the store knows."""
+def not_found(kind: str, id: str) -> NotFoundError:
+    """The error for a batch or run that does not exist."""
+    return NotFoundError(f"there is no {kind} '{id}'; retention may have removed it")
+
+
+def workflow_not_found(name: str, known: Collection[str]) -> NotFoundError:
+    """The error for a workflow that neither the app nor the store knows."""
     return NotFoundError(f"there is no workflow '{name}'{did_you_mean(name, known)}", field="workflow")
 
 
 def function_not_found(route: str, known: Collection[str]) -> NotFoundError:
-    """A function that neither the app nor the store knows."""
+    """The error for a function that neither the app nor the store knows."""
     return NotFoundError(f"no function is served at '{route}'{did_you_mean(route, known)}", field="function")
 
 
-def _invalid_parameter(error: RequestValidationError) -> InputError:
-    first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"][1:])
-    sentence = f"'{place}' does not fit: {first['msg']}" if place else str(first["msg"])
-    return InputError(sentence, field=place or None)
-
-
-class OpenRoute(ErrorHandlingRoute):
-    """A route whose requests may bring any parameters: third parties send them."""
-
-
 async def check_query_params(request: Request) -> None:
-    """Check the names of a request's parameters, as a dependency of all routes.
+    """Refuse unknown query parameters; a dependency of all routes.
 
-    What dependencies of the including app take is known too, where they declare it.
+    Parameters that dependencies of the including app declare are known too.
 
     Raises:
-        InputError: one is unknown. Left out of account, it might be what was to narrow the request down.
+        InputError: a parameter is unknown. If it were ignored, a request that it was to narrow down would do too much.
     """
     route = request.scope["route"]
     if isinstance(route, OpenRoute):
@@ -126,7 +124,7 @@ async def check_query_params(request: Request) -> None:
     known = set(_parameter_names(route.dependant))
     if known.issuperset(request.query_params):
         return
-    # The route is the router's; what was added where it is included stands there.
+    # `route` is the router's own; dependencies that were added where it is included are on the app's copy.
     for included in iter_route_contexts(getattr(request.scope.get("app"), "routes", ())):
         if included.original_route is route:
             known.update(_parameter_names(included.dependant))

@@ -1,16 +1,15 @@
-"""The endpoints of events: notify those that wait for one, and see who does."""
+"""The endpoints of events and webhooks: notify waiting runs, list them, receive requests for a run."""
 
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
-from pydantic_core import from_json
 
 from batchflow.core.call import Body
 from batchflow.core.ports import Client
 from batchflow.errors import InputError, NotFoundError
-from batchflow.http.bodies import decode_text, has_json_content_type, read_body
+from batchflow.http.bodies import decode_text, has_json_content_type, parse_json, read_body
 from batchflow.http.errors import OpenRoute, json_response
-from batchflow.http.openapi import ERROR_RESPONSES
+from batchflow.http.openapi import BODY_ERRORS, error_responses
 from batchflow.http.schemas import ErrorResponse, NotifyResponse, WaiterInfo, WaiterList, WebhookResponse
 from batchflow.serve import runs
 from batchflow.serve.waits import WEBHOOK_REQUEST_CODEC, WebhookRequest, webhook_event_id
@@ -19,10 +18,13 @@ _EVENT_BODY: dict[str, Any] = {
     "required": False,
     "content": {"application/json": {"schema": {}}, "text/plain": {"schema": {"type": "string"}}},
 }
+_WEBHOOK_PATH = "/webhooks/{token}"
+_WEBHOOK_GONE = "there is no such webhook, or its run has ended"
+_WEBHOOK_RETRY_S = "10"
 
 
 class EventEndpoints:
-    """Ids of events may hold slashes and colons."""
+    """Notifies events and lists the runs that wait for one. Ids of events may contain slashes and colons."""
 
     def __init__(self, client: Client, *, max_body: int) -> None:
         self._client = client
@@ -36,9 +38,9 @@ class EventEndpoints:
             methods=["POST"],
             response_model=NotifyResponse,
             name="events:notify",
-            summary="Give data to the runs that wait for an event",
+            summary="Notify the runs that wait for an event",
             tags=["events"],
-            responses=ERROR_RESPONSES,
+            responses=error_responses(*BODY_ERRORS),
             openapi_extra={"requestBody": _EVENT_BODY},
         )
         router.add_api_route(
@@ -47,21 +49,21 @@ class EventEndpoints:
             methods=["GET"],
             response_model=WaiterList,
             name="events:waiters",
-            summary="The runs that wait for an event, those that have waited longest first",
+            summary="The runs that wait for an event, the longest wait first",
             tags=["events"],
-            responses={422: ERROR_RESPONSES[422], 503: ERROR_RESPONSES[503]},
+            responses=error_responses(422, 503),
         )
 
     async def notify(
         self, id: str, request: Request, run_id: Annotated[str | None, Query(alias="runId")] = None
     ) -> Response:
-        """The body is the data: JSON, or text. With `runId` it is for that run, and kept until it waits for it."""
+        """The body is the data: JSON, or text. With `runId` it is for that run alone, and kept until the run waits."""
         data = _event_data(await read_body(request, self._max_body), is_json=has_json_content_type(request))
-        told = await runs.notify_event(self._client, id, data, run_id)
-        return json_response(NotifyResponse(event_id=id, run_ids=list(told)))
+        notified = await runs.notify_event(self._client, id, data, run_id)
+        return json_response(NotifyResponse(event_id=id, run_ids=list(notified)))
 
     async def waiters(self, id: str) -> Response:
-        """With the step at which each waits, since when and until when."""
+        """Each with the step at which it waits, and the start and end of the wait."""
         found = await runs.list_waiters(self._client, id)
         return json_response(WaiterList(event_id=id, waiters=[WaiterInfo.of(it) for it in found]))
 
@@ -70,22 +72,15 @@ def _event_data(body: bytes, *, is_json: bool) -> Any:
     if not body:
         return None
     try:
-        return from_json(body, allow_inf_nan=False)
-    except ValueError as error:
+        return parse_json(body, "send JSON, or text as text/plain", allow_inf_nan=False)
+    except InputError:
         if is_json:
-            raise InputError(
-                f"the body is not JSON ({error}), which its Content-Type says it is; send JSON, or text as text/plain",
-                status=400,
-            ) from error
+            raise
         return decode_text(body)
 
 
-_WEBHOOK_PATH = "/webhooks/{token}"
-_RETRY_S = "10"
-
-
 class WebhookEndpoint:
-    """Takes requests of any method. The token is a secret: it stands in no answer and in no log of batchflow's."""
+    """Receives requests of any method. The token is a secret: no response and no log line of batchflow contains it."""
 
     def __init__(self, client: Client, *, max_body: int) -> None:
         self._client = client
@@ -98,23 +93,17 @@ class WebhookEndpoint:
             self.receive,
             methods=["POST"],
             name="webhooks:take",
-            summary="Send something to a run, by any method",
+            summary="Send a request of any method to a run",
             tags=["webhooks"],
             status_code=202,
             responses={
-                202: {"model": WebhookResponse, "description": "the request is its run's"},
-                404: {"model": ErrorResponse, "description": "there is no such webhook, or its run has ended"},
-                413: ERROR_RESPONSES[413],
-                429: {
-                    "model": ErrorResponse,
-                    "description": "too much is kept for the run that it has not waited for yet",
-                },
-                503: ERROR_RESPONSES[503],
+                **error_responses(413, 503, described={404: _WEBHOOK_GONE, 429: "too many requests wait for the run"}),
+                202: {"model": WebhookResponse, "description": "the request is stored for its run"},
             },
             openapi_extra={"requestBody": {"required": False, "content": {"*/*": {"schema": {}}}}},
             route_class_override=OpenRoute,
         )
-        # A route without methods takes every one. It needs an id, which is made of the method elsewhere.
+        # A route without methods accepts all of them. It needs an operation id, which FastAPI derives from the method.
         router.add_api_route(
             _WEBHOOK_PATH,
             self.receive,
@@ -126,26 +115,25 @@ class WebhookEndpoint:
         )
 
     async def receive(self, token: str, request: Request) -> Response:
-        """Method, headers, query and body, whatever they are, reach the run; it is durable when this is answered."""
+        """The run receives method, headers, query and body. The request is stored before this is answered."""
         run = await self._run(token)
-        sent = WEBHOOK_REQUEST_CODEC.encode(await _read(request, self._max_body))
+        sent = WEBHOOK_REQUEST_CODEC.encode(await _webhook_request(request, self._max_body))
         self._client.limit.check(sent, "the request to this webhook")
-        told = await self._client.notify(webhook_event_id(token), sent, run)
-        if told:
+        if await self._client.notify(webhook_event_id(token), sent, run):
             return json_response(WebhookResponse(workflow_run_id=run), 202)
-        # It may have ended while the body came.
+        # The run may have ended while the body was read.
         await self._run(token)
         sentence = "too many requests are kept for the run of this webhook, which has not waited for them yet"
-        return json_response(ErrorResponse(error=sentence), 429, Retry_After=_RETRY_S)
+        return json_response(ErrorResponse(error=sentence), 429, Retry_After=_WEBHOOK_RETRY_S)
 
     async def _run(self, token: str) -> str:
         run = await self._client.store.webhook(token)
         if run is None:
-            raise NotFoundError("there is no such webhook, or its run has ended")
+            raise NotFoundError(_WEBHOOK_GONE)
         return run
 
 
-async def _read(request: Request, limit: int) -> WebhookRequest:
+async def _webhook_request(request: Request, limit: int) -> WebhookRequest:
     headers: dict[str, str] = {}
     for name, value in request.headers.items():
         headers[name] = f"{headers[name]}, {value}" if name in headers else value

@@ -1,5 +1,6 @@
 """The parts of the OpenAPI document that FastAPI cannot derive: bodies that are read by hand, error responses."""
 
+from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 from pydantic import TypeAdapter
@@ -7,25 +8,40 @@ from pydantic.errors import PydanticInvalidForJsonSchema
 
 from batchflow.http.schemas import ErrorResponse
 
-ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
-    400: {"model": ErrorResponse, "description": "the body is not JSON"},
-    413: {"model": ErrorResponse, "description": "the body is too large"},
-    422: {"model": ErrorResponse, "description": "a field is unknown, missing or does not fit"},
-    503: {
-        "model": ErrorResponse,
-        "description": "the store cannot be used for now; Retry-After says when to try again",
-    },
-}
-
-
 _DEFINITIONS = "#/$defs/"
+_ERRORS = {
+    400: "the body is not JSON",
+    404: "it does not exist",
+    413: "the body is too large",
+    422: "a field or parameter is unknown, missing or does not fit",
+    503: "the store is unavailable for now; Retry-After says when to try again",
+}
+BODY_ERRORS = (400, 413, 422, 503)
+"""The errors of a route that reads a JSON body."""
 
 
-def request_body(annotation: Any, *, required: bool, closed: bool = False) -> dict[str, Any]:
-    """What the OpenAPI document says of a body that is read by hand; a `closed` one takes no other fields."""
+def error_responses(*statuses: int, described: Mapping[int, str] | None = None) -> dict[int | str, dict[str, Any]]:
+    """The `responses` of a route for these statuses; `described` adds some with descriptions of their own."""
+    descriptions = {**{status: _ERRORS[status] for status in statuses}, **(described or {})}
+    return {status: {"model": ErrorResponse, "description": text} for status, text in descriptions.items()}
+
+
+def header_parameters(descriptions: Mapping[str, str]) -> list[dict[str, Any]]:
+    """The `parameters` of a route that reads these headers by hand."""
+    return [
+        {"name": name, "in": "header", "required": False, "description": text, "schema": {"type": "string"}}
+        for name, text in descriptions.items()
+    ]
+
+
+def request_body(annotation: Any, *, required: bool, closed: bool = False, types: Iterable[str] = ()) -> dict[str, Any]:
+    """The `requestBody` of a route that reads its body by hand: JSON, or text of one of `types`.
+
+    A `closed` body takes no fields but those of its schema.
+    """
     schema = {**_json_schema(annotation), **({"additionalProperties": False} if closed else {})}
-    body: dict[str, Any] = {"required": required, "content": {"application/json": {"schema": schema}}}
-    return {"requestBody": body}
+    content = {"application/json": {"schema": schema}, **{type: {"schema": {"type": "string"}} for type in types}}
+    return {"requestBody": {"required": required, "content": content}}
 
 
 def _json_schema(annotation: Any) -> dict[str, Any]:
@@ -39,7 +55,7 @@ def _json_schema(annotation: Any) -> dict[str, Any]:
 def _inline_refs(part: Any, definitions: dict[str, Any], within: tuple[str, ...]) -> Any:
     """A schema with its references resolved: inside an OpenAPI document they would point nowhere.
 
-    A type that holds itself is left open at the second level.
+    A type that contains itself is left open at the second level.
     """
     match part:
         case {"$ref": str(ref), **others}:
@@ -58,7 +74,7 @@ def _inline_refs(part: Any, definitions: dict[str, Any], within: tuple[str, ...]
 
 
 def _is_discriminator(part: Any) -> bool:
-    """A discriminator is made of references to definitions, and `oneOf` says enough without it."""
+    """True of a discriminator, which consists of references to definitions; `oneOf` is enough without it."""
     match part:
         case {"propertyName": str(), "mapping": dict()}:
             return True

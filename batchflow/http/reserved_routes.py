@@ -1,23 +1,23 @@
-"""The routes that are batchflow's own, known before a router is there: it imports FastAPI, and this does not."""
+"""The routes of batchflow itself, which no function or workflow may take. Known without importing FastAPI."""
 
 import re
 
 from batchflow.errors import DuplicateNameError
 
 RESERVED_POSTS = ("/batches/{id}/cancel", "/runs/{id}/cancel", "/runs/cancel", "/events/{id:path}", "/webhooks/{token}")
-"""Those that take a POST."""
+"""Those that take a POST, as functions and workflows do."""
 
 
 def check_not_reserved(path: str) -> None:
     """Check the route of a function or a workflow.
 
     Raises:
-        DuplicateNameError: it is one of batchflow's own, and requests would never come to it.
+        DuplicateNameError: the route is batchflow's own, so that no request would reach the function.
     """
     for route, pattern in _PATTERNS.items():
         if pattern.fullmatch(path):
             raise DuplicateNameError(
-                f"a POST to '{path}' is one to batchflow's own route '{route}'; "
+                f"a POST to '{path}' reaches batchflow's own route '{route}'; "
                 f"give the function another route, or the workflow another name"
             )
 

@@ -1,4 +1,4 @@
-"""The router of an app: everything that can be asked of it over HTTP."""
+"""The router of an app, with all endpoints."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,10 +17,10 @@ from batchflow.serve.functions import ServedFunction
 
 
 class RouterBuilder:
-    """One router, and what is mounted on it.
+    """Builds one router from endpoints.
 
-    It can be included in several apps and under several prefixes, and before the workflows are there: what is added
-    later is served wherever it has been included.
+    The router can be included in several apps and under several prefixes. Workflows and functions that are added later
+    are served wherever it has been included.
     """
 
     def __init__(
@@ -41,14 +41,14 @@ class RouterBuilder:
         WebhookEndpoint(client, max_body=max_body).add_routes(self.router)
         WorkerEndpoints(client).add_routes(self.router)
 
-    def add(self, what: Workflow[Any, Any] | ServedFunction[Any, Any]) -> None:
-        """Mount a workflow's three endpoints, or a function's one."""
-        if isinstance(what, Workflow):
-            WorkflowEndpoints(what, max_body=self._max_body, app_url=self._app_url).add_routes(self.router)
+    def add(self, served: Workflow[Any, Any] | ServedFunction[Any, Any]) -> None:
+        """Add the three routes of a workflow, or the one of a function."""
+        if isinstance(served, Workflow):
+            WorkflowEndpoints(served, max_body=self._max_body, app_url=self._app_url).add_routes(self.router)
         else:
-            FunctionEndpoint(what, max_body=self._max_body, app_url=self._app_url).add_routes(self.router)
-            self._functions.add(what.endpoint.route)
+            FunctionEndpoint(served, max_body=self._max_body, app_url=self._app_url).add_routes(self.router)
+            self._functions.add(served.endpoint.route)
 
     def prefix_in(self, app: object) -> str | None:
-        """The prefix of the router in an app, where it has one that is always the same."""
+        """The prefix of the router in an app; None if there is none, or it has parameters."""
         return router_prefix(app, self.router)

@@ -1,4 +1,4 @@
-"""The endpoints of runs, whatever their function: list, status, cancel."""
+"""The endpoints of runs of all functions (list, status, cancel), and of workers."""
 
 from collections.abc import Collection
 from typing import Annotated, Any
@@ -9,13 +9,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from batchflow.core.ports import Client
 from batchflow.core.run import Run, RunState
 from batchflow.errors import InputError
-from batchflow.http.bodies import invalid_field, parse_object, read_body
+from batchflow.http.bodies import invalid_field, read_object
 from batchflow.http.errors import function_not_found, json_response, not_found
-from batchflow.http.openapi import ERROR_RESPONSES, request_body
+from batchflow.http.openapi import BODY_ERRORS, error_responses, request_body
 from batchflow.http.schemas import (
     CancelRunResponse,
     CancelRunsResponse,
-    ErrorResponse,
     RunDetail,
     RunInfo,
     RunList,
@@ -25,15 +24,9 @@ from batchflow.http.schemas import (
 from batchflow.serve import runs
 from batchflow.serve.runs import MAX_PAGE_SIZE, RunSelection
 
-_ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
-    404: {"model": ErrorResponse, "description": "there is none"},
-    422: {"model": ErrorResponse, "description": "a parameter does not fit"},
-    503: ERROR_RESPONSES[503],
-}
-
 
 class CancelRequest(BaseModel):
-    """Which runs to cancel: these, or all of a label, with its batches, or of a function, or both."""
+    """The runs to cancel: by id; or all with a label (its batches too), of a function, or both."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -43,7 +36,7 @@ class CancelRequest(BaseModel):
 
 
 class RunEndpoints:
-    """What can be asked of runs, and their cancelling. `functions`, the routes of the app's, may grow later."""
+    """Lists, shows and cancels runs. `functions` are the routes of the app's functions; more may be added later."""
 
     def __init__(self, client: Client, functions: Collection[str], *, max_body: int) -> None:
         self._client = client
@@ -54,7 +47,7 @@ class RunEndpoints:
         """Add the routes."""
 
         def add(method: str, path: str, endpoint: Any, model: Any, summary: str, **options: Any) -> None:
-            options.setdefault("responses", _ERROR_RESPONSES)
+            options.setdefault("responses", error_responses(404, 422, 503))
             router.add_api_route(
                 f"/runs{path}",
                 endpoint,
@@ -67,12 +60,12 @@ class RunEndpoints:
             )
 
         add("GET", "", self.list, RunList, "The latest runs, newest first")
-        add("GET", "/{id}", self.status, RunDetail, "A run as it stands, with its steps")
-        add("POST", "/{id}/cancel", self.cancel, CancelRunResponse, "End a run")
+        add("GET", "/{id}", self.status, RunDetail, "A run with its steps")
+        add("POST", "/{id}/cancel", self.cancel, CancelRunResponse, "Cancel a run")
         body = request_body(CancelRequest, required=True)
-        refusals = {**ERROR_RESPONSES, 404: {"model": ErrorResponse, "description": "there is no such function"}}
-        summary = "End runs: these, or all of a label or function"
-        add("POST", "/cancel", self.cancel_many, CancelRunsResponse, summary, responses=refusals, openapi_extra=body)
+        errors = error_responses(*BODY_ERRORS, described={404: "there is no such function"})
+        summary = "Cancel runs: these, or all with a label or of a function"
+        add("POST", "/cancel", self.cancel_many, CancelRunsResponse, summary, responses=errors, openapi_extra=body)
 
     async def list(
         self,
@@ -82,40 +75,40 @@ class RunEndpoints:
         cursor: Annotated[str | None, Query(max_length=200)] = None,
         limit: Annotated[int, Query(ge=1, le=MAX_PAGE_SIZE)] = 50,
     ) -> Response:
-        """`function` is a route, such as /onboarding. For the next page, pass `nextCursor` as `cursor`."""
+        """`function` is a route, such as /onboarding. The next page is read with `nextCursor` as `cursor`."""
         page = await runs.list_runs(
             self._client, state=state, destination=function, label=label, cursor=cursor, limit=limit
         )
         # A store may hold runs of functions that this app does not have.
         if function is not None and not page.runs and cursor is None:
-            self._check(function)
+            self._require(function)
         return json_response(RunList(runs=[RunInfo.of(it) for it in page.runs], next_cursor=page.next_cursor))
 
     async def status(self, id: str) -> Response:
-        """State, steps, result and error. Runs of batches can be asked for too, as long as they are kept."""
+        """State, steps, result and error. Runs of batches can be read too, as long as they are kept."""
         return json_response(RunDetail.of(await self._read(id)))
 
     async def cancel(self, id: str) -> Response:
-        """One that waits ends at once, one at work at its next step. Safe to repeat."""
+        """A waiting run ends at once, a running one at its next step. Safe to repeat."""
         cancelled = await self._client.cancel_run(id)
         return json_response(CancelRunResponse(cancelled=cancelled, run=RunInfo.of(await self._read(id))))
 
     async def cancel_many(self, request: Request) -> Response:
-        """As for one; ids that are not known count for nothing."""
-        fields = parse_object(await read_body(request, self._max_body))
+        """A waiting run ends at once, a running one at its next step. Unknown ids are ignored."""
+        fields = await read_object(request, self._max_body)
         try:
             which = CancelRequest.model_validate(fields, strict=True)
         except ValidationError as error:
             raise invalid_field(error) from error
         if which.ids == [] and "ids" in which.model_fields_set:
-            # Beside a label it would cancel more than these, which is nothing.
+            # An empty list selects nothing; beside a label it must not select all of the label.
             raise InputError("'ids' is empty; list one id or more, or leave it out", field="ids")
         if which.function is not None:
-            self._check(which.function)
+            self._require(which.function)
         selection = RunSelection(tuple(which.ids), which.label, which.function)
         return json_response(CancelRunsResponse(cancelled=await runs.cancel_runs(self._client, selection)))
 
-    def _check(self, function: str) -> None:
+    def _require(self, function: str) -> None:
         if function not in self._functions:
             raise function_not_found(function, self._functions)
 
@@ -127,7 +120,7 @@ class RunEndpoints:
 
 
 class WorkerEndpoints:
-    """What can be asked of workers."""
+    """Lists workers."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -140,11 +133,11 @@ class WorkerEndpoints:
             methods=["GET"],
             response_model=WorkerList,
             name="workers:list",
-            summary="The workers there are, with what each holds",
+            summary="The workers, with the claims of each",
             tags=["workers"],
-            responses={422: ERROR_RESPONSES[422], 503: ERROR_RESPONSES[503]},
+            responses=error_responses(422, 503),
         )
 
     async def list(self) -> Response:
-        """Those of all processes that share the app's store."""
+        """The workers of all processes that share the app's store."""
         return json_response(WorkerList(workers=[WorkerInfo.of(it) for it in await self._client.store.workers()]))

@@ -1,4 +1,4 @@
-"""Where things can be read: absolute URLs below the prefix that a request came in by, or that an app has."""
+"""Absolute URLs of what a request has started, and the prefix under which an app includes the router."""
 
 from collections.abc import Iterator, Sequence
 from urllib.parse import quote
@@ -11,10 +11,10 @@ from batchflow.serve.app_url import router_url
 
 
 def absolute_url(request: Request, route: str, path: str, app_url: str | None) -> str:
-    """The absolute URL of `path`, where `route` is the one that is answering; both as the router has them.
+    """The absolute URL of `path`, in answer to a request to `route`; the router knows both without its prefixes.
 
-    The prefixes of routers and mounts come from the request, so that one router can be included at several. `app_url`
-    is where the router is reached from outside, in full or as far as these prefixes; else the request says it.
+    The prefixes of routers and mounts come from the request, so that one router can be included several times.
+    `app_url` is the router's public URL, in full or up to these prefixes; without it the request's own base is taken.
     """
     full: str = request.scope["path"]
     root: str = request.scope.get("root_path", "")
@@ -27,13 +27,12 @@ def absolute_url(request: Request, route: str, path: str, app_url: str | None) -
 
 
 def router_prefix(app: object, router: APIRouter) -> str | None:
-    """Under which path an app, or one that is mounted in it, has included the router.
+    """The prefix under which an app, or one that is mounted in it, includes the router.
 
-    The first one, where there are several; None where there is none, or where it has parameters.
+    With several it is the first one. None if there is no prefix, or all of them have parameters.
     """
-    return next(
-        (quote(path) for path in _prefixes(getattr(app, "routes", ()), router.routes[0]) if "{" not in path), None
-    )
+    prefixes = _prefixes(getattr(app, "routes", ()), router.routes[0])
+    return next((quote(prefix) for prefix in prefixes if "{" not in prefix), None)
 
 
 def _prefixes(routes: Sequence[BaseRoute], wanted: BaseRoute) -> Iterator[str]:
