@@ -1,4 +1,4 @@
-"""An app with everything mounted, and a client for it."""
+"""Apps that serve everything in `samples`, and clients for them."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -13,7 +13,7 @@ from tests.http.samples import PREFIX, serve_all
 
 @pytest.fixture
 async def flow() -> AsyncIterator[Batchflow]:
-    """A started app, working."""
+    """A started app with a worker."""
     flow = Batchflow("sqlite://")
     serve_all(flow)
     async with flow:
@@ -22,7 +22,7 @@ async def flow() -> AsyncIterator[Batchflow]:
 
 @pytest.fixture
 async def idle() -> AsyncIterator[Batchflow]:
-    """A started app whose work nobody does."""
+    """A started app without a worker."""
     flow = Batchflow("sqlite://", worker=False)
     serve_all(flow)
     async with flow:
@@ -42,7 +42,7 @@ def client_of(flow: Batchflow) -> AsyncClient:
 
 
 def scope_of(method: str, path: str) -> dict[str, Any]:
-    """What a server tells an app of a request."""
+    """The ASGI scope of a request."""
     path = f"{PREFIX}{path}"
     return {
         "type": "http",

@@ -14,14 +14,14 @@ PREFIX = "/api/workflows"
 
 
 class Region(BaseModel):
-    """A parameter that holds itself."""
+    """A parameter that contains itself."""
 
     name: str = "all"
     within: "Region | None" = None
 
 
 class Params(BaseModel):
-    """What a trigger of `welcome` says."""
+    """The parameters of `welcome`."""
 
     paid_only: bool = False
     ratio: float = 1.0
@@ -50,7 +50,7 @@ class Welcome(BatchWorkflow[Params, str, str]):
 
 
 class Limited(BatchWorkflow[NoParams, str, str]):
-    """Its source says when to come back, or that it never will."""
+    """Its source raises `RetryAfter` or `NonRetryable`."""
 
     name = "limited"
     fault: Exception = RetryAfter(2.5, "the source is resting")
@@ -63,7 +63,7 @@ class Limited(BatchWorkflow[NoParams, str, str]):
 
 
 class NewUser(BaseModel):
-    """What `onboarding` is started with."""
+    """The payload of `onboarding`."""
 
     email: str
     invited_by: str | None = None
@@ -76,7 +76,7 @@ def address_line(text: str) -> NewUser:
 
 
 def serve_all(flow: Batchflow) -> None:
-    """Add everything there is."""
+    """Add all workflows and functions."""
     flow.add(Welcome())
     flow.add(Limited())
 

@@ -51,7 +51,7 @@ flow.add(Stuck())
 
 @flow.serve("/hooked")
 async def hooked(ctx: WorkflowContext[None]) -> str:
-    """Ends with what is sent to its webhook."""
+    """Returns the request to its webhook."""
     webhook = await ctx.create_webhook("make")
     return (await ctx.wait_for_webhook("request", webhook)).data.text
 

@@ -16,7 +16,7 @@ BODIES: dict[str, dict[str, Any]] = {PROCESS: {}, PAGINATE: {"userIds": ["u1"]},
 
 @pytest.fixture
 def published(idle: Batchflow, monkeypatch: pytest.MonkeyPatch) -> list[Message]:
-    """The first messages of what is triggered."""
+    """The first messages of each batch."""
     found: list[Message] = []
     opened = idle.engine.open_batch
 
@@ -32,7 +32,7 @@ def published(idle: Batchflow, monkeypatch: pytest.MonkeyPatch) -> list[Message]
 async def test_a_body_sets_the_options_of_a_batch(
     idle: Batchflow, idle_http: AsyncClient, published: list[Message], route: str
 ) -> None:
-    """An id of one's own, a time, a label and headers, on each of its routes."""
+    """An id, a time, a label and headers, on each route."""
     options = {"batchId": "bat_mine", "delay": "1h", "label": "first", "headers": {"x-trace": "7"}}
     answer = (await idle_http.post(route, json=BODIES[route] | options)).json()
     assert (answer["batchId"], answer["deduplicated"]) == ("bat_mine", False)
@@ -50,7 +50,7 @@ async def test_a_body_sets_the_options_of_a_batch(
 async def test_headers_set_the_options_of_a_batch(
     idle: Batchflow, idle_http: AsyncClient, published: list[Message], route: str
 ) -> None:
-    """Those of Upstash's that mean something for a batch mean it."""
+    """The Upstash headers that batches support."""
     headers = {
         "Upstash-Label": "first",
         "Upstash-Deduplication-Id": "today",
@@ -69,7 +69,7 @@ async def test_headers_set_the_options_of_a_batch(
 
 
 async def test_an_open_dedup_id_over_http(idle: Batchflow, idle_http: AsyncClient) -> None:
-    """It holds until the batch has ended."""
+    """It holds until the batch ends."""
     body = {"dedupId": "chat", "dedup": "open"}
     first, again = [(await idle_http.post(PROCESS, json=body)).json() for _ in range(2)]
     assert (again["batchId"], again["deduplicated"]) == (first["batchId"], True)
@@ -80,7 +80,7 @@ async def test_an_open_dedup_id_over_http(idle: Batchflow, idle_http: AsyncClien
 
 
 async def test_a_run_that_was_there_says_so(idle_http: AsyncClient) -> None:
-    """As a batch does."""
+    """`deduplicated` is true, as for a batch."""
     headers = {"Upstash-Deduplication-Id": "x"}
     user = {"email": "ada@example.org"}
     answers = [(await idle_http.post("/onboarding", json=user, headers=headers)).json() for _ in range(2)]

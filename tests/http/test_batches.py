@@ -1,4 +1,4 @@
-"""What can be asked of batches."""
+"""Batches over HTTP: status, items, lists, cancel, progress."""
 
 import asyncio
 import json
@@ -96,7 +96,7 @@ async def test_items_show_how_they_ended(ended: str, http: AsyncClient) -> None:
 
 
 async def test_batches_are_listed_newest_first(idle: Batchflow, idle_http: AsyncClient) -> None:
-    """All, those of a workflow, those that are open."""
+    """All, by workflow, and the open ones."""
     first, second = await started(idle_http), await started(idle_http)
     third = (await idle_http.post("/greet/paginate-items", json={"itemIds": ["a"]})).json()["batchId"]
 
@@ -111,7 +111,7 @@ async def test_batches_are_listed_newest_first(idle: Batchflow, idle_http: Async
 
 
 async def test_an_unknown_workflow_is_404(idle_http: AsyncClient) -> None:
-    """With the one that was meant."""
+    """The sentence suggests the right name."""
     response = await idle_http.get("/batches?workflow=welcom")
     assert_error(response, (404, "did you mean 'welcome'?", "workflow"))
 
@@ -131,7 +131,7 @@ async def test_cancel_ends_a_batch_and_can_be_repeated(idle_http: AsyncClient) -
 )
 @pytest.mark.parametrize("id", ["nope", "bat_0000000000", "%00", "%C3%A9", "a%20b", "x" * 3000, "bat_%ff"])
 async def test_an_unknown_batch_is_404(method: str, path: str, id: str, idle_http: AsyncClient) -> None:
-    """In a sentence that names it."""
+    """The sentence names it."""
     status, error, field = error_of(await idle_http.request(method, f"/batches/{id}{path}"))
     assert (status, field) == (404, None)
     assert error.startswith("there is no batch '")
@@ -181,7 +181,7 @@ async def pending(idle: Batchflow) -> Batch:
 
 
 async def test_the_last_event_is_done(flow: Batchflow, http: AsyncClient) -> None:
-    """Statuses as they are answered elsewhere; then the stream ends."""
+    """The documents of `GET /batches/{id}`; then the stream ends."""
     id = (await http.post("/welcome/process-users", json={"paidOnly": True})).json()["batchId"]
     response = await http.get(f"/batches/{id}/progress?interval=0.1")
     assert response.status_code == 200
@@ -201,8 +201,8 @@ async def test_a_batch_that_has_ended_is_done_at_once(flow: Batchflow, http: Asy
     assert [name for name, _ in events] == ["done"]
 
 
-async def test_only_changes_are_told(idle: Batchflow) -> None:
-    """A batch that stands still is not told again and again."""
+async def test_only_changes_are_sent(idle: Batchflow) -> None:
+    """A batch that does not change is sent once."""
     batch, stopping = await pending(idle), anyio.Event()
     looks = 0
 
@@ -214,12 +214,12 @@ async def test_only_changes_are_told(idle: Batchflow) -> None:
                 stopping.set()
             return batch
 
-    told = [it async for it in progress_events(cast("Any", Store()), batch, answer, 0.001, stopping)]
-    assert (looks, len(told)) == (5, 1)
+    events = [it async for it in progress_events(cast("Any", Store()), batch, answer, 0.001, stopping)]
+    assert (looks, len(events)) == (5, 1)
 
 
 async def test_a_server_that_stops_ends_the_stream(idle: Batchflow) -> None:
-    """Without waiting for the next look."""
+    """Without waiting for the next read."""
     batch, stopping = await pending(idle), anyio.Event()
     events = progress_events(idle.engine.store, batch, answer, ENDLESS_S, stopping)
     assert (await anext(aiter(events))).event is None
@@ -252,7 +252,7 @@ async def test_a_client_that_goes_away_ends_the_stream(idle: Batchflow) -> None:
 
 @pytest.mark.parametrize("failures", [MAX_FAILED_READS - 1, MAX_FAILED_READS])
 async def test_a_store_that_is_away_for_a_moment_is_waited_for(failures: int, idle: Batchflow) -> None:
-    """One that stays away ends the stream."""
+    """A store that stays unavailable ends the stream."""
     batch = await pending(idle)
     looks = 0
 
@@ -265,6 +265,6 @@ async def test_a_store_that_is_away_for_a_moment_is_waited_for(failures: int, id
             done = await idle.engine.cancel_batch(id)
             return batch if not done else cast("Any", None)
 
-    told = [it async for it in progress_events(cast("Any", Store()), batch, answer, 0.001, anyio.Event())]
-    assert len(told) == 1
+    events = [it async for it in progress_events(cast("Any", Store()), batch, answer, 0.001, anyio.Event())]
+    assert len(events) == 1
     assert looks == MAX_FAILED_READS

@@ -1,4 +1,4 @@
-"""How bodies are read."""
+"""Reading and documenting request bodies."""
 
 from collections.abc import AsyncIterator
 from typing import Literal
@@ -30,7 +30,7 @@ async def small(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Batchflow]:
 
 @pytest.mark.parametrize("path", PATHS)
 async def test_a_body_over_the_limit_is_413(path: str, small: Batchflow) -> None:
-    """Whether it is JSON or not; one of exactly that size is read."""
+    """JSON or not; a body of exactly the limit is read."""
     async with client_of(small) as http:
         assert_error(await http.post(path, content=b"{" + b" " * LIMIT), TOO_LARGE)
         status, _, _ = error_of(await http.post(path, content=b"{" + b" " * (LIMIT - 1)))
@@ -51,7 +51,7 @@ async def test_an_endless_body_is_not_read_to_its_end(small: Batchflow) -> None:
     assert sum(sent) <= LIMIT + 200
 
 
-async def test_a_declared_length_is_believed_when_it_is_too_large(small: Batchflow) -> None:
+async def test_a_content_length_over_the_limit_is_413(small: Batchflow) -> None:
     """Nothing is read at all."""
     async with client_of(small) as http:
         response = await http.post(PATHS[0], content=b"{}", headers={"Content-Length": str(LIMIT + 1)})
@@ -59,7 +59,7 @@ async def test_a_declared_length_is_believed_when_it_is_too_large(small: Batchfl
 
 
 @pytest.mark.parametrize("length", ["-1", "٣٠٠٠", "1e9", "", "9" * 30])
-async def test_a_declared_length_that_is_none_is_not_looked_at(length: str, small: Batchflow) -> None:
+async def test_an_invalid_content_length_is_ignored(length: str, small: Batchflow) -> None:
     """The bytes are counted."""
     async with client_of(small) as http:
         headers = [(b"Content-Length", length.encode())]
@@ -68,7 +68,7 @@ async def test_a_declared_length_that_is_none_is_not_looked_at(length: str, smal
 
 
 async def test_a_client_that_goes_away_starts_nothing(small: Batchflow) -> None:
-    """Half a body is no trigger, and no error in the log."""
+    """Half a body triggers nothing and logs no error."""
     messages: list[Message] = [{"type": "http.request", "body": b"{", "more_body": True}, {"type": "http.disconnect"}]
     sent: list[Message] = []
 
@@ -98,14 +98,14 @@ class Dog(BaseModel):
 
 
 class Pets(BaseModel):
-    """A schema with references of every sort."""
+    """A schema with references of every kind."""
 
     first: Cat | Dog = Field(discriminator="kind")
     second: Dog | None = Field(default=None, description="the second one")
 
 
-def test_a_schema_stands_by_itself() -> None:
-    """References are resolved, a type that holds itself is left open, and properties keep their names."""
+def test_a_schema_has_no_references() -> None:
+    """References are resolved, a type that contains itself is left open, and properties keep their names."""
     schema = request_body(Pets, required=True)["requestBody"]["content"]["application/json"]["schema"]
     assert "$ref" not in str(schema)
     cat, dog = schema["properties"]["first"]["oneOf"]
@@ -116,7 +116,16 @@ def test_a_schema_stands_by_itself() -> None:
 
 
 async def test_bodies_may_have_any_content_type(idle_http: AsyncClient) -> None:
-    """As `curl -d` sends them."""
+    """`curl -d` sends one that is not JSON."""
     headers = {"Content-Type": "application/x-www-form-urlencoded"}
     response = await idle_http.post(PATHS[0], content=b'{"dryRun": true}', headers=headers)
     assert response.status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "body"), [("/welcome/process-users", b'{"paidOnly": true}'), ("/onboarding", b'{"email": "a@b"}')]
+)
+async def test_a_body_may_begin_with_a_byte_order_mark(path: str, body: bytes, idle_http: AsyncClient) -> None:
+    """Editors and shells of Windows write one."""
+    assert (await idle_http.post(path, content=b"\xef\xbb\xbf" + body)).status_code == 202
+    assert (await idle_http.post("/welcome/process-users", content=b"\xef\xbb\xbf")).status_code == 202

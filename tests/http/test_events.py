@@ -1,4 +1,4 @@
-"""Events over HTTP: who waits for one, and what reaches them."""
+"""Events and webhooks over HTTP."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ async def started(http: AsyncClient) -> str:
 
 
 async def waits(http: AsyncClient, count: int = 1) -> list[Any]:
-    """Who waits for the event, once so many do."""
+    """The runs that wait for the event, once there are so many."""
     found: list[Any] = []
 
     async def enough() -> bool:
@@ -45,7 +45,7 @@ async def waits(http: AsyncClient, count: int = 1) -> list[Any]:
     ],
 )
 async def test_an_event_reaches_those_that_wait(body: bytes, data: object, flow: Batchflow, http: AsyncClient) -> None:
-    """JSON as what it says, and anything else as text; ids hold slashes and colons."""
+    """JSON is parsed, anything else is text; ids contain slashes and colons."""
     runs = [await started(http), await started(http)]
     waiters = await waits(http, 2)
     assert {it["workflowRunId"] for it in waiters} == set(runs)
@@ -59,7 +59,7 @@ async def test_an_event_reaches_those_that_wait(body: bytes, data: object, flow:
 
 
 async def test_an_event_for_one_run_is_kept_for_it(flow: Batchflow, http: AsyncClient) -> None:
-    """Those beside it go on waiting; one that is not known gets nothing."""
+    """Other runs go on waiting; an unknown run receives nothing."""
     runs = [await started(http), await started(http)]
     await waits(http, 2)
     answer = (await http.post(f"/events/{EVENT}", params={"runId": runs[0]}, json="only you")).json()
@@ -70,7 +70,7 @@ async def test_an_event_for_one_run_is_kept_for_it(flow: Batchflow, http: AsyncC
 
 
 async def test_an_encoded_id_is_the_same(idle_http: AsyncClient) -> None:
-    """Clients that encode a path differ in what they leave as it is."""
+    """Clients differ in the characters of a path that they encode."""
     answer = (await idle_http.post("/events/approval%3A7%2F1")).json()
     assert (answer["eventId"], answer["runIds"]) == (EVENT, [])
 
@@ -84,7 +84,7 @@ async def test_an_encoded_id_is_the_same(idle_http: AsyncClient) -> None:
     ],
 )
 async def test_an_invalid_event_id(id: str, phrase: str, idle_http: AsyncClient) -> None:
-    """Webhooks cannot be reached by their event."""
+    """The events of webhooks are out of reach."""
     assert_error(await idle_http.post(f"/events/{id}"), (422, phrase, "eventId"))
     assert_error(await idle_http.get(f"/events/{id}/waiters"), (422, phrase, "eventId"))
 
@@ -96,10 +96,10 @@ async def test_data_that_is_neither_json_nor_text(idle_http: AsyncClient) -> Non
 
 
 @pytest.mark.parametrize("content_type", ["application/json", "application/cloudevents+json; charset=utf-8"])
-async def test_what_is_said_to_be_json_and_is_none_is_refused(
+async def test_a_body_with_a_json_content_type_that_is_not_json_is_refused(
     content_type: str, flow: Batchflow, http: AsyncClient
 ) -> None:
-    """400, and whoever waits goes on waiting; without a body there is no data."""
+    """400, and the runs go on waiting; without a body the data is null."""
     run = await started(http)
     await waits(http)
     headers = {"Content-Type": content_type}
@@ -111,7 +111,7 @@ async def test_what_is_said_to_be_json_and_is_none_is_refused(
 
 
 async def test_data_that_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As for every body."""
+    """413, as for every body."""
     monkeypatch.setenv("BATCHFLOW_MAX_BODY", "1024")
     flow = Batchflow("sqlite://", worker=False)
     serve_all(flow)
@@ -119,8 +119,8 @@ async def test_data_that_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
         assert (await http.post(f"/events/{EVENT}", content=b"x" * 1025)).status_code == 413
 
 
-def test_a_waiter_shows_until_when_it_waits() -> None:
-    """A time that no clock has is none."""
+def test_a_waiter_shows_the_end_of_its_wait() -> None:
+    """A time after the year 9999 is null."""
     found = WaiterInfo.of(Waiter("run_1", "a", 0, 1000))
     assert found.until is not None
     assert found.until.isoformat() == "1970-01-01T00:00:01+00:00"
@@ -137,7 +137,7 @@ GONE = (404, "there is no such webhook", None)
 
 
 async def hooked(http: AsyncClient, count: int) -> tuple[str, str]:
-    """A run that waits for so many requests, and its webhook's URL."""
+    """A run that waits for so many requests, and the URL of its webhook."""
     run: str = (await http.post("/hooked", json=count)).json()["workflowRunId"]
     made: list[str] = []
 
@@ -155,14 +155,14 @@ def token_of(url: str) -> str:
 
 
 async def test_the_url_is_where_the_run_was_started(flow: Batchflow, http: AsyncClient) -> None:
-    """With host and prefix of that request."""
+    """It has host and prefix of that request."""
     run, url = await hooked(http, 1)
     assert url.startswith(f"http://test{PREFIX}/webhooks/{run}.")
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PURGE"])
 async def test_a_request_of_any_method_is_taken(method: str, flow: Batchflow, http: AsyncClient) -> None:
-    """The run gets all of it: method, headers, query, body."""
+    """The run receives method, headers, query and body."""
     run, url = await hooked(http, 1)
     headers = [(b"X-Tag", b"a"), (b"x-tag", b"b"), (b"X-Latin", b"\xfc")]
     response = await http.request(method, f"{url}?a=1&a=%2F", content=b"\x00\xff", headers=headers)
@@ -176,7 +176,7 @@ async def test_a_request_of_any_method_is_taken(method: str, flow: Batchflow, ht
 
 
 async def test_requests_are_kept_in_their_order(flow: Batchflow, http: AsyncClient) -> None:
-    """The run takes one after the other, whenever it comes to wait; after its end there is nobody."""
+    """The run takes one after the other; after its end the webhook is gone."""
     run, url = await hooked(http, 3)
     for number in range(3):
         assert (await http.post(url, json=number)).status_code == 202
@@ -186,7 +186,7 @@ async def test_requests_are_kept_in_their_order(flow: Batchflow, http: AsyncClie
 
 
 async def test_an_unknown_webhook_is_404(idle_http: AsyncClient) -> None:
-    """Whatever the method; the answer does not repeat the token."""
+    """By every method; the response does not repeat the token."""
     for method in ("GET", "POST", "BREW"):
         assert_error(await idle_http.request(method, "/webhooks/run_1.abcdef"), GONE)
 
@@ -194,7 +194,7 @@ async def test_an_unknown_webhook_is_404(idle_http: AsyncClient) -> None:
 async def test_a_run_that_takes_nothing_more_is_429(
     flow: Batchflow, http: AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Too much is kept for it; a sender may come again."""
+    """Too many requests are kept for it; the sender may try again."""
     _, url = await hooked(http, 1)
 
     async def full(*_: object) -> Any:
@@ -209,7 +209,7 @@ async def test_a_run_that_takes_nothing_more_is_429(
 async def test_a_run_that_ends_meanwhile_is_404(
     flow: Batchflow, http: AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing is kept for it."""
+    """Its requests are not kept."""
     run, url = await hooked(http, 1)
 
     async def ended(*_: object) -> Any:
@@ -223,7 +223,7 @@ async def test_a_run_that_ends_meanwhile_is_404(
 
 
 async def test_a_request_that_is_too_large_is_413(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The run is not told."""
+    """The run does not receive it."""
     monkeypatch.setenv("BATCHFLOW_MAX_BODY", "1024")
     flow = Batchflow("sqlite://")
     serve_all(flow)
@@ -234,7 +234,7 @@ async def test_a_request_that_is_too_large_is_413(monkeypatch: pytest.MonkeyPatc
 
 
 async def test_the_token_is_in_no_log(flow: Batchflow, http: AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither when it is taken, nor when it is refused, nor when the store fails."""
+    """Neither when a request is stored, nor when it is refused, nor when the store fails."""
 
     async def fail(*_: object) -> Any:
         raise StoreUnavailable("it is busy")

@@ -1,4 +1,4 @@
-"""Whatever a client sends: never a 500, and nothing is started unless the answer says so."""
+"""Random requests: never a 500, and nothing is started unless the response says so."""
 
 import asyncio
 import json
@@ -63,8 +63,8 @@ selections = st.dictionaries(st.sampled_from(["ids", "label", "function", "id"])
 fuzz = settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-class Asked:
-    """An app nobody works for, a client of it, and a count of what was started."""
+class CountingClient:
+    """A client of an app without a worker; `started` counts the triggers."""
 
     def __init__(self, runner: asyncio.Runner, flow: Batchflow, http: AsyncClient) -> None:
         self._runner = runner
@@ -87,26 +87,26 @@ class Asked:
 
 
 @pytest.fixture
-def asked() -> Iterator[Asked]:
+def client() -> Iterator[CountingClient]:
     flow = Batchflow("sqlite://", worker=False)
     serve_all(flow)
     with asyncio.Runner() as runner:
         runner.run(flow.start())
         http = client_of(flow)
-        yield Asked(runner, flow, http)
+        yield CountingClient(runner, flow, http)
         runner.run(http.aclose())
         runner.run(flow.stop())
 
 
 @fuzz
 @given(path=st.sampled_from(POSTS), body=bodies, headers=headers)
-def test_any_body_is_answered(asked: Asked, path: str, body: bytes, headers: Any) -> None:
+def test_any_body_is_answered(client: CountingClient, path: str, body: bytes, headers: Any) -> None:
     """Bytes, JSON and almost right triggers, with any headers."""
-    before = asked.started
-    response = asked("POST", path, content=body, headers=headers)
+    before = client.started
+    response = client("POST", path, content=body, headers=headers)
     assert response.status_code in (200, 202, 400, 413, 422)
     assert response.json()["success"] is (response.status_code < 300)
-    assert (asked.started > before) is (response.status_code == 202)
+    assert (client.started > before) is (response.status_code == 202)
 
 
 @fuzz
@@ -122,35 +122,39 @@ def test_any_body_is_answered(asked: Asked, path: str, body: bytes, headers: Any
     headers=headers,
     query=queries,
 )
-def test_any_id_is_answered(asked: Asked, method: str, path: str, id: str, headers: Any, query: dict[str, str]) -> None:
-    """There is no such thing, or the method or a parameter does not fit."""
-    response = asked(method, path.format(quote(id, safe="%")), headers=headers, params=query)
+def test_any_id_is_answered(
+    client: CountingClient, method: str, path: str, id: str, headers: Any, query: dict[str, str]
+) -> None:
+    """Nothing has that id, or the method or a parameter does not fit."""
+    response = client(method, path.format(quote(id, safe="%")), headers=headers, params=query)
     assert response.status_code in (404, 405, 422)
-    assert asked.started == 0
+    assert client.started == 0
 
 
 @fuzz
 @given(path=st.sampled_from(POSTS), query=queries)
-def test_any_query_of_a_trigger_is_answered(asked: Asked, path: str, query: dict[str, str]) -> None:
-    """None takes a parameter, and one that is given starts nothing."""
-    before = asked.started
-    response = asked("POST", path, params=query)
+def test_any_query_of_a_trigger_is_answered(client: CountingClient, path: str, query: dict[str, str]) -> None:
+    """A trigger takes no parameters; with one, nothing is started."""
+    before = client.started
+    response = client("POST", path, params=query)
     assert response.status_code in ((422,) if query else (202, 400, 422))
-    assert (asked.started > before) is (response.status_code == 202)
+    assert (client.started > before) is (response.status_code == 202)
 
 
 @fuzz
 @given(path=st.sampled_from(["/batches", "/runs"]), query=batch_queries, headers=headers)
-def test_any_query_of_the_lists_is_answered(asked: Asked, path: str, query: dict[str, str], headers: Any) -> None:
+def test_any_query_of_the_lists_is_answered(
+    client: CountingClient, path: str, query: dict[str, str], headers: Any
+) -> None:
     """An empty list, an unknown workflow or function, or a parameter that does not fit."""
-    assert asked("GET", path, params=query, headers=headers).status_code in (200, 404, 422)
+    assert client("GET", path, params=query, headers=headers).status_code in (200, 404, 422)
 
 
 @fuzz
 @given(body=bodies | selections.map(lambda it: json.dumps(it).encode()), headers=headers)
-def test_any_selection_to_cancel_is_answered(asked: Asked, body: bytes, headers: Any) -> None:
-    """None has been started, so none is cancelled."""
-    response = asked("POST", "/runs/cancel", content=body, headers=headers)
+def test_any_selection_to_cancel_is_answered(client: CountingClient, body: bytes, headers: Any) -> None:
+    """Nothing was started, so nothing is cancelled."""
+    response = client("POST", "/runs/cancel", content=body, headers=headers)
     assert response.status_code in (200, 400, 404, 413, 422)
     if response.status_code == 200:
         assert response.json() == {"success": True, "cancelled": 0}
@@ -158,11 +162,13 @@ def test_any_selection_to_cancel_is_answered(asked: Asked, body: bytes, headers:
 
 @fuzz
 @given(id=event_ids, body=bodies, headers=headers, query=event_queries)
-def test_any_event_is_answered(asked: Asked, id: str, body: bytes, headers: Any, query: dict[str, str]) -> None:
-    """Nobody waits for it."""
+def test_any_event_is_answered(
+    client: CountingClient, id: str, body: bytes, headers: Any, query: dict[str, str]
+) -> None:
+    """No run waits for it."""
     path = f"/events/{quote(id, safe='%/:')}"
-    notified = asked("POST", path, content=body, headers=headers, params=query)
+    notified = client("POST", path, content=body, headers=headers, params=query)
     assert notified.status_code in (200, 400, 413, 422)
     if notified.status_code == 200:
         assert notified.json()["runIds"] == []
-    assert asked("GET", f"{path}/waiters", headers=headers, params=query).status_code in (200, 422)
+    assert client("GET", f"{path}/waiters", headers=headers, params=query).status_code in (200, 422)

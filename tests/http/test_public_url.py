@@ -1,4 +1,4 @@
-"""The URL that a third party is given reaches the run, however that was started and wherever the router stands."""
+"""The URL of a webhook reaches its run, from every way of starting it and every place of the router."""
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -19,7 +19,7 @@ HOST = "https://jobs.example.org"
 
 
 def serving() -> Batchflow:
-    """`/hooked` ends with what is sent to its webhook."""
+    """`/hooked` returns the request to its webhook."""
     flow = Batchflow("sqlite://")
 
     @flow.serve("/hooked")
@@ -33,13 +33,13 @@ def serving() -> Batchflow:
 
 @asynccontextmanager
 async def started(app: Any, flow: Batchflow) -> AsyncGenerator[AsyncClient]:
-    """The app at work, as a server starts it, and a client that finds it under every host."""
+    """The app as a server starts it, and a client that reaches it under every host."""
     async with flow.lifespan(app), AsyncClient(transport=ASGITransport(app), base_url="http://test") as http:
         yield http
 
 
 async def webhook_of(flow: Batchflow, run: str) -> str:
-    """Its URL, once it is made."""
+    """The URL of the webhook, once it is made."""
     urls: list[str] = []
 
     async def made() -> bool:
@@ -117,7 +117,7 @@ PLACES = {plain: "", nested: "/api/v1/jobs", mounted: "/sub%20dir/api/v1/jobs", 
 
 @pytest.mark.parametrize("place", PLACES, ids=lambda it: it.__name__)
 async def test_a_run_from_python_has_the_path_of_the_router(place: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Wherever it is included; of several places the first one that is the same for everybody."""
+    """Its first prefix without parameters."""
     monkeypatch.setenv("APP_URL", HOST)
     flow = serving()
     app = place(flow)
@@ -145,7 +145,7 @@ class Hooked(BatchWorkflow[NoParams, str, str]):
 
 
 async def test_the_items_of_a_batch_have_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However the batch was started."""
+    """For every way of starting the batch."""
     monkeypatch.setenv("APP_URL", HOST)
     flow = Batchflow("sqlite://")
     items = flow.add(Hooked())
@@ -160,10 +160,8 @@ async def test_the_items_of_a_batch_have_it_too(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize("includes", [True, False])
-async def test_a_path_that_nobody_knows_is_told_and_not_guessed(
-    includes: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As in a worker without the app: a URL that reaches nothing would let the run wait in vain."""
+async def test_an_unknown_path_is_reported_and_not_guessed(includes: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a worker without the app: the run would wait in vain behind a wrong URL."""
     monkeypatch.setenv("APP_URL", HOST)
     flow = serving()
     app = FastAPI()

@@ -1,4 +1,4 @@
-"""Parameters that a route does not take."""
+"""Query parameters that a route does not take."""
 
 from typing import Annotated, Any
 
@@ -36,7 +36,7 @@ MISSPELT = [
 async def test_an_unknown_parameter_is_refused_everywhere(
     method: str, path: str, name: str, choice: str, idle: Batchflow, idle_http: AsyncClient
 ) -> None:
-    """422 before anything is done: it might have narrowed the request down."""
+    """422 before anything is done: ignoring it could widen the request."""
     body = {"email": "a@b"} if path == "/onboarding" else None
     response = await idle_http.request(method, path, params={name: ""}, json=body)
     assert_error(response, (422, choice, name))
@@ -45,7 +45,7 @@ async def test_an_unknown_parameter_is_refused_everywhere(
 
 
 async def test_every_route_but_webhooks_is_among_those(idle: Batchflow) -> None:
-    """A new one has to be thought of here."""
+    """A new route needs a line in this module."""
     app = FastAPI()
     app.include_router(idle.router)
     own = [path for path in app.openapi()["paths"] if path.split("/")[1] not in ("limited", "greet", "nightly")]
@@ -61,7 +61,7 @@ async def test_a_webhook_may_be_given_any_parameters(idle_http: AsyncClient) -> 
 
 
 async def test_parameters_of_the_apps_dependencies_are_known(idle: Batchflow) -> None:
-    """Where they are declared; a misspelt one is refused beside them."""
+    """Declared ones are accepted; a misspelt one is refused."""
 
     class Paging(BaseModel):
         page: int = 1

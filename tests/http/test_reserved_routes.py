@@ -1,4 +1,4 @@
-"""The routes that are batchflow's own."""
+"""The routes of batchflow itself are reserved."""
 
 import re
 
@@ -31,7 +31,7 @@ class Events(BatchWorkflow[NoParams, str, str]):
     ["/events/order", "/events/a/b", "/runs/cancel", "/runs/mine/cancel", "/batches/mine/cancel", "/webhooks/me"],
 )
 def test_a_function_cannot_take_a_route_of_batchflow_itself(path: str, router_first: bool) -> None:
-    """It would never be reached. It is told where the function is decorated, the router being there or not."""
+    """The decorator raises, with or without a router."""
     flow = Batchflow("sqlite://")
     if router_first:
         assert flow.router is not None
@@ -43,7 +43,7 @@ def test_a_function_cannot_take_a_route_of_batchflow_itself(path: str, router_fi
 
 @pytest.mark.parametrize("router_first", [True, False])
 def test_a_workflow_cannot_take_a_route_of_batchflow_itself(router_first: bool) -> None:
-    """It is told when it is added."""
+    """`add` raises."""
     flow = Batchflow("sqlite://")
     if router_first:
         assert flow.router is not None
@@ -56,7 +56,7 @@ def test_a_workflow_cannot_take_a_route_of_batchflow_itself(router_first: bool) 
     "path", ["/event/order", "/runs/cancelled", "/webhooks/me/too", "/batches/a/b/cancel", "/a/events/x"]
 )
 def test_other_routes_are_free(path: str) -> None:
-    """Whatever they look like."""
+    """Similar routes are accepted."""
     flow = Batchflow("sqlite://")
     flow.serve(path)(mine)
     assert list(flow.served) == [path]
@@ -64,19 +64,19 @@ def test_other_routes_are_free(path: str) -> None:
 
 
 def test_the_routes_that_take_a_post_are_all_known() -> None:
-    """The list of them that needs no router says what the router has."""
+    """The list has all POST routes of the router."""
     routes = [it for it in Batchflow("sqlite://").router.routes if isinstance(it, APIRoute)]
     assert {it.path for it in routes if not it.methods or "POST" in it.methods} == set(RESERVED_POSTS)
 
 
 @pytest.mark.parametrize("path", ["/../x", "/./x", "/a/..", "/a/.", "/.", "/..", "/a/../b"])
 def test_a_route_that_clients_would_shorten_is_refused(path: str) -> None:
-    """No request would come to it."""
+    """No request would reach it."""
     with pytest.raises(ConfigurationError, match=re.escape(f"'route' cannot be {path!r}; write a path such as")):
         Batchflow("sqlite://").serve(path)(mine)
 
 
 @pytest.mark.parametrize("path", ["/.well-known/x", "/...", "/a..b", "/v1.2", "/a/.x"])
 def test_a_route_may_hold_dots(path: str) -> None:
-    """As long as a part of it is more than one or two of them."""
+    """Unless a part consists of one or two dots."""
     assert Batchflow("sqlite://").serve(path)(mine).endpoint.route == path

@@ -1,4 +1,4 @@
-"""Where the router can be included, what it documents, and what becomes of errors."""
+"""The router: where it can be included, its OpenAPI document, its error responses."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +14,7 @@ from tests.http.conftest import client_of
 from tests.http.samples import Limited, Welcome, assert_error, error_of, serve_all
 
 
-def asked(app: Any, base: str = "http://test") -> AsyncClient:
+def client_for(app: Any, base: str = "http://test") -> AsyncClient:
     return AsyncClient(transport=ASGITransport(app), base_url=base)
 
 
@@ -25,11 +25,11 @@ async def status_url(http: AsyncClient, path: str) -> str:
 
 
 async def test_one_router_under_two_prefixes(idle: Batchflow) -> None:
-    """Each answers with URLs of its own, which can be read."""
+    """The URLs of each have its prefix, and work."""
     app = FastAPI()
     app.include_router(idle.router, prefix="/one")
     app.include_router(idle.router, prefix="/two/{tenant}")
-    async with asked(app) as http:
+    async with client_for(app) as http:
         for prefix in ("/one", "/two/acme", "/two/a b"):
             url = await status_url(http, f"{prefix}/welcome/paginate-users")
             assert url.startswith(f"http://test{prefix.replace(' ', '%20')}/batches/bat_")
@@ -37,13 +37,13 @@ async def test_one_router_under_two_prefixes(idle: Batchflow) -> None:
 
 
 async def test_a_router_inside_a_router_inside_a_mount(idle: Batchflow) -> None:
-    """Every part of the way is in the URL; without a prefix there is none."""
+    """The URL has every part of the path; without a prefix it has none."""
     outer, inner, api = FastAPI(), FastAPI(), APIRouter()
     api.include_router(idle.router, prefix="/jobs")
     inner.include_router(api, prefix="/v1")
     inner.include_router(idle.router)
     outer.mount("/sub", inner)
-    async with asked(outer) as http:
+    async with client_for(outer) as http:
         for prefix in ("/sub/v1/jobs", "/sub"):
             url = await status_url(http, f"{prefix}/welcome/paginate-users")
             assert url.startswith(f"http://test{prefix}/batches/bat_")
@@ -52,7 +52,7 @@ async def test_a_router_inside_a_router_inside_a_mount(idle: Batchflow) -> None:
 
 @pytest.mark.parametrize("path", ["/jobs", "/behind/jobs"])
 async def test_the_root_path_of_a_proxy_is_in_the_url(path: str, idle: Batchflow) -> None:
-    """Whether the server leaves it in the path or not."""
+    """If the server leaves it in the path, and if not."""
     app = FastAPI()
     app.include_router(idle.router, prefix="/jobs")
     transport = ASGITransport(app, root_path="/behind")
@@ -62,7 +62,7 @@ async def test_the_root_path_of_a_proxy_is_in_the_url(path: str, idle: Batchflow
 
 
 async def test_app_url_wins_over_the_request(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Scheme, host and root path are its; the prefix stays."""
+    """It replaces scheme, host and root path; the prefix stays."""
     monkeypatch.setenv("APP_URL", "https://jobs.example.org/public/")
     flow = Batchflow("sqlite://", worker=False)
     serve_all(flow)
@@ -72,7 +72,7 @@ async def test_app_url_wins_over_the_request(monkeypatch: pytest.MonkeyPatch) ->
 
 
 async def test_a_wrong_host_header_makes_no_error(idle_http: AsyncClient) -> None:
-    """The server's own address stands in for it."""
+    """The server's own address takes its place."""
     response = await idle_http.post("/welcome/paginate-users", json={"userIds": ["a"]}, headers={"Host": "[::1"})
     assert response.status_code == 202
     assert "/api/workflows/batches/bat_" in response.headers["Location"]
@@ -90,8 +90,8 @@ async def test_two_apps_in_one_process() -> None:
         assert (await second.post("/welcome/paginate-users")).status_code == 404
 
 
-async def test_what_is_added_later_is_served_too() -> None:
-    """The router may be included first; asked for twice, it is the same."""
+async def test_a_workflow_that_is_added_later_is_served() -> None:
+    """The router may be included first; there is only one."""
     flow = Batchflow("sqlite://", worker=False)
     http = client_of(flow)
     assert flow.router is flow.router
@@ -102,7 +102,7 @@ async def test_what_is_added_later_is_served_too() -> None:
 
 
 async def test_the_document_shows_every_body_and_answer(flow: Batchflow) -> None:
-    """Bodies that are read by hand are documented, without references that point nowhere."""
+    """Bodies that are read by hand are documented, without dangling references."""
     app = FastAPI()
     app.include_router(flow.router, prefix="/a")
     app.include_router(flow.router, prefix="/b")
@@ -140,7 +140,7 @@ async def test_the_document_shows_every_body_and_answer(flow: Batchflow) -> None
 
 
 async def test_dependencies_of_the_including_app_come_first(idle: Batchflow) -> None:
-    """Their refusals are the app's own, and nothing is started."""
+    """Their error responses are the app's own, and nothing is started."""
 
     def key(x_key: str = Header()) -> None:
         if x_key != "secret":
@@ -148,7 +148,7 @@ async def test_dependencies_of_the_including_app_come_first(idle: Batchflow) -> 
 
     app = FastAPI()
     app.include_router(idle.router, dependencies=[Depends(key)])
-    async with asked(app) as http:
+    async with client_for(app) as http:
         refused = await http.post("/welcome/process-users", headers={"X-Key": "?"})
         assert (refused.status_code, refused.json()) == (401, {"detail": "no"})
         assert_error(await http.get("/batches"), (422, "'x-key' does not fit", "x-key"))
@@ -229,13 +229,13 @@ async def test_a_source_that_says_when_is_503(idle: Batchflow, idle_http: AsyncC
 
 
 async def test_a_source_that_fails_for_good_is_500_in_a_sentence(idle: Batchflow, idle_http: AsyncClient) -> None:
-    """It is the program's fault, and said without a traceback."""
+    """500, with a sentence and no traceback."""
     dry_run_fails(idle, NonRetryable("no source any more"))
     assert_error(await dry_run(idle_http), (500, "no source any more", None))
 
 
 async def test_an_error_of_user_code_is_left_to_the_app(idle: Batchflow, idle_http: AsyncClient) -> None:
-    """So that its own handlers and monitoring see it."""
+    """Its handlers and monitoring see it."""
     dry_run_fails(idle, ZeroDivisionError("oops"))
     with pytest.raises(ZeroDivisionError, match=r"^oops$"):
         await dry_run(idle_http)

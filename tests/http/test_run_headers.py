@@ -112,7 +112,7 @@ WRONG: dict[str, tuple[dict[str, str], str, str]] = {
 
 @pytest.fixture
 def published(idle: Batchflow, monkeypatch: pytest.MonkeyPatch) -> list[Message]:
-    """What is published, in its order."""
+    """The published messages, in their order."""
     publish, seen = idle.engine.publish, list[Message]()
 
     async def noted(messages: Sequence[Message]) -> Sequence[bool]:
@@ -130,7 +130,7 @@ async def start(http: AsyncClient, headers: Any) -> str:
 
 
 async def test_options_are_those_of_the_run(published: list[Message], idle_http: AsyncClient) -> None:
-    """Every option that QStash has a header for."""
+    """Every supported header."""
     headers = {
         "upstash-workflow-runid": "order:7",
         "Upstash-Label": "Größe".encode(),
@@ -153,7 +153,7 @@ async def test_options_are_those_of_the_run(published: list[Message], idle_http:
 
 
 async def test_options_left_out_are_the_functions_own(published: list[Message], idle_http: AsyncClient) -> None:
-    """Its retries, its limits, at once, and its label."""
+    """Retries, limits, label, and a start at once."""
     response = await idle_http.post("/approvals", json="a")
     (message,) = published
     assert message.id == response.json()["workflowRunId"]
@@ -164,14 +164,14 @@ async def test_options_left_out_are_the_functions_own(published: list[Message], 
 async def test_a_delay_is_a_duration_or_seconds(
     text: str, ms: int, idle: Batchflow, published: list[Message], idle_http: AsyncClient
 ) -> None:
-    """As QStash writes them."""
+    """A bare number is seconds, as in QStash."""
     before = idle.engine.now()
     await start(idle_http, {"Upstash-Delay": text})
     assert before + ms <= published[0].not_before <= idle.engine.now() + ms
 
 
 async def test_forwarded_headers_are_the_runs(published: list[Message], idle_http: AsyncClient) -> None:
-    """Without the prefix; equal ones are joined, and none passes for one of batchflow's own."""
+    """Without the prefix; equal ones are joined, and none replaces one of batchflow's own."""
     headers = [
         ("Upstash-Forward-X-Tenant", "acme"),
         ("Upstash-Forward-Tag", "a"),
@@ -184,7 +184,7 @@ async def test_forwarded_headers_are_the_runs(published: list[Message], idle_htt
 
 @pytest.mark.parametrize("header", ["Upstash-Workflow-RunId", "Upstash-Deduplication-Id"])
 async def test_a_known_id_starts_nothing(header: str, idle: Batchflow, idle_http: AsyncClient) -> None:
-    """The answer is that of the first one, which keeps its payload."""
+    """The response is that of the first one, which keeps its payload."""
     first = await start(idle_http, {header: "order-7"})
     again = await idle_http.post("/onboarding", json={"email": "other@example.org"}, headers={header: "order-7"})
     assert (again.status_code, again.json()["workflowRunId"]) == (202, first)
@@ -211,7 +211,7 @@ async def test_a_wrong_option_is_one_sentence(
     ],
 )
 async def test_a_misspelt_option_is_refused(header: str, meant: str, idle: Batchflow, idle_http: AsyncClient) -> None:
-    """It would be left out of account; what Upstash sends besides, by itself, is not looked at."""
+    """A typo would be ignored; other headers that Upstash sends are."""
     response = await idle_http.post("/onboarding", json=USER, headers={header: "5"})
     assert_error(response, (422, f"did you mean '{meant}'?", header))
     assert (await idle.runs()).runs == []
@@ -220,14 +220,14 @@ async def test_a_misspelt_option_is_refused(header: str, meant: str, idle: Batch
 
 
 async def test_an_option_given_twice_is_refused(idle_http: AsyncClient) -> None:
-    """Neither of the two would be what was meant."""
+    """Neither value would be certain."""
     headers = [("Upstash-Delay", "1s"), ("upstash-delay", "2s")]
     response = await idle_http.post("/onboarding", json=USER, headers=headers)
     assert_error(response, (422, "is given twice", "Upstash-Delay"))
 
 
 async def test_a_retry_delay_that_grows_without_end_is_refused(idle_http: AsyncClient) -> None:
-    """The sentence is the policy's own."""
+    """The sentence comes from the retry policy."""
     headers = {"Upstash-Retries": "9999", "Upstash-Retry-Delay": "pow(9, retried)"}
     response = await idle_http.post("/onboarding", json=USER, headers=headers)
     assert_error(response, (422, "'pow(9, retried)' is infinite for retried = 9999", "Upstash-Retry-Delay"))
@@ -242,10 +242,10 @@ def typed(content_type: str | None) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("content_type", JSON_TYPES)
-async def test_a_body_that_is_said_to_be_json_is_no_parsers(
+async def test_a_body_with_a_json_content_type_is_not_parsed_as_text(
     content_type: str, published: list[Message], idle_http: AsyncClient
 ) -> None:
-    """It is the payload, and what is no JSON is refused as such."""
+    """It is the payload; a body that is not JSON is refused."""
     headers = typed(content_type)
     response = await idle_http.post("/signup", content=b'{"email": "ada@example.org"}', headers=headers)
     assert response.status_code == 202
@@ -256,10 +256,10 @@ async def test_a_body_that_is_said_to_be_json_is_no_parsers(
 
 @pytest.mark.parametrize("content_type", OTHER_TYPES)
 @pytest.mark.parametrize("text", ["abc", "12", "null", '{"a": 1}', ""])
-async def test_any_other_body_is_the_parsers_whatever_it_holds(
+async def test_any_other_body_goes_to_the_parser(
     text: str, content_type: str | None, idle: Batchflow, idle_http: AsyncClient
 ) -> None:
-    """What looks like JSON, too: the way a body is read does not depend on the data."""
+    """Even if it looks like JSON: the data does not decide who reads a body."""
 
     @idle.serve("/notes", initial_payload_parser=str)
     async def notes(ctx: WorkflowContext[str]) -> None: ...
@@ -285,8 +285,8 @@ async def test_any_other_body_is_the_parsers_whatever_it_holds(
         (b"\xff\xfe", (400, "the body is neither JSON nor UTF-8 text", None)),
     ],
 )
-async def test_what_a_parser_cannot_read_is_refused(
+async def test_a_body_that_the_parser_cannot_read_is_refused(
     body: bytes, expected: tuple[int, str, str | None], idle_http: AsyncClient
 ) -> None:
-    """The sentence names the parser and what it raised."""
+    """The sentence names the parser and its error."""
     assert_error(await idle_http.post("/signup", content=body), expected)

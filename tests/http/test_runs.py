@@ -1,4 +1,4 @@
-"""Plain durable functions over HTTP."""
+"""Runs and workers over HTTP."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -42,7 +42,7 @@ async def test_a_post_starts_a_run(flow: Batchflow, http: AsyncClient) -> None:
 
 
 async def test_a_failed_run_shows_its_error(flow: Batchflow, http: AsyncClient) -> None:
-    """Result null, and the sentence of the error."""
+    """The result is null, and the error has its sentence."""
     run = await ended(http, (await http.post("/onboarding", json={"email": "nowhere"})).json())
     assert (run["state"], run["result"]) == ("failed", None)
     assert "that is no address" in run["error"]
@@ -58,7 +58,7 @@ async def test_the_entry_of_a_batch_is_a_run_too(flow: Batchflow, http: AsyncCli
 
 
 async def test_a_function_without_a_payload_needs_no_body(flow: Batchflow, http: AsyncClient) -> None:
-    """A route of several parts works like one."""
+    """Its route has several parts."""
     run = await ended(http, (await http.post("/nightly/cleanup")).json())
     assert (run["state"], run["result"]) == ("completed", [0])
 
@@ -91,8 +91,8 @@ NOT_JSON: dict[Any, str] = {
 
 
 @pytest.mark.parametrize("payload", NOT_JSON)
-def test_what_is_no_json_hears_what_to_send(payload: Any) -> None:
-    """What the function's payload is in JSON."""
+def test_a_body_that_is_not_json_is_answered_with_a_hint(payload: Any) -> None:
+    """The hint names the JSON type of the payload."""
 
     async def function(ctx: WorkflowContext[int]) -> None: ...
 
@@ -104,7 +104,7 @@ def test_what_is_no_json_hears_what_to_send(payload: Any) -> None:
 
 
 async def test_an_unknown_run_is_404(idle_http: AsyncClient) -> None:
-    """In a sentence that names it."""
+    """The sentence names it."""
     assert_error(await idle_http.get("/runs/run_nope"), (404, "there is no run 'run_nope'", None))
 
 
@@ -120,7 +120,7 @@ async def waiting(flow: Batchflow, http: AsyncClient, payload: str, **headers: s
 
 
 async def test_a_run_shows_its_steps(flow: Batchflow, http: AsyncClient) -> None:
-    """What has been recorded of each, when, and what it still waits for."""
+    """Outcome and time of each, and the end of its wait."""
     run = await waiting(flow, http, "a")
     story = (await http.get(f"/runs/{run}")).json()
     assert (story["state"], story["label"], story["parent"], story["endedAt"]) == ("waiting", "approval", None, None)
@@ -152,8 +152,8 @@ def step(**fields: Any) -> StepInfo:
     return StepInfo.of(Step(1, "a", "run", "done", 1)._replace(**fields))
 
 
-def test_a_step_shows_what_is_known_of_it() -> None:
-    """Attempts of those that execute, a time only where there is one, and of an error its sentence."""
+def test_a_step_shows_its_attempts_times_and_error() -> None:
+    """Attempts of steps that execute, known times, and the headline of an error."""
     failed = step(state="failed", failures=3, at=1000, error="ValueError: no\nTraceback (most recent call last):\n  x")
     assert (failed.attempts, failed.error) == (3, "ValueError: no")
     assert failed.recorded_at == datetime(1970, 1, 1, 0, 0, 1, tzinfo=UTC)
@@ -199,8 +199,10 @@ async def test_runs_are_listed_page_by_page(idle_http: AsyncClient) -> None:
         ("function=/approval", "did you mean '/approvals'?", "function"),
     ],
 )
-async def test_a_list_that_cannot_be(query: str, phrase: str, field: str, idle_http: AsyncClient) -> None:
-    """One sentence about the parameter."""
+async def test_an_invalid_list_parameter_is_refused(
+    query: str, phrase: str, field: str, idle_http: AsyncClient
+) -> None:
+    """One sentence that names the parameter."""
     assert_error(await idle_http.get(f"/runs?{query}"), (404 if field == "function" else 422, phrase, field))
 
 
@@ -214,7 +216,7 @@ async def test_a_run_is_cancelled(flow: Batchflow, http: AsyncClient) -> None:
 
 
 async def test_many_runs_are_cancelled(idle_http: AsyncClient) -> None:
-    """By ids, by label, by function; the answer says how many."""
+    """By ids, by label, by function; the response has the number."""
 
     async def start() -> str:
         return (await idle_http.post("/approvals", json="a")).json()["workflowRunId"]
@@ -247,15 +249,15 @@ async def test_many_runs_are_cancelled(idle_http: AsyncClient) -> None:
         ('{"function": "/onboard"}', (404, "did you mean '/onboarding'?", "function")),
     ],
 )
-async def test_a_cancel_that_names_nothing(
+async def test_an_ambiguous_cancel_is_refused(
     body: str, expected: tuple[int, str, str | None], idle_http: AsyncClient
 ) -> None:
-    """What is meant is never guessed."""
+    """An ambiguous request is refused."""
     assert_error(await idle_http.post("/runs/cancel", content=body), expected)
 
 
 async def test_workers_are_listed_with_what_they_hold(idle: Batchflow, idle_http: AsyncClient) -> None:
-    """By name; those of other processes, too."""
+    """By name, from all processes."""
     assert (await idle_http.get("/workers")).json() == {"workers": []}
     store = idle.engine.store
     await store.enlist("w2", 30_000, 7)
@@ -270,13 +272,13 @@ async def test_workers_are_listed_with_what_they_hold(idle: Batchflow, idle_http
 
 
 async def test_a_worker_that_works_here_is_among_them(flow: Batchflow, http: AsyncClient) -> None:
-    """With the concurrency of its app."""
+    """It has the concurrency of its app."""
     (worker,) = (await http.get("/workers")).json()["workers"]
     assert (worker["state"], worker["concurrency"]) == ("working", flow.settings.concurrency)
 
 
-def test_what_an_older_worker_has_not_told_is_null() -> None:
-    """Since when it works, and its heartbeat; one that has died is lost."""
+def test_fields_that_an_older_worker_does_not_report_are_null() -> None:
+    """Its start and heartbeat are null; one that has died is lost."""
     answer = WorkerInfo.of(WorkerStatus("w", 0, 0, 1_000, 0, 3, {"b": 1, "a": 2}, True))
     assert (answer.since, answer.seen_at, answer.concurrency, answer.hanging) == (None, None, None, 3)
     assert (answer.state, answer.held, list(answer.holds)) == ("lost", 3, ["a", "b"])

@@ -20,7 +20,7 @@ async def items_of(flow: Batchflow, answer: Any) -> dict[str, str]:
 
 
 async def test_a_dry_run_answers_the_statistics(flow: Batchflow, http: AsyncClient) -> None:
-    """200, the numbers of the pattern under their wire names, and no batch."""
+    """200 with the statistics under their wire names, and no batch."""
     response = await http.post(PROCESS, json={"dryRun": True, "paidOnly": True})
     assert response.status_code == 200
     body = response.json()
@@ -50,7 +50,7 @@ async def test_a_trigger_says_where_to_read_on(flow: Batchflow, http: AsyncClien
 
 @pytest.mark.parametrize("body", [b"", b"  \n", b"null", b"{}"])
 async def test_a_trigger_needs_no_body(body: bytes, idle_http: AsyncClient) -> None:
-    """Without one, the parameters have their defaults."""
+    """The parameters then have their defaults."""
     assert (await idle_http.post(PROCESS, content=body)).status_code == 202
 
 
@@ -69,7 +69,7 @@ async def test_a_limit_beyond_all_numbers_is_no_limit(flow: Batchflow, http: Asy
 
 
 async def test_paginate_by_hand_runs_exactly_these(flow: Batchflow, http: AsyncClient) -> None:
-    """Ids that `fetch` would not name are run too."""
+    """Also ids that `fetch` would not return."""
     response = await http.post(PAGINATE, json={"userIds": ["u001", "someone"], "paidOnly": True})
     assert response.status_code == 202
     await end_of(flow, response.json())
@@ -78,7 +78,7 @@ async def test_paginate_by_hand_runs_exactly_these(flow: Batchflow, http: AsyncC
 
 
 async def test_generate_runs_one_item_with_force(flow: Batchflow, http: AsyncClient) -> None:
-    """It runs although it is processed already."""
+    """It runs again although it is processed."""
     for _ in range(2):
         response = await http.post(GENERATE, json={"userId": "u001", "label": "by hand"})
         assert response.status_code == 202
@@ -157,17 +157,17 @@ REFUSED: list[tuple[str, Any, tuple[int, str, str | None]]] = [
 
 
 @pytest.mark.parametrize(("path", "body", "expected"), REFUSED)
-async def test_what_does_not_fit_is_refused_in_one_sentence(
+async def test_an_invalid_trigger_is_refused_in_one_sentence(
     path: str, body: Any, expected: tuple[int, str, str | None], idle_http: AsyncClient
 ) -> None:
-    """It names the field, and nothing is started."""
+    """The sentence names the field, and nothing is started."""
     assert_error(await idle_http.post(path, json=body), expected)
     assert (await idle_http.get("/batches")).json() == {"batches": []}
 
 
 @pytest.mark.parametrize("body", [b"a=1", b"{", b"\xff", b"[" * 5000, b"1" * 5000, b'"\\ud800"'])
-async def test_what_is_not_json_is_400(body: bytes, idle_http: AsyncClient) -> None:
-    """Whatever is wrong with it."""
+async def test_a_body_that_is_not_json_is_400(body: bytes, idle_http: AsyncClient) -> None:
+    """For every kind of broken body."""
     for path in (PROCESS, PAGINATE, GENERATE, "/onboarding"):
         status, error, field = error_of(await idle_http.post(path, content=body))
         assert (status, field) == (400, None)
@@ -176,7 +176,7 @@ async def test_what_is_not_json_is_400(body: bytes, idle_http: AsyncClient) -> N
 
 @pytest.mark.parametrize("number", ["1e999", "NaN", "-Infinity"])
 async def test_numbers_that_json_cannot_keep_are_refused(number: str, idle_http: AsyncClient) -> None:
-    """They fit the type and would not survive."""
+    """They fit the type and have no JSON form."""
     status, error, _ = error_of(await idle_http.post(PROCESS, content=f'{{"ratio": {number}}}'))
     assert status == 422
     assert "Params does not survive JSON: the float at .ratio is" in error

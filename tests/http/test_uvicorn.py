@@ -1,4 +1,4 @@
-"""The whole of it in a real server: uvicorn in a process of its own, on a real SQLite file."""
+"""A real server: uvicorn in its own process, on a SQLite file."""
 
 import asyncio
 import json
@@ -107,7 +107,7 @@ async def events_of(server: Server, batch: str, seen: Callable[[str, Any], objec
 
 
 async def given_back(folder: Path) -> list[tuple[str, int, int]]:
-    """What the stopped server has left to do: item, failed attempts, losses."""
+    """The items that the stopped server has released, with failed attempts and losses."""
     flow = Batchflow(database(folder), worker=False)
     async with flow:
         await flow.engine.store.enlist("another", 60_000)
@@ -118,7 +118,7 @@ async def given_back(folder: Path) -> list[tuple[str, int, int]]:
 
 
 async def test_a_batch_is_triggered_and_watched_to_its_end(serve: Serve) -> None:
-    """One process, nothing but uvicorn and a file."""
+    """One process with uvicorn, and a file."""
     async with serve("5s") as server:
         counted = (await server.http.post("/quick/process-users", json={"dryRun": True})).json()
         assert counted["toProcess"] == 25
@@ -134,7 +134,7 @@ async def test_a_batch_is_triggered_and_watched_to_its_end(serve: Serve) -> None
 
 
 async def test_a_webhook_reaches_its_run_in_the_next_process(serve: Serve) -> None:
-    """Its URL is the server's own, by any method; the run outlives the process that it began in."""
+    """By any method; the run continues in the next process."""
     async with serve("5s") as server:
         run = (await server.http.post("/hooked")).json()["workflowRunId"]
         steps: list[Any] = []
@@ -173,7 +173,7 @@ async def assert_it_goes_on(serve: Serve, batch: str) -> None:
 
 
 async def test_ctrl_c_waits_for_the_grace_and_gives_back(serve: Serve, tmp_path: Path) -> None:
-    """Without an attempt; the next process goes on."""
+    """No attempt is counted; the next process goes on."""
     async with serve("500ms") as server:
         batch = await server.trigger("stuck", userIds=["a", "b"])
         await server.begun("a", "b")
@@ -185,7 +185,7 @@ async def test_ctrl_c_waits_for_the_grace_and_gives_back(serve: Serve, tmp_path:
 
 
 async def test_ctrl_c_twice_does_not_wait(serve: Serve, tmp_path: Path) -> None:
-    """Neither for a slow client nor for the grace; the claims are given back all the same."""
+    """Neither for a slow client nor for the grace; the claims are released all the same."""
     async with serve(NEVER) as server:
         batch = await server.trigger("stuck", userIds=["a", "b"])
         await server.begun("a", "b")
@@ -220,7 +220,7 @@ async def test_ctrl_c_cuts_a_grace_short_that_has_begun(serve: Serve, tmp_path: 
 
 
 async def watching(server: Server, batch: str) -> "asyncio.Task[None]":
-    """A client that has had its first event."""
+    """A client that has received its first event."""
     first = asyncio.Event()
     task = asyncio.create_task(events_of(server, batch, lambda _name, _data: first.set()))
     await first.wait()
@@ -233,7 +233,7 @@ async def ended(task: Awaitable[None]) -> None:
 
 
 async def test_an_open_stream_does_not_hold_up_the_end(serve: Serve) -> None:
-    """It ends as a complete response; that of a client that has gone is not waited for either."""
+    """It ends as a complete response; a disconnected client is not waited for."""
     async with serve("500ms") as server:
         batch = await server.trigger("stuck", userIds=["a"])
         await server.begun("a")
