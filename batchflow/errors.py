@@ -24,6 +24,7 @@ BatchflowError
 """
 
 import math
+from collections.abc import Callable
 from datetime import timedelta
 
 __all__ = [
@@ -59,7 +60,42 @@ class BatchflowError(Exception):
     retryable = False
 
 
-class ConfigurationError(BatchflowError, ValueError):
+class OptionError(BatchflowError, ValueError):
+    """Base of `ConfigurationError` and `InputError`: the option at fault, the value it was given, the value it wants.
+
+        ConfigurationError(option="rate", got="0", want="write a whole number of 1 or more")
+        InputError("exclude each other", option="run_id", other="dedup_id", want="give one of them")
+        InputError("the payload is not JSON")
+
+    With an option, `problem` goes on after its name, or after "cannot be" and the value `got`, as text that may be
+    shown. Without one it is the whole sentence. `want` says what to write. Options have their names of Python here; a
+    face with other names renders the sentence with `sentence`.
+    """
+
+    def __init__(
+        self,
+        problem: str = "",
+        *,
+        option: str | None = None,
+        other: str | None = None,
+        got: str | None = None,
+        want: str | None = None,
+    ) -> None:
+        self.problem, self.option, self.other, self.got, self.want = problem, option, other, got, want
+        super().__init__(self.sentence())
+
+    def sentence(self, name: Callable[[str], str] = str) -> str:
+        """The message, with each option under the name that `name` gives it."""
+        said = self.problem
+        if self.got is not None:
+            said = f"cannot be {self.got}, {said}" if said else f"cannot be {self.got}"
+        if self.option is not None:
+            options = " and ".join(f"'{name(it)}'" for it in (self.option, self.other) if it is not None)
+            said = f"{options} {said}"
+        return said if self.want is None else f"{said}; {self.want}"
+
+
+class ConfigurationError(OptionError):
     """An option, hook, name or setting is wrong."""
 
     code = "configuration"
@@ -71,17 +107,35 @@ class DuplicateNameError(ConfigurationError):
     code = "duplicate_name"
 
 
-class InputError(BatchflowError, ValueError):
-    """What a caller sent is wrong; nothing was started. `field` names the part at fault, where there is one."""
+class InputError(OptionError):
+    """A caller sent something wrong; nothing was started.
+
+    `field` is the part of the payload at fault, where there is one: by default the option as payloads spell it.
+    """
 
     code = "invalid_input"
     status = 422
 
-    def __init__(self, message: str, *, field: str | None = None, status: int | None = None) -> None:
-        super().__init__(message)
-        self.field = field
+    def __init__(
+        self,
+        problem: str = "",
+        *,
+        option: str | None = None,
+        other: str | None = None,
+        got: str | None = None,
+        want: str | None = None,
+        field: str | None = None,
+        status: int | None = None,
+    ) -> None:
+        super().__init__(problem, option=option, other=other, got=got, want=want)
+        self.field = field if field is not None or option is None else _in_payload(option)
         if status is not None:
             self.status = status
+
+
+def _in_payload(option: str) -> str:
+    first, *rest = option.split("_")
+    return first + "".join(map(str.title, rest))
 
 
 class NotFoundError(InputError):

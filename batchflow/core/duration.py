@@ -38,7 +38,7 @@ def to_ms(value: Duration, *, option: str) -> int:
     elif wait > LONGEST_MS:
         fault = "which is longer than 36500d"
     if fault:
-        raise ConfigurationError(f"'{option}' cannot be {value!r}, {fault}; {_HOW}")
+        raise ConfigurationError(fault, option=option, got=repr(value), want=_HOW)
     return max(int(wait.to_integral_value(ROUND_HALF_UP)), 1 if wait else 0)
 
 

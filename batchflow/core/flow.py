@@ -51,11 +51,13 @@ class FlowControl:
         _check_key(self.key)
         _check_limit(self.burst, "burst", optional=False)
         if self.burst > 1 and self.rate is None:
-            raise ConfigurationError(f"'burst' is {self.burst} and there is no 'rate'; give the rate it goes beyond")
+            raise ConfigurationError(
+                f"is {self.burst} and there is no 'rate'", option="burst", want="give the rate it goes beyond"
+            )
         period = to_ms(self.period, option="period")
         if period == 0:
             raise ConfigurationError(
-                f"'period' cannot be {self.period!r}; write the time that 'rate' counts in, such as '1s'"
+                option="period", got=repr(self.period), want="write the time that 'rate' counts in, such as '1s'"
             )
         object.__setattr__(self, "period", spell(period))
         object.__setattr__(self, "period_ms", period)
@@ -231,13 +233,11 @@ def _check_limit(value: object, option: str, *, optional: bool = True) -> None:
     if value is None and optional:
         return
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ConfigurationError(
-            f"'{option}' cannot be {value!r}; write a whole number of 1 or more{', or None for no limit' * optional}"
-        )
+        want = f"write a whole number of 1 or more{', or None for no limit' * optional}"
+        raise ConfigurationError(option=option, got=repr(value), want=want)
 
 
 def _check_key(value: object) -> None:
     if value is not None and not (isinstance(value, str) and _KEY.fullmatch(value)):
-        raise ConfigurationError(
-            f"'key' cannot be {value!r}; write letters, digits, '-', '_' and '.', such as 'mail-api'"
-        )
+        want = "write letters, digits, '-', '_' and '.', such as 'mail-api'"
+        raise ConfigurationError(option="key", got=repr(value), want=want)

@@ -50,7 +50,9 @@ class RetryPolicy:
         first, cap = to_ms(self.first, option="first"), to_ms(self.cap, option="cap")
         if cap < first and self.delay is None:
             raise ConfigurationError(
-                f"'cap' ({spell(cap)}) is shorter than 'first' ({spell(first)}); write cap='{spell(first)}' or more"
+                f"({spell(cap)}) is shorter than 'first' ({spell(first)})",
+                option="cap",
+                want=f"write cap='{spell(first)}' or more",
             )
         # Durations are kept as text: `replace` and a pasted repr read a number as seconds.
         object.__setattr__(self, "first", spell(first))
@@ -162,7 +164,8 @@ class RetryPolicy:
 
 def _delay(value: object, retries: int) -> str:
     if not isinstance(value, str):
-        raise ConfigurationError(f"'delay' cannot be {value!r}; write an expression such as 'pow(2, retried) * 1000'")
+        want = "write an expression such as 'pow(2, retried) * 1000'"
+        raise ConfigurationError(option="delay", got=repr(value), want=want)
     return expression.check(value, retries)
 
 
@@ -174,10 +177,11 @@ def _has_units(text: str) -> bool:
 
 def _check_retries(value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ConfigurationError(f"'retries' cannot be {value!r}; write a whole number of 0 or more, such as 3")
+        want = "write a whole number of 0 or more, such as 3"
+        raise ConfigurationError(option="retries", got=repr(value), want=want)
 
 
 def _number(value: object, option: str, least: float, most: float, how: str) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= most:
-        raise ConfigurationError(f"'{option}' cannot be {value!r}; write {how}")
+        raise ConfigurationError(option=option, got=repr(value), want=f"write {how}")
     return float(value)
