@@ -1,1 +1,1 @@
-"""What makes a durable function unsafe to replay, found in its source: syntax trees in, findings out."""
+"""Finds what makes a durable function unsafe to replay, in its source: syntax trees in, findings out."""

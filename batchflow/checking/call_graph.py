@@ -1,4 +1,4 @@
-"""From one function to those that it calls between its steps, as far as this file goes."""
+"""The functions that a function calls between its steps, as far as they are in the same file."""
 
 import ast
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from batchflow.checking.source import FunctionNode
 
 @dataclass(frozen=True, slots=True)
 class CalledFunction:
-    """A function of this file that is called; `bound` where its first parameter is the object."""
+    """A called function of this file; `bound` if its first parameter is the object."""
 
     node: FunctionNode
     outer: FunctionBody | None
@@ -19,10 +19,10 @@ class CalledFunction:
 
 
 def reachable_functions(body: FunctionBody) -> list[FunctionBody]:
-    """The function itself, and those that it calls between its steps: its own ones, and others that are given `ctx`.
+    """Return the function itself and those that it calls between its steps.
 
-    A plain function of the file is followed too, since it runs again on every replay. An async one that is given no
-    context is not: whoever awaits it is told.
+    Follows functions defined in it, functions that receive `ctx`, and plain functions of the file, which run again on
+    every replay. Does not follow an async function without the context: the rule about awaits reports its caller.
     """
     found, seen = [body], {(body.node, body.caller)}
     for current in found:
@@ -34,7 +34,7 @@ def reachable_functions(body: FunctionBody) -> list[FunctionBody]:
 
 
 def functions_in_step(body: FunctionBody, handed: StepFunction) -> list[FunctionBody]:
-    """The functions that run inside a step, where they are found in this file."""
+    """Return the functions of this file that run inside a step."""
     if isinstance(handed.function, ast.Lambda):
         return reachable_functions(FunctionBody(body.source, handed.function, CallerFacts(), body))
     target = resolve_function(body, handed.function)
@@ -46,18 +46,18 @@ def functions_in_step(body: FunctionBody, handed: StepFunction) -> list[Function
 
 
 def called_function(body: FunctionBody, call: ast.Call) -> FunctionBody | None:
-    """The function of this file that is called, as it is given what this call passes on."""
+    """Return the called function of this file, with the facts that this call passes on; None if it is not in it."""
     target = resolve_function(body, call.func)
     return None if target is None else FunctionBody(body.source, target.node, _facts(body, target, call), target.outer)
 
 
 def has_steps(function: FunctionBody) -> bool:
-    """Whether it asks for steps, or what it calls does."""
+    """Tell if the function, or one that it calls, requests steps."""
     return any(part.steps for part in reachable_functions(function))
 
 
 def resolve_function(body: FunctionBody, func: ast.expr) -> CalledFunction | None:
-    """The function that an expression names: one of this file, or a method of the same class."""
+    """Return the function that an expression names, if it is one of this file or a method of the same class."""
     match func:
         case ast.Name(id=name):
             found = body.function(name)
@@ -79,7 +79,7 @@ def _called(body: FunctionBody) -> Iterator[tuple[CalledFunction, CallerFacts]]:
             if target is not None and _is_followed(target, given := _facts(body, target, node)):
                 yield target, given
     for node in body.nodes:
-        # Not called here but by whom it is passed to: `map(branch, ids)`.
+        # Another function calls it: `map(branch, ids)`.
         if isinstance(node, ast.Name) and node not in called and node not in handed:
             target = resolve_function(body, node)
             if target is not None and target.outer is not None:

@@ -1,4 +1,4 @@
-"""All rules, applied to one durable function and what it calls between its steps."""
+"""Applies all rules to one durable function and to the functions that it calls between its steps."""
 
 from collections.abc import Callable, Iterator
 from typing import TypeAlias
@@ -30,9 +30,9 @@ RULES: tuple[Rule, ...] = (
 
 
 def check(source: SourceFile, function: FunctionNode, context: str) -> list[Finding]:
-    """What makes the function unsafe to replay, by line; `context` is its parameter that is the context.
+    """Return what makes the function unsafe to replay, sorted by line; `context` names its context parameter.
 
-    A line with the comment `# batchflow: ok` is left out.
+    Skips lines with the comment `# batchflow: ok`.
     """
     body = FunctionBody(source, function, CallerFacts(contexts=frozenset({context})), None)
     found = {finding for part in reachable_functions(body) for rule in RULES for finding in rule(part)}

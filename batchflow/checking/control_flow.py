@@ -1,4 +1,4 @@
-"""Lists of statements: which one a node stands in, and whether it is left at its end."""
+"""Control flow: blocks and branches, code that every call executes, loops and the names that vary in them."""
 
 import ast
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,7 +14,7 @@ _BLOCKS = ("body", "orelse", "finalbody")
 
 
 def block_of(parent: ast.AST, child: ast.AST) -> Sequence[ast.stmt]:
-    """The statements that `child` is one of; empty where it is an expression."""
+    """Return the list of statements that contains `child`; empty for an expression."""
     for name in _BLOCKS:
         block: object = getattr(parent, name, None)
         if isinstance(block, list) and child in block:
@@ -23,7 +23,7 @@ def block_of(parent: ast.AST, child: ast.AST) -> Sequence[ast.stmt]:
 
 
 def leaves_block(block: Sequence[ast.stmt]) -> bool:
-    """Whether nothing after the block is reached through it."""
+    """Tell if control never passes the end of the block."""
     match block[-1] if block else None:
         case ast.Return() | ast.Raise() | ast.Break() | ast.Continue():
             return True
@@ -42,7 +42,7 @@ def leaves_block(block: Sequence[ast.stmt]) -> bool:
 
 
 def leaving_statement(block: Sequence[ast.stmt]) -> type[ast.stmt] | None:
-    """With what a block that never goes round again is left: `ast.Return`, `ast.Raise` or `ast.Break`."""
+    """Return the statement that leaves a block without another round: `ast.Return`, `ast.Raise` or `ast.Break`."""
     last = block[-1] if block else None
     if not isinstance(last, ast.Return | ast.Raise | ast.Break):
         return None
@@ -50,13 +50,13 @@ def leaving_statement(block: Sequence[ast.stmt]) -> type[ast.stmt] | None:
 
 
 def are_exclusive(body: FunctionBody, one: ast.AST, other: ast.AST) -> bool:
-    """Whether no run passes through both nodes: `if` and `else`, or one after the other has returned."""
+    """Tell if no run executes both nodes: `if` and `else`, or one after the other has returned."""
     arms = dict(_branches(body, one))
     return any(not arms[node] & others for node, others in _branches(body, other) if node in arms)
 
 
 def _branches(body: FunctionBody, node: ast.AST) -> Iterator[tuple[ast.AST, BranchNames]]:
-    """The forks on the way to a node, with those of their arms that lead to it."""
+    """Yield the forks on the way to a node, with those of their branches that lead to it."""
     for parent, child in body.around(node):
         fork = _branch(body, parent, child)
         if fork is not None:
@@ -87,7 +87,7 @@ def _branch(body: FunctionBody, parent: ast.AST, child: ast.AST) -> tuple[ast.AS
 
 
 def _open_branches(node: ast.stmt) -> BranchNames:
-    """The arms of a statement from which one comes to what follows it; empty where it has none."""
+    """Return the branches of a statement after which the next statement is executed; empty if it has no branches."""
     match node:
         case ast.If(body=body, orelse=orelse):
             arms = {"body": leaves_block(body), "orelse": leaves_block(orelse)}
@@ -130,7 +130,7 @@ _CONDITIONAL = (
 
 
 def is_unconditional(body: FunctionBody, node: ast.AST) -> bool:
-    """Whether the function comes to the node whatever it is given, unless something raises."""
+    """Tell if every call of the function executes the node, unless something raises."""
     for parent, child in body.around(node):
         if isinstance(parent, _CONDITIONAL) and child is not _evaluated_always(parent):
             return False
@@ -143,7 +143,7 @@ def is_unconditional(body: FunctionBody, node: ast.AST) -> bool:
 
 
 def _evaluated_always(parent: ast.AST) -> ast.AST | None:
-    """The part of a choice or loop that is evaluated in any case."""
+    """Return the part of a branch or loop that is always evaluated."""
     match parent:
         case ast.If(test=first) | ast.IfExp(test=first) | ast.While(test=first):
             return first
@@ -167,13 +167,13 @@ _COMPREHENSIONS = ast.ListComp | ast.SetComp | ast.GeneratorExp | ast.DictComp
 
 @dataclass(frozen=True, slots=True)
 class Loop:
-    """Something that is carried out more than once; `variable` is the name to use where one is wanted, or empty."""
+    """Code that is executed more than once; `variable` is a loop variable to suggest in a message, or empty."""
 
     varying: frozenset[str]
     variable: str
 
     def varies(self, expr: ast.expr) -> bool:
-        """Whether a text differs from round to round; a call may always give something else."""
+        """Tell if the value of an expression may differ from round to round; a call always may."""
         return any(
             isinstance(it, ast.Call | ast.Await) or (isinstance(it, ast.Name) and it.id in self.varying)
             for it in ast.walk(expr)
@@ -181,9 +181,9 @@ class Loop:
 
 
 def loops_around(body: FunctionBody, node: ast.AST) -> list[Loop]:
-    """The loops that carry a node out again and again, from the inside, the function's own calls included.
+    """Return the loops that execute a node repeatedly, innermost first, including calls of the function in a loop.
 
-    A loop that is left right after the node is none for it.
+    Skips a loop that ends right after the node.
     """
     contexts = body.contexts.all_names()
     found = [_loop_of(it, contexts) for it in _enclosing_loops(body, node)]
@@ -199,7 +199,7 @@ def _enclosing_loops(body: FunctionBody, node: ast.AST) -> Iterator[ast.AST]:
         left = leaving_statement(block_of(parent, child)) or left
         match parent:
             case ast.Try(body=inner, handlers=[_, *_]) | ast.TryStar(body=inner) if child in inner:
-                # A handler may go on with the next round.
+                # A handler may continue with the next round.
                 left = None
             case ast.For() | ast.AsyncFor() | ast.While() if _repeats(parent, child):
                 if left is None:
@@ -210,12 +210,12 @@ def _enclosing_loops(body: FunctionBody, node: ast.AST) -> Iterator[ast.AST]:
                 if left is None:
                     yield parent
             case ast.comprehension(iter=iterated) if child is not iterated:
-                # The comprehension around it takes it for its first source otherwise.
+                # Otherwise the comprehension around it would take it for its first source.
                 comprehension = body.parents[parent]
                 if left is None and _first_source(comprehension) is parent:
                     yield comprehension
             case ast.Call(func=func, args=[mapped, *_]) if child is mapped and body.scope.dotted(func) in _MAPS:
-                # What is mapped is called once for each, where it is a function and not what gives one.
+                # A mapped function is called once for each element; a call that returns one is not.
                 if left is None and isinstance(mapped, ast.Lambda | ast.Name):
                     yield parent
             case _:
@@ -253,7 +253,7 @@ def _loop_of(node: ast.AST, contexts: frozenset[str]) -> Loop:
             parts = [*variables]
         case _:
             pass
-    # A step that is asked for does not change the context.
+    # Requesting a step does not change the context.
     return Loop(
         frozenset(_changed_names(parts)) - contexts, next((it.id for it in variables if isinstance(it, ast.Name)), "")
     )
@@ -264,7 +264,7 @@ def _lambda_parameters(mapped: ast.expr) -> list[ast.arg]:
 
 
 def _changed_names(parts: Iterable[ast.AST]) -> Iterator[str]:
-    """The names that a round gives a value, or changes by a statement such as `order.advance()`."""
+    """Yield the names that a round assigns, or changes by a statement such as `order.advance()`."""
     for part in parts:
         for node in ast.walk(part):
             name = None

@@ -1,4 +1,4 @@
-"""What a check has found: where, which rule, and what to write instead."""
+"""A finding of a check: the place, the rule, and what to write instead."""
 
 import ast
 from dataclasses import dataclass
@@ -20,11 +20,11 @@ class Finding:
 
 
 def format_call(call: ast.Call) -> str:
-    """A call for a sentence: `open(…)`, or `time.time()` where nothing is passed."""
+    """Format a call for a message: `open(…)`, or `time.time()` if it has no arguments."""
     what = shorten(ast.unparse(call.func))
     return f"{what}(…)" if call.args or call.keywords else f"{what}()"
 
 
 def shorten(code: str) -> str:
-    """Code for a sentence: its beginning, where there is much of it."""
+    """Cut long code off, for a message."""
     return code if len(code) <= _LONG else f"{code[:_LONG]}…"

@@ -22,18 +22,18 @@ STEP_METHODS = frozenset(
         "timeout",
     }
 )
-"""The methods of a context that are durable; `now`, `random`, `uuid`, `log` and `cancel` ask for no step."""
+"""The durable methods of a context; `now`, `random`, `uuid`, `log` and `cancel` request no step."""
 
 UNNAMED_METHODS = frozenset({"first"})
-"""Those that have no name, and are given what to wait for."""
+"""The methods without a name; their arguments are what they wait for."""
 
 FUNCTION_ARGUMENT = {"run": 1, "run_with_codec": 2}
-"""Where among the arguments the function stands that is called inside the step."""
+"""The position of the argument that is called inside the step."""
 
 
 @dataclass(frozen=True, slots=True)
 class StepCall:
-    """A call that asks for a step; `name` is None where it has none, or is not the first argument."""
+    """A call that requests a step; `name` is None if the first argument is not a name."""
 
     call: ast.Call
     method: str
@@ -42,18 +42,18 @@ class StepCall:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContextNames:
-    """The names of the context, of what `ctx.step(…)` returned, and of methods: `run = ctx.run`."""
+    """The names of the context, of results of `ctx.step(…)`, and of its methods: `run = ctx.run`."""
 
     names: frozenset[str] = frozenset()
     runners: frozenset[str] = frozenset()
     methods: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def all_names(self) -> frozenset[str]:
-        """All these names."""
+        """Return all these names."""
         return self.names | self.runners | frozenset(self.methods)
 
     def method(self, func: ast.expr) -> str | None:
-        """The durable method that an expression names: `ctx.sleep`, `ctx.step(…).run`."""
+        """Return the durable method that an expression names: `ctx.sleep`, `ctx.step(…).run`."""
         match func:
             case ast.Attribute(value=ast.Name(id=name), attr=attr) if name in self.names and attr in STEP_METHODS:
                 return attr
@@ -65,7 +65,7 @@ class ContextNames:
                 return None
 
     def step(self, node: ast.AST) -> StepCall | None:
-        """The step that a node asks for."""
+        """Return the step that a node requests."""
         match node:
             case ast.Call(func=func, args=args) if (method := self.method(func)) is not None:
                 named = method not in UNNAMED_METHODS and args and not isinstance(args[0], ast.Starred)
@@ -75,11 +75,11 @@ class ContextNames:
                 return None
 
     def is_context(self, expr: ast.expr) -> bool:
-        """Whether the expression is the context itself."""
+        """Tell if the expression is the context itself."""
         return isinstance(expr, ast.Name) and expr.id in self.names
 
     def without(self, names: Iterable[str]) -> "ContextNames":
-        """As seen from a scope in which these names stand for something else."""
+        """Return the names that remain in a scope that binds `names` to something else."""
         hidden = frozenset(names)
         return ContextNames(
             names=self.names - hidden,
@@ -88,7 +88,7 @@ class ContextNames:
         )
 
     def within(self, nodes: Iterable[ast.AST], given: Iterable[str]) -> "ContextNames":
-        """With the parameters that are `given` a context, and the other names that a function has for it."""
+        """Add the parameters that receive a context, `given`, and the names that the nodes assign it to."""
         names, runners, methods = set(self.names) | set(given), set(self.runners), dict(self.methods)
         for node in own_nodes(nodes):
             match node:
@@ -121,7 +121,7 @@ _FILLS = frozenset({"add", "append", "appendleft", "extend", "insert", "setdefau
 
 
 class Carriers:
-    """The names of a function that hold the context, or something that was made with it and not awaited yet."""
+    """The names of a function that hold the context, or something made with it and not yet awaited."""
 
     def __init__(self, contexts: ContextNames, nodes: Iterable[ast.AST], given: frozenset[str]) -> None:
         self._contexts = contexts
@@ -131,7 +131,7 @@ class Carriers:
             self.names |= new
 
     def carries(self, node: ast.AST) -> bool:
-        """Whether the context is passed on in it; what an `await` gives is a plain value."""
+        """Tell if the node passes the context on; the result of an `await` is a plain value."""
         match node:
             case ast.Await():
                 return False
@@ -146,14 +146,14 @@ class Carriers:
 
 
 def root(expr: ast.AST) -> str | None:
-    """The name that an expression such as `tasks[0].result` begins with."""
+    """Return the name that an expression such as `tasks[0].result` begins with."""
     while isinstance(expr, ast.Attribute | ast.Subscript | ast.Starred | ast.Call):
         expr = expr.func if isinstance(expr, ast.Call) else expr.value
     return expr.id if isinstance(expr, ast.Name) else None
 
 
 def _flows(node: ast.AST) -> Iterator[tuple[str, ast.expr]]:
-    """Which names an assignment, a loop or a call such as `tasks.append(…)` gives a value to."""
+    """Yield the names that an assignment, a loop or a call such as `tasks.append(…)` gives a value, with that value."""
     match node:
         case ast.Assign(targets=targets, value=value):
             yield from ((name, value) for target in targets for name in _targets(target))
@@ -184,7 +184,7 @@ def _targets(target: ast.expr) -> Iterator[str]:
 
 @dataclass(frozen=True, slots=True)
 class StepFunction:
-    """A function that is handed to a step; `call` is the one that hands it, `at` its place among the arguments."""
+    """A function passed to a step; `position` is its place among the arguments of `call`."""
 
     function: ast.expr
     call: ast.Call
@@ -193,10 +193,9 @@ class StepFunction:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallerFacts:
-    """What a caller passes on: parameters that are the context, and such that carry coroutines of it.
+    """Facts about a call: the parameters that receive the context, and those that receive coroutines of it.
 
-    `rounds` is None for a function that is called once; otherwise it is called in a loop, and these are the names
-    around it that vary there.
+    `loop_names` is None if the call is executed once; otherwise it is in a loop, and these names vary in it.
     """
 
     contexts: frozenset[str] = frozenset()
@@ -205,9 +204,9 @@ class CallerFacts:
 
 
 class FunctionBody:
-    """One function, with all its nodes but those that only run inside a step.
+    """One function, with all its nodes except those that only run inside a step.
 
-    `outer` is the function it is defined in, where it sees the names of that one.
+    `outer` is the function that defines it, if it sees the names of that function.
     """
 
     def __init__(
@@ -229,30 +228,30 @@ class FunctionBody:
         for it in statements(node):
             self._walk(it, node, None)
         around_carriers = frozenset[str]() if outer is None else outer.carriers.names - self.scope.bound
-        # What functions defined here await is looked at in them.
+        # The bodies of functions defined here are checked by themselves.
         self.carriers = Carriers(
             self.contexts, self.nodes, given.carriers | around_carriers | frozenset(self.functions)
         )
 
     @property
     def context(self) -> str:
-        """How the function calls its context, for a sentence about it."""
+        """The function's name for its context, for a message."""
         return min(self.contexts.names, default="ctx")
 
     @property
     def method(self) -> ast.AST:
-        """The outermost function, which may stand in a class."""
+        """The outermost function, which may be a method."""
         return self.node if self.outer is None else self.outer.method
 
     def around(self, node: ast.AST) -> Iterator[tuple[ast.AST, ast.AST]]:
-        """The nodes around one, from the inside, each with that of its children that holds the node."""
+        """Yield the nodes around one, innermost first, each with the child that contains the node."""
         while node is not self.node:
             parent = self.parents[node]
             yield parent, node
             node = parent
 
     def function(self, name: str) -> "tuple[FunctionNode, FunctionBody | None] | None":
-        """The function of that name as it is seen from here, with the one it is defined in."""
+        """Return the function that a name refers to here, and the function that defines it."""
         if name in self.functions:
             return self.functions[name], self
         if name in self.scope.bound or name in self.scope.imports:
@@ -263,7 +262,7 @@ class FunctionBody:
         return None if found is None else (found, None)
 
     def _walk(self, node: ast.AST, parent: ast.AST, step_argument: "tuple[ast.Call, int] | None") -> None:
-        """Take in a node; `handing` is the argument of a step that it belongs to."""
+        """Add a node; `step_argument` is the call and position of the step argument that it belongs to."""
         self.parents[node] = parent
         if step_argument is not None and isinstance(node, ast.Lambda | ast.Name | ast.Attribute):
             self.step_functions.append(StepFunction(node, *step_argument))

@@ -1,4 +1,4 @@
-"""Input and output between steps, where every replay repeats it; waiting; and globals that are changed there."""
+"""Rules about code between steps that every replay repeats: time, chance, I/O, waiting, globals, foreign awaits."""
 
 import ast
 import re
@@ -28,7 +28,7 @@ _CLOCKS = frozenset(
     }
 )
 _CLOCKS_BY_DEFAULT = frozenset({"time.ctime", "time.gmtime", "time.localtime"})
-# These show a given time, and the present one where none is given.
+# They format the time of their argument, or the current time without one.
 _EVENT_LOOPS = frozenset({"asyncio.get_event_loop", "asyncio.get_running_loop"})
 _IDS = frozenset({"uuid.uuid1", "uuid.uuid4", "uuid.uuid6", "uuid.uuid7"})
 _RANDOM = frozenset({"os.getrandom", "os.urandom", "random.SystemRandom"})
@@ -38,13 +38,13 @@ _NOT_RANDOM = frozenset({"secrets.compare_digest"})
 
 
 def time_and_chance(body: FunctionBody) -> Iterator[Finding]:
-    """Calls that ask the machine for the time, for a random value or for a new id."""
+    """Find calls that read the time, draw a random value or make a new id."""
     for node in body.nodes:
         if isinstance(node, ast.Call):
             found = _time_or_chance(body, node)
             if found is not None:
-                rule, cure = found
-                message = f"{format_call(node)} comes out differently on every replay; {cure}"
+                rule, advice = found
+                message = f"{format_call(node)} comes out differently on every replay; {advice}"
                 yield Finding(body.source.path, node.lineno, rule, message)
 
 
@@ -98,7 +98,7 @@ _PACKAGES = (
 _VALUES = frozenset(
     {"httpx.URL", "httpx.Timeout", "httpx.Limits", "httpx.Headers", "httpx.QueryParams", "aiohttp.ClientTimeout"}
 )
-# What reads, writes or asks about the machine; the rest of `os` computes.
+# The functions of `os` that access the machine; the others compute.
 _OS = re.compile(
     r"os\.(access|chdir|chmod|chown|copy_file_range|fork|getcwd|getenv|getpid|kill|link|listdir|lstat|makedirs|mkdir|open|"
     r"popen|putenv|read|readlink|remove|removedirs|rename|renames|replace|rmdir|scandir|sendfile|stat|symlink|system|"
@@ -109,7 +109,7 @@ _SLEEPS = frozenset({"anyio.sleep", "asyncio.sleep", "time.sleep", "trio.sleep"}
 
 
 def input_and_output(body: FunctionBody) -> Iterator[Finding]:
-    """Calls that reach outside of the program, and the environment's variables."""
+    """Find calls that reach outside of the program, and reads of environment variables."""
     for node in body.nodes:
         what = _io_call(body, node)
         if what is not None and isinstance(node, ast.expr):
@@ -118,7 +118,7 @@ def input_and_output(body: FunctionBody) -> Iterator[Finding]:
 
 
 def sleeping(body: FunctionBody) -> Iterator[Finding]:
-    """Waiting that starts anew on every replay; `asyncio.sleep(0)` only lets others run."""
+    """Find waits that start again on every replay; `asyncio.sleep(0)` only lets other tasks run."""
     for node in body.nodes:
         if is_sleep(body, node) and isinstance(node, ast.Call):
             message = f"{format_call(node)} waits anew on every replay; use await {body.context}.sleep(name, duration)"
@@ -126,7 +126,7 @@ def sleeping(body: FunctionBody) -> Iterator[Finding]:
 
 
 def global_state(body: FunctionBody) -> Iterator[Finding]:
-    """A `global` statement: what is assigned to it is assigned again by every replay."""
+    """Find `global` statements: every replay repeats the assignment."""
     for node in body.nodes:
         if isinstance(node, ast.Global):
             names = ", ".join(f"'{name}'" for name in node.names)
@@ -135,13 +135,13 @@ def global_state(body: FunctionBody) -> Iterator[Finding]:
 
 
 def is_io(body: FunctionBody, call: ast.Call) -> bool:
-    """Whether a call reaches outside of the program, as far as its name tells."""
+    """Tell if a call reaches outside of the program, judging by its name."""
     name = body.scope.dotted(call.func)
     return (name is not None and _is_io_name(name)) or is_file_access(body, call)
 
 
 def is_sleep(body: FunctionBody, node: ast.AST) -> bool:
-    """Whether a node is a call that waits for time to pass."""
+    """Tell if a node is a call that waits for time to pass."""
     match node:
         case ast.Call(args=[ast.Constant(value=0), *_]) if body.scope.dotted(node.func) != "time.sleep":
             return False
@@ -210,7 +210,7 @@ _COLLECTIONS = frozenset({"builtins.list", "builtins.set", "builtins.tuple", "bu
 
 
 def foreign_awaits(body: FunctionBody) -> Iterator[Finding]:
-    """Coroutines that are awaited, or started as tasks, and have nothing to do with the context."""
+    """Find coroutines that are awaited, or started as tasks, and do not come from the context."""
     seen = set[ast.AST]()
     for node in body.nodes:
         for foreign in (it for expr in _awaited(body, node) for it in _foreign_calls(body, expr)):
@@ -227,7 +227,7 @@ def _await_message(body: FunctionBody, call: ast.Call) -> str:
 
 
 def _awaited(body: FunctionBody, node: ast.AST) -> list[ast.expr]:
-    """What a node waits for."""
+    """Return the expressions that a node waits for."""
     match node:
         case ast.Await(value=value):
             return [value]
@@ -250,7 +250,7 @@ def _awaited(body: FunctionBody, node: ast.AST) -> list[ast.expr]:
 
 
 def _foreign_calls(body: FunctionBody, expr: ast.expr) -> Iterator[ast.Call]:
-    """The calls in an awaited expression that give something else than a coroutine of the context."""
+    """Yield the calls in an awaited expression whose result is not a coroutine of the context."""
     match expr:
         case ast.Call():
             if _is_foreign(body, expr):

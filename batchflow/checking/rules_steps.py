@@ -1,4 +1,4 @@
-"""Names of steps: one that is used twice, and one that stays the same in a loop."""
+"""Rules about steps: names used twice or constant in a loop, nested steps, lost steps, steps in the order of a set."""
 
 import ast
 from collections.abc import Iterator, Sequence
@@ -16,7 +16,7 @@ NAME_IN_LOOP = "name-in-loop"
 
 
 def duplicate_names(body: FunctionBody) -> Iterator[Finding]:
-    """Two steps of one name that one run may both come to, by functions that are called too."""
+    """Find two steps of one name that one run may both execute, including those of called functions."""
     seen: dict[str, list[ast.Call]] = {}
     steps = {step.call: step for step in body.steps}
     for node in body.nodes:
@@ -37,7 +37,7 @@ def duplicate_names(body: FunctionBody) -> Iterator[Finding]:
 
 
 def names_in_loops(body: FunctionBody) -> Iterator[Finding]:
-    """A step that is asked for in a loop, by a name that does not vary with it."""
+    """Find steps in a loop whose name does not vary with it."""
     for step in body.steps:
         name = step.name
         if name is None:
@@ -56,7 +56,7 @@ def _step_names(body: FunctionBody, step: StepCall) -> Iterator[str]:
 
 
 def _step_names_of_call(body: FunctionBody, call: ast.Call, callers: frozenset[ast.AST]) -> set[str]:
-    """The names of steps that a function of this file asks for in any case when it is called."""
+    """Return the names of the steps that every call of a function of this file requests."""
     helper = called_function(body, call)
     if helper is None or helper.node in callers or not _is_plain_function(helper):
         return set()
@@ -66,7 +66,7 @@ def _step_names_of_call(body: FunctionBody, call: ast.Call, callers: frozenset[a
 
 
 def _is_plain_function(helper: FunctionBody) -> bool:
-    """Whether a call does what the function says; of a generator, or of what a decorator makes, that is not known."""
+    """Tell if a call executes the body: not for a generator, and a decorator may replace the function."""
     decorated = [] if isinstance(helper.node, ast.Lambda) else helper.node.decorator_list
     is_plain = all(isinstance(it, ast.Name) and it.id in {"staticmethod", "classmethod"} for it in decorated)
     return is_plain and not any(isinstance(it, ast.Yield | ast.YieldFrom) for it in helper.nodes)
@@ -110,7 +110,7 @@ NESTED_STEP = "nested-step"
 
 
 def nested_steps(body: FunctionBody) -> Iterator[Finding]:
-    """Functions handed to `ctx.run` that use the context's durable methods, and these methods themselves."""
+    """Find functions passed to `ctx.run` that use the context's durable methods, and these methods passed to it."""
     for handed in body.step_functions:
         method = body.contexts.method(handed.function)
         if method is not None:
@@ -147,7 +147,7 @@ _EVENT_LOOPS = frozenset({"asyncio.get_event_loop", "asyncio.get_running_loop"})
 
 
 def lost_steps(body: FunctionBody) -> Iterator[Finding]:
-    """What is asked for as a statement of its own, or kept under a name that is never used."""
+    """Find steps that nobody awaits: requested by a bare statement, or assigned to a name that is never used."""
     used = _used_names(body)
     for node in body.nodes:
         match node:
@@ -189,7 +189,7 @@ def _lost(body: FunctionBody, expr: ast.expr) -> Iterator[Finding]:
 
 
 def _is_task(body: FunctionBody, call: ast.Call) -> bool:
-    """Whether the call starts a task; one of a group is waited for by the group."""
+    """Tell if the call starts a task; a task group awaits its own."""
     match call.func:
         case ast.Attribute(value=owner, attr="create_task") if _is_loop(body, owner):
             return True
@@ -208,13 +208,13 @@ def _is_loop(body: FunctionBody, owner: ast.expr) -> bool:
 
 
 def _is_coroutine(body: FunctionBody, call: ast.Call) -> bool:
-    """Whether the call gives a coroutine of steps."""
+    """Tell if the call returns a coroutine that requests steps."""
     if body.contexts.step(call) is not None:
         return True
     if body.scope.dotted(call.func) in _COROUTINES:
         return any(_asks_for_steps(body, it) for it in call.args)
     helper = called_function(body, call)
-    # A decorator may make something else of it, and a generator is no coroutine.
+    # A decorator may return something else, and a generator is not a coroutine.
     is_plain = helper is not None and isinstance(helper.node, ast.AsyncFunctionDef) and not helper.node.decorator_list
     if helper is None or not is_plain or any(isinstance(it, ast.Yield) for it in helper.nodes):
         return False
@@ -222,7 +222,7 @@ def _is_coroutine(body: FunctionBody, call: ast.Call) -> bool:
 
 
 def _asks_for_steps(body: FunctionBody, expr: ast.expr) -> bool:
-    """Whether steps are asked for by what the expression gives, as far as is known."""
+    """Tell if awaiting the expression requests steps, as far as is known."""
     if not body.carriers.carries(expr):
         return False
     calls = [it for it in own_nodes([expr]) if isinstance(it, ast.Call) and body.carriers.carries(it)]
@@ -236,7 +236,7 @@ def _is_timeout(body: FunctionBody, call: ast.Call) -> bool:
 
 
 def _used_names(body: FunctionBody) -> set[str]:
-    """The names that are read somewhere, by functions around and inside too, or are no variables of the function's."""
+    """Return the names that this function, or one around or inside it, reads or declares global or nonlocal."""
     found = set[str]()
     for node in ast.walk(body.method):
         match node:
@@ -255,7 +255,7 @@ _SEQUENCE_METHODS = frozenset({"append", "appendleft", "extend", "insert"})
 
 
 def unordered_steps(body: FunctionBody) -> Iterator[Finding]:
-    """Loops over sets in which steps are asked for; side by side they may come in any order."""
+    """Find loops over sets that request steps; steps that run concurrently may come in any order."""
     for node in body.nodes:
         for iterated, inner in _iterations(body, node):
             found = unordered_set_of(body, iterated)
@@ -274,7 +274,7 @@ def _order_message(found: ast.expr) -> str:
 
 
 def _iterations(body: FunctionBody, node: ast.AST) -> Iterator[tuple[ast.expr, Sequence[ast.AST]]]:
-    """What a node loops over, with what is carried out for each."""
+    """Yield the iterables of a loop, each with the nodes that it executes for every element."""
     match node:
         case ast.For(iter=iterated, body=inner):
             yield iterated, inner
@@ -291,7 +291,7 @@ def _iterations(body: FunctionBody, node: ast.AST) -> Iterator[tuple[ast.expr, S
 
 
 def _step_expressions(body: FunctionBody, inner: Sequence[ast.AST]) -> Iterator[ast.expr]:
-    """What asks for steps: calls of the context, of functions of this file, of such that are given the context."""
+    """Yield the calls that request steps: of the context, of functions of this file, of functions that receive it."""
     match inner:
         case [ast.Name() as mapped]:
             function = called_function(body, ast.Call(func=mapped, args=[], keywords=[]))
@@ -310,7 +310,7 @@ def _asks_in_call(body: FunctionBody, call: ast.Call) -> bool:
 
 
 def _depends_on_order(body: FunctionBody, asking: ast.expr, loop: ast.AST, iterated: ast.expr) -> bool:
-    """Whether it makes a difference in which order the loop comes to what asks."""
+    """Tell if the order of the iterations changes the steps or their results."""
     if isinstance(iterated, ast.Call) and body.scope.dotted(iterated.func) in POSITIONAL:
         return True
     is_inside = True
@@ -322,7 +322,7 @@ def _depends_on_order(body: FunctionBody, asking: ast.expr, loop: ast.AST, itera
             case ast.Call(func=ast.Attribute(attr=attr)) if attr in _SEQUENCE_METHODS:
                 return True
             case ast.stmt():
-                # What comes of steps side by side is dropped, or has names of its own.
+                # The results of concurrent steps are dropped, or have names of their own.
                 return not isinstance(parent, ast.Expr) and not isinstance(loop, ast.DictComp | ast.SetComp)
             case _:
                 pass

@@ -1,4 +1,7 @@
-"""Blocks around steps that swallow the suspension of a run, which is a cancellation and passes `except Exception`."""
+"""Rules about suspension: blocks around steps that swallow it, and time limits around durable waits and steps.
+
+A run is suspended by a cancellation, which passes `except Exception`.
+"""
 
 import ast
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,7 +21,7 @@ _ADVICE = "catch Exception, or raise it again"
 
 
 def swallowed_suspensions(body: FunctionBody) -> Iterator[Finding]:
-    """Handlers, `suppress` and `finally` blocks that keep the cancellation from coming out."""
+    """Find handlers, `suppress` and `finally` blocks that swallow the cancellation."""
     for node in body.nodes:
         match node:
             case ast.Try(body=inner) | ast.TryStar(body=inner):
@@ -40,7 +43,7 @@ def _handlers(body: FunctionBody, node: ast.Try | ast.TryStar) -> Iterator[Findi
         if caught is None:
             continue
         if _raises_again(handler):
-            # What comes after it does not see the cancellation any more.
+            # The handlers after it never see the cancellation.
             return
         what = "except:" if handler.type is None else f"except {caught}"
         message = f"'{what}' around steps catches the suspension of the run too; {_ADVICE}"
@@ -69,12 +72,12 @@ def _finally(body: FunctionBody, node: ast.Try | ast.TryStar) -> Iterator[Findin
 
 
 def _caught(body: FunctionBody, caught: ast.expr | None, around: Iterable[ast.AST]) -> str | None:
-    """How the exception is called that a handler should not catch."""
+    """Return the name of the exception that a handler should not catch."""
     if caught is None:
         return "BaseException"
     for one in caught.elts if isinstance(caught, ast.Tuple) else [caught]:
         name = body.scope.dotted(one)
-        # To catch that a task of one's own was cancelled is fine, and steps can be told from tasks.
+        # Catching the cancellation of one's own task is fine, and steps can be distinguished from tasks.
         if name == _EVERYTHING or (name in _CANCELLED and _has_steps(body, around)):
             return ast.unparse(one)
     return None
@@ -94,7 +97,7 @@ def _raises_again(handler: ast.ExceptHandler) -> bool:
 
 
 def _can_suspend(body: FunctionBody, nodes: Iterable[ast.AST]) -> bool:
-    """Whether the run can be suspended in there."""
+    """Tell if these nodes can suspend the run."""
     return any(
         isinstance(it, ast.Await | ast.AsyncFor | ast.AsyncWith) or _is_cancel(body, it) for it in own_nodes(nodes)
     )
@@ -140,7 +143,10 @@ _CALLS = frozenset({"asyncio.as_completed", "asyncio.wait", "asyncio.wait_for"})
 
 
 def limited_waits(body: FunctionBody) -> Iterator[Finding]:
-    """`asyncio.timeout`, `wait_for` and the like around durable waits and around steps that execute."""
+    """Find `asyncio.timeout`, `wait_for` and similar limits around durable waits and around steps.
+
+    A replay starts the limit again: a durable wait outlasts an attempt, and a step that is cut off is not recorded.
+    """
     for node in body.nodes:
         for limit, inner in _limits(body, node):
             if wait := next(_steps_in(body, inner, _WAITS), None):
@@ -159,15 +165,15 @@ def _step_limit_message(body: FunctionBody, limit: ast.Call, step: str) -> str:
 def _wait_limit_message(body: FunctionBody, limit: ast.Call, wait: str) -> str:
     ctx = body.context
     has_its_own = wait.endswith(_HAVE_TIMEOUT)
-    cures = f"{ctx}.timeout(name, delay){',' if has_its_own else ' or'} {ctx}.first(…)"
+    advice = f"{ctx}.timeout(name, delay){',' if has_its_own else ' or'} {ctx}.first(…)"
     return (
         f"{format_call(limit)} does not limit {wait}(…): the run is suspended meanwhile, and each replay begins the "
-        f"time anew; use {cures}{' or its own timeout' if has_its_own else ''}"
+        f"time anew; use {advice}{' or its own timeout' if has_its_own else ''}"
     )
 
 
 def _limits(body: FunctionBody, node: ast.AST) -> Iterator[tuple[ast.Call, list[ast.AST]]]:
-    """The limits that a node sets, each with what it is set for."""
+    """Yield the limits that a node sets, each with the nodes that it limits."""
     match node:
         case ast.With(items=items, body=inner) | ast.AsyncWith(items=items, body=inner):
             for place, item in enumerate(items):
@@ -201,7 +207,7 @@ def _is_none(expr: ast.expr) -> bool:
 
 
 def _steps_in(body: FunctionBody, nodes: Iterable[ast.AST], methods: frozenset[str]) -> Iterator[str]:
-    """The steps of these kinds that are asked for in there, by tasks that were made before and by functions too."""
+    """Yield the methods by which these nodes request steps, directly, in called functions or by tasks made before."""
     for node in own_nodes(nodes):
         match node:
             case ast.Call():
@@ -226,7 +232,7 @@ def _steps_of_call(body: FunctionBody, call: ast.Call, methods: frozenset[str]) 
 def _steps_of_awaited(
     body: FunctionBody, awaited: ast.expr, methods: frozenset[str], seen: frozenset[str]
 ) -> Iterator[str]:
-    """Those of coroutines and tasks that a variable in an awaited expression stands for."""
+    """Yield the methods by which the coroutines and tasks in an awaited variable request steps."""
     for node in own_nodes([awaited]):
         match node:
             case ast.Name(id=name) if name not in seen:

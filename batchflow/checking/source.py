@@ -1,4 +1,4 @@
-"""One file of the user's: its tree, its functions and classes, and the lines that silence a rule."""
+"""One user file: its tree, the meaning of its names, its functions and classes, and the lines that silence a rule."""
 
 import ast
 import builtins
@@ -16,7 +16,7 @@ _BUILTINS = frozenset(dir(builtins))
 
 
 class NameScope:
-    """The names of one function or module, and those around it."""
+    """The names of one function or module and of those around it."""
 
     def __init__(self, node: ScopeNode, outer: "NameScope | None" = None) -> None:
         self._outer = outer
@@ -26,7 +26,7 @@ class NameScope:
             self._bind(inner)
 
     def dotted(self, expr: ast.expr) -> str | None:
-        """What an expression names, in full: `dt.now` is "datetime.datetime.now"; None for names of the user's own."""
+        """Return the full name of an expression: `dt.now` is "datetime.datetime.now"; None for the user's own names."""
         match expr:
             case ast.Name(id=name):
                 return self._resolve(name)
@@ -37,7 +37,7 @@ class NameScope:
                 return None
 
     def is_local(self, name: str) -> bool:
-        """Whether a function, and not the module, says what the name stands for."""
+        """Tell if a function, and not the module, binds the name."""
         return self._outer is not None and (name in self.bound or name in self.imports or self._outer.is_local(name))
 
     def _resolve(self, name: str) -> str | None:
@@ -71,26 +71,26 @@ class NameScope:
 
 
 def parameters(node: FunctionNode | ast.Lambda) -> list[ast.arg]:
-    """All parameters, in their order."""
+    """Return all parameters, in order."""
     args = node.args
     starred = [it for it in (args.vararg, args.kwarg) if it is not None]
     return [*args.posonlyargs, *args.args, *args.kwonlyargs, *starred]
 
 
 def statements(node: ScopeNode) -> list[ast.AST]:
-    """What is carried out when the function is called."""
+    """Return what a call of the function executes."""
     return [node.body] if isinstance(node, ast.Lambda) else list(node.body)
 
 
 def own_nodes(nodes: Iterable[ast.AST]) -> Iterator[ast.AST]:
-    """All nodes of one scope, in their order; of a function or class in it only what stands above its body."""
+    """Yield all nodes of one scope in order, without the bodies of functions and classes defined in it."""
     for node in nodes:
         yield node
         yield from own_nodes(children(node))
 
 
 def children(node: ast.AST) -> Iterable[ast.AST]:
-    """What is carried out as a part of the node, in the scope that it stands in."""
+    """Return the children of the node that are executed in its own scope."""
     match node:
         case ast.FunctionDef() | ast.AsyncFunctionDef():
             defaults = [it for it in node.args.kw_defaults if it is not None]
@@ -110,13 +110,13 @@ class SourceFile:
     """The text of a module, parsed.
 
     Raises:
-        SyntaxError: it is no Python.
+        SyntaxError: the text is not Python.
     """
 
     def __init__(self, text: str, path: str) -> None:
         self.path = path
         with warnings.catch_warnings():
-            # Whoever wrote the text has seen them when it was imported.
+            # The import of the module has shown them already.
             warnings.simplefilter("ignore")
             self.tree = ast.parse(text)
         self.scope = NameScope(self.tree)
@@ -132,25 +132,25 @@ class SourceFile:
         }
 
     def function_at(self, name: str, line: int) -> FunctionNode | None:
-        """The function of that name that begins in that line, decorators included."""
+        """Return the function of that name that begins on that line, decorators included."""
         for node in ast.walk(self.tree):
             if isinstance(node, FunctionNode) and node.name == name and _first_line(node) == line:
                 return node
         return None
 
     def is_method(self, node: ast.AST) -> bool:
-        """Whether the function stands in a class, so that its first parameter is the object."""
+        """Tell if the function is a method, so that its first parameter is the object."""
         return node in self._classes_by_method and not any(
             isinstance(it, ast.Name) and it.id == "staticmethod" for it in self._decorators(node)
         )
 
     def sibling(self, method: ast.AST, name: str) -> FunctionNode | None:
-        """The method of that name in the class of `method`, or in a base of it in this file."""
+        """Return the method of that name in the class of `method`, or in one of its bases in this file."""
         owner = self._classes_by_method.get(method) if isinstance(method, FunctionNode) else None
         return None if owner is None else self._method(owner, name, set())
 
     def literal(self, name: str) -> str | None:
-        """The text of a constant of the module."""
+        """Return the text of a module constant."""
         values = [it.value for it in self._assigned(name)]
         match values:
             case [ast.Constant(value=str(text))]:
@@ -159,7 +159,7 @@ class SourceFile:
                 return None
 
     def is_context(self, annotation: ast.expr | None) -> bool:
-        """Whether a parameter declares itself to be a context: `WorkflowContext[…]`, or an alias of it."""
+        """Tell if an annotation declares a context: `WorkflowContext[…]`, or an alias of it."""
         match annotation:
             case ast.Subscript(value=value):
                 return self.is_context(value)

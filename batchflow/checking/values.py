@@ -1,4 +1,4 @@
-"""What a variable stands for, where a function assigns it once."""
+"""The values of expressions, as far as the source shows them: variables assigned once, sets, paths of files."""
 
 import ast
 import re
@@ -9,7 +9,7 @@ from batchflow.checking.source import parameters
 
 
 def assigned_values(body: FunctionBody, name: str) -> list[ast.expr]:
-    """What is assigned to the variable, where that is one expression; nothing where that is not known."""
+    """Return the one expression assigned to the variable; empty if that is not known."""
     stored = [it for it in body.nodes if isinstance(it, ast.Name) and it.id == name and isinstance(it.ctx, ast.Store)]
     found: list[ast.expr] = []
     for node in body.nodes:
@@ -50,7 +50,7 @@ _SET_ANNOTATIONS = _SET_TYPES | {
 
 
 def unordered_set_of(body: FunctionBody, expr: ast.expr, seen: frozenset[str] = frozenset()) -> ast.expr | None:
-    """The set that an expression has its order from: `ids` in `enumerate(list(ids))`; None where it is no set's."""
+    """Return the set that gives an expression its order: `ids` in `enumerate(list(ids))`; None if no set does."""
     if _is_set(body, expr, seen):
         return expr
     match expr:
@@ -73,7 +73,7 @@ def _first_set(body: FunctionBody, expressions: Iterable[ast.expr], seen: frozen
 
 
 def _is_set(body: FunctionBody, expr: ast.expr, seen: frozenset[str]) -> bool:
-    """Whether it is a set, as far as the function tells. Those of whole numbers come in the same order everywhere."""
+    """Tell if the expression is known to be a set. Sets of integers do not count: their order never varies."""
     match expr:
         case ast.Set(elts=[only]) if not isinstance(only, ast.Starred):
             return False
@@ -110,7 +110,7 @@ def _is_number(expr: ast.expr) -> bool:
 
 
 def _is_sorted(body: FunctionBody, name: str) -> bool:
-    """Whether a list is put into order where it stands: `ids.sort()`."""
+    """Tell if a list is sorted in place: `ids.sort()`."""
     return any(
         isinstance(it, ast.Attribute) and it.attr == "sort" and isinstance(it.value, ast.Name) and it.value.id == name
         for it in body.nodes
@@ -118,7 +118,7 @@ def _is_sorted(body: FunctionBody, name: str) -> bool:
 
 
 def _annotations_of(body: FunctionBody, expr: ast.expr) -> Iterator[ast.expr]:
-    """The type of a parameter or variable, or of the payload of the context."""
+    """Yield the annotation of a parameter or variable, or of the payload of the context."""
     match expr:
         case ast.Name(id=name):
             yield from _annotations(body, name)
@@ -131,7 +131,7 @@ def _annotations_of(body: FunctionBody, expr: ast.expr) -> Iterator[ast.expr]:
 
 
 def _annotations(body: FunctionBody, name: str) -> list[ast.expr]:
-    """What is said of the name, where it is given one value; any other may be something else."""
+    """Return the annotations of a name that has one value; a second value may have another type."""
     found = [it.annotation for it in parameters(body.node) if it.arg == name and it.annotation is not None]
     stored = [it for it in body.nodes if isinstance(it, ast.Name) and it.id == name and isinstance(it.ctx, ast.Store)]
     for node in body.nodes:
@@ -163,11 +163,11 @@ _FILE_METHODS = re.compile(
     r"rename|replace|resolve|rglob|rmdir|samefile|stat|symlink_to|touch|unlink|walk"
 )
 _PATH_ONLY_METHODS = frozenset({"iterdir", "read_bytes", "read_text", "write_bytes", "write_text"})
-"""Nothing but a path has such methods, so that it need not be known to be one."""
+"""Only paths have these methods, so the type of the object need not be known."""
 
 
 def is_file_access(body: FunctionBody, call: ast.Call) -> bool:
-    """Whether the call is a method of a path that reads, writes or looks at a file."""
+    """Tell if the call is a method of a path that accesses a file."""
     match call.func:
         case ast.Attribute(attr=attr) if attr in _PATH_ONLY_METHODS:
             return True
