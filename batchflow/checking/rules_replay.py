@@ -121,7 +121,7 @@ def sleeping(body: FunctionBody) -> Iterator[Finding]:
     """Find waits that start again on every replay; `asyncio.sleep(0)` only lets other tasks run."""
     for node in body.nodes:
         if is_sleep(body, node) and isinstance(node, ast.Call):
-            message = f"{format_call(node)} waits anew on every replay; use await {body.context}.sleep(name, duration)"
+            message = f"{format_call(node)} waits again on every replay; use await {body.context}.sleep(name, duration)"
             yield Finding(body.source.path, node.lineno, SLEEP, message)
 
 

@@ -94,7 +94,7 @@ def _duplicate_message(call: ast.Call, text: str, before: ast.Call, *, by_itself
     if by_itself:
         return f"the step name '{text}' is used in line {before.lineno} already; give every step a name of its own"
     return (
-        f"{format_call(call)} asks for the step '{text}', as line {before.lineno} does already; "
+        f"{format_call(call)} requests the step '{text}', as line {before.lineno} does; "
         f"give every step a name of its own, such as f'{text}:{{id}}'"
     )
 
@@ -123,8 +123,8 @@ def nested_steps(body: FunctionBody) -> Iterator[Finding]:
 
 def _nested_finding(body: FunctionBody, node: ast.expr, what: str) -> Finding:
     message = (
-        f"{what} is asked for inside of another step, and steps do not nest; "
-        f"let the function return, and ask for it in the durable function itself"
+        f"{what} is requested inside another step, and steps do not nest; "
+        f"return from the function, and request it in the durable function itself"
     )
     return Finding(body.source.path, node.lineno, NESTED_STEP, message)
 
@@ -167,13 +167,13 @@ def _lost(body: FunctionBody, expr: ast.expr) -> Iterator[Finding]:
         case ast.Call() if _is_task(body, expr):
             if any(_asks_for_steps(body, it) for it in expr.args):
                 yield found(
-                    f"nobody waits for {format_call(expr)}, and what is not done when the function returns is cut off; "
+                    f"nobody awaits {format_call(expr)}, and the end of the function cancels what is unfinished; "
                     f"await it, or use asyncio.TaskGroup"
                 )
         case ast.Call() if _is_coroutine(body, expr):
             write = "async with" if _is_timeout(body, expr) else "await"
             what = format_call(expr)
-            yield found(f"{what} is not awaited, and so never carried out; write {write} {what}")
+            yield found(f"{what} is never awaited, so it never runs; write {write} {what}")
         case ast.List(elts=elements) | ast.Tuple(elts=elements) | ast.Set(elts=elements):
             for element in elements:
                 yield from _lost(body, element)
@@ -267,10 +267,7 @@ def unordered_steps(body: FunctionBody) -> Iterator[Finding]:
 
 def _order_message(found: ast.expr) -> str:
     what = shorten(ast.unparse(found))
-    return (
-        f"{what} is a set: its order, and so that of the steps and their results, is another one in every process; "
-        f"put it into order: sorted({what})"
-    )
+    return f"{what} is a set: the order of the steps and their results differs in every process; write sorted({what})"
 
 
 def _iterations(body: FunctionBody, node: ast.AST) -> Iterator[tuple[ast.expr, Sequence[ast.AST]]]:

@@ -157,8 +157,8 @@ def limited_waits(body: FunctionBody) -> Iterator[Finding]:
 
 def _step_limit_message(body: FunctionBody, limit: ast.Call, step: str) -> str:
     return (
-        f"{format_call(limit)} may end before {step}(…), of which nothing is recorded then, so that a replay does not "
-        f"fit what followed; use {body.context}.step(timeout=…).run(…)"
+        f"{format_call(limit)} may end before {step}(…), which then leaves no record, so a replay takes another path; "
+        f"use {body.context}.step(timeout=…).run(…)"
     )
 
 
@@ -167,8 +167,8 @@ def _wait_limit_message(body: FunctionBody, limit: ast.Call, wait: str) -> str:
     has_its_own = wait.endswith(_HAVE_TIMEOUT)
     advice = f"{ctx}.timeout(name, delay){',' if has_its_own else ' or'} {ctx}.first(…)"
     return (
-        f"{format_call(limit)} does not limit {wait}(…): the run is suspended meanwhile, and each replay begins the "
-        f"time anew; use {advice}{' or its own timeout' if has_its_own else ''}"
+        f"{format_call(limit)} does not limit {wait}(…): the run is suspended meanwhile, and each replay starts the "
+        f"time again; use {advice}{' or its own timeout' if has_its_own else ''}"
     )
 
 

@@ -1,4 +1,4 @@
-"""Code whose findings are marked in it: `# !rule` at the end of a line that is to be found."""
+"""Code with its expected findings in comments: `# !rule` at the end of a line."""
 
 import ast
 import re
@@ -12,14 +12,14 @@ _MARK = re.compile(r"#.*?!([\w-]+(?: !?[\w-]+)*)\s*$")
 
 
 def assert_found(text: str) -> None:
-    """What is found in the function `run` is what is marked, line by line, and nothing else."""
+    """The findings in the function `run` are the marked ones, line by line, and no others."""
     text = textwrap.dedent(text)
     marks = [(line, rule) for line, rules in _marks(text).items() for rule in rules]
     assert [(it.line, it.rule) for it in findings(text)] == sorted(marks)
 
 
 def findings(text: str, path: str = "jobs.py") -> list[Finding]:
-    """What is found in the function `run`; its last parameter but `item` is the context."""
+    """Check the function `run`; its last parameter except `item` is the context."""
     source = SourceFile(textwrap.dedent(text), path)
     node = next(it for it in ast.walk(source.tree) if isinstance(it, FunctionNode) and it.name == "run")
     context = next(it.arg for it in parameters(node) if it.arg not in {"self", "item"})
@@ -27,8 +27,14 @@ def findings(text: str, path: str = "jobs.py") -> list[Finding]:
 
 
 def messages(text: str) -> list[str]:
-    """The sentences."""
+    """Return the messages of the findings."""
     return [it.message for it in findings(text)]
+
+
+def assert_messages(text: str, *phrases: str) -> None:
+    """The function `run` has one finding for each phrase, in this order, and its message contains the phrase."""
+    found = messages(text)
+    assert [phrase for phrase, message in zip(phrases, found, strict=True) if phrase not in message] == [], found
 
 
 def _marks(text: str) -> dict[int, list[str]]:

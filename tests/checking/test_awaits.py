@@ -1,6 +1,6 @@
 """What is awaited between steps."""
 
-from tests.checking.marked import assert_found, messages
+from tests.checking.marked import assert_found, assert_messages
 
 
 def test_awaiting_something_else_is_found() -> None:
@@ -172,14 +172,7 @@ def test_what_reaches_outside_is_told_once() -> None:
     """)
 
 
-def test_an_await_is_told_with_its_cure() -> None:
+def test_an_await_comes_with_advice() -> None:
     """By the context's own name; a long call is cut."""
-    assert messages("""
-        async def run(context):
-            await charge(context.payload)
-    """) == [
-        "charge(…) is awaited outside of a step, again on every replay; "
-        "put it in one: await context.run(name, function)"
-    ]
-    (told,) = messages(f"async def run(ctx):\n    await {'very_' * 20}long()\n")
-    assert told.startswith(f"{'very_' * 8}…() is awaited")
+    assert_messages("async def run(context):\n    await charge(context.payload)\n", "charge(…) is awaited outside")
+    assert_messages(f"async def run(ctx):\n    await {'very_' * 20}long()\n", f"{'very_' * 8}…() is awaited")

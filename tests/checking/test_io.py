@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.checking.marked import assert_found, messages
+from tests.checking.marked import assert_found, assert_messages, messages
 
 FOUND = {
     "import requests": ["requests.get(a)", "requests.Session()"],
@@ -109,19 +109,14 @@ def test_a_global_that_is_changed_is_found() -> None:
     """)
 
 
-def test_input_and_output_are_told_with_their_cure() -> None:
+def test_input_and_output_come_with_advice() -> None:
     """By the context's own name."""
-    told = messages("""
+    text = """
         import os, time
         async def run(context):
             global COUNT, SUM
             open("a")
             os.getenv("A")
             time.sleep(5)
-    """)
-    assert told == [
-        "every replay changes the global 'COUNT', 'SUM' again; change it in a step, or keep it in a variable",
-        "open(…) is repeated on every replay; do it in a step: await context.run(name, function)",
-        "os.getenv(…) is repeated on every replay; use context.env, or read it in a step",
-        "time.sleep(…) waits anew on every replay; use await context.sleep(name, duration)",
-    ]
+    """
+    assert_messages(text, "global 'COUNT', 'SUM'", "context.run(", "use context.env", "context.sleep(")

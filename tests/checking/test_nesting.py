@@ -1,6 +1,6 @@
 """Steps that are asked for inside of a step."""
 
-from tests.checking.marked import assert_found, messages
+from tests.checking.marked import assert_found, assert_messages
 
 
 def test_nested_steps_are_found() -> None:
@@ -57,16 +57,11 @@ def test_steps_that_follow_each_other_are_fine() -> None:
 
 def test_a_nested_step_is_told_with_its_name() -> None:
     """The sentence says which one, and what to do."""
-    cure = "let the function return, and ask for it in the durable function itself"
-    assert messages("""
+    text = """
         async def run(ctx):
             await ctx.run("a", lambda: ctx.run("b", fn))
             await ctx.run("c", ctx.sleep, "d", 5)
             await ctx.run("e", lambda: ctx.sleep(name(), 5))
             await ctx.run("f", lambda: ctx.sleep(*names))
-    """) == [
-        f"step 'b' is asked for inside of another step, and steps do not nest; {cure}",
-        f"ctx.sleep is asked for inside of another step, and steps do not nest; {cure}",
-        f"step name() is asked for inside of another step, and steps do not nest; {cure}",
-        f"a step is asked for inside of another step, and steps do not nest; {cure}",
-    ]
+    """
+    assert_messages(text, *(f"{it} is requested in" for it in ("step 'b'", "ctx.sleep", "step name()", "a step")))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.checking.marked import assert_found, messages
+from tests.checking.marked import assert_found, assert_messages, messages
 
 ONE_AFTER_THE_OTHER = "for id in {ids}:\n        await ctx.run(f'a:{{id}}', fn, id)"
 
@@ -136,12 +136,10 @@ def test_steps_side_by_side_may_come_in_any_order() -> None:
 
 def test_an_order_is_told_with_the_set() -> None:
     """And how to have one."""
-    assert messages("""
+    text = """
         async def run(ctx):
             ids = {it.id for it in ctx.payload}
             for place, id in enumerate(ids):
                 await ctx.run(f"a:{place}", fn, id)
-    """) == [
-        "ids is a set: its order, and so that of the steps and their results, is another one in every process; "
-        "put it into order: sorted(ids)"
-    ]
+    """
+    assert_messages(text, "sorted(ids)")
