@@ -1,4 +1,4 @@
-"""A user's app in memory and in virtual time, for the length of one test."""
+"""A user's app in memory and in virtual time, for the length of one test: stubs, faults, time, and what happened."""
 
 import random
 from collections.abc import Mapping, Sequence
@@ -43,18 +43,77 @@ from batchflow.testing.stubs import (
     return_value,
 )
 
+Payload = TypeVar("Payload")
+Params = TypeVar("Params", bound=BaseModel)
+Result = TypeVar("Result")
 
-class Recording:
-    """Runs and steps as they stand after the latest drive; as text, a table of them."""
+_BATCHES = 1_000
+"""The number of batches that a drive looks up at its end."""
+
+
+class Unused(AssertionError):
+    """The test arranged something that never came about; the message names it, and what may have been meant."""
+
+
+class BatchOptions(TypedDict, total=False):
+    """The options of a batch's trigger; see `Workflow.trigger`."""
+
+    force: bool
+    ids: Sequence[Id] | None
+    limit: int | None
+    dedup_id: str | None
+    dedup: Dedup
+    label: str | None
+    batch_id: str | None
+    delay: Duration | None
+    not_before: datetime | int | None
+    headers: Mapping[str, str] | None
+
+
+class Environment:
+    """`async with Environment(flow) as env:` runs an app, as it was made, in memory and in virtual time.
+
+    It leaves the app's own store and clock untouched and puts them back at the end. Turned into text, it is a table of
+    all runs and steps. `store` names another place for the state than memory: "fakeredis"; a URL, on a Redis server in
+    a namespace that is removed at the end; a function that makes a store with the test's clock; or a store made with
+    the clock that is passed as `start`. Otherwise `start` is the time at which the clock begins. `seed` decides ids and
+    jitter; `always_replay` suspends runs after every step; `allow_network` makes calls that the test does not answer;
+    `rounds` bounds one drive.
+
+    Raises:
+        ConfigurationError: on entering: the app is running already, the URL names no store, or fakeredis is missing.
+        Unused: on leaving: the test arranged something that never came about.
+    """
 
     clock: ManualClock
     """The time, which stands still until the app is driven."""
 
-    def __init__(self, clock: ManualClock) -> None:
-        self.clock = clock
-        self._history = History(clock.now, self.__str__)
+    def __init__(
+        self,
+        app: Batchflow,
+        *,
+        store: StoreOption = None,
+        start: ManualClock | datetime | int = DEFAULT_START,
+        seed: int = 0,
+        always_replay: bool | None = None,
+        allow_network: bool = False,
+        rounds: int = 10_000,
+    ) -> None:
+        self.app = app
+        self.clock = start if isinstance(start, ManualClock) else ManualClock(parse_timestamp(start, option="start"))
+        self._store_option = store
+        self._entropy = FixedEntropy(seed)
+        self._always_replay = always_replay
+        self._rounds = rounds
+        self._history = History(self.clock.now, self.__str__)
         self._batches: dict[str, BatchRecord[Any]] = {}
         self._start = self._history.now()
+        self._steps = StepStubs(self._history)
+        self._caller = StubCaller(self._history, allow_network=allow_network)
+        self._faults = FaultPlan()
+        self._store: Store | None = None
+        self._stack: AsyncExitStack | None = None
+        self._overrides = ExitStack()
 
     def __str__(self) -> str:
         return format_table(self._start, self.now, self._history.runs.values(), self._batches.values())
@@ -62,88 +121,74 @@ class Recording:
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {self}>"
 
-    @property
-    def now(self) -> datetime:
-        """The virtual time, in UTC."""
-        return self._history.now()
+    # Enter and leave
+
+    async def __aenter__(self) -> Self:
+        engine, app = self.app.engine, self.app
+        async with AsyncExitStack() as stack:
+            store, close = store_for(self._store_option, app.settings, self.clock)
+            process = ProcessStore(store, self._history, self._faults)
+            overrides = engine.substituted(
+                store=process, clock=self.clock, entropy=self._entropy, always_replay=self._always_replay
+            )
+            self._overrides.enter_context(overrides)
+            self._overrides.callback(setattr, app, "worker", app.worker)
+            stack.callback(self._overrides.close)
+            # A lifespan that is entered in the test starts no worker, which would work in real time.
+            app.worker = False
+            engine.stand_in, engine.caller = self._steps.replace, self._caller
+            self._caller.limit = engine.limit
+            stack.push_async_callback(close)
+            stack.push_async_callback(self._caller.close)
+            stack.push_async_callback(engine.close)
+            await engine.open()
+            self._store, self._stack = store, stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        stack, self._stack, self._store = self._stack, None, None
+        if stack is not None:
+            await stack.aclose()
+        if error is None:
+            self._check_used()
 
     @property
-    def runs(self) -> list[RunRecord[Any]]:
-        """All runs, in the order in which they were first seen: triggered ones, children, items of batches."""
-        return [run for run in self._history.runs.values() if not run.is_layer]
+    def is_open(self) -> bool:
+        """True between entering and leaving."""
+        return self._stack is not None
 
-    @property
-    def steps(self) -> list[StepRecord]:
-        """Every execution of a step, and every end of one that waited, of all runs, in their order."""
-        return list(self._history.steps)
+    def restore(self) -> None:
+        """Put the app's own store and clock back without an event loop, if a test never left `async with`."""
+        stack, self._stack, self._store = self._stack, None, None
+        if stack is not None:
+            self._overrides.close()
 
-    def assert_ran(self, step: str, *, times: int | None = None, run: HasId | str | None = None) -> None:
-        """The step was executed, `times` times or at least once; repeats after failures and crashes count.
+    def _require_open(self) -> Store:
+        if self._store is None:
+            raise ConfigurationError("the test environment is not open; write 'async with flow_env(flow) as env:'")
+        return self._store
 
-        A step that waits counts when its wait has ended. `run` looks at that run alone.
+    def _check_used(self) -> None:
+        kinds = self._history.kinds()
+        requests = self._history.calls.values()
+        calls = {name for request in requests for name in (request.step, request.url)}
+        sentences = [
+            *(describe_unused_step(stub, kinds) for stub in self._steps.stubs.unused()),
+            *(describe_unused_call(stub, calls, kinds) for stub in self._caller.stubs.unused()),
+            *self._faults.describe_unused(),
+        ]
+        if sentences:
+            raise Unused("\n".join([*sentences, str(self)]))
 
-        Raises:
-            AssertionError: it was not; all that happened is printed.
-        """
-        count = self._count(step, run)
-        if count == times or (times is None and count):
-            return
-        known = self._history.kinds()
-        near = did_you_mean(step, known) if step not in known else ""
-        wanted = "" if times is None else f", not {_times(times)}"
-        raise AssertionError(f"step '{step}' ran {_times(count)}{wanted}{near}\n{self}")
-
-    def assert_not_ran(self, step: str, *, run: HasId | str | None = None) -> None:
-        """The step was never executed.
-
-        Raises:
-            AssertionError: it was; all that happened is printed.
-        """
-        if count := self._count(step, run):
-            raise AssertionError(f"step '{step}' ran {_times(count)}\n{self}")
-
-    def assert_steps(self, run: HasId | str, steps: Sequence[str]) -> None:
-        """These are the steps of the run that have ended, in the order in which their outcomes were recorded.
-
-        Raises:
-            AssertionError: they are others; all that happened is printed.
-        """
-        id = id_of(run) or ""
-        found = self._history.runs.get(id)
-        if found is None:
-            raise AssertionError(f"there is no run '{id}'\n{self}")
-        if found.steps != list(steps):
-            raise AssertionError(f"the steps of run '{id}' are {found.steps}, not {list(steps)}\n{self}")
-
-    def _count(self, step: str, run: HasId | str | None) -> int:
-        id = id_of(run)
-        return sum(record.name == step and id in (None, record.run) for record in self._history.steps)
-
-
-def _times(count: int) -> str:
-    return f"{count} time{'' if count == 1 else 's'}"
-
-
-class Unused(AssertionError):
-    """What a test has arranged never came about; the message says what, and what may have been meant."""
-
-
-class Scenario(Recording):
-    """Stand-ins for steps and calls by name, and faults that a workflow has to stand."""
-
-    def __init__(self, clock: ManualClock, *, allow_network: bool) -> None:
-        super().__init__(clock)
-        self._steps = StepStubs(self._history)
-        self._caller = StubCaller(self._history, allow_network=allow_network)
-        self._faults = FaultPlan()
-
-    # Stand-ins
+    # Stubs
 
     def answer(self, step: str, value: object, *, run: HasId | str | None = None) -> None:
-        """Execute something else in place of a step: return `value`, or, where it is a function, call that.
+        """Execute something else in place of a step: return `value`, or call it if it is a function.
 
-        The function is given the step's arguments, and may be async. The value passes through the step's type. `run`
-        holds it to one run.
+        The function receives the step's arguments, and may be async. The value passes through the step's type. `run`
+        restricts the stub to one run.
         """
         self._steps.stubs.add(Stub(kind="answer", target=step, run=id_of(run), act=return_value(value)))
 
@@ -174,8 +219,8 @@ class Scenario(Recording):
     ) -> None:
         """Answer `ctx.call`: the step of that name, or every call to a URL that begins so.
 
-        Text and bytes go as they are, anything else as JSON; a function is given the `CallRequest` and returns the
-        body. With `times` it answers that often, and goes before what always answers: a 503 first, then a 200.
+        Text and bytes are sent as they are, anything else as JSON; a function receives the `CallRequest` and returns
+        the body. With `times` it answers that often, before stubs that always answer: a 503 first, then a 200.
 
         Raises:
             ConfigurationError: `times` is below 1.
@@ -191,7 +236,7 @@ class Scenario(Recording):
         times: int | None = 1,
         run: HasId | str | None = None,
     ) -> None:
-        """Give a call no answer, the first `times` times; None: always. Which call: as for `answer_call`.
+        """Let a call fail without an answer, the first `times` times; None: always. `call` is as for `answer_call`.
 
         Raises:
             ConfigurationError: `times` is below 1.
@@ -202,14 +247,14 @@ class Scenario(Recording):
     # Faults
 
     def crash_before(self, step: int | str) -> None:
-        """Let the process die before a step is written: it was executed, and nobody knows. See `crash_after`."""
+        """Crash the process before it writes a step, which was executed and left no trace. See `crash_after`."""
         self._crash(PlannedCrash(step, "before"))
 
     def crash_after(self, step: int | str) -> None:
-        """Let the process die right after a step is written; its work is taken up again when its lease has ended.
+        """Crash the process right after it writes a step; a new process goes on when the lease has expired.
 
         `step` is a name, or counts the steps of all runs in the order in which they are first written, from 1. A step
-        that waits is written when its wait begins. Several crashes may be arranged, each happens once.
+        that waits is written when its wait begins. A test may arrange several crashes; each happens once.
 
         Raises:
             ConfigurationError: the number is below 1.
@@ -217,10 +262,10 @@ class Scenario(Recording):
         self._crash(PlannedCrash(step, "after"))
 
     def deliver_twice(self, delivery: int = 1) -> None:
-        """Deliver once more what is delivered as the n-th, while the first delivery is still at it.
+        """Deliver the n-th delivery a second time while the first one is still running.
 
-        Both execute the step that comes next; what the first one does after that counts for nothing. Deliveries are
-        those of runs, again after every wait; calls do not count.
+        Both execute the next step; the store rejects what the first one writes after that. A run is delivered again
+        after every wait; calls do not count.
 
         Raises:
             ConfigurationError: the number is below 1.
@@ -228,141 +273,17 @@ class Scenario(Recording):
         self._faults.twice.add(require_positive(delivery, "delivery"))
 
     def deliver_late(self, by: Duration) -> None:
-        """Deliver everything so much later than it is due, from here on."""
+        """Deliver everything that much later than it is due, from now on."""
         self._faults.late_ms = to_ms(by, option="by")
 
     def reorder(self, seed: int = 0) -> None:
-        """Deliver what is due one by one, in an order that chance decides: the same one for the same `seed`."""
+        """Deliver due messages one by one in a random order, which is the same for the same `seed`."""
         self._faults.order = random.Random(seed)
 
     def _crash(self, crash: PlannedCrash) -> None:
         if not isinstance(crash.step, str):
             require_positive(crash.step, "step")
         self._faults.crashes.append(crash)
-
-    def _check_used(self) -> None:
-        """Everything that was arranged has come about.
-
-        Raises:
-            Unused: something has not.
-        """
-        kinds = self._history.kinds()
-        requests = self._history.calls.values()
-        calls = {name for request in requests for name in (request.step, request.url)}
-        sentences = [
-            *(describe_unused_step(rule, kinds) for rule in self._steps.stubs.unused()),
-            *(describe_unused_call(rule, calls, kinds) for rule in self._caller.stubs.unused()),
-            *self._faults.describe_unused(),
-        ]
-        if sentences:
-            raise Unused("\n".join([*sentences, str(self)]))
-
-
-"""Where a test's state lives: "fakeredis", a URL, what makes a store with the test's clock, or a store made by hand."""
-
-
-class BatchOptions(TypedDict, total=False):
-    """What a trigger of a batch may set; see `Workflow.trigger`."""
-
-    force: bool
-    ids: Sequence[Id] | None
-    limit: int | None
-    dedup_id: str | None
-    dedup: Dedup
-    label: str | None
-    batch_id: str | None
-    delay: Duration | None
-    not_before: datetime | int | None
-    headers: Mapping[str, str] | None
-
-
-Payload = TypeVar("Payload")
-Params = TypeVar("Params", bound=BaseModel)
-Result = TypeVar("Result")
-
-_BATCHES = 1_000
-# As many batches are looked at after a drive.
-
-
-class Environment(Scenario):
-    """`async with Environment(flow) as env:` runs an app, as it was made, in memory and in virtual time.
-
-    Its own store and clock are untouched and put back at the end. `store` is another place than memory: "fakeredis"; a
-    URL, on a Redis server with a namespace that is removed at the end; a function that makes a store with the test's
-    clock; or a store made with the clock that is then given as `start`. Otherwise `start` is when the clock begins.
-    `seed` decides ids and jitter; `always_replay` suspends runs after every step; `allow_network` lets calls out that
-    the test does not answer; `rounds` bounds one drive.
-
-    Raises:
-        ConfigurationError: on entering: the app is running already, the URL names no store, or there is no fakeredis.
-        Unused: on leaving: something that was arranged never came about.
-    """
-
-    def __init__(
-        self,
-        app: Batchflow,
-        *,
-        store: StoreOption = None,
-        start: ManualClock | datetime | int = DEFAULT_START,
-        seed: int = 0,
-        always_replay: bool | None = None,
-        allow_network: bool = False,
-        rounds: int = 10_000,
-    ) -> None:
-        clock = start if isinstance(start, ManualClock) else ManualClock(parse_timestamp(start, option="start"))
-        super().__init__(clock, allow_network=allow_network)
-        self.app = app
-        self._store_option = store
-        self._entropy = FixedEntropy(seed)
-        self._always_replay = always_replay
-        self._rounds = rounds
-        self._store: Store | None = None
-        self._stack: AsyncExitStack | None = None
-        self._overrides = ExitStack()
-
-    # Life
-
-    async def __aenter__(self) -> Self:
-        engine, app = self.app.engine, self.app
-        async with AsyncExitStack() as stack:
-            store, close = store_for(self._store_option, app.settings, self.clock)
-            process = ProcessStore(store, self._history, self._faults)
-            exchange = engine.substituted(
-                store=process, clock=self.clock, entropy=self._entropy, always_replay=self._always_replay
-            )
-            self._overrides.enter_context(exchange)
-            self._overrides.callback(setattr, app, "worker", app.worker)
-            stack.callback(self._overrides.close)
-            # A lifespan that is entered in the test starts no worker, which would work in real time.
-            app.worker = False
-            engine.stand_in, engine.caller = self._steps.replace, self._caller
-            self._caller.limit = engine.limit
-            stack.push_async_callback(close)
-            stack.push_async_callback(self._caller.close)
-            stack.push_async_callback(engine.close)
-            await engine.open()
-            self._store, self._stack = store, stack.pop_all()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        stack, self._stack, self._store = self._stack, None, None
-        if stack is not None:
-            await stack.aclose()
-        if error is None:
-            self._check_used()
-
-    @property
-    def is_open(self) -> bool:
-        """Whether it holds the app."""
-        return self._stack is not None
-
-    def restore(self) -> None:
-        """Give the app back without an event loop, where `async with` was not left; what ran in it is let go."""
-        stack, self._stack, self._store = self._stack, None, None
-        if stack is not None:
-            self._overrides.close()
 
     # Starting runs
 
@@ -415,12 +336,12 @@ class Environment(Scenario):
     async def drive(self, *, until: datetime | int | None = None) -> None:
         """Deliver what is due, jump to what is due next, and so on until nothing is left.
 
-        With `until` (a datetime with its time zone, or ms since the epoch) only what is due up to then is delivered,
-        and the clock stands there. A process that dies is started again.
+        With `until` (a datetime with its time zone, or ms since the epoch) it delivers what is due up to then, and
+        leaves the clock there. A process that crashes is started again.
 
         Raises:
-            Unanswered: a call was made that the test does not answer.
-            StillWaiting: it goes on and on; what happened so far is printed.
+            Unanswered: the app made a call that the test does not answer.
+            StillWaiting: it does not come to rest; the message shows what happened so far.
         """
         end = None if until is None else parse_timestamp(until, option="until")
         store = self._require_open()
@@ -438,7 +359,7 @@ class Environment(Scenario):
         self._check_answered()
 
     async def advance(self, duration: Duration) -> None:
-        """Let so much time pass, and deliver what is due up to then; "0s" delivers what is due now.
+        """Let that much time pass, and deliver what is due up to then; "0s" delivers what is due now.
 
         Raises:
             Unanswered, StillWaiting: as for `drive`.
@@ -446,20 +367,15 @@ class Environment(Scenario):
         await self.drive(until=self.clock.now() + to_ms(duration, option="duration"))
 
     async def notify(self, event_id: str, data: object = None, run: HasId | str | None = None) -> Sequence[str]:
-        """Give `data` to the runs that wait for an event, or to `run` alone; their ids. They go on at the next drive.
+        """Send `data` to the runs that wait for an event, or to `run` alone, and return their ids.
+
+        They continue at the next drive.
 
         Raises:
-            InputError: the event id is none.
+            InputError: the event id is invalid.
         """
         self._require_open()
         return await self.app.notify(event_id, data, id_of(run))
-
-    # What became of it
-
-    def _require_open(self) -> Store:
-        if self._store is None:
-            raise ConfigurationError("the test environment is not open; write 'async with flow_env(flow) as env:'")
-        return self._store
 
     def _check_answered(self) -> None:
         unanswered, self._caller.unanswered = self._caller.unanswered, []
@@ -467,7 +383,7 @@ class Environment(Scenario):
             raise Unanswered("\n".join([*dict.fromkeys(unanswered), str(self)]))
 
     async def _refresh(self) -> None:
-        """Take up what only the store knows."""
+        """Read what only the store knows."""
         store = self._require_open()
         for run in [run for run in self._history.runs.values() if run.state not in FINAL_STATES]:
             stored = await store.run(run.id)
@@ -489,9 +405,69 @@ class Environment(Scenario):
             found = self._batches[handle.id] = BatchRecord(handle=handle, describe=self.__str__)
         return cast("BatchRecord[Result]", found)
 
+    # What happened
+
+    @property
+    def now(self) -> datetime:
+        """The virtual time, in UTC."""
+        return self._history.now()
+
+    @property
+    def runs(self) -> list[RunRecord[Any]]:
+        """All runs in the order in which they first appeared: triggered ones, children, items of batches."""
+        return [run for run in self._history.runs.values() if not run.is_layer]
+
+    @property
+    def steps(self) -> list[StepRecord]:
+        """Every execution of a step, and every end of one that waited, of all runs, in order."""
+        return list(self._history.steps)
+
+    def assert_ran(self, step: str, *, times: int | None = None, run: HasId | str | None = None) -> None:
+        """Assert that the step was executed, `times` times or at least once.
+
+        Repeats after failures and crashes count. A step that waits counts when its wait has ended. `run` restricts the
+        assertion to one run.
+
+        Raises:
+            AssertionError: it was not; the message shows all that happened.
+        """
+        count = self._count(step, run)
+        if count == times or (times is None and count):
+            return
+        known = self._history.kinds()
+        near = did_you_mean(step, known) if step not in known else ""
+        wanted = "" if times is None else f", not {_times(times)}"
+        raise AssertionError(f"step '{step}' ran {_times(count)}{wanted}{near}\n{self}")
+
+    def assert_not_ran(self, step: str, *, run: HasId | str | None = None) -> None:
+        """Assert that the step was never executed.
+
+        Raises:
+            AssertionError: it was; the message shows all that happened.
+        """
+        if count := self._count(step, run):
+            raise AssertionError(f"step '{step}' ran {_times(count)}\n{self}")
+
+    def assert_steps(self, run: HasId | str, steps: Sequence[str]) -> None:
+        """Assert that these steps of the run have ended, in the order in which their outcomes were recorded.
+
+        Raises:
+            AssertionError: other steps have; the message shows all that happened.
+        """
+        id = id_of(run) or ""
+        found = self._history.runs.get(id)
+        if found is None:
+            raise AssertionError(f"there is no run '{id}'\n{self}")
+        if found.steps != list(steps):
+            raise AssertionError(f"the steps of run '{id}' are {found.steps}, not {list(steps)}\n{self}")
+
+    def _count(self, step: str, run: HasId | str | None) -> int:
+        id = id_of(run)
+        return sum(record.name == step and id in (None, record.run) for record in self._history.steps)
+
 
 class FlowEnv:
-    """Makes test environments: `async with flow_env(flow) as env:`. `store` is where their state lives by default."""
+    """Makes test environments: `async with flow_env(flow) as env:`. `store` is their default place for the state."""
 
     def __init__(self, store: StoreOption = None) -> None:
         self._store = store
@@ -508,7 +484,7 @@ class FlowEnv:
         allow_network: bool = False,
         rounds: int = 10_000,
     ) -> Environment:
-        """An environment for `app`; what the options are, `Environment` says."""
+        """Make an environment for `app`; the options are those of `Environment`."""
         made = Environment(
             app,
             store=self._store if store is None else store,
@@ -522,10 +498,10 @@ class FlowEnv:
         return made
 
     def close(self) -> None:
-        """Check at the end of the test that all of them were left.
+        """Check at the end of the test that it left all of them.
 
         Raises:
-            AssertionError: one was not; its app is put back all the same.
+            AssertionError: it did not leave one, whose app is restored all the same.
         """
         left = [made for made in self._made if made.is_open]
         for made in left:
@@ -534,3 +510,7 @@ class FlowEnv:
             raise AssertionError(
                 "a test environment was entered and not left; write 'async with flow_env(flow) as env:'"
             )
+
+
+def _times(count: int) -> str:
+    return f"{count} time{'' if count == 1 else 's'}"
