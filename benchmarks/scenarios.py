@@ -12,7 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from batchflow import BatchWorkflow, FlowControl, NoParams, Page
-from batchflow.cli.loop import new_loop, spare_the_collector
+from batchflow.cli.process import new_event_loop, tune_garbage_collector
 from benchmarks import on_redis
 from benchmarks.app import quiet_app
 from benchmarks.claims import claims_embedded, claims_on_redis
@@ -246,8 +246,8 @@ def main() -> None:
         figures = SCENARIOS[sys.argv[1]](Path(folder))
         factory = None
         if sys.argv[1].startswith("command"):
-            spare_the_collector()
-            factory = new_loop
+            tune_garbage_collector()
+            factory = new_event_loop
         with asyncio.Runner(loop_factory=factory) as runner:
             print(json.dumps(runner.run(_await(figures))))
 

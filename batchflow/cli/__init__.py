@@ -1,5 +1,5 @@
 """The `batchflow` command. `import batchflow` never imports it."""
 
-from batchflow.cli.command import invoke, main
+from batchflow.cli.app import invoke, main
 
 __all__ = ["invoke", "main"]

@@ -1,5 +1,5 @@
 """`python -m batchflow.cli`: the command, without its script."""
 
-from batchflow.cli.command import main
+from batchflow.cli.app import main
 
 main()

@@ -1,19 +1,36 @@
 """`batchflow batches`: what is in the store, without the module that put it there."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from batchflow.cli import documents, report
-from batchflow.cli.output import Output
-from batchflow.cli.place import Json, Url, opened
-from batchflow.cli.target import choose_workflow, load_flow
-from batchflow.core.batch import Batch
+from batchflow.batch.bound import Workflow
+from batchflow.batch.handle import BatchHandle
+from batchflow.batch.statistics import Statistics
+from batchflow.batch.summary import BatchSummary, counted_more, spell_counted, spell_counts
+from batchflow.cli import documents
+from batchflow.cli.options import JsonOption, UrlOption
+from batchflow.cli.output import (
+    STATE_STYLES,
+    Output,
+    first_line,
+    format_local_time,
+    print_pairs,
+    print_table,
+    program_name,
+)
+from batchflow.cli.progress import format_rate
+from batchflow.cli.target import choose_workflow, load_flow, open_existing_store
+from batchflow.core.batch import Batch, Item
+from batchflow.core.duration import show
+from batchflow.core.flow import FlowControl
+from batchflow.core.message import DeadLetter
 from batchflow.core.store import Store
 from batchflow.errors import NotFoundError
 
-BatchId = Annotated[str, typer.Argument(metavar="ID", help="The id of the batch: bat_….")]
+BatchIdArgument = Annotated[str, typer.Argument(metavar="ID", help="The id of the batch: bat_….")]
 
 group = typer.Typer(help="List batches, look into one, cancel one.", rich_markup_mode=None)
 
@@ -30,13 +47,13 @@ class ListBatches:
     label: Annotated[str | None, typer.Option(metavar="TEXT", help="Only batches with this label.")] = None
     open_only: Annotated[bool, typer.Option("--open", help="Only batches that have not ended.")] = False
     limit: Annotated[int, typer.Option(min=1, metavar="N", help="At most so many.")] = 20
-    url: Url = None
-    as_json: Json = False
+    url: UrlOption = None
+    as_json: JsonOption = False
 
-    async def carry_out(self) -> int:
+    async def execute(self) -> int:
         """List them."""
         url = self.url if self.target is None else load_flow(self.target).settings.url
-        async with opened(url) as store:
+        async with open_existing_store(url) as store:
             found = await store.batches(
                 workflow=self.workflow, label=self.label, open_only=self.open_only, limit=self.limit
             )
@@ -44,9 +61,9 @@ class ListBatches:
         if self.target is not None and self.workflow is not None and not found:
             choose_workflow(load_flow(self.target), self.workflow, self.target)
         if self.as_json:
-            Output().document({"batches": [documents.of_batch(batch) for batch in found]})
+            Output().print_json({"batches": [documents.of_batch(batch) for batch in found]})
         else:
-            report.batches(Output(), found)
+            print_batches(Output(), found)
         return 0
 
 
@@ -55,24 +72,24 @@ class ListBatches:
 class ShowBatch:
     """Show one batch: its counts, the items that have failed and why, its dead letters."""
 
-    id: BatchId
+    id: BatchIdArgument
     limit: Annotated[int, typer.Option(min=1, metavar="N", help="At most so many failed items.")] = 20
-    url: Url = None
-    as_json: Json = False
+    url: UrlOption = None
+    as_json: JsonOption = False
 
-    async def carry_out(self) -> int:
+    async def execute(self) -> int:
         """Look into it."""
-        async with opened(self.url) as store:
-            batch = await _batch(store, self.id)
+        async with open_existing_store(self.url) as store:
+            batch = await _require_batch(store, self.id)
             failed = await store.items(self.id, state="failed", limit=self.limit)
             letters = await store.dead_letters(batch=self.id, limit=self.limit)
         if self.as_json:
             document = documents.of_batch(batch)
             document["failedItems"] = documents.of_items(failed)
             document["deadLetters"] = documents.of_dead_letters(letters)
-            Output().document(document)
+            Output().print_json(document)
         else:
-            report.batch(Output(), batch, failed, letters)
+            print_batch(Output(), batch, failed, letters)
         return 0
 
 
@@ -81,29 +98,168 @@ class ShowBatch:
 class CancelBatch:
     """Cancel a batch: nothing of it starts any more, and items at work end at their next step."""
 
-    id: BatchId
-    url: Url = None
-    as_json: Json = False
+    id: BatchIdArgument
+    url: UrlOption = None
+    as_json: JsonOption = False
 
-    async def carry_out(self) -> int:
+    async def execute(self) -> int:
         """Cancel it; 1 where it had ended before."""
-        async with opened(self.url) as store:
-            await _batch(store, self.id)
+        async with open_existing_store(self.url) as store:
+            await _require_batch(store, self.id)
             # What a dead worker holds would be waited for.
             await store.expire()
             cancelled = await store.cancel_batch(self.id)
-            batch = await _batch(store, self.id)
+            batch = await _require_batch(store, self.id)
         if self.as_json:
-            Output().document({"success": True, "cancelled": cancelled, "batch": documents.of_batch(batch)})
+            Output().print_json({"success": True, "cancelled": cancelled, "batch": documents.of_batch(batch)})
         elif cancelled:
-            Output().say(report.cancelled(batch))
+            Output().print(cancelled_text(batch))
         else:
-            Output().say(f"Batch {batch.id} had ended before: it is {batch.state}")
+            Output().print(f"Batch {batch.id} had ended before: it is {batch.state}")
         return 0 if cancelled else 1
 
 
-async def _batch(store: Store, id: str) -> Batch:
+async def _require_batch(store: Store, id: str) -> Batch:
     batch = await store.batch(id)
     if batch is None:
         raise NotFoundError(f"there is no batch '{id}' here; 'batchflow batches' lists those there are")
     return batch
+
+
+_MAX_FAILURES = 5
+_BATCH_COLUMNS = ("batch", "workflow", "state", "done", "failed", "skipped", "started", "took", "label")
+_NUMBER_COLUMNS = {"done", "failed", "skipped", "took"}
+
+
+def print_statistics(output: Output, workflow: Workflow[Any, Any], found: Statistics) -> None:
+    """A dry run's table."""
+    mean = "none measured yet" if found.mean_item_ms is None else f"{show(round(found.mean_item_ms))} an item"
+    rows = {
+        "eligible": f"{found.total_eligible:,}",
+        "already processed": f"{found.already_processed:,}",
+        "duplicates": f"{found.duplicates:,}",
+        "to process": f"{found.to_process:,}",
+        "pages": f"{found.pages:,}",
+        "chunks": f"{found.chunks:,}",
+        "sample": ", ".join(found.sample) or "none",
+        "predicted duration": found.predicted_duration,
+        "binding limit": _limit_text(workflow, found.binding_limit),
+        "mean time": mean,
+    }
+    output.print(workflow.name, style="bold")
+    print_pairs(output, rows)
+    output.print(found.message)
+
+
+def resuming_text(batch: Batch) -> str:
+    """That an open batch is gone on with."""
+    label = f" ({batch.label})" if batch.label else ""
+    so_far = f"{batch.counts.ended:,} items done so far"
+    return f"Resuming batch {batch.id} of {batch.workflow}{label}: {so_far}"
+
+
+def print_summary(output: Output, ended: BatchSummary, sentence: str, failures: Sequence[Item]) -> None:
+    """How a batch ended, under one sentence about it."""
+    output.print(sentence, style="bold green" if ended.succeeded else "bold red")
+    counts = ended.counts
+    rate = f", {counts.ended * 1000 / ended.duration_ms:,.1f}/s" if counts.ended and ended.duration_ms else ""
+    rows = {
+        "batch": f"{ended.id} of {ended.workflow}" + (f" ({ended.label})" if ended.label else ""),
+        "state": ended.state,
+        "items": spell_counts(counts),
+        "took": f"{show(ended.duration_ms)}{rate}",
+    }
+    rows |= {"error": ended.error} if ended.error else {}
+    rows |= {} if ended.counted is None else {"warning": spell_counted(ended.counted, counts)}
+    print_pairs(output, rows)
+    if failures:
+        output.print("Failed:")
+        print_pairs(output, {item.id: first_line(item.error) for item in failures}, indent="  ")
+        left = counts.failed - len(failures)
+        more = f"{left:,} more; all of them: " if left else "all about it: "
+        output.print(f"  {more}{program_name()} batches show {ended.id}")
+
+
+async def first_failures(handle: BatchHandle[Any]) -> list[Item]:
+    """The first items that have failed, enough to see what is wrong."""
+    found: list[Item] = []
+    async for item in handle.items("failed"):
+        found.append(item)
+        if len(found) == _MAX_FAILURES:
+            break
+    return found
+
+
+def print_batches(output: Output, found: Sequence[Batch]) -> None:
+    """A list of batches."""
+    if not found:
+        output.print("No batches")
+        return
+    columns = _BATCH_COLUMNS if any(it.label for it in found) else _BATCH_COLUMNS[:-1]
+    rows = [_batch_row(it)[: len(columns)] for it in found]
+    print_table(output, columns, rows, [STATE_STYLES.get(it.state, "") for it in found], numbers=_NUMBER_COLUMNS)
+
+
+def _batch_row(it: Batch) -> tuple[str, ...]:
+    counts = it.counts
+    return (
+        it.id,
+        it.workflow,
+        it.state,
+        f"{counts.succeeded:,}/{max(counts.started, it.total or 0):,}",
+        f"{counts.failed:,}",
+        f"{counts.skipped:,}",
+        format_local_time(it.created_at, "%m-%d %H:%M"),
+        "" if it.ended_at is None else show(it.ended_at - it.created_at),
+        it.label or "",
+    )
+
+
+def print_batch(output: Output, found: Batch, failed: Sequence[Item], letters: Sequence[DeadLetter]) -> None:
+    """One batch with what went wrong in it."""
+    counts = found.counts
+    rows = {
+        "batch": found.id + (f" ({found.label})" if found.label else ""),
+        "workflow": found.workflow,
+        "state": found.state,
+        "parameters": found.params,
+        "items": spell_counts(counts),
+        "eligible": f"{counts.eligible:,} on {found.pages:,} pages, {found.chunks:,} chunks",
+        "started": format_local_time(found.created_at),
+        "ended": format_local_time(found.ended_at),
+    }
+    rows |= {"error": found.error} if found.error else {}
+    counted = counted_more(found)
+    rows |= {} if counted is None else {"warning": spell_counted(counted, counts)}
+    print_pairs(output, rows)
+    if failed:
+        output.print(f"Failed items{_shown_of(len(failed), counts.failed)}:", style="bold")
+        print_pairs(output, {item.id: first_line(item.error) for item in failed}, indent="  ")
+    if letters:
+        output.print("Dead letters:", style="bold")
+        print_pairs(output, {letter.id: _dead_letter_text(letter) for letter in letters}, indent="  ")
+
+
+def cancelled_text(found: Batch) -> str:
+    """What cancelling has done."""
+    if found.is_final:
+        return f"Batch {found.id} is cancelled: {spell_counts(found.counts)}"
+    return f"Batch {found.id} is being cancelled: {found.counts.open:,} items at work end at their next step"
+
+
+def _dead_letter_text(letter: DeadLetter) -> str:
+    subject = letter.item or letter.message.destination
+    attempts = f"{letter.failures} attempt{'' if letter.failures == 1 else 's'}"
+    return f"{subject}, {format_local_time(letter.died_at)}, {attempts}: {first_line(letter.error)}"
+
+
+def _limit_text(workflow: Workflow[Any, Any], name: str) -> str:
+    layer, _, kind = name.partition(" ")
+    if not kind:
+        return name
+    flow: FlowControl = getattr(workflow.definition, f"{layer}_flow")
+    return f"{name}, {format_rate(flow) if kind == 'rate' else flow.parallelism}"
+
+
+def _shown_of(shown: int, all: int) -> str:
+    return f" ({shown:,} of {all:,})" if shown < all else f" ({all:,})"

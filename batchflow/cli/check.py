@@ -23,7 +23,7 @@ UNREADABLE = "unreadable"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Check:
+class CheckFunctions:
     """Read the durable functions of an app, and tell what is unsafe when they are replayed.
 
     Nothing of them is called. A line with the comment "# batchflow: ok" is left out.
@@ -34,21 +34,21 @@ class Check:
     target: Annotated[str, typer.Argument(metavar="MODULE:ATTR", help="Where the Batchflow is, such as app.jobs:flow.")]
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")] = False
 
-    async def carry_out(self) -> int:
+    async def execute(self) -> int:
         """Read them all, and report."""
-        functions, files = list(_durable(load_flow(self.target))), Files()
-        findings = sorted({_shown(finding) for it in functions for finding in _findings(it, files)})
+        functions, files = list(_durable_functions(load_flow(self.target))), SourceFiles()
+        findings = sorted({_with_relative_path(finding) for it in functions for finding in _findings(it, files)})
         if self.as_json:
-            Output().document(_document(functions, findings))
+            Output().print_json(_to_json(functions, findings))
         else:
             for finding in findings:
-                Output().say(str(finding))
-            Output().say(_counted(len(functions), len(findings)))
+                Output().print(str(finding))
+            Output().print(_count_text(len(functions), len(findings)))
         return 1 if findings else 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Durable:
+class DurableFunction:
     """One durable function: what the app calls it, and where its code is."""
 
     name: str
@@ -56,37 +56,37 @@ class Durable:
     function: Callable[..., Any]
 
     @property
-    def place(self) -> tuple[str, int]:
+    def location(self) -> tuple[str, int]:
         """The file as the code has it, and the first line, that of a decorator where it has one."""
         code = getattr(self.function, "__code__", None)
         # What is compiled to machine code has none.
         return (code.co_filename, code.co_firstlineno) if isinstance(code, CodeType) else (self.function.__module__, 1)
 
 
-class Files:
+class SourceFiles:
     """The files that have been read, each once."""
 
     def __init__(self) -> None:
-        self._read: dict[str, SourceFile | None] = {}
+        self._sources: dict[str, SourceFile | None] = {}
 
     def source(self, path: str, function: Callable[..., Any]) -> SourceFile | None:
         """The file a function stands in; None where there is none, or it is no Python."""
-        if path not in self._read:
+        if path not in self._sources:
             # It knows where modules keep their source that come out of an archive.
             text = "".join(linecache.getlines(path, getattr(function, "__globals__", None)))
-            self._read[path] = _parsed(text, path) if text else None
-        return self._read[path]
+            self._sources[path] = _parse(text, path) if text else None
+        return self._sources[path]
 
 
-def _durable(flow: Batchflow) -> Iterator[Durable]:
+def _durable_functions(flow: Batchflow) -> Iterator[DurableFunction]:
     for route, served in flow.served.items():
-        yield _read(route, served.function, 0)
+        yield _unwrapped(route, served.function, 0)
     for name, workflow in flow.workflows.items():
         if "process" in workflow.definition.has:
-            yield _read(f"{name}.process", type(workflow.added).process, 1)
+            yield _unwrapped(f"{name}.process", type(workflow.added).process, 1)
 
 
-def _read(name: str, function: Callable[..., Any], place: int) -> Durable:
+def _unwrapped(name: str, function: Callable[..., Any], place: int) -> DurableFunction:
     """The function as it is written, without what is wrapped around it, and its parameter that is the context."""
     function = inspect.unwrap(function)
     while isinstance(function, functools.partial):
@@ -99,11 +99,11 @@ def _read(name: str, function: Callable[..., Any], place: int) -> Durable:
         function = function.__func__
         place += 1
     names = list(inspect.signature(function).parameters)
-    return Durable(name=name, context=names[place] if place < len(names) else "", function=function)
+    return DurableFunction(name=name, context=names[place] if place < len(names) else "", function=function)
 
 
-def _findings(durable: Durable, files: Files) -> list[Finding]:
-    path, line = durable.place
+def _findings(durable: DurableFunction, files: SourceFiles) -> list[Finding]:
+    path, line = durable.location
     source = files.source(path, durable.function)
     node = None if source is None else source.function_at(durable.function.__name__, line)
     if source is None or node is None:
@@ -112,21 +112,21 @@ def _findings(durable: Durable, files: Files) -> list[Finding]:
     return check(source, node, durable.context)
 
 
-def _parsed(text: str, path: str) -> SourceFile | None:
+def _parse(text: str, path: str) -> SourceFile | None:
     try:
         return SourceFile(text, path)
     except SyntaxError:
         return None
 
 
-def _shown(finding: Finding) -> Finding:
+def _with_relative_path(finding: Finding) -> Finding:
     path = Path(finding.path)
     here = Path.cwd()
     name = str(path.relative_to(here)) if path.is_relative_to(here) else finding.path
     return Finding(name, finding.line, finding.rule, finding.message)
 
 
-def _document(functions: list[Durable], findings: list[Finding]) -> dict[str, Any]:
+def _to_json(functions: list[DurableFunction], findings: list[Finding]) -> dict[str, Any]:
     return {
         "success": not findings,
         "functions": [it.name for it in functions],
@@ -134,7 +134,7 @@ def _document(functions: list[Durable], findings: list[Finding]) -> dict[str, An
     }
 
 
-def _counted(functions: int, findings: int) -> str:
+def _count_text(functions: int, findings: int) -> str:
     checked = f"{functions} durable function{'' if functions == 1 else 's'} checked"
     found = "nothing found" if not findings else f"{findings} finding{'' if findings == 1 else 's'}"
     return f"{checked}: {found}"

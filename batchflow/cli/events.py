@@ -1,66 +1,83 @@
 """`batchflow notify` and `batchflow waiters`: events, without the module whose runs wait for them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
 import typer
 
-from batchflow.cli import documents, run_report
-from batchflow.cli.output import Output
-from batchflow.cli.payload import read_json
-from batchflow.cli.place import Json, Url, engine_at
+from batchflow.cli import documents
+from batchflow.cli.documents import LATEST_MS
+from batchflow.cli.inputs import read_json
+from batchflow.cli.options import JsonOption, UrlOption
+from batchflow.cli.output import Output, format_local_time, print_table
+from batchflow.cli.target import open_engine
+from batchflow.core.run import Waiter
 from batchflow.serve.runs import list_waiters, notify_event
 
-Event = Annotated[str, typer.Argument(metavar="EVENT", help="The id of the event.")]
+EventArgument = Annotated[str, typer.Argument(metavar="EVENT", help="The id of the event.")]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Notify:
+class NotifyRuns:
     """Give DATA to the runs that wait for EVENT.
 
     Exit codes: 0 given, 1 no run has got it, 2 usage.
     """
 
-    event: Event
+    event: EventArgument
     data: Annotated[
         str, typer.Argument(metavar="[DATA]", help="JSON; @FILE reads a file, - reads stdin; null by default.")
     ] = "null"
     run: Annotated[
         str | None, typer.Option(metavar="ID", help="Only this run; kept for it until it waits for the event.")
     ] = None
-    url: Url = None
-    as_json: Json = False
+    url: UrlOption = None
+    as_json: JsonOption = False
 
-    async def carry_out(self) -> int:
+    async def execute(self) -> int:
         """Notify them."""
         data = read_json(self.data, "DATA")
-        async with engine_at(self.url) as engine:
-            told = list(await notify_event(engine, self.event, data, self.run))
+        async with open_engine(self.url) as engine:
+            notified = list(await notify_event(engine, self.event, data, self.run))
         if self.as_json:
-            Output().document({"success": True, "eventId": self.event, "runIds": told})
-        elif told:
-            Output().say(f"Notified {', '.join(told)}")
+            Output().print_json({"success": True, "eventId": self.event, "runIds": notified})
+        elif notified:
+            Output().print(f"Notified {', '.join(notified)}")
         elif self.run is None:
-            Output().say(f"No run waits for '{self.event}'")
+            Output().print(f"No run waits for '{self.event}'")
         else:
-            Output().say(f"Run {self.run} takes nothing: it is not known, has ended, or has too much kept for it")
-        return 0 if told else 1
+            Output().print(f"Run {self.run} takes nothing: it is not known, has ended, or has too much kept for it")
+        return 0 if notified else 1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Waiters:
+class ListWaiters:
     """List the runs that wait for EVENT, those that have waited longest first."""
 
-    event: Event
-    url: Url = None
-    as_json: Json = False
+    event: EventArgument
+    url: UrlOption = None
+    as_json: JsonOption = False
 
-    async def carry_out(self) -> int:
+    async def execute(self) -> int:
         """List them."""
-        async with engine_at(self.url) as engine:
+        async with open_engine(self.url) as engine:
             found = await list_waiters(engine, self.event)
         if self.as_json:
-            Output().document({"eventId": self.event, "waiters": [documents.of_waiter(it) for it in found]})
+            Output().print_json({"eventId": self.event, "waiters": [documents.of_waiter(it) for it in found]})
         else:
-            run_report.waiters(Output(), self.event, found)
+            print_waiters(Output(), self.event, found)
         return 0
+
+
+def print_waiters(output: Output, event: str, found: Sequence[Waiter]) -> None:
+    """Who waits for an event."""
+    if not found:
+        output.print(f"No run waits for '{event}'")
+        return
+    rows = [[it.run, it.step, format_local_time(it.since), _until_text(it)] for it in found]
+    print_table(output, ["run", "step", "since", "until"], rows, [""] * len(rows))
+
+
+def _until_text(it: Waiter) -> str:
+    return "" if it.until is None or it.until > LATEST_MS else format_local_time(it.until)

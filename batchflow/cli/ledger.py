@@ -1,34 +1,120 @@
 """`batchflow ledger`: which items count as processed, listed, taken along, forgotten."""
 
 import asyncio
+import json
 import os
 import sys
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, Literal
+from typing import Annotated, Any, BinaryIO, Literal, NamedTuple, cast
 
 import typer
 from more_itertools import chunked
 from pydantic_core import from_json
 
 from batchflow.app import open_store
-from batchflow.cli.ledger_lines import Line, line_of, lines_in
+from batchflow.cli.documents import moment
+from batchflow.cli.options import JsonOption, UrlOption
 from batchflow.cli.output import Output
-from batchflow.cli.place import Json, Url, opened, store_at
-from batchflow.core.ledger import Mark, workflow_of
+from batchflow.cli.target import existing_store, open_existing_store
+from batchflow.core.ledger import Mark, ledger_name, workflow_of
 from batchflow.core.store import Store
 from batchflow.engine.clock import SystemClock
 from batchflow.errors import InputError, NotFoundError
 from batchflow.settings import Settings
 from batchflow.stores.sqlite import SqliteStore, old_ledger
 
-SLICE = 1_000
+_FIELDS = ("ledger", "item", "expiresAt")
+
+
+class LedgerLine(NamedTuple):
+    """One mark of a ledger."""
+
+    ledger: str
+    item: str
+    expires_at: int | None
+
+
+def format_line(ledger: str, mark: Mark) -> bytes:
+    """A mark as a line."""
+    fields = {"ledger": ledger, "item": mark.item, "expiresAt": moment(mark.expires_at)}
+    return json.dumps(fields, ensure_ascii=False).encode() + b"\n"
+
+
+def parse_lines(source: Iterable[bytes]) -> Iterator[LedgerLine]:
+    """The marks in lines; empty ones are passed over.
+
+    Raises:
+        InputError: a line is none; the sentence has its number.
+    """
+    for number, raw in enumerate(source, 1):
+        text = raw.removeprefix(b"\xef\xbb\xbf").strip() if number == 1 else raw.strip()
+        if text:
+            try:
+                yield _parse_line(text)
+            except ValueError as error:
+                raise InputError(f"line {number:,} {error}") from error
+
+
+def _parse_line(text: bytes) -> LedgerLine:
+    try:
+        fields: object = from_json(text)
+    except ValueError as error:
+        raise ValueError(f"is no JSON: {error}") from error
+    if not isinstance(fields, dict):
+        raise ValueError('is no JSON object such as {"ledger": "welcome", "item": "u1", "expiresAt": null}')
+    given = cast("dict[str, Any]", fields)
+    for name in given:
+        if name not in _FIELDS:
+            raise ValueError(f"has the field '{name}', and a line has ledger, item and expiresAt")
+    return LedgerLine(
+        _canonical_name(_require_text(given, "ledger")),
+        _require_text(given, "item"),
+        _parse_expiry(given.get("expiresAt")),
+    )
+
+
+def _require_text(given: dict[str, Any], name: str) -> str:
+    value = given.get(name)
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"has no '{name}' that is a non-empty text")
+    return value
+
+
+def _canonical_name(name: str) -> str:
+    """The name as it is written here, whatever the order of its scope."""
+    workflow = workflow_of(name)
+    if workflow == name:
+        return name
+    try:
+        scope: object = from_json(name.removeprefix(workflow))
+    except ValueError:
+        scope = None
+    if not workflow or not isinstance(scope, dict) or not scope:
+        raise ValueError(f"names no ledger with {name!r}, which is a workflow's name, and a JSON object of its scope")
+    return ledger_name(workflow, cast("dict[str, object]", scope))
+
+
+def _parse_expiry(value: object) -> int | None:
+    if value is None:
+        return None
+    try:
+        found = datetime.fromisoformat(value) if isinstance(value, str) else None
+    except ValueError:
+        found = None
+    if found is None or found.tzinfo is None:
+        raise ValueError(f"has {value!r} as 'expiresAt'; it is a time such as '2030-01-01T00:00:00.000Z', or null")
+    return round(found.timestamp() * 1000)
+
+
+CHUNK_SIZE = 1_000
 """How many marks are read at once, and written in one transaction."""
 
-Workflow = Annotated[str | None, typer.Option(metavar="NAME", help="Only the ledgers of this workflow.")]
-Where = Annotated[str, typer.Argument(metavar="[FILE]", help="A file of JSON lines; - is the default.")]
+WorkflowOption = Annotated[str | None, typer.Option(metavar="NAME", help="Only the ledgers of this workflow.")]
+FileArgument = Annotated[str, typer.Argument(metavar="[FILE]", help="A file of JSON lines; - is the default.")]
 
 group = typer.Typer(
     help="Which items count as processed: list, export, import, forget.", rich_markup_mode=None, no_args_is_help=False
@@ -40,19 +126,19 @@ group = typer.Typer(
 class ListLedgers:
     """List the ledgers: one for each workflow, or for each value of its `processed_per`."""
 
-    url: Url = None
-    as_json: Json = False
+    url: UrlOption = None
+    as_json: JsonOption = False
 
-    async def carry_out(self) -> int:
+    async def execute(self) -> int:
         """List them."""
-        async with opened(self.url) as store:
+        async with open_existing_store(self.url) as store:
             names = await store.ledgers()
         if self.as_json:
-            Output().document({"ledgers": [_document(name) for name in names]})
+            Output().print_json({"ledgers": [_ledger_info(name) for name in names]})
         for name in names if not self.as_json else ():
-            Output().say(name)
+            Output().print(name)
         if not names and not self.as_json:
-            Output().say("No ledgers")
+            Output().print("No ledgers")
         return 0
 
 
@@ -61,25 +147,25 @@ class ListLedgers:
 class ExportLedger:
     """Write every mark as a line of JSON, to FILE or stdout. Places made before 0.1.0 are read as well."""
 
-    file: Where = "-"
-    workflow: Workflow = None
-    url: Url = None
+    file: FileArgument = "-"
+    workflow: WorkflowOption = None
+    url: UrlOption = None
 
-    async def carry_out(self) -> int:
+    async def execute(self) -> int:
         """Write them, a slice at a time."""
         count = 0
         try:
-            with _writing(self.file) as out:
-                async for ledger, mark in _marks(Settings.load(url=self.url)):
+            with _open_output(self.file) as out:
+                async for ledger, mark in _read_marks(Settings.load(url=self.url)):
                     if self.workflow in (None, workflow_of(ledger)):
-                        out.write(line_of(ledger, mark))
+                        out.write(format_line(ledger, mark))
                         count += 1
                 out.flush()
         except BrokenPipeError:
             # Who reads has read enough; nothing is to be flushed to it at exit either.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
-        Output().err.print(f"Exported {count:,} marks", soft_wrap=True)
+        Output().stderr.print(f"Exported {count:,} marks", soft_wrap=True)
         return 0
 
 
@@ -88,27 +174,27 @@ class ExportLedger:
 class ImportLedger:
     """Take over the lines that `export` has written, from FILE or stdin. The same again changes nothing."""
 
-    file: Where = "-"
-    workflow: Workflow = None
-    url: Url = None
+    file: FileArgument = "-"
+    workflow: WorkflowOption = None
+    url: UrlOption = None
 
-    async def carry_out(self) -> int:
+    async def execute(self) -> int:
         """Mark them, a thousand in one transaction; what has expired meanwhile is left out."""
         count = 0
         store = open_store(Settings.load(url=self.url), SystemClock())
         if isinstance(store, SqliteStore) and store.path == ":memory:":
             raise InputError("the ledger would be lost as this command ends; name a file with --url or BATCHFLOW_URL")
-        with _reading(self.file) as source:
+        with _open_input(self.file) as source:
             await store.open()
             try:
-                for lines in chunked(lines_in(source), SLICE):
+                for lines in chunked(parse_lines(source), CHUNK_SIZE):
                     fitting = [it for it in lines if self.workflow in (None, workflow_of(it.ledger))]
-                    count += await _mark(store, fitting)
+                    count += await _write_marks(store, fitting)
             except InputError as error:
                 raise InputError(f"{error}; {count:,} marks of the lines before it are taken over") from error
             finally:
                 await store.close()
-        Output().say(f"Imported {count:,} marks")
+        Output().print(f"Imported {count:,} marks")
         return 0
 
 
@@ -120,35 +206,35 @@ class ForgetMarks:
     ledger: Annotated[str, typer.Argument(metavar="NAME", help="A workflow, or a ledger as `list` names it.")]
     ids: Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="The items.")] = None
     all: Annotated[bool, typer.Option("--all", help="All items there are.")] = False
-    url: Url = None
-    as_json: Json = False
+    url: UrlOption = None
+    as_json: JsonOption = False
 
-    async def carry_out(self) -> int:
+    async def execute(self) -> int:
         """Forget them; 1 where none was there."""
         if bool(self.ids) == self.all:
             raise InputError("say what to forget: the ids of items, or --all")
-        async with opened(self.url) as store:
+        async with open_existing_store(self.url) as store:
             there = await store.ledgers()
             names = [it for it in there if self.ledger in (it, workflow_of(it))]
             if not names:
                 raise NotFoundError(f"there is no ledger '{self.ledger}' here; 'batchflow ledger list' lists them")
             count = sum([await store.forget(name, self.ids or None) for name in names])
         if self.as_json:
-            Output().document({"success": True, "forgotten": count})
+            Output().print_json({"success": True, "forgotten": count})
         else:
-            Output().say(f"Forgot {count:,} marks")
+            Output().print(f"Forgot {count:,} marks")
         return 0 if count else 1
 
 
-def _document(name: str) -> dict[str, Any]:
+def _ledger_info(name: str) -> dict[str, Any]:
     workflow = workflow_of(name)
     return {"ledger": name, "workflow": workflow, "scope": from_json(name.removeprefix(workflow) or "{}")}
 
 
-async def _marks(settings: Settings) -> AsyncIterator[tuple[str, Mark]]:
+async def _read_marks(settings: Settings) -> AsyncIterator[tuple[str, Mark]]:
     """The marks at a place, those of one ledger after another."""
     now = SystemClock().now()
-    store = store_at(settings)
+    store = existing_store(settings)
     if isinstance(store, SqliteStore):
         if old_ledger.is_old(store.path):
             for it in old_ledger.marks(store.path, now):
@@ -166,16 +252,16 @@ async def _marks(settings: Settings) -> AsyncIterator[tuple[str, Mark]]:
                 return
         finally:
             await clients.close(client)
-    async with opened(settings.url) as store:
+    async with open_existing_store(settings.url) as store:
         for name in await store.ledgers():
             after: str | None = None
-            while found := await store.marks(name, after=after, limit=SLICE):
+            while found := await store.marks(name, after=after, limit=CHUNK_SIZE):
                 for mark in found:
                     yield name, mark
                 after = found[-1].item
 
 
-async def _mark(store: Store, lines: Iterable[Line]) -> int:
+async def _write_marks(store: Store, lines: Iterable[LedgerLine]) -> int:
     """Mark a slice, all of it in the group that goes to the store in one transaction; how many."""
     # Anew for each slice, since a store is told for how long a mark holds.
     now = SystemClock().now()
@@ -189,15 +275,15 @@ async def _mark(store: Store, lines: Iterable[Line]) -> int:
     return len(latest)
 
 
-def _reading(file: str) -> AbstractContextManager[BinaryIO]:
-    return nullcontext(sys.stdin.buffer) if file == "-" else _file(file, "rb", "read")
+def _open_input(file: str) -> AbstractContextManager[BinaryIO]:
+    return nullcontext(sys.stdin.buffer) if file == "-" else _open_file(file, "rb", "read")
 
 
-def _writing(file: str) -> AbstractContextManager[BinaryIO]:
-    return nullcontext(sys.stdout.buffer) if file == "-" else _file(file, "wb", "written")
+def _open_output(file: str) -> AbstractContextManager[BinaryIO]:
+    return nullcontext(sys.stdout.buffer) if file == "-" else _open_file(file, "wb", "written")
 
 
-def _file(file: str, mode: Literal["rb", "wb"], what: str) -> BinaryIO:
+def _open_file(file: str, mode: Literal["rb", "wb"], what: str) -> BinaryIO:
     try:
         return Path(file).open(mode)
     except OSError as error:

@@ -2,44 +2,118 @@
 
 import asyncio
 import shlex
-from dataclasses import dataclass
-from typing import Annotated, Any
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, NamedTuple
 
 import typer
 from pydantic import BaseModel
+from pydantic_core import from_json
 
 from batchflow.app import Batchflow
 from batchflow.batch.bound import Workflow
 from batchflow.batch.handle import BatchHandle
+from batchflow.batch.payloads import EntryBody
 from batchflow.batch.statistics import Statistics
 from batchflow.batch.triggering import BatchTrigger
-from batchflow.cli import documents, report
-from batchflow.cli.display import Display, display_for
-from batchflow.cli.interrupt import Interrupt
-from batchflow.cli.logs import LogLines
-from batchflow.cli.output import Output, program
-from batchflow.cli.parameters import read_params
-from batchflow.cli.resume import Request, find_open
-from batchflow.cli.starting import (
-    DedupId,
-    Delay,
-    Headers,
-    HowLong,
-    NotBefore,
-    read_dedup,
-    read_delay,
-    read_headers,
-    read_moment,
+from batchflow.cli import batches, documents
+from batchflow.cli.inputs import read_params
+from batchflow.cli.options import (
+    DedupIdOption,
+    DedupOption,
+    DelayOption,
+    HeadersOption,
+    NotBeforeOption,
+    parse_dedup,
+    parse_delay,
+    parse_headers,
+    parse_not_before,
 )
+from batchflow.cli.output import LogWriter, Output, program_name
+from batchflow.cli.process import SignalHandler
+from batchflow.cli.progress import ProgressDisplay, make_display, watch_batch
 from batchflow.cli.target import choose_workflow, load_flow
-from batchflow.cli.watch import watch
+from batchflow.core.batch import Batch
 from batchflow.core.duration import show
+from batchflow.core.ids import chunk_id, entry_id
+from batchflow.core.ports import Client
 from batchflow.errors import InputError
+from batchflow.serve.app_url import user_headers
 from batchflow.settings import Settings
+
+_MAX_OPEN_BATCHES = 50
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchRequest:
+    """What `batchflow run` was asked to run. The label, and when it starts, say nothing about what is run."""
+
+    params: BaseModel
+    options: BatchTrigger = field(default_factory=BatchTrigger)
+
+    async def trigger(self, workflow: Workflow[Any, Any]) -> BatchHandle[Any]:
+        """Start a batch of it."""
+        return await workflow.start(self.params, self.options)
+
+    @property
+    def names_its_batch(self) -> bool:
+        """Whether it says itself which batch it means."""
+        return self.options.batch_id is not None or self.options.dedup_id is not None
+
+
+class OpenBatches(NamedTuple):
+    """The open batch of the same request, if there is one, and the ids of the workflow's other open batches."""
+
+    same: Batch | None
+    others: Sequence[str]
+
+
+async def find_open_batches(workflow: Workflow[Any, Any], client: Client, request: BatchRequest) -> OpenBatches:
+    """Look through the workflow's open batches; those that are being cancelled are left out."""
+    definition = workflow.definition
+    text, _ = definition.params_codec.round_trip(request.params, where=f"the parameters of '{workflow.name}'")
+    found = await client.store.batches(workflow=workflow.name, open_only=True, limit=_MAX_OPEN_BATCHES)
+    same: Batch | None = None
+    if request.names_its_batch:
+        return OpenBatches(None, ())
+    headers = dict(request.options.headers or {})
+    others: list[str] = []
+    for batch in found:
+        if batch.state == "cancelling":
+            continue
+        is_same = (
+            batch.params == text and batch.force == request.options.force and user_headers(batch.headers) == headers
+        )
+        if same is None and is_same and await _has_same_items(client, batch, request, definition.wire.ids):
+            same = batch
+        else:
+            others.append(batch.id)
+    return OpenBatches(same, others)
+
+
+async def _has_same_items(client: Client, batch: Batch, request: BatchRequest, ids_key: str) -> bool:
+    """Whether a batch was triggered with the same `limit` and `ids`, which only its first messages tell."""
+    entry = await client.store.run(entry_id(batch.id))
+    if entry is None:
+        return False
+    body = EntryBody.model_validate_json(entry.payload)
+    if request.options.ids is None:
+        return body.total is None and body.limit == request.options.limit
+    wanted = list(request.options.ids)
+    return body.total == len(wanted) and await _read_ids(client, batch.id, len(wanted), ids_key) == wanted
+
+
+async def _read_ids(client: Client, batch: str, total: int, ids_key: str) -> list[str]:
+    found: list[str] = []
+    place = 0
+    while len(found) < total and (chunk := await client.store.run(chunk_id(batch, place, 0))) is not None:
+        found += from_json(chunk.payload)[ids_key]
+        place += 1
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
+class RunBatch:
     """Run a batch of WORKFLOW to its end, and show how it goes.
 
     The same command again goes on with a batch that was interrupted. WORKFLOW may be left out where MODULE:ATTR has
@@ -62,22 +136,22 @@ class Run:
     batch_id: Annotated[
         str | None, typer.Option(metavar="ID", help="The batch's id, bat_…; one that is known is gone on with.")
     ] = None
-    dedup_id: DedupId = None
-    dedup: HowLong = "kept"
-    delay: Delay = None
-    not_before: NotBefore = None
-    headers: Headers = None
+    dedup_id: DedupIdOption = None
+    dedup: DedupOption = "kept"
+    delay: DelayOption = None
+    not_before: NotBeforeOption = None
+    headers: HeadersOption = None
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")] = False
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Show all log lines while the bar is shown.")] = False
 
-    async def carry_out(self) -> int:
+    async def execute(self) -> int:
         """Load the target and run."""
         flow = load_flow(self.target)
         workflow = choose_workflow(flow, self.workflow, self.target)
         params = read_params(workflow, self.pairs or (), self.params)
-        ids = self._ids(workflow)
+        ids = self._parse_ids(workflow)
         if self.dry_run:
-            return await self._count(flow, workflow, params)
+            return await self._dry_run(flow, workflow, params)
         options = BatchTrigger(
             force=self.force,
             limit=self.limit,
@@ -85,16 +159,16 @@ class Run:
             label=self.label,
             batch_id=self.batch_id,
             dedup_id=self.dedup_id,
-            dedup=read_dedup(self.dedup),
-            delay=read_delay(self.delay),
-            not_before=read_moment(self.not_before),
-            headers=read_headers(self.headers),
+            dedup=parse_dedup(self.dedup),
+            delay=parse_delay(self.delay),
+            not_before=parse_not_before(self.not_before),
+            headers=parse_headers(self.headers),
         )
-        request = Request(params=params, options=options)
-        with Interrupt(flow.settings.grace.total_seconds()) as interrupt:
-            return await _Running(self, flow, workflow, interrupt).run(request)
+        request = BatchRequest(params=params, options=options)
+        with SignalHandler(flow.settings.grace.total_seconds()) as signals:
+            return await _BatchRunner(self, flow, workflow, signals).run(request)
 
-    def spelled(self, workflow: str) -> str:
+    def command_line(self, workflow: str) -> str:
         """The command line that asks for this again."""
         words = [self.target, workflow]
         words += [word for pair in self.pairs or () for word in ("-p", pair)]
@@ -109,9 +183,9 @@ class Run:
             words += [] if value is None else [option, str(value)]
         words += ["--dedup", self.dedup] if self.dedup != "kept" else []
         words += ["--force"] if self.force else []
-        return f"{program()} run {shlex.join(words)}"
+        return f"{program_name()} run {shlex.join(words)}"
 
-    def _ids(self, workflow: Workflow[Any, Any]) -> list[str] | None:
+    def _parse_ids(self, workflow: Workflow[Any, Any]) -> list[str] | None:
         if self.ids is None and "fetch" not in workflow.definition.has:
             raise InputError(f"'{workflow.name}' has no source of ids; name the items with --ids a,b")
         if self.ids is None:
@@ -125,26 +199,26 @@ class Run:
             raise InputError("--ids names nothing; write --ids a,b")
         return ids
 
-    async def _count(self, flow: Batchflow, workflow: Workflow[Any, Any], params: BaseModel) -> int:
+    async def _dry_run(self, flow: Batchflow, workflow: Workflow[Any, Any], params: BaseModel) -> int:
         if self.limit is not None:
             raise InputError("--dry-run counts everything; leave --limit out")
-        with Interrupt(flow.settings.grace.total_seconds()) as interrupt:
-            counting = asyncio.create_task(self._statistics(flow, workflow, params))
-            requested = asyncio.create_task(interrupt.requested.wait())
-            await asyncio.wait((counting, requested), return_when=asyncio.FIRST_COMPLETED)
-            requested.cancel()
+        with SignalHandler(flow.settings.grace.total_seconds()) as signals:
+            counting = asyncio.create_task(self._count(flow, workflow, params))
+            stop_requested = asyncio.create_task(signals.stop_requested.wait())
+            await asyncio.wait((counting, stop_requested), return_when=asyncio.FIRST_COMPLETED)
+            stop_requested.cancel()
             if not counting.done():
                 counting.cancel()
                 await asyncio.wait((counting,))
-                return interrupt.exit_code
+                return signals.exit_code
             statistics = await counting
         if self.as_json:
-            Output().document(statistics.model_dump(mode="json", by_alias=True))
+            Output().print_json(statistics.model_dump(mode="json", by_alias=True))
         else:
-            report.statistics(Output(), workflow, statistics)
+            batches.print_statistics(Output(), workflow, statistics)
         return 0
 
-    async def _statistics(self, flow: Batchflow, workflow: Workflow[Any, Any], params: BaseModel) -> Statistics:
+    async def _count(self, flow: Batchflow, workflow: Workflow[Any, Any], params: BaseModel) -> Statistics:
         try:
             await flow.start(worker=False)
             return await workflow.dry_run(params, force=self.force)
@@ -152,96 +226,98 @@ class Run:
             await flow.stop()
 
 
-class _Running:
+class _BatchRunner:
     """One batch, from the trigger or its resumption to the summary."""
 
-    def __init__(self, asked: Run, flow: Batchflow, workflow: Workflow[Any, Any], interrupt: Interrupt) -> None:
-        self._asked = asked
+    def __init__(
+        self, command: RunBatch, flow: Batchflow, workflow: Workflow[Any, Any], signals: SignalHandler
+    ) -> None:
+        self._command = command
         self._flow = flow
         self._workflow = workflow
-        self._interrupt = interrupt
+        self._signals = signals
         self._output = Output()
         self._resumed = False
         self._deduplicated = False
 
-    async def run(self, request: Request) -> int:
-        asked = self._asked
-        level = "WARNING" if asked.as_json and not asked.verbose else Settings.load().log_level
-        with LogLines(level, self._output, verbose=asked.verbose) as lines:
+    async def run(self, request: BatchRequest) -> int:
+        command = self._command
+        level = "WARNING" if command.as_json and not command.verbose else Settings.load().log_level
+        with LogWriter(level, self._output, verbose=command.verbose) as log_writer:
             try:
                 await self._flow.start(worker=False)
-                handle = await self._handle(request)
-                with display_for(self._output, lines, silent=asked.as_json) as shown:
-                    ended = await self._watch(handle, shown)
-                return await self._conclude(handle) if ended else await self._interrupted(handle)
+                handle = await self._resume_or_trigger(request)
+                with make_display(self._output, log_writer, silent=command.as_json) as display:
+                    ended = await self._work_until_end(handle, display)
+                return await self._report_end(handle) if ended else await self._report_stop(handle)
             finally:
                 await self._flow.stop()
 
-    async def _handle(self, request: Request) -> BatchHandle[Any]:
+    async def _resume_or_trigger(self, request: BatchRequest) -> BatchHandle[Any]:
         """The batch that this command goes on with, or a new one."""
-        found = await find_open(self._workflow, self._flow.engine, request)
+        found = await find_open_batches(self._workflow, self._flow.engine, request)
         self._resumed = found.same is not None
         if found.same is not None:
             handle = self._workflow.batch(found.same.id)
-            self._say(report.resuming(found.same))
+            self._print(batches.resuming_text(found.same))
         else:
             handle = await request.trigger(self._workflow)
             self._deduplicated = handle.deduplicated
             known = ", which was there already" if handle.deduplicated else ""
-            self._say(f"Batch {handle.id} of {self._workflow.name}{known}")
+            self._print(f"Batch {handle.id} of {self._workflow.name}{known}")
         for other in found.others:
-            self._say(f"Batch {other} is open too, with other parameters; what it has in flight is skipped here")
+            self._print(f"Batch {other} is open too, with other parameters; what it has in flight is skipped here")
         return handle
 
-    async def _watch(self, handle: BatchHandle[Any], shown: Display) -> bool:
+    async def _work_until_end(self, handle: BatchHandle[Any], display: ProgressDisplay) -> bool:
         """Work until the batch has ended, or until a signal; True where it has ended."""
         await self._flow.start(worker=True)
-        watching = asyncio.create_task(watch(handle, self._workflow, self._flow, shown))
-        requested = asyncio.create_task(self._interrupt.requested.wait())
-        await asyncio.wait((watching, requested), return_when=asyncio.FIRST_COMPLETED)
-        requested.cancel()
+        watching = asyncio.create_task(watch_batch(handle, self._workflow, self._flow, display))
+        stop_requested = asyncio.create_task(self._signals.stop_requested.wait())
+        await asyncio.wait((watching, stop_requested), return_when=asyncio.FIRST_COMPLETED)
+        stop_requested.cancel()
         if watching.done():
             await watching
             return True
         grace = show(int(self._flow.settings.grace.total_seconds() * 1000))
-        self._say(f"Stopping: what is under way has {grace} to end; Ctrl-C again leaves at once")
+        self._print(f"Stopping: what is under way has {grace} to end; Ctrl-C again leaves at once")
         await self._flow.engine.stop()
         watching.cancel()
         await asyncio.wait((watching,))
         return (await handle.status()).is_final
 
-    async def _conclude(self, handle: BatchHandle[Any]) -> int:
+    async def _report_end(self, handle: BatchHandle[Any]) -> int:
         summary = await handle.wait()
-        failures = await report.first_failures(handle) if summary.counts.failed else ()
+        failures = await batches.first_failures(handle) if summary.counts.failed else ()
         sentence = documents.headline(summary, self._workflow.definition.plural)
-        if self._asked.as_json:
-            self._output.document(documents.of_summary(summary, sentence) | self._begun)
+        if self._command.as_json:
+            self._output.print_json(documents.of_summary(summary, sentence) | self._origin)
         else:
-            report.summary(self._output, summary, sentence, failures)
+            batches.print_summary(self._output, summary, sentence, failures)
         return 0 if summary.succeeded else 1
 
-    async def _interrupted(self, handle: BatchHandle[Any]) -> int:
+    async def _report_stop(self, handle: BatchHandle[Any]) -> int:
         status = await handle.status()
-        if self._asked.as_json:
-            self._output.document(documents.of_status(status) | self._begun)
-            return self._interrupt.exit_code
+        if self._command.as_json:
+            self._output.print_json(documents.of_status(status) | self._origin)
+            return self._signals.exit_code
         done = f"{status.counts.ended:,} of {status.total:,}{'' if status.is_total_known else ' so far'}"
         if not self._flow.engine.store.lasting:
-            self._say(f"Stopped. {done} items were done; the state was in memory and is gone.")
-            return self._interrupt.exit_code
-        self._say(f"Stopped. {done} items are done, the rest is given back.")
-        self._say(f"  go on:  {self._asked.spelled(self._workflow.name)}")
-        self._say(f"  cancel: {program()} batches cancel {handle.id}{url_option(self._flow.settings)}")
-        return self._interrupt.exit_code
+            self._print(f"Stopped. {done} items were done; the state was in memory and is gone.")
+            return self._signals.exit_code
+        self._print(f"Stopped. {done} items are done, the rest is given back.")
+        self._print(f"  go on:  {self._command.command_line(self._workflow.name)}")
+        self._print(f"  cancel: {program_name()} batches cancel {handle.id}{url_option(self._flow.settings)}")
+        return self._signals.exit_code
 
     @property
-    def _begun(self) -> dict[str, bool]:
+    def _origin(self) -> dict[str, bool]:
         """Whether this command has started the batch."""
         return {"resumed": self._resumed, "deduplicated": self._deduplicated}
 
-    def _say(self, sentence: str) -> None:
-        if not self._asked.as_json:
-            self._output.say(sentence)
+    def _print(self, sentence: str) -> None:
+        if not self._command.as_json:
+            self._output.print(sentence)
 
 
 def url_option(settings: Settings) -> str:

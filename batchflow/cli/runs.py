@@ -1,26 +1,153 @@
 """`batchflow runs`: list, show and cancel runs, without the module that started them."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, cast
+from typing import Annotated, Any, cast
 
 import typer
 
-from batchflow.cli import documents, run_report
-from batchflow.cli.output import Output
-from batchflow.cli.place import Json, Url, engine_at
-from batchflow.cli.target import check_route, load_flow
-from batchflow.cli.trigger import TriggerRun
-from batchflow.core.run import Run, RunState
+from batchflow.app import Batchflow
+from batchflow.cli import documents
+from batchflow.cli.documents import LATEST_MS
+from batchflow.cli.inputs import read_payload
+from batchflow.cli.options import (
+    DedupIdOption,
+    DedupOption,
+    DelayOption,
+    HeadersOption,
+    JsonOption,
+    NotBeforeOption,
+    UrlOption,
+    parse_dedup,
+    parse_delay,
+    parse_headers,
+    parse_not_before,
+)
+from batchflow.cli.output import (
+    STATE_STYLES,
+    LogWriter,
+    Output,
+    first_line,
+    format_local_time,
+    print_pairs,
+    print_table,
+    program_name,
+)
+from batchflow.cli.process import SignalHandler
+from batchflow.cli.run import url_option
+from batchflow.cli.target import check_route, choose_function, load_flow, open_engine
+from batchflow.core.duration import show
+from batchflow.core.run import Run, RunState, Step
 from batchflow.engine.engine import Engine
-from batchflow.errors import InputError, NotFoundError
-from batchflow.serve.runs import MAX_PAGE_SIZE, RunSelection, cancel_runs, list_runs
+from batchflow.errors import ConfigurationError, InputError, NotFoundError, RunFailed
+from batchflow.serve.failure import headline
+from batchflow.serve.runs import MAX_PAGE_SIZE, RunHandle, RunPage, RunSelection, cancel_runs, list_runs
+from batchflow.settings import Settings
 
-_CURSOR_DIGITS = 15
-_FINAL = frozenset({"completed", "failed", "cancelled"})
 
-Label = Annotated[str | None, typer.Option(metavar="TEXT", help="Only runs with this label.")]
-Function = Annotated[str | None, typer.Option(metavar="ROUTE", help="Only runs of the function served at ROUTE.")]
+@dataclass(frozen=True, kw_only=True)
+class TriggerRun:
+    """Start a run of the function served at ROUTE; ROUTE may be left out where MODULE:ATTR serves only one.
+
+    With --wait this process works until the run has ended, and prints the result.
+
+    Exit codes: 0 started, or completed with --wait; 1 it has failed or was cancelled, 2 usage, 130 stopped by Ctrl-C.
+    """
+
+    target: Annotated[str, typer.Argument(metavar="MODULE:ATTR", help="Where the Batchflow is, such as app.jobs:flow.")]
+    route: Annotated[str | None, typer.Argument(metavar="ROUTE", help="The route of the function.")] = None
+    payload: Annotated[
+        str | None, typer.Option(metavar="JSON", help="The payload; @FILE reads a file, - reads stdin.")
+    ] = None
+    pairs: Annotated[
+        list[str] | None, typer.Option("-p", metavar="NAME=VALUE", help="A field of the payload; repeat it for others.")
+    ] = None
+    run_id: Annotated[
+        str | None, typer.Option(metavar="ID", help="The run's id; one that is known starts nothing.")
+    ] = None
+    dedup_id: DedupIdOption = None
+    dedup: DedupOption = "kept"
+    delay: DelayOption = None
+    not_before: NotBeforeOption = None
+    headers: HeadersOption = None
+    label: Annotated[str | None, typer.Option(metavar="TEXT", help="A name to know the run by.")] = None
+    wait: Annotated[bool, typer.Option("--wait", help="Work until it has ended, and print its result.")] = False
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")] = False
+
+    async def execute(self) -> int:
+        """Load the target, read the payload, start the run."""
+        flow = load_flow(self.target)
+        function = choose_function(flow, self.route, self.target)
+        if not self.wait and not flow.engine.store.lasting:
+            raise ConfigurationError(
+                f"the state of '{self.target}' is in memory ({flow.settings.url}), and the run would be lost as this "
+                f"command ends; add --wait, or set BATCHFLOW_URL to a file, such as sqlite:///batchflow.db"
+            )
+        payload = read_payload(function, self.pairs or (), self.payload)
+        try:
+            await flow.start(worker=False)
+            handle = await function.trigger(
+                payload,
+                run_id=self.run_id,
+                dedup_id=self.dedup_id,
+                dedup=parse_dedup(self.dedup),
+                delay=parse_delay(self.delay),
+                not_before=parse_not_before(self.not_before),
+                label=self.label,
+                headers=parse_headers(self.headers),
+            )
+            if self.wait:
+                return await self._work_until_end(flow, flow.run(handle.id), function.endpoint.route)
+        finally:
+            await flow.stop()
+        if self.as_json:
+            document = {"success": True, "workflowRunId": handle.id, "deduplicated": handle.deduplicated}
+            Output().print_json(document)
+        else:
+            known = ", which was there already" if handle.deduplicated else ""
+            Output().print(f"Run {handle.id} of {function.endpoint.route}{known}")
+            Output().print(f"  look: {program_name()} runs show {handle.id}{url_option(flow.settings)}")
+        return 0
+
+    async def _work_until_end(self, flow: Batchflow, handle: RunHandle[Any], route: str) -> int:
+        output = Output()
+        if not self.as_json:
+            # stdout is the result's.
+            output.stderr.print(f"Run {handle.id} of {route}", soft_wrap=True)
+        level = "WARNING" if self.as_json else Settings.load().log_level
+        with SignalHandler(flow.settings.grace.total_seconds()) as signals, LogWriter(level, output):
+            await flow.start(worker=True)
+            ending = asyncio.create_task(handle.wait())
+            stop_requested = asyncio.create_task(signals.stop_requested.wait())
+            await asyncio.wait((ending, stop_requested), return_when=asyncio.FIRST_COMPLETED)
+            stop_requested.cancel()
+            if ending.done():
+                return await self._report_end(output, handle, ending)
+            await flow.engine.stop()
+            ending.cancel()
+            await asyncio.wait((ending,))
+            if not self.as_json:
+                goes_on = "goes on with the next worker" if flow.engine.store.lasting else "was in memory and is gone"
+                output.stderr.print(f"Stopped. Run {handle.id} {goes_on}.", soft_wrap=True)
+            return signals.exit_code
+
+    async def _report_end(self, output: Output, handle: RunHandle[Any], ending: "asyncio.Task[Any]") -> int:
+        try:
+            await ending
+        except RunFailed:
+            if not self.as_json:
+                raise
+        run = await handle.status()
+        output.print_json(documents.of_run_with_steps(run) if self.as_json else documents.value(run.result))
+        return 0 if run.state == "completed" else 1
+
+
+_MAX_CURSOR_DIGITS = 15
+_FINAL_STATES = frozenset({"completed", "failed", "cancelled"})
+
+RunLabelOption = Annotated[str | None, typer.Option(metavar="TEXT", help="Only runs with this label.")]
+FunctionOption = Annotated[str | None, typer.Option(metavar="ROUTE", help="Only runs of the function served at ROUTE.")]
 
 group = typer.Typer(help="List runs, look into one, cancel some, start one.", rich_markup_mode=None)
 
@@ -36,21 +163,21 @@ class ListRuns:
     state: Annotated[
         str | None, typer.Option(metavar="STATE", help="waiting, running, completed, failed or cancelled.")
     ] = None
-    function: Function = None
-    label: Label = None
+    function: FunctionOption = None
+    label: RunLabelOption = None
     limit: Annotated[int, typer.Option(min=1, max=MAX_PAGE_SIZE, metavar="N", help="At most so many.")] = 20
     cursor: Annotated[
         str | None, typer.Option(metavar="CURSOR", help="Go on where a page has ended: its nextCursor.")
     ] = None
-    url: Url = None
-    as_json: Json = False
+    url: UrlOption = None
+    as_json: JsonOption = False
 
-    async def carry_out(self) -> int:
+    async def execute(self) -> int:
         """List them."""
         url = self.url if self.target is None else load_flow(self.target).settings.url
-        route = _route(self.function)
+        route = _with_slash(self.function)
         _check_cursor(self.cursor)
-        async with engine_at(url) as engine:
+        async with open_engine(url) as engine:
             page = await list_runs(
                 engine,
                 # What is no state is refused there.
@@ -65,9 +192,9 @@ class ListRuns:
             check_route(load_flow(self.target), route, self.target)
         if self.as_json:
             runs = [documents.of_run(run) for run in page.runs]
-            Output().document({"runs": runs, "nextCursor": page.next_cursor})
+            Output().print_json({"runs": runs, "nextCursor": page.next_cursor})
         else:
-            run_report.runs(Output(), page)
+            print_runs(Output(), page)
         return 0
 
 
@@ -77,17 +204,17 @@ class ShowRun:
     """Show one run: its state and times, and its steps."""
 
     id: Annotated[str, typer.Argument(metavar="ID", help="The id of the run, such as run_….")]
-    url: Url = None
-    as_json: Json = False
+    url: UrlOption = None
+    as_json: JsonOption = False
 
-    async def carry_out(self) -> int:
+    async def execute(self) -> int:
         """Look into it."""
-        async with engine_at(self.url) as engine:
-            found = await _run(engine, self.id)
+        async with open_engine(self.url) as engine:
+            found = await _require_run(engine, self.id)
         if self.as_json:
-            Output().document(documents.of_run_with_steps(found))
+            Output().print_json(documents.of_run_with_steps(found))
         else:
-            run_report.run(Output(), found)
+            print_run(Output(), found)
         return 0
 
 
@@ -97,71 +224,145 @@ class CancelRuns:
     """Cancel runs: these, or all of a label (its batches too) or function. One at work ends at its next step."""
 
     ids: Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="The ids of the runs.")] = None
-    label: Label = None
-    function: Function = None
-    url: Url = None
-    as_json: Json = False
+    label: RunLabelOption = None
+    function: FunctionOption = None
+    url: UrlOption = None
+    as_json: JsonOption = False
 
-    async def carry_out(self) -> int:
+    async def execute(self) -> int:
         """Cancel them; 1 where none was left to cancel."""
         ids = tuple(dict.fromkeys(self.ids or ()))
-        self._check(ids)
-        async with engine_at(self.url) as engine:
+        self._check_selection(ids)
+        async with open_engine(self.url) as engine:
             for id in ids:
-                await _run(engine, id)
+                await _require_run(engine, id)
             # What a dead worker holds would be waited for.
             await engine.store.expire()
-            route = _route(self.function)
+            route = _with_slash(self.function)
             cancelled = await cancel_runs(engine, RunSelection(ids, self.label, route))
-            found = [await _run(engine, id) for id in ids]
+            found = [await _require_run(engine, id) for id in ids]
             is_known = route is None or bool((await list_runs(engine, destination=route, limit=1)).runs)
-        self._tell(cancelled, found, "" if is_known else f": there is none of '{route}' here")
+        self._report(cancelled, found, "" if is_known else f": there is none of '{route}' here")
         return 0 if cancelled else 1
 
-    def _check(self, ids: Sequence[str]) -> None:
+    def _check_selection(self, ids: Sequence[str]) -> None:
         narrowed = self.label is not None or self.function is not None
         if ids and narrowed:
             raise InputError("name the runs by their ids, or by --label and --function, not both")
         if not ids and not narrowed:
             raise InputError("say which runs to cancel: their ids, --label TEXT or --function ROUTE")
 
-    def _tell(self, cancelled: int, found: Sequence[Run], why: str) -> None:
+    def _report(self, cancelled: int, found: Sequence[Run], why: str) -> None:
         if self.as_json:
             document = {"success": True, "cancelled": cancelled}
-            Output().document(document | ({"runs": [documents.of_run(run) for run in found]} if found else {}))
+            Output().print_json(document | ({"runs": [documents.of_run(run) for run in found]} if found else {}))
         elif len(found) == 1:
             (run,) = found
             if not cancelled:
-                Output().say(f"Run {run.id} had ended before: it is {run.state}")
-            elif run.state in _FINAL:
-                Output().say(f"Run {run.id} is cancelled")
+                Output().print(f"Run {run.id} had ended before: it is {run.state}")
+            elif run.state in _FINAL_STATES:
+                Output().print(f"Run {run.id} is cancelled")
             else:
-                Output().say(f"Run {run.id} is being cancelled: it ends at its next step")
+                Output().print(f"Run {run.id} is being cancelled: it ends at its next step")
         else:
             rest = len(found) - cancelled
             before = f"; {rest} had ended before" if found and rest else why
             # A label is of batches as well as of runs.
             either = self.label is not None and self.function is None
             what = f"run{'' if cancelled == 1 else 's'}" if not either else "of that label, runs and batches"
-            Output().say(f"Cancelled {cancelled} {what}{before}")
+            Output().print(f"Cancelled {cancelled} {what}{before}")
 
 
 group.command("trigger")(TriggerRun)
 
 
-async def _run(engine: Engine, id: str) -> Run:
+async def _require_run(engine: Engine, id: str) -> Run:
     run = await engine.store.run(id)
     if run is None:
         raise NotFoundError(f"there is no run '{id}' here; 'batchflow runs' lists those there are")
     return run
 
 
-def _route(function: str | None) -> str | None:
+def _with_slash(function: str | None) -> str | None:
     """A route; its first slash may be left out, since some shells take it for a path of theirs."""
     return function if function is None or function.startswith("/") else f"/{function}"
 
 
 def _check_cursor(cursor: str | None) -> None:
     # A time of more digits is none that a store has.
-    if cursor is not None and len(cursor.partition(".")[0]) > _CURSOR_DIGITS:
+    if cursor is not None and len(cursor.partition(".")[0]) > _MAX_CURSOR_DIGITS:
         raise InputError(f"'cursor' cannot be {cursor!r}; write the nextCursor of the page before")
+
+
+_MAX_VALUE_LENGTH = 500
+# Of a payload or a result; --json has all of it.
+_MINUTE_FORMAT = "%m-%d %H:%M"
+_RUN_STYLES = {**STATE_STYLES, "timeout": "yellow"}
+
+
+def print_runs(output: Output, page: RunPage) -> None:
+    """A list of runs, and how to see the next page."""
+    if not page.runs:
+        output.print("No runs")
+        return
+    columns = ["run", "function", "state", "created", "took"]
+    labelled = any(run.label for run in page.runs)
+    rows = [[*_run_row(run), *([run.label or ""] if labelled else [])] for run in page.runs]
+    styles = [_RUN_STYLES.get(run.state, "") for run in page.runs]
+    print_table(output, [*columns, *(["label"] if labelled else [])], rows, styles)
+    if page.next_cursor is not None:
+        output.print(f"more: --cursor {page.next_cursor}", style="dim")
+
+
+def print_run(output: Output, found: Run) -> None:
+    """One run with its steps."""
+    rows = {
+        "run": found.id + (f" ({found.label})" if found.label else ""),
+        "function": found.destination,
+        "state": found.state,
+        "parent": found.parent or "",
+        "batch": found.batch or "",
+        "payload": _truncate(found.payload),
+        "result": _truncate(found.result or ""),
+        "error": first_line(found.error),
+        "failures": f"{found.failures:,}" if found.failures else "",
+        "created": format_local_time(found.created_at),
+        "started": format_local_time(found.started_at),
+        "ended": format_local_time(found.ended_at),
+    }
+    print_pairs(output, {name: value for name, value in rows.items() if value})
+    if not found.journal:
+        output.print("No steps")
+        return
+    output.print("Steps:", style="bold")
+    since = found.started_at or found.created_at
+    cells = [_step_row(step, since) for step in found.steps]
+    styles = [_RUN_STYLES.get(step.state, "") for step in found.steps]
+    print_table(output, ["step", "kind", "state", "attempts", "recorded", "after", ""], cells, styles)
+
+
+def _run_row(it: Run) -> list[str]:
+    took = "" if it.ended_at is None else show(it.ended_at - it.created_at)
+    return [it.id, it.destination, it.state, format_local_time(it.created_at, _MINUTE_FORMAT), took]
+
+
+def _step_row(step: Step, since: int) -> list[str]:
+    attempts = f"{step.failures + (step.state == 'done')}" if step.kind == "run" else ""
+    recorded = step.at if step.position and step.at else None
+    return [
+        step.name,
+        step.kind,
+        step.state,
+        attempts,
+        format_local_time(recorded, "%H:%M:%S"),
+        "" if recorded is None else show(recorded - since),
+        first_line(headline(step.error or "")) or _due_text(step),
+    ]
+
+
+def _due_text(step: Step) -> str:
+    return f"until {format_local_time(step.due)}" if step.state == "pending" and 0 < step.due <= LATEST_MS else ""
+
+
+def _truncate(text: str) -> str:
+    return text if len(text) <= _MAX_VALUE_LENGTH else f"{text[:_MAX_VALUE_LENGTH]} …"

@@ -2,20 +2,18 @@
 
 import sys
 
-from batchflow.cli.command import leave, told
-from batchflow.cli.loop import run_to_the_end
 from batchflow.cli.output import Output
-from batchflow.cli.supervisor import stop_with_parent
+from batchflow.cli.process import exit_process, run_and_report, run_event_loop
 from batchflow.cli.target import load_flow
-from batchflow.cli.worker import work
+from batchflow.cli.worker import run_worker, stop_with_parent
 
 
-async def _work(target: str) -> int:
+async def _run_supervised(target: str) -> int:
     flow = load_flow(target)
     stop_with_parent()
     # What there is to say, the supervisor says.
-    return await work(flow, Output(quiet=True))
+    return await run_worker(flow, Output(quiet=True))
 
 
 if __name__ == "__main__":
-    leave(told(lambda: run_to_the_end(_work(sys.argv[1]))))
+    exit_process(run_and_report(lambda: run_event_loop(_run_supervised(sys.argv[1]))))

@@ -3,16 +3,22 @@
 import importlib
 import sys
 import traceback
-from collections.abc import Iterable
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from batchflow.app import Batchflow
+from batchflow.app import Batchflow, open_store
 from batchflow.batch.bound import Workflow
 from batchflow.core.spelling import did_you_mean
+from batchflow.core.store import Store
+from batchflow.engine.clock import SystemClock
+from batchflow.engine.engine import Engine
 from batchflow.errors import BatchflowError, ConfigurationError, InputError
 from batchflow.serve.functions import ServedFunction
+from batchflow.settings import Settings
+from batchflow.stores.sqlite import SqliteStore
 
 
 def load_flow(target: str) -> Batchflow:
@@ -23,7 +29,7 @@ def load_flow(target: str) -> Batchflow:
         ConfigurationError: the module itself raises when it is imported.
     """
     name, _, attribute = target.partition(":")
-    module = _import(name, target)
+    module = _import_module(name, target)
     found = _flows_in(module)
     if not attribute:
         example = f"{name}:{found[0] if found else 'flow'}"
@@ -49,10 +55,10 @@ def choose_workflow(flow: Batchflow, name: str | None, target: str) -> Workflow[
         raise InputError(f"'{target}' has no workflow; add one with flow.add(…)")
     if name is None:
         if len(workflows) > 1:
-            raise InputError(f"'{target}' has {len(workflows)} workflows; name one of {_listed(workflows)}")
+            raise InputError(f"'{target}' has {len(workflows)} workflows; name one of {_quote_names(workflows)}")
         return next(iter(workflows.values()))
     if name not in workflows:
-        raise InputError(f"'{target}' has no workflow '{name}'; there is {_listed(workflows)}")
+        raise InputError(f"'{target}' has no workflow '{name}'; there is {_quote_names(workflows)}")
     return workflows[name]
 
 
@@ -67,27 +73,27 @@ def choose_function(flow: Batchflow, route: str | None, target: str) -> ServedFu
         raise InputError(f"'{target}' serves no function; add one with @flow.serve(…)")
     if route is None:
         if len(served) > 1:
-            raise InputError(f"'{target}' serves {len(served)} functions; name one of {_listed(served)}")
+            raise InputError(f"'{target}' serves {len(served)} functions; name one of {_quote_names(served)}")
         return next(iter(served.values()))
     # Some shells take what begins with a slash for a path of theirs.
     function = served.get(route) or served.get(f"/{route}")
     if function is None:
-        raise _nothing_at(flow, route, target)
+        raise _unknown_route(flow, route, target)
     return function
 
 
 def check_route(flow: Batchflow, route: str, target: str) -> None:
     """Raise `InputError` for a route at which the app serves no function."""
     if route not in flow.served:
-        raise _nothing_at(flow, route, target)
+        raise _unknown_route(flow, route, target)
 
 
-def _nothing_at(flow: Batchflow, route: str, target: str) -> InputError:
-    there = f"there is {_listed(flow.served)}" if flow.served else "it serves no function"
+def _unknown_route(flow: Batchflow, route: str, target: str) -> InputError:
+    there = f"there is {_quote_names(flow.served)}" if flow.served else "it serves no function"
     return InputError(f"'{target}' serves nothing at '{route}'; {there}")
 
 
-def _import(name: str, target: str) -> ModuleType:
+def _import_module(name: str, target: str) -> ModuleType:
     if not all(part.isidentifier() for part in name.split(".")) or name.endswith(".py"):
         raise InputError(f"'{target}' names no module; write MODULE:ATTR with dots, such as app.jobs:flow")
     here = str(Path.cwd())
@@ -100,14 +106,14 @@ def _import(name: str, target: str) -> ModuleType:
             raise InputError(
                 f"there is no module '{error.name}' here; run the command in the folder that holds it"
             ) from error
-        raise _broken(name, error) from error
+        raise _import_failed(name, error) from error
     except BatchflowError:
         raise
     except (Exception, SystemExit) as error:
-        raise _broken(name, error) from error
+        raise _import_failed(name, error) from error
 
 
-def _broken(name: str, error: BaseException) -> ConfigurationError:
+def _import_failed(name: str, error: BaseException) -> ConfigurationError:
     what = f"{type(error).__name__}: {error}".removesuffix(": ")
     if not isinstance(error, SyntaxError):
         # Where the user has to look: the last line of their own, not that of a library they called.
@@ -121,5 +127,49 @@ def _flows_in(module: ModuleType) -> list[str]:
     return [name for name, value in vars(module).items() if isinstance(value, Batchflow)]
 
 
-def _listed(names: Iterable[str]) -> str:
+def _quote_names(names: Iterable[str]) -> str:
     return ", ".join(f"'{name}'" for name in sorted(names))
+
+
+@asynccontextmanager
+async def open_engine(url: str | None) -> AsyncGenerator[Engine]:
+    """The engine of an app without functions, at the store of `url`: it asks, and does no work.
+
+    Raises:
+        InputError: as for `existing_store`.
+    """
+    settings = Settings.load(url=url)
+    async with Batchflow(existing_store(settings), worker=False) as flow:
+        yield flow.engine
+
+
+@asynccontextmanager
+async def open_existing_store(url: str | None) -> AsyncGenerator[Store]:
+    """The store of `url`, open.
+
+    Raises:
+        InputError: as for `existing_store`.
+    """
+    store = existing_store(Settings.load(url=url))
+    try:
+        await store.open()
+        yield store
+    finally:
+        await store.close()
+
+
+def existing_store(settings: Settings) -> Store:
+    """The store of the settings' URL, not opened.
+
+    Raises:
+        InputError: it is a file, and there is none, or it is the memory of another process.
+    """
+    store = open_store(settings, SystemClock())
+    if isinstance(store, SqliteStore):
+        if store.path == ":memory:":
+            raise InputError(f"'{settings.url}' is the memory of one process; name a file with --url or BATCHFLOW_URL")
+        if not Path(store.path).is_file():
+            raise InputError(
+                f"there is no database '{store.path}' here; go to its folder, or name it with --url or BATCHFLOW_URL"
+            )
+    return store

@@ -1,33 +1,39 @@
 """`batchflow worker`: work for all workflows of an app until told to stop."""
 
 import asyncio
+import contextlib
 import os
+import signal
 import sys
-from collections.abc import Coroutine
+import threading
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
 
 from batchflow.app import Batchflow
-from batchflow.cli.interrupt import Interrupt
-from batchflow.cli.logs import LogLines
-from batchflow.cli.output import Output
-from batchflow.cli.supervisor import Supervisor
-from batchflow.cli.target import load_flow
+from batchflow.cli import documents
+from batchflow.cli.options import JsonOption, UrlOption
+from batchflow.cli.output import LogWriter, Output, format_local_time, print_table
+from batchflow.cli.process import SignalHandler
+from batchflow.cli.target import load_flow, open_engine
 from batchflow.core.duration import show
+from batchflow.core.worker import WorkerStatus
+from batchflow.engine.clock import SystemClock
 from batchflow.errors import ConfigurationError, InputError
+from batchflow.logs import logger
 from batchflow.settings import Settings
 from batchflow.stores.sqlite import SqliteStore
 
-_CONCURRENCY = "BATCHFLOW_CONCURRENCY"
-_NAME = "BATCHFLOW_WORKER_NAME"
-_MORE_SECONDS = 2.0
+_CONCURRENCY_VARIABLE = "BATCHFLOW_CONCURRENCY"
+_NAME_VARIABLE = "BATCHFLOW_WORKER_NAME"
+_SUPERVISOR_EXTRA_SECONDS = 2.0
 # Processes that cut themselves off are waited for so much longer.
 
 
 @dataclass(frozen=True, kw_only=True)
-class Worker:
+class RunWorker:
     """Do the work of all workflows of MODULE:ATTR until SIGTERM or Ctrl-C.
 
     Any number of workers may share a store. What is under way when it is stopped has the grace
@@ -49,10 +55,10 @@ class Worker:
         str | None, typer.Option(metavar="TEXT", help="What the worker's name begins with, instead of the machine's.")
     ] = None
 
-    async def carry_out(self) -> int:
+    async def execute(self) -> int:
         """Work until a signal comes."""
         flow = self._load()
-        return await (work(flow, Output()) if self.processes == 1 else self._supervise(flow, Output()))
+        return await (run_worker(flow, Output()) if self.processes == 1 else self._supervise(flow, Output()))
 
     async def _supervise(self, flow: Batchflow, output: Output) -> int:
         if sys.platform == "win32":
@@ -61,27 +67,27 @@ class Worker:
         if isinstance(store, SqliteStore) and store.path == ":memory:":
             raise InputError(f"'{settings.url}' is the memory of one process; name a file, or leave --processes out")
         supervisor = Supervisor([sys.executable, "-m", "batchflow.cli.supervised", self.target], self.processes)
-        interrupt = Interrupt(settings.grace.total_seconds() + _MORE_SECONDS, supervisor.kill)
-        with interrupt, LogLines(Settings.load().log_level, output):
+        signals = SignalHandler(settings.grace.total_seconds() + _SUPERVISOR_EXTRA_SECONDS, supervisor.kill)
+        with signals, LogWriter(Settings.load().log_level, output):
             try:
                 # What is wrong with the store is told once, by this process.
-                if not await _unless_stopped(interrupt, flow.engine.open(wait=True)):
-                    output.say("Stopped")
+                if not await _run_unless_stopped(signals, flow.engine.open(wait=True)):
+                    output.print("Stopped")
                     return 0
             finally:
                 await flow.stop()
-            what = f"{_served(flow)} at {settings.place} with {self.processes} processes"
-            output.say(f"Working for {what}; Ctrl-C stops them", at_once=True)
-            code = await supervisor.run(interrupt, lambda: _say_stopping(flow, output))
-            output.say("Stopped")
+            what = f"{_function_names(flow)} at {settings.place} with {self.processes} processes"
+            output.print(f"Working for {what}; Ctrl-C stops them", flush=True)
+            code = await supervisor.run(signals, lambda: _print_stopping(flow, output))
+            output.print("Stopped")
         return code
 
     def _load(self) -> Batchflow:
         # An engine is made with its app; the environment is where it looks, and so do the processes of a supervisor.
         if self.concurrency is not None:
-            os.environ[_CONCURRENCY] = str(self.concurrency)
+            os.environ[_CONCURRENCY_VARIABLE] = str(self.concurrency)
         if self.name is not None:
-            os.environ[_NAME] = self.name
+            os.environ[_NAME_VARIABLE] = self.name
         flow = load_flow(self.target)
         if self.concurrency is not None and flow.settings.concurrency != self.concurrency:
             raise ConfigurationError(
@@ -92,25 +98,27 @@ class Worker:
         return flow
 
 
-async def work(flow: Batchflow, output: Output) -> int:
+async def run_worker(flow: Batchflow, output: Output) -> int:
     """Work in this process until a signal comes; the exit code."""
-    with Interrupt(flow.settings.grace.total_seconds()) as interrupt, LogLines(Settings.load().log_level, output):
+    with SignalHandler(flow.settings.grace.total_seconds()) as signals, LogWriter(Settings.load().log_level, output):
         try:
-            if await _unless_stopped(interrupt, flow.start(worker=True)):
-                output.say(f"Working for {_served(flow)} at {flow.settings.place}; Ctrl-C stops it", at_once=True)
-                await interrupt.requested.wait()
-                _say_stopping(flow, output)
+            if await _run_unless_stopped(signals, flow.start(worker=True)):
+                output.print(
+                    f"Working for {_function_names(flow)} at {flow.settings.place}; Ctrl-C stops it", flush=True
+                )
+                await signals.stop_requested.wait()
+                _print_stopping(flow, output)
         finally:
             await flow.stop()
-        output.say("Stopped")
+        output.print("Stopped")
     return 0
 
 
-async def _unless_stopped(interrupt: Interrupt, start: Coroutine[Any, Any, None]) -> bool:
+async def _run_unless_stopped(signals: SignalHandler, start: Coroutine[Any, Any, None]) -> bool:
     """Start, however long that waits for its store; False where a signal has come first."""
-    starting, requested = asyncio.create_task(start), asyncio.create_task(interrupt.requested.wait())
-    await asyncio.wait((starting, requested), return_when=asyncio.FIRST_COMPLETED)
-    requested.cancel()
+    starting, stop_requested = asyncio.create_task(start), asyncio.create_task(signals.stop_requested.wait())
+    await asyncio.wait((starting, stop_requested), return_when=asyncio.FIRST_COMPLETED)
+    stop_requested.cancel()
     if not starting.done():
         starting.cancel()
         await asyncio.wait((starting,))
@@ -119,10 +127,176 @@ async def _unless_stopped(interrupt: Interrupt, start: Coroutine[Any, Any, None]
     return True
 
 
-def _say_stopping(flow: Batchflow, output: Output) -> None:
+def _print_stopping(flow: Batchflow, output: Output) -> None:
     grace = show(int(flow.settings.grace.total_seconds() * 1000))
-    output.say(f"Stopping: what is under way has {grace} to end", at_once=True)
+    output.print(f"Stopping: what is under way has {grace} to end", flush=True)
 
 
-def _served(flow: Batchflow) -> str:
+def _function_names(flow: Batchflow) -> str:
     return ", ".join([*sorted(flow.workflows), *sorted(flow.served)])
+
+
+EXIT_FATAL = 2
+"""The exit code of a process for which there is no use in another try: its configuration or its store is wrong."""
+
+_STABLE_MS = 60_000
+_STDIN = 0
+_RESTART_DELAYS_MS = (500, 1_000, 2_000, 5_000, 10_000, 30_000)
+
+
+class Supervisor:
+    """Keeps `count` processes of `command` at work.
+
+    One that ends by itself is started again: after half a second, and up to half a minute where it ends soon again and
+    again. Each has a pipe for its standard input, which ends with this process however that ends.
+    """
+
+    def __init__(self, command: Sequence[str], count: int) -> None:
+        self._command = command
+        self._count = count
+        self._clock = SystemClock()
+        self._stopping = asyncio.Event()
+        self._processes: set[asyncio.subprocess.Process] = set()
+
+    async def run(self, signals: SignalHandler, on_stop: Callable[[], None]) -> int:
+        """Until a signal comes, which is passed on, and all have ended; the exit code. `on_stop` is called between.
+
+        0: all ended in good order. 2: one of them cannot work as it is configured, and the others were stopped.
+        """
+        keepers = [asyncio.create_task(self._keep_running(signals)) for _ in range(self._count)]
+        waiting = asyncio.create_task(signals.stop_requested.wait())
+        refused = asyncio.create_task(self._stopping.wait())
+        await asyncio.wait((waiting, refused), return_when=asyncio.FIRST_COMPLETED)
+        self._stopping.set()
+        on_stop()
+        for process in self._processes:
+            _send_signal(process.pid, signals.received or signal.SIGTERM)
+        codes = await asyncio.gather(*keepers)
+        for task in (waiting, refused):
+            task.cancel()
+        return EXIT_FATAL if EXIT_FATAL in codes else max(codes)
+
+    def kill(self) -> None:
+        """End all of them at once; what they hold is taken back by others."""
+        for process in tuple(self._processes):
+            _send_signal(process.pid, signal.SIGKILL)
+
+    async def _keep_running(self, signals: SignalHandler) -> int:
+        """Keep one process at work; the exit code of the last."""
+        restarts = 0
+        while True:
+            started_at = self._clock.now()
+            pid, code = await self._run_process(signals)
+            if code == EXIT_FATAL:
+                self._stopping.set()
+            if self._stopping.is_set():
+                # It may have come before the process could handle signals, and had claimed nothing.
+                return 0 if code in (-signal.SIGTERM, -signal.SIGINT) else 128 - code if code < 0 else code
+            restarts = 0 if self._clock.now() - started_at >= _STABLE_MS else restarts
+            delay = _RESTART_DELAYS_MS[min(restarts, len(_RESTART_DELAYS_MS) - 1)]
+            restarts += 1
+            logger().error(
+                "[batchflow:error] A worker process ended; another one takes its place",
+                process=pid,
+                how=_exit_text(code),
+                starts_in=show(delay),
+            )
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(delay / 1000):
+                    await self._stopping.wait()
+                    return 0
+
+    async def _run_process(self, signals: SignalHandler) -> tuple[int, int]:
+        """One process from its start to its end: its id and its exit code."""
+        try:
+            # In a session of its own: Ctrl-C in a terminal goes to all processes of one, and would come twice.
+            process = await asyncio.create_subprocess_exec(
+                *self._command, stdin=asyncio.subprocess.PIPE, start_new_session=True
+            )
+        except OSError as error:
+            logger().error("[batchflow:error] A worker process cannot be started", error=str(error))
+            return 0, 1
+        self._processes.add(process)
+        if self._stopping.is_set():
+            _send_signal(process.pid, signals.received or signal.SIGTERM)
+        try:
+            return process.pid, await process.wait()
+        finally:
+            self._processes.discard(process)
+
+
+def _exit_text(code: int) -> str:
+    if code >= 0:
+        return f"exit code {code}"
+    known = {it.value: it.name for it in signal.Signals}
+    return known.get(-code, f"signal {-code}")
+
+
+def stop_with_parent() -> None:
+    """Have this process stop as at SIGTERM once its standard input ends, as it does with a supervisor that is gone."""
+
+    def wait() -> None:
+        while os.read(_STDIN, 1024):
+            pass
+        _send_signal(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, name="batchflow-parent", daemon=True).start()
+
+
+def _send_signal(process: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(process, number)
+
+
+_WORKER_COLUMNS = ("worker", "since", "heartbeat", "holds", "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListWorkers:
+    """List the workers of a store: since when each works, its last heartbeat, what it holds.
+
+    A thread hangs where a plain function that was given up has not returned; others take its place, up to a bound. A
+    worker that died is lost until its claims are taken back, at the latest when its lease of 30 seconds has ended.
+    """
+
+    url: UrlOption = None
+    as_json: JsonOption = False
+
+    async def execute(self) -> int:
+        """List them."""
+        async with open_engine(self.url) as engine:
+            found = await engine.store.workers()
+            now = engine.now()
+        if self.as_json:
+            Output().print_json({"workers": [documents.of_worker(it) for it in found]})
+        else:
+            _print_workers(Output(), found, now)
+        return 0
+
+
+def _print_workers(output: Output, found: Sequence[WorkerStatus], now: int) -> None:
+    if not found:
+        output.print("No workers")
+        return
+    print_table(
+        output, _WORKER_COLUMNS, [_worker_row(it, now) for it in found], ["red" if it.lost else "" for it in found]
+    )
+
+
+def _worker_row(it: WorkerStatus, now: int) -> tuple[str, ...]:
+    # The store's clock may be ahead of this machine's.
+    ago = f"{show(max(0, now - it.seen_at) // 1000 * 1000)} ago" if it.seen_at else ""
+    return (
+        it.name,
+        format_local_time(it.since or None),
+        f"lost, {ago}".removesuffix(", ") if it.lost else ago,
+        _held_text(it),
+        ", ".join(f"{destination} {count:,}" for destination, count in sorted(it.holds.items())),
+    )
+
+
+def _held_text(it: WorkerStatus) -> str:
+    held = f"{it.held:,} of {it.concurrency:,}" if it.concurrency else f"{it.held:,}"
+    if not it.hanging:
+        return held
+    return f"{held}, {it.hanging:,} {'threads hang' if it.hanging > 1 else 'thread hangs'}"

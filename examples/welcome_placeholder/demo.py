@@ -5,7 +5,7 @@ import shlex
 import sys
 
 from batchflow.cli import invoke
-from batchflow.cli.output import program
+from batchflow.cli.output import program_name
 
 TARGET = "examples.welcome_placeholder:flow"
 COUNT = ("run", TARGET, "welcome-placeholder", "--dry-run")
@@ -33,7 +33,7 @@ def main() -> None:
 
 def carry_out(explanation: str, arguments: tuple[str, ...]) -> None:
     """Say what a command does, show it, and run it."""
-    print(f"\n{explanation}\n\n$ {program()} {shlex.join(arguments)}", flush=True)
+    print(f"\n{explanation}\n\n$ {program_name()} {shlex.join(arguments)}", flush=True)
     code = invoke(arguments)
     if code:
         sys.exit(code)
@@ -50,9 +50,9 @@ def show_what_is_there() -> None:
             print(f"  {text}")
     print(f"""
 Next:
-  {program()} batches
-  {program()} run {TARGET} agent-welcome -p paidOnly=true
-  {program()} run {TARGET} welcome-placeholder --ids user-0001,user-0002
+  {program_name()} batches
+  {program_name()} run {TARGET} agent-welcome -p paidOnly=true
+  {program_name()} run {TARGET} welcome-placeholder --ids user-0001,user-0002
 
 To start over:
   rm batchflow.db* {database()}*""")

@@ -75,7 +75,7 @@ async def test_a_server_that_is_not_there_is_one_sentence() -> None:
 
 
 def test_the_command_reads_from_redis(server: Server, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    from batchflow.cli.command import invoke
+    from batchflow.cli.app import invoke
 
     assert invoke(["runs", "list", "--url", server.url, "--json"]) == 0
     assert '"runs"' in capfd.readouterr().out

@@ -80,7 +80,7 @@ async def ping(user_id: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class CommandResult:
     """How a command ended, and what it wrote."""
 
     code: int
@@ -104,12 +104,12 @@ class CommandLine:
     def target(self) -> str:
         return f"{self.name}:flow"
 
-    def __call__(self, *arguments: str) -> Answer:
+    def __call__(self, *arguments: str) -> CommandResult:
         """In this process."""
         self.capture.readouterr()
         code = invoke(arguments)
         written = self.capture.readouterr()
-        return Answer(code, written.out, written.err)
+        return CommandResult(code, written.out, written.err)
 
     def write(self, text: str) -> None:
         """The module of jobs."""
@@ -143,11 +143,11 @@ class CommandLine:
         return file.read_text().split() if file.exists() else []
 
 
-def ended(process: "subprocess.Popen[str]", *, within: float = 60) -> Answer:
+def wait_for_exit(process: "subprocess.Popen[str]", *, within: float = 60) -> CommandResult:
     """Wait for a process; one that goes on is killed, and fails the test."""
     try:
         out, err = process.communicate(timeout=within)
     except subprocess.TimeoutExpired:
         process.kill()
         raise
-    return Answer(process.returncode, out, err)
+    return CommandResult(process.returncode, out, err)

@@ -15,7 +15,7 @@ from tests.cli.functions import FUNCTIONS
 NUMBERS = itertools.count(1)
 
 
-def called(name: str) -> str:
+def find_command(name: str) -> str:
     """Every command is in the PATH."""
     return f"/bin/{name}"
 
@@ -27,7 +27,7 @@ def command(
     """The command in an empty folder that holds one module of jobs."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
-    monkeypatch.setattr("shutil.which", called)
+    monkeypatch.setattr("shutil.which", find_command)
     monkeypatch.delenv("COLUMNS", raising=False)
     for name in ("BATCHFLOW_URL", "BATCHFLOW_LOG_LEVEL", "BATCHFLOW_CONCURRENCY", "BATCHFLOW_WORKER_NAME"):
         # Set first, so that what the command sets in this process is gone with the test.

@@ -51,7 +51,7 @@ async def count(ctx: WorkflowContext[list[str]]) -> int:
 """
 
 
-def triggered(shop: CommandLine, id: str, *options: str) -> str:
+def trigger_run(shop: CommandLine, id: str, *options: str) -> str:
     """A run that waits for a worker."""
     answer = shop("runs", "trigger", shop.target, "/orders/ship", "-p", f"id={id}", "--json", *options)
     document = answer.document

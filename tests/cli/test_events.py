@@ -1,12 +1,12 @@
 """`batchflow notify` and `batchflow waiters`, on the store alone."""
 
 from tests.cli.command_line import CommandLine
-from tests.cli.functions import triggered, work_until
+from tests.cli.functions import trigger_run, work_until
 
 
 def test_an_event_reaches_the_run_that_waits(shop: CommandLine) -> None:
     """Who waits can be seen, is notified, and goes on with what was sent."""
-    id = triggered(shop, "held")
+    id = trigger_run(shop, "held")
     work_until("waiting", id)
     header, line = shop("waiters", "release:held/1").out.splitlines()
     assert header.split() == ["run", "step", "since", "until"]
@@ -20,7 +20,7 @@ def test_an_event_reaches_the_run_that_waits(shop: CommandLine) -> None:
 
 def test_an_event_is_kept_for_one_run(shop: CommandLine) -> None:
     """Before it waits for it; a file may hold the data."""
-    id = triggered(shop, "held")
+    id = trigger_run(shop, "held")
     (shop.folder / "data.json").write_text("[1, 2]")
     document = shop("notify", "release:held/1", "@data.json", "--run", id, "--json").document
     assert document == {"success": True, "eventId": "release:held/1", "runIds": [id]}
@@ -29,7 +29,7 @@ def test_an_event_is_kept_for_one_run(shop: CommandLine) -> None:
 
 def test_an_event_that_nobody_gets(shop: CommandLine) -> None:
     """Exit code 1 says so; a wrong call is 2."""
-    triggered(shop, "a7")
+    trigger_run(shop, "a7")
     answer = shop("notify", "nothing")
     assert (answer.code, answer.out) == (1, "No run waits for 'nothing'\n")
     answer = shop("notify", "nothing", "--run", "run_x")

@@ -11,7 +11,7 @@ from batchflow.app import open_store
 from batchflow.core.batch import Batch
 from batchflow.engine.clock import SystemClock
 from batchflow.settings import Settings
-from tests.cli.command_line import CommandLine, ended
+from tests.cli.command_line import CommandLine, wait_for_exit
 from tests.waiting import wait_until_sync
 
 ALL = [f"user-{n:03}" for n in range(40)]
@@ -43,7 +43,7 @@ def test_ctrl_c_says_that_a_batch_in_memory_is_gone(
     processes.append(run := command.start("run", command.target, **MANY, BATCHFLOW_URL="sqlite://"))
     until_done(command, 5)
     run.send_signal(signal.SIGINT)
-    answer = ended(run)
+    answer = wait_for_exit(run)
     assert (answer.code, answer.err) == (130, "")
     told = answer.out.splitlines()[-1]
     assert re.fullmatch(r"Stopped\. \d+ of 40 items were done; the state was in memory and is gone\.", told)
@@ -56,7 +56,7 @@ def test_ctrl_c_and_the_same_command_again_do_every_item_once(
     processes.append(first := command.start("run", command.target, "-p", "days=3", **MANY))
     until_done(command, 5)
     first.send_signal(signal.SIGINT)
-    answer = ended(first)
+    answer = wait_for_exit(first)
     assert (answer.code, answer.err) == (130, "")
     opened, stopping, stopped, again, cancel = answer.out.splitlines()
     assert (id := opened.split()[1]).startswith("bat_")
@@ -67,7 +67,7 @@ def test_ctrl_c_and_the_same_command_again_do_every_item_once(
     done = len(command.done())
     assert 5 <= done < 40
     processes.append(second := command.start("run", command.target, "-p", "days=3", **MANY))
-    answer = ended(second)
+    answer = wait_for_exit(second)
     assert answer.code == 0
     assert answer.out.splitlines()[0] == f"Resuming batch {id} of greet: {done} items done so far"
     assert sorted(command.done()) == ALL
@@ -82,7 +82,7 @@ def test_kill_and_the_same_command_again_finish_the_batch(
     first.kill()
     first.wait()
     processes.append(second := command.start("run", command.target, "--json", **MANY))
-    document = ended(second).document
+    document = wait_for_exit(second).document
     assert (document["resumed"], document["state"], document["counts"]["succeeded"]) == (True, "completed", 40)
     times = Counter(command.done())
     assert sorted(times) == ALL
@@ -109,7 +109,7 @@ def test_sigterm_stops_a_run_with_one_json_document(
     processes.append(process := command.start("run", command.target, "--json", **MANY))
     until_done(command, 5)
     process.send_signal(signal.SIGTERM)
-    answer = ended(process)
+    answer = wait_for_exit(process)
     assert answer.code == 143
     assert answer.document["state"] in {"open", "sealed"}
     assert answer.document["message"].startswith("Interrupted after ")
@@ -124,7 +124,7 @@ def test_a_second_ctrl_c_leaves_at_once(command: CommandLine, processes: list["s
     while not process.stdout.readline().startswith("Stopping"):
         pass
     process.send_signal(signal.SIGINT)
-    assert ended(process).code == 130
+    assert wait_for_exit(process).code == 130
 
 
 def test_stopping_is_bounded(command: CommandLine, processes: list["subprocess.Popen[str]"]) -> None:
@@ -133,7 +133,7 @@ def test_stopping_is_bounded(command: CommandLine, processes: list["subprocess.P
     wait_until_sync((command.folder / "hanging").exists, description="an item hangs")
     until_done(command, 11)
     process.send_signal(signal.SIGINT)
-    answer = ended(process)
+    answer = wait_for_exit(process)
     assert answer.code == 130
     assert "Stopped. 11 of 12 items are done, the rest is given back." in answer.out
 
@@ -143,7 +143,7 @@ def test_ctrl_c_ends_a_dry_run(command: CommandLine, processes: list["subprocess
     processes.append(process := command.start("run", command.target, "--dry-run", "-p", "days=1"))
     wait_until_sync((command.folder / "hanging").exists, description="the source hangs")
     process.send_signal(signal.SIGINT)
-    answer = ended(process)
+    answer = wait_for_exit(process)
     assert (answer.code, answer.out, answer.err) == (130, "", "")
 
 
@@ -159,10 +159,10 @@ def test_a_worker_does_what_another_process_has_triggered(
         "async def main():\n    await flow.start(worker=False)\n    await greet.trigger()\n    await flow.stop()\n"
     )
     processes.append(trigger := command.start_python(script + "asyncio.run(main())\n"))
-    assert ended(trigger).code == 0
+    assert wait_for_exit(trigger).code == 0
     wait_until_sync(lambda: the_batch().state == "completed", description="the batch is complete")
     worker.send_signal(signal.SIGTERM)
-    answer = ended(worker)
+    answer = wait_for_exit(worker)
     assert answer.code == 0
     assert answer.out == "Stopping: what is under way has 10s to end\nStopped\n"
     assert sorted(command.done()) == ALL[:12]
@@ -185,7 +185,7 @@ def test_looking_on_does_not_disturb(command: CommandLine, processes: list["subp
     id = the_batch().id
     assert id in command("batches", "--open").out
     assert command("batches", "cancel", id).code == 0
-    answer = ended(process)
+    answer = wait_for_exit(process)
     assert (answer.code, answer.out.splitlines()[1]) == (1, "The batch was cancelled")
     assert len(command.done()) < 40
 

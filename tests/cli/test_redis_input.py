@@ -12,7 +12,7 @@ from batchflow import Batchflow
 from batchflow.errors import BatchflowError, ConfigurationError, StoreError, StoreIncompatible
 from batchflow.stores.redis import clients
 from batchflow.stores.redis.keys import SCHEMA, prefix
-from tests.cli.command_line import CommandLine, ended
+from tests.cli.command_line import CommandLine, wait_for_exit
 from tests.stores.redis_server import Server, free_port, served
 
 PASSWORD = "s3cret"
@@ -222,7 +222,9 @@ async def test_a_server_that_is_not_there_is_told_in_one_sentence() -> None:
 def test_processes_of_a_worker_tell_a_wrong_password_once(command: CommandLine, server: Server) -> None:
     """No process is started for it, and the URL that is shown has no password."""
     at = f"127.0.0.1:{server.port}"
-    wrong = ended(command.start("worker", command.target, "--processes", "3", BATCHFLOW_URL=f"redis://:wr0ng@{at}"))
+    wrong = wait_for_exit(
+        command.start("worker", command.target, "--processes", "3", BATCHFLOW_URL=f"redis://:wr0ng@{at}")
+    )
     told = SERVERS["redis://:wr0ng@{at}"].format(at=at)
     assert (wrong.code, wrong.out, wrong.err) == (2, "", f"error: {told}\n")
 
@@ -235,4 +237,4 @@ def test_a_worker_does_not_show_its_password(
     assert worker.stdout is not None
     assert worker.stdout.readline() == f"Working for greet at redis://127.0.0.1:{server.port}; Ctrl-C stops it\n"
     worker.terminate()
-    assert ended(worker).code == 0
+    assert wait_for_exit(worker).code == 0

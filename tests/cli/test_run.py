@@ -8,7 +8,7 @@ import pytest
 import structlog
 
 from batchflow.batch.statistics import Statistics
-from tests.cli.command_line import Answer, CommandLine
+from tests.cli.command_line import CommandLine, CommandResult
 
 STATISTICS = """\
 greet
@@ -38,7 +38,7 @@ COUNTS = {
 }
 
 
-def told(answer: Answer) -> list[str]:
+def told(answer: CommandResult) -> list[str]:
     """The lines on stdout, with ids and times made equal."""
     text = re.sub(r"bat_[0-9a-z]+", "bat_x", answer.out)
     return re.sub(r"took   .*", "took   1s", text).splitlines()

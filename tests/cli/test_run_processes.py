@@ -6,7 +6,7 @@ import signal
 import subprocess
 from typing import Any
 
-from tests.cli.command_line import CommandLine, ended
+from tests.cli.command_line import CommandLine, wait_for_exit
 from tests.cli.functions import FUNCTIONS
 from tests.waiting import wait_until_sync
 
@@ -28,7 +28,7 @@ def test_a_run_goes_through_four_processes(command: CommandLine, processes: list
 
     def asked(*arguments: str) -> Any:
         processes.append(process := command.start(*arguments, "--json"))
-        answer = ended(process)
+        answer = wait_for_exit(process)
         assert (answer.code, answer.err) == (0, "")
         return answer.document
 
@@ -41,7 +41,7 @@ def test_a_run_goes_through_four_processes(command: CommandLine, processes: list
     wait_until_sync(lambda: asked("runs", "show", id)["state"] == "completed", description="the run has ended")
     assert asked("runs", "show", id)["result"] == {"released": "Ada"}
     worker.send_signal(signal.SIGTERM)
-    assert ended(worker).code == 0
+    assert wait_for_exit(worker).code == 0
 
 
 def test_ctrl_c_leaves_a_run_to_the_next_worker(command: CommandLine, processes: list["subprocess.Popen[str]"]) -> None:
@@ -52,11 +52,11 @@ def test_ctrl_c_leaves_a_run_to_the_next_worker(command: CommandLine, processes:
     wait_until_sync((command.folder / "batchflow.db").exists, description="there is a database")
     waits(command)
     first.send_signal(signal.SIGINT)
-    answer = ended(first)
+    answer = wait_for_exit(first)
     assert (answer.code, answer.out) == (130, "")
     assert re.fullmatch(
         r"Run order-7 of /orders/ship\nStopped\. Run order-7 goes on with the next worker\.\n", answer.err
     )
     assert command("notify", EVENT, "1").code == 0
     processes.append(second := command.start(*words))
-    assert json.loads(ended(second).out) == {"released": 1}
+    assert json.loads(wait_for_exit(second).out) == {"released": 1}

@@ -8,7 +8,7 @@ import pytest
 
 from batchflow.settings import Settings
 from tests.cli.command_line import CommandLine
-from tests.cli.functions import FUNCTIONS, triggered, work_until
+from tests.cli.functions import FUNCTIONS, trigger_run, work_until
 
 
 def test_a_missing_database_is_not_made(command: CommandLine) -> None:
@@ -24,7 +24,7 @@ def test_a_missing_database_is_not_made(command: CommandLine) -> None:
 def test_runs_are_a_table(shop: CommandLine) -> None:
     """The latest first; the next page is said."""
     shop("runs", "trigger", shop.target, "/count", "--payload", "[]", "--wait")
-    triggered(shop, "a7")
+    trigger_run(shop, "a7")
     lines = shop("runs").out.splitlines()
     assert lines[0].split() == ["run", "function", "state", "created", "took", "label"]
     assert [line.split()[1:3] for line in lines[1:]] == [["/orders/ship", "waiting"], ["/count", "completed"]]
@@ -36,7 +36,7 @@ def test_runs_are_a_table(shop: CommandLine) -> None:
 
 def test_runs_can_be_narrowed(shop: CommandLine) -> None:
     """By state, function and label; an app names its store."""
-    triggered(shop, "a7", "--label", "urgent")
+    trigger_run(shop, "a7", "--label", "urgent")
     for found in (("--state", "waiting"), ("--function", "/orders/ship"), ("--label", "urgent"), (shop.target,)):
         assert len(shop("runs", "list", *found).out.splitlines()) == 2
     for none in (("--state", "failed"), ("--function", "/count"), ("--label", "shipping")):
@@ -45,7 +45,7 @@ def test_runs_can_be_narrowed(shop: CommandLine) -> None:
 
 def test_a_function_that_the_app_does_not_serve(shop: CommandLine) -> None:
     """Where an app is named it is told, unless the store has runs of such a function."""
-    triggered(shop, "a7")
+    trigger_run(shop, "a7")
     for options in ((), ("--json",)):
         answer = shop("runs", "list", shop.target, "--function", "/nope", *options)
         told = f"error: '{shop.target}' serves nothing at '/nope'; there is '/count', '/orders/ship'\n"
@@ -61,7 +61,7 @@ def test_a_function_that_the_app_does_not_serve(shop: CommandLine) -> None:
 
 def test_runs_are_one_json_document(shop: CommandLine) -> None:
     """`--json` has every field, by its name on the wire."""
-    id = triggered(shop, "a7")
+    id = trigger_run(shop, "a7")
     document = shop("runs", "--json").document
     (run,) = document.pop("runs")
     assert document == {"nextCursor": None}
@@ -91,14 +91,14 @@ def test_runs_are_one_json_document(shop: CommandLine) -> None:
 )
 def test_a_list_that_cannot_be(shop: CommandLine, option: tuple[str, ...], told: str) -> None:
     """One sentence, exit code 2."""
-    triggered(shop, "a7")
+    trigger_run(shop, "a7")
     answer = shop("runs", *option)
     assert (answer.code, answer.err) == (2, f"error: {told}\n")
 
 
 def test_show_has_the_steps(shop: CommandLine) -> None:
     """With their states and times, and how the run ended."""
-    id = triggered(shop, "held")
+    id = trigger_run(shop, "held")
     work_until("waiting", id)
     lines = shop("runs", "show", id).out.splitlines()
     assert lines[:4] == [
@@ -131,14 +131,14 @@ def test_show_tells_why_a_run_failed(shop: CommandLine) -> None:
 
 def test_show_cuts_what_is_long(shop: CommandLine) -> None:
     """`--json` has all of it."""
-    id = triggered(shop, "x" * 1_000)
+    id = trigger_run(shop, "x" * 1_000)
     assert max(map(len, shop("runs", "show", id).out.splitlines())) < 600
     assert shop("runs", "show", id, "--json").document["payload"]["id"] == "x" * 1_000
 
 
 def test_cancel_ends_a_run(shop: CommandLine) -> None:
     """What waits ends at once; one that has ended is told to have."""
-    id = triggered(shop, "a7")
+    id = trigger_run(shop, "a7")
     answer = shop("runs", "cancel", id)
     assert (answer.code, answer.out) == (0, f"Run {id} is cancelled\n")
     answer = shop("runs", "cancel", id)
@@ -149,7 +149,7 @@ def test_cancel_ends_a_run(shop: CommandLine) -> None:
 
 def test_cancel_ends_many_runs(shop: CommandLine) -> None:
     """By ids, by label, by function; the exit code says whether there were any."""
-    ids = [triggered(shop, "a7", "--label", label) for label in ("a", "a", "b", "c")]
+    ids = [trigger_run(shop, "a7", "--label", label) for label in ("a", "a", "b", "c")]
     shop("runs", "cancel", ids[0])
     assert shop("runs", "cancel", *ids[:2]).out == "Cancelled 1 run; 1 had ended before\n"
     assert shop("runs", "cancel", "--label", "b", "--json").document == {"success": True, "cancelled": 1}
@@ -171,7 +171,7 @@ def test_cancel_ends_many_runs(shop: CommandLine) -> None:
 )
 def test_cancel_has_to_be_said_rightly(shop: CommandLine, arguments: tuple[str, ...], told: str) -> None:
     """Nothing is cancelled then."""
-    id = triggered(shop, "a7")
+    id = trigger_run(shop, "a7")
     answer = shop("runs", "cancel", *(it.format(id=id) for it in arguments))
     assert (answer.code, answer.err) == (2, f"error: {told}\n")
     assert shop("runs", "show", id, "--json").document["state"] == "waiting"

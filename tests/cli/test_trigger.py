@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.cli.command_line import CommandLine
-from tests.cli.functions import triggered
+from tests.cli.functions import trigger_run
 
 PACKED: dict[str, Any] = {"parcel": "A7", "items": 1, "tags": []}
 
@@ -48,8 +48,8 @@ def test_trigger_says_how_a_run_failed(shop: CommandLine) -> None:
 
 def test_trigger_takes_a_dedup_id_and_a_delay(shop: CommandLine) -> None:
     """What is known starts nothing; a bare number is seconds."""
-    first = triggered(shop, "a7", "--dedup-id", "order 7", "--delay", "3600")
-    assert triggered(shop, "a8", "--dedup-id", "order 7", "--delay", "1h") == first
+    first = trigger_run(shop, "a7", "--dedup-id", "order 7", "--delay", "3600")
+    assert trigger_run(shop, "a8", "--dedup-id", "order 7", "--delay", "1h") == first
     assert len(shop("runs", "--json").document["runs"]) == 1
     again = shop("runs", "trigger", shop.target, "/orders/ship", "-p", "id=a9", "--dedup-id", "order 7")
     assert again.out.splitlines()[0] == f"Run {first} of /orders/ship, which was there already"
@@ -58,10 +58,10 @@ def test_trigger_takes_a_dedup_id_and_a_delay(shop: CommandLine) -> None:
 def test_trigger_takes_an_open_dedup_id_a_time_and_headers(shop: CommandLine) -> None:
     """A dedup id may hold until the run has ended; headers are the run's."""
     options = ("--dedup-id", "x", "--dedup", "open", "--not-before", "2090-01-01T00:00:00Z", "-H", "trace=7=8")
-    first = triggered(shop, "a7", *options)
-    assert triggered(shop, "a7", *options) == first
+    first = trigger_run(shop, "a7", *options)
+    assert trigger_run(shop, "a7", *options) == first
     assert shop("runs", "cancel", first).code == 0
-    assert triggered(shop, "a7", *options) != first
+    assert trigger_run(shop, "a7", *options) != first
 
 
 @pytest.mark.parametrize(

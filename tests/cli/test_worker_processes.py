@@ -16,7 +16,7 @@ from batchflow.core.flow import FlowControl
 from batchflow.core.message import Claim
 from batchflow.engine.clock import SystemClock
 from batchflow.settings import Settings
-from tests.cli.command_line import JOBS, CommandLine, ended
+from tests.cli.command_line import JOBS, CommandLine, wait_for_exit
 from tests.stores.redis_server import Server, served
 from tests.waiting import wait_until_sync
 
@@ -120,7 +120,7 @@ def test_processes_share_the_work_and_one_that_is_killed_is_replaced(
     others = set(until_work(command, 3)) - {first, second}
     assert len(others) == 1
     supervisor.send_signal(signal.SIGTERM)
-    answer = ended(supervisor)
+    answer = wait_for_exit(supervisor)
     assert (answer.code, answer.out) == (0, "Stopping: what is under way has 10s to end\nStopped\n")
     assert f"A worker process ended; another one takes its place how=SIGKILL process={first} " in answer.err
     assert all(gone(pid) for pid in (first, second, *others))
@@ -136,7 +136,7 @@ def test_a_worker_that_stops_gives_its_claims_back_without_an_attempt(
     processes.append(worker := command.start("worker", command.target, **hanging))
     until_one_is_left(command)
     worker.send_signal(signal.SIGTERM)
-    assert ended(worker, within=15).code == 0
+    assert wait_for_exit(worker, within=15).code == 0
     assert workers(command) == []
     assert [(claim.item, claim.failures, claim.losses, claim.fence) for claim in left(server.url)] == [
         ("user-002", 0, 0, 2)
@@ -182,7 +182,7 @@ def test_a_second_signal_ends_all_processes_at_once(
     said(supervisor, "Working for greet at sqlite:///batchflow.db with 2 processes; Ctrl-C stops them\n")
     said(supervisor, "Stopping: what is under way has 10s to end\n")
     supervisor.send_signal(signal.SIGINT)
-    assert ended(supervisor).code == 130
+    assert wait_for_exit(supervisor).code == 130
     wait_until_sync(lambda: all(gone(pid) for pid in found), description="the processes are gone")
 
 
@@ -190,7 +190,7 @@ def test_processes_that_cannot_work_end_all(command: CommandLine) -> None:
     """There is no use in starting them again: the exit code says so, and the sentence is theirs."""
     broken = "import sys\nif 'batchflow.cli.supervised' in sys.orig_argv: raise ValueError('not here')\n"
     command.write(broken + JOBS)
-    answer = ended(command.start("worker", command.target, "--processes", "2"))
+    answer = wait_for_exit(command.start("worker", command.target, "--processes", "2"))
     assert answer.code == 2
     told = f"error: importing '{command.name}' failed: ValueError: not here ({command.name}.py, line 2)\n"
     assert set(answer.err.splitlines(keepends=True)) == {told}
@@ -209,4 +209,4 @@ def test_processes_that_die_are_started_again_more_and_more_seldom(
     assert waits == ["1s", "1s", "2s", "2s", "500ms", "500ms"]
     assert all("how='exit code 7'" in line for line in lines)
     supervisor.send_signal(signal.SIGTERM)
-    assert ended(supervisor).code == 0
+    assert wait_for_exit(supervisor).code == 0

@@ -12,7 +12,7 @@ from batchflow.core.flow import FlowControl
 from batchflow.core.message import Message
 from batchflow.engine.clock import SystemClock
 from batchflow.settings import Settings
-from tests.cli.command_line import JOBS, CommandLine, ended
+from tests.cli.command_line import JOBS, CommandLine, wait_for_exit
 from tests.conformance.scene import renewed
 
 FREE = FlowControl(key="free")
@@ -124,6 +124,6 @@ def test_processes_need_a_store_that_they_share(command: CommandLine, monkeypatc
 def test_a_store_that_is_wrong_is_told_once(command: CommandLine) -> None:
     """By the process that would start the others."""
     Path("batchflow.db").write_text("this is no database")
-    answer = ended(command.start("worker", command.target, "--processes", "3"))
+    answer = wait_for_exit(command.start("worker", command.target, "--processes", "3"))
     told = "error: 'batchflow.db' is not a SQLite database, or is damaged; name another file\n"
     assert (answer.code, answer.out, answer.err) == (2, "", told)

@@ -17,7 +17,7 @@ import batchflow.testing
 from batchflow import Batchflow, BatchWorkflow, FlowControl, NoParams, Page, WorkflowContext, errors
 from batchflow.batch import hooks, options
 from batchflow.batch.statistics import Statistics
-from batchflow.cli.command import app as command
+from batchflow.cli.app import app as command
 from batchflow.core.batch import BatchState, Counts, ItemState
 from batchflow.core.run import RunState
 from batchflow.settings import Settings

@@ -10,30 +10,32 @@ from batchflow.core.duration import Duration
 from batchflow.errors import InputError
 from batchflow.serve.trigger import Dedup
 
-DedupId = Annotated[str | None, typer.Option(metavar="TEXT", help="What it is for; starts nothing if there is one.")]
-HowLong = Annotated[
+DedupIdOption = Annotated[
+    str | None, typer.Option(metavar="TEXT", help="What it is for; starts nothing if there is one.")
+]
+DedupOption = Annotated[
     str, typer.Option("--dedup", metavar="WHEN", help="How long --dedup-id holds: kept, or open: until it has ended.")
 ]
-Delay = Annotated[str | None, typer.Option(metavar="DURATION", help="Start after so long: 10s, 2h30m.")]
-NotBefore = Annotated[
+DelayOption = Annotated[str | None, typer.Option(metavar="DURATION", help="Start after so long: 10s, 2h30m.")]
+NotBeforeOption = Annotated[
     str | None, typer.Option(metavar="TIME", help="Start not before this time: 2030-01-01T06:00:00Z.")
 ]
-Headers = Annotated[
+HeadersOption = Annotated[
     list[str] | None, typer.Option("-H", "--header", metavar="NAME=VALUE", help="What ctx.headers shows; repeat it.")
 ]
 
 
-def read_dedup(text: str) -> Dedup:
+def parse_dedup(text: str) -> Dedup:
     """How long a dedup id holds; what is none is refused by the trigger."""
     return cast("Dedup", text)
 
 
-def read_delay(text: str | None) -> Duration | None:
+def parse_delay(text: str | None) -> Duration | None:
     """A duration; a bare number is seconds, as in the settings."""
     return int(text) if text is not None and text.isdecimal() else text
 
 
-def read_moment(text: str | None) -> datetime | None:
+def parse_not_before(text: str | None) -> datetime | None:
     """A time; without an offset it is that of this machine.
 
     Raises:
@@ -48,7 +50,7 @@ def read_moment(text: str | None) -> datetime | None:
     return found if found.tzinfo is not None else found.astimezone()
 
 
-def read_headers(pairs: Sequence[str] | None) -> dict[str, str] | None:
+def parse_headers(pairs: Sequence[str] | None) -> dict[str, str] | None:
     """Headers of `NAME=VALUE`.
 
     Raises:
@@ -63,3 +65,11 @@ def read_headers(pairs: Sequence[str] | None) -> dict[str, str] | None:
             raise InputError(f"the header '{name}' is given twice; give it once")
         found[name] = value
     return found or None
+
+
+UrlOption = Annotated[
+    str | None, typer.Option(metavar="URL", help="Where the state lives; by default BATCHFLOW_URL says it.")
+]
+
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]

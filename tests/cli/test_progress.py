@@ -8,10 +8,8 @@ import structlog
 from rich.console import Console
 
 from batchflow.batch.status import BatchStatus
-from batchflow.cli.display import Moment, display_for
-from batchflow.cli.logs import LogLines
-from batchflow.cli.output import Output
-from batchflow.cli.watch import Speed, binding
+from batchflow.cli.output import LogWriter, Output
+from batchflow.cli.progress import ProgressSnapshot, SpeedMeter, binding_limit, make_display
 from batchflow.core.batch import BatchState, Counts
 from batchflow.core.flow import FlowControl, FlowStatus
 
@@ -32,15 +30,15 @@ def status(
     )
 
 
-def moment(found: BatchStatus | None = None) -> Moment:
-    return Moment(found or status(), 90.25, 5_100, "rate 100/s")
+def snapshot(found: BatchStatus | None = None) -> ProgressSnapshot:
+    return ProgressSnapshot(found or status(), 90.25, 5_100, "rate 100/s")
 
 
 def screen(*, terminal: bool) -> tuple[Output, io.StringIO]:
     """An output, and what it has written; as wide as a terminal that is not wide."""
     written = io.StringIO()
     output = Output()
-    output.out = output.err = Console(
+    output.stdout = output.stderr = Console(
         file=written, force_terminal=terminal, width=80, color_system=None, highlight=False, markup=False
     )
     return output, written
@@ -56,8 +54,8 @@ def key(
 def test_bar_fits_a_terminal_of_80_columns() -> None:
     """Two lines: how far it is, and how it goes."""
     output, written = screen(terminal=True)
-    with display_for(output, LogLines("INFO", output), silent=False) as shown:
-        shown.show(moment())
+    with make_display(output, LogWriter("INFO", output), silent=False) as shown:
+        shown.update(snapshot())
     first, second = [line.strip() for line in written.getvalue().splitlines() if "540" in line][-2:]
     assert first.endswith("540 of 1,000 (54%)")
     assert "greet ━━━" in first
@@ -67,8 +65,8 @@ def test_bar_fits_a_terminal_of_80_columns() -> None:
 def test_bar_that_never_moved_is_taken_away() -> None:
     """Where nothing was to be done, the summary alone says so."""
     output, written = screen(terminal=True)
-    with display_for(output, LogLines("INFO", output), silent=False) as shown:
-        shown.show(moment(status(0, total=0, state="completed")))
+    with make_display(output, LogWriter("INFO", output), silent=False) as shown:
+        shown.update(snapshot(status(0, total=0, state="completed")))
     erase = "\x1b[1A\x1b[2K"
     assert written.getvalue().endswith(erase * 2)
 
@@ -76,9 +74,9 @@ def test_bar_that_never_moved_is_taken_away() -> None:
 def test_without_a_terminal_a_line_now_and_then() -> None:
     """One every five seconds, and none for a batch that is over sooner."""
     output, written = screen(terminal=False)
-    with display_for(output, LogLines("INFO", output), silent=False) as shown:
+    with make_display(output, LogWriter("INFO", output), silent=False) as shown:
         for elapsed_ms in range(0, 12_000, 250):
-            shown.show(moment(status(elapsed_ms=elapsed_ms)))
+            shown.update(snapshot(status(elapsed_ms=elapsed_ms)))
     line = "greet: 540 of 1,000 (54%), 90.2/s, 6s to go, limit: rate 100/s; 540 done, 0 failed, 200 skipped"
     assert written.getvalue().replace("\n", "") == line * 2
 
@@ -86,21 +84,21 @@ def test_without_a_terminal_a_line_now_and_then() -> None:
 def test_json_shows_nothing() -> None:
     """Progress goes nowhere where one document is wanted."""
     output, written = screen(terminal=True)
-    with display_for(output, LogLines("INFO", output), silent=True) as shown:
-        shown.show(moment())
+    with make_display(output, LogWriter("INFO", output), silent=True) as shown:
+        shown.update(snapshot())
     assert written.getvalue() == ""
 
 
 def test_a_total_that_is_not_known_is_so_far() -> None:
     """No percentage of a number that still grows."""
-    assert moment(status(known=False)).how_far == "540 of 1,000 so far"
+    assert snapshot(status(known=False)).extent == "540 of 1,000 so far"
 
 
 def test_speed_is_that_of_the_last_seconds() -> None:
     """A batch that was resumed after an hour is not slow."""
-    speed = Speed()
+    speed = SpeedMeter()
     for second in range(20):
-        speed.see(status(300 + 10 * second, elapsed_ms=3_600_000 + 1_000 * second))
+        speed.update(status(300 + 10 * second, elapsed_ms=3_600_000 + 1_000 * second))
     assert speed.per_second == 10
     assert speed.eta_ms(status(400)) == 60_000
     assert speed.eta_ms(status(400, known=False)) is None
@@ -108,8 +106,8 @@ def test_speed_is_that_of_the_last_seconds() -> None:
 
 def test_speed_is_unknown_at_first() -> None:
     """One look is no speed."""
-    speed = Speed()
-    speed.see(status())
+    speed = SpeedMeter()
+    speed.update(status())
     assert (speed.per_second, speed.eta_ms(status())) == (0.0, None)
 
 
@@ -131,7 +129,7 @@ def test_speed_is_unknown_at_first() -> None:
 )
 def test_the_limit_is_the_one_that_binds(flows: list[FlowStatus], told: str) -> None:
     """What waits, waits for something."""
-    assert binding(flows, KEYS, 8, 10_000) == told
+    assert binding_limit(flows, KEYS, 8, 10_000) == told
 
 
 @pytest.fixture
@@ -140,13 +138,13 @@ def lines_above() -> Callable[[bool], list[str]]:
 
     def lines(verbose: bool) -> list[str]:
         output, written = screen(terminal=True)
-        with LogLines("INFO", output, verbose=verbose) as logs:
+        with LogWriter("INFO", output, verbose=verbose) as logs:
             log = structlog.get_logger("batchflow")
-            logs.above(output.out)
+            logs.begin_bar(output.stdout)
             for number in range(50):
                 log.info("a page", number=number)
                 log.error("an item", number=number)
-            logs.below()
+            logs.end_bar()
             log.info("after the bar")
         return [line.partition(" ")[2] for line in written.getvalue().splitlines()]
 
@@ -181,8 +179,8 @@ def lines_of_an_error() -> Callable[[bool], str]:
 
     def lines(verbose: bool) -> str:
         output, written = screen(terminal=False)
-        output.err.width = 200
-        with LogLines("INFO", output, verbose=verbose):
+        output.stderr.width = 200
+        with LogWriter("INFO", output, verbose=verbose):
             structlog.get_logger("batchflow").error("an item", error="boom: no\nTraceback:\n  line 3")
         return written.getvalue()
 

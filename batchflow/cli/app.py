@@ -1,0 +1,91 @@
+"""The command's parts put together: what is read from the command line, carried out, and told when it goes wrong."""
+
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Annotated, Protocol, runtime_checkable
+
+import typer
+
+from batchflow.cli import batches, ledger, runs
+from batchflow.cli.check import CheckFunctions
+from batchflow.cli.events import ListWaiters, NotifyRuns
+from batchflow.cli.process import exit_process, run_and_report, run_event_loop
+from batchflow.cli.run import RunBatch
+from batchflow.cli.worker import ListWorkers, RunWorker
+
+app = typer.Typer(
+    name="batchflow",
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@runtime_checkable
+class Command(Protocol):
+    """What the command line is read into."""
+
+    async def execute(self) -> int:
+        """Do what was asked for; the exit code."""
+        ...
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    context: typer.Context,
+    show_version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+) -> None:
+    """Run batches, start workers, and see what became of them.
+
+    State lives where BATCHFLOW_URL says, by default in sqlite:///batchflow.db.
+    """
+    if show_version:
+        print(f"batchflow {version('batchflow')}")
+    elif context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+app.command("run")(RunBatch)
+app.command("worker")(RunWorker)
+app.command("workers")(ListWorkers)
+app.command("check")(CheckFunctions)
+app.command("notify")(NotifyRuns)
+app.command("waiters")(ListWaiters)
+GROUPS = {"batches": batches.group, "runs": runs.group, "ledger": ledger.group}
+for name, group in GROUPS.items():
+    app.add_typer(group, name=name)
+
+
+def main() -> None:
+    """The entry point: carry out the command line and exit."""
+    exit_process(invoke(sys.argv[1:]))
+
+
+def invoke(arguments: Sequence[str]) -> int:
+    """Carry out one command line, without the program's name; the exit code.
+
+    0: done. 1: items have failed, or the batch has, or the store for now. 2: the command line, the configuration, the
+    input or the place of the store is wrong: the same again ends alike. 130 and 143: stopped by Ctrl-C or SIGTERM.
+    What is wrong stands on stderr as one sentence.
+    """
+
+    def execute() -> int:
+        command = app(args=insert_default_command(arguments), prog_name="batchflow", standalone_mode=False)
+        if isinstance(command, Command):
+            return run_event_loop(command.execute())
+        return command if isinstance(command, int) else 0
+
+    return run_and_report(execute)
+
+
+def insert_default_command(arguments: Sequence[str]) -> list[str]:
+    """The command line with `list` put in where a group such as `batches` is followed by no command of its own."""
+    words = list(arguments)
+    group = GROUPS.get(words[0]) if words else None
+    if group is not None:
+        known = {*(command.name for command in group.registered_commands), "--help", "-h"}
+        if not known & set(words[1:2]):
+            words.insert(1, "list")
+    return words
