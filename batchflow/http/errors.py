@@ -95,6 +95,13 @@ def _invalid_parameter(error: RequestValidationError) -> InputError:
     return InputError(sentence, field=name or None)
 
 
+def rename_options(error: InputError, name: Callable[[str], str]) -> InputError:
+    """The same error, with each option under the name that it has in the request."""
+    option = error.option or error.field
+    field = None if option is None else name(option)
+    return InputError(error.sentence(name), field=field, status=error.status)
+
+
 def not_found(kind: str, id: str) -> NotFoundError:
     """The error for a batch or run that does not exist."""
     return NotFoundError(f"there is no {kind} '{id}'; retention may have removed it")

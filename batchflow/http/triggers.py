@@ -18,7 +18,7 @@ from batchflow.core.ids import entry_id
 from batchflow.core.retry import RetryPolicy
 from batchflow.errors import InputError
 from batchflow.http.bodies import PayloadReader, has_json_content_type, read_body, read_object
-from batchflow.http.errors import json_response
+from batchflow.http.errors import json_response, rename_options
 from batchflow.http.openapi import BODY_ERRORS, error_responses, header_parameters, request_body
 from batchflow.http.schemas import ErrorResponse, StartBatchResponse, StartRunResponse
 from batchflow.http.urls import absolute_url
@@ -49,10 +49,7 @@ _NOT_OF_BATCHES = {
     **dict.fromkeys((RETRIES, RETRY_DELAY, FLOW_KEY, FLOW_VALUE), _FIXED),
 }
 _BATCH_HEADERS = {name: text for name, text in HEADERS.items() if name not in _NOT_OF_BATCHES}
-_HEADER_OF_FIELD = {"dedup_id": DEDUP_ID, "label": LABEL, "delay": DELAY, "not_before": NOT_BEFORE}
-# Errors of a trigger name its arguments.
-_ARGUMENTS = {"runId": RUN_ID, "dedupId": DEDUP_ID, "label": LABEL, "delay": DELAY}
-_IN_WORDS = {"'run_id'": f"'{RUN_ID}'", "'dedup_id'": f"'{DEDUP_ID}'"}
+_HEADER_OF = {"run_id": RUN_ID, "dedup_id": DEDUP_ID, "label": LABEL, "delay": DELAY, "not_before": NOT_BEFORE}
 
 
 class WorkflowEndpoints:
@@ -154,7 +151,7 @@ class WorkflowEndpoints:
         try:
             result = await self._workflow.receive(entry)
         except InputError as error:
-            raise name_fields(error) from error
+            raise _in_fields(error) from error
         if isinstance(result, Statistics):
             return json_response(result)
         url = absolute_url(request, route, f"/batches/{result.id}", self._app_url)
@@ -239,7 +236,7 @@ class FunctionEndpoint:
         try:
             (run,) = await self._function.trigger_many([payload], options)
         except InputError as error:
-            raise name_headers(error) from error
+            raise rename_options(error, lambda option: _HEADER_OF.get(option, option)) from error
         url = absolute_url(request, route, f"/runs/{run.id}", self._app_url)
         started = StartRunResponse(workflow_run_id=run.id, deduplicated=run.deduplicated, status_url=url)
         return json_response(started, 202, Location=url)
@@ -285,23 +282,15 @@ def batch_options(options: BatchTrigger, headers: Iterable[tuple[bytes, bytes]],
         if getattr(options, field) is not None:
             name = to_camel(field)
             raise InputError(
-                f"'{name}' is in the body and as the header '{_HEADER_OF_FIELD[field]}'; give it once", field=name
+                f"'{name}' is in the body and as the header '{_HEADER_OF[field]}'; give it once", field=name
             )
     named = {**upstash.forwarded, **(options.headers or {}), ROOT_HEADER: root}
     return replace(options, **sent, headers=named)
 
 
-def name_fields(error: InputError) -> InputError:
-    """What the trigger of a batch refused, in the names of its body."""
+def _in_fields(error: InputError) -> InputError:
+    """An error of a batch's trigger, under the names of the body."""
     sentence, field = str(error), error.field
     for argument in ("dedup_id", "batch_id", "not_before"):
         sentence = sentence.replace(f"'{argument}'", f"'{to_camel(argument)}'")
     return InputError(sentence, field=field and to_camel(field), status=error.status)
-
-
-def name_headers(error: InputError) -> InputError:
-    """What a trigger refused, in the names of the headers."""
-    sentence = str(error)
-    for argument, header in _IN_WORDS.items():
-        sentence = sentence.replace(argument, header)
-    return InputError(sentence, field=_ARGUMENTS.get(error.field or "", error.field), status=error.status)

@@ -178,7 +178,7 @@ class ServedFunction(Generic[Payload, Result]):
         bodies = [self._body(payload) for payload in payloads]
         messages = [run_message(self.endpoint, self.client, body, options, self.label) for body in bodies]
         if len(messages) > 1 and (options.run_id or options.dedup_id):
-            raise InputError("'run_id' and 'dedup_id' name one run; trigger several without them", field="runId")
+            raise InputError("name one run", option="run_id", other="dedup_id", want="trigger several without them")
         if options.dedup == "open":
             return [await self._trigger_open(message) for message in messages]
         new = await self.client.publish(messages) if messages else ()
@@ -207,7 +207,7 @@ class ServedFunction(Generic[Payload, Result]):
     async def _check_is_own_run(self, id: str) -> None:
         run = await self.client.store.run(id)
         if run is not None and run.destination != self.endpoint.route:
-            raise InputError(f"'run_id' cannot be '{id}': that is a run of '{run.destination}'", field="runId")
+            raise InputError(f"which is a run of '{run.destination}'", option="run_id", got=f"'{id}'")
 
     def run(self, id: str) -> RunHandle[Result]:
         """The handle of one of the function's runs."""

@@ -118,9 +118,9 @@ def is_open_dedup(dedup: object, dedup_id: str | None) -> bool:
         InputError: it is not said how long it holds, or there is none.
     """
     if not is_valid_text(dedup) or dedup not in get_args(Dedup):
-        raise InputError(f"'dedup' cannot be {format_value(dedup)}; write 'kept' or 'open'", field="dedup")
+        raise InputError(option="dedup", got=format_value(dedup), want="write 'kept' or 'open'")
     if dedup == "open" and dedup_id is None:
-        raise InputError("'dedup' says how long a 'dedup_id' holds, and there is none; give one", field="dedup")
+        raise InputError("go together", option="dedup", other="dedup_id", want="give both, or neither")
     return dedup == "open"
 
 
@@ -132,7 +132,7 @@ def start_time(delay: Duration | None, not_before: datetime | int | None, now: i
         ConfigurationError: one is no time.
     """
     if delay is not None and not_before is not None:
-        raise InputError("'delay' and 'not_before' exclude each other; give the one or the other", field="delay")
+        raise InputError("exclude each other", option="delay", other="not_before", want="give the one or the other")
     if delay is not None:
         return now + to_ms(delay, option="delay")
     if not_before is None:
@@ -142,20 +142,18 @@ def start_time(delay: Duration | None, not_before: datetime | int | None, now: i
 
 def _run_id(route: str, options: Trigger) -> str | None:
     if options.run_id is not None and options.dedup_id is not None:
-        raise InputError("'run_id' and 'dedup_id' exclude each other; give the one or the other", field="runId")
+        raise InputError("exclude each other", option="run_id", other="dedup_id", want="give the one or the other")
     if options.run_id is not None:
         if not is_valid_text(options.run_id) or not _RUN_ID.fullmatch(options.run_id):
-            raise InputError(
-                f"'run_id' cannot be {format_value(options.run_id)}; write 1 to 128 letters, digits, '_', '-' and ':'",
-                field="runId",
-            )
+            want = "write 1 to 128 letters, digits, '_', '-' and ':'"
+            raise InputError(option="run_id", got=format_value(options.run_id), want=want)
         if options.run_id.startswith("bat_"):
-            raise InputError(f"'run_id' cannot be {options.run_id!r}: ids of batches begin so", field="runId")
+            raise InputError("since ids of batches begin so", option="run_id", got=repr(options.run_id))
         return options.run_id
     if options.dedup_id is not None:
         refuse = partial(InputError, field="dedupId")
         if not validate_text("'dedup_id'", options.dedup_id, refuse, "what the run is for, as text"):
-            raise InputError("'dedup_id' is empty; name what the run is for, or leave it out", field="dedupId")
+            raise InputError("is empty", option="dedup_id", want="name the purpose of the run, or leave it out")
         # No route holds a space, so two pairs never read alike.
         return f"run_{sha256(f'{route} {options.dedup_id}'.encode()).hexdigest()[:32]}"
     return None

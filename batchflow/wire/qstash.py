@@ -1,6 +1,6 @@
 """The `Upstash-*` headers of a request, as QStash defines them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from batchflow.core.duration import Duration, to_ms
@@ -44,6 +44,7 @@ _UNSUPPORTED = (
 _SENT_BY_QSTASH = ("upstash-retried",)  # looks like a typo of a supported one
 _LATEST_S = 253_402_300_799  # the last second of the year 9999
 _MAX_NUMBER = 999_999_999
+_RETRY_HEADERS = {"retries": RETRIES, "delay": RETRY_DELAY, "retry_delay": RETRY_DELAY}
 _FLOW_HINT = "write parallelism=N, rate=N or both, and period=1m where the rate is not per second"
 
 
@@ -61,7 +62,7 @@ class UpstashHeaders:
                 raise InputError(f"the header '{name}' is not supported; leave it out", field=name)
             elif (known := _NAMES.get(name)) is not None:
                 if known in self._values:
-                    raise InputError(f"'{known}' is given twice; give it once", field=known)
+                    raise InputError("is given twice", option=known, want="give it once", field=known)
                 self._values[known] = value
             elif name.startswith(_PREFIX) and name not in _SENT_BY_QSTASH:
                 _reject_typo(name)
@@ -97,9 +98,7 @@ class UpstashHeaders:
         try:
             return RetryPolicy.of(retries=retries, delay=delay, default=default)
         except ConfigurationError as error:
-            at_fault = RETRIES if delay is None else RETRY_DELAY
-            sentence = str(error).replace("'retry_delay'", f"'{at_fault}'").replace("'delay'", f"'{at_fault}'")
-            raise InputError(sentence, field=at_fault) from error
+            raise _named(error, _RETRY_HEADERS, RETRIES if delay is None else RETRY_DELAY) from error
 
     def flow_control(self) -> FlowControl | None:
         """The flow control; None without such headers."""
@@ -108,13 +107,17 @@ class UpstashHeaders:
             return None
         if key is None or value is None:
             missing, present = (FLOW_KEY, FLOW_VALUE) if key is None else (FLOW_VALUE, FLOW_KEY)
-            raise InputError(f"'{missing}' is missing; it goes with '{present}'", field=missing)
+            raise InputError(f"is missing; it goes with '{present}'", option=missing, field=missing)
         limits = _read_limits(value)
         try:
             return FlowControl(**limits, key=key)
         except ConfigurationError as error:
-            at_fault = FLOW_KEY if str(error).startswith("'key'") else FLOW_VALUE
-            raise InputError(str(error).replace("'key'", f"'{FLOW_KEY}'"), field=at_fault) from error
+            raise _named(error, {"key": FLOW_KEY}, FLOW_VALUE) from error
+
+
+def _named(error: ConfigurationError, headers: Mapping[str, str], default: str) -> InputError:
+    """An error under the names of headers; `default` is the field if the option at fault has no header of its own."""
+    return InputError(error.sentence(lambda it: headers.get(it, it)), field=headers.get(error.option or "", default))
 
 
 def _reject_typo(name: str) -> None:
@@ -127,7 +130,7 @@ def _read_limits(value: str) -> dict[str, Any]:
     for part in value.split(","):
         name, _, text = (it.strip() for it in part.partition("="))
         if name in limits or name not in ("parallelism", "rate", "period"):
-            raise InputError(f"'{FLOW_VALUE}' cannot be {value!r}; {_FLOW_HINT}", field=FLOW_VALUE)
+            raise InputError(option=FLOW_VALUE, got=repr(value), want=_FLOW_HINT, field=FLOW_VALUE)
         if name == "period":
             limits[name] = _read_duration(text, name, FLOW_VALUE)
         else:
@@ -150,7 +153,7 @@ def _read_duration(text: str, option: str, header: str) -> Duration:
 def _read_number(text: str, option: str, header: str, want: str, *, most: int = _MAX_NUMBER) -> int:
     if not _is_number(text, most):
         example = "1900000000" if option == NOT_BEFORE else "3"
-        raise InputError(f"'{option}' cannot be {text!r}; write {want}, such as {example}", field=header)
+        raise InputError(option=option, got=repr(text), want=f"write {want}, such as {example}", field=header)
     return int(text)
 
 

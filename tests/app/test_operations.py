@@ -95,7 +95,7 @@ async def test_a_second_trigger_of_the_same_id_starts_nothing(shop: Shop, option
 async def test_the_id_of_another_functions_run_is_refused(shop: Shop) -> None:
     """Its handle would read the result as that of this one."""
     await shop.ship.trigger(Order(number=1), run_id="order-7")
-    with pytest.raises(InputError, match=r"^'run_id' cannot be 'order-7': that is a run of '/ship'$"):
+    with pytest.raises(InputError, match=r"^'run_id' cannot be 'order-7', which is a run of '/ship'$"):
         await shop.pay.trigger(Order(number=1), run_id="order-7")
 
 

@@ -238,7 +238,7 @@ HOW = "write seconds such as 10, text such as '500ms', '10s', '2h30m' or '7d', o
             {"batch_id": "bat_1", "dedup_id": "x"},
             "'batch_id' and 'dedup_id' exclude each other; give the one or the other",
         ),
-        ({"dedup": "open"}, "'dedup' says how long a 'dedup_id' holds, and there is none; give one"),
+        ({"dedup": "open"}, "'dedup' and 'dedup_id' go together; give both, or neither"),
         ({"dedup": "ever", "dedup_id": "x"}, "'dedup' cannot be 'ever'; write 'kept' or 'open'"),
         ({"dedup": ["open"], "dedup_id": "x"}, "'dedup' cannot be ['open']; write 'kept' or 'open'"),
         ({"delay": "soon"}, f"'delay' cannot be 'soon', which is no duration; {HOW}"),
