@@ -1,4 +1,4 @@
-"""The machine's own time and chance."""
+"""Clocks: the machine's, the store's as a worker follows it, and a check for jumps of the wall clock."""
 
 import builtins
 import functools
@@ -14,7 +14,7 @@ from batchflow.logs import logger
 elapsed_s: Callable[[], float] = (
     functools.partial(time.clock_gettime, time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic
 )
-"""Seconds since some moment, those in which the machine was suspended among them where the system counts them."""
+"""Seconds since some fixed moment, including suspended time if the system counts it."""
 
 
 class SystemClock:
@@ -26,7 +26,7 @@ class SystemClock:
 
 
 class SystemEntropy:
-    """What the operating system gives."""
+    """Random values of the operating system."""
 
     def bytes(self, n: int, /) -> builtins.bytes:
         """`n` random bytes."""
@@ -38,52 +38,53 @@ class SystemEntropy:
 
 
 class ServerClock:
-    """`own`, but never behind the store: what is due there is due here.
+    """The clock `own`, moved ahead so that it is never behind the store's.
 
-    A worker whose clock is behind would take up what is due, find that it is not, and give it back, again and again.
+    A worker whose clock is behind would claim a due run, find that its timer is not due, and release it, again and
+    again.
     """
 
     def __init__(self, own: Clock) -> None:
         self._own = own
-        self._ahead = 0
+        self._offset_ms = 0
 
     def now(self) -> int:
         """See the protocol."""
-        return self._own.now() + self._ahead
+        return self._own.now() + self._offset_ms
 
     def sync_to(self, now: int) -> None:
-        """The store's time was `now` a moment ago."""
-        self._ahead = max(0, now - self._own.now())
+        """Follow the store, whose time was `now` a moment ago."""
+        self._offset_ms = max(0, now - self._own.now())
 
 
 JUMP_MS = 1_500
-"""By how much two clocks may come apart between two looks before it is called a step: corrections are much smaller."""
+"""A difference between two checks that counts as a jump; ordinary corrections are much smaller."""
 
 
 class ClockJumpDetector:
-    """Says each step of `wall` once, forward or back, as against `monotonic`, in seconds."""
+    """Logs each jump of the clock `wall` once, compared with `monotonic`, which is in seconds."""
 
     def __init__(self, wall: Clock, monotonic: Callable[[], float]) -> None:
         self._wall = wall
         self._monotonic = monotonic
-        self._apart = self._now_apart()
+        self._offset = self._current_offset()
 
     def check(self) -> None:
-        """To be called every second or so."""
-        before, self._apart = self._apart, self._now_apart()
-        step = self._apart - before
-        if abs(step) < JUMP_MS:
+        """Compare the clocks. To be called about every second."""
+        before, self._offset = self._offset, self._current_offset()
+        jump = self._offset - before
+        if abs(jump) < JUMP_MS:
             return
-        if step < 0:
+        if jump < 0:
             logger().warning(
-                "[batchflow] The clock of this machine was set back; retries and sleeps that wait come later",
-                by=show(-step),
+                "[batchflow] The clock of this machine was set back; waiting retries and sleeps are delayed",
+                by=show(-jump),
             )
         else:
             logger().warning(
-                "[batchflow] The clock of this machine was set forward, or it was asleep; what waits comes sooner",
-                by=show(step),
+                "[batchflow] The clock of this machine was set forward, or it was asleep; waiting work starts sooner",
+                by=show(jump),
             )
 
-    def _now_apart(self) -> int:
+    def _current_offset(self) -> int:
         return self._wall.now() - int(self._monotonic() * 1000)

@@ -1,4 +1,4 @@
-"""Bringing a claim to the handler of its destination."""
+"""Delivery of claims: to the handlers of this process, and of calls over HTTP."""
 
 import asyncio
 from collections.abc import Awaitable, Mapping
@@ -24,10 +24,10 @@ _SPARE_MS = 60_000
 
 
 class HttpCaller:
-    """Makes calls, and tries again as their policy says what was not answered with 2xx.
+    """Makes the HTTP calls of runs, and retries by their policy the ones that are not answered with 2xx.
 
-    The last answer is the result, whatever its status; a call without any answer is a failure. As a call may be made
-    again after a crash, it carries an `Idempotency-Key`, the same each time, unless the run has set one.
+    The last answer is the result, whatever its status; a call without any answer fails. Since a call may be repeated
+    after a crash, it has an `Idempotency-Key`, the same each time, unless the run has set one.
     """
 
     def __init__(self, limit: Limit = DEFAULT) -> None:
@@ -36,7 +36,7 @@ class HttpCaller:
 
     @property
     def timeout_ms(self) -> int | None:
-        """See the port; the request's own timeout ends it before."""
+        """See the port; the request's own timeout is shorter."""
         return LONGEST_MS + _SPARE_MS
 
     async def deliver(self, claim: Claim, runtime: Runtime) -> Settlement:
@@ -80,7 +80,7 @@ class HttpCaller:
 
     def _open(self) -> "httpx.AsyncClient":
         if self._client is None:
-            # Not with the package: who makes no calls does not pay for it.
+            # Imported on first use: a program without calls does not need it.
             import httpx
 
             limits = httpx.Limits(max_connections=None, max_keepalive_connections=100)
@@ -88,7 +88,7 @@ class HttpCaller:
         return self._client
 
     async def close(self) -> None:
-        """Let go of connections; safe to repeat."""
+        """Close the connections; safe to repeat."""
         client, self._client = self._client, None
         if client is not None:
             await client.aclose()
@@ -99,9 +99,9 @@ def _answer_of(request: CallRequest) -> str:
 
 
 def _size(response: "httpx.Response", read: int) -> str:
-    """How many bytes an answer has, of which so many have been read."""
+    """The size of an answer in bytes, of which `read` have been read."""
     declared = response.headers.get("content-length", "")
-    # That of a compressed body is another number, and anything may stand there.
+    # The header may be wrong, and for a compressed body it is the compressed size.
     whole = int(declared) if declared.isascii() and declared.isdigit() and len(declared) < 16 else 0
     return f"{whole:,}" if whole >= read else f"at least {read:,}"
 
@@ -114,13 +114,13 @@ def _why(error: Exception, request: CallRequest) -> str:
 
 
 def _retry_after(answer: CallAnswer) -> int | None:
-    """What a busy service asks for, in ms; only seconds are understood."""
+    """The delay of `Retry-After` in ms; only seconds are supported."""
     text = answer.headers.get("retry-after", "")
     return int(text) * 1000 if text.isdecimal() and len(text) < 6 else None
 
 
 class Courier:
-    """Delivers claims to the endpoints of this process, and calls over HTTP to `caller`."""
+    """Delivers claims to the handlers of this process, and calls to `caller`."""
 
     def __init__(self, endpoints: Mapping[str, Handler], caller: Handler, runtime: Runtime) -> None:
         self._endpoints = endpoints
@@ -130,27 +130,27 @@ class Courier:
 
     @property
     def interrupts(self) -> Interrupts:
-        """How what it delivers is interrupted."""
+        """The interrupts of the claims that it delivers."""
         return self._runtime.interrupts
 
     @property
     def destinations(self) -> tuple[str, ...]:
-        """What can be delivered to; messages for others are left to others. The same object until one is added."""
-        # There may be thousands, and each claim asks; none is ever taken away.
+        """The destinations that it can deliver to. The same object until a handler is added."""
+        # There may be thousands, and each claim reads them; handlers are only ever added.
         if len(self._destinations) != len(self._endpoints) + 1:
             self._destinations = (CALL, *self._endpoints)
         return self._destinations
 
     def timeout_ms(self, destination: str) -> int | None:
-        """How long one attempt may take there."""
+        """The time limit of one attempt."""
         return self._handler(destination).timeout_ms
 
     def is_light(self, destination: str) -> bool:
-        """Whether what is delivered there does nothing but wait, and so takes no place of what works."""
+        """True if a delivery only waits for an answer, and so does not take up a slot."""
         return destination == CALL
 
     def deliver(self, claim: Claim) -> Awaitable[Settlement | None]:
-        """Carry the claim out, in the present task. None: it was lost, or could not be recorded; give it back."""
+        """Deliver a claim in the current task. None: it was lost or could not be recorded, and is to be released."""
         lease = self._runtime.lease
         if lease is not None and lease.is_doubtful(lease.losses):
             return self._deliver_under(lease, claim)
@@ -160,7 +160,7 @@ class Courier:
         return self._caller if destination == CALL else self._endpoints[destination]
 
     async def _deliver_under(self, lease: Lease, claim: Claim) -> Settlement | None:
-        """Deliver it if the lease still holds; else it is given back, as far as it is still ours."""
+        """Deliver it if the lease still holds."""
         if not await lease.holds(lease.losses):
             return None
         return await self._handler(claim.destination).deliver(claim, self._runtime)

@@ -1,4 +1,4 @@
-"""Claim, deliver, settle: the loop that keeps a bounded number of claims under way."""
+"""The dispatcher: the loop that claims, delivers and settles, with a limited number of active claims."""
 
 import asyncio
 from functools import partial
@@ -26,7 +26,7 @@ HUNG_GRACE_S = 30.0
 
 
 class ActiveClaim(NamedTuple):
-    """A claim that is being carried out since `begun`, by the event loop's clock in seconds; `light` takes no place."""
+    """A claim that is being executed since `started_at`, in seconds of the event loop. A light one takes up no slot."""
 
     claim: Claim
     started_at: float
@@ -35,7 +35,7 @@ class ActiveClaim(NamedTuple):
 
 
 class Dispatcher:
-    """Keeps up to `concurrency` claims of one worker under way; `watchers` are woken by what it ends."""
+    """Keeps up to `concurrency` claims of one worker active; notifies `watchers` of the ends."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class Dispatcher:
         self._concurrency = concurrency
         self._clock = clock
         self.watchers = watchers
-        # By fence too: what was lost may be claimed again while its stale claim is still carried out.
+        # By fence too: a lost message may be claimed again while its stale claim is still executed.
         self._running: dict[tuple[str, int], ActiveClaim] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
@@ -66,32 +66,32 @@ class Dispatcher:
         self._light_count = 0
         self._ample_slots = concurrency - concurrency * 3 // 4
         self.observers = observers
-        """Are told what happens."""
+        """Receive the events of the engine."""
         self.outage = outage or Outage(observers)
         self._stopping = False
         self._claiming: asyncio.Task[Any] | None = None
         self._loop = asyncio.get_running_loop()
 
     def wake(self) -> None:
-        """There may be something to claim, or room for it."""
+        """There may be a message to claim, or a free slot."""
         self._wake.set()
         if self._hung:
             self._slots_freed.set()
 
     @property
     def destinations(self) -> tuple[str, ...]:
-        """What it claims for."""
+        """The destinations that it claims for."""
         return self._courier.destinations
 
     @property
     def active_count(self) -> int:
-        """How many claims are being carried out."""
+        """The number of active claims."""
         return len(self._running)
 
     # Claiming
 
     async def run(self) -> None:
-        """Claim and start, until cancelled."""
+        """Claim and deliver until cancelled."""
         self._claiming = asyncio.current_task()
         while True:
             await self._wait_for_slots()
@@ -102,7 +102,7 @@ class Dispatcher:
                 await self._wait_for_work(claimed.next_due)
 
     async def _wait_for_slots(self) -> None:
-        """Wait for a place, and a moment longer for more of them, so that claims are made for many at once."""
+        """Wait for a free slot, and a moment longer for more of them, so that one claim leases many messages."""
         places = self._slots_freed
         while not self._free_slots:
             places.clear()
@@ -112,24 +112,24 @@ class Dispatcher:
             await self._wait(places, GATHER_SLOTS_S)
 
     async def claim_once(self) -> Claimed:
-        """Claim what there is room for, and start it."""
+        """Claim for the free slots, and start the deliveries."""
         return self._start(await self._store.claim(self._worker, self._courier.destinations, self._free_slots))
 
     @property
     def _is_stopping(self) -> bool:
-        # An event loop that ends cancels all tasks first, and this one among them.
+        # An event loop that ends cancels all tasks first, including this one.
         return self._stopping or (self._claiming is not None and self._claiming.cancelling() > 0)
 
     @property
     def _free_slots(self) -> int:
-        # Calls that wait for their answer take no place, up to a number.
+        # Calls only wait for an answer: up to a limit they take up no slot.
         taken = len(self._running)
         if self._hung:
             taken -= sum(key in self._running for key in self._hung)
         return self._concurrency - taken + min(self._light_count, MAX_LIGHT)
 
     async def _claim_with_retries(self, limit: int) -> Claimed:
-        """Claim; of a store that has failed one at a time, and nothing before it is known to take what is written."""
+        """Claim, after an outage one message at first, and nothing before pending writes show that the store works."""
         outage = self.outage
         while True:
             if outage.is_active:
@@ -150,10 +150,10 @@ class Dispatcher:
         if claimed.now:
             self._clock.sync_to(claimed.now)
         begun = self._loop.time()
-        tell = self.observers.claimed
+        notify = self.observers.claimed
         for claim in claimed.claims:
-            if tell is not None:
-                tell(claim)
+            if notify is not None:
+                notify(claim)
             task = self._loop.create_task(self._deliver(claim))
             self._tasks.add(task)
             light = self._courier.is_light(claim.destination)
@@ -162,10 +162,10 @@ class Dispatcher:
         return claimed
 
     async def _wait_for_work(self, next_due: int | None) -> None:
-        """Until something wakes us, or until a message is due by time alone."""
+        """Wait until `wake` is called or the next message is due."""
         delay = MAX_IDLE_S if next_due is None else (next_due - self._clock.now()) / 1000
         if delay <= 0:
-            # Due and yet not to be had, such as what is left of a cancelled batch: no reason to ask all the time.
+            # A message can be due and not claimable, such as the rest of a cancelled batch: do not poll all the time.
             delay = MIN_IDLE_S
         await self._wait(self._wake, min(delay, MAX_IDLE_S))
 
@@ -179,7 +179,7 @@ class Dispatcher:
     # Delivering and settling
 
     async def _deliver(self, claim: Claim) -> None:
-        """One claim from its start to its settlement, in the one task that is made for it."""
+        """Deliver and settle one claim, in the one task that is made for it."""
         begun = self._loop.time()
         try:
             ending = await self._courier.deliver(claim) or settlement.released(claim)
@@ -198,20 +198,20 @@ class Dispatcher:
             self._report_settled(answer, ending, claim)
 
     def _stop_tracking(self, claim: Claim) -> "asyncio.Task[None]":
-        """The claim is carried out, in whatever way; the task that has done it."""
-        # The place is free before the settlement is durable, so that the next claim goes along with it.
+        """Remove a claim whose delivery has ended, and return its task."""
+        # The slot is free before the settlement is durable, so that the next claim shares its transaction.
         _, _, task, light = self._running.pop((claim.id, claim.fence))
         self._interrupts.ended(claim)
         self._light_count -= light
         room = self._free_slots
         if room == 1 or room >= self._ample_slots:
             self._slots_freed.set()
-        # What this settlement publishes or makes room for is claimed in the transaction that settles.
+        # Messages that this settlement publishes or unblocks are claimed in the same transaction.
         self._wake.set()
         return task
 
     def _settlement_of_error(self, claim: Claim, error: BaseException) -> Settlement:
-        """How a claim ends whose endpoint has raised: no exception leaves it open.
+        """The settlement of a claim whose handler has raised: no exception leaves it open.
 
         Raises:
             KeyboardInterrupt, GeneratorExit: the program ends, or its event loop has thrown the task away.
@@ -220,19 +220,20 @@ class Dispatcher:
             return settlement.released(claim)
         task = self._running[claim.id, claim.fence].task
         thrown_away = isinstance(error, GeneratorExit) and asyncio.current_task(self._loop) is not task
-        # Endpoints let out the interrupt of Ctrl-C alone.
+        # Handlers only let KeyboardInterrupt through.
         if thrown_away or isinstance(error, KeyboardInterrupt):
-            # The claim comes back when the lease has ended.
+            # The claim is reclaimed when the lease has ended.
             self._stop_tracking(claim)
             self._tasks.discard(task)
             raise error
-        # A cancellation that is not ours came out of the user's code: given back, it would come again for ever.
+        # A cancellation that is not ours came from the user's code: a released message would be cancelled again for
+        # ever.
         return self._settlement_of_failure(claim, error)
 
     def _settlement_of_failure(self, claim: Claim, error: BaseException) -> Settlement:
-        """What the endpoint did not answer for: tried again, but not for ever."""
-        if (tell := self.observers.attempt_failed) is not None:
-            tell(claim, error, "delivery", None)
+        """The settlement of a delivery that failed outside the handler: retried, but not for ever."""
+        if (notify := self.observers.attempt_failed) is not None:
+            notify(claim, error, "delivery", None)
         if claim.failures + 1 >= LOSS_LIMIT:
             return settlement.dead(claim, spelled(error))
         return settlement.retry(claim, self._clock.now() + 1000, spelled(error))
@@ -240,9 +241,9 @@ class Dispatcher:
     async def _settle_with_retries(
         self, ending: Settlement, claim: Claim, error: StoreError
     ) -> tuple[Settled | None, Settlement]:
-        """Settle until the store can, since nothing is known of a settlement that failed; and what was settled.
+        """Repeat a settlement until the store accepts it; return its answer and the settlement that was accepted.
 
-        None in place of an answer: the worker has stopped before the store could; the claim ends with its lease.
+        The answer is None if the worker has stopped before that: the claim ends with its lease.
         """
         refused = 0
         while True:
@@ -250,9 +251,9 @@ class Dispatcher:
                 if error.retryable:
                     return await self.outage.retry_until_written(partial(self._store.settle, ending), error), ending
                 if not refused:
-                    # It will never take this one, whatever is in it; what it is told instead names the reason.
-                    if (tell := self.observers.attempt_failed) is not None:
-                        tell(claim, error, "settlement", None)
+                    # The store will never accept this settlement; a dead letter names the reason instead.
+                    if (notify := self.observers.attempt_failed) is not None:
+                        notify(claim, error, "settlement", None)
                     ending = settlement.dead(claim, f"{type(error).__name__}: {error}")
                 await asyncio.sleep(BACKOFF_S[min(refused, len(BACKOFF_S) - 1)])
                 refused += 1
@@ -264,25 +265,25 @@ class Dispatcher:
 
     def _report_settled(self, answer: Settled, ending: Settlement, claim: Claim) -> None:
         if answer.stale:
-            if (tell := self.observers.lost) is not None:
-                tell(claim)
+            if (notify := self.observers.lost) is not None:
+                notify(claim)
             return
-        if (tell := self.observers.settled) is not None:
-            tell(claim, ending)
+        if (notify := self.observers.settled) is not None:
+            notify(claim, ending)
         ended = answer.ended_batch
-        if ended is not None and (tell := self.observers.batch_ended) is not None:
-            tell(ended)
+        if ended is not None and (notify := self.observers.batch_ended) is not None:
+            notify(ended)
         if self.watchers.by_id:
             self.watchers.on_settled(claim, ending, ended)
 
     # Time limits and the end
 
     def _excluded_s(self, delivery: ActiveClaim, now: float) -> float:
-        """Seconds of a delivery that its time limit leaves out: the store was away, or threads were waited for."""
+        """Seconds of a delivery that its time limit excludes: outages of the store, and waiting for a thread."""
         return self.outage.overlap_s(delivery.started_at, now) + self._interrupts.waited_s(delivery.claim, now)
 
     def cancel_overdue(self) -> None:
-        """Cancel attempts that have taken too long, the time in which the store was away left out."""
+        """Cancel attempts that have exceeded their time limit."""
         now = self._loop.time()
         for delivery in self._running.values():
             timeout = self._courier.timeout_ms(delivery.claim.destination)
@@ -295,7 +296,7 @@ class Dispatcher:
                 self._interrupt(delivery, TIMEOUT)
 
     def _interrupt(self, delivery: ActiveClaim, why: str) -> None:
-        # Said first: what the function does as it unwinds is no step of the run any more.
+        # Before the cancellation: steps that the function begins while it unwinds are refused.
         self._interrupts.request(delivery.claim, why)
         delivery.task.cancel(why)
 
@@ -308,30 +309,30 @@ class Dispatcher:
                 continue
             if now > delivery.started_at + timeout / 1000 + HUNG_GRACE_S + self._excluded_s(delivery, now):
                 found.append((delivery.claim.id, delivery.claim.fence))
-        # Whoever gets the claim next needs a place, and so does everybody else.
+        # The next claim of the message needs a slot, as all others do.
         self._hung = frozenset(found)
         return found
 
     async def join(self) -> None:
-        """Wait until nothing is under way and all is settled."""
+        """Wait until all active claims are settled."""
         while self._tasks:
             await asyncio.wait(self._tasks)
 
     async def stop(self, grace_s: float) -> int:
-        """Let what is under way end within `grace_s`, then give the rest back; how many were given back."""
+        """Wait up to `grace_s` for the active claims, release the rest, and return how many were released."""
         await self._wait_for_end(grace_s)
         self._stopping = True
         left = list(self._running.values())
         for delivery in left:
             self._interrupt(delivery, STOP)
         if self._tasks:
-            # What swallows its cancellation or holds on to a thread is left behind; its claim is taken back later.
+            # A task that swallows its cancellation or blocks a thread is left behind; its claim is reclaimed later.
             await asyncio.wait(self._tasks, timeout=CANCEL_WAIT_S)
         self.outage.stop_retrying()
         return len(left)
 
     def skip_grace(self) -> None:
-        """End the grace of a stop that is under way."""
+        """End the grace of a stop at once."""
         self._skip_grace.set()
 
     async def _wait_for_end(self, grace_s: float) -> None:
@@ -340,7 +341,7 @@ class Dispatcher:
             return
         timer = self._loop.call_later(grace_s, self._skip_grace.set)
         all_ended = self._loop.create_task(asyncio.wait(executing))
-        hurried = self._loop.create_task(self._skip_grace.wait())
-        await asyncio.wait([all_ended, hurried], return_when=asyncio.FIRST_COMPLETED)
-        for waiting in (timer, all_ended, hurried):
+        grace_skipped = self._loop.create_task(self._skip_grace.wait())
+        await asyncio.wait([all_ended, grace_skipped], return_when=asyncio.FIRST_COMPLETED)
+        for waiting in (timer, all_ended, grace_skipped):
             waiting.cancel()

@@ -1,4 +1,4 @@
-"""The engine: the client port for those who publish and ask, and the worker that does the work."""
+"""The engine: one process's access to the store, and the life of its worker."""
 
 import asyncio
 import contextlib
@@ -24,23 +24,21 @@ from batchflow.engine.observers import with_engine_log
 from batchflow.engine.outage import Outage, wait_for_store
 from batchflow.engine.threads import AbandonedCall, ThreadPool
 from batchflow.engine.watchers import Watchers
-from batchflow.engine.worker import LEASE_MS, Heartbeat, Maintenance, WorkerLease
+from batchflow.engine.worker import LEASE_MS, EngineWorker, Maintenance, WorkerLease
 from batchflow.errors import ConfigurationError, StoreError
 from batchflow.logs import logger
 
 T = TypeVar("T")
 
-DEREGISTER_TIMEOUT_S = 2.0
-"""For so long a store that does not answer holds up the end of a worker."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineOptions:
-    """How an engine works.
+    """Options of an engine.
 
-    `concurrency` bounds the claims under way, `grace_s` the time a stop waits for them, `threads` those that sync user
-    functions run in; finished things are removed after `retention_ms`. `always_replay` suspends runs after every step.
-    `name` is what the name of a worker begins with, by default the machine's; `limit` is how large a value may be.
+    `concurrency` limits the active claims, `grace_s` is the time that a stop waits for them, `threads` limits the
+    threads for plain functions; ended runs and batches are removed after `retention_ms`. `always_replay` suspends runs
+    after every step. `name` is the first part of a worker's name, by default the machine's; `limit` is the largest
+    value.
     """
 
     concurrency: int
@@ -69,29 +67,29 @@ class Engine:
         self.ledger: Ledger | None = None
         """See the port."""
         self.observers: Observers = with_engine_log()
-        """Are told what happens."""
+        """Receive the events of the engine."""
         self.limit: Limit = options.limit
         """See the port."""
         self._clock: Clock = clock
         self._entropy: Entropy = entropy
         self.watchers = Watchers(lambda: self.threads is not None)
-        """Those who wait here for runs and batches."""
+        """Wait in this process for runs and batches to end."""
         self._endpoints = endpoints
         self._limits = limits
         self._options: EngineOptions = options
         self.loop: asyncio.AbstractEventLoop | None = None
-        """The event loop on which it is open."""
+        """The event loop on which the engine is open."""
         self.stand_in: StandIn | None = None
-        """Is asked what to execute in place of a step, where a test wants that."""
+        """Replaces the execution of steps in a test."""
         self.caller: Handler | None = None
-        """Makes the calls in place of HTTP, where a test wants that."""
+        """Replaces HTTP for calls in a test."""
         self.report_progress: Callable[[], Awaitable[None]] | None = None
-        """Is called every 30 s while a worker works; what it raises is a `StoreError`."""
+        """Called every 30 s while a worker runs; may only raise `StoreError`."""
         self._threads: ThreadPool | None = None
         self._end_subscription = lambda: None
         self._caller = HttpCaller(options.limit)
-        self._worker: _Worker | None = None
-        self._stopping: _Worker | None = None
+        self._worker: EngineWorker | None = None
+        self._stopping: EngineWorker | None = None
 
     # The client port
 
@@ -112,22 +110,22 @@ class Engine:
 
     async def publish(self, messages: Sequence[Message]) -> Sequence[bool]:
         """See the port."""
-        # Woken first, the worker claims in the very transaction that publishes.
+        # Woken first, so that the worker claims in the same transaction that publishes.
         self._wake()
         new = await self.store.publish(messages)
-        if (tell := self.observers.published) is not None:
+        if (notify := self.observers.published) is not None:
             for message, is_new in zip(messages, new, strict=True):
                 if is_new:
-                    tell(message)
+                    notify(message)
         return new
 
     async def open_batch(self, batch: NewBatch, messages: Sequence[Message]) -> bool:
         """See the port."""
         self._wake()
         is_new = await self.store.open_batch(batch, messages)
-        if is_new and (tell := self.observers.published) is not None:
+        if is_new and (notify := self.observers.published) is not None:
             for message in messages:
-                tell(message)
+                notify(message)
         return is_new
 
     async def notify(self, event: str, data: str, run: str | None = None) -> Sequence[str]:
@@ -165,11 +163,11 @@ class Engine:
     # Life
 
     async def open(self, *, wait: bool = False) -> None:
-        """Open the store and tell it the code's limits; `patient` waits for a store that is away, and says so once.
+        """Open the store and declare the code's limits; with `wait`, wait for a store that is away and log it once.
 
         Raises:
-            StoreUnavailable: the store is away, and it is not waited for.
-            StoreIncompatible: it is none for this program; nobody waits for that.
+            StoreUnavailable: the store is away, and `wait` is false.
+            StoreIncompatible: the store cannot be used by this version or user.
         """
         if self._threads is not None:
             return
@@ -178,7 +176,7 @@ class Engine:
             for place in places:
                 await (wait_for_store(place.open, self.observers) if wait else place.open())
         except BaseException:
-            # One that was refused may hold connections.
+            # A store that was refused may hold connections.
             for place in places:
                 with contextlib.suppress(StoreError):
                     await place.close()
@@ -191,7 +189,7 @@ class Engine:
         self._end_subscription = self.store.on_change(self._on_store_change)
 
     async def declare(self) -> None:
-        """Tell the store the code's limits."""
+        """Declare the code's limits."""
         await self.store.declare(self._limits)
 
     async def close(self) -> None:
@@ -206,29 +204,29 @@ class Engine:
             if self.ledger is not None:
                 await self.ledger.close()
             self._log_left_running(threads)
-            # Who waits here for an end learns that this process does not get to know of it.
+            # Those who wait in this process get an error.
             self.watchers.check_all()
 
     @property
     def hanging_threads(self) -> int:
-        """How many threads of this process run plain functions whose attempts were given up."""
+        """The number of threads that run plain functions of abandoned attempts."""
         return 0 if self._threads is None else self._threads.hanging
 
     def _log_abandoned(self, given_up: AbandonedCall) -> None:
-        # Who cancels a dry run knows of it, and `_let_run_on` tells of those that a stop leaves behind.
+        # Whoever cancels a dry run knows of it; `_log_left_running` reports the calls that a stop leaves behind.
         if self._stopping is not None or not given_up.call.run:
             return
         about = {**given_up.call._asdict(), "hanging": given_up.hanging}
         if given_up.replaced:
-            logger().warning("[batchflow] A plain function hangs; another thread takes the place of its own", **about)
+            logger().warning("[batchflow] A plain function hangs; its thread is replaced", **about)
         else:
-            logger().error("[batchflow:error] A plain function hangs; too many do for another thread", **about)
+            logger().error("[batchflow:error] A plain function hangs; too many hang to replace its thread", **about)
 
     def _log_left_running(self, threads: ThreadPool) -> None:
         if left := [call for call in threads.close() if call.run]:
             functions = sorted({call.function for call in left})
             logger().warning(
-                "[batchflow] Stopped while plain functions run; they end with the process at the latest",
+                "[batchflow] Stopped while plain functions still run; they end with the process at the latest",
                 functions=functions,
                 threads=len(left),
             )
@@ -237,12 +235,29 @@ class Engine:
         """Start a worker in this process; safe to repeat."""
         if self._worker is None:
             name, lease = self._worker_name(), WorkerLease(LEASE_MS)
-            worker = _Worker(self, self.make_dispatcher(name, lease), name, self._options.concurrency, lease)
-            await worker.start(self._options.retention_ms)
+            dispatcher = self.make_dispatcher(name, lease)
+            maintenance = Maintenance(
+                self.store,
+                dispatcher,
+                self._options.retention_ms,
+                clock_jumps=self._clock_jumps(),
+                report=self.report_progress,
+            )
+            worker = EngineWorker(
+                self.store,
+                dispatcher,
+                maintenance,
+                name,
+                concurrency=self._options.concurrency,
+                lease=lease,
+                declare=self.declare,
+                hanging=lambda: self.hanging_threads,
+            )
+            await worker.start()
             self._worker = worker
 
     async def stop(self) -> None:
-        """Stop claiming, wait the grace for what is under way, give the rest back without counting an attempt."""
+        """Stop claiming, wait the grace for active claims, and release the rest without counting an attempt."""
         worker, self._worker = self._worker, None
         if worker is not None:
             self._stopping = worker
@@ -250,12 +265,12 @@ class Engine:
             self._stopping = None
 
     def skip_grace(self) -> None:
-        """End the grace of a stop that is under way: what still runs is given back at once."""
+        """End the grace of a stop: active claims are released at once."""
         if self._stopping is not None:
             self._stopping.dispatcher.skip_grace()
 
     def make_dispatcher(self, worker: str, lease: WorkerLease | None = None) -> Dispatcher:
-        """A dispatcher for `worker`, not started; the engine is open. `lease` is one that somebody renews."""
+        """A dispatcher for `worker`, not started. The engine is open; the caller renews `lease`."""
         assert self._threads is not None
         clock = ServerClock(self._clock)
         outage = Outage(self.observers)
@@ -282,8 +297,8 @@ class Engine:
             outage=outage,
         )
 
-    def clock_jumps(self) -> ClockJumpDetector | None:
-        """Who looks whether the machine's clock is set; a clock of a test goes as it likes."""
+    def _clock_jumps(self) -> ClockJumpDetector | None:
+        # Only for the system clock: a test sets its clock on purpose.
         return (
             ClockJumpDetector(self._clock, asyncio.get_running_loop().time)
             if isinstance(self._clock, SystemClock)
@@ -291,7 +306,7 @@ class Engine:
         )
 
     def _worker_name(self) -> str:
-        # Never the name of an earlier one, whose claims would be taken for its own.
+        # Never the name of an earlier worker, whose claims would count as its own.
         return f"{self._options.name or socket.gethostname()}-{os.getpid()}-{self._entropy.bytes(3).hex()}"
 
     def _on_store_change(self, foreign: bool) -> None:
@@ -307,10 +322,10 @@ class Engine:
     def substituted(
         self, *, store: Store, clock: Clock, entropy: Entropy, always_replay: bool | None = None
     ) -> Generator[None]:
-        """Meanwhile it works on another store and its ledger, in another time; at the end it is as it was, closed.
+        """Use another store, its ledger and another clock in the body; afterwards the engine is as before, closed.
 
         Raises:
-            ConfigurationError: it is open.
+            ConfigurationError: the engine is open.
         """
         if self._threads is not None:
             raise ConfigurationError("the app is running already; end it first, or do not start it in this test")
@@ -319,7 +334,7 @@ class Engine:
         self.store, self._clock, self._entropy = store, clock, entropy
         if always_replay is not None:
             self._options = replace(self._options, always_replay=always_replay)
-        # Whoever waited for it has bound it to an event loop that may be gone.
+        # Those who waited before may be bound to an event loop that is gone.
         self.watchers.check_all()
         try:
             yield
@@ -328,85 +343,14 @@ class Engine:
                 self._drop_loop(self._threads)
             self.store, self._clock, self._entropy, self._options, self.stand_in, self.caller = own
             self.ledger = ledger
-            # It would hold on to the store, and that to its threads.
+            # The subscription would keep the store alive, and with it the store's threads.
             self._end_subscription = lambda: None
             self.watchers.check_all()
 
     def _drop_loop(self, threads: ThreadPool) -> None:
-        """Be closed without an event loop, which is gone; the store is left to its owner."""
+        """Close without the event loop, which is gone; the owner of the store closes it."""
         self._threads = None
         self.loop = None
         self._worker = None
         self._end_subscription()
         threads.close()
-
-
-class _Worker:
-    """What runs while a worker is started."""
-
-    def __init__(self, engine: Engine, dispatcher: Dispatcher, name: str, concurrency: int, lease: WorkerLease) -> None:
-        self.dispatcher = dispatcher
-        self._store = engine.store
-        self._declare = engine.declare
-        self._observers = engine.observers
-        self._report = engine.report_progress
-        self._wall = engine.clock_jumps()
-        self._name = name
-        self._concurrency = concurrency
-        self._tasks: list[asyncio.Task[None]] = []
-        self._lease = lease
-        self._heartbeat = Heartbeat(
-            engine.store, dispatcher, name, self._on_lease_lost, lease=lease, hanging=lambda: engine.hanging_threads
-        )
-
-    async def start(self, retention_ms: int) -> None:
-        await wait_for_store(self._register, self._observers)
-        # What died with an earlier process of ours goes on at once.
-        await wait_for_store(self._store.expire, self._observers)
-        housekeeping = Maintenance(
-            self._store, self.dispatcher, retention_ms, clock_jumps=self._wall, report=self._report
-        )
-        self._tasks = [
-            asyncio.create_task(self.dispatcher.run(), name="batchflow-dispatch"),
-            asyncio.create_task(housekeeping.run(), name="batchflow-housekeeping"),
-        ]
-        self._heartbeat.start()
-
-    async def stop(self, grace_s: float) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        given_back = await self.dispatcher.stop(grace_s)
-        await self._heartbeat.stop()
-        try:
-            async with asyncio.timeout(DEREGISTER_TIMEOUT_S):
-                await self._store.dismiss(self._name)
-        except (StoreError, TimeoutError) as error:
-            logger().warning(
-                "[batchflow] Stopped while the store is away; what was under way is taken back when the lease ends",
-                error=str(error) or "no answer",
-            )
-            return
-        if given_back:
-            logger().info("[batchflow] Stopped; claims given back", claims=given_back)
-
-    def _on_lease_lost(self) -> None:
-        self._tasks.append(asyncio.create_task(self._register_again()))
-
-    async def _register_again(self) -> None:
-        if await wait_for_store(self._store.was_emptied, self._observers):
-            logger().warning(
-                "[batchflow] The server has lost what it held, as by FLUSHALL or a restart without its data: "
-                "runs, batches and the ledger of before are gone; going on with what comes"
-            )
-            await wait_for_store(self._declare, self._observers)
-        else:
-            logger().warning("[batchflow] This worker's lease had ended (was the process suspended?); enlisting again")
-        await wait_for_store(self._register, self._observers)
-
-    async def _register(self) -> None:
-        asked_at = self._lease.elapsed()
-        await self._store.enlist(self._name, LEASE_MS, self._concurrency)
-        self._lease.mark_renewed(asked_at)
-        # What is due now was not to be had before.
-        self.dispatcher.wake()

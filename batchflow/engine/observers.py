@@ -1,4 +1,4 @@
-"""The observers that come with the engine: its log, the events of verbose functions, and tallies."""
+"""The engine's own observers: its log, the log of verbose functions, and counters."""
 
 from collections.abc import Callable, Mapping
 
@@ -11,17 +11,17 @@ from batchflow.logs import logger
 
 
 class EngineLog(Observer):
-    """Logs what an operator has to know."""
+    """Logs the events that concern an operator."""
 
     def attempt_failed(self, claim: Claim, error: BaseException, where: Where, step: Step | None) -> None:
-        """What fails beside the user's code, which its layers and its run tell of."""
+        """Logs failures outside the user's code; failures inside it are logged by its layers or its run."""
         if where == "delivery":
             logger().error("[batchflow:error] Delivery failed", run=claim.id, exc_info=error)
         elif where == "settlement":
             logger().error("[batchflow:error] Settlement was refused", run=claim.id, error=str(error))
 
     def settled(self, claim: Claim, settlement: Settlement) -> None:
-        """Dead letters."""
+        """Logs dead letters."""
         if settlement.ending == "dead":
             reason, _, _ = (settlement.error or "").partition("\n")
             logger().error("[batchflow:error] Dead letter", run=claim.id, destination=claim.destination, error=reason)
@@ -33,7 +33,7 @@ class EngineLog(Observer):
     def store_away(self, error: BaseException, starting: bool) -> None:
         """See the protocol."""
         if starting:
-            # What a command is told to do at once, nobody has to do here.
+            # The rest of the message is advice for a command that does not wait.
             why = str(error).partition("; ")[0]
             logger().warning("[batchflow] The store is away; waiting for it, and starting when it is there", error=why)
         else:
@@ -48,9 +48,9 @@ class EngineLog(Observer):
 
 
 class VerboseLog(Observer):
-    """Logs what happens to the runs of verbose functions, one structlog event each, in the words of Upstash.
+    """Logs the events of verbose functions' runs, one structlog event each, under Upstash's event names.
 
-    `names` are those of the functions, by destination. `time` is in ms since the epoch.
+    `names` are the functions' names, by destination. `time` is in ms since the epoch.
     """
 
     def __init__(self, names: Mapping[str, str], now: Callable[[], int]) -> None:
@@ -87,7 +87,7 @@ class VerboseLog(Observer):
 
 
 class CountingObserver(Observer):
-    """Counts what was done: claims, settlements, and those by how they ended; `stale` are claims that were lost."""
+    """Counts claims, settlements, settlements by ending, and lost claims (`stale`)."""
 
     __slots__ = ("claims", "endings", "settlements", "stale")
 
@@ -112,14 +112,14 @@ class CountingObserver(Observer):
 
 
 def with_engine_log(*observers: Observer) -> Observers:
-    """The engine's log and `observers`; one that raises is told of in the log."""
+    """The engine's log and `observers`; an observer that raises is logged."""
     return Observers(EngineLog(), *observers, complain=_log_observer_error)
 
 
 def _log_observer_error(observer: Observer, event: str, error: BaseException) -> None:
     logger().error(
-        "[batchflow:error] An observer fails; what it is told is lost",
+        "[batchflow:error] An observer fails and misses the event",
         observer=type(observer).__name__,
-        told=event,
+        event_name=event,
         exc_info=error,
     )

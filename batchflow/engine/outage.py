@@ -1,4 +1,4 @@
-"""A store that fails: what is known of it, when it is tried again, and what is said of it."""
+"""Outages of the store: when they begin and end, and when failed operations are retried."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -9,19 +9,19 @@ from batchflow.errors import StoreError, StoreUnavailable
 
 BACKOFF_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0)
 WRITES_FIRST_S = 30.0
-"""For so long what is executed already is to be written before anything is claimed; what is never taken would hold up
-all that is new."""
+"""For this time executed work is written before anything is claimed. Not for ever: a write that is never accepted would
+stop all new work."""
 
 START_RETRY_S = 5.0
-"""A store that is away at the start is asked again at least so often."""
+"""The longest pause between two attempts to reach a store at the start."""
 
 T = TypeVar("T")
 
 
 class Outage:
-    """Whether the store fails, for one worker. Observers hear of it when that begins, and when it is over.
+    """The outages of the store as one worker sees them. Observers are notified when one begins and when it ends.
 
-    All that wait for the store try it again at the same moments, and so in one group.
+    All operations that wait for the store are retried at the same moments, and so in one group.
     """
 
     def __init__(self, observers: Observers) -> None:
@@ -34,48 +34,48 @@ class Outage:
         self._pending_writes = 0
         self._stopped = False
         self.ended_count = 0
-        """How many are over."""
+        """The number of outages that have ended."""
 
     @property
     def is_active(self) -> bool:
-        """Whether the store fails, as far as is known."""
+        """True while the store fails, as far as is known."""
         return self._since is not None
 
     @property
     def has_pending_writes(self) -> bool:
-        """Whether something that was executed waits to be written."""
+        """True if executed work waits to be written."""
         return self._pending_writes > 0
 
     @property
     def blocks_claims(self) -> bool:
-        """Whether nothing is to be claimed yet, since what waits to be written tells whether the store works."""
+        """True if pending writes come before claims: they show whether the store works."""
         return self._since is not None and self._pending_writes > 0 and self._loop.time() < self._since + WRITES_FIRST_S
 
     def overlap_s(self, begun: float, now: float) -> float:
-        """For how many seconds since `begun` the latest outage has lasted. Safe to call from another thread."""
+        """The seconds of the latest outage since `begun`. Safe to call from another thread."""
         since = self._since
         start, end = self._last_outage if since is None else (since, now)
         return max(0.0, end - max(begun, start))
 
     def record_failure(self, error: StoreError) -> None:
-        """The store could not carry something out."""
+        """Record that an operation failed."""
         if self._since is None:
             self._since = self._loop.time()
-            if (tell := self._observers.store_away) is not None:
-                tell(error, False)
+            if (notify := self._observers.store_away) is not None:
+                notify(error, False)
 
     def record_success(self) -> None:
-        """The store has taken a write."""
+        """Record that a write succeeded, which ends an outage."""
         if self._since is not None:
             now = self._loop.time()
-            if (tell := self._observers.store_back) is not None:
-                tell(int((now - self._since) * 1000), False)
+            if (notify := self._observers.store_back) is not None:
+                notify(int((now - self._since) * 1000), False)
             self._last_outage, self._since, self._tries = (self._since, now), None, 0
             self.ended_count += 1
             self._end_wait()
 
     async def wait_for_retry(self) -> None:
-        """Wait until it is time to try again: after a while that grows, and at once when the store works."""
+        """Wait until the next retry: after a growing pause, and at once when the outage ends."""
         if self._retry_event is None or self._retry_event.is_set():
             self._retry_event = asyncio.Event()
             self._loop.call_later(self._delay(self._tries), self._retry_event.set)
@@ -83,10 +83,10 @@ class Outage:
         await self._retry_event.wait()
 
     async def retry_until_written(self, ask: Callable[[], Awaitable[T]], error: StoreError) -> T:
-        """What `ask` answers once the store can; it has failed with `error`.
+        """Repeat `ask`, which has failed with `error`, until it succeeds, and return its answer.
 
         Raises:
-            StoreError: it is refused for good, or nobody waits for the store any more.
+            StoreError: it cannot be retried, or the worker has stopped.
         """
         self._pending_writes += 1
         tries = 0
@@ -96,7 +96,7 @@ class Outage:
                 if self.is_active:
                     await self.wait_for_retry()
                 else:
-                    # The store takes what others write: that it does not take this is no news.
+                    # The store accepts other writes: this failure is not an outage.
                     await asyncio.sleep(self._delay(tries))
                 tries += 1
                 try:
@@ -110,13 +110,13 @@ class Outage:
             self._pending_writes -= 1
 
     async def retry_step(self, ask: Callable[[], Awaitable[T]], error: StoreError) -> T:
-        """The same for what tells that the store works."""
+        """The same for a step, whose success ends the outage."""
         answer = await self.retry_until_written(ask, error)
         self.record_success()
         return answer
 
     def stop_retrying(self) -> None:
-        """The worker stops: nobody waits for the store any more."""
+        """End all waiting: the worker stops."""
         self._stopped = True
         self._end_wait()
 
@@ -130,21 +130,21 @@ class Outage:
 
 
 async def wait_for_store(ask: Callable[[], Awaitable[T]], observers: Observers) -> T:
-    """What `ask` answers once the store is there. Observers hear once that it is away and why, and that it is there.
+    """Repeat `ask` until the store can be reached, and return its answer. Observers are notified once of each change.
 
     Raises:
-        StoreError: it is refused, as where the place is none for this program.
+        StoreError: the store was reached and refuses it, for example as incompatible.
     """
     tries, begun = 0, asyncio.get_running_loop().time()
     while True:
         try:
             answer = await ask()
         except StoreUnavailable as error:
-            if not tries and (tell := observers.store_away) is not None:
-                tell(error, True)
+            if not tries and (notify := observers.store_away) is not None:
+                notify(error, True)
             await asyncio.sleep(min(BACKOFF_S[min(tries, len(BACKOFF_S) - 1)] * 2, START_RETRY_S))
             tries += 1
         else:
-            if tries and (tell := observers.store_back) is not None:
-                tell(int((asyncio.get_running_loop().time() - begun) * 1000), True)
+            if tries and (notify := observers.store_back) is not None:
+                notify(int((asyncio.get_running_loop().time() - begun) * 1000), True)
             return answer

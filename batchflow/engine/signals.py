@@ -1,4 +1,4 @@
-"""Ctrl-C while something is being stopped in good order."""
+"""Callbacks for signals while an app starts or stops."""
 
 import asyncio
 import contextlib
@@ -11,13 +11,13 @@ from types import FrameType
 
 @contextmanager
 def on_stop_signals(stop: Callable[[], object]) -> Generator[None]:
-    """Call `stop` on the event loop at SIGINT and SIGTERM, beside whatever handles them otherwise.
+    """Call `stop` on the event loop at SIGINT and SIGTERM, in addition to their handlers.
 
-    Servers such as uvicorn wait for an app's startup however often they are told to stop.
+    Servers such as uvicorn wait for an app's startup, whatever signals they receive.
     """
     with contextlib.ExitStack() as handled:
         for number in (signal.SIGINT, signal.SIGTERM):
-            # A signal that is left to the system ends the process at once, which is to stay so.
+            # A signal without a handler ends the process at once, and must go on doing so.
             if callable(signal.getsignal(number)):
                 handled.enter_context(on_signal(stop, number))
         yield
@@ -25,11 +25,11 @@ def on_stop_signals(stop: Callable[[], object]) -> Generator[None]:
 
 @contextmanager
 def on_signal(act: Callable[[], object], number: signal.Signals = signal.SIGINT) -> Generator[None]:
-    """Call `hurry` on the event loop at SIGINT, or another signal, beside whatever handles it otherwise.
+    """Call `act` on the event loop at SIGINT, or another signal, in addition to its handler.
 
-    Servers such as uvicorn wait for an app's shutdown however often Ctrl-C is pressed. Nothing is done outside of the
-    main thread, where signals cannot be had, nor where a program that embeds Python handles SIGINT in C: such a
-    handler could be neither called nor put back.
+    Servers such as uvicorn wait for an app's shutdown however often Ctrl-C is pressed. Does nothing outside the main
+    thread, which cannot receive signals, or if a program that embeds Python handles SIGINT in C: such a handler could
+    neither be called nor restored.
     """
     before = signal.getsignal(number)
     if before is None or threading.current_thread() is not threading.main_thread():

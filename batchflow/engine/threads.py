@@ -1,4 +1,4 @@
-"""The threads that plain functions of user code run in: a bounded number, of which none is waited for for ever."""
+"""The thread pool for plain functions of user code. Its size is limited, and hanging threads are replaced."""
 
 import asyncio
 import contextlib
@@ -13,13 +13,13 @@ from batchflow.core.ports import PlainCall
 T = TypeVar("T")
 
 MAX_REPLACED = 256
-"""How many threads that hang are replaced by others at most."""
+"""The most hanging threads that are replaced by others."""
 
-_State: TypeAlias = Literal["asked", "running", "given up", "over"]
+_State: TypeAlias = Literal["queued", "running", "abandoned", "ended"]
 
 
 class AbandonedCall(NamedTuple):
-    """A thread whose call nobody waits for any more. `hanging` is how many there are; `replaced`: another may start."""
+    """A call that nobody waits for any more; `hanging` is their number. `replaced`: another thread may start."""
 
     call: PlainCall
     hanging: int
@@ -27,43 +27,44 @@ class AbandonedCall(NamedTuple):
 
 
 class _Job:
-    """A call from when it is asked for; `state` changes under the lock, `waiting` on the event loop."""
+    """A call in the pool; `state` changes under the lock, `waiting` on the event loop."""
 
     __slots__ = ("call", "future", "loop", "on_wait", "plain_call", "state", "waiting")
 
     def __init__(
         self,
         call: Callable[[], Any],
-        about: PlainCall,
+        plain_call: PlainCall,
         waits: Callable[[bool, float], None],
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self.call: Callable[[], Any] = call
-        self.plain_call = about
+        self.plain_call = plain_call
         self.on_wait: Callable[[bool, float], None] = waits
         self.loop = loop
-        # What it raises is no exception of the future: a GeneratorExit would close whoever awaits it.
+        # Never an exception of the future: a GeneratorExit would close the coroutine that awaits it.
         self.future: asyncio.Future[tuple[Any, BaseException | None]] = loop.create_future()
-        self.state: _State = "asked"
+        self.state: _State = "queued"
         self.waiting = False
 
     def mark_started(self) -> None:
-        """It has its thread."""
+        """Record that a thread runs the call."""
         if self.waiting:
             self.waiting = False
             self.on_wait(False, self.loop.time())
 
     def set_outcome(self, result: Any, error: BaseException | None) -> None:
-        """What came out of it."""
+        """Answer the caller."""
         if not self.future.done():
             self.future.set_result((result, error))
 
 
 class ThreadPool:
-    """`batchflow.core.ports.Threads`: up to `size` threads, started when they are needed.
+    """Implements `batchflow.core.ports.Threads`: up to `size` threads, started when they are needed.
 
-    A call that is cancelled while it runs is given up: `on_given_up` is told, on the event loop, and another thread may
-    take the place of its own, for up to `MOST_REPLACED` at a time. They are daemons: nothing waits for them at the end.
+    A call that is cancelled while it runs is abandoned: `on_abandoned` is called on the event loop, and another thread
+    may replace its thread, for up to `MAX_REPLACED` at a time. The threads are daemons: the end of the program does not
+    wait.
     """
 
     def __init__(
@@ -78,14 +79,14 @@ class ThreadPool:
         self._threads = 0
         self._numbers = itertools.count()
         self._idle = 0
-        # Calls that wait for a thread; those on their way to an idle one are not among them.
+        # Calls that wait for a thread, without those on their way to an idle one.
         self._backlog = 0
         self._hanging = 0
         self._closed = False
 
     @property
     def hanging(self) -> int:
-        """How many threads run a call that was given up."""
+        """The number of threads that run an abandoned call."""
         return self._hanging
 
     async def run(self, call: Callable[[], T], about: PlainCall, waits: Callable[[bool, float], None]) -> T:
@@ -97,18 +98,18 @@ class ThreadPool:
             result, error = await job.future
         finally:
             job.mark_started()
-            if job.state != "over":
+            if job.state != "ended":
                 self._abandon(job)
         if error is None:
             return result
         try:
             raise error
         finally:
-            # Its traceback has this frame, which would hold it in turn.
+            # The traceback refers to this frame, which would keep the error alive in turn.
             del error, job
 
     def close(self) -> list[PlainCall]:
-        """Take no more calls and drop those that wait; what still runs, and is not waited for."""
+        """Accept no more calls, drop the waiting ones, and return the ones that still run."""
         with self._lock:
             self._closed = True
             left = [job.plain_call for job in self._running]
@@ -116,12 +117,12 @@ class ThreadPool:
             while not self._jobs.empty():
                 job = self._jobs.get()
                 if job is not None:
-                    job.state = "over"
+                    job.state = "ended"
                     waiting.append(job)
             for _ in range(self._threads):
                 self._jobs.put(None)
         for job in waiting:
-            # Its event loop may be gone, and whoever waited with it.
+            # Its event loop may be closed.
             with contextlib.suppress(RuntimeError):
                 job.future.cancel()
         return left
@@ -129,11 +130,11 @@ class ThreadPool:
     # On the event loop
 
     def _enqueue(self, job: _Job) -> bool:
-        """Whether it has a thread at once; else it waits for one."""
+        """Give the call to a thread; False if it has to wait for one."""
         starts = False
         with self._lock:
             if self._closed:
-                raise RuntimeError("the app has stopped, and takes no more calls of plain functions")
+                raise RuntimeError("the app has stopped and accepts no more calls of plain functions")
             if self._idle:
                 self._idle -= 1
             elif self._has_room():
@@ -143,7 +144,7 @@ class ThreadPool:
                 self._backlog += 1
                 job.waiting = True
             self._jobs.put(job)
-        # Not under the lock, so that the thread begins at once.
+        # Outside the lock, so that the thread can begin at once.
         if starts and not self._start_thread():
             with self._lock:
                 self._backlog += 1
@@ -151,15 +152,15 @@ class ThreadPool:
         return not job.waiting
 
     def _abandon(self, job: _Job) -> None:
-        """Nobody waits for it any more."""
+        """Nobody waits for the call any more: drop it, or abandon its thread."""
         with self._lock:
             if job.state != "running":
-                if job.state == "asked":
-                    job.state = "over"
+                if job.state == "queued":
+                    job.state = "ended"
                 return
-            job.state = "given up"
+            job.state = "abandoned"
             self._hanging += 1
-            given_up = AbandonedCall(job.plain_call, self._hanging, self._hanging <= self._max_replaced)
+            abandoned = AbandonedCall(job.plain_call, self._hanging, self._hanging <= self._max_replaced)
             replaces = self._backlog > 0 and not self._closed and self._has_room()
             if replaces:
                 self._threads += 1
@@ -167,13 +168,13 @@ class ThreadPool:
         if replaces and not self._start_thread():
             with self._lock:
                 self._backlog += 1
-        self._on_abandoned(given_up)
+        self._on_abandoned(abandoned)
 
     def _has_room(self) -> bool:
         return self._threads - min(self._hanging, self._max_replaced) < self._size
 
     def _start_thread(self) -> bool:
-        """Start one that is counted already; False where the machine gives no more of them, but has given some."""
+        """Start a thread that is counted already; False if the machine refuses it but other threads run."""
         thread = threading.Thread(target=self._work, name=f"batchflow-plain-{next(self._numbers)}", daemon=True)
         try:
             thread.start()
@@ -188,23 +189,23 @@ class ThreadPool:
     # In a thread
 
     def _work(self) -> None:
-        goes_on = True
-        while goes_on:
+        keeps_running = True
+        while keeps_running:
             job = self._jobs.get()
             if job is None or not self._begin(job):
-                goes_on = self._skip()
+                keeps_running = self._skip()
                 continue
             try:
                 ended = (job.call(), None)
             except BaseException as error:
                 ended = (None, error)
-            goes_on = self._end(job, *ended)
-            # Nothing of it is held on to while the thread is idle.
+            keeps_running = self._end(job, *ended)
+            # An idle thread keeps nothing of the call alive.
             del job, ended
 
     def _begin(self, job: _Job) -> bool:
         with self._lock:
-            if job.state != "asked":
+            if job.state != "queued":
                 return False
             job.state = "running"
             self._running.add(job)
@@ -217,16 +218,16 @@ class ThreadPool:
 
     def _end(self, job: _Job, result: Any, error: BaseException | None) -> bool:
         with self._lock:
-            self._hanging -= job.state == "given up"
-            job.state = "over"
+            self._hanging -= job.state == "abandoned"
+            job.state = "ended"
             self._running.discard(job)
-            # Before anybody hears of the end, so that who asks next finds the thread free.
-            goes_on = self._free_thread()
+            # Before the caller is answered, so that its next call finds the thread free.
+            keeps_running = self._free_thread()
         _on_loop(job, job.set_outcome, result, error)
-        return goes_on
+        return keeps_running
 
     def _free_thread(self) -> bool:
-        """A thread is free again: for who waits, or idle; or it goes, where there are others in its place."""
+        """Use a free thread for a waiting call, or leave it idle; False if it ends, since others replace it."""
         if self._closed or self._threads - min(self._hanging, self._max_replaced) > self._size:
             self._threads -= 1
             return False
@@ -238,6 +239,6 @@ class ThreadPool:
 
 
 def _on_loop(job: _Job, call: Callable[..., None], *args: Any) -> None:
-    # An event loop that has ended waits for nothing any more.
+    # The event loop may be closed.
     with contextlib.suppress(RuntimeError):
         job.loop.call_soon_threadsafe(call, *args)

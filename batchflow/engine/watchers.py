@@ -1,4 +1,4 @@
-"""Who waits in this process for runs and batches to end, and when the store is asked for them."""
+"""Waiting in this process for runs and batches to end, with few reads of the store."""
 
 import asyncio
 import contextlib
@@ -15,33 +15,33 @@ from batchflow.errors import StoreError, StoreUnavailable
 T = TypeVar("T")
 
 MIN_INTERVAL_S = 0.02
-"""So much time lies between two looks at what only may have changed; what is known to have ended is looked at now."""
+"""The least time between two checks of runs that may have ended; a run known to have ended is checked at once."""
 
 INTERVAL_PER_WATCH_S = 0.001
-"""And so much for each that is waited for: however many they are, looking takes a part of the time and not all."""
+"""The same for each watch: however many there are, checking never takes all of the time."""
 
 CHECK_INTERVAL_S = 5.0
-"""What nobody tells of is seen after so long."""
+"""The interval of checks without any notification."""
 
 FIRST_RETRY_S = 0.1
-"""A store that is away is asked again after so long, then after twice as long, up to `LOOK_S`."""
+"""The first pause before a store that is away is read again; it doubles up to `CHECK_INTERVAL_S`."""
 
 LAST_READ_S = 5.0
-"""The last look may take so long, also where the time to wait is over."""
+"""The time for a last check when the time to wait is over."""
 
 
 class Watchers:
-    """All who wait. Those who wait on one event loop for the same run or batch share one watch, and so their looks.
+    """The watches of a process. Those who wait on one event loop for the same run or batch share a watch and its reads.
 
-    A watch looks when it begins, when what it is for is known to have ended, when something may have ended elsewhere
-    (`something`), and every few seconds.
+    A watch reads the store when it begins, when its run or batch is known to have ended, when any may have ended
+    elsewhere (`check_soon`), and every few seconds.
     """
 
     def __init__(self, is_open: Callable[[], bool] = lambda: True) -> None:
         self._is_open = is_open
         self.by_id: dict[str, list[_Watch]] = {}
-        """What is waited for; empty where nobody waits, which costs nobody more than to look."""
-        # Those who wait on other event loops do so in other threads.
+        """The watches by run or batch id; if it is empty, an end costs one lookup."""
+        # Other event loops run in other threads.
         self._lock = threading.Lock()
         self._timer: asyncio.TimerHandle | None = None
         self._checked_at = 0.0
@@ -92,33 +92,31 @@ class Watchers:
 
     def _check_open(self) -> None:
         if not self._is_open():
-            raise StoreUnavailable(
-                "the app has stopped, and what it waited for goes on without it; start it again to wait"
-            )
+            raise StoreUnavailable("the app has stopped, and the work goes on without it; start the app again to wait")
 
-    # Telling
+    # Notifications
 
     def on_settled(self, claim: Claim, settlement: Settlement, ended_batch: str | None) -> None:
-        """A claim of this process has ended so, and with it perhaps a batch."""
-        # Items end by the thousand, and hardly anybody waits for one.
+        """A claim of this process was settled, and perhaps a batch has ended with it."""
+        # Items end by the thousand, and hardly anybody waits for a single one.
         if claim.id in self.by_id:
             self.check(claim.id)
         if ended_batch is not None:
             self.check(ended_batch)
-        # Who waits for a batch waits for its `on_complete` too, which comes after its end.
+        # Waiting for a batch includes its `on_complete`, which runs after its end.
         elif claim.number < 0 and claim.batch is not None and completes(claim.id, claim.batch):
             self.check(claim.batch)
         if settlement.ending == "cancelled":
-            # What it had started is cancelled with it.
+            # Its children are cancelled with it.
             self.check_soon()
 
     def check(self, id: str) -> None:
-        """The run or batch is known to have ended, perhaps to have."""
+        """Check a run or batch that has ended, or may have."""
         for watch in tuple(self.by_id.get(id, ())):
             watch.wake()
 
     def check_soon(self) -> None:
-        """Something may have ended that this process does not know of. Called on the engine's event loop."""
+        """Check all watches soon: other processes may have ended something. Called on the engine's event loop."""
         if self.by_id and self._timer is None:
             loop = asyncio.get_running_loop()
             pace = max(MIN_INTERVAL_S, INTERVAL_PER_WATCH_S * len(self.by_id))
@@ -130,19 +128,19 @@ class Watchers:
         self.check_all()
 
     def check_all(self) -> None:
-        """Whatever is waited for is to be looked at now."""
+        """Check all watches now."""
         for id in tuple(self.by_id):
             self.check(id)
 
     def reset(self) -> None:
-        """The event loop is another one from here on, and the former one may be gone."""
+        """Forget the timer of the previous event loop, which may be closed."""
         if self._timer is not None:
             self._timer.cancel()
         self._timer, self._checked_at = None, 0.0
 
 
 class _Watch:
-    """Looks at one run or batch for all who wait for it on one event loop."""
+    """Reads one run or batch for all who wait for it on one event loop."""
 
     def __init__(
         self,
@@ -158,26 +156,26 @@ class _Watch:
         self._check_open = check_open
         self._changed = asyncio.Event()
         self._checked_at = 0.0
-        # It is nobody's own: what one of those who wait has set for itself is none of it.
+        # An empty context: the watch is shared, and context variables belong to a single caller.
         self.task: asyncio.Task[Any] = loop.create_task(self._until_ended(), context=Context())
         self.task.add_done_callback(_retrieve_exception)
 
     def wake(self) -> None:
-        """Look now. May be called from anywhere."""
+        """Check now. Safe to call from any thread."""
         if _running_loop() is self.loop:
             self._changed.set()
         else:
-            # One that is closed waits for nothing any more.
+            # The loop may be closed.
             with contextlib.suppress(RuntimeError):
                 self.loop.call_soon_threadsafe(self._changed.set)
 
     def on_join(self, now: float) -> None:
-        """One more waits: what was looked at just now is not looked at again."""
+        """Check for one more caller, unless the last check was just now."""
         if now >= self._checked_at + MIN_INTERVAL_S:
             self._changed.set()
 
     async def _until_ended(self) -> Any:
-        patience = FIRST_RETRY_S
+        pause = FIRST_RETRY_S
         while True:
             self._changed.clear()
             self._checked_at = self.loop.time()
@@ -187,11 +185,11 @@ class _Watch:
             self._check_open()
             if is_away:
                 self._changed.clear()
-                await self._wait(patience)
-                patience = min(2 * patience, CHECK_INTERVAL_S)
+                await self._wait(pause)
+                pause = min(2 * pause, CHECK_INTERVAL_S)
             else:
                 await self._wait(CHECK_INTERVAL_S)
-                patience = FIRST_RETRY_S
+                pause = FIRST_RETRY_S
 
     async def _wait(self, seconds: float) -> None:
         timer = self.loop.call_later(seconds, self._changed.set)
@@ -202,7 +200,7 @@ class _Watch:
 
 
 async def _read(look: Callable[[], Awaitable[T | None]]) -> tuple[T | None, bool]:
-    """What is seen, and whether the store is away, as in a failover."""
+    """Read once: the result, and whether the store is away, as in a failover."""
     try:
         return await look(), False
     except StoreError as error:
@@ -212,7 +210,7 @@ async def _read(look: Callable[[], Awaitable[T | None]]) -> tuple[T | None, bool
 
 
 def _retrieve_exception(task: "asyncio.Task[Any]") -> None:
-    # Where nobody waits any more, nobody complains of what it raised.
+    # If nobody waits any more, the exception must not be reported as never retrieved.
     _ = task.cancelled() or task.exception()
 
 

@@ -1,4 +1,4 @@
-"""Renews a worker's lease from a thread of its own, which a blocked event loop does not stop."""
+"""A worker: its lease, the heartbeat that renews it, the periodic maintenance, and the start and stop of them all."""
 
 import asyncio
 import contextlib
@@ -8,23 +8,47 @@ from collections.abc import Awaitable, Callable
 from batchflow.core.store import Renew, Store
 from batchflow.engine.clock import ClockJumpDetector, elapsed_s
 from batchflow.engine.dispatcher import Dispatcher
+from batchflow.engine.outage import wait_for_store
 from batchflow.errors import StoreError
 from batchflow.logs import logger
 
+LEASE_MS = 30_000
+BEATS_PER_LEASE = 3
+"""Renewals in the duration of a lease."""
+RETRIES_PER_BEAT = 10
+"""A failed renewal is repeated after this fraction of a beat, since it may have waited long for its answer."""
+
+STOP_TIMEOUT_S = 5.0
+"""The time for which a stop waits for a renewal that cannot be cancelled."""
+
+TICK_S = 1.0
+EXPIRE_EVERY = 5
+REPORT_EVERY = 30
+PRUNE_EVERY = 60
+"""The intervals of maintenance are multiples of its tick."""
+MAX_PRUNE_SLICES = 1_000
+
+DEREGISTER_TIMEOUT_S = 2.0
+"""The time for which a store that does not answer delays the end of a worker."""
+
 
 class WorkerLease:
-    """`batchflow.core.ports.Lease`: how old the latest renewal is, by a clock that goes on while the machine sleeps."""
+    """Implements `batchflow.core.ports.Lease`: the end of a worker's lease, by a clock that counts suspended time.
+
+    It is shared by the event loop and the thread that renews.
+    """
 
     def __init__(self, lease_ms: int, elapsed: Callable[[], float] = elapsed_s) -> None:
+        self.lease_ms = lease_ms
         self._lease_s = lease_ms / 1000
         self.elapsed = elapsed
-        """Seconds since some moment."""
+        """Seconds since some fixed moment."""
         self._until = self.elapsed() + self._lease_s
         self.losses = 0
         """See the port."""
         self._waiting: list[asyncio.Future[bool]] = []
         self.request_renewal: Callable[[], None] = _no_renewer
-        """Has the lease renewed soon; `told` is called then."""
+        """Requests a renewal soon, after which `set_answer` is called."""
 
     def is_doubtful(self, losses: int) -> bool:
         """See the port."""
@@ -43,37 +67,30 @@ class WorkerLease:
         return True
 
     def mark_renewed(self, asked_at: float) -> None:
-        """It was renewed, by a request that began at `asked_at`. Safe to call from another thread."""
+        """Record a renewal whose request was sent at `asked_at`. Safe to call from another thread."""
         self._until = asked_at + self._lease_s
 
     def mark_lost(self) -> None:
-        """It had ended, and claims were taken back. Safe to call from another thread."""
+        """Record that the lease ended and its claims were reclaimed. Safe to call from another thread."""
         self.losses += 1
 
     def set_answer(self, holds: bool) -> None:
-        """The store has answered whether it holds; False too where it could not."""
-        asking, self._waiting = self._waiting, []
-        for future in asking:
+        """Answer those who wait in `holds`; False also if the store could not answer."""
+        waiting, self._waiting = self._waiting, []
+        for future in waiting:
             if not future.done():
                 future.set_result(holds)
 
 
 def _no_renewer() -> None:
-    """Who renews is not there yet."""
-
-
-LEASE_MS = 30_000
-BEATS_PER_LEASE = 3
-"""How often a lease is renewed before it would end."""
-RETRIES_PER_BEAT = 10
-"""By how much sooner than the next beat one that failed is repeated: it may have waited long for its answer."""
-
-STOP_TIMEOUT_S = 5.0
-"""How long a stop waits for a beat that is under way and cannot be cancelled."""
+    """Do nothing: the heartbeat has not started."""
 
 
 class Heartbeat:
-    """Renews until stopped; calls `on_lost` on the event loop when the lease had ended meanwhile."""
+    """Renews a worker's lease from a thread of its own, which a blocked event loop does not stop.
+
+    It calls `on_lost` on the event loop if the lease had ended. `hanging` counts the hanging threads of the process.
+    """
 
     def __init__(
         self,
@@ -95,33 +112,32 @@ class Heartbeat:
         self._hanging = hanging
         self._stopping = False
         self._thread_loop: asyncio.AbstractEventLoop | None = None
-        """The event loop of the thread."""
+        """The event loop of the heartbeat's own thread."""
         self._beat_task: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
         self._ended = asyncio.Event()
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Begin renewing."""
+        """Start the thread."""
         own = self._thread_loop = asyncio.new_event_loop()
         self._lease.request_renewal = lambda: self._call_in_thread(self._wake.set)
         self._thread = threading.Thread(target=self._run, args=(own,), name="batchflow-heartbeat", daemon=True)
         self._thread.start()
 
     async def stop(self) -> None:
-        """End the thread. A store that does not answer it is not waited for longer than `PATIENCE_S`."""
+        """End the thread; waits at most `STOP_TIMEOUT_S` for a store that does not answer."""
         self._stopping = True
         self._call_in_thread(self._cancel)
-        # Not by a thread of the event loop's pool, which may be full of what user code has put there.
+        # Not `asyncio.to_thread`: user code may have filled the pool of the event loop.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(STOP_TIMEOUT_S):
                 await self._ended.wait()
-            # It has nothing left to do.
+            # The thread has nothing left to do.
             if self._thread is not None:
                 self._thread.join(STOP_TIMEOUT_S)
 
     def _call_in_thread(self, act: Callable[[], object]) -> None:
-        """Have something done by the thread, as long as there is one."""
         if self._thread_loop is not None:
             with contextlib.suppress(RuntimeError):
                 self._thread_loop.call_soon_threadsafe(act)
@@ -136,7 +152,7 @@ class Heartbeat:
             with asyncio.Runner(loop_factory=lambda: own) as runner, contextlib.suppress(asyncio.CancelledError):
                 runner.run(self._beat())
         finally:
-            # An event loop that has ended waits for nothing.
+            # The worker's event loop may be closed.
             with contextlib.suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(self._ended.set)
 
@@ -152,7 +168,7 @@ class Heartbeat:
                 pause = beat if await self._renew(renew) else beat / RETRIES_PER_BEAT
 
     async def _renew(self, renew: Renew) -> bool:
-        """Whether the store has answered."""
+        """Renew the lease once, and return whether the store answered."""
         asked_at = self._lease.elapsed()
         try:
             hung = self._dispatcher.hung_claims(self._loop.time())
@@ -170,27 +186,20 @@ class Heartbeat:
         return True
 
     def _report_answer(self, holds: bool) -> None:
-        # An event loop that has just ended asks no more.
+        # The worker's event loop may be closed.
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._lease.set_answer, holds)
 
 
 async def wait_at_most(event: asyncio.Event, seconds: float) -> None:
-    """Wait for an event, but no longer than so."""
+    """Wait for an event, for at most `seconds`."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await event.wait()
 
 
-TICK_S = 1.0
-EXPIRE_EVERY = 5
-REPORT_EVERY = 30
-PRUNE_EVERY = 60
-MAX_PRUNE_SLICES = 1_000
-
-
 class Maintenance:
-    """Runs until cancelled."""
+    """Enforces time limits, reclaims the claims of dead workers, reports progress and prunes, until cancelled."""
 
     def __init__(
         self,
@@ -201,7 +210,7 @@ class Maintenance:
         clock_jumps: ClockJumpDetector | None = None,
         report: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        self._wall = clock_jumps
+        self._clock_jumps = clock_jumps
         self._report = report
         self._outages = 0
         self._store = store
@@ -209,21 +218,21 @@ class Maintenance:
         self._retention_ms = retention_ms
 
     async def run(self) -> None:
-        """Once a second: time limits; every few: dead workers; twice a minute: the report of progress.
+        """Check time limits each second, dead workers every few, report progress twice a minute.
 
-        Every minute: retention, in slices, and what is half done; that also after the store has failed, since a verb
-        that it was in may have been stopped in its midst.
+        Each minute, reconcile the store and prune it in slices. Reconcile also after an outage, since the store may
+        have stopped in the middle of a verb.
         """
         beat = spared = 0
         while True:
             await asyncio.sleep(TICK_S)
             beat += 1
             self._dispatcher.cancel_overdue()
-            if self._wall is not None:
-                self._wall.check()
+            if self._clock_jumps is not None:
+                self._clock_jumps.check()
             try:
                 if self._outages != (ended := self._dispatcher.outage.ended_count):
-                    # Nobody could renew a lease meanwhile: whoever lives does so first.
+                    # No worker could renew its lease during the outage: the living ones do so first.
                     spared = beat + EXPIRE_EVERY
                     await self._reconcile(deep=True)
                     self._outages = ended
@@ -235,20 +244,100 @@ class Maintenance:
                     await self._reconcile(deep=False)
                     await self._prune()
             except StoreError:
-                continue  # the dispatcher says it; the next round tries again
+                continue  # the dispatcher reports it; the next round tries again
 
     async def _expire(self) -> None:
-        taken_back = await self._store.expire()
-        if taken_back:
-            # One that was lost too often has ended with it.
+        reclaimed = await self._store.expire()
+        if reclaimed:
+            # A run that was lost too often has ended by that.
             self._dispatcher.watchers.check_soon()
-            logger().warning("[batchflow] Took back claims of dead workers", claims=taken_back)
+            logger().warning("[batchflow] Reclaimed claims of dead workers", claims=reclaimed)
 
     async def _reconcile(self, *, deep: bool) -> None:
         if count := await self._store.reconcile(self._dispatcher.destinations, deep=deep):
-            logger().warning("[batchflow] Put right what the store had left half done", places_and_messages=count)
+            logger().warning("[batchflow] Repaired what the store had left half done", places_and_messages=count)
 
     async def _prune(self) -> None:
         for _ in range(MAX_PRUNE_SLICES):
             if not await self._store.prune(self._retention_ms):
                 return
+
+
+class EngineWorker:
+    """A worker while it is started: its dispatcher, its heartbeat and its maintenance."""
+
+    def __init__(
+        self,
+        store: Store,
+        dispatcher: Dispatcher,
+        maintenance: Maintenance,
+        name: str,
+        *,
+        concurrency: int,
+        lease: WorkerLease,
+        declare: Callable[[], Awaitable[None]],
+        hanging: Callable[[], int],
+    ) -> None:
+        self.dispatcher = dispatcher
+        self._store = store
+        self._maintenance = maintenance
+        self._name = name
+        self._concurrency = concurrency
+        self._lease = lease
+        self._declare = declare
+        self._observers = dispatcher.observers
+        self._tasks: list[asyncio.Task[None]] = []
+        self._heartbeat = Heartbeat(store, dispatcher, name, self._on_lease_lost, lease=lease, hanging=hanging)
+
+    async def start(self) -> None:
+        """Register with the store, which is waited for, and start claiming."""
+        await wait_for_store(self._register, self._observers)
+        # The work of an earlier process of this machine that died continues at once.
+        await wait_for_store(self._store.expire, self._observers)
+        self._tasks = [
+            asyncio.create_task(self.dispatcher.run(), name="batchflow-dispatch"),
+            asyncio.create_task(self._maintenance.run(), name="batchflow-housekeeping"),
+        ]
+        self._heartbeat.start()
+
+    async def stop(self, grace_s: float) -> None:
+        """Stop claiming, wait up to `grace_s` for the active claims, release the rest, and deregister."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        released = await self.dispatcher.stop(grace_s)
+        await self._heartbeat.stop()
+        try:
+            async with asyncio.timeout(DEREGISTER_TIMEOUT_S):
+                await self._store.dismiss(self._name)
+        except (StoreError, TimeoutError) as error:
+            logger().warning(
+                "[batchflow] Stopped while the store is away; active claims are reclaimed when the lease ends",
+                error=str(error) or "no answer",
+            )
+            return
+        if released:
+            logger().info("[batchflow] Stopped; claims released", claims=released)
+
+    def _on_lease_lost(self) -> None:
+        self._tasks.append(asyncio.create_task(self._register_again()))
+
+    async def _register_again(self) -> None:
+        if await wait_for_store(self._store.was_emptied, self._observers):
+            logger().warning(
+                "[batchflow] The server has lost its data, as by FLUSHALL or a restart without persistence: "
+                "earlier runs, batches and the ledger are gone; continuing with new work"
+            )
+            await wait_for_store(self._declare, self._observers)
+        else:
+            logger().warning(
+                "[batchflow] This worker's lease had ended (was the process suspended?); registering again"
+            )
+        await wait_for_store(self._register, self._observers)
+
+    async def _register(self) -> None:
+        asked_at = self._lease.elapsed()
+        await self._store.enlist(self._name, self._lease.lease_ms, self._concurrency)
+        self._lease.mark_renewed(asked_at)
+        # Messages that are due could not be claimed before.
+        self.dispatcher.wake()

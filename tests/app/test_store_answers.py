@@ -248,6 +248,6 @@ async def test_a_worker_waits_for_a_server_that_is_not_there_yet(tmp_path: Path)
     assert told == [
         "[batchflow] The store is away; waiting for it, and starting when it is there",
         FAILS,
-        "[batchflow] Stopped while the store is away; what was under way is taken back when the lease ends",
+        "[batchflow] Stopped while the store is away; active claims are reclaimed when the lease ends",
     ]
     assert "cannot be reached: " in logs[0]["error"]

@@ -98,10 +98,10 @@ def _of_surroundings() -> Batchflow:
     given = os.environ
     flow.add(Chaos(Path(given["CHAOS_FOLDER"]), given["CHAOS_WORKER"], int(given["CHAOS_ITEMS"])))
     # A lease of 30 seconds would make a run of an hour.
+    mock.patch("batchflow.engine.engine.LEASE_MS", LEASE_MS).start()
     mock.patch.multiple(
-        "batchflow.engine.engine", LEASE_MS=LEASE_MS, Heartbeat=partial(Heartbeat, lease_ms=LEASE_MS)
+        "batchflow.engine.worker", EXPIRE_EVERY=1, Heartbeat=partial(Heartbeat, lease_ms=LEASE_MS)
     ).start()
-    mock.patch("batchflow.engine.worker.EXPIRE_EVERY", 1).start()
     return flow
 
 

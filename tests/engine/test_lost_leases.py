@@ -79,7 +79,7 @@ async def test_a_worker_that_is_known_again_looks_at_once(
     store: SqliteStore, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was published while it was unknown does not wait for the next change."""
-    monkeypatch.setattr("batchflow.engine.engine.Heartbeat", partial(Heartbeat, lease_ms=BEAT_MS))
+    monkeypatch.setattr("batchflow.engine.worker.Heartbeat", partial(Heartbeat, lease_ms=BEAT_MS))
     # Which would make it look as well, now and then.
     monkeypatch.setattr("batchflow.engine.worker.EXPIRE_EVERY", 1_000)
     flow = Batchflow(store, clock=clock)
@@ -97,7 +97,7 @@ async def test_a_worker_that_is_known_again_looks_at_once(
             async with asyncio.timeout(30):
                 await executed.wait()
     assert [line["event"] for line in logs if line["log_level"] == "warning"] == [
-        "[batchflow] This worker's lease had ended (was the process suspended?); enlisting again"
+        "[batchflow] This worker's lease had ended (was the process suspended?); registering again"
     ]
 
 

@@ -133,8 +133,8 @@ async def test_an_observer_that_raises_costs_its_lines_and_never_the_work(
         await dispatching.claim_once()
         await dispatching.join()
     assert dispatching.tally.endings == {"done": 3}
-    said = [(line["event"], line["observer"], line["told"]) for line in lines]
-    failing = "[batchflow:error] An observer fails; what it is told is lost"
+    said = [(line["event"], line["observer"], line["event_name"]) for line in lines]
+    failing = "[batchflow:error] An observer fails and misses the event"
     assert said == [(failing, "Raising", "claimed"), (failing, "Raising", "settled")]
     assert dispatching.observers.batch_ended is not None
     with pytest.raises(KeyboardInterrupt):

@@ -85,7 +85,7 @@ async def test_a_store_that_refuses_claims_is_asked_for_one_at_a_time(store: Sql
     class Asked(FaultyStore):
         async def claim(self, worker: str, destinations: Any, limit: int) -> Any:
             asked.append(limit)
-            return await self._through("claim", lambda: store.claim(worker, destinations, limit))
+            return await self._call_verb("claim", lambda: store.claim(worker, destinations, limit))
 
     dispatching = dispatcher(Asked(store, fail="claim", times=3), FakeHandler(held=True), clock, concurrency=5)
     async with running(dispatching, store):

@@ -61,7 +61,7 @@ async def test_other_plain_functions_run_when_all_threads_hang(app: Hanging) -> 
     told = [line for line in logs if line["log_level"] == "warning"]
     assert [(it["event"], it["function"], it["step"], it["hanging"]) for it in told] == [
         (
-            "[batchflow] A plain function hangs; another thread takes the place of its own",
+            "[batchflow] A plain function hangs; its thread is replaced",
             "Hanging.wait",
             "step",
             number,
@@ -138,5 +138,5 @@ def test_a_program_ends_though_plain_functions_hang() -> None:
     """The log names them."""
     ended = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, timeout=60, check=True, text=True)
     assert ended.stdout == "stopped\n"
-    assert "Stopped while plain functions run; they end with the process at the latest" in ended.stderr
+    assert "Stopped while plain functions still run; they end with the process at the latest" in ended.stderr
     assert "functions=['hang']" in ended.stderr

@@ -165,7 +165,7 @@ async def test_closing_waits_for_no_thread(pool: Pool) -> None:
     assert pool.threads.close() == [HANGS, HANGS]
     with pytest.raises(asyncio.CancelledError):
         await waiting
-    with pytest.raises(RuntimeError, match="^the app has stopped, and takes no more calls of plain functions$"):
+    with pytest.raises(RuntimeError, match="^the app has stopped and accepts no more calls of plain functions$"):
         await pool.start(lambda: 1)
     pool.go.set()
     assert await asyncio.gather(*tasks) == ["came back", "came back"]

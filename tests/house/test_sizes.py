@@ -13,7 +13,6 @@ PARAMETERS = 8
 EXCEPTIONS: dict[str, str] = {
     "batchflow/testing/environment.py": "one face of a test: its stubs, its faults, its time and what happened",
     "batchflow/stores/redis/protocol.py": "one protocol: its two directions agree field by field",
-    "batchflow/engine/engine.py": "one engine: what it is asked, its life, and its worker",
     "tests/stores/test_state_machine.py": "one machine: its rules share what they know of each other",
     "tests/stores/model.py": "one model of all that a store promises, read from its first line to its last",
     "tests/stores/memory.py": "one store of plain dicts, which an author of another reads as a whole",

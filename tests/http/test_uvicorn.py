@@ -178,7 +178,7 @@ async def test_ctrl_c_waits_for_the_grace_and_gives_back(serve: Serve, tmp_path:
         batch = await server.trigger("stuck", userIds=["a", "b"])
         await server.begun("a", "b")
         printed = await server.ends()
-    assert "Stopped; claims given back" in printed
+    assert "Stopped; claims released" in printed
     assert "Traceback" not in printed
     assert await given_back(tmp_path) == [("a", 0, 0), ("b", 0, 0)]
     await assert_it_goes_on(serve, batch)

@@ -123,7 +123,7 @@ async def test_a_right_that_is_missing_leaves_nothing_half_done(shared: Server, 
 async def test_a_server_that_lost_everything_is_told_loudly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once, by its own words, and the work goes on with what comes."""
     monkeypatch.setattr("batchflow.engine.engine.LEASE_MS", 300)
-    monkeypatch.setattr("batchflow.engine.engine.Heartbeat", partial(Heartbeat, lease_ms=300))
+    monkeypatch.setattr("batchflow.engine.worker.Heartbeat", partial(Heartbeat, lease_ms=300))
     with served(tmp_path) as server, server.client() as client, capture_logs() as logs:
         flow = Batchflow(server.url)
 
@@ -135,10 +135,10 @@ async def test_a_server_that_lost_everything_is_told_loudly(tmp_path: Path, monk
             await (await greet.trigger()).wait(timeout=30)
             client.flushall()
             await wait_until(
-                lambda: any("has lost what it held" in it["event"] for it in logs), description="it is said"
+                lambda: any("has lost its data" in it["event"] for it in logs), description="it is said"
             )
             assert (await (await greet.trigger()).wait(timeout=30)).counts.succeeded == 1
-        assert [it["log_level"] for it in logs if "has lost what it held" in it["event"]] == ["warning"]
+        assert [it["log_level"] for it in logs if "has lost its data" in it["event"]] == ["warning"]
         assert not [it for it in logs if "suspended" in it["event"]]
 
 
