@@ -10,7 +10,6 @@ from batchflow.batch.bound import Workflow
 from batchflow.batch.handle import BatchHandle
 from batchflow.batch.statistics import Statistics
 from batchflow.batch.summary import BatchSummary, counted_more, spell_counted, spell_counts
-from batchflow.cli import documents
 from batchflow.cli.options import JsonOption, UrlOption
 from batchflow.cli.output import (
     STATE_STYLES,
@@ -22,13 +21,14 @@ from batchflow.cli.output import (
     program_name,
 )
 from batchflow.cli.progress import format_rate
-from batchflow.cli.target import choose_workflow, load_flow, open_existing_store
+from batchflow.cli.target import choose_workflow, load_flow, open_engine
 from batchflow.core.batch import Batch, Item
 from batchflow.core.duration import show
 from batchflow.core.flow import FlowControl
 from batchflow.core.message import DeadLetter
-from batchflow.core.store import Store
+from batchflow.engine.engine import Engine
 from batchflow.errors import NotFoundError
+from batchflow.http.schemas import BatchInfo, BatchList, CancelBatchResponse, DeadLetterInfo, ItemInfo
 
 BatchIdArgument = Annotated[str, typer.Argument(metavar="ID", help="The id of the batch: bat_….")]
 
@@ -53,15 +53,16 @@ class ListBatches:
     async def execute(self) -> int:
         """List them."""
         url = self.url if self.target is None else load_flow(self.target).settings.url
-        async with open_existing_store(url) as store:
-            found = await store.batches(
+        async with open_engine(url) as engine:
+            found = await engine.store.batches(
                 workflow=self.workflow, label=self.label, open_only=self.open_only, limit=self.limit
             )
+            now = engine.now()
         # A store may hold batches of workflows that this app does not have.
         if self.target is not None and self.workflow is not None and not found:
             choose_workflow(load_flow(self.target), self.workflow, self.target)
         if self.as_json:
-            Output().print_json({"batches": [documents.of_batch(batch) for batch in found]})
+            Output().print_json(BatchList(batches=[BatchInfo.of(batch, now) for batch in found]).document())
         else:
             print_batches(Output(), found)
         return 0
@@ -79,14 +80,15 @@ class ShowBatch:
 
     async def execute(self) -> int:
         """Look into it."""
-        async with open_existing_store(self.url) as store:
-            batch = await _require_batch(store, self.id)
-            failed = await store.items(self.id, state="failed", limit=self.limit)
-            letters = await store.dead_letters(batch=self.id, limit=self.limit)
+        async with open_engine(self.url) as engine:
+            batch = await _require_batch(engine, self.id)
+            failed = await engine.store.items(self.id, state="failed", limit=self.limit)
+            letters = await engine.store.dead_letters(batch=self.id, limit=self.limit)
+            now = engine.now()
         if self.as_json:
-            document = documents.of_batch(batch)
-            document["failedItems"] = documents.of_items(failed)
-            document["deadLetters"] = documents.of_dead_letters(letters)
+            document = BatchInfo.of(batch, now).document()
+            document["failedItems"] = [ItemInfo.of(item).document() for item in failed]
+            document["deadLetters"] = [DeadLetterInfo.of(letter).document() for letter in letters]
             Output().print_json(document)
         else:
             print_batch(Output(), batch, failed, letters)
@@ -104,14 +106,15 @@ class CancelBatch:
 
     async def execute(self) -> int:
         """Cancel it; 1 where it had ended before."""
-        async with open_existing_store(self.url) as store:
-            await _require_batch(store, self.id)
-            # What a dead worker holds would be waited for.
-            await store.expire()
-            cancelled = await store.cancel_batch(self.id)
-            batch = await _require_batch(store, self.id)
+        async with open_engine(self.url) as engine:
+            await _require_batch(engine, self.id)
+            # Otherwise the items that a dead worker holds would keep the batch in `cancelling`.
+            await engine.store.expire()
+            cancelled = await engine.store.cancel_batch(self.id)
+            batch = await _require_batch(engine, self.id)
+            now = engine.now()
         if self.as_json:
-            Output().print_json({"success": True, "cancelled": cancelled, "batch": documents.of_batch(batch)})
+            Output().print_json(CancelBatchResponse(cancelled=cancelled, batch=BatchInfo.of(batch, now)).document())
         elif cancelled:
             Output().print(cancelled_text(batch))
         else:
@@ -119,8 +122,8 @@ class CancelBatch:
         return 0 if cancelled else 1
 
 
-async def _require_batch(store: Store, id: str) -> Batch:
-    batch = await store.batch(id)
+async def _require_batch(engine: Engine, id: str) -> Batch:
+    batch = await engine.store.batch(id)
     if batch is None:
         raise NotFoundError(f"there is no batch '{id}' here; 'batchflow batches' lists those there are")
     return batch

@@ -6,13 +6,12 @@ from typing import Annotated
 
 import typer
 
-from batchflow.cli import documents
-from batchflow.cli.documents import LATEST_MS
 from batchflow.cli.inputs import read_json
 from batchflow.cli.options import JsonOption, UrlOption
 from batchflow.cli.output import Output, format_local_time, print_table
 from batchflow.cli.target import open_engine
 from batchflow.core.run import Waiter
+from batchflow.http.schemas import LATEST_MS, NotifyResponse, WaiterInfo, WaiterList
 from batchflow.serve.runs import list_waiters, notify_event
 
 EventArgument = Annotated[str, typer.Argument(metavar="EVENT", help="The id of the event.")]
@@ -41,7 +40,7 @@ class NotifyRuns:
         async with open_engine(self.url) as engine:
             notified = list(await notify_event(engine, self.event, data, self.run))
         if self.as_json:
-            Output().print_json({"success": True, "eventId": self.event, "runIds": notified})
+            Output().print_json(NotifyResponse(event_id=self.event, run_ids=notified).document())
         elif notified:
             Output().print(f"Notified {', '.join(notified)}")
         elif self.run is None:
@@ -64,7 +63,8 @@ class ListWaiters:
         async with open_engine(self.url) as engine:
             found = await list_waiters(engine, self.event)
         if self.as_json:
-            Output().print_json({"eventId": self.event, "waiters": [documents.of_waiter(it) for it in found]})
+            waiters = [WaiterInfo.of(it) for it in found]
+            Output().print_json(WaiterList(event_id=self.event, waiters=waiters).document())
         else:
             print_waiters(Output(), self.event, found)
         return 0

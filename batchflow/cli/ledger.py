@@ -16,7 +16,6 @@ from more_itertools import chunked
 from pydantic_core import from_json
 
 from batchflow.app import open_store
-from batchflow.cli.documents import moment
 from batchflow.cli.options import JsonOption, UrlOption
 from batchflow.cli.output import Output
 from batchflow.cli.target import existing_store, open_existing_store
@@ -24,6 +23,7 @@ from batchflow.core.ledger import Mark, ledger_name, workflow_of
 from batchflow.core.store import Store
 from batchflow.engine.clock import SystemClock
 from batchflow.errors import InputError, NotFoundError
+from batchflow.http.schemas import to_datetime
 from batchflow.settings import Settings
 from batchflow.stores.sqlite import SqliteStore, old_ledger
 
@@ -40,8 +40,13 @@ class LedgerLine(NamedTuple):
 
 def format_line(ledger: str, mark: Mark) -> bytes:
     """A mark as a line."""
-    fields = {"ledger": ledger, "item": mark.item, "expiresAt": moment(mark.expires_at)}
+    fields = {"ledger": ledger, "item": mark.item, "expiresAt": _format_time(mark.expires_at)}
     return json.dumps(fields, ensure_ascii=False).encode() + b"\n"
+
+
+def _format_time(ms: int | None) -> str | None:
+    moment = to_datetime(ms)
+    return None if moment is None else moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def parse_lines(source: Iterable[bytes]) -> Iterator[LedgerLine]:

@@ -15,8 +15,9 @@ from batchflow.batch.bound import Workflow
 from batchflow.batch.handle import BatchHandle
 from batchflow.batch.payloads import EntryBody
 from batchflow.batch.statistics import Statistics
+from batchflow.batch.summary import BatchSummary
 from batchflow.batch.triggering import BatchTrigger
-from batchflow.cli import batches, documents
+from batchflow.cli import batches
 from batchflow.cli.inputs import read_params
 from batchflow.cli.options import (
     DedupIdOption,
@@ -38,6 +39,7 @@ from batchflow.core.duration import show
 from batchflow.core.ids import chunk_id, entry_id
 from batchflow.core.ports import Client
 from batchflow.errors import InputError
+from batchflow.http.schemas import BatchReport
 from batchflow.serve.app_url import user_headers
 from batchflow.settings import Settings
 
@@ -289,9 +291,9 @@ class _BatchRunner:
     async def _report_end(self, handle: BatchHandle[Any]) -> int:
         summary = await handle.wait()
         failures = await batches.first_failures(handle) if summary.counts.failed else ()
-        sentence = documents.headline(summary, self._workflow.definition.plural)
+        sentence = _end_message(summary, self._workflow.definition.plural)
         if self._command.as_json:
-            self._output.print_json(documents.of_summary(summary, sentence) | self._origin)
+            self._output.print_json(BatchReport.of(summary, sentence).document() | self._origin)
         else:
             batches.print_summary(self._output, summary, sentence, failures)
         return 0 if summary.succeeded else 1
@@ -299,7 +301,8 @@ class _BatchRunner:
     async def _report_stop(self, handle: BatchHandle[Any]) -> int:
         status = await handle.status()
         if self._command.as_json:
-            self._output.print_json(documents.of_status(status) | self._origin)
+            sentence = f"Interrupted after {status.counts.ended} of {status.total} items"
+            self._output.print_json(BatchReport.of(status, sentence).document() | self._origin)
             return self._signals.exit_code
         done = f"{status.counts.ended:,} of {status.total:,}{'' if status.is_total_known else ' so far'}"
         if not self._flow.engine.store.lasting:
@@ -318,6 +321,18 @@ class _BatchRunner:
     def _print(self, sentence: str) -> None:
         if not self._command.as_json:
             self._output.print(sentence)
+
+
+def _end_message(summary: BatchSummary, plural: str) -> str:
+    """A sentence about the end of a batch: for a batch without items, the reason for that."""
+    counts = summary.counts
+    if summary.state != "completed":
+        return f"The batch {'was cancelled' if summary.state == 'cancelled' else summary.state}"
+    if not counts.started and not counts.eligible:
+        return "No eligible items found"
+    if not counts.started and counts.already_processed and not counts.in_flight:
+        return "All items already processed"
+    return f"Processed {counts.succeeded:,} {plural}" + (f", {counts.failed:,} failed" if counts.failed else "")
 
 
 def url_option(settings: Settings) -> str:

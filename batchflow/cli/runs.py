@@ -8,8 +8,6 @@ from typing import Annotated, Any, cast
 import typer
 
 from batchflow.app import Batchflow
-from batchflow.cli import documents
-from batchflow.cli.documents import LATEST_MS
 from batchflow.cli.inputs import read_payload
 from batchflow.cli.options import (
     DedupIdOption,
@@ -41,6 +39,7 @@ from batchflow.core.duration import show
 from batchflow.core.run import Run, RunState, Step
 from batchflow.engine.engine import Engine
 from batchflow.errors import ConfigurationError, InputError, NotFoundError, RunFailed
+from batchflow.http.schemas import LATEST_MS, CancelRunsResponse, RunDebugInfo, RunInfo, RunList, json_value
 from batchflow.serve.failure import headline
 from batchflow.serve.runs import MAX_PAGE_SIZE, RunHandle, RunPage, RunSelection, cancel_runs, list_runs
 from batchflow.settings import Settings
@@ -139,7 +138,7 @@ class TriggerRun:
             if not self.as_json:
                 raise
         run = await handle.status()
-        output.print_json(documents.of_run_with_steps(run) if self.as_json else documents.value(run.result))
+        output.print_json(RunDebugInfo.of(run).document() if self.as_json else json_value(run.result))
         return 0 if run.state == "completed" else 1
 
 
@@ -191,8 +190,8 @@ class ListRuns:
         if self.target is not None and route is not None and not page.runs and self.cursor is None:
             check_route(load_flow(self.target), route, self.target)
         if self.as_json:
-            runs = [documents.of_run(run) for run in page.runs]
-            Output().print_json({"runs": runs, "nextCursor": page.next_cursor})
+            runs = [RunInfo.of(run) for run in page.runs]
+            Output().print_json(RunList(runs=runs, next_cursor=page.next_cursor).document())
         else:
             print_runs(Output(), page)
         return 0
@@ -212,7 +211,7 @@ class ShowRun:
         async with open_engine(self.url) as engine:
             found = await _require_run(engine, self.id)
         if self.as_json:
-            Output().print_json(documents.of_run_with_steps(found))
+            Output().print_json(RunDebugInfo.of(found).document())
         else:
             print_run(Output(), found)
         return 0
@@ -254,8 +253,8 @@ class CancelRuns:
 
     def _report(self, cancelled: int, found: Sequence[Run], why: str) -> None:
         if self.as_json:
-            document = {"success": True, "cancelled": cancelled}
-            Output().print_json(document | ({"runs": [documents.of_run(run) for run in found]} if found else {}))
+            runs = {"runs": [RunInfo.of(run).document() for run in found]} if found else {}
+            Output().print_json(CancelRunsResponse(cancelled=cancelled).document() | runs)
         elif len(found) == 1:
             (run,) = found
             if not cancelled:

@@ -13,7 +13,6 @@ from typing import Annotated, Any
 import typer
 
 from batchflow.app import Batchflow
-from batchflow.cli import documents
 from batchflow.cli.options import JsonOption, UrlOption
 from batchflow.cli.output import LogWriter, Output, format_local_time, print_table
 from batchflow.cli.process import SignalHandler
@@ -22,6 +21,7 @@ from batchflow.core.duration import show
 from batchflow.core.worker import WorkerStatus
 from batchflow.engine.clock import SystemClock
 from batchflow.errors import ConfigurationError, InputError
+from batchflow.http.schemas import WorkerInfo, WorkerList
 from batchflow.logs import logger
 from batchflow.settings import Settings
 from batchflow.stores.sqlite import SqliteStore
@@ -268,7 +268,7 @@ class ListWorkers:
             found = await engine.store.workers()
             now = engine.now()
         if self.as_json:
-            Output().print_json({"workers": [documents.of_worker(it) for it in found]})
+            Output().print_json(WorkerList(workers=[WorkerInfo.of(it) for it in found]).document())
         else:
             _print_workers(Output(), found, now)
         return 0

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,11 @@ async def ping(user_id: str) -> str:
     return user_id
 """
 )
+
+
+def is_utc(text: str) -> bool:
+    """True for a time in UTC as JSON documents have it."""
+    return text.endswith("Z") and datetime.fromisoformat(text).tzinfo is not None
 
 
 @dataclass(frozen=True, slots=True)

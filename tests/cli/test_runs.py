@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from batchflow.settings import Settings
-from tests.cli.command_line import CommandLine
+from tests.cli.command_line import CommandLine, is_utc
 from tests.cli.functions import FUNCTIONS, trigger_run, work_until
 
 
@@ -65,7 +65,7 @@ def test_runs_are_one_json_document(shop: CommandLine) -> None:
     document = shop("runs", "--json").document
     (run,) = document.pop("runs")
     assert document == {"nextCursor": None}
-    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", run.pop("createdAt"))
+    assert is_utc(run.pop("createdAt"))
     assert run == {
         "workflowRunId": id,
         "route": "/orders/ship",

@@ -12,7 +12,7 @@ from batchflow.core.flow import FlowControl
 from batchflow.core.message import Message
 from batchflow.engine.clock import SystemClock
 from batchflow.settings import Settings
-from tests.cli.command_line import JOBS, CommandLine, wait_for_exit
+from tests.cli.command_line import JOBS, CommandLine, is_utc, wait_for_exit
 from tests.conformance.scene import renewed
 
 FREE = FlowControl(key="free")
@@ -56,7 +56,7 @@ def test_workers_are_listed_as_json(command: CommandLine) -> None:
     assert (works["name"], works["state"], works["concurrency"]) == ("mail-2", "working", 100)
     assert (works["held"], works["holds"]) == (3, {"/mail": 2, "/post": 1})
     for name in ("since", "seenAt", "leaseUntil"):
-        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", works[name])
+        assert is_utc(works[name])
 
 
 @pytest.mark.parametrize(("count", "told"), [(1, "1 thread hangs"), (2, "2 threads hang")])
