@@ -1,4 +1,4 @@
-"""The pytest plugin of batchflow. It stands outside of the package, so that pytest's start does not import that."""
+"""The pytest plugin of batchflow. It is a package of its own, so that the start of pytest does not import batchflow."""
 
 from collections.abc import Generator
 from typing import TYPE_CHECKING
@@ -10,19 +10,19 @@ if TYPE_CHECKING:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Where the state of all tests lives is one option."""
+    """Add the option for the store of all tests."""
     parser.getgroup("batchflow").addoption(
         "--flow-store",
         metavar="STORE",
-        help="where the state of flow_env lives: fakeredis, or a URL such as redis://localhost (default: memory)",
+        help="the store of flow_env: fakeredis, or a URL such as redis://localhost (default: memory)",
     )
 
 
 @pytest.fixture
 def flow_env(request: pytest.FixtureRequest) -> "Generator[FlowEnv]":
-    """Runs an app in memory and in virtual time: `async with flow_env(flow) as env:`."""
+    """Run an app in memory and in virtual time: `async with flow_env(flow) as env:`."""
     from batchflow.testing import FlowEnv
 
-    made = FlowEnv(request.config.getoption("--flow-store"))
-    yield made
-    made.close()
+    factory = FlowEnv(request.config.getoption("--flow-store"))
+    yield factory
+    factory.close()

@@ -1,7 +1,6 @@
-"""The test kit: an app in memory and in virtual time, stand-ins, faults by name, and what happened.
+"""The test kit: it runs an app in memory and in virtual time, with stubs and faults, and records what happens.
 
-With pytest it comes as the fixture `flow_env`; without, as `Environment`. What every store has to keep is in
-`tests.conformance`, which needs pytest and is imported by its own name.
+With pytest, use the fixture `flow_env`; without it, `Environment`.
 """
 
 from batchflow.testing.clock import FixedEntropy, ManualClock

@@ -17,10 +17,10 @@ _numbers = itertools.count(1)
 
 
 class DriveResult(NamedTuple):
-    """What `drive` did. `elapsed_ms` is virtual; `endings` counts settlements by how they ended.
+    """The result of `drive`. `elapsed_ms` is virtual; `endings` counts settlements by their ending.
 
-    `waiting` are the messages left by flow key, which time alone does not start: their key is paused, or their
-    destination is not served by this app. After a drive `until` a time they may also be due later.
+    `waiting` counts the messages left by flow key, which do not start with time alone: their key is paused, or this app
+    does not serve their destination. After a drive `until` a time they may also be due later.
     """
 
     claimed: int
@@ -30,18 +30,18 @@ class DriveResult(NamedTuple):
 
 
 class StillWaiting(AssertionError):
-    """The app did not come to rest within the bound; the message says what is left."""
+    """The app did not come to rest within the bound; the message names what is left."""
 
 
 async def drive(app: Batchflow, clock: ManualClock, *, rounds: int = 10_000, until: int | None = None) -> DriveResult:
     """Claim, deliver and settle until nothing is due, jump the clock to what is due next, and so on to the end.
 
-    The app was made with `clock` and has no worker of its own. Claims of workers that died come back when their lease
-    ends, as in life. Real time passes only while user functions take it. With `until`, in ms since the epoch, what is
-    due up to then is delivered, and the clock stands there at the end.
+    The app was made with `clock` and has no worker of its own. The drive reclaims the claims of dead workers when their
+    lease expires. Real time passes only while user functions take it. With `until`, in ms since the epoch, it delivers
+    what is due up to then, and leaves the clock there.
 
     Raises:
-        StillWaiting: it goes on after `rounds` claims.
+        StillWaiting: the app does not come to rest within `rounds` claims.
         ProcessCrashed: a `FaultyStore` crashed; its claims stay with the worker until a later `drive` reclaims them.
     """
     await app.engine.open()
@@ -65,7 +65,7 @@ async def drive(app: Batchflow, clock: ManualClock, *, rounds: int = 10_000, unt
 
 
 async def _claim_until_crash(store: Store, dispatcher: Dispatcher) -> Claimed:
-    """Claim once and carry all of it out."""
+    """Claim once and execute all the claims."""
     if not isinstance(store, StoreProxy):
         return await _run_round(dispatcher)
     round = asyncio.ensure_future(_run_round(dispatcher))
@@ -77,13 +77,13 @@ async def _claim_until_crash(store: Store, dispatcher: Dispatcher) -> Claimed:
     finally:
         death.cancel()
         if not round.done():
-            # A test that is cancelled is so at every await, and this has to be carried out all the same.
+            # The cancellation of a test would hit every await in here, and this has to finish all the same.
             await asyncio.shield(asyncio.ensure_future(_cancel_round(store, dispatcher, round)))
     raise ProcessCrashed("the store's process died, as the test wants it")
 
 
 async def _cancel_round(store: StoreProxy, dispatcher: Dispatcher, round: "asyncio.Future[Claimed]") -> None:
-    """End what is under way: a process that died takes it with it, and a test that is cancelled leaves nothing."""
+    """Cancel what is running, after a crash or at the cancellation of the test."""
     round.cancel()
     await asyncio.gather(round, return_exceptions=True)
     store.release_settlements()
@@ -99,9 +99,9 @@ async def _run_round(dispatcher: Dispatcher) -> Claimed:
 async def _advance_clock(
     store: Store, worker: str, next_due: int | None, clock: ManualClock, until: int | None
 ) -> bool:
-    """Jump to when there may be something to do; False when that time never comes, or only after `until`."""
+    """Jump to the next time at which something may be due; return False if there is none up to `until`."""
     now = clock.now()
-    # Nothing is under way here, so that it is a dead worker that holds what is in use.
+    # Nothing is running here, so a dead worker holds what is in use.
     held = any(flow.in_use for flow in await store.flows())
     times = [max(next_due, now + 1)] if next_due is not None else []
     if held:

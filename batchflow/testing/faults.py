@@ -1,4 +1,4 @@
-"""Faults by name: a store that dies, fails or loses its reply at a verb of the test's choice."""
+"""Faults by name: stores that crash, fail or lose a reply, and the process of a test environment with its faults."""
 
 import asyncio
 import contextlib
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 class ProcessCrashed(BaseException):
-    """The process died at a verb, as the test wanted. What `drive` raises; no `except Exception` stops it."""
+    """The process crashed at a verb, as the test wanted. `drive` raises it, and no `except Exception` stops it."""
 
 
 _NOT_VERBS = {"close", "lasting", "on_change", "renewing"}
@@ -30,11 +30,11 @@ VERBS = (*(name for name in dir(Store) if not name.startswith("_") and name not 
 """The verbs of a store that can fail."""
 
 _Verbs: Any = object
-"""A store to whoever checks types, without writing its verbs out."""
+"""The base class for type checkers, which then accept every verb."""
 
 
 class StoreProxy(_Verbs):
-    """Hands every verb on to `store`, as one process does.
+    """A store in front of `store`: every verb passes through one method, which subclasses override.
 
     Once `died` is set the process is gone: the call at which it died and all later ones never return, and nothing
     reaches the store any more.
@@ -45,10 +45,8 @@ class StoreProxy(_Verbs):
         self.died = asyncio.Event()
         self._settling: list[asyncio.Future[Any]] = []
 
-    # What happens at a verb
-
     async def _call_verb(self, verb: str, call: Callable[[], Awaitable[T]]) -> T:
-        """Every verb but `renewing` goes through here."""
+        """Call a verb of the store; every verb except `renewing` passes through here."""
         if self.died.is_set():
             await self._hang(verb)
         answer = await call()
@@ -57,7 +55,7 @@ class StoreProxy(_Verbs):
         return answer
 
     def _call_write(self, verb: str, call: Callable[[], Awaitable[T]]) -> Awaitable[T]:
-        # Not a task that would be left over at the end of the test.
+        # Starts no task that would be left over at the end of the test.
         return self._hang(verb) if self.died.is_set() else self._call_verb(verb, call)
 
     async def _crash(self, verb: str) -> None:
@@ -65,7 +63,7 @@ class StoreProxy(_Verbs):
         await self._hang(verb)
 
     def _hang(self, verb: str) -> "asyncio.Future[Any]":
-        """Never resolves; a task that is being cancelled, as at the end of a test, is let go."""
+        """Return a future that never resolves; it is cancelled with a task that is being cancelled."""
         future = asyncio.get_running_loop().create_future()
         task = asyncio.current_task()
         if task is not None and task.cancelling():
@@ -75,7 +73,7 @@ class StoreProxy(_Verbs):
         return future
 
     def release_settlements(self) -> None:
-        """Let go of the settlements that never return, once it has died."""
+        """Cancel the settlements that never return, after a crash."""
         settling, self._settling = self._settling, []
         for future in settling:
             future.cancel()
@@ -90,7 +88,7 @@ class StoreProxy(_Verbs):
 
         return forward
 
-    # What is no verb that goes through, or goes another way
+    # Members that are not verbs, or that take another way
 
     @property
     def lasting(self) -> bool:
@@ -98,7 +96,7 @@ class StoreProxy(_Verbs):
         return self.store.lasting
 
     async def close(self) -> None:
-        """See the protocol; works in every state, so that a test can tidy up."""
+        """See the protocol; it works after a crash too, so that a test can tidy up."""
         await self.store.close()
 
     def on_change(self, callback: Callable[[bool], None]) -> Callable[[], None]:
@@ -127,7 +125,7 @@ class _PlannedFault(NamedTuple):
 
 
 class FaultyStore(StoreProxy):
-    """`store`, with one fault at the `nth` call of a verb and, for `fail` and `lose_reply`, the `times` - 1 after it.
+    """`store` with one fault at the `nth` call of a verb and, for `fail` and `lose_reply`, at the next `times` - 1.
 
         FaultyStore(store, die_before="settle")            # the third one: nth=3
         FaultyStore(store, die_after="settle")             # carried out, and nobody knows
@@ -160,10 +158,8 @@ class FaultyStore(StoreProxy):
         self._first, self._last = nth, nth + times - 1
 
     def repair(self) -> None:
-        """No more faults from here on, unless it has died."""
+        """Stop the faults; a store that crashed stays so."""
         self._last = 0
-
-    # What happens at a verb
 
     def _next_fault(self, verb: str) -> Fault | None:
         self.calls[verb] += 1
@@ -187,7 +183,7 @@ class FaultyStore(StoreProxy):
 
     @contextlib.asynccontextmanager
     async def renewing(self) -> AsyncGenerator[Renew]:
-        """See the protocol; a dead process renews nothing."""
+        """See the protocol; a crashed process renews nothing."""
         async with self.store.renewing() as renew:
 
             async def renew_or_fail(
@@ -222,7 +218,7 @@ def _single_fault(**faults: str | None) -> _PlannedFault:
 
 @dataclass(slots=True)
 class PlannedCrash:
-    """The process dies at a step, which is named or counted: before it is written, or right after."""
+    """A crash of the process before it writes a step, or right after; a name or a number specifies the step."""
 
     step: int | str
     side: Literal["before", "after"]
@@ -234,7 +230,7 @@ class PlannedCrash:
 
 @dataclass(slots=True)
 class FaultPlan:
-    """What is to befall the processes of a test, over all their lives."""
+    """The faults of the processes of a test, over all their lives."""
 
     crashes: list[PlannedCrash] = field(default_factory=list[PlannedCrash])
     twice: set[int] = field(default_factory=set[int])
@@ -245,7 +241,7 @@ class FaultPlan:
     _redelivered: set[str] = field(default_factory=set[str])
 
     def crash_at(self, run: str, steps: Sequence[Step | str]) -> Literal["before", "after"] | None:
-        """These steps are about to be written; when the process dies of it."""
+        """Tell if the process crashes at the writing of these steps: before or after it."""
         for step in steps:
             if not isinstance(step, str):
                 if step.kind == "run" and step.state == "pending":
@@ -259,7 +255,7 @@ class FaultPlan:
         return None
 
     def is_delivered_twice(self, claim: Claim) -> bool:
-        """A claim is delivered; whether its message is delivered a second time meanwhile."""
+        """Count the delivery of a claim; tell if its message is to be delivered a second time meanwhile."""
         if claim.destination == CALL or claim.id in self._redelivered:
             self._redelivered.discard(claim.id)
             return False
@@ -270,7 +266,7 @@ class FaultPlan:
         return True
 
     def describe_unused(self) -> list[str]:
-        """One sentence for each that never happened."""
+        """Return one sentence for each fault that never happened."""
         steps, deliveries = len(self._step_numbers), self.deliveries
         return [
             *(f"{it} never happened: {_count(steps, 'step')} written" for it in self.crashes if not it.happened),
@@ -283,10 +279,10 @@ class FaultPlan:
 
 
 def require_positive(number: object, option: str) -> int:
-    """A number that counts from 1.
+    """Return a number that counts from 1.
 
     Raises:
-        ConfigurationError: it is none.
+        ConfigurationError: the value is not such a number.
     """
     if not isinstance(number, int) or isinstance(number, bool) or number < 1:
         raise ConfigurationError(f"'{option}' cannot be {number!r}; write a number from 1")
@@ -294,7 +290,10 @@ def require_positive(number: object, option: str) -> int:
 
 
 class ProcessStore(StoreProxy):
-    """The store as one life of the process sees it. It stays open when the app closes it; the test's end closes it."""
+    """The store of one life of the process, which records what happens and applies the faults.
+
+    It stays open when the app closes it; the end of the test closes it.
+    """
 
     def __init__(self, store: Store, history: History, faults: FaultPlan) -> None:
         super().__init__(store)
@@ -304,15 +303,15 @@ class ProcessStore(StoreProxy):
         self._due: dict[str, int] = {}
 
     async def close(self) -> None:
-        """Nothing: what is in memory is to outlive a stop of the app."""
+        """Do nothing: the state in memory has to outlive a stop of the app."""
 
     async def claim(self, worker: str, destinations: Sequence[str], limit: int) -> Claimed:
-        """See the protocol; what is delivered twice, late or in another order is made so here."""
+        """See the protocol; this applies double, late and reordered deliveries."""
         claimed = await self._call_verb("claim", lambda: self.store.claim(worker, destinations, limit))
         for claim in claimed.claims:
             self._history.on_claim(claim)
             if self._faults.is_delivered_twice(claim):
-                # Due again with another fence: what the first delivery writes from here on is stale.
+                # The message becomes due with another fence, so whatever the first delivery writes now is stale.
                 await self.store.settle(released(claim))
         if self._faults.late_ms or self._faults.order or self._delayed:
             return self._reschedule(claimed)
@@ -326,7 +325,7 @@ class ProcessStore(StoreProxy):
         if self._faults.order is not None:
             delivered = [self._faults.order.choice(there)] if there else []
         else:
-            # A message that is delivered twice is carried out once at a time.
+            # Two deliveries of one message do not overlap in one batch of claims.
             delivered = list({held[1].id: held for held in reversed(there)}.values())[::-1]
         for held in delivered:
             self._delayed.remove(held)
@@ -334,7 +333,7 @@ class ProcessStore(StoreProxy):
         return Claimed([claim for _, claim in delivered], min(dues, default=None))
 
     async def dismiss(self, worker: str) -> None:
-        """See the protocol; what was held back for the worker is so for the next one, until the same time."""
+        """See the protocol; delayed claims of the worker stay delayed for the next one, until the same time."""
         self._due.update((claim.id, due) for due, claim in self._delayed)
         self._delayed.clear()
         await self._call_verb("dismiss", lambda: self.store.dismiss(worker))
@@ -374,7 +373,7 @@ class ProcessStore(StoreProxy):
         return answer
 
     def _final_step(self, settlement: Settlement) -> list[str]:
-        """The last step of an item, which goes with its end and is in no journal."""
+        """Return the name of an item's last step, which is settled with the item and never in its journal."""
         run: RunRecord[object] | None = self._history.runs.get(settlement.id)
         if run is None or not run.item or settlement.ending not in ("done", "answered", "dead"):
             return []

@@ -1,4 +1,4 @@
-"""What happened in a test: every run, and every step of it."""
+"""The history of a test: every run, and every execution of its steps."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -25,7 +25,7 @@ _STATES: Mapping[str, Literal["completed", "failed", "cancelled"]] = {
 
 @dataclass(slots=True)
 class StepExecution:
-    """A step's function under way; what becomes of it is noted at its end."""
+    """One execution of a step's function; its end adds a record."""
 
     step: str
     args: tuple[Any, ...]
@@ -36,11 +36,11 @@ class StepExecution:
     now: Callable[[], datetime]
 
     def done(self, output: object) -> None:
-        """It returned."""
+        """Record that it returned."""
         self.add(self._record("done", output, None))
 
     def failed(self, error: Exception) -> None:
-        """It raised."""
+        """Record that it raised."""
         self.add(self._record("failed", None, describe_error(error)))
 
     def _record(self, state: Literal["done", "failed"], output: object, error: str | None) -> StepRecord:
@@ -60,7 +60,7 @@ class StepExecution:
 
 @dataclass(slots=True)
 class History:
-    """All runs by id, in the order in which they were first seen, and what was executed, in the order of its ends."""
+    """All runs by id, in the order of their first appearance, and all executions, in the order of their ends."""
 
     now_ms: Callable[[], int]
     table: Callable[[], str]
@@ -71,34 +71,34 @@ class History:
     _attempts: dict[tuple[str, str], int] = field(default_factory=dict[tuple[str, str], int])
 
     def now(self) -> datetime:
-        """The virtual time."""
+        """Return the virtual time."""
         return datetime.fromtimestamp(self.now_ms() / 1000, UTC)
 
     def run(self, id: str, function: str, *, batch: str | None = None, item: str = "") -> RunRecord[Any]:
-        """The record of a run, which is made when it is seen for the first time."""
+        """Return the record of a run, which is created at its first appearance."""
         found = self.runs.get(id)
         if found is None:
             found = self.runs[id] = RunRecord(id, function, batch, item, self.table)
         return found
 
     def kinds(self) -> dict[str, str]:
-        """The kinds of all steps that were asked for, by name."""
+        """Return the kinds of all requested steps, by name."""
         found: dict[str, str] = {record.name: record.kind for record in self.steps}
         for run in self.runs.values():
             found.update((step.name, step.kind) for step in run.journal.values())
         found.update((request.step, "call") for request in self.calls.values())
         return found
 
-    # What is seen
+    # Events
 
     def start_step(self, run: str, step: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> StepExecution:
-        """A step's function is called."""
+        """Begin an execution of a step's function."""
         place = (run, step)
         self._attempts[place] = attempt = self._attempts.get(place, 0) + 1
         return StepExecution(step, args, kwargs, self._add, run, attempt, self.now)
 
     def on_claim(self, claim: Claim) -> None:
-        """A message was handed to a worker."""
+        """Record the claim of a message by a worker."""
         if claim.destination == CALL:
             return
         run = self.run(claim.id, claim.destination, batch=claim.batch, item=claim.item)
@@ -108,12 +108,12 @@ class History:
             self._update_step(run, step)
 
     def on_record(self, id: str, step: Step, effects: tuple[Effect, ...]) -> None:
-        """A step is durable."""
+        """Record that the store has written a step."""
         self._events.update(((id, it.number), it.event) for it in effects if isinstance(it, Listen))
         self._update_step(self.runs[id], step)
 
     def on_settle(self, settlement: Settlement) -> None:
-        """A claim has ended."""
+        """Record the settlement of a claim."""
         run = self.runs.get(settlement.id)
         if run is None:
             return
@@ -124,7 +124,7 @@ class History:
             run.text, run.error, run.ended = settlement.result, _headline(settlement.error), self.now()
 
     def update(self, stored: Run) -> None:
-        """A run as the store has it."""
+        """Update the record of a run from the store."""
         run = self.run(stored.id, stored.destination, batch=stored.batch)
         run.state, run.text, run.error = stored.state, stored.result, _headline(stored.error)
         run.body = stored.payload
@@ -143,7 +143,7 @@ class History:
         self._add(self._record_of_wait(run.id, step))
 
     def _record_of_wait(self, run: str, step: Step) -> StepRecord:
-        """The record of a step that waited, or wrote, and executed nothing."""
+        """Make the record of a step that executed no function."""
         args, kwargs = self._input(run, step)
         return StepRecord(
             run=run,

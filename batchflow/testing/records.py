@@ -1,4 +1,4 @@
-"""What a test is told of a step, a run and a batch."""
+"""Records of the steps, runs and batches of a test, and a table of them as text."""
 
 import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -41,7 +41,7 @@ class StepRecord:
 
 
 class RunRecord(Generic[Result]):
-    """One run, as it stands after the latest drive: of a served function, of a child, of a batch's item."""
+    """One run as of the latest drive: of a served function, of a child, of a batch's item."""
 
     def __init__(self, id: str, function: str, batch: str | None, item: str, describe: Callable[[], str]) -> None:
         self.id = id
@@ -49,16 +49,16 @@ class RunRecord(Generic[Result]):
         """Its route."""
         self.batch = batch
         self.item = item
-        """The item's id, where it is one of a batch."""
+        """The item's id, for an item of a batch."""
         self.state: RunState = "waiting"
         self.error: str | None = None
         self.ended: datetime | None = None
         self.history: list[StepRecord] = []
         """Every execution of its steps, and the ends of those that waited."""
         self.journal: dict[str, Step] = {}
-        """Its steps as they are recorded, by name."""
+        """Its recorded steps, by name."""
         self.is_layer = False
-        """Whether it is a part of a batch that walks pages and starts items."""
+        """True for the part of a batch that reads pages and starts items."""
         self.codec: Codec[Any] | None = None
         self.text: str | None = None
         self.body = "null"
@@ -72,31 +72,31 @@ class RunRecord(Generic[Result]):
         """The names of the steps that have ended, in the order in which their outcomes were recorded."""
         outcomes = sorted((step for step in self.journal.values() if step.position), key=lambda step: step.position)
         names = [step.name for step in outcomes]
-        # The last step of an item goes with the item's end, and is in no journal.
+        # An item's last step is settled with the item, and is never in its journal.
         riding = [record.name for record in self.history if self.item and record.state == "done"]
         return list(dict.fromkeys([*names, *riding]))
 
     @property
     def payload(self) -> Any:
-        """What it was started with, as plain data."""
+        """The payload that it was started with, as plain data."""
         return from_json(self.body)
 
     @property
     def result(self) -> Result:
-        """What the function returned.
+        """The function's result.
 
         Raises:
-            AssertionError: it has not completed; all that happened is printed.
+            AssertionError: it has not completed; the message shows all that happened.
         """
         self.assert_completed()
         text = self.text or "null"
         return cast("Result", from_json(text) if self.codec is None else self.codec.decode(text))
 
     def step(self, name: str) -> StepRecord:
-        """The latest record of a step.
+        """Return the latest record of a step.
 
         Raises:
-            AssertionError: it has not been executed; all that happened is printed.
+            AssertionError: the run has not executed it; the message shows all that happened.
         """
         found = [record for record in self.history if record.name == name]
         if not found:
@@ -105,10 +105,10 @@ class RunRecord(Generic[Result]):
         return found[-1]
 
     def assert_completed(self) -> None:
-        """It has returned a result.
+        """Assert that the function has returned a result.
 
         Raises:
-            AssertionError: it has not; all that happened is printed.
+            AssertionError: it has not; the message shows all that happened.
         """
         if self.state != "completed":
             why = f": {self.error}" if self.error else ""
@@ -117,7 +117,7 @@ class RunRecord(Generic[Result]):
 
 @dataclass(slots=True, kw_only=True)
 class BatchRecord(Generic[Result]):
-    """One batch, as it stands after the latest drive. `results` are those of its items that succeeded, by id."""
+    """One batch as of the latest drive. `results` has the results of the items that succeeded, by id."""
 
     handle: BatchHandle[Result]
     describe: Callable[[], str]
@@ -134,27 +134,27 @@ class BatchRecord(Generic[Result]):
 
     @property
     def summary(self) -> BatchSummary:
-        """How it ended.
+        """The summary of its end.
 
         Raises:
-            AssertionError: it has not; all that happened is printed.
+            AssertionError: it has not ended; the message shows all that happened.
         """
         if self.ended is None:
             raise AssertionError(f"batch '{self.id}' of '{self.handle.workflow}' has not ended\n{self.describe()}")
         return self.ended
 
     def assert_completed(self) -> None:
-        """Every item that was to run has succeeded.
+        """Assert that every item that had to run has succeeded.
 
         Raises:
-            AssertionError: one has not, or it has not ended; all that happened is printed.
+            AssertionError: one has not, or the batch has not ended; the message shows all that happened.
         """
         if not self.summary.succeeded:
             raise AssertionError(f"{self.summary.failure()}\n{self.describe()}")
 
 
 MAX_RUNS = 20
-"""How many runs are shown."""
+"""The number of runs that the table shows."""
 
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 60
@@ -163,7 +163,7 @@ _SHORT.maxstring = _SHORT.maxother = 60
 def format_table(
     start: datetime, now: datetime, runs: Iterable[RunRecord[Any]], batches: Iterable[BatchRecord[Any]]
 ) -> str:
-    """All runs with their steps, in the order in which they were first seen; times since the `start`."""
+    """Format all runs with their steps, in the order of their first appearance; times count from `start`."""
     seen = [run for run in runs if not run.is_layer or run.state == "failed"]
     lines = [f"{len(seen)} run{'' if len(seen) == 1 else 's'}, at {now:%Y-%m-%d %H:%M:%S} UTC ({_since(start, now)})"]
     for batch in batches:

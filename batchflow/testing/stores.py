@@ -1,4 +1,4 @@
-"""Where the state of a test lives: in memory, on `fakeredis`, on a Redis server, or where the test says."""
+"""Stores for tests: in memory, on `fakeredis`, on a Redis server, or one that the test makes."""
 
 import itertools
 import os
@@ -14,7 +14,7 @@ from batchflow.settings import Settings
 from batchflow.stores.sqlite import SqliteStore
 
 StoreOption: TypeAlias = str | Store | Callable[[Clock], Store] | None
-
+"""A place for a test's state: "fakeredis", a URL, a function that makes a store with the test's clock, or a store."""
 
 FAKE = "fakeredis"
 
@@ -22,14 +22,14 @@ _numbers = itertools.count(1)
 
 
 class OpenedStore(NamedTuple):
-    """A store, and what closes it and clears away what was made for the test alone."""
+    """A store, and the function that closes it and removes what was made for this test alone."""
 
     store: Store
     close: Callable[[], Awaitable[None]]
 
 
 def store_for(where: StoreOption, settings: Settings, clock: Clock) -> OpenedStore:
-    """The place that a test names.
+    """Open the store that a test names.
 
     Raises:
         ConfigurationError: the URL names no store, or fakeredis is not installed.
@@ -60,7 +60,7 @@ def _fakeredis(clock: Clock) -> OpenedStore:
 
 
 def _redis_namespace(url: str, clock: Clock) -> OpenedStore:
-    """One that nobody else has; it is removed at the end."""
+    """Open a namespace that nobody else uses, and that is removed at the end."""
     from batchflow.stores.redis import RedisStore, clients, keys
 
     client = clients.client_from_url(url)
@@ -78,7 +78,7 @@ def _redis_namespace(url: str, clock: Clock) -> OpenedStore:
 
 
 async def _erase(client: Any, prefix: str) -> None:
-    # Of a cluster only the node that has the namespace is asked.
+    # In a cluster only one node has the keys of the namespace.
     at = {"target_nodes": client.get_node_from_key(prefix)} if hasattr(client, "get_node_from_key") else {}
     found: list[Any] = [key async for key in client.scan_iter(f"{prefix}*", count=1_000, **at)]
     for first in range(0, len(found), 1_000):

@@ -1,4 +1,4 @@
-"""What a test puts in the place of steps and calls."""
+"""Stubs: results and errors that a test puts in the place of steps and of calls of `ctx.call`."""
 
 import inspect
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -17,7 +17,7 @@ StubKind: TypeAlias = Literal["answer", "fail", "answer_call", "fail_call"]
 
 
 class HasId(Protocol):
-    """A run, in whatever form one holds it."""
+    """A run: its record, its handle, or anything else with its id."""
 
     @property
     def id(self) -> str:
@@ -26,13 +26,13 @@ class HasId(Protocol):
 
 
 def id_of(run: HasId | str | None) -> str | None:
-    """The id of a run that is named by it, or by what one holds of it."""
+    """Return the id of a run that is given by its id, its record or its handle."""
     return run if run is None or isinstance(run, str) else run.id
 
 
 @dataclass(slots=True, kw_only=True)
 class Stub:
-    """For `target`, in `run` or in all runs, `act` is called; `times` is how often still, None for always."""
+    """Calls `act` in place of `target`, in `run` or in all runs; `times` counts down, None means always."""
 
     kind: StubKind
     target: str
@@ -46,57 +46,57 @@ class Stub:
 
 
 class StubList:
-    """The rules of steps, or those of calls. What holds a number of times goes before what always holds."""
+    """The stubs of steps, or those of calls. Counted stubs apply before permanent ones."""
 
     def __init__(self) -> None:
         self._stubs: list[Stub] = []
 
-    def add(self, rule: Stub) -> None:
-        """Take a rule in; one that always holds takes the place of the former one for the same.
+    def add(self, stub: Stub) -> None:
+        """Add a stub; a permanent one replaces the former permanent one for the same target.
 
         Raises:
-            ConfigurationError: it is to hold less than once.
+            ConfigurationError: `times` is below 1.
         """
-        if rule.times is not None and rule.times < 1:
-            raise ConfigurationError(f"'times' cannot be {rule.times}; write a number from 1, or None for always")
-        place = (rule.target, rule.run)
-        if rule.times is None:
+        if stub.times is not None and stub.times < 1:
+            raise ConfigurationError(f"'times' cannot be {stub.times}; write a number from 1, or None for always")
+        place = (stub.target, stub.run)
+        if stub.times is None:
             self._stubs = [it for it in self._stubs if it.times is not None or (it.target, it.run) != place]
-        self._stubs.append(rule)
+        self._stubs.append(stub)
 
     def pick(self, run: str, matches: Callable[[str], bool]) -> Stub | None:
-        """The rule that holds now, which is used by this."""
+        """Return the stub that applies now, and count its use."""
         fitting = [it for it in self._stubs if it.run in (None, run) and matches(it.target)]
         counted = [it for it in fitting if it.times]
         permanent = [it for it in fitting if it.times is None]
         if not counted and not permanent:
             return None
-        rule = counted[0] if counted else permanent[-1]
-        rule.used = True
-        if rule.times is not None:
-            rule.times -= 1
-        return rule
+        stub = counted[0] if counted else permanent[-1]
+        stub.used = True
+        if stub.times is not None:
+            stub.times -= 1
+        return stub
 
     def unused(self) -> list[Stub]:
-        """Those that were never picked."""
-        return [rule for rule in self._stubs if not rule.used]
+        """Return the stubs that were never picked."""
+        return [stub for stub in self._stubs if not stub.used]
 
 
 class StepStubs:
-    """Stands between the engine and the functions of steps: calls what the test wants, and remembers what happened."""
+    """Replaces the functions of steps: it calls their stubs, and records every execution."""
 
     def __init__(self, history: History) -> None:
         self.stubs = StubList()
         self._history = history
 
     def replace(self, run: str, name: str, fn: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-        """What the engine executes in place of a step's function."""
+        """Return the function that the engine executes in place of a step's function."""
 
         async def execute(*args: Any, **kwargs: Any) -> Any:
-            rule = self.stubs.pick(run, lambda target: target == name)
+            stub = self.stubs.pick(run, lambda target: target == name)
             execution = self._history.start_step(run, name, args, kwargs)
             try:
-                value = await (fn if rule is None else rule.act)(*args, **kwargs)
+                value = await (fn if stub is None else stub.act)(*args, **kwargs)
             except Exception as error:
                 execution.failed(error)
                 raise
@@ -107,7 +107,7 @@ class StepStubs:
 
 
 def return_value(value: object) -> Callable[..., Awaitable[Any]]:
-    """What answers with `value`, or with what it returns where it is a function, sync or async."""
+    """Make a stub that returns `value`, or calls it if it is a function, sync or async."""
 
     async def give(*args: Any, **kwargs: Any) -> Any:
         if not callable(value):
@@ -119,7 +119,7 @@ def return_value(value: object) -> Callable[..., Awaitable[Any]]:
 
 
 def raise_error(error: Exception | type[Exception]) -> Callable[..., Awaitable[Any]]:
-    """What raises `error`."""
+    """Make a stub that raises `error`."""
 
     async def fail(*_: Any, **__: Any) -> Any:
         raise error
@@ -127,32 +127,32 @@ def raise_error(error: Exception | type[Exception]) -> Callable[..., Awaitable[A
     return fail
 
 
-def describe_unused_step(rule: Stub, kinds: dict[str, str]) -> str:
-    """One sentence about a stand-in for a step that was never asked for; `kinds` are those of the known steps."""
-    kind = kinds.get(rule.target)
+def describe_unused_step(stub: Stub, kinds: dict[str, str]) -> str:
+    """Describe a stub of a step that was never executed; `kinds` has the kinds of the known steps by name."""
+    kind = kinds.get(stub.target)
     if kind == "call":
-        return f"{rule} was never used: '{rule.target}' is a call; write env.{rule.kind}_call({rule.target!r}, …)"
+        return f"{stub} was never used: '{stub.target}' is a call; write env.{stub.kind}_call({stub.target!r}, …)"
     if kind is not None and kind != "run":
-        return f"{rule} was never used: '{rule.target}' is a step of kind {kind}, which executes nothing"
+        return f"{stub} was never used: '{stub.target}' is a step of kind {kind}, which executes nothing"
     if kind == "run":
-        return f"{rule} was never used: '{rule.target}' was executed before, or in another run"
-    return f"{rule} was never used: no step '{rule.target}' was asked for{did_you_mean(rule.target, kinds)}"
+        return f"{stub} was never used: '{stub.target}' was executed before, or in another run"
+    return f"{stub} was never used: no step '{stub.target}' was requested{did_you_mean(stub.target, kinds)}"
 
 
-def describe_unused_call(rule: Stub, calls: Iterable[str], kinds: dict[str, str]) -> str:
-    """One sentence about a stand-in for a call that was never made; `calls` are the names and URLs of those made."""
-    if kinds.get(rule.target) == "run":
-        kind = rule.kind.removesuffix("_call")
-        return f"{rule} was never used: '{rule.target}' is no call; write env.{kind}({rule.target!r}, …)"
-    return f"{rule} was never used: no call '{rule.target}' was made{did_you_mean(rule.target, calls)}"
+def describe_unused_call(stub: Stub, calls: Iterable[str], kinds: dict[str, str]) -> str:
+    """Describe a stub of a call that was never made; `calls` has the names and URLs of the calls made."""
+    if kinds.get(stub.target) == "run":
+        kind = stub.kind.removesuffix("_call")
+        return f"{stub} was never used: '{stub.target}' is not a call; write env.{kind}({stub.target!r}, …)"
+    return f"{stub} was never used: no call '{stub.target}' was made{did_you_mean(stub.target, calls)}"
 
 
 class Unanswered(AssertionError):
-    """A call was made that the test does not answer; the message names it."""
+    """The app made a call that the test does not answer; the message names it."""
 
 
 class StubCaller(HttpCaller):
-    """Answers as the test wants; what it says nothing about is refused, or made where the network is allowed."""
+    """Answers calls by stubs; it refuses any other call, or makes it if the test allows the network."""
 
     def __init__(self, history: History, *, allow_network: bool) -> None:
         super().__init__()
@@ -164,9 +164,9 @@ class StubCaller(HttpCaller):
     async def _call(self, request: CallRequest, id: str) -> CallAnswer:
         run, _, number = id.rpartition(".")
         self._history.calls[run, int(number)] = request
-        rule = self.stubs.pick(run, lambda target: target == request.step or request.url.startswith(target))
-        if rule is not None:
-            answer: CallAnswer = await rule.act(request)
+        stub = self.stubs.pick(run, lambda target: target == request.step or request.url.startswith(target))
+        if stub is not None:
+            answer: CallAnswer = await stub.act(request)
             return answer
         if self._allow_network:
             return await super()._call(request, id)
@@ -179,7 +179,7 @@ class StubCaller(HttpCaller):
 
 
 def call_response(status: int, body: object, headers: Mapping[str, str] | None) -> Callable[..., Awaitable[CallAnswer]]:
-    """What answers a call: text and bytes go as they are, anything else as JSON; a function is given the request."""
+    """Make a stub that answers a call: text and bytes as they are, anything else as JSON, or by a function of it."""
 
     async def answer(request: CallRequest) -> CallAnswer:
         content, kind = _content(body(request) if callable(body) else body)

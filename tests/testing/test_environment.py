@@ -243,14 +243,14 @@ async def test_a_running_app_is_refused(flow_env: FlowEnv) -> None:
             async with flow_env(running):
                 pass
         assert running.engine.loop is not None
-    assert str(caught.value) == "the app is running already; end it first, or do not start it in this test"
+    assert "the app is running already" in str(caught.value)
 
 
 async def test_an_environment_that_is_not_entered_says_so(flow_env: FlowEnv) -> None:
     """Instead of using the app's own store."""
     with pytest.raises(ConfigurationError) as caught:
         await flow_env(flow).run(counting, "one")
-    assert str(caught.value) == "the test environment is not open; write 'async with flow_env(flow) as env:'"
+    assert "the test environment is not open" in str(caught.value)
 
 
 async def test_an_environment_that_is_not_left_is_an_error() -> None:

@@ -151,29 +151,28 @@ async def test_a_parent_stands_all_of_it(flow_env: FlowEnv) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fault", "argument", "sentence"),
+    ("fault", "argument", "phrase"),
     [
-        ("crash_after", 9, "env.crash_after(9) never happened: 2 steps were written"),
-        ("crash_before", "cuont", "env.crash_before('cuont') never happened: 2 steps were written"),
-        ("deliver_twice", 2, "env.deliver_twice(2) never happened: 1 delivery was made"),
+        ("crash_after", 9, "env.crash_after(9) never happened: 2 steps"),
+        ("crash_before", "cuont", "env.crash_before('cuont') never happened: 2 steps"),
+        ("deliver_twice", 2, "env.deliver_twice(2) never happened: 1 delivery"),
     ],
 )
 async def test_a_fault_that_never_happened_is_an_error(
-    flow_env: FlowEnv, fault: str, argument: object, sentence: str
+    flow_env: FlowEnv, fault: str, argument: object, phrase: str
 ) -> None:
-    """A test that proves nothing is told so."""
+    """A test that proves nothing fails."""
     with pytest.raises(Unused) as caught:
         async with flow_env(flow) as env:
             getattr(env, fault)(argument)
             await env.run(counting, "one")
-    assert str(caught.value).splitlines()[0] == sentence
+    assert phrase in str(caught.value)
 
 
 @pytest.mark.parametrize(("fault", "option"), [("crash_after", "step"), ("deliver_twice", "delivery")])
 async def test_faults_count_from_one(flow_env: FlowEnv, fault: str, option: str) -> None:
     """Less is refused at once."""
     async with flow_env(flow) as env:
-        with pytest.raises(ConfigurationError) as caught:
+        with pytest.raises(ConfigurationError, match=f"'{option}' cannot be 0"):
             getattr(env, fault)(0)
         await env.run(approval, "x")
-    assert str(caught.value) == f"'{option}' cannot be 0; write a number from 1"

@@ -74,7 +74,7 @@ async def test_fakeredis_that_is_not_installed_is_told(flow_env: FlowEnv, monkey
     with pytest.raises(ConfigurationError) as caught:
         async with flow_env(flow, store="fakeredis"):
             pass
-    assert str(caught.value) == "the store 'fakeredis' is not installed; write: pip install 'fakeredis[lua]'"
+    assert "write: pip install 'fakeredis[lua]'" in str(caught.value)
 
 
 def test_the_store_of_all_tests_is_one_option(pytester: pytest.Pytester) -> None:

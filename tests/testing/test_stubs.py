@@ -79,10 +79,8 @@ async def test_a_step_fails_always(flow_env: FlowEnv) -> None:
         env.fail("send-welcome", ConnectionError, times=None)
         run = await env.run(onboarding, USER)
         env.assert_ran("send-welcome", times=4)
-    assert (run.state, run.error) == (
-        "failed",
-        "StepFailed: step 'send-welcome' failed after 4 attempts: ConnectionError",
-    )
+    assert run.state == "failed"
+    assert "failed after 4 attempts: ConnectionError" in (run.error or "")
 
 
 async def test_a_final_failure_is_not_repeated(flow_env: FlowEnv) -> None:
@@ -151,22 +149,15 @@ async def test_a_call_without_any_answer_fails_its_step(flow_env: FlowEnv) -> No
     async with flow_env(flow) as env:
         env.fail_call("ask", times=None)
         run = await env.run(onboarding, USER)
-    assert (run.state, run.error) == (
-        "failed",
-        "StepFailed: step 'ask' failed after 3 attempts: "
-        "no answer of https://api.example.com/active: ConnectionError: connection refused",
-    )
+    assert run.state == "failed"
+    assert "failed after 3 attempts: " in (run.error or "")
 
 
 async def test_an_unanswered_call_is_named(flow_env: FlowEnv) -> None:
     """No test goes over the network unawares."""
     async with flow_env(flow) as env:
-        with pytest.raises(Unanswered) as caught:
+        with pytest.raises(Unanswered, match=r"call 'ask' \(POST https://api\.example\.com/active\) has no answer"):
             await env.run(onboarding, USER)
-    assert str(caught.value).splitlines()[0] == (
-        "call 'ask' (POST https://api.example.com/active) has no answer; "
-        "write env.answer_call('ask', …), or flow_env(flow, allow_network=True)"
-    )
 
 
 async def test_the_network_can_be_allowed(flow_env: FlowEnv) -> None:
@@ -187,28 +178,21 @@ async def test_the_network_can_be_allowed(flow_env: FlowEnv) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "sentence"),
+    ("name", "phrase"),
     [
-        (
-            "send-welcom",
-            "env.answer('send-welcom', …) was never used: no step 'send-welcom' was asked for; "
-            "did you mean 'send-welcome'?",
-        ),
-        ("ask", "env.answer('ask', …) was never used: 'ask' is a call; write env.answer_call('ask', …)"),
-        (
-            "three-days",
-            "env.answer('three-days', …) was never used: 'three-days' is a step of kind sleep, which executes nothing",
-        ),
+        ("send-welcom", "did you mean 'send-welcome'?"),
+        ("ask", "'ask' is a call; write env.answer_call('ask', …)"),
+        ("three-days", "'three-days' is a step of kind sleep"),
     ],
 )
-async def test_an_unused_answer_is_an_error(flow_env: FlowEnv, name: str, sentence: str) -> None:
+async def test_an_unused_answer_is_an_error(flow_env: FlowEnv, name: str, phrase: str) -> None:
     """At the end, with what may have been meant."""
     with pytest.raises(Unused) as caught:
         async with flow_env(flow) as env:
             env.answer_call("ask", 200)
             await env.run(onboarding, USER)
             env.answer(name, "x")
-    assert str(caught.value).splitlines()[0] == sentence
+    assert phrase in str(caught.value).splitlines()[0]
 
 
 async def test_an_answer_that_comes_too_late_is_an_error(flow_env: FlowEnv) -> None:
@@ -227,10 +211,9 @@ async def test_an_unused_answer_to_a_call_is_an_error(flow_env: FlowEnv) -> None
             await env.run(onboarding, USER)
             env.answer_call("asks", 200)
             env.fail_call("send-welcome")
-    assert str(caught.value).splitlines()[:2] == [
-        "env.answer_call('asks', …) was never used: no call 'asks' was made; did you mean 'ask'?",
-        "env.fail_call('send-welcome', …) was never used: 'send-welcome' is no call; write env.fail('send-welcome', …)",
-    ]
+    for_call, for_step, *_ = str(caught.value).splitlines()
+    assert "no call 'asks' was made; did you mean 'ask'?" in for_call
+    assert "write env.fail('send-welcome', …)" in for_step
 
 
 async def test_an_answer_that_was_replaced_is_none(flow_env: FlowEnv) -> None:
@@ -245,7 +228,6 @@ async def test_an_answer_that_was_replaced_is_none(flow_env: FlowEnv) -> None:
 async def test_times_count_from_one(flow_env: FlowEnv) -> None:
     """Less is refused at once."""
     async with flow_env(flow) as env:
-        with pytest.raises(ConfigurationError) as caught:
+        with pytest.raises(ConfigurationError, match="'times' cannot be 0"):
             env.fail("count", ValueError, times=0)
         await env.run(approval, "x")
-    assert str(caught.value) == "'times' cannot be 0; write a number from 1, or None for always"
