@@ -1,12 +1,13 @@
 """`Batchflow`: workflows, engine and settings put together."""
 
 import asyncio
+import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
 from inspect import signature
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Never, ParamSpec, TypeVar, overload
 
 from pydantic import BaseModel
 
@@ -28,11 +29,26 @@ from batchflow.engine.signals import on_signal, on_stop_signals
 from batchflow.errors import ConfigurationError, DuplicateNameError, StoreUnavailable
 from batchflow.http.reserved_routes import check_not_reserved
 from batchflow.operations import Operations
-from batchflow.serve.app_url import RouterPath
+from batchflow.serve.app_url import PublicUrl, RouterPath
 from batchflow.serve.context import WorkflowContext
 from batchflow.serve.endpoint import Endpoint
-from batchflow.serve.functions import ServedFunction, ServeOptions, Serving, check_route, serve_function
-from batchflow.serve.validation import format_value
+from batchflow.serve.functions import (
+    ServedFunction,
+    check_failure_options,
+    check_route,
+    serve_function,
+    serve_retry_policy,
+)
+from batchflow.serve.validation import (
+    check_flag,
+    check_flow,
+    check_no_unknown_options,
+    check_payload_parser,
+    check_string_mapping,
+    format_value,
+    parse_timeout,
+    validate_label,
+)
 from batchflow.settings import Settings
 
 if TYPE_CHECKING:
@@ -162,7 +178,23 @@ class Batchflow(Operations):
         return take if fn is None else take(fn)
 
     def serve(
-        self, route: str, **options: Unpack[Serving]
+        self,
+        route: str,
+        *,
+        retry: RetryPolicy | None = None,
+        retries: int | None = None,
+        retry_delay: RetryPolicy | Duration | None = None,
+        flow_control: FlowControl | None = None,
+        timeout: Duration | None = None,
+        failure_function: Callable[..., Any] | None = None,
+        failure_url: str | None = None,
+        initial_payload_parser: Callable[[str], Any] | None = None,
+        label: str | None = None,
+        verbose: bool = False,
+        url: str | None = None,
+        base_url: str | None = None,
+        env: Mapping[str, str] | None = None,
+        **unknown: Never,
     ) -> Callable[[Callable[[WorkflowContext[Payload]], Awaitable[Result]]], ServedFunction[Payload, Result]]:
         """Serve `async def f(ctx: WorkflowContext[Payload]) -> Result` at `route`: `@flow.serve("/onboarding")`.
 
@@ -180,11 +212,32 @@ class Batchflow(Operations):
             DuplicateNameError: the route is served already.
         """
         check_route(route)
-        check_options("flow.serve", options, Serving.__annotations__)
-        checked: ServeOptions[Any] = ServeOptions(**options)
+        check_no_unknown_options("flow.serve", unknown, self.serve)
+        policy = serve_retry_policy(retry, retries, retry_delay)
+        check_flow(flow_control)
+        timeout_ms = parse_timeout(timeout)
+        check_failure_options(failure_function, failure_url)
+        check_payload_parser(initial_payload_parser)
+        validate_label(label, ConfigurationError)
+        check_flag("verbose", verbose)
+        check_string_mapping("env", env)
+        environment = os.environ if env is None else env
+        public_url = PublicUrl(route=route, url=url, base_url=base_url, env=environment)
 
         def take(fn: Callable[[WorkflowContext[Payload]], Awaitable[Result]]) -> ServedFunction[Payload, Result]:
-            served = serve_function(fn, route, client=self.engine, options=checked)
+            served = serve_function(
+                fn,
+                route,
+                client=self.engine,
+                retry=policy,
+                flow_control=flow_control,
+                timeout_ms=timeout_ms,
+                initial_payload_parser=initial_payload_parser,
+                label=label,
+                verbose=verbose,
+                public_url=public_url,
+                env=environment,
+            )
             self._take_in((served.endpoint,))
             self._limits.append(served.endpoint.flow)
             if served.endpoint.verbose:

@@ -13,7 +13,7 @@ from batchflow.errors import InputError, NotFoundError
 from batchflow.serve import runs
 from batchflow.serve.functions import ServedFunction
 from batchflow.serve.runs import RunHandle, RunPage, RunSelection, validate_label_filter
-from batchflow.serve.trigger import TriggerOptions, validate_trigger
+from batchflow.serve.trigger import TriggerOptions
 from batchflow.serve.validation import format_value, validate_run_id
 from batchflow.serve.waits import ANY_CODEC
 
@@ -34,7 +34,8 @@ class Operations:
     ) -> RunHandle[Result]:
         """Start a run of a served function: as `function.trigger`, which says what the options are."""
         _check_function(function, "trigger")
-        return await function.trigger(payload, **options)
+        (handle,) = await function.trigger_many([payload], **options)
+        return handle
 
     async def trigger_many(
         self, function: ServedFunction[Payload, Result], payloads: Sequence[Payload], **options: Unpack[TriggerOptions]
@@ -44,7 +45,7 @@ class Operations:
         The options are those of `trigger` but for `run_id` and `dedup_id`, which name one run.
         """
         _check_function(function, "trigger_many")
-        return await function.trigger_many(payloads, validate_trigger(options, self.engine.now()))
+        return await function.trigger_many(payloads, **options)
 
     def trigger_sync(
         self, function: ServedFunction[Payload, Result], payload: Payload, **options: Unpack[TriggerOptions]

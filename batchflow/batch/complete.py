@@ -8,7 +8,7 @@ from batchflow.batch.scope import SCOPE
 from batchflow.batch.summary import BatchSummary
 from batchflow.core.codec import Codec
 from batchflow.errors import NonRetryable
-from batchflow.serve.context import WorkflowContext
+from batchflow.serve.context import LayerContext
 
 
 class CompleteLayer:
@@ -20,7 +20,7 @@ class CompleteLayer:
         self._nothing: Codec[None] = Codec.of(type(None))
         self._on_complete = layers.hook("on_complete")
 
-    async def handle(self, ctx: WorkflowContext[Any]) -> str:
+    async def handle(self, ctx: LayerContext[Any]) -> str:
         """Carry out the message of one ended batch."""
         with self._layers.running(ctx, self._log):
             id = ctx.claim.batch or ""

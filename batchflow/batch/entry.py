@@ -9,7 +9,7 @@ from batchflow.batch.layers import Layers
 from batchflow.batch.payloads import EntryBody
 from batchflow.core.codec import Codec
 from batchflow.core.settlement import Enter, Publish
-from batchflow.serve.context import WorkflowContext
+from batchflow.serve.context import LayerContext
 
 
 class EntryLayer:
@@ -26,7 +26,7 @@ class EntryLayer:
         self._count = layers.hook("count")
         self._number: Codec[int] = Codec.of(int)
 
-    async def handle(self, ctx: WorkflowContext[Any]) -> str:
+    async def handle(self, ctx: LayerContext[Any]) -> str:
         """Carry out one entry message."""
         with self._layers.running(ctx, self._log):
             body = EntryBody.model_validate_json(ctx.claim.body)
@@ -34,13 +34,13 @@ class EntryLayer:
             self._log.info("Starting with payload", payload=params.model_dump(mode="json"), batch=ctx.claim.batch)
             return await self._walk(ctx, body) if body.total is None else self._named(ctx, body.total)
 
-    def _named(self, ctx: WorkflowContext[Any], total: int) -> str:
+    def _named(self, ctx: LayerContext[Any], total: int) -> str:
         """The trigger has named the ids, and their chunks are published already."""
         ctx.effects += (Enter(_batch(ctx), total),)
         self._log.info("Total eligible items", total=total)
         return answers.started(total, total, 0)
 
-    async def _walk(self, ctx: WorkflowContext[Any], body: EntryBody) -> str:
+    async def _walk(self, ctx: LayerContext[Any], body: EntryBody) -> str:
         total = None
         if self._count is not None:
             total = await ctx.run_with_codec(
@@ -55,7 +55,7 @@ class EntryLayer:
         self._start(ctx, body, counted)
         return answers.started_uncounted(total)
 
-    def _start(self, ctx: WorkflowContext[Any], body: EntryBody, counted: int | None) -> None:
+    def _start(self, ctx: LayerContext[Any], body: EntryBody, counted: int | None) -> None:
         batch = _batch(ctx)
         first = self._layers.payloads.paginate(force=body.force, remaining=body.limit, counted=counted)
         page = self._layers.messages.page(batch, first, ctx.claim.headers)
@@ -66,5 +66,5 @@ class EntryLayer:
         self._log.debug(self._definition.steps.trigger_paginate, batch=batch)
 
 
-def _batch(ctx: WorkflowContext[Any]) -> str:
+def _batch(ctx: LayerContext[Any]) -> str:
     return ctx.claim.batch or ""

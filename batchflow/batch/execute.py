@@ -11,7 +11,7 @@ from batchflow.batch.scope import SCOPE
 from batchflow.core.codec import Codec
 from batchflow.errors import InputError, NonRetryable
 from batchflow.serve.callables import as_async
-from batchflow.serve.context import WorkflowContext
+from batchflow.serve.context import LayerContext
 from batchflow.serve.endpoint import FailureResult
 
 
@@ -38,7 +38,7 @@ class ExecuteLayer:
         self._execute: Callable[[Any], Awaitable[Any]] = as_async(layers.workflow.execute)
         self._plain = "process" not in definition.has
 
-    async def handle(self, ctx: WorkflowContext[Any]) -> str | FailureResult:
+    async def handle(self, ctx: LayerContext[Any]) -> str | FailureResult:
         """Carry out one item's message."""
         item_id = ctx.claim.item
         if not item_id:

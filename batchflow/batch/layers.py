@@ -18,7 +18,7 @@ from batchflow.core.message import Claim
 from batchflow.core.ports import Client
 from batchflow.errors import InputError, NonRetryable
 from batchflow.serve.callables import as_async
-from batchflow.serve.context import WorkflowContext
+from batchflow.serve.context import LayerContext
 
 # Made for every item; the constructor of a named tuple takes three times as long.
 _new: Callable[..., Scope] = tuple[Any, ...].__new__
@@ -67,13 +67,13 @@ class Layers:
         """
         return self._decoded(claim.params) if claim.batch else None
 
-    def scope(self, ctx: WorkflowContext[Any], item_id: str = "") -> Scope:
+    def scope(self, ctx: LayerContext[Any], item_id: str = "") -> Scope:
         """What the hooks see while this run is carried out."""
         claim = ctx.claim
         return _new(Scope, (self.client, self.definition.name, ctx.payload, claim.batch or "", item_id, claim.headers))
 
     @contextmanager
-    def running(self, ctx: WorkflowContext[Any], log: LayerLog) -> Generator[None]:
+    def running(self, ctx: LayerContext[Any], log: LayerLog) -> Generator[None]:
         """Set the scope around a layer above the items, and log what goes wrong in it.
 
         Raises:

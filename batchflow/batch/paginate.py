@@ -15,7 +15,7 @@ from batchflow.batch.walk import Fetched, Picked
 from batchflow.core.codec import Codec
 from batchflow.core.message import Message
 from batchflow.core.settlement import Page, Publish, StartItems, Walked
-from batchflow.serve.context import WorkflowContext
+from batchflow.serve.context import LayerContext
 
 TOGETHER = 1_000
 """So many items of a page start in one transaction at most, where nothing paces its chunks."""
@@ -41,7 +41,7 @@ class PaginateLayer:
         self._fetched: Codec[Fetched] = Codec.of(Fetched)
         self._picked: Codec[list[str] | Picked] = Codec.of(list[str] | Picked)
 
-    async def handle(self, ctx: WorkflowContext[Any]) -> str:
+    async def handle(self, ctx: LayerContext[Any]) -> str:
         """Carry out one paginate message."""
         with self._layers.running(ctx, self._log):
             body = self._layers.payloads.read_page(ctx.claim.body)
@@ -49,7 +49,7 @@ class PaginateLayer:
                 return await self._chunk(ctx, body, body.item_ids)
             return await self._page(ctx, body)
 
-    async def _chunk(self, ctx: WorkflowContext[Any], body: PaginateBody, ids: list[str]) -> str:
+    async def _chunk(self, ctx: LayerContext[Any], body: PaginateBody, ids: list[str]) -> str:
         batch = ctx.claim.batch or ""
         self._log.debug("Processing specific itemIds", count=len(ids), batch=batch)
         picked = Picked(ids, body.marked, dict(zip(ids, body.data, strict=True)) if body.data else None)
@@ -58,7 +58,7 @@ class PaginateLayer:
         started = await self._start(ctx, body, body.first, picked)
         return answers.chunk(started)
 
-    async def _page(self, ctx: WorkflowContext[Any], body: PaginateBody) -> str:
+    async def _page(self, ctx: LayerContext[Any], body: PaginateBody) -> str:
         batch, source = ctx.claim.batch or "", self._layers.source
         page = await self._got(ctx, body)
         self._log.debug("Got batch", size=len(page.ids), next_cursor=page.next_cursor, page=body.page, batch=batch)
@@ -92,7 +92,7 @@ class PaginateLayer:
             ctx.effects += (Publish(messages),)
         return answers.page(count, skipped, page.next_cursor)
 
-    async def _got(self, ctx: WorkflowContext[Any], body: PaginateBody) -> Fetched:
+    async def _got(self, ctx: LayerContext[Any], body: PaginateBody) -> Fetched:
         """The page at the cursor.
 
         Where no code of the user's is to see it, it needs no commit of its own. The first page of a walk goes without,
@@ -127,7 +127,7 @@ class PaginateLayer:
         page = await self._layers.source.fetch(params, cursor, self._definition.page_size)
         return replace(page, ahead=True) if ahead and page.next_cursor is not None else page
 
-    async def _needed(self, ctx: WorkflowContext[Any], body: PaginateBody, page: Fetched) -> Picked:
+    async def _needed(self, ctx: LayerContext[Any], body: PaginateBody, page: Fetched) -> Picked:
         if body.force or not page.ids:
             return Picked(page.ids, brought=page.by_id)
         # A ledger elsewhere is asked after it, and by then all is recorded.
@@ -157,7 +157,7 @@ class PaginateLayer:
         return await (asked if self._layers.client.ledger is None else patiently(asked))
 
     async def _hand_on(
-        self, ctx: WorkflowContext[Any], body: PaginateBody, picked: Picked, *, ends: bool
+        self, ctx: LayerContext[Any], body: PaginateBody, picked: Picked, *, ends: bool
     ) -> tuple[int, tuple[Message, ...]]:
         """Start a page's items up to the first chunk's end; into how many chunks it is cut, and those that follow.
 
@@ -185,7 +185,7 @@ class PaginateLayer:
         await self._start(ctx, body, first, picked.first(size))
         return chunks, messages[1:]
 
-    async def _start(self, ctx: WorkflowContext[Any], body: PaginateBody, first: int, picked: Picked) -> int:
+    async def _start(self, ctx: LayerContext[Any], body: PaginateBody, first: int, picked: Picked) -> int:
         """Start items from number `first` on; how many."""
         batch = ctx.claim.batch or ""
         fresh = picked
@@ -214,7 +214,7 @@ class PaginateLayer:
         left = picked.without(held)
         return replace(left, marked=tuple(id for id in left.ids if id in meant or id in own))
 
-    def _next_page(self, ctx: WorkflowContext[Any], walked: PaginateBody, cursor: str | None) -> Message:
+    def _next_page(self, ctx: LayerContext[Any], walked: PaginateBody, cursor: str | None) -> Message:
         batch = ctx.claim.batch or ""
         self._log.debug("Scheduling next page", next_cursor=cursor, page=walked.page + 1, batch=batch)
         if self._log.verbose:
@@ -222,7 +222,7 @@ class PaginateLayer:
         body = walked.model_copy(update={"cursor": cursor, "page": walked.page + 1})
         return self._layers.messages.page(batch, body, ctx.claim.headers)
 
-    def _end_walk(self, ctx: WorkflowContext[Any], walked: PaginateBody) -> None:
+    def _end_walk(self, ctx: LayerContext[Any], walked: PaginateBody) -> None:
         """The source has no more pages, or the trigger's limit is reached."""
         batch = ctx.claim.batch or ""
         self._log.debug("No more pages", batch=batch)

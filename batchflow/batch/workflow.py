@@ -18,7 +18,7 @@ from batchflow.core.flow import FlowControl
 from batchflow.core.retry import RetryPolicy
 from batchflow.serve.app_url import user_headers
 from batchflow.serve.callables import as_async
-from batchflow.serve.context import WorkflowContext
+from batchflow.serve.context import LayerContext, WorkflowContext
 
 
 class NoParams(BaseModel, extra="forbid"):
@@ -147,8 +147,8 @@ class BatchWorkflow(Generic[Params, Item, Result]):
 
         Override it for more than one step per item; everything of `ctx` is there.
         """
-        batch = self.__batch__
-        result = await ctx.run_with_codec(batch.steps.process_item, batch.result_codec, as_async(self.execute), item)
+        batch, layer = self.__batch__, cast("LayerContext[Params]", ctx)
+        result = await layer.run_with_codec(batch.steps.process_item, batch.result_codec, as_async(self.execute), item)
         return cast("Result", result)
 
     def on_complete(self, summary: BatchSummary, /) -> MaybeAwaitable[None]:

@@ -24,7 +24,7 @@ from batchflow.http.schemas import ErrorResponse, StartBatchResponse, StartRunRe
 from batchflow.http.urls import absolute_url
 from batchflow.serve.app_url import ROOT_HEADER
 from batchflow.serve.functions import ServedFunction
-from batchflow.serve.trigger import Trigger
+from batchflow.serve.trigger import TriggerOptions
 from batchflow.wire.qstash import (
     DEDUP_ID,
     DELAY,
@@ -234,7 +234,7 @@ class FunctionEndpoint:
         options = run_options(request.headers.raw, self._endpoint.retry, root)
         payload = self._payload.read(await read_body(request, self._max_body), is_json=has_json_content_type(request))
         try:
-            (run,) = await self._function.trigger_many([payload], options)
+            (run,) = await self._function.start([payload], options)
         except InputError as error:
             raise rename_options(error, lambda option: _HEADER_OF.get(option, option)) from error
         url = absolute_url(request, route, f"/runs/{run.id}", self._app_url)
@@ -242,14 +242,14 @@ class FunctionEndpoint:
         return json_response(started, 202, Location=url)
 
 
-def run_options(headers: Iterable[tuple[bytes, bytes]], retry: RetryPolicy, root: str) -> Trigger:
+def run_options(headers: Iterable[tuple[bytes, bytes]], retry: RetryPolicy, root: str) -> TriggerOptions:
     """The options of a run that the headers set; `retry` is the function's policy, `root` the URL of the router.
 
     Raises:
         InputError: a value does not fit, or a header is not supported.
     """
     upstash = UpstashHeaders(headers)
-    return Trigger(
+    return TriggerOptions(
         run_id=upstash.get(RUN_ID),
         dedup_id=upstash.get(DEDUP_ID),
         delay=upstash.delay(),

@@ -78,7 +78,9 @@ class PublicUrl:
     router: RouterPath = field(default_factory=RouterPath)
 
     def __post_init__(self) -> None:
-        # What belongs to no function is made on import, which is no place to refuse anything.
+        check_url("url", self.url)
+        check_url("base_url", self.base_url)
+        # Without a route it is a default created on import, where an invalid variable must not raise.
         if self.route:
             for name in ("UPSTASH_WORKFLOW_URL", "APP_URL", "BATCHFLOW_APP_URL"):
                 self._env_url(name)

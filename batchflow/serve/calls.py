@@ -1,7 +1,7 @@
 """What `ctx.call` takes and gives."""
 
 from collections.abc import Mapping
-from typing import Any, Generic, TypedDict, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import from_json, to_json, to_jsonable_python
@@ -13,7 +13,6 @@ from batchflow.core.flow import FlowControl
 from batchflow.core.message import Message
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.settlement import Effect, Publish
-from batchflow.core.spelling import check_options
 from batchflow.core.survival import Loss, not_finite
 from batchflow.errors import ConfigurationError, StepFailed, UnserializableError
 from batchflow.serve.app_url import format_url, is_absolute_url
@@ -97,38 +96,32 @@ def _json_body(answer: CallAnswer) -> str | bytes:
     return answer.body.json(answer.headers.get("content-type", ""))
 
 
-class CallOptions(TypedDict, total=False):
-    """What `ctx.call` may be given beside the URL."""
-
-    method: str | None
-    body: object
-    headers: Mapping[str, str] | None
-    retries: int
-    retry_delay: RetryPolicy | Duration | None
-    timeout: Duration
-    flow_control: FlowControl | None
-
-
-def build_call_request(step: str, url: str, options: CallOptions) -> CallRequest:
-    """A call, as it is sent.
+def build_call_request(
+    step: str,
+    url: str,
+    *,
+    method: str | None = None,
+    body: object = None,
+    headers: Mapping[str, str] | None = None,
+    timeout: Duration = "2h",
+) -> CallRequest:
+    """Build the request of a call; see `WorkflowContext.call`.
 
     Raises:
         ConfigurationError: an argument is wrong.
         UnserializableError: the body has no JSON form.
     """
-    check_options("ctx.call", options, (*CallOptions.__annotations__, "url", "response"))
-    body = options.get("body")
     if not is_absolute_url(url):
         raise ConfigurationError(
             f"call '{step}' cannot go to {format_url(url)}; write an absolute URL, such as https://example.com/x"
         )
-    limit = to_ms(options.get("timeout", "2h"), option="timeout")
+    limit = to_ms(timeout, option="timeout")
     if not 0 < limit <= LONGEST_MS:
         raise ConfigurationError(
             f"call '{step}' cannot take {show(limit)}; write a timeout of up to {show(LONGEST_MS)}"
         )
-    verb = _method(step, options.get("method") or ("GET" if body is None else "POST"))
-    sent = {name.lower(): value for name, value in validate_headers(options.get("headers")).items()}
+    verb = _method(step, method or ("GET" if body is None else "POST"))
+    sent = {name.lower(): value for name, value in validate_headers(headers).items()}
     content, kind = _encode_body(step, body)
     if kind is not None:
         sent.setdefault("content-type", kind)

@@ -1,8 +1,8 @@
 """What `ctx.invoke` can invoke, and how a child is tied to its parent."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import NamedTuple, Protocol, TypedDict, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 from uuid import UUID
 
 from batchflow.core.duration import Duration
@@ -10,11 +10,10 @@ from batchflow.core.flow import FlowControl
 from batchflow.core.message import NO_HEADERS
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.settlement import Effect
-from batchflow.core.spelling import check_options
 from batchflow.errors import ChildCancelled, ChildFailed, ConfigurationError
 from batchflow.serve.execution import Execution
 from batchflow.serve.failure import headline
-from batchflow.serve.validation import format_value, require_key, validate_headers, validate_label
+from batchflow.serve.validation import format_value
 
 Payload = TypeVar("Payload", contravariant=True)
 Result = TypeVar("Result", covariant=True)
@@ -62,21 +61,6 @@ class ChildOptions(NamedTuple):
                 raise ConfigurationError(f"'{owner}' takes no option '{name}': {why}")
 
 
-class InvokeOptions(TypedDict, total=False):
-    """What `ctx.invoke` may be given beside the payload."""
-
-    headers: Mapping[str, str] | None
-    label: str | None
-    delay: Duration | None
-    not_before: datetime | int | None
-    retries: int | None
-    retry_delay: RetryPolicy | Duration | None
-    flow_control: FlowControl | None
-    ids: Sequence[str | int | UUID] | None
-    limit: int | None
-    force: bool | None
-
-
 _NOT_FOR_CHILDREN = ("dedup_id", "dedup", "batch_id", "run_id")
 
 
@@ -97,35 +81,14 @@ class Invocable(Protocol[Payload, Result]):
         ...
 
 
-def validate_child_options(options: InvokeOptions, root: Mapping[str, str]) -> ChildOptions:
-    """What an invocation asks for; `root` are headers that its parent hands on.
-
-    Raises:
-        ConfigurationError: an option is wrong.
-        InputError: the label is none.
-    """
-    for name in _NOT_FOR_CHILDREN:
-        if name in options:
+def check_not_for_children(options: Iterable[str]) -> None:
+    """Raise `ConfigurationError` for an option of a trigger that would set the id of the child."""
+    for name in options:
+        if name in _NOT_FOR_CHILDREN:
             raise ConfigurationError(
                 f"ctx.invoke takes no option '{name}': the id of a child is derived from its step, and a step that is "
                 f"repeated finds the child that it has started"
             )
-    check_options("ctx.invoke", options, InvokeOptions.__annotations__)
-    retries, delay = options.get("retries"), options.get("retry_delay")
-    if retries is not None or delay is not None:
-        RetryPolicy.of(retries=retries, delay=delay)
-    return ChildOptions(
-        headers={**root, **validate_headers(options.get("headers"))},
-        label=validate_label(options.get("label")),
-        delay=options.get("delay"),
-        not_before=options.get("not_before"),
-        retries=retries,
-        retry_delay=delay,
-        flow_control=require_key(options.get("flow_control")),
-        ids=options.get("ids"),
-        limit=options.get("limit"),
-        force=options.get("force"),
-    )
 
 
 def check_invocable(step: str, target: object) -> None:

@@ -1,10 +1,12 @@
-"""What a durable function is given: its payload, and the steps it can ask for."""
+"""The context of a durable function: steps, calls, children, events, and the helpers that are safe on replay."""
 
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from datetime import UTC, datetime
 from hashlib import blake2b
-from typing import Any, Generic, NoReturn, ParamSpec, TypeVar, TypeVarTuple, Unpack, overload
+from typing import Any, Generic, Never, NoReturn, ParamSpec, TypeVarTuple, cast, overload
 from uuid import UUID
+
+from typing_extensions import TypeVar
 
 from batchflow.core.codec import Codec
 from batchflow.core.duration import Duration, to_ms
@@ -13,12 +15,13 @@ from batchflow.core.message import Claim
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.settlement import Effect, Notify
 from batchflow.logs import Log, logger
-from batchflow.serve.app_url import NO_PUBLIC_URL, ROOT_HEADER, PublicUrl, user_headers
+from batchflow.serve.app_url import ROOT_HEADER, PublicUrl, user_headers
 from batchflow.serve.callables import as_async
-from batchflow.serve.calls import CallOptions, CallResponse, build_call_request, call_step
-from batchflow.serve.children import Invocable, InvokeOptions, check_invocable, invoke_step, validate_child_options
+from batchflow.serve.calls import CallResponse, build_call_request, call_step
+from batchflow.serve.children import ChildOptions, Invocable, check_invocable, check_not_for_children, invoke_step
 from batchflow.serve.execution import DEFAULT_STEP, FINAL_STEP, Execution, StepOptions
 from batchflow.serve.validation import (
+    check_no_unknown_options,
     check_response_type,
     check_retry,
     check_step_name,
@@ -27,6 +30,8 @@ from batchflow.serve.validation import (
     parse_timestamp,
     require_key,
     validate_awaitables,
+    validate_headers,
+    validate_label,
     validate_run_id,
 )
 from batchflow.serve.waits import (
@@ -49,11 +54,11 @@ from batchflow.serve.waits import (
 class RunLog:
     """A structlog logger bound to a run, silent while recorded steps are replayed.
 
-    `log.info("charged %s", id, amount=3)`: arguments by place go into the text, those by name are values of the line,
-    whatever their names. A line that cannot be written is left out; it never fails the run.
+    `log.info("charged %s", id, amount=3)`: positional arguments are formatted into the text, keyword arguments become
+    values of the line under any name. A line that cannot be formatted is dropped; it never fails the run.
 
-    So what was logged before a recorded step is not logged again; what an attempt logged after the last one is, when
-    that part of the code runs again: after a failure, or a crash.
+    A line before a recorded step is logged once. A line after the last recorded step is logged again when a failure or
+    a crash makes that code run again.
     """
 
     __slots__ = ("_bound", "_is_replaying")
@@ -63,7 +68,7 @@ class RunLog:
         self._is_replaying = is_replaying
 
     def bind(self, /, **values: Any) -> "RunLog":
-        """The same with more values bound to it."""
+        """Return a copy with these values bound to it."""
         return RunLog(self._bound.bind(**values), self._is_replaying)
 
     def debug(self, event: object, /, *args: object, **values: Any) -> None:
@@ -97,9 +102,9 @@ class RunLog:
 
 
 class DeterministicRandom:
-    """Numbers drawn from a run's id, one after the other: as even as chance, and the same on every attempt.
+    """Pseudo-random values derived from a run id: the same sequence on every attempt.
 
-    Whoever knows the id can draw them too: they are no secrets.
+    Anyone who knows the id can compute them: they are not secrets.
     """
 
     __slots__ = ("_drawn", "_run")
@@ -109,11 +114,11 @@ class DeterministicRandom:
         self._drawn = 0
 
     def random(self) -> float:
-        """A number from 0 up to 1, 1 excluded."""
+        """Return the next number in [0, 1)."""
         return (int.from_bytes(self._draw(7)) >> 3) / (1 << 53)
 
     def uuid(self) -> UUID:
-        """A UUID of version 4."""
+        """Return the next UUID, of version 4."""
         return UUID(bytes=self._draw(16), version=4)
 
     def _draw(self, size: int) -> bytes:
@@ -127,44 +132,47 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 Sent = TypeVar("Sent")
 
+AnyT = TypeVar("AnyT", default=Any)
+_UNTYPED = cast("type[Any]", None)
+"""The default of an optional type: None, from which type checkers infer `Any` even inside of `ctx.first(…)`."""
+
 DEFAULT_CALL_FLOW = FlowControl(key="batchflow.call")
-"""What calls wait under that set no limits of their own."""
+"""The flow key of calls without their own `flow_control`."""
 
 
 class WorkflowContext(Generic[Payload]):
-    """One execution of a durable function.
+    """The context of one run of a durable function: its payload, and the steps it can take.
 
-    `payload` is what it was started with. Everything that must not happen twice goes through a step; code between
-    steps runs again on every replay, and awaits nothing but the context's own methods.
+    Everything that must not happen twice belongs in a step. Code between steps runs again on every replay and may await
+    nothing but the methods of this context.
     """
 
-    # `claim`, `effects` and `run_with_codec` are for the layers of a batch and no part of the public face.
-    __slots__ = ("_execution", "_public_url", "_random", "claim", "effects", "payload")
+    __slots__ = ("_claim", "_env", "_execution", "_public_url", "_random", "payload")
 
     def __init__(
-        self, payload: Payload, claim: Claim, execution: Execution, public_url: PublicUrl = NO_PUBLIC_URL
+        self, payload: Payload, claim: Claim, execution: Execution, public_url: PublicUrl, env: Mapping[str, str]
     ) -> None:
         self.payload = payload
-        self.claim = claim
-        self.effects: tuple[Effect, ...] = ()
+        self._claim = claim
         self._execution = execution
         self._public_url = public_url
+        self._env = env
         self._random: DeterministicRandom | None = None
 
     @property
     def run_id(self) -> str:
         """The id of this run, the same on every attempt."""
-        return self.claim.id
+        return self._claim.id
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """What the message carried beside its payload."""
-        return user_headers(self.claim.headers)
+        """The headers that the run was triggered with."""
+        return user_headers(self._claim.headers)
 
     @property
     def attempt(self) -> int:
-        """Which attempt of the function this is, from 1 on. Steps count their own; each recorded one starts it anew."""
-        return self.claim.failures + 1
+        """The number of this attempt of the function, from 1. A recorded step resets it."""
+        return self._claim.failures + 1
 
     @overload
     def run(
@@ -175,14 +183,15 @@ class WorkflowContext(Generic[Payload]):
         self, name: str, fn: Callable[P, Awaitable[T] | T], /, *args: P.args, **kwargs: P.kwargs
     ) -> Coroutine[Any, Any, T]: ...
     def run(self, name: str, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
-        """Call `fn` once and remember its result: `await ctx.run("charge", charge, order_id)`.
+        """Call `fn` once and store its result: `await ctx.run("charge", charge, order_id)`.
 
-        The result is durable before this returns; a replay returns it without calling `fn` again. It passes through
-        the JSON form of the type `fn` declares, both times. `name` is unique within the run. A plain function runs in
-        a worker thread. A failure is retried by the run's `RetryPolicy` before the code sees anything of it.
+        The result is durable before this returns, and a replay returns it without calling `fn` again. Both times it
+        has passed through the JSON form of the return type that `fn` declares. `name` must be unique within the run. A
+        plain function runs in a worker thread. A failure is retried by the run's `RetryPolicy`; the code sees only the
+        last one.
 
         Raises:
-            StepFailed: the step's attempts are used up, or what it raised forbids another one.
+            StepFailed: the step has no attempts left, or its error is not retryable.
         """
         if not callable(fn):
             raise not_callable(name, fn)
@@ -190,101 +199,131 @@ class WorkflowContext(Generic[Payload]):
         return self._execution.run_step(name, Codec.of_result(fn), as_async(fn), args, kwargs, DEFAULT_STEP)
 
     def step(self, *, retry: RetryPolicy | None = None, timeout: Duration | None = None) -> "StepRunner":
-        """Options for one step: `await ctx.step(retry=RetryPolicy(retries=9), timeout="5s").run("charge", charge, id)`.
+        """Set options of a step: `await ctx.step(retry=RetryPolicy(retries=9), timeout="5s").run("pay", pay, id)`.
 
-        `retry` replaces the run's policy; `timeout` is how long one attempt may take: it is cancelled then, and counts
-        as failed with a `TimeoutError`. A plain function cannot be cancelled: its thread runs on, unheard.
+        `retry` replaces the run's policy. An attempt that takes longer than `timeout` is cancelled and fails with a
+        `TimeoutError`. A plain function cannot be cancelled: its thread runs on, and its result is dropped.
         """
         check_retry(retry)
         return StepRunner(self._execution, StepOptions(retry=retry, timeout_ms=parse_timeout(timeout)))
 
     def sleep(self, name: str, duration: Duration, /) -> Coroutine[Any, Any, None]:
-        """Go on after `duration`, counted from the first time the code comes here. Meanwhile the run takes no place."""
+        """Sleep for `duration`, counted from the first call. A sleeping run occupies no worker."""
         return self._execution.sleep(name, self._execution.now() + to_ms(duration, option="duration"))
 
     def sleep_until(self, name: str, when: datetime | int, /) -> Coroutine[Any, Any, None]:
-        """Go on at `when`, a datetime with its time zone or ms since the epoch; at once when it has passed."""
+        """Sleep until `when`, a datetime with a time zone or ms since the epoch. A time in the past returns at once."""
         return self._execution.sleep(name, parse_timestamp(when, now=self._execution.now()))
 
-    @overload
     def call(
-        self, name: str, /, url: str, *, response: type[T], **options: Unpack[CallOptions]
-    ) -> Coroutine[Any, Any, CallResponse[T]]: ...
-    @overload
-    def call(
-        self, name: str, /, url: str, *, response: None = None, **options: Unpack[CallOptions]
-    ) -> Coroutine[Any, Any, CallResponse[Any]]: ...
-    def call(
-        self, name: str, /, url: str, *, response: type[Any] | None = None, **options: Unpack[CallOptions]
-    ) -> Coroutine[Any, Any, CallResponse[Any]]:
-        """Call a URL, outside of the function's own time: `await ctx.call("ask", url, body={…}, response=Answer)`.
+        self,
+        name: str,
+        /,
+        url: str,
+        *,
+        method: str | None = None,
+        body: object = None,
+        headers: Mapping[str, str] | None = None,
+        response: type[AnyT] | None = _UNTYPED,
+        retries: int = 0,
+        retry_delay: RetryPolicy | Duration | None = None,
+        timeout: Duration = "2h",
+        flow_control: FlowControl | None = None,
+        **unknown: Never,
+    ) -> Coroutine[Any, Any, CallResponse[AnyT]]:
+        """Call a URL while the run is suspended: `await ctx.call("ask", url, body={…}, response=Answer)`.
 
-        The engine makes the call; the run is suspended meanwhile and takes no place. `method` is GET, or POST where
-        there is a `body`: text and bytes go as they are, anything else as JSON, with `headers`. An answer that is not
-        2xx is a result as well, once `retries` more attempts (0), each after `retry_delay`, have not made it one. One
-        attempt takes at most `timeout`, of up to two hours. `flow_control`, with a key, limits calls over all runs.
-        With `response`, the body is validated as that.
+        The engine makes the call, and the run occupies no worker meanwhile. `method` defaults to GET, or to POST when
+        there is a `body`. Text and bytes are sent as they are, any other body as JSON. A response outside 2xx is
+        returned like any other after `retries` more attempts, each after `retry_delay`. `timeout` limits one attempt
+        and may be up to two hours. `flow_control` needs a key and limits calls across all runs. `response` is the type
+        that `CallResponse.body` is validated as.
 
         Raises:
             ConfigurationError: an argument is wrong.
-            StepFailed: there was no answer: no connection, or none in time.
-            UnserializableError: a 2xx answer is no `response`.
+            StepFailed: the server did not answer, or not in time.
+            UnserializableError: the body of a 2xx response is not a valid `response`.
         """
-        request = build_call_request(name, url, options)
+        check_no_unknown_options("ctx.call", unknown, self.call)
+        request = build_call_request(name, url, method=method, body=body, headers=headers, timeout=timeout)
         check_response_type(response)
-        retry = RetryPolicy.of(retries=options.get("retries", 0), delay=options.get("retry_delay"))
-        return call_step(
-            self._execution, request, retry, require_key(options.get("flow_control")) or DEFAULT_CALL_FLOW, response
-        )
+        retry = RetryPolicy.of(retries=retries, delay=retry_delay)
+        flow = require_key(flow_control) or DEFAULT_CALL_FLOW
+        return call_step(self._execution, request, retry, flow, response)
 
     def invoke(
-        self, name: str, target: Invocable[Sent, T], payload: Sent, /, **options: Unpack[InvokeOptions]
+        self,
+        name: str,
+        target: Invocable[Sent, T],
+        payload: Sent,
+        /,
+        *,
+        headers: Mapping[str, str] | None = None,
+        label: str | None = None,
+        delay: Duration | None = None,
+        not_before: datetime | int | None = None,
+        retries: int | None = None,
+        retry_delay: RetryPolicy | Duration | None = None,
+        flow_control: FlowControl | None = None,
+        ids: Sequence[str | int | UUID] | None = None,
+        limit: int | None = None,
+        force: bool | None = None,
+        **unknown: Never,
     ) -> Coroutine[Any, Any, T]:
-        """Run another served function, or a batch, as a child, and wait for what it returns.
+        """Run another served function, or a batch, as a child and wait for its result.
 
-        `headers`, `label`, `delay` and `not_before` are as those of a trigger; so are `retries`, `retry_delay` and
-        `flow_control` of a function, `ids`, `limit` and `force` of a batch. The id of a child is derived from the step.
-        The result of a batch is its summary, whatever became of its items; its retries and limits are its own. What is
-        cancelled cancels the children it waits for. A chain of children is at most 100 deep.
+        `headers`, `label`, `delay` and `not_before` mean the same as for a trigger. A function also takes `retries`,
+        `retry_delay` and `flow_control`; a batch takes `ids`, `limit` and `force`, and returns its summary even when
+        items failed. The child's id is derived from the step. Cancelling the run cancels the children it waits for.
+        Children can be nested 100 levels deep.
 
         Raises:
-            ChildFailed: the child failed for good.
+            ChildFailed: the child failed.
             ChildCancelled: the child was cancelled.
-            InputError, UnserializableError: the payload is not one of the target's.
+            InputError, UnserializableError: the payload does not fit the target.
         """
         check_invocable(name, target)
-        # A webhook of the child is reached as the parent was.
-        root = {name: value for name, value in self.claim.headers.items() if name == ROOT_HEADER}
-        child = validate_child_options(options, root)
-        return invoke_step(self._execution, self.claim.depth, name, target, payload, child)
+        check_not_for_children(unknown)
+        check_no_unknown_options("ctx.invoke", unknown, self.invoke)
+        if retries is not None or retry_delay is not None:
+            RetryPolicy.of(retries=retries, delay=retry_delay)
+        # A webhook of the child has the same public URL as one of its parent.
+        root = {name: value for name, value in self._claim.headers.items() if name == ROOT_HEADER}
+        options = ChildOptions(
+            headers={**root, **validate_headers(headers)},
+            label=validate_label(label),
+            delay=delay,
+            not_before=not_before,
+            retries=retries,
+            retry_delay=retry_delay,
+            flow_control=require_key(flow_control),
+            ids=ids,
+            limit=limit,
+            force=force,
+        )
+        return invoke_step(self._execution, self._claim.depth, name, target, payload, options)
 
-    @overload
     def wait_for_event(
-        self, name: str, event_id: str, /, *, timeout: Duration | None = None, data: type[T]
-    ) -> Coroutine[Any, Any, EventResult[T]]: ...
-    @overload
-    def wait_for_event(
-        self, name: str, event_id: str, /, *, timeout: Duration | None = None, data: None = None
-    ) -> Coroutine[Any, Any, EventResult[Any]]: ...
-    def wait_for_event(
-        self, name: str, event_id: str, /, *, timeout: Duration | None = None, data: type[Any] | None = None
-    ) -> Coroutine[Any, Any, EventResult[Any]]:
-        """Wait until somebody notifies `event_id`: `(await ctx.wait_for_event("paid", f"paid:{id}")).data`.
+        self, name: str, event_id: str, /, *, timeout: Duration | None = None, data: type[AnyT] | None = _UNTYPED
+    ) -> Coroutine[Any, Any, EventResult[AnyT]]:
+        """Wait for a notification of `event_id`: `(await ctx.wait_for_event("paid", f"paid:{id}")).data`.
 
-        Without a `timeout` it waits as long as it takes. `data` is the type of what is sent with the event. An event
-        that is sent before anybody waits for it is lost, unless it is sent to this run alone.
+        Without `timeout` it waits indefinitely. `data` is the type that the event's data is validated as. An event
+        that nobody waits for is lost, unless it was sent to this run alone.
 
         Raises:
-            InputError: what was sent is no `data`.
+            InputError: the event's data is not a valid `data`.
         """
-        codec: Codec[Any] = Codec.of(Any if data is None else data)
-        until = 0 if timeout is None else self._execution.now() + to_ms(timeout, option="timeout")
-        return event_step(self._execution, name, validate_event_id(event_id), codec, until)
+        codec: Codec[AnyT] = Codec.of(Any if data is None else data)
+        return event_step(self._execution, name, validate_event_id(event_id), codec, self._deadline(timeout))
 
     def notify(
         self, name: str, event_id: str, /, data: object = None, *, run_id: str | None = None
     ) -> Coroutine[Any, Any, None]:
-        """Notify who waits for `event_id`, exactly once; with `run_id` that run alone, which need not wait yet."""
+        """Notify the runs that wait for `event_id`, exactly once.
+
+        With `run_id` the event is for that run alone, and is kept until the run waits for it.
+        """
         event = validate_event_id(event_id)
         text = serialize_event_data(data, event)
         self._execution.max_value.check(text, f"the data of event '{event}'")
@@ -292,55 +331,55 @@ class WorkflowContext(Generic[Payload]):
         return self._execution.record_effects(name, NONE_CODEC, lambda: None, lambda _: (Notify(event, text, run),))
 
     def create_webhook(self, name: str, /) -> Coroutine[Any, Any, Webhook]:
-        """A URL of this run's own, to be given to a third party; see `wait_for_webhook`.
+        """Create a URL of this run that a third party can call; see `wait_for_webhook`.
 
         Raises:
-            ConfigurationError: the app's public URL is not known.
+            ConfigurationError: the public URL of the app is not configured.
         """
-        root = self._public_url.resolve(self.claim.headers)
+        root = self._public_url.resolve(self._claim.headers)
         return webhook_step(self._execution, name, root)
 
     def wait_for_webhook(
         self, name: str, webhook: Webhook, /, *, timeout: Duration | None = None
     ) -> Coroutine[Any, Any, EventResult[WebhookRequest]]:
-        """Wait for a request to `webhook`. One that has come already is handed out at once, the oldest first."""
+        """Wait for a request to `webhook`. Requests that arrived earlier are returned first, oldest first."""
         check_webhook(name, webhook)
-        until = 0 if timeout is None else self._execution.now() + to_ms(timeout, option="timeout")
-        return event_step(self._execution, name, webhook_event_id(webhook.token), WEBHOOK_REQUEST_CODEC, until)
+        event = webhook_event_id(webhook.token)
+        return event_step(self._execution, name, event, WEBHOOK_REQUEST_CODEC, self._deadline(timeout))
 
     def first(self, *waits: Awaitable[T]) -> Coroutine[Any, Any, tuple[int, T]]:
-        """The place (0, 1, …) and the result of the wait that ends first; the others are not waited for any more.
+        """Return the index and the result of the wait that ends first, and stop waiting for the others.
 
-        `place, _ = await ctx.first(ctx.wait_for_event("paid", event), ctx.sleep("patience", "3d"))`. For durable
-        waits: a step that executes is not interrupted by one that comes, and is cancelled if another was first. A child
-        that is not waited for any more goes on. What the first one raises is raised.
+        `index, _ = await ctx.first(ctx.wait_for_event("paid", event), ctx.sleep("reminder", "3d"))`. Meant for durable
+        waits: a step that is executing runs to its end before another wait can win, and is cancelled if it lost. A
+        child that lost continues. An error of the first wait is raised.
         """
         return first_of(validate_awaitables(waits))
 
     def timeout(self, name: str, delay: Duration, /) -> Deadline:
-        """`async with ctx.timeout("limit", "1h"):` raises `TimeoutError` when the block takes longer.
+        """Limit a block: `async with ctx.timeout("limit", "1h"):` raises `TimeoutError` when it takes longer.
 
-        For durable waits: a step that executes is let go on first. Around a step that executes belongs
+        Meant for durable waits: a step that is executing runs to its end first. Limit such a step with
         `ctx.step(timeout=…)`.
         """
         limit = to_ms(delay, option="delay")
         return Deadline(name, limit, self._execution.sleep(name, self._execution.now() + limit))
 
     def now(self) -> datetime:
-        """The time, in UTC, the same on every replay: when the latest step was recorded, or the run began."""
+        """Return the time of the latest recorded step, or of the run's start: in UTC, the same on every replay."""
         return datetime.fromtimestamp(self._execution.time / 1000, UTC)
 
     def random(self) -> float:
-        """A number from 0 up to 1, the same on every replay. Drawn from the run's id: no secret."""
+        """Return a number in [0, 1), the same on every replay. It is derived from the run id and not a secret."""
         return self._deterministic_random().random()
 
     def uuid(self) -> UUID:
-        """A UUID, the same on every replay. Drawn from the run's id: no secret."""
+        """Return a UUID, the same on every replay. It is derived from the run id and not a secret."""
         return self._deterministic_random().uuid()
 
     @property
     def log(self) -> RunLog:
-        """A logger bound to run, step and attempt; silent on replay."""
+        """A logger bound to run, step and attempt, silent during replay."""
         execution = self._execution
         bound = logger().bind(run=self.run_id, attempt=self.attempt)
         step = execution.current_step
@@ -348,8 +387,8 @@ class WorkflowContext(Generic[Payload]):
 
     @property
     def env(self) -> Mapping[str, str]:
-        """The environment the function was given (`@flow.serve(env=…)`), by default the process's."""
-        return self._public_url.env
+        """The function's environment (`@flow.serve(env=…)`), by default that of the process."""
+        return self._env
 
     def _deterministic_random(self) -> DeterministicRandom:
         if self._random is None:
@@ -357,8 +396,26 @@ class WorkflowContext(Generic[Payload]):
         return self._random
 
     def cancel(self) -> NoReturn:
-        """End the run here, as cancelled: neither a result nor a failure. Does not return."""
+        """End the run as cancelled, with neither a result nor an error. This does not return."""
         self._execution.cancel()
+
+    def _deadline(self, timeout: Duration | None) -> int:
+        """When a wait times out, in ms since the epoch; 0: never."""
+        return 0 if timeout is None else self._execution.now() + to_ms(timeout, option="timeout")
+
+
+class LayerContext(WorkflowContext[Payload]):
+    """The context of an endpoint's own code, such as the layers of a batch. Users see it as a `WorkflowContext`."""
+
+    __slots__ = ("claim", "effects")
+
+    def __init__(
+        self, payload: Payload, claim: Claim, execution: Execution, public_url: PublicUrl, env: Mapping[str, str]
+    ) -> None:
+        super().__init__(payload, claim, execution, public_url, env)
+        self.claim = claim
+        self.effects: tuple[Effect, ...] = ()
+        """The effects to write with the settlement when the function returns."""
 
     def run_with_codec(
         self,
@@ -370,11 +427,11 @@ class WorkflowContext(Generic[Payload]):
         defer_to_settlement: bool = False,
         effects: Callable[[T], tuple[Effect, ...]] | None = None,
     ) -> Coroutine[Any, Any, T]:
-        """As `run`, of an async function whose codec is known, under a name that a step can have.
+        """Run a step as `run` does, with a known codec and an async function. The name is not checked.
 
-        With `last` the step is not recorded on its own: only others that are `last` may follow it, and its outcome goes
-        with the settlement. It is dropped with the journal when the run ends as done, so a crash before that calls `fn`
-        again. `effects`, of its result, are written together with a step that is recorded on its own.
+        A step with `defer_to_settlement` is written with the settlement instead of on its own; only such steps may
+        follow it. A crash before the settlement calls `fn` again. Otherwise `effects(result)` is written together with
+        the step.
         """
         options = (
             FINAL_STEP if defer_to_settlement else DEFAULT_STEP if effects is None else StepOptions(effects=effects)
@@ -383,7 +440,7 @@ class WorkflowContext(Generic[Payload]):
 
 
 class StepRunner:
-    """A step with options of its own, made by `WorkflowContext.step`."""
+    """A step with its own options, created by `WorkflowContext.step`."""
 
     __slots__ = ("_execution", "_options")
 
@@ -400,7 +457,7 @@ class StepRunner:
         self, name: str, fn: Callable[P, Awaitable[T] | T], /, *args: P.args, **kwargs: P.kwargs
     ) -> Coroutine[Any, Any, T]: ...
     def run(self, name: str, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
-        """As `WorkflowContext.run`, with these options."""
+        """Run the step as `WorkflowContext.run` does, with these options."""
         if not callable(fn):
             raise not_callable(name, fn)
         check_step_name(name)

@@ -1,9 +1,10 @@
-"""Where a durable function is served, and how one claim of it is carried out."""
+"""Endpoints: a durable function at its route, and the delivery of one claim to it."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+import os
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
 from batchflow.core.flow import FlowControl
@@ -15,7 +16,7 @@ from batchflow.core.run import Step
 from batchflow.core.settlement import Effect, Settlement, answered, dead, done
 from batchflow.errors import InputError
 from batchflow.serve.app_url import NO_PUBLIC_URL, PublicUrl
-from batchflow.serve.context import WorkflowContext
+from batchflow.serve.context import LayerContext
 from batchflow.serve.delivery import CURRENT_DELIVERY, DeliveryScope
 from batchflow.serve.execution import Execution
 from batchflow.serve.failure import describe_error, error_report, is_program_exit, retry_at
@@ -23,7 +24,7 @@ from batchflow.serve.outcome import settlement_of_error, settlement_of_return
 
 
 class DirectRecorder:
-    """The recorder of one claim in the process that holds it. A step may start as soon as it is asked for."""
+    """Records the steps of one claim in the store, from the process that holds the claim. New steps start at once."""
 
     __slots__ = ("_claim", "_entropy", "_journaling", "clock", "policy", "stops")
 
@@ -36,7 +37,7 @@ class DirectRecorder:
         self.stops = runtime.always_replay
 
     def plan(self, asked: Sequence[Step], settled: AbstractSet[int]) -> Sequence[Plan]:
-        """Everything executes."""
+        """Execute every step."""
         return ("execute",) * len(asked)
 
     def start(self, step: Step, effects: tuple[Effect, ...]) -> Awaitable[Verdict]:
@@ -58,28 +59,27 @@ DEFAULT_TIMEOUT_MS = 3_600_000
 
 
 class FailureResult(NamedTuple):
-    """What a function returns in place of a result to say: failed, and no retry helps, but it is no dead letter.
+    """A result that ends the run as failed, without a retry and without a dead letter.
 
-    `error` is a sentence, `result` the JSON text that a caller gets.
+    `error` is the message, `result` the JSON text that the caller gets.
     """
 
     error: str
     result: str
 
 
-DurableFunction: TypeAlias = Callable[[WorkflowContext[Any]], Awaitable[str | FailureResult]]
-"""What an endpoint serves: returns the JSON text of its result."""
+DurableFunction: TypeAlias = Callable[[LayerContext[Any]], Awaitable[str | FailureResult]]
+"""The function of an endpoint: returns its result as JSON text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
-    """A durable function at its route.
+    """A durable function and the route that serves it.
 
-    `payload` makes the context's payload of a claim; it raises `InputError` for one that does not fit, which ends the
-    run as dead with that sentence. `flow.key` is the key its messages wait under. `retry` holds for messages that bring
-    no policy of their own. `timeout_ms` bounds one attempt: the engine sweeps for it and interrupts the attempt, which
-    counts as a failed one. `verbose` asks for a log of each thing the engine does.
-    `limit` is what each step's result is held to.
+    `payload` reads the payload of a claim; its `InputError` ends the run as a dead letter with that message. `flow.key`
+    is the flow key of the runs. `retry` applies to runs without their own policy. `timeout_ms` limits one attempt: the
+    engine interrupts it, and the attempt counts as failed. `verbose` logs every event of its runs. `env` is what
+    `ctx.env` returns. `limit` is the maximum size of a step's result.
     """
 
     route: str
@@ -91,18 +91,18 @@ class Endpoint:
     timeout_ms: int | None = DEFAULT_TIMEOUT_MS
     verbose: bool = False
     public_url: PublicUrl = NO_PUBLIC_URL
+    env: Mapping[str, str] = field(default_factory=lambda: os.environ)
     limit: Limit = DEFAULT
 
-    def deliver(self, claim: Claim, runtime: Runtime) -> Coroutine[Any, Any, Settlement | None]:
-        """Carry out one claim, in the task that was made for it, with its steps recorded in the store."""
-        return self.execute(claim, DirectRecorder(claim, claim.retry or self.retry, runtime), runtime)
+    async def deliver(self, claim: Claim, runtime: Runtime, recorder: Recorder | None = None) -> Settlement | None:
+        """Run the function for one claim, in the task created for that claim, and return how it ended.
 
-    async def execute(self, claim: Claim, recorder: Recorder, runtime: Runtime) -> Settlement | None:
-        """Carry out one claim, in the task that was made for it; `recorder` makes its steps durable. How it ended.
-
-        None: the claim was lost or the store failed; the attempt was given up without a trace, and the claim is to be
-        given back. Cancelling the task from outside lets `CancelledError` out once the function's own tasks have ended.
+        `recorder` makes the steps durable; by default they are recorded in the store. None is returned when the claim
+        was lost or the store failed: the attempt left no trace, and the claim should be released. Cancelling the task
+        from outside raises `CancelledError` once the function's own tasks have ended.
         """
+        if recorder is None:
+            recorder = DirectRecorder(claim, claim.retry or self.retry, runtime)
         root = asyncio.current_task()
         assert root is not None
         CURRENT_DELIVERY.set(DeliveryScope(runtime.threads, runtime, claim))
@@ -115,7 +115,7 @@ class Endpoint:
                 raise
             return dead(claim, error_report(error))
         execution = Execution(claim, recorder, runtime, root, max_value=self.limit)
-        context: WorkflowContext[Any] = WorkflowContext(payload, claim, execution, self.public_url)
+        context: LayerContext[Any] = LayerContext(payload, claim, execution, self.public_url, self.env)
         try:
             result = await self.function(context)
         except BaseException as error:

@@ -1,146 +1,57 @@
-"""Plain durable functions: what a signature says is read once, when the function is registered."""
+"""Durable functions that are served at a route. Their signature is read once, when they are registered."""
 
 import inspect
 import os
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypedDict, TypeVar, Unpack, cast, get_args, get_origin, get_type_hints
+from datetime import datetime
+from typing import Any, Generic, Never, TypeVar, Unpack, get_args, get_origin, get_type_hints
 
 from pydantic import ValidationError
 
 from batchflow.core.codec import Codec, describe
-from batchflow.core.duration import Duration, to_ms
+from batchflow.core.duration import Duration
 from batchflow.core.flow import FlowControl
 from batchflow.core.message import Claim, Message
 from batchflow.core.ports import Client
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.settlement import Effect, Publish
 from batchflow.errors import ConfigurationError, InputError
-from batchflow.serve.app_url import PublicUrl, check_url
+from batchflow.serve.app_url import NO_PUBLIC_URL, PublicUrl, check_url
 from batchflow.serve.callables import is_async
 from batchflow.serve.children import ChildOptions, ParentLink
 from batchflow.serve.context import WorkflowContext
 from batchflow.serve.endpoint import DEFAULT_TIMEOUT_MS, Endpoint
 from batchflow.serve.runs import RunHandle
 from batchflow.serve.trigger import (
-    NO_OPTIONS,
-    Trigger,
+    Dedup,
     TriggerOptions,
+    check_trigger_options,
     run_message,
     run_retry_policy,
     start_time,
-    validate_trigger,
 )
 from batchflow.serve.validation import (
-    check_flow,
-    check_payload_parser,
+    check_no_unknown_options,
     check_retry,
-    check_string_mapping,
     format_value,
-    parse_timeout,
-    validate_label,
     validate_run_id,
 )
 
 Payload = TypeVar("Payload")
 
 
-class Serving(TypedDict, total=False):
-    """What `Batchflow.serve` may be given; see there."""
-
-    retry: RetryPolicy | None
-    retries: int | None
-    retry_delay: RetryPolicy | Duration | None
-    flow_control: FlowControl | None
-    timeout: Duration | None
-    failure_function: Callable[..., Any] | None
-    failure_url: str | None
-    initial_payload_parser: Callable[[str], Any] | None
-    label: str | None
-    verbose: bool
-    url: str | None
-    base_url: str | None
-    env: Mapping[str, str] | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServeOptions(Generic[Payload]):
-    """The same, checked, with what is not given at its default.
-
-    Raises:
-        ConfigurationError: an option is wrong, or two exclude each other.
-    """
-
-    retry: RetryPolicy | None = None
-    retries: int | None = None
-    retry_delay: RetryPolicy | Duration | None = None
-    flow_control: FlowControl | None = None
-    timeout: Duration | None = None
-    failure_function: Callable[..., Any] | None = None
-    failure_url: str | None = None
-    initial_payload_parser: Callable[[str], Payload] | None = None
-    label: str | None = None
-    verbose: bool = False
-    url: str | None = None
-    base_url: str | None = None
-    env: Mapping[str, str] | None = None
-
-    def __post_init__(self) -> None:
-        if self.retry is not None and not (self.retries is None and self.retry_delay is None):
-            raise ConfigurationError("'retry' is a whole policy; give either it, or 'retries' and 'retry_delay'")
-        check_retry(self.retry)
-        self.policy()
-        check_flow(self.flow_control)
-        parse_timeout(self.timeout)
-        self._check_failure()
-        check_payload_parser(self.initial_payload_parser)
-        validate_label(self.label, ConfigurationError)
-        # None would be the default of every other option.
-        if not isinstance(cast("object", self.verbose), bool):
-            raise ConfigurationError(f"'verbose' cannot be {format_value(self.verbose)}; write True or False")
-        check_url("url", self.url)
-        check_url("base_url", self.base_url)
-        check_string_mapping("env", self.env)
-
-    def _check_failure(self) -> None:
-        if self.failure_function is not None and self.failure_url is not None:
-            raise ConfigurationError("'failure_function' and 'failure_url' exclude each other; give one of them")
-        check_url("failure_url", self.failure_url, no_query=False)
-        if self.failure_function is not None and not callable(self.failure_function):
-            raise ConfigurationError(
-                f"'failure_function' cannot be {format_value(self.failure_function)}; write a function"
-            )
-        # Delivered with the operations on dead letters, which are not there yet: better refused than never called.
-        for option in ("failure_function", "failure_url"):
-            if getattr(self, option) is not None:
-                raise ConfigurationError(
-                    f"'{option}' is not delivered by this version of batchflow; leave it out, "
-                    f"and read failed runs with flow.runs(state='failed')"
-                )
-
-    def policy(self) -> RetryPolicy:
-        """How the function and its steps are retried."""
-        return self.retry or RetryPolicy.of(retries=self.retries, delay=self.retry_delay)
-
-    def public_url(self, route: str) -> PublicUrl:
-        """Where the function stands."""
-        return PublicUrl(
-            route=route, url=self.url, base_url=self.base_url, env=os.environ if self.env is None else self.env
-        )
-
-
-DEFAULT_OPTIONS: ServeOptions[Any] = ServeOptions()
-
-
 Result = TypeVar("Result")
+
+DEFAULT_RETRY = RetryPolicy()
 
 _ROUTE = re.compile(r"(/(?!\.{1,2}(?:/|\Z))[A-Za-z0-9._-]+)+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServedFunction(Generic[Payload, Result]):
-    """A durable function that is served: what starts runs of it, and what is known of it."""
+    """A durable function at its route: starts runs of it and finds them."""
 
     function: Callable[[WorkflowContext[Payload]], Awaitable[Result]]
     endpoint: Endpoint
@@ -149,57 +60,94 @@ class ServedFunction(Generic[Payload, Result]):
     client: Client
     label: str | None = None
     parse: Callable[[str], Payload] | None = None
-    """Makes a payload of a request's body that is not JSON."""
+    """Reads the payload from the body of a request that is not JSON."""
 
-    async def trigger(self, payload: Payload, **options: Unpack[TriggerOptions]) -> RunHandle[Result]:
-        """Start a run, durable when this returns.
+    async def trigger(
+        self,
+        payload: Payload,
+        *,
+        run_id: str | None = None,
+        dedup_id: str | None = None,
+        dedup: Dedup = "kept",
+        delay: Duration | None = None,
+        not_before: datetime | int | None = None,
+        label: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        retries: int | None = None,
+        retry_delay: RetryPolicy | Duration | None = None,
+        flow_control: FlowControl | None = None,
+        **unknown: Never,
+    ) -> RunHandle[Result]:
+        """Start a run; it is durable when this returns.
 
-        `run_id` names the run, and `dedup_id` what it is for: a second trigger of the function with the same one starts
-        nothing and returns the handle of the first, which says so (`deduplicated`), as long as that is kept; with
-        `dedup="open"` only until it has ended. It starts after `delay`, or at `not_before`: a
-        datetime with its time zone, or ms since the epoch. `headers` are what `ctx.headers` shows, `label` is what
-        runs are found by. `retries`, `retry_delay` and `flow_control`, with a key, take the place of the function's
-        own for this run.
+        `run_id` is the id of the run; `dedup_id` says what the run is for. A second trigger of the function with the
+        same one starts nothing and returns the handle of the first run, with `deduplicated` set: as long as the first
+        is kept, or with `dedup="open"` only until it has ended. The run starts after `delay`, or at `not_before`: a
+        datetime with a time zone, or ms since the epoch. `headers` are returned by `ctx.headers`, and `label` can be
+        searched for. `retries`, `retry_delay` and `flow_control`, with a key, replace those of the function for this
+        run.
 
         Raises:
-            InputError: an id or a label is none, the id is that of another function's run, or, as `TooLarge`, the
-                payload is too large.
+            InputError: an id or a label is invalid, or the id belongs to a run of another function. Its subclass
+                `TooLarge`: the payload is too large.
             ConfigurationError: a time or another option is wrong.
-            UnserializableError: the payload does not survive its JSON form.
+            UnserializableError: the payload changes on its way through JSON.
         """
-        return (await self.trigger_many([payload], validate_trigger(options, self.client.now())))[0]
+        check_no_unknown_options("trigger", unknown, self.trigger)
+        handles = await self.trigger_many(
+            [payload],
+            run_id=run_id,
+            dedup_id=dedup_id,
+            dedup=dedup,
+            delay=delay,
+            not_before=not_before,
+            label=label,
+            headers=headers,
+            retries=retries,
+            retry_delay=retry_delay,
+            flow_control=flow_control,
+        )
+        return handles[0]
 
-    async def trigger_many(self, payloads: Sequence[Payload], options: Trigger = NO_OPTIONS) -> list[RunHandle[Result]]:
-        """Start a run of each payload, all of them in one transaction.
+    async def trigger_many(
+        self, payloads: Sequence[Payload], **options: Unpack[TriggerOptions]
+    ) -> list[RunHandle[Result]]:
+        """Start a run of each payload, all in one transaction, with the options of `trigger`.
 
         Raises:
-            InputError, ConfigurationError, UnserializableError: as for `trigger`; nothing was started.
+            InputError, ConfigurationError, UnserializableError: see `trigger`; nothing was started.
         """
+        check_trigger_options(options, self.client.now())
+        return await self.start(payloads, options)
+
+    async def start(self, payloads: Sequence[Payload], options: TriggerOptions) -> list[RunHandle[Result]]:
+        """Start runs as `trigger_many` does, but accept a `not_before` of any age."""
         bodies = [self._body(payload) for payload in payloads]
         messages = [run_message(self.endpoint, self.client, body, options, self.label) for body in bodies]
-        if len(messages) > 1 and (options.run_id or options.dedup_id):
+        run_id, dedup_id = options.get("run_id"), options.get("dedup_id")
+        if len(messages) > 1 and (run_id or dedup_id):
             raise InputError("name one run", option="run_id", other="dedup_id", want="trigger several without them")
-        if options.dedup == "open":
+        if options.get("dedup") == "open":
             return [await self._trigger_open(message) for message in messages]
         new = await self.client.publish(messages) if messages else ()
-        if options.run_id is not None and not all(new):
-            await self._check_is_own_run(options.run_id)
-        named = options.run_id is not None or options.dedup_id is not None
+        if run_id is not None and not all(new):
+            await self._check_is_own_run(run_id)
+        named = run_id is not None or dedup_id is not None
         return [self._handle(it, deduplicated=named and not is_new) for it, is_new in zip(messages, new, strict=True)]
 
     async def _trigger_open(self, message: Message) -> RunHandle[Result]:
-        """Start a run unless another with the same `open_dedup` is under way."""
+        """Start a run unless one with the same `open_dedup` has not ended yet."""
         while True:
             (new,) = await self.client.publish([message])
             if new:
                 return self._handle(message)
             known = await self.client.store.under_way(message.open_dedup or "")
             if known is None and await self.client.store.run(message.id) is not None:
-                # It was stored, though the answer was lost, and has ended since.
+                # Publishing did store it, although the reply was lost, and it has ended since.
                 known = message.id
             if known is not None:
                 return RunHandle(known, self.result, self.client, deduplicated=known != message.id)
-            # The one that was under way has ended just now.
+            # The other run has ended just now: try again.
 
     def _handle(self, message: Message, *, deduplicated: bool = False) -> RunHandle[Result]:
         return RunHandle(message.id, self.result, self.client, deduplicated=deduplicated)
@@ -210,18 +158,18 @@ class ServedFunction(Generic[Payload, Result]):
             raise InputError(f"which is a run of '{run.destination}'", option="run_id", got=f"'{id}'")
 
     def run(self, id: str) -> RunHandle[Result]:
-        """The handle of one of the function's runs."""
+        """Return the handle of a run of this function."""
         return RunHandle(validate_run_id(id, "id"), self.result, self.client)
 
     # As a child (`batchflow.serve.children.Invocable`)
 
     @property
     def title(self) -> str:
-        """Its name."""
+        """The name of the function."""
         return self.endpoint.name
 
     def invoked(self, payload: Payload, link: ParentLink, options: ChildOptions) -> tuple[Effect, ...]:
-        """The message that starts a run for its parent."""
+        """Return the effect that starts a run for its parent."""
         options.reject(self.title, "that is a batch's, and this is a function", "ids", "limit", "force")
         child = Message(
             id=link.id,
@@ -239,7 +187,7 @@ class ServedFunction(Generic[Payload, Result]):
         return (Publish((child,)),)
 
     def outcome(self, text: str) -> Result:
-        """The result its parent gets."""
+        """Decode the result for the parent."""
         return self.result.decode(text)
 
     def _body(self, payload: Payload) -> str:
@@ -254,12 +202,19 @@ def serve_function(
     route: str,
     *,
     client: Client,
-    options: "ServeOptions[Any]" = DEFAULT_OPTIONS,
+    retry: RetryPolicy = DEFAULT_RETRY,
+    flow_control: FlowControl | None = None,
+    timeout_ms: int | None = None,
+    initial_payload_parser: Callable[[str], Any] | None = None,
+    label: str | None = None,
+    verbose: bool = False,
+    public_url: PublicUrl = NO_PUBLIC_URL,
+    env: Mapping[str, str] = os.environ,
 ) -> ServedFunction[Payload, Result]:
     """Serve `async def function(ctx: WorkflowContext[Payload]) -> Result` at `route`, such as "/onboarding".
 
     Raises:
-        ConfigurationError: the signature is another one, the route is none, or an option is wrong.
+        ConfigurationError: the function has another signature, or the route is invalid.
     """
     check_route(route)
     payload, result = _payload_codec(function), Codec.of_result(function)
@@ -283,11 +238,12 @@ def serve_function(
         name=name,
         function=handler,
         payload=read,
-        flow=(options.flow_control or FlowControl()).named(name),
-        retry=options.policy(),
-        timeout_ms=DEFAULT_TIMEOUT_MS if options.timeout is None else to_ms(options.timeout, option="timeout"),
-        verbose=options.verbose,
-        public_url=options.public_url(route),
+        flow=(flow_control or FlowControl()).named(name),
+        retry=retry,
+        timeout_ms=timeout_ms or DEFAULT_TIMEOUT_MS,
+        verbose=verbose,
+        public_url=public_url,
+        env=env,
         limit=limit,
     )
     return ServedFunction(
@@ -296,16 +252,47 @@ def serve_function(
         payload=payload,
         result=result,
         client=client,
-        label=options.label,
-        parse=options.initial_payload_parser,
+        label=label,
+        parse=initial_payload_parser,
     )
 
 
-def check_route(route: object) -> None:
-    """A path such as "/onboarding".
+def serve_retry_policy(
+    retry: RetryPolicy | None, retries: int | None, retry_delay: RetryPolicy | Duration | None
+) -> RetryPolicy:
+    """Return the policy of a function and its steps.
 
     Raises:
-        ConfigurationError: it is none, or the function itself, as of a decorator without parentheses.
+        ConfigurationError: an option is wrong, or `retry` is given beside the others.
+    """
+    check_retry(retry)
+    if retry is None:
+        return RetryPolicy.of(retries=retries, delay=retry_delay)
+    if retries is not None or retry_delay is not None:
+        raise ConfigurationError("'retry' is a whole policy; give either it, or 'retries' and 'retry_delay'")
+    return retry
+
+
+def check_failure_options(function: object, url: object) -> None:
+    """Raise `ConfigurationError` for `failure_function` and `failure_url`, which this version does not support."""
+    if function is not None and url is not None:
+        raise ConfigurationError("'failure_function' and 'failure_url' exclude each other; give one of them")
+    check_url("failure_url", url, no_query=False)
+    if function is not None and not callable(function):
+        raise ConfigurationError(f"'failure_function' cannot be {format_value(function)}; write a function")
+    # Refused until dead letters have operations: better an error now than a function that is never called.
+    for option, value in (("failure_function", function), ("failure_url", url)):
+        if value is not None:
+            raise ConfigurationError(
+                f"'{option}' is not delivered by this version of batchflow; leave it out, "
+                f"and read failed runs with flow.runs(state='failed')"
+            )
+
+
+def check_route(route: object) -> None:
+    """Raise `ConfigurationError` unless `route` is a path such as "/onboarding".
+
+    A function in its place comes from the decorator without parentheses.
     """
     if callable(route):
         raise ConfigurationError(

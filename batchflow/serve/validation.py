@@ -13,6 +13,7 @@ from batchflow.core.duration import Duration, to_ms
 from batchflow.core.flow import FlowControl
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.run import Step
+from batchflow.core.spelling import check_options
 from batchflow.errors import BatchflowError, ConfigurationError, InputError, ReplayError, UnserializableError
 from batchflow.serve.callables import is_async
 
@@ -64,6 +65,14 @@ _INVALID_IN_HEADER = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _label_error = partial(InputError, field="label")
 
 
+def check_no_unknown_options(what: str, options: Collection[str], function: Callable[..., Any]) -> None:
+    """Raise `ConfigurationError` for options that are not parameters of `function`, with the likely name."""
+    if options:
+        parameters = inspect.signature(function).parameters.values()
+        kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+        check_options(what, options, [it.name for it in parameters if it.kind in kinds])
+
+
 def check_instance(option: str, value: object, kind: type, expected: str) -> None:
     """An object of this class, or None.
 
@@ -72,6 +81,12 @@ def check_instance(option: str, value: object, kind: type, expected: str) -> Non
     """
     if value is not None and not isinstance(value, kind):
         raise ConfigurationError(f"'{option}' cannot be {format_value(value)}; write {expected}")
+
+
+def check_flag(option: str, value: object) -> None:
+    """Raise `ConfigurationError` unless `value` is a bool."""
+    if not isinstance(value, bool):
+        raise ConfigurationError(f"'{option}' cannot be {format_value(value)}; write True or False")
 
 
 def check_retry(value: object) -> None:

@@ -20,7 +20,6 @@ from batchflow.errors import (
 )
 from batchflow.serve.functions import ServedFunction
 from batchflow.serve.runs import RunHandle
-from batchflow.serve.trigger import TriggerOptions
 from batchflow.testing import FaultyStore, ManualClock, drive
 
 
@@ -80,7 +79,7 @@ async def test_a_run_is_waited_for_while_the_store_is_away(shop: Shop, monkeypat
 
 
 @pytest.mark.parametrize("options", [{"run_id": "order-7"}, {"dedup_id": "order 7"}])
-async def test_a_second_trigger_of_the_same_id_starts_nothing(shop: Shop, options: TriggerOptions) -> None:
+async def test_a_second_trigger_of_the_same_id_starts_nothing(shop: Shop, options: dict[str, Any]) -> None:
     """And what was stored for the first one stays, also once that has ended."""
     first = await shop.ship.trigger(Order(number=1), **options)
     second = await shop.ship.trigger(Order(number=2), **options)
@@ -147,7 +146,7 @@ async def test_retries_and_limits_of_a_trigger_take_the_place_of_the_functions()
         await ctx.run("fail", fail)
 
     async with flow:
-        cases: list[tuple[TriggerOptions, list[int]]] = [
+        cases: list[tuple[dict[str, Any], list[int]]] = [
             ({}, [0, 1]),
             ({"retries": 2, "retry_delay": "5s", "flow_control": own}, [0, 5, 10]),
         ]
@@ -179,7 +178,7 @@ async def test_retries_and_limits_of_a_trigger_take_the_place_of_the_functions()
     ],
 )
 async def test_a_wrong_option_is_one_sentence_and_nothing_starts(
-    shop: Shop, options: TriggerOptions, sentence: str
+    shop: Shop, options: dict[str, Any], sentence: str
 ) -> None:
     with pytest.raises((InputError, ConfigurationError), match="(?s).*") as raised:
         await shop.ship.trigger(Order(), **options)

@@ -9,12 +9,14 @@ import os
 from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
+from typing import cast
 from unittest import mock
 
 from pydantic import BaseModel
 
 from batchflow import Batchflow, BatchSummary, BatchWorkflow, FlowControl, NoParams, Page, WorkflowContext
 from batchflow.engine.worker import Heartbeat
+from batchflow.serve.context import LayerContext
 from tests.chaos.traces import Writer
 
 LEASE_MS = 3_000
@@ -65,7 +67,7 @@ class Chaos(BatchWorkflow[NoParams, str, Made]):
         return Page([f"item-{number}" for number in range(start, end)], str(end) if end < self._items else None)
 
     async def process(self, ctx: WorkflowContext[NoParams], item_id: str) -> Made:
-        fence = ctx.claim.fence
+        fence = cast("LayerContext[NoParams]", ctx).claim.fence
         FENCE.set(fence)
         made: list[str] = []
         for step in STEPS[:2]:

@@ -3,11 +3,12 @@
 import asyncio
 import contextlib
 import os
-from typing import Any
+from typing import Any, cast
 
 from redis.asyncio import Redis
 
 from batchflow import Batchflow, BatchWorkflow, FlowControl, NoParams, Page, WorkflowContext
+from batchflow.serve.context import LayerContext
 
 ITEMS = 600
 PARALLELISM = 12
@@ -54,7 +55,7 @@ class Rated(Listed):
     execute_flow = FlowControl(rate=RATE)
 
     async def process(self, ctx: WorkflowContext[NoParams], item_id: str) -> int:
-        return ctx.claim.started_at
+        return cast("LayerContext[NoParams]", ctx).claim.started_at
 
 
 def limited(url: str) -> Batchflow:

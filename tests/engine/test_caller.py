@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from batchflow import Batchflow, FlowControl, NoParams, RetryPolicy, StepFailed, WorkflowContext
 from batchflow.core.call import Body
 from batchflow.errors import ConfigurationError, UnserializableError
-from batchflow.serve.calls import CallOptions, CallResponse
+from batchflow.serve.calls import CallResponse
 from batchflow.testing import ManualClock, drive
 from tests.engine.http_server import serving
 from tests.waiting import wait_until
@@ -160,7 +160,9 @@ async def test_a_2xx_answer_of_another_shape_is_an_error_that_names_it(flow: Bat
         ("http://x", {"body": object()}, "the body of call 'a' has no JSON form"),
     ],
 )
-async def test_a_wrong_call_says_what_is_wrong(flow: Batchflow, url: str, options: CallOptions, sentence: str) -> None:
+async def test_a_wrong_call_says_what_is_wrong(
+    flow: Batchflow, url: str, options: dict[str, Any], sentence: str
+) -> None:
     async def tell(ctx: WorkflowContext[NoParams]) -> str:
         try:
             await ctx.call("a", url, **options)

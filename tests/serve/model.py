@@ -14,7 +14,7 @@ from batchflow.core.settlement import Effect, Settlement
 from batchflow.core.store import Verdict
 from batchflow.engine.threads import ThreadPool
 from batchflow.errors import StoreUnavailable
-from batchflow.serve.context import WorkflowContext
+from batchflow.serve.context import LayerContext
 from batchflow.serve.endpoint import Endpoint, FailureResult, Runtime
 
 Fault: TypeAlias = Literal["killed", "refused", "reply lost", "stale", "cancelled"]
@@ -160,14 +160,14 @@ class Model:
 
 
 def endpoint(
-    fn: Callable[[WorkflowContext[Any]], Awaitable[object]],
+    fn: Callable[[LayerContext[Any]], Awaitable[object]],
     *,
     retry: RetryPolicy = RetryPolicy(),
     payload: Callable[[Claim], Any] = lambda claim: json.loads(claim.body),
 ) -> Endpoint:
     """An endpoint of `fn`, whose result is written as plain JSON; an `Answer` stays one."""
 
-    async def handler(ctx: WorkflowContext[Any]) -> str | FailureResult:
+    async def handler(ctx: LayerContext[Any]) -> str | FailureResult:
         result = await fn(ctx)
         return result if isinstance(result, FailureResult) else json.dumps(result)
 

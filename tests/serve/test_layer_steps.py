@@ -5,10 +5,10 @@ from typing import Any
 from batchflow.core.codec import Codec
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.settlement import Publish
-from batchflow.serve.context import WorkflowContext
+from batchflow.serve.context import LayerContext
 from tests.serve.model import Calls, Model, endpoint
 
-Context = WorkflowContext[Any]
+Context = LayerContext[Any]
 TEXT = Codec.of(str)
 
 

@@ -38,7 +38,7 @@ async def attempt(
     """One attempt: how it ended, and what its recorder was asked."""
     claim, runtime = model.claim(), replace(model.runtime, always_replay=stops)
     planner = Planner(claim, runtime, parked)
-    ending = await asyncio.create_task(endpoint(fn).execute(claim, planner, runtime))
+    ending = await asyncio.create_task(endpoint(fn).deliver(claim, runtime, planner))
     assert ending is not None
     return ending, planner.asked
 

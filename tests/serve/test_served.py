@@ -15,7 +15,7 @@ from batchflow.core.ports import Client
 from batchflow.core.retry import RetryPolicy
 from batchflow.errors import ConfigurationError, UnserializableError
 from batchflow.serve.context import WorkflowContext
-from batchflow.serve.functions import ServedFunction, ServeOptions, serve_function
+from batchflow.serve.functions import ServedFunction, serve_function
 from tests.serve.model import Model
 
 
@@ -65,9 +65,7 @@ async def with_more(greeting: str, ctx: WorkflowContext[NewUser], *, loud: bool 
 
 
 def serve(function: Any, **options: Any) -> ServedFunction[Any, Any]:
-    return serve_function(
-        function, "/users/onboarding", client=cast(Client, Publisher()), options=ServeOptions(**options)
-    )
+    return serve_function(function, "/users/onboarding", client=cast(Client, Publisher()), **options)
 
 
 @pytest.mark.parametrize(
@@ -94,7 +92,7 @@ async def test_the_endpoint_has_the_options() -> None:
     assert (plain.route, plain.name, plain.timeout_ms) == ("/users/onboarding", "users.onboarding", 3_600_000)
     assert (plain.flow, plain.retry) == (FlowControl(key="users.onboarding"), RetryPolicy())
     own = serve(
-        onboarding, retry=RetryPolicy.none(), flow_control=FlowControl(rate=5, key="mail"), timeout="5m"
+        onboarding, retry=RetryPolicy.none(), flow_control=FlowControl(rate=5, key="mail"), timeout_ms=300_000
     ).endpoint
     assert (own.retry, own.flow, own.timeout_ms) == (RetryPolicy.none(), FlowControl(rate=5, key="mail"), 300_000)
 

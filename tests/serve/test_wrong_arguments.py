@@ -331,7 +331,7 @@ def test_a_call_sends_no_number_that_is_none(held: str, place: str, number: floa
     """JSON has none: it would go as null, or as what no reader takes."""
     bodies = {"bare": number, "list": {"a": [number]}, "model": [Reading(value=number)], "dataclass": Plain(number)}
     with pytest.raises(UnserializableError) as caught:
-        build_call_request("ask", "https://x.test", {"body": bodies[held]})
+        build_call_request("ask", "https://x.test", body=bodies[held])
     assert str(caught.value) == (
         f"the body of call 'ask' has no JSON form: {place} is {number}; "
         f"JSON knows no such number, use None or text in its place"
@@ -348,14 +348,14 @@ def test_a_call_sends_no_number_that_is_none(held: str, place: str, number: floa
 )
 def test_a_call_sends_what_its_types_write(body: object, text: str) -> None:
     """The words alone are no fault, and a model may spell out its numbers."""
-    assert build_call_request("ask", "https://x.test", {"body": body}).body.text == text
+    assert build_call_request("ask", "https://x.test", body=body).body.text == text
 
 
 def test_a_call_sends_no_half_of_a_character() -> None:
     """Neither as text nor in JSON."""
     for body in (HALF, {"a": HALF}):
         with pytest.raises(UnserializableError, match="^the body of call 'ask' "):
-            build_call_request("ask", "https://x.test", {"body": body})
+            build_call_request("ask", "https://x.test", body=body)
 
 
 # Times

@@ -271,7 +271,7 @@ class Wire:
             "run_1", 1, "/test", "null", failures=delivery.retried, journal=self.journal(delivery.place), started_at=1
         )
         runtime = Runtime(journaling=_Nowhere(), clock=self.clock, entropy=Even(), threads=THREADS)
-        ending = await endpoint.execute(claim, recorder, runtime)
+        ending = await endpoint.deliver(claim, runtime, recorder)
         if ending is not None and ending.ending == "suspended" and recorder.plans:
             try:
                 await self.submit(lambda: [self.append(Entry(planned=number)) for number in recorder.plans])

@@ -38,9 +38,9 @@ async def parent(ctx: WorkflowContext[Params]) -> None:
     await ctx.invoke("items", items, Order(id="o1"))
     # expect-error: "is not assignable to declared type"
     text: str = await ctx.invoke("again", child, Order(id="o1"))
-    # expect-error: "No parameter named .prority."
+    # expect-error: "cannot be assigned to parameter .prority. of type .Never."
     await ctx.invoke("third", child, Order(id="o1"), prority=3)
-    # expect-error: "No overloads for .call. match"
+    # expect-error: "cannot be assigned to parameter .verb. of type .Never."
     await ctx.call("call", "https://x.test", verb="POST")
     # expect-error: "cannot be assigned to parameter"
     await ctx.call("call", 3)
