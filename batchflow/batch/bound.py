@@ -152,7 +152,7 @@ class Workflow(Generic[Params, Result]):
         """Its name."""
         return self.name
 
-    def invoked(self, payload: Params, link: ParentLink, options: ChildOptions) -> tuple[Effect, ...]:
+    def child_effects(self, payload: Params, link: ParentLink, options: ChildOptions) -> tuple[Effect, ...]:
         """What opens a batch for the run that waits for it."""
         why = "a batch's retries and limits are its class's"
         options.reject(self.title, why, "retries", "retry_delay", "flow_control")
@@ -169,7 +169,7 @@ class Workflow(Generic[Params, Result]):
         messages = [message for portion in messages_of(self._layers, start) for message in portion]
         return (OpenBatch(start.batch, tuple(messages)),)
 
-    def outcome(self, text: str) -> BatchSummary:
+    def decode_result(self, text: str) -> BatchSummary:
         """How the batch ended."""
         return answers.read_summary(text)
 

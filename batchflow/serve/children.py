@@ -72,11 +72,11 @@ class Invocable(Protocol[Payload, Result]):
         """What it is called in messages."""
         ...
 
-    def invoked(self, payload: Payload, link: ParentLink, options: ChildOptions) -> tuple[Effect, ...]:
+    def child_effects(self, payload: Payload, link: ParentLink, options: ChildOptions) -> tuple[Effect, ...]:
         """What starts it as a child."""
         ...
 
-    def outcome(self, text: str) -> Result:
+    def decode_result(self, text: str) -> Result:
         """The result its parent gets, of the JSON text in which it arrived."""
         ...
 
@@ -97,7 +97,7 @@ def check_invocable(step: str, target: object) -> None:
     Raises:
         ConfigurationError: it cannot.
     """
-    if isinstance(target, type) or not callable(getattr(target, "invoked", None)):
+    if isinstance(target, type) or not callable(getattr(target, "child_effects", None)):
         raise ConfigurationError(
             f"step '{step}' cannot invoke {format_value(target)}; write the function that @flow.serve returned, "
             f"or the batch that flow.add did"
@@ -118,10 +118,12 @@ async def invoke_step(
             f"does it invoke itself?"
         )
     outcome = await execution.wait(
-        name, "invoke", lambda number: target.invoked(payload, ParentLink(execution.run_id, number, depth + 1), options)
+        name,
+        "invoke",
+        lambda number: target.child_effects(payload, ParentLink(execution.run_id, number, depth + 1), options),
     )
     if outcome.state == "failed":
         raise ChildFailed(name, target.title, headline(outcome.error or ""))
     if outcome.state == "cancelled":
         raise ChildCancelled(name, target.title)
-    return target.outcome(outcome.value or "null")
+    return target.decode_result(outcome.value or "null")

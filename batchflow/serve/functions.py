@@ -168,7 +168,7 @@ class ServedFunction(Generic[Payload, Result]):
         """The name of the function."""
         return self.endpoint.name
 
-    def invoked(self, payload: Payload, link: ParentLink, options: ChildOptions) -> tuple[Effect, ...]:
+    def child_effects(self, payload: Payload, link: ParentLink, options: ChildOptions) -> tuple[Effect, ...]:
         """Return the effect that starts a run for its parent."""
         options.reject(self.title, "that is a batch's, and this is a function", "ids", "limit", "force")
         child = Message(
@@ -186,7 +186,7 @@ class ServedFunction(Generic[Payload, Result]):
         )
         return (Publish((child,)),)
 
-    def outcome(self, text: str) -> Result:
+    def decode_result(self, text: str) -> Result:
         """Decode the result for the parent."""
         return self.result.decode(text)
 
