@@ -1,4 +1,4 @@
-"""Where a served function stands: its environment, and the URL under which it is reached from outside."""
+"""The public URL of an app and its functions, and the validation of URLs."""
 
 import os
 import re
@@ -15,12 +15,12 @@ _CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
 
 
 def format_url(url: object) -> str:
-    """The same of a URL, without the password that it may hold."""
+    """Format a URL for an error message, without the credentials in it."""
     return format_value(without_userinfo(url) if isinstance(url, str) else url)
 
 
 def is_absolute_url(url: object) -> bool:
-    """Whether this is a URL that can be called."""
+    """Return whether `url` is an absolute HTTP URL."""
     if not isinstance(url, str) or not is_encodable(url) or url != url.strip() or _CONTROL_CHARACTER.search(url):
         return False
     try:
@@ -32,10 +32,9 @@ def is_absolute_url(url: object) -> bool:
 
 
 def check_url(option: str, value: object, *, no_query: bool = True) -> None:
-    """An absolute URL, or None; a `bare` one ends with its path, since more is put behind it.
+    """Raise `ConfigurationError` unless `value` is an absolute URL or None.
 
-    Raises:
-        ConfigurationError: it is something else.
+    With `no_query` the URL must end with its path, since more is appended to it.
     """
     if value is None:
         return
@@ -48,27 +47,29 @@ def check_url(option: str, value: object, *, no_query: bool = True) -> None:
 
 
 ROOT_HEADER = "batchflow-root"
-"""The header of a run that was started over HTTP: the URL below which the app's endpoints were reached."""
+"""The header of a run that was started over HTTP: the base URL of the app in that request."""
 
 
 def user_headers(headers: Mapping[str, str]) -> Mapping[str, str]:
-    """Those that a trigger gave, without batchflow's own."""
+    """Return the headers that the trigger set, without batchflow's own."""
     return headers if ROOT_HEADER not in headers else {k: v for k, v in headers.items() if k != ROOT_HEADER}
 
 
 @dataclass(slots=True)
 class RouterPath:
-    """The path of an app's router, its prefix: learnt when the app starts; None where no app is known."""
+    """The prefix of an app's router, set when the app starts; None until then, and in processes without the app."""
 
     path: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublicUrl:
-    """`url` is the public URL of the function itself, at `route`; `base_url` that of the router, which is at `site`.
+    """The public URL of a function, from its options or the variables of `env`.
+
+    `url` is that of the function at `route`, `base_url` that of the router, and `router` the router's path.
 
     Raises:
-        ConfigurationError: a variable of `env` that says where the router is holds no absolute URL.
+        ConfigurationError: an option or a variable does not hold an absolute URL.
     """
 
     route: str = ""
@@ -86,15 +87,15 @@ class PublicUrl:
                 self._env_url(name)
 
     def resolve(self, headers: Mapping[str, str]) -> str:
-        """The URL below which the app's endpoints are reached.
+        """Return the base URL of the app's endpoints, from the first of these that is set.
 
-        That is `url` without the route; else `base_url` or UPSTASH_WORKFLOW_URL, with the path of the router where it
-        has none of its own; else where the request came in that started the run, as APP_URL has it; else APP_URL, with
-        the path of the router.
+        1. `url` without the route
+        2. `base_url`, then UPSTASH_WORKFLOW_URL; the router's path is added to one without a path
+        3. the URL of the HTTP request that started the run
+        4. APP_URL with the router's path
 
         Raises:
-            ConfigurationError: none of them is known; or APP_URL is all there is, without a path, and that of the
-                router is not known.
+            ConfigurationError: none is set; or only APP_URL is, without a path, and the router's path is not known.
         """
         if self.url is not None:
             return self.url.rstrip("/").removesuffix(self.route)
@@ -131,6 +132,6 @@ NO_PUBLIC_URL = PublicUrl()
 
 
 def router_url(app_url: str, path: str) -> str:
-    """Where a router is reached that stands at `path`: `app_url` says so in full, or all that comes before `path`."""
+    """Return the URL of the router at `path`. `app_url` may include the path or end before it."""
     base = app_url.rstrip("/")
     return base if urlsplit(base).path.endswith(path) else base + path

@@ -1,4 +1,4 @@
-"""One way to call user code: async functions as they are, plain ones in the runtime's worker threads."""
+"""Calling user code: async functions directly, plain functions in worker threads."""
 
 import asyncio
 import functools
@@ -20,18 +20,18 @@ def as_async(fn: Callable[P, Awaitable[T]], /) -> Callable[P, Awaitable[T]]: ...
 @overload
 def as_async(fn: Callable[P, Awaitable[T] | T], /) -> Callable[P, Awaitable[T]]: ...
 def as_async(fn: Callable[..., Any], /) -> Callable[..., Awaitable[Any]]:
-    """`fn` itself when it is async, otherwise an async function that calls it in a worker thread.
+    """Return `fn` itself when it is async, or else an async function that calls it in a worker thread.
 
-    Async are: an `async def`, a bound method or a partial of one, an object whose `__call__` is one. A plain function
-    that returns an awaitable (a lambda around an async call) is called in a thread and its awaitable awaited on the
-    event loop. The caller's context variables are seen in the thread. Cancelling the call does not stop the thread: it
-    runs on, its result is dropped, and another thread takes its place.
+    An `async def`, a bound method or partial of one, and an object whose `__call__` is one count as async. A plain
+    function that returns an awaitable (a lambda around an async call) is called in a thread, and the awaitable is
+    awaited on the event loop. The thread sees the caller's context variables. Cancelling the call does not stop the
+    thread: it runs on, its result is dropped, and another thread takes its place.
     """
     return fn if is_async(fn) else cast("Callable[..., Awaitable[Any]]", _ThreadedFunction(fn))
 
 
 def is_async(fn: Callable[..., Any]) -> bool:
-    """Whether calling `fn` gives a coroutine."""
+    """Return whether calling `fn` returns a coroutine."""
     # Nearly all steps are functions or methods, and their code object knows; inspect takes ten times as long.
     code = getattr(fn, "__code__", None)
     if code is not None and code.co_flags & inspect.CO_COROUTINE:
@@ -48,10 +48,10 @@ def is_async(fn: Callable[..., Any]) -> bool:
 async def call_with_timeout(
     timeout_ms: int, fn: Callable[..., Awaitable[T]], args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> T:
-    """Call `fn` and cancel it after `timeout_ms`. While a plain function waits for a thread, its time does not run.
+    """Call `fn` and cancel it after `timeout_ms`, not counting the time a plain function waits for a thread.
 
     Raises:
-        TimeoutError: it took longer.
+        TimeoutError: the call took longer.
     """
     seconds = timeout_ms / 1000
     scope = asyncio.timeout(seconds)
@@ -75,12 +75,12 @@ def _call_in_thread(call: "functools.partial[Any]") -> Any:
     try:
         return call()
     except StopIteration as error:
-        # No future takes one; a coroutine that raises it does this, too (PEP 479).
+        # A future cannot hold a StopIteration; a coroutine that raises one does the same (PEP 479).
         raise RuntimeError(f"{call.func} raised StopIteration") from error
 
 
 THREAD_ENTRY = _call_in_thread.__code__
-"""What stands in the traceback of everything that is raised in a thread."""
+"""The code object in the traceback of every exception that was raised in a thread."""
 
 
 def _callable_name(fn: Any) -> str:
@@ -94,7 +94,7 @@ def _dunder_call(fn: object) -> object:
 
 
 class _ThreadedFunction(Generic[P, T]):
-    """A plain function that is awaited."""
+    """An awaitable wrapper of a plain function."""
 
     __slots__ = ("__wrapped__",)
 
@@ -107,7 +107,7 @@ class _ThreadedFunction(Generic[P, T]):
     def call_reporting_waits(
         self, on_wait: Callable[[bool, float], None], args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> Coroutine[Any, Any, T]:
-        """Call it; `on_wait` is told when it waits for a thread, and when it does not any more."""
+        """Call the function, and `on_wait` when it starts or stops waiting for a thread."""
         return self._call(functools.partial(self.__wrapped__, *args, **kwargs), on_wait)
 
     async def _call(self, call: "functools.partial[Any]", on_wait: Callable[[bool, float], None] | None) -> Any:

@@ -1,4 +1,4 @@
-"""What `ctx.call` takes and gives."""
+"""HTTP calls that the engine makes for a run: the request, the step that waits, the response."""
 
 from collections.abc import Mapping
 from typing import Any, Generic, TypeVar, cast
@@ -29,7 +29,7 @@ _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"
 
 
 class CallResponse(Generic[T]):
-    """The answer to a call: `status`, `headers` (names in lower case), and the body in the form that is wanted."""
+    """The response to a call: `status`, `headers` (names in lower case), and the body in several forms."""
 
     __slots__ = ("_answer", "_response", "_step", "headers", "status")
 
@@ -45,7 +45,7 @@ class CallResponse(Generic[T]):
 
     @property
     def ok(self) -> bool:
-        """Whether the status is one of 200 to 299."""
+        """True for a status of 200 to 299."""
         return 200 <= self.status < 300
 
     @property
@@ -55,15 +55,15 @@ class CallResponse(Generic[T]):
 
     @property
     def text(self) -> str:
-        """The body as text in the charset that the answer declares, else UTF-8; what is none shows as U+FFFD."""
+        """The body as text in its declared charset, or UTF-8. Invalid bytes become U+FFFD."""
         return self._answer.body.decoded(self.headers.get("content-type", ""))
 
     @property
     def body(self) -> T:
-        """The body as the `response` that was asked for; without one, JSON parsed where it says it is JSON, else text.
+        """The body validated as the call's `response`. Without one, a JSON body is parsed and any other is text.
 
         Raises:
-            UnserializableError: it is no such thing, as the body of an error may well be; look at `ok` first.
+            UnserializableError: the body is not valid, as that of an error often is; look at `ok` first.
         """
         if self._response is not None:
             return self._read_as(self._response)
@@ -87,7 +87,7 @@ class CallResponse(Generic[T]):
             first = error.errors(include_url=False, include_context=False, include_input=False)[0]
             place = ".".join(map(str, first["loc"]))
             raise UnserializableError(
-                f"the answer of call '{self._step}' ({self.status}) is no {describe(wanted)}: "
+                f"the answer of call '{self._step}' ({self.status}) is not a valid {describe(wanted)}: "
                 f"{f'{place}: ' if place else ''}{first['msg']}"
             ) from error
 
@@ -154,7 +154,7 @@ def _encode_body(step: str, body: object) -> tuple[bytes, str | None]:
 async def call_step(
     execution: Execution, request: CallRequest, retry: RetryPolicy, flow: FlowControl, response: type[T] | None
 ) -> CallResponse[T]:
-    """See `WorkflowContext.call`."""
+    """Have the engine make a call and wait for the response; see `WorkflowContext.call`."""
 
     def effects(number: int) -> tuple[Effect, ...]:
         link = ParentLink(execution.run_id, number, 0)
@@ -174,17 +174,17 @@ async def call_step(
 
 
 def serialize_body(body: object, step: str) -> bytes:
-    """The body of a call as JSON.
+    """Serialize the body of a call as JSON.
 
     Raises:
-        UnserializableError: it has no JSON form.
+        UnserializableError: the body has no JSON form.
     """
     where = f"the body of call '{step}'"
     try:
         text = to_json(body, by_alias=True)
     except ValueError as error:
         raise UnserializableError(f"{where} has no JSON form: {error}") from error
-    # Where none of these words is, there is no such number: neither pydantic's own spelling nor what it writes instead.
+    # Without one of these words there is no NaN or infinity: pydantic writes them as themselves or as null.
     if b"NaN" in text or b"Infinity" in text or b"null" in text:
         found = _find_non_finite(to_jsonable_python(body, by_alias=True), from_json(text))
         if found is not None:
@@ -193,7 +193,7 @@ def serialize_body(body: object, step: str) -> bytes:
 
 
 def _find_non_finite(sent: Any, written: Any) -> Loss | None:
-    """The first number that is none, unless its type writes it as text."""
+    """Find the first NaN or infinity, unless its type serializes it as text."""
     parts: list[tuple[Any, Any, Any]] = []
     if isinstance(sent, dict) and isinstance(written, dict):
         ours, theirs = cast("dict[str, Any]", sent), cast("dict[str, Any]", written)

@@ -1,4 +1,4 @@
-"""What `ctx.invoke` can invoke, and how a child is tied to its parent."""
+"""Children: the functions and batches that `ctx.invoke` starts and waits for."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
@@ -19,11 +19,11 @@ Payload = TypeVar("Payload", contravariant=True)
 Result = TypeVar("Result", covariant=True)
 
 MAX_DEPTH = 100
-"""How many parents a run can have above it."""
+"""The maximum number of ancestors of a run."""
 
 
 class ParentLink(NamedTuple):
-    """What ties a child to step `number` of the run that waits for it."""
+    """The link from a child to step `number` of the run that waits for it."""
 
     run: str
     number: int
@@ -31,17 +31,17 @@ class ParentLink(NamedTuple):
 
     @property
     def id(self) -> str:
-        """The id of the child: the same whenever its parent asks for it again."""
+        """The id of the child, the same each time its parent repeats the step."""
         return f"{self.run}.{self.number}"
 
     @property
     def parent(self) -> tuple[str, int]:
-        """The parent, as messages name it."""
+        """The parent as messages have it: the run and the number of its step."""
         return self.run, self.number
 
 
 class ChildOptions(NamedTuple):
-    """What an invocation sets for the child alone. What is a function's or a batch's only is None for the other."""
+    """The options of one child. Those that only functions or only batches take are None by default."""
 
     headers: Mapping[str, str] = NO_HEADERS
     label: str | None = None
@@ -55,7 +55,7 @@ class ChildOptions(NamedTuple):
     force: bool | None = None
 
     def reject(self, owner: str, why: str, *names: str) -> None:
-        """Raise `ConfigurationError` for an option that is not the target's."""
+        """Raise `ConfigurationError` when an option that the target does not take is set."""
         for name in names:
             if getattr(self, name) is not None:
                 raise ConfigurationError(f"'{owner}' takes no option '{name}': {why}")
@@ -65,19 +65,19 @@ _NOT_FOR_CHILDREN = ("dedup_id", "dedup", "batch_id", "run_id")
 
 
 class Invocable(Protocol[Payload, Result]):
-    """What can run as a child: a served function, a batch workflow."""
+    """A served function or batch workflow, which can run as a child."""
 
     @property
     def title(self) -> str:
-        """What it is called in messages."""
+        """Its name in error messages."""
         ...
 
     def child_effects(self, payload: Payload, link: ParentLink, options: ChildOptions) -> tuple[Effect, ...]:
-        """What starts it as a child."""
+        """Return the effects that start it as a child."""
         ...
 
     def decode_result(self, text: str) -> Result:
-        """The result its parent gets, of the JSON text in which it arrived."""
+        """Decode the JSON text of its result for the parent."""
         ...
 
 
@@ -92,11 +92,7 @@ def check_not_for_children(options: Iterable[str]) -> None:
 
 
 def check_invocable(step: str, target: object) -> None:
-    """Something that can run as a child.
-
-    Raises:
-        ConfigurationError: it cannot.
-    """
+    """Raise `ConfigurationError` unless `target` can run as a child."""
     if isinstance(target, type) or not callable(getattr(target, "child_effects", None)):
         raise ConfigurationError(
             f"step '{step}' cannot invoke {format_value(target)}; write the function that @flow.serve returned, "
@@ -111,7 +107,7 @@ Sent = TypeVar("Sent")
 async def invoke_step(
     execution: Execution, depth: int, name: str, target: Invocable[Sent, T], payload: Sent, options: ChildOptions
 ) -> T:
-    """See `WorkflowContext.invoke`."""
+    """Start a child and wait for its result; see `WorkflowContext.invoke`."""
     if depth + 1 > MAX_DEPTH:
         raise ConfigurationError(
             f"step '{name}' would invoke '{target.title}' {depth + 1} runs deep, and {MAX_DEPTH} are the most; "

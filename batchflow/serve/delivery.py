@@ -1,4 +1,4 @@
-"""What code sees of the delivery it runs in: in which app, in which step, and how long it waits for threads."""
+"""The delivery and step that code runs in, and the rules against waiting for the own app in a step."""
 
 from collections import Counter
 from contextvars import ContextVar
@@ -9,15 +9,15 @@ from batchflow.core.ports import Runtime, Threads
 from batchflow.errors import InputError
 
 ActiveStep: TypeAlias = tuple[str, int, str]
-"""A step under way: the run's id, its number and its name."""
+"""The step that is executing: run id, number and name."""
 
 CURRENT_STEP: ContextVar[ActiveStep | None] = ContextVar("batchflow_step", default=None)
 
 
 class DeliveryScope:
-    """What one delivery, or one dry run, lends to the code within it."""
+    """The state of one delivery, or of one dry run, for the code that runs in it."""
 
-    # One is made for every item: what few of them use is set when it is used.
+    # Created for every item: attributes that few of them use are set on first use.
     _status_reads: Counter[tuple[str, int]] | None = None
     _waiting_calls = 0
     _waiting_since = 0.0
@@ -25,17 +25,17 @@ class DeliveryScope:
 
     def __init__(self, threads: Threads | None, runtime: Runtime | None = None, claim: Claim | None = None) -> None:
         self.threads = threads
-        """Where plain functions run; None: in the event loop's own."""
+        """The threads for plain functions; None: the executor of the event loop."""
         self._runtime = runtime
         self._claim = claim
 
     @property
     def app(self) -> object:
-        """The app that delivers; None outside of a delivery."""
+        """The app of this delivery; None in a dry run."""
         return None if self._runtime is None else self._runtime.home
 
     def count_status_read(self, id: str) -> int:
-        """How often code in the present step has looked at a run or batch that had not ended, this time included."""
+        """Count a read of an unfinished run or batch by the current step, and return the count."""
         if self._status_reads is None:
             self._status_reads = Counter()
         _, number, _ = CURRENT_STEP.get() or ("", 0, "")
@@ -43,7 +43,7 @@ class DeliveryScope:
         return self._status_reads[id, number]
 
     def on_thread_wait(self, is_waiting: bool, now: float) -> None:
-        """A plain function waits for a thread, or does not any more; `now` is the event loop's time."""
+        """Note that a plain function starts or stops waiting for a thread, at the event loop's time `now`."""
         if is_waiting:
             if not self._waiting_calls:
                 self._waiting_since = now
@@ -56,25 +56,22 @@ class DeliveryScope:
             self._waited_s += now - self._waiting_since
 
     def thread_wait_s(self, now: float) -> float:
-        """For how many seconds plain functions of it have waited for threads up to `now`."""
+        """Return for how many seconds plain functions have waited for threads, up to `now`."""
         return self._waited_s + (now - self._waiting_since if self._waiting_calls else 0)
 
 
 CURRENT_DELIVERY: ContextVar[DeliveryScope | None] = ContextVar("batchflow_delivery", default=None)
-"""None outside of any delivery."""
+"""None outside of a delivery."""
 
 
 _MAX_STATUS_READS = 3
-"""So often code in a step may look at what has not ended; who looks again waits for it."""
+"""The number of reads of an unfinished run or batch that a step may make; more of them are waiting in disguise."""
 
 
 def check_may_wait(app: object, what: str) -> None:
-    """Refuse to wait for a run or batch of `app` where that itself delivers the code that would wait.
+    """Raise `InputError` when code that `app` delivers would wait for a run or batch of the same app.
 
-    It would hold its place, its thread and its flow slot, which `what` may be waiting for.
-
-    Raises:
-        InputError: it does.
+    It would occupy the worker, thread and flow slot that `what` may need.
     """
     delivery = CURRENT_DELIVERY.get()
     if delivery is None or delivery.app is not app:
@@ -88,11 +85,7 @@ def check_may_wait(app: object, what: str) -> None:
 
 
 def check_not_polling(app: object, id: str, what: str) -> None:
-    """Code has looked at a run or batch of `app` that has not ended.
-
-    Raises:
-        InputError: it does so again and again in one step, that is, it waits.
-    """
+    """Raise `InputError` when a step reads an unfinished run or batch of `app` again and again."""
     delivery = CURRENT_DELIVERY.get()
     if delivery is not None and delivery.app is app and delivery.count_status_read(id) > _MAX_STATUS_READS:
         check_may_wait(app, what)

@@ -40,17 +40,14 @@ class DirectRecorder:
         """Execute every step."""
         return ("execute",) * len(asked)
 
-    def start(self, step: Step, effects: tuple[Effect, ...]) -> Awaitable[Verdict]:
-        """See the port."""
-        return self.record(step, effects)
-
     def record(self, step: Step, effects: tuple[Effect, ...]) -> Awaitable[Verdict]:
-        """See the port."""
-        claim = self._claim
-        return self._journaling.record(claim.id, claim.fence, step, effects)
+        """Record the step in the store, under the claim's fence."""
+        return self._journaling.record(self._claim.id, self._claim.fence, step, effects)
+
+    start = record
 
     def again_at(self, error: BaseException, failures: int, retry: RetryPolicy | None) -> int | None:
-        """See the port."""
+        """Return when to retry a failure, by the step's policy or the claim's."""
         policy = retry or self.policy
         return retry_at(error, failures, policy, now=self.clock.now(), chance=self._entropy.chance())
 

@@ -1,4 +1,4 @@
-"""One attempt of a durable function: runs the steps that its code asks for, has them recorded, knows how it ended."""
+"""One attempt of a durable function: executes the steps that its code requests, and has them recorded."""
 
 import asyncio
 import sys
@@ -40,26 +40,27 @@ from batchflow.serve.validation import (
 T = TypeVar("T")
 
 AttemptEnding: TypeAlias = Literal["lost", "cancelled", "refused", "suspended", "interrupted", "over"]
-"""Why nothing goes on: the claim or the store is lost; the run is cancelled; code and journal do not fit; all branches
-are parked; the engine has cancelled the root, as it stops or for the time it took; the function has come back."""
+"""Why an attempt ended: the claim or the store was lost; the run was cancelled; the code does not fit the journal
+("refused"); all branches are parked; the engine cancelled the root, as it stops or on a timeout; the function returned
+or raised ("over")."""
 
 _ROOT_IS_STOPPED = frozenset({"over", "interrupted"})
-"""Endings at which the root has come back, or is cancelled already."""
+"""Endings at which the root has returned or is cancelled already."""
 
 _STILL_RECORDS = frozenset({None, "interrupted"})
-"""Endings at which what was executed is still recorded."""
+"""Endings at which the outcome of an executed step is still recorded."""
 
 _RecordVerb: TypeAlias = Callable[[Step, tuple[Effect, ...]], Awaitable[Verdict]]
 
 MAX_LATE_REQUESTS = 1_000
-"""How often code may ask after the end before it gets no answer at all."""
+"""The number of requests after the end that are rejected; later ones never return."""
 
 
 class StepOptions(NamedTuple):
-    """What is set for one step.
+    """The options of one step.
 
-    `defer_to_settlement`: its outcome is written with the settlement, and only such steps may follow. `effects`, of its
-    result, are written together with it otherwise.
+    With `defer_to_settlement` its outcome is written with the settlement, and only such steps may follow. Otherwise
+    `effects(result)` is written together with the outcome.
     """
 
     retry: RetryPolicy | None = None
@@ -71,7 +72,7 @@ class StepOptions(NamedTuple):
 DEFAULT_STEP = StepOptions()
 FINAL_STEP = StepOptions(defer_to_settlement=True)
 
-# Made for every step there is; the constructor of a named tuple takes three times as long.
+# Called for every step; the constructor of a named tuple takes three times as long.
 _new_step: Callable[..., Step] = tuple[Any, ...].__new__
 
 _NO_TASKS: frozenset["asyncio.Task[Any]"] = frozenset()
@@ -80,11 +81,11 @@ _NO_TASKS: frozenset["asyncio.Task[Any]"] = frozenset()
 class Execution:
     """One attempt of a durable function in its own task, the root.
 
-    It is ended by cancelling the root, never by raising into a branch: a `TaskGroup` would cancel its siblings in the
-    middle of a step. How steps become durable is known to `recorder` alone.
+    It ends by cancelling the root, never by raising into a branch: a `TaskGroup` would cancel its siblings in the
+    middle of a step. Only `recorder` knows how steps become durable.
     """
 
-    # One is made for every item, and most have neither journal nor branches: what only those need is made for those.
+    # Created for every item. Most have neither a journal nor branches, so what only these need is created on demand.
     __slots__ = (
         "_cancels",
         "_direct_step",
@@ -134,7 +135,7 @@ class Execution:
         self.loop = root.get_loop()
         self.replay = Replay(claim.journal)
         self.max_value = max_value
-        """What each step's result is held to."""
+        """The maximum size of a step's result."""
         self.observers = runtime.observers
         self.entropy = runtime.entropy
         self._interrupts = runtime.interrupts
@@ -142,37 +143,37 @@ class Execution:
         self._step_override = runtime.stand_in
         self._lease = runtime.lease
         self._lease_losses = 0 if runtime.lease is None else runtime.lease.losses
-        """How often the lease had ended when the attempt began."""
+        """The lease's number of losses when the attempt began."""
         self.scheduler: Scheduler | None = None
-        """Made when there is somebody to wait for: recorded outcomes, siblings, parked steps."""
+        """Created on the first recorded outcome, branch or parked step."""
         self.branches: set[asyncio.Task[Any]] | frozenset[asyncio.Task[Any]] = _NO_TASKS
-        """The tasks that have asked for steps beside the root."""
+        """The tasks other than the root that have requested steps."""
         self._is_direct = True
-        """No scheduler, nothing executing, and the root may ask."""
+        """There is no scheduler, no step is executing, and the root may request one."""
         self._direct_step: ActiveStep | None = None
-        """The step that the root has started without a scheduler."""
+        """The step that the root is executing without a scheduler."""
         self._last_position = 0
-        """The position of the latest outcome that went to the root without a scheduler."""
+        """The position of the latest outcome that the root got without a scheduler."""
         self.deferred: tuple[Step, ...] = ()
-        """The outcomes that go with the settlement."""
+        """The outcomes that are written with the settlement."""
         self.failures = claim.failures
-        """Failed attempts of the function so far; a recorded step starts them anew."""
+        """Failed attempts of the function since the last recorded step."""
         self.rate_limit: tuple[int, str] | None = None
-        """Until when the flow key is to wait, and why."""
+        """Until when the flow key pauses, and why."""
         self.handled_errors: tuple[tuple[BaseException, str], ...] = ()
-        """The exceptions that were being handled when new steps were asked for, with those steps."""
+        """The exceptions that were being handled when new steps were requested, with the names of these steps."""
         self.time = claim.started_at
-        """The run's own time: when the latest outcome was recorded that the code has seen."""
+        """The time of the run: when the latest outcome that the code has seen was recorded."""
         self.ending: AttemptEnding | None = None
         self.fault: Exception | None = None
         self._returned = False
-        """The function has come back."""
+        """The function has returned or raised."""
         self._cancels = 0
-        """How often the attempt has cancelled its own root."""
+        """The number of times the attempt has cancelled its own root."""
         self.force_cancelled = False
-        """The branches are cancelled too, since the root did not come back of its own cancellation alone."""
+        """The branches are cancelled as well, since cancelling the root alone did not end it."""
         self._late_requests = 0
-        """How often somebody has asked after the end."""
+        """The number of requests after the end."""
         if claim.journal or recorder.stops:
             self._last_position = self.replay.last
             self.ensure_scheduler()
@@ -188,7 +189,7 @@ class Execution:
         kwargs: Mapping[str, Any],
         options: StepOptions,
     ) -> T:
-        """The result of a step: the recorded one, or that of `fn` once it is durable. The name is checked already."""
+        """Return the recorded result of a step, or that of `fn` once it is durable. The name is valid already."""
         if self._interrupts.requested:
             self.end_if_interrupted()
         # Nearly all runs are fresh and have no branches; they pay for nothing else.
@@ -225,7 +226,7 @@ class Execution:
                     Step, (number, name, "run", "done", self.replay.place(), text, None, failures, 0, at)
                 )
             except BaseException as error:
-                # What would take the worker along, and the next one, is a failure like any other.
+                # A SystemExit would stop this worker and the next one: it is a failure like any other.
                 if isinstance(error, asyncio.CancelledError) or is_program_exit(
                     error, self._task_of(number), self.loop
                 ):
@@ -247,7 +248,7 @@ class Execution:
             self._finish(number)
 
     async def _scheduled(self, name: str, *, deferred: bool = False) -> Step:
-        """Ask for a step beside a journal or siblings: as it is recorded, once that is handed out, or as it starts."""
+        """Request a step through the scheduler; return its recorded outcome in its turn, or the step as it starts."""
         step = await self._request(name, "run", deferred=deferred)
         try:
             if step.position:
@@ -262,7 +263,7 @@ class Execution:
         return step
 
     async def sleep(self, name: str, due: int) -> None:
-        """Come back once it is `due`, or what is recorded as due."""
+        """Return when the sleep is `due`, or when its recorded start says so."""
         step = await self._request(name, "sleep")
         try:
             if step.position:
@@ -282,12 +283,12 @@ class Execution:
     async def _begin_sleep(self, step: Step) -> None:
         """Park a new sleep that is not due."""
         if not self.branches:
-            # Tasks that were just made get to ask for what they are for.
+            # Tasks that were just created get to request their steps.
             await asyncio.sleep(0)
         if step.due <= self.now():
             return
         if self.branches or self.recorder.stops:
-            # What executes beside it may take long, and a crash would start it anew.
+            # Other branches may execute for long, and a crash would restart the sleep.
             self._begin(step)
             await self._record_start(step, ())
         else:
@@ -299,10 +300,10 @@ class Execution:
     async def wait(
         self, name: str, kind: StepKind, effects: Callable[[int], tuple[Effect, ...]], *, due: int = 0
     ) -> Step:
-        """The outcome of a step for something from outside, at the latest at `due` (0: as long as it takes).
+        """Wait for an outcome that arrives from outside, until `due` (0: indefinitely), and return it.
 
-        `effects`, of the step's number, start what it waits for; they are written when it is asked for first, so that
-        nothing is missed that comes while other branches execute.
+        `effects(number)` starts what the step waits for. It is written on the first request, so that nothing that
+        arrives while other branches execute is missed.
         """
         step = await self._request(name, kind)
         try:
@@ -328,7 +329,7 @@ class Execution:
     async def record_effects(
         self, name: str, codec: Codec[T], make: Callable[[], T], effects: Callable[[T], tuple[Effect, ...]]
     ) -> T:
-        """The result of a step that does nothing but write `effects`, once, together with its outcome."""
+        """Run a step that only writes `effects(result)`, once, together with its outcome, and return the result."""
         step = await self._scheduled(name)
         if step.position:
             return self._recorded_result(step, codec)
@@ -339,21 +340,21 @@ class Execution:
         finally:
             self._finish(step.number)
 
-    # What the code may ask
+    # State for the user's code
 
     def now(self) -> int:
-        """The time, in ms since the epoch."""
+        """Return the current time, in ms since the epoch."""
         return self.recorder.clock.now()
 
     @property
     def current_step(self) -> str | None:
-        """The name of the step in which the code is that asks."""
+        """The name of the step that the calling code runs in."""
         active = CURRENT_STEP.get()
         return active[2] if active is not None and self._is_under_way(active) else None
 
     @property
     def is_replaying(self) -> bool:
-        """Whether the code does again what it did on an earlier attempt."""
+        """True while recorded outcomes are left to deliver."""
         return self.replay.upcoming is not None
 
     def cancel(self) -> NoReturn:
@@ -361,10 +362,10 @@ class Execution:
         self.end("cancelled")
         raise asyncio.CancelledError
 
-    # Who goes on
+    # Requests and the scheduler
 
     def ensure_scheduler(self) -> Scheduler:
-        """The scheduler; made at the first call, and then it knows what the root has under way."""
+        """Return the scheduler, created on the first call with the step that the root is executing."""
         scheduler = self.scheduler
         if scheduler is None:
             self._is_direct = False
@@ -377,7 +378,7 @@ class Execution:
         return scheduler
 
     async def _request(self, name: str, kind: StepKind, *, deferred: bool = False) -> Step:
-        """Register a request: the step as it is recorded, or a new one."""
+        """Register a request, and return the recorded step or a new one."""
         check_step_name(name)
         task = asyncio.current_task()
         if self._interrupts.requested:
@@ -411,7 +412,7 @@ class Execution:
         return step
 
     async def _wait_start(self, step: Step) -> None:
-        """Wait until the step may start; one that is to be tried again later, or not by this attempt, parks."""
+        """Wait until the step may start; park one that is due later, or that this attempt does not execute."""
         scheduler = self.ensure_scheduler()
         if step.due > self.now():
             scheduler.pending[step.number] = step
@@ -420,12 +421,12 @@ class Execution:
             await scheduler.park(step, NEVER)
 
     def _begin(self, step: Step) -> None:
-        """A step starts to execute."""
+        """Note that a step starts to execute."""
         self.ensure_scheduler().begin(step.number)
         CURRENT_STEP.set((self.run_id, step.number, step.name))
 
     def _finish(self, number: int) -> None:
-        """A request has come back, in whatever way."""
+        """Note that a request has returned or raised."""
         self._direct_step = None
         if self._interrupts.requested:
             self.end_if_interrupted()
@@ -435,7 +436,7 @@ class Execution:
             self.scheduler.finish(number)
 
     def _task_of(self, number: int) -> "asyncio.Task[Any] | None":
-        """The task in which a step executes."""
+        """Return the task in which a step executes."""
         return self.root if self.scheduler is None else self.scheduler.executing.get(number, (None, 0))[0]
 
     def _is_under_way(self, active: ActiveStep) -> bool:
@@ -454,7 +455,7 @@ class Execution:
         return step._replace(state="done", position=self.replay.place(), value=value, due=0, at=self.now())
 
     def _failed(self, number: int, name: str, failures: int, error: BaseException, retry: RetryPolicy | None) -> Step:
-        """What a failure makes of a step: pending until it is tried again, or failed."""
+        """Return the step after a failure: pending until its retry, or failed."""
         limit = rate_limit(error)
         if limit is not None:
             until = self.now() + rate_limit_delay_ms(limit, retry or self.recorder.policy)
@@ -487,7 +488,7 @@ class Execution:
             raise asyncio.CancelledError from None
 
     async def _commit(self, outcome: Step, effects: tuple[Effect, ...] = ()) -> None:
-        """Make an outcome durable, and wait until it is its turn to be handed out."""
+        """Make an outcome durable, and wait for its turn to be delivered."""
         position = outcome.position
         if self.ending not in _STILL_RECORDS:
             raise asyncio.CancelledError
@@ -510,7 +511,7 @@ class Execution:
                 self.scheduler.delivered_directly(position)
             else:
                 await self.scheduler.deliver(outcome.number, position)
-            # Not before it is handed out: what others are handed first has an earlier time, as on a replay.
+            # Only now: outcomes that are delivered first have an earlier time, as on a replay.
             if self.time < outcome.at:
                 self.time = outcome.at
         except asyncio.CancelledError:
@@ -520,7 +521,7 @@ class Execution:
             raise
 
     async def _record_start(self, step: Step, effects: tuple[Effect, ...]) -> None:
-        """Make durable that a step waits."""
+        """Make the start of a waiting step durable."""
         try:
             verdict = await self.recorder.start(step, effects)
         except Exception as error:
@@ -530,9 +531,9 @@ class Execution:
     async def _record_again(
         self, write: _RecordVerb, step: Step, effects: tuple[Effect, ...], error: Exception
     ) -> Verdict:
-        """Make durable, once the store can, what it could not for now; else the attempt ends."""
+        """Write again what the store could not take for now, until it can; otherwise end the attempt."""
         try:
-            # What was executed is not thrown away: it would have to be executed again.
+            # An executed step is not thrown away: it would be executed again.
             if self._record_until_stored is not None and isinstance(error, StoreError) and error.retryable:
                 return await self._record_until_stored(partial(write, step, effects), error)
         except Exception as refused:
@@ -540,19 +541,19 @@ class Execution:
         raise self._end_unrecorded(step, error) from None
 
     def _check_verdict(self, verdict: Verdict, step: Step) -> None:
-        """Whoever cannot record has lost the claim, and goes on with nothing."""
+        """End the attempt when the claim was lost or the run was cancelled."""
         if verdict != "recorded":
             self.end("lost" if verdict == "stale" else "cancelled")
             raise asyncio.CancelledError
         self._notify_recorded(step)
 
     def _notify_recorded(self, step: Step) -> None:
-        """A step is recorded, or is so with the settlement."""
+        """Notify observers of a step that is recorded, or will be with the settlement."""
         if (tell := self.observers.step_recorded) is not None:
             tell(self.claim, step)
 
     def _end_unrecorded(self, step: Step, error: Exception) -> asyncio.CancelledError:
-        """End the attempt, since a step could not be recorded; what its code is to see of that."""
+        """End the attempt, since a step could not be recorded; return the error for its code."""
         if isinstance(error, StoreError) and not error.retryable:
             self.fail(unstorable_step(step, error))
         else:
@@ -560,7 +561,7 @@ class Execution:
         return asyncio.CancelledError()
 
     async def _check_lease(self, lease: Lease) -> None:
-        """A worker that was suspended past its lease starts nothing that others have done meanwhile."""
+        """End the attempt when the lease has ended: another worker may have executed the step meanwhile."""
         if not await lease.holds(self._lease_losses):
             self.end("lost")
             raise asyncio.CancelledError
@@ -569,34 +570,34 @@ class Execution:
 
     @property
     def is_straightforward(self) -> bool:
-        """Whether nothing stood in the way: no branches, nothing left of a journal."""
-        # Without a scheduler there is neither.
+        """True when the attempt had no branches, has no recorded step left, and has not ended otherwise."""
+        # Branches and recorded steps have a scheduler.
         alone = self.scheduler is None or (not self.branches and self.replay.upcoming is None)
         return alone and self.ending is None
 
     @property
     def interruption(self) -> str | None:
-        """Why the engine interrupts the attempt; None: it does not."""
+        """The reason why the engine interrupts the attempt, or None."""
         return self._interrupts.why(self.claim)
 
     def end_if_interrupted(self) -> None:
-        """Let nothing more start where the engine has cancelled the root, also while it unwinds."""
+        """End the attempt if the engine has cancelled the root, so that nothing starts while it unwinds."""
         if self.interruption:
             self.end("interrupted")
 
     def close(self) -> AttemptEnding:
-        """The function has come back: nothing goes on. How the attempt had ended before, else `over`."""
+        """End the attempt, since the function has returned or raised; return an earlier ending, or "over"."""
         self._returned = True
         self.end("over")
         assert self.ending is not None
         return self.ending
 
     def fail(self, fault: RunError) -> None:
-        """Code and journal do not fit, or the store never takes what there is to record."""
+        """End the attempt: the code does not fit the journal, or the store will never accept a step."""
         self.end("refused", fault)
 
     def end(self, ending: AttemptEnding, fault: Exception | None = None) -> None:
-        """Let nothing more go on; only the first ending counts. User code that led here gets a `CancelledError`."""
+        """Stop all progress; only the first ending counts. The calling user code gets a `CancelledError`."""
         if self.ending is not None:
             return
         self.ending, self.fault = ending, fault
@@ -617,15 +618,15 @@ class Execution:
 
     @property
     def unawaited_steps(self) -> list[str]:
-        """The steps that execute in branches which nobody has cancelled: their names."""
+        """The names of the steps that execute in branches which were not cancelled."""
         if self.scheduler is None or all(branch.done() or branch.cancelling() for branch in self.branches):
             return []
         return [self.scheduler.requested[number] for number in sorted(self.scheduler.executing)]
 
     async def cancel_branches(self, *, ignore_errors: bool = False) -> None:
-        """Cancel the branches that are left over, and wait for their end.
+        """Cancel the remaining branches and wait for their end.
 
-        `unheard`: the function was kept from looking at how they ended, so nobody is to complain of that.
+        With `ignore_errors` asyncio logs none of their errors, which the function had no chance to retrieve.
         """
         left = [branch for branch in self.branches if not branch.done()]
         for branch in left:
@@ -637,11 +638,11 @@ class Execution:
                 _ = branch.cancelled() or branch.exception()
 
     def _suspend(self) -> None:
-        """Everything waits for a later attempt."""
+        """Suspend the run until a later attempt."""
         self.end("suspended")
 
     def _force_cancel(self, turns: int) -> None:
-        # A TaskGroup that is aborting keeps the cancellation to itself, and waits for its tasks.
+        # A TaskGroup that is aborting swallows the cancellation and waits for its tasks.
         if self._returned:
             return
         if turns:
@@ -652,26 +653,26 @@ class Execution:
             branch.cancel()
 
     async def _reject_late_request(self, name: str) -> NoReturn:
-        """Turn away who asks after the end: the root is found out if it caught its cancellation and goes on."""
+        """Reject a request after the end. A root that caught its cancellation and goes on is noticed here."""
         task = asyncio.current_task()
         if self.ending == "over" and not self.replay.note(name):
             logger().warning(
-                "[batchflow] A step is not executed, since its function had returned before it was asked for; await it",
+                "[batchflow] A step is not executed, since its function returned before requesting it; await the step",
                 run=self.run_id,
                 step=name,
             )
-        # While `finally` and `except` blocks run, the exception is at hand: the root unwinds, which is as it should be.
+        # While `finally` and `except` blocks run there is a current exception: the root unwinds, as it should.
         if self.ending == "suspended" and task is self.root and not self.force_cancelled and sys.exc_info()[1] is None:
             self.ending, self.fault = "refused", swallowed_cancellation(f"asked for step '{name}'")
         self._late_requests += 1
         if self._late_requests > MAX_LATE_REQUESTS:
-            # Code that catches this and asks again, for ever, would keep the event loop for itself.
+            # Code that catches this and requests again, forever, would block the event loop.
             await asyncio.get_running_loop().create_future()
         raise asyncio.CancelledError
 
 
 def _step_failed(outcome: Step) -> StepFailed:
-    """What the code sees of a failure that is final, on the first pass and on every replay alike."""
+    """Return the error of a step that failed finally, the same on the first pass and on every replay."""
     error = outcome.error or ""
     failed = StepFailed(outcome.name, headline(error), attempts=outcome.failures)
     if frames := traceback_text(error):

@@ -1,4 +1,4 @@
-"""What an exception of user code means: try again at some time, never again, or all of the flow key waits."""
+"""Exceptions of user code: when to retry, rate limits, stored error texts, and the end of the program."""
 
 import asyncio
 import dis
@@ -27,7 +27,7 @@ from batchflow.logs import said
 from batchflow.serve.callables import THREAD_ENTRY
 
 MAX_REPORT_BYTES = 8 * 1024
-"""The longest text that is kept of one failure."""
+"""The maximum size of the stored text of one failure."""
 
 _NOT_RETRYABLE = (ConfigurationError, InputError, NonRetryable, StepFailed, ReplayError, TimedOut, UnserializableError)
 _TRACEBACK_HEADER = "\nTraceback (most recent call last):\n"
@@ -35,9 +35,9 @@ _PACKAGE_DIR = str(Path(__file__).parents[1])
 
 
 def retry_at(error: BaseException, failures: int, policy: RetryPolicy, *, now: int, chance: float) -> int | None:
-    """When to try again after the n-th failure (this one counted); None when it is final.
+    """Return when to retry after failure number `failures`; None: never.
 
-    An exception group is as final as any of its members, and waits as long as the most patient of them.
+    An exception group is not retried if one of its members is not, and waits for the longest delay of its members.
     """
     members = list(_leaf_errors(error))
     if failures >= policy.attempts or any(isinstance(member, _NOT_RETRYABLE) for member in members):
@@ -47,7 +47,7 @@ def retry_at(error: BaseException, failures: int, policy: RetryPolicy, *, now: i
 
 
 def rate_limit(error: BaseException) -> RateLimited | None:
-    """The `RateLimited` that `error` is, or the longest of an exception group of nothing else."""
+    """Return `error` if it is a `RateLimited`, or the longest one of an exception group that has only these."""
     members = list(_leaf_errors(error))
     limits = [member for member in members if isinstance(member, RateLimited)]
     if not limits or len(limits) < len(members):
@@ -56,30 +56,30 @@ def rate_limit(error: BaseException) -> RateLimited | None:
 
 
 def rate_limit_delay_ms(limit: RateLimited, policy: RetryPolicy) -> int:
-    """How long the flow key waits: as the limit says, else as after a first failure."""
+    """Return how long the flow key pauses: the limit's own delay, or that of a first failure."""
     return policy.delay_ms(1) if limit.delay_ms is None else limit.delay_ms
 
 
 def describe_error(error: BaseException) -> str:
-    """One failure in one sentence, "TypeName: message"; of an exception group each of its members."""
+    """Return an error as one line, "TypeName: message"; for an exception group, one for each member."""
     return _truncate("; ".join(_sentence(member) for member in _leaf_errors(error)))
 
 
 def error_report(error: BaseException) -> str:
-    """`describe`, followed by the traceback from user code on, cut to `REPORT_BYTES`."""
+    """Return `describe_error` and the traceback from user code on, truncated to `MAX_REPORT_BYTES`."""
     frames = traceback.format_exception(type(error), error, _from_user_code(error.__traceback__), limit=-20)
-    # The first line is the title that the separator already has.
+    # The separator already contains the first line.
     body = "".join(frames[1:] if frames and frames[0].startswith("Traceback") else frames)
     return _truncate(f"{describe_error(error)}{_TRACEBACK_HEADER}{body}".rstrip())
 
 
 def headline(text: str) -> str:
-    """The sentence of a `report`."""
+    """Return the first part of an `error_report`, the line without the traceback."""
     return text.partition(_TRACEBACK_HEADER)[0]
 
 
 def traceback_text(text: str) -> str:
-    """The traceback of a `report`; empty where it has none."""
+    """Return the traceback of an `error_report`, or an empty text."""
     _, found, frames = text.partition(_TRACEBACK_HEADER)
     return f"{found.lstrip()}{frames}" if found else ""
 
@@ -91,7 +91,7 @@ def _sentence(error: BaseException) -> str:
 
 
 def _leaf_errors(error: BaseException) -> Iterator[BaseException]:
-    """The error itself, or the members of a group and of the groups within."""
+    """Yield the error itself, or the members of a group and of its nested groups."""
     if isinstance(error, BaseExceptionGroup):
         for member in cast("BaseExceptionGroup[BaseException]", error).exceptions:
             yield from _leaf_errors(member)
@@ -118,10 +118,10 @@ _RAISE_OPCODE = dis.opmap["RAISE_VARARGS"]
 
 
 def is_program_exit(error: BaseException, task: "asyncio.Task[Any] | None", loop: asyncio.AbstractEventLoop) -> bool:
-    """Whether what came out of code in `task` is no failure of the code.
+    """Return whether an exception from code in `task` ends the program instead of being a failure of the code.
 
-    It is none where a signal has raised it (Ctrl-C), or where the task is being thrown away, as at the end of its
-    event loop: then it is not the one that runs.
+    That is a `KeyboardInterrupt` raised by a signal (Ctrl-C), or a `GeneratorExit` while the task is destroyed, as at
+    the end of its event loop: then it is not the current task.
     """
     if isinstance(error, GeneratorExit):
         return asyncio.current_task(loop) is not task
@@ -145,7 +145,7 @@ def _is_raised_by_signal(error: KeyboardInterrupt) -> bool:
 
 
 def _is_raise_statement(tb: TracebackType | None) -> bool:
-    """Whether the code itself has raised, by a statement."""
+    """Return whether a `raise` statement in the code raised the exception."""
     return tb is not None and tb.tb_frame.f_code.co_code[tb.tb_lasti] == _RAISE_OPCODE
 
 

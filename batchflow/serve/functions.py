@@ -342,4 +342,4 @@ def _payload_error(route: str, payload: Codec[Any], error: ValidationError) -> s
         for fault in error.errors(include_url=False, include_context=False, include_input=False)
     ]
     more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
-    return f"the payload of '{route}' is no {describe(payload.annotation)}: {'; '.join(faults[:3])}{more}"
+    return f"the payload of '{route}' is not a valid {describe(payload.annotation)}: {'; '.join(faults[:3])}{more}"

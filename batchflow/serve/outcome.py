@@ -1,4 +1,4 @@
-"""How an attempt ends: what came out of the function, and what its execution knows, become a settlement."""
+"""The end of an attempt: its settlement, from the function's return or error and the state of the execution."""
 
 import asyncio
 from typing import cast
@@ -23,7 +23,7 @@ from batchflow.serve.validation import swallowed_cancellation
 
 
 async def settlement_of_return(execution: Execution, timeout_ms: int | None) -> tuple[bool, Settlement | None]:
-    """The function has returned: whether that counts, and if not, how the claim ends instead."""
+    """Return whether the function's return counts as its result, or else the settlement that replaces it."""
     ending = execution.close()
     if unawaited := execution.unawaited_steps:
         logger().warning(
@@ -51,11 +51,11 @@ async def settlement_of_return(execution: Execution, timeout_ms: int | None) -> 
 
 
 async def settlement_of_error(execution: Execution, error: BaseException, timeout_ms: int | None) -> Settlement | None:
-    """An exception came out of the function: how the claim ends.
+    """Return the settlement after an exception of the function; None when the attempt leaves no trace.
 
     Raises:
         CancelledError: the task was cancelled from outside.
-        KeyboardInterrupt, GeneratorExit: the program ends, or the task is thrown away.
+        KeyboardInterrupt, GeneratorExit: the program ends, or the task is destroyed.
     """
     if is_program_exit(error, execution.root, execution.loop):
         raise error
@@ -74,12 +74,12 @@ async def settlement_of_error(execution: Execution, error: BaseException, timeou
         return _with_unlisten(execution, _settlement_of_ending(execution))
     if isinstance(error, asyncio.CancelledError) and execution.root.cancelling():
         raise error
-    # What was withdrawn on the way out is asked for again by the next attempt, which this error may not meet.
+    # Without Unlisten: the next attempt may not raise this error, and would request the withdrawn steps again.
     return _settlement_of_failure(execution, error)
 
 
 def _settlement_of_interruption(execution: Execution, timeout_ms: int | None) -> Settlement:
-    """The engine has cancelled the attempt. What came out of the function meanwhile follows from that."""
+    """Return the settlement of an attempt that the engine has cancelled: timed out or released."""
     execution.root.uncancel()
     if execution.interruption == TIMEOUT:
         took = show(timeout_ms) if timeout_ms else "it may"
@@ -88,7 +88,7 @@ def _settlement_of_interruption(execution: Execution, timeout_ms: int | None) ->
 
 
 def _settlement_of_ending(execution: Execution) -> Settlement | None:
-    """The attempt was ended by the execution."""
+    """Return the settlement of an attempt that the execution has ended."""
     match execution.ending:
         case "cancelled":
             return cancelled(execution.claim)
@@ -102,14 +102,14 @@ def _settlement_of_ending(execution: Execution) -> Settlement | None:
         case "refused" if execution.fault is not None:
             return dead(execution.claim, error_report(execution.fault), _unrecorded_steps(execution))
         case _ if execution.fault is not None and not isinstance(execution.fault, StoreError):
-            # Stores promise StoreError; anything else is a fault of the house, and the engine has to see it.
+            # Stores raise only StoreError; anything else is a bug in batchflow, which the engine has to see.
             raise execution.fault
         case _:
             return None
 
 
 def _with_unlisten(execution: Execution, settlement: Settlement | None) -> Settlement | None:
-    """With what a run that goes on later does not wait for any more."""
+    """Add to the settlement of a run that continues later the events it no longer waits for."""
     if settlement is None or execution.scheduler is None or not execution.scheduler.withdrawn:
         return settlement
     if settlement.ending not in ("suspended", "parked"):
@@ -118,11 +118,11 @@ def _with_unlisten(execution: Execution, settlement: Settlement | None) -> Settl
 
 
 def _settlement_of_failure(execution: Execution, error: BaseException) -> Settlement:
-    """The function failed outside steps, or with a step that failed for good."""
+    """Return the settlement of a function that failed, outside steps or with a step that failed finally."""
     steps, limit = _unrecorded_steps(execution), rate_limit(error)
     at = execution.recorder.again_at(error, execution.failures + 1, None)
     if (at or limit) is not None and (step := _step_run_while_handling(execution, error)) is not None:
-        # Tried again, the code may not come to that step, which is done.
+        # A retry might not reach that step, which is done already: its result would be lost.
         text, why = error_report(error), f"not tried again, since step '{step}' was executed on the way out"
         return dead(execution.claim, text.replace(headline(text), f"{headline(text)} ({why})", 1), steps)
     if limit is not None:
@@ -143,7 +143,7 @@ def _settlement_of_failure(execution: Execution, error: BaseException) -> Settle
 
 
 def _step_run_while_handling(execution: Execution, error: BaseException) -> str | None:
-    """A step that was asked for while this error was being handled, or one that led to it."""
+    """Return a step that was requested while this error, or one that caused it, was being handled."""
     left, seen = [error], set[int]()
     while left:
         at = left.pop()
@@ -160,13 +160,13 @@ def _step_run_while_handling(execution: Execution, error: BaseException) -> str 
 
 
 def _unrecorded_steps(execution: Execution) -> tuple[Step, ...]:
-    """What the attempt found out about steps and has not recorded yet."""
+    """Return the changes of steps that the attempt has not recorded yet."""
     pending = () if execution.scheduler is None else execution.scheduler.pending.values()
     return execution.replay.changed((*pending, *execution.deferred))
 
 
 async def _let_branches_catch_up(execution: Execution) -> None:
-    # A branch that nobody waits for may be a few turns behind the function itself.
+    # A branch that nobody awaits may be a few turns of the event loop behind the function.
     for _ in range(IDLE_TURNS):
         if not execution.replay.unasked():
             break

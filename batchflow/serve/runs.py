@@ -1,4 +1,4 @@
-"""What one holds of a run: ask it, wait for its result, cancel it."""
+"""Runs: the handle of one run, and listing, cancelling and notifying the runs of an app."""
 
 import math
 from collections.abc import Awaitable, Callable, Sequence
@@ -21,10 +21,10 @@ T = TypeVar("T")
 
 
 def timeout_seconds(timeout: Duration | None) -> float | None:
-    """Seconds to wait at most; None: as long as it takes. A moment that has passed is now.
+    """Return a timeout in seconds; None: no limit. A negative timeout counts as 0.
 
     Raises:
-        ConfigurationError: `timeout` is no duration.
+        ConfigurationError: `timeout` is not a duration.
     """
     match timeout:
         case None:
@@ -41,10 +41,10 @@ def timeout_seconds(timeout: Duration | None) -> float | None:
 async def wait_until_over(
     client: Client, id: str, look: Callable[[], Awaitable[T | None]], limit: float | None, what: str
 ) -> T:
-    """What `look` says once it is over: at once, where it is. A store that is away, as in a failover, is waited for.
+    """Wait until `look` returns something other than None, and return it. A failing store is retried.
 
     Raises:
-        TimeoutError: it is not within `limit` seconds, and not when they are over; `what` says what goes on.
+        TimeoutError: `what` has not ended within `limit` seconds; it goes on.
         InputError: the app itself delivers the code that would wait.
         StoreUnavailable: the app stops, or has stopped.
     """
@@ -56,9 +56,9 @@ async def wait_until_over(
 
 
 class RunHandle(Generic[Result]):
-    """One run. It holds nothing but the id: make another from `function.run(id)` at any time.
+    """A handle of one run. It holds only the id; `function.run(id)` creates another one at any time.
 
-    `deduplicated` says of what a trigger returns that it has started nothing: the run was there already.
+    `deduplicated` is set by a trigger that started nothing because the run existed already.
     """
 
     __slots__ = ("_client", "_result", "deduplicated", "id")
@@ -73,11 +73,11 @@ class RunHandle(Generic[Result]):
         return f"RunHandle('{self.id}')"
 
     async def status(self) -> Run:
-        """The run as it stands: state, steps, result.
+        """Return the current state, steps and result of the run.
 
         Raises:
-            NotFoundError: it is not known, or retention has removed it.
-            InputError: a step of the same app looks again and again, which is waiting.
+            NotFoundError: there is no such run, or retention has removed it.
+            InputError: a step of the same app reads it again and again.
         """
         run = await self._read()
         if not _is_over(run):
@@ -85,14 +85,14 @@ class RunHandle(Generic[Result]):
         return run
 
     async def wait(self, timeout: Duration | None = None) -> Result:
-        """What the function returned, once it has. A store that is away is waited for as well.
+        """Wait for the end of the run and return its result. A failing store is retried.
 
         Raises:
-            RunFailed: it failed for good, or was cancelled.
+            RunFailed: the run failed, or was cancelled.
             TimeoutError: it has not ended within `timeout` (seconds, "10s", a timedelta); it goes on.
-            ConfigurationError: `timeout` is no duration.
-            InputError: a step or function of the same app waits; there, `ctx.invoke` does.
-            NotFoundError: as for `status`.
+            ConfigurationError: `timeout` is not a duration.
+            InputError: code of the same app waits; use `ctx.invoke` there.
+            NotFoundError: see `status`.
             StoreUnavailable: the app stops, or has stopped.
         """
         run = await wait_until_over(self._client, self.id, self._ended, timeout_seconds(timeout), f"run '{self.id}'")
@@ -103,7 +103,7 @@ class RunHandle(Generic[Result]):
         raise RunFailed(f"run '{run.id}' of '{run.destination}' {how}{why}")
 
     async def cancel(self) -> bool:
-        """End the run: at once while it waits, at its next step while it is at work. False when it had ended."""
+        """Cancel the run: at once while it waits, at its next step while it executes. False when it had ended."""
         return await self._client.cancel_run(self.id)
 
     async def _read(self) -> Run:
@@ -123,19 +123,19 @@ def _is_over(run: Run) -> bool:
 
 _MAX_CURSOR_DIGITS = 15
 MAX_PAGE_SIZE = 1_000
-"""How many runs a page can have."""
+"""The maximum number of runs of a page."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunPage:
-    """Some runs, the latest first; `next_cursor` names the page after them, None when there is none."""
+    """A page of runs, latest first. `next_cursor` is the cursor of the next page, or None."""
 
     runs: Sequence[Run]
     next_cursor: str | None = None
 
 
 class RunSelection(NamedTuple):
-    """Which runs to cancel."""
+    """A selection of runs to cancel."""
 
     ids: tuple[str, ...] = ()
     label: str | None = None
@@ -151,10 +151,10 @@ async def list_runs(
     cursor: str | None = None,
     limit: int = 50,
 ) -> RunPage:
-    """One page of runs.
+    """Return a page of runs.
 
     Raises:
-        InputError: the cursor is none, or the limit is not 1 to 1,000.
+        InputError: the cursor or the state is invalid, or the limit is not 1 to 1,000.
     """
     if (
         isinstance(cast("object", limit), bool)
@@ -184,10 +184,10 @@ def _read_cursor(cursor: str) -> tuple[int, str]:
 
 
 def validate_label_filter(label: str | None, what: str = "run") -> str | None:
-    """A label to look for: any text.
+    """Return a label to filter by: any text, or None.
 
     Raises:
-        InputError: it is none.
+        InputError: it is not text.
     """
     if label is None:
         return None
@@ -195,12 +195,12 @@ def validate_label_filter(label: str | None, what: str = "run") -> str | None:
 
 
 async def cancel_runs(client: Client, which: RunSelection) -> int:
-    """End runs: at once while they wait, at their next step while they are at work; how many there were.
+    """Cancel runs, at once while they wait and at their next step while they execute, and return their number.
 
-    With a label alone it ends the batches of that label too, and counts them.
+    A label without a function also cancels the batches with that label, which are counted too.
 
     Raises:
-        InputError: it is not said which, or ids are named beside a label or a function.
+        InputError: nothing is selected, or ids are given beside a label or a function.
     """
     if which.ids:
         if which.label is not None or which.destination is not None:
@@ -210,7 +210,7 @@ async def cancel_runs(client: Client, which: RunSelection) -> int:
     if which.label is None and which.destination is None:
         raise InputError("say which runs to cancel: their ids, a label or a function", field="ids")
     label = validate_label_filter(which.label)
-    # First, so that nothing of theirs is started meanwhile.
+    # Batches first, so that they start nothing meanwhile.
     batches = await _cancel_batches(client, label) if label is not None and which.destination is None else 0
     return batches + await client.cancel_runs(destination=which.destination, label=label)
 
@@ -227,7 +227,7 @@ async def _cancel_batches(client: Client, label: str) -> int:
 
 
 async def notify_event(client: Client, event_id: str, data: object, run_id: str | None) -> Sequence[str]:
-    """Give `data` to who waits for the event; see `Batchflow.notify`."""
+    """Send an event to the runs that wait for it, and return their ids; see `Batchflow.notify`."""
     event = validate_event_id(event_id)
     text = serialize_event_data(data, event)
     client.limit.check(text, f"the data of event '{event}'")
@@ -235,5 +235,5 @@ async def notify_event(client: Client, event_id: str, data: object, run_id: str 
 
 
 async def list_waiters(client: Client, event_id: str) -> Sequence[Waiter]:
-    """Who waits for the event."""
+    """Return the runs that wait for the event."""
     return await client.store.waiters(validate_event_id(event_id))

@@ -1,4 +1,4 @@
-"""Who goes on next within one attempt: recorded outcomes first, one at a time, each once the code is at rest."""
+"""The order of progress within an attempt: recorded outcomes first, one at a time, each once the code is idle."""
 
 import asyncio
 from collections.abc import Callable
@@ -10,18 +10,18 @@ from batchflow.core.run import Step
 from batchflow.errors import ReplayError
 
 IDLE_TURNS = 32
-"""Turns of the event loop without a new request after which the code has come to rest."""
+"""Turns of the event loop without a new request after which the code counts as idle."""
 
 
 class Scheduler:
-    """Hands outcomes to the branches of a function, in the order of their positions, and says which steps may start.
+    """Delivers outcomes to the branches of a function in the order of their positions, and starts new steps.
 
-    Driven by callbacks of the event loop, and only while there is something to wait for: a run without recorded steps
-    and without siblings never starts it. `on_suspend` is called when something is parked and nothing else can go on,
-    `on_mismatch` when the journal does not fit.
+    It runs in callbacks of the event loop, and only while something waits: a run without recorded steps and without
+    branches never creates it. `on_suspend` is called when branches are parked and nothing else can proceed,
+    `on_mismatch` when the journal does not fit the code.
 
-    While recorded outcomes are left no new step starts; then `recorder` plans all that were asked for, as one round.
-    Under a recorder that stops the steps of a fresh run are such a round too.
+    No new step starts while recorded outcomes are left. Then `recorder` plans all requested steps as one round. Under a
+    recorder that stops, the steps of a fresh run are such a round as well.
     """
 
     __slots__ = (
@@ -62,7 +62,7 @@ class Scheduler:
         self._on_mismatch = on_mismatch
         self._loop = asyncio.get_running_loop()
         self._next_position = first
-        # What asyncio's own event loop is to do next; others, such as uvloop, do not tell.
+        # The queue of asyncio's own event loop; others, such as uvloop, have no such attribute.
         self._loop_queue = getattr(self._loop, "_ready", None)
         self._idle_turns = 0
         self._is_scheduled = False
@@ -71,61 +71,61 @@ class Scheduler:
         self._earlier_steps: frozenset[int] = frozenset()
         self._recorded: dict[int, asyncio.Future[None] | None] = {}
         self.is_root_only = True
-        """Only the root has asked so far."""
+        """Only the root has requested steps so far."""
         self._holds_new_steps = recorder.stops or replay.upcoming is not None
-        """Recorded outcomes are left, or the code is not yet at rest after the last one: no new step starts."""
+        """Recorded outcomes are left, or the code is not idle after the last one: no new step starts."""
         self.requested: dict[int, str] = {}
-        """Steps that were asked for and have not come back, by number."""
+        """The names of steps that were requested and have not returned, by number."""
         self.executing: dict[int, tuple[asyncio.Task[object] | None, int]] = {}
-        """Steps that execute or are being recorded: in which task, and how often that had been cancelled before."""
+        """Steps that execute or are being recorded: their task, and its earlier cancellation count."""
         self.pending: dict[int, Step] = {}
-        """What the attempt found out about steps that are not done."""
+        """The unrecorded state of steps that are not done."""
         self.parked: dict[int, int] = {}
-        """Which branches are parked, and until when."""
+        """The numbers of parked steps, and when they are due."""
         self.withdrawn: set[int] = set()
-        """Steps that do not wait for their events any more."""
+        """Steps that no longer wait for their events."""
         self.closed = False
-        """The attempt has ended; nobody goes on."""
+        """The attempt has ended; nothing proceeds."""
 
     def close(self) -> None:
-        """Let nobody go on."""
+        """Stop all progress."""
         self.closed = True
-        # Otherwise scheduler and execution hold each other until the garbage is collected.
+        # Breaks the reference cycle of scheduler and execution, which would wait for the garbage collector.
         self._on_suspend, self._on_mismatch = _do_nothing, _ignore_error
 
     def begin(self, number: int) -> None:
-        """A step starts to execute, in the present task."""
+        """Note that a step starts to execute, in the current task."""
         task = asyncio.current_task()
         self.executing[number] = task, task.cancelling() if task is not None else 0
 
     def finish(self, number: int) -> None:
-        """A request has come back, in whatever way."""
+        """Note that a request has returned or raised."""
         self.executing.pop(number, None)
         del self.requested[number]
         if self.parked or self._recorded:
-            # What is parked may be all that is left, or somebody waited for this one.
+            # Only parked steps may be left now, or an outcome may have waited for this one.
             self.wake()
 
     def wake(self) -> None:
-        """The code has done something: it is not at rest."""
+        """Note that the code is not idle."""
         self._idle_turns = 0
         self.schedule()
 
     def schedule(self) -> None:
-        """Look, once the code is at rest, whether somebody can go on."""
+        """Check, once the code is idle, whether a branch can proceed."""
         if not self._is_scheduled and not self.closed:
             self._is_scheduled = True
             self._loop.call_soon(self._tick)
 
     async def wait_recorded(self, step: Step) -> None:
-        """Wait until a step's recorded outcome is handed out."""
+        """Wait until a step's recorded outcome is delivered."""
         future: asyncio.Future[None] = self._loop.create_future()
         self._replayed[step.number] = future
         self.wake()
         await future
 
     async def wait_start(self, step: Step) -> Plan:
-        """Wait until a new step may be planned; what is to become of it."""
+        """Wait until a new step may be planned, and return its plan."""
         if not self._holds_new_steps:
             return self._recorder.plan((step,), self._earlier_steps)[0]
         future: asyncio.Future[Plan] = self._loop.create_future()
@@ -134,7 +134,7 @@ class Scheduler:
         return await future
 
     async def park(self, step: Step, due: int) -> NoReturn:
-        """Let a branch wait for a later attempt."""
+        """Make a branch wait for a later attempt."""
         self.executing.pop(step.number, None)
         self.parked[step.number] = due
         self.wake()
@@ -146,19 +146,19 @@ class Scheduler:
                 self.withdraw(step)
                 if not step.failures:
                     self.pending.pop(step.number, None)
-        raise AssertionError("a parked branch goes on in a later attempt only")
+        raise AssertionError("a parked branch continues in a later attempt only")
 
     def withdraw(self, step: Step) -> None:
-        """The code does not wait for this step any more."""
+        """Note that the code no longer waits for this step."""
         if step.kind == "wait":
             self.withdrawn.add(step.number)
 
     def delivered_directly(self, position: int) -> None:
-        """The outcome at `position` went to the root directly."""
+        """Note that the root got the outcome at `position` directly."""
         self._next_position = position + 1
 
     async def deliver(self, number: int, position: int) -> None:
-        """Wait until the outcome of a step at `position`, durable now, is to be handed out."""
+        """Wait for the turn of the outcome at `position`, which is durable now."""
         future: asyncio.Future[None] = self._loop.create_future()
         self.executing[number] = None, 0
         self._recorded[position] = future
@@ -166,27 +166,27 @@ class Scheduler:
         await future
 
     def skip(self, position: int) -> None:
-        """Nobody waits for the outcome at `position` any more."""
+        """Note that nothing waits for the outcome at `position` any more."""
         self._recorded[position] = None
         self.schedule()
 
     def _tick(self) -> None:
         self._is_scheduled = False
-        # With nothing open the code is busy elsewhere, and asks or ends sooner or later.
+        # Without a request the code is busy elsewhere, and will request a step or end.
         if self.closed or not self.requested:
             return
-        # With nothing else to do on the whole loop, no turn can change anything any more.
+        # With an empty event loop no further turn can change anything.
         self._idle_turns = IDLE_TURNS if self._loop_queue is not None and not self._loop_queue else self._idle_turns + 1
         if self._idle_turns < IDLE_TURNS or self._advance_one():
             self.schedule()
 
     def _advance_one(self) -> bool:
-        """Let one branch go on; whether there may be more to do."""
+        """Let one branch proceed; return whether there may be more to do."""
         upcoming = self._replay.upcoming
         if upcoming is not None:
             return self._deliver_replayed(upcoming)
         if self._holds_new_steps:
-            # Only now: the last recorded outcome may have made the code take back what waits to start.
+            # Only now: the last recorded outcome may have made the code cancel steps that wait to start.
             self._plan_new_steps()
             return True
         if self._next_position in self._recorded:
@@ -203,7 +203,7 @@ class Scheduler:
         return False
 
     def _is_unwinding(self) -> bool:
-        # Code that has cancelled a step waits for its end, which takes no time on a replay: nobody overtakes it.
+        # Code that has cancelled a step waits for its end, which is immediate on a replay: nothing may overtake it.
         return any(task is not None and task.cancelling() > before for task, before in self.executing.values())
 
     def _deliver_replayed(self, step: Step) -> bool:
@@ -220,7 +220,7 @@ class Scheduler:
         return True
 
     def _plan_new_steps(self) -> None:
-        """Plan the round: the new steps that were asked for up to now and are still waited for."""
+        """Plan a round: the new steps that were requested so far and not cancelled."""
         self._holds_new_steps = False
         held = [(step, future) for step, future in self._new_steps.values() if not future.done()]
         self._new_steps.clear()

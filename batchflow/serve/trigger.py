@@ -29,7 +29,7 @@ _RUN_ID = re.compile(r"[A-Za-z0-9_:-]{1,128}")
 
 
 Dedup: TypeAlias = Literal["kept", "open"]
-"""How long a `dedup_id` is remembered: as long as its run or batch is kept, or only until that has ended."""
+"""The lifetime of a `dedup_id`: as long as its run or batch is kept, or only until that has ended."""
 
 
 class TriggerOptions(TypedDict, total=False):

@@ -1,4 +1,4 @@
-"""What arguments are held to: each check passes what fits, and says of the rest what was wrong and what to write."""
+"""Argument validation. `check_…` raises, `validate_…` and `parse_…` return the value; errors say what to write."""
 
 import inspect
 import re
@@ -21,14 +21,14 @@ _MAX_SHOWN = 100
 
 
 def format_value(value: object) -> str:
-    """A value as sentences show it: functions and classes by name, everything in short."""
+    """Format a value for an error message: functions and classes by name, everything truncated."""
     name = getattr(value, "__name__", None)
     if isinstance(name, str):
         kind = "class" if isinstance(value, type) else type(value).__name__.replace("_", " ")
         return f"the {kind} '{name}'"
     try:
         text = repr(value)
-    except Exception:  # that of an object of the user's may raise anything, and that of a huge int does
+    except Exception:  # a user's __repr__ may raise anything, and that of a huge int does
         text = type_with_article(value)
     return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…"
 
@@ -39,12 +39,12 @@ def type_with_article(value: object) -> str:
 
 
 def is_valid_text(value: object) -> bool:
-    """Whether this is text that can be written."""
+    """Return whether `value` is text with a form in UTF-8."""
     return isinstance(value, str) and is_encodable(value)
 
 
 def is_encodable(text: str) -> bool:
-    """Whether text can be written at all: half of a surrogate pair has no form in UTF-8."""
+    """Return whether `text` has a form in UTF-8, which half of a surrogate pair does not."""
     if text.isascii():
         return True
     try:
@@ -57,7 +57,7 @@ def is_encodable(text: str) -> bool:
 T = TypeVar("T")
 
 ErrorFactory: TypeAlias = Callable[[str], BatchflowError]
-"""Makes the error of a sentence."""
+"""Creates the error with a message."""
 
 _MAX_LABEL = 200
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -74,11 +74,7 @@ def check_no_unknown_options(what: str, options: Collection[str], function: Call
 
 
 def check_instance(option: str, value: object, kind: type, expected: str) -> None:
-    """An object of this class, or None.
-
-    Raises:
-        ConfigurationError: it is another.
-    """
+    """Raise `ConfigurationError` unless `value` is a `kind` or None."""
     if value is not None and not isinstance(value, kind):
         raise ConfigurationError(f"'{option}' cannot be {format_value(value)}; write {expected}")
 
@@ -90,28 +86,20 @@ def check_flag(option: str, value: object) -> None:
 
 
 def check_retry(value: object) -> None:
-    """A whole policy, or None.
-
-    Raises:
-        ConfigurationError: it is something else.
-    """
+    """Raise `ConfigurationError` unless `value` is a `RetryPolicy` or None."""
     check_instance("retry", value, RetryPolicy, "a policy, such as RetryPolicy(retries=3)")
 
 
 def check_flow(value: object) -> None:
-    """Limits, or None.
-
-    Raises:
-        ConfigurationError: it is something else.
-    """
+    """Raise `ConfigurationError` unless `value` is a `FlowControl` or None."""
     check_instance("flow_control", value, FlowControl, "limits, such as FlowControl(parallelism=10, rate=5)")
 
 
 def require_key(flow: FlowControl | None) -> FlowControl | None:
-    """Limits that are given for one message.
+    """Return the limits of one message, which need a key of their own.
 
     Raises:
-        ConfigurationError: they are none, or name no key, and so would change those of everything else under it.
+        ConfigurationError: they have no key, or are not a `FlowControl`.
     """
     check_flow(flow)
     if flow is not None and flow.key is None:
@@ -122,10 +110,10 @@ def require_key(flow: FlowControl | None) -> FlowControl | None:
 
 
 def parse_timeout(value: Duration | None) -> int | None:
-    """How long something may take, in ms; None of None.
+    """Return a timeout in ms, or None.
 
     Raises:
-        ConfigurationError: it is no duration, or none at all.
+        ConfigurationError: it is not a duration, or is zero.
     """
     if value is None:
         return None
@@ -136,10 +124,9 @@ def parse_timeout(value: Duration | None) -> int | None:
 
 
 def check_string_mapping(option: str, value: object, *, encodable: bool = False) -> None:
-    """Names and texts, or None; `encodable` refuses text that cannot be written.
+    """Raise `ConfigurationError` unless `value` maps text to text, with `encodable` all in UTF-8, or is None.
 
-    Raises:
-        ConfigurationError: it is something else. What it holds may be secret, and is not shown.
+    The values may be secrets, and are not shown.
     """
     if value is None:
         return
@@ -159,25 +146,27 @@ def check_string_mapping(option: str, value: object, *, encodable: bool = False)
 
 
 def validate_headers(value: Mapping[str, str] | None) -> dict[str, str]:
-    """Headers, as HTTP can carry them (RFC 9110, 5.1 and 5.5), wherever they are to go.
+    """Return headers that are valid in HTTP (RFC 9110, 5.1 and 5.5).
 
     Raises:
-        ConfigurationError: they are something else. Values may be secret, and are not shown.
+        ConfigurationError: they are not. The values may be secrets, and are not shown.
     """
     check_string_mapping("headers", value, encodable=True)
     for name, text in (value or {}).items():
         if not _HEADER_NAME.fullmatch(name):
-            raise ConfigurationError(f"'headers' has {name!r}, which is no header's name; write one such as 'x-tenant'")
+            raise ConfigurationError(
+                f"'headers' has {name!r}, which is not a header name; write 'x-tenant' or the like"
+            )
         if _INVALID_IN_HEADER.search(text):
             raise ConfigurationError(f"'headers' has a line break or control character in {name!r}; write one line")
     return dict(value or {})
 
 
 def validate_text(what: str, value: object, make_error: ErrorFactory, expected: str) -> str:
-    """Text that can be written.
+    """Return text with a form in UTF-8.
 
     Raises:
-        BatchflowError: it is something else; as `refuse` makes it.
+        BatchflowError: `value` is something else; the error is created by `make_error`.
     """
     if not isinstance(value, str):
         id: object = None if isinstance(value, type) else getattr(value, "id", None)
@@ -189,10 +178,10 @@ def validate_text(what: str, value: object, make_error: ErrorFactory, expected: 
 
 
 def validate_label(label: str | None, make_error: ErrorFactory = _label_error) -> str | None:
-    """A label, or None.
+    """Return a label, or None.
 
     Raises:
-        InputError: it is no text of 1 to 200 characters; or what `refuse` makes of that.
+        InputError: it is not text of 1 to 200 characters. `make_error` may create another error instead.
     """
     if label is None:
         return None
@@ -203,21 +192,17 @@ def validate_label(label: str | None, make_error: ErrorFactory = _label_error) -
 
 
 def validate_run_id(value: object, option: str = "run_id") -> str:
-    """The id of a run that is there.
+    """Return the id of an existing run; only its type is checked.
 
     Raises:
-        InputError: it is no text.
+        InputError: it is not text.
     """
     refuse = partial(InputError, field="runId")
     return validate_text(f"'{option}'", value, refuse, "the id of a run, such as the id of its handle")
 
 
 def check_payload_parser(value: Any) -> None:
-    """A plain function of one text, or None.
-
-    Raises:
-        ConfigurationError: it is another function, or none.
-    """
+    """Raise `ConfigurationError` unless `value` is a plain function of one argument, or None."""
     if value is None:
         return
     fault = f"{format_value(value)}, which cannot be called" if not callable(value) else None
@@ -235,7 +220,7 @@ def check_payload_parser(value: Any) -> None:
 def _accepts_one_argument(function: Callable[..., Any]) -> bool:
     try:
         signature = inspect.signature(function)
-    except (TypeError, ValueError):  # some builtins do not say what they take
+    except (TypeError, ValueError):  # some builtins have no signature
         return True
     try:
         signature.bind("")
@@ -245,29 +230,25 @@ def _accepts_one_argument(function: Callable[..., Any]) -> bool:
 
 
 def check_response_type(value: object) -> None:
-    """A type that the body of an answer can be read as, or None.
-
-    Raises:
-        ConfigurationError: it is something else.
-    """
+    """Raise `ConfigurationError` unless the body of a response can be validated as this type, or it is None."""
     if value is not None and value is not bytes:
         Codec.of(value)
 
 
 MIN_TIMESTAMP_MS = 10**11
-"""Times in ms are larger since 1973; times in seconds will be smaller until the year 5138."""
+"""Timestamps in ms are larger since 1973; timestamps in seconds are smaller until the year 5138."""
 
 _SAMPLE_TIMESTAMP_S = 10**9
 _MAX_TIMESTAMP_MS = 253_402_300_799_999  # the end of the year 9999, the last one that a datetime has
 
 
 def parse_timestamp(when: object, *, option: str = "when", now: int | None = None) -> int:
-    """A moment in ms since the epoch, of a datetime with its time zone or of such a number.
+    """Return a timestamp in ms since the epoch, of a datetime with a time zone or such a number.
 
-    Beside a clock that shows `now`, a number that is too small for its era is refused: it counts seconds.
+    With `now` a number that looks like seconds is refused.
 
     Raises:
-        ConfigurationError: it is neither, or no such number.
+        ConfigurationError: it is something else, or out of range.
     """
     match when:
         case bool():
@@ -308,7 +289,7 @@ def check_step_name(name: object) -> None:
 
 
 def nested_step(step: str, inside: str) -> ReplayError:
-    """A step was asked for by the function of another one."""
+    """Return the error of a step that was requested by the function of another step."""
     return ReplayError(
         f"step '{step}' is asked for inside step '{inside}', and steps do not nest; "
         f"let '{inside}' return, and ask for '{step}' in the durable function itself"
@@ -316,12 +297,12 @@ def nested_step(step: str, inside: str) -> ReplayError:
 
 
 def step_after_final(step: str, last: str) -> ReplayError:
-    """A step was asked for after the one that was declared to be the last."""
+    """Return the error of a step that was requested after one that is written with the settlement."""
     return ReplayError(f"step '{step}' is asked for after step '{last}', which was asked for as the last one")
 
 
 def swallowed_cancellation(sign: str) -> ReplayError:
-    """The cancellation that suspends a run did not come out of the function."""
+    """Return the error of a function that swallowed the cancellation which suspends its run."""
     return ReplayError(
         f"the run was suspended, but its function caught the cancellation and {sign}; "
         f"catch Exception where it says 'except:', 'except BaseException' or 'except CancelledError', or raise it again"
@@ -329,24 +310,25 @@ def swallowed_cancellation(sign: str) -> ReplayError:
 
 
 def unstorable_step(step: Step, error: Exception) -> UnserializableError:
-    """The store will never take what a step is or has come to."""
+    """Return the error of a step that the store will never accept."""
     wrong = UnserializableError(f"step '{step.name}' cannot be stored: {error}")
     wrong.__cause__ = error
     return wrong
 
 
 def unreadable_result(step: Step, codec: Codec[Any], error: Exception) -> ReplayError:
-    """A recorded result is not of the type that the code declares now."""
+    """Return the error of a recorded result that is not valid for the type that the code declares now."""
     wrong = ReplayError(
-        f"step '{step.name}' is recorded as {reprlib.repr(step.value)}, which is no {describe(codec.annotation)} "
-        f"as the code declares it now; keep reading what is recorded, or give the new step another name"
+        f"step '{step.name}' is recorded as {reprlib.repr(step.value)}, "
+        f"which is not a valid {describe(codec.annotation)} as the code declares it now; "
+        f"keep reading what is recorded, or give the new step another name"
     )
     wrong.__cause__ = error
     return wrong
 
 
 def not_callable(step: str, value: object) -> ConfigurationError:
-    """Says that a step is given what is no function; a coroutine that nobody will await is closed."""
+    """Return the error of a step without a function; a coroutine in its place is closed."""
     _close_coroutines([value])
     name = getattr(value, "__name__", "fn")
     return ConfigurationError(
@@ -356,10 +338,10 @@ def not_callable(step: str, value: object) -> ConfigurationError:
 
 
 def validate_awaitables(waits: tuple[Awaitable[T], ...]) -> tuple[Awaitable[T], ...]:
-    """What can be awaited.
+    """Return `waits` if all can be awaited.
 
     Raises:
-        ConfigurationError: something cannot. The coroutines among the others, which nobody will await, are closed.
+        ConfigurationError: one of them cannot. The coroutines among them, which nobody will await, are closed.
     """
     for wait in cast("tuple[object, ...]", waits):
         if isinstance(wait, Awaitable):

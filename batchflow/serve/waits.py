@@ -1,4 +1,4 @@
-"""The steps that wait for something from outside: calls, children, events, webhooks."""
+"""Waiting for events and webhooks, for the first of several waits, and with a time limit."""
 
 import asyncio
 from collections.abc import Awaitable, Coroutine, Mapping, Sequence
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 class EventResult(Generic[T]):
-    """How a wait ended: with the event's `data`, or timed out."""
+    """The result of a wait: the event's `data`, or `timed_out`."""
 
     __slots__ = ("_data", "_step", "timed_out")
 
@@ -35,7 +35,7 @@ class EventResult(Generic[T]):
 
     @property
     def data(self) -> T:
-        """What was sent with the event.
+        """The data that was sent with the event.
 
         Raises:
             InputError: the wait timed out; look at `timed_out` first.
@@ -47,7 +47,7 @@ class EventResult(Generic[T]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Webhook:
-    """A URL of this run's own: what is sent there, by whatever method, is what `ctx.wait_for_webhook` waits for."""
+    """A URL of one run. `ctx.wait_for_webhook` returns the requests to it, of any method."""
 
     url: str
     token: str
@@ -55,7 +55,7 @@ class Webhook:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WebhookRequest:
-    """What was sent to a webhook. Header names are in lower case; `query` is what followed the question mark."""
+    """A request to a webhook. Header names are in lower case; `query` is the part after the question mark."""
 
     method: str
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -69,11 +69,11 @@ class WebhookRequest:
 
     @property
     def text(self) -> str:
-        """The body as text in the charset that the request declares, else UTF-8; what is none shows as U+FFFD."""
+        """The body as text in its declared charset, or UTF-8. Invalid bytes become U+FFFD."""
         return self.sent.decoded(self.headers.get("content-type", ""))
 
     def json(self) -> Any:
-        """The body, parsed.
+        """Parse the body as JSON.
 
         Raises:
             InputError: it is not JSON.
@@ -81,7 +81,7 @@ class WebhookRequest:
         try:
             return from_json(self.sent.json(self.headers.get("content-type", "")))
         except ValueError as error:
-            raise InputError(f"what was sent to the webhook is not JSON: {error}") from error
+            raise InputError(f"the request to the webhook is not JSON: {error}") from error
 
 
 WEBHOOK_CODEC: Codec[Webhook] = Codec.of(Webhook)
@@ -89,11 +89,7 @@ WEBHOOK_REQUEST_CODEC: Codec[WebhookRequest] = Codec.of(WebhookRequest)
 
 
 def check_webhook(step: str, webhook: object) -> None:
-    """What `ctx.create_webhook` gives.
-
-    Raises:
-        ConfigurationError: it is something else. A URL is not shown: who knows it can send.
-    """
+    """Raise `ConfigurationError` unless `webhook` is a `Webhook`. Its URL is a secret and never shown."""
     if not isinstance(webhook, Webhook):
         seen = "a text" if isinstance(webhook, str) else format_value(webhook)
         raise ConfigurationError(
@@ -102,16 +98,17 @@ def check_webhook(step: str, webhook: object) -> None:
 
 
 def decode_event_data(step: str, event: str, text: str, codec: Codec[T]) -> T:
-    """The data of an event, as the wait wants it.
+    """Decode the data of an event as the type that the wait declares.
 
     Raises:
-        InputError: it does not fit.
+        InputError: the data is not valid for that type.
     """
     try:
         return codec.decode(text)
     except ValueError as error:
         raise InputError(
-            f"the data of event '{event}', for which '{step}' waited, is no {describe(codec.annotation)}: {error}"
+            f"the data of event '{event}', for which '{step}' waited, "
+            f"is not a valid {describe(codec.annotation)}: {error}"
         ) from error
 
 
@@ -123,7 +120,7 @@ _TOKEN_BYTES = 20
 
 
 async def event_step(execution: Execution, name: str, event: str, codec: Codec[T], until: int) -> EventResult[T]:
-    """See `WorkflowContext.wait_for_event`."""
+    """Wait for an event or a webhook, until `until` (0: indefinitely); see `WorkflowContext.wait_for_event`."""
     outcome: Step = await execution.wait(name, "wait", lambda number: (Listen(number, event, until),), due=until)
     if outcome.state == "timeout":
         return EventResult(name, None, timed_out=True)
@@ -131,7 +128,7 @@ async def event_step(execution: Execution, name: str, event: str, codec: Codec[T
 
 
 async def webhook_step(execution: Execution, name: str, root: str) -> Webhook:
-    """See `WorkflowContext.create_webhook`."""
+    """Create a webhook below the URL `root`; see `WorkflowContext.create_webhook`."""
 
     def make() -> Webhook:
         token = f"{execution.run_id}.{execution.entropy.bytes(_TOKEN_BYTES).hex()}"
@@ -141,15 +138,15 @@ async def webhook_step(execution: Execution, name: str, root: str) -> Webhook:
 
 
 def webhook_event_id(token: str) -> str:
-    """The event that a request to a webhook is."""
+    """Return the id of the event that a request to the webhook sends."""
     return f"batchflow:webhook:{token}"
 
 
 def validate_event_id(event: object) -> str:
-    """The id of an event.
+    """Return a valid event id.
 
     Raises:
-        InputError: it is none.
+        InputError: it is not text of a permitted length, not encodable, or reserved.
     """
     if not isinstance(event, str) or not 0 < len(event) <= _MAX_EVENT_ID:
         raise InputError(
@@ -169,10 +166,10 @@ _PLAIN_TYPES = frozenset({type(None), bool, int, float, str, bytes, set, frozens
 
 
 def serialize_event_data(data: object, event: str) -> str:
-    """The data of an event as JSON text. An object goes as its type writes it, and may be read as that type again.
+    """Serialize the data of an event as JSON text. An object is serialized by its type and can be read as that type.
 
     Raises:
-        UnserializableError: it does not survive that: NaN, a set, a key that is no text.
+        UnserializableError: the data changes on its way through JSON, such as NaN, a set, or a key that is not text.
     """
     where = f"the data of event '{event}'"
     text, _ = ANY_CODEC.round_trip(_to_plain(data, where), where=where)
@@ -180,7 +177,7 @@ def serialize_event_data(data: object, event: str) -> str:
 
 
 def _to_plain(value: Any, where: str) -> Any:
-    """The same with every object of a type of its own as what that type writes of it."""
+    """Replace every object that is not a plain JSON value by the JSON form of its type."""
     if type(value) in _PLAIN_TYPES:
         return value
     if isinstance(value, dict):
@@ -196,9 +193,9 @@ def _to_plain(value: Any, where: str) -> Any:
 
 
 async def first_of(waits: tuple[Awaitable[T], ...]) -> tuple[int, T]:
-    """The place and the result of the wait that ends first; the others are cancelled.
+    """Return the index and the result of the wait that ends first, and cancel the others.
 
-    Which one that is, is decided again alike on every replay: recorded outcomes are handed out one at a time.
+    Every replay finds the same one first, since recorded outcomes are delivered one at a time.
     """
     if not waits:
         raise ConfigurationError(
@@ -220,12 +217,12 @@ async def _cancel_tasks(tasks: "Sequence[asyncio.Future[T]]") -> None:
     if left:
         await asyncio.wait(left)
     for task in tasks:
-        # Looked at, so that nobody complains of it; several may have failed in one turn.
+        # Retrieved, so that asyncio logs no unretrieved exception; several may have failed in one turn.
         _ = task.cancelled() or task.exception()
 
 
 class Deadline:
-    """`async with ctx.timeout("limit", "1h"):` ends the block with `TimeoutError` when the time is over."""
+    """A time limit for a block: `async with ctx.timeout("limit", "1h"):` raises `TimeoutError`."""
 
     __slots__ = ("_before", "_body", "_delay_ms", "_name", "_sleep", "_timer", "expired")
 
@@ -237,7 +234,7 @@ class Deadline:
         self._body: asyncio.Task[Any] | None = None
         self._before = 0
         self.expired = False
-        """Whether the time was over before the block was through."""
+        """True when the time was over before the block ended."""
 
     async def __aenter__(self) -> "Deadline":
         if self._timer is not None:
@@ -246,7 +243,7 @@ class Deadline:
         self._timer = asyncio.create_task(self._sleep)
         self._timer.add_done_callback(self._expire)
         try:
-            # The timer asks first, before the first step of the block.
+            # The timer requests its step before the first step of the block.
             await asyncio.sleep(0)
         except asyncio.CancelledError:
             await _cancel_tasks([self._timer])

@@ -246,7 +246,7 @@ HOW = "write seconds such as 10, text such as '500ms', '10s', '2h30m' or '7d', o
         ({"not_before": 1_900_000_000}, "'not_before' cannot be 1900000000, which looks like seconds"),
         ({"not_before": datetime(2030, 1, 1)}, "'not_before' cannot be datetime.datetime(2030, 1, 1, 0, 0); write"),  # noqa: DTZ001
         ({"headers": {"x": 7}}, "'headers' has an int for 'x'; write text, or leave it out"),
-        ({"headers": {"": "x"}}, "'headers' has '', which is no header's name; write one such as 'x-tenant'"),
+        ({"headers": {"": "x"}}, "'headers' has '', which is not a header name; write 'x-tenant' or the like"),
         ({"headers": {"x": "a\n"}}, "'headers' has a line break or control character in 'x'; write one line"),
         ({"headers": "x"}, "'headers' cannot be a str; write names and texts, such as {'name': 'text'}"),
     ],

@@ -147,7 +147,7 @@ async def test_a_2xx_answer_of_another_shape_is_an_error_that_names_it(flow: Bat
                 return str(error)
             return "fits"
 
-        assert await called(flow, ask) == "the answer of call 'ask' (200) is no Answer: text: Field required"
+        assert await called(flow, ask) == "the answer of call 'ask' (200) is not a valid Answer: text: Field required"
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,7 @@ async def test_a_recorded_result_of_another_type_is_a_mismatch() -> None:
         await ctx.run("count", count)
 
     assert await dead(run, recorded(1, "count", 1, '"many"')) == (
-        "ReplayError: step 'count' is recorded as '\"many\"', which is no int as the code declares it now; "
+        "ReplayError: step 'count' is recorded as '\"many\"', which is not a valid int as the code declares it now; "
         "keep reading what is recorded, or give the new step another name"
     )
 

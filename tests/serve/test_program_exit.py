@@ -222,7 +222,7 @@ async def test_a_step_that_nobody_awaits_is_told_of_when_its_function_returns() 
         ),
         (
             "warning",
-            "[batchflow] A step is not executed, since its function had returned before it was asked for; await it",
+            "[batchflow] A step is not executed, since its function returned before requesting it; await the step",
             "charge",
         ),
     ]

@@ -121,7 +121,7 @@ async def test_a_payload_that_does_not_fit_is_told() -> None:
     ending = await Model(payload='{"age": "old"}').drive(serve(onboarding).endpoint)
     assert (ending.ending, ending.error) == (
         "dead",
-        "InputError: the payload of '/users/onboarding' is no NewUser: email: Field required; "
+        "InputError: the payload of '/users/onboarding' is not a valid NewUser: email: Field required; "
         "age: Input should be a valid integer, unable to parse string as an integer",
     )
 

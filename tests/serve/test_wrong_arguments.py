@@ -170,7 +170,7 @@ CALLS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "headers: no name of a header": (
         {"headers": {"x tenant": "a"}},
-        "'headers' has 'x tenant', which is no header's name; write one such as 'x-tenant'",
+        "'headers' has 'x tenant', which is not a header name; write 'x-tenant' or the like",
     ),
     "headers: two lines": (
         {"headers": {"a": "secret\r\nb: c"}},
