@@ -1,58 +1,171 @@
-"""`-p name=value` and `--params JSON`: read against the workflow's parameters."""
+"""JSON on the command line: `--params`, `--payload`, `-p name=value`, the data of an event."""
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import is_dataclass
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, TypeVar, Union, cast, get_args, get_origin
 
 from pydantic import BaseModel, RootModel, TypeAdapter
+from pydantic.alias_generators import to_snake
 from pydantic.errors import PydanticInvalidForJsonSchema, PydanticUserError
-from pydantic_core import PydanticUndefined, from_json, to_json
+from pydantic_core import from_json, to_json
 
 from batchflow.batch.bound import Workflow
 from batchflow.batch.names import camel
 from batchflow.batch.wire_names import spellings, wire_name
+from batchflow.cli.options import BATCH_OPTIONS, RUN_OPTIONS, option_flag
 from batchflow.core.spelling import did_you_mean
 from batchflow.errors import InputError
 from batchflow.http.bodies import PayloadReader
 from batchflow.serve.functions import ServedFunction
 
-_RUN_OPTIONS = {
-    "dedupId": "--dedup-id",
-    "dedup_id": "--dedup-id",
-    "delay": "--delay",
-    "label": "--label",
-    "payload": "--payload",
-    "runId": "--run-id",
-    "run_id": "--run-id",
-    "wait": "--wait",
-}
+T = TypeVar("T")
+Payload = TypeVar("Payload")
+
 _UNIONS: tuple[object, ...] = (Union, UnionType)
 
 
-class PayloadFields:
-    """What is known of the fields of a payload type; of `dict` and the like nothing is, and every name fits."""
+def read_params(workflow: Workflow[Any, Any], pairs: Sequence[str], text: str | None) -> BaseModel:
+    """The parameters of a trigger: `text` is a JSON object, each pair is `name=value`, and pairs win.
 
-    def __init__(self, annotation: Any, route: str) -> None:
-        self._route = route
-        self._known = _known_names(annotation)
+    A name is that of the wire (`paidOnly`) or of the model (`paid_only`). A value is read as text first, and as JSON if
+    the text does not fit.
+
+    Raises:
+        InputError: a name is unknown, missing or repeated, or a value does not fit; the sentence names it.
+    """
+    fields = InputFields.of_params(workflow)
+    given = {} if text is None else _parse_object(text, "--params")
+    for name in given:
+        fields.check(name)
+    named = fields.parse_pairs(pairs)
+    present = {fields.field(name) for name in given} | named.keys()
+    for name, info in workflow.definition.params.model_fields.items():
+        if info.is_required() and name not in present:
+            wanted = wire_name(name, info)
+            raise InputError(f"'{workflow.name}' needs the parameter '{wanted}'; add -p {wanted}=VALUE")
+    return fields.read(given, named, lambda text: workflow.read(text).params)
+
+
+def read_payload(function: ServedFunction[Payload, Any], pairs: Sequence[str], text: str | None) -> Payload:
+    """The payload of a run: `text` is JSON, or the input of the function's own parser; each pair is `name=value`.
+
+    With pairs the payload is a JSON object; they win over the fields of `text`. A value is read as text first, and as
+    JSON if the text does not fit.
+
+    Raises:
+        InputError: the payload is not JSON or does not fit, or a pair names an unknown field; one sentence.
+    """
+    reader = PayloadReader(function)
+    given = "" if text is None else _read_source(text, "--payload")
+    if not pairs:
+        if given.strip() and function.parse is None:
+            _parse_json(given, "--payload")
+        return reader.read(given.encode(), is_json=function.parse is None)
+    fields = InputFields.of_payload(function.payload.annotation, function.endpoint.route)
+    named = fields.parse_pairs(pairs)
+    rest = _parse_object(given, "--payload") if given.strip() else {}
+    return fields.read(rest, named, lambda it: reader.read(it, is_json=True))
+
+
+def read_json(text: str, what: str) -> Any:
+    """The value of a JSON text, of the file `@FILE`, or of stdin for `-`.
+
+    Raises:
+        InputError: it is not JSON, or the file cannot be read.
+    """
+    return _parse_json(_read_source(text, what), what)
+
+
+class InputFields:
+    """The fields that `-p` may name: the parameters of a workflow, or the fields of a payload.
+
+    `known` maps each name of a field to the one that the reader of the payload gets; other names are errors unless
+    `allow_unknown`.
+    """
+
+    def __init__(
+        self, noun: str, owner: str, options: Iterable[str], known: Mapping[str, str], *, allow_unknown: bool
+    ) -> None:
+        self._noun = noun
+        self._owner = owner
+        self._options = options
+        self._known = known
+        self._allow_unknown = allow_unknown
+        self._suggestions = set(known.values())
+
+    @classmethod
+    def of_params(cls, workflow: Workflow[Any, Any]) -> "InputFields":
+        """The parameters of a workflow."""
+        model = workflow.definition.params
+        allow_unknown = model.model_config.get("extra") == "allow"
+        fields = cls("parameter", f"'{workflow.name}'", BATCH_OPTIONS, spellings(model), allow_unknown=allow_unknown)
+        fields._suggestions = {wire_name(name, info) for name, info in model.model_fields.items()}
+        return fields
+
+    @classmethod
+    def of_payload(cls, annotation: Any, route: str) -> "InputFields":
+        """The fields of a payload's type. Any name fits one that has no fields of its own, such as `dict`."""
+        known = _known_names(annotation)
+        return cls("field", f"the payload of '{route}'", RUN_OPTIONS, known or {}, allow_unknown=known is None)
 
     def field(self, name: str) -> str:
-        """The one name that a field is written by: the same for its alias, camelCase and its own name."""
-        return name if self._known is None else self._known.get(name, name)
+        """The one name of a field that goes by several; an unknown name as it is."""
+        return self._known.get(name, name)
 
     def check(self, name: str) -> None:
-        """Raise `InputError` for a name that no field goes by."""
-        if self._known is None or name in self._known:
+        """Raise `InputError` for the name of no field."""
+        if self._allow_unknown or name in self._known:
             return
-        if name in _RUN_OPTIONS:
-            raise InputError(
-                f"'{name}' is no field of the payload of '{self._route}' but an option: {_RUN_OPTIONS[name]}"
-            )
-        meant = did_you_mean(name, set(self._known.values())) if self._known else ", which has no fields"
-        raise InputError(f"unknown field '{name}' of the payload of '{self._route}'{meant}")
+        if to_snake(name) in self._options:
+            raise InputError(f"'{name}' is not a {self._noun} of {self._owner} but an option: {option_flag(name)}")
+        meant = did_you_mean(name, self._suggestions) if self._known else f", which has no {self._noun}s"
+        raise InputError(f"unknown {self._noun} '{name}' of {self._owner}{meant}")
+
+    def parse_pairs(self, pairs: Sequence[str]) -> dict[str, str]:
+        """The values of `-p name=value` by field.
+
+        Raises:
+            InputError: a pair is malformed, or its name is unknown or repeated.
+        """
+        named: dict[str, str] = {}
+        for pair in pairs:
+            name, equals, value = pair.partition("=")
+            if not equals:
+                raise InputError(f"'-p {pair}' is not a {self._noun}; write -p name=value")
+            self.check(name)
+            field = self.field(name)
+            if field in named:
+                raise InputError(
+                    f"the {self._noun} '{name}' is given twice; give it once, a list as JSON: -p {name}='[…]'"
+                )
+            named[field] = value
+        return named
+
+    def read(self, given: Mapping[str, Any], named: Mapping[str, str], reader: Callable[[bytes], T]) -> T:
+        """Read an object of the fields `given` and, over them, the texts `named`.
+
+        A text that does not fit is read as JSON instead, so that lists and strict numbers can be passed.
+
+        Raises:
+            InputError: the error of `reader`, for a value that fits neither way.
+        """
+        fields: dict[str, Any] = {name: it for name, it in given.items() if self.field(name) not in named} | dict(named)
+        texts = set(named)
+        while True:
+            try:
+                return reader(to_json(fields))
+            except InputError as error:
+                name = self.field((error.field or "").partition(".")[0])
+                if name not in texts:
+                    raise
+                texts.discard(name)
+                try:
+                    fields[name] = from_json(fields[name])
+                except ValueError:
+                    raise error from None
 
 
 def _known_names(annotation: Any) -> Mapping[str, str] | None:
@@ -112,185 +225,11 @@ def _of_schema(annotation: Any) -> Mapping[str, str] | None:
     return known
 
 
-T = TypeVar("T")
-
-_BATCH_OPTIONS = {
-    "dryRun": "--dry-run",
-    "dry_run": "--dry-run",
-    "force": "--force",
-    "limit": "--limit",
-    "ids": "--ids",
-    "label": "--label",
-    "batchId": "--batch-id",
-    "batch_id": "--batch-id",
-    "dedupId": "--dedup-id",
-    "dedup_id": "--dedup-id",
-    "dedup": "--dedup",
-    "delay": "--delay",
-    "notBefore": "--not-before",
-    "not_before": "--not-before",
-    "headers": "--header",
-}
-
-
-def read_params(workflow: Workflow[Any, Any], pairs: Sequence[str], text: str | None) -> BaseModel:
-    """The parameters of a trigger: `text` is a JSON object, each pair `name=value`, and pairs win.
-
-    Names are those of the wire (`paidOnly`) or of the model (`paid_only`). A value is taken as text first, and as JSON
-    where the text does not fit, so that lists and numbers in strict models can be given.
-
-    Raises:
-        InputError: a name is unknown, missing or given twice, or a value does not fit; one sentence that names it.
-    """
-    reader = _ParamsReader(workflow)
-    given = reader.parse_object(text) | reader.parse_pairs(pairs)
-    reader.check_required(given)
-    as_text = {name for pair in pairs for name in [reader.field(pair.partition("=")[0])]}
-    return read_with_json_fallback(given, as_text, reader.validate, reader.field)
-
-
-def read_with_json_fallback(
-    given: dict[str, Any], as_text: set[str], read: Callable[[dict[str, Any]], T], field: Callable[[str], str]
-) -> T:
-    """What `read` makes of `given`; one of the fields `as_text` that does not fit as text is tried as JSON.
-
-    `field` gives the name in `given` of one that an error names.
-
-    Raises:
-        InputError: what `read` raises, of a value that does not fit either way.
-    """
-    given, left = dict(given), set(as_text)
-    while True:
-        try:
-            return read(given)
-        except InputError as error:
-            name = field((error.field or "").partition(".")[0])
-            if name not in left:
-                raise
-            left.discard(name)
-            try:
-                given[name] = from_json(given[name])
-            except ValueError:
-                raise error from None
-
-
-class _ParamsReader:
-    def __init__(self, workflow: Workflow[Any, Any]) -> None:
-        self._workflow = workflow
-        self._model = workflow.definition.params
-        self._spellings = spellings(self._model)
-
-    def field(self, name: str) -> str:
-        """The field that goes by a name; the name itself where none does."""
-        return self._spellings.get(name, name)
-
-    def parse_pairs(self, pairs: Sequence[str]) -> dict[str, Any]:
-        given: dict[str, Any] = {}
-        for pair in pairs:
-            name, equals, value = pair.partition("=")
-            if not equals:
-                raise InputError(f"'-p {pair}' is no parameter; write -p name=value")
-            field = self._check_name(name)
-            if field in given:
-                raise InputError(
-                    f"the parameter '{name}' is given twice; give it once, a list as JSON: -p {name}='[…]'"
-                )
-            given[field] = value
-        return given
-
-    def parse_object(self, text: str | None) -> dict[str, Any]:
-        if text is None:
-            return {}
-        try:
-            value = from_json(text)
-        except ValueError as error:
-            raise InputError(f"--params is no JSON: {error}") from error
-        if not isinstance(value, dict):
-            raise InputError(f"--params is a JSON object such as '{{\"paidOnly\": true}}', not {text}")
-        return {self._check_name(name): it for name, it in cast("dict[str, Any]", value).items()}
-
-    def check_required(self, given: dict[str, Any]) -> None:
-        for name, field in self._model.model_fields.items():
-            if name not in given and field.default is PydanticUndefined and field.default_factory is None:
-                wanted = wire_name(name, field)
-                raise InputError(f"'{self._workflow.name}' needs the parameter '{wanted}'; add -p {wanted}=VALUE")
-
-    def validate(self, given: dict[str, Any]) -> BaseModel:
-        # By their wire names, since that is how a sentence about them reads.
-        named = {self._wire(name): value for name, value in given.items()}
-        params: BaseModel = self._workflow.read(to_json(named)).params
-        return params
-
-    def _check_name(self, name: str) -> str:
-        if name in self._spellings or self._model.model_config.get("extra") == "allow":
-            return self.field(name)
-        if name in _BATCH_OPTIONS:
-            raise InputError(
-                f"'{name}' is no parameter of '{self._workflow.name}' but an option: {_BATCH_OPTIONS[name]}"
-            )
-        known = [wire_name(field, info) for field, info in self._model.model_fields.items()]
-        meant = did_you_mean(name, known) if known else ", which has no parameters"
-        raise InputError(f"unknown parameter '{name}' of '{self._workflow.name}'{meant}")
-
-    def _wire(self, name: str) -> str:
-        field = self._model.model_fields.get(name)
-        return name if field is None else wire_name(name, field)
-
-
-Payload = TypeVar("Payload")
-
-
-def read_payload(function: ServedFunction[Payload, Any], pairs: Sequence[str], text: str | None) -> Payload:
-    """What a run is started with: `text` is JSON, or for the function's own parser if any; each pair is `name=value`.
-
-    With pairs it is a JSON object, and they win over it, whatever name of a field it has. A value is taken as text
-    first, and as JSON where the text does not fit.
-
-    Raises:
-        InputError: it is no JSON, does not fit, or no field has the name of a pair; one sentence.
-    """
-    reader = PayloadReader(function)
-    given = "" if text is None else _read_source(text, "--payload")
-    if not pairs:
-        if given.strip() and function.parse is None:
-            _parse_json(given, "--payload")
-        return reader.read(given.encode(), is_json=function.parse is None)
-    fields = PayloadFields(function.payload.annotation, function.endpoint.route)
-    named = _parse_pairs(pairs, fields)
-    rest = {name: value for name, value in _parse_object(given).items() if fields.field(name) not in named}
-    return read_with_json_fallback(
-        {**rest, **named}, set(named), lambda it: reader.read(to_json(it), is_json=True), fields.field
-    )
-
-
-def read_json(text: str, what: str) -> Any:
-    """The JSON that `text` is, or that is in the file `@FILE`, or that comes by stdin with `-`.
-
-    Raises:
-        InputError: it is none, or the file cannot be read.
-    """
-    return _parse_json(_read_source(text, what), what)
-
-
-def _parse_object(text: str) -> dict[str, Any]:
-    value = _parse_json(text if text.strip() else "{}", "--payload")
+def _parse_object(text: str, what: str) -> dict[str, Any]:
+    value = _parse_json(text, what)
     if not isinstance(value, dict):
-        raise InputError("-p gives the fields of a JSON object; --payload beside it is one, or is left out")
+        raise InputError(f'{what} must be a JSON object such as \'{{"name": "value"}}\', not {text}')
     return cast("dict[str, Any]", value)
-
-
-def _parse_pairs(pairs: Sequence[str], fields: PayloadFields) -> dict[str, str]:
-    named: dict[str, str] = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not equals:
-            raise InputError(f"'-p {pair}' is no field; write -p name=value")
-        fields.check(name)
-        field = fields.field(name)
-        if field in named:
-            raise InputError(f"the field '{name}' is given twice; give it once, a list as JSON: -p {name}='[…]'")
-        named[field] = value
-    return named
 
 
 def _read_source(text: str, what: str) -> str:
@@ -303,11 +242,11 @@ def _read_source(text: str, what: str) -> str:
     except OSError as error:
         raise InputError(f"{what} cannot be read from '{text[1:]}': {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise InputError(f"{what} cannot be read from '{text[1:]}': it is no UTF-8 text") from error
+        raise InputError(f"{what} cannot be read from '{text[1:]}': it is not UTF-8 text") from error
 
 
 def _parse_json(text: str, what: str) -> Any:
     try:
         return from_json(text, allow_inf_nan=False)
     except ValueError as error:
-        raise InputError(f"{what} is no JSON: {error}") from error
+        raise InputError(f"{what} is not JSON: {error}") from error

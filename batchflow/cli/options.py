@@ -1,15 +1,21 @@
 """Options of a trigger as they are written on a command line: durations, times, headers."""
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Annotated, cast
 
 import typer
+from pydantic.alias_generators import to_snake
 
 from batchflow.core.duration import Duration
-from batchflow.errors import InputError
+from batchflow.errors import InputError, OptionError
 from batchflow.serve.trigger import Dedup
 
+UrlOption = Annotated[
+    str | None, typer.Option(metavar="URL", help="Where the state lives; by default BATCHFLOW_URL says it.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 DedupIdOption = Annotated[
     str | None, typer.Option(metavar="TEXT", help="What it is for; starts nothing if there is one.")
 ]
@@ -23,6 +29,29 @@ NotBeforeOption = Annotated[
 HeadersOption = Annotated[
     list[str] | None, typer.Option("-H", "--header", metavar="NAME=VALUE", help="What ctx.headers shows; repeat it.")
 ]
+
+_TRIGGER_OPTIONS = frozenset({"dedup_id", "dedup", "delay", "not_before", "label", "headers"})
+BATCH_OPTIONS = _TRIGGER_OPTIONS | {"dry_run", "force", "limit", "ids", "batch_id"}
+"""The options of a batch, as `Workflow.trigger` and `Workflow.dry_run` name them."""
+
+RUN_OPTIONS = _TRIGGER_OPTIONS | {"payload", "run_id", "wait"}
+"""The options of a run, as `ServedFunction.trigger` names them, and those of the command alone."""
+
+
+def option_flag(name: str) -> str:
+    """An option as the command line spells it: `--not-before` for `not_before` and `notBefore`."""
+    return "--header" if name == "headers" else "--" + to_snake(name).replace("_", "-")
+
+
+@contextmanager
+def option_names() -> Generator[None]:
+    """Errors about options that are raised inside name them as the command line spells them."""
+    try:
+        yield
+    except OptionError as error:
+        if error.option is None:
+            raise
+        raise InputError(error.sentence(option_flag)) from error
 
 
 def parse_dedup(text: str) -> Dedup:
@@ -46,7 +75,7 @@ def parse_not_before(text: str | None) -> datetime | None:
     try:
         found = datetime.fromisoformat(text)
     except ValueError:
-        raise InputError(f"--not-before cannot be {text!r}; write a time such as 2030-01-01T06:00:00Z") from None
+        raise InputError(f"'--not-before' cannot be {text!r}; write a time such as 2030-01-01T06:00:00Z") from None
     return found if found.tzinfo is not None else found.astimezone()
 
 
@@ -65,11 +94,3 @@ def parse_headers(pairs: Sequence[str] | None) -> dict[str, str] | None:
             raise InputError(f"the header '{name}' is given twice; give it once")
         found[name] = value
     return found or None
-
-
-UrlOption = Annotated[
-    str | None, typer.Option(metavar="URL", help="Where the state lives; by default BATCHFLOW_URL says it.")
-]
-
-
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]

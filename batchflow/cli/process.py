@@ -108,6 +108,12 @@ def print_error(sentence: str) -> None:
     Output().stderr.print(Text.assemble(("error:", "bold red"), " ", sentence), soft_wrap=True)
 
 
+async def cancel_and_wait(task: "asyncio.Task[Any]") -> None:
+    """Cancel a task and wait for its end; its outcome is ignored."""
+    task.cancel()
+    await asyncio.wait((task,))
+
+
 _EXTRA_SECONDS = 5.0
 
 
@@ -131,6 +137,13 @@ class SignalHandler:
     def exit_code(self) -> int:
         """What a shell expects of a program that a signal has ended: 130 for Ctrl-C, 143 for SIGTERM."""
         return 128 + (self.received or signal.SIGINT)
+
+    async def wait_for(self, task: "asyncio.Task[Any]") -> bool:
+        """Wait until the task ends or a signal comes; True if the task has ended."""
+        stop_requested = asyncio.create_task(self.stop_requested.wait())
+        await asyncio.wait((task, stop_requested), return_when=asyncio.FIRST_COMPLETED)
+        stop_requested.cancel()
+        return task.done()
 
     def __enter__(self) -> "SignalHandler":
         if threading.current_thread() is threading.main_thread():

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from pydantic_core import from_json
 
 from batchflow.app import Batchflow
+from batchflow.batch.arguments import check_ids, check_limit
 from batchflow.batch.bound import Workflow
 from batchflow.batch.handle import BatchHandle
 from batchflow.batch.payloads import EntryBody
@@ -25,13 +26,14 @@ from batchflow.cli.options import (
     DelayOption,
     HeadersOption,
     NotBeforeOption,
+    option_names,
     parse_dedup,
     parse_delay,
     parse_headers,
     parse_not_before,
 )
 from batchflow.cli.output import LogWriter, Output, program_name
-from batchflow.cli.process import SignalHandler
+from batchflow.cli.process import SignalHandler, cancel_and_wait
 from batchflow.cli.progress import ProgressDisplay, make_display, watch_batch
 from batchflow.cli.target import choose_workflow, load_flow
 from batchflow.core.batch import Batch
@@ -55,7 +57,8 @@ class BatchRequest:
 
     async def trigger(self, workflow: Workflow[Any, Any]) -> BatchHandle[Any]:
         """Start a batch of it."""
-        return await workflow.start(self.params, self.options)
+        with option_names():
+            return await workflow.start(self.params, self.options)
 
     @property
     def names_its_batch(self) -> bool:
@@ -188,30 +191,22 @@ class RunBatch:
         return f"{program_name()} run {shlex.join(words)}"
 
     def _parse_ids(self, workflow: Workflow[Any, Any]) -> list[str] | None:
-        if self.ids is None and "fetch" not in workflow.definition.has:
-            raise InputError(f"'{workflow.name}' has no source of ids; name the items with --ids a,b")
-        if self.ids is None:
-            return None
-        if self.dry_run:
-            raise InputError("--dry-run counts what the workflow's source names; leave --ids out")
-        if self.limit is not None:
-            raise InputError("--ids and --limit exclude each other; name fewer ids")
-        ids = [id.strip() for id in self.ids.split(",") if id.strip()]
-        if not ids:
-            raise InputError("--ids names nothing; write --ids a,b")
+        """The ids of the items, if any; raises for a source or ids that the batch cannot have."""
+        ids = None if self.ids is None else [id.strip() for id in self.ids.split(",") if id.strip()]
+        if self.dry_run and ids is not None:
+            raise InputError("--dry-run counts the items of the workflow's source; leave --ids out")
+        if self.dry_run and self.limit is not None:
+            raise InputError("--dry-run counts all items; leave --limit out")
+        with option_names():
+            ids = check_ids(workflow.definition, ids)
+            check_limit(self.limit, ids)
         return ids
 
     async def _dry_run(self, flow: Batchflow, workflow: Workflow[Any, Any], params: BaseModel) -> int:
-        if self.limit is not None:
-            raise InputError("--dry-run counts everything; leave --limit out")
         with SignalHandler(flow.settings.grace.total_seconds()) as signals:
             counting = asyncio.create_task(self._count(flow, workflow, params))
-            stop_requested = asyncio.create_task(signals.stop_requested.wait())
-            await asyncio.wait((counting, stop_requested), return_when=asyncio.FIRST_COMPLETED)
-            stop_requested.cancel()
-            if not counting.done():
-                counting.cancel()
-                await asyncio.wait((counting,))
+            if not await signals.wait_for(counting):
+                await cancel_and_wait(counting)
                 return signals.exit_code
             statistics = await counting
         if self.as_json:
@@ -275,17 +270,13 @@ class _BatchRunner:
         """Work until the batch has ended, or until a signal; True where it has ended."""
         await self._flow.start(worker=True)
         watching = asyncio.create_task(watch_batch(handle, self._workflow, self._flow, display))
-        stop_requested = asyncio.create_task(self._signals.stop_requested.wait())
-        await asyncio.wait((watching, stop_requested), return_when=asyncio.FIRST_COMPLETED)
-        stop_requested.cancel()
-        if watching.done():
+        if await self._signals.wait_for(watching):
             await watching
             return True
         grace = show(int(self._flow.settings.grace.total_seconds() * 1000))
         self._print(f"Stopping: what is under way has {grace} to end; Ctrl-C again leaves at once")
         await self._flow.engine.stop()
-        watching.cancel()
-        await asyncio.wait((watching,))
+        await cancel_and_wait(watching)
         return (await handle.status()).is_final
 
     async def _report_end(self, handle: BatchHandle[Any]) -> int:

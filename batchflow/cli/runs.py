@@ -17,6 +17,7 @@ from batchflow.cli.options import (
     JsonOption,
     NotBeforeOption,
     UrlOption,
+    option_names,
     parse_dedup,
     parse_delay,
     parse_headers,
@@ -32,7 +33,7 @@ from batchflow.cli.output import (
     print_table,
     program_name,
 )
-from batchflow.cli.process import SignalHandler
+from batchflow.cli.process import SignalHandler, cancel_and_wait
 from batchflow.cli.run import url_option
 from batchflow.cli.target import check_route, choose_function, load_flow, open_engine
 from batchflow.core.duration import show
@@ -86,16 +87,17 @@ class TriggerRun:
         payload = read_payload(function, self.pairs or (), self.payload)
         try:
             await flow.start(worker=False)
-            handle = await function.trigger(
-                payload,
-                run_id=self.run_id,
-                dedup_id=self.dedup_id,
-                dedup=parse_dedup(self.dedup),
-                delay=parse_delay(self.delay),
-                not_before=parse_not_before(self.not_before),
-                label=self.label,
-                headers=parse_headers(self.headers),
-            )
+            with option_names():
+                handle = await function.trigger(
+                    payload,
+                    run_id=self.run_id,
+                    dedup_id=self.dedup_id,
+                    dedup=parse_dedup(self.dedup),
+                    delay=parse_delay(self.delay),
+                    not_before=parse_not_before(self.not_before),
+                    label=self.label,
+                    headers=parse_headers(self.headers),
+                )
             if self.wait:
                 return await self._work_until_end(flow, flow.run(handle.id), function.endpoint.route)
         finally:
@@ -118,14 +120,10 @@ class TriggerRun:
         with SignalHandler(flow.settings.grace.total_seconds()) as signals, LogWriter(level, output):
             await flow.start(worker=True)
             ending = asyncio.create_task(handle.wait())
-            stop_requested = asyncio.create_task(signals.stop_requested.wait())
-            await asyncio.wait((ending, stop_requested), return_when=asyncio.FIRST_COMPLETED)
-            stop_requested.cancel()
-            if ending.done():
+            if await signals.wait_for(ending):
                 return await self._report_end(output, handle, ending)
             await flow.engine.stop()
-            ending.cancel()
-            await asyncio.wait((ending,))
+            await cancel_and_wait(ending)
             if not self.as_json:
                 goes_on = "goes on with the next worker" if flow.engine.store.lasting else "was in memory and is gone"
                 output.stderr.print(f"Stopped. Run {handle.id} {goes_on}.", soft_wrap=True)

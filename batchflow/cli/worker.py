@@ -15,7 +15,7 @@ import typer
 from batchflow.app import Batchflow
 from batchflow.cli.options import JsonOption, UrlOption
 from batchflow.cli.output import LogWriter, Output, format_local_time, print_table
-from batchflow.cli.process import SignalHandler
+from batchflow.cli.process import SignalHandler, cancel_and_wait
 from batchflow.cli.target import load_flow, open_engine
 from batchflow.core.duration import show
 from batchflow.core.worker import WorkerStatus
@@ -115,13 +115,10 @@ async def run_worker(flow: Batchflow, output: Output) -> int:
 
 
 async def _run_unless_stopped(signals: SignalHandler, start: Coroutine[Any, Any, None]) -> bool:
-    """Start, however long that waits for its store; False where a signal has come first."""
-    starting, stop_requested = asyncio.create_task(start), asyncio.create_task(signals.stop_requested.wait())
-    await asyncio.wait((starting, stop_requested), return_when=asyncio.FIRST_COMPLETED)
-    stop_requested.cancel()
-    if not starting.done():
-        starting.cancel()
-        await asyncio.wait((starting,))
+    """Start, however long the store keeps that waiting; False if a signal comes first."""
+    starting = asyncio.create_task(start)
+    if not await signals.wait_for(starting):
+        await cancel_and_wait(starting)
         return False
     await starting
     return True

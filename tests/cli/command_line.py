@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -96,6 +97,10 @@ class CommandResult:
     @property
     def document(self) -> Any:
         return json.loads(self.out)
+
+    def is_usage_error(self, phrase: str) -> bool:
+        """True for exit code 2 and an error of one line with this phrase."""
+        return self.code == 2 and re.fullmatch(rf"error: .*{re.escape(phrase)}.*\n", self.err) is not None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from pydantic.alias_generators import to_camel
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 from typing_extensions import TypedDict
 
-from batchflow.cli.inputs import PayloadFields
+from batchflow.cli.inputs import InputFields
 from batchflow.errors import InputError
 
 
@@ -91,7 +91,7 @@ class Typed(TypedDict):
 )
 def test_a_name_that_a_field_goes_by_is_taken(annotation: Any, written: dict[str, str]) -> None:
     """Its own, an alias, camelCase; another one is refused."""
-    fields = PayloadFields(annotation, "/reports")
+    fields = InputFields.of_payload(annotation, "/reports")
     for name, it in written.items():
         fields.check(name)
         assert fields.field(name) == it
@@ -104,7 +104,7 @@ def test_a_name_that_a_field_goes_by_is_taken(annotation: Any, written: dict[str
 )
 def test_a_type_that_takes_other_names_takes_all(annotation: Any) -> None:
     """And so does one that has no fields of its own: whether it fits is for its own validation to say."""
-    fields = PayloadFields(annotation, "/reports")
+    fields = InputFields.of_payload(annotation, "/reports")
     fields.check("yaer")
     assert fields.field("yaer") == "yaer"
 
@@ -112,4 +112,4 @@ def test_a_type_that_takes_other_names_takes_all(annotation: Any) -> None:
 def test_a_model_without_fields_takes_none() -> None:
     """The sentence says so."""
     with pytest.raises(InputError, match="^unknown field 'a' of the payload of '/reports', which has no fields$"):
-        PayloadFields(Nothing, "/reports").check("a")
+        InputFields.of_payload(Nothing, "/reports").check("a")
