@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
 from typing import Annotated, Protocol, runtime_checkable
 
 import typer
@@ -42,6 +41,8 @@ def root(
     State lives where BATCHFLOW_URL says, by default in sqlite:///batchflow.db.
     """
     if show_version:
+        from importlib.metadata import version
+
         print(f"batchflow {version('batchflow')}")
     elif context.invoked_subcommand is None:
         print(context.get_help())

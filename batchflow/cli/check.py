@@ -1,32 +1,34 @@
-"""`batchflow check`: what makes the durable functions of an app unsafe to replay, before they are deployed."""
+"""`batchflow check`: finds code in the durable functions of an app that is unsafe to replay."""
 
 import functools
 import inspect
 import linecache
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import CodeType
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from batchflow.app import Batchflow
-from batchflow.checking.check import check
-from batchflow.checking.finding import Finding
-from batchflow.checking.source import SourceFile
 from batchflow.cli.output import Output
 from batchflow.cli.target import load_flow
 
+# No other command needs the checker.
+if TYPE_CHECKING:
+    from batchflow.checking.finding import Finding
+    from batchflow.checking.source import SourceFile
+
 UNREADABLE = "unreadable"
-"""The rule that a function without a source breaks: nothing can be said of it."""
+"""The rule of a finding for a function whose source cannot be read."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckFunctions:
-    """Read the durable functions of an app, and tell what is unsafe when they are replayed.
+    """Find code in durable functions that is unsafe to replay.
 
-    Nothing of them is called. A line with the comment "# batchflow: ok" is left out.
+    No function is called. Lines with the comment "# batchflow: ok" are left out.
 
     Exit codes: 0 nothing found, 1 something found, 2 usage.
     """
@@ -35,7 +37,7 @@ class CheckFunctions:
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")] = False
 
     async def execute(self) -> int:
-        """Read them all, and report."""
+        """Check all functions and print the findings."""
         functions, files = list(_durable_functions(load_flow(self.target))), SourceFiles()
         findings = sorted({_with_relative_path(finding) for it in functions for finding in _findings(it, files)})
         if self.as_json:
@@ -49,7 +51,7 @@ class CheckFunctions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DurableFunction:
-    """One durable function: what the app calls it, and where its code is."""
+    """A durable function, its name in the app, and the name of its context parameter; empty if it has none."""
 
     name: str
     context: str
@@ -57,22 +59,22 @@ class DurableFunction:
 
     @property
     def location(self) -> tuple[str, int]:
-        """The file as the code has it, and the first line, that of a decorator where it has one."""
+        """The file of the code, and its first line: that of the first decorator, if any."""
         code = getattr(self.function, "__code__", None)
-        # What is compiled to machine code has none.
+        # A function that is compiled to machine code has no `__code__`.
         return (code.co_filename, code.co_firstlineno) if isinstance(code, CodeType) else (self.function.__module__, 1)
 
 
 class SourceFiles:
-    """The files that have been read, each once."""
+    """Reads each file once."""
 
     def __init__(self) -> None:
         self._sources: dict[str, SourceFile | None] = {}
 
-    def source(self, path: str, function: Callable[..., Any]) -> SourceFile | None:
-        """The file a function stands in; None where there is none, or it is no Python."""
+    def source(self, path: str, function: Callable[..., Any]) -> "SourceFile | None":
+        """The file of a function; None if there is no such file, or it is not Python."""
         if path not in self._sources:
-            # It knows where modules keep their source that come out of an archive.
+            # linecache also finds the source of modules in an archive.
             text = "".join(linecache.getlines(path, getattr(function, "__globals__", None)))
             self._sources[path] = _parse(text, path) if text else None
         return self._sources[path]
@@ -87,7 +89,7 @@ def _durable_functions(flow: Batchflow) -> Iterator[DurableFunction]:
 
 
 def _unwrapped(name: str, function: Callable[..., Any], place: int) -> DurableFunction:
-    """The function as it is written, without what is wrapped around it, and its parameter that is the context."""
+    """The function as it is written, without its wrappers; `place` is the position of its context parameter."""
     function = inspect.unwrap(function)
     while isinstance(function, functools.partial):
         place += len(function.args)
@@ -102,7 +104,10 @@ def _unwrapped(name: str, function: Callable[..., Any], place: int) -> DurableFu
     return DurableFunction(name=name, context=names[place] if place < len(names) else "", function=function)
 
 
-def _findings(durable: DurableFunction, files: SourceFiles) -> list[Finding]:
+def _findings(durable: DurableFunction, files: SourceFiles) -> "list[Finding]":
+    from batchflow.checking.check import check
+    from batchflow.checking.finding import Finding
+
     path, line = durable.location
     source = files.source(path, durable.function)
     node = None if source is None else source.function_at(durable.function.__name__, line)
@@ -112,21 +117,23 @@ def _findings(durable: DurableFunction, files: SourceFiles) -> list[Finding]:
     return check(source, node, durable.context)
 
 
-def _parse(text: str, path: str) -> SourceFile | None:
+def _parse(text: str, path: str) -> "SourceFile | None":
+    from batchflow.checking.source import SourceFile
+
     try:
         return SourceFile(text, path)
     except SyntaxError:
         return None
 
 
-def _with_relative_path(finding: Finding) -> Finding:
+def _with_relative_path(finding: "Finding") -> "Finding":
     path = Path(finding.path)
     here = Path.cwd()
     name = str(path.relative_to(here)) if path.is_relative_to(here) else finding.path
-    return Finding(name, finding.line, finding.rule, finding.message)
+    return replace(finding, path=name)
 
 
-def _to_json(functions: list[DurableFunction], findings: list[Finding]) -> dict[str, Any]:
+def _to_json(functions: list[DurableFunction], findings: "list[Finding]") -> dict[str, Any]:
     return {
         "success": not findings,
         "functions": [it.name for it in functions],

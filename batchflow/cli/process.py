@@ -16,11 +16,6 @@ from rich.text import Text
 from batchflow.cli.output import Output
 from batchflow.errors import BatchflowError, ConfigurationError, InputError, StoreIncompatible
 
-try:
-    import uvloop
-except ImportError:  # not on Windows
-    uvloop = None
-
 _CANCEL_TIMEOUT_SECONDS = 1.0
 # For tasks that are cancelled at the end, and do not go.
 
@@ -44,7 +39,11 @@ def run_event_loop(main: Coroutine[Any, Any, int]) -> int:
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
     """The fastest event loop there is for this platform."""
-    return asyncio.new_event_loop() if uvloop is None else uvloop.new_event_loop()
+    try:
+        import uvloop
+    except ImportError:  # not on Windows
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
 
 
 def tune_garbage_collector() -> None:

@@ -162,3 +162,10 @@ def test_the_command_is_installed() -> None:
     script = Path(sys.executable).parent / "batchflow"
     run = subprocess.run([script, "--version"], capture_output=True, text=True, check=True, cwd=ROOT)
     assert run.stdout == "batchflow 0.1.0\n"
+
+
+def test_help_imports_little() -> None:
+    """The help needs no store, HTTP library or checker."""
+    script = "import sys; from batchflow.cli import invoke; invoke(['--help']); print(*sys.modules, file=sys.stderr)"
+    modules = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stderr.split()
+    assert not {"batchflow.checking", "fastapi", "httpx", "redis", "uvicorn", "uvloop"} & set(modules)

@@ -134,9 +134,7 @@ async def test_a_server_that_lost_everything_is_told_loudly(tmp_path: Path, monk
         async with flow:
             await (await greet.trigger()).wait(timeout=30)
             client.flushall()
-            await wait_until(
-                lambda: any("has lost its data" in it["event"] for it in logs), description="it is said"
-            )
+            await wait_until(lambda: any("has lost its data" in it["event"] for it in logs), description="it is said")
             assert (await (await greet.trigger()).wait(timeout=30)).counts.succeeded == 1
         assert [it["log_level"] for it in logs if "has lost its data" in it["event"]] == ["warning"]
         assert not [it for it in logs if "suspended" in it["event"]]
