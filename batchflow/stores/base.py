@@ -1,6 +1,7 @@
-"""Group commit: everything asked for in one turn of the event loop goes to the store in one transaction.
+"""The base of all stores: group commit, the verbs that are one operation of a group, and the sizes of slices.
 
-While a group is being written the next one gathers, so that the busier a program is, the larger its groups are.
+All operations of one turn of the event loop are written in one transaction. While a group is written the next one is
+collected, so that the busier a program is, the larger its groups are.
 """
 
 import asyncio
@@ -48,13 +49,13 @@ ORDER = (
     "reconcile",
     "claim",
 )
-"""The order of verbs within a group: what ends work comes before what starts it, and claiming sees the whole group."""
+"""The order of verbs within a group: verbs that end work come before verbs that start it, and claims come last."""
 
 _RANK = {verb: rank for rank, verb in enumerate(ORDER)}
 
 
 def rank(verb: str) -> int:
-    """The place of a verb in that order; those that read come after all of it."""
+    """The position of a verb in `ORDER`; reads come last."""
     return _RANK.get(verb, len(ORDER))
 
 
@@ -80,11 +81,11 @@ NOTIFYING_VERBS = frozenset(
         "reconcile",
     }
 )
-"""Verbs after which something may be due, or may have ended."""
+"""Verbs after which a message may be due, or a run or batch may have ended."""
 
 
 class Operation(NamedTuple):
-    """A verb with its arguments, and where its answer goes."""
+    """A verb with its arguments, and the future of its answer."""
 
     verb: str
     arguments: tuple[Any, ...]
@@ -95,16 +96,16 @@ _new_operation: Callable[..., Operation] = tuple[Any, ...].__new__
 _verb_of: Callable[[Operation], str] = itemgetter(Operation._fields.index("verb"))
 
 Answers: TypeAlias = list[tuple[bool, Any]]
-"""For each operation in order: whether it was carried out, and its answer or the exception."""
+"""For each operation in order: whether it succeeded, and its answer or the exception."""
 
 Submit: TypeAlias = Callable[[list[Operation], Callable[[Answers], None]], None]
-"""Writes a group and then calls back, on the event loop, with the answers."""
+"""Writes a group and then calls back with the answers, on the event loop."""
 
 
 class GroupCommit:
-    """Gathers operations and hands them over, one group at a time.
+    """Collects operations and submits them, one group at a time.
 
-    `on_change` is called after a group after which something may be due, or may have ended.
+    `on_change` is called after a group that contains one of `NOTIFYING_VERBS`.
     """
 
     def __init__(self, submit: Submit, on_change: Callable[[], None]) -> None:
@@ -117,10 +118,10 @@ class GroupCommit:
         self._drained: asyncio.Future[None] | None = None
 
     def add(self, verb: str, *arguments: Any) -> "asyncio.Future[Any]":
-        """Ask for `verb`; the future has its answer once the group it went with is durable.
+        """Enqueue a verb; the future gets its answer once its group is durable.
 
         Raises:
-            StoreError: it belongs to another event loop than the one it is called on; nothing was asked for.
+            StoreError: the app runs on another event loop than the caller; nothing is enqueued.
         """
         loop = self._loop
         if asyncio.get_running_loop() is not loop:
@@ -128,7 +129,7 @@ class GroupCommit:
                 "the app runs on another event loop than the one it is called on; from another thread write "
                 "flow.trigger_sync(…), or asyncio.run_coroutine_threadsafe(…, loop_of_the_app)"
             )
-        # Neither `create_future` nor the tuple's constructor: each is a call more, several times for every item.
+        # Neither `create_future` nor the tuple's constructor: each is one more call, several times for every item.
         future: asyncio.Future[Any] = asyncio.Future(loop=loop)
         self._pending.append(_new_operation(Operation, (verb, arguments, future)))
         if not self._scheduled and not self._writing:
@@ -153,48 +154,48 @@ class GroupCommit:
                 operation.future.set_result(answer)
             else:
                 operation.future.set_exception(answer)
-                # Who gave up waiting is not told of it by a warning at exit.
+                # Without a waiter Python would warn at exit that the exception was never retrieved.
                 operation.future.exception()
         if self._drained is not None and not self._drained.done():
             self._drained.set_result(None)
         if not NOTIFYING_VERBS.isdisjoint(map(_verb_of, group)):
             self._on_change()
-        # After the tasks that were just woken and those that these wake, so that what they ask for goes along.
+        # After the tasks that were just woken and those that they wake, so that their operations join the group.
         if not self._scheduled:
             self._scheduled = True
             self._loop.call_soon(self._loop.call_soon, self._flush)
 
     async def drain(self) -> None:
-        """Wait until everything asked for so far is written."""
+        """Wait until all enqueued operations are written."""
         while self._pending or self._writing:
             self._drained = self._loop.create_future()
             await self._drained
 
 
 SWEEP_LIMIT = 2_000
-"""How much of what is cancelled is ended."""
+"""Cancelled messages and items that one operation ends: a small slice, so that others wait only a moment."""
 
 SWEEP_LIMIT_AT_CANCEL = 200
-"""How much of a batch is ended before its cancellation is answered; the rest follows in slices."""
+"""Messages and items of a batch that are ended before its cancellation is answered; the rest follows in slices."""
 
 IDLE_KEYS_LIMIT = 500
-"""How many flow keys are looked at, whether they are idle."""
+"""Flow keys that are examined for being idle."""
 
 LANES_LIMIT = 64
-"""From how many lanes one round of a claim takes."""
+"""Lanes from which one round of a claim takes messages."""
 
 PRUNE_LIMIT = 5_000
-"""How many rows whose retention is over are removed."""
+"""Rows whose retention is over that are removed."""
 
 
 class WriteVerbs(ABC):
-    """The part of a store that asks for one operation and hands its answer on."""
+    """The verbs of a store that enqueue one operation and return its answer."""
 
     _sweeping: "asyncio.Task[None] | None" = None
 
     @abstractmethod
     def _enqueue(self, verb: str, *arguments: Any) -> "asyncio.Future[Any]":
-        """Ask for an operation; the future has its answer once it is durable."""
+        """Enqueue an operation; the future gets its answer once it is durable."""
 
     # Messages
 
@@ -214,12 +215,12 @@ class WriteVerbs(ABC):
 
     async def expire(self) -> int:
         """See the protocol."""
-        taken_back: int = await self._enqueue("expire")
+        reclaimed: int = await self._enqueue("expire")
         await self._sweep_cancelled()
-        # Keys that are idle go a slice at a time; a slice without any ends it, for the next call to go on from there.
+        # Idle keys are removed in slices, up to a slice without any; the next call continues from there.
         while await self._enqueue("remove_idle"):
             pass
-        return taken_back
+        return reclaimed
 
     async def redrive(self, id: str) -> bool:
         """See the protocol."""
@@ -269,22 +270,22 @@ class WriteVerbs(ABC):
         return await self._enqueue("resume_batch", id)
 
     def _sweep_in_background(self) -> None:
-        """End what waits of cancelled batches without having anybody wait for it."""
+        """End the waiting messages of cancelled batches in the background."""
         if self._sweeping is None or self._sweeping.done():
             self._sweeping = asyncio.create_task(self._sweep_ignoring_errors(), name="batchflow-cancelling")
 
     async def _sweep_ignoring_errors(self) -> None:
-        # Whoever keeps house goes on with it where this one cannot.
+        # The maintenance of any worker continues if this fails.
         with contextlib.suppress(StoreError):
             await self._sweep_cancelled()
 
     async def _sweep_cancelled(self) -> None:
-        """End what waits of cancelled batches, a slice at a time."""
+        """End the waiting messages of cancelled batches, a slice at a time."""
         while await self._enqueue("sweep_cancelled"):
             pass
 
     async def _stop_sweep(self) -> None:
-        """Have nothing swept any more; what is left is ended by whoever keeps house next."""
+        """Stop the background task; the maintenance of any worker ends the rest."""
         sweeping, self._sweeping = self._sweeping, None
         if sweeping is not None:
             sweeping.cancel()

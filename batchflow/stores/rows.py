@@ -1,4 +1,4 @@
-"""Rows made into values, by the names of their columns: what every store reads, it reads in this order of them."""
+"""Rows made into values, by the names of their columns. Every store reads rows in this order of columns."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -41,17 +41,17 @@ if Claim._fields != (
 
 
 def run(row: Sequence[Any], journal: Journal = ()) -> Run:
-    """A run; without its journal where that was not read."""
+    """A run, with its journal if it was read."""
     return Run(**dict(zip(RUN, row, strict=True)), journal=journal)
 
 
 def flow_control(key: str, parallelism: int | None, rate: int | None, period: int, burst: int = 1) -> FlowControl:
-    """Limits of a key, whose period is in ms; no key is kept as an empty one."""
+    """Limits of a key, whose period is in ms; an empty key means none."""
     return FlowControl.of_ms(key or None, parallelism, rate, period, burst if rate else 1)
 
 
 def flow(row: Sequence[Any]) -> FlowStatus:
-    """A flow key as it stands."""
+    """The status of a flow key."""
     about = dict(zip(FLOW, row, strict=True))
     return FlowStatus(
         limits=flow_control(
@@ -85,8 +85,8 @@ def dead_letter(row: Sequence[Any], journal: Journal) -> DeadLetter:
         on_failure=about["on_failure"],
         open_dedup=about["open_dedup"],
     )
-    told = {name: about[name] for name in ("error", "failures", "losses", "created_at", "started_at", "died_at")}
-    return DeadLetter(message=message, **told, item=about["item"], number=about["number"], journal=journal)
+    fields = {name: about[name] for name in ("error", "failures", "losses", "created_at", "started_at", "died_at")}
+    return DeadLetter(message=message, **fields, item=about["item"], number=about["number"], journal=journal)
 
 
 def batch(row: Sequence[Any]) -> Batch:

@@ -14,8 +14,8 @@ from batchflow.stores.redis.script import ScriptRunner
 class RedisLedger:
     """A ledger of processed items on Redis: `Batchflow("sqlite:///jobs.db", ledger=RedisLedger(client))`.
 
-    `server`, `namespace` and `clock` are as for `RedisStore`, with which it shares the ledger of a namespace. Marks of one
-    turn of the event loop are sent together.
+    `server`, `namespace` and `clock` are as for `RedisStore`, with which it shares the ledger of a namespace. Marks of
+    one turn of the event loop are sent together.
     """
 
     def __init__(self, server: str | Client, *, clock: Clock | None = None, namespace: str = "batchflow") -> None:

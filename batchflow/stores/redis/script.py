@@ -45,7 +45,7 @@ class Script:
 
 @cache
 def load_script() -> Script:
-    """Put the program together: `base.lua`, the constants of Python, the migrations, the nouns, and `group.lua` last."""
+    """Assemble the program: `base.lua`, Python's constants, the migrations, the nouns, and `group.lua` last."""
     base, *parts = _parts()
     steps = [f"MIGRATIONS[{schema}] = function()\n{text}\nend" for schema, text in sorted(migrations().items())]
     body = "\n".join([base, *_constants(), *steps, *parts])

@@ -32,8 +32,8 @@ class RedisStore(WriteVerbs):
     """Durable state in Redis 6.2 or newer, which any number of processes share.
 
     `server` is a URL (`redis://`, `rediss://`, `unix://`, `redis+cluster://`, `redis+sentinel://`) or your own client
-    (`redis.asyncio.Redis` or `RedisCluster`), which you close yourself. `namespace` separates programs or environments on
-    one server; a cluster keeps all keys of a namespace on one node. The time is the server's unless a test gives a
+    (`redis.asyncio.Redis` or `RedisCluster`), which you close yourself. `namespace` separates programs or environments
+    on one server; a cluster keeps all keys of a namespace on one node. The time is the server's unless a test gives a
     `clock`.
     """
 
@@ -280,9 +280,10 @@ class RedisStore(WriteVerbs):
 class _WorkerClaims:
     """The claims of one worker.
 
-    `token` is the number of its latest claim, `acknowledged` that of the latest claim whose answer arrived. `held` are its
-    messages whose settlement has not been answered, as id → fence. The next claim sends them if `report_held` is set: after
-    each heartbeat, and after the server was away. `known_list` is the list of destinations that the server has.
+    `token` is the number of its latest claim, `acknowledged` that of the latest claim whose answer arrived. `held` are
+    its messages whose settlement has not been answered, as id → fence. The next claim sends them if `report_held` is
+    set: after each heartbeat, and after the server was away. `known_list` is the list of destinations that the server
+    has.
     """
 
     def __init__(self) -> None:

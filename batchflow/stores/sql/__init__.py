@@ -1,1 +1,1 @@
-"""The verbs of a store on a SQL database, written on named statements: a dialect brings those, and carries them out."""
+"""The verbs of a store on a SQL database, written with named statements that each dialect defines and runs."""

@@ -1,4 +1,4 @@
-"""Batches and their items: opening, starting items, ending them, completing, cancelling."""
+"""Batches and their items: opening, walking, starting and ending items, ending the batch."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from batchflow.stores.sql.transaction import Tx
 
 @dataclass(slots=True)
 class BatchDelta:
-    """How a batch's counts move in one transaction."""
+    """Changes of a batch's counts in one transaction."""
 
     working: int = 0
     open: int = 0
@@ -63,7 +63,7 @@ def open_batch(tx: Tx, batch: NewBatch, first: Sequence[Message]) -> bool:
 
 
 def _workflow_key(tx: Tx, name: str) -> int:
-    """The key of a workflow, made on first use."""
+    """The key of a workflow, created on first use."""
     found = _known_workflow(tx, name)
     if found is None:
         tx.run("workflow_make", name=name)
@@ -77,13 +77,13 @@ def _known_workflow(tx: Tx, name: str) -> int | None:
 
 
 def enter(tx: Tx, effect: Enter) -> None:
-    """The entry layer is through."""
+    """Record that the entry layer has ended."""
     key = tx.batch_key(effect.batch)
     tx.run("batch_enter", batch=key, total=effect.total, left_out=effect.left_out, now=tx.now)
 
 
 def page(tx: Tx, effect: Page) -> None:
-    """A page was walked."""
+    """Add the counts of a page."""
     tx.run(
         "batch_page",
         batch=tx.batch_key(effect.batch),
@@ -96,7 +96,7 @@ def page(tx: Tx, effect: Page) -> None:
 
 
 def walked(tx: Tx, effect: Walked) -> None:
-    """The walk is through: what was held back is claimed from now on."""
+    """Record that the walk has ended: messages held back can be claimed from now on."""
     key = tx.batch_key(effect.batch)
     if key is None:
         return
@@ -106,13 +106,13 @@ def walked(tx: Tx, effect: Walked) -> None:
 
 _Row: TypeAlias = tuple[int, int, int, str, int, int]
 START_CANDIDATE = ("slot", "batch", "number", "id", "ledger", "once")
-"""An item that may start, as it is put together and taken apart here."""
+"""The columns of an item that may start, as this module writes and reads them."""
 
 _REASONS = {1: "duplicates", 2: "in_flight", 3: "already_processed"}
 
 
 def start_items(tx: Tx, starts: Sequence[StartItems]) -> None:
-    """Give a run to each item that has none yet and that is neither processed nor in flight elsewhere."""
+    """Start each item that has no run yet and is neither processed nor in flight elsewhere."""
     rows: list[_Row] = []
     data: dict[int, str] = {}
     counts: dict[int, dict[str, int]] = {}
@@ -132,7 +132,7 @@ def start_items(tx: Tx, starts: Sequence[StartItems]) -> None:
         slot, key, _, id, ledger, once = row
         reason = refused.get(slot)
         if reason is None:
-            # Started by another row of this group: for the same batch it is a duplicate.
+            # Started by another row of this group: a duplicate, if it is in the same batch.
             if (key, id) in mine:
                 reason = 1
             elif holders.setdefault((ledger, id), key) != key and once:
@@ -174,14 +174,14 @@ def _add_items(tx: Tx, rows: Sequence[_Row], counts: dict[int, dict[str, int]]) 
 
 
 def end_items(tx: Tx, ended: Sequence[tuple[int, int, Settlement]]) -> dict[int, BatchDelta]:
-    """Items (batch, number) whose run has ended; how that moves their batches."""
+    """End items, given as batch, number and settlement, and return the changes of their batches' counts."""
     moved: dict[int, BatchDelta] = {}
     rows: list[tuple[Any, ...]] = []
     marks: list[tuple[int, int, int, int | None]] = []
     released: list[tuple[int, int, int]] = []
     latest, head, delta, expires_at = None, None, BatchDelta(), None
     for key, number, settlement in ended:
-        # Those of one batch mostly come one after the other.
+        # Items of one batch mostly follow one another.
         if key != latest or head is None:
             latest, head, delta = key, tx.head(key), moved.setdefault(key, BatchDelta())
             expires_at = None if head.ledger_ttl is None else tx.now + head.ledger_ttl
@@ -207,7 +207,7 @@ def end_items(tx: Tx, ended: Sequence[tuple[int, int, Settlement]]) -> dict[int,
 
 
 def write_deltas(tx: Tx, moved: Mapping[int, BatchDelta]) -> None:
-    """Write how the counts of batches moved."""
+    """Write the changes of batches' counts."""
     for key, delta in moved.items():
         messages.change_counts(
             tx,
@@ -222,7 +222,7 @@ def write_deltas(tx: Tx, moved: Mapping[int, BatchDelta]) -> None:
 
 
 def end_finished(tx: Tx, keys: Iterable[int]) -> dict[int, str]:
-    """End those batches that have nothing left to do, publishing their completion; which, by key."""
+    """End the batches that have nothing left to do and publish their completions; the ids of the ended, by key."""
     ended: dict[int, str] = {}
     for key in keys:
         if tx.one("batch_advance", batch=key, now=tx.now):
@@ -235,7 +235,7 @@ def end_finished(tx: Tx, keys: Iterable[int]) -> dict[int, str]:
 
 def _publish_completion(tx: Tx, key: int, batch: str, destination: str, flow: FlowControl) -> None:
     lane = flows.lane_of(tx, destination, flow)
-    # Not by `publish`: an ended batch takes no messages but this one.
+    # Not by `publish`: an ended batch accepts no messages but this one.
     head = tx.head(key)
     id = messages.completion_id(tx, key)
     row = messages.NewMessage(id, lane, 0, key, parent=head.parent, parent_step=head.parent_step, depth=head.depth)

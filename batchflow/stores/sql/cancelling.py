@@ -1,4 +1,4 @@
-"""Ending what was not asked to go on, and taking back what dead workers held."""
+"""Cancelling runs and batches, and pausing batches."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from batchflow.stores.sql.transaction import Tx
 
 
 def cancel_run(tx: Tx, id: str) -> bool:
-    """End a waiting run, or mark a leased one."""
+    """End a waiting run, or mark a leased one; False if it has ended."""
     waiting = messages.waiting_message(tx, id)
     if waiting:
         _end_waiting(tx, waiting)
@@ -17,19 +17,19 @@ def cancel_run(tx: Tx, id: str) -> bool:
 
 
 def cancel_all(tx: Tx, destination: str | None, label: str | None) -> int:
-    """End a slice of the runs of a function or with a label; how many."""
+    """Cancel a slice of the runs of a function or with a label, and return how many."""
     if destination is None:
         ids = tx.json("message_open_of_label", label=label, limit=base.SWEEP_LIMIT)
     else:
         ids = tx.json("message_open_of_function", destination=destination, label=label, limit=base.SWEEP_LIMIT)
     for id in ids:
-        # One that its parent, which came before it, has taken along counts as well.
+        # A run that was cancelled with its parent counts as well.
         cancel_run(tx, id)
     return len(ids)
 
 
 def cancel_batch(tx: Tx, id: str) -> bool:
-    """Mark a batch and what is leased of it; nothing more of it is leased from here on. A small batch ends at once."""
+    """Cancel a batch: nothing more of it is leased, and a small batch ends at once."""
     key = tx.batch_key(id)
     if key is None or not settling.begin_cancel(tx, key):
         return False
@@ -47,7 +47,7 @@ def pause_batch(tx: Tx, id: str) -> bool:
 
 
 def resume_batch(tx: Tx, id: str) -> bool:
-    """Undo that."""
+    """Undo `pause_batch`."""
     key = tx.batch_key(id)
     if key is None or not tx.run("batch_resume", batch=key):
         return False
@@ -56,7 +56,7 @@ def resume_batch(tx: Tx, id: str) -> bool:
 
 
 def sweep_cancelled(tx: Tx) -> int:
-    """End one slice of the waiting messages of cancelled batches; how many."""
+    """End one slice of the waiting messages of cancelled batches, and return how many."""
     ended = 0
     for key in tx.json("batches_cancelling"):
         ended += _sweep(tx, key, base.SWEEP_LIMIT - ended)

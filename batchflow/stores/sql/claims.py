@@ -1,4 +1,4 @@
-"""Leasing messages to workers, and taking them back."""
+"""Workers and their claims: leasing messages, reclaiming them from lost workers."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -25,11 +25,11 @@ CANDIDATE = (
     "id", "fence", "batch", "number", "item", "failures", "losses", "body", "headers", "retry", "started_at", "depth",
     "data",
 )  # fmt: skip
-"""A message that may be leased, as it is taken apart here: a row for each item, so that it is given no class."""
+"""The columns of a message that may be leased. Rows are not made into objects: there is one for each item."""
 
 
 class Lane(NamedTuple):
-    """A lane that may start something."""
+    """A lane from which something may start."""
 
     lane: int
     destination: str
@@ -48,17 +48,17 @@ _new: Callable[..., Claim] = tuple[Any, ...].__new__
 
 
 def register(tx: Tx, worker: str, lease_ms: int, concurrency: int) -> None:
-    """Make a worker known."""
+    """Add a worker."""
     tx.run("worker_register", name=worker, until=tx.now + lease_ms, concurrency=concurrency, now=tx.now)
 
 
 def worker_key(tx: Tx, worker: str) -> int | None:
-    """The key of a worker that is known."""
+    """The key of a registered worker."""
     return tx.one("worker_key", name=worker)
 
 
 def claim(tx: Tx, worker: str, destinations: Sequence[str], limit: int) -> Claimed:
-    """Lease due messages, keys in turn, and the lanes of each; a suspect alone."""
+    """Lease due messages: flow keys take turns, and so do the lanes of each key; a suspect is leased alone."""
     owner = worker_key(tx, worker)
     if owner is None or limit < 1 or not destinations:
         return Claimed((), None, tx.now)
@@ -75,7 +75,7 @@ def claim(tx: Tx, worker: str, destinations: Sequence[str], limit: int) -> Claim
         found_lanes = tx.json("lanes_ready", now=tx.now, served=served, limit=base.LANES_LIMIT)
         lanes = [Lane._make(row) for row in found_lanes]
         taken = 0
-        # Another look is worth it where a lane gave all that was asked of it, or where not all lanes were seen.
+        # Another round may find more if a lane was not exhausted, or if not all lanes were seen.
         more = len(lanes) == base.LANES_LIMIT
         states: dict[str, FlowState] = {}
         for place, lane in enumerate(lanes):
@@ -96,7 +96,7 @@ def claim(tx: Tx, worker: str, destinations: Sequence[str], limit: int) -> Claim
 
 
 class _Turns:
-    """Turns that one claim gives to what it serves, taken from the store when the first is needed."""
+    """The turns that one claim uses, taken from the store when the first is needed."""
 
     def __init__(self, tx: Tx) -> None:
         self._tx = tx
@@ -113,7 +113,7 @@ class _Turns:
 
 
 def _lease_suspect(tx: Tx, served: int, owner: int, turns: _Turns) -> tuple[Lane, list[Any]] | None:
-    """Lease the message that is claimed alone and due first; None where there is none."""
+    """Lease the suspect that is due first; None if there is none."""
     for *fields, id in tx.json("suspects_due", served=served, now=tx.now):
         lane = Lane._make(fields)
         limits, state = _flow_of(lane, {})
@@ -134,12 +134,12 @@ def _flow_of(lane: Lane, states: Mapping[str, FlowState]) -> tuple[FlowControl, 
 def _lease_from_lane(
     tx: Tx, lane: Lane, want: int, owner: int, states: dict[str, FlowState], turns: _Turns
 ) -> list[Any]:
-    """Lease messages of one lane; `states` are those of the keys from which this round has taken already."""
+    """Lease messages of one lane; `states` are the states of flow keys that this round has changed."""
     limits, state = _flow_of(lane, states)
     admission = admit(limits, state, now=tx.now, want=want)
     want = admission.count
     if not want:
-        # Another lane of the key has taken what there was; nothing of this one has changed.
+        # Another lane of the key has taken the free slots; this lane has not changed.
         return []
     tx.run("lane_promote", lane=lane.lane, now=tx.now)
     rows, ahead = _share_candidates(
@@ -156,7 +156,7 @@ def _lease_from_lane(
 
 
 def _share_candidates(rows: list[Any], want: int, ahead: int) -> tuple[list[Any], int]:
-    """As many candidates as are wanted, of what has started and of what is fresh."""
+    """Choose `want` candidates among started and fresh messages."""
     started = sum(1 for row in rows if row[1])
     parts = share(want, started, len(rows) - started, ahead)
     return rows[: parts.started] + rows[started : started + parts.fresh], parts.ahead
@@ -209,9 +209,9 @@ _STAGE = 2 + HeldMessage._fields.index("stage")
 
 
 def reclaim_all(tx: Tx, worker: int, *, lost: bool) -> int:
-    """Take back what a worker holds, as losses or as if it had not been claimed.
+    """Reclaim all messages of a worker, as lost or as if they had not been claimed.
 
-    Where it held one that is claimed alone, that is what the worker was lost of, and nothing else.
+    If it holds a suspect, only the suspect counts as lost: it was claimed alone.
     """
     rows = tx.json("message_of_worker", worker=worker)
     suspects = [row for row in rows if lost and row[_STAGE] == settling.SUSPECT]
@@ -222,7 +222,7 @@ def reclaim_all(tx: Tx, worker: int, *, lost: bool) -> int:
 
 
 def reclaim(tx: Tx, worker: int, claims: Sequence[tuple[str, int]]) -> int:
-    """Take back some claims of a worker as losses."""
+    """Reclaim some claims of a worker as lost."""
     return _reclaim(tx, tx.json_rows("message_of_claims", claims, worker=worker), lost=True)
 
 
@@ -237,7 +237,7 @@ def _reclaim(tx: Tx, rows: Sequence[Sequence[Any]], *, lost: bool) -> int:
             ended.append(EndedMessage(Settlement(str(id), 0, "cancelled"), held))
         elif lost and losses >= LOSS_LIMIT:
             error = WORKER_LOST % losses
-            # No failure of its own: the one that ends it was the workers'.
+            # Not counted as a failure: the workers were lost, the message did not fail.
             death = Settlement(str(id), int(fence), "dead", error=error)
             ended.append(EndedMessage(death, held._replace(failures=held.failures - 1, losses=losses)))
         else:

@@ -1,7 +1,7 @@
-"""The order of what goes into statements and comes out of them: the verbs put rows together and take them apart by it.
+"""The columns of statements, in the order in which the verbs write and read rows.
 
-A dialect checks its statements against these names as it loads them, so that a column in another place is an error then
-and not a value in the wrong field.
+A dialect compares its statements with these names when it loads them, so that a column in the wrong place is an error
+then and not a value in the wrong field.
 """
 
 from collections.abc import Mapping, Sequence
@@ -43,7 +43,7 @@ GIVEN: Mapping[str, Names] = {
     "step_ripen": ("run", *Step._fields),
     "step_written": ("slot", "run", "number", "state", "position"),
 }
-"""The rows that statements are given, where they have more than one column."""
+"""The columns of the rows given to statements, if there is more than one."""
 
 FOUND: Mapping[str, Names] = {
     "arrival_of_runs": ("run", *Arrival._fields),
@@ -82,19 +82,19 @@ FOUND: Mapping[str, Names] = {
     "worker_all": ("key", "name", "lease_until"),
     "worker_status": ("name", "since", "seen_at", "lease_until", "concurrency", "hanging", "holds"),
 }
-"""The rows that statements find, where they have more than one column."""
+"""The columns of the rows that statements return, if there is more than one."""
 
 
 def check(given: Mapping[str, Columns], found: Mapping[str, Columns]) -> None:
-    """Compare what the statements of a dialect are given and find with what the verbs go by.
+    """Compare the columns of a dialect's statements with those that the verbs expect.
 
-    Each has those with more than one column; a column that is an expression, None, is taken at its word.
+    `given` and `found` have the statements with more than one column; an expression, None, matches any name.
 
     Raises:
-        AssertionError: the columns of a statement are others, or stand in another order.
+        AssertionError: a statement has other columns, or another order of them.
     """
     for ours, theirs in ((GIVEN, given), (FOUND, found)):
         for statement in ours.keys() | theirs.keys():
             wanted, there = ours.get(statement, ()), theirs.get(statement, ())
             if len(wanted) != len(there) or any(a not in (None, b) for a, b in zip(there, wanted, strict=True)):
-                raise AssertionError(f"the columns of '{statement}' are {there}, and the verbs go by {wanted}")
+                raise AssertionError(f"the columns of '{statement}' are {there}, and the verbs expect {wanted}")

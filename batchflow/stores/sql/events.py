@@ -1,4 +1,4 @@
-"""What runs wait for: events, webhooks, the ends of children; and how it reaches them."""
+"""Events, webhooks and ended children that runs wait for, and their delivery as arrivals."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ from batchflow.stores.sql.transaction import Tx
 
 
 class NewArrival(NamedTuple):
-    """What came in for step `number` of `run`."""
+    """An arrival for step `number` of `run`."""
 
     run: str
     number: int
@@ -21,12 +21,12 @@ class NewArrival(NamedTuple):
     error: str | None = None
 
 
-def add_arrivals(tx: Tx, came: Sequence[NewArrival]) -> None:
-    """Keep what came in until a claim records it; runs that are suspended are due at once."""
-    if not came:
+def add_arrivals(tx: Tx, arrivals: Sequence[NewArrival]) -> None:
+    """Keep arrivals until a claim records them; suspended runs are due at once."""
+    if not arrivals:
         return
-    tx.run_rows("arrival_add", came, now=tx.now)
-    runs = sorted({(one.run,) for one in came})
+    tx.run_rows("arrival_add", arrivals, now=tx.now)
+    runs = sorted({(one.run,) for one in arrivals})
     lanes: set[int] = set()
     asleep: list[tuple[str]] = []
     for run, lane in tx.json_rows("message_asleep", runs, now=tx.now):
@@ -39,12 +39,12 @@ def add_arrivals(tx: Tx, came: Sequence[NewArrival]) -> None:
 
 
 def runs_with_arrivals(tx: Tx, runs: Sequence[str]) -> frozenset[str]:
-    """Those of `runs` for which something has come in."""
+    """The ones of `runs` that have an arrival."""
     return frozenset(tx.json_rows("arrival_runs", [(run,) for run in runs]))
 
 
 def notify(tx: Tx, event: str, data: str, run: str | None) -> list[str]:
-    """Give an event to those that wait for it, or keep it for the one run."""
+    """Deliver an event to the runs that wait for it, or keep it for the one run; the ids of these runs."""
     found: list[Any]
     if run is None:
         found = tx.json("listener_of_event", event=event, now=tx.now)
@@ -62,7 +62,7 @@ def notify(tx: Tx, event: str, data: str, run: str | None) -> list[str]:
 
 
 def listen(tx: Tx, run: str, number: int, event: str, until: int) -> None:
-    """Step `number` of `run` waits for `event`; what was kept for it arrives at once."""
+    """Register step `number` of `run`, which waits for `event`; a kept event arrives at once."""
     mark_linked(tx, [run])
     kept = tx.one("kept_event_oldest", run=run, event=event)
     if kept is None:
@@ -74,28 +74,28 @@ def listen(tx: Tx, run: str, number: int, event: str, until: int) -> None:
 
 
 def unlisten(tx: Tx, steps: Sequence[tuple[str, int]]) -> None:
-    """These steps, each of a run, do not wait any more."""
+    """Remove the registration of steps that no longer wait."""
     tx.run_rows("listener_drop", steps)
 
 
 def mark_linked(tx: Tx, runs: Iterable[str]) -> None:
-    """These runs wait for something: their end has more to clear away."""
+    """Record that these runs wait for something, so that their end clears it away."""
     tx.run_rows("message_link", [(run,) for run in runs])
 
 
 def drop_arrivals(tx: Tx, runs: Iterable[str]) -> None:
-    """What came in for these runs is recorded, or wanted no more."""
+    """Remove the arrivals of runs that have recorded them or have ended."""
     tx.run_rows("arrival_drop", [(run,) for run in runs])
 
 
 def add_webhook(tx: Tx, run: str, token: str) -> None:
-    """What is sent to the webhook `token` is for `run`."""
+    """Register the webhook `token` of `run`."""
     mark_linked(tx, [run])
     tx.run("webhook_add", token=token, run=run)
 
 
 def drop_waits(tx: Tx, runs: Sequence[str]) -> None:
-    """Runs that have ended wait for nothing."""
+    """Remove everything that ended runs waited for."""
     drop_arrivals(tx, runs)
     rows = [(run,) for run in runs]
     tx.run_rows("listener_drop_of_runs", rows)
@@ -104,7 +104,7 @@ def drop_waits(tx: Tx, runs: Sequence[str]) -> None:
 
 
 def waiters(tx: Tx, event: str) -> list[Waiter]:
-    """Who waits for an event."""
+    """The steps that wait for an event."""
     return [
         Waiter(run, step, since, until or None)
         for run, step, since, until in tx.json("listener_read", event=event, now=tx.now)
@@ -112,5 +112,5 @@ def waiters(tx: Tx, event: str) -> list[Waiter]:
 
 
 def webhook(tx: Tx, token: str) -> str | None:
-    """The run that a webhook is for."""
+    """The run of a webhook."""
     return tx.one("webhook_run", token=token)

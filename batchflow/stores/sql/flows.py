@@ -1,4 +1,4 @@
-"""Flow keys and lanes: declaring, pinning, finding the lane of a message, removing what is idle."""
+"""Flow keys and lanes: limits, the lane of a message, closing lanes, removing idle keys."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,18 +8,18 @@ from batchflow.stores import base, rows
 from batchflow.stores.sql.transaction import StaleCache, Tx
 
 HELD, PAUSED, CANCELLED = 1, 2, 4
-"""Why nothing of a lane is claimed: bits of its `closed`."""
+"""Reasons for which a lane is closed to claims: bits of its `closed`."""
 
 
 def declare(tx: Tx, limits: Sequence[FlowControl]) -> None:
-    """Set what the code says of these keys."""
+    """Set the code's limits of these keys."""
     for flow in limits:
         tx.run("flow_declare", **_limit_values(flow))
         tx.limits[flow.key or ""] = flow
 
 
 def apply_message_limits(tx: Tx, flow: FlowControl) -> None:
-    """Set the limits that a message brings, where the code does not declare its key."""
+    """Set the limits that a message carries, unless the code declares its key."""
     key = flow.key or ""
     if tx.limits.get(key) != flow:
         tx.run("flow_follow", **_limit_values(flow))
@@ -39,29 +39,29 @@ def _limit_values(flow: FlowControl) -> dict[str, Any]:
 
 
 def pin(tx: Tx, limits: FlowControl) -> None:
-    """Set what an operator says of a key."""
+    """Set an operator's limits of a key."""
     about = _limit_values(limits)
     del about["burst"]
     tx.run("flow_pin", **about)
 
 
 def unpin(tx: Tx, key: str, parallelism: bool, rate: bool) -> None:
-    """Give limits of a key back to the code."""
+    """Remove an operator's limits of a key."""
     tx.run("flow_unpin", key=key, parallelism=parallelism, rate=rate)
 
 
 def pause(tx: Tx, key: str) -> None:
-    """Start nothing under a key."""
+    """Start nothing more under a key."""
     tx.run("flow_pause", key=key)
 
 
 def resume(tx: Tx, key: str) -> None:
-    """Undo that."""
+    """Undo `pause`."""
     tx.run("flow_resume", key=key)
 
 
 def lane_of(tx: Tx, destination: str, flow: FlowControl, batch: int = 0, *, held: bool = False) -> int:
-    """The lane of a destination, a flow key and a batch, made on first use."""
+    """The lane of a destination, a flow key and a batch, created on first use."""
     apply_message_limits(tx, flow)
     name = (destination, flow.key or "", batch, int(held))
     lane = tx.lanes.get(name)
@@ -86,17 +86,17 @@ def _lane_values(name: tuple[str, str, int, int]) -> dict[str, Any]:
 
 
 def close_lanes(tx: Tx, batch: int, why: int) -> None:
-    """Claim nothing more of a batch, for this reason too."""
+    """Close the lanes of a batch to claims, for one more reason."""
     tx.run("lanes_close", batch=batch, why=why)
 
 
 def reopen_lanes(tx: Tx, batch: int, why: int) -> None:
-    """Not for this reason any more."""
+    """Remove this reason for which the lanes of a batch are closed."""
     tx.run("lanes_open", batch=batch, why=why)
 
 
 def mark_ready(tx: Tx, lane: int, due: int) -> None:
-    """A message of the lane waits for `due`.
+    """Record that a message of the lane is due at `due`.
 
     Raises:
         Stale: the lane is not there any more; another process has removed it since this one looked.
@@ -106,12 +106,12 @@ def mark_ready(tx: Tx, lane: int, due: int) -> None:
 
 
 def recount_lane(tx: Tx, lane: int) -> None:
-    """Messages of the lane were taken: find the earliest of those that are left."""
+    """Update the earliest due time of a lane, after messages were taken."""
     tx.run("lane_recount", lane=lane)
 
 
 def remove_idle(tx: Tx) -> int:
-    """Remove those of a slice of keys that no code declares and that hold nothing, with their lanes; how many."""
+    """Remove the idle keys of one slice, with their lanes, and return how many."""
     found = tx.json("flow_idle", after=tx.idle_after, now=tx.now, limit=base.IDLE_KEYS_LIMIT)
     tx.idle_after = found[-1][0] if len(found) == base.IDLE_KEYS_LIMIT else ""
     gone = [(key,) for key, idle in found if idle]
@@ -123,7 +123,7 @@ def remove_idle(tx: Tx) -> int:
 
 
 def status(tx: Tx, keys: Sequence[str] | None) -> list[FlowStatus]:
-    """Flow keys as they stand."""
+    """The status of flow keys."""
     if keys is None:
         found = tx.json("flow_status_all")
     else:

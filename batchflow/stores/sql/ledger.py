@@ -1,4 +1,4 @@
-"""The ledgers: which items are processed."""
+"""The ledgers: marks of processed items."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from batchflow.stores.sql.transaction import Tx
 
 
 def key_of(tx: Tx, name: str) -> int:
-    """The key of a ledger, made on first use."""
+    """The key of a ledger, created on first use."""
     key = _known(tx, name)
     if key is None:
         tx.run("ledger_make", name=name)
@@ -21,7 +21,7 @@ def _known(tx: Tx, name: str) -> int | None:
 
 
 def processed(tx: Tx, ledger: str, ids: Sequence[str]) -> frozenset[str]:
-    """Those of `ids` that are processed."""
+    """The ones of `ids` that are processed."""
     key = _known(tx, ledger)
     if key is None:
         return frozenset()
@@ -35,7 +35,7 @@ def mark(tx: Tx, ledger: str, ids: Sequence[str], ttl_ms: int | None) -> None:
 
 
 def forget(tx: Tx, ledger: str, ids: Sequence[str] | None) -> int:
-    """Take marks away; how many."""
+    """Remove marks, and return how many."""
     key = _known(tx, ledger)
     if key is None:
         return 0
@@ -46,7 +46,7 @@ def forget(tx: Tx, ledger: str, ids: Sequence[str] | None) -> int:
 
 
 def ledgers(tx: Tx) -> list[str]:
-    """The names of the ledgers that hold something."""
+    """The names of the ledgers that are not empty."""
     return tx.json("ledger_list")
 
 

@@ -1,4 +1,4 @@
-"""Messages that come in, and dead letters that get another life."""
+"""Publishing messages, and redriving dead letters."""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from batchflow.stores.sql.transaction import Tx
 
 
 class NewMessage(NamedTuple):
-    """A message that is added, in the order of the statement `message_add`."""
+    """A message to add, in the order of the statement `message_add`."""
 
     id: str
     lane: int
@@ -31,7 +31,7 @@ class NewMessage(NamedTuple):
 
 
 class WaitingMessage(NamedTuple):
-    """A message that nobody holds."""
+    """A message that no worker holds."""
 
     id: str
     lane: int
@@ -44,7 +44,7 @@ class WaitingMessage(NamedTuple):
 
 
 def publish(tx: Tx, messages: Sequence[Message]) -> list[bool]:
-    """Add those that are new; of each, whether it was."""
+    """Add the new ones of some messages, and return of each whether it was new."""
     known: set[str] = (
         set(tx.json_rows("messages_known", [(it.id, it.open_dedup) for it in messages])) if messages else set()
     )
@@ -55,7 +55,7 @@ def publish(tx: Tx, messages: Sequence[Message]) -> list[bool]:
     new: list[bool] = []
     for message in messages:
         batch = None if message.batch is None else tx.batch_key(message.batch)
-        fresh = message.id not in known and message.open_dedup not in under_way and _takes(tx, message, batch)
+        fresh = message.id not in known and message.open_dedup not in under_way and _is_accepted(tx, message, batch)
         new.append(fresh)
         if not fresh:
             continue
@@ -100,7 +100,7 @@ def _row(tx: Tx, message: Message, batch: int | None) -> NewMessage:
 
 
 def headers_text(headers: object) -> str | None:
-    """Headers as they are stored; None where there are none."""
+    """Headers as they are stored; None without headers."""
     return to_json(headers).decode() if headers else None
 
 
@@ -109,19 +109,19 @@ def add(tx: Tx, rows: Sequence[NewMessage]) -> None:
     tx.run_rows("message_add", rows, now=tx.now)
 
 
-def publish_failures(tx: Tx, told: Iterable[tuple[str, int, str]]) -> None:
-    """Publish that messages are dead letters: the id of each, its fence, and the destination that is told."""
+def publish_failures(tx: Tx, dead: Iterable[tuple[str, int, str]]) -> None:
+    """Publish the failure messages of dead letters, each given as id, fence and destination of the failure message."""
     publish(
         tx,
         [
             Message(id=ids.failure_id(id, fence), destination=destination, flow=FAILURE_FLOW, body=to_json(id).decode())
-            for id, fence, destination in told
+            for id, fence, destination in dead
         ],
     )
 
 
 def redrive(tx: Tx, id: str) -> bool:
-    """Let a dead letter wait again."""
+    """Put a dead letter back into its queue; False if that is impossible."""
     found = tx.json("message_dead", id=id)
     if not found:
         return False
@@ -139,7 +139,7 @@ def _reopen(tx: Tx, batch: int, number: int) -> bool:
     if not tx.run("batch_reopen_item" if number >= 0 else "batch_reopen_layer", batch=batch):
         return False
     if waits := waiting_message(tx, completion):
-        # It tells of an end that is not one any more.
+        # The completion of an end that is undone.
         drop(tx, [completion])
         change_counts(tx, batch, working=-1)
         flows.recount_lane(tx, waits[0].lane)
@@ -151,12 +151,12 @@ def _reopen(tx: Tx, batch: int, number: int) -> bool:
 
 
 def completion_id(tx: Tx, batch: int) -> str:
-    """The id of the message that tells of the end of a batch, or will."""
+    """The id of a batch's completion message."""
     return ids.complete_id(tx.head(batch).id, tx.one("batch_generation", batch=batch))
 
 
 def waiting_message(tx: Tx, id: str) -> list[WaitingMessage]:
-    """A message that waits; none where none of this id does."""
+    """The waiting message of this id, if there is one."""
     return [WaitingMessage._make(row) for row in tx.json("message_waiting", id=id)]
 
 
@@ -166,7 +166,7 @@ def drop(tx: Tx, gone: Iterable[str]) -> None:
 
 
 def accepts_messages(tx: Tx, batch: int) -> bool:
-    """Whether the batch is there and takes messages: it has neither ended nor is it being cancelled."""
+    """True if the batch accepts messages: it exists, and is neither ended nor being cancelled."""
     return bool(tx.one("batch_takes_messages", batch=batch))
 
 
@@ -176,7 +176,7 @@ def change_counts(tx: Tx, batch: int, **deltas: float) -> None:
     tx.run("batch_move", batch=batch, **(zero | deltas))
 
 
-def _takes(tx: Tx, message: Message, batch: int | None) -> bool:
+def _is_accepted(tx: Tx, message: Message, batch: int | None) -> bool:
     if message.batch is None:
         return True
     return batch is not None and accepts_messages(tx, batch)

@@ -1,4 +1,4 @@
-"""Reading: rows made into values."""
+"""Reading runs, dead letters, batches, items and workers."""
 
 from batchflow.core.batch import Batch, Item, ItemState
 from batchflow.core.message import DeadLetter
@@ -45,12 +45,12 @@ def dead_letters(tx: Tx, batch: str | None, limit: int) -> list[DeadLetter]:
 
 
 def under_way(tx: Tx, open_dedup: str) -> str | None:
-    """What has not ended under this key."""
+    """The run or batch that has not ended under this key."""
     return tx.one("dedup_under_way", open_dedup=open_dedup)
 
 
 def batch(tx: Tx, id: str) -> Batch | None:
-    """A batch as it stands."""
+    """A batch."""
     found = tx.json("batch_read", id=id)
     return rows.batch(found[0]) if found else None
 

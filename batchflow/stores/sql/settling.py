@@ -1,4 +1,4 @@
-"""Ending claims: what a settlement writes, all of it in the transaction it came with."""
+"""Settling claims: everything that a settlement writes, in one transaction."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
@@ -15,11 +15,11 @@ FRESH = Settled()
 STARTED, SUSPECT = 1, 2
 """Stages of a message (see the schema)."""
 _GOES_ON = STAYS | {"dead"}
-"""Endings of an attempt after which a run is not done: one that was cancelled meanwhile is cancelled then."""
+"""Endings after which the run is not done: a run that was cancelled meanwhile ends as cancelled."""
 
 
 class HeldMessage(NamedTuple):
-    """What is behind a claim that is held."""
+    """The message of a held claim."""
 
     lane: int
     batch: int | None
@@ -47,13 +47,13 @@ _new: Callable[..., EndedMessage] = tuple[Any, ...].__new__
 
 
 def settle(tx: Tx, settlements: Sequence[Settlement]) -> list[Settled]:
-    """End the claims that are held."""
+    """End held claims; a settlement of any other claim is stale."""
     answers = [STALE] * len(settlements)
     held: dict[int, HeldMessage] = {}
     rows = [(slot, settlement.id, settlement.fence) for slot, settlement in enumerate(settlements)]
     seen: set[str] = set()
     for slot, *fields in tx.json_rows("message_held", rows):
-        # A settlement that was repeated while the first one was on its way comes with it in one group.
+        # A repeated settlement can be in the same group as the first one.
         id = settlements[int(slot)].id
         if id not in seen:
             seen.add(id)
@@ -68,28 +68,27 @@ def settle(tx: Tx, settlements: Sequence[Settlement]) -> list[Settled]:
             settlement = settlement._replace(ending="cancelled")
         (staying if settlement.ending in STAYS else ended).append(_new(EndedMessage, (settlement, about)))
     _give_back(tx, staying)
-    # Before anything ends: the end of a parent may take one along that stays.
+    # Before anything ends: the end of a parent may cancel one of these.
     _apply_effects(tx, staying)
     touched = _end(tx, ended)
     _apply_effects(tx, [one for one in ended if one.settlement.ending != "cancelled"])
-    finished = batches.end_finished(tx, touched)
-    if finished:
+    if touched and (finished := batches.end_finished(tx, touched)):
         _add_ended_batches(settlements, held, finished, answers)
     return answers
 
 
 def end_unclaimed(tx: Tx, ended: Sequence[EndedMessage]) -> None:
-    """End messages that nobody holds, such as those of a cancelled batch."""
+    """End messages that no worker holds, such as those of a cancelled batch."""
     batches.end_finished(tx, _end(tx, ended, held_places=False))
 
 
 def end_held(tx: Tx, ended: Sequence[EndedMessage]) -> None:
-    """End messages whose worker is gone."""
+    """End messages whose worker is lost."""
     batches.end_finished(tx, _end(tx, ended))
 
 
 def _put_steps(tx: Tx, settlements: Sequence[Settlement]) -> None:
-    # The journal of a message that is dropped goes with it; that of a dead letter is kept.
+    # The journal of a deleted message is deleted with it; the journal of a dead letter is kept.
     records: list[tuple[str, int, Step]] = [
         (settlement.id, settlement.fence, step)
         for settlement in settlements
@@ -124,17 +123,17 @@ def _give_back(tx: Tx, staying: Sequence[EndedMessage]) -> None:
 
 
 def stage_of(losses: int) -> int:
-    """The stage of a message that was claimed and waits again."""
+    """The stage of a message that waits again after a claim."""
     return SUSPECT if losses >= SUSPECT_LOSSES else STARTED
 
 
 def release_messages(tx: Tx, rows: Sequence[tuple[object, ...]]) -> None:
-    """Let messages wait again: id, due, failures, losses, error, stage."""
+    """Put messages back into their queues: id, due, failures, losses, error, stage."""
     tx.run_rows("message_give_back", rows)
 
 
 def release_slots(tx: Tx, lanes: Sequence[int]) -> None:
-    """One place in its flow key for every claim that ended, named by its lane."""
+    """Free one slot of the flow key for each ended claim, given by its lane."""
     counts: dict[int, int] = {}
     for lane in lanes:
         counts[lane] = counts.get(lane, 0) + 1
@@ -143,7 +142,7 @@ def release_slots(tx: Tx, lanes: Sequence[int]) -> None:
 
 
 def _end(tx: Tx, ended: Sequence[EndedMessage], *, held_places: bool = True) -> set[int]:
-    """Remove messages; the batches that were touched."""
+    """End messages, and return the batches that were touched."""
     if not ended:
         return set()
     broken = False
@@ -151,9 +150,8 @@ def _end(tx: Tx, ended: Sequence[EndedMessage], *, held_places: bool = True) -> 
     kept = [(s.id, RUN_STATE[s.ending], s.result, s.error) for s, held in ended if held.keep and s.ending != "dead"]
     if kept:
         tx.run_rows("message_keep", kept, now=tx.now)
-    moved = batches.end_items(
-        tx, [(held.batch, held.number, s) for s, held in ended if held.batch and held.number >= 0]
-    )
+    items = [(held.batch, held.number, s) for s, held in ended if held.batch and held.number >= 0]
+    moved = batches.end_items(tx, items) if items else dict[int, batches.BatchDelta]()
     for settlement, held in ended:
         if held.batch is not None and held.number < 0:
             delta = moved.setdefault(held.batch, batches.BatchDelta())
@@ -170,7 +168,8 @@ def _end(tx: Tx, ended: Sequence[EndedMessage], *, held_places: bool = True) -> 
         messages.drop(tx, gone)
     if held_places:
         release_slots(tx, [held.lane for _, held in ended])
-    batches.write_deltas(tx, moved)
+    if moved:
+        batches.write_deltas(tx, moved)
     touched = set(moved)
     _notify_parents(tx, ended)
     _publish_failures(tx, [one for one in ended if one.settlement.ending == "dead"])
@@ -186,7 +185,7 @@ def _end(tx: Tx, ended: Sequence[EndedMessage], *, held_places: bool = True) -> 
 
 
 def cancel_held_back(tx: Tx, limit: int) -> tuple[int, set[int]]:
-    """End up to `limit` of what walks that broke off had held back: how many, and the batches that were touched."""
+    """Cancel up to `limit` messages held back by broken-off walks: how many, and the batches that were touched."""
     count, touched = 0, set[int]()
     for lane in tx.json("lanes_broken"):
         waits = [
@@ -202,38 +201,37 @@ def cancel_held_back(tx: Tx, limit: int) -> tuple[int, set[int]]:
 
 
 def _notify_parents(tx: Tx, ended: Sequence[EndedMessage]) -> None:
-    """The end of a child, or of a call, arrives at the step that waits for it."""
-    events.add_arrivals(
-        tx,
-        [
-            events.NewArrival(held.parent, held.parent_step, ARRIVES[s.ending], s.result, s.error)
-            for s, held in ended
-            if held.parent is not None and held.parent_step is not None
-        ],
-    )
+    """Deliver the end of children and calls to the steps that wait for them."""
+    arrivals = [
+        events.NewArrival(held.parent, held.parent_step, ARRIVES[s.ending], s.result, s.error)
+        for s, held in ended
+        if held.parent is not None and held.parent_step is not None
+    ]
+    if arrivals:
+        events.add_arrivals(tx, arrivals)
 
 
 def _publish_failures(tx: Tx, dead: Sequence[EndedMessage]) -> None:
-    """Who is to be told of a death is told."""
-    told: list[tuple[str, int, str]] = []
+    """Publish the failure messages of dead letters."""
+    found: list[tuple[str, int, str]] = []
     for settlement, held in dead:
         of_item = held.batch is not None and held.number >= 0
         destination = tx.head(held.batch).on_failure if held.batch is not None and of_item else held.on_failure
         if destination is not None:
-            told.append((settlement.id, settlement.fence, destination))
-    if told:
-        messages.publish_failures(tx, told)
+            found.append((settlement.id, settlement.fence, destination))
+    if found:
+        messages.publish_failures(tx, found)
 
 
 def _cancel_children(tx: Tx, parents: Sequence[str]) -> set[int]:
-    """What cancelled runs wait for is cancelled too; the batches that were touched."""
+    """Cancel the children of cancelled runs, and return the batches that were touched."""
     rows = [(parent,) for parent in parents]
     tx.run_rows("message_cancel_leased_of_parents", rows)
     touched: set[int] = set(tx.json_rows("batches_of_parents", rows))
     waits = {it.id: it for it in map(messages.WaitingMessage._make, tx.json_rows("message_waiting_of_parents", rows))}
     for key in touched:
         begin_cancel(tx, key)
-        # What a very large batch has beyond that is swept up later.
+        # `sweep_cancelled` ends the rest of a very large batch later.
         waits.update((it.id, it) for it in waiting_of_batch(tx, key, base.SWEEP_LIMIT))
     if waits:
         touched |= _end(tx, cancellations_of(waits.values()), held_places=False)
@@ -243,7 +241,7 @@ def _cancel_children(tx: Tx, parents: Sequence[str]) -> set[int]:
 
 
 def begin_cancel(tx: Tx, batch: int) -> bool:
-    """Mark a batch and what is leased of it; nothing more of it is leased from here on. False when it had ended."""
+    """Lease nothing more of a batch, and mark its leased messages. False if it has ended."""
     if not tx.run("batch_cancel", batch=batch):
         return False
     flows.close_lanes(tx, batch, flows.CANCELLED)
@@ -252,12 +250,12 @@ def begin_cancel(tx: Tx, batch: int) -> bool:
 
 
 def waiting_of_batch(tx: Tx, batch: int, limit: int) -> list[messages.WaitingMessage]:
-    """What waits of a batch."""
+    """The waiting messages of a batch."""
     return [messages.WaitingMessage._make(row) for row in tx.json("message_waiting_of_batch", batch=batch, limit=limit)]
 
 
 def cancellations_of(waits: Iterable[messages.WaitingMessage]) -> list[EndedMessage]:
-    """Messages that wait, to be ended as cancelled."""
+    """Cancellations of waiting messages."""
     return [
         EndedMessage(
             Settlement(it.id, 0, "cancelled"),

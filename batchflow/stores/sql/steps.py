@@ -1,4 +1,4 @@
-"""Steps of runs that are claimed: recording them, and reading them back."""
+"""Steps of claimed runs: recording them with their effects, and reading journals."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -23,7 +23,7 @@ from batchflow.stores.sql.transaction import Tx
 
 
 def record(tx: Tx, records: Sequence[tuple[str, int, Step]]) -> list[Verdict]:
-    """Record steps of claims that are held."""
+    """Record steps of held claims."""
     written = put(tx, records)
     verdicts: list[Verdict] = ["recorded"] * len(records)
     if written < len(records):
@@ -34,12 +34,12 @@ def record(tx: Tx, records: Sequence[tuple[str, int, Step]]) -> list[Verdict]:
 
 
 def record_with_effects(tx: Tx, records: Sequence[tuple[str, int, Step, tuple[Effect, ...]]]) -> list[Verdict]:
-    """Record steps of claims that are held; the effects of each are written with it, and not again."""
+    """Record steps of held claims; the effects of a step are written with it, and only once."""
     keys = [(run, step.number, step.state, step.position) for run, _, step, _ in records]
     # Read before the steps are written.
     known: set[int] = set(tx.json_rows("step_written", [(slot, *key) for slot, key in enumerate(keys)]))
     verdicts = record(tx, [(claim, fence, step) for claim, fence, step, _ in records])
-    # A step that is recorded again while the first time is on its way comes with it in one group.
+    # A repeated record can be in the same group as the first one.
     fresh: dict[tuple[object, ...], int] = {}
     for slot, key in enumerate(keys):
         if verdicts[slot] == "recorded" and slot not in known:
@@ -49,7 +49,7 @@ def record_with_effects(tx: Tx, records: Sequence[tuple[str, int, Step, tuple[Ef
 
 
 def put(tx: Tx, records: Sequence[tuple[str, int, Step]]) -> int:
-    """Write steps of claims that are held; how many were. A recorded outcome sets failures and losses to none."""
+    """Write steps of held claims, and return how many were held. An outcome sets failures and losses to 0."""
     written = tx.run_rows("step_put", [(claim, fence, *step) for claim, fence, step in records])
     again = [(claim, fence) for claim, fence, step in records if fence > 1 and step.position]
     if again:
@@ -58,9 +58,9 @@ def put(tx: Tx, records: Sequence[tuple[str, int, Step]]) -> int:
 
 
 def journals(tx: Tx, runs: list[tuple[str]]) -> tuple[dict[str, Journal], set[str]]:
-    """Journals of claimed runs; timers that are due and what has arrived are recorded in them.
+    """The journals of claimed runs, in which due timers and arrivals are recorded.
 
-    With those for which something was: their failures and losses start again from none.
+    The second result are the runs for which something was recorded: their failures and losses start again from 0.
     """
     steps: dict[str, dict[int, Step]] = {}
     for run, *fields in steps_of(tx, runs):
@@ -89,7 +89,7 @@ def journals(tx: Tx, runs: list[tuple[str]]) -> tuple[dict[str, Journal], set[st
 
 
 def steps_of(tx: Tx, runs: Sequence[tuple[str]]) -> list[Any]:
-    """The steps of these runs, each with its run before its fields."""
+    """The steps of these runs, each row with its run first."""
     return tx.json_rows("step_of_runs", runs)
 
 

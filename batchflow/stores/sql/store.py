@@ -1,4 +1,4 @@
-"""What a store does alike on every dialect: each verb named once, for a group or for a reading transaction."""
+"""A store on a SQL database: its verbs, and the functions that carry them out in a group."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -20,11 +20,11 @@ T = TypeVar("T")
 
 
 class SqlStore(WriteVerbs):
-    """The verbs of a store on a SQL database; a dialect opens it, and carries out groups and reads."""
+    """The verbs of a store on a SQL database; a dialect opens it, and runs groups and reads."""
 
     @abstractmethod
     async def _read(self, read: Callable[..., T], *arguments: Any) -> T:
-        """Carry out `read`, whose first argument is a `Tx`, in one transaction that sees what is committed."""
+        """Run `read`, whose first argument is a `Tx`, in a transaction that reads committed data."""
 
     # Messages
 
@@ -112,7 +112,7 @@ class SqlStore(WriteVerbs):
 
 
 def prune(tx: Tx, retention_ms: int, limit: int) -> int:
-    """Remove one slice of what is older than the retention."""
+    """Remove one slice of the rows whose retention is over, and return how many."""
     before = tx.now - retention_ms
     gone = tx.run("prune_marks", now=tx.now, limit=limit)
     tx.run("prune_steps", before=before, limit=limit)
@@ -130,11 +130,11 @@ def prune(tx: Tx, retention_ms: int, limit: int) -> int:
 
 
 Verb: TypeAlias = Callable[[Tx, list[tuple[Any, ...]]], Sequence[Any]]
-"""Carries out all calls of one verb in a group, given their arguments; its answers in the same order."""
+"""Runs all calls of one verb in a group, given their arguments, and returns the answers in the same order."""
 
 
 def _each(verb: Callable[..., Any]) -> Verb:
-    """A verb whose calls are carried out one by one."""
+    """A verb whose calls run one by one."""
     return lambda tx, calls: [verb(tx, *arguments) for arguments in calls]
 
 
@@ -176,7 +176,7 @@ VERBS: Mapping[str, Verb] = {
 
 
 def carry_out(tx: Tx, calls: Sequence[tuple[str, tuple[Any, ...]]]) -> Answers:
-    """Carry out a group, verbs with their arguments, in the transaction `tx`; the answers in the order of the calls."""
+    """Run a group of verbs with their arguments in the transaction `tx`; the answers are in the order of the calls."""
     answers: Answers = [(True, None)] * len(calls)
     by_verb: dict[str, list[int]] = {}
     for slot, (verb, _) in enumerate(calls):

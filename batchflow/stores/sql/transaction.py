@@ -1,4 +1,4 @@
-"""What the verbs work with: a transaction that carries out statements by name, its time, and what is remembered."""
+"""The transaction that verbs use: named statements, its time, and cached keys."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -11,11 +11,11 @@ from batchflow.core.flow import FlowControl
 
 
 class StaleCache(Exception):
-    """What is remembered does not hold any more: the transaction is to be carried out anew."""
+    """The cache is out of date: the transaction must be repeated."""
 
 
 class BatchHead(NamedTuple):
-    """What never changes of a batch. `every`: its items start whatever the ledger says."""
+    """The fields of a batch that never change. `every`: its items start whatever the ledger contains."""
 
     key: int
     id: str
@@ -40,17 +40,17 @@ _LISTS = 64
 
 
 class Tx(ABC):
-    """One connection of a dialect, inside a transaction: what all verbs of `stores/sql` ask of a database.
+    """A connection of a dialect inside a transaction, and all that the verbs need of a database.
 
-    A dialect carries out the statements of its own `queries.sql`; the verbs name them, and know the names of their
-    parameters and the order of their columns. Verbs of two transactions never run at once: a database that has more
-    than one writer locks the namespace for each of them. `now` is the time of the present transaction, in ms.
+    A dialect runs the statements of its own `queries.sql`; the verbs know their names, parameters and the order of
+    their columns. Verbs of two transactions never run at once: a database with more than one writer locks the namespace
+    for each transaction. `now` is the time of the current transaction, in ms.
     """
 
     def __init__(self) -> None:
         self.now = 0
         self.idle_after = ""
-        """The flow key after which the search for idle ones goes on."""
+        """The flow key after which the search for idle keys continues."""
         self.lanes: dict[tuple[str, str, int, int], int] = {}
         self.limits: dict[str, FlowControl] = {}
         self.heads: dict[int, BatchHead] = {}
@@ -60,19 +60,19 @@ class Tx(ABC):
 
     @abstractmethod
     def run(self, statement: str, /, **values: Any) -> int:
-        """Run a writing statement; how many rows it changed."""
+        """Run a writing statement, and return how many rows it changed."""
 
     @abstractmethod
     def run_rows(self, statement: str, rows: Sequence[Sequence[Any]], /, **values: Any) -> int:
-        """Run a writing statement over `rows`; how many rows it changed."""
+        """Run a writing statement over `rows`, and return how many rows it changed."""
 
     @abstractmethod
     def one(self, statement: str, /, **values: Any) -> Any:
-        """The first column of the first row; None when there is none."""
+        """The first column of the first row; None without rows."""
 
     @abstractmethod
     def json(self, statement: str, /, **values: Any) -> list[Any]:
-        """All rows that a reading statement returns, each as JSON has it; a statement of one column gives values."""
+        """All rows of a reading statement, each as a JSON array; the values themselves if it has one column."""
 
     @abstractmethod
     def json_rows(self, statement: str, rows: Sequence[Sequence[Any]], /, **values: Any) -> list[Any]:
@@ -80,22 +80,22 @@ class Tx(ABC):
 
     @abstractmethod
     def is_gone(self, worker: str) -> bool:
-        """Whether the process of a worker is known to have ended, though its lease has not. What is unknown is not."""
+        """True if the process of a worker is known to have ended before its lease."""
 
     def forget_cached(self) -> None:
-        """Drop what is remembered, since others have written."""
-        for remembered in (self.lanes, self.limits, self.heads, self.batch_keys):
-            remembered.clear()
+        """Clear the cache, since other processes have written."""
+        for cache in (self.lanes, self.limits, self.heads, self.batch_keys):
+            cache.clear()
 
     def forget_all(self) -> None:
-        """Drop what is remembered, since the transaction was rolled back."""
+        """Clear the whole cache, since the transaction was rolled back."""
         self.forget_cached()
         self._served.clear()
         self._latest = ((), 0)
 
     def destination_list(self, destinations: Sequence[str]) -> int:
-        """The number under which statements find these destinations, which a worker gives at each of its claims."""
-        # A worker gives the same object each time; to hash thousands of names takes longer than a claim.
+        """The number of the list of these destinations, which a worker passes to each of its claims."""
+        # A worker passes the same object each time; hashing thousands of names takes longer than a claim.
         if destinations is self._latest[0] and isinstance(destinations, tuple):
             return self._latest[1]
         names = tuple(destinations)

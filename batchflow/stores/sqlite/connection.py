@@ -1,4 +1,4 @@
-"""Opening the file: PRAGMAs, migrations, and what SQLite's errors mean to a user."""
+"""The database file: opening it, migrating it, its errors, and the locks of workers beside it."""
 
 import hashlib
 import os
@@ -16,7 +16,7 @@ except ImportError:  # not on Windows: there a dead worker is known by its lease
 
 
 class WorkerLocks:
-    """The locks that this process holds and looks at, as files beside the database."""
+    """A lock of the operating system for each worker, which ends with its process, as a file beside the database."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -24,14 +24,14 @@ class WorkerLocks:
         self._usable = fcntl is not None and path != ":memory:"
 
     def hold(self, worker: str) -> None:
-        """Take the worker's lock until `let_go`, or until the process ends."""
+        """Take the worker's lock until `release`, or until the process ends."""
         if self._usable and worker not in self._held:
             descriptor = self._try(worker)
             if descriptor is not None:
                 self._held[worker] = descriptor
 
     def is_free(self, worker: str) -> bool:
-        """Whether the process that held the worker's lock is gone. A lock of unknown state is not free."""
+        """True if the process that held the worker's lock has ended. A lock of unknown state is not free."""
         if not self._usable or worker in self._held:
             return False
         descriptor = self._try(worker)
@@ -41,13 +41,13 @@ class WorkerLocks:
         return True
 
     def release(self, worker: str) -> None:
-        """Give the worker's lock up."""
+        """Release the worker's lock."""
         descriptor = self._held.pop(worker, None)
         if descriptor is not None:
             self._remove(worker, descriptor)
 
     def release_all(self) -> None:
-        """Give all of them up."""
+        """Release all locks."""
         for worker in list(self._held):
             self.release(worker)
 
@@ -68,7 +68,7 @@ class WorkerLocks:
         return descriptor
 
     def _remove(self, worker: str, descriptor: int) -> None:
-        # Removed while it is still held: nobody else can take a name that is about to go.
+        # Removed while it is still held, so that no other process locks a file that is about to be removed.
         self._file(worker).unlink(missing_ok=True)
         os.close(descriptor)
 
@@ -78,7 +78,7 @@ BUSY_TIMEOUT_MS = 15_000
 
 
 def connect(path: str, *, synchronous: str) -> sqlite3.Connection:
-    """A connection that may be used from any one thread at a time."""
+    """Open a connection, which only one thread at a time may use."""
     parent = Path(path).parent
     if path != ":memory:" and not parent.is_dir():
         raise StoreIncompatible(f"there is no folder '{parent}' for the database '{Path(path).name}'; make it first")
@@ -104,7 +104,7 @@ def _temporary() -> str:
 
 
 def prepare(connection: sqlite3.Connection, path: str) -> None:
-    """Set up an empty file, migrate an older one, refuse what is not ours."""
+    """Set up an empty file, migrate an older one, and refuse any other."""
     try:
         _check_owner(connection, path)
         connection.execute("PRAGMA journal_mode = WAL")
@@ -146,7 +146,7 @@ def _migrate(connection: sqlite3.Connection, path: str) -> None:
                     connection.execute(statement)
         if version < latest:
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        # Written in any case: a file that cannot be is found out here, for BEGIN IMMEDIATE reads such a one gladly.
+        # Always written: BEGIN IMMEDIATE succeeds on a file that cannot be written, and this does not.
         connection.execute(f"PRAGMA user_version = {latest}")
         connection.execute("COMMIT")
     except BaseException:
@@ -156,7 +156,7 @@ def _migrate(connection: sqlite3.Connection, path: str) -> None:
 
 
 def migration_texts() -> dict[int, str]:
-    """The migrations, by the number their names begin with: that of the schema they lead to."""
+    """The migrations by the schema to which each leads, the number at the start of its name."""
     folder = files("batchflow.stores.sqlite").joinpath("migrations")
     return {int(it.name[:4]): it.read_text() for it in folder.iterdir() if it.name.endswith(".sql")}
 
@@ -173,14 +173,14 @@ def _statements(text: str) -> list[str]:
 
 
 _OWN_FAULT = ("SQLITE_TOOBIG", "SQLITE_MISMATCH", "SQLITE_RANGE", "SQLITE_CONSTRAINT")
-"""What an operation is refused with that would be refused again. Whatever else SQLite answers may pass, what nobody has
-met yet above all: what is to be written must not be lost for it."""
+"""Errors that the same operation would get again. Any other error, above all an unknown one, may be temporary: no write
+may be lost because of it."""
 
 _CLOSED = "closed database"
 
 
 def translate_error(error: sqlite3.Error, path: str) -> StoreError:
-    """What an error of SQLite means, and what to do about it."""
+    """The store error for an error of SQLite, with advice."""
     name = getattr(error, "sqlite_errorname", "")
     if name.startswith("SQLITE_FULL"):
         return StoreUnavailable(f"the disk is full: '{path}' cannot grow; free some space, the work goes on by itself")
@@ -199,38 +199,38 @@ def translate_error(error: sqlite3.Error, path: str) -> StoreError:
 
 def _is_own_fault(error: sqlite3.Error, name: str) -> bool:
     if name == "SQLITE_ERROR":
-        # Rows come as JSON; what else SQLite calls an error is no word of the operation's, such as a missing table.
+        # Rows are passed as JSON. Any other SQLITE_ERROR, such as a missing table, is not the operation's fault.
         return "JSON" in str(error)
-    # Without a name it is not SQLite that refuses, but Python, which cannot hand the value over.
+    # An error without a name comes from Python, which cannot pass the value on.
     unnamed = (sqlite3.DataError, sqlite3.InterfaceError, sqlite3.ProgrammingError)
     return name.startswith(_OWN_FAULT) or (not name and isinstance(error, unnamed) and _CLOSED not in str(error))
 
 
 def as_temporary(error: StoreError) -> StoreError:
-    """What an error means once the file has been found to be the right one: it was so, and will be again."""
+    """An error of a file that was usable before: it is temporary."""
     return StoreUnavailable(f"{error}; it is tried again meanwhile") if isinstance(error, StoreIncompatible) else error
 
 
 def without_retry(error: StoreError) -> StoreError:
-    """What an error means at a start, which nobody tries again."""
+    """An error at the start, where nothing is retried."""
     what, again, _ = str(error).partition("; it is tried again")
     return type(error)(f"{what}; try again") if again else error
 
 
 class DatabaseFile:
-    """The file as it was when it was opened."""
+    """The identity of the file at the time when it was opened."""
 
     def __init__(self, path: str) -> None:
         self.path = path
-        # The program may go to another folder.
+        # Absolute, since the program may change its folder.
         self._at = None if path == ":memory:" else Path(path).absolute()
         self._known = self._now()
 
     def check(self) -> None:
-        """Look whether the file is still there, which SQLite does not: it goes on with one that has no name any more.
+        """Check that the file is still in its place: SQLite itself continues with a deleted file.
 
         Raises:
-            StoreUnavailable: it was removed or replaced.
+            StoreUnavailable: the file was removed or replaced.
         """
         if self._at is not None and (now := self._now()) != self._known:
             what = "removed" if now is None else "replaced by another one"
@@ -247,6 +247,6 @@ class DatabaseFile:
         except FileNotFoundError:
             return None
         except OSError:
-            # What cannot be looked at is not known to be gone.
+            # The file may still be there.
             return self._known
         return found.st_dev, found.st_ino

@@ -1,4 +1,4 @@
-"""The ledger in a file that was made before 0.1.0, which is read and not changed: such a file is refused as a store."""
+"""Reading the ledger of a file made before 0.1.0. Such a file is refused as a store, and it is not changed here."""
 
 import sqlite3
 from collections.abc import Iterator
@@ -11,10 +11,10 @@ from batchflow.stores.sqlite.connection import APPLICATION_ID, migration_texts, 
 
 
 def is_old(path: str) -> bool:
-    """Whether it is such a file.
+    """True if the file was made before 0.1.0.
 
     Raises:
-        StoreIncompatible: it is no SQLite database, or cannot be read.
+        StoreIncompatible: the file is not a SQLite database, or cannot be read.
     """
     try:
         with closing(_opened(path)) as connection:
@@ -26,7 +26,7 @@ def is_old(path: str) -> bool:
 
 
 def marks(path: str, now: int) -> Iterator[tuple[str, Mark]]:
-    """The marks that have not expired at `now`, each with its workflow; by workflow and id.
+    """The marks that have not expired at `now`, each with its workflow, by workflow and id.
 
     Raises:
         StoreIncompatible: the file is damaged, or cannot be read.

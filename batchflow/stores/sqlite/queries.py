@@ -1,8 +1,8 @@
 """Reads `queries.sql`: named statements, some of which take many rows at once.
 
-A statement is one call into SQLite however many rows it takes, because every call hands the interpreter lock over
-and has to win it back: rows are bound as one `VALUES` list (`:rows`), padded with NULL rows to a few fixed sizes so
-that prepared statements are used again, and a read returns one JSON text (`json_group_array`) instead of rows.
+A statement is one call into SQLite however many rows it takes, because each call releases the interpreter lock and has
+to acquire it again. Rows are bound as one `VALUES` list (`:rows`), padded with NULL rows to a few fixed sizes so that
+prepared statements are reused, and a read returns one JSON text (`json_group_array`) instead of rows.
 """
 
 import re
@@ -18,7 +18,7 @@ from batchflow.stores.sql import columns
 Row = Sequence[Any]
 
 SIZES = (1, 2, 3, 4, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256)
-"""A padded row costs as much as a real one: the chunks that users have fill these by nine tenths."""
+"""A padding row costs as much as a real one; usual chunk sizes fill these sizes by nine tenths."""
 _NAME = re.compile(r"^-- (\w+) --$", re.MULTILINE)
 _PARAMETER = re.compile(r":(\w+)")
 _COLUMN = re.compile(r"(?:json\()?(?:\w+\.)?(\w+)\)?")
@@ -42,16 +42,16 @@ class Query:
         self._plain = self._template if "rows" not in self._parameters else None
 
     def execute(self, connection: sqlite3.Connection, **values: Any) -> sqlite3.Cursor:
-        """Run it with scalar parameters only."""
+        """Run the statement with scalar parameters only."""
         assert self._plain is not None, self.name
         return connection.execute(self._plain, [values[name] for name in self._parameters])
 
     def execute_rows(
         self, connection: sqlite3.Connection, rows: Sequence[Row], **values: Any
     ) -> Iterator[sqlite3.Cursor]:
-        """Run it with `rows`, in as few calls as the largest size allows, each when its cursor is asked for.
+        """Run the statement with `rows`, in as few calls as the largest size allows, one for each yielded cursor.
 
-        Read a cursor before the next one is made: a statement that is still in use would be prepared anew.
+        Read a cursor before requesting the next one: a statement that is still in use would be prepared anew.
         """
         for start in range(0, len(rows), SIZES[-1]):
             part = rows[start : start + SIZES[-1]]
@@ -83,13 +83,13 @@ class Queries:
     @classmethod
     @cache
     def load(cls) -> "Queries":
-        """Those of `queries.sql` beside this file, whose columns are in the order that the verbs go by."""
+        """The statements of `queries.sql`, whose columns are checked."""
         loaded = cls(files("batchflow.stores.sqlite").joinpath("queries.sql").read_text())
         loaded.check()
         return loaded
 
     def check(self) -> None:
-        """Compare the columns of all statements with what the verbs go by."""
+        """Compare the columns of all statements with those that the verbs expect."""
         statements = self._queries.values()
         columns.check(
             {it.name: it.given for it in statements if len(it.given) > 1},
@@ -101,7 +101,7 @@ class Queries:
 
 
 def _columns(sql: str) -> list[str]:
-    """What the rows are made of that a statement returns as JSON; nothing where they have one column."""
+    """The columns of the JSON rows that a statement returns; empty if it has one column."""
     _, found, text = sql.partition("json_array(")
     columns, depth = [""] if found else [], 0
     for character in text if found else "":
@@ -116,6 +116,6 @@ def _columns(sql: str) -> list[str]:
 
 
 def _name_of(column: str) -> str | None:
-    """The name of a column, whichever table it is of; None of an expression."""
+    """The name of a column without its table; None for an expression."""
     name = _COLUMN.fullmatch(column.strip())
     return name[1] if name else None

@@ -23,8 +23,8 @@ T = TypeVar("T")
 class SqliteStore(SqlStore):
     """Durable state in one SQLite file, which several processes of one machine may open.
 
-    `path` may be ":memory:". With `synchronous="FULL"` what is answered is on disk; "NORMAL" may lose the last
-    moments, never the file, when the machine (not the process) goes down.
+    `path` may be ":memory:". With `synchronous="FULL"` a write is on disk when it is answered; "NORMAL" may lose the
+    latest writes, but never the file, if the machine (not the process) crashes.
     """
 
     def __init__(self, path: str, *, clock: Clock, synchronous: str = "FULL") -> None:
@@ -35,7 +35,7 @@ class SqliteStore(SqlStore):
         self._subscribers: list[Callable[[bool], None]] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._writer: Writer | None = None
-        self._group: GroupCommit | None = None
+        self._commit: GroupCommit | None = None
         self._reader: SqliteTx | None = None
         self._reads: ThreadPoolExecutor | None = None
 
@@ -60,7 +60,7 @@ class SqliteStore(SqlStore):
             clock=self._clock,
             on_foreign_change=lambda: _call_soon(loop, lambda: self._notify(True)),
         )
-        self._group = GroupCommit(self._writer.write, lambda: self._notify(False))
+        self._commit = GroupCommit(self._writer.write, lambda: self._notify(False))
         if self.lasting:
             self._reader = SqliteTx(connection.connect(self.path, synchronous=self.synchronous), queries, self._locks)
 
@@ -75,12 +75,12 @@ class SqliteStore(SqlStore):
 
     async def close(self) -> None:
         """See the protocol."""
-        writer, group = self._writer, self._group
-        if writer is None or group is None:
+        writer, commit = self._writer, self._commit
+        if writer is None or commit is None:
             return
         await self._stop_sweep()
-        await group.drain()
-        self._writer = self._group = None
+        await commit.drain()
+        self._writer = self._commit = None
         reads, self._reads = self._reads, None
         await asyncio.get_running_loop().run_in_executor(reads, self._close, writer)
         if reads is not None:
@@ -103,14 +103,14 @@ class SqliteStore(SqlStore):
         for callback in tuple(self._subscribers):
             callback(foreign)
 
-    # How verbs are carried out
+    # Running verbs
 
     def _enqueue(self, verb: str, *arguments: Any) -> "asyncio.Future[Any]":
-        if self._group is None:
+        if self._commit is None:
             raise StoreUnavailable(
                 f"the store '{self.path}' is not open; use it while the app runs, as inside 'async with flow:'"
             )
-        return self._group.add(verb, *arguments)
+        return self._commit.add(verb, *arguments)
 
     async def _read(self, read: Callable[..., T], *arguments: Any) -> T:
         if self._reader is None:
@@ -138,13 +138,13 @@ class SqliteStore(SqlStore):
 
     async def enlist(self, worker: str, lease_ms: int, concurrency: int = 0) -> None:
         """See the protocol."""
-        # Before its row is there: a row without a lock reads as a dead worker.
+        # Before its row is written: a row without a lock means a dead worker.
         self._locks.hold(worker)
         await self._enqueue("register", worker, lease_ms, concurrency)
 
     @contextlib.asynccontextmanager
     async def renewing(self) -> AsyncGenerator[Renew]:
-        """See the protocol; it blocks, until the thread that writes has come to it."""
+        """See the protocol; blocks until the writer thread has run it."""
         yield self._renew
 
     async def _renew(self, worker: str, lease_ms: int, hung: Sequence[tuple[str, int]] = (), hanging: int = 0) -> bool:
@@ -164,11 +164,11 @@ class SqliteStore(SqlStore):
     # Housekeeping
 
     async def was_emptied(self) -> bool:
-        """See the protocol; a file that is gone is refused instead."""
+        """See the protocol; a missing file raises instead."""
         return False
 
 
 def _call_soon(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
-    # The loop may have been closed under the thread that looks around.
+    # The loop may have been closed while the thread ran.
     with contextlib.suppress(RuntimeError):
         loop.call_soon_threadsafe(callback)

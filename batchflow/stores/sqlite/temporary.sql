@@ -1,6 +1,6 @@
--- What each connection has for itself, gone with it.
+-- Temporary tables, one set for each connection.
 
--- The destinations that workers of this process serve: a list for each of them.
+-- The destinations that workers of this process serve, as numbered lists.
 CREATE TEMP TABLE served (
     list INTEGER NOT NULL,
     destination TEXT NOT NULL,

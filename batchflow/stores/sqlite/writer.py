@@ -1,4 +1,4 @@
-"""The one thread that writes: groups of operations, each group a transaction."""
+"""The thread that writes: groups of operations, each group in one transaction."""
 
 import asyncio
 import queue
@@ -68,7 +68,7 @@ CHECK_INTERVAL_S = 0.05
 
 
 class Writer:
-    """Writes groups in the order they come, and the verbs of a group in theirs."""
+    """Writes groups in the order in which they are submitted, each in one transaction."""
 
     def __init__(
         self,
@@ -91,7 +91,7 @@ class Writer:
         self._thread.start()
 
     def write(self, group: list[Operation], done: Callable[[Answers], None]) -> None:
-        """Write a group; `done` is called on the event loop."""
+        """Write a group, and call `done` with the answers on the event loop."""
         loop = asyncio.get_running_loop()
 
         def job() -> None:
@@ -101,7 +101,7 @@ class Writer:
         self._jobs.put(job)
 
     def call(self, verb: str, *arguments: Any) -> Any:
-        """Carry out one verb for another thread, which waits for it."""
+        """Run one verb for another thread, which waits for the answer."""
         answer: Future[Any] = Future()
 
         def job() -> None:
@@ -115,7 +115,7 @@ class Writer:
         return answer.result()
 
     def stop(self) -> None:
-        """Finish what was handed over, then end the thread."""
+        """Finish the submitted groups, then end the thread."""
         self._jobs.put(None)
         self._thread.join()
 
@@ -129,21 +129,21 @@ class Writer:
             if job is None:
                 return
             job()
-            # Who writes without a pause is told of others' changes as well.
+            # A writer that is always busy must notice the changes of other processes too.
             if not 0 <= self._clock.now() - self._checked_at < CHECK_INTERVAL_S * 1000:
                 self._check_for_changes()
 
     def _check_for_changes(self) -> None:
         self._checked_at = self._clock.now()
         self._check_file()
-        # The number changes with commits of other connections only, at the price of a memory read.
+        # The version changes only with commits of other connections; reading it costs a memory access.
         try:
             version = self._tx.connection.execute("PRAGMA data_version").fetchone()[0]
         except sqlite3.Error:
             return
         if version != self._version:
             self._version = version
-            # What others have changed may be what is remembered.
+            # Other processes may have changed cached rows.
             self._tx.forget_cached()
             self._on_foreign_change()
 
@@ -161,12 +161,12 @@ class Writer:
             try:
                 return self._transaction(calls)
             except StaleCache:
-                # What was remembered is forgotten by now.
+                # The rollback has cleared the cache.
                 return self._transaction(calls)
         except Exception as error:
             if len(calls) == 1 or _fails_all(error):
                 return [(False, self._store_error(error)) for _ in calls]
-            # One bad operation fails alone: each again, by itself.
+            # A bad operation must fail alone: each runs again by itself.
             return [answer for call in calls for answer in self._carry_out([call])]
 
     def _transaction(self, calls: list[tuple[str, tuple[Any, ...]]]) -> Answers:
@@ -196,7 +196,7 @@ class Writer:
 
 
 def _fails_all(error: Exception) -> bool:
-    # Each operation by itself would wait for the lock as long as the group did. (A full disk may have room for some.)
+    # Each operation alone would wait for the lock as long as the group did. (A full disk may have room for some.)
     if isinstance(error, StoreUnavailable):
         return True
     name = getattr(error, "sqlite_errorname", "")
