@@ -117,9 +117,7 @@ class Endpoint:
             result = await self.function(context)
         except BaseException as error:
             return await settlement_of_error(execution, error, self.timeout_ms)
-        if execution.is_straightforward:
-            execution.close()
-        else:
+        if not execution.close_directly():
             counts, settlement = await settlement_of_return(execution, self.timeout_ms)
             if not counts:
                 return settlement

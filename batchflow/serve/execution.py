@@ -569,13 +569,6 @@ class Execution:
     # The end
 
     @property
-    def is_straightforward(self) -> bool:
-        """True when the attempt had no branches, has no recorded step left, and has not ended otherwise."""
-        # Branches and recorded steps have a scheduler.
-        alone = self.scheduler is None or (not self.branches and self.replay.upcoming is None)
-        return alone and self.ending is None
-
-    @property
     def interruption(self) -> str | None:
         """The reason why the engine interrupts the attempt, or None."""
         return self._interrupts.why(self.claim)
@@ -584,6 +577,22 @@ class Execution:
         """End the attempt if the engine has cancelled the root, so that nothing starts while it unwinds."""
         if self.interruption:
             self.end("interrupted")
+
+    def close_directly(self) -> bool:
+        """End the attempt, since the function has returned; False, and nothing is done, if there is more to look at.
+
+        That is: the attempt has ended otherwise, has had branches, or has recorded steps left.
+        """
+        if self.ending is not None:
+            return False
+        if self.scheduler is None:
+            # Nearly all attempts are such, and every item is one: there is nothing else to stop.
+            self._returned, self._is_direct, self.ending = True, False, "over"
+            return True
+        if self.branches or self.replay.upcoming is not None:
+            return False
+        self.close()
+        return True
 
     def close(self) -> AttemptEnding:
         """End the attempt, since the function has returned or raised; return an earlier ending, or "over"."""

@@ -280,7 +280,7 @@ _MAX_STEP_NAME = 500
 
 def check_step_name(name: object) -> None:
     """Raise `ConfigurationError` for what cannot be the name of a step."""
-    if isinstance(name, str) and 0 < len(name) <= _MAX_STEP_NAME and is_encodable(name):
+    if isinstance(name, str) and 0 < len(name) <= _MAX_STEP_NAME and (name.isascii() or is_encodable(name)):
         return
     raise ConfigurationError(
         f"a step cannot have the name {format_value(name)}; "
