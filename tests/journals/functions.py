@@ -12,7 +12,7 @@ from batchflow import BatchWorkflow, NoParams, Page, WorkflowContext
 from batchflow.errors import ChildCancelled, ChildFailed, NonRetryable, StepFailed
 from batchflow.serve.functions import ServedFunction
 from batchflow.serve.waits import WEBHOOK_REQUEST_CODEC, WebhookRequest, webhook_event_id
-from tests.scenarios.scene import Scene, json_answer
+from tests.scenarios.scenario_app import Scene, json_answer
 
 
 class Order(BaseModel):

@@ -10,7 +10,7 @@ from batchflow.engine.threads import ThreadPool
 from batchflow.testing import FixedEntropy
 from tests.journals.functions import Functions
 from tests.journals.record import RECORDED, Record, place
-from tests.scenarios.scene import Scene
+from tests.scenarios.scenario_app import Scene
 
 NAMES = sorted(path.stem for path in RECORDED.glob("*.json"))
 ENDINGS = {"completed": "done", "failed": "dead"}

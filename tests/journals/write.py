@@ -5,7 +5,7 @@ import asyncio
 from tests.house.sources import ROOT
 from tests.journals.functions import Functions, Order
 from tests.journals.record import Record, place
-from tests.scenarios.scene import Scene
+from tests.scenarios.scenario_app import Scene
 
 
 async def write() -> list[str]:

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tests.scenarios.scene import Scene
+from tests.scenarios.scenario_app import Scene
 from tests.stores.kinds import Kind
 from tests.stores.redis_server import Server, served
 

@@ -6,7 +6,7 @@ from pydantic import BaseModel
 
 from batchflow import BatchWorkflow, Page, WorkflowContext
 from batchflow.errors import NonRetryable
-from tests.scenarios.scene import Nothing, Scene
+from tests.scenarios.scenario_app import Nothing, Scene
 
 
 class Which(BaseModel):

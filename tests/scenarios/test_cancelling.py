@@ -10,7 +10,7 @@ from batchflow import BatchWorkflow, Page, WorkflowContext
 from batchflow.core.flow import FlowControl
 from batchflow.serve.functions import ServedFunction
 from batchflow.testing import drive
-from tests.scenarios.scene import Nothing, Scene
+from tests.scenarios.scenario_app import Nothing, Scene
 
 HELD = FlowControl(key="held")
 Waits = Callable[[WorkflowContext[Nothing]], Awaitable[Any]]

@@ -6,7 +6,7 @@ from pydantic import BaseModel
 from batchflow import WorkflowContext
 from batchflow.core.retry import RetryPolicy
 from batchflow.errors import ChildCancelled, ChildFailed, NonRetryable
-from tests.scenarios.scene import Nothing, Scene
+from tests.scenarios.scenario_app import Nothing, Scene
 
 
 class Number(BaseModel):

@@ -7,7 +7,7 @@ from pydantic import BaseModel
 
 from batchflow import WorkflowContext
 from batchflow.errors import ChildFailed, NonRetryable
-from tests.scenarios.scene import Scene
+from tests.scenarios.scenario_app import Scene
 
 SIZES = (64, 128, 256)
 

@@ -3,7 +3,7 @@
 import asyncio
 
 from batchflow import WorkflowContext
-from tests.scenarios.scene import Nothing, Scene
+from tests.scenarios.scenario_app import Nothing, Scene
 
 MANY = 200
 

@@ -3,7 +3,7 @@
 from pydantic import BaseModel
 
 from batchflow import WorkflowContext
-from tests.scenarios.scene import DAY, Scene, json_answer
+from tests.scenarios.scenario_app import DAY, Scene, json_answer
 
 
 class NewUser(BaseModel):

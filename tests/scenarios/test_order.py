@@ -7,7 +7,7 @@ from batchflow import WorkflowContext
 from batchflow.core.retry import RetryPolicy
 from batchflow.errors import NonRetryable, StepFailed
 from batchflow.serve.functions import ServedFunction
-from tests.scenarios.scene import DAY, Scene
+from tests.scenarios.scenario_app import DAY, Scene
 
 
 class Order(BaseModel):

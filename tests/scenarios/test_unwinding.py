@@ -6,7 +6,7 @@ import pytest
 
 from batchflow import RetryPolicy, WorkflowContext
 from batchflow.errors import NonRetryable, StepFailed
-from tests.scenarios.scene import Nothing, Scene
+from tests.scenarios.scenario_app import Nothing, Scene
 
 
 @pytest.mark.parametrize("how", ["sleeps", "tries again", "at once"])

@@ -6,7 +6,7 @@ import pytest
 
 from batchflow import WorkflowContext
 from batchflow.serve.functions import ServedFunction
-from tests.scenarios.scene import DAY, HOUR, Nothing, Scene
+from tests.scenarios.scenario_app import DAY, HOUR, Nothing, Scene
 
 
 def sender(scene: Scene) -> ServedFunction[str, None]:

@@ -8,7 +8,7 @@ from fastapi import FastAPI
 
 from batchflow import WorkflowContext
 from batchflow.serve.functions import ServedFunction
-from tests.scenarios.scene import Nothing, Scene
+from tests.scenarios.scenario_app import Nothing, Scene
 
 
 def asking(scene: Scene, urls: list[str]) -> ServedFunction[Nothing, list[str]]:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from batchflow.core.retry import RetryPolicy
 from batchflow.errors import StepFailed
 from batchflow.serve.context import WorkflowContext
-from tests.serve.model import Model
+from tests.serve.store_model import Model
 
 POLICY = RetryPolicy(retries=2, first="1s", factor=2)
 

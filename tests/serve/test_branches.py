@@ -9,7 +9,7 @@ from batchflow.core.retry import RetryPolicy
 from batchflow.core.run import Step
 from batchflow.errors import StepFailed
 from batchflow.serve.context import WorkflowContext
-from tests.serve.model import Calls, Model, endpoint
+from tests.serve.store_model import Calls, Model, endpoint
 
 Context = WorkflowContext[Any]
 MINUTE = 60_000

@@ -12,7 +12,7 @@ from batchflow.core.settlement import Settlement
 from batchflow.serve.context import WorkflowContext
 from batchflow.serve.endpoint import Endpoint
 from batchflow.serve.execution import MAX_LATE_REQUESTS
-from tests.serve.model import Calls, Model, endpoint, first_line
+from tests.serve.store_model import Calls, Model, endpoint, first_line
 from tests.waiting import wait_until
 
 Context = WorkflowContext[Any]

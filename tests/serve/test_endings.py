@@ -11,7 +11,7 @@ import pytest
 from batchflow.errors import InputError
 from batchflow.serve.context import WorkflowContext
 from batchflow.serve.endpoint import FailureResult
-from tests.serve.model import Calls, Fault, Model, endpoint, first_line
+from tests.serve.store_model import Calls, Fault, Model, endpoint, first_line
 
 Context = WorkflowContext[Any]
 CURE = "catch Exception where it says 'except:', 'except BaseException' or 'except CancelledError', or raise it again"

@@ -6,7 +6,7 @@ from batchflow.core.codec import Codec
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.settlement import Publish
 from batchflow.serve.context import LayerContext
-from tests.serve.model import Calls, Model, endpoint
+from tests.serve.store_model import Calls, Model, endpoint
 
 Context = LayerContext[Any]
 TEXT = Codec.of(str)

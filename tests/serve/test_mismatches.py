@@ -7,7 +7,7 @@ import pytest
 
 from batchflow.core.run import Step
 from batchflow.serve.context import WorkflowContext
-from tests.serve.model import Calls, Model, endpoint
+from tests.serve.store_model import Calls, Model, endpoint
 
 Context = WorkflowContext[Any]
 

@@ -16,7 +16,7 @@ from batchflow.core.retry import RetryPolicy
 from batchflow.errors import StepFailed
 from batchflow.serve.context import WorkflowContext
 from batchflow.serve.failure import is_program_exit
-from tests.serve.model import Calls, Model, endpoint, first_line
+from tests.serve.store_model import Calls, Model, endpoint, first_line
 
 Context = WorkflowContext[Any]
 TWICE = RetryPolicy(retries=1, first="1s")

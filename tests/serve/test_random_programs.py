@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchflow.core.settlement import Settlement
-from tests.serve.model import Fault, Model, endpoint
 from tests.serve.programs import POLICY, Performance, Program, programs
+from tests.serve.store_model import Fault, Model, endpoint
 
 FAULTS: Sequence[Fault] = ("killed", "refused", "reply lost", "stale")
 faults = st.dictionaries(st.integers(1, 25), st.sampled_from(FAULTS), max_size=6)

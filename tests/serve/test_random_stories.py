@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.serve.players import Players
-from tests.serve.stage import Disaster, Stage
+from tests.serve.app_stage import Disaster, Stage
 from tests.serve.stories import CERTAIN, OPEN, Call, Child, Do, Event, Fork, Limit, Nap, Story, Trip, expected
+from tests.serve.story_players import Players
 from tests.stores.kinds import Kind
 from tests.stores.redis_server import Server, served
 

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from batchflow.core.retry import RetryPolicy
 from batchflow.errors import StepFailed
 from batchflow.serve.context import WorkflowContext
-from tests.serve.model import endpoint, first_line
+from tests.serve.simulated_worlds import Direct, World
+from tests.serve.store_model import endpoint, first_line
 from tests.serve.stories import (
     AMPLE,
     CERTAIN_OF_ONE_RUN,
@@ -32,7 +33,6 @@ from tests.serve.stories import (
     expected,
 )
 from tests.serve.wire_model import Mishap, Wire
-from tests.serve.worlds import Direct, World
 
 Context: TypeAlias = WorkflowContext[Any]
 Way: TypeAlias = Callable[[Context, Story, str], Coroutine[Any, Any, str]]

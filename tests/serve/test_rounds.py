@@ -13,7 +13,7 @@ from batchflow.core.run import NEVER, Step
 from batchflow.core.settlement import Settlement
 from batchflow.serve.context import WorkflowContext
 from batchflow.serve.endpoint import DirectRecorder
-from tests.serve.model import Calls, Model, endpoint
+from tests.serve.store_model import Calls, Model, endpoint
 
 Context = WorkflowContext[Any]
 Asked = list[tuple[list[str], set[int]]]

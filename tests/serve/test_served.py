@@ -16,7 +16,7 @@ from batchflow.core.retry import RetryPolicy
 from batchflow.errors import ConfigurationError, UnserializableError
 from batchflow.serve.context import WorkflowContext
 from batchflow.serve.functions import ServedFunction, serve_function
-from tests.serve.model import Model
+from tests.serve.store_model import Model
 
 
 class NewUser(BaseModel):

@@ -8,7 +8,7 @@ import pytest
 from batchflow.core.retry import RetryPolicy
 from batchflow.errors import ConfigurationError, NonRetryable, RateLimited, RetryAfter, StepFailed
 from batchflow.serve.context import WorkflowContext
-from tests.serve.model import Calls, Model, endpoint
+from tests.serve.store_model import Calls, Model, endpoint
 
 Context = WorkflowContext[Any]
 

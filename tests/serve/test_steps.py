@@ -8,7 +8,7 @@ from typing import Any, assert_type
 import pytest
 
 from batchflow.serve.context import WorkflowContext
-from tests.serve.model import Calls, ManualClock, Model, endpoint
+from tests.serve.store_model import Calls, ManualClock, Model, endpoint
 
 Context = WorkflowContext[Any]
 

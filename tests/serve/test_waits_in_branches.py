@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from batchflow import WorkflowContext
-from tests.scenarios.scene import DAY, Nothing, Scene
+from tests.scenarios.scenario_app import DAY, Nothing, Scene
 
 
 @pytest.fixture

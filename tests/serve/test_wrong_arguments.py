@@ -15,7 +15,7 @@ from batchflow.errors import UnserializableError
 from batchflow.serve.calls import build_call_request
 from batchflow.serve.waits import serialize_event_data
 from batchflow.testing import ManualClock, drive
-from tests.scenarios.scene import Answering
+from tests.scenarios.scenario_app import Answering
 
 HALF = "\ud800"
 """Half of a surrogate pair, which no UTF-8 text holds."""

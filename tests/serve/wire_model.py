@@ -19,8 +19,8 @@ from batchflow.core.settlement import Effect, Settlement
 from batchflow.errors import StoreUnavailable
 from batchflow.serve.endpoint import Endpoint
 from batchflow.serve.failure import retry_at
-from tests.serve.model import THREADS, Even, ManualClock
-from tests.serve.worlds import Outside
+from tests.serve.simulated_worlds import Outside
+from tests.serve.store_model import THREADS, Even, ManualClock
 
 Mishap: TypeAlias = Literal["killed", "refused", "reply lost"]
 """What befalls a submission: the process dies after it, or it fails before or after it was appended."""

@@ -8,7 +8,7 @@ from batchflow.core.run import Step
 from batchflow.core.settlement import Effect
 from batchflow.errors import StoreError
 from batchflow.serve.context import WorkflowContext
-from tests.serve.model import Calls, Model, endpoint, first_line
+from tests.serve.store_model import Calls, Model, endpoint, first_line
 
 Context = WorkflowContext[Any]
 

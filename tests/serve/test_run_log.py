@@ -8,7 +8,7 @@ from structlog.testing import capture_logs
 
 from batchflow import Batchflow, NoParams, WorkflowContext
 from batchflow.testing import ManualClock, drive
-from tests.scenarios.scene import Answering
+from tests.scenarios.scenario_app import Answering
 
 CLOCK = ManualClock()
 

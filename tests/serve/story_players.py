@@ -12,7 +12,7 @@ from batchflow import Batchflow, WorkflowContext
 from batchflow.core.retry import RetryPolicy
 from batchflow.errors import NonRetryable, StepFailed
 from batchflow.serve.functions import ServedFunction
-from tests.serve.stage import Disaster, Stage
+from tests.serve.app_stage import Disaster, Stage
 from tests.serve.stories import AMPLE, Call, Child, Do, Event, Fork, Limit, Nap, Node, Story, Trip
 
 OF_STEPS = RetryPolicy(retries=2, first="1s", factor=2)

@@ -12,7 +12,7 @@ from batchflow.core.run import Arrival, Step, merged, ripen
 from batchflow.core.settlement import Effect, Listen, Notify, Publish, Settlement, Unlisten
 from batchflow.serve.calls import ANSWER_CODEC, REQUEST_CODEC
 from batchflow.serve.endpoint import Endpoint
-from tests.serve.model import THREADS, Even, ManualClock, Model
+from tests.serve.store_model import THREADS, Even, ManualClock, Model
 
 TEXT: Codec[str] = Codec.of(str)
 CALL_MS = 500
