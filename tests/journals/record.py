@@ -11,7 +11,7 @@ STEPS: TypeAdapter[Journal] = TypeAdapter(Journal)
 
 
 class Record(BaseModel):
-    """What is kept of it: all that a claim brings, and how it ended."""
+    """The record: everything that a claim brings, and how it ended."""
 
     run: str
     payload: str
@@ -38,5 +38,5 @@ class Record(BaseModel):
 
 
 def place(name: str) -> Path:
-    """Where the record of a function is."""
+    """Return the file of a function's record."""
     return RECORDED / f"{name}.json"

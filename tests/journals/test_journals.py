@@ -1,4 +1,4 @@
-"""What older releases have recorded replays to the same end, and nothing of it is executed again."""
+"""Recordings of older releases replay to the same end, and no recorded step is executed again."""
 
 import pytest
 

@@ -16,7 +16,7 @@ DEDUP = "the-one-batch"
 
 
 class Item(BaseModel):
-    """What `load` makes of an id."""
+    """The item that `load` returns for an id."""
 
     id: str
     size: int

@@ -103,5 +103,5 @@ class Scene:
         return await trigger
 
     async def left(self) -> dict[str, Any]:
-        """What is left of runs that have ended and of what they waited for."""
+        """Return everything that is left of ended runs and their waits."""
         return await left(self.store)

@@ -38,7 +38,7 @@ class Greetings(BatchWorkflow[Which, str, str]):
 
 
 async def test_invoked_batch_gives_its_summary(scene: Scene) -> None:
-    """Whatever became of its items; each of them has run once, and the run goes on after the last one."""
+    """With every ending of its items, each runs once, and the run continues after the last one."""
     greetings = scene.flow.add(Greetings(scene))
 
     @scene.flow.serve("/parent")

@@ -37,7 +37,7 @@ class Sleepers(BatchWorkflow[Some]):
 
 
 def waits(scene: Scene) -> dict[str, Waits]:
-    """What a run can wait for, by name; what it waits for waits itself."""
+    """Everything that a run can wait for, by name; each of them waits itself."""
     batch = scene.flow.add(Sleepers())
 
     @scene.flow.serve("/grandchild")
@@ -73,7 +73,7 @@ def waiting(scene: Scene, wait: Waits) -> ServedFunction[Nothing, None]:
 
 @pytest.mark.parametrize("what", ["sleep", "event", "call", "child", "batch", "several"])
 async def test_cancelled_while_it_waits_a_run_ends_at_once_with_its_children(scene: Scene, what: str) -> None:
-    """Whatever it waits for: it ends as cancelled, and so do they."""
+    """With every kind of wait, the run and its children end as cancelled."""
     run = await scene.start(waiting(scene, waits(scene)[what]).trigger(Nothing()))
     await scene.flow.engine.store.pause("held")
     # An event for it that it does not wait for is kept, and goes with it.

@@ -25,7 +25,7 @@ class Number(BaseModel):
 async def test_child_of_a_child_tells_result_failure_and_cancellation_apart(
     both: Scene, ends: str, result: str
 ) -> None:
-    """What becomes of the grandchild goes up step by step; each runs once."""
+    """The ending of the grandchild propagates step by step; each runs once."""
 
     @both.flow.serve("/grandchild")
     async def grandchild(ctx: WorkflowContext[Number]) -> int:

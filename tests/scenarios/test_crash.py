@@ -38,7 +38,7 @@ class Killed:
         return self.log.read_text().splitlines()
 
     def recorded(self) -> set[str]:
-        """What the database holds as done: no line of these may be written again."""
+        """The lines that the database holds as done: none of them may be written again."""
         if not self.database.exists():
             return set()
         with sqlite3.connect(self.database) as connection:

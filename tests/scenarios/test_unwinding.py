@@ -1,4 +1,4 @@
-"""What code does on its way out of a group that breaks off, and two tasks deep: the same on every replay."""
+"""Unwinding from a failed group, also two tasks deep, is the same on every replay."""
 
 import asyncio
 

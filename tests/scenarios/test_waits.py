@@ -19,7 +19,7 @@ def sender(scene: Scene) -> ServedFunction[str, None]:
 
 @pytest.mark.parametrize(("delay", "result"), [("1h", '"answer"'), ("3h", "null"), (None, "null")])
 async def test_wait_ends_with_the_event_or_with_its_time(both: Scene, delay: str | None, result: str) -> None:
-    """What comes in time is the result; what comes later, or never, is not waited for."""
+    """An event in time is the result; a later one is not waited for."""
 
     @both.flow.serve("/wait")
     async def wait(ctx: WorkflowContext[Nothing]) -> str | None:
@@ -87,7 +87,7 @@ async def test_first_of_steps_cancels_the_slower_ones(scene: Scene) -> None:
 
 
 async def test_first_inside_gather_and_timeout_inside_first_keep_to_their_own(scene: Scene) -> None:
-    """Whatever is cancelled is what the code cancels, and nothing beside it."""
+    """The code cancels exactly what it says, and nothing else."""
     never = "never"
 
     @scene.flow.serve("/nested")

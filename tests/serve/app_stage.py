@@ -20,7 +20,7 @@ from tests.stores.kinds import Kind, left, made
 
 
 class Disaster(NamedTuple):
-    """What happens at the `nth` call of a verb after the one before."""
+    """A fault at the `nth` call of a verb after the previous fault."""
 
     fault: str
     verb: str
@@ -98,7 +98,7 @@ class Stage:
         await drive(self.flow, self.clock)
 
     async def left(self) -> dict[str, Any]:
-        """What the store holds of runs that have ended, and of waiting."""
+        """Return everything the store holds of ended runs and of waits."""
         return await left(self.made)
 
     async def close(self) -> None:

@@ -16,20 +16,20 @@ from tests.serve.store_model import THREADS, Even, ManualClock, Model
 
 TEXT: Codec[str] = Codec.of(str)
 CALL_MS = 500
-"""How long a call takes, whatever comes of it."""
+"""The duration of every call."""
 
 
 class World(Protocol):
-    """What a program sees of the world it runs in."""
+    """The world as a program sees it."""
 
     clock: ManualClock
 
     def failures_of(self, step: str) -> int:
-        """How often a step has failed so far that executes now, as far as that is durable."""
+        """Return the durable failures of the step that executes now."""
         ...
 
     def is_recorded(self, step: str) -> bool:
-        """Whether an outcome of the step is durable."""
+        """Return whether an outcome of the step is durable."""
         ...
 
     def arrange(self, event: str, delay_ms: int) -> None:
@@ -43,7 +43,7 @@ class World(Protocol):
 
 @dataclass
 class Outside:
-    """What comes from outside, for the one run there is: events that are kept or arranged, answers of calls."""
+    """The outside world of the one run: events that are kept or scheduled, responses of calls."""
 
     clock: ManualClock
     arrive: Callable[[Arrival], None]
@@ -98,7 +98,7 @@ class Outside:
 
 
 def _answer(number: int, failures: int, answered: bool) -> Arrival:
-    """What comes of a call with two retries that fails so often."""
+    """Return the outcome of a call with two retries that fails so often."""
     if failures > 2 and not answered:
         return Arrival(number, "failed", None, "ConnectError: nobody answers", 0)
     text = "" if failures > 2 else "hello"

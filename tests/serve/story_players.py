@@ -66,7 +66,7 @@ class Players:
         return json.loads(ended.result)
 
     async def part(self, ctx: Context) -> str:
-        """What a run does."""
+        """Runs a story as a run does."""
         self.seen.setdefault(ctx.run_id, []).append([])
         path = ctx.payload.path
         result = await self._guarded(ctx, self.parts[path], path)

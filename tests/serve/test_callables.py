@@ -86,7 +86,7 @@ async def test_plain_functions_are_awaited_in_a_thread(fn: Callable[..., Any]) -
 
 
 async def test_wrapping_twice_changes_nothing() -> None:
-    """What `as_async` has made is async."""
+    """The wrapper that `as_async` returns is async."""
     once = as_async(compute)
     assert as_async(once) is once
 
@@ -120,7 +120,7 @@ async def test_what_takes_too_long_is_cancelled() -> None:
 
 
 async def test_the_time_of_a_call_begins_when_it_has_a_thread() -> None:
-    """What waits for one has not begun; it has all its time then, and no more."""
+    """The time of a call starts when it gets a thread."""
     go = threading.Event()
     CURRENT_DELIVERY.set(delivery := DeliveryScope(threads := ThreadPool(1, lambda given_up: None)))
     loop = asyncio.get_running_loop()

@@ -19,7 +19,7 @@ Context = WorkflowContext[Any]
 
 
 async def interrupted(model: Model, endpoint: Endpoint, started: asyncio.Event, why: str) -> Settlement:
-    """How an attempt ends that the engine interrupts once it has started."""
+    """The ending of an attempt that the engine interrupts once it has started."""
     claim, runtime = model.claim(), model.runtime
     task = asyncio.create_task(endpoint.deliver(claim, runtime))
     await started.wait()
@@ -31,7 +31,7 @@ async def interrupted(model: Model, endpoint: Endpoint, started: asyncio.Event, 
 
 
 async def test_a_run_that_is_cancelled_ends_at_its_next_step() -> None:
-    """Whatever the code does with it."""
+    """For every reaction of the code."""
     calls = Calls()
 
     async def run(ctx: Context) -> str:

@@ -1,4 +1,4 @@
-"""How an attempt ends: given up, suspended, answered, found out; and that nothing is left behind."""
+"""Endings of an attempt: abandoned, suspended, failed, refused. None leaves tasks behind."""
 
 import asyncio
 import contextlib
@@ -132,7 +132,7 @@ async def test_an_answer_is_a_failure_without_a_dead_letter() -> None:
 
 
 async def test_a_payload_that_does_not_fit_kills_the_run_at_once() -> None:
-    """What `InputError` says is the dead letter's sentence; any other exception comes with its traceback."""
+    """An `InputError` becomes the dead letter's message; any other exception has its traceback."""
 
     async def run(ctx: Context) -> None:
         raise AssertionError("not called")

@@ -1,4 +1,4 @@
-"""What exceptions of user code mean, and what is kept of them."""
+"""Exceptions of user code: retries, rate limits, and the stored text."""
 
 from datetime import timedelta
 from decimal import Decimal
@@ -115,7 +115,7 @@ def test_reports_are_cut(letter: str) -> None:
 
 
 def test_surrogates_do_not_break_a_report() -> None:
-    """What UTF-8 cannot hold is replaced."""
+    """Text without a form in UTF-8 is replaced."""
     assert describe_error(ValueError("a\udc80")) == "ValueError: a?"
 
 
@@ -153,7 +153,7 @@ def test_a_delay_is_any_number(kind: type[RetryAfter], delay: Any, expected: int
 
 
 def test_the_longest_known_delay_of_a_group_counts() -> None:
-    """Those that are no time say nothing."""
+    """Delays that are not a time are ignored."""
     nan = float("nan")
     group = ExceptionGroup("several", [RateLimited(nan), RateLimited(9), RateLimited(nan)])
     assert retry_at(group, 1, POLICY, now=0, chance=0.5) == 9_000

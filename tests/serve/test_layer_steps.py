@@ -1,4 +1,4 @@
-"""What the layers of a batch use beside the public steps: a codec that is known, a last step, effects."""
+"""The steps of batch layers: a known codec, a step that is written with the settlement, effects."""
 
 from typing import Any
 
@@ -62,7 +62,7 @@ async def test_the_last_step_fails_as_any_other() -> None:
 
 
 async def test_nothing_follows_the_last_step() -> None:
-    """What is not durable yet must not be built on."""
+    """No step may follow an outcome that is not durable yet."""
 
     async def run(ctx: Context) -> str:
         await ctx.run_with_codec("save", TEXT, shout, "b", defer_to_settlement=True)
@@ -76,7 +76,7 @@ async def test_nothing_follows_the_last_step() -> None:
 
 
 async def test_effects_go_with_the_settlement_of_a_done_run() -> None:
-    """What an attempt that was given up had collected is gone with it."""
+    """The effects of an abandoned attempt are discarded."""
 
     async def run(ctx: Context) -> None:
         ctx.effects += (Publish(()),)

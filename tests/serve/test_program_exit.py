@@ -229,7 +229,7 @@ async def test_a_step_that_nobody_awaits_is_told_of_when_its_function_returns() 
 
 
 async def test_a_step_that_was_cancelled_by_the_code_is_no_surprise() -> None:
-    """Who cancels the loser of a race knows what becomes of it."""
+    """Cancelling the loser of a race is no failure."""
 
     async def run(ctx: Context) -> None:
         loser = asyncio.create_task(ctx.run("loser", asyncio.Event().wait))
@@ -278,7 +278,7 @@ async def test_a_function_that_cleaned_up_on_its_way_out_is_not_tried_again(how:
 
 
 async def test_a_failure_that_was_handled_with_a_step_is_no_way_out() -> None:
-    """What fails afterwards is tried again."""
+    """A later failure is retried."""
     calls = Calls()
     tries: list[int] = []
 

@@ -38,7 +38,7 @@ def check(ending: Settlement, performance: Performance) -> None:
 async def test_a_disturbed_program_ends_as_undisturbed(
     program: Program, faults: dict[int, Fault], always_replay: bool
 ) -> None:
-    """Whatever is lost on the way, the result is the same and no recorded step is executed again."""
+    """No fault changes the result, and no recorded step is executed again."""
     undisturbed, first = await play(program)
     disturbed, second = await play(program, faults=faults, always_replay=always_replay)
     check(undisturbed, first)
@@ -49,5 +49,5 @@ async def test_a_disturbed_program_ends_as_undisturbed(
 @settings(deadline=None, max_examples=300)
 @given(programs("gather", "group", "race, cancel", "race, leave", "race, join"), faults, st.booleans())
 async def test_a_race_is_decided_once(program: Program, faults: dict[int, Fault], always_replay: bool) -> None:
-    """Who has won before a crash wins after it, and everything else follows."""
+    """The winner of a race is the same after a crash, and so is everything that follows."""
     check(*await play(program, faults=faults, always_replay=always_replay))

@@ -82,14 +82,14 @@ async def test_a_written_story_ends_as_it_is_written(
 async def test_a_disturbed_story_ends_as_undisturbed(
     story: Story, disasters: tuple[Disaster, ...], always_replay: bool
 ) -> None:
-    """Whatever is lost on the way, the result is the same, and nothing is left in the store."""
+    """No fault changes the result, and nothing is left in the store."""
     assert await play(story, *disasters, always_replay=always_replay) == expected(story)
 
 
 @settings(deadline=None, max_examples=60)
 @given(OPEN, DISASTERS, st.booleans())
 async def test_an_open_race_is_decided_once(story: Story, disasters: tuple[Disaster, ...], always_replay: bool) -> None:
-    """Who was first before a crash is first after it, and everything else follows."""
+    """The first wait is the same after a crash, and so is everything that follows."""
     assert await play(story, *disasters, always_replay=always_replay)
 
 

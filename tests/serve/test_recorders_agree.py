@@ -162,14 +162,14 @@ class Play:
 
 
 class Run:
-    """How a story ended in a world."""
+    """The ending of a story in a world."""
 
     def __init__(self, world: World, story: Story) -> None:
         self.world = world
         self.play = Play(world, story)
 
     async def result(self) -> str:
-        """What came out of it; "failed" where a step has failed and nobody minded."""
+        """The result; "failed" if a step failed and no code handled it."""
         ending = await self.world.drive(endpoint(self.play, retry=POLICY))
         if ending.ending == "dead":
             assert first_line(ending).startswith("StepFailed: "), ending

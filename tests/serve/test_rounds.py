@@ -1,4 +1,4 @@
-"""What a recorder is asked: which new steps may start, one by one or in rounds."""
+"""Planning by a recorder: new steps start one by one, or in rounds."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence

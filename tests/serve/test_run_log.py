@@ -1,4 +1,4 @@
-"""What a run logs: bound to run, step and attempt, silent on replay; and the events of a verbose function."""
+"""The log of a run: bound to run, step and attempt, silent on replay; and the events of a verbose function."""
 
 from collections.abc import AsyncGenerator
 from typing import Any

@@ -74,7 +74,7 @@ def serve(function: Any, **options: Any) -> ServedFunction[Any, Any]:
     ids=["function", "method", "callable object", "partial"],
 )
 async def test_payload_and_result_have_their_types(function: Any) -> None:
-    """Whatever shape the function has."""
+    """For functions of every shape."""
     served = serve(function)
     ending = await Model(payload='{"email": "a@b.c"}').drive(served.endpoint)
     assert (ending.ending, ending.result) == ("done", '{"text":"hello a@b.c"}')

@@ -93,7 +93,7 @@ async def test_the_runs_own_time_is_that_of_the_outcome_that_was_handed_out(scen
 
 
 async def test_first_of_several_that_fail_together_complains_of_none(scene: Scene) -> None:
-    """What the first one raises is raised; that the others failed in the same turn is heard as well."""
+    """The error of the first wait is raised, and errors of the others in the same turn are retrieved."""
 
     complaints: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, about: complaints.append(about))

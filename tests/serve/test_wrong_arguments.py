@@ -47,7 +47,7 @@ Ask = Callable[[Any], Awaitable[Any]]
 
 
 async def ended(ask: Ask) -> str:
-    """How a run ends that asks for this: its error, after one attempt; empty where it went through or waits."""
+    """Return the error of a run that makes this request, after one attempt; empty if it completes or waits."""
     clock = ManualClock()
     flow = Batchflow("sqlite://", clock=clock, worker=False)
     flow.engine.caller = Answering()
@@ -235,7 +235,7 @@ async def test_a_wrong_option_of_a_call_is_refused_before_it_is_made(options: di
 
 @pytest.mark.parametrize(("url", "shown"), URLS.values(), ids=URLS)
 async def test_a_wrong_url_of_a_call_is_shown_without_its_password(url: Any, shown: str) -> None:
-    """Whatever it is that was given as one."""
+    """For every wrong value."""
     assert await ended(lambda ctx: ctx.call("x", url)) == (
         f"ConfigurationError: call 'x' cannot go to {shown}; write an absolute URL, such as https://example.com/x"
     )

@@ -23,7 +23,7 @@ from tests.serve.simulated_worlds import Outside
 from tests.serve.store_model import THREADS, Even, ManualClock
 
 Mishap: TypeAlias = Literal["killed", "refused", "reply lost"]
-"""What befalls a submission: the process dies after it, or it fails before or after it was appended."""
+"""A fault of a submission: the process dies after it, or it fails before or after it was appended."""
 
 
 class Entry(NamedTuple):
@@ -34,7 +34,7 @@ class Entry(NamedTuple):
 
     @property
     def key(self) -> tuple[int, int]:
-        """What it is about: an entry that is about the same as an earlier one is a repetition."""
+        """The subject of the entry: an entry with the subject of an earlier one is a repetition."""
         return 0 if self.outcome is None else self.outcome.number, self.planned
 
 
@@ -215,7 +215,7 @@ class Wire:
     # Delivering
 
     def belongs_to_earlier(self, number: int, settled: AbstractSet[int]) -> bool:
-        """Whether an earlier delivery has unlocked the step."""
+        """Return whether an earlier delivery has unlocked the step."""
         return number in settled and self.keeps_the_rule
 
     def journal(self, place: int) -> Journal:
@@ -266,7 +266,7 @@ class Wire:
         return None if ending.ending == "suspended" else ending
 
     async def _answer(self, endpoint: Endpoint, delivery: Delivery, recorder: WireRecorder) -> Settlement | None:
-        """What the endpoint makes of a delivery: how the attempt ended, once its plans are submitted."""
+        """Deliver to the endpoint and submit its plans; return how the attempt ended."""
         claim = Claim(
             "run_1", 1, "/test", "null", failures=delivery.retried, journal=self.journal(delivery.place), started_at=1
         )
