@@ -23,7 +23,7 @@ URLS = {
     "redis://:s3cret@localhost:x": "'redis://localhost:x' is not the URL of a Redis server: "
     "Port could not be cast to integer value as 'x'",
     "redis://localhost/first": "'redis://localhost/first' is not the URL of a Redis server: "
-    "a database is a number, and 'first' is none",
+    "a database is a number, not 'first'",
 }
 """What is wrong before anything is asked of a server."""
 

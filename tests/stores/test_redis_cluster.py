@@ -160,7 +160,7 @@ async def test_a_server_that_is_no_cluster_is_refused(tmp_path: Path) -> None:
     with served(tmp_path) as server:
         place = f"redis+cluster://127.0.0.1:{server.port}"
         said = await refusal(place)
-        assert said == f"{place} is no Redis Cluster; write redis:// in place of redis+cluster://"
+        assert said == f"{place} is not a Redis Cluster; write redis:// in place of redis+cluster://"
     said = await refusal(place, StoreUnavailable)
     assert said.startswith(f"{place} cannot be reached: ")
 

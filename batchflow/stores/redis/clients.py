@@ -1,4 +1,4 @@
-"""Clients: made from a URL (of one server, of a cluster, of what stands behind Sentinels) or the user's own."""
+"""Redis clients, from a URL (of a server, a cluster or Sentinels) or of the user; and checks of the server."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias, cast
@@ -30,7 +30,7 @@ CONNECT_TIMEOUT_S = 5.0
 
 
 class _Address(NamedTuple):
-    """What a URL of several hosts says; `user` ends with its `@`."""
+    """The parts of a URL with several hosts; `user` ends with its `@`."""
 
     user: str
     hosts: Sequence[tuple[str, int]]
@@ -44,10 +44,10 @@ class _Address(NamedTuple):
 
 
 def client_from_url(url: str) -> Client:
-    """A client for a URL, which sends nothing twice: every verb is repeated by who asked for it, or not at all.
+    """A client for a URL. It never repeats a command by itself: the callers of verbs do.
 
     Raises:
-        StoreIncompatible: it is no URL of this kind.
+        StoreIncompatible: it is not the URL of a Redis server.
     """
     scheme, found, rest = url.partition("://")
     if not found or scheme not in SCHEMES:
@@ -70,7 +70,7 @@ def client_from_url(url: str) -> Client:
 
 
 def server_name(client: Client) -> str:
-    """Where a client's server is, without its password."""
+    """The address of a client's server, without its password."""
     if isinstance(client, RedisCluster):
         nodes = cast(Any, client).startup_nodes
         return f"{_scheme(client.connection_kwargs)}+cluster://{_listed((it.host, it.port) for it in nodes)}"
@@ -86,18 +86,18 @@ def server_name(client: Client) -> str:
 
 
 def connection_arguments(client: Redis) -> dict[str, Any]:
-    """What the connections of a client are made with."""
+    """The arguments of a client's connections."""
     return cast(Any, client.connection_pool).connection_kwargs
 
 
 def sentinels(pool: SentinelConnectionPool) -> list[tuple[str, int]]:
-    """The hosts of the Sentinels behind which a client's server stands."""
+    """The hosts of the Sentinels that monitor a client's server."""
     about = [connection_arguments(it) for it in cast(Any, pool).sentinel_manager.sentinels]
     return [(it["host"], it["port"]) for it in about]
 
 
 def duplicate(client: Client) -> Client:
-    """A client that goes where `client` goes, for another event loop; to be closed with `close`."""
+    """A client for the same server and another event loop; to be closed with `close`."""
     if isinstance(client, RedisCluster):
         return _another_of_cluster(client)
     pool = cast(Any, client.connection_pool)
@@ -131,22 +131,22 @@ def _another_of_cluster(client: RedisCluster) -> RedisCluster:
 
 
 def _shared(about: dict[str, Any]) -> dict[str, Any]:
-    """What connections are made with, but for what belongs to the one client."""
+    """The arguments of connections, without those that belong to a single client."""
     own = ("connection_pool", "himport_registry", "maint_", "orig_", "event_")
     return {name: value for name, value in about.items() if not name.startswith(own)}
 
 
 async def reconnect(client: Client) -> None:
-    """Have the connections made anew: the server at the other end is not the primary any more.
+    """Drop the connections: the server is not the primary any more.
 
-    In a cluster each answer says where to go.
+    In a cluster each answer names the right node.
     """
     if not isinstance(client, RedisCluster):
         await cast(Any, client.connection_pool).disconnect(inuse_connections=False)
 
 
 async def close(client: Client) -> None:
-    """Close a client that was made here."""
+    """Close a client that was created here."""
     await cast(Any, client).aclose()
     if isinstance(client, Redis):
         manager: Sentinel | None = getattr(cast(Any, client).connection_pool, "sentinel_manager", None)
@@ -159,7 +159,7 @@ def _once() -> dict[str, Any]:
         "retry": Retry(NoBackoff(), 0),
         "socket_timeout": TIMEOUT_S,
         "socket_connect_timeout": CONNECT_TIMEOUT_S,
-        # With them redis-py does not look whether a connection that was idle still stands.
+        # With these, redis-py would not check idle connections before use.
         "maint_notifications_config": MaintNotificationsConfig(enabled=False),
     }
 
@@ -179,15 +179,15 @@ def _of_sentinels(scheme: str, address: _Address) -> Redis:
     about["ssl"] = about.pop("connection_class", None) is connections.SSLConnection
     own = {name: about.pop(f"sentinel_{name}", None) for name in ("username", "password")}
     encrypted = {name: value for name, value in about.items() if name.startswith("ssl")}
-    # Each with a policy of its own: they are changed in place by what they are given to.
+    # A retry policy for each: redis-py changes them in place.
     manager = Sentinel(address.hosts, sentinel_kwargs={**own, **encrypted, **_once()})
     return cast(Any, manager).master_for(unquote(service), **{**_once(), **about})
 
 
 def _check_database(number: str) -> None:
-    # redis-py would take database 0.
+    # redis-py would use database 0.
     if number and not (number.isascii() and number.isdigit()):
-        raise ValueError(f"a database is a number, and '{number}' is none")
+        raise ValueError(f"a database is a number, not '{number}'")
 
 
 def _address(rest: str, port: int) -> _Address:
@@ -215,17 +215,18 @@ def _unnamed(url: str) -> str:
 
 
 OLDEST_VERSION = (6, 2)
+"""The oldest version that supports all commands of the script (ZADD LT, ZMSCORE, SMISMEMBER)."""
 
 
 async def check_server(client: Client, place: str) -> None:
-    """Refuse a server that is none, too old a one, or one of another kind than the client is for."""
+    """Refuse a server that is not Redis, is too old, or is of another kind than the client."""
     clustered = isinstance(client, RedisCluster)
     try:
         if clustered:
             await client.initialize()
         about: dict[str, Any] = await cast(Any, client).info("server")
     except exceptions.ResponseError as error:
-        # An ACL user may not ask; a server that does not know the question is a stand-in.
+        # An ACL user may lack the right to ask; a test server may not support the command.
         if isinstance(error, exceptions.NoPermissionError) or "unknown command" in str(error).lower():
             return
         raise _at_start(translate_error(error, place)) from error
@@ -242,7 +243,7 @@ async def check_server(client: Client, place: str) -> None:
 
 
 async def check_eviction(client: Client, place: str) -> None:
-    """Say where the server may throw away what it holds. One that does not tell is believed."""
+    """Warn if the server may evict keys. A server that does not answer is trusted."""
     try:
         about: dict[str, Any] = await cast(Any, client).info("memory")
     except ERRORS:
@@ -250,15 +251,15 @@ async def check_eviction(client: Client, place: str) -> None:
     policy = str(about.get("maxmemory_policy", "noeviction"))
     if policy != "noeviction":
         logger().warning(
-            "[batchflow] The server evicts keys when its memory is full, and what it evicts is lost: work, batches, "
-            "the ledger; set maxmemory-policy to noeviction",
+            "[batchflow] The server evicts keys when its memory is full, which loses work, batches and the ledger; "
+            "set maxmemory-policy to noeviction",
             server=place,
             maxmemory_policy=policy,
         )
 
 
 def _at_start(error: StoreError) -> StoreError:
-    # Nobody tries again what has not begun.
+    # Nothing is retried at a start.
     what, again, _ = str(error).partition("; it is tried again")
     away = " cannot be reached: " in what or what.endswith("did not answer in time")
     return type(error)(f"{what}; {'start the server, or correct the URL' if away else 'try again'}") if again else error

@@ -1,4 +1,4 @@
-"""What Redis's errors mean to a user, and what a server has to be."""
+"""Errors of Redis and its client, made into store errors with advice."""
 
 import asyncio
 import re
@@ -10,14 +10,12 @@ from redis import exceptions
 
 from batchflow.errors import StoreError, StoreIncompatible, StoreUnavailable
 
-"""The oldest version that has all the commands (ZADD LT, ZMSCORE, SMISMEMBER)."""
-
 ERRORS = (exceptions.RedisError, exceptions.RedisClusterException, OSError)
-"""What a client raises."""
+"""The exceptions that a client raises."""
 
 
 def translate_error(error: BaseException, place: str) -> StoreError:
-    """What an error of the client means, and what to do about it."""
+    """The store error for an exception of the client, with advice."""
     if (distrust := _cause(error, ssl.SSLCertVerificationError)) is not None:
         return StoreIncompatible(
             f"{place} has a certificate that is not trusted: {distrust.verify_message}; "
@@ -55,16 +53,16 @@ def translate_error(error: BaseException, place: str) -> StoreError:
 _OWN_FAULT = re.compile(
     r"WRONGTYPE"
     r"|string exceeds maximum allowed size|invalid (multi)?bulk length|too big (m?bulk|inline)"
-    # An error of the script itself, as against one of a command, whose place in the script is told as @user_script.
+    # An error of the script itself; an error of a command names its place as @user_script.
     r'|(?<!@)user_(?:script|function):\s*\d+: (?!.*(killed|not enough memory))|^\[string "',
     re.IGNORECASE,
 )
-"""What an operation is refused with that would be refused again. Whatever else a server answers may pass, unknown
-answers of a server, a proxy or a service above all: what is to be written must not be lost for them."""
+"""Errors that the same operation would get again. Any other answer, above all an unknown one of a server, a proxy or a
+service, may be temporary: no write may be lost because of it."""
 
 
 def error_of_answer(error: str, place: str) -> StoreError:
-    """What an error that the server answered means."""
+    """The store error for an error that the server has answered."""
     if "OOM" in error or "maxmemory" in error:
         return StoreUnavailable(
             f"{place} has no memory left; free some or raise 'maxmemory', the work goes on by itself"
@@ -101,7 +99,7 @@ def error_of_answer(error: str, place: str) -> StoreError:
 
 
 def as_temporary(error: StoreError) -> StoreError:
-    """What an error means once the server has been found to be the right one: it was so, and will be again."""
+    """An error of a server that was usable before: it is temporary."""
     if not isinstance(error, StoreIncompatible):
         return error
     return StoreUnavailable(f"{error}; it is tried again meanwhile")
@@ -122,23 +120,23 @@ def _unreachable(error: BaseException, place: str) -> StoreUnavailable:
 
 
 def missing_commands(commands: Sequence[str], place: str) -> StoreIncompatible:
-    """The user may not run some of the commands."""
+    """The error for commands that the user may not run."""
     return StoreIncompatible(
         f"{place} forbids what batchflow needs: its user may not run {', '.join(commands)}; give the user more rights"
     )
 
 
 def is_demoted(error: str) -> bool:
-    """Whether a server answers that it is not the primary, or not any more."""
+    """True if an error says that the server is not the primary, or not any more."""
     return "READONLY" in error or "read only replica" in error or "read-only replica" in error
 
 
 def _of_cluster(error: exceptions.RedisClusterException, place: str) -> StoreError:
-    """The client of a cluster found no way to carry a call out."""
+    """The store error for a cluster in which a call could not be routed."""
     if (cause := _cause(error, exceptions.RedisError)) is None:
         return StoreUnavailable(f"{place} is not ready: {error}; it is tried again")
     if "cluster support disabled" in str(cause):
-        return StoreIncompatible(f"{place} is no Redis Cluster; write redis:// in place of redis+cluster://")
+        return StoreIncompatible(f"{place} is not a Redis Cluster; write redis:// in place of redis+cluster://")
     return translate_error(cause, place)
 
 
@@ -152,7 +150,7 @@ T = TypeVar("T", bound=BaseException)
 
 
 def _cause(error: BaseException | None, kind: type[T]) -> T | None:
-    """The first error of a kind among what has led to this one."""
+    """The first error of a kind among an error and its causes."""
     seen: list[BaseException] = []
     while error is not None and error not in seen:
         if isinstance(error, kind):

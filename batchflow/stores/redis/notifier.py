@@ -1,4 +1,4 @@
-"""Who wants to be told of changes, and the subscription through which other processes tell of theirs."""
+"""Notifications of changes: to subscribers in this process, from it and from other processes."""
 
 import asyncio
 import contextlib
@@ -11,14 +11,14 @@ from batchflow.stores.redis.clients import Client
 from batchflow.stores.redis.errors import ERRORS
 
 FIRST_NOTICE_S = 0.25
-"""Who subscribes is told once after so long, of what may have changed before."""
+"""A new subscriber is notified once after this time, of changes that it may have missed."""
 
 RESUBSCRIBE_S = 0.5
-"""How long to wait before the subscription is made again."""
+"""The pause before a lost subscription is made again."""
 
 
 class ChangeNotifier:
-    """Tells subscribers; `listen` hears other stores of the namespace, each of which says its number."""
+    """Notifies subscribers, also of changes by other stores of the namespace once `listen` was called."""
 
     def __init__(self) -> None:
         self._subscribers: list[Callable[[bool], None]] = []
@@ -26,7 +26,7 @@ class ChangeNotifier:
         self._heard = asyncio.Event()
 
     def subscribe(self, callback: Callable[[bool], None]) -> Callable[[], None]:
-        """Have `callback` called; what ends that."""
+        """Have `callback` called at each change; returns a function that ends this."""
         self._subscribers.append(callback)
         try:
             look = asyncio.get_running_loop().call_later(FIRST_NOTICE_S, self._look, callback)
@@ -42,7 +42,7 @@ class ChangeNotifier:
         return end
 
     def notify(self, foreign: bool) -> None:
-        """There was a change."""
+        """Notify all subscribers of a change."""
         for callback in tuple(self._subscribers):
             callback(foreign)
 
@@ -51,7 +51,7 @@ class ChangeNotifier:
             callback(True)
 
     async def listen(self, client: Client, channel: str, number: int, returned: Callable[[], None]) -> None:
-        """Hear others from here on; `number` is our own. `returned` is called when a lost connection is there again.
+        """Listen to other stores; `number` is this store's own. `returned` is called when a lost connection is back.
 
         Raises:
             NoPermissionError: the user may not subscribe to the channel.
@@ -66,7 +66,7 @@ class ChangeNotifier:
             await self._task
 
     async def stop(self) -> None:
-        """Hear nobody any more."""
+        """Stop listening."""
         task, self._task = self._task, None
         if task is not None:
             task.cancel()
@@ -74,9 +74,9 @@ class ChangeNotifier:
                 await task
 
     async def _listen(self, client: Client, channel: str, number: str, returned: Callable[[], None]) -> None:
-        # Asked each time round, since redis-py now and then swallows a cancellation.
+        # Checked in each round, since redis-py sometimes swallows a cancellation.
         while self._task is not None:
-            # Lost connections are the business of the verbs, which fail and say so; here they only mean to try again.
+            # The verbs report a lost connection; here it only means to subscribe again.
             try:
                 await self._hear(client, channel, number, returned)
             except NoPermissionError:
@@ -95,7 +95,7 @@ class ChangeNotifier:
                 if message is None:
                     continue
                 if message["type"] == "subscribe":
-                    # Also after the connection was lost: what happened meanwhile was told to nobody.
+                    # After a lost connection too: notifications of the meantime are lost.
                     if self._heard.is_set():
                         returned()
                         self.notify(True)

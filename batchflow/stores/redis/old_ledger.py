@@ -1,4 +1,4 @@
-"""The ledger in a namespace that was made before 0.1.0, which is read and not changed: it is refused as a store."""
+"""Reading the ledger of a namespace made before 0.1.0. It is refused as a store, and it is not changed here."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -10,14 +10,14 @@ from batchflow.errors import StoreUnavailable
 from batchflow.stores.redis import clients
 
 SCHEMA = 1
-"""What such a namespace says it was made with."""
+"""The schema of such a namespace."""
 
 _AT_ONCE = 1_000
-# Marks read with one request, about.
+# Marks read with one request, approximately.
 
 
 async def is_old(client: Any, prefix: str) -> bool:
-    """Whether what begins with `prefix` is such a namespace.
+    """True if the namespace with this prefix was made before 0.1.0.
 
     Raises:
         StoreUnavailable: the server cannot be asked.

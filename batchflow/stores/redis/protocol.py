@@ -1,6 +1,7 @@
-"""Values as the script takes them: arrays, in which a step and whatever else Lua only passes on is JSON text.
+"""The protocol with the script: operations encoded as arrays, answers decoded, and a group put together as a request.
 
-Its files name the places of the arrays by the fields of the tuples here, of which `scripts` tells it.
+Values that Lua only passes on, such as steps, are JSON text. The Lua files index the arrays by the fields of the tuples
+defined here, which `script` defines as constants.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -210,10 +211,12 @@ def _encode_effect(effect: Effect) -> Wire:
 STALE = Settled(stale=True)
 FRESH = Settled()
 FRESH_ITEMS = 6
+"""The length of a row of items that are claimed for the first time; a row of another message is longer."""
+_DUE = Step._fields.index("due")
 
 
 def decode_settled(answer: Sequence[Any]) -> Settled:
-    """How a settlement went."""
+    """The answer of a settlement."""
     stale, ended = answer
     if stale:
         return STALE
@@ -221,11 +224,11 @@ def decode_settled(answer: Sequence[Any]) -> Settled:
 
 
 def decode_claimed(answer: Sequence[Any] | None) -> Claimed | None:
-    """What was leased; None where the server has to be told what is served."""
+    """The leased claims; None if the server needs the list of destinations."""
     if answer is None:
         return None
     found, next_due, params, now, *rest = answer
-    # An empty list where there are none.
+    # An empty table of Lua may arrive as a list.
     headers: dict[str, str] = dict(rest[0]) if rest and rest[0] else {}
     claims: list[Claim] = []
     for row in found:
@@ -237,7 +240,7 @@ def decode_claimed(answer: Sequence[Any] | None) -> Claimed | None:
 
 
 def _decode_fresh_items(row: list[Any], params: dict[str, str], headers: dict[str, str]) -> list[Claim]:
-    """Items of a batch that nobody has claimed before."""
+    """Items of a batch that are claimed for the first time."""
     destination, batch, started, depth, items, data = row
     text, begin = params[batch], f"{batch}.r"
     shared = from_json(headers[batch]) if batch in headers else NO_HEADERS
@@ -292,13 +295,13 @@ def _decode_journal(text: str) -> Journal:
 
 
 def _decode_step(row: list[Any]) -> Step:
-    # Numbers that are too large for Lua's JSON come as text.
-    row[8] = int(row[8])
+    # Numbers that are too large for Lua's JSON arrive as text.
+    row[_DUE] = int(row[_DUE])
     return Step._make(row)
 
 
 def decode_run(row: Sequence[Any]) -> Run:
-    """A run; without its journal where that was not read."""
+    """A run, with its journal if it was read."""
     *fields, journal = row
     return rows.run(fields, _decode_journal(journal) if journal else ())
 
@@ -310,7 +313,7 @@ def decode_dead_letter(row: Sequence[Any]) -> DeadLetter:
 
 
 def decode_waiter(row: Sequence[Any]) -> Waiter:
-    """Who waits for an event."""
+    """A step that waits for an event."""
     run, step, since, until = row
     return Waiter(run, step, since, int(until) or None)
 
@@ -328,7 +331,11 @@ def decode_mark(row: Sequence[Any]) -> Mark:
 
 
 class FastPath:
-    """Those of one group: the slots of their operations, steps first, and the arguments that the script takes."""
+    """Steps and settlements of items on their first claim, without effects: the most frequent operations.
+
+    They are passed to the script as plain arguments, which saves it from decoding JSON. The script decides by itself
+    whether an item is still on the fast path. `steps` and `settlements` are the slots of the operations in their group.
+    """
 
     __slots__ = ("_settlements", "_steps", "settlements", "steps")
 
@@ -339,10 +346,10 @@ class FastPath:
         self._settlements: list[str | bytes] = []
 
     def take(self, slot: int, verb: str, arguments: Sequence[Any]) -> bool:
-        """Whether the operation is one of them.
+        """Add an operation; False if it does not belong to the fast path.
 
         Raises:
-            PydanticSerializationError: it holds text that has no encoding.
+            PydanticSerializationError: the operation contains text without an encoding.
         """
         if verb == "record":
             id, fence, step = arguments
@@ -362,7 +369,7 @@ class FastPath:
         return True
 
     def arguments(self, worker: str) -> list[str | bytes]:
-        """What the script takes: the worker, how many of each, and they themselves."""
+        """The arguments of the script: the worker, the number of steps and of settlements, and these themselves."""
         if not self.steps and not self.settlements:
             return []
         return [worker, str(len(self.steps)), str(len(self.settlements)), *self._steps, *self._settlements]
@@ -373,7 +380,7 @@ def _is_item(id: str) -> bool:
 
 
 DECODERS: dict[str, Callable[[Any], Any]] = {"settle": decode_settled, "claim": decode_claimed}
-"""What is made of the answers of some verbs before anybody has them."""
+"""Decoders of the answers of some verbs; other answers are used as they are."""
 
 
 class VerbCall(NamedTuple):
@@ -384,9 +391,9 @@ class VerbCall(NamedTuple):
 
 
 class ScriptRequest:
-    """A group: what goes to the script, and by slot what cannot go there at all.
+    """The request of a group. `refused` are the operations that cannot be encoded, by slot.
 
-    `worker` is who holds the claims of the group where only one can, else empty: then nothing is taken to go smoothly.
+    `worker` is the worker that holds all claims of the store; if it is empty, the fast path is not used.
     """
 
     __slots__ = ("_fast_path", "_operations", "_ranked", "_worker", "refused")
@@ -394,18 +401,20 @@ class ScriptRequest:
     def __init__(self, operations: Sequence[VerbCall], worker: str) -> None:
         self._operations = operations
         self._worker = worker
-        self._fast_path = smooth = FastPath()
+        self._fast_path = fast_path = FastPath()
         self._ranked: list[tuple[int, int, bytes]] = []
         self.refused: list[tuple[int, Exception]] = []
-        # Ends come after effects that are still on their way. Of those that only publish, the claim itself is held, and
-        # keeps its batch open whatever else ends: so only its own end has to wait.
-        telling = [arguments for verb, arguments in operations if verb == "record_with_effects"]
-        easy = worker and all(isinstance(effect, Publish) for arguments in telling for effect in arguments[3])
-        later = {arguments[0] for arguments in telling}
+        # A settlement comes after effects in the same group. Effects that only publish belong to a claim that is held
+        # and keeps its batch open, so that only the settlement of that claim has to come later.
+        with_effects = [arguments for verb, arguments in operations if verb == "record_with_effects"]
+        has_fast_path = worker and all(
+            isinstance(effect, Publish) for arguments in with_effects for effect in arguments[3]
+        )
+        settled_later = {arguments[0] for arguments in with_effects}
         for slot, (verb, arguments) in enumerate(operations):
             try:
-                awaits = later and verb == "settle" and arguments[0].id in later
-                if awaits or not (easy and smooth.take(slot, verb, arguments)):
+                waits = settled_later and verb == "settle" and arguments[0].id in settled_later
+                if waits or not (has_fast_path and fast_path.take(slot, verb, arguments)):
                     self._ranked.append((_rank(verb, arguments), slot, encode_operation(verb, arguments)))
             except (PydanticSerializationError, UnicodeError) as error:
                 self.refused.append((slot, error))
@@ -413,39 +422,38 @@ class ScriptRequest:
 
     @property
     def texts(self) -> list[bytes]:
-        """Operations that the script reads, in their order."""
+        """The encoded operations beside the fast path, in the order of verbs."""
         return [text for _, _, text in self._ranked]
 
     @property
     def fast_path_arguments(self) -> list[str | bytes]:
-        """Those that it takes as they are."""
+        """The arguments of the fast path."""
         return self._fast_path.arguments(self._worker)
 
     @property
     def slots(self) -> list[int]:
-        """All that goes to the script, the smooth first."""
+        """The slots of all operations in the request, the fast path first."""
         return [*self._fast_path.steps, *self._fast_path.settlements, *[slot for _, slot, _ in self._ranked]]
 
     def answers(self, reply: Any) -> Iterable[tuple[int, bool, Any]]:
-        """What the script answered, by slot: whether it was carried out, and its answer or the error's text."""
+        """The answers of the script, by slot: whether the operation succeeded, and its answer or the error's text."""
         found: list[tuple[bool, Any]]
-        # Of the smooth ones those that went otherwise than expected, by their place from 1 on.
-        otherwise: list[tuple[int, bool, Any]]
-        found, otherwise = from_json(reply)
-        smooth = self._fast_path
-        yield from [(slot, True, "recorded") for slot in smooth.steps]
-        yield from [(slot, True, FRESH) for slot in smooth.settlements]
+        # Operations of the fast path with another answer than the usual one, by their place from 1 on.
+        exceptions: list[tuple[int, bool, Any]]
+        found, exceptions = from_json(reply)
+        yield from [(slot, True, "recorded") for slot in self._fast_path.steps]
+        yield from [(slot, True, FRESH) for slot in self._fast_path.settlements]
         slots = self.slots
-        for place, fine, answer in otherwise:
-            yield self._made(slots[place - 1], fine, answer)
+        for place, fine, answer in exceptions:
+            yield self._decoded(slots[place - 1], fine, answer)
         for (_, slot, _), (fine, answer) in zip(self._ranked, found, strict=True):
-            yield self._made(slot, fine, answer)
+            yield self._decoded(slot, fine, answer)
 
-    def _made(self, slot: int, fine: bool, answer: Any) -> tuple[int, bool, Any]:
-        made = DECODERS.get(self._operations[slot].verb) if fine else None
-        return slot, fine, made(answer) if made else answer
+    def _decoded(self, slot: int, fine: bool, answer: Any) -> tuple[int, bool, Any]:
+        decode = DECODERS.get(self._operations[slot].verb) if fine else None
+        return slot, fine, decode(answer) if decode else answer
 
 
 def _rank(verb: str, arguments: Sequence[Any]) -> int:
-    # What stays comes before what ends: a step that begins to wait with its suspension is there when its child ends.
+    # Suspensions come before ends: a step that begins to wait is recorded before its child ends.
     return 2 * rank(verb) + (verb == "settle" and arguments[0].ending in {"done", "answered", "dead", "cancelled"})
