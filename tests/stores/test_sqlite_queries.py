@@ -28,7 +28,7 @@ LEDGER = re.compile(r"SEARCH \w+ USING PRIMARY KEY \(ledger=\?\)")
 
 # Statements that read a large table from one end to the other, with the reason.
 WALKS: dict[str, str] = {
-    "lanes_broken": "an index that holds nothing but what it looks for",
+    "lanes_broken_off": "an index that holds nothing but what it looks for",
     "lanes_ready": "keys that are open, in the order of their turns, as far as the limit reaches",
     "ledger_list": "the first marks of each ledger",
     "flow_status_all": "all keys are asked for",

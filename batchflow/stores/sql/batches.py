@@ -66,7 +66,7 @@ def _workflow_key(tx: Tx, name: str) -> int:
     """The key of a workflow, created on first use."""
     found = _known_workflow(tx, name)
     if found is None:
-        tx.run("workflow_make", name=name)
+        tx.run("workflow_add", name=name)
         found = _known_workflow(tx, name)
         assert found is not None
     return found
@@ -100,7 +100,7 @@ def walked(tx: Tx, effect: Walked) -> None:
     key = tx.batch_key(effect.batch)
     if key is None:
         return
-    tx.run("batch_walked", batch=key, total=effect.total)
+    tx.run("batch_end_walk", batch=key, total=effect.total)
     flows.reopen_lanes(tx, key, flows.HELD)
 
 
@@ -146,7 +146,7 @@ def start_items(tx: Tx, starts: Sequence[StartItems]) -> None:
         _add_items(tx, fresh, counts)
     if data:
         brought = [(row[1], row[2], data[row[0]]) for row in fresh if row[0] in data]
-        tx.run_rows("item_bring", brought)
+        tx.run_rows("item_add_data", brought)
     for key, count in counts.items():
         tx.run("batch_start_items", batch=key, **count)
 
@@ -162,7 +162,7 @@ def _rows(tx: Tx, start: StartItems, key: int, slot: int) -> list[_Row]:
 
 def _add_items(tx: Tx, rows: Sequence[_Row], counts: dict[int, dict[str, int]]) -> None:
     tx.run_rows("item_add", [(key, number, id) for _, key, number, id, _, _ in rows])
-    tx.run_rows("item_hold", [(ledger, id, key) for _, key, _, id, ledger, _ in rows])
+    tx.run_rows("item_mark_in_flight", [(ledger, id, key) for _, key, _, id, ledger, _ in rows])
     found: list[tuple[str, int, int, int]] = []
     for _, key, number, _, _, _ in rows:
         head = tx.head(key)
@@ -202,7 +202,7 @@ def end_items(tx: Tx, ended: Sequence[tuple[int, int, Settlement]]) -> dict[int,
         tx.run_rows("mark_items", marks, now=tx.now)
     if released:
         tx.run_rows("mark_release", released)
-        tx.run_rows("mark_sweep", released)
+        tx.run_rows("mark_drop_empty", released)
     return moved
 
 

@@ -13,7 +13,7 @@ def cancel_run(tx: Tx, id: str) -> bool:
     if waiting:
         _end_waiting(tx, waiting)
         return True
-    return tx.run("message_cancel", id=id) > 0
+    return tx.run("message_cancel_leased", id=id) > 0
 
 
 def cancel_all(tx: Tx, destination: str | None, label: str | None) -> int:

@@ -62,7 +62,7 @@ def claim(tx: Tx, worker: str, destinations: Sequence[str], limit: int) -> Claim
     owner = worker_key(tx, worker)
     if owner is None or limit < 1 or not destinations:
         return Claimed((), None, tx.now)
-    if tx.one("suspect_held", worker=owner):
+    if tx.one("suspect_of_worker", worker=owner):
         return Claimed((), tx.now + ALONE_MS, tx.now)
     served = tx.destination_list(destinations)
     turns = _Turns(tx)
@@ -106,7 +106,7 @@ class _Turns:
     def take(self) -> int:
         if not self._left:
             self._left = base.LANES_LIMIT
-            self._next = self._tx.one("turns_take", count=base.LANES_LIMIT) - base.LANES_LIMIT
+            self._next = self._tx.one("turns_allocate", count=base.LANES_LIMIT) - base.LANES_LIMIT
         self._left -= 1
         self._next += 1
         return self._next
@@ -150,7 +150,7 @@ def _lease_from_lane(
             admission = admit(limits, state, now=tx.now, want=len(rows))
         states[lane.flow] = admission.state
         turn = _lease(tx, lane, rows, owner, admission.state, turns)
-        tx.run("lane_served", lane=lane.lane, turn=turn, ahead=ahead)
+        tx.run("lane_set_served", lane=lane.lane, turn=turn, ahead=ahead)
     flows.recount_lane(tx, lane.lane)
     return rows
 
@@ -164,8 +164,8 @@ def _share_candidates(rows: list[Any], want: int, ahead: int) -> tuple[list[Any]
 
 def _lease(tx: Tx, lane: Lane, rows: list[Any], owner: int, state: FlowState, turns: _Turns) -> int:
     turn = turns.take()
-    tx.run_rows("message_take", [(row[0],) for row in rows], owner=owner, now=tx.now)
-    tx.run("flow_take", flow=lane.flow, count=len(rows), next_start=state.next_start, turn=turn)
+    tx.run_rows("message_lease", [(row[0],) for row in rows], owner=owner, now=tx.now)
+    tx.run("flow_lease", flow=lane.flow, count=len(rows), next_start=state.next_start, turn=turn)
     return turn
 
 

@@ -29,18 +29,18 @@ def add_arrivals(tx: Tx, arrivals: Sequence[NewArrival]) -> None:
     runs = sorted({(one.run,) for one in arrivals})
     lanes: set[int] = set()
     asleep: list[tuple[str]] = []
-    for run, lane in tx.json_rows("message_asleep", runs, now=tx.now):
+    for run, lane in tx.json_rows("message_suspended", runs, now=tx.now):
         asleep.append((run,))
         lanes.add(lane)
     if asleep:
-        tx.run_rows("message_awake", asleep, now=tx.now)
+        tx.run_rows("message_wake", asleep, now=tx.now)
         for lane in lanes:
             flows.mark_ready(tx, lane, tx.now)
 
 
 def runs_with_arrivals(tx: Tx, runs: Sequence[str]) -> frozenset[str]:
     """The ones of `runs` that have an arrival."""
-    return frozenset(tx.json_rows("arrival_runs", [(run,) for run in runs]))
+    return frozenset(tx.json_rows("arrival_known_runs", [(run,) for run in runs]))
 
 
 def notify(tx: Tx, event: str, data: str, run: str | None) -> list[str]:
@@ -69,7 +69,7 @@ def listen(tx: Tx, run: str, number: int, event: str, until: int) -> None:
         tx.run("listener_add", run=run, number=number, event=event, until=until, now=tx.now)
         return
     key, data = from_json(kept)
-    tx.run("kept_event_take", key=key)
+    tx.run("kept_event_delete", key=key)
     add_arrivals(tx, [NewArrival(run, number, "done", data)])
 
 
@@ -80,7 +80,7 @@ def unlisten(tx: Tx, steps: Sequence[tuple[str, int]]) -> None:
 
 def mark_linked(tx: Tx, runs: Iterable[str]) -> None:
     """Record that these runs wait for something, so that their end clears it away."""
-    tx.run_rows("message_link", [(run,) for run in runs])
+    tx.run_rows("message_mark_linked", [(run,) for run in runs])
 
 
 def drop_arrivals(tx: Tx, runs: Iterable[str]) -> None:

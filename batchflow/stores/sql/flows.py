@@ -68,7 +68,7 @@ def lane_of(tx: Tx, destination: str, flow: FlowControl, batch: int = 0, *, held
     if lane is None:
         lane = _lane_key(tx, name)
         if lane is None:
-            tx.run("lane_make", **_lane_values(name))
+            tx.run("lane_add", **_lane_values(name))
             lane = _lane_key(tx, name)
             assert lane is not None
         if len(tx.lanes) > 1000:

@@ -10,7 +10,7 @@ def key_of(tx: Tx, name: str) -> int:
     """The key of a ledger, created on first use."""
     key = _known(tx, name)
     if key is None:
-        tx.run("ledger_make", name=name)
+        tx.run("ledger_add", name=name)
         key = _known(tx, name)
         assert key is not None
     return key

@@ -173,7 +173,7 @@ def accepts_messages(tx: Tx, batch: int) -> bool:
 def change_counts(tx: Tx, batch: int, **deltas: float) -> None:
     """Change a batch's counts by `deltas`."""
     zero = {"working": 0, "open": 0, "succeeded": 0, "failed": 0, "cancelled": 0, "worked_ms": 0}
-    tx.run("batch_move", batch=batch, **(zero | deltas))
+    tx.run("batch_change_counts", batch=batch, **(zero | deltas))
 
 
 def _is_accepted(tx: Tx, message: Message, batch: int | None) -> bool:

@@ -129,7 +129,7 @@ def stage_of(losses: int) -> int:
 
 def release_messages(tx: Tx, rows: Sequence[tuple[object, ...]]) -> None:
     """Put messages back into their queues: id, due, failures, losses, error, stage."""
-    tx.run_rows("message_give_back", rows)
+    tx.run_rows("message_release", rows)
 
 
 def release_slots(tx: Tx, lanes: Sequence[int]) -> None:
@@ -138,7 +138,7 @@ def release_slots(tx: Tx, lanes: Sequence[int]) -> None:
     for lane in lanes:
         counts[lane] = counts.get(lane, 0) + 1
     for lane, count in counts.items():
-        tx.run("flow_give_back", lane=lane, count=count)
+        tx.run("flow_release", lane=lane, count=count)
 
 
 def _end(tx: Tx, ended: Sequence[EndedMessage], *, held_places: bool = True) -> set[int]:
@@ -158,7 +158,9 @@ def _end(tx: Tx, ended: Sequence[EndedMessage], *, held_places: bool = True) -> 
             delta.working -= 1
             if settlement.ending != "done":
                 error = settlement.error or f"its run '{settlement.id}' was cancelled"
-                if tx.run("batch_break", batch=held.batch, error=error) and tx.run("lanes_break", batch=held.batch):
+                if tx.run("batch_break_off", batch=held.batch, error=error) and tx.run(
+                    "lanes_break_off", batch=held.batch
+                ):
                     broken = True
     journals = [(s.id,) for s, held in ended if not held.keep and s.ending != "dead"]
     if journals:
@@ -187,7 +189,7 @@ def _end(tx: Tx, ended: Sequence[EndedMessage], *, held_places: bool = True) -> 
 def cancel_held_back(tx: Tx, limit: int) -> tuple[int, set[int]]:
     """Cancel up to `limit` messages held back by broken-off walks: how many, and the batches that were touched."""
     count, touched = 0, set[int]()
-    for lane in tx.json("lanes_broken"):
+    for lane in tx.json("lanes_broken_off"):
         waits = [
             messages.WaitingMessage._make(row)
             for row in tx.json("message_waiting_of_lane", lane=lane, limit=limit - count)
@@ -279,7 +281,7 @@ def cancellations_of(waits: Iterable[messages.WaitingMessage]) -> list[EndedMess
 def _bury(tx: Tx, dead: Sequence[tuple[Settlement, HeldMessage]]) -> None:
     if dead:
         rows = [(s.id, s.error or "", held.failures + 1, held.losses) for s, held in dead]
-        tx.run_rows("message_bury", rows, now=tx.now)
+        tx.run_rows("message_make_dead_letter", rows, now=tx.now)
 
 
 def _apply_effects(tx: Tx, of: Sequence[EndedMessage]) -> None:

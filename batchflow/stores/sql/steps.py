@@ -78,7 +78,7 @@ def journals(tx: Tx, runs: list[tuple[str]]) -> tuple[dict[str, Journal], set[st
     for run, step in ripe:
         steps[run][step.number] = step
     if ripe:
-        tx.run_rows("step_ripen", [(run, *step) for run, step in ripe])
+        tx.run_rows("step_resolve", [(run, *step) for run, step in ripe])
         tx.run_rows("message_reset_woken", [(run,) for run in woken])
         waited = [(run, step.number) for run, step in ripe if step.kind == "wait"]
         if waited:

@@ -1,4 +1,4 @@
--- Every statement has one caller. `given` is the VALUES list that the rows of a call are bound to.
+-- Every statement has one caller. `given` is the VALUES list to which the rows of a call are bound.
 -- Reading statements return one JSON text.
 
 -- worker_key --
@@ -10,7 +10,7 @@ ON CONFLICT (name) DO UPDATE SET
     lease_until = excluded.lease_until, seen_at = excluded.seen_at, concurrency = excluded.concurrency;
 
 -- worker_renew --
--- Only while the lease has not ended and nobody has taken the claims back.
+-- Only if the worker is still registered: its claims have not been reclaimed.
 UPDATE worker SET lease_until = :until, seen_at = :now, hanging = :hanging WHERE name = :name;
 
 -- worker_all --
@@ -33,8 +33,8 @@ DELETE FROM worker WHERE key = :worker;
 -- lane_key --
 SELECT key FROM lane WHERE destination = :destination AND flow = :flow AND batch = :batch AND held = :held;
 
--- lane_make --
--- It joins the end of the queue of lanes.
+-- lane_add --
+-- A new lane joins the end of the rotation.
 INSERT INTO lane (destination, flow, batch, held, closed, turn)
 VALUES (:destination, :flow, :batch, :held, :held | (SELECT coalesce(max(paused), 0) * 2 FROM batch WHERE key = :batch),
     (SELECT value FROM counter WHERE name = 'turn'));
@@ -53,23 +53,23 @@ SET ready_at = (SELECT min(due) FROM (
 WHERE key = :lane;
 
 -- lane_promote --
--- What was to begin later and is due now takes its place among the fresh, by its id.
+-- Fresh messages that have become due take their place by id.
 UPDATE message SET due = 0
 WHERE lane = :lane AND owner IS NULL AND stage = 0 AND due > 0 AND due <= :now;
 
--- lane_served --
+-- lane_set_served --
 UPDATE lane SET turn = :turn, ahead = :ahead WHERE key = :lane;
 
 -- lanes_close --
--- Nothing of the batch is claimed for one more reason.
+-- One more reason for which the batch's lanes are closed.
 UPDATE lane SET closed = closed | :why WHERE batch = :batch;
 
--- lanes_break --
--- The walk broke off: what was held back is not released any more.
+-- lanes_break_off --
+-- The walk broke off: messages held back are not released any more.
 UPDATE lane SET closed = closed | 4 WHERE batch = :batch AND held = 1;
 
--- lanes_broken --
--- Lanes of walks that broke off in which something waits still.
+-- lanes_broken_off --
+-- Lanes of broken-off walks in which messages still wait.
 SELECT json_group_array(key) FROM lane l
 WHERE l.held = 1 AND l.closed >= 4
     AND EXISTS (SELECT 1 FROM message m WHERE m.lane = l.key AND m.owner IS NULL AND m.stage < 3);
@@ -83,7 +83,7 @@ SELECT json_group_array(json_array(id, lane, batch, number, keep, parent, parent
 UPDATE lane SET closed = closed & ~:why WHERE batch = :batch;
 
 -- lanes_drop --
--- Lanes of a batch in which nothing is left.
+-- Empty lanes of a batch.
 DELETE FROM lane WHERE batch = :batch
     AND NOT EXISTS (SELECT 1 FROM message m WHERE m.lane = lane.key AND m.owner IS NULL)
     AND NOT EXISTS (SELECT 1 FROM message m WHERE m.batch = :batch AND m.owner IS NOT NULL);
@@ -92,13 +92,13 @@ DELETE FROM lane WHERE batch = :batch
 DELETE FROM served;
 
 -- served_add --
--- The destinations of a worker, in a table of this connection's own: a claim looks them up, however many there are.
+-- The destinations of a worker, in a temporary table: a claim joins it, however many there are.
 WITH given (destination) AS (VALUES :rows)
 INSERT OR IGNORE INTO served (list, destination) SELECT :list, destination FROM given WHERE destination IS NOT NULL;
 
 -- flows_open --
--- Keys of which something of these destinations may start by now. A last start that lies in the future is not believed,
--- as by batchflow.core.flow.admit: the clock was set back.
+-- Open the keys with a message of these destinations that may start by now. As in batchflow.core.flow.admit, a last start
+-- in the future is ignored: the clock was set back.
 UPDATE flow SET open = 1 WHERE key IN (
     SELECT * FROM (SELECT f.key FROM flow f
         WHERE f.open = 0 AND f.opens_at <= :now AND EXISTS (
@@ -111,7 +111,7 @@ UPDATE flow SET open = 1 WHERE key IN (
         LIMIT :limit));
 
 -- lanes_ready --
--- Flow keys in turn, and the lanes of each: what was served longest ago comes first.
+-- The lanes that may start something, those of the key that was served longest ago first.
 SELECT json_group_array(json_array(
     lane, destination, flow, ahead, max_parallelism, max_rate, max_period, max_burst, in_use, next_start))
 FROM (
@@ -125,8 +125,8 @@ FROM (
 );
 
 -- lanes_next --
--- When a waiting message of these destinations may start next, as far as time alone decides it, or somewhat earlier
--- where its key has lanes of other destinations.
+-- The time when a message of these destinations may start next, as far as only time decides; possibly somewhat early if
+-- its key has lanes of other destinations.
 SELECT min(due) FROM (
     SELECT * FROM (SELECT f.opens_at AS due FROM flow f
         WHERE f.open = 0 AND f.opens_at > :now AND EXISTS (
@@ -149,12 +149,12 @@ SELECT min(due) FROM (
         AND EXISTS (SELECT 1 FROM served s WHERE s.list = :served AND s.destination = l.destination)
         AND (f.max_parallelism IS NULL OR f.in_use < f.max_parallelism));
 
--- suspect_held --
--- Whether the worker holds a message that is claimed alone.
+-- suspect_of_worker --
+-- A row if the worker holds a message that is claimed alone.
 SELECT 1 FROM message WHERE owner = :worker AND stage = 2 LIMIT 1;
 
 -- suspects_due --
--- Messages that are claimed alone, the earliest first, each as a lane that may start something, with its id.
+-- Messages that are claimed alone, the earliest first, each with the columns of its lane.
 SELECT json_group_array(json_array(
     lane, destination, flow, ahead, max_parallelism, max_rate, max_period, max_burst, in_use, next_start, id))
 FROM (
@@ -169,14 +169,14 @@ FROM (
     LIMIT 1
 );
 
--- turns_take --
--- So many turns, of which this is the last.
+-- turns_allocate --
+-- Allocate turns, and return the last of them.
 UPDATE counter SET value = value + :count WHERE name = 'turn' RETURNING value;
 
--- flow_take --
+-- flow_lease --
 UPDATE flow SET in_use = in_use + :count, next_start = :next_start, turn = :turn WHERE key = :flow;
 
--- flow_give_back --
+-- flow_release --
 UPDATE flow SET in_use = max(0, in_use - :count) WHERE key = (SELECT flow FROM lane WHERE key = :lane);
 
 -- flow_park --
@@ -245,7 +245,7 @@ FROM (
     FROM flow f WHERE f.key IN (SELECT key FROM given) ORDER BY f.key);
 
 -- flow_idle --
--- Of a slice of keys after `after` that no code declares: each, and whether it holds nothing and holds nothing back.
+-- A slice of the undeclared keys after `after`, and of each whether nothing uses it and it delays nothing.
 SELECT json_group_array(json_array(key, idle)) FROM (
     SELECT f.key, f.in_use = 0 AND f.pin_parallelism IS NULL AND f.pin_rate IS NULL AND f.paused = 0
         AND (f.max_rate IS NULL OR f.next_start <= :now OR f.next_start > :now + 1000 + f.max_period * 1.0 / f.max_rate)
@@ -265,8 +265,8 @@ WITH given (key) AS (VALUES :rows)
 DELETE FROM flow WHERE key IN (SELECT key FROM given);
 
 -- messages_known --
--- Those of the given ids that a message, a dead letter among them, or a kept run bears; and those of which another with
--- the same open_dedup has not ended.
+-- The given ids that a message, a dead letter or a kept run has, and those whose open_dedup belongs to another message or
+-- batch that has not ended.
 WITH given (id, open_dedup) AS (VALUES :rows)
 SELECT json_group_array(g.id) FROM given g
 WHERE EXISTS (SELECT 1 FROM message m WHERE m.id = g.id)
@@ -285,7 +285,7 @@ SELECT id, lane, due, batch, keep, body, headers, retry, label, parent, parent_s
 FROM given WHERE id IS NOT NULL;
 
 -- message_candidates --
--- What has started already, by when it is due, then what is fresh, by id: up to the limit of each.
+-- Started messages by due time, then fresh messages by id, up to the limit of each.
 SELECT json_group_array(json_array(
     id, fence, batch, number, item, failures, losses, body, headers, retry, started_at, depth, data))
 FROM (
@@ -313,13 +313,13 @@ FROM (
         FROM message m LEFT JOIN item i ON i.batch = m.batch AND i.number = m.number
         WHERE m.id = :id);
 
--- message_take --
+-- message_lease --
 WITH given (id) AS (VALUES :rows)
 UPDATE message SET owner = :owner, fence = fence + 1, started_at = coalesce(started_at, :now), stage = max(stage, 1)
 WHERE id IN (SELECT id FROM given);
 
 -- message_held --
--- What is behind the given claims, as far as they are still held.
+-- The messages of the given claims that are still held.
 WITH given (slot, id, fence) AS (VALUES :rows)
 SELECT json_group_array(json_array(
     g.slot, m.lane, m.batch, m.number, m.cancelled, m.keep, m.failures, m.losses, m.stage, m.parent, m.parent_step,
@@ -327,7 +327,7 @@ SELECT json_group_array(json_array(
 FROM given g CROSS JOIN message m ON m.id = g.id AND m.fence = g.fence
 WHERE m.owner IS NOT NULL;
 
--- message_give_back --
+-- message_release --
 WITH given (id, due, failures, losses, error, stage) AS (VALUES :rows)
 UPDATE message SET
     owner = NULL, due = g.due, failures = g.failures, losses = g.losses, error = g.error, stage = g.stage
@@ -338,14 +338,14 @@ WITH given (id) AS (VALUES :rows)
 DELETE FROM message WHERE id IN (SELECT id FROM given);
 
 -- message_reset_counts --
--- A recorded step starts the counting of failures and losses again, if its claim is held and not cancelled.
+-- A recorded outcome resets failures and losses, if its claim is held and not cancelled.
 WITH given (id, fence) AS (VALUES :rows)
 UPDATE message SET failures = 0, losses = 0, stage = 1
 FROM given g WHERE message.id = g.id AND message.fence = g.fence
     AND owner IS NOT NULL AND cancelled = 0 AND (failures > 0 OR losses > 0);
 
 -- message_reset_woken --
--- The same for what a claim records itself: timers that are due, and what has arrived.
+-- The same for outcomes that a claim records itself: due timers and arrivals.
 WITH given (id) AS (VALUES :rows)
 UPDATE message SET failures = 0, losses = 0, stage = 1
 WHERE id IN (SELECT id FROM given) AND (failures > 0 OR losses > 0);
@@ -360,8 +360,8 @@ FROM given g CROSS JOIN message m ON m.id = g.id JOIN lane l ON l.key = m.lane
 WHERE true
 ON CONFLICT (id) DO NOTHING;
 
--- message_bury --
--- A dead letter is its message, only marked. What another waited for of it is told already.
+-- message_make_dead_letter --
+-- A dead letter is a marked message. Its parent has been notified already.
 WITH given (id, error, failures, losses) AS (VALUES :rows)
 UPDATE message SET
     owner = NULL, stage = 3, due = 0, died_at = :now, error = g.error, failures = g.failures, losses = g.losses,
@@ -369,7 +369,7 @@ UPDATE message SET
 FROM given g WHERE message.id = g.id;
 
 -- message_dead --
--- A dead letter, for its redrive.
+-- A dead letter that is to be redriven.
 SELECT json_group_array(json_array(lane, batch, number)) FROM message WHERE id = :id AND stage = 3;
 
 -- message_redrive --
@@ -391,7 +391,7 @@ SELECT json_group_array(json_array(
 FROM given g CROSS JOIN message m ON m.id = g.id AND m.fence = g.fence
 WHERE m.owner = :worker;
 
--- message_cancel --
+-- message_cancel_leased --
 UPDATE message SET cancelled = 1 WHERE id = :id AND owner IS NOT NULL;
 
 -- message_waiting --
@@ -418,7 +418,7 @@ WITH given (parent) AS (VALUES :rows)
 SELECT json_group_array(b.key) FROM given g CROSS JOIN batch b ON b.parent = g.parent WHERE b.ended_at IS NULL;
 
 -- message_open_of_function --
--- Runs that have not ended; those that are to end already are left out.
+-- Runs that have not ended and are not cancelled.
 SELECT json_group_array(id) FROM (
     SELECT m.id FROM lane l CROSS JOIN message m ON m.lane = l.key AND m.keep = 1
     WHERE l.destination = :destination AND m.cancelled = 0 AND (:label IS NULL OR m.label = :label) LIMIT :limit);
@@ -427,8 +427,8 @@ SELECT json_group_array(id) FROM (
 SELECT json_group_array(id) FROM (
     SELECT id FROM message WHERE label = :label AND label IS NOT NULL AND cancelled = 0 AND stage < 3 LIMIT :limit);
 
--- message_link --
--- Its end has more to clear away.
+-- message_mark_linked --
+-- It waits for events, webhooks or children, which its end clears away.
 WITH given (id) AS (VALUES :rows)
 UPDATE message SET linked = 1 WHERE id IN (SELECT id FROM given) AND linked = 0 AND stage < 3;
 
@@ -436,7 +436,7 @@ UPDATE message SET linked = 1 WHERE id IN (SELECT id FROM given) AND linked = 0 
 UPDATE message SET cancelled = 1 WHERE owner IS NOT NULL AND batch = :batch;
 
 -- step_put --
--- Only for claims that are held and not cancelled.
+-- Only for held claims that are not cancelled.
 WITH given (run, fence, number, name, kind, state, position, value, error, failures, due, at) AS (VALUES :rows)
 INSERT INTO step (run, number, name, kind, state, position, value, error, failures, due, at)
 SELECT g.run, g.number, g.name, g.kind, g.state, g.position, g.value, g.error, g.failures, g.due, g.at
@@ -446,21 +446,21 @@ ON CONFLICT (run, number) DO UPDATE SET
     state = excluded.state, position = excluded.position, value = excluded.value, error = excluded.error,
     failures = excluded.failures, due = excluded.due, at = excluded.at;
 
--- step_ripen --
--- Timers that are due and what has arrived, at the claim that takes their run up again.
+-- step_resolve --
+-- Due timers and arrivals, recorded by the claim of their run.
 WITH given (run, number, name, kind, state, position, value, error, failures, due, at) AS (VALUES :rows)
 UPDATE step SET state = g.state, position = g.position, value = g.value, error = g.error, at = g.at
 FROM given g WHERE step.run = g.run AND step.number = g.number;
 
 -- step_refused --
--- Of the given claims those that may not write, and whether it is because they are cancelled.
+-- The given claims that may not write, and whether the reason is a cancellation.
 WITH given (slot, id, fence) AS (VALUES :rows)
 SELECT json_group_array(json_array(g.slot, coalesce(m.cancelled, 0)))
 FROM given g LEFT JOIN message m ON m.id = g.id AND m.fence = g.fence AND m.owner IS NOT NULL
 WHERE g.id IS NOT NULL AND (m.id IS NULL OR m.cancelled = 1);
 
 -- step_written --
--- Of the given steps those that stand there just so already.
+-- The given steps that are already recorded with this state and position.
 WITH given (slot, run, number, state, position) AS (VALUES :rows)
 SELECT json_group_array(g.slot) FROM given g
 CROSS JOIN step s ON s.run = g.run AND s.number = g.number AND s.state = g.state AND s.position = g.position;
@@ -475,7 +475,7 @@ WITH given (run) AS (VALUES :rows)
 DELETE FROM step WHERE run IN (SELECT run FROM given);
 
 -- step_drop_unfinished --
--- What waits, and the latest failure: a run that is redriven asks for them anew.
+-- Pending steps and the latest failure: a redriven run executes them again.
 DELETE FROM step WHERE run = :run AND (state = 'pending' OR state = 'failed'
     AND position = (SELECT max(position) FROM step WHERE run = :run AND state = 'failed'));
 
@@ -485,15 +485,15 @@ SELECT json_group_array(json_array(run, number, state, value, error, at)) FROM (
     SELECT a.* FROM given g CROSS JOIN arrival a ON a.run = g.run ORDER BY a.key);
 
 -- arrival_add --
--- Only where the run has not ended and its step still waits.
+-- Only if the run has not ended and its step still waits.
 WITH given (run, number, state, value, error) AS (VALUES :rows)
 INSERT INTO arrival (run, number, state, value, error, at)
 SELECT g.run, g.number, g.state, g.value, g.error, :now
 FROM given g CROSS JOIN message m ON m.id = g.run AND m.stage < 3
     CROSS JOIN step s ON s.run = g.run AND s.number = g.number AND s.state = 'pending';
 
--- arrival_runs --
--- Of the given runs those for which something has arrived.
+-- arrival_known_runs --
+-- The given runs that have an arrival.
 WITH given (run) AS (VALUES :rows)
 SELECT json_group_array(run) FROM given WHERE run IN (SELECT run FROM arrival);
 
@@ -501,16 +501,16 @@ SELECT json_group_array(run) FROM given WHERE run IN (SELECT run FROM arrival);
 WITH given (run) AS (VALUES :rows)
 DELETE FROM arrival WHERE run IN (SELECT run FROM given);
 
--- message_asleep --
--- Of the given runs those that are suspended and for which something came in indeed, with their lane; one that waits for
--- its next attempt goes on waiting.
+-- message_suspended --
+-- The given runs that are suspended and have an arrival, with their lanes; a run that waits for its next attempt is left
+-- alone.
 WITH given (run) AS (VALUES :rows)
 SELECT json_group_array(json_array(m.id, m.lane)) FROM message m
 WHERE m.id IN (SELECT run FROM given) AND m.owner IS NULL AND m.stage IN (1, 2) AND m.error IS NULL
     AND m.due > :now
     AND EXISTS (SELECT 1 FROM arrival a WHERE a.run = m.id);
 
--- message_awake --
+-- message_wake --
 WITH given (run) AS (VALUES :rows)
 UPDATE message SET due = 0 WHERE id IN (SELECT run FROM given);
 
@@ -532,7 +532,7 @@ SELECT json_group_array(json_array(run, number)) FROM (
     WHERE event = :event AND (until = 0 OR until > :now) ORDER BY since, run, number);
 
 -- listener_of_run --
--- One event for one wait, where several branches of the run wait for the same.
+-- One step only, if several branches of the run wait for the same event.
 SELECT json_group_array(json_array(run, number)) FROM (
     SELECT run, number FROM listener
     WHERE event = :event AND run = :run AND (until = 0 OR until > :now) ORDER BY since, number LIMIT 1);
@@ -550,7 +550,7 @@ WHERE id = :run AND cancelled = 0 AND stage < 3 AND (SELECT count(*) FROM kept_e
 -- kept_event_oldest --
 SELECT json_array(key, data) FROM kept_event WHERE run = :run AND event = :event ORDER BY key LIMIT 1;
 
--- kept_event_take --
+-- kept_event_delete --
 DELETE FROM kept_event WHERE key = :key;
 
 -- kept_event_drop --
@@ -568,7 +568,7 @@ WITH given (run) AS (VALUES :rows)
 DELETE FROM webhook WHERE run IN (SELECT run FROM given);
 
 -- run_read --
--- The message, a dead letter perhaps, or the kept run of this id.
+-- The message, dead letter or kept run of this id.
 SELECT json_group_array(json_array(
     id, destination, state, created_at, started_at, ended_at, payload, result, error, failures, batch, label, parent))
 FROM (
@@ -584,7 +584,7 @@ FROM (
     LIMIT 1);
 
 -- run_list --
--- Each of the two is read from its own index of (created_at, id), newest first, and no further than the limit.
+-- Messages and kept runs are each read from an index of (created_at, id), newest first, up to the limit.
 SELECT json_group_array(json_array(
     id, destination, state, created_at, started_at, ended_at, payload, result, error, failures, batch, label, parent))
 FROM (
@@ -647,20 +647,20 @@ LIMIT 1;
 -- workflow_key --
 SELECT key FROM workflow WHERE name = :name;
 
--- workflow_make --
+-- workflow_add --
 INSERT INTO workflow (name) VALUES (:name);
 
 -- ledger_key --
 SELECT key FROM ledger WHERE name = :name;
 
--- ledger_make --
+-- ledger_add --
 INSERT INTO ledger (name) VALUES (:name);
 
 -- batch_key --
 SELECT key FROM batch WHERE id = :id;
 
 -- batch_known --
--- Whether a batch has this id, or another with the same open_dedup has not ended.
+-- A row if a batch has this id, or if another batch or message with the same open_dedup has not ended.
 SELECT EXISTS (SELECT 1 FROM batch WHERE id = :id)
     OR :open_dedup IS NOT NULL AND EXISTS (
         SELECT 1 FROM batch WHERE open_dedup = :open_dedup AND ended_at IS NULL);
@@ -680,7 +680,7 @@ VALUES (
     :keep_results, :force, :named, :label, :open_dedup, :parent, :parent_step, :depth, :now);
 
 -- batch_lane --
--- Its items wait there.
+-- The lane of the batch's items.
 UPDATE batch SET lane = :lane WHERE key = :batch;
 
 -- batch_takes_messages --
@@ -702,21 +702,21 @@ UPDATE batch SET open = open + :open, duplicates = duplicates + :duplicates, in_
     already_processed = already_processed + :already_processed
 WHERE key = :batch;
 
--- batch_walked --
+-- batch_end_walk --
 UPDATE batch SET total = coalesce(:total, total) WHERE key = :batch;
 
--- batch_move --
+-- batch_change_counts --
 UPDATE batch SET working = working + :working, open = open + :open, succeeded = succeeded + :succeeded,
     failed = failed + :failed, cancelled = cancelled + :cancelled, worked_ms = worked_ms + :worked_ms
 WHERE key = :batch;
 
--- batch_break --
--- The walk over the pages broke off; what has started goes on.
+-- batch_break_off --
+-- The walk over the pages broke off; started items continue.
 UPDATE batch SET error = coalesce(error, :error), entered = 1
 WHERE key = :batch AND ended_at IS NULL AND state <> 'cancelling';
 
 -- batch_advance --
--- Sealed when its pages are all walked, ended when no item is open either; the row comes back only when it ended.
+-- Seal a batch whose pages are all walked, and end it if no item is open; returns a row only if it has ended.
 UPDATE batch SET
     ended_at = CASE WHEN open = 0 THEN :now END, paused = CASE WHEN open = 0 THEN 0 ELSE paused END,
     state = CASE WHEN open > 0 THEN CASE state WHEN 'cancelling' THEN state ELSE 'sealed' END
@@ -735,14 +735,14 @@ UPDATE batch SET paused = 1 WHERE key = :batch AND ended_at IS NULL AND state <>
 UPDATE batch SET paused = 0 WHERE key = :batch AND paused = 1;
 
 -- batch_reopen_item --
--- An item that had failed is open again; a batch that had ended goes on, as another generation of itself.
+-- A failed item is open again; a batch that had ended continues as its next generation.
 UPDATE batch SET failed = failed - 1, open = open + 1,
     state = CASE WHEN ended_at IS NULL THEN state ELSE 'sealed' END,
     generation = generation + (ended_at IS NOT NULL), ended_at = NULL
 WHERE key = :batch AND state <> 'cancelling';
 
 -- batch_reopen_layer --
--- A message of its layers is at work again, so that its walk goes on.
+-- A message of the batch's layers is active again, so that its walk continues.
 UPDATE batch SET working = working + 1, error = NULL,
     state = CASE WHEN state = 'cancelling' THEN state WHEN started_at IS NULL THEN 'pending' ELSE 'open' END,
     entered = started_at IS NOT NULL,
@@ -775,8 +775,8 @@ FROM (
     ORDER BY b.key DESC LIMIT :limit);
 
 -- item_classify --
--- Of the given items those that are not to start: 1 the batch has it already, 2 another batch has it in flight, 3 it is
--- processed. once: 2 where both count, 1 where it was filtered in spite of its mark, 0 where it starts all the same.
+-- The given items that must not start: 1 the batch has it already, 2 another batch has it in flight, 3 it is processed.
+-- once: 2 if reasons 2 and 3 both count, 1 if only reason 2 counts, 0 if neither does.
 WITH given (slot, batch, number, id, ledger, once) AS (VALUES :rows)
 SELECT json_group_array(json_array(g.slot,
     CASE WHEN i.id IS NOT NULL OR n.id IS NOT NULL THEN 1
@@ -793,12 +793,12 @@ WHERE g.id IS NOT NULL AND (i.id IS NOT NULL OR n.id IS NOT NULL
 WITH given (batch, number, id) AS (VALUES :rows)
 INSERT INTO item (batch, number, id, state) SELECT batch, number, id, 'open' FROM given WHERE id IS NOT NULL;
 
--- item_bring --
--- What fetch brought of items that were just added.
+-- item_add_data --
+-- The data that fetch returned for items that were just added.
 WITH given (batch, number, data) AS (VALUES :rows)
 UPDATE item SET data = g.data FROM given g WHERE item.batch = g.batch AND item.number = g.number;
 
--- item_hold --
+-- item_mark_in_flight --
 WITH given (ledger, item, holder) AS (VALUES :rows)
 INSERT INTO mark (ledger, item, holder) SELECT ledger, item, holder FROM given WHERE item IS NOT NULL
 ON CONFLICT (ledger, item) DO UPDATE SET holder = excluded.holder;
@@ -833,22 +833,22 @@ ON CONFLICT (ledger, item) DO UPDATE SET
     processed_at = excluded.processed_at, expires_at = excluded.expires_at, holder = NULL;
 
 -- mark_release --
--- Items that ended without success are in flight no more.
--- Materialized, or the whole ledger is walked through for each item.
+-- Items that ended without success are no longer in flight.
+-- Materialized, else the whole ledger is scanned for each item.
 WITH given (batch, number, ledger) AS (VALUES :rows),
 ended AS MATERIALIZED (
     SELECT g.ledger, g.batch, i.id FROM given g CROSS JOIN item i ON i.batch = g.batch AND i.number = g.number)
 UPDATE mark SET holder = NULL
 FROM ended WHERE mark.ledger = ended.ledger AND mark.item = ended.id AND mark.holder = ended.batch;
 
--- mark_sweep --
--- Rows that say nothing any more.
+-- mark_drop_empty --
+-- Rows that are neither marks nor in flight.
 WITH given (batch, number, ledger) AS (VALUES :rows)
 DELETE FROM mark WHERE processed_at IS NULL AND holder IS NULL AND ledger IN (SELECT ledger FROM given)
     AND item IN (SELECT i.id FROM given g CROSS JOIN item i ON i.batch = g.batch AND i.number = g.number);
 
 -- mark_hold --
--- An item that was redriven is in flight again.
+-- A redriven item is in flight again.
 INSERT INTO mark (ledger, item, holder) SELECT :ledger, id, batch FROM item WHERE batch = :batch AND number = :number
 ON CONFLICT (ledger, item) DO UPDATE SET holder = excluded.holder;
 
@@ -892,7 +892,7 @@ DELETE FROM mark WHERE ledger = :ledger AND processed_at IS NOT NULL AND holder 
 UPDATE mark SET processed_at = NULL, expires_at = NULL WHERE ledger = :ledger AND processed_at IS NOT NULL;
 
 -- prune_marks --
--- By the primary key; the sign keeps SQLite from reading all that has expired for each slice.
+-- By the primary key; the plus sign keeps SQLite from reading all expired rows for each slice.
 WITH gone AS MATERIALIZED (
     SELECT ledger, item FROM mark WHERE expires_at <= :now AND holder IS NULL LIMIT :limit)
 DELETE FROM mark WHERE ledger IN (SELECT ledger FROM gone) AND item IN (SELECT item FROM gone)

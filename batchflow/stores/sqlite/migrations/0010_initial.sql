@@ -1,5 +1,5 @@
--- The schema of 0.1.0. Its number is above those of the versions before, whose files are refused.
--- Keys are small integers where rows are many; text ids are made by callers and sort in the order they are made.
+-- The schema of 0.1.0. Its number is above those of earlier versions, whose files are refused.
+-- Keys of tables with many rows are small integers; text ids are made by callers and sort in the order of creation.
 
 CREATE TABLE worker (
     key INTEGER PRIMARY KEY,
@@ -10,16 +10,16 @@ CREATE TABLE worker (
     concurrency INTEGER NOT NULL
 );
 
--- turn: how often something was picked; flow keys and lanes are served in the order of their latest turn.
+-- turn: the latest turn that was given; flow keys and lanes are served in the order of their latest turn.
 CREATE TABLE counter (
     name TEXT PRIMARY KEY,
     value INTEGER NOT NULL
 ) WITHOUT ROWID;
 INSERT INTO counter (name, value) VALUES ('turn', 0);
 
--- A flow key: the limits the code gives, those an operator has pinned over them (NULL: none), and what is in use.
--- declared: the code names it, so that it stays and messages do not change its limits.
--- next_start: the first start not yet given away, in ms with their fraction (batchflow.core.flow).
+-- A flow key: the limits of the code, the limits that an operator has pinned (NULL: none), and the slots in use.
+-- declared: the code declares it, so that it is kept and messages do not change its limits.
+-- next_start: the first free start time, in ms with a fraction (batchflow.core.flow).
 CREATE TABLE flow (
     key TEXT PRIMARY KEY,
     declared INTEGER NOT NULL DEFAULT 0,
@@ -41,10 +41,10 @@ CREATE TABLE flow (
     max_burst INTEGER AS (CASE WHEN pin_rate IS NULL THEN burst ELSE 1 END) VIRTUAL
 ) WITHOUT ROWID;
 
--- A lane: what waits for one destination under one flow key for one batch (0: for none). held: 1 for what is held back
--- until the batch has been walked. closed: bits of why nothing of it is claimed: 1 held back, 2 paused, 4 cancelled.
--- ready_at: when the earliest of its messages is due, NULL for none. turn: when it was served last. ahead: how many
--- claims in a row have gone to what has started already (batchflow.core.flow.share).
+-- A lane, the queue of one destination under one flow key for one batch (0: none). held: 1 if its messages are held back
+-- until the batch is walked. closed: bits of the reasons why it cannot be claimed: 1 held back, 2 paused, 4 cancelled.
+-- ready_at: when its earliest message is due, NULL if empty. turn: when it was served last. ahead: how far started
+-- messages have run ahead of fresh ones (batchflow.core.flow.share).
 CREATE TABLE lane (
     key INTEGER PRIMARY KEY AUTOINCREMENT,
     destination TEXT NOT NULL,
@@ -63,10 +63,10 @@ CREATE INDEX lane_batch ON lane (batch);
 CREATE INDEX lane_broken ON lane (key) WHERE held = 1 AND closed >= 4;
 
 -- stage: 0 fresh, 1 started once, 2 lost so often that it is claimed alone, 3 a dead letter.
--- due: 0 for at once, whatever the clock says. owner: the worker that holds the claim, NULL while nobody does.
--- number: -1, or the item's place in its batch. keep: 1 for a run that is kept when it has ended, 2 more for a dead
--- letter. parent, parent_step: the run and the step that wait for the end. linked: it waits or is waited for, so that
--- its end has more to clear away. started_at: when it was claimed for the first time.
+-- due: 0 means at once, whatever the clock. owner: the worker that holds the claim, NULL if none does. number: -1, or the
+-- item's number in its batch. keep: 1 for a run that is kept when it has ended, plus 2 for a dead letter. parent,
+-- parent_step: the run and the step that wait for the end. linked: it waits for events, webhooks or children, which its
+-- end clears away. started_at: the time of the first claim.
 CREATE TABLE message (
     id TEXT PRIMARY KEY,
     lane INTEGER NOT NULL,
@@ -105,7 +105,7 @@ CREATE INDEX message_label ON message (label) WHERE label IS NOT NULL;
 CREATE INDEX message_dead ON message (died_at, id) WHERE died_at IS NOT NULL;
 CREATE INDEX message_dedup ON message (open_dedup) WHERE open_dedup IS NOT NULL;
 
--- position: 0 while pending, else the place in the order of recorded outcomes.
+-- position: 0 while pending, else the position in the order of recorded outcomes.
 CREATE TABLE step (
     run TEXT NOT NULL,
     number INTEGER NOT NULL,
@@ -121,7 +121,7 @@ CREATE TABLE step (
     PRIMARY KEY (run, number)
 ) WITHOUT ROWID;
 
--- What came in for a step that waits, until a claim of its run records it.
+-- Arrivals for waiting steps, until a claim of the run records them.
 CREATE TABLE arrival (
     key INTEGER PRIMARY KEY,
     run TEXT NOT NULL,
@@ -133,7 +133,7 @@ CREATE TABLE arrival (
 );
 CREATE INDEX arrival_run ON arrival (run);
 
--- Steps that wait for an event. until: 0 for as long as it takes.
+-- Steps that wait for an event. until: 0 means without a limit.
 CREATE TABLE listener (
     run TEXT NOT NULL,
     number INTEGER NOT NULL,
@@ -144,7 +144,7 @@ CREATE TABLE listener (
 ) WITHOUT ROWID;
 CREATE INDEX listener_event ON listener (event, run);
 
--- Events for one run that it does not wait for yet.
+-- Events for one run, which does not wait for them yet.
 CREATE TABLE kept_event (
     key INTEGER PRIMARY KEY,
     run TEXT NOT NULL,
@@ -160,7 +160,7 @@ CREATE TABLE webhook (
 ) WITHOUT ROWID;
 CREATE INDEX webhook_run ON webhook (run);
 
--- Finished runs that are kept, until retention removes them.
+-- Ended runs that are kept until retention removes them.
 CREATE TABLE run (
     id TEXT PRIMARY KEY,
     destination TEXT NOT NULL,
@@ -184,9 +184,9 @@ CREATE TABLE workflow (
     name TEXT NOT NULL UNIQUE
 );
 
--- entered: the entry layer is through. working: layer messages that are not done. lane: where its items wait.
--- generation: 1, and one more each time it went on after it had ended.
--- AUTOINCREMENT: the key of a batch that was removed is not given to another, for which dead letters would be taken.
+-- entered: the entry layer has ended. working: messages of its layers that have not ended. lane: the lane of its items.
+-- generation: 1, and one more each time the batch continued after it had ended.
+-- AUTOINCREMENT: the key of a removed batch is never reused, since dead letters would seem to belong to the new batch.
 CREATE TABLE batch (
     key INTEGER PRIMARY KEY AUTOINCREMENT,
     id TEXT NOT NULL UNIQUE,
@@ -238,7 +238,7 @@ CREATE INDEX batch_unfinished ON batch (key) WHERE ended_at IS NULL;
 CREATE INDEX batch_cancelling ON batch (key) WHERE state = 'cancelling';
 CREATE INDEX batch_ended ON batch (ended_at) WHERE ended_at IS NOT NULL;
 
--- data: what fetch brought of the item, until it has succeeded.
+-- data: the data that fetch returned for the item, until it has succeeded.
 CREATE TABLE item (
     batch INTEGER NOT NULL,
     number INTEGER NOT NULL,
@@ -252,7 +252,7 @@ CREATE TABLE item (
 ) WITHOUT ROWID;
 CREATE UNIQUE INDEX item_id ON item (batch, id);
 
--- The ledgers: one for each workflow, or one for each of its scopes.
+-- Ledgers: one for each workflow, or one for each of its scopes.
 CREATE TABLE ledger (
     key INTEGER PRIMARY KEY,
     name TEXT NOT NULL UNIQUE

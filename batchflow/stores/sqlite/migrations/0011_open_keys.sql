@@ -1,10 +1,10 @@
--- A claim looks at the flow keys of which it may start something, in the order of their turns, and at no other, however
--- many there are; and workers tell how many of their threads hang.
+-- A claim reads only the flow keys under which something may start, in the order of their turns, however many others there
+-- are; and workers report how many of their threads hang.
 
 ALTER TABLE worker ADD COLUMN hanging INTEGER NOT NULL DEFAULT 0;
 
--- Of a flow key. ready_at: the earliest of its lanes that are not closed. opens_at: when something of it may start next,
--- as far as time alone decides it; open: 1 once a claim has found that this has come. given_away: the last start that is.
+-- Of a flow key. ready_at: the earliest of its open lanes. opens_at: when something may start next, as far as only time
+-- decides; open: 1 once a claim has found that this time has come. given_away: the last start time that was used.
 ALTER TABLE flow ADD COLUMN ready_at INTEGER;
 ALTER TABLE flow ADD COLUMN open INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE flow ADD COLUMN opens_at REAL AS (CASE
