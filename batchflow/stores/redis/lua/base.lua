@@ -64,6 +64,13 @@ local function to_table(reply)
   return found
 end
 
+-- A row of an answer: the values of these columns, in their order.
+local function row_of(columns, values)
+  local row = {}
+  for place, column in ipairs(columns) do row[place] = or_null(values[column]) end
+  return row
+end
+
 -- Call `act` with slices of a list that are short enough to be arguments of one command.
 local function in_slices(list, act)
   for first = 1, #list, CHUNK do

@@ -320,12 +320,14 @@ end
 
 -- batch: a batch. batches: the latest batches, newest first.
 local function batch_row(batch)
-  return {
-    batch.id, batch.w, batch.s, batch.pg, batch.ch, or_null(batch.to), batch.wk, string.format('%.17g', batch.wm),
-    call('GET', P .. 'p:' .. batch.id) or 'null', batch.fo == 1, or_null(batch.L),
-    or_null(batch.hd), batch.pz == 1, or_null(batch.e), batch.t, or_null(batch.st),
-    or_null(batch.za), batch.el, batch.op, batch.su, batch.fa, batch.ca, batch.ap, batch.fl, batch.du, batch.lo,
-  }
+  return row_of(BATCH_COLUMNS, {
+    id = batch.id, name = batch.w, state = batch.s, pages = batch.pg, chunks = batch.ch, total = batch.to,
+    working = batch.wk, worked_ms = string.format('%.17g', batch.wm), params = call('GET', P .. 'p:' .. batch.id) or 'null',
+    force = batch.fo == 1, label = batch.L, headers = batch.hd, paused = batch.pz == 1, error = batch.e,
+    created_at = batch.t, started_at = batch.st, ended_at = batch.za,
+    eligible = batch.el, open = batch.op, succeeded = batch.su, failed = batch.fa, cancelled = batch.ca,
+    already_processed = batch.ap, in_flight = batch.fl, duplicates = batch.du, left_out = batch.lo,
+  })
 end
 
 reads.batch = function(id)

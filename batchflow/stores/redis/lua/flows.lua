@@ -244,10 +244,11 @@ reads.flows = function(keys)
     seen[key] = true
     if flow then
       local p, rate, period, burst = flows.limits(flow)
-      rows[#rows + 1] = {
-        key, or_null(p), or_null(rate), period, burst, flow.pp > 0 and flow.pp or NULL, flow.pr > 0 and flow.pr or NULL,
-        flow.pz == 1, flow.n, flow.w, flow.pk,
-      }
+      rows[#rows + 1] = row_of(FLOW_COLUMNS, {
+        key = key, max_parallelism = p, max_rate = rate, max_period = period, max_burst = burst,
+        pin_parallelism = flow.pp > 0 and flow.pp, pin_rate = flow.pr > 0 and flow.pr, paused = flow.pz == 1,
+        in_use = flow.n, waiting = flow.w, parked_until = flow.pk,
+      })
     end
   end
   return rows

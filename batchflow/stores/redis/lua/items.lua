@@ -173,14 +173,13 @@ function items.cancel_waiting(batch, number, item)
 end
 
 local function item_row(id, number, value)
-  local how = string.sub(value, 1, 1)
-  local row = { number, string.sub(value, 2), ITEM_STATE[how], NULL, NULL, NULL }
-  local ended = how ~= 'o' and call('HGET', items.results(id, number), number)
-  if ended then
-    local about = cjson.decode(ended)
-    row[4], row[5], row[6] = about[2], about[3], about[1]
-  end
-  return row
+  local letter = string.sub(value, 1, 1)
+  local ended = letter ~= 'o' and call('HGET', items.results(id, number), number)
+  local about = ended and cjson.decode(ended) or {}
+  return row_of(ITEM_COLUMNS, {
+    number = number, id = string.sub(value, 2), state = ITEM_STATE[letter], result = about[2], error = about[3],
+    ended_at = about[1],
+  })
 end
 
 -- items: the items above `after` by number, as far as a bounded look goes: [rows, the number to continue after or

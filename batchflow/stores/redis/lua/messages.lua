@@ -276,17 +276,21 @@ end
 
 -- run: a run with its journal. runs: the kept runs, the latest first, as far as a bounded look goes: [rows, where to
 -- continue or null]. dead_letters: the latest dead letters, newest first.
--- [id, destination, state, made, started, ended, payload, result, error, failures, batch, label, parent, journal]
 local LOOK = 2000
 
+local function state_of(found)
+  return found.z == 'dead' and RUN_STATE.dead or found.z or (found.o and 'running' or 'waiting')
+end
+
+-- The columns of a run, and its journal or null.
 local function run_row(id, found, with_journal)
-  messages.add_item_fields(id, found)
-  local shown = found.z == 'dead' and RUN_STATE.dead or found.z or (found.o and 'running' or 'waiting')
-  return {
-    id, found.d, shown, tonumber(found.t), or_null(tonumber(found.st)), or_null(tonumber(found.za)), found.y or 'null',
-    or_null(found.v), or_null(found.e), tonumber(found.x or 0), or_null(found.b), or_null(found.L), or_null(found.p),
-    with_journal and steps.text(steps.of(found)) or NULL,
-  }
+  local row = row_of(RUN_COLUMNS, {
+    id = id, destination = found.d, state = state_of(found), created_at = tonumber(found.t),
+    started_at = tonumber(found.st), ended_at = tonumber(found.za), payload = found.y or 'null', result = found.v,
+    error = found.e, failures = tonumber(found.x or 0), batch = found.b, label = found.L, parent = found.p,
+  })
+  row[#RUN_COLUMNS + 1] = with_journal and steps.text(steps.of(found)) or NULL
+  return row
 end
 
 -- The fields of an item that nobody has claimed yet, which has no hash of its own.
@@ -302,16 +306,16 @@ end
 reads.run = function(id)
   local found = to_table(call('HGETALL', P .. 'm:' .. id))
   if not found.d and not found.i then found = fresh_item(id) end
-  return found and run_row(id, found, true) or NULL
+  return found and run_row(id, messages.add_item_fields(id, found), true) or NULL
 end
 
-local function fits(row, shown, destination, label)
-  return (not shown or row[3] == shown) and (not destination or row[2] == destination)
-    and (not label or row[12] == label)
+local function fits(found, state, destination, label)
+  return (not state or state_of(found) == state) and (not destination or found.d == destination)
+    and (not label or found.L == label)
 end
 
-reads.runs = function(shown, destination, label, before_at, before_id, limit)
-  shown, destination, label = or_nil(shown), or_nil(destination), or_nil(label)
+reads.runs = function(state, destination, label, before_at, before_id, limit)
+  state, destination, label = or_nil(state), or_nil(destination), or_nil(label)
   local rows, offset, at, last = {}, 0, string.format('%.0f', before_at), nil
   while #rows < limit and offset < LOOK do
     local found = call('ZREVRANGEBYSCORE', P .. 'runs', at, '-inf', 'WITHSCORES', 'LIMIT', offset, 200)
@@ -320,8 +324,8 @@ reads.runs = function(shown, destination, label, before_at, before_id, limit)
     for place = 1, #found, 2 do
       local id, made = found[place], tonumber(found[place + 1])
       if made < before_at or id < before_id then
-        local row = run_row(id, to_table(call('HGETALL', P .. 'm:' .. id)), false)
-        if fits(row, shown, destination, label) then rows[#rows + 1] = row end
+        local run = messages.add_item_fields(id, to_table(call('HGETALL', P .. 'm:' .. id)))
+        if fits(run, state, destination, label) then rows[#rows + 1] = run_row(id, run, false) end
         last = { made, id }
         if #rows == limit then break end
       end
@@ -339,14 +343,15 @@ reads.dead_letters = function(batch, limit)
     local number, batch = tonumber(found.n or -1), found.b and batches.get(found.b)
     local of = found.of
     if number >= 0 then of = batch and batch.of end
-    rows[place] = {
-      id, found.d, found.k, flow.p > 0 and flow.p or NULL, flow.r > 0 and flow.r or NULL, flow.per, flow.bu,
-      found.y or 'null', or_null(found.h), or_null(found.r), or_null(found.b), found.kp ~= nil, or_null(found.L),
-      or_null(found.p), or_null(tonumber(found.ps)), tonumber(found.dp or 0), or_null(of), or_null(found.od),
-      found.e or '', tonumber(found.x or 0), tonumber(found.l or 0), tonumber(found.t), or_null(tonumber(found.st)),
-      tonumber(found.za), or_null(found.i), number,
-      steps.text(steps.of(found)),
-    }
+    rows[place] = row_of(DEAD_LETTER_COLUMNS, {
+      id = id, destination = found.d, flow = found.k, parallelism = flow.p > 0 and flow.p, rate = flow.r > 0 and flow.r,
+      period = flow.per, burst = flow.bu, body = found.y or 'null', headers = found.h, retry = found.r, batch = found.b,
+      keep = found.kp ~= nil, label = found.L, parent = found.p, parent_step = tonumber(found.ps),
+      depth = tonumber(found.dp or 0), on_failure = of, open_dedup = found.od, error = found.e or '',
+      failures = tonumber(found.x or 0), losses = tonumber(found.l or 0), created_at = tonumber(found.t),
+      started_at = tonumber(found.st), died_at = tonumber(found.za), item = found.i, number = number,
+    })
+    rows[place][#DEAD_LETTER_COLUMNS + 1] = steps.text(steps.of(found))
   end
   return rows
 end
