@@ -57,9 +57,7 @@ def check_scope(definition: Definition, params: Any) -> BaseModel:
 def check_source(definition: Definition) -> None:
     """Raise `InputError` for a workflow without `fetch`, which runs named ids only."""
     if "fetch" not in definition.has:
-        raise InputError(
-            f"'{definition.name}' has no source of ids; name them: trigger(ids=[…]), or give it one", field="ids"
-        )
+        raise InputError(f"'{definition.name}' has no source of ids", want="name them, or give it one", field="ids")
 
 
 def check_names(ids: Iterable[Id]) -> list[str]:
@@ -70,15 +68,15 @@ def check_names(ids: Iterable[Id]) -> list[str]:
     """
     given = cast("object", ids)
     if isinstance(given, str | bytes) or not isinstance(given, Iterable):
-        raise InputError(f"'ids' cannot be {format_value(given)}; write a list of ids", field="ids")
+        raise InputError(option="ids", got=format_value(given), want="write a list of ids")
     named: list[str] = []
     for id in ids:
         text = id_text(id)
         if text is None:
-            raise InputError(f"'ids' holds {format_value(id)}, and an id is {WANTED}", field="ids")
+            raise InputError(f"holds {format_value(id)}, and an id is {WANTED}", option="ids")
         named.append(text)
     if (strange := unwritable(named)) is not None:
-        raise InputError(f"'ids' holds {strange!r}, which has no form in UTF-8; name it otherwise", field="ids")
+        raise InputError(f"holds {strange!r}, which has no form in UTF-8", option="ids", want="name it otherwise")
     return named
 
 
@@ -99,9 +97,8 @@ def check_ids(definition: Definition, ids: Iterable[Id] | None) -> list[str] | N
         return None
     named = [] if isinstance(ids, str) else check_names(ids)
     if not named:
-        raise InputError(
-            f"'ids' cannot be {format_value(ids)}; name one or more, or leave it out to fetch them", field="ids"
-        )
+        want = "name one or more, or leave it out to fetch them"
+        raise InputError(option="ids", got=format_value(ids), want=want)
     if definition.needs_items:
         raise InputError(
             f"'{definition.name}' takes its items from the pages of fetch, and has no load that makes one of an id; "
@@ -110,7 +107,7 @@ def check_ids(definition: Definition, ids: Iterable[Id] | None) -> list[str] | N
         )
     if len(set(named)) < len(named):
         twice = next(duplicates_everseen(named))
-        raise InputError(f"'ids' names '{twice}' twice; an item runs once per batch", field="ids")
+        raise InputError(f"names '{twice}' twice", option="ids", want="an item runs once per batch")
     return named
 
 
@@ -119,15 +116,22 @@ def check_limit(limit: object, ids: list[str] | None) -> None:
     if limit is None:
         return
     if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
-        raise InputError(f"'limit' cannot be {limit!r}; write a whole number of 1 or more", field="limit")
+        raise InputError(option="limit", got=repr(limit), want="write a whole number of 1 or more")
     if ids is not None:
-        raise InputError("'ids' and 'limit' exclude each other; name fewer ids", field="limit")
+        raise InputError("exclude each other", option="ids", other="limit", want="name fewer ids")
+
+
+def check_dry_run(ids: Sequence[Id] | None) -> None:
+    """Raise `InputError` for named ids: a dry run counts the whole source."""
+    if ids is not None:
+        want = "a dry run counts the whole source"
+        raise InputError("exclude each other", option="dry_run", other="ids", want=want)
 
 
 def check_force(force: object) -> None:
     """Raise `InputError` for what says neither yes nor no."""
     if not isinstance(force, bool):
-        raise InputError(f"'force' cannot be {format_value(force)}; write True or False", field="force")
+        raise InputError(option="force", got=format_value(force), want="write True or False")
 
 
 def derived_id(workflow: str, dedup_id: str) -> str:
@@ -136,8 +140,8 @@ def derived_id(workflow: str, dedup_id: str) -> str:
     Raises:
         InputError: it is no text, or empty.
     """
-    refuse = partial(InputError, field="dedup_id")
+    refuse = partial(InputError, field="dedupId")
     if not validate_text("'dedup_id'", dedup_id, refuse, "what the batch is for, as text"):
-        raise InputError("'dedup_id' is empty; name what the batch is for, or leave it out", field="dedup_id")
+        raise InputError("is empty", option="dedup_id", want="name what the batch is for, or leave it out")
     # No workflow's name holds a space, so two pairs never read alike.
     return f"bat_{hashlib.sha256(f'{workflow} {dedup_id}'.encode()).hexdigest()[:32]}"

@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Generic, TypeVar
 
-from pydantic import BaseModel
+from pydantic import BaseModel, JsonValue
 
 from batchflow.batch import answers
 from batchflow.batch import dry_run as counting
-from batchflow.batch.arguments import check_names, check_params, check_scope, check_source
+from batchflow.batch.arguments import check_dry_run, check_names, check_params, check_scope, check_source
 from batchflow.batch.endpoints import endpoints_of
 from batchflow.batch.handle import BatchHandle
 from batchflow.batch.item_ids import Id
@@ -191,17 +191,22 @@ class Workflow(Generic[Params, Result]):
         )
         return [self.batch(it.id) for it in found]
 
-    def read(self, body: str | bytes) -> EntryRequest[Params]:
-        """A trigger as it comes over the wire: `{"dryRun": true, "paidOnly": true}`.
+    def read(self, fields: Mapping[str, JsonValue]) -> EntryRequest[Params]:
+        """A trigger, from the fields of its JSON object: `{"dryRun": true, "paidOnly": true}`.
 
         Raises:
-            InputError: it is no JSON object, or a field is unknown or does not fit.
+            InputError: a field is unknown or does not fit.
         """
-        return self._layers.payloads.read_entry(body)
+        return self._layers.payloads.read_entry(fields)
 
     async def receive(self, request: EntryRequest[Params]) -> Statistics | BatchHandle[Result]:
-        """Do what a request asks for: a dry run, or a trigger."""
+        """Carry out a request: a dry run, or a trigger.
+
+        Raises:
+            InputError: as for `trigger`; or a dry run names ids.
+        """
         if request.dry_run:
+            check_dry_run(request.options.ids)
             return await self.dry_run(request.params, force=request.options.force)
         return await self.start(request.params, request.options)
 

@@ -133,13 +133,13 @@ class Payloads:
         documented = _documented(definition.params)
         self.entry_model = create_model(f"{definition.owner}Entry", __base__=self.controls, **documented)
 
-    def read_entry(self, text: str | bytes) -> EntryRequest[Any]:
-        """A trigger's payload; an empty one is `{}`.
+    def read_entry(self, fields: Mapping[str, JsonValue]) -> EntryRequest[Any]:
+        """A trigger, from the fields of its JSON object.
 
         Raises:
-            InputError: it is no JSON object, a field is unknown or does not fit; the sentence names it.
+            InputError: a field is unknown or does not fit; the sentence names it.
         """
-        fields = self._fields(text, self.controls)
+        self._check_fields(fields, self.controls)
         controls = self._model(self.controls, _controls_among(fields, self.controls))
         given = {name: value for name, value in fields.items() if name not in _names(self.controls)}
         return EntryRequest(
@@ -163,36 +163,36 @@ class Payloads:
         """A page's or chunk's payload.
 
         Raises:
-            InputError: as for `read_entry`.
+            InputError: the text is not a JSON object, or a field is unknown or does not fit.
         """
-        fields = self._fields(text, self.paginate)
+        fields = self._object(text)
+        self._check_fields(fields, self.paginate)
         return self._model(self.paginate, _controls_among(fields, self.paginate))
 
     def read_single(self, text: str | bytes) -> tuple[str, Any]:
         """The id and parameters of an item outside of a batch; the id is empty where it is missing.
 
         Raises:
-            InputError: as for `read_entry`.
+            InputError: as for `read_page`.
         """
-        fields = self._fields(text, self.single)
+        fields = self._object(text)
+        self._check_fields(fields, self.single)
         body = self._model(self.single, _controls_among(fields, self.single))
         given = {name: value for name, value in fields.items() if name not in _names(self.single)}
         return body.item_id or "", self._read_params(given)
 
-    def _fields(self, text: str | bytes, model: type[WireBody]) -> dict[str, JsonValue]:
-        fields = self._object(text)
+    def _check_fields(self, fields: Mapping[str, JsonValue], model: type[WireBody]) -> None:
         known = _names(model)
         for name in fields:
             if name not in known and name not in self._spellings and not self._open:
                 meant = did_you_mean(name, self._documented_names(model))
                 raise InputError(f"Unknown field '{name}' for {self._workflow}{meant}", field=name)
-        return fields
 
     def _object(self, text: str | bytes) -> dict[str, JsonValue]:
         try:
             value: object = from_json(text) if text.strip() else {}
         except ValueError as error:
-            raise InputError(f"The payload for {self._workflow} is no JSON: {error}") from error
+            raise InputError(f"The payload for {self._workflow} is not JSON: {error}") from error
         if value is None:
             return {}
         if not isinstance(value, dict):

@@ -105,9 +105,8 @@ async def _known(layers: Layers, start: Start) -> str | None:
         return under_way or (start.batch.id if await layers.client.store.batch(start.batch.id) else None)
     found = await layers.client.store.batch(start.batch.id)
     if found is not None and found.workflow != start.batch.workflow:
-        raise InputError(
-            f"'batch_id' cannot be '{found.id}': that is a batch of '{found.workflow}'; write another", field="batch_id"
-        )
+        fault = f"which is a batch of '{found.workflow}'"
+        raise InputError(fault, option="batch_id", got=f"'{found.id}'", want="write another")
     return start.batch.id
 
 
@@ -125,15 +124,12 @@ def _known_id(workflow: str, options: BatchTrigger, link: ParentLink | None) -> 
     if link is not None:
         return derived_id(workflow, link.id)
     if options.batch_id is not None and options.dedup_id is not None:
-        raise InputError("'batch_id' and 'dedup_id' exclude each other; give the one or the other", field="batch_id")
+        raise InputError("exclude each other", option="batch_id", other="dedup_id", want="give the one or the other")
     if options.dedup_id is not None:
         return derived_id(workflow, options.dedup_id)
     if options.batch_id is None:
         return None
     if not is_valid_text(options.batch_id) or not _BATCH_ID.fullmatch(options.batch_id):
-        raise InputError(
-            f"'batch_id' cannot be {format_value(options.batch_id)}; "
-            "write 'bat_' and 1 to 60 letters, digits, '_' and '-', such as 'bat_nightly-7'",
-            field="batch_id",
-        )
+        want = "write 'bat_' and 1 to 60 letters, digits, '_' and '-', such as 'bat_nightly-7'"
+        raise InputError(option="batch_id", got=format_value(options.batch_id), want=want)
     return options.batch_id

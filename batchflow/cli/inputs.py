@@ -46,7 +46,7 @@ def read_params(workflow: Workflow[Any, Any], pairs: Sequence[str], text: str | 
         if info.is_required() and name not in present:
             wanted = wire_name(name, info)
             raise InputError(f"'{workflow.name}' needs the parameter '{wanted}'; add -p {wanted}=VALUE")
-    return fields.read(given, named, lambda text: workflow.read(text).params)
+    return fields.read(given, named, lambda it: workflow.read(it).params)
 
 
 def read_payload(function: ServedFunction[Payload, Any], pairs: Sequence[str], text: str | None) -> Payload:
@@ -67,7 +67,7 @@ def read_payload(function: ServedFunction[Payload, Any], pairs: Sequence[str], t
     fields = InputFields.of_payload(function.payload.annotation, function.endpoint.route)
     named = fields.parse_pairs(pairs)
     rest = _parse_object(given, "--payload") if given.strip() else {}
-    return fields.read(rest, named, lambda it: reader.read(it, is_json=True))
+    return fields.read(rest, named, lambda it: reader.read(to_json(it), is_json=True))
 
 
 def read_json(text: str, what: str) -> Any:
@@ -144,7 +144,7 @@ class InputFields:
             named[field] = value
         return named
 
-    def read(self, given: Mapping[str, Any], named: Mapping[str, str], reader: Callable[[bytes], T]) -> T:
+    def read(self, given: Mapping[str, Any], named: Mapping[str, str], reader: Callable[[dict[str, Any]], T]) -> T:
         """Read an object of the fields `given` and, over them, the texts `named`.
 
         A text that does not fit is read as JSON instead, so that lists and strict numbers can be passed.
@@ -156,7 +156,7 @@ class InputFields:
         texts = set(named)
         while True:
             try:
-                return reader(to_json(fields))
+                return reader(fields)
             except InputError as error:
                 name = self.field((error.field or "").partition(".")[0])
                 if name not in texts:

@@ -5,10 +5,8 @@ from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
-from more_itertools import duplicates_everseen
 from pydantic import BaseModel, Field, JsonValue, create_model
 from pydantic.alias_generators import to_camel
-from pydantic_core import to_json
 
 from batchflow.batch.bound import Workflow
 from batchflow.batch.payloads import EntryRequest
@@ -106,7 +104,7 @@ class WorkflowEndpoints:
     async def process(self, request: Request) -> Response:
         """Starts a batch; with `{"dryRun": true}` only counts."""
         fields = await read_object(request, self._max_body)
-        return await self._start(request, self._routes.process, self._read(fields))
+        return await self._start(request, self._routes.process, self._workflow.read(fields))
 
     async def paginate(self, request: Request) -> Response:
         """Starts a batch of the ids in the body."""
@@ -117,7 +115,7 @@ class WorkflowEndpoints:
                 f"'{self._wire.ids}' is missing: list the ids to run, or POST to {self._routes.process} to run all",
                 field=self._wire.ids,
             )
-        return await self._start(request, self._routes.paginate, self._read(fields))
+        return await self._start(request, self._routes.paginate, self._workflow.read(fields))
 
     async def execute(self, request: Request) -> Response:
         """Starts a batch of one item, with force."""
@@ -128,11 +126,8 @@ class WorkflowEndpoints:
             return json_response(ErrorResponse(error=f"Missing {self._wire.id}"), 400)
         if not isinstance(id, str):
             raise InputError(f"'{self._wire.id}' does not fit: an id is a string", field=self._wire.id)
-        entry = self._read({**fields, "force": True, self._wire.ids: [id]})
+        entry = self._workflow.read({**fields, "force": True, self._wire.ids: [id]})
         return await self._start(request, self._routes.execute, entry)
-
-    def _read(self, fields: dict[str, JsonValue]) -> EntryRequest[Any]:
-        return self._workflow.read(to_json(fields))
 
     def _forbid(self, fields: dict[str, JsonValue], *names: str) -> None:
         """Refuse fields that only a trigger of the whole source takes."""
@@ -145,13 +140,12 @@ class WorkflowEndpoints:
                 )
 
     async def _start(self, request: Request, route: str, entry: EntryRequest[Any]) -> Response:
-        self._check(entry)
         root = absolute_url(request, route, "", self._app_url)
         entry = replace(entry, options=batch_options(entry.options, request.headers.raw, root))
         try:
             result = await self._workflow.receive(entry)
         except InputError as error:
-            raise _in_fields(error) from error
+            raise rename_options(error, self._field_name) from error
         if isinstance(result, Statistics):
             return json_response(result)
         url = absolute_url(request, route, f"/batches/{result.id}", self._app_url)
@@ -160,24 +154,9 @@ class WorkflowEndpoints:
         )
         return json_response(started, 202, Location=url)
 
-    def _check(self, entry: EntryRequest[Any]) -> None:
-        """What `trigger` checks too, said in the names of the wire."""
-        key, ids = self._wire.ids, entry.options.ids
-        if ids is None:
-            if "fetch" not in self._workflow.definition.has:
-                raise InputError(f"'{key}' is missing: {self._workflow.name} has no source of ids", field=key)
-            return
-        if not ids:
-            raise InputError(f"'{key}' is empty; list one id or more", field=key)
-        if not all(ids):
-            raise InputError(f"'{key}' holds an empty id", field=key)
-        if len(set(ids)) < len(ids):
-            twice = next(duplicates_everseen(ids))
-            raise InputError(f"'{key}' names '{twice}' twice; an item runs once per batch", field=key)
-        if entry.dry_run:
-            raise InputError(f"'dryRun' counts all {self._wire.plural}; leave '{key}' out", field="dryRun")
-        if entry.options.limit is not None:
-            raise InputError(f"'limit' and '{key}' exclude each other; list fewer ids", field="limit")
+    def _field_name(self, option: str) -> str:
+        """The name of a trigger's option in the body."""
+        return self._wire.ids if option == "ids" else to_camel(option) if "_" in option else option
 
     def _openapi(self, model: type[BaseModel], *, required: bool) -> dict[str, Any]:
         body = request_body(model, required=required, closed=self._closed)
@@ -286,11 +265,3 @@ def batch_options(options: BatchTrigger, headers: Iterable[tuple[bytes, bytes]],
             )
     named = {**upstash.forwarded, **(options.headers or {}), ROOT_HEADER: root}
     return replace(options, **sent, headers=named)
-
-
-def _in_fields(error: InputError) -> InputError:
-    """An error of a batch's trigger, under the names of the body."""
-    sentence, field = str(error), error.field
-    for argument in ("dedup_id", "batch_id", "not_before"):
-        sentence = sentence.replace(f"'{argument}'", f"'{to_camel(argument)}'")
-    return InputError(sentence, field=field and to_camel(field), status=error.status)

@@ -50,7 +50,7 @@ async def test_named_ids_are_run(model: Model) -> None:
     assert [pair async for pair in batch.results()] == [("u1", "Hello, u1!"), ("u2", "Hello, u2!")]
     with pytest.raises(InputError) as raised:
         await workflow.trigger()
-    assert str(raised.value) == ("'greet-user' has no source of ids; name them: trigger(ids=[…]), or give it one")
+    assert "'greet-user' has no source of ids" in str(raised.value)
 
 
 async def test_a_plain_function_runs_in_a_thread(model: Model) -> None:

@@ -228,9 +228,9 @@ async def test_parameters_without_defaults_have_to_be_given(model: Model) -> Non
 async def test_a_request_is_read_and_done(model: Model) -> None:
     """Over the wire a dry run and a trigger are one endpoint."""
     workflow = bound(model, Welcome(users=3))
-    stats = await workflow.receive(workflow.read('{"dryRun": true, "paidOnly": true}'))
+    stats = await workflow.receive(workflow.read({"dryRun": True, "paidOnly": True}))
     assert isinstance(stats, Statistics)
-    batch = await workflow.receive(workflow.read('{"paidOnly": true, "limit": 2, "label": "a few"}'))
+    batch = await workflow.receive(workflow.read({"paidOnly": True, "limit": 2, "label": "a few"}))
     assert isinstance(batch, BatchHandle)
     assert body(model.published[0]) == {"limit": 2}
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from pydantic import AliasPath, BaseModel, Field
+from pydantic_core import from_json
 
 from batchflow.batch.payloads import EntryRequest, Payloads, body_text
 from batchflow.batch.triggering import BatchTrigger
@@ -34,7 +35,7 @@ def test_a_parameter_may_be_named_like_anything_but_a_wire_name(recwarn: pytest.
         body: str = ""
         value: int = 0
 
-    assert of(Letter).read_entry('{"text": "Dear Ada"}').params == Letter(text="Dear Ada")
+    assert of(Letter).read_entry({"text": "Dear Ada"}).params == Letter(text="Dear Ada")
     assert list(recwarn) == []
 
 
@@ -42,20 +43,23 @@ def test_controls_and_parameters_stand_side_by_side() -> None:
     """camelCase outside, snake_case inside."""
     text = '{"dryRun":true,"force":true,"limit":3,"userIds":["a"],"label":"x","dedupId":"y","paidOnly":true}'
     options = BatchTrigger(force=True, limit=3, ids=["a"], label="x", dedup_id="y")
-    assert WELCOME.read_entry(text) == EntryRequest(params=Audience(paid_only=True), dry_run=True, options=options)
+    assert WELCOME.read_entry(from_json(text)) == EntryRequest(
+        params=Audience(paid_only=True), dry_run=True, options=options
+    )
 
 
 @pytest.mark.parametrize("text", ["", "  ", "{}", "null", b""])
 def test_an_empty_payload_is_all_defaults(text: str | bytes) -> None:
-    """A trigger needs no body."""
-    assert WELCOME.read_entry(text) == EntryRequest(params=Audience())
+    """A trigger needs no fields, a page no text."""
+    assert WELCOME.read_entry({}) == EntryRequest(params=Audience())
+    assert WELCOME.read_page(text) == WELCOME.paginate()
 
 
 def test_parameters_are_sent_by_any_of_their_names() -> None:
     """Their own, camelCase, and the aliases of the model."""
-    read = of(Span).read_entry('{"sinceDay":"2024-05-01","planName":"pro","place":{"region":"us"}}').params
+    read = of(Span).read_entry({"sinceDay": "2024-05-01", "planName": "pro", "place": {"region": "us"}}).params
     assert (read.since_day, read.plan, read.region) == (date(2024, 5, 1), "pro", "us")
-    assert of(Span).read_entry('{"since_day":"2024-05-01","plan":"pro"}').params.plan == "pro"
+    assert of(Span).read_entry({"since_day": "2024-05-01", "plan": "pro"}).params.plan == "pro"
 
 
 @pytest.mark.parametrize(
@@ -77,20 +81,21 @@ def test_parameters_are_sent_by_any_of_their_names() -> None:
         ),
         ('{"limit":0}', "'limit' does not fit: Input should be greater than or equal to 1", "limit"),
         ('{"userIds":"a"}', "'userIds' does not fit: Input should be a valid list", "userIds"),
-        ("[1]", "The payload for welcome is a JSON object, not list", None),
     ],
 )
 def test_a_payload_that_does_not_fit_is_refused(text: str, sentence: str, field: str | None) -> None:
     """The sentence names the field, and what it was probably meant to be."""
     with pytest.raises(InputError) as raised:
-        WELCOME.read_entry(text)
+        WELCOME.read_entry(from_json(text))
     assert (str(raised.value), raised.value.field) == (sentence, field)
 
 
 def test_what_is_no_json_is_refused() -> None:
     """With the place where it stops being JSON."""
-    with pytest.raises(InputError, match="The payload for welcome is no JSON: .* at line 1 column 2"):
-        WELCOME.read_entry("nonsense")
+    with pytest.raises(InputError, match="The payload for welcome is not JSON: .* at line 1 column 2"):
+        WELCOME.read_page("nonsense")
+    with pytest.raises(InputError, match="The payload for welcome is a JSON object, not list"):
+        WELCOME.read_page("[1]")
 
 
 def test_a_page_is_written_short_and_read_back() -> None:

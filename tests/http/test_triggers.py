@@ -89,7 +89,7 @@ async def test_generate_runs_one_item_with_force(flow: Batchflow, http: AsyncCli
 async def test_a_batch_without_a_source_is_triggered_by_ids(flow: Batchflow, http: AsyncClient) -> None:
     """`@flow.batch` without ids: its triggers name them."""
     refused = await http.post("/greet/process-items")
-    assert_error(refused, (422, "greet has no source of ids", "itemIds"))
+    assert_error(refused, (422, "'greet' has no source of ids", "itemIds"))
     response = await http.post("/greet/process-items", json={"itemIds": ["ada"]})
     assert (await end_of(flow, response.json(), "greet")).counts.succeeded == 1
 
@@ -103,20 +103,20 @@ REFUSED: list[tuple[str, Any, tuple[int, str, str | None]]] = [
         (422, "'paidOnly' does not fit: Input should be a valid boolean", "paidOnly"),
     ),
     (PROCESS, {"limit": 0}, (422, "'limit' does not fit", "limit")),
-    (PROCESS, {"userIds": []}, (422, "'userIds' is empty", "userIds")),
-    (PROCESS, {"userIds": ["a", ""]}, (422, "'userIds' holds an empty id", "userIds")),
+    (PROCESS, {"userIds": []}, (422, "'userIds' cannot be []", "userIds")),
+    (PROCESS, {"userIds": ["a", ""]}, (422, "'userIds' holds ''", "userIds")),
     (PROCESS, {"userIds": ["a", "a"]}, (422, "'userIds' names 'a' twice", "userIds")),
     (PROCESS, {"userIds": "a"}, (422, "'userIds' does not fit: Input should be a valid list", "userIds")),
     (PROCESS, {"userIds": [1]}, (422, "'userIds.0' does not fit: Input should be a valid string", "userIds.0")),
     (
         PROCESS,
         {"userIds": ["a"], "limit": 1},
-        (422, "exclude each other", "limit"),
+        (422, "'userIds' and 'limit' exclude each other", "userIds"),
     ),
     (
         PROCESS,
         {"userIds": ["a"], "dryRun": True},
-        (422, "leave 'userIds' out", "dryRun"),
+        (422, "'dryRun' and 'userIds' exclude each other", "dryRun"),
     ),
     (PROCESS, ["a"], (422, "the body is a JSON array", None)),
     (PROCESS, "a", (422, "the body is a JSON string", None)),
@@ -137,7 +137,7 @@ REFUSED: list[tuple[str, Any, tuple[int, str, str | None]]] = [
         {"userIds": ["a"], "dryRun": True},
         (422, f"POST to {PROCESS} to run all", "dryRun"),
     ),
-    (PAGINATE, {"userIds": []}, (422, "'userIds' is empty", "userIds")),
+    (PAGINATE, {"userIds": []}, (422, "'userIds' cannot be []", "userIds")),
     (GENERATE, {}, MISSING),
     (GENERATE, None, MISSING),
     (GENERATE, {"userId": ""}, MISSING),
