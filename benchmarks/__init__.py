@@ -1,1 +1,1 @@
-"""What batchflow costs, each figure beside a reference measured in the same run: `python -m benchmarks`."""
+"""Measures the costs of batchflow, each beside a reference measured in the same run: `python -m benchmarks`."""

@@ -161,7 +161,7 @@ def _ratio(what: str, figure: float, unit: str, reference: str, value: float) ->
 
 
 def conditions() -> str:
-    """What it ran on and with."""
+    """Describe the machine and the options of the run."""
     return (
         f"{page.machine()}, SQLite {sqlite3.sqlite_version}; journal_mode=WAL, synchronous=FULL, up to 256 runs under "
         "way, group commit (a transaction holds what was asked for while the one before it was written), log level INFO"

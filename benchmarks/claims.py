@@ -1,4 +1,4 @@
-"""What a claim costs as the number of workflows, flow keys and batches grows, with none of the work that is claimed."""
+"""Measures the cost of a claim as workflows, flow keys and batches grow, without executing what it claims."""
 
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -37,7 +37,7 @@ def messages(count: int, keys: int, retries: float = 0.0) -> Sequence[Message]:
 
 
 def destinations(workflows: int) -> tuple[str, ...]:
-    """What a worker of so many workflows serves."""
+    """Return the destinations of a worker of that many workflows."""
     layers = ("execute", "process", "paginate", "complete")[:LAYERS]
     return tuple(f"/w{number}/{layer}" for number in range(workflows) for layer in layers)
 

@@ -6,7 +6,7 @@ from batchflow import BatchSummary, BatchWorkflow, NoParams, Page
 
 
 class User(BaseModel):
-    """What `load` makes of an id."""
+    """The result of `load`."""
 
     id: str
     name: str
@@ -14,7 +14,7 @@ class User(BaseModel):
 
 
 class Greeting(BaseModel):
-    """What `execute` makes of a user."""
+    """The result of `execute`."""
 
     text: str
     length: int

@@ -131,7 +131,7 @@ async def batch(folder: Path, workflow: Greet, items: int) -> Figures:
 
 
 async def queued(folder: Path, items: int) -> Figures:
-    """What a queued item takes of Redis: a batch whose items wait, all of them behind a paused key."""
+    """Measure the memory of a queued item on Redis, by a batch whose items all wait behind a paused key."""
     quiet_logs(folder)
     with server(folder) as url, connect(url) as client:
         flow = Batchflow(RedisStore(url))
@@ -149,7 +149,7 @@ async def queued(folder: Path, items: int) -> Figures:
 
 
 async def calls(folder: Path, count: int) -> Figures:
-    """What a call takes of the server before it does anything: an empty group, as a function and as a script."""
+    """Measure the cost of a call on the server by an empty group, as a function and as a script."""
     program = script.load_script()
     with server(folder) as url, connect(url) as client:
         key, request = f"{keys.prefix('calls')}meta", script.encode_request(None, 0, [])

@@ -1,4 +1,4 @@
-"""What must not grow: with the items of a batch, with those who wait for it."""
+"""Measures what must not grow with the items of a batch or with those who wait for it."""
 
 import asyncio
 import resource
@@ -32,7 +32,7 @@ class Sliced(Greet):
 
 
 def resident_mib() -> float:
-    """What the process holds in memory now."""
+    """Return the memory of the process."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * resource.getpagesize() / 2**20
 

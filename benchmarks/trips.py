@@ -24,11 +24,11 @@ from batchflow import Batchflow, BatchWorkflow, NoParams, Page, WorkflowContext
 
 PACKAGE = f"{Path(batchflow.__file__).parent}/"
 REST_S = 0.5
-"""How long a trip is given to come to its end."""
+"""The time limit of a trip."""
 
 
 class Trip(NamedTuple):
-    """What was executed between two moments."""
+    """The functions executed between two moments."""
 
     name: str
     calls: list[tuple[int, str, str]]
