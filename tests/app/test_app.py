@@ -5,6 +5,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -132,7 +133,7 @@ async def test_trigger_before_the_start_says_what_to_do() -> None:
 
 async def test_database_of_another_program_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "other.db"
-    with sqlite3.connect(path) as connection:
+    with closing(sqlite3.connect(path)) as connection:
         connection.execute("CREATE TABLE theirs (id)")
     with pytest.raises(StoreIncompatible, match="is the database of another program; give batchflow a file of its own"):
         await Batchflow(f"sqlite:///{path}").start()

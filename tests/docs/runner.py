@@ -8,6 +8,7 @@ batch and run that were printed last. A failed block is said on stderr, and ends
 
 import ast
 import asyncio
+import builtins
 import importlib
 import io
 import os
@@ -95,6 +96,8 @@ class Page:
         code = compile(source, self._name, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
         printed = io.StringIO()
         with redirect_stdout(printed):
+            # Annotations are evaluated later, and then look for the builtins in here.
+            self._module.__dict__.setdefault("__builtins__", builtins)
             running = types.FunctionType(code, self._module.__dict__)()
             if asyncio.iscoroutine(running):
                 await asyncio.wait_for(running, _SECONDS)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -41,7 +42,7 @@ class Killed:
         """The lines that the database holds as done: none of them may be written again."""
         if not self.database.exists():
             return set()
-        with sqlite3.connect(self.database) as connection:
+        with closing(sqlite3.connect(self.database)) as connection:
             if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'step'").fetchone():
                 return set()
             steps = connection.execute(
@@ -53,7 +54,7 @@ class Killed:
         return found | {f"{step} {item}" for (item,) in ended for step in STEPS.values()}
 
     def read(self, sql: str) -> list[tuple[object, ...]]:
-        with sqlite3.connect(self.database) as connection:
+        with closing(sqlite3.connect(self.database)) as connection:
             return connection.execute(sql).fetchall()
 
 

@@ -24,7 +24,7 @@ LARGE = (
     "message", "step", "item", "mark", "run", "arrival", "listener", "kept_event", "webhook", "flow", "lane"
 )  # fmt: skip
 SCAN = re.compile(r"SCAN (\w+)")
-LEDGER = re.compile(r"SEARCH \w+ USING PRIMARY KEY \(ledger=\?\)")
+LEDGER = re.compile(r"SEARCH \w+ (?:EXISTS )?USING PRIMARY KEY \(ledger=\?\)")
 
 # Statements that read a large table from one end to the other, with the reason.
 WALKS: dict[str, str] = {
