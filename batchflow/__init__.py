@@ -3,7 +3,7 @@
 from batchflow.app import Batchflow
 from batchflow.batch.bound import Workflow
 from batchflow.batch.handle import BatchHandle
-from batchflow.batch.summary import BatchSummary
+from batchflow.batch.status import BatchSummary
 from batchflow.batch.workflow import BatchWorkflow, NoParams, Page
 from batchflow.core.flow import FlowControl
 from batchflow.core.retry import RetryPolicy

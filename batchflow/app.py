@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Never, ParamSpec, TypeVar, overload
 from pydantic import BaseModel
 
 from batchflow.batch.bound import Workflow, bind
-from batchflow.batch.function import BatchFunction, IdSource, function_batch
-from batchflow.batch.progress import ProgressLog
+from batchflow.batch.function import BatchDecorator, IdSource, function_workflow
+from batchflow.batch.logs import ProgressLog
 from batchflow.batch.workflow import BatchWorkflow, NoParams
 from batchflow.core.clock import Clock, Entropy
 from batchflow.core.duration import Duration
@@ -118,7 +118,7 @@ class Batchflow(Operations):
                 limit=Limit(self.settings.max_value),
             ),
         )
-        self.engine.report_progress = ProgressLog(self.engine, self._workflows).tell
+        self.engine.report_progress = ProgressLog(self.engine, self._workflows).write
         self.engine.ledger = open_ledger(self.settings) if ledger is None or isinstance(ledger, str) else ledger
 
     # What runs
@@ -157,7 +157,7 @@ class Batchflow(Operations):
         processed_ttl: Duration | None = None,
         processed_per: tuple[str, ...] = (),
         walk_first: bool = False,
-    ) -> BatchFunction: ...
+    ) -> BatchDecorator: ...
     def batch(self, fn: Any = None, **options: Any) -> Any:
         """The shortest batch: a function of one id, `@flow.batch` or `@flow.batch(ids=source)`.
 
@@ -173,7 +173,7 @@ class Batchflow(Operations):
             )
 
         def take(function: Callable[[str], Any]) -> Workflow[NoParams, Any]:
-            return self.add(function_batch(function, **options))
+            return self.add(function_workflow(function, **options))
 
         return take if fn is None else take(fn)
 
@@ -337,7 +337,7 @@ class Batchflow(Operations):
         return self._router
 
 
-_BATCH_OPTIONS = tuple(signature(function_batch).parameters)[1:]
+_BATCH_OPTIONS = tuple(signature(function_workflow).parameters)[1:]
 _REDIS = frozenset({"redis", "rediss", "unix", "redis+cluster", "rediss+cluster", "redis+sentinel", "rediss+sentinel"})
 
 

@@ -112,7 +112,7 @@ async def measured(folder: Path) -> Figures:
             alone = await quiet_wait_ms(flow)
             hot = await flow.workflows["hot"].trigger(ids=_ids(HOT))
             beside = await quiet_wait_ms(flow)
-            assert not (await hot.status()).is_final, "the hot key has run out of work"
+            assert not (await hot.status()).is_over, "the hot key has run out of work"
             await hot.cancel()
         finally:
             await flow.stop()

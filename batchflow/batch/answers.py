@@ -2,7 +2,7 @@
 
 from pydantic_core import from_json, to_json
 
-from batchflow.batch.summary import BatchSummary
+from batchflow.batch.status import BatchSummary
 from batchflow.core.codec import Codec
 from batchflow.serve.endpoint import FailureResult
 
@@ -79,7 +79,7 @@ def read_summary(text: str) -> BatchSummary:
     return _SUMMARY.decode(to_json(from_json(text)["summary"]))
 
 
-class Done:
+class ItemAnswer:
     """Execute: the item is done. Written for every item, so its constant parts are joined beforehand."""
 
     __slots__ = ("_head",)

@@ -1,17 +1,59 @@
 """What a trigger is given, checked before anything is started."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
+from uuid import UUID
 
 from more_itertools import duplicates_everseen
 from pydantic import BaseModel, ValidationError
 
 from batchflow.batch.definition import Definition
-from batchflow.batch.item_ids import WANTED, Id, id_text
+from batchflow.core.duration import Duration
 from batchflow.errors import InputError
+from batchflow.serve.trigger import Dedup
 from batchflow.serve.validation import format_value, is_encodable, validate_text
+
+Id: TypeAlias = str | int | UUID
+"""An id as a source has it: a number or a UUID is taken as its text."""
+
+ID_DESCRIPTION = "a non-empty string, an int or a UUID"
+"""What an id is, in a sentence."""
+
+
+def id_text(value: object) -> str | None:
+    """The text of an id; None for what is none."""
+    match value:
+        case bool() | "":
+            return None
+        # Past what an enumeration calls its members.
+        case str():
+            return str.__str__(value)
+        case int():
+            return int.__repr__(value)
+        case UUID():
+            return str(value)
+        case _:
+            return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchTrigger:
+    """What a trigger sets beside the parameters; see `Workflow.trigger`."""
+
+    force: bool = False
+    ids: Sequence[Id] | None = None
+    limit: int | None = None
+    dedup_id: str | None = None
+    dedup: Dedup = "kept"
+    label: str | None = None
+    batch_id: str | None = None
+    delay: Duration | None = None
+    not_before: datetime | int | None = None
+    headers: Mapping[str, str] | None = None
 
 
 def check_params(definition: Definition, params: Any) -> BaseModel:
@@ -37,7 +79,7 @@ def check_params(definition: Definition, params: Any) -> BaseModel:
     return params
 
 
-def check_scope(definition: Definition, params: Any) -> BaseModel:
+def check_ledger_params(definition: Definition, params: Any) -> BaseModel:
     """The parameters that say which ledger is meant; any will do where there is only one.
 
     Raises:
@@ -56,11 +98,11 @@ def check_scope(definition: Definition, params: Any) -> BaseModel:
 
 def check_source(definition: Definition) -> None:
     """Raise `InputError` for a workflow without `fetch`, which runs named ids only."""
-    if "fetch" not in definition.has:
+    if "fetch" not in definition.defined_hooks:
         raise InputError(f"'{definition.name}' has no source of ids", want="name them, or give it one", field="ids")
 
 
-def check_names(ids: Iterable[Id]) -> list[str]:
+def parse_ids(ids: Iterable[Id]) -> list[str]:
     """Some ids, each as its text.
 
     Raises:
@@ -69,18 +111,18 @@ def check_names(ids: Iterable[Id]) -> list[str]:
     given = cast("object", ids)
     if isinstance(given, str | bytes) or not isinstance(given, Iterable):
         raise InputError(option="ids", got=format_value(given), want="write a list of ids")
-    named: list[str] = []
+    texts: list[str] = []
     for id in ids:
         text = id_text(id)
         if text is None:
-            raise InputError(f"holds {format_value(id)}, and an id is {WANTED}", option="ids")
-        named.append(text)
-    if (strange := unwritable(named)) is not None:
-        raise InputError(f"holds {strange!r}, which has no form in UTF-8", option="ids", want="name it otherwise")
-    return named
+            raise InputError(f"holds {format_value(id)}, and an id is {ID_DESCRIPTION}", option="ids")
+        texts.append(text)
+    if (unencodable := find_unencodable(texts)) is not None:
+        raise InputError(f"holds {unencodable!r}, which has no form in UTF-8", option="ids", want="name it otherwise")
+    return texts
 
 
-def unwritable(ids: Sequence[str]) -> str | None:
+def find_unencodable(ids: Sequence[str]) -> str | None:
     """The first id that cannot be written, as names of files may be; None where all can."""
     # Nearly always all of it is ASCII, which is seen at once.
     return None if "".join(ids).isascii() else next((id for id in ids if not is_encodable(id)), None)
@@ -95,8 +137,8 @@ def check_ids(definition: Definition, ids: Iterable[Id] | None) -> list[str] | N
     if ids is None:
         check_source(definition)
         return None
-    named = [] if isinstance(ids, str) else check_names(ids)
-    if not named:
+    texts = [] if isinstance(ids, str) else parse_ids(ids)
+    if not texts:
         want = "name one or more, or leave it out to fetch them"
         raise InputError(option="ids", got=format_value(ids), want=want)
     if definition.needs_items:
@@ -105,10 +147,10 @@ def check_ids(definition: Definition, ids: Iterable[Id] | None) -> list[str] | N
             f"leave 'ids' out, or write load",
             field="ids",
         )
-    if len(set(named)) < len(named):
-        twice = next(duplicates_everseen(named))
-        raise InputError(f"names '{twice}' twice", option="ids", want="an item runs once per batch")
-    return named
+    if len(set(texts)) < len(texts):
+        repeated = next(duplicates_everseen(texts))
+        raise InputError(f"names '{repeated}' twice", option="ids", want="an item runs once per batch")
+    return texts
 
 
 def check_limit(limit: object, ids: list[str] | None) -> None:
@@ -134,7 +176,7 @@ def check_force(force: object) -> None:
         raise InputError(option="force", got=format_value(force), want="write True or False")
 
 
-def derived_id(workflow: str, dedup_id: str) -> str:
+def derive_batch_id(workflow: str, dedup_id: str) -> str:
     """The batch id of a dedup id: the same each time, another one for another workflow.
 
     Raises:

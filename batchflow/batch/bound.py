@@ -1,32 +1,41 @@
 """A workflow that is ready to be triggered: what `flow.add` returns."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, JsonValue
 
 from batchflow.batch import answers
-from batchflow.batch import dry_run as counting
-from batchflow.batch.arguments import check_dry_run, check_names, check_params, check_scope, check_source
-from batchflow.batch.endpoints import endpoints_of
+from batchflow.batch import dry_run as dry_runs
+from batchflow.batch.arguments import (
+    BatchTrigger,
+    Id,
+    check_dry_run,
+    check_ledger_params,
+    check_params,
+    check_source,
+    parse_ids,
+)
+from batchflow.batch.dry_run import Statistics
+from batchflow.batch.entry import CompleteLayer, EntryLayer
+from batchflow.batch.execute import ExecuteLayer
 from batchflow.batch.handle import BatchHandle
-from batchflow.batch.item_ids import Id
-from batchflow.batch.layers import Layers
-from batchflow.batch.options import check_instance
-from batchflow.batch.payloads import EntryRequest
-from batchflow.batch.starting import messages_of, open_one, start_of
-from batchflow.batch.statistics import Statistics
-from batchflow.batch.summary import BatchSummary
-from batchflow.batch.triggering import BatchTrigger
+from batchflow.batch.options import check_no_instance_options
+from batchflow.batch.paginate import PaginateLayer
+from batchflow.batch.payloads import TriggerRequest
+from batchflow.batch.runtime import WorkflowRuntime
+from batchflow.batch.status import BatchSummary
+from batchflow.batch.trigger import open_prepared, prepare_batch, trigger_messages
 from batchflow.batch.workflow import BatchWorkflow
 from batchflow.core.duration import Duration
 from batchflow.core.flow import FlowControl
+from batchflow.core.limit import UNLIMITED
 from batchflow.core.ports import Client
 from batchflow.core.settlement import Effect, OpenBatch
 from batchflow.errors import ConfigurationError
 from batchflow.serve.children import ChildOptions, ParentLink
-from batchflow.serve.endpoint import Endpoint
+from batchflow.serve.endpoint import DurableFunction, Endpoint
 from batchflow.serve.runs import validate_label_filter
 from batchflow.serve.trigger import Dedup
 
@@ -39,15 +48,15 @@ R = TypeVar("R")
 class Workflow(Generic[Params, Result]):
     """A workflow bound to an engine: trigger it, dry-run it, find its batches."""
 
-    def __init__(self, layers: Layers) -> None:
-        self._layers = layers
-        self.definition = layers.definition
-        self.name = layers.definition.name
-        self.added: BatchWorkflow[Any, Any, Any] = layers.workflow
+    def __init__(self, runtime: WorkflowRuntime) -> None:
+        self._runtime = runtime
+        self.definition = runtime.definition
+        self.name = runtime.definition.name
+        self.instance: BatchWorkflow[Any, Any, Any] = runtime.workflow
         """What was added: an object of the user's own class."""
-        self.endpoints: tuple[Endpoint, ...] = endpoints_of(layers)
+        self.endpoints: tuple[Endpoint, ...] = layer_endpoints(runtime)
         """The layers, each at its route; `complete` is the end of a batch."""
-        self.declared_flows: tuple[FlowControl, ...] = layers.definition.flows
+        self.declared_flows: tuple[FlowControl, ...] = runtime.definition.flows
         """The limits the code gives to the keys of the layers."""
 
     def __repr__(self) -> str:
@@ -101,8 +110,8 @@ class Workflow(Generic[Params, Result]):
 
     async def start(self, params: Params | None, options: BatchTrigger) -> BatchHandle[Result]:
         """As `trigger`, with its options in one value."""
-        opened = await open_one(self._layers, start_of(self._layers, params, options))
-        return BatchHandle(opened.id, self.definition, self._layers.client, deduplicated=opened.deduplicated)
+        opened = await open_prepared(self._runtime, prepare_batch(self._runtime, params, options))
+        return BatchHandle(opened.id, self.definition, self._runtime.client, deduplicated=opened.deduplicated)
 
     async def dry_run(self, params: Params | None = None, *, force: bool = False) -> Statistics:
         """What `trigger` with these parameters would do now, counted exactly; nothing is written or started.
@@ -112,7 +121,7 @@ class Workflow(Generic[Params, Result]):
             NonRetryable: `fetch` or `filter` returned what they must not, or the pages would never end.
         """
         check_source(self.definition)
-        return await counting.dry_run(self._layers, check_params(self.definition, params), force=force)
+        return await dry_runs.dry_run(self._runtime, check_params(self.definition, params), force=force)
 
     # The ledger
 
@@ -124,7 +133,7 @@ class Workflow(Generic[Params, Result]):
         Raises:
             InputError: one is no id; or the workflow has `processed_per`, and `params` does not say which is meant.
         """
-        return await self._layers.client.marks.processed(self._ledger(params), check_names(ids))
+        return await self._runtime.client.marks.processed(self._ledger_name(params), parse_ids(ids))
 
     async def mark(self, ids: Sequence[Id], params: Params | None = None) -> None:
         """Count `ids` as processed, for as long as `processed_ttl` says: what was done before, or elsewhere.
@@ -132,7 +141,7 @@ class Workflow(Generic[Params, Result]):
         Raises:
             InputError: as for `processed`.
         """
-        await self._layers.client.marks.mark(self._ledger(params), check_names(ids), self.definition.ledger_ttl)
+        await self._runtime.client.marks.mark(self._ledger_name(params), parse_ids(ids), self.definition.ledger_ttl)
 
     async def forget(self, ids: Sequence[Id] | None = None, params: Params | None = None) -> int:
         """Count `ids` as not processed, all there are when it is None; how many were.
@@ -140,10 +149,12 @@ class Workflow(Generic[Params, Result]):
         Raises:
             InputError: as for `processed`.
         """
-        return await self._layers.client.marks.forget(self._ledger(params), None if ids is None else check_names(ids))
+        return await self._runtime.client.marks.forget(
+            self._ledger_name(params), None if ids is None else parse_ids(ids)
+        )
 
-    def _ledger(self, params: Params | None) -> str:
-        return self.definition.ledger_of(check_scope(self.definition, params))
+    def _ledger_name(self, params: Params | None) -> str:
+        return self.definition.ledger_name(check_ledger_params(self.definition, params))
 
     # As a child (`batchflow.serve.children.Invocable`)
 
@@ -156,7 +167,7 @@ class Workflow(Generic[Params, Result]):
         """What opens a batch for the run that waits for it."""
         why = "a batch's retries and limits are its class's"
         options.reject(self.title, why, "retries", "retry_delay", "flow_control")
-        asked = BatchTrigger(
+        options_of_batch = BatchTrigger(
             force=False if options.force is None else options.force,
             ids=options.ids,
             limit=options.limit,
@@ -165,8 +176,8 @@ class Workflow(Generic[Params, Result]):
             not_before=options.not_before,
             headers=options.headers,
         )
-        start = start_of(self._layers, payload, asked, link)
-        messages = [message for portion in messages_of(self._layers, start) for message in portion]
+        start = prepare_batch(self._runtime, payload, options_of_batch, link)
+        messages = [message for portion in trigger_messages(self._runtime, start) for message in portion]
         return (OpenBatch(start.batch, tuple(messages)),)
 
     def decode_result(self, text: str) -> BatchSummary:
@@ -175,7 +186,7 @@ class Workflow(Generic[Params, Result]):
 
     def batch(self, id: str) -> BatchHandle[Result]:
         """The handle of one of the workflow's batches."""
-        return BatchHandle(id, self.definition, self._layers.client)
+        return BatchHandle(id, self.definition, self._runtime.client)
 
     async def batches(
         self, *, label: str | None = None, open_only: bool = False, limit: int = 50
@@ -185,21 +196,21 @@ class Workflow(Generic[Params, Result]):
         Raises:
             InputError: the label is no text.
         """
-        sought = validate_label_filter(label, "batch")
-        found = await self._layers.client.store.batches(
-            workflow=self.name, label=sought, open_only=open_only, limit=limit
+        label_filter = validate_label_filter(label, "batch")
+        found = await self._runtime.client.store.batches(
+            workflow=self.name, label=label_filter, open_only=open_only, limit=limit
         )
         return [self.batch(it.id) for it in found]
 
-    def read(self, fields: Mapping[str, JsonValue]) -> EntryRequest[Params]:
+    def read_request(self, fields: Mapping[str, JsonValue]) -> TriggerRequest[Params]:
         """A trigger, from the fields of its JSON object: `{"dryRun": true, "paidOnly": true}`.
 
         Raises:
             InputError: a field is unknown or does not fit.
         """
-        return self._layers.payloads.read_entry(fields)
+        return self._runtime.payloads.read_entry(fields)
 
-    async def receive(self, request: EntryRequest[Params]) -> Statistics | BatchHandle[Result]:
+    async def handle_request(self, request: TriggerRequest[Params]) -> Statistics | BatchHandle[Result]:
         """Carry out a request: a dry run, or a trigger.
 
         Raises:
@@ -213,7 +224,7 @@ class Workflow(Generic[Params, Result]):
     @property
     def request_model(self) -> type[BaseModel]:
         """The shape of a trigger over the wire, for its documentation."""
-        return self._layers.payloads.entry_model
+        return self._runtime.payloads.entry_model
 
 
 def bind(workflow: BatchWorkflow[P, Any, R], client: Client) -> Workflow[P, R]:
@@ -224,5 +235,31 @@ def bind(workflow: BatchWorkflow[P, Any, R], client: Client) -> Workflow[P, R]:
     """
     if "__batch__" not in vars(type(workflow)):
         raise ConfigurationError(f"{type(workflow).__name__} is a base for workflows; add an object of a subclass")
-    check_instance(workflow)
-    return Workflow(Layers(workflow, client))
+    check_no_instance_options(workflow)
+    return Workflow(WorkflowRuntime(workflow, client))
+
+
+def layer_endpoints(runtime: WorkflowRuntime) -> tuple[Endpoint, ...]:
+    """Three endpoints, and a fourth for the end of a batch: `on_complete`, or a run that waits for the batch."""
+    return tuple(
+        Endpoint(
+            route=route,
+            name=f"{runtime.definition.name}:{layer}",
+            function=handler,
+            payload=runtime.params_of,
+            flow=flow,
+            retry=runtime.definition.retry,
+            timeout_ms=runtime.definition.timeout_ms,
+            # What the layers above the items record is pages of ids, which their sizes bound.
+            limit=runtime.client.limit if layer == "execute" else UNLIMITED,
+        )
+        for route, layer, handler, flow in _layers_with_routes(runtime)
+    )
+
+
+def _layers_with_routes(runtime: WorkflowRuntime) -> Iterator[tuple[str, str, DurableFunction, FlowControl]]:
+    definition, routes = runtime.definition, runtime.definition.routes
+    yield routes.process, "process", EntryLayer(runtime).handle, definition.entry_flow
+    yield routes.paginate, "paginate", PaginateLayer(runtime).handle, definition.paginate_flow
+    yield routes.execute, "execute", ExecuteLayer(runtime).handle, definition.execute_flow
+    yield routes.complete, "complete", CompleteLayer(runtime).handle, definition.complete_flow

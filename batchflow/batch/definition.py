@@ -8,18 +8,25 @@ from typing import Any, Optional, TypeVar, cast
 from pydantic import BaseModel
 
 from batchflow.batch import options
-from batchflow.batch.annotations import is_model, is_open, spell_type, type_arguments
-from batchflow.batch.hooks import NAMES, check_hooks, hooks_of, written
-from batchflow.batch.ledger_scope import LedgerScope
-from batchflow.batch.names import Routes, Steps, Wire, kebab
-from batchflow.batch.wire_names import check_fields
+from batchflow.batch.hooks import (
+    HOOK_NAMES,
+    check_hooks,
+    find_defined_hooks,
+    format_type,
+    has_type_variables,
+    hook_signatures,
+    is_model,
+    type_arguments,
+)
+from batchflow.batch.names import Routes, StepNames, WireKeys, check_field_names, kebab_case
+from batchflow.batch.options import LedgerScope
 from batchflow.core.codec import Codec
 from batchflow.core.flow import FlowControl
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.spelling import slips
 from batchflow.errors import BatchflowError, ConfigurationError
 
-GIVEN = ("params", "item_id", "headers", "unprocessed")
+INHERITED_MEMBERS = ("params", "item_id", "headers", "unprocessed")
 """What the base class has and a subclass uses, but does not replace."""
 
 T = TypeVar("T")
@@ -32,14 +39,14 @@ class Definition:
     Flows carry their keys, durations are in ms.
     """
 
-    owner: str
+    class_name: str
     name: str
     plural: str
     params: type[BaseModel]
-    has: frozenset[str]
+    defined_hooks: frozenset[str]
     routes: Routes
-    steps: Steps
-    wire: Wire
+    steps: StepNames
+    wire: WireKeys
     params_codec: Codec[Any]
     item_codec: Codec[Any]
     result_codec: Codec[Any]
@@ -56,16 +63,16 @@ class Definition:
     ledger_scope: LedgerScope
     walk_first: bool
     keep_results: bool
-    id_is_item: bool
+    item_is_id: bool
 
-    def ledger_of(self, params: BaseModel) -> str:
+    def ledger_name(self, params: BaseModel) -> str:
         """The name of the ledger that says which items are processed with these parameters."""
-        return self.ledger_scope.ledger(params)
+        return self.ledger_scope.name_for(params)
 
     @property
     def needs_items(self) -> bool:
         """Whether pages have to bring the items, since nothing makes one of an id."""
-        return "load" not in self.has and not self.id_is_item
+        return "load" not in self.defined_hooks and not self.item_is_id
 
     @property
     def flows(self) -> tuple[FlowControl, ...]:
@@ -79,79 +86,81 @@ def read_definition(cls: type, base: type, *, abstract: bool, ids_only: bool) ->
     Raises:
         ConfigurationError: one sentence that names class and hook or option, and says what to write.
     """
-    _check_names(cls, base)
+    _check_member_names(cls, base)
     if abstract or cls.__dict__.get("__parameters__"):
         return None
     given, item, result = type_arguments(cls, base)
-    params = _check_arguments(cls, given, item, result)
-    entity = options.slug(cls, "entity", getattr_static(cls, "entity"))
-    has = written(cls, base)
-    check_hooks(cls, hooks_of(params, item, result, entity=entity), has, ids_only=ids_only)
-    return _definition(cls, (params, item, result), entity, has)
+    params = _check_type_arguments(cls, given, item, result)
+    entity = options.check_slug(cls, "entity", getattr_static(cls, "entity"))
+    defined_hooks = find_defined_hooks(cls, base)
+    check_hooks(cls, hook_signatures(params, item, result, entity=entity), defined_hooks, ids_only=ids_only)
+    return _definition(cls, (params, item, result), entity, defined_hooks)
 
 
 def _definition(
-    cls: type, arguments: tuple[type[BaseModel], object, object], entity: str, has: frozenset[str]
+    cls: type, arguments: tuple[type[BaseModel], object, object], entity: str, defined_hooks: frozenset[str]
 ) -> Definition:
     params, item, result = arguments
-    read = options.Options(cls)
-    name = options.slug(cls, "name", read.value("name") or kebab(cls.__name__))
-    plural = options.slug(cls, "entity_plural", read.value("entity_plural") or f"{entity}s")
-    verb = options.slug(cls, "execute_verb", read.value("execute_verb"))
-    wire = Wire.of(entity, plural)
-    check_fields(cls.__name__, params, wire)
+    options_of_class = options.OptionReader(cls)
+    name = options.check_slug(cls, "name", options_of_class.value("name") or kebab_case(cls.__name__))
+    plural = options.check_slug(cls, "entity_plural", options_of_class.value("entity_plural") or f"{entity}s")
+    verb = options.check_slug(cls, "execute_verb", options_of_class.value("execute_verb"))
+    wire = WireKeys.of(entity, plural)
+    check_field_names(cls.__name__, params, wire)
     return Definition(
-        owner=cls.__name__,
+        class_name=cls.__name__,
         name=name,
         plural=plural,
         params=params,
-        has=has,
+        defined_hooks=defined_hooks,
         routes=Routes.of(cls.__name__, name, verb, entity, plural),
-        steps=Steps.of(name),
+        steps=StepNames.of(name),
         wire=wire,
         params_codec=_codec(cls, "params", params),
         item_codec=_item_codec(cls, item),
         result_codec=_codec(cls, "result", result),
-        page_size=read.count("page_size"),
-        chunk_size=read.count("chunk_size"),
-        entry_flow=read.flow("entry_flow", f"{name}.process"),
-        paginate_flow=read.flow("paginate_flow", f"{name}.paginate"),
-        execute_flow=read.flow("execute_flow", f"{name}.execute"),
+        page_size=options_of_class.count("page_size"),
+        chunk_size=options_of_class.count("chunk_size"),
+        entry_flow=options_of_class.flow("entry_flow", f"{name}.process"),
+        paginate_flow=options_of_class.flow("paginate_flow", f"{name}.paginate"),
+        execute_flow=options_of_class.flow("execute_flow", f"{name}.execute"),
         complete_flow=FlowControl(key=f"{name}.complete"),
         invoked_flow=FlowControl(key=f"{name}.invoked"),
-        retry=read.instance("retry", RetryPolicy, "RetryPolicy(retries=3)"),
-        timeout_ms=read.duration("item_timeout"),
-        ledger_scope=LedgerScope.read(cls.__name__, name, params, read.value("processed_per")),
-        ledger_ttl=None if read.value("processed_ttl") is None else read.duration("processed_ttl"),
-        walk_first=read.instance("walk_first", bool, "True or False"),
+        retry=options_of_class.instance("retry", RetryPolicy, "RetryPolicy(retries=3)"),
+        timeout_ms=options_of_class.duration("item_timeout"),
+        ledger_scope=LedgerScope.read(cls.__name__, name, params, options_of_class.value("processed_per")),
+        ledger_ttl=None
+        if options_of_class.value("processed_ttl") is None
+        else options_of_class.duration("processed_ttl"),
+        walk_first=options_of_class.instance("walk_first", bool, "True or False"),
         keep_results=result not in (None, NoneType),
-        id_is_item=item is str,
+        item_is_id=item is str,
     )
 
 
-def _check_names(cls: type, base: type) -> None:
+def _check_member_names(cls: type, base: type) -> None:
     """Refuse what is misspelt, and what would hide a part of the base that hooks rely on."""
-    for name in GIVEN:
+    for name in INHERITED_MEMBERS:
         if name in cls.__dict__:
             raise ConfigurationError(f"{cls.__name__}.{name} hides what batchflow gives the hooks; use another name")
     if any("count_first" in it.__dict__ for it in cls.__mro__):
         raise ConfigurationError(f"Unknown option 'count_first' of {cls.__name__}; did you mean 'walk_first'?")
     own = [name for name in cls.__dict__ if not name.startswith("_")]
-    for name, meant in slips(own, (*options.NAMES, *NAMES)):
-        kind = "hook" if meant in NAMES else "option"
+    for name, meant in slips(own, (*options.OPTION_NAMES, *HOOK_NAMES)):
+        kind = "hook" if meant in HOOK_NAMES else "option"
         raise ConfigurationError(f"Unknown {kind} '{name}' of {cls.__name__}; did you mean '{meant}'?")
 
 
-def _check_arguments(cls: type, params: object, item: object, result: object) -> type[BaseModel]:
+def _check_type_arguments(cls: type, params: object, item: object, result: object) -> type[BaseModel]:
     for what, argument in (("parameters", params), ("item", item), ("result", result)):
-        if is_open(argument) or isinstance(argument, str) or type(argument).__name__ == "ForwardRef":
+        if has_type_variables(argument) or isinstance(argument, str) or type(argument).__name__ == "ForwardRef":
             raise ConfigurationError(
                 f"{cls.__name__} does not say what its {what} type is; write the class itself in "
                 f"BatchWorkflow[Params, Item, Result], or abstract=True for a base of other workflows"
             )
     if not is_model(params):
         raise ConfigurationError(
-            f"{cls.__name__}'s parameters are a pydantic model, not {spell_type(params)}; "
+            f"{cls.__name__}'s parameters are a pydantic model, not {format_type(params)}; "
             f"write a class of BaseModel as the first type in BatchWorkflow[…]"
         )
     return params

@@ -3,27 +3,62 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import ceil
+from typing import Literal, TypeAlias
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
+from pydantic.alias_generators import to_camel
 
-from batchflow.batch.layers import Layers
-from batchflow.batch.scope import SCOPE, Scope
-from batchflow.batch.statistics import BindingLimit, Statistics
-from batchflow.batch.walk import Fetched, Probe
+from batchflow.batch.hook_scope import CURRENT_HOOK, HookScope
+from batchflow.batch.runtime import WorkflowRuntime
+from batchflow.batch.source import CycleDetector, FetchedPage
 from batchflow.core.batch import Batch
 from batchflow.core.duration import show
 from batchflow.core.flow import Binding, FlowControl, predict_ms
 from batchflow.serve.delivery import CURRENT_DELIVERY, DeliveryScope
 
-SAMPLE = 5
-_LATEST = 10
+BindingLimit: TypeAlias = Literal[
+    "execute rate", "execute parallelism", "paginate rate", "paginate parallelism", "none"
+]
+"""The limit that makes the batch take as long as it does; "none" where everything starts at once."""
+
+
+class Statistics(BaseModel):
+    """What a trigger would do now. As JSON its names are camelCase.
+
+    `sample` are the first ids that would be processed, `pages` and `chunks` what layer 2 takes them in. The duration is
+    predicted from the workflow's limits and the mean time of an item in its latest batch, `mean_item_ms`; None: there
+    has been none, and items are taken to need no time.
+    """
+
+    model_config = ConfigDict(
+        frozen=True, alias_generator=to_camel, validate_by_name=True, validate_by_alias=True, serialize_by_alias=True
+    )
+
+    success: bool = True
+    total_eligible: int
+    to_process: int
+    already_processed: int
+    duplicates: int = 0
+    dry_run: bool = True
+    message: str
+    pages: int
+    chunks: int
+    sample: tuple[str, ...] = ()
+    predicted_duration_ms: int = 0
+    predicted_duration: str = "0s"
+    binding_limit: BindingLimit = "none"
+    mean_item_ms: float | None = None
+
+
+SAMPLE_SIZE = 5
+_BATCHES_SEARCHED = 10
 # How many batches are looked through for one with ended items.
-_EXECUTE: Mapping[Binding, BindingLimit] = {
+_EXECUTE_LIMITS: Mapping[Binding, BindingLimit] = {
     "rate": "execute rate",
     "parallelism": "execute parallelism",
     "none": "none",
 }
-_PAGINATE: Mapping[Binding, BindingLimit] = {
+_PAGINATE_LIMITS: Mapping[Binding, BindingLimit] = {
     "rate": "paginate rate",
     "parallelism": "paginate parallelism",
     "none": "none",
@@ -31,7 +66,7 @@ _PAGINATE: Mapping[Binding, BindingLimit] = {
 
 
 @dataclass(slots=True)
-class Tally:
+class DryRunCounts:
     """What the walk has counted so far; as large for a million ids as for one page."""
 
     eligible: int = 0
@@ -42,7 +77,7 @@ class Tally:
     messages: int = 0
     sample: list[str] = field(default_factory=list[str])
 
-    def add(self, page: Fetched, needed: Sequence[str], chunk_size: int) -> None:
+    def add(self, page: FetchedPage, needed: Sequence[str], chunk_size: int) -> None:
         """Count one page, of whose ids so many need work."""
         self.pages += 1
         self.eligible += page.named
@@ -53,11 +88,11 @@ class Tally:
             self.chunks += chunks
         # A page starts its first chunk itself.
         self.messages += max(1, chunks)
-        if len(self.sample) < SAMPLE:
-            self.sample += needed[: SAMPLE - len(self.sample)]
+        if len(self.sample) < SAMPLE_SIZE:
+            self.sample += needed[: SAMPLE_SIZE - len(self.sample)]
 
 
-async def dry_run(layers: Layers, params: BaseModel, *, force: bool) -> Statistics:
+async def dry_run(runtime: WorkflowRuntime, params: BaseModel, *, force: bool) -> Statistics:
     """The statistics of a trigger with these parameters, if it came now.
 
     An id that `fetch` names on two pages counts on both, as nothing here grows with the number of ids.
@@ -65,22 +100,22 @@ async def dry_run(layers: Layers, params: BaseModel, *, force: bool) -> Statisti
     Raises:
         NonRetryable: `fetch` or `filter` returned what they must not, or the pages would never end.
     """
-    begun = layers.client.now()
-    tally = await _walk(layers, params, force=force)
-    page_ms = (layers.client.now() - begun) / tally.pages
-    latest = await layers.client.store.batches(workflow=layers.definition.name, limit=_LATEST)
+    started_at = runtime.client.now()
+    counts = await _walk(runtime, params, force=force)
+    page_ms = (runtime.client.now() - started_at) / counts.pages
+    latest = await runtime.client.store.batches(workflow=runtime.definition.name, limit=_BATCHES_SEARCHED)
     item_ms = _mean_item_ms(latest)
-    limits = await _limits(layers)
-    duration, binding = _predict(*limits, tally, item_ms=item_ms or 0.0, page_ms=page_ms)
+    limits = await _current_flows(runtime)
+    duration, binding = _predict_duration(*limits, counts, item_ms=item_ms or 0.0, page_ms=page_ms)
     return Statistics(
-        total_eligible=tally.eligible,
-        to_process=tally.to_process,
-        already_processed=tally.eligible - tally.duplicates - tally.to_process,
-        duplicates=tally.duplicates,
-        message=_message(tally, layers.definition.plural),
-        pages=tally.pages,
-        chunks=tally.chunks,
-        sample=tuple(tally.sample),
+        total_eligible=counts.eligible,
+        to_process=counts.to_process,
+        already_processed=counts.eligible - counts.duplicates - counts.to_process,
+        duplicates=counts.duplicates,
+        message=_message(counts, runtime.definition.plural),
+        pages=counts.pages,
+        chunks=counts.chunks,
+        sample=tuple(counts.sample),
         predicted_duration_ms=duration,
         predicted_duration=show(duration),
         binding_limit=binding,
@@ -88,29 +123,31 @@ async def dry_run(layers: Layers, params: BaseModel, *, force: bool) -> Statisti
     )
 
 
-async def _walk(layers: Layers, params: BaseModel, *, force: bool) -> Tally:
-    source, definition, tally = layers.source, layers.definition, Tally()
+async def _walk(runtime: WorkflowRuntime, params: BaseModel, *, force: bool) -> DryRunCounts:
+    source, definition, counts = runtime.source, runtime.definition, DryRunCounts()
     cursor: str | None = None
-    probe = Probe()
-    token = SCOPE.set(Scope(layers.client, definition.name, params))
-    lent = None if CURRENT_DELIVERY.get() is not None else CURRENT_DELIVERY.set(DeliveryScope(layers.client.threads))
+    probe = CycleDetector()
+    token = CURRENT_HOOK.set(HookScope(runtime.client, definition.name, params))
+    delivery_token = (
+        None if CURRENT_DELIVERY.get() is not None else CURRENT_DELIVERY.set(DeliveryScope(runtime.client.threads))
+    )
     try:
         while True:
             page = await source.fetch(params, cursor, definition.page_size)
             needed = page.ids if force else await source.filter(params, page.ids)
-            tally.add(page, needed, definition.chunk_size)
+            counts.add(page, needed, definition.chunk_size)
             cursor = page.next_cursor
             if cursor is None:
-                return tally
+                return counts
             probe = source.advance(probe, cursor)
     finally:
-        SCOPE.reset(token)
-        if lent is not None:
-            CURRENT_DELIVERY.reset(lent)
+        CURRENT_HOOK.reset(token)
+        if delivery_token is not None:
+            CURRENT_DELIVERY.reset(delivery_token)
 
 
-def _message(tally: Tally, plural: str) -> str:
-    return f"[DryRun] Would process {tally.to_process} {plural}" if tally.eligible else "No eligible items found"
+def _message(counts: DryRunCounts, plural: str) -> str:
+    return f"[DryRun] Would process {counts.to_process} {plural}" if counts.eligible else "No eligible items found"
 
 
 def _mean_item_ms(latest: Sequence[Batch]) -> float | None:
@@ -118,23 +155,23 @@ def _mean_item_ms(latest: Sequence[Batch]) -> float | None:
     return next((it.worked_ms / it.counts.ended for it in latest if it.counts.ended and it.worked_ms), None)
 
 
-async def _limits(layers: Layers) -> tuple[FlowControl, FlowControl]:
+async def _current_flows(runtime: WorkflowRuntime) -> tuple[FlowControl, FlowControl]:
     """The limits of items and of pages that are in force: those an operator has pinned, else the code's."""
-    flows = (layers.definition.execute_flow, layers.definition.paginate_flow)
-    present = await layers.client.store.flows([flow.key for flow in flows if flow.key])
+    flows = (runtime.definition.execute_flow, runtime.definition.paginate_flow)
+    present = await runtime.client.store.flows([flow.key for flow in flows if flow.key])
     in_force = {status.limits.key: status.limits for status in present}
     execute, paginate = (in_force.get(flow.key, flow) for flow in flows)
     return execute, paginate
 
 
-def _predict(
-    execute_flow: FlowControl, paginate_flow: FlowControl, tally: Tally, *, item_ms: float, page_ms: float
+def _predict_duration(
+    execute_flow: FlowControl, paginate_flow: FlowControl, counts: DryRunCounts, *, item_ms: float, page_ms: float
 ) -> tuple[int, BindingLimit]:
     """How long the slower of the layers takes: they work at the same time."""
-    if not tally.to_process:
+    if not counts.to_process:
         return 0, "none"
-    execute, by_execute = predict_ms(execute_flow, tally.to_process, mean_ms=item_ms)
-    paginate, by_paginate = predict_ms(paginate_flow, tally.messages, mean_ms=page_ms)
+    execute, by_execute = predict_ms(execute_flow, counts.to_process, mean_ms=item_ms)
+    paginate, by_paginate = predict_ms(paginate_flow, counts.messages, mean_ms=page_ms)
     if paginate > execute:
-        return paginate, _PAGINATE[by_paginate]
-    return execute, _EXECUTE[by_execute]
+        return paginate, _PAGINATE_LIMITS[by_paginate]
+    return execute, _EXECUTE_LIMITS[by_execute]

@@ -5,10 +5,13 @@ from typing import Any
 from pydantic import BaseModel
 
 from batchflow.batch import answers
-from batchflow.batch.layers import Layers
+from batchflow.batch.hook_scope import CURRENT_HOOK
 from batchflow.batch.payloads import EntryBody
+from batchflow.batch.runtime import WorkflowRuntime
+from batchflow.batch.status import BatchSummary
 from batchflow.core.codec import Codec
 from batchflow.core.settlement import Enter, Publish
+from batchflow.errors import NonRetryable
 from batchflow.serve.context import LayerContext
 
 
@@ -19,46 +22,46 @@ class EntryLayer:
     totals read "so far" until the walk ends.
     """
 
-    def __init__(self, layers: Layers) -> None:
-        self._layers = layers
-        self._log = layers.entry_log
-        self._definition = layers.definition
-        self._count = layers.hook("count")
-        self._number: Codec[int] = Codec.of(int)
+    def __init__(self, runtime: WorkflowRuntime) -> None:
+        self._runtime = runtime
+        self._log = runtime.entry_log
+        self._definition = runtime.definition
+        self._count = runtime.hook("count")
+        self._count_codec: Codec[int] = Codec.of(int)
 
     async def handle(self, ctx: LayerContext[Any]) -> str:
         """Carry out one entry message."""
-        with self._layers.running(ctx, self._log):
+        with self._runtime.layer_scope(ctx, self._log):
             body = EntryBody.model_validate_json(ctx.claim.body)
             params: BaseModel = ctx.payload
             self._log.info("Starting with payload", payload=params.model_dump(mode="json"), batch=ctx.claim.batch)
-            return await self._walk(ctx, body) if body.total is None else self._named(ctx, body.total)
+            return await self._enter_walk(ctx, body) if body.total is None else self._enter_ids(ctx, body.total)
 
-    def _named(self, ctx: LayerContext[Any], total: int) -> str:
+    def _enter_ids(self, ctx: LayerContext[Any], total: int) -> str:
         """The trigger has named the ids, and their chunks are published already."""
-        ctx.effects += (Enter(_batch(ctx), total),)
+        ctx.effects += (Enter(_batch_id(ctx), total),)
         self._log.info("Total eligible items", total=total)
         return answers.started(total, total, 0)
 
-    async def _walk(self, ctx: LayerContext[Any], body: EntryBody) -> str:
+    async def _enter_walk(self, ctx: LayerContext[Any], body: EntryBody) -> str:
         total = None
         if self._count is not None:
             total = await ctx.run_with_codec(
-                self._definition.steps.get_all_items, self._number, self._count, ctx.payload
+                self._definition.steps.get_all_items, self._count_codec, self._count, ctx.payload
             )
             self._log.info("Total eligible items", total=total)
         if total == 0:
-            ctx.effects += (Enter(_batch(ctx), 0),)
+            ctx.effects += (Enter(_batch_id(ctx), 0),)
             return answers.nothing_eligible()
         # Under a limit it depends on the filter how many of them run, and the walk stops before it has named them all.
         counted = total if body.limit is None else None
-        self._start(ctx, body, counted)
+        self._publish_first_page(ctx, body, counted)
         return answers.started_uncounted(total)
 
-    def _start(self, ctx: LayerContext[Any], body: EntryBody, counted: int | None) -> None:
-        batch = _batch(ctx)
-        first = self._layers.payloads.paginate(force=body.force, remaining=body.limit, counted=counted)
-        page = self._layers.messages.page(batch, first, ctx.claim.headers)
+    def _publish_first_page(self, ctx: LayerContext[Any], body: EntryBody, counted: int | None) -> None:
+        batch = _batch_id(ctx)
+        first = self._runtime.payloads.paginate_model(force=body.force, remaining=body.limit, counted=counted)
+        page = self._runtime.messages.page(batch, first, ctx.claim.headers)
         # Where all is walked first, the end of the walk says exactly how many there are.
         total = None if self._definition.walk_first else counted
         ctx.effects += (Enter(batch, total), Publish((page,)))
@@ -66,5 +69,31 @@ class EntryLayer:
         self._log.debug(self._definition.steps.trigger_paginate, batch=batch)
 
 
-def _batch(ctx: LayerContext[Any]) -> str:
+def _batch_id(ctx: LayerContext[Any]) -> str:
     return ctx.claim.batch or ""
+
+
+class CompleteLayer:
+    """Handles the message that the end of a batch publishes, for `on_complete` or for a run that waits for it."""
+
+    def __init__(self, runtime: WorkflowRuntime) -> None:
+        self._runtime = runtime
+        self._log = runtime.entry_log
+        self._none_codec: Codec[None] = Codec.of(type(None))
+        self._on_complete = runtime.hook("on_complete")
+
+    async def handle(self, ctx: LayerContext[Any]) -> str:
+        """Carry out the message of one ended batch."""
+        with self._runtime.layer_scope(ctx, self._log):
+            id = ctx.claim.batch or ""
+            batch = await self._runtime.client.store.batch(id)
+            if batch is None:
+                raise NonRetryable(f"batch '{id}' was removed before on_complete could be told of it")
+            summary = BatchSummary.of(batch)
+            self._log.info("Batch ended", batch=summary.id, state=summary.state, summary=str(summary))
+            if self._on_complete is not None:
+                # Its own message brings none, and the scope goes with `running`.
+                CURRENT_HOOK.set(CURRENT_HOOK.get()._replace(headers=batch.headers))
+                step = self._runtime.definition.steps.on_complete
+                await ctx.run_with_codec(step, self._none_codec, self._on_complete, summary, defer_to_settlement=True)
+            return answers.completed(summary)

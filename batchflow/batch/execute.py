@@ -5,9 +5,8 @@ from functools import partial
 from typing import Any
 
 from batchflow.batch import answers
-from batchflow.batch.layers import Layers
-from batchflow.batch.ledger import patiently
-from batchflow.batch.scope import SCOPE
+from batchflow.batch.hook_scope import CURRENT_HOOK, call_ledger
+from batchflow.batch.runtime import WorkflowRuntime
 from batchflow.core.codec import Codec
 from batchflow.errors import InputError, NonRetryable
 from batchflow.serve.callables import as_async
@@ -21,22 +20,22 @@ class ExecuteLayer:
     It runs for every item of every batch, so what can be known beforehand is known here: names, codecs, hooks.
     """
 
-    def __init__(self, layers: Layers) -> None:
-        definition = layers.definition
-        self._layers = layers
-        self._log = layers.execute_log
+    def __init__(self, runtime: WorkflowRuntime) -> None:
+        definition = runtime.definition
+        self._runtime = runtime
+        self._log = runtime.execute_log
         self._steps = definition.steps
-        self._key = definition.wire.id
+        self._id_key = definition.wire.id
         self._needs_items = definition.needs_items
-        self._done = answers.Done(definition.wire.id)
+        self._done = answers.ItemAnswer(definition.wire.id)
         self._item: Codec[Any] = definition.item_codec
         self._result: Codec[Any] = definition.result_codec
-        self._written = _Written(definition.result_codec.annotation)
-        self._load = layers.hook("load")
-        self._save = layers.hook("save")
+        self._result_pair = _ResultCodec(definition.result_codec.annotation)
+        self._load = runtime.hook("load")
+        self._save = runtime.hook("save")
         # Called past `process` where the class leaves that as it is: one call less for every item.
-        self._execute: Callable[[Any], Awaitable[Any]] = as_async(layers.workflow.execute)
-        self._plain = "process" not in definition.has
+        self._execute: Callable[[Any], Awaitable[Any]] = as_async(runtime.workflow.execute)
+        self._has_default_process = "process" not in definition.defined_hooks
 
     async def handle(self, ctx: LayerContext[Any]) -> str | FailureResult:
         """Carry out one item's message."""
@@ -44,46 +43,46 @@ class ExecuteLayer:
         if not item_id:
             # Sent by hand, outside of any batch: the payload names the item and brings the parameters.
             try:
-                item_id, ctx.payload = self._layers.payloads.read_single(ctx.claim.body)
+                item_id, ctx.payload = self._runtime.payloads.read_item(ctx.claim.body)
             except InputError as error:
                 return answers.refused(str(error))
             if not item_id:
-                return answers.missing(self._key)
-        log, save, ledger = self._log, self._save, self._layers.client.ledger
+                return answers.missing(self._id_key)
+        log, save, ledger = self._log, self._save, self._runtime.client.ledger
         if log.verbose:
             log.debug("Starting", item_id=item_id)
-        token = SCOPE.set(self._layers.scope(ctx, item_id))
+        token = CURRENT_HOOK.set(self._runtime.hook_scope(ctx, item_id))
         try:
             item: Any = item_id
-            load = self._load if ctx.claim.data is None else partial(self._kept, ctx.claim.data)
+            load = self._load if ctx.claim.data is None else partial(self._decode_item, ctx.claim.data)
             if load is not None:
                 item = await ctx.run_with_codec(self._steps.get_item, self._item, load, item_id)
                 if item is None:
                     log.error("Item not found", item_id=item_id, batch=ctx.claim.batch)
-                    return answers.not_found(self._key, item_id)
+                    return answers.not_found(self._id_key, item_id)
             elif self._needs_items:
                 raise NonRetryable(f"nothing makes an item of '{item_id}': the class has no load; write it")
             # Before a ledger elsewhere is asked to mark the item all is recorded, so that nothing is done twice for it.
-            last = ledger is None
-            if self._plain:
+            defers = ledger is None
+            if self._has_default_process:
                 text, result = await ctx.run_with_codec(
                     self._steps.process_item,
-                    self._written,
+                    self._result_pair,
                     self._execute,
                     item,
-                    defer_to_settlement=last and save is None,
+                    defer_to_settlement=defers and save is None,
                 )
             else:
-                text, result = "", await self._layers.workflow.process(ctx, item)
+                text, result = "", await self._runtime.workflow.process(ctx, item)
             if save is not None:
                 await ctx.run_with_codec(
-                    self._steps.save_result, _NOTHING, save, item_id, result, defer_to_settlement=last
+                    self._steps.save_result, _IGNORED_RESULT, save, item_id, result, defer_to_settlement=defers
                 )
             # What came out of a step has survived JSON already; what `process` made of it may not.
-            text = text or self._checked(result, item_id)
+            text = text or self._encode_result(result, item_id)
             if ledger is not None and ctx.claim.batch:
-                definition = self._layers.definition
-                await patiently(ledger.mark(definition.ledger_of(ctx.payload), [item_id], definition.ledger_ttl))
+                definition = self._runtime.definition
+                await call_ledger(ledger.mark(definition.ledger_name(ctx.payload), [item_id], definition.ledger_ttl))
             if log.verbose:
                 log.debug("Completed", item_id=item_id)
             return self._done.text(item_id, text)
@@ -91,25 +90,25 @@ class ExecuteLayer:
             log.error(error, item_id=item_id, batch=ctx.claim.batch)
             raise
         finally:
-            SCOPE.reset(token)
+            CURRENT_HOOK.reset(token)
 
-    async def _kept(self, data: str, item_id: str) -> Any:
+    async def _decode_item(self, data: str, item_id: str) -> Any:
         """The item that its page has brought."""
         try:
             return self._item.decode(data)
         except ValueError as error:
             raise InputError(
-                f"item '{item_id}', as it was stored with the batch, does not fit {self._layers.definition.owner} any "
-                f"more: {error}"
+                f"item '{item_id}', as it was stored with the batch, does not fit "
+                f"{self._runtime.definition.class_name} any more: {error}"
             ) from error
 
-    def _checked(self, result: Any, item_id: str) -> str:
+    def _encode_result(self, result: Any, item_id: str) -> str:
         text, _ = self._result.round_trip(result, where=self._steps.process_item)
-        self._layers.client.limit.check(text, f"the result of item '{item_id}' of '{self._layers.definition.name}'")
+        self._runtime.client.limit.check(text, f"the result of item '{item_id}' of '{self._runtime.definition.name}'")
         return text
 
 
-class _Written(Codec[Any]):
+class _ResultCodec(Codec[Any]):
     """The codec of results, each of which is read as a pair: its JSON text, and what comes back from that.
 
     The text is needed again as the answer, and would be written a second time.
@@ -127,7 +126,7 @@ class _Written(Codec[Any]):
         return pair[0], pair
 
 
-class _Nothing(Codec[None]):
+class _IgnoredResultCodec(Codec[None]):
     """The codec of a step that records nothing: what it happens to return need not have a JSON form."""
 
     __slots__ = ()
@@ -137,4 +136,4 @@ class _Nothing(Codec[None]):
         return "null", None
 
 
-_NOTHING = _Nothing(type(None))
+_IGNORED_RESULT = _IgnoredResultCodec(type(None))

@@ -7,11 +7,11 @@ from collections import OrderedDict
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar, cast, overload
 
-from batchflow.batch.annotations import fits, hints, spell_type
+from batchflow.batch.arguments import Id
 from batchflow.batch.bound import Workflow
-from batchflow.batch.item_ids import Id
-from batchflow.batch.names import kebab
-from batchflow.batch.scope import SCOPE
+from batchflow.batch.hook_scope import CURRENT_HOOK
+from batchflow.batch.hooks import format_type, is_compatible, type_hints
+from batchflow.batch.names import kebab_case
 from batchflow.batch.workflow import BatchWorkflow, NoParams, Page
 from batchflow.core.codec import return_type
 from batchflow.core.duration import Duration
@@ -27,13 +27,13 @@ IdSource: TypeAlias = Sequence[Id] | Callable[[], Ids | Awaitable[Ids]]
 """Where the ids come from: a sequence, or a function that gives one, a generator or an async generator."""
 
 _DEFAULT_FLOW = FlowControl(parallelism=10, rate=5)
-_SKIPPED = 10_000
+_SKIP_SIZE = 10_000
 # Ids passed over at once.
-_OPEN = 16
+_MAX_OPEN = 16
 # Generators kept open between two pages; one that is not there any more is begun again and read up to its place.
 
 
-class BatchFunction(Protocol):
+class BatchDecorator(Protocol):
     """The decorator that `@flow.batch(…)` gives."""
 
     @overload
@@ -42,24 +42,24 @@ class BatchFunction(Protocol):
     def __call__(self, fn: Callable[[str], R], /) -> Workflow[NoParams, R]: ...
 
 
-class FunctionBatch(BatchWorkflow[NoParams, str, R], Generic[R], abstract=True):
+class FunctionWorkflow(BatchWorkflow[NoParams, str, R], Generic[R], abstract=True):
     """What a function becomes: its subclasses are made by `function_batch`."""
 
 
-class _Fetching(FunctionBatch[R], Generic[R], abstract=True):
+class _FunctionWithSource(FunctionWorkflow[R], Generic[R], abstract=True):
     """With a source of ids, read in its order; the cursor is the number of ids read so far."""
 
     def __init__(self, source: IdSource) -> None:
-        self._read = _reader(source)
+        self._read = _id_reader(source)
 
     async def fetch(self, params: NoParams, cursor: str | None, limit: int) -> Page:
         """The next ids of the source."""
-        begin = int(cursor or 0)
-        ids, is_end = await self._read(begin, limit)
-        return Page(ids=ids, next_cursor=None if is_end else str(begin + len(ids)))
+        start = int(cursor or 0)
+        ids, is_end = await self._read(start, limit)
+        return Page(ids=ids, next_cursor=None if is_end else str(start + len(ids)))
 
 
-def function_batch(
+def function_workflow(
     fn: Callable[[str], Awaitable[R]] | Callable[[str], R],
     *,
     ids: IdSource | None = None,
@@ -79,12 +79,14 @@ def function_batch(
     Raises:
         ConfigurationError: `fn` takes other arguments, does not say what it returns, or an option does not fit.
     """
-    parameter = _parameter(fn)
-    result = _result(fn)
-    written: dict[str, Any] = {
+    parameter = _id_parameter(fn)
+    result = _result_type(fn)
+    members: dict[str, Any] = {
         "execute": staticmethod(fn),
-        "name": name if name is not None else kebab(_name(fn)),
-        "entity": kebab(parameter.removesuffix("_id")) if parameter.endswith("_id") and parameter != "_id" else "item",
+        "name": name if name is not None else kebab_case(_function_name(fn)),
+        "entity": kebab_case(parameter.removesuffix("_id"))
+        if parameter.endswith("_id") and parameter != "_id"
+        else "item",
         "execute_flow": flow,
         "processed_ttl": processed_ttl,
         "processed_per": processed_per,
@@ -92,40 +94,44 @@ def function_batch(
         "__module__": fn.__module__,
         "__doc__": fn.__doc__,
     }
-    written |= {"retry": retry} if retry is not None else {}
-    written |= {"item_timeout": timeout} if timeout is not None else {}
+    members |= {"retry": retry} if retry is not None else {}
+    members |= {"item_timeout": timeout} if timeout is not None else {}
     if ids is not None:
-        _check_source(_name(fn), ids)
-    base: Any = FunctionBatch if ids is None else _Fetching
-    made = types.new_class(_name(fn), (base[result],), {"ids_only": ids is None}, lambda space: space.update(written))
-    return cast("BatchWorkflow[NoParams, str, R]", made() if ids is None else made(ids))
+        _check_source(_function_name(fn), ids)
+    base: Any = FunctionWorkflow if ids is None else _FunctionWithSource
+    cls = types.new_class(
+        _function_name(fn), (base[result],), {"ids_only": ids is None}, lambda space: space.update(members)
+    )
+    return cast("BatchWorkflow[NoParams, str, R]", cls() if ids is None else cls(ids))
 
 
-def _name(fn: Callable[..., Any]) -> str:
+def _function_name(fn: Callable[..., Any]) -> str:
     return str(getattr(fn, "__name__", type(fn).__name__))
 
 
-def _parameter(fn: Callable[..., Any]) -> str:
+def _id_parameter(fn: Callable[..., Any]) -> str:
     """The name of the one parameter."""
-    name = _name(fn)
+    name = _function_name(fn)
     parameters = list(inspect.signature(fn).parameters.values())
     needed = [it for it in parameters if it.default is it.empty and it.kind not in (it.VAR_POSITIONAL, it.VAR_KEYWORD)]
     positional = [it for it in parameters if it.kind in (it.POSITIONAL_ONLY, it.POSITIONAL_OR_KEYWORD)]
     if not positional or len(needed) > 1 or (needed and needed[0] is not positional[0]):
         raise ConfigurationError(f"'{name}' has to take one argument, the id of an item; write {name}(item_id: str)")
-    declared = hints(fn).get(positional[0].name, str)
-    if not fits(str, declared):
+    declared = type_hints(fn).get(positional[0].name, str)
+    if not is_compatible(str, declared):
         raise ConfigurationError(
-            f"'{name}' declares '{positional[0].name}: {spell_type(declared)}' and is given an id; write "
+            f"'{name}' declares '{positional[0].name}: {format_type(declared)}' and is given an id; write "
             f"{positional[0].name}: str, or a BatchWorkflow whose load makes more of it"
         )
     return positional[0].name
 
 
-def _result(fn: Callable[..., Any]) -> Any:
+def _result_type(fn: Callable[..., Any]) -> Any:
     result = return_type(fn)
-    if result is Any and "return" not in hints(fn):
-        raise ConfigurationError(f"'{_name(fn)}' does not say what it returns; write its return type, such as -> None")
+    if result is Any and "return" not in type_hints(fn):
+        raise ConfigurationError(
+            f"'{_function_name(fn)}' does not say what it returns; write its return type, such as -> None"
+        )
     return result
 
 
@@ -136,61 +142,65 @@ def _check_source(name: str, source: object) -> None:
         )
 
 
-_Reader: TypeAlias = Callable[[int, int], Awaitable[tuple[list[Id], bool]]]
+_ReadIds: TypeAlias = Callable[[int, int], Awaitable[tuple[list[Id], bool]]]
 """Reads so many ids from a place on: those, and whether the source ends with them."""
 
 
-def _reader(source: IdSource) -> _Reader:
+def _id_reader(source: IdSource) -> _ReadIds:
     if callable(source):
-        return _Reopening(as_async(source)).read
+        return _RestartableSource(as_async(source)).read
 
-    async def read(begin: int, limit: int) -> tuple[list[Id], bool]:
-        return list(source[begin : begin + limit]), begin + limit >= len(source)
+    async def read(start: int, limit: int) -> tuple[list[Id], bool]:
+        return list(source[start : start + limit]), start + limit >= len(source)
 
     return read
 
 
-_Take: TypeAlias = Callable[[int], Awaitable[list[Id]]]
+_TakeIds: TypeAlias = Callable[[int], Awaitable[list[Id]]]
 """The next so many ids of what was begun."""
 
 
-class _Reopening:
+class _RestartableSource:
     """Reads a source that can be begun again, without beginning again for every page.
 
     What is open is kept by batch and place: a page that is asked for twice, or by another process, finds nothing and
     begins from the start.
     """
 
-    def __init__(self, begin: Callable[[], Awaitable[Ids]]) -> None:
-        self._begin = begin
-        self._kept: OrderedDict[tuple[str, int], _Take] = OrderedDict()
+    def __init__(self, start: Callable[[], Awaitable[Ids]]) -> None:
+        self._call_source = start
+        self._open_sources: OrderedDict[tuple[str, int], _TakeIds] = OrderedDict()
 
-    async def read(self, begin: int, limit: int) -> tuple[list[Id], bool]:
+    async def read(self, start: int, limit: int) -> tuple[list[Id], bool]:
         """So many ids from a place on, and whether the source ends with them."""
-        batch = SCOPE.get().batch
-        take = self._kept.pop((batch, begin), None) or await self._begun(begin)
+        batch = CURRENT_HOOK.get().batch
+        take = self._open_sources.pop((batch, start), None) or await self._open(start)
         ids = await take(limit)
         if len(ids) < limit:
             return ids, True
-        self._kept[batch, begin + limit] = take
-        if len(self._kept) > _OPEN:
-            self._kept.popitem(last=False)
+        self._open_sources[batch, start + limit] = take
+        if len(self._open_sources) > _MAX_OPEN:
+            self._open_sources.popitem(last=False)
         return ids, False
 
-    async def _begun(self, place: int) -> _Take:
-        begun = await self._begin()
-        take = _taking_async(aiter(begun)) if isinstance(begun, AsyncIterable) else _taking(iter(begun))
-        while place and (passed := len(await take(min(place, _SKIPPED)))):
+    async def _open(self, place: int) -> _TakeIds:
+        ids_of_source = await self._call_source()
+        take = (
+            _take_async(aiter(ids_of_source))
+            if isinstance(ids_of_source, AsyncIterable)
+            else _take_in_thread(iter(ids_of_source))
+        )
+        while place and (passed := len(await take(min(place, _SKIP_SIZE)))):
             place -= passed
         return take
 
 
-def _taking(ids: Iterator[Id]) -> _Take:
+def _take_in_thread(ids: Iterator[Id]) -> _TakeIds:
     # A plain generator may wait for a database, so it runs in a thread like a plain hook.
     return as_async(lambda count: list(itertools.islice(ids, count)))
 
 
-def _taking_async(ids: AsyncIterator[Id]) -> _Take:
+def _take_async(ids: AsyncIterator[Id]) -> _TakeIds:
     async def take(count: int) -> list[Id]:
         taken: list[Id] = []
         try:

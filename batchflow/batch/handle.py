@@ -4,10 +4,9 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import Generic, TypeVar, cast
 
-from batchflow.batch.answers import Done
+from batchflow.batch.answers import ItemAnswer
 from batchflow.batch.definition import Definition
-from batchflow.batch.status import BatchStatus
-from batchflow.batch.summary import BatchSummary
+from batchflow.batch.status import BatchStatus, BatchSummary
 from batchflow.core.batch import Batch, Item, ItemState
 from batchflow.core.duration import Duration, to_ms
 from batchflow.core.ids import entry_id
@@ -18,7 +17,7 @@ from batchflow.serve.runs import timeout_seconds, wait_until_over
 
 Result = TypeVar("Result")
 
-_ITEMS = 500
+_ITEMS_PER_READ = 500
 # Items read at once.
 
 
@@ -73,7 +72,7 @@ class BatchHandle(Generic[Result]):
             BatchFailed: `check` is set, and items have failed, the batch was cancelled, or its walk broke off.
         """
         batch = await wait_until_over(
-            self._client, self.id, self._ended, timeout_seconds(timeout), f"batch '{self.id}'"
+            self._client, self.id, self._read_if_over, timeout_seconds(timeout), f"batch '{self.id}'"
         )
         summary = BatchSummary.of(batch)
         if check and not summary.succeeded:
@@ -95,19 +94,19 @@ class BatchHandle(Generic[Result]):
             if _is_over(batch):
                 return
             with contextlib.suppress(TimeoutError):
-                await wait_until_over(self._client, self.id, self._ended, pause, f"batch '{self.id}'")
+                await wait_until_over(self._client, self.id, self._read_if_over, pause, f"batch '{self.id}'")
 
     async def items(self, state: ItemState | None = None) -> AsyncIterator[Item]:
         """The items that were started, by number; with `state`, those that are in it."""
         after = -1
-        while items := await self._client.store.items(self.id, state=state, after=after, limit=_ITEMS):
+        while items := await self._client.store.items(self.id, state=state, after=after, limit=_ITEMS_PER_READ):
             for item in items:
                 yield item
             after = items[-1].number
 
     async def results(self) -> AsyncIterator[tuple[str, Result]]:
         """Id and result of every item that has succeeded, by number; each result as `execute` returned it."""
-        done, codec = Done(self._definition.wire.id), self._definition.result_codec
+        done, codec = ItemAnswer(self._definition.wire.id), self._definition.result_codec
         async for item in self.items("succeeded"):
             text = "null" if item.result is None else done.result_in(item.result, item.id)
             yield item.id, cast("Result", codec.decode(text))
@@ -128,7 +127,7 @@ class BatchHandle(Generic[Result]):
             raise NotFoundError(f"there is no batch '{self.id}' of '{self.workflow}'; retention may have removed it")
         return batch
 
-    async def _ended(self) -> Batch | None:
+    async def _read_if_over(self) -> Batch | None:
         batch = await self._read()
         return batch if _is_over(batch) else None
 

@@ -1,34 +1,147 @@
 """What each hook is given and gives back, and the checks of those a class has written."""
 
 import inspect
-from collections.abc import Callable, Collection, Sequence
+import re
+import types
+import typing
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Optional, cast, get_args, get_origin
+from typing import Annotated, Any, Optional, TypeGuard, Union, cast, get_args, get_origin
 
-from batchflow.batch.annotations import awaited, fits, hints, spell_type
-from batchflow.batch.summary import BatchSummary
+from pydantic import BaseModel
+from typing_extensions import NoDefault
+
+from batchflow.batch.status import BatchSummary
 from batchflow.errors import ConfigurationError
 from batchflow.serve.callables import is_async
 
-NAMES = ("fetch", "filter", "load", "execute", "save", "count", "process", "on_complete")
-_DROPPED = ("save", "on_complete")
+_MODULE_PREFIX = re.compile(r"[\w.<>]+\.(\w+)")
+_NUMERIC_TOWER = {(int, float), (int, complex), (float, complex)}
+
+
+def type_arguments(cls: type, base: type) -> tuple[object, ...]:
+    """What `base`'s type variables stand for in its subclass `cls`, defaults filled in.
+
+    A variable that is still open in `cls` stands for itself.
+    """
+    if cls is base:
+        return _type_parameters(base)
+    for written in cast("tuple[object, ...]", cls.__dict__.get("__orig_bases__", cls.__bases__)):
+        origin = get_origin(written) or written
+        if isinstance(origin, type) and issubclass(origin, base):
+            bindings = _type_bindings(origin, get_args(written))
+            return tuple(_substitute(argument, bindings) for argument in type_arguments(origin, base))
+    raise TypeError(f"{cls.__name__} is no subclass of {base.__name__}")
+
+
+def is_model(annotation: object) -> TypeGuard[type[BaseModel]]:
+    """Whether it is a pydantic model's class."""
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def has_type_variables(annotation: object) -> bool:
+    """Whether a type variable is left in it."""
+    return isinstance(annotation, typing.TypeVar) or bool(_type_parameters(annotation))
+
+
+def type_hints(function: object) -> dict[str, object]:
+    """A function's annotations; empty where their names cannot be looked up (yet)."""
+    try:
+        return typing.get_type_hints(function)
+    except Exception:
+        # Names of a function's inside, or under TYPE_CHECKING: what cannot be read cannot contradict.
+        return {}
+
+
+def awaited_type(annotation: object) -> object:
+    """What a function annotated to return this gives once awaited; `X | Awaitable[X]` is X."""
+    members = _union_members(annotation)
+    if len(members) > 1:
+        return Union[tuple(awaited_type(member) for member in members)]  # noqa: UP007
+    if get_origin(annotation) is Coroutine:
+        return get_args(annotation)[2]
+    return get_args(annotation)[0] if get_origin(annotation) is Awaitable else annotation
+
+
+def is_compatible(given: object, wanted: object) -> bool:
+    """Whether a value of type `given` may stand where `wanted` is declared; True where that cannot be told."""
+    return all(
+        any(_is_member_compatible(it, place) for place in _union_members(wanted)) for it in _union_members(given)
+    )
+
+
+def format_type(annotation: object) -> str:
+    """The annotation as one writes it: "User", "list[str]", "str | None"."""
+    if annotation in (None, types.NoneType):
+        return "None"
+    if isinstance(annotation, type) and not get_args(annotation):
+        return annotation.__name__
+    members = _union_members(annotation)
+    if len(members) > 1:
+        return " | ".join(format_type(member) for member in members)
+    return _MODULE_PREFIX.sub(r"\1", annotation if isinstance(annotation, str) else repr(annotation))
+
+
+def _type_parameters(annotation: object) -> tuple[object, ...]:
+    return cast("tuple[object, ...]", getattr(annotation, "__parameters__", ()))
+
+
+def _type_bindings(origin: type, given: tuple[object, ...]) -> Mapping[object, object]:
+    bindings: dict[object, object] = {}
+    for place, variable in enumerate(_type_parameters(origin)):
+        default = getattr(variable, "__default__", NoDefault)
+        argument = given[place] if place < len(given) else variable if default is NoDefault else default
+        bindings[variable] = types.NoneType if argument is None else _substitute(argument, bindings)
+    return bindings
+
+
+def _substitute(argument: object, bindings: Mapping[object, object]) -> object:
+    if isinstance(argument, typing.TypeVar):
+        return bindings.get(argument, argument)
+    inner = _type_parameters(argument)
+    return cast("Any", argument)[tuple(bindings.get(it, it) for it in inner)] if inner else argument
+
+
+def _union_members(annotation: object) -> tuple[object, ...]:
+    if get_origin(annotation) is Annotated:
+        return _union_members(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, types.UnionType):
+        return tuple(member for it in get_args(annotation) for member in _union_members(it))
+    return (types.NoneType if annotation is None else annotation,)
+
+
+def _is_member_compatible(given: object, wanted: object) -> bool:
+    if given == wanted or Any in (given, wanted) or wanted is object:
+        return True
+    given, wanted = get_origin(given) or given, get_origin(wanted) or wanted
+    if not isinstance(given, type) or not isinstance(wanted, type):
+        return True
+    try:
+        return issubclass(given, wanted) or (given, wanted) in _NUMERIC_TOWER
+    except TypeError:
+        # A protocol or TypedDict does not say.
+        return True
+
+
+HOOK_NAMES = ("fetch", "filter", "load", "execute", "save", "count", "process", "on_complete")
+_RESULT_IGNORED = ("save", "on_complete")
 # What these happen to return is not kept, so that nothing about it can be wrong.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Hook:
+class HookSignature:
     """The contract of one hook for one workflow: its parameters after self, and what it returns."""
 
     name: str
-    takes: tuple[tuple[str, object], ...]
+    parameters: tuple[tuple[str, object], ...]
     returns: object
 
     def __str__(self) -> str:
-        taken = ", ".join(["self", *(f"{name}: {spell_type(kind)}" for name, kind in self.takes)])
-        return f"async def {self.name}({taken}) -> {spell_type(self.returns)}"
+        taken = ", ".join(["self", *(f"{name}: {format_type(kind)}" for name, kind in self.parameters)])
+        return f"async def {self.name}({taken}) -> {format_type(self.returns)}"
 
 
-def hooks_of(params: object, item: object, result: object, *, entity: str) -> dict[str, Hook]:
+def hook_signatures(params: object, item: object, result: object, *, entity: str) -> dict[str, HookSignature]:
     """The hooks of a workflow with these type parameters, written with its own names."""
     id_name = f"{entity.replace('-', '_')}_id"
     # By their written names: the classes themselves stand above this module.
@@ -36,71 +149,71 @@ def hooks_of(params: object, item: object, result: object, *, entity: str) -> di
     of_item = (entity.replace("-", "_") if item is not str else id_name, item)
     ids = ("ids", Sequence[str])
     hooks = (
-        Hook(name="fetch", takes=(given, ("cursor", Optional[str]), ("limit", int)), returns="Page"),  # noqa: UP045
-        Hook(name="filter", takes=(given, ids), returns=Collection[str]),
-        Hook(name="load", takes=((id_name, str),), returns=Optional[cast("Any", item)]),  # noqa: UP045
-        Hook(name="execute", takes=(of_item,), returns=result),
-        Hook(name="save", takes=((id_name, str), ("result", result)), returns=type(None)),
-        Hook(name="count", takes=(given,), returns=int),
-        Hook(name="process", takes=(("ctx", "WorkflowContext"), of_item), returns=result),
-        Hook(name="on_complete", takes=(("summary", BatchSummary),), returns=type(None)),
+        HookSignature(name="fetch", parameters=(given, ("cursor", Optional[str]), ("limit", int)), returns="Page"),  # noqa: UP045
+        HookSignature(name="filter", parameters=(given, ids), returns=Collection[str]),
+        HookSignature(name="load", parameters=((id_name, str),), returns=Optional[cast("Any", item)]),  # noqa: UP045
+        HookSignature(name="execute", parameters=(of_item,), returns=result),
+        HookSignature(name="save", parameters=((id_name, str), ("result", result)), returns=type(None)),
+        HookSignature(name="count", parameters=(given,), returns=int),
+        HookSignature(name="process", parameters=(("ctx", "WorkflowContext"), of_item), returns=result),
+        HookSignature(name="on_complete", parameters=(("summary", BatchSummary),), returns=type(None)),
     )
     return {hook.name: hook for hook in hooks}
 
 
-def written(cls: type, base: type) -> frozenset[str]:
+def find_defined_hooks(cls: type, base: type) -> frozenset[str]:
     """The hooks that `cls`, or a class between it and `base`, has written."""
-    return frozenset(name for name in NAMES if inspect.getattr_static(cls, name) is not base.__dict__[name])
+    return frozenset(name for name in HOOK_NAMES if inspect.getattr_static(cls, name) is not base.__dict__[name])
 
 
-def check_hooks(cls: type, hooks: dict[str, Hook], has: frozenset[str], *, ids_only: bool) -> None:
+def check_hooks(cls: type, hooks: dict[str, HookSignature], defined_hooks: frozenset[str], *, ids_only: bool) -> None:
     """Raise `ConfigurationError` for a hook that is missing or does not fit its contract."""
     # One may live on `process` alone, and on ids that every trigger names.
-    for name, other in (("fetch", ids_only), ("execute", "process" in has)):
-        if name not in has and not other:
+    for name, other in (("fetch", ids_only), ("execute", "process" in defined_hooks)):
+        if name not in defined_hooks and not other:
             raise ConfigurationError(f"{cls.__name__} has no {name}; write: {hooks[name]}")
-    item = hooks["execute"].takes[0][1]
-    if "load" not in has and item is not str and not _brings_items(cls, has):
+    item = hooks["execute"].parameters[0][1]
+    if "load" not in defined_hooks and item is not str and not _declares_page_items(cls, defined_hooks):
         raise ConfigurationError(
-            f"{cls.__name__} has no load, which makes a {spell_type(item)} of an id; write: {hooks['load']}; or have "
-            f"the pages bring them: fetch(…) -> Page[{spell_type(item)}]"
+            f"{cls.__name__} has no load, which makes a {format_type(item)} of an id; write: {hooks['load']}; or have "
+            f"the pages bring them: fetch(…) -> Page[{format_type(item)}]"
         )
-    for name in NAMES:
-        if name in has:
+    for name in HOOK_NAMES:
+        if name in defined_hooks:
             _check_hook(cls, hooks[name])
-    if "fetch" in has:
-        _check_items(cls, hooks["fetch"], _returned(inspect.getattr_static(cls, "fetch")), item)
+    if "fetch" in defined_hooks:
+        _check_page_items(cls, hooks["fetch"], _return_annotation(inspect.getattr_static(cls, "fetch")), item)
 
 
-def _brings_items(cls: type, has: frozenset[str]) -> bool:
+def _declares_page_items(cls: type, defined_hooks: frozenset[str]) -> bool:
     """Whether `fetch` declares that its pages bring items: `-> Page[User]`."""
-    return "fetch" in has and bool(get_args(_returned(inspect.getattr_static(cls, "fetch"))))
+    return "fetch" in defined_hooks and bool(get_args(_return_annotation(inspect.getattr_static(cls, "fetch"))))
 
 
-def _returned(function: Any) -> object:
-    return awaited(hints(getattr(function, "__func__", function)).get("return"))
+def _return_annotation(function: Any) -> object:
+    return awaited_type(type_hints(getattr(function, "__func__", function)).get("return"))
 
 
-def _check_items(cls: type, hook: Hook, returned: object, item: object) -> None:
-    for brought in get_args(returned):
-        if not any(fits(brought, it) for it in (item, Optional[cast("Any", item)])):  # noqa: UP045
+def _check_page_items(cls: type, hook: HookSignature, returned: object, item: object) -> None:
+    for declared_item in get_args(returned):
+        if not any(is_compatible(declared_item, it) for it in (item, Optional[cast("Any", item)])):  # noqa: UP045
             raise ConfigurationError(
-                f"{cls.__name__}.{hook.name} declares that its pages bring {spell_type(brought)}, not "
-                f"{spell_type(item)}; write -> Page[{spell_type(item)}]"
+                f"{cls.__name__}.{hook.name} declares that its pages bring {format_type(declared_item)}, not "
+                f"{format_type(item)}; write -> Page[{format_type(item)}]"
             )
 
 
-def _check_hook(cls: type, hook: Hook) -> None:
+def _check_hook(cls: type, hook: HookSignature) -> None:
     function = inspect.getattr_static(cls, hook.name)
     bound = function.__get__(object(), cls) if hasattr(function, "__get__") else function
     if not callable(bound):
         raise ConfigurationError(f"{cls.__name__}.{hook.name} is no function but {function!r}; write: {hook}")
     signature = inspect.signature(bound)
     try:
-        signature.bind(*hook.takes)
+        signature.bind(*hook.parameters)
     except TypeError:
         raise ConfigurationError(
-            f"{cls.__name__}.{hook.name} cannot be called with {_spell_count(hook)}; write: {hook}"
+            f"{cls.__name__}.{hook.name} cannot be called with {_format_parameter_count(hook)}; write: {hook}"
         ) from None
     if inspect.isasyncgenfunction(bound) or inspect.isgeneratorfunction(bound):
         raise ConfigurationError(f"{cls.__name__}.{hook.name} yields where it has to return; write: {hook}")
@@ -109,38 +222,38 @@ def _check_hook(cls: type, hook: Hook) -> None:
     _check_annotations(cls, hook, bound, signature)
 
 
-def _check_annotations(cls: type, hook: Hook, bound: Callable[..., Any], signature: inspect.Signature) -> None:
-    known = hints(bound)
+def _check_annotations(cls: type, hook: HookSignature, bound: Callable[..., Any], signature: inspect.Signature) -> None:
+    known = type_hints(bound)
     positional = [
         it for it in signature.parameters.values() if it.kind in (it.POSITIONAL_ONLY, it.POSITIONAL_OR_KEYWORD)
     ]
-    for (_, given), parameter in zip(hook.takes, positional, strict=False):
+    for (_, given), parameter in zip(hook.parameters, positional, strict=False):
         declared = known.get(parameter.name, given)
-        if not _fits(given, declared):
+        if not _is_compatible(given, declared):
             raise ConfigurationError(
-                f"{cls.__name__}.{hook.name} declares '{parameter.name}: {spell_type(declared)}' but is given "
-                f"{spell_type(given)}; write: {hook}"
+                f"{cls.__name__}.{hook.name} declares '{parameter.name}: {format_type(declared)}' but is given "
+                f"{format_type(given)}; write: {hook}"
             )
-    if hook.name in _DROPPED:
+    if hook.name in _RESULT_IGNORED:
         return
-    returned = awaited(known.get("return", hook.returns))
-    if not _fits(returned, hook.returns):
+    returned = awaited_type(known.get("return", hook.returns))
+    if not _is_compatible(returned, hook.returns):
         raise ConfigurationError(
-            f"{cls.__name__}.{hook.name} declares that it returns {spell_type(returned)}, not "
-            f"{spell_type(hook.returns)}; write: {hook}"
+            f"{cls.__name__}.{hook.name} declares that it returns {format_type(returned)}, not "
+            f"{format_type(hook.returns)}; write: {hook}"
         )
 
 
-def _fits(given: object, wanted: object) -> bool:
+def _is_compatible(given: object, wanted: object) -> bool:
     """As `fits`; a class above this module goes by its name."""
     for named, other in ((given, wanted), (wanted, given)):
         other = get_origin(other) or other
         if isinstance(named, str) and isinstance(other, type) and other is not Any:
             return named in (base.__name__ for base in other.__mro__)
-    return fits(given, wanted)
+    return is_compatible(given, wanted)
 
 
-def _spell_count(hook: Hook) -> str:
-    count = len(hook.takes)
-    names = ", ".join(name for name, _ in hook.takes)
+def _format_parameter_count(hook: HookSignature) -> str:
+    count = len(hook.parameters)
+    names = ", ".join(name for name, _ in hook.parameters)
     return f"{count} argument{'' if count == 1 else 's'} ({names})"

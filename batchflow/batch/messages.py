@@ -6,25 +6,25 @@ from collections.abc import Iterator, Mapping, Sequence
 from more_itertools import chunked
 
 from batchflow.batch.definition import Definition
-from batchflow.batch.payloads import EntryBody, PaginateBody, Payloads, body_text
-from batchflow.batch.walk import Picked
+from batchflow.batch.payloads import EntryBody, PaginateBody, Payloads, encode_body
+from batchflow.batch.source import SelectedItems
 from batchflow.core.batch import NO_HEADERS, NewBatch
 from batchflow.core.ids import chunk_id, entry_id, page_id
 from batchflow.core.message import Message
 from batchflow.serve.children import ParentLink
 
-TOGETHER = 200
+PUBLISH_BATCH_SIZE = 200
 """How many messages a trigger publishes at once."""
 
 
 class Messages:
     """Makes the messages of one workflow."""
 
-    __slots__ = ("_definition", "_paginate")
+    __slots__ = ("_definition", "_paginate_model")
 
     def __init__(self, definition: Definition, payloads: Payloads) -> None:
         self._definition = definition
-        self._paginate = payloads.paginate
+        self._paginate_model = payloads.paginate_model
 
     def batch(self, id: str, params: str, ledger: str, parent: ParentLink | None) -> NewBatch:
         """What is the class's of a batch that a trigger opens, or a run that waits for its end."""
@@ -35,7 +35,9 @@ class Messages:
             execute=definition.routes.execute,
             flow=definition.execute_flow,
             params=params,
-            complete=definition.routes.complete if parent is not None or "on_complete" in definition.has else None,
+            complete=definition.routes.complete
+            if parent is not None or "on_complete" in definition.defined_hooks
+            else None,
             complete_flow=definition.complete_flow,
             ledger=ledger,
             ledger_ttl=definition.ledger_ttl,
@@ -53,7 +55,7 @@ class Messages:
             id=entry_id(batch),
             destination=definition.routes.process,
             flow=definition.invoked_flow if invoked else definition.entry_flow,
-            body=body_text(body),
+            body=encode_body(body),
             headers=headers,
             not_before=not_before,
             batch=batch,
@@ -64,18 +66,20 @@ class Messages:
         """One page of the walk."""
         return self._to_paginate(page_id(batch, body.page), batch, body, headers=headers)
 
-    def chunks(self, batch: str, page: PaginateBody, picked: Picked, *, held: bool = False) -> Iterator[Message]:
+    def chunks(
+        self, batch: str, page: PaginateBody, selected: SelectedItems, *, held: bool = False
+    ) -> Iterator[Message]:
         """What was picked of a page, cut into chunks; `held` keeps them back until the batch has been walked."""
         size = self._definition.chunk_size
-        for place, some in enumerate(picked.cut(size)):
+        for place, chunk_items in enumerate(selected.chunks(size)):
             first = page.page * self._definition.page_size + place * size
-            body = self._paginate(
-                item_ids=some.ids,
+            body = self._paginate_model(
+                item_ids=chunk_items.ids,
                 first=first,
                 page=page.page,
                 force=page.force,
-                marked=some.marked,
-                data=some.data,
+                marked=chunk_items.marked,
+                data=chunk_items.data,
             )
             yield self._to_paginate(chunk_id(batch, page.page, place), batch, body, held=held)
 
@@ -89,12 +93,14 @@ class Messages:
         # A run that waits for it has been admitted itself, and many of them may come at once.
         invoked = batch.parent is not None
         last = self.entry(batch.id, entry, batch.headers, not_before=not_before, invoked=invoked)
-        return chunked(itertools.chain(self._named(batch.id, ids, not_before), (last,)), TOGETHER)
+        return chunked(itertools.chain(self._named(batch.id, ids, not_before), (last,)), PUBLISH_BATCH_SIZE)
 
     def _named(self, batch: str, ids: Sequence[str], not_before: int) -> Iterator[Message]:
         """The chunks of ids that a trigger has named; kept, so that a trigger cut off half-way can be repeated."""
-        for place, some in enumerate(chunked(ids, self._definition.chunk_size)):
-            body = self._paginate(item_ids=some, first=place * self._definition.chunk_size, page=place, named=True)
+        for place, chunk_items in enumerate(chunked(ids, self._definition.chunk_size)):
+            body = self._paginate_model(
+                item_ids=chunk_items, first=place * self._definition.chunk_size, page=place, named=True
+            )
             yield self._to_paginate(chunk_id(batch, place, 0), batch, body, not_before=not_before, keep=True)
 
     def _to_paginate(
@@ -113,7 +119,7 @@ class Messages:
             id=id,
             destination=definition.routes.paginate,
             flow=definition.paginate_flow,
-            body=body_text(body),
+            body=encode_body(body),
             headers=headers,
             not_before=not_before,
             batch=batch,

@@ -1,21 +1,24 @@
 """The names a workflow goes by: routes, steps, keys on the wire."""
 
 import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from pydantic import AliasChoices, AliasPath, BaseModel
 from pydantic.alias_generators import to_camel
+from pydantic.fields import FieldInfo
 
 from batchflow.errors import ConfigurationError
 
-_HUMPS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+_WORD_BOUNDARY = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 
-def kebab(name: str) -> str:
+def kebab_case(name: str) -> str:
     """`WelcomePlaceholder` → `welcome-placeholder`, `send_mail` → `send-mail`, `HTTPCheck` → `http-check`."""
-    return _HUMPS.sub("-", name).replace("_", "-").strip("-").lower()
+    return _WORD_BOUNDARY.sub("-", name).replace("_", "-").strip("-").lower()
 
 
-def camel(name: str) -> str:
+def camel_case(name: str) -> str:
     """`paid_only` → `paidOnly`, `order-line` → `orderLine`."""
     return to_camel(name.replace("-", "_"))
 
@@ -30,7 +33,7 @@ class Routes:
     complete: str
 
     @classmethod
-    def of(cls, owner: str, workflow: str, verb: str, entity: str, plural: str) -> "Routes":
+    def of(cls, class_name: str, workflow: str, verb: str, entity: str, plural: str) -> "Routes":
         """The routes of a workflow.
 
         Raises:
@@ -44,13 +47,13 @@ class Routes:
         )
         if routes.execute in (routes.process, routes.paginate):
             raise ConfigurationError(
-                f"{owner} would serve two layers at '{routes.execute}'; set another entity_plural or execute_verb"
+                f"{class_name} would serve two layers at '{routes.execute}'; set another entity_plural or execute_verb"
             )
         return routes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Steps:
+class StepNames:
     """The names of a workflow's durable steps, and of the effects that are logged beside them."""
 
     get_all_items: str
@@ -66,13 +69,13 @@ class Steps:
     on_complete: str
 
     @classmethod
-    def of(cls, workflow: str) -> "Steps":
+    def of(cls, workflow: str) -> "StepNames":
         """The steps of a workflow, `{workflow}:get-batch` and so on."""
         return cls(**{name: f"{workflow}:{name.replace('_', '-')}" for name in cls.__dataclass_fields__})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wire:
+class WireKeys:
     """The entity's keys in payloads and results: `userId`, `userIds`, and the word for many of them."""
 
     id: str
@@ -80,6 +83,73 @@ class Wire:
     plural: str
 
     @classmethod
-    def of(cls, entity: str, plural: str) -> "Wire":
+    def of(cls, entity: str, plural: str) -> "WireKeys":
         """The keys of an entity."""
-        return cls(id=f"{camel(entity)}Id", ids=f"{camel(entity)}Ids", plural=plural)
+        return cls(id=f"{camel_case(entity)}Id", ids=f"{camel_case(entity)}Ids", plural=plural)
+
+
+RESERVED_FIELDS = (
+    "dryRun",
+    "force",
+    "cursor",
+    "itemId",
+    "itemIds",
+    "limit",
+    "label",
+    "ids",
+    "dedupId",
+    "dedup",
+    "batchId",
+    "delay",
+    "notBefore",
+    "headers",
+    "page",
+    "workflowRunId",
+)
+"""What the payloads and answers of every workflow use themselves, beside the entity's own keys."""
+
+
+def check_field_names(class_name: str, params: type[BaseModel], wire: WireKeys) -> None:
+    """Raise `ConfigurationError` for a parameter that goes by a name the payloads use, or by another's name."""
+    taken = {*RESERVED_FIELDS, wire.id, wire.ids}
+    seen: dict[str, str] = {}
+    for name, field in params.model_fields.items():
+        for alias in dict.fromkeys((name, camel_case(name), *_aliases(field))):
+            if alias in taken:
+                raise ConfigurationError(
+                    f"{class_name}'s parameter '{params.__name__}.{name}' goes by '{alias}' in payloads, "
+                    f"which is batchflow's own there; name it otherwise"
+                )
+            if seen.setdefault(alias, name) != name:
+                raise ConfigurationError(
+                    f"{class_name}'s parameters '{seen[alias]}' and '{name}' of {params.__name__} both go by "
+                    f"'{alias}' in payloads; rename one"
+                )
+
+
+def field_names(params: type[BaseModel]) -> Mapping[str, str]:
+    """Every name a parameter may be sent by, and the field it stands for: its own, its aliases, camelCase."""
+    return {
+        alias: name
+        for name, field in params.model_fields.items()
+        for alias in (name, camel_case(name), *_aliases(field))
+    }
+
+
+def wire_name(name: str, field: FieldInfo) -> str:
+    """The one name a parameter is written by in documentation: its alias, else its camelCase."""
+    return field.alias or camel_case(name)
+
+
+def _aliases(field: FieldInfo) -> Iterator[str]:
+    for alias in (field.alias, field.serialization_alias, field.validation_alias):
+        match alias:
+            case str():
+                yield alias
+            case AliasPath(path=[str(first), *_]):
+                yield first
+            case AliasChoices(choices=choices):
+                for choice in choices:
+                    yield from _aliases(FieldInfo(validation_alias=choice))
+            case _:
+                pass

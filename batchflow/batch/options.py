@@ -1,15 +1,21 @@
 """The options of a workflow's class, read and checked."""
 
 import re
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from typing import Any, TypeVar, cast, get_args, get_origin
+
+from pydantic import BaseModel, PydanticUserError, Secret, SecretBytes, SecretStr, TypeAdapter
+from pydantic_core import to_json
 
 from batchflow.core.duration import to_ms
 from batchflow.core.flow import FlowControl
+from batchflow.core.ledger import ledger_name
+from batchflow.core.spelling import did_you_mean
 from batchflow.errors import ConfigurationError
 
 T = TypeVar("T")
 
-NAMES = (
+OPTION_NAMES = (
     "name",
     "entity",
     "entity_plural",
@@ -27,11 +33,11 @@ NAMES = (
 )
 
 _SLUG = re.compile(r"[A-Za-z0-9]+(?:[-_.][A-Za-z0-9]+)*")
-_LARGEST = 10_000
+_MAX_COUNT = 10_000
 # Item numbers are page × page_size + place, and have nine digits.
 
 
-class Options:
+class OptionReader:
     """Reads a class's options, each with a sentence about what is wrong with it."""
 
     def __init__(self, cls: type) -> None:
@@ -44,15 +50,15 @@ class Options:
     def count(self, name: str) -> int:
         """A whole number from 1 to 10,000."""
         value = self.value(name)
-        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _LARGEST:
-            raise self._wrong(name, value, f"a whole number from 1 to {_LARGEST:,}, such as 50")
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _MAX_COUNT:
+            raise self._option_error(name, value, f"a whole number from 1 to {_MAX_COUNT:,}, such as 50")
         return value
 
     def instance(self, name: str, kind: type[T], example: str) -> T:
         """A value of one class."""
         value = self.value(name)
         if not isinstance(value, kind):
-            raise self._wrong(name, value, example)
+            raise self._option_error(name, value, example)
         return value
 
     def flow(self, name: str, key: str) -> FlowControl:
@@ -61,7 +67,7 @@ class Options:
         if value is None:
             return FlowControl(key=key)
         if not isinstance(value, FlowControl):
-            raise self._wrong(name, value, "FlowControl(parallelism=10, rate=5), or None for no limits")
+            raise self._option_error(name, value, "FlowControl(parallelism=10, rate=5), or None for no limits")
         return value.named(key)
 
     def duration(self, name: str) -> int:
@@ -69,14 +75,14 @@ class Options:
         value = self.value(name)
         ms = to_ms(value, option=f"{self._cls.__name__}.{name}")
         if ms == 0:
-            raise self._wrong(name, value, "a duration such as '15m'")
+            raise self._option_error(name, value, "a duration such as '15m'")
         return ms
 
-    def _wrong(self, name: str, value: object, how: str) -> ConfigurationError:
+    def _option_error(self, name: str, value: object, how: str) -> ConfigurationError:
         return ConfigurationError(f"{self._cls.__name__}.{name} cannot be {value!r}; write {how}")
 
 
-def slug(cls: type, name: str, value: object) -> str:
+def check_slug(cls: type, name: str, value: object) -> str:
     """A name that can stand in a URL.
 
     Raises:
@@ -89,13 +95,96 @@ def slug(cls: type, name: str, value: object) -> str:
     return value
 
 
-def check_instance(instance: object) -> None:
+def check_no_instance_options(instance: object) -> None:
     """Refuse options that were set on an object: they are read from its class.
 
     Raises:
         ConfigurationError: it has one.
     """
-    for name in NAMES:
+    for name in OPTION_NAMES:
         if name in getattr(instance, "__dict__", {}):
             owner = type(instance).__name__
             raise ConfigurationError(f"{owner}.{name} is set on the object and not read there; set it on the class")
+
+
+_SECRETS = (Secret, SecretStr, SecretBytes)
+
+
+class LedgerScope:
+    """Names the ledger of a batch: one for each combination of the values that these parameters have."""
+
+    __slots__ = ("_adapters", "_workflow")
+
+    def __init__(self, workflow: str, adapters: Mapping[str, TypeAdapter[Any]]) -> None:
+        self._workflow = workflow
+        self._adapters = adapters
+
+    @classmethod
+    def read(cls, class_name: str, workflow: str, params: type[BaseModel], names: object) -> "LedgerScope":
+        """The scope that `processed_per` of the class `owner` names.
+
+        Raises:
+            ConfigurationError: it is no tuple of names, one is no parameter, or one has no JSON that may be shown.
+        """
+        names_given = cast("tuple[object, ...]", names) if isinstance(names, tuple) else None
+        if names_given is None or not all(isinstance(name, str) for name in names_given):
+            example = names if isinstance(names, str) and names.isidentifier() else "year"
+            raise ConfigurationError(
+                f"{class_name}.processed_per cannot be {names!r}; write a tuple of names of parameters, such as "
+                f"('{example}',)"
+            )
+        return cls(
+            workflow, {name: _adapter_of(class_name, params, name) for name in cast("tuple[str, ...]", names_given)}
+        )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The parameters; none where the workflow has one ledger."""
+        return tuple(self._adapters)
+
+    def name_for(self, params: BaseModel) -> str:
+        """The name of the ledger of a batch with these parameters."""
+        if not self._adapters:
+            return self._workflow
+        values = {name: _to_json_value(adapter, getattr(params, name)) for name, adapter in self._adapters.items()}
+        return ledger_name(self._workflow, values)
+
+
+def _adapter_of(class_name: str, params: type[BaseModel], name: str) -> TypeAdapter[Any]:
+    field = params.model_fields.get(name)
+    if field is None:
+        meant = did_you_mean(name, params.model_fields) if params.model_fields else ", which has none"
+        raise ConfigurationError(f"{class_name}.processed_per names '{name}', no parameter of {params.__name__}{meant}")
+    wrong = f"{class_name}.processed_per names '{params.__name__}.{name}'"
+    if _is_secret(field.annotation):
+        raise ConfigurationError(f"{wrong}, which is secret, and names of ledgers are shown; name another")
+    try:
+        adapter: TypeAdapter[Any] = TypeAdapter(field.rebuild_annotation())
+        adapter.json_schema(mode="serialization")
+    except PydanticUserError as error:
+        raise ConfigurationError(f"{wrong}, whose type has no JSON; name another") from error
+    return adapter
+
+
+def _is_secret(annotation: object) -> bool:
+    kind = get_origin(annotation) or annotation
+    if isinstance(kind, type) and issubclass(kind, _SECRETS):
+        return True
+    return any(map(_is_secret, get_args(annotation)))
+
+
+def _to_json_value(adapter: TypeAdapter[Any], value: Any) -> Any:
+    dumped = adapter.dump_python(value, mode="json", by_alias=False, round_trip=True)
+    # A set has no order, and a mapping's is no part of it: alike is to be written alike.
+    return _sort_keys(sorted(dumped, key=to_json) if isinstance(value, set | frozenset) else dumped)
+
+
+def _sort_keys(value: Any) -> Any:
+    match value:
+        case dict():
+            pairs = cast("dict[str, Any]", value)
+            return {name: _sort_keys(pairs[name]) for name in sorted(pairs)}
+        case list():
+            return [_sort_keys(it) for it in cast("list[Any]", value)]
+        case _:
+            return value

@@ -7,17 +7,17 @@ from typing import Any
 from pydantic import BaseModel
 
 from batchflow.batch import answers
-from batchflow.batch.layers import Layers
-from batchflow.batch.ledger import patiently
+from batchflow.batch.hook_scope import call_ledger
 from batchflow.batch.payloads import PaginateBody
-from batchflow.batch.summary import MOVED
-from batchflow.batch.walk import Fetched, Picked
+from batchflow.batch.runtime import WorkflowRuntime
+from batchflow.batch.source import FetchedPage, SelectedItems
+from batchflow.batch.status import ROWS_MOVED
 from batchflow.core.codec import Codec
 from batchflow.core.message import Message
 from batchflow.core.settlement import Page, Publish, StartItems, Walked
 from batchflow.serve.context import LayerContext
 
-TOGETHER = 1_000
+MAX_STARTED_AT_ONCE = 1_000
 """So many items of a page start in one transaction at most, where nothing paces its chunks."""
 
 
@@ -31,20 +31,20 @@ class PaginateLayer:
     chunk is a message, held back until then.
     """
 
-    def __init__(self, layers: Layers) -> None:
-        self._layers = layers
-        self._log = layers.paginate_log
-        self._definition = layers.definition
-        self._filters = "filter" in layers.definition.has
-        flow = layers.definition.paginate_flow
+    def __init__(self, runtime: WorkflowRuntime) -> None:
+        self._runtime = runtime
+        self._log = runtime.paginate_log
+        self._definition = runtime.definition
+        self._has_filter = "filter" in runtime.definition.defined_hooks
+        flow = runtime.definition.paginate_flow
         self._unlimited = flow.parallelism is None and flow.rate is None
-        self._fetched: Codec[Fetched] = Codec.of(Fetched)
-        self._picked: Codec[list[str] | Picked] = Codec.of(list[str] | Picked)
+        self._fetched_codec: Codec[FetchedPage] = Codec.of(FetchedPage)
+        self._selected_codec: Codec[list[str] | SelectedItems] = Codec.of(list[str] | SelectedItems)
 
     async def handle(self, ctx: LayerContext[Any]) -> str:
         """Carry out one paginate message."""
-        with self._layers.running(ctx, self._log):
-            body = self._layers.payloads.read_page(ctx.claim.body)
+        with self._runtime.layer_scope(ctx, self._log):
+            body = self._runtime.payloads.read_page(ctx.claim.body)
             if body.item_ids is not None:
                 return await self._chunk(ctx, body, body.item_ids)
             return await self._page(ctx, body)
@@ -52,15 +52,15 @@ class PaginateLayer:
     async def _chunk(self, ctx: LayerContext[Any], body: PaginateBody, ids: list[str]) -> str:
         batch = ctx.claim.batch or ""
         self._log.debug("Processing specific itemIds", count=len(ids), batch=batch)
-        picked = Picked(ids, body.marked, dict(zip(ids, body.data, strict=True)) if body.data else None)
+        selected = SelectedItems(ids, body.marked, dict(zip(ids, body.data, strict=True)) if body.data else None)
         if body.named:
             ctx.effects += (Page(batch, len(ids), chunks=1),)
-        started = await self._start(ctx, body, body.first, picked)
+        started = await self._start_items(ctx, body, body.first, selected)
         return answers.chunk(started)
 
     async def _page(self, ctx: LayerContext[Any], body: PaginateBody) -> str:
-        batch, source = ctx.claim.batch or "", self._layers.source
-        page = await self._got(ctx, body)
+        batch, source = ctx.claim.batch or "", self._runtime.source
+        page = await self._fetch_step(ctx, body)
         self._log.debug("Got batch", size=len(page.ids), next_cursor=page.next_cursor, page=body.page, batch=batch)
         # Before anything is started: a walk that goes in circles ends here.
         probe = body.probe if page.next_cursor is None else source.advance(body.probe, page.next_cursor)
@@ -68,13 +68,13 @@ class PaginateLayer:
             ctx.effects += (Page(batch, 0),)
             self._end_walk(ctx, body)
             return answers.walk_complete()
-        needed = await self._needed(ctx, body, page)
+        needed = await self._filter_step(ctx, body, page)
         skipped = len(page.ids) - len(needed.ids)
         self._log.debug("After filtering", need=len(needed.ids), skipped=skipped, batch=batch)
-        wanted = needed.first(body.remaining)
-        count = len(wanted.ids)
-        ends = page.next_cursor is None or body.remaining == count
-        chunks, messages = await self._hand_on(ctx, body, wanted, ends=ends)
+        to_start = needed.first(body.remaining)
+        count = len(to_start.ids)
+        is_end = page.next_cursor is None or body.remaining == count
+        chunks, messages = await self._start_or_chunk(ctx, body, to_start, is_end=is_end)
         ctx.effects += (Page(batch, page.named, skipped, page.duplicates, len(needed.ids) - count, chunks),)
         walked = body.model_copy(
             update={
@@ -84,7 +84,7 @@ class PaginateLayer:
                 "to_process": body.to_process + count,
             }
         )
-        if ends:
+        if is_end:
             self._end_walk(ctx, walked)
         elif not page.ahead:
             messages += (self._next_page(ctx, walked, page.next_cursor),)
@@ -92,7 +92,7 @@ class PaginateLayer:
             ctx.effects += (Publish(messages),)
         return answers.page(count, skipped, page.next_cursor)
 
-    async def _got(self, ctx: LayerContext[Any], body: PaginateBody) -> Fetched:
+    async def _fetch_step(self, ctx: LayerContext[Any], body: PaginateBody) -> FetchedPage:
         """The page at the cursor.
 
         Where no code of the user's is to see it, it needs no commit of its own. The first page of a walk goes without,
@@ -100,99 +100,101 @@ class PaginateLayer:
         while the items of this one start. A walk whose next page depends on what is found in this one waits for that,
         and so does one whose filter may fail: it is not to fail on page after page.
         """
-        rides = body.force or not (self._filters or self._layers.client.ledger)
+        defers = body.force or not (self._has_filter or self._runtime.client.ledger)
         ahead = (
-            rides and body.page > 0 and not body.force and body.remaining is None and not self._definition.walk_first
+            defers and body.page > 0 and not body.force and body.remaining is None and not self._definition.walk_first
         )
 
-        def following(page: Fetched) -> tuple[Publish, ...]:
+        def publish_next_page(page: FetchedPage) -> tuple[Publish, ...]:
             if not page.ahead:
                 return ()
-            probe = self._layers.source.advance(body.probe, page.next_cursor or "")
+            probe = self._runtime.source.advance(body.probe, page.next_cursor or "")
             walked = body.model_copy(update={"probe": probe, "eligible": body.eligible + page.named})
             return (Publish((self._next_page(ctx, walked, page.next_cursor),)),)
 
         return await ctx.run_with_codec(
             self._definition.steps.get_batch,
-            self._fetched,
+            self._fetched_codec,
             self._fetch,
             ctx.payload,
             body.cursor,
             ahead,
-            defer_to_settlement=rides and not ahead,
-            effects=following if ahead else None,
+            defer_to_settlement=defers and not ahead,
+            effects=publish_next_page if ahead else None,
         )
 
-    async def _fetch(self, params: BaseModel, cursor: str | None, ahead: bool) -> Fetched:
-        page = await self._layers.source.fetch(params, cursor, self._definition.page_size)
+    async def _fetch(self, params: BaseModel, cursor: str | None, ahead: bool) -> FetchedPage:
+        page = await self._runtime.source.fetch(params, cursor, self._definition.page_size)
         return replace(page, ahead=True) if ahead and page.next_cursor is not None else page
 
-    async def _needed(self, ctx: LayerContext[Any], body: PaginateBody, page: Fetched) -> Picked:
+    async def _filter_step(self, ctx: LayerContext[Any], body: PaginateBody, page: FetchedPage) -> SelectedItems:
         if body.force or not page.ids:
-            return Picked(page.ids, brought=page.by_id)
+            return SelectedItems(page.ids, brought=page.by_id)
         # A ledger elsewhere is asked after it, and by then all is recorded.
-        last = self._layers.client.ledger is None
+        defers = self._runtime.client.ledger is None
         found = await ctx.run_with_codec(
             self._definition.steps.filter_existing,
-            self._picked,
-            self._pick,
+            self._selected_codec,
+            self._filter_page,
             ctx.payload,
             page.ids,
-            defer_to_settlement=last,
+            defer_to_settlement=defers,
         )
-        return replace(found if isinstance(found, Picked) else Picked(found), brought=page.by_id)
+        return replace(found if isinstance(found, SelectedItems) else SelectedItems(found), brought=page.by_id)
 
-    async def _pick(self, params: BaseModel, ids: list[str]) -> list[str] | Picked:
+    async def _filter_page(self, params: BaseModel, ids: list[str]) -> list[str] | SelectedItems:
         """What the filter names of a page, and which of it the ledger held before."""
-        source, client = self._layers.source, self._layers.client
-        if not self._filters:
+        source, client = self._runtime.source, self._runtime.client
+        if not self._has_filter:
             return await source.filter(params, ids)
         # Read first: what is marked while the filter works is not what the filter means.
-        held = await self._asked(client.marks.processed(self._definition.ledger_of(params), ids))
+        processed = await self._read_ledger(client.marks.processed(self._definition.ledger_name(params), ids))
         needed = await source.filter(params, ids)
-        marked = tuple(id for id in needed if id in held)
-        return Picked(needed, marked) if marked else needed
+        marked = tuple(id for id in needed if id in processed)
+        return SelectedItems(needed, marked) if marked else needed
 
-    async def _asked(self, asked: Awaitable[frozenset[str]]) -> frozenset[str]:
-        return await (asked if self._layers.client.ledger is None else patiently(asked))
+    async def _read_ledger(self, call: Awaitable[frozenset[str]]) -> frozenset[str]:
+        return await (call if self._runtime.client.ledger is None else call_ledger(call))
 
-    async def _hand_on(
-        self, ctx: LayerContext[Any], body: PaginateBody, picked: Picked, *, ends: bool
+    async def _start_or_chunk(
+        self, ctx: LayerContext[Any], body: PaginateBody, selected: SelectedItems, *, is_end: bool
     ) -> tuple[int, tuple[Message, ...]]:
         """Start a page's items up to the first chunk's end; into how many chunks it is cut, and those that follow.
 
         The first items of a walk start two commits earlier than by way of a message, and so do all others where nothing
         paces the chunks. Where all is walked first none is started: every chunk follows, held back unless the walk
-        `ends` here.
+        `is_end`.
         """
         first, size, batch = body.page * self._definition.page_size, self._definition.chunk_size, ctx.claim.batch or ""
         walk_first = self._definition.walk_first
-        if len(picked.ids) <= size and not walk_first:
-            await self._start(ctx, body, first, picked)
+        if len(selected.ids) <= size and not walk_first:
+            await self._start_items(ctx, body, first, selected)
             return 0, ()
-        chunks = -(-len(picked.ids) // size)
+        chunks = -(-len(selected.ids) // size)
         if chunks > 1:
-            self._log.debug("Fanout mode", chunks=chunks, chunk_size=size, total=len(picked.ids), batch=batch)
+            self._log.debug("Fanout mode", chunks=chunks, chunk_size=size, total=len(selected.ids), batch=batch)
         if self._log.verbose:
             for number in range(1, chunks + 1):
                 self._log.debug(f"{self._definition.steps.fanout}:{number}/{chunks}", batch=batch)
-        if self._unlimited and not walk_first and len(picked.ids) <= TOGETHER:
-            await self._start(ctx, body, first, picked)
+        if self._unlimited and not walk_first and len(selected.ids) <= MAX_STARTED_AT_ONCE:
+            await self._start_items(ctx, body, first, selected)
             return chunks, ()
-        messages = tuple(self._layers.messages.chunks(batch, body, picked, held=walk_first and not ends))
+        messages = tuple(self._runtime.messages.chunks(batch, body, selected, held=walk_first and not is_end))
         if walk_first:
             return chunks if chunks > 1 else 0, messages
-        await self._start(ctx, body, first, picked.first(size))
+        await self._start_items(ctx, body, first, selected.first(size))
         return chunks, messages[1:]
 
-    async def _start(self, ctx: LayerContext[Any], body: PaginateBody, first: int, picked: Picked) -> int:
+    async def _start_items(
+        self, ctx: LayerContext[Any], body: PaginateBody, first: int, selected: SelectedItems
+    ) -> int:
         """Start items from number `first` on; how many."""
         batch = ctx.claim.batch or ""
-        fresh = picked
-        if self._layers.client.ledger is not None and not body.force and not body.named:
-            fresh = await self._fresh(self._definition.ledger_of(ctx.payload), picked)
-        already_processed = len(picked.ids) - len(fresh.ids)
-        if picked.ids:
+        fresh = selected
+        if self._runtime.client.ledger is not None and not body.force and not body.named:
+            fresh = await self._without_processed(self._definition.ledger_name(ctx.payload), selected)
+        already_processed = len(selected.ids) - len(fresh.ids)
+        if selected.ids:
             effect = StartItems(batch, first, tuple(fresh.ids), fresh.marked, fresh.data, already_processed)
             ctx.effects += (effect,)
         if self._log.verbose:
@@ -200,19 +202,19 @@ class PaginateLayer:
                 self._log.debug(f"{self._definition.steps.execute}:{id}", batch=batch)
         return len(fresh.ids)
 
-    async def _fresh(self, ledger: str, picked: Picked) -> Picked:
+    async def _without_processed(self, ledger: str, selected: SelectedItems) -> SelectedItems:
         """What a ledger beside the engine does not hold by now.
 
         The engine's own ledger may hold what that one has forgotten since. Of what it held before the other was asked
         the other decides; what it holds only after that has just been done, and the store leaves it out.
         """
-        client = self._layers.client
-        own = await client.store.processed(ledger, picked.ids)
-        meant = frozenset(picked.marked)
-        unsure = [id for id in picked.ids if id not in meant]
-        held = await patiently(client.marks.processed(ledger, unsure)) if unsure else frozenset[str]()
-        left = picked.without(held)
-        return replace(left, marked=tuple(id for id in left.ids if id in meant or id in own))
+        client = self._runtime.client
+        own_processed = await client.store.processed(ledger, selected.ids)
+        expected = frozenset(selected.marked)
+        unsure = [id for id in selected.ids if id not in expected]
+        processed = await call_ledger(client.marks.processed(ledger, unsure)) if unsure else frozenset[str]()
+        remaining = selected.without(processed)
+        return replace(remaining, marked=tuple(id for id in remaining.ids if id in expected or id in own_processed))
 
     def _next_page(self, ctx: LayerContext[Any], walked: PaginateBody, cursor: str | None) -> Message:
         batch = ctx.claim.batch or ""
@@ -220,7 +222,7 @@ class PaginateLayer:
         if self._log.verbose:
             self._log.debug(self._definition.steps.next_page, batch=batch)
         body = walked.model_copy(update={"cursor": cursor, "page": walked.page + 1})
-        return self._layers.messages.page(batch, body, ctx.claim.headers)
+        return self._runtime.messages.page(batch, body, ctx.claim.headers)
 
     def _end_walk(self, ctx: LayerContext[Any], walked: PaginateBody) -> None:
         """The source has no more pages, or the trigger's limit is reached."""
@@ -231,12 +233,12 @@ class PaginateLayer:
                 "The pages have named fewer items than count said",
                 counted=walked.counted,
                 named=walked.eligible,
-                why=MOVED,
+                why=ROWS_MOVED,
                 batch=batch,
             )
         if self._definition.walk_first:
             ctx.effects += (Walked(batch, walked.to_process),)
-            entry = self._layers.entry_log
+            entry = self._runtime.entry_log
             entry.info("Total eligible items", total=walked.eligible, batch=batch)
             entry.info("Check result", to_process=walked.to_process, batch=batch)
             if walked.eligible and not walked.to_process:

@@ -9,11 +9,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, V
 from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticCustomError, from_json, to_json
 
+from batchflow.batch.arguments import BatchTrigger
 from batchflow.batch.definition import Definition
-from batchflow.batch.names import camel
-from batchflow.batch.triggering import BatchTrigger
-from batchflow.batch.walk import Probe
-from batchflow.batch.wire_names import spellings, wire_name
+from batchflow.batch.names import camel_case, field_names, wire_name
+from batchflow.batch.source import CycleDetector
 from batchflow.core.duration import Duration, to_ms
 from batchflow.core.spelling import did_you_mean
 from batchflow.errors import ConfigurationError, InputError
@@ -31,7 +30,7 @@ class WireBody(BaseModel):
     model_config = ConfigDict(frozen=True, alias_generator=to_camel, validate_by_name=True, validate_by_alias=True)
 
 
-def body_text(body: WireBody) -> str:
+def encode_body(body: WireBody) -> str:
     """The JSON text of a payload."""
     return body.model_dump_json(by_alias=True, exclude_defaults=True)
 
@@ -46,7 +45,7 @@ TextOrNumber: TypeAlias = Annotated[str | int | None, BeforeValidator(_text_or_n
 """How JSON has a duration or a moment."""
 
 
-class EntryControls(WireBody):
+class EntryOptions(WireBody):
     """What a trigger may say beside the workflow's own parameters."""
 
     dry_run: bool = False
@@ -86,7 +85,7 @@ class PaginateBody(WireBody):
     page: int = 0
     force: bool = False
     remaining: int | None = None
-    probe: Probe = Probe()
+    probe: CycleDetector = CycleDetector()
     counted: int | None = None
     eligible: int = 0
     to_process: int = 0
@@ -104,7 +103,7 @@ class ExecuteBody(WireBody):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EntryRequest(Generic[Params]):
+class TriggerRequest(Generic[Params]):
     """A trigger as it came over the wire."""
 
     params: Params
@@ -121,41 +120,47 @@ class Payloads:
     def __init__(self, definition: Definition) -> None:
         self._params = definition.params
         self._workflow = definition.name
-        self._spellings = spellings(definition.params)
-        self._camels = {camel(name): name for name in definition.params.model_fields}
-        self._open = definition.params.model_config.get("extra") == "allow"
+        self._field_names = field_names(definition.params)
+        self._camel_case_names = {camel_case(name): name for name in definition.params.model_fields}
+        self._allows_extra = definition.params.model_config.get("extra") == "allow"
         id, ids = definition.wire.id, definition.wire.ids
         listed: Any = (list[str] | None, Field(default=None, alias=ids))
         single: Any = (str | None, Field(default=None, alias=id))
-        self.controls = create_model(f"{definition.owner}Controls", __base__=EntryControls, item_ids=listed)
-        self.paginate = create_model(f"{definition.owner}Paginate", __base__=PaginateBody, item_ids=listed)
-        self.single = create_model(f"{definition.owner}Execute", __base__=ExecuteBody, item_id=single)
-        documented = _documented(definition.params)
-        self.entry_model = create_model(f"{definition.owner}Entry", __base__=self.controls, **documented)
+        self.entry_options_model = create_model(
+            f"{definition.class_name}Controls", __base__=EntryOptions, item_ids=listed
+        )
+        self.paginate_model = create_model(f"{definition.class_name}Paginate", __base__=PaginateBody, item_ids=listed)
+        self.execute_model = create_model(f"{definition.class_name}Execute", __base__=ExecuteBody, item_id=single)
+        documented = _documented_fields(definition.params)
+        self.entry_model = create_model(
+            f"{definition.class_name}Entry", __base__=self.entry_options_model, **documented
+        )
 
-    def read_entry(self, fields: Mapping[str, JsonValue]) -> EntryRequest[Any]:
+    def read_entry(self, fields: Mapping[str, JsonValue]) -> TriggerRequest[Any]:
         """A trigger, from the fields of its JSON object.
 
         Raises:
             InputError: a field is unknown or does not fit; the sentence names it.
         """
-        self._check_fields(fields, self.controls)
-        controls = self._model(self.controls, _controls_among(fields, self.controls))
-        given = {name: value for name, value in fields.items() if name not in _names(self.controls)}
-        return EntryRequest(
-            params=self._read_params(given),
-            dry_run=controls.dry_run,
+        self._check_fields(fields, self.entry_options_model)
+        options = self._model(self.entry_options_model, _select_fields(fields, self.entry_options_model))
+        params_fields = {
+            name: value for name, value in fields.items() if name not in _wire_names(self.entry_options_model)
+        }
+        return TriggerRequest(
+            params=self._read_params(params_fields),
+            dry_run=options.dry_run,
             options=BatchTrigger(
-                force=controls.force,
-                limit=controls.limit,
-                ids=controls.item_ids,
-                label=controls.label,
-                dedup_id=controls.dedup_id,
-                dedup=controls.dedup,
-                batch_id=controls.batch_id,
-                delay=_delay(controls.delay),
-                not_before=_moment(controls.not_before),
-                headers=controls.headers,
+                force=options.force,
+                limit=options.limit,
+                ids=options.item_ids,
+                label=options.label,
+                dedup_id=options.dedup_id,
+                dedup=options.dedup,
+                batch_id=options.batch_id,
+                delay=_parse_delay(options.delay),
+                not_before=_parse_not_before(options.not_before),
+                headers=options.headers,
             ),
         )
 
@@ -166,25 +171,25 @@ class Payloads:
             InputError: the text is not a JSON object, or a field is unknown or does not fit.
         """
         fields = self._object(text)
-        self._check_fields(fields, self.paginate)
-        return self._model(self.paginate, _controls_among(fields, self.paginate))
+        self._check_fields(fields, self.paginate_model)
+        return self._model(self.paginate_model, _select_fields(fields, self.paginate_model))
 
-    def read_single(self, text: str | bytes) -> tuple[str, Any]:
+    def read_item(self, text: str | bytes) -> tuple[str, Any]:
         """The id and parameters of an item outside of a batch; the id is empty where it is missing.
 
         Raises:
             InputError: as for `read_page`.
         """
         fields = self._object(text)
-        self._check_fields(fields, self.single)
-        body = self._model(self.single, _controls_among(fields, self.single))
-        given = {name: value for name, value in fields.items() if name not in _names(self.single)}
-        return body.item_id or "", self._read_params(given)
+        self._check_fields(fields, self.execute_model)
+        body = self._model(self.execute_model, _select_fields(fields, self.execute_model))
+        params_fields = {name: value for name, value in fields.items() if name not in _wire_names(self.execute_model)}
+        return body.item_id or "", self._read_params(params_fields)
 
     def _check_fields(self, fields: Mapping[str, JsonValue], model: type[WireBody]) -> None:
-        known = _names(model)
+        known = _wire_names(model)
         for name in fields:
-            if name not in known and name not in self._spellings and not self._open:
+            if name not in known and name not in self._field_names and not self._allows_extra:
                 meant = did_you_mean(name, self._documented_names(model))
                 raise InputError(f"Unknown field '{name}' for {self._workflow}{meant}", field=name)
 
@@ -203,10 +208,10 @@ class Payloads:
         own = [field.alias or name for name, field in model.model_fields.items()]
         return [*own, *(wire_name(name, field) for name, field in self._params.model_fields.items())]
 
-    def _read_params(self, given: Mapping[str, JsonValue]) -> BaseModel:
+    def _read_params(self, params_fields: Mapping[str, JsonValue]) -> BaseModel:
         own = self._params.model_fields
         # camelCase is ours; aliases are the model's own, and stay as they are.
-        named = {self._camels.get(name, name): value for name, value in given.items()}
+        named = {self._camel_case_names.get(name, name): value for name, value in params_fields.items()}
         try:
             return self._params.model_validate_json(to_json(named), by_alias=True, by_name=True)
         except ValidationError as error:
@@ -219,7 +224,7 @@ class Payloads:
             raise _input_error(error, {}) from error
 
 
-def _delay(value: str | int | None) -> Duration | None:
+def _parse_delay(value: str | int | None) -> Duration | None:
     """A delay as JSON has it: a duration such as "10s", or seconds."""
     if value is not None:
         try:
@@ -229,14 +234,14 @@ def _delay(value: str | int | None) -> Duration | None:
     return value
 
 
-def _moment(value: str | int | None) -> int | None:
+def _parse_not_before(value: str | int | None) -> int | None:
     """A time as JSON has it: ISO 8601 with its offset, or ms since the epoch."""
     try:
-        found = datetime.fromisoformat(value) if isinstance(value, str) else value
-        if isinstance(found, datetime) and found.tzinfo is None:
+        parsed = datetime.fromisoformat(value) if isinstance(value, str) else value
+        if isinstance(parsed, datetime) and parsed.tzinfo is None:
             raise ValueError
         # No clock has shown an earlier time than this for long: a number below it counts seconds.
-        return None if found is None else parse_timestamp(found, option="notBefore", now=MIN_TIMESTAMP_MS)
+        return None if parsed is None else parse_timestamp(parsed, option="notBefore", now=MIN_TIMESTAMP_MS)
     except ConfigurationError as error:
         raise InputError(str(error), field="notBefore") from error
     except ValueError:
@@ -247,16 +252,16 @@ def _moment(value: str | int | None) -> int | None:
         ) from None
 
 
-def _names(model: type[WireBody]) -> Iterable[str]:
+def _wire_names(model: type[WireBody]) -> Iterable[str]:
     return {field.alias or name for name, field in model.model_fields.items()}
 
 
-def _controls_among(fields: Mapping[str, JsonValue], model: type[WireBody]) -> dict[str, JsonValue]:
-    known = _names(model)
+def _select_fields(fields: Mapping[str, JsonValue], model: type[WireBody]) -> dict[str, JsonValue]:
+    known = _wire_names(model)
     return {name: value for name, value in fields.items() if name in known}
 
 
-def _documented(params: type[BaseModel]) -> dict[str, Any]:
+def _documented_fields(params: type[BaseModel]) -> dict[str, Any]:
     documented: dict[str, Any] = {}
     for name, info in params.model_fields.items():
         default = {} if info.is_required() else {"default": info.get_default(call_default_factory=True)}

@@ -8,11 +8,10 @@ from uuid import UUID
 from pydantic import BaseModel
 from typing_extensions import TypeVar
 
+from batchflow.batch.arguments import Id
 from batchflow.batch.definition import Definition, read_definition
-from batchflow.batch.item_ids import Id
-from batchflow.batch.ledger import patiently
-from batchflow.batch.scope import scope_of
-from batchflow.batch.summary import BatchSummary
+from batchflow.batch.hook_scope import call_ledger, require_hook_scope
+from batchflow.batch.status import BatchSummary
 from batchflow.core.duration import Duration
 from batchflow.core.flow import FlowControl
 from batchflow.core.retry import RetryPolicy
@@ -34,11 +33,11 @@ MaybeAwaitable: TypeAlias = T | Awaitable[T]
 """What a hook returns: it may be written with `async def` or `def`; a plain one runs in a worker thread."""
 
 
-Brought = TypeVar("Brought", covariant=True, default=Any)
+PageItem = TypeVar("PageItem", covariant=True, default=Any)
 
 
 @dataclass(frozen=True, slots=True)
-class Page(Generic[Brought]):
+class Page(Generic[PageItem]):
     """What `fetch` returns: at most `limit` ids, and where the next page starts; None (or "") ends the walk.
 
         Page(ids=["ada", "grace"], next_cursor="grace")
@@ -50,7 +49,7 @@ class Page(Generic[Brought]):
 
     ids: Sequence[Id] | None = None
     next_cursor: str | None = None
-    items: Mapping[str, Brought] | Mapping[int, Brought] | Mapping[UUID, Brought] | None = None
+    items: Mapping[str, PageItem] | Mapping[int, PageItem] | Mapping[UUID, PageItem] | None = None
 
 
 class BatchWorkflow(Generic[Params, Item, Result]):
@@ -162,7 +161,7 @@ class BatchWorkflow(Generic[Params, Item, Result]):
         Raises:
             RuntimeError: no hook is running.
         """
-        return cast("Params", scope_of(self.__batch__.name, "self.params").params)
+        return cast("Params", require_hook_scope(self.__batch__.name, "self.params").params)
 
     @property
     def headers(self) -> Mapping[str, str]:
@@ -171,7 +170,7 @@ class BatchWorkflow(Generic[Params, Item, Result]):
         Raises:
             RuntimeError: no hook is running.
         """
-        return user_headers(scope_of(self.__batch__.name, "self.headers").headers)
+        return user_headers(require_hook_scope(self.__batch__.name, "self.headers").headers)
 
     @property
     def item_id(self) -> str:
@@ -180,7 +179,7 @@ class BatchWorkflow(Generic[Params, Item, Result]):
         Raises:
             RuntimeError: none of these is running.
         """
-        item_id = scope_of(self.__batch__.name, "self.item_id").item_id
+        item_id = require_hook_scope(self.__batch__.name, "self.item_id").item_id
         if not item_id:
             raise RuntimeError("self.item_id can only be used inside load, execute, process and save")
         return item_id
@@ -194,7 +193,7 @@ class BatchWorkflow(Generic[Params, Item, Result]):
             RuntimeError: no hook is running.
         """
         name = self.__batch__.name
-        scope = scope_of(name, "self.unprocessed()")
-        asked = scope.client.marks.processed(self.__batch__.ledger_of(scope.params), ids)
-        known = await (patiently(asked) if scope.client.ledger is not None and scope.batch else asked)
+        scope = require_hook_scope(name, "self.unprocessed()")
+        asked = scope.client.marks.processed(self.__batch__.ledger_name(scope.params), ids)
+        known = await (call_ledger(asked) if scope.client.ledger is not None and scope.batch else asked)
         return [id for id in ids if id not in known] if known else list(ids)

@@ -7,9 +7,9 @@ from typing import Annotated, Any
 import typer
 
 from batchflow.batch.bound import Workflow
+from batchflow.batch.dry_run import Statistics
 from batchflow.batch.handle import BatchHandle
-from batchflow.batch.statistics import Statistics
-from batchflow.batch.summary import BatchSummary, counted_more, spell_counted, spell_counts
+from batchflow.batch.status import BatchSummary, format_counts, format_overstated_count, overstated_count
 from batchflow.cli.options import JsonOption, UrlOption
 from batchflow.cli.output import (
     STATE_STYLES,
@@ -169,11 +169,11 @@ def print_summary(output: Output, ended: BatchSummary, sentence: str, failures: 
     rows = {
         "batch": f"{ended.id} of {ended.workflow}" + (f" ({ended.label})" if ended.label else ""),
         "state": ended.state,
-        "items": spell_counts(counts),
+        "items": format_counts(counts),
         "took": f"{show(ended.duration_ms)}{rate}",
     }
     rows |= {"error": ended.error} if ended.error else {}
-    rows |= {} if ended.counted is None else {"warning": spell_counted(ended.counted, counts)}
+    rows |= {} if ended.counted is None else {"warning": format_overstated_count(ended.counted, counts)}
     print_pairs(output, rows)
     if failures:
         output.print("Failed:")
@@ -226,14 +226,14 @@ def print_batch(output: Output, found: Batch, failed: Sequence[Item], letters: S
         "workflow": found.workflow,
         "state": found.state,
         "parameters": found.params,
-        "items": spell_counts(counts),
+        "items": format_counts(counts),
         "eligible": f"{counts.eligible:,} on {found.pages:,} pages, {found.chunks:,} chunks",
         "started": format_local_time(found.created_at),
         "ended": format_local_time(found.ended_at),
     }
     rows |= {"error": found.error} if found.error else {}
-    counted = counted_more(found)
-    rows |= {} if counted is None else {"warning": spell_counted(counted, counts)}
+    counted = overstated_count(found)
+    rows |= {} if counted is None else {"warning": format_overstated_count(counted, counts)}
     print_pairs(output, rows)
     if failed:
         output.print(f"Failed items{_shown_of(len(failed), counts.failed)}:", style="bold")
@@ -246,7 +246,7 @@ def print_batch(output: Output, found: Batch, failed: Sequence[Item], letters: S
 def cancelled_text(found: Batch) -> str:
     """What cancelling has done."""
     if found.is_final:
-        return f"Batch {found.id} is cancelled: {spell_counts(found.counts)}"
+        return f"Batch {found.id} is cancelled: {format_counts(found.counts)}"
     return f"Batch {found.id} is being cancelled: {found.counts.open:,} items at work end at their next step"
 
 

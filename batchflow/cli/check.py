@@ -84,8 +84,8 @@ def _durable_functions(flow: Batchflow) -> Iterator[DurableFunction]:
     for route, served in flow.served.items():
         yield _unwrapped(route, served.function, 0)
     for name, workflow in flow.workflows.items():
-        if "process" in workflow.definition.has:
-            yield _unwrapped(f"{name}.process", type(workflow.added).process, 1)
+        if "process" in workflow.definition.defined_hooks:
+            yield _unwrapped(f"{name}.process", type(workflow.instance).process, 1)
 
 
 def _unwrapped(name: str, function: Callable[..., Any], place: int) -> DurableFunction:

@@ -13,8 +13,7 @@ from pydantic.errors import PydanticInvalidForJsonSchema, PydanticUserError
 from pydantic_core import from_json, to_json
 
 from batchflow.batch.bound import Workflow
-from batchflow.batch.names import camel
-from batchflow.batch.wire_names import spellings, wire_name
+from batchflow.batch.names import camel_case, field_names, wire_name
 from batchflow.cli.options import BATCH_OPTIONS, RUN_OPTIONS, option_flag
 from batchflow.core.spelling import did_you_mean
 from batchflow.errors import InputError
@@ -46,7 +45,7 @@ def read_params(workflow: Workflow[Any, Any], pairs: Sequence[str], text: str | 
         if info.is_required() and name not in present:
             wanted = wire_name(name, info)
             raise InputError(f"'{workflow.name}' needs the parameter '{wanted}'; add -p {wanted}=VALUE")
-    return fields.read(given, named, lambda it: workflow.read(it).params)
+    return fields.read(given, named, lambda it: workflow.read_request(it).params)
 
 
 def read_payload(function: ServedFunction[Payload, Any], pairs: Sequence[str], text: str | None) -> Payload:
@@ -101,7 +100,7 @@ class InputFields:
         """The parameters of a workflow."""
         model = workflow.definition.params
         allow_unknown = model.model_config.get("extra") == "allow"
-        fields = cls("parameter", f"'{workflow.name}'", BATCH_OPTIONS, spellings(model), allow_unknown=allow_unknown)
+        fields = cls("parameter", f"'{workflow.name}'", BATCH_OPTIONS, field_names(model), allow_unknown=allow_unknown)
         fields._suggestions = {wire_name(name, info) for name, info in model.model_fields.items()}
         return fields
 
@@ -191,7 +190,7 @@ def _of_any(members: list[Any]) -> Mapping[str, str] | None:
         if found is None:
             return None
         # Another member may know the field by another name, so it stays as it is; camelCase may be no name of it.
-        known |= {name: name for name, written in found.items() if name == written or name != camel(written)}
+        known |= {name: name for name, written in found.items() if name == written or name != camel_case(written)}
     return known
 
 
@@ -201,14 +200,14 @@ def _of_model(model: type[BaseModel]) -> Mapping[str, str] | None:
     validators = model.__pydantic_decorators__.model_validators.values()
     # What looks at the payload before the fields do may take any name.
     takes_more = model.model_config.get("extra") == "allow" or any(it.info.mode != "after" for it in validators)
-    return None if takes_more else {name: _written(model, name, field) for name, field in spellings(model).items()}
+    return None if takes_more else {name: _written(model, name, field) for name, field in field_names(model).items()}
 
 
 def _written(model: type[BaseModel], name: str, field: str) -> str:
     alias = model.model_fields[field].validation_alias
     written = alias if isinstance(alias, str) else field
     # One of several aliases stays as it is, and so does the beginning of a path to the field.
-    return written if name in {field, camel(field)} else name
+    return written if name in {field, camel_case(field)} else name
 
 
 def _of_schema(annotation: Any) -> Mapping[str, str] | None:

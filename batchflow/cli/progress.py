@@ -53,7 +53,7 @@ class ProgressSnapshot:
     @property
     def pace(self) -> str:
         """`98.7/s, 5s to go, limit: rate 100/s`; what is not known is left out."""
-        if self.status.is_final:
+        if self.status.is_over:
             return f"{self.status.items_per_second:,.1f}/s on average"
         parts = [f"{self.per_second:,.1f}/s"]
         # Whole seconds: nobody can use more, and it would flicker.
@@ -96,7 +96,7 @@ class _LineDisplay(ProgressDisplay):
         elapsed = snapshot.status.elapsed_ms
         if self._next_ms is None:
             self._next_ms = elapsed + _EVERY_MS
-        elif elapsed >= self._next_ms and not snapshot.status.is_final:
+        elif elapsed >= self._next_ms and not snapshot.status.is_over:
             self._next_ms = elapsed + _EVERY_MS
             self._output.print(f"{snapshot.status.workflow}: {snapshot.extent}, {snapshot.pace}; {snapshot.counts}")
             # Whoever follows a pipe wants it now.
@@ -175,7 +175,7 @@ async def _watch_once(
     limit, checked_at = "", -_LIMIT_POLL_MS
     async for status in handle.progress(POLL_SECONDS):
         speed.update(status)
-        if status.elapsed_ms - checked_at >= _LIMIT_POLL_MS and not status.is_final:
+        if status.elapsed_ms - checked_at >= _LIMIT_POLL_MS and not status.is_over:
             limit, checked_at = await _find_limit(workflow, flow), status.elapsed_ms
         display.update(ProgressSnapshot(status, speed.per_second, speed.eta_ms(status), limit))
 

@@ -11,13 +11,12 @@ from pydantic import BaseModel
 from pydantic_core import from_json
 
 from batchflow.app import Batchflow
-from batchflow.batch.arguments import check_ids, check_limit
+from batchflow.batch.arguments import BatchTrigger, check_ids, check_limit
 from batchflow.batch.bound import Workflow
+from batchflow.batch.dry_run import Statistics
 from batchflow.batch.handle import BatchHandle
 from batchflow.batch.payloads import EntryBody
-from batchflow.batch.statistics import Statistics
-from batchflow.batch.summary import BatchSummary
-from batchflow.batch.triggering import BatchTrigger
+from batchflow.batch.status import BatchSummary
 from batchflow.cli import batches
 from batchflow.cli.inputs import read_params
 from batchflow.cli.options import (
@@ -277,7 +276,7 @@ class _BatchRunner:
         self._print(f"Stopping: what is under way has {grace} to end; Ctrl-C again leaves at once")
         await self._flow.engine.stop()
         await cancel_and_wait(watching)
-        return (await handle.status()).is_final
+        return (await handle.status()).is_over
 
     async def _report_end(self, handle: BatchHandle[Any]) -> int:
         summary = await handle.wait()

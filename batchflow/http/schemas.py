@@ -10,8 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from pydantic.alias_generators import to_camel
 from pydantic_core import from_json
 
-from batchflow.batch.status import BatchStatus
-from batchflow.batch.summary import BatchSummary
+from batchflow.batch.status import BatchStatus, BatchSummary
 from batchflow.core.batch import Batch, BatchState, Counts, Item, ItemState
 from batchflow.core.message import DeadLetter
 from batchflow.core.run import Run, RunState, Step, StepKind, StepState, Waiter
@@ -93,7 +92,7 @@ class BatchInfo(ApiModel):
             batch_id=batch.id,
             workflow=batch.workflow,
             state=batch.state,
-            is_final=status.is_final,
+            is_final=status.is_over,
             counts=ItemCounts.of(batch.counts),
             total=status.total,
             is_total_known=status.is_total_known,

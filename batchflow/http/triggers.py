@@ -8,10 +8,10 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field, JsonValue, create_model
 from pydantic.alias_generators import to_camel
 
+from batchflow.batch.arguments import BatchTrigger
 from batchflow.batch.bound import Workflow
-from batchflow.batch.payloads import EntryRequest
-from batchflow.batch.statistics import Statistics
-from batchflow.batch.triggering import BatchTrigger
+from batchflow.batch.dry_run import Statistics
+from batchflow.batch.payloads import TriggerRequest
 from batchflow.core.ids import entry_id
 from batchflow.core.retry import RetryPolicy
 from batchflow.errors import InputError
@@ -104,7 +104,7 @@ class WorkflowEndpoints:
     async def process(self, request: Request) -> Response:
         """Starts a batch; with `{"dryRun": true}` only counts."""
         fields = await read_object(request, self._max_body)
-        return await self._start(request, self._routes.process, self._workflow.read(fields))
+        return await self._start(request, self._routes.process, self._workflow.read_request(fields))
 
     async def paginate(self, request: Request) -> Response:
         """Starts a batch of the ids in the body."""
@@ -115,7 +115,7 @@ class WorkflowEndpoints:
                 f"'{self._wire.ids}' is missing: list the ids to run, or POST to {self._routes.process} to run all",
                 field=self._wire.ids,
             )
-        return await self._start(request, self._routes.paginate, self._workflow.read(fields))
+        return await self._start(request, self._routes.paginate, self._workflow.read_request(fields))
 
     async def execute(self, request: Request) -> Response:
         """Starts a batch of one item, with force."""
@@ -126,7 +126,7 @@ class WorkflowEndpoints:
             return json_response(ErrorResponse(error=f"Missing {self._wire.id}"), 400)
         if not isinstance(id, str):
             raise InputError(f"'{self._wire.id}' does not fit: an id is a string", field=self._wire.id)
-        entry = self._workflow.read({**fields, "force": True, self._wire.ids: [id]})
+        entry = self._workflow.read_request({**fields, "force": True, self._wire.ids: [id]})
         return await self._start(request, self._routes.execute, entry)
 
     def _forbid(self, fields: dict[str, JsonValue], *names: str) -> None:
@@ -139,11 +139,11 @@ class WorkflowEndpoints:
                     field=name,
                 )
 
-    async def _start(self, request: Request, route: str, entry: EntryRequest[Any]) -> Response:
+    async def _start(self, request: Request, route: str, entry: TriggerRequest[Any]) -> Response:
         root = absolute_url(request, route, "", self._app_url)
         entry = replace(entry, options=batch_options(entry.options, request.headers.raw, root))
         try:
-            result = await self._workflow.receive(entry)
+            result = await self._workflow.handle_request(entry)
         except InputError as error:
             raise rename_options(error, self._field_name) from error
         if isinstance(result, Statistics):
@@ -176,7 +176,9 @@ class WorkflowEndpoints:
         kept: dict[str, Any] = {
             name: (field.annotation, field) for name, field in model.model_fields.items() if name not in set(without)
         }
-        return create_model(f"{self._workflow.definition.owner}{kind}", __config__=model.model_config, **added, **kept)
+        return create_model(
+            f"{self._workflow.definition.class_name}{kind}", __config__=model.model_config, **added, **kept
+        )
 
 
 class FunctionEndpoint:

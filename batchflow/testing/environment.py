@@ -11,10 +11,10 @@ from pydantic import BaseModel
 from typing_extensions import Unpack
 
 from batchflow.app import Batchflow
+from batchflow.batch.arguments import Id
 from batchflow.batch.bound import Workflow
 from batchflow.batch.handle import BatchHandle
-from batchflow.batch.item_ids import Id
-from batchflow.batch.summary import BatchSummary
+from batchflow.batch.status import BatchSummary
 from batchflow.core.duration import Duration, to_ms
 from batchflow.core.spelling import did_you_mean
 from batchflow.core.store import Store

@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar, cast
 from pydantic_core import from_json
 
 from batchflow.batch.handle import BatchHandle
-from batchflow.batch.summary import BatchSummary
+from batchflow.batch.status import BatchSummary
 from batchflow.core.codec import Codec
 from batchflow.core.duration import show
 from batchflow.core.run import RunState, Step, StepKind, StepState

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from batchflow.batch.bound import Workflow, bind
-from batchflow.batch.summary import BatchSummary
+from batchflow.batch.status import BatchSummary
 from batchflow.batch.workflow import BatchWorkflow, NoParams, Page
 from batchflow.core.message import Message
 from tests.batch.model import Model

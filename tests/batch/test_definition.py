@@ -28,7 +28,7 @@ def test_the_defaults_are_those_of_the_pattern() -> None:
     assert read.paginate_flow == FlowControl(parallelism=20, rate=5, key="orders.paginate")
     assert read.execute_flow == FlowControl(parallelism=10, rate=5, key="orders.execute")
     assert (read.retry, read.timeout_ms, read.ledger_ttl, read.walk_first) == (RetryPolicy(), 900_000, None, False)
-    assert (read.params, read.keep_results, read.has) == (NoParams, False, {"fetch", "execute"})
+    assert (read.params, read.keep_results, read.defined_hooks) == (NoParams, False, {"fetch", "execute"})
 
 
 def test_the_names_are_those_of_the_pattern() -> None:
@@ -88,7 +88,7 @@ def test_hooks_may_be_sync_or_async_and_name_their_parameters() -> None:
         def save(self, *args: object) -> None: ...
         def filter(self, p: BaseModel, ids: Collection[str]) -> set[str]: ...
 
-    assert definition(Free).has == {"fetch", "load", "execute", "save", "filter"}
+    assert definition(Free).defined_hooks == {"fetch", "load", "execute", "save", "filter"}
 
 
 def test_helpers_with_similar_names_are_left_alone() -> None:

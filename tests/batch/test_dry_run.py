@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from batchflow.batch.statistics import Statistics
+from batchflow.batch.dry_run import Statistics
 from batchflow.batch.workflow import NoParams, Page
 from batchflow.core.flow import FlowControl
 from batchflow.errors import InputError, NonRetryable
@@ -120,13 +120,13 @@ async def test_a_workflow_of_named_ids_has_nothing_to_count(model: Model) -> Non
 
 async def test_a_million_ids_in_the_space_of_a_page(model: Model) -> None:
     """The tally is as large for many pages as for one."""
-    from batchflow.batch.dry_run import Tally
-    from batchflow.batch.walk import Fetched
+    from batchflow.batch.dry_run import DryRunCounts
+    from batchflow.batch.source import FetchedPage
 
-    tally = Tally()
+    tally = DryRunCounts()
     ids: Sequence[str] = [f"i{number}" for number in range(50)]
     for _ in range(20_000):
-        tally.add(Fetched(list(ids), None, 50), ids, 20)
+        tally.add(FetchedPage(list(ids), None, 50), ids, 20)
     assert (tally.eligible, tally.chunks, len(tally.sample)) == (1_000_000, 60_000, 5)
 
 

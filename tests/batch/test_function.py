@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from batchflow.batch.function import function_batch
+from batchflow.batch.function import function_workflow
 from batchflow.batch.workflow import BatchWorkflow, NoParams
 from batchflow.core.flow import FlowControl
 from batchflow.core.retry import RetryPolicy
@@ -24,16 +24,16 @@ async def greet_user(user_id: str) -> str:
 def greet_only() -> BatchWorkflow[NoParams, str, None]:
     def greet_only(id: str) -> None: ...
 
-    return function_batch(greet_only)
+    return function_workflow(greet_only)
 
 
 def test_a_function_names_its_workflow() -> None:
     """Its own name, and what its parameter is an id of."""
-    made = function_batch(greet_user).__batch__
+    made = function_workflow(greet_user).__batch__
     assert (made.name, made.routes.process, made.wire.id) == ("greet-user", "/greet-user/process-users", "userId")
-    assert (made.result_codec.annotation, made.owner) == (str, "greet_user")
+    assert (made.result_codec.annotation, made.class_name) == (str, "greet_user")
     assert made.execute_flow == FlowControl(parallelism=10, rate=5, key="greet-user.execute")
-    other = function_batch(greet_user, name="hello", flow=None, retry=RetryPolicy.none(), timeout="5s").__batch__
+    other = function_workflow(greet_user, name="hello", flow=None, retry=RetryPolicy.none(), timeout="5s").__batch__
     assert (other.name, other.execute_flow, other.retry, other.timeout_ms) == (
         "hello",
         FlowControl(key="hello.execute"),
@@ -44,7 +44,7 @@ def test_a_function_names_its_workflow() -> None:
 
 async def test_named_ids_are_run(model: Model) -> None:
     """Without a source every trigger names its ids."""
-    workflow = bound(model, function_batch(greet_user))
+    workflow = bound(model, function_workflow(greet_user))
     batch = await workflow.trigger(ids=["u1", "u2"])
     await model.drive()
     assert [pair async for pair in batch.results()] == [("u1", "Hello, u1!"), ("u2", "Hello, u2!")]
@@ -59,7 +59,7 @@ async def test_a_plain_function_runs_in_a_thread(model: Model) -> None:
     def double(item_id: str) -> int:
         return int(item_id) * 2
 
-    batch = await bound(model, function_batch(double, ids=["1", "2"])).trigger()
+    batch = await bound(model, function_workflow(double, ids=["1", "2"])).trigger()
     await model.drive()
     assert [pair async for pair in batch.results()] == [("1", 2), ("2", 4)]
 
@@ -77,7 +77,7 @@ def generated() -> Iterator[str]:
     yield from IDS
 
 
-async def awaited() -> list[str]:
+async def awaited_type() -> list[str]:
     begun.append("coroutine")
     return IDS
 
@@ -88,11 +88,11 @@ async def streamed() -> AsyncIterator[str]:
         yield id
 
 
-@pytest.mark.parametrize("source", [IDS, tuple(IDS), called, generated, awaited, streamed])
+@pytest.mark.parametrize("source", [IDS, tuple(IDS), called, generated, awaited_type, streamed])
 async def test_every_source_is_read_once_in_its_order(model: Model, source: Any) -> None:
     """A generator is not begun again for every page."""
     begun.clear()
-    batch = await bound(model, function_batch(greet_user, ids=source)).trigger()
+    batch = await bound(model, function_workflow(greet_user, ids=source)).trigger()
     await model.drive()
     assert [item.id async for item in batch.items()] == IDS
     assert len(begun) <= 1
@@ -102,26 +102,26 @@ async def test_every_source_is_read_once_in_its_order(model: Model, source: Any)
 async def test_a_page_asked_for_again_is_the_same(model: Model, source: Any) -> None:
     """What is not open any more, after a crash or in another process, is begun again and read up to its place."""
     begun.clear()
-    workflow = function_batch(greet_user, ids=source)
+    workflow = function_workflow(greet_user, ids=source)
     fetch: Any = getattr(workflow, "fetch")  # noqa: B009
     stats = await bound(model, workflow).dry_run()
     assert stats.to_process == 130
-    from batchflow.batch.scope import SCOPE, Scope
+    from batchflow.batch.hook_scope import CURRENT_HOOK, HookScope
 
-    token = SCOPE.set(Scope(model, "greet-user", NoParams()))
+    token = CURRENT_HOOK.set(HookScope(model, "greet-user", NoParams()))
     try:
         assert (await fetch(NoParams(), "120", 50)).ids == IDS[120:]
         assert (await fetch(NoParams(), "200", 50)).ids == []
         page = await fetch(NoParams(), "50", 50)
     finally:
-        SCOPE.reset(token)
+        CURRENT_HOOK.reset(token)
     assert (page.ids, page.next_cursor) == (IDS[50:100], "100")
     assert len(begun) == 4
 
 
 async def test_a_list_that_fills_its_last_page_ends_there(model: Model) -> None:
     """No empty page follows where the end can be seen."""
-    batch = await bound(model, function_batch(greet_user, ids=IDS[:100])).trigger()
+    batch = await bound(model, function_workflow(greet_user, ids=IDS[:100])).trigger()
     await model.drive()
     assert model.jobs[batch.id].batch.pages == 2
 
@@ -165,5 +165,5 @@ async def silent(item_id: str):
 def test_a_wrong_function_is_refused(function: Any, options: dict[str, Any], sentence: str) -> None:
     """When it is decorated, with what to write."""
     with pytest.raises(ConfigurationError) as raised:
-        function_batch(function, **options)
+        function_workflow(function, **options)
     assert str(raised.value) == sentence

@@ -6,9 +6,9 @@ from typing import Any, assert_type
 import pytest
 
 from batchflow.batch.bound import Workflow, bind
-from batchflow.batch.function import function_batch
+from batchflow.batch.dry_run import Statistics
+from batchflow.batch.function import function_workflow
 from batchflow.batch.handle import BatchHandle
-from batchflow.batch.statistics import Statistics
 from batchflow.batch.status import BatchStatus
 from batchflow.batch.workflow import NoParams, Page
 from batchflow.core.batch import Batch
@@ -99,7 +99,7 @@ async def test_progress_ends_with_the_final_status(model: Model) -> None:
     await wait_until(lambda: len(seen) > 1, description="progress was made")
     await model.drive()
     await watching
-    assert [status.is_final for status in seen] == [False] * (len(seen) - 1) + [True]
+    assert [status.is_over for status in seen] == [False] * (len(seen) - 1) + [True]
     assert (seen[0].percent, seen[-1].percent) == (None, 100.0)
 
 
@@ -134,7 +134,7 @@ async def test_types_go_through_to_the_results(model: Model) -> None:
     async for pair in batch.results():
         assert_type(pair, tuple[str, Greeting])
     assert_type(bind(Plain({}), model), Workflow[NoParams, None])
-    assert_type(bind(function_batch(greet_user), model), Workflow[NoParams, str])
+    assert_type(bind(function_workflow(greet_user), model), Workflow[NoParams, str])
 
 
 async def test_a_dedup_id_names_one_batch(model: Model) -> None:
@@ -228,9 +228,9 @@ async def test_parameters_without_defaults_have_to_be_given(model: Model) -> Non
 async def test_a_request_is_read_and_done(model: Model) -> None:
     """Over the wire a dry run and a trigger are one endpoint."""
     workflow = bound(model, Welcome(users=3))
-    stats = await workflow.receive(workflow.read({"dryRun": True, "paidOnly": True}))
+    stats = await workflow.handle_request(workflow.read_request({"dryRun": True, "paidOnly": True}))
     assert isinstance(stats, Statistics)
-    batch = await workflow.receive(workflow.read({"paidOnly": True, "limit": 2, "label": "a few"}))
+    batch = await workflow.handle_request(workflow.read_request({"paidOnly": True, "limit": 2, "label": "a few"}))
     assert isinstance(batch, BatchHandle)
     assert body(model.published[0]) == {"limit": 2}
 

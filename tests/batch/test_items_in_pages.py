@@ -8,7 +8,7 @@ import pytest
 from pydantic import BaseModel
 
 from batchflow import Batchflow, BatchWorkflow, FlowControl, NonRetryable, NoParams, Page, WorkflowContext
-from batchflow.batch.item_ids import id_text
+from batchflow.batch.arguments import id_text
 from batchflow.core.limit import Limit
 from batchflow.errors import ConfigurationError, InputError
 from batchflow.testing import Environment
@@ -58,7 +58,7 @@ def flow() -> Batchflow:
     return Batchflow("sqlite://")
 
 
-WANTED = {id: f"{id}: {user.name} in {user.zone}" for id, user in USERS.items()}
+ID_DESCRIPTION = {id: f"{id}: {user.name} in {user.zone}" for id, user in USERS.items()}
 
 
 @pytest.mark.parametrize("walk_first", [False, True])
@@ -69,7 +69,7 @@ async def test_items_that_a_page_brings_need_no_load(flow: Batchflow, walk_first
     async with Environment(flow, always_replay=always_replay) as env:
         assert (await greet.dry_run()).to_process == 7
         batch = await env.run(greet)
-        assert batch.results == WANTED
+        assert batch.results == ID_DESCRIPTION
         assert "greet:get-item" in env.runs[-1].steps
 
 
@@ -80,7 +80,7 @@ async def test_load_is_called_for_ids_alone(flow: Batchflow) -> None:
     async with Environment(flow) as env:
         await greet.mark(["u1", "u5"])
         batch = await env.run(greet)
-        assert batch.results == {id: text for id, text in WANTED.items() if id not in ("u1", "u5")}
+        assert batch.results == {id: text for id, text in ID_DESCRIPTION.items() if id not in ("u1", "u5")}
         assert made.loaded == []
         assert (await env.run(greet, ids=["u1"])).results == {"u1": "u1: loaded in UTC"}
         assert made.loaded == ["u1"]
@@ -106,7 +106,7 @@ async def test_an_item_is_kept_until_it_has_ended(flow: Batchflow) -> None:
         for letter in await flow.engine.store.dead_letters(batch=batch.id):
             assert await flow.engine.store.redrive(letter.id)
         await env.drive()
-        assert {id: text async for id, text in greet.batch(batch.id).results()} == WANTED
+        assert {id: text async for id, text in greet.batch(batch.id).results()} == ID_DESCRIPTION
 
 
 async def test_a_page_may_bring_nothing_for_an_id(flow: Batchflow) -> None:

@@ -10,7 +10,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from batchflow import Batchflow, BatchWorkflow, FlowControl, NoParams, Page
-from batchflow.batch.ledger_scope import LedgerScope
+from batchflow.batch.options import LedgerScope
 from batchflow.errors import ConfigurationError, InputError
 from batchflow.testing import Environment
 
@@ -134,11 +134,11 @@ def test_a_scope_is_named_by_values_and_not_by_their_order() -> None:
     letters = [f"t{number}" for number in range(20)]
     first = Many(tags=set(letters), parts={"a": 1, "b": 2})
     second = Many(tags=set(letters), parts={"b": 2, "a": 1})
-    name = scope("tags", "parts", "day").ledger(first)
-    assert name == scope("day", "parts", "tags").ledger(second)
+    name = scope("tags", "parts", "day").name_for(first)
+    assert name == scope("day", "parts", "tags").name_for(second)
     assert name.startswith('job{"day":"2030-01-02","parts":{"a":1,"b":2},"tags":["t0","t1",')
-    assert scope("handle", "tenant_id").ledger(Many(tenantId="é")) == 'job{"handle":{"number":7},"tenant_id":"é"}'
-    assert scope().ledger(first) == "job"
+    assert scope("handle", "tenant_id").name_for(Many(tenantId="é")) == 'job{"handle":{"number":7},"tenant_id":"é"}'
+    assert scope().name_for(first) == "job"
 
 
 @pytest.mark.parametrize(

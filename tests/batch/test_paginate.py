@@ -75,7 +75,7 @@ async def test_chunks_that_nothing_paces_start_with_their_page(model: Model, log
 
 async def test_a_large_page_does_not_start_as_a_whole(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     """One transaction has so many items and no more."""
-    monkeypatch.setattr("batchflow.batch.paginate.TOGETHER", 49)
+    monkeypatch.setattr("batchflow.batch.paginate.MAX_STARTED_AT_ONCE", 49)
     batch = await bound(model, Unlimited(pages_of(50))).trigger()
     await model.drive()
     assert len([message.id for message in model.published if ".c" in message.id]) == 2
@@ -202,7 +202,7 @@ async def test_a_limit_reached_with_a_page_needs_no_other(model: Model) -> None:
 
 MANY = [f"i{number}" for number in range(51)]
 page: Any = Page
-WANTED = "an id is a non-empty string, an int or a UUID"
+ID_DESCRIPTION = "an id is a non-empty string, an int or a UUID"
 CIRCLE = (
     "Plain.fetch came back to the cursor '{}', so its pages would never end; next_cursor has to move on, and be None "
     "at the end"
@@ -213,12 +213,12 @@ CIRCLE = (
     ("pages", "sentence"),
     [
         ({None: Page(MANY)}, "Plain.fetch returned 51 ids where at most 50 were asked for"),
-        ({None: Page(["a", ""])}, f"Plain.fetch returned the id ''; {WANTED}"),
+        ({None: Page(["a", ""])}, f"Plain.fetch returned the id ''; {ID_DESCRIPTION}"),
         ({None: Page(["a", "\udce9"])}, "Plain.fetch returned the id '\\udce9', which has no form in UTF-8"),
-        ({None: page([True])}, f"Plain.fetch returned the id True; {WANTED}"),
-        ({None: page([1.5])}, f"Plain.fetch returned the id 1.5; {WANTED}"),
-        ({None: page([b"a"])}, f"Plain.fetch returned the id b'a'; {WANTED}"),
-        ({None: page([None])}, f"Plain.fetch returned the id None; {WANTED}"),
+        ({None: page([True])}, f"Plain.fetch returned the id True; {ID_DESCRIPTION}"),
+        ({None: page([1.5])}, f"Plain.fetch returned the id 1.5; {ID_DESCRIPTION}"),
+        ({None: page([b"a"])}, f"Plain.fetch returned the id b'a'; {ID_DESCRIPTION}"),
+        ({None: page([None])}, f"Plain.fetch returned the id None; {ID_DESCRIPTION}"),
         ({None: page()}, "Plain.fetch returned a Page of neither ids nor items; write the one or the other"),
         (
             {None: page(ids=["a"], items={"a": "a"})},
@@ -228,7 +228,7 @@ CIRCLE = (
             {None: page(items=["a"])},
             "Plain.fetch returned a list as the items of its Page; write a mapping of ids to items",
         ),
-        ({None: page(items={None: "a"})}, f"Plain.fetch returned the id None; {WANTED}"),
+        ({None: page(items={None: "a"})}, f"Plain.fetch returned the id None; {ID_DESCRIPTION}"),
         ({None: Page("abc")}, "Plain.fetch returned a str as the ids of its Page; write a list of ids"),
         ({None: page(["a"], 5)}, "Plain.fetch returned next_cursor=5; write a string, or None at the end"),
         ({None: ["a"]}, "Plain.fetch returned a list; write: return Page(ids=[…], next_cursor=…)"),

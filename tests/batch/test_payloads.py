@@ -7,9 +7,9 @@ import pytest
 from pydantic import AliasPath, BaseModel, Field
 from pydantic_core import from_json
 
-from batchflow.batch.payloads import EntryRequest, Payloads, body_text
-from batchflow.batch.triggering import BatchTrigger
-from batchflow.batch.walk import Probe
+from batchflow.batch.arguments import BatchTrigger
+from batchflow.batch.payloads import Payloads, TriggerRequest, encode_body
+from batchflow.batch.source import CycleDetector
 from batchflow.errors import InputError
 from tests.batch.samples import Audience, Welcome
 from tests.batch.test_refusals import WORKFLOW, made
@@ -43,7 +43,7 @@ def test_controls_and_parameters_stand_side_by_side() -> None:
     """camelCase outside, snake_case inside."""
     text = '{"dryRun":true,"force":true,"limit":3,"userIds":["a"],"label":"x","dedupId":"y","paidOnly":true}'
     options = BatchTrigger(force=True, limit=3, ids=["a"], label="x", dedup_id="y")
-    assert WELCOME.read_entry(from_json(text)) == EntryRequest(
+    assert WELCOME.read_entry(from_json(text)) == TriggerRequest(
         params=Audience(paid_only=True), dry_run=True, options=options
     )
 
@@ -51,8 +51,8 @@ def test_controls_and_parameters_stand_side_by_side() -> None:
 @pytest.mark.parametrize("text", ["", "  ", "{}", "null", b""])
 def test_an_empty_payload_is_all_defaults(text: str | bytes) -> None:
     """A trigger needs no fields, a page no text."""
-    assert WELCOME.read_entry({}) == EntryRequest(params=Audience())
-    assert WELCOME.read_page(text) == WELCOME.paginate()
+    assert WELCOME.read_entry({}) == TriggerRequest(params=Audience())
+    assert WELCOME.read_page(text) == WELCOME.paginate_model()
 
 
 def test_parameters_are_sent_by_any_of_their_names() -> None:
@@ -100,11 +100,11 @@ def test_what_is_no_json_is_refused() -> None:
 
 def test_a_page_is_written_short_and_read_back() -> None:
     """What has its default is not sent."""
-    page = WELCOME.paginate(cursor="c", page=2, probe=Probe("a", 4, 1))
-    assert body_text(page) == '{"cursor":"c","page":2,"probe":["a",4,1]}'
-    assert WELCOME.read_page(body_text(page)) == page
-    chunk = WELCOME.paginate(item_ids=["a"], first=20)
-    assert body_text(chunk) == '{"userIds":["a"],"first":20}'
+    page = WELCOME.paginate_model(cursor="c", page=2, probe=CycleDetector("a", 4, 1))
+    assert encode_body(page) == '{"cursor":"c","page":2,"probe":["a",4,1]}'
+    assert WELCOME.read_page(encode_body(page)) == page
+    chunk = WELCOME.paginate_model(item_ids=["a"], first=20)
+    assert encode_body(chunk) == '{"userIds":["a"],"first":20}'
     assert WELCOME.read_page('{"userIds":["a"],"paidOnly":true}').item_ids == ["a"]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import AliasChoices, BaseModel, Field
 
-from batchflow.batch.hooks import NAMES
+from batchflow.batch.hooks import HOOK_NAMES
 from batchflow.batch.workflow import BatchWorkflow, NoParams, Page
 from batchflow.errors import ConfigurationError
 from batchflow.serve.context import WorkflowContext
@@ -27,7 +27,7 @@ async def execute(self: object, item_id: str) -> None: ...
 def made(base: Any = BatchWorkflow, /, **space: Any) -> type[BatchWorkflow[Any, Any, Any]]:
     """A class `Orders` with `fetch` and `execute`, unless `space` says otherwise; None takes a hook away."""
     written = {"fetch": fetch, "execute": execute, **space}
-    kept = {name: value for name, value in written.items() if value is not None or name not in NAMES}
+    kept = {name: value for name, value in written.items() if value is not None or name not in HOOK_NAMES}
     return new_class("Orders", (base,), {}, lambda body: body.update(kept))
 
 

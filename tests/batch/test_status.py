@@ -1,7 +1,6 @@
 """How far a batch is, and how it ended, in numbers and as text."""
 
-from batchflow.batch.status import BatchStatus
-from batchflow.batch.summary import BatchSummary
+from batchflow.batch.status import BatchStatus, BatchSummary
 from batchflow.core.batch import Batch, BatchState, Counts
 
 NONE = Counts()
@@ -53,7 +52,7 @@ def test_a_count_that_the_walk_does_not_reach_is_told() -> None:
 def test_a_batch_without_items_is_complete() -> None:
     """Nothing to do is all done."""
     done = status("completed")
-    assert (done.percent, done.eta_ms, done.is_final) == (100.0, 0, True)
+    assert (done.percent, done.eta_ms, done.is_over) == (100.0, 0, True)
 
 
 def test_a_summary_names_what_broke_the_walk() -> None:

@@ -155,7 +155,7 @@ async def test_a_walk_first_that_breaks_off_starts_nothing(flow: Batchflow, page
         assert (batch.summary.state, batch.summary.counts.started, len(made.left)) == ("failed", 0, 300)
         assert "the database is gone" in (batch.summary.error or "")
         assert made.ended == [batch.summary]
-        assert (await batch.handle.status()).is_final
+        assert (await batch.handle.status()).is_over
         made.breaks_at = -1
         assert (await env.run(rows)).summary.counts.succeeded == 300
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
-from batchflow.batch.statistics import Statistics
+from batchflow.batch.dry_run import Statistics
 from tests.cli.command_line import CommandLine, CommandResult
 
 STATISTICS = """\

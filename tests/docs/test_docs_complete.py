@@ -16,7 +16,7 @@ import batchflow
 import batchflow.testing
 from batchflow import Batchflow, BatchWorkflow, FlowControl, NoParams, Page, WorkflowContext, errors
 from batchflow.batch import hooks, options
-from batchflow.batch.statistics import Statistics
+from batchflow.batch.dry_run import Statistics
 from batchflow.cli.app import app as command
 from batchflow.core.batch import BatchState, Counts, ItemState
 from batchflow.core.run import RunState
@@ -177,7 +177,7 @@ def test_docs_name_every_route() -> None:
 
 def test_docs_name_every_hook_and_option() -> None:
     """And the defaults of the layers' limits."""
-    assert missing([*hooks.NAMES, *options.NAMES], "docs/how-to/hooks.md") == []
+    assert missing([*hooks.HOOK_NAMES, *options.OPTION_NAMES], "docs/how-to/hooks.md") == []
     for name in ("entry_flow", "paginate_flow", "execute_flow"):
         flow = cast("FlowControl", getattr(BatchWorkflow, name))
         assert f"| `{name}` | `FlowControl(parallelism={flow.parallelism}, rate={flow.rate})` |" in read(

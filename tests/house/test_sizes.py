@@ -27,7 +27,7 @@ EXCEPTIONS: dict[str, str] = {
     "batchflow/serve/functions.py::ServedFunction.trigger": "each option is a parameter that an editor can show",
     "batchflow/serve/functions.py::serve_function": "the options of a function, checked and parsed by Batchflow.serve",
     "batchflow/batch/bound.py::Workflow.trigger": "each option of a trigger is a parameter that an editor can show",
-    "batchflow/batch/function.py::function_batch": "so is each option of the short form, for editors",
+    "batchflow/batch/function.py::function_workflow": "so is each option of the short form, for editors",
 }
 
 type_of_function = (ast.FunctionDef, ast.AsyncFunctionDef)

@@ -98,4 +98,4 @@ def test_scheduling_may_read_the_loop_but_not_the_wall_clock() -> None:
     """Inside the engine only the loop's time and the performance counter are free."""
     assert allowed("loop.time", "batchflow/engine/dispatcher.py")
     assert not allowed("time.time", "batchflow/engine/dispatcher.py")
-    assert not allowed("loop.time", "batchflow/batch/layers.py")
+    assert not allowed("loop.time", "batchflow/batch/runtime.py")

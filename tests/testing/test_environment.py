@@ -10,7 +10,7 @@ from typing import assert_type
 import pytest
 
 from batchflow import Batchflow, WorkflowContext
-from batchflow.batch.summary import BatchSummary
+from batchflow.batch.status import BatchSummary
 from batchflow.errors import ConfigurationError
 from batchflow.stores.sqlite import SqliteStore
 from batchflow.testing import BatchRecord, Environment, FlowEnv, ManualClock, RunRecord, StillWaiting

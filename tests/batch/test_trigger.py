@@ -9,8 +9,8 @@ import structlog
 from pydantic import BaseModel
 
 from batchflow import Batchflow, BatchSummary, BatchWorkflow, NoParams, Page, WorkflowContext
-from batchflow.batch.starting import messages_of, start_of
-from batchflow.batch.triggering import BatchTrigger
+from batchflow.batch.arguments import BatchTrigger
+from batchflow.batch.trigger import prepare_batch, trigger_messages
 from batchflow.core.ids import item_run_id, parse_item_run_id
 from batchflow.errors import BatchflowError, ConfigurationError, InputError
 from batchflow.testing import Environment
@@ -207,12 +207,12 @@ async def test_a_batch_that_ends_while_a_trigger_looks_is_replaced(flow: Batchfl
 async def test_a_trigger_that_was_cut_off_is_finished_by_the_next(flow: Batchflow) -> None:
     """Its entry is published by a second one of the same dedup id, of either kind."""
     job = flow.add(Job())
-    layers = job._layers  # pyright: ignore[reportPrivateUsage]: to do what a trigger begins with, and no more
+    layers = job._runtime  # pyright: ignore[reportPrivateUsage]: to do what a trigger begins with, and no more
     ids = [f"i{number}" for number in range(5_000)]
     async with Environment(flow) as env:
         for dedup in ("kept", "open"):
-            start = start_of(layers, None, BatchTrigger(ids=ids, dedup_id="x", dedup=dedup))
-            first, *_ = messages_of(layers, start)
+            start = prepare_batch(layers, None, BatchTrigger(ids=ids, dedup_id="x", dedup=dedup))
+            first, *_ = trigger_messages(layers, start)
             await flow.engine.open_batch(start.batch, first)
             again = await job.trigger(ids=ids, dedup_id="x", dedup=dedup)
             assert (again.id, again.deduplicated) == (start.batch.id, True)

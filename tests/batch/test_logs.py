@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import structlog
 
-from batchflow.batch.progress import YOUNG_MS, ProgressLog
+from batchflow.batch.logs import MIN_BATCH_AGE_MS, ProgressLog
 from batchflow.core.batch import Counts
 from tests.batch.model import Model
 from tests.batch.samples import Plain, Welcome, bound
@@ -28,23 +28,23 @@ async def test_a_batch_that_goes_on_has_a_line_for_each_layer(model: Model, logs
     batch = await bound(model, Welcome(users=3)).trigger()
     progress = ProgressLog(model, {"welcome"})
     counted(model, batch.id, state="open", pages=2, counts=Counts(eligible=100, open=60, succeeded=38, failed=2))
-    await progress.tell()
+    await progress.write()
     assert said(logs) == []
-    model.clock.ms += YOUNG_MS
-    await progress.tell()
+    model.clock.ms += MIN_BATCH_AGE_MS
+    await progress.write()
     assert said(logs) == [
         {"event": "[welcome:paginate] Progress", "pages": 2, "eligible": 100, "batch": batch.id},
         {"event": "[welcome:execute] Progress", "done": 40, "total_so_far": 100, "failed": 2, "batch": batch.id},
     ]
-    await progress.tell()
+    await progress.write()
     assert said(logs) == []
     counted(model, batch.id, state="sealed", pages=3, counts=Counts(eligible=100, open=25, succeeded=75))
-    await progress.tell()
+    await progress.write()
     assert said(logs) == [
         {"event": "[welcome:execute] Progress", "done": 75, "total": 100, "to_go": "10s", "batch": batch.id}
     ]
     counted(model, batch.id, state="completed", counts=Counts(eligible=100, succeeded=100))
-    await progress.tell()
+    await progress.write()
     assert said(logs) == []
 
 
@@ -52,15 +52,15 @@ async def test_batches_of_others_have_no_line(model: Model, logs: list[dict[str,
     """Nor has any where nobody would read it: then nothing is read either."""
     batch = await bound(model, Plain({})).trigger()
     counted(model, batch.id, state="sealed", counts=Counts(eligible=2, open=1, succeeded=1))
-    model.clock.ms += YOUNG_MS
-    await ProgressLog(model, {"welcome"}).tell()
+    model.clock.ms += MIN_BATCH_AGE_MS
+    await ProgressLog(model, {"welcome"}).write()
     assert said(logs) == []
     before = structlog.get_config()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     try:
-        await ProgressLog(model, {"plain"}).tell()
+        await ProgressLog(model, {"plain"}).write()
         assert said(logs) == []
     finally:
         structlog.configure(**before)
-    await ProgressLog(model, {"plain"}).tell()
+    await ProgressLog(model, {"plain"}).write()
     assert len(said(logs)) == 1

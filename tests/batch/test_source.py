@@ -3,12 +3,12 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchflow.batch.walk import Probe
+from batchflow.batch.source import CycleDetector
 
 
 def steps_until_found(way: int, length: int) -> int:
     """Walk `way` cursors and then round a cycle of `length`; how many cursors it takes to find out."""
-    probe, seen = Probe(), 0
+    probe, seen = CycleDetector(), 0
     while True:
         cursor = seen if seen < way else way + (seen - way) % length
         further = probe.advance(str(cursor))
@@ -28,7 +28,7 @@ def test_every_cycle_is_found_soon(way: int, length: int) -> None:
 @given(st.sets(st.text(min_size=1), max_size=200))
 def test_different_cursors_are_never_suspected(cursors: set[str]) -> None:
     """A walk without repetition goes on to its end."""
-    probe = Probe()
+    probe = CycleDetector()
     for cursor in cursors:
         further = probe.advance(cursor)
         assert further is not None

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from batchflow.batch.summary import BatchSummary
+from batchflow.batch.status import BatchSummary
 from batchflow.batch.workflow import BatchWorkflow, Page
 from tests.batch.model import Model
 from tests.batch.samples import Audience, Welcome, bound
