@@ -15,13 +15,13 @@ from batchflow.batch.bound import Workflow, bind
 from batchflow.batch.function import BatchDecorator, IdSource, function_workflow
 from batchflow.batch.logs import ProgressLog
 from batchflow.batch.workflow import BatchWorkflow, NoParams
-from batchflow.core.clock import Clock, Entropy
+from batchflow.core.codec import SizeLimit
 from batchflow.core.duration import Duration
 from batchflow.core.flow import FlowControl
-from batchflow.core.limit import Limit
+from batchflow.core.ports import Clock, Entropy
 from batchflow.core.retry import RetryPolicy
-from batchflow.core.spelling import check_options
 from batchflow.core.store import Ledger, Store
+from batchflow.core.suggestions import check_options
 from batchflow.engine.clock import SystemClock, SystemEntropy
 from batchflow.engine.engine import Engine, EngineOptions
 from batchflow.engine.observers import VerboseLog
@@ -115,7 +115,7 @@ class Batchflow(Operations):
                 threads=self.settings.threads,
                 always_replay=self.settings.always_replay,
                 name=self.settings.worker_name,
-                limit=Limit(self.settings.max_value),
+                limit=SizeLimit(self.settings.max_value),
             ),
         )
         self.engine.report_progress = ProgressLog(self.engine, self._workflows).write

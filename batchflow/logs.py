@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import structlog
 
-_TAKEN = ("self", "event", "method_name")
+_RESERVED = ("self", "event", "method_name")
 # What structlog's own methods call their parameters.
 
 
@@ -31,7 +31,7 @@ class Log:
     def is_enabled_for(self, level: int) -> bool:
         """Whether lines of `level` are written, as far as the logger says."""
         try:
-            bound = _present().bind()
+            bound = _current_logger().bind()
             # structlog's own loggers and the standard library's name it differently; one with neither writes all.
             for name in ("is_enabled_for", "isEnabledFor"):
                 ask = getattr(bound, name, None)
@@ -65,11 +65,11 @@ class Log:
 
     def _write(self, level: str, event: object, args: tuple[object, ...], values: dict[str, Any]) -> None:
         values = {**self._values, **values}
-        if any(name in values for name in _TAKEN):
-            values = {f"{name}_" if name in _TAKEN else name: value for name, value in values.items()}
+        if any(name in values for name in _RESERVED):
+            values = {f"{name}_" if name in _RESERVED else name: value for name, value in values.items()}
         try:
             if not args:
-                getattr(_present(), level)(event, **values)
+                getattr(_current_logger(), level)(event, **values)
             else:
                 self._write_formatted(level, event, args, values)
         except KeyboardInterrupt:
@@ -83,7 +83,7 @@ class Log:
             text = str(event) % (args[0] if len(args) == 1 and isinstance(args[0], Mapping) else args)
         except Exception:
             text, values = str(event), {**values, "positional_args": args}
-        getattr(_present(), level)(text, **values)
+        getattr(_current_logger(), level)(text, **values)
 
 
 _LOG = Log()
@@ -98,7 +98,7 @@ def logger() -> Log:
     return _LOG
 
 
-def said(error: BaseException) -> str:
+def safe_str(error: BaseException) -> str:
     """What an exception says of itself; whatever its `__str__` does, this returns."""
     try:
         # Text of a subclass could do anything when it is used.
@@ -109,26 +109,26 @@ def said(error: BaseException) -> str:
         return f"(its text cannot be read: {type(unreadable).__name__})"
 
 
-def spelled(error: BaseException) -> str:
+def safe_repr(error: BaseException) -> str:
     """The `repr` of an exception; whatever that does, this returns."""
     try:
         return "".join(repr(error))
     except KeyboardInterrupt:
         raise
     except BaseException:
-        return f"{type(error).__name__}: {said(error)}"
+        return f"{type(error).__name__}: {safe_str(error)}"
 
 
-def _present() -> Any:
-    return _configured() if structlog.is_configured() else _default()
+def _current_logger() -> Any:
+    return _app_logger() if structlog.is_configured() else _default_logger()
 
 
 @cache
-def _configured() -> Any:
+def _app_logger() -> Any:
     return structlog.get_logger("batchflow")
 
 
-def _default() -> Any:
+def _default_logger() -> Any:
     # Not kept: what stderr is may change, as it does under a test runner.
     quiet = structlog.make_filtering_bound_logger(logging.INFO)
     return structlog.wrap_logger(structlog.PrintLogger(sys.stderr), wrapper_class=quiet)

@@ -6,8 +6,8 @@ from typing import Any, TypeVar, Unpack, cast
 
 from batchflow.batch.bound import Workflow
 from batchflow.batch.handle import BatchHandle
+from batchflow.core.message import WorkerStatus
 from batchflow.core.run import RunState, Waiter
-from batchflow.core.worker import WorkerStatus
 from batchflow.engine.engine import Engine
 from batchflow.errors import InputError, NotFoundError
 from batchflow.serve import runs
@@ -165,7 +165,7 @@ class Operations:
         loop = self.engine.loop
         if loop is not None:
             return asyncio.run_coroutine_threadsafe(ask(), loop).result()
-        if not self.engine.store.lasting:
+        if not self.engine.store.is_durable:
             raise InputError(
                 f"'{what}_sync' finds no running app, and one whose state is in memory (sqlite://) would lose this at "
                 f"once; start the app before, or give it a URL such as sqlite:///batchflow.db"

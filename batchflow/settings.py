@@ -88,7 +88,7 @@ class Settings(BaseSettings):
     )
 
     @property
-    def place(self) -> str:
+    def display_url(self) -> str:
         """The URL as it may be shown: without a password."""
         if self.url.startswith("sqlite"):
             return self.url
@@ -98,13 +98,13 @@ class Settings(BaseSettings):
         return f"{scheme}://{user}{'@' if user else ''}{server}"
 
     @classmethod
-    def load(cls, **given: object) -> "Settings":
+    def load(cls, **values: object) -> "Settings":
         """From the environment, `given` values over it.
 
         Raises:
             ConfigurationError: a variable holds what it cannot; the message names the variable.
         """
-        values = {name: value for name, value in given.items() if value is not None}
+        values = {name: value for name, value in values.items() if value is not None}
         try:
             return cls.model_validate({**cls().model_dump(), **values}) if values else cls()
         except ValidationError as error:

@@ -45,7 +45,7 @@ def destinations(workflows: int) -> tuple[str, ...]:
 async def claim_us(store: Store, waiting: Sequence[Message], served: Sequence[str], cpu: Callable[[], float]) -> float:
     """CPU of one claim of ten messages, in us."""
     await store.open()
-    await store.enlist("w", 3_600_000)
+    await store.register("w", 3_600_000)
     for low in range(0, len(waiting), PORTION):
         await store.publish(waiting[low : low + PORTION])
     # What is claimed for the first time costs more, once.

@@ -28,9 +28,9 @@ from batchflow.batch.runtime import WorkflowRuntime
 from batchflow.batch.status import BatchSummary
 from batchflow.batch.trigger import open_prepared, prepare_batch, trigger_messages
 from batchflow.batch.workflow import BatchWorkflow
+from batchflow.core.codec import NO_SIZE_LIMIT
 from batchflow.core.duration import Duration
 from batchflow.core.flow import FlowControl
-from batchflow.core.limit import UNLIMITED
 from batchflow.core.ports import Client
 from batchflow.core.settlement import Effect, OpenBatch
 from batchflow.errors import ConfigurationError
@@ -251,7 +251,7 @@ def layer_endpoints(runtime: WorkflowRuntime) -> tuple[Endpoint, ...]:
             retry=runtime.definition.retry,
             timeout_ms=runtime.definition.timeout_ms,
             # What the layers above the items record is pages of ids, which their sizes bound.
-            limit=runtime.client.limit if layer == "execute" else UNLIMITED,
+            limit=runtime.client.limit if layer == "execute" else NO_SIZE_LIMIT,
         )
         for route, layer, handler, flow in _layers_with_routes(runtime)
     )

@@ -23,7 +23,7 @@ from batchflow.batch.options import LedgerScope
 from batchflow.core.codec import Codec
 from batchflow.core.flow import FlowControl
 from batchflow.core.retry import RetryPolicy
-from batchflow.core.spelling import slips
+from batchflow.core.suggestions import find_typos
 from batchflow.errors import BatchflowError, ConfigurationError
 
 INHERITED_MEMBERS = ("params", "item_id", "headers", "unprocessed")
@@ -146,7 +146,7 @@ def _check_member_names(cls: type, base: type) -> None:
     if any("count_first" in it.__dict__ for it in cls.__mro__):
         raise ConfigurationError(f"Unknown option 'count_first' of {cls.__name__}; did you mean 'walk_first'?")
     own = [name for name in cls.__dict__ if not name.startswith("_")]
-    for name, meant in slips(own, (*options.OPTION_NAMES, *HOOK_NAMES)):
+    for name, meant in find_typos(own, (*options.OPTION_NAMES, *HOOK_NAMES)):
         kind = "hook" if meant in HOOK_NAMES else "option"
         raise ConfigurationError(f"Unknown {kind} '{name}' of {cls.__name__}; did you mean '{meant}'?")
 

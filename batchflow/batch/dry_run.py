@@ -12,8 +12,8 @@ from batchflow.batch.hook_scope import CURRENT_HOOK, HookScope
 from batchflow.batch.runtime import WorkflowRuntime
 from batchflow.batch.source import CycleDetector, FetchedPage
 from batchflow.core.batch import Batch
-from batchflow.core.duration import show
-from batchflow.core.flow import Binding, FlowControl, predict_ms
+from batchflow.core.duration import humanize_duration
+from batchflow.core.flow import Bottleneck, FlowControl, predict_ms
 from batchflow.serve.delivery import CURRENT_DELIVERY, DeliveryScope
 
 BindingLimit: TypeAlias = Literal[
@@ -53,12 +53,12 @@ class Statistics(BaseModel):
 SAMPLE_SIZE = 5
 _BATCHES_SEARCHED = 10
 # How many batches are looked through for one with ended items.
-_EXECUTE_LIMITS: Mapping[Binding, BindingLimit] = {
+_EXECUTE_LIMITS: Mapping[Bottleneck, BindingLimit] = {
     "rate": "execute rate",
     "parallelism": "execute parallelism",
     "none": "none",
 }
-_PAGINATE_LIMITS: Mapping[Binding, BindingLimit] = {
+_PAGINATE_LIMITS: Mapping[Bottleneck, BindingLimit] = {
     "rate": "paginate rate",
     "parallelism": "paginate parallelism",
     "none": "none",
@@ -117,7 +117,7 @@ async def dry_run(runtime: WorkflowRuntime, params: BaseModel, *, force: bool) -
         chunks=counts.chunks,
         sample=tuple(counts.sample),
         predicted_duration_ms=duration,
-        predicted_duration=show(duration),
+        predicted_duration=humanize_duration(duration),
         binding_limit=binding,
         mean_item_ms=item_ms,
     )

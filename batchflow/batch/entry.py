@@ -10,7 +10,7 @@ from batchflow.batch.payloads import EntryBody
 from batchflow.batch.runtime import WorkflowRuntime
 from batchflow.batch.status import BatchSummary
 from batchflow.core.codec import Codec
-from batchflow.core.settlement import Enter, Publish
+from batchflow.core.settlement import FinishEntry, Publish
 from batchflow.errors import NonRetryable
 from batchflow.serve.context import LayerContext
 
@@ -39,7 +39,7 @@ class EntryLayer:
 
     def _enter_ids(self, ctx: LayerContext[Any], total: int) -> str:
         """The trigger has named the ids, and their chunks are published already."""
-        ctx.effects += (Enter(_batch_id(ctx), total),)
+        ctx.effects += (FinishEntry(_batch_id(ctx), total),)
         self._log.info("Total eligible items", total=total)
         return answers.started(total, total, 0)
 
@@ -51,7 +51,7 @@ class EntryLayer:
             )
             self._log.info("Total eligible items", total=total)
         if total == 0:
-            ctx.effects += (Enter(_batch_id(ctx), 0),)
+            ctx.effects += (FinishEntry(_batch_id(ctx), 0),)
             return answers.nothing_eligible()
         # Under a limit it depends on the filter how many of them run, and the walk stops before it has named them all.
         counted = total if body.limit is None else None
@@ -64,7 +64,7 @@ class EntryLayer:
         page = self._runtime.messages.page(batch, first, ctx.claim.headers)
         # Where all is walked first, the end of the walk says exactly how many there are.
         total = None if self._definition.walk_first else counted
-        ctx.effects += (Enter(batch, total), Publish((page,)))
+        ctx.effects += (FinishEntry(batch, total), Publish((page,)))
         self._log.debug("Triggering paginate workflow", batch=batch, total=total)
         self._log.debug(self._definition.steps.trigger_paginate, batch=batch)
 

@@ -133,4 +133,4 @@ class BatchHandle(Generic[Result]):
 
 
 def _is_over(batch: Batch) -> bool:
-    return batch.is_final and not batch.working
+    return batch.items_ended and not batch.working

@@ -5,9 +5,9 @@ from collections.abc import Container
 
 from batchflow.batch.status import BatchStatus
 from batchflow.core.batch import Batch
-from batchflow.core.duration import show
+from batchflow.core.duration import humanize_duration
 from batchflow.core.ports import Client
-from batchflow.logs import logger, said
+from batchflow.logs import logger, safe_str
 
 
 class LayerLog:
@@ -47,7 +47,7 @@ class LayerLog:
 
 
 def _error_text(error: BaseException | str) -> str:
-    return error if isinstance(error, str) else said(error) or type(error).__name__
+    return error if isinstance(error, str) else safe_str(error) or type(error).__name__
 
 
 MIN_BATCH_AGE_MS = 30_000
@@ -98,5 +98,5 @@ def _values(batch: Batch, now: int) -> dict[str, object]:
     if status.counts.failed:
         values["failed"] = status.counts.failed
     if status.eta_ms:
-        values["to_go"] = show(status.eta_ms)
+        values["to_go"] = humanize_duration(status.eta_ms)
     return values

@@ -7,10 +7,10 @@ from typing import Any, TypeVar, cast, get_args, get_origin
 from pydantic import BaseModel, PydanticUserError, Secret, SecretBytes, SecretStr, TypeAdapter
 from pydantic_core import to_json
 
+from batchflow.core.batch import ledger_name
 from batchflow.core.duration import to_ms
 from batchflow.core.flow import FlowControl
-from batchflow.core.ledger import ledger_name
-from batchflow.core.spelling import did_you_mean
+from batchflow.core.suggestions import did_you_mean
 from batchflow.errors import ConfigurationError
 
 T = TypeVar("T")
@@ -68,7 +68,7 @@ class OptionReader:
             return FlowControl(key=key)
         if not isinstance(value, FlowControl):
             raise self._option_error(name, value, "FlowControl(parallelism=10, rate=5), or None for no limits")
-        return value.named(key)
+        return value.with_default_key(key)
 
     def duration(self, name: str) -> int:
         """Milliseconds, more than none."""

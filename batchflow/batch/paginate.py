@@ -14,7 +14,7 @@ from batchflow.batch.source import FetchedPage, SelectedItems
 from batchflow.batch.status import ROWS_MOVED
 from batchflow.core.codec import Codec
 from batchflow.core.message import Message
-from batchflow.core.settlement import Page, Publish, StartItems, Walked
+from batchflow.core.settlement import FinishWalk, Publish, RecordPage, StartItems
 from batchflow.serve.context import LayerContext
 
 MAX_STARTED_AT_ONCE = 1_000
@@ -54,7 +54,7 @@ class PaginateLayer:
         self._log.debug("Processing specific itemIds", count=len(ids), batch=batch)
         selected = SelectedItems(ids, body.marked, dict(zip(ids, body.data, strict=True)) if body.data else None)
         if body.named:
-            ctx.effects += (Page(batch, len(ids), chunks=1),)
+            ctx.effects += (RecordPage(batch, len(ids), chunks=1),)
         started = await self._start_items(ctx, body, body.first, selected)
         return answers.chunk(started)
 
@@ -65,7 +65,7 @@ class PaginateLayer:
         # Before anything is started: a walk that goes in circles ends here.
         probe = body.probe if page.next_cursor is None else source.advance(body.probe, page.next_cursor)
         if not page.named and page.next_cursor is None:
-            ctx.effects += (Page(batch, 0),)
+            ctx.effects += (RecordPage(batch, 0),)
             self._end_walk(ctx, body)
             return answers.walk_complete()
         needed = await self._filter_step(ctx, body, page)
@@ -75,7 +75,7 @@ class PaginateLayer:
         count = len(to_start.ids)
         is_end = page.next_cursor is None or body.remaining == count
         chunks, messages = await self._start_or_chunk(ctx, body, to_start, is_end=is_end)
-        ctx.effects += (Page(batch, page.named, skipped, page.duplicates, len(needed.ids) - count, chunks),)
+        ctx.effects += (RecordPage(batch, page.named, skipped, page.duplicates, len(needed.ids) - count, chunks),)
         walked = body.model_copy(
             update={
                 "probe": probe,
@@ -237,7 +237,7 @@ class PaginateLayer:
                 batch=batch,
             )
         if self._definition.walk_first:
-            ctx.effects += (Walked(batch, walked.to_process),)
+            ctx.effects += (FinishWalk(batch, walked.to_process),)
             entry = self._runtime.entry_log
             entry.info("Total eligible items", total=walked.eligible, batch=batch)
             entry.info("Check result", to_process=walked.to_process, batch=batch)

@@ -14,7 +14,7 @@ from batchflow.batch.definition import Definition
 from batchflow.batch.names import camel_case, field_names, wire_name
 from batchflow.batch.source import CycleDetector
 from batchflow.core.duration import Duration, to_ms
-from batchflow.core.spelling import did_you_mean
+from batchflow.core.suggestions import did_you_mean
 from batchflow.errors import ConfigurationError, InputError
 from batchflow.serve.trigger import Dedup
 from batchflow.serve.validation import MIN_TIMESTAMP_MS, parse_timestamp

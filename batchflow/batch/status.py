@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from batchflow.core.batch import Batch, BatchState, Counts
-from batchflow.core.duration import show
+from batchflow.core.duration import humanize_duration
 
 ROWS_MOVED = (
     "rows may have moved while they were walked, as with LIMIT and OFFSET over what is not done yet; page by a key, or "
@@ -67,9 +67,8 @@ class BatchSummary:
 
     def __str__(self) -> str:
         label = f" ({self.label})" if self.label else ""
-        text = (
-            f"{self.workflow} {self.id}{label} {self.state} in {show(self.duration_ms)}: {format_counts(self.counts)}"
-        )
+        text = f"{self.workflow} {self.id}{label} {self.state} in {humanize_duration(self.duration_ms)}"
+        text = f"{text}: {format_counts(self.counts)}"
         text = f"{text}; {self.error}" if self.error else text
         return text if self.counted is None else f"{text}; {format_overstated_count(self.counted, self.counts)}"
 
@@ -128,7 +127,7 @@ class BatchStatus:
     def of(cls, batch: Batch, now: int, *, walk_first: bool = False) -> "BatchStatus":
         """The status of a batch at `now`; `walk_first` says that a total it has is that of its whole walk."""
         ended = batch.ended_at if batch.ended_at is not None else now
-        walked = batch.is_final or batch.state == "sealed"
+        walked = batch.items_ended or batch.state == "sealed"
         return cls(
             id=batch.id,
             workflow=batch.workflow,
@@ -174,7 +173,7 @@ class BatchStatus:
     def __str__(self) -> str:
         total = f"{self.total:,}" if self.is_total_known else f"{self.total:,} so far"
         percent = "" if self.percent is None else f" ({self.percent:.0f}%)"
-        eta = f", {show(self.eta_ms)} to go" if self.eta_ms else ""
+        eta = f", {humanize_duration(self.eta_ms)} to go" if self.eta_ms else ""
         done = f"{self.counts.ended:,} of {total}{percent}, {self.items_per_second:,.1f}/s{eta}"
         text = f"{self.workflow} {self.id} {self.state}: {done}; {format_counts(self.counts)}"
         return text if self.counted is None else f"{text}; {format_overstated_count(self.counted, self.counts)}"

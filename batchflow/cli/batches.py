@@ -23,7 +23,7 @@ from batchflow.cli.output import (
 from batchflow.cli.progress import format_rate
 from batchflow.cli.target import choose_workflow, load_flow, open_engine
 from batchflow.core.batch import Batch, Item
-from batchflow.core.duration import show
+from batchflow.core.duration import humanize_duration
 from batchflow.core.flow import FlowControl
 from batchflow.core.message import DeadLetter
 from batchflow.engine.engine import Engine
@@ -136,7 +136,9 @@ _NUMBER_COLUMNS = {"done", "failed", "skipped", "took"}
 
 def print_statistics(output: Output, workflow: Workflow[Any, Any], found: Statistics) -> None:
     """A dry run's table."""
-    mean = "none measured yet" if found.mean_item_ms is None else f"{show(round(found.mean_item_ms))} an item"
+    mean = (
+        "none measured yet" if found.mean_item_ms is None else f"{humanize_duration(round(found.mean_item_ms))} an item"
+    )
     rows = {
         "eligible": f"{found.total_eligible:,}",
         "already processed": f"{found.already_processed:,}",
@@ -170,7 +172,7 @@ def print_summary(output: Output, ended: BatchSummary, sentence: str, failures: 
         "batch": f"{ended.id} of {ended.workflow}" + (f" ({ended.label})" if ended.label else ""),
         "state": ended.state,
         "items": format_counts(counts),
-        "took": f"{show(ended.duration_ms)}{rate}",
+        "took": f"{humanize_duration(ended.duration_ms)}{rate}",
     }
     rows |= {"error": ended.error} if ended.error else {}
     rows |= {} if ended.counted is None else {"warning": format_overstated_count(ended.counted, counts)}
@@ -213,7 +215,7 @@ def _batch_row(it: Batch) -> tuple[str, ...]:
         f"{counts.failed:,}",
         f"{counts.skipped:,}",
         format_local_time(it.created_at, "%m-%d %H:%M"),
-        "" if it.ended_at is None else show(it.ended_at - it.created_at),
+        "" if it.ended_at is None else humanize_duration(it.ended_at - it.created_at),
         it.label or "",
     )
 
@@ -245,7 +247,7 @@ def print_batch(output: Output, found: Batch, failed: Sequence[Item], letters: S
 
 def cancelled_text(found: Batch) -> str:
     """What cancelling has done."""
-    if found.is_final:
+    if found.items_ended:
         return f"Batch {found.id} is cancelled: {format_counts(found.counts)}"
     return f"Batch {found.id} is being cancelled: {found.counts.open:,} items at work end at their next step"
 

@@ -15,7 +15,7 @@ from pydantic_core import from_json, to_json
 from batchflow.batch.bound import Workflow
 from batchflow.batch.names import camel_case, field_names, wire_name
 from batchflow.cli.options import BATCH_OPTIONS, RUN_OPTIONS, option_flag
-from batchflow.core.spelling import did_you_mean
+from batchflow.core.suggestions import did_you_mean
 from batchflow.errors import InputError
 from batchflow.http.bodies import PayloadReader
 from batchflow.serve.functions import ServedFunction

@@ -19,7 +19,7 @@ from batchflow.app import open_store
 from batchflow.cli.options import JsonOption, UrlOption
 from batchflow.cli.output import Output
 from batchflow.cli.target import existing_store, open_existing_store
-from batchflow.core.ledger import Mark, ledger_name, workflow_of
+from batchflow.core.batch import Mark, ledger_name, workflow_of_ledger
 from batchflow.core.store import Store
 from batchflow.engine.clock import SystemClock
 from batchflow.errors import InputError, NotFoundError
@@ -91,7 +91,7 @@ def _require_text(given: dict[str, Any], name: str) -> str:
 
 def _canonical_name(name: str) -> str:
     """The name as it is written here, whatever the order of its scope."""
-    workflow = workflow_of(name)
+    workflow = workflow_of_ledger(name)
     if workflow == name:
         return name
     try:
@@ -162,7 +162,7 @@ class ExportLedger:
         try:
             with _open_output(self.file) as out:
                 async for ledger, mark in _read_marks(Settings.load(url=self.url)):
-                    if self.workflow in (None, workflow_of(ledger)):
+                    if self.workflow in (None, workflow_of_ledger(ledger)):
                         out.write(format_line(ledger, mark))
                         count += 1
                 out.flush()
@@ -193,7 +193,7 @@ class ImportLedger:
             await store.open()
             try:
                 for lines in chunked(parse_lines(source), CHUNK_SIZE):
-                    fitting = [it for it in lines if self.workflow in (None, workflow_of(it.ledger))]
+                    fitting = [it for it in lines if self.workflow in (None, workflow_of_ledger(it.ledger))]
                     count += await _write_marks(store, fitting)
             except InputError as error:
                 raise InputError(f"{error}; {count:,} marks of the lines before it are taken over") from error
@@ -220,7 +220,7 @@ class ForgetMarks:
             raise InputError("say what to forget: the ids of items, or --all")
         async with open_existing_store(self.url) as store:
             there = await store.ledgers()
-            names = [it for it in there if self.ledger in (it, workflow_of(it))]
+            names = [it for it in there if self.ledger in (it, workflow_of_ledger(it))]
             if not names:
                 raise NotFoundError(f"there is no ledger '{self.ledger}' here; 'batchflow ledger list' lists them")
             count = sum([await store.forget(name, self.ids or None) for name in names])
@@ -232,7 +232,7 @@ class ForgetMarks:
 
 
 def _ledger_info(name: str) -> dict[str, Any]:
-    workflow = workflow_of(name)
+    workflow = workflow_of_ledger(name)
     return {"ledger": name, "workflow": workflow, "scope": from_json(name.removeprefix(workflow) or "{}")}
 
 

@@ -19,7 +19,7 @@ from batchflow.batch.bound import Workflow
 from batchflow.batch.handle import BatchHandle
 from batchflow.batch.status import BatchStatus
 from batchflow.cli.output import LogWriter, Output
-from batchflow.core.duration import show, spell
+from batchflow.core.duration import format_duration, humanize_duration
 from batchflow.core.flow import FlowControl, FlowStatus
 from batchflow.errors import StoreUnavailable
 
@@ -57,7 +57,7 @@ class ProgressSnapshot:
             return f"{self.status.items_per_second:,.1f}/s on average"
         parts = [f"{self.per_second:,.1f}/s"]
         # Whole seconds: nobody can use more, and it would flicker.
-        parts += [f"{show((self.eta_ms + 999) // 1000 * 1000)} to go"] if self.eta_ms else []
+        parts += [f"{humanize_duration((self.eta_ms + 999) // 1000 * 1000)} to go"] if self.eta_ms else []
         parts += [f"limit: {self.limit}"] if self.limit else []
         return ", ".join(parts)
 
@@ -231,7 +231,7 @@ def binding_limit(flows: list[FlowStatus], names: Mapping[str, str], concurrency
         if flow.paused:
             return f"{name}paused by an operator"
         if flow.parked_until > now:
-            return f"{name}asked to wait for {spell((flow.parked_until - now + 999) // 1000 * 1000)}"
+            return f"{name}asked to wait for {format_duration((flow.parked_until - now + 999) // 1000 * 1000)}"
         if flow.waiting:
             return name + _flow_limit_text(flow, concurrency)
     return ""
@@ -248,4 +248,4 @@ def _flow_limit_text(flow: FlowStatus, concurrency: int) -> str:
 
 def format_rate(limits: FlowControl) -> str:
     """A rate as people read it: "5/s", "100/1m"."""
-    return f"{limits.rate}/{'s' if limits.period_ms == 1000 else spell(limits.period_ms)}"
+    return f"{limits.rate}/{'s' if limits.period_ms == 1000 else format_duration(limits.period_ms)}"

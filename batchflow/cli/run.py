@@ -36,7 +36,7 @@ from batchflow.cli.process import SignalHandler, cancel_and_wait
 from batchflow.cli.progress import ProgressDisplay, make_display, watch_batch
 from batchflow.cli.target import choose_workflow, load_flow
 from batchflow.core.batch import Batch
-from batchflow.core.duration import show
+from batchflow.core.duration import humanize_duration
 from batchflow.core.ids import chunk_id, entry_id
 from batchflow.core.ports import Client
 from batchflow.errors import InputError
@@ -272,7 +272,7 @@ class _BatchRunner:
         if await self._signals.wait_for(watching):
             await watching
             return True
-        grace = show(int(self._flow.settings.grace.total_seconds() * 1000))
+        grace = humanize_duration(int(self._flow.settings.grace.total_seconds() * 1000))
         self._print(f"Stopping: what is under way has {grace} to end; Ctrl-C again leaves at once")
         await self._flow.engine.stop()
         await cancel_and_wait(watching)
@@ -295,7 +295,7 @@ class _BatchRunner:
             self._output.print_json(BatchReport.of(status, sentence).document() | self._origin)
             return self._signals.exit_code
         done = f"{status.counts.ended:,} of {status.total:,}{'' if status.is_total_known else ' so far'}"
-        if not self._flow.engine.store.lasting:
+        if not self._flow.engine.store.is_durable:
             self._print(f"Stopped. {done} items were done; the state was in memory and is gone.")
             return self._signals.exit_code
         self._print(f"Stopped. {done} items are done, the rest is given back.")

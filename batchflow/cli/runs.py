@@ -36,7 +36,7 @@ from batchflow.cli.output import (
 from batchflow.cli.process import SignalHandler, cancel_and_wait
 from batchflow.cli.run import url_option
 from batchflow.cli.target import check_route, choose_function, load_flow, open_engine
-from batchflow.core.duration import show
+from batchflow.core.duration import humanize_duration
 from batchflow.core.run import Run, RunState, Step
 from batchflow.engine.engine import Engine
 from batchflow.errors import ConfigurationError, InputError, NotFoundError, RunFailed
@@ -79,7 +79,7 @@ class TriggerRun:
         """Load the target, read the payload, start the run."""
         flow = load_flow(self.target)
         function = choose_function(flow, self.route, self.target)
-        if not self.wait and not flow.engine.store.lasting:
+        if not self.wait and not flow.engine.store.is_durable:
             raise ConfigurationError(
                 f"the state of '{self.target}' is in memory ({flow.settings.url}), and the run would be lost as this "
                 f"command ends; add --wait, or set BATCHFLOW_URL to a file, such as sqlite:///batchflow.db"
@@ -125,7 +125,9 @@ class TriggerRun:
             await flow.engine.stop()
             await cancel_and_wait(ending)
             if not self.as_json:
-                goes_on = "goes on with the next worker" if flow.engine.store.lasting else "was in memory and is gone"
+                goes_on = (
+                    "goes on with the next worker" if flow.engine.store.is_durable else "was in memory and is gone"
+                )
                 output.stderr.print(f"Stopped. Run {handle.id} {goes_on}.", soft_wrap=True)
             return signals.exit_code
 
@@ -339,7 +341,7 @@ def print_run(output: Output, found: Run) -> None:
 
 
 def _run_row(it: Run) -> list[str]:
-    took = "" if it.ended_at is None else show(it.ended_at - it.created_at)
+    took = "" if it.ended_at is None else humanize_duration(it.ended_at - it.created_at)
     return [it.id, it.destination, it.state, format_local_time(it.created_at, _MINUTE_FORMAT), took]
 
 
@@ -352,7 +354,7 @@ def _step_row(step: Step, since: int) -> list[str]:
         step.state,
         attempts,
         format_local_time(recorded, "%H:%M:%S"),
-        "" if recorded is None else show(recorded - since),
+        "" if recorded is None else humanize_duration(recorded - since),
         first_line(headline(step.error or "")) or _due_text(step),
     ]
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from batchflow.app import Batchflow, open_store
 from batchflow.batch.bound import Workflow
-from batchflow.core.spelling import did_you_mean
 from batchflow.core.store import Store
+from batchflow.core.suggestions import did_you_mean
 from batchflow.engine.clock import SystemClock
 from batchflow.engine.engine import Engine
 from batchflow.errors import BatchflowError, ConfigurationError, InputError

@@ -17,8 +17,8 @@ from batchflow.cli.options import JsonOption, UrlOption
 from batchflow.cli.output import LogWriter, Output, format_local_time, print_table
 from batchflow.cli.process import SignalHandler, cancel_and_wait
 from batchflow.cli.target import load_flow, open_engine
-from batchflow.core.duration import show
-from batchflow.core.worker import WorkerStatus
+from batchflow.core.duration import humanize_duration
+from batchflow.core.message import WorkerStatus
 from batchflow.engine.clock import SystemClock
 from batchflow.errors import ConfigurationError, InputError
 from batchflow.http.schemas import WorkerInfo, WorkerList
@@ -76,7 +76,7 @@ class RunWorker:
                     return 0
             finally:
                 await flow.stop()
-            what = f"{_function_names(flow)} at {settings.place} with {self.processes} processes"
+            what = f"{_function_names(flow)} at {settings.display_url} with {self.processes} processes"
             output.print(f"Working for {what}; Ctrl-C stops them", flush=True)
             code = await supervisor.run(signals, lambda: _print_stopping(flow, output))
             output.print("Stopped")
@@ -104,7 +104,7 @@ async def run_worker(flow: Batchflow, output: Output) -> int:
         try:
             if await _run_unless_stopped(signals, flow.start(worker=True)):
                 output.print(
-                    f"Working for {_function_names(flow)} at {flow.settings.place}; Ctrl-C stops it", flush=True
+                    f"Working for {_function_names(flow)} at {flow.settings.display_url}; Ctrl-C stops it", flush=True
                 )
                 await signals.stop_requested.wait()
                 _print_stopping(flow, output)
@@ -125,7 +125,7 @@ async def _run_unless_stopped(signals: SignalHandler, start: Coroutine[Any, Any,
 
 
 def _print_stopping(flow: Batchflow, output: Output) -> None:
-    grace = show(int(flow.settings.grace.total_seconds() * 1000))
+    grace = humanize_duration(int(flow.settings.grace.total_seconds() * 1000))
     output.print(f"Stopping: what is under way has {grace} to end", flush=True)
 
 
@@ -196,7 +196,7 @@ class Supervisor:
                 "[batchflow:error] A worker process ended; another one takes its place",
                 process=pid,
                 how=_exit_text(code),
-                starts_in=show(delay),
+                starts_in=humanize_duration(delay),
             )
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(delay / 1000):
@@ -282,7 +282,7 @@ def _print_workers(output: Output, found: Sequence[WorkerStatus], now: int) -> N
 
 def _worker_row(it: WorkerStatus, now: int) -> tuple[str, ...]:
     # The store's clock may be ahead of this machine's.
-    ago = f"{show(max(0, now - it.seen_at) // 1000 * 1000)} ago" if it.seen_at else ""
+    ago = f"{humanize_duration(max(0, now - it.seen_at) // 1000 * 1000)} ago" if it.seen_at else ""
     return (
         it.name,
         format_local_time(it.since or None),

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal, NamedTuple, TypeAlias
 
+from pydantic_core import to_json
+
 from batchflow.core.flow import FlowControl
 
 BatchState: TypeAlias = Literal["pending", "open", "sealed", "cancelling", "completed", "failed", "cancelled"]
@@ -108,7 +110,7 @@ class Batch:
     ended_at: int | None = None
 
     @property
-    def is_final(self) -> bool:
+    def items_ended(self) -> bool:
         """True once no item of it will run any more."""
         return self.state in FINAL_STATES
 
@@ -123,3 +125,26 @@ class Item:
     result: str | None = None
     error: str | None = None
     ended_at: int | None = None
+
+
+class Mark(NamedTuple):
+    """An item that counts as processed; until when, in ms since the epoch (None: for ever)."""
+
+    item: str
+    expires_at: int | None = None
+
+
+def ledger_name(workflow: str, scope: Mapping[str, object]) -> str:
+    """The name of a workflow's ledger: its own name, followed by the JSON object of the scope where there is one.
+
+    `scope` are those parameters of a batch that belong to it, by name, as values that JSON has; their order does not
+    matter.
+    """
+    if not scope:
+        return workflow
+    return workflow + to_json(dict(sorted(scope.items()))).decode()
+
+
+def workflow_of_ledger(ledger: str) -> str:
+    """The workflow that a ledger belongs to; no workflow's name holds a brace."""
+    return ledger.partition("{")[0]

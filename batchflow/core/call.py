@@ -5,10 +5,10 @@ from base64 import b64decode, b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-CALL = "batchflow:call"
+CALL_DESTINATION = "batchflow:call"
 """The destination of calls. No route can be named so."""
 
-LONGEST_MS = 2 * 3_600_000
+MAX_CALL_MS = 2 * 3_600_000
 """How long one attempt of a call may take at most."""
 
 _USERINFO = re.compile(r"(?<=//)[^/?#]*@")
@@ -40,7 +40,7 @@ class Body:
         """The bytes."""
         return b64decode(self.text) if self.base64 else self.text.encode()
 
-    def decoded(self, content_type: str) -> str:
+    def to_text(self, content_type: str) -> str:
         """The bytes as text, in the charset that `content_type` declares, UTF-8 where it declares none or none that is
         known; what is none shows as U+FFFD."""
         if (charset := _CHARSET.search(content_type)) is not None:
@@ -50,14 +50,14 @@ class Body:
                 pass
         return self.content.decode(errors="replace")
 
-    def json(self, content_type: str) -> str | bytes:
+    def to_json(self, content_type: str) -> str | bytes:
         """The bytes as JSON is read: UTF-8, as it says of itself, and where they are not, in the declared charset."""
-        if self.base64 and "\ufffd" not in (text := self.decoded(content_type)):
+        if self.base64 and "\ufffd" not in (text := self.to_text(content_type)):
             return text
         return self.content
 
 
-EMPTY = Body()
+EMPTY_BODY = Body()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,14 +68,14 @@ class CallRequest:
     method: str
     url: str
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
-    body: Body = EMPTY
-    timeout_ms: int = LONGEST_MS
+    body: Body = EMPTY_BODY
+    timeout_ms: int = MAX_CALL_MS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CallAnswer:
+class CallResult:
     """What came back, whatever the status. Header names are in lower case; of several equal ones, values are joined."""
 
     status: int
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
-    body: Body = EMPTY
+    body: Body = EMPTY_BODY

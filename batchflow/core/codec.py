@@ -1,6 +1,6 @@
 """The JSON form of a declared type: how parameters, items and results are written, read, and proven to survive.
 
-Which differences count as a loss is said in `survival.py`.
+Which differences count as a loss is said in `roundtrip.py`.
 """
 
 import re
@@ -25,8 +25,8 @@ from weakref import WeakKeyDictionary
 from pydantic import PydanticSchemaGenerationError, PydanticUserError, TypeAdapter, ValidationError
 from pydantic_core import SchemaError, from_json, to_json
 
-from batchflow.core.survival import Loss, loss, not_finite
-from batchflow.errors import ConfigurationError, UnserializableError
+from batchflow.core.roundtrip import RoundTripDifference, find_difference, not_finite
+from batchflow.errors import ConfigurationError, TooLarge, UnserializableError
 
 T = TypeVar("T")
 
@@ -71,11 +71,11 @@ class Codec(Generic[T]):
             self._write = self._adapter.serializer.to_json
             self._read = self._adapter.validator.validate_json
         except (PydanticUserError, SchemaError, NameError, TypeError, ValueError) as error:
-            raise ConfigurationError(_unknown(annotation, error)) from error
+            raise ConfigurationError(_no_json_form(annotation, error)) from error
         self._plain = _plain(annotation)
 
     def __repr__(self) -> str:
-        return f"Codec({describe(self.annotation)})"
+        return f"Codec({type_name(self.annotation)})"
 
     @staticmethod
     def of(annotation: Any) -> "Codec[Any]":
@@ -102,9 +102,9 @@ class Codec(Generic[T]):
         if not isinstance(function, FunctionType):
             return Codec.of(return_type(fn))
         try:
-            return _results[function]
+            return _result_codecs[function]
         except KeyError:
-            return _results.setdefault(function, Codec.of(return_type(function)))
+            return _result_codecs.setdefault(function, Codec.of(return_type(function)))
 
     def encode(self, value: T) -> str:
         """The JSON text of a value. Whether it survives is for `round_trip` to say.
@@ -115,7 +115,7 @@ class Codec(Generic[T]):
         try:
             return self._write(value, by_alias=False, round_trip=True, warnings="error").decode()
         except Exception as error:  # a serializer of the user's may raise anything
-            raise _refused("the value", value, self._unwritable(error)) from error
+            raise _unserializable("the value", value, self._write_problem(error)) from error
 
     def decode(self, text: str | bytes) -> T:
         """The value that `encode` wrote.
@@ -128,7 +128,7 @@ class Codec(Generic[T]):
     def round_trip(self, value: T, *, where: str) -> tuple[str, T]:
         """The JSON text of a value and what comes back from it: the same as was given, type for type.
 
-        What does not count as a change, and what does, stands in `survival.loss`.
+        What does not count as a change, and what does, stands in `roundtrip.find_difference`.
 
         Raises:
             UnserializableError: it would come back changed, or not at all; the sentence names `where`, the type, the
@@ -138,23 +138,25 @@ class Codec(Generic[T]):
             try:
                 return plain(value), value
             except ValueError as error:
-                raise _refused(where, value, self._unwritable(error)) from error
+                raise _unserializable(where, value, self._write_problem(error)) from error
         try:
             # Warnings cost more than the writing, and the comparison finds all that they warn of.
             text = self._write(value, by_alias=False, round_trip=True, warnings=False)
         except Exception as error:  # a serializer of the user's may raise anything, and so may a validator
-            raise _refused(where, value, self._unwritable(error)) from error
+            raise _unserializable(where, value, self._write_problem(error)) from error
         try:
-            came = self._read(text, by_name=True, by_alias=False)
+            received = self._read(text, by_name=True, by_alias=False)
         except Exception as error:
-            raise _refused(where, value, self._unreadable(value, error)) from error
+            raise _unserializable(where, value, self._read_problem(value, error)) from error
         unsure: list[type] = []
-        found = loss(value, came, unsure)
-        if found is None and unsure and not self._is_written_as(came, text):
-            found = Loss(unsure[0].__name__, "comes back changed", "give it an __eq__, and a form that keeps all of it")
+        found = find_difference(value, received, unsure)
+        if found is None and unsure and not self._is_written_as(received, text):
+            found = RoundTripDifference(
+                unsure[0].__name__, "comes back changed", "give it an __eq__, and a form that keeps all of it"
+            )
         if found is not None:
-            raise _refused(where, value, self._misfit(value) or found)
-        return text.decode(), came
+            raise _unserializable(where, value, self._type_mismatch(value) or found)
+        return text.decode(), received
 
     def json_schema(self) -> dict[str, Any]:
         """The JSON schema of what `encode` writes, by field name.
@@ -164,36 +166,38 @@ class Codec(Generic[T]):
         """
         return self._adapter.json_schema(by_alias=False)
 
-    def _is_written_as(self, came: T, text: bytes) -> bool:
+    def _is_written_as(self, received: T, text: bytes) -> bool:
         # Typed dicts come back in the order of their fields, so the text alone is not enough.
-        again = self._write(came, by_alias=False, round_trip=True, warnings=False)
+        again = self._write(received, by_alias=False, round_trip=True, warnings=False)
         return again == text or from_json(again) == from_json(text)
 
-    def _misfit(self, value: T) -> Loss | None:
+    def _type_mismatch(self, value: T) -> RoundTripDifference | None:
         """That the value is of another type than is declared, where this can be told at once."""
         try:
             if not isinstance(self.annotation, type) or isinstance(value, self.annotation):
                 return None
         except TypeError:  # Any, typed dicts and protocols are types that cannot be asked
             return None
-        return Loss("", f"is no {describe(self.annotation)}, which is declared", _AGREE)
+        return RoundTripDifference("", f"is no {type_name(self.annotation)}, which is declared", _AGREE)
 
-    def _unwritable(self, error: Exception) -> Loss:
+    def _write_problem(self, error: Exception) -> RoundTripDifference:
         """What pydantic says of a value that it cannot write, as a loss."""
         text = str(error).removeprefix("Error serializing to JSON: ")
         if match := _UNEXPECTED.search(text):
             place = f".{match['field']}" if match["field"] else ""
-            declared = match["declared"] if place else describe(self.annotation)
-            return Loss(match["kind"], f"is no {declared}, which is declared", _AGREE, place)
+            declared = match["declared"] if place else type_name(self.annotation)
+            return RoundTripDifference(match["kind"], f"is no {declared}, which is declared", _AGREE, place)
         if match := _UNKNOWN.search(text):
-            return Loss("", f"holds {match['kind']}, which has no JSON form", "use a model, a dataclass or plain data")
+            return RoundTripDifference(
+                "", f"holds {match['kind']}, which has no JSON form", "use a model, a dataclass or plain data"
+            )
         if "invalid utf-8" in text:
-            return Loss("", "holds bytes that are no text", "declare Base64Bytes, or use text")
-        return Loss("", f"cannot be written ({text.splitlines()[0]})", "use what JSON can hold")
+            return RoundTripDifference("", "holds bytes that are no text", "declare Base64Bytes, or use text")
+        return RoundTripDifference("", f"cannot be written ({text.splitlines()[0]})", "use what JSON can hold")
 
-    def _unreadable(self, value: T, error: Exception) -> Loss:
+    def _read_problem(self, value: T, error: Exception) -> RoundTripDifference:
         """What pydantic says of JSON that it wrote and cannot read, as a loss."""
-        if misfit := self._misfit(value):
+        if misfit := self._type_mismatch(value):
             return misfit
         part: Any = value
         reason, path = str(error), ""
@@ -204,13 +208,13 @@ class Codec(Generic[T]):
                 part = _part(part, step)
             reason = f"{path}: {first['msg']}" if path else first["msg"]
         if found := not_finite(part):
-            return found.inside(path)
+            return found.nested_in(path)
         try:
             self._write(value, by_alias=False, round_trip=True, warnings="error")
         except Exception as warning:
-            return self._unwritable(warning)
+            return self._write_problem(warning)
         how = "let its JSON hold every required part, in a form that its validators take"
-        return Loss("", f"cannot be read back ({reason})", how)
+        return RoundTripDifference("", f"cannot be read back ({reason})", how)
 
 
 @lru_cache(maxsize=1024)
@@ -218,24 +222,24 @@ def _codec(annotation: Any, spelling: str) -> Codec[Any]:
     return Codec(annotation)
 
 
-def describe(annotation: Any) -> str:
+def type_name(annotation: Any) -> str:
     """A short name of a type for messages: "User", "list[int]", "User | None", "Any"."""
     if annotation is None or annotation is NoneType:
         return "None"
     origin, args = get_origin(annotation), get_args(annotation)
     if origin in _UNIONS:
-        return " | ".join(map(describe, args))
+        return " | ".join(map(type_name, args))
     if origin is Annotated:
-        return describe(args[0])
+        return type_name(args[0])
     if origin is Literal:
         return f"Literal[{', '.join(map(repr, args))}]"
     if origin is not None and args:
-        return f"{describe(origin)}[{', '.join(map(describe, args))}]"
+        return f"{type_name(origin)}[{', '.join(map(type_name, args))}]"
     return "..." if annotation is ... else str(getattr(annotation, "__name__", annotation))
 
 
-_declared: WeakKeyDictionary[FunctionType, Any] = WeakKeyDictionary()
-_results: WeakKeyDictionary[FunctionType, Codec[Any]] = WeakKeyDictionary()
+_return_types: WeakKeyDictionary[FunctionType, Any] = WeakKeyDictionary()
+_result_codecs: WeakKeyDictionary[FunctionType, Codec[Any]] = WeakKeyDictionary()
 
 
 def return_type(fn: Callable[..., object]) -> Any:
@@ -250,9 +254,9 @@ def return_type(fn: Callable[..., object]) -> Any:
     if not isinstance(function, FunctionType):
         return function if isinstance(function, type) else Any
     try:
-        return _declared[function]
+        return _return_types[function]
     except KeyError:
-        return _declared.setdefault(function, _awaited(_evaluated(function)))
+        return _return_types.setdefault(function, _awaited_type(_evaluate_return_type(function)))
 
 
 def _underlying(fn: object) -> object:
@@ -272,7 +276,7 @@ def _underlying(fn: object) -> object:
     return None
 
 
-def _evaluated(function: FunctionType) -> Any:
+def _evaluate_return_type(function: FunctionType) -> Any:
     written: Any = Any
     try:
         written = function.__annotations__.get("return", Any)
@@ -283,17 +287,17 @@ def _evaluated(function: FunctionType) -> Any:
         missing = error.name if isinstance(error, NameError) else None
         fault = f"there is no '{missing}' in '{function.__module__}'" if missing else f"that is no type ({error})"
         raise ConfigurationError(
-            f"'{function.__qualname__}' declares to return '{describe(written)}', but {fault}; "
+            f"'{function.__qualname__}' declares to return '{type_name(written)}', but {fault}; "
             "name a type that stands at the top of that module, outside TYPE_CHECKING"
         ) from error
 
 
-def _awaited(annotation: Any) -> Any:
+def _awaited_type(annotation: Any) -> Any:
     origin, args = get_origin(annotation), get_args(annotation)
     if isinstance(origin, type) and issubclass(origin, Awaitable) and args:
         return args[-1]
     if origin in _UNIONS:
-        inner = list(map(_awaited, args))
+        inner = list(map(_awaited_type, args))
         return annotation if inner == list(args) else reduce(lambda one, other: one | other, inner)
     return NoneType if annotation in (NoReturn, Never) else annotation
 
@@ -307,8 +311,8 @@ def _plain(annotation: Any) -> Mapping[type, Callable[[Any], str]]:
     return safe if len(safe) == len(members) else {}
 
 
-def _refused(where: str, value: object, found: Loss) -> UnserializableError:
-    return UnserializableError(f"{where}: {describe(type(value))} does not survive JSON: {found}")
+def _unserializable(where: str, value: object, found: RoundTripDifference) -> UnserializableError:
+    return UnserializableError(f"{where}: {type_name(type(value))} does not survive JSON: {found}")
 
 
 def _part(whole: Any, step: str | int) -> object:
@@ -318,6 +322,47 @@ def _part(whole: Any, step: str | int) -> object:
         return None
 
 
-def _unknown(annotation: Any, error: Exception) -> str:
+def _no_json_form(annotation: Any, error: Exception) -> str:
     reason = "pydantic knows none" if isinstance(error, PydanticSchemaGenerationError) else str(error).splitlines()[0]
-    return f"{describe(annotation)} has no JSON form: {reason.rstrip('.')}; declare a model, a dataclass or plain data"
+    return f"{type_name(annotation)} has no JSON form: {reason.rstrip('.')}; declare a model, a dataclass or plain data"
+
+
+SIZE_VARIABLE = "BATCHFLOW_MAX_VALUE"
+_MAX_CHAR_BYTES = 4
+# As many bytes one character has in UTF-8 at most.
+
+
+class SizeLimit:
+    """At most so many bytes of JSON.
+
+    A text of up to `sure` characters is within it; where that is all there is to know, one comparison knows it.
+    """
+
+    __slots__ = ("max_bytes", "safe_chars")
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self.safe_chars = max_bytes // _MAX_CHAR_BYTES
+
+    def __repr__(self) -> str:
+        return f"SizeLimit({self.max_bytes})"
+
+    def check(self, text: str, where: str) -> None:
+        """Refuse the JSON text of a value that is larger; `where` says whose it is.
+
+        Raises:
+            TooLarge: it is.
+        """
+        if len(text) > self.safe_chars and (size := len(text.encode())) > self.max_bytes:
+            raise TooLarge(self.too_large_message(where, f"{size:,}"))
+
+    def too_large_message(self, where: str, size: str) -> str:
+        """What is said of a value of `size` bytes."""
+        return (
+            f"{where}: {size} bytes are more than {SIZE_VARIABLE} allows ({self.max_bytes:,}); "
+            f"store it elsewhere and pass a reference on, or raise the setting"
+        )
+
+
+DEFAULT_SIZE_LIMIT = SizeLimit(1_048_576)
+NO_SIZE_LIMIT = SizeLimit(2**62)

@@ -12,7 +12,7 @@ from batchflow.errors import ConfigurationError
 Duration: TypeAlias = timedelta | float | int | str
 """A duration as it is written: seconds as a number, text such as "500ms" or "2h30m", or a `timedelta`."""
 
-LONGEST_MS = 36_500 * 86_400_000
+MAX_DURATION_MS = 36_500 * 86_400_000
 """The longest duration there is, 36500 days; it fits every store's integers."""
 
 _UNITS = (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1))
@@ -35,14 +35,14 @@ def to_ms(value: Duration, *, option: str) -> int:
     wait, fault = _read(value)
     if wait < 0:
         fault = "which is negative"
-    elif wait > LONGEST_MS:
+    elif wait > MAX_DURATION_MS:
         fault = "which is longer than 36500d"
     if fault:
         raise ConfigurationError(fault, option=option, got=repr(value), want=_HOW)
     return max(int(wait.to_integral_value(ROUND_HALF_UP)), 1 if wait else 0)
 
 
-def spell(ms: int) -> str:
+def format_duration(ms: int) -> str:
     """The duration as exact text that `to_ms` reads back to the same number: "1h5m", "1s500ms", "0s"."""
     parts: list[str] = []
     for unit, size in _UNITS:
@@ -52,7 +52,7 @@ def spell(ms: int) -> str:
     return "".join(parts) or "0s"
 
 
-def show(ms: int) -> str:
+def humanize_duration(ms: int) -> str:
     """The duration for people, in at most two units: "850ms", "1.5s", "12s", "1h 5m"; a past one shows as "0s"."""
     if ms < 1_000:
         return f"{ms}ms" if ms > 0 else "0s"

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
-from batchflow.core.duration import Duration, spell, to_ms
+from batchflow.core.duration import Duration, format_duration, to_ms
 from batchflow.errors import ConfigurationError
 
 CATCH_UP_MS = 10
@@ -15,7 +15,7 @@ CATCH_UP_MS = 10
 SKEW_MS = 1_000
 """How far the clocks of one store's workers may differ before a start in the future is not believed."""
 
-_ENDLESS = 2**62
+_UNLIMITED = 2**62
 STARTED_OF_FRESH = 7
 """Of eight claims of a lane at most seven go to what has started already, as long as something fresh waits."""
 
@@ -59,7 +59,7 @@ class FlowControl:
             raise ConfigurationError(
                 option="period", got=repr(self.period), want="write the time that 'rate' counts in, such as '1s'"
             )
-        object.__setattr__(self, "period", spell(period))
+        object.__setattr__(self, "period", format_duration(period))
         object.__setattr__(self, "period_ms", period)
 
     @classmethod
@@ -71,7 +71,7 @@ class FlowControl:
         put = object.__setattr__
         put(limits, "parallelism", parallelism)
         put(limits, "rate", rate)
-        put(limits, "period", _spelled(period_ms))
+        put(limits, "period", _format_period(period_ms))
         put(limits, "key", key)
         put(limits, "burst", burst)
         put(limits, "period_ms", period_ms)
@@ -87,7 +87,7 @@ class FlowControl:
         """The time between two starts; 0 where no rate is set."""
         return self.period_ms / self.rate if self.rate else 0.0
 
-    def named(self, key: str) -> "FlowControl":
+    def with_default_key(self, key: str) -> "FlowControl":
         """These limits under `key`, unless they name a key themselves."""
         return self if self.key else replace(self, key=key)
 
@@ -143,10 +143,10 @@ def admit(limits: FlowControl, state: FlowState, *, now: int, want: int) -> Admi
     `burst` in the place of the 1 where there is one, and who comes up to 10 ms after each `ready_at` still gets the
     whole rate: starts that were possible in the last 10 ms are not lost.
     """
-    free = _ENDLESS if limits.parallelism is None else max(0, limits.parallelism - state.in_use)
-    start = _earliest(limits, state, now)
+    free = _UNLIMITED if limits.parallelism is None else max(0, limits.parallelism - state.in_use)
+    start = _earliest_start(limits, state, now)
     closed = state.paused or state.parked_until > now
-    count = 0 if closed else max(0, min(want, free, _starts(limits, start, now)))
+    count = 0 if closed else max(0, min(want, free, _starts_until(limits, start, now)))
     if count:
         start += count * limits.interval_ms
         state = FlowState(
@@ -160,7 +160,7 @@ def admit(limits: FlowControl, state: FlowState, *, now: int, want: int) -> Admi
     return Admission(count=count, state=state, ready_at=max(now, state.parked_until, math.ceil(start)))
 
 
-class Share(NamedTuple):
+class ClaimSplit(NamedTuple):
     """How many of what has started and of what is fresh are claimed, and how far the lane has run ahead then."""
 
     started: int
@@ -168,7 +168,7 @@ class Share(NamedTuple):
     ahead: int
 
 
-def share(want: int, started: int, fresh: int, ahead: int) -> Share:
+def split_claims(want: int, started: int, fresh: int, ahead: int) -> ClaimSplit:
     """Divide `want` claims of a lane between what has started already and what is fresh, of which so many are due.
 
     What has started goes first, but of eight claims in a row at least one is fresh. `ahead` is how many claims in a row
@@ -177,7 +177,9 @@ def share(want: int, started: int, fresh: int, ahead: int) -> Share:
     least = min(fresh, (ahead + want) // (STARTED_OF_FRESH + 1))
     of_started = min(started, want - least)
     of_fresh = min(fresh, want - of_started)
-    return Share(of_started, of_fresh, max(0, min(STARTED_OF_FRESH, ahead + of_started - STARTED_OF_FRESH * of_fresh)))
+    return ClaimSplit(
+        of_started, of_fresh, max(0, min(STARTED_OF_FRESH, ahead + of_started - STARTED_OF_FRESH * of_fresh))
+    )
 
 
 def release(state: FlowState, n: int = 1) -> FlowState:
@@ -185,11 +187,11 @@ def release(state: FlowState, n: int = 1) -> FlowState:
     return replace(state, in_use=max(0, state.in_use - n))
 
 
-Binding = Literal["rate", "parallelism", "none"]
+Bottleneck = Literal["rate", "parallelism", "none"]
 """Which limit makes a batch take as long as it does."""
 
 
-def predict_ms(limits: FlowControl, count: int, *, mean_ms: float) -> tuple[int, Binding]:
+def predict_ms(limits: FlowControl, count: int, *, mean_ms: float) -> tuple[int, Bottleneck]:
     """How long `count` items of `mean_ms` each take under the limits, started as early as these allow, and which binds.
 
     Exact where every item takes the mean. "none" means that they all start at once.
@@ -205,7 +207,7 @@ def predict_ms(limits: FlowControl, count: int, *, mean_ms: float) -> tuple[int,
     return math.ceil(last_start + mean_ms), "rate" if last_start else "none"
 
 
-def _earliest(limits: FlowControl, state: FlowState, now: int) -> float:
+def _earliest_start(limits: FlowControl, state: FlowState, now: int) -> float:
     """The first start not yet given away, no further back than the catch-up."""
     interval, start = limits.interval_ms, state.next_start
     if not limits.rate:
@@ -217,16 +219,16 @@ def _earliest(limits: FlowControl, state: FlowState, now: int) -> float:
     return max(start, now - max(CATCH_UP_MS, (limits.burst - 1) * interval))
 
 
-def _starts(limits: FlowControl, start: float, now: int) -> int:
+def _starts_until(limits: FlowControl, start: float, now: int) -> int:
     """How many starts lie between `start` and now, both ends included."""
     if not limits.rate:
-        return _ENDLESS
+        return _UNLIMITED
     return int((now - start) / limits.interval_ms) + 1 if start <= now else 0
 
 
 @lru_cache(maxsize=1_024)
-def _spelled(period_ms: int) -> str:
-    return spell(period_ms)
+def _format_period(period_ms: int) -> str:
+    return format_duration(period_ms)
 
 
 def _check_limit(value: object, option: str, *, optional: bool = True) -> None:

@@ -28,7 +28,7 @@ FAILURE_FLOW = FlowControl(key="batchflow.failure")
 """What tells of dead letters waits under this key, without limits."""
 
 
-def loss_wait_ms(losses: int) -> int:
+def loss_delay_ms(losses: int) -> int:
     """How long a message waits that was lost so often in a row, in ms."""
     if losses < SUSPECT_LOSSES:
         return 0
@@ -90,7 +90,7 @@ class Claim(NamedTuple):
     data: str | None = None
 
 
-class Claimed(NamedTuple):
+class ClaimResult(NamedTuple):
     """The answer of a claim: what was leased, and when there may be more (ms; None: only after a publish or an end).
 
     `now` is the time at which it was leased, by the store's clock; 0 where nobody said.
@@ -123,3 +123,27 @@ class DeadLetter:
     def id(self) -> str:
         """The id of its message."""
         return self.message.id
+
+
+class WorkerStatus(NamedTuple):
+    """A worker as it stands. Times are ms since the epoch; 0 where a worker of an older batchflow has not told them.
+
+    `since` is when it was registered, `seen_at` its last heartbeat, `lease_until` when its claims are taken back unless
+    another one comes. `holds` is how many claims it has, by destination; `concurrency` how many it may have (0: it has
+    not told), and `hanging` how many of its threads run plain functions that were given up. It is `lost` where its
+    lease has ended, or its process is gone, and its claims wait to be taken back.
+    """
+
+    name: str
+    since: int
+    seen_at: int
+    lease_until: int
+    concurrency: int
+    hanging: int
+    holds: Mapping[str, int]
+    lost: bool
+
+    @property
+    def held(self) -> int:
+        """How many claims it has in all."""
+        return sum(self.holds.values())

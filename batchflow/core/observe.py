@@ -8,7 +8,7 @@ from batchflow.core.message import Claim, Message
 from batchflow.core.run import Step
 from batchflow.core.settlement import Settlement
 
-Where: TypeAlias = Literal["step", "function", "delivery", "settlement"]
+FailurePoint: TypeAlias = Literal["step", "function", "delivery", "settlement"]
 """What has failed: a step, the function outside of steps, the way to the function, the settlement in the store."""
 
 
@@ -34,7 +34,7 @@ class Observer(Protocol):
         What comes from outside is told when the code gets it, once and not when it is replayed.
         """
 
-    def attempt_failed(self, claim: Claim, error: BaseException, where: Where, step: Step | None) -> None:
+    def attempt_failed(self, claim: Claim, error: BaseException, where: FailurePoint, step: Step | None) -> None:
         """An attempt has failed; `step` is what becomes of the step, where one has failed: tried again, or final."""
 
     def settled(self, claim: Claim, settlement: Settlement) -> None:
@@ -43,10 +43,10 @@ class Observer(Protocol):
     def lost(self, claim: Claim) -> None:
         """The claim was another's when it was to be settled: nothing was changed."""
 
-    def store_away(self, error: BaseException, starting: bool) -> None:
+    def store_unavailable(self, error: BaseException, starting: bool) -> None:
         """The store fails from here on, perhaps already as this process is `starting`."""
 
-    def store_back(self, after_ms: int, starting: bool) -> None:
+    def store_recovered(self, after_ms: int, starting: bool) -> None:
         """It works again."""
 
     def batch_ended(self, batch: str) -> None:
@@ -56,13 +56,13 @@ class Observer(Protocol):
 class Observers:
     """Some observers as one. An event that none of them wants is None: it costs nobody more than to look.
 
-    `complain` is told of an observer that raises, with the event's name: the first time, for each of them.
+    `on_error` is told of an observer that raises, with the event's name: the first time, for each of them.
     """
 
     __slots__ = (
-        "_complain",
         "_failing",
         "_members",
+        "_on_error",
         "attempt_failed",
         "batch_ended",
         "claimed",
@@ -71,51 +71,51 @@ class Observers:
         "settled",
         "step_recorded",
         "step_started",
-        "store_away",
-        "store_back",
+        "store_recovered",
+        "store_unavailable",
     )
 
     published: Callable[[Message], None] | None
     claimed: Callable[[Claim], None] | None
     step_started: Callable[[Claim, str, bool], None] | None
     step_recorded: Callable[[Claim, Step], None] | None
-    attempt_failed: Callable[[Claim, BaseException, Where, Step | None], None] | None
+    attempt_failed: Callable[[Claim, BaseException, FailurePoint, Step | None], None] | None
     settled: Callable[[Claim, Settlement], None] | None
     lost: Callable[[Claim], None] | None
-    store_away: Callable[[BaseException, bool], None] | None
-    store_back: Callable[[int, bool], None] | None
+    store_unavailable: Callable[[BaseException, bool], None] | None
+    store_recovered: Callable[[int, bool], None] | None
     batch_ended: Callable[[str], None] | None
 
     def __init__(
-        self, *members: Observer, complain: Callable[[Observer, str, BaseException], None] | None = None
+        self, *members: Observer, on_error: Callable[[Observer, str, BaseException], None] | None = None
     ) -> None:
-        self._complain = complain
+        self._on_error = on_error
         self._failing: set[tuple[int, str]] = set()
         self._members: tuple[Observer, ...] = members
-        self._listen()
+        self._rebuild()
 
     def add(self, observer: Observer) -> None:
         """Tell `observer` too, from now on."""
         self._members += (observer,)
-        self._listen()
+        self._rebuild()
 
     @contextmanager
-    def telling(self, observer: Observer) -> Generator[None]:
+    def observing(self, observer: Observer) -> Generator[None]:
         """Meanwhile `observer` is told too."""
         self.add(observer)
         try:
             yield
         finally:
             self._members = tuple(it for it in self._members if it is not observer)
-            self._listen()
+            self._rebuild()
 
-    def _listen(self) -> None:
+    def _rebuild(self) -> None:
         for event in EVENTS:
             unwanted = getattr(Observer, event)
             members = [it for it in self._members if getattr(type(it), event, unwanted) is not unwanted]
-            setattr(self, event, self._teller(event, members))
+            setattr(self, event, self._combined(event, members))
 
-    def _teller(self, event: str, members: list[Observer]) -> Callable[..., None] | None:
+    def _combined(self, event: str, members: list[Observer]) -> Callable[..., None] | None:
         if not members:
             return None
         if len(members) == 1:
@@ -137,15 +137,15 @@ class Observers:
             except KeyboardInterrupt:
                 raise
             except BaseException as error:
-                self._raised(event, member, error)
+                self._report_error(event, member, error)
 
         return tell
 
-    def _raised(self, event: str, member: Observer, error: BaseException) -> None:
+    def _report_error(self, event: str, member: Observer, error: BaseException) -> None:
         if (id(member), event) not in self._failing:
             self._failing.add((id(member), event))
-            if self._complain is not None:
-                self._complain(member, event, error)
+            if self._on_error is not None:
+                self._on_error(member, event, error)
 
 
 EVENTS = tuple(name for name in Observers.__slots__ if not name.startswith("_"))

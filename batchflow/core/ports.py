@@ -3,21 +3,98 @@
 `serve` and `batch` see these and never a store or an engine.
 """
 
+import builtins
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, TypeVar
 
-from batchflow.core.clock import Clock, Entropy
-from batchflow.core.interrupts import Interrupts
-from batchflow.core.limit import Limit
+from batchflow.core.codec import SizeLimit
 from batchflow.core.message import Claim
 from batchflow.core.observe import Observers
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.run import Step
 from batchflow.core.settlement import Effect, Settlement
-from batchflow.core.store import Commands, Journaling, Ledger, Reads, Verdict
+from batchflow.core.store import Commands, Journaling, Ledger, Reads, RecordResult
 from batchflow.errors import StoreError
+
+TIMEOUT_REASON = "batchflow:timeout"
+"""Why an engine interrupts an attempt that has taken too long; it counts as a failed attempt."""
+
+STOP_REASON = "batchflow:stop"
+"""Why an engine interrupts an attempt as it stops; it does not count."""
+
+ClaimKey: TypeAlias = tuple[str, int]
+"""A claim by id and fence: what was lost may be claimed again while its stale claim is still carried out."""
+
+
+class Interrupts:
+    """Which claims of one engine are interrupted and why, and what they have told of themselves for that.
+
+    Nothing of it is made for a claim that is not interrupted, has no branches and does not wait for threads.
+    """
+
+    __slots__ = ("_on_request", "_waited", "requested")
+
+    def __init__(self) -> None:
+        self.requested: dict[ClaimKey, str] = {}
+        """Why claims are interrupted. An attempt looks whether it is empty before each step."""
+        self._on_request: dict[ClaimKey, Callable[[], None]] = {}
+        self._waited: dict[ClaimKey, Callable[[float], float]] = {}
+
+    def request(self, claim: Claim, reason: str) -> None:
+        """Interrupt a claim: no step of it starts any more. Cancel its task after that."""
+        key = claim.id, claim.fence
+        self.requested[key] = reason
+        if (callback := self._on_request.get(key)) is not None:
+            callback()
+
+    def reason(self, claim: Claim) -> str | None:
+        """Why a claim is interrupted; None: it is not."""
+        return self.requested.get((claim.id, claim.fence)) if self.requested else None
+
+    def on_request(self, claim: Claim, callback: Callable[[], None]) -> None:
+        """Call `heed` when the claim is interrupted: it has branches, which do not see that by themselves."""
+        self._on_request[claim.id, claim.fence] = callback
+
+    def set_thread_wait(self, claim: Claim, waited_s: Callable[[float], float]) -> None:
+        """`waited_s` says for how many seconds, up to the event loop's time, the claim has waited for threads."""
+        self._waited[claim.id, claim.fence] = waited_s
+
+    def thread_wait_s(self, claim: Claim, now: float) -> float:
+        """For how many seconds, up to the event loop's time `now`, it has waited for threads: that is not its time."""
+        waited_s = self._waited.get((claim.id, claim.fence)) if self._waited else None
+        return 0.0 if waited_s is None else waited_s(now)
+
+    def discard(self, claim: Claim) -> None:
+        """The claim is carried out."""
+        if self._waited:
+            self._waited.pop((claim.id, claim.fence), None)
+        if self.requested:
+            self.requested.pop((claim.id, claim.fence), None)
+        if self._on_request:
+            self._on_request.pop((claim.id, claim.fence), None)
+
+
+class Clock(Protocol):
+    """Tells the time. Tests move it."""
+
+    def now(self) -> int:
+        """Milliseconds since the epoch."""
+        ...
+
+
+class Entropy(Protocol):
+    """Gives what cannot be guessed. Tests repeat it."""
+
+    def bytes(self, n: int, /) -> builtins.bytes:
+        """`n` random bytes, for ids."""
+        ...
+
+    def chance(self) -> float:
+        """A number in [0, 1), every one as likely, for jitter."""
+        ...
+
 
 T = TypeVar("T")
 
@@ -56,7 +133,7 @@ class Recorder(Protocol):
         """
         ...
 
-    def start(self, step: Step, effects: tuple[Effect, ...]) -> Awaitable[Verdict]:
+    def start(self, step: Step, effects: tuple[Effect, ...]) -> Awaitable[RecordResult]:
         """Make durable that `step` waits until `step.due` (0: as long as it takes), together with `effects`.
 
         Resolves and raises as `record`. A sleep beside which nothing executes is not started but goes with the
@@ -64,7 +141,7 @@ class Recorder(Protocol):
         """
         ...
 
-    def record(self, step: Step, effects: tuple[Effect, ...]) -> Awaitable[Verdict]:
+    def record(self, step: Step, effects: tuple[Effect, ...]) -> Awaitable[RecordResult]:
         """Make the outcome of `step` durable, together with `effects`.
 
         Resolves once it is; raises `StoreError` when it cannot be known. It is then called again with the same, where
@@ -72,7 +149,7 @@ class Recorder(Protocol):
         """
         ...
 
-    def again_at(self, error: BaseException, failures: int, retry: RetryPolicy | None) -> int | None:
+    def retry_at(self, error: BaseException, failures: int, retry: RetryPolicy | None) -> int | None:
         """When to try again after so many failures, this one counted, by `retry` or `policy`; None: never."""
         ...
 
@@ -103,7 +180,7 @@ class Client(Commands, Protocol):
         ...
 
     @property
-    def limit(self) -> Limit:
+    def limit(self) -> SizeLimit:
         """How large a value may be that is to be stored."""
         ...
 
@@ -161,7 +238,7 @@ class Lease(Protocol):
         """How often it had ended so far. What was claimed before the latest of them may be another's."""
         ...
 
-    def is_doubtful(self, losses: int) -> bool:
+    def may_have_expired(self, losses: int) -> bool:
         """Whether it may have ended, for what was claimed after so many losses; cheap enough for every step."""
         ...
 
@@ -170,33 +247,34 @@ class Lease(Protocol):
         ...
 
 
-Insist: TypeAlias = Callable[[Callable[[], Awaitable[Verdict]], StoreError], Awaitable[Verdict]]
+RecordRetry: TypeAlias = Callable[[Callable[[], Awaitable[RecordResult]], StoreError], Awaitable[RecordResult]]
 """Asks again until the store can answer; raises the `StoreError` of what it refuses for good, or where nobody waits."""
 
-StandIn: TypeAlias = Callable[[str, str, Callable[..., Awaitable[Any]]], Callable[..., Awaitable[Any]]]
+StepOverride: TypeAlias = Callable[[str, str, Callable[..., Awaitable[Any]]], Callable[..., Awaitable[Any]]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Runtime:
     """What an engine lends to the endpoints it delivers to.
 
-    `always_replay` suspends a run after every step, so that each is replayed; `stand_in` is asked before a step is
-    executed, with run, name and function, for the function to execute instead. `interrupts` says which claims the
-    engine interrupts. `insist` records again what the store could not record for now, until it can; without it the
-    attempt is given up. `home` is the app that delivers, and `lease` that of its worker: nothing starts while it is in
-    doubt. `observers` are told what happens.
+    `always_replay` suspends a run after every step, so that each is replayed; `step_override` is asked before a
+    step is executed, with run, name and function, for the function to execute instead.
+    `interrupts` says which claims the engine interrupts.
+    `retry_record` records again what the store could not record for now, until it can;
+    without it the attempt is given up. `client` is the engine that delivers, and `lease` that of its worker:
+    nothing starts while it is in doubt. `observers` are told what happens.
     """
 
     journaling: Journaling
     clock: Clock
     entropy: Entropy
     threads: Threads
-    home: object = None
+    client: object = None
     lease: Lease | None = None
     observers: Observers = field(default_factory=Observers)
     always_replay: bool = False
-    stand_in: StandIn | None = None
-    insist: Insist | None = None
+    step_override: StepOverride | None = None
+    retry_record: RecordRetry | None = None
     interrupts: Interrupts = field(default_factory=Interrupts)
 
 

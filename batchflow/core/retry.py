@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 
-from batchflow.core import expression
-from batchflow.core.duration import Duration, spell, to_ms
+from batchflow.core import retry_delay
+from batchflow.core.duration import Duration, format_duration, to_ms
 from batchflow.errors import ConfigurationError
 
-_STEEPEST = 1e300  # no wait is told apart above it, and it keeps infinity out
-_FARTHEST = 2**62  # beyond it factor**n is 1 or over every cap, and a float still holds the exponent
+_MAX_FACTOR = 1e300  # no wait is told apart above it, and it keeps infinity out
+_MAX_EXPONENT = 2**62  # beyond it factor**n is 1 or over every cap, and a float still holds the exponent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,16 +50,16 @@ class RetryPolicy:
         first, cap = to_ms(self.first, option="first"), to_ms(self.cap, option="cap")
         if cap < first and self.delay is None:
             raise ConfigurationError(
-                f"({spell(cap)}) is shorter than 'first' ({spell(first)})",
+                f"({format_duration(cap)}) is shorter than 'first' ({format_duration(first)})",
                 option="cap",
-                want=f"write cap='{spell(first)}' or more",
+                want=f"write cap='{format_duration(first)}' or more",
             )
         # Durations are kept as text: `replace` and a pasted repr read a number as seconds.
-        object.__setattr__(self, "first", spell(first))
-        object.__setattr__(self, "cap", spell(cap))
+        object.__setattr__(self, "first", format_duration(first))
+        object.__setattr__(self, "cap", format_duration(cap))
         object.__setattr__(self, "first_ms", first)
         object.__setattr__(self, "cap_ms", cap)
-        object.__setattr__(self, "factor", _number(self.factor, "factor", 1.0, _STEEPEST, "1 or more, such as 2"))
+        object.__setattr__(self, "factor", _number(self.factor, "factor", 1.0, _MAX_FACTOR, "1 or more, such as 2"))
         object.__setattr__(self, "jitter", _number(self.jitter, "jitter", 0.0, 1.0, "a share from 0 to 1, such as 0.1"))
         if self.delay is not None:
             object.__setattr__(self, "delay", _delay(self.delay, self.retries))
@@ -92,8 +92,8 @@ class RetryPolicy:
         if isinstance(delay, str) and not _has_units(delay):
             return replace(base, retries=often, delay=delay)
         wait = to_ms(delay, option="retry_delay")
-        cap = spell(max(wait, base.cap_ms))
-        return replace(base, retries=often, first=spell(wait), factor=1, cap=cap, delay=None)
+        cap = format_duration(max(wait, base.cap_ms))
+        return replace(base, retries=often, first=format_duration(wait), factor=1, cap=cap, delay=None)
 
     @classmethod
     def none(cls) -> "RetryPolicy":
@@ -152,12 +152,12 @@ class RetryPolicy:
         if self.first_ms == 0:
             return 0
         try:
-            return min(self.cap_ms, self.first_ms * self.factor ** min(exponent, _FARTHEST))
+            return min(self.cap_ms, self.first_ms * self.factor ** min(exponent, _MAX_EXPONENT))
         except OverflowError:
             return self.cap_ms
 
     def _evaluated_ms(self, delay: str, retried: int) -> float:
-        wait = expression.evaluate(delay, retried)
+        wait = retry_delay.evaluate(delay, retried)
         # In this order, since NaN is smaller than nothing: the cap stays.
         return max(0, min(self.cap_ms, wait))
 
@@ -166,7 +166,7 @@ def _delay(value: object, retries: int) -> str:
     if not isinstance(value, str):
         want = "write an expression such as 'pow(2, retried) * 1000'"
         raise ConfigurationError(option="delay", got=repr(value), want=want)
-    return expression.check(value, retries)
+    return retry_delay.check(value, retries)
 
 
 def _has_units(text: str) -> bool:

@@ -1,8 +1,11 @@
 """What a run has done so far: its steps and their journal. Pure values."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal, NamedTuple, TypeAlias
+
+from batchflow.errors import ReplayError
 
 StepKind: TypeAlias = Literal["run", "sleep", "call", "invoke", "wait"]
 """`run` executes in the function's own time; the others wait: for a time, an HTTP answer, a child, an event."""
@@ -49,7 +52,7 @@ class Arrival(NamedTuple):
     at: int
 
 
-def ripen(journal: Sequence[Step], now: int, arrivals: Sequence[Arrival] = ()) -> list[Step]:
+def apply_arrivals(journal: Sequence[Step], now: int, arrivals: Sequence[Arrival] = ()) -> list[Step]:
     """What has come for `journal` by `now`, arrivals and timers that are due, as recorded entries in time order.
 
     Only what is returned has changed. Positions go on after the last recorded one, so that a replay hands them out
@@ -64,7 +67,7 @@ def ripen(journal: Sequence[Step], now: int, arrivals: Sequence[Arrival] = ()) -
             came.append((min(at, now), 0, place, step))
     for number, step in pending.items():
         if step.kind in _TIMED and 0 < step.due <= now:
-            came.append((step.due, 1, number, step._replace(state=_when_due(step), value="null")))
+            came.append((step.due, 1, number, step._replace(state=_state_when_due(step), value="null")))
     position = last_position(journal)
     ripe: dict[int, Step] = {}
     for _, _, _, step in sorted(came, key=lambda one: one[:3]):
@@ -76,7 +79,7 @@ def ripen(journal: Sequence[Step], now: int, arrivals: Sequence[Arrival] = ()) -
 _TIMED = frozenset({"sleep", "wait"})
 
 
-def _when_due(step: Step) -> StepState:
+def _state_when_due(step: Step) -> StepState:
     return "done" if step.kind == "sleep" else "timeout"
 
 
@@ -85,7 +88,7 @@ def last_position(journal: Iterable[Step]) -> int:
     return max((step.position for step in journal), default=0)
 
 
-def merged(journal: Iterable[Step], changed: Iterable[Step]) -> Journal:
+def merge_steps(journal: Iterable[Step], changed: Iterable[Step]) -> Journal:
     """`journal` with `changed` entries put in the place of those of the same number."""
     steps = {step.number: step for step in journal}
     steps.update((step.number, step) for step in changed)
@@ -139,3 +142,137 @@ class Run:
         if self.state in ("waiting", "running"):
             return self.journal
         return tuple(it._replace(state="abandoned", due=0) if it.state == "pending" else it for it in self.journal)
+
+
+_NONE: Mapping[str, Step] = MappingProxyType({})
+
+
+class Replay:
+    """Which steps the code has asked for, and which of them are recorded.
+
+    A step is known by its name. Recorded outcomes come back one at a time, in the order in which they were recorded:
+    `next_outcome` is the next one, `take_next` takes it.
+    """
+
+    __slots__ = ("_count", "_outcomes", "_recorded", "_recorded_numbers", "_requested", "_taken", "position")
+
+    def __init__(self, journal: Sequence[Step] = ()) -> None:
+        self._requested: set[str] = set()
+        self._count = 0
+        self._taken = 0
+        self._outcomes: Sequence[Step] = ()
+        self._recorded: Mapping[str, Step] = _NONE
+        self._recorded_numbers: frozenset[int] = frozenset()
+        self.position = 0
+        """The position of the latest outcome, recorded or placed."""
+        if journal:
+            self._recorded = {step.name: step for step in journal}
+            self._recorded_numbers = frozenset(step.number for step in journal)
+            outcomes = (step for step in journal if step.state != "pending")
+            self._outcomes = sorted(outcomes, key=lambda step: step.position)
+            self.position = last_position(journal)
+
+    @property
+    def last_recorded_at(self) -> int:
+        """When the latest recorded outcome was recorded; 0 where there is none."""
+        return self._outcomes[-1].at if self._outcomes else 0
+
+    @property
+    def next_outcome(self) -> Step | None:
+        """The recorded outcome to hand out next."""
+        return self._outcomes[self._taken] if self._taken < len(self._outcomes) else None
+
+    def take_next(self) -> Step:
+        """Take the upcoming outcome."""
+        self._taken += 1
+        return self._outcomes[self._taken - 1]
+
+    def request_fresh(self, name: str) -> int:
+        """As `ask`, for a step of a run without a journal: its number, or 0 where `ask` has something to say."""
+        if name in self._requested or self._recorded:
+            return 0
+        self._requested.add(name)
+        self._count = number = self._count + 1
+        return number
+
+    def request(self, name: str, kind: StepKind) -> Step:
+        """The step the code asks for: as it is recorded, or a new one, pending and with the next number.
+
+        Raises:
+            ReplayError: the run has asked for this name before, or the step is recorded as another kind.
+        """
+        if name in self._requested:
+            raise ReplayError(
+                f"step '{name}' is asked for twice in one run; give every step a name of its own, "
+                f"in a loop for example f'{name}:{{id}}'"
+            )
+        self._requested.add(name)
+        self._count += 1
+        if not self._recorded:
+            return Step(self._count, name, kind, "pending")
+        step = self._recorded.get(name)
+        if step is None:
+            # Recorded steps keep their numbers, also where the code asks in another order now.
+            while self._count in self._recorded_numbers:
+                self._count += 1
+            return Step(self._count, name, kind, "pending")
+        if step.kind != kind:
+            raise ReplayError(
+                f"step '{name}' is recorded as a {step.kind} and the code now asks for it as a {kind}; "
+                f"give the new step another name"
+            )
+        return step
+
+    def mark_requested(self, name: str) -> bool:
+        """The code has asked for this step, though it gets no answer any more; whether it is recorded."""
+        self._requested.add(name)
+        return name in self._recorded
+
+    def was_requested(self, name: str) -> bool:
+        """Whether the code has asked for this step so far."""
+        return name in self._requested
+
+    def next_position(self) -> int:
+        """The position of the outcome that is recorded next."""
+        self.position += 1
+        return self.position
+
+    def changed_steps(self, steps: Iterable[Step]) -> tuple[Step, ...]:
+        """Those of `steps` that are not recorded just so, by number."""
+        return tuple(sorted(step for step in steps if self._recorded.get(step.name) != step))
+
+    def mismatch_error(self, waiting: Sequence[str]) -> ReplayError:
+        """The code has come to rest without asking for the upcoming outcome; it waits for these steps instead."""
+        assert self.next_outcome is not None
+        name = self.next_outcome.name
+        return ReplayError(
+            f"step '{name}' is recorded next, at position {self.next_outcome.position}, but the code does not ask for "
+            f"it and waits for {_list(waiting)}; {_WANT}"
+        )
+
+    def unrequested_error(self, ended: str) -> ReplayError | None:
+        """The error of a function that `ended` ("returned") without asking for all recorded steps; None if it did."""
+        names = [step.name for step in self.unrequested_steps()]
+        if not names:
+            return None
+        return ReplayError(
+            f"step{'s' if len(names) > 1 else ''} {_list(names)} {'are' if len(names) > 1 else 'is'} recorded, but the "
+            f"function {ended} without asking for {'them' if len(names) > 1 else 'it'}; {_WANT}"
+        )
+
+    def unrequested_steps(self) -> tuple[Step, ...]:
+        """Recorded outcomes that the code has not asked for, in recorded order."""
+        return tuple(step for step in self._outcomes[self._taken :] if step.name not in self._requested)
+
+
+_WANT = (
+    "the code between steps has changed or does not do the same on every attempt: keep names and order of steps while "
+    "runs are under way, and take time, chance and outside data into steps"
+)
+
+
+def _list(names: Sequence[str]) -> str:
+    if len(names) > 5:
+        names = [*names[:5], f"{len(names) - 5} more"]
+        return ", ".join(f"'{name}'" for name in names[:5]) + f" and {names[5]}"
+    return " and ".join(", ".join(f"'{name}'" for name in names).rsplit(", ", 1)) or "nothing"

@@ -9,7 +9,7 @@ from batchflow.core.message import Claim, Message
 from batchflow.core.run import RunState, Step, StepState
 
 
-class Enter(NamedTuple):
+class FinishEntry(NamedTuple):
     """Effect: the entry layer is through; the batch is open. `total` is the count where one was made."""
 
     batch: str
@@ -17,7 +17,7 @@ class Enter(NamedTuple):
     left_out: int = 0
 
 
-class Page(NamedTuple):
+class RecordPage(NamedTuple):
     """Effect: a page was walked: `eligible` ids named, of which so many skipped; it was cut into `chunks`."""
 
     batch: str
@@ -47,7 +47,7 @@ class StartItems(NamedTuple):
     already_processed: int = 0
 
 
-class Walked(NamedTuple):
+class FinishWalk(NamedTuple):
     """Effect: the walk of a batch that stores all items first is through: what was held back of it is released.
 
     `total` is the number of items that are to be processed.
@@ -87,7 +87,7 @@ class Unlisten(NamedTuple):
     numbers: tuple[int, ...]
 
 
-class Accept(NamedTuple):
+class AcceptWebhook(NamedTuple):
     """Effect: what is sent to the webhook `token` is for this run."""
 
     token: str
@@ -101,25 +101,36 @@ class Notify(NamedTuple):
     run: str | None = None
 
 
-Effect: TypeAlias = Enter | Page | StartItems | Walked | Publish | OpenBatch | Listen | Unlisten | Accept | Notify
+Effect: TypeAlias = (
+    FinishEntry
+    | RecordPage
+    | StartItems
+    | FinishWalk
+    | Publish
+    | OpenBatch
+    | Listen
+    | Unlisten
+    | AcceptWebhook
+    | Notify
+)
 
 
-Ending: TypeAlias = Literal["done", "answered", "suspended", "retry", "parked", "dead", "released", "cancelled"]
+Ending: TypeAlias = Literal["done", "failed", "suspended", "retry", "parked", "dead", "released", "cancelled"]
 STAYS: frozenset[Ending] = frozenset({"suspended", "retry", "parked", "released"})
 """Endings after which a message waits again; all others end its run."""
 
 RUN_STATE: Mapping[Ending, RunState] = MappingProxyType(
-    {"done": "completed", "answered": "failed", "dead": "failed", "cancelled": "cancelled"}
+    {"done": "completed", "failed": "failed", "dead": "failed", "cancelled": "cancelled"}
 )
 """What becomes of a run that ends so."""
 
 ITEM_STATE: Mapping[Ending, ItemState] = MappingProxyType(
-    {"done": "succeeded", "answered": "failed", "dead": "failed", "cancelled": "cancelled"}
+    {"done": "succeeded", "failed": "failed", "dead": "failed", "cancelled": "cancelled"}
 )
 """What becomes of an item whose run ends so."""
 
 ARRIVES: Mapping[Ending, StepState] = MappingProxyType(
-    {"done": "done", "answered": "failed", "dead": "failed", "cancelled": "cancelled"}
+    {"done": "done", "failed": "failed", "dead": "failed", "cancelled": "cancelled"}
 )
 """What becomes of the step of a parent that waits for a run that ends so."""
 
@@ -147,9 +158,9 @@ def done(claim: Claim, result: str, effects: tuple[Effect, ...] = ()) -> Settlem
     return _new(Settlement, (claim.id, claim.fence, "done", result, None, 0, (), effects, 0.0))
 
 
-def answered(claim: Claim, error: str, result: str, effects: tuple[Effect, ...] = ()) -> Settlement:
+def failed(claim: Claim, error: str, result: str, effects: tuple[Effect, ...] = ()) -> Settlement:
     """The function answered a failure that no retry helps, such as an item that is gone: failed, no dead letter."""
-    return Settlement(claim.id, claim.fence, "answered", result, error, effects=effects)
+    return Settlement(claim.id, claim.fence, "failed", result, error, effects=effects)
 
 
 def suspended(claim: Claim, until: int, steps: tuple[Step, ...], effects: tuple[Effect, ...] = ()) -> Settlement:
@@ -188,14 +199,14 @@ def cancelled(claim: Claim) -> Settlement:
     return Settlement(claim.id, claim.fence, "cancelled")
 
 
-def timed(settlement: Settlement, took_ms: float) -> Settlement:
+def with_duration(settlement: Settlement, took_ms: float) -> Settlement:
     """The same, saying how long its claim was carried out."""
     id, fence, ending, result, error, due, steps, effects, _ = settlement
     # One is made for every item, and `_replace` takes as long as a step.
     return _new(Settlement, (id, fence, ending, result, error, due, steps, effects, took_ms))
 
 
-class Settled(NamedTuple):
+class SettleResult(NamedTuple):
     """The answer to a settlement. `stale`: the claim was no longer held, and nothing was changed."""
 
     stale: bool = False

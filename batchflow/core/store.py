@@ -11,18 +11,16 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Literal, Protocol, TypeAlias
 
-from batchflow.core.batch import Batch, Item, ItemState, NewBatch
+from batchflow.core.batch import Batch, Item, ItemState, Mark, NewBatch
 from batchflow.core.flow import FlowControl, FlowStatus
-from batchflow.core.ledger import Mark
-from batchflow.core.message import Claimed, DeadLetter, Message
+from batchflow.core.message import ClaimResult, DeadLetter, Message, WorkerStatus
 from batchflow.core.run import Run, RunQuery, Step, Waiter
-from batchflow.core.settlement import Effect, Settled, Settlement
-from batchflow.core.worker import WorkerStatus
+from batchflow.core.settlement import Effect, Settlement, SettleResult
 
 KEPT_EVENTS = 1_000
 """How many events are kept for one run that does not wait for them yet."""
 
-Verdict: TypeAlias = Literal["recorded", "stale", "cancelled"]
+RecordResult: TypeAlias = Literal["recorded", "stale", "cancelled"]
 """What a store says to a step that was to be recorded: it is; the claim is lost; the run is cancelled."""
 
 
@@ -40,7 +38,7 @@ class Renew(Protocol):
         ...
 
 
-class Life(Protocol):
+class Lifecycle(Protocol):
     """A place that is opened before it is used."""
 
     async def open(self) -> None:
@@ -65,8 +63,8 @@ class Commands(Protocol):
         A message whose id is known (waiting, leased, kept as a finished run or dead) changes nothing. One whose batch
         has ended or is being cancelled is not added; the id of a batch's message begins with the batch's id and a dot.
         Nor is one added while another with the same `open_dedup` has not ended. What is due now is due whatever the
-        clock says later. A `held` message waits until the effect `Walked` of its batch. A flow key that is not declared
-        is made with the message's limits, and follows the latest message; those of a declared key stay.
+        clock says later. A `held` message waits until the effect `FinishWalk` of its batch. A flow key that is not
+        declared is made with the message's limits, and follows the latest message; those of a declared key stay.
         """
         ...
 
@@ -109,7 +107,7 @@ class Commands(Protocol):
 class Delivery(Protocol):
     """What a worker does: it is known, leases messages for as long as it lives, and ends its claims."""
 
-    async def enlist(self, worker: str, lease_ms: int, concurrency: int = 0) -> None:
+    async def register(self, worker: str, lease_ms: int, concurrency: int = 0) -> None:
         """Make a worker known; its claims are its own until the lease ends. Safe to repeat.
 
         `concurrency` is how many claims it means to have, for those who look at it.
@@ -124,7 +122,7 @@ class Delivery(Protocol):
         """
         ...
 
-    async def claim(self, worker: str, destinations: Sequence[str], limit: int) -> Claimed:
+    async def claim(self, worker: str, destinations: Sequence[str], limit: int) -> ClaimResult:
         """Lease up to `limit` due messages for `destinations` to `worker`, each with a new fence.
 
         Flow keys are picked before messages, in turn, so that a hot key does not starve a quiet one; within a key its
@@ -134,15 +132,15 @@ class Delivery(Protocol):
         as long as the worker holds it and it has recorded nothing, the worker gets nothing else.
         Timers of a suspended run that are due, and what has arrived for it, become recorded entries, in time order;
         with them its failures and losses start again from none, as after every outcome, and the claim says so. Nothing
-        of a cancelled or paused batch is leased. An unknown worker is enlisted by nobody: it gets nothing. The answer
+        of a cancelled or paused batch is leased. An unknown worker is registered by nobody: it gets nothing. The answer
         tells the store's time, so that the worker does not find what is due here to be not due there.
         """
         ...
 
-    def settle(self, settlement: Settlement) -> Awaitable[Settled]:
+    def settle(self, settlement: Settlement) -> Awaitable[SettleResult]:
         """End a claim if it is still held with this fence, together with its steps and effects; else `stale`.
 
-        The message gives back its place in the flow key. By ending: `done` and `answered` drop message and journal
+        The message gives back its place in the flow key. By ending: `done` and `failed` drop message and journal
         (kept as a finished run if the message says so); an item is succeeded and marked in the ledger, or failed.
         `suspended`, `retry`, `parked` and `released` make it due again with the steps they bring, counting a failure
         only for `retry`; `parked` holds its whole flow key until then; `released` is due at once, and so is a
@@ -158,13 +156,13 @@ class Delivery(Protocol):
     async def expire(self) -> int:
         """Take back the claims of workers whose lease has ended or whose process is gone; how many.
 
-        Each counts as a loss; the first is due at once, further ones in a row after `loss_wait_ms`, and with
+        Each counts as a loss; the first is due at once, further ones in a row after `loss_delay_ms`, and with
         `LOSS_LIMIT` it becomes a dead letter. Where the worker held one with `SUSPECT_LOSSES` or more that has recorded
         nothing, only that one counts; what was held beside it is due at once, without a loss.
         """
         ...
 
-    async def dismiss(self, worker: str) -> None:
+    async def deregister(self, worker: str) -> None:
         """Forget a worker that stops in good order; claims it still holds are due at once, without a loss."""
         ...
 
@@ -172,7 +170,7 @@ class Delivery(Protocol):
 class Journaling(Protocol):
     """Where the steps of a running function are recorded."""
 
-    def record(self, claim: str, fence: int, step: Step, effects: tuple[Effect, ...] = ()) -> Awaitable[Verdict]:
+    def record(self, claim: str, fence: int, step: Step, effects: tuple[Effect, ...] = ()) -> Awaitable[RecordResult]:
         """Record a step, with `effects`, if the claim is still held with this fence.
 
         `recorded`: durable, and after an outcome the message's failures and losses start again from none. A pending
@@ -184,7 +182,7 @@ class Journaling(Protocol):
         ...
 
 
-class Operating(Protocol):
+class AdminCommands(Protocol):
     """What an operator does about batches and dead letters."""
 
     async def pause_batch(self, id: str) -> bool:
@@ -234,7 +232,7 @@ class FlowKeys(Protocol):
         ...
 
 
-class Runs(Protocol):
+class RunReads(Protocol):
     """Runs, and what they wait for, as they are read."""
 
     async def run(self, id: str) -> Run | None:
@@ -254,7 +252,7 @@ class Runs(Protocol):
         ...
 
 
-class Batches(Protocol):
+class BatchReads(Protocol):
     """Batches and their items, as they are read."""
 
     async def batch(self, id: str) -> Batch | None:
@@ -274,19 +272,19 @@ class Batches(Protocol):
         ...
 
 
-class Marked(Protocol):
+class LedgerReads(Protocol):
     """Which items are processed, as it is read."""
 
     async def processed(self, ledger: str, ids: Sequence[str], /) -> frozenset[str]:
         """Those of `ids` that the ledger holds and whose mark has not expired.
 
         The name of a ledger is that of its workflow, followed by the scope's JSON object where it has one
-        (`batchflow.core.ledger.ledger_name`).
+        (`batchflow.core.batch.ledger_name`).
         """
         ...
 
 
-class Reads(Runs, Batches, Marked, Protocol):
+class Reads(RunReads, BatchReads, LedgerReads, Protocol):
     """All that is read of a store by those who start, watch and operate; nothing is changed by it."""
 
     async def under_way(self, open_dedup: str) -> str | None:
@@ -300,8 +298,8 @@ class Reads(Runs, Batches, Marked, Protocol):
     async def workers(self) -> Sequence[WorkerStatus]:
         """Workers that are known, by name, each with how many claims it holds of each destination.
 
-        One is known from when it was enlisted until it is dismissed, or `expire` has taken its claims back. It is lost
-        as long as `expire` would do that: nothing is taken back here.
+        One is known from when it was registered until it is deregistered, or `expire` has taken its claims back. It is
+        lost as long as `expire` would do that: nothing is taken back here.
         """
         ...
 
@@ -310,7 +308,7 @@ class Reads(Runs, Batches, Marked, Protocol):
         ...
 
 
-class Ledger(Marked, Life, Protocol):
+class Ledger(LedgerReads, Lifecycle, Protocol):
     """Which items of a workflow are processed: a store's own, or one beside an engine that keeps its state elsewhere.
 
     Every verb may be repeated, and raises `StoreUnavailable` when it could not be carried out for now.
@@ -364,11 +362,11 @@ class Housekeeping(Protocol):
         ...
 
 
-class Store(Commands, Delivery, Journaling, Operating, FlowKeys, Reads, Ledger, Ledgers, Housekeeping, Protocol):
+class Store(Commands, Delivery, Journaling, AdminCommands, FlowKeys, Reads, Ledger, Ledgers, Housekeeping, Protocol):
     """Durable state: messages, journals, batches, the ledger, flow keys."""
 
     @property
-    def lasting(self) -> bool:
+    def is_durable(self) -> bool:
         """Whether what is stored is still there after `close`, for this process or another."""
         ...
 

@@ -7,8 +7,8 @@ import random
 import time
 from collections.abc import Callable
 
-from batchflow.core.clock import Clock
-from batchflow.core.duration import show
+from batchflow.core.duration import humanize_duration
+from batchflow.core.ports import Clock
 from batchflow.logs import logger
 
 elapsed_s: Callable[[], float] = (
@@ -78,12 +78,12 @@ class ClockJumpDetector:
         if jump < 0:
             logger().warning(
                 "[batchflow] The clock of this machine was set back; waiting retries and sleeps are delayed",
-                by=show(-jump),
+                by=humanize_duration(-jump),
             )
         else:
             logger().warning(
                 "[batchflow] The clock of this machine was set forward, or it was asleep; waiting work starts sooner",
-                by=show(jump),
+                by=humanize_duration(jump),
             )
 
     def _current_offset(self) -> int:

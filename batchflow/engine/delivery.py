@@ -4,13 +4,11 @@ import asyncio
 from collections.abc import Awaitable, Mapping
 from typing import TYPE_CHECKING
 
-from batchflow.core.call import CALL, LONGEST_MS, Body, CallAnswer, CallRequest, without_userinfo
-from batchflow.core.codec import Codec
-from batchflow.core.duration import show
-from batchflow.core.interrupts import Interrupts
-from batchflow.core.limit import DEFAULT, Limit
+from batchflow.core.call import CALL_DESTINATION, MAX_CALL_MS, Body, CallRequest, CallResult, without_userinfo
+from batchflow.core.codec import DEFAULT_SIZE_LIMIT, Codec, SizeLimit
+from batchflow.core.duration import humanize_duration
 from batchflow.core.message import Claim
-from batchflow.core.ports import Handler, Lease, Runtime
+from batchflow.core.ports import Handler, Interrupts, Lease, Runtime
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.settlement import Settlement, dead, done, retry
 from batchflow.errors import NonRetryable, TooLarge
@@ -19,7 +17,7 @@ if TYPE_CHECKING:
     import httpx
 
 _REQUEST: Codec[CallRequest] = Codec.of(CallRequest)
-_ANSWER: Codec[CallAnswer] = Codec.of(CallAnswer)
+_ANSWER: Codec[CallResult] = Codec.of(CallResult)
 _SPARE_MS = 60_000
 
 
@@ -30,14 +28,14 @@ class HttpCaller:
     after a crash, it has an `Idempotency-Key`, the same each time, unless the run has set one.
     """
 
-    def __init__(self, limit: Limit = DEFAULT) -> None:
+    def __init__(self, limit: SizeLimit = DEFAULT_SIZE_LIMIT) -> None:
         self.limit = limit
         self._client: httpx.AsyncClient | None = None
 
     @property
     def timeout_ms(self) -> int | None:
         """See the port; the request's own timeout is shorter."""
-        return LONGEST_MS + _SPARE_MS
+        return MAX_CALL_MS + _SPARE_MS
 
     async def deliver(self, claim: Claim, runtime: Runtime) -> Settlement:
         """See the port."""
@@ -63,7 +61,7 @@ class HttpCaller:
         delay = policy.delay_ms(failures, chance=runtime.entropy.chance()) if after is None else after
         return retry(claim, runtime.clock.now() + delay, why)
 
-    async def _call(self, request: CallRequest, id: str) -> CallAnswer:
+    async def _call(self, request: CallRequest, id: str) -> CallResult:
         headers = {"idempotency-key": id, **request.headers}
         content = request.body.content or None
         async with asyncio.timeout(request.timeout_ms / 1000):
@@ -71,12 +69,12 @@ class HttpCaller:
                 body = bytearray()
                 async for part in response.aiter_bytes():
                     body += part
-                    if len(body) > self.limit.most:
-                        raise TooLarge(self.limit.sentence(_answer_of(request), _size(response, len(body))))
+                    if len(body) > self.limit.max_bytes:
+                        raise TooLarge(self.limit.too_large_message(_answer_of(request), _size(response, len(body))))
                 found: dict[str, str] = {}
                 for name, value in response.headers.multi_items():
                     found[name.lower()] = f"{found[name.lower()]}, {value}" if name.lower() in found else value
-                return CallAnswer(status=response.status_code, headers=found, body=Body.of(bytes(body)))
+                return CallResult(status=response.status_code, headers=found, body=Body.of(bytes(body)))
 
     def _open(self) -> "httpx.AsyncClient":
         if self._client is None:
@@ -109,11 +107,11 @@ def _size(response: "httpx.Response", read: int) -> str:
 def _why(error: Exception, request: CallRequest) -> str:
     url = without_userinfo(request.url)
     if isinstance(error, TimeoutError):
-        return f"no answer of {url} within {show(request.timeout_ms)}"
+        return f"no answer of {url} within {humanize_duration(request.timeout_ms)}"
     return f"no answer of {url}: {type(error).__name__}{f': {error}' if str(error) else ''}"
 
 
-def _retry_after(answer: CallAnswer) -> int | None:
+def _retry_after(answer: CallResult) -> int | None:
     """The delay of `Retry-After` in ms; only seconds are supported."""
     text = answer.headers.get("retry-after", "")
     return int(text) * 1000 if text.isdecimal() and len(text) < 6 else None
@@ -138,7 +136,7 @@ class Courier:
         """The destinations that it can deliver to. The same object until a handler is added."""
         # There may be thousands, and each claim reads them; handlers are only ever added.
         if len(self._destinations) != len(self._endpoints) + 1:
-            self._destinations = (CALL, *self._endpoints)
+            self._destinations = (CALL_DESTINATION, *self._endpoints)
         return self._destinations
 
     def timeout_ms(self, destination: str) -> int | None:
@@ -147,17 +145,17 @@ class Courier:
 
     def is_light(self, destination: str) -> bool:
         """True if a delivery only waits for an answer, and so does not take up a slot."""
-        return destination == CALL
+        return destination == CALL_DESTINATION
 
     def deliver(self, claim: Claim) -> Awaitable[Settlement | None]:
         """Deliver a claim in the current task. None: it was lost or could not be recorded, and is to be released."""
         lease = self._runtime.lease
-        if lease is not None and lease.is_doubtful(lease.losses):
+        if lease is not None and lease.may_have_expired(lease.losses):
             return self._deliver_under(lease, claim)
         return self._handler(claim.destination).deliver(claim, self._runtime)
 
     def _handler(self, destination: str) -> Handler:
-        return self._caller if destination == CALL else self._endpoints[destination]
+        return self._caller if destination == CALL_DESTINATION else self._endpoints[destination]
 
     async def _deliver_under(self, lease: Lease, claim: Claim) -> Settlement | None:
         """Deliver it if the lease still holds."""

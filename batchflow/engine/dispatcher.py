@@ -5,17 +5,17 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from batchflow.core import settlement
-from batchflow.core.interrupts import STOP, TIMEOUT
-from batchflow.core.message import LOSS_LIMIT, Claim, Claimed
+from batchflow.core.message import LOSS_LIMIT, Claim, ClaimResult
 from batchflow.core.observe import Observers
-from batchflow.core.settlement import Settled, Settlement
+from batchflow.core.ports import STOP_REASON, TIMEOUT_REASON
+from batchflow.core.settlement import Settlement, SettleResult
 from batchflow.core.store import Store
 from batchflow.engine.clock import ServerClock
 from batchflow.engine.delivery import Courier
 from batchflow.engine.outage import BACKOFF_S, Outage
 from batchflow.engine.watchers import Watchers
 from batchflow.errors import StoreError
-from batchflow.logs import spelled
+from batchflow.logs import safe_repr
 
 MAX_IDLE_S = 60.0
 GATHER_SLOTS_S = 0.005
@@ -111,7 +111,7 @@ class Dispatcher:
             places.clear()
             await self._wait(places, GATHER_SLOTS_S)
 
-    async def claim_once(self) -> Claimed:
+    async def claim_once(self) -> ClaimResult:
         """Claim for the free slots, and start the deliveries."""
         return self._start(await self._store.claim(self._worker, self._courier.destinations, self._free_slots))
 
@@ -128,7 +128,7 @@ class Dispatcher:
             taken -= sum(key in self._running for key in self._hung)
         return self._concurrency - taken + min(self._light_count, MAX_LIGHT)
 
-    async def _claim_with_retries(self, limit: int) -> Claimed:
+    async def _claim_with_retries(self, limit: int) -> ClaimResult:
         """Claim, after an outage one message at first, and nothing before pending writes show that the store works."""
         outage = self.outage
         while True:
@@ -146,7 +146,7 @@ class Dispatcher:
                 outage.record_success()
             return self._start(claimed)
 
-    def _start(self, claimed: Claimed) -> Claimed:
+    def _start(self, claimed: ClaimResult) -> ClaimResult:
         if claimed.now:
             self._clock.sync_to(claimed.now)
         begun = self._loop.time()
@@ -187,7 +187,7 @@ class Dispatcher:
             ending = self._settlement_of_error(claim, error)
         task = self._stop_tracking(claim)
         if claim.number >= 0:
-            ending = settlement.timed(ending, (self._loop.time() - begun) * 1000)
+            ending = settlement.with_duration(ending, (self._loop.time() - begun) * 1000)
         try:
             answer = await self._store.settle(ending)
         except StoreError as error:
@@ -201,7 +201,7 @@ class Dispatcher:
         """Remove a claim whose delivery has ended, and return its task."""
         # The slot is free before the settlement is durable, so that the next claim shares its transaction.
         _, _, task, light = self._running.pop((claim.id, claim.fence))
-        self._interrupts.ended(claim)
+        self._interrupts.discard(claim)
         self._light_count -= light
         room = self._free_slots
         if room == 1 or room >= self._ample_slots:
@@ -235,12 +235,12 @@ class Dispatcher:
         if (notify := self.observers.attempt_failed) is not None:
             notify(claim, error, "delivery", None)
         if claim.failures + 1 >= LOSS_LIMIT:
-            return settlement.dead(claim, spelled(error))
-        return settlement.retry(claim, self._clock.now() + 1000, spelled(error))
+            return settlement.dead(claim, safe_repr(error))
+        return settlement.retry(claim, self._clock.now() + 1000, safe_repr(error))
 
     async def _settle_with_retries(
         self, ending: Settlement, claim: Claim, error: StoreError
-    ) -> tuple[Settled | None, Settlement]:
+    ) -> tuple[SettleResult | None, Settlement]:
         """Repeat a settlement until the store accepts it; return its answer and the settlement that was accepted.
 
         The answer is None if the worker has stopped before that: the claim ends with its lease.
@@ -263,7 +263,7 @@ class Dispatcher:
                     return None, ending
                 error = again
 
-    def _report_settled(self, answer: Settled, ending: Settlement, claim: Claim) -> None:
+    def _report_settled(self, answer: SettleResult, ending: Settlement, claim: Claim) -> None:
         if answer.stale:
             if (notify := self.observers.lost) is not None:
                 notify(claim)
@@ -280,7 +280,7 @@ class Dispatcher:
 
     def _excluded_s(self, delivery: ActiveClaim, now: float) -> float:
         """Seconds of a delivery that its time limit excludes: outages of the store, and waiting for a thread."""
-        return self.outage.overlap_s(delivery.started_at, now) + self._interrupts.waited_s(delivery.claim, now)
+        return self.outage.overlap_s(delivery.started_at, now) + self._interrupts.thread_wait_s(delivery.claim, now)
 
     def cancel_overdue(self) -> None:
         """Cancel attempts that have exceeded their time limit."""
@@ -291,9 +291,9 @@ class Dispatcher:
                 timeout is not None
                 and now >= delivery.started_at + timeout / 1000
                 and now >= delivery.started_at + timeout / 1000 + self._excluded_s(delivery, now)
-                and self._interrupts.why(delivery.claim) is None
+                and self._interrupts.reason(delivery.claim) is None
             ):
-                self._interrupt(delivery, TIMEOUT)
+                self._interrupt(delivery, TIMEOUT_REASON)
 
     def _interrupt(self, delivery: ActiveClaim, why: str) -> None:
         # Before the cancellation: steps that the function begins while it unwinds are refused.
@@ -324,7 +324,7 @@ class Dispatcher:
         self._stopping = True
         left = list(self._running.values())
         for delivery in left:
-            self._interrupt(delivery, STOP)
+            self._interrupt(delivery, STOP_REASON)
         if self._tasks:
             # A task that swallows its cancellation or blocks a thread is left behind; its claim is reclaimed later.
             await asyncio.wait(self._tasks, timeout=CANCEL_WAIT_S)

@@ -10,12 +10,11 @@ from typing import Literal, TypeVar
 
 from batchflow.core import ids
 from batchflow.core.batch import NewBatch
-from batchflow.core.clock import Clock, Entropy
+from batchflow.core.codec import DEFAULT_SIZE_LIMIT, SizeLimit
 from batchflow.core.flow import FlowControl
-from batchflow.core.limit import DEFAULT, Limit
 from batchflow.core.message import Message
 from batchflow.core.observe import Observers
-from batchflow.core.ports import Handler, Runtime, StandIn
+from batchflow.core.ports import Clock, Entropy, Handler, Runtime, StepOverride
 from batchflow.core.store import Ledger, Store
 from batchflow.engine.clock import ClockJumpDetector, ServerClock, SystemClock
 from batchflow.engine.delivery import Courier, HttpCaller
@@ -47,7 +46,7 @@ class EngineOptions:
     threads: int
     always_replay: bool = False
     name: str | None = None
-    limit: Limit = DEFAULT
+    limit: SizeLimit = DEFAULT_SIZE_LIMIT
 
 
 class Engine:
@@ -68,7 +67,7 @@ class Engine:
         """See the port."""
         self.observers: Observers = with_engine_log()
         """Receive the events of the engine."""
-        self.limit: Limit = options.limit
+        self.limit: SizeLimit = options.limit
         """See the port."""
         self._clock: Clock = clock
         self._entropy: Entropy = entropy
@@ -79,7 +78,7 @@ class Engine:
         self._options: EngineOptions = options
         self.loop: asyncio.AbstractEventLoop | None = None
         """The event loop on which the engine is open."""
-        self.stand_in: StandIn | None = None
+        self.step_override: StepOverride | None = None
         """Replaces the execution of steps in a test."""
         self.caller: Handler | None = None
         """Replaces HTTP for calls in a test."""
@@ -279,11 +278,11 @@ class Engine:
             clock=clock,
             entropy=self._entropy,
             threads=self._threads,
-            home=self,
+            client=self,
             lease=lease,
             always_replay=self._options.always_replay,
-            stand_in=self.stand_in,
-            insist=outage.retry_step,
+            step_override=self.step_override,
+            retry_record=outage.retry_step,
             observers=self.observers,
         )
         return Dispatcher(
@@ -329,7 +328,7 @@ class Engine:
         """
         if self._threads is not None:
             raise ConfigurationError("the app is running already; end it first, or do not start it in this test")
-        own = (self.store, self._clock, self._entropy, self._options, self.stand_in, self.caller)
+        own = (self.store, self._clock, self._entropy, self._options, self.step_override, self.caller)
         ledger, self.ledger = self.ledger, None
         self.store, self._clock, self._entropy = store, clock, entropy
         if always_replay is not None:
@@ -341,7 +340,7 @@ class Engine:
         finally:
             if self._threads is not None:
                 self._drop_loop(self._threads)
-            self.store, self._clock, self._entropy, self._options, self.stand_in, self.caller = own
+            self.store, self._clock, self._entropy, self._options, self.step_override, self.caller = own
             self.ledger = ledger
             # The subscription would keep the store alive, and with it the store's threads.
             self._end_subscription = lambda: None

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Mapping
 
-from batchflow.core.duration import show
+from batchflow.core.duration import humanize_duration
 from batchflow.core.message import Claim, Message
-from batchflow.core.observe import Observer, Observers, Where
+from batchflow.core.observe import FailurePoint, Observer, Observers
 from batchflow.core.run import Step
 from batchflow.core.settlement import Settlement
 from batchflow.logs import logger
@@ -13,7 +13,7 @@ from batchflow.logs import logger
 class EngineLog(Observer):
     """Logs the events that concern an operator."""
 
-    def attempt_failed(self, claim: Claim, error: BaseException, where: Where, step: Step | None) -> None:
+    def attempt_failed(self, claim: Claim, error: BaseException, where: FailurePoint, step: Step | None) -> None:
         """Logs failures outside the user's code; failures inside it are logged by its layers or its run."""
         if where == "delivery":
             logger().error("[batchflow:error] Delivery failed", run=claim.id, exc_info=error)
@@ -30,7 +30,7 @@ class EngineLog(Observer):
         """See the protocol."""
         logger().warning("[batchflow] Claim was lost before it could be settled", run=claim.id, fence=claim.fence)
 
-    def store_away(self, error: BaseException, starting: bool) -> None:
+    def store_unavailable(self, error: BaseException, starting: bool) -> None:
         """See the protocol."""
         if starting:
             # The rest of the message is advice for a command that does not wait.
@@ -39,12 +39,12 @@ class EngineLog(Observer):
         else:
             logger().error("[batchflow:error] The store fails; waiting for it", error=str(error))
 
-    def store_back(self, after_ms: int, starting: bool) -> None:
+    def store_recovered(self, after_ms: int, starting: bool) -> None:
         """See the protocol."""
         if starting:
             logger().info("[batchflow] The store is there; starting")
         else:
-            logger().info("[batchflow] The store works again", after=show(after_ms))
+            logger().info("[batchflow] The store works again", after=humanize_duration(after_ms))
 
 
 class VerboseLog(Observer):
@@ -113,7 +113,7 @@ class CountingObserver(Observer):
 
 def with_engine_log(*observers: Observer) -> Observers:
     """The engine's log and `observers`; an observer that raises is logged."""
-    return Observers(EngineLog(), *observers, complain=_log_observer_error)
+    return Observers(EngineLog(), *observers, on_error=_log_observer_error)
 
 
 def _log_observer_error(observer: Observer, event: str, error: BaseException) -> None:

@@ -61,14 +61,14 @@ class Outage:
         """Record that an operation failed."""
         if self._since is None:
             self._since = self._loop.time()
-            if (notify := self._observers.store_away) is not None:
+            if (notify := self._observers.store_unavailable) is not None:
                 notify(error, False)
 
     def record_success(self) -> None:
         """Record that a write succeeded, which ends an outage."""
         if self._since is not None:
             now = self._loop.time()
-            if (notify := self._observers.store_back) is not None:
+            if (notify := self._observers.store_recovered) is not None:
                 notify(int((now - self._since) * 1000), False)
             self._last_outage, self._since, self._tries = (self._since, now), None, 0
             self.ended_count += 1
@@ -140,11 +140,11 @@ async def wait_for_store(ask: Callable[[], Awaitable[T]], observers: Observers) 
         try:
             answer = await ask()
         except StoreUnavailable as error:
-            if not tries and (notify := observers.store_away) is not None:
+            if not tries and (notify := observers.store_unavailable) is not None:
                 notify(error, True)
             await asyncio.sleep(min(BACKOFF_S[min(tries, len(BACKOFF_S) - 1)] * 2, START_RETRY_S))
             tries += 1
         else:
-            if tries and (notify := observers.store_back) is not None:
+            if tries and (notify := observers.store_recovered) is not None:
                 notify(int((asyncio.get_running_loop().time() - begun) * 1000), True)
             return answer

@@ -50,13 +50,13 @@ class WorkerLease:
         self.request_renewal: Callable[[], None] = _no_renewer
         """Requests a renewal soon, after which `set_answer` is called."""
 
-    def is_doubtful(self, losses: int) -> bool:
+    def may_have_expired(self, losses: int) -> bool:
         """See the port."""
         return losses != self.losses or self.elapsed() > self._until
 
     async def holds(self, losses: int) -> bool:
         """See the port."""
-        while self.is_doubtful(losses):
+        while self.may_have_expired(losses):
             if losses != self.losses:
                 return False
             future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
@@ -309,7 +309,7 @@ class EngineWorker:
         await self._heartbeat.stop()
         try:
             async with asyncio.timeout(DEREGISTER_TIMEOUT_S):
-                await self._store.dismiss(self._name)
+                await self._store.deregister(self._name)
         except (StoreError, TimeoutError) as error:
             logger().warning(
                 "[batchflow] Stopped while the store is away; active claims are reclaimed when the lease ends",
@@ -337,7 +337,7 @@ class EngineWorker:
 
     async def _register(self) -> None:
         asked_at = self._lease.elapsed()
-        await self._store.enlist(self._name, self._lease.lease_ms, self._concurrency)
+        await self._store.register(self._name, self._lease.lease_ms, self._concurrency)
         self._lease.mark_renewed(asked_at)
         # Messages that are due could not be claimed before.
         self.dispatcher.wake()

@@ -10,7 +10,7 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 from batchflow.batch.bound import Workflow
 from batchflow.core.batch import Batch, ItemState
 from batchflow.core.ports import Client
-from batchflow.core.store import Batches
+from batchflow.core.store import BatchReads
 from batchflow.errors import StoreUnavailable
 from batchflow.http.errors import json_response, not_found, workflow_not_found
 from batchflow.http.openapi import error_responses
@@ -122,7 +122,7 @@ class BatchEndpoints:
 
 
 def progress_response(
-    batches: Batches, batch: Batch, describe: Callable[[Batch], BatchInfo], interval: float
+    batches: BatchReads, batch: Batch, describe: Callable[[Batch], BatchInfo], interval: float
 ) -> EventSourceResponse:
     """The response that streams a batch; it ends with the batch, a disconnect, or when the server stops."""
     stopping = anyio.Event()
@@ -131,7 +131,7 @@ def progress_response(
 
 
 async def progress_events(
-    batches: Batches, batch: Batch, describe: Callable[[Batch], BatchInfo], interval: float, stopping: anyio.Event
+    batches: BatchReads, batch: Batch, describe: Callable[[Batch], BatchInfo], interval: float, stopping: anyio.Event
 ) -> AsyncIterator[ServerSentEvent]:
     """The batch now and after each change; the last event is `done`.
 

@@ -11,7 +11,7 @@ from fastapi.security import APIKeyQuery
 from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
 
-from batchflow.core.spelling import did_you_mean
+from batchflow.core.suggestions import did_you_mean
 from batchflow.errors import (
     BatchflowError,
     InputError,

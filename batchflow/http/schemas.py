@@ -12,9 +12,8 @@ from pydantic_core import from_json
 
 from batchflow.batch.status import BatchStatus, BatchSummary
 from batchflow.core.batch import Batch, BatchState, Counts, Item, ItemState
-from batchflow.core.message import DeadLetter
+from batchflow.core.message import DeadLetter, WorkerStatus
 from batchflow.core.run import Run, RunState, Step, StepKind, StepState, Waiter
-from batchflow.core.worker import WorkerStatus
 from batchflow.serve.failure import headline, traceback_text
 
 LATEST_MS = 253_402_300_799_999

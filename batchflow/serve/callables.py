@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextvars import copy_context
 from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
 
-from batchflow.core.duration import show
+from batchflow.core.duration import humanize_duration
 from batchflow.core.ports import PlainCall
 from batchflow.serve.delivery import CURRENT_DELIVERY, CURRENT_STEP
 
@@ -67,7 +67,7 @@ async def call_with_timeout(
             return await fn(*args, **kwargs)
     except TimeoutError as error:
         if scope.expired():
-            raise TimeoutError(f"took longer than {show(timeout_ms)}") from error
+            raise TimeoutError(f"took longer than {humanize_duration(timeout_ms)}") from error
         raise
 
 

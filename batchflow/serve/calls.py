@@ -6,14 +6,14 @@ from typing import Any, Generic, TypeVar, cast
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import from_json, to_json, to_jsonable_python
 
-from batchflow.core.call import CALL, LONGEST_MS, Body, CallAnswer, CallRequest
-from batchflow.core.codec import Codec, describe
-from batchflow.core.duration import Duration, show, to_ms
+from batchflow.core.call import CALL_DESTINATION, MAX_CALL_MS, Body, CallRequest, CallResult
+from batchflow.core.codec import Codec, type_name
+from batchflow.core.duration import Duration, humanize_duration, to_ms
 from batchflow.core.flow import FlowControl
 from batchflow.core.message import Message
 from batchflow.core.retry import RetryPolicy
+from batchflow.core.roundtrip import RoundTripDifference, not_finite
 from batchflow.core.settlement import Effect, Publish
-from batchflow.core.survival import Loss, not_finite
 from batchflow.errors import ConfigurationError, StepFailed, UnserializableError
 from batchflow.serve.app_url import format_url, is_absolute_url
 from batchflow.serve.children import ParentLink
@@ -24,7 +24,7 @@ from batchflow.serve.validation import format_value, is_encodable, validate_head
 T = TypeVar("T")
 
 REQUEST_CODEC: Codec[CallRequest] = Codec.of(CallRequest)
-ANSWER_CODEC: Codec[CallAnswer] = Codec.of(CallAnswer)
+ANSWER_CODEC: Codec[CallResult] = Codec.of(CallResult)
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
@@ -33,7 +33,7 @@ class CallResponse(Generic[T]):
 
     __slots__ = ("_answer", "_response", "_step", "headers", "status")
 
-    def __init__(self, step: str, answer: CallAnswer, response: Any) -> None:
+    def __init__(self, step: str, answer: CallResult, response: Any) -> None:
         self._step = step
         self._answer = answer
         self._response = response
@@ -56,7 +56,7 @@ class CallResponse(Generic[T]):
     @property
     def text(self) -> str:
         """The body as text in its declared charset, or UTF-8. Invalid bytes become U+FFFD."""
-        return self._answer.body.decoded(self.headers.get("content-type", ""))
+        return self._answer.body.to_text(self.headers.get("content-type", ""))
 
     @property
     def body(self) -> T:
@@ -87,13 +87,13 @@ class CallResponse(Generic[T]):
             first = error.errors(include_url=False, include_context=False, include_input=False)[0]
             place = ".".join(map(str, first["loc"]))
             raise UnserializableError(
-                f"the answer of call '{self._step}' ({self.status}) is not a valid {describe(wanted)}: "
+                f"the answer of call '{self._step}' ({self.status}) is not a valid {type_name(wanted)}: "
                 f"{f'{place}: ' if place else ''}{first['msg']}"
             ) from error
 
 
-def _json_body(answer: CallAnswer) -> str | bytes:
-    return answer.body.json(answer.headers.get("content-type", ""))
+def _json_body(answer: CallResult) -> str | bytes:
+    return answer.body.to_json(answer.headers.get("content-type", ""))
 
 
 def build_call_request(
@@ -116,9 +116,10 @@ def build_call_request(
             f"call '{step}' cannot go to {format_url(url)}; write an absolute URL, such as https://example.com/x"
         )
     limit = to_ms(timeout, option="timeout")
-    if not 0 < limit <= LONGEST_MS:
+    if not 0 < limit <= MAX_CALL_MS:
         raise ConfigurationError(
-            f"call '{step}' cannot take {show(limit)}; write a timeout of up to {show(LONGEST_MS)}"
+            f"call '{step}' cannot take {humanize_duration(limit)}; "
+            f"write a timeout of up to {humanize_duration(MAX_CALL_MS)}"
         )
     verb = _method(step, method or ("GET" if body is None else "POST"))
     sent = {name.lower(): value for name, value in validate_headers(headers).items()}
@@ -160,7 +161,7 @@ async def call_step(
         link = ParentLink(execution.run_id, number, 0)
         body = REQUEST_CODEC.encode(request)
         execution.max_value.check(body, f"the request of call '{request.step}'")
-        call = Message(id=link.id, destination=CALL, flow=flow, body=body, retry=retry, parent=link.parent)
+        call = Message(id=link.id, destination=CALL_DESTINATION, flow=flow, body=body, retry=retry, parent=link.parent)
         return (Publish((call,)),)
 
     outcome = await execution.wait(request.step, "call", effects)
@@ -192,7 +193,7 @@ def serialize_body(body: object, step: str) -> bytes:
     return text
 
 
-def _find_non_finite(sent: Any, written: Any) -> Loss | None:
+def _find_non_finite(sent: Any, written: Any) -> RoundTripDifference | None:
     """Find the first NaN or infinity, unless its type serializes it as text."""
     parts: list[tuple[Any, Any, Any]] = []
     if isinstance(sent, dict) and isinstance(written, dict):
@@ -205,5 +206,5 @@ def _find_non_finite(sent: Any, written: Any) -> Loss | None:
         return not_finite(sent)
     for place, part, other in parts:
         if (found := _find_non_finite(part, other)) is not None:
-            return found.inside(f"[{place!r}]")
+            return found.nested_in(f"[{place!r}]")
     return None

@@ -32,7 +32,7 @@ class DeliveryScope:
     @property
     def app(self) -> object:
         """The app of this delivery; None in a dry run."""
-        return None if self._runtime is None else self._runtime.home
+        return None if self._runtime is None else self._runtime.client
 
     def count_status_read(self, id: str) -> int:
         """Count a read of an unfinished run or batch by the current step, and return the count."""
@@ -48,7 +48,7 @@ class DeliveryScope:
             if not self._waiting_calls:
                 self._waiting_since = now
                 if self._runtime is not None and self._claim is not None:
-                    self._runtime.interrupts.excuse(self._claim, self.thread_wait_s)
+                    self._runtime.interrupts.set_thread_wait(self._claim, self.thread_wait_s)
             self._waiting_calls += 1
             return
         self._waiting_calls -= 1

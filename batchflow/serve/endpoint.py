@@ -7,13 +7,13 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
+from batchflow.core.codec import DEFAULT_SIZE_LIMIT, SizeLimit
 from batchflow.core.flow import FlowControl
-from batchflow.core.limit import DEFAULT, Limit
 from batchflow.core.message import Claim
-from batchflow.core.ports import Plan, Recorder, Runtime, Verdict
+from batchflow.core.ports import Plan, Recorder, RecordResult, Runtime
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.run import Step
-from batchflow.core.settlement import Effect, Settlement, answered, dead, done
+from batchflow.core.settlement import Effect, Settlement, dead, done, failed
 from batchflow.errors import InputError
 from batchflow.serve.app_url import NO_PUBLIC_URL, PublicUrl
 from batchflow.serve.context import LayerContext
@@ -40,13 +40,13 @@ class DirectRecorder:
         """Execute every step."""
         return ("execute",) * len(asked)
 
-    def record(self, step: Step, effects: tuple[Effect, ...]) -> Awaitable[Verdict]:
+    def record(self, step: Step, effects: tuple[Effect, ...]) -> Awaitable[RecordResult]:
         """Record the step in the store, under the claim's fence."""
         return self._journaling.record(self._claim.id, self._claim.fence, step, effects)
 
     start = record
 
-    def again_at(self, error: BaseException, failures: int, retry: RetryPolicy | None) -> int | None:
+    def retry_at(self, error: BaseException, failures: int, retry: RetryPolicy | None) -> int | None:
         """Return when to retry a failure, by the step's policy or the claim's."""
         policy = retry or self.policy
         return retry_at(error, failures, policy, now=self.clock.now(), chance=self._entropy.chance())
@@ -89,7 +89,7 @@ class Endpoint:
     verbose: bool = False
     public_url: PublicUrl = NO_PUBLIC_URL
     env: Mapping[str, str] = field(default_factory=lambda: os.environ)
-    limit: Limit = DEFAULT
+    limit: SizeLimit = DEFAULT_SIZE_LIMIT
 
     async def deliver(self, claim: Claim, runtime: Runtime, recorder: Recorder | None = None) -> Settlement | None:
         """Run the function for one claim, in the task created for that claim, and return how it ended.
@@ -122,5 +122,5 @@ class Endpoint:
             if not counts:
                 return settlement
         if isinstance(result, FailureResult):
-            return answered(claim, result.error, result.result)
+            return failed(claim, result.error, result.result)
         return done(claim, result, context.effects)

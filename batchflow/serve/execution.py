@@ -6,13 +6,11 @@ from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any, Literal, NamedTuple, NoReturn, TypeAlias, TypeVar
 
-from batchflow.core.codec import Codec
-from batchflow.core.limit import DEFAULT, Limit
+from batchflow.core.codec import DEFAULT_SIZE_LIMIT, Codec, SizeLimit
 from batchflow.core.message import Claim
-from batchflow.core.ports import Lease, Recorder, Runtime, Verdict
-from batchflow.core.replay import Replay
+from batchflow.core.ports import Lease, Recorder, RecordResult, Runtime
 from batchflow.core.retry import RetryPolicy
-from batchflow.core.run import NEVER, Step, StepKind
+from batchflow.core.run import NEVER, Replay, Step, StepKind
 from batchflow.core.settlement import Effect
 from batchflow.errors import ReplayError, RunError, StepFailed, StoreError
 from batchflow.logs import logger
@@ -50,7 +48,7 @@ _ROOT_IS_STOPPED = frozenset({"over", "interrupted"})
 _STILL_RECORDS = frozenset({None, "interrupted"})
 """Endings at which the outcome of an executed step is still recorded."""
 
-_RecordVerb: TypeAlias = Callable[[Step, tuple[Effect, ...]], Awaitable[Verdict]]
+_RecordVerb: TypeAlias = Callable[[Step, tuple[Effect, ...]], Awaitable[RecordResult]]
 
 MAX_LATE_REQUESTS = 1_000
 """The number of requests after the end that are rejected; later ones never return."""
@@ -126,7 +124,7 @@ class Execution:
         runtime: Runtime,
         root: "asyncio.Task[Any]",
         *,
-        max_value: Limit = DEFAULT,
+        max_value: SizeLimit = DEFAULT_SIZE_LIMIT,
     ) -> None:
         self.claim = claim
         self.run_id = claim.id
@@ -139,8 +137,8 @@ class Execution:
         self.observers = runtime.observers
         self.entropy = runtime.entropy
         self._interrupts = runtime.interrupts
-        self._record_until_stored = runtime.insist
-        self._step_override = runtime.stand_in
+        self._record_until_stored = runtime.retry_record
+        self._step_override = runtime.step_override
         self._lease = runtime.lease
         self._lease_losses = 0 if runtime.lease is None else runtime.lease.losses
         """The lease's number of losses when the attempt began."""
@@ -175,7 +173,7 @@ class Execution:
         self._late_requests = 0
         """The number of requests after the end."""
         if claim.journal or recorder.stops:
-            self._last_position = self.replay.last
+            self._last_position = self.replay.position
             self.ensure_scheduler()
 
     # Steps
@@ -195,7 +193,7 @@ class Execution:
         # Nearly all runs are fresh and have no branches; they pay for nothing else.
         number = failures = 0
         if self._is_direct and sys.exc_info()[1] is None and asyncio.current_task(self.loop) is self.root:
-            number = self.replay.begin(name)
+            number = self.replay.request_fresh(name)
         if number:
             self._is_direct = False
             self._direct_step = active = (self.run_id, number, name)
@@ -206,7 +204,7 @@ class Execution:
                 return self._recorded_result(step, codec)
             number, failures = step.number, step.failures
         try:
-            if (lease := self._lease) is not None and lease.is_doubtful(self._lease_losses):
+            if (lease := self._lease) is not None and lease.may_have_expired(self._lease_losses):
                 await self._check_lease(lease)
             if self._step_override is not None:
                 fn = self._step_override(self.run_id, name, fn)
@@ -219,11 +217,11 @@ class Execution:
                 else:
                     value = await call_with_timeout(options.timeout_ms, fn, args, kwargs)
                 text, value = codec.round_trip(value, where=f"step '{name}'")
-                if len(text) > self.max_value.sure:
+                if len(text) > self.max_value.safe_chars:
                     self.max_value.check(text, f"step '{name}'")
                 at = self.recorder.clock.now()
                 outcome = _new_step(
-                    Step, (number, name, "run", "done", self.replay.place(), text, None, failures, 0, at)
+                    Step, (number, name, "run", "done", self.replay.next_position(), text, None, failures, 0, at)
                 )
             except BaseException as error:
                 # A SystemExit would stop this worker and the next one: it is a failure like any other.
@@ -320,7 +318,7 @@ class Execution:
                 await self.ensure_scheduler().park(step, step.due or NEVER)
             await self.ensure_scheduler().wait_recorded(step)
             self._advance_time(step)
-            if step.at >= self.replay.newest:
+            if step.at >= self.replay.last_recorded_at:
                 self._notify_recorded(step)
             return step
         finally:
@@ -355,7 +353,7 @@ class Execution:
     @property
     def is_replaying(self) -> bool:
         """True while recorded outcomes are left to deliver."""
-        return self.replay.upcoming is not None
+        return self.replay.next_outcome is not None
 
     def cancel(self) -> NoReturn:
         """End the run as cancelled."""
@@ -393,7 +391,7 @@ class Execution:
             self.fail(step_after_final(name, self.deferred[-1].name))
             raise asyncio.CancelledError
         try:
-            step = self.replay.ask(name, kind)
+            step = self.replay.request(name, kind)
         except ReplayError as error:
             self.fail(error)
             raise asyncio.CancelledError from None
@@ -452,7 +450,7 @@ class Execution:
     # Outcomes
 
     def _completed(self, step: Step, value: str) -> Step:
-        return step._replace(state="done", position=self.replay.place(), value=value, due=0, at=self.now())
+        return step._replace(state="done", position=self.replay.next_position(), value=value, due=0, at=self.now())
 
     def _failed(self, number: int, name: str, failures: int, error: BaseException, retry: RetryPolicy | None) -> Step:
         """Return the step after a failure: pending until its retry, or failed."""
@@ -462,10 +460,19 @@ class Execution:
             self.rate_limit = max(self.rate_limit or (0, ""), (until, describe_error(error)))
             return Step(number, name, "run", "pending", failures=failures)
         failures += 1
-        at = self.recorder.again_at(error, failures, retry)
+        at = self.recorder.retry_at(error, failures, retry)
         if at is None:
             outcome = Step(
-                number, name, "run", "failed", self.replay.place(), None, error_report(error), failures, 0, self.now()
+                number,
+                name,
+                "run",
+                "failed",
+                self.replay.next_position(),
+                None,
+                error_report(error),
+                failures,
+                0,
+                self.now(),
             )
         else:
             outcome = Step(number, name, "run", "pending", 0, None, describe_error(error), failures, at)
@@ -530,7 +537,7 @@ class Execution:
 
     async def _record_again(
         self, write: _RecordVerb, step: Step, effects: tuple[Effect, ...], error: Exception
-    ) -> Verdict:
+    ) -> RecordResult:
         """Write again what the store could not take for now, until it can; otherwise end the attempt."""
         try:
             # An executed step is not thrown away: it would be executed again.
@@ -540,7 +547,7 @@ class Execution:
             error = refused
         raise self._end_unrecorded(step, error) from None
 
-    def _check_verdict(self, verdict: Verdict, step: Step) -> None:
+    def _check_verdict(self, verdict: RecordResult, step: Step) -> None:
         """End the attempt when the claim was lost or the run was cancelled."""
         if verdict != "recorded":
             self.end("lost" if verdict == "stale" else "cancelled")
@@ -571,7 +578,7 @@ class Execution:
     @property
     def interruption(self) -> str | None:
         """The reason why the engine interrupts the attempt, or None."""
-        return self._interrupts.why(self.claim)
+        return self._interrupts.reason(self.claim)
 
     def end_if_interrupted(self) -> None:
         """End the attempt if the engine has cancelled the root, so that nothing starts while it unwinds."""
@@ -589,7 +596,7 @@ class Execution:
             # Nearly all attempts are such, and every item is one: there is nothing else to stop.
             self._returned, self._is_direct, self.ending = True, False, "over"
             return True
-        if self.branches or self.replay.upcoming is not None:
+        if self.branches or self.replay.next_outcome is not None:
             return False
         self.close()
         return True
@@ -664,7 +671,7 @@ class Execution:
     async def _reject_late_request(self, name: str) -> NoReturn:
         """Reject a request after the end. A root that caught its cancellation and goes on is noticed here."""
         task = asyncio.current_task()
-        if self.ending == "over" and not self.replay.note(name):
+        if self.ending == "over" and not self.replay.mark_requested(name):
             logger().warning(
                 "[batchflow] A step is not executed, since its function returned before requesting it; await the step",
                 run=self.run_id,

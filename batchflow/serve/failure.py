@@ -23,7 +23,7 @@ from batchflow.errors import (
     TimedOut,
     UnserializableError,
 )
-from batchflow.logs import said
+from batchflow.logs import safe_str
 from batchflow.serve.callables import THREAD_ENTRY
 
 MAX_REPORT_BYTES = 8 * 1024
@@ -86,7 +86,7 @@ def traceback_text(text: str) -> str:
 
 def _sentence(error: BaseException) -> str:
     name = type(error).__name__
-    message = said(error)
+    message = safe_str(error)
     return f"{name}: {message}" if message else name
 
 

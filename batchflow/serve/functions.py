@@ -10,7 +10,7 @@ from typing import Any, Generic, Never, TypeVar, Unpack, get_args, get_origin, g
 
 from pydantic import ValidationError
 
-from batchflow.core.codec import Codec, describe
+from batchflow.core.codec import Codec, type_name
 from batchflow.core.duration import Duration
 from batchflow.core.flow import FlowControl
 from batchflow.core.message import Claim, Message
@@ -238,7 +238,7 @@ def serve_function(
         name=name,
         function=handler,
         payload=read,
-        flow=(flow_control or FlowControl()).named(name),
+        flow=(flow_control or FlowControl()).with_default_key(name),
         retry=retry,
         timeout_ms=timeout_ms or DEFAULT_TIMEOUT_MS,
         verbose=verbose,
@@ -316,7 +316,7 @@ def _payload_codec(function: Callable[..., Any]) -> Codec[Any]:
     if annotation is WorkflowContext:
         return Codec.of(Any)
     if get_origin(annotation) is not WorkflowContext:
-        found = "has no annotation" if annotation is inspect.Parameter.empty else f"is a {describe(annotation)}"
+        found = "has no annotation" if annotation is inspect.Parameter.empty else f"is a {type_name(annotation)}"
         raise ConfigurationError(f"the parameter '{required[0].name}' of '{name}' {found}; {wanted}")
     return Codec.of(get_args(annotation)[0])
 
@@ -342,4 +342,4 @@ def _payload_error(route: str, payload: Codec[Any], error: ValidationError) -> s
         for fault in error.errors(include_url=False, include_context=False, include_input=False)
     ]
     more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
-    return f"the payload of '{route}' is not a valid {describe(payload.annotation)}: {'; '.join(faults[:3])}{more}"
+    return f"the payload of '{route}' is not a valid {type_name(payload.annotation)}: {'; '.join(faults[:3])}{more}"

@@ -3,8 +3,8 @@
 import asyncio
 from typing import cast
 
-from batchflow.core.duration import show
-from batchflow.core.interrupts import TIMEOUT
+from batchflow.core.duration import humanize_duration
+from batchflow.core.ports import TIMEOUT_REASON
 from batchflow.core.run import Step
 from batchflow.core.settlement import Settlement, Unlisten, cancelled, dead, parked, released, retry, suspended
 from batchflow.errors import StoreError
@@ -42,7 +42,7 @@ async def settlement_of_return(execution: Execution, timeout_ms: int | None) -> 
         )
     if ending != "over":
         return False, _with_unlisten(execution, _settlement_of_ending(execution))
-    fault = execution.replay.leftover("returned")
+    fault = execution.replay.unrequested_error("returned")
     return (
         (True, None)
         if fault is None
@@ -81,8 +81,8 @@ async def settlement_of_error(execution: Execution, error: BaseException, timeou
 def _settlement_of_interruption(execution: Execution, timeout_ms: int | None) -> Settlement:
     """Return the settlement of an attempt that the engine has cancelled: timed out or released."""
     execution.root.uncancel()
-    if execution.interruption == TIMEOUT:
-        took = show(timeout_ms) if timeout_ms else "it may"
+    if execution.interruption == TIMEOUT_REASON:
+        took = humanize_duration(timeout_ms) if timeout_ms else "it may"
         return _settlement_of_failure(execution, TimeoutError(f"the attempt took longer than {took}"))
     return released(execution.claim, _unrecorded_steps(execution))
 
@@ -120,7 +120,7 @@ def _with_unlisten(execution: Execution, settlement: Settlement | None) -> Settl
 def _settlement_of_failure(execution: Execution, error: BaseException) -> Settlement:
     """Return the settlement of a function that failed, outside steps or with a step that failed finally."""
     steps, limit = _unrecorded_steps(execution), rate_limit(error)
-    at = execution.recorder.again_at(error, execution.failures + 1, None)
+    at = execution.recorder.retry_at(error, execution.failures + 1, None)
     if (at or limit) is not None and (step := _step_run_while_handling(execution, error)) is not None:
         # A retry might not reach that step, which is done already: its result would be lost.
         text, why = error_report(error), f"not tried again, since step '{step}' was executed on the way out"
@@ -136,7 +136,7 @@ def _settlement_of_failure(execution: Execution, error: BaseException) -> Settle
         tell(execution.claim, error, "function", None)
     if at is not None:
         return retry(execution.claim, at, describe_error(error), steps)
-    if fault := execution.replay.leftover("raised"):
+    if fault := execution.replay.unrequested_error("raised"):
         fault.__cause__ = error
         error = fault
     return dead(execution.claim, error_report(error), steps)
@@ -162,12 +162,12 @@ def _step_run_while_handling(execution: Execution, error: BaseException) -> str 
 def _unrecorded_steps(execution: Execution) -> tuple[Step, ...]:
     """Return the changes of steps that the attempt has not recorded yet."""
     pending = () if execution.scheduler is None else execution.scheduler.pending.values()
-    return execution.replay.changed((*pending, *execution.deferred))
+    return execution.replay.changed_steps((*pending, *execution.deferred))
 
 
 async def _let_branches_catch_up(execution: Execution) -> None:
     # A branch that nobody awaits may be a few turns of the event loop behind the function.
     for _ in range(IDLE_TURNS):
-        if not execution.replay.unasked():
+        if not execution.replay.unrequested_steps():
             break
         await asyncio.sleep(0)

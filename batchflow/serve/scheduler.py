@@ -5,8 +5,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from batchflow.core.ports import Plan, Recorder
-from batchflow.core.replay import Replay
-from batchflow.core.run import Step
+from batchflow.core.run import Replay, Step
 from batchflow.errors import ReplayError
 
 IDLE_TURNS = 32
@@ -72,7 +71,7 @@ class Scheduler:
         self._recorded: dict[int, asyncio.Future[None] | None] = {}
         self.is_root_only = True
         """Only the root has requested steps so far."""
-        self._holds_new_steps = recorder.stops or replay.upcoming is not None
+        self._holds_new_steps = recorder.stops or replay.next_outcome is not None
         """Recorded outcomes are left, or the code is not idle after the last one: no new step starts."""
         self.requested: dict[int, str] = {}
         """The names of steps that were requested and have not returned, by number."""
@@ -182,7 +181,7 @@ class Scheduler:
 
     def _advance_one(self) -> bool:
         """Let one branch proceed; return whether there may be more to do."""
-        upcoming = self._replay.upcoming
+        upcoming = self._replay.next_outcome
         if upcoming is not None:
             return self._deliver_replayed(upcoming)
         if self._holds_new_steps:
@@ -207,11 +206,11 @@ class Scheduler:
         return any(task is not None and task.cancelling() > before for task, before in self.executing.values())
 
     def _deliver_replayed(self, step: Step) -> bool:
-        if not self._replay.has_asked(step.name):
-            self._on_mismatch(self._replay.mismatch(list(self.requested.values())))
+        if not self._replay.was_requested(step.name):
+            self._on_mismatch(self._replay.mismatch_error(list(self.requested.values())))
             return False
-        self._replay.hand_out()
-        if self._replay.upcoming is None:
+        self._replay.take_next()
+        if self._replay.next_outcome is None:
             self._earlier_steps = frozenset(self._new_steps)
         future = self._replayed.pop(step.number)
         if not future.done():

@@ -12,7 +12,7 @@ from batchflow.core.flow import FlowControl
 from batchflow.core.message import Message
 from batchflow.core.ports import Client
 from batchflow.core.retry import RetryPolicy
-from batchflow.core.spelling import check_options
+from batchflow.core.suggestions import check_options
 from batchflow.errors import InputError
 from batchflow.serve.endpoint import Endpoint
 from batchflow.serve.validation import (

@@ -8,12 +8,12 @@ from datetime import datetime
 from functools import partial
 from typing import Any, TypeAlias, TypeVar, cast
 
-from batchflow.core.codec import Codec, describe
+from batchflow.core.codec import Codec, type_name
 from batchflow.core.duration import Duration, to_ms
 from batchflow.core.flow import FlowControl
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.run import Step
-from batchflow.core.spelling import check_options
+from batchflow.core.suggestions import check_options
 from batchflow.errors import BatchflowError, ConfigurationError, InputError, ReplayError, UnserializableError
 from batchflow.serve.callables import is_async
 
@@ -320,7 +320,7 @@ def unreadable_result(step: Step, codec: Codec[Any], error: Exception) -> Replay
     """Return the error of a recorded result that is not valid for the type that the code declares now."""
     wrong = ReplayError(
         f"step '{step.name}' is recorded as {reprlib.repr(step.value)}, "
-        f"which is not a valid {describe(codec.annotation)} as the code declares it now; "
+        f"which is not a valid {type_name(codec.annotation)} as the code declares it now; "
         f"keep reading what is recorded, or give the new step another name"
     )
     wrong.__cause__ = error

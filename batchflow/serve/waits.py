@@ -8,11 +8,11 @@ from typing import Any, Generic, TypeVar, cast
 
 from pydantic_core import from_json
 
-from batchflow.core.call import EMPTY, Body
-from batchflow.core.codec import Codec, describe
-from batchflow.core.duration import show
+from batchflow.core.call import EMPTY_BODY, Body
+from batchflow.core.codec import Codec, type_name
+from batchflow.core.duration import humanize_duration
 from batchflow.core.run import Step
-from batchflow.core.settlement import Accept, Listen
+from batchflow.core.settlement import AcceptWebhook, Listen
 from batchflow.errors import ConfigurationError, InputError, TimedOut
 from batchflow.serve.execution import Execution
 from batchflow.serve.validation import format_value, is_encodable
@@ -60,7 +60,7 @@ class WebhookRequest:
     method: str
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
     query: str = ""
-    sent: Body = EMPTY
+    sent: Body = EMPTY_BODY
 
     @property
     def content(self) -> bytes:
@@ -70,7 +70,7 @@ class WebhookRequest:
     @property
     def text(self) -> str:
         """The body as text in its declared charset, or UTF-8. Invalid bytes become U+FFFD."""
-        return self.sent.decoded(self.headers.get("content-type", ""))
+        return self.sent.to_text(self.headers.get("content-type", ""))
 
     def json(self) -> Any:
         """Parse the body as JSON.
@@ -79,7 +79,7 @@ class WebhookRequest:
             InputError: it is not JSON.
         """
         try:
-            return from_json(self.sent.json(self.headers.get("content-type", "")))
+            return from_json(self.sent.to_json(self.headers.get("content-type", "")))
         except ValueError as error:
             raise InputError(f"the request to the webhook is not JSON: {error}") from error
 
@@ -108,7 +108,7 @@ def decode_event_data(step: str, event: str, text: str, codec: Codec[T]) -> T:
     except ValueError as error:
         raise InputError(
             f"the data of event '{event}', for which '{step}' waited, "
-            f"is not a valid {describe(codec.annotation)}: {error}"
+            f"is not a valid {type_name(codec.annotation)}: {error}"
         ) from error
 
 
@@ -134,7 +134,7 @@ async def webhook_step(execution: Execution, name: str, root: str) -> Webhook:
         token = f"{execution.run_id}.{execution.entropy.bytes(_TOKEN_BYTES).hex()}"
         return Webhook(url=f"{root}/webhooks/{token}", token=token)
 
-    return await execution.record_effects(name, WEBHOOK_CODEC, make, lambda made: (Accept(made.token),))
+    return await execution.record_effects(name, WEBHOOK_CODEC, make, lambda made: (AcceptWebhook(made.token),))
 
 
 def webhook_event_id(token: str) -> str:
@@ -267,4 +267,4 @@ class Deadline:
         self._timer.remove_done_callback(self._expire)
         await _cancel_tasks([self._timer])
         if self.expired and self._body.uncancel() <= self._before and kind is asyncio.CancelledError:
-            raise TimedOut(f"'{self._name}': took longer than {show(self._delay_ms)}") from error
+            raise TimedOut(f"'{self._name}': took longer than {humanize_duration(self._delay_ms)}") from error

@@ -15,8 +15,8 @@ from batchflow.core.batch import NewBatch
 from batchflow.core.flow import FlowControl
 from batchflow.core.message import Message
 from batchflow.core.run import Step
-from batchflow.core.settlement import Effect, Settled, Settlement
-from batchflow.core.store import Verdict
+from batchflow.core.settlement import Effect, Settlement, SettleResult
+from batchflow.core.store import RecordResult
 from batchflow.errors import StoreError
 
 ORDER = (
@@ -203,13 +203,15 @@ class WriteVerbs(ABC):
         """See the protocol."""
         return list(await self._enqueue("publish", messages))
 
-    def record(self, claim: str, fence: int, step: Step, effects: tuple[Effect, ...] = ()) -> "asyncio.Future[Verdict]":
+    def record(
+        self, claim: str, fence: int, step: Step, effects: tuple[Effect, ...] = ()
+    ) -> "asyncio.Future[RecordResult]":
         """See the protocol."""
         if effects:
             return self._enqueue("record_with_effects", claim, fence, step, effects)
         return self._enqueue("record", claim, fence, step)
 
-    def settle(self, settlement: Settlement) -> "asyncio.Future[Settled]":
+    def settle(self, settlement: Settlement) -> "asyncio.Future[SettleResult]":
         """See the protocol."""
         return self._enqueue("settle", settlement)
 

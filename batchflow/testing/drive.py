@@ -5,7 +5,7 @@ import itertools
 from typing import NamedTuple
 
 from batchflow.app import Batchflow
-from batchflow.core.message import Claimed
+from batchflow.core.message import ClaimResult
 from batchflow.core.store import Store
 from batchflow.engine.dispatcher import Dispatcher
 from batchflow.engine.observers import CountingObserver
@@ -48,9 +48,9 @@ async def drive(app: Batchflow, clock: ManualClock, *, rounds: int = 10_000, unt
     store = app.engine.store
     begun = clock.now()
     worker = f"drive-{next(_numbers)}"
-    await store.enlist(worker, LEASE_MS)
+    await store.register(worker, LEASE_MS)
     dispatcher, tally = app.engine.make_dispatcher(worker), CountingObserver()
-    with app.engine.observers.telling(tally):
+    with app.engine.observers.observing(tally):
         for _ in range(rounds):
             claimed = await _claim_until_crash(store, dispatcher)
             if not claimed.claims and not await _advance_clock(store, worker, claimed.next_due, clock, until):
@@ -59,12 +59,12 @@ async def drive(app: Batchflow, clock: ManualClock, *, rounds: int = 10_000, unt
             raise StillWaiting(
                 f"not at rest after {rounds} rounds and {clock.now() - begun} ms: {await _describe_remaining(store)}"
             )
-    await store.dismiss(worker)
+    await store.deregister(worker)
     waiting = {flow.limits.key or "": flow.waiting for flow in await store.flows() if flow.waiting}
     return DriveResult(tally.claims, tally.endings, clock.now() - begun, waiting)
 
 
-async def _claim_until_crash(store: Store, dispatcher: Dispatcher) -> Claimed:
+async def _claim_until_crash(store: Store, dispatcher: Dispatcher) -> ClaimResult:
     """Claim once and execute all the claims."""
     if not isinstance(store, StoreProxy):
         return await _run_round(dispatcher)
@@ -82,7 +82,7 @@ async def _claim_until_crash(store: Store, dispatcher: Dispatcher) -> Claimed:
     raise ProcessCrashed("the store's process died, as the test wants it")
 
 
-async def _cancel_round(store: StoreProxy, dispatcher: Dispatcher, round: "asyncio.Future[Claimed]") -> None:
+async def _cancel_round(store: StoreProxy, dispatcher: Dispatcher, round: "asyncio.Future[ClaimResult]") -> None:
     """Cancel what is running, after a crash or at the cancellation of the test."""
     round.cancel()
     await asyncio.gather(round, return_exceptions=True)
@@ -90,7 +90,7 @@ async def _cancel_round(store: StoreProxy, dispatcher: Dispatcher, round: "async
     await dispatcher.stop(0)
 
 
-async def _run_round(dispatcher: Dispatcher) -> Claimed:
+async def _run_round(dispatcher: Dispatcher) -> ClaimResult:
     claimed = await dispatcher.claim_once()
     await dispatcher.join()
     return claimed
@@ -112,7 +112,7 @@ async def _advance_clock(
     if not times:
         return False
     clock.move_to(min(times))
-    await store.enlist(worker, LEASE_MS)
+    await store.register(worker, LEASE_MS)
     return await store.expire() > 0 or next_due is not None
 
 

@@ -16,8 +16,8 @@ from batchflow.batch.bound import Workflow
 from batchflow.batch.handle import BatchHandle
 from batchflow.batch.status import BatchSummary
 from batchflow.core.duration import Duration, to_ms
-from batchflow.core.spelling import did_you_mean
 from batchflow.core.store import Store
+from batchflow.core.suggestions import did_you_mean
 from batchflow.errors import ConfigurationError
 from batchflow.serve.functions import ServedFunction
 from batchflow.serve.runs import RunHandle
@@ -136,7 +136,7 @@ class Environment:
             stack.callback(self._overrides.close)
             # A lifespan that is entered in the test starts no worker, which would work in real time.
             app.worker = False
-            engine.stand_in, engine.caller = self._steps.replace, self._caller
+            engine.step_override, engine.caller = self._steps.replace, self._caller
             self._caller.limit = engine.limit
             stack.push_async_callback(close)
             stack.push_async_callback(self._caller.close)
@@ -395,7 +395,7 @@ class Environment:
         for batch in await store.batches(limit=_BATCHES):
             if (workflow := self.app.workflows.get(batch.workflow)) is not None:
                 record = self._batch_record(workflow.batch(batch.id))
-                if batch.is_final and record.ended is None:
+                if batch.items_ended and record.ended is None:
                     record.ended = BatchSummary.of(batch)
                     record.results.update([result async for result in record.handle.results()])
 

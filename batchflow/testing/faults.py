@@ -8,12 +8,12 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 
-from batchflow.core.call import CALL
-from batchflow.core.message import Claim, Claimed
+from batchflow.core.call import CALL_DESTINATION
+from batchflow.core.message import Claim, ClaimResult
 from batchflow.core.run import Step
-from batchflow.core.settlement import Effect, Settled, Settlement, released
-from batchflow.core.spelling import did_you_mean
-from batchflow.core.store import Renew, Store, Verdict
+from batchflow.core.settlement import Effect, Settlement, SettleResult, released
+from batchflow.core.store import RecordResult, Renew, Store
+from batchflow.core.suggestions import did_you_mean
 from batchflow.errors import ConfigurationError, StoreUnavailable
 from batchflow.testing.history import History
 from batchflow.testing.records import RunRecord
@@ -25,7 +25,7 @@ class ProcessCrashed(BaseException):
     """The process crashed at a verb, as the test wanted. `drive` raises it, and no `except Exception` stops it."""
 
 
-_NOT_VERBS = {"close", "lasting", "on_change", "renewing"}
+_NOT_VERBS = {"close", "is_durable", "on_change", "renewing"}
 VERBS = (*(name for name in dir(Store) if not name.startswith("_") and name not in _NOT_VERBS), "renew")
 """The verbs of a store that can fail."""
 
@@ -91,9 +91,9 @@ class StoreProxy(_Verbs):
     # Members that are not verbs, or that take another way
 
     @property
-    def lasting(self) -> bool:
+    def is_durable(self) -> bool:
         """See the protocol."""
-        return self.store.lasting
+        return self.store.is_durable
 
     async def close(self) -> None:
         """See the protocol; it works after a crash too, so that a test can tidy up."""
@@ -107,11 +107,11 @@ class StoreProxy(_Verbs):
         """See the protocol."""
         return self.store.renewing()
 
-    def record(self, claim: str, fence: int, step: Step, effects: tuple[Effect, ...] = ()) -> Awaitable[Verdict]:
+    def record(self, claim: str, fence: int, step: Step, effects: tuple[Effect, ...] = ()) -> Awaitable[RecordResult]:
         """See the protocol."""
         return self._call_write("record", lambda: self.store.record(claim, fence, step, effects))
 
-    def settle(self, settlement: Settlement) -> Awaitable[Settled]:
+    def settle(self, settlement: Settlement) -> Awaitable[SettleResult]:
         """See the protocol."""
         return self._call_write("settle", lambda: self.store.settle(settlement))
 
@@ -256,7 +256,7 @@ class FaultPlan:
 
     def is_delivered_twice(self, claim: Claim) -> bool:
         """Count the delivery of a claim; tell if its message is to be delivered a second time meanwhile."""
-        if claim.destination == CALL or claim.id in self._redelivered:
+        if claim.destination == CALL_DESTINATION or claim.id in self._redelivered:
             self._redelivered.discard(claim.id)
             return False
         self.deliveries += 1
@@ -305,7 +305,7 @@ class ProcessStore(StoreProxy):
     async def close(self) -> None:
         """Do nothing: the state in memory has to outlive a stop of the app."""
 
-    async def claim(self, worker: str, destinations: Sequence[str], limit: int) -> Claimed:
+    async def claim(self, worker: str, destinations: Sequence[str], limit: int) -> ClaimResult:
         """See the protocol; this applies double, late and reordered deliveries."""
         claimed = await self._call_verb("claim", lambda: self.store.claim(worker, destinations, limit))
         for claim in claimed.claims:
@@ -317,7 +317,7 @@ class ProcessStore(StoreProxy):
             return self._reschedule(claimed)
         return claimed
 
-    def _reschedule(self, claimed: Claimed) -> Claimed:
+    def _reschedule(self, claimed: ClaimResult) -> ClaimResult:
         now = self._history.now_ms()
         late = now + self._faults.late_ms
         self._delayed += [(self._due.pop(claim.id, late), claim) for claim in claimed.claims]
@@ -330,19 +330,19 @@ class ProcessStore(StoreProxy):
         for held in delivered:
             self._delayed.remove(held)
         dues = [due for due, _ in self._delayed] + ([] if claimed.next_due is None else [claimed.next_due])
-        return Claimed([claim for _, claim in delivered], min(dues, default=None))
+        return ClaimResult([claim for _, claim in delivered], min(dues, default=None))
 
-    async def dismiss(self, worker: str) -> None:
+    async def deregister(self, worker: str) -> None:
         """See the protocol; delayed claims of the worker stay delayed for the next one, until the same time."""
         self._due.update((claim.id, due) for due, claim in self._delayed)
         self._delayed.clear()
-        await self._call_verb("dismiss", lambda: self.store.dismiss(worker))
+        await self._call_verb("dismiss", lambda: self.store.deregister(worker))
 
-    def record(self, claim: str, fence: int, step: Step, effects: tuple[Effect, ...] = ()) -> Awaitable[Verdict]:
+    def record(self, claim: str, fence: int, step: Step, effects: tuple[Effect, ...] = ()) -> Awaitable[RecordResult]:
         """See the protocol."""
         return self._record(claim, fence, step, effects)
 
-    async def _record(self, claim: str, fence: int, step: Step, effects: tuple[Effect, ...]) -> Verdict:
+    async def _record(self, claim: str, fence: int, step: Step, effects: tuple[Effect, ...]) -> RecordResult:
         if self.died.is_set():
             await self._hang("record")
         death = self._faults.crash_at(claim, [step])
@@ -355,11 +355,11 @@ class ProcessStore(StoreProxy):
             await self._crash("record")
         return verdict
 
-    def settle(self, settlement: Settlement) -> Awaitable[Settled]:
+    def settle(self, settlement: Settlement) -> Awaitable[SettleResult]:
         """See the protocol."""
         return self._settle(settlement)
 
-    async def _settle(self, settlement: Settlement) -> Settled:
+    async def _settle(self, settlement: Settlement) -> SettleResult:
         if self.died.is_set():
             await self._hang("settle")
         death = self._faults.crash_at(settlement.id, [*settlement.steps, *self._final_step(settlement)])
@@ -375,7 +375,7 @@ class ProcessStore(StoreProxy):
     def _final_step(self, settlement: Settlement) -> list[str]:
         """Return the name of an item's last step, which is settled with the item and never in its journal."""
         run: RunRecord[object] | None = self._history.runs.get(settlement.id)
-        if run is None or not run.item or settlement.ending not in ("done", "answered", "dead"):
+        if run is None or not run.item or settlement.ending not in ("done", "failed", "dead"):
             return []
         return [record.name for record in run.history if record.name not in run.journal]
 

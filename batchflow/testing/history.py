@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic_core import from_json
 
-from batchflow.core.call import CALL, CallRequest
+from batchflow.core.call import CALL_DESTINATION, CallRequest
 from batchflow.core.message import Claim
 from batchflow.core.run import Run, Step, StepKind
 from batchflow.core.settlement import Effect, Listen, Settlement
@@ -17,7 +17,7 @@ from batchflow.testing.records import FINAL_STATES, RunRecord, StepRecord
 
 _STATES: Mapping[str, Literal["completed", "failed", "cancelled"]] = {
     "done": "completed",
-    "answered": "failed",
+    "failed": "failed",
     "dead": "failed",
     "cancelled": "cancelled",
 }
@@ -99,7 +99,7 @@ class History:
 
     def on_claim(self, claim: Claim) -> None:
         """Record the claim of a message by a worker."""
-        if claim.destination == CALL:
+        if claim.destination == CALL_DESTINATION:
             return
         run = self.run(claim.id, claim.destination, batch=claim.batch, item=claim.item)
         run.is_layer = claim.batch is not None and claim.number < 0

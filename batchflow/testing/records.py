@@ -11,9 +11,9 @@ from pydantic_core import from_json
 from batchflow.batch.handle import BatchHandle
 from batchflow.batch.status import BatchSummary
 from batchflow.core.codec import Codec
-from batchflow.core.duration import show
+from batchflow.core.duration import humanize_duration
 from batchflow.core.run import RunState, Step, StepKind, StepState
-from batchflow.core.spelling import did_you_mean
+from batchflow.core.suggestions import did_you_mean
 
 Result = TypeVar("Result")
 FINAL_STATES: frozenset[RunState] = frozenset({"completed", "failed", "cancelled"})
@@ -194,7 +194,7 @@ def _ended(run: RunRecord[Any], start: datetime) -> Iterable[Sequence[str]]:
 def _waiting(run: RunRecord[Any], start: datetime) -> Iterable[Sequence[str]]:
     for step in run.journal.values():
         if step.state == "pending" and run.state not in FINAL_STATES:
-            until = f"until +{show(step.due - _ms(start))}" if step.due else ""
+            until = f"until +{humanize_duration(step.due - _ms(start))}" if step.due else ""
             yield step.name, step.kind, "pending", until, step.error or ""
 
 
@@ -227,7 +227,7 @@ def _cut(text: str) -> str:
 
 
 def _since(start: datetime, at: datetime) -> str:
-    return f"+{show(_ms(at) - _ms(start))}"
+    return f"+{humanize_duration(_ms(at) - _ms(start))}"
 
 
 def _ms(at: datetime) -> int:

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from typing import Any, NamedTuple, TypeAlias
 
 from batchflow.app import open_store
-from batchflow.core.clock import Clock
+from batchflow.core.ports import Clock
 from batchflow.core.store import Store
 from batchflow.errors import ConfigurationError
 from batchflow.settings import Settings

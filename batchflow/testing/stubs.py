@@ -7,8 +7,8 @@ from typing import Any, Literal, Protocol, TypeAlias
 
 from pydantic_core import to_json
 
-from batchflow.core.call import Body, CallAnswer, CallRequest
-from batchflow.core.spelling import did_you_mean
+from batchflow.core.call import Body, CallRequest, CallResult
+from batchflow.core.suggestions import did_you_mean
 from batchflow.engine.delivery import HttpCaller
 from batchflow.errors import ConfigurationError, NonRetryable
 from batchflow.testing.history import History
@@ -161,12 +161,12 @@ class StubCaller(HttpCaller):
         self._history = history
         self._allow_network = allow_network
 
-    async def _call(self, request: CallRequest, id: str) -> CallAnswer:
+    async def _call(self, request: CallRequest, id: str) -> CallResult:
         run, _, number = id.rpartition(".")
         self._history.calls[run, int(number)] = request
         stub = self.stubs.pick(run, lambda target: target == request.step or request.url.startswith(target))
         if stub is not None:
-            answer: CallAnswer = await stub.act(request)
+            answer: CallResult = await stub.act(request)
             return answer
         if self._allow_network:
             return await super()._call(request, id)
@@ -178,15 +178,15 @@ class StubCaller(HttpCaller):
         raise NonRetryable(sentence)
 
 
-def call_response(status: int, body: object, headers: Mapping[str, str] | None) -> Callable[..., Awaitable[CallAnswer]]:
+def call_response(status: int, body: object, headers: Mapping[str, str] | None) -> Callable[..., Awaitable[CallResult]]:
     """Make a stub that answers a call: text and bytes as they are, anything else as JSON, or by a function of it."""
 
-    async def answer(request: CallRequest) -> CallAnswer:
+    async def answer(request: CallRequest) -> CallResult:
         content, kind = _content(body(request) if callable(body) else body)
         named = {name.lower(): value for name, value in (headers or {}).items()}
         if kind:
             named.setdefault("content-type", kind)
-        return CallAnswer(status=status, headers=named, body=Body.of(content))
+        return CallResult(status=status, headers=named, body=Body.of(content))
 
     return answer
 

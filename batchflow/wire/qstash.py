@@ -6,7 +6,7 @@ from typing import Any
 from batchflow.core.duration import Duration, to_ms
 from batchflow.core.flow import FlowControl
 from batchflow.core.retry import RetryPolicy
-from batchflow.core.spelling import slips
+from batchflow.core.suggestions import find_typos
 from batchflow.errors import ConfigurationError, InputError
 
 RUN_ID = "Upstash-Workflow-RunId"
@@ -121,7 +121,7 @@ def _named(error: ConfigurationError, headers: Mapping[str, str], default: str) 
 
 
 def _reject_typo(name: str) -> None:
-    for _, meant in slips([name.removeprefix(_PREFIX)], _SHORT_NAMES):
+    for _, meant in find_typos([name.removeprefix(_PREFIX)], _SHORT_NAMES):
         raise InputError(f"unknown header '{name}'; did you mean '{_SHORT_NAMES[meant]}'?", field=name)
 
 

@@ -246,7 +246,7 @@ async def test_a_value_that_was_stored_under_a_higher_limit_is_read(
         assert await after.run(run.id).wait(timeout=5) == LIMIT
         with pytest.raises(TooLarge):
             await app.child.trigger(OVER)
-    assert second.endpoint.limit.most == LIMIT
+    assert second.endpoint.limit.max_bytes == LIMIT
 
 
 async def test_a_body_over_http_may_have_what_a_value_may(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 from batchflow import Batchflow, WorkflowContext
 from batchflow.core.retry import RetryPolicy
 from batchflow.errors import RunFailed
-from batchflow.logs import logger, said
+from batchflow.logs import logger, safe_str
 from batchflow.serve.functions import ServedFunction
 
 Processor = Callable[[Any, str, Any], Any]
@@ -129,8 +129,8 @@ class _Mute(Exception):
 @pytest.mark.parametrize("error", [ValueError, SystemExit, GeneratorExit])
 def test_what_an_exception_says_can_always_be_read(error: type[BaseException]) -> None:
     """Whatever its `__str__` does."""
-    assert said(ValueError("a")) == "a"
-    assert said(_Mute(error)) == f"(its text cannot be read: {error.__name__})"
+    assert safe_str(ValueError("a")) == "a"
+    assert safe_str(_Mute(error)) == f"(its text cannot be read: {error.__name__})"
 
 
 async def test_the_log_of_a_run_takes_what_structlog_takes() -> None:

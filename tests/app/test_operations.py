@@ -364,6 +364,6 @@ async def test_a_wait_without_an_end_leaves_the_run_due_never(shop: Shop) -> Non
     await shop.pay.trigger(Order(number=1))
     await shop.drive()
     store = shop.flow.engine.store
-    await store.enlist("w", 1_000)
+    await store.register("w", 1_000)
     claimed = await store.claim("w", ["/pay"], 10)
     assert (list(claimed.claims), claimed.next_due) == ([], None)

@@ -21,7 +21,7 @@ PLACES = {
 @pytest.mark.parametrize(("url", "place"), PLACES.items(), ids=PLACES)
 def test_a_place_shows_no_password(url: str, place: str) -> None:
     """It is the URL where there is none."""
-    assert Settings.load(url=url).place == place
+    assert Settings.load(url=url).display_url == place
 
 
 @pytest.mark.parametrize("name", ["mail", "mail-eu.1_a:b@c", "x" * 80])

@@ -8,15 +8,14 @@ from typing import Any, Literal, TypeVar
 
 from batchflow.batch.bound import Workflow
 from batchflow.core.batch import Batch, Counts, Item, ItemState, NewBatch
+from batchflow.core.codec import DEFAULT_SIZE_LIMIT
 from batchflow.core.flow import FlowStatus
 from batchflow.core.ids import complete_id, item_run_id
-from batchflow.core.limit import DEFAULT
-from batchflow.core.message import Claim, DeadLetter, Message
+from batchflow.core.message import Claim, DeadLetter, Message, WorkerStatus
 from batchflow.core.ports import Threads
-from batchflow.core.run import Journal, Run, RunQuery, Step, Waiter, merged, ripen
-from batchflow.core.settlement import Effect, Enter, Page, Publish, Settlement, StartItems, Walked
-from batchflow.core.store import Ledger, Verdict
-from batchflow.core.worker import WorkerStatus
+from batchflow.core.run import Journal, Run, RunQuery, Step, Waiter, apply_arrivals, merge_steps
+from batchflow.core.settlement import Effect, FinishEntry, FinishWalk, Publish, RecordPage, Settlement, StartItems
+from batchflow.core.store import Ledger, RecordResult
 from batchflow.engine.watchers import Watchers
 from batchflow.serve.endpoint import Endpoint, Runtime
 from tests.batch.job import Clock, Job, NoChance
@@ -27,7 +26,7 @@ T = TypeVar("T")
 class Model:
     """A client to trigger and ask with, a journal to record in, and a worker that `drive` lets run until it is idle."""
 
-    limit = DEFAULT
+    limit = DEFAULT_SIZE_LIMIT
     ledger: Ledger | None = None
 
     def __init__(self, threads: Threads) -> None:
@@ -100,7 +99,7 @@ class Model:
 
     async def under_way(self, open_dedup: str) -> str | None:
         found = (job for job in self.jobs.values() if job.new.open_dedup == open_dedup)
-        return next((job.new.id for job in found if not job.batch.is_final), None)
+        return next((job.new.id for job in found if not job.batch.items_ended), None)
 
     async def batch(self, id: str) -> Batch | None:
         return self.jobs[id].batch if id in self.jobs else None
@@ -112,7 +111,7 @@ class Model:
         self, *, workflow: str | None = None, label: str | None = None, open_only: bool = False, limit: int = 50
     ) -> Sequence[Batch]:
         found = [job.batch for job in reversed(self.jobs.values()) if workflow in (None, job.batch.workflow)]
-        return [it for it in found if not (open_only and it.is_final) and label in (None, it.label)][:limit]
+        return [it for it in found if not (open_only and it.items_ended) and label in (None, it.label)][:limit]
 
     async def items(
         self, batch: str, *, state: ItemState | None = None, after: int = -1, limit: int = 100
@@ -122,7 +121,7 @@ class Model:
 
     async def cancel_batch(self, id: str) -> bool:
         job = self.jobs[id]
-        if job.batch.is_final:
+        if job.batch.items_ended:
             return False
         job.batch = replace(job.batch, state="cancelled", working=0, ended_at=self.now())
         self.queue = deque(it for it in self.queue if it[0].batch != id)
@@ -178,8 +177,8 @@ class Model:
 
     # The journal's port
 
-    async def record(self, claim: str, fence: int, step: Step, effects: tuple[Effect, ...] = ()) -> Verdict:
-        self.journals[claim] = merged(self.journals.get(claim, ()), (step,))
+    async def record(self, claim: str, fence: int, step: Step, effects: tuple[Effect, ...] = ()) -> RecordResult:
+        self.journals[claim] = merge_steps(self.journals.get(claim, ()), (step,))
         for effect in effects:
             await self._apply(effect)
         return "recorded"
@@ -204,7 +203,7 @@ class Model:
     def _claim(self, message: Message, number: int) -> Claim:
         job = self.jobs.get(message.batch or "")
         journal = self.journals.get(message.id, ())
-        self.journals[message.id] = journal = merged(journal, ripen(journal, self.now()))
+        self.journals[message.id] = journal = merge_steps(journal, apply_arrivals(journal, self.now()))
         return Claim(
             id=message.id,
             fence=1,
@@ -219,7 +218,7 @@ class Model:
         )
 
     async def _settle(self, settlement: Settlement, message: Message, number: int) -> None:
-        self.journals[message.id] = merged(self.journals.get(message.id, ()), settlement.steps)
+        self.journals[message.id] = merge_steps(self.journals.get(message.id, ()), settlement.steps)
         if settlement.ending in ("retry", "suspended", "parked"):
             self.failures[message.id] = self.failures.get(message.id, 0) + (settlement.ending == "retry")
             self.queue.append((replace(message, not_before=settlement.due), number))
@@ -235,11 +234,11 @@ class Model:
 
     async def _apply(self, effect: Effect) -> None:
         match effect:
-            case Enter(batch, total):
+            case FinishEntry(batch, total):
                 job = self.jobs[batch]
                 job.entered = True
                 job.batch = replace(job.batch, state="open", total=total)
-            case Page(batch, eligible, already_processed, duplicates, left_out, chunks):
+            case RecordPage(batch, eligible, already_processed, duplicates, left_out, chunks):
                 job = self.jobs[batch]
                 job.count(
                     eligible=eligible, already_processed=already_processed, duplicates=duplicates, left_out=left_out
@@ -247,7 +246,7 @@ class Model:
                 job.batch = replace(job.batch, pages=job.batch.pages + 1, chunks=job.batch.chunks + chunks)
             case StartItems(batch, first, ids):
                 self._start(self.jobs[batch], first, ids)
-            case Walked(batch, total):
+            case FinishWalk(batch, total):
                 job = self.jobs[batch]
                 job.batch = replace(job.batch, total=total)
                 self.queue.extend((message, -1) for message in self.held)
@@ -272,7 +271,7 @@ class Model:
     def _end(self, job: Job, settlement: Settlement, number: int) -> None:
         if number < 0:
             self._work(job.new.id, -1)
-            if settlement.ending == "dead" and not job.batch.is_final:
+            if settlement.ending == "dead" and not job.batch.items_ended:
                 job.batch = replace(job.batch, state="failed", error=settlement.error, ended_at=self.now())
         else:
             state: ItemState = "succeeded" if settlement.ending == "done" else "failed"
@@ -285,7 +284,7 @@ class Model:
         self._complete(job)
 
     def _complete(self, job: Job) -> None:
-        if job.batch.is_final or not job.entered or job.batch.working or job.batch.counts.open:
+        if job.batch.items_ended or not job.entered or job.batch.working or job.batch.counts.open:
             return
         job.batch = replace(job.batch, state="completed", ended_at=self.now())
         if job.new.complete:

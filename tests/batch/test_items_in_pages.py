@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from batchflow import Batchflow, BatchWorkflow, FlowControl, NonRetryable, NoParams, Page, WorkflowContext
 from batchflow.batch.arguments import id_text
-from batchflow.core.limit import Limit
+from batchflow.core.codec import SizeLimit
 from batchflow.errors import ConfigurationError, InputError
 from batchflow.testing import Environment
 
@@ -159,7 +159,7 @@ async def test_an_item_that_cannot_be_kept_breaks_the_page_off(flow: Batchflow, 
             return Page(items={"u1": item})
 
     greet = flow.add(Odd())
-    flow.engine.limit = Limit(4_000)
+    flow.engine.limit = SizeLimit(4_000)
     async with Environment(flow) as env:
         summary = (await env.run(greet)).summary
         assert summary.state == "failed"

@@ -242,7 +242,7 @@ class Stage:
             found = await self.flow.engine.store.batch(batch.id)
         except StoreUnavailable:
             return False
-        return found is not None and found.is_final and not found.working
+        return found is not None and found.items_ended and not found.working
 
     async def _all_work(self) -> bool:
         enlisted = await self._enlisted()

@@ -55,7 +55,7 @@ class Crowd:
     async def open(self) -> None:
         await self._store.open()
         for worker in self._busy:
-            await self._store.enlist(worker, LEASE_MS)
+            await self._store.register(worker, LEASE_MS)
 
     async def turn(self) -> None:
         """Settle what has ended, then claim what there is room for."""

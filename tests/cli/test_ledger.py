@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import pytest
 from fakeredis import FakeAsyncRedis
 
-from batchflow.core.ledger import Mark
+from batchflow.core.batch import Mark
 from batchflow.engine.clock import SystemClock
 from batchflow.stores.redis import keys, old_ledger
 from batchflow.stores.sqlite import SqliteStore

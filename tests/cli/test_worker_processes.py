@@ -86,11 +86,11 @@ def left(url: str) -> list[Claim]:
     async def claim() -> list[Claim]:
         store = open_store(Settings.load(url=url), SystemClock())
         await store.open()
-        await store.enlist("next", 60_000)
+        await store.register("next", 60_000)
         # A limit on the rate would give out one at a time.
         await store.pin(FlowControl(key="greet.execute", rate=1_000_000))
         claimed = await store.claim("next", ["/greet/execute-user"], 1_000)
-        await store.dismiss("next")
+        await store.deregister("next")
         await store.close()
         return list(claimed.claims)
 

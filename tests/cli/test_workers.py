@@ -25,8 +25,8 @@ def working(command: CommandLine) -> Generator[None]:
 
     async def work() -> None:
         await store.open()
-        await store.enlist("mail-2", 60_000, 100)
-        await store.enlist("mail-1", 0)
+        await store.register("mail-2", 60_000, 100)
+        await store.register("mail-1", 0)
         await store.publish([Message(id=id, destination="/mail", flow=FREE) for id in ("a", "b")])
         await store.publish([Message(id="c", destination="/post", flow=FREE)])
         await store.claim("mail-2", ["/mail", "/post"], 10)
@@ -66,7 +66,7 @@ def test_threads_that_hang_are_shown(command: CommandLine, count: int, told: str
 
     async def work() -> None:
         await store.open()
-        await store.enlist("mail", 60_000, 100)
+        await store.register("mail", 60_000, 100)
         await renewed(store, "mail", 60_000, (), count)
 
     with asyncio.Runner() as runner:

@@ -4,7 +4,7 @@ import asyncio
 
 from batchflow.core import ids, settlement
 from batchflow.core.batch import Counts
-from batchflow.core.settlement import Enter, Page, Publish, StartItems
+from batchflow.core.settlement import FinishEntry, Publish, RecordPage, StartItems
 from tests.conformance.scene import Cases, Scene, message, names, new_batch
 
 
@@ -84,11 +84,11 @@ class BatchCases(Cases):
         entry = await scene.enter()
         page = message(ids.page_id("bat_a", 1), batch="bat_a")
         scene.clock.advance("1s")
-        await scene.done(entry, Enter("bat_a", total=2), Publish((page,)))
+        await scene.done(entry, FinishEntry("bat_a", total=2), Publish((page,)))
         batch = await scene.batch()
         assert (batch.state, batch.started_at, batch.total, batch.working) == ("open", scene.now, 2, 1)
         walk = await scene.claim_one(page.id)
-        await scene.done(walk, Page("bat_a", 2, chunks=1), StartItems("bat_a", 0, ("u1", "u2")))
+        await scene.done(walk, RecordPage("bat_a", 2, chunks=1), StartItems("bat_a", 0, ("u1", "u2")))
         batch = await scene.batch()
         assert (batch.state, batch.pages, batch.chunks, batch.working) == ("sealed", 1, 1, 0)
         one, two = await scene.items()
@@ -96,14 +96,16 @@ class BatchCases(Cases):
         scene.clock.advance("1s")
         assert (await scene.done(two)).ended_batch == "bat_a"
         batch = await scene.batch()
-        assert (batch.state, batch.ended_at, batch.is_final) == ("completed", scene.now, True)
+        assert (batch.state, batch.ended_at, batch.items_ended) == ("completed", scene.now, True)
 
     async def test_batch_adds_up_once_it_is_sealed(self, scene: Scene) -> None:
         """`eligible` is the sum of all the others, whatever became of the ids."""
         await scene.start(["other"], id="bat_b")
         entry = await scene.enter()
-        pages = Page("bat_a", 12, already_processed=2, duplicates=1, left_out=3, chunks=1)
-        await scene.done(entry, Enter("bat_a"), pages, StartItems("bat_a", 0, ("u1", "other", "u1", "u2", "u3", "u4")))
+        pages = RecordPage("bat_a", 12, already_processed=2, duplicates=1, left_out=3, chunks=1)
+        await scene.done(
+            entry, FinishEntry("bat_a"), pages, StartItems("bat_a", 0, ("u1", "other", "u1", "u2", "u3", "u4"))
+        )
         claims = {claim.item: claim for claim in await scene.items() if claim.batch == "bat_a"}
         await scene.done(claims["u1"])
         await scene.dead(claims["u2"])
@@ -142,12 +144,14 @@ class BatchCases(Cases):
         """Although every item known so far has ended."""
         entry = await scene.enter()
         page = message(ids.page_id("bat_a", 1), batch="bat_a")
-        await scene.done(entry, Enter("bat_a"), Publish((page,)), Page("bat_a", 1), StartItems("bat_a", 0, ("u1",)))
+        await scene.done(
+            entry, FinishEntry("bat_a"), Publish((page,)), RecordPage("bat_a", 1), StartItems("bat_a", 0, ("u1",))
+        )
         (item,) = await scene.items()
         assert (await scene.done(item)).ended_batch is None
         assert (await scene.batch()).state == "open"
         walk = await scene.claim_one(page.id)
-        assert (await scene.done(walk, Page("bat_a", 0))).ended_batch == "bat_a"
+        assert (await scene.done(walk, RecordPage("bat_a", 0))).ended_batch == "bat_a"
 
     async def test_settle_publishes_the_completion_exactly_once(self, scene: Scene) -> None:
         """However many items end in the same moment, and however often each is settled."""
@@ -171,7 +175,7 @@ class BatchCases(Cases):
 
     async def test_settle_puts_the_completion_under_its_own_key(self, scene: Scene) -> None:
         """With the limits the batch was opened with."""
-        flow = new_batch().complete_flow.named("free")
+        flow = new_batch().complete_flow.with_default_key("free")
         await scene.start([], complete_flow=flow)
         await scene.store.pause("free")
         assert await scene.completions() == []
@@ -180,11 +184,13 @@ class BatchCases(Cases):
         """Items that have started go on; then the batch has failed, and says why."""
         entry = await scene.enter()
         page = message(ids.page_id("bat_a", 1), batch="bat_a")
-        await scene.done(entry, Enter("bat_a"), Publish((page,)), Page("bat_a", 1), StartItems("bat_a", 0, ("u1",)))
+        await scene.done(
+            entry, FinishEntry("bat_a"), Publish((page,)), RecordPage("bat_a", 1), StartItems("bat_a", 0, ("u1",))
+        )
         (item,) = await scene.items()
         await scene.dead(await scene.claim_one(page.id), "Boom: page")
         batch = await scene.batch()
-        assert (batch.is_final, batch.error) == (False, "Boom: page")
+        assert (batch.items_ended, batch.error) == (False, "Boom: page")
         assert (await scene.done(item)).ended_batch == "bat_a"
         batch = await scene.batch()
         assert (batch.state, batch.error, batch.counts.succeeded) == ("failed", "Boom: page", 1)

@@ -2,7 +2,7 @@
 
 from batchflow.core import ids, settlement
 from batchflow.core.flow import FlowControl
-from batchflow.core.settlement import Enter, Page, Publish, StartItems
+from batchflow.core.settlement import FinishEntry, Publish, RecordPage, StartItems
 from tests.conformance.scene import Cases, Scene, message, new_batch
 
 
@@ -116,7 +116,7 @@ class CancelCases(Cases):
         """Items, layers, what is published while it is paused; other batches under its keys go on."""
         entry = await scene.enter()
         page = message(ids.page_id("bat_a", 0), batch="bat_a")
-        await scene.done(entry, Enter("bat_a"), Page("bat_a", 2), StartItems("bat_a", 0, ("u1", "u2")))
+        await scene.done(entry, FinishEntry("bat_a"), RecordPage("bat_a", 2), StartItems("bat_a", 0, ("u1", "u2")))
         (one,) = await scene.items(1)
         assert await scene.store.pause_batch("bat_a")
         assert (await scene.batch()).paused
@@ -141,7 +141,7 @@ class CancelCases(Cases):
         """It undoes the pause and nothing else."""
         entry = await scene.enter()
         chunk = message(ids.chunk_id("bat_a", 0, 0), batch="bat_a", held=True)
-        await scene.done(entry, Enter("bat_a"), Page("bat_a", 1), Publish((chunk,)))
+        await scene.done(entry, FinishEntry("bat_a"), RecordPage("bat_a", 1), Publish((chunk,)))
         assert await scene.store.pause_batch("bat_a")
         assert await scene.store.resume_batch("bat_a")
         assert await scene.next_due() is None

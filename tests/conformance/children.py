@@ -6,12 +6,12 @@ import pytest
 
 from batchflow.core import ids, settlement
 from batchflow.core.message import LOSS_LIMIT, Claim
-from batchflow.core.settlement import Enter, Page, Publish, Settlement, StartItems
+from batchflow.core.settlement import FinishEntry, Publish, RecordPage, Settlement, StartItems
 from tests.conformance.scene import Cases, Scene, message, ran, waiting
 
 ENDS: dict[str, tuple[str, str | None, str | None]] = {
     "done": ("done", '{"n":1}', None),
-    "answered": ("failed", "null", "Gone: no"),
+    "failed": ("failed", "null", "Gone: no"),
     "dead": ("failed", None, "Boom: no"),
     "cancelled": ("cancelled", None, None),
 }
@@ -22,8 +22,8 @@ def end(claim: Claim, ending: str) -> Settlement:
     match ending:
         case "done":
             return settlement.done(claim, '{"n":1}')
-        case "answered":
-            return settlement.answered(claim, "Gone: no", "null")
+        case "failed":
+            return settlement.failed(claim, "Gone: no", "null")
         case "dead":
             return settlement.dead(claim, "Boom: no")
         case _:
@@ -106,7 +106,7 @@ class ChildCases(Cases):
         await scene.invoke_batch(parent, "bat_a")
         await scene.suspend(parent)
         (entry,) = await scene.claim(destinations=("entry",))
-        await scene.done(entry, Enter("bat_a"), Page("bat_a", 1, chunks=1), StartItems("bat_a", 0, ("u1",)))
+        await scene.done(entry, FinishEntry("bat_a"), RecordPage("bat_a", 1, chunks=1), StartItems("bat_a", 0, ("u1",)))
         (item,) = await scene.items()
         assert (entry.depth, item.depth) == (1, 1)
         await scene.done(item)
@@ -156,7 +156,7 @@ class ChildCases(Cases):
         assert (await scene.batch()).label is None
         assert (await scene.batch()).working == 1
 
-    @pytest.mark.parametrize("ending", ["done", "answered", "dead"])
+    @pytest.mark.parametrize("ending", ["done", "failed", "dead"])
     async def test_settle_of_a_parent_otherwise_leaves_its_children(self, scene: Scene, ending: str) -> None:
         """Only a cancelled one takes them along."""
         parent = await scene.leased("p")

@@ -46,7 +46,7 @@ class ClaimCases(Cases):
 
     async def test_claim_gives_each_message_to_one_worker(self, scene: Scene) -> None:
         """Claims of two workers at the same moment have nothing in common."""
-        await scene.store.enlist("w2", 30_000)
+        await scene.store.register("w2", 30_000)
         await scene.publish(*(f"m{number:02d}" for number in range(20)))
         ones, twos = await asyncio.gather(scene.claim(15), scene.claim(15, worker="w2"))
         assert len(ones) + len(twos) == 20
@@ -120,7 +120,7 @@ class ClaimCases(Cases):
             assert len(await scene.claim()) == 3
             scene.clock.advance(f"{LEASE_MS}ms")
             await scene.store.expire()
-            await scene.store.enlist(scene.worker, LEASE_MS)
+            await scene.store.register(scene.worker, LEASE_MS)
         await scene.publish("d")
         assert names(await scene.claim()) == ["d"]
         assert await scene.claim() == []
@@ -144,7 +144,7 @@ class ClaimCases(Cases):
         await scene.claim_one("poison")
         scene.clock.advance(f"{LEASE_MS}ms")
         await scene.store.expire()
-        await scene.store.enlist(scene.worker, LEASE_MS)
+        await scene.store.register(scene.worker, LEASE_MS)
         assert (await scene.claim_one("other")).losses == 0
         assert await scene.claim() == []
         scene.clock.advance("2s")
@@ -264,7 +264,7 @@ class ClaimCases(Cases):
         claim = await self._counted(scene, claim, step)
         await scene.suspend(claim, until=due)
         scene.clock.move_to(due)
-        await scene.store.enlist(scene.worker, 30_000)
+        await scene.store.register(scene.worker, 30_000)
         await self._starts_again(scene, claim.id, "timeout" if timer == "timeout" else "done")
 
     async def test_claim_after_each_of_many_timers_has_all_attempts(self, scene: Scene) -> None:
@@ -321,9 +321,9 @@ class ClaimCases(Cases):
     async def test_claim_gives_a_dismissed_worker_nothing(self, scene: Scene) -> None:
         """Until it enlists again."""
         await scene.publish("a")
-        await scene.store.dismiss("w1")
+        await scene.store.deregister("w1")
         assert await scene.claim() == []
-        await scene.store.enlist("w1", 30_000)
+        await scene.store.register("w1", 30_000)
         await scene.claim_one("a")
 
     async def test_claim_says_since_when_the_message_runs(self, scene: Scene) -> None:

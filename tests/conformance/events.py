@@ -7,7 +7,7 @@ import pytest
 
 from batchflow.core import settlement
 from batchflow.core.message import Claim
-from batchflow.core.settlement import Accept, Ending, Listen, Settlement
+from batchflow.core.settlement import AcceptWebhook, Ending, Listen, Settlement
 from batchflow.core.store import KEPT_EVENTS
 from tests.conformance.scene import Cases, Scene, names, ran, sleeping, waiting
 
@@ -238,7 +238,7 @@ class EventCases(Cases):
         assert await scene.store.run("a") is None
         await self._nothing_is_left(scene)
 
-    @pytest.mark.parametrize("ending", ["done", "answered", "cancelled"])
+    @pytest.mark.parametrize("ending", ["done", "failed", "cancelled"])
     async def test_notify_finds_nothing_of_a_run_that_has_ended(self, scene: Scene, ending: Ending) -> None:
         """Neither its waits nor what was kept or had come for it is left to a later run of its id."""
         claim = await scene.leased("a")
@@ -253,7 +253,7 @@ class EventCases(Cases):
         await scene.dead(claim)
         assert list(await scene.store.waiters("sent")) == []
         scene.clock.advance("1d")
-        await scene.store.enlist(scene.worker, 30_000)
+        await scene.store.register(scene.worker, 30_000)
         assert await scene.store.prune(1_000) == 1
         await self._nothing_is_left(scene)
 
@@ -262,7 +262,7 @@ class EventCases(Cases):
         await scene.store.notify("paid", "1")
         await scene.listen(claim, "sent", number=2)
         await scene.store.notify("paid", "2", claim.id)
-        await scene.record(claim, ran(3, "hook", position=1), Accept("secret"))
+        await scene.record(claim, ran(3, "hook", position=1), AcceptWebhook("secret"))
 
     async def _nothing_is_left(self, scene: Scene) -> None:
         assert list(await scene.store.notify("sent", "9")) == []

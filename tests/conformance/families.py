@@ -6,7 +6,7 @@ import pytest
 
 from batchflow.core import settlement
 from batchflow.core.run import Step
-from batchflow.core.settlement import Enter, Listen, Page, Publish, StartItems
+from batchflow.core.settlement import FinishEntry, Listen, Publish, RecordPage, StartItems
 from tests.conformance.scene import Cases, Scene, message, names, ran, waiting
 
 
@@ -38,7 +38,7 @@ class FamilyCases(Cases):
         assert await scene.store.run("g") is None
         assert await scene.next_due() is None
 
-    @pytest.mark.parametrize("ends", ["cancelled", "suspended", "lost", "dismissed"])
+    @pytest.mark.parametrize("ends", ["cancelled", "suspended", "lost", "deregistered"])
     async def test_cancel_run_of_a_leased_parent_reaches_its_children(self, scene: Scene, ends: str) -> None:
         """Once it has ended, in whatever way it does; its batch has ended as well."""
         parent = await scene.leased("p")
@@ -49,9 +49,9 @@ class FamilyCases(Cases):
         match ends:
             case "lost":
                 await scene.lose()
-            case "dismissed":
-                await scene.store.dismiss("w1")
-                await scene.store.enlist("w1", 30_000)
+            case "deregistered":
+                await scene.store.deregister("w1")
+                await scene.store.register("w1", 30_000)
             case "suspended":
                 await scene.suspend(parent)
             case _:
@@ -66,7 +66,9 @@ class FamilyCases(Cases):
         await scene.invoke_batch(parent, "bat_a")
         await scene.suspend(parent)
         (entry,) = await scene.claim(destinations=("entry",))
-        await scene.done(entry, Enter("bat_a"), Page("bat_a", 2, chunks=1), StartItems("bat_a", 0, ("u1", "u2")))
+        await scene.done(
+            entry, FinishEntry("bat_a"), RecordPage("bat_a", 2, chunks=1), StartItems("bat_a", 0, ("u1", "u2"))
+        )
         (item,) = await scene.items(1)
         assert await scene.store.cancel_run("p")
         assert (await scene.batch()).state == "cancelling"

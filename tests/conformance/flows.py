@@ -42,7 +42,7 @@ class FlowCases(Cases):
         """However many claim at the same moment."""
         workers = [f"w{number}" for number in range(2, 7)]
         for worker in workers:
-            await scene.store.enlist(worker, 30_000)
+            await scene.store.register(worker, 30_000)
         await scene.publish(*"abcdefgh", flow=FlowControl(key="three", parallelism=3))
         claims = await asyncio.gather(*(scene.claim(worker=worker) for worker in workers))
         assert sum(len(some) for some in claims) == 3

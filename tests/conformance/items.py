@@ -6,7 +6,7 @@ import pytest
 
 from batchflow.core import ids, settlement
 from batchflow.core.batch import Item
-from batchflow.core.settlement import Enter, Page, Publish, StartItems, Walked
+from batchflow.core.settlement import FinishEntry, FinishWalk, Publish, RecordPage, StartItems
 from tests.conformance.scene import Cases, Scene, message
 
 
@@ -27,7 +27,7 @@ class ItemCases(Cases):
         claims = await scene.items()
         scene.clock.advance("1s")
         await scene.done(claims[0], result='{"text":"ü"}')
-        await scene.store.settle(settlement.answered(claims[1], "gone", '{"success":false}'))
+        await scene.store.settle(settlement.failed(claims[1], "gone", '{"success":false}'))
         await scene.dead(claims[2], "Boom: no")
         await scene.store.settle(settlement.cancelled(claims[3]))
         at = scene.now
@@ -51,14 +51,14 @@ class ItemCases(Cases):
         """An id that comes again, in the same effect, the same moment or later, is a duplicate."""
         entry = await scene.enter()
         pages = tuple(message(f"bat_a.p{number}", batch="bat_a") for number in range(3))
-        await scene.done(entry, Enter("bat_a"), Publish(pages))
+        await scene.done(entry, FinishEntry("bat_a"), Publish(pages))
         one, two, three = await scene.claim()
         await asyncio.gather(
-            scene.done(one, Page("bat_a", 3), StartItems("bat_a", 0, ("u1", "u2", "u1"))),
-            scene.done(two, Page("bat_a", 2), StartItems("bat_a", 3, ("u2", "u3"))),
+            scene.done(one, RecordPage("bat_a", 3), StartItems("bat_a", 0, ("u1", "u2", "u1"))),
+            scene.done(two, RecordPage("bat_a", 2), StartItems("bat_a", 3, ("u2", "u3"))),
         )
         await scene.done((await scene.items())[0])
-        await scene.done(three, Page("bat_a", 2), StartItems("bat_a", 5, ("u1", "u3")))
+        await scene.done(three, RecordPage("bat_a", 2), StartItems("bat_a", 5, ("u1", "u3")))
         assert sorted(id for id, _ in await scene.states()) == ["u1", "u2", "u3"]
         counts = await scene.counts()
         assert (counts.eligible, counts.started, counts.duplicates) == (7, 3, 4)
@@ -75,7 +75,7 @@ class ItemCases(Cases):
         """Which of the batches was opened first does not matter."""
         entry = await scene.enter("bat_a")
         await scene.start(["u1"], id="bat_b")
-        await scene.done(entry, Enter("bat_a"), Page("bat_a", 1), StartItems("bat_a", 0, ("u1",)))
+        await scene.done(entry, FinishEntry("bat_a"), RecordPage("bat_a", 1), StartItems("bat_a", 0, ("u1",)))
         assert (await scene.counts("bat_a")).in_flight == 1
         assert len(await scene.items()) == 1
 
@@ -89,7 +89,7 @@ class ItemCases(Cases):
         await scene.store.mark("welcome", ["u3"], 1)
         scene.clock.advance("1ms")
         walked = StartItems("bat_a", 0, ("u1", "u2", "u3"))
-        await scene.done(entry, Enter("bat_a"), Page("bat_a", 3), walked)
+        await scene.done(entry, FinishEntry("bat_a"), RecordPage("bat_a", 3), walked)
         assert await scene.states("bat_a") == [("u3", "open")]
         assert (await scene.counts("bat_a")).already_processed == 2
 
@@ -97,7 +97,7 @@ class ItemCases(Cases):
         """Items that were left out since a ledger beside the store has marked them meanwhile."""
         entry = await scene.enter("bat_a")
         walked = StartItems("bat_a", 0, ("u1",), already_processed=2)
-        await scene.done(entry, Enter("bat_a"), Page("bat_a", 3), walked)
+        await scene.done(entry, FinishEntry("bat_a"), RecordPage("bat_a", 3), walked)
         counts = await scene.counts("bat_a")
         assert (counts.open, counts.already_processed) == (1, 2)
 
@@ -107,7 +107,7 @@ class ItemCases(Cases):
         await scene.start(["u2"], id="bat_b", force=True)
         entry = await scene.enter("bat_a")
         walked = StartItems("bat_a", 0, ("u1", "u2", "u3"), marked=("u1", "u2"))
-        await scene.done(entry, Enter("bat_a"), Page("bat_a", 3), walked)
+        await scene.done(entry, FinishEntry("bat_a"), RecordPage("bat_a", 3), walked)
         counts = await scene.counts("bat_a")
         assert (counts.open, counts.in_flight, counts.already_processed) == (1, 1, 1)
 
@@ -141,7 +141,7 @@ class ItemCases(Cases):
         """At each attempt, until it has ended."""
         entry = await scene.enter("bat_a")
         walked = StartItems("bat_a", 0, ("u1", "u2"), data=('{"n":1}', None))
-        await scene.done(entry, Enter("bat_a"), Page("bat_a", 2), walked)
+        await scene.done(entry, FinishEntry("bat_a"), RecordPage("bat_a", 2), walked)
         one, two = await scene.items()
         assert (one.data, two.data) == ('{"n":1}', None)
         await scene.store.settle(settlement.retry(one, scene.now, "Boom: no"))
@@ -165,10 +165,10 @@ class ItemCases(Cases):
         entry = await scene.enter("bat_a")
         chunk = message(ids.chunk_id("bat_a", 0, 0), batch="bat_a", held=True)
         page = message(ids.page_id("bat_a", 1), batch="bat_a")
-        await scene.done(entry, Enter("bat_a"), Page("bat_a", 1), Publish((chunk, page)))
+        await scene.done(entry, FinishEntry("bat_a"), RecordPage("bat_a", 1), Publish((chunk, page)))
         last = await scene.claim_one(page.id)
         assert await scene.next_due() is None
-        await scene.done(last, Walked("bat_a", 7))
+        await scene.done(last, FinishWalk("bat_a", 7))
         assert (await scene.batch()).total == 7
         await scene.claim_one(chunk.id)
 
@@ -176,7 +176,7 @@ class ItemCases(Cases):
         """And so does a walk that broke off, once nothing else of it is at work."""
         entry = await scene.enter("bat_a")
         chunk = message(ids.chunk_id("bat_a", 0, 0), batch="bat_a", held=True)
-        await scene.done(entry, Enter("bat_a"), Page("bat_a", 1), Publish((chunk,)))
+        await scene.done(entry, FinishEntry("bat_a"), RecordPage("bat_a", 1), Publish((chunk,)))
         assert await scene.store.cancel_batch("bat_a")
         assert (await scene.batch()).state == "cancelled"
 
@@ -185,7 +185,7 @@ class ItemCases(Cases):
         entry = await scene.enter("bat_a")
         chunk = message(ids.chunk_id("bat_a", 0, 0), batch="bat_a", held=True)
         page = message(ids.page_id("bat_a", 1), batch="bat_a")
-        await scene.done(entry, Enter("bat_a"), Page("bat_a", 1), Publish((chunk, page)))
+        await scene.done(entry, FinishEntry("bat_a"), RecordPage("bat_a", 1), Publish((chunk, page)))
         await scene.dead(await scene.claim_one(page.id), "Boom: page")
         batch = await scene.batch()
         assert (batch.state, batch.error) == ("failed", "Boom: page")
@@ -202,8 +202,8 @@ class ItemCases(Cases):
         """An id runs in one of them."""
         one, two = await scene.enter("bat_a"), await scene.enter("bat_b")
         await asyncio.gather(
-            scene.done(one, Enter("bat_a"), Page("bat_a", 1), StartItems("bat_a", 0, ("u1",))),
-            scene.done(two, Enter("bat_b"), Page("bat_b", 1), StartItems("bat_b", 0, ("u1",))),
+            scene.done(one, FinishEntry("bat_a"), RecordPage("bat_a", 1), StartItems("bat_a", 0, ("u1",))),
+            scene.done(two, FinishEntry("bat_b"), RecordPage("bat_b", 1), StartItems("bat_b", 0, ("u1",))),
         )
         a, b = await scene.counts("bat_a"), await scene.counts("bat_b")
         assert (a.open + b.open, a.in_flight + b.in_flight) == (1, 1)
@@ -223,14 +223,14 @@ class ItemCases(Cases):
         await scene.store.settle(settlement.cancelled(claims[2]))
         entry = await scene.enter("bat_b")
         walked = StartItems("bat_b", 0, ("u0", "u1", "u2", "u3"), marked=("u0",))
-        await scene.done(entry, Enter("bat_b"), Page("bat_b", 4), walked)
+        await scene.done(entry, FinishEntry("bat_b"), RecordPage("bat_b", 4), walked)
         assert [id for id, _ in await scene.states("bat_b")] == ["u0", "u1", "u2"]
 
     async def test_settle_starts_nothing_in_a_batch_being_cancelled(self, scene: Scene) -> None:
         """The settlement counts, its items do not start."""
         entry = await scene.enter()
         await scene.store.cancel_batch("bat_a")
-        await scene.done(entry, Enter("bat_a"), Page("bat_a", 1), StartItems("bat_a", 0, ("u1",)))
+        await scene.done(entry, FinishEntry("bat_a"), RecordPage("bat_a", 1), StartItems("bat_a", 0, ("u1",)))
         assert await scene.states() == []
         assert (await scene.batch()).state == "cancelled"
 

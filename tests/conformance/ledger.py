@@ -1,7 +1,7 @@
 """The ledger of what is processed."""
 
 from batchflow.core import settlement
-from batchflow.core.ledger import Mark
+from batchflow.core.batch import Mark
 from tests.conformance.scene import Cases, Scene
 
 

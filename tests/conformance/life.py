@@ -51,7 +51,7 @@ class LifeCases(Cases):
         await store.publish([message("a")])
         await store.close()
         await store.open()
-        assert await store.publish([message("a")]) == [not store.lasting]
+        assert await store.publish([message("a")]) == [not store.is_durable]
         await store.close()
 
     async def test_close_leaves_a_store_that_says_so(self, clock: ManualClock) -> None:
@@ -80,8 +80,8 @@ class LifeCases(Cases):
         claim = await scene.leased("a")
         assert await _tells(told, scene.done(claim))
         await scene.leased("b")
-        assert await _tells(told, scene.store.dismiss("w1"))
-        await scene.store.enlist("w1", 1)
+        assert await _tells(told, scene.store.deregister("w1"))
+        await scene.store.register("w1", 1)
         assert await _tells(told, scene.store.unpin("free"))
         await scene.start(["u1"])
         assert await _tells(told, scene.store.cancel_batch("bat_a"))

@@ -124,7 +124,7 @@ class PublishCases(Cases):
         assert await scene.store.under_way("nightly") is None
         assert await scene.publish("c", open_dedup="nightly") == [True]
 
-    @pytest.mark.parametrize("ending", ["dead", "cancelled", "answered", "done"])
+    @pytest.mark.parametrize("ending", ["dead", "cancelled", "failed", "done"])
     async def test_publish_is_not_held_off_by_what_has_ended(self, scene: Scene, ending: Ending) -> None:
         """However it ended."""
         claim = await scene.leased("a", keep=True, open_dedup="nightly")

@@ -1,7 +1,7 @@
 """Dead letters that get another life."""
 
 from batchflow.core import ids
-from batchflow.core.settlement import Enter, Page, Publish, StartItems
+from batchflow.core.settlement import FinishEntry, Publish, RecordPage, StartItems
 from tests.conformance.scene import Cases, Scene, message, ran, sleeping
 
 
@@ -66,12 +66,12 @@ class RedriveCases(Cases):
         """Its walk is not broken any more."""
         entry = await scene.enter()
         page = message(ids.page_id("bat_a", 0), batch="bat_a")
-        await scene.done(entry, Enter("bat_a"), Publish((page,)))
+        await scene.done(entry, FinishEntry("bat_a"), Publish((page,)))
         await scene.dead(await scene.claim_one(page.id), "Boom: page")
         assert (await scene.batch()).state == "failed"
         assert await scene.store.redrive(page.id)
         again = await scene.claim_one(page.id)
-        await scene.done(again, Page("bat_a", 1), StartItems("bat_a", 0, ("u1",)))
+        await scene.done(again, RecordPage("bat_a", 1), StartItems("bat_a", 0, ("u1",)))
         (item,) = await scene.items()
         await scene.done(item)
         batch = await scene.batch()

@@ -81,7 +81,7 @@ class RunCases(Cases):
     async def test_cancel_run_of_a_layer_breaks_the_walk(self, scene: Scene) -> None:
         """A batch whose walk was ended early fails; it is neither left open nor called complete."""
         await scene.enter()
-        await scene.store.dismiss("w1")
+        await scene.store.deregister("w1")
         assert await scene.store.cancel_run(ids.entry_id("bat_a"))
         batch = await scene.batch()
         assert batch.state == "failed"
@@ -137,7 +137,7 @@ class RunCases(Cases):
                 case "dead":
                     await scene.dead(claim)
                 case "gone":
-                    await scene.store.settle(settlement.answered(claim, "Gone: no", "null"))
+                    await scene.store.settle(settlement.failed(claim, "Gone: no", "null"))
                 case _:
                     await scene.record(claim, ran(1, "one"))
         scene.clock.advance("1s")

@@ -11,11 +11,20 @@ import pytest
 
 from batchflow.core import ids, settlement
 from batchflow.core.batch import Batch, Counts, NewBatch
-from batchflow.core.clock import Clock
 from batchflow.core.flow import FlowControl, FlowStatus
-from batchflow.core.message import LOSS_WAITS_MS, Claim, Claimed, Message
+from batchflow.core.message import LOSS_WAITS_MS, Claim, ClaimResult, Message
+from batchflow.core.ports import Clock
 from batchflow.core.run import NEVER, Run, Step, StepKind
-from batchflow.core.settlement import Effect, Enter, Listen, OpenBatch, Page, Publish, Settled, StartItems
+from batchflow.core.settlement import (
+    Effect,
+    FinishEntry,
+    Listen,
+    OpenBatch,
+    Publish,
+    RecordPage,
+    SettleResult,
+    StartItems,
+)
 from batchflow.core.store import Renew, Store
 from batchflow.testing.clock import ManualClock
 
@@ -67,7 +76,7 @@ def names(claims: Iterable[Claim]) -> list[str]:
 
 @dataclass(slots=True)
 class Scene:
-    """A store that is open, with a worker enlisted."""
+    """A store that is open, with a worker registered."""
 
     store: Store
     clock: ManualClock
@@ -92,7 +101,7 @@ class Scene:
 
     async def claimed(
         self, limit: int = 100, *, worker: str | None = None, destinations: Sequence[str] = DESTINATIONS
-    ) -> Claimed:
+    ) -> ClaimResult:
         """The whole answer of a claim."""
         return await self.store.claim(worker or self.worker, destinations, limit)
 
@@ -114,11 +123,11 @@ class Scene:
         assert await self.publish(id, **changes) == [True]
         return await self.claim_one(id)
 
-    async def done(self, claim: Claim, *effects: Effect, result: str = '"ok"') -> Settled:
+    async def done(self, claim: Claim, *effects: Effect, result: str = '"ok"') -> SettleResult:
         """Settle a claim as done."""
         return await self.store.settle(settlement.done(claim, result, effects))
 
-    async def dead(self, claim: Claim, error: str = "Boom: no") -> Settled:
+    async def dead(self, claim: Claim, error: str = "Boom: no") -> SettleResult:
         """Settle a claim as dead."""
         return await self.store.settle(settlement.dead(claim, error))
 
@@ -169,13 +178,13 @@ class Scene:
         return [(step.number, step.state, step.position, step.value) for step in (await self.claim_one(id)).journal]
 
     async def lose(self) -> int:
-        """Let the lease of the scene's worker end and take its claims back; it is enlisted again.
+        """Let the lease of the scene's worker end and take its claims back; it is registered again.
 
         What was lost is due.
         """
         self.clock.advance(f"{LEASE_MS}ms")
         count = await self.store.expire()
-        await self.store.enlist(self.worker, LEASE_MS)
+        await self.store.register(self.worker, LEASE_MS)
         self.clock.advance(f"{LOSS_WAITS_MS[-1]}ms")
         return count
 
@@ -193,11 +202,11 @@ class Scene:
         (claim,) = await self.claim(1, destinations=("entry",))
         return claim
 
-    async def start(self, items: Sequence[str], id: str = "bat_a", **changes: Any) -> Settled:
+    async def start(self, items: Sequence[str], id: str = "bat_a", **changes: Any) -> SettleResult:
         """A batch whose walk is over and whose items are these."""
         entry = await self.enter(id, **changes)
-        page = Page(id, eligible=len(items), chunks=1)
-        return await self.done(entry, Enter(id), page, StartItems(id, 0, tuple(items)))
+        page = RecordPage(id, eligible=len(items), chunks=1)
+        return await self.done(entry, FinishEntry(id), page, StartItems(id, 0, tuple(items)))
 
     async def items(self, count: int = 100) -> list[Claim]:
         """Claims of items that are due."""
@@ -236,10 +245,10 @@ class Cases:
 
     @pytest.fixture
     async def scene(self, clock: ManualClock) -> AsyncIterator[Scene]:
-        """An open store with the worker `w1` enlisted."""
+        """An open store with the worker `w1` registered."""
         store = self.make_store(clock)
         await store.open()
-        await store.enlist("w1", LEASE_MS)
+        await store.register("w1", LEASE_MS)
         yield Scene(store, clock)
         await store.close()
 

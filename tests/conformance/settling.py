@@ -9,13 +9,13 @@ from batchflow.core.flow import FlowControl
 from batchflow.core.message import Claim
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.run import Run
-from batchflow.core.settlement import Ending, Publish, Settled, Settlement
+from batchflow.core.settlement import Ending, Publish, Settlement, SettleResult
 from batchflow.errors import StoreError
 from tests.conformance.scene import Cases, Scene, message, names, ran, sleeping, waiting
 
 ONE = FlowControl(key="one", parallelism=1)
 STAYING: list[Ending] = ["suspended", "retry", "parked", "released"]
-ENDING: list[Ending] = ["done", "answered", "dead", "cancelled"]
+ENDING: list[Ending] = ["done", "failed", "dead", "cancelled"]
 
 
 def ends(claim: Claim, ending: Ending, due: int = 0) -> Settlement:
@@ -23,8 +23,8 @@ def ends(claim: Claim, ending: Ending, due: int = 0) -> Settlement:
     match ending:
         case "done":
             return settlement.done(claim, '"ok"')
-        case "answered":
-            return settlement.answered(claim, "gone", '"gone"')
+        case "failed":
+            return settlement.failed(claim, "gone", '"gone"')
         case "suspended":
             return settlement.suspended(claim, due, ())
         case "retry":
@@ -46,7 +46,7 @@ class SettleCases(Cases):
     async def test_settle_gives_the_place_back(self, scene: Scene, ending: Ending) -> None:
         """However it ends, the next one of the key may start."""
         claim = await scene.leased("a", flow=ONE)
-        assert await scene.store.settle(ends(claim, ending, scene.now)) == Settled()
+        assert await scene.store.settle(ends(claim, ending, scene.now)) == SettleResult()
         assert (await scene.flow("one")).in_use == 0
 
     @pytest.mark.parametrize("ending", [*STAYING, *ENDING])
@@ -54,8 +54,8 @@ class SettleCases(Cases):
         """The second one after a lost reply; the key has given one place back, not two."""
         await scene.publish("a", "b", flow=FlowControl(key="two", parallelism=2))
         a, _ = sorted(await scene.claim())
-        assert await scene.store.settle(ends(a, ending, scene.now)) == Settled()
-        assert await scene.store.settle(ends(a, ending, scene.now)) == Settled(stale=True)
+        assert await scene.store.settle(ends(a, ending, scene.now)) == SettleResult()
+        assert await scene.store.settle(ends(a, ending, scene.now)) == SettleResult(stale=True)
         assert (await scene.flow("two")).in_use == 1
 
     @pytest.mark.parametrize("ending", [*STAYING, *ENDING])
@@ -78,7 +78,7 @@ class SettleCases(Cases):
         await scene.lose()
         held = await scene.claim_one("a")
         late = ends(lost, ending, scene.now)._replace(steps=(ran(1, "late"),), effects=(Publish((message("effect"),)),))
-        assert await scene.store.settle(late) == Settled(stale=True)
+        assert await scene.store.settle(late) == SettleResult(stale=True)
         assert (await scene.flow("one")).in_use == 1
         assert await scene.claim() == []
         await scene.store.settle(settlement.released(held))
@@ -113,7 +113,7 @@ class SettleCases(Cases):
         ("ending", "state", "result", "error"),
         [
             ("done", "completed", '"ok"', None),
-            ("answered", "failed", '"gone"', "gone"),
+            ("failed", "failed", '"gone"', "gone"),
             ("cancelled", "cancelled", None, None),
         ],
     )
@@ -291,7 +291,7 @@ class SettleCases(Cases):
         a, b, c = await scene.claim()
         await scene.store.cancel_run("c")
         await scene.store.settle(settlement.dead(a, "Boom: no", effects=(Publish((message("of a"),)),)))
-        await scene.store.settle(settlement.answered(b, "no", "1", (Publish((message("of b"),)),)))
+        await scene.store.settle(settlement.failed(b, "no", "1", (Publish((message("of b"),)),)))
         await scene.store.settle(settlement.dead(c, "Boom: no", effects=(Publish((message("of c"),)),)))
         assert sorted(names(await scene.claim())) == ["of a", "of b"]
 
@@ -333,5 +333,5 @@ class SettleCases(Cases):
         )
         assert isinstance(bad, StoreError)
         assert not bad.retryable
-        assert good == Settled()
+        assert good == SettleResult()
         assert not (await scene.done(a)).stale

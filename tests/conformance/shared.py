@@ -19,7 +19,7 @@ class SharedCases(Cases):
         """A second process on the place of `scene`, with the worker `w2`."""
         store = self.make_store(clock)
         await store.open()
-        await store.enlist("w2", LEASE_MS)
+        await store.register("w2", LEASE_MS)
         yield Scene(store, clock, worker="w2")
         await store.close()
 
@@ -41,7 +41,7 @@ class SharedCases(Cases):
         await store.open()
         scene.clock.advance(f"{LEASE_MS}ms")
         await store.expire()
-        await store.enlist("w2", LEASE_MS)
+        await store.register("w2", LEASE_MS)
         again = await Scene(store, clock, worker="w2").claim_one("a")
         assert (again.journal, again.losses) == ((ran(1, "one"),), 1)
         await store.close()
@@ -75,7 +75,7 @@ class SharedCases(Cases):
         """A process that was suspended and comes back changes nothing."""
         claim = await scene.leased("a")
         scene.clock.advance(f"{LEASE_MS}ms")
-        await second.store.enlist("w2", LEASE_MS)
+        await second.store.register("w2", LEASE_MS)
         assert await second.store.expire() == 1
         taken = await second.claim_one("a")
         assert await scene.store.record("a", claim.fence, ran(1, "one")) == "stale"
@@ -119,10 +119,10 @@ class SharedCases(Cases):
         await scene.start(["u1"], params="1", complete=None)
         await scene.done((await scene.items())[0])
         scene.clock.advance("2d")
-        await scene.store.enlist("w1", LEASE_MS)
+        await scene.store.register("w1", LEASE_MS)
         while await second.store.prune(1_000):
             pass
-        await second.store.enlist("w2", LEASE_MS)
+        await second.store.register("w2", LEASE_MS)
         await second.start(["u2"], id="bat_b", params="2", workflow="farewell", complete=None)
         (claim,) = await scene.items()
         assert (claim.batch, claim.params) == ("bat_b", "2")

@@ -6,7 +6,7 @@ import pytest
 
 from batchflow.core import settlement
 from batchflow.core.message import Claim
-from batchflow.core.settlement import Accept, Notify, Publish
+from batchflow.core.settlement import AcceptWebhook, Notify, Publish
 from tests.conformance.scene import Cases, Scene, message, ran, sleeping, waiting
 
 
@@ -192,7 +192,7 @@ class RecordCases(Cases):
         """All of them or, where the step is refused, none."""
         claim = await scene.leased("a")
         await scene.waits("b")
-        step, effects = ran(1, "one"), (Publish((message("c"),)), Accept("secret"), Notify("paid", "1"))
+        step, effects = ran(1, "one"), (Publish((message("c"),)), AcceptWebhook("secret"), Notify("paid", "1"))
         assert await scene.store.record("a", claim.fence + 1, step, effects) == "stale"
         await scene.store.cancel_run("a")
         assert await scene.store.record("a", claim.fence, step, effects) == "cancelled"

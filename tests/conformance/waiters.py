@@ -4,7 +4,7 @@ import asyncio
 
 from batchflow.core import settlement
 from batchflow.core.run import Waiter
-from batchflow.core.settlement import Accept, Listen, Notify, Unlisten
+from batchflow.core.settlement import AcceptWebhook, Listen, Notify, Unlisten
 from tests.conformance.scene import Cases, Scene, ran, waiting
 
 
@@ -55,9 +55,9 @@ class WaiterCases(Cases):
         """The first one that did, until it has ended."""
         claim = await scene.leased("a")
         assert await scene.store.webhook("secret") is None
-        await scene.record(claim, ran(1, "hook"), Accept("secret"))
+        await scene.record(claim, ran(1, "hook"), AcceptWebhook("secret"))
         other = await scene.leased("b")
-        await scene.record(other, ran(1, "hook"), Accept("secret"), Accept("another"))
+        await scene.record(other, ran(1, "hook"), AcceptWebhook("secret"), AcceptWebhook("another"))
         assert await scene.store.webhook("secret") == "a"
         assert await scene.store.webhook("another") == "b"
         await scene.done(claim)
@@ -67,7 +67,7 @@ class WaiterCases(Cases):
     async def test_webhook_outlives_suspensions_and_losses(self, scene: Scene) -> None:
         """It is for the run, not for a claim of it."""
         claim = await scene.leased("a")
-        await scene.record(claim, ran(1, "hook"), Accept("secret"))
+        await scene.record(claim, ran(1, "hook"), AcceptWebhook("secret"))
         await scene.suspend(claim, until=scene.now)
         await scene.claim_one("a")
         await scene.lose()

@@ -11,13 +11,13 @@ ONE = FlowControl(key="one", parallelism=1)
 
 
 class WorkerCases(Cases):
-    """`enlist`, `renew`, `expire`, `dismiss`, `workers`."""
+    """`register`, `renew`, `expire`, `deregister`, `workers`."""
 
     async def test_enlist_may_be_repeated(self, scene: Scene) -> None:
         """It extends the lease and keeps the claims."""
         claim = await scene.leased("a")
         scene.clock.advance(f"{LEASE_MS - 1}ms")
-        await scene.store.enlist("w1", LEASE_MS)
+        await scene.store.register("w1", LEASE_MS)
         scene.clock.advance(f"{LEASE_MS - 1}ms")
         assert await scene.store.expire() == 0
         assert not (await scene.done(claim)).stale
@@ -45,12 +45,12 @@ class WorkerCases(Cases):
         scene.clock.advance(f"{LEASE_MS}ms")
         assert await scene.store.expire() == 1
         assert not await _renew(scene)
-        await scene.store.enlist("w1", LEASE_MS)
+        await scene.store.register("w1", LEASE_MS)
         assert (await scene.done(claim)).stale
         assert await _renew(scene)
 
     async def test_renewing_answers_false_to_a_stranger(self, scene: Scene) -> None:
-        """Who was never enlisted has no lease."""
+        """Who was never registered has no lease."""
         assert not await renewed(scene.store, "stranger", LEASE_MS)
 
     async def test_renewing_takes_hung_claims_back_as_losses(self, scene: Scene) -> None:
@@ -91,7 +91,7 @@ class WorkerCases(Cases):
         """All claims of all workers whose lease has ended; the second time there is nothing left."""
         await scene.publish("a", "b", "c")
         await scene.claim(2)
-        await scene.store.enlist("w2", LEASE_MS * 10)
+        await scene.store.register("w2", LEASE_MS * 10)
         await scene.claim(2, worker="w2")
         scene.clock.advance(f"{LEASE_MS}ms")
         assert await scene.store.expire() == 2
@@ -149,16 +149,16 @@ class WorkerCases(Cases):
     async def test_dismiss_gives_claims_back_without_a_loss(self, scene: Scene) -> None:
         """Due at once, with its place in the flow key, as if it had not been claimed."""
         await scene.leased("a", flow=ONE)
-        await scene.store.dismiss("w1")
+        await scene.store.deregister("w1")
         assert (await scene.flow("one")).in_use == 0
-        await scene.store.enlist("w1", LEASE_MS)
+        await scene.store.register("w1", LEASE_MS)
         claim = await scene.claim_one("a")
         assert (claim.losses, claim.failures) == (0, 0)
 
     async def test_dismiss_makes_open_claims_stale(self, scene: Scene) -> None:
         """Whatever the worker still says of them."""
         claim = await scene.leased("a")
-        await scene.store.dismiss("w1")
+        await scene.store.deregister("w1")
         assert (await scene.done(claim)).stale
         assert await scene.store.record("a", claim.fence, ran(1, "one")) == "stale"
 
@@ -169,45 +169,45 @@ class WorkerCases(Cases):
         await scene.claim_one("a")
         await scene.lose()
         await scene.claim_one("a")
-        await scene.store.dismiss("w1")
-        await scene.store.enlist("w1", LEASE_MS)
+        await scene.store.deregister("w1")
+        await scene.store.register("w1", LEASE_MS)
         claim = await scene.claim_one("a")
         assert (claim.failures, claim.losses) == (1, 1)
 
     async def test_dismiss_may_be_repeated(self, scene: Scene) -> None:
         """And a stranger may leave as well."""
-        await scene.store.dismiss("w1")
-        await scene.store.dismiss("w1")
-        await scene.store.dismiss("stranger")
+        await scene.store.deregister("w1")
+        await scene.store.deregister("w1")
+        await scene.store.deregister("stranger")
         assert not await _renew(scene)
 
     async def test_workers_come_by_name_with_what_was_told_of_them(self, scene: Scene) -> None:
         """How many claims each means to have, and until when its lease goes."""
-        await scene.store.enlist("w3", 1)
-        await scene.store.enlist("w2", LEASE_MS, 7)
+        await scene.store.register("w3", 1)
+        await scene.store.register("w2", LEASE_MS, 7)
         found = [(it.name, it.concurrency, it.lease_until, it.lost) for it in await scene.store.workers()]
         ends = scene.now + LEASE_MS
         assert found == [("w1", 0, ends, False), ("w2", 7, ends, False), ("w3", 0, scene.now + 1, False)]
 
     async def test_workers_are_known_since_they_were_enlisted(self, scene: Scene) -> None:
-        """To enlist again changes that as little as a heartbeat does; both are the last that was heard of it."""
+        """To register again changes that as little as a heartbeat does; both are the last that was heard of it."""
         began = scene.now
-        await scene.store.enlist("w1", LEASE_MS, 3)
+        await scene.store.register("w1", LEASE_MS, 3)
         scene.clock.advance("1s")
         await _renew(scene)
         (worker,) = await scene.store.workers()
         assert (worker.since, worker.seen_at, worker.lease_until) == (began, scene.now, scene.now + LEASE_MS)
         scene.clock.advance("1s")
-        await scene.store.enlist("w1", LEASE_MS, 9)
+        await scene.store.register("w1", LEASE_MS, 9)
         (worker,) = await scene.store.workers()
         assert (worker.since, worker.seen_at, worker.concurrency) == (began, scene.now, 9)
 
     async def test_workers_show_how_many_of_their_threads_hang(self, scene: Scene) -> None:
-        """As the last heartbeat told; to enlist again is none."""
+        """As the last heartbeat told; to register again is none."""
         (worker,) = await scene.store.workers()
         assert worker.hanging == 0
         assert await renewed(scene.store, "w1", LEASE_MS, (), 3)
-        await scene.store.enlist("w1", LEASE_MS, 9)
+        await scene.store.register("w1", LEASE_MS, 9)
         (worker,) = await scene.store.workers()
         assert (worker.concurrency, worker.hanging) == (9, 3)
         assert await renewed(scene.store)
@@ -216,7 +216,7 @@ class WorkerCases(Cases):
 
     async def test_workers_show_what_they_hold_by_destination(self, scene: Scene) -> None:
         """Items as well as messages, from the claim to the settlement, whichever that is; what waits is nobody's."""
-        await scene.store.enlist("w2", LEASE_MS)
+        await scene.store.register("w2", LEASE_MS)
         await scene.publish("a", "b", "c")
         await scene.publish("d", destination="other")
         claims = await scene.claim()
@@ -243,13 +243,13 @@ class WorkerCases(Cases):
         await scene.store.expire()
         assert list(await scene.store.workers()) == []
         scene.clock.advance("1s")
-        await scene.store.enlist("w1", LEASE_MS)
+        await scene.store.register("w1", LEASE_MS)
         assert [it.since for it in await scene.store.workers()] == [scene.now]
 
     async def test_workers_leave_out_who_was_dismissed_and_who_was_never_there(self, scene: Scene) -> None:
         """A stranger that renews is none."""
         await renewed(scene.store, "stranger", LEASE_MS)
-        await scene.store.dismiss("w1")
+        await scene.store.deregister("w1")
         assert list(await scene.store.workers()) == []
 
 

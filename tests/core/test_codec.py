@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import AliasChoices, AliasPath, BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, computed_field
 
-from batchflow.core.codec import Codec, describe, return_type
+from batchflow.core.codec import Codec, return_type, type_name
 from batchflow.errors import ConfigurationError, UnserializableError
 
 STEP = "step 'x:process-item' of 'welcome'"
@@ -195,7 +195,7 @@ def test_type_without_a_json_form_is_refused_when_its_codec_is_made(annotation: 
     ],
 )
 def test_type_is_described_in_short(annotation: Any, name: str) -> None:
-    assert describe(annotation) == name
+    assert type_name(annotation) == name
     assert repr(Codec.of(annotation)) == f"Codec({name})"
 
 

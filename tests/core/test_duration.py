@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchflow.core.duration import LONGEST_MS, Duration, show, spell, to_ms
+from batchflow.core.duration import MAX_DURATION_MS, Duration, format_duration, humanize_duration, to_ms
 from batchflow.errors import ConfigurationError
 
 HOW = "write seconds such as 10, text such as '500ms', '10s', '2h30m' or '7d', or a timedelta"
@@ -36,7 +36,7 @@ HOW = "write seconds such as 10, text such as '500ms', '10s', '2h30m' or '7d', o
         (timedelta(microseconds=1_500), 2),
         (timedelta(microseconds=1), 1),
         (0.0001, 1),
-        ("36500d", LONGEST_MS),
+        ("36500d", MAX_DURATION_MS),
     ],
 )
 def test_duration_is_read_in_every_form(written: Duration, ms: int) -> None:
@@ -76,13 +76,13 @@ def test_duration_that_is_none_is_refused_with_what_to_write(written: Any, fault
     assert str(refused.value) == f"'first' {fault}; {HOW}"
 
 
-@given(st.integers(0, LONGEST_MS))
+@given(st.integers(0, MAX_DURATION_MS))
 def test_spelling_is_read_back_to_the_same_number(ms: int) -> None:
-    assert to_ms(spell(ms), option="x") == ms
+    assert to_ms(format_duration(ms), option="x") == ms
     assert to_ms(timedelta(milliseconds=ms), option="x") == ms
 
 
-@given(st.integers(0, LONGEST_MS // 1_000))
+@given(st.integers(0, MAX_DURATION_MS // 1_000))
 def test_whole_seconds_are_exact_however_they_are_written(seconds: int) -> None:
     assert {to_ms(form, option="x") for form in (seconds, float(seconds), f"{seconds}s")} == {seconds * 1_000}
 
@@ -92,7 +92,7 @@ def test_whole_seconds_are_exact_however_they_are_written(seconds: int) -> None:
     [(0, "0s"), (1_500, "1s500ms"), (60_000, "1m"), (90_000, "1m30s"), (3_900_000, "1h5m"), (604_800_000, "7d")],
 )
 def test_spelling_is_the_shortest_exact_text(ms: int, text: str) -> None:
-    assert spell(ms) == text
+    assert format_duration(ms) == text
 
 
 @pytest.mark.parametrize(
@@ -117,11 +117,11 @@ def test_spelling_is_the_shortest_exact_text(ms: int, text: str) -> None:
     ],
 )
 def test_duration_is_shown_to_people_in_two_units_at_most(ms: int, text: str) -> None:
-    assert show(ms) == text
+    assert humanize_duration(ms) == text
 
 
-@given(st.integers(1, LONGEST_MS))
+@given(st.integers(1, MAX_DURATION_MS))
 def test_what_is_shown_is_within_a_twentieth_of_the_duration(ms: int) -> None:
-    shown = show(ms)
+    shown = humanize_duration(ms)
     assert shown.count(" ") <= 1
     assert to_ms(shown, option="x") == pytest.approx(ms, rel=0.05)

@@ -283,9 +283,9 @@ def test_limits_have_a_repr_to_paste() -> None:
 
 
 def test_limits_take_a_key_unless_they_name_one() -> None:
-    assert FlowControl(rate=5).named("welcome.execute") == FlowControl(rate=5, key="welcome.execute")
-    assert FlowControl(rate=5, key="mail").named("welcome.execute") == FlowControl(rate=5, key="mail")
-    assert FlowControl(rate=5, period="2s").named("a").period_ms == 2_000
+    assert FlowControl(rate=5).with_default_key("welcome.execute") == FlowControl(rate=5, key="welcome.execute")
+    assert FlowControl(rate=5, key="mail").with_default_key("welcome.execute") == FlowControl(rate=5, key="mail")
+    assert FlowControl(rate=5, period="2s").with_default_key("a").period_ms == 2_000
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,7 @@
 
 import pytest
 
-from batchflow.core.replay import Replay
-from batchflow.core.run import Step, StepKind
+from batchflow.core.run import Replay, Step, StepKind
 from batchflow.errors import ReplayError
 
 CURE = (
@@ -23,9 +22,9 @@ def pending(number: int, name: str, due: int, kind: StepKind = "run") -> Step:
 def test_new_steps_are_numbered_in_the_order_they_are_asked_for() -> None:
     """1, 2, … whatever their kind, and pending."""
     replay = Replay()
-    assert replay.ask("a", "run") == Step(1, "a", "run", "pending")
-    assert replay.ask("b", "sleep") == Step(2, "b", "sleep", "pending")
-    assert replay.begin("c") == 3
+    assert replay.request("a", "run") == Step(1, "a", "run", "pending")
+    assert replay.request("b", "sleep") == Step(2, "b", "sleep", "pending")
+    assert replay.request_fresh("c") == 3
 
 
 @pytest.mark.parametrize(
@@ -41,39 +40,39 @@ def test_new_steps_are_numbered_in_the_order_they_are_asked_for() -> None:
 def test_recorded_steps_keep_their_numbers(journal: list[Step], asked: list[str], numbers: list[int]) -> None:
     """No two steps of a run have one number, in whatever order the code asks for them now."""
     replay = Replay(journal)
-    assert [replay.ask(name, "run").number for name in asked] == numbers
+    assert [replay.request(name, "run").number for name in asked] == numbers
 
 
 def test_outcomes_come_back_in_recorded_order() -> None:
     """By position, not by number, and without what is pending."""
     replay = Replay([done(1, "a", 3), pending(2, "b", 9), done(3, "c", 1), done(4, "d", 2)])
     handed: list[str] = []
-    while replay.upcoming is not None:
-        handed.append(replay.hand_out().name)
+    while replay.next_outcome is not None:
+        handed.append(replay.take_next().name)
     assert handed == ["c", "d", "a"]
 
 
 def test_positions_go_on_after_the_last_recorded_one() -> None:
     """Also after a gap that a crash has left."""
     replay = Replay([done(1, "a", 1), done(2, "b", 4)])
-    assert [replay.place(), replay.place()] == [5, 6]
+    assert [replay.next_position(), replay.next_position()] == [5, 6]
 
 
 def test_a_step_is_asked_for_as_it_is_recorded() -> None:
     """Outcome or retry to come, the code gets the recorded step."""
     steps = [done(1, "a", 1), pending(2, "b", 9)]
     replay = Replay(steps)
-    assert [replay.ask("a", "run"), replay.ask("b", "run")] == steps
+    assert [replay.request("a", "run"), replay.request("b", "run")] == steps
 
 
 @pytest.mark.parametrize("journal", [[], [done(1, "charge", 1)]])
 def test_a_name_is_used_once(journal: list[Step]) -> None:
     """The second request of a name is refused, recorded or not."""
     replay = Replay(journal)
-    replay.ask("charge", "run")
-    assert replay.begin("charge") == 0
+    replay.request("charge", "run")
+    assert replay.request_fresh("charge") == 0
     with pytest.raises(ReplayError) as caught:
-        replay.ask("charge", "run")
+        replay.request("charge", "run")
     assert str(caught.value) == (
         "step 'charge' is asked for twice in one run; give every step a name of its own, "
         "in a loop for example f'charge:{id}'"
@@ -83,7 +82,7 @@ def test_a_name_is_used_once(journal: list[Step]) -> None:
 def test_a_step_of_another_kind_is_refused() -> None:
     """What was recorded, what was found, and what to write."""
     with pytest.raises(ReplayError) as caught:
-        Replay([done(1, "pause", 1, "sleep")]).ask("pause", "run")
+        Replay([done(1, "pause", 1, "sleep")]).request("pause", "run")
     assert str(caught.value) == (
         "step 'pause' is recorded as a sleep and the code now asks for it as a run; give the new step another name"
     )
@@ -91,7 +90,7 @@ def test_a_step_of_another_kind_is_refused() -> None:
 
 def test_only_a_run_without_a_journal_begins() -> None:
     """`begin` leaves everything else to `ask`."""
-    assert Replay([pending(1, "a", 5)]).begin("b") == 0
+    assert Replay([pending(1, "a", 5)]).request_fresh("b") == 0
 
 
 @pytest.mark.parametrize(
@@ -100,7 +99,7 @@ def test_only_a_run_without_a_journal_begins() -> None:
 )
 def test_a_mismatch_names_both_sides(waiting: list[str], said: str) -> None:
     """What is recorded next, and what the code waits for instead."""
-    assert str(Replay([done(1, "a", 7)]).mismatch(waiting)) == (
+    assert str(Replay([done(1, "a", 7)]).mismatch_error(waiting)) == (
         f"step 'a' is recorded next, at position 7, but the code does not ask for it and waits for {said}; {CURE}"
     )
 
@@ -108,21 +107,24 @@ def test_a_mismatch_names_both_sides(waiting: list[str], said: str) -> None:
 def test_recorded_steps_nobody_asked_for_are_found() -> None:
     """At the end every recorded outcome has been asked for; what is pending does not count."""
     replay = Replay([done(1, "a", 1), done(2, "b", 2), done(3, "c", 3), pending(4, "d", 9)])
-    replay.ask("a", "run")
-    assert [step.name for step in replay.unasked()] == ["b", "c"]
-    assert str(replay.leftover("returned")) == (
+    replay.request("a", "run")
+    assert [step.name for step in replay.unrequested_steps()] == ["b", "c"]
+    assert str(replay.unrequested_error("returned")) == (
         f"steps 'b' and 'c' are recorded, but the function returned without asking for them; {CURE}"
     )
-    replay.note("b")
-    assert str(replay.leftover("raised")) == (
+    replay.mark_requested("b")
+    assert str(replay.unrequested_error("raised")) == (
         f"step 'c' is recorded, but the function raised without asking for it; {CURE}"
     )
-    replay.ask("c", "run")
-    assert replay.leftover("returned") is None
+    replay.request("c", "run")
+    assert replay.unrequested_error("returned") is None
 
 
 def test_only_what_has_changed_is_written() -> None:
     """A pending step that stands in the journal just so is left out; the rest comes by number."""
     old = pending(1, "a", 5)
     replay = Replay([old, pending(2, "b", 5)])
-    assert replay.changed([pending(3, "c", 9), old, pending(2, "b", 6)]) == (pending(2, "b", 6), pending(3, "c", 9))
+    assert replay.changed_steps([pending(3, "c", 9), old, pending(2, "b", 6)]) == (
+        pending(2, "b", 6),
+        pending(3, "c", 9),
+    )

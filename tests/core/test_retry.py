@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchflow.core import expression
+from batchflow.core import retry_delay
 from batchflow.core.duration import Duration
 from batchflow.core.retry import RetryPolicy
 from batchflow.errors import ConfigurationError
@@ -217,7 +217,7 @@ def test_delay_goes_to_qstash_within_its_cap() -> None:
 
 @given(policies(), st.integers(0, 20))
 def test_expression_is_read_back_by_ourselves_to_the_same_waits(policy: RetryPolicy, retried: int) -> None:
-    assert policy.delay_ms(retried + 1) == pytest.approx(expression.evaluate(policy.expression(), retried), abs=1)
+    assert policy.delay_ms(retried + 1) == pytest.approx(retry_delay.evaluate(policy.expression(), retried), abs=1)
 
 
 def test_policy_with_a_delay_survives_pickling_and_copying() -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchflow.core.run import Arrival, Run, Step, StepKind, last_position, merged, ripen
+from batchflow.core.run import Arrival, Run, Step, StepKind, apply_arrivals, last_position, merge_steps
 
 NOW = 1_000
 
@@ -66,7 +66,7 @@ CASES: dict[str, tuple[list[Step], list[Arrival], list[tuple[int, str, int, str 
 def test_ripen_records_what_has_come(case: str) -> None:
     """Arrivals and due timers, in time order; the first that came for a step counts."""
     journal, arrivals, expected = CASES[case]
-    assert seen(ripen(journal, NOW, arrivals)) == expected
+    assert seen(apply_arrivals(journal, NOW, arrivals)) == expected
 
 
 def test_ripen_keeps_what_an_arrival_says() -> None:
@@ -74,8 +74,8 @@ def test_ripen_keeps_what_an_arrival_says() -> None:
     step = Step(3, "child", "invoke", "pending", failures=2, due=7, at=4)
     arrived = Arrival(3, "failed", "null", "Boom: no", 9)
     expected = step._replace(state="failed", position=1, value="null", error="Boom: no", at=NOW)
-    assert ripen([step], NOW, [arrived]) == [expected]
-    (cancelled,) = ripen([step], NOW, [Arrival(3, "cancelled", None, None, 9)])
+    assert apply_arrivals([step], NOW, [arrived]) == [expected]
+    (cancelled,) = apply_arrivals([step], NOW, [Arrival(3, "cancelled", None, None, 9)])
     assert (cancelled.state, cancelled.value, cancelled.error) == ("cancelled", None, None)
 
 
@@ -116,7 +116,7 @@ def test_ripen_goes_on_in_time_order(journal: list[Step], arrivals: list[Arrival
         for step in journal
         if step.state == "pending" and times(step, arrivals)
     )
-    ripe = ripen(journal, NOW, arrivals)
+    ripe = apply_arrivals(journal, NOW, arrivals)
     assert [step.number for step in ripe] == [number for _, number in expected]
     begin = last_position(journal) + 1
     assert [step.position for step in ripe] == list(range(begin, begin + len(ripe)))
@@ -128,7 +128,7 @@ def test_ripen_goes_on_in_time_order(journal: list[Step], arrivals: list[Arrival
 @given(journals(), ARRIVALS)
 def test_ripen_takes_the_first_that_came(journal: list[Step], arrivals: list[Arrival]) -> None:
     """An arrival where it was there before the time had come, else what time makes of the step."""
-    for step in ripen(journal, NOW, arrivals):
+    for step in apply_arrivals(journal, NOW, arrivals):
         first = next((arrival for arrival in arrivals if arrival.number == step.number), None)
         if first is not None and min(first.at, NOW) == min(times(step, arrivals))[0] != step.due:
             assert (step.state, step.value) == (first.state, first.value)
@@ -139,8 +139,8 @@ def test_ripen_takes_the_first_that_came(journal: list[Step], arrivals: list[Arr
 @given(journals(), ARRIVALS)
 def test_ripen_again_changes_nothing(journal: list[Step], arrivals: list[Arrival]) -> None:
     """What was recorded stands, whatever else comes for it."""
-    after = merged(journal, ripen(journal, NOW, arrivals))
-    assert ripen(after, NOW, arrivals) == []
+    after = merge_steps(journal, apply_arrivals(journal, NOW, arrivals))
+    assert apply_arrivals(after, NOW, arrivals) == []
     assert {step.number for step in after} == {step.number for step in journal}
 
 

@@ -43,7 +43,7 @@ class FakeHandler:
 
     async def deliver(self, claim: Claim, runtime: Runtime) -> Settlement | None:
         self.begun.append(claim)
-        runtime.interrupts.excuse(claim, lambda now: self.waited)
+        runtime.interrupts.set_thread_wait(claim, lambda now: self.waited)
         self.under_way += 1
         self.most = max(self.most, self.under_way)
         try:
@@ -105,5 +105,5 @@ async def memory_store(clock: ManualClock) -> SqliteStore:
     """A store in memory with the worker `w1` enlisted."""
     store = SqliteStore(":memory:", clock=clock)
     await store.open()
-    await store.enlist("w1", LEASE_MS)
+    await store.register("w1", LEASE_MS)
     return store

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from structlog.testing import capture_logs
 
-from batchflow.core.interrupts import TIMEOUT
+from batchflow.core.ports import TIMEOUT_REASON
 from batchflow.engine.dispatcher import HUNG_GRACE_S
 from batchflow.stores.sqlite import SqliteStore
 from batchflow.testing.clock import ManualClock
@@ -62,4 +62,4 @@ async def test_waiting_for_a_thread_is_not_the_time_of_an_attempt(store: SqliteS
     handler.waited = 0
     dispatching.cancel_overdue()
     await dispatching.join()
-    assert handler.cancelled_with == [TIMEOUT]
+    assert handler.cancelled_with == [TIMEOUT_REASON]

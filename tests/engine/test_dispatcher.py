@@ -4,10 +4,9 @@ import asyncio
 
 from structlog.testing import capture_logs
 
-from batchflow.core.interrupts import TIMEOUT
 from batchflow.core.message import LOSS_LIMIT, Claim
-from batchflow.core.ports import Runtime
-from batchflow.core.settlement import Ending, Settled, Settlement
+from batchflow.core.ports import TIMEOUT_REASON, Runtime
+from batchflow.core.settlement import Ending, Settlement, SettleResult
 from batchflow.engine.dispatcher import HUNG_GRACE_S
 from batchflow.errors import StoreError
 from batchflow.stores.sqlite import SqliteStore
@@ -33,7 +32,7 @@ class RefusingStore(FaultyStore):
         super().__init__(store, fail="prune")
         self.refused = set(refused)
 
-    async def settle(self, settlement: Settlement) -> Settled:
+    async def settle(self, settlement: Settlement) -> SettleResult:
         if settlement.ending in self.refused:
             self.calls["settle"] += 1
             raise StoreError(f"a column is too small for '{settlement.ending}'")
@@ -85,7 +84,7 @@ async def test_a_full_key_does_not_make_it_spin(store: SqliteStore, clock: Manua
     """What is due but has no free place is no reason to come again and again."""
     handler = FakeHandler(held=True)
     faulty = FaultyStore(store, fail="prune")
-    one = message("a").flow.named("free")
+    one = message("a").flow.with_default_key("free")
     await store.pin(type(one)(key="free", parallelism=1))
     await publish(store, 10)
     async with running(dispatcher(faulty, handler, clock), faulty):
@@ -245,7 +244,7 @@ async def test_the_sweep_cancels_what_takes_too_long(store: SqliteStore, clock: 
     for _ in range(3):
         dispatching.cancel_overdue()
         await turns(3)
-    assert handler.cancelled_with == [TIMEOUT]
+    assert handler.cancelled_with == [TIMEOUT_REASON]
     handler.gate.set()
     await dispatching.join()
 

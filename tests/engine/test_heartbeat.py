@@ -60,7 +60,7 @@ async def test_it_says_when_the_lease_was_lost(store: SqliteStore, clock: Manual
     await store.expire()
     beating.start()
     await wait_until(lambda: bool(lost), description="the loss is told of")
-    await store.enlist("w1", LEASE_MS)
+    await store.register("w1", LEASE_MS)
     told = len(lost)
     beats = faulty.calls["renew"]
     await wait_until(lambda: faulty.calls["renew"] > beats + 2, description="it beats on")

@@ -57,7 +57,7 @@ async def test_a_message_claimed_again_beside_its_stale_claim_is_settled(
                 await wait_until(lambda: len(handler.begun) == 1, description="it is claimed")
                 clock.advance(f"{LEASE_MS}ms")
                 assert await store.expire() == 1
-                await store.enlist("w1", LEASE_MS)
+                await store.register("w1", LEASE_MS)
                 dispatching.wake()
                 await wait_until(lambda: len(handler.begun) == 2, description="it is claimed again")
                 assert dispatching.active_count == 2
@@ -92,7 +92,7 @@ async def test_a_worker_that_is_known_again_looks_at_once(
     async with flow:
         (worker,) = [it for it in await store.workers() if it.name != "w1"]
         with capture_logs() as logs:
-            await store.dismiss(worker.name)
+            await store.deregister(worker.name)
             await say.trigger(NoParams())
             async with asyncio.timeout(30):
                 await executed.wait()
@@ -107,11 +107,11 @@ async def test_a_lease_is_doubtful_once_it_is_older_than_it_lasts() -> None:
     lease = WorkerLease(LEASE_MS, elapsed=lambda: now)
     asked: list[float] = []
     lease.request_renewal = lambda: asked.append(now)
-    assert not lease.is_doubtful(0)
+    assert not lease.may_have_expired(0)
     now += LEASE_MS / 1000
-    assert not lease.is_doubtful(0)
+    assert not lease.may_have_expired(0)
     now += 0.001
-    assert lease.is_doubtful(0)
+    assert lease.may_have_expired(0)
     several = asyncio.gather(*(lease.holds(0) for _ in range(3)))
     await asyncio.sleep(0)
     assert len(asked) == 3
@@ -123,7 +123,7 @@ async def test_a_lease_is_doubtful_once_it_is_older_than_it_lasts() -> None:
     lease.mark_renewed(now)
     lease.set_answer(True)
     assert await several == [True] * 3
-    assert not lease.is_doubtful(0)
+    assert not lease.may_have_expired(0)
 
 
 @pytest.mark.parametrize("answers", [True, False])
@@ -139,7 +139,7 @@ async def test_what_was_claimed_before_a_loss_may_be_anothers(answers: bool) -> 
         lease.mark_renewed(now)
     lease.set_answer(False)
     assert not await asking
-    assert lease.is_doubtful(0)
+    assert lease.may_have_expired(0)
     if answers:
         assert not await lease.holds(0)
         assert await lease.holds(lease.losses)
@@ -189,7 +189,7 @@ class OverLease:
     def __init__(self, *, holds: bool) -> None:
         self._holds = holds
 
-    def is_doubtful(self, losses: int) -> bool:
+    def may_have_expired(self, losses: int) -> bool:
         return True
 
     async def holds(self, losses: int) -> bool:

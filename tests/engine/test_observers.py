@@ -5,7 +5,7 @@ from structlog.testing import capture_logs
 
 from batchflow import Batchflow, BatchWorkflow, NoParams, Page, RetryPolicy, WorkflowContext
 from batchflow.core.message import Claim, Message
-from batchflow.core.observe import EVENTS, Observer, Observers, Where
+from batchflow.core.observe import EVENTS, FailurePoint, Observer, Observers
 from batchflow.core.run import Step
 from batchflow.core.settlement import Settlement
 from batchflow.engine.observers import CountingObserver, EngineLog
@@ -41,7 +41,7 @@ class Story(Observer):
     def step_recorded(self, claim: Claim, step: Step) -> None:
         self.told.append((f"{step.name} {step.state}", claim.id))
 
-    def attempt_failed(self, claim: Claim, error: BaseException, where: Where, step: Step | None) -> None:
+    def attempt_failed(self, claim: Claim, error: BaseException, where: FailurePoint, step: Step | None) -> None:
         self.told.append((f"{where} failed", claim.id))
 
     def settled(self, claim: Claim, settlement: Settlement) -> None:
@@ -51,10 +51,10 @@ class Story(Observer):
     def lost(self, claim: Claim) -> None:
         self.told.append(("lost", claim.id))
 
-    def store_away(self, error: BaseException, starting: bool) -> None:
+    def store_unavailable(self, error: BaseException, starting: bool) -> None:
         self.told.append(("away", str(error)))
 
-    def store_back(self, after_ms: int, starting: bool) -> None:
+    def store_recovered(self, after_ms: int, starting: bool) -> None:
         self.told.append(("back", ""))
 
     def batch_ended(self, batch: str) -> None:
@@ -94,7 +94,7 @@ async def test_an_observer_is_told_the_whole_story_of_a_batch() -> None:
     async with Batchflow("sqlite://", clock=clock, worker=False) as flow:
         greeting = flow.add(Greeting())
         flow.engine.observers.add(story)
-        with flow.engine.observers.telling(tally):
+        with flow.engine.observers.observing(tally):
             batch = await greeting.trigger()
             driven = await drive(flow, clock)
         await greeting.trigger()
@@ -145,9 +145,9 @@ def test_what_nobody_wants_to_hear_is_not_told() -> None:
     """So it costs no call; and who is told for a while is not told any more."""
     observers = Observers(EngineLog())
     wanted = {event for event in EVENTS if getattr(observers, event) is not None}
-    assert wanted == {"attempt_failed", "settled", "lost", "store_away", "store_back"}
+    assert wanted == {"attempt_failed", "settled", "lost", "store_unavailable", "store_recovered"}
     assert all(getattr(Observers(), event) is None for event in EVENTS)
-    with observers.telling(Story()):
+    with observers.observing(Story()):
         assert all(getattr(observers, event) is not None for event in EVENTS)
     assert {event for event in EVENTS if getattr(observers, event) is not None} == wanted
 

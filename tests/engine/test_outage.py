@@ -177,7 +177,7 @@ async def test_a_place_that_is_none_is_refused_at_once() -> None:
         await wait_for_store(open_, Observers())
 
 
-@pytest.mark.parametrize("verb", ["record", "settle", "dismiss"])
+@pytest.mark.parametrize("verb", ["record", "settle", "deregister"])
 async def test_a_stop_while_the_store_is_away_is_quiet(verb: str) -> None:
     """Nothing is raised, within the grace, and one line says what becomes of what was under way."""
     faulty = FaultyStore(SqliteStore(":memory:", clock=ManualClock()), fail=verb, times=100_000)
@@ -185,7 +185,7 @@ async def test_a_stop_while_the_store_is_away_is_quiet(verb: str) -> None:
     counted = Counted(flow)
     await flow.start()
     await counted.served.trigger(1)
-    if verb != "dismiss":
+    if verb != "deregister":
         await wait_until(lambda: faulty.calls[verb] >= 2, description="the store fails")
     async with asyncio.timeout(10):
         await flow.stop()

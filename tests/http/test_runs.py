@@ -10,8 +10,8 @@ from httpx import AsyncClient
 
 from batchflow import Batchflow, WorkflowContext
 from batchflow.core.codec import Codec
+from batchflow.core.message import WorkerStatus
 from batchflow.core.run import NEVER, Step
-from batchflow.core.worker import WorkerStatus
 from batchflow.errors import InputError
 from batchflow.http.bodies import PayloadReader
 from batchflow.http.schemas import StepInfo, WorkerInfo
@@ -260,8 +260,8 @@ async def test_workers_are_listed_with_what_they_hold(idle: Batchflow, idle_http
     """By name, from all processes."""
     assert (await idle_http.get("/workers")).json() == {"workers": []}
     store = idle.engine.store
-    await store.enlist("w2", 30_000, 7)
-    await store.enlist("w1", 30_000)
+    await store.register("w2", 30_000, 7)
+    await store.register("w1", 30_000)
     for payload in ("1", "2"):
         await idle_http.post("/approvals", json=payload)
     assert len((await store.claim("w2", ["/approvals"], 5)).claims) == 2

@@ -110,10 +110,10 @@ async def given_back(folder: Path) -> list[tuple[str, int, int]]:
     """The items that the stopped server has released, with failed attempts and losses."""
     flow = Batchflow(database(folder), worker=False)
     async with flow:
-        await flow.engine.store.enlist("another", 60_000)
+        await flow.engine.store.register("another", 60_000)
         claimed = await flow.engine.store.claim("another", ["/stuck/execute-user"], 100)
         left = sorted((it.item, it.failures, it.losses) for it in claimed.claims)
-        await flow.engine.store.dismiss("another")
+        await flow.engine.store.deregister("another")
     return left
 
 

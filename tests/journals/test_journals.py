@@ -3,7 +3,7 @@
 import pytest
 
 from batchflow.core.message import Claim
-from batchflow.core.ports import Runtime, Verdict
+from batchflow.core.ports import RecordResult, Runtime
 from batchflow.core.run import Step
 from batchflow.core.settlement import Effect
 from batchflow.engine.threads import ThreadPool
@@ -19,7 +19,7 @@ ENDINGS = {"completed": "done", "failed": "dead"}
 class Sealed:
     """A journal in which nothing more is recorded."""
 
-    async def record(self, claim: str, fence: int, step: Step, effects: tuple[Effect, ...] = ()) -> Verdict:
+    async def record(self, claim: str, fence: int, step: Step, effects: tuple[Effect, ...] = ()) -> RecordResult:
         """Nobody comes here."""
         raise AssertionError(f"'{step.name}' is recorded already")
 

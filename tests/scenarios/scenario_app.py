@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from batchflow import Batchflow
-from batchflow.core.call import Body, CallAnswer, CallRequest
+from batchflow.core.call import Body, CallRequest, CallResult
 from batchflow.core.message import Claim
 from batchflow.core.ports import Runtime
 from batchflow.core.run import Run
@@ -30,7 +30,7 @@ class Answering:
 
     def __init__(self) -> None:
         self.requests: list[CallRequest] = []
-        self.answer: Callable[[CallRequest], CallAnswer] = lambda request: CallAnswer(status=200)
+        self.answer: Callable[[CallRequest], CallResult] = lambda request: CallResult(status=200)
 
     @property
     def timeout_ms(self) -> int | None:
@@ -44,9 +44,9 @@ class Answering:
         return done(claim, ANSWER_CODEC.encode(self.answer(request)))
 
 
-def json_answer(text: str, status: int = 200) -> CallAnswer:
+def json_answer(text: str, status: int = 200) -> CallResult:
     """An answer with a JSON body."""
-    return CallAnswer(status=status, headers={"content-type": "application/json"}, body=Body(text=text))
+    return CallResult(status=status, headers={"content-type": "application/json"}, body=Body(text=text))
 
 
 class Scene:

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import pytest
 
 from batchflow import Batchflow
-from batchflow.core.call import Body, CallAnswer
+from batchflow.core.call import Body, CallResult
 from batchflow.core.message import Claim
-from batchflow.core.ports import Runtime, Verdict
+from batchflow.core.ports import RecordResult, Runtime
 from batchflow.core.run import Step
 from batchflow.core.settlement import Effect, Settlement, dead, done, retry
 from batchflow.core.store import Store
@@ -34,10 +34,10 @@ class NotingStore(StoreProxy):
         super().__init__(store)
         self.outcomes: set[tuple[str, str]] = set()
 
-    def record(self, claim: str, fence: int, step: Step, effects: tuple[Effect, ...] = ()) -> Awaitable[Verdict]:
+    def record(self, claim: str, fence: int, step: Step, effects: tuple[Effect, ...] = ()) -> Awaitable[RecordResult]:
         return self._record(claim, fence, step, effects)
 
-    async def _record(self, claim: str, fence: int, step: Step, effects: tuple[Effect, ...]) -> Verdict:
+    async def _record(self, claim: str, fence: int, step: Step, effects: tuple[Effect, ...]) -> RecordResult:
         verdict = await self.store.record(claim, fence, step, effects)
         if step.position and verdict == "recorded":
             self.outcomes.add((claim, step.name))
@@ -60,11 +60,11 @@ class Caller:
         *_, fails, how = request.url.split("/")
         assert claim.retry is not None
         if claim.failures >= int(fails):
-            return done(claim, ANSWER_CODEC.encode(CallAnswer(status=200, body=Body(text="hello"))))
+            return done(claim, ANSWER_CODEC.encode(CallResult(status=200, body=Body(text="hello"))))
         if claim.failures + 1 < claim.retry.attempts:
             return retry(claim, runtime.clock.now() + 1_000, "not yet")
         if how == "answered":
-            return done(claim, ANSWER_CODEC.encode(CallAnswer(status=500)))
+            return done(claim, ANSWER_CODEC.encode(CallResult(status=500)))
         return dead(claim, "nobody there")
 
 

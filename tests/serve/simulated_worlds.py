@@ -5,10 +5,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from batchflow.core.call import CALL, Body, CallAnswer
+from batchflow.core.call import CALL_DESTINATION, Body, CallResult
 from batchflow.core.codec import Codec
-from batchflow.core.ports import Runtime, Verdict
-from batchflow.core.run import Arrival, Step, merged, ripen
+from batchflow.core.ports import RecordResult, Runtime
+from batchflow.core.run import Arrival, Step, apply_arrivals, merge_steps
 from batchflow.core.settlement import Effect, Listen, Notify, Publish, Settlement, Unlisten
 from batchflow.serve.calls import ANSWER_CODEC, REQUEST_CODEC
 from batchflow.serve.endpoint import Endpoint
@@ -56,7 +56,7 @@ class Outside:
     def apply(self, effect: Effect) -> None:
         """Begin what a step waits for, or send what it sends."""
         match effect:
-            case Publish((message,)) if message.destination == CALL and message.parent is not None:
+            case Publish((message,)) if message.destination == CALL_DESTINATION and message.parent is not None:
                 failures = int(REQUEST_CODEC.decode(message.body).url.split("/")[3])
                 answered = REQUEST_CODEC.decode(message.body).url.endswith("answered")
                 number = message.parent[1]
@@ -102,7 +102,7 @@ def _answer(number: int, failures: int, answered: bool) -> Arrival:
     if failures > 2 and not answered:
         return Arrival(number, "failed", None, "ConnectError: nobody answers", 0)
     text = "" if failures > 2 else "hello"
-    answer = CallAnswer(status=500 if failures > 2 else 200, body=Body(text=text))
+    answer = CallResult(status=500 if failures > 2 else 200, body=Body(text=text))
     return Arrival(number, "done", ANSWER_CODEC.encode(answer), None, 0)
 
 
@@ -136,7 +136,7 @@ class Direct(Model):
     def runtime(self) -> Runtime:
         return Runtime(journaling=self, clock=self.clock, entropy=Even(), threads=THREADS, always_replay=self.stops)
 
-    async def record(self, claim: str, fence: int, step: Step, effects: tuple[Effect, ...] = ()) -> Verdict:
+    async def record(self, claim: str, fence: int, step: Step, effects: tuple[Effect, ...] = ()) -> RecordResult:
         """As a store, with what goes along."""
         self.effects[step.number] = effects
         return await super().record(claim, fence, step, effects)
@@ -150,7 +150,7 @@ class Direct(Model):
         """Claim, with what has come until then, and carry out."""
         self.outside.catch_up()
         self.effects.clear()
-        self.journal = merged(self.journal, ripen(self.journal, self.clock.now(), self.arrivals))
+        self.journal = merge_steps(self.journal, apply_arrivals(self.journal, self.clock.now(), self.arrivals))
         self.arrivals.clear()
         ending = await super().deliver(endpoint)
         for effect in ending.effects if ending is not None else ():

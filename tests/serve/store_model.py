@@ -9,9 +9,9 @@ from typing import Any, Literal, TypeAlias
 from batchflow.core.flow import FlowControl
 from batchflow.core.message import NO_HEADERS, Claim
 from batchflow.core.retry import RetryPolicy
-from batchflow.core.run import Journal, Step, merged, ripen
+from batchflow.core.run import Journal, Step, apply_arrivals, merge_steps
 from batchflow.core.settlement import Effect, Settlement
-from batchflow.core.store import Verdict
+from batchflow.core.store import RecordResult
 from batchflow.engine.threads import ThreadPool
 from batchflow.errors import StoreUnavailable
 from batchflow.serve.context import LayerContext
@@ -70,7 +70,7 @@ class Model:
     endings: list[Settlement | None] = field(default_factory=list[Settlement | None])
     task: "asyncio.Task[Settlement | None] | None" = None
 
-    async def record(self, claim: str, fence: int, step: Step, effects: tuple[Effect, ...] = ()) -> Verdict:
+    async def record(self, claim: str, fence: int, step: Step, effects: tuple[Effect, ...] = ()) -> RecordResult:
         """As a store that commits once per turn of the loop."""
         assert fence == self.fence, "only the claim holder records"
         self.records += 1
@@ -95,13 +95,13 @@ class Model:
         assert not step.position or all(s.position != step.position for s in others), "a position has one step"
         before = [s for s in self.journal if s.number == step.number]
         assert all(s.state == "pending" and s.name == step.name for s in before), "an outcome is recorded once"
-        self.journal = merged(self.journal, [step])
+        self.journal = merge_steps(self.journal, [step])
         self.failures = 0
 
     def claim(self) -> Claim:
         """Lease the run, with timers that are due recorded."""
         self.fence += 1
-        self.journal = merged(self.journal, ripen(self.journal, self.clock.now()))
+        self.journal = merge_steps(self.journal, apply_arrivals(self.journal, self.clock.now()))
         return Claim(
             "run_1",
             self.fence,
@@ -142,7 +142,7 @@ class Model:
 
     def _note(self, step: Step) -> None:
         assert all(s.state == "pending" for s in self.journal if s.number == step.number)
-        self.journal = merged(self.journal, [step])
+        self.journal = merge_steps(self.journal, [step])
 
     async def drive(self, endpoint: Endpoint, limit: int = 200) -> Settlement:
         """Attempts until the run has ended."""

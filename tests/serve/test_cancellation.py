@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from batchflow.core.interrupts import STOP, TIMEOUT
+from batchflow.core.ports import STOP_REASON, TIMEOUT_REASON
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.settlement import Settlement
 from batchflow.serve.context import WorkflowContext
@@ -158,12 +158,12 @@ async def test_an_attempt_that_takes_too_long_is_a_failed_one(how: str) -> None:
     for retries, kind in ((1, "retry"), (0, "dead")):
         model = Model(retry=RetryPolicy(retries=retries))
         started.clear()
-        ending = await interrupted(model, endpoint(run), started, TIMEOUT)
+        ending = await interrupted(model, endpoint(run), started, TIMEOUT_REASON)
         assert (ending.ending, first_line(ending)) == (kind, "TimeoutError: the attempt took longer than 1h")
 
 
 @pytest.mark.parametrize("how", ["finally", "except", "gather", "swallowed"])
-@pytest.mark.parametrize(("why", "ends"), [(STOP, "released"), (TIMEOUT, "retry")])
+@pytest.mark.parametrize(("why", "ends"), [(STOP_REASON, "released"), (TIMEOUT_REASON, "retry")])
 async def test_an_attempt_that_is_interrupted_starts_no_step_as_it_unwinds(how: str, why: str, ends: str) -> None:
     """Neither a compensation in `finally` nor what follows a caught cancellation; the next attempt does all again."""
     started, calls = asyncio.Event(), Calls()
@@ -217,7 +217,7 @@ async def test_an_attempt_that_is_interrupted_keeps_the_failures_of_its_steps() 
     async def run(ctx: Context) -> None:
         await asyncio.gather(ctx.run("flaky", Calls()("flaky", fails=9)), ctx.run("long", long))
 
-    ending = await interrupted(Model(retry=RetryPolicy(retries=1)), endpoint(run), started, STOP)
+    ending = await interrupted(Model(retry=RetryPolicy(retries=1)), endpoint(run), started, STOP_REASON)
     assert [(step.name, step.failures) for step in ending.steps] == [("flaky", 1)]
 
 
@@ -295,7 +295,7 @@ async def aborting(ctx: Context, started: asyncio.Event) -> None:
         group.create_task(fails())
 
 
-@pytest.mark.parametrize(("why", "ends"), [(STOP, "released"), (TIMEOUT, "dead")])
+@pytest.mark.parametrize(("why", "ends"), [(STOP_REASON, "released"), (TIMEOUT_REASON, "dead")])
 async def test_an_interruption_gets_through_a_group_that_is_aborting(why: str, ends: str) -> None:
     """Its tasks are cancelled too, as the group does not let it out."""
     started = asyncio.Event()
@@ -336,5 +336,5 @@ async def test_code_that_suppresses_its_interruption_starts_nothing() -> None:
             await ctx.run("long", long)
         return str(await ctx.run("next", calls("next")))
 
-    ending = await interrupted(Model(), endpoint(run), started, STOP)
+    ending = await interrupted(Model(), endpoint(run), started, STOP_REASON)
     assert (ending.ending, calls.made) == ("released", [])

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from batchflow.core.call import Body, CallAnswer
+from batchflow.core.call import Body, CallResult
 from batchflow.errors import InputError, UnserializableError
 from batchflow.serve.calls import CallResponse
 from batchflow.serve.waits import WebhookRequest
@@ -27,7 +27,7 @@ CASES = [
 
 
 def answered(content: bytes, kind: str, response: Any = None) -> CallResponse[Any]:
-    return CallResponse("ask", CallAnswer(status=200, headers={"content-type": kind}, body=Body.of(content)), response)
+    return CallResponse("ask", CallResult(status=200, headers={"content-type": kind}, body=Body.of(content)), response)
 
 
 def sent(content: bytes, kind: str) -> WebhookRequest:

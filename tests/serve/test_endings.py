@@ -128,7 +128,7 @@ async def test_an_answer_is_a_failure_without_a_dead_letter() -> None:
         return FailureResult("Item not found", '{"success":false}')
 
     ending = await Model().drive(endpoint(run))
-    assert (ending.ending, ending.error, ending.result) == ("answered", "Item not found", '{"success":false}')
+    assert (ending.ending, ending.error, ending.result) == ("failed", "Item not found", '{"success":false}')
 
 
 async def test_a_payload_that_does_not_fit_kills_the_run_at_once() -> None:

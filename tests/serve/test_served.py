@@ -8,8 +8,8 @@ from typing import Any, assert_type, cast
 import pytest
 from pydantic import BaseModel
 
+from batchflow.core.codec import DEFAULT_SIZE_LIMIT
 from batchflow.core.flow import FlowControl
-from batchflow.core.limit import DEFAULT
 from batchflow.core.message import Message
 from batchflow.core.ports import Client
 from batchflow.core.retry import RetryPolicy
@@ -32,7 +32,7 @@ class Welcome:
 class Publisher:
     """As much of a client as a trigger needs."""
 
-    limit = DEFAULT
+    limit = DEFAULT_SIZE_LIMIT
 
     def __init__(self) -> None:
         self.messages: list[Message] = []

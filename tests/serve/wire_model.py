@@ -12,7 +12,7 @@ from random import Random
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from batchflow.core.message import Claim
-from batchflow.core.ports import Plan, Runtime, Verdict
+from batchflow.core.ports import Plan, RecordResult, Runtime
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.run import Arrival, Journal, Step
 from batchflow.core.settlement import Effect, Settlement
@@ -81,12 +81,12 @@ class WireRecorder:
                 self._wire.unlocked_by.setdefault(step.name, set()).add(self._delivery.place)
         return ["execute" if step.number in unlocked else "park" for step in asked]
 
-    async def start(self, step: Step, effects: tuple[Effect, ...]) -> Verdict:
+    async def start(self, step: Step, effects: tuple[Effect, ...]) -> RecordResult:
         """The engine appends what comes of it."""
         await self._wire.submit(lambda: self._wire.begin(step, effects))
         return "recorded"
 
-    async def record(self, step: Step, effects: tuple[Effect, ...]) -> Verdict:
+    async def record(self, step: Step, effects: tuple[Effect, ...]) -> RecordResult:
         """Submit the outcome; how often it was tried is known to the engine alone."""
         failures = self._delivery.retried + (step.state == "failed")
         outcome = step._replace(failures=failures)
@@ -99,7 +99,7 @@ class WireRecorder:
         await self._wire.submit(submitted)
         return "recorded"
 
-    def again_at(self, error: BaseException, failures: int, retry: RetryPolicy | None) -> int | None:
+    def retry_at(self, error: BaseException, failures: int, retry: RetryPolicy | None) -> int | None:
         """A delivery executes one step at most: its attempts are those of the step."""
         return retry_at(error, self._delivery.retried + 1, retry or self.policy, now=self.clock.now(), chance=0.5)
 
@@ -283,5 +283,5 @@ class Wire:
 class _Nowhere:
     """There is no store."""
 
-    async def record(self, claim: str, fence: int, step: Step, effects: tuple[Effect, ...] = ()) -> Verdict:
+    async def record(self, claim: str, fence: int, step: Step, effects: tuple[Effect, ...] = ()) -> RecordResult:
         raise AssertionError("nothing is recorded beside the wire")

@@ -20,7 +20,7 @@ async def main(path: str, verb: str) -> None:
     store = SqliteStore(path, clock=SystemClock())
     await store.open()
     if verb == "claim":
-        await store.enlist("doomed", 3_600_000)
+        await store.register("doomed", 3_600_000)
         claimed = await store.claim("doomed", ["work"], 10)
         _say(str(len(claimed.claims)))
     elif verb == "publish":

@@ -5,7 +5,7 @@ from typing import Any, Literal, TypeAlias
 
 from fakeredis import FakeAsyncRedis, FakeServer
 
-from batchflow.core.clock import Clock
+from batchflow.core.ports import Clock
 from batchflow.stores.redis import RedisStore
 from batchflow.stores.redis.keys import KEYS
 from batchflow.stores.sqlite import SqliteStore

@@ -19,48 +19,47 @@ from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeAlias, TypeVar
 from pydantic_core import PydanticSerializationError, to_json
 
 from batchflow.core import ids
-from batchflow.core.batch import Batch, BatchState, Counts, Item, ItemState, NewBatch
-from batchflow.core.clock import Clock
-from batchflow.core.flow import FlowControl, FlowState, FlowStatus, admit, share
-from batchflow.core.ledger import Mark
+from batchflow.core.batch import Batch, BatchState, Counts, Item, ItemState, Mark, NewBatch
+from batchflow.core.flow import FlowControl, FlowState, FlowStatus, admit, split_claims
 from batchflow.core.message import (
     ALONE_MS,
     FAILURE_FLOW,
     LOSS_LIMIT,
     SUSPECT_LOSSES,
     Claim,
-    Claimed,
+    ClaimResult,
     DeadLetter,
     Message,
-    loss_wait_ms,
+    WorkerStatus,
+    loss_delay_ms,
 )
-from batchflow.core.run import NEVER, Arrival, Journal, Run, RunQuery, RunState, Step, StepState, Waiter, ripen
+from batchflow.core.ports import Clock
+from batchflow.core.run import NEVER, Arrival, Journal, Run, RunQuery, RunState, Step, StepState, Waiter, apply_arrivals
 from batchflow.core.settlement import (
-    Accept,
+    AcceptWebhook,
     Effect,
-    Enter,
+    FinishEntry,
+    FinishWalk,
     Listen,
     Notify,
     OpenBatch,
-    Page,
     Publish,
-    Settled,
+    RecordPage,
     Settlement,
+    SettleResult,
     StartItems,
     Unlisten,
-    Walked,
 )
-from batchflow.core.store import KEPT_EVENTS, Renew, Verdict
-from batchflow.core.worker import WorkerStatus
+from batchflow.core.store import KEPT_EVENTS, RecordResult, Renew
 from batchflow.errors import StoreError, StoreUnavailable
 
 STAYS = frozenset({"suspended", "retry", "parked", "released"})
 GOES_ON = STAYS | {"dead"}
-RUN_STATE: Mapping[str, RunState] = {"done": "completed", "answered": "failed", "cancelled": "cancelled"}
+RUN_STATE: Mapping[str, RunState] = {"done": "completed", "failed": "failed", "cancelled": "cancelled"}
 ITEM_STATE: Mapping[str, ItemState] = {
-    "done": "succeeded", "answered": "failed", "dead": "failed", "cancelled": "cancelled"
+    "done": "succeeded", "failed": "failed", "dead": "failed", "cancelled": "cancelled"
 }  # fmt: skip
-ARRIVES: Mapping[str, StepState] = {"done": "done", "answered": "failed", "dead": "failed", "cancelled": "cancelled"}
+ARRIVES: Mapping[str, StepState] = {"done": "done", "failed": "failed", "dead": "failed", "cancelled": "cancelled"}
 FOREIGN_S = 0.01
 """So long after another store's change one is told of it."""
 
@@ -296,9 +295,9 @@ class Place:
             batch.paused or batch.state == "cancelling" or (lane.held and not (batch.walked and not batch.dropped))
         )
 
-    def claim(self, worker: str, destinations: frozenset[str], limit: int) -> Claimed:
+    def claim(self, worker: str, destinations: frozenset[str], limit: int) -> ClaimResult:
         if any(row.owner == worker and row.is_suspect for row in self.rows.values()):
-            return Claimed((), self.now + ALONE_MS, self.now)
+            return ClaimResult((), self.now + ALONE_MS, self.now)
         waiting: dict[Lane, list[Row]] = {}
         suspects: list[Row] = []
         for row in self.rows.values():
@@ -306,7 +305,7 @@ class Place:
                 suspects.append(row) if row.is_suspect else waiting.setdefault(row.lane, []).append(row)
         for row in sorted(suspects, key=lambda row: (row.due, row.message.id)):
             if row.due <= self.now and self._admits(row.lane):
-                return Claimed([self._lease(row.lane, [row], worker)[0]], self.now + ALONE_MS, self.now)
+                return ClaimResult([self._lease(row.lane, [row], worker)[0]], self.now + ALONE_MS, self.now)
         claims: list[Claim] = []
         more = True
         while more and len(claims) < limit:
@@ -319,8 +318,8 @@ class Place:
                 claims += taken
                 more = more or len(taken) == part
                 if len(claims) >= limit:
-                    return Claimed(claims, self.now, self.now)
-        return Claimed(
+                    return ClaimResult(claims, self.now, self.now)
+        return ClaimResult(
             claims, self._next_due([*suspects, *(row for rows in waiting.values() for row in rows)]), self.now
         )
 
@@ -336,7 +335,7 @@ class Place:
         fresh = sorted((row for row in due if not row.fence), key=lambda row: row.message.id)
         for row in fresh:
             row.due = 0
-        parts = share(want, min(want, len(started)), min(want, len(fresh)), turn.ahead)
+        parts = split_claims(want, min(want, len(started)), min(want, len(fresh)), turn.ahead)
         taken = started[: parts.started] + fresh[: parts.fresh]
         if not taken:
             return []
@@ -353,7 +352,7 @@ class Place:
         return [self._claim(row, worker) for row in rows]
 
     def _claim(self, row: Row, worker: str) -> Claim:
-        ripe = ripen(row.journal, self.now, row.arrivals) if row.fence else []
+        ripe = apply_arrivals(row.journal, self.now, row.arrivals) if row.fence else []
         self.note(row, ripe)
         self.unlisten(row.message.id, [step.number for step in ripe if step.kind == "wait"])
         row.arrivals.clear()
@@ -393,10 +392,10 @@ class Place:
 
     # Claims end
 
-    def settle(self, settlement: Settlement) -> Settled:
+    def settle(self, settlement: Settlement) -> SettleResult:
         row = self.held(settlement.id, settlement.fence)
         if row is None:
-            return Settled(stale=True)
+            return SettleResult(stale=True)
         if row.cancelled and settlement.ending in GOES_ON:
             settlement = settlement._replace(ending="cancelled")
         if settlement.ending in STAYS:
@@ -407,7 +406,7 @@ class Place:
         if settlement.ending != "cancelled":
             self.apply(settlement.id, settlement.effects)
         ended = self.finish()
-        return Settled(ended_batch=row.message.batch if row.message.batch in ended else None)
+        return SettleResult(ended_batch=row.message.batch if row.message.batch in ended else None)
 
     def _stay(self, row: Row, settlement: Settlement) -> None:
         arrived = settlement.ending == "suspended" and any(it.number in row.steps for it in row.arrivals)
@@ -529,7 +528,7 @@ class Place:
             self.end(row, Settlement(id, fence, "dead", error=error))
         else:
             self._let_go(row)
-            wait = loss_wait_ms(row.losses) if lost else 0
+            wait = loss_delay_ms(row.losses) if lost else 0
             row.due, row.error = self.now + wait if wait else 0, None
 
     def take_back_all(self, worker: str, *, lost: bool) -> int:
@@ -578,28 +577,28 @@ class Place:
                     self._listen(run, number, event, until)
                 case Unlisten(numbers):
                     self.unlisten(run, numbers)
-                case Accept(token):
+                case AcceptWebhook(token):
                     self.webhooks.setdefault(token, run)
                 case Notify(event, data, only):
                     self.notify(event, data, only)
-                case Enter() | Page() | Walked() | StartItems():
+                case FinishEntry() | RecordPage() | FinishWalk() | StartItems():
                     if (batch := self.batches.get(effect.batch)) is not None:
                         self._apply_to_batch(batch, effect)
 
-    def _apply_to_batch(self, batch: BatchRow, effect: Enter | Page | Walked | StartItems) -> None:
+    def _apply_to_batch(self, batch: BatchRow, effect: FinishEntry | RecordPage | FinishWalk | StartItems) -> None:
         match effect:
-            case Enter():
+            case FinishEntry():
                 if not batch.entered:
                     batch.entered, batch.started_at = True, self.now
                     batch.total = batch.total if effect.total is None else effect.total
                     batch.counts["left_out"] += effect.left_out
                     batch.state = "open" if batch.state == "pending" else batch.state
-            case Page():
+            case RecordPage():
                 batch.pages += 1
                 batch.chunks += effect.chunks
                 for name in ("eligible", "already_processed", "duplicates", "left_out"):
                     batch.counts[name] += getattr(effect, name)
-            case Walked():
+            case FinishWalk():
                 batch.walked = True
                 batch.total = batch.total if effect.total is None else effect.total
             case StartItems():
@@ -858,7 +857,7 @@ class MemoryStore:
     """`batchflow.core.store.Store` on a place in this process's memory."""
 
     def __init__(self, place: Place | None = None, *, clock: Clock) -> None:
-        self.lasting = place is not None
+        self.is_durable = place is not None
         self._kept = place
         self._place: Place | None = None
         self._clock = clock
@@ -968,7 +967,7 @@ class MemoryStore:
     # What a worker does
 
     @write(tells=False)
-    def enlist(self, worker: str, lease_ms: int, concurrency: int = 0) -> None:
+    def register(self, worker: str, lease_ms: int, concurrency: int = 0) -> None:
         at = self.at
         known = at.workers.get(worker) or WorkerStatus(worker, at.now, at.now, 0, 0, 0, {}, lost=False)
         about = {"seen_at": at.now, "lease_until": at.now + lease_ms, "concurrency": concurrency}
@@ -993,13 +992,13 @@ class MemoryStore:
         return True
 
     @write(tells=False)
-    def claim(self, worker: str, destinations: Sequence[str], limit: int) -> Claimed:
+    def claim(self, worker: str, destinations: Sequence[str], limit: int) -> ClaimResult:
         if worker not in self.at.workers or limit < 1 or not destinations:
-            return Claimed((), None, self.at.now)
+            return ClaimResult((), None, self.at.now)
         return self.at.claim(worker, frozenset(destinations), limit)
 
     @write(tells=True)
-    def settle(self, settlement: Settlement) -> Settled:
+    def settle(self, settlement: Settlement) -> SettleResult:
         return self.at.settle(settlement)
 
     @write(tells=True)
@@ -1011,12 +1010,12 @@ class MemoryStore:
         return count
 
     @write(tells=True)
-    def dismiss(self, worker: str) -> None:
+    def deregister(self, worker: str) -> None:
         if worker in self.at.workers:
             self.at.take_back_all(worker, lost=False)
 
     @write(tells=True)
-    def record(self, claim: str, fence: int, step: Step, effects: tuple[Effect, ...] = ()) -> Verdict:
+    def record(self, claim: str, fence: int, step: Step, effects: tuple[Effect, ...] = ()) -> RecordResult:
         row = self.at.held(claim, fence)
         if row is None:
             return "stale"

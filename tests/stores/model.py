@@ -6,24 +6,24 @@ from collections.abc import Sequence
 from typing import Any
 
 from batchflow.core import ids
-from batchflow.core.message import LOSS_LIMIT, SUSPECT_LOSSES, Claim, loss_wait_ms
+from batchflow.core.message import LOSS_LIMIT, SUSPECT_LOSSES, Claim, loss_delay_ms
 from batchflow.core.run import Step, last_position
 from batchflow.core.settlement import (
     Effect,
-    Enter,
+    FinishEntry,
     Listen,
     Notify,
-    Page,
     Publish,
+    RecordPage,
     Settlement,
     StartItems,
     Unlisten,
 )
 
 STAYS = {"suspended", "retry", "parked", "released"}
-RUN_STATE = {"done": "completed", "answered": "failed", "dead": "failed", "cancelled": "cancelled"}
-ARRIVES = {"done": "done", "answered": "failed", "dead": "failed", "cancelled": "cancelled"}
-ITEM_STATE = {"done": "succeeded", "answered": "failed", "dead": "failed", "cancelled": "cancelled"}
+RUN_STATE = {"done": "completed", "failed": "failed", "dead": "failed", "cancelled": "cancelled"}
+ARRIVES = {"done": "done", "failed": "failed", "dead": "failed", "cancelled": "cancelled"}
+ITEM_STATE = {"done": "succeeded", "failed": "failed", "dead": "failed", "cancelled": "cancelled"}
 COUNTS = (
     "eligible", "open", "succeeded", "failed", "cancelled", "already_processed", "in_flight", "duplicates", "left_out"
 )  # fmt: skip
@@ -332,12 +332,12 @@ class Model:
                 self._unlisten(run, numbers)
             case Notify():
                 self.notify(effect.event, effect.data, effect.run, now)
-            case Enter(batch):
+            case FinishEntry(batch):
                 if not self.batches[batch]["entered"]:
                     self.batches[batch].update(entered=True, begun=True)
                     if self.batches[batch]["state"] == "pending":
                         self.batches[batch]["state"] = "open"
-            case Page():
+            case RecordPage():
                 self.batches[effect.batch]["pages"] += 1
                 for name in ("eligible", "already_processed", "duplicates", "left_out"):
                     self.batches[effect.batch]["counts"][name] += getattr(effect, name)
@@ -372,7 +372,7 @@ class Model:
             self._take_back(id, now, lost=not alone or id in alone)
         return len(held)
 
-    def dismiss(self, worker: str, now: int) -> None:
+    def deregister(self, worker: str, now: int) -> None:
         for id in [id for id, message in self.messages.items() if message["owner"] == worker]:
             self._take_back(id, now, lost=False)
 
@@ -385,7 +385,7 @@ class Model:
         message["owner"], message["due"], message["failed"] = None, 0, False
         message["losses"] += lost
         if lost and message["losses"] >= SUSPECT_LOSSES:
-            message["due"] = now + loss_wait_ms(message["losses"])
+            message["due"] = now + loss_delay_ms(message["losses"])
         if message["cancelled"]:
             self._end(Settlement(id, 0, "cancelled"), now)
         elif message["losses"] >= LOSS_LIMIT:

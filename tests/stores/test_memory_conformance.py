@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from batchflow import Batchflow
-from batchflow.core.clock import Clock
+from batchflow.core.ports import Clock
 from batchflow.core.store import Store
 from batchflow.testing import FixedEntropy, ManualClock, drive
 from tests.conformance import SharedStoreConformance, StoreConformance

@@ -12,7 +12,7 @@ from redis import exceptions
 from redis.asyncio import Redis
 
 from batchflow.core import settlement
-from batchflow.core.clock import Clock
+from batchflow.core.ports import Clock
 from batchflow.errors import StoreError, StoreIncompatible, StoreUnavailable
 from batchflow.stores.redis import RedisStore, clients, keys, script
 from batchflow.stores.redis.keys import FIRST_SCHEMA, KEYS, SCHEMA, pattern_of, prefix
@@ -42,7 +42,7 @@ async def opened(place: Any, clock: Clock | None = None, namespace: str = "batch
     moved = clock or ManualClock()
     store = RedisStore(place, clock=moved, namespace=namespace)
     await store.open()
-    await store.enlist("w1", LEASE_MS)
+    await store.register("w1", LEASE_MS)
     try:
         assert isinstance(moved, ManualClock)
         yield Scene(store, moved)
@@ -357,7 +357,7 @@ async def test_verbs_whose_answers_were_lost_may_be_repeated(server: Server) -> 
             lambda: scene.store.record("a", claim.fence, ran(1, "one")),
             lambda: scene.store.publish([message("b")]),
             lambda: scene.store.open_batch(new_batch(), []),
-            lambda: scene.store.enlist("w1", LEASE_MS),
+            lambda: scene.store.register("w1", LEASE_MS),
             lambda: scene.store.mark("welcome", ["u1"], None),
         ):
             client.losing = 1
@@ -417,7 +417,7 @@ async def test_a_queued_item_costs_little(server: Server) -> None:
                 settlement.StartItems(entry.batch or "", first, tuple(f"user-{first + n:07d}" for n in range(20)))
                 for first in range(0, count, 20)
             ]
-            await scene.done(entry, settlement.Enter(entry.batch or ""), *pages)
+            await scene.done(entry, settlement.FinishEntry(entry.batch or ""), *pages)
             after: Any = client.info("memory")
         assert (after["used_memory"] - before["used_memory"]) / count < 400
 

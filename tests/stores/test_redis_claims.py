@@ -55,7 +55,7 @@ async def opened(server: Server, *workers: str, clock: ManualClock | None = None
     await store.open()
     try:
         for worker in workers or ("w",):
-            await store.enlist(worker, 1_000 * HOUR_MS)
+            await store.register(worker, 1_000 * HOUR_MS)
         yield store
     finally:
         await store.close()
@@ -168,7 +168,7 @@ async def test_workers_share_their_list_until_the_last_has_gone(server: Server, 
         assert len(client.keys(f"{P}ds:*")) == 1
         for worker in ("w1", "w2", "w3"):
             assert len(client.keys(f"{P}ds:*")) == 1
-            await store.dismiss(worker)
+            await store.deregister(worker)
         assert client.keys(f"{P}ds:*") == []
 
 

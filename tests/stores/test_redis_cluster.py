@@ -30,7 +30,7 @@ async def opened(place: "str | RedisCluster", namespace: str) -> AsyncGenerator[
     clock = ManualClock()
     store = RedisStore(place, clock=clock, namespace=namespace)
     await store.open()
-    await store.enlist("w1", LEASE_MS)
+    await store.register("w1", LEASE_MS)
     try:
         yield Scene(store, clock)
     finally:

@@ -8,7 +8,7 @@ import fakeredis
 import pytest
 from fakeredis import FakeAsyncRedis
 
-from batchflow.core.clock import Clock
+from batchflow.core.ports import Clock
 from batchflow.core.store import Store
 from batchflow.stores.redis import RedisStore
 from tests.conformance import SharedStoreConformance

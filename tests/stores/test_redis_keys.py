@@ -6,7 +6,7 @@ import pytest
 from fakeredis import FakeAsyncRedis, FakeServer
 
 from batchflow import Batchflow, NoParams, WorkflowContext
-from batchflow.core.clock import Clock
+from batchflow.core.ports import Clock
 from batchflow.errors import NonRetryable
 from batchflow.stores.redis import RedisStore
 from batchflow.stores.redis.keys import KEYS, prefix

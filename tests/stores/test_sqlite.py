@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from batchflow.core.clock import Clock
 from batchflow.core.flow import FlowControl
+from batchflow.core.ports import Clock
 from batchflow.engine.clock import SystemClock
 from batchflow.errors import StoreError, StoreIncompatible, StoreUnavailable
 from batchflow.stores.sqlite import SqliteStore, connection
@@ -89,7 +89,7 @@ async def test_a_file_of_the_schema_before_is_migrated_and_goes_on(path: str, mo
     monkeypatch.setattr(connection, "migration_texts", lambda: later)
     for expected in (["a"], []):
         await scene.store.open()
-        await scene.store.enlist("w1", LEASE_MS)
+        await scene.store.register("w1", LEASE_MS)
         assert names(await scene.claim()) == expected
         await scene.store.close()
     with raw(path) as direct:
@@ -108,7 +108,7 @@ async def test_a_file_of_schema_10_goes_on_with_what_waits_in_it(path: str, monk
         await scene.publish("later", flow=FlowControl(key="two"), not_before=clock.now() + 5_000)
         await scene.store.close()
     await scene.store.open()
-    await scene.store.enlist("w1", LEASE_MS)
+    await scene.store.register("w1", LEASE_MS)
     assert names(await scene.claim()) == ["now"]
     clock.advance("5s")
     assert names(await scene.claim()) == ["later"]
@@ -329,7 +329,7 @@ async def test_claims_of_a_killed_process_come_back_at_once(path: str) -> None:
     """Its lease would have gone on for an hour; the lock of its worker went with it."""
     async with opened(path, SystemClock()) as store:
         await store.publish([message("a"), message("b")])
-        await store.enlist("w1", LEASE_MS)
+        await store.register("w1", LEASE_MS)
         with process(path, "claim") as other:
             assert await _line(other) == "2"
             assert await store.expire() == 0
@@ -353,7 +353,7 @@ async def test_processes_wake_each_other(path: str) -> None:
         with process(path, "publish") as other:
             assert await _line(other) == "published"
             await wait_until(lambda: True in told, description="the other process's publish is told of", timeout=5)
-        await store.enlist("w1", LEASE_MS)
+        await store.register("w1", LEASE_MS)
         assert names((await store.claim("w1", ["work"], 10)).claims) == ["theirs"]
 
 
@@ -367,9 +367,9 @@ async def test_locks_of_workers_go_with_them(path: str) -> None:
     """Nothing is left beside the file when all have stopped."""
     async with opened(path) as store:
         scene = Scene(store, ManualClock())
-        await store.enlist("w1", LEASE_MS)
-        await store.enlist("w2", LEASE_MS)
-        await store.dismiss("w1")
+        await store.register("w1", LEASE_MS)
+        await store.register("w2", LEASE_MS)
+        await store.deregister("w1")
         assert await scene.claim() == []
     assert [entry.name for entry in Path(path).parent.iterdir()] == ["batchflow.db"]
 

@@ -29,7 +29,7 @@ async def cost(path: Path, messages: Sequence[Message], destinations: Sequence[s
     """How many hundred steps the third claim of eight messages takes, once what it may see is known."""
     store, steps = SqliteStore(str(path), clock=ManualClock()), 0
     await store.open()
-    await store.enlist("w", HOUR_MS)
+    await store.register("w", HOUR_MS)
     await store.publish(messages)
     for _ in range(2):
         await store.claim("w", destinations, 8)

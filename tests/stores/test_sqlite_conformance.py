@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from batchflow.core.clock import Clock
+from batchflow.core.ports import Clock
 from batchflow.core.store import Store
 from batchflow.stores.sqlite import SqliteStore
 from tests.conformance import SharedStoreConformance, StoreConformance

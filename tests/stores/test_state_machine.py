@@ -15,11 +15,11 @@ from batchflow.core.run import NEVER, Step, StepKind
 from batchflow.core.settlement import (
     Effect,
     Ending,
-    Enter,
+    FinishEntry,
     Listen,
     Notify,
-    Page,
     Publish,
+    RecordPage,
     Settlement,
     StartItems,
     Unlisten,
@@ -43,7 +43,7 @@ BATCHES = st.sampled_from(sorted(WORKFLOW_OF))
 WORKERS = st.sampled_from(["w1", "w2"])
 USERS = st.lists(st.sampled_from(["u1", "u2", "u3", "u4", "u5"]), max_size=4)
 ENDINGS: st.SearchStrategy[Ending] = st.sampled_from(
-    ["done", "done", "done", "answered", "suspended", "retry", "parked", "released", "dead", "cancelled"]
+    ["done", "done", "done", "failed", "suspended", "retry", "parked", "released", "dead", "cancelled"]
 )
 DELAYS = st.sampled_from([0, 1, 7, 1_000])
 EVENTS = st.sampled_from(["paid", "sent"])
@@ -82,10 +82,10 @@ class StoreMachine(RuleBasedStateMachine):
         return self.clock.now()
 
     @initialize()
-    def enlist(self) -> None:
+    def register(self) -> None:
         self.do("declare", list(FLOWS.values()))
         for worker in ("w1", "w2"):
-            self.do("enlist", worker, LEASE_MS)
+            self.do("register", worker, LEASE_MS)
 
         # Two batches that want the same item and one of another workflow, and a page to come of each.
         for batch, users in (("bat_a", ["u1", "u2"]), ("bat_b", ["u2", "u3"]), ("bat_d", ["u2", "u3"])):
@@ -136,7 +136,7 @@ class StoreMachine(RuleBasedStateMachine):
     def work(self, worker: str, ending: Ending, users: list[str], more: bool) -> None:
         """All that is due is claimed and ends alike."""
         for claim in self._claim(worker, 20):
-            effects = self._effects(claim, users, more) if ending in {"done", "answered", "dead"} else ()
+            effects = self._effects(claim, users, more) if ending in {"done", "failed", "dead"} else ()
             self._settle(Settlement(claim.id, claim.fence, ending, None, None, self.now, effects=effects))
 
     @rule(ending=ENDINGS)
@@ -194,8 +194,8 @@ class StoreMachine(RuleBasedStateMachine):
         elif ending == "suspended" and more:
             effects = (Unlisten((1, 3)),)
         due = self.now + delay if ending in {"suspended", "retry", "parked"} else 0
-        error = "Boom: no" if ending in {"retry", "parked", "dead", "answered"} else None
-        result = '"ok"' if ending in {"done", "answered"} else None
+        error = "Boom: no" if ending in {"retry", "parked", "dead", "failed"} else None
+        result = '"ok"' if ending in {"done", "failed"} else None
         ends = Settlement(claim.id, claim.fence, ending, result, error, due, steps, effects)
         for _ in range(data.draw(st.integers(1, 2))):
             self._settle(ends)
@@ -274,13 +274,13 @@ class StoreMachine(RuleBasedStateMachine):
     def _effects(self, claim: Claim, users: list[str], more: bool) -> tuple[Effect, ...]:
         if claim.batch is None or claim.destination not in {"entry", "page"}:
             return ()
-        effects: list[Effect] = [Enter(claim.batch)] if claim.destination == "entry" else []
+        effects: list[Effect] = [FinishEntry(claim.batch)] if claim.destination == "entry" else []
         self.pages += 1
         if more:
             flow = FLOWS[self.model.batches[claim.batch]["flow"]]
             page = Message(id=ids.page_id(claim.batch, self.pages), destination="page", flow=flow, batch=claim.batch)
             effects.append(Publish((page,)))
-        effects.append(Page(claim.batch, len(users)))
+        effects.append(RecordPage(claim.batch, len(users)))
         effects.append(StartItems(claim.batch, self.pages * 10, tuple(users)))
         return tuple(effects)
 
@@ -331,21 +331,21 @@ class StoreMachine(RuleBasedStateMachine):
         """The worker's lease ends; the other one's is renewed in time."""
         other = "w2" if worker == "w1" else "w1"
         self.clock.advance(f"{LEASE_MS}ms")
-        self.do("enlist", other, LEASE_MS)
+        self.do("register", other, LEASE_MS)
         assert self.do("expire") == self.model.expire(worker, self.now)
-        self.do("enlist", worker, LEASE_MS)
+        self.do("register", worker, LEASE_MS)
 
     @rule(worker=WORKERS)
     def leave(self, worker: str) -> None:
-        self.do("dismiss", worker)
-        self.model.dismiss(worker, self.now)
-        self.do("enlist", worker, LEASE_MS)
+        self.do("deregister", worker)
+        self.model.deregister(worker, self.now)
+        self.do("register", worker, LEASE_MS)
 
     @rule(ms=st.sampled_from([1, 7, 1_000]))
     def pass_time(self, ms: int) -> None:
         self.clock.advance(f"{ms}ms")
         for worker in ("w1", "w2"):
-            self.do("enlist", worker, LEASE_MS)
+            self.do("register", worker, LEASE_MS)
 
     # What can be seen
 

@@ -19,7 +19,7 @@ from tests.testing.onboarding import NewUser, approval, counting, flow, greet, o
 
 def state_of(app: Batchflow) -> Sequence[object]:
     engine = app.engine
-    return [engine.store, engine.stand_in, engine.caller, engine.loop, app.worker, type(engine.new_id("run"))]
+    return [engine.store, engine.step_override, engine.caller, engine.loop, app.worker, type(engine.new_id("run"))]
 
 
 async def test_a_run_is_driven_to_its_end_in_virtual_time(flow_env: FlowEnv) -> None:

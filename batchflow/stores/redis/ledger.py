@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from batchflow.core.clock import Clock
+from batchflow.core.ports import Clock
 from batchflow.errors import StoreUnavailable
 from batchflow.stores.base import GroupCommit
 from batchflow.stores.redis import clients, keys

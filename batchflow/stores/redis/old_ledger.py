@@ -5,7 +5,7 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
-from batchflow.core.ledger import Mark
+from batchflow.core.batch import Mark
 from batchflow.errors import StoreUnavailable
 from batchflow.stores.redis import clients
 

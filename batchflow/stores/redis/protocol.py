@@ -10,28 +10,26 @@ from typing import Any, NamedTuple, TypeAlias
 
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
-from batchflow.core.batch import NO_HEADERS, NewBatch
+from batchflow.core.batch import NO_HEADERS, Mark, NewBatch
 from batchflow.core.flow import FlowControl
-from batchflow.core.ledger import Mark
-from batchflow.core.message import Claim, Claimed, DeadLetter, Message
+from batchflow.core.message import Claim, ClaimResult, DeadLetter, Message, WorkerStatus
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.run import Journal, Run, Step, Waiter
 from batchflow.core.settlement import (
-    Accept,
+    AcceptWebhook,
     Effect,
-    Enter,
+    FinishEntry,
+    FinishWalk,
     Listen,
     Notify,
     OpenBatch,
-    Page,
     Publish,
-    Settled,
+    RecordPage,
     Settlement,
+    SettleResult,
     StartItems,
     Unlisten,
-    Walked,
 )
-from batchflow.core.worker import WorkerStatus
 from batchflow.stores import rows
 from batchflow.stores.base import rank
 
@@ -187,43 +185,43 @@ def _encode_effect(effect: Effect) -> Wire:
     match effect:
         case StartItems(batch, first, ids, marked, data, already_processed):
             return ["start", batch, first, ids, marked, data, already_processed]
-        case Walked(batch, total):
+        case FinishWalk(batch, total):
             return ["walked", batch, total]
         case Publish(messages):
             return ["publish", [_encode_message(message) for message in messages]]
         case OpenBatch(batch, messages):
             return ["open", _encode_batch(batch), [_encode_message(message) for message in messages]]
-        case Enter(batch, total, left_out):
+        case FinishEntry(batch, total, left_out):
             return ["enter", batch, total, left_out]
-        case Page():
+        case RecordPage():
             counts = [effect.eligible, effect.already_processed, effect.duplicates, effect.left_out, effect.chunks]
             return ["page", effect.batch, *counts]
         case Listen(number, event, until):
             return ["listen", number, event, until]
         case Unlisten(numbers):
             return ["unlisten", numbers]
-        case Accept(token):
+        case AcceptWebhook(token):
             return ["accept", token]
         case Notify(event, data, run):
             return ["notify", event, data, run]
 
 
-STALE = Settled(stale=True)
-FRESH = Settled()
+STALE = SettleResult(stale=True)
+FRESH = SettleResult()
 FRESH_ITEMS = 6
 """The length of a row of items that are claimed for the first time; a row of another message is longer."""
 _DUE = Step._fields.index("due")
 
 
-def decode_settled(answer: Sequence[Any]) -> Settled:
+def decode_settled(answer: Sequence[Any]) -> SettleResult:
     """The answer of a settlement."""
     stale, ended = answer
     if stale:
         return STALE
-    return Settled(ended_batch=ended) if ended else FRESH
+    return SettleResult(ended_batch=ended) if ended else FRESH
 
 
-def decode_claimed(answer: Sequence[Any] | None) -> Claimed | None:
+def decode_claimed(answer: Sequence[Any] | None) -> ClaimResult | None:
     """The leased claims; None if the server needs the list of destinations."""
     if answer is None:
         return None
@@ -236,7 +234,7 @@ def decode_claimed(answer: Sequence[Any] | None) -> Claimed | None:
             claims += _decode_fresh_items(row, params, headers)
         else:
             claims.append(_decode_claim(row, params))
-    return Claimed(claims, next_due, now)
+    return ClaimResult(claims, next_due, now)
 
 
 def _decode_fresh_items(row: list[Any], params: dict[str, str], headers: dict[str, str]) -> list[Claim]:
@@ -456,4 +454,4 @@ class ScriptRequest:
 
 def _rank(verb: str, arguments: Sequence[Any]) -> int:
     # Suspensions come before ends: a step that begins to wait is recorded before its child ends.
-    return 2 * rank(verb) + (verb == "settle" and arguments[0].ending in {"done", "answered", "dead", "cancelled"})
+    return 2 * rank(verb) + (verb == "settle" and arguments[0].ending in {"done", "failed", "dead", "cancelled"})

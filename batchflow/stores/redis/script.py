@@ -15,7 +15,7 @@ from redis.asyncio import RedisCluster
 
 from batchflow.core import flow, message, settlement
 from batchflow.core.batch import ItemState
-from batchflow.core.clock import Clock
+from batchflow.core.ports import Clock
 from batchflow.core.run import NEVER, Step
 from batchflow.core.settlement import Settlement
 from batchflow.core.store import KEPT_EVENTS

@@ -8,15 +8,13 @@ from typing import Any
 
 from redis.exceptions import NoPermissionError
 
-from batchflow.core.batch import Batch, Item, ItemState
-from batchflow.core.clock import Clock
+from batchflow.core.batch import Batch, Item, ItemState, Mark
 from batchflow.core.flow import FlowStatus
-from batchflow.core.ledger import Mark
-from batchflow.core.message import Claimed, DeadLetter
+from batchflow.core.message import ClaimResult, DeadLetter, WorkerStatus
+from batchflow.core.ports import Clock
 from batchflow.core.run import NEVER, Run, RunQuery, Waiter
 from batchflow.core.settlement import Settlement
 from batchflow.core.store import Renew
-from batchflow.core.worker import WorkerStatus
 from batchflow.errors import StoreUnavailable
 from batchflow.stores import rows
 from batchflow.stores.base import GroupCommit, WriteVerbs
@@ -53,7 +51,7 @@ class RedisStore(WriteVerbs):
     # Life
 
     @property
-    def lasting(self) -> bool:
+    def is_durable(self) -> bool:
         """See the protocol."""
         return True
 
@@ -112,7 +110,7 @@ class RedisStore(WriteVerbs):
 
     # Messages
 
-    async def enlist(self, worker: str, lease_ms: int, concurrency: int = 0) -> None:
+    async def register(self, worker: str, lease_ms: int, concurrency: int = 0) -> None:
         """See the protocol."""
         await self._enqueue("register", worker, lease_ms, concurrency)
 
@@ -141,7 +139,7 @@ class RedisStore(WriteVerbs):
             with contextlib.suppress(*errors.ERRORS):
                 await clients.close(client)
 
-    async def claim(self, worker: str, destinations: Sequence[str], limit: int) -> Claimed:
+    async def claim(self, worker: str, destinations: Sequence[str], limit: int) -> ClaimResult:
         """See the protocol."""
         self._require_open()
         claims = self._claims.setdefault(worker, _WorkerClaims())
@@ -151,7 +149,7 @@ class RedisStore(WriteVerbs):
             token = claims.token
             held = list(claims.held) if claims.report_held else None
             list_name = claims.list_name(destinations)
-            claimed: Claimed | None = None
+            claimed: ClaimResult | None = None
             while claimed is None:
                 # A server that does not know the name of the list, or not any more, has done nothing.
                 names = None if list_name == claims.known_list else destinations
@@ -167,7 +165,7 @@ class RedisStore(WriteVerbs):
             claims.held.update([(claim.id, claim.fence) for claim in claimed.claims])
         return claimed
 
-    async def dismiss(self, worker: str) -> None:
+    async def deregister(self, worker: str) -> None:
         """See the protocol."""
         await self._enqueue("deregister", worker)
 

@@ -10,7 +10,7 @@ from batchflow.core import ids
 from batchflow.core.batch import NewBatch
 from batchflow.core.flow import FlowControl
 from batchflow.core.message import Message
-from batchflow.core.settlement import ITEM_STATE, Enter, Page, Settlement, StartItems, Walked
+from batchflow.core.settlement import ITEM_STATE, FinishEntry, FinishWalk, RecordPage, Settlement, StartItems
 from batchflow.stores.rows import flow_control
 from batchflow.stores.sql import events, flows, ledger, messages
 from batchflow.stores.sql.transaction import Tx
@@ -76,13 +76,13 @@ def _known_workflow(tx: Tx, name: str) -> int | None:
     return tx.one("workflow_key", name=name)
 
 
-def enter(tx: Tx, effect: Enter) -> None:
+def enter(tx: Tx, effect: FinishEntry) -> None:
     """Record that the entry layer has ended."""
     key = tx.batch_key(effect.batch)
     tx.run("batch_enter", batch=key, total=effect.total, left_out=effect.left_out, now=tx.now)
 
 
-def page(tx: Tx, effect: Page) -> None:
+def page(tx: Tx, effect: RecordPage) -> None:
     """Add the counts of a page."""
     tx.run(
         "batch_page",
@@ -95,7 +95,7 @@ def page(tx: Tx, effect: Page) -> None:
     )
 
 
-def walked(tx: Tx, effect: Walked) -> None:
+def walked(tx: Tx, effect: FinishWalk) -> None:
     """Record that the walk has ended: messages held back can be claimed from now on."""
     key = tx.batch_key(effect.batch)
     if key is None:

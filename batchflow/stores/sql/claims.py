@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 from pydantic_core import from_json
 
 from batchflow.core.batch import NO_HEADERS
-from batchflow.core.flow import FlowControl, FlowState, admit, share
-from batchflow.core.message import ALONE_MS, LOSS_LIMIT, WORKER_LOST, Claim, Claimed, loss_wait_ms
+from batchflow.core.flow import FlowControl, FlowState, admit, split_claims
+from batchflow.core.message import ALONE_MS, LOSS_LIMIT, WORKER_LOST, Claim, ClaimResult, loss_delay_ms
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.run import NEVER
 from batchflow.core.settlement import Settlement
@@ -57,17 +57,17 @@ def worker_key(tx: Tx, worker: str) -> int | None:
     return tx.one("worker_key", name=worker)
 
 
-def claim(tx: Tx, worker: str, destinations: Sequence[str], limit: int) -> Claimed:
+def claim(tx: Tx, worker: str, destinations: Sequence[str], limit: int) -> ClaimResult:
     """Lease due messages: flow keys take turns, and so do the lanes of each key; a suspect is leased alone."""
     owner = worker_key(tx, worker)
     if owner is None or limit < 1 or not destinations:
-        return Claimed((), None, tx.now)
+        return ClaimResult((), None, tx.now)
     if tx.one("suspect_of_worker", worker=owner):
-        return Claimed((), tx.now + ALONE_MS, tx.now)
+        return ClaimResult((), tx.now + ALONE_MS, tx.now)
     served = tx.destination_list(destinations)
     turns = _Turns(tx)
     if (suspect := _lease_suspect(tx, served, owner, turns)) is not None:
-        return Claimed(_claims_of(tx, [suspect]), tx.now + ALONE_MS, tx.now)
+        return ClaimResult(_claims_of(tx, [suspect]), tx.now + ALONE_MS, tx.now)
     found: list[tuple[Lane, list[Any]]] = []
     more = True
     while more:
@@ -90,9 +90,9 @@ def claim(tx: Tx, worker: str, destinations: Sequence[str], limit: int) -> Claim
         more = more and taken > 0 and limit > 0
     claims = _claims_of(tx, found)
     if limit == 0:
-        return Claimed(claims, tx.now, tx.now)
+        return ClaimResult(claims, tx.now, tx.now)
     next_due = tx.one("lanes_next", now=tx.now, served=served)
-    return Claimed(claims, None if next_due is None or next_due >= NEVER else -int(-next_due // 1), tx.now)
+    return ClaimResult(claims, None if next_due is None or next_due >= NEVER else -int(-next_due // 1), tx.now)
 
 
 class _Turns:
@@ -158,7 +158,7 @@ def _lease_from_lane(
 def _share_candidates(rows: list[Any], want: int, ahead: int) -> tuple[list[Any], int]:
     """Choose `want` candidates among started and fresh messages."""
     started = sum(1 for row in rows if row[1])
-    parts = share(want, started, len(rows) - started, ahead)
+    parts = split_claims(want, started, len(rows) - started, ahead)
     return rows[: parts.started] + rows[started : started + parts.fresh], parts.ahead
 
 
@@ -241,7 +241,7 @@ def _reclaim(tx: Tx, rows: Sequence[Sequence[Any]], *, lost: bool) -> int:
             death = Settlement(str(id), int(fence), "dead", error=error)
             ended.append(EndedMessage(death, held._replace(failures=held.failures - 1, losses=losses)))
         else:
-            wait = loss_wait_ms(losses) if lost else 0
+            wait = loss_delay_ms(losses) if lost else 0
             due = tx.now + wait if wait else 0
             back.append((id, due, held.failures, losses, None, settling.stage_of(losses)))
             lanes.append(held.lane)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from batchflow.core.ledger import Mark
+from batchflow.core.batch import Mark
 from batchflow.stores.sql.transaction import Tx
 
 

@@ -1,9 +1,8 @@
 """Reading runs, dead letters, batches, items and workers."""
 
 from batchflow.core.batch import Batch, Item, ItemState
-from batchflow.core.message import DeadLetter
+from batchflow.core.message import DeadLetter, WorkerStatus
 from batchflow.core.run import NEVER, Run, RunQuery, Step
-from batchflow.core.worker import WorkerStatus
 from batchflow.stores import rows
 from batchflow.stores.sql.steps import steps_of
 from batchflow.stores.sql.transaction import Tx

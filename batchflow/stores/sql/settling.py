@@ -5,13 +5,13 @@ from typing import Any, NamedTuple
 
 from batchflow.core.message import SUSPECT_LOSSES
 from batchflow.core.run import Step
-from batchflow.core.settlement import ARRIVES, RUN_STATE, STAYS, Settled, Settlement
+from batchflow.core.settlement import ARRIVES, RUN_STATE, STAYS, Settlement, SettleResult
 from batchflow.stores import base
 from batchflow.stores.sql import batches, events, flows, messages, steps
 from batchflow.stores.sql.transaction import Tx
 
-STALE = Settled(stale=True)
-FRESH = Settled()
+STALE = SettleResult(stale=True)
+FRESH = SettleResult()
 STARTED, SUSPECT = 1, 2
 """Stages of a message (see the schema)."""
 _GOES_ON = STAYS | {"dead"}
@@ -46,7 +46,7 @@ class EndedMessage(NamedTuple):
 _new: Callable[..., EndedMessage] = tuple[Any, ...].__new__
 
 
-def settle(tx: Tx, settlements: Sequence[Settlement]) -> list[Settled]:
+def settle(tx: Tx, settlements: Sequence[Settlement]) -> list[SettleResult]:
     """End held claims; a settlement of any other claim is stale."""
     answers = [STALE] * len(settlements)
     held: dict[int, HeldMessage] = {}
@@ -289,8 +289,11 @@ def _apply_effects(tx: Tx, of: Sequence[EndedMessage]) -> None:
 
 
 def _add_ended_batches(
-    settlements: Sequence[Settlement], held: dict[int, HeldMessage], finished: dict[int, str], answers: list[Settled]
+    settlements: Sequence[Settlement],
+    held: dict[int, HeldMessage],
+    finished: dict[int, str],
+    answers: list[SettleResult],
 ) -> None:
     for slot, about in held.items():
         if about.batch in finished and not answers[slot].ended_batch:
-            answers[slot] = Settled(ended_batch=finished[about.batch])
+            answers[slot] = SettleResult(ended_batch=finished[about.batch])

@@ -3,29 +3,29 @@
 from collections.abc import Sequence
 from typing import Any
 
-from batchflow.core.run import Arrival, Journal, Step, ripen
+from batchflow.core.run import Arrival, Journal, Step, apply_arrivals
 from batchflow.core.settlement import (
-    Accept,
+    AcceptWebhook,
     Effect,
-    Enter,
+    FinishEntry,
+    FinishWalk,
     Listen,
     Notify,
     OpenBatch,
-    Page,
     Publish,
+    RecordPage,
     StartItems,
     Unlisten,
-    Walked,
 )
-from batchflow.core.store import Verdict
+from batchflow.core.store import RecordResult
 from batchflow.stores.sql import batches, events, messages
 from batchflow.stores.sql.transaction import Tx
 
 
-def record(tx: Tx, records: Sequence[tuple[str, int, Step]]) -> list[Verdict]:
+def record(tx: Tx, records: Sequence[tuple[str, int, Step]]) -> list[RecordResult]:
     """Record steps of held claims."""
     written = put(tx, records)
-    verdicts: list[Verdict] = ["recorded"] * len(records)
+    verdicts: list[RecordResult] = ["recorded"] * len(records)
     if written < len(records):
         claims = [(slot, claim, fence) for slot, (claim, fence, _) in enumerate(records)]
         for slot, cancelled in tx.json_rows("step_refused", claims):
@@ -33,7 +33,7 @@ def record(tx: Tx, records: Sequence[tuple[str, int, Step]]) -> list[Verdict]:
     return verdicts
 
 
-def record_with_effects(tx: Tx, records: Sequence[tuple[str, int, Step, tuple[Effect, ...]]]) -> list[Verdict]:
+def record_with_effects(tx: Tx, records: Sequence[tuple[str, int, Step, tuple[Effect, ...]]]) -> list[RecordResult]:
     """Record steps of held claims; the effects of a step are written with it, and only once."""
     keys = [(run, step.number, step.state, step.position) for run, _, step, _ in records]
     # Read before the steps are written.
@@ -72,7 +72,7 @@ def journals(tx: Tx, runs: list[tuple[str]]) -> tuple[dict[str, Journal], set[st
     ripe = [
         (run, step)
         for run, journal in steps.items()
-        for step in ripen(tuple(journal.values()), tx.now, arrivals.get(run, ()))
+        for step in apply_arrivals(tuple(journal.values()), tx.now, arrivals.get(run, ()))
     ]
     woken = {run for run, _ in ripe}
     for run, step in ripe:
@@ -115,17 +115,17 @@ def apply_effects(tx: Tx, effects: Sequence[tuple[str, Effect]]) -> None:
 
 def _apply_one(tx: Tx, run: str, effect: Effect) -> None:
     match effect:
-        case Enter():
+        case FinishEntry():
             batches.enter(tx, effect)
-        case Page():
+        case RecordPage():
             batches.page(tx, effect)
-        case Walked():
+        case FinishWalk():
             batches.walked(tx, effect)
         case Listen():
             events.listen(tx, run, effect.number, effect.event, effect.until)
         case Unlisten():
             events.unlisten(tx, [(run, number) for number in effect.numbers])
-        case Accept():
+        case AcceptWebhook():
             events.add_webhook(tx, run, effect.token)
         case Notify():
             events.notify(tx, effect.event, effect.data, effect.run)

@@ -4,12 +4,10 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias, TypeVar
 
-from batchflow.core.batch import Batch, Item, ItemState
+from batchflow.core.batch import Batch, Item, ItemState, Mark
 from batchflow.core.flow import FlowStatus
-from batchflow.core.ledger import Mark
-from batchflow.core.message import Claimed, DeadLetter
+from batchflow.core.message import ClaimResult, DeadLetter, WorkerStatus
 from batchflow.core.run import Run, RunQuery, Waiter
-from batchflow.core.worker import WorkerStatus
 from batchflow.stores.base import Answers, WriteVerbs, rank
 from batchflow.stores.sql import batches, cancelling, claims, events, flows, ledger, messages, reads, settling, steps
 from batchflow.stores.sql import ledger as ledgers
@@ -28,7 +26,7 @@ class SqlStore(WriteVerbs):
 
     # Messages
 
-    async def claim(self, worker: str, destinations: Sequence[str], limit: int) -> Claimed:
+    async def claim(self, worker: str, destinations: Sequence[str], limit: int) -> ClaimResult:
         """See the protocol."""
         return await self._enqueue("claim", worker, destinations, limit)
 

@@ -6,7 +6,7 @@ from contextlib import closing
 from importlib.resources import files
 from pathlib import Path
 
-from batchflow.core.ledger import Mark
+from batchflow.core.batch import Mark
 from batchflow.stores.sqlite.connection import APPLICATION_ID, migration_texts, translate_error
 
 

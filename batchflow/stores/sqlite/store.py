@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from batchflow.core.clock import Clock
+from batchflow.core.ports import Clock
 from batchflow.core.store import Renew
 from batchflow.errors import StoreUnavailable
 from batchflow.stores.base import GroupCommit
@@ -42,7 +42,7 @@ class SqliteStore(SqlStore):
     # Life
 
     @property
-    def lasting(self) -> bool:
+    def is_durable(self) -> bool:
         """See the protocol."""
         return self.path != ":memory:"
 
@@ -61,7 +61,7 @@ class SqliteStore(SqlStore):
             on_foreign_change=lambda: _call_soon(loop, lambda: self._notify(True)),
         )
         self._commit = GroupCommit(self._writer.write, lambda: self._notify(False))
-        if self.lasting:
+        if self.is_durable:
             self._reader = SqliteTx(connection.connect(self.path, synchronous=self.synchronous), queries, self._locks)
 
     def _connect(self) -> Any:
@@ -136,7 +136,7 @@ class SqliteStore(SqlStore):
 
     # Messages
 
-    async def enlist(self, worker: str, lease_ms: int, concurrency: int = 0) -> None:
+    async def register(self, worker: str, lease_ms: int, concurrency: int = 0) -> None:
         """See the protocol."""
         # Before its row is written: a row without a lock means a dead worker.
         self._locks.hold(worker)
@@ -156,7 +156,7 @@ class SqliteStore(SqlStore):
             _call_soon(loop, lambda: self._notify(False))
         return held
 
-    async def dismiss(self, worker: str) -> None:
+    async def deregister(self, worker: str) -> None:
         """See the protocol."""
         await self._enqueue("deregister", worker)
         self._locks.release(worker)

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic_core import from_json
 
-from batchflow.core.clock import Clock
+from batchflow.core.ports import Clock
 from batchflow.errors import StoreError, StoreUnavailable
 from batchflow.logs import logger
 from batchflow.stores.base import Answers, Operation

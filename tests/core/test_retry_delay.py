@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchflow.core import expression
+from batchflow.core import retry_delay
 from batchflow.errors import ConfigurationError
 
 WORDS = "there are numbers, + - * /, parentheses, retried and functions"
@@ -43,12 +43,12 @@ def _grown(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
     )
 
 
-expressions = st.recursive(leaves, _grown, max_leaves=12).filter(lambda text: len(text) <= expression.LONGEST)
+expressions = st.recursive(leaves, _grown, max_leaves=12).filter(lambda text: len(text) <= retry_delay.MAX_LENGTH)
 
 
 def refusal(text: str, retries: int = 3) -> str:
     with pytest.raises(ConfigurationError) as refused:
-        expression.check(text, retries)
+        retry_delay.check(text, retries)
     return str(refused.value)
 
 
@@ -59,7 +59,7 @@ def test_expression_comes_to_what_python_makes_of_it(text: str, retried: int) ->
         plain = float(eval(text, PLAIN, {"retried": float(retried)}))
     except (ArithmeticError, ValueError):
         return
-    got = expression.evaluate(text, retried)
+    got = retry_delay.evaluate(text, retried)
     assert got == plain or (math.isnan(got) and math.isnan(plain))
 
 
@@ -67,18 +67,18 @@ def test_expression_comes_to_what_python_makes_of_it(text: str, retried: int) ->
 def test_expression_that_was_checked_gives_a_wait(text: str, retries: int) -> None:
     """For each of the retries that were tried out: a number of 0 or more."""
     try:
-        expression.check(text, retries)
+        retry_delay.check(text, retries)
     except ConfigurationError:
         return
     for retried in (*range(min(retries, 100)), retries):
-        assert 0 <= expression.evaluate(text, retried) < math.inf
+        assert 0 <= retry_delay.evaluate(text, retried) < math.inf
 
 
 @given(st.text(st.sampled_from("retid pow,maxn()+-*/%.0123456789e_#:=[]'\n"), max_size=30))
 def test_expression_of_any_text_is_read_or_refused_in_one_sentence(text: str) -> None:
     """Nothing else comes out."""
     try:
-        read = expression.check(text, 3)
+        read = retry_delay.check(text, 3)
     except ConfigurationError as error:
         read = str(error)[:16]
     assert read in (" ".join(text.split()), "the retry delay ")
@@ -102,8 +102,8 @@ def test_expression_of_any_text_is_read_or_refused_in_one_sentence(text: str) ->
 )
 def test_expression_is_counted_in_milliseconds_from_retried_0(text: str, waits: list[float]) -> None:
     """Halves are rounded away from 0."""
-    expression.check(text, 2)
-    assert [expression.evaluate(text, retried) for retried in range(3)] == waits
+    retry_delay.check(text, 2)
+    assert [retry_delay.evaluate(text, retried) for retried in range(3)] == waits
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_expression_is_counted_in_milliseconds_from_retried_0(text: str, waits: 
 )
 def test_expression_that_grows_without_bound_is_infinite_at_once(text: str, value: float) -> None:
     """It takes no time, and what bounds it holds."""
-    assert expression.evaluate(text, 0) == pytest.approx(value)
+    assert retry_delay.evaluate(text, 0) == pytest.approx(value)
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_expression_that_grows_without_bound_is_infinite_at_once(text: str, valu
 )
 def test_expression_without_a_value_is_no_number(text: str) -> None:
     """Wherever in it the value is missing."""
-    assert math.isnan(expression.evaluate(text, 0))
+    assert math.isnan(retry_delay.evaluate(text, 0))
 
 
 @pytest.mark.parametrize(
@@ -203,17 +203,17 @@ def test_expression_that_is_too_long_is_refused_without_being_shown() -> None:
     """However long it is; spaces that say nothing do not count."""
     assert refusal("1 + " * 50 + "1") == "the retry delay is 201 characters long; at most 200 are read"
     assert refusal("(" * 10**6) == "the retry delay is 1000000 characters long; at most 200 are read"
-    assert expression.check("1" + " " * 500 + "+ 1", 0) == "1 + 1"
+    assert retry_delay.check("1" + " " * 500 + "+ 1", 0) == "1 + 1"
 
 
 def test_expression_may_nest_as_deep_as_its_length_allows() -> None:
     """Neither reading nor counting runs out of stack."""
-    expression.check("-" * 198 + "1", 0)
-    expression.check("(" * 99 + "1" + ")" * 99, 0)
-    assert expression.evaluate("abs(" * 39 + "0-7" + ")" * 39, 0) == 7
+    retry_delay.check("-" * 198 + "1", 0)
+    retry_delay.check("(" * 99 + "1" + ")" * 99, 0)
+    assert retry_delay.evaluate("abs(" * 39 + "0-7" + ")" * 39, 0) == 7
 
 
 def test_expression_for_a_billion_retries_is_tried_out_for_a_few() -> None:
     """The first hundred and the last."""
-    expression.check("retried", 10**400)
+    retry_delay.check("retried", 10**400)
     assert refusal("1000 - retried", 10**9).endswith("is negative for retried = 1000000000; put max(0, …) around it")

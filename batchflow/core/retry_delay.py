@@ -8,16 +8,16 @@ from typing import Never, TypeAlias
 
 from batchflow.errors import ConfigurationError
 
-LONGEST = 200
+MAX_LENGTH = 200
 """The longest expression that is read, in characters."""
 
 _LETTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ_")
 _DIGITS = frozenset("0123456789.")
 _SIGNS = frozenset("+-*/(), ")
-_KNOWN = _LETTERS | _DIGITS | _SIGNS
+_ALLOWED = _LETTERS | _DIGITS | _SIGNS
 _WORDS = str.maketrans(dict.fromkeys(_SIGNS, " "))
-_CHECKED = 100  # nobody waits for more retries, and `retries` may be a billion
-_EXACT = 2**53  # beyond it a float counts no longer by ones, and in the end it cannot hold the number
+_MAX_CHECKED = 100  # nobody waits for more retries, and `retries` may be a billion
+_MAX_EXACT = 2**53  # beyond it a float counts no longer by ones, and in the end it cannot hold the number
 
 _Term: TypeAlias = Callable[[float], float]
 
@@ -41,32 +41,32 @@ def check(text: str, retries: int) -> str:
 def evaluate(text: str, retried: int) -> float:
     """Milliseconds after so many retries, however far from a wait they are: negative, infinite or no number."""
     try:
-        return _read(text)(float(min(retried, _EXACT)))
+        return _parse(text)(float(min(retried, _MAX_EXACT)))
     except ZeroDivisionError:
         return math.nan
 
 
 @lru_cache(maxsize=256)
 def _check(text: str, retries: int) -> None:
-    term = _read(text)
-    for retried in (*range(min(retries, _CHECKED)), retries):
+    term = _parse(text)
+    for retried in (*range(min(retries, _MAX_CHECKED)), retries):
         _check_wait(text, term, retried)
 
 
 def _check_wait(text: str, term: _Term, retried: int) -> None:
     try:
-        wait = term(float(min(retried, _EXACT)))
+        wait = term(float(min(retried, _MAX_EXACT)))
     except ZeroDivisionError:
-        _refuse(text, f"divides by zero for retried = {retried}")
+        _reject(text, f"divides by zero for retried = {retried}")
     if math.isnan(wait):
-        _refuse(text, f"is no number for retried = {retried}")
+        _reject(text, f"is no number for retried = {retried}")
     if wait < 0:
-        _refuse(text, f"is negative for retried = {retried}; put max(0, …) around it")
+        _reject(text, f"is negative for retried = {retried}; put max(0, …) around it")
     if math.isinf(wait):
-        _refuse(text, f"is infinite for retried = {retried}; put min(…, …) around what grows")
+        _reject(text, f"is infinite for retried = {retried}; put min(…, …) around what grows")
 
 
-def _refuse(text: str, fault: str) -> Never:
+def _reject(text: str, fault: str) -> Never:
     raise ConfigurationError(f"the retry delay {text!r} {fault}")
 
 
@@ -74,20 +74,20 @@ def _refuse(text: str, fault: str) -> Never:
 
 
 @lru_cache(maxsize=256)
-def _read(text: str) -> _Term:
-    if len(text) > LONGEST:
-        raise ConfigurationError(f"the retry delay is {len(text)} characters long; at most {LONGEST} are read")
+def _parse(text: str) -> _Term:
+    if len(text) > MAX_LENGTH:
+        raise ConfigurationError(f"the retry delay is {len(text)} characters long; at most {MAX_LENGTH} are read")
     for character in text:
-        if character not in _KNOWN:
-            _refuse(text, f"has {character!r} in it; there are numbers, + - * /, parentheses, retried and functions")
+        if character not in _ALLOWED:
+            _reject(text, f"has {character!r} in it; there are numbers, + - * /, parentheses, retried and functions")
     for word in text.translate(_WORDS).split():
         # Python reads 1e3, 0x10 and 1_000; QStash need not.
         if word[0] in _DIGITS and not _DIGITS.issuperset(word):
-            _refuse(text, f"has {word!r} in it; write a number of milliseconds in digits, such as 1500 or 0.5")
+            _reject(text, f"has {word!r} in it; write a number of milliseconds in digits, such as 1500 or 0.5")
     try:
         tree = ast.parse(text, mode="eval")
     except (SyntaxError, MemoryError, RecursionError):
-        _refuse(text, "is not well-formed; write one such as 'pow(2, retried) * 1000'")
+        _reject(text, "is not well-formed; write one such as 'pow(2, retried) * 1000'")
     return _term(tree.body, text)
 
 
@@ -99,9 +99,9 @@ def _term(node: ast.expr, text: str) -> _Term:
         case ast.Name(id="retried"):
             return lambda retried: retried
         case ast.Name(id=name) if name in _FUNCTIONS:
-            _refuse(text, f"names the function '{name}' without calling it")
+            _reject(text, f"names the function '{name}' without calling it")
         case ast.Name(id=name):
-            _refuse(text, f"has the unknown name '{name}'; the only one is 'retried'")
+            _reject(text, f"has the unknown name '{name}'; the only one is 'retried'")
         case ast.UnaryOp(op=ast.USub(), operand=operand):
             negated = _term(operand, text)
             return lambda retried: -negated(retried)
@@ -110,7 +110,7 @@ def _term(node: ast.expr, text: str) -> _Term:
         case ast.Call(func=ast.Name(id=name), args=arguments, keywords=[]):
             return _call(name, [_term(argument, text) for argument in arguments], text)
         case _:
-            _refuse(text, "is not well-formed; write one such as 'pow(2, retried) * 1000'")
+            _reject(text, "is not well-formed; write one such as 'pow(2, retried) * 1000'")
 
 
 def _operation(op: ast.operator, left: _Term, right: _Term, text: str) -> _Term:
@@ -124,18 +124,18 @@ def _operation(op: ast.operator, left: _Term, right: _Term, text: str) -> _Term:
         case ast.Div():
             return lambda retried: left(retried) / right(retried)
         case ast.Pow():
-            _refuse(text, "has '**' in it; write pow(…, …)")
+            _reject(text, "has '**' in it; write pow(…, …)")
         case _:
-            _refuse(text, "has '//' in it; write floor(… / …)")
+            _reject(text, "has '//' in it; write floor(… / …)")
 
 
 def _call(name: str, arguments: list[_Term], text: str) -> _Term:
     if name not in _FUNCTIONS:
-        _refuse(text, f"has the unknown function '{name}'; there are {', '.join(sorted(_FUNCTIONS))}")
+        _reject(text, f"has the unknown function '{name}'; there are {', '.join(sorted(_FUNCTIONS))}")
     least, most, function = _FUNCTIONS[name]
     if not least <= len(arguments) <= most:
         takes = f"{least} argument{'' if least == 1 else 's'}{'' if least == most else ' or more'}"
-        _refuse(text, f"calls '{name}' with {len(arguments)}; it takes {takes}")
+        _reject(text, f"calls '{name}' with {len(arguments)}; it takes {takes}")
     return lambda retried: function(*[argument(retried) for argument in arguments])
 
 
@@ -189,8 +189,8 @@ _FUNCTIONS: dict[str, tuple[int, int, Callable[..., float]]] = {
     "ceil": (1, 1, _ceil),
     "exp": (1, 1, _exp),
     "floor": (1, 1, _floor),
-    "max": (2, LONGEST, _max),
-    "min": (2, LONGEST, _min),
+    "max": (2, MAX_LENGTH, _max),
+    "min": (2, MAX_LENGTH, _min),
     "pow": (2, 2, _pow),
     "round": (1, 1, _round),
     "sqrt": (1, 1, _sqrt),

@@ -31,7 +31,7 @@ from pydantic_core import CoreSchema, core_schema
 from typing_extensions import TypedDict
 
 from batchflow.core.codec import Codec
-from batchflow.core.survival import loss
+from batchflow.core.roundtrip import find_difference
 from batchflow.errors import UnserializableError
 
 STEP = "step 'x:process-item' of 'welcome'"
@@ -387,11 +387,11 @@ FEWER = "let its serializers and validators keep every entry"
     ],
 )
 def test_each_loss_is_said_where_it_happens(sent: object, came: object, said: str) -> None:
-    assert str(loss(sent, came, [])) == said
+    assert str(find_difference(sent, came, [])) == said
 
 
 def test_what_cannot_be_compared_is_left_to_its_form() -> None:
     unsure: list[type] = []
     sent, came = [Vague(None), Vague("perhaps"), Opaque(1), {Opaque(1)}], [Vague(1), Vague(1), Opaque(1), {Opaque(1)}]
-    assert loss(sent, came, unsure) is None
+    assert find_difference(sent, came, unsure) is None
     assert unsure == [Vague, Vague, Opaque, Opaque]

@@ -8,7 +8,7 @@ from batchflow.errors import ConfigurationError
 _CLOSE = 0.85
 
 
-def slips(written: Iterable[str], known: Collection[str]) -> list[tuple[str, str]]:
+def find_typos(written: Iterable[str], known: Collection[str]) -> list[tuple[str, str]]:
     """Names that look like a slip of a known one, with that one: ("chunksize", "chunk_size"), ("excute", "execute").
 
     Only close ones, since a class has helpers of its own: what merely extends a known name ("loader", "saved") is
