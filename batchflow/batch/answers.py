@@ -3,6 +3,7 @@
 from pydantic_core import from_json, to_json
 
 from batchflow.batch.status import BatchSummary
+from batchflow.core.batch import Item
 from batchflow.core.codec import Codec
 from batchflow.serve.endpoint import FailureResult
 
@@ -80,7 +81,7 @@ def read_summary(text: str) -> BatchSummary:
 
 
 class ItemAnswer:
-    """Execute: the item is done. Written for every item, so its constant parts are joined beforehand."""
+    """Execute: the item has succeeded. Every item composes one, so the constant parts are joined only once."""
 
     __slots__ = ("_head",)
 
@@ -88,10 +89,13 @@ class ItemAnswer:
         self._head = '{"success":true,' + _text({key: ""})[1:-3]
 
     def text(self, id: str, result: str) -> str:
-        """The answer for an item, around the JSON text of its result."""
+        """Compose the answer of an item around the JSON text of its result; `result_text` takes it out again."""
         return f'{self._head}{to_json(id).decode()},"result":{result}}}'
 
-    def result_in(self, text: str, id: str) -> str:
-        """The JSON text of the result in an answer that `text` made."""
-        start = len(self._head) + len(to_json(id).decode()) + len(',"result":')
-        return text[start:-1]
+
+def result_text(item: Item) -> str | None:
+    """Return the JSON text of an item's result: None if it has not succeeded, or results are not kept."""
+    if item.result is None or item.state != "succeeded":
+        return None
+    head = f':{to_json(item.id).decode()},"result":'
+    return item.result[item.result.index(head) + len(head) : -1]

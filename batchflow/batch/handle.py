@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import Generic, TypeVar, cast
 
-from batchflow.batch.answers import ItemAnswer
+from batchflow.batch.answers import result_text
 from batchflow.batch.definition import Definition
 from batchflow.batch.status import BatchStatus, BatchSummary
 from batchflow.core.batch import Batch, Item, ItemState
@@ -106,10 +106,9 @@ class BatchHandle(Generic[Result]):
 
     async def results(self) -> AsyncIterator[tuple[str, Result]]:
         """Id and result of every item that has succeeded, by number; each result as `execute` returned it."""
-        done, codec = ItemAnswer(self._definition.wire.id), self._definition.result_codec
+        codec = self._definition.result_codec
         async for item in self.items("succeeded"):
-            text = "null" if item.result is None else done.result_in(item.result, item.id)
-            yield item.id, cast("Result", codec.decode(text))
+            yield item.id, cast("Result", codec.decode(result_text(item) or "null"))
 
     async def cancel(self) -> bool:
         """End the batch: nothing of it starts any more, and items at work end at their next step.

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from pydantic.alias_generators import to_camel
 from pydantic_core import from_json
 
+from batchflow.batch.answers import result_text
 from batchflow.batch.status import BatchStatus, BatchSummary
 from batchflow.core.batch import Batch, BatchState, Counts, Item, ItemState
 from batchflow.core.message import DeadLetter, WorkerStatus
@@ -134,7 +135,7 @@ class ItemInfo(ApiModel):
             number=item.number,
             item_id=item.id,
             state=item.state,
-            result=_item_result(item.result),
+            result=json_value(result_text(item)),
             error=item.error,
             ended_at=to_datetime(item.ended_at),
         )
@@ -448,15 +449,6 @@ def json_value(text: str | None) -> Any:
 
 def _datetime(ms: int) -> datetime:
     return datetime.fromtimestamp(ms / 1000, UTC)
-
-
-def _item_result(text: str | None) -> Any:
-    """The result inside the answer of the `execute` layer."""
-    match json_value(text):
-        case {"result": result}:
-            return result
-        case _:
-            return None
 
 
 def _step_fields(step: Step) -> dict[str, Any]:
