@@ -1,4 +1,4 @@
-"""What the tests of batches share."""
+"""Fixtures of the tests of batches."""
 
 from collections.abc import Iterator
 
@@ -18,6 +18,6 @@ def model() -> Iterator[Model]:
 
 @pytest.fixture
 def logs() -> Iterator[list[dict[str, object]]]:
-    """What is logged, line by line."""
+    """The log lines."""
     with capture_logs() as lines:
         yield lines  # pyright: ignore[reportReturnType]: its mappings are plain dictionaries

@@ -302,5 +302,5 @@ class Model:
         job.batch = replace(job.batch, working=job.batch.working + more)
 
     def counts(self, batch: str) -> Counts:
-        """Where the items of a batch stand."""
+        """The states of a batch's items."""
         return self.jobs[batch].batch.counts

@@ -1,4 +1,4 @@
-"""What is read from a class, and what is refused with which words."""
+"""Definitions that are read from classes, and the messages for invalid ones."""
 
 from collections.abc import Collection, Sequence
 from typing import Any, Generic, TypeVar
@@ -92,7 +92,7 @@ def test_hooks_may_be_sync_or_async_and_name_their_parameters() -> None:
 
 
 def test_helpers_with_similar_names_are_left_alone() -> None:
-    """What extends a known name, or stands beside it, is no slip."""
+    """A name that extends a known one, or is unlike any, is not a typo."""
     space = {"loader": 1, "saved": 2, "executor": 3, "fetch_all": 4, "counts": 5, "users": 6, "load_user": 7}
     assert made(**space)
 

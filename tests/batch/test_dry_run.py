@@ -1,4 +1,4 @@
-"""What a trigger would do: exact, in bounded memory, and without writing anything."""
+"""A dry run counts exactly, in bounded memory, and writes nothing."""
 
 from collections.abc import Sequence
 
@@ -58,7 +58,7 @@ async def test_everything_processed_before(model: Model) -> None:
 
 
 async def test_a_dry_run_and_its_batch_agree(model: Model) -> None:
-    """What is said beforehand is what happens, page by page."""
+    """The predicted counts are those of the batch, page by page."""
     workflow = bound(model, Welcome(users=230))
     model.marked["welcome"] = {f"u{number}" for number in range(0, 230, 3)}
     stats = await workflow.dry_run()
@@ -131,6 +131,6 @@ async def test_a_million_ids_in_the_space_of_a_page(model: Model) -> None:
 
 
 def test_statistics_are_read_by_either_name() -> None:
-    """What was sent as JSON is read again."""
+    """The JSON of statistics can be read again."""
     stats = Statistics(total_eligible=1, to_process=1, already_processed=0, message="", pages=1, chunks=0)
     assert Statistics.model_validate_json(stats.model_dump_json()) == stats

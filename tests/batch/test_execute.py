@@ -175,7 +175,7 @@ class Writing(BatchWorkflow[NoParams, str, Letter]):
 
 
 async def test_a_result_is_written_as_json_once(model: Model) -> None:
-    """What its step records is what the answer holds, also where a later attempt reads the step back."""
+    """The answer contains the recorded result of the step, also when a later attempt reads it."""
     workflow = Writing()
     batch = await bound(model, workflow).trigger()
     await model.drive()

@@ -100,7 +100,7 @@ async def test_every_source_is_read_once_in_its_order(model: Model, source: Any)
 
 @pytest.mark.parametrize("source", [called, generated, streamed])
 async def test_a_page_asked_for_again_is_the_same(model: Model, source: Any) -> None:
-    """What is not open any more, after a crash or in another process, is begun again and read up to its place."""
+    """A source that is not open, after a crash or in another process, is restarted and skipped forward."""
     begun.clear()
     workflow = function_workflow(greet_user, ids=source)
     fetch: Any = getattr(workflow, "fetch")  # noqa: B009

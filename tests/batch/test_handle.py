@@ -126,7 +126,7 @@ async def test_a_batch_that_is_not_there_is_said(model: Model) -> None:
 
 
 async def test_types_go_through_to_the_results(model: Model) -> None:
-    """What a class says of its parameters and results is what its handles give, also for a function."""
+    """Handles have the parameter and result types of the class, also for a function."""
     workflow = assert_type(bind(Welcome(users=1), model), Workflow[Audience, Greeting])
     model.serve(workflow)
     batch = assert_type(await workflow.trigger(Audience()), BatchHandle[Greeting])
@@ -245,7 +245,7 @@ def test_a_base_cannot_be_added(model: Model) -> None:
 
 
 def test_options_belong_to_the_class(model: Model) -> None:
-    """What is set on the object would not be read."""
+    """An option on the object would be ignored, so it is rejected."""
     workflow = made()()
     setattr(workflow, "page_size", 5)  # noqa: B010
     with pytest.raises(ConfigurationError) as raised:

@@ -1,4 +1,4 @@
-"""What hooks see of the batch they run for, and what happens outside of them."""
+"""Hooks see the batch they run for; outside of hooks that raises."""
 
 from collections.abc import Sequence
 

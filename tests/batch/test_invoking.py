@@ -163,7 +163,7 @@ async def test_an_option_of_batches_is_refused_by_a_function(flow: Batchflow) ->
 
 
 async def test_a_wrong_option_of_a_child_batch_is_the_parents_error(flow: Batchflow) -> None:
-    """What a trigger refuses is refused with the same sentence."""
+    """Invalid options are rejected with the same message as by a trigger."""
     topics = flow.add(Topics())
 
     @flow.serve("/parent")

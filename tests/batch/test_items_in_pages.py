@@ -74,7 +74,7 @@ async def test_items_that_a_page_brings_need_no_load(flow: Batchflow, walk_first
 
 
 async def test_load_is_called_for_ids_alone(flow: Batchflow) -> None:
-    """What a page has brought is not loaded; what a trigger names is."""
+    """Items of a page are not loaded; ids of a trigger are."""
     made = Loading()
     greet = flow.add(made)
     async with Environment(flow) as env:
@@ -110,7 +110,7 @@ async def test_an_item_is_kept_until_it_has_ended(flow: Batchflow) -> None:
 
 
 async def test_a_page_may_bring_nothing_for_an_id(flow: Batchflow) -> None:
-    """None is no item, as `load` says it too."""
+    """None means that there is no item, as for `load`."""
 
     class Gone(Greet):
         async def fetch(self, params: NoParams, cursor: str | None, limit: int) -> Page[Any]:
@@ -208,12 +208,12 @@ class Number(int, enum.Enum):
     + [(wrong, None) for wrong in (True, "", 1.5, b"a", None, ("a",))],
 )
 def test_an_id_is_text_a_number_or_a_uuid(value: object, text: str | None) -> None:
-    """Anything else is none."""
+    """Any other value is not an id."""
     assert id_text(value) == text
 
 
 def test_pages_that_bring_something_else_are_refused_with_the_class() -> None:
-    """What `fetch` declares has to fit the item type."""
+    """The declared items of `fetch` have to match the item type."""
     with pytest.raises(ConfigurationError) as refused:
 
         class Wrong(Greet):  # pyright: ignore[reportUnusedClass]: it is refused

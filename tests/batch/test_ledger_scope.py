@@ -166,7 +166,7 @@ def test_a_scope_that_is_none_is_refused_with_the_class(names: Any, sentence: st
 
 
 def test_a_class_names_its_own_parameters() -> None:
-    """What is misspelt, and what the short form cannot name since it has none, is an error of the class."""
+    """A misspelt parameter is an error of the class, and so is any parameter of the short form, which has none."""
 
     class Job(Reports, abstract=True):
         processed_per = ("yaer",)

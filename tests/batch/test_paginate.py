@@ -168,7 +168,7 @@ async def test_duplicates_within_a_page_are_counted(model: Model) -> None:
 
 
 async def test_force_skips_the_filter(model: Model) -> None:
-    """What is processed already runs again."""
+    """Processed items run again."""
     plain = Plain({None: Page(["a", "b"])})
     workflow = bound(model, plain)
     model.marked["plain"] = {"a", "b"}

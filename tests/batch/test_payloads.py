@@ -99,7 +99,7 @@ def test_what_is_no_json_is_refused() -> None:
 
 
 def test_a_page_is_written_short_and_read_back() -> None:
-    """What has its default is not sent."""
+    """Default values are not sent."""
     page = WELCOME.paginate_model(cursor="c", page=2, probe=CycleDetector("a", 4, 1))
     assert encode_body(page) == '{"cursor":"c","page":2,"probe":["a",4,1]}'
     assert WELCOME.read_page(encode_body(page)) == page

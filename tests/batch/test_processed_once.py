@@ -40,7 +40,7 @@ class Again(Job):
 
 @pytest.mark.parametrize("gap", ["0s", "1s", "2s", "3s"])
 async def test_batches_that_overlap_execute_an_item_once(gap: str) -> None:
-    """What a batch has finished since the other filtered its page is left out as already processed."""
+    """Items that another batch finished after the page was filtered are left out as already processed."""
     flow, made = Batchflow("sqlite://"), Job()
     job = flow.add(made)
     async with Environment(flow) as env:
@@ -133,7 +133,7 @@ async def elsewhere() -> AsyncIterator[Elsewhere]:
 
 
 async def test_a_ledger_beside_the_engine_is_asked_again_when_a_chunk_starts(elsewhere: Elsewhere) -> None:
-    """What another program has marked since the page was filtered is left out, and counted as already processed."""
+    """Items that another program marked after the page was filtered are left out, and counted as already processed."""
     batch = await elsewhere.job.trigger()
     await drive(elsewhere.flow, elsewhere.clock, until=elsewhere.clock.now())
     elsewhere.ledger.held |= {"d", "e"}
@@ -143,7 +143,7 @@ async def test_a_ledger_beside_the_engine_is_asked_again_when_a_chunk_starts(els
 
 
 async def test_a_ledger_beside_the_engine_may_forget(elsewhere: Elsewhere) -> None:
-    """What it does not hold any more runs again, though the engine's own ledger holds it."""
+    """Items that it has forgotten run again, though the store's own ledger contains them."""
     await elsewhere.job.trigger()
     await drive(elsewhere.flow, elsewhere.clock)
     elsewhere.ledger.held -= {"a", "e"}

@@ -1,4 +1,4 @@
-"""Which classes are refused, and with which words."""
+"""Classes that are rejected, and the messages."""
 
 import re
 from collections.abc import Callable

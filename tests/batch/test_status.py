@@ -1,4 +1,4 @@
-"""How far a batch is, and how it ended, in numbers and as text."""
+"""The status and the summary of a batch, in numbers and as text."""
 
 from batchflow.batch.status import BatchStatus, BatchSummary
 from batchflow.core.batch import Batch, BatchState, Counts

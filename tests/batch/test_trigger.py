@@ -86,7 +86,7 @@ async def test_a_batch_starts_after_a_delay(flow: Batchflow, ids: list[str] | No
 
 
 async def test_a_time_that_has_passed_is_now(flow: Batchflow) -> None:
-    """It is no error, and nothing waits."""
+    """It is not an error, and nothing waits."""
     job = flow.add(Job())
     async with Environment(flow) as env:
         assert (await env.run(job, not_before=datetime(2001, 1, 1, tzinfo=UTC))).summary.duration_ms < 1_000

@@ -219,7 +219,7 @@ async def test_a_page_of_a_walk_first_can_be_cancelled(flow: Batchflow) -> None:
 
 
 async def test_a_walk_first_as_a_child(flow: Batchflow) -> None:
-    """Who waits for it is told of its end, and of its failure to walk."""
+    """A waiting run gets its end, and the failure of its walk."""
     made = Rows()
     rows = flow.add(made)
 
@@ -236,7 +236,7 @@ async def test_a_walk_first_as_a_child(flow: Batchflow) -> None:
 
 
 async def test_marks_that_a_filter_passes_over_hold_to_the_end_of_the_walk(flow: Batchflow) -> None:
-    """What a filter of one's own has named in spite of its mark runs, though it starts much later."""
+    """A marked item that a custom filter returns runs, though it starts much later."""
 
     class Again(Named):
         def filter(self, params: NoParams, ids: Sequence[str]) -> list[str]:
