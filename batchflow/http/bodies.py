@@ -1,6 +1,7 @@
 """Reading request bodies: their bytes, their JSON, the payload of a run. The command reads payloads here too."""
 
 from codecs import BOM_UTF8
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from pydantic import JsonValue, TypeAdapter, ValidationError
@@ -135,10 +136,15 @@ class PayloadReader(Generic[Payload]):
 
 
 def invalid_field(error: ValidationError) -> InputError:
-    """The first field that does not fit, as one sentence."""
+    """The error for the first field that does not fit."""
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    field = ".".join(str(part) for part in first["loc"])
-    return InputError(f"'{field}' does not fit: {first['msg']}" if field else first["msg"], field=field or None)
+    return does_not_fit(first["loc"], first["msg"])
+
+
+def does_not_fit(path: Iterable[object], message: str) -> InputError:
+    """The error for a value that is not of its type; `path` leads to it, and is empty for the whole."""
+    field = ".".join(str(part) for part in path)
+    return InputError(f"does not fit: {message}", option=field, field=field) if field else InputError(message)
 
 
 def _content_length(request: "Request") -> int:

@@ -21,6 +21,7 @@ from batchflow.errors import (
     StoreUnavailable,
     UnserializableError,
 )
+from batchflow.http.bodies import does_not_fit
 from batchflow.http.schemas import ErrorResponse
 from batchflow.logs import logger
 
@@ -90,9 +91,8 @@ def _retry_after(error: RetryAfter) -> str:
 
 def _invalid_parameter(error: RequestValidationError) -> InputError:
     first = error.errors()[0]
-    name = ".".join(str(part) for part in first["loc"][1:])
-    sentence = f"'{name}' does not fit: {first['msg']}" if name else str(first["msg"])
-    return InputError(sentence, field=name or None)
+    # The location begins with "query", "path" or "header".
+    return does_not_fit(first["loc"][1:], str(first["msg"]))
 
 
 def rename_options(error: InputError, name: Callable[[str], str]) -> InputError:

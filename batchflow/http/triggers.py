@@ -125,9 +125,9 @@ class WorkflowEndpoints:
         if id is None or id == "":
             return json_response(ErrorResponse(error=f"Missing {self._wire.id}"), 400)
         if not isinstance(id, str):
-            raise InputError(f"'{self._wire.id}' does not fit: an id is a string", field=self._wire.id)
-        entry = self._workflow.read_request({**fields, "force": True, self._wire.ids: [id]})
-        return await self._start(request, self._routes.execute, entry)
+            raise InputError("does not fit: an id is a string", option=self._wire.id, field=self._wire.id)
+        trigger = self._workflow.read_request({**fields, "force": True, self._wire.ids: [id]})
+        return await self._start(request, self._routes.execute, trigger)
 
     def _forbid(self, fields: dict[str, JsonValue], *names: str) -> None:
         """Refuse fields that only a trigger of the whole source takes."""
@@ -139,11 +139,11 @@ class WorkflowEndpoints:
                     field=name,
                 )
 
-    async def _start(self, request: Request, route: str, entry: TriggerRequest[Any]) -> Response:
+    async def _start(self, request: Request, route: str, trigger: TriggerRequest[Any]) -> Response:
         root = absolute_url(request, route, "", self._app_url)
-        entry = replace(entry, options=batch_options(entry.options, request.headers.raw, root))
+        trigger = replace(trigger, options=batch_options(trigger.options, request.headers.raw, root))
         try:
-            result = await self._workflow.handle_request(entry)
+            result = await self._workflow.handle_request(trigger)
         except InputError as error:
             raise rename_options(error, self._field_name) from error
         if isinstance(result, Statistics):
