@@ -41,7 +41,7 @@ async def flow() -> AsyncGenerator[Batchflow]:
 
 
 async def called(flow: Batchflow, ask: Callable[[WorkflowContext[NoParams]], Awaitable[Any]]) -> Any:
-    """What a run makes of one call."""
+    """The result of one call in a run."""
 
     @flow.serve("/calls")
     async def calls(ctx: WorkflowContext[NoParams]) -> Any:

@@ -29,7 +29,7 @@ class Times:
     [(3_600_000, "The clock of this machine was set forward"), (-3_600_000, "The clock of this machine was set back")],
 )
 def test_a_step_of_the_clock_is_said_once(step: int, said: str) -> None:
-    """With its length; a clock that goes on is no news."""
+    """With its length; an ordinary clock is not reported."""
     times = Times()
     now: list[Callable[[], int]] = [times.wall.now]
     looking = ClockJumpDetector(_Stepped(now), times)

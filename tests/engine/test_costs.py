@@ -1,4 +1,4 @@
-"""What an item costs, counted instead of timed: transactions, statements, rows and calls of the standard job."""
+"""The costs of an item, counted instead of timed: transactions, statements, rows and calls of the standard job."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -53,7 +53,7 @@ async def carry_out(flow: Batchflow, kind: type[Standard]) -> None:
 
 
 class Counted:
-    """How often each kind of statement was run, by its first word."""
+    """The number of statements of each kind, by first word."""
 
     def __init__(self) -> None:
         self.by_word: Counter[str] = Counter()

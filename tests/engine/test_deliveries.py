@@ -1,4 +1,4 @@
-"""What user code does to the dispatcher: it settles all the same, and blames nobody for waiting."""
+"""Misbehaving user code: the dispatcher settles all the same, and waiting does not count against anybody."""
 
 import asyncio
 

@@ -81,7 +81,7 @@ async def test_a_publish_wakes_an_idle_dispatcher(store: SqliteStore, clock: Man
 
 
 async def test_a_full_key_does_not_make_it_spin(store: SqliteStore, clock: ManualClock) -> None:
-    """What is due but has no free place is no reason to come again and again."""
+    """A due message without a free slot does not make the worker claim again and again."""
     handler = FakeHandler(held=True)
     faulty = FaultyStore(store, fail="prune")
     one = message("a").flow.with_default_key("free")
@@ -198,7 +198,7 @@ async def test_cancellations_that_are_not_ours_come_to_an_end(store: SqliteStore
 
 
 async def test_a_settlement_that_is_refused_makes_a_dead_letter(store: SqliteStore, clock: ManualClock) -> None:
-    """Which names the reason; the work is not done again, and the refusal is told once."""
+    """The dead letter names the reason; the work is not repeated, and the refusal is reported once."""
     handler = FakeHandler()
     dispatching = dispatcher(RefusingStore(store, "done"), handler, clock)
     await publish(store)

@@ -78,7 +78,7 @@ async def test_a_message_claimed_again_beside_its_stale_claim_is_settled(
 async def test_a_worker_that_is_known_again_looks_at_once(
     store: SqliteStore, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was published while it was unknown does not wait for the next change."""
+    """Messages published while it was unknown do not wait for the next change."""
     monkeypatch.setattr("batchflow.engine.worker.Heartbeat", partial(Heartbeat, lease_ms=BEAT_MS))
     # Which would make it look as well, now and then.
     monkeypatch.setattr("batchflow.engine.worker.EXPIRE_EVERY", 1_000)
@@ -149,7 +149,7 @@ async def test_what_was_claimed_before_a_loss_may_be_anothers(answers: bool) -> 
 async def test_a_worker_whose_lease_is_over_starts_nothing_before_it_has_asked(
     store: SqliteStore, clock: ManualClock, monkeypatch: pytest.MonkeyPatch, taken: bool
 ) -> None:
-    """What others may have done meanwhile is left to them; what nobody has taken goes on."""
+    """Claims that others may have are left to them; all other claims continue."""
     monkeypatch.setattr("batchflow.engine.engine.WorkerLease", partial(WorkerLease, elapsed=lambda: clock.now() / 1000))
     monkeypatch.setattr("batchflow.engine.worker.EXPIRE_EVERY", 1_000)
     flow = Batchflow(store, clock=clock)

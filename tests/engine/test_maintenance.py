@@ -1,4 +1,4 @@
-"""What a worker does now and then."""
+"""The periodic maintenance of a worker."""
 
 import pytest
 

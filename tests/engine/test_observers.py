@@ -1,4 +1,4 @@
-"""Who is told what happens: in which order, once, and at no cost to the work."""
+"""Observers are notified in order, once, and at no cost to the work."""
 
 import pytest
 from structlog.testing import capture_logs
@@ -89,7 +89,7 @@ class Greeting(BatchWorkflow[NoParams, str, str]):
 
 
 async def test_an_observer_is_told_the_whole_story_of_a_batch() -> None:
-    """What was published, each claim with its steps and how it ended, once, and the end of the batch."""
+    """Each message, each claim with its steps and its ending, and the end of the batch are reported once."""
     clock, story, tally = ManualClock(), Story(), CountingObserver()
     async with Batchflow("sqlite://", clock=clock, worker=False) as flow:
         greeting = flow.add(Greeting())
@@ -186,7 +186,7 @@ async def test_an_observer_is_told_of_what_goes_wrong_beside_the_functions(
 
 
 async def test_what_was_known_before_is_not_told_as_published(store: SqliteStore) -> None:
-    """A trigger that has started nothing is none."""
+    """A trigger that has started nothing is not reported."""
     story = Story()
     flow = Batchflow(store, worker=False)
     greeting = flow.add(Greeting())

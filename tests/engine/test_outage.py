@@ -79,7 +79,7 @@ async def test_nothing_new_is_executed_before_a_write_has_worked() -> None:
 
 
 async def test_a_store_that_refuses_claims_is_asked_for_one_at_a_time(store: SqliteStore, clock: ManualClock) -> None:
-    """What works again takes all there is room for."""
+    """Once the store works again, a claim fills all free slots."""
     asked: list[int] = []
 
     class Asked(FaultyStore):
@@ -193,7 +193,7 @@ async def test_a_stop_while_the_store_is_away_is_quiet(verb: str) -> None:
 
 
 async def test_a_refusal_is_not_waited_for(store: SqliteStore) -> None:
-    """What the store will never take is raised at once, also in the midst of an outage."""
+    """An error that cannot be retried is raised at once, also during an outage."""
     outage = Outage(Observers())
 
     async def refuse() -> None:

@@ -34,7 +34,7 @@ def handlers() -> Iterator[None]:
 
 
 async def test_an_interrupt_hurries_beside_the_handler_from_before(interrupts: Interrupts) -> None:
-    """Which is called each time, and put back at the end."""
+    """The previous handler is called each time, and restored at the end."""
     signal.signal(signal.SIGINT, interrupts.before)
     with on_signal(interrupts.hurried.set):
         signal.raise_signal(signal.SIGINT)

@@ -78,7 +78,7 @@ async def test_a_call_returns_what_its_function_does(pool: Pool) -> None:
 
 @pytest.mark.parametrize("kind", [ValueError, SystemExit, KeyboardInterrupt, GeneratorExit, asyncio.CancelledError])
 async def test_a_call_raises_what_its_function_does(pool: Pool, kind: type[BaseException]) -> None:
-    """Whatever it is; the thread goes on."""
+    """Any exception is passed on, and the thread continues."""
 
     def raises() -> None:
         raise kind("theirs")
@@ -120,7 +120,7 @@ async def test_a_call_that_is_cancelled_before_it_has_a_thread_is_not_made(pool:
 
 
 async def test_a_thread_that_hangs_is_given_up_and_replaced(pool: Pool) -> None:
-    """Who waits for a thread gets the new one; the given up one is told of, with what it does."""
+    """A waiting call gets the new thread; the abandoned call is reported with its function."""
     first = await pool.hanging(2)
     waiting = pool.start(lambda: "at last")
     await wait_until(lambda: pool.waits == [True], description="it waits")
@@ -172,7 +172,7 @@ async def test_closing_waits_for_no_thread(pool: Pool) -> None:
 
 
 def test_a_thread_outlives_its_event_loop() -> None:
-    """What it returns then is for nobody."""
+    """Its result is dropped."""
     go, threads = threading.Event(), ThreadPool(1, lambda given_up: None)
 
     async def leave_it() -> None:

@@ -1,4 +1,4 @@
-"""Who waits for runs and batches: how often the store is asked, and how soon an end is heard of."""
+"""Waiting for runs and batches: how often the store is read, and how soon an end is noticed."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable

@@ -32,7 +32,7 @@ def made(kind: Kind, clock: Clock, url: str | None = None) -> Made:
 
 
 async def left(store: Made) -> dict[str, Any]:
-    """What is left of runs that have ended, of what they waited for, and of batches: nothing should be."""
+    """The rows left of ended runs, of their waits, and of batches: there should be none."""
     found = _in_tables(store) if isinstance(store, SqliteStore) else await _in_keys(store)
     return {what: count for what, count in found.items() if count}
 

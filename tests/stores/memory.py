@@ -65,7 +65,7 @@ FOREIGN_S = 0.01
 
 
 class Lane(NamedTuple):
-    """What waits in one order: for a destination, under a flow key, of a batch."""
+    """The queue of a destination, a flow key and a batch."""
 
     destination: str
     flow: str
@@ -75,7 +75,7 @@ class Lane(NamedTuple):
 
 @dataclass(slots=True)
 class Turn:
-    """Where a lane stands among those of its key."""
+    """The position of a lane among those of its key."""
 
     turn: int
     ahead: int = 0
@@ -208,7 +208,7 @@ class BatchRow:
 
 @dataclass(slots=True)
 class MarkRow:
-    """What a ledger knows of an item: since when it is processed, who is at it."""
+    """The entry of an item in a ledger: when it was processed, and the batch that has it in flight."""
 
     processed_at: int | None = None
     expires_at: int | None = None
@@ -220,7 +220,7 @@ class MarkRow:
 
 @dataclass(slots=True)
 class Place:
-    """What is stored, and how one change of it brings others with it. `now` is the time of the present verb."""
+    """The stored data and the rules that connect its parts. `now` is the time of the current verb."""
 
     now: int = 0
     turn: int = 0

@@ -49,7 +49,7 @@ class Model:
         self.kept: list[Row] = []
 
     def recode(self) -> None:
-        """What does not survive JSON does not survive an operation."""
+        """An operation passes its values through JSON, as a store does."""
         for name, value in vars(self).items():
             setattr(self, name, json.loads(json.dumps(value)))
 
@@ -86,20 +86,20 @@ class Model:
         }  # fmt: skip
 
     def limit(self, key: str) -> int | None:
-        """How many may run under a key."""
+        """The number of messages that may run under a key."""
         flow = self.flows[key]
         return flow["limit"] if flow["pin"] is None else flow["pin"]
 
     def is_suspect(self, id: str) -> bool:
-        """Whether a message is claimed alone."""
+        """True if a message is claimed alone."""
         return self.messages[id]["losses"] >= SUSPECT_LOSSES
 
     def alone(self, worker: str) -> bool:
-        """Whether the worker holds a message that is claimed alone."""
+        """True if the worker holds a message that is claimed alone."""
         return any(row["owner"] == worker and self.is_suspect(id) for id, row in self.messages.items())
 
     def startable(self, worker: str, now: int) -> list[str]:
-        """What a claim may lease to the worker: a message that is claimed alone, if there is one, or any others."""
+        """The messages that a claim may lease to the worker: the one that is claimed alone, or any others."""
         if self.alone(worker):
             return []
         found = [id for id in self.messages if self.may_start(id, now)]
@@ -107,7 +107,7 @@ class Model:
         return [suspects[0][1]] if suspects else found
 
     def may_start(self, id: str, now: int) -> bool:
-        """Whether a claim may lease this message."""
+        """True if a claim may lease this message."""
         message = self.messages[id]
         flow, limit = self.flows[message["flow"]], self.limit(message["flow"])
         free = limit is None or flow["in_use"] < limit
@@ -139,7 +139,7 @@ class Model:
             assert claim.item == self.batches[message["batch"]]["items"][str(claim.number)]["id"]
 
     def _alike(self, id: str, now: int) -> list[str]:
-        """What may start in the lane of a message and has started as it has, or is fresh as it is."""
+        """The messages of the same lane that may start and have also started, or are also fresh."""
 
         def kind(id: str) -> tuple[object, ...]:
             row = self.messages[id]
@@ -203,7 +203,7 @@ class Model:
     # Endings
 
     def settle(self, settlement: Settlement, now: int) -> bool:
-        """Whether it was stale."""
+        """End a claim, and return whether it was stale."""
         message = self.held(settlement.id, settlement.fence)
         if message is None:
             return True
@@ -403,7 +403,7 @@ class Model:
         return True
 
     def redrive(self, id: str) -> bool:
-        """Whether a dead letter waits again."""
+        """Redrive a dead letter, and return whether it waits again."""
         message = self.dead.get(id)
         if message is None:
             return False

@@ -1,4 +1,4 @@
-"""Whether each key of a namespace is a known one, and what it belongs to is there.
+"""Checks that each key of a namespace is known, and that its owner exists.
 
 No key has a TTL: it is permanent, or it belongs to something (a run that waits, a batch that is kept, a worker that is
 known) and goes with it. So a key whose owner is gone, or has ended where the key should have ended with it, has leaked.
@@ -31,11 +31,11 @@ end
 return cjson.encode(found)
 """
 RIGHTS = ("+keys", "+type")
-"""What a user needs beside batchflow's own rights for it."""
+"""The rights that the check needs beside batchflow's own."""
 
 
 class Holds(NamedTuple):
-    """What a key holds: names with their values, or members alone."""
+    """The content of a key: names with values, or only members."""
 
     kind: str
     values: dict[str, str]
@@ -50,7 +50,7 @@ class Snapshot:
         self.keys = {key: Holds(kind, _values(kind, holds or [])) for key, kind, holds in rows}
 
     def of(self, name: str) -> dict[str, str]:
-        """What a key holds; nothing where it is not there."""
+        """The content of a key; empty if it does not exist."""
         found = self.keys.get(self._prefix + name)
         return found.values if found else {}
 
@@ -114,7 +114,7 @@ class Snapshot:
         return None if float(self.of(f"b:{id}").get("za", 0)) else f"and there is no batch '{id}' that has ended"
 
     def listed_batch(self, id: str, _: str = "") -> str | None:
-        return None if id in self.of("bs") else "and it is no batch that is known"
+        return None if id in self.of("bs") else "and no such batch is known"
 
     def working_batch(self, id: str, _: str = "") -> str | None:
         """Of messages of a batch's layers: the end of a batch has one too."""
@@ -294,7 +294,7 @@ def watch() -> None:
 
 
 def leaked() -> list[str]:
-    """What was found since this was asked last."""
+    """The leaks found since the last call."""
     found = _LEAKED[:]
     _LEAKED.clear()
     return found

@@ -1,4 +1,4 @@
-"""What is Redis's own: the server, what can be wrong with it, lost answers, keys, the user's client."""
+"""The Redis store's own behaviour: servers and their faults, lost answers, keys, the user's client."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Generator
@@ -51,7 +51,7 @@ async def opened(place: Any, clock: Clock | None = None, namespace: str = "batch
 
 
 async def refusal(place: str, kind: type[StoreError] = StoreIncompatible) -> str:
-    """What opening raises."""
+    """The error that opening raises."""
     store = RedisStore(place)
     with pytest.raises(kind) as caught:
         await store.open()
@@ -206,7 +206,7 @@ async def test_reads_of_one_moment_are_one_call(server: Server) -> None:
 
 
 async def test_time_is_the_servers(server: Server) -> None:
-    """Where no clock is given."""
+    """Without a clock of a test."""
     store = RedisStore(server.url)
     await store.open()
     await store.publish([message("a")])
@@ -319,7 +319,7 @@ class Losing(Redis):
 
 
 async def test_a_read_can_be_cancelled_at_any_moment(server: Server) -> None:
-    """Whoever gives up waiting is let go at once; the next read goes on."""
+    """A cancelled caller returns at once, and the next read succeeds."""
     async with opened(server.url) as scene:
         for turns in [*range(12)] * 20:
             reading = asyncio.create_task(scene.store.batch("nothing"))
@@ -376,7 +376,7 @@ async def test_verbs_whose_answers_were_lost_may_be_repeated(server: Server) -> 
 
 
 async def test_every_key_is_known(server: Server) -> None:
-    """Whatever has happened in a namespace, each key is on the list; after the end only permanent ones are left."""
+    """After any use of a namespace each key is on the list; after the end only permanent ones are left."""
     async with opened(server.url) as scene:
         await scene.start(["u1", "u2", "u3"])
         one, two, _ = await scene.items()

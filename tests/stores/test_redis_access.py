@@ -1,4 +1,4 @@
-"""How one gets to a server: over TLS, by a socket, as a user who may do little."""
+"""Access to a server: over TLS, by a socket, as a user with few rights."""
 
 import re
 from collections.abc import Generator
@@ -75,7 +75,7 @@ async def test_a_server_is_reached_by_a_socket(server: Server) -> None:
 
 
 def documented_rights() -> list[str]:
-    """What the page says that a user of batchflow may do, for the namespace `batchflow`."""
+    """The rights that the docs list for a user of batchflow, for the namespace `batchflow`."""
     (line,) = re.findall(r"^ACL SETUSER app on >PASSWORD (.+)$", (ROOT / PAGE).read_text(encoding="utf-8"), re.M)
     return line.split()
 

@@ -1,4 +1,4 @@
-"""What a claim costs does not grow with what it does not take: counted in commands of the server. And who is next."""
+"""The cost of a claim, in commands of the server, does not grow with messages that it does not lease."""
 
 import contextlib
 import random
@@ -62,14 +62,14 @@ async def opened(server: Server, *workers: str, clock: ManualClock | None = None
 
 
 def commands(client: Any) -> int:
-    """How many the server has carried out since this was asked last, those of scripts among them."""
+    """The number of commands that the server has run since the last call, including those of scripts."""
     told: dict[str, dict[str, int]] = client.info("commandstats")
     client.config_resetstat()
     return sum(about["calls"] for name, about in told.items() if "info" not in name and "config" not in name)
 
 
 async def cost(server: Server, client: Any, messages: Sequence[Message], destinations: Sequence[str]) -> int:
-    """How many commands the third claim of eight messages takes, once what it may see is known."""
+    """The number of commands of the third claim of eight messages, once its list of destinations is known."""
     client.flushall()
     async with opened(server) as store:
         for first in range(0, len(messages), 1_000):
@@ -84,7 +84,7 @@ async def cost(server: Server, client: Any, messages: Sequence[Message], destina
 
 @pytest.mark.parametrize("kind", ["ready", "sleeping", "held back by their rate"])
 async def test_claim_cost_does_not_grow_with_flow_keys(server: Server, client: Any, kind: str) -> None:
-    """Whether their messages are due, due later, or held back by a rate."""
+    """The same for messages that are due, due later, or delayed by a rate."""
 
     def messages(keys: int) -> list[Message]:
         later = FAR if kind == "sleeping" else 0
@@ -120,7 +120,7 @@ async def test_claim_cost_does_not_grow_with_the_work_of_others(server: Server, 
 
 
 async def test_claim_cost_does_not_grow_with_destinations_that_share_a_key(server: Server, client: Any) -> None:
-    """Whose order changes with each claim."""
+    """Their order changes with each claim."""
 
     def messages(count: int) -> list[Message]:
         return [message(number, "one", destination=MORE[number % count]) for number in range(2 * count)]
@@ -173,7 +173,7 @@ async def test_workers_share_their_list_until_the_last_has_gone(server: Server, 
 
 
 async def test_lanes_of_an_older_version_are_served(server: Server, client: Any) -> None:
-    """Which stood by when the earliest was due, and whose destinations stood nowhere."""
+    """An older version ordered lanes by due time, and did not list their destinations."""
     async with opened(server) as store:
         await store.publish([message(1, "one"), message(2, "two", destination=FEW[1], not_before=FAR)])
         client.zadd(f"{P}rd:{FEW[0]}", {"one\n": 0})

@@ -166,7 +166,7 @@ async def test_a_server_that_is_no_cluster_is_refused(tmp_path: Path) -> None:
 
 
 async def refusal(place: str, kind: type[StoreError] = StoreIncompatible) -> str:
-    """What opening raises."""
+    """The error that opening raises."""
     store = RedisStore(place)
     with pytest.raises(kind) as caught:
         await store.open()

@@ -1,4 +1,4 @@
-"""What a script that was stopped in its midst has left half done is put right; what is whole is left alone."""
+"""A script that was stopped halfway is repaired; whatever is whole is left alone."""
 
 from collections.abc import Generator
 from functools import partial
@@ -42,7 +42,7 @@ def deep(scene: Scene) -> Any:
 
 
 async def test_a_place_that_nobody_holds_is_given_back(shared: Server, client: Any) -> None:
-    """What waits for it is claimed."""
+    """Its waiting messages are claimed."""
     async with opened(shared.url) as scene:
         await scene.store.publish([message("a", flow=ONE)])
         client.hset(f"{P}f:one", "n", 1)

@@ -72,7 +72,7 @@ async def test_a_key_without_an_owner_is_found(words: str, said: str) -> None:
 
 @pytest.mark.parametrize("kind", ["fakeredis", "redis"])
 async def test_nothing_but_permanent_keys_is_left_after_retention(kind: Kind, request: pytest.FixtureRequest) -> None:
-    """Whatever was run, waited for, failed or cancelled; the ledger alone stays, for as long as its marks hold."""
+    """After runs, waits, failures and cancellations; the ledger alone stays, for as long as its marks hold."""
     url = request.getfixturevalue("server").url if kind == "redis" else None
     flow = Batchflow("sqlite://")
     stores: list[RedisStore] = []

@@ -40,7 +40,7 @@ def server(tmp_path: Path) -> Generator[Server]:
 
 
 async def test_a_late_claim_takes_nothing(server: Server) -> None:
-    """What was claimed meanwhile stays with its worker, and nothing is leased that nobody would learn of."""
+    """Messages claimed meanwhile stay with their worker, and nothing is leased that nobody would learn of."""
     client = Belated(port=server.port)
     async with opened(client) as scene:
         await scene.publish("a", "b")

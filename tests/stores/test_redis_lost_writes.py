@@ -20,7 +20,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 class Memory:
-    """What a server holds, to be put back."""
+    """The data of a server, to be restored later."""
 
     def __init__(self, server: Server) -> None:
         self._client: Any = server.raw()
@@ -38,7 +38,7 @@ class Memory:
             together.execute()
 
     def cut_off(self) -> None:
-        """Whoever listens has to connect again."""
+        """Disconnect the clients that listen."""
         self._client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
 
 

@@ -1,4 +1,4 @@
-"""What the Redis store says without a server: of namespaces, of URLs, and which verbs its script knows."""
+"""The Redis store without a server: of namespaces, of URLs, and which verbs its script knows."""
 
 import subprocess
 import sys
@@ -53,13 +53,13 @@ def test_urls_of_all_kinds_are_taken() -> None:
 
 
 def test_batchflow_does_not_import_redis() -> None:
-    """Who has no Redis pays nothing for it."""
+    """A program without Redis does not import it."""
     text = "import sys, batchflow; sys.exit('redis' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", text], check=False, timeout=120).returncode == 0
 
 
 def test_every_writing_verb_has_its_order() -> None:
-    """What tells of changes is among them, and each store knows each."""
+    """Notifying verbs are among them, and each store implements each."""
     assert set(ORDER) >= NOTIFYING_VERBS
     # A transaction leaves nothing half done.
     assert set(VERBS) == {*ORDER, "read"} - {"reconcile"}

@@ -1,4 +1,4 @@
-"""What the server runs: what it is told of from Python, as a function and as a script, and what is left of a call."""
+"""The script: its constants of Python, its two forms, and the absence of state between calls."""
 
 import re
 from collections.abc import Generator
@@ -39,7 +39,7 @@ def client(shared: Server) -> Generator[Any]:
 
 
 def calls(client: Any) -> dict[str, int]:
-    """How often the program was asked for, by the way it was. What tests look with is another script."""
+    """The number of calls of the program, by form. The scripts of tests are not counted."""
     counted = client.info("commandstats")
     found = {name: counted.get(f"cmdstat_{name}", {}).get("calls", 0) for name in ("fcall", "evalsha")}
     return {name: count for name, count in found.items() if count}

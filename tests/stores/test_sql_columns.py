@@ -1,4 +1,4 @@
-"""What the verbs of a SQL store go by is what its statements say: a column in another place is found at the load."""
+"""The columns that verbs expect are those of the statements: a misplaced column is found when they are loaded."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What is SQLite's own: the file, what can be wrong with it, other processes."""
+"""The SQLite store's own behaviour: the file and its faults, other processes."""
 
 import asyncio
 import os
@@ -52,7 +52,7 @@ def schema(path: str) -> list[tuple[str, str]]:
 
 
 async def refusal(path: str) -> str:
-    """What opening the file raises."""
+    """The error that opening the file raises."""
     store = SqliteStore(path, clock=ManualClock())
     with pytest.raises(StoreIncompatible) as caught:
         await store.open()
@@ -79,7 +79,7 @@ async def test_migrations_one_by_one_make_the_schema_of_a_fresh_file(path: str, 
 
 
 async def test_a_file_of_the_schema_before_is_migrated_and_goes_on(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What waits in it is claimed afterwards; a migration is made once."""
+    """Its waiting messages are claimed afterwards; a migration runs once."""
     scene = Scene(SqliteStore(path, clock=(clock := ManualClock())), clock)
     await scene.store.open()
     await scene.publish("a")
@@ -252,7 +252,7 @@ def _as_nobody(closed: str) -> subprocess.CompletedProcess[str]:
 
 
 async def test_a_full_disk_is_for_now(path: str) -> None:
-    """What does not fit fails with a sentence; what is there stays, and work goes on once there is room."""
+    """A write that does not fit fails with a sentence; stored data stays, and work continues once there is room."""
     async with opened(path) as store:
         await store.publish([message("a")])
         writing = vars(store)["_writer"].connection
@@ -297,7 +297,7 @@ async def test_a_lock_that_stays_fails_all_who_wait_after_one_wait(path: str, mo
 
 
 async def test_reading_fails_with_our_own_errors(path: str) -> None:
-    """Whatever SQLite says, callers see a `StoreError`."""
+    """Callers see a `StoreError` for any error of SQLite."""
     async with opened(path) as store:
         with raw(path) as direct:
             direct.execute("DROP TABLE run")
@@ -358,7 +358,7 @@ async def test_processes_wake_each_other(path: str) -> None:
 
 
 async def test_processes_that_start_together_share_a_fresh_file(path: str) -> None:
-    """Whoever is first sets it up; nobody takes it for another program's."""
+    """The first process sets the file up; none takes it for another program's."""
     with process(path, "publish") as one, process(path, "publish") as two, process(path, "publish") as three:
         assert [await _line(other) for other in (one, two, three)] == ["published"] * 3
 

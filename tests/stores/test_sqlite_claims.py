@@ -1,4 +1,4 @@
-"""What a claim costs does not grow with what it does not take: counted in steps of SQLite's own machine."""
+"""The cost of a claim does not grow with messages that it does not lease: counted in steps of SQLite's own machine."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,7 +26,7 @@ def message(number: int, key: str, *, rate: int | None = None, not_before: int =
 
 
 async def cost(path: Path, messages: Sequence[Message], destinations: Sequence[str]) -> int:
-    """How many hundred steps the third claim of eight messages takes, once what it may see is known."""
+    """The hundreds of steps of the third claim of eight messages, once its list of destinations is known."""
     store, steps = SqliteStore(str(path), clock=ManualClock()), 0
     await store.open()
     await store.register("w", HOUR_MS)
@@ -50,7 +50,7 @@ async def cost(path: Path, messages: Sequence[Message], destinations: Sequence[s
     ["ready", "sleeping", "held back by their rate"],
 )
 async def test_claim_cost_does_not_grow_with_flow_keys(tmp_path: Path, kind: str) -> None:
-    """Whether their messages are due, due later, or held back by a rate."""
+    """The same for messages that are due, due later, or delayed by a rate."""
 
     def messages(keys: int) -> list[Message]:
         later = 10**15 if kind == "sleeping" else 0

@@ -1,4 +1,4 @@
-"""What SQLite may refuse, and a file that goes away under a process: what may pass is tried again."""
+"""Errors of SQLite, and a file that disappears under a process: a temporary error is retried."""
 
 import sqlite3
 from pathlib import Path
@@ -35,7 +35,7 @@ PASSING = (
 
 @pytest.mark.parametrize("name", [*FINAL, *PASSING])
 def test_only_what_is_the_operations_own_fault_is_final(name: str) -> None:
-    """What nobody knows may pass."""
+    """An unknown error may be temporary."""
     assert translate_error(error(name), "a.db").retryable is (name not in FINAL)
 
 
@@ -56,7 +56,7 @@ def test_what_python_cannot_hand_over_is_final(fault: sqlite3.Error, passes: boo
 
 @pytest.mark.parametrize("how", ["removed", "replaced by another one"])
 async def test_a_file_that_is_gone_takes_nothing_more(path: str, how: str) -> None:
-    """What is asked for is refused in one sentence, and nothing is answered as if it were stored."""
+    """Verbs are refused in one sentence, and no answer pretends that something was stored."""
     async with opened(path) as store:
         await store.publish([message("a")])
         Path(path).rename(f"{path}.away")
@@ -87,7 +87,7 @@ async def test_a_file_that_is_gone_is_told_once(path: str) -> None:
 
 
 async def test_a_worker_goes_on_when_the_file_is_back(path: str) -> None:
-    """What was triggered before is done."""
+    """Runs triggered before are executed."""
     flow = Batchflow(f"sqlite:///{path}")
 
     @flow.batch(flow=None)

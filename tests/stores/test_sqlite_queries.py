@@ -89,7 +89,7 @@ def plans(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, list[s
 
 
 def walks(plan: list[str], sql: str) -> Iterator[str]:
-    """Where a large table, or a workflow's whole ledger, is read from one end to the other."""
+    """The lines of a plan in which a large table or a whole ledger is scanned."""
     aliases = dict(re.findall(r"\b(?:FROM|JOIN|UPDATE|INTO)\s+(\w+)(?:\s+(?!ON|WHERE|SET|LEFT|CROSS|JOIN)(\w+))?", sql))
     named = {alias or table: table for table, alias in aliases.items()}
     for line in plan:
@@ -111,7 +111,7 @@ def test_no_statement_walks_through_a_large_table(name: str, plans: dict[str, li
 
 def test_every_statement_has_one_caller() -> None:
     """A statement nobody uses goes; one that two use is two promises."""
-    # `shapes` names them once more, with their columns.
+    # `columns.py` names them once more.
     code = "\n".join(path.read_text() for path in CODE if path.name != "columns.py")
     callers = {name: len(re.findall(rf'"{name}"', code)) for name in NAMES}
     assert {name: count for name, count in callers.items() if count != 1} == {}

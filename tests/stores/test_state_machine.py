@@ -394,7 +394,7 @@ class StoreMachine(RuleBasedStateMachine):
             assert counts.eligible == counts.started + counts.skipped + counts.left_out
 
     def _rows(self) -> list[int]:
-        """How much is in the tables of what is waited for: nothing of a run that has ended, for the model has none."""
+        """The sizes of the tables of waits: nothing of a run that has ended, for the model has none."""
         reading = vars(self.store)["_writer"].connection
         return [reading.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in TABLES]
 
