@@ -296,7 +296,7 @@ class EngineWorker:
         await wait_for_store(self._store.expire, self._observers)
         self._tasks = [
             asyncio.create_task(self.dispatcher.run(), name="batchflow-dispatch"),
-            asyncio.create_task(self._maintenance.run(), name="batchflow-housekeeping"),
+            asyncio.create_task(self._maintenance.run(), name="batchflow-maintenance"),
         ]
         self._heartbeat.start()
 

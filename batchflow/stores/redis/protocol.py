@@ -343,7 +343,7 @@ class FastPath:
         self._steps: list[str | bytes] = []
         self._settlements: list[str | bytes] = []
 
-    def take(self, slot: int, verb: str, arguments: Sequence[Any]) -> bool:
+    def add(self, slot: int, verb: str, arguments: Sequence[Any]) -> bool:
         """Add an operation; False if it does not belong to the fast path.
 
         Raises:
@@ -412,7 +412,7 @@ class ScriptRequest:
         for slot, (verb, arguments) in enumerate(operations):
             try:
                 waits = settled_later and verb == "settle" and arguments[0].id in settled_later
-                if waits or not (has_fast_path and fast_path.take(slot, verb, arguments)):
+                if waits or not (has_fast_path and fast_path.add(slot, verb, arguments)):
                     self._ranked.append((_rank(verb, arguments), slot, encode_operation(verb, arguments)))
             except (PydanticSerializationError, UnicodeError) as error:
                 self.refused.append((slot, error))

@@ -152,7 +152,7 @@ def start_items(tx: Tx, starts: Sequence[StartItems]) -> None:
 
 
 def _rows(tx: Tx, start: StartItems, key: int, slot: int) -> list[_Row]:
-    head, first, marked = tx.head(key), start.first, frozenset(start.marked)
+    head, first, marked = tx.batch_head(key), start.first, frozenset(start.marked)
     ledger, once = head.ledger, 0 if head.every else 2
     return [
         (slot + place, key, first + place, id, ledger, once and 1 if id in marked else once)
@@ -165,7 +165,7 @@ def _add_items(tx: Tx, rows: Sequence[_Row], counts: dict[int, dict[str, int]]) 
     tx.run_rows("item_mark_in_flight", [(ledger, id, key) for _, key, _, id, ledger, _ in rows])
     found: list[tuple[str, int, int, int]] = []
     for _, key, number, _, _, _ in rows:
-        head = tx.head(key)
+        head = tx.batch_head(key)
         found.append((ids.item_run_id(head.id, number), head.lane, key, number))
         counts[key]["open"] += 1
     tx.run_rows("item_message", found, now=tx.now)
@@ -183,7 +183,7 @@ def end_items(tx: Tx, ended: Sequence[tuple[int, int, Settlement]]) -> dict[int,
     for key, number, settlement in ended:
         # Items of one batch mostly follow one another.
         if key != latest or head is None:
-            latest, head, delta = key, tx.head(key), moved.setdefault(key, BatchDelta())
+            latest, head, delta = key, tx.batch_head(key), moved.setdefault(key, BatchDelta())
             expires_at = None if head.ledger_ttl is None else tx.now + head.ledger_ttl
         state = ITEM_STATE[settlement.ending]
         if state == "succeeded":
@@ -226,7 +226,7 @@ def end_finished(tx: Tx, keys: Iterable[int]) -> dict[int, str]:
     ended: dict[int, str] = {}
     for key in keys:
         if tx.one("batch_advance", batch=key, now=tx.now):
-            head = tx.head(key)
+            head = tx.batch_head(key)
             ended[key] = head.id
             if head.complete:
                 _publish_completion(tx, key, head.id, head.complete, _flow(head.complete_flow))
@@ -236,7 +236,7 @@ def end_finished(tx: Tx, keys: Iterable[int]) -> dict[int, str]:
 def _publish_completion(tx: Tx, key: int, batch: str, destination: str, flow: FlowControl) -> None:
     lane = flows.lane_of(tx, destination, flow)
     # Not by `publish`: an ended batch accepts no messages but this one.
-    head = tx.head(key)
+    head = tx.batch_head(key)
     id = messages.completion_id(tx, key)
     row = messages.NewMessage(id, lane, 0, key, parent=head.parent, parent_step=head.parent_step, depth=head.depth)
     messages.add(tx, [row])

@@ -120,7 +120,7 @@ def _lease_suspect(tx: Tx, served: int, owner: int, turns: _Turns) -> tuple[Lane
         admission = admit(limits, state, now=tx.now, want=1)
         if admission.count:
             rows = tx.json("message_suspect_read", id=id)
-            _lease(tx, lane, rows, owner, admission.state, turns)
+            _lease_rows(tx, lane, rows, owner, admission.state, turns)
             return lane, rows
     return None
 
@@ -149,7 +149,7 @@ def _lease_from_lane(
         if len(rows) < want:
             admission = admit(limits, state, now=tx.now, want=len(rows))
         states[lane.flow] = admission.state
-        turn = _lease(tx, lane, rows, owner, admission.state, turns)
+        turn = _lease_rows(tx, lane, rows, owner, admission.state, turns)
         tx.run("lane_set_served", lane=lane.lane, turn=turn, ahead=ahead)
     flows.recount_lane(tx, lane.lane)
     return rows
@@ -162,7 +162,7 @@ def _share_candidates(rows: list[Any], want: int, ahead: int) -> tuple[list[Any]
     return rows[: parts.started] + rows[started : started + parts.fresh], parts.ahead
 
 
-def _lease(tx: Tx, lane: Lane, rows: list[Any], owner: int, state: FlowState, turns: _Turns) -> int:
+def _lease_rows(tx: Tx, lane: Lane, rows: list[Any], owner: int, state: FlowState, turns: _Turns) -> int:
     turn = turns.take()
     tx.run_rows("message_lease", [(row[0],) for row in rows], owner=owner, now=tx.now)
     tx.run("flow_lease", flow=lane.flow, count=len(rows), next_start=state.next_start, turn=turn)
@@ -176,7 +176,7 @@ def _claims_of(tx: Tx, found: list[tuple[Lane, list[Any]]]) -> list[Claim]:
     for lane, rows in found:
         destination = lane.destination
         for id, fence, batch, number, item, failures, losses, body, headers, retry, started_at, depth, data in rows:
-            head = None if batch is None else tx.head(batch)
+            head = None if batch is None else tx.batch_head(batch)
             claim = (
                 id,
                 fence + 1,

@@ -146,13 +146,13 @@ def _reopen(tx: Tx, batch: int, number: int) -> bool:
     if number < 0:
         return True
     tx.run("item_reopen", batch=batch, number=number)
-    tx.run("mark_hold", batch=batch, number=number, ledger=tx.head(batch).ledger)
+    tx.run("mark_hold", batch=batch, number=number, ledger=tx.batch_head(batch).ledger)
     return True
 
 
 def completion_id(tx: Tx, batch: int) -> str:
     """The id of a batch's completion message."""
-    return ids.complete_id(tx.head(batch).id, tx.one("batch_generation", batch=batch))
+    return ids.complete_id(tx.batch_head(batch).id, tx.one("batch_generation", batch=batch))
 
 
 def waiting_message(tx: Tx, id: str) -> list[WaitingMessage]:

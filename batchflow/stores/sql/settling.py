@@ -67,7 +67,7 @@ def settle(tx: Tx, settlements: Sequence[Settlement]) -> list[SettleResult]:
         if about.cancelled and settlement.ending in _GOES_ON:
             settlement = settlement._replace(ending="cancelled")
         (staying if settlement.ending in STAYS else ended).append(_new(EndedMessage, (settlement, about)))
-    _give_back(tx, staying)
+    _release_staying(tx, staying)
     # Before anything ends: the end of a parent may cancel one of these.
     _apply_effects(tx, staying)
     touched = _end(tx, ended)
@@ -99,7 +99,7 @@ def _put_steps(tx: Tx, settlements: Sequence[Settlement]) -> None:
         steps.put(tx, records)
 
 
-def _give_back(tx: Tx, staying: Sequence[EndedMessage]) -> None:
+def _release_staying(tx: Tx, staying: Sequence[EndedMessage]) -> None:
     if not staying:
         return
     rows: list[tuple[object, ...]] = []
@@ -146,7 +146,7 @@ def _end(tx: Tx, ended: Sequence[EndedMessage], *, held_places: bool = True) -> 
     if not ended:
         return set()
     broken = False
-    _bury(tx, [(one.settlement, one.held) for one in ended if one.settlement.ending == "dead"])
+    _make_dead_letters(tx, [(one.settlement, one.held) for one in ended if one.settlement.ending == "dead"])
     kept = [(s.id, RUN_STATE[s.ending], s.result, s.error) for s, held in ended if held.keep and s.ending != "dead"]
     if kept:
         tx.run_rows("message_keep", kept, now=tx.now)
@@ -218,7 +218,7 @@ def _publish_failures(tx: Tx, dead: Sequence[EndedMessage]) -> None:
     found: list[tuple[str, int, str]] = []
     for settlement, held in dead:
         of_item = held.batch is not None and held.number >= 0
-        destination = tx.head(held.batch).on_failure if held.batch is not None and of_item else held.on_failure
+        destination = tx.batch_head(held.batch).on_failure if held.batch is not None and of_item else held.on_failure
         if destination is not None:
             found.append((settlement.id, settlement.fence, destination))
     if found:
@@ -278,7 +278,7 @@ def cancellations_of(waits: Iterable[messages.WaitingMessage]) -> list[EndedMess
     ]
 
 
-def _bury(tx: Tx, dead: Sequence[tuple[Settlement, HeldMessage]]) -> None:
+def _make_dead_letters(tx: Tx, dead: Sequence[tuple[Settlement, HeldMessage]]) -> None:
     if dead:
         rows = [(s.id, s.error or "", held.failures + 1, held.losses) for s, held in dead]
         tx.run_rows("message_make_dead_letter", rows, now=tx.now)

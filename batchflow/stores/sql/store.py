@@ -173,7 +173,7 @@ VERBS: Mapping[str, Verb] = {
 """The verbs of a group by name (`batchflow.stores.base.ORDER`), and `read`."""
 
 
-def carry_out(tx: Tx, calls: Sequence[tuple[str, tuple[Any, ...]]]) -> Answers:
+def run_group(tx: Tx, calls: Sequence[tuple[str, tuple[Any, ...]]]) -> Answers:
     """Run a group of verbs with their arguments in the transaction `tx`; the answers are in the order of the calls."""
     answers: Answers = [(True, None)] * len(calls)
     by_verb: dict[str, list[int]] = {}

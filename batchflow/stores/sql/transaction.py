@@ -109,7 +109,7 @@ class Tx(ABC):
         self._latest = (destinations, number)
         return number
 
-    def head(self, key: int) -> BatchHead:
+    def batch_head(self, key: int) -> BatchHead:
         """The head of a batch that exists."""
         found = self.heads.get(key)
         if found is None:

@@ -14,7 +14,7 @@ from batchflow.core.ports import Clock
 from batchflow.errors import StoreError, StoreUnavailable
 from batchflow.logs import logger
 from batchflow.stores.base import Answers, Operation
-from batchflow.stores.sql.store import carry_out
+from batchflow.stores.sql.store import run_group
 from batchflow.stores.sql.transaction import StaleCache, Tx
 from batchflow.stores.sqlite.connection import DatabaseFile, WorkerLocks, as_temporary, translate_error
 from batchflow.stores.sqlite.queries import Queries, Row
@@ -95,7 +95,7 @@ class Writer:
         loop = asyncio.get_running_loop()
 
         def job() -> None:
-            answers = self._carry_out([(operation.verb, operation.arguments) for operation in group])
+            answers = self._run_group([(operation.verb, operation.arguments) for operation in group])
             loop.call_soon_threadsafe(done, answers)
 
         self._jobs.put(job)
@@ -105,7 +105,7 @@ class Writer:
         answer: Future[Any] = Future()
 
         def job() -> None:
-            ((carried_out, value),) = self._carry_out([(verb, arguments)])
+            ((carried_out, value),) = self._run_group([(verb, arguments)])
             if carried_out:
                 answer.set_result(value)
             else:
@@ -156,7 +156,7 @@ class Writer:
                 logger().error("[batchflow:error] The database is gone", error=str(error))
             self._file_gone = True
 
-    def _carry_out(self, calls: list[tuple[str, tuple[Any, ...]]]) -> Answers:
+    def _run_group(self, calls: list[tuple[str, tuple[Any, ...]]]) -> Answers:
         try:
             try:
                 return self._transaction(calls)
@@ -167,14 +167,14 @@ class Writer:
             if len(calls) == 1 or _fails_all(error):
                 return [(False, self._store_error(error)) for _ in calls]
             # A bad operation must fail alone: each runs again by itself.
-            return [answer for call in calls for answer in self._carry_out([call])]
+            return [answer for call in calls for answer in self._run_group([call])]
 
     def _transaction(self, calls: list[tuple[str, tuple[Any, ...]]]) -> Answers:
         connection = self._tx.connection
         connection.execute("BEGIN IMMEDIATE")
         try:
             self._tx.now = self._clock.now()
-            answers = carry_out(self._tx, calls)
+            answers = run_group(self._tx, calls)
             self.file.check()
             connection.execute("COMMIT")
         except BaseException:
