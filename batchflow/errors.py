@@ -3,21 +3,21 @@
 BatchflowError
 ├── ConfigurationError          an option, hook, name or setting is wrong: raised when it is written down, never later
 │   └── DuplicateNameError      two workflows, served functions or routes of one name
-├── InputError                  what a caller sent is wrong (a payload, an id, a limit); nothing was started
-│   ├── NotFoundError           the batch, run or workflow that was asked for does not exist
+├── InputError                  a caller sent something wrong (a payload, an id, a limit); nothing was started
+│   ├── NotFoundError           the requested batch, run or workflow does not exist
 │   └── TooLarge                a payload, a result or a request has more bytes than the settings allow
-├── RunError                    a run went wrong; what user code and callers see of it
+├── RunError                    a run went wrong, as user code and callers see it
 │   ├── TimedOut                the time of `ctx.timeout` is over: a TimeoutError, the same on every replay
 │   ├── StepFailed              a step's attempts are used up; raised at the step, the same on every replay
 │   │   ├── ChildFailed         the child that `ctx.invoke` waited for failed for good
 │   │   └── ChildCancelled      … or was cancelled
-│   ├── ReplayError             code and journal do not fit, a name was used twice, a step stands inside a step
+│   ├── ReplayError             code and journal do not fit, a name was used twice, a step is inside a step
 │   ├── UnserializableError     a value does not survive its JSON form
-│   ├── RunFailed               what `RunHandle.wait` raises of a run that failed or was cancelled
-│   └── BatchFailed             what `BatchHandle.wait(check=True)` raises
+│   ├── RunFailed               raised by `RunHandle.wait` for a run that failed or was cancelled
+│   └── BatchFailed             raised by `BatchHandle.wait(check=True)`
 ├── NonRetryable                raised BY user code: do not try again
 ├── RetryAfter                  raised BY user code: try again after this long
-│   └── RateLimited             … and let everything under the same flow key wait as well; burns no attempt
+│   └── RateLimited             … and let everything under the same flow key wait as well; costs no attempt
 └── StoreError                  durable state could not be read or written
     ├── StoreUnavailable        for now: busy, disk full, connection lost
     └── StoreIncompatible       until somebody acts: made by a newer batchflow, read-only, not ours
@@ -53,7 +53,7 @@ __all__ = [
 
 
 class BatchflowError(Exception):
-    """Base of all of them. `code` names the error for programs; `status` is the HTTP status it is answered with."""
+    """Base of all errors. `code` names the error for programs; `status` is its status in an HTTP response."""
 
     code = "error"
     status = 500
@@ -102,7 +102,7 @@ class ConfigurationError(OptionError):
 
 
 class DuplicateNameError(ConfigurationError):
-    """Two workflows, served functions or routes carry one name."""
+    """Two workflows, served functions or routes have the same name."""
 
     code = "duplicate_name"
 
@@ -139,14 +139,14 @@ def _in_payload(option: str) -> str:
 
 
 class NotFoundError(InputError):
-    """The batch, run or workflow that was asked for does not exist."""
+    """The requested batch, run or workflow does not exist."""
 
     code = "not_found"
     status = 404
 
 
 class TooLarge(InputError):
-    """A payload, a result or a request has more bytes than the settings allow. The same again would be as large."""
+    """A payload, a result or a request has more bytes than the settings allow. Repeating it does not help."""
 
     code = "too_large"
     status = 413
@@ -159,7 +159,7 @@ class RunError(BatchflowError):
 
 
 class StepFailed(RunError):
-    """The attempts of a step are used up. Raised at the step, on the first pass and on every replay alike."""
+    """The attempts of a step are used up. Raised at the step, on the first attempt and on every replay."""
 
     code = "step_failed"
 
@@ -171,7 +171,7 @@ class StepFailed(RunError):
 
 
 class ChildFailed(StepFailed):
-    """The run that `ctx.invoke` waited for failed for good. `error` says why, `child` what was invoked."""
+    """The run that `ctx.invoke` waited for failed for good. `error` is its error, `child` the invoked function."""
 
     code = "child_failed"
 
@@ -181,7 +181,7 @@ class ChildFailed(StepFailed):
 
 
 class ChildCancelled(StepFailed):
-    """The run that `ctx.invoke` waited for was cancelled. `child` is what was invoked."""
+    """The run that `ctx.invoke` waited for was cancelled. `child` is the invoked function."""
 
     code = "child_cancelled"
 
@@ -197,7 +197,7 @@ class TimedOut(RunError, TimeoutError):
 
 
 class ReplayError(RunError):
-    """The code does not fit its journal, uses a step name twice, or asks for a step inside a step."""
+    """The code does not fit its journal, uses a step name twice, or starts a step inside a step."""
 
     code = "replay"
 
@@ -215,7 +215,7 @@ class RunFailed(RunError):
 
 
 class BatchFailed(RunError):
-    """A batch ended with failed items, was cancelled, or its walk over the pages broke off."""
+    """A batch ended with failed items, was cancelled, or failed while it fetched its pages."""
 
     code = "batch_failed"
 
@@ -227,22 +227,22 @@ class NonRetryable(BatchflowError):
 
 
 _LONGEST_S = 36_500 * 86_400.0
-# As long as any duration may be.
+# The longest duration.
 
 
 def _seconds(delay: float) -> float:
     try:
         return float(delay)
     except OverflowError:
-        # A whole number that is larger than any float.
+        # A whole number larger than any float.
         return math.copysign(_LONGEST_S, -1 if delay < 0 else 1)
 
 
 class RetryAfter(BatchflowError):
-    """Raise it to choose when the next attempt is made. It counts as an attempt.
+    """Raise it to choose the time of the next attempt. It counts as an attempt.
 
-    `delay` is a `timedelta` or a number of seconds, as in HTTP's `Retry-After`. A moment that has passed (below 0) is
-    now, more than 36500 days are 36500 days, and what is no time (NaN, infinity) leaves the wait to the policy.
+    `delay` is a `timedelta` or a number of seconds, as in HTTP's `Retry-After`. A negative delay means now, one of more
+    than 36500 days means 36500 days, and NaN or infinity means the wait of the retry policy.
     """
 
     code = "retry_after"
@@ -253,11 +253,11 @@ class RetryAfter(BatchflowError):
         bounded = min(max(0.0, seconds), _LONGEST_S) if math.isfinite(seconds) else None
         super().__init__(message or ("try again later" if bounded is None else f"try again after {bounded:g} s"))
         self.delay_ms: int | None = None if bounded is None else int(bounded * 1000)
-        """How long to wait; None: as the policy says."""
+        """The wait; None: the one of the policy."""
 
 
 class RateLimited(RetryAfter):
-    """Raise it when a service says "too many requests": the whole flow key waits, and no attempt is burned."""
+    """Raise it when a service answers "too many requests": the whole flow key waits, and no attempt is counted."""
 
     code = "rate_limited"
 
@@ -280,4 +280,4 @@ class StoreIncompatible(StoreError):
     """The store cannot be used by this program: made by a newer batchflow, read-only, or not a batchflow store."""
 
     code = "store_incompatible"
-    retryable = True  # what is to be written must not be lost while somebody makes the file writable again
+    retryable = True  # no write may be lost while somebody makes the file writable again

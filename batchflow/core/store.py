@@ -1,10 +1,10 @@
-"""What a store promises: the specification that `tests.conformance` holds every store to.
+"""The protocol of stores: their specification, which `tests.conformance` checks for every store.
 
-Every verb is one transaction, and safe to repeat after a reply was lost, where it does not say otherwise. Times are ms
-since the epoch, by the store's own clock. A verb raises `StoreUnavailable` when it could not be carried out for now,
-and then has changed nothing that repeating it would not change alike.
+Every verb is one transaction, and safe to repeat after a lost reply, unless it says otherwise. Times are ms since the
+epoch, by the store's own clock. A verb raises `StoreUnavailable` if it cannot be carried out for now; repeating it
+then has the same result as if it had not been called before.
 
-`Store` is all of it; who needs less asks for less, and a ledger beside a store is a `Ledger` alone.
+`Store` is the whole protocol; code that needs a part asks for that part, and a ledger beside a store is a `Ledger`.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -18,10 +18,10 @@ from batchflow.core.run import Run, RunQuery, Step, Waiter
 from batchflow.core.settlement import Effect, Settlement, SettleResult
 
 KEPT_EVENTS = 1_000
-"""How many events are kept for one run that does not wait for them yet."""
+"""The number of events that are kept for one run that does not wait for them yet."""
 
 RecordResult: TypeAlias = Literal["recorded", "stale", "cancelled"]
-"""What a store says to a step that was to be recorded: it is; the claim is lost; the run is cancelled."""
+"""The result of recording a step: recorded; the claim is lost; the run is cancelled."""
 
 
 class Renew(Protocol):
@@ -30,95 +30,95 @@ class Renew(Protocol):
     async def __call__(
         self, worker: str, lease_ms: int, hung: Sequence[tuple[str, int]] = (), hanging: int = 0
     ) -> bool:
-        """Extend the worker's lease; False when it had ended and its claims were taken back.
+        """Extend the worker's lease; False if it had ended and its claims were reclaimed.
 
-        `hung` names claims (id, fence) of the worker that are not renewed: they are taken back as losses at once.
-        `hanging` is how many threads the worker has given up, for those who look at it.
+        `hung` are claims (id, fence) of the worker that are not renewed: they are reclaimed as losses at once.
+        `hanging` is the number of threads that the worker has abandoned, as `workers` shows it.
         """
         ...
 
 
 class Lifecycle(Protocol):
-    """A place that is opened before it is used."""
+    """A store or ledger, which is opened before it is used."""
 
     async def open(self) -> None:
-        """Make ready; safe to repeat. An empty place is set up, an older one is migrated.
+        """Open; safe to repeat. An empty database is set up, an older one is migrated.
 
-        Raises `StoreIncompatible` for a place made by a newer batchflow, one that cannot be written, or one that is
-        not a batchflow store, saying what to do.
+        Raises `StoreIncompatible`, with the remedy, for a database that a newer batchflow made, that cannot be
+        written, or that is not a batchflow store.
         """
         ...
 
     async def close(self) -> None:
-        """Finish what is being written and let go of everything; safe to repeat."""
+        """Finish pending writes and release all resources; safe to repeat."""
         ...
 
 
 class Commands(Protocol):
-    """What an app asks to be done: after some of them work is due, after others something has ended."""
+    """The commands of an app: some make work due, others end something."""
 
     async def publish(self, messages: Sequence[Message]) -> Sequence[bool]:
-        """Add messages to be claimed from `not_before` on; of each, whether it was new.
+        """Add messages to be claimed from `not_before` on; returns for each if it was new.
 
-        A message whose id is known (waiting, leased, kept as a finished run or dead) changes nothing. One whose batch
-        has ended or is being cancelled is not added; the id of a batch's message begins with the batch's id and a dot.
-        Nor is one added while another with the same `open_dedup` has not ended. What is due now is due whatever the
-        clock says later. A `held` message waits until the effect `FinishWalk` of its batch. A flow key that is not
-        declared is made with the message's limits, and follows the latest message; those of a declared key stay.
+        A message whose id exists (waiting, leased, kept as a finished run or dead) changes nothing. It is not added if
+        its batch has ended or is being cancelled (the id of a batch's message begins with the batch's id and a dot),
+        or while another one with the same `open_dedup` has not ended. A message that is due now stays due, even if the
+        clock is set back. A `held` message waits for the effect `FinishWalk` of its batch. A flow key that is not
+        declared takes the limits of the latest message; those of a declared key stay.
         """
         ...
 
     async def open_batch(self, batch: NewBatch, messages: Sequence[Message]) -> bool:
         """Store a batch with its first messages.
 
-        False, and nothing is done, when its id is known, or a batch with the same `open_dedup` has not ended.
+        Returns False and does nothing if its id exists, or if a batch with the same `open_dedup` has not ended.
         """
         ...
 
     async def notify(self, event: str, data: str, run: str | None = None) -> Sequence[str]:
-        """Give `data` to all that wait for `event`, which are due at once; the ids of their runs.
+        """Give `data` to all runs that wait for `event`, which are due at once; returns their ids.
 
-        With `run` only that run gets it, and where it does not wait for the event (any more) the data is kept until it
-        does, one after the other, up to `KEPT_EVENTS`; () when the run is not known, has ended, or has that many kept.
-        Not safe to repeat: who waits again is told again.
+        With `run` only that run gets it. If it does not wait for the event, the data is kept until it does, in order,
+        up to `KEPT_EVENTS`; returns () if the run does not exist, has ended, or has that many kept.
+        Not safe to repeat: a run that waits again gets the data again.
         """
         ...
 
     async def cancel_run(self, id: str) -> bool:
-        """End a waiting run at once, a leased one at its next step; False when it had ended or is not known.
+        """End a waiting run at once, a leased one at its next step; False if it has ended or does not exist.
 
-        What it waits for, child runs, calls and batches, is cancelled with it.
+        The child runs, calls and batches that it waits for are cancelled with it.
         """
         ...
 
     async def cancel_runs(self, *, destination: str | None = None, label: str | None = None) -> int:
-        """As `cancel_run`, for all that fit both; how many there were. Not one transaction: slice by slice."""
+        """As `cancel_run`, for all runs that match both; returns their number. Not one transaction, but slices."""
         ...
 
     async def cancel_batch(self, id: str) -> bool:
-        """Start nothing more of a batch; waiting items are cancelled, leased ones at their next step.
+        """Start no more items of a batch; waiting ones are cancelled at once, leased ones at their next step.
 
-        False when it had ended or is not known. What a worker settles as done meanwhile counts as done. It answers as
-        soon as nothing more starts: of a large batch the counts follow, a slice at a time.
+        False if it has ended or does not exist. Items that a worker settles as done meanwhile count as done. Returns
+        as soon as nothing more starts: the counts of a large batch follow, a slice at a time.
         """
         ...
 
 
 class Delivery(Protocol):
-    """What a worker does: it is known, leases messages for as long as it lives, and ends its claims."""
+    """The verbs of a worker: it registers, leases messages while its lease lasts, and ends its claims."""
 
     async def register(self, worker: str, lease_ms: int, concurrency: int = 0) -> None:
-        """Make a worker known; its claims are its own until the lease ends. Safe to repeat.
+        """Register a worker; its claims belong to it until the lease ends. Safe to repeat.
 
-        `concurrency` is how many claims it means to have, for those who look at it.
+        `concurrency` is the number of claims that it may have, as `workers` shows it.
         """
         ...
 
     def renewing(self) -> AbstractAsyncContextManager[Renew]:
-        """What renews leases, on the event loop on which it is entered, until it is left.
+        """A context whose value renews leases, on the event loop that enters it.
 
-        That may be a loop of another thread, so that a blocked event loop does not lose its claims. What is called may
-        block its loop, which has nothing else to do. Entering asks nothing of the place where the store is.
+        That may be the loop of another thread, so that a blocked event loop does not lose its claims. The call may
+        block its loop, which has nothing else to do. Entering the context does not use the database.
         """
         ...
 
@@ -126,105 +126,104 @@ class Delivery(Protocol):
         """Lease up to `limit` due messages for `destinations` to `worker`, each with a new fence.
 
         Flow keys are picked before messages, in turn, so that a hot key does not starve a quiet one; within a key its
-        lanes, one for each destination and batch, in turn; within a lane what has started already, by when it is due,
-        before what is fresh, by id; but of eight claims in a row one is fresh. Parallelism and rate of the key are
+        lanes, one for each destination and batch, in turn; within a lane messages that have started before, by due
+        time, before fresh ones, by id; but of eight claims in a row one is fresh. Parallelism and rate of the key are
         taken together with the claim, or neither. A message lost `SUSPECT_LOSSES` times in a row is claimed alone, and
-        as long as the worker holds it and it has recorded nothing, the worker gets nothing else.
-        Timers of a suspended run that are due, and what has arrived for it, become recorded entries, in time order;
-        with them its failures and losses start again from none, as after every outcome, and the claim says so. Nothing
-        of a cancelled or paused batch is leased. An unknown worker is registered by nobody: it gets nothing. The answer
-        tells the store's time, so that the worker does not find what is due here to be not due there.
+        while the worker holds it and it has recorded nothing, the worker gets nothing else.
+        Due timers and arrivals of a suspended run become recorded entries, in time order; they reset its failures and
+        losses, as every outcome does, also in the claim. Nothing of a cancelled or paused batch is leased. A worker
+        that is not registered gets nothing. The result has the store's time, so that a message that is due for the
+        store is due for the worker too.
         """
         ...
 
     def settle(self, settlement: Settlement) -> Awaitable[SettleResult]:
         """End a claim if it is still held with this fence, together with its steps and effects; else `stale`.
 
-        The message gives back its place in the flow key. By ending: `done` and `failed` drop message and journal
-        (kept as a finished run if the message says so); an item is succeeded and marked in the ledger, or failed.
-        `suspended`, `retry`, `parked` and `released` make it due again with the steps they bring, counting a failure
-        only for `retry`; `parked` holds its whole flow key until then; `released` is due at once, and so is a
-        `suspended` one for which something has arrived. `dead` makes a dead letter of it, whole and with its journal,
-        fails its item, or the walk of its batch, and publishes to its `on_failure` (for an item its batch's) a message
-        whose body is the JSON of its id; of a run that is cancelled it is `cancelled`. What is still held of a batch
-        whose walk broke off is dropped. `cancelled` ends it without a result or effects, and cancels what it waits for.
+        The message releases its place in the flow key. By ending: `done` and `failed` drop message and journal
+        (kept as a finished run if the message says so); its item succeeds and is marked in the ledger, or fails.
+        `suspended`, `retry`, `parked` and `released` make it due again, with the steps of the settlement, and only
+        `retry` counts a failure; `parked` holds its whole flow key until then; `released` is due at once, and so is a
+        `suspended` one with an arrival. `dead` makes it a dead letter, whole and with its journal, fails its item, or
+        the walk of its batch, and publishes to its `on_failure` (for an item its batch's) a message whose body is its
+        id as JSON; if its run is cancelled, it is `cancelled` instead. Held messages of a batch whose walk failed are
+        dropped. `cancelled` ends it without a result or effects, and cancels everything that it waits for.
         The end of a message with a parent arrives at the step that waits for it. The settlement that ends a batch's
         last item after its last page also completes the batch and publishes its completion message: exactly once.
         """
         ...
 
     async def expire(self) -> int:
-        """Take back the claims of workers whose lease has ended or whose process is gone; how many.
+        """Reclaim the claims of workers whose lease has ended or whose process is gone; returns their number.
 
         Each counts as a loss; the first is due at once, further ones in a row after `loss_delay_ms`, and with
-        `LOSS_LIMIT` it becomes a dead letter. Where the worker held one with `SUSPECT_LOSSES` or more that has recorded
-        nothing, only that one counts; what was held beside it is due at once, without a loss.
+        `LOSS_LIMIT` it becomes a dead letter. If the worker held one with `SUSPECT_LOSSES` or more that has recorded
+        nothing, only that one counts; its other claims are due at once, without a loss.
         """
         ...
 
     async def deregister(self, worker: str) -> None:
-        """Forget a worker that stops in good order; claims it still holds are due at once, without a loss."""
+        """Remove a worker that stops in good order; claims that it still holds are due at once, without a loss."""
         ...
 
 
 class Journaling(Protocol):
-    """Where the steps of a running function are recorded."""
+    """The journal of steps of running functions."""
 
     def record(self, claim: str, fence: int, step: Step, effects: tuple[Effect, ...] = ()) -> Awaitable[RecordResult]:
         """Record a step, with `effects`, if the claim is still held with this fence.
 
-        `recorded`: durable, and after an outcome the message's failures and losses start again from none. A pending
-        step leaves them as they are; it is recorded when it begins to wait for something from outside, or for a time
-        while the function goes on, and its outcome takes its place. `stale`: the claim is lost; `cancelled`: its run or
-        batch is cancelled; in both cases nothing is changed. Recording the same step again is a no-op that answers
-        `recorded`.
+        `recorded`: durable; an outcome resets the message's failures and losses. A pending step does not; it is
+        recorded when it begins to wait for something from outside, or for a time while the function continues, and its
+        outcome replaces it. `stale`: the claim is lost; `cancelled`: its run or batch is cancelled; in both cases
+        nothing is changed. Recording the same step again changes nothing and returns `recorded`.
         """
         ...
 
 
 class AdminCommands(Protocol):
-    """What an operator does about batches and dead letters."""
+    """The commands of an operator for batches and dead letters."""
 
     async def pause_batch(self, id: str) -> bool:
-        """Lease nothing more of a batch until `resume_batch`; what is leased goes on. False as for `cancel_batch`."""
+        """Lease no more of a batch until `resume_batch`; leased items continue. False as for `cancel_batch`."""
         ...
 
     async def resume_batch(self, id: str) -> bool:
-        """Undo `pause_batch`. False when the batch is not paused."""
+        """Undo `pause_batch`. False if the batch is not paused."""
         ...
 
     async def redrive(self, id: str) -> bool:
-        """Let a dead letter wait again, due at once; failures and losses start again from none.
+        """Make a dead letter a waiting message again, due at once, with failures and losses reset.
 
-        Its journal stays but for the steps that were pending and the latest that has failed, which are asked for anew.
-        Its item is open again; a batch that had ended goes on, `sealed`, and completes anew, with another completion
-        message. False when it is not a dead letter, its batch is being cancelled or was removed, or what the walk of
-        its batch had held back is gone.
+        Its journal stays except for pending steps and the latest one that failed, which run again. Its item is open
+        again; a batch that had ended resumes as `sealed`, and completes again, with another completion message. False
+        if it is not a dead letter, its batch is being cancelled or was removed, or the held messages of its batch are
+        gone.
         """
         ...
 
 
 class FlowKeys(Protocol):
-    """The limits of flow keys: the code's, those that messages bring, and those that an operator pins."""
+    """The limits of flow keys: those of the code, of messages, and of an operator."""
 
     async def declare(self, limits: Sequence[FlowControl]) -> None:
-        """Set the limits the code gives to these keys; what an operator has pinned wins over them.
+        """Set the limits that the code declares for these keys; pins of an operator override them.
 
-        A declared key stays, and messages do not change its limits. Any other goes when nothing waits under it, is
-        leased, dead or pinned, and its rate holds nothing back.
+        A declared key stays, and messages do not change its limits. Any other key is removed when none of its messages
+        is waiting, leased or dead, nothing is pinned, and its rate delays nothing.
         """
         ...
 
     async def pin(self, limits: FlowControl) -> None:
-        """Set the parallelism of a key, or its rate, or both, over the code's until `unpin`; what is None stays."""
+        """Override the parallelism of a key, its rate, or both, until `unpin`; None leaves a limit unchanged."""
         ...
 
     async def unpin(self, key: str, *, parallelism: bool = True, rate: bool = True) -> None:
-        """Give these limits of a key back to the code, whose latest are in force again."""
+        """Remove overrides of a key; the latest limits of the code apply again."""
         ...
 
     async def pause(self, key: str) -> None:
-        """Start nothing under a key until `resume`; pins stay as they are."""
+        """Start nothing under a key until `resume`; pins stay."""
         ...
 
     async def resume(self, key: str) -> None:
@@ -233,30 +232,30 @@ class FlowKeys(Protocol):
 
 
 class RunReads(Protocol):
-    """Runs, and what they wait for, as they are read."""
+    """Reads of runs and of their waits."""
 
     async def run(self, id: str) -> Run | None:
-        """A run as it stands: waiting, leased, kept or dead; None when it is not known, or dropped."""
+        """A run that is waiting, leased, kept or dead; None if it does not exist, or no longer."""
         ...
 
     async def runs(self, query: RunQuery, limit: int) -> Sequence[Run]:
-        """Runs that are kept: waiting, leased, ended or dead, the latest first; without their journals."""
+        """Runs that are waiting, leased, kept or dead, the latest first; without their journals."""
         ...
 
     async def waiters(self, event: str) -> Sequence[Waiter]:
-        """Who waits for an event, those that have waited longest first."""
+        """The runs that wait for an event, those that have waited longest first."""
         ...
 
     async def webhook(self, token: str) -> str | None:
-        """The run for which a webhook was accepted and that has not ended."""
+        """The run that accepted a webhook, unless it has ended."""
         ...
 
 
 class BatchReads(Protocol):
-    """Batches and their items, as they are read."""
+    """Reads of batches and their items."""
 
     async def batch(self, id: str) -> Batch | None:
-        """A batch as it stands, in one consistent read."""
+        """A batch, in one consistent read."""
         ...
 
     async def batches(
@@ -273,7 +272,7 @@ class BatchReads(Protocol):
 
 
 class LedgerReads(Protocol):
-    """Which items are processed, as it is read."""
+    """Reads of ledgers."""
 
     async def processed(self, ledger: str, ids: Sequence[str], /) -> frozenset[str]:
         """Those of `ids` that the ledger holds and whose mark has not expired.
@@ -285,7 +284,7 @@ class LedgerReads(Protocol):
 
 
 class Reads(RunReads, BatchReads, LedgerReads, Protocol):
-    """All that is read of a store by those who start, watch and operate; nothing is changed by it."""
+    """All reads of a store by apps and operators; they change nothing."""
 
     async def under_way(self, open_dedup: str) -> str | None:
         """The id of the batch or message with this `open_dedup` that has not ended."""
@@ -296,69 +295,69 @@ class Reads(RunReads, BatchReads, LedgerReads, Protocol):
         ...
 
     async def workers(self) -> Sequence[WorkerStatus]:
-        """Workers that are known, by name, each with how many claims it holds of each destination.
+        """The registered workers, by name, each with the number of its claims by destination.
 
-        One is known from when it was registered until it is deregistered, or `expire` has taken its claims back. It is
-        lost as long as `expire` would do that: nothing is taken back here.
+        A worker is listed from its registration until it is deregistered, or `expire` has reclaimed its claims. It is
+        lost while `expire` would do that; this reclaims nothing.
         """
         ...
 
     async def flows(self, keys: Sequence[str] | None = None) -> Sequence[FlowStatus]:
-        """Flow keys as they stand, by name."""
+        """The current state of flow keys, by name."""
         ...
 
 
 class Ledger(LedgerReads, Lifecycle, Protocol):
-    """Which items of a workflow are processed: a store's own, or one beside an engine that keeps its state elsewhere.
+    """The ledgers of processed items: a store's own, or one beside a store.
 
-    Every verb may be repeated, and raises `StoreUnavailable` when it could not be carried out for now.
+    Every verb may be repeated, and raises `StoreUnavailable` if it cannot be carried out for now.
     """
 
     async def mark(self, ledger: str, ids: Sequence[str], ttl_ms: int | None, /) -> None:
-        """Mark ids as processed, from outside of any batch, for so long (None: for ever); the latest mark holds."""
+        """Mark ids as processed for `ttl_ms` (None: for ever), outside of any batch; the latest mark counts."""
         ...
 
     async def forget(self, ledger: str, ids: Sequence[str] | None = None, /) -> int:
-        """Take marks away, all of them when `ids` is None; how many there were."""
+        """Remove marks, all of them if `ids` is None; returns their number."""
         ...
 
 
 class Ledgers(Protocol):
-    """All ledgers of a store, as they are taken elsewhere."""
+    """Reads of all ledgers of a store, to copy them to another one."""
 
     async def ledgers(self) -> Sequence[str]:
-        """The names of the ledgers there are, in order."""
+        """The names of all ledgers, in order."""
         ...
 
     async def marks(self, ledger: str, *, after: str | None = None, limit: int = 1_000) -> Sequence[Mark]:
-        """Marks of a ledger that have not expired, in an order of the store's, those after that of the item `after`.
+        """Marks of a ledger that have not expired, in an order of the store's, after that of the item `after`.
 
-        While marks go meanwhile, some may come twice.
+        If marks are removed meanwhile, some may be returned twice.
         """
         ...
 
 
 class Housekeeping(Protocol):
-    """What is done now and then, that nothing piles up or stays half done."""
+    """Regular maintenance: it removes old data and completes interrupted verbs."""
 
     async def prune(self, retention_ms: int) -> int:
-        """Remove finished runs, ended batches and dead letters older than this, and expired marks; in slices.
+        """Remove a slice of finished runs, ended batches and dead letters older than this, and of expired marks.
 
-        Returns how many rows went; call again while it is not 0.
+        Returns the number of removed rows; call again while it is not 0.
         """
         ...
 
     async def reconcile(self, destinations: Sequence[str], *, deep: bool = False) -> int:
-        """Put right what a verb that was stopped in its midst has left half done; how much.
+        """Repair the state that an interrupted verb has left; returns the number of repairs.
 
-        Places of flow keys that nobody holds are given back. With `deep` all that is open is looked through, of runs
-        those for `destinations`: what nobody holds and what waits nowhere is due again. A store whose verbs are done
-        altogether or not at all has nothing to put right.
+        Places of flow keys that nothing holds are released. With `deep` everything that is open is checked, runs for
+        `destinations`: a message that nobody holds and that waits nowhere is due again. A store whose verbs are atomic
+        has nothing to repair.
         """
         ...
 
     async def was_emptied(self) -> bool:
-        """Whether all that the place held is gone since it was opened, or since this said so; it is set up anew."""
+        """True if the database has lost all its data since `open`, or since the last call; it is then set up again."""
         ...
 
 
@@ -367,14 +366,14 @@ class Store(Commands, Delivery, Journaling, AdminCommands, FlowKeys, Reads, Ledg
 
     @property
     def is_durable(self) -> bool:
-        """Whether what is stored is still there after `close`, for this process or another."""
+        """True if the data survives `close`, for this process or another."""
         ...
 
     def on_change(self, callback: Callable[[bool], None]) -> Callable[[], None]:
         """Call `callback` on the event loop after a change that may have made something due or ended something.
 
-        Its argument says whether the change was another process's, which is told of within 100 ms.
+        Its argument is True for changes of other processes, which are reported within 100 ms.
 
-        Returns what ends the subscription.
+        Returns a function that ends the subscription.
         """
         ...
