@@ -1,4 +1,4 @@
-"""Settings from the environment: `BATCHFLOW_*`, and `APP_URL` for where the router is reached from outside."""
+"""Settings from the environment: `BATCHFLOW_*`, and `APP_URL` for the public URL of the router."""
 
 import re
 from datetime import timedelta
@@ -13,7 +13,7 @@ from batchflow.serve.app_url import check_url
 
 
 def _span(value: Duration) -> timedelta:
-    # A variable holds a text: a bare number in it is seconds, as everywhere else.
+    # Variables are text: a bare number in it is seconds, as everywhere else.
     if isinstance(value, str) and value.strip().isdecimal():
         value = int(value)
     return timedelta(milliseconds=to_ms(value, option="it"))
@@ -41,7 +41,7 @@ Span = Annotated[timedelta, BeforeValidator(_span)]
 
 
 class Settings(BaseSettings):
-    """How an app runs. Each can be given as an environment variable, e.g. `BATCHFLOW_CONCURRENCY=50`."""
+    """The settings of an app. Each can be set by an environment variable, e.g. `BATCHFLOW_CONCURRENCY=50`."""
 
     model_config = SettingsConfigDict(env_prefix="BATCHFLOW_", extra="ignore", frozen=True)
 
@@ -53,10 +53,10 @@ class Settings(BaseSettings):
         default=None,
         description="where the ledger of processed items is kept, if not in the store: redis://HOST:PORT",
     )
-    namespace: str = Field(default="batchflow", description="what keeps programs apart that share a Redis server")
-    concurrency: int = Field(default=256, ge=1, le=100_000, description="runs under way at once in one process")
+    namespace: str = Field(default="batchflow", description="separates programs that share a Redis server")
+    concurrency: int = Field(default=256, ge=1, le=100_000, description="runs at the same time in one process")
     worker_name: Annotated[str | None, BeforeValidator(_name)] = Field(
-        default=None, description="what the names of workers begin with; by default the machine's name"
+        default=None, description="the prefix of the names of workers; by default the machine's name"
     )
     threads: int = Field(default=40, ge=1, le=1_000, description="threads that sync hooks and functions run in")
     grace: Span = Field(default=timedelta(seconds=10), description="how long a stop waits for running work")
@@ -79,17 +79,17 @@ class Settings(BaseSettings):
         default="INFO", description="what the command logs; an app's own structlog configuration is left alone"
     )
     always_replay: bool = Field(
-        default=False, description="suspend every run after each of its steps, so that replay is tried out all the time"
+        default=False, description="suspend every run after each of its steps, to exercise replay all the time"
     )
     app_url: Annotated[str | None, AfterValidator(_root)] = Field(
         default=None,
         validation_alias=AliasChoices("app_url", "APP_URL", "BATCHFLOW_APP_URL"),
-        description="where the router is reached from outside, in full or as far as its prefix",
+        description="the public URL of the router, in full, or the part before its prefix",
     )
 
     @property
     def display_url(self) -> str:
-        """The URL as it may be shown: without a password."""
+        """The URL without its password, for messages and logs."""
         if self.url.startswith("sqlite"):
             return self.url
         scheme, _, rest = self.url.partition("?")[0].partition("://")
@@ -99,10 +99,10 @@ class Settings(BaseSettings):
 
     @classmethod
     def load(cls, **values: object) -> "Settings":
-        """From the environment, `given` values over it.
+        """The settings of the environment, overridden by `values`.
 
         Raises:
-            ConfigurationError: a variable holds what it cannot; the message names the variable.
+            ConfigurationError: a variable has an invalid value; the message names the variable.
         """
         values = {name: value for name, value in values.items() if value is not None}
         try:
@@ -114,7 +114,7 @@ class Settings(BaseSettings):
 def _sentence(error: ValidationError) -> str:
     first = error.errors()[0]
     name = str(first["loc"][0])
-    # It is not known here by which of its names it was found.
+    # The error does not tell which of its two names was set.
     variable = "APP_URL or BATCHFLOW_APP_URL" if name.lower() == "app_url" else f"BATCHFLOW_{name.upper()}"
     why = first["msg"].removeprefix("Value error, ")
     why = why[:1].lower() + why[1:]
