@@ -1,4 +1,4 @@
-"""The results of the layers, word for word as the pattern has them. Each is JSON text."""
+"""The answers of the layers, as JSON text."""
 
 from pydantic_core import from_json, to_json
 
@@ -15,12 +15,12 @@ def _text(body: dict[str, object]) -> str:
 
 
 def nothing_eligible() -> str:
-    """Entry: there are no items at all."""
+    """Entry: there are no items."""
     return _text({"success": True, "totalEligible": 0, "message": "No eligible items found"})
 
 
 def started(total: int, to_process: int, already_processed: int) -> str:
-    """Entry: the trigger has named the ids."""
+    """Entry: the trigger has listed the ids."""
     return _text(
         {
             "success": True,
@@ -33,13 +33,13 @@ def started(total: int, to_process: int, already_processed: int) -> str:
 
 
 def started_uncounted(total: int | None) -> str:
-    """Entry: the walk over the pages starts; `total` is what the source says, where it can."""
+    """Entry: the walk over the pages starts; `total` is the result of `count`, if there is one."""
     counted = {} if total is None else {"totalEligible": total}
     return _text({"success": True, **counted, "message": "Triggered pagination"})
 
 
 def walk_complete() -> str:
-    """Paginate: an empty page at the end."""
+    """Paginate: an empty page ends the walk."""
     return _text({"success": True, "message": "Pagination complete"})
 
 
@@ -49,34 +49,34 @@ def chunk(processed: int) -> str:
 
 
 def page(processed: int, skipped: int, next_cursor: str | None) -> str:
-    """Paginate: the items of a page are started, or handed on in chunks."""
+    """Paginate: the items of a page are started, or published in chunks."""
     return _text({"success": True, "processedItems": processed, "skippedItems": skipped, "nextCursor": next_cursor})
 
 
 def missing(key: str) -> FailureResult:
-    """Execute: the payload names no item."""
+    """Execute: the payload has no id."""
     error = f"Missing {key}"
     return FailureResult(error, _text({"success": False, "error": error}))
 
 
 def not_found(key: str, id: str) -> FailureResult:
-    """Execute: `load` knows no item of this id."""
+    """Execute: `load` has returned None for this id."""
     error = "Item not found"
     return FailureResult(error, _text({"success": False, "error": error, key: id}))
 
 
 def refused(error: str) -> FailureResult:
-    """Any layer: the payload does not fit."""
+    """Any layer: the payload is invalid."""
     return FailureResult(error, _text({"success": False, "error": error}))
 
 
 def completed(summary: BatchSummary) -> str:
-    """Complete: `on_complete` has run; the summary is for the run that waits for the batch."""
+    """Complete: `on_complete` has run. The summary is for the run that waits for the batch."""
     return f'{{"success":true,"summary":{_SUMMARY.encode(summary)}}}'
 
 
 def read_summary(text: str) -> BatchSummary:
-    """The summary in what `completed` has written."""
+    """Return the summary in an answer of `completed`."""
     return _SUMMARY.decode(to_json(from_json(text)["summary"]))
 
 

@@ -79,19 +79,19 @@ class Workflow(Generic[Params, Result]):
     ) -> BatchHandle[Result]:
         """Start a batch, durable when this returns.
 
-        `force` runs items that are already processed too. `ids` runs exactly these, unfiltered, instead of what
-        `fetch` names; a number or a UUID among them is taken as its text. `limit` stops after so many items: the small
-        batch before the full one. A second trigger of the workflow with the same `dedup_id` starts nothing and returns
-        the handle of the first, which says so (`deduplicated`); its other arguments are not looked at. That holds as
-        long as the first is kept; with `dedup="open"` only until it has ended. `batch_id` is an id of one's own, which
-        begins with `bat_`; one that is known starts nothing either. `label` is what batches are found by. The batch
-        starts after `delay`, or at `not_before`: a datetime with its time zone, or ms since the epoch. `headers` are
-        what `ctx.headers` of its items and `self.headers` of its hooks show; they are shown nowhere else.
+        `force` also runs items that are already processed. `ids` runs exactly these, unfiltered, instead of those from
+        `fetch`; numbers and UUIDs are converted to strings. `limit` stops after so many items: a small batch before the
+        full one. A second trigger of the workflow with the same `dedup_id` starts nothing and returns the handle of the
+        first batch, with `deduplicated` set; its other arguments are ignored. This applies as long as the first batch
+        is kept, with `dedup="open"` only until it has ended. `batch_id` sets the id, which begins with `bat_`; an id
+        that exists starts nothing either. Batches can be listed by `label`. The batch starts after `delay`, or at
+        `not_before`: a datetime with its time zone, or ms since the epoch. `ctx.headers` of its items and
+        `self.headers` of its hooks have the `headers`; they appear nowhere else.
 
         Raises:
-            InputError: parameters of another type, no or repeated ids, a limit below 1, an id or a label that is none,
-                the id of another workflow's batch; `TooLarge`, which is one: the parameters are. Nothing was started.
-            ConfigurationError: a time or the headers are none.
+            InputError: parameters of another type, no or repeated ids, a limit below 1, an invalid id or label, or the
+                id of another workflow's batch. `TooLarge`: the parameters are too large. Nothing was started.
+            ConfigurationError: a time or a header is invalid.
             UnserializableError: the parameters do not survive JSON.
         """
         options = BatchTrigger(
@@ -109,34 +109,34 @@ class Workflow(Generic[Params, Result]):
         return await self.start(params, options)
 
     async def start(self, params: Params | None, options: BatchTrigger) -> BatchHandle[Result]:
-        """As `trigger`, with its options in one value."""
+        """Start a batch like `trigger`, with the options as one object."""
         opened = await open_prepared(self._runtime, prepare_batch(self._runtime, params, options))
         return BatchHandle(opened.id, self.definition, self._runtime.client, deduplicated=opened.deduplicated)
 
     async def dry_run(self, params: Params | None = None, *, force: bool = False) -> Statistics:
-        """What `trigger` with these parameters would do now, counted exactly; nothing is written or started.
+        """Count exactly what `trigger` with these parameters would do now. Nothing is written or started.
 
         Raises:
-            InputError: the parameters are of another type, or the workflow runs named ids only.
-            NonRetryable: `fetch` or `filter` returned what they must not, or the pages would never end.
+            InputError: the parameters are of another type, or the workflow has no source of ids.
+            NonRetryable: `fetch` or `filter` returned an invalid value, or the pages would never end.
         """
         check_source(self.definition)
         return await dry_runs.dry_run(self._runtime, check_params(self.definition, params), force=force)
 
     # The ledger
 
-    # With `processed_per` there is one ledger for each value of these parameters, and `params` says which is meant.
+    # With `processed_per` there is one ledger for each value of these parameters; `params` selects it.
 
     async def processed(self, ids: Sequence[Id], params: Params | None = None) -> frozenset[str]:
-        """Those of `ids` that count as processed.
+        """Return those of `ids` that count as processed.
 
         Raises:
-            InputError: one is no id; or the workflow has `processed_per`, and `params` does not say which is meant.
+            InputError: an id is invalid, or the workflow has `processed_per`, and `params` is missing.
         """
         return await self._runtime.client.marks.processed(self._ledger_name(params), parse_ids(ids))
 
     async def mark(self, ids: Sequence[Id], params: Params | None = None) -> None:
-        """Count `ids` as processed, for as long as `processed_ttl` says: what was done before, or elsewhere.
+        """Mark `ids` as processed, for `processed_ttl`: items that were processed before, or elsewhere.
 
         Raises:
             InputError: as for `processed`.
@@ -144,7 +144,7 @@ class Workflow(Generic[Params, Result]):
         await self._runtime.client.marks.mark(self._ledger_name(params), parse_ids(ids), self.definition.ledger_ttl)
 
     async def forget(self, ids: Sequence[Id] | None = None, params: Params | None = None) -> int:
-        """Count `ids` as not processed, all there are when it is None; how many were.
+        """Mark `ids` as not processed, all for None; return how many were marked as processed.
 
         Raises:
             InputError: as for `processed`.
@@ -181,20 +181,20 @@ class Workflow(Generic[Params, Result]):
         return (OpenBatch(start.batch, tuple(messages)),)
 
     def decode_result(self, text: str) -> BatchSummary:
-        """How the batch ended."""
+        """Decode the summary of the batch."""
         return answers.read_summary(text)
 
     def batch(self, id: str) -> BatchHandle[Result]:
-        """The handle of one of the workflow's batches."""
+        """Return the handle of one of the workflow's batches."""
         return BatchHandle(id, self.definition, self._runtime.client)
 
     async def batches(
         self, *, label: str | None = None, open_only: bool = False, limit: int = 50
     ) -> list[BatchHandle[Result]]:
-        """The handles of the latest batches, newest first; with `label` those that have it.
+        """Return the handles of the latest batches, or of those with `label`, newest first.
 
         Raises:
-            InputError: the label is no text.
+            InputError: the label is not a string.
         """
         label_filter = validate_label_filter(label, "batch")
         found = await self._runtime.client.store.batches(

@@ -1,4 +1,4 @@
-"""What is read from a workflow's class when it is made, checked once and never changed."""
+"""The definition of a workflow: read from its class and checked once, when the class is created."""
 
 from dataclasses import dataclass
 from inspect import getattr_static
@@ -27,16 +27,16 @@ from batchflow.core.suggestions import find_typos
 from batchflow.errors import BatchflowError, ConfigurationError
 
 INHERITED_MEMBERS = ("params", "item_id", "headers", "unprocessed")
-"""What the base class has and a subclass uses, but does not replace."""
+"""Members of the base class that a subclass uses but must not override."""
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Definition:
-    """One workflow as its class says it is. `owner` is the class's name, `has` the hooks it has written.
+    """The definition of one workflow. `defined_hooks` are the names of the hooks that its class defines.
 
-    Flows carry their keys, durations are in ms.
+    Flows have their keys; durations are in ms.
     """
 
     class_name: str
@@ -66,12 +66,12 @@ class Definition:
     item_is_id: bool
 
     def ledger_name(self, params: BaseModel) -> str:
-        """The name of the ledger that says which items are processed with these parameters."""
+        """Return the name of the ledger for these parameters."""
         return self.ledger_scope.name_for(params)
 
     @property
     def needs_items(self) -> bool:
-        """Whether pages have to bring the items, since nothing makes one of an id."""
+        """True if pages must contain the items, since nothing loads one by its id."""
         return "load" not in self.defined_hooks and not self.item_is_id
 
     @property
@@ -81,10 +81,10 @@ class Definition:
 
 
 def read_definition(cls: type, base: type, *, abstract: bool, ids_only: bool) -> Definition | None:
-    """Read and check `cls`; None for an intermediate base: one that says so, or whose type variables are open.
+    """Read and check `cls`; return None for an abstract base, or one whose type variables are open.
 
     Raises:
-        ConfigurationError: one sentence that names class and hook or option, and says what to write.
+        ConfigurationError: the message names the class and the hook or option, and says what to write.
     """
     _check_member_names(cls, base)
     if abstract or cls.__dict__.get("__parameters__"):
@@ -139,10 +139,12 @@ def _definition(
 
 
 def _check_member_names(cls: type, base: type) -> None:
-    """Refuse what is misspelt, and what would hide a part of the base that hooks rely on."""
+    """Reject misspelt members, and members that would hide those of the base."""
     for name in INHERITED_MEMBERS:
         if name in cls.__dict__:
-            raise ConfigurationError(f"{cls.__name__}.{name} hides what batchflow gives the hooks; use another name")
+            raise ConfigurationError(
+                f"{cls.__name__}.{name} hides a member that batchflow gives the hooks; use another name"
+            )
     if any("count_first" in it.__dict__ for it in cls.__mro__):
         raise ConfigurationError(f"Unknown option 'count_first' of {cls.__name__}; did you mean 'walk_first'?")
     own = [name for name in cls.__dict__ if not name.startswith("_")]
@@ -167,7 +169,7 @@ def _check_type_arguments(cls: type, params: object, item: object, result: objec
 
 
 def _item_codec(cls: type, item: object) -> Codec[Any]:
-    """What `load` returns: an item, or None where there is none of the id."""
+    """Return the codec of what `load` returns: an item, or None for an unknown id."""
     _codec(cls, "item", item)
     return Codec.of(Optional[cast("Any", item)])  # noqa: UP045
 

@@ -1,4 +1,4 @@
-"""What a trigger would do, counted without writing anything: every page is fetched and filtered, none is kept."""
+"""The dry run of a trigger: fetches and filters every page, counts the items, and writes nothing."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,15 +19,15 @@ from batchflow.serve.delivery import CURRENT_DELIVERY, DeliveryScope
 BindingLimit: TypeAlias = Literal[
     "execute rate", "execute parallelism", "paginate rate", "paginate parallelism", "none"
 ]
-"""The limit that makes the batch take as long as it does; "none" where everything starts at once."""
+"""The limit that determines the duration of a batch; "none" if everything starts at once."""
 
 
 class Statistics(BaseModel):
-    """What a trigger would do now. As JSON its names are camelCase.
+    """The result of a dry run. Its JSON names are camelCase.
 
-    `sample` are the first ids that would be processed, `pages` and `chunks` what layer 2 takes them in. The duration is
-    predicted from the workflow's limits and the mean time of an item in its latest batch, `mean_item_ms`; None: there
-    has been none, and items are taken to need no time.
+    `sample` has the first ids that would be processed; `pages` and `chunks` are those of layer 2. The duration is
+    predicted from the limits of the workflow and `mean_item_ms`, the mean time of an item in its latest batch. It is
+    None without such a batch; items are then assumed to take no time.
     """
 
     model_config = ConfigDict(
@@ -52,7 +52,7 @@ class Statistics(BaseModel):
 
 SAMPLE_SIZE = 5
 _BATCHES_SEARCHED = 10
-# How many batches are looked through for one with ended items.
+# The number of batches that are searched for one with ended items.
 _EXECUTE_LIMITS: Mapping[Bottleneck, BindingLimit] = {
     "rate": "execute rate",
     "parallelism": "execute parallelism",
@@ -67,7 +67,7 @@ _PAGINATE_LIMITS: Mapping[Bottleneck, BindingLimit] = {
 
 @dataclass(slots=True)
 class DryRunCounts:
-    """What the walk has counted so far; as large for a million ids as for one page."""
+    """The counts of a walk. Their size does not depend on the number of ids."""
 
     eligible: int = 0
     to_process: int = 0
@@ -78,7 +78,7 @@ class DryRunCounts:
     sample: list[str] = field(default_factory=list[str])
 
     def add(self, page: FetchedPage, needed: Sequence[str], chunk_size: int) -> None:
-        """Count one page, of whose ids so many need work."""
+        """Count one page; `needed` are those of its ids that need work."""
         self.pages += 1
         self.eligible += page.named
         self.duplicates += page.duplicates
@@ -86,19 +86,19 @@ class DryRunCounts:
         chunks = ceil(len(needed) / chunk_size)
         if chunks > 1:
             self.chunks += chunks
-        # A page starts its first chunk itself.
+        # A page starts its first chunk without a message of its own.
         self.messages += max(1, chunks)
         if len(self.sample) < SAMPLE_SIZE:
             self.sample += needed[: SAMPLE_SIZE - len(self.sample)]
 
 
 async def dry_run(runtime: WorkflowRuntime, params: BaseModel, *, force: bool) -> Statistics:
-    """The statistics of a trigger with these parameters, if it came now.
+    """Return the statistics of a trigger with these parameters.
 
-    An id that `fetch` names on two pages counts on both, as nothing here grows with the number of ids.
+    An id on two pages is counted twice, since memory does not grow with the number of ids.
 
     Raises:
-        NonRetryable: `fetch` or `filter` returned what they must not, or the pages would never end.
+        NonRetryable: `fetch` or `filter` returned an invalid value, or the pages would never end.
     """
     started_at = runtime.client.now()
     counts = await _walk(runtime, params, force=force)
@@ -167,7 +167,7 @@ async def _current_flows(runtime: WorkflowRuntime) -> tuple[FlowControl, FlowCon
 def _predict_duration(
     execute_flow: FlowControl, paginate_flow: FlowControl, counts: DryRunCounts, *, item_ms: float, page_ms: float
 ) -> tuple[int, BindingLimit]:
-    """How long the slower of the layers takes: they work at the same time."""
+    """Return the duration of the slower layer, since they work at the same time, and its limit."""
     if not counts.to_process:
         return 0, "none"
     execute, by_execute = predict_ms(execute_flow, counts.to_process, mean_ms=item_ms)

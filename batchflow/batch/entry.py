@@ -1,4 +1,4 @@
-"""Layer 1, one run per trigger: open the batch and start the walk."""
+"""Layer 1, one run per trigger, opens the batch and starts the walk; a last run calls `on_complete`."""
 
 from typing import Any
 
@@ -18,8 +18,8 @@ from batchflow.serve.context import LayerContext
 class EntryLayer:
     """Handles the messages of `process-{entities}`.
 
-    It has no step, or the `count` hook as one, and publishes the first page together with the opening of the batch:
-    totals read "so far" until the walk ends.
+    Its only step is the `count` hook, if there is one. The first page is published in the settlement that enters the
+    batch: totals read "so far" until the walk ends.
     """
 
     def __init__(self, runtime: WorkflowRuntime) -> None:
@@ -30,7 +30,7 @@ class EntryLayer:
         self._count_codec: Codec[int] = Codec.of(int)
 
     async def handle(self, ctx: LayerContext[Any]) -> str:
-        """Carry out one entry message."""
+        """Handle one entry message."""
         with self._runtime.layer_scope(ctx, self._log):
             body = EntryBody.model_validate_json(ctx.claim.body)
             params: BaseModel = ctx.payload
@@ -38,7 +38,7 @@ class EntryLayer:
             return await self._enter_walk(ctx, body) if body.total is None else self._enter_ids(ctx, body.total)
 
     def _enter_ids(self, ctx: LayerContext[Any], total: int) -> str:
-        """The trigger has named the ids, and their chunks are published already."""
+        """FinishEntry a batch of listed ids; the trigger has published their chunks."""
         ctx.effects += (FinishEntry(_batch_id(ctx), total),)
         self._log.info("Total eligible items", total=total)
         return answers.started(total, total, 0)
@@ -53,7 +53,7 @@ class EntryLayer:
         if total == 0:
             ctx.effects += (FinishEntry(_batch_id(ctx), 0),)
             return answers.nothing_eligible()
-        # Under a limit it depends on the filter how many of them run, and the walk stops before it has named them all.
+        # With a limit the walk stops early, and the filter decides how many items run.
         counted = total if body.limit is None else None
         self._publish_first_page(ctx, body, counted)
         return answers.started_uncounted(total)
@@ -62,7 +62,7 @@ class EntryLayer:
         batch = _batch_id(ctx)
         first = self._runtime.payloads.paginate_model(force=body.force, remaining=body.limit, counted=counted)
         page = self._runtime.messages.page(batch, first, ctx.claim.headers)
-        # Where all is walked first, the end of the walk says exactly how many there are.
+        # With `walk_first` the end of the walk sets the exact total.
         total = None if self._definition.walk_first else counted
         ctx.effects += (FinishEntry(batch, total), Publish((page,)))
         self._log.debug("Triggering paginate workflow", batch=batch, total=total)
@@ -74,7 +74,7 @@ def _batch_id(ctx: LayerContext[Any]) -> str:
 
 
 class CompleteLayer:
-    """Handles the message that the end of a batch publishes, for `on_complete` or for a run that waits for it."""
+    """Handles the message at the end of a batch, for `on_complete` or for a run that waits for the batch."""
 
     def __init__(self, runtime: WorkflowRuntime) -> None:
         self._runtime = runtime
@@ -83,16 +83,16 @@ class CompleteLayer:
         self._on_complete = runtime.hook("on_complete")
 
     async def handle(self, ctx: LayerContext[Any]) -> str:
-        """Carry out the message of one ended batch."""
+        """Handle the message of one ended batch."""
         with self._runtime.layer_scope(ctx, self._log):
             id = ctx.claim.batch or ""
             batch = await self._runtime.client.store.batch(id)
             if batch is None:
-                raise NonRetryable(f"batch '{id}' was removed before on_complete could be told of it")
+                raise NonRetryable(f"batch '{id}' was removed before its on_complete ran")
             summary = BatchSummary.of(batch)
             self._log.info("Batch ended", batch=summary.id, state=summary.state, summary=str(summary))
             if self._on_complete is not None:
-                # Its own message brings none, and the scope goes with `running`.
+                # This message has no headers of its own; `layer_scope` resets the scope.
                 CURRENT_HOOK.set(CURRENT_HOOK.get()._replace(headers=batch.headers))
                 step = self._runtime.definition.steps.on_complete
                 await ctx.run_with_codec(step, self._none_codec, self._on_complete, summary, defer_to_settlement=True)

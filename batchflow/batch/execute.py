@@ -1,4 +1,4 @@
-"""Layer 3, one run per item: get it, process it, save the result."""
+"""Layer 3, one run per item, loads the item, processes it and saves the result."""
 
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -17,7 +17,7 @@ from batchflow.serve.endpoint import FailureResult
 class ExecuteLayer:
     """Handles the messages of `execute-{entity}`: exactly one item each.
 
-    It runs for every item of every batch, so what can be known beforehand is known here: names, codecs, hooks.
+    It runs for every item of every batch, so names, codecs and hooks are prepared in the constructor.
     """
 
     def __init__(self, runtime: WorkflowRuntime) -> None:
@@ -33,15 +33,15 @@ class ExecuteLayer:
         self._result_pair = _ResultCodec(definition.result_codec.annotation)
         self._load = runtime.hook("load")
         self._save = runtime.hook("save")
-        # Called past `process` where the class leaves that as it is: one call less for every item.
+        # Called directly if the class does not define `process`: one call less for every item.
         self._execute: Callable[[Any], Awaitable[Any]] = as_async(runtime.workflow.execute)
         self._has_default_process = "process" not in definition.defined_hooks
 
     async def handle(self, ctx: LayerContext[Any]) -> str | FailureResult:
-        """Carry out one item's message."""
+        """Handle the message of one item."""
         item_id = ctx.claim.item
         if not item_id:
-            # Sent by hand, outside of any batch: the payload names the item and brings the parameters.
+            # Sent by hand, outside of a batch: the payload has the id and the parameters.
             try:
                 item_id, ctx.payload = self._runtime.payloads.read_item(ctx.claim.body)
             except InputError as error:
@@ -61,8 +61,8 @@ class ExecuteLayer:
                     log.error("Item not found", item_id=item_id, batch=ctx.claim.batch)
                     return answers.not_found(self._id_key, item_id)
             elif self._needs_items:
-                raise NonRetryable(f"nothing makes an item of '{item_id}': the class has no load; write it")
-            # Before a ledger elsewhere is asked to mark the item all is recorded, so that nothing is done twice for it.
+                raise NonRetryable(f"the class has no load, which makes an item of '{item_id}'; write it")
+            # All steps are recorded before an external ledger marks the item, so that no step runs twice.
             defers = ledger is None
             if self._has_default_process:
                 text, result = await ctx.run_with_codec(
@@ -78,7 +78,7 @@ class ExecuteLayer:
                 await ctx.run_with_codec(
                     self._steps.save_result, _IGNORED_RESULT, save, item_id, result, defer_to_settlement=defers
                 )
-            # What came out of a step has survived JSON already; what `process` made of it may not.
+            # A step has encoded its result already; a result of `process` is still to be encoded.
             text = text or self._encode_result(result, item_id)
             if ledger is not None and ctx.claim.batch:
                 definition = self._runtime.definition
@@ -93,7 +93,7 @@ class ExecuteLayer:
             CURRENT_HOOK.reset(token)
 
     async def _decode_item(self, data: str, item_id: str) -> Any:
-        """The item that its page has brought."""
+        """Decode an item that its page contained."""
         try:
             return self._item.decode(data)
         except ValueError as error:
@@ -109,30 +109,30 @@ class ExecuteLayer:
 
 
 class _ResultCodec(Codec[Any]):
-    """The codec of results, each of which is read as a pair: its JSON text, and what comes back from that.
+    """The codec of results, which are decoded to a pair of the JSON text and the value.
 
-    The text is needed again as the answer, and would be written a second time.
+    The answer contains the text, so encoding the value a second time is avoided.
     """
 
     __slots__ = ()
 
     def decode(self, text: str | bytes) -> tuple[str, Any]:
-        """The pair of a recorded text."""
+        """Return the pair for a recorded text."""
         return text if isinstance(text, str) else text.decode(), super().decode(text)
 
     def round_trip(self, value: Any, *, where: str) -> tuple[str, tuple[str, Any]]:
-        """The JSON text, and the pair."""
+        """Return the JSON text, and the pair."""
         pair = super().round_trip(value, where=where)
         return pair[0], pair
 
 
 class _IgnoredResultCodec(Codec[None]):
-    """The codec of a step that records nothing: what it happens to return need not have a JSON form."""
+    """The codec of a step whose return value is ignored, so that it needs no JSON form."""
 
     __slots__ = ()
 
     def round_trip(self, value: object, *, where: str) -> tuple[str, None]:
-        """That of None, whatever the value is."""
+        """Return the encoding of None for any value."""
         return "null", None
 
 

@@ -1,4 +1,4 @@
-"""The short form: a function of one id, and where the ids come from, as a workflow."""
+"""The short form of a workflow: a function of one id, and a source of ids."""
 
 import inspect
 import itertools
@@ -24,17 +24,17 @@ R = TypeVar("R")
 
 Ids: TypeAlias = Iterable[Id] | AsyncIterable[Id]
 IdSource: TypeAlias = Sequence[Id] | Callable[[], Ids | Awaitable[Ids]]
-"""Where the ids come from: a sequence, or a function that gives one, a generator or an async generator."""
+"""A source of ids: a sequence, or a function that returns a sequence, a generator or an async generator."""
 
 _DEFAULT_FLOW = FlowControl(parallelism=10, rate=5)
 _SKIP_SIZE = 10_000
-# Ids passed over at once.
+# Ids skipped in one call.
 _MAX_OPEN = 16
-# Generators kept open between two pages; one that is not there any more is begun again and read up to its place.
+# Generators that stay open between two pages. A generator that was dropped is started again and skipped forward.
 
 
 class BatchDecorator(Protocol):
-    """The decorator that `@flow.batch(…)` gives."""
+    """The decorator that `@flow.batch(…)` returns."""
 
     @overload
     def __call__(self, fn: Callable[[str], Awaitable[R]], /) -> Workflow[NoParams, R]: ...
@@ -43,17 +43,17 @@ class BatchDecorator(Protocol):
 
 
 class FunctionWorkflow(BatchWorkflow[NoParams, str, R], Generic[R], abstract=True):
-    """What a function becomes: its subclasses are made by `function_batch`."""
+    """The base of the classes that `function_workflow` creates."""
 
 
 class _FunctionWithSource(FunctionWorkflow[R], Generic[R], abstract=True):
-    """With a source of ids, read in its order; the cursor is the number of ids read so far."""
+    """A function with a source of ids; the cursor is the number of ids read so far."""
 
     def __init__(self, source: IdSource) -> None:
         self._read = _id_reader(source)
 
     async def fetch(self, params: NoParams, cursor: str | None, limit: int) -> Page:
-        """The next ids of the source."""
+        """Return the next ids of the source."""
         start = int(cursor or 0)
         ids, is_end = await self._read(start, limit)
         return Page(ids=ids, next_cursor=None if is_end else str(start + len(ids)))
@@ -71,13 +71,13 @@ def function_workflow(
     processed_per: tuple[str, ...] = (),
     walk_first: bool = False,
 ) -> BatchWorkflow[NoParams, str, R]:
-    """A workflow whose `execute` is `fn`, named after it; without `ids` every trigger names its own.
+    """Create a workflow named after `fn`, which becomes its `execute`. Without `ids` every trigger lists its ids.
 
-    `fn` takes one id; its parameter says what an item is (`user_id`: a user), its return type what a result is.
-    A source is read in its order, page by page, and has to give the same ids in the same order each time.
+    `fn` takes one id; the name of its parameter gives the entity (`user_id`: a user), its return type that of results.
+    A source is read page by page, and has to return the same ids in the same order each time.
 
     Raises:
-        ConfigurationError: `fn` takes other arguments, does not say what it returns, or an option does not fit.
+        ConfigurationError: `fn` takes other arguments or has no return type, or an option is invalid.
     """
     parameter = _id_parameter(fn)
     result = _result_type(fn)
@@ -110,7 +110,7 @@ def _function_name(fn: Callable[..., Any]) -> str:
 
 
 def _id_parameter(fn: Callable[..., Any]) -> str:
-    """The name of the one parameter."""
+    """Return the name of the only parameter."""
     name = _function_name(fn)
     parameters = list(inspect.signature(fn).parameters.values())
     needed = [it for it in parameters if it.default is it.empty and it.kind not in (it.VAR_POSITIONAL, it.VAR_KEYWORD)]
@@ -129,9 +129,7 @@ def _id_parameter(fn: Callable[..., Any]) -> str:
 def _result_type(fn: Callable[..., Any]) -> Any:
     result = return_type(fn)
     if result is Any and "return" not in type_hints(fn):
-        raise ConfigurationError(
-            f"'{_function_name(fn)}' does not say what it returns; write its return type, such as -> None"
-        )
+        raise ConfigurationError(f"'{_function_name(fn)}' has no return type; write one, such as -> None")
     return result
 
 
@@ -143,7 +141,7 @@ def _check_source(name: str, source: object) -> None:
 
 
 _ReadIds: TypeAlias = Callable[[int, int], Awaitable[tuple[list[Id], bool]]]
-"""Reads so many ids from a place on: those, and whether the source ends with them."""
+"""Takes an offset and a limit; returns the ids, and True if they are the last ones."""
 
 
 def _id_reader(source: IdSource) -> _ReadIds:
@@ -157,14 +155,13 @@ def _id_reader(source: IdSource) -> _ReadIds:
 
 
 _TakeIds: TypeAlias = Callable[[int], Awaitable[list[Id]]]
-"""The next so many ids of what was begun."""
+"""Takes a number; returns as many of the next ids of an open source."""
 
 
 class _RestartableSource:
-    """Reads a source that can be begun again, without beginning again for every page.
+    """Reads a source that can be restarted, and keeps it open between pages.
 
-    What is open is kept by batch and place: a page that is asked for twice, or by another process, finds nothing and
-    begins from the start.
+    Open sources are kept by batch and offset. A page that is read again, or by another process, restarts the source.
     """
 
     def __init__(self, start: Callable[[], Awaitable[Ids]]) -> None:
@@ -172,7 +169,7 @@ class _RestartableSource:
         self._open_sources: OrderedDict[tuple[str, int], _TakeIds] = OrderedDict()
 
     async def read(self, start: int, limit: int) -> tuple[list[Id], bool]:
-        """So many ids from a place on, and whether the source ends with them."""
+        """Return up to `limit` ids from an offset on, and True if they are the last ones."""
         batch = CURRENT_HOOK.get().batch
         take = self._open_sources.pop((batch, start), None) or await self._open(start)
         ids = await take(limit)
@@ -196,7 +193,7 @@ class _RestartableSource:
 
 
 def _take_in_thread(ids: Iterator[Id]) -> _TakeIds:
-    # A plain generator may wait for a database, so it runs in a thread like a plain hook.
+    # A plain generator may block on a database, so it runs in a thread like a plain hook.
     return as_async(lambda count: list(itertools.islice(ids, count)))
 
 

@@ -1,4 +1,4 @@
-"""What one holds of a triggered batch: ask it, wait for it, read its results, cancel it."""
+"""`BatchHandle`: the status, end, items and results of a batch, and its cancellation."""
 
 import contextlib
 from collections.abc import AsyncIterator
@@ -18,13 +18,13 @@ from batchflow.serve.runs import timeout_seconds, wait_until_over
 Result = TypeVar("Result")
 
 _ITEMS_PER_READ = 500
-# Items read at once.
+# The number of items in one read.
 
 
 class BatchHandle(Generic[Result]):
-    """One batch. It holds nothing but the id: make another from `workflow.batch(id)` at any time, anywhere.
+    """A handle of one batch. It stores only the id; `workflow.batch(id)` creates another one in any process.
 
-    `deduplicated` says of what a trigger returns that it has started nothing: the batch was there already.
+    `deduplicated` is True if the trigger started nothing, since the batch existed.
 
     Every method raises `NotFoundError` once retention has removed the batch.
     """
@@ -51,10 +51,10 @@ class BatchHandle(Generic[Result]):
         return entry_id(self.id)
 
     async def status(self) -> BatchStatus:
-        """The batch as it stands.
+        """Return the present status of the batch.
 
         Raises:
-            InputError: a step of the same app looks again and again, which is waiting.
+            InputError: a step of the same app polls it; waiting inside of a step is not allowed.
         """
         batch = await self._read()
         if not _is_over(batch):
@@ -62,14 +62,14 @@ class BatchHandle(Generic[Result]):
         return self._status(batch)
 
     async def wait(self, timeout: Duration | None = None, *, check: bool = False) -> BatchSummary:
-        """Return once the batch has ended and its `on_complete` has run. A store that is away is waited for as well.
+        """Return once the batch has ended and its `on_complete` has run. An unavailable store is waited for, too.
 
         Raises:
-            TimeoutError: it has not within `timeout` (seconds, "10s", a timedelta); it goes on.
-            ConfigurationError: `timeout` is no duration.
-            InputError: a step, hook or function of the same app waits; there, `ctx.invoke` does.
-            StoreUnavailable: the app stops, or has stopped.
-            BatchFailed: `check` is set, and items have failed, the batch was cancelled, or its walk broke off.
+            TimeoutError: it has not ended within `timeout` (seconds, "10s", a timedelta); it goes on.
+            ConfigurationError: `timeout` is not a duration.
+            InputError: it is called in a step, hook or function of the same app; use `ctx.invoke` there.
+            StoreUnavailable: the app has been stopped.
+            BatchFailed: `check` is set, and items have failed, the batch was cancelled, or its walk failed.
         """
         batch = await wait_until_over(
             self._client, self.id, self._read_if_over, timeout_seconds(timeout), f"batch '{self.id}'"
@@ -80,10 +80,10 @@ class BatchHandle(Generic[Result]):
         return summary
 
     async def progress(self, interval: Duration = 0.5) -> AsyncIterator[BatchStatus]:
-        """The status now, then about every `interval`, and the final one at last.
+        """Yield the status now, then about every `interval`, and at last the final one.
 
         Raises:
-            ConfigurationError: `interval` is no duration.
+            ConfigurationError: `interval` is not a duration.
             InputError: as for `wait`.
         """
         pause = to_ms(interval, option="interval") / 1000
@@ -97,7 +97,7 @@ class BatchHandle(Generic[Result]):
                 await wait_until_over(self._client, self.id, self._read_if_over, pause, f"batch '{self.id}'")
 
     async def items(self, state: ItemState | None = None) -> AsyncIterator[Item]:
-        """The items that were started, by number; with `state`, those that are in it."""
+        """Yield the started items, or those in `state`, ordered by number."""
         after = -1
         while items := await self._client.store.items(self.id, state=state, after=after, limit=_ITEMS_PER_READ):
             for item in items:
@@ -105,15 +105,15 @@ class BatchHandle(Generic[Result]):
             after = items[-1].number
 
     async def results(self) -> AsyncIterator[tuple[str, Result]]:
-        """Id and result of every item that has succeeded, by number; each result as `execute` returned it."""
+        """Yield id and result of every succeeded item, ordered by number; each result as `execute` returned it."""
         codec = self._definition.result_codec
         async for item in self.items("succeeded"):
             yield item.id, cast("Result", codec.decode(result_text(item) or "null"))
 
     async def cancel(self) -> bool:
-        """End the batch: nothing of it starts any more, and items at work end at their next step.
+        """Cancel the batch: no item starts any more, and running items end at their next step.
 
-        False when it had ended before.
+        Return False if the batch had ended before.
         """
         return await self._client.cancel_batch(self.id)
 

@@ -1,4 +1,4 @@
-"""Asking a ledger that is kept beside the engine, and so may be away while the engine is not."""
+"""The context of a running hook: its parameters, its item, its ledger."""
 
 from collections.abc import Awaitable, Mapping
 from contextvars import ContextVar
@@ -12,7 +12,7 @@ from batchflow.errors import RateLimited, StoreError
 
 
 class HookScope(NamedTuple):
-    """What holds while a hook runs. `batch` is empty in a dry run, `item_id` in the layers above the items."""
+    """The context of a running hook. `batch` is empty in a dry run, `item_id` in the layers above the items."""
 
     client: Client
     workflow: str
@@ -23,14 +23,14 @@ class HookScope(NamedTuple):
 
 
 CURRENT_HOOK: ContextVar[HookScope] = ContextVar("batchflow_scope")
-"""Set by the layers around every hook; a hook in a worker thread sees it too."""
+"""The layers set it around every hook; a hook in a worker thread sees it too."""
 
 
 def require_hook_scope(workflow: str, usage: str) -> HookScope:
-    """The scope of the hook that is running.
+    """Return the scope of the running hook.
 
     Raises:
-        RuntimeError: no hook of this workflow is running; the sentence says `what` was asked for.
+        RuntimeError: no hook of this workflow is running; the message names the `usage`.
     """
     scope = CURRENT_HOOK.get(None)
     if scope is None or scope.workflow != workflow:
@@ -39,20 +39,20 @@ def require_hook_scope(workflow: str, usage: str) -> HookScope:
 
 
 RETRY_AFTER_S = 5.0
-"""How long to wait for a ledger that is away."""
+"""The pause before the next call to an unavailable ledger."""
 
 T = TypeVar("T")
 
 
 async def call_ledger(call: Awaitable[T]) -> T:
-    """What the ledger answers.
+    """Await a call to the external ledger, which may be unavailable while the engine is not.
 
     Raises:
-        RateLimited: it is away. The run, and all under its flow key, waits for it; that is no failure of the item.
+        RateLimited: the ledger is unavailable. The run and all others under its flow key wait; the item has not failed.
     """
     try:
         return await call
     except StoreError as error:
         if not error.retryable:
             raise
-        raise RateLimited(RETRY_AFTER_S, f"the ledger is away: {error}") from error
+        raise RateLimited(RETRY_AFTER_S, f"the ledger is unavailable: {error}") from error

@@ -1,4 +1,4 @@
-"""What each hook is given and gives back, and the checks of those a class has written."""
+"""The signature of each hook, and the checks of the hooks that a class defines."""
 
 import inspect
 import re
@@ -20,9 +20,9 @@ _NUMERIC_TOWER = {(int, float), (int, complex), (float, complex)}
 
 
 def type_arguments(cls: type, base: type) -> tuple[object, ...]:
-    """What `base`'s type variables stand for in its subclass `cls`, defaults filled in.
+    """Return the arguments of `base`'s type variables in its subclass `cls`, with defaults filled in.
 
-    A variable that is still open in `cls` stands for itself.
+    A variable that `cls` leaves open is its own argument.
     """
     if cls is base:
         return _type_parameters(base)
@@ -31,30 +31,30 @@ def type_arguments(cls: type, base: type) -> tuple[object, ...]:
         if isinstance(origin, type) and issubclass(origin, base):
             bindings = _type_bindings(origin, get_args(written))
             return tuple(_substitute(argument, bindings) for argument in type_arguments(origin, base))
-    raise TypeError(f"{cls.__name__} is no subclass of {base.__name__}")
+    raise TypeError(f"{cls.__name__} is not a subclass of {base.__name__}")
 
 
 def is_model(annotation: object) -> TypeGuard[type[BaseModel]]:
-    """Whether it is a pydantic model's class."""
+    """Return True for the class of a pydantic model."""
     return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
 def has_type_variables(annotation: object) -> bool:
-    """Whether a type variable is left in it."""
+    """Return True if the annotation contains a type variable."""
     return isinstance(annotation, typing.TypeVar) or bool(_type_parameters(annotation))
 
 
 def type_hints(function: object) -> dict[str, object]:
-    """A function's annotations; empty where their names cannot be looked up (yet)."""
+    """Return a function's annotations; empty if their names cannot be resolved (yet)."""
     try:
         return typing.get_type_hints(function)
     except Exception:
-        # Names of a function's inside, or under TYPE_CHECKING: what cannot be read cannot contradict.
+        # Names local to a function, or under TYPE_CHECKING: an unresolved annotation is not checked.
         return {}
 
 
 def awaited_type(annotation: object) -> object:
-    """What a function annotated to return this gives once awaited; `X | Awaitable[X]` is X."""
+    """Return the type after `await`; that of `X | Awaitable[X]` is X."""
     members = _union_members(annotation)
     if len(members) > 1:
         return Union[tuple(awaited_type(member) for member in members)]  # noqa: UP007
@@ -64,14 +64,14 @@ def awaited_type(annotation: object) -> object:
 
 
 def is_compatible(given: object, wanted: object) -> bool:
-    """Whether a value of type `given` may stand where `wanted` is declared; True where that cannot be told."""
+    """Return True if a value of type `given` may be passed as `wanted`, or if that cannot be decided."""
     return all(
         any(_is_member_compatible(it, place) for place in _union_members(wanted)) for it in _union_members(given)
     )
 
 
 def format_type(annotation: object) -> str:
-    """The annotation as one writes it: "User", "list[str]", "str | None"."""
+    """Return the annotation as source code: "User", "list[str]", "str | None"."""
     if annotation in (None, types.NoneType):
         return "None"
     if isinstance(annotation, type) and not get_args(annotation):
@@ -119,18 +119,18 @@ def _is_member_compatible(given: object, wanted: object) -> bool:
     try:
         return issubclass(given, wanted) or (given, wanted) in _NUMERIC_TOWER
     except TypeError:
-        # A protocol or TypedDict does not say.
+        # A protocol or TypedDict does not support issubclass.
         return True
 
 
 HOOK_NAMES = ("fetch", "filter", "load", "execute", "save", "count", "process", "on_complete")
 _RESULT_IGNORED = ("save", "on_complete")
-# What these happen to return is not kept, so that nothing about it can be wrong.
+# Their return values are dropped, so any return type is right.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HookSignature:
-    """The contract of one hook for one workflow: its parameters after self, and what it returns."""
+    """The signature of one hook of one workflow: its parameters after self, and its return type."""
 
     name: str
     parameters: tuple[tuple[str, object], ...]
@@ -142,9 +142,9 @@ class HookSignature:
 
 
 def hook_signatures(params: object, item: object, result: object, *, entity: str) -> dict[str, HookSignature]:
-    """The hooks of a workflow with these type parameters, written with its own names."""
+    """Return the signatures for these type parameters, with the names of the entity."""
     id_name = f"{entity.replace('-', '_')}_id"
-    # By their written names: the classes themselves stand above this module.
+    # As strings: these classes are defined in modules that import this one.
     given = ("params", params)
     of_item = (entity.replace("-", "_") if item is not str else id_name, item)
     ids = ("ids", Sequence[str])
@@ -162,13 +162,13 @@ def hook_signatures(params: object, item: object, result: object, *, entity: str
 
 
 def find_defined_hooks(cls: type, base: type) -> frozenset[str]:
-    """The hooks that `cls`, or a class between it and `base`, has written."""
+    """Return the names of the hooks that `cls` or a class between it and `base` defines."""
     return frozenset(name for name in HOOK_NAMES if inspect.getattr_static(cls, name) is not base.__dict__[name])
 
 
 def check_hooks(cls: type, hooks: dict[str, HookSignature], defined_hooks: frozenset[str], *, ids_only: bool) -> None:
-    """Raise `ConfigurationError` for a hook that is missing or does not fit its contract."""
-    # One may live on `process` alone, and on ids that every trigger names.
+    """Raise `ConfigurationError` for a hook that is missing or does not match its signature."""
+    # `process` replaces `execute`, and ids of the trigger replace `fetch`.
     for name, other in (("fetch", ids_only), ("execute", "process" in defined_hooks)):
         if name not in defined_hooks and not other:
             raise ConfigurationError(f"{cls.__name__} has no {name}; write: {hooks[name]}")
@@ -186,7 +186,7 @@ def check_hooks(cls: type, hooks: dict[str, HookSignature], defined_hooks: froze
 
 
 def _declares_page_items(cls: type, defined_hooks: frozenset[str]) -> bool:
-    """Whether `fetch` declares that its pages bring items: `-> Page[User]`."""
+    """Return True if `fetch` declares items in its pages: `-> Page[User]`."""
     return "fetch" in defined_hooks and bool(get_args(_return_annotation(inspect.getattr_static(cls, "fetch"))))
 
 
@@ -207,7 +207,7 @@ def _check_hook(cls: type, hook: HookSignature) -> None:
     function = inspect.getattr_static(cls, hook.name)
     bound = function.__get__(object(), cls) if hasattr(function, "__get__") else function
     if not callable(bound):
-        raise ConfigurationError(f"{cls.__name__}.{hook.name} is no function but {function!r}; write: {hook}")
+        raise ConfigurationError(f"{cls.__name__}.{hook.name} is not a function but {function!r}; write: {hook}")
     signature = inspect.signature(bound)
     try:
         signature.bind(*hook.parameters)
@@ -245,7 +245,7 @@ def _check_annotations(cls: type, hook: HookSignature, bound: Callable[..., Any]
 
 
 def _is_compatible(given: object, wanted: object) -> bool:
-    """As `fits`; a class above this module goes by its name."""
+    """Like `is_compatible`, with classes that cannot be imported here given by name."""
     for named, other in ((given, wanted), (wanted, given)):
         other = get_origin(other) or other
         if isinstance(named, str) and isinstance(other, type) and other is not Any:

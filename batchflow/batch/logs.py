@@ -1,4 +1,4 @@
-"""The log of one layer of a workflow: `[welcome:paginate] Got batch`."""
+"""The log lines of a workflow: of its layers, `[welcome:paginate] Got batch`, and of the progress of its batches."""
 
 import logging
 from collections.abc import Container
@@ -13,8 +13,8 @@ from batchflow.logs import logger, safe_str
 class LayerLog:
     """Writes lines that begin with workflow and layer.
 
-    `verbose` says whether lines of pages, chunks and items are wanted. It is asked once per page or batch, by
-    `refresh`: asking for every item costs more than the item.
+    `verbose` is True if lines of pages, chunks and items are written. `refresh` reads the level once per page or
+    batch: reading it for every item would cost more than the item.
     """
 
     __slots__ = ("_error_prefix", "_prefix", "verbose")
@@ -25,24 +25,24 @@ class LayerLog:
         self.verbose = False
 
     def refresh(self) -> None:
-        """Ask whether DEBUG lines are written."""
+        """Read the log level."""
         self.verbose = logger().is_enabled_for(logging.DEBUG)
 
     def info(self, text: str, **values: object) -> None:
-        """A line per batch."""
+        """Write a line about a batch."""
         logger().info(self._prefix + text, **values)
 
     def debug(self, text: str, **values: object) -> None:
-        """A line per page, chunk or item, where they are wanted. For items, callers look at `verbose` first."""
+        """Write a line about a page, chunk or item, if `verbose`. For items, callers check `verbose` first."""
         if self.verbose:
             logger().debug(self._prefix + text, **values)
 
     def warning(self, text: str, **values: object) -> None:
-        """What may be wrong, and is none of an item's."""
+        """Write a possible problem that is not an error of an item."""
         logger().warning(self._prefix + text, **values)
 
     def error(self, error: BaseException | str, **values: object) -> None:
-        """What went wrong."""
+        """Write an error."""
         logger().error(self._error_prefix + _error_text(error), **values)
 
 
@@ -51,16 +51,16 @@ def _error_text(error: BaseException | str) -> str:
 
 
 MIN_BATCH_AGE_MS = 30_000
-"""A batch that is not older than this has no line yet; most are through by then."""
+"""Younger batches have no line; most have ended by this age."""
 
 _MAX_BATCHES = 50
-# The latest open batches. Who has more of them asks for those that matter.
+# Only the latest open batches have lines.
 
 
 class ProgressLog:
-    """Tells of the open batches of some workflows whenever it is asked to: of each that has come further since.
+    """Writes a line for each open batch of some workflows that has advanced since the last call.
 
-    It reads the batches at that time, so that no item and no page counts anything for it.
+    It reads the batches from the store, so that items and pages count nothing for it.
     """
 
     def __init__(self, client: Client, workflows: Container[str]) -> None:
@@ -69,7 +69,7 @@ class ProgressLog:
         self._logged: dict[str, tuple[int, int]] = {}
 
     async def write(self) -> None:
-        """Write the lines that are due.
+        """Write a line for each batch that has advanced.
 
         Raises:
             StoreError: the batches cannot be read.

@@ -1,4 +1,4 @@
-"""The messages between the layers: their ids are derived, so that publishing one again changes nothing."""
+"""The messages between the layers. Their ids are derived, so that publishing a message again changes nothing."""
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,11 +14,11 @@ from batchflow.core.message import Message
 from batchflow.serve.children import ParentLink
 
 PUBLISH_BATCH_SIZE = 200
-"""How many messages a trigger publishes at once."""
+"""The number of messages that a trigger publishes in one call."""
 
 
 class Messages:
-    """Makes the messages of one workflow."""
+    """Creates the messages of one workflow."""
 
     __slots__ = ("_definition", "_paginate_model")
 
@@ -27,7 +27,7 @@ class Messages:
         self._paginate_model = payloads.paginate_model
 
     def batch(self, id: str, params: str, ledger: str, parent: ParentLink | None) -> NewBatch:
-        """What is the class's of a batch that a trigger opens, or a run that waits for its end."""
+        """Create a batch with the options of the class; `parent` is a run that waits for its end."""
         definition = self._definition
         return NewBatch(
             id=id,
@@ -49,7 +49,7 @@ class Messages:
     def entry(
         self, batch: str, body: EntryBody, headers: Mapping[str, str], *, not_before: int = 0, invoked: bool = False
     ) -> Message:
-        """The entry; kept, since its result is what a trigger's caller reads."""
+        """Create the entry message. It is kept, since the caller of a trigger reads its result."""
         definition = self._definition
         return Message(
             id=entry_id(batch),
@@ -63,13 +63,13 @@ class Messages:
         )
 
     def page(self, batch: str, body: PaginateBody, headers: Mapping[str, str]) -> Message:
-        """One page of the walk."""
+        """Create the message of one page of the walk."""
         return self._to_paginate(page_id(batch, body.page), batch, body, headers=headers)
 
     def chunks(
         self, batch: str, page: PaginateBody, selected: SelectedItems, *, held: bool = False
     ) -> Iterator[Message]:
-        """What was picked of a page, cut into chunks; `held` keeps them back until the batch has been walked."""
+        """Create a message for each chunk of a page; `held` ones wait until the walk has ended."""
         size = self._definition.chunk_size
         for place, chunk_items in enumerate(selected.chunks(size)):
             first = page.page * self._definition.page_size + place * size
@@ -86,17 +86,17 @@ class Messages:
     def of_trigger(
         self, batch: NewBatch, entry: EntryBody, ids: Sequence[str], not_before: int
     ) -> Iterator[list[Message]]:
-        """What a trigger publishes, in portions: the chunks of the ids it names, the entry last.
+        """Return the messages of a trigger in portions: the chunks of the ids that it lists, and the entry last.
 
-        A batch is entered when all of it is there.
+        So a batch starts once all its messages are stored.
         """
-        # A run that waits for it has been admitted itself, and many of them may come at once.
+        # The waiting run has passed its own limits, and many runs may open batches at the same time.
         invoked = batch.parent is not None
         last = self.entry(batch.id, entry, batch.headers, not_before=not_before, invoked=invoked)
         return chunked(itertools.chain(self._named(batch.id, ids, not_before), (last,)), PUBLISH_BATCH_SIZE)
 
     def _named(self, batch: str, ids: Sequence[str], not_before: int) -> Iterator[Message]:
-        """The chunks of ids that a trigger has named; kept, so that a trigger cut off half-way can be repeated."""
+        """Create the chunks of a trigger's ids. They are kept, so that an interrupted trigger can be repeated."""
         for place, chunk_items in enumerate(chunked(ids, self._definition.chunk_size)):
             body = self._paginate_model(
                 item_ids=chunk_items, first=place * self._definition.chunk_size, page=place, named=True

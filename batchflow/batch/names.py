@@ -1,4 +1,4 @@
-"""The names a workflow goes by: routes, steps, keys on the wire."""
+"""The names of a workflow: routes, steps, and fields of its payloads."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -25,7 +25,7 @@ def camel_case(name: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Routes:
-    """Where the layers are served, below the application's prefix."""
+    """The routes of the layers, below the application's prefix."""
 
     process: str
     paginate: str
@@ -34,10 +34,10 @@ class Routes:
 
     @classmethod
     def of(cls, class_name: str, workflow: str, verb: str, entity: str, plural: str) -> "Routes":
-        """The routes of a workflow.
+        """Return the routes of a workflow.
 
         Raises:
-            ConfigurationError: two of them are the same.
+            ConfigurationError: two routes are equal.
         """
         routes = cls(
             process=f"/{workflow}/process-{plural}",
@@ -54,7 +54,7 @@ class Routes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepNames:
-    """The names of a workflow's durable steps, and of the effects that are logged beside them."""
+    """The names of a workflow's durable steps, and of the log lines about other effects."""
 
     get_all_items: str
     filter_existing: str
@@ -70,13 +70,13 @@ class StepNames:
 
     @classmethod
     def of(cls, workflow: str) -> "StepNames":
-        """The steps of a workflow, `{workflow}:get-batch` and so on."""
+        """Return the names for a workflow: `{workflow}:get-batch` and so on."""
         return cls(**{name: f"{workflow}:{name.replace('_', '-')}" for name in cls.__dataclass_fields__})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WireKeys:
-    """The entity's keys in payloads and results: `userId`, `userIds`, and the word for many of them."""
+    """The names of an entity in payloads and results, such as `userId` and `userIds`; `plural` is its plural."""
 
     id: str
     ids: str
@@ -84,7 +84,7 @@ class WireKeys:
 
     @classmethod
     def of(cls, entity: str, plural: str) -> "WireKeys":
-        """The keys of an entity."""
+        """Return the names of an entity."""
         return cls(id=f"{camel_case(entity)}Id", ids=f"{camel_case(entity)}Ids", plural=plural)
 
 
@@ -106,11 +106,11 @@ RESERVED_FIELDS = (
     "page",
     "workflowRunId",
 )
-"""What the payloads and answers of every workflow use themselves, beside the entity's own keys."""
+"""Fields of every workflow's payloads and answers, beside those named after the entity."""
 
 
 def check_field_names(class_name: str, params: type[BaseModel], wire: WireKeys) -> None:
-    """Raise `ConfigurationError` for a parameter that goes by a name the payloads use, or by another's name."""
+    """Raise `ConfigurationError` for a parameter with a reserved name, or with the name of another one."""
     taken = {*RESERVED_FIELDS, wire.id, wire.ids}
     seen: dict[str, str] = {}
     for name, field in params.model_fields.items():
@@ -128,7 +128,7 @@ def check_field_names(class_name: str, params: type[BaseModel], wire: WireKeys) 
 
 
 def field_names(params: type[BaseModel]) -> Mapping[str, str]:
-    """Every name a parameter may be sent by, and the field it stands for: its own, its aliases, camelCase."""
+    """Map every accepted name of a parameter (its own, its aliases, camelCase) to its field."""
     return {
         alias: name
         for name, field in params.model_fields.items()
@@ -137,7 +137,7 @@ def field_names(params: type[BaseModel]) -> Mapping[str, str]:
 
 
 def wire_name(name: str, field: FieldInfo) -> str:
-    """The one name a parameter is written by in documentation: its alias, else its camelCase."""
+    """Return the documented name of a parameter: its alias, or else its name in camelCase."""
     return field.alias or camel_case(name)
 
 

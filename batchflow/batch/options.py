@@ -1,4 +1,4 @@
-"""The options of a workflow's class, read and checked."""
+"""Reads and checks the options of a workflow's class."""
 
 import re
 from collections.abc import Mapping
@@ -38,31 +38,31 @@ _MAX_COUNT = 10_000
 
 
 class OptionReader:
-    """Reads a class's options, each with a sentence about what is wrong with it."""
+    """Reads the options of a class; every method raises `ConfigurationError` for an invalid value."""
 
     def __init__(self, cls: type) -> None:
         self._cls = cls
 
     def value(self, name: str) -> Any:
-        """The option as it is written."""
+        """Return the option unchecked."""
         return getattr(self._cls, name)
 
     def count(self, name: str) -> int:
-        """A whole number from 1 to 10,000."""
+        """Return a whole number from 1 to 10,000."""
         value = self.value(name)
         if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _MAX_COUNT:
             raise self._option_error(name, value, f"a whole number from 1 to {_MAX_COUNT:,}, such as 50")
         return value
 
     def instance(self, name: str, kind: type[T], example: str) -> T:
-        """A value of one class."""
+        """Return an instance of `kind`."""
         value = self.value(name)
         if not isinstance(value, kind):
             raise self._option_error(name, value, example)
         return value
 
     def flow(self, name: str, key: str) -> FlowControl:
-        """The limits of a layer under `key`, unless they name one themselves; None limits nothing."""
+        """Return the limits of a layer under `key`, unless they have their own; None means no limits."""
         value = self.value(name)
         if value is None:
             return FlowControl(key=key)
@@ -71,7 +71,7 @@ class OptionReader:
         return value.with_default_key(key)
 
     def duration(self, name: str) -> int:
-        """Milliseconds, more than none."""
+        """Return a duration above zero in milliseconds."""
         value = self.value(name)
         ms = to_ms(value, option=f"{self._cls.__name__}.{name}")
         if ms == 0:
@@ -83,10 +83,10 @@ class OptionReader:
 
 
 def check_slug(cls: type, name: str, value: object) -> str:
-    """A name that can stand in a URL.
+    """Return a name that is valid in a URL.
 
     Raises:
-        ConfigurationError: it cannot.
+        ConfigurationError: the name is not.
     """
     if not isinstance(value, str) or not _SLUG.fullmatch(value):
         raise ConfigurationError(
@@ -96,10 +96,10 @@ def check_slug(cls: type, name: str, value: object) -> str:
 
 
 def check_no_instance_options(instance: object) -> None:
-    """Refuse options that were set on an object: they are read from its class.
+    """Reject options that are set on the object, since they are read from its class.
 
     Raises:
-        ConfigurationError: it has one.
+        ConfigurationError: the object has one.
     """
     for name in OPTION_NAMES:
         if name in getattr(instance, "__dict__", {}):
@@ -111,7 +111,7 @@ _SECRETS = (Secret, SecretStr, SecretBytes)
 
 
 class LedgerScope:
-    """Names the ledger of a batch: one for each combination of the values that these parameters have."""
+    """Names the ledger of a batch. Each combination of values of the `processed_per` parameters has its own."""
 
     __slots__ = ("_adapters", "_workflow")
 
@@ -121,10 +121,10 @@ class LedgerScope:
 
     @classmethod
     def read(cls, class_name: str, workflow: str, params: type[BaseModel], names: object) -> "LedgerScope":
-        """The scope that `processed_per` of the class `owner` names.
+        """Read `processed_per` of the class `class_name`.
 
         Raises:
-            ConfigurationError: it is no tuple of names, one is no parameter, or one has no JSON that may be shown.
+            ConfigurationError: it is not a tuple of names, or one is not a parameter with a public JSON form.
         """
         names_given = cast("tuple[object, ...]", names) if isinstance(names, tuple) else None
         if names_given is None or not all(isinstance(name, str) for name in names_given):
@@ -139,11 +139,11 @@ class LedgerScope:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The parameters; none where the workflow has one ledger."""
+        """The names of the parameters; empty if the workflow has a single ledger."""
         return tuple(self._adapters)
 
     def name_for(self, params: BaseModel) -> str:
-        """The name of the ledger of a batch with these parameters."""
+        """Return the name of the ledger for these parameters."""
         if not self._adapters:
             return self._workflow
         values = {name: _to_json_value(adapter, getattr(params, name)) for name, adapter in self._adapters.items()}
@@ -154,7 +154,9 @@ def _adapter_of(class_name: str, params: type[BaseModel], name: str) -> TypeAdap
     field = params.model_fields.get(name)
     if field is None:
         meant = did_you_mean(name, params.model_fields) if params.model_fields else ", which has none"
-        raise ConfigurationError(f"{class_name}.processed_per names '{name}', no parameter of {params.__name__}{meant}")
+        raise ConfigurationError(
+            f"{class_name}.processed_per names '{name}', not a parameter of {params.__name__}{meant}"
+        )
     wrong = f"{class_name}.processed_per names '{params.__name__}.{name}'"
     if _is_secret(field.annotation):
         raise ConfigurationError(f"{wrong}, which is secret, and names of ledgers are shown; name another")
@@ -175,7 +177,7 @@ def _is_secret(annotation: object) -> bool:
 
 def _to_json_value(adapter: TypeAdapter[Any], value: Any) -> Any:
     dumped = adapter.dump_python(value, mode="json", by_alias=False, round_trip=True)
-    # A set has no order, and a mapping's is no part of it: alike is to be written alike.
+    # Sets and mappings have no order of their own: equal values must have equal names.
     return _sort_keys(sorted(dumped, key=to_json) if isinstance(value, set | frozenset) else dumped)
 
 

@@ -1,4 +1,4 @@
-"""Layer 2, one run per page and one per chunk: fetch, filter, split, start, go on to the next page."""
+"""Layer 2, one run per page or chunk, fetches and filters ids, starts their items and publishes the next page."""
 
 from collections.abc import Awaitable
 from dataclasses import replace
@@ -18,17 +18,17 @@ from batchflow.core.settlement import FinishWalk, Publish, RecordPage, StartItem
 from batchflow.serve.context import LayerContext
 
 MAX_STARTED_AT_ONCE = 1_000
-"""So many items of a page start in one transaction at most, where nothing paces its chunks."""
+"""The most items of a page that start in one transaction if its chunks have no limits."""
 
 
 class PaginateLayer:
     """Handles the messages of `paginate-{entities}`.
 
-    A page's items are numbered from `page × page_size` on. The first chunk is started by the page itself. Everything a
-    page starts, the next page included, is written with its settlement, and so is the outcome of its last step. An
-    empty page ends the walk unless it names a next cursor: a source that filters behind its cursor may have an empty
-    page in the middle, and no item after it is lost. With `walk_first` nothing starts before the walk has ended: every
-    chunk is a message, held back until then.
+    The items of a page are numbered from `page × page_size` on. A page starts its first chunk itself. Its items, the
+    message of the next page and the result of its last step are written together with its settlement. An empty page
+    ends the walk unless it has a next cursor: a source that filters behind its cursor may have an empty page in the
+    middle, and the items after it must not be lost. With `walk_first` every chunk is a message that is held until the
+    walk has ended.
     """
 
     def __init__(self, runtime: WorkflowRuntime) -> None:
@@ -42,7 +42,7 @@ class PaginateLayer:
         self._selected_codec: Codec[list[str] | SelectedItems] = Codec.of(list[str] | SelectedItems)
 
     async def handle(self, ctx: LayerContext[Any]) -> str:
-        """Carry out one paginate message."""
+        """Handle one paginate message."""
         with self._runtime.layer_scope(ctx, self._log):
             body = self._runtime.payloads.read_page(ctx.claim.body)
             if body.item_ids is not None:
@@ -62,7 +62,7 @@ class PaginateLayer:
         batch, source = ctx.claim.batch or "", self._runtime.source
         page = await self._fetch_step(ctx, body)
         self._log.debug("Got batch", size=len(page.ids), next_cursor=page.next_cursor, page=body.page, batch=batch)
-        # Before anything is started: a walk that goes in circles ends here.
+        # Before anything is started: a walk in a cycle fails here.
         probe = body.probe if page.next_cursor is None else source.advance(body.probe, page.next_cursor)
         if not page.named and page.next_cursor is None:
             ctx.effects += (RecordPage(batch, 0),)
@@ -93,12 +93,12 @@ class PaginateLayer:
         return answers.page(count, skipped, page.next_cursor)
 
     async def _fetch_step(self, ctx: LayerContext[Any], body: PaginateBody) -> FetchedPage:
-        """The page at the cursor.
+        """Fetch the page at the cursor as a step.
 
-        Where no code of the user's is to see it, it needs no commit of its own. The first page of a walk goes without,
-        so that its items start the earlier; those after it go with the message of their successor, which is fetched
-        while the items of this one start. A walk whose next page depends on what is found in this one waits for that,
-        and so does one whose filter may fail: it is not to fail on page after page.
+        The step needs a commit of its own only if code of the user's sees the page next. The first page has none, so
+        that its items start earlier. Later pages are committed together with the message of the next page, which is
+        fetched while the items of this one start. That is not possible if the next page depends on the items of this
+        one, nor if the filter may fail: it would fail on page after page.
         """
         defers = body.force or not (self._has_filter or self._runtime.client.ledger)
         ahead = (
@@ -130,7 +130,7 @@ class PaginateLayer:
     async def _filter_step(self, ctx: LayerContext[Any], body: PaginateBody, page: FetchedPage) -> SelectedItems:
         if body.force or not page.ids:
             return SelectedItems(page.ids, brought=page.by_id)
-        # A ledger elsewhere is asked after it, and by then all is recorded.
+        # All steps are recorded before an external ledger is read.
         defers = self._runtime.client.ledger is None
         found = await ctx.run_with_codec(
             self._definition.steps.filter_existing,
@@ -143,11 +143,11 @@ class PaginateLayer:
         return replace(found if isinstance(found, SelectedItems) else SelectedItems(found), brought=page.by_id)
 
     async def _filter_page(self, params: BaseModel, ids: list[str]) -> list[str] | SelectedItems:
-        """What the filter names of a page, and which of it the ledger held before."""
+        """Filter the ids of a page, and find those of the result that the ledger contained before."""
         source, client = self._runtime.source, self._runtime.client
         if not self._has_filter:
             return await source.filter(params, ids)
-        # Read first: what is marked while the filter works is not what the filter means.
+        # Read before the filter runs: marks that are set meanwhile were not known to the filter.
         processed = await self._read_ledger(client.marks.processed(self._definition.ledger_name(params), ids))
         needed = await source.filter(params, ids)
         marked = tuple(id for id in needed if id in processed)
@@ -159,11 +159,10 @@ class PaginateLayer:
     async def _start_or_chunk(
         self, ctx: LayerContext[Any], body: PaginateBody, selected: SelectedItems, *, is_end: bool
     ) -> tuple[int, tuple[Message, ...]]:
-        """Start a page's items up to the first chunk's end; into how many chunks it is cut, and those that follow.
+        """Start the first chunk of a page; return the number of its chunks, and the messages of the others.
 
-        The first items of a walk start two commits earlier than by way of a message, and so do all others where nothing
-        paces the chunks. Where all is walked first none is started: every chunk follows, held back unless the walk
-        `is_end`.
+        So the first items of a walk start two commits earlier than with a message, and without limits all of them do.
+        With `walk_first` no item is started: every chunk is a message, held unless the walk ends here (`is_end`).
         """
         first, size, batch = body.page * self._definition.page_size, self._definition.chunk_size, ctx.claim.batch or ""
         walk_first = self._definition.walk_first
@@ -188,7 +187,7 @@ class PaginateLayer:
     async def _start_items(
         self, ctx: LayerContext[Any], body: PaginateBody, first: int, selected: SelectedItems
     ) -> int:
-        """Start items from number `first` on; how many."""
+        """Start items, numbered from `first` on; return how many."""
         batch = ctx.claim.batch or ""
         fresh = selected
         if self._runtime.client.ledger is not None and not body.force and not body.named:
@@ -203,10 +202,10 @@ class PaginateLayer:
         return len(fresh.ids)
 
     async def _without_processed(self, ledger: str, selected: SelectedItems) -> SelectedItems:
-        """What a ledger beside the engine does not hold by now.
+        """Leave out the items that an external ledger contains by now.
 
-        The engine's own ledger may hold what that one has forgotten since. Of what it held before the other was asked
-        the other decides; what it holds only after that has just been done, and the store leaves it out.
+        The store's own ledger may still contain ids that the external one has forgotten. The external ledger decides
+        on ids that are in the own one before it is read; the store leaves out those that are added later.
         """
         client = self._runtime.client
         own_processed = await client.store.processed(ledger, selected.ids)
@@ -225,7 +224,7 @@ class PaginateLayer:
         return self._runtime.messages.page(batch, body, ctx.claim.headers)
 
     def _end_walk(self, ctx: LayerContext[Any], walked: PaginateBody) -> None:
-        """The source has no more pages, or the trigger's limit is reached."""
+        """End the walk: the source has no more pages, or the limit of the trigger is reached."""
         batch = ctx.claim.batch or ""
         self._log.debug("No more pages", batch=batch)
         if walked.counted is not None and walked.eligible < walked.counted:

@@ -1,4 +1,4 @@
-"""What the layers of one bound workflow share: its hooks, payloads and messages, and the scope they run hooks in."""
+"""The hooks, payloads and messages that the layers of one bound workflow share."""
 
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import contextmanager
@@ -20,15 +20,15 @@ from batchflow.errors import InputError, NonRetryable
 from batchflow.serve.callables import as_async
 from batchflow.serve.context import LayerContext
 
-# Made for every item; the constructor of a named tuple takes three times as long.
+# Called for every item; the constructor of a named tuple takes three times as long.
 _new_scope: Callable[..., HookScope] = tuple[Any, ...].__new__
 
 _PARAMS_CACHE_SIZE = 64
-# Parameters of this many batches are kept decoded; more are seldom under way at once.
+# The number of batches whose decoded parameters are cached; more batches seldom run at once.
 
 
 class WorkflowRuntime:
-    """One workflow, bound: everything that does not change between two messages is made here, once."""
+    """A workflow bound to a client: everything that messages share is created here, once."""
 
     def __init__(self, workflow: BatchWorkflow[Any, Any, Any], client: Client) -> None:
         definition = workflow.__batch__
@@ -46,29 +46,29 @@ class WorkflowRuntime:
         self._cached_params = lru_cache(maxsize=_PARAMS_CACHE_SIZE)(self._decode_params)
 
     async def _unprocessed(self, params: BaseModel, ids: Sequence[str]) -> list[str]:
-        # What `filter` does by default, without a thread for a plain function that only hands on.
+        # The default `filter` without the thread that the plain function would take.
         return await self.workflow.unprocessed(ids)
 
     def _encode_item(self, id: str, item: Any) -> str:
-        """The JSON text of an item that a page has brought."""
+        """Return the JSON text of an item in a page."""
         where = f"item '{id}' that {self.definition.class_name}.fetch returned"
         text, _ = self.definition.item_codec.round_trip(item, where=where)
         self.client.limit.check(text, where)
         return text
 
     def hook(self, name: str) -> Callable[..., Awaitable[Any]] | None:
-        """A hook as an async function; None where the class has not written it."""
+        """Return a hook as an async function; None if the class does not define it."""
         return as_async(getattr(self.workflow, name)) if name in self.definition.defined_hooks else None
 
     def params_of(self, claim: Claim) -> BaseModel | None:
-        """The parameters of a claim's batch, decoded once and shared by all its items: not to be changed.
+        """Return the parameters of a claim's batch, decoded once. All items share them: do not change them.
 
-        None for a message outside of any batch, which brings its own.
+        None for a message outside of a batch, which contains its own.
         """
         return self._cached_params(claim.params) if claim.batch else None
 
     def hook_scope(self, ctx: LayerContext[Any], item_id: str = "") -> HookScope:
-        """What the hooks see while this run is carried out."""
+        """Create the scope of the hooks of this run."""
         claim = ctx.claim
         return _new_scope(
             HookScope, (self.client, self.definition.name, ctx.payload, claim.batch or "", item_id, claim.headers)
@@ -76,10 +76,10 @@ class WorkflowRuntime:
 
     @contextmanager
     def layer_scope(self, ctx: LayerContext[Any], log: LayerLog) -> Generator[None]:
-        """Set the scope around a layer above the items, and log what goes wrong in it.
+        """Set the scope of a layer above the items, and log its errors.
 
         Raises:
-            NonRetryable: the message belongs to no batch.
+            NonRetryable: the message does not belong to a batch.
         """
         if not ctx.claim.batch:
             raise NonRetryable(f"'{ctx.claim.destination}' only works for a batch; start one with trigger")
@@ -94,7 +94,7 @@ class WorkflowRuntime:
             CURRENT_HOOK.reset(token)
 
     def _decode_params(self, text: str) -> BaseModel:
-        # A new batch is also the time to look at what is logged.
+        # Once per batch: the log level may have changed.
         self.execute_log.refresh()
         try:
             return self.definition.params_codec.decode(text)

@@ -1,4 +1,4 @@
-"""Walking over pages: one page fetched and checked, and cursors that come round again found out."""
+"""The source of a workflow: calls `fetch` and `filter`, checks their results, and detects cycles of cursors."""
 
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,10 +15,10 @@ from batchflow.errors import NonRetryable
 
 @dataclass(frozen=True, slots=True)
 class FetchedPage:
-    """A page as it is worked with: its ids once each, how many were named in all, and where the next page starts.
+    """A checked page: its distinct ids, the number of all its ids, and the next cursor.
 
-    `data` are the JSON texts of the items that it brought, in the order of the ids. `ahead`: the message of the next
-    page was written together with this.
+    `data` are the JSON texts of the items in the page, in the order of the ids. `ahead` is True if the message of the
+    next page was written together with this one.
     """
 
     ids: list[str]
@@ -29,20 +29,20 @@ class FetchedPage:
 
     @property
     def duplicates(self) -> int:
-        """How many mentions repeat an id of the same page."""
+        """The number of ids that repeat another id of the page."""
         return self.named - len(self.ids)
 
     @property
     def by_id(self) -> dict[str, str] | None:
-        """What was brought, by id."""
+        """The JSON texts of the items, by id."""
         return None if self.data is None else dict(zip(self.ids, self.data, strict=True))
 
 
 @dataclass(frozen=True, slots=True)
 class SelectedItems:
-    """What is to be started of a page. `marked` are those that the ledger held before the filter named them.
+    """The ids of a page that are to be started. `marked` are those that the ledger contained before the filter ran.
 
-    `brought` are the JSON texts of the items that the page brought, by id.
+    `brought` are the JSON texts of the items in the page, by id.
     """
 
     ids: list[str]
@@ -51,17 +51,17 @@ class SelectedItems:
 
     @property
     def data(self) -> tuple[str, ...]:
-        """What was brought of these, in their order; empty where nothing was."""
+        """The JSON texts of these items, in their order; empty if the page had only ids."""
         return () if self.brought is None else tuple(self.brought[id] for id in self.ids)
 
     def first(self, count: int | None) -> "SelectedItems":
-        """The first so many; all of them where there is no limit."""
+        """Return the first `count` ids; all of them for None."""
         if count is None or len(self.ids) <= count:
             return self
         return self.without(frozenset(self.ids[count:]))
 
     def without(self, left_out: Collection[str]) -> "SelectedItems":
-        """All but these."""
+        """Return all ids except these."""
         return SelectedItems(
             [id for id in self.ids if id not in left_out],
             tuple(id for id in self.marked if id not in left_out),
@@ -69,17 +69,17 @@ class SelectedItems:
         )
 
     def chunks(self, size: int) -> Iterator["SelectedItems"]:
-        """All of it, in pieces of `size`."""
+        """Split the ids into chunks of `size`."""
         for ids in chunked(self.ids, size):
             among = frozenset(ids)
             yield SelectedItems(ids, tuple(id for id in self.marked if id in among), self.brought)
 
 
 class CycleDetector(NamedTuple):
-    """Finds a cycle among cursors in constant space (Brent's algorithm).
+    """Finds a cycle of cursors in constant space (Brent's algorithm).
 
-    The anchor is a cursor seen earlier; it moves ahead each time twice as many steps as before have been made. A
-    cycle is found at the latest after three times its length and the way to it, all in all.
+    The anchor is an earlier cursor; it moves ahead each time the number of steps has doubled. A cycle is found at the
+    latest after three times its length plus the steps before it.
     """
 
     anchor: str | None = None
@@ -87,7 +87,7 @@ class CycleDetector(NamedTuple):
     steps: int = 0
 
     def advance(self, cursor: str) -> "CycleDetector | None":
-        """The probe after one more cursor; None when the walk has been there before."""
+        """Return the detector after one more cursor; None if the cursor closes a cycle."""
         if cursor == self.anchor:
             return None
         if self.steps + 1 == self.power:
@@ -96,7 +96,7 @@ class CycleDetector(NamedTuple):
 
 
 class Source:
-    """A workflow's `fetch` and `filter`, with their answers checked."""
+    """Calls a workflow's `fetch` and `filter`, and checks their results."""
 
     __slots__ = ("_encode_item", "_fetch", "_filter", "_needs_items", "_owner")
 
@@ -107,7 +107,7 @@ class Source:
         filter: Callable[..., Awaitable[Iterable[str]]],
         encode_item: Callable[[str, Any], str],
     ) -> None:
-        """`encode_item` makes the JSON text of an item, and raises for one that cannot be kept."""
+        """`encode_item` returns the JSON text of an item, and raises for one that cannot be stored."""
         self._owner = definition.class_name
         self._needs_items = definition.needs_items
         self._fetch = fetch
@@ -115,18 +115,18 @@ class Source:
         self._encode_item = encode_item
 
     async def fetch(self, params: BaseModel, cursor: str | None, limit: int) -> FetchedPage:
-        """One page from `cursor` on.
+        """Fetch and check the page at `cursor`.
 
         Raises:
-            NonRetryable: what `fetch` returned is no page, has more ids than asked for, an id that is none, or a
-                cursor that does not move on.
-            TooLarge, UnserializableError: an item that it brought cannot be kept.
+            NonRetryable: `fetch` did not return a `Page`, or one with more ids than `limit`, an invalid id, or the
+                cursor that it was called with.
+            TooLarge, UnserializableError: an item of the page cannot be stored.
         """
         page = self._validate_page(await self._fetch(params, cursor, limit))
         page_ids = self._page_ids(page)
         if len(page_ids) > limit:
             raise NonRetryable(f"{self._owner}.fetch returned {len(page_ids)} ids where at most {limit} were asked for")
-        # To look at each costs a third of a dry run, and nearly every page has plain texts.
+        # Checking each id takes a third of a dry run, and nearly every page has plain strings.
         plain = set(map(type, page_ids)) <= {str} and all(page_ids)
         ids = list(cast("Sequence[str]", page_ids)) if plain else [self._validate_id(id) for id in page_ids]
         if (invalid_id := find_unencodable(ids)) is not None:
@@ -140,10 +140,10 @@ class Source:
         return FetchedPage(list(brought), next_cursor, len(ids), list(brought.values()))
 
     async def filter(self, params: BaseModel, ids: Sequence[str]) -> list[str]:
-        """Those of `ids` that still need work, in their order.
+        """Return those of `ids` that need work, in their order.
 
         Raises:
-            NonRetryable: `filter` returned no collection of ids, or one that was not among them.
+            NonRetryable: `filter` did not return a collection of ids, or returned one that is not in `ids`.
         """
         if not ids:
             return []
@@ -155,10 +155,10 @@ class Source:
         return needed
 
     def advance(self, probe: CycleDetector, cursor: str) -> CycleDetector:
-        """The probe after `cursor`.
+        """Return the detector after `cursor`.
 
         Raises:
-            NonRetryable: the walk has been there before and would go on for ever.
+            NonRetryable: the cursor closes a cycle, and the walk would never end.
         """
         advanced = probe.advance(cursor)
         if advanced is None:
@@ -177,7 +177,7 @@ class Source:
         return cast("Page", page)
 
     def _page_ids(self, page: Page) -> Collection[Any]:
-        """The ids of a page, as they were written."""
+        """Return the unchecked ids of a page."""
         ids, items = cast("tuple[Any, Any]", (page.ids, page.items))
         if (ids is None) == (items is None):
             found = "neither ids nor items" if ids is None else "ids and items"

@@ -1,4 +1,4 @@
-"""How far a batch is, as it can be asked for at any time."""
+"""The status of a batch at any time, and its summary at the end."""
 
 from dataclasses import dataclass
 
@@ -9,16 +9,15 @@ ROWS_MOVED = (
     "rows may have moved while they were walked, as with LIMIT and OFFSET over what is not done yet; page by a key, or "
     "set walk_first"
 )
-"""Why a walk may name fewer items than there were, and what helps."""
+"""The likely reason for a walk over fewer items than `count` returned, and the remedy."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchSummary:
-    """How a batch ended: what `on_complete` is given and `BatchHandle.wait` returns.
+    """The summary of an ended batch, for `on_complete` and from `BatchHandle.wait`.
 
-    `duration_ms` runs from the trigger to the end of the last item. `error` says why the walk over the pages broke
-    off, where it did. `counted` is what `count` said where the pages have named fewer, else None. As text it is one
-    line for people.
+    `duration_ms` is the time from the trigger to the end of the last item. `error` is the reason of a walk that failed.
+    `counted` is the result of `count` if the pages had fewer ids, else None. `str()` of it is one line for people.
     """
 
     id: str
@@ -34,7 +33,7 @@ class BatchSummary:
 
     @classmethod
     def of(cls, batch: Batch) -> "BatchSummary":
-        """The summary of a batch that has ended."""
+        """Create the summary of an ended batch."""
         ended = batch.ended_at if batch.ended_at is not None else batch.created_at
         return cls(
             id=batch.id,
@@ -51,11 +50,11 @@ class BatchSummary:
 
     @property
     def succeeded(self) -> bool:
-        """Whether every item that was to run has run without a failure."""
+        """True if every item that was to run has succeeded."""
         return self.state == "completed" and not self.counts.failed and not self.counts.cancelled
 
     def failure(self) -> str:
-        """One sentence about a batch that did not succeed."""
+        """Return one sentence about a batch that did not succeed."""
         match self.state:
             case "completed":
                 how = "ended with items that did not succeed"
@@ -74,18 +73,18 @@ class BatchSummary:
 
 
 def overstated_count(batch: Batch) -> int | None:
-    """What `count` said of a batch whose walk is through and has named fewer; else None."""
+    """Return the result of `count` if the ended walk had fewer ids; else None."""
     walked = batch.state in ("sealed", "completed")
     return batch.total if walked and batch.total is not None and batch.counts.eligible < batch.total else None
 
 
 def format_overstated_count(counted: int, counts: Counts) -> str:
-    """One sentence about a walk that has named fewer items than `count` said."""
+    """Return one sentence about a walk with fewer ids than `count` returned."""
     return f"count said {counted:,} and the pages have named {counts.eligible:,}: {ROWS_MOVED}"
 
 
 def format_counts(counts: Counts) -> str:
-    """Counts as people read them: "78 succeeded, 2 failed, 20 already processed"; zeros are left out."""
+    """Return the counts above zero as text: "78 succeeded, 2 failed, 20 already processed"."""
     named = {
         "open": counts.open,
         "succeeded": counts.succeeded,
@@ -101,12 +100,12 @@ def format_counts(counts: Counts) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchStatus:
-    """A batch as it stands. As text it is one line for people.
+    """The status of a batch. `str()` of it is one line for people.
 
-    `total` is how many items run in all: so far, until `is_total_known`; only then are there a `percent` and an
-    `eta_ms`. Where it was counted beforehand it follows what turns out on the way, and is exact once all pages are
-    walked. `items_per_second` is the mean since the batch was triggered. `counted` is what `count` said where the pages
-    have named fewer, else None.
+    `total` is the number of items to run: those found so far, until `is_total_known`. Only then are there a `percent`
+    and an `eta_ms`. A total from `count` is corrected page by page, and is exact once the walk has ended.
+    `items_per_second` is the mean since the trigger. `counted` is the result of `count` if the pages had fewer ids,
+    else None.
     """
 
     id: str
@@ -125,7 +124,7 @@ class BatchStatus:
 
     @classmethod
     def of(cls, batch: Batch, now: int, *, walk_first: bool = False) -> "BatchStatus":
-        """The status of a batch at `now`; `walk_first` says that a total it has is that of its whole walk."""
+        """Create the status of a batch at `now`; with `walk_first` its total is that of the whole walk."""
         ended = batch.ended_at if batch.ended_at is not None else now
         walked = batch.items_ended or batch.state == "sealed"
         return cls(
@@ -151,7 +150,7 @@ class BatchStatus:
 
     @property
     def percent(self) -> float | None:
-        """How much of the items has ended, 0 to 100; None while the total is not known."""
+        """The percentage of items that have ended; None while the total is not known."""
         if not self.is_total_known:
             return None
         return 100.0 * self.counts.ended / self.total if self.total else 100.0
@@ -163,7 +162,7 @@ class BatchStatus:
 
     @property
     def eta_ms(self) -> int | None:
-        """How long it will take at the speed so far; None while the total or the speed is not known."""
+        """The time left at the mean speed so far; None while the total or the speed is not known."""
         if not self.is_total_known or self.is_over:
             return 0 if self.is_over else None
         left = max(0, self.total - self.counts.ended)
@@ -180,9 +179,9 @@ class BatchStatus:
 
 
 def _expected_total(batch: Batch, *, walk_first: bool) -> int:
-    """How many items will run, from what was counted beforehand and what has turned out since."""
+    """Estimate the number of items to run from the result of `count` and the pages so far."""
     counts = batch.counts
     if walk_first and batch.total is not None:
-        # All of it is walked, and left out so far: what is left out from now on is already counted as eligible.
+        # The whole walk has been counted: items left out from now on are already among the eligible ones.
         return max(counts.started, counts.eligible - counts.skipped - counts.left_out)
     return max(counts.started, (batch.total or 0) - counts.skipped)

@@ -1,4 +1,4 @@
-"""The class users write: where the items come from, which still need work, what to do with one of them."""
+"""`BatchWorkflow`, the base class of batch jobs."""
 
 from collections.abc import Awaitable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from batchflow.serve.context import LayerContext, WorkflowContext
 
 
 class NoParams(BaseModel, extra="forbid"):
-    """The parameters of a workflow that has none."""
+    """The parameters of a workflow without parameters."""
 
 
 Params = TypeVar("Params", bound=BaseModel, default=NoParams)
@@ -30,7 +30,7 @@ Result = TypeVar("Result", default=None)
 T = TypeVar("T")
 
 MaybeAwaitable: TypeAlias = T | Awaitable[T]
-"""What a hook returns: it may be written with `async def` or `def`; a plain one runs in a worker thread."""
+"""The return type of a hook, which is either `async def`, or `def` and runs in a worker thread."""
 
 
 PageItem = TypeVar("PageItem", covariant=True, default=Any)
@@ -38,13 +38,13 @@ PageItem = TypeVar("PageItem", covariant=True, default=Any)
 
 @dataclass(frozen=True, slots=True)
 class Page(Generic[PageItem]):
-    """What `fetch` returns: at most `limit` ids, and where the next page starts; None (or "") ends the walk.
+    """One page of ids, returned by `fetch`, and the cursor of the next page; None (or "") for the last page.
 
         Page(ids=["ada", "grace"], next_cursor="grace")
         Page(items={"ada": User(name="Ada")})
 
-    In place of the ids, `items` brings the items themselves, by id: each is kept with the batch until it has ended, and
-    `load` is not called for it. An id that is a number or a UUID is taken as its text.
+    A page may have `items`, a mapping of ids to items, instead of ids. These items are stored until the batch has
+    ended, and `load` is not called for them. Numbers and UUIDs are converted to strings.
     """
 
     ids: Sequence[Id] | None = None
@@ -55,9 +55,9 @@ class Page(Generic[PageItem]):
 class BatchWorkflow(Generic[Params, Item, Result]):
     """A batch job over many items, written as one class; `flow.add(instance)` makes it run.
 
-    The type parameters are the parameters of a trigger (a pydantic model), what `execute` is given (the id itself,
-    `str`, unless `load` makes more of it) and what it returns. Only `fetch` and `execute` have to be written, and
-    `load` where an item is not its id. All other options and hooks have the defaults below.
+    The type arguments are the parameters of a trigger (a pydantic model), the item that `execute` takes (`str`, the id,
+    unless `load` returns another type) and its result. `fetch` and `execute` are required, and `load` if an item is not
+    its id. All other options and hooks have the defaults below.
 
         class Welcome(BatchWorkflow[NoParams, str, str]):
             entity = "user"
@@ -68,42 +68,42 @@ class BatchWorkflow(Generic[Params, Item, Result]):
             async def execute(self, user_id: str) -> str:
                 return f"Welcome, {user_id}!"
 
-    An intermediate base says so: `class Base(BatchWorkflow[P, I, R], abstract=True)`. With `ids_only=True` there is no
-    `fetch`, and every trigger names its ids.
+    An intermediate base class is declared with `class Base(BatchWorkflow[P, I, R], abstract=True)`. With
+    `ids_only=True` there is no `fetch`, and every trigger lists its ids.
 
     Raises:
-        ConfigurationError: when the class is made, for a hook that is missing, misspelt or does not fit the type
-            parameters, and for an option that is misspelt or out of range.
+        ConfigurationError: when the class is created: a hook is missing, misspelt or does not match the type
+            arguments, or an option is misspelt or out of range.
     """
 
     name: ClassVar[str] = ""
-    """Stands in routes, keys, steps and logs; the class's name in kebab-case where it is left out."""
+    """Used in routes, keys, steps and logs; by default the name of the class in kebab-case."""
     entity: ClassVar[str] = "item"
-    """What one item is: `user` gives `process-users` and `userId`."""
+    """The noun for an item: `user` gives `process-users` and `userId`."""
     entity_plural: ClassVar[str] = ""
-    """More than one of them; `entity` with an s where it is left out."""
+    """The plural of `entity`; by default `entity` with an s."""
     execute_verb: ClassVar[str] = "execute"
-    """What layer 3 does with an item: `generate` gives `generate-user`."""
+    """The verb in the route of layer 3: `generate` gives `generate-user`."""
     page_size: ClassVar[int] = 50
-    """How many ids `fetch` is asked for at once."""
+    """The `limit` that `fetch` gets."""
     chunk_size: ClassVar[int] = 20
-    """How many items one message starts; a page with more of them is cut into chunks."""
+    """The most items that one message starts; a larger page is split into chunks."""
     entry_flow: ClassVar[FlowControl | None] = FlowControl(parallelism=1, rate=1)
     paginate_flow: ClassVar[FlowControl | None] = FlowControl(parallelism=20, rate=5)
     execute_flow: ClassVar[FlowControl | None] = FlowControl(parallelism=10, rate=5)
-    """The limits of each layer, under the keys `{name}.process`, `.paginate` and `.execute`; None: unlimited."""
+    """The limits of each layer, under the keys `{name}.process`, `.paginate` and `.execute`; None means unlimited."""
     retry: ClassVar[RetryPolicy] = RetryPolicy()
     item_timeout: ClassVar[Duration] = "15m"
-    """How long one attempt at an item, a page or `on_complete` may take."""
+    """The timeout of one attempt at an item, a page or `on_complete`."""
     processed_ttl: ClassVar[Duration | None] = None
-    """How long an item counts as processed; None: for ever."""
+    """The time for which an item counts as processed; None means forever."""
     processed_per: ClassVar[tuple[str, ...]] = ()
-    """Names of parameters for each of whose values items are processed anew: `("year",)`, one ledger a year."""
+    """Names of parameters whose values each have their own ledger: with `("year",)` items are processed once a year."""
     walk_first: ClassVar[bool] = False
-    """Walk and store all items before the first one starts.
+    """Fetch and store all items before the first one starts.
 
-    Totals are exact from the start, and a source that changes under its own items, such as LIMIT and OFFSET over what
-    is not done yet, loses none.
+    Totals are exact from the start, and no item is missed by a source that shrinks as items are processed, such as
+    LIMIT and OFFSET over rows that are not done.
     """
 
     __batch__: ClassVar[Definition]
@@ -115,48 +115,48 @@ class BatchWorkflow(Generic[Params, Item, Result]):
             cls.__batch__ = definition
 
     def fetch(self, params: Params, cursor: str | None, limit: int, /) -> MaybeAwaitable[Page[Item]]:
-        """One page of the ids that are eligible, at most `limit`, from `cursor` on (None: from the start). Required."""
+        """Return a page of at most `limit` eligible ids from `cursor` on; None is the start. Required."""
         raise NotImplementedError
 
     def filter(self, params: Params, ids: Sequence[str], /) -> MaybeAwaitable[Collection[str]]:
-        """Those of a page's ids that still need work; not asked with `force`. By default those the ledger lacks."""
+        """Return those of a page's ids that need work; not called with `force`. By default those not in the ledger."""
         return self.unprocessed(ids)
 
     def load(self, item_id: str, /) -> MaybeAwaitable[Item | None]:
-        """The item of an id (step `get-item`); None: there is none, and it fails without a retry. By default the id.
+        """Return the item of an id (step `get-item`), by default the id. None fails the item without a retry.
 
-        It is not called for what a page has brought.
+        It is not called for items that a page contains.
         """
         raise NotImplementedError
 
     def execute(self, item: Item, /) -> MaybeAwaitable[Result]:
-        """The work on ONE item (step `process-item`). Required."""
+        """Process ONE item (step `process-item`). Required."""
         raise NotImplementedError
 
     def save(self, item_id: str, result: Result, /) -> MaybeAwaitable[None]:
-        """Keep the result where it belongs (step `save-result`). By default nothing: it stays with the batch."""
+        """Save the result elsewhere (step `save-result`). By default it is only kept with the batch."""
         raise NotImplementedError
 
     def count(self, params: Params, /) -> MaybeAwaitable[int]:
-        """How many ids are eligible, where the source can say at once; 0 ends the batch. For totals and ETA only."""
+        """Return the number of eligible ids, if the source knows it; 0 ends the batch. Only for totals and ETA."""
         raise NotImplementedError
 
     async def process(self, ctx: WorkflowContext[Params], item: Item, /) -> Result:
-        """What is done between `load` and `save`: by default `execute` as one durable step.
+        """Process an item between `load` and `save`: by default call `execute` as one durable step.
 
-        Override it for more than one step per item; everything of `ctx` is there.
+        Override it for several steps per item; it may use all of `ctx`.
         """
         batch, layer = self.__batch__, cast("LayerContext[Params]", ctx)
         result = await layer.run_with_codec(batch.steps.process_item, batch.result_codec, as_async(self.execute), item)
         return cast("Result", result)
 
     def on_complete(self, summary: BatchSummary, /) -> MaybeAwaitable[None]:
-        """Called once a batch has ended, however it ended, after its last item (step `on-complete`)."""
+        """Called once, after the last item of a batch, also of a failed or cancelled one (step `on-complete`)."""
         raise NotImplementedError
 
     @property
     def params(self) -> Params:
-        """The parameters of the batch whose hook is running.
+        """The parameters of the running hook's batch.
 
         Raises:
             RuntimeError: no hook is running.
@@ -165,7 +165,7 @@ class BatchWorkflow(Generic[Params, Item, Result]):
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """The headers that the trigger gave the batch whose hook is running; none in a dry run.
+        """The headers of the running hook's batch, as its trigger set them; empty in a dry run.
 
         Raises:
             RuntimeError: no hook is running.
@@ -174,10 +174,10 @@ class BatchWorkflow(Generic[Params, Item, Result]):
 
     @property
     def item_id(self) -> str:
-        """The id of the item whose `load`, `execute`, `process` or `save` is running.
+        """The id of the item that the running `load`, `execute`, `process` or `save` is for.
 
         Raises:
-            RuntimeError: none of these is running.
+            RuntimeError: none of these hooks is running.
         """
         item_id = require_hook_scope(self.__batch__.name, "self.item_id").item_id
         if not item_id:
@@ -185,9 +185,9 @@ class BatchWorkflow(Generic[Params, Item, Result]):
         return item_id
 
     async def unprocessed(self, ids: Sequence[str]) -> list[str]:
-        """Those of `ids`, in their order, that the ledger does not hold as processed.
+        """Return those of `ids`, in their order, that the ledger does not contain.
 
-        That is the workflow's, or with `processed_per` the one of the batch's own parameters.
+        With `processed_per` it is the ledger for the batch's own parameters.
 
         Raises:
             RuntimeError: no hook is running.

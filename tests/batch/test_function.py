@@ -144,7 +144,7 @@ async def silent(item_id: str):
             "'number' declares 'item_id: int' and is given an id; write item_id: str, or a BatchWorkflow whose load "
             "makes more of it",
         ),
-        (silent, {}, "'silent' does not say what it returns; write its return type, such as -> None"),
+        (silent, {}, "'silent' has no return type; write one, such as -> None"),
         (
             greet_user,
             {"ids": 5},

@@ -147,8 +147,8 @@ def test_a_scope_is_named_by_values_and_not_by_their_order() -> None:
         ("year", "Job.processed_per cannot be 'year'; write a tuple of names of parameters, such as ('year',)"),
         (["day"], "Job.processed_per cannot be ['day']; write a tuple of names of parameters, such as ('year',)"),
         ((7,), "Job.processed_per cannot be (7,); write a tuple of names of parameters, such as ('year',)"),
-        (("dya",), "Job.processed_per names 'dya', no parameter of Many; did you mean 'day'?"),
-        (("tenantId",), "Job.processed_per names 'tenantId', no parameter of Many; did you mean 'tenant_id'?"),
+        (("dya",), "Job.processed_per names 'dya', not a parameter of Many; did you mean 'day'?"),
+        (("tenantId",), "Job.processed_per names 'tenantId', not a parameter of Many; did you mean 'tenant_id'?"),
         (("odd",), "Job.processed_per names 'Many.odd', whose type has no JSON; name another"),
         (("call",), "Job.processed_per names 'Many.call', whose type has no JSON; name another"),
         (("key",), "Job.processed_per names 'Many.key', which is secret, and names of ledgers are shown; name another"),
@@ -171,12 +171,12 @@ def test_a_class_names_its_own_parameters() -> None:
     class Job(Reports, abstract=True):
         processed_per = ("yaer",)
 
-    with pytest.raises(ConfigurationError, match=r"^Mine.processed_per names 'yaer', no parameter of Params; did you"):
+    with pytest.raises(ConfigurationError, match=r"^Mine.processed_per names 'yaer', not a parameter of Params;"):
         types.new_class("Mine", (Job,))
 
     flow = Batchflow("sqlite://")
 
     async def greet(user_id: str) -> None: ...
 
-    with pytest.raises(ConfigurationError, match="names 'year', no parameter of NoParams, which has none"):
+    with pytest.raises(ConfigurationError, match="names 'year', not a parameter of NoParams, which has none"):
         flow.batch(processed_per=("year",))(greet)

@@ -82,7 +82,7 @@ REFUSED: list[tuple[str, Callable[[], object], str]] = [
         lambda: made(fetch=execute),
         f"Orders.fetch cannot be called with 3 arguments (params, cursor, limit); write: {FETCH}",
     ),
-    ("no function", lambda: made(fetch=3), f"Orders.fetch is no function but 3; write: {FETCH}"),
+    ("not a function", lambda: made(fetch=3), f"Orders.fetch is not a function but 3; write: {FETCH}"),
     ("a generator", lambda: made(fetch=yields), f"Orders.fetch yields where it has to return; write: {FETCH}"),
     (
         "another item",
@@ -205,7 +205,7 @@ REFUSED: list[tuple[str, Callable[[], object], str]] = [
     (
         "a name that is given",
         lambda: made(params=1),
-        "Orders.params hides what batchflow gives the hooks; use another name",
+        "Orders.params hides a member that batchflow gives the hooks; use another name",
     ),
 ]
 

@@ -273,7 +273,7 @@ async def test_an_option_that_is_none_starts_nothing(flow: Batchflow, options: d
 
 def test_headers_are_the_bases_own() -> None:
     """A class cannot hide what hooks are given."""
-    with pytest.raises(ConfigurationError, match="hides what batchflow gives the hooks"):
+    with pytest.raises(ConfigurationError, match="hides a member"):
 
         class Mine(Job):  # pyright: ignore[reportUnusedClass]: it is refused
             headers = {}  # type: ignore[assignment]  # noqa: RUF012
