@@ -1,4 +1,4 @@
-"""What a trigger is given, checked before anything is started."""
+"""The arguments of a trigger, and their checks, which run before anything is started."""
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,18 +18,18 @@ from batchflow.serve.trigger import Dedup
 from batchflow.serve.validation import format_value, is_encodable, validate_text
 
 Id: TypeAlias = str | int | UUID
-"""An id as a source has it: a number or a UUID is taken as its text."""
+"""The id of an item in a source; numbers and UUIDs are converted to strings."""
 
 ID_DESCRIPTION = "a non-empty string, an int or a UUID"
-"""What an id is, in a sentence."""
+"""The description of a valid id for messages."""
 
 
 def id_text(value: object) -> str | None:
-    """The text of an id; None for what is none."""
+    """Return the text of an id; None for an invalid one."""
     match value:
         case bool() | "":
             return None
-        # Past what an enumeration calls its members.
+        # Not `str(value)`, which is the name of a member for an enumeration.
         case str():
             return str.__str__(value)
         case int():
@@ -42,7 +42,7 @@ def id_text(value: object) -> str | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchTrigger:
-    """What a trigger sets beside the parameters; see `Workflow.trigger`."""
+    """The options of a trigger beside the parameters; see `Workflow.trigger`."""
 
     force: bool = False
     ids: Sequence[Id] | None = None
@@ -57,7 +57,7 @@ class BatchTrigger:
 
 
 def check_params(definition: Definition, params: Any) -> BaseModel:
-    """The parameters, made of their defaults where none are given.
+    """Return the parameters, created from their defaults for None.
 
     Raises:
         InputError: they are of another type, or some of them have no default.
@@ -80,7 +80,7 @@ def check_params(definition: Definition, params: Any) -> BaseModel:
 
 
 def check_ledger_params(definition: Definition, params: Any) -> BaseModel:
-    """The parameters that say which ledger is meant; any will do where there is only one.
+    """Return the parameters that select the ledger; None is enough if there is only one.
 
     Raises:
         InputError: they are of another type, or there are several ledgers and none are given.
@@ -97,16 +97,16 @@ def check_ledger_params(definition: Definition, params: Any) -> BaseModel:
 
 
 def check_source(definition: Definition) -> None:
-    """Raise `InputError` for a workflow without `fetch`, which runs named ids only."""
+    """Raise `InputError` for a workflow without `fetch`, whose triggers have to list ids."""
     if "fetch" not in definition.defined_hooks:
         raise InputError(f"'{definition.name}' has no source of ids", want="name them, or give it one", field="ids")
 
 
 def parse_ids(ids: Iterable[Id]) -> list[str]:
-    """Some ids, each as its text.
+    """Return ids as texts.
 
     Raises:
-        InputError: they are one text or no collection, or one of them is no id.
+        InputError: they are a string or not a collection, or an id is invalid.
     """
     given = cast("object", ids)
     if isinstance(given, str | bytes) or not isinstance(given, Iterable):
@@ -123,16 +123,16 @@ def parse_ids(ids: Iterable[Id]) -> list[str]:
 
 
 def find_unencodable(ids: Sequence[str]) -> str | None:
-    """The first id that cannot be written, as names of files may be; None where all can."""
-    # Nearly always all of it is ASCII, which is seen at once.
+    """Return the first id with a lone surrogate, as names of files may have; None without one."""
+    # Nearly always all ids are ASCII, which is a fast check.
     return None if "".join(ids).isascii() else next((id for id in ids if not is_encodable(id)), None)
 
 
 def check_ids(definition: Definition, ids: Iterable[Id] | None) -> list[str] | None:
-    """The ids a trigger names; None where it names none and the workflow has a source.
+    """Return the ids of a trigger; None if it has none, and the workflow has a source.
 
     Raises:
-        InputError: there are none, one is no id, one comes twice, or nothing makes items of them.
+        InputError: they are empty, an id is invalid or repeated, or the workflow cannot load items by id.
     """
     if ids is None:
         check_source(definition)
@@ -154,7 +154,7 @@ def check_ids(definition: Definition, ids: Iterable[Id] | None) -> list[str] | N
 
 
 def check_limit(limit: object, ids: list[str] | None) -> None:
-    """Raise `InputError` for a limit that is none, or one beside named ids."""
+    """Raise `InputError` for an invalid limit, or one beside ids."""
     if limit is None:
         return
     if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
@@ -164,26 +164,26 @@ def check_limit(limit: object, ids: list[str] | None) -> None:
 
 
 def check_dry_run(ids: Sequence[Id] | None) -> None:
-    """Raise `InputError` for named ids: a dry run counts the whole source."""
+    """Raise `InputError` for ids: a dry run counts the whole source."""
     if ids is not None:
         want = "a dry run counts the whole source"
         raise InputError("exclude each other", option="dry_run", other="ids", want=want)
 
 
 def check_force(force: object) -> None:
-    """Raise `InputError` for what says neither yes nor no."""
+    """Raise `InputError` unless `force` is True or False."""
     if not isinstance(force, bool):
         raise InputError(option="force", got=format_value(force), want="write True or False")
 
 
 def derive_batch_id(workflow: str, dedup_id: str) -> str:
-    """The batch id of a dedup id: the same each time, another one for another workflow.
+    """Derive the id of a batch from its workflow and dedup id.
 
     Raises:
-        InputError: it is no text, or empty.
+        InputError: the dedup id is empty, or not a string.
     """
     refuse = partial(InputError, field="dedupId")
     if not validate_text("'dedup_id'", dedup_id, refuse, "what the batch is for, as text"):
         raise InputError("is empty", option="dedup_id", want="name what the batch is for, or leave it out")
-    # No workflow's name holds a space, so two pairs never read alike.
+    # The name of a workflow has no spaces, so two pairs never have the same text.
     return f"bat_{hashlib.sha256(f'{workflow} {dedup_id}'.encode()).hexdigest()[:32]}"

@@ -53,7 +53,7 @@ class Workflow(Generic[Params, Result]):
         self.definition = runtime.definition
         self.name = runtime.definition.name
         self.instance: BatchWorkflow[Any, Any, Any] = runtime.workflow
-        """What was added: an object of the user's own class."""
+        """The object of the user's class that was added."""
         self.endpoints: tuple[Endpoint, ...] = layer_endpoints(runtime)
         """The layers, each at its route; `complete` is the end of a batch."""
         self.declared_flows: tuple[FlowControl, ...] = runtime.definition.flows
@@ -164,7 +164,7 @@ class Workflow(Generic[Params, Result]):
         return self.name
 
     def child_effects(self, payload: Params, link: ParentLink, options: ChildOptions) -> tuple[Effect, ...]:
-        """What opens a batch for the run that waits for it."""
+        """Return the effects that open a batch for the run that waits for it."""
         why = "a batch's retries and limits are its class's"
         options.reject(self.title, why, "retries", "retry_delay", "flow_control")
         options_of_batch = BatchTrigger(

@@ -89,8 +89,8 @@ def read_definition(cls: type, base: type, *, abstract: bool, ids_only: bool) ->
     _check_member_names(cls, base)
     if abstract or cls.__dict__.get("__parameters__"):
         return None
-    given, item, result = type_arguments(cls, base)
-    params = _check_type_arguments(cls, given, item, result)
+    params_type, item, result = type_arguments(cls, base)
+    params = _check_type_arguments(cls, params_type, item, result)
     entity = options.check_slug(cls, "entity", getattr_static(cls, "entity"))
     defined_hooks = find_defined_hooks(cls, base)
     check_hooks(cls, hook_signatures(params, item, result, entity=entity), defined_hooks, ids_only=ids_only)
@@ -147,8 +147,8 @@ def _check_member_names(cls: type, base: type) -> None:
             )
     if any("count_first" in it.__dict__ for it in cls.__mro__):
         raise ConfigurationError(f"Unknown option 'count_first' of {cls.__name__}; did you mean 'walk_first'?")
-    own = [name for name in cls.__dict__ if not name.startswith("_")]
-    for name, meant in find_typos(own, (*options.OPTION_NAMES, *HOOK_NAMES)):
+    members = [name for name in cls.__dict__ if not name.startswith("_")]
+    for name, meant in find_typos(members, (*options.OPTION_NAMES, *HOOK_NAMES)):
         kind = "hook" if meant in HOOK_NAMES else "option"
         raise ConfigurationError(f"Unknown {kind} '{name}' of {cls.__name__}; did you mean '{meant}'?")
 

@@ -38,7 +38,7 @@ class EntryLayer:
             return await self._enter_walk(ctx, body) if body.total is None else self._enter_ids(ctx, body.total)
 
     def _enter_ids(self, ctx: LayerContext[Any], total: int) -> str:
-        """FinishEntry a batch of listed ids; the trigger has published their chunks."""
+        """Enter a batch of listed ids; the trigger has published their chunks."""
         ctx.effects += (FinishEntry(_batch_id(ctx), total),)
         self._log.info("Total eligible items", total=total)
         return answers.started(total, total, 0)

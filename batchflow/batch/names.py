@@ -111,11 +111,11 @@ RESERVED_FIELDS = (
 
 def check_field_names(class_name: str, params: type[BaseModel], wire: WireKeys) -> None:
     """Raise `ConfigurationError` for a parameter with a reserved name, or with the name of another one."""
-    taken = {*RESERVED_FIELDS, wire.id, wire.ids}
+    reserved = {*RESERVED_FIELDS, wire.id, wire.ids}
     seen: dict[str, str] = {}
     for name, field in params.model_fields.items():
         for alias in dict.fromkeys((name, camel_case(name), *_aliases(field))):
-            if alias in taken:
+            if alias in reserved:
                 raise ConfigurationError(
                     f"{class_name}'s parameter '{params.__name__}.{name}' goes by '{alias}' in payloads, "
                     f"which is batchflow's own there; name it otherwise"

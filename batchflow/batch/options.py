@@ -157,14 +157,14 @@ def _adapter_of(class_name: str, params: type[BaseModel], name: str) -> TypeAdap
         raise ConfigurationError(
             f"{class_name}.processed_per names '{name}', not a parameter of {params.__name__}{meant}"
         )
-    wrong = f"{class_name}.processed_per names '{params.__name__}.{name}'"
+    option = f"{class_name}.processed_per names '{params.__name__}.{name}'"
     if _is_secret(field.annotation):
-        raise ConfigurationError(f"{wrong}, which is secret, and names of ledgers are shown; name another")
+        raise ConfigurationError(f"{option}, which is secret, and names of ledgers are shown; name another")
     try:
         adapter: TypeAdapter[Any] = TypeAdapter(field.rebuild_annotation())
         adapter.json_schema(mode="serialization")
     except PydanticUserError as error:
-        raise ConfigurationError(f"{wrong}, whose type has no JSON; name another") from error
+        raise ConfigurationError(f"{option}, whose type has no JSON; name another") from error
     return adapter
 
 

@@ -1,4 +1,4 @@
-"""What is sent to the layers: read, checked, and written. Names on the wire are camelCase."""
+"""The payloads of the layers: reads, checks and encodes them. Their JSON names are camelCase."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -24,14 +24,14 @@ Body = TypeVar("Body", bound="WireBody")
 
 
 class WireBody(BaseModel):
-    """A payload: its fields by their wire names; those that have their default are not written."""
+    """The base of payloads. Fields have camelCase names in JSON, and default values are left out."""
 
-    # Methods of its own would forbid parameters to have their names.
+    # No methods: a parameter of a workflow could not have the name of one.
     model_config = ConfigDict(frozen=True, alias_generator=to_camel, validate_by_name=True, validate_by_alias=True)
 
 
 def encode_body(body: WireBody) -> str:
-    """The JSON text of a payload."""
+    """Return the JSON text of a payload."""
     return body.model_dump_json(by_alias=True, exclude_defaults=True)
 
 
@@ -42,11 +42,11 @@ def _text_or_number(value: object) -> object:
 
 
 TextOrNumber: TypeAlias = Annotated[str | int | None, BeforeValidator(_text_or_number)]
-"""How JSON has a duration or a moment."""
+"""The JSON form of a duration or a time."""
 
 
 class EntryOptions(WireBody):
-    """What a trigger may say beside the workflow's own parameters."""
+    """The options of a trigger, beside the parameters of the workflow."""
 
     dry_run: bool = False
     force: bool = False
@@ -62,7 +62,7 @@ class EntryOptions(WireBody):
 
 
 class EntryBody(WireBody):
-    """The entry's own message: what is left of the trigger. `total` is given where it named the ids itself."""
+    """The message of the entry. `total` is set if the trigger listed the ids."""
 
     force: bool = False
     limit: int | None = None
@@ -70,7 +70,7 @@ class EntryBody(WireBody):
 
 
 class PaginateBody(WireBody):
-    """One page of the walk, or one chunk of a page: then `item_ids` are started from number `first` on.
+    """One page of the walk, or a chunk of a page, whose `item_ids` are numbered from `first` on.
 
     `remaining` is how many items may still be started under the trigger's limit. `named` marks a chunk that the
     trigger has named itself, so that no page has counted it. `marked` are those ids of a chunk that the ledger held
@@ -104,7 +104,7 @@ class ExecuteBody(WireBody):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TriggerRequest(Generic[Params]):
-    """A trigger as it came over the wire."""
+    """A trigger that was read from JSON."""
 
     params: Params
     dry_run: bool = False
@@ -112,7 +112,7 @@ class TriggerRequest(Generic[Params]):
 
 
 class Payloads:
-    """The payloads of one workflow; its models are made once.
+    """Reads the payloads of one workflow; its models are created once.
 
     `entry_model` has the controls and the parameters side by side, for the schema of the HTTP interface.
     """
@@ -137,7 +137,7 @@ class Payloads:
         )
 
     def read_entry(self, fields: Mapping[str, JsonValue]) -> TriggerRequest[Any]:
-        """A trigger, from the fields of its JSON object.
+        """Read a trigger from the fields of its JSON object.
 
         Raises:
             InputError: a field is unknown or does not fit; the sentence names it.
@@ -165,7 +165,7 @@ class Payloads:
         )
 
     def read_page(self, text: str | bytes) -> PaginateBody:
-        """A page's or chunk's payload.
+        """Read the payload of a page or chunk.
 
         Raises:
             InputError: the text is not a JSON object, or a field is unknown or does not fit.
@@ -175,7 +175,7 @@ class Payloads:
         return self._model(self.paginate_model, _select_fields(fields, self.paginate_model))
 
     def read_item(self, text: str | bytes) -> tuple[str, Any]:
-        """The id and parameters of an item outside of a batch; the id is empty where it is missing.
+        """Read the id and parameters of an item outside of a batch; a missing id is empty.
 
         Raises:
             InputError: as for `read_page`.
@@ -210,7 +210,7 @@ class Payloads:
 
     def _read_params(self, params_fields: Mapping[str, JsonValue]) -> BaseModel:
         own = self._params.model_fields
-        # camelCase is ours; aliases are the model's own, and stay as they are.
+        # camelCase names become field names; aliases belong to the model and stay.
         named = {self._camel_case_names.get(name, name): value for name, value in params_fields.items()}
         try:
             return self._params.model_validate_json(to_json(named), by_alias=True, by_name=True)
@@ -225,7 +225,7 @@ class Payloads:
 
 
 def _parse_delay(value: str | int | None) -> Duration | None:
-    """A delay as JSON has it: a duration such as "10s", or seconds."""
+    """Check the JSON form of a delay: a duration such as "10s", or seconds."""
     if value is not None:
         try:
             to_ms(value, option="delay")
@@ -235,12 +235,12 @@ def _parse_delay(value: str | int | None) -> Duration | None:
 
 
 def _parse_not_before(value: str | int | None) -> int | None:
-    """A time as JSON has it: ISO 8601 with its offset, or ms since the epoch."""
+    """Parse the JSON form of a time: ISO 8601 with its offset, or ms since the epoch."""
     try:
         parsed = datetime.fromisoformat(value) if isinstance(value, str) else value
         if isinstance(parsed, datetime) and parsed.tzinfo is None:
             raise ValueError
-        # No clock has shown an earlier time than this for long: a number below it counts seconds.
+        # A smaller number must be seconds, since it would be a time long past.
         return None if parsed is None else parse_timestamp(parsed, option="notBefore", now=MIN_TIMESTAMP_MS)
     except ConfigurationError as error:
         raise InputError(str(error), field="notBefore") from error

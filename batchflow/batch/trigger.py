@@ -1,4 +1,4 @@
-"""How a batch is started: what a trigger may set, and what it opens and publishes."""
+"""Triggers: checks the arguments, opens the batch and publishes its messages."""
 
 import re
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ _BATCH_ID = re.compile(r"bat_[A-Za-z0-9_-]{1,60}")
 
 
 class PreparedBatch(NamedTuple):
-    """A batch to open, checked. `named`: its id, or what it is for, was given, and may be known."""
+    """A checked batch to open. `is_known_id` is True if the trigger gave its id or dedup id, so that it may exist."""
 
     batch: NewBatch
     entry: EntryBody
@@ -31,7 +31,7 @@ class PreparedBatch(NamedTuple):
 def prepare_batch(
     runtime: WorkflowRuntime, params: Any, options: BatchTrigger, link: ParentLink | None = None
 ) -> PreparedBatch:
-    """What a trigger asks for; with `link`, for the run that waits for the batch.
+    """Check a trigger and prepare its batch; `link` leads to the run that waits for it.
 
     Raises:
         InputError, ConfigurationError, UnserializableError: as for `Workflow.trigger`; nothing was started.
@@ -61,36 +61,36 @@ def prepare_batch(
 
 
 def trigger_messages(runtime: WorkflowRuntime, prepared: PreparedBatch) -> list[list[Message]]:
-    """What is published for it, in portions; the first goes with the opening of the batch."""
+    """Return the messages in portions; the first one is published in the transaction that opens the batch."""
     return list(runtime.messages.of_trigger(prepared.batch, prepared.entry, prepared.ids, prepared.not_before))
 
 
 class OpenedBatch(NamedTuple):
-    """The batch that a trigger is answered with; `deduplicated`: it was there already."""
+    """The batch of a trigger; `deduplicated` is True if it existed."""
 
     id: str
     deduplicated: bool
 
 
 async def open_prepared(runtime: WorkflowRuntime, prepared: PreparedBatch) -> OpenedBatch:
-    """Open the batch, or find the one that is there in its place.
+    """Open the batch, or find the existing one with its id or dedup id.
 
     Raises:
         InputError: its id is that of another workflow's batch.
     """
     first, *others = trigger_messages(runtime, prepared)
     existing: str | None = None
-    # Until it is either opened, or there is another: one that was under way may have ended in between.
+    # Again if the batch that was in the way has ended in between.
     while existing is None:
         if await runtime.client.open_batch(prepared.batch, first):
             await _publish(runtime, others)
             return OpenedBatch(prepared.batch.id, deduplicated=False)
         existing = await _existing_id(runtime, prepared)
     if others and await _is_pending(runtime, existing):
-        # The trigger that has opened it was cut off before its entry was published.
+        # The trigger that opened it was interrupted before it published the entry.
         _, *others = trigger_messages(runtime, prepared._replace(batch=replace(prepared.batch, id=existing)))
         await _publish(runtime, others)
-    # One whose id was made just now is there because the answer to its opening was lost.
+    # A new id exists only if the answer of the store to its opening was lost.
     return OpenedBatch(existing, deduplicated=prepared.is_known_id or existing != prepared.batch.id)
 
 
@@ -100,7 +100,7 @@ async def _publish(runtime: WorkflowRuntime, portions: Sequence[Sequence[Message
 
 
 async def _existing_id(runtime: WorkflowRuntime, prepared: PreparedBatch) -> str | None:
-    """The id of the batch that keeps this one from being opened."""
+    """Return the id of the existing batch; None if it has ended in between."""
     if prepared.batch.open_dedup is not None:
         under_way = await runtime.client.store.under_way(prepared.batch.open_dedup)
         return under_way or (prepared.batch.id if await runtime.client.store.batch(prepared.batch.id) else None)
@@ -117,10 +117,10 @@ async def _is_pending(runtime: WorkflowRuntime, id: str) -> bool:
 
 
 def _requested_id(workflow: str, options: BatchTrigger, link: ParentLink | None) -> str | None:
-    """The id that the batch is known by, or what it is for; None: another one each time.
+    """Return the id from the batch id, dedup id or link; None for a new id.
 
     Raises:
-        InputError: it is none.
+        InputError: the id is invalid.
     """
     if link is not None:
         return derive_batch_id(workflow, link.id)
