@@ -1,4 +1,4 @@
-"""The command's parts put together: what is read from the command line, carried out, and told when it goes wrong."""
+"""The `batchflow` command: its subcommands, and the execution of a command line."""
 
 import sys
 from collections.abc import Sequence
@@ -24,10 +24,10 @@ app = typer.Typer(
 
 @runtime_checkable
 class Command(Protocol):
-    """What the command line is read into."""
+    """A parsed command line."""
 
     async def execute(self) -> int:
-        """Do what was asked for; the exit code."""
+        """Carry out the command; the exit code."""
         ...
 
 
@@ -36,9 +36,9 @@ def root(
     context: typer.Context,
     show_version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
 ) -> None:
-    """Run batches, start workers, and see what became of them.
+    """Run batches, start workers, inspect and cancel what runs.
 
-    State lives where BATCHFLOW_URL says, by default in sqlite:///batchflow.db.
+    The state is in the store at BATCHFLOW_URL, by default sqlite:///batchflow.db.
     """
     if show_version:
         from importlib.metadata import version
@@ -65,11 +65,11 @@ def main() -> None:
 
 
 def invoke(arguments: Sequence[str]) -> int:
-    """Carry out one command line, without the program's name; the exit code.
+    """Carry out one command line, without the name of the program; the exit code.
 
-    0: done. 1: items have failed, or the batch has, or the store for now. 2: the command line, the configuration, the
-    input or the place of the store is wrong: the same again ends alike. 130 and 143: stopped by Ctrl-C or SIGTERM.
-    What is wrong stands on stderr as one sentence.
+    0: done. 1: items or the batch failed, or the store is unavailable. 2: the command line, the configuration, the
+    input or the store is wrong, and the same command would fail again. 130 and 143: stopped by Ctrl-C or SIGTERM.
+    An error is printed to stderr as one sentence.
     """
 
     def execute() -> int:
@@ -82,7 +82,7 @@ def invoke(arguments: Sequence[str]) -> int:
 
 
 def insert_default_command(arguments: Sequence[str]) -> list[str]:
-    """The command line with `list` put in where a group such as `batches` is followed by no command of its own."""
+    """The command line, with `list` after a group such as `batches` that has no command of its own."""
     words = list(arguments)
     group = GROUPS.get(words[0]) if words else None
     if group is not None:

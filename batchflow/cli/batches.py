@@ -1,4 +1,4 @@
-"""`batchflow batches`: what is in the store, without the module that put it there."""
+"""`batchflow batches`: lists, shows and cancels the batches of a store. Reports of batches for people."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,28 +30,29 @@ from batchflow.engine.engine import Engine
 from batchflow.errors import NotFoundError
 from batchflow.http.schemas import BatchInfo, BatchList, CancelBatchResponse, DeadLetterInfo, ItemInfo
 
-BatchIdArgument = Annotated[str, typer.Argument(metavar="ID", help="The id of the batch: bat_….")]
+BatchIdArgument = Annotated[str, typer.Argument(metavar="ID", help="The id of the batch, such as bat_….")]
 
-group = typer.Typer(help="List batches, look into one, cancel one.", rich_markup_mode=None)
+group = typer.Typer(help="List, show and cancel batches.", rich_markup_mode=None)
 
 
 @group.command("list")
 @dataclass(frozen=True, kw_only=True)
 class ListBatches:
-    """List the latest batches, newest first; `batchflow batches` alone does the same."""
+    """List the latest batches, newest first.
 
-    target: Annotated[str | None, typer.Argument(metavar="[MODULE:ATTR]", help="An app, to look into its store.")] = (
-        None
-    )
+    `batchflow batches` without a command does the same.
+    """
+
+    target: Annotated[str | None, typer.Argument(metavar="MODULE:ATTR", help="An app whose store to read.")] = None
     workflow: Annotated[str | None, typer.Option(metavar="NAME", help="Only batches of this workflow.")] = None
     label: Annotated[str | None, typer.Option(metavar="TEXT", help="Only batches with this label.")] = None
     open_only: Annotated[bool, typer.Option("--open", help="Only batches that have not ended.")] = False
-    limit: Annotated[int, typer.Option(min=1, metavar="N", help="At most so many.")] = 20
+    limit: Annotated[int, typer.Option(min=1, metavar="N", help="Show at most N batches.")] = 20
     url: UrlOption = None
     as_json: JsonOption = False
 
     async def execute(self) -> int:
-        """List them."""
+        """Print the list."""
         url = self.url if self.target is None else load_flow(self.target).settings.url
         async with open_engine(url) as engine:
             found = await engine.store.batches(
@@ -71,15 +72,15 @@ class ListBatches:
 @group.command("show")
 @dataclass(frozen=True, kw_only=True)
 class ShowBatch:
-    """Show one batch: its counts, the items that have failed and why, its dead letters."""
+    """Show the counts, failed items and dead letters of a batch."""
 
     id: BatchIdArgument
-    limit: Annotated[int, typer.Option(min=1, metavar="N", help="At most so many failed items.")] = 20
+    limit: Annotated[int, typer.Option(min=1, metavar="N", help="Show at most N failed items.")] = 20
     url: UrlOption = None
     as_json: JsonOption = False
 
     async def execute(self) -> int:
-        """Look into it."""
+        """Print the batch."""
         async with open_engine(self.url) as engine:
             batch = await _require_batch(engine, self.id)
             failed = await engine.store.items(self.id, state="failed", limit=self.limit)
@@ -98,14 +99,19 @@ class ShowBatch:
 @group.command("cancel")
 @dataclass(frozen=True, kw_only=True)
 class CancelBatch:
-    """Cancel a batch: nothing of it starts any more, and items at work end at their next step."""
+    """Cancel a batch.
+
+    Nothing of it starts any more; running items end at their next step.
+
+    Exit codes: 0 cancelled, 1 it had ended before, 2 usage.
+    """
 
     id: BatchIdArgument
     url: UrlOption = None
     as_json: JsonOption = False
 
     async def execute(self) -> int:
-        """Cancel it; 1 where it had ended before."""
+        """Cancel the batch; 1 if it had ended before."""
         async with open_engine(self.url) as engine:
             await _require_batch(engine, self.id)
             # Otherwise the items that a dead worker holds would keep the batch in `cancelling`.
@@ -125,7 +131,7 @@ class CancelBatch:
 async def _require_batch(engine: Engine, id: str) -> Batch:
     batch = await engine.store.batch(id)
     if batch is None:
-        raise NotFoundError(f"there is no batch '{id}' here; 'batchflow batches' lists those there are")
+        raise NotFoundError(f"there is no batch '{id}' here; 'batchflow batches' lists them")
     return batch
 
 
@@ -135,10 +141,8 @@ _NUMBER_COLUMNS = {"done", "failed", "skipped", "took"}
 
 
 def print_statistics(output: Output, workflow: Workflow[Any, Any], found: Statistics) -> None:
-    """A dry run's table."""
-    mean = (
-        "none measured yet" if found.mean_item_ms is None else f"{humanize_duration(round(found.mean_item_ms))} an item"
-    )
+    """Print the counts of a dry run."""
+    mean = "none measured yet" if found.mean_item_ms is None else f"{humanize_duration(round(found.mean_item_ms))} an item"
     rows = {
         "eligible": f"{found.total_eligible:,}",
         "already processed": f"{found.already_processed:,}",
@@ -157,14 +161,14 @@ def print_statistics(output: Output, workflow: Workflow[Any, Any], found: Statis
 
 
 def resuming_text(batch: Batch) -> str:
-    """That an open batch is gone on with."""
+    """The first line of a batch that is resumed."""
     label = f" ({batch.label})" if batch.label else ""
     so_far = f"{batch.counts.ended:,} items done so far"
     return f"Resuming batch {batch.id} of {batch.workflow}{label}: {so_far}"
 
 
 def print_summary(output: Output, ended: BatchSummary, sentence: str, failures: Sequence[Item]) -> None:
-    """How a batch ended, under one sentence about it."""
+    """Print the outcome of a batch, under one sentence about it."""
     output.print(sentence, style="bold green" if ended.succeeded else "bold red")
     counts = ended.counts
     rate = f", {counts.ended * 1000 / ended.duration_ms:,.1f}/s" if counts.ended and ended.duration_ms else ""
@@ -186,7 +190,7 @@ def print_summary(output: Output, ended: BatchSummary, sentence: str, failures: 
 
 
 async def first_failures(handle: BatchHandle[Any]) -> list[Item]:
-    """The first items that have failed, enough to see what is wrong."""
+    """The first few items that have failed."""
     found: list[Item] = []
     async for item in handle.items("failed"):
         found.append(item)
@@ -196,7 +200,7 @@ async def first_failures(handle: BatchHandle[Any]) -> list[Item]:
 
 
 def print_batches(output: Output, found: Sequence[Batch]) -> None:
-    """A list of batches."""
+    """Print a list of batches."""
     if not found:
         output.print("No batches")
         return
@@ -221,7 +225,7 @@ def _batch_row(it: Batch) -> tuple[str, ...]:
 
 
 def print_batch(output: Output, found: Batch, failed: Sequence[Item], letters: Sequence[DeadLetter]) -> None:
-    """One batch with what went wrong in it."""
+    """Print one batch with its errors."""
     counts = found.counts
     rows = {
         "batch": found.id + (f" ({found.label})" if found.label else ""),
@@ -246,10 +250,10 @@ def print_batch(output: Output, found: Batch, failed: Sequence[Item], letters: S
 
 
 def cancelled_text(found: Batch) -> str:
-    """What cancelling has done."""
-    if found.items_ended:
+    """A sentence about a batch that was cancelled just now."""
+    if found.is_final:
         return f"Batch {found.id} is cancelled: {format_counts(found.counts)}"
-    return f"Batch {found.id} is being cancelled: {found.counts.open:,} items at work end at their next step"
+    return f"Batch {found.id} is being cancelled: {found.counts.open:,} running items end at their next step"
 
 
 def _dead_letter_text(letter: DeadLetter) -> str:

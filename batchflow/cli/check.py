@@ -7,11 +7,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import CodeType
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from batchflow.app import Batchflow
+from batchflow.cli.options import JsonOption, TargetArgument
 from batchflow.cli.output import Output
 from batchflow.cli.target import load_flow
 
@@ -33,8 +32,8 @@ class CheckFunctions:
     Exit codes: 0 nothing found, 1 something found, 2 usage.
     """
 
-    target: Annotated[str, typer.Argument(metavar="MODULE:ATTR", help="Where the Batchflow is, such as app.jobs:flow.")]
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")] = False
+    target: TargetArgument
+    as_json: JsonOption = False
 
     async def execute(self) -> int:
         """Check all functions and print the findings."""

@@ -1,4 +1,4 @@
-"""`batchflow notify` and `batchflow waiters`: events, without the module whose runs wait for them."""
+"""`batchflow notify` and `batchflow waiters`: send an event, and list the runs that wait for one."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,23 +19,21 @@ EventArgument = Annotated[str, typer.Argument(metavar="EVENT", help="The id of t
 
 @dataclass(frozen=True, kw_only=True)
 class NotifyRuns:
-    """Give DATA to the runs that wait for EVENT.
+    """Send DATA to the runs that wait for EVENT.
 
-    Exit codes: 0 given, 1 no run has got it, 2 usage.
+    Exit codes: 0 sent, 1 no run has received it, 2 usage.
     """
 
     event: EventArgument
-    data: Annotated[
-        str, typer.Argument(metavar="[DATA]", help="JSON; @FILE reads a file, - reads stdin; null by default.")
-    ] = "null"
+    data: Annotated[str, typer.Argument(metavar="DATA", help="JSON; @FILE reads a file, - reads stdin.")] = "null"
     run: Annotated[
-        str | None, typer.Option(metavar="ID", help="Only this run; kept for it until it waits for the event.")
+        str | None, typer.Option(metavar="ID", help="Only this run; kept until the run waits for the event.")
     ] = None
     url: UrlOption = None
     as_json: JsonOption = False
 
     async def execute(self) -> int:
-        """Notify them."""
+        """Send the event."""
         data = read_json(self.data, "DATA")
         async with open_engine(self.url) as engine:
             notified = list(await notify_event(engine, self.event, data, self.run))
@@ -46,20 +44,20 @@ class NotifyRuns:
         elif self.run is None:
             Output().print(f"No run waits for '{self.event}'")
         else:
-            Output().print(f"Run {self.run} takes nothing: it is not known, has ended, or has too much kept for it")
+            Output().print(f"Run {self.run} cannot receive it: unknown, ended, or too many events are kept for it")
         return 0 if notified else 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class ListWaiters:
-    """List the runs that wait for EVENT, those that have waited longest first."""
+    """List the runs that wait for EVENT, the longest wait first."""
 
     event: EventArgument
     url: UrlOption = None
     as_json: JsonOption = False
 
     async def execute(self) -> int:
-        """List them."""
+        """Print the list."""
         async with open_engine(self.url) as engine:
             found = await list_waiters(engine, self.event)
         if self.as_json:
@@ -71,7 +69,7 @@ class ListWaiters:
 
 
 def print_waiters(output: Output, event: str, found: Sequence[Waiter]) -> None:
-    """Who waits for an event."""
+    """Print the runs that wait for an event."""
     if not found:
         output.print(f"No run waits for '{event}'")
         return

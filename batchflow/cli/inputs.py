@@ -111,7 +111,7 @@ class InputFields:
         return cls("field", f"the payload of '{route}'", RUN_OPTIONS, known or {}, allow_unknown=known is None)
 
     def field(self, name: str) -> str:
-        """The one name of a field that goes by several; an unknown name as it is."""
+        """The one name of a field with several names; an unknown name as it is."""
         return self._known.get(name, name)
 
     def check(self, name: str) -> None:
@@ -168,14 +168,14 @@ class InputFields:
 
 
 def _known_names(annotation: Any) -> Mapping[str, str] | None:
-    """Every name a field goes by, with the one it is written by; None where other names are taken, too."""
+    """Each name of a field, with the name that the reader of the payload gets; None if other names fit, too."""
     origin: object = get_origin(annotation)
     args: tuple[Any, ...] = get_args(annotation)
     if origin is Annotated:
         return _known_names(args[0])
     if origin in _UNIONS:
         return _of_any([it for it in args if it is not NoneType])
-    # `typing.is_typeddict` knows those of typing alone.
+    # `typing.is_typeddict` does not know those of typing_extensions.
     if is_dataclass(annotation) or hasattr(annotation, "__required_keys__"):
         return _of_schema(annotation)
     return _of_model(annotation) if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
@@ -189,7 +189,7 @@ def _of_any(members: list[Any]) -> Mapping[str, str] | None:
         found = _known_names(member)
         if found is None:
             return None
-        # Another member may know the field by another name, so it stays as it is; camelCase may be no name of it.
+        # Other members can have the field under another name, so names stay as they are; camelCase is not always one.
         known |= {name: name for name, written in found.items() if name == written or name != camel_case(written)}
     return known
 
@@ -198,7 +198,7 @@ def _of_model(model: type[BaseModel]) -> Mapping[str, str] | None:
     if issubclass(model, RootModel):
         return _known_names(model.model_fields["root"].annotation)
     validators = model.__pydantic_decorators__.model_validators.values()
-    # What looks at the payload before the fields do may take any name.
+    # A validator that runs before the fields do can accept any name.
     takes_more = model.model_config.get("extra") == "allow" or any(it.info.mode != "after" for it in validators)
     return None if takes_more else {name: _written(model, name, field) for name, field in field_names(model).items()}
 
@@ -206,7 +206,7 @@ def _of_model(model: type[BaseModel]) -> Mapping[str, str] | None:
 def _written(model: type[BaseModel], name: str, field: str) -> str:
     alias = model.model_fields[field].validation_alias
     written = alias if isinstance(alias, str) else field
-    # One of several aliases stays as it is, and so does the beginning of a path to the field.
+    # One of several aliases stays as it is; so does the first part of an alias path.
     return written if name in {field, camel_case(field)} else name
 
 

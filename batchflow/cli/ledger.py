@@ -1,4 +1,7 @@
-"""`batchflow ledger`: which items count as processed, listed, taken along, forgotten."""
+"""`batchflow ledger`: lists, exports, imports and forgets the marks of processed items.
+
+A line of an export is `{"ledger": "welcome", "item": "u1", "expiresAt": null}`.
+"""
 
 import asyncio
 import json
@@ -50,10 +53,10 @@ def _format_time(ms: int | None) -> str | None:
 
 
 def parse_lines(source: Iterable[bytes]) -> Iterator[LedgerLine]:
-    """The marks in lines; empty ones are passed over.
+    """The marks in lines; empty lines are skipped.
 
     Raises:
-        InputError: a line is none; the sentence has its number.
+        InputError: a line is malformed; the sentence has its number.
     """
     for number, raw in enumerate(source, 1):
         text = raw.removeprefix(b"\xef\xbb\xbf").strip() if number == 1 else raw.strip()
@@ -68,13 +71,13 @@ def _parse_line(text: bytes) -> LedgerLine:
     try:
         fields: object = from_json(text)
     except ValueError as error:
-        raise ValueError(f"is no JSON: {error}") from error
+        raise ValueError(f"is not JSON: {error}") from error
     if not isinstance(fields, dict):
-        raise ValueError('is no JSON object such as {"ledger": "welcome", "item": "u1", "expiresAt": null}')
+        raise ValueError('is not a JSON object such as {"ledger": "welcome", "item": "u1", "expiresAt": null}')
     given = cast("dict[str, Any]", fields)
     for name in given:
         if name not in _FIELDS:
-            raise ValueError(f"has the field '{name}', and a line has ledger, item and expiresAt")
+            raise ValueError(f"has the unknown field '{name}'; a line has ledger, item and expiresAt")
     return LedgerLine(
         _canonical_name(_require_text(given, "ledger")),
         _require_text(given, "item"),
@@ -85,12 +88,12 @@ def _parse_line(text: bytes) -> LedgerLine:
 def _require_text(given: dict[str, Any], name: str) -> str:
     value = given.get(name)
     if not isinstance(value, str) or not value:
-        raise ValueError(f"has no '{name}' that is a non-empty text")
+        raise ValueError(f"needs a non-empty text as '{name}'")
     return value
 
 
 def _canonical_name(name: str) -> str:
-    """The name as it is written here, whatever the order of its scope."""
+    """The name of the ledger, with the fields of its scope in the order of the store."""
     workflow = workflow_of_ledger(name)
     if workflow == name:
         return name
@@ -99,7 +102,7 @@ def _canonical_name(name: str) -> str:
     except ValueError:
         scope = None
     if not workflow or not isinstance(scope, dict) or not scope:
-        raise ValueError(f"names no ledger with {name!r}, which is a workflow's name, and a JSON object of its scope")
+        raise ValueError(f"has {name!r} as 'ledger'; write the name of a workflow, and its scope as a JSON object")
     return ledger_name(workflow, cast("dict[str, object]", scope))
 
 
@@ -111,31 +114,34 @@ def _parse_expiry(value: object) -> int | None:
     except ValueError:
         found = None
     if found is None or found.tzinfo is None:
-        raise ValueError(f"has {value!r} as 'expiresAt'; it is a time such as '2030-01-01T00:00:00.000Z', or null")
+        raise ValueError(f"has {value!r} as 'expiresAt'; write a time such as '2030-01-01T00:00:00.000Z', or null")
     return round(found.timestamp() * 1000)
 
 
 CHUNK_SIZE = 1_000
-"""How many marks are read at once, and written in one transaction."""
+"""The number of marks that are read at once, and written in one transaction."""
 
 WorkflowOption = Annotated[str | None, typer.Option(metavar="NAME", help="Only the ledgers of this workflow.")]
-FileArgument = Annotated[str, typer.Argument(metavar="[FILE]", help="A file of JSON lines; - is the default.")]
+FileArgument = Annotated[str, typer.Argument(metavar="FILE", help="A file of JSON lines; - for stdin or stdout.")]
 
 group = typer.Typer(
-    help="Which items count as processed: list, export, import, forget.", rich_markup_mode=None, no_args_is_help=False
+    help="List, export, import and forget the marks of processed items.", rich_markup_mode=None, no_args_is_help=False
 )
 
 
 @group.command("list")
 @dataclass(frozen=True, kw_only=True)
 class ListLedgers:
-    """List the ledgers: one for each workflow, or for each value of its `processed_per`."""
+    """List the ledgers.
+
+    A workflow has one, or one for each value of its `processed_per`.
+    """
 
     url: UrlOption = None
     as_json: JsonOption = False
 
     async def execute(self) -> int:
-        """List them."""
+        """Print the list."""
         async with open_existing_store(self.url) as store:
             names = await store.ledgers()
         if self.as_json:
@@ -150,14 +156,17 @@ class ListLedgers:
 @group.command("export")
 @dataclass(frozen=True, kw_only=True)
 class ExportLedger:
-    """Write every mark as a line of JSON, to FILE or stdout. Places made before 0.1.0 are read as well."""
+    """Write every mark as a line of JSON, to FILE or stdout.
+
+    Stores of versions before 0.1.0 can be exported, too.
+    """
 
     file: FileArgument = "-"
     workflow: WorkflowOption = None
     url: UrlOption = None
 
     async def execute(self) -> int:
-        """Write them, a slice at a time."""
+        """Write the marks, a chunk at a time."""
         count = 0
         try:
             with _open_output(self.file) as out:
@@ -167,7 +176,7 @@ class ExportLedger:
                         count += 1
                 out.flush()
         except BrokenPipeError:
-            # Who reads has read enough; nothing is to be flushed to it at exit either.
+            # The reader has closed the pipe; nothing must be flushed to it at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
         Output().stderr.print(f"Exported {count:,} marks", soft_wrap=True)
@@ -177,18 +186,21 @@ class ExportLedger:
 @group.command("import")
 @dataclass(frozen=True, kw_only=True)
 class ImportLedger:
-    """Take over the lines that `export` has written, from FILE or stdin. The same again changes nothing."""
+    """Import the lines of `export`, from FILE or stdin.
+
+    Importing the same lines again changes nothing.
+    """
 
     file: FileArgument = "-"
     workflow: WorkflowOption = None
     url: UrlOption = None
 
     async def execute(self) -> int:
-        """Mark them, a thousand in one transaction; what has expired meanwhile is left out."""
+        """Write the marks, a chunk in each transaction, without those that have expired."""
         count = 0
         store = open_store(Settings.load(url=self.url), SystemClock())
         if isinstance(store, SqliteStore) and store.path == ":memory:":
-            raise InputError("the ledger would be lost as this command ends; name a file with --url or BATCHFLOW_URL")
+            raise InputError("the ledger would be lost after this command; name a file with --url or BATCHFLOW_URL")
         with _open_input(self.file) as source:
             await store.open()
             try:
@@ -196,7 +208,7 @@ class ImportLedger:
                     fitting = [it for it in lines if self.workflow in (None, workflow_of_ledger(it.ledger))]
                     count += await _write_marks(store, fitting)
             except InputError as error:
-                raise InputError(f"{error}; {count:,} marks of the lines before it are taken over") from error
+                raise InputError(f"{error}; {count:,} marks of the lines before it are imported") from error
             finally:
                 await store.close()
         Output().print(f"Imported {count:,} marks")
@@ -206,18 +218,23 @@ class ImportLedger:
 @group.command("forget")
 @dataclass(frozen=True, kw_only=True)
 class ForgetMarks:
-    """Have items done again: these, or all of a ledger. A workflow's name stands for all of its ledgers."""
+    """Have items processed again: these, or all of a ledger.
+
+    The name of a workflow means all of its ledgers.
+
+    Exit codes: 0 forgotten, 1 none of them was marked, 2 usage.
+    """
 
     ledger: Annotated[str, typer.Argument(metavar="NAME", help="A workflow, or a ledger as `list` names it.")]
-    ids: Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="The items.")] = None
-    all: Annotated[bool, typer.Option("--all", help="All items there are.")] = False
+    ids: Annotated[list[str] | None, typer.Argument(metavar="ID", help="The ids of the items.")] = None
+    all: Annotated[bool, typer.Option("--all", help="All items of the ledger.")] = False
     url: UrlOption = None
     as_json: JsonOption = False
 
     async def execute(self) -> int:
-        """Forget them; 1 where none was there."""
+        """Delete the marks; 1 if none of the items was marked."""
         if bool(self.ids) == self.all:
-            raise InputError("say what to forget: the ids of items, or --all")
+            raise InputError("nothing to forget; give either the ids of items or --all")
         async with open_existing_store(self.url) as store:
             there = await store.ledgers()
             names = [it for it in there if self.ledger in (it, workflow_of_ledger(it))]
@@ -237,7 +254,7 @@ def _ledger_info(name: str) -> dict[str, Any]:
 
 
 async def _read_marks(settings: Settings) -> AsyncIterator[tuple[str, Mark]]:
-    """The marks at a place, those of one ledger after another."""
+    """All marks of a store, ledger by ledger."""
     now = SystemClock().now()
     store = existing_store(settings)
     if isinstance(store, SqliteStore):
@@ -267,8 +284,8 @@ async def _read_marks(settings: Settings) -> AsyncIterator[tuple[str, Mark]]:
 
 
 async def _write_marks(store: Store, lines: Iterable[LedgerLine]) -> int:
-    """Mark a slice, all of it in the group that goes to the store in one transaction; how many."""
-    # Anew for each slice, since a store is told for how long a mark holds.
+    """Write a chunk of marks, all in one transaction; the number of them."""
+    # Read for each chunk: a store is given the time that is left to a mark.
     now = SystemClock().now()
     latest = {(it.ledger, it.item): it.expires_at for it in lines if it.expires_at is None or it.expires_at > now}
     alike: dict[tuple[str, int | None], list[str]] = {}

@@ -1,4 +1,4 @@
-"""Options of a trigger as they are written on a command line: durations, times, headers."""
+"""Arguments and options that several commands share, and the values that they stand for."""
 
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
@@ -12,22 +12,23 @@ from batchflow.core.duration import Duration
 from batchflow.errors import InputError, OptionError
 from batchflow.serve.trigger import Dedup
 
-UrlOption = Annotated[
-    str | None, typer.Option(metavar="URL", help="Where the state lives; by default BATCHFLOW_URL says it.")
+TargetArgument = Annotated[
+    str, typer.Argument(metavar="MODULE:ATTR", help="The Batchflow to load, such as app.jobs:flow.")
 ]
+UrlOption = Annotated[str | None, typer.Option(metavar="URL", help="The URL of the store; BATCHFLOW_URL by default.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 DedupIdOption = Annotated[
-    str | None, typer.Option(metavar="TEXT", help="What it is for; starts nothing if there is one.")
+    str | None, typer.Option(metavar="TEXT", help="A name for the purpose; the second one starts nothing.")
 ]
 DedupOption = Annotated[
-    str, typer.Option("--dedup", metavar="WHEN", help="How long --dedup-id holds: kept, or open: until it has ended.")
+    str,
+    typer.Option("--dedup", metavar="WHEN", help="--dedup-id counts as long as the first is kept, or open."),
 ]
-DelayOption = Annotated[str | None, typer.Option(metavar="DURATION", help="Start after so long: 10s, 2h30m.")]
-NotBeforeOption = Annotated[
-    str | None, typer.Option(metavar="TIME", help="Start not before this time: 2030-01-01T06:00:00Z.")
-]
+DelayOption = Annotated[str | None, typer.Option(metavar="DURATION", help="Start after this time: 10s, 2h30m.")]
+NotBeforeOption = Annotated[str | None, typer.Option(metavar="TIME", help="Start at this time: 2030-01-01T06:00:00Z.")]
 HeadersOption = Annotated[
-    list[str] | None, typer.Option("-H", "--header", metavar="NAME=VALUE", help="What ctx.headers shows; repeat it.")
+    list[str] | None,
+    typer.Option("-H", "--header", metavar="NAME=VALUE", help="A header for ctx.headers; can be repeated."),
 ]
 
 _TRIGGER_OPTIONS = frozenset({"dedup_id", "dedup", "delay", "not_before", "label", "headers"})
@@ -55,20 +56,20 @@ def option_names() -> Generator[None]:
 
 
 def parse_dedup(text: str) -> Dedup:
-    """How long a dedup id holds; what is none is refused by the trigger."""
+    """The mode of a dedup id; the trigger raises for an unknown one."""
     return cast("Dedup", text)
 
 
 def parse_delay(text: str | None) -> Duration | None:
-    """A duration; a bare number is seconds, as in the settings."""
+    """A duration; a number without a unit is in seconds, as in the settings."""
     return int(text) if text is not None and text.isdecimal() else text
 
 
 def parse_not_before(text: str | None) -> datetime | None:
-    """A time; without an offset it is that of this machine.
+    """A time; without an offset it is in the local time zone.
 
     Raises:
-        InputError: it is none.
+        InputError: it is not an ISO 8601 time.
     """
     if text is None:
         return None
@@ -83,7 +84,7 @@ def parse_headers(pairs: Sequence[str] | None) -> dict[str, str] | None:
     """Headers of `NAME=VALUE`.
 
     Raises:
-        InputError: one is none, or given twice. What it holds may be secret, and is not shown.
+        InputError: a pair is malformed, or a name is repeated. Values can be secret; errors do not show them.
     """
     found: dict[str, str] = {}
     for pair in pairs or ():

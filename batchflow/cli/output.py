@@ -1,4 +1,4 @@
-"""Where a command writes: what was asked for to stdout, what went wrong and log lines to stderr."""
+"""The output of a command: results on stdout, errors and log lines on stderr; tables for people."""
 
 import json
 import os
@@ -15,11 +15,11 @@ from rich.console import Console
 from rich.text import Text
 
 _UNLIMITED_WIDTH = 10_000
-# Columns where nobody looks: a table in a file is not cut off.
+# Columns of a table in a file, which is not cut off.
 
 
 class Output:
-    """The two streams of one command. A `quiet` one says nothing to people."""
+    """The two streams of a command. If `quiet`, `print` writes nothing."""
 
     def __init__(self, *, quiet: bool = False) -> None:
         self.stdout = _make_console(stderr=False)
@@ -27,18 +27,18 @@ class Output:
         self.stdout.quiet = quiet
 
     def print(self, text: str = "", *, style: str = "", flush: bool = False) -> None:
-        """A line for people; `at_once`, where the command goes on for long and its output may be a pipe."""
+        """Print a line for people; `flush` it if the command runs on and its output may be a pipe."""
         self.stdout.print(text, style=style or None, soft_wrap=True)
         if flush:
             self.stdout.file.flush()
 
     def print_json(self, value: object) -> None:
-        """The one JSON document of a command that was asked for JSON."""
+        """Print the JSON document of a command with --json."""
         print(json.dumps(value, indent=2, ensure_ascii=False))
 
 
 def program_name() -> str:
-    """How the user calls this command here: by its name, or by the path of the environment it is installed in."""
+    """The word that runs this command here: its name, or its path if that is not in PATH."""
     if shutil.which("batchflow"):
         return "batchflow"
     script = Path(sys.executable).parent / "batchflow"
@@ -63,7 +63,7 @@ def print_table(
     *,
     numbers: Collection[str] = (),
 ) -> None:
-    """Columns side by side, each as wide as it has to be; those named in `numbers` to the right."""
+    """Print columns as wide as their cells; the columns `numbers` are aligned to the right."""
     widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
     for row, style in zip((columns, *rows), ("bold", *styles), strict=True):
         cells = [
@@ -74,7 +74,7 @@ def print_table(
 
 
 def print_pairs(output: Output, rows: Mapping[str, str], indent: str = "") -> None:
-    """Names and values, one pair a line."""
+    """Print names and values, one pair a line."""
     width = max(map(len, rows))
     for name, value in rows.items():
         output.stdout.print(f"{indent}{name:<{width}}", style="dim", end="  ")
@@ -82,25 +82,25 @@ def print_pairs(output: Output, rows: Mapping[str, str], indent: str = "") -> No
 
 
 def first_line(error: str | None) -> str:
-    """The sentence of an error that is kept with its traceback."""
+    """The first line of an error that is stored with its traceback."""
     return (error or "").split("\n", 1)[0]
 
 
 def format_local_time(ms: int | None, format: str = "%Y-%m-%d %H:%M:%S") -> str:
-    """A time in the time zone of whoever reads it; empty where there is none."""
+    """A time in the local time zone; empty for None."""
     return "" if ms is None else datetime.fromtimestamp(ms / 1000, UTC).astimezone().strftime(format)
 
 
 LOG_LEVELS = {"DEBUG": 10, "INFO": 20, "WARNING": 30, "ERROR": 40}
 _WARNING = LOG_LEVELS["WARNING"]
 _MAX_LINES_ABOVE_BAR = 10
-# Lines above a bar: ten thousand failing items would push everything else out of sight.
+# Ten thousand failing items would push everything else out of sight.
 
 
 class LogWriter:
-    """While it is entered, structlog writes here; an app that has configured structlog itself is left alone.
+    """Writes the lines of structlog inside its `with` block, unless the app has configured structlog itself.
 
-    Unless `verbose`, a value of several lines is cut after the first.
+    Unless `verbose`, values of several lines are cut after the first line.
     """
 
     def __init__(self, level: str, output: Output, *, verbose: bool = False) -> None:
@@ -142,7 +142,7 @@ class LogWriter:
             structlog.reset_defaults()
 
     def begin_bar(self, console: Console) -> None:
-        """A bar is shown from here on: lines go above it, and only a few warnings of them unless verbose."""
+        """Write above the bar of `console` from now on; only a few warnings, unless verbose."""
         if self._output.stderr.is_terminal:
             self._console = console
         if not self._verbose:
@@ -150,14 +150,14 @@ class LogWriter:
             self._lines_left = _MAX_LINES_ABOVE_BAR
 
     def end_bar(self) -> None:
-        """The bar is gone."""
+        """Write to stderr again."""
         self._console = self._output.stderr
         self._min_level, self._lines_left = self._level, None
         if self._dropped:
             self.write(f"{self._dropped:,} more log lines were left out; -v shows them")
 
     def write(self, line: str) -> None:
-        """One line, with its colours."""
+        """Write one line, with its colours."""
         if self._lines_left == 0:
             self._dropped += 1
             return
@@ -171,7 +171,7 @@ class LogWriter:
         return event
 
     def _cut_to_one_line(self, _logger: Any, _method: str, event: Any) -> Any:
-        # The error of an item comes with its traceback, which the store keeps too.
+        # The error of an item has its traceback; the store keeps that, too.
         if not self._verbose:
             for name, value in event.items():
                 if isinstance(value, str) and "\n" in value:
@@ -180,7 +180,7 @@ class LogWriter:
 
 
 class _LogSink:
-    """What structlog calls with a rendered line."""
+    """The logger that structlog calls with a rendered line."""
 
-    def __init__(self, lines: LogWriter) -> None:
-        self.debug = self.info = self.warning = self.error = self.critical = self.msg = lines.write
+    def __init__(self, writer: LogWriter) -> None:
+        self.debug = self.info = self.warning = self.error = self.critical = self.msg = writer.write

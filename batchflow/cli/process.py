@@ -1,4 +1,7 @@
-"""The event loop of one command: it ends when the command does, whatever user code still holds on to."""
+"""The process of a command: its event loop, its signals, its errors and its end.
+
+The process ends with the command, even if user code still holds a thread.
+"""
 
 import asyncio
 import gc
@@ -17,13 +20,14 @@ from batchflow.cli.output import Output
 from batchflow.errors import BatchflowError, ConfigurationError, InputError, StoreIncompatible
 
 _CANCEL_TIMEOUT_SECONDS = 1.0
-# For tasks that are cancelled at the end, and do not go.
+# For tasks that ignore their cancellation at the end.
 
 
 def run_event_loop(main: Coroutine[Any, Any, int]) -> int:
-    """Run `main` on a loop of its own and return what it returns.
+    """Run `main` on a new event loop and return its result.
 
-    Unlike `asyncio.run`, this waits for no thread of the loop's pool: a sync hook that hangs must not hold the command.
+    Unlike `asyncio.run`, this does not wait for the threads of the loop: a plain function that hangs must not hold up
+    the command.
     """
     tune_garbage_collector()
     loop = new_event_loop()
@@ -38,7 +42,7 @@ def run_event_loop(main: Coroutine[Any, Any, int]) -> int:
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
-    """The fastest event loop there is for this platform."""
+    """The fastest event loop for this platform."""
     try:
         import uvloop
     except ImportError:  # not on Windows
@@ -47,9 +51,9 @@ def new_event_loop() -> asyncio.AbstractEventLoop:
 
 
 def tune_garbage_collector() -> None:
-    """Let the garbage collector look at this process less often; for a process that does nothing but run batches."""
-    # Reference counting frees nearly all that a run makes. Looking for cycles among everything that is under way, every
-    # 700 objects as is the default, takes a fifth of the time of a batch of small items.
+    """Have garbage collected less often, in a process that only runs batches."""
+    # Reference counting frees nearly all objects of a run. The default, a search for cycles after every 700 objects,
+    # takes a fifth of the time of a batch of small items.
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
 
@@ -67,14 +71,14 @@ EXIT_USAGE = 2
 
 
 _EXIT_TIMEOUT_SECONDS = 3.0
-# How long a thread of user code that does not end may delay the end of the process.
+# A thread of user code that does not end can delay the end of the process by this much.
 
 
 def exit_process(code: int) -> NoReturn:
-    """End the process, whatever user code still holds on to."""
+    """End the process, even if user code still holds a thread."""
     sys.stdout.flush()
     sys.stderr.flush()
-    # A sync hook that holds on to its thread would keep the interpreter from ending.
+    # The interpreter waits for all threads, also for that of a plain function that hangs.
     last_resort = threading.Timer(_EXIT_TIMEOUT_SECONDS, os._exit, (code,))
     last_resort.daemon = True
     last_resort.start()
@@ -82,7 +86,7 @@ def exit_process(code: int) -> NoReturn:
 
 
 def run_and_report(action: Callable[[], int]) -> int:
-    """What `act` returns; where it raises, the exit code of that, which is told."""
+    """Run `action`; print an error that it raises and turn it into an exit code."""
     try:
         return action()
     except BatchflowError as error:
@@ -103,7 +107,8 @@ def _usage_message(error: typer.TyperException) -> str:
 
 
 def print_error(sentence: str) -> None:
-    # In one write: processes of a worker that all fail share this stderr.
+    """Print an error to stderr."""
+    # In one write: several processes of a worker share this stderr.
     Output().stderr.print(Text.assemble(("error:", "bold red"), " ", sentence), soft_wrap=True)
 
 
@@ -117,10 +122,11 @@ _EXTRA_SECONDS = 5.0
 
 
 class SignalHandler:
-    """While it is entered, Ctrl-C and SIGTERM set `requested` instead of ending the process.
+    """Inside its `with` block, Ctrl-C and SIGTERM set `stop_requested` instead of ending the process.
 
-    A stop that takes longer than three times the grace (what is under way may end, then be cancelled, then be written)
-    is cut off: code that blocks the event loop cannot hold the process. Who leaves at once calls `before_leaving`.
+    A second signal ends the process at once. So does a stop that takes longer than three times the grace period, in
+    which running work ends, or is cancelled and recorded: code that blocks the event loop cannot hold the process.
+    `before_exit` is called before such an exit.
     """
 
     def __init__(self, grace_seconds: float, before_exit: Callable[[], None] = lambda: None) -> None:
@@ -134,7 +140,7 @@ class SignalHandler:
 
     @property
     def exit_code(self) -> int:
-        """What a shell expects of a program that a signal has ended: 130 for Ctrl-C, 143 for SIGTERM."""
+        """The exit code that shells expect after a signal: 130 for Ctrl-C, 143 for SIGTERM."""
         return 128 + (self.received or signal.SIGINT)
 
     async def wait_for(self, task: "asyncio.Task[Any]") -> bool:
@@ -159,7 +165,7 @@ class SignalHandler:
             self._watchdog.cancel()
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
-        # Not by the event loop's own handlers: those are not called while user code blocks it.
+        # Not a handler of the event loop: user code may block that.
         if self.received is not None:
             self._exit_now(128 + number)
         self.received = signal.Signals(number)

@@ -1,4 +1,4 @@
-"""How a batch goes, as it is shown while it runs: its speed of late, and what keeps it from going faster."""
+"""The progress of a running batch: its speed, the limit that binds it, and the bar or lines that show them."""
 
 import asyncio
 from collections import deque
@@ -29,7 +29,7 @@ _BAR_WIDTH = 40
 
 @dataclass(frozen=True, slots=True)
 class ProgressSnapshot:
-    """A batch as it stands: its status, its speed of late, what is left at that speed, what holds it back."""
+    """The status of a batch, its recent speed in items per second, the time left at that speed, the binding limit."""
 
     status: BatchStatus
     per_second: float
@@ -38,7 +38,7 @@ class ProgressSnapshot:
 
     @property
     def extent(self) -> str:
-        """`540 of 1,000 (54%)`; `540 of 800 so far` while the total is not known."""
+        """`540 of 1,000 (54%)`; `540 of 800 so far` until the total is known."""
         status = self.status
         if status.is_total_known:
             return f"{status.counts.ended:,} of {status.total:,} ({int(status.percent or 0)}%)"
@@ -52,7 +52,7 @@ class ProgressSnapshot:
 
     @property
     def pace(self) -> str:
-        """`98.7/s, 5s to go, limit: rate 100/s`; what is not known is left out."""
+        """`98.7/s, 5s to go, limit: rate 100/s`; without the parts that are unknown."""
         if self.status.is_over:
             return f"{self.status.items_per_second:,.1f}/s on average"
         parts = [f"{self.per_second:,.1f}/s"]
@@ -63,15 +63,15 @@ class ProgressSnapshot:
 
 
 class ProgressDisplay(AbstractContextManager["ProgressDisplay"], Protocol):
-    """Something that shows a batch while it is entered."""
+    """Shows the progress of a batch inside its `with` block."""
 
     def update(self, snapshot: ProgressSnapshot) -> None:
-        """The batch now."""
+        """Show the present progress."""
         ...
 
 
 def make_display(output: Output, log_writer: LogWriter, *, silent: bool) -> ProgressDisplay:
-    """A bar where stdout is a terminal, else plain lines, and nothing where `silent`."""
+    """A bar if stdout is a terminal, plain lines otherwise; nothing if `silent`."""
     if silent:
         return _NoDisplay()
     if output.stdout.is_terminal:
@@ -99,7 +99,7 @@ class _LineDisplay(ProgressDisplay):
         elif elapsed >= self._next_ms and not snapshot.status.is_over:
             self._next_ms = elapsed + _EVERY_MS
             self._output.print(f"{snapshot.status.workflow}: {snapshot.extent}, {snapshot.pace}; {snapshot.counts}")
-            # Whoever follows a pipe wants it now.
+            # The reader of a pipe must not wait until the buffer is full.
             self._output.stdout.file.flush()
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
@@ -126,7 +126,7 @@ class _BarDisplay(ProgressDisplay):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # A bar that has never moved says less than the summary under it.
+        # A bar that has never moved adds nothing to the summary below it.
         self._live.transient = self._snapshot is None or not self._snapshot.status.counts.started
         self._live.stop()
         self._log_writer.end_bar()
@@ -153,13 +153,13 @@ POLL_SECONDS = 0.25
 _RETRY_SECONDS = 1.0
 _WINDOW_MS = 5_000
 _LIMIT_POLL_MS = 1_000
-# How often the flow keys are asked: counting what waits takes longer the more there is.
+# Flow keys are read less often: the store counts all waiting messages for them.
 
 
 async def watch_batch(
     handle: BatchHandle[Any], workflow: Workflow[Any, Any], flow: Batchflow, display: ProgressDisplay
 ) -> None:
-    """Show the batch until it has ended; a store that cannot be read for now is asked again."""
+    """Show the batch until it ends. Reads are retried while the store is unavailable."""
     while True:
         try:
             await _watch_once(handle, workflow, flow, display)
@@ -187,26 +187,26 @@ class _Sample:
 
 
 class SpeedMeter:
-    """Items per second over the last seconds: a batch that was resumed has stood still before."""
+    """Measures items per second over the last seconds, so that the pause before a resumption does not count."""
 
     def __init__(self) -> None:
         self._samples: deque[_Sample] = deque()
 
     def update(self, status: BatchStatus) -> None:
-        """Take in how far the batch is now."""
+        """Add the present status."""
         self._samples.append(_Sample(status.elapsed_ms, status.counts.ended))
         while len(self._samples) > 2 and status.elapsed_ms - self._samples[0].elapsed_ms > _WINDOW_MS:
             self._samples.popleft()
 
     @property
     def per_second(self) -> float:
-        """The speed of late; 0 before there is one."""
+        """The recent speed; 0 if it is unknown."""
         first, last = self._samples[0], self._samples[-1]
         ms = last.elapsed_ms - first.elapsed_ms
         return (last.ended - first.ended) * 1000 / ms if ms > 0 else 0.0
 
     def eta_ms(self, status: BatchStatus) -> int | None:
-        """How long the rest takes at this speed; None while the total or the speed is not known."""
+        """The time that the rest takes at this speed; None while the total or the speed is unknown."""
         left = status.total - status.counts.ended
         if not status.is_total_known or not self.per_second:
             return None
@@ -218,14 +218,14 @@ async def _find_limit(workflow: Workflow[Any, Any], flow: Batchflow) -> str:
     names = {str(keys.execute_flow.key): "", str(keys.paginate_flow.key): "paginate "}
     found = await flow.engine.store.flows(list(names))
     now = flow.engine.now()
-    # The items first: while any of them wait, the walk over the pages is not what takes the time.
+    # Items first: while any of them wait, the pages do not bind.
     return binding_limit(
         sorted(found, key=lambda it: names[it.limits.key or ""]), names, flow.settings.concurrency, now
     )
 
 
 def binding_limit(flows: list[FlowStatus], names: Mapping[str, str], concurrency: int, now: int) -> str:
-    """The limit that the first of these keys with waiting messages has come up against; empty where none waits."""
+    """The limit that holds back the first of these flow keys with waiting messages; empty if none of them waits."""
     for flow in flows:
         name = names[flow.limits.key or ""]
         if flow.paused:
@@ -247,5 +247,5 @@ def _flow_limit_text(flow: FlowStatus, concurrency: int) -> str:
 
 
 def format_rate(limits: FlowControl) -> str:
-    """A rate as people read it: "5/s", "100/1m"."""
+    """A rate such as "5/s" or "100/1m"."""
     return f"{limits.rate}/{'s' if limits.period_ms == 1000 else format_duration(limits.period_ms)}"

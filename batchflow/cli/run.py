@@ -1,4 +1,4 @@
-"""`batchflow run`: a dry run, or a batch from its trigger to its end."""
+"""`batchflow run`: runs a batch from its trigger to its end, resumes an open one, or counts (a dry run)."""
 
 import asyncio
 import shlex
@@ -24,7 +24,9 @@ from batchflow.cli.options import (
     DedupOption,
     DelayOption,
     HeadersOption,
+    JsonOption,
     NotBeforeOption,
+    TargetArgument,
     option_names,
     parse_dedup,
     parse_delay,
@@ -49,31 +51,31 @@ _MAX_OPEN_BATCHES = 50
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchRequest:
-    """What `batchflow run` was asked to run. The label, and when it starts, say nothing about what is run."""
+    """The parameters and options of a `batchflow run`. Neither the label nor the start time identify the work."""
 
     params: BaseModel
     options: BatchTrigger = field(default_factory=BatchTrigger)
 
     async def trigger(self, workflow: Workflow[Any, Any]) -> BatchHandle[Any]:
-        """Start a batch of it."""
+        """Start a batch."""
         with option_names():
             return await workflow.start(self.params, self.options)
 
     @property
     def names_its_batch(self) -> bool:
-        """Whether it says itself which batch it means."""
+        """True if the request has an id of its own for the batch."""
         return self.options.batch_id is not None or self.options.dedup_id is not None
 
 
 class OpenBatches(NamedTuple):
-    """The open batch of the same request, if there is one, and the ids of the workflow's other open batches."""
+    """The open batch with the same request, if any, and the ids of the other open batches of the workflow."""
 
     same: Batch | None
     others: Sequence[str]
 
 
 async def find_open_batches(workflow: Workflow[Any, Any], client: Client, request: BatchRequest) -> OpenBatches:
-    """Look through the workflow's open batches; those that are being cancelled are left out."""
+    """Look through the open batches of the workflow, except those that are being cancelled."""
     definition = workflow.definition
     text, _ = definition.params_codec.round_trip(request.params, where=f"the parameters of '{workflow.name}'")
     found = await client.store.batches(workflow=workflow.name, open_only=True, limit=_MAX_OPEN_BATCHES)
@@ -96,7 +98,7 @@ async def find_open_batches(workflow: Workflow[Any, Any], client: Client, reques
 
 
 async def _has_same_items(client: Client, batch: Batch, request: BatchRequest, ids_key: str) -> bool:
-    """Whether a batch was triggered with the same `limit` and `ids`, which only its first messages tell."""
+    """True if a batch was triggered with the same `limit` and `ids`. Only its first messages have them."""
     entry = await client.store.run(entry_id(batch.id))
     if entry is None:
         return False
@@ -118,38 +120,37 @@ async def _read_ids(client: Client, batch: str, total: int, ids_key: str) -> lis
 
 @dataclass(frozen=True, kw_only=True)
 class RunBatch:
-    """Run a batch of WORKFLOW to its end, and show how it goes.
+    """Run a batch of WORKFLOW to its end, and show its progress.
 
-    The same command again goes on with a batch that was interrupted. WORKFLOW may be left out where MODULE:ATTR has
-    only one.
+    The same command resumes a batch that was interrupted. WORKFLOW can be omitted if MODULE:ATTR has only one.
 
-    Exit codes: 0 done, 1 items failed or the batch did, 2 usage, 130 stopped by Ctrl-C.
+    Exit codes: 0 done, 1 items or the batch failed, 2 usage, 130 stopped by Ctrl-C.
     """
 
-    target: Annotated[str, typer.Argument(metavar="MODULE:ATTR", help="Where the Batchflow is, such as app.jobs:flow.")]
+    target: TargetArgument
     workflow: Annotated[str | None, typer.Argument(metavar="WORKFLOW", help="The name of the workflow.")] = None
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count what would be done.")] = False
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count the items.")] = False
     pairs: Annotated[
-        list[str] | None, typer.Option("-p", metavar="NAME=VALUE", help="A parameter; repeat it for others.")
+        list[str] | None, typer.Option("-p", metavar="NAME=VALUE", help="A parameter; can be repeated.")
     ] = None
     params: Annotated[str | None, typer.Option(metavar="JSON", help="The parameters as one JSON object.")] = None
-    force: Annotated[bool, typer.Option("--force", help="Run items that are already processed, too.")] = False
-    limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Stop after so many items.")] = None
-    ids: Annotated[str | None, typer.Option(metavar="A,B", help="Run exactly these items, whatever was done.")] = None
-    label: Annotated[str | None, typer.Option(metavar="TEXT", help="A name to know the batch by.")] = None
+    force: Annotated[bool, typer.Option("--force", help="Also run items that are already processed.")] = False
+    limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Stop after N items.")] = None
+    ids: Annotated[str | None, typer.Option(metavar="A,B", help="Run exactly these items, processed or not.")] = None
+    label: Annotated[str | None, typer.Option(metavar="TEXT", help="A name by which to find the batch.")] = None
     batch_id: Annotated[
-        str | None, typer.Option(metavar="ID", help="The batch's id, bat_…; one that is known is gone on with.")
+        str | None, typer.Option(metavar="ID", help="The id of the batch, bat_…; a known batch is resumed.")
     ] = None
     dedup_id: DedupIdOption = None
     dedup: DedupOption = "kept"
     delay: DelayOption = None
     not_before: NotBeforeOption = None
     headers: HeadersOption = None
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")] = False
-    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Show all log lines while the bar is shown.")] = False
+    as_json: JsonOption = False
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Show all log lines above the progress bar.")] = False
 
     async def execute(self) -> int:
-        """Load the target and run."""
+        """Load the target and run the batch, or count it."""
         flow = load_flow(self.target)
         workflow = choose_workflow(flow, self.workflow, self.target)
         params = read_params(workflow, self.pairs or (), self.params)
@@ -173,7 +174,7 @@ class RunBatch:
             return await _BatchRunner(self, flow, workflow, signals).run(request)
 
     def command_line(self, workflow: str) -> str:
-        """The command line that asks for this again."""
+        """The command line that resumes the batch."""
         words = [self.target, workflow]
         words += [word for pair in self.pairs or () for word in ("-p", pair)]
         given = {
@@ -190,7 +191,11 @@ class RunBatch:
         return f"{program_name()} run {shlex.join(words)}"
 
     def _parse_ids(self, workflow: Workflow[Any, Any]) -> list[str] | None:
-        """The ids of the items, if any; raises for a source or ids that the batch cannot have."""
+        """The ids of the items; None for those of the source.
+
+        Raises:
+            InputError: the ids, the limit, the source and a dry run do not go together.
+        """
         ids = None if self.ids is None else [id.strip() for id in self.ids.split(",") if id.strip()]
         if self.dry_run and ids is not None:
             raise InputError("--dry-run counts the items of the workflow's source; leave --ids out")
@@ -223,7 +228,7 @@ class RunBatch:
 
 
 class _BatchRunner:
-    """One batch, from the trigger or its resumption to the summary."""
+    """Runs one batch from its trigger, or its resumption, to the summary."""
 
     def __init__(
         self, command: RunBatch, flow: Batchflow, workflow: Workflow[Any, Any], signals: SignalHandler
@@ -250,7 +255,7 @@ class _BatchRunner:
                 await self._flow.stop()
 
     async def _resume_or_trigger(self, request: BatchRequest) -> BatchHandle[Any]:
-        """The batch that this command goes on with, or a new one."""
+        """Resume the open batch with the same request, or trigger a new one."""
         found = await find_open_batches(self._workflow, self._flow.engine, request)
         self._resumed = found.same is not None
         if found.same is not None:
@@ -262,18 +267,18 @@ class _BatchRunner:
             known = ", which was there already" if handle.deduplicated else ""
             self._print(f"Batch {handle.id} of {self._workflow.name}{known}")
         for other in found.others:
-            self._print(f"Batch {other} is open too, with other parameters; what it has in flight is skipped here")
+            self._print(f"Batch {other} is also open, with other parameters; its items in flight are skipped")
         return handle
 
     async def _work_until_end(self, handle: BatchHandle[Any], display: ProgressDisplay) -> bool:
-        """Work until the batch has ended, or until a signal; True where it has ended."""
+        """Work until the batch ends or a signal comes; True if the batch has ended."""
         await self._flow.start(worker=True)
         watching = asyncio.create_task(watch_batch(handle, self._workflow, self._flow, display))
         if await self._signals.wait_for(watching):
             await watching
             return True
         grace = humanize_duration(int(self._flow.settings.grace.total_seconds() * 1000))
-        self._print(f"Stopping: what is under way has {grace} to end; Ctrl-C again leaves at once")
+        self._print(f"Stopping: running items have {grace} to end; Ctrl-C again exits at once")
         await self._flow.engine.stop()
         await cancel_and_wait(watching)
         return (await handle.status()).is_over
@@ -295,17 +300,17 @@ class _BatchRunner:
             self._output.print_json(BatchReport.of(status, sentence).document() | self._origin)
             return self._signals.exit_code
         done = f"{status.counts.ended:,} of {status.total:,}{'' if status.is_total_known else ' so far'}"
-        if not self._flow.engine.store.is_durable:
-            self._print(f"Stopped. {done} items were done; the state was in memory and is gone.")
+        if not self._flow.engine.store.lasting:
+            self._print(f"Stopped. {done} items were done; the state was in memory and is lost.")
             return self._signals.exit_code
-        self._print(f"Stopped. {done} items are done, the rest is given back.")
-        self._print(f"  go on:  {self._command.command_line(self._workflow.name)}")
+        self._print(f"Stopped. {done} items are done; the rest is released.")
+        self._print(f"  resume: {self._command.command_line(self._workflow.name)}")
         self._print(f"  cancel: {program_name()} batches cancel {handle.id}{url_option(self._flow.settings)}")
         return self._signals.exit_code
 
     @property
     def _origin(self) -> dict[str, bool]:
-        """Whether this command has started the batch."""
+        """The fields of the JSON document that say if this command has started the batch."""
         return {"resumed": self._resumed, "deduplicated": self._deduplicated}
 
     def _print(self, sentence: str) -> None:
@@ -326,5 +331,5 @@ def _end_message(summary: BatchSummary, plural: str) -> str:
 
 
 def url_option(settings: Settings) -> str:
-    """What has to be added to a command that is to find the same store without the module."""
+    """The --url option with which other commands find the same store; empty if they find it by themselves."""
     return "" if settings.url == Settings.load().url else f" --url {shlex.quote(settings.url)}"

@@ -1,4 +1,4 @@
-"""`batchflow runs`: list, show and cancel runs, without the module that started them."""
+"""`batchflow runs`: lists, shows, cancels and triggers runs. Reports of runs for people."""
 
 import asyncio
 from collections.abc import Sequence
@@ -16,6 +16,7 @@ from batchflow.cli.options import (
     HeadersOption,
     JsonOption,
     NotBeforeOption,
+    TargetArgument,
     UrlOption,
     option_names,
     parse_dedup,
@@ -48,41 +49,42 @@ from batchflow.settings import Settings
 
 @dataclass(frozen=True, kw_only=True)
 class TriggerRun:
-    """Start a run of the function served at ROUTE; ROUTE may be left out where MODULE:ATTR serves only one.
+    """Start a run of the function served at ROUTE.
 
-    With --wait this process works until the run has ended, and prints the result.
+    ROUTE can be omitted if MODULE:ATTR serves only one function. With --wait this process works until the run ends, and
+    prints its result.
 
-    Exit codes: 0 started, or completed with --wait; 1 it has failed or was cancelled, 2 usage, 130 stopped by Ctrl-C.
+    Exit codes: 0 started (with --wait: completed), 1 failed or cancelled, 2 usage, 130 stopped by Ctrl-C.
     """
 
-    target: Annotated[str, typer.Argument(metavar="MODULE:ATTR", help="Where the Batchflow is, such as app.jobs:flow.")]
+    target: TargetArgument
     route: Annotated[str | None, typer.Argument(metavar="ROUTE", help="The route of the function.")] = None
     payload: Annotated[
         str | None, typer.Option(metavar="JSON", help="The payload; @FILE reads a file, - reads stdin.")
     ] = None
     pairs: Annotated[
-        list[str] | None, typer.Option("-p", metavar="NAME=VALUE", help="A field of the payload; repeat it for others.")
+        list[str] | None, typer.Option("-p", metavar="NAME=VALUE", help="A field of the payload; can be repeated.")
     ] = None
-    run_id: Annotated[
-        str | None, typer.Option(metavar="ID", help="The run's id; one that is known starts nothing.")
-    ] = None
+    run_id: Annotated[str | None, typer.Option(metavar="ID", help="The id of the run; a known id starts nothing.")] = (
+        None
+    )
     dedup_id: DedupIdOption = None
     dedup: DedupOption = "kept"
     delay: DelayOption = None
     not_before: NotBeforeOption = None
     headers: HeadersOption = None
-    label: Annotated[str | None, typer.Option(metavar="TEXT", help="A name to know the run by.")] = None
-    wait: Annotated[bool, typer.Option("--wait", help="Work until it has ended, and print its result.")] = False
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")] = False
+    label: Annotated[str | None, typer.Option(metavar="TEXT", help="A name by which to find the run.")] = None
+    wait: Annotated[bool, typer.Option("--wait", help="Work until the run ends, and print its result.")] = False
+    as_json: JsonOption = False
 
     async def execute(self) -> int:
-        """Load the target, read the payload, start the run."""
+        """Load the target, read the payload, and start the run."""
         flow = load_flow(self.target)
         function = choose_function(flow, self.route, self.target)
         if not self.wait and not flow.engine.store.is_durable:
             raise ConfigurationError(
-                f"the state of '{self.target}' is in memory ({flow.settings.url}), and the run would be lost as this "
-                f"command ends; add --wait, or set BATCHFLOW_URL to a file, such as sqlite:///batchflow.db"
+                f"the state of '{self.target}' is in memory ({flow.settings.url}), and the run would be lost "
+                f"after this command; add --wait, or set BATCHFLOW_URL to a file, such as sqlite:///batchflow.db"
             )
         payload = read_payload(function, self.pairs or (), self.payload)
         try:
@@ -114,7 +116,7 @@ class TriggerRun:
     async def _work_until_end(self, flow: Batchflow, handle: RunHandle[Any], route: str) -> int:
         output = Output()
         if not self.as_json:
-            # stdout is the result's.
+            # stdout has the result alone.
             output.stderr.print(f"Run {handle.id} of {route}", soft_wrap=True)
         level = "WARNING" if self.as_json else Settings.load().log_level
         with SignalHandler(flow.settings.grace.total_seconds()) as signals, LogWriter(level, output):
@@ -125,9 +127,7 @@ class TriggerRun:
             await flow.engine.stop()
             await cancel_and_wait(ending)
             if not self.as_json:
-                goes_on = (
-                    "goes on with the next worker" if flow.engine.store.is_durable else "was in memory and is gone"
-                )
+                goes_on = "continues with the next worker" if flow.engine.store.lasting else "was in memory and is lost"
                 output.stderr.print(f"Stopped. Run {handle.id} {goes_on}.", soft_wrap=True)
             return signals.exit_code
 
@@ -154,32 +154,32 @@ group = typer.Typer(help="List runs, look into one, cancel some, start one.", ri
 @group.command("list")
 @dataclass(frozen=True, kw_only=True)
 class ListRuns:
-    """List the latest runs, newest first; `batchflow runs` alone does the same."""
+    """List the latest runs, newest first.
 
-    target: Annotated[str | None, typer.Argument(metavar="[MODULE:ATTR]", help="An app, to look into its store.")] = (
-        None
-    )
+    `batchflow runs` without a command does the same.
+    """
+
+    target: Annotated[str | None, typer.Argument(metavar="MODULE:ATTR", help="An app whose store to read.")] = None
     state: Annotated[
-        str | None, typer.Option(metavar="STATE", help="waiting, running, completed, failed or cancelled.")
+        str | None,
+        typer.Option(metavar="STATE", help="Only runs that are waiting, running, completed, failed or cancelled."),
     ] = None
     function: FunctionOption = None
     label: RunLabelOption = None
-    limit: Annotated[int, typer.Option(min=1, max=MAX_PAGE_SIZE, metavar="N", help="At most so many.")] = 20
-    cursor: Annotated[
-        str | None, typer.Option(metavar="CURSOR", help="Go on where a page has ended: its nextCursor.")
-    ] = None
+    limit: Annotated[int, typer.Option(min=1, max=MAX_PAGE_SIZE, metavar="N", help="Show at most N runs.")] = 20
+    cursor: Annotated[str | None, typer.Option(metavar="CURSOR", help="Continue after a page: its nextCursor.")] = None
     url: UrlOption = None
     as_json: JsonOption = False
 
     async def execute(self) -> int:
-        """List them."""
+        """Print the list."""
         url = self.url if self.target is None else load_flow(self.target).settings.url
         route = _with_slash(self.function)
         _check_cursor(self.cursor)
         async with open_engine(url) as engine:
             page = await list_runs(
                 engine,
-                # What is no state is refused there.
+                # `list_runs` raises for an unknown state.
                 state=cast("RunState | None", self.state),
                 destination=route,
                 label=self.label,
@@ -200,14 +200,14 @@ class ListRuns:
 @group.command("show")
 @dataclass(frozen=True, kw_only=True)
 class ShowRun:
-    """Show one run: its state and times, and its steps."""
+    """Show the state, times and steps of a run."""
 
     id: Annotated[str, typer.Argument(metavar="ID", help="The id of the run, such as run_….")]
     url: UrlOption = None
     as_json: JsonOption = False
 
     async def execute(self) -> int:
-        """Look into it."""
+        """Print the run."""
         async with open_engine(self.url) as engine:
             found = await _require_run(engine, self.id)
         if self.as_json:
@@ -220,36 +220,41 @@ class ShowRun:
 @group.command("cancel")
 @dataclass(frozen=True, kw_only=True)
 class CancelRuns:
-    """Cancel runs: these, or all of a label (its batches too) or function. One at work ends at its next step."""
+    """Cancel runs by id, or all of a label or function.
 
-    ids: Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="The ids of the runs.")] = None
+    --label alone also cancels the batches with that label. Running ones end at their next step.
+
+    Exit codes: 0 cancelled, 1 all had ended before, 2 usage.
+    """
+
+    ids: Annotated[list[str] | None, typer.Argument(metavar="ID", help="The ids of the runs.")] = None
     label: RunLabelOption = None
     function: FunctionOption = None
     url: UrlOption = None
     as_json: JsonOption = False
 
     async def execute(self) -> int:
-        """Cancel them; 1 where none was left to cancel."""
+        """Cancel the runs; 1 if all had ended before."""
         ids = tuple(dict.fromkeys(self.ids or ()))
         self._check_selection(ids)
         async with open_engine(self.url) as engine:
             for id in ids:
                 await _require_run(engine, id)
-            # What a dead worker holds would be waited for.
+            # Otherwise runs of a dead worker would stay in `running`.
             await engine.store.expire()
             route = _with_slash(self.function)
             cancelled = await cancel_runs(engine, RunSelection(ids, self.label, route))
             found = [await _require_run(engine, id) for id in ids]
             is_known = route is None or bool((await list_runs(engine, destination=route, limit=1)).runs)
-        self._report(cancelled, found, "" if is_known else f": there is none of '{route}' here")
+        self._report(cancelled, found, "" if is_known else f": this store has no run of '{route}'")
         return 0 if cancelled else 1
 
     def _check_selection(self, ids: Sequence[str]) -> None:
         narrowed = self.label is not None or self.function is not None
         if ids and narrowed:
-            raise InputError("name the runs by their ids, or by --label and --function, not both")
+            raise InputError("ids exclude --label and --function; give either")
         if not ids and not narrowed:
-            raise InputError("say which runs to cancel: their ids, --label TEXT or --function ROUTE")
+            raise InputError("no runs to cancel; give their ids, --label TEXT or --function ROUTE")
 
     def _report(self, cancelled: int, found: Sequence[Run], why: str) -> None:
         if self.as_json:
@@ -266,7 +271,7 @@ class CancelRuns:
         else:
             rest = len(found) - cancelled
             before = f"; {rest} had ended before" if found and rest else why
-            # A label is of batches as well as of runs.
+            # Batches have labels, too.
             either = self.label is not None and self.function is None
             what = f"run{'' if cancelled == 1 else 's'}" if not either else "of that label, runs and batches"
             Output().print(f"Cancelled {cancelled} {what}{before}")
@@ -278,29 +283,29 @@ group.command("trigger")(TriggerRun)
 async def _require_run(engine: Engine, id: str) -> Run:
     run = await engine.store.run(id)
     if run is None:
-        raise NotFoundError(f"there is no run '{id}' here; 'batchflow runs' lists those there are")
+        raise NotFoundError(f"there is no run '{id}' here; 'batchflow runs' lists them")
     return run
 
 
 def _with_slash(function: str | None) -> str | None:
-    """A route; its first slash may be left out, since some shells take it for a path of theirs."""
+    """A route. The first slash can be omitted: some shells turn a word with one into a path."""
     return function if function is None or function.startswith("/") else f"/{function}"
 
 
 def _check_cursor(cursor: str | None) -> None:
-    # A time of more digits is none that a store has.
+    # The time in a cursor never has more digits.
     if cursor is not None and len(cursor.partition(".")[0]) > _MAX_CURSOR_DIGITS:
         raise InputError(f"'cursor' cannot be {cursor!r}; write the nextCursor of the page before")
 
 
 _MAX_VALUE_LENGTH = 500
-# Of a payload or a result; --json has all of it.
+# Of a payload or a result; --json prints all of it.
 _MINUTE_FORMAT = "%m-%d %H:%M"
 _RUN_STYLES = {**STATE_STYLES, "timeout": "yellow"}
 
 
 def print_runs(output: Output, page: RunPage) -> None:
-    """A list of runs, and how to see the next page."""
+    """Print a list of runs, and the cursor of the next page."""
     if not page.runs:
         output.print("No runs")
         return
@@ -314,7 +319,7 @@ def print_runs(output: Output, page: RunPage) -> None:
 
 
 def print_run(output: Output, found: Run) -> None:
-    """One run with its steps."""
+    """Print one run with its steps."""
     rows = {
         "run": found.id + (f" ({found.label})" if found.label else ""),
         "function": found.destination,

@@ -1,4 +1,4 @@
-"""`MODULE:ATTR` and the name of a workflow: from what is written on the command line to the objects."""
+"""Finds the app, workflow, function or store that a command line names."""
 
 import importlib
 import sys
@@ -22,33 +22,33 @@ from batchflow.stores.sqlite import SqliteStore
 
 
 def load_flow(target: str) -> Batchflow:
-    """The `Batchflow` that `MODULE:ATTR` names; the current directory is looked in first.
+    """Import the `Batchflow` that `MODULE:ATTR` names; the current directory comes first on the path.
 
     Raises:
-        InputError: there is no such module or attribute, or it is something else.
-        ConfigurationError: the module itself raises when it is imported.
+        InputError: there is no such module or attribute, or the attribute is not a `Batchflow`.
+        ConfigurationError: the import of the module raises.
     """
     name, _, attribute = target.partition(":")
     module = _import_module(name, target)
     found = _flows_in(module)
     if not attribute:
         example = f"{name}:{found[0] if found else 'flow'}"
-        raise InputError(f"'{target}' names a module and no attribute; write {example}")
+        raise InputError(f"'{target}' names a module without an attribute; write {example}")
     value = getattr(module, attribute, None)
     if value is None and not hasattr(module, attribute):
         there = did_you_mean(attribute, found) if found else ", nor any other Batchflow"
         raise InputError(f"the module '{name}' has no '{attribute}'{there}")
     if not isinstance(value, Batchflow):
         instead = f"; write {name}:{found[0]}" if found else ""
-        raise InputError(f"'{target}' is no Batchflow but a {type(value).__name__}{instead}")
+        raise InputError(f"'{target}' is not a Batchflow but a {type(value).__name__}{instead}")
     return value
 
 
 def choose_workflow(flow: Batchflow, name: str | None, target: str) -> Workflow[Any, Any]:
-    """The workflow of that name, or the only one there is.
+    """The workflow with this name; without a name, the only one.
 
     Raises:
-        InputError: there is none, or several and none is named.
+        InputError: there is no such workflow, or no name and several of them.
     """
     workflows = flow.workflows
     if not workflows:
@@ -63,10 +63,10 @@ def choose_workflow(flow: Batchflow, name: str | None, target: str) -> Workflow[
 
 
 def choose_function(flow: Batchflow, route: str | None, target: str) -> ServedFunction[Any, Any]:
-    """The function served at a route, whose first slash may be left out, or the only one there is.
+    """The function at a route, whose first slash can be omitted; without a route, the only one.
 
     Raises:
-        InputError: there is none, or several and none is named.
+        InputError: there is no such function, or no route and several of them.
     """
     served = flow.served
     if not served:
@@ -75,7 +75,7 @@ def choose_function(flow: Batchflow, route: str | None, target: str) -> ServedFu
         if len(served) > 1:
             raise InputError(f"'{target}' serves {len(served)} functions; name one of {_quote_names(served)}")
         return next(iter(served.values()))
-    # Some shells take what begins with a slash for a path of theirs.
+    # Some shells turn a word with a leading slash into a path.
     function = served.get(route) or served.get(f"/{route}")
     if function is None:
         raise _unknown_route(flow, route, target)
@@ -83,7 +83,7 @@ def choose_function(flow: Batchflow, route: str | None, target: str) -> ServedFu
 
 
 def check_route(flow: Batchflow, route: str, target: str) -> None:
-    """Raise `InputError` for a route at which the app serves no function."""
+    """Raise `InputError` if the app serves no function at the route."""
     if route not in flow.served:
         raise _unknown_route(flow, route, target)
 
@@ -95,7 +95,7 @@ def _unknown_route(flow: Batchflow, route: str, target: str) -> InputError:
 
 def _import_module(name: str, target: str) -> ModuleType:
     if not all(part.isidentifier() for part in name.split(".")) or name.endswith(".py"):
-        raise InputError(f"'{target}' names no module; write MODULE:ATTR with dots, such as app.jobs:flow")
+        raise InputError(f"'{target}' does not name a module; write MODULE:ATTR with dots, such as app.jobs:flow")
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
@@ -116,7 +116,7 @@ def _import_module(name: str, target: str) -> ModuleType:
 def _import_failed(name: str, error: BaseException) -> ConfigurationError:
     what = f"{type(error).__name__}: {error}".removesuffix(": ")
     if not isinstance(error, SyntaxError):
-        # Where the user has to look: the last line of their own, not that of a library they called.
+        # The last line of the user's own code, not of a library that it calls.
         frames = traceback.extract_tb(error.__traceback__)
         own = [it for it in frames if Path.cwd() in Path(it.filename).parents and "site-packages" not in it.filename]
         what += f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
@@ -133,7 +133,7 @@ def _quote_names(names: Iterable[str]) -> str:
 
 @asynccontextmanager
 async def open_engine(url: str | None) -> AsyncGenerator[Engine]:
-    """The engine of an app without functions, at the store of `url`: it asks, and does no work.
+    """An engine on the existing store at `url`, for reads and commands; it does no work.
 
     Raises:
         InputError: as for `existing_store`.
@@ -145,7 +145,7 @@ async def open_engine(url: str | None) -> AsyncGenerator[Engine]:
 
 @asynccontextmanager
 async def open_existing_store(url: str | None) -> AsyncGenerator[Store]:
-    """The store of `url`, open.
+    """The existing store at `url`, opened.
 
     Raises:
         InputError: as for `existing_store`.
@@ -159,10 +159,10 @@ async def open_existing_store(url: str | None) -> AsyncGenerator[Store]:
 
 
 def existing_store(settings: Settings) -> Store:
-    """The store of the settings' URL, not opened.
+    """The store of the settings, not opened yet. No file is created.
 
     Raises:
-        InputError: it is a file, and there is none, or it is the memory of another process.
+        InputError: the file does not exist, or the store is in memory and so of another process.
     """
     store = open_store(settings, SystemClock())
     if isinstance(store, SqliteStore):

@@ -1,4 +1,4 @@
-"""`batchflow worker`: work for all workflows of an app until told to stop."""
+"""`batchflow worker` runs workers, in this process or in several; `batchflow workers` lists them."""
 
 import asyncio
 import contextlib
@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from batchflow.app import Batchflow
-from batchflow.cli.options import JsonOption, UrlOption
+from batchflow.cli.options import JsonOption, TargetArgument, UrlOption
 from batchflow.cli.output import LogWriter, Output, format_local_time, print_table
 from batchflow.cli.process import SignalHandler, cancel_and_wait
 from batchflow.cli.target import load_flow, open_engine
@@ -29,30 +29,31 @@ from batchflow.stores.sqlite import SqliteStore
 _CONCURRENCY_VARIABLE = "BATCHFLOW_CONCURRENCY"
 _NAME_VARIABLE = "BATCHFLOW_WORKER_NAME"
 _SUPERVISOR_EXTRA_SECONDS = 2.0
-# Processes that cut themselves off are waited for so much longer.
+# The supervisor waits this much longer than its processes do before they exit by force.
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunWorker:
-    """Do the work of all workflows of MODULE:ATTR until SIGTERM or Ctrl-C.
+    """Work for all workflows of MODULE:ATTR until SIGTERM or Ctrl-C.
 
-    Any number of workers may share a store. What is under way when it is stopped has the grace
-    (BATCHFLOW_GRACE, 10 seconds) to end; the rest is given back.
+    Any number of workers can share a store. At the stop, running work has the grace period (BATCHFLOW_GRACE, 10
+    seconds) to end; the rest is released.
 
-    A store that is away is waited for, at the start as well.
+    A worker waits for a store that is unavailable, also at the start.
 
-    Exit codes: 0 stopped, 2 usage, configuration or a store that is none for this, 130 and 143 left at once.
+    Exit codes: 0 stopped, 2 usage, configuration or incompatible store, 130 and 143 stopped at once.
     """
 
-    target: Annotated[str, typer.Argument(metavar="MODULE:ATTR", help="Where the Batchflow is, such as app.jobs:flow.")]
+    target: TargetArgument
     concurrency: Annotated[
-        int | None, typer.Option(min=1, max=100_000, metavar="N", help="How much each may have under way at once.")
+        int | None,
+        typer.Option(min=1, max=100_000, metavar="N", help="The number of items and runs at once, per process."),
     ] = None
     processes: Annotated[
-        int, typer.Option(min=1, max=1_000, metavar="N", help="How many processes work; one that dies is replaced.")
+        int, typer.Option(min=1, max=1_000, metavar="N", help="The number of processes; one that dies is replaced.")
     ] = 1
     name: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="What the worker's name begins with, instead of the machine's.")
+        str | None, typer.Option(metavar="TEXT", help="The prefix of the worker's name, instead of the host name.")
     ] = None
 
     async def execute(self) -> int:
@@ -62,15 +63,15 @@ class RunWorker:
 
     async def _supervise(self, flow: Batchflow, output: Output) -> int:
         if sys.platform == "win32":
-            raise InputError("--processes stops its processes by signals, which Windows has not; start several workers")
+            raise InputError("--processes needs signals, which Windows does not have; start several workers")
         store, settings = flow.engine.store, flow.settings
         if isinstance(store, SqliteStore) and store.path == ":memory:":
             raise InputError(f"'{settings.url}' is the memory of one process; name a file, or leave --processes out")
-        supervisor = Supervisor([sys.executable, "-m", "batchflow.cli.supervised", self.target], self.processes)
+        supervisor = Supervisor([sys.executable, "-m", "batchflow.cli.worker_process", self.target], self.processes)
         signals = SignalHandler(settings.grace.total_seconds() + _SUPERVISOR_EXTRA_SECONDS, supervisor.kill)
         with signals, LogWriter(Settings.load().log_level, output):
             try:
-                # What is wrong with the store is told once, by this process.
+                # If the store is unusable, this process reports it once, for all.
                 if not await _run_unless_stopped(signals, flow.engine.open(wait=True)):
                     output.print("Stopped")
                     return 0
@@ -83,7 +84,7 @@ class RunWorker:
         return code
 
     def _load(self) -> Batchflow:
-        # An engine is made with its app; the environment is where it looks, and so do the processes of a supervisor.
+        # The app reads its settings when it is imported; the environment also reaches the supervised processes.
         if self.concurrency is not None:
             os.environ[_CONCURRENCY_VARIABLE] = str(self.concurrency)
         if self.name is not None:
@@ -91,7 +92,7 @@ class RunWorker:
         flow = load_flow(self.target)
         if self.concurrency is not None and flow.settings.concurrency != self.concurrency:
             raise ConfigurationError(
-                f"'{self.target}' sets its concurrency to {flow.settings.concurrency} itself; change it there"
+                f"'{self.target}' sets its concurrency to {flow.settings.concurrency} in code; change it there"
             )
         if not flow.workflows and not flow.served:
             raise InputError(f"'{self.target}' has nothing to work for; add a workflow with flow.add(…)")
@@ -126,7 +127,7 @@ async def _run_unless_stopped(signals: SignalHandler, start: Coroutine[Any, Any,
 
 def _print_stopping(flow: Batchflow, output: Output) -> None:
     grace = humanize_duration(int(flow.settings.grace.total_seconds() * 1000))
-    output.print(f"Stopping: what is under way has {grace} to end", flush=True)
+    output.print(f"Stopping: running work has {grace} to end", flush=True)
 
 
 def _function_names(flow: Batchflow) -> str:
@@ -134,7 +135,7 @@ def _function_names(flow: Batchflow) -> str:
 
 
 EXIT_FATAL = 2
-"""The exit code of a process for which there is no use in another try: its configuration or its store is wrong."""
+"""The exit code of a process that is not restarted: its configuration or its store is wrong."""
 
 _STABLE_MS = 60_000
 _STDIN = 0
@@ -142,10 +143,10 @@ _RESTART_DELAYS_MS = (500, 1_000, 2_000, 5_000, 10_000, 30_000)
 
 
 class Supervisor:
-    """Keeps `count` processes of `command` at work.
+    """Keeps `count` processes of `command` running.
 
-    One that ends by itself is started again: after half a second, and up to half a minute where it ends soon again and
-    again. Each has a pipe for its standard input, which ends with this process however that ends.
+    A process that ends by itself is restarted after half a second; the delay grows to half a minute if it ends soon
+    again and again. Its standard input is a pipe that closes when this process ends, in whatever way.
     """
 
     def __init__(self, command: Sequence[str], count: int) -> None:
@@ -156,9 +157,9 @@ class Supervisor:
         self._processes: set[asyncio.subprocess.Process] = set()
 
     async def run(self, signals: SignalHandler, on_stop: Callable[[], None]) -> int:
-        """Until a signal comes, which is passed on, and all have ended; the exit code. `on_stop` is called between.
+        """Run until a signal comes; call `on_stop`, pass the signal on, and wait for all processes; the exit code.
 
-        0: all ended in good order. 2: one of them cannot work as it is configured, and the others were stopped.
+        0: all processes ended in good order. 2: one of them cannot work as it is configured, so all were stopped.
         """
         keepers = [asyncio.create_task(self._keep_running(signals)) for _ in range(self._count)]
         waiting = asyncio.create_task(signals.stop_requested.wait())
@@ -174,12 +175,12 @@ class Supervisor:
         return EXIT_FATAL if EXIT_FATAL in codes else max(codes)
 
     def kill(self) -> None:
-        """End all of them at once; what they hold is taken back by others."""
+        """Kill all processes; other workers take their claims back."""
         for process in tuple(self._processes):
             _send_signal(process.pid, signal.SIGKILL)
 
     async def _keep_running(self, signals: SignalHandler) -> int:
-        """Keep one process at work; the exit code of the last."""
+        """Restart one process until the stop; the exit code of the last one."""
         restarts = 0
         while True:
             started_at = self._clock.now()
@@ -187,7 +188,7 @@ class Supervisor:
             if code == EXIT_FATAL:
                 self._stopping.set()
             if self._stopping.is_set():
-                # It may have come before the process could handle signals, and had claimed nothing.
+                # Killed by the signal itself: it came before the process handled signals, and had claimed anything.
                 return 0 if code in (-signal.SIGTERM, -signal.SIGINT) else 128 - code if code < 0 else code
             restarts = 0 if self._clock.now() - started_at >= _STABLE_MS else restarts
             delay = _RESTART_DELAYS_MS[min(restarts, len(_RESTART_DELAYS_MS) - 1)]
@@ -204,9 +205,9 @@ class Supervisor:
                     return 0
 
     async def _run_process(self, signals: SignalHandler) -> tuple[int, int]:
-        """One process from its start to its end: its id and its exit code."""
+        """Run one process to its end; its id and its exit code."""
         try:
-            # In a session of its own: Ctrl-C in a terminal goes to all processes of one, and would come twice.
+            # A session of its own: otherwise Ctrl-C in a terminal would reach the process twice.
             process = await asyncio.create_subprocess_exec(
                 *self._command, stdin=asyncio.subprocess.PIPE, start_new_session=True
             )
@@ -230,7 +231,7 @@ def _exit_text(code: int) -> str:
 
 
 def stop_with_parent() -> None:
-    """Have this process stop as at SIGTERM once its standard input ends, as it does with a supervisor that is gone."""
+    """Send SIGTERM to this process when its standard input closes, which it does when the supervisor ends."""
 
     def wait() -> None:
         while os.read(_STDIN, 1024):
@@ -250,17 +251,17 @@ _WORKER_COLUMNS = ("worker", "since", "heartbeat", "holds", "")
 
 @dataclass(frozen=True, kw_only=True)
 class ListWorkers:
-    """List the workers of a store: since when each works, its last heartbeat, what it holds.
+    """List the workers of a store, with heartbeats and claims.
 
-    A thread hangs where a plain function that was given up has not returned; others take its place, up to a bound. A
-    worker that died is lost until its claims are taken back, at the latest when its lease of 30 seconds has ended.
+    A thread hangs if a plain function does not return after its timeout; others take its place, up to a bound. A worker
+    that died is lost until its claims are taken back, at the latest when its lease of 30 seconds has ended.
     """
 
     url: UrlOption = None
     as_json: JsonOption = False
 
     async def execute(self) -> int:
-        """List them."""
+        """Print the list."""
         async with open_engine(self.url) as engine:
             found = await engine.store.workers()
             now = engine.now()
@@ -281,7 +282,7 @@ def _print_workers(output: Output, found: Sequence[WorkerStatus], now: int) -> N
 
 
 def _worker_row(it: WorkerStatus, now: int) -> tuple[str, ...]:
-    # The store's clock may be ahead of this machine's.
+    # The clock of the store can be ahead of this machine.
     ago = f"{humanize_duration(max(0, now - it.seen_at) // 1000 * 1000)} ago" if it.seen_at else ""
     return (
         it.name,

@@ -171,5 +171,4 @@ def test_an_unknown_batch(command: CommandLine, verb: str) -> None:
     """The sentence says where to look."""
     asyncio.run(open_a_batch())
     answer = command("batches", verb, "bat_x")
-    told = "error: there is no batch 'bat_x' here; 'batchflow batches' lists those there are\n"
-    assert (answer.code, answer.err) == (2, told)
+    assert answer.is_usage_error("there is no batch 'bat_x' here")

@@ -33,11 +33,9 @@ def test_an_event_that_nobody_gets(shop: CommandLine) -> None:
     answer = shop("notify", "nothing")
     assert (answer.code, answer.out) == (1, "No run waits for 'nothing'\n")
     answer = shop("notify", "nothing", "--run", "run_x")
-    told = "Run run_x takes nothing: it is not known, has ended, or has too much kept for it\n"
-    assert (answer.code, answer.out) == (1, told)
+    assert (answer.code, "Run run_x cannot receive it" in answer.out) == (1, True)
     assert shop("waiters", "nothing").out == "No run waits for 'nothing'\n"
     answer = shop("notify", "nothing", "hello")
-    assert (answer.code, answer.err) == (2, "error: DATA is no JSON: expected value at line 1 column 1\n")
+    assert answer.is_usage_error("DATA is not JSON")
     answer = shop("notify", "batchflow:webhook:x")
-    told = "error: the event id 'batchflow:webhook:x' begins with 'batchflow:', which is batchflow's own\n"
-    assert (answer.code, answer.err) == (2, told)
+    assert answer.is_usage_error("the event id 'batchflow:webhook:x'")

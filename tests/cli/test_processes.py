@@ -46,7 +46,7 @@ def test_ctrl_c_says_that_a_batch_in_memory_is_gone(
     answer = wait_for_exit(run)
     assert (answer.code, answer.err) == (130, "")
     told = answer.out.splitlines()[-1]
-    assert re.fullmatch(r"Stopped\. \d+ of 40 items were done; the state was in memory and is gone\.", told)
+    assert re.fullmatch(r"Stopped\. \d+ of 40 items were done; the state was in memory and is lost\.", told)
 
 
 def test_ctrl_c_and_the_same_command_again_do_every_item_once(
@@ -60,9 +60,9 @@ def test_ctrl_c_and_the_same_command_again_do_every_item_once(
     assert (answer.code, answer.err) == (130, "")
     opened, stopping, stopped, again, cancel = answer.out.splitlines()
     assert (id := opened.split()[1]).startswith("bat_")
-    assert stopping == "Stopping: what is under way has 10s to end; Ctrl-C again leaves at once"
-    assert re.fullmatch(r"Stopped\. \d+ of 40 items are done, the rest is given back\.", stopped)
-    assert re.fullmatch(rf"  go on:  \S*batchflow run {command.target} greet -p days=3", again)
+    assert stopping.startswith("Stopping: running items have 10s to end")
+    assert re.fullmatch(r"Stopped\. \d+ of 40 items are done; the rest is released\.", stopped)
+    assert re.fullmatch(rf"  resume: \S*batchflow run {command.target} greet -p days=3", again)
     assert re.fullmatch(rf"  cancel: \S*batchflow batches cancel {id}", cancel)
     done = len(command.done())
     assert 5 <= done < 40
@@ -97,7 +97,7 @@ def test_other_parameters_are_another_batch(command: CommandLine, processes: lis
     first.wait()
     id = the_batch().id
     answer = command("run", command.target, "-p", "days=3", "--limit", "1")
-    assert f"Batch {id} is open too, with other parameters; what it has in flight is skipped here" in answer.out
+    assert f"Batch {id} is also open, with other parameters" in answer.out
     for other in (("--limit", "3"), ("--ids", "user-001"), ("--force",)):
         assert "Resuming" not in command("run", command.target, *other).out
 
@@ -135,7 +135,7 @@ def test_stopping_is_bounded(command: CommandLine, processes: list["subprocess.P
     process.send_signal(signal.SIGINT)
     answer = wait_for_exit(process)
     assert answer.code == 130
-    assert "Stopped. 11 of 12 items are done, the rest is given back." in answer.out
+    assert "Stopped. 11 of 12 items are done" in answer.out
 
 
 def test_ctrl_c_ends_a_dry_run(command: CommandLine, processes: list["subprocess.Popen[str]"]) -> None:
@@ -164,7 +164,7 @@ def test_a_worker_does_what_another_process_has_triggered(
     worker.send_signal(signal.SIGTERM)
     answer = wait_for_exit(worker)
     assert answer.code == 0
-    assert answer.out == "Stopping: what is under way has 10s to end\nStopped\n"
+    assert answer.out == "Stopping: running work has 10s to end\nStopped\n"
     assert sorted(command.done()) == ALL[:12]
 
 
@@ -195,4 +195,4 @@ def test_a_concurrency_that_the_app_sets_itself(command: CommandLine) -> None:
     file = Path(f"{command.name}.py")
     file.write_text(file.read_text().replace("Batchflow()", "Batchflow(concurrency=7)"))
     answer = command("worker", command.target, "--concurrency", "3")
-    assert answer.err == f"error: '{command.target}' sets its concurrency to 7 itself; change it there\n"
+    assert answer.is_usage_error("sets its concurrency to 7 in code")

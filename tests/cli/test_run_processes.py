@@ -55,7 +55,7 @@ def test_ctrl_c_leaves_a_run_to_the_next_worker(command: CommandLine, processes:
     answer = wait_for_exit(first)
     assert (answer.code, answer.out) == (130, "")
     assert re.fullmatch(
-        r"Run order-7 of /orders/ship\nStopped\. Run order-7 goes on with the next worker\.\n", answer.err
+        r"Run order-7 of /orders/ship\nStopped\. Run order-7 continues with the next worker\.\n", answer.err
     )
     assert command("notify", EVENT, "1").code == 0
     processes.append(second := command.start(*words))

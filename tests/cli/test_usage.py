@@ -12,7 +12,7 @@ from tests.house.sources import ROOT
 TARGETS = {
     "nowhere:flow": "there is no module 'nowhere' here; run the command in the folder that holds it",
     "nowhere.jobs:flow": "there is no module 'nowhere' here; run the command in the folder that holds it",
-    "{name}": "'{name}' names a module and no attribute; write {name}:flow",
+    "{name}": "'{name}' names a module without an attribute; write {name}:flow",
     "{name}:flw": "has no 'flw'; did you mean 'flow'?",
     "{name}:greet": "a Workflow; write {name}:flow",
     "{name}.py:flow": "write MODULE:ATTR with dots, such as app.jobs:flow",
@@ -154,7 +154,7 @@ def test_help_and_version(command: CommandLine) -> None:
     for name in ("run", "worker", "workers", "batches", "runs", "notify", "waiters"):
         assert command(name, "--help").code == 0
         assert name in command("-h").out
-    assert "The same command again goes on" in command("run", "--help").out
+    assert "resumes a batch" in command("run", "--help").out
 
 
 def test_the_command_is_installed() -> None:

@@ -121,7 +121,7 @@ def test_processes_share_the_work_and_one_that_is_killed_is_replaced(
     assert len(others) == 1
     supervisor.send_signal(signal.SIGTERM)
     answer = wait_for_exit(supervisor)
-    assert (answer.code, answer.out) == (0, "Stopping: what is under way has 10s to end\nStopped\n")
+    assert (answer.code, answer.out) == (0, "Stopping: running work has 10s to end\nStopped\n")
     assert f"A worker process ended; another one takes its place how=SIGKILL process={first} " in answer.err
     assert all(gone(pid) for pid in (first, second, *others))
     assert set(pids(command)) <= {first}
@@ -180,7 +180,7 @@ def test_a_second_signal_ends_all_processes_at_once(
     found = pids(command)
     supervisor.send_signal(signal.SIGINT)
     said(supervisor, "Working for greet at sqlite:///batchflow.db with 2 processes; Ctrl-C stops them\n")
-    said(supervisor, "Stopping: what is under way has 10s to end\n")
+    said(supervisor, "Stopping: running work has 10s to end\n")
     supervisor.send_signal(signal.SIGINT)
     assert wait_for_exit(supervisor).code == 130
     wait_until_sync(lambda: all(gone(pid) for pid in found), description="the processes are gone")
@@ -188,7 +188,7 @@ def test_a_second_signal_ends_all_processes_at_once(
 
 def test_processes_that_cannot_work_end_all(command: CommandLine) -> None:
     """There is no use in starting them again: the exit code says so, and the sentence is theirs."""
-    broken = "import sys\nif 'batchflow.cli.supervised' in sys.orig_argv: raise ValueError('not here')\n"
+    broken = "import sys\nif 'batchflow.cli.worker_process' in sys.orig_argv: raise ValueError('not here')\n"
     command.write(broken + JOBS)
     answer = wait_for_exit(command.start("worker", command.target, "--processes", "2"))
     assert answer.code == 2
@@ -200,7 +200,7 @@ def test_processes_that_die_are_started_again_more_and_more_seldom(
     command: CommandLine, processes: list["subprocess.Popen[str]"]
 ) -> None:
     """After half a second, a second, and so on; a stop does not wait for that."""
-    dying = "import os, sys\nif 'batchflow.cli.supervised' in sys.orig_argv: os._exit(7)\n"
+    dying = "import os, sys\nif 'batchflow.cli.worker_process' in sys.orig_argv: os._exit(7)\n"
     command.write(dying + JOBS)
     processes.append(supervisor := command.start("worker", command.target, "--processes", "2"))
     assert supervisor.stderr is not None

@@ -87,17 +87,15 @@ def test_a_store_without_workers(command: CommandLine) -> None:
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (("--concurrency", "3"), "'{target}' sets its concurrency to 7 itself; change it there"),
-        (("--processes", "2", "--concurrency", "3"), "'{target}' sets its concurrency to 7 itself; change it there"),
+        (("--concurrency", "3"), "'{target}' sets its concurrency to 7"),
+        (("--processes", "2", "--concurrency", "3"), "'{target}' sets its concurrency to 7"),
         (
             ("--name", "my worker"),
-            "the setting 'worker_name' (BATCHFLOW_WORKER_NAME) cannot be 'my worker': "
-            "write 1 to 80 letters, digits, '-', '_', '.', ':' and '@'",
+            "(BATCHFLOW_WORKER_NAME) cannot be 'my worker'",
         ),
         (
             ("--processes", "0"),
-            "invalid value for '--processes': Input should be greater than or equal to 1; "
-            "see 'batchflow worker --help'",
+            "invalid value for '--processes'",
         ),
     ],
 )
@@ -110,7 +108,8 @@ def test_options_that_cannot_be(
     monkeypatch.setenv("BATCHFLOW_WORKER_NAME", "x")
     command.write(JOBS.replace("Batchflow()", "Batchflow(concurrency=7)"))
     answer = command("worker", command.target, *options)
-    assert (answer.code, answer.out, answer.err) == (2, "", f"error: {told.format(target=command.target)}\n")
+    assert answer.is_usage_error(told.format(target=command.target))
+    assert answer.out == ""
 
 
 def test_processes_need_a_store_that_they_share(command: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:

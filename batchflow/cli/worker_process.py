@@ -1,4 +1,4 @@
-"""One of the processes of `batchflow worker --processes N`: `python -m batchflow.cli.supervised MODULE:ATTR`."""
+"""A process of `batchflow worker --processes N`: `python -m batchflow.cli.worker_process MODULE:ATTR`."""
 
 import sys
 
@@ -11,7 +11,7 @@ from batchflow.cli.worker import run_worker, stop_with_parent
 async def _run_supervised(target: str) -> int:
     flow = load_flow(target)
     stop_with_parent()
-    # What there is to say, the supervisor says.
+    # The supervisor prints the messages.
     return await run_worker(flow, Output(quiet=True))
 
 
