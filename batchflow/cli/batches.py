@@ -30,6 +30,10 @@ from batchflow.engine.engine import Engine
 from batchflow.errors import NotFoundError
 from batchflow.http.schemas import BatchInfo, BatchList, CancelBatchResponse, DeadLetterInfo, ItemInfo
 
+_MAX_FAILURES = 5
+_BATCH_COLUMNS = ("batch", "workflow", "state", "done", "failed", "skipped", "started", "took", "label")
+_NUMBER_COLUMNS = {"done", "failed", "skipped", "took"}
+
 BatchIdArgument = Annotated[str, typer.Argument(metavar="ID", help="The id of the batch, such as bat_….")]
 
 group = typer.Typer(help="List, show and cancel batches.", rich_markup_mode=None)
@@ -133,11 +137,6 @@ async def _require_batch(engine: Engine, id: str) -> Batch:
     if batch is None:
         raise NotFoundError(f"there is no batch '{id}' here; 'batchflow batches' lists them")
     return batch
-
-
-_MAX_FAILURES = 5
-_BATCH_COLUMNS = ("batch", "workflow", "state", "done", "failed", "skipped", "started", "took", "label")
-_NUMBER_COLUMNS = {"done", "failed", "skipped", "took"}
 
 
 def print_statistics(output: Output, workflow: Workflow[Any, Any], found: Statistics) -> None:

@@ -1,5 +1,6 @@
 """Arguments and options that several commands share, and the values that they stand for."""
 
+import shlex
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -11,6 +12,7 @@ from pydantic.alias_generators import to_snake
 from batchflow.core.duration import Duration
 from batchflow.errors import InputError, OptionError
 from batchflow.serve.trigger import Dedup
+from batchflow.settings import Settings
 
 TargetArgument = Annotated[
     str, typer.Argument(metavar="MODULE:ATTR", help="The Batchflow to load, such as app.jobs:flow.")
@@ -95,3 +97,8 @@ def parse_headers(pairs: Sequence[str] | None) -> dict[str, str] | None:
             raise InputError(f"the header '{name}' is given twice; give it once")
         found[name] = value
     return found or None
+
+
+def url_option(settings: Settings) -> str:
+    """The --url option with which other commands find the same store; empty if they find it by themselves."""
+    return "" if settings.url == Settings.load().url else f" --url {shlex.quote(settings.url)}"

@@ -14,6 +14,11 @@ import structlog
 from rich.console import Console
 from rich.text import Text
 
+STATE_STYLES = {"failed": "red", "cancelled": "yellow", "cancelling": "yellow"}
+LOG_LEVELS = {"DEBUG": 10, "INFO": 20, "WARNING": 30, "ERROR": 40}
+_WARNING = LOG_LEVELS["WARNING"]
+_MAX_LINES_ABOVE_BAR = 10
+# Ten thousand failing items would push everything else out of sight.
 _UNLIMITED_WIDTH = 10_000
 # Columns of a table in a file, which is not cut off.
 
@@ -52,9 +57,6 @@ def _make_console(*, stderr: bool) -> Console:
     return console
 
 
-STATE_STYLES = {"failed": "red", "cancelled": "yellow", "cancelling": "yellow"}
-
-
 def print_table(
     output: Output,
     columns: Sequence[str],
@@ -89,12 +91,6 @@ def first_line(error: str | None) -> str:
 def format_local_time(ms: int | None, format: str = "%Y-%m-%d %H:%M:%S") -> str:
     """A time in the local time zone; empty for None."""
     return "" if ms is None else datetime.fromtimestamp(ms / 1000, UTC).astimezone().strftime(format)
-
-
-LOG_LEVELS = {"DEBUG": 10, "INFO": 20, "WARNING": 30, "ERROR": 40}
-_WARNING = LOG_LEVELS["WARNING"]
-_MAX_LINES_ABOVE_BAR = 10
-# Ten thousand failing items would push everything else out of sight.
 
 
 class LogWriter:

@@ -19,6 +19,12 @@ from rich.text import Text
 from batchflow.cli.output import Output
 from batchflow.errors import BatchflowError, ConfigurationError, InputError, StoreIncompatible
 
+EXIT_USAGE = 2
+"""The exit code for a wrong command line, configuration or input: trying again fails again."""
+
+_EXIT_TIMEOUT_SECONDS = 3.0
+# A thread of user code that does not end can delay the end of the process by this much.
+_EXTRA_SECONDS = 5.0
 _CANCEL_TIMEOUT_SECONDS = 1.0
 # For tasks that ignore their cancellation at the end.
 
@@ -66,14 +72,6 @@ async def _cancel_tasks() -> None:
         await asyncio.wait(remaining, timeout=_CANCEL_TIMEOUT_SECONDS)
 
 
-EXIT_USAGE = 2
-"""The exit code for a wrong command line, configuration or input: trying again fails again."""
-
-
-_EXIT_TIMEOUT_SECONDS = 3.0
-# A thread of user code that does not end can delay the end of the process by this much.
-
-
 def exit_process(code: int) -> NoReturn:
     """End the process, even if user code still holds a thread."""
     sys.stdout.flush()
@@ -116,9 +114,6 @@ async def cancel_and_wait(task: "asyncio.Task[Any]") -> None:
     """Cancel a task and wait for its end; its outcome is ignored."""
     task.cancel()
     await asyncio.wait((task,))
-
-
-_EXTRA_SECONDS = 5.0
 
 
 class SignalHandler:

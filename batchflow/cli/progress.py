@@ -23,6 +23,11 @@ from batchflow.core.duration import format_duration, humanize_duration
 from batchflow.core.flow import FlowControl, FlowStatus
 from batchflow.errors import StoreUnavailable
 
+POLL_SECONDS = 0.25
+_RETRY_SECONDS = 1.0
+_WINDOW_MS = 5_000
+_LIMIT_POLL_MS = 1_000
+# Flow keys are read less often: the store counts all waiting messages for them.
 _EVERY_MS = 5_000
 _BAR_WIDTH = 40
 
@@ -147,13 +152,6 @@ class _BarDisplay(ProgressDisplay):
         second = Table.grid(padding=(0, 1))
         second.add_row(Text.assemble(counts, Text(f"  {snapshot.pace}", style="cyan")))
         return Group(first, second)
-
-
-POLL_SECONDS = 0.25
-_RETRY_SECONDS = 1.0
-_WINDOW_MS = 5_000
-_LIMIT_POLL_MS = 1_000
-# Flow keys are read less often: the store counts all waiting messages for them.
 
 
 async def watch_batch(

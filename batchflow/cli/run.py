@@ -32,6 +32,7 @@ from batchflow.cli.options import (
     parse_delay,
     parse_headers,
     parse_not_before,
+    url_option,
 )
 from batchflow.cli.output import LogWriter, Output, program_name
 from batchflow.cli.process import SignalHandler, cancel_and_wait
@@ -328,8 +329,3 @@ def _end_message(summary: BatchSummary, plural: str) -> str:
     if not counts.started and counts.already_processed and not counts.in_flight:
         return "All items already processed"
     return f"Processed {counts.succeeded:,} {plural}" + (f", {counts.failed:,} failed" if counts.failed else "")
-
-
-def url_option(settings: Settings) -> str:
-    """The --url option with which other commands find the same store; empty if they find it by themselves."""
-    return "" if settings.url == Settings.load().url else f" --url {shlex.quote(settings.url)}"

@@ -23,6 +23,7 @@ from batchflow.cli.options import (
     parse_delay,
     parse_headers,
     parse_not_before,
+    url_option,
 )
 from batchflow.cli.output import (
     STATE_STYLES,
@@ -35,7 +36,6 @@ from batchflow.cli.output import (
     program_name,
 )
 from batchflow.cli.process import SignalHandler, cancel_and_wait
-from batchflow.cli.run import url_option
 from batchflow.cli.target import check_route, choose_function, load_flow, open_engine
 from batchflow.core.duration import humanize_duration
 from batchflow.core.run import Run, RunState, Step
@@ -46,102 +46,10 @@ from batchflow.serve.failure import headline
 from batchflow.serve.runs import MAX_PAGE_SIZE, RunHandle, RunPage, RunSelection, cancel_runs, list_runs
 from batchflow.settings import Settings
 
-
-@dataclass(frozen=True, kw_only=True)
-class TriggerRun:
-    """Start a run of the function served at ROUTE.
-
-    ROUTE can be omitted if MODULE:ATTR serves only one function. With --wait this process works until the run ends, and
-    prints its result.
-
-    Exit codes: 0 started (with --wait: completed), 1 failed or cancelled, 2 usage, 130 stopped by Ctrl-C.
-    """
-
-    target: TargetArgument
-    route: Annotated[str | None, typer.Argument(metavar="ROUTE", help="The route of the function.")] = None
-    payload: Annotated[
-        str | None, typer.Option(metavar="JSON", help="The payload; @FILE reads a file, - reads stdin.")
-    ] = None
-    pairs: Annotated[
-        list[str] | None, typer.Option("-p", metavar="NAME=VALUE", help="A field of the payload; can be repeated.")
-    ] = None
-    run_id: Annotated[str | None, typer.Option(metavar="ID", help="The id of the run; a known id starts nothing.")] = (
-        None
-    )
-    dedup_id: DedupIdOption = None
-    dedup: DedupOption = "kept"
-    delay: DelayOption = None
-    not_before: NotBeforeOption = None
-    headers: HeadersOption = None
-    label: Annotated[str | None, typer.Option(metavar="TEXT", help="A name by which to find the run.")] = None
-    wait: Annotated[bool, typer.Option("--wait", help="Work until the run ends, and print its result.")] = False
-    as_json: JsonOption = False
-
-    async def execute(self) -> int:
-        """Load the target, read the payload, and start the run."""
-        flow = load_flow(self.target)
-        function = choose_function(flow, self.route, self.target)
-        if not self.wait and not flow.engine.store.is_durable:
-            raise ConfigurationError(
-                f"the state of '{self.target}' is in memory ({flow.settings.url}), and the run would be lost "
-                f"after this command; add --wait, or set BATCHFLOW_URL to a file, such as sqlite:///batchflow.db"
-            )
-        payload = read_payload(function, self.pairs or (), self.payload)
-        try:
-            await flow.start(worker=False)
-            with option_names():
-                handle = await function.trigger(
-                    payload,
-                    run_id=self.run_id,
-                    dedup_id=self.dedup_id,
-                    dedup=parse_dedup(self.dedup),
-                    delay=parse_delay(self.delay),
-                    not_before=parse_not_before(self.not_before),
-                    label=self.label,
-                    headers=parse_headers(self.headers),
-                )
-            if self.wait:
-                return await self._work_until_end(flow, flow.run(handle.id), function.endpoint.route)
-        finally:
-            await flow.stop()
-        if self.as_json:
-            document = {"success": True, "workflowRunId": handle.id, "deduplicated": handle.deduplicated}
-            Output().print_json(document)
-        else:
-            known = ", which was there already" if handle.deduplicated else ""
-            Output().print(f"Run {handle.id} of {function.endpoint.route}{known}")
-            Output().print(f"  look: {program_name()} runs show {handle.id}{url_option(flow.settings)}")
-        return 0
-
-    async def _work_until_end(self, flow: Batchflow, handle: RunHandle[Any], route: str) -> int:
-        output = Output()
-        if not self.as_json:
-            # stdout has the result alone.
-            output.stderr.print(f"Run {handle.id} of {route}", soft_wrap=True)
-        level = "WARNING" if self.as_json else Settings.load().log_level
-        with SignalHandler(flow.settings.grace.total_seconds()) as signals, LogWriter(level, output):
-            await flow.start(worker=True)
-            ending = asyncio.create_task(handle.wait())
-            if await signals.wait_for(ending):
-                return await self._report_end(output, handle, ending)
-            await flow.engine.stop()
-            await cancel_and_wait(ending)
-            if not self.as_json:
-                goes_on = "continues with the next worker" if flow.engine.store.lasting else "was in memory and is lost"
-                output.stderr.print(f"Stopped. Run {handle.id} {goes_on}.", soft_wrap=True)
-            return signals.exit_code
-
-    async def _report_end(self, output: Output, handle: RunHandle[Any], ending: "asyncio.Task[Any]") -> int:
-        try:
-            await ending
-        except RunFailed:
-            if not self.as_json:
-                raise
-        run = await handle.status()
-        output.print_json(RunDebugInfo.of(run).document() if self.as_json else json_value(run.result))
-        return 0 if run.state == "completed" else 1
-
-
+_MAX_VALUE_LENGTH = 500
+# Of a payload or a result; --json prints all of it.
+_MINUTE_FORMAT = "%m-%d %H:%M"
+_RUN_STYLES = {**STATE_STYLES, "timeout": "yellow"}
 _MAX_CURSOR_DIGITS = 15
 _FINAL_STATES = frozenset({"completed", "failed", "cancelled"})
 
@@ -277,7 +185,100 @@ class CancelRuns:
             Output().print(f"Cancelled {cancelled} {what}{before}")
 
 
-group.command("trigger")(TriggerRun)
+@group.command("trigger")
+@dataclass(frozen=True, kw_only=True)
+class TriggerRun:
+    """Start a run of the function served at ROUTE.
+
+    ROUTE can be omitted if MODULE:ATTR serves only one function. With --wait this process works until the run ends, and
+    prints its result.
+
+    Exit codes: 0 started (with --wait: completed), 1 failed or cancelled, 2 usage, 130 stopped by Ctrl-C.
+    """
+
+    target: TargetArgument
+    route: Annotated[str | None, typer.Argument(metavar="ROUTE", help="The route of the function.")] = None
+    payload: Annotated[
+        str | None, typer.Option(metavar="JSON", help="The payload; @FILE reads a file, - reads stdin.")
+    ] = None
+    pairs: Annotated[
+        list[str] | None, typer.Option("-p", metavar="NAME=VALUE", help="A field of the payload; can be repeated.")
+    ] = None
+    run_id: Annotated[str | None, typer.Option(metavar="ID", help="The id of the run; a known id starts nothing.")] = (
+        None
+    )
+    dedup_id: DedupIdOption = None
+    dedup: DedupOption = "kept"
+    delay: DelayOption = None
+    not_before: NotBeforeOption = None
+    headers: HeadersOption = None
+    label: Annotated[str | None, typer.Option(metavar="TEXT", help="A name by which to find the run.")] = None
+    wait: Annotated[bool, typer.Option("--wait", help="Work until the run ends, and print its result.")] = False
+    as_json: JsonOption = False
+
+    async def execute(self) -> int:
+        """Load the target, read the payload, and start the run."""
+        flow = load_flow(self.target)
+        function = choose_function(flow, self.route, self.target)
+        if not self.wait and not flow.engine.store.lasting:
+            raise ConfigurationError(
+                f"the state of '{self.target}' is in memory ({flow.settings.url}), and the run would be lost "
+                f"after this command; add --wait, or set BATCHFLOW_URL to a file, such as sqlite:///batchflow.db"
+            )
+        payload = read_payload(function, self.pairs or (), self.payload)
+        try:
+            await flow.start(worker=False)
+            with option_names():
+                handle = await function.trigger(
+                    payload,
+                    run_id=self.run_id,
+                    dedup_id=self.dedup_id,
+                    dedup=parse_dedup(self.dedup),
+                    delay=parse_delay(self.delay),
+                    not_before=parse_not_before(self.not_before),
+                    label=self.label,
+                    headers=parse_headers(self.headers),
+                )
+            if self.wait:
+                return await self._work_until_end(flow, flow.run(handle.id), function.endpoint.route)
+        finally:
+            await flow.stop()
+        if self.as_json:
+            document = {"success": True, "workflowRunId": handle.id, "deduplicated": handle.deduplicated}
+            Output().print_json(document)
+        else:
+            known = ", which was there already" if handle.deduplicated else ""
+            Output().print(f"Run {handle.id} of {function.endpoint.route}{known}")
+            Output().print(f"  look: {program_name()} runs show {handle.id}{url_option(flow.settings)}")
+        return 0
+
+    async def _work_until_end(self, flow: Batchflow, handle: RunHandle[Any], route: str) -> int:
+        output = Output()
+        if not self.as_json:
+            # stdout has the result alone.
+            output.stderr.print(f"Run {handle.id} of {route}", soft_wrap=True)
+        level = "WARNING" if self.as_json else Settings.load().log_level
+        with SignalHandler(flow.settings.grace.total_seconds()) as signals, LogWriter(level, output):
+            await flow.start(worker=True)
+            ending = asyncio.create_task(handle.wait())
+            if await signals.wait_for(ending):
+                return await self._report_end(output, handle, ending)
+            await flow.engine.stop()
+            await cancel_and_wait(ending)
+            if not self.as_json:
+                goes_on = "continues with the next worker" if flow.engine.store.lasting else "was in memory and is lost"
+                output.stderr.print(f"Stopped. Run {handle.id} {goes_on}.", soft_wrap=True)
+            return signals.exit_code
+
+    async def _report_end(self, output: Output, handle: RunHandle[Any], ending: "asyncio.Task[Any]") -> int:
+        try:
+            await ending
+        except RunFailed:
+            if not self.as_json:
+                raise
+        run = await handle.status()
+        output.print_json(RunDebugInfo.of(run).document() if self.as_json else json_value(run.result))
+        return 0 if run.state == "completed" else 1
 
 
 async def _require_run(engine: Engine, id: str) -> Run:
@@ -296,12 +297,6 @@ def _check_cursor(cursor: str | None) -> None:
     # The time in a cursor never has more digits.
     if cursor is not None and len(cursor.partition(".")[0]) > _MAX_CURSOR_DIGITS:
         raise InputError(f"'cursor' cannot be {cursor!r}; write the nextCursor of the page before")
-
-
-_MAX_VALUE_LENGTH = 500
-# Of a payload or a result; --json prints all of it.
-_MINUTE_FORMAT = "%m-%d %H:%M"
-_RUN_STYLES = {**STATE_STYLES, "timeout": "yellow"}
 
 
 def print_runs(output: Output, page: RunPage) -> None:

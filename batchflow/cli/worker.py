@@ -15,7 +15,7 @@ import typer
 from batchflow.app import Batchflow
 from batchflow.cli.options import JsonOption, TargetArgument, UrlOption
 from batchflow.cli.output import LogWriter, Output, format_local_time, print_table
-from batchflow.cli.process import SignalHandler, cancel_and_wait
+from batchflow.cli.process import EXIT_USAGE, SignalHandler, cancel_and_wait
 from batchflow.cli.target import load_flow, open_engine
 from batchflow.core.duration import humanize_duration
 from batchflow.core.message import WorkerStatus
@@ -134,9 +134,6 @@ def _function_names(flow: Batchflow) -> str:
     return ", ".join([*sorted(flow.workflows), *sorted(flow.served)])
 
 
-EXIT_FATAL = 2
-"""The exit code of a process that is not restarted: its configuration or its store is wrong."""
-
 _STABLE_MS = 60_000
 _STDIN = 0
 _RESTART_DELAYS_MS = (500, 1_000, 2_000, 5_000, 10_000, 30_000)
@@ -172,7 +169,7 @@ class Supervisor:
         codes = await asyncio.gather(*keepers)
         for task in (waiting, refused):
             task.cancel()
-        return EXIT_FATAL if EXIT_FATAL in codes else max(codes)
+        return EXIT_USAGE if EXIT_USAGE in codes else max(codes)
 
     def kill(self) -> None:
         """Kill all processes; other workers take their claims back."""
@@ -185,7 +182,7 @@ class Supervisor:
         while True:
             started_at = self._clock.now()
             pid, code = await self._run_process(signals)
-            if code == EXIT_FATAL:
+            if code == EXIT_USAGE:
                 self._stopping.set()
             if self._stopping.is_set():
                 # Killed by the signal itself: it came before the process handled signals, and had claimed anything.

@@ -88,7 +88,7 @@ def is_utc(text: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class CommandResult:
-    """How a command ended, and what it wrote."""
+    """The exit code and output of a command."""
 
     code: int
     out: str
@@ -131,7 +131,7 @@ class CommandLine:
         return self._process(["-m", "batchflow.cli", *arguments], environment)
 
     def start_python(self, script: str) -> "subprocess.Popen[str]":
-        """A program of the user's own, in the same folder."""
+        """A Python program in the same folder."""
         return self._process(["-c", script], {})
 
     def _process(self, arguments: list[str], environment: dict[str, str]) -> "subprocess.Popen[str]":
@@ -145,7 +145,7 @@ class CommandLine:
         )
 
     def environment(self, added: dict[str, str]) -> dict[str, str]:
-        """That of a process: this one's, and what is added to it."""
+        """The environment of this process with additions."""
         return os.environ | {"PYTHONPATH": str(ROOT)} | added
 
     def done(self) -> list[str]:

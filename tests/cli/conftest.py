@@ -30,7 +30,7 @@ def command(
     monkeypatch.setattr("shutil.which", find_command)
     monkeypatch.delenv("COLUMNS", raising=False)
     for name in ("BATCHFLOW_URL", "BATCHFLOW_LOG_LEVEL", "BATCHFLOW_CONCURRENCY", "BATCHFLOW_WORKER_NAME"):
-        # Set first, so that what the command sets in this process is gone with the test.
+        # Set first, so that the end of the test also removes what the command sets.
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
     line = CommandLine(tmp_path, capsys, f"jobs_{next(NUMBERS)}")
@@ -41,7 +41,7 @@ def command(
 
 @pytest.fixture
 def processes(command: CommandLine) -> Iterator[list["subprocess.Popen[str]"]]:
-    """What a test has started; none of it outlives the test."""
+    """The processes of a test, killed at its end."""
     started: list[subprocess.Popen[str]] = []
     yield started
     for process in started:

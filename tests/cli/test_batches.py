@@ -32,15 +32,15 @@ def test_a_missing_database_is_not_made(command: CommandLine) -> None:
     """A command that only looks leaves nothing behind."""
     for arguments in ((), ("show", OPEN), ("cancel", OPEN), ("--json",)):
         answer = command("batches", *arguments)
-        told = "there is no database 'batchflow.db' here; go to its folder, or name it with --url or BATCHFLOW_URL"
-        assert (answer.code, answer.out, answer.err) == (2, "", f"error: {told}\n")
+        message = "there is no database 'batchflow.db' here; go to its folder, or name it with --url or BATCHFLOW_URL"
+        assert (answer.code, answer.out, answer.err) == (2, "", f"error: {message}\n")
     assert not Path("batchflow.db").exists()
 
 
 def test_memory_holds_nothing_of_others(command: CommandLine) -> None:
-    """What is in the memory of another process cannot be listed."""
-    told = "error: 'sqlite://' is the memory of one process; name a file with --url or BATCHFLOW_URL\n"
-    assert command("batches", "--url", "sqlite://").err == told
+    """The memory of another process cannot be listed."""
+    message = "error: 'sqlite://' is the memory of one process; name a file with --url or BATCHFLOW_URL\n"
+    assert command("batches", "--url", "sqlite://").err == message
 
 
 def test_list_is_a_table(command: CommandLine) -> None:
@@ -114,11 +114,11 @@ def test_the_store_can_be_named_by_the_app(command: CommandLine, monkeypatch: py
 
 
 def test_a_workflow_that_the_app_does_not_have(command: CommandLine) -> None:
-    """Where an app is named it is told."""
+    """With an app, an unknown workflow is an error."""
     asyncio.run(open_a_batch())
     answer = command("batches", "list", command.target, "--workflow", "nope")
-    told = f"error: '{command.target}' has no workflow 'nope'; there is 'greet'\n"
-    assert (answer.code, answer.out, answer.err) == (2, "", told)
+    message = f"error: '{command.target}' has no workflow 'nope'; there is 'greet'\n"
+    assert (answer.code, answer.out, answer.err) == (2, "", message)
     assert command("batches", "list", "--workflow", "nope").out == "No batches\n"
 
 
@@ -151,7 +151,7 @@ def test_show_is_one_json_document(command: CommandLine, monkeypatch: pytest.Mon
 
 
 def test_cancel_ends_a_batch(command: CommandLine) -> None:
-    """What waits is cancelled at once; a batch that has ended is told to have."""
+    """Waiting items are cancelled at once; a batch that has ended is an exit code of 1."""
     asyncio.run(open_a_batch())
     answer = command("batches", "cancel", OPEN)
     assert (answer.code, answer.out) == (0, f"Batch {OPEN} is cancelled: no items\n")
@@ -168,7 +168,7 @@ def test_cancel_is_one_json_document(command: CommandLine) -> None:
 
 @pytest.mark.parametrize("verb", ["show", "cancel"])
 def test_an_unknown_batch(command: CommandLine, verb: str) -> None:
-    """The sentence says where to look."""
+    """The error names the command that lists the batches."""
     asyncio.run(open_a_batch())
     answer = command("batches", verb, "bat_x")
     assert answer.is_usage_error("there is no batch 'bat_x' here")

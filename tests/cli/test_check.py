@@ -179,9 +179,9 @@ flow.serve("/typed")(typed)
 """
     )
     answer = command("check", command.target)
-    told = "the source of '/typed' cannot be read, so it is not checked; define it in a Python file"
+    message = "the source of '/typed' cannot be read, so it is not checked; define it in a Python file"
     assert (answer.code, answer.err) == (1, "")
-    assert answer.out == f"<prompt>:2: unreadable: {told}\n2 durable functions checked: 1 finding\n"
+    assert answer.out == f"<prompt>:2: unreadable: {message}\n2 durable functions checked: 1 finding\n"
 
 
 def test_nothing_is_called(command: CommandLine) -> None:
@@ -194,5 +194,5 @@ def test_nothing_is_called(command: CommandLine) -> None:
 def test_a_target_that_is_none_is_usage(command: CommandLine) -> None:
     """As for the other commands."""
     answer = command("check", "nowhere:flow")
-    told = "error: there is no module 'nowhere' here; run the command in the folder that holds it\n"
-    assert (answer.code, answer.out, answer.err) == (2, "", told)
+    message = "error: there is no module 'nowhere' here; run the command in the folder that holds it\n"
+    assert (answer.code, answer.out, answer.err) == (2, "", message)

@@ -5,7 +5,7 @@ from tests.cli.functions import trigger_run, work_until
 
 
 def test_an_event_reaches_the_run_that_waits(shop: CommandLine) -> None:
-    """Who waits can be seen, is notified, and goes on with what was sent."""
+    """A waiting run is listed, notified, and continues with the data."""
     id = trigger_run(shop, "held")
     work_until("waiting", id)
     header, line = shop("waiters", "release:held/1").out.splitlines()
@@ -28,7 +28,7 @@ def test_an_event_is_kept_for_one_run(shop: CommandLine) -> None:
 
 
 def test_an_event_that_nobody_gets(shop: CommandLine) -> None:
-    """Exit code 1 says so; a wrong call is 2."""
+    """The exit code is 1; it is 2 for wrong usage."""
     trigger_run(shop, "a7")
     answer = shop("notify", "nothing")
     assert (answer.code, answer.out) == (1, "No run waits for 'nothing'\n")

@@ -1,4 +1,4 @@
-"""Which names `-p` may give for a payload, by its type."""
+"""The names that `-p` accepts for a payload, by its type."""
 
 from dataclasses import dataclass
 from typing import Annotated, Any, Optional
@@ -110,6 +110,6 @@ def test_a_type_that_takes_other_names_takes_all(annotation: Any) -> None:
 
 
 def test_a_model_without_fields_takes_none() -> None:
-    """The sentence says so."""
+    """The error says so."""
     with pytest.raises(InputError, match="^unknown field 'a' of the payload of '/reports', which has no fields$"):
         InputFields.of_payload(Nothing, "/reports").check("a")

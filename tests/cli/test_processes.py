@@ -45,8 +45,8 @@ def test_ctrl_c_says_that_a_batch_in_memory_is_gone(
     run.send_signal(signal.SIGINT)
     answer = wait_for_exit(run)
     assert (answer.code, answer.err) == (130, "")
-    told = answer.out.splitlines()[-1]
-    assert re.fullmatch(r"Stopped\. \d+ of 40 items were done; the state was in memory and is lost\.", told)
+    message = answer.out.splitlines()[-1]
+    assert re.fullmatch(r"Stopped\. \d+ of 40 items were done; the state was in memory and is lost\.", message)
 
 
 def test_ctrl_c_and_the_same_command_again_do_every_item_once(
@@ -150,7 +150,7 @@ def test_ctrl_c_ends_a_dry_run(command: CommandLine, processes: list["subprocess
 def test_a_worker_does_what_another_process_has_triggered(
     command: CommandLine, processes: list["subprocess.Popen[str]"]
 ) -> None:
-    """Work is picked up without being told, and the worker ends in good order."""
+    """The worker finds the work by itself, and ends in good order."""
     processes.append(worker := command.start("worker", command.target, "--concurrency", "3"))
     assert worker.stdout is not None
     assert worker.stdout.readline() == "Working for greet at sqlite:///batchflow.db; Ctrl-C stops it\n"
@@ -169,7 +169,7 @@ def test_a_worker_does_what_another_process_has_triggered(
 
 
 def test_cancel_does_not_wait_for_a_dead_worker(command: CommandLine, processes: list["subprocess.Popen[str]"]) -> None:
-    """What a killed process had in its hands is cancelled with the rest."""
+    """The claims of a killed process are cancelled with the rest."""
     processes.append(process := command.start("run", command.target, HANG="user-002", **MANY))
     wait_until_sync((command.folder / "hanging").exists, description="an item hangs")
     process.kill()

@@ -1,4 +1,4 @@
-"""What is seen while a batch runs: the bar, the plain lines, the speed, the limit, the log lines above."""
+"""The display of a running batch: bar, plain lines, speed, limit, log lines above the bar."""
 
 import io
 from collections.abc import Callable
@@ -63,7 +63,7 @@ def test_bar_fits_a_terminal_of_80_columns() -> None:
 
 
 def test_bar_that_never_moved_is_taken_away() -> None:
-    """Where nothing was to be done, the summary alone says so."""
+    """A batch without items prints the summary alone."""
     output, written = screen(terminal=True)
     with make_display(output, LogWriter("INFO", output), silent=False) as shown:
         shown.update(snapshot(status(0, total=0, state="completed")))
@@ -105,14 +105,14 @@ def test_speed_is_that_of_the_last_seconds() -> None:
 
 
 def test_speed_is_unknown_at_first() -> None:
-    """One look is no speed."""
+    """One sample is not enough for a speed."""
     speed = SpeedMeter()
     speed.update(status())
     assert (speed.per_second, speed.eta_ms(status())) == (0.0, None)
 
 
 @pytest.mark.parametrize(
-    ("flows", "told"),
+    ("flows", "message"),
     [
         ([key(rate=100)], "rate 100/s"),
         ([key(rate=100, period=60)], "rate 100/1m"),
@@ -127,14 +127,14 @@ def test_speed_is_unknown_at_first() -> None:
         ([], ""),
     ],
 )
-def test_the_limit_is_the_one_that_binds(flows: list[FlowStatus], told: str) -> None:
-    """What waits, waits for something."""
-    assert binding_limit(flows, KEYS, 8, 10_000) == told
+def test_the_limit_is_the_one_that_binds(flows: list[FlowStatus], message: str) -> None:
+    """The limit that waiting messages wait for."""
+    assert binding_limit(flows, KEYS, 8, 10_000) == message
 
 
 @pytest.fixture
 def lines_above() -> Callable[[bool], list[str]]:
-    """What is written above a bar when fifty items fail and as many pages are walked."""
+    """The lines above a bar while fifty items fail and as many pages are walked."""
 
     def lines(verbose: bool) -> list[str]:
         output, written = screen(terminal=True)
@@ -152,7 +152,7 @@ def lines_above() -> Callable[[bool], list[str]]:
 
 
 def test_above_the_bar_are_a_few_warnings(lines_above: Callable[[bool], list[str]]) -> None:
-    """Ten thousand failures do not push everything out of sight; how many were left out is told."""
+    """Ten thousand failures do not push everything out of sight; their number is printed."""
     lines = lines_above(False)
     assert lines[:2] == ["[error    ] an item number=0", "[error    ] an item number=1"]
     assert len(lines) == 12
@@ -175,7 +175,7 @@ def test_errors_are_told_in_one_line(lines_of_an_error: Callable[[bool], str]) -
 
 @pytest.fixture
 def lines_of_an_error() -> Callable[[bool], str]:
-    """What is written of an error with its traceback."""
+    """The lines of an error with its traceback."""
 
     def lines(verbose: bool) -> str:
         output, written = screen(terminal=False)

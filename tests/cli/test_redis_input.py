@@ -1,4 +1,4 @@
-"""What is told to somebody whose Redis is none, or not theirs: one sentence, exit code 2, no traceback."""
+"""Wrong Redis servers and URLs: one sentence on stderr, exit code 2, no traceback."""
 
 import errno
 import http.server
@@ -25,7 +25,7 @@ URLS = {
     "redis://localhost/first": "'redis://localhost/first' is not the URL of a Redis server: "
     "a database is a number, not 'first'",
 }
-"""What is wrong before anything is asked of a server."""
+"""URLs that are wrong before a server is asked."""
 
 SERVERS = {
     "redis://{at}": "redis://{at}/0 does not let us in: it wants a password; correct user and password of the URL",
@@ -35,7 +35,7 @@ SERVERS = {
     "correct user and password of the URL",
     "redis://:s3cret@{at}/99": "redis://{at}/99 has no database of this number; name another one, such as 0",
 }
-"""What a server with a password says to a URL."""
+"""URLs that a server with a password rejects."""
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def web() -> Generator[str]:
 
 
 async def refusal(url: str, kind: type[BatchflowError]) -> str:
-    """What an app says, made and started."""
+    """The error of an app with this store."""
     with pytest.raises(kind) as caught:
         flow = Batchflow(url, worker=False)
         try:
@@ -80,44 +80,44 @@ async def refusal(url: str, kind: type[BatchflowError]) -> str:
     return str(caught.value)
 
 
-def refused(command: CommandLine, monkeypatch: pytest.MonkeyPatch, url: str, told: str, code: int = 2) -> None:
-    """What commands say, those that load an app and those that need none."""
+def refused(command: CommandLine, monkeypatch: pytest.MonkeyPatch, url: str, message: str, code: int = 2) -> None:
+    """The error of commands with and without an app."""
     monkeypatch.setenv("BATCHFLOW_URL", url)
     # A worker waits for a server that is not there.
     waits = [] if code == 1 else [("worker", command.target)]
     for words in (*waits, ("run", command.target), ("workers",), ("batches",), ("runs", "--json")):
         answer = command(*words)
-        assert (answer.code, answer.out, answer.err) == (code, "", f"error: {told}\n"), words
+        assert (answer.code, answer.out, answer.err) == (code, "", f"error: {message}\n"), words
 
 
-@pytest.mark.parametrize(("url", "told"), URLS.items(), ids=URLS)
-async def test_a_url_that_is_none(url: str, told: str) -> None:
+@pytest.mark.parametrize(("url", "message"), URLS.items(), ids=URLS)
+async def test_a_url_that_is_none(url: str, message: str) -> None:
     """The app cannot be made; no sentence shows a password."""
-    assert await refusal(url, BatchflowError) == told
+    assert await refusal(url, BatchflowError) == message
 
 
-@pytest.mark.parametrize(("url", "told"), URLS.items(), ids=URLS)
+@pytest.mark.parametrize(("url", "message"), URLS.items(), ids=URLS)
 def test_a_url_that_is_none_on_the_command_line(
-    command: CommandLine, monkeypatch: pytest.MonkeyPatch, url: str, told: str
+    command: CommandLine, monkeypatch: pytest.MonkeyPatch, url: str, message: str
 ) -> None:
     """The same sentence, whatever the command."""
-    refused(command, monkeypatch, url, told)
+    refused(command, monkeypatch, url, message)
 
 
-@pytest.mark.parametrize(("url", "told"), SERVERS.items(), ids=SERVERS)
-async def test_a_server_that_does_not_let_in(server: Server, url: str, told: str) -> None:
+@pytest.mark.parametrize(("url", "message"), SERVERS.items(), ids=SERVERS)
+async def test_a_server_that_does_not_let_in(server: Server, url: str, message: str) -> None:
     """The app does not start."""
     at = f"127.0.0.1:{server.port}"
-    assert await refusal(url.format(at=at), StoreIncompatible) == told.format(at=at)
+    assert await refusal(url.format(at=at), StoreIncompatible) == message.format(at=at)
 
 
-@pytest.mark.parametrize(("url", "told"), SERVERS.items(), ids=SERVERS)
+@pytest.mark.parametrize(("url", "message"), SERVERS.items(), ids=SERVERS)
 def test_a_server_that_does_not_let_the_command_in(
-    command: CommandLine, monkeypatch: pytest.MonkeyPatch, server: Server, url: str, told: str
+    command: CommandLine, monkeypatch: pytest.MonkeyPatch, server: Server, url: str, message: str
 ) -> None:
     """The same sentence, whatever the command."""
     at = f"127.0.0.1:{server.port}"
-    refused(command, monkeypatch, url.format(at=at), told.format(at=at))
+    refused(command, monkeypatch, url.format(at=at), message.format(at=at))
 
 
 async def test_a_server_that_is_no_redis(web: str) -> None:
@@ -140,17 +140,17 @@ def test_a_namespace_that_is_none(
 ) -> None:
     """Before the server is asked, in Python as on the command line."""
     monkeypatch.setenv("BATCHFLOW_NAMESPACE", namespace)
-    told = f"a namespace cannot be {namespace!r}; write a name without braces and spaces, such as 'batchflow'"
+    message = f"a namespace cannot be {namespace!r}; write a name without braces and spaces, such as 'batchflow'"
     with pytest.raises(ConfigurationError) as caught:
         Batchflow(own)
-    assert str(caught.value) == told
-    refused(command, monkeypatch, own, told)
+    assert str(caught.value) == message
+    refused(command, monkeypatch, own, message)
 
 
 async def test_another_version_of_the_namespace(server: Server, own: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """An older program is refused by what a newer one has made, and a newer one by what an older one has made."""
     place = f"redis://127.0.0.1:{server.port}/0"
-    for schema, told in (
+    for schema, message in (
         (
             SCHEMA + 1,
             f"was made by a newer batchflow (schema {SCHEMA + 1}, this one knows {SCHEMA}); "
@@ -167,7 +167,7 @@ async def test_another_version_of_the_namespace(server: Server, own: str, monkey
         monkeypatch.setenv("BATCHFLOW_NAMESPACE", name)
         with server.client(PASSWORD) as client:
             client.hset(f"{prefix(name)}meta", "schema", str(schema))
-        assert await refusal(own, StoreIncompatible) == f"the namespace '{name}' of {place} {told}"
+        assert await refusal(own, StoreIncompatible) == f"the namespace '{name}' of {place} {message}"
         monkeypatch.setenv("BATCHFLOW_NAMESPACE", f"beside-{schema}")
         async with Batchflow(own, worker=False) as beside:
             assert await beside.workers() == []
@@ -181,13 +181,13 @@ def test_another_version_of_the_namespace_on_the_command_line(
     meta = f"{prefix('other')}meta"
     with server.client(PASSWORD) as client:
         client.hset(meta, "schema", "0")
-        told = (
+        message = (
             f"the namespace 'other' of redis://127.0.0.1:{server.port}/0 was made by a batchflow before 0.1.0 "
             "(schema 0), which this one does not read; let that version finish what is in it, save which items are "
             "processed with 'batchflow ledger export', name another namespace with "
             "BATCHFLOW_NAMESPACE, and take them over with 'batchflow ledger import'"
         )
-        refused(command, monkeypatch, own, told)
+        refused(command, monkeypatch, own, message)
         assert set(client.hgetall(meta)) == {"schema", "stores"}
         assert list(client.scan_iter(f"{prefix('other')}*")) == [meta]
 
@@ -206,11 +206,11 @@ def test_a_redis_that_is_too_old(
 def test_a_server_that_is_not_there_may_come(command: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
     """Exit code 1: the same command may do at another time."""
     at = f"127.0.0.1:{free_port()}"
-    told = (
+    message = (
         f"redis://{at}/0 cannot be reached: Error {errno.ECONNREFUSED} connecting to {at}. Connection refused; "
         "start the server, or correct the URL"
     )
-    refused(command, monkeypatch, f"redis://{at}", told, code=1)
+    refused(command, monkeypatch, f"redis://{at}", message, code=1)
 
 
 async def test_a_server_that_is_not_there_is_told_in_one_sentence() -> None:
@@ -225,8 +225,8 @@ def test_processes_of_a_worker_tell_a_wrong_password_once(command: CommandLine, 
     wrong = wait_for_exit(
         command.start("worker", command.target, "--processes", "3", BATCHFLOW_URL=f"redis://:wr0ng@{at}")
     )
-    told = SERVERS["redis://:wr0ng@{at}"].format(at=at)
-    assert (wrong.code, wrong.out, wrong.err) == (2, "", f"error: {told}\n")
+    message = SERVERS["redis://:wr0ng@{at}"].format(at=at)
+    assert (wrong.code, wrong.out, wrong.err) == (2, "", f"error: {message}\n")
 
 
 def test_a_worker_does_not_show_its_password(

@@ -38,7 +38,7 @@ COUNTS = {
 }
 
 
-def told(answer: CommandResult) -> list[str]:
+def result_lines(answer: CommandResult) -> list[str]:
     """The lines on stdout, with ids and times made equal."""
     text = re.sub(r"bat_[0-9a-z]+", "bat_x", answer.out)
     return re.sub(r"took   .*", "took   1s", text).splitlines()
@@ -64,7 +64,7 @@ def test_run_ends_with_a_summary(command: CommandLine) -> None:
     """The batch is run to its end; every item once."""
     answer = command("run", command.target, "greet", "--label", "first")
     assert answer.code == 0
-    assert told(answer) == [
+    assert result_lines(answer) == [
         "Batch bat_x of greet",
         "Processed 12 users",
         "batch  bat_x of greet (first)",
@@ -83,11 +83,11 @@ def test_log_lines_go_to_stderr(command: CommandLine) -> None:
 
 
 def test_run_again_says_that_all_is_done(command: CommandLine) -> None:
-    """What is in the ledger is skipped, in the pattern's words."""
+    """Items in the ledger are skipped."""
     command("run", command.target)
     answer = command("run", command.target)
     assert answer.code == 0
-    assert told(answer)[1:5] == [
+    assert result_lines(answer)[1:5] == [
         "All items already processed",
         "batch  bat_x of greet",
         "state  completed",
@@ -104,14 +104,14 @@ def test_force_runs_what_is_done(command: CommandLine) -> None:
 
 
 def test_run_without_items_says_so(command: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No item is no failure."""
+    """A batch without items succeeds."""
     monkeypatch.setenv("COUNT", "0")
     answer = command("run", command.target)
-    assert (answer.code, told(answer)[1]) == (0, "No eligible items found")
+    assert (answer.code, result_lines(answer)[1]) == (0, "No eligible items found")
 
 
 def test_run_takes_an_id_of_ones_own(command: CommandLine) -> None:
-    """A batch that is known is gone on with, and is not started again."""
+    """A known batch is resumed, not started again."""
     first = command("run", command.target, "--batch-id", "bat_first", "--json").document
     again = command("run", command.target, "--batch-id", "bat_first", "--json", "--force").document
     assert (first["batchId"], first["deduplicated"]) == (again["batchId"], False) == ("bat_first", False)
@@ -175,7 +175,7 @@ def test_failed_items_are_shown(command: CommandLine, monkeypatch: pytest.Monkey
     monkeypatch.setenv("FAIL", ",".join(f"user-{n:03}" for n in range(7)))
     answer = command("run", command.target)
     assert answer.code == 1
-    lines = told(answer)
+    lines = result_lines(answer)
     assert lines[1:4] == ["Processed 5 users, 7 failed", "batch  bat_x of greet", "state  completed"]
     assert lines[4] == "items  5 succeeded, 7 failed"
     assert lines[6] == "Failed:"
@@ -187,8 +187,8 @@ def test_failed_items_are_shown(command: CommandLine, monkeypatch: pytest.Monkey
 def test_failed_walk_is_told(command: CommandLine) -> None:
     """A source that fails for good fails the batch: exit code 1, and why."""
     answer = command("run", command.target, "-p", "days=0")
-    assert (answer.code, told(answer)[1]) == (1, "The batch failed")
-    assert "no days, no users" in told(answer)[-1]
+    assert (answer.code, result_lines(answer)[1]) == (1, "The batch failed")
+    assert "no days, no users" in result_lines(answer)[-1]
 
 
 def test_limit_leaves_the_rest_for_the_next(command: CommandLine) -> None:
@@ -233,7 +233,7 @@ def own_logs() -> Iterator[None]:
 
 @pytest.mark.usefixtures("own_logs")
 def test_a_users_own_log_configuration_is_left_alone(command: CommandLine) -> None:
-    """What an app has configured on import writes the lines."""
+    """A structlog configuration of the app is kept."""
     text = (command.folder / f"{command.name}.py").read_text()
     own = "from structlog import configure, testing\nLINES = testing.CapturingLoggerFactory()\n"
     command.write(f"{own}configure(logger_factory=LINES)\n{text}")

@@ -45,7 +45,7 @@ def test_a_run_goes_through_four_processes(command: CommandLine, processes: list
 
 
 def test_ctrl_c_leaves_a_run_to_the_next_worker(command: CommandLine, processes: list["subprocess.Popen[str]"]) -> None:
-    """Who waits for it stops in good order; waiting again goes on with it."""
+    """The waiting command stops in good order; the same command continues the run."""
     command.write(FUNCTIONS)
     words = ("runs", "trigger", command.target, "/orders/ship", "-p", "id=held", "--run-id", "order-7", "--wait")
     processes.append(first := command.start(*words))

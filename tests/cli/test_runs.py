@@ -13,11 +13,11 @@ from tests.cli.functions import FUNCTIONS, trigger_run, work_until
 
 def test_a_missing_database_is_not_made(command: CommandLine) -> None:
     """A command that only looks leaves nothing behind."""
-    told = "there is no database 'batchflow.db' here; go to its folder, or name it with --url or BATCHFLOW_URL"
+    message = "there is no database 'batchflow.db' here; go to its folder, or name it with --url or BATCHFLOW_URL"
     commands = [("runs",), ("runs", "show", "run_x"), ("runs", "cancel", "run_x"), ("notify", "e"), ("waiters", "e")]
     for arguments in commands:
         answer = command(*arguments)
-        assert (answer.code, answer.out, answer.err) == (2, "", f"error: {told}\n")
+        assert (answer.code, answer.out, answer.err) == (2, "", f"error: {message}\n")
     assert not Path("batchflow.db").exists()
 
 
@@ -44,12 +44,12 @@ def test_runs_can_be_narrowed(shop: CommandLine) -> None:
 
 
 def test_a_function_that_the_app_does_not_serve(shop: CommandLine) -> None:
-    """Where an app is named it is told, unless the store has runs of such a function."""
+    """With an app, an unknown function is an error, unless the store has runs of it."""
     trigger_run(shop, "a7")
     for options in ((), ("--json",)):
         answer = shop("runs", "list", shop.target, "--function", "/nope", *options)
-        told = f"error: '{shop.target}' serves nothing at '/nope'; there is '/count', '/orders/ship'\n"
-        assert (answer.code, answer.out, answer.err) == (2, "", told)
+        message = f"error: '{shop.target}' serves nothing at '/nope'; there is '/count', '/orders/ship'\n"
+        assert (answer.code, answer.out, answer.err) == (2, "", message)
     assert shop("runs", "list", shop.target, "--function", "/count").out == "No runs\n"
     assert shop("runs", "list", "--function", "/nope").out == "No runs\n"
     shop.write("from batchflow import Batchflow\nflow = Batchflow()\n")
@@ -82,18 +82,18 @@ def test_runs_are_one_json_document(shop: CommandLine) -> None:
 
 
 @pytest.mark.parametrize(
-    ("option", "told"),
+    ("option", "message"),
     [
         (("--state", "done"), "'state' cannot be 'done'; write one of waiting, running, completed, failed, cancelled"),
         (("--cursor", "x"), "'cursor' cannot be 'x'; write the nextCursor of the page before"),
         (("--cursor", f"{'9' * 30}.x"), f"'cursor' cannot be '{'9' * 30}.x'; write the nextCursor of the page before"),
     ],
 )
-def test_a_list_that_cannot_be(shop: CommandLine, option: tuple[str, ...], told: str) -> None:
+def test_a_list_that_cannot_be(shop: CommandLine, option: tuple[str, ...], message: str) -> None:
     """One sentence, exit code 2."""
     trigger_run(shop, "a7")
     answer = shop("runs", *option)
-    assert answer.is_usage_error(told)
+    assert answer.is_usage_error(message)
 
 
 def test_show_has_the_steps(shop: CommandLine) -> None:
@@ -136,7 +136,7 @@ def test_show_cuts_what_is_long(shop: CommandLine) -> None:
 
 
 def test_cancel_ends_a_run(shop: CommandLine) -> None:
-    """What waits ends at once; one that has ended is told to have."""
+    """A waiting run ends at once; a run that has ended is an exit code of 1."""
     id = trigger_run(shop, "a7")
     answer = shop("runs", "cancel", id)
     assert (answer.code, answer.out) == (0, f"Run {id} is cancelled\n")
@@ -161,18 +161,18 @@ def test_cancel_ends_many_runs(shop: CommandLine) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         ((), "no runs to cancel"),
         (("run_x", "--label", "a"), "ids exclude --label and --function"),
         (("{id}", "run_x"), "there is no run 'run_x' here"),
     ],
 )
-def test_cancel_has_to_be_said_rightly(shop: CommandLine, arguments: tuple[str, ...], told: str) -> None:
+def test_cancel_has_to_be_said_rightly(shop: CommandLine, arguments: tuple[str, ...], message: str) -> None:
     """Nothing is cancelled then."""
     id = trigger_run(shop, "a7")
     answer = shop("runs", "cancel", *(it.format(id=id) for it in arguments))
-    assert answer.is_usage_error(told)
+    assert answer.is_usage_error(message)
     assert shop("runs", "show", id, "--json").document["state"] == "waiting"
 
 

@@ -39,15 +39,15 @@ def test_trigger_says_how_a_run_failed(shop: CommandLine) -> None:
     """Exit code 1, and its sentence; or all about it as one document."""
     answer = shop("runs", "trigger", shop.target, "/orders/ship", "-p", "id=lost", "--wait", "--run-id", "order-8")
     assert (answer.code, answer.out) == (1, "")
-    told = "error: run 'order-8' of '/orders/ship' failed: NonRetryable: order 'lost' is nowhere"
-    assert answer.err.splitlines()[-1] == told
+    message = "error: run 'order-8' of '/orders/ship' failed: NonRetryable: order 'lost' is nowhere"
+    assert answer.err.splitlines()[-1] == message
     answer = shop("runs", "trigger", shop.target, "/orders/ship", "-p", "id=lost", "--wait", "--json")
     assert (answer.code, answer.document["state"], answer.document["result"]) == (1, "failed", None)
     assert answer.document["error"].startswith("NonRetryable: order 'lost' is nowhere\n")
 
 
 def test_trigger_takes_a_dedup_id_and_a_delay(shop: CommandLine) -> None:
-    """What is known starts nothing; a bare number is seconds."""
+    """A known id starts nothing; a number without a unit is in seconds."""
     first = trigger_run(shop, "a7", "--dedup-id", "order 7", "--delay", "3600")
     assert trigger_run(shop, "a8", "--dedup-id", "order 7", "--delay", "1h") == first
     assert len(shop("runs", "--json").document["runs"]) == 1
@@ -82,7 +82,7 @@ def test_fields_are_given_one_by_one(
 
 
 def test_the_payload_may_come_from_elsewhere(shop: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file, or stdin; what is no JSON is the parser's."""
+    """A file or stdin; text that is not JSON goes to the parser."""
     (shop.folder / "order.json").write_text('{"id": "a7"}')
     answer = shop("runs", "trigger", shop.target, "/orders/ship", "--payload", "@order.json", "--wait")
     assert answer.document == PACKED
@@ -110,23 +110,23 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize(("arguments", "told"), WRONG.items(), ids=map(" ".join, WRONG))
-def test_a_trigger_that_does_not_fit(shop: CommandLine, arguments: tuple[str, ...], told: str) -> None:
+@pytest.mark.parametrize(("arguments", "message"), WRONG.items(), ids=map(" ".join, WRONG))
+def test_a_trigger_that_does_not_fit(shop: CommandLine, arguments: tuple[str, ...], message: str) -> None:
     """One sentence, exit code 2; nothing is started."""
     answer = shop("runs", "trigger", shop.target, *arguments)
-    assert answer.is_usage_error(told.format(target=shop.target))
+    assert answer.is_usage_error(message.format(target=shop.target))
     assert answer.out == ""
 
 
 def test_a_payload_that_is_no_text(shop: CommandLine) -> None:
-    """A file of other bytes is told of."""
+    """The error names the file."""
     (shop.folder / "image").write_bytes(b"\xff\xd8")
     answer = shop("runs", "trigger", shop.target, "/count", "--payload", "@image")
     assert answer.is_usage_error("--payload cannot be read from 'image'")
 
 
 def test_a_run_that_would_be_lost_is_not_started(shop: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is in memory ends with the command; waiting for the run is fine."""
+    """A store in memory ends with the command; with --wait that is fine."""
     monkeypatch.setenv("BATCHFLOW_URL", "sqlite://")
     answer = shop("runs", "trigger", shop.target, "/orders/ship", "-p", "id=a7")
     assert answer.is_usage_error("add --wait, or set BATCHFLOW_URL to a file")

@@ -56,33 +56,33 @@ def formatted(text: str, command: CommandLine) -> str:
     return text.format(name=command.name, target=command.target)
 
 
-@pytest.mark.parametrize(("target", "told"), TARGETS.items(), ids=TARGETS)
-def test_a_target_that_is_none(command: CommandLine, target: str, told: str) -> None:
-    """The sentence says what to write."""
+@pytest.mark.parametrize(("target", "message"), TARGETS.items(), ids=TARGETS)
+def test_a_target_that_is_none(command: CommandLine, target: str, message: str) -> None:
+    """The error says what to write."""
     answer = command("run", target.format(name=command.name), "greet")
-    assert answer.is_usage_error(formatted(told, command))
+    assert answer.is_usage_error(formatted(message, command))
     assert answer.out == ""
 
 
-@pytest.mark.parametrize(("arguments", "told"), ARGUMENTS.items(), ids=map(" ".join, ARGUMENTS))
-def test_arguments_that_do_not_fit(command: CommandLine, arguments: tuple[str, ...], told: str) -> None:
+@pytest.mark.parametrize(("arguments", "message"), ARGUMENTS.items(), ids=map(" ".join, ARGUMENTS))
+def test_arguments_that_do_not_fit(command: CommandLine, arguments: tuple[str, ...], message: str) -> None:
     """The sentence names the argument; nothing is started."""
     answer = command("run", command.target, *arguments)
-    assert answer.is_usage_error(formatted(told, command))
+    assert answer.is_usage_error(formatted(message, command))
     assert answer.out == ""
     assert command.done() == []
 
 
-@pytest.mark.parametrize(("text", "told"), BROKEN.items(), ids=BROKEN)
-def test_a_module_that_cannot_be_imported(command: CommandLine, text: str, told: str) -> None:
-    """What it raised, and where."""
+@pytest.mark.parametrize(("text", "message"), BROKEN.items(), ids=BROKEN)
+def test_a_module_that_cannot_be_imported(command: CommandLine, text: str, message: str) -> None:
+    """The error has the exception and its line."""
     command.write(text)
     answer = command("run", command.target)
-    assert answer.is_usage_error(formatted(f"importing '{{name}}' failed: {told}", command))
+    assert answer.is_usage_error(formatted(f"importing '{{name}}' failed: {message}", command))
 
 
 def test_a_workflow_that_is_wrong_is_told_as_it_is(command: CommandLine) -> None:
-    """What batchflow itself says on import needs no more words."""
+    """A ConfigurationError at the import is printed as it is."""
     command.write("from batchflow import BatchWorkflow\nclass Greet(BatchWorkflow): pass\n")
     answer = command("run", command.target)
     assert answer.code == 2
@@ -90,7 +90,7 @@ def test_a_workflow_that_is_wrong_is_told_as_it_is(command: CommandLine) -> None
 
 
 def test_several_workflows_are_listed(command: CommandLine) -> None:
-    """With two there is no telling which one is meant."""
+    """With two of them a name is required."""
     command.write(TWO)
     answer = command("run", command.target)
     assert answer.is_usage_error("name one of 'greet', 'ping'")

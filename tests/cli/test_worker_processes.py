@@ -81,7 +81,7 @@ def gone(pid: int) -> bool:
 
 
 def left(url: str) -> list[Claim]:
-    """What is left to do of the items, for whoever comes next."""
+    """The remaining work of the items."""
 
     async def claim() -> list[Claim]:
         store = open_store(Settings.load(url=url), SystemClock())
@@ -97,8 +97,8 @@ def left(url: str) -> list[Claim]:
     return asyncio.run(claim())
 
 
-def said(process: "subprocess.Popen[str]", text: str) -> None:
-    """Read what a process says up to this line."""
+def expect_line(process: "subprocess.Popen[str]", text: str) -> None:
+    """Read the output of a process up to this line."""
     assert process.stdout is not None
     line = process.stdout.readline()
     assert line == text, line
@@ -107,11 +107,11 @@ def said(process: "subprocess.Popen[str]", text: str) -> None:
 def test_processes_share_the_work_and_one_that_is_killed_is_replaced(
     command: CommandLine, processes: list["subprocess.Popen[str]"], server: Server
 ) -> None:
-    """The names say whose they are. At SIGTERM all stop in good order, and what they held is given back."""
+    """Workers have different names. At SIGTERM all stop in good order and release their claims."""
     trigger(command, **SLOW)
     options = ("--processes", "2", "--concurrency", "5", "--name", "mail")
     processes.append(supervisor := command.start("worker", command.target, *options, **SLOW))
-    said(supervisor, f"Working for greet at {server.url} with 2 processes; Ctrl-C stops them\n")
+    expect_line(supervisor, f"Working for greet at {server.url} with 2 processes; Ctrl-C stops them\n")
     first, second = until_work(command, 2)
     assert {(it["name"].split("-")[0], it["concurrency"]) for it in workers(command)} == {("mail", 5)}
     wait_until_sync(lambda: len(command.done()) > 5, description="items are done")
@@ -146,7 +146,7 @@ def test_a_worker_that_stops_gives_its_claims_back_without_an_attempt(
 def test_a_killed_worker_is_lost_until_its_claims_are_taken_back(
     command: CommandLine, processes: list["subprocess.Popen[str]"]
 ) -> None:
-    """On a file its lock tells at once; the next worker takes them back when it starts, and it is known no more."""
+    """On a file its lock tells at once; the next worker takes them back when it starts, and it is no longer listed."""
     hanging = {"COUNT": "4", "HANG": "user-002"}
     trigger(command, **hanging)
     processes.append(worker := command.start("worker", command.target, **hanging))
@@ -179,21 +179,21 @@ def test_a_second_signal_ends_all_processes_at_once(
     wait_until_sync((command.folder / "hanging").exists, description="an item hangs")
     found = pids(command)
     supervisor.send_signal(signal.SIGINT)
-    said(supervisor, "Working for greet at sqlite:///batchflow.db with 2 processes; Ctrl-C stops them\n")
-    said(supervisor, "Stopping: running work has 10s to end\n")
+    expect_line(supervisor, "Working for greet at sqlite:///batchflow.db with 2 processes; Ctrl-C stops them\n")
+    expect_line(supervisor, "Stopping: running work has 10s to end\n")
     supervisor.send_signal(signal.SIGINT)
     assert wait_for_exit(supervisor).code == 130
     wait_until_sync(lambda: all(gone(pid) for pid in found), description="the processes are gone")
 
 
 def test_processes_that_cannot_work_end_all(command: CommandLine) -> None:
-    """There is no use in starting them again: the exit code says so, and the sentence is theirs."""
+    """They are not restarted; the exit code and the error are theirs."""
     broken = "import sys\nif 'batchflow.cli.worker_process' in sys.orig_argv: raise ValueError('not here')\n"
     command.write(broken + JOBS)
     answer = wait_for_exit(command.start("worker", command.target, "--processes", "2"))
     assert answer.code == 2
-    told = f"error: importing '{command.name}' failed: ValueError: not here ({command.name}.py, line 2)\n"
-    assert set(answer.err.splitlines(keepends=True)) == {told}
+    message = f"error: importing '{command.name}' failed: ValueError: not here ({command.name}.py, line 2)\n"
+    assert set(answer.err.splitlines(keepends=True)) == {message}
 
 
 def test_processes_that_die_are_started_again_more_and_more_seldom(

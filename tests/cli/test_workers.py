@@ -59,8 +59,8 @@ def test_workers_are_listed_as_json(command: CommandLine) -> None:
         assert is_utc(works[name])
 
 
-@pytest.mark.parametrize(("count", "told"), [(1, "1 thread hangs"), (2, "2 threads hang")])
-def test_threads_that_hang_are_shown(command: CommandLine, count: int, told: str) -> None:
+@pytest.mark.parametrize(("count", "message"), [(1, "1 thread hangs"), (2, "2 threads hang")])
+def test_threads_that_hang_are_shown(command: CommandLine, count: int, message: str) -> None:
     """Beside what the worker holds."""
     store = open_store(Settings.load(url="sqlite:///batchflow.db"), SystemClock())
 
@@ -71,7 +71,7 @@ def test_threads_that_hang_are_shown(command: CommandLine, count: int, told: str
 
     with asyncio.Runner() as runner:
         runner.run(work())
-        assert command("workers").out.splitlines()[1].endswith(f"0 of 100, {told}")
+        assert command("workers").out.splitlines()[1].endswith(f"0 of 100, {message}")
         assert command("workers", "--json").document["workers"][0]["hanging"] == count
         runner.run(store.close())
 
@@ -85,7 +85,7 @@ def test_a_store_without_workers(command: CommandLine) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         (("--concurrency", "3"), "'{target}' sets its concurrency to 7"),
         (("--processes", "2", "--concurrency", "3"), "'{target}' sets its concurrency to 7"),
@@ -100,7 +100,7 @@ def test_a_store_without_workers(command: CommandLine) -> None:
     ],
 )
 def test_options_that_cannot_be(
-    command: CommandLine, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], told: str
+    command: CommandLine, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], message: str
 ) -> None:
     """An option that could do nothing is refused, before there is a process."""
     # What the options set there is put back at the end.
@@ -108,21 +108,21 @@ def test_options_that_cannot_be(
     monkeypatch.setenv("BATCHFLOW_WORKER_NAME", "x")
     command.write(JOBS.replace("Batchflow()", "Batchflow(concurrency=7)"))
     answer = command("worker", command.target, *options)
-    assert answer.is_usage_error(told.format(target=command.target))
+    assert answer.is_usage_error(message.format(target=command.target))
     assert answer.out == ""
 
 
 def test_processes_need_a_store_that_they_share(command: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Memory is none."""
+    """A store in memory cannot be shared."""
     monkeypatch.setenv("BATCHFLOW_URL", "sqlite://")
     answer = command("worker", command.target, "--processes", "2")
-    told = "error: 'sqlite://' is the memory of one process; name a file, or leave --processes out\n"
-    assert (answer.code, answer.err) == (2, told)
+    message = "error: 'sqlite://' is the memory of one process; name a file, or leave --processes out\n"
+    assert (answer.code, answer.err) == (2, message)
 
 
 def test_a_store_that_is_wrong_is_told_once(command: CommandLine) -> None:
     """By the process that would start the others."""
     Path("batchflow.db").write_text("this is no database")
     answer = wait_for_exit(command.start("worker", command.target, "--processes", "3"))
-    told = "error: 'batchflow.db' is not a SQLite database, or is damaged; name another file\n"
-    assert (answer.code, answer.out, answer.err) == (2, "", told)
+    message = "error: 'batchflow.db' is not a SQLite database, or is damaged; name another file\n"
+    assert (answer.code, answer.out, answer.err) == (2, "", message)
