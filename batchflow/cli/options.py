@@ -20,7 +20,7 @@ TargetArgument = Annotated[
 UrlOption = Annotated[str | None, typer.Option(metavar="URL", help="The URL of the store; BATCHFLOW_URL by default.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 DedupIdOption = Annotated[
-    str | None, typer.Option(metavar="TEXT", help="A name for the purpose; the second one starts nothing.")
+    str | None, typer.Option(metavar="TEXT", help="A name for the purpose; a second trigger with it starts nothing.")
 ]
 DedupOption = Annotated[
     str,

@@ -56,7 +56,7 @@ _FINAL_STATES = frozenset({"completed", "failed", "cancelled"})
 RunLabelOption = Annotated[str | None, typer.Option(metavar="TEXT", help="Only runs with this label.")]
 FunctionOption = Annotated[str | None, typer.Option(metavar="ROUTE", help="Only runs of the function served at ROUTE.")]
 
-group = typer.Typer(help="List runs, look into one, cancel some, start one.", rich_markup_mode=None)
+group = typer.Typer(help="List, show, cancel and start runs.", rich_markup_mode=None)
 
 
 @group.command("list")
