@@ -24,7 +24,7 @@ DedupIdOption = Annotated[
 ]
 DedupOption = Annotated[
     str,
-    typer.Option("--dedup", metavar="WHEN", help="--dedup-id counts as long as the first is kept, or open."),
+    typer.Option("--dedup", metavar="WHEN", help="How long --dedup-id counts: kept, or open (until the first ends)."),
 ]
 DelayOption = Annotated[str | None, typer.Option(metavar="DURATION", help="Start after this time: 10s, 2h30m.")]
 NotBeforeOption = Annotated[str | None, typer.Option(metavar="TIME", help="Start at this time: 2030-01-01T06:00:00Z.")]

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from pydantic_core import from_json
 
 from batchflow.app import Batchflow
-from batchflow.batch.arguments import BatchTrigger, check_ids, check_limit
+from batchflow.batch.arguments import BatchTrigger, check_dry_run, check_ids, check_limit
 from batchflow.batch.bound import Workflow
 from batchflow.batch.dry_run import Statistics
 from batchflow.batch.handle import BatchHandle
@@ -198,11 +198,11 @@ class RunBatch:
             InputError: the ids, the limit, the source and a dry run do not go together.
         """
         ids = None if self.ids is None else [id.strip() for id in self.ids.split(",") if id.strip()]
-        if self.dry_run and ids is not None:
-            raise InputError("--dry-run counts the items of the workflow's source; leave --ids out")
         if self.dry_run and self.limit is not None:
             raise InputError("--dry-run counts all items; leave --limit out")
         with option_names():
+            if self.dry_run:
+                check_dry_run(ids)
             ids = check_ids(workflow.definition, ids)
             check_limit(self.limit, ids)
         return ids
