@@ -141,7 +141,9 @@ async def _require_batch(engine: Engine, id: str) -> Batch:
 
 def print_statistics(output: Output, workflow: Workflow[Any, Any], found: Statistics) -> None:
     """Print the counts of a dry run."""
-    mean = "none measured yet" if found.mean_item_ms is None else f"{humanize_duration(round(found.mean_item_ms))} an item"
+    mean = (
+        "none measured yet" if found.mean_item_ms is None else f"{humanize_duration(round(found.mean_item_ms))} an item"
+    )
     rows = {
         "eligible": f"{found.total_eligible:,}",
         "already processed": f"{found.already_processed:,}",
@@ -250,7 +252,7 @@ def print_batch(output: Output, found: Batch, failed: Sequence[Item], letters: S
 
 def cancelled_text(found: Batch) -> str:
     """A sentence about a batch that was cancelled just now."""
-    if found.is_final:
+    if found.items_ended:
         return f"Batch {found.id} is cancelled: {format_counts(found.counts)}"
     return f"Batch {found.id} is being cancelled: {found.counts.open:,} running items end at their next step"
 

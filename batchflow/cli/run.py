@@ -301,7 +301,7 @@ class _BatchRunner:
             self._output.print_json(BatchReport.of(status, sentence).document() | self._origin)
             return self._signals.exit_code
         done = f"{status.counts.ended:,} of {status.total:,}{'' if status.is_total_known else ' so far'}"
-        if not self._flow.engine.store.lasting:
+        if not self._flow.engine.store.is_durable:
             self._print(f"Stopped. {done} items were done; the state was in memory and is lost.")
             return self._signals.exit_code
         self._print(f"Stopped. {done} items are done; the rest is released.")

@@ -220,7 +220,7 @@ class TriggerRun:
         """Load the target, read the payload, and start the run."""
         flow = load_flow(self.target)
         function = choose_function(flow, self.route, self.target)
-        if not self.wait and not flow.engine.store.lasting:
+        if not self.wait and not flow.engine.store.is_durable:
             raise ConfigurationError(
                 f"the state of '{self.target}' is in memory ({flow.settings.url}), and the run would be lost "
                 f"after this command; add --wait, or set BATCHFLOW_URL to a file, such as sqlite:///batchflow.db"
@@ -266,7 +266,9 @@ class TriggerRun:
             await flow.engine.stop()
             await cancel_and_wait(ending)
             if not self.as_json:
-                goes_on = "continues with the next worker" if flow.engine.store.lasting else "was in memory and is lost"
+                goes_on = (
+                    "continues with the next worker" if flow.engine.store.is_durable else "was in memory and is lost"
+                )
                 output.stderr.print(f"Stopped. Run {handle.id} {goes_on}.", soft_wrap=True)
             return signals.exit_code
 
