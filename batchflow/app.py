@@ -49,10 +49,11 @@ from batchflow.serve.validation import (
     parse_timeout,
     validate_label,
 )
-from batchflow.settings import Settings
 
 if TYPE_CHECKING:
     from fastapi import APIRouter
+
+    from batchflow.settings import Settings
 
 P = ParamSpec("P")
 Params = TypeVar("Params", bound=BaseModel)
@@ -89,6 +90,9 @@ class Batchflow(Operations):
         clock: Clock | None = None,
         entropy: Entropy | None = None,
     ) -> None:
+        # pydantic-settings takes as long to import as pydantic itself.
+        from batchflow.settings import Settings
+
         url, beside = (it if isinstance(it, str) else None for it in (store, ledger))
         self.settings = Settings.load(url=url, ledger=beside, concurrency=concurrency, grace=grace, retention=retention)
         self.worker = worker
@@ -341,7 +345,7 @@ _BATCH_OPTIONS = tuple(signature(function_workflow).parameters)[1:]
 _REDIS = frozenset({"redis", "rediss", "unix", "redis+cluster", "rediss+cluster", "redis+sentinel", "rediss+sentinel"})
 
 
-def open_store(settings: Settings, clock: Clock) -> Store:
+def open_store(settings: "Settings", clock: Clock) -> Store:
     """The store that a URL names.
 
     Raises:
@@ -363,7 +367,7 @@ def open_store(settings: Settings, clock: Clock) -> Store:
     )
 
 
-def open_ledger(settings: Settings) -> Ledger | None:
+def open_ledger(settings: "Settings") -> Ledger | None:
     """The ledger that a URL names; None where there is none beside the store.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Where log lines go: through the app's structlog configuration, or, where there is none, to stderr from INFO on."""
+"""The logger of batchflow: through the app's structlog configuration, or to stderr from INFO on without one."""
 
 import logging
 import sys
@@ -6,17 +6,15 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any, cast
 
-import structlog
-
 _RESERVED = ("self", "event", "method_name")
-# What structlog's own methods call their parameters.
+# Parameters of structlog's own methods.
 
 
 class Log:
-    """A structlog logger whose lines cost no work: one that cannot be written, for whatever reason, is left out.
+    """A structlog logger that never fails its caller: a line that cannot be written is left out.
 
-    The output may be closed, a renderer may choke on a value, the arguments may not fit the text. Nothing of that is
-    a reason to fail what the line tells of. Only Ctrl-C gets through.
+    The output may be closed, a renderer may fail on a value, the arguments may not fit the text. Only Ctrl-C gets
+    through.
     """
 
     __slots__ = ("_values",)
@@ -29,10 +27,10 @@ class Log:
         return Log({**self._values, **values})
 
     def is_enabled_for(self, level: int) -> bool:
-        """Whether lines of `level` are written, as far as the logger says."""
+        """True if the logger writes lines of `level`, as far as it says."""
         try:
             bound = _current_logger().bind()
-            # structlog's own loggers and the standard library's name it differently; one with neither writes all.
+            # structlog's loggers and the standard library's spell it differently; one with neither writes all levels.
             for name in ("is_enabled_for", "isEnabledFor"):
                 ask = getattr(bound, name, None)
                 if ask is not None:
@@ -79,7 +77,7 @@ class Log:
 
     def _write_formatted(self, level: str, event: object, args: tuple[object, ...], values: dict[str, Any]) -> None:
         try:
-            # As structlog does it: one mapping holds the values by name.
+            # As in structlog, a single mapping holds the values by name.
             text = str(event) % (args[0] if len(args) == 1 and isinstance(args[0], Mapping) else args)
         except Exception:
             text, values = str(event), {**values, "positional_args": args}
@@ -90,18 +88,18 @@ _LOG = Log()
 
 
 def logger() -> Log:
-    """The logger of batchflow, as structlog is configured at present.
+    """The logger of batchflow, as structlog is configured when a line is written.
 
-    An app that has not configured structlog gets its default look on stderr, without the DEBUG lines, of which there
-    are several per item. `structlog.configure(…)` takes over whenever it is called.
+    Without a configuration, structlog's default format goes to stderr, without the DEBUG lines, of which there are
+    several per item. `structlog.configure(…)` takes over whenever it is called.
     """
     return _LOG
 
 
 def safe_str(error: BaseException) -> str:
-    """What an exception says of itself; whatever its `__str__` does, this returns."""
+    """The `str` of an exception; never raises, whatever its `__str__` does."""
     try:
-        # Text of a subclass could do anything when it is used.
+        # `__str__` may return a subclass of str, whose methods could do anything.
         return "".join(str(error))
     except KeyboardInterrupt:
         raise
@@ -110,7 +108,7 @@ def safe_str(error: BaseException) -> str:
 
 
 def safe_repr(error: BaseException) -> str:
-    """The `repr` of an exception; whatever that does, this returns."""
+    """The `repr` of an exception; never raises, whatever its `__repr__` does."""
     try:
         return "".join(repr(error))
     except KeyboardInterrupt:
@@ -120,15 +118,22 @@ def safe_repr(error: BaseException) -> str:
 
 
 def _current_logger() -> Any:
+    # Imported with the first line: structlog brings rich with it, which takes longer than all of batchflow.
+    import structlog
+
     return _app_logger() if structlog.is_configured() else _default_logger()
 
 
 @cache
 def _app_logger() -> Any:
+    import structlog
+
     return structlog.get_logger("batchflow")
 
 
 def _default_logger() -> Any:
-    # Not kept: what stderr is may change, as it does under a test runner.
+    import structlog
+
+    # Made for each line, since stderr may be replaced, as a test runner does.
     quiet = structlog.make_filtering_bound_logger(logging.INFO)
     return structlog.wrap_logger(structlog.PrintLogger(sys.stderr), wrapper_class=quiet)
