@@ -1,4 +1,4 @@
-"""A batch: what it is made of, its counts and its states. Pure values."""
+"""A batch, its items, its counts and states, and the ledgers of processed items. Pure values."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,15 +17,15 @@ FINAL_STATES: frozenset[BatchState] = frozenset({"completed", "failed", "cancell
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewBatch:
-    """What a trigger opens: all that the items share, stored once.
+    """A batch as a trigger opens it: everything that its items share, stored once.
 
-    `execute` is the destination of the items' messages and `flow` what they wait under; `complete` is the
-    destination of the message that the last item's end publishes (None: nobody wants it). `ledger_ttl` is how long
-    an item counts as processed, in ms (None: for ever), in the ledger `ledger` (empty: that of the workflow). `parent`
-    and `depth` are those of a message: who waits for the batch, told by the end of its completion message. `headers`
-    are handed to each item. `on_failure` is the destination that is told of each item whose attempts are used up.
-    With `force`, or where the trigger has `named` the ids, items are started whatever the ledger says. While a batch
-    with the same `open_dedup` has not ended, this one is not opened.
+    `execute` is the destination of the items' messages, `flow` their flow control. `complete` is the destination of
+    the message that the end of the last item publishes (None: no message). `ledger_ttl` is the time for which an item
+    counts as processed, in ms (None: for ever), in the ledger `ledger` (empty: the workflow's). `parent` and `depth`
+    are those of a message: the end of the completion message resumes the parent. Each item gets the `headers`.
+    `on_failure` is the destination that gets a message for each item whose attempts are used up. With `force`, or with
+    ids `named` by the trigger, items start although the ledger holds them. The batch is not opened while another one
+    with the same `open_dedup` has not ended.
     """
 
     id: str
@@ -49,10 +49,10 @@ class NewBatch:
 
 
 class Counts(NamedTuple):
-    """Where the items of a batch stand. `eligible` is what `fetch` has named so far, every mention counted.
+    """The items of a batch by state. `eligible` counts the ids that `fetch` has returned so far, repeated ones too.
 
-    Once the batch is sealed, `eligible` is the sum of all the others.
-    `in_flight`: skipped because another batch of the workflow was at it. `left_out`: beyond the trigger's limit.
+    Once the batch is sealed, `eligible` is the sum of all the others. `in_flight` were skipped because another batch
+    of the workflow was processing them; `left_out` are beyond the trigger's limit.
     """
 
     eligible: int = 0
@@ -67,27 +67,27 @@ class Counts(NamedTuple):
 
     @property
     def started(self) -> int:
-        """Items that were given a run."""
+        """Items that got a run."""
         return self.open + self.succeeded + self.failed + self.cancelled
 
     @property
     def ended(self) -> int:
-        """Items whose run has ended, one way or the other."""
+        """Items whose run has ended in any way."""
         return self.succeeded + self.failed + self.cancelled
 
     @property
     def skipped(self) -> int:
-        """Items that were not started, whatever the reason."""
+        """Items that were not started, for any reason."""
         return self.already_processed + self.in_flight + self.duplicates
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """One triggered job, as it stands. Times are ms since the epoch.
+    """The current state of one triggered job. Times are ms since the epoch.
 
-    `total` is the number of items to process where it was counted beforehand, else None; `working` counts the
-    messages of its layers (entry, pages, chunks, completion) that are not done; `worked_ms` is the time its ended
-    items took, summed.
+    `total` is the number of items to process, if it was counted beforehand; `working` counts the messages of its
+    layers (entry, pages, chunks, completion) that have not ended; `worked_ms` is the time that its ended items took,
+    added up.
     """
 
     id: str
@@ -111,13 +111,13 @@ class Batch:
 
     @property
     def items_ended(self) -> bool:
-        """True once no item of it will run any more."""
+        """True once none of its items will run any more; `on_complete` may still run."""
         return self.state in FINAL_STATES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
-    """One item of a batch: its place, its id in the user's world, how it ended."""
+    """One item of a batch: its number, the id that `fetch` returned, its result or error."""
 
     number: int
     id: str
@@ -135,10 +135,9 @@ class Mark(NamedTuple):
 
 
 def ledger_name(workflow: str, scope: Mapping[str, object]) -> str:
-    """The name of a workflow's ledger: its own name, followed by the JSON object of the scope where there is one.
+    """The name of a workflow's ledger: the workflow's name, followed by the scope as a JSON object if there is one.
 
-    `scope` are those parameters of a batch that belong to it, by name, as values that JSON has; their order does not
-    matter.
+    `scope` maps the batch parameters that separate ledgers to JSON values; their order does not matter.
     """
     if not scope:
         return workflow
@@ -146,5 +145,5 @@ def ledger_name(workflow: str, scope: Mapping[str, object]) -> str:
 
 
 def workflow_of_ledger(ledger: str) -> str:
-    """The workflow that a ledger belongs to; no workflow's name holds a brace."""
+    """The workflow that a ledger belongs to; names of workflows contain no brace."""
     return ledger.partition("{")[0]

@@ -1,4 +1,4 @@
-"""An HTTP call that the engine makes for a run: what is asked, and what was answered. Pure values."""
+"""An HTTP call that the engine makes for a run: its request and its result. Pure values."""
 
 import re
 from base64 import b64decode, b64encode
@@ -6,23 +6,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 CALL_DESTINATION = "batchflow:call"
-"""The destination of calls. No route can be named so."""
+"""The destination of calls. Routes cannot have this name."""
 
 MAX_CALL_MS = 2 * 3_600_000
-"""How long one attempt of a call may take at most."""
+"""The longest timeout of one attempt of a call."""
 
 _USERINFO = re.compile(r"(?<=//)[^/?#]*@")
 _CHARSET = re.compile(r";\s*charset\s*=\s*[\"']?([^\s;\"']+)", re.IGNORECASE)
 
 
 def without_userinfo(url: str) -> str:
-    """A URL as it may be shown: without the user and the password that it may hold."""
+    """A URL without its user and password, which must not be shown."""
     return _USERINFO.sub("", url, count=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Body:
-    """Bytes that stand in JSON: as text where they are UTF-8, else in base64."""
+    """Bytes as JSON holds them: text if they are UTF-8, else base64."""
 
     text: str = ""
     base64: bool = False
@@ -41,8 +41,10 @@ class Body:
         return b64decode(self.text) if self.base64 else self.text.encode()
 
     def to_text(self, content_type: str) -> str:
-        """The bytes as text, in the charset that `content_type` declares, UTF-8 where it declares none or none that is
-        known; what is none shows as U+FFFD."""
+        """The bytes as text, in the charset that `content_type` declares; without one, or with an unknown one, UTF-8.
+
+        Bytes that do not fit become U+FFFD.
+        """
         if (charset := _CHARSET.search(content_type)) is not None:
             try:
                 return self.content.decode(charset[1], "replace")
@@ -51,7 +53,7 @@ class Body:
         return self.content.decode(errors="replace")
 
     def to_json(self, content_type: str) -> str | bytes:
-        """The bytes as JSON is read: UTF-8, as it says of itself, and where they are not, in the declared charset."""
+        """The bytes for a JSON parser: as they are if they are UTF-8, else as text of the declared charset."""
         if self.base64 and "\ufffd" not in (text := self.to_text(content_type)):
             return text
         return self.content
@@ -62,7 +64,7 @@ EMPTY_BODY = Body()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallRequest:
-    """What is to be sent. `step` is the name of the step that asks; `timeout_ms` bounds one attempt."""
+    """A request to send. `step` is the step that makes the call; `timeout_ms` limits one attempt."""
 
     step: str
     method: str
@@ -74,7 +76,7 @@ class CallRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallResult:
-    """What came back, whatever the status. Header names are in lower case; of several equal ones, values are joined."""
+    """The response, with any status. Header names are in lower case; values of repeated headers are joined."""
 
     status: int
     headers: Mapping[str, str] = field(default_factory=dict[str, str])

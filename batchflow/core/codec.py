@@ -1,6 +1,6 @@
-"""The JSON form of a declared type: how parameters, items and results are written, read, and proven to survive.
+"""The JSON form of a declared type, for parameters, items and results, and the size limit of JSON texts.
 
-Which differences count as a loss is said in `roundtrip.py`.
+`roundtrip.py` decides which differences after a round trip are errors.
 """
 
 import re
@@ -44,7 +44,7 @@ def _json(value: object) -> str:
     return to_json(value).decode()
 
 
-# Values of exactly these types, declared as such or not at all, are the same after JSON: they need no reading back.
+# Values of exactly these types, declared so or not at all, survive JSON unchanged: they need not be read back.
 _SAFE: Mapping[type, Callable[[Any], str]] = {NoneType: _json, bool: _json, int: repr, str: _json}
 
 
@@ -63,7 +63,7 @@ class Codec(Generic[T]):
         """Use `Codec.of`, which builds each codec once.
 
         Raises:
-            ConfigurationError: pydantic knows no JSON form of the type.
+            ConfigurationError: pydantic has no JSON form for the type.
         """
         self.annotation = annotation
         try:
@@ -79,24 +79,24 @@ class Codec(Generic[T]):
 
     @staticmethod
     def of(annotation: Any) -> "Codec[Any]":
-        """The codec of a type; the same one for the same type, where the type can be hashed.
+        """The codec of a type, cached if the type can be hashed.
 
         Raises:
-            ConfigurationError: pydantic knows no JSON form of the type.
+            ConfigurationError: pydantic has no JSON form for the type.
         """
-        # Unions are equal in any order, but read in theirs: the text tells them apart.
+        # Unions with the same members are equal, but are read in their order: the text distinguishes them.
         spelling = "" if isinstance(annotation, type) else repr(annotation)
         try:
             return _codec(annotation, spelling)
-        except TypeError:  # it cannot be hashed: schema errors are of another kind
+        except TypeError:  # not hashable; schema errors have other types
             return Codec[Any](annotation)
 
     @staticmethod
     def of_result(fn: Callable[..., object]) -> "Codec[Any]":
-        """The codec of what `fn` declares to return, built once for each function.
+        """The codec of the declared return type of `fn`, built once for each function.
 
         Raises:
-            ConfigurationError: that type is not known, or pydantic knows no JSON form of it.
+            ConfigurationError: the type cannot be evaluated, or pydantic has no JSON form for it.
         """
         function = _underlying(fn)
         if not isinstance(function, FunctionType):
@@ -107,14 +107,14 @@ class Codec(Generic[T]):
             return _result_codecs.setdefault(function, Codec.of(return_type(function)))
 
     def encode(self, value: T) -> str:
-        """The JSON text of a value. Whether it survives is for `round_trip` to say.
+        """The JSON text of a value; unlike `round_trip`, without a check that it survives.
 
         Raises:
             UnserializableError: the value is not of the declared type, or cannot be written.
         """
         try:
             return self._write(value, by_alias=False, round_trip=True, warnings="error").decode()
-        except Exception as error:  # a serializer of the user's may raise anything
+        except Exception as error:  # serializers of user code may raise anything
             raise _unserializable("the value", value, self._write_problem(error)) from error
 
     def decode(self, text: str | bytes) -> T:
@@ -126,13 +126,13 @@ class Codec(Generic[T]):
         return self._read(text, by_name=True, by_alias=False)
 
     def round_trip(self, value: T, *, where: str) -> tuple[str, T]:
-        """The JSON text of a value and what comes back from it: the same as was given, type for type.
+        """The JSON text of a value and the value read back from it, equal to the original in value and type.
 
-        What does not count as a change, and what does, stands in `roundtrip.find_difference`.
+        `roundtrip.find_difference` defines what counts as a difference.
 
         Raises:
-            UnserializableError: it would come back changed, or not at all; the sentence names `where`, the type, the
-                part that is at fault and the cure.
+            UnserializableError: the value would come back changed, or not at all; the message names `where`, the type,
+                the part at fault and the cure.
         """
         if (plain := self._plain.get(type(value))) is not None:
             try:
@@ -140,9 +140,9 @@ class Codec(Generic[T]):
             except ValueError as error:
                 raise _unserializable(where, value, self._write_problem(error)) from error
         try:
-            # Warnings cost more than the writing, and the comparison finds all that they warn of.
+            # Warnings cost more than the serialization, and the comparison finds everything that they warn of.
             text = self._write(value, by_alias=False, round_trip=True, warnings=False)
-        except Exception as error:  # a serializer of the user's may raise anything, and so may a validator
+        except Exception as error:  # serializers and validators of user code may raise anything
             raise _unserializable(where, value, self._write_problem(error)) from error
         try:
             received = self._read(text, by_name=True, by_alias=False)
@@ -167,36 +167,36 @@ class Codec(Generic[T]):
         return self._adapter.json_schema(by_alias=False)
 
     def _is_written_as(self, received: T, text: bytes) -> bool:
-        # Typed dicts come back in the order of their fields, so the text alone is not enough.
+        # Typed dicts come back in the order of their fields: comparing the texts alone is not enough.
         again = self._write(received, by_alias=False, round_trip=True, warnings=False)
         return again == text or from_json(again) == from_json(text)
 
     def _type_mismatch(self, value: T) -> RoundTripDifference | None:
-        """That the value is of another type than is declared, where this can be told at once."""
+        """The difference between the value's type and the declared one, if `isinstance` can decide it."""
         try:
             if not isinstance(self.annotation, type) or isinstance(value, self.annotation):
                 return None
-        except TypeError:  # Any, typed dicts and protocols are types that cannot be asked
+        except TypeError:  # Any, typed dicts and protocols do not support isinstance
             return None
-        return RoundTripDifference("", f"is no {type_name(self.annotation)}, which is declared", _AGREE)
+        return RoundTripDifference("", f"is not the declared {type_name(self.annotation)}", _AGREE)
 
     def _write_problem(self, error: Exception) -> RoundTripDifference:
-        """What pydantic says of a value that it cannot write, as a loss."""
+        """The difference that pydantic's error for a value that it cannot write describes."""
         text = str(error).removeprefix("Error serializing to JSON: ")
         if match := _UNEXPECTED.search(text):
             place = f".{match['field']}" if match["field"] else ""
             declared = match["declared"] if place else type_name(self.annotation)
-            return RoundTripDifference(match["kind"], f"is no {declared}, which is declared", _AGREE, place)
+            return RoundTripDifference(match["kind"], f"is not the declared {declared}", _AGREE, place)
         if match := _UNKNOWN.search(text):
             return RoundTripDifference(
                 "", f"holds {match['kind']}, which has no JSON form", "use a model, a dataclass or plain data"
             )
         if "invalid utf-8" in text:
-            return RoundTripDifference("", "holds bytes that are no text", "declare Base64Bytes, or use text")
+            return RoundTripDifference("", "holds bytes that are not text", "declare Base64Bytes, or use text")
         return RoundTripDifference("", f"cannot be written ({text.splitlines()[0]})", "use what JSON can hold")
 
     def _read_problem(self, value: T, error: Exception) -> RoundTripDifference:
-        """What pydantic says of JSON that it wrote and cannot read, as a loss."""
+        """The difference that pydantic's error for JSON that it wrote and cannot read describes."""
         if misfit := self._type_mismatch(value):
             return misfit
         part: Any = value
@@ -243,12 +243,12 @@ _result_codecs: WeakKeyDictionary[FunctionType, Codec[Any]] = WeakKeyDictionary(
 
 
 def return_type(fn: Callable[..., object]) -> Any:
-    """The type that a function, method, partial or callable object declares to return; `Any` where it declares none.
+    """The declared return type of a function, method, partial or callable object; `Any` if it declares none.
 
-    What is awaited counts as returned. A class gives its instances. A function that never returns gives None.
+    An awaitable counts as its result. A class returns its instances. A function that never returns counts as None.
 
     Raises:
-        ConfigurationError: the declaration names something that does not exist where the function is defined.
+        ConfigurationError: the annotation names something that does not exist where the function is defined.
     """
     function = _underlying(fn)
     if not isinstance(function, FunctionType):
@@ -280,15 +280,15 @@ def _evaluate_return_type(function: FunctionType) -> Any:
     written: Any = Any
     try:
         written = function.__annotations__.get("return", Any)
-        # Only this one: a parameter may name what exists for the type checker alone.
+        # Only this annotation: those of parameters may name types that exist for the type checker alone.
         only = SimpleNamespace(__annotations__={"return": written})
         return get_type_hints(only, globalns=function.__globals__, include_extras=True)["return"]
     except (NameError, AttributeError, TypeError, SyntaxError) as error:
         missing = error.name if isinstance(error, NameError) else None
-        fault = f"there is no '{missing}' in '{function.__module__}'" if missing else f"that is no type ({error})"
+        fault = f"there is no '{missing}' in '{function.__module__}'" if missing else f"that is not a type ({error})"
         raise ConfigurationError(
             f"'{function.__qualname__}' declares to return '{type_name(written)}', but {fault}; "
-            "name a type that stands at the top of that module, outside TYPE_CHECKING"
+            "name a type that the module defines or imports at its top, outside TYPE_CHECKING"
         ) from error
 
 
@@ -323,19 +323,19 @@ def _part(whole: Any, step: str | int) -> object:
 
 
 def _no_json_form(annotation: Any, error: Exception) -> str:
-    reason = "pydantic knows none" if isinstance(error, PydanticSchemaGenerationError) else str(error).splitlines()[0]
+    reason = "pydantic has none" if isinstance(error, PydanticSchemaGenerationError) else str(error).splitlines()[0]
     return f"{type_name(annotation)} has no JSON form: {reason.rstrip('.')}; declare a model, a dataclass or plain data"
 
 
 SIZE_VARIABLE = "BATCHFLOW_MAX_VALUE"
 _MAX_CHAR_BYTES = 4
-# As many bytes one character has in UTF-8 at most.
+# The largest number of bytes that a character has in UTF-8.
 
 
 class SizeLimit:
-    """At most so many bytes of JSON.
+    """A limit on the size of a JSON text, in bytes of UTF-8.
 
-    A text of up to `sure` characters is within it; where that is all there is to know, one comparison knows it.
+    A text of up to `safe_chars` characters cannot exceed it: most texts need one comparison and no encoding.
     """
 
     __slots__ = ("max_bytes", "safe_chars")
@@ -348,16 +348,16 @@ class SizeLimit:
         return f"SizeLimit({self.max_bytes})"
 
     def check(self, text: str, where: str) -> None:
-        """Refuse the JSON text of a value that is larger; `where` says whose it is.
+        """Check the JSON text of a value, which `where` describes.
 
         Raises:
-            TooLarge: it is.
+            TooLarge: it has more bytes than the limit.
         """
         if len(text) > self.safe_chars and (size := len(text.encode())) > self.max_bytes:
             raise TooLarge(self.too_large_message(where, f"{size:,}"))
 
     def too_large_message(self, where: str, size: str) -> str:
-        """What is said of a value of `size` bytes."""
+        """The message for a value of `size` bytes."""
         return (
             f"{where}: {size} bytes are more than {SIZE_VARIABLE} allows ({self.max_bytes:,}); "
             f"store it elsewhere and pass a reference on, or raise the setting"

@@ -1,4 +1,4 @@
-"""Durations: what people write (`10`, "2h30m", a timedelta) and the milliseconds everything inside counts in."""
+"""Durations: as people write them (`10`, "2h30m", a timedelta) and as the milliseconds that the code counts in."""
 
 import math
 import re
@@ -10,10 +10,10 @@ from typing import TypeAlias
 from batchflow.errors import ConfigurationError
 
 Duration: TypeAlias = timedelta | float | int | str
-"""A duration as it is written: seconds as a number, text such as "500ms" or "2h30m", or a `timedelta`."""
+"""A duration: a number of seconds, text such as "500ms" or "2h30m", or a `timedelta`."""
 
 MAX_DURATION_MS = 36_500 * 86_400_000
-"""The longest duration there is, 36500 days; it fits every store's integers."""
+"""The longest duration, 36500 days; it fits the integers of every store."""
 
 _UNITS = (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1))
 _NUMBER = r"([0-9]+(?:\.[0-9]+)?)"
@@ -24,13 +24,13 @@ _HOW = "write seconds such as 10, text such as '500ms', '10s', '2h30m' or '7d', 
 
 
 def to_ms(value: Duration, *, option: str) -> int:
-    """Milliseconds of a duration, rounded to the nearest one; what is more than nothing never becomes 0.
+    """The milliseconds of a duration, rounded; a duration above 0 gives at least 1.
 
     Units are d, h, m, s and ms, from large to small, each at most once: "500ms", "10s", "2h30m", "1d 12h", "1.5h".
 
     Raises:
-        ConfigurationError: it is negative, not finite, longer than 36500 days or no duration at all (a bool is none,
-            and neither is text without a unit); the sentence names `option`, the value and what to write.
+        ConfigurationError: the value is negative, not finite, longer than 36500 days, or not a duration, such as a
+            bool or text without a unit; the error names `option`.
     """
     wait, fault = _read(value)
     if wait < 0:
@@ -53,7 +53,7 @@ def format_duration(ms: int) -> str:
 
 
 def humanize_duration(ms: int) -> str:
-    """The duration for people, in at most two units: "850ms", "1.5s", "12s", "1h 5m"; a past one shows as "0s"."""
+    """The duration for people, in at most two units: "850ms", "1.5s", "12s", "1h 5m"; negative ones give "0s"."""
     if ms < 1_000:
         return f"{ms}ms" if ms > 0 else "0s"
     if ms < 9_950:
@@ -69,12 +69,12 @@ def humanize_duration(ms: int) -> str:
 
 
 def _read(value: object) -> tuple[Decimal, str]:
-    """Exact milliseconds, and the fault where there is one: decimals, since 0.1 s in binary is not 100 ms."""
+    """The exact milliseconds, and the problem if there is one. Decimals, since 0.1 s as a float is not 100 ms."""
     match value:
         case timedelta():
             return Decimal(value // timedelta(microseconds=1)) / 1_000, ""
         case bool():
-            return Decimal(0), "which is no duration"
+            return Decimal(0), "which is not a duration"
         case int():
             return Decimal(value) * 1_000, ""
         case float() if math.isfinite(value):
@@ -84,13 +84,13 @@ def _read(value: object) -> tuple[Decimal, str]:
         case str():
             return _read_text(value)
         case _:
-            return Decimal(0), "which is no duration"
+            return Decimal(0), "which is not a duration"
 
 
 @lru_cache(maxsize=256)
 def _read_text(value: str) -> tuple[Decimal, str]:
     match = _TEXT.fullmatch(value.strip())
     if match is None or match.lastindex is None:
-        return Decimal(0), "which has no unit" if _BARE.fullmatch(value) else "which is no duration"
+        return Decimal(0), "which has no unit" if _BARE.fullmatch(value) else "which is not a duration"
     counts = zip(match.groups(), _UNITS, strict=True)
     return sum((Decimal(count) * size for count, (_, size) in counts if count), Decimal(0)), ""

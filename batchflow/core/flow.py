@@ -1,4 +1,4 @@
-"""Flow control: the limits of a key, the state a store keeps for it, and the rule that decides what may start now."""
+"""Flow control: the limits of a key, the state that a store keeps for it, and the rule that admits messages."""
 
 import math
 import re
@@ -10,27 +10,27 @@ from batchflow.core.duration import Duration, format_duration, to_ms
 from batchflow.errors import ConfigurationError
 
 CATCH_UP_MS = 10
-"""Starts missed by waking late are made up for as far as this reaches back; older ones are lost."""
+"""Starts that were missed within this time, because a worker woke late, are made up for; older ones are lost."""
 
 SKEW_MS = 1_000
-"""How far the clocks of one store's workers may differ before a start in the future is not believed."""
+"""The largest difference between the workers' clocks; a stored start further in the future is ignored."""
 
 _UNLIMITED = 2**62
 STARTED_OF_FRESH = 7
-"""Of eight claims of a lane at most seven go to what has started already, as long as something fresh waits."""
+"""Of eight claims of a lane at most seven go to messages that have started before, while fresh ones wait."""
 
 _KEY = re.compile(r"[A-Za-z0-9._-]+")  # what the official QStash clients let through
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FlowControl:
-    """How many may run at once (`parallelism`) and how many may start per `period` (`rate`), over all workers of a key.
+    """Limits over all workers: at most `parallelism` run at once, and at most `rate` start per `period`.
 
-    Starts are spread evenly over the period; after a pause up to `burst` of them may start at once. A limit that is
-    None does not limit. Values are equal however the period was written: "60s" is "1m".
+    Starts are spread evenly over the period; after a pause up to `burst` of them may start at once. None means no
+    limit. Periods of the same length are equal: "60s" is "1m".
 
         FlowControl(parallelism=10, rate=5)                  # 5 starts a second, 10 at once
-        FlowControl(rate=100, period="1m", key="mail-api")   # one limit for all that name this key
+        FlowControl(rate=100, period="1m", key="mail-api")   # one limit for everything that names this key
         FlowControl(rate=60, period="1m", burst=10)          # one a second, ten of them at once after ten idle seconds
 
     Raises:
@@ -66,7 +66,7 @@ class FlowControl:
     def of_ms(
         cls, key: str | None, parallelism: int | None, rate: int | None, period_ms: int, burst: int = 1
     ) -> "FlowControl":
-        """Limits that have been checked before, as a store keeps them."""
+        """Limits as a store keeps them, which were checked before."""
         limits = cls.__new__(cls)
         put = object.__setattr__
         put(limits, "parallelism", parallelism)
@@ -84,17 +84,17 @@ class FlowControl:
 
     @property
     def interval_ms(self) -> float:
-        """The time between two starts; 0 where no rate is set."""
+        """The time between two starts; 0 without a rate."""
         return self.period_ms / self.rate if self.rate else 0.0
 
     def with_default_key(self, key: str) -> "FlowControl":
-        """These limits under `key`, unless they name a key themselves."""
+        """These limits, with `key` if they name no key."""
         return self if self.key else replace(self, key=key)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FlowState:
-    """What a store keeps for one key: how many run, and when the next may start.
+    """The state that a store keeps for one key: the number that run, and the time of the next start.
 
     `next_start` is in milliseconds with their fraction: 3,000 starts a second are a third of one apart. A float holds
     a quarter of a microsecond there, which is exact to one in a thousand at 5,000 a second.
@@ -107,7 +107,7 @@ class FlowState:
 
 
 class FlowStatus(NamedTuple):
-    """A flow key as it stands: the limits in force, which of them an operator has pinned, what it holds."""
+    """The current state of a flow key: the limits in force, which of them an operator has pinned, its messages."""
 
     limits: FlowControl
     pinned_parallelism: bool
@@ -119,16 +119,16 @@ class FlowStatus(NamedTuple):
 
     @property
     def pinned(self) -> bool:
-        """Whether any limit is an operator's."""
+        """True if an operator has pinned a limit."""
         return self.pinned_parallelism or self.pinned_rate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Admission:
-    """How many may start now, the state with them counted in, and when the next one after them may start.
+    """The number that may start now, the state that includes them, and the time of the next start after them.
 
-    `ready_at` is now where nothing stands in the way, and None where time alone does not help: the next one waits for
-    another to end, or for the key to be resumed.
+    `ready_at` is now if another one may start at once, and None if time alone does not help: the next one waits for
+    the end of another, or until the key is resumed.
     """
 
     count: int
@@ -137,11 +137,11 @@ class Admission:
 
 
 def admit(limits: FlowControl, state: FlowState, *, now: int, want: int) -> Admission:
-    """Let as many of `want` start as the limits allow at `now`; `want=0` only asks when.
+    """Let as many of `want` start as the limits allow at `now`; `want=0` only computes `ready_at`.
 
     Both limits are taken together or not at all. In any time W at most `rate * (W + 10 ms) / period + 1` start, with
-    `burst` in the place of the 1 where there is one, and who comes up to 10 ms after each `ready_at` still gets the
-    whole rate: starts that were possible in the last 10 ms are not lost.
+    `burst` in place of the 1 if it is set. A worker that comes up to 10 ms after each `ready_at` still gets the whole
+    rate: starts that were possible in the last 10 ms are not lost.
     """
     free = _UNLIMITED if limits.parallelism is None else max(0, limits.parallelism - state.in_use)
     start = _earliest_start(limits, state, now)
@@ -156,12 +156,12 @@ def admit(limits: FlowControl, state: FlowState, *, now: int, want: int) -> Admi
         )
     if state.paused or count >= free:
         return Admission(count=count, state=state, ready_at=None)
-    # Rounded up: whoever wakes at `ready_at` must find a start there.
+    # Rounded up: a worker that wakes at `ready_at` must find a start.
     return Admission(count=count, state=state, ready_at=max(now, state.parked_until, math.ceil(start)))
 
 
 class ClaimSplit(NamedTuple):
-    """How many of what has started and of what is fresh are claimed, and how far the lane has run ahead then."""
+    """The number of started and of fresh messages to claim, and the new value of `ahead`."""
 
     started: int
     fresh: int
@@ -169,10 +169,10 @@ class ClaimSplit(NamedTuple):
 
 
 def split_claims(want: int, started: int, fresh: int, ahead: int) -> ClaimSplit:
-    """Divide `want` claims of a lane between what has started already and what is fresh, of which so many are due.
+    """Divide `want` claims of a lane between the messages that have `started` before and the `fresh` ones that are due.
 
-    What has started goes first, but of eight claims in a row at least one is fresh. `ahead` is how many claims in a row
-    have gone to what has started, up to seven; the next claim goes on with the answer's.
+    Started ones go first, but of eight claims in a row at least one is fresh. `ahead` counts the claims in a row that
+    went to started ones, up to seven; the next call takes it from the result.
     """
     least = min(fresh, (ahead + want) // (STARTED_OF_FRESH + 1))
     of_started = min(started, want - least)
@@ -188,39 +188,39 @@ def release(state: FlowState, n: int = 1) -> FlowState:
 
 
 Bottleneck = Literal["rate", "parallelism", "none"]
-"""Which limit makes a batch take as long as it does."""
+"""The limit that determines how long a batch takes."""
 
 
 def predict_ms(limits: FlowControl, count: int, *, mean_ms: float) -> tuple[int, Bottleneck]:
-    """How long `count` items of `mean_ms` each take under the limits, started as early as these allow, and which binds.
+    """The time that `count` items of `mean_ms` each take under the limits, and the limit that determines it.
 
-    Exact where every item takes the mean. "none" means that they all start at once.
+    Exact if every item takes the mean. "none": they all start at once.
     """
     if count <= 0:
         return 0, "none"
     interval, width = limits.interval_ms, limits.parallelism or count
     waves, place = divmod(count - 1, width)
     if waves and mean_ms > width * interval:
-        # Each wave waits for the one before it; the last item stands at its place in the last wave.
+        # Each wave waits for the one before it; the last item starts at its place in the last wave.
         return math.ceil(waves * mean_ms + place * interval + mean_ms), "parallelism"
     last_start = (count - 1) * interval
     return math.ceil(last_start + mean_ms), "rate" if last_start else "none"
 
 
 def _earliest_start(limits: FlowControl, state: FlowState, now: int) -> float:
-    """The first start not yet given away, no further back than the catch-up."""
+    """The first start that is still free, at most the catch-up time ago."""
     interval, start = limits.interval_ms, state.next_start
     if not limits.rate:
         return now
     if start - now > interval + SKEW_MS:
-        # No start lies more than one interval ahead: the clock was set back, or the rate was lower until now. It may
-        # start at once, since a state is stored only when something starts: a later moment would never come.
+        # No start lies more than one interval ahead: the clock was set back, or the rate was lower until now. The next
+        # one starts at once: the state is stored only when something starts, so that any later time would never come.
         start = now
     return max(start, now - max(CATCH_UP_MS, (limits.burst - 1) * interval))
 
 
 def _starts_until(limits: FlowControl, start: float, now: int) -> int:
-    """How many starts lie between `start` and now, both ends included."""
+    """The number of starts from `start` until now, both included."""
     if not limits.rate:
         return _UNLIMITED
     return int((now - start) / limits.interval_ms) + 1 if start <= now else 0

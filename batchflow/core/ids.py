@@ -1,14 +1,14 @@
-"""Ids: two kinds are drawn (batches and runs), all others are derived from their batch, so that doing a thing again
-gives the same id. All are url-safe, and those of one kind sort in the order they are made.
+"""Ids: those of batches and runs are random, all others are derived from their batch, so that a repetition gives the
+same id. All are URL-safe, and ids of one kind sort in the order in which they are made.
 
-    bat_01hv3k8m0q7y2c9d4e                     a batch: 10 characters of time, then chance; or what its trigger says
+    bat_01hv3k8m0q7y2c9d4e                     a batch: 10 characters of time, then random ones; or its trigger's
     bat_….e                                    its entry
     bat_….p000000007                           its page 7
     bat_….p000000007.c000002                   chunk 2 of that page
     bat_….r000000123                           the run of item 123
     bat_….z                                    its on_complete
     bat_….z2                                   the same, once dead letters were redriven after it had ended
-    ….x3                                       what tells of the death of a message in its third claim
+    ….x3                                       the failure message of a dead letter, dead in its third claim
 
 The letters put the kinds in that order too: entry, pages with their chunks, items, end.
 """
@@ -16,10 +16,10 @@ The letters put the kinds in that order too: entry, pages with their chunks, ite
 import re
 
 BATCH_ENTROPY = 5
-"""How many random bytes a batch id takes."""
+"""The number of random bytes in a batch id."""
 
 RUN_ENTROPY = 10
-"""How many random bytes a run id takes: thousands of runs may start within one millisecond."""
+"""The number of random bytes in a run id: thousands of runs may start within one millisecond."""
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's: no i, l, o, u
 _ITEM_RUN = re.compile(r"(bat_[0-9A-Za-z_-]+)\.r([0-9]{9})")
@@ -29,7 +29,7 @@ def batch_id(now_ms: int, entropy: bytes) -> str:
     """A new batch's id; a later millisecond sorts later.
 
     Raises:
-        ValueError: `entropy` is not 5, 10, 15, … bytes, or `now_ms` is no time of this calendar.
+        ValueError: `entropy` is not 5, 10, 15, … bytes, or `now_ms` is out of range.
     """
     return f"bat_{_stamp(now_ms, entropy)}"
 
@@ -64,22 +64,22 @@ def item_run_id(batch: str, number: int) -> str:
 
 
 def complete_id(batch: str, generation: int = 1) -> str:
-    """The batch's `on_complete`; a batch that goes on after it had ended has another one."""
+    """The batch's `on_complete`; a batch that resumes after its end has another one."""
     return f"{batch}.z" if generation == 1 else f"{batch}.z{generation}"
 
 
 def completes(id: str, batch: str) -> bool:
-    """Whether an id is that of an `on_complete` of the batch, or of what tells of the death of one."""
+    """True for the id of an `on_complete` of the batch, or of the failure message of one."""
     return id.startswith(f"{batch}.z")
 
 
 def failure_id(message: str, fence: int) -> str:
-    """What tells of the death of a message: another one for each of its deaths."""
+    """The failure message of a dead letter; a message that dies again has another one."""
     return f"{message}.x{fence}"
 
 
 def parse_item_run_id(id: str) -> tuple[str, int] | None:
-    """The batch and number of an item's run, or None when the id is of any other kind."""
+    """The batch and number of an item's run, or None for an id of another kind."""
     match = _ITEM_RUN.fullmatch(id)
     return (match[1], int(match[2])) if match else None
 

@@ -1,4 +1,4 @@
-"""What is delivered, and what one worker holds of it. Pure values."""
+"""Messages, the claims that workers hold on them, dead letters, and the status of a worker. Pure values."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,26 +10,26 @@ from batchflow.core.retry import RetryPolicy
 from batchflow.core.run import Journal
 
 LOSS_LIMIT = 10
-"""As many claims lost in a row, without a step recorded in between, make a dead letter of a message."""
+"""A message becomes a dead letter after this many lost claims in a row, with no step recorded in between."""
 
 SUSPECT_LOSSES = 2
-"""A message lost so often in a row may be what kills its workers: from then on it is claimed alone."""
+"""A message lost this often in a row may be the one that kills its workers: from then on it is claimed alone."""
 
 ALONE_MS = 1_000
-"""How long a worker that holds such a message waits before it asks whether it may have others again."""
+"""The time after which a worker that holds such a message tries to claim others again."""
 
 LOSS_WAITS_MS = (1_000, 2_000, 4_000, 8_000, 10_000)
-"""How long a message waits after its second loss in a row, after its third, …; then always as long as the last."""
+"""The waits after the second loss in a row, the third, …; the last one repeats."""
 
 WORKER_LOST = "WorkerLost: %d workers in a row died or hung while they ran it"
-"""What such a dead letter says, with how many there were."""
+"""The error of such a dead letter, with the number of losses."""
 
 FAILURE_FLOW = FlowControl(key="batchflow.failure")
-"""What tells of dead letters waits under this key, without limits."""
+"""The flow control of failure messages: a key of their own, without limits."""
 
 
 def loss_delay_ms(losses: int) -> int:
-    """How long a message waits that was lost so often in a row, in ms."""
+    """The time, in ms, that a message waits after this many losses in a row."""
     if losses < SUSPECT_LOSSES:
         return 0
     return LOSS_WAITS_MS[min(losses - SUSPECT_LOSSES, len(LOSS_WAITS_MS) - 1)]
@@ -37,13 +37,13 @@ def loss_delay_ms(losses: int) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
-    """One thing to deliver. Its `id` is made by the caller: publishing the same id again changes nothing.
+    """One thing to deliver. The caller makes its `id`: publishing the same id again changes nothing.
 
-    `destination` is the route of a served endpoint; `body` is JSON text. `flow.key` names the flow key it waits
-    under. `retry` of None means the endpoint's own. `keep` keeps the finished run until retention removes it.
-    `parent` is who waits for its end: a run and the number of its step; `depth` is how many parents are above it.
-    `on_failure` is the destination that is told when its attempts are used up. While a message with the same
-    `open_dedup` has not ended, this one is not added. `held` keeps it back until its batch has been walked.
+    `destination` is the route of a served endpoint; `body` is JSON text. The message waits under `flow.key`. `retry`
+    of None means the policy of the endpoint. `keep` keeps the finished run until retention removes it. `parent` is the
+    run, and the number of its step, that waits for the end of this one; `depth` is the number of its ancestors.
+    `on_failure` is the destination that gets a message when the attempts are used up. The message is not added while
+    another one with the same `open_dedup` has not ended. A `held` message waits until the walk of its batch ends.
     """
 
     id: str
@@ -66,10 +66,10 @@ class Message:
 class Claim(NamedTuple):
     """A message leased to one worker. `fence` grows with every claim of the message and guards every write.
 
-    For an item's message `item` is its id, `number` its place in the batch, `params` the JSON of the batch's
-    parameters, `headers` those of the batch, and `data` the JSON of what `fetch` brought of the item; otherwise
-    `number` is -1. `failures` counts failed attempts outside steps, `losses` claims lost to dead workers since the last
-    recorded step. `started_at` is when it was claimed for the first time, in ms.
+    For the message of an item, `item` is its id, `number` its place in the batch, `params` the batch's parameters as
+    JSON, `headers` the batch's headers, and `data` the item as `fetch` returned it, as JSON; for others `number` is -1.
+    `failures` counts failed attempts outside steps, `losses` claims lost to dead workers since the last recorded step.
+    `started_at` is the time of the first claim, in ms.
     """
 
     id: str
@@ -91,9 +91,9 @@ class Claim(NamedTuple):
 
 
 class ClaimResult(NamedTuple):
-    """The answer of a claim: what was leased, and when there may be more (ms; None: only after a publish or an end).
+    """The leased messages, and the time when more may be due (ms; None: only after a publish or an end).
 
-    `now` is the time at which it was leased, by the store's clock; 0 where nobody said.
+    `now` is the time of the claim by the store's clock; 0 if the store does not report it.
     """
 
     claims: Sequence[Claim]
@@ -103,7 +103,7 @@ class ClaimResult(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadLetter:
-    """A message whose attempts are used up: the message, whole, and what is known of its end. Times are ms.
+    """A message whose attempts are used up: the whole message, its error and its history. Times are ms.
 
     `number` is -1, or the place of `item` in its batch.
     """
@@ -126,12 +126,12 @@ class DeadLetter:
 
 
 class WorkerStatus(NamedTuple):
-    """A worker as it stands. Times are ms since the epoch; 0 where a worker of an older batchflow has not told them.
+    """The current state of a worker. Times are ms since the epoch; 0 if an older batchflow has not reported them.
 
-    `since` is when it was registered, `seen_at` its last heartbeat, `lease_until` when its claims are taken back unless
-    another one comes. `holds` is how many claims it has, by destination; `concurrency` how many it may have (0: it has
-    not told), and `hanging` how many of its threads run plain functions that were given up. It is `lost` where its
-    lease has ended, or its process is gone, and its claims wait to be taken back.
+    `since` is the time of its registration, `seen_at` that of its last heartbeat, `lease_until` the time when its
+    claims are reclaimed unless it renews. `holds` is the number of its claims, by destination; `concurrency` the number
+    it may have (0: not reported); `hanging` the number of its threads that run abandoned plain functions. It is `lost`
+    if its lease has ended, or its process is gone, and its claims wait to be reclaimed.
     """
 
     name: str
@@ -145,5 +145,5 @@ class WorkerStatus(NamedTuple):
 
     @property
     def held(self) -> int:
-        """How many claims it has in all."""
+        """The number of all its claims."""
         return sum(self.holds.values())

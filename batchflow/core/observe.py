@@ -1,4 +1,4 @@
-"""Who is told what happens: the events of an engine's work, and several observers as one."""
+"""The events of an engine's work, and the observers that receive them."""
 
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -9,54 +9,54 @@ from batchflow.core.run import Step
 from batchflow.core.settlement import Settlement
 
 FailurePoint: TypeAlias = Literal["step", "function", "delivery", "settlement"]
-"""What has failed: a step, the function outside of steps, the way to the function, the settlement in the store."""
+"""The part that failed: a step, the function outside of steps, the delivery, or the settlement in the store."""
 
 
 class Observer(Protocol):
-    """Is told what happens in one process, as values; one that extends it writes the events it wants.
+    """Receives the events of one process. A subclass defines the methods of the events that it wants.
 
-    Events are told on the event loop, in the midst of the work, and in the task that carries the claim out where there
-    is one: an observer returns at once. What it raises is left out and costs the work nothing.
+    The methods are called on the event loop, during the work, and in the task of the claim if there is one: they have
+    to return at once. An exception in an observer does not affect the work.
     """
 
     def published(self, message: Message) -> None:
-        """A trigger has stored a message that was not known before."""
+        """A trigger has stored a new message."""
 
     def claimed(self, claim: Claim) -> None:
-        """A claim was leased to this worker and starts now."""
+        """This worker has leased a claim and starts it."""
 
     def step_started(self, claim: Claim, name: str, beside: bool) -> None:
-        """A step executes from here on, perhaps `beside` others of its run."""
+        """A step starts to execute; `beside`: others of its run execute too."""
 
     def step_recorded(self, claim: Claim, step: Step) -> None:
-        """A step is durable or goes with the settlement: its outcome, or that it waits.
+        """A step is durable, or part of the settlement: its outcome, or that it waits.
 
-        What comes from outside is told when the code gets it, once and not when it is replayed.
+        An outcome from outside is reported when the code receives it, and not again on a replay.
         """
 
     def attempt_failed(self, claim: Claim, error: BaseException, where: FailurePoint, step: Step | None) -> None:
-        """An attempt has failed; `step` is what becomes of the step, where one has failed: tried again, or final."""
+        """An attempt has failed; `step`, if a step failed, is its new state: to be retried, or final."""
 
     def settled(self, claim: Claim, settlement: Settlement) -> None:
-        """The claim has ended so, durably. Of each claim this is told once, or `lost` is, or the worker has stopped."""
+        """The claim has ended durably. Each claim gets one `settled` or `lost`, unless the worker stops."""
 
     def lost(self, claim: Claim) -> None:
-        """The claim was another's when it was to be settled: nothing was changed."""
+        """Another worker had the claim when it was to be settled: nothing was changed."""
 
     def store_unavailable(self, error: BaseException, starting: bool) -> None:
-        """The store fails from here on, perhaps already as this process is `starting`."""
+        """The store has begun to fail; `starting`: while this process starts."""
 
     def store_recovered(self, after_ms: int, starting: bool) -> None:
-        """It works again."""
+        """The store works again."""
 
     def batch_ended(self, batch: str) -> None:
-        """A settlement of this worker was the batch's last; what `on_complete` does is still to come."""
+        """A settlement of this worker was the last of the batch; `on_complete` is still to run."""
 
 
 class Observers:
-    """Some observers as one. An event that none of them wants is None: it costs nobody more than to look.
+    """Several observers as one. An event that none of them wants is None, so that it costs only a comparison.
 
-    `on_error` is told of an observer that raises, with the event's name: the first time, for each of them.
+    `on_error` is called with the first exception of each observer and event.
     """
 
     __slots__ = (
@@ -95,13 +95,13 @@ class Observers:
         self._rebuild()
 
     def add(self, observer: Observer) -> None:
-        """Tell `observer` too, from now on."""
+        """Add an observer."""
         self._members += (observer,)
         self._rebuild()
 
     @contextmanager
     def observing(self, observer: Observer) -> Generator[None]:
-        """Meanwhile `observer` is told too."""
+        """Add an observer for the time of a `with` block."""
         self.add(observer)
         try:
             yield

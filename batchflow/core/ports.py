@@ -1,7 +1,4 @@
-"""The ports through which the layers above the core reach what is below them.
-
-`serve` and `batch` see these and never a store or an engine.
-"""
+"""The ports through which `serve` and `batch` reach stores, the engine, time and randomness, without importing them."""
 
 import builtins
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -19,55 +16,58 @@ from batchflow.core.store import Commands, Journaling, Ledger, Reads, RecordResu
 from batchflow.errors import StoreError
 
 TIMEOUT_REASON = "batchflow:timeout"
-"""Why an engine interrupts an attempt that has taken too long; it counts as a failed attempt."""
+"""The reason for interrupting an attempt that takes too long; it counts as a failed attempt."""
 
 STOP_REASON = "batchflow:stop"
-"""Why an engine interrupts an attempt as it stops; it does not count."""
+"""The reason for interrupting an attempt when the engine stops; it does not count as an attempt."""
 
 ClaimKey: TypeAlias = tuple[str, int]
-"""A claim by id and fence: what was lost may be claimed again while its stale claim is still carried out."""
+"""A claim by id and fence: a lost message may be claimed again while its stale claim still runs."""
 
 
 class Interrupts:
-    """Which claims of one engine are interrupted and why, and what they have told of themselves for that.
+    """The claims of one engine that are to be interrupted, with the reason.
 
-    Nothing of it is made for a claim that is not interrupted, has no branches and does not wait for threads.
+    A claim costs nothing here until it is interrupted, has branches or waits for threads.
     """
 
     __slots__ = ("_on_request", "_waited", "requested")
 
     def __init__(self) -> None:
         self.requested: dict[ClaimKey, str] = {}
-        """Why claims are interrupted. An attempt looks whether it is empty before each step."""
+        """The reasons, by claim. Each attempt checks before each step that this is empty."""
         self._on_request: dict[ClaimKey, Callable[[], None]] = {}
         self._waited: dict[ClaimKey, Callable[[float], float]] = {}
 
     def request(self, claim: Claim, reason: str) -> None:
-        """Interrupt a claim: no step of it starts any more. Cancel its task after that."""
+        """Interrupt a claim: none of its steps starts any more. Cancel its task after that."""
         key = claim.id, claim.fence
         self.requested[key] = reason
         if (callback := self._on_request.get(key)) is not None:
             callback()
 
     def reason(self, claim: Claim) -> str | None:
-        """Why a claim is interrupted; None: it is not."""
+        """The reason for interrupting a claim; None if it is not interrupted."""
         return self.requested.get((claim.id, claim.fence)) if self.requested else None
 
     def on_request(self, claim: Claim, callback: Callable[[], None]) -> None:
-        """Call `heed` when the claim is interrupted: it has branches, which do not see that by themselves."""
+        """Call `heed` when the claim is interrupted: its branches do not notice that by themselves."""
         self._on_request[claim.id, claim.fence] = callback
 
     def set_thread_wait(self, claim: Claim, waited_s: Callable[[float], float]) -> None:
-        """`waited_s` says for how many seconds, up to the event loop's time, the claim has waited for threads."""
+        """`waited_s` returns the seconds that the claim has waited for threads, up to a time of the event loop."""
         self._waited[claim.id, claim.fence] = waited_s
 
     def thread_wait_s(self, claim: Claim, now: float) -> float:
-        """For how many seconds, up to the event loop's time `now`, it has waited for threads: that is not its time."""
+        """The seconds that the claim has waited for threads, up to the time `now` of the event loop.
+
+        They do not count towards its timeout.
+        """
         waited_s = self._waited.get((claim.id, claim.fence)) if self._waited else None
         return 0.0 if waited_s is None else waited_s(now)
 
     def discard(self, claim: Claim) -> None:
-        """The claim is carried out."""
+        """Forget a claim that has ended."""
         if self._waited:
             self._waited.pop((claim.id, claim.fence), None)
         if self.requested:
@@ -77,7 +77,7 @@ class Interrupts:
 
 
 class Clock(Protocol):
-    """Tells the time. Tests move it."""
+    """A source of time. Tests replace it."""
 
     def now(self) -> int:
         """Milliseconds since the epoch."""
@@ -85,14 +85,14 @@ class Clock(Protocol):
 
 
 class Entropy(Protocol):
-    """Gives what cannot be guessed. Tests repeat it."""
+    """A source of randomness. Tests replace it by one with a seed."""
 
     def bytes(self, n: int, /) -> builtins.bytes:
         """`n` random bytes, for ids."""
         ...
 
     def chance(self) -> float:
-        """A number in [0, 1), every one as likely, for jitter."""
+        """A uniformly distributed number in [0, 1), for jitter."""
         ...
 
 
@@ -104,39 +104,39 @@ Plan: TypeAlias = Literal["execute", "park"]
 
 
 class Recorder(Protocol):
-    """Makes the steps of one claimed run durable; all that an execution knows of how that is done."""
+    """Makes the steps of one claimed run durable; the only way for an execution to do so."""
 
     @property
     def clock(self) -> Clock:
-        """What steps are due by."""
+        """The clock for the due times of steps."""
         ...
 
     @property
     def policy(self) -> RetryPolicy:
-        """How steps are tried again that set no policy of their own."""
+        """The retry policy of steps without their own."""
         ...
 
     @property
     def stops(self) -> bool:
-        """Whether the attempt ends once a step is recorded: another one replays it and goes on.
+        """True if the attempt ends once a step is recorded, and another one replays it and continues.
 
-        No step starts then before the code has come to rest, not even in a run without a journal.
+        No step starts then before the code rests, not even in a run without a journal.
         """
         ...
 
     def plan(self, asked: Sequence[Step], settled: AbstractSet[int]) -> Sequence[Plan]:
-        """What is to become of new steps, of each in its order.
+        """Decide about new steps; returns one plan for each, in order.
 
-        On a replay, and wherever the recorder stops, `asked` is a round: all new steps that the code waits for, once
-        it has come to rest after the last recorded outcome. Those in `settled`, by number, were asked for before that
-        one was handed out, by earlier attempts too. Else it is one step, which was just asked for.
+        On a replay, and whenever the recorder stops, `asked` is a round: all new steps that the code waits for, once
+        it rests after the last recorded outcome. Those in `settled`, by number, were requested before that outcome was
+        delivered, in earlier attempts too. Otherwise `asked` is the one step that the code has just requested.
         """
         ...
 
     def start(self, step: Step, effects: tuple[Effect, ...]) -> Awaitable[RecordResult]:
-        """Make durable that `step` waits until `step.due` (0: as long as it takes), together with `effects`.
+        """Make durable that `step` waits until `step.due` (0: without a limit), together with `effects`.
 
-        Resolves and raises as `record`. A sleep beside which nothing executes is not started but goes with the
+        Resolves and raises as `record` does. A sleep beside which nothing executes is not started but written with the
         settlement, unless the recorder stops.
         """
         ...
@@ -144,44 +144,44 @@ class Recorder(Protocol):
     def record(self, step: Step, effects: tuple[Effect, ...]) -> Awaitable[RecordResult]:
         """Make the outcome of `step` durable, together with `effects`.
 
-        Resolves once it is; raises `StoreError` when it cannot be known. It is then called again with the same, where
-        the store may yet take it.
+        Resolves once it is; raises `StoreError` if that cannot be known. The same call is then repeated if the store
+        may still accept it.
         """
         ...
 
     def retry_at(self, error: BaseException, failures: int, retry: RetryPolicy | None) -> int | None:
-        """When to try again after so many failures, this one counted, by `retry` or `policy`; None: never."""
+        """The time of the next attempt after this many failures, by `retry` or `policy`; None: no further attempt."""
         ...
 
 
 class Client(Commands, Protocol):
-    """What a workflow needs of the engine to be triggered and asked.
+    """The engine, as triggers and handles of workflows use it.
 
-    Commands are given here and not to the store: the engine wakes its worker for what is due, and tells who waits of
-    what has ended.
+    Commands go through it and not directly to the store: the engine wakes its worker when something becomes due, and
+    everyone who waits when something has ended.
     """
 
     @property
     def store(self) -> Reads:
-        """Where what is there is read."""
+        """The store, for reading."""
         ...
 
     @property
     def marks(self) -> Ledger:
-        """Where it is kept which items are processed: `ledger`, or the store's own."""
+        """The ledger of processed items: `ledger`, or the store's own."""
         ...
 
     @property
     def ledger(self) -> Ledger | None:
-        """The ledger beside the engine, where there is one: what ends an item marks it there first.
+        """The ledger beside the store, if there is one: items are marked there before they are settled.
 
-        Else settlements mark.
+        Otherwise settlements mark them.
         """
         ...
 
     @property
     def limit(self) -> SizeLimit:
-        """How large a value may be that is to be stored."""
+        """The size limit of stored values."""
         ...
 
     def now(self) -> int:
@@ -189,28 +189,28 @@ class Client(Commands, Protocol):
         ...
 
     def new_id(self, kind: Literal["run", "batch"]) -> str:
-        """A fresh id that sorts by the time it was made."""
+        """A new id that sorts by the time at which it was made."""
         ...
 
     @property
     def threads(self) -> "Threads | None":
-        """Where plain functions run that are called outside of any delivery; None where the app is not running."""
+        """The threads for plain functions that are called outside of any delivery; None if the app is not running."""
         ...
 
     async def ended(self, id: str, look: Callable[[], Awaitable[T | None]], limit: float | None) -> T | None:
-        """What `look` says of a run or batch once it is over; None: not within `limit` seconds, nor when they are over.
+        """Wait until a run or batch has ended; returns the result of `look`, or None after `limit` seconds.
 
-        `look` reads it, and says None while it goes on. It is called at once and whenever the run or batch may have
-        ended, once for all who wait here for the same one; a store that is away is asked again.
+        `look` reads the run or batch, and returns None while it has not ended. It is called at once and whenever that
+        may have changed, once for all who wait for the same id; if the store is unavailable, it is called again.
 
         Raises:
-            StoreUnavailable: the app has stopped, and nothing more is heard of.
+            StoreUnavailable: the app has stopped.
         """
         ...
 
 
 class PlainCall(NamedTuple):
-    """Which plain function is called, by name, for which run and step; those are empty outside of them."""
+    """The name of a plain function that is called, and the run and step it is called for, empty outside of them."""
 
     function: str
     run: str = ""
@@ -218,51 +218,50 @@ class PlainCall(NamedTuple):
 
 
 class Threads(Protocol):
-    """The threads that plain functions of user code run in, of which there are so many and no more."""
+    """A limited number of threads for the plain functions of user code."""
 
     async def run(self, call: Callable[[], T], about: PlainCall, waits: Callable[[bool, float], None]) -> T:
-        """What `call` returns or raises, called in a thread.
+        """Call `call` in a thread; returns or raises as it does.
 
-        `waits` is told when it has to wait for one (True), and when it does not any more, with the event loop's time;
-        on the event loop, and not at all where a thread is free. Cancelled, it is given up: the thread runs on, and
-        another may take its place.
+        `waits` is called on the event loop with True when the call has to wait for a thread, and with False when it
+        has one, with the time of the event loop; not at all if a thread is free. If this is cancelled, the call is
+        abandoned: its thread continues, and another may replace it.
         """
         ...
 
 
 class Lease(Protocol):
-    """The lease of a worker: as long as it holds, nobody else has what the worker has claimed."""
+    """The lease of a worker: while it is valid, no other worker can have its claims."""
 
     @property
     def losses(self) -> int:
-        """How often it had ended so far. What was claimed before the latest of them may be another's."""
+        """The number of times it has ended so far. Claims from before the latest may be another worker's."""
         ...
 
     def may_have_expired(self, losses: int) -> bool:
-        """Whether it may have ended, for what was claimed after so many losses; cheap enough for every step."""
+        """True if it may have ended since that many losses; cheap enough to call before every step."""
         ...
 
     async def holds(self, losses: int) -> bool:
-        """Whether it has not, as the store says; False too where that does not answer."""
+        """True if it has not ended, according to the store; False also if the store does not answer."""
         ...
 
 
 RecordRetry: TypeAlias = Callable[[Callable[[], Awaitable[RecordResult]], StoreError], Awaitable[RecordResult]]
-"""Asks again until the store can answer; raises the `StoreError` of what it refuses for good, or where nobody waits."""
+"""Repeats a call until the store can answer; raises the `StoreError` of a final rejection, or when nobody waits."""
 
 StepOverride: TypeAlias = Callable[[str, str, Callable[..., Awaitable[Any]]], Callable[..., Awaitable[Any]]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Runtime:
-    """What an engine lends to the endpoints it delivers to.
+    """The parts of an engine that its endpoints use.
 
-    `always_replay` suspends a run after every step, so that each is replayed; `step_override` is asked before a
-    step is executed, with run, name and function, for the function to execute instead.
-    `interrupts` says which claims the engine interrupts.
-    `retry_record` records again what the store could not record for now, until it can;
-    without it the attempt is given up. `client` is the engine that delivers, and `lease` that of its worker:
-    nothing starts while it is in doubt. `observers` are told what happens.
+    `always_replay` suspends a run after every step, so that each is replayed. `step_override` is called before a step
+    is executed, with run, name and function, and returns the function to execute instead. `interrupts` has the claims
+    that the engine interrupts. `retry_record` repeats a record that the store could not make for now, until it can;
+    without it the attempt is given up. `client` is the engine that delivers, and `lease` that of its worker: nothing
+    starts while it may have ended. `observers` receive the events.
     """
 
     journaling: Journaling
@@ -279,16 +278,16 @@ class Runtime:
 
 
 class Handler(Protocol):
-    """What a claim is delivered to: a served endpoint, or who makes calls over HTTP."""
+    """The receiver of claims: a served endpoint, or the caller of HTTP requests."""
 
     @property
     def timeout_ms(self) -> int | None:
-        """How long one attempt may take; None: as long as it likes."""
+        """The time limit of one attempt; None: no limit."""
         ...
 
     def deliver(self, claim: Claim, runtime: Runtime) -> Coroutine[Any, Any, Settlement | None]:
-        """Carry out one claim, in the task that was made for it; how it ended.
+        """Run one claim, in the task that was made for it; returns its settlement.
 
-        None: the claim was lost or the store failed; the attempt was given up, and the claim is to be given back.
+        None: the claim was lost or the store failed, the attempt was given up, and the claim is to be released.
         """
         ...

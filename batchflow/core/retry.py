@@ -1,4 +1,4 @@
-"""When to try again: how often, and how long to wait before each further attempt."""
+"""Retry policies: the number of retries, and the wait before each."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -14,7 +14,7 @@ _MAX_EXPONENT = 2**62  # beyond it factor**n is 1 or over every cap, and a float
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
-    """How often a failed attempt is repeated, and after which waits.
+    """The number of retries after a failed attempt, and the waits before them.
 
     The wait after the n-th failure is `first * factor ** (n - 1)`, at most `cap`, then moved by up to `jitter` of
     itself either way. The default waits 1 s, 4 s and 16 s:
@@ -23,17 +23,16 @@ class RetryPolicy:
         RetryPolicy.none()                       # one attempt, no more
         RetryPolicy(delay="1000 * (1 + retried)")
 
-    `delay` is an expression as QStash takes it, in milliseconds, and takes the place of `first` and `factor`, which
-    are then not looked at. `retried` is how many retries have been made: 0 before the first. There are numbers,
-    `+ - * /`, parentheses and the functions abs, ceil, exp, floor, max, min, pow, round and sqrt. `cap` and `jitter`
-    hold as ever. Past the last of `retries`, for which it is tried out when the policy is made, a negative wait
-    counts as none, and one that is infinite or no number as `cap`.
+    `delay` is an expression as in QStash, in milliseconds, and replaces `first` and `factor`. `retried` is the number
+    of retries so far: 0 before the first. It has numbers, `+ - * /`, parentheses and the functions abs, ceil, exp,
+    floor, max, min, pow, round and sqrt. `cap` and `jitter` apply to it too. It is evaluated for all `retries` when the
+    policy is made; beyond them a negative wait counts as 0, and one that is infinite or NaN as `cap`.
 
-    Policies are equal by value, however their durations were written: "60s" is "1m".
+    Policies with durations of the same length are equal: "60s" is "1m".
 
     Raises:
-        ConfigurationError: `retries` is no whole number of 0 or more, `factor` is below 1, `jitter` is not between 0
-            and 1, a duration is none, `cap` is shorter than `first`, or `delay` is no expression or gives no wait.
+        ConfigurationError: `retries` is not a whole number of 0 or more, `factor` is below 1, `jitter` is not between
+            0 and 1, a duration is not valid, `cap` is shorter than `first`, or `delay` is not an expression for waits.
     """
 
     retries: int = 3
@@ -54,7 +53,7 @@ class RetryPolicy:
                 option="cap",
                 want=f"write cap='{format_duration(first)}' or more",
             )
-        # Durations are kept as text: `replace` and a pasted repr read a number as seconds.
+        # Durations are kept as text: `replace` and a copied repr would read a number as seconds.
         object.__setattr__(self, "first", format_duration(first))
         object.__setattr__(self, "cap", format_duration(cap))
         object.__setattr__(self, "first_ms", first)
@@ -72,15 +71,15 @@ class RetryPolicy:
         delay: "RetryPolicy | Duration | None" = None,
         default: "RetryPolicy | None" = None,
     ) -> "RetryPolicy":
-        """The policy that the options `retries` and `retry_delay` ask for; what they leave open is of `default`.
+        """The policy for the options `retries` and `retry_delay`; `default` fills in what they leave open.
 
             RetryPolicy.of(retries=5, delay="pow(2, retried) * 1000")    # an expression, in milliseconds
             RetryPolicy.of(delay="5s")                                   # text with units, a number of seconds or a
             RetryPolicy.of(delay=5)                                      # timedelta: the same wait every time
             RetryPolicy.of(retries=5, delay=RetryPolicy(first="9s"))     # all of this policy, but 5 retries
 
-        Text that is a number alone is an expression: "5" is 5 ms. `cap` and `jitter` of the default hold for an
-        expression and a constant wait as well; a constant wait that is longer than the cap lifts it.
+        A number as text is an expression: "5" is 5 ms. `cap` and `jitter` of the default apply to an expression and a
+        constant wait too; a constant wait longer than the cap raises it.
 
         Raises:
             ConfigurationError: `retries` or `delay` is not one of these.
@@ -102,11 +101,11 @@ class RetryPolicy:
 
     @property
     def attempts(self) -> int:
-        """How often it is tried in all, the first attempt included."""
+        """The number of attempts, the first one included."""
         return self.retries + 1
 
     def delay_ms(self, failures: int, *, chance: float = 0.5) -> int:
-        """The wait after the n-th failure, the first being 1.
+        """The wait after the n-th failure, counted from 1.
 
         `chance`, in [0, 1), places the wait within the jitter; 0.5 is its middle.
         """
@@ -132,7 +131,7 @@ class RetryPolicy:
         """The policy that `as_wire` wrote.
 
         Raises:
-            ConfigurationError: this is not what is written of a policy.
+            ConfigurationError: `wire` has another form.
         """
         if len(wire) not in (5, 6):
             raise ConfigurationError(
@@ -158,7 +157,7 @@ class RetryPolicy:
 
     def _evaluated_ms(self, delay: str, retried: int) -> float:
         wait = retry_delay.evaluate(delay, retried)
-        # In this order, since NaN is smaller than nothing: the cap stays.
+        # In this order, so that NaN, which compares with nothing, leaves the cap.
         return max(0, min(self.cap_ms, wait))
 
 
@@ -170,7 +169,7 @@ def _delay(value: object, retries: int) -> str:
 
 
 def _has_units(text: str) -> bool:
-    """Whether this is meant as a duration: it begins with a digit, goes on in letters and has no operator."""
+    """True for text that is meant as a duration: digits followed by letters, without operators."""
     bare = text.replace(" ", "").replace(".", "")
     return bare[:1].isdigit() and bare.isalnum() and not bare.isdigit()
 

@@ -1,4 +1,4 @@
-"""Retry delays as QStash writes them, "pow(2, retried) * 1000", in milliseconds; read without running any code."""
+"""Retry delays in QStash's grammar, such as "pow(2, retried) * 1000", in milliseconds; parsed, never executed."""
 
 import ast
 import math
@@ -9,7 +9,7 @@ from typing import Never, TypeAlias
 from batchflow.errors import ConfigurationError
 
 MAX_LENGTH = 200
-"""The longest expression that is read, in characters."""
+"""The length limit of an expression, in characters."""
 
 _LETTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ_")
 _DIGITS = frozenset("0123456789.")
@@ -23,15 +23,15 @@ _Term: TypeAlias = Callable[[float], float]
 
 
 def check(text: str, retries: int) -> str:
-    """The expression with its spaces put in order, once it is known to give a wait for `retried` = 0 to `retries`.
+    """Check that the expression gives a wait for `retried` = 0 to `retries`; returns it with normalized spaces.
 
-    Numbers, `+ - * /`, parentheses, the variable `retried` and the functions abs, ceil, exp, floor, max, min, pow,
-    round and sqrt. All is counted in floats, as QStash does; halves are rounded away from 0. Of more than 100 retries
-    the first 100 and the last are tried out.
+    It has numbers, `+ - * /`, parentheses, the variable `retried` and the functions abs, ceil, exp, floor, max, min,
+    pow, round and sqrt. It is evaluated in floats, as in QStash; halves are rounded away from 0. Of more than 100
+    retries the first 100 and the last are evaluated.
 
     Raises:
-        ConfigurationError: it is no such expression, or for one of these retries it divides by zero, is negative,
-            infinite or no number; the sentence names what is wrong and where.
+        ConfigurationError: it is not such an expression, or for one of these retries it divides by zero, is negative,
+            infinite or NaN; the message names the problem and its place.
     """
     text = " ".join(text.split())
     _check(text, retries)
@@ -39,7 +39,7 @@ def check(text: str, retries: int) -> str:
 
 
 def evaluate(text: str, retried: int) -> float:
-    """Milliseconds after so many retries, however far from a wait they are: negative, infinite or no number."""
+    """The milliseconds after this many retries; they may be negative, infinite or NaN."""
     try:
         return _parse(text)(float(min(retried, _MAX_EXACT)))
     except ZeroDivisionError:
@@ -59,7 +59,7 @@ def _check_wait(text: str, term: _Term, retried: int) -> None:
     except ZeroDivisionError:
         _reject(text, f"divides by zero for retried = {retried}")
     if math.isnan(wait):
-        _reject(text, f"is no number for retried = {retried}")
+        _reject(text, f"is not a number for retried = {retried}")
     if wait < 0:
         _reject(text, f"is negative for retried = {retried}; put max(0, …) around it")
     if math.isinf(wait):

@@ -1,6 +1,6 @@
-"""Whether a value came back from JSON as it was sent, type for type and part by part; and what to do when it did not.
+"""Compares a value with the one read back from its JSON, in types and parts, and names the cure for a difference.
 
-Nothing in here reads or writes JSON.
+This module neither reads nor writes JSON.
 """
 
 import math
@@ -22,7 +22,7 @@ _PLAIN = frozenset({NoneType, bool, int, float, str, bytes})  # equal is the sam
 
 
 class RoundTripDifference(NamedTuple):
-    """What was lost: which type, at which path (".pets[0]", "" for the value itself), how, and the cure."""
+    """A difference: its type, its path (".pets[0]", "" for the value itself), the problem, and the cure."""
 
     kind: str
     problem: str
@@ -30,7 +30,7 @@ class RoundTripDifference(NamedTuple):
     path: str = ""
 
     def nested_in(self, place: str) -> "RoundTripDifference":
-        """The same loss, seen from the value that holds it."""
+        """The same difference, with the path from the value that holds this one."""
         return self._replace(path=place + self.path)
 
     def __str__(self) -> str:
@@ -41,11 +41,11 @@ Comparison: TypeAlias = Callable[[Any, Any, list[type]], RoundTripDifference | N
 
 
 def find_difference(sent: object, received: object, unsure: list[type]) -> RoundTripDifference | None:
-    """The first thing that `came` does not have as `sent` has it, or None.
+    """The first difference of `received` from `sent`, or None.
 
-    An int that comes back as the float of the same value is no loss: it is what a declared float promises. Private
-    attributes and computed fields of models are not compared. Types that cannot be compared (no `__eq__` of their own,
-    or one that gives no bool) are added to `unsure`.
+    An int that comes back as the float of the same value is not a difference: a declared float promises that. Private
+    attributes and computed fields of models are not compared. Types that cannot be compared (without an `__eq__`, or
+    with one that does not return a bool) are added to `unsure`.
     """
     if sent is received:
         return None
@@ -59,7 +59,7 @@ def find_difference(sent: object, received: object, unsure: list[type]) -> Round
 
 @lru_cache(maxsize=1024)
 def _comparison_of(kind: type[object]) -> Comparison:
-    """How two values of one type are compared."""
+    """The comparison for two values of one type."""
     if issubclass(kind, BaseModel):
         return partial(_model, tuple(kind.model_fields))
     if is_dataclass(kind):
@@ -138,7 +138,7 @@ def _mapping(
 def _by_key(
     sent: Mapping[Any, object], received: Mapping[Any, object], unsure: list[type]
 ) -> RoundTripDifference | None:
-    # Typed dicts come back in the order of their fields; keys that are equal may still be of another type.
+    # Typed dicts come back in the order of their fields; equal keys may still have different types.
     theirs = {key: (key, value) for key, value in received.items()}
     for (key, before), other in zip(sent.items(), received, strict=True):
         twin, after = theirs.get(key, (other, _ABSENT))
@@ -244,7 +244,7 @@ _COMPARISONS: tuple[tuple[type | tuple[type, ...], Comparison], ...] = (
 
 
 def _other_type(sent: object, received: object) -> RoundTripDifference:
-    """The loss of a value whose type is another afterwards."""
+    """The difference of a value that comes back with another type."""
     kind, other = type(sent).__name__, type(received).__name__
     if sent is _ABSENT or received is _ABSENT:
         return RoundTripDifference("field", "is set on one side only", "set every field")
@@ -256,7 +256,7 @@ def _other_type(sent: object, received: object) -> RoundTripDifference:
     if isinstance(received, Iterator):
         cure = f"declare {kind} there"
     elif isinstance(sent, BaseModel) and isinstance(received, BaseModel) and not isinstance(sent, type(received)):
-        cure = f"declare {kind} there, with a discriminator if it stands in a union"
+        cure = f"declare {kind} there, with a discriminator if it is part of a union"
     return RoundTripDifference(kind, f"comes back as {other}", cure)
 
 
@@ -271,7 +271,7 @@ def _other_length(sent: Any, received: Any) -> RoundTripDifference:
 
 
 def not_finite(value: object) -> RoundTripDifference | None:
-    """The loss of a number that is none; nothing for every other value."""
+    """The difference of a NaN or infinity; None for every other value."""
     match value:
         case float():
             finite = math.isfinite(value)

@@ -1,4 +1,4 @@
-"""What a run has done so far: its steps and their journal. Pure values."""
+"""A run, its steps and their journal, and how the journal is replayed. Pure: nothing here waits."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,23 +8,24 @@ from typing import Literal, NamedTuple, TypeAlias
 from batchflow.errors import ReplayError
 
 StepKind: TypeAlias = Literal["run", "sleep", "call", "invoke", "wait"]
-"""`run` executes in the function's own time; the others wait: for a time, an HTTP answer, a child, an event."""
+"""`run` executes while the function waits; the others wait: for a time, an HTTP response, a child, an event."""
 
 StepState: TypeAlias = Literal["done", "failed", "cancelled", "timeout", "pending", "abandoned"]
-"""`cancelled`: the child that was waited for was. `timeout`: the event did not come in time. `abandoned`, which is
-shown and never recorded: the run has ended, and did not wait for it any more."""
+"""`cancelled`: the child of the step was cancelled. `timeout`: the event did not come in time. `abandoned`, shown and
+never recorded: the run ended without waiting for the step."""
 
 NEVER = 2**53 - 1
-"""The time at which something is due that time alone does not make due, in ms."""
+"""The due time, in ms, of a step that time alone does not make due."""
 
 
 class Step(NamedTuple):
     """One step of a run as it is recorded.
 
-    `number` is the place at which the code asked for it (1, 2, …), `position` the place at which its outcome was
-    recorded (1, 2, …; 0 while it is pending). `value` is the JSON text of a result, `error` that of a failure.
-    `failures` counts failed attempts; `due` is when a pending step goes on, in ms (0: not by time alone). `at` is when
-    the outcome was recorded, or since when a pending step waits for something from outside; 0 in journals of old.
+    `number` is its place in the order of requests by the code (1, 2, …), `position` its place in the order of recorded
+    outcomes (1, 2, …; 0 while it is pending). `value` is the JSON text of a result, `error` the text of a failure.
+    `failures` counts failed attempts; `due` is the time at which a pending step continues, in ms (0: not by time
+    alone). `at` is the time when the outcome was recorded, or since when a pending step waits for something from
+    outside; 0 in journals of older versions.
     """
 
     number: int
@@ -43,7 +44,7 @@ Journal: TypeAlias = tuple[Step, ...]
 
 
 class Arrival(NamedTuple):
-    """What came in from outside for a step that waits: the answer of a call, the end of a child, an event."""
+    """An outcome from outside for a step that waits: the result of a call, the end of a child, an event."""
 
     number: int
     state: StepState
@@ -53,11 +54,11 @@ class Arrival(NamedTuple):
 
 
 def apply_arrivals(journal: Sequence[Step], now: int, arrivals: Sequence[Arrival] = ()) -> list[Step]:
-    """What has come for `journal` by `now`, arrivals and timers that are due, as recorded entries in time order.
+    """The steps of `journal` that arrivals and due timers complete by `now`, as recorded entries in time order.
 
-    Only what is returned has changed. Positions go on after the last recorded one, so that a replay hands them out
-    where the claim that woke them did. Of what came for one step the first counts, and an arrival before a timeout of
-    the same moment. As with every newly recorded step, failures and losses of the run start again from none.
+    Only the returned steps change. Their positions follow the last recorded one, so that a replay delivers them in the
+    same order as the claim that they woke. The first outcome of a step counts, and an arrival comes before a timeout of
+    the same moment. As with every newly recorded step, failures and losses of the run are reset.
     """
     pending = {step.number: step for step in journal if step.state == "pending"}
     came: list[tuple[int, int, int, Step]] = []
@@ -84,12 +85,12 @@ def _state_when_due(step: Step) -> StepState:
 
 
 def last_position(journal: Iterable[Step]) -> int:
-    """The position of the latest recorded outcome; 0 when there is none."""
+    """The position of the latest recorded outcome; 0 without one."""
     return max((step.position for step in journal), default=0)
 
 
 def merge_steps(journal: Iterable[Step], changed: Iterable[Step]) -> Journal:
-    """`journal` with `changed` entries put in the place of those of the same number."""
+    """`journal`, with entries replaced by the `changed` ones of the same number."""
     steps = {step.number: step for step in journal}
     steps.update((step.number, step) for step in changed)
     return tuple(sorted(steps.values()))
@@ -100,7 +101,7 @@ RUN_STATES: tuple[RunState, ...] = ("waiting", "running", "completed", "failed",
 
 
 class RunQuery(NamedTuple):
-    """Which runs: all of it has to fit. `before` is where a page ends: `(created_at, id)` of its last run."""
+    """A filter of runs: all parts have to match. `before` is `(created_at, id)` of the last run of the page before."""
 
     state: RunState | None = None
     destination: str | None = None
@@ -109,7 +110,7 @@ class RunQuery(NamedTuple):
 
 
 class Waiter(NamedTuple):
-    """A run that waits for an event: at which step, since when and until when (ms; None: as long as it takes)."""
+    """A run that waits for an event: the step, and the times since and until it waits (ms; None: without a limit)."""
 
     run: str
     step: str
@@ -119,7 +120,7 @@ class Waiter(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """One execution of a served function, as it can be asked for. Times are ms since the epoch."""
+    """One execution of a served function, as it can be read. Times are ms since the epoch."""
 
     id: str
     destination: str
@@ -138,7 +139,7 @@ class Run:
 
     @property
     def steps(self) -> Journal:
-        """The journal as it is shown: what is pending in a run that has ended is abandoned."""
+        """The journal as it is shown: pending steps of a run that has ended are `abandoned`."""
         if self.state in ("waiting", "running"):
             return self.journal
         return tuple(it._replace(state="abandoned", due=0) if it.state == "pending" else it for it in self.journal)
@@ -148,9 +149,9 @@ _NONE: Mapping[str, Step] = MappingProxyType({})
 
 
 class Replay:
-    """Which steps the code has asked for, and which of them are recorded.
+    """The replay of a journal: the steps that the code has requested, and the recorded ones.
 
-    A step is known by its name. Recorded outcomes come back one at a time, in the order in which they were recorded:
+    Steps are matched by name. Recorded outcomes are delivered one at a time, in the order in which they were recorded:
     `next_outcome` is the next one, `take_next` takes it.
     """
 
@@ -164,7 +165,7 @@ class Replay:
         self._recorded: Mapping[str, Step] = _NONE
         self._recorded_numbers: frozenset[int] = frozenset()
         self.position = 0
-        """The position of the latest outcome, recorded or placed."""
+        """The position of the latest outcome, from the journal or new."""
         if journal:
             self._recorded = {step.name: step for step in journal}
             self._recorded_numbers = frozenset(step.number for step in journal)
@@ -174,21 +175,21 @@ class Replay:
 
     @property
     def last_recorded_at(self) -> int:
-        """When the latest recorded outcome was recorded; 0 where there is none."""
+        """The time when the latest recorded outcome was recorded; 0 without one."""
         return self._outcomes[-1].at if self._outcomes else 0
 
     @property
     def next_outcome(self) -> Step | None:
-        """The recorded outcome to hand out next."""
+        """The recorded outcome to deliver next."""
         return self._outcomes[self._taken] if self._taken < len(self._outcomes) else None
 
     def take_next(self) -> Step:
-        """Take the upcoming outcome."""
+        """Take the next outcome."""
         self._taken += 1
         return self._outcomes[self._taken - 1]
 
     def request_fresh(self, name: str) -> int:
-        """As `ask`, for a step of a run without a journal: its number, or 0 where `ask` has something to say."""
+        """As `request`, for a step of a run without a journal: its number, or 0 if `request` has to be called."""
         if name in self._requested or self._recorded:
             return 0
         self._requested.add(name)
@@ -196,10 +197,10 @@ class Replay:
         return number
 
     def request(self, name: str, kind: StepKind) -> Step:
-        """The step the code asks for: as it is recorded, or a new one, pending and with the next number.
+        """The step that the code requests: the recorded one, or a new one, pending and with the next number.
 
         Raises:
-            ReplayError: the run has asked for this name before, or the step is recorded as another kind.
+            ReplayError: the run has requested this name before, or the step is recorded as another kind.
         """
         if name in self._requested:
             raise ReplayError(
@@ -212,7 +213,7 @@ class Replay:
             return Step(self._count, name, kind, "pending")
         step = self._recorded.get(name)
         if step is None:
-            # Recorded steps keep their numbers, also where the code asks in another order now.
+            # Recorded steps keep their numbers, even if the code requests them in another order now.
             while self._count in self._recorded_numbers:
                 self._count += 1
             return Step(self._count, name, kind, "pending")
@@ -224,25 +225,25 @@ class Replay:
         return step
 
     def mark_requested(self, name: str) -> bool:
-        """The code has asked for this step, though it gets no answer any more; whether it is recorded."""
+        """Mark a step as requested, though it gets no outcome any more; returns True if it is recorded."""
         self._requested.add(name)
         return name in self._recorded
 
     def was_requested(self, name: str) -> bool:
-        """Whether the code has asked for this step so far."""
+        """True if the code has requested this step."""
         return name in self._requested
 
     def next_position(self) -> int:
-        """The position of the outcome that is recorded next."""
+        """Advance to the position of the next new outcome, and return it."""
         self.position += 1
         return self.position
 
     def changed_steps(self, steps: Iterable[Step]) -> tuple[Step, ...]:
-        """Those of `steps` that are not recorded just so, by number."""
+        """Those of `steps` that differ from their recorded state, by number."""
         return tuple(sorted(step for step in steps if self._recorded.get(step.name) != step))
 
     def mismatch_error(self, waiting: Sequence[str]) -> ReplayError:
-        """The code has come to rest without asking for the upcoming outcome; it waits for these steps instead."""
+        """The error of code that rests without having requested the next outcome, and waits for these steps instead."""
         assert self.next_outcome is not None
         name = self.next_outcome.name
         return ReplayError(
@@ -251,7 +252,7 @@ class Replay:
         )
 
     def unrequested_error(self, ended: str) -> ReplayError | None:
-        """The error of a function that `ended` ("returned") without asking for all recorded steps; None if it did."""
+        """The error of a function that `ended` ("returned") before it requested all recorded steps; None if it did."""
         names = [step.name for step in self.unrequested_steps()]
         if not names:
             return None
@@ -261,7 +262,7 @@ class Replay:
         )
 
     def unrequested_steps(self) -> tuple[Step, ...]:
-        """Recorded outcomes that the code has not asked for, in recorded order."""
+        """Recorded outcomes that the code has not requested, in recorded order."""
         return tuple(step for step in self._outcomes[self._taken :] if step.name not in self._requested)
 
 

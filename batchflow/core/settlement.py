@@ -1,4 +1,4 @@
-"""How a claim ends, and all that is written with it in the same transaction. Pure values."""
+"""Settlements: the ways to end a claim, and the effects written in the same transaction. Pure values."""
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -10,7 +10,7 @@ from batchflow.core.run import RunState, Step, StepState
 
 
 class FinishEntry(NamedTuple):
-    """Effect: the entry layer is through; the batch is open. `total` is the count where one was made."""
+    """Effect: the entry layer has finished, and the batch is open. `total` is the number of items, if counted."""
 
     batch: str
     total: int | None = None
@@ -18,7 +18,7 @@ class FinishEntry(NamedTuple):
 
 
 class RecordPage(NamedTuple):
-    """Effect: a page was walked: `eligible` ids named, of which so many skipped; it was cut into `chunks`."""
+    """Effect: a page was fetched: it had `eligible` ids, of which some were skipped, and became `chunks` chunks."""
 
     batch: str
     eligible: int
@@ -31,12 +31,12 @@ class RecordPage(NamedTuple):
 class StartItems(NamedTuple):
     """Effect: items `first`, `first + 1`, … of the batch, with these ids, are to run.
 
-    An id that the batch already has is counted as a duplicate, one that another batch with the same ledger has in
-    flight as in flight, one that the ledger holds as processed. None of these is started; but those that are in flight
-    or processed are where the batch is forced or its trigger has named the ids. `marked` are those of `ids` that the
-    ledger held already when the page was filtered, and that the filter has named all the same: they are started too.
-    `data` are the JSON texts that `fetch` brought of the items, in their order; empty where it brought none.
-    `already_processed` is how many more were left out here, since a ledger beside the store holds them.
+    Not started are an id that the batch already has (counted as a duplicate), one that another batch with the same
+    ledger is processing (in flight), and one that the ledger holds (processed); a forced batch, or one whose trigger
+    has named the ids, starts the latter two. `marked` are those of `ids` that the ledger held when the page was
+    filtered, and that the filter returned all the same: they are started too. `data` are the items as `fetch` returned
+    them, as JSON texts in order; empty if it returned only ids. `already_processed` is the number of further ids that
+    were skipped because a ledger beside the store holds them.
     """
 
     batch: str
@@ -48,9 +48,9 @@ class StartItems(NamedTuple):
 
 
 class FinishWalk(NamedTuple):
-    """Effect: the walk of a batch that stores all items first is through: what was held back of it is released.
+    """Effect: the walk of a batch that stores all items first has finished: its held messages are released.
 
-    `total` is the number of items that are to be processed.
+    `total` is the number of items to process.
     """
 
     batch: str
@@ -58,22 +58,22 @@ class FinishWalk(NamedTuple):
 
 
 class Publish(NamedTuple):
-    """Effect: these messages are published; those of a batch keep it from ending until they are done."""
+    """Effect: these messages are published; a batch does not end before its messages have ended."""
 
     messages: tuple[Message, ...]
 
 
 class OpenBatch(NamedTuple):
-    """Effect: this batch is opened with its first messages; nothing where its id is known already."""
+    """Effect: this batch is opened with its first messages; nothing if its id exists already."""
 
     batch: NewBatch
     messages: tuple[Message, ...]
 
 
 class Listen(NamedTuple):
-    """Effect: step `number` of the run waits for `event`, until `until` (ms; 0: as long as it takes).
+    """Effect: step `number` of the run waits for `event`, until `until` (ms; 0: without a limit).
 
-    What was kept of that event for this run arrives at once, the oldest first.
+    Data of that event kept for this run arrives at once, the oldest first.
     """
 
     number: int
@@ -82,19 +82,19 @@ class Listen(NamedTuple):
 
 
 class Unlisten(NamedTuple):
-    """Effect: these steps of the run do not wait for their events any more."""
+    """Effect: these steps of the run no longer wait for their events."""
 
     numbers: tuple[int, ...]
 
 
 class AcceptWebhook(NamedTuple):
-    """Effect: what is sent to the webhook `token` is for this run."""
+    """Effect: requests to the webhook `token` are for this run."""
 
     token: str
 
 
 class Notify(NamedTuple):
-    """Effect: all who wait for `event` get `data` (JSON text); with `run` that run alone, now or once it waits."""
+    """Effect: each run that waits for `event` gets `data` (JSON text); with `run` only that one, or once it waits."""
 
     event: str
     data: str
@@ -122,21 +122,21 @@ STAYS: frozenset[Ending] = frozenset({"suspended", "retry", "parked", "released"
 RUN_STATE: Mapping[Ending, RunState] = MappingProxyType(
     {"done": "completed", "failed": "failed", "dead": "failed", "cancelled": "cancelled"}
 )
-"""What becomes of a run that ends so."""
+"""The state of a run after each final ending."""
 
 ITEM_STATE: Mapping[Ending, ItemState] = MappingProxyType(
     {"done": "succeeded", "failed": "failed", "dead": "failed", "cancelled": "cancelled"}
 )
-"""What becomes of an item whose run ends so."""
+"""The state of an item after each final ending of its run."""
 
 ARRIVES: Mapping[Ending, StepState] = MappingProxyType(
     {"done": "done", "failed": "failed", "dead": "failed", "cancelled": "cancelled"}
 )
-"""What becomes of the step of a parent that waits for a run that ends so."""
+"""The state of the parent's step that waits for the run, after each final ending."""
 
 
 class Settlement(NamedTuple):
-    """How a claim ended, and ALL that is written with it. Made by the functions below, one for each way to end."""
+    """The end of a claim, with EVERYTHING that is written with it. The functions below make it, one for each ending."""
 
     id: str
     fence: int
@@ -154,42 +154,42 @@ _new: Callable[..., Settlement] = tuple[Any, ...].__new__
 
 
 def done(claim: Claim, result: str, effects: tuple[Effect, ...] = ()) -> Settlement:
-    """The function returned `result` (JSON text). An item has succeeded and its ledger mark is made."""
+    """The function returned `result` (JSON text). An item succeeds and is marked in the ledger."""
     return _new(Settlement, (claim.id, claim.fence, "done", result, None, 0, (), effects, 0.0))
 
 
 def failed(claim: Claim, error: str, result: str, effects: tuple[Effect, ...] = ()) -> Settlement:
-    """The function answered a failure that no retry helps, such as an item that is gone: failed, no dead letter."""
+    """The function returned a failure that no retry helps, such as a missing item: failed without a dead letter."""
     return Settlement(claim.id, claim.fence, "failed", result, error, effects=effects)
 
 
 def suspended(claim: Claim, until: int, steps: tuple[Step, ...], effects: tuple[Effect, ...] = ()) -> Settlement:
-    """The run waits until `until` (ms), or until something arrives for it. No attempt is counted."""
+    """The run waits until `until` (ms), or for an arrival. It does not count as an attempt."""
     return Settlement(claim.id, claim.fence, "suspended", due=until, steps=steps, effects=effects)
 
 
 def retry(claim: Claim, at: int, error: str, steps: tuple[Step, ...] = ()) -> Settlement:
-    """An attempt failed outside steps; the next one is due at `at` (ms). The failure is counted on the message."""
+    """An attempt failed outside steps; the next one is due at `at` (ms). The message counts the failure."""
     return Settlement(claim.id, claim.fence, "retry", error=error, due=at, steps=steps)
 
 
 def parked(claim: Claim, until: int, error: str, steps: tuple[Step, ...] = ()) -> Settlement:
-    """A service limits the rate: the message and its whole flow key wait until `until` (ms); no attempt is counted."""
+    """A service limits the rate: the whole flow key waits until `until` (ms). It does not count as an attempt."""
     return Settlement(claim.id, claim.fence, "parked", error=error, due=until, steps=steps)
 
 
 def dead(claim: Claim, error: str, steps: tuple[Step, ...] = (), effects: tuple[Effect, ...] = ()) -> Settlement:
     """The attempts are used up: the message becomes a dead letter with its error and journal.
 
-    That of a run that was cancelled meanwhile is cancelled instead, and its effects are dropped.
+    If the run was cancelled meanwhile, it is cancelled instead, and its effects are dropped.
     """
     return Settlement(claim.id, claim.fence, "dead", error=error, steps=steps, effects=effects)
 
 
 def released(claim: Claim, steps: tuple[Step, ...] = ()) -> Settlement:
-    """The claim is given back, due at once: neither an attempt nor a loss is counted.
+    """The claim is released and due at once; it counts neither as an attempt nor as a loss.
 
-    What it has found out about steps is kept.
+    Its steps are kept.
     """
     return Settlement(claim.id, claim.fence, "released", steps=steps)
 
@@ -200,14 +200,14 @@ def cancelled(claim: Claim) -> Settlement:
 
 
 def with_duration(settlement: Settlement, took_ms: float) -> Settlement:
-    """The same, saying how long its claim was carried out."""
+    """The settlement, with the time that its claim took."""
     id, fence, ending, result, error, due, steps, effects, _ = settlement
     # One is made for every item, and `_replace` takes as long as a step.
     return _new(Settlement, (id, fence, ending, result, error, due, steps, effects, took_ms))
 
 
 class SettleResult(NamedTuple):
-    """The answer to a settlement. `stale`: the claim was no longer held, and nothing was changed."""
+    """The result of a settlement. `stale`: the claim was no longer held, and nothing was changed."""
 
     stale: bool = False
     ended_batch: str | None = None

@@ -1,4 +1,4 @@
-"""Names that were meant to be others."""
+"""Suggestions for unknown names: typos of known ones."""
 
 from collections.abc import Collection, Iterable
 from difflib import SequenceMatcher, get_close_matches
@@ -9,10 +9,10 @@ _CLOSE = 0.85
 
 
 def find_typos(written: Iterable[str], known: Collection[str]) -> list[tuple[str, str]]:
-    """Names that look like a slip of a known one, with that one: ("chunksize", "chunk_size"), ("excute", "execute").
+    """Names that look like a typo of a known one, with that one: ("chunksize", "chunk_size"), ("excute", "execute").
 
-    Only close ones, since a class has helpers of its own: what merely extends a known name ("loader", "saved") is
-    none, and neither is one that stands beside the known name it resembles.
+    Only close ones, since a class has helpers of its own: a name that extends a known one ("loader", "saved") is not a
+    typo, and neither is one that is written beside the known name that it resembles.
     """
     written = list(written)
     return [
@@ -23,17 +23,17 @@ def find_typos(written: Iterable[str], known: Collection[str]) -> list[tuple[str
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The end of a sentence about an unknown name: "; did you mean 'paidOnly'?", or what there is to choose from."""
+    """The end of a message about an unknown name: "; did you mean 'paidOnly'?", or the known names."""
     known = sorted(known)
     close = get_close_matches(name, known, n=1, cutoff=0.6)
     if close:
         return f"; did you mean '{close[0]}'?"
     listed = ", ".join(f"'{it}'" for it in known)
-    return f"; known are {listed}" if known else "; none is known"
+    return f"; known are {listed}" if known else "; there are none"
 
 
 def check_options(what: str, given: Iterable[str], known: Collection[str]) -> None:
-    """Raise `ConfigurationError` for an option that `what` does not take."""
+    """Raise `ConfigurationError` for an option that `what` does not have."""
     for name in given:
         if name not in known:
             raise ConfigurationError(f"{what} takes no option '{name}'{did_you_mean(name, known)}")

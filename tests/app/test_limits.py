@@ -185,7 +185,7 @@ async def test_a_call_with_too_large_a_request_is_not_made(app: App) -> None:
 
 @pytest.mark.parametrize("times", [1, 3])
 async def test_a_call_with_too_large_an_answer_fails_its_step(app: App, times: int) -> None:
-    """By what is stored of it: bytes that are no text take a third more."""
+    """By what is stored of it: bytes that are not text take a third more."""
     large = bytes([255]) * (LIMIT * times - 400)
 
     def answer(_: CallRequest) -> bytes:

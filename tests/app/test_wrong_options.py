@@ -137,7 +137,7 @@ TRIGGERS: list[tuple[dict[str, Any], type[BatchflowError], str]] = [
     (
         {"delay": "soon"},
         ConfigurationError,
-        "'delay' cannot be 'soon', which is no duration; write seconds such as 10, text such as '500ms', '10s', "
+        "'delay' cannot be 'soon', which is not a duration; write seconds such as 10, text such as '500ms', '10s', "
         "'2h30m' or '7d', or a timedelta",
     ),
 ]

@@ -126,7 +126,7 @@ REFUSED: list[tuple[str, Callable[[], object], str]] = [
     (
         "what has no JSON form",
         lambda: made(WORKFLOW[NoParams, str, type(re)], execute=untyped),
-        "Orders's result type: module has no JSON form: pydantic knows none; declare a model, a dataclass or plain "
+        "Orders's result type: module has no JSON form: pydantic has none; declare a model, a dataclass or plain "
         "data",
     ),
     (
@@ -184,7 +184,7 @@ REFUSED: list[tuple[str, Callable[[], object], str]] = [
     (
         "no duration",
         lambda: made(processed_ttl="soon"),
-        "'Orders.processed_ttl' cannot be 'soon', which is no duration; write seconds such as 10, text such as "
+        "'Orders.processed_ttl' cannot be 'soon', which is not a duration; write seconds such as 10, text such as "
         "'500ms', '10s', '2h30m' or '7d', or a timedelta",
     ),
     (

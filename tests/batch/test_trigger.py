@@ -241,7 +241,7 @@ HOW = "write seconds such as 10, text such as '500ms', '10s', '2h30m' or '7d', o
         ({"dedup": "open"}, "'dedup' and 'dedup_id' go together; give both, or neither"),
         ({"dedup": "ever", "dedup_id": "x"}, "'dedup' cannot be 'ever'; write 'kept' or 'open'"),
         ({"dedup": ["open"], "dedup_id": "x"}, "'dedup' cannot be ['open']; write 'kept' or 'open'"),
-        ({"delay": "soon"}, f"'delay' cannot be 'soon', which is no duration; {HOW}"),
+        ({"delay": "soon"}, f"'delay' cannot be 'soon', which is not a duration; {HOW}"),
         ({"delay": "1s", "not_before": 7}, "'delay' and 'not_before' exclude each other; give the one or the other"),
         ({"not_before": 1_900_000_000}, "'not_before' cannot be 1900000000, which looks like seconds"),
         ({"not_before": datetime(2030, 1, 1)}, "'not_before' cannot be datetime.datetime(2030, 1, 1, 0, 0); write"),  # noqa: DTZ001

@@ -143,7 +143,7 @@ def test_text_is_the_same_with_and_without_the_fast_path(value: Any) -> None:
 def test_encoding_refuses_what_is_not_of_the_declared_type() -> None:
     with pytest.raises(UnserializableError) as refused:
         Codec.of(Pet).encode({"name": "a"})
-    said = "the value: dict does not survive JSON: it is no Pet, which is declared; let value and declaration agree"
+    said = "the value: dict does not survive JSON: it is not the declared Pet; let value and declaration agree"
     assert str(refused.value) == said
 
 
@@ -169,8 +169,8 @@ def test_unions_in_another_order_are_read_in_their_own() -> None:
 @pytest.mark.parametrize(
     ("annotation", "message"),
     [
-        (threading.Thread | None, "Thread | None has no JSON form: pydantic knows none"),
-        (list[Exception], "list[Exception] has no JSON form: pydantic knows none"),
+        (threading.Thread | None, "Thread | None has no JSON form: pydantic has none"),
+        (list[Exception], "list[Exception] has no JSON form: pydantic has none"),
     ],
 )
 def test_type_without_a_json_form_is_refused_when_its_codec_is_made(annotation: Any, message: str) -> None:
@@ -268,14 +268,14 @@ def test_return_type_is_what_the_function_declares(fn: Callable[..., object], de
     [
         ("Nowhere", f"there is no 'Nowhere' in '{__name__}'"),
         ("dict[str, Nowhere]", f"there is no 'Nowhere' in '{__name__}'"),
-        ("not a type", "that is no type (Forward reference must be an expression -- got 'not a type')"),
+        ("not a type", "that is not a type (Forward reference must be an expression -- got 'not a type')"),
     ],
 )
 def test_return_type_that_does_not_exist_is_refused(declared: str, fault: str) -> None:
     fn = declaring(return_=declared)
     with pytest.raises(ConfigurationError) as refused:
         return_type(fn)
-    cure = "name a type that stands at the top of that module, outside TYPE_CHECKING"
+    cure = "name a type that the module defines or imports at its top, outside TYPE_CHECKING"
     assert str(refused.value) == f"'{fn.__qualname__}' declares to return '{declared}', but {fault}; {cure}"
 
 

@@ -311,5 +311,5 @@ def test_limits_that_mean_nothing_are_refused_when_they_are_made(options: dict[s
 
 
 def test_limits_name_the_period_that_is_wrong() -> None:
-    with pytest.raises(ConfigurationError, match=r"^'period' cannot be '1 week', which is no duration; write "):
+    with pytest.raises(ConfigurationError, match=r"^'period' cannot be '1 week', which is not a duration; write "):
         FlowControl(period="1 week")

@@ -265,9 +265,9 @@ def test_option_that_is_longer_than_the_cap_lifts_it() -> None:
     ("options", "message"),
     [
         ({"retries": -1}, "'retries' cannot be -1; write a whole number of 0 or more, such as 3"),
-        ({"delay": True}, "'retry_delay' cannot be True, which is no duration; write "),
+        ({"delay": True}, "'retry_delay' cannot be True, which is not a duration; write "),
         ({"delay": -5}, "'retry_delay' cannot be -5, which is negative; write "),
-        ({"delay": "5 sec"}, "'retry_delay' cannot be '5 sec', which is no duration; write "),
+        ({"delay": "5 sec"}, "'retry_delay' cannot be '5 sec', which is not a duration; write "),
         ({"delay": "40000d"}, "'retry_delay' cannot be '40000d', which is longer than 36500d; write "),
         ({"delay": "soon"}, "the retry delay 'soon' has the unknown name 'soon'; the only one is 'retried'"),
     ],

@@ -188,7 +188,7 @@ def test_expression_without_a_value_is_no_number(text: str) -> None:
         ("1if retried else 2", f"has '1if' in it; {DIGITS}"),
         ("1 / 0", "divides by zero for retried = 0"),
         ("1 / (2 - retried)", "divides by zero for retried = 2"),
-        ("sqrt(1 - retried)", "is no number for retried = 2"),
+        ("sqrt(1 - retried)", "is not a number for retried = 2"),
         ("2 - retried", "is negative for retried = 3; put max(0, …) around it"),
         ("-exp(9999)", "is negative for retried = 0; put max(0, …) around it"),
         ("pow(9, pow(9, retried))", "is infinite for retried = 3; put min(…, …) around what grows"),

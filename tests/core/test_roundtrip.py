@@ -274,7 +274,7 @@ def keys(kind: str, path: str = "") -> str:
 
 
 def misfit(declared: str, what: str = "it") -> str:
-    return f"{what} is no {declared}, which is declared; let value and declaration agree"
+    return f"{what} is not the declared {declared}; let value and declaration agree"
 
 
 def unreadable(what: str) -> str:
@@ -285,11 +285,11 @@ MASKED = "is masked in JSON; use a reference to the secret in its place, or give
 KEEP = "let its serializers and validators, or what is declared there, keep the whole value"
 FORMLESS = "it holds object, which has no JSON form; use a model, a dataclass or plain data"
 DEFAULTS = "it loses its default_factory; use a dict, or the factory that its type declares"
-UNION = "it comes back as Pet; declare Cat there, with a discriminator if it stands in a union"
+UNION = "it comes back as Pet; declare Cat there, with a discriminator if it is part of a union"
 EXCLUDED = "the int at .hidden is excluded from JSON; drop exclude=True, or leave the field at its default"
 ROOM = "it loses its maxlen; use a list, and make a deque of it where it is read"
 ZONE = "it loses its time zone Europe/Berlin; use UTC, and keep the zone's name beside it"
-NO_TEXT = "it holds bytes that are no text; declare Base64Bytes, or use text"
+NO_TEXT = "it holds bytes that are not text; declare Base64Bytes, or use text"
 OPAQUE = "it comes back changed; give it an __eq__, and a form that keeps all of it"
 
 LOSSES: list[tuple[Any, Any, str]] = [

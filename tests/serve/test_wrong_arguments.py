@@ -187,7 +187,7 @@ CALLS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "response": (
         {"response": 5},
-        "5 has no JSON form: pydantic knows none; declare a model, a dataclass or plain data",
+        "5 has no JSON form: pydantic has none; declare a model, a dataclass or plain data",
     ),
     "method": (
         {"method": 5},
