@@ -126,8 +126,7 @@ REFUSED: list[tuple[str, Callable[[], object], str]] = [
     (
         "what has no JSON form",
         lambda: made(WORKFLOW[NoParams, str, type(re)], execute=untyped),
-        "Orders's result type: module has no JSON form: pydantic has none; declare a model, a dataclass or plain "
-        "data",
+        "Orders's result type: module has no JSON form: pydantic has none; declare a model, a dataclass or plain data",
     ),
     (
         "a reserved parameter",

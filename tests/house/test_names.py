@@ -8,6 +8,12 @@ from tests.house.sources import FOLDERS, Source, sources
 BUCKETS = {"utils", "util", "helpers", "helper", "common", "manager", "misc", "models", "types"}
 SETTERS = ("update", "set_status", "save")
 
+# Modules that import something of batchflow for its types only, with the reason.
+LAZY = {
+    "batchflow/app.py": "`import batchflow` needs no settings, which bring pydantic-settings and what reads .env files",
+    "batchflow/cli/check.py": "the checker is imported by `batchflow check`, not by the help of the command",
+}
+
 
 def guards_types(node: ast.AST) -> bool:
     if not isinstance(node, ast.If):
@@ -54,8 +60,9 @@ def test_modules_are_named_after_their_subject() -> None:
 
 
 def test_no_import_is_hidden_behind_type_checking() -> None:
-    """A type that is needed below belongs below; hiding its import only hides the cycle."""
-    assert [place for source in sources("batchflow") for place in hidden_imports(source)] == []
+    """A type that is needed below belongs below: hiding its import only hides the cycle. A lean start is a reason."""
+    hidden = {source.path: hidden_imports(source) for source in sources("batchflow")}
+    assert {path for path, places in hidden.items() if places} == set(LAZY)
 
 
 def test_stores_have_verbs_of_the_domain() -> None:
