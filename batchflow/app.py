@@ -1,34 +1,37 @@
-"""`Batchflow`: workflows, engine and settings put together."""
+"""`Batchflow`: the workflows of one program, the engine that runs them, and what can be done with their runs."""
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
 from inspect import signature
-from typing import TYPE_CHECKING, Any, Never, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Never, ParamSpec, TypeVar, Unpack, cast, overload
 
 from pydantic import BaseModel
 
 from batchflow.batch.bound import Workflow, bind
 from batchflow.batch.function import BatchDecorator, IdSource, function_workflow
+from batchflow.batch.handle import BatchHandle
 from batchflow.batch.logs import ProgressLog
 from batchflow.batch.workflow import BatchWorkflow, NoParams
 from batchflow.core.codec import SizeLimit
 from batchflow.core.duration import Duration
 from batchflow.core.flow import FlowControl
+from batchflow.core.message import WorkerStatus
 from batchflow.core.ports import Clock, Entropy
 from batchflow.core.retry import RetryPolicy
+from batchflow.core.run import RunState, Waiter
 from batchflow.core.store import Ledger, Store
 from batchflow.core.suggestions import check_options
 from batchflow.engine.clock import SystemClock, SystemEntropy
 from batchflow.engine.engine import Engine, EngineOptions
 from batchflow.engine.observers import VerboseLog
 from batchflow.engine.signals import on_signal, on_stop_signals
-from batchflow.errors import ConfigurationError, DuplicateNameError, StoreUnavailable
+from batchflow.errors import ConfigurationError, DuplicateNameError, InputError, NotFoundError, StoreUnavailable
 from batchflow.http.reserved_routes import check_not_reserved
-from batchflow.operations import Operations
+from batchflow.serve import runs
 from batchflow.serve.app_url import PublicUrl, RouterPath
 from batchflow.serve.context import WorkflowContext
 from batchflow.serve.endpoint import Endpoint
@@ -39,6 +42,8 @@ from batchflow.serve.functions import (
     serve_function,
     serve_retry_policy,
 )
+from batchflow.serve.runs import RunHandle, RunPage, RunSelection, validate_label_filter
+from batchflow.serve.trigger import TriggerOptions
 from batchflow.serve.validation import (
     check_flag,
     check_flow,
@@ -48,7 +53,9 @@ from batchflow.serve.validation import (
     format_value,
     parse_timeout,
     validate_label,
+    validate_run_id,
 )
+from batchflow.serve.waits import ANY_CODEC
 
 if TYPE_CHECKING:
     from fastapi import APIRouter
@@ -59,9 +66,10 @@ P = ParamSpec("P")
 Params = TypeVar("Params", bound=BaseModel)
 Payload = TypeVar("Payload")
 Result = TypeVar("Result")
+T = TypeVar("T")
 
 
-class Batchflow(Operations):
+class Batchflow:
     """An app: the workflows and durable functions of one program, and the engine that runs them.
 
         flow = Batchflow()                                # BATCHFLOW_URL, else sqlite:///batchflow.db
@@ -69,13 +77,13 @@ class Batchflow(Operations):
         app = FastAPI(lifespan=flow.lifespan)
         app.include_router(flow.router, prefix="/api/workflows")
 
-    Outside of FastAPI, `async with flow:` starts and stops it. `store` is a URL or a store of one's own. With
-    `worker=False` nothing is run in this process: it publishes and asks, and a `batchflow worker` does the work.
-    `ledger`, a URL or a ledger of one's own, is where it is kept which items are processed; else the store does that.
-    What is not given comes from the environment (`batchflow.settings.Settings`).
+    Outside of FastAPI, `async with flow:` starts and stops it. `store` is a URL or a store object. With `worker=False`
+    nothing runs in this process: it triggers and reads, and a `batchflow worker` does the work. `ledger`, a URL or a
+    ledger object, records which items are processed; by default the store does. Options that are None come from the
+    environment (`batchflow.settings.Settings`).
 
     Raises:
-        ConfigurationError: a setting holds what it cannot, or the URL names no store.
+        ConfigurationError: a setting has an invalid value, or the URL names no store.
     """
 
     def __init__(
@@ -102,10 +110,10 @@ class Batchflow(Operations):
         self._endpoints: dict[str, Endpoint] = {}
         self._limits: list[FlowControl] = []
         self._verbose: dict[str, str] = {}
-        self._site = RouterPath()
+        self._router_path = RouterPath()
         self._router: APIRouter | None = None
-        self._path_in: Callable[[object], str | None] = _nowhere
-        self._mount: Callable[[Workflow[Any, Any] | ServedFunction[Any, Any]], None] = _nowhere
+        self._prefix_in: Callable[[object], str | None] = _not_mounted
+        self._mount: Callable[[Workflow[Any, Any] | ServedFunction[Any, Any]], None] = _not_mounted
         self.engine = Engine(
             open_store(self.settings, clock) if store is None or isinstance(store, str) else store,
             self._endpoints,
@@ -125,13 +133,13 @@ class Batchflow(Operations):
         self.engine.report_progress = ProgressLog(self.engine, self._workflows).write
         self.engine.ledger = open_ledger(self.settings) if ledger is None or isinstance(ledger, str) else ledger
 
-    # What runs
+    # Workflows and functions
 
     def add(self, workflow: BatchWorkflow[Params, Any, Result]) -> Workflow[Params, Result]:
-        """Take a batch workflow in; what is returned is what one triggers and asks.
+        """Add a batch workflow; the bound workflow that this returns can be triggered.
 
         Raises:
-            DuplicateNameError: a workflow of that name is there already.
+            DuplicateNameError: there is a workflow of that name already.
         """
         bound: Workflow[Params, Result] = bind(workflow, self.engine)
         if bound.name in self._workflows:
@@ -139,7 +147,7 @@ class Batchflow(Operations):
                 f"two workflows are named '{bound.name}'; "
                 f"give one of them another `name` (in {type(workflow).__name__})"
             )
-        self._take_in(bound.endpoints)
+        self._register_endpoints(bound.endpoints)
         self._limits.extend(bound.declared_flows)
         self._workflows[bound.name] = bound
         self._mount(bound)
@@ -166,9 +174,8 @@ class Batchflow(Operations):
         """The shortest batch: a function of one id, `@flow.batch` or `@flow.batch(ids=source)`.
 
         `ids` is a sequence, or a function that returns one, a generator or an async generator; without it every
-        trigger names its ids. `flow` limits the items (None: unlimited). The others are those of a class: `retry`,
-        `item_timeout` as `timeout`, `processed_ttl`, `processed_per`,
-        `walk_first`.
+        trigger names its ids. `flow` limits the items (None: unlimited). The other options are those of a class:
+        `retry`, `item_timeout` as `timeout`, `processed_ttl`, `processed_per`, `walk_first`.
         """
         check_options("flow.batch", options, _BATCH_OPTIONS)
         if fn is not None and not callable(fn):
@@ -242,7 +249,7 @@ class Batchflow(Operations):
                 public_url=public_url,
                 env=environment,
             )
-            self._take_in((served.endpoint,))
+            self._register_endpoints((served.endpoint,))
             self._limits.append(served.endpoint.flow)
             if served.endpoint.verbose:
                 if not self._verbose:
@@ -254,13 +261,13 @@ class Batchflow(Operations):
 
         return take
 
-    def _take_in(self, endpoints: "tuple[Endpoint, ...]") -> None:
+    def _register_endpoints(self, endpoints: "tuple[Endpoint, ...]") -> None:
         for endpoint in endpoints:
             check_not_reserved(endpoint.route)
             if endpoint.route in self._endpoints:
                 raise DuplicateNameError(f"the route '{endpoint.route}' is served twice; give one of them another")
         for it in endpoints:
-            self._endpoints[it.route] = replace(it, public_url=replace(it.public_url, router=self._site))
+            self._endpoints[it.route] = replace(it, public_url=replace(it.public_url, router=self._router_path))
 
     @property
     def workflows(self) -> Mapping[str, Workflow[Any, Any]]:
@@ -272,16 +279,133 @@ class Batchflow(Operations):
         """The plain durable functions, by route."""
         return self._served
 
+    # Runs, batches and workers
+
+    async def trigger(
+        self, function: ServedFunction[Payload, Result], payload: Payload, **options: Unpack[TriggerOptions]
+    ) -> RunHandle[Result]:
+        """Start a run of a served function: as `function.trigger`, which says what the options are."""
+        _check_function(function, "trigger")
+        (handle,) = await function.trigger_many([payload], **options)
+        return handle
+
+    async def trigger_many(
+        self, function: ServedFunction[Payload, Result], payloads: Sequence[Payload], **options: Unpack[TriggerOptions]
+    ) -> list[RunHandle[Result]]:
+        """Start a run of each payload, all of them or none; their handles, in the same order.
+
+        The options are those of `trigger` but for `run_id` and `dedup_id`, which name one run.
+        """
+        _check_function(function, "trigger_many")
+        return await function.trigger_many(payloads, **options)
+
+    def trigger_sync(
+        self, function: ServedFunction[Payload, Result], payload: Payload, **options: Unpack[TriggerOptions]
+    ) -> RunHandle[Result]:
+        """`trigger` for code that is not async: a plain script, a view of another framework, a sync step.
+
+        If the app runs in another thread of this process, that one is used; otherwise its store is opened, and closed
+        after the run is stored.
+
+        Raises:
+            InputError: this thread runs an event loop, which the call would block; or the app does not run and keeps
+                its state in memory, so that the run would be lost.
+        """
+        return self._run_sync("trigger", lambda: self.trigger(function, payload, **options))
+
+    def run(self, id: str) -> RunHandle[Any]:
+        """The handle of any run: `await flow.run(id).status()` returns its state, its steps and their times.
+
+        Its result is plain data; `function.run(id)` returns it in its type.
+        """
+        return RunHandle(validate_run_id(id, "id"), ANY_CODEC, self.engine)
+
+    async def runs(
+        self,
+        *,
+        state: RunState | None = None,
+        function: ServedFunction[Any, Any] | str | None = None,
+        label: str | None = None,
+        cursor: str | None = None,
+        limit: int = 50,
+    ) -> RunPage:
+        """A page of runs, the latest first, filtered by function (itself, or its route), state and label.
+
+        Raises:
+            InputError: the cursor, the limit or the state is not valid.
+            NotFoundError: there is no such function.
+        """
+        return await runs.list_runs(
+            self.engine, state=state, destination=self._route(function), label=label, cursor=cursor, limit=limit
+        )
+
+    async def batches(
+        self, *, label: str | None = None, open_only: bool = False, limit: int = 50
+    ) -> list[BatchHandle[Any]]:
+        """The handles of the latest batches of this app's workflows, newest first, filtered by `label`.
+
+        Raises:
+            InputError: the label is not text.
+        """
+        sought = validate_label_filter(label, "batch")
+        found = await self.engine.store.batches(label=sought, open_only=open_only, limit=limit)
+        # A store may hold batches of other apps' workflows.
+        return [self._workflows[it.workflow].batch(it.id) for it in found if it.workflow in self._workflows]
+
+    async def cancel(
+        self,
+        ids: str | Sequence[str] = (),
+        *,
+        label: str | None = None,
+        function: ServedFunction[Any, Any] | str | None = None,
+    ) -> int:
+        """Cancel runs, and what they wait for, by id or by label and function; returns their number.
+
+        A label alone also cancels the batches of that label, and counts them. A run that waits ends at once, a running
+        one at its next step.
+
+        Raises:
+            InputError: neither ids nor a label or function are given, or both are.
+            NotFoundError: there is no such function.
+        """
+        # Anything else, such as a handle, is rejected as an invalid id.
+        several = isinstance(cast("object", ids), Iterable) and not isinstance(ids, str)
+        named = tuple(ids) if several else (cast("str", ids),)
+        return await runs.cancel_runs(self.engine, RunSelection(named, label, self._route(function)))
+
+    async def notify(self, event_id: str, data: object = None, run_id: str | None = None) -> Sequence[str]:
+        """Give `data` to the runs that wait for `event_id`; returns their ids.
+
+        With `run_id` only that run gets it, and it is kept until the run waits for it; () if there is no such run.
+
+        Raises:
+            InputError: the event id is not valid; its subclass `TooLarge`: the data is too large.
+            UnserializableError: the data has no JSON form.
+        """
+        return await runs.notify_event(self.engine, event_id, data, run_id)
+
+    async def waiters(self, event_id: str) -> Sequence[Waiter]:
+        """The runs that wait for an event, those that have waited longest first."""
+        return await runs.list_waiters(self.engine, event_id)
+
+    async def workers(self) -> Sequence[WorkerStatus]:
+        """The workers of this app's store, by name, each with its start, its last heartbeat, its claims and the number
+        of its threads that hang.
+
+        One that died is `lost` until its claims are reclaimed, and then no longer listed.
+        """
+        return await self.engine.store.workers()
+
     # Life
 
     async def start(self, *, worker: bool | None = None) -> None:
-        """Open the store and, unless `worker` says no, start working; safe to repeat.
+        """Open the store and, unless `worker` is False, start to work; safe to repeat.
 
-        What works waits for a store that is away, says so once, and goes on when it is there.
+        A worker waits for a store that is unavailable, logs that once, and continues when it is available.
 
         Raises:
-            StoreUnavailable: the store is away, and nothing is to work here.
-            StoreIncompatible: the store is none for this program; nobody waits for that.
+            StoreUnavailable: the store is unavailable, and this process does not work.
+            StoreIncompatible: this program cannot use the store; waiting would not help.
         """
         works = self.worker if worker is None else worker
         await self.engine.open(wait=works)
@@ -289,9 +413,9 @@ class Batchflow(Operations):
             await self.engine.start()
 
     async def stop(self) -> None:
-        """Stop within the grace: what is under way may end, the rest is given back; then close. Safe to repeat.
+        """Stop within the grace: running work may end, the rest is released; then close. Safe to repeat.
 
-        A store that is away is not waited for: what was under way is taken back by others when the lease ends.
+        This does not wait for a store that is unavailable: other workers reclaim the work when the lease ends.
         """
         await self.engine.close()
 
@@ -304,9 +428,9 @@ class Batchflow(Operations):
 
     @asynccontextmanager
     async def lifespan(self, app: object = None) -> AsyncGenerator[None]:
-        """Start and stop with an ASGI app: `FastAPI(lifespan=flow.lifespan)`. It is seen where the router is in it."""
-        if (path := self._path_in(app)) is not None:
-            self._site.path = path
+        """Start and stop with an ASGI app, `FastAPI(lifespan=flow.lifespan)`, and find the router's prefix in it."""
+        if (path := self._prefix_in(app)) is not None:
+            self._router_path.path = path
         await self._start_with_server()
         try:
             yield
@@ -327,18 +451,53 @@ class Batchflow(Operations):
 
     @property
     def router(self) -> "APIRouter":
-        """The endpoints of everything, for `app.include_router`; what is added later is served there too."""
+        """The endpoints of all workflows and functions, also of those added later, for `app.include_router`."""
         if self._router is None:
             from batchflow.http.router import RouterBuilder
 
             settings = self.settings
-            # Whoever allows larger payloads means those that come over HTTP too.
+            # A limit for larger payloads is meant for those that come over HTTP too.
             max_body = settings.max_body or settings.max_value
-            mounting = RouterBuilder(self.engine, self._workflows, max_body=max_body, app_url=settings.app_url)
-            for what in (*self._workflows.values(), *self._served.values()):
-                mounting.add(what)
-            self._router, self._mount, self._path_in = mounting.router, mounting.add, mounting.prefix_in
+            builder = RouterBuilder(self.engine, self._workflows, max_body=max_body, app_url=settings.app_url)
+            for it in (*self._workflows.values(), *self._served.values()):
+                builder.add(it)
+            self._router, self._mount, self._prefix_in = builder.router, builder.add, builder.prefix_in
         return self._router
+
+    def _route(self, function: ServedFunction[Any, Any] | str | None) -> str | None:
+        if function is None:
+            return None
+        if not isinstance(function, str):
+            _check_function(function, "endpoint")
+        route = function if isinstance(function, str) else function.endpoint.route
+        if route not in self._served:
+            known = ", ".join(sorted(self._served)) or "none"
+            raise NotFoundError(f"no function is served at '{route}'; there are: {known}", field="function")
+        return route
+
+    def _run_sync(self, name: str, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            pass
+        else:
+            raise InputError(f"'{name}_sync' would block the event loop of this thread; write 'await flow.{name}(…)'")
+        loop = self.engine.loop
+        if loop is not None:
+            return asyncio.run_coroutine_threadsafe(call(), loop).result()
+        if not self.engine.store.is_durable:
+            raise InputError(
+                f"'{name}_sync' needs a running app if its state is in memory (sqlite://), or the run would be lost; "
+                f"start the app before, or give it a URL such as sqlite:///batchflow.db"
+            )
+        return asyncio.run(self._with_open_store(call))
+
+    async def _with_open_store(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        await self.engine.open()
+        try:
+            return await call()
+        finally:
+            await self.engine.close()
 
 
 _BATCH_OPTIONS = tuple(signature(function_workflow).parameters)[1:]
@@ -346,10 +505,10 @@ _REDIS = frozenset({"redis", "rediss", "unix", "redis+cluster", "rediss+cluster"
 
 
 def open_store(settings: "Settings", clock: Clock) -> Store:
-    """The store that a URL names.
+    """The store of the URL in the settings.
 
     Raises:
-        ConfigurationError: it names none.
+        ConfigurationError: the URL names no store.
     """
     scheme, _, rest = settings.url.partition("://")
     if scheme == "sqlite" and "://" in settings.url:
@@ -368,10 +527,10 @@ def open_store(settings: "Settings", clock: Clock) -> Store:
 
 
 def open_ledger(settings: "Settings") -> Ledger | None:
-    """The ledger that a URL names; None where there is none beside the store.
+    """The ledger of the URL in the settings; None without one.
 
     Raises:
-        ConfigurationError: it names none.
+        ConfigurationError: the URL names no ledger.
     """
     if settings.ledger is None:
         return None
@@ -383,5 +542,12 @@ def open_ledger(settings: "Settings") -> Ledger | None:
     raise ConfigurationError(f"'{settings.ledger}' names no ledger; write redis://HOST:PORT")
 
 
-def _nowhere(_what: object) -> None:
-    """Where things are mounted until a router is asked for."""
+def _not_mounted(_: object) -> None:
+    """Stands in for the router until it is built."""
+
+
+def _check_function(function: object, attribute: str) -> None:
+    if isinstance(function, type) or not hasattr(function, attribute):
+        raise InputError(
+            option="function", got=format_value(function), want="write the function that @flow.serve returned"
+        )

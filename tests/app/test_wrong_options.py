@@ -15,7 +15,7 @@ from batchflow.testing import ManualClock, drive
 
 KEY = "a\ud800b"
 """Half of a surrogate pair, which no UTF-8 text holds."""
-NOT_SERVED = "'function' cannot be the function 'echo'; write what @flow.serve returned"
+NOT_SERVED = "'function' cannot be the function 'echo'; write the function that @flow.serve returned"
 NO_ID = "write the id of a run, such as the id of its handle"
 NO_PARSER = "write a plain function of a request's body: def parse(text: str) -> Payload"
 NO_LIMITS = "write limits, such as FlowControl(parallelism=10, rate=5)"
@@ -158,7 +158,7 @@ ASKED: dict[str, tuple[Ask, str]] = {
     "trigger: a function that is not served": (lambda flow: flow.trigger(echo, 1), NOT_SERVED),
     "trigger: a route": (
         lambda flow: flow.trigger("/echo", 1),
-        "'function' cannot be '/echo'; write what @flow.serve returned",
+        "'function' cannot be '/echo'; write the function that @flow.serve returned",
     ),
     "trigger_many": (lambda flow: flow.trigger_many(echo, [1]), NOT_SERVED),
     "runs: a function that is not served": (lambda flow: flow.runs(function=echo), NOT_SERVED),
