@@ -6,8 +6,7 @@ from typing import Any, NamedTuple
 
 from batchflow.core import settlement
 from batchflow.core.message import LOSS_LIMIT, Claim, ClaimResult
-from batchflow.core.observe import Observers
-from batchflow.core.ports import STOP_REASON, TIMEOUT_REASON
+from batchflow.core.ports import STOP_REASON, TIMEOUT_REASON, Observers
 from batchflow.core.settlement import Settlement, SettleResult
 from batchflow.core.store import Store
 from batchflow.engine.clock import ServerClock

@@ -13,8 +13,7 @@ from batchflow.core.batch import NewBatch
 from batchflow.core.codec import DEFAULT_SIZE_LIMIT, SizeLimit
 from batchflow.core.flow import FlowControl
 from batchflow.core.message import Message
-from batchflow.core.observe import Observers
-from batchflow.core.ports import Clock, Entropy, Handler, Runtime, StepOverride
+from batchflow.core.ports import Clock, Entropy, Handler, Observers, Runtime, StepOverride
 from batchflow.core.store import Ledger, Store
 from batchflow.engine.clock import ClockJumpDetector, ServerClock, SystemClock
 from batchflow.engine.delivery import Courier, HttpCaller

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 from batchflow.core.duration import humanize_duration
 from batchflow.core.message import Claim, Message
-from batchflow.core.observe import FailurePoint, Observer, Observers
+from batchflow.core.ports import FailurePoint, Observer, Observers
 from batchflow.core.run import Step
 from batchflow.core.settlement import Settlement
 from batchflow.logs import logger

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from batchflow.core.observe import Observers
+from batchflow.core.ports import Observers
 from batchflow.errors import StoreError, StoreUnavailable
 
 BACKOFF_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0)

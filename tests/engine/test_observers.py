@@ -5,7 +5,7 @@ from structlog.testing import capture_logs
 
 from batchflow import Batchflow, BatchWorkflow, NoParams, Page, RetryPolicy, WorkflowContext
 from batchflow.core.message import Claim, Message
-from batchflow.core.observe import EVENTS, FailurePoint, Observer, Observers
+from batchflow.core.ports import EVENTS, FailurePoint, Observer, Observers
 from batchflow.core.run import Step
 from batchflow.core.settlement import Settlement
 from batchflow.engine.observers import CountingObserver, EngineLog

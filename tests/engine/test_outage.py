@@ -10,7 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from batchflow import Batchflow, WorkflowContext
-from batchflow.core.observe import Observers
+from batchflow.core.ports import Observers
 from batchflow.engine.outage import WRITES_FIRST_S, Outage, wait_for_store
 from batchflow.errors import StoreError, StoreIncompatible, StoreUnavailable
 from batchflow.stores.sqlite import SqliteStore

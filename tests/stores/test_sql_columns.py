@@ -3,7 +3,7 @@
 import pytest
 
 from batchflow.stores.sql import columns
-from batchflow.stores.sqlite.queries import Queries
+from batchflow.stores.sqlite.connection import Queries
 from tests.stores.test_sqlite_queries import TEXT
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from batchflow.stores.sqlite import connection
-from batchflow.stores.sqlite.queries import SIZES, Queries, Query
+from batchflow.stores.sqlite.connection import SIZES, Queries, Query
 from tests.house.sources import ROOT
 
 FOLDER = ROOT / "batchflow/stores/sqlite"

@@ -30,7 +30,7 @@ from batchflow.core.settlement import (
     StartItems,
     Unlisten,
 )
-from batchflow.stores import rows
+from batchflow.stores import base
 from batchflow.stores.base import rank
 
 Wire: TypeAlias = list[Any]
@@ -301,13 +301,13 @@ def _decode_step(row: list[Any]) -> Step:
 def decode_run(row: Sequence[Any]) -> Run:
     """A run, with its journal if it was read."""
     *fields, journal = row
-    return rows.run(fields, _decode_journal(journal) if journal else ())
+    return base.run(fields, _decode_journal(journal) if journal else ())
 
 
 def decode_dead_letter(row: Sequence[Any]) -> DeadLetter:
     """A dead letter."""
     *fields, journal = row
-    return rows.dead_letter(fields, _decode_journal(journal))
+    return base.dead_letter(fields, _decode_journal(journal))
 
 
 def decode_waiter(row: Sequence[Any]) -> Waiter:

@@ -20,7 +20,7 @@ from batchflow.core.run import NEVER, Step
 from batchflow.core.settlement import Settlement
 from batchflow.core.store import KEPT_EVENTS
 from batchflow.errors import StoreError
-from batchflow.stores import base, rows
+from batchflow.stores import base
 from batchflow.stores.base import Answers, Operation
 from batchflow.stores.redis import clients, errors, keys, protocol
 from batchflow.stores.redis.clients import Client
@@ -94,11 +94,11 @@ def _constants() -> list[str]:
         "MESSAGE": _places(protocol.MessageRow),
         "BATCH": _places(protocol.BatchRow),
         "STEP": _places(Step),
-        "RUN_COLUMNS": rows.RUN,
-        "DEAD_LETTER_COLUMNS": rows.DEAD_LETTER,
-        "BATCH_COLUMNS": rows.BATCH,
-        "ITEM_COLUMNS": rows.ITEM,
-        "FLOW_COLUMNS": rows.FLOW,
+        "RUN_COLUMNS": base.RUN,
+        "DEAD_LETTER_COLUMNS": base.DEAD_LETTER,
+        "BATCH_COLUMNS": base.BATCH,
+        "ITEM_COLUMNS": base.ITEM,
+        "FLOW_COLUMNS": base.FLOW,
     }
     return [f"local {name} = {_lua(value)}" for name, value in constants.items()]
 

@@ -16,7 +16,7 @@ from batchflow.core.run import NEVER, Run, RunQuery, Waiter
 from batchflow.core.settlement import Settlement
 from batchflow.core.store import Renew
 from batchflow.errors import StoreUnavailable
-from batchflow.stores import rows
+from batchflow.stores import base
 from batchflow.stores.base import GroupCommit, WriteVerbs
 from batchflow.stores.redis import clients, errors, keys, protocol
 from batchflow.stores.redis.clients import Client
@@ -218,13 +218,13 @@ class RedisStore(WriteVerbs):
     async def batch(self, id: str) -> Batch | None:
         """See the protocol."""
         row = await self._enqueue("batch", id)
-        return rows.batch(row) if row else None
+        return base.batch(row) if row else None
 
     async def batches(
         self, *, workflow: str | None = None, label: str | None = None, open_only: bool = False, limit: int = 50
     ) -> Sequence[Batch]:
         """See the protocol."""
-        return [rows.batch(row) for row in await self._enqueue("batches", workflow, label, open_only, limit)]
+        return [base.batch(row) for row in await self._enqueue("batches", workflow, label, open_only, limit)]
 
     async def items(
         self, batch: str, *, state: ItemState | None = None, after: int = -1, limit: int = 100
@@ -234,7 +234,7 @@ class RedisStore(WriteVerbs):
         at: int | None = after
         while at is not None and len(found) < limit:
             page, at = await self._enqueue("items", batch, state, at, limit - len(found))
-            found += [rows.item(row) for row in page]
+            found += [base.item(row) for row in page]
         return found
 
     # The ledger
@@ -255,7 +255,7 @@ class RedisStore(WriteVerbs):
 
     async def flows(self, keys: Sequence[str] | None = None) -> Sequence[FlowStatus]:
         """See the protocol."""
-        return [rows.flow(row) for row in await self._enqueue("flows", keys)]
+        return [base.flow(row) for row in await self._enqueue("flows", keys)]
 
     # Housekeeping
 

@@ -12,7 +12,7 @@ from batchflow.core.retry import RetryPolicy
 from batchflow.core.run import NEVER
 from batchflow.core.settlement import Settlement
 from batchflow.stores import base
-from batchflow.stores.rows import flow_control
+from batchflow.stores.base import flow_control
 from batchflow.stores.sql import (
     flows,
     settling,

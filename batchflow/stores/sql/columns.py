@@ -7,12 +7,12 @@ then and not a value in the wrong field.
 from collections.abc import Mapping, Sequence
 
 from batchflow.core.run import Arrival, Step
-from batchflow.stores import rows
+from batchflow.stores import base
 from batchflow.stores.sql.batches import START_CANDIDATE
 from batchflow.stores.sql.claims import CANDIDATE, Lane
-from batchflow.stores.sql.events import NewArrival
 from batchflow.stores.sql.messages import NewMessage, WaitingMessage
 from batchflow.stores.sql.settling import HeldMessage
+from batchflow.stores.sql.steps import NewArrival
 from batchflow.stores.sql.transaction import BatchHead
 
 Names = tuple[str, ...]
@@ -48,15 +48,15 @@ GIVEN: Mapping[str, Names] = {
 FOUND: Mapping[str, Names] = {
     "arrival_of_runs": ("run", *Arrival._fields),
     "batch_head": BatchHead._fields,
-    "batch_list": rows.BATCH,
-    "batch_read": rows.BATCH,
-    "dead_letter_list": rows.DEAD_LETTER,
-    "dead_letter_list_of_batch": rows.DEAD_LETTER,
+    "batch_list": base.BATCH,
+    "batch_read": base.BATCH,
+    "dead_letter_list": base.DEAD_LETTER,
+    "dead_letter_list_of_batch": base.DEAD_LETTER,
     "flow_idle": ("key", "idle"),
-    "flow_status": rows.FLOW,
-    "flow_status_all": rows.FLOW,
+    "flow_status": base.FLOW,
+    "flow_status_all": base.FLOW,
     "item_classify": ("slot", "reason"),
-    "item_read": rows.ITEM,
+    "item_read": base.ITEM,
     "kept_event_oldest": ("key", "data"),
     "lanes_ready": Lane._fields,
     "listener_of_event": ("run", "number"),
@@ -74,8 +74,8 @@ FOUND: Mapping[str, Names] = {
     "message_waiting_of_batch": WaitingMessage._fields,
     "message_waiting_of_lane": WaitingMessage._fields,
     "message_waiting_of_parents": WaitingMessage._fields,
-    "run_list": rows.RUN,
-    "run_read": rows.RUN,
+    "run_list": base.RUN,
+    "run_read": base.RUN,
     "step_of_runs": ("run", *Step._fields),
     "step_refused": ("slot", "cancelled"),
     "suspects_due": (*Lane._fields, "id"),

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from batchflow.core.flow import FlowControl, FlowStatus
-from batchflow.stores import base, rows
+from batchflow.stores import base
 from batchflow.stores.sql.transaction import StaleCache, Tx
 
 HELD, PAUSED, CANCELLED = 1, 2, 4
@@ -128,4 +128,4 @@ def status(tx: Tx, keys: Sequence[str] | None) -> list[FlowStatus]:
         found = tx.json("flow_status_all")
     else:
         found = tx.json_rows("flow_status", [(key,) for key in sorted(set(keys))])
-    return [rows.flow(row) for row in found]
+    return [base.flow(row) for row in found]

@@ -3,7 +3,7 @@
 from batchflow.core.batch import Batch, Item, ItemState
 from batchflow.core.message import DeadLetter, WorkerStatus
 from batchflow.core.run import NEVER, Run, RunQuery, Step
-from batchflow.stores import rows
+from batchflow.stores import base
 from batchflow.stores.sql.steps import steps_of
 from batchflow.stores.sql.transaction import Tx
 
@@ -13,7 +13,7 @@ def run(tx: Tx, id: str) -> Run | None:
     found = tx.json("run_read", id=id)
     if not found:
         return None
-    return rows.run(found[0], tuple(Step(*row[1:]) for row in steps_of(tx, [(id,)])))
+    return base.run(found[0], tuple(Step(*row[1:]) for row in steps_of(tx, [(id,)])))
 
 
 def run_list(tx: Tx, query: RunQuery, limit: int) -> list[Run]:
@@ -28,7 +28,7 @@ def run_list(tx: Tx, query: RunQuery, limit: int) -> list[Run]:
         before_id=before_id,
         limit=limit,
     )
-    return [rows.run(row) for row in found]
+    return [base.run(row) for row in found]
 
 
 def dead_letters(tx: Tx, batch: str | None, limit: int) -> list[DeadLetter]:
@@ -40,7 +40,7 @@ def dead_letters(tx: Tx, batch: str | None, limit: int) -> list[DeadLetter]:
     journals: dict[str, list[Step]] = {}
     for run, *fields in steps_of(tx, [(row[0],) for row in found]):
         journals.setdefault(run, []).append(Step(*fields))
-    return [rows.dead_letter(row, tuple(journals.get(row[0], ()))) for row in found]
+    return [base.dead_letter(row, tuple(journals.get(row[0], ()))) for row in found]
 
 
 def under_way(tx: Tx, open_dedup: str) -> str | None:
@@ -51,13 +51,13 @@ def under_way(tx: Tx, open_dedup: str) -> str | None:
 def batch(tx: Tx, id: str) -> Batch | None:
     """A batch."""
     found = tx.json("batch_read", id=id)
-    return rows.batch(found[0]) if found else None
+    return base.batch(found[0]) if found else None
 
 
 def batch_list(tx: Tx, workflow: str | None, label: str | None, open_only: bool, limit: int) -> list[Batch]:
     """The latest batches."""
     found = tx.json("batch_list", workflow=workflow, label=label, open_only=open_only, limit=limit)
-    return [rows.batch(row) for row in found]
+    return [base.batch(row) for row in found]
 
 
 def items(tx: Tx, id: str, state: ItemState | None, after: int, limit: int) -> list[Item]:
@@ -65,7 +65,7 @@ def items(tx: Tx, id: str, state: ItemState | None, after: int, limit: int) -> l
     key = tx.batch_key(id)
     if key is None:
         return []
-    return [rows.item(row) for row in tx.json("item_read", batch=key, state=state, after=after, limit=limit)]
+    return [base.item(row) for row in tx.json("item_read", batch=key, state=state, after=after, limit=limit)]
 
 
 def workers(tx: Tx) -> list[WorkerStatus]:

@@ -7,7 +7,7 @@ from batchflow.core.message import SUSPECT_LOSSES
 from batchflow.core.run import Step
 from batchflow.core.settlement import ARRIVES, RUN_STATE, STAYS, Settlement, SettleResult
 from batchflow.stores import base
-from batchflow.stores.sql import batches, events, flows, messages, steps
+from batchflow.stores.sql import batches, flows, messages, steps
 from batchflow.stores.sql.transaction import Tx
 
 STALE = SettleResult(stale=True)
@@ -105,7 +105,7 @@ def _release_staying(tx: Tx, staying: Sequence[EndedMessage]) -> None:
     rows: list[tuple[object, ...]] = []
     ready: dict[int, int] = {}
     suspended = [settlement.id for settlement, held in staying if settlement.ending == "suspended" and held.linked]
-    at_once = events.runs_with_arrivals(tx, suspended) if suspended else frozenset[str]()
+    at_once = steps.runs_with_arrivals(tx, suspended) if suspended else frozenset[str]()
     for settlement, held in staying:
         at_once_now = settlement.ending == "released" or settlement.id in at_once or settlement.due <= tx.now
         due = 0 if at_once_now else settlement.due
@@ -177,7 +177,7 @@ def _end(tx: Tx, ended: Sequence[EndedMessage], *, held_places: bool = True) -> 
     _publish_failures(tx, [one for one in ended if one.settlement.ending == "dead"])
     linked = [one for one in ended if one.held.linked]
     if linked:
-        events.drop_waits(tx, [settlement.id for settlement, _ in linked])
+        steps.drop_waits(tx, [settlement.id for settlement, _ in linked])
         cancelled = [settlement.id for settlement, _ in linked if settlement.ending == "cancelled"]
         if cancelled:
             touched |= _cancel_children(tx, cancelled)
@@ -205,12 +205,12 @@ def cancel_held_back(tx: Tx, limit: int) -> tuple[int, set[int]]:
 def _notify_parents(tx: Tx, ended: Sequence[EndedMessage]) -> None:
     """Deliver the end of children and calls to the steps that wait for them."""
     arrivals = [
-        events.NewArrival(held.parent, held.parent_step, ARRIVES[s.ending], s.result, s.error)
+        steps.NewArrival(held.parent, held.parent_step, ARRIVES[s.ending], s.result, s.error)
         for s, held in ended
         if held.parent is not None and held.parent_step is not None
     ]
     if arrivals:
-        events.add_arrivals(tx, arrivals)
+        steps.add_arrivals(tx, arrivals)
 
 
 def _publish_failures(tx: Tx, dead: Sequence[EndedMessage]) -> None:
@@ -297,3 +297,79 @@ def _add_ended_batches(
     for slot, about in held.items():
         if about.batch in finished and not answers[slot].ended_batch:
             answers[slot] = SettleResult(ended_batch=finished[about.batch])
+
+
+def cancel_run(tx: Tx, id: str) -> bool:
+    """End a waiting run, or mark a leased one; False if it has ended."""
+    waiting = messages.waiting_message(tx, id)
+    if waiting:
+        _end_waiting(tx, waiting)
+        return True
+    return tx.run("message_cancel_leased", id=id) > 0
+
+
+def cancel_all(tx: Tx, destination: str | None, label: str | None) -> int:
+    """Cancel a slice of the runs of a function or with a label, and return how many."""
+    if destination is None:
+        ids = tx.json("message_open_of_label", label=label, limit=base.SWEEP_LIMIT)
+    else:
+        ids = tx.json("message_open_of_function", destination=destination, label=label, limit=base.SWEEP_LIMIT)
+    for id in ids:
+        # A run that was cancelled with its parent counts as well.
+        cancel_run(tx, id)
+    return len(ids)
+
+
+def cancel_batch(tx: Tx, id: str) -> bool:
+    """Cancel a batch: nothing more of it is leased, and a small batch ends at once."""
+    key = tx.batch_key(id)
+    if key is None or not begin_cancel(tx, key):
+        return False
+    _sweep(tx, key, base.SWEEP_LIMIT_AT_CANCEL)
+    return True
+
+
+def pause_batch(tx: Tx, id: str) -> bool:
+    """Lease nothing more of a batch."""
+    key = tx.batch_key(id)
+    if key is None or not tx.run("batch_pause", batch=key):
+        return False
+    flows.close_lanes(tx, key, flows.PAUSED)
+    return True
+
+
+def resume_batch(tx: Tx, id: str) -> bool:
+    """Undo `pause_batch`."""
+    key = tx.batch_key(id)
+    if key is None or not tx.run("batch_resume", batch=key):
+        return False
+    flows.reopen_lanes(tx, key, flows.PAUSED)
+    return True
+
+
+def sweep_cancelled(tx: Tx) -> int:
+    """End one slice of the waiting messages of cancelled batches, and return how many."""
+    ended = 0
+    for key in tx.json("batches_cancelling"):
+        ended += _sweep(tx, key, base.SWEEP_LIMIT - ended)
+        if ended == base.SWEEP_LIMIT:
+            break
+    if ended < base.SWEEP_LIMIT:
+        count, touched = cancel_held_back(tx, base.SWEEP_LIMIT - ended)
+        batches.end_finished(tx, touched)
+        ended += count
+    return ended
+
+
+def _sweep(tx: Tx, batch: int, limit: int) -> int:
+    waiting = waiting_of_batch(tx, batch, limit)
+    if waiting:
+        _end_waiting(tx, waiting)
+    batches.end_finished(tx, [batch])
+    return len(waiting)
+
+
+def _end_waiting(tx: Tx, waiting: Sequence[messages.WaitingMessage]) -> None:
+    end_unclaimed(tx, cancellations_of(waiting))
+    for lane in {it.lane for it in waiting}:
+        flows.recount_lane(tx, lane)

@@ -9,7 +9,7 @@ from batchflow.core.flow import FlowStatus
 from batchflow.core.message import ClaimResult, DeadLetter, WorkerStatus
 from batchflow.core.run import Run, RunQuery, Waiter
 from batchflow.stores.base import Answers, WriteVerbs, rank
-from batchflow.stores.sql import batches, cancelling, claims, events, flows, ledger, messages, reads, settling, steps
+from batchflow.stores.sql import batches, claims, flows, ledger, messages, reads, settling, steps
 from batchflow.stores.sql import ledger as ledgers
 from batchflow.stores.sql.claims import deregister, expire, renew
 from batchflow.stores.sql.transaction import Tx
@@ -48,11 +48,11 @@ class SqlStore(WriteVerbs):
 
     async def waiters(self, event: str) -> Sequence[Waiter]:
         """See the protocol."""
-        return await self._read(events.waiters, event)
+        return await self._read(steps.waiters, event)
 
     async def webhook(self, token: str) -> str | None:
         """See the protocol."""
-        return await self._read(events.webhook, token)
+        return await self._read(steps.webhook, token)
 
     # Dead letters
 
@@ -155,15 +155,15 @@ VERBS: Mapping[str, Verb] = {
     "renew": _each(renew),
     "deregister": _each(deregister),
     "expire": _each(expire),
-    "notify": _each(events.notify),
-    "cancel_run": _each(cancelling.cancel_run),
-    "cancel_all": _each(cancelling.cancel_all),
-    "cancel_batch": _each(cancelling.cancel_batch),
-    "pause_batch": _each(cancelling.pause_batch),
-    "resume_batch": _each(cancelling.resume_batch),
+    "notify": _each(steps.notify),
+    "cancel_run": _each(settling.cancel_run),
+    "cancel_all": _each(settling.cancel_all),
+    "cancel_batch": _each(settling.cancel_batch),
+    "pause_batch": _each(settling.pause_batch),
+    "resume_batch": _each(settling.resume_batch),
     "redrive": _each(messages.redrive),
     "remove_idle": _each(flows.remove_idle),
-    "sweep_cancelled": _each(cancelling.sweep_cancelled),
+    "sweep_cancelled": _each(settling.sweep_cancelled),
     "mark": _each(ledger.mark),
     "forget": _each(ledger.forget),
     "prune": _each(prune),

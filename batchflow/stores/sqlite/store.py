@@ -13,8 +13,7 @@ from batchflow.errors import StoreUnavailable
 from batchflow.stores.base import GroupCommit
 from batchflow.stores.sql.store import SqlStore
 from batchflow.stores.sqlite import connection
-from batchflow.stores.sqlite.connection import WorkerLocks
-from batchflow.stores.sqlite.queries import Queries
+from batchflow.stores.sqlite.connection import Queries, WorkerLocks
 from batchflow.stores.sqlite.writer import SqliteTx, Writer
 
 T = TypeVar("T")

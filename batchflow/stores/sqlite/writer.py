@@ -16,8 +16,7 @@ from batchflow.logs import logger
 from batchflow.stores.base import Answers, Operation
 from batchflow.stores.sql.store import run_group
 from batchflow.stores.sql.transaction import StaleCache, Tx
-from batchflow.stores.sqlite.connection import DatabaseFile, WorkerLocks, as_temporary, translate_error
-from batchflow.stores.sqlite.queries import Queries, Row
+from batchflow.stores.sqlite.connection import DatabaseFile, Queries, Row, WorkerLocks, as_temporary, translate_error
 
 
 class SqliteTx(Tx):
