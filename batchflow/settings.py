@@ -32,7 +32,7 @@ def _root(value: str | None) -> str | None:
     try:
         check_url("app_url", value or None)
     except ConfigurationError as error:
-        raise ValueError(str(error).rpartition("; ")[2]) from error
+        raise ValueError(error.want) from error
     return value or None
 
 

@@ -40,10 +40,10 @@ def check_url(option: str, value: object, *, no_query: bool = True) -> None:
         return
     if not is_absolute_url(value) or " " in cast("str", value):
         raise ConfigurationError(
-            f"'{option}' cannot be {format_url(value)}; write an absolute URL, such as https://app.example.com"
+            option=option, got=format_url(value), want="write an absolute URL, such as https://app.example.com"
         )
     if no_query and ("?" in cast("str", value) or "#" in cast("str", value)):
-        raise ConfigurationError(f"'{option}' cannot be {format_url(value)}; write it without a query and a fragment")
+        raise ConfigurationError(option=option, got=format_url(value), want="write it without a query and a fragment")
 
 
 ROOT_HEADER = "batchflow-root"

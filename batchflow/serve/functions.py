@@ -269,23 +269,28 @@ def serve_retry_policy(
     if retry is None:
         return RetryPolicy.of(retries=retries, delay=retry_delay)
     if retries is not None or retry_delay is not None:
-        raise ConfigurationError("'retry' is a whole policy; give either it, or 'retries' and 'retry_delay'")
+        raise ConfigurationError(
+            "is a whole policy", option="retry", want="give either it, or 'retries' and 'retry_delay'"
+        )
     return retry
 
 
 def check_failure_options(function: object, url: object) -> None:
     """Raise `ConfigurationError` for `failure_function` and `failure_url`, which this version does not support."""
     if function is not None and url is not None:
-        raise ConfigurationError("'failure_function' and 'failure_url' exclude each other; give one of them")
+        raise ConfigurationError(
+            "exclude each other", option="failure_function", other="failure_url", want="give one of them"
+        )
     check_url("failure_url", url, no_query=False)
     if function is not None and not callable(function):
-        raise ConfigurationError(f"'failure_function' cannot be {format_value(function)}; write a function")
+        raise ConfigurationError(option="failure_function", got=format_value(function), want="write a function")
     # Refused until dead letters have operations: better an error now than a function that is never called.
     for option, value in (("failure_function", function), ("failure_url", url)):
         if value is not None:
             raise ConfigurationError(
-                f"'{option}' is not delivered by this version of batchflow; leave it out, "
-                f"and read failed runs with flow.runs(state='failed')"
+                "is not delivered by this version of batchflow",
+                option=option,
+                want="leave it out, and read failed runs with flow.runs(state='failed')",
             )
 
 
@@ -299,7 +304,7 @@ def check_route(route: object) -> None:
             f"{format_value(route)} is given no route to be served at; write @flow.serve('/route')"
         )
     if not isinstance(route, str) or not _ROUTE.fullmatch(route):
-        raise ConfigurationError(f"'route' cannot be {format_value(route)}; write a path such as '/onboarding'")
+        raise ConfigurationError(option="route", got=format_value(route), want="write a path such as '/onboarding'")
 
 
 def _payload_codec(function: Callable[..., Any]) -> Codec[Any]:

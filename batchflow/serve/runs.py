@@ -161,13 +161,9 @@ async def list_runs(
         or not isinstance(cast("object", limit), int)
         or not 1 <= limit <= MAX_PAGE_SIZE
     ):
-        raise InputError(
-            f"'limit' cannot be {format_value(limit)}; write a number from 1 to {MAX_PAGE_SIZE:,}", field="limit"
-        )
+        raise InputError(option="limit", got=format_value(limit), want=f"write a number from 1 to {MAX_PAGE_SIZE:,}")
     if state is not None and state not in RUN_STATES:
-        raise InputError(
-            f"'state' cannot be {format_value(state)}; write one of {', '.join(RUN_STATES)}", field="state"
-        )
+        raise InputError(option="state", got=format_value(state), want=f"write one of {', '.join(RUN_STATES)}")
     query = RunQuery(state, destination, validate_label_filter(label), None if cursor is None else _read_cursor(cursor))
     runs = await client.store.runs(query, limit + 1)
     last = runs[limit - 1] if len(runs) > limit else None
@@ -177,9 +173,7 @@ async def list_runs(
 def _read_cursor(cursor: str) -> tuple[int, str]:
     at, _, id = cursor.partition(".") if is_valid_text(cursor) else ("", "", "")
     if not at.isdecimal() or len(at) > _MAX_CURSOR_DIGITS or not id:
-        raise InputError(
-            f"'cursor' cannot be {format_value(cursor)}; write the nextCursor of the page before", field="cursor"
-        )
+        raise InputError(option="cursor", got=format_value(cursor), want="write the nextCursor of the page before")
     return int(at), id
 
 

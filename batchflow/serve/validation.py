@@ -76,13 +76,13 @@ def check_no_unknown_options(what: str, options: Collection[str], function: Call
 def check_instance(option: str, value: object, kind: type, expected: str) -> None:
     """Raise `ConfigurationError` unless `value` is a `kind` or None."""
     if value is not None and not isinstance(value, kind):
-        raise ConfigurationError(f"'{option}' cannot be {format_value(value)}; write {expected}")
+        raise ConfigurationError(option=option, got=format_value(value), want=f"write {expected}")
 
 
 def check_flag(option: str, value: object) -> None:
     """Raise `ConfigurationError` unless `value` is a bool."""
     if not isinstance(value, bool):
-        raise ConfigurationError(f"'{option}' cannot be {format_value(value)}; write True or False")
+        raise ConfigurationError(option=option, got=format_value(value), want="write True or False")
 
 
 def check_retry(value: object) -> None:
@@ -119,7 +119,9 @@ def parse_timeout(value: Duration | None) -> int | None:
         return None
     limit = to_ms(value, option="timeout")
     if limit == 0:
-        raise ConfigurationError(f"'timeout' cannot be {value!r}; write a duration such as '30s', or leave it out")
+        raise ConfigurationError(
+            option="timeout", got=repr(value), want="write a duration such as '30s', or leave it out"
+        )
     return limit
 
 
@@ -132,17 +134,19 @@ def check_string_mapping(option: str, value: object, *, encodable: bool = False)
         return
     if not isinstance(value, Mapping):
         raise ConfigurationError(
-            f"'{option}' cannot be {type_with_article(value)}; write names and texts, such as {{'name': 'text'}}"
+            option=option, got=type_with_article(value), want="write names and texts, such as {'name': 'text'}"
         )
     for name, text in cast("Mapping[object, object]", value).items():
         if not isinstance(name, str):
-            raise ConfigurationError(f"'{option}' has the name {format_value(name)}; names are texts")
+            raise ConfigurationError(f"has the name {format_value(name)}", option=option, want="names are texts")
         if not isinstance(text, str):
             raise ConfigurationError(
-                f"'{option}' has {type_with_article(text)} for {name!r}; write text, or leave it out"
+                f"has {type_with_article(text)} for {name!r}", option=option, want="write text, or leave it out"
             )
         if encodable and not (is_encodable(name) and is_encodable(text)):
-            raise ConfigurationError(f"'{option}' has a text for {name!r} that has no form in UTF-8; write another")
+            raise ConfigurationError(
+                f"has a text for {name!r} that has no form in UTF-8", option=option, want="write another"
+            )
 
 
 def validate_headers(value: Mapping[str, str] | None) -> dict[str, str]:
@@ -155,10 +159,12 @@ def validate_headers(value: Mapping[str, str] | None) -> dict[str, str]:
     for name, text in (value or {}).items():
         if not _HEADER_NAME.fullmatch(name):
             raise ConfigurationError(
-                f"'headers' has {name!r}, which is not a header name; write 'x-tenant' or the like"
+                f"has {name!r}, which is not a header name", option="headers", want="write 'x-tenant' or the like"
             )
         if _INVALID_IN_HEADER.search(text):
-            raise ConfigurationError(f"'headers' has a line break or control character in {name!r}; write one line")
+            raise ConfigurationError(
+                f"has a line break or control character in {name!r}", option="headers", want="write one line"
+            )
     return dict(value or {})
 
 
@@ -212,8 +218,9 @@ def check_payload_parser(value: Any) -> None:
         fault = f"{format_value(value)}, which does not take one argument"
     if fault is not None:
         raise ConfigurationError(
-            f"'initial_payload_parser' cannot be {fault}; write a plain function of a request's body: "
-            f"def parse(text: str) -> Payload"
+            option="initial_payload_parser",
+            got=fault,
+            want="write a plain function of a request's body: def parse(text: str) -> Payload",
         )
 
 
@@ -255,13 +262,17 @@ def parse_timestamp(when: object, *, option: str = "when", now: int | None = Non
             pass
         case int() if when < MIN_TIMESTAMP_MS <= (now or 0):
             raise ConfigurationError(
-                f"'{option}' cannot be {format_value(when)}, which looks like seconds (in ms it was before 1974); "
-                f"write a datetime with its time zone, or ms: {1000 * max(when, _SAMPLE_TIMESTAMP_S)}"
+                "which looks like seconds (in ms it was before 1974)",
+                option=option,
+                got=format_value(when),
+                want=(f"write a datetime with its time zone, or ms: {1000 * max(when, _SAMPLE_TIMESTAMP_S)}"),
             )
         case int() if when > _MAX_TIMESTAMP_MS:
             raise ConfigurationError(
-                f"'{option}' cannot be {format_value(when)}, which is after the year 9999; "
-                f"write a datetime with its time zone, or milliseconds since the epoch"
+                "which is after the year 9999",
+                option=option,
+                got=format_value(when),
+                want="write a datetime with its time zone, or milliseconds since the epoch",
             )
         case int():
             return when
@@ -270,8 +281,12 @@ def parse_timestamp(when: object, *, option: str = "when", now: int | None = Non
         case _:
             pass
     raise ConfigurationError(
-        f"'{option}' cannot be {format_value(when)}; write a datetime with its time zone, such as "
-        f"datetime(2030, 1, 1, tzinfo=timezone.utc), or milliseconds since the epoch"
+        option=option,
+        got=format_value(when),
+        want=(
+            "write a datetime with its time zone, such as datetime(2030, 1, 1, "
+            "tzinfo=timezone.utc), or milliseconds since the epoch"
+        ),
     )
 
 
