@@ -55,7 +55,7 @@ from batchflow.serve.validation import (
     validate_label,
     validate_run_id,
 )
-from batchflow.serve.waits import ANY_CODEC
+from batchflow.serve.waits import any_codec
 
 if TYPE_CHECKING:
     from fastapi import APIRouter
@@ -318,7 +318,7 @@ class Batchflow:
 
         Its result is plain data; `function.run(id)` returns it in its type.
         """
-        return RunHandle(validate_run_id(id, "id"), ANY_CODEC, self.engine)
+        return RunHandle(validate_run_id(id, "id"), any_codec(), self.engine)
 
     async def runs(
         self,

@@ -7,8 +7,6 @@ from batchflow.core.batch import Item
 from batchflow.core.codec import Codec
 from batchflow.serve.endpoint import FailureResult
 
-_SUMMARY: Codec[BatchSummary] = Codec.of(BatchSummary)
-
 
 def _text(body: dict[str, object]) -> str:
     return to_json(body).decode()
@@ -72,12 +70,12 @@ def refused(error: str) -> FailureResult:
 
 def completed(summary: BatchSummary) -> str:
     """Complete: `on_complete` has run. The summary is for the run that waits for the batch."""
-    return f'{{"success":true,"summary":{_SUMMARY.encode(summary)}}}'
+    return f'{{"success":true,"summary":{_summary_codec().encode(summary)}}}'
 
 
 def read_summary(text: str) -> BatchSummary:
     """Return the summary in an answer of `completed`."""
-    return _SUMMARY.decode(to_json(from_json(text)["summary"]))
+    return _summary_codec().decode(to_json(from_json(text)["summary"]))
 
 
 class ItemAnswer:
@@ -99,3 +97,8 @@ def result_text(item: Item) -> str | None:
         return None
     head = f':{to_json(item.id).decode()},"result":'
     return item.result[item.result.index(head) + len(head) : -1]
+
+
+def _summary_codec() -> Codec[BatchSummary]:
+    # Built with the first summary and not at import.
+    return Codec.of(BatchSummary)

@@ -30,6 +30,7 @@ class ExecuteLayer:
         self._done = answers.ItemAnswer(definition.wire.id)
         self._item: Codec[Any] = definition.item_codec
         self._result: Codec[Any] = definition.result_codec
+        self._ignored_result = _IgnoredResultCodec(type(None))
         self._result_pair = _ResultCodec(definition.result_codec.annotation)
         self._load = runtime.hook("load")
         self._save = runtime.hook("save")
@@ -76,7 +77,7 @@ class ExecuteLayer:
                 text, result = "", await self._runtime.workflow.process(ctx, item)
             if save is not None:
                 await ctx.run_with_codec(
-                    self._steps.save_result, _IGNORED_RESULT, save, item_id, result, defer_to_settlement=defers
+                    self._steps.save_result, self._ignored_result, save, item_id, result, defer_to_settlement=defers
                 )
             # A step has encoded its result already; a result of `process` is still to be encoded.
             text = text or self._encode_result(result, item_id)
@@ -134,6 +135,3 @@ class _IgnoredResultCodec(Codec[None]):
     def round_trip(self, value: object, *, where: str) -> tuple[str, None]:
         """Return the encoding of None for any value."""
         return "null", None
-
-
-_IGNORED_RESULT = _IgnoredResultCodec(type(None))

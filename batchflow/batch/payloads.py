@@ -27,7 +27,9 @@ class WireBody(BaseModel):
     """The base of payloads. Fields have camelCase names in JSON, and default values are left out."""
 
     # No methods: a parameter of a workflow could not have the name of one.
-    model_config = ConfigDict(frozen=True, alias_generator=to_camel, validate_by_name=True, validate_by_alias=True)
+    model_config = ConfigDict(
+        frozen=True, alias_generator=to_camel, validate_by_name=True, validate_by_alias=True, defer_build=True
+    )
 
 
 def encode_body(body: WireBody) -> str:

@@ -20,7 +20,7 @@ from batchflow.serve.callables import as_async
 from batchflow.serve.context import LayerContext, WorkflowContext
 
 
-class NoParams(BaseModel, extra="forbid"):
+class NoParams(BaseModel, extra="forbid", defer_build=True):
     """The parameters of a workflow without parameters."""
 
 

@@ -5,6 +5,8 @@ from base64 import b64decode, b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from batchflow.core.codec import Codec
+
 CALL_DESTINATION = "batchflow:call"
 """The destination of calls. Routes cannot have this name."""
 
@@ -81,3 +83,13 @@ class CallResult:
     status: int
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
     body: Body = EMPTY_BODY
+
+
+def call_request_codec() -> Codec[CallRequest]:
+    """The codec of requests, built with the first call and not at import."""
+    return Codec.of(CallRequest)
+
+
+def call_result_codec() -> Codec[CallResult]:
+    """The codec of results, built with the first call and not at import."""
+    return Codec.of(CallResult)

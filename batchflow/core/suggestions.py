@@ -1,7 +1,6 @@
 """Suggestions for unknown names: typos of known ones."""
 
 from collections.abc import Collection, Iterable
-from difflib import SequenceMatcher, get_close_matches
 
 from batchflow.errors import ConfigurationError
 
@@ -24,6 +23,8 @@ def find_typos(written: Iterable[str], known: Collection[str]) -> list[tuple[str
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """The end of a message about an unknown name: "; did you mean 'paidOnly'?", or the known names."""
+    from difflib import get_close_matches
+
     known = sorted(known)
     close = get_close_matches(name, known, n=1, cutoff=0.6)
     if close:
@@ -40,6 +41,8 @@ def check_options(what: str, given: Iterable[str], known: Collection[str]) -> No
 
 
 def _meant(name: str, known: Collection[str]) -> str | None:
+    from difflib import SequenceMatcher
+
     plain = _plain(name)
     for candidate in known:
         if plain == _plain(candidate) or sorted(name) == sorted(candidate):

@@ -4,8 +4,17 @@ import asyncio
 from collections.abc import Awaitable, Mapping
 from typing import TYPE_CHECKING
 
-from batchflow.core.call import CALL_DESTINATION, MAX_CALL_MS, Body, CallRequest, CallResult, without_userinfo
-from batchflow.core.codec import DEFAULT_SIZE_LIMIT, Codec, SizeLimit
+from batchflow.core.call import (
+    CALL_DESTINATION,
+    MAX_CALL_MS,
+    Body,
+    CallRequest,
+    CallResult,
+    call_request_codec,
+    call_result_codec,
+    without_userinfo,
+)
+from batchflow.core.codec import DEFAULT_SIZE_LIMIT, SizeLimit
 from batchflow.core.duration import humanize_duration
 from batchflow.core.message import Claim
 from batchflow.core.ports import Handler, Interrupts, Lease, Runtime
@@ -16,8 +25,6 @@ from batchflow.errors import NonRetryable, TooLarge
 if TYPE_CHECKING:
     import httpx
 
-_REQUEST: Codec[CallRequest] = Codec.of(CallRequest)
-_ANSWER: Codec[CallResult] = Codec.of(CallResult)
 _SPARE_MS = 60_000
 
 
@@ -39,13 +46,13 @@ class HttpCaller:
 
     async def deliver(self, claim: Claim, runtime: Runtime) -> Settlement:
         """See the port."""
-        request = _REQUEST.decode(claim.body)
+        request = call_request_codec().decode(claim.body)
         policy = claim.retry or RetryPolicy.none()
         failures = claim.failures + 1
         after: int | None = None
         try:
             answer = await self._call(request, claim.id)
-            text = _ANSWER.encode(answer)
+            text = call_result_codec().encode(answer)
             self.limit.check(text, _answer_of(request))
         except (NonRetryable, TooLarge) as error:
             return dead(claim, str(error))

@@ -12,7 +12,7 @@ from batchflow.http.errors import OpenRoute, json_response
 from batchflow.http.openapi import BODY_ERRORS, error_responses
 from batchflow.http.schemas import ErrorResponse, NotifyResponse, WaiterInfo, WaiterList, WebhookResponse
 from batchflow.serve import runs
-from batchflow.serve.waits import WEBHOOK_REQUEST_CODEC, WebhookRequest, webhook_event_id
+from batchflow.serve.waits import WebhookRequest, webhook_event_id, webhook_request_codec
 
 _EVENT_BODY: dict[str, Any] = {
     "required": False,
@@ -117,7 +117,7 @@ class WebhookEndpoint:
     async def receive(self, token: str, request: Request) -> Response:
         """The run receives method, headers, query and body. The request is stored before this is answered."""
         run = await self._run(token)
-        sent = WEBHOOK_REQUEST_CODEC.encode(await _webhook_request(request, self._max_body))
+        sent = webhook_request_codec().encode(await _webhook_request(request, self._max_body))
         self._client.limit.check(sent, "the request to this webhook")
         if await self._client.notify(webhook_event_id(token), sent, run):
             return json_response(WebhookResponse(workflow_run_id=run), 202)

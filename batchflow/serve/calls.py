@@ -6,8 +6,16 @@ from typing import Any, Generic, TypeVar, cast
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import from_json, to_json, to_jsonable_python
 
-from batchflow.core.call import CALL_DESTINATION, MAX_CALL_MS, Body, CallRequest, CallResult
-from batchflow.core.codec import Codec, type_name
+from batchflow.core.call import (
+    CALL_DESTINATION,
+    MAX_CALL_MS,
+    Body,
+    CallRequest,
+    CallResult,
+    call_request_codec,
+    call_result_codec,
+)
+from batchflow.core.codec import type_name
 from batchflow.core.duration import Duration, humanize_duration, to_ms
 from batchflow.core.flow import FlowControl
 from batchflow.core.message import Message
@@ -23,8 +31,6 @@ from batchflow.serve.validation import format_value, is_encodable, validate_head
 
 T = TypeVar("T")
 
-REQUEST_CODEC: Codec[CallRequest] = Codec.of(CallRequest)
-ANSWER_CODEC: Codec[CallResult] = Codec.of(CallResult)
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
@@ -159,7 +165,7 @@ async def call_step(
 
     def effects(number: int) -> tuple[Effect, ...]:
         link = ParentLink(execution.run_id, number, 0)
-        body = REQUEST_CODEC.encode(request)
+        body = call_request_codec().encode(request)
         execution.max_value.check(body, f"the request of call '{request.step}'")
         call = Message(id=link.id, destination=CALL_DESTINATION, flow=flow, body=body, retry=retry, parent=link.parent)
         return (Publish((call,)),)
@@ -168,7 +174,7 @@ async def call_step(
     if outcome.state != "done":
         why = headline(outcome.error) if outcome.error else "it was cancelled"
         raise StepFailed(request.step, why, attempts=retry.attempts)
-    answer: CallResponse[T] = CallResponse(request.step, ANSWER_CODEC.decode(outcome.value or ""), response)
+    answer: CallResponse[T] = CallResponse(request.step, call_result_codec().decode(outcome.value or ""), response)
     if answer.ok and response is not None:
         _ = answer.body
     return answer

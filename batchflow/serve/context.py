@@ -35,8 +35,6 @@ from batchflow.serve.validation import (
     validate_run_id,
 )
 from batchflow.serve.waits import (
-    NONE_CODEC,
-    WEBHOOK_REQUEST_CODEC,
     Deadline,
     EventResult,
     Webhook,
@@ -44,9 +42,11 @@ from batchflow.serve.waits import (
     check_webhook,
     event_step,
     first_of,
+    none_codec,
     serialize_event_data,
     validate_event_id,
     webhook_event_id,
+    webhook_request_codec,
     webhook_step,
 )
 
@@ -328,7 +328,7 @@ class WorkflowContext(Generic[Payload]):
         text = serialize_event_data(data, event)
         self._execution.max_value.check(text, f"the data of event '{event}'")
         run = None if run_id is None else validate_run_id(run_id)
-        return self._execution.record_effects(name, NONE_CODEC, lambda: None, lambda _: (Notify(event, text, run),))
+        return self._execution.record_effects(name, none_codec(), lambda: None, lambda _: (Notify(event, text, run),))
 
     def create_webhook(self, name: str, /) -> Coroutine[Any, Any, Webhook]:
         """Create a URL of this run that a third party can call; see `wait_for_webhook`.
@@ -345,7 +345,7 @@ class WorkflowContext(Generic[Payload]):
         """Wait for a request to `webhook`. Requests that arrived earlier are returned first, oldest first."""
         check_webhook(name, webhook)
         event = webhook_event_id(webhook.token)
-        return event_step(self._execution, name, event, WEBHOOK_REQUEST_CODEC, self._deadline(timeout))
+        return event_step(self._execution, name, event, webhook_request_codec(), self._deadline(timeout))
 
     def first(self, *waits: Awaitable[T]) -> Coroutine[Any, Any, tuple[int, T]]:
         """Return the index and the result of the wait that ends first, and stop waiting for the others.

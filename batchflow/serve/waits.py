@@ -84,8 +84,14 @@ class WebhookRequest:
             raise InputError(f"the request to the webhook is not JSON: {error}") from error
 
 
-WEBHOOK_CODEC: Codec[Webhook] = Codec.of(Webhook)
-WEBHOOK_REQUEST_CODEC: Codec[WebhookRequest] = Codec.of(WebhookRequest)
+def webhook_codec() -> Codec[Webhook]:
+    """The codec of webhooks, built with the first one and not at import."""
+    return Codec.of(Webhook)
+
+
+def webhook_request_codec() -> Codec[WebhookRequest]:
+    """The codec of requests to webhooks, built with the first one and not at import."""
+    return Codec.of(WebhookRequest)
 
 
 def check_webhook(step: str, webhook: object) -> None:
@@ -114,7 +120,12 @@ def decode_event_data(step: str, event: str, text: str, codec: Codec[T]) -> T:
 
 Sent = TypeVar("Sent")
 
-NONE_CODEC: Codec[None] = Codec.of(type(None))
+
+def none_codec() -> Codec[None]:
+    """The codec of steps without a result."""
+    return Codec.of(type(None))
+
+
 _MAX_EVENT_ID = 500
 _TOKEN_BYTES = 20
 
@@ -134,7 +145,7 @@ async def webhook_step(execution: Execution, name: str, root: str) -> Webhook:
         token = f"{execution.run_id}.{execution.entropy.bytes(_TOKEN_BYTES).hex()}"
         return Webhook(url=f"{root}/webhooks/{token}", token=token)
 
-    return await execution.record_effects(name, WEBHOOK_CODEC, make, lambda made: (AcceptWebhook(made.token),))
+    return await execution.record_effects(name, webhook_codec(), make, lambda made: (AcceptWebhook(made.token),))
 
 
 def webhook_event_id(token: str) -> str:
@@ -159,7 +170,9 @@ def validate_event_id(event: object) -> str:
     return event
 
 
-ANY_CODEC: Codec[Any] = Codec.of(Any)
+def any_codec() -> Codec[Any]:
+    """The codec of plain data."""
+    return Codec.of(Any)
 
 
 _PLAIN_TYPES = frozenset({type(None), bool, int, float, str, bytes, set, frozenset})
@@ -172,7 +185,7 @@ def serialize_event_data(data: object, event: str) -> str:
         UnserializableError: the data changes on its way through JSON, such as NaN, a set, or a key that is not text.
     """
     where = f"the data of event '{event}'"
-    text, _ = ANY_CODEC.round_trip(_to_plain(data, where), where=where)
+    text, _ = any_codec().round_trip(_to_plain(data, where), where=where)
     return text
 
 

@@ -7,11 +7,11 @@ from typing import Any, Literal
 
 from pydantic_core import from_json
 
-from batchflow.core.call import CALL_DESTINATION, CallRequest
+from batchflow.core.call import CALL_DESTINATION, CallRequest, call_result_codec
 from batchflow.core.message import Claim
 from batchflow.core.run import Run, Step, StepKind
 from batchflow.core.settlement import Effect, Listen, Settlement
-from batchflow.serve.calls import ANSWER_CODEC, CallResponse
+from batchflow.serve.calls import CallResponse
 from batchflow.serve.failure import describe_error, headline
 from batchflow.testing.records import FINAL_STATES, RunRecord, StepRecord
 
@@ -177,7 +177,7 @@ def _output(step: Step) -> object:
     if step.value is None or step.state != "done" or _is_timer(step.kind):
         return None
     if step.kind == "call":
-        answered: CallResponse[Any] = CallResponse(step.name, ANSWER_CODEC.decode(step.value), None)
+        answered: CallResponse[Any] = CallResponse(step.name, call_result_codec().decode(step.value), None)
         return answered
     return from_json(step.value)
 

@@ -12,7 +12,10 @@ import batchflow
 from tests.house.sources import ROOT
 
 AT_MOST = 25
-NOT_IMPORTED = ("batchflow.cli", "batchflow.testing", "fastapi", "httpx", "redis", "typer")  # rich comes with structlog
+NOT_IMPORTED = (
+    *("batchflow.cli", "batchflow.testing", "fastapi", "httpx", "pydantic_settings", "redis", "rich", "sqlite3"),
+    *("structlog", "typer", "uvicorn", "uvloop"),
+)
 
 
 def public(names: Iterable[str]) -> set[str]:

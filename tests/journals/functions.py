@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from batchflow import BatchWorkflow, NoParams, Page, WorkflowContext
 from batchflow.errors import ChildCancelled, ChildFailed, NonRetryable, StepFailed
 from batchflow.serve.functions import ServedFunction
-from batchflow.serve.waits import WEBHOOK_REQUEST_CODEC, WebhookRequest, webhook_event_id
+from batchflow.serve.waits import WebhookRequest, webhook_event_id, webhook_request_codec
 from tests.scenarios.scenario_app import Scene, json_answer
 
 
@@ -123,7 +123,7 @@ class Functions:
 
         async def send() -> None:
             self.scene.executed["send"] += 1
-            request = WEBHOOK_REQUEST_CODEC.encode(WebhookRequest(method="POST", headers={"a": "b"}, query="c=d"))
+            request = webhook_request_codec().encode(WebhookRequest(method="POST", headers={"a": "b"}, query="c=d"))
             await self.scene.flow.engine.notify(webhook_event_id(webhook.token), request, ctx.run_id)
 
         await ctx.run("send", send)

@@ -7,12 +7,11 @@ from typing import Any
 from pydantic import BaseModel
 
 from batchflow import Batchflow
-from batchflow.core.call import Body, CallRequest, CallResult
+from batchflow.core.call import Body, CallRequest, CallResult, call_request_codec, call_result_codec
 from batchflow.core.message import Claim
 from batchflow.core.ports import Runtime
 from batchflow.core.run import Run
 from batchflow.core.settlement import Settlement, done
-from batchflow.serve.calls import ANSWER_CODEC, REQUEST_CODEC
 from batchflow.serve.runs import RunHandle
 from batchflow.testing import FixedEntropy, ManualClock, drive
 from tests.stores.kinds import Kind, left, made
@@ -39,9 +38,9 @@ class Answering:
 
     async def deliver(self, claim: Claim, runtime: Runtime) -> Settlement:
         """Answer at once."""
-        request = REQUEST_CODEC.decode(claim.body)
+        request = call_request_codec().decode(claim.body)
         self.requests.append(request)
-        return done(claim, ANSWER_CODEC.encode(self.answer(request)))
+        return done(claim, call_result_codec().encode(self.answer(request)))
 
 
 def json_answer(text: str, status: int = 200) -> CallResult:

@@ -7,13 +7,12 @@ from typing import Any, NamedTuple
 import pytest
 
 from batchflow import Batchflow
-from batchflow.core.call import Body, CallResult
+from batchflow.core.call import Body, CallResult, call_request_codec, call_result_codec
 from batchflow.core.message import Claim
 from batchflow.core.ports import RecordResult, Runtime
 from batchflow.core.run import Step
 from batchflow.core.settlement import Effect, Settlement, dead, done, retry
 from batchflow.core.store import Store
-from batchflow.serve.calls import ANSWER_CODEC, REQUEST_CODEC
 from batchflow.testing import FaultyStore, FixedEntropy, ManualClock, ProcessCrashed, drive
 from batchflow.testing.faults import StoreProxy
 from tests.stores.kinds import Kind, left, made
@@ -55,16 +54,16 @@ class Caller:
         return None
 
     async def deliver(self, claim: Claim, runtime: Runtime) -> Settlement:
-        request = REQUEST_CODEC.decode(claim.body)
+        request = call_request_codec().decode(claim.body)
         self.made.append(request.step)
         *_, fails, how = request.url.split("/")
         assert claim.retry is not None
         if claim.failures >= int(fails):
-            return done(claim, ANSWER_CODEC.encode(CallResult(status=200, body=Body(text="hello"))))
+            return done(claim, call_result_codec().encode(CallResult(status=200, body=Body(text="hello"))))
         if claim.failures + 1 < claim.retry.attempts:
             return retry(claim, runtime.clock.now() + 1_000, "not yet")
         if how == "answered":
-            return done(claim, ANSWER_CODEC.encode(CallResult(status=500)))
+            return done(claim, call_result_codec().encode(CallResult(status=500)))
         return dead(claim, "nobody there")
 
 

@@ -5,12 +5,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from batchflow.core.call import CALL_DESTINATION, Body, CallResult
+from batchflow.core.call import CALL_DESTINATION, Body, CallResult, call_request_codec, call_result_codec
 from batchflow.core.codec import Codec
 from batchflow.core.ports import RecordResult, Runtime
 from batchflow.core.run import Arrival, Step, apply_arrivals, merge_steps
 from batchflow.core.settlement import Effect, Listen, Notify, Publish, Settlement, Unlisten
-from batchflow.serve.calls import ANSWER_CODEC, REQUEST_CODEC
 from batchflow.serve.endpoint import Endpoint
 from tests.serve.store_model import THREADS, Even, ManualClock, Model
 
@@ -57,8 +56,8 @@ class Outside:
         """Begin what a step waits for, or send what it sends."""
         match effect:
             case Publish((message,)) if message.destination == CALL_DESTINATION and message.parent is not None:
-                failures = int(REQUEST_CODEC.decode(message.body).url.split("/")[3])
-                answered = REQUEST_CODEC.decode(message.body).url.endswith("answered")
+                failures = int(call_request_codec().decode(message.body).url.split("/")[3])
+                answered = call_request_codec().decode(message.body).url.endswith("answered")
                 number = message.parent[1]
                 self.later(self.clock.now() + CALL_MS, lambda: self.arrive(_answer(number, failures, answered)))
             case Listen(number, event):
@@ -103,7 +102,7 @@ def _answer(number: int, failures: int, answered: bool) -> Arrival:
         return Arrival(number, "failed", None, "ConnectError: nobody answers", 0)
     text = "" if failures > 2 else "hello"
     answer = CallResult(status=500 if failures > 2 else 200, body=Body(text=text))
-    return Arrival(number, "done", ANSWER_CODEC.encode(answer), None, 0)
+    return Arrival(number, "done", call_result_codec().encode(answer), None, 0)
 
 
 @dataclass(kw_only=True)
