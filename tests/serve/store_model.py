@@ -20,7 +20,7 @@ from batchflow.serve.endpoint import Endpoint, FailureResult, Runtime
 Fault: TypeAlias = Literal["killed", "refused", "reply lost", "stale", "cancelled"]
 """What befalls a `record`: the process dies, the store fails before or after writing, the claim is lost or the run."""
 
-AGAIN = ("done", "answered", "dead", "cancelled")
+AGAIN = ("done", "failed", "dead", "cancelled")
 
 
 class ManualClock:
