@@ -12,7 +12,7 @@ from batchflow.core.flow import FlowControl
 from batchflow.core.message import Message
 from batchflow.core.settlement import ITEM_STATE, FinishEntry, FinishWalk, RecordPage, Settlement, StartItems
 from batchflow.stores.base import flow_control
-from batchflow.stores.sql import flows, ledger, messages, steps
+from batchflow.stores.sql import events, flows, ledger, messages
 from batchflow.stores.sql.transaction import Tx
 
 
@@ -58,7 +58,7 @@ def open_batch(tx: Tx, batch: NewBatch, first: Sequence[Message]) -> bool:
     tx.run("batch_lane", batch=key, lane=flows.lane_of(tx, batch.execute, batch.flow, key))
     messages.publish(tx, first)
     if batch.parent:
-        steps.mark_linked(tx, [batch.parent[0]])
+        events.mark_linked(tx, [batch.parent[0]])
     return True
 
 

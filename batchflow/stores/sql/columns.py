@@ -10,9 +10,9 @@ from batchflow.core.run import Arrival, Step
 from batchflow.stores import base
 from batchflow.stores.sql.batches import START_CANDIDATE
 from batchflow.stores.sql.claims import CANDIDATE, Lane
+from batchflow.stores.sql.events import NewArrival
 from batchflow.stores.sql.messages import NewMessage, WaitingMessage
 from batchflow.stores.sql.settling import HeldMessage
-from batchflow.stores.sql.steps import NewArrival
 from batchflow.stores.sql.transaction import BatchHead
 
 Names = tuple[str, ...]

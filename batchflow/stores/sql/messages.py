@@ -7,7 +7,7 @@ from pydantic_core import to_json
 
 from batchflow.core import ids
 from batchflow.core.message import FAILURE_FLOW, Message
-from batchflow.stores.sql import flows, steps
+from batchflow.stores.sql import events, flows
 from batchflow.stores.sql.transaction import Tx
 
 
@@ -70,7 +70,7 @@ def publish(tx: Tx, messages: Sequence[Message]) -> list[bool]:
     if rows:
         add(tx, rows)
     if parents := {message.parent[0] for message in messages if message.parent}:
-        steps.mark_linked(tx, sorted(parents))
+        events.mark_linked(tx, sorted(parents))
     for lane, due in ready.items():
         flows.mark_ready(tx, lane, due)
     for batch, count in working.items():

@@ -7,7 +7,7 @@ from batchflow.core.message import SUSPECT_LOSSES
 from batchflow.core.run import Step
 from batchflow.core.settlement import ARRIVES, RUN_STATE, STAYS, Settlement, SettleResult
 from batchflow.stores import base
-from batchflow.stores.sql import batches, flows, messages, steps
+from batchflow.stores.sql import batches, events, flows, messages, steps
 from batchflow.stores.sql.transaction import Tx
 
 STALE = SettleResult(stale=True)
@@ -105,7 +105,7 @@ def _release_staying(tx: Tx, staying: Sequence[EndedMessage]) -> None:
     rows: list[tuple[object, ...]] = []
     ready: dict[int, int] = {}
     suspended = [settlement.id for settlement, held in staying if settlement.ending == "suspended" and held.linked]
-    at_once = steps.runs_with_arrivals(tx, suspended) if suspended else frozenset[str]()
+    at_once = events.runs_with_arrivals(tx, suspended) if suspended else frozenset[str]()
     for settlement, held in staying:
         at_once_now = settlement.ending == "released" or settlement.id in at_once or settlement.due <= tx.now
         due = 0 if at_once_now else settlement.due
@@ -177,7 +177,7 @@ def _end(tx: Tx, ended: Sequence[EndedMessage], *, held_places: bool = True) -> 
     _publish_failures(tx, [one for one in ended if one.settlement.ending == "dead"])
     linked = [one for one in ended if one.held.linked]
     if linked:
-        steps.drop_waits(tx, [settlement.id for settlement, _ in linked])
+        events.drop_waits(tx, [settlement.id for settlement, _ in linked])
         cancelled = [settlement.id for settlement, _ in linked if settlement.ending == "cancelled"]
         if cancelled:
             touched |= _cancel_children(tx, cancelled)
@@ -205,12 +205,12 @@ def cancel_held_back(tx: Tx, limit: int) -> tuple[int, set[int]]:
 def _notify_parents(tx: Tx, ended: Sequence[EndedMessage]) -> None:
     """Deliver the end of children and calls to the steps that wait for them."""
     arrivals = [
-        steps.NewArrival(held.parent, held.parent_step, ARRIVES[s.ending], s.result, s.error)
+        events.NewArrival(held.parent, held.parent_step, ARRIVES[s.ending], s.result, s.error)
         for s, held in ended
         if held.parent is not None and held.parent_step is not None
     ]
     if arrivals:
-        steps.add_arrivals(tx, arrivals)
+        events.add_arrivals(tx, arrivals)
 
 
 def _publish_failures(tx: Tx, dead: Sequence[EndedMessage]) -> None:

@@ -9,7 +9,7 @@ from batchflow.core.flow import FlowStatus
 from batchflow.core.message import ClaimResult, DeadLetter, WorkerStatus
 from batchflow.core.run import Run, RunQuery, Waiter
 from batchflow.stores.base import Answers, WriteVerbs, rank
-from batchflow.stores.sql import batches, claims, flows, ledger, messages, reads, settling, steps
+from batchflow.stores.sql import batches, claims, events, flows, ledger, messages, reads, settling, steps
 from batchflow.stores.sql import ledger as ledgers
 from batchflow.stores.sql.claims import deregister, expire, renew
 from batchflow.stores.sql.transaction import Tx
@@ -48,11 +48,11 @@ class SqlStore(WriteVerbs):
 
     async def waiters(self, event: str) -> Sequence[Waiter]:
         """See the protocol."""
-        return await self._read(steps.waiters, event)
+        return await self._read(events.waiters, event)
 
     async def webhook(self, token: str) -> str | None:
         """See the protocol."""
-        return await self._read(steps.webhook, token)
+        return await self._read(events.webhook, token)
 
     # Dead letters
 
@@ -155,7 +155,7 @@ VERBS: Mapping[str, Verb] = {
     "renew": _each(renew),
     "deregister": _each(deregister),
     "expire": _each(expire),
-    "notify": _each(steps.notify),
+    "notify": _each(events.notify),
     "cancel_run": _each(settling.cancel_run),
     "cancel_all": _each(settling.cancel_all),
     "cancel_batch": _each(settling.cancel_batch),
