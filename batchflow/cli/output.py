@@ -10,7 +10,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import structlog
 from rich.console import Console
 from rich.text import Text
 
@@ -110,6 +109,9 @@ class LogWriter:
         self._configured = False
 
     def __enter__(self) -> "LogWriter":
+        # Imported with the first command that logs, and not by the help.
+        import structlog
+
         if not structlog.is_configured():
             self._configured = True
             structlog.configure(
@@ -135,6 +137,8 @@ class LogWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._configured:
+            import structlog
+
             structlog.reset_defaults()
 
     def begin_bar(self, console: Console) -> None:
@@ -163,7 +167,9 @@ class LogWriter:
 
     def _filter_level(self, _logger: Any, method: str, event: Any) -> Any:
         if LOG_LEVELS.get(method.upper(), LOG_LEVELS["ERROR"]) < self._min_level:
-            raise structlog.DropEvent
+            from structlog import DropEvent
+
+            raise DropEvent
         return event
 
     def _cut_to_one_line(self, _logger: Any, _method: str, event: Any) -> Any:
