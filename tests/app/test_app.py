@@ -205,7 +205,7 @@ def test_setting_that_does_not_fit_is_named(clean_environment: pytest.MonkeyPatc
 
 
 def test_package_is_imported_without_servers_or_command() -> None:
-    """Whoever only publishes pays for nothing else."""
+    """A program that only publishes pays for nothing else."""
     program = "import batchflow, sys;print([m for m in ('redis', 'fastapi', 'typer', 'uvicorn') if m in sys.modules])"
     answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "[]"

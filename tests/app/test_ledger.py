@@ -107,7 +107,7 @@ async def stage(request: Any) -> AsyncIterator[Stage]:
 
 
 async def test_a_ledger_beside_the_engine_knows_what_has_succeeded(stage: Stage) -> None:
-    """What failed is not marked and is tried again by the next batch, which skips all the others."""
+    """A failed item is not marked and is tried again by the next batch, which skips all the others."""
     first = await stage.run()
     assert (first.counts.succeeded, first.counts.failed) == (69, 1)
     assert await stage.marked() == {f"user-{number}" for number in range(70)} - {"user-13"}
@@ -250,7 +250,7 @@ async def test_a_ledger_is_named_by_a_variable(monkeypatch: pytest.MonkeyPatch) 
 
 
 async def test_a_test_environment_leaves_the_ledger_alone(stage: Stage) -> None:
-    """What runs in it is marked in its own store."""
+    """Items of a batch in it are marked in its own store."""
     async with Environment(stage.flow) as env:
         batch = await env.run(stage.greet)
         assert batch.summary.counts.succeeded == 69

@@ -116,7 +116,7 @@ class App:
 
 @pytest.fixture
 def app(monkeypatch: pytest.MonkeyPatch) -> App:
-    """Whose limit is small."""
+    """With a small limit."""
     monkeypatch.setenv("BATCHFLOW_MAX_VALUE", str(LIMIT))
     return App()
 
@@ -133,7 +133,7 @@ async def test_a_payload_over_the_limit_is_refused_by_the_trigger(app: App) -> N
 
 
 async def test_parameters_over_the_limit_are_refused_by_the_trigger(app: App) -> None:
-    """No batch is opened. The ids that a trigger names are no value, and may be as many as they like."""
+    """No batch is opened. The ids that a trigger names are not a value, and may be as many as they like."""
     async with Environment(app.flow) as env:
         with pytest.raises(TooLarge) as caught:
             await app.work.trigger(Params(note=OVER))
@@ -202,7 +202,7 @@ async def test_a_call_with_too_large_an_answer_fails_its_step(app: App, times: i
 
 
 async def test_an_item_over_the_limit_fails_alone(app: App) -> None:
-    """Whichever step it is that gives too much. Pages of ids are no value: their sizes bound them."""
+    """Whichever step it is that gives too much. Pages of ids are not a value: their sizes bound them."""
     async with Environment(app.flow) as env:
         batch = await env.run(app.work, Params(), ids=["large", "grows", "fine"])
         items = {item.id: item async for item in batch.handle.items()}

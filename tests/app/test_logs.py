@@ -76,7 +76,7 @@ def test_a_closed_output_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_ctrl_c_gets_through() -> None:
-    """It is no fault of the line."""
+    """The line is not at fault."""
 
     def interrupted(_logger: Any, _method: str, _event: Any) -> Any:
         raise KeyboardInterrupt
@@ -108,7 +108,7 @@ def test_values_of_any_name_reach_the_line() -> None:
 
 
 def test_arguments_by_place_go_into_the_text() -> None:
-    """Where they do not fit it, they stand beside it."""
+    """Arguments that do not fit it follow it."""
     with capture_logs() as lines:
         logger().info("%s of %d", "one", 3)
         logger().info("%(n)d", {"n": 3})
@@ -128,7 +128,7 @@ class _Mute(Exception):
 
 @pytest.mark.parametrize("error", [ValueError, SystemExit, GeneratorExit])
 def test_what_an_exception_says_can_always_be_read(error: type[BaseException]) -> None:
-    """Whatever its `__str__` does."""
+    """Even if its `__str__` raises."""
     assert safe_str(ValueError("a")) == "a"
     assert safe_str(_Mute(error)) == f"(its text cannot be read: {error.__name__})"
 

@@ -1,4 +1,4 @@
-"""What an app can do with its runs: start, find, notify and cancel them, from async code and from outside of it."""
+"""The operations of an app on its runs: start, find, notify and cancel them, from async code and from outside of it."""
 
 import asyncio
 from collections.abc import AsyncGenerator

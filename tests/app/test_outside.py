@@ -64,7 +64,7 @@ async def test_a_call_on_another_event_loop_is_refused_before_anything_is_done()
 
 
 async def test_a_call_on_another_event_loop_is_refused_on_redis_too(tmp_path: Path) -> None:
-    """Where reading is bound to the loop as well."""
+    """For a store whose reads are bound to the loop too."""
     with served(tmp_path) as server:
         await _refuses_other_loops(Batchflow(server.url, worker=False), reads=True)
 

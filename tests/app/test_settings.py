@@ -58,7 +58,7 @@ NO_URLS = {
 @pytest.mark.parametrize("variable", ["APP_URL", "BATCHFLOW_APP_URL"])
 @pytest.mark.parametrize("url", NO_URLS)
 def test_an_app_url_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, url: str, variable: str) -> None:
-    """Where the app is made, with the variable's name; nobody would ever reach what is put below it."""
+    """When the app is made, with the variable's name; nobody would ever reach what is put below it."""
     monkeypatch.setenv(variable, url)
     with pytest.raises(ConfigurationError) as caught:
         Batchflow("sqlite://")

@@ -76,7 +76,7 @@ async def test_what_is_no_duration_is_refused_where_one_waits(limit: Any) -> Non
 
 
 async def test_a_progress_takes_every_duration() -> None:
-    """And refuses what is none."""
+    """And rejects an invalid one."""
     flow = Batchflow("sqlite://")
 
     @flow.batch(ids=["a"], flow=None)
@@ -240,7 +240,7 @@ async def test_a_step_may_look_at_a_run_now_and_then() -> None:
 
 
 async def test_a_step_may_wait_for_a_run_of_another_app() -> None:
-    """Which has places of its own."""
+    """It has places of its own."""
     other = Batchflow("sqlite://")
     sleep = sleeping(other)
     flow = Batchflow("sqlite://")

@@ -15,7 +15,7 @@ from batchflow.testing import ManualClock
 
 
 async def test_a_worker_is_named_after_its_machine_and_process(tmp_path: Path) -> None:
-    """It is there from the start to the stop; one that only publishes is none."""
+    """It is there from the start to the stop; one that only publishes is not a worker."""
     url = f"sqlite:///{tmp_path}/batchflow.db"
     working, asking = Batchflow(url, concurrency=7), Batchflow(url, worker=False)
     async with asking:
@@ -30,7 +30,7 @@ async def test_a_worker_is_named_after_its_machine_and_process(tmp_path: Path) -
 
 
 async def test_a_worker_is_named_as_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is told takes the machine's place: no two workers have one name."""
+    """The setting replaces the machine's name: no two workers have one name."""
     monkeypatch.setenv("BATCHFLOW_WORKER_NAME", "mail")
     flow = Batchflow("sqlite://")
     names: list[str] = []

@@ -261,7 +261,7 @@ async def test_a_wrong_option_of_a_trigger_starts_nothing(
     kind: type[BatchflowError],
     sentence: str,
 ) -> None:
-    """What names a run is the caller's input, all else a matter of how the call is written."""
+    """The name of a run is the caller's input, everything else a matter of how the call is written."""
     for ask in (lambda: served.trigger(1, **options), lambda: flow.trigger(served, 1, **options)):
         with pytest.raises(kind) as caught:
             await ask()

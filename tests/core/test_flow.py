@@ -70,7 +70,7 @@ def test_rate_is_achieved_by_a_driver_that_wakes_late(rate: int, seed: int, most
     st.sampled_from([0, 5, 30, 300, 3_000]),
 )
 def test_rate_is_never_exceeded_by_more_than_a_hundredth(rate: int, period: str, seed: int, most: int) -> None:
-    """Whoever wakes whenever: in no window of one period start more than 1.01 times the rate, and one."""
+    """Workers may wake at any time: in no window of one period start more than 1.01 times the rate, and one."""
     limits = FlowControl(rate=rate, period=period)
     events = driven(limits, late(seed, most), T0 + 4 * limits.period_ms)
     assert most_in_a_window(events, limits.period_ms) <= rate * 1.01 + 1

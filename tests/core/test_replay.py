@@ -80,7 +80,7 @@ def test_a_name_is_used_once(journal: list[Step]) -> None:
 
 
 def test_a_step_of_another_kind_is_refused() -> None:
-    """What was recorded, what was found, and what to write."""
+    """The message has the recorded kind, the new one, and the cure."""
     with pytest.raises(ReplayError) as caught:
         Replay([done(1, "pause", 1, "sleep")]).request("pause", "run")
     assert str(caught.value) == (
@@ -98,7 +98,7 @@ def test_only_a_run_without_a_journal_begins() -> None:
     [(["b"], "'b'"), (["b", "c"], "'b' and 'c'"), (list("bcdefgh"), "'b', 'c', 'd', 'e', 'f' and 2 more")],
 )
 def test_a_mismatch_names_both_sides(waiting: list[str], said: str) -> None:
-    """What is recorded next, and what the code waits for instead."""
+    """The message has the next recorded step, and the steps that the code waits for instead."""
     assert str(Replay([done(1, "a", 7)]).mismatch_error(waiting)) == (
         f"step 'a' is recorded next, at position 7, but the code does not ask for it and waits for {said}; {CURE}"
     )

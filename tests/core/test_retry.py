@@ -37,7 +37,7 @@ def by_backoff() -> st.SearchStrategy[RetryPolicy]:
 
 
 def by_expression(policy: RetryPolicy, retried: int) -> float:
-    """What QStash makes of the expression."""
+    """The result of QStash for the expression."""
     match = re.fullmatch(r"min\((\d+), (\d+) \* pow\(([0-9.]+), retried\)\)", policy.expression())
     assert match is not None
     return min(int(match[1]), int(match[2]) * float(match[3]) ** retried)

@@ -138,7 +138,7 @@ def test_ripen_takes_the_first_that_came(journal: list[Step], arrivals: list[Arr
 
 @given(journals(), ARRIVALS)
 def test_ripen_again_changes_nothing(journal: list[Step], arrivals: list[Arrival]) -> None:
-    """What was recorded stands, whatever else comes for it."""
+    """A recorded outcome stays, whatever else arrives for its step."""
     after = merge_steps(journal, apply_arrivals(journal, NOW, arrivals))
     assert apply_arrivals(after, NOW, arrivals) == []
     assert {step.number for step in after} == {step.number for step in journal}

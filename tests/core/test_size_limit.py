@@ -1,4 +1,4 @@
-"""How large a value may be."""
+"""The size limit of values."""
 
 import pytest
 from hypothesis import given
