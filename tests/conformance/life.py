@@ -44,7 +44,7 @@ class LifeCases(Cases):
         await store.close()
         await store.close()
 
-    async def test_lasting_says_whether_all_is_there_after_a_close(self, clock: ManualClock) -> None:
+    async def test_is_durable_says_whether_all_is_there_after_a_close(self, clock: ManualClock) -> None:
         """One that does not last says so, before anything is lost."""
         store = self.make_store(clock)
         await store.open()

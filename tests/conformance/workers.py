@@ -13,7 +13,7 @@ ONE = FlowControl(key="one", parallelism=1)
 class WorkerCases(Cases):
     """`register`, `renew`, `expire`, `deregister`, `workers`."""
 
-    async def test_enlist_may_be_repeated(self, scene: Scene) -> None:
+    async def test_register_may_be_repeated(self, scene: Scene) -> None:
         """It extends the lease and keeps the claims."""
         claim = await scene.leased("a")
         scene.clock.advance(f"{LEASE_MS - 1}ms")
@@ -22,7 +22,7 @@ class WorkerCases(Cases):
         assert await scene.store.expire() == 0
         assert not (await scene.done(claim)).stale
 
-    async def test_enlist_makes_claims_the_workers_own_until_the_lease_ends(self, scene: Scene) -> None:
+    async def test_register_makes_claims_the_workers_own_until_the_lease_ends(self, scene: Scene) -> None:
         """Up to the last millisecond nobody takes them back."""
         await scene.leased("a")
         scene.clock.advance(f"{LEASE_MS - 1}ms")
@@ -146,7 +146,7 @@ class WorkerCases(Cases):
         assert run is not None
         assert run.state == "cancelled"
 
-    async def test_dismiss_gives_claims_back_without_a_loss(self, scene: Scene) -> None:
+    async def test_deregister_gives_claims_back_without_a_loss(self, scene: Scene) -> None:
         """Due at once, with its place in the flow key, as if it had not been claimed."""
         await scene.leased("a", flow=ONE)
         await scene.store.deregister("w1")
@@ -155,14 +155,14 @@ class WorkerCases(Cases):
         claim = await scene.claim_one("a")
         assert (claim.losses, claim.failures) == (0, 0)
 
-    async def test_dismiss_makes_open_claims_stale(self, scene: Scene) -> None:
+    async def test_deregister_makes_open_claims_stale(self, scene: Scene) -> None:
         """Whatever the worker still says of them."""
         claim = await scene.leased("a")
         await scene.store.deregister("w1")
         assert (await scene.done(claim)).stale
         assert await scene.store.record("a", claim.fence, ran(1, "one")) == "stale"
 
-    async def test_dismiss_keeps_losses_and_failures(self, scene: Scene) -> None:
+    async def test_deregister_keeps_losses_and_failures(self, scene: Scene) -> None:
         """What was counted before still counts."""
         claim = await scene.leased("a")
         await scene.store.settle(settlement.retry(claim, scene.now, "Boom: no"))
@@ -174,7 +174,7 @@ class WorkerCases(Cases):
         claim = await scene.claim_one("a")
         assert (claim.failures, claim.losses) == (1, 1)
 
-    async def test_dismiss_may_be_repeated(self, scene: Scene) -> None:
+    async def test_deregister_may_be_repeated(self, scene: Scene) -> None:
         """And a stranger may leave as well."""
         await scene.store.deregister("w1")
         await scene.store.deregister("w1")
