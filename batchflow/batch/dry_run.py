@@ -14,7 +14,7 @@ from batchflow.batch.source import CycleDetector, FetchedPage
 from batchflow.core.batch import Batch
 from batchflow.core.duration import humanize_duration
 from batchflow.core.flow import Bottleneck, FlowControl, predict_ms
-from batchflow.serve.delivery import CURRENT_DELIVERY, DeliveryScope
+from batchflow.serve.delivery_scope import CURRENT_DELIVERY, DeliveryScope
 
 BindingLimit: TypeAlias = Literal[
     "execute rate", "execute parallelism", "paginate rate", "paginate parallelism", "none"

@@ -12,7 +12,7 @@ from batchflow.core.duration import Duration, to_ms
 from batchflow.core.ids import entry_id
 from batchflow.core.ports import Client
 from batchflow.errors import BatchFailed, NotFoundError
-from batchflow.serve.delivery import check_may_wait, check_not_polling
+from batchflow.serve.delivery_scope import check_may_wait, check_not_polling
 from batchflow.serve.runs import timeout_seconds, wait_until_over
 
 Result = TypeVar("Result")

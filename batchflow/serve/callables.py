@@ -9,7 +9,7 @@ from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
 
 from batchflow.core.duration import humanize_duration
 from batchflow.core.ports import PlainCall
-from batchflow.serve.delivery import CURRENT_DELIVERY, CURRENT_STEP
+from batchflow.serve.delivery_scope import CURRENT_DELIVERY, CURRENT_STEP
 
 P = ParamSpec("P")
 T = TypeVar("T")

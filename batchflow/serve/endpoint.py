@@ -17,7 +17,7 @@ from batchflow.core.settlement import Effect, Settlement, dead, done, failed
 from batchflow.errors import InputError
 from batchflow.serve.app_url import NO_PUBLIC_URL, PublicUrl
 from batchflow.serve.context import LayerContext
-from batchflow.serve.delivery import CURRENT_DELIVERY, DeliveryScope
+from batchflow.serve.delivery_scope import CURRENT_DELIVERY, DeliveryScope
 from batchflow.serve.execution import Execution
 from batchflow.serve.failure import describe_error, error_report, is_program_exit, retry_at
 from batchflow.serve.outcome import settlement_of_error, settlement_of_return

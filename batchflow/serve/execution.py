@@ -15,7 +15,7 @@ from batchflow.core.settlement import Effect
 from batchflow.errors import ReplayError, RunError, StepFailed, StoreError
 from batchflow.logs import logger
 from batchflow.serve.callables import call_with_timeout
-from batchflow.serve.delivery import CURRENT_STEP, ActiveStep
+from batchflow.serve.delivery_scope import CURRENT_STEP, ActiveStep
 from batchflow.serve.failure import (
     describe_error,
     error_report,

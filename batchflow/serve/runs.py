@@ -12,7 +12,7 @@ from batchflow.core.duration import Duration, to_ms
 from batchflow.core.ports import Client
 from batchflow.core.run import RUN_STATES, Run, RunQuery, RunState, Waiter
 from batchflow.errors import InputError, NotFoundError, RunFailed
-from batchflow.serve.delivery import check_may_wait, check_not_polling
+from batchflow.serve.delivery_scope import check_may_wait, check_not_polling
 from batchflow.serve.validation import format_value, is_valid_text, validate_run_id, validate_text
 from batchflow.serve.waits import serialize_event_data, validate_event_id
 

@@ -11,7 +11,7 @@ import pytest
 
 from batchflow.engine.threads import ThreadPool
 from batchflow.serve.callables import as_async, call_with_timeout, is_async
-from batchflow.serve.delivery import CURRENT_DELIVERY, DeliveryScope
+from batchflow.serve.delivery_scope import CURRENT_DELIVERY, DeliveryScope
 from tests.waiting import wait_until
 
 COLOUR: ContextVar[str] = ContextVar("colour", default="none")
