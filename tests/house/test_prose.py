@@ -12,25 +12,6 @@ from tests.house.sources import ROOT, Source, sources
 
 PACKAGES = ("batchflow", "pytest_batchflow")
 PAGES = ("README.md", "CONTRIBUTING.md", "docs/**/*.md")
-# Two names that are about to go.
-TWICE_YET = {"Page", "_Nothing"}
-# Older prose, which is rewritten folder by folder; nothing is added here.
-NOT_YET = tuple(
-    f"batchflow/{part}"
-    for part in (
-        "app.py",
-        "batch/",
-        "cli/",
-        "core/",
-        "errors.py",
-        "http/",
-        "logs.py",
-        "operations.py",
-        "serve/",
-        "settings.py",
-        "stores/",
-    )
-)
 
 QUESTION = re.compile(r"\s*(What|Who|How|Whether|Where|Which)\b")
 # "There is no batch" is plain; "that is no batch" is not. A code span or quote may follow.
@@ -70,8 +51,7 @@ def prose_files() -> list[Path]:
     python = [ROOT / source.path for source in sources(*PACKAGES)]
     queries = [file for suffix in ("lua", "sql") for file in sorted((ROOT / "batchflow").rglob(f"*.{suffix}"))]
     pages = [file for pattern in PAGES for file in sorted(ROOT.glob(pattern))]
-    files = [*python, *queries, *pages]
-    return [file for file in files if not file.relative_to(ROOT).as_posix().startswith(NOT_YET)]
+    return [*python, *queries, *pages]
 
 
 def test_no_class_name_has_two_meanings() -> None:
@@ -80,7 +60,7 @@ def test_no_class_name_has_two_meanings() -> None:
     for source in sources(*PACKAGES):
         for name, line in class_names(source):
             places[name].append(f"{source.path}:{line}")
-    assert {name: found for name, found in places.items() if len(found) > 1 and name not in TWICE_YET} == {}
+    assert {name: found for name, found in places.items() if len(found) > 1} == {}
 
 
 def test_docstrings_do_not_begin_with_a_question_word() -> None:
@@ -88,7 +68,6 @@ def test_docstrings_do_not_begin_with_a_question_word() -> None:
     found = [
         f"{source.path}:{line}: {text.splitlines()[0]}"
         for source in sources(*PACKAGES)
-        if not source.path.startswith(NOT_YET)
         for line, text in docstrings(source)
         if QUESTION.match(text)
     ]
