@@ -195,7 +195,7 @@ class Interrupts:
         return self.requested.get((claim.id, claim.fence)) if self.requested else None
 
     def on_request(self, claim: Claim, callback: Callable[[], None]) -> None:
-        """Call `heed` when the claim is interrupted: its branches do not notice that by themselves."""
+        """Call `callback` when the claim is interrupted: its branches do not notice that by themselves."""
         self._on_request[claim.id, claim.fence] = callback
 
     def set_thread_wait(self, claim: Claim, waited_s: Callable[[float], float]) -> None:

@@ -134,7 +134,7 @@ class RecordCases(Cases):
         assert (await scene.run("a")).journal == steps
 
     @pytest.mark.parametrize("kind", ["message", "item"])
-    async def test_record_of_a_timer_ripens_at_a_later_claim(self, scene: Scene, kind: str) -> None:
+    async def test_record_of_a_timer_is_applied_at_a_later_claim(self, scene: Scene, kind: str) -> None:
         """One that began while the run went on is recorded once its claim is lost, if it is due by then."""
         claim = await self._begun(scene, kind)
         soon, late = sleeping(1, "soon", scene.now + 20_000), sleeping(2, "late", scene.now + 90_000)
@@ -148,7 +148,7 @@ class RecordCases(Cases):
 
     @pytest.mark.parametrize("kind", ["message", "item"])
     async def test_record_of_an_outcome_replaces_a_timer(self, scene: Scene, kind: str) -> None:
-        """It stands in its place from then on, and does not ripen."""
+        """It stands in its place from then on, and is never due."""
         claim = await self._begun(scene, kind)
         timer = sleeping(1, "nap", scene.now + 5)
         await scene.record(claim, timer)

@@ -63,13 +63,13 @@ CASES: dict[str, tuple[list[Step], list[Arrival], list[tuple[int, str, int, str 
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_ripen_records_what_has_come(case: str) -> None:
+def test_apply_arrivals_records_what_has_come(case: str) -> None:
     """Arrivals and due timers, in time order; the first that came for a step counts."""
     journal, arrivals, expected = CASES[case]
     assert seen(apply_arrivals(journal, NOW, arrivals)) == expected
 
 
-def test_ripen_keeps_what_an_arrival_says() -> None:
+def test_apply_arrivals_keeps_what_an_arrival_says() -> None:
     """State, value and error; the rest of the step is as it was, and its time is now."""
     step = Step(3, "child", "invoke", "pending", failures=2, due=7, at=4)
     arrived = Arrival(3, "failed", "null", "Boom: no", 9)
@@ -108,7 +108,7 @@ def times(step: Step, arrivals: Sequence[Arrival]) -> list[tuple[int, bool, int]
 
 
 @given(journals(), ARRIVALS)
-def test_ripen_goes_on_in_time_order(journal: list[Step], arrivals: list[Arrival]) -> None:
+def test_apply_arrivals_goes_on_in_time_order(journal: list[Step], arrivals: list[Arrival]) -> None:
     """Each pending step for which something came, once, in the order of the first that did; positions go on."""
     was = {step.number: step for step in journal}
     expected = sorted(
@@ -126,7 +126,7 @@ def test_ripen_goes_on_in_time_order(journal: list[Step], arrivals: list[Arrival
 
 
 @given(journals(), ARRIVALS)
-def test_ripen_takes_the_first_that_came(journal: list[Step], arrivals: list[Arrival]) -> None:
+def test_apply_arrivals_takes_the_first_that_came(journal: list[Step], arrivals: list[Arrival]) -> None:
     """An arrival where it was there before the time had come, else what time makes of the step."""
     for step in apply_arrivals(journal, NOW, arrivals):
         first = next((arrival for arrival in arrivals if arrival.number == step.number), None)
@@ -137,7 +137,7 @@ def test_ripen_takes_the_first_that_came(journal: list[Step], arrivals: list[Arr
 
 
 @given(journals(), ARRIVALS)
-def test_ripen_again_changes_nothing(journal: list[Step], arrivals: list[Arrival]) -> None:
+def test_apply_arrivals_again_changes_nothing(journal: list[Step], arrivals: list[Arrival]) -> None:
     """A recorded outcome stays, whatever else arrives for its step."""
     after = merge_steps(journal, apply_arrivals(journal, NOW, arrivals))
     assert apply_arrivals(after, NOW, arrivals) == []

@@ -1,8 +1,8 @@
 """A store that is not ours: plain dicts, written on `batchflow.core.store` alone.
 
 It stands for what an author of a further store does: the docstrings of the protocol say what to write, the rules that
-all stores share are in the core (`admit`, `share`, `ripen`, `loss_wait_ms`), and the conformance suite says when it is
-right. One `Place` may be opened by several stores, as several processes open one server.
+all stores share are in the core (`admit`, `split_claims`, `apply_arrivals`, `loss_delay_ms`), and the conformance
+suite says when it is right. One `Place` may be opened by several stores, as several processes open one server.
 """
 
 import asyncio

@@ -131,7 +131,7 @@ class Model:
         message["owner"] = worker
         assert claim.fence > message["fence"]
         message["fence"] = claim.fence
-        self._ripen(claim.id, now)
+        self._apply_arrivals(claim.id, now)
         found = (claim.destination, claim.batch, claim.number, claim.failures, claim.losses)
         assert found == tuple(message[name] for name in ("destination", "batch", "number", "failures", "losses"))
         assert list(claim.journal) == self.journal(message)
@@ -155,7 +155,7 @@ class Model:
         """The steps of a message, by number."""
         return sorted(Step._make(step) for step in message["journal"].values())
 
-    def _ripen(self, id: str, now: int) -> None:
+    def _apply_arrivals(self, id: str, now: int) -> None:
         journal = {step.number: step for step in self.journal(self.messages[id])}
         came: list[tuple[int, int, int, int, Row]] = []
         for number, step in journal.items():

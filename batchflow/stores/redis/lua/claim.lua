@@ -232,7 +232,7 @@ local function lease_message(worker, id, about)
     local found = steps.of(to_table(call('HGETALL', key)))
     if #found > 0 or call('EXISTS', P .. 'a:' .. id) == 1 then
       local woken
-      found, woken = steps.ripen(id, found)
+      found, woken = steps.apply_arrivals(id, found)
       if woken then fields[6], fields[7] = 0, 0 end
       journal = steps.text(found)
     end

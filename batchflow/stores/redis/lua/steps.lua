@@ -50,9 +50,9 @@ local function outcomes(pending, arrivals)
   return found
 end
 
--- Record due timers and arrivals in a journal, as batchflow.core.run.ripen does. Returns its texts, and whether there
+-- Record due timers and arrivals in a journal, as batchflow.core.run.apply_arrivals does. Returns its texts, and whether there
 -- were any: then failures and losses start again from 0.
-function steps.ripen(id, found)
+function steps.apply_arrivals(id, found)
   local arrivals = call('LRANGE', P .. 'a:' .. id, 0, -1)
   local pending, position, place_of, woken = {}, 0, {}, false
   for place, one in ipairs(found) do
