@@ -130,6 +130,7 @@ class LedgerCases(Cases):
     async def test_mark_of_nothing_is_nothing(self, scene: Scene) -> None:
         """An empty list marks no item."""
         await scene.store.mark("welcome", [], None)
+        assert await scene.store.processed("welcome", ["u1"]) == frozenset()
 
     async def test_mark_leaves_an_item_in_flight(self, scene: Scene) -> None:
         """Another batch still does not start it."""
