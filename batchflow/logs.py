@@ -1,6 +1,7 @@
 """The logger of batchflow: through the app's structlog configuration, or to stderr from INFO on without one."""
 
 import logging
+import re
 import sys
 from collections.abc import Mapping
 from functools import cache
@@ -94,6 +95,24 @@ def logger() -> Log:
     several per item. `structlog.configure(…)` takes over whenever it is called.
     """
     return _LOG
+
+
+CONTROLS = re.compile(
+    # ASCII and C1 controls; marks that reverse the direction; separators of lines; half a surrogate pair.
+    r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
+)
+"""The characters that `escape_controls` escapes."""
+
+
+def escape_controls(text: str) -> str:
+    """Escape what would move the cursor of a terminal, end a line or reverse its direction: ESC becomes `\\x1b`."""
+    return text if text.isascii() and text.isprintable() else CONTROLS.sub(_escape, text)
+
+
+def _escape(found: re.Match[str]) -> str:
+    known = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}.get(found[0])
+    code = ord(found[0])
+    return known or (f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}")
 
 
 def safe_str(error: BaseException) -> str:

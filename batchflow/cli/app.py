@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Annotated, Protocol, runtime_checkable
 
 import typer
@@ -9,12 +10,15 @@ import typer
 from batchflow.cli import batches, ledger, runs
 from batchflow.cli.check import CheckFunctions
 from batchflow.cli.events import ListWaiters, NotifyRuns
+from batchflow.cli.groups import ID_PREFIXES, CommandGroup
+from batchflow.cli.output import reserve_stdout
 from batchflow.cli.process import exit_process, run_and_report, run_event_loop
 from batchflow.cli.run import RunBatch
 from batchflow.cli.worker import ListWorkers, RunWorker
 
 app = typer.Typer(
     name="batchflow",
+    cls=CommandGroup,
     pretty_exceptions_enable=False,
     add_completion=False,
     rich_markup_mode=None,
@@ -61,7 +65,8 @@ for name, group in GROUPS.items():
 
 def main() -> None:
     """The entry point: carry out the command line and exit."""
-    exit_process(invoke(sys.argv[1:]))
+    # Not undone: what a process prints at its exit is not part of the document either.
+    exit_process(_carry_out(sys.argv[1:], ExitStack()))
 
 
 def invoke(arguments: Sequence[str]) -> int:
@@ -71,10 +76,16 @@ def invoke(arguments: Sequence[str]) -> int:
     input or the store is wrong, and the same command would fail again. 130 and 143: stopped by Ctrl-C or SIGTERM.
     An error is printed to stderr as one sentence.
     """
+    with ExitStack() as undo:
+        return _carry_out(arguments, undo)
 
+
+def _carry_out(arguments: Sequence[str], undo: ExitStack) -> int:
     def execute() -> int:
         command = app(args=insert_default_command(arguments), prog_name="batchflow", standalone_mode=False)
         if isinstance(command, Command):
+            if getattr(command, "as_json", False) or getattr(command, "wait", False):
+                undo.callback(reserve_stdout())
             return run_event_loop(command.execute())
         return command if isinstance(command, int) else 0
 
@@ -82,11 +93,11 @@ def invoke(arguments: Sequence[str]) -> int:
 
 
 def insert_default_command(arguments: Sequence[str]) -> list[str]:
-    """The command line, with `list` after a group such as `batches` that has no command of its own."""
+    """The command line, with `list` after a group such as `batches` that neither a command nor --help follows."""
     words = list(arguments)
-    group = GROUPS.get(words[0]) if words else None
-    if group is not None:
-        known = {*(command.name for command in group.registered_commands), "--help", "-h"}
-        if not known & set(words[1:2]):
+    if words and words[0] in GROUPS:
+        first = words[1] if len(words) > 1 else ""
+        is_target = ":" in first or ("." in first and not first.startswith(ID_PREFIXES))
+        if not first or is_target or (first.startswith("-") and first not in ("-h", "--help")):
             words.insert(1, "list")
     return words

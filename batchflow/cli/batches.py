@@ -10,6 +10,7 @@ from batchflow.batch.bound import Workflow
 from batchflow.batch.dry_run import Statistics
 from batchflow.batch.handle import BatchHandle
 from batchflow.batch.status import BatchSummary, format_counts, format_overstated_count, overstated_count
+from batchflow.cli.groups import CommandGroup
 from batchflow.cli.options import JsonOption, UrlOption
 from batchflow.cli.output import (
     STATE_STYLES,
@@ -36,7 +37,7 @@ _NUMBER_COLUMNS = {"done", "failed", "skipped", "took"}
 
 BatchIdArgument = Annotated[str, typer.Argument(metavar="ID", help="The id of the batch, such as bat_….")]
 
-group = typer.Typer(help="List, show and cancel batches.", rich_markup_mode=None)
+group = typer.Typer(cls=CommandGroup, help="List, show and cancel batches.", rich_markup_mode=None)
 
 
 @group.command("list")
@@ -139,8 +140,8 @@ async def _require_batch(engine: Engine, id: str) -> Batch:
     return batch
 
 
-def print_statistics(output: Output, workflow: Workflow[Any, Any], found: Statistics) -> None:
-    """Print the counts of a dry run."""
+def print_statistics(output: Output, title: str, workflow: Workflow[Any, Any], found: Statistics) -> None:
+    """Print the counts of a dry run, under a title."""
     mean = (
         "none measured yet" if found.mean_item_ms is None else f"{humanize_duration(round(found.mean_item_ms))} an item"
     )
@@ -156,7 +157,7 @@ def print_statistics(output: Output, workflow: Workflow[Any, Any], found: Statis
         "binding limit": _limit_text(workflow, found.binding_limit),
         "mean time": mean,
     }
-    output.print(workflow.name, style="bold")
+    output.print(title, style="bold")
     print_pairs(output, rows)
     output.print(found.message)
 

@@ -19,6 +19,7 @@ from more_itertools import chunked
 from pydantic_core import from_json
 
 from batchflow.app import open_store
+from batchflow.cli.groups import CommandGroup
 from batchflow.cli.options import JsonOption, UrlOption
 from batchflow.cli.output import Output
 from batchflow.cli.target import existing_store, open_existing_store
@@ -125,7 +126,10 @@ WorkflowOption = Annotated[str | None, typer.Option(metavar="NAME", help="Only t
 FileArgument = Annotated[str, typer.Argument(metavar="FILE", help="A file of JSON lines; - for stdin or stdout.")]
 
 group = typer.Typer(
-    help="List, export, import and forget the marks of processed items.", rich_markup_mode=None, no_args_is_help=False
+    cls=CommandGroup,
+    help="List, export, import and forget the marks of processed items.",
+    rich_markup_mode=None,
+    no_args_is_help=False,
 )
 
 

@@ -2,16 +2,22 @@
 
 import json
 import os
+import re
 import shutil
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextvars import ContextVar
 from datetime import UTC, datetime
+from io import UnsupportedOperation
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TextIO
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
+
+from batchflow.logs import CONTROLS, escape_controls
 
 STATE_STYLES = {"failed": "red", "cancelled": "yellow", "cancelling": "yellow"}
 LOG_LEVELS = {"DEBUG": 10, "INFO": 20, "WARNING": 30, "ERROR": 40}
@@ -31,14 +37,58 @@ class Output:
         self.stdout.quiet = quiet
 
     def print(self, text: str = "", *, style: str = "", flush: bool = False) -> None:
-        """Print a line for people; `flush` it if the command runs on and its output may be a pipe."""
-        self.stdout.print(text, style=style or None, soft_wrap=True)
+        """Print one line for people, whatever is in it; `flush` it if the command runs on and its output may be a pipe.
+
+        Ids, labels and errors come from outside: their control characters are escaped.
+        """
+        self.stdout.print(escape_controls(text), style=style or None, soft_wrap=True)
         if flush:
             self.stdout.file.flush()
 
     def print_json(self, value: object) -> None:
-        """Print the JSON document of a command with --json."""
-        print(json.dumps(value, indent=2, ensure_ascii=False))
+        """Print the JSON document of a command, on the stdout that it was started with."""
+        # `json` itself escapes ASCII controls alone.
+        text = CONTROLS.sub(_json_escape, json.dumps(value, indent=2, ensure_ascii=False))
+        print(text, file=_document_stream.get() or sys.stdout, flush=True)
+
+
+def _json_escape(found: re.Match[str]) -> str:
+    return found[0] if found[0] == "\n" else f"\\u{ord(found[0]):04x}"
+
+
+_document_stream: ContextVar[TextIO | None] = ContextVar("document_stream", default=None)
+
+
+def reserve_stdout() -> Callable[[], None]:
+    """Reserve stdout for `print_json`, and send whatever else is written to it to stderr. Returns the undoing.
+
+    That includes the output of user code, of its libraries in C, and of the processes that it starts.
+    """
+    before = sys.stdout
+    before.flush()
+    try:
+        number = before.fileno()
+        kept = os.dup(number)
+    except (UnsupportedOperation, ValueError):
+        # A stream without a descriptor, as tests have.
+        _document_stream.set(before)
+        sys.stdout = sys.stderr
+
+        def restore() -> None:
+            _document_stream.set(None)
+            sys.stdout = before
+
+        return restore
+    _document_stream.set(os.fdopen(os.dup(kept), "w", encoding=before.encoding, errors=before.errors))
+    os.dup2(sys.stderr.fileno(), number)
+
+    def restore_descriptor() -> None:
+        _document_stream.set(None)
+        before.flush()
+        os.dup2(kept, number)
+        os.close(kept)
+
+    return restore_descriptor
 
 
 def program_name() -> str:
@@ -65,21 +115,26 @@ def print_table(
     numbers: Collection[str] = (),
 ) -> None:
     """Print columns as wide as their cells; the columns `numbers` are aligned to the right."""
-    widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
-    for row, style in zip((columns, *rows), ("bold", *styles), strict=True):
-        cells = [
-            cell.rjust(width) if name in numbers else cell.ljust(width)
-            for cell, width, name in zip(row, widths, columns, strict=True)
-        ]
+    lines = [columns, *([escape_controls(cell) for cell in row] for row in rows)]
+    widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
+    for line, style in zip(lines, ("bold", *styles), strict=True):
+        cells = [_pad(it, width, name in numbers) for it, width, name in zip(line, widths, columns, strict=True)]
         output.print("  ".join(cells).rstrip(), style=style)
 
 
 def print_pairs(output: Output, rows: Mapping[str, str], indent: str = "") -> None:
     """Print names and values, one pair a line."""
-    width = max(map(len, rows))
-    for name, value in rows.items():
-        output.stdout.print(f"{indent}{name:<{width}}", style="dim", end="  ")
+    names = [escape_controls(name) for name in rows]
+    width = max(map(cell_len, names))
+    for name, value in zip(names, rows.values(), strict=True):
+        output.stdout.print(indent + _pad(name, width), style="dim", end="  ", soft_wrap=True)
         output.print(value)
+
+
+def _pad(text: str, width: int, to_right: bool = False) -> str:
+    # Letters of some scripts are two columns wide.
+    space = " " * (width - cell_len(text))
+    return space + text if to_right else text + space
 
 
 def first_line(error: str | None) -> str:

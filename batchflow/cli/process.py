@@ -18,6 +18,7 @@ from rich.text import Text
 
 from batchflow.cli.output import Output
 from batchflow.errors import BatchflowError, ConfigurationError, InputError, StoreIncompatible
+from batchflow.logs import escape_controls
 
 EXIT_USAGE = 2
 """The exit code for a wrong command line, configuration or input: trying again fails again."""
@@ -107,7 +108,7 @@ def _usage_message(error: typer.TyperException) -> str:
 def print_error(sentence: str) -> None:
     """Print an error to stderr."""
     # In one write: several processes of a worker share this stderr.
-    Output().stderr.print(Text.assemble(("error:", "bold red"), " ", sentence), soft_wrap=True)
+    Output().stderr.print(Text.assemble(("error:", "bold red"), " ", escape_controls(sentence)), soft_wrap=True)
 
 
 async def cancel_and_wait(task: "asyncio.Task[Any]") -> None:

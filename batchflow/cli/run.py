@@ -37,7 +37,7 @@ from batchflow.cli.options import (
 from batchflow.cli.output import LogWriter, Output, program_name
 from batchflow.cli.process import SignalHandler, cancel_and_wait
 from batchflow.cli.progress import ProgressDisplay, make_display, watch_batch
-from batchflow.cli.target import choose_workflow, load_flow
+from batchflow.cli.target import choose_workflow, load_flow, location_text
 from batchflow.core.batch import Batch
 from batchflow.core.duration import humanize_duration
 from batchflow.core.ids import chunk_id, entry_id
@@ -217,7 +217,8 @@ class RunBatch:
         if self.as_json:
             Output().print_json(statistics.model_dump(mode="json", by_alias=True))
         else:
-            batches.print_statistics(Output(), workflow, statistics)
+            title = f"{workflow.name} at {location_text(flow.engine.store)}"
+            batches.print_statistics(Output(), title, workflow, statistics)
         return 0
 
     async def _count(self, flow: Batchflow, workflow: Workflow[Any, Any], params: BaseModel) -> Statistics:
@@ -248,6 +249,7 @@ class _BatchRunner:
         with LogWriter(level, self._output, verbose=command.verbose) as log_writer:
             try:
                 await self._flow.start(worker=False)
+                self._print(f"{self._workflow.name} at {location_text(self._flow.engine.store)}")
                 handle = await self._resume_or_trigger(request)
                 with make_display(self._output, log_writer, silent=command.as_json) as display:
                     ended = await self._work_until_end(handle, display)

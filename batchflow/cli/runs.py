@@ -8,6 +8,7 @@ from typing import Annotated, Any, cast
 import typer
 
 from batchflow.app import Batchflow
+from batchflow.cli.groups import CommandGroup
 from batchflow.cli.inputs import read_payload
 from batchflow.cli.options import (
     DedupIdOption,
@@ -56,7 +57,7 @@ _FINAL_STATES = frozenset({"completed", "failed", "cancelled"})
 RunLabelOption = Annotated[str | None, typer.Option(metavar="TEXT", help="Only runs with this label.")]
 FunctionOption = Annotated[str | None, typer.Option(metavar="ROUTE", help="Only runs of the function served at ROUTE.")]
 
-group = typer.Typer(help="List, show, cancel and start runs.", rich_markup_mode=None)
+group = typer.Typer(cls=CommandGroup, help="List, show, cancel and start runs.", rich_markup_mode=None)
 
 
 @group.command("list")

@@ -58,7 +58,10 @@ def choose_workflow(flow: Batchflow, name: str | None, target: str) -> Workflow[
             raise InputError(f"'{target}' has {len(workflows)} workflows; name one of {_quote_names(workflows)}")
         return next(iter(workflows.values()))
     if name not in workflows:
-        raise InputError(f"'{target}' has no workflow '{name}'; there is {_quote_names(workflows)}")
+        there = did_you_mean(name, workflows)
+        if (served := flow.served.get(name) or flow.served.get(f"/{name}")) is not None:
+            there = f", but a function; write: batchflow runs trigger {target} {served.endpoint.route}"
+        raise InputError(f"'{target}' has no workflow '{name}'{there}")
     return workflows[name]
 
 
@@ -69,7 +72,7 @@ def choose_function(flow: Batchflow, route: str | None, target: str) -> ServedFu
         InputError: there is no such function, or no route and several of them.
     """
     served = flow.served
-    if not served:
+    if not served and route not in flow.workflows:
         raise InputError(f"'{target}' serves no function; add one with @flow.serve(…)")
     if route is None:
         if len(served) > 1:
@@ -89,8 +92,10 @@ def check_route(flow: Batchflow, route: str, target: str) -> None:
 
 
 def _unknown_route(flow: Batchflow, route: str, target: str) -> InputError:
-    there = f"there is {_quote_names(flow.served)}" if flow.served else "it serves no function"
-    return InputError(f"'{target}' serves nothing at '{route}'; {there}")
+    there = did_you_mean(route, flow.served) if flow.served else "; it serves no function"
+    if route in flow.workflows:
+        there = f", but has such a workflow; write: batchflow run {target} {route}"
+    return InputError(f"'{target}' serves nothing at '{route}'{there}")
 
 
 def _import_module(name: str, target: str) -> ModuleType:
@@ -129,6 +134,11 @@ def _flows_in(module: ModuleType) -> list[str]:
 
 def _quote_names(names: Iterable[str]) -> str:
     return ", ".join(f"'{name}'" for name in sorted(names))
+
+
+def location_text(store: Store) -> str:
+    """The location of an open store, for the first line of a command: `/srv/app/batchflow.db (new)`."""
+    return store.location + (" (new)" if store.is_new and store.is_durable else "")
 
 
 @asynccontextmanager

@@ -16,7 +16,7 @@ from batchflow.app import Batchflow
 from batchflow.cli.options import JsonOption, TargetArgument, UrlOption
 from batchflow.cli.output import LogWriter, Output, format_local_time, print_table
 from batchflow.cli.process import EXIT_USAGE, SignalHandler, cancel_and_wait
-from batchflow.cli.target import load_flow, open_engine
+from batchflow.cli.target import load_flow, location_text, open_engine
 from batchflow.core.duration import humanize_duration
 from batchflow.core.message import WorkerStatus
 from batchflow.engine.clock import SystemClock
@@ -77,7 +77,7 @@ class RunWorker:
                     return 0
             finally:
                 await flow.stop()
-            what = f"{_function_names(flow)} at {settings.display_url} with {self.processes} processes"
+            what = f"{_function_names(flow)} at {location_text(store)} with {self.processes} processes"
             output.print(f"Working for {what}; Ctrl-C stops them", flush=True)
             code = await supervisor.run(signals, lambda: _print_stopping(flow, output))
             output.print("Stopped")
@@ -105,7 +105,8 @@ async def run_worker(flow: Batchflow, output: Output) -> int:
         try:
             if await _run_unless_stopped(signals, flow.start(worker=True)):
                 output.print(
-                    f"Working for {_function_names(flow)} at {flow.settings.display_url}; Ctrl-C stops it", flush=True
+                    f"Working for {_function_names(flow)} at {location_text(flow.engine.store)}; Ctrl-C stops it",
+                    flush=True,
                 )
                 await signals.stop_requested.wait()
                 _print_stopping(flow, output)

@@ -369,6 +369,16 @@ class Store(Commands, Delivery, Journaling, AdminCommands, FlowKeys, Reads, Ledg
         """True if the data survives `close`, for this process or another."""
         ...
 
+    @property
+    def location(self) -> str:
+        """The location of the data, for people: an absolute path, or a server and a namespace, without a password."""
+        ...
+
+    @property
+    def is_new(self) -> bool:
+        """True if there was no data before `open`, which has set the database up."""
+        ...
+
     def on_change(self, callback: Callable[[bool], None]) -> Callable[[], None]:
         """Call `callback` on the event loop after a change that may have made something due or ended something.
 

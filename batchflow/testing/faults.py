@@ -25,7 +25,7 @@ class ProcessCrashed(BaseException):
     """The process crashed at a verb, as the test wanted. `drive` raises it, and no `except Exception` stops it."""
 
 
-_NOT_VERBS = {"close", "is_durable", "on_change", "renewing"}
+_NOT_VERBS = {"close", "is_durable", "is_new", "location", "on_change", "renewing"}
 VERBS = (*(name for name in dir(Store) if not name.startswith("_") and name not in _NOT_VERBS), "renew")
 """The verbs of a store that can fail."""
 
@@ -94,6 +94,16 @@ class StoreProxy(_Verbs):
     def is_durable(self) -> bool:
         """See the protocol."""
         return self.store.is_durable
+
+    @property
+    def location(self) -> str:
+        """See the protocol."""
+        return self.store.location
+
+    @property
+    def is_new(self) -> bool:
+        """See the protocol."""
+        return self.store.is_new
 
     async def close(self) -> None:
         """See the protocol; it works after a crash too, so that a test can tidy up."""

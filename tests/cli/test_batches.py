@@ -117,7 +117,7 @@ def test_a_workflow_that_the_app_does_not_have(command: CommandLine) -> None:
     """With an app, an unknown workflow is an error."""
     asyncio.run(open_a_batch())
     answer = command("batches", "list", command.target, "--workflow", "nope")
-    message = f"error: '{command.target}' has no workflow 'nope'; there is 'greet'\n"
+    message = f"error: '{command.target}' has no workflow 'nope'; known are 'greet'\n"
     assert (answer.code, answer.out, answer.err) == (2, "", message)
     assert command("batches", "list", "--workflow", "nope").out == "No batches\n"
 

@@ -58,7 +58,7 @@ def test_ctrl_c_and_the_same_command_again_do_every_item_once(
     first.send_signal(signal.SIGINT)
     answer = wait_for_exit(first)
     assert (answer.code, answer.err) == (130, "")
-    opened, stopping, stopped, again, cancel = answer.out.splitlines()
+    _, opened, stopping, stopped, again, cancel = answer.out.splitlines()
     assert (id := opened.split()[1]).startswith("bat_")
     assert stopping.startswith("Stopping: running items have 10s to end")
     assert re.fullmatch(r"Stopped\. \d+ of 40 items are done; the rest is released\.", stopped)
@@ -69,7 +69,7 @@ def test_ctrl_c_and_the_same_command_again_do_every_item_once(
     processes.append(second := command.start("run", command.target, "-p", "days=3", **MANY))
     answer = wait_for_exit(second)
     assert answer.code == 0
-    assert answer.out.splitlines()[0] == f"Resuming batch {id} of greet: {done} items done so far"
+    assert answer.out.splitlines()[1] == f"Resuming batch {id} of greet: {done} items done so far"
     assert sorted(command.done()) == ALL
 
 
@@ -153,7 +153,7 @@ def test_a_worker_does_what_another_process_has_triggered(
     """The worker finds the work by itself, and ends in good order."""
     processes.append(worker := command.start("worker", command.target, "--concurrency", "3"))
     assert worker.stdout is not None
-    assert worker.stdout.readline() == "Working for greet at sqlite:///batchflow.db; Ctrl-C stops it\n"
+    assert worker.stdout.readline() == f"Working for greet at {command.folder}/batchflow.db (new); Ctrl-C stops it\n"
     script = f"import asyncio\nfrom {command.name} import flow, greet\n"
     script += (
         "async def main():\n    await flow.start(worker=False)\n    await greet.trigger()\n    await flow.stop()\n"
@@ -186,7 +186,7 @@ def test_looking_on_does_not_disturb(command: CommandLine, processes: list["subp
     assert id in command("batches", "--open").out
     assert command("batches", "cancel", id).code == 0
     answer = wait_for_exit(process)
-    assert (answer.code, answer.out.splitlines()[1]) == (1, "The batch was cancelled")
+    assert (answer.code, answer.out.splitlines()[2]) == (1, "The batch was cancelled")
     assert len(command.done()) < 40
 
 

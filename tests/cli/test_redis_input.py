@@ -235,6 +235,8 @@ def test_a_worker_does_not_show_its_password(
     """In what it says of itself."""
     processes.append(worker := command.start("worker", command.target, BATCHFLOW_URL=own))
     assert worker.stdout is not None
-    assert worker.stdout.readline() == f"Working for greet at redis://127.0.0.1:{server.port}; Ctrl-C stops it\n"
+    assert worker.stdout.readline() == (
+        f"Working for greet at redis://127.0.0.1:{server.port}/0, namespace 'batchflow' (new); Ctrl-C stops it\n"
+    )
     worker.terminate()
     assert wait_for_exit(worker).code == 0

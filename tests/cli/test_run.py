@@ -11,7 +11,6 @@ from batchflow.batch.dry_run import Statistics
 from tests.cli.command_line import CommandLine, CommandResult
 
 STATISTICS = """\
-greet
 eligible            12
 already processed   0
 duplicates          0
@@ -39,9 +38,23 @@ COUNTS = {
 
 
 def result_lines(answer: CommandResult) -> list[str]:
-    """The lines on stdout, with ids and times made equal."""
+    """The lines on stdout below the one of the store, with ids and times made equal."""
+    assert answer.out.startswith("greet at ")
     text = re.sub(r"bat_[0-9a-z]+", "bat_x", answer.out)
-    return re.sub(r"took   .*", "took   1s", text).splitlines()
+    return re.sub(r"took   .*", "took   1s", text).splitlines()[1:]
+
+
+def test_run_names_its_store(command: CommandLine) -> None:
+    """The first line has the absolute path of the file, and says if the command has made it."""
+    place = command.folder / "batchflow.db"
+    assert command("run", command.target, "--dry-run").out.splitlines()[0] == f"greet at {place} (new)"
+    assert command("run", command.target).out.splitlines()[0] == f"greet at {place}"
+
+
+def test_run_says_that_its_state_is_in_memory(command: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no file, so none is new."""
+    monkeypatch.setenv("BATCHFLOW_URL", "sqlite://")
+    assert command("run", command.target).out.splitlines()[0] == "greet at memory"
 
 
 def test_dry_run_prints_all_statistics(command: CommandLine) -> None:
@@ -49,7 +62,7 @@ def test_dry_run_prints_all_statistics(command: CommandLine) -> None:
     answer = command("run", command.target, "greet", "--dry-run")
     assert (answer.code, answer.err, command.done()) == (0, "", [])
     # How long a page took is measured: with as few as these it is next to nothing.
-    assert re.sub(r"(duration) +\w+", r"\1  0s", answer.out) == STATISTICS
+    assert re.sub(r"(duration) +\w+", r"\1  0s", answer.out.partition("\n")[2]) == STATISTICS
 
 
 def test_dry_run_is_one_json_document(command: CommandLine) -> None:
@@ -116,7 +129,7 @@ def test_run_takes_an_id_of_ones_own(command: CommandLine) -> None:
     again = command("run", command.target, "--batch-id", "bat_first", "--json", "--force").document
     assert (first["batchId"], first["deduplicated"]) == (again["batchId"], False) == ("bat_first", False)
     assert (again["deduplicated"], again["counts"]["succeeded"], len(command.done())) == (True, 12, 12)
-    said = command("run", command.target, "--batch-id", "bat_first").out.splitlines()[0]
+    said = command("run", command.target, "--batch-id", "bat_first").out.splitlines()[1]
     assert said == "Batch bat_first of greet, which was there already"
 
 

@@ -34,7 +34,9 @@ def test_a_run_goes_through_four_processes(command: CommandLine, processes: list
 
     processes.append(worker := command.start("worker", command.target))
     assert worker.stdout is not None
-    assert worker.stdout.readline() == "Working for /count, /orders/ship at sqlite:///batchflow.db; Ctrl-C stops it\n"
+    assert worker.stdout.readline() == (
+        f"Working for /count, /orders/ship at {command.folder}/batchflow.db (new); Ctrl-C stops it\n"
+    )
     id = asked("runs", "trigger", command.target, "/orders/ship", "-p", "id=held")["workflowRunId"]
     waits(command)
     assert asked("notify", EVENT, '"Ada"')["runIds"] == [id]

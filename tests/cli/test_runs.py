@@ -48,7 +48,7 @@ def test_a_function_that_the_app_does_not_serve(shop: CommandLine) -> None:
     trigger_run(shop, "a7")
     for options in ((), ("--json",)):
         answer = shop("runs", "list", shop.target, "--function", "/nope", *options)
-        message = f"error: '{shop.target}' serves nothing at '/nope'; there is '/count', '/orders/ship'\n"
+        message = f"error: '{shop.target}' serves nothing at '/nope'; known are '/count', '/orders/ship'\n"
         assert (answer.code, answer.out, answer.err) == (2, "", message)
     assert shop("runs", "list", shop.target, "--function", "/count").out == "No runs\n"
     assert shop("runs", "list", "--function", "/nope").out == "No runs\n"

@@ -92,7 +92,7 @@ def test_the_payload_may_come_from_elsewhere(shop: CommandLine, monkeypatch: pyt
 
 WRONG = {
     (): "'{target}' serves 2 functions; name one of '/count', '/orders/ship'",
-    ("/order",): "'{target}' serves nothing at '/order'; there is '/count', '/orders/ship'",
+    ("/order",): "'{target}' serves nothing at '/order'; did you mean '/orders/ship'?",
     ("/orders/ship",): "'id' does not fit: Field required",
     ("/orders/ship", "-p", "id=a", "-p", "itemCount=few"): "'itemCount' does not fit",
     ("/orders/ship", "-p", "id"): "write -p name=value",

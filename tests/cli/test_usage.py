@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.command_line import JOBS, TWO, CommandLine
+from tests.cli.functions import FUNCTIONS
 from tests.house.sources import ROOT
 
 TARGETS = {
@@ -21,7 +22,7 @@ TARGETS = {
 }
 
 ARGUMENTS = {
-    ("greeet",): "'{target}' has no workflow 'greeet'; there is 'greet'",
+    ("greeet",): "'{target}' has no workflow 'greeet'; did you mean 'greet'?",
     ("-p", "paidonly=true"): "unknown parameter 'paidonly' of 'greet'; did you mean 'paidOnly'?",
     ("-p", "zzz=1"): "unknown parameter 'zzz' of 'greet'; known are 'days', 'paidOnly', 'tags'",
     ("-p", "limit=3"): "but an option: --limit",
@@ -141,10 +142,50 @@ def test_a_store_that_cannot_be_used(command: CommandLine, monkeypatch: pytest.M
 def test_unknown_commands_are_guessed(command: CommandLine) -> None:
     """The nearest one is named."""
     answer = command("rnu", command.target)
-    assert (answer.code, answer.err) == (
-        2,
-        "error: no such command 'rnu'. Did you mean 'run'?; see 'batchflow --help'\n",
-    )
+    assert answer.is_usage_error(f"'batchflow' has no command 'rnu'; did you mean: batchflow run {command.target}")
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        ("batches ls", "'batchflow batches' has no command 'ls'; did you mean: batchflow batches list"),
+        ("runs ls", "did you mean: batchflow runs list"),
+        ("batches shwo bat_x", "did you mean: batchflow batches show bat_x"),
+        ("batches bat_x", "write: batchflow batches show bat_x"),
+        ("batches run_x", "write: batchflow runs show run_x"),
+        ("runs bat_x.r000000001", "write: batchflow runs show bat_x.r000000001"),
+        ("ledger rm reports c1", "did you mean: batchflow ledger forget reports c1"),
+        ("batches jobs", "an app is named as MODULE:ATTR"),
+        ("frobnicate", "known are 'batches'"),
+    ],
+)
+def test_unknown_command_is_not_taken_for_an_app(command: CommandLine, words: str, meant: str) -> None:
+    """The sentence has the whole command that was meant, and no word becomes the name of a module."""
+    assert command(*words.split()).is_usage_error(meant)
+
+
+def test_name_in_the_spelling_of_python_is_guessed(command: CommandLine) -> None:
+    """The function `sync_block` is the workflow `sync-block`."""
+    command.write(TWO.replace("def ping", "def sync_block"))
+    assert command("run", command.target, "sync_block").is_usage_error("did you mean 'sync-block'?")
+
+
+def test_workflow_and_function_are_not_confused(shop: CommandLine) -> None:
+    """Each is run by its own command, which the sentence of the other one has."""
+    shop.write(FUNCTIONS + "\n\n@flow.batch\nasync def ping(user_id: str) -> str:\n    return user_id\n")
+    answer = shop("run", shop.target, "orders/ship")
+    assert answer.is_usage_error(f"write: batchflow runs trigger {shop.target} /orders/ship")
+    assert shop("runs", "trigger", shop.target, "ping").is_usage_error(f"write: batchflow run {shop.target} ping")
+
+
+@pytest.mark.parametrize("columns", ["80", "100"])
+def test_help_cuts_no_sentence(command: CommandLine, monkeypatch: pytest.MonkeyPatch, columns: str) -> None:
+    """However narrow the terminal is, the sentences of the commands wrap."""
+    monkeypatch.setenv("COLUMNS", columns)
+    for words in ((), ("batches",), ("runs",), ("ledger",)):
+        listed = command(*words, "--help").out.partition("Commands:")[2]
+        assert listed
+        assert "..." not in listed
 
 
 def test_help_and_version(command: CommandLine) -> None:

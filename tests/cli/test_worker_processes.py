@@ -111,7 +111,8 @@ def test_processes_share_the_work_and_one_that_is_killed_is_replaced(
     trigger(command, **SLOW)
     options = ("--processes", "2", "--concurrency", "5", "--name", "mail")
     processes.append(supervisor := command.start("worker", command.target, *options, **SLOW))
-    expect_line(supervisor, f"Working for greet at {server.url} with 2 processes; Ctrl-C stops them\n")
+    place = f"{server.url}/0, namespace 'batchflow'"
+    expect_line(supervisor, f"Working for greet at {place} with 2 processes; Ctrl-C stops them\n")
     first, second = until_work(command, 2)
     assert {(it["name"].split("-")[0], it["concurrency"]) for it in workers(command)} == {("mail", 5)}
     wait_until_sync(lambda: len(command.done()) > 5, description="items are done")
@@ -179,7 +180,8 @@ def test_a_second_signal_ends_all_processes_at_once(
     wait_until_sync((command.folder / "hanging").exists, description="an item hangs")
     found = pids(command)
     supervisor.send_signal(signal.SIGINT)
-    expect_line(supervisor, "Working for greet at sqlite:///batchflow.db with 2 processes; Ctrl-C stops them\n")
+    place = command.folder / "batchflow.db"
+    expect_line(supervisor, f"Working for greet at {place} with 2 processes; Ctrl-C stops them\n")
     expect_line(supervisor, "Stopping: running work has 10s to end\n")
     supervisor.send_signal(signal.SIGINT)
     assert wait_for_exit(supervisor).code == 130

@@ -54,6 +54,17 @@ class LifeCases(Cases):
         assert await store.publish([message("a")]) == [not store.is_durable]
         await store.close()
 
+    async def test_is_new_says_whether_the_data_was_there(self, clock: ManualClock) -> None:
+        """Only the open that sets the database up finds it new, and what does not last is new each time."""
+        store = self.make_store(clock)
+        await store.open()
+        assert store.is_new
+        assert store.location
+        await store.close()
+        await store.open()
+        assert store.is_new is not store.is_durable
+        await store.close()
+
     async def test_close_leaves_a_store_that_says_so(self, clock: ManualClock) -> None:
         """A verb of a closed store raises `StoreUnavailable`."""
         store = self.make_store(clock)

@@ -224,6 +224,7 @@ class Place:
 
     now: int = 0
     turn: int = 0
+    was_opened: bool = False
     rows: dict[str, Row] = field(default_factory=dict[str, Row])
     runs: dict[str, Run] = field(default_factory=dict[str, Run])
     flows: dict[str, Flow] = field(default_factory=dict[str, Flow])
@@ -858,6 +859,8 @@ class MemoryStore:
 
     def __init__(self, place: Place | None = None, *, clock: Clock) -> None:
         self.is_durable = place is not None
+        self.location = "memory"
+        self.is_new = False
         self._kept = place
         self._place: Place | None = None
         self._clock = clock
@@ -872,6 +875,8 @@ class MemoryStore:
         if self._place is None:
             self._loop = asyncio.get_running_loop()
             self._place = self._kept or Place()
+            self.is_new = not self._place.was_opened
+            self._place.was_opened = True
             self._place.stores.add(self)
 
     async def close(self) -> None:

@@ -46,6 +46,7 @@ class RedisStore(WriteVerbs):
         self._commit: GroupCommit | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._founded = ""
+        self._is_new = False
         self._claims: dict[str, _WorkerClaims] = {}
 
     # Life
@@ -55,12 +56,24 @@ class RedisStore(WriteVerbs):
         """See the protocol."""
         return True
 
+    @property
+    def location(self) -> str:
+        """See the protocol."""
+        return f"{self._server}, namespace '{self._namespace}'"
+
+    @property
+    def is_new(self) -> bool:
+        """See the protocol."""
+        return self._is_new
+
     async def open(self) -> None:
         """See the protocol."""
         if self._commit is not None:
             return
         self._loop = asyncio.get_running_loop()
         number = await self._runner.open(self._namespace)
+        # Stores are numbered from 1 on.
+        self._is_new = number == 1
         self._founded = await self._runner.run_one("founded", keys.SCHEMA, number)
         try:
             await self._notifier.listen(self._client, self._prefix + keys.CHANNEL, number, self._on_reconnect)

@@ -214,12 +214,12 @@ def _temporary() -> str:
     return files("batchflow.stores.sqlite").joinpath("temporary.sql").read_text()
 
 
-def prepare(connection: sqlite3.Connection, path: str) -> None:
-    """Set up an empty file, migrate an older one, and refuse any other."""
+def prepare(connection: sqlite3.Connection, path: str) -> bool:
+    """Set up an empty file, migrate an older one, and refuse any other; True if it was empty."""
     try:
         _check_owner(connection, path)
         connection.execute("PRAGMA journal_mode = WAL")
-        _migrate(connection, path)
+        return _migrate(connection, path) == 0
     except sqlite3.Error as error:
         raise without_retry(translate_error(error, path)) from error
 
@@ -234,7 +234,8 @@ def _check_owner(connection: sqlite3.Connection, path: str) -> None:
         raise StoreIncompatible(f"'{path}' is the database of another program; give batchflow a file of its own")
 
 
-def _migrate(connection: sqlite3.Connection, path: str) -> None:
+def _migrate(connection: sqlite3.Connection, path: str) -> int:
+    """Bring a file to the latest schema; the one that it had, 0 for an empty file."""
     migrations = migration_texts()
     connection.execute("BEGIN IMMEDIATE")
     try:
@@ -264,6 +265,7 @@ def _migrate(connection: sqlite3.Connection, path: str) -> None:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise
+    return version
 
 
 def migration_texts() -> dict[int, str]:

@@ -5,6 +5,7 @@ import contextlib
 import sqlite3
 from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, TypeVar
 
 from batchflow.core.ports import Clock
@@ -31,6 +32,7 @@ class SqliteStore(SqlStore):
         self.synchronous = synchronous
         self._clock = clock
         self._locks = WorkerLocks(path)
+        self._is_new = False
         self._subscribers: list[Callable[[bool], None]] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._writer: Writer | None = None
@@ -44,6 +46,16 @@ class SqliteStore(SqlStore):
     def is_durable(self) -> bool:
         """See the protocol."""
         return self.path != ":memory:"
+
+    @property
+    def location(self) -> str:
+        """See the protocol."""
+        return str(Path(self.path).absolute()) if self.is_durable else "memory"
+
+    @property
+    def is_new(self) -> bool:
+        """See the protocol."""
+        return self._is_new
 
     async def open(self) -> None:
         """See the protocol."""
@@ -66,7 +78,7 @@ class SqliteStore(SqlStore):
     def _connect(self) -> Any:
         opened = connection.connect(self.path, synchronous=self.synchronous)
         try:
-            connection.prepare(opened, self.path)
+            self._is_new = connection.prepare(opened, self.path)
         except BaseException:
             opened.close()
             raise
