@@ -31,6 +31,7 @@ from batchflow.engine.observers import VerboseLog
 from batchflow.engine.signals import on_signal, on_stop_signals
 from batchflow.errors import ConfigurationError, DuplicateNameError, InputError, NotFoundError, StoreUnavailable
 from batchflow.http.reserved_routes import check_not_reserved
+from batchflow.logs import set_level
 from batchflow.serve import runs
 from batchflow.serve.app_url import PublicUrl, RouterPath
 from batchflow.serve.context import WorkflowContext
@@ -103,6 +104,7 @@ class Batchflow:
 
         url, beside = (it if isinstance(it, str) else None for it in (store, ledger))
         self.settings = Settings.load(url=url, ledger=beside, concurrency=concurrency, grace=grace, retention=retention)
+        set_level(self.settings.log_level)
         self.worker = worker
         clock = clock or SystemClock()
         self._workflows: dict[str, Workflow[Any, Any]] = {}

@@ -28,6 +28,10 @@ def _name(value: object) -> object:
     return value
 
 
+def _upper(value: object) -> object:
+    return value.upper() if isinstance(value, str) else value
+
+
 def _root(value: str | None) -> str | None:
     try:
         check_url("app_url", value or None)
@@ -75,8 +79,8 @@ class Settings(BaseSettings):
         ge=1_024,
         description="the largest request body the endpoints take, in bytes; by default as much as a value may have",
     )
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
-        default="INFO", description="what the command logs; an app's own structlog configuration is left alone"
+    log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] | None, BeforeValidator(_upper)] = (
+        Field(default=None, description="what is logged; by default INFO, or as the app has configured its logging")
     )
     always_replay: bool = Field(
         default=False, description="suspend every run after each of its steps, to exercise replay all the time"

@@ -17,10 +17,9 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from batchflow.logs import CONTROLS, escape_controls
+from batchflow.logs import CONTROLS, LOG_LEVELS, escape_controls, has_app_logging, line_processors, set_level
 
 STATE_STYLES = {"failed": "red", "cancelled": "yellow", "cancelling": "yellow"}
-LOG_LEVELS = {"DEBUG": 10, "INFO": 20, "WARNING": 30, "ERROR": 40}
 _WARNING = LOG_LEVELS["WARNING"]
 _MAX_LINES_ABOVE_BAR = 10
 # Ten thousand failing items would push everything else out of sight.
@@ -148,15 +147,16 @@ def format_local_time(ms: int | None, format: str = "%Y-%m-%d %H:%M:%S") -> str:
 
 
 class LogWriter:
-    """Writes the lines of structlog inside its `with` block, unless the app has configured structlog itself.
+    """Writes the lines of structlog inside its `with` block, unless the app has configured structlog or `logging`.
 
-    Unless `verbose`, values of several lines are cut after the first line.
+    `level` is that of BATCHFLOW_LOG_LEVEL. Unless `verbose`, values of several lines are cut after the first line.
     """
 
-    def __init__(self, level: str, output: Output, *, verbose: bool = False) -> None:
+    def __init__(self, level: str | None, output: Output, *, verbose: bool = False) -> None:
         self._output = output
         self._verbose = verbose
-        self._level = LOG_LEVELS[level]
+        set_level(level)
+        self._level = LOG_LEVELS[level or "INFO"]
         self._min_level = self._level
         self._console = output.stderr
         self._lines_left: int | None = None
@@ -164,23 +164,18 @@ class LogWriter:
         self._configured = False
 
     def __enter__(self) -> "LogWriter":
-        # Imported with the first command that logs, and not by the help.
-        import structlog
+        if not has_app_logging():
+            # Imported with the first command that logs, and not by the help.
+            import structlog
 
-        if not structlog.is_configured():
             self._configured = True
+            stderr = self._output.stderr
+            colors = stderr.is_terminal and not stderr.no_color
             structlog.configure(
                 processors=[
                     self._filter_level,
                     self._cut_to_one_line,
-                    structlog.contextvars.merge_contextvars,
-                    structlog.processors.add_log_level,
-                    structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False),
-                    structlog.dev.ConsoleRenderer(
-                        colors=self._output.stderr.is_terminal,
-                        pad_event_to=0,
-                        exception_formatter=structlog.dev.plain_traceback,
-                    ),
+                    *line_processors(with_date=not stderr.is_terminal, colors=colors),
                 ],
                 wrapper_class=structlog.make_filtering_bound_logger(self._level),
                 logger_factory=lambda *_: _LogSink(self),
@@ -228,7 +223,6 @@ class LogWriter:
         return event
 
     def _cut_to_one_line(self, _logger: Any, _method: str, event: Any) -> Any:
-        # The error of an item has its traceback; the store keeps that, too.
         if not self._verbose:
             for name, value in event.items():
                 if isinstance(value, str) and "\n" in value:
