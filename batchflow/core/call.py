@@ -15,11 +15,34 @@ MAX_CALL_MS = 2 * 3_600_000
 
 _USERINFO = re.compile(r"(?<=//)[^/?#]*@")
 _CHARSET = re.compile(r";\s*charset\s*=\s*[\"']?([^\s;\"']+)", re.IGNORECASE)
+_CREDENTIAL = re.compile(
+    r"(?:^|[-_.])(?:auth|authentication|authorization|cookie|credentials?|(?:api)?key|password|secret|session|token)(?:$|[-_.])"
+)
+_FINAL_ERROR = re.compile(r"attempt (\d+) was the last: ")
 
 
-def without_userinfo(url: str) -> str:
-    """A URL without its user and password, which must not be shown."""
-    return _USERINFO.sub("", url, count=1)
+def printable_url(url: str) -> str:
+    """A URL as it may be shown: without user and password, and with "…" for its query and fragment."""
+    whole, fragment, _ = _USERINFO.sub("", url, count=1).partition("#")
+    address, query, _ = whole.partition("?")
+    return f"{address}{'?…' if query else ''}{'#…' if fragment else ''}"
+
+
+def is_credential(header: str) -> bool:
+    """True if a header of this name usually has a secret, such as `Authorization`, `Cookie` or `X-Api-Key`."""
+    name = header.lower()
+    return name != "idempotency-key" and _CREDENTIAL.search(name) is not None
+
+
+def final_error(attempt: int, text: str) -> str:
+    """The stored error of a call after whose attempt of this number no other one is made, whatever its policy."""
+    return f"attempt {attempt} was the last: {text}"
+
+
+def read_final_error(text: str) -> tuple[int | None, str]:
+    """The number of attempts and the text of a stored error; None unless it was made by `final_error`."""
+    found = _FINAL_ERROR.match(text)
+    return (None, text) if found is None else (int(found[1]), text[found.end() :])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +106,20 @@ class CallResult:
     status: int
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
     body: Body = EMPTY_BODY
+
+
+def without_secrets(text: str, request: CallRequest) -> str:
+    """A text of the layers below with "…" for the header values, the password and the query of a request in it."""
+    userinfo = _USERINFO.search(request.url)
+    query = request.url.partition("#")[0].partition("?")[2]
+    secret = [value for name, value in request.headers.items() if is_credential(name)]
+    secret += [userinfo[0] if userinfo else "", query]
+    # "Bearer x" may be quoted in part. Short words and values that say nothing stay, so that the text can be read.
+    words = [word for value in secret for word in re.split(r"[\s&=;,:@]+", value) if len(word) > 3]
+    values = [value for value in request.headers.values() if len(value) > 7]
+    for hidden in sorted({*words, *values}, key=len, reverse=True):
+        text = text.replace(hidden, "…")
+    return text
 
 
 def call_request_codec() -> Codec[CallRequest]:

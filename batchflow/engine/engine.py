@@ -15,8 +15,9 @@ from batchflow.core.flow import FlowControl
 from batchflow.core.message import Message
 from batchflow.core.ports import Clock, Entropy, Handler, Observers, Runtime, StepOverride
 from batchflow.core.store import Ledger, Store
+from batchflow.engine.caller import HttpCaller
 from batchflow.engine.clock import ClockJumpDetector, ServerClock, SystemClock
-from batchflow.engine.delivery import Courier, HttpCaller
+from batchflow.engine.delivery import Courier
 from batchflow.engine.dispatcher import Dispatcher
 from batchflow.engine.observers import with_engine_log
 from batchflow.engine.outage import Outage, wait_for_store

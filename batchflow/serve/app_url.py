@@ -7,16 +7,18 @@ from dataclasses import dataclass, field
 from typing import cast
 from urllib.parse import urlsplit
 
-from batchflow.core.call import without_userinfo
+from batchflow.core.call import printable_url
 from batchflow.errors import ConfigurationError
 from batchflow.serve.validation import format_value, is_encodable
 
+_UP_TO_HOST = re.compile(r"^((?:[A-Za-z][A-Za-z0-9+.-]*:)?//)?.*@", re.DOTALL)
 _CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
 
 
 def format_url(url: object) -> str:
-    """Format a URL for an error message, without the credentials in it."""
-    return format_value(without_userinfo(url) if isinstance(url, str) else url)
+    """Format a URL that is refused for an error message, without the credentials and the query in it."""
+    # Its parts cannot be told apart for sure: a password may have a slash or a question mark.
+    return format_value(printable_url(_UP_TO_HOST.sub(r"\1", url)) if isinstance(url, str) else url)
 
 
 def is_absolute_url(url: object) -> bool:

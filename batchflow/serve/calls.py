@@ -1,5 +1,6 @@
 """HTTP calls that the engine makes for a run: the request, the step that waits, the response."""
 
+import re
 from collections.abc import Mapping
 from typing import Any, Generic, TypeVar, cast
 
@@ -14,6 +15,7 @@ from batchflow.core.call import (
     CallResult,
     call_request_codec,
     call_result_codec,
+    read_final_error,
 )
 from batchflow.core.codec import type_name
 from batchflow.core.duration import Duration, humanize_duration, to_ms
@@ -31,6 +33,8 @@ from batchflow.serve.validation import format_value, is_encodable, validate_head
 
 T = TypeVar("T")
 
+_MAX_URL = 65_536
+_HOST = re.compile(r"[0-9A-Za-z_.~-]+")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
@@ -117,10 +121,7 @@ def build_call_request(
         ConfigurationError: an argument is wrong.
         UnserializableError: the body has no JSON form.
     """
-    if not is_absolute_url(url):
-        raise ConfigurationError(
-            f"call '{step}' cannot go to {format_url(url)}; write an absolute URL, such as https://example.com/x"
-        )
+    check_call_url(step, url)
     limit = to_ms(timeout, option="timeout")
     if not 0 < limit <= MAX_CALL_MS:
         raise ConfigurationError(
@@ -128,11 +129,63 @@ def build_call_request(
             f"write a timeout of up to {humanize_duration(MAX_CALL_MS)}"
         )
     verb = _method(step, method or ("GET" if body is None else "POST"))
-    sent = {name.lower(): value for name, value in validate_headers(headers).items()}
     content, kind = _encode_body(step, body)
+    sent = _call_headers(headers, len(content))
     if kind is not None:
         sent.setdefault("content-type", kind)
     return CallRequest(step=step, method=verb, url=url, headers=sent, body=Body.of(content), timeout_ms=limit)
+
+
+def check_call_url(step: str, url: object) -> None:
+    """Raise `ConfigurationError` for a URL that no request can be sent to."""
+    if not is_absolute_url(url):
+        raise ConfigurationError(
+            f"call '{step}' cannot go to {format_url(url)}; write an absolute URL, such as https://example.com/x"
+        )
+    # The client has rules of its own, and calls are made with it anyway.
+    from httpx import URL, InvalidURL
+
+    text = cast("str", url)
+    try:
+        if len(text) > _MAX_URL:
+            fault = f"which has {len(text):,} characters"
+        elif (parts := URL(text)).port == 0:
+            fault = "whose port is 0"
+        else:
+            host = parts.raw_host.decode()
+            host.encode("idna")  # as the resolver does
+            fault = "" if ":" in host or _HOST.fullmatch(host) else "whose host is not valid"
+    except (InvalidURL, UnicodeError):
+        fault = "whose host or port is not valid"
+    if fault:
+        raise ConfigurationError(f"call '{step}' cannot go to {format_url(url)}, {fault}; write another URL")
+
+
+def _call_headers(headers: Mapping[str, str] | None, length: int) -> dict[str, str]:
+    """The headers of a call as they are sent: names in lower case, values without blanks around them (RFC 9110, 5.5).
+
+    Raises:
+        ConfigurationError: they cannot be sent. The values may be secrets, and are not shown.
+    """
+    sent: dict[str, str] = {}
+    for name, value in validate_headers(headers).items():
+        lower, text = name.lower(), value.strip(" \t")
+        try:
+            text.encode("latin-1")
+        except UnicodeEncodeError:
+            raise ConfigurationError(
+                f"has characters in {name!r} that no header can have",
+                option="headers",
+                want="write Latin-1, or encode it",
+            ) from None
+        if lower == "transfer-encoding" or (lower == "content-length" and text != str(length)):
+            raise ConfigurationError(
+                f"has {name!r}, which does not fit the body",
+                option="headers",
+                want="leave it out; it follows from the body",
+            )
+        sent[lower] = text
+    return sent
 
 
 def _method(step: str, method: object) -> str:
@@ -172,8 +225,8 @@ async def call_step(
 
     outcome = await execution.wait(request.step, "call", effects)
     if outcome.state != "done":
-        why = headline(outcome.error) if outcome.error else "it was cancelled"
-        raise StepFailed(request.step, why, attempts=retry.attempts)
+        attempts, why = read_final_error(headline(outcome.error) if outcome.error else "it was cancelled")
+        raise StepFailed(request.step, why, attempts=attempts or retry.attempts)
     answer: CallResponse[T] = CallResponse(request.step, call_result_codec().decode(outcome.value or ""), response)
     if answer.ok and response is not None:
         _ = answer.body

@@ -9,7 +9,7 @@ from pydantic_core import to_json
 
 from batchflow.core.call import Body, CallRequest, CallResult
 from batchflow.core.suggestions import did_you_mean
-from batchflow.engine.delivery import HttpCaller
+from batchflow.engine.caller import HttpCaller
 from batchflow.errors import ConfigurationError, NonRetryable
 from batchflow.testing.history import History
 

@@ -8,7 +8,7 @@ import pytest
 
 from batchflow import Batchflow, FlowControl, RetryPolicy, WorkflowContext
 from batchflow.core.call import CallRequest
-from batchflow.engine.delivery import HttpCaller
+from batchflow.engine.caller import HttpCaller
 from batchflow.errors import BatchflowError, ConfigurationError, InputError, UnserializableError
 from batchflow.serve.functions import ServedFunction
 from batchflow.testing import ManualClock, drive
@@ -73,10 +73,10 @@ SERVING: list[tuple[dict[str, Any], str]] = [
     ({"url": "/x"}, "'url' cannot be '/x'; write an absolute URL, such as https://app.example.com"),
     ({"url": "https://x y"}, "'url' cannot be 'https://x y'; write an absolute URL, such as https://app.example.com"),
     ({"url": "http://[::1"}, "'url' cannot be 'http://[::1'; write an absolute URL, such as https://app.example.com"),
-    ({"url": "https://x/a?b=1"}, "'url' cannot be 'https://x/a?b=1'; write it without a query and a fragment"),
+    ({"url": "https://x/a?b=1"}, "'url' cannot be 'https://x/a?…'; write it without a query and a fragment"),
     (
         {"base_url": "https://me:secret@x/a#b"},
-        "'base_url' cannot be 'https://x/a#b'; write it without a query and a fragment",
+        "'base_url' cannot be 'https://x/a#…'; write it without a query and a fragment",
     ),
     ({"failure_function": 5}, "'failure_function' cannot be 5; write a function"),
 ]
