@@ -2,8 +2,18 @@
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
 from inspect import signature
@@ -32,6 +42,7 @@ from batchflow.engine.signals import on_signal, on_stop_signals
 from batchflow.errors import ConfigurationError, DuplicateNameError, InputError, NotFoundError, StoreUnavailable
 from batchflow.http.reserved_routes import check_not_reserved
 from batchflow.logs import set_level
+from batchflow.resources import Resource, Resources
 from batchflow.serve import runs
 from batchflow.serve.app_url import PublicUrl, RouterPath
 from batchflow.serve.context import WorkflowContext
@@ -112,6 +123,8 @@ class Batchflow:
         self._endpoints: dict[str, Endpoint] = {}
         self._limits: list[FlowControl] = []
         self._verbose: dict[str, str] = {}
+        self.resources = Resources()
+        """The declarations of `flow.resource`."""
         self._router_path = RouterPath()
         self._router: APIRouter | None = None
         self._prefix_in: Callable[[object], str | None] = _not_mounted
@@ -271,6 +284,35 @@ class Batchflow:
         for it in endpoints:
             self._endpoints[it.route] = replace(it, public_url=replace(it.public_url, router=self._router_path))
 
+    @overload
+    def resource(self, opener: Callable[[], AbstractAsyncContextManager[T]], /) -> Resource[T]: ...
+    @overload
+    def resource(self, opener: Callable[[], AbstractContextManager[T]], /) -> Resource[T]: ...
+    @overload
+    def resource(self, opener: Callable[[], AsyncIterator[T]], /) -> Resource[T]: ...
+    @overload
+    def resource(self, opener: Callable[[], Iterator[T]], /) -> Resource[T]: ...
+    def resource(self, opener: Any = None, /) -> Resource[Any]:
+        """Declare a resource of the process, such as an HTTP client or a pool; calling it returns the open one.
+
+            @flow.resource
+            async def client() -> AsyncGenerator[httpx.AsyncClient]:
+                async with httpx.AsyncClient(base_url="https://api.example.com") as opened:
+                    yield opened
+
+            @flow.batch
+            async def crawl(path: str) -> int:
+                return (await client().get(path)).status_code
+
+        `opener` is a generator of one value, sync or async, or returns a context manager: `flow.resource(AsyncClient)`.
+        Every start of the app, with or without a worker, opens all resources on its event loop, after the store and in
+        the order of their declaration; its stop closes them in reverse, after the work.
+
+        Raises:
+            ConfigurationError: `opener` takes arguments or does not yield, or the app runs already.
+        """
+        return self.resources.declare(opener)
+
     @property
     def workflows(self) -> Mapping[str, Workflow[Any, Any]]:
         """The batch workflows, by name."""
@@ -401,16 +443,22 @@ class Batchflow:
     # Life
 
     async def start(self, *, worker: bool | None = None) -> None:
-        """Open the store and, unless `worker` is False, start to work; safe to repeat.
+        """Open the store and the resources and, unless `worker` is False, start to work; safe to repeat.
 
         A worker waits for a store that is unavailable, logs that once, and continues when it is available.
 
         Raises:
             StoreUnavailable: the store is unavailable, and this process does not work.
             StoreIncompatible: this program cannot use the store; waiting would not help.
+            ResourceError: a resource cannot be opened; nothing is left open.
         """
         works = self.worker if worker is None else worker
         await self.engine.open(wait=works)
+        try:
+            await self.resources.open()
+        except BaseException:
+            await self.engine.close()
+            raise
         if works:
             await self.engine.start()
 
@@ -419,6 +467,8 @@ class Batchflow:
 
         This does not wait for a store that is unavailable: other workers reclaim the work when the lease ends.
         """
+        await self.engine.stop()
+        await self.resources.close()
         await self.engine.close()
 
     async def __aenter__(self) -> "Batchflow":

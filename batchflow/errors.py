@@ -15,6 +15,7 @@ BatchflowError
 │   ├── UnserializableError     a value does not survive its JSON form
 │   ├── RunFailed               raised by `RunHandle.wait` for a run that failed or was cancelled
 │   └── BatchFailed             raised by `BatchHandle.wait(check=True)`
+├── ResourceError               a resource of the process cannot be opened, so the app does not start
 ├── NonRetryable                raised BY user code: do not try again
 ├── RetryAfter                  raised BY user code: try again after this long
 │   └── RateLimited             … and let everything under the same flow key wait as well; costs no attempt
@@ -39,6 +40,7 @@ __all__ = [
     "NotFoundError",
     "RateLimited",
     "ReplayError",
+    "ResourceError",
     "RetryAfter",
     "RunError",
     "RunFailed",
@@ -218,6 +220,17 @@ class BatchFailed(RunError):
     """A batch ended with failed items, was cancelled, or failed while it fetched its pages."""
 
     code = "batch_failed"
+
+
+class ResourceError(BatchflowError):
+    """A resource of the process cannot be opened; the app has not started. `resource` is its name."""
+
+    code = "resource"
+    status = 503
+
+    def __init__(self, resource: str, error: str) -> None:
+        super().__init__(f"the resource '{resource}' cannot be opened: {error}")
+        self.resource = resource
 
 
 class NonRetryable(BatchflowError):

@@ -228,7 +228,7 @@ class TriggerRun:
             )
         payload = read_payload(function, self.pairs or (), self.payload)
         try:
-            await flow.start(worker=False)
+            await flow.engine.open()
             with option_names():
                 handle = await function.trigger(
                     payload,

@@ -44,7 +44,7 @@ async def drive(app: Batchflow, clock: ManualClock, *, rounds: int = 10_000, unt
         StillWaiting: the app does not come to rest within `rounds` claims.
         ProcessCrashed: a `FaultyStore` crashed; its claims stay with the worker until a later `drive` reclaims them.
     """
-    await app.engine.open()
+    await app.start(worker=False)
     store = app.engine.store
     begun = clock.now()
     worker = f"drive-{next(_numbers)}"

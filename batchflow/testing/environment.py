@@ -140,8 +140,8 @@ class Environment:
             self._caller.limit = engine.limit
             stack.push_async_callback(close)
             stack.push_async_callback(self._caller.close)
-            stack.push_async_callback(engine.close)
-            await engine.open()
+            stack.push_async_callback(app.stop)
+            await app.start(worker=False)
             self._store, self._stack = store, stack.pop_all()
         return self
 
@@ -164,6 +164,7 @@ class Environment:
         stack, self._stack, self._store = self._stack, None, None
         if stack is not None:
             self._overrides.close()
+            self.app.resources.drop()
 
     def _require_open(self) -> Store:
         if self._store is None:

@@ -7,16 +7,18 @@ The users and agents are made at the first use, in the file that WELCOME_DB name
 """
 
 import os
+from collections.abc import AsyncGenerator
 from functools import cache
 from pathlib import Path
 
 from batchflow import Batchflow
 from examples.welcome_placeholder.data import create
 from examples.welcome_placeholder.model import model_from_env
+from examples.welcome_placeholder.prompt import TextModel
 from examples.welcome_placeholder.repository import AgentRepository, UserRepository
 from examples.welcome_placeholder.workflows import AgentWelcome, WelcomePlaceholder
 
-__all__ = ["database", "flow", "text_model", "users"]
+__all__ = ["database", "flow", "users"]
 
 
 @cache
@@ -37,7 +39,18 @@ def agents() -> AgentRepository:
     return AgentRepository(database())
 
 
-text_model = model_from_env()
 flow = Batchflow()
+
+
+@flow.resource
+async def text_model() -> AsyncGenerator[TextModel]:
+    """The model that writes the texts; every process that works has its own connections to it."""
+    model = model_from_env()
+    try:
+        yield model
+    finally:
+        await model.aclose()
+
+
 flow.add(WelcomePlaceholder(users, text_model))
 flow.add(AgentWelcome(agents, text_model))

@@ -1,25 +1,11 @@
 """The batches behind HTTP: `uvicorn examples.welcome_placeholder.main:app`."""
 
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
-
 from fastapi import FastAPI, HTTPException
 
-from examples.welcome_placeholder import flow, text_model, users
+from examples.welcome_placeholder import flow, users
 from examples.welcome_placeholder.repository import Placeholders
 
-
-@asynccontextmanager
-async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
-    """The engine stops before the model that its work asks is closed."""
-    try:
-        async with flow.lifespan(app):
-            yield
-    finally:
-        await text_model.aclose()
-
-
-app = FastAPI(title="Welcome placeholders", lifespan=lifespan)
+app = FastAPI(title="Welcome placeholders", lifespan=flow.lifespan)
 app.include_router(flow.router, prefix="/api/workflows")
 
 

@@ -40,7 +40,7 @@ class WrittenPlaceholders(Placeholders):
 class WelcomePlaceholder(BatchWorkflow[Audience, User, WrittenPlaceholders]):
     """Placeholders for the message box of every user who has none yet.
 
-    `users` is called for the repository: nothing is opened before the first page is fetched.
+    `users` is called for the repository, and `model` for the model: a resource of the app, or a test's own.
     """
 
     name = "welcome-placeholder"
@@ -50,7 +50,7 @@ class WelcomePlaceholder(BatchWorkflow[Audience, User, WrittenPlaceholders]):
     paginate_flow = FlowControl(parallelism=10, rate=50)
     execute_flow = FlowControl(parallelism=20, rate=150)
 
-    def __init__(self, users: Callable[[], UserRepository], model: TextModel) -> None:
+    def __init__(self, users: Callable[[], UserRepository], model: Callable[[], TextModel]) -> None:
         self._users = users
         self._model = model
 
@@ -66,7 +66,7 @@ class WelcomePlaceholder(BatchWorkflow[Audience, User, WrittenPlaceholders]):
         return self._users().get(user_id)
 
     async def execute(self, user: User) -> WrittenPlaceholders:
-        texts = await write(self._model, Prompt.for_user(user))
+        texts = await write(self._model(), Prompt.for_user(user))
         return WrittenPlaceholders(texts=tuple(texts), placeholders_count=len(texts))
 
     def save(self, user_id: str, result: WrittenPlaceholders) -> None:
@@ -86,7 +86,7 @@ class AgentWelcome(BatchWorkflow[Audience, Agent, WelcomeTexts]):
     paginate_flow = FlowControl(parallelism=10, rate=50)
     execute_flow = FlowControl(parallelism=20, rate=150)
 
-    def __init__(self, agents: Callable[[], AgentRepository], model: TextModel) -> None:
+    def __init__(self, agents: Callable[[], AgentRepository], model: Callable[[], TextModel]) -> None:
         self._agents = agents
         self._model = model
 
@@ -101,7 +101,7 @@ class AgentWelcome(BatchWorkflow[Audience, Agent, WelcomeTexts]):
         return self._agents().get(agent_id)
 
     async def execute(self, agent: Agent) -> WelcomeTexts:
-        message, *questions = await write(self._model, Prompt.for_agent(agent))
+        message, *questions = await write(self._model(), Prompt.for_agent(agent))
         return WelcomeTexts(message=message, questions=tuple(questions))
 
     def save(self, agent_id: str, result: WelcomeTexts) -> None:

@@ -73,7 +73,7 @@ async def test_every_subscriber_gets_placeholders_once(flow: Batchflow, database
     """Those who have some are skipped; the dry run has said so; a second batch finds nothing to do."""
     users = UserRepository(database)
     users.save_placeholders("user-0001", Placeholders(texts=("by hand",)))
-    welcome = flow.add(FastPlaceholder(lambda: users, LocalWriter()))
+    welcome = flow.add(FastPlaceholder(lambda: users, LocalWriter))
     paid = Audience(paid_only=True)
     async with flow:
         statistics = await welcome.dry_run(paid)
@@ -89,7 +89,7 @@ async def test_every_subscriber_gets_placeholders_once(flow: Batchflow, database
 async def test_a_result_says_how_many_placeholders_there_are(flow: Batchflow, database: Path) -> None:
     """What the batch keeps of a user is what was saved."""
     users = UserRepository(database)
-    welcome = flow.add(FastPlaceholder(lambda: users, LocalWriter()))
+    welcome = flow.add(FastPlaceholder(lambda: users, LocalWriter))
     async with flow:
         batch = await welcome.trigger(ids=["user-0001"])
         await batch.wait(timeout=60, check=True)
@@ -102,7 +102,7 @@ async def test_a_result_says_how_many_placeholders_there_are(flow: Batchflow, da
 async def test_agents_of_subscribers_get_their_welcome(flow: Batchflow, database: Path) -> None:
     """`paid_only` leaves the others without."""
     agents = AgentRepository(database)
-    welcome = flow.add(FastWelcome(lambda: agents, LocalWriter()))
+    welcome = flow.add(FastWelcome(lambda: agents, LocalWriter))
     expected = agents.count(paid_only=True)
     async with flow:
         summary = await (await welcome.trigger(Audience(paid_only=True))).wait(timeout=60, check=True)
@@ -143,7 +143,9 @@ async def test_other_failures_are_tried_again_as_usual(error: ModelError) -> Non
 
 async def test_a_refusal_fails_the_user_at_once(flow: Batchflow, database: Path) -> None:
     """One attempt, and a dead letter."""
-    welcome = flow.add(FastPlaceholder(lambda: UserRepository(database), FailingModel(ModelRefused("wrong key"))))
+    welcome = flow.add(
+        FastPlaceholder(lambda: UserRepository(database), lambda: FailingModel(ModelRefused("wrong key")))
+    )
     async with flow:
         batch = await welcome.trigger(ids=["user-0001"])
         summary = await batch.wait(timeout=60)
