@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from batchflow.core.batch import Batch, BatchState, Counts
+from batchflow.core.batch import Batch, BatchState, Counts, ErrorGroup
 from batchflow.core.duration import humanize_duration
 
 ROWS_MOVED = (
@@ -30,6 +30,8 @@ class BatchSummary:
     label: str | None = None
     error: str | None = None
     counted: int | None = None
+    errors: tuple[ErrorGroup, ...] = ()
+    completion_error: str | None = None
 
     @classmethod
     def of(cls, batch: Batch) -> "BatchSummary":
@@ -46,6 +48,8 @@ class BatchSummary:
             label=batch.label,
             error=batch.error,
             counted=overstated_count(batch),
+            errors=batch.errors,
+            completion_error=batch.completion_error,
         )
 
     @property
@@ -121,6 +125,8 @@ class BatchStatus:
     label: str | None = None
     error: str | None = None
     counted: int | None = None
+    errors: tuple[ErrorGroup, ...] = ()
+    completion_error: str | None = None
 
     @classmethod
     def of(cls, batch: Batch, now: int, *, walk_first: bool = False) -> "BatchStatus":
@@ -141,6 +147,8 @@ class BatchStatus:
             label=batch.label,
             error=batch.error,
             counted=overstated_count(batch),
+            errors=batch.errors,
+            completion_error=batch.completion_error,
         )
 
     @property

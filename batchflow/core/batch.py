@@ -52,7 +52,9 @@ class Counts(NamedTuple):
     """The items of a batch by state. `eligible` counts the ids that `fetch` has returned so far, repeated ones too.
 
     Once the batch is sealed, `eligible` is the sum of all the others. `in_flight` were skipped because another batch
-    of the workflow was processing them; `left_out` are beyond the trigger's limit.
+    of the workflow was processing them; `left_out` are beyond the trigger's limit. Of the `open` items, `retrying` wait
+    for their next attempt after one that failed, and `parked` because they raised `RateLimited`; both until the item is
+    claimed again.
     """
 
     eligible: int = 0
@@ -64,6 +66,8 @@ class Counts(NamedTuple):
     in_flight: int = 0
     duplicates: int = 0
     left_out: int = 0
+    retrying: int = 0
+    parked: int = 0
 
     @property
     def started(self) -> int:
@@ -81,13 +85,53 @@ class Counts(NamedTuple):
         return self.already_processed + self.in_flight + self.duplicates
 
 
+MAX_ERROR_GROUPS = 20
+"""The number of error groups that a batch keeps; the last of them is `OTHER_ERRORS`, for the failures of all others."""
+
+OTHER_ERRORS = "other"
+"""The type of the group of all failures beyond `MAX_ERROR_GROUPS`."""
+
+
+class Failure(NamedTuple):
+    """A failed attempt as it is grouped: the type of its exception, the user's own last frame, the error in one line.
+
+    `where` is "file.py:12 in function"; "" if no code of the user raised it.
+    """
+
+    type: str
+    where: str
+    message: str
+
+
+class ErrorGroup(NamedTuple):
+    """The failures of a batch with the same exception type and the user's own last frame (`where`, "" if not known).
+
+    `attempts` failed in all, and `items` of them failed their item for good; a redrive changes neither. `message` is
+    the latest error in one line, at `at` (ms), of the item `item` with its number; the walk and the completion of the
+    batch have no item, and the number -1.
+    """
+
+    type: str
+    where: str
+    attempts: int
+    items: int
+    message: str
+    item: str | None = None
+    number: int = -1
+    at: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.attempts:,} × {self.type}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
     """The current state of one triggered job. Times are ms since the epoch.
 
     `total` is the number of items to process, if it was counted beforehand; `working` counts the messages of its
     layers (entry, pages, chunks, completion) that have not ended; `worked_ms` is the time that its ended items took,
-    added up.
+    added up. `error` is the reason of a walk that failed, `completion_error` that of a completion that failed for good.
+    `errors` are its failures in groups, those with the most attempts first.
     """
 
     id: str
@@ -105,6 +149,8 @@ class Batch:
     headers: Mapping[str, str] = field(default_factory=lambda: NO_HEADERS)
     paused: bool = False
     error: str | None = None
+    completion_error: str | None = None
+    errors: tuple[ErrorGroup, ...] = ()
     created_at: int = 0
     started_at: int | None = None
     ended_at: int | None = None
@@ -117,7 +163,11 @@ class Batch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
-    """One item of a batch: its number, the id that `fetch` returned, its result or error."""
+    """One item of a batch: its number, the id that `fetch` returned, its result or error.
+
+    The `error` of an open item is that of its last failed attempt. `attempts` are those that have ended: the failed
+    and lost ones, and the one that succeeded.
+    """
 
     number: int
     id: str
@@ -125,6 +175,7 @@ class Item:
     result: str | None = None
     error: str | None = None
     ended_at: int | None = None
+    attempts: int = 0
 
 
 class Mark(NamedTuple):

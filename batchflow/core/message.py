@@ -131,7 +131,8 @@ class WorkerStatus(NamedTuple):
     `since` is the time of its registration, `seen_at` that of its last heartbeat, `lease_until` the time when its
     claims are reclaimed unless it renews. `holds` is the number of its claims, by destination; `concurrency` the number
     it may have (0: not reported); `hanging` the number of its threads that run abandoned plain functions. It is `lost`
-    if its lease has ended, or its process is gone, and its claims wait to be reclaimed.
+    if its lease has ended, or its process is gone, and its claims wait to be reclaimed. `serves` are the destinations
+    that it claims messages for, by name; empty if it has not reported them.
     """
 
     name: str
@@ -142,8 +143,17 @@ class WorkerStatus(NamedTuple):
     hanging: int
     holds: Mapping[str, int]
     lost: bool
+    serves: tuple[str, ...] = ()
 
     @property
     def held(self) -> int:
         """The number of all its claims."""
         return sum(self.holds.values())
+
+
+class UnservedWork(NamedTuple):
+    """Due messages of a destination that no worker serves; their batch, if all of them belong to one."""
+
+    destination: str
+    waiting: int
+    batch: str | None = None

@@ -12,7 +12,7 @@ from pydantic_core import from_json
 
 from batchflow.batch.answers import result_text
 from batchflow.batch.status import BatchStatus, BatchSummary
-from batchflow.core.batch import Batch, BatchState, Counts, Item, ItemState
+from batchflow.core.batch import Batch, BatchState, Counts, ErrorGroup, Item, ItemState
 from batchflow.core.message import DeadLetter, WorkerStatus
 from batchflow.core.run import Run, RunState, Step, StepKind, StepState, Waiter
 from batchflow.serve.failure import headline, traceback_text
@@ -37,7 +37,10 @@ class ApiModel(BaseModel):
 
 
 class ItemCounts(ApiModel):
-    """The number of items in each state. `eligible` counts every mention of an item so far."""
+    """The number of items in each state. `eligible` counts every mention of an item so far.
+
+    Of the `open` items, `retrying` wait after a failed attempt, and `parked` because a service limits their rate.
+    """
 
     eligible: int
     open: int
@@ -48,6 +51,8 @@ class ItemCounts(ApiModel):
     in_flight: int
     duplicates: int
     left_out: int
+    retrying: int
+    parked: int
 
     @classmethod
     def of(cls, counts: Counts) -> "ItemCounts":
@@ -55,12 +60,42 @@ class ItemCounts(ApiModel):
         return cls(**counts._asdict())
 
 
+class ErrorInfo(ApiModel):
+    """Failures of a batch with the same exception type, and the same last line of your code (`where`).
+
+    `attempts` failed in all, and `items` of them failed their item for good. `message` is the latest error, of `itemId`
+    where an item failed.
+    """
+
+    type: str
+    where: str
+    attempts: int
+    items: int
+    message: str
+    item_id: str | None
+    at: datetime | None
+
+    @classmethod
+    def of(cls, group: ErrorGroup) -> "ErrorInfo":
+        """An error group of a batch."""
+        return cls(
+            type=group.type,
+            where=group.where,
+            attempts=group.attempts,
+            items=group.items,
+            message=group.message,
+            item_id=group.item,
+            at=to_datetime(group.at or None),
+        )
+
+
 class BatchInfo(ApiModel):
     """A batch and its progress.
 
     `total` is the number of items that run in all: so far, until `isTotalKnown`; `percent` and `etaMs` are null until
     then. `isFinal` is true once nothing of the batch runs any more. `counted` is the number that the source's `count`
-    returned, where its pages named fewer.
+    returned, where its pages named fewer. `lastErrors` are its failures in groups, those with the most attempts first;
+    `completionError` is the reason why `on_complete` has failed for good.
     """
 
     batch_id: str
@@ -79,6 +114,8 @@ class BatchInfo(ApiModel):
     force: bool
     label: str | None
     error: str | None
+    completion_error: str | None
+    last_errors: list[ErrorInfo]
     counted: int | None
     created_at: datetime
     started_at: datetime | None
@@ -105,6 +142,8 @@ class BatchInfo(ApiModel):
             force=batch.force,
             label=batch.label,
             error=batch.error,
+            completion_error=batch.completion_error,
+            last_errors=[ErrorInfo.of(group) for group in batch.errors],
             counted=status.counted,
             created_at=_datetime(batch.created_at),
             started_at=to_datetime(batch.started_at),
@@ -185,6 +224,8 @@ class BatchReport(ApiModel):
     duration_ms: int
     label: str | None
     error: str | None
+    completion_error: str | None
+    last_errors: list[ErrorInfo]
     counted: int | None
 
     @classmethod
@@ -203,6 +244,8 @@ class BatchReport(ApiModel):
             duration_ms=batch.duration_ms if ended else batch.elapsed_ms,
             label=batch.label,
             error=batch.error,
+            completion_error=batch.completion_error,
+            last_errors=[ErrorInfo.of(group) for group in batch.errors],
             counted=batch.counted,
         )
 

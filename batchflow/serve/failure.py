@@ -3,7 +3,9 @@
 import asyncio
 import dis
 import functools
+import re
 import signal
+import sysconfig
 import threading
 import traceback
 from collections.abc import Iterator
@@ -11,6 +13,7 @@ from pathlib import Path
 from types import CodeType, TracebackType
 from typing import Any, cast
 
+from batchflow.core.batch import Failure
 from batchflow.core.retry import RetryPolicy
 from batchflow.errors import (
     ConfigurationError,
@@ -32,6 +35,24 @@ MAX_REPORT_BYTES = 8 * 1024
 _NOT_RETRYABLE = (ConfigurationError, InputError, NonRetryable, StepFailed, ReplayError, TimedOut, UnserializableError)
 _TRACEBACK_HEADER = "\nTraceback (most recent call last):\n"
 _PACKAGE_DIR = str(Path(__file__).parents[1])
+
+MAX_LINE = 500
+"""The maximum number of characters of an error in one line."""
+
+_KEPT_FRAMES = 10
+# The number of first and of last frames of a traceback that are stored: user code is at both ends.
+
+_FRAME = re.compile(r'^(?P<indent>[ |]*)File "(?P<path>[^"]+)", line (?P<line>\d+), in (?P<name>\S.*)$', re.MULTILINE)
+_CHAINED = re.compile(
+    r"\n\n[ |]*(?:The above exception was the direct cause of|During handling of the above exception)[^\n]*\n\n"
+)
+_ADVICE = re.compile(r"^\s*For further information visit \S+$", re.MULTILINE)
+# Written by this process, or by one of another machine.
+_BATCHFLOW = re.compile(rf"^{re.escape(_PACKAGE_DIR)}[/\\]|[/\\](?:site|dist)-packages[/\\]batchflow[/\\]")
+_LIBRARY = re.compile(
+    rf"^{re.escape(sysconfig.get_path('stdlib'))}[/\\]|^<frozen |[/\\](?:site|dist)-packages[/\\]"
+    r"|[/\\]lib(?:64)?[/\\]python3\.\d+[/\\]"
+)
 
 
 def retry_at(error: BaseException, failures: int, policy: RetryPolicy, *, now: int, chance: float) -> int | None:
@@ -67,7 +88,11 @@ def describe_error(error: BaseException) -> str:
 
 def error_report(error: BaseException) -> str:
     """Return `describe_error` and the traceback from user code on, truncated to `MAX_REPORT_BYTES`."""
-    frames = traceback.format_exception(type(error), error, _from_user_code(error.__traceback__), limit=-20)
+    about = traceback.TracebackException(
+        type(error), error, _from_user_code(error.__traceback__), lookup_lines=False, compact=True
+    )
+    _shorten(about)
+    frames = list(about.format())
     # The separator already contains the first line.
     body = "".join(frames[1:] if frames and frames[0].startswith("Traceback") else frames)
     return _truncate(f"{describe_error(error)}{_TRACEBACK_HEADER}{body}".rstrip())
@@ -82,6 +107,62 @@ def traceback_text(text: str) -> str:
     """Return the traceback of an `error_report`, or an empty text."""
     _, found, frames = text.partition(_TRACEBACK_HEADER)
     return f"{found.lstrip()}{frames}" if found else ""
+
+
+def own_frame(text: str) -> str:
+    """Return the user's own last frame of an `error_report` as "file.py:12 in function"; "" if there is none.
+
+    The traceback of the error itself counts before those of its causes, which come earlier in the text.
+    """
+    for part in reversed(_CHAINED.split(traceback_text(text))):
+        for frame in reversed(list(_FRAME.finditer(part))):
+            if not _is_library(frame["path"]):
+                return _place(frame["path"], int(frame["line"]), frame["name"])
+    return ""
+
+
+def user_traceback(text: str) -> str:
+    """Return the traceback of an `error_report` without batchflow's own frames; "" if no frame is left."""
+    lines: list[str] = []
+    indent, cut, found = "", False, False
+    for line in traceback_text(text).splitlines():
+        if (frame := _FRAME.match(line)) is not None:
+            indent, cut = frame["indent"], _BATCHFLOW.search(frame["path"]) is not None
+            found = found or not cut
+        elif not line.startswith((f"{indent} ", f"{indent}[")):
+            cut = False
+            if lines and lines[-1].endswith(_TRACEBACK_HEADER.strip()):
+                # All frames of this error were cut.
+                lines.pop()
+        if not cut:
+            lines.append(line)
+    return "\n".join(lines) if found else ""
+
+
+def failure_of(error: BaseException) -> Failure:
+    """Return a failed attempt as its batch groups it; of a step that failed finally the step's own error."""
+    if type(error) is StepFailed:
+        return failure_in(step_report(error))
+    name = type(next(_leaf_errors(error))).__name__
+    return Failure(name, _own_frame_of(error), one_line(describe_error(error)))
+
+
+def failure_in(text: str) -> Failure:
+    """Return the same for an `error_report`, or another stored text of an error."""
+    line = one_line(headline(text))
+    name, _, _ = line.partition(":")
+    return Failure(name if name.isidentifier() else "Error", own_frame(text), line)
+
+
+def step_report(error: StepFailed) -> str:
+    """Return the `error_report` of the step itself."""
+    return "\n".join([error.error, *getattr(error, "__notes__", ())])
+
+
+def one_line(text: str) -> str:
+    """Return a text in one line of at most `MAX_LINE` characters, without pydantic's advice where to read on."""
+    line = " ".join(_ADVICE.sub("", text).split())
+    return line if len(line) <= MAX_LINE else f"{line[: MAX_LINE - 1]}…"
 
 
 def _sentence(error: BaseException) -> str:
@@ -104,6 +185,46 @@ def _from_user_code(tb: TracebackType | None) -> TracebackType | None:
     while first is not None and first.tb_frame.f_code.co_filename.startswith(_PACKAGE_DIR):
         first = first.tb_next
     return first or tb
+
+
+def _shorten(about: traceback.TracebackException) -> None:
+    """Keep the first and the last frames of an error, of its causes and of its members."""
+    left, seen = [about], set[int]()
+    while left:
+        one = left.pop()
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        if len(one.stack) > 2 * _KEPT_FRAMES:
+            one.stack = traceback.StackSummary.from_list([*one.stack[:_KEPT_FRAMES], *one.stack[-_KEPT_FRAMES:]])
+        left += [it for it in (one.__cause__, one.__context__, *(one.exceptions or ())) if it is not None]
+
+
+def _own_frame_of(error: BaseException) -> str:
+    """Return the user's own last frame of an error, or else of what caused it."""
+    at: BaseException | None = next(_leaf_errors(error))
+    seen = set[int]()
+    while at is not None and id(at) not in seen:
+        seen.add(id(at))
+        found, tb = "", at.__traceback__
+        while tb is not None:
+            code = tb.tb_frame.f_code
+            if not _is_library(code.co_filename):
+                found = _place(code.co_filename, tb.tb_lineno, code.co_name)
+            tb = tb.tb_next
+        if found:
+            return found
+        at = at.__cause__ or (None if at.__suppress_context__ else at.__context__)
+    return ""
+
+
+def _is_library(path: str) -> bool:
+    return _BATCHFLOW.search(path) is not None or _LIBRARY.search(path) is not None
+
+
+def _place(path: str, line: int, name: str) -> str:
+    file = path.replace("\\", "/").rpartition("/")[2]
+    return f"{file}:{line} in {name}"
 
 
 def _truncate(text: str) -> str:

@@ -352,9 +352,10 @@ DEAD_LETTER: Columns = (
     "label", "parent", "parent_step", "depth", "on_failure", "open_dedup", "error", "failures", "losses", "created_at",
     "started_at", "died_at", "item", "number",
 )  # fmt: skip
+COUNTS: Columns = Counts._fields[:-2]
 BATCH: Columns = (
     "id", "name", "state", "pages", "chunks", "total", "working", "worked_ms", "params", "force", "label", "headers",
-    "paused", "error", "created_at", "started_at", "ended_at", *Counts._fields,
+    "paused", "error", "created_at", "started_at", "ended_at", *COUNTS,
 )  # fmt: skip
 ITEM: Columns = ("number", "id", "state", "result", "error", "ended_at")
 
@@ -423,7 +424,7 @@ def batch(row: Sequence[Any]) -> Batch:
         id=about["id"],
         workflow=about["name"],
         state=about["state"],
-        counts=Counts._make(row[-len(Counts._fields) :]),
+        counts=Counts(*row[-len(COUNTS) :]),
         pages=about["pages"],
         chunks=about["chunks"],
         total=about["total"],

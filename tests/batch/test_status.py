@@ -1,7 +1,7 @@
 """The status and the summary of a batch, in numbers and as text."""
 
 from batchflow.batch.status import BatchStatus, BatchSummary
-from batchflow.core.batch import Batch, BatchState, Counts
+from batchflow.core.batch import Batch, BatchState, Counts, ErrorGroup
 
 NONE = Counts()
 
@@ -62,3 +62,10 @@ def test_a_summary_names_what_broke_the_walk() -> None:
     )
     assert str(summary) == "w bat_1 failed in 1m 30s: 1,200 succeeded; no line"
     assert summary.failure() == "batch 'bat_1' of 'w' failed: no line"
+
+
+def test_a_group_of_errors_is_told_by_its_number_and_type() -> None:
+    """As a bar shows it."""
+    assert str(ErrorGroup("ConnectError", "reviews.py:41 in execute", 1_500, 2, "ConnectError: refused")) == (
+        "1,500 × ConnectError"
+    )

@@ -97,6 +97,8 @@ def test_list_is_one_json_document(command: CommandLine) -> None:
         "force": False,
         "label": "waiting",
         "error": None,
+        "completionError": None,
+        "lastErrors": [],
         "counted": None,
         "startedAt": None,
         "endedAt": None,

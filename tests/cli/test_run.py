@@ -34,6 +34,8 @@ COUNTS = {
     "inFlight": 0,
     "duplicates": 0,
     "leftOut": 0,
+    "retrying": 0,
+    "parked": 0,
 }
 
 
@@ -179,6 +181,8 @@ def test_run_is_one_json_document(command: CommandLine) -> None:
         "chunks": 3,
         "label": "first",
         "error": None,
+        "completionError": None,
+        "lastErrors": [],
         "counted": None,
     }
 

@@ -58,6 +58,8 @@ async def test_the_status_is_complete(ended: str, http: AsyncClient) -> None:
             "inFlight": 0,
             "duplicates": 0,
             "leftOut": 0,
+            "retrying": 0,
+            "parked": 0,
         },
         "total": 10,
         "isTotalKnown": True,
@@ -68,6 +70,8 @@ async def test_the_status_is_complete(ended: str, http: AsyncClient) -> None:
         "force": False,
         "label": None,
         "error": None,
+        "completionError": None,
+        "lastErrors": [],
         "counted": None,
     }
 

@@ -1,11 +1,13 @@
 """Exceptions of user code: retries, rate limits, and the stored text."""
 
+import json
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
 import pytest
 
+from batchflow.core.batch import Failure
 from batchflow.core.retry import RetryPolicy
 from batchflow.errors import (
     ConfigurationError,
@@ -16,15 +18,22 @@ from batchflow.errors import (
     StepFailed,
     UnserializableError,
 )
+from batchflow.serve.callables import as_async, call_with_timeout
 from batchflow.serve.failure import (
+    MAX_LINE,
     MAX_REPORT_BYTES,
     describe_error,
     error_report,
+    failure_in,
+    failure_of,
     headline,
+    one_line,
+    own_frame,
     rate_limit,
     rate_limit_delay_ms,
     retry_at,
     traceback_text,
+    user_traceback,
 )
 
 POLICY = RetryPolicy(retries=3, first="1s", factor=4)
@@ -158,3 +167,85 @@ def test_the_longest_known_delay_of_a_group_counts() -> None:
     group = ExceptionGroup("several", [RateLimited(nan), RateLimited(9), RateLimited(nan)])
     assert retry_at(group, 1, POLICY, now=0, chance=0.5) == 9_000
     assert rate_limit(group) is group.exceptions[1]
+
+
+def parse(text: str) -> object:
+    return json.loads(text)
+
+
+async def call_parse(text: str) -> object:
+    return await call_with_timeout(1_000, as_async(parse), (text,), {})
+
+
+async def caught(text: str) -> ValueError:
+    try:
+        await call_parse(text)
+    except ValueError as error:
+        return error
+    raise AssertionError("nothing was raised")
+
+
+async def test_a_failure_is_placed_at_the_users_own_last_frame() -> None:
+    """Not in the library that raised it, nor in batchflow; from the exception as from its stored text."""
+    error = await caught("{")
+    failure = failure_of(error)
+    assert (failure.type, failure.where.partition(":")[0]) == ("JSONDecodeError", "test_failure.py")
+    assert failure.where.endswith(" in parse")
+    assert failure.message.startswith("JSONDecodeError: Expecting property name")
+    assert failure_in(error_report(error)) == failure
+    assert failure_of(ValueError("never raised")).where == own_frame("ValueError: no traceback") == ""
+
+
+def test_a_failure_is_placed_at_the_error_and_not_at_its_cause() -> None:
+    """An error raised while another one was handled is the one that counts."""
+
+    def load() -> None:
+        try:
+            parse("{")
+        except ValueError as error:
+            raise RuntimeError("no items") from error
+
+    try:
+        load()
+    except RuntimeError as error:
+        assert failure_of(error).where == own_frame(error_report(error))
+        assert own_frame(error_report(error)).endswith(" in load")
+
+
+async def test_a_users_traceback_has_no_frame_of_batchflow() -> None:
+    """The user's frames and those of libraries stay, in their order."""
+    error = await caught("{")
+    text = error_report(error)
+    assert "call_with_timeout" in traceback_text(text).replace("await call_with_timeout", "")
+    cut = user_traceback(text)
+    assert "batchflow/serve" not in cut
+    assert cut.index("in call_parse") < cut.index("in parse") < cut.index("JSONDecodeError: ")
+    assert user_traceback("ValueError: no traceback") == ""
+
+
+def test_a_long_traceback_keeps_both_ends() -> None:
+    """User code is at the beginning, and the line that raised at the end."""
+
+    def descend(depth: int) -> object:
+        return parse("{") if depth == 0 else descend(depth - 1)
+
+    try:
+        descend(100)
+    except ValueError as error:
+        text = error_report(error)
+        assert "in test_a_long_traceback_keeps_both_ends" in text
+        assert own_frame(text).endswith(" in parse")
+        assert len(text) < 4_000
+
+
+def test_a_step_that_failed_finally_is_its_own_error() -> None:
+    """The attempts are used up, but the reason is what the step raised."""
+    error = StepFailed("reviews:process-item", "ConnectError: refused", attempts=4)
+    assert failure_of(error) == Failure("ConnectError", "", "ConnectError: refused")
+
+
+def test_an_error_in_one_line_has_no_advice_and_an_end() -> None:
+    """The text of pydantic has many lines, and one of them is a link."""
+    text = "ValidationError: 1 validation error\nscore\n  Field required\n    For further information visit https://x/y"
+    assert one_line(text) == "ValidationError: 1 validation error score Field required"
+    assert len(one_line("x" * 10_000)) == MAX_LINE
