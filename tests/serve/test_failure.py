@@ -178,11 +178,9 @@ async def call_parse(text: str) -> object:
 
 
 async def caught(text: str) -> ValueError:
-    try:
+    with pytest.raises(ValueError, match="Expecting") as raised:
         await call_parse(text)
-    except ValueError as error:
-        return error
-    raise AssertionError("nothing was raised")
+    return raised.value
 
 
 async def test_a_failure_is_placed_at_the_users_own_last_frame() -> None:
@@ -205,11 +203,10 @@ def test_a_failure_is_placed_at_the_error_and_not_at_its_cause() -> None:
         except ValueError as error:
             raise RuntimeError("no items") from error
 
-    try:
+    with pytest.raises(RuntimeError) as raised:
         load()
-    except RuntimeError as error:
-        assert failure_of(error).where == own_frame(error_report(error))
-        assert own_frame(error_report(error)).endswith(" in load")
+    assert failure_of(raised.value).where == own_frame(error_report(raised.value))
+    assert failure_of(raised.value).where.endswith(" in load")
 
 
 async def test_a_users_traceback_has_no_frame_of_batchflow() -> None:
@@ -229,13 +226,12 @@ def test_a_long_traceback_keeps_both_ends() -> None:
     def descend(depth: int) -> object:
         return parse("{") if depth == 0 else descend(depth - 1)
 
-    try:
+    with pytest.raises(ValueError, match="Expecting") as raised:
         descend(100)
-    except ValueError as error:
-        text = error_report(error)
-        assert "in test_a_long_traceback_keeps_both_ends" in text
-        assert own_frame(text).endswith(" in parse")
-        assert len(text) < 4_000
+    text = error_report(raised.value)
+    assert "in test_a_long_traceback_keeps_both_ends" in text
+    assert own_frame(text).endswith(" in parse")
+    assert len(text) < 4_000
 
 
 def test_a_step_that_failed_finally_is_its_own_error() -> None:
