@@ -1,6 +1,6 @@
 PYTHON ?= python3
 BIN := .venv/bin
-PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install -qq
+PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -48,11 +48,11 @@ clean:
 	@touch $@
 
 .venv/.runtime: pyproject.toml | .venv/.made
-	@echo "Installing batchflow into .venv"
+	@echo "Installing batchflow and what it needs into .venv; this takes about a minute."
 	@$(PIP) -e .
 	@touch $@
 
 .venv/.dev: pyproject.toml | .venv/.made
-	@echo "Installing batchflow and its development tools into .venv"
+	@echo "Installing batchflow and its development tools into .venv; this takes about a minute."
 	@$(PIP) -e '.[dev]'
 	@touch .venv/.runtime $@

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from pydantic.alias_generators import to_camel
 
 from batchflow.batch.hook_scope import CURRENT_HOOK, HookScope
+from batchflow.batch.names import WireKeys
 from batchflow.batch.runtime import WorkflowRuntime
 from batchflow.batch.source import CycleDetector, FetchedPage
 from batchflow.core.batch import Batch
@@ -117,7 +118,7 @@ async def dry_run(runtime: WorkflowRuntime, params: BaseModel, *, force: bool) -
         to_process=counts.to_process,
         already_processed=counts.eligible - counts.duplicates - counts.to_process,
         duplicates=counts.duplicates,
-        message=_message(counts, runtime.definition.plural),
+        message=_message(counts, runtime.definition.wire),
         pages=counts.pages,
         chunks=counts.chunks,
         sample=tuple(counts.sample),
@@ -151,8 +152,10 @@ async def _walk(runtime: WorkflowRuntime, params: BaseModel, *, force: bool) -> 
             CURRENT_DELIVERY.reset(delivery_token)
 
 
-def _message(counts: DryRunCounts, plural: str) -> str:
-    return f"[DryRun] Would process {counts.to_process} {plural}" if counts.eligible else "No eligible items found"
+def _message(counts: DryRunCounts, wire: WireKeys) -> str:
+    return (
+        f"[DryRun] Would process {wire.quantity(counts.to_process)}" if counts.eligible else "No eligible items found"
+    )
 
 
 def _mean_item_ms(latest: Sequence[Batch]) -> float | None:

@@ -23,6 +23,11 @@ def camel_case(name: str) -> str:
     return to_camel(name.replace("-", "_"))
 
 
+def quantity(count: int, noun: str, plural: str | None = None) -> str:
+    """`1 page`, `1,000 pages`; the plural has an s unless it is given."""
+    return f"{count:,} {noun if count == 1 else plural or f'{noun}s'}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Routes:
     """The routes of the layers, below the application's prefix."""
@@ -76,16 +81,21 @@ class StepNames:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WireKeys:
-    """The names of an entity in payloads and results, such as `userId` and `userIds`; `plural` is its plural."""
+    """The names of an entity in payloads and results, such as `userId` and `userIds`; the entity and its plural."""
 
     id: str
     ids: str
+    entity: str
     plural: str
 
     @classmethod
     def of(cls, entity: str, plural: str) -> "WireKeys":
         """Return the names of an entity."""
-        return cls(id=f"{camel_case(entity)}Id", ids=f"{camel_case(entity)}Ids", plural=plural)
+        return cls(id=f"{camel_case(entity)}Id", ids=f"{camel_case(entity)}Ids", entity=entity, plural=plural)
+
+    def quantity(self, count: int) -> str:
+        """`1 user`, `1,000 users`."""
+        return quantity(count, self.entity, self.plural)
 
 
 RESERVED_FIELDS = (

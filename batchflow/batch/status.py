@@ -97,7 +97,7 @@ def format_counts(counts: Counts) -> str:
         "already processed": counts.already_processed,
         "in flight elsewhere": counts.in_flight,
         "duplicates": counts.duplicates,
-        "left out": counts.left_out,
+        "beyond the limit": counts.left_out,
     }
     return ", ".join(f"{count:,} {name}" for name, count in named.items() if count) or "no items"
 

@@ -9,6 +9,7 @@ import typer
 from batchflow.batch.bound import Workflow
 from batchflow.batch.dry_run import Statistics
 from batchflow.batch.handle import BatchHandle
+from batchflow.batch.names import quantity
 from batchflow.batch.status import BatchSummary, format_counts, format_overstated_count, overstated_count
 from batchflow.cli.groups import CommandGroup
 from batchflow.cli.options import JsonOption, UrlOption
@@ -20,6 +21,7 @@ from batchflow.cli.output import (
     print_pairs,
     print_table,
     program_name,
+    time_column,
 )
 from batchflow.cli.progress import format_rate
 from batchflow.cli.target import choose_workflow, load_flow, open_engine
@@ -32,7 +34,6 @@ from batchflow.errors import NotFoundError
 from batchflow.http.schemas import BatchInfo, BatchList, CancelBatchResponse, DeadLetterInfo, ItemInfo
 
 _MAX_FAILURES = 5
-_BATCH_COLUMNS = ("batch", "workflow", "state", "done", "failed", "skipped", "started", "took", "label")
 _NUMBER_COLUMNS = {"done", "failed", "skipped", "took"}
 
 BatchIdArgument = Annotated[str, typer.Argument(metavar="ID", help="The id of the batch, such as bat_….")]
@@ -206,12 +207,14 @@ def print_batches(output: Output, found: Sequence[Batch]) -> None:
     if not found:
         output.print("No batches")
         return
-    columns = _BATCH_COLUMNS if any(it.label for it in found) else _BATCH_COLUMNS[:-1]
-    rows = [_batch_row(it)[: len(columns)] for it in found]
+    started, times = time_column("started", [it.created_at for it in found])
+    columns = ["batch", "workflow", "state", "done", "failed", "skipped", started, "took"]
+    columns += ["label"] if any(it.label for it in found) else []
+    rows = [_batch_row(it, time)[: len(columns)] for it, time in zip(found, times, strict=True)]
     print_table(output, columns, rows, [STATE_STYLES.get(it.state, "") for it in found], numbers=_NUMBER_COLUMNS)
 
 
-def _batch_row(it: Batch) -> tuple[str, ...]:
+def _batch_row(it: Batch, started: str) -> tuple[str, ...]:
     counts = it.counts
     return (
         it.id,
@@ -220,7 +223,7 @@ def _batch_row(it: Batch) -> tuple[str, ...]:
         f"{counts.succeeded:,}/{max(counts.started, it.total or 0):,}",
         f"{counts.failed:,}",
         f"{counts.skipped:,}",
-        format_local_time(it.created_at, "%m-%d %H:%M"),
+        started,
         "" if it.ended_at is None else humanize_duration(it.ended_at - it.created_at),
         it.label or "",
     )
@@ -235,7 +238,7 @@ def print_batch(output: Output, found: Batch, failed: Sequence[Item], letters: S
         "state": found.state,
         "parameters": found.params,
         "items": format_counts(counts),
-        "eligible": f"{counts.eligible:,} on {found.pages:,} pages, {found.chunks:,} chunks",
+        "eligible": _eligible_text(found),
         "started": format_local_time(found.created_at),
         "ended": format_local_time(found.ended_at),
     }
@@ -251,16 +254,23 @@ def print_batch(output: Output, found: Batch, failed: Sequence[Item], letters: S
         print_pairs(output, {letter.id: _dead_letter_text(letter) for letter in letters}, indent="  ")
 
 
+def _eligible_text(found: Batch) -> str:
+    text = f"{found.counts.eligible:,} on {quantity(found.pages, 'page')}, {quantity(found.chunks, 'chunk')}"
+    return f"{text}; the limit of the trigger ended the walk there" if found.counts.left_out else text
+
+
 def cancelled_text(found: Batch) -> str:
     """A sentence about a batch that was cancelled just now."""
     if found.items_ended:
         return f"Batch {found.id} is cancelled: {format_counts(found.counts)}"
-    return f"Batch {found.id} is being cancelled: {found.counts.open:,} running items end at their next step"
+    running = found.counts.open
+    ending = "1 running item ends at its" if running == 1 else f"{running:,} running items end at their"
+    return f"Batch {found.id} is being cancelled: {ending} next step"
 
 
 def _dead_letter_text(letter: DeadLetter) -> str:
     subject = letter.item or letter.message.destination
-    attempts = f"{letter.failures} attempt{'' if letter.failures == 1 else 's'}"
+    attempts = quantity(letter.failures, "attempt")
     return f"{subject}, {format_local_time(letter.died_at)}, {attempts}: {first_line(letter.error)}"
 
 

@@ -8,7 +8,7 @@ import typer
 
 from batchflow.cli.inputs import read_json
 from batchflow.cli.options import JsonOption, UrlOption
-from batchflow.cli.output import Output, format_local_time, print_table
+from batchflow.cli.output import Output, format_local_time, print_table, time_column
 from batchflow.cli.target import open_engine
 from batchflow.core.run import Waiter
 from batchflow.http.schemas import LATEST_MS, NotifyResponse, WaiterInfo, WaiterList
@@ -73,8 +73,9 @@ def print_waiters(output: Output, event: str, found: Sequence[Waiter]) -> None:
     if not found:
         output.print(f"No run waits for '{event}'")
         return
-    rows = [[it.run, it.step, format_local_time(it.since), _until_text(it)] for it in found]
-    print_table(output, ["run", "step", "since", "until"], rows, [""] * len(rows))
+    since, times = time_column("since", [it.since for it in found], "%Y-%m-%d %H:%M:%S")
+    rows = [[it.run, it.step, time, _until_text(it)] for it, time in zip(found, times, strict=True)]
+    print_table(output, ["run", "step", since, "until"], rows, [""] * len(rows))
 
 
 def _until_text(it: Waiter) -> str:

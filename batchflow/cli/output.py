@@ -141,9 +141,20 @@ def first_line(error: str | None) -> str:
     return (error or "").split("\n", 1)[0]
 
 
-def format_local_time(ms: int | None, format: str = "%Y-%m-%d %H:%M:%S") -> str:
-    """A time in the local time zone; empty for None."""
+def format_local_time(ms: int | None, format: str = "%Y-%m-%d %H:%M:%S %z") -> str:
+    """A time in the local time zone, with its offset; empty for None."""
     return "" if ms is None else datetime.fromtimestamp(ms / 1000, UTC).astimezone().strftime(format)
+
+
+def time_column(name: str, times: Sequence[int | None], format: str = "%m-%d %H:%M") -> tuple[str, list[str]]:
+    """The title and the cells of a column of local times.
+
+    The title has the offset, or each cell if they differ: an hour at the end of summer time comes twice.
+    """
+    offsets = {format_local_time(it, "%z") for it in times if it is not None}
+    if len(offsets) > 1:
+        return name, [format_local_time(it, f"{format} %z") for it in times]
+    return " ".join((name, *offsets)), [format_local_time(it, format) for it in times]
 
 
 class LogWriter:

@@ -15,6 +15,7 @@ from batchflow.batch.arguments import BatchTrigger, check_dry_run, check_ids, ch
 from batchflow.batch.bound import Workflow
 from batchflow.batch.dry_run import Statistics
 from batchflow.batch.handle import BatchHandle
+from batchflow.batch.names import WireKeys
 from batchflow.batch.payloads import EntryBody
 from batchflow.batch.status import BatchSummary
 from batchflow.cli import batches
@@ -289,7 +290,7 @@ class _BatchRunner:
     async def _report_end(self, handle: BatchHandle[Any]) -> int:
         summary = await handle.wait()
         failures = await batches.first_failures(handle) if summary.counts.failed else ()
-        sentence = _end_message(summary, self._workflow.definition.plural)
+        sentence = _end_message(summary, self._workflow.definition.wire)
         if self._command.as_json:
             self._output.print_json(BatchReport.of(summary, sentence).document() | self._origin)
         else:
@@ -321,7 +322,7 @@ class _BatchRunner:
             self._output.print(sentence)
 
 
-def _end_message(summary: BatchSummary, plural: str) -> str:
+def _end_message(summary: BatchSummary, wire: WireKeys) -> str:
     """A sentence about the end of a batch: for a batch without items, the reason for that."""
     counts = summary.counts
     if summary.state != "completed":
@@ -330,4 +331,4 @@ def _end_message(summary: BatchSummary, plural: str) -> str:
         return "No eligible items found"
     if not counts.started and counts.already_processed and not counts.in_flight:
         return "All items already processed"
-    return f"Processed {counts.succeeded:,} {plural}" + (f", {counts.failed:,} failed" if counts.failed else "")
+    return f"Processed {wire.quantity(counts.succeeded)}" + (f", {counts.failed:,} failed" if counts.failed else "")

@@ -35,6 +35,7 @@ from batchflow.cli.output import (
     print_pairs,
     print_table,
     program_name,
+    time_column,
 )
 from batchflow.cli.process import SignalHandler, cancel_and_wait
 from batchflow.cli.target import check_route, choose_function, load_flow, open_engine
@@ -49,7 +50,6 @@ from batchflow.settings import Settings
 
 _MAX_VALUE_LENGTH = 500
 # Of a payload or a result; --json prints all of it.
-_MINUTE_FORMAT = "%m-%d %H:%M"
 _RUN_STYLES = {**STATE_STYLES, "timeout": "yellow"}
 _MAX_CURSOR_DIGITS = 15
 _FINAL_STATES = frozenset({"completed", "failed", "cancelled"})
@@ -307,9 +307,13 @@ def print_runs(output: Output, page: RunPage) -> None:
     if not page.runs:
         output.print("No runs")
         return
-    columns = ["run", "function", "state", "created", "took"]
+    created, times = time_column("created", [run.created_at for run in page.runs])
+    columns = ["run", "function", "state", created, "took"]
     labelled = any(run.label for run in page.runs)
-    rows = [[*_run_row(run), *([run.label or ""] if labelled else [])] for run in page.runs]
+    rows = [
+        [*_run_row(run, time), *([run.label or ""] if labelled else [])]
+        for run, time in zip(page.runs, times, strict=True)
+    ]
     styles = [_RUN_STYLES.get(run.state, "") for run in page.runs]
     print_table(output, [*columns, *(["label"] if labelled else [])], rows, styles)
     if page.next_cursor is not None:
@@ -343,9 +347,9 @@ def print_run(output: Output, found: Run) -> None:
     print_table(output, ["step", "kind", "state", "attempts", "recorded", "after", ""], cells, styles)
 
 
-def _run_row(it: Run) -> list[str]:
+def _run_row(it: Run, created: str) -> list[str]:
     took = "" if it.ended_at is None else humanize_duration(it.ended_at - it.created_at)
-    return [it.id, it.destination, it.state, format_local_time(it.created_at, _MINUTE_FORMAT), took]
+    return [it.id, it.destination, it.state, created, took]
 
 
 def _step_row(step: Step, since: int) -> list[str]:

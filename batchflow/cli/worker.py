@@ -14,7 +14,7 @@ import typer
 
 from batchflow.app import Batchflow
 from batchflow.cli.options import JsonOption, TargetArgument, UrlOption
-from batchflow.cli.output import LogWriter, Output, format_local_time, print_table
+from batchflow.cli.output import LogWriter, Output, print_table, time_column
 from batchflow.cli.process import EXIT_USAGE, SignalHandler, cancel_and_wait
 from batchflow.cli.target import load_flow, location_text, open_engine
 from batchflow.core.duration import humanize_duration
@@ -244,9 +244,6 @@ def _send_signal(process: int, number: int) -> None:
         os.kill(process, number)
 
 
-_WORKER_COLUMNS = ("worker", "since", "heartbeat", "holds", "")
-
-
 @dataclass(frozen=True, kw_only=True)
 class ListWorkers:
     """List the workers of a store, with heartbeats and claims.
@@ -274,17 +271,17 @@ def _print_workers(output: Output, found: Sequence[WorkerStatus], now: int) -> N
     if not found:
         output.print("No workers")
         return
-    print_table(
-        output, _WORKER_COLUMNS, [_worker_row(it, now) for it in found], ["red" if it.lost else "" for it in found]
-    )
+    since, times = time_column("since", [it.since or None for it in found], "%Y-%m-%d %H:%M:%S")
+    rows = [_worker_row(it, time, now) for it, time in zip(found, times, strict=True)]
+    print_table(output, ["worker", since, "heartbeat", "holds", ""], rows, ["red" if it.lost else "" for it in found])
 
 
-def _worker_row(it: WorkerStatus, now: int) -> tuple[str, ...]:
+def _worker_row(it: WorkerStatus, since: str, now: int) -> tuple[str, ...]:
     # The clock of the store can be ahead of this machine.
     ago = f"{humanize_duration(max(0, now - it.seen_at) // 1000 * 1000)} ago" if it.seen_at else ""
     return (
         it.name,
-        format_local_time(it.since or None),
+        since,
         f"lost, {ago}".removesuffix(", ") if it.lost else ago,
         _held_text(it),
         ", ".join(f"{destination} {count:,}" for destination, count in sorted(it.holds.items())),

@@ -33,10 +33,22 @@ def main() -> None:
 
 def carry_out(explanation: str, arguments: tuple[str, ...]) -> None:
     """Say what a command does, show it, and run it."""
-    print(f"\n{explanation}\n\n$ {program_name()} {shlex.join(arguments)}", flush=True)
+    print(f"\n{explanation}\n\n$ {command_text(arguments)}", flush=True)
     code = invoke(arguments)
     if code:
         sys.exit(code)
+
+
+def command_text(arguments: tuple[str, ...]) -> str:
+    """A command on lines of at most 76 characters, to be copied from a terminal."""
+    lines = [program_name()]
+    for word in arguments:
+        if len(lines[-1]) + len(word) > 72:
+            lines[-1] += " \\"
+            lines.append(f"      {shlex.quote(word)}")
+        else:
+            lines[-1] += f" {shlex.quote(word)}"
+    return "\n".join(lines)
 
 
 def show_what_is_there() -> None:
@@ -51,8 +63,8 @@ def show_what_is_there() -> None:
     print(f"""
 Next:
   {program_name()} batches
-  {program_name()} run {TARGET} agent-welcome -p paidOnly=true
-  {program_name()} run {TARGET} welcome-placeholder --ids user-0001,user-0002
+  {command_text(("run", TARGET, "agent-welcome", "-p", "paidOnly=true"))}
+  {command_text((*RUN, "--ids", "user-0001,user-0002"))}
 
 To start over:
   rm batchflow.db* {database()}*""")

@@ -86,6 +86,11 @@ def is_utc(text: str) -> bool:
     return text.endswith("Z") and datetime.fromisoformat(text).tzinfo is not None
 
 
+def column_titles(header: str) -> list[str]:
+    """The titles of a table, without the offset of its times."""
+    return re.sub(r" [+-]\d{4}\b", "", header).split()
+
+
 @dataclass(frozen=True, slots=True)
 class CommandResult:
     """The exit code and output of a command."""

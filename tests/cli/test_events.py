@@ -1,6 +1,6 @@
 """`batchflow notify` and `batchflow waiters`, on the store alone."""
 
-from tests.cli.command_line import CommandLine
+from tests.cli.command_line import CommandLine, column_titles
 from tests.cli.functions import trigger_run, work_until
 
 
@@ -9,7 +9,7 @@ def test_an_event_reaches_the_run_that_waits(shop: CommandLine) -> None:
     id = trigger_run(shop, "held")
     work_until("waiting", id)
     header, line = shop("waiters", "release:held/1").out.splitlines()
-    assert header.split() == ["run", "step", "since", "until"]
+    assert column_titles(header) == ["run", "step", "since", "until"]
     assert line.split()[:2] == [id, "release"]
     (waiter,) = shop("waiters", "release:held/1", "--json").document["waiters"]
     assert (waiter["workflowRunId"], waiter["step"], waiter["until"]) == (id, "release", None)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from batchflow.settings import Settings
-from tests.cli.command_line import CommandLine, is_utc
+from tests.cli.command_line import CommandLine, column_titles, is_utc
 from tests.cli.functions import FUNCTIONS, trigger_run, work_until
 
 
@@ -26,7 +26,7 @@ def test_runs_are_a_table(shop: CommandLine) -> None:
     shop("runs", "trigger", shop.target, "/count", "--payload", "[]", "--wait")
     trigger_run(shop, "a7")
     lines = shop("runs").out.splitlines()
-    assert lines[0].split() == ["run", "function", "state", "created", "took", "label"]
+    assert column_titles(lines[0]) == ["run", "function", "state", "created", "took", "label"]
     assert [line.split()[1:3] for line in lines[1:]] == [["/orders/ship", "waiting"], ["/count", "completed"]]
     first, more = shop("runs", "--limit", "1").out.splitlines()[1:]
     assert (first.split(), more.startswith("more: --cursor ")) == (lines[1].split(), True)

@@ -123,7 +123,7 @@ def test_processes_share_the_work_and_one_that_is_killed_is_replaced(
     supervisor.send_signal(signal.SIGTERM)
     answer = wait_for_exit(supervisor)
     assert (answer.code, answer.out) == (0, "Stopping: running work has 10s to end\nStopped\n")
-    assert f"A worker process ended; another one takes its place how=SIGKILL process={first} " in answer.err
+    assert f"A worker process ended; another one takes its place process={first} how=SIGKILL " in answer.err
     assert all(gone(pid) for pid in (first, second, *others))
     assert set(pids(command)) <= {first}
 

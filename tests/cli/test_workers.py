@@ -12,7 +12,7 @@ from batchflow.core.flow import FlowControl
 from batchflow.core.message import Message
 from batchflow.engine.clock import SystemClock
 from batchflow.settings import Settings
-from tests.cli.command_line import JOBS, CommandLine, is_utc, wait_for_exit
+from tests.cli.command_line import JOBS, CommandLine, column_titles, is_utc, wait_for_exit
 from tests.conformance.scene import renewed
 
 FREE = FlowControl(key="free")
@@ -41,7 +41,7 @@ def working(command: CommandLine) -> Generator[None]:
 def test_workers_are_listed_with_what_they_hold(command: CommandLine) -> None:
     """By name: since when, how long ago each was heard of, how much of what it holds; who is lost."""
     header, lost, works = command("workers").out.splitlines()
-    assert header.split() == ["worker", "since", "heartbeat", "holds"]
+    assert column_titles(header) == ["worker", "since", "heartbeat", "holds"]
     moment = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d"
     assert re.fullmatch(rf"mail-1 +{moment} +lost, \d+s ago +0", lost), lost
     assert re.fullmatch(rf"mail-2 +{moment} +\d+s ago +3 of 100 +/mail 2, /post 1", works), works
