@@ -17,7 +17,7 @@ from batchflow.batch.names import camel_case, field_names, wire_name
 from batchflow.cli.options import BATCH_OPTIONS, RUN_OPTIONS, option_flag
 from batchflow.core.suggestions import did_you_mean
 from batchflow.errors import InputError
-from batchflow.http.bodies import PayloadReader
+from batchflow.http.bodies import PayloadReader, ReceivedBody
 from batchflow.serve.functions import ServedFunction
 
 T = TypeVar("T")
@@ -62,11 +62,11 @@ def read_payload(function: ServedFunction[Payload, Any], pairs: Sequence[str], t
     if not pairs:
         if given.strip() and function.parse is None:
             _parse_json(given, "--payload")
-        return reader.read(given.encode(), is_json=function.parse is None)
+        return reader.read(ReceivedBody(given.encode(), "" if function.parse else "application/json"))
     fields = InputFields.of_payload(function.payload.annotation, function.endpoint.route)
     named = fields.parse_pairs(pairs)
     rest = _parse_object(given, "--payload") if given.strip() else {}
-    return fields.read(rest, named, lambda it: reader.read(to_json(it), is_json=True))
+    return fields.read(rest, named, lambda it: reader.read(ReceivedBody(to_json(it), "application/json")))
 
 
 def read_json(text: str, what: str) -> Any:
@@ -233,11 +233,11 @@ def _parse_object(text: str, what: str) -> dict[str, Any]:
 
 def _read_source(text: str, what: str) -> str:
     if text == "-":
-        return sys.stdin.read()
+        return sys.stdin.read().removeprefix("\ufeff")
     if not text.startswith("@"):
         return text
     try:
-        return Path(text[1:]).read_text(encoding="utf-8")
+        return Path(text[1:]).read_text(encoding="utf-8-sig")
     except OSError as error:
         raise InputError(f"{what} cannot be read from '{text[1:]}': {error.strerror}") from error
     except UnicodeDecodeError as error:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from batchflow.core.codec import Codec
+from batchflow.core.json_body import decode_body, json_text
 
 CALL_DESTINATION = "batchflow:call"
 """The destination of calls. Routes cannot have this name."""
@@ -14,7 +15,6 @@ MAX_CALL_MS = 2 * 3_600_000
 """The longest timeout of one attempt of a call."""
 
 _USERINFO = re.compile(r"(?<=//)[^/?#]*@")
-_CHARSET = re.compile(r";\s*charset\s*=\s*[\"']?([^\s;\"']+)", re.IGNORECASE)
 _CREDENTIAL = re.compile(
     r"(?:^|[-_.])(?:auth|authentication|authorization|cookie|credentials?|(?:api)?key|password|secret|session|token)(?:$|[-_.])"
 )
@@ -66,22 +66,12 @@ class Body:
         return b64decode(self.text) if self.base64 else self.text.encode()
 
     def to_text(self, content_type: str) -> str:
-        """The bytes as text, in the charset that `content_type` declares; without one, or with an unknown one, UTF-8.
-
-        Bytes that do not fit become U+FFFD.
-        """
-        if (charset := _CHARSET.search(content_type)) is not None:
-            try:
-                return self.content.decode(charset[1], "replace")
-            except (LookupError, ValueError):
-                pass
-        return self.content.decode(errors="replace")
+        """The bytes as text; see `decode_body`."""
+        return decode_body(self.content, content_type)
 
     def to_json(self, content_type: str) -> str | bytes:
-        """The bytes for a JSON parser: as they are if they are UTF-8, else as text of the declared charset."""
-        if self.base64 and "\ufffd" not in (text := self.to_text(content_type)):
-            return text
-        return self.content
+        """The bytes for a JSON parser; see `json_text`."""
+        return json_text(self.content, content_type)
 
 
 EMPTY_BODY = Body()

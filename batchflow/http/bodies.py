@@ -1,13 +1,16 @@
 """Reading request bodies: their bytes, their JSON, the payload of a run. The command reads payloads here too."""
 
-from codecs import BOM_UTF8
-from collections.abc import Iterable
+import zlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from pydantic import JsonValue, TypeAdapter, ValidationError
 from pydantic.errors import PydanticInvalidForJsonSchema
 from pydantic_core import from_json
 
+from batchflow.core.json_body import decode_body, is_json_type, json_text
 from batchflow.errors import InputError, TooLarge
 from batchflow.serve.failure import describe_error
 from batchflow.serve.functions import ServedFunction
@@ -28,14 +31,45 @@ _HINTS = {
 }
 
 
-async def read_body(request: "Request", limit: int) -> bytes:
-    """The bytes of the body.
+@dataclass(frozen=True, slots=True)
+class ReceivedBody:
+    """The body of a request, unpacked, and its Content-Type."""
+
+    content: bytes
+    content_type: str = ""
+
+    @property
+    def is_json(self) -> bool:
+        """True if it is sent as JSON."""
+        return is_json_type(self.content_type)
+
+    @property
+    def json_text(self) -> bytes | str:
+        """The text for a JSON parser; empty for a body of blanks."""
+        return json_text(self.content, self.content_type)
+
+    def to_text(self) -> str:
+        """The body as text.
+
+        Raises:
+            InputError: it is not text in the charset that it declares, or in UTF-8 (400).
+        """
+        text = decode_body(self.content, self.content_type)
+        if "\ufffd" in text and "\ufffd".encode() not in self.content:
+            raise InputError("the body is neither JSON nor UTF-8 text", status=400)
+        return text
+
+
+async def read_body(request: "Request", limit: int) -> ReceivedBody:
+    """The body, unpacked if its Content-Encoding is gzip or deflate.
 
     Raises:
-        TooLarge: the body is larger than `limit` bytes; no more than that is read.
+        TooLarge: the body is larger than `limit` bytes, packed or unpacked; no more than that is read.
+        InputError: it has another Content-Encoding (415), or is not what that says (400).
     """
     chunks: list[bytes] = []
     size = 0
+    unpack = _unpacker(request.headers.get("content-encoding", ""), limit)
     if _content_length(request) > limit:
         raise _too_large(limit)
     async for chunk in request.stream():
@@ -43,7 +77,36 @@ async def read_body(request: "Request", limit: int) -> bytes:
         if size > limit:
             raise _too_large(limit)
         chunks.append(chunk)
-    return b"".join(chunks)
+    return ReceivedBody(unpack(b"".join(chunks)), request.headers.get("content-type", ""))
+
+
+def _unpacker(encoding: str, limit: int) -> Callable[[bytes], bytes]:
+    match encoding.strip().lower():
+        case "" | "identity":
+            return lambda content: content
+        case "gzip" | "x-gzip":
+            return partial(_unpack, wbits=16 + zlib.MAX_WBITS, name="gzip", limit=limit)
+        case "deflate":
+            return partial(_unpack, wbits=zlib.MAX_WBITS, name="deflate", limit=limit)
+        case _:
+            sentence = "the Content-Encoding of the body is not supported; send it as it is, or as gzip or deflate"
+            raise InputError(sentence, status=415)
+
+
+def _unpack(content: bytes, *, wbits: int, name: str, limit: int) -> bytes:
+    unpacked = b""
+    while content:
+        stream = zlib.decompressobj(wbits)
+        try:
+            unpacked += stream.decompress(content, limit + 1 - len(unpacked))
+        except zlib.error as error:
+            raise InputError(f"the body is not {name}, as its Content-Encoding says", status=400) from error
+        if len(unpacked) > limit:
+            raise _too_large(limit)
+        if not stream.eof:
+            raise InputError(f"the body ends before its {name} does; send the whole of it", status=400)
+        content = stream.unused_data
+    return unpacked
 
 
 async def read_object(request: "Request", limit: int) -> dict[str, JsonValue]:
@@ -51,10 +114,10 @@ async def read_object(request: "Request", limit: int) -> dict[str, JsonValue]:
 
     Raises:
         TooLarge: as for `read_body`.
-        InputError: the body is not JSON (400), or not an object (422).
+        InputError: the body cannot be unpacked, is not JSON (400), or not an object (422).
     """
-    body = (await read_body(request, limit)).removeprefix(BOM_UTF8)
-    value = parse_json(body, _OBJECT_HINT) if body.strip() else None
+    text = (await read_body(request, limit)).json_text
+    value = parse_json(text, _OBJECT_HINT) if text else None
     if value is None:
         return {}
     if not isinstance(value, dict):
@@ -62,34 +125,16 @@ async def read_object(request: "Request", limit: int) -> dict[str, JsonValue]:
     return value
 
 
-def has_json_content_type(request: "Request") -> bool:
-    """True if the Content-Type of a request is one of JSON."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    return kind in ("application/json", "text/json") or kind.endswith("+json")
-
-
-def parse_json(body: bytes, hint: str, *, allow_inf_nan: bool = True) -> JsonValue:
-    """The value of a JSON text, which may begin with a byte order mark; `hint` says what to send.
+def parse_json(text: bytes | str, hint: str, *, allow_inf_nan: bool = True) -> JsonValue:
+    """The value of a JSON text; `hint` says what to send.
 
     Raises:
         InputError: it is not JSON (400).
     """
     try:
-        return cast("JsonValue", from_json(body.removeprefix(BOM_UTF8), allow_inf_nan=allow_inf_nan))
+        return cast("JsonValue", from_json(text, allow_inf_nan=allow_inf_nan))
     except ValueError as error:
         raise InputError(f"the body is not JSON ({error}); {hint}", status=400) from error
-
-
-def decode_text(body: bytes) -> str:
-    """The text of a body.
-
-    Raises:
-        InputError: it is not UTF-8 (400).
-    """
-    try:
-        return body.decode()
-    except UnicodeDecodeError as error:
-        raise InputError("the body is neither JSON nor UTF-8 text", status=400) from error
 
 
 class PayloadReader(Generic[Payload]):
@@ -101,7 +146,7 @@ class PayloadReader(Generic[Payload]):
         self._adapter: TypeAdapter[Payload] = TypeAdapter(function.payload.annotation)
         self._hint = _hint(self._adapter)
 
-    def read(self, body: bytes, *, is_json: bool) -> Payload:
+    def read(self, body: ReceivedBody) -> Payload:
         """The payload. An empty body is `null` if that fits, else an empty object.
 
         If the function has a parser of its own, it reads every body that is not sent as JSON.
@@ -109,23 +154,22 @@ class PayloadReader(Generic[Payload]):
         Raises:
             InputError: the body is not JSON (400), does not fit, or the parser raises (422).
         """
-        if self._parser is not None and not is_json:
-            return self._run_parser(body)
-        body = body.removeprefix(BOM_UTF8)
+        if self._parser is not None and not body.is_json:
+            return self._run_parser(body.to_text())
+        given = body.json_text
         fault: ValidationError | None = None
-        for text in [body] if body.strip() else [b"null", b"{}"]:
+        for text in [given] if given else [b"null", b"{}"]:
             try:
                 return self._adapter.validate_json(text, by_alias=True, by_name=True)
             except ValidationError as error:
                 fault = error
         assert fault is not None
-        if body.strip():
-            parse_json(body, self._hint)
+        if given:
+            parse_json(given, self._hint)
         raise invalid_field(fault) from fault
 
-    def _run_parser(self, body: bytes) -> Payload:
+    def _run_parser(self, text: str) -> Payload:
         assert self._parser is not None
-        text = decode_text(body)
         try:
             return self._parser(text)
         except Exception as error:

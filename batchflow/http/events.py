@@ -7,7 +7,7 @@ from fastapi import APIRouter, Query, Request, Response
 from batchflow.core.call import Body
 from batchflow.core.ports import Client
 from batchflow.errors import InputError, NotFoundError
-from batchflow.http.bodies import decode_text, has_json_content_type, parse_json, read_body
+from batchflow.http.bodies import ReceivedBody, parse_json, read_body
 from batchflow.http.errors import OpenRoute, json_response
 from batchflow.http.openapi import BODY_ERRORS, error_responses
 from batchflow.http.schemas import ErrorResponse, NotifyResponse, WaiterInfo, WaiterList, WebhookResponse
@@ -21,6 +21,7 @@ _EVENT_BODY: dict[str, Any] = {
 _WEBHOOK_PATH = "/webhooks/{token}"
 _WEBHOOK_GONE = "there is no such webhook, or its run has ended"
 _WEBHOOK_RETRY_S = "10"
+_ALLOW = {"Allow": "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT"}
 
 
 class EventEndpoints:
@@ -58,7 +59,7 @@ class EventEndpoints:
         self, id: str, request: Request, run_id: Annotated[str | None, Query(alias="runId")] = None
     ) -> Response:
         """The body is the data: JSON, or text. With `runId` it is for that run alone, and kept until the run waits."""
-        data = _event_data(await read_body(request, self._max_body), is_json=has_json_content_type(request))
+        data = _event_data(await read_body(request, self._max_body))
         notified = await runs.notify_event(self._client, id, data, run_id)
         return json_response(NotifyResponse(event_id=id, run_ids=list(notified)))
 
@@ -68,19 +69,22 @@ class EventEndpoints:
         return json_response(WaiterList(event_id=id, waiters=[WaiterInfo.of(it) for it in found]))
 
 
-def _event_data(body: bytes, *, is_json: bool) -> Any:
-    if not body:
-        return None
+def _event_data(body: ReceivedBody) -> Any:
+    if not (text := body.json_text):
+        return None if body.is_json or not body.content else body.to_text()
     try:
-        return parse_json(body, "send JSON, or text as text/plain", allow_inf_nan=False)
+        return parse_json(text, "send JSON, or text as text/plain", allow_inf_nan=False)
     except InputError:
-        if is_json:
+        if body.is_json:
             raise
-        return decode_text(body)
+        return body.to_text()
 
 
 class WebhookEndpoint:
-    """Receives requests of any method. The token is a secret: no response and no log line of batchflow contains it."""
+    """Receives requests of any method but HEAD and OPTIONS, with which third parties probe a URL.
+
+    The token is a secret: no response and no log line of batchflow contains it.
+    """
 
     def __init__(self, client: Client, *, max_body: int) -> None:
         self._client = client
@@ -93,11 +97,20 @@ class WebhookEndpoint:
             self.receive,
             methods=["POST"],
             name="webhooks:take",
-            summary="Send a request of any method to a run",
+            summary="Send a request to a run",
             tags=["webhooks"],
             status_code=202,
             responses={
-                **error_responses(413, 503, described={404: _WEBHOOK_GONE, 429: "too many requests wait for the run"}),
+                **error_responses(
+                    413,
+                    415,
+                    503,
+                    described={
+                        400: "the body is not packed as its Content-Encoding says",
+                        404: _WEBHOOK_GONE,
+                        429: "too many requests wait for the run",
+                    },
+                ),
                 202: {"model": WebhookResponse, "description": "the request is stored for its run"},
             },
             openapi_extra={"requestBody": {"required": False, "content": {"*/*": {"schema": {}}}}},
@@ -115,7 +128,19 @@ class WebhookEndpoint:
         )
 
     async def receive(self, token: str, request: Request) -> Response:
-        """The run receives method, headers, query and body. The request is stored before this is answered."""
+        """The run receives method, headers, query and body. The request is stored before this is answered.
+
+        HEAD and OPTIONS ask about the URL and tell the run nothing: they are answered alike for every token.
+        """
+        match request.method:
+            case "HEAD":
+                return Response(status_code=200, headers=_ALLOW)
+            case "OPTIONS":
+                return Response(status_code=204, headers=_ALLOW)
+            case "TRACE":
+                return Response(status_code=405, headers=_ALLOW)
+            case _:
+                pass
         run = await self._run(token)
         sent = webhook_request_codec().encode(await _webhook_request(request, self._max_body))
         self._client.limit.check(sent, "the request to this webhook")
@@ -138,5 +163,5 @@ async def _webhook_request(request: Request, limit: int) -> WebhookRequest:
     for name, value in request.headers.items():
         headers[name] = f"{headers[name]}, {value}" if name in headers else value
     query: bytes = request.scope["query_string"]
-    body = Body.of(await read_body(request, limit))
+    body = Body.of((await read_body(request, limit)).content)
     return WebhookRequest(method=request.method, headers=headers, query=query.decode("latin-1"), sent=body)

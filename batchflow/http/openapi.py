@@ -13,10 +13,11 @@ _ERRORS = {
     400: "the body is not JSON",
     404: "it does not exist",
     413: "the body is too large",
+    415: "the body has a Content-Encoding other than gzip and deflate",
     422: "a field or parameter is unknown, missing or does not fit",
     503: "the store is unavailable for now; Retry-After says when to try again",
 }
-BODY_ERRORS = (400, 413, 422, 503)
+BODY_ERRORS = (400, 413, 415, 422, 503)
 """The errors of a route that reads a JSON body."""
 
 

@@ -15,7 +15,7 @@ from batchflow.batch.payloads import TriggerRequest
 from batchflow.core.ids import entry_id
 from batchflow.core.retry import RetryPolicy
 from batchflow.errors import InputError
-from batchflow.http.bodies import PayloadReader, has_json_content_type, read_body, read_object
+from batchflow.http.bodies import PayloadReader, read_body, read_object
 from batchflow.http.errors import json_response, rename_options
 from batchflow.http.openapi import BODY_ERRORS, error_responses, header_parameters, request_body
 from batchflow.http.schemas import ErrorResponse, StartBatchResponse, StartRunResponse
@@ -213,7 +213,7 @@ class FunctionEndpoint:
         route = self._endpoint.route
         root = absolute_url(request, route, "", self._app_url)
         options = run_options(request.headers.raw, self._endpoint.retry, root)
-        payload = self._payload.read(await read_body(request, self._max_body), is_json=has_json_content_type(request))
+        payload = self._payload.read(await read_body(request, self._max_body))
         try:
             (run,) = await self._function.start([payload], options)
         except InputError as error:

@@ -20,6 +20,7 @@ from batchflow.core.call import (
 from batchflow.core.codec import type_name
 from batchflow.core.duration import Duration, humanize_duration, to_ms
 from batchflow.core.flow import FlowControl
+from batchflow.core.json_body import is_json_type
 from batchflow.core.message import Message
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.roundtrip import RoundTripDifference, not_finite
@@ -77,10 +78,11 @@ class CallResponse(Generic[T]):
         """
         if self._response is not None:
             return self._read_as(self._response)
-        if "json" not in self.headers.get("content-type", ""):
+        if not is_json_type(self.headers.get("content-type", "")):
             return cast("T", self.text)
         try:
-            return cast("T", from_json(_json_body(self._answer)) if self.content else None)
+            text = _json_body(self._answer)
+            return cast("T", from_json(text) if text else None)
         except ValueError as error:
             raise UnserializableError(
                 f"the answer of call '{self._step}' says it is JSON and is not: {error}"
@@ -91,9 +93,15 @@ class CallResponse(Generic[T]):
             return self.content
         if wanted is str:
             return self.text
+        text = _json_body(self._answer)
         try:
-            return TypeAdapter(wanted).validate_json(_json_body(self._answer))
+            return TypeAdapter(wanted).validate_json(text or b"null")
         except ValidationError as error:
+            if not text:
+                raise UnserializableError(
+                    f"the answer of call '{self._step}' ({self.status}) is empty, which is not a valid "
+                    f"{type_name(wanted)}; write 'response={type_name(wanted)} | None'"
+                ) from error
             first = error.errors(include_url=False, include_context=False, include_input=False)[0]
             place = ".".join(map(str, first["loc"]))
             raise UnserializableError(

@@ -47,7 +47,7 @@ class EventResult(Generic[T]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Webhook:
-    """A URL of one run. `ctx.wait_for_webhook` returns the requests to it, of any method."""
+    """A URL of one run. `ctx.wait_for_webhook` returns the requests to it, of any method but HEAD and OPTIONS."""
 
     url: str
     token: str
@@ -76,10 +76,13 @@ class WebhookRequest:
         """Parse the body as JSON.
 
         Raises:
-            InputError: it is not JSON.
+            InputError: it is not JSON, or empty.
         """
+        text = self.sent.to_json(self.headers.get("content-type", ""))
+        if not text:
+            raise InputError("the request to the webhook has no body, and so no JSON")
         try:
-            return from_json(self.sent.to_json(self.headers.get("content-type", "")))
+            return from_json(text)
         except ValueError as error:
             raise InputError(f"the request to the webhook is not JSON: {error}") from error
 

@@ -1,6 +1,8 @@
 """Reading and documenting request bodies."""
 
-from collections.abc import AsyncIterator
+import gzip
+import zlib
+from collections.abc import AsyncIterator, Callable
 from typing import Literal
 
 import pytest
@@ -81,6 +83,46 @@ async def test_a_client_that_goes_away_starts_nothing(small: Batchflow) -> None:
     await app_of(small)(scope_of("POST", PATHS[0]), receive, send)
     assert sent[0]["status"] == 400
     assert await small.engine.store.batches() == []
+
+
+PACKED: dict[str, Callable[[bytes], bytes]] = {
+    "gzip": gzip.compress,
+    "GZip": gzip.compress,
+    "x-gzip": lambda body: gzip.compress(body[:3]) + gzip.compress(body[3:]),
+    "deflate": zlib.compress,
+    "identity": bytes,
+}
+
+
+@pytest.mark.parametrize("encoding", PACKED)
+@pytest.mark.parametrize("path", PATHS[:1])
+async def test_a_packed_body_is_unpacked(encoding: str, path: str, small: Batchflow) -> None:
+    """As its Content-Encoding says."""
+    body = PACKED[encoding](b'{"dryRun": true}')
+    async with client_of(small) as http:
+        response = await http.post(path, content=body, headers={"Content-Encoding": encoding})
+    assert response.status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("encoding", "body", "expected"),
+    [
+        ("gzip", gzip.compress(b" " * (LIMIT + 1)), TOO_LARGE),
+        ("deflate", zlib.compress(b" " * 50_000_000)[:LIMIT], TOO_LARGE),
+        ("gzip", b"{}", (400, "the body is not gzip, as its Content-Encoding says", None)),
+        ("gzip", gzip.compress(b"{}") + b"garbage of ours", (400, "the body is not gzip", None)),
+        ("gzip", gzip.compress(b"{}")[:-5], (400, "the body ends before its gzip does", None)),
+        ("br", b"{}", (415, "the Content-Encoding of the body is not supported", None)),
+        ("gzip, gzip", b"{}", (415, "send it as it is, or as gzip or deflate", None)),
+    ],
+)
+async def test_a_body_that_cannot_be_unpacked_is_refused(
+    encoding: str, body: bytes, expected: tuple[int, str, str | None], small: Batchflow
+) -> None:
+    """The sentence names the encoding, and no more than the limit is unpacked."""
+    async with client_of(small) as http:
+        for path in PATHS:
+            assert_error(await http.post(path, content=body, headers={"Content-Encoding": encoding}), expected)
 
 
 class Cat(BaseModel):

@@ -104,7 +104,7 @@ def test_any_body_is_answered(client: CountingClient, path: str, body: bytes, he
     """Bytes, JSON and almost right triggers, with any headers."""
     before = client.started
     response = client("POST", path, content=body, headers=headers)
-    assert response.status_code in (200, 202, 400, 413, 422)
+    assert response.status_code in (200, 202, 400, 413, 415, 422)
     assert response.json()["success"] is (response.status_code < 300)
     assert (client.started > before) is (response.status_code == 202)
 
@@ -127,7 +127,8 @@ def test_any_id_is_answered(
 ) -> None:
     """Nothing has that id, or the method or a parameter does not fit."""
     response = client(method, path.format(quote(id, safe="%")), headers=headers, params=query)
-    assert response.status_code in (404, 405, 422)
+    probes = {"HEAD": 200, "OPTIONS": 204} if path.startswith("/webhooks/") else {}
+    assert response.status_code in (404, 405, 422, probes.get(method))
     assert client.started == 0
 
 
@@ -155,7 +156,7 @@ def test_any_query_of_the_lists_is_answered(
 def test_any_selection_to_cancel_is_answered(client: CountingClient, body: bytes, headers: Any) -> None:
     """Nothing was started, so nothing is cancelled."""
     response = client("POST", "/runs/cancel", content=body, headers=headers)
-    assert response.status_code in (200, 400, 404, 413, 422)
+    assert response.status_code in (200, 400, 404, 413, 415, 422)
     if response.status_code == 200:
         assert response.json() == {"success": True, "cancelled": 0}
 
@@ -168,7 +169,7 @@ def test_any_event_is_answered(
     """No run waits for it."""
     path = f"/events/{quote(id, safe='%/:')}"
     notified = client("POST", path, content=body, headers=headers, params=query)
-    assert notified.status_code in (200, 400, 413, 422)
+    assert notified.status_code in (200, 400, 413, 415, 422)
     if notified.status_code == 200:
         assert notified.json()["runIds"] == []
     assert client("GET", f"{path}/waiters", headers=headers, params=query).status_code in (200, 422)

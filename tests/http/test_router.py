@@ -134,7 +134,7 @@ async def test_the_document_shows_every_body_and_answer(flow: Batchflow) -> None
     required, cancel = body("/a/runs/cancel")
     assert (required, set(cancel["properties"])) == (True, {"ids", "label", "function"})
     answers = paths["/b/welcome/process-users"]["post"]["responses"]
-    assert set(answers) == {"200", "202", "400", "413", "422", "503"}
+    assert set(answers) == {"200", "202", "400", "413", "415", "422", "503"}
     operations = [it["operationId"] for path in paths.values() for it in path.values()]
     assert len(set(operations)) == len(operations)
 

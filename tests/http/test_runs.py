@@ -13,7 +13,7 @@ from batchflow.core.codec import Codec
 from batchflow.core.message import WorkerStatus
 from batchflow.core.run import NEVER, Step
 from batchflow.errors import InputError
-from batchflow.http.bodies import PayloadReader
+from batchflow.http.bodies import PayloadReader, ReceivedBody
 from batchflow.http.schemas import StepInfo, WorkerInfo
 from tests.http.samples import PREFIX, assert_error
 from tests.waiting import wait_until
@@ -99,7 +99,7 @@ def test_a_body_that_is_not_json_is_answered_with_a_hint(payload: Any) -> None:
     served = Batchflow("sqlite://").serve("/function")(function)
     reader: PayloadReader[Any] = PayloadReader(replace(served, payload=Codec.of(payload)))
     with pytest.raises(InputError, match=rf"^the body is not JSON \(.+\); {NOT_JSON[payload]}$") as caught:
-        reader.read(b"{]", is_json=True)
+        reader.read(ReceivedBody(b"{]", "application/json"))
     assert caught.value.status == 400
 
 

@@ -1,6 +1,6 @@
 """Text that came over HTTP is read in the charset that it declares."""
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -50,10 +50,17 @@ def test_text_is_read_in_its_charset(kind: str, content: bytes, text: str) -> No
         ("application/json; charset=iso-8859-1", '["häl"]'.encode()),
         ("application/json; charset=iso-8859-1", '["häl"]'.encode("latin-1")),
         ("application/json; charset=utf-16", '["häl"]'.encode("utf-16")),
+        ("application/json", '["häl"]'.encode("utf-8-sig")),
+        ("application/json", '["häl"]'.encode("utf-16")),
+        ("application/json; charset=utf-8", '["häl"]'.encode("utf-16-le")),
+        ("application/json", '["häl"]'.encode("utf-32-be")),
+        ("Application/JSON; profile=x", '["häl"]'.encode()),
+        ("TEXT/json", '["häl"]'.encode()),
+        ("application/vnd.api+JSON", '["häl"]'.encode()),
     ],
 )
-def test_json_is_utf_8_or_what_it_declares(kind: str, content: bytes) -> None:
-    """A wrong charset does no harm to what is UTF-8, as JSON has to be."""
+def test_json_is_read_however_it_is_encoded(kind: str, content: bytes) -> None:
+    """Byte order marks, UTF-16 and UTF-32 are recognized; a wrong charset does no harm to UTF-8."""
     assert answered(content, kind).body == ["häl"]
     assert answered(content, kind, list[str]).body == ["häl"]
     assert sent(content, kind).json() == ["häl"]
@@ -69,6 +76,20 @@ def test_json_in_no_known_charset_is_refused() -> None:
             sent(content, kind).json()
 
 
-def test_an_empty_json_body_is_nothing() -> None:
-    """As of a 204."""
-    assert answered(b"", "application/json").body is None
+@pytest.mark.parametrize("kind", ["application/x-ndjson", "application/jsonl", "application/json-seq", "jsonp/x"])
+def test_lines_of_json_are_text(kind: str) -> None:
+    """One JSON parser cannot read them."""
+    content = b'{"a": 1}\n{"a": 2}\n'
+    assert answered(content, kind).body == content.decode()
+    assert answered(content, kind.title()).body == content.decode()
+
+
+@pytest.mark.parametrize("content", [b"", b" \n", b"\xef\xbb\xbf"])
+def test_an_empty_json_body_is_nothing(content: bytes) -> None:
+    """As of a 204: None where the type takes it, else an error that says so."""
+    assert answered(content, "application/json").body is None
+    assert answered(content, "application/json", cast("Any", list[str] | None)).body is None
+    with pytest.raises(UnserializableError, match=r"\(200\) is empty, which is not a valid list\[str\]"):
+        _ = answered(content, "application/json", list[str]).body
+    with pytest.raises(InputError, match="has no body"):
+        sent(content, "application/json").json()
