@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING, Any, Never, ParamSpec, TypeVar, Unpack, cast, 
 from pydantic import BaseModel
 
 from batchflow.batch.bound import Workflow, bind
-from batchflow.batch.function import BatchDecorator, IdSource, function_workflow
+from batchflow.batch.function import BatchDecorator, BatchFunction, IdSource, bind_function, function_workflow
 from batchflow.batch.handle import BatchHandle
 from batchflow.batch.logs import ProgressLog
-from batchflow.batch.workflow import BatchWorkflow, NoParams
+from batchflow.batch.workflow import BatchWorkflow
 from batchflow.core.codec import SizeLimit
 from batchflow.core.duration import Duration
 from batchflow.core.flow import FlowControl
@@ -34,7 +34,7 @@ from batchflow.core.ports import Clock, Entropy
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.run import RunState, Waiter
 from batchflow.core.store import Ledger, Store
-from batchflow.core.suggestions import check_options
+from batchflow.core.suggestions import check_options, explains_options
 from batchflow.engine.clock import SystemClock, SystemEntropy
 from batchflow.engine.engine import Engine, EngineOptions
 from batchflow.engine.observers import VerboseLog
@@ -79,8 +79,16 @@ Params = TypeVar("Params", bound=BaseModel)
 Payload = TypeVar("Payload")
 Result = TypeVar("Result")
 T = TypeVar("T")
+Bound = TypeVar("Bound", bound=Workflow[Any, Any])
 
 
+@explains_options(
+    url="the URL without a name: Batchflow('sqlite:///batchflow.db')",
+    redis="the URL without a name: Batchflow('redis://…')",
+    lifespan="@flow.resource on each thing to open and close",
+    workers="worker=True or False, and concurrency=…",
+    threads="BATCHFLOW_THREADS=… in the environment",
+)
 class Batchflow:
     """An app: the workflows and durable functions of one program, and the engine that runs them.
 
@@ -148,6 +156,11 @@ class Batchflow:
         self.engine.report_progress = ProgressLog(self.engine, self._workflows).write
         self.engine.ledger = open_ledger(self.settings) if ledger is None or isinstance(ledger, str) else ledger
 
+    def __repr__(self) -> str:
+        names = [*self._workflows, *self._served]
+        more = f", … and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+        return f"<Batchflow: {', '.join(names[:_SHOWN]) or 'no workflows'}{more}>"
+
     # Workflows and functions
 
     def add(self, workflow: BatchWorkflow[Params, Any, Result]) -> Workflow[Params, Result]:
@@ -156,11 +169,13 @@ class Batchflow:
         Raises:
             DuplicateNameError: there is a workflow of that name already.
         """
-        bound: Workflow[Params, Result] = bind(workflow, self.engine)
+        return self._add(bind(workflow, self.engine))
+
+    def _add(self, bound: Bound) -> Bound:
         if bound.name in self._workflows:
             raise DuplicateNameError(
                 f"two workflows are named '{bound.name}'; "
-                f"give one of them another `name` (in {type(workflow).__name__})"
+                f"give one of them another `name` (in {bound.definition.class_name})"
             )
         self._register_endpoints(bound.endpoints)
         self._limits.extend(bound.declared_flows)
@@ -169,18 +184,25 @@ class Batchflow:
         return bound
 
     @overload
-    def batch(self, fn: Callable[[str], Awaitable[Result]], /) -> Workflow[NoParams, Result]: ...
+    def batch(self, fn: Callable[[str], Awaitable[Result]], /) -> BatchFunction[Result, Awaitable[Result]]: ...
     @overload
-    def batch(self, fn: Callable[[str], Result], /) -> Workflow[NoParams, Result]: ...
+    def batch(self, fn: Callable[[str], Result], /) -> BatchFunction[Result, Result]: ...
     @overload
     def batch(
         self,
         *,
         ids: IdSource | None = None,
         name: str | None = None,
-        flow: FlowControl | None = None,
-        retry: RetryPolicy | None = None,
-        timeout: Duration | None = None,
+        entity: str | None = None,
+        entity_plural: str = ...,
+        execute_verb: str = ...,
+        page_size: int = ...,
+        chunk_size: int = ...,
+        flow: FlowControl | None = ...,
+        entry_flow: FlowControl | None = ...,
+        paginate_flow: FlowControl | None = None,
+        retry: RetryPolicy = ...,
+        timeout: Duration = ...,
         processed_ttl: Duration | None = None,
         processed_per: tuple[str, ...] = (),
         walk_first: bool = False,
@@ -189,17 +211,20 @@ class Batchflow:
         """The shortest batch: a function of one id, `@flow.batch` or `@flow.batch(ids=source)`.
 
         `ids` is a sequence, or a function that returns one, a generator or an async generator; without it every
-        trigger names its ids. `flow` limits the items (None: unlimited). The other options are those of a class:
-        `retry`, `item_timeout` as `timeout`, `processed_ttl`, `processed_per`, `walk_first`.
+        trigger names its ids. `flow` limits the items (None: unlimited) and `timeout` an attempt; they are
+        `execute_flow` and `item_timeout` of a class. The other options are those of a class. Pages have no limits
+        unless `paginate_flow` sets some.
+
+        Calling what this returns calls the function itself: `await greet("ada")`.
         """
-        check_options("flow.batch", options, _BATCH_OPTIONS)
+        check_options("flow.batch", options, _BATCH_OPTIONS, _WORDS_OF_BATCH)
         if fn is not None and not callable(fn):
             raise ConfigurationError(
                 f"flow.batch cannot take {format_value(fn)}; write @flow.batch above a function of one id"
             )
 
-        def take(function: Callable[[str], Any]) -> Workflow[NoParams, Any]:
-            return self.add(function_workflow(function, **options))
+        def take(function: Callable[[str], Any]) -> BatchFunction[Any, Any]:
+            return self._add(bind_function(function, self.engine, options))
 
         return take if fn is None else take(fn)
 
@@ -238,7 +263,7 @@ class Batchflow:
             DuplicateNameError: the route is served already.
         """
         check_route(route)
-        check_no_unknown_options("flow.serve", unknown, self.serve)
+        check_no_unknown_options("flow.serve", unknown, self.serve, _WORDS_OF_SERVE)
         policy = serve_retry_policy(retry, retries, retry_delay)
         check_flow(flow_control)
         timeout_ms = parse_timeout(timeout)
@@ -552,6 +577,33 @@ class Batchflow:
             await self.engine.close()
 
 
+_SHOWN = 5
+_LIMITS = {
+    "concurrency": "parallelism=…",
+    "max_concurrency": "parallelism=…",
+    "parallelism": "parallelism=…",
+    "rate": "rate=…",
+    "rate_limit": "rate=…",
+}
+_WORDS_OF_BATCH = {
+    **{word: f"flow=FlowControl({limit})" for word, limit in _LIMITS.items()},
+    "flow_control": "flow=FlowControl(…)",
+    "execute_flow": "flow=FlowControl(…)",
+    "item_timeout": "timeout=…",
+    "retries": "retry=RetryPolicy(retries=…)",
+    "max_retries": "retry=RetryPolicy(retries=…)",
+    "attempts": "retry=RetryPolicy(retries=…)",
+    "retry_delay": "retry=RetryPolicy(first=…, factor=1)",
+    "batch_size": "page_size=…",
+}
+_WORDS_OF_SERVE = {
+    **{word: f"flow_control=FlowControl({limit})" for word, limit in _LIMITS.items()},
+    "flow": "flow_control=FlowControl(…)",
+    "execute_flow": "flow_control=FlowControl(…)",
+    "item_timeout": "timeout=…",
+    "attempts": "retries=…, which does not count the first attempt",
+    "name": "the route: the name is made of it",
+}
 _BATCH_OPTIONS = tuple(signature(function_workflow).parameters)[1:]
 _REDIS = frozenset({"redis", "rediss", "unix", "redis+cluster", "rediss+cluster", "redis+sentinel", "rediss+sentinel"})
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Never, TypeVar, cast
 
 from pydantic import BaseModel, JsonValue
 
@@ -38,11 +38,23 @@ from batchflow.serve.children import ChildOptions, ParentLink
 from batchflow.serve.endpoint import DurableFunction, Endpoint
 from batchflow.serve.runs import validate_label_filter
 from batchflow.serve.trigger import Dedup
+from batchflow.serve.validation import check_no_unknown_options, format_value
 
 Params = TypeVar("Params", bound=BaseModel)
 Result = TypeVar("Result")
 P = TypeVar("P", bound=BaseModel)
 R = TypeVar("R")
+
+
+_WORDS_OF_TRIGGER = {
+    "run_id": "batch_id=…",
+    "dry_run": "await workflow.dry_run(params)",
+    "retries": "retry = RetryPolicy(retries=…) in the class",
+    "retry_delay": "retry = RetryPolicy(…) in the class",
+    "flow_control": "execute_flow = FlowControl(…) in the class",
+    "flow": "execute_flow = FlowControl(…) in the class",
+    "timeout": "item_timeout = … in the class",
+}
 
 
 class Workflow(Generic[Params, Result]):
@@ -60,7 +72,7 @@ class Workflow(Generic[Params, Result]):
         """The limits the code gives to the keys of the layers."""
 
     def __repr__(self) -> str:
-        return f"Workflow('{self.name}')"
+        return f"{type(self).__name__}('{self.name}')"
 
     async def trigger(
         self,
@@ -76,6 +88,7 @@ class Workflow(Generic[Params, Result]):
         delay: Duration | None = None,
         not_before: datetime | int | None = None,
         headers: Mapping[str, str] | None = None,
+        **unknown: Never,
     ) -> BatchHandle[Result]:
         """Start a batch, durable when this returns.
 
@@ -94,6 +107,7 @@ class Workflow(Generic[Params, Result]):
             ConfigurationError: a time or a header is invalid.
             UnserializableError: the parameters do not survive JSON.
         """
+        check_no_unknown_options("trigger", unknown, self.trigger, _WORDS_OF_TRIGGER)
         options = BatchTrigger(
             force=force,
             ids=ids,
@@ -231,12 +245,24 @@ def bind(workflow: BatchWorkflow[P, Any, R], client: Client) -> Workflow[P, R]:
     """Make a workflow ready to be served and triggered.
 
     Raises:
-        ConfigurationError: its class is a base for others, or options were set on the object.
+        ConfigurationError: it is a class or another object, its class is a base for others, or options were set on the
+            object.
     """
+    if not isinstance(cast("object", workflow), BatchWorkflow):
+        raise ConfigurationError(_not_an_object(workflow))
     if "__batch__" not in vars(type(workflow)):
         raise ConfigurationError(f"{type(workflow).__name__} is a base for workflows; add an object of a subclass")
     check_no_instance_options(workflow)
     return Workflow(WorkflowRuntime(workflow, client))
+
+
+def _not_an_object(given: object) -> str:
+    if isinstance(given, type):
+        return f"flow.add takes an object, not its class; write flow.add({given.__name__}(…))"
+    if isinstance(given, Workflow):
+        return f"'{given.name}' is added already; flow.add takes an object of a BatchWorkflow"
+    instead = "@flow.batch above it" if callable(given) else "an object of a class of BatchWorkflow"
+    return f"flow.add cannot take {format_value(given)}; write {instead}"
 
 
 def layer_endpoints(runtime: WorkflowRuntime) -> tuple[Endpoint, ...]:

@@ -9,7 +9,6 @@ from pydantic import BaseModel
 
 from batchflow.batch import options
 from batchflow.batch.hooks import (
-    HOOK_NAMES,
     check_hooks,
     find_defined_hooks,
     format_type,
@@ -18,16 +17,13 @@ from batchflow.batch.hooks import (
     is_model,
     type_arguments,
 )
+from batchflow.batch.member_names import check_member_names
 from batchflow.batch.names import Routes, StepNames, WireKeys, check_field_names, kebab_case
 from batchflow.batch.options import LedgerScope
 from batchflow.core.codec import Codec
 from batchflow.core.flow import FlowControl
 from batchflow.core.retry import RetryPolicy
-from batchflow.core.suggestions import find_typos
 from batchflow.errors import BatchflowError, ConfigurationError
-
-INHERITED_MEMBERS = ("params", "item_id", "headers", "unprocessed")
-"""Members of the base class that a subclass uses but must not override."""
 
 T = TypeVar("T")
 
@@ -86,7 +82,7 @@ def read_definition(cls: type, base: type, *, abstract: bool, ids_only: bool) ->
     Raises:
         ConfigurationError: the message names the class and the hook or option, and says what to write.
     """
-    _check_member_names(cls, base)
+    check_member_names(cls)
     if abstract or cls.__dict__.get("__parameters__"):
         return None
     params_type, item, result = type_arguments(cls, base)
@@ -136,21 +132,6 @@ def _definition(
         keep_results=result not in (None, NoneType),
         item_is_id=item is str,
     )
-
-
-def _check_member_names(cls: type, base: type) -> None:
-    """Reject misspelt members, and members that would hide those of the base."""
-    for name in INHERITED_MEMBERS:
-        if name in cls.__dict__:
-            raise ConfigurationError(
-                f"{cls.__name__}.{name} hides a member that batchflow gives the hooks; use another name"
-            )
-    if any("count_first" in it.__dict__ for it in cls.__mro__):
-        raise ConfigurationError(f"Unknown option 'count_first' of {cls.__name__}; did you mean 'walk_first'?")
-    members = [name for name in cls.__dict__ if not name.startswith("_")]
-    for name, meant in find_typos(members, (*options.OPTION_NAMES, *HOOK_NAMES)):
-        kind = "hook" if meant in HOOK_NAMES else "option"
-        raise ConfigurationError(f"Unknown {kind} '{name}' of {cls.__name__}; did you mean '{meant}'?")
 
 
 def _check_type_arguments(cls: type, params: object, item: object, result: object) -> type[BaseModel]:

@@ -1,10 +1,11 @@
 """The short form of a workflow: a function of one id, and a source of ids."""
 
+import functools
 import inspect
 import itertools
 import types
 from collections import OrderedDict
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar, cast, overload
 
 from batchflow.batch.arguments import Id
@@ -12,21 +13,23 @@ from batchflow.batch.bound import Workflow
 from batchflow.batch.hook_scope import CURRENT_HOOK
 from batchflow.batch.hooks import format_type, is_compatible, type_hints
 from batchflow.batch.names import kebab_case
+from batchflow.batch.runtime import WorkflowRuntime
 from batchflow.batch.workflow import BatchWorkflow, NoParams, Page
 from batchflow.core.codec import return_type
 from batchflow.core.duration import Duration
 from batchflow.core.flow import FlowControl
+from batchflow.core.ports import Client
 from batchflow.core.retry import RetryPolicy
 from batchflow.errors import ConfigurationError
 from batchflow.serve.callables import as_async
 
 R = TypeVar("R")
+Returned = TypeVar("Returned")
 
 Ids: TypeAlias = Iterable[Id] | AsyncIterable[Id]
 IdSource: TypeAlias = Sequence[Id] | Callable[[], Ids | Awaitable[Ids]]
 """A source of ids: a sequence, or a function that returns a sequence, a generator or an async generator."""
 
-_DEFAULT_FLOW = FlowControl(parallelism=10, rate=5)
 _SKIP_SIZE = 10_000
 # Ids skipped in one call.
 _MAX_OPEN = 16
@@ -37,9 +40,26 @@ class BatchDecorator(Protocol):
     """The decorator that `@flow.batch(…)` returns."""
 
     @overload
-    def __call__(self, fn: Callable[[str], Awaitable[R]], /) -> Workflow[NoParams, R]: ...
+    def __call__(self, fn: Callable[[str], Awaitable[R]], /) -> "BatchFunction[R, Awaitable[R]]": ...
     @overload
-    def __call__(self, fn: Callable[[str], R], /) -> Workflow[NoParams, R]: ...
+    def __call__(self, fn: Callable[[str], R], /) -> "BatchFunction[R, R]": ...
+
+
+class BatchFunction(Workflow[NoParams, R], Generic[R, Returned]):
+    """The workflow of a function, as `@flow.batch` returns it.
+
+    Calling it calls the function, as a unit test does: without the engine, durability, limits or retries.
+    """
+
+    def __init__(self, runtime: WorkflowRuntime, function: Callable[[str], Returned]) -> None:
+        super().__init__(runtime)
+        self.function = function
+        """The function itself."""
+        functools.update_wrapper(self, function, updated=())
+
+    def __call__(self, item_id: str, /) -> Returned:
+        """Call the function; the result of an async one is to be awaited."""
+        return self.function(item_id)
 
 
 class FunctionWorkflow(BatchWorkflow[NoParams, str, R], Generic[R], abstract=True):
@@ -64,9 +84,16 @@ def function_workflow(
     *,
     ids: IdSource | None = None,
     name: str | None = None,
-    flow: FlowControl | None = _DEFAULT_FLOW,
-    retry: RetryPolicy | None = None,
-    timeout: Duration | None = None,
+    entity: str | None = None,
+    entity_plural: str = "",
+    execute_verb: str = BatchWorkflow.execute_verb,
+    page_size: int = BatchWorkflow.page_size,
+    chunk_size: int = BatchWorkflow.chunk_size,
+    flow: FlowControl | None = BatchWorkflow.execute_flow,
+    entry_flow: FlowControl | None = BatchWorkflow.entry_flow,
+    paginate_flow: FlowControl | None = None,
+    retry: RetryPolicy = BatchWorkflow.retry,
+    timeout: Duration = BatchWorkflow.item_timeout,
     processed_ttl: Duration | None = None,
     processed_per: tuple[str, ...] = (),
     walk_first: bool = False,
@@ -74,7 +101,8 @@ def function_workflow(
     """Create a workflow named after `fn`, which becomes its `execute`. Without `ids` every trigger lists its ids.
 
     `fn` takes one id; the name of its parameter gives the entity (`user_id`: a user), its return type that of results.
-    A source is read page by page, and has to return the same ids in the same order each time.
+    A source is read page by page, and has to return the same ids in the same order each time. Its pages have no limits
+    by default: they read memory or a generator, and `flow` limits what starts.
 
     Raises:
         ConfigurationError: `fn` takes other arguments or has no return type, or an option is invalid.
@@ -84,18 +112,22 @@ def function_workflow(
     members: dict[str, Any] = {
         "execute": staticmethod(fn),
         "name": name if name is not None else kebab_case(_function_name(fn)),
-        "entity": kebab_case(parameter.removesuffix("_id"))
-        if parameter.endswith("_id") and parameter != "_id"
-        else "item",
+        "entity": entity if entity is not None else _entity_of(parameter),
+        "entity_plural": entity_plural,
+        "execute_verb": execute_verb,
+        "page_size": page_size,
+        "chunk_size": chunk_size,
         "execute_flow": flow,
+        "entry_flow": entry_flow,
+        "paginate_flow": paginate_flow,
+        "retry": retry,
+        "item_timeout": timeout,
         "processed_ttl": processed_ttl,
         "processed_per": processed_per,
         "walk_first": walk_first,
         "__module__": fn.__module__,
         "__doc__": fn.__doc__,
     }
-    members |= {"retry": retry} if retry is not None else {}
-    members |= {"item_timeout": timeout} if timeout is not None else {}
     if ids is not None:
         _check_source(_function_name(fn), ids)
     base: Any = FunctionWorkflow if ids is None else _FunctionWithSource
@@ -103,6 +135,21 @@ def function_workflow(
         _function_name(fn), (base[result],), {"ids_only": ids is None}, lambda space: space.update(members)
     )
     return cast("BatchWorkflow[NoParams, str, R]", cls() if ids is None else cls(ids))
+
+
+def bind_function(fn: Callable[[str], Any], client: Client, options: Mapping[str, Any]) -> BatchFunction[Any, Any]:
+    """Make the workflow of a function, ready to be served and triggered.
+
+    Raises:
+        ConfigurationError: as for `function_workflow`.
+    """
+    return BatchFunction(WorkflowRuntime(function_workflow(fn, **options), client), fn)
+
+
+def _entity_of(parameter: str) -> str:
+    if parameter.endswith("_id") and parameter != "_id":
+        return kebab_case(parameter.removesuffix("_id"))
+    return "item"
 
 
 def _function_name(fn: Callable[..., Any]) -> str:

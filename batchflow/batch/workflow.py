@@ -11,10 +11,12 @@ from typing_extensions import TypeVar
 from batchflow.batch.arguments import Id
 from batchflow.batch.definition import Definition, read_definition
 from batchflow.batch.hook_scope import call_ledger, require_hook_scope
+from batchflow.batch.member_names import check_class_keywords
 from batchflow.batch.status import BatchSummary
 from batchflow.core.duration import Duration
 from batchflow.core.flow import FlowControl
 from batchflow.core.retry import RetryPolicy
+from batchflow.core.suggestions import explains_options
 from batchflow.serve.app_url import user_headers
 from batchflow.serve.callables import as_async
 from batchflow.serve.context import LayerContext, WorkflowContext
@@ -36,6 +38,7 @@ MaybeAwaitable: TypeAlias = T | Awaitable[T]
 PageItem = TypeVar("PageItem", covariant=True, default=Any)
 
 
+@explains_options(cursor="next_cursor=…", next="next_cursor=…", id="ids=[…]", item="items={id: item}")
 @dataclass(frozen=True, slots=True)
 class Page(Generic[PageItem]):
     """One page of ids, returned by `fetch`, and the cursor of the next page; None (or "") for the last page.
@@ -109,7 +112,7 @@ class BatchWorkflow(Generic[Params, Item, Result]):
     __batch__: ClassVar[Definition]
 
     def __init_subclass__(cls, *, abstract: bool = False, ids_only: bool = False, **options: Any) -> None:
-        super().__init_subclass__(**options)
+        check_class_keywords(cls, super().__init_subclass__, options)
         definition = read_definition(cls, BatchWorkflow, abstract=abstract, ids_only=ids_only)
         if definition is not None:
             cls.__batch__ = definition

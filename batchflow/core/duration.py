@@ -5,7 +5,7 @@ import re
 from datetime import timedelta
 from decimal import ROUND_HALF_UP, Decimal
 from functools import lru_cache
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 from batchflow.errors import ConfigurationError
 
@@ -40,6 +40,15 @@ def to_ms(value: Duration, *, option: str) -> int:
     if fault:
         raise ConfigurationError(fault, option=option, got=repr(value), want=_HOW)
     return max(int(wait.to_integral_value(ROUND_HALF_UP)), 1 if wait else 0)
+
+
+def is_duration(value: object) -> bool:
+    """Return True for a value that `to_ms` accepts."""
+    try:
+        to_ms(cast("Duration", value), option="")
+    except ConfigurationError:
+        return False
+    return True
 
 
 def format_duration(ms: int) -> str:

@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import Literal, NamedTuple
 
 from batchflow.core.duration import Duration, format_duration, to_ms
+from batchflow.core.suggestions import explains_options
 from batchflow.errors import ConfigurationError
 
 CATCH_UP_MS = 10
@@ -22,6 +23,14 @@ STARTED_OF_FRESH = 7
 _KEY = re.compile(r"[A-Za-z0-9._-]+")  # what the official QStash clients let through
 
 
+@explains_options(
+    concurrency="parallelism=…",
+    max_concurrency="parallelism=…",
+    limit="parallelism=… or rate=…",
+    rate_limit="rate=…",
+    per="period=…",
+    interval="period=…",
+)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FlowControl:
     """Limits over all workers: at most `parallelism` run at once, and at most `rate` start per `period`.

@@ -6,12 +6,23 @@ from decimal import Decimal
 
 from batchflow.core import retry_delay
 from batchflow.core.duration import Duration, format_duration, to_ms
+from batchflow.core.suggestions import explains_options
 from batchflow.errors import ConfigurationError
 
 _MAX_FACTOR = 1e300  # no wait is told apart above it, and it keeps infinity out
 _MAX_EXPONENT = 2**62  # beyond it factor**n is 1 or over every cap, and a float still holds the exponent
 
 
+@explains_options(
+    attempts="retries=…, which does not count the first attempt",
+    max_attempts="retries=…, which does not count the first attempt",
+    max_retries="retries=…",
+    backoff="factor=…",
+    multiplier="factor=…",
+    initial="first=…",
+    max_delay="cap=…",
+    retry_delay="first=… and factor=1, or delay='1000 * (1 + retried)'",
+)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
     """The number of retries after a failed attempt, and the waits before them.

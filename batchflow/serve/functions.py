@@ -49,7 +49,7 @@ DEFAULT_RETRY = RetryPolicy()
 _ROUTE = re.compile(r"(/(?!\.{1,2}(?:/|\Z))[A-Za-z0-9._-]+)+")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class ServedFunction(Generic[Payload, Result]):
     """A durable function at its route: starts runs of it and finds them."""
 
@@ -61,6 +61,18 @@ class ServedFunction(Generic[Payload, Result]):
     label: str | None = None
     parse: Callable[[str], Payload] | None = None
     """Reads the payload from the body of a request that is not JSON."""
+
+    def __repr__(self) -> str:
+        return f"ServedFunction('{self.route}')"
+
+    def __call__(self, ctx: WorkflowContext[Payload], /) -> Awaitable[Result]:
+        """Call the function itself with a context, as a test with one of its own does: without the engine."""
+        return self.function(ctx)
+
+    @property
+    def route(self) -> str:
+        """The route at which it is served, such as "/onboarding"."""
+        return self.endpoint.route
 
     async def trigger(
         self,

@@ -13,7 +13,7 @@ from batchflow.core.duration import Duration, to_ms
 from batchflow.core.flow import FlowControl
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.run import Step
-from batchflow.core.suggestions import check_options
+from batchflow.core.suggestions import NO_WORDS, check_options
 from batchflow.errors import BatchflowError, ConfigurationError, InputError, ReplayError, UnserializableError
 from batchflow.serve.callables import is_async
 
@@ -65,12 +65,14 @@ _INVALID_IN_HEADER = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _label_error = partial(InputError, field="label")
 
 
-def check_no_unknown_options(what: str, options: Collection[str], function: Callable[..., Any]) -> None:
+def check_no_unknown_options(
+    what: str, options: Collection[str], function: Callable[..., Any], words: Mapping[str, str] = NO_WORDS
+) -> None:
     """Raise `ConfigurationError` for options that are not parameters of `function`, with the likely name."""
     if options:
         parameters = inspect.signature(function).parameters.values()
         kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-        check_options(what, options, [it.name for it in parameters if it.kind in kinds])
+        check_options(what, options, [it.name for it in parameters if it.kind in kinds], words)
 
 
 def check_instance(option: str, value: object, kind: type, expected: str) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from batchflow import Batchflow, FlowControl, RetryPolicy, WorkflowContext
+from batchflow import Batchflow, BatchWorkflow, FlowControl, NoParams, Page, RetryPolicy, WorkflowContext
 from batchflow.core.call import CallRequest
 from batchflow.engine.caller import HttpCaller
 from batchflow.errors import BatchflowError, ConfigurationError, InputError, UnserializableError
@@ -332,3 +332,55 @@ def test_options_of_a_batch_have_their_names_checked() -> None:
         ConfigurationError, match="^flow.batch cannot take '/route'; write @flow.batch above a function"
     ):
         flow.batch("/route")
+
+
+ARGUMENTS: list[tuple[Callable[[], object], str]] = [
+    (lambda: make(FlowControl, concurrency=5), "FlowControl takes no option 'concurrency'; write parallelism=…"),
+    (lambda: make(FlowControl, paralelism=5), "FlowControl takes no option 'paralelism'; did you mean 'parallelism'?"),
+    (lambda: make(FlowControl, 5), "FlowControl takes no values without their names, and got 1; write FlowControl(par"),
+    (lambda: make(RetryPolicy, attempts=5), "RetryPolicy takes no option 'attempts'; write retries=…"),
+    (lambda: make(Page, item={}), "Page takes no option 'item'; write items={id: item}"),
+    (lambda: make(Page, cursor="a"), "Page takes no option 'cursor'; write next_cursor=…"),
+    (lambda: make(Page, [], "", {}, 1), "Page takes 3 values without their names, and got 4"),
+    (lambda: make(Batchflow, url="sqlite://"), "Batchflow takes no option 'url'; write the URL without a name"),
+    (lambda: make(Batchflow, concurency=5), "Batchflow takes no option 'concurency'; did you mean 'concurrency'?"),
+    (lambda: make(Batchflow("sqlite://").batch, concurrency=5), "write flow=FlowControl(parallelism=…)"),
+    (lambda: make(Batchflow("sqlite://").batch, pagesize=5), "did you mean 'page_size'?"),
+    (lambda: make(Batchflow("sqlite://").serve, "/a", flow=5), "write flow_control=FlowControl(…)"),
+    (lambda: make(Batchflow("sqlite://").add, Items), "flow.add takes an object, not its class; write flow.add(Items"),
+    (lambda: make(Batchflow("sqlite://").add, parse), "cannot take the function 'parse'; write @flow.batch above it"),
+    (
+        lambda: make(Batchflow("sqlite://").add, 3),
+        "flow.add cannot take 3; write an object of a class",
+    ),
+]
+
+
+class Items(BatchWorkflow):
+    """One item."""
+
+    async def fetch(self, params: NoParams, cursor: str | None, limit: int) -> Page:
+        return Page([1])
+
+    async def execute(self, item_id: str) -> None: ...
+
+
+def make(what: Any, /, *args: Any, **kwargs: Any) -> Any:
+    return what(*args, **kwargs)
+
+
+@pytest.mark.parametrize(("call", "said"), ARGUMENTS)
+def test_arguments_that_there_are_not_say_what_to_write(call: Callable[[], object], said: str) -> None:
+    """Of all that a user makes, the words of other APIs included."""
+    with pytest.raises(ConfigurationError) as caught:
+        call()
+    assert said in str(caught.value)
+
+
+async def test_options_of_a_batch_trigger_that_there_are_not_are_named() -> None:
+    """As those of a run's are."""
+    trigger: Any = Batchflow("sqlite://").add(Items()).trigger
+    for options, said in (({"lable": "a"}, "did you mean 'label'?"), ({"run_id": "a"}, "write batch_id=…")):
+        with pytest.raises(ConfigurationError) as caught:
+            await trigger(**options)
+        assert said in str(caught.value)

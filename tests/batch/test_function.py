@@ -1,15 +1,19 @@
 """The short form: a function of one id becomes a workflow."""
 
+import inspect
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
 
+from batchflow import Batchflow, WorkflowContext
 from batchflow.batch.function import function_workflow
+from batchflow.batch.options import OPTION_NAMES
 from batchflow.batch.workflow import BatchWorkflow, NoParams
 from batchflow.core.flow import FlowControl
 from batchflow.core.retry import RetryPolicy
 from batchflow.errors import ConfigurationError, InputError
+from batchflow.testing import FlowEnv
 from tests.batch.model import Model
 from tests.batch.samples import bound
 
@@ -40,6 +44,73 @@ def test_a_function_names_its_workflow() -> None:
         RetryPolicy.none(),
         5_000,
     )
+
+
+def test_a_function_has_every_option_of_a_class() -> None:
+    """`flow` and `timeout` are those of its items; the others have the names and, but for pages, the defaults."""
+    renamed = {"execute_flow": "flow", "item_timeout": "timeout"}
+    taken = inspect.signature(function_workflow).parameters
+    assert [it for it in OPTION_NAMES if renamed.get(it, it) not in taken] == []
+    plain = function_workflow(greet_user).__batch__
+    assert (plain.page_size, plain.chunk_size, plain.retry) == (50, 20, RetryPolicy())
+    assert plain.paginate_flow == FlowControl(key="greet-user.paginate")
+    assert plain.entry_flow == FlowControl(parallelism=1, rate=1, key="greet-user.process")
+    given = function_workflow(
+        greet_user,
+        entity="person",
+        entity_plural="people",
+        execute_verb="greet",
+        page_size=7,
+        chunk_size=3,
+        entry_flow=None,
+        paginate_flow=FlowControl(rate=9),
+        processed_ttl="1d",
+        walk_first=True,
+    ).__batch__
+    assert (given.routes.process, given.routes.execute) == ("/greet-user/process-people", "/greet-user/greet-person")
+    assert (given.page_size, given.chunk_size, given.walk_first, given.ledger_ttl) == (7, 3, True, 86_400_000)
+    assert (given.entry_flow.rate, given.paginate_flow.rate) == (None, 9)
+
+
+async def test_pages_of_a_function_are_not_limited(flow_env: FlowEnv) -> None:
+    """Without a limit of the items, 2,000 take no time but that of the trigger."""
+    flow = Batchflow("sqlite://")
+    every = flow.batch(ids=[str(number) for number in range(2_000)], flow=None)(greet_user)
+    async with flow_env(flow) as env:
+        begun = env.now
+        batch = await env.run(every)
+        assert batch.summary.counts.succeeded == 2_000
+        assert (env.now - begun).total_seconds() < 1
+
+
+async def test_calling_a_batch_function_calls_the_function() -> None:
+    """Async or not, as it is written; it has its name and its docstring."""
+    flow = Batchflow("sqlite://")
+
+    @flow.batch
+    def size(item_id: str) -> int:
+        return len(item_id)
+
+    greet = flow.batch(greet_user)
+    assert await greet("ada") == "Hello, ada!"
+    assert size("ada") == 3
+    assert (greet.function, greet.__doc__) == (greet_user, "Say hello.")
+    assert inspect.unwrap(greet) is greet_user
+    assert repr(size) == "BatchFunction('size')"
+
+
+async def test_a_batch_function_may_be_a_step(flow_env: FlowEnv) -> None:
+    """Of a durable function; its result keeps its type."""
+    flow = Batchflow("sqlite://")
+    greet = flow.batch(greet_user)
+
+    @flow.serve("/twice")
+    async def twice(ctx: WorkflowContext[str]) -> list[str]:
+        return [await ctx.run("first", greet, ctx.payload), await greet(ctx.payload)]
+
+    async with flow_env(flow) as env:
+        run = await env.run(twice, "ada")
+    assert run.result == ["Hello, ada!", "Hello, ada!"]
 
 
 async def test_named_ids_are_run(model: Model) -> None:

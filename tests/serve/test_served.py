@@ -8,6 +8,7 @@ from typing import Any, assert_type, cast
 import pytest
 from pydantic import BaseModel
 
+from batchflow import Batchflow
 from batchflow.core.codec import DEFAULT_SIZE_LIMIT
 from batchflow.core.flow import FlowControl
 from batchflow.core.message import Message
@@ -16,6 +17,7 @@ from batchflow.core.retry import RetryPolicy
 from batchflow.errors import ConfigurationError, UnserializableError
 from batchflow.serve.context import WorkflowContext
 from batchflow.serve.functions import ServedFunction, serve_function
+from batchflow.testing import FlowEnv
 from tests.serve.store_model import Model
 
 
@@ -177,3 +179,34 @@ def test_a_route_is_a_path(route: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         serve_function(onboarding, route, client=cast(Client, Publisher()))
     assert str(caught.value) == f"'route' cannot be {route!r}; write a path such as '/onboarding'"
+
+
+async def test_calling_a_served_function_calls_the_function(flow_env: FlowEnv) -> None:
+    """With the context of another: its steps are steps of that run."""
+    flow = Batchflow("sqlite://")
+
+    @flow.serve("/mail/send")
+    async def send(ctx: WorkflowContext[str]) -> str:
+        return await ctx.run("send", str.upper, ctx.payload)
+
+    @flow.serve("/welcome")
+    async def welcome(ctx: WorkflowContext[str]) -> str:
+        return await send(ctx)
+
+    assert (repr(send), send.route, send.function.__name__) == ("ServedFunction('/mail/send')", "/mail/send", "send")
+    async with flow_env(flow) as env:
+        run = await env.run(welcome, "ada")
+    assert (run.result, run.steps) == ("ADA", ["send"])
+
+
+def test_an_app_is_shown_by_its_names() -> None:
+    """A few of them; its URL may have a password."""
+    flow = Batchflow("sqlite://")
+    assert repr(flow) == "<Batchflow: no workflows>"
+    for number in range(7):
+
+        def size(item_id: str) -> int:
+            return len(item_id)
+
+        flow.batch(name=f"b{number}")(size)
+    assert repr(flow) == "<Batchflow: b0, b1, b2, b3, b4, … and 2 more>"

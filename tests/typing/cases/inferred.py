@@ -1,12 +1,23 @@
 """What is inferred of workflows, steps and served functions."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from typing import assert_type
 from uuid import uuid4
 
 from pydantic import BaseModel
 
-from batchflow import Batchflow, BatchHandle, BatchWorkflow, NoParams, Page, Workflow, WorkflowContext
+from batchflow import (
+    Batchflow,
+    BatchHandle,
+    BatchWorkflow,
+    FlowControl,
+    NoParams,
+    Page,
+    RetryPolicy,
+    Workflow,
+    WorkflowContext,
+)
+from batchflow.batch.function import BatchFunction
 
 
 class Params(BaseModel):
@@ -74,8 +85,35 @@ def count(user_id: str) -> int:
     return len(user_id)
 
 
-assert_type(greet, Workflow[NoParams, str])
-assert_type(count, Workflow[NoParams, int])
+assert_type(greet, BatchFunction[str, Awaitable[str]])
+assert_type(count, BatchFunction[int, int])
+either: Workflow[NoParams, str] = greet
+
+
+async def call() -> None:
+    """A function is called as it is written."""
+    assert_type(await greet("ada"), str)
+    assert_type(count("ada"), int)
+
+
+@flow.batch(
+    ids=["a"],
+    name="fine",
+    entity="user",
+    entity_plural="people",
+    execute_verb="greet",
+    page_size=1_000,
+    chunk_size=100,
+    flow=None,
+    entry_flow=None,
+    paginate_flow=FlowControl(rate=5),
+    retry=RetryPolicy(retries=1),
+    timeout="5s",
+    processed_ttl="7d",
+    walk_first=True,
+)
+async def with_options(user_id: str) -> str:
+    return user_id
 
 
 async def charge(amount: int, *, currency: str) -> User:

@@ -1,0 +1,216 @@
+"""Slips in the names that a workflow's class gives its members: hooks and options that batchflow would never read."""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, NamedTuple, TypeAlias
+
+from batchflow.batch import options
+from batchflow.batch.hooks import HOOK_NAMES
+from batchflow.core.duration import is_duration
+from batchflow.core.flow import FlowControl
+from batchflow.core.retry import RetryPolicy
+from batchflow.core.suggestions import find_typos
+from batchflow.errors import ConfigurationError
+
+INHERITED_MEMBERS = ("params", "item_id", "headers", "unprocessed")
+"""Members of the base class that a subclass uses but must not override."""
+
+
+def check_member_names(cls: type) -> None:
+    """Reject misspelt members, those with a word of another API, and those that would hide one of the base.
+
+    A name with an underscore in front of it is the class's own.
+
+    Raises:
+        ConfigurationError: the message says what to write.
+    """
+    for name in INHERITED_MEMBERS:
+        if name in cls.__dict__:
+            raise ConfigurationError(
+                f"{cls.__name__}.{name} hides a member that batchflow gives the hooks; use another name"
+            )
+    if any("count_first" in it.__dict__ for it in cls.__mro__):
+        raise ConfigurationError(f"Unknown option 'count_first' of {cls.__name__}; did you mean 'walk_first'?")
+    members = {name: value for name, value in cls.__dict__.items() if not name.startswith("_")}
+    for name, meant in find_typos(members, _KNOWN):
+        raise ConfigurationError(f"Unknown {_kind(meant)} '{name}' of {cls.__name__}; did you mean '{meant}'?")
+    for name, meant in _find_inflections(members):
+        raise ConfigurationError(
+            f"Unknown {_kind(meant)} '{name}' of {cls.__name__}; did you mean '{meant}'? "
+            f"If it is the class's own, name it _{name}"
+        )
+    for name, value in members.items():
+        word = _FOREIGN_WORDS.get(name)
+        if word is not None and word.fits(value):
+            raise ConfigurationError(
+                f"'{name}' of {cls.__name__} does nothing; write {word.example(value)}. "
+                f"If it is the class's own, name it _{name}"
+            )
+
+
+def check_class_keywords(cls: type, accept: Callable[..., None], keywords: Mapping[str, Any]) -> None:
+    """Call `accept`, the other bases' `__init_subclass__`, with the keywords of a class statement.
+
+    Raises:
+        ConfigurationError: there is one that no base takes.
+    """
+    try:
+        accept(**keywords)
+    except TypeError as error:
+        if not keywords:
+            raise
+        named = ", ".join(f"'{name}'" for name in keywords)
+        raise ConfigurationError(
+            f"{cls.__name__} takes abstract and ids_only beside its bases, not {named}; write an option as an "
+            f"attribute of the class"
+        ) from error
+
+
+def _kind(name: str) -> str:
+    return "hook" if name in HOOK_NAMES else "option"
+
+
+_KNOWN = (*options.OPTION_NAMES, *HOOK_NAMES)
+_Fits: TypeAlias = Callable[[Any], bool]
+
+
+def _is_function(value: object) -> bool:
+    return inspect.isroutine(value) or isinstance(value, staticmethod | classmethod)
+
+
+def _takes(count: int) -> _Fits:
+    """Return a test for functions that can be called with self and `count` arguments, as a hook is."""
+
+    def fits(value: Any) -> bool:
+        if not _is_function(value):
+            return False
+        function = getattr(value, "__func__", value)
+        try:
+            inspect.signature(function).bind(*range(count + (not isinstance(value, staticmethod))))
+        except (TypeError, ValueError):
+            return False
+        return True
+
+    return fits
+
+
+def _is(*kinds: type) -> _Fits:
+    return lambda value: isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))
+
+
+_is_count, _is_flow = _is(int), _is(FlowControl)
+
+
+def _is_ids(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str)
+
+
+_HOOKS: Mapping[str, _Fits] = {
+    "fetch": _takes(3),
+    "filter": _takes(2),
+    "load": _takes(1),
+    "execute": _takes(1),
+    "save": _takes(2),
+    "count": _takes(1),
+    "process": _takes(2),
+    "on_complete": _takes(1),
+}
+_OPTIONS: Mapping[str, _Fits] = {
+    "name": _is(str),
+    "entity": _is(str),
+    "entity_plural": _is(str),
+    "execute_verb": _is(str),
+    "page_size": _is_count,
+    "chunk_size": _is_count,
+    "entry_flow": _is_flow,
+    "paginate_flow": _is_flow,
+    "execute_flow": _is_flow,
+    "retry": _is(RetryPolicy),
+    "item_timeout": is_duration,
+    "processed_ttl": is_duration,
+    "processed_per": _is(tuple),
+    "walk_first": _is(bool),
+}
+
+
+def _find_inflections(members: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Find names that are a known one with one letter more or less, or with an ending, and that would fit as that one.
+
+    "processs", "filters", "on_completed", "execute_flo". A name that extends a known one otherwise ("loader", "saved",
+    "fetch_page") is the class's own, and so is one that holds something else ("names", a list).
+    """
+    return [
+        (name, meant)
+        for name, value in members.items()
+        if name not in _KNOWN
+        for meant, fits in (*_HOOKS.items(), *_OPTIONS.items())
+        if _is_inflection(name, meant) and fits(value)
+    ]
+
+
+def _is_inflection(name: str, meant: str) -> bool:
+    if name == f"{meant}s":
+        # Names of helpers, as in json.loads.
+        return meant not in ("load", "count")
+    return name in (meant[:-1], f"{meant}es", f"{meant}{meant[-1]}", f"{meant}d" if meant == "on_complete" else "")
+
+
+class _ForeignWord(NamedTuple):
+    """A word of another API, or of another library: the values with which it is probably a slip, and what to write."""
+
+    fits: _Fits
+    write: str
+
+    def example(self, value: Any) -> str:
+        return self.write.replace("{}", repr(value))
+
+
+_RETRIES = _ForeignWord(_is_count, "retry = RetryPolicy(retries={})")
+_TIMEOUT = _ForeignWord(is_duration, "item_timeout = {}")
+_PARALLELISM = _ForeignWord(_is_count, "execute_flow = FlowControl(parallelism={})")
+_RATE = _ForeignWord(_is_count, "execute_flow = FlowControl(rate={})")
+_FLOW = _ForeignWord(_is(FlowControl, int), "execute_flow = FlowControl(parallelism=…, rate=…)")
+_FAILURE = _ForeignWord(
+    _is_function, "on_complete(self, summary), which is called once, and read batch.items('failed')"
+)
+_END = _ForeignWord(_is_function, "on_complete(self, summary), which is called once, when the batch has ended")
+_LIFE = _ForeignWord(_is_function, "@flow.resource, which a process opens before it works and closes after it")
+
+_FOREIGN_WORDS: Mapping[str, _ForeignWord] = {
+    "retries": _RETRIES,
+    "max_retries": _RETRIES,
+    "attempts": _RETRIES,
+    "max_attempts": _RETRIES,
+    "retry_delay": _ForeignWord(is_duration, "retry = RetryPolicy(first={}, factor=1)"),
+    "retry_policy": _ForeignWord(_is(RetryPolicy), "retry = {}"),
+    "timeout": _TIMEOUT,
+    "time_limit": _TIMEOUT,
+    "flow": _FLOW,
+    "flow_control": _FLOW,
+    "concurrency": _PARALLELISM,
+    "max_concurrency": _PARALLELISM,
+    "parallelism": _PARALLELISM,
+    "rate": _RATE,
+    "rate_limit": _RATE,
+    "ttl": _ForeignWord(is_duration, "processed_ttl = {}"),
+    "processed_by": _ForeignWord(_is(tuple, str), "processed_per = {}"),
+    "batch_size": _ForeignWord(_is_count, "page_size = {}"),
+    "ids": _ForeignWord(_is_ids, "fetch, which returns pages of them, or give them to the trigger: trigger(ids=…)"),
+    "delay": _ForeignWord(is_duration, "it in the trigger: trigger(delay={})"),
+    "not_before": _ForeignWord(_is(int, datetime), "it in the trigger: trigger(not_before=…)"),
+    "dedup_id": _ForeignWord(_is(str), "it in the trigger: trigger(dedup_id={})"),
+    "failure_function": _FAILURE,
+    "on_failure": _FAILURE,
+    "on_item_failure": _FAILURE,
+    "on_error": _FAILURE,
+    "on_success": _END,
+    "on_finish": _END,
+    "on_finished": _END,
+    "on_done": _END,
+    "on_end": _END,
+    "on_start": _LIFE,
+    "on_startup": _LIFE,
+    "on_stop": _LIFE,
+    "on_shutdown": _LIFE,
+}
