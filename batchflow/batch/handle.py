@@ -7,11 +7,12 @@ from typing import Generic, TypeVar, cast
 from batchflow.batch.answers import result_text
 from batchflow.batch.definition import Definition
 from batchflow.batch.status import BatchStatus, BatchSummary
+from batchflow.batch.wait_reason import failing_text, find_wait_reason
 from batchflow.core.batch import Batch, Item, ItemState
 from batchflow.core.duration import Duration, to_ms
 from batchflow.core.ids import entry_id
 from batchflow.core.ports import Client
-from batchflow.errors import BatchFailed, NotFoundError
+from batchflow.errors import BatchFailed, NotFoundError, StoreUnavailable
 from batchflow.serve.delivery_scope import check_may_wait, check_not_polling
 from batchflow.serve.runs import timeout_seconds, wait_until_over
 
@@ -65,15 +66,18 @@ class BatchHandle(Generic[Result]):
         """Return once the batch has ended and its `on_complete` has run. An unavailable store is waited for, too.
 
         Raises:
-            TimeoutError: it has not ended within `timeout` (seconds, "10s", a timedelta); it goes on.
+            TimeoutError: it has not ended within `timeout` (seconds, "10s", a timedelta); it goes on. The message says
+                what it waits for.
             ConfigurationError: `timeout` is not a duration.
             InputError: it is called in a step, hook or function of the same app; use `ctx.invoke` there.
             StoreUnavailable: the app has been stopped.
             BatchFailed: `check` is set, and items have failed, the batch was cancelled, or its walk failed.
         """
-        batch = await wait_until_over(
-            self._client, self.id, self._read_if_over, timeout_seconds(timeout), f"batch '{self.id}'"
-        )
+        limit = timeout_seconds(timeout)
+        try:
+            batch = await wait_until_over(self._client, self.id, self._read_if_over, limit, f"batch '{self.id}'")
+        except TimeoutError as error:
+            raise TimeoutError(f"{error}; {await self._describe_wait()}") from None
         summary = BatchSummary.of(batch)
         if check and not summary.succeeded:
             raise BatchFailed(summary.failure())
@@ -116,6 +120,18 @@ class BatchHandle(Generic[Result]):
         Return False if the batch had ended before.
         """
         return await self._client.cancel_batch(self.id)
+
+    async def _describe_wait(self) -> str:
+        """Return in one sentence how far the batch is, and why it goes no further."""
+        try:
+            batch = await self._read()
+            found = await find_wait_reason(self._client.store, self._definition, batch, self._client.now())
+        except StoreUnavailable as error:
+            return f"the store is away: {error}"
+        status = self._status(batch)
+        limit = f"limit: {found.limit}" if found.limit else ""
+        parts = [f"{status.counts.ended:,} of {status.total:,} items have ended", failing_text(status)]
+        return "; ".join(part for part in (*parts, found.sentence, limit) if part)
 
     def _status(self, batch: Batch) -> BatchStatus:
         return BatchStatus.of(batch, self._client.now(), walk_first=self._definition.walk_first)

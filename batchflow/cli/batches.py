@@ -11,6 +11,7 @@ from batchflow.batch.dry_run import Statistics
 from batchflow.batch.handle import BatchHandle
 from batchflow.batch.names import quantity
 from batchflow.batch.status import BatchSummary, format_counts, format_overstated_count, overstated_count
+from batchflow.batch.wait_reason import format_rate
 from batchflow.cli.groups import CommandGroup
 from batchflow.cli.options import JsonOption, UrlOption
 from batchflow.cli.output import (
@@ -23,7 +24,6 @@ from batchflow.cli.output import (
     program_name,
     time_column,
 )
-from batchflow.cli.progress import format_rate
 from batchflow.cli.target import choose_workflow, load_flow, open_engine
 from batchflow.core.batch import Batch, Item
 from batchflow.core.duration import humanize_duration

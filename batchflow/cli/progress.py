@@ -2,9 +2,8 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -18,36 +17,47 @@ from batchflow.app import Batchflow
 from batchflow.batch.bound import Workflow
 from batchflow.batch.handle import BatchHandle
 from batchflow.batch.status import BatchStatus
+from batchflow.batch.wait_reason import WaitReason, failing_text, find_wait_reason
 from batchflow.cli.output import LogWriter, Output
-from batchflow.core.duration import format_duration, humanize_duration
-from batchflow.core.flow import FlowControl, FlowStatus
+from batchflow.cli.process import cancel_and_wait
+from batchflow.core.duration import humanize_duration
 from batchflow.errors import StoreUnavailable
+from batchflow.logs import escape_controls
 
 POLL_SECONDS = 0.25
 _RETRY_SECONDS = 1.0
 _WINDOW_MS = 5_000
 _LIMIT_POLL_MS = 1_000
+_SILENT_MS = 2_000
 # Flow keys are read less often: the store counts all waiting messages for them.
 _EVERY_MS = 5_000
 _BAR_WIDTH = 40
+_BLOCKED_S = 1.5
 
 
 @dataclass(frozen=True, slots=True)
 class ProgressSnapshot:
-    """The status of a batch, its recent speed in items per second, the time left at that speed, the binding limit."""
+    """The status of a batch at a time, its recent speed in items per second, the time left at that speed.
+
+    `waits_for` is the limit or the reason that holds it back.
+    """
 
     status: BatchStatus
-    per_second: float
-    eta_ms: int | None
-    limit: str
+    per_second: float = 0.0
+    eta_ms: int | None = None
+    waits_for: WaitReason = field(default_factory=WaitReason)
+    at: int = 0
 
     @property
     def extent(self) -> str:
         """`540 of 1,000 (54%)`; `540 of 800 so far` until the total is known."""
-        status = self.status
-        if status.is_total_known:
-            return f"{status.counts.ended:,} of {status.total:,} ({int(status.percent or 0)}%)"
-        return f"{status.counts.ended:,} of {status.total:,} so far"
+        status, done = self.status, self.status.counts.ended
+        if not status.is_total_known:
+            return f"{done:,} of {status.total:,} so far"
+        percent = int(status.percent or 0)
+        # Rounded numbers and counts that follow a moment later must not tell of an end that has not come.
+        percent = percent if status.state == "completed" else min(percent, 99)
+        return f"{done:,} of {status.total:,} ({percent}%)"
 
     @property
     def counts(self) -> str:
@@ -63,8 +73,25 @@ class ProgressSnapshot:
         parts = [f"{self.per_second:,.1f}/s"]
         # Whole seconds: nobody can use more, and it would flicker.
         parts += [f"{humanize_duration((self.eta_ms + 999) // 1000 * 1000)} to go"] if self.eta_ms else []
-        parts += [f"limit: {self.limit}"] if self.limit else []
+        # Where nothing gets done because all attempts fail, a limit is not the reason.
+        moves = self.per_second > 0 or not self.status.counts.retrying
+        parts += [f"limit: {self.waits_for.limit}"] if self.waits_for.limit and moves else []
         return ", ".join(parts)
+
+    @property
+    def trouble(self) -> str:
+        """`20 retrying: 15 × ConnectError, 5 × ReadTimeout`, and why nothing starts; empty if all is well."""
+        parked = self.status.counts.parked
+        parts = [failing_text(self.status), f"{parked:,} parked" if parked else "", self.waits_for.sentence]
+        return "" if self.status.is_over else "; ".join(part for part in parts if part)
+
+    @property
+    def style(self) -> str:
+        """Red if nothing has succeeded and something has failed, yellow if something fails, else green."""
+        counts = self.status.counts
+        if not (counts.failed or counts.retrying or self.status.error or self.status.completion_error):
+            return "yellow" if counts.cancelled else "green"
+        return "yellow" if counts.succeeded else "red"
 
 
 class ProgressDisplay(AbstractContextManager["ProgressDisplay"], Protocol):
@@ -98,30 +125,30 @@ class _LineDisplay(ProgressDisplay):
         self._next_ms: int | None = None
 
     def update(self, snapshot: ProgressSnapshot) -> None:
-        elapsed = snapshot.status.elapsed_ms
         if self._next_ms is None:
-            self._next_ms = elapsed + _EVERY_MS
-        elif elapsed >= self._next_ms and not snapshot.status.is_over:
-            self._next_ms = elapsed + _EVERY_MS
-            self._output.print(f"{snapshot.status.workflow}: {snapshot.extent}, {snapshot.pace}; {snapshot.counts}")
-            # The reader of a pipe must not wait until the buffer is full.
-            self._output.stdout.file.flush()
+            self._next_ms = snapshot.at + _EVERY_MS
+        elif snapshot.at >= self._next_ms and not snapshot.status.is_over:
+            self._next_ms = snapshot.at + _EVERY_MS
+            line = f"{snapshot.status.workflow}: {snapshot.extent}, {snapshot.pace}; {snapshot.counts}"
+            self._output.print(f"{line}; {trouble}" if (trouble := snapshot.trouble) else line, flush=True)
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         pass
 
 
 class _BarDisplay(ProgressDisplay):
-    """Two lines at the bottom of the terminal; log lines go above them."""
+    """Two or three lines at the bottom of the terminal; log lines go above them."""
 
     def __init__(self, console: Console, log_writer: LogWriter) -> None:
         self._console = console
         self._log_writer = log_writer
         self._snapshot: ProgressSnapshot | None = None
+        self._updated_at = console.get_time()
         self._live = Live(console=console, get_renderable=self._render, refresh_per_second=8)
 
     def update(self, snapshot: ProgressSnapshot) -> None:
         self._snapshot = snapshot
+        self._updated_at = self._console.get_time()
 
     def __enter__(self) -> "_BarDisplay":
         self._log_writer.begin_bar(self._console)
@@ -138,44 +165,111 @@ class _BarDisplay(ProgressDisplay):
 
     def _render(self) -> Group:
         snapshot = self._snapshot
+        # Called by a thread. Updates come from the event loop, several a second, whatever the store does.
+        silent_s = self._console.get_time() - self._updated_at
+        trouble = "" if snapshot is None else snapshot.trouble
+        if silent_s > _BLOCKED_S:
+            trouble = f"the event loop is blocked for {int(silent_s)}s by code that does not await"
+        third = [_one_line(trouble, "yellow")] if trouble else []
         if snapshot is None or not (snapshot.status.total or snapshot.status.is_total_known):
-            return Group(Text("looking for items …", style="dim"))
-        status = snapshot.status
+            return Group(Text("looking for items …", style="dim"), *third)
+        status, style = snapshot.status, snapshot.style
         bar = ProgressBar(
             total=max(1, status.total) if status.is_total_known else None,
             completed=status.counts.ended,
             width=_BAR_WIDTH,
+            complete_style=style,
+            finished_style=style,
+            pulse_style=style,
         )
         first = Table.grid(padding=(0, 1))
         first.add_row(Text(status.workflow, style="bold"), bar, Text(snapshot.extent))
-        counts = Text(snapshot.counts, style="red" if status.counts.failed else "")
-        second = Table.grid(padding=(0, 1))
-        second.add_row(Text.assemble(counts, Text(f"  {snapshot.pace}", style="cyan")))
-        return Group(first, second)
+        second = _one_line(f"{snapshot.counts}  ", "" if style == "green" else style)
+        second.append(snapshot.pace, style="cyan")
+        return Group(first, second, *third)
+
+
+def _one_line(text: str, style: str) -> Text:
+    return Text(escape_controls(text), style=style, no_wrap=True, overflow="ellipsis")
 
 
 async def watch_batch(
     handle: BatchHandle[Any], workflow: Workflow[Any, Any], flow: Batchflow, display: ProgressDisplay
 ) -> None:
     """Show the batch until it ends. Reads are retried while the store is unavailable."""
-    while True:
-        try:
-            await _watch_once(handle, workflow, flow, display)
-            return
-        except StoreUnavailable:
-            await asyncio.sleep(_RETRY_SECONDS)
+    watch = _BatchWatch(handle, workflow, flow, display)
+    ticking = asyncio.create_task(watch.tick())
+    try:
+        while True:
+            try:
+                await watch.follow()
+                return
+            except StoreUnavailable as error:
+                watch.report_outage(error)
+                await asyncio.sleep(_RETRY_SECONDS)
+    finally:
+        await cancel_and_wait(ticking)
 
 
-async def _watch_once(
-    handle: BatchHandle[Any], workflow: Workflow[Any, Any], flow: Batchflow, display: ProgressDisplay
-) -> None:
-    speed = SpeedMeter()
-    limit, checked_at = "", -_LIMIT_POLL_MS
-    async for status in handle.progress(POLL_SECONDS):
-        speed.update(status)
-        if status.elapsed_ms - checked_at >= _LIMIT_POLL_MS and not status.is_over:
-            limit, checked_at = await _find_limit(workflow, flow), status.elapsed_ms
-        display.update(ProgressSnapshot(status, speed.per_second, speed.eta_ms(status), limit))
+class _BatchWatch:
+    """Reads a batch, and updates its display several times a second, even while the store does not answer."""
+
+    def __init__(
+        self, handle: BatchHandle[Any], workflow: Workflow[Any, Any], flow: Batchflow, display: ProgressDisplay
+    ) -> None:
+        self._handle = handle
+        self._definition = workflow.definition
+        self._flow = flow
+        self._display = display
+        self._speed = SpeedMeter()
+        self._snapshot: ProgressSnapshot | None = None
+        self._outage = ""
+        self._answered_at = 0
+
+    async def follow(self) -> None:
+        """Read the batch until it ends."""
+        waits_for, checked_at = WaitReason(), -_LIMIT_POLL_MS
+        self._speed = SpeedMeter()
+        async for status in self._handle.progress(POLL_SECONDS):
+            self._speed.update(status)
+            if status.elapsed_ms - checked_at >= _LIMIT_POLL_MS and not status.is_over:
+                waits_for, checked_at = await self._find_wait_reason(), status.elapsed_ms
+            self._outage, self._answered_at = "", self._flow.engine.now()
+            eta_ms = self._speed.eta_ms(status)
+            self._show(ProgressSnapshot(status, self._speed.per_second, eta_ms, waits_for, self._answered_at))
+
+    def report_outage(self, error: StoreUnavailable) -> None:
+        """Show from now on that the store is away."""
+        self._outage = f"the store is away: {str(error).partition('; it is tried again')[0]}, trying again"
+
+    async def tick(self) -> None:
+        """Update the display while no answer comes."""
+        while True:
+            await asyncio.sleep(POLL_SECONDS)
+            now, snapshot = self._flow.engine.now(), self._snapshot
+            silent_ms = now - self._answered_at
+            if snapshot is None or silent_ms < (_RETRY_SECONDS * 1000 if self._outage else _SILENT_MS):
+                continue
+            reason = self._outage or f"the store has not answered for {silent_ms // 1000}s"
+            self._show(replace(snapshot, per_second=0.0, eta_ms=None, waits_for=WaitReason(sentence=reason), at=now))
+
+    def _show(self, snapshot: ProgressSnapshot) -> None:
+        self._snapshot = snapshot
+        self._display.update(snapshot)
+
+    async def _find_wait_reason(self) -> WaitReason:
+        store = self._flow.engine.store
+        batch = await store.batch(self._handle.id)
+        if batch is None:
+            return WaitReason()
+        return await find_wait_reason(
+            store,
+            self._definition,
+            batch,
+            self._flow.engine.now(),
+            concurrency=self._flow.settings.concurrency,
+            stalled=not self._speed.per_second,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,41 +303,3 @@ class SpeedMeter:
         if not status.is_total_known or not self.per_second:
             return None
         return round(left * 1000 / self.per_second)
-
-
-async def _find_limit(workflow: Workflow[Any, Any], flow: Batchflow) -> str:
-    keys = workflow.definition
-    names = {str(keys.execute_flow.key): "", str(keys.paginate_flow.key): "paginate "}
-    found = await flow.engine.store.flows(list(names))
-    now = flow.engine.now()
-    # Items first: while any of them wait, the pages do not bind.
-    return binding_limit(
-        sorted(found, key=lambda it: names[it.limits.key or ""]), names, flow.settings.concurrency, now
-    )
-
-
-def binding_limit(flows: list[FlowStatus], names: Mapping[str, str], concurrency: int, now: int) -> str:
-    """The limit that holds back the first of these flow keys with waiting messages; empty if none of them waits."""
-    for flow in flows:
-        name = names[flow.limits.key or ""]
-        if flow.paused:
-            return f"{name}paused by an operator"
-        if flow.parked_until > now:
-            return f"{name}asked to wait for {format_duration((flow.parked_until - now + 999) // 1000 * 1000)}"
-        if flow.waiting:
-            return name + _flow_limit_text(flow, concurrency)
-    return ""
-
-
-def _flow_limit_text(flow: FlowStatus, concurrency: int) -> str:
-    limits = flow.limits
-    if limits.parallelism is not None and flow.in_use >= limits.parallelism:
-        return f"parallelism {limits.parallelism}"
-    if limits.rate is None or flow.in_use >= concurrency:
-        return f"concurrency {concurrency}"
-    return f"rate {format_rate(limits)}"
-
-
-def format_rate(limits: FlowControl) -> str:
-    """A rate such as "5/s" or "100/1m"."""
-    return f"{limits.rate}/{'s' if limits.period_ms == 1000 else format_duration(limits.period_ms)}"

@@ -143,7 +143,7 @@ class Model:
         raise NotImplementedError
 
     async def workers(self) -> Sequence[WorkerStatus]:
-        raise NotImplementedError
+        return ()
 
     async def webhook(self, token: str) -> str | None:
         raise NotImplementedError

@@ -12,6 +12,7 @@ from batchflow.core.batch import Batch
 from batchflow.engine.clock import SystemClock
 from batchflow.settings import Settings
 from tests.cli.command_line import CommandLine, wait_for_exit
+from tests.stores.redis_server import served
 from tests.waiting import wait_until_sync
 
 ALL = [f"user-{n:03}" for n in range(40)]
@@ -196,3 +197,19 @@ def test_a_concurrency_that_the_app_sets_itself(command: CommandLine) -> None:
     file.write_text(file.read_text().replace("Batchflow()", "Batchflow(concurrency=7)"))
     answer = command("worker", command.target, "--concurrency", "3")
     assert answer.is_usage_error("sets its concurrency to 7 in code")
+
+
+def test_lines_tell_of_a_store_that_is_away(
+    command: CommandLine, processes: list["subprocess.Popen[str]"], tmp_path: Path
+) -> None:
+    """While the server is gone; when it is back the batch goes on."""
+    with served(tmp_path, "--appendonly", "yes") as server:
+        slow = MANY | {"COUNT": "100", "BATCHFLOW_URL": server.url, "BATCHFLOW_LOG_LEVEL": "ERROR"}
+        processes.append(run := command.start("run", command.target, **slow))
+        until_done(command, 5)
+        server.stop()
+        assert run.stdout is not None
+        line = next(it for it in run.stdout if "; the store is away: redis://" in it)
+        assert line.endswith(", trying again\n")
+        server.start()
+        assert wait_for_exit(run).code == 0

@@ -2,15 +2,17 @@
 
 import io
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import structlog
 from rich.console import Console
 
 from batchflow.batch.status import BatchStatus
+from batchflow.batch.wait_reason import WaitReason, binding_limit
 from batchflow.cli.output import LogWriter, Output
-from batchflow.cli.progress import ProgressSnapshot, SpeedMeter, binding_limit, make_display
-from batchflow.core.batch import BatchState, Counts
+from batchflow.cli.progress import ProgressSnapshot, SpeedMeter, make_display
+from batchflow.core.batch import BatchState, Counts, ErrorGroup
 from batchflow.core.flow import FlowControl, FlowStatus
 
 KEYS = {"greet.execute": "", "greet.paginate": "paginate "}
@@ -30,8 +32,20 @@ def status(
     )
 
 
-def snapshot(found: BatchStatus | None = None) -> ProgressSnapshot:
-    return ProgressSnapshot(found or status(), 90.25, 5_100, "rate 100/s")
+def snapshot(found: BatchStatus | None = None, waits_for: WaitReason | None = None) -> ProgressSnapshot:
+    found = found or status()
+    return ProgressSnapshot(found, 90.25, 5_100, waits_for or WaitReason("rate 100/s"), found.elapsed_ms)
+
+
+GROUPS = (
+    ErrorGroup("ConnectError", "reviews.py:41 in execute", 15, 0, "ConnectError: refused", "r-17", 16, 1),
+    ErrorGroup("ReadTimeout", "reviews.py:41 in execute", 5, 0, "ReadTimeout: ", "r-18", 17, 1),
+)
+
+
+def failing(done: int = 0, *, retrying: int = 20, failed: int = 0, groups: int = 2) -> BatchStatus:
+    counts = Counts(eligible=100, open=100 - done - failed, succeeded=done, failed=failed, retrying=retrying)
+    return replace(status(total=100), counts=counts, errors=GROUPS[:groups])
 
 
 def screen(*, terminal: bool) -> tuple[Output, io.StringIO]:
@@ -81,6 +95,16 @@ def test_without_a_terminal_a_line_now_and_then() -> None:
     assert written.getvalue().replace("\n", "") == line * 2
 
 
+def test_lines_tell_of_failures_too() -> None:
+    """A log file has what a bar has."""
+    output, written = screen(terminal=False)
+    output.stdout.width = 200
+    with make_display(output, LogWriter("INFO", output), silent=False) as shown:
+        for elapsed_ms in range(0, 6_000, 250):
+            shown.update(snapshot(replace(failing(), elapsed_ms=elapsed_ms)))
+    assert written.getvalue().rstrip().endswith("; 20 retrying: 15 × ConnectError, 5 × ReadTimeout")
+
+
 def test_json_shows_nothing() -> None:
     """Progress goes nowhere where one document is wanted."""
     output, written = screen(terminal=True)
@@ -122,14 +146,75 @@ def test_speed_is_unknown_at_first() -> None:
         ([key()], "concurrency 8"),
         ([key(waiting=0), key("paginate", rate=5)], "paginate rate 5/s"),
         ([key(rate=100, parked_until=11_500)], "asked to wait for 2s"),
-        ([key()._replace(paused=True)], "paused by an operator"),
         ([key(waiting=0), key("paginate", waiting=0)], ""),
         ([], ""),
     ],
 )
 def test_the_limit_is_the_one_that_binds(flows: list[FlowStatus], message: str) -> None:
     """The limit that waiting messages wait for."""
-    assert binding_limit(flows, KEYS, 8, 10_000) == message
+    assert binding_limit(flows, KEYS, Counts(), 8, 10_000) == message
+
+
+def test_items_that_wait_for_their_next_attempt_wait_for_no_limit() -> None:
+    """The waiting messages of a key are those, and it names no culprit that is not one."""
+    flows = [key(rate=100, waiting=5)]
+    assert binding_limit(flows, KEYS, Counts(open=5, retrying=4, parked=1), 8, 10_000) == ""
+    assert binding_limit(flows, KEYS, Counts(open=5, retrying=4), 8, 10_000) == "rate 100/s"
+
+
+def test_failing_attempts_are_told_with_their_reasons() -> None:
+    """As many as wait for their next attempt, and why; a limit is not the reason when nothing gets done."""
+    shown = replace(snapshot(failing()), per_second=0.0, eta_ms=None)
+    assert shown.trouble == "20 retrying: 15 × ConnectError, 5 × ReadTimeout"
+    assert shown.pace == "0.0/s"
+    one = snapshot(failing(groups=1)).trouble
+    assert one == "20 retrying: 15 × ConnectError: refused (reviews.py:41 in execute)"
+    assert snapshot(failing(retrying=0)).trouble == ""
+
+
+def test_parked_items_and_what_stops_the_batch_are_told() -> None:
+    """One after the other."""
+    found = failing(10, retrying=0)
+    found = replace(found, counts=found.counts._replace(parked=3))
+    shown = snapshot(found, WaitReason(sentence="an operator has paused the batch"))
+    assert shown.trouble == "3 parked; an operator has paused the batch"
+
+
+@pytest.mark.parametrize(
+    ("found", "style"),
+    [
+        (status(), "green"),
+        (failing(10), "yellow"),
+        (failing(10, retrying=0, failed=1), "yellow"),
+        (failing(), "red"),
+        (failing(retrying=0, failed=3), "red"),
+    ],
+)
+def test_bar_has_the_colour_of_its_items(found: BatchStatus, style: str) -> None:
+    """Green while all is well, yellow with failures, red if nothing else."""
+    assert snapshot(found).style == style
+
+
+def test_only_a_completed_batch_has_all_its_items() -> None:
+    """99.9 % are not rounded up, and a cancelled batch has not done what it left."""
+    assert snapshot(status(999)).extent == "999 of 1,000 (99%)"
+    assert snapshot(status(1_000)).extent == "1,000 of 1,000 (99%)"
+    assert snapshot(status(1_000, state="completed")).extent == "1,000 of 1,000 (100%)"
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_bar_with_failures_fits_the_terminal(width: int) -> None:
+    """A third line, cut at the edge; control characters of an error stay in it."""
+    group = GROUPS[0]._replace(message="ConnectError: \x1b[2J" + "no route to host, " * 20)
+    output, written = screen(terminal=True)
+    output.stdout.width = width
+    with make_display(output, LogWriter("INFO", output), silent=False) as shown:
+        shown.update(snapshot(replace(failing(), errors=(group,))))
+    lines = [line.rstrip("\r") for line in written.getvalue().split("\n") if "retrying" in line]
+    assert lines
+    assert all(len(line.strip()) <= width and "…" in line for line in lines)
+    assert "\\x1b[2J" in written.getvalue()
+    assert "\x1b[2J" not in written.getvalue()
 
 
 @pytest.fixture
