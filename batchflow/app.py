@@ -308,6 +308,7 @@ class Batchflow:
                 raise DuplicateNameError(f"the route '{endpoint.route}' is served twice; give one of them another")
         for it in endpoints:
             self._endpoints[it.route] = replace(it, public_url=replace(it.public_url, router=self._router_path))
+            self.engine.log_prefixes[it.route] = it.log_prefix
 
     @overload
     def resource(self, opener: Callable[[], AbstractAsyncContextManager[T]], /) -> Resource[T]: ...

@@ -112,19 +112,25 @@ def _escaped(value: object) -> object:
 _LOG = Log()
 
 
-def logger(subject: str = "") -> Log:
-    """The logger of batchflow, or of a `subject` in it, such as a workflow.
+def logger() -> Log:
+    """The logger of batchflow.
 
     Its lines go to structlog if the app has configured that, else to `logging` if the logger `batchflow` or the root
     has a handler, else to stderr. That is decided when a line is written. Unless the level of a logger `batchflow` is
     set, BATCHFLOW_LOG_LEVEL holds; without it INFO on stderr, and else what the app has configured.
     """
-    return _subject_log(subject) if subject else _LOG
+    return _LOG
 
 
 @cache
-def _subject_log(subject: str) -> Log:
-    return Log(name=f"batchflow.{subject}")
+def log_of(prefix: str) -> Log:
+    """The logger of the lines that begin with `[prefix]`, such as `reviews:execute` or `batchflow:greet`.
+
+    It has the name of the workflow or the function: `batchflow.reviews`, `batchflow.greet`.
+    """
+    first, _, rest = prefix.partition(":")
+    name = rest if first == "batchflow" else first
+    return Log(name=f"batchflow.{name}") if name else _LOG
 
 
 class _Threshold:

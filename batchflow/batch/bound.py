@@ -278,6 +278,7 @@ def layer_endpoints(runtime: WorkflowRuntime) -> tuple[Endpoint, ...]:
             timeout_ms=runtime.definition.timeout_ms,
             # What the layers above the items record is pages of ids, which their sizes bound.
             limit=runtime.client.limit if layer == "execute" else NO_SIZE_LIMIT,
+            log_prefix=f"{runtime.definition.name}:{'process' if layer == 'complete' else layer}",
         )
         for route, layer, handler, flow in _layers_with_routes(runtime)
     )

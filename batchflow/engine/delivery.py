@@ -1,17 +1,27 @@
 """Delivery of claims: to the handlers of this process, and calls to their caller."""
 
 from collections.abc import Awaitable, Mapping
+from types import MappingProxyType
 
 from batchflow.core.call import CALL_DESTINATION
 from batchflow.core.message import Claim
 from batchflow.core.ports import Handler, Interrupts, Lease, Runtime
 from batchflow.core.settlement import Settlement
 
+_NO_PREFIXES: Mapping[str, str] = MappingProxyType({})
+
 
 class Courier:
     """Delivers claims to the handlers of this process, and calls to `caller`."""
 
-    def __init__(self, endpoints: Mapping[str, Handler], caller: Handler, runtime: Runtime) -> None:
+    def __init__(
+        self,
+        endpoints: Mapping[str, Handler],
+        caller: Handler,
+        runtime: Runtime,
+        log_prefixes: Mapping[str, str] = _NO_PREFIXES,
+    ) -> None:
+        self._log_prefixes = log_prefixes
         self._endpoints = endpoints
         self._caller = caller
         self._destinations: tuple[str, ...] = ()
@@ -33,6 +43,10 @@ class Courier:
     def timeout_ms(self, destination: str) -> int | None:
         """The time limit of one attempt."""
         return self._handler(destination).timeout_ms
+
+    def log_prefix(self, destination: str) -> str:
+        """The prefix of the log lines about claims of a destination."""
+        return self._log_prefixes.get(destination, "batchflow")
 
     def is_light(self, destination: str) -> bool:
         """True if a delivery only waits for an answer, and so does not take up a slot."""

@@ -87,6 +87,11 @@ class Dispatcher:
         """The number of active claims."""
         return len(self._running)
 
+    def log_prefix_of(self, task: "asyncio.Task[Any] | None") -> str:
+        """The prefix of the log lines about the claim that is delivered in a task. Safe to call from another thread."""
+        found = (it.claim.destination for it in list(self._running.values()) if it.task is task)
+        return self._courier.log_prefix(next(found, ""))
+
     # Claiming
 
     async def run(self) -> None:

@@ -19,6 +19,7 @@ from batchflow.engine.caller import HttpCaller
 from batchflow.engine.clock import ClockJumpDetector, ServerClock, SystemClock
 from batchflow.engine.delivery import Courier
 from batchflow.engine.dispatcher import Dispatcher
+from batchflow.engine.loop_monitor import BlockedLoop
 from batchflow.engine.observers import with_engine_log
 from batchflow.engine.outage import Outage, wait_for_store
 from batchflow.engine.threads import AbandonedCall, ThreadPool
@@ -67,6 +68,8 @@ class Engine:
         """See the port."""
         self.observers: Observers = with_engine_log()
         """Receive the events of the engine."""
+        self.log_prefixes: dict[str, str] = {}
+        """The prefixes of the log lines about destinations: `reviews:execute`, `batchflow:greet`."""
         self.limit: SizeLimit = options.limit
         """See the port."""
         self._clock: Clock = clock
@@ -207,6 +210,11 @@ class Engine:
             self.watchers.check_all()
 
     @property
+    def blocked_loop(self) -> BlockedLoop | None:
+        """The block of the worker's event loop that lasts, or that ended some seconds ago. Safe in other threads."""
+        return None if self._worker is None else self._worker.monitor.blocked
+
+    @property
     def hanging_threads(self) -> int:
         """The number of threads that run plain functions of abandoned attempts."""
         return 0 if self._threads is None else self._threads.hanging
@@ -287,7 +295,7 @@ class Engine:
         )
         return Dispatcher(
             self.store,
-            Courier(self._endpoints, self.caller or self._caller, runtime),
+            Courier(self._endpoints, self.caller or self._caller, runtime, self.log_prefixes),
             worker=worker,
             concurrency=self._options.concurrency,
             clock=clock,

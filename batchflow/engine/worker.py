@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from batchflow.core.store import Renew, Store
 from batchflow.engine.clock import ClockJumpDetector, elapsed_s
 from batchflow.engine.dispatcher import Dispatcher
+from batchflow.engine.loop_monitor import LoopMonitor
 from batchflow.engine.outage import wait_for_store
 from batchflow.errors import StoreError
 from batchflow.logs import logger
@@ -90,6 +91,7 @@ class Heartbeat:
     """Renews a worker's lease from a thread of its own, which a blocked event loop does not stop.
 
     It calls `on_lost` on the event loop if the lease had ended. `hanging` counts the hanging threads of the process.
+    `monitor` watches the event loop from the same thread.
     """
 
     def __init__(
@@ -101,8 +103,10 @@ class Heartbeat:
         lease_ms: int = LEASE_MS,
         lease: WorkerLease | None = None,
         hanging: Callable[[], int] = lambda: 0,
+        monitor: LoopMonitor | None = None,
     ) -> None:
         self._store = store
+        self._monitor = monitor
         self._dispatcher = dispatcher
         self._worker = worker
         self._on_lost = on_lost
@@ -114,6 +118,7 @@ class Heartbeat:
         self._thread_loop: asyncio.AbstractEventLoop | None = None
         """The event loop of the heartbeat's own thread."""
         self._beat_task: asyncio.Task[None] | None = None
+        self._monitoring: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
         self._ended = asyncio.Event()
         self._thread: threading.Thread | None = None
@@ -158,6 +163,9 @@ class Heartbeat:
 
     async def _beat(self) -> None:
         self._beat_task = asyncio.current_task()
+        if self._monitor is not None:
+            # The runner of the thread cancels it at the end.
+            self._monitoring = asyncio.create_task(self._monitor.run())
         async with self._store.renewing() as renew:
             pause = beat = self._lease_ms / 1000 / BEATS_PER_LEASE
             while True:
@@ -287,7 +295,10 @@ class EngineWorker:
         self._declare = declare
         self._observers = dispatcher.observers
         self._tasks: list[asyncio.Task[None]] = []
-        self._heartbeat = Heartbeat(store, dispatcher, name, self._on_lease_lost, lease=lease, hanging=hanging)
+        self.monitor = LoopMonitor(dispatcher.log_prefix_of)
+        self._heartbeat = Heartbeat(
+            store, dispatcher, name, self._on_lease_lost, lease=lease, hanging=hanging, monitor=self.monitor
+        )
 
     async def start(self) -> None:
         """Register with the store, which is waited for, and start claiming."""

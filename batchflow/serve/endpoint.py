@@ -76,7 +76,7 @@ class Endpoint:
     `payload` reads the payload of a claim; its `InputError` ends the run as a dead letter with that message. `flow.key`
     is the flow key of the runs. `retry` applies to runs without their own policy. `timeout_ms` limits one attempt: the
     engine interrupts it, and the attempt counts as failed. `verbose` logs every event of its runs. `env` is what
-    `ctx.env` returns. `limit` is the maximum size of a step's result.
+    `ctx.env` returns. `limit` is the maximum size of a step's result. Log lines about its runs begin with `log_prefix`.
     """
 
     route: str
@@ -90,6 +90,7 @@ class Endpoint:
     public_url: PublicUrl = NO_PUBLIC_URL
     env: Mapping[str, str] = field(default_factory=lambda: os.environ)
     limit: SizeLimit = DEFAULT_SIZE_LIMIT
+    log_prefix: str = "batchflow"
 
     async def deliver(self, claim: Claim, runtime: Runtime, recorder: Recorder | None = None) -> Settlement | None:
         """Run the function for one claim, in the task created for that claim, and return how it ended.

@@ -257,6 +257,7 @@ def serve_function(
         public_url=public_url,
         env=env,
         limit=limit,
+        log_prefix=f"batchflow:{name}",
     )
     return ServedFunction(
         function=function,

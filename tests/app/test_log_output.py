@@ -13,7 +13,7 @@ import structlog
 
 from batchflow import Batchflow
 from batchflow.errors import ConfigurationError
-from batchflow.logs import escape_controls, logger, set_level
+from batchflow.logs import escape_controls, log_of, logger, set_level
 
 EVIL = "u1\n2030-01-01 00:00:00 [info     ] forged\r\x1b[2J\x1b]0;pwned\x07\u2028\u202e"
 
@@ -115,7 +115,7 @@ def test_log_level_that_does_not_exist_is_refused(monkeypatch: pytest.MonkeyPatc
 
 def test_logging_gets_the_lines_of_an_app_that_has_configured_it(records: Records) -> None:
     """Values are in the message, and by name in the record; names of the record itself get an underscore."""
-    logger("reviews").warning("it fails", item_id="a b", attempts=4, name="x")
+    log_of("reviews:execute").warning("it fails", item_id="a b", attempts=4, name="x")
     logger().debug("a page")
     (record,) = records.records
     assert (record.name, record.levelno) == ("batchflow.reviews", logging.WARNING)
@@ -129,13 +129,13 @@ def test_levels_of_loggers_hold(records: Records, stderr: Callable[[], str]) -> 
     """Of `batchflow`, and of one workflow, with handlers and without."""
     logging.root.handlers = [records]
     logging.getLogger("batchflow.reviews").setLevel(logging.ERROR)
-    logger("reviews").warning("away")
-    logger("orders").warning("kept")
+    log_of("reviews:execute").warning("away")
+    log_of("orders:execute").warning("kept")
     logging.getLogger("batchflow").setLevel(logging.CRITICAL)
-    logger("orders").error("away")
+    log_of("orders:execute").error("away")
     assert records.messages() == ["kept"]
     logging.root.handlers = []
-    logger("orders").error("away")
+    log_of("orders:execute").error("away")
     assert stderr() == ""
 
 
