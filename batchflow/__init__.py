@@ -7,6 +7,7 @@ from batchflow.batch.status import BatchSummary
 from batchflow.batch.workflow import BatchWorkflow, NoParams, Page
 from batchflow.core.flow import FlowControl
 from batchflow.core.retry import RetryPolicy
+from batchflow.core.secrets import Secret
 from batchflow.errors import BatchflowError, NonRetryable, RateLimited, RetryAfter, StepFailed
 from batchflow.serve.context import WorkflowContext
 
@@ -23,6 +24,7 @@ __all__ = [
     "RateLimited",
     "RetryAfter",
     "RetryPolicy",
+    "Secret",
     "StepFailed",
     "Workflow",
     "WorkflowContext",

@@ -2,14 +2,13 @@
 
 from typing import Any
 
-from pydantic import BaseModel
-
 from batchflow.batch import answers
 from batchflow.batch.hook_scope import CURRENT_HOOK
 from batchflow.batch.payloads import EntryBody
 from batchflow.batch.runtime import WorkflowRuntime
 from batchflow.batch.status import BatchSummary
 from batchflow.core.codec import Codec
+from batchflow.core.secrets import masked_value
 from batchflow.core.settlement import FinishEntry, Publish
 from batchflow.errors import NonRetryable
 from batchflow.serve.context import LayerContext
@@ -33,8 +32,8 @@ class EntryLayer:
         """Handle one entry message."""
         with self._runtime.layer_scope(ctx, self._log):
             body = EntryBody.model_validate_json(ctx.claim.body)
-            params: BaseModel = ctx.payload
-            self._log.info("Starting with payload", payload=params.model_dump(mode="json"), batch=ctx.claim.batch)
+            payload = masked_value(ctx.claim.params)
+            self._log.info("Starting with payload", payload=payload, batch=ctx.claim.batch)
             return await self._enter_walk(ctx, body) if body.total is None else self._enter_ids(ctx, body.total)
 
     def _enter_ids(self, ctx: LayerContext[Any], total: int) -> str:

@@ -29,6 +29,7 @@ from batchflow.core.batch import Batch, Item
 from batchflow.core.duration import humanize_duration
 from batchflow.core.flow import FlowControl
 from batchflow.core.message import DeadLetter
+from batchflow.core.secrets import masked_text
 from batchflow.engine.engine import Engine
 from batchflow.errors import NotFoundError
 from batchflow.http.schemas import BatchInfo, BatchList, CancelBatchResponse, DeadLetterInfo, ItemInfo
@@ -236,7 +237,7 @@ def print_batch(output: Output, found: Batch, failed: Sequence[Item], letters: S
         "batch": found.id + (f" ({found.label})" if found.label else ""),
         "workflow": found.workflow,
         "state": found.state,
-        "parameters": found.params,
+        "parameters": masked_text(found.params),
         "items": format_counts(counts),
         "eligible": _eligible_text(found),
         "started": format_local_time(found.created_at),

@@ -41,9 +41,10 @@ from batchflow.cli.process import SignalHandler, cancel_and_wait
 from batchflow.cli.target import check_route, choose_function, load_flow, open_engine
 from batchflow.core.duration import humanize_duration
 from batchflow.core.run import Run, RunState, Step
+from batchflow.core.secrets import masked_text, masked_value
 from batchflow.engine.engine import Engine
 from batchflow.errors import ConfigurationError, InputError, NotFoundError, RunFailed
-from batchflow.http.schemas import LATEST_MS, CancelRunsResponse, RunDebugInfo, RunInfo, RunList, json_value
+from batchflow.http.schemas import LATEST_MS, CancelRunsResponse, RunDebugInfo, RunInfo, RunList
 from batchflow.serve.failure import headline
 from batchflow.serve.runs import MAX_PAGE_SIZE, RunHandle, RunPage, RunSelection, cancel_runs, list_runs
 from batchflow.settings import Settings
@@ -280,7 +281,7 @@ class TriggerRun:
             if not self.as_json:
                 raise
         run = await handle.status()
-        output.print_json(RunDebugInfo.of(run).document() if self.as_json else json_value(run.result))
+        output.print_json(RunDebugInfo.of(run).document() if self.as_json else masked_value(run.result))
         return 0 if run.state == "completed" else 1
 
 
@@ -328,8 +329,8 @@ def print_run(output: Output, found: Run) -> None:
         "state": found.state,
         "parent": found.parent or "",
         "batch": found.batch or "",
-        "payload": _truncate(found.payload),
-        "result": _truncate(found.result or ""),
+        "payload": _truncate(masked_text(found.payload)),
+        "result": _truncate(masked_text(found.result or "")),
         "error": first_line(found.error),
         "failures": f"{found.failures:,}" if found.failures else "",
         "created": format_local_time(found.created_at),

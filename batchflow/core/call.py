@@ -4,9 +4,13 @@ import re
 from base64 import b64decode, b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Annotated, TypeAlias
+
+from pydantic import PlainSerializer
 
 from batchflow.core.codec import Codec
 from batchflow.core.json_body import decode_body, json_text
+from batchflow.core.secrets import marked
 
 CALL_DESTINATION = "batchflow:call"
 """The destination of calls. Routes cannot have this name."""
@@ -77,15 +81,23 @@ class Body:
 EMPTY_BODY = Body()
 
 
+def _mark_secrets(headers: Mapping[str, str]) -> dict[str, object]:
+    return {name: marked(value) if is_credential(name) else value for name, value in headers.items()}
+
+
+ResponseHeaders: TypeAlias = Annotated[Mapping[str, str], PlainSerializer(_mark_secrets)]
+"""The headers of a response; the values of some, such as `set-cookie`, are stored as secrets."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallRequest:
     """A request to send. `step` is the step that makes the call; `timeout_ms` limits one attempt."""
 
     step: str
     method: str
-    url: str
-    headers: Mapping[str, str] = field(default_factory=dict[str, str])
-    body: Body = EMPTY_BODY
+    url: str = field(repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
+    body: Body = field(default=EMPTY_BODY, repr=False)
     timeout_ms: int = MAX_CALL_MS
 
 
@@ -94,8 +106,8 @@ class CallResult:
     """The response, with any status. Header names are in lower case; values of repeated headers are joined."""
 
     status: int
-    headers: Mapping[str, str] = field(default_factory=dict[str, str])
-    body: Body = EMPTY_BODY
+    headers: ResponseHeaders = field(default_factory=dict[str, str], repr=False)
+    body: Body = field(default=EMPTY_BODY, repr=False)
 
 
 def without_secrets(text: str, request: CallRequest) -> str:

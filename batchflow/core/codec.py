@@ -26,6 +26,7 @@ from pydantic import PydanticSchemaGenerationError, PydanticUserError, TypeAdapt
 from pydantic_core import SchemaError, from_json, to_json
 
 from batchflow.core.roundtrip import RoundTripDifference, find_difference, not_finite
+from batchflow.core.secrets import revealed, secret_serializer
 from batchflow.errors import ConfigurationError, TooLarge, UnserializableError
 
 T = TypeVar("T")
@@ -54,10 +55,11 @@ class Codec(Generic[T]):
         codec = Codec.of(User)
         text, user = codec.round_trip(user, where="step 'load' of 'welcome'")
 
-    `annotation` is the declared type.
+    `annotation` is the declared type; `has_secrets` is true if values of it may hold secret ones, which are written
+    beside a mark.
     """
 
-    __slots__ = ("_adapter", "_plain", "_read", "_write", "annotation")
+    __slots__ = ("_adapter", "_plain", "_read", "_write", "annotation", "has_secrets")
 
     def __init__(self, annotation: Any) -> None:
         """Use `Codec.of`, which builds each codec once.
@@ -70,8 +72,14 @@ class Codec(Generic[T]):
             self._adapter: TypeAdapter[T] = TypeAdapter(annotation)
             self._write = self._adapter.serializer.to_json
             self._read = self._adapter.validator.validate_json
+            marking = secret_serializer(self._adapter.core_schema)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{type_name(annotation)} has no JSON form: {error}") from error
         except (PydanticUserError, SchemaError, NameError, TypeError, ValueError) as error:
             raise ConfigurationError(_no_json_form(annotation, error)) from error
+        self.has_secrets = marking is not None
+        if marking is not None:
+            self._write = marking.to_json
         self._plain = _plain(annotation)
 
     def __repr__(self) -> str:
@@ -123,7 +131,7 @@ class Codec(Generic[T]):
         Raises:
             pydantic.ValidationError: the text is not JSON of this type.
         """
-        return self._read(text, by_name=True, by_alias=False)
+        return self._read(revealed(text), by_name=True, by_alias=False)
 
     def round_trip(self, value: T, *, where: str) -> tuple[str, T]:
         """The JSON text of a value and the value read back from it, equal to the original in value and type.
@@ -145,7 +153,7 @@ class Codec(Generic[T]):
         except Exception as error:  # serializers and validators of user code may raise anything
             raise _unserializable(where, value, self._write_problem(error)) from error
         try:
-            received = self._read(text, by_name=True, by_alias=False)
+            received = self._read(revealed(text) if self.has_secrets else text, by_name=True, by_alias=False)
         except Exception as error:
             raise _unserializable(where, value, self._read_problem(value, error)) from error
         unsure: list[type] = []
@@ -220,6 +228,15 @@ class Codec(Generic[T]):
 @lru_cache(maxsize=1024)
 def _codec(annotation: Any, spelling: str) -> Codec[Any]:
     return Codec(annotation)
+
+
+def describe_misfit(error: ValueError) -> str:
+    """The first reason why a value does not fit its type, without the value, which may be secret."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    place = ".".join(map(str, first["loc"]))
+    return f"{place}: {first['msg']}" if place else first["msg"]
 
 
 def type_name(annotation: Any) -> str:

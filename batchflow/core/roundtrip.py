@@ -225,7 +225,7 @@ def _iterator(sent: object, received: object, unsure: list[type]) -> RoundTripDi
 
 
 def _secret(sent: object, received: object, unsure: list[type]) -> RoundTripDifference | None:
-    how = "use a reference to the secret in its place, or give the field a serializer that reveals it"
+    how = "drop the serializer that masks it; batchflow stores it whole and shows it masked"
     return None if sent == received else RoundTripDifference(type(sent).__name__, "is masked in JSON", how)
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal, NamedTuple, TypeAlias
 
+from batchflow.core.secrets import SECRET_OUTCOME, marked_text
 from batchflow.errors import ReplayError
 
 StepKind: TypeAlias = Literal["run", "sleep", "call", "invoke", "wait"]
@@ -22,7 +23,8 @@ class Step(NamedTuple):
     """One step of a run as it is recorded.
 
     `number` is its place in the order of requests by the code (1, 2, …), `position` its place in the order of recorded
-    outcomes (1, 2, …; 0 while it is pending). `value` is the JSON text of a result, `error` the text of a failure.
+    outcomes (1, 2, …; 0 while it is pending). `value` is the JSON text of a result, `error` the text of a failure; a
+    pending step may have the value `SECRET_OUTCOME`: the outcome that arrives for it is stored as a secret value.
     `failures` counts failed attempts; `due` is the time at which a pending step continues, in ms (0: not by time
     alone). `at` is the time when the outcome was recorded, or since when a pending step waits for something from
     outside; 0 in journals of older versions.
@@ -58,13 +60,17 @@ def apply_arrivals(journal: Sequence[Step], now: int, arrivals: Sequence[Arrival
 
     Only the returned steps change. Their positions follow the last recorded one, so that a replay delivers them in the
     same order as the claim that they woke. The first outcome of a step counts, and an arrival comes before a timeout of
-    the same moment. As with every newly recorded step, failures and losses of the run are reset.
+    the same moment. Where a step waits with `SECRET_OUTCOME`, the value of an arrival is stored beside the mark of
+    secrets. As with every newly recorded step, failures and losses of the run are reset.
     """
     pending = {step.number: step for step in journal if step.state == "pending"}
     came: list[tuple[int, int, int, Step]] = []
     for place, (number, state, value, error, at) in enumerate(arrivals):
         if number in pending:
-            step = pending[number]._replace(state=state, value=value, error=error)
+            step = pending[number]
+            if value is not None and step.value == SECRET_OUTCOME:
+                value = marked_text(value)
+            step = step._replace(state=state, value=value, error=error)
             came.append((min(at, now), 0, place, step))
     for number, step in pending.items():
         if step.kind in _TIMED and 0 < step.due <= now:

@@ -8,13 +8,13 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 from pydantic.alias_generators import to_camel
-from pydantic_core import from_json
 
 from batchflow.batch.answers import result_text
 from batchflow.batch.status import BatchStatus, BatchSummary
 from batchflow.core.batch import Batch, BatchState, Counts, ErrorGroup, Item, ItemState
 from batchflow.core.message import DeadLetter, WorkerStatus
 from batchflow.core.run import Run, RunState, Step, StepKind, StepState, Waiter
+from batchflow.core.secrets import masked_value
 from batchflow.serve.failure import headline, traceback_text
 
 LATEST_MS = 253_402_300_799_999
@@ -174,7 +174,7 @@ class ItemInfo(ApiModel):
             number=item.number,
             item_id=item.id,
             state=item.state,
-            result=json_value(result_text(item)),
+            result=masked_value(result_text(item)),
             error=item.error,
             ended_at=to_datetime(item.ended_at),
         )
@@ -328,7 +328,7 @@ class RunDebugInfo(RunInfo):
     def of(cls, run: Run) -> "RunDebugInfo":
         """A run in its present state."""
         steps = [StepDebugInfo.of(step) for step in run.steps]
-        return cls(**_run_fields(run), payload=json_value(run.payload), steps=steps)
+        return cls(**_run_fields(run), payload=masked_value(run.payload), steps=steps)
 
 
 class RunList(ApiModel):
@@ -485,11 +485,6 @@ def to_datetime(ms: int | None) -> datetime | None:
     return None if ms is None or ms > LATEST_MS else _datetime(ms)
 
 
-def json_value(text: str | None) -> Any:
-    """The value of a JSON text; None for no text."""
-    return None if text is None else from_json(text)
-
-
 def _datetime(ms: int) -> datetime:
     return datetime.fromtimestamp(ms / 1000, UTC)
 
@@ -502,7 +497,7 @@ def _step_fields(step: Step) -> dict[str, Any]:
         "attempts": step.failures + (step.state == "done") if step.kind == "run" else None,
         "recorded_at": to_datetime(step.at) if step.position and step.at else None,
         "due_at": to_datetime(step.due) if step.state == "pending" and step.due > 0 else None,
-        "result": json_value(step.value),
+        "result": masked_value(step.value) if step.position else None,
         "error": None if step.error is None else headline(step.error),
     }
 
@@ -512,7 +507,7 @@ def _run_fields(run: Run) -> dict[str, Any]:
         "workflow_run_id": run.id,
         "route": run.destination,
         "state": run.state,
-        "result": json_value(run.result),
+        "result": masked_value(run.result),
         "error": run.error,
         "failures": run.failures,
         "label": run.label,

@@ -17,7 +17,7 @@ from batchflow.core.call import (
     call_result_codec,
     read_final_error,
 )
-from batchflow.core.codec import type_name
+from batchflow.core.codec import Codec, describe_misfit, type_name
 from batchflow.core.duration import Duration, humanize_duration, to_ms
 from batchflow.core.flow import FlowControl
 from batchflow.core.json_body import is_json_type
@@ -102,11 +102,9 @@ class CallResponse(Generic[T]):
                     f"the answer of call '{self._step}' ({self.status}) is empty, which is not a valid "
                     f"{type_name(wanted)}; write 'response={type_name(wanted)} | None'"
                 ) from error
-            first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-            place = ".".join(map(str, first["loc"]))
             raise UnserializableError(
                 f"the answer of call '{self._step}' ({self.status}) is not a valid {type_name(wanted)}: "
-                f"{f'{place}: ' if place else ''}{first['msg']}"
+                f"{describe_misfit(error)}"
             ) from error
 
 
@@ -231,7 +229,8 @@ async def call_step(
         call = Message(id=link.id, destination=CALL_DESTINATION, flow=flow, body=body, retry=retry, parent=link.parent)
         return (Publish((call,)),)
 
-    outcome = await execution.wait(request.step, "call", effects)
+    secret = response is not None and Codec.of(response).has_secrets
+    outcome = await execution.wait(request.step, "call", effects, secret=secret)
     if outcome.state != "done":
         attempts, why = read_final_error(headline(outcome.error) if outcome.error else "it was cancelled")
         raise StepFailed(request.step, why, attempts=attempts or retry.attempts)

@@ -11,6 +11,7 @@ from batchflow.core.message import Claim
 from batchflow.core.ports import Lease, Recorder, RecordResult, Runtime
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.run import NEVER, Replay, Step, StepKind
+from batchflow.core.secrets import SECRET_OUTCOME
 from batchflow.core.settlement import Effect
 from batchflow.errors import ReplayError, RunError, StepFailed, StoreError
 from batchflow.logs import logger
@@ -296,9 +297,17 @@ class Execution:
         await self.ensure_scheduler().park(step, step.due)
 
     async def wait(
-        self, name: str, kind: StepKind, effects: Callable[[int], tuple[Effect, ...]], *, due: int = 0
+        self,
+        name: str,
+        kind: StepKind,
+        effects: Callable[[int], tuple[Effect, ...]],
+        *,
+        due: int = 0,
+        secret: bool = False,
     ) -> Step:
         """Wait for an outcome that arrives from outside, until `due` (0: indefinitely), and return it.
+
+        A `secret` outcome is stored as a secret value, in whatever form it arrives.
 
         `effects(number)` starts what the step waits for. It is written on the first request, so that nothing that
         arrives while other branches execute is missed.
@@ -308,7 +317,7 @@ class Execution:
             if not step.position:
                 if not step.at:
                     await self._wait_start(step)
-                    step = step._replace(due=due, at=self.now())
+                    step = step._replace(due=due, at=self.now(), value=SECRET_OUTCOME if secret else None)
                     self._begin(step)
                     try:
                         await self._record_start(step, effects(step.number))

@@ -13,6 +13,7 @@ from batchflow.core.duration import Duration, to_ms
 from batchflow.core.flow import FlowControl
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.run import Step
+from batchflow.core.secrets import masked_text
 from batchflow.core.suggestions import NO_WORDS, check_options
 from batchflow.errors import BatchflowError, ConfigurationError, InputError, ReplayError, UnserializableError
 from batchflow.serve.callables import is_async
@@ -335,8 +336,10 @@ def unstorable_step(step: Step, error: Exception) -> UnserializableError:
 
 def unreadable_result(step: Step, codec: Codec[Any], error: Exception) -> ReplayError:
     """Return the error of a recorded result that is not valid for the type that the code declares now."""
+    # A value of a type that is secret only now was recorded without a mark.
+    recorded = "a value" if codec.has_secrets else reprlib.repr(masked_text(step.value or "null"))
     wrong = ReplayError(
-        f"step '{step.name}' is recorded as {reprlib.repr(step.value)}, "
+        f"step '{step.name}' is recorded as {recorded}, "
         f"which is not a valid {type_name(codec.annotation)} as the code declares it now; "
         f"keep reading what is recorded, or give the new step another name"
     )

@@ -4,14 +4,15 @@ import asyncio
 from collections.abc import Awaitable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Generic, TypeVar, cast
+from typing import Annotated, Any, Generic, TypeVar, cast
 
 from pydantic_core import from_json
 
 from batchflow.core.call import EMPTY_BODY, Body
-from batchflow.core.codec import Codec, type_name
+from batchflow.core.codec import Codec, describe_misfit, type_name
 from batchflow.core.duration import humanize_duration
 from batchflow.core.run import Step
+from batchflow.core.secrets import Secret
 from batchflow.core.settlement import AcceptWebhook, Listen
 from batchflow.errors import ConfigurationError, InputError, TimedOut
 from batchflow.serve.execution import Execution
@@ -49,8 +50,8 @@ class EventResult(Generic[T]):
 class Webhook:
     """A URL of one run. `ctx.wait_for_webhook` returns the requests to it, of any method but HEAD and OPTIONS."""
 
-    url: str
-    token: str
+    url: Annotated[str, Secret] = field(repr=False)
+    token: Annotated[str, Secret] = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,9 +59,9 @@ class WebhookRequest:
     """A request to a webhook. Header names are in lower case; `query` is the part after the question mark."""
 
     method: str
-    headers: Mapping[str, str] = field(default_factory=dict[str, str])
-    query: str = ""
-    sent: Body = EMPTY_BODY
+    headers: Mapping[str, Annotated[str, Secret]] = field(default_factory=dict[str, str], repr=False)
+    query: Annotated[str, Secret] = field(default="", repr=False)
+    sent: Body = field(default=EMPTY_BODY, repr=False)
 
     @property
     def content(self) -> bytes:
@@ -115,9 +116,9 @@ def decode_event_data(step: str, event: str, text: str, codec: Codec[T]) -> T:
     try:
         return codec.decode(text)
     except ValueError as error:
+        what = "the request to its webhook" if event.startswith(_WEBHOOK_EVENT) else f"the data of event '{event}'"
         raise InputError(
-            f"the data of event '{event}', for which '{step}' waited, "
-            f"is not a valid {type_name(codec.annotation)}: {error}"
+            f"{what}, for which '{step}' waited, is not a valid {type_name(codec.annotation)}: {describe_misfit(error)}"
         ) from error
 
 
@@ -131,11 +132,16 @@ def none_codec() -> Codec[None]:
 
 _MAX_EVENT_ID = 500
 _TOKEN_BYTES = 20
+_WEBHOOK_EVENT = "batchflow:webhook:"
 
 
 async def event_step(execution: Execution, name: str, event: str, codec: Codec[T], until: int) -> EventResult[T]:
     """Wait for an event or a webhook, until `until` (0: indefinitely); see `WorkflowContext.wait_for_event`."""
-    outcome: Step = await execution.wait(name, "wait", lambda number: (Listen(number, event, until),), due=until)
+    # The data comes as its sender writes it; only a request to a webhook comes with its secret parts marked.
+    secret = codec.has_secrets and not event.startswith(_WEBHOOK_EVENT)
+    outcome: Step = await execution.wait(
+        name, "wait", lambda number: (Listen(number, event, until),), due=until, secret=secret
+    )
     if outcome.state == "timeout":
         return EventResult(name, None, timed_out=True)
     return EventResult(name, decode_event_data(name, event, outcome.value or "null", codec), timed_out=False)
@@ -145,7 +151,8 @@ async def webhook_step(execution: Execution, name: str, root: str) -> Webhook:
     """Create a webhook below the URL `root`; see `WorkflowContext.create_webhook`."""
 
     def make() -> Webhook:
-        token = f"{execution.run_id}.{execution.entropy.bytes(_TOKEN_BYTES).hex()}"
+        # With a word of its own a token is found, and masked, in any text.
+        token = f"{execution.run_id}.whk_{execution.entropy.bytes(_TOKEN_BYTES).hex()}"
         return Webhook(url=f"{root}/webhooks/{token}", token=token)
 
     return await execution.record_effects(name, webhook_codec(), make, lambda made: (AcceptWebhook(made.token),))
@@ -153,7 +160,7 @@ async def webhook_step(execution: Execution, name: str, root: str) -> Webhook:
 
 def webhook_event_id(token: str) -> str:
     """Return the id of the event that a request to the webhook sends."""
-    return f"batchflow:webhook:{token}"
+    return f"{_WEBHOOK_EVENT}{token}"
 
 
 def validate_event_id(event: object) -> str:
@@ -169,7 +176,7 @@ def validate_event_id(event: object) -> str:
     if not is_encodable(event):
         raise InputError(f"the event id {event!r} has no form in UTF-8; write another", field="eventId")
     if event.startswith("batchflow:"):
-        raise InputError(f"the event id '{event}' begins with 'batchflow:', which is batchflow's own", field="eventId")
+        raise InputError("the event id begins with 'batchflow:', which is batchflow's own", field="eventId")
     return event
 
 

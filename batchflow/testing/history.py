@@ -5,11 +5,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from pydantic_core import from_json
-
 from batchflow.core.call import CALL_DESTINATION, CallRequest, call_result_codec
 from batchflow.core.message import Claim
 from batchflow.core.run import Run, Step, StepKind
+from batchflow.core.secrets import revealed_value
 from batchflow.core.settlement import Effect, Listen, Settlement
 from batchflow.serve.calls import CallResponse
 from batchflow.serve.failure import describe_error, headline
@@ -179,7 +178,7 @@ def _output(step: Step) -> object:
     if step.kind == "call":
         answered: CallResponse[Any] = CallResponse(step.name, call_result_codec().decode(step.value), None)
         return answered
-    return from_json(step.value)
+    return revealed_value(step.value)
 
 
 def _is_timer(kind: StepKind) -> bool:

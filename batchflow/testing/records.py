@@ -6,13 +6,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Generic, TypeVar, cast
 
-from pydantic_core import from_json
-
 from batchflow.batch.handle import BatchHandle
 from batchflow.batch.status import BatchSummary
 from batchflow.core.codec import Codec
 from batchflow.core.duration import humanize_duration
 from batchflow.core.run import RunState, Step, StepKind, StepState
+from batchflow.core.secrets import revealed_value
 from batchflow.core.suggestions import did_you_mean
 
 Result = TypeVar("Result")
@@ -79,7 +78,7 @@ class RunRecord(Generic[Result]):
     @property
     def payload(self) -> Any:
         """The payload that it was started with, as plain data."""
-        return from_json(self.body)
+        return revealed_value(self.body)
 
     @property
     def result(self) -> Result:
@@ -90,7 +89,7 @@ class RunRecord(Generic[Result]):
         """
         self.assert_completed()
         text = self.text or "null"
-        return cast("Result", from_json(text) if self.codec is None else self.codec.decode(text))
+        return cast("Result", revealed_value(text) if self.codec is None else self.codec.decode(text))
 
     def step(self, name: str) -> StepRecord:
         """Return the latest record of a step.

@@ -7,6 +7,8 @@ import pytest
 
 from batchflow.core import settlement
 from batchflow.core.message import Claim
+from batchflow.core.run import NEVER
+from batchflow.core.secrets import SECRET_OUTCOME
 from batchflow.core.settlement import AcceptWebhook, Ending, Listen, Settlement
 from batchflow.core.store import KEPT_EVENTS
 from tests.conformance.scene import Cases, Scene, names, ran, sleeping, waiting
@@ -30,6 +32,18 @@ class EventCases(Cases):
         assert list(await scene.store.notify("paid", '{"n":1}')) == ["a"]
         (step,) = (await scene.claim_one("a")).journal
         assert step == waiting(1)._replace(state="done", position=1, value='{"n":1}', at=scene.now)
+
+    async def test_notify_of_a_secret_wait_is_stored_as_a_secret(self, scene: Scene) -> None:
+        """A step that waits with `SECRET_OUTCOME` gets the data beside a mark; a time limit gets none."""
+        for run, until in (("a", 0), ("b", scene.now + 1_000)):
+            claim = await scene.leased(run)
+            step = waiting(due=until)._replace(value=SECRET_OUTCOME)
+            await scene.record(claim, step, Listen(1, f"paid:{run}", until))
+            await scene.suspend(claim, until=until or NEVER)
+        await scene.store.notify("paid:a", '{"n":[1,null],"s":"%1"}')
+        assert await scene.came("a") == [(1, "done", 1, '{"batchflow:secret":{"n":[1,null],"s":"%1"}}')]
+        scene.clock.advance("1s")
+        assert await scene.came("b") == [(1, "timeout", 1, "null")]
 
     async def test_notify_reaches_all_who_wait(self, scene: Scene) -> None:
         """Every branch of every run, those that have waited longest first; each run is named once."""

@@ -23,6 +23,7 @@ from pydantic import (
     Field,
     GetCoreSchemaHandler,
     HttpUrl,
+    PlainSerializer,
     RootModel,
     SecretStr,
     field_serializer,
@@ -102,7 +103,7 @@ class HiddenRequired(BaseModel):
 
 
 class Login(BaseModel):
-    token: SecretStr
+    token: Annotated[SecretStr, PlainSerializer(str)]
 
 
 class Shown(BaseModel):
@@ -281,7 +282,7 @@ def unreadable(what: str) -> str:
     return f"it cannot be read back ({what}); let its JSON hold every required part, in a form that its validators take"
 
 
-MASKED = "is masked in JSON; use a reference to the secret in its place, or give the field a serializer that reveals it"
+MASKED = "is masked in JSON; drop the serializer that masks it; batchflow stores it whole and shows it masked"
 KEEP = "let its serializers and validators, or what is declared there, keep the whole value"
 FORMLESS = "it holds object, which has no JSON form; use a model, a dataclass or plain data"
 DEFAULTS = "it loses its default_factory; use a dict, or the factory that its type declares"

@@ -8,7 +8,9 @@ from fastapi import FastAPI
 from httpx import ASGITransport, AsyncClient
 
 from batchflow import Batchflow
+from batchflow.core.secrets import revealed_value
 from tests.http.samples import PREFIX, serve_all
+from tests.waiting import wait_until
 
 
 @pytest.fixture
@@ -69,3 +71,17 @@ async def idle_http(idle: Batchflow) -> AsyncIterator[AsyncClient]:
     """A client of `idle`."""
     async with client_of(idle) as client:
         yield client
+
+
+async def webhook_of(flow: Batchflow, run: str) -> str:
+    """The URL of the webhook, once it is made."""
+    urls: list[str] = []
+
+    async def made() -> bool:
+        found = await flow.engine.store.run(run)
+        assert found is not None
+        urls[:] = [revealed_value(it.value)["url"] for it in found.journal if it.name == "make" and it.value]
+        return bool(urls)
+
+    await wait_until(made, description="the webhook is made")
+    return urls[0]

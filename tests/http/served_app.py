@@ -53,6 +53,7 @@ flow.add(Stuck())
 async def hooked(ctx: WorkflowContext[None]) -> str:
     """Returns the request to its webhook."""
     webhook = await ctx.create_webhook("make")
+    await ctx.run("give away", (BEGUN / "url").write_text, webhook.url)
     return (await ctx.wait_for_webhook("request", webhook)).data.text
 
 

@@ -11,7 +11,7 @@ from batchflow import Batchflow
 from batchflow.core.run import NEVER, Waiter
 from batchflow.errors import RunFailed, StoreUnavailable
 from batchflow.http.schemas import WaiterInfo
-from tests.http.conftest import app_of, client_of
+from tests.http.conftest import app_of, client_of, webhook_of
 from tests.http.samples import PREFIX, assert_error, serve_all
 from tests.waiting import wait_until
 
@@ -137,18 +137,10 @@ def test_the_document_shows_json_and_text(idle: Batchflow) -> None:
 GONE = (404, "there is no such webhook", None)
 
 
-async def hooked(http: AsyncClient, count: int) -> tuple[str, str]:
+async def hooked(flow: Batchflow, http: AsyncClient, count: int) -> tuple[str, str]:
     """A run that waits for so many requests, and the URL of its webhook."""
     run: str = (await http.post("/hooked", json=count)).json()["workflowRunId"]
-    made: list[str] = []
-
-    async def ready() -> bool:
-        steps = (await http.get(f"/runs/{run}")).json()["steps"]
-        made[:] = [it["result"]["url"] for it in steps if it["name"] == "make"]
-        return bool(made)
-
-    await wait_until(ready, description="the webhook is made")
-    return run, made[0]
+    return run, await webhook_of(flow, run)
 
 
 def token_of(url: str) -> str:
@@ -157,14 +149,14 @@ def token_of(url: str) -> str:
 
 async def test_the_url_is_where_the_run_was_started(flow: Batchflow, http: AsyncClient) -> None:
     """It has host and prefix of that request."""
-    run, url = await hooked(http, 1)
+    run, url = await hooked(flow, http, 1)
     assert url.startswith(f"http://test{PREFIX}/webhooks/{run}.")
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE", "PURGE"])
 async def test_a_request_of_any_method_is_taken(method: str, flow: Batchflow, http: AsyncClient) -> None:
     """The run receives method, headers, query and body."""
-    run, url = await hooked(http, 1)
+    run, url = await hooked(flow, http, 1)
     headers = [(b"X-Tag", b"a"), (b"x-tag", b"b"), (b"X-Latin", b"\xfc")]
     response = await http.request(method, f"{url}?a=1&a=%2F", content=b"\x00\xff", headers=headers)
     assert response.status_code == 202
@@ -201,7 +193,7 @@ async def test_a_webhook_gets_a_packed_body_unpacked(flow: Batchflow, http: Asyn
 
 async def test_requests_are_kept_in_their_order(flow: Batchflow, http: AsyncClient) -> None:
     """The run takes one after the other; after its end the webhook is gone."""
-    run, url = await hooked(http, 3)
+    run, url = await hooked(flow, http, 3)
     for number in range(3):
         assert (await http.post(url, json=number)).status_code == 202
     requests = await flow.run(run).wait(30)
@@ -219,7 +211,7 @@ async def test_a_run_that_takes_nothing_more_is_429(
     flow: Batchflow, http: AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Too many requests are kept for it; the sender may try again."""
-    _, url = await hooked(http, 1)
+    _, url = await hooked(flow, http, 1)
 
     async def full(*_: object) -> Any:
         return ()
@@ -234,7 +226,7 @@ async def test_a_run_that_ends_meanwhile_is_404(
     flow: Batchflow, http: AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its requests are not kept."""
-    run, url = await hooked(http, 1)
+    run, url = await hooked(flow, http, 1)
 
     async def ended(*_: object) -> Any:
         await flow.cancel(run)
@@ -252,7 +244,7 @@ async def test_a_request_that_is_too_large_is_413(monkeypatch: pytest.MonkeyPatc
     flow = Batchflow("sqlite://")
     serve_all(flow)
     async with flow, client_of(flow) as http:
-        _, url = await hooked(http, 1)
+        _, url = await hooked(flow, http, 1)
         assert (await http.post(url, content=b"x" * 1025)).status_code == 413
         assert (await http.post(url, content=b"x" * 1024)).status_code == 202
 
@@ -264,7 +256,7 @@ async def test_the_token_is_in_no_log(flow: Batchflow, http: AsyncClient, monkey
         raise StoreUnavailable("it is busy")
 
     with capture_logs() as logs:
-        run, url = await hooked(http, 1)
+        run, url = await hooked(flow, http, 1)
         answers: list[Response] = [await http.post(url)]
         await flow.run(run).wait(30)
         answers.append(await http.post(url))
@@ -272,5 +264,5 @@ async def test_the_token_is_in_no_log(flow: Batchflow, http: AsyncClient, monkey
         answers.append(await http.post(url))
     assert [it.status_code for it in answers] == [202, 404, 503]
     secret = token_of(url).rpartition(".")[2]
-    assert len(secret) == 40
+    assert secret.startswith("whk_")
     assert secret not in str(logs) + "".join(it.text for it in answers)

@@ -13,7 +13,7 @@ from starlette.routing import Mount
 
 from batchflow import Batchflow, BatchWorkflow, NoParams, Page, WorkflowContext
 from batchflow.errors import RunFailed
-from tests.waiting import wait_until
+from tests.http.conftest import webhook_of
 
 HOST = "https://jobs.example.org"
 
@@ -36,21 +36,6 @@ async def started(app: Any, flow: Batchflow) -> AsyncGenerator[AsyncClient]:
     """The app as a server starts it, and a client that reaches it under every host."""
     async with flow.lifespan(app), AsyncClient(transport=ASGITransport(app), base_url="http://test") as http:
         yield http
-
-
-async def webhook_of(flow: Batchflow, run: str) -> str:
-    """The URL of the webhook, once it is made."""
-    urls: list[str] = []
-
-    async def made() -> bool:
-        found = await flow.engine.store.run(run)
-        assert found is not None
-        steps = {it.name: it.value for it in found.journal}
-        urls[:] = [it.partition('"url":"')[2].partition('"')[0] for it in (steps.get("make"),) if it]
-        return bool(urls)
-
-    await wait_until(made, description="the webhook is made")
-    return urls[0]
 
 
 @pytest.mark.parametrize("over_http", [True, False], ids=["over HTTP", "from Python"])

@@ -17,6 +17,7 @@ import pytest
 from httpx import AsyncClient
 
 from batchflow.app import Batchflow
+from batchflow.core.secrets import MASK
 from tests.house.sources import ROOT
 from tests.waiting import wait_until
 
@@ -141,10 +142,11 @@ async def test_a_webhook_reaches_its_run_in_the_next_process(serve: Serve) -> No
 
         async def made() -> bool:
             steps[:] = (await server.http.get(f"/runs/{run}")).json()["steps"]
-            return len(steps) == 2
+            return len(steps) == 3
 
         await wait_until(made, description="the run waits for its webhook")
-        url: str = steps[0]["result"]["url"]
+        assert steps[0]["result"] == {"url": MASK, "token": MASK}
+        url = (server.folder / "url").read_text()
         assert url.startswith(f"{str(server.http.base_url).rstrip('/')}/webhooks/{run}.")
         await server.ends()
     async with serve("5s") as server:

@@ -8,6 +8,7 @@ from typing import Any
 from batchflow.core import ids
 from batchflow.core.message import LOSS_LIMIT, SUSPECT_LOSSES, Claim, loss_delay_ms
 from batchflow.core.run import Step, last_position
+from batchflow.core.secrets import SECRET_OUTCOME
 from batchflow.core.settlement import (
     Effect,
     FinishEntry,
@@ -170,6 +171,8 @@ class Model:
         for _, _, _, number, what in sorted(came, key=lambda one: one[:3]):
             if journal[number].state == "pending":
                 position += 1
+                if journal[number].value == SECRET_OUTCOME and what.get("value") and what["state"] != "timeout":
+                    what["value"] = f'{{"batchflow:secret":{what["value"]}}}'
                 self.messages[id].update(failures=0, losses=0)
                 journal[number] = journal[number]._replace(position=position, at=now, **what)
                 self.messages[id]["journal"][str(number)] = list(journal[number])

@@ -17,6 +17,7 @@ from batchflow.core import flow, message, settlement
 from batchflow.core.batch import ItemState
 from batchflow.core.ports import Clock
 from batchflow.core.run import NEVER, Step
+from batchflow.core.secrets import SECRET_OUTCOME, marked_text
 from batchflow.core.settlement import Settlement
 from batchflow.core.store import KEPT_EVENTS
 from batchflow.errors import StoreError
@@ -69,6 +70,8 @@ def _constants() -> list[str]:
         "CHANNEL": keys.CHANNEL,
         "BUCKET": keys.BUCKET,
         "NEVER": NEVER,
+        "SECRET_OUTCOME": SECRET_OUTCOME,
+        "SECRET_HEAD": marked_text("").removesuffix("}"),
         "KEPT_EVENTS": KEPT_EVENTS,
         "LOSS_LIMIT": message.LOSS_LIMIT,
         "SUSPECT_LOSSES": message.SUSPECT_LOSSES,

@@ -67,6 +67,9 @@ function steps.apply_arrivals(id, found)
     if step then
       pending[number], woken = nil, true
       position = position + 1
+      if what[2] == 0 and step[STEP.value] == SECRET_OUTCOME and type(what[6]) == 'string' then
+        what[6] = SECRET_HEAD .. what[6] .. '}'
+      end
       step[STEP.state], step[STEP.position], step[STEP.value], step[STEP.error] = what[5], position, what[6], what[7]
       step[STEP.due], step[STEP.at] = number_text(tonumber(step[STEP.due])), now
       local text = cjson.encode(step)

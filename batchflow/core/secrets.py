@@ -1,0 +1,257 @@
+"""Secret values: how they are stored, read again, and shown.
+
+A store keeps secret values in JSON beside a mark, `{"batchflow:secret": …}`. So whoever shows a JSON text can mask
+them without the type that has declared them: the command, another app, an app whose code has changed.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
+from typing import Any, Final, cast, final
+
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, SecretBytes, SecretStr, TypeAdapter
+from pydantic import Secret as PydanticSecret
+from pydantic_core import (
+    CoreSchema,
+    PydanticSerializationUnexpectedValue,
+    SchemaSerializer,
+    core_schema,
+    from_json,
+    to_json,
+)
+
+from batchflow.errors import ConfigurationError
+
+MASK: Final = "**********"
+"""Shown in place of a secret value."""
+
+SECRET_OUTCOME: Final = '{"batchflow:secret":null}'
+"""The `value` of a pending step whose outcome, once it arrives from outside, is secret as a whole."""
+
+_MARK = "batchflow:secret"
+_MARK_BYTES = _MARK.encode()
+
+
+@final
+class Secret:
+    """Marks a value as secret: `api_key: Annotated[str, Secret]`. pydantic's `SecretStr` needs no mark.
+
+    Code gets the value; logs, answers over HTTP and the command show `**********` in its place. A mark on a model, a
+    list or a dict masks all of it.
+    """
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Add the mark to the schema of the value."""
+        schema = handler(source)
+        if schema["type"] in _SHARED:
+            return core_schema.chain_schema([schema], metadata={_MARK: True})
+        return cast("CoreSchema", {**schema, "metadata": {**schema.get("metadata", {}), _MARK: True}})
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """Describe the value as one that is sent and never answered."""
+        return {**handler(schema), "format": "password", "writeOnly": True}
+
+
+_SHARED = frozenset({"definition-ref", "definitions", "model", "dataclass", "typed-dict"})
+# The schema of such a type is that of all its values, secret or not.
+
+
+# Stored
+
+
+def secret_serializer(schema: Mapping[str, Any]) -> SchemaSerializer | None:
+    """The serializer that writes the secret values of a type beside their marks; None for a type without any.
+
+    Raises:
+        ConfigurationError: a secret is the key of a dict.
+    """
+    marking = _Marking(schema)
+    if not marking.has_secret(schema):
+        return None
+    # The ready serializers of the models within are pydantic's own, which mask or write plainly.
+    return SchemaSerializer(cast("CoreSchema", marking.rewritten(schema)), _use_prebuilt=False)
+
+
+class _Marking:
+    """Changes a schema of pydantic so that its serializer writes marks."""
+
+    def __init__(self, schema: Mapping[str, Any]) -> None:
+        parts = schema["definitions"] if schema["type"] == "definitions" else ()
+        self._secret_refs: set[str] = set()
+        while found := {it["ref"] for it in parts if it["ref"] not in self._secret_refs and self.has_secret(it)}:
+            self._secret_refs |= found
+
+    def has_secret(self, node: Any) -> bool:
+        """True if a part of the schema is secret."""
+        match node:
+            case {"type": "definition-ref", "schema_ref": ref}:
+                return ref in self._secret_refs or _is_marked(node)
+            case {"type": str()} if _is_marked(node) or _is_pydantic_secret(node):
+                return True
+            case _:
+                return any(map(self.has_secret, _parts(node)))
+
+    def rewritten(self, node: Any) -> Any:
+        """The schema, whose secret parts write their marks."""
+        match node:
+            case list() | tuple():
+                return [self.rewritten(part) for part in cast("list[Any]", node)]
+            case {"type": str()} if _is_pydantic_secret(node):
+                return {**node, "serialization": self._revealing(node)}
+            case {"type": str()} if _is_marked(node):
+                inner = {**node, "metadata": {**node["metadata"], _MARK: False}}
+                return {**inner, "serialization": _marking_all(self.rewritten(inner))}
+            case {"serialization": {"type": "function-plain" | "function-wrap"}} if self.has_secret(node):
+                # The code of a user writes it, and may reveal what is secret.
+                return {**node, "serialization": _marking_all(self._with_parts(node))}
+            case {"type": "dict", "keys_schema": keys} if self.has_secret(keys):
+                raise ConfigurationError("the key of a dict cannot be secret; keep the secret in its value")
+            case Mapping():
+                return self._with_parts(cast("Mapping[str, Any]", node))
+            case _:
+                return node
+
+    def _with_parts(self, node: Mapping[str, Any]) -> dict[str, Any]:
+        return {**node, **{name: self.rewritten(part) for name, part in _named_parts(node)}}
+
+    def _revealing(self, node: Mapping[str, Any]) -> Any:
+        value = self.rewritten(_without_ref(node["json_schema"]["schema"]))
+        written = core_schema.dict_schema(core_schema.str_schema(), value)
+        return core_schema.plain_serializer_function_ser_schema(_reveal_secret, return_schema=written)
+
+
+def _reveal_secret(secret: Any) -> dict[str, object]:
+    if not isinstance(secret, SecretStr | SecretBytes | PydanticSecret):
+        raise PydanticSerializationUnexpectedValue(f"Expected a secret - not {type(secret).__name__}")
+    return marked(cast("SecretStr", secret).get_secret_value())
+
+
+def _marking_all(inner: Mapping[str, Any]) -> Any:
+    return core_schema.wrap_serializer_function_ser_schema(_mark_all, schema=cast("Any", _without_ref(inner)))
+
+
+def _mark_all(value: object, write: Callable[[object], object]) -> object:
+    return None if value is None else marked(write(value))
+
+
+def _without_ref(schema: Mapping[str, Any]) -> dict[str, Any]:
+    # A schema may be defined once; the outer one keeps its name.
+    return {name: part for name, part in schema.items() if name != "ref"}
+
+
+def _is_marked(schema: Mapping[str, Any]) -> bool:
+    metadata = schema.get("metadata")
+    return isinstance(metadata, dict) and cast("dict[str, Any]", metadata).get(_MARK) is True
+
+
+def _is_pydantic_secret(schema: Mapping[str, Any]) -> bool:
+    match schema:
+        case {"type": "json-or-python", "serialization": {"function": function}}:
+            return function in _pydantic_serializers()
+        case _:
+            return False
+
+
+@cache
+def _pydantic_serializers() -> frozenset[Any]:
+    """The functions that mask pydantic's own secret types."""
+    found: set[Any] = set()
+    nodes: list[Any] = [TypeAdapter(it).core_schema for it in (SecretStr, SecretBytes, PydanticSecret[str])]
+    while nodes:
+        match node := nodes.pop():
+            case {"serialization": {"function": function}}:
+                found.add(function)
+            case _:
+                nodes.extend(_parts(node))
+    return frozenset(found)
+
+
+_OPAQUE = frozenset({"metadata", "default", "serialization", "config", "expected", "members", "cls", "function"})
+# These hold values of users, and no schemas.
+
+
+def _named_parts(node: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    # Only a schema has a text as its type: a field of a model may have any of these names.
+    opaque = _OPAQUE if isinstance(node.get("type"), str) else frozenset[str]()
+    return ((name, part) for name, part in node.items() if name not in opaque)
+
+
+def _parts(node: Any) -> Iterator[Any]:
+    match node:
+        case Mapping():
+            return (part for _, part in _named_parts(cast("Mapping[str, Any]", node)))
+        case list() | tuple():
+            return iter(cast("list[Any]", node))
+        case _:
+            return iter(())
+
+
+# Read
+
+
+def revealed(text: str | bytes) -> str | bytes:
+    """A stored JSON text without its marks."""
+    has_marks = _MARK_BYTES in text if isinstance(text, bytes) else _MARK in text
+    return text if not has_marks else to_json(_revealed(from_json(text)))
+
+
+def revealed_value(text: str) -> Any:
+    """The value of a stored JSON text, as code sees it."""
+    return from_json(revealed(text))
+
+
+def _revealed(value: Any) -> Any:
+    return _replaced(value, _revealed)
+
+
+def marked(value: object) -> dict[str, object]:
+    """The stored JSON form of a secret value."""
+    return {_MARK: value}
+
+
+def marked_text(text: str) -> str:
+    """The stored JSON form of a secret value, whose JSON text this is."""
+    return f'{{"{_MARK}":{text}}}'
+
+
+# Shown
+
+
+def masked_text(text: str) -> str:
+    """A stored JSON text as it may be shown: without secret values, and without the tokens of webhooks."""
+    if _MARK in text:
+        text = to_json(masked(from_json(text))).decode()
+    return without_tokens(text)
+
+
+def masked_value(text: str | None) -> Any:
+    """The value of a stored JSON text as it may be shown; None for no text."""
+    return None if text is None else from_json(masked_text(text))
+
+
+def masked(value: Any) -> Any:
+    """A value of JSON as it may be shown."""
+    return _replaced(value, lambda _: MASK)
+
+
+_TOKEN = re.compile(r"[^\s\"'/?#&=<>]*\.whk_[0-9a-f]+")
+
+
+def without_tokens(text: str) -> str:
+    """A text without the tokens of webhooks."""
+    return _TOKEN.sub(MASK, text) if ".whk_" in text else text
+
+
+def _replaced(value: Any, secret: Callable[[Any], Any]) -> Any:
+    match value:
+        case dict():
+            fields = cast("dict[str, Any]", value)
+            if len(fields) == 1 and _MARK in fields:
+                return secret(fields[_MARK])
+            return {name: _replaced(part, secret) for name, part in fields.items()}
+        case list():
+            return [_replaced(part, secret) for part in cast("list[Any]", value)]
+        case _:
+            return value
