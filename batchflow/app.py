@@ -33,6 +33,7 @@ from batchflow.core.message import WorkerStatus
 from batchflow.core.ports import Clock, Entropy
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.run import RunState, Waiter
+from batchflow.core.secrets import printable_store_url
 from batchflow.core.store import Ledger, Store
 from batchflow.core.suggestions import check_options, explains_options
 from batchflow.engine.clock import SystemClock, SystemEntropy
@@ -626,8 +627,8 @@ def open_store(settings: "Settings", clock: Clock) -> Store:
 
         return RedisStore(settings.url, namespace=settings.namespace)
     raise ConfigurationError(
-        f"'{settings.url}' names no store; write sqlite:///PATH (two more slashes for an absolute path), sqlite:// or "
-        "redis://HOST:PORT"
+        f"'{settings.display_url}' names no store; write sqlite:///PATH (two more slashes for an absolute path), "
+        "sqlite:// or redis://HOST:PORT"
     )
 
 
@@ -644,7 +645,7 @@ def open_ledger(settings: "Settings") -> Ledger | None:
         from batchflow.stores.redis import RedisLedger
 
         return RedisLedger(settings.ledger, namespace=settings.namespace)
-    raise ConfigurationError(f"'{settings.ledger}' names no ledger; write redis://HOST:PORT")
+    raise ConfigurationError(f"'{printable_store_url(settings.ledger)}' names no ledger; write redis://HOST:PORT")
 
 
 def _not_mounted(_: object) -> None:

@@ -1,6 +1,7 @@
 """Settings from the environment: `BATCHFLOW_*`, and `APP_URL` for the public URL of the router."""
 
 import re
+from collections.abc import Iterable
 from datetime import timedelta
 from typing import Annotated, Literal
 
@@ -8,8 +9,9 @@ from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, Valid
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from batchflow.core.duration import Duration, to_ms
+from batchflow.core.secrets import printable_store_url
 from batchflow.errors import ConfigurationError
-from batchflow.serve.app_url import check_url
+from batchflow.serve.app_url import check_url, without_credentials
 
 
 def _span(value: Duration) -> timedelta:
@@ -47,7 +49,7 @@ Span = Annotated[timedelta, BeforeValidator(_span)]
 class Settings(BaseSettings):
     """The settings of an app. Each can be set by an environment variable, e.g. `BATCHFLOW_CONCURRENCY=50`."""
 
-    model_config = SettingsConfigDict(env_prefix="BATCHFLOW_", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="BATCHFLOW_", extra="ignore", frozen=True, hide_input_in_errors=True)
 
     url: str = Field(
         default="sqlite:///batchflow.db",
@@ -94,12 +96,10 @@ class Settings(BaseSettings):
     @property
     def display_url(self) -> str:
         """The URL without its password, for messages and logs."""
-        if self.url.startswith("sqlite"):
-            return self.url
-        scheme, _, rest = self.url.partition("?")[0].partition("://")
-        before, _, server = rest.rpartition("@")
-        user = before.partition(":")[0]
-        return f"{scheme}://{user}{'@' if user else ''}{server}"
+        return printable_store_url(self.url)
+
+    def __repr_args__(self) -> Iterable[tuple[str | None, object]]:
+        return [(name, _printable(name or "", value)) for name, value in super().__repr_args__()]
 
     @classmethod
     def load(cls, **values: object) -> "Settings":
@@ -124,4 +124,11 @@ def _sentence(error: ValidationError) -> str:
     why = why[:1].lower() + why[1:]
     if first["loc"][0] in ("grace", "retention"):
         why = "write a duration of more than nothing, such as '30s' or '7d'"
-    return f"the setting '{name}' ({variable}) cannot be {first['input']!r}: {why}"
+    return f"the setting '{name}' ({variable}) cannot be {_printable(name.lower(), first['input'])!r}: {why}"
+
+
+def _printable(name: str, value: object) -> object:
+    """The value of a setting as it may be shown."""
+    if isinstance(value, str) and name in ("url", "ledger"):
+        return printable_store_url(value)
+    return without_credentials(value) if isinstance(value, str) and name == "app_url" else value

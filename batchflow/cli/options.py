@@ -101,4 +101,7 @@ def parse_headers(pairs: Sequence[str] | None) -> dict[str, str] | None:
 
 def url_option(settings: Settings) -> str:
     """The --url option with which other commands find the same store; empty if they find it by themselves."""
-    return "" if settings.url == Settings.load().url else f" --url {shlex.quote(settings.url)}"
+    if settings.url == Settings.load().url:
+        return ""
+    # One with a password is left for the reader to write.
+    return f" --url {shlex.quote(settings.url) if settings.url == settings.display_url else 'URL'}"

@@ -255,3 +255,28 @@ def _replaced(value: Any, secret: Callable[[Any], Any]) -> Any:
             return [_replaced(part, secret) for part in cast("list[Any]", value)]
         case _:
             return value
+
+
+_HEAD = re.compile(r"(?:[A-Za-z][\w+.-]*:?//?/?)?")
+
+
+def printable_store_url(url: str) -> str:
+    """The URL of a store as it may be shown: without its password and its options, and also if it is misspelt."""
+    if url.startswith("sqlite://"):
+        return url
+    head = cast("re.Match[str]", _HEAD.match(url))[0]
+    address, *options = re.split("[?#]", url[len(head) :], maxsplit=1)
+    if options and "@" in options[0]:
+        # Either the password has a question mark, or the options have an "at": nobody can tell.
+        return f"{head}…"
+    before, _, server = address.rpartition("@")
+    # A name without a password may be the password.
+    user = before.partition(":")[0] if ":" in before else ""
+    hosts, slash, path = server.partition("/")
+    return f"{head}{user}{'@' if user else ''}{','.join(map(_printable_host, hosts.split(',')))}{slash}{path}"
+
+
+def _printable_host(host: str) -> str:
+    name, _, port = host.rpartition(":")
+    # A password may stand where a port is expected.
+    return host if host.endswith("]") or not name or port.isdigit() else f"{name}:…"

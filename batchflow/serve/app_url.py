@@ -17,8 +17,13 @@ _CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
 
 def format_url(url: object) -> str:
     """Format a URL that is refused for an error message, without the credentials and the query in it."""
+    return format_value(without_credentials(url) if isinstance(url, str) else url)
+
+
+def without_credentials(url: str) -> str:
+    """Return a URL, which may be invalid, without the credentials and the query in it."""
     # Its parts cannot be told apart for sure: a password may have a slash or a question mark.
-    return format_value(printable_url(_UP_TO_HOST.sub(r"\1", url)) if isinstance(url, str) else url)
+    return printable_url(_UP_TO_HOST.sub(r"\1", url))
 
 
 def is_absolute_url(url: object) -> bool:

@@ -1,9 +1,11 @@
 """Settings: what they take, and how they are told."""
 
+from traceback import format_exception
+
 import pytest
 
 from batchflow import Batchflow
-from batchflow.errors import ConfigurationError
+from batchflow.errors import BatchflowError, ConfigurationError
 from batchflow.settings import Settings
 
 PLACES = {
@@ -15,6 +17,15 @@ PLACES = {
     "redis://localhost?password=secret": "redis://localhost",
     "unix://ada:secret@/run/redis.sock?db=1": "unix://ada@/run/redis.sock",
     "redis+sentinel://ada:secret@one:1,two:2/main/0": "redis+sentinel://ada@one:1,two:2/main/0",
+    "redis://secret@localhost": "redis://localhost",
+    "redis://ada:sec/ret@localhost/0": "redis://ada@localhost/0",
+    "redis://ada:sec?ret@localhost/0": "redis://…",
+    "redis://localhost/0?password=sec@ret": "redis://…",
+    "redis://ada:secret": "redis://ada:…",
+    "redis://ada:secret@[::1]:6379/0": "redis://ada@[::1]:6379/0",
+    "redis//ada:secret@localhost": "redis//ada@localhost",
+    "postgres://ada:secret@localhost/db": "postgres://ada@localhost/db",
+    "secret@localhost": "localhost",
 }
 
 
@@ -22,6 +33,28 @@ PLACES = {
 def test_a_place_shows_no_password(url: str, place: str) -> None:
     """It is the URL where there is none."""
     assert Settings.load(url=url).display_url == place
+
+
+def test_the_settings_of_an_app_show_no_password() -> None:
+    """Neither the store's, nor the ledger's, nor that of the public URL, whoever prints them."""
+    settings = Settings.load(
+        url="redis://ada:s3cr3t@one:1", ledger="redis://two:2/0?password=s3cr3t", app_url="https://ada:s3cr3t@app.test"
+    )
+    shown = f"{settings!r} {settings}"
+    assert "s3cr3t" not in shown
+    assert ("redis://ada@one:1" in shown, "redis://two:2/0" in shown, "https://app.test" in shown) == (True, True, True)
+
+
+@pytest.mark.parametrize(
+    "url", ["postgres://ada:s3cr3t@h", "redis//ada:s3cr3t@h", "redis://ada:s3cr3t@h:x", "s3cr3t@h"]
+)
+def test_a_url_that_is_refused_shows_no_password(url: str) -> None:
+    """As a store and as a ledger, with all causes of the error."""
+    for store, ledger in ((url, None), ("sqlite://", url)):
+        with pytest.raises(BatchflowError) as caught:
+            Batchflow(store, ledger=ledger)
+        lines = [line for line in format_exception(caught.value) if not line.startswith("  File")]
+        assert "s3cr3t" not in "".join(lines)
 
 
 @pytest.mark.parametrize("name", ["mail", "mail-eu.1_a:b@c", "x" * 80])
@@ -63,7 +96,7 @@ def test_an_app_url_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, url
     with pytest.raises(ConfigurationError) as caught:
         Batchflow("sqlite://")
     assert str(caught.value) == (
-        f"the setting 'app_url' (APP_URL or BATCHFLOW_APP_URL) cannot be {url!r}: {NO_URLS[url]}"
+        f"the setting 'app_url' (APP_URL or BATCHFLOW_APP_URL) cannot be {url.replace('?b', '?…')!r}: {NO_URLS[url]}"
     )
 
 

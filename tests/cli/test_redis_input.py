@@ -20,10 +20,9 @@ PASSWORD = "s3cret"
 URLS = {
     "http://localhost": "'http://localhost' names no store; write sqlite:///PATH (two more slashes for an absolute "
     "path), sqlite:// or redis://HOST:PORT",
-    "redis://:s3cret@localhost:x": "'redis://localhost:x' is not the URL of a Redis server: "
-    "Port could not be cast to integer value as 'x'",
+    "redis://:s3cret@localhost:x": "'redis://localhost:…' is not the URL of a Redis server: a port is a number",
     "redis://localhost/first": "'redis://localhost/first' is not the URL of a Redis server: "
-    "a database is a number, not 'first'",
+    "a database is a number, as in redis://HOST:PORT/0; write %2F for a slash in a password",
 }
 """URLs that are wrong before a server is asked."""
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from traceback import format_exception
 from typing import Any, cast
 
 import pytest
@@ -107,14 +108,20 @@ def test_urls_of_sentinels_are_taken() -> None:
             "redis+sentinel://me:secret@host:1",
             "it names no service; write redis+sentinel://HOST:PORT,HOST:PORT/SERVICE",
         ),
-        ("redis+cluster://me:secret@host:x", "Port could not be cast to integer value as 'x'"),
+        ("redis+cluster://me:secret@host:1,other:x", "a port is a number"),
+        (
+            "redis://me:secret@host:1/a",
+            "a database is a number, as in redis://HOST:PORT/0; write %2F for a slash in a password",
+        ),
     ],
 )
 def test_a_url_that_cannot_be_is_refused_without_its_password(url: str, said: str) -> None:
     """With the reason."""
     with pytest.raises(StoreIncompatible) as caught:
         RedisStore(url)
-    assert str(caught.value) == f"'{url.replace('me:secret@', '')}' is not the URL of a Redis server: {said}"
+    shown = url.replace(":secret@", "@").replace(":x", ":…")
+    assert str(caught.value) == f"'{shown}' is not the URL of a Redis server: {said}"
+    assert ":secret" not in "".join(format_exception(caught.value))
 
 
 @pytest.mark.parametrize("scheme", clients.SCHEMES)

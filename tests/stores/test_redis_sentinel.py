@@ -114,7 +114,10 @@ async def test_what_is_no_service_of_a_sentinel_is_told(tmp_path: Path) -> None:
         assert said == f"{place}/0 is a Sentinel; write redis+sentinel://HOST:PORT,HOST:PORT/SERVICE"
         place = f"redis+sentinel://127.0.0.1:{servers.port}/other"
         said = await refusal(place, StoreUnavailable)
-        assert said == f"{place}/0 cannot be reached: No master found for 'other'; start the server, or correct the URL"
+        assert (
+            said
+            == f"{place}/0 cannot be reached: no Sentinel names a primary of it; start the server, or correct the URL"
+        )
     with pytest.raises(StoreIncompatible) as caught:
         RedisStore(f"redis+sentinel://me:secret@127.0.0.1:{free_port()}")
     assert str(caught.value).endswith(

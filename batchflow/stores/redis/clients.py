@@ -1,5 +1,6 @@
 """Redis clients, from a URL (of a server, a cluster or Sentinels) or of the user; and checks of the server."""
 
+import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias, cast
 from urllib.parse import unquote, urlsplit
@@ -14,6 +15,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisClusterException
 from redis.maint_notifications import MaintNotificationsConfig
 
+from batchflow.core.secrets import printable_store_url
 from batchflow.errors import StoreError, StoreIncompatible
 from batchflow.logs import logger
 from batchflow.stores.redis.errors import ERRORS, single_cluster_node, translate_error
@@ -52,8 +54,8 @@ def client_from_url(url: str) -> Client:
     scheme, found, rest = url.partition("://")
     if not found or scheme not in SCHEMES:
         raise StoreIncompatible(
-            f"'{_unnamed(url)}' is not the URL of a Redis server; write redis://, rediss://, unix://, redis+cluster:// "
-            "or redis+sentinel://"
+            f"'{printable_store_url(url)}' is not the URL of a Redis server; write redis://, rediss://, unix://, "
+            "redis+cluster:// or redis+sentinel://"
         )
     scheme, _, kind = scheme.partition("+")
     try:
@@ -64,9 +66,25 @@ def client_from_url(url: str) -> Client:
         if scheme != "unix":
             _check_database(urlsplit(url).path.strip("/"))
         # Untyped in redis-py.
-        return cast(Redis, cast(Any, Redis).from_url(url, **_once()))
+        return _checked(cast(Redis, cast(Any, Redis).from_url(url, **_once())))
+    except TypeError as error:
+        option = _OPTION.search(str(error))
+        why = f"it has the option '{option[1]}', which does not exist" if option else "an option in it is wrong"
+        raise StoreIncompatible(f"'{printable_store_url(url)}' is not the URL of a Redis server: {why}") from None
     except (ValueError, OSError, RedisClusterException) as error:
-        raise StoreIncompatible(f"'{_unnamed(url)}' is not the URL of a Redis server: {error}") from error
+        # Without the cause: what urllib takes for a port may be a part of a password.
+        why = "a port is a number" if "Port could not be cast" in str(error) else str(error)
+        raise StoreIncompatible(f"'{printable_store_url(url)}' is not the URL of a Redis server: {why}") from None
+
+
+_OPTION = re.compile(r"unexpected keyword argument '(\w+)'")
+
+
+def _checked(client: Redis) -> Redis:
+    """The client; raises `TypeError` if its connections do not know one of their options."""
+    pool = cast(Any, client.connection_pool)
+    pool.connection_class(**pool.connection_kwargs)
+    return client
 
 
 def server_name(client: Client) -> str:
@@ -181,13 +199,13 @@ def _of_sentinels(scheme: str, address: _Address) -> Redis:
     encrypted = {name: value for name, value in about.items() if name.startswith("ssl")}
     # A retry policy for each: redis-py changes them in place.
     manager = Sentinel(address.hosts, sentinel_kwargs={**own, **encrypted, **_once()})
-    return cast(Any, manager).master_for(unquote(service), **{**_once(), **about})
+    return _checked(cast(Any, manager).master_for(unquote(service), **{**_once(), **about}))
 
 
 def _check_database(number: str) -> None:
     # redis-py would use database 0.
     if number and not (number.isascii() and number.isdigit()):
-        raise ValueError(f"a database is a number, not '{number}'")
+        raise ValueError("a database is a number, as in redis://HOST:PORT/0; write %2F for a slash in a password")
 
 
 def _address(rest: str, port: int) -> _Address:
@@ -205,13 +223,6 @@ def _scheme(about: dict[str, Any]) -> str:
 
 def _listed(hosts: Any) -> str:
     return ",".join(f"{host}:{port}" for host, port in hosts)
-
-
-def _unnamed(url: str) -> str:
-    """A URL without user, password and options."""
-    scheme, found, rest = url.partition("?")[0].partition("://")
-    authority, slash, path = rest.partition("/")
-    return f"{scheme}{found}{authority.rpartition('@')[2]}{slash}{path}"
 
 
 OLDEST_VERSION = (6, 2)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from redis import exceptions
+from redis.asyncio.sentinel import MasterNotFoundError
 
 from batchflow.errors import StoreError, StoreIncompatible, StoreUnavailable
 
@@ -38,6 +39,8 @@ def translate_error(error: BaseException, place: str) -> StoreError:
             return StoreUnavailable(f"{place} is loading its data; it is tried again")
         case exceptions.TimeoutError():
             return StoreUnavailable(f"{place} did not answer in time; it is tried again")
+        case MasterNotFoundError():
+            return StoreUnavailable(f"{place} cannot be reached: no Sentinel names a primary of it; it is tried again")
         case exceptions.ConnectionError():
             if "Protocol Error" in str(error):
                 return StoreIncompatible(f"{place} does not answer as Redis does; give the URL of a Redis server")
