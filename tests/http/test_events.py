@@ -172,7 +172,7 @@ async def test_a_probe_of_a_webhook_is_not_an_event(
     method: str, status: int, flow: Batchflow, http: AsyncClient
 ) -> None:
     """The run receives the request that follows; the answer is the same for a webhook that does not exist."""
-    run, url = await hooked(http, 1)
+    run, url = await hooked(flow, http, 1)
     probes = [await http.request(method, it, content=b"x") for it in (url, f"{url}0")]
     assert [(it.status_code, it.content, "POST" in it.headers["allow"]) for it in probes] == [(status, b"", True)] * 2
     assert (await http.post(url, json=1)).status_code == 202
@@ -182,7 +182,7 @@ async def test_a_probe_of_a_webhook_is_not_an_event(
 
 async def test_a_webhook_gets_a_packed_body_unpacked(flow: Batchflow, http: AsyncClient) -> None:
     """Its headers stay as they came; one that cannot be unpacked is refused, and the webhook waits on."""
-    run, url = await hooked(http, 1)
+    run, url = await hooked(flow, http, 1)
     assert (await http.post(url, content=b"x", headers={"content-encoding": "br"})).status_code == 415
     assert (await http.post(url, content=b"x", headers={"content-encoding": "gzip"})).status_code == 400
     sent = await http.post(url, content=gzip.compress(b"[1]"), headers={"content-encoding": "gzip"})
