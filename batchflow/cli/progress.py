@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from types import TracebackType
@@ -21,6 +22,7 @@ from batchflow.batch.wait_reason import WaitReason, failing_text, find_wait_reas
 from batchflow.cli.output import LogWriter, Output
 from batchflow.cli.process import cancel_and_wait
 from batchflow.core.duration import humanize_duration
+from batchflow.engine.loop_monitor import BlockedLoop
 from batchflow.errors import StoreUnavailable
 from batchflow.logs import escape_controls
 
@@ -102,12 +104,21 @@ class ProgressDisplay(AbstractContextManager["ProgressDisplay"], Protocol):
         ...
 
 
-def make_display(output: Output, log_writer: LogWriter, *, silent: bool) -> ProgressDisplay:
-    """A bar if stdout is a terminal, plain lines otherwise; nothing if `silent`."""
+def make_display(
+    output: Output,
+    log_writer: LogWriter,
+    *,
+    silent: bool,
+    blocked_loop: Callable[[], BlockedLoop | None] = lambda: None,
+) -> ProgressDisplay:
+    """A bar if stdout is a terminal, plain lines otherwise; nothing if `silent`.
+
+    `blocked_loop` returns the code that blocks the event loop, as `Engine.blocked_loop`.
+    """
     if silent:
         return _NoDisplay()
     if output.stdout.is_terminal:
-        return _BarDisplay(output.stdout, log_writer)
+        return _BarDisplay(output.stdout, log_writer, blocked_loop)
     return _LineDisplay(output)
 
 
@@ -139,8 +150,9 @@ class _LineDisplay(ProgressDisplay):
 class _BarDisplay(ProgressDisplay):
     """Two or three lines at the bottom of the terminal; log lines go above them."""
 
-    def __init__(self, console: Console, log_writer: LogWriter) -> None:
+    def __init__(self, console: Console, log_writer: LogWriter, blocked_loop: Callable[[], BlockedLoop | None]) -> None:
         self._console = console
+        self._blocked_loop = blocked_loop
         self._log_writer = log_writer
         self._snapshot: ProgressSnapshot | None = None
         self._updated_at = console.get_time()
@@ -169,7 +181,9 @@ class _BarDisplay(ProgressDisplay):
         silent_s = self._console.get_time() - self._updated_at
         trouble = "" if snapshot is None else snapshot.trouble
         if silent_s > _BLOCKED_S:
-            trouble = f"the event loop is blocked for {int(silent_s)}s by code that does not await"
+            found = self._blocked_loop()
+            where = f"at {found.place}" if found is not None and found.place else "by code that does not await"
+            trouble = f"the event loop has been blocked for {int(silent_s)}s {where}"
         third = [_one_line(trouble, "yellow")] if trouble else []
         if snapshot is None or not (snapshot.status.total or snapshot.status.is_total_known):
             return Group(Text("looking for items …", style="dim"), *third)

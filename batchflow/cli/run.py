@@ -252,7 +252,13 @@ class _BatchRunner:
                 await self._flow.start(worker=False)
                 self._print(f"{self._workflow.name} at {location_text(self._flow.engine.store)}")
                 handle = await self._resume_or_trigger(request)
-                with make_display(self._output, log_writer, silent=command.as_json) as display:
+                display = make_display(
+                    self._output,
+                    log_writer,
+                    silent=command.as_json,
+                    blocked_loop=lambda: self._flow.engine.blocked_loop,
+                )
+                with display:
                     ended = await self._work_until_end(handle, display)
                 return await self._report_end(handle) if ended else await self._report_stop(handle)
             finally:

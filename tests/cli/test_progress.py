@@ -14,6 +14,7 @@ from batchflow.cli.output import LogWriter, Output
 from batchflow.cli.progress import ProgressSnapshot, SpeedMeter, make_display
 from batchflow.core.batch import BatchState, Counts, ErrorGroup
 from batchflow.core.flow import FlowControl, FlowStatus
+from batchflow.engine.loop_monitor import BlockedLoop
 
 KEYS = {"greet.execute": "", "greet.paginate": "paginate "}
 
@@ -103,6 +104,18 @@ def test_lines_tell_of_failures_too() -> None:
         for elapsed_ms in range(0, 6_000, 250):
             shown.update(snapshot(replace(failing(), elapsed_ms=elapsed_ms)))
     assert written.getvalue().rstrip().endswith("; 20 retrying: 15 × ConnectError, 5 × ReadTimeout")
+
+
+def test_bar_names_the_code_that_blocks_the_loop() -> None:
+    """No update comes while the loop is blocked, but the bar has a thread of its own."""
+    output, written = screen(terminal=True)
+    now = 100.0
+    output.stdout.get_time = lambda: now
+    blocked = BlockedLoop(3.0, "reviews.py:41 in execute")
+    with make_display(output, LogWriter("INFO", output), silent=False, blocked_loop=lambda: blocked) as shown:
+        shown.update(snapshot())
+        now += 3
+    assert "the event loop has been blocked for 3s at reviews.py:41 in execute" in written.getvalue()
 
 
 def test_json_shows_nothing() -> None:
