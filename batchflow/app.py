@@ -24,7 +24,7 @@ from pydantic import BaseModel
 from batchflow.batch.bound import Workflow, bind
 from batchflow.batch.function import BatchDecorator, BatchFunction, IdSource, bind_function, function_workflow
 from batchflow.batch.handle import BatchHandle
-from batchflow.batch.logs import ProgressLog
+from batchflow.batch.logs import BatchEndLog, ProgressLog
 from batchflow.batch.workflow import BatchWorkflow
 from batchflow.core.codec import SizeLimit
 from batchflow.core.duration import Duration
@@ -155,6 +155,9 @@ class Batchflow:
             ),
         )
         self.engine.report_progress = ProgressLog(self.engine, self._workflows).write
+        end_log = BatchEndLog(self.engine)
+        self.engine.observers.add(end_log)
+        self.engine.finish_log = end_log.finish
         self.engine.ledger = open_ledger(self.settings) if ledger is None or isinstance(ledger, str) else ledger
 
     def __repr__(self) -> str:
@@ -309,7 +312,7 @@ class Batchflow:
                 raise DuplicateNameError(f"the route '{endpoint.route}' is served twice; give one of them another")
         for it in endpoints:
             self._endpoints[it.route] = replace(it, public_url=replace(it.public_url, router=self._router_path))
-            self.engine.log_prefixes[it.route] = it.log_prefix
+            self.engine.log_names[it.route] = it.log
 
     @overload
     def resource(self, opener: Callable[[], AbstractAsyncContextManager[T]], /) -> Resource[T]: ...

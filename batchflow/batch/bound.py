@@ -31,7 +31,7 @@ from batchflow.batch.workflow import BatchWorkflow
 from batchflow.core.codec import NO_SIZE_LIMIT
 from batchflow.core.duration import Duration
 from batchflow.core.flow import FlowControl
-from batchflow.core.ports import Client
+from batchflow.core.ports import Client, LogNames
 from batchflow.core.settlement import Effect, OpenBatch
 from batchflow.errors import ConfigurationError
 from batchflow.serve.children import ChildOptions, ParentLink
@@ -278,10 +278,20 @@ def layer_endpoints(runtime: WorkflowRuntime) -> tuple[Endpoint, ...]:
             timeout_ms=runtime.definition.timeout_ms,
             # What the layers above the items record is pages of ids, which their sizes bound.
             limit=runtime.client.limit if layer == "execute" else NO_SIZE_LIMIT,
-            log_prefix=f"{runtime.definition.name}:{'process' if layer == 'complete' else layer}",
+            log=_log_names(runtime.definition.name, layer),
         )
         for route, layer, handler, flow in _layers_with_routes(runtime)
     )
+
+
+def _log_names(workflow: str, layer: str) -> LogNames:
+    match layer:
+        case "complete":
+            return LogNames(f"{workflow}:process", "on_complete failed for good")
+        case "execute":
+            return LogNames(f"{workflow}:{layer}")
+        case _:
+            return LogNames(f"{workflow}:{layer}", "The walk failed for good")
 
 
 def _layers_with_routes(runtime: WorkflowRuntime) -> Iterator[tuple[str, str, DurableFunction, FlowControl]]:

@@ -32,8 +32,9 @@ class EntryLayer:
         """Handle one entry message."""
         with self._runtime.layer_scope(ctx, self._log):
             body = EntryBody.model_validate_json(ctx.claim.body)
-            payload = masked_value(ctx.claim.params)
-            self._log.info("Starting with payload", payload=payload, batch=ctx.claim.batch)
+            if ctx.attempt == 1:
+                payload = masked_value(ctx.claim.params)
+                self._log.info("Starting with payload", payload=payload, batch=ctx.claim.batch)
             return await self._enter_walk(ctx, body) if body.total is None else self._enter_ids(ctx, body.total)
 
     def _enter_ids(self, ctx: LayerContext[Any], total: int) -> str:
@@ -89,7 +90,6 @@ class CompleteLayer:
             if batch is None:
                 raise NonRetryable(f"batch '{id}' was removed before its on_complete ran")
             summary = BatchSummary.of(batch)
-            self._log.info("Batch ended", batch=summary.id, state=summary.state, summary=str(summary))
             if self._on_complete is not None:
                 # This message has no headers of its own; `layer_scope` resets the scope.
                 CURRENT_HOOK.set(CURRENT_HOOK.get()._replace(headers=batch.headers))

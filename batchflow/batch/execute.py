@@ -59,7 +59,6 @@ class ExecuteLayer:
             if load is not None:
                 item = await ctx.run_with_codec(self._steps.get_item, self._item, load, item_id)
                 if item is None:
-                    log.error("Item not found", item_id=item_id, batch=ctx.claim.batch)
                     return answers.not_found(self._id_key, item_id)
             elif self._needs_items:
                 raise NonRetryable(f"the class has no load, which makes an item of '{item_id}'; write it")
@@ -87,9 +86,6 @@ class ExecuteLayer:
             if log.verbose:
                 log.debug("Completed", item_id=item_id)
             return self._done.text(item_id, text)
-        except Exception as error:
-            log.error(error, item_id=item_id, batch=ctx.claim.batch)
-            raise
         finally:
             CURRENT_HOOK.reset(token)
 

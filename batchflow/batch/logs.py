@@ -1,13 +1,16 @@
-"""The log lines of a workflow: of its layers, `[welcome:paginate] Got batch`, and of the progress of its batches."""
+"""The log lines of a workflow: of its layers, `[welcome:paginate] Got batch`, and of its batches: progress and end."""
 
+import asyncio
+import contextlib
 import logging
 from collections.abc import Container
 
-from batchflow.batch.status import BatchStatus
+from batchflow.batch.status import BatchStatus, BatchSummary
 from batchflow.core.batch import Batch
 from batchflow.core.duration import humanize_duration
-from batchflow.core.ports import Client
-from batchflow.logs import logger, safe_str
+from batchflow.core.ports import Client, Observer
+from batchflow.errors import StoreError
+from batchflow.logs import log_of, logger, one_line
 
 
 class LayerLog:
@@ -17,44 +20,40 @@ class LayerLog:
     batch: reading it for every item would cost more than the item.
     """
 
-    __slots__ = ("_error_prefix", "_prefix", "verbose")
+    __slots__ = ("_log", "_prefix", "verbose")
 
     def __init__(self, workflow: str, layer: str) -> None:
         self._prefix = f"[{workflow}:{layer}] "
-        self._error_prefix = f"[{workflow}:{layer}:error] "
+        self._log = log_of(f"{workflow}:{layer}")
         self.verbose = False
 
     def refresh(self) -> None:
         """Read the log level."""
-        self.verbose = logger().is_enabled_for(logging.DEBUG)
+        self.verbose = self._log.is_enabled_for(logging.DEBUG)
 
     def info(self, text: str, **values: object) -> None:
         """Write a line about a batch."""
-        logger().info(self._prefix + text, **values)
+        self._log.info(self._prefix + text, **values)
 
     def debug(self, text: str, **values: object) -> None:
         """Write a line about a page, chunk or item, if `verbose`. For items, callers check `verbose` first."""
         if self.verbose:
-            logger().debug(self._prefix + text, **values)
+            self._log.debug(self._prefix + text, **values)
 
     def warning(self, text: str, **values: object) -> None:
         """Write a possible problem that is not an error of an item."""
-        logger().warning(self._prefix + text, **values)
-
-    def error(self, error: BaseException | str, **values: object) -> None:
-        """Write an error."""
-        logger().error(self._error_prefix + _error_text(error), **values)
-
-
-def _error_text(error: BaseException | str) -> str:
-    return error if isinstance(error, str) else safe_str(error) or type(error).__name__
+        self._log.warning(self._prefix + text, **values)
 
 
 MIN_BATCH_AGE_MS = 30_000
-"""Younger batches have no line; most have ended by this age."""
+"""Younger batches have no line of progress; most have ended by this age."""
+
+FINISH_S = 2.0
+"""The time for which the end of a process waits for lines about batches that have ended."""
 
 _MAX_BATCHES = 50
 # Only the latest open batches have lines.
+_MAX_ERRORS = 3
 
 
 class ProgressLog:
@@ -88,10 +87,40 @@ class ProgressLog:
                     "Progress", pages=pages, eligible=batch.counts.eligible, batch=batch.id
                 )
             if ended > ended_before:
-                LayerLog(batch.workflow, "execute").info("Progress", **_values(batch, now))
+                LayerLog(batch.workflow, "execute").info("Progress", **_progress_values(batch, now))
 
 
-def _values(batch: Batch, now: int) -> dict[str, object]:
+class BatchEndLog(Observer):
+    """Writes a line at the end of each batch: its counts and its duration, which it reads from the store."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._writing: set[asyncio.Task[None]] = set()
+
+    def batch_ended(self, batch: str) -> None:
+        """See the protocol."""
+        if logger().is_enabled_for(logging.INFO):
+            task = asyncio.get_running_loop().create_task(self._write(batch))
+            self._writing.add(task)
+            task.add_done_callback(self._writing.discard)
+
+    async def finish(self) -> None:
+        """Wait for the lines of batches that have ended, but not long for a store that does not answer."""
+        loop = asyncio.get_running_loop()
+        if left := [task for task in self._writing if task.get_loop() is loop]:
+            _, late = await asyncio.wait(left, timeout=FINISH_S)
+            for task in late:
+                task.cancel()
+
+    async def _write(self, id: str) -> None:
+        # A store that fails costs the line.
+        with contextlib.suppress(StoreError):
+            batch = await self._client.store.batch(id)
+            if batch is not None:
+                LayerLog(batch.workflow, "process").info("Batch ended", **_end_values(batch))
+
+
+def _progress_values(batch: Batch, now: int) -> dict[str, object]:
     status = BatchStatus.of(batch, now)
     values: dict[str, object] = {"done": status.counts.ended, "batch": batch.id}
     values["total" if status.is_total_known else "total_so_far"] = status.total
@@ -100,3 +129,25 @@ def _values(batch: Batch, now: int) -> dict[str, object]:
     if status.eta_ms:
         values["to_go"] = humanize_duration(status.eta_ms)
     return values
+
+
+def _end_values(batch: Batch) -> dict[str, object]:
+    summary, counts = BatchSummary.of(batch), batch.counts
+    named = {
+        "failed": counts.failed,
+        "cancelled": counts.cancelled,
+        "already_processed": counts.already_processed,
+        "in_flight": counts.in_flight,
+        "duplicates": counts.duplicates,
+        "left_out": counts.left_out,
+        "label": batch.label,
+        "errors": ", ".join(map(str, batch.errors[:_MAX_ERRORS])),
+        "error": one_line(summary.error or ""),
+    }
+    return {
+        "state": batch.state,
+        "succeeded": counts.succeeded,
+        **{name: value for name, value in named.items() if value},
+        "took": humanize_duration(summary.duration_ms),
+        "batch": batch.id,
+    }

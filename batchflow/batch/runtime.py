@@ -76,7 +76,7 @@ class WorkflowRuntime:
 
     @contextmanager
     def layer_scope(self, ctx: LayerContext[Any], log: LayerLog) -> Generator[None]:
-        """Set the scope of a layer above the items, and log its errors.
+        """Set the scope of a layer above the items.
 
         Raises:
             NonRetryable: the message does not belong to a batch.
@@ -87,9 +87,6 @@ class WorkflowRuntime:
         log.refresh()
         try:
             yield
-        except Exception as error:
-            log.error(error, run=ctx.run_id, batch=ctx.claim.batch)
-            raise
         finally:
             CURRENT_HOOK.reset(token)
 

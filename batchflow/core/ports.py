@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, TypeVar
 
+from batchflow.core.batch import Failure
 from batchflow.core.codec import SizeLimit
 from batchflow.core.message import Claim, Message
 from batchflow.core.retry import RetryPolicy
@@ -17,6 +18,35 @@ from batchflow.errors import StoreError
 
 FailurePoint: TypeAlias = Literal["step", "function", "delivery", "settlement"]
 """The part that failed: a step, the function outside of steps, the delivery, or the settlement in the store."""
+
+
+class FailedAttempt(NamedTuple):
+    """A failed attempt of a step, of a function outside of steps, of a delivery or of a settlement.
+
+    It was attempt `number` of `attempts`. The next one is due in `wait_ms`; None: there is none. With `parked` it met a
+    rate limit: its flow key waits, and the attempt does not count. `step`, if a step failed, is its new state: to be
+    retried, or final.
+    """
+
+    error: BaseException
+    where: FailurePoint
+    failure: Failure
+    number: int
+    attempts: int
+    wait_ms: int | None = None
+    parked: bool = False
+    step: Step | None = None
+
+
+class LogNames(NamedTuple):
+    """The words of log lines about a destination: `[reviews:execute] …`, and the beginning of the line of a failure."""
+
+    prefix: str
+    failed: str = "Failed"
+
+
+NO_LOG_NAMES = LogNames("batchflow")
+"""The words about a destination that is not known."""
 
 
 class Observer(Protocol):
@@ -41,8 +71,8 @@ class Observer(Protocol):
         An outcome from outside is reported when the code receives it, and not again on a replay.
         """
 
-    def attempt_failed(self, claim: Claim, error: BaseException, where: FailurePoint, step: Step | None) -> None:
-        """An attempt has failed; `step`, if a step failed, is its new state: to be retried, or final."""
+    def attempt_failed(self, claim: Claim, attempt: FailedAttempt) -> None:
+        """An attempt has failed, or met a rate limit."""
 
     def settled(self, claim: Claim, settlement: Settlement) -> None:
         """The claim has ended durably. Each claim gets one `settled` or `lost`, unless the worker stops."""
@@ -86,7 +116,7 @@ class Observers:
     claimed: Callable[[Claim], None] | None
     step_started: Callable[[Claim, str, bool], None] | None
     step_recorded: Callable[[Claim, Step], None] | None
-    attempt_failed: Callable[[Claim, BaseException, FailurePoint, Step | None], None] | None
+    attempt_failed: Callable[[Claim, FailedAttempt], None] | None
     settled: Callable[[Claim, Settlement], None] | None
     lost: Callable[[Claim], None] | None
     store_unavailable: Callable[[BaseException, bool], None] | None

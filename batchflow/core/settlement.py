@@ -207,7 +207,10 @@ def with_duration(settlement: Settlement, took_ms: float) -> Settlement:
 
 
 class SettleResult(NamedTuple):
-    """The result of a settlement. `stale`: the claim was no longer held, and nothing was changed."""
+    """The result of a settlement. `stale`: the claim was no longer held, and nothing was changed.
+
+    `ended_batch` is the batch whose last item or message it was: of several settlements at the same time one has it.
+    """
 
     stale: bool = False
     ended_batch: str | None = None

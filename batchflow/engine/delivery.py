@@ -5,10 +5,10 @@ from types import MappingProxyType
 
 from batchflow.core.call import CALL_DESTINATION
 from batchflow.core.message import Claim
-from batchflow.core.ports import Handler, Interrupts, Lease, Runtime
+from batchflow.core.ports import Handler, Interrupts, Lease, LogNames, Runtime
 from batchflow.core.settlement import Settlement
 
-_NO_PREFIXES: Mapping[str, str] = MappingProxyType({})
+_NO_NAMES: Mapping[str, LogNames] = MappingProxyType({})
 
 
 class Courier:
@@ -19,9 +19,9 @@ class Courier:
         endpoints: Mapping[str, Handler],
         caller: Handler,
         runtime: Runtime,
-        log_prefixes: Mapping[str, str] = _NO_PREFIXES,
+        log_names: Mapping[str, LogNames] = _NO_NAMES,
     ) -> None:
-        self._log_prefixes = log_prefixes
+        self._log_names = log_names
         self._endpoints = endpoints
         self._caller = caller
         self._destinations: tuple[str, ...] = ()
@@ -46,7 +46,8 @@ class Courier:
 
     def log_prefix(self, destination: str) -> str:
         """The prefix of the log lines about claims of a destination."""
-        return self._log_prefixes.get(destination, "batchflow")
+        names = self._log_names.get(destination)
+        return "batchflow" if names is None else names.prefix
 
     def is_light(self, destination: str) -> bool:
         """True if a delivery only waits for an answer, and so does not take up a slot."""

@@ -5,8 +5,9 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from batchflow.core import settlement
+from batchflow.core.batch import Failure
 from batchflow.core.message import LOSS_LIMIT, Claim, ClaimResult
-from batchflow.core.ports import STOP_REASON, TIMEOUT_REASON, Observers
+from batchflow.core.ports import STOP_REASON, TIMEOUT_REASON, FailedAttempt, FailurePoint, Observers
 from batchflow.core.settlement import Settlement, SettleResult
 from batchflow.core.store import Store
 from batchflow.engine.clock import ServerClock
@@ -31,6 +32,13 @@ class ActiveClaim(NamedTuple):
     started_at: float
     task: "asyncio.Task[None]"
     is_light: bool
+
+
+def _failed_attempt(claim: Claim, error: BaseException, where: FailurePoint) -> FailedAttempt:
+    """An attempt that failed outside of user code; its line has no words about a next one."""
+    return FailedAttempt(
+        error, where, Failure(type(error).__name__, "", safe_repr(error)), claim.failures + 1, LOSS_LIMIT
+    )
 
 
 class Dispatcher:
@@ -237,7 +245,7 @@ class Dispatcher:
     def _settlement_of_failure(self, claim: Claim, error: BaseException) -> Settlement:
         """The settlement of a delivery that failed outside the handler: retried, but not for ever."""
         if (notify := self.observers.attempt_failed) is not None:
-            notify(claim, error, "delivery", None)
+            notify(claim, _failed_attempt(claim, error, "delivery"))
         if claim.failures + 1 >= LOSS_LIMIT:
             return settlement.dead(claim, safe_repr(error))
         return settlement.retry(claim, self._clock.now() + 1000, safe_repr(error))
@@ -257,7 +265,7 @@ class Dispatcher:
                 if not refused:
                     # The store will never accept this settlement; a dead letter names the reason instead.
                     if (notify := self.observers.attempt_failed) is not None:
-                        notify(claim, error, "settlement", None)
+                        notify(claim, _failed_attempt(claim, error, "settlement"))
                     ending = settlement.dead(claim, f"{type(error).__name__}: {error}")
                 await asyncio.sleep(BACKOFF_S[min(refused, len(BACKOFF_S) - 1)])
                 refused += 1

@@ -10,17 +10,18 @@ from typing import Literal, TypeVar
 
 from batchflow.core import ids
 from batchflow.core.batch import NewBatch
+from batchflow.core.call import CALL_DESTINATION
 from batchflow.core.codec import DEFAULT_SIZE_LIMIT, SizeLimit
 from batchflow.core.flow import FlowControl
 from batchflow.core.message import Message
-from batchflow.core.ports import Clock, Entropy, Handler, Observers, Runtime, StepOverride
+from batchflow.core.ports import Clock, Entropy, Handler, LogNames, Observers, Runtime, StepOverride
 from batchflow.core.store import Ledger, Store
 from batchflow.engine.caller import HttpCaller
 from batchflow.engine.clock import ClockJumpDetector, ServerClock, SystemClock
 from batchflow.engine.delivery import Courier
 from batchflow.engine.dispatcher import Dispatcher
 from batchflow.engine.loop_monitor import BlockedLoop
-from batchflow.engine.observers import with_engine_log
+from batchflow.engine.observers import EngineLog, with_engine_log
 from batchflow.engine.outage import Outage, wait_for_store
 from batchflow.engine.threads import AbandonedCall, ThreadPool
 from batchflow.engine.watchers import Watchers
@@ -66,10 +67,11 @@ class Engine:
         self.store = store
         self.ledger: Ledger | None = None
         """See the port."""
-        self.observers: Observers = with_engine_log()
+        self.log_names: dict[str, LogNames] = {CALL_DESTINATION: LogNames("batchflow:call")}
+        """The words of the log lines about destinations."""
+        self._log = EngineLog(self.log_names, self.now)
+        self.observers: Observers = with_engine_log(log=self._log)
         """Receive the events of the engine."""
-        self.log_prefixes: dict[str, str] = {}
-        """The prefixes of the log lines about destinations: `reviews:execute`, `batchflow:greet`."""
         self.limit: SizeLimit = options.limit
         """See the port."""
         self._clock: Clock = clock
@@ -87,6 +89,8 @@ class Engine:
         """Replaces HTTP for calls in a test."""
         self.report_progress: Callable[[], Awaitable[None]] | None = None
         """Called every 30 s while a worker runs; may only raise `StoreError`."""
+        self.finish_log: Callable[[], Awaitable[None]] | None = None
+        """Called before the store is closed: writes what is left to log."""
         self._threads: ThreadPool | None = None
         self._end_subscription = lambda: None
         self._caller = HttpCaller(options.limit)
@@ -151,6 +155,11 @@ class Engine:
         """See the port."""
         found = await self.store.cancel_batch(id)
         self.watchers.check_all()
+        if found and (notify := self.observers.batch_ended) is not None:
+            batch = await self.store.batch(id)
+            # A batch whose items run ends with the settlement of the last one.
+            if batch is not None and batch.items_ended:
+                notify(id)
         return found
 
     @property
@@ -197,6 +206,8 @@ class Engine:
     async def close(self) -> None:
         """Stop the worker, if there is one, and close the store."""
         await self.stop()
+        if self._threads is not None and self.finish_log is not None:
+            await self.finish_log()
         threads, self._threads = self._threads, None
         self.loop = None
         if threads is not None:
@@ -248,6 +259,7 @@ class Engine:
                 dispatcher,
                 self._options.retention_ms,
                 clock_jumps=self._clock_jumps(),
+                tick=self.write_log,
                 report=self.report_progress,
             )
             worker = EngineWorker(
@@ -270,6 +282,11 @@ class Engine:
             self._stopping = worker
             await worker.stop(self._options.grace_s)
             self._stopping = None
+        self.write_log(due_only=False)
+
+    def write_log(self, *, due_only: bool = True) -> None:
+        """Log the failed attempts that were summed; with `due_only` if they were summed for long enough."""
+        (self._log.failures.write_due if due_only else self._log.failures.write)()
 
     def skip_grace(self) -> None:
         """End the grace of a stop: active claims are released at once."""
@@ -295,7 +312,7 @@ class Engine:
         )
         return Dispatcher(
             self.store,
-            Courier(self._endpoints, self.caller or self._caller, runtime, self.log_prefixes),
+            Courier(self._endpoints, self.caller or self._caller, runtime, self.log_names),
             worker=worker,
             concurrency=self._options.concurrency,
             clock=clock,

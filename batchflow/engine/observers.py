@@ -1,33 +1,45 @@
 """The engine's own observers: its log, the log of verbose functions, and counters."""
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 from batchflow.core.duration import humanize_duration
 from batchflow.core.message import Claim, Message
-from batchflow.core.ports import FailurePoint, Observer, Observers
+from batchflow.core.ports import FailedAttempt, LogNames, Observer, Observers
 from batchflow.core.run import Step
 from batchflow.core.settlement import Settlement
-from batchflow.logs import logger
+from batchflow.engine.failure_log import FailureLog
+from batchflow.logs import log_of, logger
+
+NO_NAMES: Mapping[str, LogNames] = MappingProxyType({})
 
 
 class EngineLog(Observer):
-    """Logs the events that concern an operator."""
+    """Logs the events that concern an operator, with the names of destinations, at the engine's time."""
 
-    def attempt_failed(self, claim: Claim, error: BaseException, where: FailurePoint, step: Step | None) -> None:
-        """Logs failures outside the user's code; failures inside it are logged by its layers or its run."""
-        if where == "delivery":
-            logger().error("[batchflow:error] Delivery failed", run=claim.id, exc_info=error)
-        elif where == "settlement":
-            logger().error("[batchflow:error] Settlement was refused", run=claim.id, error=str(error))
+    def __init__(self, names: Mapping[str, LogNames] = NO_NAMES, now: Callable[[], int] = lambda: 0) -> None:
+        self.failures = FailureLog(names, now)
+
+    def attempt_failed(self, claim: Claim, attempt: FailedAttempt) -> None:
+        """See the protocol."""
+        if attempt.where == "delivery":
+            logger().error("[batchflow:error] Delivery failed", run=claim.id, exc_info=attempt.error)
+        elif attempt.where == "settlement":
+            logger().error("[batchflow:error] Settlement was refused", run=claim.id, error=str(attempt.error))
+        else:
+            self.failures.add(claim, attempt)
 
     def settled(self, claim: Claim, settlement: Settlement) -> None:
-        """Logs dead letters."""
-        if settlement.ending == "dead":
-            reason, _, _ = (settlement.error or "").partition("\n")
-            logger().error("[batchflow:error] Dead letter", run=claim.id, destination=claim.destination, error=reason)
+        """Logs what failed for good."""
+        self.failures.settle(claim, settlement)
+
+    def batch_ended(self, batch: str) -> None:
+        """Logs the failed attempts before the end."""
+        self.failures.write()
 
     def lost(self, claim: Claim) -> None:
         """See the protocol."""
+        self.failures.forget(claim)
         logger().warning("[batchflow] Claim was lost before it could be settled", run=claim.id, fence=claim.fence)
 
     def store_unavailable(self, error: BaseException, starting: bool) -> None:
@@ -83,7 +95,9 @@ class VerboseLog(Observer):
 
     def _log(self, run: str, destination: str, event: str, **about: str) -> None:
         if (name := self._names.get(destination)) is not None:
-            logger().info(f"[batchflow:{name}] {event}", run=run, eventType=event, time=self._now(), **about)
+            log_of(f"batchflow:{name}").info(
+                f"[batchflow:{name}] {event}", run=run, eventType=event, time=self._now(), **about
+            )
 
 
 class CountingObserver(Observer):
@@ -111,9 +125,9 @@ class CountingObserver(Observer):
         self.stale += 1
 
 
-def with_engine_log(*observers: Observer) -> Observers:
+def with_engine_log(*observers: Observer, log: EngineLog | None = None) -> Observers:
     """The engine's log and `observers`; an observer that raises is logged."""
-    return Observers(EngineLog(), *observers, on_error=_log_observer_error)
+    return Observers(log or EngineLog(), *observers, on_error=_log_observer_error)
 
 
 def _log_observer_error(observer: Observer, event: str, error: BaseException) -> None:

@@ -217,7 +217,9 @@ class Maintenance:
         *,
         clock_jumps: ClockJumpDetector | None = None,
         report: Callable[[], Awaitable[None]] | None = None,
+        tick: Callable[[], None] | None = None,
     ) -> None:
+        self._tick = tick
         self._clock_jumps = clock_jumps
         self._report = report
         self._outages = 0
@@ -226,7 +228,7 @@ class Maintenance:
         self._retention_ms = retention_ms
 
     async def run(self) -> None:
-        """Check time limits each second, dead workers every few, report progress twice a minute.
+        """Check time limits and call `tick` each second, check dead workers every few, report progress twice a minute.
 
         Each minute, reconcile the store and prune it in slices. Reconcile also after an outage, since the store may
         have stopped in the middle of a verb.
@@ -238,6 +240,8 @@ class Maintenance:
             self._dispatcher.cancel_overdue()
             if self._clock_jumps is not None:
                 self._clock_jumps.check()
+            if self._tick is not None:
+                self._tick()
             try:
                 if self._outages != (ended := self._dispatcher.outage.ended_count):
                     # No worker could renew its lease during the outage: the living ones do so first.

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeAlias
 from batchflow.core.codec import DEFAULT_SIZE_LIMIT, SizeLimit
 from batchflow.core.flow import FlowControl
 from batchflow.core.message import Claim
-from batchflow.core.ports import Plan, Recorder, RecordResult, Runtime
+from batchflow.core.ports import NO_LOG_NAMES, LogNames, Plan, Recorder, RecordResult, Runtime
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.run import Step
 from batchflow.core.settlement import Effect, Settlement, dead, done, failed
@@ -76,7 +76,7 @@ class Endpoint:
     `payload` reads the payload of a claim; its `InputError` ends the run as a dead letter with that message. `flow.key`
     is the flow key of the runs. `retry` applies to runs without their own policy. `timeout_ms` limits one attempt: the
     engine interrupts it, and the attempt counts as failed. `verbose` logs every event of its runs. `env` is what
-    `ctx.env` returns. `limit` is the maximum size of a step's result. Log lines about its runs begin with `log_prefix`.
+    `ctx.env` returns. `limit` is the maximum size of a step's result. `log` has the words of log lines about its runs.
     """
 
     route: str
@@ -90,7 +90,7 @@ class Endpoint:
     public_url: PublicUrl = NO_PUBLIC_URL
     env: Mapping[str, str] = field(default_factory=lambda: os.environ)
     limit: SizeLimit = DEFAULT_SIZE_LIMIT
-    log_prefix: str = "batchflow"
+    log: LogNames = NO_LOG_NAMES
 
     async def deliver(self, claim: Claim, runtime: Runtime, recorder: Recorder | None = None) -> Settlement | None:
         """Run the function for one claim, in the task created for that claim, and return how it ended.

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple, NoReturn, TypeAlias, TypeVar
 
 from batchflow.core.codec import DEFAULT_SIZE_LIMIT, Codec, SizeLimit
 from batchflow.core.message import Claim
-from batchflow.core.ports import Lease, Recorder, RecordResult, Runtime
+from batchflow.core.ports import FailedAttempt, FailurePoint, Lease, Recorder, RecordResult, Runtime
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.run import NEVER, Replay, Step, StepKind
 from batchflow.core.secrets import SECRET_OUTCOME
@@ -20,6 +20,7 @@ from batchflow.serve.delivery_scope import CURRENT_STEP, ActiveStep
 from batchflow.serve.failure import (
     describe_error,
     error_report,
+    failure_of,
     headline,
     is_program_exit,
     rate_limit,
@@ -463,11 +464,13 @@ class Execution:
 
     def _failed(self, number: int, name: str, failures: int, error: BaseException, retry: RetryPolicy | None) -> Step:
         """Return the step after a failure: pending until its retry, or failed."""
-        limit = rate_limit(error)
+        limit, policy = rate_limit(error), retry or self.recorder.policy
         if limit is not None:
-            until = self.now() + rate_limit_delay_ms(limit, retry or self.recorder.policy)
-            self.rate_limit = max(self.rate_limit or (0, ""), (until, describe_error(error)))
-            return Step(number, name, "run", "pending", failures=failures)
+            wait = rate_limit_delay_ms(limit, policy)
+            self.rate_limit = max(self.rate_limit or (0, ""), (self.now() + wait, describe_error(error)))
+            outcome = Step(number, name, "run", "pending", failures=failures)
+            self.report_failure(error, "step", failures + 1, policy.attempts, wait, parked=True, step=outcome)
+            return outcome
         failures += 1
         at = self.recorder.retry_at(error, failures, retry)
         if at is None:
@@ -486,9 +489,25 @@ class Execution:
         else:
             outcome = Step(number, name, "run", "pending", 0, None, describe_error(error), failures, at)
             self.ensure_scheduler().pending[number] = outcome
-        if (tell := self.observers.attempt_failed) is not None:
-            tell(self.claim, error, "step", outcome)
+        wait = None if at is None else max(0, at - self.now())
+        self.report_failure(error, "step", failures, policy.attempts, wait, step=outcome)
         return outcome
+
+    def report_failure(
+        self,
+        error: BaseException,
+        where: FailurePoint,
+        number: int,
+        attempts: int,
+        wait_ms: int | None,
+        *,
+        parked: bool = False,
+        step: Step | None = None,
+    ) -> None:
+        """Report attempt `number` of `attempts` to the observers; the next one is due in `wait_ms`, if there is one."""
+        if (tell := self.observers.attempt_failed) is not None:
+            failure = failure_of(error)
+            tell(self.claim, FailedAttempt(error, where, failure, number, attempts, wait_ms, parked, step))
 
     def _advance_time(self, outcome: Step) -> None:
         self.time = max(self.time, outcome.at)

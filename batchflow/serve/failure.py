@@ -5,7 +5,6 @@ import dis
 import functools
 import re
 import signal
-import sysconfig
 import threading
 import traceback
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from types import CodeType, TracebackType
 from typing import Any, cast
 
 from batchflow.core.batch import Failure
+from batchflow.core.frames import is_batchflow, is_library, place
 from batchflow.core.retry import RetryPolicy
 from batchflow.errors import (
     ConfigurationError,
@@ -26,7 +26,7 @@ from batchflow.errors import (
     TimedOut,
     UnserializableError,
 )
-from batchflow.logs import safe_str
+from batchflow.logs import one_line, safe_str
 from batchflow.serve.callables import THREAD_ENTRY
 
 MAX_REPORT_BYTES = 8 * 1024
@@ -36,22 +36,12 @@ _NOT_RETRYABLE = (ConfigurationError, InputError, NonRetryable, StepFailed, Repl
 _TRACEBACK_HEADER = "\nTraceback (most recent call last):\n"
 _PACKAGE_DIR = str(Path(__file__).parents[1])
 
-MAX_LINE = 500
-"""The maximum number of characters of an error in one line."""
-
 _KEPT_FRAMES = 10
 # The number of first and of last frames of a traceback that are stored: user code is at both ends.
 
 _FRAME = re.compile(r'^(?P<indent>[ |]*)File "(?P<path>[^"]+)", line (?P<line>\d+), in (?P<name>\S.*)$', re.MULTILINE)
 _CHAINED = re.compile(
     r"\n\n[ |]*(?:The above exception was the direct cause of|During handling of the above exception)[^\n]*\n\n"
-)
-_ADVICE = re.compile(r"^\s*For further information visit \S+$", re.MULTILINE)
-# Written by this process, or by one of another machine.
-_BATCHFLOW = re.compile(rf"^{re.escape(_PACKAGE_DIR)}[/\\]|[/\\](?:site|dist)-packages[/\\]batchflow[/\\]")
-_LIBRARY = re.compile(
-    rf"^{re.escape(sysconfig.get_path('stdlib'))}[/\\]|^<frozen |[/\\](?:site|dist)-packages[/\\]"
-    r"|[/\\]lib(?:64)?[/\\]python3\.\d+[/\\]"
 )
 
 
@@ -116,8 +106,8 @@ def own_frame(text: str) -> str:
     """
     for part in reversed(_CHAINED.split(traceback_text(text))):
         for frame in reversed(list(_FRAME.finditer(part))):
-            if not _is_library(frame["path"]):
-                return _place(frame["path"], int(frame["line"]), frame["name"])
+            if not is_library(frame["path"]):
+                return place(frame["path"], int(frame["line"]), frame["name"])
     return ""
 
 
@@ -127,7 +117,7 @@ def user_traceback(text: str) -> str:
     indent, cut, found = "", False, False
     for line in traceback_text(text).splitlines():
         if (frame := _FRAME.match(line)) is not None:
-            indent, cut = frame["indent"], _BATCHFLOW.search(frame["path"]) is not None
+            indent, cut = frame["indent"], is_batchflow(frame["path"])
             found = found or not cut
         elif not line.startswith((f"{indent} ", f"{indent}[")):
             cut = False
@@ -157,12 +147,6 @@ def failure_in(text: str) -> Failure:
 def step_report(error: StepFailed) -> str:
     """Return the `error_report` of the step itself."""
     return "\n".join([error.error, *getattr(error, "__notes__", ())])
-
-
-def one_line(text: str) -> str:
-    """Return a text in one line of at most `MAX_LINE` characters, without pydantic's advice where to read on."""
-    line = " ".join(_ADVICE.sub("", text).split())
-    return line if len(line) <= MAX_LINE else f"{line[: MAX_LINE - 1]}…"
 
 
 def _sentence(error: BaseException) -> str:
@@ -209,22 +193,13 @@ def _own_frame_of(error: BaseException) -> str:
         found, tb = "", at.__traceback__
         while tb is not None:
             code = tb.tb_frame.f_code
-            if not _is_library(code.co_filename):
-                found = _place(code.co_filename, tb.tb_lineno, code.co_name)
+            if not is_library(code.co_filename):
+                found = place(code.co_filename, tb.tb_lineno, code.co_name)
             tb = tb.tb_next
         if found:
             return found
         at = at.__cause__ or (None if at.__suppress_context__ else at.__context__)
     return ""
-
-
-def _is_library(path: str) -> bool:
-    return _BATCHFLOW.search(path) is not None or _LIBRARY.search(path) is not None
-
-
-def _place(path: str, line: int, name: str) -> str:
-    file = path.replace("\\", "/").rpartition("/")[2]
-    return f"{file}:{line} in {name}"
 
 
 def _truncate(text: str) -> str:

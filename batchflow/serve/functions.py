@@ -14,7 +14,7 @@ from batchflow.core.codec import Codec, type_name
 from batchflow.core.duration import Duration
 from batchflow.core.flow import FlowControl
 from batchflow.core.message import Claim, Message
-from batchflow.core.ports import Client
+from batchflow.core.ports import Client, LogNames
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.settlement import Effect, Publish
 from batchflow.errors import ConfigurationError, InputError
@@ -257,7 +257,7 @@ def serve_function(
         public_url=public_url,
         env=env,
         limit=limit,
-        log_prefix=f"batchflow:{name}",
+        log=LogNames(f"batchflow:{name}"),
     )
     return ServedFunction(
         function=function,

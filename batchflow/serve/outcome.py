@@ -7,7 +7,7 @@ from batchflow.core.duration import humanize_duration
 from batchflow.core.ports import TIMEOUT_REASON
 from batchflow.core.run import Step
 from batchflow.core.settlement import Settlement, Unlisten, cancelled, dead, parked, released, retry, suspended
-from batchflow.errors import StoreError
+from batchflow.errors import StepFailed, StoreError
 from batchflow.logs import logger
 from batchflow.serve.execution import Execution
 from batchflow.serve.failure import (
@@ -37,17 +37,11 @@ async def settlement_of_return(execution: Execution, timeout_ms: int | None) -> 
     if ending == "interrupted":
         return False, _settlement_of_interruption(execution, timeout_ms)
     if ending == "suspended" and not execution.force_cancelled:
-        return False, dead(
-            execution.claim, error_report(swallowed_cancellation("returned")), _unrecorded_steps(execution)
-        )
+        return False, _dead(execution, swallowed_cancellation("returned"))
     if ending != "over":
         return False, _with_unlisten(execution, _settlement_of_ending(execution))
     fault = execution.replay.unrequested_error("returned")
-    return (
-        (True, None)
-        if fault is None
-        else (False, dead(execution.claim, error_report(fault), _unrecorded_steps(execution)))
-    )
+    return (True, None) if fault is None else (False, _dead(execution, fault))
 
 
 async def settlement_of_error(execution: Execution, error: BaseException, timeout_ms: int | None) -> Settlement | None:
@@ -100,7 +94,7 @@ def _settlement_of_ending(execution: Execution) -> Settlement | None:
                 execution.claim, min(execution.ensure_scheduler().parked.values()), _unrecorded_steps(execution)
             )
         case "refused" if execution.fault is not None:
-            return dead(execution.claim, error_report(execution.fault), _unrecorded_steps(execution))
+            return _dead(execution, execution.fault)
         case _ if execution.fault is not None and not isinstance(execution.fault, StoreError):
             # Stores raise only StoreError; anything else is a bug in batchflow, which the engine has to see.
             raise execution.fault
@@ -124,22 +118,31 @@ def _settlement_of_failure(execution: Execution, error: BaseException) -> Settle
     if (at or limit) is not None and (step := _step_run_while_handling(execution, error)) is not None:
         # A retry might not reach that step, which is done already: its result would be lost.
         text, why = error_report(error), f"not tried again, since step '{step}' was executed on the way out"
-        return dead(execution.claim, text.replace(headline(text), f"{headline(text)} ({why})", 1), steps)
+        return _dead(execution, error, text.replace(headline(text), f"{headline(text)} ({why})", 1))
     if limit is not None:
-        return parked(
-            execution.claim,
-            execution.now() + rate_limit_delay_ms(limit, execution.recorder.policy),
-            describe_error(error),
-            steps,
-        )
-    if (tell := execution.observers.attempt_failed) is not None:
-        tell(execution.claim, error, "function", None)
+        wait = rate_limit_delay_ms(limit, execution.recorder.policy)
+        _report(execution, error, wait, parked=True)
+        return parked(execution.claim, execution.now() + wait, describe_error(error), steps)
     if at is not None:
+        _report(execution, error, max(0, at - execution.now()))
         return retry(execution.claim, at, describe_error(error), steps)
     if fault := execution.replay.unrequested_error("raised"):
         fault.__cause__ = error
         error = fault
-    return dead(execution.claim, error_report(error), steps)
+    return _dead(execution, error)
+
+
+def _dead(execution: Execution, error: BaseException, text: str | None = None) -> Settlement:
+    """Return the settlement of a run that has failed for good; `text` is the error to store."""
+    _report(execution, error, None)
+    return dead(execution.claim, text or error_report(error), _unrecorded_steps(execution))
+
+
+def _report(execution: Execution, error: BaseException, wait_ms: int | None, *, parked: bool = False) -> None:
+    number, attempts = execution.failures + 1, execution.recorder.policy.attempts
+    if isinstance(error, StepFailed):
+        number = attempts = error.attempts
+    execution.report_failure(error, "function", number, attempts, wait_ms, parked=parked)
 
 
 def _step_run_while_handling(execution: Execution, error: BaseException) -> str | None:

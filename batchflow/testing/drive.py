@@ -53,6 +53,7 @@ async def drive(app: Batchflow, clock: ManualClock, *, rounds: int = 10_000, unt
     with app.engine.observers.observing(tally):
         for _ in range(rounds):
             claimed = await _claim_until_crash(store, dispatcher)
+            app.engine.write_log()
             if not claimed.claims and not await _advance_clock(store, worker, claimed.next_due, clock, until):
                 break
         else:
@@ -60,6 +61,7 @@ async def drive(app: Batchflow, clock: ManualClock, *, rounds: int = 10_000, unt
                 f"not at rest after {rounds} rounds and {clock.now() - begun} ms: {await _describe_remaining(store)}"
             )
     await store.deregister(worker)
+    app.engine.write_log(due_only=False)
     waiting = {flow.limits.key or "": flow.waiting for flow in await store.flows() if flow.waiting}
     return DriveResult(tally.claims, tally.endings, clock.now() - begun, waiting)
 

@@ -12,10 +12,11 @@ from batchflow.core.codec import DEFAULT_SIZE_LIMIT
 from batchflow.core.flow import FlowStatus
 from batchflow.core.ids import complete_id, item_run_id
 from batchflow.core.message import Claim, DeadLetter, Message, WorkerStatus
-from batchflow.core.ports import Threads
+from batchflow.core.ports import LogNames, Threads
 from batchflow.core.run import Journal, Run, RunQuery, Step, Waiter, apply_arrivals, merge_steps
 from batchflow.core.settlement import Effect, FinishEntry, FinishWalk, Publish, RecordPage, Settlement, StartItems
 from batchflow.core.store import Ledger, RecordResult
+from batchflow.engine.observers import EngineLog, with_engine_log
 from batchflow.engine.watchers import Watchers
 from batchflow.serve.endpoint import Endpoint, Runtime
 from tests.batch.job import Clock, Job, NoChance
@@ -46,10 +47,16 @@ class Model:
         self.failures: dict[str, int] = {}
         self.watchers = Watchers()
         self.threads: Threads | None = threads
-        self.runtime = Runtime(journaling=self, clock=self.clock, entropy=NoChance(), threads=threads)
+        self.names: dict[str, LogNames] = {}
+        self.log = EngineLog(self.names, self.now)
+        observers = with_engine_log(log=self.log)
+        self.runtime = Runtime(
+            journaling=self, clock=self.clock, entropy=NoChance(), threads=threads, observers=observers
+        )
 
     def serve(self, workflow: Workflow[Any, Any]) -> None:
         self.endpoints.update((endpoint.route, endpoint) for endpoint in workflow.endpoints)
+        self.names.update((endpoint.route, endpoint.log) for endpoint in workflow.endpoints)
 
     # The client's port
 
@@ -197,7 +204,7 @@ class Model:
             settlement = await asyncio.create_task(delivery)
             assert settlement is not None
             await self._settle(settlement, message, number)
-
+            self.log.settled(claim, settlement)
         self.watchers.check_all()
 
     def _claim(self, message: Message, number: int) -> Claim:

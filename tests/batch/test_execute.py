@@ -1,6 +1,7 @@
 """Layer 3: one item, its steps and its answers."""
 
 import logging
+import re
 from typing import Any, ClassVar
 
 import structlog
@@ -47,7 +48,7 @@ async def test_lines_of_pages_and_items_are_written_for_debugging_only(model: Mo
         await model.drive()
     finally:
         structlog.configure(**before)
-    assert lines == ["[welcome:process] Starting with payload", "[welcome:process] Batch ended"]
+    assert lines == ["[welcome:process] Starting with payload"]
 
 
 async def test_an_item_that_is_gone_is_answered(model: Model, logs: list[dict[str, object]]) -> None:
@@ -100,15 +101,19 @@ class Failing(BatchWorkflow[NoParams, str, int]):
 
 
 async def test_an_item_that_fails_is_tried_again_and_then_dead(model: Model, logs: list[dict[str, object]]) -> None:
-    """The step's attempts are used up; the log names the item."""
+    """The step's attempts are used up; the log has a warning for the first one, and one line at the end."""
     failing = Failing(OSError("no line"))
     batch = await bound(model, failing).trigger()
     await model.drive()
     assert failing.attempts == 2
     error = "step 'failing:process-item' failed after 2 attempts: OSError: no line"
     assert error in model.dead[item_run_id(batch.id, 0)]
-    line = next(line for line in logs if line["log_level"] == "error")
-    assert (line["item_id"], str(line["event"])) == ("a", f"[failing:execute:error] {error}")
+    (warning,) = [line for line in logs if line["log_level"] == "warning"]
+    assert str(warning["event"]).startswith("[failing:execute] Attempt 1 of 2 failed, again in ")
+    (line,) = [line for line in logs if line["log_level"] == "error"]
+    assert line["event"] == "[failing:execute:error] Failed: OSError: no line"
+    assert (line["item_id"], line["attempts"], line["batch"]) == ("a", 2, batch.id)
+    assert re.fullmatch(r"test_execute\.py:\d+ in execute", str(line["where"]))
 
 
 async def test_an_item_that_cannot_succeed_is_not_tried_again(model: Model) -> None:

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import structlog
 
-from batchflow.batch.logs import MIN_BATCH_AGE_MS, ProgressLog
+from batchflow.batch.logs import MIN_BATCH_AGE_MS, BatchEndLog, ProgressLog
 from batchflow.core.batch import Counts
 from tests.batch.model import Model
 from tests.batch.samples import Plain, Welcome, bound
@@ -64,3 +64,31 @@ async def test_batches_of_others_have_no_line(model: Model, logs: list[dict[str,
         structlog.configure(**before)
     await ProgressLog(model, {"plain"}).write()
     assert len(said(logs)) == 1
+
+
+async def test_the_end_of_a_batch_is_a_line(model: Model, logs: list[dict[str, object]]) -> None:
+    """With what came of its items, and how long it took; counts of nothing are left out."""
+    batch = await bound(model, Welcome(users=3)).trigger(label="nightly")
+    counts = Counts(eligible=10, succeeded=6, failed=1, already_processed=3)
+    started = model.clock.ms
+    counted(
+        model, batch.id, state="completed", counts=counts, label="nightly", created_at=started, ended_at=started + 90
+    )
+    logs.clear()
+    ends = BatchEndLog(model)
+    ends.batch_ended(batch.id)
+    ends.batch_ended("bat_gone")
+    await ends.finish()
+    assert logs == [
+        {
+            "event": "[welcome:process] Batch ended",
+            "state": "completed",
+            "succeeded": 6,
+            "failed": 1,
+            "already_processed": 3,
+            "label": "nightly",
+            "took": "90ms",
+            "batch": batch.id,
+            "log_level": "info",
+        }
+    ]

@@ -159,7 +159,7 @@ class BatchCases(Cases):
         claims = await scene.items()
         twice = [settlement.done(claim, "1") for claim in claims for _ in range(2)]
         answers = await asyncio.gather(*(scene.store.settle(one) for one in twice))
-        assert {answer.ended_batch for answer in answers} == {"bat_a", None}
+        assert sorted(answer.ended_batch or "" for answer in answers) == [""] * (len(answers) - 1) + ["bat_a"]
         (completion,) = await scene.completions()
         assert (completion.id, completion.batch, completion.params) == ("bat_a.z", "bat_a", '{"p":1}')
         await scene.done(completion)

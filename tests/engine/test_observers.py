@@ -5,7 +5,7 @@ from structlog.testing import capture_logs
 
 from batchflow import Batchflow, BatchWorkflow, NoParams, Page, RetryPolicy, WorkflowContext
 from batchflow.core.message import Claim, Message
-from batchflow.core.ports import EVENTS, FailurePoint, Observer, Observers
+from batchflow.core.ports import EVENTS, FailedAttempt, Observer, Observers
 from batchflow.core.run import Step
 from batchflow.core.settlement import Settlement
 from batchflow.engine.observers import CountingObserver, EngineLog
@@ -41,8 +41,8 @@ class Story(Observer):
     def step_recorded(self, claim: Claim, step: Step) -> None:
         self.told.append((f"{step.name} {step.state}", claim.id))
 
-    def attempt_failed(self, claim: Claim, error: BaseException, where: FailurePoint, step: Step | None) -> None:
-        self.told.append((f"{where} failed", claim.id))
+    def attempt_failed(self, claim: Claim, attempt: FailedAttempt) -> None:
+        self.told.append((f"{attempt.where} failed", claim.id))
 
     def settled(self, claim: Claim, settlement: Settlement) -> None:
         self.told.append((settlement.ending, claim.id))
@@ -145,7 +145,7 @@ def test_what_nobody_wants_to_hear_is_not_told() -> None:
     """So it costs no call; and who is told for a while is not told any more."""
     observers = Observers(EngineLog())
     wanted = {event for event in EVENTS if getattr(observers, event) is not None}
-    assert wanted == {"attempt_failed", "settled", "lost", "store_unavailable", "store_recovered"}
+    assert wanted == {"attempt_failed", "settled", "lost", "store_unavailable", "store_recovered", "batch_ended"}
     assert all(getattr(Observers(), event) is None for event in EVENTS)
     with observers.observing(Story()):
         assert all(getattr(observers, event) is not None for event in EVENTS)

@@ -18,16 +18,15 @@ from batchflow.errors import (
     StepFailed,
     UnserializableError,
 )
+from batchflow.logs import MAX_LINE, one_line
 from batchflow.serve.callables import as_async, call_with_timeout
 from batchflow.serve.failure import (
-    MAX_LINE,
     MAX_REPORT_BYTES,
     describe_error,
     error_report,
     failure_in,
     failure_of,
     headline,
-    one_line,
     own_frame,
     rate_limit,
     rate_limit_delay_ms,

@@ -294,9 +294,11 @@ def _add_ended_batches(
     finished: dict[int, str],
     answers: list[SettleResult],
 ) -> None:
-    for slot, about in held.items():
-        if about.batch in finished and not answers[slot].ended_batch:
-            answers[slot] = SettleResult(ended_batch=finished[about.batch])
+    # One settlement of a group has ended the batch, and not each of them.
+    last = {about.batch: slot for slot, about in held.items()}
+    for batch, id in finished.items():
+        if batch in last:
+            answers[last[batch]] = SettleResult(ended_batch=id)
 
 
 def cancel_run(tx: Tx, id: str) -> bool:

@@ -1,0 +1,156 @@
+"""What fails can be seen in the log while it fails, and a batch has one line at its start and one at its end."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from structlog.testing import capture_logs
+
+from batchflow import Batchflow, BatchSummary, BatchWorkflow, NoParams, Page, RateLimited, RetryPolicy, WorkflowContext
+from batchflow.testing import ManualClock, drive
+
+
+def of(lines: Sequence[Any], *levels: str) -> list[str]:
+    return [line["event"] for line in lines if line["log_level"] in levels]
+
+
+class Reviews(BatchWorkflow[NoParams, str, str]):
+    """Every item fails twice, and one for good; another meets a rate limit."""
+
+    entity = "review"
+    execute_flow = None
+    retry = RetryPolicy(retries=3, first="1s", jitter=0)
+
+    def __init__(self) -> None:
+        self.seen: dict[str, int] = {}
+
+    async def fetch(self, params: NoParams, cursor: str | None, limit: int) -> Page:
+        return Page(ids=[f"r{number}" for number in range(10)])
+
+    async def execute(self, item: str) -> str:
+        self.seen[item] = self.seen.get(item, 0) + 1
+        if item == "r5":
+            raise ValueError("no\nsense")
+        if self.seen[item] <= 2:
+            raise ConnectionError("down")
+        if item == "r7" and self.seen[item] == 3:
+            raise RateLimited(2)
+        return item
+
+
+async def test_the_log_of_a_batch_that_fails_in_parts() -> None:
+    """In virtual time: the first of each kind, the sum, the item that failed for good, the end."""
+    clock = ManualClock()
+    async with Batchflow("sqlite://", clock=clock, worker=False) as flow:
+        reviews = flow.add(Reviews())
+        with capture_logs() as lines:
+            await reviews.trigger()
+            await drive(flow, clock)
+            await flow.stop()
+    first, second, limit, *sums = of(lines, "warning")
+    assert first == "[reviews:execute] Attempt 1 of 4 failed, again in 1 s: ConnectionError: down"
+    assert second == "[reviews:execute] Attempt 1 of 4 failed, again in 1 s: ValueError: no sense"
+    assert limit == "[reviews:execute] Rate limit, parked for 2 s: RateLimited: try again after 2 s"
+    kinds = "17 × ConnectionError, 2 × ValueError"
+    assert sums == [f"[reviews:execute] 19 attempts failed in 21 s, again in 1 s to 16 s: {kinds}"]
+    assert of(lines, "error") == ["[reviews:execute:error] Failed: ValueError: no sense"]
+    assert of(lines, "info") == ["[reviews:process] Starting with payload", "[reviews:process] Batch ended"]
+    (end,) = [line for line in lines if line["event"].endswith("Batch ended")]
+    assert (end["state"], end["succeeded"], end["failed"]) == ("completed", 9, 1)
+
+
+class Completing(Reviews):
+    """Its completion fails at first, or for good."""
+
+    def __init__(self, failures: int) -> None:
+        super().__init__()
+        self.failures = failures
+
+    async def execute(self, item: str) -> str:
+        return item
+
+    async def on_complete(self, summary: BatchSummary) -> None:
+        self.failures -= 1
+        if self.failures >= 0:
+            raise OSError("no mail")
+
+
+async def log_of_completion(failures: int) -> list[Any]:
+    clock = ManualClock()
+    async with Batchflow("sqlite://", clock=clock, worker=False) as flow:
+        completing = flow.add(Completing(failures))
+        with capture_logs() as lines:
+            await completing.trigger()
+            await drive(flow, clock)
+            await flow.stop()
+    return list(lines)
+
+
+async def test_the_end_of_a_batch_is_logged_once() -> None:
+    """Also if `on_complete` is tried again."""
+    lines = await log_of_completion(2)
+    assert of(lines, "info") == ["[completing:process] Starting with payload", "[completing:process] Batch ended"]
+    assert of(lines, "error") == []
+    assert of(lines, "warning")[0].startswith("[completing:process] Attempt 1 of 4 failed, again in 1 s: OSError")
+
+
+async def test_a_completion_that_fails_for_good_is_one_error() -> None:
+    """It tells others of the batch, so somebody has to know."""
+    lines = await log_of_completion(4)
+    assert of(lines, "error") == ["[completing:process:error] on_complete failed for good: OSError: no mail"]
+
+
+async def test_batches_that_end_otherwise_have_a_line_too() -> None:
+    """An empty one, a cancelled one, one whose walk failed."""
+    clock = ManualClock()
+    async with Batchflow("sqlite://", clock=clock, worker=False) as flow:
+
+        @flow.batch(ids=[])
+        async def empty(id: str) -> str:
+            return id
+
+        @flow.batch(ids=["a"])
+        async def cancelled(id: str) -> str:
+            return id
+
+        def broken_ids() -> list[str]:
+            raise ValueError("no list")
+
+        @flow.batch(ids=broken_ids, retry=RetryPolicy.none())
+        async def broken(id: str) -> str:
+            return id
+
+        with capture_logs() as lines:
+            await empty.trigger()
+            await broken.trigger()
+            await drive(flow, clock)
+            await (await cancelled.trigger()).cancel()
+            await flow.stop()
+    ends = {line["event"]: line["state"] for line in lines if line["event"].endswith("Batch ended")}
+    assert ends == {
+        "[empty:process] Batch ended": "completed",
+        "[broken:process] Batch ended": "failed",
+        "[cancelled:process] Batch ended": "cancelled",
+    }
+    (error,) = of(lines, "error")
+    assert error.startswith("[broken:paginate:error] The walk failed for good: ")
+
+
+async def test_a_function_that_fails_is_logged_under_its_name() -> None:
+    """Its attempts as warnings, and one error."""
+    clock = ManualClock()
+    async with Batchflow("sqlite://", clock=clock, worker=False) as flow:
+
+        @flow.serve("/hello", retry=RetryPolicy(retries=1, first="1s", jitter=0))
+        async def hello(ctx: WorkflowContext[str]) -> str:
+            raise LookupError(ctx.payload)
+
+        with capture_logs() as lines:
+            run = await hello.trigger("ada")
+            await drive(flow, clock)
+    assert of(lines, "warning") == ["[batchflow:hello] Attempt 1 of 2 failed, again in 1 s: LookupError: ada"]
+    (error,) = [line for line in lines if line["log_level"] == "error"]
+    assert (error["event"], error["run"], error["attempts"]) == (
+        "[batchflow:hello:error] Failed: LookupError: ada",
+        run.id,
+        2,
+    )
