@@ -32,7 +32,8 @@ class EntryLayer:
         """Handle one entry message."""
         with self._runtime.layer_scope(ctx, self._log):
             body = EntryBody.model_validate_json(ctx.claim.body)
-            if ctx.attempt == 1:
+            if not ctx.claim.failures and not ctx.claim.journal:
+                # Not again when `count` is tried again.
                 payload = masked_value(ctx.claim.params)
                 self._log.info("Starting with payload", payload=payload, batch=ctx.claim.batch)
             return await self._enter_walk(ctx, body) if body.total is None else self._enter_ids(ctx, body.total)

@@ -25,10 +25,10 @@ class FailedAttempt(NamedTuple):
 
     It was attempt `number` of `attempts`. The next one is due in `wait_ms`; None: there is none. With `parked` it met a
     rate limit: its flow key waits, and the attempt does not count. `step`, if a step failed, is its new state: to be
-    retried, or final.
+    retried, or final. `error` is None if only its text is known.
     """
 
-    error: BaseException
+    error: BaseException | None
     where: FailurePoint
     failure: Failure
     number: int

@@ -1,11 +1,15 @@
 """The log of failures: failed attempts, the first of a kind at once and the others summed, and what failed for good."""
 
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from batchflow.core.batch import Failure
+from batchflow.core.call import CALL_DESTINATION
 from batchflow.core.message import Claim
 from batchflow.core.ports import NO_LOG_NAMES, ClaimKey, FailedAttempt, LogNames
+from batchflow.core.retry import RetryPolicy
 from batchflow.core.settlement import Settlement
 from batchflow.logs import log_of, one_line
 
@@ -21,6 +25,7 @@ MAX_KINDS = 200
 _MAX_TYPES = 20
 _SHOWN_TYPES = 5
 _OTHERS = "others"
+_ERROR_TYPE = re.compile(r"\b[A-Z]\w*(?:Error|Timeout|Exception)\b")
 
 
 class _Kind(NamedTuple):
@@ -89,7 +94,10 @@ class FailureLog:
     def settle(self, claim: Claim, settlement: Settlement) -> None:
         """Log that a run or item has failed for good."""
         attempt = self._final.pop((claim.id, claim.fence), None) if self._final else None
-        if settlement.ending in ("dead", "failed"):
+        if claim.destination == CALL_DESTINATION:
+            if settlement.ending in ("retry", "dead"):
+                self._warn(claim, _attempt_of_call(claim, settlement, self._now()))
+        elif settlement.ending in ("dead", "failed"):
             self._error(claim, settlement, attempt)
         elif attempt is not None:
             # The function has handled the failure of a step, or waits for something else first.
@@ -153,6 +161,16 @@ class FailureLog:
         )
 
 
+def _attempt_of_call(claim: Claim, settlement: Settlement, now: int) -> FailedAttempt:
+    """The failed attempt of an HTTP call, which is a step of a run: that has an error if it cannot go on without it."""
+    text = one_line(settlement.error or "")
+    found = _ERROR_TYPE.search(text)
+    failure = Failure(found[0] if found else text if text.startswith("answered ") else "no answer", "", text)
+    wait_ms = max(0, settlement.due - now) if settlement.ending == "retry" else None
+    policy = claim.retry or RetryPolicy.none()
+    return FailedAttempt(None, "delivery", failure, claim.failures + 1, policy.attempts, wait_ms)
+
+
 def _write_attempt(prefix: str, claim: Claim, attempt: FailedAttempt) -> None:
     failure = attempt.failure
     if attempt.parked:
@@ -179,7 +197,8 @@ def _again_text(shortest_ms: int | None, longest_ms: int | None) -> str:
 def wait_text(ms: int | None) -> str:
     """A wait for people: "250 ms", "1 s", "16 s", "2 min"."""
     if ms is None or ms < 950:
-        return f"{max(0, ms or 0)} ms"
+        # A wait is measured some ms after its failure.
+        return f"{max(0, round(ms or 0, -1))} ms"
     if ms < 3_000:
         return f"{ms / 1000:.1f}".removesuffix(".0") + " s"
     return f"{round(ms / 1000)} s" if ms < 100_000 else f"{round(ms / 60_000)} min"

@@ -131,10 +131,15 @@ def user_traceback(text: str) -> str:
 
 def failure_of(error: BaseException) -> Failure:
     """Return a failed attempt as its batch groups it; of a step that failed finally the step's own error."""
-    if type(error) is StepFailed:
-        return failure_in(step_report(error))
-    name = type(next(_leaf_errors(error))).__name__
-    return Failure(name, _own_frame_of(error), one_line(describe_error(error)))
+    if (step := failed_step(error)) is not None:
+        return failure_in(step_report(step))
+    return Failure(type(next(_leaf_errors(error))).__name__, _own_frame_of(error), one_line(describe_error(error)))
+
+
+def failed_step(error: BaseException) -> StepFailed | None:
+    """Return `error`, or the first error of a group, if it is that of a step that failed finally."""
+    first = next(_leaf_errors(error))
+    return first if type(first) is StepFailed else None
 
 
 def failure_in(text: str) -> Failure:

@@ -7,12 +7,13 @@ from batchflow.core.duration import humanize_duration
 from batchflow.core.ports import TIMEOUT_REASON
 from batchflow.core.run import Step
 from batchflow.core.settlement import Settlement, Unlisten, cancelled, dead, parked, released, retry, suspended
-from batchflow.errors import StepFailed, StoreError
+from batchflow.errors import StoreError
 from batchflow.logs import logger
 from batchflow.serve.execution import Execution
 from batchflow.serve.failure import (
     describe_error,
     error_report,
+    failed_step,
     headline,
     is_program_exit,
     rate_limit,
@@ -140,8 +141,8 @@ def _dead(execution: Execution, error: BaseException, text: str | None = None) -
 
 def _report(execution: Execution, error: BaseException, wait_ms: int | None, *, parked: bool = False) -> None:
     number, attempts = execution.failures + 1, execution.recorder.policy.attempts
-    if isinstance(error, StepFailed):
-        number = attempts = error.attempts
+    if (step := failed_step(error)) is not None:
+        number = attempts = step.attempts
     execution.report_failure(error, "function", number, attempts, wait_ms, parked=parked)
 
 

@@ -58,6 +58,36 @@ async def test_the_log_of_a_batch_that_fails_in_parts() -> None:
     assert (end["state"], end["succeeded"], end["failed"]) == ("completed", 9, 1)
 
 
+async def test_a_start_is_logged_once() -> None:
+    """Also if `count` is tried again; each attempt has its warning."""
+    clock, failures = ManualClock(), iter([OSError("away"), OSError("away")])
+
+    class Counting(Reviews):
+        async def count(self, params: NoParams) -> int:
+            if (error := next(failures, None)) is not None:
+                raise error
+            return 10
+
+        async def execute(self, item: str) -> str:
+            return item
+
+    async with Batchflow("sqlite://", clock=clock, worker=False) as flow:
+        counting = flow.add(Counting())
+        with capture_logs() as lines:
+            await counting.trigger()
+            await drive(flow, clock)
+            await flow.stop()
+    assert of(lines, "info") == [
+        "[counting:process] Starting with payload",
+        "[counting:process] Total eligible items",
+        "[counting:process] Batch ended",
+    ]
+    assert of(lines, "warning") == [
+        "[counting:process] Attempt 1 of 4 failed, again in 1 s: OSError: away",
+        "[counting:process] Attempt 2 of 4 failed, again in 4 s: OSError: away",
+    ]
+
+
 class Completing(Reviews):
     """Its completion fails at first, or for good."""
 

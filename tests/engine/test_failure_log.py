@@ -7,9 +7,11 @@ import pytest
 from structlog.testing import capture_logs
 
 from batchflow.core.batch import Failure
+from batchflow.core.call import CALL_DESTINATION
 from batchflow.core.message import Claim
 from batchflow.core.ports import FailedAttempt, LogNames
-from batchflow.core.settlement import Settlement, dead, done, failed, suspended
+from batchflow.core.retry import RetryPolicy
+from batchflow.core.settlement import Settlement, dead, done, failed, retry, suspended
 from batchflow.engine.failure_log import MAX_KINDS, QUIET_MS, SUM_MS, FailureLog, wait_text
 
 NAMES = {
@@ -172,6 +174,22 @@ def test_what_failed_without_an_attempt_has_its_stored_error() -> None:
     ]
 
 
+def test_a_call_is_a_step() -> None:
+    """Its failures are warnings: the run that made it has an error if it cannot go on."""
+    call = claim(CALL_DESTINATION)._replace(retry=RetryPolicy(retries=1), batch=None, item="")
+    log = FailureLog(NAMES, lambda: 5_000)
+    with capture_logs() as lines:
+        log.settle(call, retry(call, 6_000, "answered 503"))
+        last = call._replace(failures=1)
+        log.settle(last, dead(last, "no answer of http://x.test: ConnectError: refused"))
+        log.settle(call, done(call, "{}"))
+    assert [line["log_level"] for line in lines] == ["warning", "warning"]
+    assert events(lines) == [
+        "[batchflow] Attempt 1 of 2 failed, again in 1 s: answered 503",
+        "[batchflow] Attempt 2 of 2 failed, not tried again: no answer of http://x.test: ConnectError: refused",
+    ]
+
+
 def test_a_claim_that_is_lost_is_forgotten() -> None:
     """Another worker has it."""
     scene = Scene()
@@ -184,5 +202,5 @@ def test_a_claim_that_is_lost_is_forgotten() -> None:
 
 def test_waits_are_for_people() -> None:
     """Jitter is not shown."""
-    texts = [wait_text(ms) for ms in (None, 0, 250, 1_040, 1_500, 16_300, 90_000, 3_600_000)]
+    texts = [wait_text(ms) for ms in (None, 0, 249, 1_040, 1_500, 16_300, 90_000, 3_600_000)]
     assert texts == ["0 ms", "0 ms", "250 ms", "1 s", "1.5 s", "16 s", "90 s", "60 min"]
