@@ -133,6 +133,14 @@ class Codec(Generic[T]):
         """
         return self._read(revealed(text), by_name=True, by_alias=False)
 
+    def decode_input(self, text: str | bytes) -> T:
+        """The value of a text that another program may have written: fields have their names or their aliases.
+
+        Raises:
+            pydantic.ValidationError: as for `decode`.
+        """
+        return self._read(revealed(text), by_name=True, by_alias=True)
+
     def round_trip(self, value: T, *, where: str) -> tuple[str, T]:
         """The JSON text of a value and the value read back from it, equal to the original in value and type.
 

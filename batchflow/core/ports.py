@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from batchflow.core.batch import Failure
 from batchflow.core.codec import SizeLimit
+from batchflow.core.expected_data import ExpectedData
 from batchflow.core.message import Claim, Message
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.run import Step
@@ -358,6 +359,11 @@ class Client(Commands, Protocol):
         """The size limit of stored values."""
         ...
 
+    @property
+    def expected_data(self) -> ExpectedData:
+        """The types of the events that runs of this process wait for."""
+        ...
+
     def now(self) -> int:
         """The time, in ms since the epoch."""
         ...
@@ -432,10 +438,11 @@ class Runtime:
     """The parts of an engine that its endpoints use.
 
     `always_replay` suspends a run after every step, so that each is replayed. `step_override` is called before a step
-    is executed, with run, name and function, and returns the function to execute instead. `interrupts` has the claims
-    that the engine interrupts. `retry_record` repeats a record that the store could not make for now, until it can;
-    without it the attempt is given up. `client` is the engine that delivers, and `lease` that of its worker: nothing
-    starts while it may have ended. `observers` receive the events.
+    is executed, with run, name and function, and returns the function to execute instead. `expected_data` gets the
+    types of events that runs wait for. `interrupts` has the claims that the engine interrupts. `retry_record` repeats a
+    record that the store could not make for now, until it can; without it the attempt is given up. `client` is the
+    engine that delivers, and `lease` that of its worker: nothing starts while it may have ended. `observers` receive
+    the events.
     """
 
     journaling: Journaling
@@ -447,6 +454,7 @@ class Runtime:
     observers: Observers = field(default_factory=Observers)
     always_replay: bool = False
     step_override: StepOverride | None = None
+    expected_data: ExpectedData = field(default_factory=ExpectedData)
     retry_record: RecordRetry | None = None
     interrupts: Interrupts = field(default_factory=Interrupts)
 

@@ -12,6 +12,7 @@ from batchflow.core import ids
 from batchflow.core.batch import NewBatch
 from batchflow.core.call import CALL_DESTINATION
 from batchflow.core.codec import DEFAULT_SIZE_LIMIT, SizeLimit
+from batchflow.core.expected_data import ExpectedData
 from batchflow.core.flow import FlowControl
 from batchflow.core.message import Message
 from batchflow.core.ports import Clock, Entropy, Handler, LogNames, Observers, Runtime, StepOverride
@@ -76,6 +77,8 @@ class Engine:
         """See the port."""
         self._clock: Clock = clock
         self._entropy: Entropy = entropy
+        self.expected_data = ExpectedData()
+        """See the port."""
         self.watchers = Watchers(lambda: self.threads is not None)
         """Wait in this process for runs and batches to end."""
         self._endpoints = endpoints
@@ -307,6 +310,7 @@ class Engine:
             lease=lease,
             always_replay=self._options.always_replay,
             step_override=self.step_override,
+            expected_data=self.expected_data,
             retry_record=outage.retry_step,
             observers=self.observers,
         )

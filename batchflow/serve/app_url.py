@@ -11,6 +11,7 @@ from batchflow.core.call import printable_url
 from batchflow.errors import ConfigurationError
 from batchflow.serve.validation import format_value, is_encodable
 
+_HOST = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*:)?//[^/?#:@]*(?::[0-9]*)?(?:[/?#]|$)")
 _UP_TO_HOST = re.compile(r"^((?:[A-Za-z][A-Za-z0-9+.-]*:)?//)?.*@", re.DOTALL)
 _CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
 
@@ -22,8 +23,9 @@ def format_url(url: object) -> str:
 
 def without_credentials(url: str) -> str:
     """Return a URL, which may be invalid, without the credentials and the query in it."""
-    # Its parts cannot be told apart for sure: a password may have a slash or a question mark.
-    return printable_url(_UP_TO_HOST.sub(r"\1", url))
+    shown = printable_url(url)
+    # A password may have a slash or a question mark: then the part before it does not look like a host.
+    return shown if _HOST.match(shown) else printable_url(_UP_TO_HOST.sub(r"\1", url))
 
 
 def is_absolute_url(url: object) -> bool:

@@ -312,7 +312,7 @@ class WorkflowContext(Generic[Payload]):
         that nobody waits for is lost, unless it was sent to this run alone.
 
         Raises:
-            InputError: the event's data is not a valid `data`.
+            InputError: the event's data is not a valid `data`. The code may catch it and wait again.
         """
         codec: Codec[AnyT] = Codec.of(Any if data is None else data)
         return event_step(self._execution, name, validate_event_id(event_id), codec, self._deadline(timeout))

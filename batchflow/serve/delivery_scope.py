@@ -4,6 +4,7 @@ from collections import Counter
 from contextvars import ContextVar
 from typing import TypeAlias
 
+from batchflow.core.expected_data import ExpectedData
 from batchflow.core.message import Claim
 from batchflow.core.ports import Runtime, Threads
 from batchflow.errors import InputError
@@ -33,6 +34,11 @@ class DeliveryScope:
     def app(self) -> object:
         """The app of this delivery; None in a dry run."""
         return None if self._runtime is None else self._runtime.client
+
+    @property
+    def expected_data(self) -> ExpectedData | None:
+        """Gets the types of the events that its run waits for; None in a dry run."""
+        return None if self._runtime is None else self._runtime.expected_data
 
     def count_status_read(self, id: str) -> int:
         """Count a read of an unfinished run or batch by the current step, and return the count."""

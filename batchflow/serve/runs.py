@@ -14,7 +14,7 @@ from batchflow.core.run import RUN_STATES, Run, RunQuery, RunState, Waiter
 from batchflow.errors import InputError, NotFoundError, RunFailed
 from batchflow.serve.delivery_scope import check_may_wait, check_not_polling
 from batchflow.serve.validation import format_value, is_valid_text, validate_run_id, validate_text
-from batchflow.serve.waits import serialize_event_data, validate_event_id
+from batchflow.serve.waits import check_event_data, serialize_event_data, validate_event_id
 
 Result = TypeVar("Result")
 T = TypeVar("T")
@@ -221,11 +221,17 @@ async def _cancel_batches(client: Client, label: str) -> int:
 
 
 async def notify_event(client: Client, event_id: str, data: object, run_id: str | None) -> Sequence[str]:
-    """Send an event to the runs that wait for it, and return their ids; see `Batchflow.notify`."""
+    """Send an event to the runs that wait for it, and return their ids; see `Batchflow.notify`.
+
+    Raises:
+        InputError: the id or the data is not valid, or not what one of these runs waits for; nobody is notified.
+    """
     event = validate_event_id(event_id)
     text = serialize_event_data(data, event)
     client.limit.check(text, f"the data of event '{event}'")
-    return await client.notify(event, text, None if run_id is None else validate_run_id(run_id))
+    run = None if run_id is None else validate_run_id(run_id)
+    await check_event_data(client, event, text, run)
+    return await client.notify(event, text, run)
 
 
 async def list_waiters(client: Client, event_id: str) -> Sequence[Waiter]:

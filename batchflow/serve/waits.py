@@ -6,15 +6,18 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Annotated, Any, Generic, TypeVar, cast
 
+from pydantic import ValidationError
 from pydantic_core import from_json
 
 from batchflow.core.call import EMPTY_BODY, Body
 from batchflow.core.codec import Codec, describe_misfit, type_name
 from batchflow.core.duration import humanize_duration
+from batchflow.core.ports import Client
 from batchflow.core.run import Step
 from batchflow.core.secrets import Secret
 from batchflow.core.settlement import AcceptWebhook, Listen
 from batchflow.errors import ConfigurationError, InputError, TimedOut
+from batchflow.serve.delivery_scope import CURRENT_DELIVERY
 from batchflow.serve.execution import Execution
 from batchflow.serve.validation import format_value, is_encodable
 
@@ -107,18 +110,20 @@ def check_webhook(step: str, webhook: object) -> None:
         )
 
 
-def decode_event_data(step: str, event: str, text: str, codec: Codec[T]) -> T:
-    """Decode the data of an event as the type that the wait declares.
+def decode_event_data(text: str, codec: Codec[T], what: str) -> T:
+    """Decode the data of an event as the type that a wait declares.
 
     Raises:
-        InputError: the data is not valid for that type.
+        InputError: the data is not valid for that type. The message says `what` it is, and shows nothing of it.
     """
     try:
-        return codec.decode(text)
-    except ValueError as error:
-        what = "the request to its webhook" if event.startswith(_WEBHOOK_EVENT) else f"the data of event '{event}'"
+        return codec.decode_input(text)
+    except ValidationError as error:
+        place = ".".join(
+            map(str, error.errors(include_url=False, include_context=False, include_input=False)[0]["loc"])
+        )
         raise InputError(
-            f"{what}, for which '{step}' waited, is not a valid {type_name(codec.annotation)}: {describe_misfit(error)}"
+            f"{what} is not a valid {type_name(codec.annotation)}: {describe_misfit(error)}", field=place or None
         ) from error
 
 
@@ -137,14 +142,39 @@ _WEBHOOK_EVENT = "batchflow:webhook:"
 
 async def event_step(execution: Execution, name: str, event: str, codec: Codec[T], until: int) -> EventResult[T]:
     """Wait for an event or a webhook, until `until` (0: indefinitely); see `WorkflowContext.wait_for_event`."""
+    is_event, delivery = not event.startswith(_WEBHOOK_EVENT), CURRENT_DELIVERY.get()
+    # A type that takes anything refuses nothing.
+    expected = delivery.expected_data if delivery is not None and is_event and codec.annotation is not Any else None
+    if expected is not None:
+        expected.add(execution.run_id, name, event, codec)
     # The data comes as its sender writes it; only a request to a webhook comes with its secret parts marked.
-    secret = codec.has_secrets and not event.startswith(_WEBHOOK_EVENT)
     outcome: Step = await execution.wait(
-        name, "wait", lambda number: (Listen(number, event, until),), due=until, secret=secret
+        name,
+        "wait",
+        lambda number: (Listen(number, event, until),),
+        due=until,
+        secret=codec.has_secrets and is_event,
     )
+    if expected is not None:
+        expected.discard(execution.run_id, name)
     if outcome.state == "timeout":
         return EventResult(name, None, timed_out=True)
-    return EventResult(name, decode_event_data(name, event, outcome.value or "null", codec), timed_out=False)
+    what = f"the data of event '{event}'" if is_event else "the request to its webhook"
+    data = decode_event_data(outcome.value or "null", codec, f"{what}, for which '{name}' waited,")
+    return EventResult(name, data, timed_out=False)
+
+
+async def check_event_data(client: Client, event: str, text: str, run: str | None) -> None:
+    """Refuse data that a run could not read, as far as this process knows the types of those that wait for the event.
+
+    Raises:
+        InputError: the data is not valid for one of them.
+    """
+    if not client.expected_data.knows(event):
+        return
+    waiters = await client.store.waiters(event)
+    for codec in client.expected_data.of([waiter for waiter in waiters if run in (None, waiter.run)]):
+        decode_event_data(text, codec, f"the data of event '{event}'")
 
 
 async def webhook_step(execution: Execution, name: str, root: str) -> Webhook:
