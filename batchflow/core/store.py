@@ -91,8 +91,13 @@ class Commands(Protocol):
         """
         ...
 
-    async def cancel_runs(self, *, destination: str | None = None, label: str | None = None) -> int:
-        """As `cancel_run`, for all runs that match both; returns their number. Not one transaction, but slices."""
+    async def cancel_runs(
+        self, *, destination: str | None = None, label: str | None = None, ids: Sequence[str] = ()
+    ) -> int:
+        """As `cancel_run`, for the runs with these ids, or for all runs that match both `destination` and `label`.
+
+        Returns the number of runs that `cancel_run` would have answered True for. Not one transaction, but slices.
+        """
         ...
 
     async def cancel_batch(self, id: str) -> bool:

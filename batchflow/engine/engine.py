@@ -148,9 +148,11 @@ class Engine:
         self.watchers.check_all()
         return found
 
-    async def cancel_runs(self, *, destination: str | None = None, label: str | None = None) -> int:
+    async def cancel_runs(
+        self, *, destination: str | None = None, label: str | None = None, ids: Sequence[str] = ()
+    ) -> int:
         """See the port."""
-        found = await self.store.cancel_runs(destination=destination, label=label)
+        found = await self.store.cancel_runs(destination=destination, label=label, ids=ids)
         self.watchers.check_all()
         return found
 

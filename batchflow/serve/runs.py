@@ -200,7 +200,7 @@ async def cancel_runs(client: Client, which: RunSelection) -> int:
         if which.label is not None or which.destination is not None:
             raise InputError("name the runs to cancel by id, or by label and function, not both", field="ids")
         ids = dict.fromkeys([validate_run_id(id, "ids") for id in which.ids])
-        return sum([await client.cancel_run(id) for id in ids])
+        return await client.cancel_runs(ids=list(ids))
     if which.label is None and which.destination is None:
         raise InputError("say which runs to cancel: their ids, a label or a function", field="ids")
     label = validate_label_filter(which.label)

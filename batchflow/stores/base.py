@@ -39,6 +39,7 @@ ORDER = (
     "expire",
     "notify",
     "cancel_run",
+    "cancel_listed",
     "cancel_all",
     "cancel_batch",
     "pause_batch",
@@ -76,6 +77,7 @@ NOTIFYING_VERBS = frozenset(
         "expire",
         "notify",
         "cancel_run",
+        "cancel_listed",
         "cancel_all",
         "cancel_batch",
         "resume_batch",
@@ -239,9 +241,13 @@ class WriteVerbs(ABC):
         self._sweep_in_background()
         return found
 
-    async def cancel_runs(self, *, destination: str | None = None, label: str | None = None) -> int:
+    async def cancel_runs(
+        self, *, destination: str | None = None, label: str | None = None, ids: Sequence[str] = ()
+    ) -> int:
         """See the protocol."""
         count = 0
+        for start in range(0, len(ids), SWEEP_LIMIT):
+            count += await self._enqueue("cancel_listed", list(ids[start : start + SWEEP_LIMIT]))
         while (destination or label) and (found := await self._enqueue("cancel_all", destination, label)):
             count += found
         self._sweep_in_background()

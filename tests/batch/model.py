@@ -140,7 +140,9 @@ class Model:
     async def runs(self, query: RunQuery, limit: int) -> Sequence[Run]:
         raise NotImplementedError
 
-    async def cancel_runs(self, *, destination: str | None = None, label: str | None = None) -> int:
+    async def cancel_runs(
+        self, *, destination: str | None = None, label: str | None = None, ids: Sequence[str] = ()
+    ) -> int:
         raise NotImplementedError
 
     async def notify(self, event: str, data: str, run: str | None = None) -> Sequence[str]:

@@ -214,6 +214,33 @@ class RunCases(Cases):
         assert await self._ids(scene, state="cancelled") == ["c2", "c1", "a"]
         assert await scene.next_due() is None
 
+    async def test_cancel_runs_ends_those_with_these_ids(self, scene: Scene) -> None:
+        """Waiting ones at once, leased ones at their next step; others, ended and unknown ones do not count."""
+        await scene.publish("ended", keep=True)
+        await scene.done(await scene.claim_one("ended"))
+        claim = await scene.leased("leased")
+        await scene.publish("a", "b", "b\0", keep=True)
+        ids = ["a", "unknown", "leased", "ended", "b\0", "a"]
+        assert await scene.store.cancel_runs(ids=ids) == 3
+        assert sorted(await self._ids(scene, state="cancelled")) == ["a", "b\0"]
+        assert await scene.store.record("leased", claim.fence, ran(1, "one")) == "cancelled"
+        assert names(await scene.claim()) == ["b"]
+        assert await scene.store.cancel_runs(ids=[]) == 0
+
+    async def test_cancel_runs_ends_items_by_their_ids(self, scene: Scene) -> None:
+        """With the batch, if nothing else of it is open."""
+        await scene.start(["u1", "u2"])
+        assert await scene.store.cancel_runs(ids=[ids.item_run_id("bat_a", number) for number in range(3)]) == 2
+        batch = await scene.batch()
+        assert (batch.counts.cancelled, batch.counts.open) == (2, 0)
+
+    async def test_cancel_runs_ends_thousands_by_their_ids(self, scene: Scene) -> None:
+        """However many there are."""
+        ids = [f"m{number:04d}" for number in range(2_500)]
+        await scene.publish(*ids, keep=True)
+        assert await scene.store.cancel_runs(ids=[*ids, *(f"x{id}" for id in ids)]) == 2_500
+        assert await scene.next_due() is None
+
     async def test_cancel_runs_ends_thousands(self, scene: Scene) -> None:
         """However many there are."""
         await scene.publish(*(f"m{number:04d}" for number in range(2_500)), keep=True, label="x")

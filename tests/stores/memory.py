@@ -950,7 +950,8 @@ class MemoryStore:
         return self.at.cancel(id)
 
     @write(tells=True)
-    def cancel_runs(self, *, destination: str | None = None, label: str | None = None) -> int:
+    def cancel_runs(self, *, destination: str | None = None, label: str | None = None, ids: Sequence[str] = ()) -> int:
+        listed = [self.at.cancel(id) for id in ids].count(True)
         found = [
             id
             for id, row in self.at.rows.items()
@@ -960,7 +961,7 @@ class MemoryStore:
         ]
         for id in found:
             self.at.cancel(id)
-        return len(found)
+        return listed + len(found)
 
     @write(tells=True)
     def cancel_batch(self, id: str) -> bool:

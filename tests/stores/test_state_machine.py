@@ -290,6 +290,11 @@ class StoreMachine(RuleBasedStateMachine):
     def cancel_run(self, id: str) -> None:
         assert self.do("cancel_run", id) == self.model.cancel_run(id, self.now)
 
+    @rule(ids=st.lists(RUNS, max_size=4))
+    def cancel_runs(self, ids: list[str]) -> None:
+        expected = [self.model.cancel_run(id, self.now) for id in ids].count(True)
+        assert self.do("cancel_runs", ids=ids) == expected
+
     @precondition(lambda self: any(message["batch"] for message in self.model.messages.values()))
     @rule(data=st.data())
     def cancel_run_of_batch(self, data: st.DataObject) -> None:

@@ -310,6 +310,11 @@ def cancel_run(tx: Tx, id: str) -> bool:
     return tx.run("message_cancel_leased", id=id) > 0
 
 
+def cancel_listed(tx: Tx, ids: Sequence[str]) -> int:
+    """Cancel a slice of runs by id, and return how many of them had not ended."""
+    return sum(cancel_run(tx, id) for id in ids)
+
+
 def cancel_all(tx: Tx, destination: str | None, label: str | None) -> int:
     """Cancel a slice of the runs of a function or with a label, and return how many."""
     if destination is None:

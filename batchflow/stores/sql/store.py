@@ -157,6 +157,7 @@ VERBS: Mapping[str, Verb] = {
     "expire": _each(expire),
     "notify": _each(events.notify),
     "cancel_run": _each(settling.cancel_run),
+    "cancel_listed": _each(settling.cancel_listed),
     "cancel_all": _each(settling.cancel_all),
     "cancel_batch": _each(settling.cancel_batch),
     "pause_batch": _each(settling.pause_batch),

@@ -223,8 +223,9 @@ end
 
 verbs.redrive = function(id) return messages.redrive(id) end
 
--- cancel_run: ends a waiting run or marks a leased one; false if it has ended. cancel_all: does the same for a slice of
--- the runs of a function or with a label, and returns how many. Their children are cancelled with them. Safe to repeat.
+-- cancel_run: ends a waiting run or marks a leased one; false if it has ended. cancel_listed, cancel_all: do the same for
+-- these runs, and for a slice of the runs of a function or with a label, and return how many. Their children are cancelled
+-- with them. Safe to repeat.
 
 -- Cancel the item of a batch that nobody has claimed yet. False if the run is not such an item.
 local function cancel_fresh(id)
@@ -253,6 +254,15 @@ verbs.cancel_run = function(id)
   local found = cancel(id)
   batches.end_finished()
   return found
+end
+
+verbs.cancel_listed = function(ids)
+  local count = 0
+  for _, id in ipairs(ids) do
+    if cancel(id) then count = count + 1 end
+  end
+  batches.end_finished()
+  return count
 end
 
 verbs.cancel_all = function(destination, label)
