@@ -159,14 +159,13 @@ class _Exchange:
         within = f"within {humanize_duration(self._request.timeout_ms)}"
         if self._hop is None:
             return f"no answer of {printable_url(self._request.url)} {within}"
-        by = "" if self._hop.proxy is None else f" through the proxy {self._hop.proxy}"
-        return f"no answer of {self._hop.description}{by} {within}"
+        return f"no answer of {self._hop.description}{self._hop.by_proxy} {within}"
 
     def _no_answer(self, hop: "_Hop", error: Exception) -> str:
         reason = _reason(error, self._request)
-        if hop.proxy is not None:
+        if hop.is_proxy_at_fault(error):
             return f"no answer of {hop.description}: the proxy {hop.proxy} fails: {reason}"
-        return f"no answer of {hop.description}: {reason}"
+        return f"no answer of {hop.description}{hop.by_proxy}: {reason}"
 
     def _set_headers(self, following: "httpx.Request", before: "httpx.Request", cookies: "httpx.Cookies") -> None:
         """Give a redirected request the headers that its host may have, and the cookies of this call."""
@@ -199,6 +198,7 @@ class _Hop:
         self.is_answered = False
         self.proxy: str | None = None
         self._connects = False
+        self._fails_to_connect = False
         self._to_proxy = False
         request.extensions = {**request.extensions, "trace": self._trace}
 
@@ -213,12 +213,25 @@ class _Hop:
                 raise
         return await clients.fresh.send(self.request, stream=True)
 
+    @property
+    def by_proxy(self) -> str:
+        """The proxy that it went through, as the end of a sentence; empty without one."""
+        return "" if self.proxy is None else f" through the proxy {self.proxy}"
+
+    def is_proxy_at_fault(self, error: Exception) -> bool:
+        """True if the proxy could not be reached, or refused."""
+        import httpx
+
+        return self.proxy is not None and (self._fails_to_connect or isinstance(error, httpx.ProxyError))
+
     async def _trace(self, event: str, info: Mapping[str, Any]) -> None:
         if event.endswith("connect_tcp.started"):
             self._connects = True
             url, peer = self.request.url, (info["host"], info["port"])
             if peer != (url.raw_host.decode().strip("[]"), url.port or _DEFAULT_PORTS[url.scheme]):
                 self.proxy = f"{peer[0]}:{peer[1]} (of {proxy_variable(url.scheme)})"
+        elif event.endswith("connect_tcp.failed"):
+            self._fails_to_connect = True
         elif event.endswith("receive_response_headers.started"):
             self._to_proxy = info["request"].method == b"CONNECT"
         elif event.endswith("receive_response_headers.complete"):

@@ -7,7 +7,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 
 from pydantic_core import to_json
 
-from batchflow.core.call import Body, CallRequest, CallResult
+from batchflow.core.call import Body, CallRequest, CallResult, printable_url
 from batchflow.core.suggestions import did_you_mean
 from batchflow.engine.caller import HttpCaller
 from batchflow.errors import ConfigurationError, NonRetryable
@@ -171,7 +171,7 @@ class StubCaller(HttpCaller):
         if self._allow_network:
             return await super()._call(request, id)
         sentence = (
-            f"call '{request.step}' ({request.method} {request.url}) has no answer; write "
+            f"call '{request.step}' ({request.method} {printable_url(request.url)}) has no answer; write "
             f"env.answer_call({request.step!r}, …), or flow_env(flow, allow_network=True)"
         )
         self.unanswered.append(sentence)

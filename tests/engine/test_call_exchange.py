@@ -172,6 +172,17 @@ async def test_a_proxy_that_refuses_is_named(flow: Batchflow, monkeypatch: pytes
     )
 
 
+async def test_a_server_that_fails_behind_a_proxy_is_not_the_proxys_fault(
+    flow: Batchflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both are named: which of them has closed the connection cannot be seen."""
+    async with serving(cut=True) as proxy:
+        monkeypatch.setenv("HTTP_PROXY", proxy.url)
+        error = await failure(flow, "http://x.test/")
+    where = proxy.url.removeprefix("http://")
+    assert error.error.startswith(f"no answer of http://x.test/ through the proxy {where} (of HTTP_PROXY): Remote")
+
+
 async def test_texts_of_lower_layers_show_no_secret(flow: Batchflow) -> None:
     """A server that answers with something other than HTTP may quote what it was sent."""
     async with serving(keeps=True) as server:
