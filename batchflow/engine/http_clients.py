@@ -37,9 +37,9 @@ class HttpClients:
         # Imported on first use: a program without calls does not need it.
         import httpx
 
-        logger = logging.getLogger("httpx")
-        if _hide_secrets not in logger.filters:
-            logger.addFilter(_hide_secrets)
+        for logger in (logging.getLogger("httpx"), logging.getLogger("httpcore.http11")):
+            if _hide_secrets not in logger.filters:
+                logger.addFilter(_hide_secrets)
         try:
             certificates = httpx.create_ssl_context()
         except OSError as error:
@@ -105,10 +105,12 @@ IS_CALL: ContextVar[bool] = ContextVar("is_call", default=False)
 
 
 def _hide_secrets(record: logging.LogRecord) -> bool:
-    """Remove from httpx's log lines about calls of runs the passwords and queries of URLs."""
-    if IS_CALL.get() and isinstance(record.args, tuple):
+    """Hide passwords and queries of URLs in the client's lines about calls; False for the headers of answers."""
+    if not IS_CALL.get():
+        return True
+    if isinstance(record.args, tuple):
         record.args = tuple(printable_url(str(it)) if _is_url(it) else it for it in record.args)
-    return True
+    return not str(record.msg).startswith("receive_response_headers.complete")
 
 
 def _is_url(value: object) -> bool:

@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeVar
 from batchflow.batch.bound import Workflow
 from batchflow.core.batch import Batch, Counts, Item, ItemState, NewBatch
 from batchflow.core.codec import DEFAULT_SIZE_LIMIT
+from batchflow.core.expected_data import ExpectedData
 from batchflow.core.flow import FlowStatus
 from batchflow.core.ids import complete_id, item_run_id
 from batchflow.core.message import Claim, DeadLetter, Message, WorkerStatus
@@ -44,6 +45,7 @@ class Model:
         self.marked: dict[str, set[str]] = {}
         self.item_ms = 10
         self.limits: list[FlowStatus] = []
+        self.expected_data = ExpectedData()
         self.failures: dict[str, int] = {}
         self.watchers = Watchers()
         self.threads: Threads | None = threads

@@ -195,10 +195,11 @@ async def test_texts_of_lower_layers_show_no_secret(flow: Batchflow) -> None:
 
 async def test_httpx_logs_no_secret_of_a_call(flow: Batchflow, caplog: pytest.LogCaptureFixture) -> None:
     """The lines of the app's own client stay as they are."""
-    caplog.set_level("INFO", "httpx")
-    async with serving() as server:
+    caplog.set_level("DEBUG")
+    async with serving(("200 OK\r\nset-cookie: session=s3cr3t", b"")) as server:
         address = server.url.removeprefix("http://")
         await status_of(flow, "/a", f"http://me:s3cr3t@{address}/?token=s3cr3t")
+        assert "s3cr3t" not in caplog.text
         async with httpx.AsyncClient() as client:
             await client.get(f"{server.url}/?page=2")
     ours, theirs = (record.getMessage() for record in caplog.records if record.name == "httpx")
