@@ -10,7 +10,7 @@ from pydantic import PlainSerializer
 
 from batchflow.core.codec import Codec
 from batchflow.core.json_body import decode_body, json_text
-from batchflow.core.secrets import marked
+from batchflow.core.secrets import Secret, marked
 
 CALL_DESTINATION = "batchflow:call"
 """The destination of calls. Routes cannot have this name."""
@@ -95,8 +95,8 @@ class CallRequest:
 
     step: str
     method: str
-    url: str = field(repr=False)
-    headers: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
+    url: Annotated[str, Secret] = field(repr=False)
+    headers: Mapping[str, Annotated[str, Secret]] = field(default_factory=dict[str, str], repr=False)
     body: Body = field(default=EMPTY_BODY, repr=False)
     timeout_ms: int = MAX_CALL_MS
 

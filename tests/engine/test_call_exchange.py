@@ -7,8 +7,9 @@ import httpx
 import pytest
 
 from batchflow import Batchflow, NoParams, StepFailed, WorkflowContext
-from batchflow.core.call import CallResult
+from batchflow.core.call import CallRequest, CallResult, call_request_codec
 from batchflow.core.duration import MAX_DURATION_MS
+from batchflow.core.secrets import masked_text
 from batchflow.engine.caller import retry_after_ms
 from batchflow.serve.calls import CallResponse
 from batchflow.testing import ManualClock, drive
@@ -239,3 +240,14 @@ def test_retry_after_is_obeyed_in_every_form(header: str, date: str, delay: int 
     """Seconds, fractions, dates against the answer's own, and none that is longer than a duration."""
     answer = CallResult(status=503, headers={"retry-after": header, "date": date})
     assert retry_after_ms(answer, NOW) == delay
+
+
+def test_a_request_is_stored_with_its_secrets_marked() -> None:
+    """The URL and the values of headers are masked wherever the text is shown."""
+    request = CallRequest(
+        step="ask", method="GET", url="https://me:s3cr3t@x.test/?token=s3cr3t", headers={"x-mine": "s3cr3t"}
+    )
+    text = call_request_codec().encode(request)
+    assert "s3cr3t" not in masked_text(text)
+    assert "x-mine" in masked_text(text)
+    assert call_request_codec().decode(text) == request
