@@ -453,7 +453,8 @@ class Batchflow:
         With `run_id` only that run gets it, and it is kept until the run waits for it; () if there is no such run.
 
         Raises:
-            InputError: the event id is not valid; its subclass `TooLarge`: the data is too large.
+            InputError: the event id is not valid, or a run that waits could not read the data, as far as this process
+                knows the types of the waits; nobody is notified. Its subclass `TooLarge`: the data is too large.
             UnserializableError: the data has no JSON form.
         """
         return await runs.notify_event(self.engine, event_id, data, run_id)

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from batchflow.core.call import printable_url
 from batchflow.errors import ConfigurationError
-from batchflow.serve.validation import format_value, is_encodable
+from batchflow.serve.validation import format_value, is_encodable, type_with_article
 
 _HOST = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*:)?//[^/?#:@]*(?::[0-9]*)?(?:[/?#]|$)")
 _UP_TO_HOST = re.compile(r"^((?:[A-Za-z][A-Za-z0-9+.-]*:)?//)?.*@", re.DOTALL)
@@ -18,7 +18,10 @@ _CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
 
 def format_url(url: object) -> str:
     """Format a URL that is refused for an error message, without the credentials and the query in it."""
-    return format_value(without_credentials(url) if isinstance(url, str) else url)
+    if isinstance(url, str):
+        return format_value(without_credentials(url))
+    # The repr of a URL object may have a password.
+    return format_value(url) if url is None or isinstance(url, (int, float)) else type_with_article(url)
 
 
 def without_credentials(url: str) -> str:

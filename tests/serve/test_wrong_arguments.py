@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, HttpUrl
 
 from batchflow import Batchflow, FlowControl, WorkflowContext
 from batchflow.errors import UnserializableError
@@ -209,6 +209,7 @@ URLS: dict[str, tuple[Any, str]] = {
     "half of a character": (f"https://x.test/{HALF}", "'https://x.test/\\ud800'"),
     "two lines": ("https://x.test/\na", "'https://x.test/\\na'"),
     "a password": ("ftp://me:secret@x.test/a@b", "'ftp://x.test/a@b'"),
+    "an object": (HttpUrl("https://me:secret@x.test"), "a HttpUrl"),
 }
 
 
