@@ -88,7 +88,10 @@ class Observer(Protocol):
         """The store works again."""
 
     def batch_ended(self, batch: str) -> None:
-        """A settlement of this worker was the last of the batch; `on_complete` is still to run."""
+        """A settlement of this worker was the last of the batch, or this process has cancelled it and it has ended.
+
+        Its `on_complete` is still to run. The end of a cancelled batch may be reported twice.
+        """
 
 
 class Observers:

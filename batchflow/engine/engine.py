@@ -25,7 +25,7 @@ from batchflow.engine.loop_monitor import BlockedLoop
 from batchflow.engine.observers import EngineLog, with_engine_log
 from batchflow.engine.outage import Outage, wait_for_store
 from batchflow.engine.threads import AbandonedCall, ThreadPool
-from batchflow.engine.watchers import Watchers
+from batchflow.engine.watchers import CANCEL_REPORT_S, Watchers
 from batchflow.engine.worker import LEASE_MS, EngineWorker, Maintenance, WorkerLease
 from batchflow.errors import ConfigurationError, StoreError
 from batchflow.logs import logger
@@ -96,6 +96,7 @@ class Engine:
         """Called before the store is closed: writes what is left to log."""
         self._threads: ThreadPool | None = None
         self._end_subscription = lambda: None
+        self._reporting: set[asyncio.Task[bool]] = set()
         self._caller = HttpCaller(options.limit)
         self._worker: EngineWorker | None = None
         self._stopping: EngineWorker | None = None
@@ -160,12 +161,17 @@ class Engine:
         """See the port."""
         found = await self.store.cancel_batch(id)
         self.watchers.check_all()
-        if found and (notify := self.observers.batch_ended) is not None:
-            batch = await self.store.batch(id)
-            # A batch whose items run ends with the settlement of the last one.
-            if batch is not None and batch.items_ended:
-                notify(id)
+        if found and self.observers.batch_ended is not None and not await self._report_end(id, 0):
+            self._reporting.add(task := asyncio.create_task(self._report_end(id, CANCEL_REPORT_S)))
+            task.add_done_callback(self._reporting.discard)
         return found
+
+    async def _report_end(self, id: str, limit: float) -> bool:
+        """Report the end of a cancelled batch: no settlement of a worker may be the last. False if it has not ended."""
+        has_ended = await self.watchers.wait_for_batch(id, self.store, limit)
+        if has_ended and (notify := self.observers.batch_ended) is not None:
+            notify(id)
+        return has_ended
 
     @property
     def threads(self) -> ThreadPool | None:
@@ -211,6 +217,8 @@ class Engine:
     async def close(self) -> None:
         """Stop the worker, if there is one, and close the store."""
         await self.stop()
+        for task in tuple(self._reporting):
+            task.cancel()
         if self._threads is not None and self.finish_log is not None:
             await self.finish_log()
         threads, self._threads = self._threads, None
@@ -379,6 +387,7 @@ class Engine:
 
     def _drop_loop(self, threads: ThreadPool) -> None:
         """Close without the event loop, which is gone; the owner of the store closes it."""
+        self._reporting.clear()
         self._threads = None
         self.loop = None
         self._worker = None

@@ -75,8 +75,8 @@ class FailureLog:
         self._kinds: dict[_Kind, int] = {}
         self._sums: dict[tuple[str, bool], _Sum] = {}
         self._since = 0
-        self._final: dict[ClaimKey, FailedAttempt] = {}
-        # The last attempts of claims that are not settled yet: most of them fail for good, and have an error.
+        self.unsettled: dict[ClaimKey, FailedAttempt] = {}
+        """The last attempts of claims that are not settled yet: most of them fail for good, and have an error."""
 
     def add(self, claim: Claim, attempt: FailedAttempt) -> None:
         """Log or count a failed attempt."""
@@ -84,16 +84,16 @@ class FailureLog:
             self._warn(claim, attempt)
             return
         key = claim.id, claim.fence
-        earlier = self._final.get(key)
+        earlier = self.unsettled.get(key)
         if earlier is not None and earlier.failure != attempt.failure:
             self._warn(claim, earlier)
         # The function's failure by a step that failed for good is that of the step.
         if earlier is None or earlier.failure != attempt.failure:
-            self._final[key] = attempt
+            self.unsettled[key] = attempt
 
     def settle(self, claim: Claim, settlement: Settlement) -> None:
         """Log that a run or item has failed for good."""
-        attempt = self._final.pop((claim.id, claim.fence), None) if self._final else None
+        attempt = self.unsettled.pop((claim.id, claim.fence), None)
         if claim.destination == CALL_DESTINATION:
             if settlement.ending in ("retry", "dead"):
                 self._warn(claim, _attempt_of_call(claim, settlement, self._now()))
@@ -105,7 +105,7 @@ class FailureLog:
 
     def forget(self, claim: Claim) -> None:
         """Forget a claim that was lost."""
-        self._final.pop((claim.id, claim.fence), None)
+        self.unsettled.pop((claim.id, claim.fence), None)
 
     def write_due(self) -> None:
         """Log the attempts that were summed for ten seconds."""
