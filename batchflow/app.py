@@ -25,6 +25,7 @@ from batchflow.batch.bound import Workflow, bind
 from batchflow.batch.function import BatchDecorator, BatchFunction, IdSource, bind_function, function_workflow
 from batchflow.batch.handle import BatchHandle
 from batchflow.batch.logs import BatchEndLog, ProgressLog
+from batchflow.batch.names import kebab_case
 from batchflow.batch.workflow import BatchWorkflow
 from batchflow.core.codec import SizeLimit
 from batchflow.core.duration import Duration
@@ -35,7 +36,7 @@ from batchflow.core.retry import RetryPolicy
 from batchflow.core.run import RunState, Waiter
 from batchflow.core.secrets import printable_store_url
 from batchflow.core.store import Ledger, Store
-from batchflow.core.suggestions import check_options, explains_options
+from batchflow.core.suggestions import check_options, did_you_mean, explains_options
 from batchflow.engine.clock import SystemClock, SystemEntropy
 from batchflow.engine.engine import Engine, EngineOptions
 from batchflow.engine.observers import VerboseLog
@@ -347,6 +348,18 @@ class Batchflow:
     def workflows(self) -> Mapping[str, Workflow[Any, Any]]:
         """The batch workflows, by name."""
         return self._workflows
+
+    def find_workflow(self, name: str) -> Workflow[Any, Any]:
+        """The workflow of that name, which may be written as its function or class is: `sync_block`, `SyncBlock`.
+
+        Raises:
+            NotFoundError: there is no such workflow; the message has the name that may be meant.
+        """
+        folded = {kebab_case(it): workflow for it, workflow in self._workflows.items()}
+        found = self._workflows.get(name) or folded.get(kebab_case(name))
+        if found is None:
+            raise NotFoundError(f"there is no workflow '{name}'{did_you_mean(name, self._workflows)}")
+        return found
 
     @property
     def served(self) -> Mapping[str, ServedFunction[Any, Any]]:

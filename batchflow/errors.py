@@ -25,7 +25,7 @@ BatchflowError
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 
 __all__ = [
@@ -52,6 +52,43 @@ __all__ = [
     "TooLarge",
     "UnserializableError",
 ]
+
+
+HOOK_STEPS: Mapping[str, str] = {
+    "count": "get-all-items",
+    "fetch": "get-batch",
+    "filter": "filter-existing",
+    "load": "get-item",
+    "execute": "process-item",
+    "save": "save-result",
+    "on_complete": "on-complete",
+}
+"""The steps of a workflow's hooks, which are named after the pattern: `{workflow}:process-item` is `execute`."""
+
+_HOOKS = {step: hook for hook, step in HOOK_STEPS.items()}
+
+
+def step_text(step: str) -> str:
+    """Return a step as messages name it, with its hook: "step 'letters:process-item' (execute)"."""
+    return f"step '{step}'{hook_suffix(step)}"
+
+
+def hook_suffix(step: str) -> str:
+    """Return the hook of a workflow's step, as " (execute)"; "" for other steps."""
+    named = hook_name(step)
+    return "" if named == step else f" ({named.rpartition(':')[2]})"
+
+
+def hook_step(name: str) -> str:
+    """Return the step of a hook, "letters:process-item" for "letters:execute"; any other name as it is."""
+    workflow, _, hook = name.rpartition(":")
+    return f"{workflow}:{HOOK_STEPS[hook]}" if workflow and hook in HOOK_STEPS else name
+
+
+def hook_name(step: str) -> str:
+    """Return a step by its hook, "letters:execute" for "letters:process-item"; any other name as it is."""
+    workflow, _, name = step.rpartition(":")
+    return f"{workflow}:{_HOOKS[name]}" if workflow and name in _HOOKS else step
 
 
 class BatchflowError(Exception):
@@ -166,7 +203,7 @@ class StepFailed(RunError):
     code = "step_failed"
 
     def __init__(self, step: str, error: str, *, attempts: int) -> None:
-        super().__init__(f"step '{step}' failed after {attempts} attempt{'' if attempts == 1 else 's'}: {error}")
+        super().__init__(f"{step_text(step)} failed after {attempts} attempt{'' if attempts == 1 else 's'}: {error}")
         self.step = step
         self.error = error
         self.attempts = attempts
@@ -178,7 +215,7 @@ class ChildFailed(StepFailed):
     code = "child_failed"
 
     def __init__(self, step: str, child: str, error: str) -> None:
-        RunError.__init__(self, f"step '{step}': '{child}' failed: {error}")
+        RunError.__init__(self, f"{step_text(step)}: '{child}' failed: {error}")
         self.step, self.child, self.error, self.attempts = step, child, error, 1
 
 
@@ -188,7 +225,7 @@ class ChildCancelled(StepFailed):
     code = "child_cancelled"
 
     def __init__(self, step: str, child: str) -> None:
-        RunError.__init__(self, f"step '{step}': '{child}' was cancelled")
+        RunError.__init__(self, f"{step_text(step)}: '{child}' was cancelled")
         self.step, self.child, self.error, self.attempts = step, child, "it was cancelled", 1
 
 

@@ -43,7 +43,7 @@ from batchflow.core.duration import humanize_duration
 from batchflow.core.run import Run, RunState, Step
 from batchflow.core.secrets import masked_text, masked_value
 from batchflow.engine.engine import Engine
-from batchflow.errors import ConfigurationError, InputError, NotFoundError, RunFailed
+from batchflow.errors import ConfigurationError, InputError, NotFoundError, RunFailed, hook_suffix
 from batchflow.http.schemas import LATEST_MS, CancelRunsResponse, RunDebugInfo, RunInfo, RunList
 from batchflow.serve.failure import headline
 from batchflow.serve.runs import MAX_PAGE_SIZE, RunHandle, RunPage, RunSelection, cancel_runs, list_runs
@@ -357,7 +357,7 @@ def _step_row(step: Step, since: int) -> list[str]:
     attempts = f"{step.failures + (step.state == 'done')}" if step.kind == "run" else ""
     recorded = step.at if step.position and step.at else None
     return [
-        step.name,
+        f"{step.name}{hook_suffix(step.name)}",
         step.kind,
         step.state,
         attempts,

@@ -15,7 +15,7 @@ from batchflow.core.store import Store
 from batchflow.core.suggestions import did_you_mean
 from batchflow.engine.clock import SystemClock
 from batchflow.engine.engine import Engine
-from batchflow.errors import BatchflowError, ConfigurationError, InputError
+from batchflow.errors import BatchflowError, ConfigurationError, InputError, NotFoundError
 from batchflow.serve.functions import ServedFunction
 from batchflow.settings import Settings
 from batchflow.stores.sqlite import SqliteStore
@@ -57,12 +57,13 @@ def choose_workflow(flow: Batchflow, name: str | None, target: str) -> Workflow[
         if len(workflows) > 1:
             raise InputError(f"'{target}' has {len(workflows)} workflows; name one of {_quote_names(workflows)}")
         return next(iter(workflows.values()))
-    if name not in workflows:
+    try:
+        return flow.find_workflow(name)
+    except NotFoundError:
         there = did_you_mean(name, workflows)
         if (served := flow.served.get(name) or flow.served.get(f"/{name}")) is not None:
             there = f", but a function; write: batchflow runs trigger {target} {served.endpoint.route}"
-        raise InputError(f"'{target}' has no workflow '{name}'{there}")
-    return workflows[name]
+        raise InputError(f"'{target}' has no workflow '{name}'{there}") from None
 
 
 def choose_function(flow: Batchflow, route: str | None, target: str) -> ServedFunction[Any, Any]:

@@ -27,7 +27,7 @@ from pydantic_core import SchemaError, from_json, to_json
 
 from batchflow.core.roundtrip import RoundTripDifference, find_difference, not_finite
 from batchflow.core.secrets import revealed, secret_serializer
-from batchflow.errors import ConfigurationError, TooLarge, UnserializableError
+from batchflow.errors import ConfigurationError, TooLarge, UnserializableError, step_text
 
 T = TypeVar("T")
 
@@ -336,8 +336,14 @@ def _plain(annotation: Any) -> Mapping[type, Callable[[Any], str]]:
     return safe if len(safe) == len(members) else {}
 
 
+def _with_hook(where: str) -> str:
+    # Here, since `where` is made for every step and read for one that fails.
+    before, quote, step = where.removesuffix("'").partition("step '")
+    return f"{before}{step_text(step)}" if quote and where.endswith("'") else where
+
+
 def _unserializable(where: str, value: object, found: RoundTripDifference) -> UnserializableError:
-    return UnserializableError(f"{where}: {type_name(type(value))} does not survive JSON: {found}")
+    return UnserializableError(f"{_with_hook(where)}: {type_name(type(value))} does not survive JSON: {found}")
 
 
 def _part(whole: Any, step: str | int) -> object:
@@ -384,7 +390,7 @@ class SizeLimit:
     def too_large_message(self, where: str, size: str) -> str:
         """The message for a value of `size` bytes."""
         return (
-            f"{where}: {size} bytes are more than {SIZE_VARIABLE} allows ({self.max_bytes:,}); "
+            f"{_with_hook(where)}: {size} bytes are more than {SIZE_VARIABLE} allows ({self.max_bytes:,}); "
             f"store it elsewhere and pass a reference on, or raise the setting"
         )
 

@@ -6,7 +6,7 @@ from types import MappingProxyType
 from typing import Literal, NamedTuple, TypeAlias
 
 from batchflow.core.secrets import SECRET_OUTCOME, marked_text
-from batchflow.errors import ReplayError
+from batchflow.errors import ReplayError, step_text
 
 StepKind: TypeAlias = Literal["run", "sleep", "call", "invoke", "wait"]
 """`run` executes while the function waits; the others wait: for a time, an HTTP response, a child, an event."""
@@ -210,7 +210,7 @@ class Replay:
         """
         if name in self._requested:
             raise ReplayError(
-                f"step '{name}' is asked for twice in one run; give every step a name of its own, "
+                f"{step_text(name)} is asked for twice in one run; give every step a name of its own, "
                 f"in a loop for example f'{name}:{{id}}'"
             )
         self._requested.add(name)
@@ -225,7 +225,7 @@ class Replay:
             return Step(self._count, name, kind, "pending")
         if step.kind != kind:
             raise ReplayError(
-                f"step '{name}' is recorded as a {step.kind} and the code now asks for it as a {kind}; "
+                f"{step_text(name)} is recorded as a {step.kind} and the code now asks for it as a {kind}; "
                 f"give the new step another name"
             )
         return step
@@ -253,8 +253,8 @@ class Replay:
         assert self.next_outcome is not None
         name = self.next_outcome.name
         return ReplayError(
-            f"step '{name}' is recorded next, at position {self.next_outcome.position}, but the code does not ask for "
-            f"it and waits for {_list(waiting)}; {_WANT}"
+            f"{step_text(name)} is recorded next, at position {self.next_outcome.position}, but the code does not ask "
+            f"for it and waits for {_list(waiting)}; {_WANT}"
         )
 
     def unrequested_error(self, ended: str) -> ReplayError | None:

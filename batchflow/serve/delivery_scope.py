@@ -7,7 +7,7 @@ from typing import TypeAlias
 from batchflow.core.expected_data import ExpectedData
 from batchflow.core.message import Claim
 from batchflow.core.ports import Runtime, Threads
-from batchflow.errors import InputError
+from batchflow.errors import InputError, step_text
 
 ActiveStep: TypeAlias = tuple[str, int, str]
 """The step that is executing: run id, number and name."""
@@ -83,7 +83,7 @@ def check_may_wait(app: object, what: str) -> None:
     if delivery is None or delivery.app is not app:
         return
     _, _, step = CURRENT_STEP.get() or ("", 0, "")
-    where = f"step '{step}'" if step else "a durable function"
+    where = step_text(step) if step else "a durable function"
     raise InputError(
         f"{where} cannot wait for {what} of the same app: it would keep the place that this may need; "
         f"write 'await ctx.invoke(name, function, payload)' in the function, which waits without holding anything"

@@ -7,7 +7,7 @@ from batchflow.core.duration import humanize_duration
 from batchflow.core.ports import TIMEOUT_REASON
 from batchflow.core.run import Step
 from batchflow.core.settlement import Settlement, Unlisten, cancelled, dead, parked, released, retry, suspended
-from batchflow.errors import StoreError
+from batchflow.errors import StoreError, step_text
 from batchflow.logs import logger
 from batchflow.serve.execution import Execution
 from batchflow.serve.failure import (
@@ -118,7 +118,7 @@ def _settlement_of_failure(execution: Execution, error: BaseException) -> Settle
     at = execution.recorder.retry_at(error, execution.failures + 1, None)
     if (at or limit) is not None and (step := _step_run_while_handling(execution, error)) is not None:
         # A retry might not reach that step, which is done already: its result would be lost.
-        text, why = error_report(error), f"not tried again, since step '{step}' was executed on the way out"
+        text, why = error_report(error), f"not tried again, since {step_text(step)} was executed on the way out"
         return _dead(execution, error, text.replace(headline(text), f"{headline(text)} ({why})", 1))
     if limit is not None:
         wait = rate_limit_delay_ms(limit, execution.recorder.policy)

@@ -15,7 +15,7 @@ from batchflow.core.retry import RetryPolicy
 from batchflow.core.run import Step
 from batchflow.core.secrets import masked_text
 from batchflow.core.suggestions import NO_WORDS, check_options
-from batchflow.errors import BatchflowError, ConfigurationError, InputError, ReplayError, UnserializableError
+from batchflow.errors import BatchflowError, ConfigurationError, InputError, ReplayError, UnserializableError, step_text
 from batchflow.serve.callables import is_async
 
 _MAX_SHOWN = 100
@@ -309,14 +309,14 @@ def check_step_name(name: object) -> None:
 def nested_step(step: str, inside: str) -> ReplayError:
     """Return the error of a step that was requested by the function of another step."""
     return ReplayError(
-        f"step '{step}' is asked for inside step '{inside}', and steps do not nest; "
+        f"{step_text(step)} is asked for inside {step_text(inside)}, and steps do not nest; "
         f"let '{inside}' return, and ask for '{step}' in the durable function itself"
     )
 
 
 def step_after_final(step: str, last: str) -> ReplayError:
     """Return the error of a step that was requested after one that is written with the settlement."""
-    return ReplayError(f"step '{step}' is asked for after step '{last}', which was asked for as the last one")
+    return ReplayError(f"{step_text(step)} is asked for after {step_text(last)}, which was asked for as the last one")
 
 
 def swallowed_cancellation(sign: str) -> ReplayError:
@@ -329,7 +329,7 @@ def swallowed_cancellation(sign: str) -> ReplayError:
 
 def unstorable_step(step: Step, error: Exception) -> UnserializableError:
     """Return the error of a step that the store will never accept."""
-    wrong = UnserializableError(f"step '{step.name}' cannot be stored: {error}")
+    wrong = UnserializableError(f"{step_text(step.name)} cannot be stored: {error}")
     wrong.__cause__ = error
     return wrong
 
@@ -339,7 +339,7 @@ def unreadable_result(step: Step, codec: Codec[Any], error: Exception) -> Replay
     # A value of a type that is secret only now was recorded without a mark.
     recorded = "a value" if codec.has_secrets else reprlib.repr(masked_text(step.value or "null"))
     wrong = ReplayError(
-        f"step '{step.name}' is recorded as {recorded}, "
+        f"{step_text(step.name)} is recorded as {recorded}, "
         f"which is not a valid {type_name(codec.annotation)} as the code declares it now; "
         f"keep reading what is recorded, or give the new step another name"
     )
@@ -352,8 +352,8 @@ def not_callable(step: str, value: object) -> ConfigurationError:
     _close_coroutines([value])
     name = getattr(value, "__name__", "fn")
     return ConfigurationError(
-        f"step '{step}' cannot call {format_value(value)}; write the function without (), and its arguments after it: "
-        f"ctx.run('{step}', {name}, …)"
+        f"{step_text(step)} cannot call {format_value(value)}; write the function without (), and its arguments after "
+        f"it: ctx.run('{step}', {name}, …)"
     )
 
 

@@ -17,8 +17,7 @@ from batchflow.batch.handle import BatchHandle
 from batchflow.batch.status import BatchSummary
 from batchflow.core.duration import Duration, to_ms
 from batchflow.core.store import Store
-from batchflow.core.suggestions import did_you_mean
-from batchflow.errors import ConfigurationError
+from batchflow.errors import ConfigurationError, hook_step
 from batchflow.serve.functions import ServedFunction
 from batchflow.serve.runs import RunHandle
 from batchflow.serve.trigger import Dedup, TriggerOptions
@@ -39,6 +38,8 @@ from batchflow.testing.stubs import (
     describe_unused_call,
     describe_unused_step,
     id_of,
+    meant_step,
+    names_step,
     raise_error,
     return_value,
 )
@@ -78,7 +79,8 @@ class Environment:
     a namespace that is removed at the end; a function that makes a store with the test's clock; or a store made with
     the clock that is passed as `start`. Otherwise `start` is the time at which the clock begins. `seed` decides ids and
     jitter; `always_replay` suspends runs after every step; `allow_network` makes calls that the test does not answer;
-    `rounds` bounds one drive.
+    `rounds` bounds one drive. With `strict` every step of an item, of a function and every `on_complete` has to be
+    answered, so that none of the app's own code reaches anything; `fetch`, `filter` and `count` execute as they are.
 
     Raises:
         ConfigurationError: on entering: the app is running already, the URL names no store, or fakeredis is missing.
@@ -97,6 +99,7 @@ class Environment:
         seed: int = 0,
         always_replay: bool | None = None,
         allow_network: bool = False,
+        strict: bool = False,
         rounds: int = 10_000,
     ) -> None:
         self.app = app
@@ -108,7 +111,7 @@ class Environment:
         self._history = History(self.clock.now, self.__str__)
         self._batches: dict[str, BatchRecord[Any]] = {}
         self._start = self._history.now()
-        self._steps = StepStubs(self._history)
+        self._steps = StepStubs(self._history, strict=strict)
         self._caller = StubCaller(self._history, allow_network=allow_network)
         self._faults = FaultPlan()
         self._store: Store | None = None
@@ -188,8 +191,9 @@ class Environment:
     def answer(self, step: str, value: object, *, run: HasId | str | None = None) -> None:
         """Execute something else in place of a step: return `value`, or call it if it is a function.
 
-        The function receives the step's arguments, and may be async. The value passes through the step's type. `run`
-        restricts the stub to one run.
+        A step of a workflow goes by its own name or its hook's: "reviews:process-item", "reviews:execute". The function
+        receives the step's arguments, and may be async. The value passes through the step's type. `run` restricts the
+        stub to one run.
         """
         self._steps.stubs.add(Stub(kind="answer", target=step, run=id_of(run), act=return_value(value)))
 
@@ -341,7 +345,7 @@ class Environment:
         leaves the clock there. A process that crashes is started again.
 
         Raises:
-            Unanswered: the app made a call that the test does not answer.
+            Unanswered: the app made a call, or with `strict` executed a step, that the test does not answer.
             StillWaiting: it does not come to rest; the message shows what happened so far.
         """
         end = None if until is None else parse_timestamp(until, option="until")
@@ -379,7 +383,8 @@ class Environment:
         return await self.app.notify(event_id, data, id_of(run))
 
     def _check_answered(self) -> None:
-        unanswered, self._caller.unanswered = self._caller.unanswered, []
+        unanswered = [*self._steps.unanswered, *self._caller.unanswered]
+        self._steps.unanswered, self._caller.unanswered = [], []
         if unanswered:
             raise Unanswered("\n".join([*dict.fromkeys(unanswered), str(self)]))
 
@@ -436,7 +441,7 @@ class Environment:
         if count == times or (times is None and count):
             return
         known = self._history.kinds()
-        near = did_you_mean(step, known) if step not in known else ""
+        near = meant_step(step, known) if hook_step(step) not in known and step not in known else ""
         wanted = "" if times is None else f", not {_times(times)}"
         raise AssertionError(f"step '{step}' ran {_times(count)}{wanted}{near}\n{self}")
 
@@ -459,12 +464,12 @@ class Environment:
         found = self._history.runs.get(id)
         if found is None:
             raise AssertionError(f"there is no run '{id}'\n{self}")
-        if found.steps != list(steps):
+        if found.steps != [it if it in found.steps else hook_step(it) for it in steps]:
             raise AssertionError(f"the steps of run '{id}' are {found.steps}, not {list(steps)}\n{self}")
 
     def _count(self, step: str, run: HasId | str | None) -> int:
         id = id_of(run)
-        return sum(record.name == step and id in (None, record.run) for record in self._history.steps)
+        return sum(names_step(step, record.name) and id in (None, record.run) for record in self._history.steps)
 
 
 class FlowEnv:
@@ -483,6 +488,7 @@ class FlowEnv:
         seed: int = 0,
         always_replay: bool | None = None,
         allow_network: bool = False,
+        strict: bool = False,
         rounds: int = 10_000,
     ) -> Environment:
         """Make an environment for `app`; the options are those of `Environment`."""
@@ -493,6 +499,7 @@ class FlowEnv:
             seed=seed,
             always_replay=always_replay,
             allow_network=allow_network,
+            strict=strict,
             rounds=rounds,
         )
         self._made.append(made)

@@ -17,6 +17,7 @@ from batchflow.core.suggestions import did_you_mean
 from batchflow.errors import ConfigurationError, StoreUnavailable
 from batchflow.testing.history import History
 from batchflow.testing.records import RunRecord
+from batchflow.testing.stubs import names_step
 
 T = TypeVar("T")
 
@@ -259,7 +260,7 @@ class FaultPlan:
                 step = step.name
             number = self._step_numbers.setdefault((run, step), len(self._step_numbers) + 1)
             for crash in self.crashes:
-                if not crash.happened and crash.step in (number, step):
+                if not crash.happened and (crash.step == number or names_step(str(crash.step), step)):
                     crash.happened = True
                     return crash.side
         return None

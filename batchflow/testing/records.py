@@ -13,6 +13,7 @@ from batchflow.core.duration import humanize_duration
 from batchflow.core.run import RunState, Step, StepKind, StepState
 from batchflow.core.secrets import revealed_value
 from batchflow.core.suggestions import did_you_mean
+from batchflow.errors import hook_name, hook_step, hook_suffix
 
 Result = TypeVar("Result")
 FINAL_STATES: frozenset[RunState] = frozenset({"completed", "failed", "cancelled"})
@@ -97,9 +98,9 @@ class RunRecord(Generic[Result]):
         Raises:
             AssertionError: the run has not executed it; the message shows all that happened.
         """
-        found = [record for record in self.history if record.name == name]
+        found = [record for record in self.history if record.name in (name, hook_step(name))]
         if not found:
-            near = did_you_mean(name, {record.name for record in self.history})
+            near = did_you_mean(name, {it for record in self.history for it in (record.name, hook_name(record.name))})
             raise AssertionError(f"run '{self.id}' has not executed step '{name}'{near}\n{self._describe()}")
         return found[-1]
 
@@ -187,14 +188,20 @@ def _title(run: RunRecord[Any], start: datetime) -> str:
 def _ended(run: RunRecord[Any], start: datetime) -> Iterable[Sequence[str]]:
     for record in run.history:
         state = record.state if record.attempt == 1 else f"{record.state} (attempt {record.attempt})"
-        yield record.name, record.kind, state, _since(start, record.at), _input_and_output(record)
+        yield (
+            f"{record.name}{hook_suffix(record.name)}",
+            record.kind,
+            state,
+            _since(start, record.at),
+            _input_and_output(record),
+        )
 
 
 def _waiting(run: RunRecord[Any], start: datetime) -> Iterable[Sequence[str]]:
     for step in run.journal.values():
         if step.state == "pending" and run.state not in FINAL_STATES:
             until = f"until +{humanize_duration(step.due - _ms(start))}" if step.due else ""
-            yield step.name, step.kind, "pending", until, step.error or ""
+            yield f"{step.name}{hook_suffix(step.name)}", step.kind, "pending", until, step.error or ""
 
 
 def _input_and_output(record: StepRecord) -> str:

@@ -10,7 +10,7 @@ from pydantic_core import to_json
 from batchflow.core.call import Body, CallRequest, CallResult, printable_url
 from batchflow.core.suggestions import did_you_mean
 from batchflow.engine.caller import HttpCaller
-from batchflow.errors import ConfigurationError, NonRetryable
+from batchflow.errors import ConfigurationError, NonRetryable, hook_name, hook_step, step_text
 from batchflow.testing.history import History
 
 StubKind: TypeAlias = Literal["answer", "fail", "answer_call", "fail_call"]
@@ -82,20 +82,35 @@ class StubList:
         return [stub for stub in self._stubs if not stub.used]
 
 
+def names_step(written: str, step: str) -> bool:
+    """Return True if `written` is the name of the step, or that of its hook: "reviews:execute"."""
+    return written == step or hook_step(written) == step
+
+
+def meant_step(written: str, known: Iterable[str]) -> str:
+    """Return the end of a message about an unknown step: the likely one, by the word for it that was written."""
+    steps = list(known)
+    return did_you_mean(written, [*steps, *(name for step in steps if (name := hook_name(step)) != step)])
+
+
 class StepStubs:
     """Replaces the functions of steps: it calls their stubs, and records every execution."""
 
-    def __init__(self, history: History) -> None:
+    def __init__(self, history: History, *, strict: bool = False) -> None:
         self.stubs = StubList()
+        self.unanswered: list[str] = []
         self._history = history
+        self._strict = strict
 
     def replace(self, run: str, name: str, fn: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
         """Return the function that the engine executes in place of a step's function."""
 
         async def execute(*args: Any, **kwargs: Any) -> Any:
-            stub = self.stubs.pick(run, lambda target: target == name)
+            stub = self.stubs.pick(run, lambda target: names_step(target, name))
             execution = self._history.start_step(run, name, args, kwargs)
             try:
+                if stub is None and self._strict and self._needs_answer(run, name):
+                    raise NonRetryable(self._note_unanswered(name))
                 value = await (fn if stub is None else stub.act)(*args, **kwargs)
             except Exception as error:
                 execution.failed(error)
@@ -104,6 +119,16 @@ class StepStubs:
             return value
 
         return execute
+
+    def _needs_answer(self, run: str, name: str) -> bool:
+        # The pages of a batch only read.
+        found = self._history.runs.get(run)
+        return found is None or not found.is_layer or hook_name(name).endswith(":on_complete")
+
+    def _note_unanswered(self, name: str) -> str:
+        sentence = f"{step_text(name)} has no answer; write env.answer({hook_name(name)!r}, …), or leave strict out"
+        self.unanswered.append(sentence)
+        return sentence
 
 
 def return_value(value: object) -> Callable[..., Awaitable[Any]]:
@@ -129,14 +154,14 @@ def raise_error(error: Exception | type[Exception]) -> Callable[..., Awaitable[A
 
 def describe_unused_step(stub: Stub, kinds: dict[str, str]) -> str:
     """Describe a stub of a step that was never executed; `kinds` has the kinds of the known steps by name."""
-    kind = kinds.get(stub.target)
+    kind = kinds.get(stub.target) or kinds.get(hook_step(stub.target))
     if kind == "call":
         return f"{stub} was never used: '{stub.target}' is a call; write env.{stub.kind}_call({stub.target!r}, …)"
     if kind is not None and kind != "run":
         return f"{stub} was never used: '{stub.target}' is a step of kind {kind}, which executes nothing"
     if kind == "run":
         return f"{stub} was never used: '{stub.target}' was executed before, or in another run"
-    return f"{stub} was never used: no step '{stub.target}' was requested{did_you_mean(stub.target, kinds)}"
+    return f"{stub} was never used: no step '{stub.target}' was requested{meant_step(stub.target, kinds)}"
 
 
 def describe_unused_call(stub: Stub, calls: Iterable[str], kinds: dict[str, str]) -> str:
@@ -148,7 +173,7 @@ def describe_unused_call(stub: Stub, calls: Iterable[str], kinds: dict[str, str]
 
 
 class Unanswered(AssertionError):
-    """The app made a call that the test does not answer; the message names it."""
+    """The app made a call, or executed a step under `strict`, that the test does not answer; the message names it."""
 
 
 class StubCaller(HttpCaller):

@@ -213,7 +213,7 @@ async def test_a_hook_that_waits_for_a_batch_of_its_app_is_refused() -> None:
         assert (await batch.wait(30)).counts.failed == 2
         for item in [item async for item in batch.items("failed")]:
             assert item.error is not None
-            assert "step 'waiting:process-item' cannot wait for batch 'bat_" in item.error
+            assert "step 'waiting:process-item' (execute) cannot wait for batch 'bat_" in item.error
 
 
 async def test_a_step_may_look_at_a_run_now_and_then() -> None:
