@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import Generic, TypeVar, cast
 
 from batchflow.batch.answers import result_text
@@ -20,6 +21,24 @@ Result = TypeVar("Result")
 
 _ITEMS_PER_READ = 500
 # The number of items in one read.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchItem(Generic[Result]):
+    """One item of a batch as it is now.
+
+    `number` is its place in the batch. `result` is the value that `execute` returned, None until the item has succeeded
+    or if the type of results is None. `error` is the reason of a failed item, of an open one that of its last failed
+    attempt: a line, then the traceback. `attempts` are those that have ended, `ended_at` is in ms since the epoch.
+    """
+
+    number: int
+    id: str
+    state: ItemState
+    result: Result | None = None
+    error: str | None = None
+    attempts: int = 0
+    ended_at: int | None = None
 
 
 class BatchHandle(Generic[Result]):
@@ -100,19 +119,18 @@ class BatchHandle(Generic[Result]):
             with contextlib.suppress(TimeoutError):
                 await wait_until_over(self._client, self.id, self._read_if_over, pause, f"batch '{self.id}'")
 
-    async def items(self, state: ItemState | None = None) -> AsyncIterator[Item]:
+    async def items(self, state: ItemState | None = None) -> AsyncIterator[BatchItem[Result]]:
         """Yield the started items, or those in `state`, ordered by number."""
         after = -1
         while items := await self._client.store.items(self.id, state=state, after=after, limit=_ITEMS_PER_READ):
             for item in items:
-                yield item
+                yield self._batch_item(item)
             after = items[-1].number
 
     async def results(self) -> AsyncIterator[tuple[str, Result]]:
         """Yield id and result of every succeeded item, ordered by number; each result as `execute` returned it."""
-        codec = self._definition.result_codec
         async for item in self.items("succeeded"):
-            yield item.id, cast("Result", codec.decode(result_text(item) or "null"))
+            yield item.id, cast("Result", item.result)
 
     async def cancel(self) -> bool:
         """Cancel the batch: no item starts any more, and running items end at their next step.
@@ -132,6 +150,18 @@ class BatchHandle(Generic[Result]):
         limit = f"limit: {found.limit}" if found.limit else ""
         parts = [f"{status.counts.ended:,} of {status.total:,} items have ended", failing_text(status)]
         return "; ".join(part for part in (*parts, found.sentence, limit) if part)
+
+    def _batch_item(self, item: Item) -> BatchItem[Result]:
+        text = result_text(item)
+        return BatchItem(
+            number=item.number,
+            id=item.id,
+            state=item.state,
+            result=None if text is None else cast("Result", self._definition.result_codec.decode(text)),
+            error=item.error,
+            attempts=item.attempts,
+            ended_at=item.ended_at,
+        )
 
     def _status(self, batch: Batch) -> BatchStatus:
         return BatchStatus.of(batch, self._client.now(), walk_first=self._definition.walk_first)

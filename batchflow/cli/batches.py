@@ -8,7 +8,7 @@ import typer
 
 from batchflow.batch.bound import Workflow
 from batchflow.batch.dry_run import Statistics
-from batchflow.batch.handle import BatchHandle
+from batchflow.batch.handle import BatchHandle, BatchItem
 from batchflow.batch.names import quantity
 from batchflow.batch.status import BatchSummary, format_counts, format_overstated_count, overstated_count
 from batchflow.batch.wait_reason import format_rate
@@ -171,7 +171,7 @@ def resuming_text(batch: Batch) -> str:
     return f"Resuming batch {batch.id} of {batch.workflow}{label}: {so_far}"
 
 
-def print_summary(output: Output, ended: BatchSummary, sentence: str, failures: Sequence[Item]) -> None:
+def print_summary(output: Output, ended: BatchSummary, sentence: str, failures: Sequence[BatchItem[Any]]) -> None:
     """Print the outcome of a batch, under one sentence about it."""
     output.print(sentence, style="bold green" if ended.succeeded else "bold red")
     counts = ended.counts
@@ -193,9 +193,9 @@ def print_summary(output: Output, ended: BatchSummary, sentence: str, failures: 
         output.print(f"  {more}{program_name()} batches show {ended.id}")
 
 
-async def first_failures(handle: BatchHandle[Any]) -> list[Item]:
+async def first_failures(handle: BatchHandle[Any]) -> list[BatchItem[Any]]:
     """The first few items that have failed."""
-    found: list[Item] = []
+    found: list[BatchItem[Any]] = []
     async for item in handle.items("failed"):
         found.append(item)
         if len(found) == _MAX_FAILURES:

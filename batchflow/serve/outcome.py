@@ -9,6 +9,7 @@ from batchflow.core.run import Step
 from batchflow.core.settlement import Settlement, Unlisten, cancelled, dead, parked, released, retry, suspended
 from batchflow.errors import StoreError, step_text
 from batchflow.logs import logger
+from batchflow.serve.delivery_scope import CURRENT_STEP
 from batchflow.serve.execution import Execution
 from batchflow.serve.failure import (
     describe_error,
@@ -77,9 +78,17 @@ def _settlement_of_interruption(execution: Execution, timeout_ms: int | None) ->
     """Return the settlement of an attempt that the engine has cancelled: timed out or released."""
     execution.root.uncancel()
     if execution.interruption == TIMEOUT_REASON:
-        took = humanize_duration(timeout_ms) if timeout_ms else "it may"
-        return _settlement_of_failure(execution, TimeoutError(f"the attempt took longer than {took}"))
+        return _settlement_of_failure(execution, TimeoutError(_timeout_message(execution, timeout_ms)))
     return released(execution.claim, _unrecorded_steps(execution))
+
+
+def _timeout_message(execution: Execution, timeout_ms: int | None) -> str:
+    took = humanize_duration(timeout_ms) if timeout_ms else "it may"
+    limit = "item_timeout" if execution.claim.batch else "timeout"
+    run, _, step = CURRENT_STEP.get() or ("", 0, "")
+    # The attempt may have gone on after it.
+    last = f", last in {step_text(step)}" if run == execution.run_id else ""
+    return f"the attempt took longer than {took} ({limit}){last}"
 
 
 def _settlement_of_ending(execution: Execution) -> Settlement | None:

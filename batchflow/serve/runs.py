@@ -1,7 +1,8 @@
 """Runs: the handle of one run, and listing, cancelling and notifying the runs of an app."""
 
+import contextlib
 import math
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -101,6 +102,23 @@ class RunHandle(Generic[Result]):
         why = f": {run.error.splitlines()[0]}" if run.error else ""
         how = "failed" if run.state == "failed" else "was cancelled"
         raise RunFailed(f"run '{run.id}' of '{run.destination}' {how}{why}")
+
+    async def progress(self, interval: Duration = 0.5) -> AsyncIterator[Run]:
+        """Yield the run now, then about every `interval`, and at last as it has ended.
+
+        Raises:
+            ConfigurationError: `interval` is not a duration.
+            InputError, NotFoundError: as for `wait`.
+        """
+        pause = to_ms(interval, option="interval") / 1000
+        check_may_wait(self._client, f"run '{self.id}'")
+        while True:
+            run = await self._read()
+            yield run
+            if _is_over(run):
+                return
+            with contextlib.suppress(TimeoutError):
+                await wait_until_over(self._client, self.id, self._ended, pause, f"run '{self.id}'")
 
     async def cancel(self) -> bool:
         """Cancel the run: at once while it waits, at its next step while it executes. False when it had ended."""

@@ -258,3 +258,25 @@ async def test_a_step_may_wait_for_a_run_of_another_app() -> None:
     f = served(wait)
     async with other, flow:
         assert await (await f.trigger(None)).wait(30) == "slept"
+
+
+async def test_the_progress_of_a_run_ends_with_its_end() -> None:
+    """The run as it is now first, then about every interval."""
+    flow = Batchflow("sqlite://")
+    may_end = asyncio.Event()
+
+    @flow.serve("/slow")
+    async def slow(ctx: WorkflowContext[int]) -> int:
+        await ctx.run("wait", may_end.wait)
+        return ctx.payload
+
+    seen: list[str] = []
+    async with flow:
+        handle = await slow.trigger(3)
+        async for run in handle.progress(interval="10ms"):
+            seen.append(run.state)
+            if len(seen) == 3:
+                may_end.set()
+        assert await handle.wait() == 3
+    assert seen[-1] == "completed"
+    assert set(seen[:-1]) <= {"waiting", "running"}

@@ -5,6 +5,7 @@ from typing import Any, assert_type
 
 import pytest
 
+from batchflow import Batchflow, BatchWorkflow, RetryPolicy
 from batchflow.batch.bound import Workflow, bind
 from batchflow.batch.dry_run import Statistics
 from batchflow.batch.function import function_workflow
@@ -112,7 +113,9 @@ async def test_results_come_typed_and_in_order(model: Model) -> None:
     results = [pair async for pair in batch.results()]
     assert len(results) == 29
     assert results[1] == ("u2", Greeting(texts=["Welcome, U2!"]))
-    assert [item.id async for item in batch.items("failed")] == ["u1"]
+    ((gone, error),) = [(item, item.error or "") async for item in batch.items("failed")]
+    assert (gone.id, gone.result, gone.state, error.splitlines()[0]) == ("u1", None, "failed", "Item not found")
+    assert [item.result async for item in batch.items("succeeded")] == [result for _, result in results]
     assert [item.number async for item in batch.items()] == list(range(30))
 
 
@@ -269,3 +272,25 @@ def test_a_workflow_serves_its_layers(model: Model) -> None:
     assert [endpoint.name for endpoint in plain.endpoints] == [key.replace(".", ":") for key in KEYS]
     assert plain.declared_flows == tuple(endpoint.flow for endpoint in plain.endpoints)
     assert repr(plain) == "Workflow('plain')"
+
+
+async def test_a_page_that_takes_too_long_names_its_hook_and_its_limit() -> None:
+    """The limit of items is that of pages too."""
+
+    class Slow(BatchWorkflow[NoParams, str, None]):
+        item_timeout = "20ms"
+        entry_flow = paginate_flow = None
+        retry = RetryPolicy.none()
+
+        async def fetch(self, params: NoParams, cursor: str | None, limit: int) -> Page:
+            await asyncio.Event().wait()
+            return Page([])
+
+        async def execute(self, item_id: str) -> None: ...
+
+    flow = Batchflow("sqlite://")
+    slow = flow.add(Slow())
+    async with flow:
+        summary = await (await slow.trigger()).wait(timeout=30)
+    said = "TimeoutError: the attempt took longer than 20ms (item_timeout), last in step 'slow:get-batch' (fetch)"
+    assert (summary.error or "").startswith(said)

@@ -159,7 +159,8 @@ async def test_an_attempt_that_takes_too_long_is_a_failed_one(how: str) -> None:
         model = Model(retry=RetryPolicy(retries=retries))
         started.clear()
         ending = await interrupted(model, endpoint(run), started, TIMEOUT_REASON)
-        assert (ending.ending, first_line(ending)) == (kind, "TimeoutError: the attempt took longer than 1h")
+        assert ending.ending == kind
+        assert first_line(ending).startswith("TimeoutError: the attempt took longer than 1h (timeout)")
 
 
 @pytest.mark.parametrize("how", ["finally", "except", "gather", "swallowed"])
