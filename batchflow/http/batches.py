@@ -1,33 +1,21 @@
 """The endpoints of batches of all workflows: list, status, items, progress, cancel."""
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any
 
-import anyio
 from fastapi import APIRouter, Query, Response
-from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from batchflow.batch.bound import Workflow
 from batchflow.core.batch import Batch, ItemState
 from batchflow.core.ports import Client
-from batchflow.core.store import BatchReads
-from batchflow.errors import StoreUnavailable
 from batchflow.http.errors import json_response, not_found, workflow_not_found
 from batchflow.http.openapi import error_responses
+from batchflow.http.progress import EVENT_STREAM, progress_response
 from batchflow.http.schemas import BatchInfo, BatchList, CancelBatchResponse, ItemInfo, ItemList
 
 MAX_ITEMS = 1_000
 MAX_BATCHES = 500
-MAX_FAILED_READS = 20
-"""A progress stream ends after so many failed reads in a row; a client that connects again is told the reason."""
-
 _LAST_NUMBER = 999_999_999  # item numbers have nine digits
-_SHUTDOWN_GRACE_S = 2.0  # a stream that waits ends at once when the server stops; one that sends has this long
-
-_EVENTS: dict[str, Any] = {
-    "description": "server-sent events: the batch after each change, the last one as event `done`",
-    "content": {"text/event-stream": {"schema": {"type": "string"}}},
-}
 
 
 class BatchEndpoints:
@@ -56,15 +44,7 @@ class BatchEndpoints:
         add("GET", "", self.list, BatchList, "The latest batches, newest first")
         add("GET", "/{id}", self.status, BatchInfo, "A batch and its progress")
         add("GET", "/{id}/items", self.items, ItemList, "The items of a batch, by number")
-        events = {"responses": {**error_responses(404, 422, 503), 200: _EVENTS}, "response_class": EventSourceResponse}
-        add(
-            "GET",
-            "/{id}/progress",
-            self.progress,
-            None,
-            "The progress of a batch as a stream",
-            **events,
-        )
+        add("GET", "/{id}/progress", self.progress, None, "The progress of a batch as a stream", **EVENT_STREAM)
         add("POST", "/{id}/cancel", self.cancel, CancelBatchResponse, "Cancel a batch: nothing of it starts any more")
 
     async def list(
@@ -102,7 +82,7 @@ class BatchEndpoints:
 
     async def progress(self, id: str, interval: Annotated[float, Query(ge=0.1, le=60)] = 0.5) -> Response:
         """The batch is read every `interval` seconds. Close the `EventSource` on `done`, or it connects again."""
-        return progress_response(self._client.store, await self._read(id), self._info, interval)
+        return progress_response(self._client.store.batch, await self._read(id), self._describe, interval)
 
     async def cancel(self, id: str) -> Response:
         """Running items end at their next step. Safe to repeat."""
@@ -115,41 +95,11 @@ class BatchEndpoints:
             raise not_found("batch", id)
         return batch
 
+    def _describe(self, batch: Batch) -> tuple[str, bool]:
+        info = self._info(batch)
+        return info.model_dump_json(by_alias=True), info.is_final
+
     def _info(self, batch: Batch) -> BatchInfo:
         workflow = self._workflows.get(batch.workflow)
         walk_first = workflow is not None and workflow.definition.walk_first
         return BatchInfo.of(batch, self._client.now(), walk_first=walk_first)
-
-
-def progress_response(
-    batches: BatchReads, batch: Batch, describe: Callable[[Batch], BatchInfo], interval: float
-) -> EventSourceResponse:
-    """The response that streams a batch; it ends with the batch, a disconnect, or when the server stops."""
-    stopping = anyio.Event()
-    events = progress_events(batches, batch, describe, interval, stopping)
-    return EventSourceResponse(events, shutdown_event=stopping, shutdown_grace_period=_SHUTDOWN_GRACE_S)
-
-
-async def progress_events(
-    batches: BatchReads, batch: Batch, describe: Callable[[Batch], BatchInfo], interval: float, stopping: anyio.Event
-) -> AsyncIterator[ServerSentEvent]:
-    """The batch now and after each change; the last event is `done`.
-
-    The batch is read every `interval` seconds, which bounds the cost of many clients and many changes.
-    """
-    failures = 0
-    sent: Batch | None = None
-    latest: Batch | None = batch
-    while latest is not None and failures < MAX_FAILED_READS:
-        if latest != sent:
-            sent, info = latest, describe(latest)
-            yield ServerSentEvent(data=info.model_dump_json(by_alias=True), event="done" if info.is_final else None)
-            if info.is_final:
-                return
-        with anyio.move_on_after(interval):
-            await stopping.wait()
-            return
-        try:
-            latest, failures = await batches.batch(batch.id), 0
-        except StoreUnavailable:
-            failures += 1

@@ -12,6 +12,7 @@ from batchflow.errors import InputError
 from batchflow.http.bodies import invalid_field, read_object
 from batchflow.http.errors import function_not_found, json_response, not_found
 from batchflow.http.openapi import BODY_ERRORS, error_responses, request_body
+from batchflow.http.progress import EVENT_STREAM, progress_response
 from batchflow.http.schemas import (
     CancelRunResponse,
     CancelRunsResponse,
@@ -61,6 +62,7 @@ class RunEndpoints:
 
         add("GET", "", self.list, RunList, "The latest runs, newest first")
         add("GET", "/{id}", self.status, RunDetail, "A run with its steps")
+        add("GET", "/{id}/progress", self.progress, None, "The progress of a run as a stream", **EVENT_STREAM)
         add("POST", "/{id}/cancel", self.cancel, CancelRunResponse, "Cancel a run")
         body = request_body(CancelRequest, required=True)
         errors = error_responses(*BODY_ERRORS, described={404: "there is no such function"})
@@ -87,6 +89,10 @@ class RunEndpoints:
     async def status(self, id: str) -> Response:
         """State, steps, result and error. Runs of batches can be read too, as long as they are kept."""
         return json_response(RunDetail.of(await self._read(id)))
+
+    async def progress(self, id: str, interval: Annotated[float, Query(ge=0.1, le=60)] = 0.5) -> Response:
+        """The run is read every `interval` seconds. Close the `EventSource` on `done`, or it connects again."""
+        return progress_response(self._client.store.run, await self._read(id), _describe, interval)
 
     async def cancel(self, id: str) -> Response:
         """A waiting run ends at once, a running one at its next step. Safe to repeat."""
@@ -117,6 +123,10 @@ class RunEndpoints:
         if run is None:
             raise not_found("run", id)
         return run
+
+
+def _describe(run: Run) -> tuple[str, bool]:
+    return RunDetail.of(run).model_dump_json(by_alias=True), run.state in ("completed", "failed", "cancelled")
 
 
 class WorkerEndpoints:

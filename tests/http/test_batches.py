@@ -14,7 +14,7 @@ from starlette.types import Message
 from batchflow import Batchflow
 from batchflow.core.batch import Batch
 from batchflow.errors import StoreUnavailable
-from batchflow.http.batches import MAX_FAILED_READS, progress_events
+from batchflow.http.progress import MAX_FAILED_READS, progress_events
 from batchflow.http.schemas import BatchInfo
 from tests.http.conftest import app_of, scope_of
 from tests.http.samples import assert_error, error_of
@@ -163,8 +163,9 @@ async def test_a_parameter_that_does_not_fit_is_422(query: str, field: str, idle
 ENDLESS_S = 3600.0
 
 
-def answer(batch: Batch) -> BatchInfo:
-    return BatchInfo.of(batch, 0, walk_first=False)
+def answer(batch: Batch) -> tuple[str, bool]:
+    info = BatchInfo.of(batch, 0, walk_first=False)
+    return info.model_dump_json(by_alias=True), info.is_final
 
 
 def events_of(text: str) -> list[tuple[str, Any]]:
@@ -218,14 +219,14 @@ async def test_only_changes_are_sent(idle: Batchflow) -> None:
                 stopping.set()
             return batch
 
-    events = [it async for it in progress_events(cast("Any", Store()), batch, answer, 0.001, stopping)]
+    events = [it async for it in progress_events(Store().batch, batch, answer, 0.001, stopping)]
     assert (looks, len(events)) == (5, 1)
 
 
 async def test_a_server_that_stops_ends_the_stream(idle: Batchflow) -> None:
     """Without waiting for the next read."""
     batch, stopping = await pending(idle), anyio.Event()
-    events = progress_events(idle.engine.store, batch, answer, ENDLESS_S, stopping)
+    events = progress_events(idle.engine.store.batch, batch, answer, ENDLESS_S, stopping)
     assert (await anext(aiter(events))).event is None
     waiting = asyncio.create_task(anext_of(events))
     await asyncio.sleep(0)
@@ -269,6 +270,6 @@ async def test_a_store_that_is_away_for_a_moment_is_waited_for(failures: int, id
             done = await idle.engine.cancel_batch(id)
             return batch if not done else cast("Any", None)
 
-    events = [it async for it in progress_events(cast("Any", Store()), batch, answer, 0.001, anyio.Event())]
+    events = [it async for it in progress_events(Store().batch, batch, answer, 0.001, anyio.Event())]
     assert len(events) == 1
     assert looks == MAX_FAILED_READS

@@ -282,3 +282,13 @@ def test_fields_that_an_older_worker_does_not_report_are_null() -> None:
     answer = WorkerInfo.of(WorkerStatus("w", 0, 0, 1_000, 0, 3, {"b": 1, "a": 2}, True))
     assert (answer.since, answer.seen_at, answer.concurrency, answer.hanging) == (None, None, None, 3)
     assert (answer.state, answer.held, list(answer.holds)) == ("lost", 3, ["a", "b"])
+
+
+async def test_the_progress_of_a_run_is_a_stream(flow: Batchflow, http: AsyncClient) -> None:
+    """Its last event is `done`, and has the result."""
+    body = (await http.post("/onboarding", json={"email": "ada@example.org"})).json()
+    text = (await http.get(f"/runs/{body['workflowRunId']}/progress?interval=0.1")).text
+    *_, last = [block for block in text.split("\r\n\r\n") if "data:" in block]
+    assert last.startswith("event: done")
+    assert '"state":"completed"' in last
+    assert_error(await http.get("/runs/run_gone/progress"), (404, "run_gone", None))

@@ -1,0 +1,73 @@
+"""The progress of a batch or a run as a stream of server-sent events."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, TypeVar
+
+import anyio
+from sse_starlette import EventSourceResponse, ServerSentEvent
+
+from batchflow.core.batch import Batch
+from batchflow.core.run import Run
+from batchflow.errors import StoreUnavailable
+from batchflow.http.openapi import error_responses
+
+Watched = TypeVar("Watched", Batch, Run)
+
+MAX_FAILED_READS = 20
+"""A progress stream ends after so many failed reads in a row; a client that connects again is told the reason."""
+
+_SHUTDOWN_GRACE_S = 2.0  # a stream that waits ends at once when the server stops; one that sends has this long
+
+_EVENTS: dict[str, Any] = {
+    "description": "server-sent events: the whole after each change, the last one as event `done`",
+    "content": {"text/event-stream": {"schema": {"type": "string"}}},
+}
+EVENT_STREAM: dict[str, Any] = {
+    "responses": {**error_responses(404, 422, 503), 200: _EVENTS},
+    "response_class": EventSourceResponse,
+}
+"""The options of a route that answers with `progress_response`."""
+
+
+def progress_response(
+    read: Callable[[str], Awaitable[Watched | None]],
+    first: Watched,
+    describe: Callable[[Watched], tuple[str, bool]],
+    interval: float,
+) -> EventSourceResponse:
+    """The response that streams a batch or run; it ends with that, a disconnect, or when the server stops.
+
+    `describe` returns its JSON text, and True if it has ended.
+    """
+    stopping = anyio.Event()
+    events = progress_events(read, first, describe, interval, stopping)
+    return EventSourceResponse(events, shutdown_event=stopping, shutdown_grace_period=_SHUTDOWN_GRACE_S)
+
+
+async def progress_events(
+    read: Callable[[str], Awaitable[Watched | None]],
+    first: Watched,
+    describe: Callable[[Watched], tuple[str, bool]],
+    interval: float,
+    stopping: anyio.Event,
+) -> AsyncIterator[ServerSentEvent]:
+    """The batch or run now and after each change; the last event is `done`.
+
+    It is read every `interval` seconds, which bounds the cost of many clients and many changes.
+    """
+    failures = 0
+    sent: Watched | None = None
+    latest: Watched | None = first
+    while latest is not None and failures < MAX_FAILED_READS:
+        if latest != sent:
+            sent, (text, is_final) = latest, describe(latest)
+            yield ServerSentEvent(data=text, event="done" if is_final else None)
+            if is_final:
+                return
+        with anyio.move_on_after(interval):
+            await stopping.wait()
+            return
+        try:
+            latest, failures = await read(first.id), 0
+        except StoreUnavailable:
+            failures += 1
