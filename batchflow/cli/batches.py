@@ -1,45 +1,30 @@
-"""`batchflow batches`: lists, shows and cancels the batches of a store. Reports of batches for people."""
+"""`batchflow batches`: lists, shows and cancels the batches of a store, and shows their items."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from batchflow.batch.bound import Workflow
-from batchflow.batch.dry_run import Statistics
-from batchflow.batch.handle import BatchHandle, BatchItem
-from batchflow.batch.names import quantity
-from batchflow.batch.status import BatchSummary, format_counts, format_overstated_count, overstated_count
-from batchflow.batch.wait_reason import format_rate
+from batchflow.cli.batch_reports import BatchDetails, cancelled_text, print_batch, print_batches, print_item
 from batchflow.cli.groups import CommandGroup
 from batchflow.cli.options import JsonOption, UrlOption
 from batchflow.cli.output import (
-    STATE_STYLES,
     Output,
-    first_line,
-    format_local_time,
-    print_pairs,
-    print_table,
-    program_name,
-    time_column,
 )
 from batchflow.cli.target import choose_workflow, load_flow, open_engine
 from batchflow.core.batch import Batch, Item
-from batchflow.core.duration import humanize_duration
-from batchflow.core.flow import FlowControl
-from batchflow.core.message import DeadLetter
-from batchflow.core.secrets import masked_text
+from batchflow.core.ids import item_run_id
+from batchflow.core.store import Reads
 from batchflow.engine.engine import Engine
 from batchflow.errors import NotFoundError
-from batchflow.http.schemas import BatchInfo, BatchList, CancelBatchResponse, DeadLetterInfo, ItemInfo
+from batchflow.http.schemas import BatchInfo, BatchList, CancelBatchResponse, DeadLetterInfo, ItemInfo, RunDebugInfo
 
-_MAX_FAILURES = 5
-_NUMBER_COLUMNS = {"done", "failed", "skipped", "took"}
+_ITEMS_PER_READ = 1_000
+_MAX_NUMBER_DIGITS = 9
 
 BatchIdArgument = Annotated[str, typer.Argument(metavar="ID", help="The id of the batch, such as bat_….")]
 
-group = typer.Typer(cls=CommandGroup, help="List, show and cancel batches.", rich_markup_mode=None)
+group = typer.Typer(cls=CommandGroup, help="List, show and cancel batches and their items.", rich_markup_mode=None)
 
 
 @group.command("list")
@@ -72,7 +57,7 @@ class ListBatches:
         if self.as_json:
             Output().print_json(BatchList(batches=[BatchInfo.of(batch, now) for batch in found]).document())
         else:
-            print_batches(Output(), found)
+            print_batches(Output(), found, now)
         return 0
 
 
@@ -90,17 +75,63 @@ class ShowBatch:
         """Print the batch."""
         async with open_engine(self.url) as engine:
             batch = await _require_batch(engine, self.id)
-            failed = await engine.store.items(self.id, state="failed", limit=self.limit)
-            letters = await engine.store.dead_letters(batch=self.id, limit=self.limit)
+            details = await BatchDetails.read(engine.store, batch, self.limit)
             now = engine.now()
         if self.as_json:
             document = BatchInfo.of(batch, now).document()
-            document["failedItems"] = [ItemInfo.of(item).document() for item in failed]
-            document["deadLetters"] = [DeadLetterInfo.of(letter).document() for letter in letters]
+            document["failedItems"] = [ItemInfo.of(item).document() for item in details.failed]
+            document["deadLetters"] = [DeadLetterInfo.of(letter).document() for letter in details.letters]
             Output().print_json(document)
         else:
-            print_batch(Output(), batch, failed, letters)
+            print_batch(Output(), details, now)
         return 0
+
+
+@group.command("item")
+@dataclass(frozen=True, kw_only=True)
+class ShowItem:
+    """Show one item of a batch: its state, attempts, whole error, result and steps.
+
+    ITEM is the id that the source gave it, or its number in the batch.
+    """
+
+    id: BatchIdArgument
+    item: Annotated[str, typer.Argument(metavar="ITEM", help="The id or the number of the item.")]
+    url: UrlOption = None
+    as_json: JsonOption = False
+
+    async def execute(self) -> int:
+        """Print the item."""
+        async with open_engine(self.url) as engine:
+            batch = await _require_batch(engine, self.id)
+            item = await _find_item(engine.store, batch, self.item)
+            run = await engine.store.run(item_run_id(self.id, item.number))
+        if self.as_json:
+            document = ItemInfo.of(item).document() | {"batchId": batch.id, "workflow": batch.workflow}
+            Output().print_json(document | {"run": None if run is None else RunDebugInfo.of(run).document()})
+        else:
+            print_item(Output(), batch, item, run)
+        return 0
+
+
+async def _find_item(store: Reads, batch: Batch, named: str) -> Item:
+    """The item with an id, or else with a number.
+
+    Raises:
+        NotFoundError: the batch has started no such item.
+    """
+    number = int(named) if named.isdecimal() and len(named) <= _MAX_NUMBER_DIGITS else None
+    by_number: Item | None = None
+    after = -1
+    while found := await store.items(batch.id, after=after, limit=_ITEMS_PER_READ):
+        for item in found:
+            if item.id == named:
+                return item
+            by_number = item if item.number == number else by_number
+        after = found[-1].number
+    if by_number is None:
+        raise NotFoundError(f"the batch '{batch.id}' has started no item '{named}'; ids are compared as text")
+    return by_number
 
 
 @group.command("cancel")
@@ -140,148 +171,3 @@ async def _require_batch(engine: Engine, id: str) -> Batch:
     if batch is None:
         raise NotFoundError(f"there is no batch '{id}' here; 'batchflow batches' lists them")
     return batch
-
-
-def print_statistics(output: Output, title: str, workflow: Workflow[Any, Any], found: Statistics) -> None:
-    """Print the counts of a dry run, under a title."""
-    mean = (
-        "none measured yet" if found.mean_item_ms is None else f"{humanize_duration(round(found.mean_item_ms))} an item"
-    )
-    rows = {
-        "eligible": f"{found.total_eligible:,}",
-        "already processed": f"{found.already_processed:,}",
-        "duplicates": f"{found.duplicates:,}",
-        "to process": f"{found.to_process:,}",
-        "pages": f"{found.pages:,}",
-        "chunks": f"{found.chunks:,}",
-        "sample": ", ".join(found.sample) or "none",
-        "predicted duration": found.predicted_duration,
-        "binding limit": _limit_text(workflow, found.binding_limit),
-        "mean time": mean,
-    }
-    output.print(title, style="bold")
-    print_pairs(output, rows)
-    output.print(found.message)
-
-
-def resuming_text(batch: Batch) -> str:
-    """The first line of a batch that is resumed."""
-    label = f" ({batch.label})" if batch.label else ""
-    so_far = f"{batch.counts.ended:,} items done so far"
-    return f"Resuming batch {batch.id} of {batch.workflow}{label}: {so_far}"
-
-
-def print_summary(output: Output, ended: BatchSummary, sentence: str, failures: Sequence[BatchItem[Any]]) -> None:
-    """Print the outcome of a batch, under one sentence about it."""
-    output.print(sentence, style="bold green" if ended.succeeded else "bold red")
-    counts = ended.counts
-    rate = f", {counts.ended * 1000 / ended.duration_ms:,.1f}/s" if counts.ended and ended.duration_ms else ""
-    rows = {
-        "batch": f"{ended.id} of {ended.workflow}" + (f" ({ended.label})" if ended.label else ""),
-        "state": ended.state,
-        "items": format_counts(counts),
-        "took": f"{humanize_duration(ended.duration_ms)}{rate}",
-    }
-    rows |= {"error": ended.error} if ended.error else {}
-    rows |= {} if ended.counted is None else {"warning": format_overstated_count(ended.counted, counts)}
-    print_pairs(output, rows)
-    if failures:
-        output.print("Failed:")
-        print_pairs(output, {item.id: first_line(item.error) for item in failures}, indent="  ")
-        left = counts.failed - len(failures)
-        more = f"{left:,} more; all of them: " if left else "all about it: "
-        output.print(f"  {more}{program_name()} batches show {ended.id}")
-
-
-async def first_failures(handle: BatchHandle[Any]) -> list[BatchItem[Any]]:
-    """The first few items that have failed."""
-    found: list[BatchItem[Any]] = []
-    async for item in handle.items("failed"):
-        found.append(item)
-        if len(found) == _MAX_FAILURES:
-            break
-    return found
-
-
-def print_batches(output: Output, found: Sequence[Batch]) -> None:
-    """Print a list of batches."""
-    if not found:
-        output.print("No batches")
-        return
-    started, times = time_column("started", [it.created_at for it in found])
-    columns = ["batch", "workflow", "state", "done", "failed", "skipped", started, "took"]
-    columns += ["label"] if any(it.label for it in found) else []
-    rows = [_batch_row(it, time)[: len(columns)] for it, time in zip(found, times, strict=True)]
-    print_table(output, columns, rows, [STATE_STYLES.get(it.state, "") for it in found], numbers=_NUMBER_COLUMNS)
-
-
-def _batch_row(it: Batch, started: str) -> tuple[str, ...]:
-    counts = it.counts
-    return (
-        it.id,
-        it.workflow,
-        it.state,
-        f"{counts.succeeded:,}/{max(counts.started, it.total or 0):,}",
-        f"{counts.failed:,}",
-        f"{counts.skipped:,}",
-        started,
-        "" if it.ended_at is None else humanize_duration(it.ended_at - it.created_at),
-        it.label or "",
-    )
-
-
-def print_batch(output: Output, found: Batch, failed: Sequence[Item], letters: Sequence[DeadLetter]) -> None:
-    """Print one batch with its errors."""
-    counts = found.counts
-    rows = {
-        "batch": found.id + (f" ({found.label})" if found.label else ""),
-        "workflow": found.workflow,
-        "state": found.state,
-        "parameters": masked_text(found.params),
-        "items": format_counts(counts),
-        "eligible": _eligible_text(found),
-        "started": format_local_time(found.created_at),
-        "ended": format_local_time(found.ended_at),
-    }
-    rows |= {"error": found.error} if found.error else {}
-    counted = overstated_count(found)
-    rows |= {} if counted is None else {"warning": format_overstated_count(counted, counts)}
-    print_pairs(output, rows)
-    if failed:
-        output.print(f"Failed items{_shown_of(len(failed), counts.failed)}:", style="bold")
-        print_pairs(output, {item.id: first_line(item.error) for item in failed}, indent="  ")
-    if letters:
-        output.print("Dead letters:", style="bold")
-        print_pairs(output, {letter.id: _dead_letter_text(letter) for letter in letters}, indent="  ")
-
-
-def _eligible_text(found: Batch) -> str:
-    text = f"{found.counts.eligible:,} on {quantity(found.pages, 'page')}, {quantity(found.chunks, 'chunk')}"
-    return f"{text}; the limit of the trigger ended the walk there" if found.counts.left_out else text
-
-
-def cancelled_text(found: Batch) -> str:
-    """A sentence about a batch that was cancelled just now."""
-    if found.items_ended:
-        return f"Batch {found.id} is cancelled: {format_counts(found.counts)}"
-    running = found.counts.open
-    ending = "1 running item ends at its" if running == 1 else f"{running:,} running items end at their"
-    return f"Batch {found.id} is being cancelled: {ending} next step"
-
-
-def _dead_letter_text(letter: DeadLetter) -> str:
-    subject = letter.item or letter.message.destination
-    attempts = quantity(letter.failures, "attempt")
-    return f"{subject}, {format_local_time(letter.died_at)}, {attempts}: {first_line(letter.error)}"
-
-
-def _limit_text(workflow: Workflow[Any, Any], name: str) -> str:
-    layer, _, kind = name.partition(" ")
-    if not kind:
-        return name
-    flow: FlowControl = getattr(workflow.definition, f"{layer}_flow")
-    return f"{name}, {format_rate(flow) if kind == 'rate' else flow.parallelism}"
-
-
-def _shown_of(shown: int, all: int) -> str:
-    return f" ({shown:,} of {all:,})" if shown < all else f" ({all:,})"

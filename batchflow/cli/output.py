@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
-from rich.cells import cell_len
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.text import Text
 
@@ -23,6 +23,8 @@ STATE_STYLES = {"failed": "red", "cancelled": "yellow", "cancelling": "yellow"}
 _WARNING = LOG_LEVELS["WARNING"]
 _MAX_LINES_ABOVE_BAR = 10
 # Ten thousand failing items would push everything else out of sight.
+_MIN_CELLS = 20
+# What is cut keeps at least this much; the line of a narrow terminal wraps instead.
 _UNLIMITED_WIDTH = 10_000
 # Columns of a table in a file, which is not cut off.
 
@@ -121,13 +123,19 @@ def print_table(
         output.print("  ".join(cells).rstrip(), style=style)
 
 
-def print_pairs(output: Output, rows: Mapping[str, str], indent: str = "") -> None:
-    """Print names and values, one pair a line."""
+def print_pairs(output: Output, rows: Mapping[str, str], indent: str = "", *, cut: bool = False) -> None:
+    """Print names and values, one pair a line; `cut` values end with the line of a terminal."""
     names = [escape_controls(name) for name in rows]
     width = max(map(cell_len, names))
     for name, value in zip(names, rows.values(), strict=True):
         output.stdout.print(indent + _pad(name, width), style="dim", end="  ", soft_wrap=True)
-        output.print(value)
+        output.print(_cut(value, output.stdout.width - cell_len(indent) - width - 2) if cut else value)
+
+
+def _cut(text: str, width: int) -> str:
+    if cell_len(text) <= width or width < _MIN_CELLS:
+        return text
+    return set_cell_size(text, width - 1).rstrip() + "…"
 
 
 def _pad(text: str, width: int, to_right: bool = False) -> str:

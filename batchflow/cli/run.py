@@ -18,7 +18,7 @@ from batchflow.batch.handle import BatchHandle
 from batchflow.batch.names import WireKeys
 from batchflow.batch.payloads import EntryBody
 from batchflow.batch.status import BatchSummary
-from batchflow.cli import batches
+from batchflow.cli.batch_reports import first_failures, is_success, print_statistics, print_summary, resuming_text
 from batchflow.cli.inputs import read_params
 from batchflow.cli.options import (
     DedupIdOption,
@@ -219,7 +219,7 @@ class RunBatch:
             Output().print_json(statistics.model_dump(mode="json", by_alias=True))
         else:
             title = f"{workflow.name} at {location_text(flow.engine.store)}"
-            batches.print_statistics(Output(), title, workflow, statistics)
+            print_statistics(Output(), title, workflow, statistics)
         return 0
 
     async def _count(self, flow: Batchflow, workflow: Workflow[Any, Any], params: BaseModel) -> Statistics:
@@ -270,7 +270,7 @@ class _BatchRunner:
         self._resumed = found.same is not None
         if found.same is not None:
             handle = self._workflow.batch(found.same.id)
-            self._print(batches.resuming_text(found.same))
+            self._print(resuming_text(found.same))
         else:
             handle = await request.trigger(self._workflow)
             self._deduplicated = handle.deduplicated
@@ -295,13 +295,14 @@ class _BatchRunner:
 
     async def _report_end(self, handle: BatchHandle[Any]) -> int:
         summary = await handle.wait()
-        failures = await batches.first_failures(handle) if summary.counts.failed else ()
+        failures = await first_failures(handle) if summary.counts.failed else ()
         sentence = _end_message(summary, self._workflow.definition.wire)
         if self._command.as_json:
             self._output.print_json(BatchReport.of(summary, sentence).document() | self._origin)
         else:
-            batches.print_summary(self._output, summary, sentence, failures)
-        return 0 if summary.succeeded else 1
+            url = url_option(self._flow.settings)
+            print_summary(self._output, summary, sentence, failures, url=url)
+        return 0 if is_success(summary) else 1
 
     async def _report_stop(self, handle: BatchHandle[Any]) -> int:
         status = await handle.status()
@@ -330,6 +331,11 @@ class _BatchRunner:
 
 def _end_message(summary: BatchSummary, wire: WireKeys) -> str:
     """A sentence about the end of a batch: for a batch without items, the reason for that."""
+    sentence = _items_message(summary, wire)
+    return sentence if summary.completion_error is None else f"{sentence}, but on_complete failed"
+
+
+def _items_message(summary: BatchSummary, wire: WireKeys) -> str:
     counts = summary.counts
     if summary.state != "completed":
         return f"The batch {'was cancelled' if summary.state == 'cancelled' else summary.state}"

@@ -8,6 +8,7 @@ from typing import Annotated, Any, cast
 import typer
 
 from batchflow.app import Batchflow
+from batchflow.cli.failures import print_error
 from batchflow.cli.groups import CommandGroup
 from batchflow.cli.inputs import read_payload
 from batchflow.cli.options import (
@@ -323,21 +324,30 @@ def print_runs(output: Output, page: RunPage) -> None:
 
 def print_run(output: Output, found: Run) -> None:
     """Print one run with its steps."""
+    has_failed_step = any(step.state == "failed" for step in found.journal)
     rows = {
         "run": found.id + (f" ({found.label})" if found.label else ""),
         "function": found.destination,
         "state": found.state,
         "parent": found.parent or "",
         "batch": found.batch or "",
-        "payload": _truncate(masked_text(found.payload)),
-        "result": _truncate(masked_text(found.result or "")),
-        "error": first_line(found.error),
-        "failures": f"{found.failures:,}" if found.failures else "",
+        "payload": truncate(masked_text(found.payload)),
+        "result": truncate(masked_text(found.result or "")),
+        # The attempts of a step that has failed are those of the step.
+        "failures": f"{found.failures:,}" if found.failures and not has_failed_step else "",
         "created": format_local_time(found.created_at),
         "started": format_local_time(found.started_at),
         "ended": format_local_time(found.ended_at),
     }
     print_pairs(output, {name: value for name, value in rows.items() if value})
+    if found.error:
+        output.print("Last error:" if found.state in ("waiting", "running") else "Error:", style="bold")
+        print_error(output, found.error)
+    print_steps(output, found)
+
+
+def print_steps(output: Output, found: Run) -> None:
+    """Print the steps of a run."""
     if not found.journal:
         output.print("No steps")
         return
@@ -371,5 +381,6 @@ def _due_text(step: Step) -> str:
     return f"until {format_local_time(step.due)}" if step.state == "pending" and 0 < step.due <= LATEST_MS else ""
 
 
-def _truncate(text: str) -> str:
+def truncate(text: str) -> str:
+    """A text of which not too much fills the terminal."""
     return text if len(text) <= _MAX_VALUE_LENGTH else f"{text[:_MAX_VALUE_LENGTH]} …"

@@ -45,6 +45,10 @@ _CHAINED = re.compile(
 )
 
 
+_MARKS = re.compile(r"[ |]*[~^]+[ ~^]*")
+# A line that only underlines a part of the code above it.
+
+
 def retry_at(error: BaseException, failures: int, policy: RetryPolicy, *, now: int, chance: float) -> int | None:
     """Return when to retry after failure number `failures`; None: never.
 
@@ -125,6 +129,26 @@ def user_traceback(text: str) -> str:
                 # All frames of this error were cut.
                 lines.pop()
         if not cut:
+            lines.append(line)
+    return "\n".join(lines) if found else ""
+
+
+def traceback_parts(text: str) -> list[str]:
+    """Return `user_traceback` in its parts: that of the error itself first, then those of its causes."""
+    return _CHAINED.split(user_traceback(text))[::-1]
+
+
+def own_traceback(text: str) -> str:
+    """Return the traceback of the error itself with the user's own frames alone; "" if there are none."""
+    lines: list[str] = []
+    found, is_cut, indent = False, False, ""
+    for line in traceback_parts(text)[0].splitlines():
+        if (frame := _FRAME.match(line)) is not None:
+            indent, is_cut = frame["indent"], is_library(frame["path"])
+            found = found or not is_cut
+        elif not line.startswith(f"{indent} "):
+            is_cut = False
+        if not is_cut and not _MARKS.fullmatch(line):
             lines.append(line)
     return "\n".join(lines) if found else ""
 

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from batchflow.app import open_store
-from batchflow.core.batch import NewBatch
+from batchflow.cli.batch_reports import print_batches
+from batchflow.cli.output import Output
+from batchflow.core.batch import Batch, Counts, ErrorGroup, NewBatch
 from batchflow.core.flow import FlowControl
 from batchflow.core.message import Message
 from batchflow.engine.clock import SystemClock
@@ -124,9 +126,9 @@ def test_a_workflow_that_the_app_does_not_have(command: CommandLine) -> None:
     assert command("batches", "list", "--workflow", "nope").out == "No batches\n"
 
 
-def test_show_tells_what_went_wrong(command: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Counts, state, the failed items with their errors, the dead letters."""
-    monkeypatch.setenv("FAIL", "user-003,user-007")
+def test_show_groups_what_went_wrong(command: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counts and state; each kind of error with an example and the user's own lines; the other items once."""
+    monkeypatch.setenv("FAIL", "user-003,user-007,user-008")
     id = command("run", command.target, "--json").document["batchId"]
     answer = command("batches", "show", id)
     lines = answer.out.splitlines()
@@ -134,12 +136,50 @@ def test_show_tells_what_went_wrong(command: CommandLine, monkeypatch: pytest.Mo
     assert lines[2:6] == [
         "state       completed",
         'parameters  {"paid_only":false,"days":7,"tags":[]}',
-        "items       10 succeeded, 2 failed",
+        "items       9 succeeded, 3 failed",
         "eligible    12 on 2 pages, 3 chunks",
     ]
-    assert "Failed items (2):" in lines
-    assert any(re.fullmatch(r"  user-003  .*no greeting for user-003", line) for line in lines)
-    assert any(re.match(rf"  {id}\.r000000007  user-007, .* attempts?: .*no greeting", line) for line in lines)
+    place = lines.index("Errors:")
+    assert re.fullmatch(r"  3 items failed.*\.py:\d+ in execute\)", lines[place + 1])
+    (example,) = re.findall(r"such as item (\S+) ", answer.out)
+    assert f"NonRetryable: no greeting for {example}" in answer.out
+    assert f'  File "{command.folder}/{command.name}.py", line' in answer.out
+    assert "/batchflow/serve/" not in answer.out
+    assert "Other failed items (2):" in lines
+    assert len(re.findall(r"^  user-00\d  .*NonRetryable: no greeting", answer.out, re.MULTILINE)) == 2
+    assert lines[-1].startswith(f"  one in full: batchflow batches item {id} user-00")
+
+
+def test_item_is_shown_by_id_and_by_number(command: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its state, its attempts, its whole error, its steps."""
+    monkeypatch.setenv("FAIL", "user-003")
+    id = command("run", command.target, "--json").document["batchId"]
+    answer = command("batches", "item", id, "user-003")
+    assert answer.code == 0
+    assert re.search(r"^state +failed$", answer.out, re.MULTILINE)
+    assert "NonRetryable: no greeting for user-003" in answer.out
+    assert f'  File "{command.folder}/{command.name}.py", line' in answer.out
+    assert "greet:process-item" in answer.out
+    assert command("batches", "item", id, "3").out == answer.out
+    document = command("batches", "item", id, "user-003", "--json").document
+    assert (document["itemId"], document["batchId"], document["run"]["state"]) == ("user-003", id, "failed")
+    done = command("batches", "item", id, "user-004").out
+    assert re.search(r"^state +succeeded$", done, re.MULTILINE)
+    assert command("batches", "item", id, "user-99").is_usage_error("has started no item 'user-99'")
+
+
+def test_open_batches_have_their_time_and_trouble(capsys: pytest.CaptureFixture[str]) -> None:
+    """How long they have run, how fast, how long they still need, and what is wrong with them."""
+    counts = Counts(eligible=100, open=60, succeeded=30, failed=10, retrying=7, parked=2)
+    group = ErrorGroup("ConnectError", "jobs.py:4 in execute", 12, 10, "ConnectError: refused", "a", 1, 1)
+    batch = Batch(id="bat_a", workflow="greet", state="sealed", counts=counts, errors=(group,), created_at=0)
+    ended = Batch(id="bat_b", workflow="greet", state="completed", ended_at=5_000, completion_error="KeyError: 'x'")
+    print_batches(Output(), [batch, ended], 20_000)
+    _, first, second = capsys.readouterr().out.splitlines()
+    assert first.endswith(
+        " 20s  2.0/s, 30s to go, 7 retrying: 12 × ConnectError: refused (jobs.py:4 in execute), 2 parked"
+    )
+    assert second.endswith(" 5s  on_complete failed")
 
 
 def test_show_is_one_json_document(command: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -119,10 +119,12 @@ def test_show_has_the_steps(shop: CommandLine) -> None:
 
 
 def test_show_tells_why_a_run_failed(shop: CommandLine) -> None:
-    """In one line; without steps it says so."""
+    """In full, from the user's own code on; without steps it says so."""
     shop("runs", "trigger", shop.target, "/orders/ship", "-p", "id=lost", "--run-id", "order-8", "--wait")
     lines = shop("runs", "show", "order-8").out.splitlines()
-    assert "error     NonRetryable: order 'lost' is nowhere" in lines
+    place = lines.index("Error:")
+    assert lines[place + 1].startswith(f'    File "{shop.folder}/{shop.name}.py", line ')
+    assert lines[-2].endswith("NonRetryable: order 'lost' is nowhere")
     assert lines[-1] == "No steps"
     answer = shop("runs", "show", "run_x")
     assert answer.is_usage_error("there is no run 'run_x' here")

@@ -1,0 +1,81 @@
+"""The failures of a batch, an item or a run, as the command prints them: by kind, or in full."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from batchflow.batch.handle import BatchItem
+from batchflow.batch.names import quantity
+from batchflow.cli.output import Output
+from batchflow.core.batch import ErrorGroup, Item
+from batchflow.serve.failure import failure_in, headline, one_line, own_traceback, traceback_parts
+
+
+def print_groups(output: Output, groups: Sequence[ErrorGroup]) -> None:
+    """Print each kind of error as one line: how many items it has failed, the latest message, the user's line."""
+    for group in groups:
+        output.print(f"  {_extent(group)}: {group.message or group.type}{_place(group)}", style="red")
+
+
+def group_items(items: Sequence[Item] | Sequence[BatchItem[Any]]) -> list[ErrorGroup]:
+    """The errors of failed items by type and the user's own last frame, most frequent first."""
+    alike: dict[tuple[str, str], list[Item | BatchItem[Any]]] = {}
+    for item in items:
+        failure = failure_in(item.error or "")
+        alike.setdefault((failure.type, failure.where), []).append(item)
+    groups = [
+        ErrorGroup(
+            type,
+            where,
+            attempts=sum(it.attempts for it in members),
+            items=len(members),
+            message=one_line(headline(members[-1].error or "")),
+            item=members[-1].id,
+            number=members[-1].number,
+        )
+        for (type, where), members in alike.items()
+    ]
+    return sorted(groups, key=lambda it: -it.items)
+
+
+def print_groups_with_examples(output: Output, groups: Sequence[ErrorGroup], errors: Mapping[int, str]) -> None:
+    """Print each kind of error with the latest item that has it, and the lines of the user's code that led there.
+
+    `errors` are stored ones by the number of the item, or -1 for the batch's own steps.
+    """
+    for group in groups:
+        error = errors.get(group.number, "")
+        # The item may have failed otherwise since then.
+        is_example = group.type in one_line(headline(error))
+        message = group.type if is_example else group.message or group.type
+        output.print(f"  {_extent(group)}: {message}{_place(group)}", style="red")
+        if is_example and group.item is not None:
+            output.print(f"    such as item {group.item} (number {group.number}):")
+        if is_example:
+            _print_lines(output, own_traceback(error) or headline(error), "    ")
+
+
+def print_error(output: Output, error: str, indent: str = "  ") -> None:
+    """Print a stored error in full, without batchflow's own frames: the error itself, and below it what caused it."""
+    for place, part in enumerate(traceback_parts(error)):
+        if place:
+            output.print(f"{indent}caused by:")
+        _print_lines(output, part or headline(error), indent)
+
+
+def _print_lines(output: Output, text: str, indent: str) -> None:
+    for line in text.splitlines():
+        if not line.startswith("Traceback ("):
+            output.print(indent + line)
+
+
+def _extent(group: ErrorGroup) -> str:
+    attempts = quantity(group.attempts, "attempt")
+    if group.number < 0:
+        return f"{attempts} of the batch's own steps"
+    if not group.items:
+        return f"{attempts}, no item failed"
+    return f"{quantity(group.items, 'item')} failed" + (f" ({attempts})" if group.attempts else "")
+
+
+def _place(group: ErrorGroup) -> str:
+    return f" ({group.where})" if group.where else ""
