@@ -192,18 +192,6 @@ def safe_repr(error: BaseException) -> str:
         return f"{type(error).__name__}: {safe_str(error)}"
 
 
-MAX_LINE = 500
-"""The most characters of an exception's text in a line; the store has the whole text."""
-
-_ADVICE = re.compile(r"^\s*For further information visit \S+$", re.MULTILINE)
-
-
-def one_line(text: str) -> str:
-    """Return a text in one line of at most `MAX_LINE` characters, without pydantic's advice where to read on."""
-    line = " ".join(_ADVICE.sub("", text).split())
-    return line if len(line) <= MAX_LINE else f"{line[: MAX_LINE - 1]}…"
-
-
 # The three ways out
 
 _Write: TypeAlias = Callable[[int, object, dict[str, Any]], None]

@@ -90,7 +90,7 @@ class BatchHandle(Generic[Result]):
             ConfigurationError: `timeout` is not a duration.
             InputError: it is called in a step, hook or function of the same app; use `ctx.invoke` there.
             StoreUnavailable: the app has been stopped.
-            BatchFailed: `check` is set, and items have failed, the batch was cancelled, or its walk failed.
+            BatchFailed: `check` is set, and items have failed, the batch was cancelled, or its walk or its end failed.
         """
         limit = timeout_seconds(timeout)
         try:

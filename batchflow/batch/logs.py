@@ -9,8 +9,9 @@ from batchflow.batch.status import BatchStatus, BatchSummary
 from batchflow.core.batch import Batch
 from batchflow.core.duration import humanize_duration
 from batchflow.core.ports import Client, Observer
+from batchflow.core.report import one_line
 from batchflow.errors import StoreError
-from batchflow.logs import log_of, logger, one_line
+from batchflow.logs import log_of, logger
 
 
 class LayerLog:

@@ -1,9 +1,11 @@
 """The status of a batch at any time, and its summary at the end."""
 
+import math
 from dataclasses import dataclass
 
 from batchflow.core.batch import Batch, BatchState, Counts, ErrorGroup
 from batchflow.core.duration import humanize_duration
+from batchflow.core.report import headline, one_line
 
 ROWS_MOVED = (
     "rows may have moved while they were walked, as with LIMIT and OFFSET over what is not done yet; page by a key, or "
@@ -11,13 +13,18 @@ ROWS_MOVED = (
 )
 """The likely reason for a walk over fewer items than `count` returned, and the remedy."""
 
+_MOST_PERCENT = 99.9
+# The percentage of a batch that is not completed, however many of its items have run.
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchSummary:
     """The summary of an ended batch, for `on_complete` and from `BatchHandle.wait`.
 
-    `duration_ms` is the time from the trigger to the end of the last item. `error` is the reason of a walk that failed.
-    `counted` is the result of `count` if the pages had fewer ids, else None. `str()` of it is one line for people.
+    `duration_ms` is the time from the trigger to the end of the last item. `error` is the reason of a walk that failed,
+    `completion_error` that of an `on_complete` that failed for good, each in one sentence. `errors` are the failures in
+    groups. `counted` is the result of `count` if the pages had fewer ids, else None. `str()` of it is one line for
+    people.
     """
 
     id: str
@@ -46,7 +53,7 @@ class BatchSummary:
             pages=batch.pages,
             chunks=batch.chunks,
             label=batch.label,
-            error=batch.error,
+            error=_sentence(batch.error),
             counted=overstated_count(batch),
             errors=batch.errors,
             completion_error=batch.completion_error,
@@ -54,25 +61,30 @@ class BatchSummary:
 
     @property
     def succeeded(self) -> bool:
-        """True if every item that was to run has succeeded."""
-        return self.state == "completed" and not self.counts.failed and not self.counts.cancelled
+        """True if every item that was to run has succeeded, and `on_complete` after them."""
+        complete = self.state == "completed" and self.completion_error is None
+        return complete and not self.counts.failed and not self.counts.cancelled
 
     def failure(self) -> str:
         """Return one sentence about a batch that did not succeed."""
         match self.state:
+            case "completed" if self.completion_error is not None and not self.counts.failed:
+                return f"batch '{self.id}' of '{self.workflow}' has ended, but {_format_completion(self)}"
             case "completed":
                 how = "ended with items that did not succeed"
             case "cancelled":
                 how = "was cancelled"
             case _:
                 how = self.state
-        return f"batch '{self.id}' of '{self.workflow}' {how}: {self.error or format_counts(self.counts)}"
+        text = f"batch '{self.id}' of '{self.workflow}' {how}: {self.error or format_counts(self.counts)}"
+        return text if self.completion_error is None else f"{text}; {_format_completion(self)}"
 
     def __str__(self) -> str:
         label = f" ({self.label})" if self.label else ""
         text = f"{self.workflow} {self.id}{label} {self.state} in {humanize_duration(self.duration_ms)}"
         text = f"{text}: {format_counts(self.counts)}"
         text = f"{text}; {self.error}" if self.error else text
+        text = f"{text}; {_format_completion(self)}" if self.completion_error else text
         return text if self.counted is None else f"{text}; {format_overstated_count(self.counted, self.counts)}"
 
 
@@ -87,10 +99,19 @@ def format_overstated_count(counted: int, counts: Counts) -> str:
     return f"count said {counted:,} and the pages have named {counts.eligible:,}: {ROWS_MOVED}"
 
 
+def _format_completion(batch: "BatchSummary | BatchStatus") -> str:
+    return f"its on_complete failed: {batch.completion_error}"
+
+
+def _sentence(error: str | None) -> str | None:
+    # A store that an older version has written may hold the traceback.
+    return None if error is None else one_line(headline(error))
+
+
 def format_counts(counts: Counts) -> str:
     """Return the counts above zero as text: "78 succeeded, 2 failed, 20 already processed"."""
     named = {
-        "open": counts.open,
+        f"open{_format_waiting(counts)}": counts.open,
         "succeeded": counts.succeeded,
         "failed": counts.failed,
         "cancelled": counts.cancelled,
@@ -102,14 +123,21 @@ def format_counts(counts: Counts) -> str:
     return ", ".join(f"{count:,} {name}" for name, count in named.items() if count) or "no items"
 
 
+def _format_waiting(counts: Counts) -> str:
+    named = {"retrying": counts.retrying, "parked": counts.parked}
+    text = ", ".join(f"{count:,} {name}" for name, count in named.items() if count)
+    return f" ({text})" if text else ""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchStatus:
     """The status of a batch. `str()` of it is one line for people.
 
     `total` is the number of items to run: those found so far, until `is_total_known`. Only then are there a `percent`
     and an `eta_ms`. A total from `count` is corrected page by page, and is exact once the walk has ended.
-    `items_per_second` is the mean since the trigger. `counted` is the result of `count` if the pages had fewer ids,
-    else None.
+    `items_per_second` is the mean since the trigger. `error` is the reason of a walk that failed, `completion_error`
+    that of an `on_complete` that failed for good, and `errors` are the failures so far in groups. `counted` is the
+    result of `count` if the pages had fewer ids, else None.
     """
 
     id: str
@@ -132,7 +160,8 @@ class BatchStatus:
     def of(cls, batch: Batch, now: int, *, walk_first: bool = False) -> "BatchStatus":
         """Create the status of a batch at `now`; with `walk_first` its total is that of the whole walk."""
         ended = batch.ended_at if batch.ended_at is not None else now
-        walked = batch.items_ended or batch.state == "sealed"
+        # A walk that failed has not named all items.
+        walked = batch.state in ("sealed", "cancelled", "completed")
         return cls(
             id=batch.id,
             workflow=batch.workflow,
@@ -145,7 +174,7 @@ class BatchStatus:
             working=batch.working,
             elapsed_ms=max(0, ended - batch.created_at),
             label=batch.label,
-            error=batch.error,
+            error=_sentence(batch.error),
             counted=overstated_count(batch),
             errors=batch.errors,
             completion_error=batch.completion_error,
@@ -158,15 +187,17 @@ class BatchStatus:
 
     @property
     def percent(self) -> float | None:
-        """The percentage of items that have ended; None while the total is not known."""
+        """The percentage of items that have run; None while the total is not known. Only a completed batch has 100."""
+        if self.state == "completed":
+            return 100.0
         if not self.is_total_known:
             return None
-        return 100.0 * self.counts.ended / self.total if self.total else 100.0
+        return min(_MOST_PERCENT, 100.0 * _ran(self.counts) / self.total) if self.total else 0.0
 
     @property
     def items_per_second(self) -> float:
-        """Ended items per second since the trigger."""
-        return self.counts.ended * 1000 / self.elapsed_ms if self.elapsed_ms else 0.0
+        """Items per second that have run since the trigger; cancelled ones have not."""
+        return _ran(self.counts) * 1000 / self.elapsed_ms if self.elapsed_ms else 0.0
 
     @property
     def eta_ms(self) -> int | None:
@@ -179,11 +210,17 @@ class BatchStatus:
 
     def __str__(self) -> str:
         total = f"{self.total:,}" if self.is_total_known else f"{self.total:,} so far"
-        percent = "" if self.percent is None else f" ({self.percent:.0f}%)"
+        percent = "" if self.percent is None else f" ({math.floor(self.percent)}%)"
         eta = f", {humanize_duration(self.eta_ms)} to go" if self.eta_ms else ""
         done = f"{self.counts.ended:,} of {total}{percent}, {self.items_per_second:,.1f}/s{eta}"
         text = f"{self.workflow} {self.id} {self.state}: {done}; {format_counts(self.counts)}"
+        text = f"{text}; {self.error}" if self.error else text
+        text = f"{text}; {_format_completion(self)}" if self.completion_error else text
         return text if self.counted is None else f"{text}; {format_overstated_count(self.counted, self.counts)}"
+
+
+def _ran(counts: Counts) -> int:
+    return counts.succeeded + counts.failed
 
 
 def _expected_total(batch: Batch, *, walk_first: bool) -> int:

@@ -12,6 +12,7 @@ from batchflow.core.flow import FlowControl, FlowStatus
 from batchflow.core.ids import entry_id
 from batchflow.core.message import WorkerStatus
 from batchflow.core.store import Reads
+from batchflow.serve.waiting import unserved_reason
 
 SILENT_MS = 15_000
 """A worker whose last heartbeat is older than this holds its claims without working, for all that is known."""
@@ -45,6 +46,8 @@ async def find_wait_reason(
         return WaitReason(sentence="on_complete has not ended") if batch.working else WaitReason()
     if batch.paused:
         return WaitReason(sentence="an operator has paused the batch")
+    if stalled and (reason := await unserved_reason(store, astuple(definition.routes))):
+        return WaitReason(sentence=reason)
     keys = {str(definition.execute_flow.key): "", str(definition.paginate_flow.key): "paginate "}
     flows = sorted(await store.flows(list(keys)), key=lambda it: keys[it.limits.key or ""])
     if (reason := _stopped_key(flows, batch, now)) or not stalled:

@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple, TypeAlias
 from pydantic_core import to_json
 
 from batchflow.core.flow import FlowControl
+from batchflow.core.report import headline, one_line
 
 BatchState: TypeAlias = Literal["pending", "open", "sealed", "cancelling", "completed", "failed", "cancelled"]
 ItemState: TypeAlias = Literal["open", "succeeded", "failed", "cancelled"]
@@ -101,6 +102,13 @@ class Failure(NamedTuple):
     type: str
     where: str
     message: str
+
+    @classmethod
+    def of_text(cls, error: str) -> "Failure":
+        """The failure of which only the stored text is known."""
+        line = one_line(headline(error))
+        name = line.partition(":")[0]
+        return cls(name if name.isidentifier() else "Error", "", line)
 
 
 class ErrorGroup(NamedTuple):

@@ -105,7 +105,8 @@ class ClaimResult(NamedTuple):
 class DeadLetter:
     """A message whose attempts are used up: the whole message, its error and its history. Times are ms.
 
-    `number` is -1, or the place of `item` in its batch.
+    `number` is -1, or the place of `item` in its batch. `attempts` are its failed and lost attempts in all, with those
+    of its steps; `failures` only those outside steps, since its last recorded step.
     """
 
     message: Message
@@ -118,6 +119,7 @@ class DeadLetter:
     item: str | None = None
     number: int = -1
     journal: Journal = ()
+    attempts: int = 0
 
     @property
     def id(self) -> str:
@@ -151,9 +153,27 @@ class WorkerStatus(NamedTuple):
         return sum(self.holds.values())
 
 
+MOST_NAMED = 5
+"""The number of destinations that a sentence names."""
+
+
 class UnservedWork(NamedTuple):
-    """Due messages of a destination that no worker serves; their batch, if all of them belong to one."""
+    """Due messages of a destination that no worker serves; their batch, if all of them belong to one.
+
+    `waiting` is their number; above `batchflow.core.store.MOST_COUNTED` there may be more.
+    """
 
     destination: str
     waiting: int
     batch: str | None = None
+
+
+def unserved_sentence(found: Sequence[UnservedWork]) -> str:
+    """Return one sentence about work that no worker serves."""
+    count = sum(work.waiting for work in found)
+    names = [work.destination for work in found[:MOST_NAMED]]
+    left = len(found) - len(names)
+    last = f"{left:,} more" if left else names.pop()
+    named = f"{', '.join(names)} and {last}" if names else last
+    wait = "message waits" if count == 1 else "messages wait"
+    return f"{count:,} {wait} for {named}, which no worker serves"

@@ -4,8 +4,9 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, TypeAlias
 
-from batchflow.core.batch import ItemState, NewBatch
+from batchflow.core.batch import Failure, ItemState, NewBatch
 from batchflow.core.message import Claim, Message
+from batchflow.core.report import headline, one_line
 from batchflow.core.run import RunState, Step, StepState
 
 
@@ -136,7 +137,10 @@ ARRIVES: Mapping[Ending, StepState] = MappingProxyType(
 
 
 class Settlement(NamedTuple):
-    """The end of a claim, with EVERYTHING that is written with it. The functions below make it, one for each ending."""
+    """The end of a claim, with EVERYTHING that is written with it. The functions below make it, one for each ending.
+
+    `failures` are the attempts that have failed since the claim, of steps and of the function, the last one last.
+    """
 
     id: str
     fence: int
@@ -147,6 +151,27 @@ class Settlement(NamedTuple):
     steps: tuple[Step, ...] = ()
     effects: tuple[Effect, ...] = ()
     took_ms: float = 0.0
+    failures: tuple[Failure, ...] = ()
+
+    @property
+    def grouped(self) -> tuple[Failure, ...]:
+        """The failures that its batch groups; of a message that failed for good at least one."""
+        if self.failures or self.error is None or self.ending not in ("dead", "failed"):
+            return self.failures
+        return (Failure.of_text(self.error),)
+
+    @property
+    def sentence(self) -> str | None:
+        """The error in one line; the same without an error for a message that was cancelled."""
+        if self.error is not None:
+            # Of a step that failed, the rest is a sentence of its own.
+            return one_line(headline(self.error)).removeprefix("StepFailed: ")
+        return f"its run '{self.id}' was cancelled" if self.ending != "done" else None
+
+    @property
+    def failed_attempts(self) -> int:
+        """The number of its attempts that count as failed; a rate limit costs no attempt."""
+        return max(0, len(self.grouped) - (self.ending == "parked"))
 
 
 # One is made for every item, and the constructor of a named tuple takes three times as long.
@@ -155,7 +180,7 @@ _new: Callable[..., Settlement] = tuple[Any, ...].__new__
 
 def done(claim: Claim, result: str, effects: tuple[Effect, ...] = ()) -> Settlement:
     """The function returned `result` (JSON text). An item succeeds and is marked in the ledger."""
-    return _new(Settlement, (claim.id, claim.fence, "done", result, None, 0, (), effects, 0.0))
+    return _new(Settlement, (claim.id, claim.fence, "done", result, None, 0, (), effects, 0.0, ()))
 
 
 def failed(claim: Claim, error: str, result: str, effects: tuple[Effect, ...] = ()) -> Settlement:
@@ -163,27 +188,43 @@ def failed(claim: Claim, error: str, result: str, effects: tuple[Effect, ...] = 
     return Settlement(claim.id, claim.fence, "failed", result, error, effects=effects)
 
 
-def suspended(claim: Claim, until: int, steps: tuple[Step, ...], effects: tuple[Effect, ...] = ()) -> Settlement:
-    """The run waits until `until` (ms), or for an arrival. It does not count as an attempt."""
-    return Settlement(claim.id, claim.fence, "suspended", due=until, steps=steps, effects=effects)
+def suspended(
+    claim: Claim,
+    until: int,
+    steps: tuple[Step, ...],
+    effects: tuple[Effect, ...] = (),
+    failures: tuple[Failure, ...] = (),
+) -> Settlement:
+    """The run waits until `until` (ms), or for an arrival. With `failures`, steps have failed and are tried again."""
+    return Settlement(claim.id, claim.fence, "suspended", due=until, steps=steps, effects=effects, failures=failures)
 
 
-def retry(claim: Claim, at: int, error: str, steps: tuple[Step, ...] = ()) -> Settlement:
+def retry(
+    claim: Claim, at: int, error: str, steps: tuple[Step, ...] = (), failures: tuple[Failure, ...] = ()
+) -> Settlement:
     """An attempt failed outside steps; the next one is due at `at` (ms). The message counts the failure."""
-    return Settlement(claim.id, claim.fence, "retry", error=error, due=at, steps=steps)
+    return Settlement(claim.id, claim.fence, "retry", error=error, due=at, steps=steps, failures=failures)
 
 
-def parked(claim: Claim, until: int, error: str, steps: tuple[Step, ...] = ()) -> Settlement:
+def parked(
+    claim: Claim, until: int, error: str, steps: tuple[Step, ...] = (), failures: tuple[Failure, ...] = ()
+) -> Settlement:
     """A service limits the rate: the whole flow key waits until `until` (ms). It does not count as an attempt."""
-    return Settlement(claim.id, claim.fence, "parked", error=error, due=until, steps=steps)
+    return Settlement(claim.id, claim.fence, "parked", error=error, due=until, steps=steps, failures=failures)
 
 
-def dead(claim: Claim, error: str, steps: tuple[Step, ...] = (), effects: tuple[Effect, ...] = ()) -> Settlement:
+def dead(
+    claim: Claim,
+    error: str,
+    steps: tuple[Step, ...] = (),
+    effects: tuple[Effect, ...] = (),
+    failures: tuple[Failure, ...] = (),
+) -> Settlement:
     """The attempts are used up: the message becomes a dead letter with its error and journal.
 
     If the run was cancelled meanwhile, it is cancelled instead, and its effects are dropped.
     """
-    return Settlement(claim.id, claim.fence, "dead", error=error, steps=steps, effects=effects)
+    return Settlement(claim.id, claim.fence, "dead", error=error, steps=steps, effects=effects, failures=failures)
 
 
 def released(claim: Claim, steps: tuple[Step, ...] = ()) -> Settlement:
@@ -201,9 +242,9 @@ def cancelled(claim: Claim) -> Settlement:
 
 def with_duration(settlement: Settlement, took_ms: float) -> Settlement:
     """The settlement, with the time that its claim took."""
-    id, fence, ending, result, error, due, steps, effects, _ = settlement
+    id, fence, ending, result, error, due, steps, effects, _, failures = settlement
     # One is made for every item, and `_replace` takes as long as a step.
-    return _new(Settlement, (id, fence, ending, result, error, due, steps, effects, took_ms))
+    return _new(Settlement, (id, fence, ending, result, error, due, steps, effects, took_ms, failures))
 
 
 class SettleResult(NamedTuple):

@@ -13,12 +13,18 @@ from typing import Literal, Protocol, TypeAlias
 
 from batchflow.core.batch import Batch, Item, ItemState, Mark, NewBatch
 from batchflow.core.flow import FlowControl, FlowStatus
-from batchflow.core.message import ClaimResult, DeadLetter, Message, WorkerStatus
+from batchflow.core.message import ClaimResult, DeadLetter, Message, UnservedWork, WorkerStatus
 from batchflow.core.run import Run, RunQuery, Step, Waiter
 from batchflow.core.settlement import Effect, Settlement, SettleResult
 
 KEPT_EVENTS = 1_000
 """The number of events that are kept for one run that does not wait for them yet."""
+
+SEARCHED_BATCHES = 100
+"""The number of the latest batches of a workflow in which an item is searched."""
+
+MOST_COUNTED = 100_000
+"""The number up to which messages that nobody serves are counted."""
 
 RecordResult: TypeAlias = Literal["recorded", "stale", "cancelled"]
 """The result of recording a step: recorded; the claim is lost; the run is cancelled."""
@@ -112,10 +118,13 @@ class Commands(Protocol):
 class Delivery(Protocol):
     """The verbs of a worker: it registers, leases messages while its lease lasts, and ends its claims."""
 
-    async def register(self, worker: str, lease_ms: int, concurrency: int = 0) -> None:
+    async def register(
+        self, worker: str, lease_ms: int, concurrency: int = 0, destinations: Sequence[str] | None = None
+    ) -> None:
         """Register a worker; its claims belong to it until the lease ends. Safe to repeat.
 
-        `concurrency` is the number of claims that it may have, as `workers` shows it.
+        `concurrency` is the number of claims that it may have, and `destinations` are those that it serves, as
+        `workers` shows them; repeated with others (not None), these take their place.
         """
         ...
 
@@ -152,7 +161,12 @@ class Delivery(Protocol):
         `suspended` one with an arrival. `dead` makes it a dead letter, whole and with its journal, fails its item, or
         the walk of its batch, and publishes to its `on_failure` (for an item its batch's) a message whose body is its
         id as JSON; if its run is cancelled, it is `cancelled` instead. Held messages of a batch whose walk failed are
-        dropped. `cancelled` ends it without a result or effects, and cancels everything that it waits for.
+        dropped. A completion that does not end as `done` sets its batch's `completion_error`, and a later one that does
+        clears it. `cancelled` ends it without a result or effects, and cancels everything that it waits for.
+        Until it is claimed again, an item counts as `parked` in its batch after `parked`, and else as `retrying` if an
+        attempt has failed (`retry`, or `failures`), and has the error of the last one. The `failures` are added to the
+        error groups of the batch, at most `MAX_ERROR_GROUPS`: what is beyond goes to the group `OTHER_ERRORS`. They and
+        lost claims count as attempts, which nothing resets; those of rate limits do not.
         The end of a message with a parent arrives at the step that waits for it. The settlement that ends a batch's
         last item after its last page also completes the batch and publishes its completion message: exactly once.
         """
@@ -201,7 +215,8 @@ class AdminCommands(Protocol):
         """Make a dead letter a waiting message again, due at once, with failures and losses reset.
 
         Its journal stays except for pending steps and the latest one that failed, which run again. Its item is open
-        again; a batch that had ended resumes as `sealed`, and completes again, with another completion message. False
+        again; a batch that had ended resumes as `sealed`, and completes again, with another completion message; that of
+        a completion stays ended. Attempts and error groups stay. False
         if it is not a dead letter, its batch is being cancelled or was removed, or the held messages of its batch are
         gone.
         """
@@ -275,6 +290,13 @@ class BatchReads(Protocol):
         """Items of a batch numbered above `after`, by number."""
         ...
 
+    async def find_items(self, workflow: str, item_id: str, limit: int = 20) -> Sequence[tuple[str, Item]]:
+        """The items with this id of the `SEARCHED_BATCHES` latest batches of a workflow, newest first, with the batch.
+
+        A store without an index of them reads the items of these batches, a slice at a time.
+        """
+        ...
+
 
 class LedgerReads(Protocol):
     """Reads of ledgers."""
@@ -304,6 +326,13 @@ class Reads(RunReads, BatchReads, LedgerReads, Protocol):
 
         A worker is listed from its registration until it is deregistered, or `expire` has reclaimed its claims. It is
         lost while `expire` would do that; this reclaims nothing.
+        """
+        ...
+
+    async def unserved(self, limit: int = 100) -> Sequence[UnservedWork]:
+        """Destinations, by name, of due messages that could start if a worker served them, which no live one does.
+
+        Nothing while a live worker has not reported what it serves.
         """
         ...
 

@@ -9,9 +9,10 @@ from batchflow.core.batch import Failure
 from batchflow.core.call import CALL_DESTINATION
 from batchflow.core.message import Claim
 from batchflow.core.ports import NO_LOG_NAMES, ClaimKey, FailedAttempt, LogNames
+from batchflow.core.report import one_line
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.settlement import Settlement
-from batchflow.logs import log_of, one_line
+from batchflow.logs import log_of
 
 SUM_MS = 10_000
 """Failed attempts of known kinds are summed for this long."""

@@ -5,6 +5,7 @@ import contextlib
 import threading
 from collections.abc import Awaitable, Callable
 
+from batchflow.core.message import unserved_sentence
 from batchflow.core.store import Renew, Store
 from batchflow.engine.clock import ClockJumpDetector, elapsed_s
 from batchflow.engine.dispatcher import Dispatcher
@@ -27,6 +28,8 @@ EXPIRE_EVERY = 5
 REPORT_EVERY = 30
 PRUNE_EVERY = 60
 """The intervals of maintenance are multiples of its tick."""
+UNSERVED_FIRST = 3
+"""The tick after which unserved work is looked for first: other workers may be starting."""
 MAX_PRUNE_SLICES = 1_000
 
 DEREGISTER_TIMEOUT_S = 2.0
@@ -220,6 +223,8 @@ class Maintenance:
         tick: Callable[[], None] | None = None,
     ) -> None:
         self._tick = tick
+        self._register: Callable[[], Awaitable[None]] | None = None
+        self._registered = dispatcher.destinations
         self._clock_jumps = clock_jumps
         self._report = report
         self._outages = 0
@@ -227,11 +232,15 @@ class Maintenance:
         self._dispatcher = dispatcher
         self._retention_ms = retention_ms
 
+    def on_new_destinations(self, register: Callable[[], Awaitable[None]]) -> None:
+        """Call `register` once more destinations are served than at the start."""
+        self._register = register
+
     async def run(self) -> None:
         """Check time limits and call `tick` each second, check dead workers every few, report progress twice a minute.
 
-        Each minute, reconcile the store and prune it in slices. Reconcile also after an outage, since the store may
-        have stopped in the middle of a verb.
+        Soon after the start and each minute, look for work that no worker serves. Each minute, reconcile the store and
+        prune it in slices. Reconcile also after an outage, since the store may have stopped in the middle of a verb.
         """
         beat = spared = 0
         while True:
@@ -248,8 +257,13 @@ class Maintenance:
                     spared = beat + EXPIRE_EVERY
                     await self._reconcile(deep=True)
                     self._outages = ended
+                if self._registered is not (now := self._dispatcher.destinations) and self._register is not None:
+                    await self._register()
+                    self._registered = now
                 if beat % EXPIRE_EVERY == 0 and beat > spared and not self._dispatcher.outage.is_active:
                     await self._expire()
+                if beat % PRUNE_EVERY == 0 or beat == UNSERVED_FIRST:
+                    await self._warn_of_unserved_work()
                 if beat % REPORT_EVERY == 0 and self._report is not None:
                     await self._report()
                 if beat % PRUNE_EVERY == 0:
@@ -268,6 +282,11 @@ class Maintenance:
     async def _reconcile(self, *, deep: bool) -> None:
         if count := await self._store.reconcile(self._dispatcher.destinations, deep=deep):
             logger().warning("[batchflow] Repaired what the store had left half done", places_and_messages=count)
+
+    async def _warn_of_unserved_work(self) -> None:
+        if found := await self._store.unserved():
+            destinations = [work.destination for work in found]
+            logger().warning(f"[batchflow] {unserved_sentence(found)}", destinations=destinations)
 
     async def _prune(self) -> None:
         for _ in range(MAX_PRUNE_SLICES):
@@ -298,6 +317,7 @@ class EngineWorker:
         self._lease = lease
         self._declare = declare
         self._observers = dispatcher.observers
+        maintenance.on_new_destinations(self.register)
         self._tasks: list[asyncio.Task[None]] = []
         self.monitor = LoopMonitor(dispatcher.log_prefix_of)
         self._heartbeat = Heartbeat(
@@ -306,7 +326,7 @@ class EngineWorker:
 
     async def start(self) -> None:
         """Register with the store, which is waited for, and start claiming."""
-        await wait_for_store(self._register, self._observers)
+        await wait_for_store(self.register, self._observers)
         # The work of an earlier process of this machine that died continues at once.
         await wait_for_store(self._store.expire, self._observers)
         self._tasks = [
@@ -348,11 +368,13 @@ class EngineWorker:
             logger().warning(
                 "[batchflow] This worker's lease had ended (was the process suspended?); registering again"
             )
-        await wait_for_store(self._register, self._observers)
+        await wait_for_store(self.register, self._observers)
 
-    async def _register(self) -> None:
+    async def register(self) -> None:
+        """Register with the store, or again with the destinations that have been added since."""
         asked_at = self._lease.elapsed()
-        await self._store.register(self._name, self._lease.lease_ms, self._concurrency)
+        destinations = self.dispatcher.destinations
+        await self._store.register(self._name, self._lease.lease_ms, self._concurrency, destinations)
         self._lease.mark_renewed(asked_at)
         # Messages that are due could not be claimed before.
         self.dispatcher.wake()

@@ -19,6 +19,7 @@ from batchflow.http.schemas import (
     RunDetail,
     RunInfo,
     RunList,
+    UnservedInfo,
     WorkerInfo,
     WorkerList,
 )
@@ -150,4 +151,6 @@ class WorkerEndpoints:
 
     async def list(self) -> Response:
         """The workers of all processes that share the app's store."""
-        return json_response(WorkerList(workers=[WorkerInfo.of(it) for it in await self._client.store.workers()]))
+        workers = [WorkerInfo.of(it) for it in await self._client.store.workers()]
+        unserved = [UnservedInfo.of(it) for it in await self._client.store.unserved()]
+        return json_response(WorkerList(workers=workers, unserved=unserved))

@@ -12,7 +12,8 @@ from pydantic.alias_generators import to_camel
 from batchflow.batch.answers import result_text
 from batchflow.batch.status import BatchStatus, BatchSummary
 from batchflow.core.batch import Batch, BatchState, Counts, ErrorGroup, Item, ItemState
-from batchflow.core.message import DeadLetter, WorkerStatus
+from batchflow.core.call import CALL_DESTINATION
+from batchflow.core.message import DeadLetter, UnservedWork, WorkerStatus
 from batchflow.core.run import Run, RunState, Step, StepKind, StepState, Waiter
 from batchflow.core.secrets import masked_value
 from batchflow.serve.failure import headline, traceback_text
@@ -141,7 +142,7 @@ class BatchInfo(ApiModel):
             chunks=batch.chunks,
             force=batch.force,
             label=batch.label,
-            error=batch.error,
+            error=status.error,
             completion_error=batch.completion_error,
             last_errors=[ErrorInfo.of(group) for group in batch.errors],
             counted=status.counted,
@@ -370,8 +371,9 @@ class WaiterList(ApiModel):
 class WorkerInfo(ApiModel):
     """A worker: its start, its last heartbeat, and the time at which its claims are taken back without another one.
 
-    `holds` is the number of its claims by destination. `hanging` is the number of threads that it has given up because
-    a plain function does not return. A worker that has died is `lost` until its claims are taken back.
+    `holds` is the number of its claims by destination, and `serves` are all those that it serves. `hanging` is the
+    number of threads that it has given up because a plain function does not return. A worker that has died is `lost`
+    until its claims are taken back.
     """
 
     name: str
@@ -383,6 +385,7 @@ class WorkerInfo(ApiModel):
     hanging: int
     held: int
     holds: dict[str, int]
+    serves: list[str]
 
     @classmethod
     def of(cls, worker: WorkerStatus) -> "WorkerInfo":
@@ -397,13 +400,28 @@ class WorkerInfo(ApiModel):
             hanging=worker.hanging,
             held=worker.held,
             holds=dict(sorted(worker.holds.items())),
+            serves=[it for it in worker.serves if it != CALL_DESTINATION],
         )
 
 
+class UnservedInfo(ApiModel):
+    """Due messages of a destination that no worker serves; `batchId` is their batch, if all belong to one."""
+
+    destination: str
+    waiting: int
+    batch_id: str | None
+
+    @classmethod
+    def of(cls, work: UnservedWork) -> "UnservedInfo":
+        """Work that nobody serves."""
+        return cls(destination=work.destination, waiting=work.waiting, batch_id=work.batch)
+
+
 class WorkerList(ApiModel):
-    """Workers, by name."""
+    """Workers, by name, and the work that is due and that none of them serves."""
 
     workers: list[WorkerInfo]
+    unserved: list[UnservedInfo] = []
 
 
 # Responses to requests that change something

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any, Literal, NamedTuple, NoReturn, TypeAlias, TypeVar
 
+from batchflow.core.batch import Failure
 from batchflow.core.codec import DEFAULT_SIZE_LIMIT, Codec, SizeLimit
 from batchflow.core.message import Claim
 from batchflow.core.ports import FailedAttempt, FailurePoint, Lease, Recorder, RecordResult, Runtime
@@ -103,6 +104,7 @@ class Execution:
         "deferred",
         "ending",
         "entropy",
+        "failed_attempts",
         "failures",
         "fault",
         "force_cancelled",
@@ -158,7 +160,9 @@ class Execution:
         """The outcomes that are written with the settlement."""
         self.failures = claim.failures
         """Failed attempts of the function since the last recorded step."""
-        self.rate_limit: tuple[int, str] | None = None
+        self.failed_attempts: tuple[Failure, ...] = ()
+        """The failures of steps since the claim, as the batch groups them."""
+        self.rate_limit: tuple[int, str, Failure] | None = None
         """Until when the flow key pauses, and why."""
         self.handled_errors: tuple[tuple[BaseException, str], ...] = ()
         """The exceptions that were being handled when new steps were requested, with the names of these steps."""
@@ -467,11 +471,14 @@ class Execution:
         limit, policy = rate_limit(error), retry or self.recorder.policy
         if limit is not None:
             wait = rate_limit_delay_ms(limit, policy)
-            self.rate_limit = max(self.rate_limit or (0, ""), (self.now() + wait, describe_error(error)))
+            until = self.now() + wait
+            if self.rate_limit is None or self.rate_limit[0] < until:
+                self.rate_limit = until, describe_error(error), failure_of(error)
             outcome = Step(number, name, "run", "pending", failures=failures)
             self.report_failure(error, "step", failures + 1, policy.attempts, wait, parked=True, step=outcome)
             return outcome
         failures += 1
+        self.failed_attempts += (failure_of(error),)
         at = self.recorder.retry_at(error, failures, retry)
         if at is None:
             outcome = Step(

@@ -14,6 +14,8 @@ from typing import Any, cast
 
 from batchflow.core.batch import Failure
 from batchflow.core.frames import is_batchflow, is_library, place
+from batchflow.core.report import TRACEBACK_HEADER, one_line, traceback_text
+from batchflow.core.report import headline as headline
 from batchflow.core.retry import RetryPolicy
 from batchflow.errors import (
     ConfigurationError,
@@ -26,14 +28,13 @@ from batchflow.errors import (
     TimedOut,
     UnserializableError,
 )
-from batchflow.logs import one_line, safe_str
+from batchflow.logs import safe_str
 from batchflow.serve.callables import THREAD_ENTRY
 
 MAX_REPORT_BYTES = 8 * 1024
 """The maximum size of the stored text of one failure."""
 
 _NOT_RETRYABLE = (ConfigurationError, InputError, NonRetryable, StepFailed, ReplayError, TimedOut, UnserializableError)
-_TRACEBACK_HEADER = "\nTraceback (most recent call last):\n"
 _PACKAGE_DIR = str(Path(__file__).parents[1])
 
 _KEPT_FRAMES = 10
@@ -89,18 +90,7 @@ def error_report(error: BaseException) -> str:
     frames = list(about.format())
     # The separator already contains the first line.
     body = "".join(frames[1:] if frames and frames[0].startswith("Traceback") else frames)
-    return _truncate(f"{describe_error(error)}{_TRACEBACK_HEADER}{body}".rstrip())
-
-
-def headline(text: str) -> str:
-    """Return the first part of an `error_report`, the line without the traceback."""
-    return text.partition(_TRACEBACK_HEADER)[0]
-
-
-def traceback_text(text: str) -> str:
-    """Return the traceback of an `error_report`, or an empty text."""
-    _, found, frames = text.partition(_TRACEBACK_HEADER)
-    return f"{found.lstrip()}{frames}" if found else ""
+    return _truncate(f"{describe_error(error)}{TRACEBACK_HEADER}{body}".rstrip())
 
 
 def own_frame(text: str) -> str:
@@ -125,7 +115,7 @@ def user_traceback(text: str) -> str:
             found = found or not cut
         elif not line.startswith((f"{indent} ", f"{indent}[")):
             cut = False
-            if lines and lines[-1].endswith(_TRACEBACK_HEADER.strip()):
+            if lines and lines[-1].endswith(TRACEBACK_HEADER.strip()):
                 # All frames of this error were cut.
                 lines.pop()
         if not cut:
@@ -168,9 +158,7 @@ def failed_step(error: BaseException) -> StepFailed | None:
 
 def failure_in(text: str) -> Failure:
     """Return the same for an `error_report`, or another stored text of an error."""
-    line = one_line(headline(text))
-    name, _, _ = line.partition(":")
-    return Failure(name if name.isidentifier() else "Error", own_frame(text), line)
+    return Failure.of_text(text)._replace(where=own_frame(text))
 
 
 def step_report(error: StepFailed) -> str:

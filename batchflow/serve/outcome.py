@@ -3,11 +3,12 @@
 import asyncio
 from typing import cast
 
+from batchflow.core.batch import Failure
 from batchflow.core.duration import humanize_duration
 from batchflow.core.ports import TIMEOUT_REASON
 from batchflow.core.run import Step
 from batchflow.core.settlement import Settlement, Unlisten, cancelled, dead, parked, released, retry, suspended
-from batchflow.errors import StoreError, step_text
+from batchflow.errors import StepFailed, StoreError, step_text
 from batchflow.logs import logger
 from batchflow.serve.delivery_scope import CURRENT_STEP
 from batchflow.serve.execution import Execution
@@ -15,10 +16,12 @@ from batchflow.serve.failure import (
     describe_error,
     error_report,
     failed_step,
+    failure_of,
     headline,
     is_program_exit,
     rate_limit,
     rate_limit_delay_ms,
+    step_report,
 )
 from batchflow.serve.scheduler import IDLE_TURNS
 from batchflow.serve.validation import swallowed_cancellation
@@ -97,12 +100,13 @@ def _settlement_of_ending(execution: Execution) -> Settlement | None:
         case "cancelled":
             return cancelled(execution.claim)
         case "suspended" if execution.rate_limit is not None:
-            until, why = execution.rate_limit
-            return parked(execution.claim, until, why, _unrecorded_steps(execution))
+            until, why, failure = execution.rate_limit
+            failures = (*execution.failed_attempts, failure)
+            return parked(execution.claim, until, why, _unrecorded_steps(execution), failures)
         case "suspended":
-            return suspended(
-                execution.claim, min(execution.ensure_scheduler().parked.values()), _unrecorded_steps(execution)
-            )
+            until = min(execution.ensure_scheduler().parked.values())
+            steps, failures = _unrecorded_steps(execution), execution.failed_attempts
+            return suspended(execution.claim, until, steps, failures=failures)
         case "refused" if execution.fault is not None:
             return _dead(execution, execution.fault)
         case _ if execution.fault is not None and not isinstance(execution.fault, StoreError):
@@ -132,20 +136,25 @@ def _settlement_of_failure(execution: Execution, error: BaseException) -> Settle
     if limit is not None:
         wait = rate_limit_delay_ms(limit, execution.recorder.policy)
         _report(execution, error, wait, parked=True)
-        return parked(execution.claim, execution.now() + wait, describe_error(error), steps)
+        until, why = execution.now() + wait, describe_error(error)
+        return parked(execution.claim, until, why, steps, _failures(execution, error))
     if at is not None:
         _report(execution, error, max(0, at - execution.now()))
-        return retry(execution.claim, at, describe_error(error), steps)
+        return retry(execution.claim, at, describe_error(error), steps, _failures(execution, error))
     if fault := execution.replay.unrequested_error("raised"):
         fault.__cause__ = error
         error = fault
+    if type(error) is StepFailed and execution.claim.number >= 0:
+        # An item has failed for the reason that its step had; a run also tells which step.
+        return _dead(execution, error, step_report(error))
     return _dead(execution, error)
 
 
 def _dead(execution: Execution, error: BaseException, text: str | None = None) -> Settlement:
     """Return the settlement of a run that has failed for good; `text` is the error to store."""
     _report(execution, error, None)
-    return dead(execution.claim, text or error_report(error), _unrecorded_steps(execution))
+    steps, failures = _unrecorded_steps(execution), _failures(execution, error)
+    return dead(execution.claim, text or error_report(error), steps, failures=failures)
 
 
 def _report(execution: Execution, error: BaseException, wait_ms: int | None, *, parked: bool = False) -> None:
@@ -153,6 +162,15 @@ def _report(execution: Execution, error: BaseException, wait_ms: int | None, *, 
     if (step := failed_step(error)) is not None:
         number = attempts = step.attempts
     execution.report_failure(error, "function", number, attempts, wait_ms, parked=parked)
+
+
+def _failures(execution: Execution, last: BaseException) -> tuple[Failure, ...]:
+    """Return the failures of an attempt of which this one was the last; that of a step is among them already."""
+    failure = failure_of(last)
+    found = list(execution.failed_attempts)
+    if failure in found:
+        found.remove(failure)
+    return (*found, failure)
 
 
 def _step_run_while_handling(execution: Execution, error: BaseException) -> str | None:

@@ -11,10 +11,12 @@ from typing import Generic, NamedTuple, TypeVar, cast
 from batchflow.core.codec import Codec
 from batchflow.core.duration import Duration, to_ms
 from batchflow.core.ports import Client
+from batchflow.core.report import headline, one_line
 from batchflow.core.run import RUN_STATES, Run, RunQuery, RunState, Waiter
 from batchflow.errors import InputError, NotFoundError, RunFailed
 from batchflow.serve.delivery_scope import check_may_wait, check_not_polling
 from batchflow.serve.validation import format_value, is_valid_text, validate_run_id, validate_text
+from batchflow.serve.waiting import GOES_ON, unserved_reason, waiting_reason
 from batchflow.serve.waits import check_event_data, serialize_event_data, validate_event_id
 
 Result = TypeVar("Result")
@@ -40,19 +42,25 @@ def timeout_seconds(timeout: Duration | None) -> float | None:
 
 
 async def wait_until_over(
-    client: Client, id: str, look: Callable[[], Awaitable[T | None]], limit: float | None, what: str
+    client: Client,
+    id: str,
+    look: Callable[[], Awaitable[T | None]],
+    limit: float | None,
+    what: str,
+    why: Callable[[], Awaitable[str | None]] | None = None,
 ) -> T:
     """Wait until `look` returns something other than None, and return it. A failing store is retried.
 
     Raises:
-        TimeoutError: `what` has not ended within `limit` seconds; it goes on.
+        TimeoutError: `what` has not ended within `limit` seconds; it goes on, or waits for a reason that `why` finds.
         InputError: the app itself delivers the code that would wait.
         StoreUnavailable: the app stops, or has stopped.
     """
     check_may_wait(client, what)
     found = await client.ended(id, look, limit)
     if found is None:
-        raise TimeoutError(f"{what} has not ended within {limit or 0:g} s; it goes on")
+        reason = GOES_ON if why is None else await waiting_reason(why)
+        raise TimeoutError(f"{what} has not ended within {limit or 0:g} s; {reason}")
     return found
 
 
@@ -90,13 +98,16 @@ class RunHandle(Generic[Result]):
 
         Raises:
             RunFailed: the run failed, or was cancelled.
-            TimeoutError: it has not ended within `timeout` (seconds, "10s", a timedelta); it goes on.
+            TimeoutError: it has not ended within `timeout` (seconds, "10s", a timedelta); it goes on, or the message
+                says what it waits for.
             ConfigurationError: `timeout` is not a duration.
             InputError: code of the same app waits; use `ctx.invoke` there.
             NotFoundError: see `status`.
             StoreUnavailable: the app stops, or has stopped.
         """
-        run = await wait_until_over(self._client, self.id, self._ended, timeout_seconds(timeout), f"run '{self.id}'")
+        what = f"run '{self.id}'"
+        limit = timeout_seconds(timeout)
+        run = await wait_until_over(self._client, self.id, self._ended, limit, what, self._waiting_reason)
         if run.state == "completed":
             return self._result.decode(run.result or "null")
         why = f": {run.error.splitlines()[0]}" if run.error else ""
@@ -129,6 +140,14 @@ class RunHandle(Generic[Result]):
         if run is None:
             raise NotFoundError(f"there is no run '{self.id}'; retention may have removed it")
         return run
+
+    async def _waiting_reason(self) -> str | None:
+        run = await self._read()
+        if run.state != "waiting":
+            return None
+        if found := await unserved_reason(self._client.store, {run.destination}):
+            return f"it waits: {found}"
+        return f"it waits for its next attempt after {one_line(headline(run.error))}" if run.error else None
 
     async def _ended(self) -> Run | None:
         run = await self._read()

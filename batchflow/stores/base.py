@@ -7,13 +7,23 @@ collected, so that the busier a program is, the larger its groups are.
 import asyncio
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from operator import itemgetter
 from typing import Any, NamedTuple, TypeAlias
 
 from pydantic_core import from_json
 
-from batchflow.core.batch import NO_HEADERS, Batch, Counts, Item, NewBatch
+from batchflow.core.batch import (
+    MAX_ERROR_GROUPS,
+    NO_HEADERS,
+    OTHER_ERRORS,
+    Batch,
+    Counts,
+    ErrorGroup,
+    Failure,
+    Item,
+    NewBatch,
+)
 from batchflow.core.flow import FlowControl, FlowStatus
 from batchflow.core.message import Claim, DeadLetter, Message
 from batchflow.core.retry import RetryPolicy
@@ -343,6 +353,23 @@ class WriteVerbs(ABC):
         return swept + await self._enqueue("prune", retention_ms, PRUNE_LIMIT)
 
 
+RETRYING, PARKED = 1, 2
+"""The reasons for which an item waits that its batch counts: after a failed attempt, and for a rate limit."""
+
+
+def reason_of(settlement: Settlement) -> int:
+    """The reason for which the message of this settlement waits, or 0."""
+    if settlement.ending == "parked":
+        return PARKED
+    return RETRYING if settlement.ending == "retry" or settlement.failures else 0
+
+
+def error_group_of(failure: Failure, known: Collection[tuple[str, str]]) -> tuple[str, str]:
+    """The group (type, place) of a failure in a batch that has the groups `known`."""
+    name = failure.type, failure.where
+    return name if name in known or len(known) < MAX_ERROR_GROUPS - 1 else (OTHER_ERRORS, "")
+
+
 Columns = tuple[str, ...]
 
 RUN: Columns = (
@@ -356,14 +383,14 @@ FLOW: Columns = (
 DEAD_LETTER: Columns = (
     "id", "destination", "flow", "parallelism", "rate", "period", "burst", "body", "headers", "retry", "batch", "keep",
     "label", "parent", "parent_step", "depth", "on_failure", "open_dedup", "error", "failures", "losses", "created_at",
-    "started_at", "died_at", "item", "number",
+    "started_at", "died_at", "item", "number", "attempts",
 )  # fmt: skip
-COUNTS: Columns = Counts._fields[:-2]
 BATCH: Columns = (
     "id", "name", "state", "pages", "chunks", "total", "working", "worked_ms", "params", "force", "label", "headers",
-    "paused", "error", "created_at", "started_at", "ended_at", *COUNTS,
+    "paused", "error", "completion_error", "errors", "created_at", "started_at", "ended_at", *Counts._fields,
 )  # fmt: skip
-ITEM: Columns = ("number", "id", "state", "result", "error", "ended_at")
+ITEM: Columns = ("number", "id", "state", "result", "error", "ended_at", "attempts")
+ERROR_GROUP: Columns = ErrorGroup._fields
 
 # Stores make claims by position, since by name each takes twice as long.
 if Claim._fields != (
@@ -418,7 +445,8 @@ def dead_letter(row: Sequence[Any], journal: Journal) -> DeadLetter:
         on_failure=about["on_failure"],
         open_dedup=about["open_dedup"],
     )
-    fields = {name: about[name] for name in ("error", "failures", "losses", "created_at", "started_at", "died_at")}
+    names = ("error", "failures", "losses", "created_at", "started_at", "died_at", "attempts")
+    fields = {name: about[name] for name in names}
     return DeadLetter(message=message, **fields, item=about["item"], number=about["number"], journal=journal)
 
 
@@ -430,7 +458,7 @@ def batch(row: Sequence[Any]) -> Batch:
         id=about["id"],
         workflow=about["name"],
         state=about["state"],
-        counts=Counts(*row[-len(COUNTS) :]),
+        counts=Counts._make(row[-len(Counts._fields) :]),
         pages=about["pages"],
         chunks=about["chunks"],
         total=about["total"],
@@ -442,10 +470,18 @@ def batch(row: Sequence[Any]) -> Batch:
         headers=from_json(headers) if headers else NO_HEADERS,
         paused=bool(about["paused"]),
         error=about["error"],
+        completion_error=about["completion_error"],
+        errors=_error_groups(about["errors"]),
         created_at=about["created_at"],
         started_at=about["started_at"],
         ended_at=about["ended_at"],
     )
+
+
+def _error_groups(rows: Sequence[Sequence[Any]]) -> tuple[ErrorGroup, ...]:
+    groups = [ErrorGroup._make(row) for row in rows]
+    groups.sort(key=lambda group: (-group.attempts, group.type, group.where))
+    return tuple(groups)
 
 
 def item(row: Sequence[Any]) -> Item:

@@ -212,7 +212,7 @@ async def test_an_item_over_the_limit_fails_alone(app: App) -> None:
             "fine": "succeeded",
         }
         for id, step in (("large", "work:get-item"), ("grows", "work:process-item")):
-            assert sentence(items[id].error) == by_step(step, told(f"step '{step}'"))
+            assert sentence(items[id].error) == "TooLarge: " + told(f"step '{step}'")
         assert (await env.run(app.work, Params())).summary.counts.succeeded == 300
 
 

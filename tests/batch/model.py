@@ -12,7 +12,7 @@ from batchflow.core.codec import DEFAULT_SIZE_LIMIT
 from batchflow.core.expected_data import ExpectedData
 from batchflow.core.flow import FlowStatus
 from batchflow.core.ids import complete_id, item_run_id
-from batchflow.core.message import Claim, DeadLetter, Message, WorkerStatus
+from batchflow.core.message import Claim, DeadLetter, Message, UnservedWork, WorkerStatus
 from batchflow.core.ports import LogNames, Threads
 from batchflow.core.run import Journal, Run, RunQuery, Step, Waiter, apply_arrivals, merge_steps
 from batchflow.core.settlement import Effect, FinishEntry, FinishWalk, Publish, RecordPage, Settlement, StartItems
@@ -155,6 +155,12 @@ class Model:
 
     async def workers(self) -> Sequence[WorkerStatus]:
         return ()
+
+    async def unserved(self, limit: int = 100) -> Sequence[UnservedWork]:
+        return ()
+
+    async def find_items(self, workflow: str, item_id: str, limit: int = 20) -> Sequence[tuple[str, Item]]:
+        raise NotImplementedError
 
     async def webhook(self, token: str) -> str | None:
         raise NotImplementedError

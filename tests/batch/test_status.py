@@ -69,3 +69,43 @@ def test_a_group_of_errors_is_told_by_its_number_and_type() -> None:
     assert str(ErrorGroup("ConnectError", "reviews.py:41 in execute", 1_500, 2, "ConnectError: refused")) == (
         "1,500 × ConnectError"
     )
+
+
+def test_only_a_completed_batch_has_a_hundred_percent() -> None:
+    """What was cancelled has not run, and a walk that failed has not named all items."""
+    cancelled = status("cancelled", Counts(succeeded=14, failed=2, cancelled=24))
+    assert (cancelled.percent, cancelled.items_per_second) == (40.0, 8.0)
+    assert str(cancelled).startswith("w bat_1 cancelled: 40 of 40 (40%), 8.0/s")
+    failed = Counts(eligible=150, succeeded=150)
+    assert (status("failed", failed).percent, status("failed", failed, total=300).percent) == (None, 50.0)
+    nearly = status("sealed", Counts(open=1, succeeded=999_999))
+    assert nearly.percent == 99.9
+    assert "(99%)" in str(nearly)
+    assert status("failed").percent is None
+    assert status("cancelled").percent == 0.0
+
+
+def test_items_that_wait_after_a_failure_are_told() -> None:
+    """Of the open ones."""
+    waiting = status(counts=Counts(open=20, retrying=12, parked=3))
+    assert str(waiting).endswith("; 20 open (12 retrying, 3 parked)")
+
+
+def test_an_on_complete_that_failed_is_told() -> None:
+    """A batch whose end nobody was told of has not succeeded, in summary, sentence and status."""
+    batch = Batch(
+        id="bat_1", workflow="w", state="completed", counts=Counts(succeeded=1), completion_error="OSError: no line"
+    )
+    summary = BatchSummary.of(batch)
+    assert not summary.succeeded
+    assert summary.failure() == "batch 'bat_1' of 'w' has ended, but its on_complete failed: OSError: no line"
+    assert str(summary).endswith("1 succeeded; its on_complete failed: OSError: no line")
+    assert str(BatchStatus.of(batch, 0)).endswith("its on_complete failed: OSError: no line")
+
+
+def test_a_summary_has_no_traceback() -> None:
+    """The whole text is in the dead letter."""
+    text = "ValidationError: 1 error\n  field missing\nTraceback (most recent call last):\n  File ..."
+    batch = Batch(id="bat_1", workflow="w", state="failed", error=text)
+    assert BatchSummary.of(batch).error == BatchStatus.of(batch, 0).error == "ValidationError: 1 error field missing"
+    assert "\n" not in str(BatchSummary.of(batch))

@@ -11,7 +11,7 @@ import pytest
 from batchflow import Batchflow
 from batchflow.errors import BatchflowError, ConfigurationError, StoreError, StoreIncompatible
 from batchflow.stores.redis import clients
-from batchflow.stores.redis.keys import SCHEMA, prefix
+from batchflow.stores.redis.keys import FIRST_SCHEMA, SCHEMA, prefix
 from tests.cli.command_line import CommandLine, wait_for_exit
 from tests.stores.redis_server import Server, free_port, served
 
@@ -156,8 +156,8 @@ async def test_another_version_of_the_namespace(server: Server, own: str, monkey
             "upgrade this one, or name another namespace with BATCHFLOW_NAMESPACE",
         ),
         (
-            SCHEMA - 1,
-            f"was made by a batchflow before 0.1.0 (schema {SCHEMA - 1}), which this one does not read; let that "
+            FIRST_SCHEMA - 1,
+            f"was made by a batchflow before 0.1.0 (schema {FIRST_SCHEMA - 1}), which this one does not read; let that "
             "version finish what is in it, save which items are processed with 'batchflow ledger export', name another "
             "namespace with BATCHFLOW_NAMESPACE, and take them over with 'batchflow ledger import'",
         ),

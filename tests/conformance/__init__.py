@@ -17,6 +17,7 @@ from tests.conformance.cancelling import CancelCases
 from tests.conformance.children import ChildCases
 from tests.conformance.claiming import ClaimCases
 from tests.conformance.events import EventCases
+from tests.conformance.failing import FailureCases
 from tests.conformance.families import FamilyCases
 from tests.conformance.flows import FlowCases
 from tests.conformance.items import ItemCases
@@ -43,6 +44,7 @@ class StoreConformance(
     WorkerCases,
     RecordCases,
     SettleCases,
+    FailureCases,
     RedriveCases,
     RunCases,
     EventCases,

@@ -32,9 +32,9 @@ class ItemCases(Cases):
         await scene.store.settle(settlement.cancelled(claims[3]))
         at = scene.now
         assert list(await scene.store.items("bat_a")) == [
-            Item(number=0, id="u0", state="succeeded", result='{"text":"ü"}', ended_at=at),
-            Item(number=1, id="u1", state="failed", result='{"success":false}', error="gone", ended_at=at),
-            Item(number=2, id="u2", state="failed", error="Boom: no", ended_at=at),
+            Item(number=0, id="u0", state="succeeded", result='{"text":"ü"}', ended_at=at, attempts=1),
+            Item(number=1, id="u1", state="failed", result='{"success":false}', error="gone", ended_at=at, attempts=1),
+            Item(number=2, id="u2", state="failed", error="Boom: no", ended_at=at, attempts=1),
             Item(number=3, id="u3", state="cancelled", ended_at=at),
             Item(number=4, id="u4", state="open"),
         ]
@@ -251,3 +251,35 @@ class ItemCases(Cases):
         await asyncio.gather(*(scene.done(claim) for claim in claims))
         batch = await scene.batch()
         assert (batch.state, batch.counts.succeeded) == ("completed", 2_100)
+
+    async def test_find_items_tells_what_happened_to_an_item(self, scene: Scene) -> None:
+        """In the latest batches of its workflow, newest first, open and ended ones."""
+        await scene.start(["u1", "u2"], force=True)
+        for claim in await scene.items():
+            await scene.done(claim)
+        await scene.start(["u0", "u1"], id="bat_b", force=True)
+        for claim in await scene.items():
+            await scene.dead(claim)
+        await scene.start(["u1"], id="bat_c", force=True)
+        await scene.start(["u1"], id="bat_d", force=True, workflow="farewell")
+        found = await scene.store.find_items("welcome", "u1")
+        assert [(batch, item.number, item.state) for batch, item in found] == [
+            ("bat_c", 0, "open"),
+            ("bat_b", 1, "failed"),
+            ("bat_a", 0, "succeeded"),
+        ]
+        (batch, item), _, _ = found
+        assert [item] == list(await scene.store.items(batch))
+        assert [batch for batch, _ in await scene.store.find_items("welcome", "u1", 2)] == ["bat_c", "bat_b"]
+        assert [batch for batch, _ in await scene.store.find_items("farewell", "u1")] == ["bat_d"]
+        assert list(await scene.store.find_items("welcome", "u9")) == []
+        assert list(await scene.store.find_items("unknown", "u1")) == []
+
+    async def test_find_items_looks_through_large_batches(self, scene: Scene) -> None:
+        """At its place among many."""
+        await scene.start([f"u{number:04d}" for number in range(1_000)])
+        await scene.store.cancel_batch("bat_a")
+        while (await scene.batch()).ended_at is None:
+            await scene.store.expire()
+        ((batch, item),) = await scene.store.find_items("welcome", "u0777")
+        assert (batch, item.number, item.state) == ("bat_a", 777, "cancelled")

@@ -4,7 +4,7 @@ import asyncio
 
 from batchflow.core import settlement
 from batchflow.core.flow import FlowControl
-from batchflow.core.message import LOSS_LIMIT
+from batchflow.core.message import LOSS_LIMIT, UnservedWork
 from tests.conformance.scene import LEASE_MS, Cases, Scene, ran, renewed
 
 ONE = FlowControl(key="one", parallelism=1)
@@ -255,3 +255,56 @@ class WorkerCases(Cases):
 
 async def _renew(scene: Scene, *hung: tuple[str, int]) -> bool:
     return await renewed(scene.store, scene.worker, LEASE_MS, hung)
+
+    async def test_workers_tell_what_they_serve(self, scene: Scene) -> None:
+        """By name; a worker that registers again may serve something else."""
+        await scene.store.register("w1", LEASE_MS, 1, ("work", "entry"))
+        await scene.store.register("w1", LEASE_MS)
+        (status,) = await scene.store.workers()
+        assert status.serves == ("entry", "work")
+        await scene.store.register("w1", LEASE_MS, 1, ("other", "work"))
+        (status,) = await scene.store.workers()
+        assert status.serves == ("other", "work")
+
+    async def test_unserved_is_due_work_that_no_worker_serves(self, scene: Scene) -> None:
+        """By destination, with the number of its messages; what is not due yet does not count."""
+        await scene.store.register("w1", LEASE_MS, 1, ("work",))
+        await scene.publish("a", "b", destination="other")
+        await scene.publish("c", destination="third", not_before=scene.now + 1_000)
+        await scene.publish("d")
+        assert list(await scene.store.unserved()) == [UnservedWork("other", 2)]
+        scene.clock.advance("1s")
+        assert list(await scene.store.unserved()) == [UnservedWork("other", 2), UnservedWork("third", 1)]
+        assert list(await scene.store.unserved(1)) == [UnservedWork("other", 2)]
+        await scene.store.register("w2", LEASE_MS, 1, ("other", "third"))
+        assert list(await scene.store.unserved()) == []
+        await scene.store.deregister("w2")
+        assert [work.destination for work in await scene.store.unserved()] == ["other", "third"]
+
+    async def test_unserved_counts_items_with_their_batch(self, scene: Scene) -> None:
+        """Fresh ones, and those that have started; a paused or cancelled batch waits for something else."""
+        await scene.start([f"u{number}" for number in range(200)])
+        (claim, *_) = await scene.items(3)
+        await scene.store.settle(settlement.retry(claim, scene.now, "Boom: no"))
+        await scene.store.register("w1", LEASE_MS, 1, ("work",))
+        assert list(await scene.store.unserved()) == [UnservedWork("execute", 198, "bat_a")]
+        await scene.store.pause_batch("bat_a")
+        assert list(await scene.store.unserved()) == []
+        await scene.store.resume_batch("bat_a")
+        await scene.start(["v1"], id="bat_b")
+        assert list(await scene.store.unserved()) == [UnservedWork("execute", 199)]
+
+    async def test_unserved_is_all_due_work_without_a_worker(self, scene: Scene) -> None:
+        """Also once the lease of the last one has ended; a paused key is not waited for by a worker."""
+        await scene.store.register("w1", LEASE_MS, 1, ("work",))
+        await scene.publish("a")
+        await scene.publish("b", destination="other", flow=FlowControl(key="closed"))
+        await scene.store.pause("closed")
+        assert list(await scene.store.unserved()) == []
+        scene.clock.advance(f"{LEASE_MS}ms")
+        assert list(await scene.store.unserved()) == [UnservedWork("work", 1)]
+
+    async def test_unserved_is_nothing_while_a_worker_has_not_reported(self, scene: Scene) -> None:
+        """An older version does not; it may serve anything."""
+        await scene.publish("a", destination="other")
+        assert list(await scene.store.unserved()) == []

@@ -13,6 +13,7 @@ PARAMETERS = 8
 EXCEPTIONS: dict[str, str] = {
     "batchflow/app.py": "one class: the workflows of an app, its life, and the operations on its runs",
     "batchflow/core/ports.py": "the ports, each with what it promises: recorder, handler, observer, runtime, clock",
+    "batchflow/core/store.py": "one protocol: all that a store promises, read from its first line to its last",
     "batchflow/stores/base.py": "one base of all stores: group commit, the verbs of a group, rows, slices",
     "batchflow/testing/environment.py": "one face of a test: its stubs, its faults, its time and what happened",
     "batchflow/stores/redis/protocol.py": "one protocol: its two directions agree field by field",

@@ -43,6 +43,16 @@ async def test_the_status_is_complete(ended: str, http: AsyncClient) -> None:
     assert times == sorted(times)
     assert body.pop("elapsedMs") > 0
     assert body.pop("itemsPerSecond") > 0
+    (group,) = body.pop("lastErrors")
+    assert group.pop("at").endswith("Z")
+    assert group.pop("where").endswith(" in execute")
+    assert group == {
+        "type": "NonRetryable",
+        "attempts": 1,
+        "items": 1,
+        "message": "NonRetryable: no placeholders for u013",
+        "itemId": "u013",
+    }
     assert body == {
         "batchId": ended,
         "workflow": "welcome",
@@ -71,7 +81,6 @@ async def test_the_status_is_complete(ended: str, http: AsyncClient) -> None:
         "label": None,
         "error": None,
         "completionError": None,
-        "lastErrors": [],
         "counted": None,
     }
 

@@ -268,6 +268,7 @@ async def test_workers_are_listed_with_what_they_hold(idle: Batchflow, idle_http
     one, two = (await idle_http.get("/workers")).json()["workers"]
     assert (one["name"], one["state"], one["concurrency"], one["held"], one["holds"]) == ("w1", "working", None, 0, {})
     assert (two["name"], two["concurrency"], two["held"], two["holds"]) == ("w2", 7, 2, {"/approvals": 2})
+    assert one["serves"] == two["serves"] == []
     assert two["since"] == two["seenAt"] < two["leaseUntil"]
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from batchflow.core.batch import Failure
+from batchflow.core.report import MAX_LINE, headline, one_line, traceback_text
 from batchflow.core.retry import RetryPolicy
 from batchflow.errors import (
     ConfigurationError,
@@ -18,7 +19,6 @@ from batchflow.errors import (
     StepFailed,
     UnserializableError,
 )
-from batchflow.logs import MAX_LINE, one_line
 from batchflow.serve.callables import as_async, call_with_timeout
 from batchflow.serve.failure import (
     MAX_REPORT_BYTES,
@@ -26,12 +26,10 @@ from batchflow.serve.failure import (
     error_report,
     failure_in,
     failure_of,
-    headline,
     own_frame,
     rate_limit,
     rate_limit_delay_ms,
     retry_at,
-    traceback_text,
     user_traceback,
 )
 

@@ -19,7 +19,18 @@ from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeAlias, TypeVar
 from pydantic_core import PydanticSerializationError, to_json
 
 from batchflow.core import ids
-from batchflow.core.batch import Batch, BatchState, Counts, Item, ItemState, Mark, NewBatch
+from batchflow.core.batch import (
+    MAX_ERROR_GROUPS,
+    OTHER_ERRORS,
+    Batch,
+    BatchState,
+    Counts,
+    ErrorGroup,
+    Item,
+    ItemState,
+    Mark,
+    NewBatch,
+)
 from batchflow.core.flow import FlowControl, FlowState, FlowStatus, admit, split_claims
 from batchflow.core.message import (
     ALONE_MS,
@@ -30,6 +41,7 @@ from batchflow.core.message import (
     ClaimResult,
     DeadLetter,
     Message,
+    UnservedWork,
     WorkerStatus,
     loss_delay_ms,
 )
@@ -50,7 +62,7 @@ from batchflow.core.settlement import (
     StartItems,
     Unlisten,
 )
-from batchflow.core.store import KEPT_EVENTS, RecordResult, Renew
+from batchflow.core.store import KEPT_EVENTS, SEARCHED_BATCHES, RecordResult, Renew
 from batchflow.errors import StoreError, StoreUnavailable
 
 STAYS = frozenset({"suspended", "retry", "parked", "released"})
@@ -101,6 +113,8 @@ class Row:
     steps: dict[int, Step] = field(default_factory=dict[int, Step])
     arrivals: list[Arrival] = field(default_factory=list[Arrival])
     kept: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
+    attempts: int = 0
+    reason: str = ""
 
     @property
     def waits(self) -> bool:
@@ -173,6 +187,8 @@ class BatchRow:
     items: dict[int, Item] = field(default_factory=dict[int, Item])
     named: set[str] = field(default_factory=set[str])
     data: dict[int, str] = field(default_factory=dict[int, str])
+    completion_error: str | None = None
+    errors: dict[tuple[str, str], ErrorGroup] = field(default_factory=dict[tuple[str, str], ErrorGroup])
 
     @property
     def takes(self) -> bool:
@@ -200,6 +216,8 @@ class BatchRow:
             headers=self.new.headers,
             paused=self.paused,
             error=self.error,
+            completion_error=self.completion_error,
+            errors=tuple(sorted(self.errors.values(), key=lambda it: (-it.attempts, it.type, it.where))),
             created_at=self.created_at,
             started_at=self.started_at,
             ended_at=self.ended_at,
@@ -238,6 +256,7 @@ class Place:
         default_factory=dict[tuple[str, int], tuple[str, int, int]]
     )
     webhooks: dict[str, str] = field(default_factory=dict[str, str])
+    served: dict[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
     children: defaultdict[str, list[str]] = field(default_factory=lambda: defaultdict[str, list[str]](list))
     touched: dict[str, None] = field(default_factory=dict[str, None])
     lock: threading.RLock = field(default_factory=threading.RLock)
@@ -358,6 +377,7 @@ class Place:
         self.unlisten(row.message.id, [step.number for step in ripe if step.kind == "wait"])
         row.arrivals.clear()
         row.owner, row.fence = worker, row.fence + 1
+        self._wait(row, "")
         row.started_at = self.now if row.started_at is None else row.started_at
         message, batch = row.message, self.batches.get(row.message.batch or "")
         is_item = batch is not None and row.number >= 0
@@ -416,9 +436,41 @@ class Place:
         row.due = 0 if at_once or settlement.due <= self.now else settlement.due
         row.failures += settlement.ending == "retry"
         row.error = settlement.error
+        if settlement.ending in {"retry", "parked"} or settlement.failures:
+            self._wait(row, "parked" if settlement.ending == "parked" else "retrying")
+            self._fail(row, settlement)
         if settlement.ending == "parked":
             flow = self.flows[row.lane.flow]
             flow.parked_until = max(flow.parked_until, row.due)
+
+    def _wait(self, row: Row, reason: str) -> None:
+        """An item waits for a reason that its batch counts, or for none."""
+        batch = self.batches.get(row.message.batch or "")
+        if batch and row.number >= 0:
+            for name, count in ((row.reason, -1), (reason, 1)):
+                if name:
+                    batch.counts[name] += count
+        row.reason = reason
+
+    def _fail(self, row: Row, settlement: Settlement) -> None:
+        """Count failed attempts, in the item and in the error groups of the batch."""
+        row.attempts += settlement.failed_attempts
+        batch = self.batches.get(row.message.batch or "")
+        if batch is None or not settlement.grouped:
+            return
+        item = batch.items.get(row.number)
+        if item is not None:
+            message = settlement.grouped[-1].message
+            item = batch.items[row.number] = replace(item, attempts=row.attempts, error=message)
+        ends = item is not None and settlement.ending not in STAYS
+        for left, (kind, where, message) in enumerate(settlement.grouped, 1 - len(settlement.grouped)):
+            known = (kind, where) in batch.errors or len(batch.errors) < MAX_ERROR_GROUPS - 1
+            name = (kind, where) if known else (OTHER_ERRORS, "")
+            before = batch.errors.get(name) or ErrorGroup(*name, 0, 0, "")
+            batch.errors[name] = ErrorGroup(
+                *name, before.attempts + 1, before.items + (ends and left == 0), message,
+                item.id if item else None, row.number, self.now,
+            )  # fmt: skip
 
     def _let_go(self, row: Row) -> None:
         if row.owner is not None:
@@ -428,7 +480,10 @@ class Place:
     def end(self, row: Row, settlement: Settlement) -> None:
         """A message is not delivered again; a batch that this may have ended is `touched`."""
         self._let_go(row)
+        self._wait(row, "")
         id, ending = settlement.id, settlement.ending
+        if ending in {"dead", "failed"}:
+            self._fail(row, settlement)
         if ending == "dead":
             self.note(row, settlement.steps)
             row.died_at, row.due, row.cancelled, row.error = self.now, 0, False, settlement.error or ""
@@ -462,8 +517,10 @@ class Place:
             self._end_item(batch, row.number, settlement)
             return
         batch.working -= 1
-        if settlement.ending != "done" and batch.takes:
-            batch.error = batch.error or settlement.error or f"its run '{settlement.id}' was cancelled"
+        if ids.completes(settlement.id, batch.new.id):
+            batch.completion_error = settlement.sentence
+        elif settlement.ending != "done" and batch.takes:
+            batch.error = batch.error or settlement.sentence
             batch.entered = True
             batch.dropped = any(lane.batch == batch.new.id and lane.held for lane in self.lanes)
             for other in [other for other in self.rows.values() if other.lane.batch == batch.new.id]:
@@ -473,7 +530,10 @@ class Place:
     def _end_item(self, batch: BatchRow, number: int, settlement: Settlement) -> None:
         item, state = batch.items[number], ITEM_STATE[settlement.ending]
         result = settlement.result if batch.new.keep_results else None
-        batch.items[number] = replace(item, state=state, result=result, error=settlement.error, ended_at=self.now)
+        attempts = item.attempts + (state == "succeeded")
+        batch.items[number] = replace(
+            item, state=state, result=result, error=settlement.error, ended_at=self.now, attempts=attempts
+        )
         batch.counts["open"] -= 1
         batch.counts[state] += 1
         batch.worked_ms += settlement.took_ms
@@ -520,6 +580,11 @@ class Place:
     def take_back(self, row: Row, *, lost: bool) -> None:
         id, fence = row.message.id, row.fence
         row.losses += lost
+        batch = self.batches.get(row.message.batch or "")
+        if lost and not row.cancelled and row.losses < LOSS_LIMIT:
+            row.attempts += 1
+            if batch and row.number >= 0:
+                batch.items[row.number] = replace(batch.items[row.number], attempts=row.attempts)
         if row.cancelled:
             self.end(row, Settlement(id, 0, "cancelled"))
         elif lost and row.losses >= LOSS_LIMIT:
@@ -538,6 +603,7 @@ class Place:
         for row in held:
             self.take_back(row, lost=lost and (row.is_suspect or not alone))
         del self.workers[worker]
+        self.served.pop(worker, None)
         return len(held)
 
     # Cancelling
@@ -710,6 +776,9 @@ class Place:
 
     def _reopen(self, id: str, row: Row) -> bool:
         batch = self.batches.get(id)
+        if batch is not None and ids.completes(row.message.id, id):
+            batch.working += 1
+            return True
         if batch is None or batch.state == "cancelling" or (row.number < 0 and batch.dropped):
             return False
         completion = self.rows.get(ids.complete_id(id, batch.generation))
@@ -766,6 +835,7 @@ class Place:
             item=batch.items[row.number].id if batch and row.number in batch.items else None,
             number=row.number,
             journal=row.journal,
+            attempts=row.attempts,
         )
 
     def status_of(self, key: str, waiting: int) -> FlowStatus:
@@ -973,8 +1043,12 @@ class MemoryStore:
     # What a worker does
 
     @write(tells=False)
-    def register(self, worker: str, lease_ms: int, concurrency: int = 0) -> None:
+    def register(
+        self, worker: str, lease_ms: int, concurrency: int = 0, destinations: Sequence[str] | None = None
+    ) -> None:
         at = self.at
+        if destinations is not None:
+            at.served[worker] = tuple(sorted(destinations))
         known = at.workers.get(worker) or WorkerStatus(worker, at.now, at.now, 0, 0, 0, {}, lost=False)
         about = {"seen_at": at.now, "lease_until": at.now + lease_ms, "concurrency": concurrency}
         at.workers[worker] = known._replace(**about)
@@ -1137,6 +1211,12 @@ class MemoryStore:
         return [it for number, it in sorted(known.items()) if number > after and state in (None, it.state)][:limit]
 
     @read
+    def find_items(self, workflow: str, item_id: str, limit: int = 20) -> Sequence[tuple[str, Item]]:
+        latest = [it for it in reversed(self.at.batches.values()) if it.new.workflow == workflow][:SEARCHED_BATCHES]
+        found = [(it.new.id, item) for it in latest for item in it.items.values() if item.id == item_id]
+        return found[:limit]
+
+    @read
     def under_way(self, open_dedup: str) -> str | None:
         batches = (it.new for it in self.at.batches.values() if it.ended_at is None)
         messages = (row.message for row in self.at.rows.values() if row.died_at is None)
@@ -1154,9 +1234,29 @@ class MemoryStore:
             about._replace(
                 holds=dict(Counter(row.message.destination for row in self.at.rows.values() if row.owner == name)),
                 lost=about.lease_until <= self.at.now,
+                serves=self.at.served.get(name, ()),
             )
             for name, about in sorted(self.at.workers.items())
         ]
+
+    @read
+    def unserved(self, limit: int = 100) -> Sequence[UnservedWork]:
+        at = self.at
+        live = [name for name, about in at.workers.items() if about.lease_until > at.now]
+        if any(name not in at.served for name in live):
+            return []
+        served = {it for name in live for it in at.served[name]}
+        found: dict[str, list[Row]] = {}
+        for row in at.rows.values():
+            flow = at.flows[row.lane.flow]
+            starts = row.waits and row.due <= at.now and not at.is_closed(row.lane) and not flow.paused
+            if starts and flow.parked_until <= at.now and row.lane.destination not in served:
+                found.setdefault(row.lane.destination, []).append(row)
+        work: list[UnservedWork] = []
+        for destination, rows in sorted(found.items()):
+            batches = {row.lane.batch for row in rows}
+            work.append(UnservedWork(destination, len(rows), batches.pop() if len(batches) == 1 else None))
+        return work[:limit]
 
     @read
     def flows(self, keys: Sequence[str] | None = None) -> Sequence[FlowStatus]:

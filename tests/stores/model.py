@@ -26,7 +26,8 @@ RUN_STATE = {"done": "completed", "failed": "failed", "dead": "failed", "cancell
 ARRIVES = {"done": "done", "failed": "failed", "dead": "failed", "cancelled": "cancelled"}
 ITEM_STATE = {"done": "succeeded", "failed": "failed", "dead": "failed", "cancelled": "cancelled"}
 COUNTS = (
-    "eligible", "open", "succeeded", "failed", "cancelled", "already_processed", "in_flight", "duplicates", "left_out"
+    "eligible", "open", "succeeded", "failed", "cancelled", "already_processed", "in_flight", "duplicates", "left_out",
+    "retrying", "parked",
 )  # fmt: skip
 Row = dict[str, Any]
 
@@ -83,7 +84,7 @@ class Model:
         self.messages[id] = {
             "destination": destination, "flow": flow, "due": due, "batch": batch, "number": number, "keep": keep,
             "owner": None, "fence": 0, "failures": 0, "losses": 0, "cancelled": False, "journal": {}, "parent": None,
-            "failed": False,
+            "failed": False, "attempts": 0, "waits": "",
         }  # fmt: skip
 
     def limit(self, key: str) -> int | None:
@@ -130,6 +131,7 @@ class Model:
             assert claim.id == min(self._alike(claim.id, now), key=self._place), claim
         self.flows[message["flow"]]["in_use"] += 1
         message["owner"] = worker
+        self._wait(message, "")
         assert claim.fence > message["fence"]
         message["fence"] = claim.fence
         self._apply_arrivals(claim.id, now)
@@ -221,6 +223,9 @@ class Model:
             at_once = at_once or settlement.due <= now
             message["owner"], message["due"] = None, 0 if at_once else settlement.due
             message["failed"] = ending in {"retry", "parked"}
+            if message["failed"] or settlement.failures:
+                self._wait(message, "parked" if ending == "parked" else "retrying")
+                self._fail(message, settlement, ends=False)
             if ending == "parked":
                 flow = self.flows[message["flow"]]
                 flow["parked_until"] = max(flow["parked_until"], message["due"])
@@ -233,6 +238,9 @@ class Model:
     def _end(self, settlement: Settlement, now: int) -> None:
         id, ending, error = settlement.id, settlement.ending, settlement.error
         message = self.messages.pop(id)
+        self._wait(message, "")
+        if ending in {"dead", "failed"}:
+            self._fail(message, settlement, ends=True)
         if ending == "dead":
             self._put(message, settlement.steps)
             self.dead[id] = {**message, "owner": None, "cancelled": False}
@@ -245,7 +253,9 @@ class Model:
             self._end_item(batch, str(message["number"]), ITEM_STATE[ending])
         else:
             batch["working"] -= 1
-            if ending != "done" and not batch["ended"] and batch["state"] != "cancelling":
+            if ids.completes(id, batch["id"]):
+                batch["incomplete"] = ending != "done"
+            elif ending != "done" and not batch["ended"] and batch["state"] != "cancelling":
                 batch["broken"] = batch["entered"] = True
         if message["parent"]:
             run, number = message["parent"]
@@ -260,6 +270,24 @@ class Model:
             self._apply(id, effect, now)
         if batch is not None:
             self._finish(message["batch"], now)
+
+    def _wait(self, message: Row, reason: str) -> None:
+        """An item waits for a reason that its batch counts, or for none."""
+        batch = self.batches.get(message["batch"] or "")
+        if batch is not None and message["number"] >= 0:
+            for name, count in ((message["waits"], -1), (reason, 1)):
+                if name:
+                    batch["counts"][name] += count
+        message["waits"] = reason
+
+    def _fail(self, message: Row, settlement: Settlement, *, ends: bool) -> None:
+        """Failed attempts; one that ends a message has failed at least once."""
+        failures = len(settlement.failures) or int(ends and settlement.error is not None)
+        message["attempts"] += max(0, failures - (settlement.ending == "parked"))
+        batch = self.batches.get(message["batch"] or "")
+        if batch is not None:
+            batch["failures"] += failures
+            batch["failed_items"] += ends and failures > 0 and message["number"] >= 0
 
     # What comes from outside
 
@@ -387,6 +415,7 @@ class Model:
         self.flows[message["flow"]]["in_use"] -= 1
         message["owner"], message["due"], message["failed"] = None, 0, False
         message["losses"] += lost
+        message["attempts"] += lost and not message["cancelled"] and message["losses"] < LOSS_LIMIT
         if lost and message["losses"] >= SUSPECT_LOSSES:
             message["due"] = now + loss_delay_ms(message["losses"])
         if message["cancelled"]:
@@ -412,9 +441,12 @@ class Model:
             return False
         batch = self.batches.get(message["batch"] or "")
         if batch is not None:
-            if batch["state"] == "cancelling":
+            if ids.completes(id, batch["id"]):
+                batch["working"] += 1
+            elif batch["state"] == "cancelling":
                 return False
-            self._reopen(message["batch"], batch, message["number"])
+            else:
+                self._reopen(message["batch"], batch, message["number"])
         del self.dead[id]
         failed = max((step[4] for step in message["journal"].values() if step[3] == "failed"), default=0)
         journal = {
@@ -455,7 +487,7 @@ class Model:
         self.batches[id] = {
             "state": "pending", "flow": flow, "entered": False, "ended": False, "broken": False, "working": 0,
             "pages": 0, "counts": dict.fromkeys(COUNTS, 0), "items": {}, "id": id, "ledger": ledger, "force": force,
-            "paused": False, "generation": 1, "begun": False,
+            "paused": False, "generation": 1, "begun": False, "incomplete": False, "failures": 0, "failed_items": 0,
         }  # fmt: skip
         self.publish(entry, "entry", flow, 0, batch=id)
         return True

@@ -227,6 +227,7 @@ _RULES: dict[str, Rule] = {
     "dead": Snapshot.ended_run,
     "bd:<batch>": Snapshot.batch,
     "b:<batch>": Snapshot.listed_batch,
+    "er:<batch>": Snapshot.batch,
     "p:<batch>": Snapshot.batch,
     "i:<batch>:<bucket>": Snapshot.batch,
     "x:<batch>:<bucket>": Snapshot.batch,

@@ -30,6 +30,7 @@ LEDGER = re.compile(r"SEARCH \w+ (?:EXISTS )?USING PRIMARY KEY \(ledger=\?\)")
 WALKS: dict[str, str] = {
     "lanes_broken_off": "an index that holds nothing but what it looks for",
     "lanes_ready": "keys that are open, in the order of their turns, as far as the limit reaches",
+    "work_unserved": "an index that holds only lanes in which something waits, once a minute",
     "ledger_list": "the first marks of each ledger",
     "flow_status_all": "all keys are asked for",
     "mark_forget_all": "all marks of one ledger are to go",

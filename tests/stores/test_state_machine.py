@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from batchflow.core import ids
-from batchflow.core.batch import NewBatch
+from batchflow.core.batch import Failure, NewBatch
 from batchflow.core.flow import FlowControl
 from batchflow.core.message import Claim, Message
 from batchflow.core.run import NEVER, Step, StepKind
@@ -47,6 +47,7 @@ ENDINGS: st.SearchStrategy[Ending] = st.sampled_from(
 )
 DELAYS = st.sampled_from([0, 1, 7, 1_000])
 EVENTS = st.sampled_from(["paid", "sent"])
+FAILURES = (Failure("Boom", "job.py:1 in execute", "Boom: no"),)
 TABLES = ("arrival", "listener", "kept_event")
 
 
@@ -137,7 +138,11 @@ class StoreMachine(RuleBasedStateMachine):
         """All that is due is claimed and ends alike."""
         for claim in self._claim(worker, 20):
             effects = self._effects(claim, users, more) if ending in {"done", "failed", "dead"} else ()
-            self._settle(Settlement(claim.id, claim.fence, ending, None, None, self.now, effects=effects))
+            fails = FAILURES if ending in {"retry", "parked"} or (more and ending in {"suspended", "dead"}) else ()
+            error = "Boom: no" if ending in {"retry", "parked", "failed", "dead"} else None
+            self._settle(
+                Settlement(claim.id, claim.fence, ending, None, error, self.now, effects=effects, failures=fails)
+            )
 
     @rule(ending=ENDINGS)
     def come_back_late(self, ending: Ending) -> None:
@@ -392,7 +397,14 @@ class StoreMachine(RuleBasedStateMachine):
         seen = (batch.state, batch.working, batch.pages, batch.error is not None, batch.ended_at is not None)
         assert seen == tuple(expected[name] for name in ("state", "working", "pages", "broken", "ended"))
         assert batch.paused == expected["paused"]
-        items = {str(item.number): (item.id, item.state) for item in await self.store.items(id, limit=1_000)}
+        assert (batch.completion_error is not None) == expected["incomplete"]
+        assert sum(group.attempts for group in batch.errors) == expected["failures"]
+        assert sum(group.items for group in batch.errors) == expected["failed_items"]
+        found = await self.store.items(id, limit=1_000)
+        for item in found:
+            message = self.model.messages.get(run := ids.item_run_id(id, item.number)) or self.model.dead.get(run)
+            assert message is None or item.attempts == message["attempts"]
+        items = {str(item.number): (item.id, item.state) for item in found}
         assert items == {number: (item["id"], item["state"]) for number, item in expected["items"].items()}
         if batch.state in {"sealed", "completed"}:
             counts = batch.counts

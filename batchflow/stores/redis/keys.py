@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias
 
 from batchflow.errors import ConfigurationError, StoreIncompatible
 
-SCHEMA = 10
+SCHEMA = 11
 """The schema of new namespaces. An older one, from that of 0.1.0 on, is migrated; any other is refused.
 
 Bump it when an older version would misread the data. Adding a key is not such a change.
@@ -88,6 +88,7 @@ KEYS = (
     Key("dead", "zset", "retention", "dead letters, by time of death"),
     Key("bd:<batch>", "zset", "retention", "the dead letters of a batch"),
     Key("b:<batch>", "hash", "retention", "the fields of a batch"),
+    Key("er:<batch>", "hash", "retention", "the failures of a batch in groups, by exception type and line of code"),
     Key("p:<batch>", "string", "retention", "the parameters that all items of a batch share"),
     Key(
         "i:<batch>:<bucket>",
@@ -95,7 +96,12 @@ KEYS = (
         "retention",
         f"{BUCKET} items: number, then a letter for the state and the item's id",
     ),
-    Key("x:<batch>:<bucket>", "hash", "retention", "the ends of these items: time, result, error"),
+    Key(
+        "x:<batch>:<bucket>",
+        "hash",
+        "retention",
+        "the ends of these items: time, result, error, attempts; of open ones the latter two",
+    ),
     Key("d:<batch>:<bucket>", "hash", "retention", "data that fetch returned for these items, until they succeed"),
     Key("bi:<batch>", "set", "batch", "the ids of a batch's items"),
     Key("bq:<batch>", "set", "batch", "the lanes of a batch"),

@@ -126,7 +126,8 @@ def _encode_step(step: Step) -> tuple[str, int, str]:
 def _encode_settlement(ends: Settlement) -> Wire:
     steps = [_encode_step(step) for step in ends.steps]
     effects = [_encode_effect(effect) for effect in ends.effects]
-    return [ends.id, ends.fence, ends.ending, ends.result, ends.error, ends.due, steps, effects, ends.took_ms]
+    failures = [ends.failed_attempts, base.reason_of(ends), ends.grouped, ends.sentence]
+    return [ends.id, ends.fence, ends.ending, ends.result, ends.error, ends.due, steps, effects, ends.took_ms, failures]
 
 
 def encode_limits(flow: FlowControl) -> Limits:
@@ -318,8 +319,9 @@ def decode_waiter(row: Sequence[Any]) -> Waiter:
 
 def decode_worker(row: Sequence[Any]) -> WorkerStatus:
     """A worker."""
-    name, since, seen_at, lease_until, concurrency, hanging, holds, lost = row
-    return WorkerStatus(name, since, seen_at, int(lease_until), concurrency, hanging, holds or {}, lost)
+    name, since, seen_at, lease_until, concurrency, hanging, holds, lost, serves = row
+    served = tuple(sorted(serves or ()))
+    return WorkerStatus(name, since, seen_at, int(lease_until), concurrency, hanging, holds or {}, lost, served)
 
 
 def decode_mark(row: Sequence[Any]) -> Mark:

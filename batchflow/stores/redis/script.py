@@ -13,13 +13,13 @@ from pydantic_core import to_json
 from redis import exceptions
 from redis.asyncio import RedisCluster
 
-from batchflow.core import flow, message, settlement
+from batchflow.core import batch, flow, message, settlement
 from batchflow.core.batch import ItemState
 from batchflow.core.ports import Clock
 from batchflow.core.run import NEVER, Step
 from batchflow.core.secrets import SECRET_OUTCOME, marked_text
 from batchflow.core.settlement import Settlement
-from batchflow.core.store import KEPT_EVENTS
+from batchflow.core.store import KEPT_EVENTS, MOST_COUNTED, SEARCHED_BATCHES
 from batchflow.errors import StoreError
 from batchflow.stores import base
 from batchflow.stores.base import Answers, Operation
@@ -73,11 +73,17 @@ def _constants() -> list[str]:
         "SECRET_OUTCOME": SECRET_OUTCOME,
         "SECRET_HEAD": marked_text("").removesuffix("}"),
         "KEPT_EVENTS": KEPT_EVENTS,
+        "SEARCHED_BATCHES": SEARCHED_BATCHES,
+        "MOST_COUNTED": MOST_COUNTED,
         "LOSS_LIMIT": message.LOSS_LIMIT,
         "SUSPECT_LOSSES": message.SUSPECT_LOSSES,
         "LOSS_WAITS_MS": message.LOSS_WAITS_MS,
         "ALONE_MS": message.ALONE_MS,
         "WORKER_LOST": message.WORKER_LOST,
+        "MAX_ERROR_GROUPS": batch.MAX_ERROR_GROUPS,
+        "OTHER_ERRORS": batch.OTHER_ERRORS,
+        "RETRYING": base.RETRYING,
+        "PARKED": base.PARKED,
         "CATCH_UP_MS": flow.CATCH_UP_MS,
         "SKEW_MS": flow.SKEW_MS,
         "STARTED_OF_FRESH": flow.STARTED_OF_FRESH,

@@ -10,7 +10,7 @@ from redis.exceptions import NoPermissionError
 
 from batchflow.core.batch import Batch, Item, ItemState, Mark
 from batchflow.core.flow import FlowStatus
-from batchflow.core.message import ClaimResult, DeadLetter, WorkerStatus
+from batchflow.core.message import ClaimResult, DeadLetter, UnservedWork, WorkerStatus
 from batchflow.core.ports import Clock
 from batchflow.core.run import NEVER, Run, RunQuery, Waiter
 from batchflow.core.settlement import Settlement
@@ -123,9 +123,15 @@ class RedisStore(WriteVerbs):
 
     # Messages
 
-    async def register(self, worker: str, lease_ms: int, concurrency: int = 0) -> None:
+    async def register(
+        self, worker: str, lease_ms: int, concurrency: int = 0, destinations: Sequence[str] | None = None
+    ) -> None:
         """See the protocol."""
-        await self._enqueue("register", worker, lease_ms, concurrency)
+        self._require_open()
+        list_name = None
+        if destinations is not None:
+            list_name = self._claims.setdefault(worker, _WorkerClaims()).list_name(destinations)
+        await self._enqueue("register", worker, lease_ms, concurrency, list_name, destinations)
 
     @contextlib.asynccontextmanager
     async def renewing(self) -> AsyncGenerator[Renew]:
@@ -191,6 +197,10 @@ class RedisStore(WriteVerbs):
             found += [protocol.decode_worker(row) for row in rows]
         return found
 
+    async def unserved(self, limit: int = 100) -> Sequence[UnservedWork]:
+        """See the protocol."""
+        return [UnservedWork._make(row) for row in await self._enqueue("unserved", limit)]
+
     # Runs
 
     async def run(self, id: str) -> Run | None:
@@ -248,6 +258,15 @@ class RedisStore(WriteVerbs):
         while at is not None and len(found) < limit:
             page, at = await self._enqueue("items", batch, state, at, limit - len(found))
             found += [base.item(row) for row in page]
+        return found
+
+    async def find_items(self, workflow: str, item_id: str, limit: int = 20) -> Sequence[tuple[str, Item]]:
+        """See the protocol; the items of ended batches are not indexed by their id."""
+        found: list[tuple[str, Item]] = []
+        at: tuple[int, int] | None = (0, 0)
+        while at is not None and len(found) < limit:
+            rows, at = await self._enqueue("find_items", workflow, item_id, limit - len(found), *at)
+            found += [(batch, base.item(row)) for batch, row in rows]
         return found
 
     # The ledger

@@ -11,6 +11,7 @@ from batchflow.core.batch import NewBatch
 from batchflow.core.flow import FlowControl
 from batchflow.core.message import Message
 from batchflow.core.settlement import ITEM_STATE, FinishEntry, FinishWalk, RecordPage, Settlement, StartItems
+from batchflow.stores import base
 from batchflow.stores.base import flow_control
 from batchflow.stores.sql import events, flows, ledger, messages
 from batchflow.stores.sql.transaction import Tx
@@ -25,7 +26,14 @@ class BatchDelta:
     succeeded: int = 0
     failed: int = 0
     cancelled: int = 0
+    retrying: int = 0
+    parked: int = 0
     worked_ms: float = 0.0
+
+    def count_waiting(self, reason: int, count: int) -> None:
+        """Count items that begin or cease to wait for one of the reasons `base.RETRYING` and `base.PARKED`."""
+        self.retrying += count if reason == base.RETRYING else 0
+        self.parked += count if reason == base.PARKED else 0
 
 
 def open_batch(tx: Tx, batch: NewBatch, first: Sequence[Message]) -> bool:
@@ -206,6 +214,15 @@ def end_items(tx: Tx, ended: Sequence[tuple[int, int, Settlement]]) -> dict[int,
     return moved
 
 
+def count_waiting(tx: Tx, waiting: Iterable[tuple[int | None, int, int]], count: int) -> None:
+    """Count the items among messages, given as batch, number and reason, that begin or cease to wait for it."""
+    moved: dict[int, BatchDelta] = {}
+    for key, number, reason in waiting:
+        if key is not None and number >= 0:
+            moved.setdefault(key, BatchDelta()).count_waiting(reason, count)
+    write_deltas(tx, moved)
+
+
 def write_deltas(tx: Tx, moved: Mapping[int, BatchDelta]) -> None:
     """Write the changes of batches' counts."""
     for key, delta in moved.items():
@@ -217,6 +234,8 @@ def write_deltas(tx: Tx, moved: Mapping[int, BatchDelta]) -> None:
             succeeded=delta.succeeded,
             failed=delta.failed,
             cancelled=delta.cancelled,
+            retrying=delta.retrying,
+            parked=delta.parked,
             worked_ms=delta.worked_ms,
         )
 

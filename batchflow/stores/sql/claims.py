@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from pydantic_core import from_json
+from pydantic_core import from_json, to_json
 
 from batchflow.core.batch import NO_HEADERS
 from batchflow.core.flow import FlowControl, FlowState, admit, split_claims
@@ -13,17 +13,16 @@ from batchflow.core.run import NEVER
 from batchflow.core.settlement import Settlement
 from batchflow.stores import base
 from batchflow.stores.base import flow_control
-from batchflow.stores.sql import (
-    flows,
-    settling,
-    steps,
-)
-from batchflow.stores.sql.settling import EndedMessage, HeldMessage
+from batchflow.stores.sql import failures as failed_attempts
+from batchflow.stores.sql import flows, settling, steps
+from batchflow.stores.sql.batches import count_waiting
+from batchflow.stores.sql.messages import HeldMessage
+from batchflow.stores.sql.settling import EndedMessage
 from batchflow.stores.sql.transaction import BatchHead, Tx
 
 CANDIDATE = (
     "id", "fence", "batch", "number", "item", "failures", "losses", "body", "headers", "retry", "started_at", "depth",
-    "data",
+    "data", "waits",
 )  # fmt: skip
 """The columns of a message that may be leased. Rows are not made into objects: there is one for each item."""
 
@@ -47,9 +46,11 @@ class Lane(NamedTuple):
 _new: Callable[..., Claim] = tuple[Any, ...].__new__
 
 
-def register(tx: Tx, worker: str, lease_ms: int, concurrency: int) -> None:
+def register(tx: Tx, worker: str, lease_ms: int, concurrency: int, destinations: Sequence[str] | None) -> None:
     """Add a worker."""
-    tx.run("worker_register", name=worker, until=tx.now + lease_ms, concurrency=concurrency, now=tx.now)
+    serves = None if destinations is None else to_json(sorted(destinations)).decode()
+    until = tx.now + lease_ms
+    tx.run("worker_register", name=worker, until=until, concurrency=concurrency, serves=serves, now=tx.now)
 
 
 def worker_key(tx: Tx, worker: str) -> int | None:
@@ -170,12 +171,13 @@ def _lease_rows(tx: Tx, lane: Lane, rows: list[Any], owner: int, state: FlowStat
 
 
 def _claims_of(tx: Tx, found: list[tuple[Lane, list[Any]]]) -> list[Claim]:
-    again = [(row[0],) for _, rows in found for row in rows if row[1] > 0]
-    journals, woken = steps.journals(tx, again) if again else ({}, set[str]())
+    again = [row for _, rows in found for row in rows if row[1] > 0]
+    journals, woken = steps.journals(tx, [(row[0],) for row in again]) if again else ({}, set[str]())
+    count_waiting(tx, [(row[2], row[3], row[-1]) for row in again if row[-1]], -1)
     claims: list[Claim] = []
     for lane, rows in found:
         destination = lane.destination
-        for id, fence, batch, number, item, failures, losses, body, headers, retry, started_at, depth, data in rows:
+        for id, fence, batch, number, item, failures, losses, body, headers, retry, started_at, depth, data, _ in rows:
             head = None if batch is None else tx.batch_head(batch)
             claim = (
                 id,
@@ -230,6 +232,7 @@ def _reclaim(tx: Tx, rows: Sequence[Sequence[Any]], *, lost: bool) -> int:
     back: list[tuple[object, ...]] = []
     ended: list[EndedMessage] = []
     lanes: list[int] = []
+    lost_items: list[tuple[object, ...]] = []
     for id, fence, *fields in rows:
         held = HeldMessage._make(fields)
         losses = held.losses + lost
@@ -243,13 +246,17 @@ def _reclaim(tx: Tx, rows: Sequence[Sequence[Any]], *, lost: bool) -> int:
         else:
             wait = loss_delay_ms(losses) if lost else 0
             due = tx.now + wait if wait else 0
-            back.append((id, due, held.failures, losses, None, settling.stage_of(losses)))
+            back.append((id, due, held.failures, losses, None, settling.stage_of(losses), 0, held.attempts + lost))
             lanes.append(held.lane)
+            if lost and held.batch is not None and held.number >= 0:
+                lost_items.append((held.batch, held.number, 1, None))
     if back:
         settling.release_messages(tx, back)
         settling.release_slots(tx, lanes)
         for lane in set(lanes):
             flows.mark_ready(tx, lane, 0)
+    if lost_items:
+        failed_attempts.note_in_items(tx, lost_items)
     if ended:
         settling.end_held(tx, ended)
     return len(rows)

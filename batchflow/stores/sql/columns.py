@@ -11,8 +11,8 @@ from batchflow.stores import base
 from batchflow.stores.sql.batches import START_CANDIDATE
 from batchflow.stores.sql.claims import CANDIDATE, Lane
 from batchflow.stores.sql.events import NewArrival
-from batchflow.stores.sql.messages import NewMessage, WaitingMessage
-from batchflow.stores.sql.settling import HeldMessage
+from batchflow.stores.sql.failures import ErrorRow
+from batchflow.stores.sql.messages import HeldMessage, NewMessage, WaitingMessage
 from batchflow.stores.sql.transaction import BatchHead
 
 Names = tuple[str, ...]
@@ -23,7 +23,9 @@ GIVEN: Mapping[str, Names] = {
     "item_add": ("batch", "number", "id"),
     "item_add_data": ("batch", "number", "data"),
     "item_classify": START_CANDIDATE,
+    "failure_add": ErrorRow._fields,
     "item_end": ("batch", "number", "state", "result", "error"),
+    "item_fail": ("batch", "number", "attempts", "error"),
     "item_mark_in_flight": ("ledger", "item", "holder"),
     "item_message": ("id", "lane", "batch", "number"),
     "listener_drop": ("run", "number"),
@@ -31,8 +33,8 @@ GIVEN: Mapping[str, Names] = {
     "mark_release": ("batch", "number", "ledger"),
     "mark_drop_empty": ("batch", "number", "ledger"),
     "message_add": NewMessage._fields,
-    "message_make_dead_letter": ("id", "error", "failures", "losses"),
-    "message_release": ("id", "due", "failures", "losses", "error", "stage"),
+    "message_make_dead_letter": ("id", "error", "failures", "losses", "attempts"),
+    "message_release": ("id", "due", "failures", "losses", "error", "stage", "waits", "attempts"),
     "message_held": ("slot", "id", "fence"),
     "message_keep": ("id", "state", "result", "error"),
     "message_of_claims": ("id", "fence"),
@@ -52,10 +54,12 @@ FOUND: Mapping[str, Names] = {
     "batch_read": base.BATCH,
     "dead_letter_list": base.DEAD_LETTER,
     "dead_letter_list_of_batch": base.DEAD_LETTER,
+    "failure_groups": ("type", "place"),
     "flow_idle": ("key", "idle"),
     "flow_status": base.FLOW,
     "flow_status_all": base.FLOW,
     "item_classify": ("slot", "reason"),
+    "item_find": ("batch", *base.ITEM),
     "item_read": base.ITEM,
     "kept_event_oldest": ("key", "data"),
     "lanes_ready": Lane._fields,
@@ -80,7 +84,8 @@ FOUND: Mapping[str, Names] = {
     "step_refused": ("slot", "cancelled"),
     "suspects_due": (*Lane._fields, "id"),
     "worker_all": ("key", "name", "lease_until"),
-    "worker_status": ("name", "since", "seen_at", "lease_until", "concurrency", "hanging", "holds"),
+    "work_unserved": ("destination", "waiting", "batch"),
+    "worker_status": ("name", "since", "seen_at", "lease_until", "concurrency", "hanging", "holds", "serves"),
 }
 """The columns of the rows that statements return, if there is more than one."""
 

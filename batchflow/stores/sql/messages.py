@@ -41,6 +41,26 @@ class WaitingMessage(NamedTuple):
     parent: str | None
     parent_step: int | None
     linked: int
+    waits: int
+
+
+class HeldMessage(NamedTuple):
+    """The message of a held claim."""
+
+    lane: int
+    batch: int | None
+    number: int
+    cancelled: int
+    keep: int
+    failures: int
+    losses: int
+    stage: int = 0
+    parent: str | None = None
+    parent_step: int | None = None
+    linked: int = 0
+    on_failure: str | None = None
+    attempts: int = 0
+    waits: int = 0
 
 
 def publish(tx: Tx, messages: Sequence[Message]) -> list[bool]:
@@ -126,7 +146,7 @@ def redrive(tx: Tx, id: str) -> bool:
     if not found:
         return False
     lane, batch, number = found[0]
-    if batch is not None and not _reopen(tx, batch, number):
+    if batch is not None and not _reopen(tx, batch, number, id):
         return False
     tx.run("step_drop_unfinished", run=id)
     tx.run("message_redrive", id=id)
@@ -134,7 +154,12 @@ def redrive(tx: Tx, id: str) -> bool:
     return True
 
 
-def _reopen(tx: Tx, batch: int, number: int) -> bool:
+def _reopen(tx: Tx, batch: int, number: int, id: str) -> bool:
+    if not tx.one("batch_exists", batch=batch):
+        return False
+    if ids.completes(id, tx.batch_head(batch).id):
+        change_counts(tx, batch, working=1)
+        return True
     completion = completion_id(tx, batch)
     if not tx.run("batch_reopen_item" if number >= 0 else "batch_reopen_layer", batch=batch):
         return False
@@ -172,7 +197,9 @@ def accepts_messages(tx: Tx, batch: int) -> bool:
 
 def change_counts(tx: Tx, batch: int, **deltas: float) -> None:
     """Change a batch's counts by `deltas`."""
-    zero = {"working": 0, "open": 0, "succeeded": 0, "failed": 0, "cancelled": 0, "worked_ms": 0}
+    zero = {
+        "working": 0, "open": 0, "succeeded": 0, "failed": 0, "cancelled": 0, "retrying": 0, "parked": 0, "worked_ms": 0
+    }  # fmt: skip
     tx.run("batch_change_counts", batch=batch, **(zero | deltas))
 
 

@@ -1,8 +1,14 @@
 """Reading runs, dead letters, batches, items and workers."""
 
+from typing import Any
+
+from pydantic_core import from_json, to_json
+
+from batchflow.core import ids
 from batchflow.core.batch import Batch, Item, ItemState
-from batchflow.core.message import DeadLetter, WorkerStatus
+from batchflow.core.message import DeadLetter, UnservedWork, WorkerStatus
 from batchflow.core.run import NEVER, Run, RunQuery, Step
+from batchflow.core.store import MOST_COUNTED, SEARCHED_BATCHES
 from batchflow.stores import base
 from batchflow.stores.sql.steps import steps_of
 from batchflow.stores.sql.transaction import Tx
@@ -36,7 +42,8 @@ def dead_letters(tx: Tx, batch: str | None, limit: int) -> list[DeadLetter]:
     if batch is None:
         found = tx.json("dead_letter_list", limit=limit)
     else:
-        found = tx.json("dead_letter_list_of_batch", batch=tx.batch_key(batch), limit=limit)
+        about = {"batch": tx.batch_key(batch), "completion": ids.complete_id(batch)}
+        found = tx.json("dead_letter_list_of_batch", **about, limit=limit)
     journals: dict[str, list[Step]] = {}
     for run, *fields in steps_of(tx, [(row[0],) for row in found]):
         journals.setdefault(run, []).append(Step(*fields))
@@ -71,6 +78,34 @@ def items(tx: Tx, id: str, state: ItemState | None, after: int, limit: int) -> l
 def workers(tx: Tx) -> list[WorkerStatus]:
     """Workers, by name."""
     return [
-        WorkerStatus(name, since, seen_at, ends, concurrency, hanging, holds, lost=ends <= tx.now or tx.is_gone(name))
-        for name, since, seen_at, ends, concurrency, hanging, holds in tx.json("worker_status")
+        WorkerStatus(
+            *(name, since, seen_at, ends, concurrency, hanging, holds),
+            lost=ends <= tx.now or tx.is_gone(name),
+            serves=tuple(from_json(serves or "[]")),
+        )
+        for name, since, seen_at, ends, concurrency, hanging, holds, serves in _worker_rows(tx)
     ]
+
+
+def _worker_rows(tx: Tx) -> list[Any]:
+    return tx.json("worker_status")
+
+
+def unserved(tx: Tx, limit: int) -> list[UnservedWork]:
+    """Due messages whose destination no live worker serves."""
+    served: set[str] = set()
+    for name, _, _, ends, *_, serves in _worker_rows(tx):
+        if ends > tx.now and not tx.is_gone(name):
+            if serves is None:
+                return []
+            served.update(from_json(serves))
+    found = tx.json(
+        "work_unserved", served=to_json(sorted(served)).decode(), now=tx.now, most=MOST_COUNTED, limit=limit
+    )
+    return [UnservedWork._make(row) for row in found]
+
+
+def find_items(tx: Tx, workflow: str, item: str, limit: int) -> list[tuple[str, Item]]:
+    """The items with this id of the latest batches of a workflow."""
+    found = tx.json("item_find", workflow=workflow, item=item, batches=SEARCHED_BATCHES, limit=limit)
+    return [(batch, base.item(row)) for batch, *row in found]

@@ -3,11 +3,13 @@
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
+from batchflow.core import ids
 from batchflow.core.message import SUSPECT_LOSSES
 from batchflow.core.run import Step
 from batchflow.core.settlement import ARRIVES, RUN_STATE, STAYS, Settlement, SettleResult
 from batchflow.stores import base
-from batchflow.stores.sql import batches, events, flows, messages, steps
+from batchflow.stores.sql import batches, events, failures, flows, messages, steps
+from batchflow.stores.sql.messages import HeldMessage
 from batchflow.stores.sql.transaction import Tx
 
 STALE = SettleResult(stale=True)
@@ -16,23 +18,6 @@ STARTED, SUSPECT = 1, 2
 """Stages of a message (see the schema)."""
 _GOES_ON = STAYS | {"dead"}
 """Endings after which the run is not done: a run that was cancelled meanwhile ends as cancelled."""
-
-
-class HeldMessage(NamedTuple):
-    """The message of a held claim."""
-
-    lane: int
-    batch: int | None
-    number: int
-    cancelled: int
-    keep: int
-    failures: int
-    losses: int
-    stage: int = 0
-    parent: str | None = None
-    parent_step: int | None = None
-    linked: int = 0
-    on_failure: str | None = None
 
 
 class EndedMessage(NamedTuple):
@@ -103,6 +88,7 @@ def _release_staying(tx: Tx, staying: Sequence[EndedMessage]) -> None:
     if not staying:
         return
     rows: list[tuple[object, ...]] = []
+    failed: list[EndedMessage] = []
     ready: dict[int, int] = {}
     suspended = [settlement.id for settlement, held in staying if settlement.ending == "suspended" and held.linked]
     at_once = events.runs_with_arrivals(tx, suspended) if suspended else frozenset[str]()
@@ -110,9 +96,12 @@ def _release_staying(tx: Tx, staying: Sequence[EndedMessage]) -> None:
         at_once_now = settlement.ending == "released" or settlement.id in at_once or settlement.due <= tx.now
         due = 0 if at_once_now else settlement.due
         reset = any(step.position for step in settlement.steps)
-        failures = (0 if reset else held.failures) + (settlement.ending == "retry")
+        failed_before = (0 if reset else held.failures) + (settlement.ending == "retry")
         losses = 0 if reset else held.losses
-        rows.append((settlement.id, due, failures, losses, settlement.error, stage_of(losses)))
+        if waits := base.reason_of(settlement):
+            failed.append(_new(EndedMessage, (settlement, held)))
+        attempts = held.attempts + (settlement.failed_attempts if waits else 0)
+        rows.append((settlement.id, due, failed_before, losses, settlement.error, stage_of(losses), waits, attempts))
         ready[held.lane] = min(due, ready.get(held.lane, due))
         if settlement.ending == "parked":
             tx.run("flow_park", lane=held.lane, until=due)
@@ -120,6 +109,9 @@ def _release_staying(tx: Tx, staying: Sequence[EndedMessage]) -> None:
     for lane, due in ready.items():
         flows.mark_ready(tx, lane, due)
     release_slots(tx, [held.lane for _, held in staying])
+    if failed:
+        failures.note(tx, [(held.batch, held.number, s) for s, held in failed if held.batch is not None])
+        batches.count_waiting(tx, [(held.batch, held.number, base.reason_of(s)) for s, held in failed], 1)
 
 
 def stage_of(losses: int) -> int:
@@ -128,7 +120,7 @@ def stage_of(losses: int) -> int:
 
 
 def release_messages(tx: Tx, rows: Sequence[tuple[object, ...]]) -> None:
-    """Put messages back into their queues: id, due, failures, losses, error, stage."""
+    """Put messages back into their queues: id, due, failures, losses, error, stage, waits, attempts."""
     tx.run_rows("message_release", rows)
 
 
@@ -146,18 +138,28 @@ def _end(tx: Tx, ended: Sequence[EndedMessage], *, held_places: bool = True) -> 
     if not ended:
         return set()
     broken = False
-    _make_dead_letters(tx, [(one.settlement, one.held) for one in ended if one.settlement.ending == "dead"])
+    failed = [one for one in ended if one.settlement.ending in ("dead", "failed")]
+    if failed:
+        failures.note(tx, [(held.batch, held.number, s) for s, held in failed if held.batch is not None])
+    _make_dead_letters(tx, [(one.settlement, one.held) for one in failed if one.settlement.ending == "dead"])
     kept = [(s.id, RUN_STATE[s.ending], s.result, s.error) for s, held in ended if held.keep and s.ending != "dead"]
     if kept:
         tx.run_rows("message_keep", kept, now=tx.now)
     items = [(held.batch, held.number, s) for s, held in ended if held.batch and held.number >= 0]
     moved = batches.end_items(tx, items) if items else dict[int, batches.BatchDelta]()
+    if not held_places:
+        for _, held in ended:
+            if held.waits and held.batch is not None and held.number >= 0:
+                moved[held.batch].count_waiting(held.waits, -1)
     for settlement, held in ended:
         if held.batch is not None and held.number < 0:
             delta = moved.setdefault(held.batch, batches.BatchDelta())
             delta.working -= 1
-            if settlement.ending != "done":
-                error = settlement.error or f"its run '{settlement.id}' was cancelled"
+            if ids.completes(settlement.id, tx.batch_head(held.batch).id):
+                error = None if settlement.ending == "done" else settlement.sentence
+                tx.run("batch_completed", batch=held.batch, error=error)
+            elif settlement.ending != "done":
+                error = settlement.sentence
                 if tx.run("batch_break_off", batch=held.batch, error=error) and tx.run(
                     "lanes_break_off", batch=held.batch
                 ):
@@ -174,7 +176,7 @@ def _end(tx: Tx, ended: Sequence[EndedMessage], *, held_places: bool = True) -> 
         batches.write_deltas(tx, moved)
     touched = set(moved)
     _notify_parents(tx, ended)
-    _publish_failures(tx, [one for one in ended if one.settlement.ending == "dead"])
+    _publish_failures(tx, [one for one in failed if one.settlement.ending == "dead"])
     linked = [one for one in ended if one.held.linked]
     if linked:
         events.drop_waits(tx, [settlement.id for settlement, _ in linked])
@@ -272,6 +274,7 @@ def cancellations_of(waits: Iterable[messages.WaitingMessage]) -> list[EndedMess
                 parent=it.parent,
                 parent_step=it.parent_step,
                 linked=it.linked,
+                waits=it.waits,
             ),
         )
         for it in waits
@@ -280,7 +283,9 @@ def cancellations_of(waits: Iterable[messages.WaitingMessage]) -> list[EndedMess
 
 def _make_dead_letters(tx: Tx, dead: Sequence[tuple[Settlement, HeldMessage]]) -> None:
     if dead:
-        rows = [(s.id, s.error or "", held.failures + 1, held.losses) for s, held in dead]
+        rows = [
+            (s.id, s.error or "", held.failures + 1, held.losses, held.attempts + s.failed_attempts) for s, held in dead
+        ]
         tx.run_rows("message_make_dead_letter", rows, now=tx.now)
 
 

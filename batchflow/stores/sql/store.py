@@ -6,7 +6,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from batchflow.core.batch import Batch, Item, ItemState, Mark
 from batchflow.core.flow import FlowStatus
-from batchflow.core.message import ClaimResult, DeadLetter, WorkerStatus
+from batchflow.core.message import ClaimResult, DeadLetter, UnservedWork, WorkerStatus
 from batchflow.core.run import Run, RunQuery, Waiter
 from batchflow.stores.base import Answers, WriteVerbs, rank
 from batchflow.stores.sql import batches, claims, events, flows, ledger, messages, reads, settling, steps
@@ -33,6 +33,10 @@ class SqlStore(WriteVerbs):
     async def workers(self) -> Sequence[WorkerStatus]:
         """See the protocol."""
         return await self._read(reads.workers)
+
+    async def unserved(self, limit: int = 100) -> Sequence[UnservedWork]:
+        """See the protocol."""
+        return await self._read(reads.unserved, limit)
 
     # Runs
 
@@ -82,6 +86,10 @@ class SqlStore(WriteVerbs):
         """See the protocol."""
         return await self._read(reads.items, batch, state, after, limit)
 
+    async def find_items(self, workflow: str, item_id: str, limit: int = 20) -> Sequence[tuple[str, Item]]:
+        """See the protocol."""
+        return await self._read(reads.find_items, workflow, item_id, limit)
+
     # The ledger
 
     async def processed(self, ledger: str, ids: Sequence[str]) -> frozenset[str]:
@@ -122,6 +130,7 @@ def prune(tx: Tx, retention_ms: int, limit: int) -> int:
         gone += tx.run("prune_items", batch=key, limit=limit)
         if tx.run("prune_batch", batch=key):
             tx.run("lanes_drop", batch=key)
+            tx.run("failure_drop", batch=key)
             gone += 1
             tx.forget_cached()
     return gone

@@ -5,9 +5,11 @@
 SELECT key FROM worker WHERE name = :name;
 
 -- worker_register --
-INSERT INTO worker (name, lease_until, since, seen_at, concurrency) VALUES (:name, :until, :now, :now, :concurrency)
+INSERT INTO worker (name, lease_until, since, seen_at, concurrency, serves)
+VALUES (:name, :until, :now, :now, :concurrency, :serves)
 ON CONFLICT (name) DO UPDATE SET
-    lease_until = excluded.lease_until, seen_at = excluded.seen_at, concurrency = excluded.concurrency;
+    lease_until = excluded.lease_until, seen_at = excluded.seen_at, concurrency = excluded.concurrency,
+    serves = coalesce(excluded.serves, serves);
 
 -- worker_renew --
 -- Only if the worker is still registered: its claims have not been reclaimed.
@@ -17,15 +19,33 @@ UPDATE worker SET lease_until = :until, seen_at = :now, hanging = :hanging WHERE
 SELECT json_group_array(json_array(key, name, lease_until)) FROM worker;
 
 -- worker_status --
-SELECT json_group_array(json_array(name, since, seen_at, lease_until, concurrency, hanging, json(holds)))
+SELECT json_group_array(json_array(name, since, seen_at, lease_until, concurrency, hanging, json(holds), serves))
 FROM (
-    SELECT w.name, w.since, w.seen_at, w.lease_until, w.concurrency, w.hanging,
+    SELECT w.name, w.since, w.seen_at, w.lease_until, w.concurrency, w.hanging, w.serves,
         (SELECT json_group_object(destination, held) FROM (
             SELECT l.destination, count(*) AS held FROM message m CROSS JOIN lane l ON l.key = m.lane
             WHERE m.owner = w.key GROUP BY l.destination)) AS holds
     FROM worker w
     ORDER BY w.name
 );
+
+-- work_unserved --
+-- Due messages in open lanes of destinations that are not in :served, counted up to :most in each lane.
+SELECT json_group_array(json_array(destination, waiting, batch)) FROM (
+    SELECT v.destination, min(v.waiting, :most) AS waiting, b.id AS batch
+    FROM (
+        SELECT u.destination, sum(u.waiting) AS waiting, min(u.batch) AS first, max(u.batch) AS last
+        FROM (
+            SELECT l.destination, l.batch, (
+                SELECT count(*) FROM (SELECT 1 FROM message m
+                    WHERE m.lane = l.key AND m.owner IS NULL AND m.stage < 3 AND m.due <= :now LIMIT :most)) AS waiting
+            FROM lane l INDEXED BY lane_ready JOIN flow f ON f.key = l.flow
+            WHERE l.ready_at IS NOT NULL AND l.closed = 0 AND l.ready_at <= :now
+                AND f.paused = 0 AND f.parked_until <= :now
+                AND l.destination NOT IN (SELECT value FROM json_each(:served))) u
+        WHERE u.waiting > 0 GROUP BY u.destination) v
+        LEFT JOIN batch b ON b.key = v.first AND v.first = v.last
+    ORDER BY v.destination LIMIT :limit);
 
 -- worker_delete --
 DELETE FROM worker WHERE key = :worker;
@@ -75,8 +95,8 @@ WHERE l.held = 1 AND l.closed >= 4
     AND EXISTS (SELECT 1 FROM message m WHERE m.lane = l.key AND m.owner IS NULL AND m.stage < 3);
 
 -- message_waiting_of_lane --
-SELECT json_group_array(json_array(id, lane, batch, number, keep, parent, parent_step, linked)) FROM (
-    SELECT id, lane, batch, number, keep, parent, parent_step, linked FROM message
+SELECT json_group_array(json_array(id, lane, batch, number, keep, parent, parent_step, linked, waits)) FROM (
+    SELECT id, lane, batch, number, keep, parent, parent_step, linked, waits FROM message
     WHERE lane = :lane AND owner IS NULL AND stage < 3 LIMIT :limit);
 
 -- lanes_open --
@@ -287,18 +307,18 @@ FROM given WHERE id IS NOT NULL;
 -- message_candidates --
 -- Started messages by due time, then fresh messages by id, up to the limit of each.
 SELECT json_group_array(json_array(
-    id, fence, batch, number, item, failures, losses, body, headers, retry, started_at, depth, data))
+    id, fence, batch, number, item, failures, losses, body, headers, retry, started_at, depth, data, waits))
 FROM (
     SELECT * FROM (
         SELECT m.id, m.fence, m.batch, m.number, i.id AS item, m.failures, m.losses, m.body, m.headers, m.retry,
-            m.started_at, m.depth, i.data
+            m.started_at, m.depth, i.data, m.waits
         FROM message m LEFT JOIN item i ON i.batch = m.batch AND i.number = m.number
         WHERE m.lane = :lane AND m.owner IS NULL AND m.stage = 1 AND m.due <= :now
         ORDER BY m.due, m.id LIMIT :limit)
     UNION ALL
     SELECT * FROM (
         SELECT m.id, m.fence, m.batch, m.number, i.id AS item, m.failures, m.losses, m.body, m.headers, m.retry,
-            m.started_at, m.depth, i.data
+            m.started_at, m.depth, i.data, m.waits
         FROM message m LEFT JOIN item i ON i.batch = m.batch AND i.number = m.number
         WHERE m.lane = :lane AND m.owner IS NULL AND m.stage = 0 AND m.due = 0
         ORDER BY m.id LIMIT :limit)
@@ -306,16 +326,17 @@ FROM (
 
 -- message_suspect_read --
 SELECT json_group_array(json_array(
-    id, fence, batch, number, item, failures, losses, body, headers, retry, started_at, depth, data))
+    id, fence, batch, number, item, failures, losses, body, headers, retry, started_at, depth, data, waits))
 FROM (
         SELECT m.id, m.fence, m.batch, m.number, i.id AS item, m.failures, m.losses, m.body, m.headers, m.retry,
-            m.started_at, m.depth, i.data
+            m.started_at, m.depth, i.data, m.waits
         FROM message m LEFT JOIN item i ON i.batch = m.batch AND i.number = m.number
         WHERE m.id = :id);
 
 -- message_lease --
 WITH given (id) AS (VALUES :rows)
-UPDATE message SET owner = :owner, fence = fence + 1, started_at = coalesce(started_at, :now), stage = max(stage, 1)
+UPDATE message SET owner = :owner, fence = fence + 1, started_at = coalesce(started_at, :now), stage = max(stage, 1),
+    waits = 0
 WHERE id IN (SELECT id FROM given);
 
 -- message_held --
@@ -323,14 +344,15 @@ WHERE id IN (SELECT id FROM given);
 WITH given (slot, id, fence) AS (VALUES :rows)
 SELECT json_group_array(json_array(
     g.slot, m.lane, m.batch, m.number, m.cancelled, m.keep, m.failures, m.losses, m.stage, m.parent, m.parent_step,
-    m.linked, m.on_failure))
+    m.linked, m.on_failure, m.attempts, m.waits))
 FROM given g CROSS JOIN message m ON m.id = g.id AND m.fence = g.fence
 WHERE m.owner IS NOT NULL;
 
 -- message_release --
-WITH given (id, due, failures, losses, error, stage) AS (VALUES :rows)
+WITH given (id, due, failures, losses, error, stage, waits, attempts) AS (VALUES :rows)
 UPDATE message SET
-    owner = NULL, due = g.due, failures = g.failures, losses = g.losses, error = g.error, stage = g.stage
+    owner = NULL, due = g.due, failures = g.failures, losses = g.losses, error = g.error, stage = g.stage,
+    waits = g.waits, attempts = g.attempts
 FROM given g WHERE message.id = g.id;
 
 -- message_drop --
@@ -362,9 +384,10 @@ ON CONFLICT (id) DO NOTHING;
 
 -- message_make_dead_letter --
 -- A dead letter is a marked message. Its parent has been notified already.
-WITH given (id, error, failures, losses) AS (VALUES :rows)
+WITH given (id, error, failures, losses, attempts) AS (VALUES :rows)
 UPDATE message SET
     owner = NULL, stage = 3, due = 0, died_at = :now, error = g.error, failures = g.failures, losses = g.losses,
+    attempts = g.attempts,
     cancelled = 0, linked = 0, keep = keep | 2
 FROM given g WHERE message.id = g.id;
 
@@ -380,14 +403,14 @@ WHERE id = :id;
 -- message_of_worker --
 SELECT json_group_array(json_array(
     m.id, m.fence, m.lane, m.batch, m.number, m.cancelled, m.keep, m.failures, m.losses, m.stage, m.parent, m.parent_step,
-    m.linked, m.on_failure))
+    m.linked, m.on_failure, m.attempts, m.waits))
 FROM message m WHERE m.owner = :worker;
 
 -- message_of_claims --
 WITH given (id, fence) AS (VALUES :rows)
 SELECT json_group_array(json_array(
     m.id, m.fence, m.lane, m.batch, m.number, m.cancelled, m.keep, m.failures, m.losses, m.stage, m.parent, m.parent_step,
-    m.linked, m.on_failure))
+    m.linked, m.on_failure, m.attempts, m.waits))
 FROM given g CROSS JOIN message m ON m.id = g.id AND m.fence = g.fence
 WHERE m.owner = :worker;
 
@@ -395,18 +418,19 @@ WHERE m.owner = :worker;
 UPDATE message SET cancelled = 1 WHERE id = :id AND owner IS NOT NULL;
 
 -- message_waiting --
-SELECT json_group_array(json_array(id, lane, batch, number, keep, parent, parent_step, linked))
+SELECT json_group_array(json_array(id, lane, batch, number, keep, parent, parent_step, linked, waits))
 FROM message WHERE id = :id AND owner IS NULL AND stage < 3;
 
 -- message_waiting_of_batch --
-SELECT json_group_array(json_array(id, lane, batch, number, keep, parent, parent_step, linked)) FROM (
-    SELECT m.id, m.lane, m.batch, m.number, m.keep, m.parent, m.parent_step, m.linked
+SELECT json_group_array(json_array(id, lane, batch, number, keep, parent, parent_step, linked, waits)) FROM (
+    SELECT m.id, m.lane, m.batch, m.number, m.keep, m.parent, m.parent_step, m.linked, m.waits
     FROM lane l CROSS JOIN message m ON m.lane = l.key AND m.owner IS NULL AND m.stage < 3
     WHERE l.batch = :batch AND m.batch = :batch LIMIT :limit);
 
 -- message_waiting_of_parents --
 WITH given (parent) AS (VALUES :rows)
-SELECT json_group_array(json_array(m.id, m.lane, m.batch, m.number, m.keep, m.parent, m.parent_step, m.linked))
+SELECT json_group_array(json_array(
+    m.id, m.lane, m.batch, m.number, m.keep, m.parent, m.parent_step, m.linked, m.waits))
 FROM given g CROSS JOIN message m ON m.parent = g.parent WHERE m.owner IS NULL AND m.stage < 3;
 
 -- message_cancel_leased_of_parents --
@@ -612,12 +636,13 @@ FROM (
 -- dead_letter_list --
 SELECT json_group_array(json_array(
     id, destination, flow, parallelism, rate, period, burst, body, headers, retry, batch, keep, label, parent,
-    parent_step, depth, on_failure, open_dedup, error, failures, losses, created_at, started_at, died_at, item, number))
+    parent_step, depth, on_failure, open_dedup, error, failures, losses, created_at, started_at, died_at, item, number,
+    attempts))
 FROM (
     SELECT m.id, l.destination, l.flow, f.parallelism, f.rate, f.period, f.burst, m.body, m.headers, m.retry,
         b.id AS batch, m.keep & 1 AS keep, m.label, m.parent, m.parent_step, m.depth,
         CASE WHEN m.number < 0 THEN m.on_failure ELSE b.on_failure END AS on_failure, m.open_dedup, m.error,
-        m.failures, m.losses, m.created_at, m.started_at, m.died_at, i.id AS item, m.number
+        m.failures, m.losses, m.created_at, m.started_at, m.died_at, i.id AS item, m.number, m.attempts
     FROM message m JOIN lane l ON l.key = m.lane JOIN flow f ON f.key = l.flow
         LEFT JOIN batch b ON b.key = m.batch
         LEFT JOIN item i ON i.batch = m.batch AND i.number = m.number
@@ -626,17 +651,23 @@ FROM (
 -- dead_letter_list_of_batch --
 SELECT json_group_array(json_array(
     id, destination, flow, parallelism, rate, period, burst, body, headers, retry, batch, keep, label, parent,
-    parent_step, depth, on_failure, open_dedup, error, failures, losses, created_at, started_at, died_at, item, number))
+    parent_step, depth, on_failure, open_dedup, error, failures, losses, created_at, started_at, died_at, item, number,
+    attempts))
 FROM (
     SELECT m.id, l.destination, l.flow, f.parallelism, f.rate, f.period, f.burst, m.body, m.headers, m.retry,
         b.id AS batch, m.keep & 1 AS keep, m.label, m.parent, m.parent_step, m.depth,
         CASE WHEN m.number < 0 THEN m.on_failure ELSE b.on_failure END AS on_failure, m.open_dedup, m.error,
-        m.failures, m.losses, m.created_at, m.started_at, m.died_at, i.id AS item, m.number
-    FROM lane l CROSS JOIN message m ON m.lane = l.key AND m.owner IS NULL AND m.stage = 3
-        JOIN flow f ON f.key = l.flow
+        m.failures, m.losses, m.created_at, m.started_at, m.died_at, i.id AS item, m.number, m.attempts
+    FROM message m JOIN lane l ON l.key = m.lane JOIN flow f ON f.key = l.flow
         LEFT JOIN batch b ON b.key = m.batch
         LEFT JOIN item i ON i.batch = m.batch AND i.number = m.number
-    WHERE l.batch = :batch ORDER BY m.died_at DESC, m.id DESC LIMIT :limit);
+    WHERE m.id IN (
+        SELECT d.id FROM lane k CROSS JOIN message d ON d.lane = k.key AND d.owner IS NULL AND d.stage = 3
+        WHERE k.batch = :batch
+        UNION ALL
+        -- Completions are in no lane of the batch.
+        SELECT id FROM message WHERE id >= :completion AND id < :completion || '~' AND batch = :batch AND stage = 3)
+    ORDER BY m.died_at DESC, m.id DESC LIMIT :limit);
 
 -- dedup_under_way --
 SELECT id FROM batch WHERE open_dedup = :open_dedup AND ended_at IS NULL
@@ -707,7 +738,8 @@ UPDATE batch SET total = coalesce(:total, total) WHERE key = :batch;
 
 -- batch_change_counts --
 UPDATE batch SET working = working + :working, open = open + :open, succeeded = succeeded + :succeeded,
-    failed = failed + :failed, cancelled = cancelled + :cancelled, worked_ms = worked_ms + :worked_ms
+    failed = failed + :failed, cancelled = cancelled + :cancelled, retrying = retrying + :retrying,
+    parked = parked + :parked, worked_ms = worked_ms + :worked_ms
 WHERE key = :batch;
 
 -- batch_break_off --
@@ -750,6 +782,13 @@ UPDATE batch SET working = working + 1, error = NULL,
 WHERE key = :batch AND state <> 'cancelling'
     AND NOT EXISTS (SELECT 1 FROM lane WHERE batch = :batch AND held = 1 AND closed >= 4);
 
+-- batch_completed --
+-- The completion has ended; the error is NULL if it has run.
+UPDATE batch SET completion_error = :error WHERE key = :batch AND completion_error IS NOT :error;
+
+-- batch_exists --
+SELECT 1 FROM batch WHERE key = :batch;
+
 -- batch_generation --
 SELECT generation FROM batch WHERE key = :batch;
 
@@ -758,19 +797,25 @@ SELECT json_group_array(key) FROM batch WHERE state = 'cancelling';
 
 -- batch_read --
 SELECT json_group_array(json_array(
-    id, name, state, pages, chunks, total, working, worked_ms, params, force, label, headers, paused, error, created_at,
-    started_at, ended_at, eligible, open, succeeded, failed, cancelled, already_processed, in_flight, duplicates,
-    left_out))
+    id, name, state, pages, chunks, total, working, worked_ms, params, force, label, headers, paused, error,
+    completion_error, json(errors), created_at, started_at, ended_at, eligible, open, succeeded, failed, cancelled,
+    already_processed, in_flight, duplicates, left_out, retrying, parked))
 FROM (
-    SELECT b.*, w.name FROM batch b JOIN workflow w ON w.key = b.workflow WHERE b.id = :id);
+    SELECT b.*, w.name, (
+        SELECT json_group_array(json_array(e.type, e.place, e.attempts, e.items, e.message, i.id, e.number, e.at))
+        FROM failure e LEFT JOIN item i ON i.batch = e.batch AND i.number = e.number WHERE e.batch = b.key) AS errors
+    FROM batch b JOIN workflow w ON w.key = b.workflow WHERE b.id = :id);
 
 -- batch_list --
 SELECT json_group_array(json_array(
-    id, name, state, pages, chunks, total, working, worked_ms, params, force, label, headers, paused, error, created_at,
-    started_at, ended_at, eligible, open, succeeded, failed, cancelled, already_processed, in_flight, duplicates,
-    left_out))
+    id, name, state, pages, chunks, total, working, worked_ms, params, force, label, headers, paused, error,
+    completion_error, json(errors), created_at, started_at, ended_at, eligible, open, succeeded, failed, cancelled,
+    already_processed, in_flight, duplicates, left_out, retrying, parked))
 FROM (
-    SELECT b.*, w.name FROM batch b JOIN workflow w ON w.key = b.workflow
+    SELECT b.*, w.name, (
+        SELECT json_group_array(json_array(e.type, e.place, e.attempts, e.items, e.message, i.id, e.number, e.at))
+        FROM failure e LEFT JOIN item i ON i.batch = e.batch AND i.number = e.number WHERE e.batch = b.key) AS errors
+    FROM batch b JOIN workflow w ON w.key = b.workflow
     WHERE (:workflow IS NULL OR w.name = :workflow) AND (:label IS NULL OR b.label = :label) AND (NOT :open_only OR b.ended_at IS NULL)
     ORDER BY b.key DESC LIMIT :limit);
 
@@ -814,14 +859,44 @@ UPDATE item SET state = g.state, result = g.result, error = g.error, ended_at = 
     data = CASE WHEN g.state = 'failed' THEN data END
 FROM given g WHERE item.batch = g.batch AND item.number = g.number;
 
+-- item_fail --
+-- Failed or lost attempts; a lost one has no error.
+WITH given (batch, number, attempts, error) AS (VALUES :rows)
+UPDATE item SET attempts = item.attempts + g.attempts, error = coalesce(g.error, item.error)
+FROM given g WHERE item.batch = g.batch AND item.number = g.number;
+
+-- failure_groups --
+SELECT json_group_array(json_array(type, place)) FROM failure WHERE batch = :batch;
+
+-- failure_add --
+WITH given (batch, type, place, attempts, items, message, number) AS (VALUES :rows)
+INSERT INTO failure (batch, type, place, attempts, items, message, number, at)
+SELECT batch, type, place, attempts, items, message, number, :now FROM given WHERE batch IS NOT NULL
+ON CONFLICT (batch, type, place) DO UPDATE SET
+    attempts = attempts + excluded.attempts, items = items + excluded.items, message = excluded.message,
+    number = excluded.number, at = excluded.at;
+
+-- failure_drop --
+DELETE FROM failure WHERE batch = :batch;
+
 -- item_reopen --
 UPDATE item SET state = 'open', result = NULL, error = NULL, ended_at = NULL
 WHERE batch = :batch AND number = :number;
 
 -- item_read --
-SELECT json_group_array(json_array(number, id, state, result, error, ended_at)) FROM (
-    SELECT number, id, state, result, error, ended_at FROM item
+SELECT json_group_array(json_array(number, id, state, result, error, ended_at, attempts)) FROM (
+    SELECT number, id, state, result, error, ended_at, attempts + (state = 'succeeded') AS attempts FROM item
     WHERE batch = :batch AND number > :after AND (:state IS NULL OR state = :state) ORDER BY number LIMIT :limit);
+
+-- item_find --
+SELECT json_group_array(json_array(batch, number, id, state, result, error, ended_at, attempts)) FROM (
+    SELECT b.id AS batch, i.number, i.id, i.state, i.result, i.error, i.ended_at,
+        i.attempts + (i.state = 'succeeded') AS attempts
+    FROM (
+        SELECT c.key, c.id FROM workflow w CROSS JOIN batch c ON c.workflow = w.key
+        WHERE w.name = :workflow ORDER BY c.key DESC LIMIT :batches) b
+        CROSS JOIN item i ON i.batch = b.key AND i.id = :item
+    ORDER BY b.key DESC LIMIT :limit);
 
 -- mark_items --
 WITH given (batch, number, ledger, expires_at) AS (VALUES :rows)

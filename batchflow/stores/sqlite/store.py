@@ -147,11 +147,13 @@ class SqliteStore(SqlStore):
 
     # Messages
 
-    async def register(self, worker: str, lease_ms: int, concurrency: int = 0) -> None:
+    async def register(
+        self, worker: str, lease_ms: int, concurrency: int = 0, destinations: Sequence[str] | None = None
+    ) -> None:
         """See the protocol."""
         # Before its row is written: a row without a lock means a dead worker.
         self._locks.hold(worker)
-        await self._enqueue("register", worker, lease_ms, concurrency)
+        await self._enqueue("register", worker, lease_ms, concurrency, destinations)
 
     @contextlib.asynccontextmanager
     async def renewing(self) -> AsyncGenerator[Renew]:

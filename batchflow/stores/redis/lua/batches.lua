@@ -5,10 +5,11 @@
 -- the walk broke off, ge: generation, e: error, en: entered, wk: messages of its layers that have not ended, pg: pages,
 -- ch: chunks, to: total, el, op, su, fa, ca, ap, fl, du, lo: counts, wm: worked ms, t, st, za: made, started and ended
 -- at, p, ps, dp: parent, its step, depth, sq: its number among all batches, hi: one above its highest item, sw: items
--- looked at by the cancellation, dd: items have data.
+-- looked at by the cancellation, dd: items have data, rt, pa: open items that wait after a failed attempt, or for a rate
+-- limit; ce: the error of its completion.
 local NUMBERS = {
   'na', 'pz', 'wd', 'bk', 'ge', 'kr', 'fo', 'en', 'wk', 'pg', 'ch', 'to', 'el', 'op', 'su', 'fa', 'ca', 'ap', 'fl', 'du',
-  'lo', 'wm', 't', 'st', 'za', 'ps', 'dp', 'sq', 'hi', 'sw', 'tt',
+  'lo', 'wm', 't', 'st', 'za', 'ps', 'dp', 'sq', 'hi', 'sw', 'tt', 'rt', 'pa',
 }
 -- Of these, the ones that are 0 when a batch is opened.
 local ZERO = {
@@ -23,6 +24,8 @@ function batches.get(id)
     if #reply == 0 then return nil end
     batch = to_table(reply)
     for _, field in ipairs(NUMBERS) do batch[field] = tonumber(batch[field]) end
+    -- A batch that schema 10 has opened has neither.
+    batch.rt, batch.pa = batch.rt or 0, batch.pa or 0
     batch.id, batch.dirty, batch.names = id, {}, {}
     batches.cache[id] = batch
   end
@@ -35,6 +38,39 @@ function batches.set(batch, field, value)
 end
 
 function batches.add(batch, field, delta) batches.set(batch, field, batch[field] + delta) end
+
+-- Count the items that begin or cease to wait for one of the reasons RETRYING and PARKED.
+function batches.count_waiting(batch, reason, count)
+  if reason == RETRYING then batches.add(batch, 'rt', count) end
+  if reason == PARKED then batches.add(batch, 'pa', count) end
+end
+
+-- Add failures [type, place, message] of a message to the error groups of its batch; with `ended` the last of them is
+-- the one that its item has failed with for good.
+function batches.add_failures(message, failures, ended)
+  local key = P .. 'er:' .. message.b
+  for place, failure in ipairs(failures) do
+    local name = failure[1] .. '\n' .. failure[2]
+    local known = call('HGET', key, name)
+    if not known and call('HLEN', key) >= MAX_ERROR_GROUPS - 1 then
+      name = OTHER_ERRORS .. '\n'
+      known = call('HGET', key, name)
+    end
+    local before = known and cjson.decode(known) or { 0, 0 }
+    local failed = before[2] + (ended and message.n >= 0 and place == #failures and 1 or 0)
+    call('HSET', key, name, cjson.encode({ before[1] + 1, failed, failure[3], message.i or NULL, message.n, now }))
+  end
+end
+
+-- The error groups of a batch, in the order of ErrorGroup's fields.
+local function error_groups(id)
+  local rows = {}
+  for name, text in pairs(to_table(call('HGETALL', P .. 'er:' .. id))) do
+    local kind, place = string.match(name, '^(.-)\n(.*)$')
+    rows[#rows + 1] = { kind, place, unpack(cjson.decode(text), 1, 6) }
+  end
+  return rows
+end
 
 function batches.flush()
   for id, batch in pairs(batches.cache) do
@@ -79,8 +115,16 @@ end
 function batches.finish_layer(batch, id, how, error)
   call('SREM', P .. 'bm:' .. batch.id, id)
   batches.add(batch, 'wk', -1)
-  if how ~= 'done' and not batch.za and batch.s ~= 'cancelling' then
-    if not batch.e then batches.set(batch, 'e', error or "its run '" .. id .. "' was cancelled") end
+  error = how ~= 'done' and (error or "its run '" .. id .. "' was cancelled") or nil
+  if batches.is_completion(batch, id) then
+    if error then
+      batches.set(batch, 'ce', error)
+    elseif batch.ce then
+      batch.ce, batch.dirty.ce = nil, nil
+      call('HDEL', P .. 'b:' .. batch.id, 'ce')
+    end
+  elseif how ~= 'done' and not batch.za and batch.s ~= 'cancelling' then
+    if not batch.e then batches.set(batch, 'e', error) end
     batches.set(batch, 'en', 1)
     state.broken[batch.id] = true
   end
@@ -137,6 +181,8 @@ function batches.end_finished()
   return ended
 end
 
+function batches.is_completion(batch, id) return string.sub(id, 1, #batch.id + 2) == batch.id .. '.z' end
+
 function batches.completion_id(batch) return batch.id .. (batch.ge == 1 and '.z' or '.z' .. batch.ge) end
 
 function batches.finish(batch)
@@ -185,7 +231,11 @@ end
 
 -- Reopen a batch for a redriven dead letter: its item is open again, or its walk continues. False if that is
 -- impossible.
-function batches.reopen(batch, message)
+function batches.reopen(batch, message, id)
+  if batches.is_completion(batch, id) then
+    batches.add(batch, 'wk', 1)
+    return true
+  end
   if batch.s == 'cancelling' or message.n < 0 and batch.bk == 1 then return false end
   if batch.za then
     local completion = batches.completion_id(batch)
@@ -324,9 +374,10 @@ local function batch_row(batch)
     id = batch.id, name = batch.w, state = batch.s, pages = batch.pg, chunks = batch.ch, total = batch.to,
     working = batch.wk, worked_ms = string.format('%.17g', batch.wm), params = call('GET', P .. 'p:' .. batch.id) or 'null',
     force = batch.fo == 1, label = batch.L, headers = batch.hd, paused = batch.pz == 1, error = batch.e,
+    completion_error = batch.ce, errors = error_groups(batch.id),
     created_at = batch.t, started_at = batch.st, ended_at = batch.za,
     eligible = batch.el, open = batch.op, succeeded = batch.su, failed = batch.fa, cancelled = batch.ca,
-    already_processed = batch.ap, in_flight = batch.fl, duplicates = batch.du, left_out = batch.lo,
+    already_processed = batch.ap, in_flight = batch.fl, duplicates = batch.du, left_out = batch.lo, retrying = batch.rt, parked = batch.pa,
   })
 end
 

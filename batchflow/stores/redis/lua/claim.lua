@@ -197,7 +197,7 @@ local function release_settled(worker, held)
 end
 
 -- Set the list of destinations of a worker. False if the server does not know the list and `destinations` is null.
-local function serve(worker, list, destinations)
+function workers.serve(worker, list, destinations)
   if not workers.is_list_used(list) then
     destinations = or_nil(destinations)
     if not destinations then return false end
@@ -216,7 +216,7 @@ end
 
 local function lease_message(worker, id, about)
   local key = P .. 'm:' .. id
-  local fields = call('HMGET', key, 'f', 'y', 'b', 'n', 'i', 'x', 'l', 'h', 'r', 'st', 'dp', 'd')
+  local fields = call('HMGET', key, 'f', 'y', 'b', 'n', 'i', 'x', 'l', 'h', 'r', 'st', 'dp', 'd', 'wt')
   local data
   if fields[5] then
     fields[3], fields[4], fields[12] = string.sub(id, 1, -12), string.sub(id, -9), true
@@ -228,6 +228,10 @@ local function lease_message(worker, id, about)
   if not fields[12] or (batch and batch.s == 'cancelling') then return nil end
   local fence, started, journal = tonumber(fields[1] or 0) + 1, tonumber(fields[10] or now), NULL
   call('HSET', key, 'o', worker, 'f', fence, 'st', started)
+  if fields[13] then
+    call('HDEL', key, 'wt')
+    if fields[5] then batches.count_waiting(batch, tonumber(fields[13]), -1) end
+  end
   if fence > 1 then
     local found = steps.of(to_table(call('HGETALL', key)))
     if #found > 0 or call('EXISTS', P .. 'a:' .. id) == 1 then
@@ -426,7 +430,7 @@ verbs.claim = function(worker, list, destinations, limit, token, acknowledged, h
   -- Nothing is stored for a worker that is not registered any more.
   if call('HGET', P .. 'wl', worker) ~= list then
     if not call('ZSCORE', P .. 'workers', worker) then return { {}, NULL, {}, now } end
-    if not serve(worker, list, destinations) then return nil end
+    if not workers.serve(worker, list, destinations) then return nil end
   end
   if not release_lost(worker, token, acknowledged) then return { {}, NULL, {}, now } end
   if or_nil(held) then release_settled(worker, held) end

@@ -12,7 +12,7 @@ local function carry_out(keys, args)
     local verb = verbs[operation[1]] or reads[operation[1]]
     if not BUFFERED[operation[1]] then buffer.flush() end
     local fine, answer = false, full
-    if not full or operation[1] ~= 'claim' then fine, answer = try(verb, unpack(operation, 2, 10)) end
+    if not full or operation[1] ~= 'claim' then fine, answer = try(verb, unpack(operation, 2, 11)) end
     answers[place] = { fine, or_null(answer) }
     if fine and answer == false then answers[place][2] = false end
   end

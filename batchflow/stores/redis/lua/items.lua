@@ -114,10 +114,10 @@ function items.keys(batch, first)
   return names
 end
 
--- Record the end of an item's run.
-function items.finish(batch, number, item, how, result, error, took)
+-- Record the end of an item's run; `attempts` are its failed and lost ones.
+function items.finish(batch, number, item, how, result, error, took, attempts)
   local became = ITEM_LETTER[how]
-  local ended = { now, batch.kr == 1 and result or NULL, error or NULL }
+  local ended = { now, batch.kr == 1 and result or NULL, error or NULL, attempts }
   local names = items.keys(batch, number - number % BUCKET)
   number = tostring(number)
   buffer.pair('HSET', names.i, number, became .. item)
@@ -134,9 +134,20 @@ function items.finish(batch, number, item, how, result, error, took)
   state.touched[batch.id] = true
 end
 
+-- Note a failed or lost attempt of an open item: its attempts so far, and the error of the last failed one.
+function items.fail(message, error)
+  local name = items.keys(batches.get(message.b), message.n - message.n % BUCKET).x
+  local number = tostring(message.n)
+  if not error then
+    local before = call('HGET', name, number)
+    error = before and cjson.decode(before)[3]
+  end
+  call('HSET', name, number, cjson.encode({ NULL, NULL, error or NULL, message.at }))
+end
+
 -- Cancel an item that nobody has claimed yet.
 function items.cancel_fresh(batch, number, item)
-  items.finish(batch, number, item, 'cancelled')
+  items.finish(batch, number, item, 'cancelled', nil, nil, 0, 0)
   flows.add(batch.k, 'w', -1)
 end
 
@@ -154,7 +165,7 @@ function items.reopen(batch, message)
   batches.add(batch, 'fa', -1)
   batches.add(batch, 'op', 1)
   call('HSET', items.bucket(batch.id, number), number, 'o' .. item)
-  call('HDEL', items.results(batch.id, number), number)
+  call('HSET', items.results(batch.id, number), number, cjson.encode({ NULL, NULL, NULL, message.at }))
   call('HSET', P .. 'h:' .. batch.lg, item, batch.sq)
   call('SADD', P .. 'bi:' .. batch.id, item)
 end
@@ -174,11 +185,11 @@ end
 
 local function item_row(id, number, value)
   local letter = string.sub(value, 1, 1)
-  local ended = letter ~= 'o' and call('HGET', items.results(id, number), number)
-  local about = ended and cjson.decode(ended) or {}
+  local text = call('HGET', items.results(id, number), number)
+  local about = text and cjson.decode(text) or {}
   return row_of(ITEM_COLUMNS, {
     number = number, id = string.sub(value, 2), state = ITEM_STATE[letter], result = about[2], error = about[3],
-    ended_at = about[1],
+    ended_at = about[1], attempts = (about[4] or 0) + (letter == 's' and 1 or 0),
   })
 end
 
@@ -200,4 +211,33 @@ reads.items = function(id, shown, after, limit)
     until number % BUCKET == 0 or #rows == limit
   end
   return { rows, #rows < limit and number < batch.hi and number - 1 or NULL }
+end
+
+-- find_items: the items with this id of the latest batches of a workflow, newest first, from the batch at `place` and the
+-- item `number` of it on, as far as a bounded look goes: [[batch, row] of each, where to continue or null].
+reads.find_items = function(workflow, item, limit, place, number)
+  local rows, looked = {}, 0
+  local latest = call('ZREVRANGE', P .. 'bw:' .. workflow, place, SEARCHED_BATCHES - 1)
+  for offset, id in ipairs(latest) do
+    local batch = batches.get(id)
+    -- An open batch has an index; of an ended one the items are read.
+    if batch and (batch.za or call('SMISMEMBER', P .. 'bi:' .. id, item)[1] == 1) then
+      while number < batch.hi do
+        if looked >= LOOK then return { rows, { place + offset - 1, number } } end
+        local found = to_table(call('HGETALL', items.bucket(id, number)))
+        local first = number - number % BUCKET
+        for at = first, first + BUCKET - 1 do
+          local value = found[tostring(at)]
+          if value and string.sub(value, 2) == item and #rows < limit then
+            rows[#rows + 1] = { id, item_row(id, at, value) }
+            number = batch.hi
+          end
+        end
+        looked, number = looked + BUCKET, math.max(number, first + BUCKET)
+      end
+    end
+    looked, number = looked + 1, 0
+    if #rows >= limit then return { rows, NULL } end
+  end
+  return { rows, NULL }
 end

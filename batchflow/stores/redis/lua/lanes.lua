@@ -21,6 +21,11 @@ function lanes.group(id, message)
   return message.he and batch .. HELD or batch
 end
 
+-- The batch of a group, or ''.
+function lanes.batch_of(group)
+  return string.sub(group, -1) == HELD and string.sub(group, 1, -2) or group
+end
+
 function lanes.id(destination, key, group) return key .. '|' .. destination .. '|' .. group end
 
 function lanes.fresh(destination, key, group) return P .. 'q:' .. lanes.id(destination, key, group) end

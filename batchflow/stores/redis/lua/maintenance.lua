@@ -44,7 +44,7 @@ local function prune_batch(batch, limit)
   if batch.hi > 0 then return count end
   local id = batch.id
   batches.cache[id] = nil
-  call('DEL', P .. 'b:' .. id, P .. 'p:' .. id, P .. 'bm:' .. id, P .. 'bd:' .. id, P .. 'r:' .. id)
+  call('DEL', P .. 'b:' .. id, P .. 'p:' .. id, P .. 'bm:' .. id, P .. 'bd:' .. id, P .. 'r:' .. id, P .. 'er:' .. id)
   for _, index in ipairs({ 'bs', 'be', 'bo', 'bw:' .. batch.w, batch.L and 'bl:' .. batch.L or 'bs' }) do call('ZREM', P .. index, id) end
   return count + 1
 end

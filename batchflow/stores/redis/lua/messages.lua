@@ -4,10 +4,11 @@
 -- losses, c: cancelled, b, n: batch and number, i: item, kp: kept when it has ended, t, st: made and started at, y:
 -- body, h: headers, r: retry, e: error, L: label, p, ps, dp: parent, its step, depth, ln: it waits or has waited for
 -- events, webhooks or children, of: destination of its failure message, od: open_dedup, he: held back until its batch
--- is walked, s<number>: steps; of an ended message z: its state, za: ended at, v: its result.
+-- is walked, at: failed and lost attempts in all, wt: why it waits (RETRYING, PARKED), s<number>: steps; of an ended
+-- message z: its state, za: ended at, v: its result.
 local FIELDS = {
   'd', 'k', 'u', 'o', 'f', 'x', 'l', 'c', 'b', 'n', 'i', 'kp', 't', 'st', 'e', 'L', 'p', 'ps', 'ln', 'dp', 'z',
-  'of', 'od', 'he',
+  'of', 'od', 'he', 'at', 'wt',
 }
 
 -- Add the fields of an item's message that follow from its id.
@@ -23,6 +24,7 @@ end
 local function with_numbers(id, found)
   found.f, found.x, found.l = tonumber(found.f or 0), tonumber(found.x or 0), tonumber(found.l or 0)
   found.n = tonumber(found.n or -1)
+  found.at, found.wt = tonumber(found.at or 0), tonumber(found.wt or 0)
   return messages.add_item_fields(id, found)
 end
 
@@ -55,12 +57,13 @@ end
 -- Load the fields that the end of an item needs, if it has neither been cancelled nor waited for anything; else nil.
 function messages.held_item(id, fence)
   if buffer.gone[id] then return nil end
-  local reply = call('HMGET', P .. 'm:' .. id, 'i', 'o', 'f', 'c', 'ln')
+  local reply = call('HMGET', P .. 'm:' .. id, 'i', 'o', 'f', 'c', 'ln', 'at')
   if not reply[1] or not reply[2] or reply[4] or reply[5] or tonumber(reply[3]) ~= fence then return nil end
   local name = string.sub(id, 1, -12)
   local batch = batches.get(name)
   if batch.s == 'cancelling' then return nil end
-  return { i = reply[1], o = reply[2], b = name, n = tonumber(string.sub(id, -9)), d = batch.d, k = batch.k }
+  local number, attempts = tonumber(string.sub(id, -9)), tonumber(reply[6] or 0)
+  return { i = reply[1], o = reply[2], b = name, n = number, d = batch.d, k = batch.k, at = attempts }
 end
 
 function messages.is_cancelled(message) return message.c or batches.is_cancelling(message.b) end
@@ -135,9 +138,15 @@ function messages.publish(wire)
   return true
 end
 
--- Put a message that a worker holds back into its queue.
-function messages.release(id, message, due, failures, losses, error)
+-- Put a message that a worker holds back into its queue. `failed`: the number of its failed or lost attempts, and the
+-- reason for which it waits or 0.
+function messages.release(id, message, due, failures, losses, error, failed)
   local key = P .. 'm:' .. id
+  if failed then
+    message.at, message.wt = message.at + failed[1], failed[2]
+    call('HSET', key, 'at', message.at, 'wt', message.wt)
+    if message.n >= 0 then batches.count_waiting(batches.get(message.b), message.wt, 1) end
+  end
   local fields = { 'u', due, 'x', failures, 'l', losses }
   if error then
     fields[7], fields[8] = 'e', error
@@ -174,10 +183,12 @@ function messages.reclaim(id, message, lost)
   elseif lost and losses >= LOSS_LIMIT then
     local error = string.format(WORKER_LOST, losses)
     -- Not counted as a failure: the workers were lost, the message did not fail.
-    settling.finish(id, message, { how = 'dead', error = error, failures = message.x, losses = losses })
+    local failed = { 1, 0, { { string.match(error, '^%w+'), '', error } }, error }
+    settling.finish(id, message, { how = 'dead', error = error, failures = message.x, losses = losses, failed = failed })
   else
     local wait = lost and losses >= SUSPECT_LOSSES and LOSS_WAITS_MS[math.min(losses - SUSPECT_LOSSES + 1, #LOSS_WAITS_MS)]
-    messages.release(id, message, wait and now + wait or 0, message.x, losses, nil)
+    messages.release(id, message, wait and now + wait or 0, message.x, losses, nil, lost and { 1, 0 })
+    if lost and message.b and message.n >= 0 then items.fail(message, nil) end
   end
 end
 
@@ -186,7 +197,7 @@ function messages.redrive(id)
   local message = messages.load_dead(id)
   if not message then return false end
   local batch = message.b and batches.get(message.b)
-  if message.b and not (batch and batches.reopen(batch, message)) then return false end
+  if message.b and not (batch and batches.reopen(batch, message, id)) then return false end
   local key, gone = P .. 'm:' .. id, { 'z', 'za', 'e', 'v', 'c' }
   local latest, failed = 0, nil
   for _, step in ipairs(steps.of(to_table(call('HGETALL', key)))) do
@@ -360,6 +371,7 @@ reads.dead_letters = function(batch, limit)
       depth = tonumber(found.dp or 0), on_failure = of, open_dedup = found.od, error = found.e or '',
       failures = tonumber(found.x or 0), losses = tonumber(found.l or 0), created_at = tonumber(found.t),
       started_at = tonumber(found.st), died_at = tonumber(found.za), item = found.i, number = number,
+      attempts = tonumber(found.at or 0),
     })
     rows[place][#DEAD_LETTER_COLUMNS + 1] = steps.text(steps.of(found))
   end

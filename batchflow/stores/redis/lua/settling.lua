@@ -1,7 +1,13 @@
 -- Settling claims: ending a message with everything that depends on it, or putting it back into its queue.
--- End a message. `by`: how, result, error, took, and optionally the failures and losses of a dead letter.
+-- End a message. `by`: how, result, error, took, optionally the failures and losses of a dead letter, and `failed`: the
+-- number of failed attempts, the reason to wait, and the failures for the error groups of its batch.
 function settling.finish(id, message, by)
   settling.remove(id, message)
+  local failed = by.failed
+  if failed and #failed[3] > 0 then
+    message.at = message.at + failed[1]
+    if message.b then batches.add_failures(message, failed[3], true) end
+  end
   messages.unindex(id, message)
   local how = by.how
   if how == 'dead' then
@@ -15,9 +21,10 @@ function settling.finish(id, message, by)
   if message.od and call('HGET', P .. 'dk', message.od) == id then call('HDEL', P .. 'dk', message.od) end
   local batch = message.b and batches.get(message.b)
   if batch and message.n >= 0 then
-    items.finish(batch, message.n, message.i, how, by.result, by.error, by.took)
+    items.finish(batch, message.n, message.i, how, by.result, by.error, by.took, message.at)
+    if message.wt > 0 then batches.count_waiting(batch, message.wt, -1) end
   else
-    if batch then batches.finish_layer(batch, id, how, by.error) end
+    if batch then batches.finish_layer(batch, id, how, by.failed and or_nil(by.failed[4])) end
     notify_stores()
   end
   if message.p then
@@ -64,7 +71,7 @@ end
 
 function settling.make_dead_letter(id, message, by)
   settling.keep_run(id, 'dead', nil, by.error or '')
-  call('HSET', P .. 'm:' .. id, 'x', by.failures or message.x + 1, 'l', by.losses or message.l)
+  call('HSET', P .. 'm:' .. id, 'x', by.failures or message.x + 1, 'l', by.losses or message.l, 'at', message.at)
   flows.add(message.k, 'dl', 1)
   call('ZADD', P .. 'dead', now, id)
   call('ZADD', P .. 'runs', message.t, id)
@@ -94,11 +101,16 @@ end
 -- that it is stale. The answer: [stale, the batch that ended with it or null].
 
 -- Put a message back into its queue.
-local function stay(id, message, how, error, due, outcome, list)
+local function stay(id, message, how, error, due, outcome, list, failed)
   if how == 'released' or due <= now then due = 0 end
   if how == 'suspended' and message.ln and call('EXISTS', P .. 'a:' .. id) == 1 then due = 0 end
   local failures = (outcome and 0 or message.x) + (how == 'retry' and 1 or 0)
-  messages.release(id, message, due, failures, outcome and 0 or message.l, error)
+  local fails = failed[2] > 0
+  messages.release(id, message, due, failures, outcome and 0 or message.l, error, fails and failed)
+  if fails and message.b and #failed[3] > 0 then
+    if message.n >= 0 then items.fail(message, failed[3][#failed[3]][3]) end
+    batches.add_failures(message, failed[3], false)
+  end
   if how == 'parked' then
     local flow = flows.get(message.k)
     flows.set(flow, 'pk', math.max(flow.pk, due))
@@ -106,13 +118,13 @@ local function stay(id, message, how, error, due, outcome, list)
   steps.apply_effects(id, list)
 end
 
-verbs.settle = function(id, fence, how, result, error, due, rows, list, took)
+verbs.settle = function(id, fence, how, result, error, due, rows, list, took, failed)
   if how == 'done' and #list == 0 then
     local item = messages.held_item(id, fence)
     if item then
       settling.remove(id, item)
       buffer.drop(id)
-      items.finish(batches.get(item.b), item.n, item.i, how, or_nil(result), nil, took)
+      items.finish(batches.get(item.b), item.n, item.i, how, or_nil(result), nil, took, item.at)
       return { false, batches.end_finished()[item.b] and item.b or NULL }
     end
   end
@@ -123,9 +135,10 @@ verbs.settle = function(id, fence, how, result, error, due, rows, list, took)
   local outcome = false
   if #rows > 0 and not cancelled and (STAYS[how] or how == 'dead') then outcome = steps.put(id, rows) end
   if STAYS[how] then
-    stay(id, message, how, or_nil(error), due, outcome, list)
+    stay(id, message, how, or_nil(error), due, outcome, list, failed)
   else
-    settling.finish(id, message, { how = how, result = or_nil(result), error = or_nil(error), took = took })
+    local fails = how ~= 'cancelled' and failed
+    settling.finish(id, message, { how = how, result = or_nil(result), error = or_nil(error), took = took, failed = fails })
     if how ~= 'cancelled' then steps.apply_effects(id, list) end
   end
   local ended = batches.end_finished()

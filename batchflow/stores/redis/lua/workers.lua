@@ -55,10 +55,11 @@ function workers.reclaim_all(worker, lost)
 end
 
 -- register: adds a worker until its lease ends. Safe to repeat.
-verbs.register = function(worker, lease, concurrency)
+verbs.register = function(worker, lease, concurrency, list, destinations)
   local known = cjson.decode(call('HGET', P .. 'wi', worker) or cjson.encode({ now, now, concurrency, 0 }))
   call('ZADD', P .. 'workers', now + lease, worker)
   call('HSET', P .. 'wi', worker, cjson.encode({ known[1], now, concurrency, known[4] }))
+  if or_nil(list) and call('HGET', P .. 'wl', worker) ~= list then workers.serve(worker, list, destinations) end
 end
 
 -- renew: extends a worker's lease; false if it is not registered any more. Hung claims (id, fence) are reclaimed as
@@ -119,9 +120,61 @@ reads.workers = function(after)
     local since, seen, concurrency, hanging = unpack(cjson.decode(call('HGET', P .. 'wi', name) or '[0,0,0,0]'))
     local holds, count = held_by(name)
     local ends = tonumber(known[name])
-    rows[place] = { name, since, seen, number_text(ends), concurrency, hanging, holds, ends <= now }
+    local list = call('HGET', P .. 'wl', name)
+    local serves = list and call('SMEMBERS', P .. 'ds:' .. list) or {}
+    rows[place] = { name, since, seen, number_text(ends), concurrency, hanging, holds, ends <= now, serves }
     looked = looked + count
     if looked >= LOOK and place < #names then return { rows, name } end
   end
   return { rows, NULL }
+end
+
+-- unserved: the destinations of due messages that no live worker serves, with the number of these and their batch.
+local MEMBERS = 1000
+
+-- The number of due messages of a lane; a member may be a range of items.
+local function count_due(destination, key, group)
+  local count = call('ZCOUNT', lanes.started(destination, key, group), '-inf', now)
+  local found = call('ZRANGEBYSCORE', lanes.fresh(destination, key, group), '-inf', now, 'LIMIT', 0, MEMBERS)
+  for _, member in ipairs(found) do
+    local _, first, last = lanes.parse_range(member)
+    count = count + (first and last - first + 1 or 1)
+  end
+  if #found == MEMBERS then
+    count = count + call('ZCOUNT', lanes.fresh(destination, key, group), '-inf', now) - MEMBERS
+  end
+  return count
+end
+
+local function unserved_row(destination)
+  local count, batch = 0, nil
+  for _, member in ipairs(call('ZRANGEBYSCORE', P .. 'rd:' .. destination, '-inf', now, 'LIMIT', 0, MEMBERS)) do
+    local key, group = lanes.parse_member(member)
+    local flow = flows.get(key)
+    if flow and flow.pz ~= 1 and flow.pk <= now then
+      local due = count_due(destination, key, group)
+      local id = lanes.batch_of(group)
+      if due > 0 then batch = (batch == nil or batch == id) and id end
+      count = count + due
+    end
+  end
+  return { destination, math.min(count, MOST_COUNTED), batch and batch ~= '' and batch or NULL }
+end
+
+reads.unserved = function(limit)
+  local served, rows = {}, {}
+  for _, worker in ipairs(call('ZRANGEBYSCORE', P .. 'workers', '(' .. NOW, '+inf')) do
+    local list = call('HGET', P .. 'wl', worker)
+    if not list then return rows end
+    served[#served + 1] = P .. 'ds:' .. list
+  end
+  local found = call('ZRANGEBYSCORE', P .. 'rds', '-inf', now)
+  table.sort(found)
+  for _, destination in ipairs(found) do
+    local is_served = false
+    for _, list in ipairs(served) do is_served = is_served or call('SMISMEMBER', list, destination)[1] == 1 end
+    local row = not is_served and #rows < limit and unserved_row(destination)
+    if row and row[2] > 0 then rows[#rows + 1] = row end
+  end
+  return rows
 end

@@ -1,0 +1,2 @@
+-- Open items are counted that wait after a failed attempt, and failed attempts in all. An older version would not count
+-- them again as they start. Fields that are missing count as 0.
