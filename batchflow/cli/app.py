@@ -11,6 +11,7 @@ from batchflow.cli import batches, ledger, runs
 from batchflow.cli.check import CheckFunctions
 from batchflow.cli.events import ListWaiters, NotifyRuns
 from batchflow.cli.groups import ID_PREFIXES, CommandGroup
+from batchflow.cli.items import ListItemHistory
 from batchflow.cli.output import reserve_stdout
 from batchflow.cli.process import exit_process, run_and_report, run_event_loop
 from batchflow.cli.run import RunBatch
@@ -55,6 +56,7 @@ def root(
 app.command("run")(RunBatch)
 app.command("worker")(RunWorker)
 app.command("workers")(ListWorkers)
+app.command("items")(ListItemHistory)
 app.command("check")(CheckFunctions)
 app.command("notify")(NotifyRuns)
 app.command("waiters")(ListWaiters)

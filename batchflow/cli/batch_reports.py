@@ -11,7 +11,7 @@ from batchflow.batch.handle import BatchHandle, BatchItem
 from batchflow.batch.names import quantity
 from batchflow.batch.status import BatchStatus, BatchSummary, format_counts, format_overstated_count, overstated_count
 from batchflow.batch.wait_reason import failing_text, format_rate
-from batchflow.cli.failures import group_items, print_error, print_groups, print_groups_with_examples
+from batchflow.cli.failures import print_error, print_groups, print_groups_with_examples
 from batchflow.cli.output import (
     STATE_STYLES,
     Output,
@@ -22,26 +22,23 @@ from batchflow.cli.output import (
     time_column,
 )
 from batchflow.cli.runs import print_steps, truncate
-from batchflow.core.batch import Batch, ErrorGroup, Item
+from batchflow.core.batch import Batch, Item
 from batchflow.core.duration import humanize_duration
 from batchflow.core.flow import FlowControl
-from batchflow.core.message import DeadLetter
+from batchflow.core.message import DeadLetter, UnservedWork
 from batchflow.core.run import Run
 from batchflow.core.secrets import masked_text
 from batchflow.core.store import Reads
 from batchflow.serve.failure import headline, one_line
 
 _MAX_FAILURES = 5
-_MAX_GROUPED = 1_000
-# The number of failed items that are read for their errors.
 _NUMBER_COLUMNS = {"done", "failed", "skipped", "took"}
 
 
 class BatchDetails(NamedTuple):
-    """A batch with its errors by kind, an item for each kind, its failed items, and its dead letters."""
+    """A batch with an item for each kind of its errors, its failed items, and its dead letters."""
 
     batch: Batch
-    groups: Sequence[ErrorGroup]
     examples: Sequence[Item]
     failed: Sequence[Item]
     letters: Sequence[DeadLetter]
@@ -49,14 +46,12 @@ class BatchDetails(NamedTuple):
     @classmethod
     async def read(cls, store: Reads, batch: Batch, limit: int) -> "BatchDetails":
         """The details, at most `limit` failed items."""
-        # A store may keep no groups: then those of its first failed items are the next best.
-        failed = await store.items(batch.id, state="failed", limit=limit if batch.errors else max(limit, _MAX_GROUPED))
-        groups = batch.errors or group_items(failed)
+        failed = await store.items(batch.id, state="failed", limit=limit)
         examples: list[Item] = []
-        for number in dict.fromkeys(it.number for it in groups if it.number >= 0):
+        for number in dict.fromkeys(it.number for it in batch.errors if it.number >= 0):
             examples += await store.items(batch.id, after=number - 1, limit=1)
         letters = await store.dead_letters(batch=batch.id, limit=limit)
-        return cls(batch, groups, examples, failed[:limit], letters)
+        return cls(batch, examples, failed, letters)
 
 
 def print_statistics(output: Output, title: str, workflow: Workflow[Any, Any], found: Statistics) -> None:
@@ -112,9 +107,9 @@ def print_summary(
     print_pairs(output, rows)
     if failures:
         output.print("Failed:")
-        print_groups(output, [group for group in ended.errors or group_items(failures) if group.items])
-        ids = ", ".join(item.id for item in failures[:_MAX_FAILURES])
-        left = max(0, counts.failed - _MAX_FAILURES)
+        print_groups(output, [group for group in ended.errors if group.items])
+        ids = ", ".join(item.id for item in failures)
+        left = counts.failed - len(failures)
         more = f" and {left:,} more" if left else ""
         output.print(f"  {ids}{more}")
     if failures or ended.completion_error or ended.error:
@@ -126,19 +121,19 @@ async def first_failures(handle: BatchHandle[Any]) -> list[BatchItem[Any]]:
     found: list[BatchItem[Any]] = []
     async for item in handle.items("failed"):
         found.append(item)
-        if len(found) == _MAX_GROUPED:
+        if len(found) == _MAX_FAILURES:
             break
     return found
 
 
-def print_batches(output: Output, found: Sequence[Batch], now: int) -> None:
-    """Print a list of batches."""
+def print_batches(output: Output, found: Sequence[Batch], now: int, unserved: Sequence[UnservedWork] = ()) -> None:
+    """Print a list of batches; `unserved` is the work that no worker serves."""
     if not found:
         output.print("No batches")
         return
     started, times = time_column("started", [it.created_at for it in found])
     columns = ["batch", "workflow", "state", "done", "failed", "skipped", started, "took"]
-    notes = [_note(it, now) for it in found]
+    notes = [_note(it, now, is_served=not any(_is_of(work, it) for work in unserved)) for it in found]
     rows = [[*_batch_row(it, time, now)] for it, time in zip(found, times, strict=True)]
     for title, cells in {"": notes, "label": [it.label or "" for it in found]}.items():
         if any(cells):
@@ -171,13 +166,18 @@ def _has_trouble(it: Batch) -> bool:
     return bool(it.counts.failed or it.counts.retrying or it.completion_error)
 
 
-def _note(it: Batch, now: int) -> str:
+def _is_of(work: UnservedWork, batch: Batch) -> bool:
+    return work.batch == batch.id or (work.batch is None and work.destination.startswith(f"/{batch.workflow}/"))
+
+
+def _note(it: Batch, now: int, *, is_served: bool = True) -> str:
     """The speed of a batch that is open, its time to go, and its trouble."""
     status = BatchStatus.of(it, now)
     parts: list[str] = []
     if not it.items_ended and status.counts.ended:
         parts.append(f"{status.items_per_second:,.1f}/s")
         parts += [f"{humanize_duration(status.eta_ms // 1000 * 1000)} to go"] if status.eta_ms else []
+    parts += [] if is_served or it.items_ended else ["no worker serves it"]
     parts += ["paused"] if it.paused and not it.items_ended else []
     parts += [failing_text(status)] if it.counts.retrying else []
     parts += [f"{it.counts.parked:,} parked"] if it.counts.parked else []
@@ -207,11 +207,11 @@ def print_batch(output: Output, report: BatchDetails, now: int) -> None:
     counted = overstated_count(found)
     rows |= {} if counted is None else {"warning": format_overstated_count(counted, counts)}
     print_pairs(output, rows)
-    if report.groups:
+    if found.errors:
         output.print("Errors:", style="bold")
         errors = {item.number: item.error or "" for item in report.examples}
         errors |= {letter.number: letter.error for letter in report.letters if letter.item is None}
-        print_groups_with_examples(output, report.groups, errors)
+        print_groups_with_examples(output, found.errors, errors)
     shown = {item.number for item in report.examples if item.state == "failed"}
     if others := {item.id: _failed_item_text(item) for item in report.failed if item.number not in shown}:
         title = "Other failed items" if shown else "Failed items"
@@ -221,8 +221,7 @@ def print_batch(output: Output, report: BatchDetails, now: int) -> None:
 
 
 def _failed_item_text(item: Item) -> str:
-    error = one_line(headline(item.error or ""))
-    return f"{quantity(item.attempts, 'attempt')}: {error}" if item.attempts else error
+    return f"{quantity(item.attempts, 'attempt')}: {one_line(headline(item.error or ''))}"
 
 
 def print_item(output: Output, batch: Batch, item: Item, run: Run | None) -> None:
@@ -231,7 +230,7 @@ def print_item(output: Output, batch: Batch, item: Item, run: Run | None) -> Non
         "item": item.id,
         "batch": f"{batch.id} of {batch.workflow}, number {item.number:,}",
         "state": _item_state(item, batch),
-        "attempts": f"{item.attempts:,}" if item.attempts else "",
+        "attempts": f"{item.attempts:,}",
         "started": format_local_time(run.started_at) if run is not None else "",
         "ended": format_local_time(item.ended_at),
         "result": truncate(masked_text(result_text(item) or "")),

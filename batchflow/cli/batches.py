@@ -50,6 +50,7 @@ class ListBatches:
             found = await engine.store.batches(
                 workflow=self.workflow, label=self.label, open_only=self.open_only, limit=self.limit
             )
+            unserved = await engine.store.unserved() if any(not it.items_ended for it in found) else ()
             now = engine.now()
         # A store may hold batches of workflows that this app does not have.
         if self.target is not None and self.workflow is not None and not found:
@@ -57,7 +58,7 @@ class ListBatches:
         if self.as_json:
             Output().print_json(BatchList(batches=[BatchInfo.of(batch, now) for batch in found]).document())
         else:
-            print_batches(Output(), found, now)
+            print_batches(Output(), found, now, unserved)
         return 0
 
 

@@ -1,40 +1,17 @@
 """The failures of a batch, an item or a run, as the command prints them: by kind, or in full."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-from batchflow.batch.handle import BatchItem
 from batchflow.batch.names import quantity
 from batchflow.cli.output import Output
-from batchflow.core.batch import ErrorGroup, Item
-from batchflow.serve.failure import failure_in, headline, one_line, own_traceback, traceback_parts
+from batchflow.core.batch import ErrorGroup
+from batchflow.serve.failure import headline, one_line, own_traceback, traceback_parts
 
 
 def print_groups(output: Output, groups: Sequence[ErrorGroup]) -> None:
     """Print each kind of error as one line: how many items it has failed, the latest message, the user's line."""
     for group in groups:
         output.print(f"  {_extent(group)}: {group.message or group.type}{_place(group)}", style="red")
-
-
-def group_items(items: Sequence[Item] | Sequence[BatchItem[Any]]) -> list[ErrorGroup]:
-    """The errors of failed items by type and the user's own last frame, most frequent first."""
-    alike: dict[tuple[str, str], list[Item | BatchItem[Any]]] = {}
-    for item in items:
-        failure = failure_in(item.error or "")
-        alike.setdefault((failure.type, failure.where), []).append(item)
-    groups = [
-        ErrorGroup(
-            type,
-            where,
-            attempts=sum(it.attempts for it in members),
-            items=len(members),
-            message=one_line(headline(members[-1].error or "")),
-            item=members[-1].id,
-            number=members[-1].number,
-        )
-        for (type, where), members in alike.items()
-    ]
-    return sorted(groups, key=lambda it: -it.items)
 
 
 def print_groups_with_examples(output: Output, groups: Sequence[ErrorGroup], errors: Mapping[int, str]) -> None:
@@ -74,7 +51,7 @@ def _extent(group: ErrorGroup) -> str:
         return f"{attempts} of the batch's own steps"
     if not group.items:
         return f"{attempts}, no item failed"
-    return f"{quantity(group.items, 'item')} failed" + (f" ({attempts})" if group.attempts else "")
+    return f"{quantity(group.items, 'item')} failed ({attempts})"
 
 
 def _place(group: ErrorGroup) -> str:

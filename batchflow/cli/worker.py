@@ -13,15 +13,16 @@ from typing import Annotated, Any
 import typer
 
 from batchflow.app import Batchflow
+from batchflow.batch.names import quantity
 from batchflow.cli.options import JsonOption, TargetArgument, UrlOption
 from batchflow.cli.output import LogWriter, Output, print_table, time_column
 from batchflow.cli.process import EXIT_USAGE, SignalHandler, cancel_and_wait
 from batchflow.cli.target import load_flow, location_text, open_engine
 from batchflow.core.duration import humanize_duration
-from batchflow.core.message import WorkerStatus
+from batchflow.core.message import UnservedWork, WorkerStatus
 from batchflow.engine.clock import SystemClock
 from batchflow.errors import ConfigurationError, InputError
-from batchflow.http.schemas import WorkerInfo, WorkerList
+from batchflow.http.schemas import UnservedInfo, WorkerInfo, WorkerList
 from batchflow.logs import logger
 from batchflow.settings import Settings
 from batchflow.stores.sqlite import SqliteStore
@@ -258,12 +259,15 @@ class ListWorkers:
     async def execute(self) -> int:
         """Print the list."""
         async with open_engine(self.url) as engine:
-            found = await engine.store.workers()
+            found, unserved = await engine.store.workers(), await engine.store.unserved()
             now = engine.now()
         if self.as_json:
-            Output().print_json(WorkerList(workers=[WorkerInfo.of(it) for it in found]).document())
+            workers, waiting = [WorkerInfo.of(it) for it in found], [UnservedInfo.of(it) for it in unserved]
+            Output().print_json(WorkerList(workers=workers, unserved=waiting).document())
         else:
             _print_workers(Output(), found, now)
+            for work in unserved:
+                _print_unserved(Output(), work)
         return 0
 
 
@@ -274,6 +278,26 @@ def _print_workers(output: Output, found: Sequence[WorkerStatus], now: int) -> N
     since, times = time_column("since", [it.since or None for it in found], "%Y-%m-%d %H:%M:%S")
     rows = [_worker_row(it, time, now) for it, time in zip(found, times, strict=True)]
     print_table(output, ["worker", since, "heartbeat", "holds", ""], rows, ["red" if it.lost else "" for it in found])
+    alike: dict[tuple[str, ...], list[str]] = {}
+    for it in found:
+        if it.serves and not it.lost:
+            alike.setdefault(it.serves, []).append(it.name)
+    for serves, names in alike.items():
+        verb = "serves" if len(names) == 1 else "serve"
+        output.print(f"{', '.join(names)} {verb} {', '.join(_served_names(serves))}")
+
+
+def _served_names(destinations: Sequence[str]) -> list[str]:
+    """The workflows and routes among destinations; the layers of a workflow are one name."""
+    routes = [it for it in destinations if it.startswith("/")]
+    workflows = {it.split("/")[1] for it in routes if it.endswith("/complete") and it.count("/") == 2}
+    return sorted({name if (name := it.split("/")[1]) in workflows else it for it in routes})
+
+
+def _print_unserved(output: Output, work: UnservedWork) -> None:
+    batch = f" of batch {work.batch}" if work.batch is not None else ""
+    waiting = quantity(work.waiting, "message")
+    output.print(f"No worker serves {work.destination}: {waiting}{batch} cannot start", style="yellow")
 
 
 def _worker_row(it: WorkerStatus, since: str, now: int) -> tuple[str, ...]:

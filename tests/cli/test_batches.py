@@ -157,6 +157,7 @@ def test_item_is_shown_by_id_and_by_number(command: CommandLine, monkeypatch: py
     answer = command("batches", "item", id, "user-003")
     assert answer.code == 0
     assert re.search(r"^state +failed$", answer.out, re.MULTILINE)
+    assert re.search(r"^attempts +1$", answer.out, re.MULTILINE)
     assert "NonRetryable: no greeting for user-003" in answer.out
     assert f'  File "{command.folder}/{command.name}.py", line' in answer.out
     assert "greet:process-item" in answer.out

@@ -8,7 +8,7 @@ import pytest
 import structlog
 
 from batchflow.batch.dry_run import Statistics
-from tests.cli.command_line import CommandLine, CommandResult
+from tests.cli.command_line import JOBS, CommandLine, CommandResult
 
 STATISTICS = """\
 eligible            12
@@ -199,6 +199,26 @@ def test_failed_items_are_shown(command: CommandLine, monkeypatch: pytest.Monkey
     assert re.fullmatch(r"  7 items failed.* NonRetryable: no greeting .*\.py:\d+ in execute\)", lines[7])
     assert lines[8] == "  user-000, user-001, user-002, user-003, user-004 and 2 more"
     assert lines[9] == "  why: batchflow batches show bat_x"
+
+
+ON_COMPLETE = """
+    def on_complete(self, summary):
+        raise NonRetryable("nobody to tell")
+
+
+flow = Batchflow()"""
+
+
+def test_on_complete_that_failed_is_told(command: CommandLine) -> None:
+    """All items have succeeded, but those downstream were not told: exit code 1, and one sentence why."""
+    command.write(JOBS.replace("\nflow = Batchflow()", ON_COMPLETE))
+    answer = command("run", command.target)
+    lines = result_lines(answer)
+    assert (answer.code, lines[1]) == (1, "Processed 12 users, but on_complete failed")
+    assert any(re.match(r"on_complete +failed: .*NonRetryable: nobody to tell", line) for line in lines)
+    document = command("run", command.target, "--force", "--json")
+    assert (document.code, "nobody to tell" in document.document["completionError"]) == (1, True)
+    assert "on_complete failed" in command("batches").out
 
 
 def test_failed_walk_is_told(command: CommandLine) -> None:

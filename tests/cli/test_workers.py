@@ -81,7 +81,7 @@ def test_a_store_without_workers(command: CommandLine) -> None:
     assert command("workers").code == 2
     command("run", command.target, "--limit", "1")
     assert command("workers").out == "No workers\n"
-    assert command("workers", "--json").document == {"workers": []}
+    assert command("workers", "--json").document == {"workers": [], "unserved": []}
 
 
 @pytest.mark.parametrize(
