@@ -17,7 +17,7 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager, asyn
 from dataclasses import replace
 from datetime import timedelta
 from inspect import signature
-from typing import TYPE_CHECKING, Any, Never, ParamSpec, TypeVar, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, Never, ParamSpec, TypeVar, Unpack, cast, overload
 
 from pydantic import BaseModel
 
@@ -74,6 +74,7 @@ from batchflow.serve.waits import any_codec
 if TYPE_CHECKING:
     from fastapi import APIRouter
 
+    from batchflow.http.router import Routers
     from batchflow.settings import Settings
 
 P = ParamSpec("P")
@@ -117,6 +118,8 @@ class Batchflow:
         concurrency: int | None = None,
         grace: timedelta | None = None,
         retention: timedelta | None = None,
+        token: str | None = None,
+        admin_access: Literal["loopback", "app"] | None = None,
         clock: Clock | None = None,
         entropy: Entropy | None = None,
     ) -> None:
@@ -124,7 +127,15 @@ class Batchflow:
         from batchflow.settings import Settings
 
         url, beside = (it if isinstance(it, str) else None for it in (store, ledger))
-        self.settings = Settings.load(url=url, ledger=beside, concurrency=concurrency, grace=grace, retention=retention)
+        self.settings = Settings.load(
+            url=url,
+            ledger=beside,
+            concurrency=concurrency,
+            grace=grace,
+            retention=retention,
+            token=token,
+            admin_access=admin_access,
+        )
         set_level(self.settings.log_level)
         self.worker = worker
         clock = clock or SystemClock()
@@ -136,9 +147,7 @@ class Batchflow:
         self.resources = Resources()
         """The declarations of `flow.resource`."""
         self._router_path = RouterPath()
-        self._router: APIRouter | None = None
-        self._prefix_in: Callable[[object], str | None] = _not_mounted
-        self._mount: Callable[[Workflow[Any, Any] | ServedFunction[Any, Any]], None] = _not_mounted
+        self._routers: Routers | None = None
         self.engine = Engine(
             open_store(self.settings, clock) if store is None or isinstance(store, str) else store,
             self._endpoints,
@@ -185,7 +194,8 @@ class Batchflow:
         self._register_endpoints(bound.endpoints)
         self._limits.extend(bound.declared_flows)
         self._workflows[bound.name] = bound
-        self._mount(bound)
+        if self._routers is not None:
+            self._routers.add(bound)
         return bound
 
     @overload
@@ -301,7 +311,8 @@ class Batchflow:
                     self.engine.observers.add(VerboseLog(self._verbose, self.engine.now))
                 self._verbose[route] = served.endpoint.name
             self._served[route] = served
-            self._mount(served)
+            if self._routers is not None:
+                self._routers.add(served)
             return served
 
         return take
@@ -525,7 +536,7 @@ class Batchflow:
     @asynccontextmanager
     async def lifespan(self, app: object = None) -> AsyncGenerator[None]:
         """Start and stop with an ASGI app, `FastAPI(lifespan=flow.lifespan)`, and find the router's prefix in it."""
-        if (path := self._prefix_in(app)) is not None:
+        if self._routers is not None and (path := self._routers.prefix_in(app)) is not None:
             self._router_path.path = path
         await self._start_with_server()
         try:
@@ -547,18 +558,55 @@ class Batchflow:
 
     @property
     def router(self) -> "APIRouter":
-        """The endpoints of all workflows and functions, also of those added later, for `app.include_router`."""
-        if self._router is None:
-            from batchflow.http.router import RouterBuilder
+        """All endpoints, those of workflows and functions that are added later too, for `app.include_router`.
+
+        Its three parts can be included on their own: `triggers_router`, `webhooks_router` and `admin_router`.
+        """
+        return self._build_routers().whole
+
+    @property
+    def triggers_router(self) -> "APIRouter":
+        """The part of `router` that starts work: the endpoints of workflows and functions."""
+        return self._build_routers().triggers
+
+    @property
+    def webhooks_router(self) -> "APIRouter":
+        """The part of `router` that anybody may call: webhooks, whose URLs are secrets, and the health of the app."""
+        return self._build_routers().webhooks
+
+    @property
+    def admin_router(self) -> "APIRouter":
+        """The part of `router` for operators: batches, runs, events and workers."""
+        return self._build_routers().admin
+
+    def _build_routers(self) -> "Routers":
+        if self._routers is None:
+            from batchflow.http.access import Access
+            from batchflow.http.router import Routers
+            from batchflow.http.triggers import TriggerLimits
 
             settings = self.settings
-            # A limit for larger payloads is meant for those that come over HTTP too.
-            max_body = settings.max_body or settings.max_value
-            builder = RouterBuilder(self.engine, self._workflows, max_body=max_body, app_url=settings.app_url)
+            self._routers = Routers(
+                self.engine,
+                self._workflows,
+                access=Access(
+                    token=None if settings.token is None else settings.token.get_secret_value(),
+                    guarded=settings.admin_access == "app",
+                    origins=settings.allowed_origins,
+                    app_url=settings.app_url,
+                ),
+                limits=TriggerLimits(
+                    # A limit for larger payloads is meant for those that come over HTTP too.
+                    max_body=settings.max_body or settings.max_value,
+                    max_ids=settings.max_ids,
+                    declared=self._limits,
+                ),
+                app_url=settings.app_url,
+                trust_prefix=settings.trust_forwarded_prefix,
+            )
             for it in (*self._workflows.values(), *self._served.values()):
-                builder.add(it)
-            self._router, self._mount, self._prefix_in = builder.router, builder.add, builder.prefix_in
-        return self._router
+                self._routers.add(it)
+        return self._routers
 
     def _route(self, function: ServedFunction[Any, Any] | str | None) -> str | None:
         if function is None:
@@ -663,10 +711,6 @@ def open_ledger(settings: "Settings") -> Ledger | None:
 
         return RedisLedger(settings.ledger, namespace=settings.namespace)
     raise ConfigurationError(f"'{printable_store_url(settings.ledger)}' names no ledger; write redis://HOST:PORT")
-
-
-def _not_mounted(_: object) -> None:
-    """Stands in for the router until it is built."""
 
 
 def _check_function(function: object, attribute: str) -> None:

@@ -4,14 +4,15 @@ import re
 from collections.abc import Iterable
 from datetime import timedelta
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from batchflow.core.duration import Duration, to_ms
 from batchflow.core.secrets import printable_store_url
 from batchflow.errors import ConfigurationError
-from batchflow.serve.app_url import check_url, without_credentials
+from batchflow.serve.app_url import check_url, origin_of, without_credentials
 
 
 def _span(value: Duration) -> timedelta:
@@ -40,6 +41,28 @@ def _root(value: str | None) -> str | None:
     except ConfigurationError as error:
         raise ValueError(error.want) from error
     return value or None
+
+
+_TOKEN = re.compile(r"[!-~]+")
+
+
+def _token(value: SecretStr | None) -> SecretStr | None:
+    if value is not None and not _TOKEN.fullmatch(value.get_secret_value()):
+        raise ValueError("write letters, digits and signs of ASCII, without spaces, or do not set it")
+    return value
+
+
+def _origins(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    return [it.strip() for it in value.split(",") if it.strip()]
+
+
+def _origin(value: str) -> str:
+    origin = origin_of(value)
+    if origin is None or urlsplit(value).path.strip("/") or "?" in value or "#" in value:
+        raise ValueError("write origins such as https://app.example.com, joined by commas")
+    return origin
 
 
 Span = Annotated[timedelta, BeforeValidator(_span)]
@@ -80,6 +103,21 @@ class Settings(BaseSettings):
         default=None,
         ge=1_024,
         description="the largest request body the endpoints take, in bytes; by default as much as a value may have",
+    )
+    max_ids: int = Field(default=10_000, ge=1, description="the most ids that one request may name")
+    token: Annotated[SecretStr | None, AfterValidator(_token)] = Field(
+        default=None, description="the secret that requests send as 'Authorization: Bearer …', to all but webhooks"
+    )
+    admin_access: Literal["loopback", "app"] = Field(
+        default="loopback",
+        description="without a token: loopback lets the routes of operators answer this machine alone, "
+        "app leaves them to the app's own dependencies",
+    )
+    allowed_origins: Annotated[
+        tuple[Annotated[str, AfterValidator(_origin)], ...], NoDecode, BeforeValidator(_origins)
+    ] = Field(default=(), description="other origins whose pages may send requests that change something")
+    trust_forwarded_prefix: bool = Field(
+        default=False, description="take the part of the path that a proxy cuts off from X-Forwarded-Prefix"
     )
     log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] | None, BeforeValidator(_upper)] = (
         Field(default=None, description="what is logged; by default INFO, or as the app has configured its logging")
@@ -124,7 +162,9 @@ def _sentence(error: ValidationError) -> str:
     why = why[:1].lower() + why[1:]
     if first["loc"][0] in ("grace", "retention"):
         why = "write a duration of more than nothing, such as '30s' or '7d'"
-    return f"the setting '{name}' ({variable}) cannot be {_printable(name.lower(), first['input'])!r}: {why}"
+    # The input may be a secret, or a part of one.
+    shown = "what it is" if name == "token" else repr(_printable(name.lower(), first["input"]))
+    return f"the setting '{name}' ({variable}) cannot be {shown}: {why}"
 
 
 def _printable(name: str, value: object) -> object:

@@ -50,9 +50,10 @@ TextOrNumber: TypeAlias = Annotated[str | int | None, BeforeValidator(_text_or_n
 class EntryOptions(WireBody):
     """The options of a trigger, beside the parameters of the workflow."""
 
-    dry_run: bool = False
-    force: bool = False
-    limit: int | None = Field(default=None, ge=1)
+    # A flag or number of another type is a slip, and each of these decides how much is done.
+    dry_run: bool = Field(default=False, strict=True)
+    force: bool = Field(default=False, strict=True)
+    limit: int | None = Field(default=None, ge=1, strict=True)
     item_ids: list[str] | None = None
     label: str | None = None
     dedup_id: str | None = Field(default=None, min_length=1)

@@ -17,7 +17,7 @@ from batchflow.core.ids import item_run_id
 from batchflow.core.store import Reads
 from batchflow.engine.engine import Engine
 from batchflow.errors import NotFoundError
-from batchflow.http.schemas import BatchInfo, BatchList, CancelBatchResponse, DeadLetterInfo, ItemInfo, RunDebugInfo
+from batchflow.http.schemas import BatchInfo, BatchList, CancelBatchResponse, DeadLetterInfo, ItemDetail, RunDetail
 
 _ITEMS_PER_READ = 1_000
 _MAX_NUMBER_DIGITS = 9
@@ -80,7 +80,7 @@ class ShowBatch:
             now = engine.now()
         if self.as_json:
             document = BatchInfo.of(batch, now).document()
-            document["failedItems"] = [ItemInfo.of(item).document() for item in details.failed]
+            document["failedItems"] = [ItemDetail.of(item).document() for item in details.failed]
             document["deadLetters"] = [DeadLetterInfo.of(letter).document() for letter in details.letters]
             Output().print_json(document)
         else:
@@ -108,8 +108,8 @@ class ShowItem:
             item = await _find_item(engine.store, batch, self.item)
             run = await engine.store.run(item_run_id(self.id, item.number))
         if self.as_json:
-            document = ItemInfo.of(item).document() | {"batchId": batch.id, "workflow": batch.workflow}
-            Output().print_json(document | {"run": None if run is None else RunDebugInfo.of(run).document()})
+            document = ItemDetail.of(item).document() | {"batchId": batch.id, "workflow": batch.workflow}
+            Output().print_json(document | {"run": None if run is None else RunDetail.of(run).document()})
         else:
             print_item(Output(), batch, item, run)
         return 0

@@ -45,7 +45,7 @@ from batchflow.core.run import Run, RunState, Step
 from batchflow.core.secrets import masked_text, masked_value
 from batchflow.engine.engine import Engine
 from batchflow.errors import ConfigurationError, InputError, NotFoundError, RunFailed, hook_suffix
-from batchflow.http.schemas import LATEST_MS, CancelRunsResponse, RunDebugInfo, RunInfo, RunList
+from batchflow.http.schemas import LATEST_MS, CancelRunsResponse, RunDetail, RunInfo, RunList
 from batchflow.serve.failure import headline
 from batchflow.serve.runs import MAX_PAGE_SIZE, RunHandle, RunPage, RunSelection, cancel_runs, list_runs
 from batchflow.settings import Settings
@@ -122,7 +122,7 @@ class ShowRun:
         async with open_engine(self.url) as engine:
             found = await _require_run(engine, self.id)
         if self.as_json:
-            Output().print_json(RunDebugInfo.of(found).document())
+            Output().print_json(RunDetail.of(found).document())
         else:
             print_run(Output(), found)
         return 0
@@ -282,7 +282,7 @@ class TriggerRun:
             if not self.as_json:
                 raise
         run = await handle.status()
-        output.print_json(RunDebugInfo.of(run).document() if self.as_json else masked_value(run.result))
+        output.print_json(RunDetail.of(run).document() if self.as_json else masked_value(run.result))
         return 0 if run.state == "completed" else 1
 
 

@@ -259,7 +259,10 @@ class RunReads(Protocol):
         ...
 
     async def runs(self, query: RunQuery, limit: int) -> Sequence[Run]:
-        """Runs that are waiting, leased, kept or dead, the latest first; without their journals."""
+        """Runs that are waiting, leased, kept or dead, the latest first.
+
+        What may be large is not read: they are without their journals, payloads and results.
+        """
         ...
 
     async def waiters(self, event: str) -> Sequence[Waiter]:
@@ -285,9 +288,9 @@ class BatchReads(Protocol):
         ...
 
     async def items(
-        self, batch: str, *, state: ItemState | None = None, after: int = -1, limit: int = 100
+        self, batch: str, *, state: ItemState | None = None, after: int = -1, limit: int = 100, results: bool = True
     ) -> Sequence[Item]:
-        """Items of a batch numbered above `after`, by number."""
+        """Items of a batch numbered above `after`, by number; without `results` these are not read."""
         ...
 
     async def find_items(self, workflow: str, item_id: str, limit: int = 20) -> Sequence[tuple[str, Item]]:

@@ -3,15 +3,25 @@
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Path, Query, Response
 
 from batchflow.batch.bound import Workflow
+from batchflow.batch.names import wire_name
 from batchflow.core.batch import Batch, ItemState
 from batchflow.core.ports import Client
+from batchflow.errors import NotFoundError
 from batchflow.http.errors import json_response, not_found, workflow_not_found
 from batchflow.http.openapi import error_responses
 from batchflow.http.progress import EVENT_STREAM, progress_response
-from batchflow.http.schemas import BatchInfo, BatchList, CancelBatchResponse, ItemInfo, ItemList
+from batchflow.http.schemas import (
+    BatchDetail,
+    BatchInfo,
+    BatchList,
+    CancelBatchResponse,
+    ItemDetail,
+    ItemInfo,
+    ItemList,
+)
 
 MAX_ITEMS = 1_000
 MAX_BATCHES = 500
@@ -42,8 +52,9 @@ class BatchEndpoints:
             )
 
         add("GET", "", self.list, BatchList, "The latest batches, newest first")
-        add("GET", "/{id}", self.status, BatchInfo, "A batch and its progress")
+        add("GET", "/{id}", self.status, BatchDetail, "A batch and its progress")
         add("GET", "/{id}/items", self.items, ItemList, "The items of a batch, by number")
+        add("GET", "/{id}/items/{number}", self.item, ItemDetail, "An item of a batch, with its result")
         add("GET", "/{id}/progress", self.progress, None, "The progress of a batch as a stream", **EVENT_STREAM)
         add("POST", "/{id}/cancel", self.cancel, CancelBatchResponse, "Cancel a batch: nothing of it starts any more")
 
@@ -63,7 +74,11 @@ class BatchEndpoints:
 
     async def status(self, id: str) -> Response:
         """`percent` and `etaMs` are null until the total is known."""
-        return json_response(self._info(await self._read(id)))
+        batch = await self._read(id)
+        workflow = self._workflows.get(batch.workflow)
+        fields = workflow.definition.params.model_fields if workflow is not None else {}
+        names = {name: wire_name(name, info) for name, info in fields.items()}
+        return json_response(BatchDetail.of_info(self._info(batch), batch, names))
 
     async def items(
         self,
@@ -72,13 +87,21 @@ class BatchEndpoints:
         after: Annotated[int, Query(ge=-1, le=_LAST_NUMBER)] = -1,
         limit: Annotated[int, Query(ge=1, le=MAX_ITEMS)] = 100,
     ) -> Response:
-        """The next page is read with `nextAfter` as `after`."""
-        found = await self._client.store.items(id, state=state, after=after, limit=limit + 1)
+        """The next page is read with `nextAfter` as `after`. Results are in the answer for one item."""
+        found = await self._client.store.items(id, state=state, after=after, limit=limit + 1, results=False)
         if not found:
             await self._read(id)
         page = found[:limit]
         more = page[-1].number if len(found) > limit else None
         return json_response(ItemList(items=[ItemInfo.of(it) for it in page], next_after=more))
+
+    async def item(self, id: str, number: Annotated[int, Path(ge=0, le=_LAST_NUMBER)]) -> Response:
+        """`traceback` has the whole error of an item that failed."""
+        found = await self._client.store.items(id, after=number - 1, limit=1)
+        if not found or found[0].number != number:
+            await self._read(id)
+            raise NotFoundError(f"batch '{id}' has no item number {number:,}")
+        return json_response(ItemDetail.of(found[0]))
 
     async def progress(self, id: str, interval: Annotated[float, Query(ge=0.1, le=60)] = 0.5) -> Response:
         """The batch is read every `interval` seconds. Close the `EventSource` on `done`, or it connects again."""

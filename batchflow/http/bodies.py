@@ -110,16 +110,14 @@ def _unpack(content: bytes, *, wbits: int, name: str, limit: int) -> bytes:
 
 
 async def read_object(request: "Request", limit: int) -> dict[str, JsonValue]:
-    """The fields of a body that is a JSON object; an empty body and `null` have none.
+    """The fields of a body that is a JSON object; an empty body has none.
 
     Raises:
         TooLarge: as for `read_body`.
         InputError: the body cannot be unpacked, is not JSON (400), or not an object (422).
     """
     text = (await read_body(request, limit)).json_text
-    value = parse_json(text, _OBJECT_HINT) if text else None
-    if value is None:
-        return {}
+    value = parse_json(text, _OBJECT_HINT) if text else {}
     if not isinstance(value, dict):
         raise InputError(f"the body is a JSON {_json_type(value)}; {_OBJECT_HINT}")
     return value
@@ -217,5 +215,7 @@ def _json_type(value: JsonValue) -> str:
             return "string"
         case bool():
             return "boolean"
+        case None:
+            return "null"
         case _:
             return "number"

@@ -70,7 +70,8 @@ def error_response(error: BatchflowError) -> Response:
     document = ErrorResponse(error=str(error), field=error.field if isinstance(error, InputError) else None)
     match error:
         case InputError():
-            return json_response(document, error.status)
+            challenge = {"WWW_Authenticate": "Bearer"} if error.status == 401 else {}
+            return json_response(document, error.status, **challenge)
         case UnserializableError():
             # A value of the request has the right type and yet no JSON form, such as 1e999.
             return json_response(document, 422)
@@ -129,6 +130,9 @@ async def check_query_params(request: Request) -> None:
     if isinstance(route, OpenRoute):
         return
     known = set(_parameter_names(route.dependant))
+    for name in known.intersection(request.query_params):
+        if len(request.query_params.getlist(name)) > 1:
+            raise InputError("is given twice", option=name, want="give it once", field=name)
     if known.issuperset(request.query_params):
         return
     # `route` is the router's own; dependencies that were added where it is included are on the app's copy.

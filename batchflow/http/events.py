@@ -18,6 +18,7 @@ _EVENT_BODY: dict[str, Any] = {
     "required": False,
     "content": {"application/json": {"schema": {}}, "text/plain": {"schema": {"type": "string"}}},
 }
+_NO_PATH = "the id has a line feed, which no path of a router may have"
 _WEBHOOK_PATH = "/webhooks/{token}"
 _WEBHOOK_GONE = "there is no such webhook, or its run has ended"
 _WEBHOOK_RETRY_S = "10"
@@ -41,7 +42,7 @@ class EventEndpoints:
             name="events:notify",
             summary="Notify the runs that wait for an event",
             tags=["events"],
-            responses=error_responses(*BODY_ERRORS),
+            responses=error_responses(*BODY_ERRORS, described={404: _NO_PATH}),
             openapi_extra={"requestBody": _EVENT_BODY},
         )
         router.add_api_route(
@@ -52,7 +53,7 @@ class EventEndpoints:
             name="events:waiters",
             summary="The runs that wait for an event, the longest wait first",
             tags=["events"],
-            responses=error_responses(422, 503),
+            responses=error_responses(422, 503, described={404: _NO_PATH}),
         )
 
     async def notify(

@@ -11,6 +11,8 @@ from batchflow.http.schemas import ErrorResponse
 _DEFINITIONS = "#/$defs/"
 _ERRORS = {
     400: "the body is not JSON",
+    401: "the token of the app is missing or wrong",
+    403: "the request is not allowed: from another machine without a token, or from a page of another origin",
     404: "it does not exist",
     413: "the body is too large",
     415: "the body has a Content-Encoding other than gzip and deflate",
@@ -67,11 +69,25 @@ def _inline_refs(part: Any, definitions: dict[str, Any], within: tuple[str, ...]
             return {**found, **cast("dict[str, Any]", _inline_refs(others, definitions, within))}
         case dict():
             fields = cast("dict[str, Any]", part)
-            return {k: _inline_refs(v, definitions, within) for k, v in fields.items() if not _is_discriminator(v)}
+            parts = {k: _inline_refs(v, definitions, within) for k, v in fields.items() if not _is_discriminator(v)}
+            return _without_titles(parts)
         case list():
             return [_inline_refs(it, definitions, within) for it in cast("list[Any]", part)]
         case _:
             return part
+
+
+def _without_titles(schema: dict[str, Any]) -> dict[str, Any]:
+    """A schema whose properties have no generated titles: "Dryrun" says less than `dryRun`."""
+    properties = schema.get("properties")
+    if not isinstance(properties, dict):
+        return schema
+    cut = dict(cast("dict[str, Any]", properties))
+    for name, part in cut.items():
+        if isinstance(part, dict):
+            fields = cast("dict[str, Any]", part)
+            cut[name] = {key: value for key, value in fields.items() if key != "title"}
+    return {**schema, "properties": cut}
 
 
 def _is_discriminator(part: Any) -> bool:

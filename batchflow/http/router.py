@@ -1,26 +1,29 @@
-"""The router of an app, with all endpoints."""
+"""The routers of an app, with all endpoints."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import APIRouter, Depends
 
 from batchflow.batch.bound import Workflow
 from batchflow.core.ports import Client
+from batchflow.http.access import Access
 from batchflow.http.batches import BatchEndpoints
 from batchflow.http.errors import ErrorHandlingRoute, check_query_params
 from batchflow.http.events import EventEndpoints, WebhookEndpoint
+from batchflow.http.health import HealthEndpoints
+from batchflow.http.openapi import error_responses
 from batchflow.http.runs import RunEndpoints, WorkerEndpoints
-from batchflow.http.triggers import FunctionEndpoint, WorkflowEndpoints
-from batchflow.http.urls import router_prefix
+from batchflow.http.triggers import FunctionEndpoint, TriggerLimits, WorkflowEndpoints
+from batchflow.http.urls import Urls, router_prefix
 from batchflow.serve.functions import ServedFunction
 
 
-class RouterBuilder:
-    """Builds one router from endpoints.
+class Routers:
+    """Three routers: `triggers` starts work, `webhooks` answers everybody, `admin` is for operators.
 
-    The router can be included in several apps and under several prefixes. Workflows and functions that are added later
-    are served wherever it has been included.
+    `whole` has all three. Each can be included in several apps and under several prefixes. Workflows and functions that
+    are added later are served wherever `triggers` or `whole` has been included.
     """
 
     def __init__(
@@ -28,27 +31,43 @@ class RouterBuilder:
         client: Client,
         workflows: Mapping[str, Workflow[Any, Any]],
         *,
-        max_body: int,
+        access: Access,
+        limits: TriggerLimits,
         app_url: str | None,
+        trust_prefix: bool,
     ) -> None:
-        self._max_body = max_body
-        self._app_url = app_url
+        self._limits = limits
         self._functions: set[str] = set()
-        self.router = APIRouter(route_class=ErrorHandlingRoute, dependencies=[Depends(check_query_params)])
-        BatchEndpoints(client, workflows).add_routes(self.router)
-        RunEndpoints(client, self._functions, max_body=max_body).add_routes(self.router)
-        EventEndpoints(client, max_body=max_body).add_routes(self.router)
-        WebhookEndpoint(client, max_body=max_body).add_routes(self.router)
-        WorkerEndpoints(client).add_routes(self.router)
+        self.triggers = _router(access.trigger_rules, access.statuses)
+        self.webhooks = _router([], ())
+        self.admin = _router(access.admin_rules, access.statuses)
+        self._urls = Urls(self.admin, self.webhooks, app_url=app_url, trust_prefix=trust_prefix)
+        BatchEndpoints(client, workflows).add_routes(self.admin)
+        RunEndpoints(client, self._functions, max_body=limits.max_body).add_routes(self.admin)
+        EventEndpoints(client, max_body=limits.max_body).add_routes(self.admin)
+        WorkerEndpoints(client).add_routes(self.admin)
+        WebhookEndpoint(client, max_body=limits.max_body).add_routes(self.webhooks)
+        HealthEndpoints(client, access).add_routes(self.webhooks)
+        self.whole = APIRouter()
+        for part in (self.admin, self.webhooks, self.triggers):
+            self.whole.include_router(part)
 
     def add(self, served: Workflow[Any, Any] | ServedFunction[Any, Any]) -> None:
         """Add the three routes of a workflow, or the one of a function."""
         if isinstance(served, Workflow):
-            WorkflowEndpoints(served, max_body=self._max_body, app_url=self._app_url).add_routes(self.router)
+            WorkflowEndpoints(served, limits=self._limits, urls=self._urls).add_routes(self.triggers)
         else:
-            FunctionEndpoint(served, max_body=self._max_body, app_url=self._app_url).add_routes(self.router)
+            FunctionEndpoint(served, limits=self._limits, urls=self._urls).add_routes(self.triggers)
             self._functions.add(served.endpoint.route)
 
     def prefix_in(self, app: object) -> str | None:
-        """The prefix of the router in an app; None if there is none, or it has parameters."""
-        return router_prefix(app, self.router)
+        """The prefix of the webhooks in an app; None if it does not include them, or only under parameters."""
+        return router_prefix(app, self.webhooks)
+
+
+def _router(rules: Sequence[Any], statuses: Sequence[int]) -> APIRouter:
+    return APIRouter(
+        route_class=ErrorHandlingRoute,
+        dependencies=[*rules, Depends(check_query_params)],
+        responses=error_responses(*statuses),
+    )

@@ -3,6 +3,7 @@
 Each class has a constructor `of` that takes the value of the core that it shows. FastAPI is not imported here.
 """
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -16,7 +17,7 @@ from batchflow.core.call import CALL_DESTINATION
 from batchflow.core.message import DeadLetter, UnservedWork, WorkerStatus
 from batchflow.core.run import Run, RunState, Step, StepKind, StepState, Waiter
 from batchflow.core.secrets import masked_value
-from batchflow.serve.failure import headline, traceback_text
+from batchflow.serve.failure import headline, one_line, own_frame, traceback_text
 
 LATEST_MS = 253_402_300_799_999
 """The end of the year 9999. A later time means: never by itself."""
@@ -26,7 +27,12 @@ class ApiModel(BaseModel):
     """Base of all documents."""
 
     model_config = ConfigDict(
-        frozen=True, alias_generator=to_camel, validate_by_name=True, validate_by_alias=True, serialize_by_alias=True
+        frozen=True,
+        alias_generator=to_camel,
+        field_title_generator=lambda name, _: name.replace("_", " ").capitalize(),
+        validate_by_name=True,
+        validate_by_alias=True,
+        serialize_by_alias=True,
     )
 
     def document(self) -> dict[str, Any]:
@@ -142,13 +148,30 @@ class BatchInfo(ApiModel):
             chunks=batch.chunks,
             force=batch.force,
             label=batch.label,
-            error=status.error,
+            error=None if status.error is None else short_error(batch.error),
             completion_error=batch.completion_error,
             last_errors=[ErrorInfo.of(group) for group in batch.errors],
             counted=status.counted,
             created_at=_datetime(batch.created_at),
             started_at=to_datetime(batch.started_at),
             ended_at=to_datetime(batch.ended_at),
+        )
+
+
+class BatchDetail(BatchInfo):
+    """A batch, whole: with its parameters, and the traceback of a walk that failed."""
+
+    params: Any
+    traceback: str | None
+
+    @classmethod
+    def of_info(cls, info: BatchInfo, batch: Batch, names: Mapping[str, str]) -> "BatchDetail":
+        """The whole of a batch, of which `info` has the rest. `names` are those of its parameters in JSON."""
+        params: dict[str, Any] = masked_value(batch.params) or {}
+        return cls(
+            **dict(info),
+            params={names.get(name, name): value for name, value in params.items()},
+            traceback=_traceback(batch.error),
         )
 
 
@@ -159,26 +182,34 @@ class BatchList(ApiModel):
 
 
 class ItemInfo(ApiModel):
-    """An item of a batch. `result` is what `execute` returned, if the item has succeeded and results are kept."""
+    """An item of a batch, without what may be large."""
 
     number: int
     item_id: str
     state: ItemState
-    result: Any
     error: str | None
     ended_at: datetime | None
 
     @classmethod
     def of(cls, item: Item) -> "ItemInfo":
         """An item in its present state."""
-        return cls(
-            number=item.number,
-            item_id=item.id,
-            state=item.state,
-            result=masked_value(result_text(item)),
-            error=item.error,
-            ended_at=to_datetime(item.ended_at),
-        )
+        return cls(**_item_fields(item))
+
+
+class ItemDetail(ItemInfo):
+    """An item of a batch, whole.
+
+    `result` is what `execute` returned, if the item has succeeded and results are kept.
+    """
+
+    result: Any
+    traceback: str | None
+
+    @classmethod
+    def of(cls, item: Item) -> "ItemDetail":
+        """An item in its present state."""
+        result = masked_value(result_text(item))
+        return cls(**_item_fields(item), result=result, traceback=_traceback(item.error))
 
 
 class ItemList(ApiModel):
@@ -268,31 +299,33 @@ class StepInfo(ApiModel):
     due_at: datetime | None
     result: Any
     error: str | None
+    traceback: str | None
 
     @classmethod
     def of(cls, step: Step) -> "StepInfo":
         """A step as it is recorded."""
-        return cls(**_step_fields(step))
-
-
-class StepDebugInfo(StepInfo):
-    """A step for operators: with the traceback of its error."""
-
-    traceback: str | None
-
-    @classmethod
-    def of(cls, step: Step) -> "StepDebugInfo":
-        """A step as it is recorded."""
-        return cls(**_step_fields(step), traceback=traceback_text(step.error or "") or None)
+        return cls(
+            name=step.name,
+            kind=step.kind,
+            state=step.state,
+            attempts=step.failures + (step.state == "done") if step.kind == "run" else None,
+            recorded_at=to_datetime(step.at) if step.position and step.at else None,
+            due_at=to_datetime(step.due) if step.state == "pending" and step.due > 0 else None,
+            result=masked_value(step.value) if step.position else None,
+            error=short_error(step.error),
+            traceback=_traceback(step.error),
+        )
 
 
 class RunInfo(ApiModel):
-    """A run. `failures` counts failed attempts outside of steps; `parent` is the run that invoked it."""
+    """A run, without what may be large.
+
+    `failures` counts failed attempts outside of steps; `parent` is the run that invoked it.
+    """
 
     workflow_run_id: str
     route: str
     state: RunState
-    result: Any
     error: str | None
     failures: int
     label: str | None
@@ -309,27 +342,23 @@ class RunInfo(ApiModel):
 
 
 class RunDetail(RunInfo):
-    """A run with its steps, in the order in which its code asked for them."""
+    """A run, whole, with its steps in the order in which its code asked for them."""
 
+    payload: Any
+    result: Any
+    traceback: str | None
     steps: list[StepInfo]
 
     @classmethod
     def of(cls, run: Run) -> "RunDetail":
         """A run in its present state."""
-        return cls(**_run_fields(run), steps=[StepInfo.of(step) for step in run.steps])
-
-
-class RunDebugInfo(RunInfo):
-    """A run for operators: with its payload, and the tracebacks of its steps."""
-
-    payload: Any
-    steps: list[StepDebugInfo]
-
-    @classmethod
-    def of(cls, run: Run) -> "RunDebugInfo":
-        """A run in its present state."""
-        steps = [StepDebugInfo.of(step) for step in run.steps]
-        return cls(**_run_fields(run), payload=masked_value(run.payload), steps=steps)
+        return cls(
+            **_run_fields(run),
+            payload=masked_value(run.payload),
+            result=masked_value(run.result),
+            traceback=_traceback(run.error),
+            steps=[StepInfo.of(step) for step in run.steps],
+        )
 
 
 class RunList(ApiModel):
@@ -424,6 +453,14 @@ class WorkerList(ApiModel):
     unserved: list[UnservedInfo] = []
 
 
+class HealthInfo(ApiModel):
+    """The health of an app. `reason` and the number of `workers` are for operators, and null for others."""
+
+    status: Literal["ok", "unavailable"]
+    reason: str | None = None
+    workers: int | None = None
+
+
 # Responses to requests that change something
 
 
@@ -436,7 +473,9 @@ class ErrorResponse(ApiModel):
 
 
 class StartBatchResponse(ApiModel):
-    """The batch is stored. Its status is at `statusUrl`; `workflowRunId` is the run of its entry.
+    """The batch is stored. `workflowRunId` is the run of its entry.
+
+    Its status is at `statusUrl`: only a path if the public URL is not known, null if the app has no admin router.
 
     `deduplicated` is true if the batch existed before and nothing was started.
     """
@@ -445,11 +484,11 @@ class StartBatchResponse(ApiModel):
     workflow_run_id: str
     batch_id: str
     deduplicated: bool = False
-    status_url: str
+    status_url: str | None
 
 
 class StartRunResponse(ApiModel):
-    """The run is stored. Its status is at `statusUrl`.
+    """The run is stored. Its status is at `statusUrl`, as for a batch.
 
     `deduplicated` is true if the run existed before and nothing was started.
     """
@@ -457,7 +496,7 @@ class StartRunResponse(ApiModel):
     success: Literal[True] = True
     workflow_run_id: str
     deduplicated: bool = False
-    status_url: str
+    status_url: str | None
 
 
 class CancelBatchResponse(ApiModel):
@@ -507,16 +546,25 @@ def _datetime(ms: int) -> datetime:
     return datetime.fromtimestamp(ms / 1000, UTC)
 
 
-def _step_fields(step: Step) -> dict[str, Any]:
+def short_error(text: str | None) -> str | None:
+    """The first line of a stored error, with the user's own last frame; None for no error."""
+    if text is None:
+        return None
+    frame = own_frame(text)
+    return f"{one_line(headline(text))} ({frame})" if frame else one_line(headline(text))
+
+
+def _traceback(text: str | None) -> str | None:
+    return traceback_text(text or "") or None
+
+
+def _item_fields(item: Item) -> dict[str, Any]:
     return {
-        "name": step.name,
-        "kind": step.kind,
-        "state": step.state,
-        "attempts": step.failures + (step.state == "done") if step.kind == "run" else None,
-        "recorded_at": to_datetime(step.at) if step.position and step.at else None,
-        "due_at": to_datetime(step.due) if step.state == "pending" and step.due > 0 else None,
-        "result": masked_value(step.value) if step.position else None,
-        "error": None if step.error is None else headline(step.error),
+        "number": item.number,
+        "item_id": item.id,
+        "state": item.state,
+        "error": short_error(item.error),
+        "ended_at": to_datetime(item.ended_at),
     }
 
 
@@ -525,8 +573,7 @@ def _run_fields(run: Run) -> dict[str, Any]:
         "workflow_run_id": run.id,
         "route": run.destination,
         "state": run.state,
-        "result": masked_value(run.result),
-        "error": run.error,
+        "error": short_error(run.error),
         "failures": run.failures,
         "label": run.label,
         "parent": run.parent,

@@ -1,8 +1,9 @@
 """The endpoints that start work: batches of a workflow, runs of a durable function."""
 
-from collections.abc import Iterable
-from dataclasses import replace
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from inspect import getdoc
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field, JsonValue, create_model
@@ -12,15 +13,16 @@ from batchflow.batch.arguments import BatchTrigger
 from batchflow.batch.bound import Workflow
 from batchflow.batch.dry_run import Statistics
 from batchflow.batch.payloads import TriggerRequest
+from batchflow.core.flow import FlowControl
 from batchflow.core.ids import entry_id
 from batchflow.core.retry import RetryPolicy
-from batchflow.errors import InputError
+from batchflow.errors import InputError, TooLarge
 from batchflow.http.bodies import PayloadReader, read_body, read_object
 from batchflow.http.errors import json_response, rename_options
 from batchflow.http.openapi import BODY_ERRORS, error_responses, header_parameters, request_body
 from batchflow.http.schemas import ErrorResponse, StartBatchResponse, StartRunResponse
-from batchflow.http.urls import absolute_url
-from batchflow.serve.app_url import ROOT_HEADER
+from batchflow.http.urls import Urls
+from batchflow.serve.app_url import ROOT_HEADER, user_headers
 from batchflow.serve.functions import ServedFunction
 from batchflow.serve.trigger import TriggerOptions
 from batchflow.wire.qstash import (
@@ -50,16 +52,48 @@ _BATCH_HEADERS = {name: text for name, text in HEADERS.items() if name not in _N
 _HEADER_OF = {"run_id": RUN_ID, "dedup_id": DEDUP_ID, "label": LABEL, "delay": DELAY, "not_before": NOT_BEFORE}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TriggerLimits:
+    """The bounds of one request: the bytes of its body, and the ids that it names.
+
+    `declared` are the limits that code has declared for flow keys; more may be added later.
+    """
+
+    max_body: int
+    max_ids: int
+    declared: Sequence[FlowControl] = ()
+
+    def check_ids(self, ids: Sequence[object], field: str) -> None:
+        """Raise `TooLarge` for more ids than one request may name."""
+        if len(ids) > self.max_ids:
+            raise TooLarge(
+                f"'{field}' names {len(ids):,} ids, and one request may name {self.max_ids:,}; send several requests, "
+                f"or raise BATCHFLOW_MAX_IDS",
+                field=field,
+            )
+
+    def check_flow(self, flow: FlowControl | None) -> None:
+        """Raise `InputError` for other limits of a key than code has declared."""
+        declared = None if flow is None else next((it for it in self.declared if it.key == flow.key), None)
+        if flow is not None and declared not in (None, flow):
+            raise InputError(
+                f"cannot set the limits of '{flow.key}', which the code of this app declares; leave it out, or name a "
+                f"key of your own",
+                option=FLOW_KEY,
+                field=FLOW_KEY,
+            )
+
+
 class WorkflowEndpoints:
     """`process-{entities}`, `paginate-{entities}` and `{verb}-{entity}` of one workflow."""
 
-    def __init__(self, workflow: Workflow[Any, Any], *, max_body: int, app_url: str | None) -> None:
+    def __init__(self, workflow: Workflow[Any, Any], *, limits: TriggerLimits, urls: Urls) -> None:
         self._workflow = workflow
         self._routes = workflow.definition.routes
         self._wire = workflow.definition.wire
         self._closed = workflow.definition.params.model_config.get("extra") != "allow"
-        self._max_body = max_body
-        self._app_url = app_url
+        self._limits = limits
+        self._urls = urls
 
     def add_routes(self, router: APIRouter) -> None:
         """Add the three routes."""
@@ -103,12 +137,12 @@ class WorkflowEndpoints:
 
     async def process(self, request: Request) -> Response:
         """Starts a batch; with `{"dryRun": true}` only counts."""
-        fields = await read_object(request, self._max_body)
+        fields = await read_object(request, self._limits.max_body)
         return await self._start(request, self._routes.process, self._workflow.read_request(fields))
 
     async def paginate(self, request: Request) -> Response:
         """Starts a batch of the ids in the body."""
-        fields = await read_object(request, self._max_body)
+        fields = await read_object(request, self._limits.max_body)
         self._forbid(fields, "cursor", "dryRun", "limit")
         if fields.get(self._wire.ids) is None:
             raise InputError(
@@ -119,7 +153,7 @@ class WorkflowEndpoints:
 
     async def execute(self, request: Request) -> Response:
         """Starts a batch of one item, with force."""
-        fields = await read_object(request, self._max_body)
+        fields = await read_object(request, self._limits.max_body)
         self._forbid(fields, "cursor", "dryRun", "limit", "force", self._wire.ids)
         id = fields.pop(self._wire.id, None)
         if id is None or id == "":
@@ -140,7 +174,9 @@ class WorkflowEndpoints:
                 )
 
     async def _start(self, request: Request, route: str, trigger: TriggerRequest[Any]) -> Response:
-        root = absolute_url(request, route, "", self._app_url)
+        if trigger.options.ids is not None:
+            self._limits.check_ids(trigger.options.ids, self._wire.ids)
+        root = self._urls.webhooks(request, route)
         trigger = replace(trigger, options=batch_options(trigger.options, request.headers.raw, root))
         try:
             result = await self._workflow.handle_request(trigger)
@@ -148,11 +184,11 @@ class WorkflowEndpoints:
             raise rename_options(error, self._field_name) from error
         if isinstance(result, Statistics):
             return json_response(result)
-        url = absolute_url(request, route, f"/batches/{result.id}", self._app_url)
+        url = self._urls.status(request, route, f"/batches/{result.id}")
         started = StartBatchResponse(
             workflow_run_id=entry_id(result.id), batch_id=result.id, deduplicated=result.deduplicated, status_url=url
         )
-        return json_response(started, 202, Location=url)
+        return _started(started)
 
     def _field_name(self, option: str) -> str:
         """The name of a trigger's option in the body."""
@@ -163,7 +199,10 @@ class WorkflowEndpoints:
         return {**body, "parameters": header_parameters(_BATCH_HEADERS)}
 
     def _named_model(self) -> type[BaseModel]:
-        ids: Any = (list[str], Field(min_length=1, alias=self._wire.ids))
+        ids: Any = (
+            list[Annotated[str, Field(min_length=1)]],
+            Field(min_length=1, max_length=self._limits.max_ids, alias=self._wire.ids),
+        )
         return self._model("Named", without=("item_ids", *_SOURCE_ONLY), item_ids=ids)
 
     def _single_model(self) -> type[BaseModel]:
@@ -184,12 +223,12 @@ class WorkflowEndpoints:
 class FunctionEndpoint:
     """The route of one durable function: a POST starts a run with the body as its payload."""
 
-    def __init__(self, function: ServedFunction[Any, Any], *, max_body: int, app_url: str | None) -> None:
+    def __init__(self, function: ServedFunction[Any, Any], *, limits: TriggerLimits, urls: Urls) -> None:
         self._function = function
         self._endpoint = function.endpoint
         self._payload = PayloadReader(function)
-        self._max_body = max_body
-        self._app_url = app_url
+        self._limits = limits
+        self._urls = urls
 
     def add_routes(self, router: APIRouter) -> None:
         """Add the route."""
@@ -202,6 +241,7 @@ class FunctionEndpoint:
             methods=["POST"],
             name=f"{self._endpoint.name}:start",
             summary=f"Start a run of {self._endpoint.name}",
+            description=getdoc(self._function.function),
             tags=[self._endpoint.name],
             status_code=202,
             responses={**error_responses(*BODY_ERRORS), 202: started},
@@ -211,20 +251,28 @@ class FunctionEndpoint:
     async def start(self, request: Request) -> Response:
         """The run is stored before this is answered. A header `Upstash-Forward-NAME` becomes NAME of the run."""
         route = self._endpoint.route
-        root = absolute_url(request, route, "", self._app_url)
+        root = self._urls.webhooks(request, route)
         options = run_options(request.headers.raw, self._endpoint.retry, root)
-        payload = self._payload.read(await read_body(request, self._max_body))
+        self._limits.check_flow(options.get("flow_control"))
+        payload = self._payload.read(await read_body(request, self._limits.max_body))
         try:
             (run,) = await self._function.start([payload], options)
         except InputError as error:
             raise rename_options(error, lambda option: _HEADER_OF.get(option, option)) from error
-        url = absolute_url(request, route, f"/runs/{run.id}", self._app_url)
+        url = self._urls.status(request, route, f"/runs/{run.id}")
         started = StartRunResponse(workflow_run_id=run.id, deduplicated=run.deduplicated, status_url=url)
-        return json_response(started, 202, Location=url)
+        return _started(started)
 
 
-def run_options(headers: Iterable[tuple[bytes, bytes]], retry: RetryPolicy, root: str) -> TriggerOptions:
-    """The options of a run that the headers set; `retry` is the function's policy, `root` the URL of the router.
+def _started(document: StartBatchResponse | StartRunResponse) -> Response:
+    location = {} if document.status_url is None else {"Location": document.status_url}
+    return json_response(document, 202, **location)
+
+
+def run_options(headers: Iterable[tuple[bytes, bytes]], retry: RetryPolicy, root: str | None) -> TriggerOptions:
+    """The options of a run that the headers set.
+
+    `retry` is the function's policy, `root` the URL of the webhooks router, if the app has it.
 
     Raises:
         InputError: a value does not fit, or a header is not supported.
@@ -236,14 +284,14 @@ def run_options(headers: Iterable[tuple[bytes, bytes]], retry: RetryPolicy, root
         delay=upstash.delay(),
         not_before=upstash.not_before(),
         label=upstash.get(LABEL),
-        headers={**upstash.forwarded, ROOT_HEADER: root},
+        headers=_with_root(upstash.forwarded, root),
         retry_delay=upstash.retry(retry),
         flow_control=upstash.flow_control(),
     )
 
 
-def batch_options(options: BatchTrigger, headers: Iterable[tuple[bytes, bytes]], root: str) -> BatchTrigger:
-    """The options of a batch that the body sets, with those of the headers added; `root` is the URL of the router.
+def batch_options(options: BatchTrigger, headers: Iterable[tuple[bytes, bytes]], root: str | None) -> BatchTrigger:
+    """The options of a batch that the body sets, with those of the headers added; `root` as for `run_options`.
 
     Raises:
         InputError: a value does not fit or is in both, or no batch supports a header.
@@ -265,5 +313,9 @@ def batch_options(options: BatchTrigger, headers: Iterable[tuple[bytes, bytes]],
             raise InputError(
                 f"'{name}' is in the body and as the header '{_HEADER_OF[field]}'; give it once", field=name
             )
-    named = {**upstash.forwarded, **(options.headers or {}), ROOT_HEADER: root}
-    return replace(options, **sent, headers=named)
+    return replace(options, **sent, headers=_with_root({**upstash.forwarded, **(options.headers or {})}, root))
+
+
+def _with_root(headers: Mapping[str, str], root: str | None) -> dict[str, str]:
+    """The headers with batchflow's own one, which a request cannot set."""
+    return {**user_headers(headers), **({} if root is None else {ROOT_HEADER: root})}

@@ -13,6 +13,7 @@ from batchflow.serve.validation import format_value, is_encodable, type_with_art
 
 _HOST = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*:)?//[^/?#:@]*(?::[0-9]*)?(?:[/?#]|$)")
 _UP_TO_HOST = re.compile(r"^((?:[A-Za-z][A-Za-z0-9+.-]*:)?//)?.*@", re.DOTALL)
+_DEFAULT_PORTS = {"http": 80, "https": 443}
 _CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -58,8 +59,24 @@ def check_url(option: str, value: object, *, no_query: bool = True) -> None:
         raise ConfigurationError(option=option, got=format_url(value), want="write it without a query and a fragment")
 
 
+def origin_of(url: str) -> str | None:
+    """Return the origin of a URL in its one form: in lower case, without the port of its scheme; None without one."""
+    try:
+        parts = urlsplit(url)
+        scheme, name, port = parts.scheme, parts.hostname, parts.port
+    except ValueError:
+        return None
+    if scheme not in _DEFAULT_PORTS or not name:
+        return None
+    host = f"[{name}]" if ":" in name else name.rstrip(".")
+    return f"{scheme}://{host}" if port in (None, _DEFAULT_PORTS[scheme]) else f"{scheme}://{host}:{port}"
+
+
 ROOT_HEADER = "batchflow-root"
-"""The header of a run that was started over HTTP: the base URL of the app in that request."""
+"""The header of a run that was started over HTTP: the base URL of the app's webhooks in that request.
+
+It has only the path where the request named a host that may not be the app's.
+"""
 
 
 def user_headers(headers: Mapping[str, str]) -> Mapping[str, str]:
@@ -112,18 +129,19 @@ class PublicUrl:
         if self.url is not None:
             return self.url.rstrip("/").removesuffix(self.route)
         seen = headers.get(ROOT_HEADER)
-        path = self.router.path if seen is None else urlsplit(seen).path
+        path = self.router.path if seen is None else urlsplit(seen).path.rstrip("/")
         base = self.base_url or self._env_url("UPSTASH_WORKFLOW_URL")
         if base is not None:
             whole = base.rstrip("/")
             return whole if urlsplit(whole).path else whole + (path or "")
-        if seen is not None:
+        if seen is not None and not seen.startswith("/"):
             return seen
         app_url = self._env_url("APP_URL") or self._env_url("BATCHFLOW_APP_URL")
         if app_url is None:
+            why = "" if seen is None else ", and the request that started this run named a host that may not be its own"
             raise ConfigurationError(
-                "the public URL of this app is not known; set APP_URL, or base_url= at @flow.serve, "
-                "to where its router is reached from outside"
+                f"the public URL of this app is not known{why}; set APP_URL, or base_url= at @flow.serve, "
+                f"to where its router is reached from outside"
             )
         if path is not None:
             return router_url(app_url, path)

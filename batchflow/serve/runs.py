@@ -165,7 +165,10 @@ MAX_PAGE_SIZE = 1_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunPage:
-    """A page of runs, latest first. `next_cursor` is the cursor of the next page, or None."""
+    """A page of runs, latest first. `next_cursor` is the cursor of the next page, or None.
+
+    The runs are without their journals, payloads and results: `flow.run(id).status()` reads those.
+    """
 
     runs: Sequence[Run]
     next_cursor: str | None = None

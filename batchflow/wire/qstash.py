@@ -36,12 +36,17 @@ _PREFIX = "upstash-"
 _FORWARD = "upstash-forward-"
 _NAMES = {name.lower(): name for name in HEADERS}
 _SHORT_NAMES = {name.removeprefix(_PREFIX): known for name, known in _NAMES.items()}
-# These would promise something that is not done. All other Upstash headers change nothing.
-_UNSUPPORTED = (
-    *("upstash-callback", "upstash-failure-callback", "upstash-timeout", "upstash-cron", "upstash-queue-name"),
-    *("upstash-content-based-deduplication", "upstash-redact-fields"),
+# SDKs send these with every trigger, and QStash with every delivery; they describe a request, and ask for nothing.
+_DESCRIBING = frozenset(
+    f"upstash-{name}"
+    for name in (
+        *("feature-set", "workflow-init", "workflow-url", "workflow-sdk-version", "workflow-createdat"),
+        *("workflow-invoke-count", "workflow-calltype", "telemetry-sdk", "telemetry-framework", "telemetry-runtime"),
+        *("telemetry-platform", "retried", "max-retries", "message-id", "schedule-id", "topic-name", "signature"),
+        *("region", "caller-ip"),
+    )
 )
-_SENT_BY_QSTASH = ("upstash-retried",)  # looks like a typo of a supported one
+_METHOD = ("upstash-method", "POST")  # a run is started by a POST in any case
 _LATEST_S = 253_402_300_799  # the last second of the year 9999
 _MAX_NUMBER = 999_999_999
 _RETRY_HEADERS = {"retries": RETRIES, "delay": RETRY_DELAY, "retry_delay": RETRY_DELAY}
@@ -58,14 +63,12 @@ class UpstashHeaders:
             name, value = raw.decode("latin-1").lower(), _decode(content)
             if name.startswith(_FORWARD):
                 self._forward(name.removeprefix(_FORWARD), value)
-            elif name.startswith(_UNSUPPORTED):
-                raise InputError(f"the header '{name}' is not supported; leave it out", field=name)
             elif (known := _NAMES.get(name)) is not None:
                 if known in self._values:
                     raise InputError("is given twice", option=known, want="give it once", field=known)
                 self._values[known] = value
-            elif name.startswith(_PREFIX) and name not in _SENT_BY_QSTASH:
-                _reject_typo(name)
+            elif name.startswith(_PREFIX) and name not in _DESCRIBING and (name, value) != _METHOD:
+                raise _unknown_header(name)
 
     def _forward(self, name: str, value: str) -> None:
         if not name:
@@ -120,9 +123,11 @@ def _named(error: ConfigurationError, headers: Mapping[str, str], default: str) 
     return InputError(error.sentence(lambda it: headers.get(it, it)), field=headers.get(error.option or "", default))
 
 
-def _reject_typo(name: str) -> None:
+def _unknown_header(name: str) -> InputError:
+    """The error for a header that would change nothing, though its sender expects that it does."""
     for _, meant in find_typos([name.removeprefix(_PREFIX)], _SHORT_NAMES):
-        raise InputError(f"unknown header '{name}'; did you mean '{_SHORT_NAMES[meant]}'?", field=name)
+        return InputError(f"unknown header '{name}'; did you mean '{_SHORT_NAMES[meant]}'?", field=name)
+    return InputError(f"the header '{name}' is not supported; leave it out", field=name)
 
 
 def _read_limits(value: str) -> dict[str, Any]:

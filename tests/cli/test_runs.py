@@ -70,7 +70,6 @@ def test_runs_are_one_json_document(shop: CommandLine) -> None:
         "workflowRunId": id,
         "route": "/orders/ship",
         "state": "waiting",
-        "result": None,
         "error": None,
         "failures": 0,
         "label": "shipping",

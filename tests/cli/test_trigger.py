@@ -43,7 +43,8 @@ def test_trigger_says_how_a_run_failed(shop: CommandLine) -> None:
     assert answer.err.splitlines()[-1] == message
     answer = shop("runs", "trigger", shop.target, "/orders/ship", "-p", "id=lost", "--wait", "--json")
     assert (answer.code, answer.document["state"], answer.document["result"]) == (1, "failed", None)
-    assert answer.document["error"].startswith("NonRetryable: order 'lost' is nowhere\n")
+    assert answer.document["error"].startswith("NonRetryable: order 'lost' is nowhere (")
+    assert answer.document["traceback"].startswith("Traceback")
 
 
 def test_trigger_takes_a_dedup_id_and_a_delay(shop: CommandLine) -> None:

@@ -1,6 +1,7 @@
 """Items: starting, ending, asking."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -39,6 +40,16 @@ class ItemCases(Cases):
             Item(number=4, id="u4", state="open"),
         ]
         assert [item.id for item in await scene.store.items("bat_a", state="failed")] == ["u1", "u2"]
+
+    async def test_items_are_read_without_their_results_on_request(self, scene: Scene) -> None:
+        """All else of them is the same."""
+        await scene.start(["u0", "u1"])
+        claims = await scene.items()
+        await scene.done(claims[0], result='{"text":"ü"}')
+        await scene.store.settle(settlement.failed(claims[1], "gone", '{"success":false}'))
+        whole = await scene.store.items("bat_a")
+        assert [it.result for it in whole] == ['{"text":"ü"}', '{"success":false}']
+        assert list(await scene.store.items("bat_a", results=False)) == [replace(it, result=None) for it in whole]
 
     async def test_items_keep_their_results_only_if_the_batch_says_so(self, scene: Scene) -> None:
         """A million results are not kept for nobody."""

@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 import typer
 from fastapi import APIRouter
-from fastapi.routing import APIRoute
+from fastapi.routing import APIRoute, iter_route_contexts
 from pydantic import AliasChoices
 
 import batchflow
@@ -70,8 +70,8 @@ def variables() -> dict[str, Any]:
 def routes(router: APIRouter) -> list[str]:
     return [
         f"{method} {route.path_format}"
-        for route in router.routes
-        if isinstance(route, APIRoute)
+        for found in iter_route_contexts(router.routes)
+        if isinstance(route := found.original_route, APIRoute)
         for method in sorted(route.methods or ())
     ]
 

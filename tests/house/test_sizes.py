@@ -25,6 +25,7 @@ EXCEPTIONS: dict[str, str] = {
     "batchflow/serve/context.py": "the public face of a durable function: its overloads and docstrings",
     "batchflow/serve/execution.py": "one machine: each of its methods reads what the others have left",
     "batchflow/serve/execution.py::Execution.run_step": "every item runs three of them, and a further call costs time",
+    "batchflow/app.py::Batchflow.__init__": "each setting that code may fix is a parameter that an editor can show",
     "batchflow/app.py::Batchflow.batch": "each option of the short form is a parameter that an editor can show",
     "batchflow/app.py::Batchflow.serve": "each option of a function is a parameter that an editor can show",
     "batchflow/serve/context.py::WorkflowContext.call": "each option of a call is a parameter that an editor can show",

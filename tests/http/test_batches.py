@@ -82,6 +82,8 @@ async def test_the_status_is_complete(ended: str, http: AsyncClient) -> None:
         "error": None,
         "completionError": None,
         "counted": None,
+        "params": {"paidOnly": False, "ratio": 1.0, "region": {"name": "all", "within": None}},
+        "traceback": None,
     }
 
 
@@ -98,14 +100,32 @@ async def test_items_come_in_pages(ended: str, http: AsyncClient) -> None:
 
 
 async def test_items_show_how_they_ended(ended: str, http: AsyncClient) -> None:
-    """Result or error, and by state."""
+    """The sentence of an error, and by state."""
     [failed] = (await http.get(f"/batches/{ended}/items?state=failed")).json()["items"]
-    assert (failed["number"], failed["itemId"], failed["state"], failed["result"]) == (3, "u013", "failed", None)
+    assert (failed["number"], failed["itemId"], failed["state"]) == (3, "u013", "failed")
     assert "no placeholders for u013" in failed["error"]
     page = (await http.get(f"/batches/{ended}/items?state=succeeded&limit=1")).json()
     assert page["nextAfter"] == 0
-    assert (page["items"][0]["result"], page["items"][0]["error"]) == ("U010", None)
+    assert (page["items"][0]["itemId"], page["items"][0]["error"]) == ("u010", None)
     assert (await http.get(f"/batches/{ended}/items?state=cancelled")).json() == {"items": [], "nextAfter": None}
+
+
+async def test_an_item_is_whole_where_it_is_read_alone(ended: str, http: AsyncClient) -> None:
+    """With its result, or its traceback; the list has neither."""
+    (listed, *_) = (await http.get(f"/batches/{ended}/items")).json()["items"]
+    whole = (await http.get(f"/batches/{ended}/items/0")).json()
+    assert whole == {**listed, "result": "U010", "traceback": None}
+    failed = (await http.get(f"/batches/{ended}/items/3")).json()
+    assert (failed["itemId"], failed["result"]) == ("u013", None)
+    assert failed["traceback"].startswith("Traceback")
+    assert "\n" not in failed["error"]
+
+
+async def test_an_item_that_does_not_exist_is_404(ended: str, http: AsyncClient) -> None:
+    """Its batch or its number."""
+    assert_error(await http.get(f"/batches/{ended}/items/10"), (404, "no item number 10", None))
+    assert_error(await http.get("/batches/bat_x/items/0"), (404, "there is no batch 'bat_x'", None))
+    assert_error(await http.get(f"/batches/{ended}/items/-1"), (422, "", "number"))
 
 
 async def test_batches_are_listed_newest_first(idle: Batchflow, idle_http: AsyncClient) -> None:
@@ -203,7 +223,9 @@ async def test_the_last_event_is_done(flow: Batchflow, http: AsyncClient) -> Non
     events = events_of(response.text)
     assert [name for name, _ in events] == ["message"] * (len(events) - 1) + ["done"]
     last = events[-1][1]
-    assert last == (await http.get(f"/batches/{id}")).json()
+    whole = (await http.get(f"/batches/{id}")).json()
+    assert whole.pop("params")["paidOnly"] is True
+    assert {**last, "traceback": None} == whole
     assert (last["isFinal"], last["counts"]["succeeded"]) == (True, 30)
 
 

@@ -36,6 +36,7 @@ bodies = st.binary(max_size=200) | (values | objects).map(lambda it: json.dumps(
 tokens = st.text("abcdefghijklmnopqrstuvwxyz-", min_size=1, max_size=12)
 numbers_as_text = st.integers().map(str) | st.floats().map(str)
 known_headers = st.sampled_from(["content-type", "content-length", "content-encoding", "host", "accept", "range"])
+# A header of a proxy makes it the request of a stranger: 403 where only operators are answered.
 known_headers |= st.sampled_from(["x-forwarded-proto", "x-forwarded-prefix", "forwarded", "transfer-encoding"])
 header_values = st.text(st.characters(min_codepoint=32, max_codepoint=255), max_size=30).map(
     lambda it: it.encode("latin-1")
@@ -128,7 +129,7 @@ def test_any_id_is_answered(
     """Nothing has that id, or the method or a parameter does not fit."""
     response = client(method, path.format(quote(id, safe="%")), headers=headers, params=query)
     probes = {"HEAD": 200, "OPTIONS": 204} if path.startswith("/webhooks/") else {}
-    assert response.status_code in (404, 405, 422, probes.get(method))
+    assert response.status_code in (403, 404, 405, 422, probes.get(method))
     assert client.started == 0
 
 
@@ -148,7 +149,7 @@ def test_any_query_of_the_lists_is_answered(
     client: CountingClient, path: str, query: dict[str, str], headers: Any
 ) -> None:
     """An empty list, an unknown workflow or function, or a parameter that does not fit."""
-    assert client("GET", path, params=query, headers=headers).status_code in (200, 404, 422)
+    assert client("GET", path, params=query, headers=headers).status_code in (200, 403, 404, 422)
 
 
 @fuzz
@@ -156,7 +157,7 @@ def test_any_query_of_the_lists_is_answered(
 def test_any_selection_to_cancel_is_answered(client: CountingClient, body: bytes, headers: Any) -> None:
     """Nothing was started, so nothing is cancelled."""
     response = client("POST", "/runs/cancel", content=body, headers=headers)
-    assert response.status_code in (200, 400, 404, 413, 415, 422)
+    assert response.status_code in (200, 400, 403, 404, 413, 415, 422)
     if response.status_code == 200:
         assert response.json() == {"success": True, "cancelled": 0}
 
@@ -169,7 +170,7 @@ def test_any_event_is_answered(
     """No run waits for it."""
     path = f"/events/{quote(id, safe='%/:')}"
     notified = client("POST", path, content=body, headers=headers, params=query)
-    assert notified.status_code in (200, 400, 413, 415, 422)
+    assert notified.status_code in (200, 400, 403, 413, 415, 422)
     if notified.status_code == 200:
         assert notified.json()["runIds"] == []
-    assert client("GET", f"{path}/waiters", headers=headers, params=query).status_code in (200, 422)
+    assert client("GET", f"{path}/waiters", headers=headers, params=query).status_code in (200, 403, 422)

@@ -161,3 +161,98 @@ async def test_an_unknown_path_is_reported_and_not_guessed(includes: bool, monke
         run = await flow.trigger(flow.served["/hooked"], None)
         assert (await webhook_of(flow, run.id)).startswith(f"{HOST}/api/webhooks/")
         await run.cancel()
+
+
+@pytest.mark.parametrize("app_url", [None, HOST, f"{HOST}/public", f"{HOST}/behind"])
+async def test_each_part_of_the_router_has_its_own_url(app_url: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The status of a run is where operators are, its webhook where webhooks are, however the run was started."""
+    if app_url is not None:
+        monkeypatch.setenv("APP_URL", app_url)
+    flow = serving()
+    app = FastAPI()
+    app.include_router(flow.triggers_router, prefix="/public")
+    app.include_router(flow.webhooks_router, prefix="/hooks")
+    app.include_router(flow.admin_router, prefix="/ops")
+    base = "http://test" if app_url is None else app_url.removesuffix("/public")
+    async with started(app, flow) as http:
+        answer = (await http.post("/public/hooked")).json()
+        assert answer["statusUrl"] == f"{base}/ops/runs/{answer['workflowRunId']}"
+        url = await webhook_of(flow, answer["workflowRunId"])
+        assert url.startswith(f"{base}/hooks/webhooks/")
+        assert (await http.post(urlsplit(url).path.removeprefix("/behind"), content="paid")).status_code == 202
+        status_url: str = answer["statusUrl"]
+        assert (await http.get(urlsplit(status_url).path.removeprefix("/behind"))).status_code == 200
+
+
+async def test_a_part_that_the_app_does_not_have_has_no_url(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another app serves it; APP_URL says where, for webhooks."""
+    flow = serving()
+    app = FastAPI()
+    app.include_router(flow.triggers_router)
+    async with started(app, flow) as http:
+        response = await http.post("/hooked")
+        assert response.json()["statusUrl"] is None
+        assert "Location" not in response.headers
+        with pytest.raises(RunFailed, match="set APP_URL"):
+            await flow.run(response.json()["workflowRunId"]).wait(30)
+        monkeypatch.setenv("APP_URL", f"{HOST}/hooks")
+        run = (await http.post("/hooked")).json()["workflowRunId"]
+        assert (await webhook_of(flow, run)).startswith(f"{HOST}/hooks/webhooks/")
+
+
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:80", "203.0.113.9", "localhost.evil.example"])
+@pytest.mark.parametrize("prefix", ["", "/api"])
+async def test_no_url_is_built_from_a_foreign_host(host: str, prefix: str) -> None:
+    """Status URLs have only their path, and no third party gets a webhook that leads elsewhere."""
+    flow = serving()
+    app = FastAPI()
+    app.include_router(flow.router, prefix=prefix)
+    async with started(app, flow) as http:
+        response = await http.post(f"{prefix}/hooked", headers={"Host": host})
+        run = response.json()["workflowRunId"]
+        assert response.json()["statusUrl"] == response.headers["Location"] == f"{prefix}/runs/{run}"
+        with pytest.raises(RunFailed, match="a host that may not be its own; set APP_URL"):
+            await flow.run(run).wait(30)
+
+
+@pytest.mark.parametrize("host", ["localhost:8000", "127.0.0.1", "web:8000", "[::1]:80", "test", "a.localhost"])
+async def test_the_names_of_development_are_the_servers_own(host: str) -> None:
+    """Loopback, the server's own address, and a name without a dot, as in a container network."""
+    flow = serving()
+    app = FastAPI()
+    app.include_router(flow.router)
+    async with started(app, flow) as http:
+        answer = (await http.post("/hooked", headers={"Host": host})).json()
+        assert answer["statusUrl"].startswith(f"http://{host}/runs/")
+        assert (await webhook_of(flow, answer["workflowRunId"])).startswith(f"http://{host}/webhooks/")
+
+
+async def test_a_request_cannot_name_the_url_of_its_webhooks() -> None:
+    """The header in which batchflow keeps it is its own."""
+    flow = serving()
+    app = FastAPI()
+    app.include_router(flow.triggers_router)
+    async with started(app, flow) as http:
+        run = (await http.post("/hooked", headers={"Upstash-Forward-batchflow-root": "http://evil.example"})).json()
+        with pytest.raises(RunFailed, match="set APP_URL"):
+            await flow.run(run["workflowRunId"]).wait(30)
+
+
+async def test_a_prefix_that_a_proxy_cuts_off_is_in_the_url(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the setting says that the header is the proxy's; and only if it is a path."""
+    for trusted, header, expected in (
+        ("true", "/svc", "/svc"),
+        ("true", "/svc/v1/", "/svc/v1"),
+        ("true", "//evil.example", ""),
+        ("true", "/a/../b c", ""),
+        ("true", "https://evil.example", ""),
+        ("false", "/svc", ""),
+    ):
+        monkeypatch.setenv("BATCHFLOW_TRUST_FORWARDED_PREFIX", trusted)
+        flow = serving()
+        app = FastAPI()
+        app.include_router(flow.router, prefix="/api")
+        async with started(app, flow) as http:
+            answer = (await http.post("/api/hooked", headers={"X-Forwarded-Prefix": header})).json()
+            assert answer["statusUrl"].startswith(f"http://test{expected}/api/runs/")
+            assert (await webhook_of(flow, answer["workflowRunId"])).startswith(f"http://test{expected}/api/webhooks/")

@@ -18,13 +18,17 @@ MISSPELT = [
     ("GET", "/runs", "lable", "did you mean 'label'?"),
     ("GET", "/runs/x", "steps", NONE_TAKEN),
     ("POST", "/runs/cancel", "label", NONE_TAKEN),
+    ("GET", "/runs/x/progress", "intervall", "did you mean 'interval'?"),
     ("POST", "/runs/x/cancel", "force", NONE_TAKEN),
     ("GET", "/batches", "opne", "did you mean 'open'?"),
     ("GET", "/batches/x", "items", NONE_TAKEN),
     ("GET", "/batches/x/items", "status", "did you mean 'state'?"),
     ("GET", "/batches/x/progress", "intervall", "did you mean 'interval'?"),
     ("POST", "/batches/x/cancel", "workflow", NONE_TAKEN),
+    ("GET", "/batches/x/items/0", "results", NONE_TAKEN),
     ("GET", "/workers", "state", NONE_TAKEN),
+    ("GET", "/health", "verbose", NONE_TAKEN),
+    ("GET", "/health/live", "verbose", NONE_TAKEN),
     ("POST", "/welcome/process-users", "dryRun", NONE_TAKEN),
     ("POST", "/welcome/paginate-users", "userIds", NONE_TAKEN),
     ("POST", "/welcome/generate-user", "userId", NONE_TAKEN),
@@ -50,7 +54,9 @@ async def test_every_route_but_webhooks_is_among_those(idle: Batchflow) -> None:
     app.include_router(idle.router)
     own = [path for path in app.openapi()["paths"] if path.split("/")[1] not in ("limited", "greet", "nightly")]
     functions = {"/approvals", "/hooked", "/signup"}
-    tried = {path.replace("/x:C", "/{id}").replace("/x", "/{id}") for _, path, _, _ in MISSPELT}
+    tried = {
+        path.replace("/x:C", "/{id}").replace("/x", "/{id}").replace("/0", "/{number}") for _, path, _, _ in MISSPELT
+    }
     assert set(own) - functions - {"/webhooks/{token}"} == tried
 
 
@@ -78,3 +84,8 @@ async def test_parameters_of_the_apps_dependencies_are_known(idle: Batchflow) ->
         assert (await http.post("/onboarding", params=query, json={"email": "a@b"})).status_code == 202
         refused = await http.get("/runs", params={**query, "tennant": "acme"})
     assert_error(refused, (422, "did you mean 'tenant'?", "tennant"))
+
+
+async def test_a_parameter_that_is_given_twice_is_refused(idle_http: AsyncClient) -> None:
+    """Neither of the two values is taken for the one that was meant."""
+    assert_error(await idle_http.get("/runs?limit=1&limit=2"), (422, "is given twice", "limit"))

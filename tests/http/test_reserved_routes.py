@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from fastapi.routing import APIRoute
+from fastapi.routing import APIRoute, iter_route_contexts
 
 from batchflow import Batchflow, BatchWorkflow, NoParams, Page, WorkflowContext
 from batchflow.errors import ConfigurationError, DuplicateNameError
@@ -65,7 +65,8 @@ def test_other_routes_are_free(path: str) -> None:
 
 def test_the_routes_that_take_a_post_are_all_known() -> None:
     """The list has all POST routes of the router."""
-    routes = [it for it in Batchflow("sqlite://").router.routes if isinstance(it, APIRoute)]
+    found = iter_route_contexts(Batchflow("sqlite://").router.routes)
+    routes = [it.original_route for it in found if isinstance(it.original_route, APIRoute)]
     assert {it.path for it in routes if not it.methods or "POST" in it.methods} == set(RESERVED_POSTS)
 
 

@@ -110,8 +110,8 @@ async def test_the_document_shows_every_body_and_answer(flow: Batchflow) -> None
     text = str(document)
     assert "$defs" not in text
     paths = document["paths"]
-    # Batches, runs, events, webhooks, workers; workflows; functions.
-    assert len(paths) == 2 * (5 + 4 + 2 + 1 + 1 + 9 + 5)
+    # Batches, runs, events, webhooks, workers, health; workflows; functions.
+    assert len(paths) == 2 * (6 + 5 + 2 + 1 + 1 + 2 + 9 + 5)
 
     def body(path: str) -> tuple[bool, dict[str, Any]]:
         found = paths[path]["post"]["requestBody"]
@@ -134,7 +134,7 @@ async def test_the_document_shows_every_body_and_answer(flow: Batchflow) -> None
     required, cancel = body("/a/runs/cancel")
     assert (required, set(cancel["properties"])) == (True, {"ids", "label", "function"})
     answers = paths["/b/welcome/process-users"]["post"]["responses"]
-    assert set(answers) == {"200", "202", "400", "413", "415", "422", "503"}
+    assert set(answers) == {"200", "202", "400", "403", "413", "415", "422", "503"}
     operations = [it["operationId"] for path in paths.values() for it in path.values()]
     assert len(set(operations)) == len(operations)
 
@@ -169,6 +169,7 @@ ROUTES = [
     ("GET", "/batches"),
     ("GET", "/batches/x"),
     ("GET", "/batches/x/items"),
+    ("GET", "/batches/x/items/0"),
     ("GET", "/batches/x/progress"),
     ("POST", "/batches/x/cancel"),
     ("GET", "/runs"),

@@ -190,7 +190,7 @@ async def test_a_known_id_starts_nothing(header: str, idle: Batchflow, idle_http
     assert (again.status_code, again.json()["workflowRunId"]) == (202, first)
     assert again.headers["Location"].endswith(f"/runs/{first}")
     (run,) = (await idle.runs()).runs
-    assert "ada@example.org" in run.payload
+    assert "ada@example.org" in (await idle.run(run.id).status()).payload
 
 
 @pytest.mark.parametrize(("headers", "phrase", "field"), WRONG.values(), ids=WRONG)
@@ -268,7 +268,7 @@ async def test_any_other_body_goes_to_the_parser(
     response = await idle_http.post("/notes", content=text.encode(), headers=typed(content_type))
     assert response.status_code == 202
     (run,) = (await idle.runs(function="/notes")).runs
-    assert json.loads(run.payload) == text
+    assert json.loads((await idle.run(run.id).status()).payload) == text
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Runs and workers over HTTP."""
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -15,6 +16,7 @@ from batchflow.core.run import NEVER, Step
 from batchflow.errors import InputError
 from batchflow.http.bodies import PayloadReader, ReceivedBody
 from batchflow.http.schemas import StepInfo, WorkerInfo
+from tests.http.conftest import client_of
 from tests.http.samples import PREFIX, assert_error
 from tests.waiting import wait_until
 
@@ -48,6 +50,17 @@ async def test_a_failed_run_shows_its_error(flow: Batchflow, http: AsyncClient) 
     assert "that is no address" in run["error"]
 
 
+async def test_a_run_is_whole_where_it_is_read_alone(flow: Batchflow, http: AsyncClient) -> None:
+    """With payload, result and traceback; a list has the sentence of its error and the line of the code."""
+    failed = await ended(http, (await http.post("/onboarding", json={"email": "nowhere"})).json())
+    assert failed["payload"]["email"] == "nowhere"
+    assert failed["traceback"].startswith("Traceback")
+    (listed,) = (await http.get("/runs")).json()["runs"]
+    assert listed.keys() == failed.keys() - {"payload", "result", "traceback", "steps"}
+    assert listed["error"] == failed["error"]
+    assert re.fullmatch(r"NonRetryable: that is no address \(samples\.py:\d+ in onboarding\)", listed["error"])
+
+
 async def test_the_entry_of_a_batch_is_a_run_too(flow: Batchflow, http: AsyncClient) -> None:
     """`workflowRunId` of a trigger can be read like any other."""
     started = (await http.post("/welcome/process-users", json={"paidOnly": True})).json()
@@ -55,6 +68,26 @@ async def test_the_entry_of_a_batch_is_a_run_too(flow: Batchflow, http: AsyncCli
     run = (await http.get(f"/runs/{started['workflowRunId']}")).json()
     assert (run["route"], run["state"], run["batchId"]) == ("/welcome/process-users", "completed", started["batchId"])
     assert run["result"]["success"] is True
+
+
+async def test_lists_have_nothing_that_may_be_large() -> None:
+    """However large payloads and results are, a list is small, and they are not read for it."""
+    flow = Batchflow("sqlite://")
+
+    @flow.serve("/large")
+    async def large(ctx: WorkflowContext[str]) -> str:
+        return ctx.payload
+
+    assert large.endpoint.route == "/large"
+    async with flow, client_of(flow) as http:
+        runs = await flow.trigger_many(large, ["x" * 100_000] * 20)
+        for run in runs:
+            await run.wait(30)
+        answer = await http.get("/runs?limit=1000")
+        assert len(answer.json()["runs"]) == 20
+        assert len(answer.content) < 20_000
+        assert {(it.payload, it.result) for it in (await flow.runs()).runs} == {("null", None)}
+        assert len((await http.get(f"/runs/{runs[0].id}")).json()["result"]) == 100_000
 
 
 async def test_a_function_without_a_payload_needs_no_body(flow: Batchflow, http: AsyncClient) -> None:
@@ -135,6 +168,7 @@ async def test_a_run_shows_its_steps(flow: Batchflow, http: AsyncClient) -> None
         "dueAt": None,
         "result": "A",
         "error": None,
+        "traceback": None,
     }
     assert decided == {
         "name": "decided",
@@ -145,6 +179,7 @@ async def test_a_run_shows_its_steps(flow: Batchflow, http: AsyncClient) -> None
         "dueAt": None,
         "result": None,
         "error": None,
+        "traceback": None,
     }
 
 

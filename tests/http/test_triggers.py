@@ -48,10 +48,20 @@ async def test_a_trigger_says_where_to_read_on(flow: Batchflow, http: AsyncClien
     assert (status["state"], status["label"], status["counts"]["succeeded"]) == ("completed", "a label", 30)
 
 
-@pytest.mark.parametrize("body", [b"", b"  \n", b"null", b"{}"])
+@pytest.mark.parametrize("body", [b"", b"  \n", b"{}"])
 async def test_a_trigger_needs_no_body(body: bytes, idle_http: AsyncClient) -> None:
     """The parameters then have their defaults."""
     assert (await idle_http.post(PROCESS, content=body)).status_code == 202
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [(b"null", None), (b'{"limit": true}', "limit"), (b'{"limit": "5"}', "limit"), (b'{"dryRun": 1}', "dryRun")],
+)
+async def test_a_body_of_another_type_starts_nothing(body: bytes, field: str | None, idle_http: AsyncClient) -> None:
+    """A slip in what decides how much is done is not read as something else."""
+    refused = await idle_http.post(PROCESS, content=body)
+    assert (refused.status_code, refused.json().get("field")) == (422, field)
 
 
 async def test_the_same_dedup_id_is_the_same_batch(idle_http: AsyncClient) -> None:

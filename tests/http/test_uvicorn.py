@@ -130,7 +130,8 @@ async def test_a_batch_is_triggered_and_watched_to_its_end(serve: Serve) -> None
         assert [name for name, _ in events][-1] == "done"
         assert events[-1][1]["counts"]["succeeded"] == 25
         items = (await server.http.get(f"/batches/{batch}/items?state=succeeded")).json()["items"]
-        assert [it["result"] for it in items[:2]] == ["U0", "U1"]
+        assert [it["itemId"] for it in items[:2]] == ["u0", "u1"]
+        assert (await server.http.get(f"/batches/{batch}/items/1")).json()["result"] == "U1"
         assert "Traceback" not in await server.ends()
 
 
@@ -246,3 +247,54 @@ async def test_an_open_stream_does_not_hold_up_the_end(serve: Serve) -> None:
         await ended(stays)
     assert "Traceback" not in printed
     assert "Application shutdown complete" in printed
+
+
+@asynccontextmanager
+async def proxy_of(server: Server) -> AsyncGenerator[AsyncClient]:
+    """A proxy that cuts /svc off, and says so; its client is a stranger who says something else."""
+    port = server.http.base_url.port
+
+    async def copy(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+        while data := await source.read(65_536):
+            target.write(data)
+            await target.drain()
+
+    async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).replace(b" /svc/", b" /", 1)
+        line, _, headers = head.partition(b"\r\n")
+        kept = [
+            it for it in headers.strip().split(b"\r\n") if not it.lower().startswith((b"x-forwarded", b"connection"))
+        ]
+        added = [b"X-Forwarded-For: 203.0.113.9", b"X-Forwarded-Proto: https", b"X-Forwarded-Prefix: /svc"]
+        there, back = await asyncio.open_connection("127.0.0.1", port)
+        back.write(b"\r\n".join([line, *kept, *added, b"Connection: close", b"", b""]))
+        sending = asyncio.create_task(copy(reader, back))
+        await copy(there, writer)
+        sending.cancel()
+        writer.close()
+        back.close()
+
+    async with await asyncio.start_server(pass_on, "127.0.0.1", 0) as listening:
+        own = listening.sockets[0].getsockname()[1]
+        async with AsyncClient(base_url=f"http://localhost:{own}/svc/api", trust_env=False, timeout=60) as http:
+            yield http
+
+
+async def test_a_proxy_that_cuts_a_prefix_off_is_in_the_urls_and_not_the_operator(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Operators come without it, or have the token."""
+    monkeypatch.setenv("BATCHFLOW_TRUST_FORWARDED_PREFIX", "true")
+    async with serve("5s") as server, proxy_of(server) as outside:
+        answer = await outside.post("/hooked", headers={"X-Forwarded-Prefix": "/mine"})
+        run, host = answer.json()["workflowRunId"], f"localhost:{outside.base_url.port}"
+        assert answer.json()["statusUrl"] == f"https://{host}/svc/api/runs/{run}"
+        assert (await outside.get(f"/runs/{run}")).status_code == 403
+        assert (await outside.get("/health")).json() == {"status": "ok", "reason": None, "workers": None}
+        assert (await server.http.get(f"/runs/{run}")).status_code == 200
+        await server.ends()
+    monkeypatch.setenv("BATCHFLOW_TOKEN", "a-token")
+    async with serve("5s") as server, proxy_of(server) as outside:
+        assert (await outside.get(f"/runs/{run}")).status_code == 401
+        assert (await outside.get(f"/runs/{run}", headers={"Authorization": "Bearer a-token"})).status_code == 200
+        await server.ends()

@@ -1171,7 +1171,7 @@ class MemoryStore:
     def runs(self, query: RunQuery, limit: int) -> Sequence[Run]:
         rows = [row for row in self.at.rows.values() if row.message.keep or row.died_at is not None]
         found = [
-            replace(run, journal=())
+            replace(run, journal=(), payload="null", result=None)
             for run in [*map(self.at.run_of, rows), *self.at.runs.values()]
             if query.state in (None, run.state) and query.destination in (None, run.destination)
             if query.label in (None, run.label) and (query.before is None or (run.created_at, run.id) < query.before)
@@ -1206,9 +1206,18 @@ class MemoryStore:
         return found[:limit]
 
     @read
-    def items(self, batch: str, *, state: ItemState | None = None, after: int = -1, limit: int = 100) -> Sequence[Item]:
+    def items(
+        self,
+        batch: str,
+        *,
+        state: ItemState | None = None,
+        after: int = -1,
+        limit: int = 100,
+        results: bool = True,
+    ) -> Sequence[Item]:
         known = self.at.batches[batch].items if batch in self.at.batches else {}
-        return [it for number, it in sorted(known.items()) if number > after and state in (None, it.state)][:limit]
+        found = [it for number, it in sorted(known.items()) if number > after and state in (None, it.state)][:limit]
+        return found if results else [replace(it, result=None) for it in found]
 
     @read
     def find_items(self, workflow: str, item_id: str, limit: int = 20) -> Sequence[tuple[str, Item]]:

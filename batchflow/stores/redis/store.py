@@ -250,13 +250,19 @@ class RedisStore(WriteVerbs):
         return [base.batch(row) for row in await self._enqueue("batches", workflow, label, open_only, limit)]
 
     async def items(
-        self, batch: str, *, state: ItemState | None = None, after: int = -1, limit: int = 100
+        self,
+        batch: str,
+        *,
+        state: ItemState | None = None,
+        after: int = -1,
+        limit: int = 100,
+        results: bool = True,
     ) -> Sequence[Item]:
         """See the protocol."""
         found: list[Item] = []
         at: int | None = after
         while at is not None and len(found) < limit:
-            page, at = await self._enqueue("items", batch, state, at, limit - len(found))
+            page, at = await self._enqueue("items", batch, state, at, limit - len(found), results)
             found += [base.item(row) for row in page]
         return found
 

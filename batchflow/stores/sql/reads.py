@@ -23,7 +23,7 @@ def run(tx: Tx, id: str) -> Run | None:
 
 
 def run_list(tx: Tx, query: RunQuery, limit: int) -> list[Run]:
-    """The latest runs, without journals."""
+    """The latest runs, without what may be large."""
     before_at, before_id = query.before or (NEVER, "")
     found = tx.json(
         "run_list",
@@ -67,12 +67,13 @@ def batch_list(tx: Tx, workflow: str | None, label: str | None, open_only: bool,
     return [base.batch(row) for row in found]
 
 
-def items(tx: Tx, id: str, state: ItemState | None, after: int, limit: int) -> list[Item]:
+def items(tx: Tx, id: str, state: ItemState | None, after: int, limit: int, results: bool) -> list[Item]:
     """Items of a batch, by number."""
     key = tx.batch_key(id)
     if key is None:
         return []
-    return [base.item(row) for row in tx.json("item_read", batch=key, state=state, after=after, limit=limit)]
+    found = tx.json("item_read", batch=key, state=state, after=after, limit=limit, results=results)
+    return [base.item(row) for row in found]
 
 
 def workers(tx: Tx) -> list[WorkerStatus]:

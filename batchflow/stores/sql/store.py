@@ -81,10 +81,16 @@ class SqlStore(WriteVerbs):
         return await self._read(reads.batch_list, workflow, label, open_only, limit)
 
     async def items(
-        self, batch: str, *, state: ItemState | None = None, after: int = -1, limit: int = 100
+        self,
+        batch: str,
+        *,
+        state: ItemState | None = None,
+        after: int = -1,
+        limit: int = 100,
+        results: bool = True,
     ) -> Sequence[Item]:
         """See the protocol."""
-        return await self._read(reads.items, batch, state, after, limit)
+        return await self._read(reads.items, batch, state, after, limit, results)
 
     async def find_items(self, workflow: str, item_id: str, limit: int = 20) -> Sequence[tuple[str, Item]]:
         """See the protocol."""

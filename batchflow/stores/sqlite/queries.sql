@@ -608,14 +608,14 @@ FROM (
     LIMIT 1);
 
 -- run_list --
--- Messages and kept runs are each read from an index of (created_at, id), newest first, up to the limit.
+-- Payloads and results are not read. Messages and kept runs are each read from an index of (created_at, id), newest first, up to the limit.
 SELECT json_group_array(json_array(
     id, destination, state, created_at, started_at, ended_at, payload, result, error, failures, batch, label, parent))
 FROM (
     SELECT * FROM (
         SELECT m.id, l.destination,
             CASE WHEN m.stage = 3 THEN 'failed' WHEN m.owner IS NULL THEN 'waiting' ELSE 'running' END AS state,
-            m.created_at, m.started_at, m.died_at AS ended_at, m.body AS payload, NULL AS result, m.error, m.failures,
+            m.created_at, m.started_at, m.died_at AS ended_at, 'null' AS payload, NULL AS result, m.error, m.failures,
             b.id AS batch, m.label, m.parent
         FROM message m JOIN lane l ON l.key = m.lane LEFT JOIN batch b ON b.key = m.batch
         WHERE m.keep > 0 AND (m.created_at, m.id) < (:before_at, :before_id)
@@ -625,7 +625,7 @@ FROM (
         ORDER BY m.created_at DESC, m.id DESC LIMIT :limit)
     UNION ALL
     SELECT * FROM (
-        SELECT r.id, r.destination, r.state, r.created_at, r.started_at, r.ended_at, r.payload, r.result, r.error,
+        SELECT r.id, r.destination, r.state, r.created_at, r.started_at, r.ended_at, 'null', NULL, r.error,
             r.failures, b.id, r.label, r.parent
         FROM run r LEFT JOIN batch b ON b.key = r.batch
         WHERE (r.created_at, r.id) < (:before_at, :before_id) AND (:state IS NULL OR r.state = :state)
@@ -885,7 +885,9 @@ WHERE batch = :batch AND number = :number;
 
 -- item_read --
 SELECT json_group_array(json_array(number, id, state, result, error, ended_at, attempts)) FROM (
-    SELECT number, id, state, result, error, ended_at, attempts + (state = 'succeeded') AS attempts FROM item
+    SELECT number, id, state, CASE WHEN :results THEN result END AS result, error, ended_at,
+        attempts + (state = 'succeeded') AS attempts
+    FROM item
     WHERE batch = :batch AND number > :after AND (:state IS NULL OR state = :state) ORDER BY number LIMIT :limit);
 
 -- item_find --

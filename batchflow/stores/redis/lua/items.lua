@@ -183,19 +183,20 @@ function items.cancel_waiting(batch, number, item)
   return 1
 end
 
-local function item_row(id, number, value)
+local function item_row(id, number, value, results)
   local letter = string.sub(value, 1, 1)
   local text = call('HGET', items.results(id, number), number)
   local about = text and cjson.decode(text) or {}
   return row_of(ITEM_COLUMNS, {
-    number = number, id = string.sub(value, 2), state = ITEM_STATE[letter], result = about[2], error = about[3],
-    ended_at = about[1], attempts = (about[4] or 0) + (letter == 's' and 1 or 0),
+    number = number, id = string.sub(value, 2), state = ITEM_STATE[letter],
+    result = results and about[2], error = about[3], ended_at = about[1],
+    attempts = (about[4] or 0) + (letter == 's' and 1 or 0),
   })
 end
 
 -- items: the items above `after` by number, as far as a bounded look goes: [rows, the number to continue after or
--- null].
-reads.items = function(id, shown, after, limit)
+-- null]. Without `results` these stay where they are.
+reads.items = function(id, shown, after, limit, results)
   shown = or_nil(shown)
   local batch, rows, number = batches.get(id), {}, after + 1
   if not batch then return { rows, NULL } end
@@ -205,7 +206,7 @@ reads.items = function(id, shown, after, limit)
     repeat
       local value = found[tostring(number)]
       if value and (not shown or ITEM_STATE[string.sub(value, 1, 1)] == shown) and #rows < limit then
-        rows[#rows + 1] = item_row(id, number, value)
+        rows[#rows + 1] = item_row(id, number, value, results)
       end
       number = number + 1
     until number % BUCKET == 0 or #rows == limit
@@ -229,7 +230,7 @@ reads.find_items = function(workflow, item, limit, place, number)
         for at = first, first + BUCKET - 1 do
           local value = found[tostring(at)]
           if value and string.sub(value, 2) == item and #rows < limit then
-            rows[#rows + 1] = { id, item_row(id, at, value) }
+            rows[#rows + 1] = { id, item_row(id, at, value, true) }
             number = batch.hi
           end
         end

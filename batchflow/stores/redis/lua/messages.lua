@@ -295,7 +295,7 @@ verbs.cancel_all = function(destination, label)
   return #found
 end
 
--- run: a run with its journal. runs: the kept runs, the latest first, as far as a bounded look goes: [rows, where to
+-- run: a run with its journal. runs: the kept runs without what may be large, the latest first, as far as a bounded look goes: [rows, where to
 -- continue or null]. dead_letters: the latest dead letters, newest first.
 local LOOK = 2000
 
@@ -335,6 +335,15 @@ local function fits(found, state, destination, label)
     and (not label or found.L == label)
 end
 
+-- The fields of a run that a list shows: those that may be large are not read.
+local LISTED = { 'd', 'z', 'o', 't', 'st', 'za', 'e', 'x', 'b', 'L', 'p', 'i', 'n' }
+
+local function listed_fields(id)
+  local found = {}
+  for place, value in ipairs(call('HMGET', P .. 'm:' .. id, unpack(LISTED))) do found[LISTED[place]] = value or nil end
+  return found
+end
+
 reads.runs = function(state, destination, label, before_at, before_id, limit)
   state, destination, label = or_nil(state), or_nil(destination), or_nil(label)
   local rows, offset, at, last = {}, 0, string.format('%.0f', before_at), nil
@@ -345,7 +354,7 @@ reads.runs = function(state, destination, label, before_at, before_id, limit)
     for place = 1, #found, 2 do
       local id, made = found[place], tonumber(found[place + 1])
       if made < before_at or id < before_id then
-        local run = messages.add_item_fields(id, to_table(call('HGETALL', P .. 'm:' .. id)))
+        local run = messages.add_item_fields(id, listed_fields(id))
         if fits(run, state, destination, label) then rows[#rows + 1] = run_row(id, run, false) end
         last = { made, id }
         if #rows == limit then break end

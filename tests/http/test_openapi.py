@@ -1,0 +1,149 @@
+"""The OpenAPI document, held against the app by schemathesis: requests that fit it, and requests that do not."""
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import schemathesis.checks
+import schemathesis.openapi
+from fastapi import FastAPI
+from httpx import ASGITransport, AsyncClient
+from hypothesis import HealthCheck, Phase, given, settings
+from requests import Request
+from schemathesis import GenerationMode
+
+from batchflow import Batchflow
+from tests.http.samples import serve_all
+
+openapi: Any = schemathesis.openapi
+known_checks: Any = schemathesis.checks
+
+# What must be true of several fields together (two ids that exclude each other, a key with its limits) and the forms
+# of texts (a duration, a cursor) are in no schema: a request may fit it and still be refused with a sentence.
+NOT_CHECKED = ("positive_data_acceptance", "ignored_auth")  # the second has a test of its own below
+BASE = "http://localhost"
+TOKEN = "a-token-of-the-test"
+OPEN = ("/webhooks/", "/health")
+
+some = settings(
+    max_examples=6,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    phases=[Phase.generate],
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large],
+)
+
+
+class Served:
+    """An app without a worker in a loop of its own. `effects` counts what requests have stored."""
+
+    def __init__(self, runner: asyncio.Runner, **options: Any) -> None:
+        self.flow = Batchflow("sqlite://", worker=False, **options)
+        serve_all(self.flow)
+        self.app = FastAPI()
+        self.app.include_router(self.flow.router)
+        self.effects = 0
+        self._runner = runner
+        self._http = AsyncClient(transport=ASGITransport(self.app), base_url=BASE)
+        for verb in ("publish", "open_batch", "notify", "cancel_run", "cancel_runs", "cancel_batch"):
+            self._count(verb)
+
+    def _count(self, verb: str) -> None:
+        call = getattr(self.flow.engine, verb)
+
+        async def counted(*args: Any, **options: Any) -> Any:
+            self.effects += 1
+            return await call(*args, **options)
+
+        setattr(self.flow.engine, verb, counted)
+
+    def send(self, case: Any, **headers: str) -> Any:
+        """The response to a request that schemathesis has made."""
+        made = case.as_transport_kwargs(base_url=BASE)
+        made["headers"] = {**made["headers"], **headers}
+        parts = ("method", "url", "headers", "params", "data", "json", "cookies", "files")
+        request: Any = Request(**{name: made[name] for name in parts if name in made}).prepare()
+        sent = self._http.request(request.method, request.url, content=request.body, headers=dict(request.headers))
+        return self._runner.run(sent)
+
+    def operations(self) -> Iterator[Any]:
+        """The operations of the document. A stream of a batch that does not exist ends at once, like any other."""
+        for found in openapi.from_dict(self.app.openapi()).get_all_operations():
+            yield found.ok()
+
+
+@pytest.fixture(scope="module")
+def runner() -> Iterator[asyncio.Runner]:
+    with asyncio.Runner() as runner:
+        yield runner
+
+
+def served(runner: asyncio.Runner, **options: Any) -> Iterator[Served]:
+    app = Served(runner, **options)
+    runner.run(app.flow.start())
+    yield app
+    runner.run(app.flow.stop())
+
+
+@pytest.fixture(scope="module")
+def without_token(runner: asyncio.Runner) -> Iterator[Served]:
+    yield from served(runner)
+
+
+@pytest.fixture(scope="module")
+def with_token(runner: asyncio.Runner) -> Iterator[Served]:
+    yield from served(runner, token=TOKEN)
+
+
+def names() -> list[str]:
+    flow = Batchflow("sqlite://")
+    serve_all(flow)
+    app = FastAPI()
+    app.include_router(flow.router)
+    return [f"{method.upper()} {path}" for path, methods in app.openapi()["paths"].items() for method in methods]
+
+
+def cases_of(served: Served, name: str) -> Any:
+    operation = next(it for it in served.operations() if it.label == name)
+    return operation.as_strategy(generation_mode=GenerationMode.POSITIVE) | operation.as_strategy(
+        generation_mode=GenerationMode.NEGATIVE
+    )
+
+
+def excluded_checks() -> list[Any]:
+    known_checks.load_all_checks()
+    return [check for check in known_checks.CHECKS.get_all() if check.__name__ in NOT_CHECKED]
+
+
+@pytest.mark.parametrize("name", names())
+def test_the_document_is_true(name: str, without_token: Served) -> None:
+    """No status that it does not name, no answer of another form, nothing taken that it excludes, and no 5xx."""
+    excluded = excluded_checks()
+
+    @some
+    @given(case=cases_of(without_token, name))
+    def hold(case: Any) -> None:
+        response = without_token.send(case)
+        assert response.status_code < 500
+        case.validate_response(response, excluded_checks=excluded)
+
+    hold()
+
+
+@pytest.mark.parametrize("name", names())
+def test_nothing_happens_without_the_token(name: str, with_token: Served) -> None:
+    """Whatever else a request says; with the token it comes as far as the rest of the checks."""
+
+    @some
+    @given(case=cases_of(with_token, name))
+    def hold(case: Any) -> None:
+        before = with_token.effects
+        response = with_token.send(case, Authorization="")
+        if not any(part in name for part in OPEN):
+            assert response.status_code in (401, 404, 405)
+        assert response.status_code < 500
+        assert with_token.effects == before
+
+    hold()
