@@ -8,6 +8,7 @@ from batchflow.batch import answers
 from batchflow.batch.hook_scope import CURRENT_HOOK, call_ledger
 from batchflow.batch.runtime import WorkflowRuntime
 from batchflow.core.codec import Codec
+from batchflow.core.secrets import describe_misfit
 from batchflow.errors import InputError, NonRetryable
 from batchflow.serve.callables import as_async
 from batchflow.serve.context import LayerContext
@@ -96,7 +97,7 @@ class ExecuteLayer:
         except ValueError as error:
             raise InputError(
                 f"item '{item_id}', as it was stored with the batch, does not fit "
-                f"{self._runtime.definition.class_name} any more: {error}"
+                f"{self._runtime.definition.class_name} any more: {describe_misfit(error)}"
             ) from error
 
     def _encode_result(self, result: Any, item_id: str) -> str:

@@ -2,14 +2,15 @@
 
 import re
 from collections.abc import Mapping
-from typing import Any, TypeVar, cast, get_args, get_origin
+from typing import Any, TypeVar, cast
 
-from pydantic import BaseModel, PydanticUserError, Secret, SecretBytes, SecretStr, TypeAdapter
+from pydantic import BaseModel, PydanticUserError, TypeAdapter
 from pydantic_core import to_json
 
 from batchflow.core.batch import ledger_name
 from batchflow.core.duration import to_ms
 from batchflow.core.flow import FlowControl
+from batchflow.core.secrets import secret_serializer
 from batchflow.core.suggestions import did_you_mean
 from batchflow.errors import ConfigurationError
 
@@ -107,9 +108,6 @@ def check_no_instance_options(instance: object) -> None:
             raise ConfigurationError(f"{owner}.{name} is set on the object and not read there; set it on the class")
 
 
-_SECRETS = (Secret, SecretStr, SecretBytes)
-
-
 class LedgerScope:
     """Names the ledger of a batch. Each combination of values of the `processed_per` parameters has its own."""
 
@@ -158,21 +156,14 @@ def _adapter_of(class_name: str, params: type[BaseModel], name: str) -> TypeAdap
             f"{class_name}.processed_per names '{name}', not a parameter of {params.__name__}{meant}"
         )
     option = f"{class_name}.processed_per names '{params.__name__}.{name}'"
-    if _is_secret(field.annotation):
-        raise ConfigurationError(f"{option}, which is secret, and names of ledgers are shown; name another")
     try:
         adapter: TypeAdapter[Any] = TypeAdapter(field.rebuild_annotation())
         adapter.json_schema(mode="serialization")
     except PydanticUserError as error:
         raise ConfigurationError(f"{option}, whose type has no JSON; name another") from error
+    if secret_serializer(adapter.core_schema) is not None:
+        raise ConfigurationError(f"{option}, which is secret, and names of ledgers are shown; name another")
     return adapter
-
-
-def _is_secret(annotation: object) -> bool:
-    kind = get_origin(annotation) or annotation
-    if isinstance(kind, type) and issubclass(kind, _SECRETS):
-        return True
-    return any(map(_is_secret, get_args(annotation)))
 
 
 def _to_json_value(adapter: TypeAdapter[Any], value: Any) -> Any:

@@ -14,6 +14,7 @@ from batchflow.batch.definition import Definition
 from batchflow.batch.names import camel_case, field_names, wire_name
 from batchflow.batch.source import CycleDetector
 from batchflow.core.duration import Duration, to_ms
+from batchflow.core.secrets import misfit_reason
 from batchflow.core.suggestions import did_you_mean
 from batchflow.errors import ConfigurationError, InputError
 from batchflow.serve.trigger import Dedup
@@ -122,6 +123,7 @@ class Payloads:
 
     def __init__(self, definition: Definition) -> None:
         self._params = definition.params
+        self._has_secrets = definition.params_codec.has_secrets
         self._workflow = definition.name
         self._field_names = field_names(definition.params)
         self._camel_case_names = {camel_case(name): name for name in definition.params.model_fields}
@@ -218,13 +220,14 @@ class Payloads:
         try:
             return self._params.model_validate_json(to_json(named), by_alias=True, by_name=True)
         except ValidationError as error:
-            raise _input_error(error, {name: wire_name(name, field) for name, field in own.items()}) from error
+            names = {name: wire_name(name, field) for name, field in own.items()}
+            raise _input_error(error, names, secret=self._has_secrets) from error
 
     def _model(self, model: type[Body], fields: Mapping[str, JsonValue]) -> Body:
         try:
             return model.model_validate(fields)
         except ValidationError as error:
-            raise _input_error(error, {}) from error
+            raise _input_error(error, {}, secret=False) from error
 
 
 def _parse_delay(value: str | int | None) -> Duration | None:
@@ -273,9 +276,10 @@ def _documented_fields(params: type[BaseModel]) -> dict[str, Any]:
     return documented
 
 
-def _input_error(error: ValidationError, wire_names: Mapping[str, str]) -> InputError:
-    first = error.errors(include_url=False)[0]
+def _input_error(error: ValidationError, wire_names: Mapping[str, str], *, secret: bool) -> InputError:
+    first = error.errors(include_url=False, include_context=False, include_input=secret)[0]
     place = [wire_names.get(str(part), str(part)) for part in first["loc"]]
     name = ".".join(place)
-    sentence = f"'{name}' does not fit: {first['msg']}" if name else first["msg"]
+    reason = misfit_reason(first)
+    sentence = f"'{name}' does not fit: {reason}" if name else reason
     return InputError(sentence, field=name or None)

@@ -16,6 +16,7 @@ from batchflow.batch.source import Source
 from batchflow.batch.workflow import BatchWorkflow
 from batchflow.core.message import Claim
 from batchflow.core.ports import Client
+from batchflow.core.secrets import describe_misfit
 from batchflow.errors import InputError, NonRetryable
 from batchflow.serve.callables import as_async
 from batchflow.serve.context import LayerContext
@@ -97,5 +98,6 @@ class WorkflowRuntime:
             return self.definition.params_codec.decode(text)
         except ValueError as error:
             raise InputError(
-                f"the parameters stored with the batch do not fit {self.definition.class_name} any more: {error}"
+                f"the parameters stored with the batch do not fit {self.definition.class_name} any more: "
+                f"{describe_misfit(error)}"
             ) from error

@@ -19,6 +19,7 @@ from batchflow.core.suggestions import did_you_mean
 from batchflow.errors import InputError
 from batchflow.http.bodies import PayloadReader, ReceivedBody
 from batchflow.serve.functions import ServedFunction
+from batchflow.serve.validation import type_with_article
 
 T = TypeVar("T")
 Payload = TypeVar("Payload")
@@ -227,7 +228,9 @@ def _of_schema(annotation: Any) -> Mapping[str, str] | None:
 def _parse_object(text: str, what: str) -> dict[str, Any]:
     value = _parse_json(text, what)
     if not isinstance(value, dict):
-        raise InputError(f'{what} must be a JSON object such as \'{{"name": "value"}}\', not {text}')
+        raise InputError(
+            f'{what} must be a JSON object such as \'{{"name": "value"}}\', not {type_with_article(value)}'
+        )
     return cast("dict[str, Any]", value)
 
 

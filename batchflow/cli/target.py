@@ -11,11 +11,13 @@ from typing import Any
 
 from batchflow.app import Batchflow, open_store
 from batchflow.batch.bound import Workflow
+from batchflow.core.secrets import printable_error
 from batchflow.core.store import Store
 from batchflow.core.suggestions import did_you_mean
 from batchflow.engine.clock import SystemClock
 from batchflow.engine.engine import Engine
 from batchflow.errors import BatchflowError, ConfigurationError, InputError, NotFoundError
+from batchflow.logs import safe_str
 from batchflow.serve.functions import ServedFunction
 from batchflow.settings import Settings
 from batchflow.stores.sqlite import SqliteStore
@@ -120,7 +122,7 @@ def _import_module(name: str, target: str) -> ModuleType:
 
 
 def _import_failed(name: str, error: BaseException) -> ConfigurationError:
-    what = f"{type(error).__name__}: {error}".removesuffix(": ")
+    what = f"{type(error).__name__}: {printable_error(safe_str(error))}".removesuffix(": ")
     if not isinstance(error, SyntaxError):
         # The last line of the user's own code, not of a library that it calls.
         frames = traceback.extract_tb(error.__traceback__)

@@ -33,7 +33,7 @@ class NewBatch:
     workflow: str
     execute: str
     flow: FlowControl
-    params: str = "null"
+    params: str = field(default="null", repr=False)
     complete: str | None = None
     complete_flow: FlowControl = FlowControl()
     ledger_ttl: int | None = None
@@ -42,7 +42,7 @@ class NewBatch:
     label: str | None = None
     parent: tuple[str, int] | None = None
     depth: int = 0
-    headers: Mapping[str, str] = field(default_factory=lambda: NO_HEADERS)
+    headers: Mapping[str, str] = field(default_factory=lambda: NO_HEADERS, repr=False)
     ledger: str = ""
     on_failure: str | None = None
     named: bool = False
@@ -151,10 +151,10 @@ class Batch:
     total: int | None = None
     working: int = 0
     worked_ms: float = 0.0
-    params: str = "null"
+    params: str = field(default="null", repr=False)
     force: bool = False
     label: str | None = None
-    headers: Mapping[str, str] = field(default_factory=lambda: NO_HEADERS)
+    headers: Mapping[str, str] = field(default_factory=lambda: NO_HEADERS, repr=False)
     paused: bool = False
     error: str | None = None
     completion_error: str | None = None
@@ -180,7 +180,7 @@ class Item:
     number: int
     id: str
     state: ItemState
-    result: str | None = None
+    result: str | None = field(default=None, repr=False)
     error: str | None = None
     ended_at: int | None = None
     attempts: int = 0

@@ -97,7 +97,7 @@ class CallRequest:
     method: str
     url: Annotated[str, Secret] = field(repr=False)
     headers: Mapping[str, Annotated[str, Secret]] = field(default_factory=dict[str, str], repr=False)
-    body: Body = field(default=EMPTY_BODY, repr=False)
+    body: Annotated[Body, Secret] = field(default=EMPTY_BODY, repr=False)
     timeout_ms: int = MAX_CALL_MS
 
 

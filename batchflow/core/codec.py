@@ -125,6 +125,14 @@ class Codec(Generic[T]):
         except Exception as error:  # serializers of user code may raise anything
             raise _unserializable("the value", value, self._write_problem(error)) from error
 
+    def reveal(self, value: T, *, by_alias: bool) -> bytes:
+        """The JSON text of a value for a receiver outside, with its secret values and without their marks.
+
+        Raises:
+            ValueError: the value cannot be written.
+        """
+        return revealed(self._write(value, by_alias=by_alias, warnings=False))
+
     def decode(self, text: str | bytes) -> T:
         """The value that `encode` wrote.
 
@@ -236,15 +244,6 @@ class Codec(Generic[T]):
 @lru_cache(maxsize=1024)
 def _codec(annotation: Any, spelling: str) -> Codec[Any]:
     return Codec(annotation)
-
-
-def describe_misfit(error: ValueError) -> str:
-    """The first reason why a value does not fit its type, without the value, which may be secret."""
-    if not isinstance(error, ValidationError):
-        return str(error)
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    place = ".".join(map(str, first["loc"]))
-    return f"{place}: {first['msg']}" if place else first["msg"]
 
 
 def type_name(annotation: Any) -> str:

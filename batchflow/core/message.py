@@ -49,8 +49,8 @@ class Message:
     id: str
     destination: str
     flow: FlowControl
-    body: str = "null"
-    headers: Mapping[str, str] = field(default_factory=lambda: NO_HEADERS)
+    body: str = field(default="null", repr=False)
+    headers: Mapping[str, str] = field(default_factory=lambda: NO_HEADERS, repr=False)
     not_before: int = 0
     retry: RetryPolicy | None = None
     batch: str | None = None
@@ -88,6 +88,10 @@ class Claim(NamedTuple):
     started_at: int = 0
     depth: int = 0
     data: str | None = None
+
+    def __repr__(self) -> str:
+        # Its body, parameters and headers may be secret.
+        return f"Claim('{self.id}', '{self.destination}', fence={self.fence})"
 
 
 class ClaimResult(NamedTuple):

@@ -1,7 +1,7 @@
 """A run, its steps and their journal, and how the journal is replayed. Pure: nothing here waits."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -41,6 +41,10 @@ class Step(NamedTuple):
     due: int = 0
     at: int = 0
 
+    def __repr__(self) -> str:
+        # Its value may be secret.
+        return f"Step({self.number}, '{self.name}', '{self.kind}', '{self.state}', position={self.position})"
+
 
 Journal: TypeAlias = tuple[Step, ...]
 
@@ -53,6 +57,10 @@ class Arrival(NamedTuple):
     value: str | None
     error: str | None
     at: int
+
+    def __repr__(self) -> str:
+        # Its value may be secret.
+        return f"Arrival({self.number}, '{self.state}', at={self.at})"
 
 
 def apply_arrivals(journal: Sequence[Step], now: int, arrivals: Sequence[Arrival] = ()) -> list[Step]:
@@ -134,8 +142,8 @@ class Run:
     created_at: int
     started_at: int | None = None
     ended_at: int | None = None
-    payload: str = "null"
-    result: str | None = None
+    payload: str = field(default="null", repr=False)
+    result: str | None = field(default=None, repr=False)
     error: str | None = None
     failures: int = 0
     batch: str | None = None

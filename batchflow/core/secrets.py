@@ -7,12 +7,13 @@ them without the type that has declared them: the command, another app, an app w
 import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
-from typing import Any, Final, cast, final
+from typing import Any, Final, cast, final, overload
 
-from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, SecretBytes, SecretStr, TypeAdapter
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, SecretBytes, SecretStr, TypeAdapter, ValidationError
 from pydantic import Secret as PydanticSecret
 from pydantic_core import (
     CoreSchema,
+    ErrorDetails,
     PydanticSerializationUnexpectedValue,
     SchemaSerializer,
     core_schema,
@@ -191,6 +192,10 @@ def _parts(node: Any) -> Iterator[Any]:
 # Read
 
 
+@overload
+def revealed(text: bytes) -> bytes: ...
+@overload
+def revealed(text: str | bytes) -> str | bytes: ...
 def revealed(text: str | bytes) -> str | bytes:
     """A stored JSON text without its marks."""
     has_marks = _MARK_BYTES in text if isinstance(text, bytes) else _MARK in text
@@ -220,10 +225,10 @@ def marked_text(text: str) -> str:
 
 
 def masked_text(text: str) -> str:
-    """A stored JSON text as it may be shown: without secret values, and without the tokens of webhooks."""
+    """A stored JSON text as it may be shown: without secret values, tokens of webhooks and passwords of URLs."""
     if _MARK in text:
         text = to_json(masked(from_json(text))).decode()
-    return without_tokens(text)
+    return printable_text(text)
 
 
 def masked_value(text: str | None) -> Any:
@@ -237,11 +242,44 @@ def masked(value: Any) -> Any:
 
 
 _TOKEN = re.compile(r"[^\s\"'/?#&=<>]*\.whk_[0-9a-f]+")
+_INPUT = re.compile(r"input_value=.*, (?=input_type=)")
 
 
-def without_tokens(text: str) -> str:
-    """A text without the tokens of webhooks."""
-    return _TOKEN.sub(MASK, text) if ".whk_" in text else text
+_PASSWORD = re.compile(r"(?<=://)([^\s/:@\"']*):[^\s/@\"']+@")
+
+
+def printable_text(text: str) -> str:
+    """A text without the tokens of webhooks, and without the passwords of URLs."""
+    text = _TOKEN.sub(MASK, text) if ".whk_" in text else text
+    return _PASSWORD.sub(rf"\1:{MASK}@", text) if "://" in text and "@" in text else text
+
+
+def printable_error(text: str) -> str:
+    """The text of an error, without tokens, passwords of URLs, and the inputs that pydantic quotes.
+
+    An input may be secret, or hold a part that is: the text does not tell.
+    """
+    return printable_text(_INPUT.sub("", text) if "input_value=" in text else text)
+
+
+_MIN_SECRET = 4
+# A shorter text is found in many words.
+
+
+def describe_misfit(error: ValueError) -> str:
+    """The first reason why a value does not fit its type, without the value, which may be secret."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    first = error.errors(include_url=False, include_context=False)[0]
+    place, reason = ".".join(map(str, first["loc"])), misfit_reason(first)
+    return f"{place}: {reason}" if place else reason
+
+
+def misfit_reason(found: ErrorDetails) -> str:
+    """The message of one of pydantic's errors; it does not quote the input, if the error has that."""
+    # The validators of users may quote it.
+    quoted = str(found.get("input", ""))
+    return found["msg"].replace(quoted, MASK) if len(quoted) >= _MIN_SECRET else found["msg"]
 
 
 def _replaced(value: Any, secret: Callable[[Any], Any]) -> Any:

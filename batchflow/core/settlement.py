@@ -8,6 +8,7 @@ from batchflow.core.batch import Failure, ItemState, NewBatch
 from batchflow.core.message import Claim, Message
 from batchflow.core.report import headline, one_line
 from batchflow.core.run import RunState, Step, StepState
+from batchflow.core.secrets import printable_text
 
 
 class FinishEntry(NamedTuple):
@@ -81,6 +82,10 @@ class Listen(NamedTuple):
     event: str
     until: int = 0
 
+    def __repr__(self) -> str:
+        # The event of a webhook has its token.
+        return f"Listen({self.number}, '{printable_text(self.event)}', until={self.until})"
+
 
 class Unlisten(NamedTuple):
     """Effect: these steps of the run no longer wait for their events."""
@@ -93,6 +98,9 @@ class AcceptWebhook(NamedTuple):
 
     token: str
 
+    def __repr__(self) -> str:
+        return "AcceptWebhook()"
+
 
 class Notify(NamedTuple):
     """Effect: each run that waits for `event` gets `data` (JSON text); with `run` only that one, or once it waits."""
@@ -100,6 +108,10 @@ class Notify(NamedTuple):
     event: str
     data: str
     run: str | None = None
+
+    def __repr__(self) -> str:
+        # Its data may be secret.
+        return f"Notify('{self.event}', run={self.run!r})"
 
 
 Effect: TypeAlias = (
@@ -172,6 +184,10 @@ class Settlement(NamedTuple):
     def failed_attempts(self) -> int:
         """The number of its attempts that count as failed; a rate limit costs no attempt."""
         return max(0, len(self.grouped) - (self.ending == "parked"))
+
+    def __repr__(self) -> str:
+        # Its result may be secret.
+        return f"Settlement('{self.id}', '{self.ending}', fence={self.fence})"
 
 
 # One is made for every item, and the constructor of a named tuple takes three times as long.

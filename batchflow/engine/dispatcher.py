@@ -8,6 +8,7 @@ from batchflow.core import settlement
 from batchflow.core.batch import Failure
 from batchflow.core.message import LOSS_LIMIT, Claim, ClaimResult
 from batchflow.core.ports import STOP_REASON, TIMEOUT_REASON, FailedAttempt, FailurePoint, Observers
+from batchflow.core.secrets import printable_error
 from batchflow.core.settlement import Settlement, SettleResult
 from batchflow.core.store import Store
 from batchflow.engine.clock import ServerClock
@@ -37,7 +38,11 @@ class ActiveClaim(NamedTuple):
 def _failed_attempt(claim: Claim, error: BaseException, where: FailurePoint) -> FailedAttempt:
     """An attempt that failed outside of user code; its line has no words about a next one."""
     return FailedAttempt(
-        error, where, Failure(type(error).__name__, "", safe_repr(error)), claim.failures + 1, LOSS_LIMIT
+        error,
+        where,
+        Failure(type(error).__name__, "", printable_error(safe_repr(error))),
+        claim.failures + 1,
+        LOSS_LIMIT,
     )
 
 
@@ -247,8 +252,8 @@ class Dispatcher:
         if (notify := self.observers.attempt_failed) is not None:
             notify(claim, _failed_attempt(claim, error, "delivery"))
         if claim.failures + 1 >= LOSS_LIMIT:
-            return settlement.dead(claim, safe_repr(error))
-        return settlement.retry(claim, self._clock.now() + 1000, safe_repr(error))
+            return settlement.dead(claim, printable_error(safe_repr(error)))
+        return settlement.retry(claim, self._clock.now() + 1000, printable_error(safe_repr(error)))
 
     async def _settle_with_retries(
         self, ending: Settlement, claim: Claim, error: StoreError
@@ -266,7 +271,7 @@ class Dispatcher:
                     # The store will never accept this settlement; a dead letter names the reason instead.
                     if (notify := self.observers.attempt_failed) is not None:
                         notify(claim, _failed_attempt(claim, error, "settlement"))
-                    ending = settlement.dead(claim, f"{type(error).__name__}: {error}")
+                    ending = settlement.dead(claim, printable_error(f"{type(error).__name__}: {error}"))
                 await asyncio.sleep(BACKOFF_S[min(refused, len(BACKOFF_S) - 1)])
                 refused += 1
                 return await self._store.settle(ending), ending

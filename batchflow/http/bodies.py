@@ -11,6 +11,7 @@ from pydantic.errors import PydanticInvalidForJsonSchema
 from pydantic_core import from_json
 
 from batchflow.core.json_body import decode_body, is_json_type, json_text
+from batchflow.core.secrets import misfit_reason
 from batchflow.errors import InputError, TooLarge
 from batchflow.serve.failure import describe_error
 from batchflow.serve.functions import ServedFunction
@@ -143,6 +144,7 @@ class PayloadReader(Generic[Payload]):
         self._name = function.endpoint.name
         self._adapter: TypeAdapter[Payload] = TypeAdapter(function.payload.annotation)
         self._hint = _hint(self._adapter)
+        self._has_secrets = function.payload.has_secrets
 
     def read(self, body: ReceivedBody) -> Payload:
         """The payload. An empty body is `null` if that fits, else an empty object.
@@ -164,7 +166,7 @@ class PayloadReader(Generic[Payload]):
         assert fault is not None
         if given:
             parse_json(given, self._hint)
-        raise invalid_field(fault) from fault
+        raise invalid_field(fault, secret=self._has_secrets) from fault
 
     def _run_parser(self, text: str) -> Payload:
         assert self._parser is not None
@@ -177,10 +179,10 @@ class PayloadReader(Generic[Payload]):
             ) from error
 
 
-def invalid_field(error: ValidationError) -> InputError:
-    """The error for the first field that does not fit."""
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    return does_not_fit(first["loc"], first["msg"])
+def invalid_field(error: ValidationError, *, secret: bool = False) -> InputError:
+    """The error for the first field that does not fit; of a type with a `secret`, it does not quote what was sent."""
+    first = error.errors(include_url=False, include_context=False, include_input=secret)[0]
+    return does_not_fit(first["loc"], misfit_reason(first))
 
 
 def does_not_fit(path: Iterable[object], message: str) -> InputError:

@@ -67,6 +67,12 @@ def _inline_refs(part: Any, definitions: dict[str, Any], within: tuple[str, ...]
                 return {"title": name}
             found = _inline_refs(definitions.get(name, {}), definitions, (*within, name))
             return {**found, **cast("dict[str, Any]", _inline_refs(others, definitions, within))}
+        case {"writeOnly": True, "default": _}:
+            # A secret that is preset.
+            rest = {
+                name: it for name, it in cast("dict[str, Any]", part).items() if name not in ("default", "examples")
+            }
+            return _inline_refs(rest, definitions, within)
         case dict():
             fields = cast("dict[str, Any]", part)
             parts = {k: _inline_refs(v, definitions, within) for k, v in fields.items() if not _is_discriminator(v)}

@@ -2,9 +2,10 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import is_dataclass
 from typing import Any, Generic, TypeVar, cast
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, Secret, SecretBytes, SecretStr, TypeAdapter, ValidationError
 from pydantic_core import from_json, to_json, to_jsonable_python
 
 from batchflow.core.call import (
@@ -17,13 +18,14 @@ from batchflow.core.call import (
     call_result_codec,
     read_final_error,
 )
-from batchflow.core.codec import Codec, describe_misfit, type_name
+from batchflow.core.codec import Codec, type_name
 from batchflow.core.duration import Duration, humanize_duration, to_ms
 from batchflow.core.flow import FlowControl
 from batchflow.core.json_body import is_json_type
 from batchflow.core.message import Message
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.roundtrip import RoundTripDifference, not_finite
+from batchflow.core.secrets import MASK, describe_misfit
 from batchflow.core.settlement import Effect, Publish
 from batchflow.errors import ConfigurationError, StepFailed, UnserializableError
 from batchflow.serve.app_url import format_url, is_absolute_url
@@ -248,7 +250,7 @@ def serialize_body(body: object, step: str) -> bytes:
     """
     where = f"the body of call '{step}'"
     try:
-        text = to_json(body, by_alias=True)
+        text = _written(body)
     except ValueError as error:
         raise UnserializableError(f"{where} has no JSON form: {error}") from error
     # Without one of these words there is no NaN or infinity: pydantic writes them as themselves or as null.
@@ -257,6 +259,26 @@ def serialize_body(body: object, step: str) -> bytes:
         if found is not None:
             raise UnserializableError(f"{where} has no JSON form: {found}")
     return text
+
+
+def _written(body: object) -> bytes:
+    text = to_json(body, by_alias=True)
+    # A call sends secrets; pydantic has written masks.
+    return text if MASK.encode() not in text else to_json(_revealed(body), by_alias=True)
+
+
+def _revealed(part: Any) -> Any:
+    match part:
+        case dict():
+            return {name: _revealed(it) for name, it in cast("dict[Any, Any]", part).items()}
+        case list() | tuple():
+            return [_revealed(it) for it in cast("list[Any]", part)]
+        case SecretStr() | SecretBytes() | Secret():
+            return cast("SecretStr", part).get_secret_value()
+        case _ if isinstance(part, BaseModel) or is_dataclass(part):
+            return from_json(Codec.of(type(part)).reveal(part, by_alias=True))
+        case _:
+            return part
 
 
 def _find_non_finite(sent: Any, written: Any) -> RoundTripDifference | None:

@@ -17,6 +17,7 @@ from batchflow.core.frames import is_batchflow, is_library, place
 from batchflow.core.report import TRACEBACK_HEADER, one_line, traceback_text
 from batchflow.core.report import headline as headline
 from batchflow.core.retry import RetryPolicy
+from batchflow.core.secrets import printable_error
 from batchflow.errors import (
     ConfigurationError,
     InputError,
@@ -90,7 +91,7 @@ def error_report(error: BaseException) -> str:
     frames = list(about.format())
     # The separator already contains the first line.
     body = "".join(frames[1:] if frames and frames[0].startswith("Traceback") else frames)
-    return _truncate(f"{describe_error(error)}{TRACEBACK_HEADER}{body}".rstrip())
+    return _truncate(f"{describe_error(error)}{TRACEBACK_HEADER}{printable_error(body)}".rstrip())
 
 
 def own_frame(text: str) -> str:
@@ -168,7 +169,7 @@ def step_report(error: StepFailed) -> str:
 
 def _sentence(error: BaseException) -> str:
     name = type(error).__name__
-    message = safe_str(error)
+    message = printable_error(safe_str(error))
     return f"{name}: {message}" if message else name
 
 

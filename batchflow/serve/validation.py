@@ -4,9 +4,12 @@ import inspect
 import re
 import reprlib
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping
+from dataclasses import is_dataclass
 from datetime import datetime
 from functools import partial
 from typing import Any, TypeAlias, TypeVar, cast
+
+from pydantic import BaseModel
 
 from batchflow.core.codec import Codec, type_name
 from batchflow.core.duration import Duration, to_ms
@@ -27,6 +30,9 @@ def format_value(value: object) -> str:
     if isinstance(name, str):
         kind = "class" if isinstance(value, type) else type(value).__name__.replace("_", " ")
         return f"the {kind} '{name}'"
+    if isinstance(value, BaseModel) or is_dataclass(value):
+        # A field may be secret.
+        return type_with_article(value)
     try:
         text = repr(value)
     except Exception:  # a user's __repr__ may raise anything, and that of a huge int does

@@ -10,11 +10,11 @@ from pydantic import ValidationError
 from pydantic_core import from_json
 
 from batchflow.core.call import EMPTY_BODY, Body
-from batchflow.core.codec import Codec, describe_misfit, type_name
+from batchflow.core.codec import Codec, type_name
 from batchflow.core.duration import humanize_duration
 from batchflow.core.ports import Client
 from batchflow.core.run import Step
-from batchflow.core.secrets import Secret
+from batchflow.core.secrets import Secret, describe_misfit
 from batchflow.core.settlement import AcceptWebhook, Listen
 from batchflow.errors import ConfigurationError, InputError, TimedOut
 from batchflow.serve.delivery_scope import CURRENT_DELIVERY
@@ -35,7 +35,7 @@ class EventResult(Generic[T]):
         self.timed_out = timed_out
 
     def __repr__(self) -> str:
-        return "EventResult(timed out)" if self.timed_out else f"EventResult({self._data!r})"
+        return "EventResult(timed out)" if self.timed_out else f"EventResult({type(self._data).__name__})"
 
     @property
     def data(self) -> T:

@@ -24,7 +24,7 @@ from typing_extensions import TypeAliasType, TypedDict
 
 from batchflow import Secret
 from batchflow.core.codec import Codec
-from batchflow.core.secrets import MASK, masked_text, masked_value, revealed_value, without_tokens
+from batchflow.core.secrets import MASK, masked_text, masked_value, printable_text, revealed_value
 from batchflow.errors import ConfigurationError
 
 T = TypeVar("T")
@@ -250,8 +250,12 @@ def test_secret_of_a_model_leaves_the_model_as_it_is() -> None:
     assert not Codec.of(Box[int]).has_secrets
 
 
-def test_token_of_a_webhook_is_found_in_any_text() -> None:
-    """In its URL or by itself."""
+def test_token_and_password_are_found_in_any_text() -> None:
+    """A token in its URL or by itself, a password in a URL."""
     text = "see https://a.test/webhooks/run_1.whk_0a1b?x=1, or 'me@x.whk_0a1b'"
-    assert without_tokens(text) == f"see https://a.test/webhooks/{MASK}?x=1, or '{MASK}'"
+    assert printable_text(text) == f"see https://a.test/webhooks/{MASK}?x=1, or '{MASK}'"
+    assert printable_text("at redis://ada:hush@one:1/0, (http://u:p@h)") == (
+        f"at redis://ada:{MASK}@one:1/0, (http://u:{MASK}@h)"
+    )
+    assert printable_text("see https://a.test/x:y@z and me@a.test") == "see https://a.test/x:y@z and me@a.test"
     assert masked_text('{"a":"run_1.whk_0a1b"}') == f'{{"a":"{MASK}"}}'

@@ -1,5 +1,6 @@
 """The database file: opening it, migrating it, its errors, and the locks of workers beside it."""
 
+import contextlib
 import hashlib
 import os
 import re
@@ -126,6 +127,10 @@ except ImportError:  # not on Windows: there a dead worker is known by its lease
     fcntl = None
 
 
+PRIVATE = 0o600
+"""The mode of files that are created here: they hold what payloads and results hold."""
+
+
 class WorkerLocks:
     """A lock of the operating system for each worker, which ends with its process, as a file beside the database."""
 
@@ -168,7 +173,7 @@ class WorkerLocks:
     def _try(self, worker: str) -> int | None:
         assert fcntl is not None
         try:
-            descriptor = os.open(self._file(worker), os.O_RDWR | os.O_CREAT, 0o644)
+            descriptor = os.open(self._file(worker), os.O_RDWR | os.O_CREAT, PRIVATE)
         except OSError:
             return None
         try:
@@ -193,6 +198,7 @@ def connect(path: str, *, synchronous: str) -> sqlite3.Connection:
     parent = Path(path).parent
     if path != ":memory:" and not parent.is_dir():
         raise StoreIncompatible(f"there is no folder '{parent}' for the database '{Path(path).name}'; make it first")
+    _create_private(path)
     try:
         connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=1536)
     except sqlite3.Error as error:
@@ -207,6 +213,16 @@ def connect(path: str, *, synchronous: str) -> sqlite3.Connection:
         connection.close()
         raise without_retry(translate_error(error, path)) from error
     return connection
+
+
+def _create_private(path: str) -> None:
+    """Create the file, unless it exists, so that only its owner can read it; SQLite gives its mode to those beside it.
+
+    If this is not possible, SQLite has the better error.
+    """
+    if path != ":memory:":
+        with contextlib.suppress(OSError):
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, PRIVATE))
 
 
 @cache
