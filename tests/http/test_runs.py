@@ -293,7 +293,7 @@ async def test_an_ambiguous_cancel_is_refused(
 
 async def test_workers_are_listed_with_what_they_hold(idle: Batchflow, idle_http: AsyncClient) -> None:
     """By name, from all processes."""
-    assert (await idle_http.get("/workers")).json() == {"workers": []}
+    assert (await idle_http.get("/workers")).json() == {"workers": [], "unserved": []}
     store = idle.engine.store
     await store.register("w2", 30_000, 7)
     await store.register("w1", 30_000)
