@@ -65,7 +65,7 @@ class ListBatches:
 @group.command("show")
 @dataclass(frozen=True, kw_only=True)
 class ShowBatch:
-    """Show the counts, failed items and dead letters of a batch."""
+    """Show the counts of a batch, its errors by kind, and its failed items."""
 
     id: BatchIdArgument
     limit: Annotated[int, typer.Option(min=1, metavar="N", help="Show at most N failed items.")] = 20

@@ -165,9 +165,10 @@ def test_unknown_command_is_not_taken_for_an_app(command: CommandLine, words: st
 
 
 def test_name_in_the_spelling_of_python_is_guessed(command: CommandLine) -> None:
-    """The function `sync_block` is the workflow `sync-block`."""
+    """The function `sync_block` is the workflow `sync-block`, and goes by either name."""
     command.write(TWO.replace("def ping", "def sync_block"))
-    assert command("run", command.target, "sync_block").is_usage_error("did you mean 'sync-block'?")
+    assert command("run", command.target, "sync_block", "--ids", "a").code == 0
+    assert command("run", command.target, "sync_blok").is_usage_error("did you mean 'sync-block'?")
 
 
 def test_workflow_and_function_are_not_confused(shop: CommandLine) -> None:
