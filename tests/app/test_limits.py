@@ -211,8 +211,8 @@ async def test_an_item_over_the_limit_fails_alone(app: App) -> None:
             "grows": "failed",
             "fine": "succeeded",
         }
-        for id, step in (("large", "work:get-item"), ("grows", "work:process-item")):
-            assert sentence(items[id].error) == "TooLarge: " + told(f"step '{step}'")
+        for id, step in (("large", "'work:get-item' (load)"), ("grows", "'work:process-item' (execute)")):
+            assert sentence(items[id].error) == "TooLarge: " + told(f"step {step}")
         assert (await env.run(app.work, Params())).summary.counts.succeeded == 300
 
 
