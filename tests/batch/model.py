@@ -123,7 +123,7 @@ class Model:
         return [it for it in found if not (open_only and it.items_ended) and label in (None, it.label)][:limit]
 
     async def items(
-        self, batch: str, *, state: ItemState | None = None, after: int = -1, limit: int = 100
+        self, batch: str, *, state: ItemState | None = None, after: int = -1, limit: int = 100, results: bool = True
     ) -> Sequence[Item]:
         items = [item for number, item in sorted(self.jobs[batch].items.items()) if number > after]
         return [item for item in items if state in (None, item.state)][:limit]
