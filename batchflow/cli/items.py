@@ -10,7 +10,7 @@ from batchflow.cli.options import JsonOption, UrlOption
 from batchflow.cli.output import STATE_STYLES, Output, print_table, program_name, time_column
 from batchflow.cli.target import open_engine
 from batchflow.core.batch import Item
-from batchflow.http.schemas import ItemInfo
+from batchflow.http.schemas import ItemHistory
 from batchflow.serve.failure import headline, one_line
 
 _TITLES = ("batch", "number", "state", "attempts")
@@ -34,8 +34,7 @@ class ListItemHistory:
         async with open_engine(self.url) as engine:
             found = await engine.store.find_items(self.workflow, self.item, self.limit)
         if self.as_json:
-            items = [ItemInfo.of(item).document() | {"batchId": batch} for batch, item in found]
-            Output().print_json({"workflow": self.workflow, "itemId": self.item, "items": items})
+            Output().print_json(ItemHistory.of(self.workflow, self.item, found).document())
         else:
             _print_history(Output(), self.workflow, self.item, found)
         return 0 if found else 1

@@ -19,12 +19,14 @@ from batchflow.http.schemas import (
     BatchList,
     CancelBatchResponse,
     ItemDetail,
+    ItemHistory,
     ItemInfo,
     ItemList,
 )
 
 MAX_ITEMS = 1_000
 MAX_BATCHES = 500
+MAX_HISTORY = 100
 _LAST_NUMBER = 999_999_999  # item numbers have nine digits
 
 
@@ -57,6 +59,16 @@ class BatchEndpoints:
         add("GET", "/{id}/items/{number}", self.item, ItemDetail, "An item of a batch, with its result")
         add("GET", "/{id}/progress", self.progress, None, "The progress of a batch as a stream", **EVENT_STREAM)
         add("POST", "/{id}/cancel", self.cancel, CancelBatchResponse, "Cancel a batch: nothing of it starts any more")
+        router.add_api_route(
+            "/items/{workflow}/{id:path}",
+            self.history,
+            methods=["GET"],
+            response_model=ItemHistory,
+            name="batches:history",
+            summary="An item over the latest batches of its workflow",
+            tags=["batches"],
+            responses=error_responses(404, 422, 503),
+        )
 
     async def list(
         self,
@@ -102,6 +114,15 @@ class BatchEndpoints:
             await self._read(id)
             raise NotFoundError(f"batch '{id}' has no item number {number:,}")
         return json_response(ItemDetail.of(found[0]))
+
+    async def history(
+        self, workflow: str, id: str, limit: Annotated[int, Query(ge=1, le=MAX_HISTORY)] = 20
+    ) -> Response:
+        """The latest batch first. Batches that have skipped the item are not listed; ids may contain slashes."""
+        found = await self._client.store.find_items(workflow, id, limit)
+        if not found and workflow not in self._workflows:
+            raise workflow_not_found(workflow, list(self._workflows))
+        return json_response(ItemHistory.of(workflow, id, found))
 
     async def progress(self, id: str, interval: Annotated[float, Query(ge=0.1, le=60)] = 0.5) -> Response:
         """The batch is read every `interval` seconds. Close the `EventSource` on `done`, or it connects again."""

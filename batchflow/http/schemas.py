@@ -3,7 +3,7 @@
 Each class has a constructor `of` that takes the value of the core that it shows. FastAPI is not imported here.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -182,11 +182,12 @@ class BatchList(ApiModel):
 
 
 class ItemInfo(ApiModel):
-    """An item of a batch, without what may be large."""
+    """An item of a batch, without what may be large. `error` of an open item is that of its last failed attempt."""
 
     number: int
     item_id: str
     state: ItemState
+    attempts: int
     error: str | None
     ended_at: datetime | None
 
@@ -219,13 +220,33 @@ class ItemList(ApiModel):
     next_after: int | None
 
 
+class ItemOfBatch(ItemInfo):
+    """An item, with its batch."""
+
+    batch_id: str
+
+
+class ItemHistory(ApiModel):
+    """One item over the latest batches of its workflow, newest first."""
+
+    workflow: str
+    item_id: str
+    items: list[ItemOfBatch]
+
+    @classmethod
+    def of(cls, workflow: str, item_id: str, found: Sequence[tuple[str, Item]]) -> "ItemHistory":
+        """The item as these batches have it."""
+        items = [ItemOfBatch(**_item_fields(item), batch_id=batch) for batch, item in found]
+        return cls(workflow=workflow, item_id=item_id, items=items)
+
+
 class DeadLetterInfo(ApiModel):
-    """A message whose attempts are used up."""
+    """A message whose attempts are used up: `attempts` executions in all."""
 
     id: str
     destination: str
     item_id: str | None
-    failures: int
+    attempts: int
     error: str
     died_at: datetime | None
 
@@ -236,7 +257,7 @@ class DeadLetterInfo(ApiModel):
             id=letter.id,
             destination=letter.message.destination,
             item_id=letter.item,
-            failures=letter.failures,
+            attempts=letter.attempts,
             error=letter.error,
             died_at=to_datetime(letter.died_at),
         )
@@ -563,6 +584,7 @@ def _item_fields(item: Item) -> dict[str, Any]:
         "number": item.number,
         "item_id": item.id,
         "state": item.state,
+        "attempts": item.attempts,
         "error": short_error(item.error),
         "ended_at": to_datetime(item.ended_at),
     }

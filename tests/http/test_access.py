@@ -44,6 +44,7 @@ DOORS = {
     "GET /batches/{id}/items/{number}": OPERATOR,
     "GET /batches/{id}/progress": OPERATOR,
     "POST /batches/{id}/cancel": OPERATOR,
+    "GET /items/{workflow}/{id:path}": OPERATOR,
     "GET /runs": OPERATOR,
     "GET /runs/{id}": OPERATOR,
     "GET /runs/{id}/progress": OPERATOR,
@@ -86,6 +87,7 @@ async def statuses(http: AsyncClient, **options: Any) -> dict[str, int]:
             .replace("{id}", "x")
             .replace("{token}", "x")
             .replace("{number}", "0")
+            .replace("{workflow}", "welcome")
             .split(" ")
         )
         answer = await http.request("PUT" if method == "any" else method, path, content="[", **options)

@@ -128,6 +128,17 @@ async def test_an_item_that_does_not_exist_is_404(ended: str, http: AsyncClient)
     assert_error(await http.get(f"/batches/{ended}/items/-1"), (422, "", "number"))
 
 
+async def test_the_history_of_an_item_is_that_of_the_latest_batches(ended: str, http: AsyncClient) -> None:
+    """Each with its batch; an item that no batch has started has none, and an unknown workflow is said."""
+    history = (await http.get("/items/welcome/u013")).json()
+    assert (history["workflow"], history["itemId"]) == ("welcome", "u013")
+    [entry] = history["items"]
+    assert (entry["batchId"], entry["number"], entry["state"]) == (ended, 3, "failed")
+    assert entry["attempts"] >= 1
+    assert (await http.get("/items/welcome/a/b")).json()["items"] == []
+    assert_error(await http.get("/items/welcom/u013"), (404, "did you mean 'welcome'", "workflow"))
+
+
 async def test_batches_are_listed_newest_first(idle: Batchflow, idle_http: AsyncClient) -> None:
     """All, by workflow, and the open ones."""
     first, second = await started(idle_http), await started(idle_http)
