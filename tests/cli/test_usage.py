@@ -32,7 +32,7 @@ ARGUMENTS = {
     ("-p", "paid_only=perhaps"): "'paidOnly' does not fit",
     ("-p", "tags=a"): "'tags' does not fit",
     ("-p", 'tags={"a": 1}'): "'tags' does not fit",
-    ("--params", "[1]"): "not [1]",
+    ("--params", "[1]"): "not a list",
     ("--params", '{"dayz": 1}'): "unknown parameter 'dayz' of 'greet'; did you mean 'days'?",
     ("--params", "days=1"): "--params is not JSON",
     ("--ids", ","): "'--ids' cannot be []",

@@ -183,7 +183,7 @@ async def test_the_batches_are_behind_http() -> None:
     transport = httpx.ASGITransport(app)
     async with (
         app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=transport, base_url="http://example.test") as client,
+        httpx.AsyncClient(transport=transport, base_url="http://localhost") as client,
     ):
         api = "/api/workflows/welcome-placeholder/process-users"
         counted = await answer(client, "POST", api, json={"dryRun": True, "paidOnly": True})
