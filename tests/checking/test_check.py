@@ -14,6 +14,8 @@ from tests.house.sources import sources
 
 # Tests whose subject is code that breaks a rule: (file, rule).
 ON_PURPOSE = {
+    ("tests/app/test_resources.py", "await"),
+    ("tests/batch/test_function.py", "await"),
     ("tests/scenarios/test_waits.py", "await"),
     ("tests/serve/test_cancellation.py", "await"),
     ("tests/serve/test_cancellation.py", "duplicate-name"),

@@ -98,7 +98,7 @@ class FailureCases(Cases):
 
     @pytest.mark.parametrize("fails", [again, step_again, limited])
     @pytest.mark.parametrize("how", ["batch", "run"])
-    async def test_cancel_counts_no_item_as_waiting(self, scene: Scene, fails: Fails, how: str) -> None:
+    async def test_cancel_batch_counts_no_item_as_waiting(self, scene: Scene, fails: Fails, how: str) -> None:
         """What has ended does not wait."""
         await scene.start(["u1", "u2"])
         one, two = sorted(await scene.items())
@@ -111,7 +111,7 @@ class FailureCases(Cases):
         open_, retrying, parked = await wait_counts(scene)
         assert (open_, retrying, parked) == ((0, 0, 0) if how == "batch" else (1, 1, 0))
 
-    async def test_a_lost_attempt_counts_as_an_attempt_and_not_as_a_failed_one(self, scene: Scene) -> None:
+    async def test_expire_counts_an_attempt_and_not_a_failed_one(self, scene: Scene) -> None:
         """The item does not wait after a failure then; its last error stays."""
         await scene.start(["u1"])
         await scene.store.settle(again((await scene.items())[0], scene.now))
@@ -122,7 +122,7 @@ class FailureCases(Cases):
         await scene.done((await scene.items())[0])
         assert await attempts(scene) == ("succeeded", 3, None)
 
-    async def test_a_released_item_does_not_wait_after_a_failure(self, scene: Scene) -> None:
+    async def test_settle_of_a_released_item_leaves_it_not_waiting_after_a_failure(self, scene: Scene) -> None:
         """It is due at once, and no attempt is counted."""
         await scene.start(["u1"])
         await scene.store.settle(again((await scene.items())[0], scene.now))
@@ -133,7 +133,7 @@ class FailureCases(Cases):
         assert await wait_counts(scene) == (1, 0, 0)
         assert (await attempts(scene))[1] == 1
 
-    async def test_a_stale_settlement_counts_no_failure(self, scene: Scene) -> None:
+    async def test_settle_of_a_stale_claim_counts_no_failure(self, scene: Scene) -> None:
         """Of a claim that was lost, and of one that is settled twice."""
         await scene.start(["u1"])
         (lost,) = await scene.items()
@@ -145,7 +145,7 @@ class FailureCases(Cases):
         assert groups(await scene.batch()) == [("ConnectError", 1, 0)]
         assert (await attempts(scene))[1] == 2
 
-    async def test_failures_are_grouped_by_type_and_place(self, scene: Scene) -> None:
+    async def test_settle_groups_failures_by_type_and_place(self, scene: Scene) -> None:
         """With the latest as the example, those with the most attempts first."""
         await scene.start(["u1", "u2"])
         one, two = sorted(await scene.items())
@@ -162,7 +162,7 @@ class FailureCases(Cases):
         )
         assert (await scene.store.batches())[0].errors == (await scene.batch()).errors
 
-    async def test_an_item_fails_with_the_last_of_its_failures(self, scene: Scene) -> None:
+    async def test_settle_fails_an_item_with_the_last_of_its_failures(self, scene: Scene) -> None:
         """Branches of one attempt may fail for several reasons."""
         await scene.start(["u1"])
         failures = (LATER, REFUSED)
@@ -171,7 +171,7 @@ class FailureCases(Cases):
         assert (await attempts(scene))[1] == 2
 
     @pytest.mark.parametrize("ending", ["dead", "failed"])
-    async def test_an_end_without_failures_is_grouped_by_its_error(self, scene: Scene, ending: str) -> None:
+    async def test_settle_groups_an_end_without_failures_by_its_error(self, scene: Scene, ending: str) -> None:
         """The type is what stands before the colon."""
         await scene.start(["u1"])
         (claim,) = await scene.items()
@@ -182,7 +182,7 @@ class FailureCases(Cases):
         assert (group.type, group.where, group.attempts, group.items) == ("Boom", "", 1, 1)
         assert group.message == "Boom: no"
 
-    async def test_a_batch_keeps_a_bounded_number_of_error_groups(self, scene: Scene) -> None:
+    async def test_settle_keeps_a_bounded_number_of_error_groups(self, scene: Scene) -> None:
         """What is beyond them is in one of its own; those that are kept go on counting."""
         await scene.start([f"u{number:02d}" for number in range(MAX_ERROR_GROUPS + 5)])
         claims = sorted(await scene.items())
@@ -195,7 +195,7 @@ class FailureCases(Cases):
         assert groups(await scene.batch())[:2] == [(OTHER_ERRORS, 6, 0), ("E0", 2, 0)]
         assert sum(group.attempts for group in errors) == MAX_ERROR_GROUPS + 6
 
-    async def test_failures_of_a_batchs_layers_are_grouped_without_an_item(self, scene: Scene) -> None:
+    async def test_settle_groups_failures_of_layers_without_an_item(self, scene: Scene) -> None:
         """They are not items that wait."""
         entry = await scene.enter()
         await scene.store.settle(again(entry, scene.now))
@@ -205,7 +205,7 @@ class FailureCases(Cases):
         await scene.store.settle(settlement.dead(await scene.claim_one(entry.id), "Boom: no", failures=(REFUSED,)))
         assert groups(await scene.batch()) == [("ConnectError", 2, 0)]
 
-    async def test_a_message_of_no_batch_has_attempts_alone(self, scene: Scene) -> None:
+    async def test_settle_of_a_message_without_a_batch_counts_attempts_alone(self, scene: Scene) -> None:
         """There is nothing to group them in."""
         await scene.store.settle(again(await scene.leased("a"), scene.now))
         await scene.store.settle(step_again(await scene.claim_one("a"), scene.now))
@@ -213,7 +213,7 @@ class FailureCases(Cases):
         (letter,) = await scene.store.dead_letters()
         assert (letter.attempts, letter.failures) == (3, 2)
 
-    async def test_a_dead_letter_tells_all_its_attempts(self, scene: Scene) -> None:
+    async def test_dead_letters_have_all_their_attempts(self, scene: Scene) -> None:
         """Those of its steps too; a redrive resets what decides about retries, and not these."""
         await scene.start(["u1"])
         await scene.store.settle(step_again((await scene.items())[0], scene.now))
@@ -232,7 +232,7 @@ class FailureCases(Cases):
         assert await attempts(scene) == ("succeeded", 4, None)
         assert groups(await scene.batch()) == [("ConnectError", 3, 1)]
 
-    async def test_a_message_whose_workers_were_lost_is_grouped(self, scene: Scene) -> None:
+    async def test_expire_groups_a_message_whose_workers_were_lost(self, scene: Scene) -> None:
         """As it becomes a dead letter; each loss is an attempt."""
         await scene.start(["u1"])
         for _ in range(LOSS_LIMIT):
@@ -243,7 +243,7 @@ class FailureCases(Cases):
         (letter,) = await scene.store.dead_letters()
         assert letter.attempts == LOSS_LIMIT
 
-    async def test_an_arrival_wakes_an_item_that_waits_for_a_step(self, scene: Scene) -> None:
+    async def test_claim_of_an_item_with_an_arrival_ends_its_wait(self, scene: Scene) -> None:
         """A run that waits for something from outside beside a failed step."""
         await scene.start(["u1"])
         (claim,) = await scene.items()
@@ -254,7 +254,7 @@ class FailureCases(Cases):
         assert woken.id == claim.id
         assert await wait_counts(scene) == (1, 0, 0)
 
-    async def test_a_walk_that_breaks_off_tells_why_in_one_line(self, scene: Scene) -> None:
+    async def test_settle_of_a_walk_that_breaks_off_tells_why_in_one_line(self, scene: Scene) -> None:
         """The traceback stays in the dead letter."""
         entry = await scene.enter()
         text = "Boom: no\n  such table\nTraceback (most recent call last):\n  File ..."
@@ -263,7 +263,7 @@ class FailureCases(Cases):
         (letter,) = await scene.store.dead_letters()
         assert letter.error == text
 
-    async def test_a_completion_that_fails_for_good_is_told(self, scene: Scene) -> None:
+    async def test_settle_of_a_completion_that_fails_for_good_is_told(self, scene: Scene) -> None:
         """In one line; the batch has ended as it had."""
         await scene.start([])
         (completion,) = await scene.completions()
@@ -274,7 +274,7 @@ class FailureCases(Cases):
         assert groups(batch) == [("Boom", 1, 0)]
         assert [letter.id for letter in await scene.store.dead_letters(batch="bat_a")] == [completion.id]
 
-    async def test_a_completion_that_is_cancelled_is_told(self, scene: Scene) -> None:
+    async def test_settle_of_a_cancelled_completion_is_told(self, scene: Scene) -> None:
         """It has not run."""
         await scene.start([])
         (completion,) = await scene.completions()
@@ -296,7 +296,7 @@ class FailureCases(Cases):
         assert (batch.state, batch.completion_error, batch.working) == ("completed", None, 0)
         assert await scene.completions() == []
 
-    async def test_a_later_completion_clears_the_error_of_an_earlier_one(self, scene: Scene) -> None:
+    async def test_settle_of_a_later_completion_clears_the_error_of_an_earlier_one(self, scene: Scene) -> None:
         """Once dead letters were redriven, the batch completes again."""
         await scene.start(["u1"])
         await scene.dead((await scene.items())[0])
@@ -318,7 +318,7 @@ class FailureCases(Cases):
         await scene.start(["u2"])
         assert (await scene.batch()).errors == ()
 
-    async def test_a_waiting_step_is_no_failure(self, scene: Scene) -> None:
+    async def test_settle_with_a_waiting_step_counts_no_failure(self, scene: Scene) -> None:
         """Nor is a page that publishes further ones."""
         entry = await scene.enter()
         page = message(ids.page_id("bat_a", 0), batch="bat_a")

@@ -59,10 +59,18 @@ class LifeCases(Cases):
         store = self.make_store(clock)
         await store.open()
         assert store.is_new
-        assert store.location
         await store.close()
         await store.open()
         assert store.is_new is not store.is_durable
+        await store.close()
+
+    async def test_location_is_known_before_the_store_is_open(self, clock: ManualClock) -> None:
+        """And the same afterwards."""
+        store = self.make_store(clock)
+        location = store.location
+        assert location
+        await store.open()
+        assert store.location == location
         await store.close()
 
     async def test_close_leaves_a_store_that_says_so(self, clock: ManualClock) -> None:

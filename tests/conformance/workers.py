@@ -252,10 +252,6 @@ class WorkerCases(Cases):
         await scene.store.deregister("w1")
         assert list(await scene.store.workers()) == []
 
-
-async def _renew(scene: Scene, *hung: tuple[str, int]) -> bool:
-    return await renewed(scene.store, scene.worker, LEASE_MS, hung)
-
     async def test_workers_tell_what_they_serve(self, scene: Scene) -> None:
         """By name; a worker that registers again may serve something else."""
         await scene.store.register("w1", LEASE_MS, 1, ("work", "entry"))
@@ -308,3 +304,7 @@ async def _renew(scene: Scene, *hung: tuple[str, int]) -> bool:
         """An older version does not; it may serve anything."""
         await scene.publish("a", destination="other")
         assert list(await scene.store.unserved()) == []
+
+
+async def _renew(scene: Scene, *hung: tuple[str, int]) -> bool:
+    return await renewed(scene.store, scene.worker, LEASE_MS, hung)
