@@ -26,6 +26,7 @@ MISSPELT = [
     ("GET", "/batches/x/progress", "intervall", "did you mean 'interval'?"),
     ("POST", "/batches/x/cancel", "workflow", NONE_TAKEN),
     ("GET", "/batches/x/items/0", "results", NONE_TAKEN),
+    ("GET", "/items/welcome/x", "limt", "did you mean 'limit'?"),
     ("GET", "/workers", "state", NONE_TAKEN),
     ("GET", "/health", "verbose", NONE_TAKEN),
     ("GET", "/health/live", "verbose", NONE_TAKEN),
@@ -55,7 +56,11 @@ async def test_every_route_but_webhooks_is_among_those(idle: Batchflow) -> None:
     own = [path for path in app.openapi()["paths"] if path.split("/")[1] not in ("limited", "greet", "nightly")]
     functions = {"/approvals", "/hooked", "/signup"}
     tried = {
-        path.replace("/x:C", "/{id}").replace("/x", "/{id}").replace("/0", "/{number}") for _, path, _, _ in MISSPELT
+        path.replace("/x:C", "/{id}")
+        .replace("/x", "/{id}")
+        .replace("/0", "/{number}")
+        .replace("/items/welcome", "/items/{workflow}")
+        for _, path, _, _ in MISSPELT
     }
     assert set(own) - functions - {"/webhooks/{token}"} == tried
 
