@@ -80,14 +80,15 @@ def reserve_stdout() -> Callable[[], None]:
             sys.stdout = before
 
         return restore
-    _document_stream.set(os.fdopen(os.dup(kept), "w", encoding=before.encoding, errors=before.errors))
+    document = os.fdopen(kept, "w", encoding=before.encoding, errors=before.errors)
+    _document_stream.set(document)
     os.dup2(sys.stderr.fileno(), number)
 
     def restore_descriptor() -> None:
         _document_stream.set(None)
         before.flush()
         os.dup2(kept, number)
-        os.close(kept)
+        document.close()
 
     return restore_descriptor
 
