@@ -26,10 +26,10 @@ from batchflow.core.batch import Batch, Item
 from batchflow.core.duration import humanize_duration
 from batchflow.core.flow import FlowControl
 from batchflow.core.message import DeadLetter, UnservedWork
+from batchflow.core.report import headline, one_line
 from batchflow.core.run import Run
 from batchflow.core.secrets import masked_text
 from batchflow.core.store import Reads
-from batchflow.serve.failure import headline, one_line
 
 _MAX_FAILURES = 5
 _NUMBER_COLUMNS = {"done", "failed", "skipped", "took"}

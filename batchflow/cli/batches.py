@@ -17,7 +17,10 @@ from batchflow.core.ids import item_run_id
 from batchflow.core.store import Reads
 from batchflow.engine.engine import Engine
 from batchflow.errors import NotFoundError
-from batchflow.http.schemas import BatchInfo, BatchList, CancelBatchResponse, DeadLetterInfo, ItemDetail, RunDetail
+from batchflow.http.schemas.batches import BatchInfo, BatchList, CancelBatchResponse
+from batchflow.http.schemas.dead_letters import DeadLetterInfo
+from batchflow.http.schemas.items import ItemDetail
+from batchflow.http.schemas.runs import RunDetail
 
 _ITEMS_PER_READ = 1_000
 _MAX_NUMBER_DIGITS = 9

@@ -11,7 +11,8 @@ from batchflow.cli.options import JsonOption, UrlOption
 from batchflow.cli.output import Output, format_local_time, print_table, time_column
 from batchflow.cli.target import open_engine
 from batchflow.core.run import Waiter
-from batchflow.http.schemas import LATEST_MS, NotifyResponse, WaiterInfo, WaiterList
+from batchflow.http.schemas.base import LATEST_MS
+from batchflow.http.schemas.events import NotifyResponse, WaiterInfo, WaiterList
 from batchflow.serve.runs import list_waiters, notify_event
 
 EventArgument = Annotated[str, typer.Argument(metavar="EVENT", help="The id of the event.")]

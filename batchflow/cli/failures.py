@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from batchflow.batch.names import quantity
 from batchflow.cli.output import Output
 from batchflow.core.batch import ErrorGroup
-from batchflow.serve.failure import headline, one_line, own_traceback, traceback_parts
+from batchflow.core.report import headline, one_line
+from batchflow.serve.failure import own_traceback, traceback_parts
 
 
 def print_groups(output: Output, groups: Sequence[ErrorGroup]) -> None:

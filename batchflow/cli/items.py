@@ -10,8 +10,8 @@ from batchflow.cli.options import JsonOption, UrlOption
 from batchflow.cli.output import STATE_STYLES, Output, print_table, program_name, time_column
 from batchflow.cli.target import open_engine
 from batchflow.core.batch import Item
-from batchflow.http.schemas import ItemHistory
-from batchflow.serve.failure import headline, one_line
+from batchflow.core.report import headline, one_line
+from batchflow.http.schemas.items import ItemHistory
 
 _TITLES = ("batch", "number", "state", "attempts")
 

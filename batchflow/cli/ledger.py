@@ -27,7 +27,7 @@ from batchflow.core.batch import Mark, ledger_name, workflow_of_ledger
 from batchflow.core.store import Store
 from batchflow.engine.clock import SystemClock
 from batchflow.errors import InputError, NotFoundError
-from batchflow.http.schemas import to_datetime
+from batchflow.http.schemas.base import to_datetime
 from batchflow.settings import Settings
 from batchflow.stores.sqlite import SqliteStore, old_ledger
 

@@ -44,7 +44,7 @@ from batchflow.core.duration import humanize_duration
 from batchflow.core.ids import chunk_id, entry_id
 from batchflow.core.ports import Client
 from batchflow.errors import InputError
-from batchflow.http.schemas import BatchReport
+from batchflow.http.schemas.batches import BatchReport
 from batchflow.serve.app_url import user_headers
 from batchflow.settings import Settings
 

@@ -41,12 +41,13 @@ from batchflow.cli.output import (
 from batchflow.cli.process import SignalHandler, cancel_and_wait
 from batchflow.cli.target import check_route, choose_function, load_flow, open_engine
 from batchflow.core.duration import humanize_duration
+from batchflow.core.report import headline
 from batchflow.core.run import Run, RunState, Step
 from batchflow.core.secrets import masked_text, masked_value
 from batchflow.engine.engine import Engine
 from batchflow.errors import ConfigurationError, InputError, NotFoundError, RunFailed, hook_suffix
-from batchflow.http.schemas import LATEST_MS, CancelRunsResponse, RunDetail, RunInfo, RunList
-from batchflow.serve.failure import headline
+from batchflow.http.schemas.base import LATEST_MS
+from batchflow.http.schemas.runs import CancelRunsResponse, RunDetail, RunInfo, RunList
 from batchflow.serve.runs import MAX_PAGE_SIZE, RunHandle, RunPage, RunSelection, cancel_runs, list_runs
 from batchflow.settings import Settings
 

@@ -22,7 +22,7 @@ from batchflow.core.duration import humanize_duration
 from batchflow.core.message import UnservedWork, WorkerStatus
 from batchflow.engine.clock import SystemClock
 from batchflow.errors import ConfigurationError, InputError
-from batchflow.http.schemas import UnservedInfo, WorkerInfo, WorkerList
+from batchflow.http.schemas.workers import UnservedInfo, WorkerInfo, WorkerList
 from batchflow.logs import logger
 from batchflow.settings import Settings
 from batchflow.stores.sqlite import SqliteStore

@@ -13,16 +13,8 @@ from batchflow.errors import NotFoundError
 from batchflow.http.errors import json_response, not_found, workflow_not_found
 from batchflow.http.openapi import error_responses
 from batchflow.http.progress import EVENT_STREAM, progress_response
-from batchflow.http.schemas import (
-    BatchDetail,
-    BatchInfo,
-    BatchList,
-    CancelBatchResponse,
-    ItemDetail,
-    ItemHistory,
-    ItemInfo,
-    ItemList,
-)
+from batchflow.http.schemas.batches import BatchDetail, BatchInfo, BatchList, CancelBatchResponse
+from batchflow.http.schemas.items import ItemDetail, ItemHistory, ItemInfo, ItemList
 
 MAX_ITEMS = 1_000
 MAX_BATCHES = 500

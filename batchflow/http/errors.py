@@ -22,7 +22,7 @@ from batchflow.errors import (
     UnserializableError,
 )
 from batchflow.http.bodies import does_not_fit
-from batchflow.http.schemas import ErrorResponse
+from batchflow.http.schemas.base import ErrorResponse
 from batchflow.logs import logger
 
 RouteHandler: TypeAlias = Callable[[Request], Coroutine[Any, Any, Response]]

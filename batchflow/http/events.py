@@ -10,7 +10,8 @@ from batchflow.errors import InputError, NotFoundError
 from batchflow.http.bodies import ReceivedBody, parse_json, read_body
 from batchflow.http.errors import OpenRoute, json_response
 from batchflow.http.openapi import BODY_ERRORS, error_responses
-from batchflow.http.schemas import ErrorResponse, NotifyResponse, WaiterInfo, WaiterList, WebhookResponse
+from batchflow.http.schemas.base import ErrorResponse
+from batchflow.http.schemas.events import NotifyResponse, WaiterInfo, WaiterList, WebhookResponse
 from batchflow.serve import runs
 from batchflow.serve.waits import WebhookRequest, webhook_event_id, webhook_request_codec
 

@@ -9,7 +9,7 @@ from batchflow.errors import StoreError
 from batchflow.http.access import Access
 from batchflow.http.errors import json_response
 from batchflow.http.openapi import error_responses
-from batchflow.http.schemas import HealthInfo
+from batchflow.http.schemas.workers import HealthInfo
 
 _LONGEST_READ_S = 2.0
 

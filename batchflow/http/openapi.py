@@ -6,7 +6,7 @@ from typing import Any, cast
 from pydantic import TypeAdapter
 from pydantic.errors import PydanticInvalidForJsonSchema
 
-from batchflow.http.schemas import ErrorResponse
+from batchflow.http.schemas.base import ErrorResponse
 
 _DEFINITIONS = "#/$defs/"
 _ERRORS = {

@@ -13,16 +13,8 @@ from batchflow.http.bodies import invalid_field, read_object
 from batchflow.http.errors import function_not_found, json_response, not_found
 from batchflow.http.openapi import BODY_ERRORS, error_responses, request_body
 from batchflow.http.progress import EVENT_STREAM, progress_response
-from batchflow.http.schemas import (
-    CancelRunResponse,
-    CancelRunsResponse,
-    RunDetail,
-    RunInfo,
-    RunList,
-    UnservedInfo,
-    WorkerInfo,
-    WorkerList,
-)
+from batchflow.http.schemas.runs import CancelRunResponse, CancelRunsResponse, RunDetail, RunInfo, RunList
+from batchflow.http.schemas.workers import UnservedInfo, WorkerInfo, WorkerList
 from batchflow.serve import runs
 from batchflow.serve.runs import MAX_PAGE_SIZE, RunSelection
 

@@ -20,7 +20,9 @@ from batchflow.errors import InputError, TooLarge
 from batchflow.http.bodies import PayloadReader, read_body, read_object
 from batchflow.http.errors import json_response, rename_options
 from batchflow.http.openapi import BODY_ERRORS, error_responses, header_parameters, request_body
-from batchflow.http.schemas import ErrorResponse, StartBatchResponse, StartRunResponse
+from batchflow.http.schemas.base import ErrorResponse
+from batchflow.http.schemas.batches import StartBatchResponse
+from batchflow.http.schemas.runs import StartRunResponse
 from batchflow.http.urls import Urls
 from batchflow.serve.app_url import ROOT_HEADER, user_headers
 from batchflow.serve.functions import ServedFunction

@@ -23,6 +23,7 @@ from batchflow.core.duration import Duration, humanize_duration, to_ms
 from batchflow.core.flow import FlowControl
 from batchflow.core.json_body import is_json_type
 from batchflow.core.message import Message
+from batchflow.core.report import headline
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.roundtrip import RoundTripDifference, not_finite
 from batchflow.core.secrets import MASK, describe_misfit
@@ -31,7 +32,6 @@ from batchflow.errors import ConfigurationError, StepFailed, UnserializableError
 from batchflow.serve.app_url import format_url, is_absolute_url
 from batchflow.serve.children import ParentLink
 from batchflow.serve.execution import Execution
-from batchflow.serve.failure import headline
 from batchflow.serve.validation import format_value, is_encodable, validate_headers
 
 T = TypeVar("T")

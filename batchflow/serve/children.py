@@ -8,11 +8,11 @@ from uuid import UUID
 from batchflow.core.duration import Duration
 from batchflow.core.flow import FlowControl
 from batchflow.core.message import NO_HEADERS
+from batchflow.core.report import headline
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.settlement import Effect
 from batchflow.errors import ChildCancelled, ChildFailed, ConfigurationError
 from batchflow.serve.execution import Execution
-from batchflow.serve.failure import headline
 from batchflow.serve.validation import format_value
 
 Payload = TypeVar("Payload", contravariant=True)

@@ -10,6 +10,7 @@ from batchflow.core.batch import Failure
 from batchflow.core.codec import DEFAULT_SIZE_LIMIT, Codec, SizeLimit
 from batchflow.core.message import Claim
 from batchflow.core.ports import FailedAttempt, FailurePoint, Lease, Recorder, RecordResult, Runtime
+from batchflow.core.report import headline, traceback_text
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.run import NEVER, Replay, Step, StepKind
 from batchflow.core.secrets import SECRET_OUTCOME
@@ -22,11 +23,9 @@ from batchflow.serve.failure import (
     describe_error,
     error_report,
     failure_of,
-    headline,
     is_program_exit,
     rate_limit,
     rate_limit_delay_ms,
-    traceback_text,
 )
 from batchflow.serve.scheduler import IDLE_TURNS, Scheduler
 from batchflow.serve.validation import (

@@ -15,7 +15,6 @@ from typing import Any, cast
 from batchflow.core.batch import Failure
 from batchflow.core.frames import is_batchflow, is_library, place
 from batchflow.core.report import TRACEBACK_HEADER, one_line, traceback_text
-from batchflow.core.report import headline as headline
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.secrets import printable_error
 from batchflow.errors import (

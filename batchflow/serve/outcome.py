@@ -6,6 +6,7 @@ from typing import cast
 from batchflow.core.batch import Failure
 from batchflow.core.duration import humanize_duration
 from batchflow.core.ports import TIMEOUT_REASON
+from batchflow.core.report import headline
 from batchflow.core.run import Step
 from batchflow.core.settlement import Settlement, Unlisten, cancelled, dead, parked, released, retry, suspended
 from batchflow.errors import StepFailed, StoreError, step_text
@@ -17,7 +18,6 @@ from batchflow.serve.failure import (
     error_report,
     failed_step,
     failure_of,
-    headline,
     is_program_exit,
     rate_limit,
     rate_limit_delay_ms,

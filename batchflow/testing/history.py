@@ -7,11 +7,12 @@ from typing import Any, Literal
 
 from batchflow.core.call import CALL_DESTINATION, CallRequest, call_result_codec
 from batchflow.core.message import Claim
+from batchflow.core.report import headline
 from batchflow.core.run import Run, Step, StepKind
 from batchflow.core.secrets import revealed_value
 from batchflow.core.settlement import Effect, Listen, Settlement
 from batchflow.serve.calls import CallResponse
-from batchflow.serve.failure import describe_error, headline
+from batchflow.serve.failure import describe_error
 from batchflow.testing.records import FINAL_STATES, RunRecord, StepRecord
 
 _STATES: Mapping[str, Literal["completed", "failed", "cancelled"]] = {

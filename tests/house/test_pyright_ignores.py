@@ -10,7 +10,7 @@ AT_MOST = 10
 IGNORE = re.compile(r"#\s*(?:pyright|type):\s*ignore\b")
 # The reason follows the rule: `# pyright: ignore[reportPrivateUsage]: redis has no public name for it`.
 EXPLAINED = re.compile(r"#\s*(?:pyright|type):\s*ignore\[[\w-]+(?:\s*,\s*[\w-]+)*\]\W*\w.{9,}")
-WHOLE_FILE = re.compile(r"#\s*(?:pyright:\s*(?!ignore\b)|mypy:|type:\s*ignore-errors)")
+WHOLE_FILE = re.compile(r"#\s*(?:pyright:(?!\s*ignore\b)|mypy:|type:\s*ignore-errors)")
 
 
 def silenced(source: Source) -> Iterator[tuple[str, str]]:
@@ -51,3 +51,15 @@ def test_the_rule_reads_comments_only() -> None:
     source = Source(path="a.py", text=text, tree=ast.parse(text))
     assert [place for place, _ in silenced(source)] == ["a.py:2", "a.py:3"]
     assert [bool(EXPLAINED.search(comment)) for _, comment in silenced(source)] == [False, True]
+
+
+def test_an_ignore_is_not_a_setting_of_its_file() -> None:
+    """A comment that silences one line does not count as one that turns the strictness of its file down."""
+    comments = [
+        "# pyright: ignore[reportAny]",
+        "# pyright:  ignore",
+        "# pyright: basic",
+        "#pyright:strict=false",
+        "# mypy: x",
+    ]
+    assert [bool(WHOLE_FILE.search(comment)) for comment in comments] == [False, False, True, True, True]

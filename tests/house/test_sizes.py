@@ -21,7 +21,6 @@ EXCEPTIONS: dict[str, str] = {
     "tests/stores/model.py": "one model of all that a store promises, read from its first line to its last",
     "tests/stores/memory.py": "one store of plain dicts, which an author of another reads as a whole",
     "tests/stores/test_redis.py": "what is Redis's own, by the parts of a server that can be wrong",
-    "batchflow/http/schemas.py": "one list of all documents, which a reader of the API takes in at once",
     "batchflow/serve/context.py": "the public face of a durable function: its overloads and docstrings",
     "batchflow/serve/execution.py": "one machine: each of its methods reads what the others have left",
     "batchflow/serve/execution.py::Execution.run_step": "every item runs three of them, and a further call costs time",

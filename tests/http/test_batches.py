@@ -15,7 +15,7 @@ from batchflow import Batchflow
 from batchflow.core.batch import Batch
 from batchflow.errors import StoreUnavailable
 from batchflow.http.progress import MAX_FAILED_READS, progress_events
-from batchflow.http.schemas import BatchInfo
+from batchflow.http.schemas.batches import BatchInfo
 from tests.http.conftest import app_of, scope_of
 from tests.http.samples import assert_error, error_of
 

@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 from batchflow import Batchflow
 from batchflow.core.run import NEVER, Waiter
 from batchflow.errors import RunFailed, StoreUnavailable
-from batchflow.http.schemas import WaiterInfo
+from batchflow.http.schemas.events import WaiterInfo
 from tests.http.conftest import app_of, client_of, webhook_of
 from tests.http.samples import PREFIX, assert_error, serve_all
 from tests.waiting import wait_until

@@ -15,7 +15,8 @@ from batchflow.core.message import WorkerStatus
 from batchflow.core.run import NEVER, Step
 from batchflow.errors import InputError
 from batchflow.http.bodies import PayloadReader, ReceivedBody
-from batchflow.http.schemas import StepInfo, WorkerInfo
+from batchflow.http.schemas.runs import StepInfo
+from batchflow.http.schemas.workers import WorkerInfo
 from tests.http.conftest import client_of
 from tests.http.samples import PREFIX, assert_error
 from tests.waiting import wait_until

@@ -1,0 +1,211 @@
+"""The documents of batches."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Literal
+
+from batchflow.batch.status import BatchStatus, BatchSummary
+from batchflow.core.batch import Batch, BatchState, Counts, ErrorGroup
+from batchflow.core.secrets import masked_value
+from batchflow.http.schemas.base import ApiModel, required_datetime, short_error, stored_traceback, to_datetime
+
+
+class ItemCounts(ApiModel):
+    """The number of items in each state. `eligible` counts every mention of an item so far.
+
+    Of the `open` items, `retrying` wait after a failed attempt, and `parked` because a service limits their rate.
+    """
+
+    eligible: int
+    open: int
+    succeeded: int
+    failed: int
+    cancelled: int
+    already_processed: int
+    in_flight: int
+    duplicates: int
+    left_out: int
+    retrying: int
+    parked: int
+
+    @classmethod
+    def of(cls, counts: Counts) -> "ItemCounts":
+        """The counts of a batch."""
+        return cls(**counts._asdict())
+
+
+class ErrorInfo(ApiModel):
+    """Failures of a batch with the same exception type, and the same last line of your code (`where`).
+
+    `attempts` failed in all, and `items` of them failed their item for good. `message` is the latest error, of `itemId`
+    where an item failed.
+    """
+
+    type: str
+    where: str
+    attempts: int
+    items: int
+    message: str
+    item_id: str | None
+    at: datetime | None
+
+    @classmethod
+    def of(cls, group: ErrorGroup) -> "ErrorInfo":
+        """An error group of a batch."""
+        return cls(
+            type=group.type,
+            where=group.where,
+            attempts=group.attempts,
+            items=group.items,
+            message=group.message,
+            item_id=group.item,
+            at=to_datetime(group.at or None),
+        )
+
+
+class BatchInfo(ApiModel):
+    """A batch and its progress.
+
+    `total` is the number of items that run in all: so far, until `isTotalKnown`; `percent` and `etaMs` are null until
+    then. `isFinal` is true once nothing of the batch runs any more. `counted` is the number that the source's `count`
+    returned, where its pages named fewer. `lastErrors` are its failures in groups, those with the most attempts first;
+    `completionError` is the reason why `on_complete` has failed for good.
+    """
+
+    batch_id: str
+    workflow: str
+    state: BatchState
+    is_final: bool
+    counts: ItemCounts
+    total: int
+    is_total_known: bool
+    percent: float | None
+    items_per_second: float
+    eta_ms: int | None
+    elapsed_ms: int
+    pages: int
+    chunks: int
+    force: bool
+    label: str | None
+    error: str | None
+    completion_error: str | None
+    last_errors: list[ErrorInfo]
+    counted: int | None
+    created_at: datetime
+    started_at: datetime | None
+    ended_at: datetime | None
+
+    @classmethod
+    def of(cls, batch: Batch, now: int, *, walk_first: bool = False) -> "BatchInfo":
+        """The progress of a batch at `now`; `walk_first` as its workflow sets it."""
+        status = BatchStatus.of(batch, now, walk_first=walk_first)
+        return cls(
+            batch_id=batch.id,
+            workflow=batch.workflow,
+            state=batch.state,
+            is_final=status.is_over,
+            counts=ItemCounts.of(batch.counts),
+            total=status.total,
+            is_total_known=status.is_total_known,
+            percent=status.percent,
+            items_per_second=status.items_per_second,
+            eta_ms=status.eta_ms,
+            elapsed_ms=status.elapsed_ms,
+            pages=batch.pages,
+            chunks=batch.chunks,
+            force=batch.force,
+            label=batch.label,
+            error=None if status.error is None else short_error(batch.error),
+            completion_error=batch.completion_error,
+            last_errors=[ErrorInfo.of(group) for group in batch.errors],
+            counted=status.counted,
+            created_at=required_datetime(batch.created_at),
+            started_at=to_datetime(batch.started_at),
+            ended_at=to_datetime(batch.ended_at),
+        )
+
+
+class BatchDetail(BatchInfo):
+    """A batch, whole: with its parameters, and the traceback of a walk that failed."""
+
+    params: Any
+    traceback: str | None
+
+    @classmethod
+    def of_info(cls, info: BatchInfo, batch: Batch, names: Mapping[str, str]) -> "BatchDetail":
+        """The whole of a batch, of which `info` has the rest. `names` are those of its parameters in JSON."""
+        params: dict[str, Any] = masked_value(batch.params) or {}
+        return cls(
+            **dict(info),
+            params={names.get(name, name): value for name, value in params.items()},
+            traceback=stored_traceback(batch.error),
+        )
+
+
+class BatchList(ApiModel):
+    """The latest batches, newest first."""
+
+    batches: list[BatchInfo]
+
+
+class BatchReport(ApiModel):
+    """The end of a batch that a command has run, or its state at the interruption, with a sentence about it."""
+
+    batch_id: str
+    workflow: str
+    state: BatchState
+    success: bool
+    message: str
+    counts: ItemCounts
+    pages: int
+    chunks: int
+    duration_ms: int
+    label: str | None
+    error: str | None
+    completion_error: str | None
+    last_errors: list[ErrorInfo]
+    counted: int | None
+
+    @classmethod
+    def of(cls, batch: BatchSummary | BatchStatus, message: str) -> "BatchReport":
+        """The report of a batch that has ended (a summary), or that goes on elsewhere or later (a status)."""
+        ended = isinstance(batch, BatchSummary)
+        return cls(
+            batch_id=batch.id,
+            workflow=batch.workflow,
+            state=batch.state,
+            success=ended and batch.succeeded,
+            message=message,
+            counts=ItemCounts.of(batch.counts),
+            pages=batch.pages,
+            chunks=batch.chunks,
+            duration_ms=batch.duration_ms if ended else batch.elapsed_ms,
+            label=batch.label,
+            error=batch.error,
+            completion_error=batch.completion_error,
+            last_errors=[ErrorInfo.of(group) for group in batch.errors],
+            counted=batch.counted,
+        )
+
+
+class StartBatchResponse(ApiModel):
+    """The batch is stored. `workflowRunId` is the run of its entry.
+
+    Its status is at `statusUrl`: only a path if the public URL is not known, null if the app has no admin router.
+
+    `deduplicated` is true if the batch existed before and nothing was started.
+    """
+
+    success: Literal[True] = True
+    workflow_run_id: str
+    batch_id: str
+    deduplicated: bool = False
+    status_url: str | None
+
+
+class CancelBatchResponse(ApiModel):
+    """`cancelled` is false if the batch had ended before, or was being cancelled already."""
+
+    success: Literal[True] = True
+    cancelled: bool
+    batch: BatchInfo
