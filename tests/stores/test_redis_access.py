@@ -1,13 +1,16 @@
-"""Access to a server: over TLS, by a socket, as a user with few rights."""
+"""Access to a server: over TLS, by a socket, as a user with few rights, by a client with few connections."""
 
 import re
 from collections.abc import Generator
+from typing import Any
 
 import pytest
 import trustme
+from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
 
-from batchflow.errors import StoreUnavailable
+from batchflow.errors import StoreIncompatible, StoreUnavailable
 from batchflow.stores.redis.script import commands
+from batchflow.stores.redis.store import RedisStore
 from tests.conformance.scene import names, renewed
 from tests.docs.pages import ROOT
 from tests.stores.redis_server import Server, free_port, served
@@ -137,3 +140,47 @@ async def test_a_right_that_is_taken_away_is_an_error_and_comes_back(server: Ser
             await scene.publish("late")
         may(server, *documented_rights())
         assert await scene.publish("late") == [True]
+
+
+# Pools
+
+
+def _client_of(server: Server, connections: int, *, waiting: bool = False) -> Any:
+    kind: Any = BlockingConnectionPool if waiting else ConnectionPool
+    return Redis.from_pool(kind.from_url(server.url, max_connections=connections))
+
+
+@pytest.mark.parametrize("waiting", [False, True])
+async def test_pool_of_one_connection_is_refused(server: Server, waiting: bool) -> None:
+    """At the start and with what to set: the store would wait for its second connection for ever."""
+    client = _client_of(server, 1, waiting=waiting)
+    with pytest.raises(StoreIncompatible, match="set max_connections to 2 or more"):
+        await RedisStore(client).open()
+    await client.aclose()
+
+
+async def test_pool_of_two_connections_suffices(server: Server) -> None:
+    """One for the verbs, and one to hear of changes."""
+    client = _client_of(server, 2)
+    store = RedisStore(client, namespace="two")
+    await store.open()
+    assert (await store.batches(), await store.workers()) == ([], [])
+    await store.close()
+    await client.aclose()
+
+
+async def test_url_with_one_connection_is_refused(server: Server) -> None:
+    """As a client of it is."""
+    with pytest.raises(StoreIncompatible, match="a pool of 1 connection"):
+        await RedisStore(f"{server.url}?max_connections=1").open()
+
+
+async def test_pool_whose_connections_are_all_in_use_is_named(server: Server) -> None:
+    """The server could be reached: the app's own commands hold the connections."""
+    client = _client_of(server, 2)
+    connections = [await client.connection_pool.get_connection() for _ in range(2)]
+    with pytest.raises(StoreUnavailable, match="raise its max_connections"):
+        await RedisStore(client).open()
+    for connection in connections:
+        await client.connection_pool.release(connection)
+    await client.aclose()

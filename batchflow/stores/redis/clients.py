@@ -114,6 +114,29 @@ def sentinels(pool: SentinelConnectionPool) -> list[tuple[str, int]]:
     return [(it["host"], it["port"]) for it in about]
 
 
+FEWEST_CONNECTIONS = 2
+"""A store uses one connection for its verbs, and one on which it hears of changes."""
+
+
+def check_pool(client: Client, place: str) -> None:
+    """Refuse a client whose pool has fewer connections than a store uses at once.
+
+    Raises:
+        StoreIncompatible: the pool is too small.
+    """
+    pools: list[Any] = (
+        cast(Any, client).get_nodes() or list(cast(Any, client).nodes_manager.startup_nodes.values())
+        if isinstance(client, RedisCluster)
+        else [client.connection_pool]
+    )
+    fewest = min((it.max_connections for it in pools), default=FEWEST_CONNECTIONS)
+    if fewest < FEWEST_CONNECTIONS:
+        raise StoreIncompatible(
+            f"the client of {place} has a pool of {fewest} connection, and a store uses {FEWEST_CONNECTIONS} at once; "
+            f"set max_connections to {FEWEST_CONNECTIONS} or more, or leave it out"
+        )
+
+
 def duplicate(client: Client) -> Client:
     """A client for the same server and another event loop; to be closed with `close`."""
     if isinstance(client, RedisCluster):

@@ -41,6 +41,11 @@ def translate_error(error: BaseException, place: str) -> StoreError:
             return StoreUnavailable(f"{place} did not answer in time; it is tried again")
         case MasterNotFoundError():
             return StoreUnavailable(f"{place} cannot be reached: no Sentinel names a primary of it; it is tried again")
+        case exceptions.ConnectionError() if _is_pool_exhausted(error):
+            return StoreUnavailable(
+                f"all connections of the client's pool to {place} are in use; raise its max_connections, "
+                "or give batchflow a client of its own; it is tried again"
+            )
         case exceptions.ConnectionError():
             if "Protocol Error" in str(error):
                 return StoreIncompatible(f"{place} does not answer as Redis does; give the URL of a Redis server")
@@ -51,6 +56,11 @@ def translate_error(error: BaseException, place: str) -> StoreError:
             return _unreachable(error, place)
         case _:
             return error_of_answer(str(error), place)
+
+
+def _is_pool_exhausted(error: exceptions.ConnectionError) -> bool:
+    # The second is what a pool says that waits for a free connection.
+    return isinstance(error, exceptions.MaxConnectionsError) or "No connection available" in str(error)
 
 
 _OWN_FAULT = re.compile(

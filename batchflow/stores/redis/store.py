@@ -70,6 +70,7 @@ class RedisStore(WriteVerbs):
         """See the protocol."""
         if self._commit is not None:
             return
+        clients.check_pool(self._client, self._server)
         self._loop = asyncio.get_running_loop()
         number = await self._runner.open(self._namespace)
         # Stores are numbered from 1 on.
