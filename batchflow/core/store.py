@@ -335,7 +335,8 @@ class Reads(RunReads, BatchReads, LedgerReads, Protocol):
     async def unserved(self, limit: int = 100) -> Sequence[UnservedWork]:
         """Destinations, by name, of due messages that could start if a worker served them, which no live one does.
 
-        Nothing while a live worker has not reported what it serves.
+        Those that the rate of their key delays count too; those of a paused or parked key, or of a batch that is paused
+        or being cancelled, do not. Nothing while a live worker has not reported what it serves.
         """
         ...
 

@@ -270,6 +270,7 @@ class Engine:
             maintenance = Maintenance(
                 self.store,
                 dispatcher,
+                name,
                 self._options.retention_ms,
                 clock_jumps=self._clock_jumps(),
                 tick=self.write_log,

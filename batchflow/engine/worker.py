@@ -6,7 +6,7 @@ import threading
 from collections.abc import Awaitable, Callable
 
 from batchflow.core.message import unserved_sentence
-from batchflow.core.store import Renew, Store
+from batchflow.core.store import Reads, Renew, Store
 from batchflow.engine.clock import ClockJumpDetector, elapsed_s
 from batchflow.engine.dispatcher import Dispatcher
 from batchflow.engine.loop_monitor import LoopMonitor
@@ -209,6 +209,16 @@ async def wait_at_most(event: asyncio.Event, seconds: float) -> None:
             await event.wait()
 
 
+async def warn_of_unserved_work(store: Reads, worker: str) -> None:
+    """Log the work that no worker serves, if `worker` is the first of the living ones by name: the others do not."""
+    if not (found := await store.unserved()):
+        return
+    living = [it.name for it in await store.workers() if not it.lost]
+    if living and living[0] == worker:
+        destinations = [work.destination for work in found]
+        logger().warning(f"[batchflow] {unserved_sentence(found)}", destinations=destinations)
+
+
 class Maintenance:
     """Enforces time limits, reclaims the claims of dead workers, reports progress and prunes, until cancelled."""
 
@@ -216,6 +226,7 @@ class Maintenance:
         self,
         store: Store,
         dispatcher: Dispatcher,
+        worker: str,
         retention_ms: int,
         *,
         clock_jumps: ClockJumpDetector | None = None,
@@ -230,6 +241,7 @@ class Maintenance:
         self._outages = 0
         self._store = store
         self._dispatcher = dispatcher
+        self._worker = worker
         self._retention_ms = retention_ms
 
     def on_new_destinations(self, register: Callable[[], Awaitable[None]]) -> None:
@@ -239,7 +251,7 @@ class Maintenance:
     async def run(self) -> None:
         """Check time limits and call `tick` each second, check dead workers every few, report progress twice a minute.
 
-        Soon after the start and each minute, look for work that no worker serves. Each minute, reconcile the store and
+        Soon after the start and each minute, warn of work that no worker serves. Each minute, reconcile the store and
         prune it in slices. Reconcile also after an outage, since the store may have stopped in the middle of a verb.
         """
         beat = spared = 0
@@ -263,7 +275,7 @@ class Maintenance:
                 if beat % EXPIRE_EVERY == 0 and beat > spared and not self._dispatcher.outage.is_active:
                     await self._expire()
                 if beat % PRUNE_EVERY == 0 or beat == UNSERVED_FIRST:
-                    await self._warn_of_unserved_work()
+                    await warn_of_unserved_work(self._store, self._worker)
                 if beat % REPORT_EVERY == 0 and self._report is not None:
                     await self._report()
                 if beat % PRUNE_EVERY == 0:
@@ -282,11 +294,6 @@ class Maintenance:
     async def _reconcile(self, *, deep: bool) -> None:
         if count := await self._store.reconcile(self._dispatcher.destinations, deep=deep):
             logger().warning("[batchflow] Repaired what the store had left half done", places_and_messages=count)
-
-    async def _warn_of_unserved_work(self) -> None:
-        if found := await self._store.unserved():
-            destinations = [work.destination for work in found]
-            logger().warning(f"[batchflow] {unserved_sentence(found)}", destinations=destinations)
 
     async def _prune(self) -> None:
         for _ in range(MAX_PRUNE_SLICES):

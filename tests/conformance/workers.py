@@ -5,7 +5,7 @@ import asyncio
 from batchflow.core import settlement
 from batchflow.core.flow import FlowControl
 from batchflow.core.message import LOSS_LIMIT, UnservedWork
-from tests.conformance.scene import LEASE_MS, Cases, Scene, ran, renewed
+from tests.conformance.scene import LEASE_MS, Cases, Scene, names, ran, renewed
 
 ONE = FlowControl(key="one", parallelism=1)
 
@@ -299,6 +299,16 @@ class WorkerCases(Cases):
         assert list(await scene.store.unserved()) == []
         scene.clock.advance(f"{LEASE_MS}ms")
         assert list(await scene.store.unserved()) == [UnservedWork("work", 1)]
+
+    async def test_unserved_counts_work_that_a_rate_delays(self, scene: Scene) -> None:
+        """A worker would start it in its turn; what is parked waits for the service."""
+        flow = FlowControl(key="slow", rate=1, period="1h")
+        await scene.publish("a", "b", "c", destination="other", flow=flow)
+        await scene.store.register("w2", LEASE_MS, 9, ("other",))
+        assert names((await scene.store.claim("w2", ["other"], 9)).claims) == ["a"]
+        await scene.store.register("w1", LEASE_MS, 1, ("work",))
+        await scene.store.deregister("w2")
+        assert list(await scene.store.unserved()) == [UnservedWork("other", 3)]
 
     async def test_unserved_is_nothing_while_a_worker_has_not_reported(self, scene: Scene) -> None:
         """An older version does not; it may serve anything."""

@@ -1,9 +1,13 @@
 """The periodic maintenance of a worker."""
 
 import pytest
+from structlog.testing import capture_logs
 
-from batchflow import Batchflow
+from batchflow import Batchflow, FlowControl
+from batchflow.core.message import Message
+from batchflow.core.store import Reads
 from batchflow.engine.dispatcher import Dispatcher
+from batchflow.engine.worker import warn_of_unserved_work
 from batchflow.errors import StoreUnavailable
 from batchflow.stores.sqlite import SqliteStore
 from batchflow.testing import ManualClock
@@ -30,3 +34,27 @@ async def test_the_report_of_progress_is_made_every_half_minute(monkeypatch: pyt
     async with flow:
         await wait_until(lambda: len(reports) >= 3, description="three reports are made")
     assert reports[:3] == [30, 60, 90]
+
+
+async def test_unserved_work_is_warned_of_by_one_worker() -> None:
+    """By the first of the living ones; of fifty workers the log has one line."""
+    clock = ManualClock()
+    async with Batchflow(SqliteStore(":memory:", clock=clock), worker=False) as flow:
+        store = flow.engine.store
+        await store.publish([Message(id="a", destination="/gone", flow=FlowControl(key="k"))])
+        await store.register("w2", 60_000, 1, ("/work",))
+        await store.register("w1", 30_000, 1, ("/work",))
+        assert await _warned(store, "w1", "w2") == [("w1", ["/gone"])]
+        clock.advance("40s")
+        assert await _warned(store, "w1", "w2") == [("w2", ["/gone"])]
+        await store.register("w1", 30_000, 1, ("/gone",))
+        assert await _warned(store, "w1", "w2") == []
+
+
+async def _warned(store: Reads, *workers: str) -> list[tuple[str, list[str]]]:
+    found: list[tuple[str, list[str]]] = []
+    for worker in workers:
+        with capture_logs() as lines:
+            await warn_of_unserved_work(store, worker)
+        found += [(worker, line["destinations"]) for line in lines]
+    return found

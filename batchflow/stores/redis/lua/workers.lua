@@ -146,9 +146,11 @@ local function count_due(destination, key, group)
   return count
 end
 
+-- The score of a lane that its key delays by its rate is later than that of its due messages, which a worker would start
+-- all the same: all lanes are looked at, those that may start first.
 local function unserved_row(destination)
   local count, batch = 0, nil
-  for _, member in ipairs(call('ZRANGEBYSCORE', P .. 'rd:' .. destination, '-inf', now, 'LIMIT', 0, MEMBERS)) do
+  for _, member in ipairs(call('ZRANGE', P .. 'rd:' .. destination, 0, MEMBERS - 1)) do
     local key, group = lanes.parse_member(member)
     local flow = flows.get(key)
     if flow and flow.pz ~= 1 and flow.pk <= now then
@@ -168,7 +170,7 @@ reads.unserved = function(limit)
     if not list then return rows end
     served[#served + 1] = P .. 'ds:' .. list
   end
-  local found = call('ZRANGEBYSCORE', P .. 'rds', '-inf', now)
+  local found = call('ZRANGE', P .. 'rds', 0, MEMBERS - 1)
   table.sort(found)
   for _, destination in ipairs(found) do
     local is_served = false
