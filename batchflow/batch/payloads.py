@@ -197,6 +197,16 @@ class Payloads:
             if name not in known and name not in self._field_names and not self._allows_extra:
                 meant = did_you_mean(name, self._documented_names(model))
                 raise InputError(f"Unknown field '{name}' for {self._workflow}{meant}", field=name)
+        self._check_spellings(fields)
+
+    def _check_spellings(self, fields: Mapping[str, JsonValue]) -> None:
+        spelt: dict[str, str] = {}
+        for name in fields:
+            field = self._field_names.get(name)
+            if field is not None and (other := spelt.setdefault(field, name)) != name:
+                raise InputError(
+                    f"'{name}' and '{other}' are the same parameter of {self._workflow}; give one of them", field=name
+                )
 
     def _object(self, text: str | bytes) -> dict[str, JsonValue]:
         try:

@@ -4,6 +4,8 @@ import shlex
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from pydantic_core import to_json
+
 from batchflow.batch.answers import result_text
 from batchflow.batch.bound import Workflow
 from batchflow.batch.dry_run import Statistics
@@ -30,6 +32,7 @@ from batchflow.core.report import headline, one_line
 from batchflow.core.run import Run
 from batchflow.core.secrets import masked_text
 from batchflow.core.store import Reads
+from batchflow.http.schemas.batches import wire_params
 
 _MAX_FAILURES = 5
 _NUMBER_COLUMNS = {"done", "failed", "skipped", "took"}
@@ -195,7 +198,7 @@ def print_batch(output: Output, report: BatchDetails, now: int) -> None:
         "batch": found.id + (f" ({found.label})" if found.label else ""),
         "workflow": found.workflow,
         "state": f"{found.state}, paused" if found.paused and not found.items_ended else found.state,
-        "parameters": masked_text(found.params),
+        "parameters": to_json(wire_params(found)).decode(),
         "items": format_counts(counts),
         "eligible": _eligible_text(found),
         "started": format_local_time(found.created_at),

@@ -17,7 +17,7 @@ from batchflow.core.ids import item_run_id
 from batchflow.core.store import Reads
 from batchflow.engine.engine import Engine
 from batchflow.errors import NotFoundError
-from batchflow.http.schemas.batches import BatchInfo, BatchList, CancelBatchResponse
+from batchflow.http.schemas.batches import BatchDetail, BatchInfo, BatchList, CancelBatchResponse
 from batchflow.http.schemas.dead_letters import DeadLetterInfo
 from batchflow.http.schemas.items import ItemDetail
 from batchflow.http.schemas.runs import RunDetail
@@ -82,7 +82,7 @@ class ShowBatch:
             details = await BatchDetails.read(engine.store, batch, self.limit)
             now = engine.now()
         if self.as_json:
-            document = BatchInfo.of(batch, now).document()
+            document = BatchDetail.of_info(BatchInfo.of(batch, now), batch).document()
             document["failedItems"] = [ItemDetail.of(item).document() for item in details.failed]
             document["deadLetters"] = [DeadLetterInfo.of(letter).document() for letter in details.letters]
             Output().print_json(document)

@@ -80,8 +80,8 @@ class BatchEndpoints:
         """`percent` and `etaMs` are null until the total is known."""
         batch = await self._read(id)
         workflow = self._workflows.get(batch.workflow)
-        fields = workflow.definition.params.model_fields if workflow is not None else {}
-        names = {name: wire_name(name, info) for name, info in fields.items()}
+        fields = None if workflow is None else workflow.definition.params.model_fields
+        names = None if fields is None else {name: wire_name(name, info) for name, info in fields.items()}
         return json_response(BatchDetail.of_info(self._info(batch), batch, names))
 
     async def items(

@@ -1,5 +1,6 @@
 """Reading request bodies: their bytes, their JSON, the payload of a run. The command reads payloads here too."""
 
+import json
 import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -128,12 +129,26 @@ def parse_json(text: bytes | str, hint: str, *, allow_inf_nan: bool = True) -> J
     """The value of a JSON text; `hint` says what to send.
 
     Raises:
-        InputError: it is not JSON (400).
+        InputError: it is not JSON (400), or an object in it has a name twice (422).
     """
     try:
-        return cast("JsonValue", from_json(text, allow_inf_nan=allow_inf_nan))
+        value = from_json(text, allow_inf_nan=allow_inf_nan)
     except ValueError as error:
         raise InputError(f"the body is not JSON ({error}); {hint}", status=400) from error
+    _check_names_once(text)
+    return cast("JsonValue", value)
+
+
+def _check_names_once(text: bytes | str) -> None:
+    """Raise `InputError` for a name that an object has twice: readers differ in which of the values they take."""
+    json.loads(text if isinstance(text, str) else text.decode(), object_pairs_hook=_once)
+
+
+def _once(pairs: list[tuple[str, object]]) -> None:
+    if len(pairs) > len({name for name, _ in pairs}):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InputError("is given twice in the body", option=twice, want="give it once", field=twice)
 
 
 class PayloadReader(Generic[Payload]):
@@ -160,7 +175,9 @@ class PayloadReader(Generic[Payload]):
         fault: ValidationError | None = None
         for text in [given] if given else [b"null", b"{}"]:
             try:
-                return self._adapter.validate_json(text, by_alias=True, by_name=True)
+                value = self._adapter.validate_json(text, by_alias=True, by_name=True)
+                _check_names_once(text)
+                return value
             except ValidationError as error:
                 fault = error
         assert fault is not None

@@ -165,7 +165,7 @@ async def work(flow: Batchflow, surfaces: Surfaces, server: Any) -> Mapping[str,
         surfaces.add("422", (await http.post("/sync/process-things", json=wrong)).text)
     surfaces.add("422", (await http.post("/everything", json={"token": 1, "note": [secret("wrong")]})).text)
     await wait_until(lambda: _waits(flow, "approved"), description="the run waits for the event")
-    await show(flow, http, surfaces, {"run": run, "batch": batch})
+    await show(flow, http, surfaces, {"run": run, "batch": batch}, ended=False)
     await post("/events/approved", {"token": secret("event"), "note": secret("event")})
     hook = next(it for it in server["tokens"] if it.startswith(run))
     headers = {"Authorization": secret("webhook")}
@@ -193,16 +193,18 @@ async def _ended(flow: Batchflow, id: str) -> Any:
     return run if run is not None and run.ended_at is not None else None
 
 
-async def show(flow: Batchflow, http: AsyncClient, surfaces: Surfaces, ids: Mapping[str, str]) -> None:
+async def show(
+    flow: Batchflow, http: AsyncClient, surfaces: Surfaces, ids: Mapping[str, str], *, ended: bool = True
+) -> None:
     """Ask every route that can be read, for each id, and print what Python can read."""
     document = (await http.get("/openapi.json")).json()
     surfaces.add("GET /openapi.json", json.dumps(document))
     for path, operations in document["paths"].items():
         # The stream of a run that waits has no end.
-        if "get" not in operations or path == "/runs/{id}/progress":
+        if "get" not in operations or (path.endswith("/progress") and not ended):
             continue
-        for id in ids.values() if "{" in path else [""]:
-            filled = re.sub(r"\{[^}]*\}", id, path)
+        of_items = path.replace("{workflow}/{id}", "sync/bad").replace("{number}", "0"), path.replace("{number}", "1")
+        for filled in {re.sub(r"\{[^}]*\}", id, it) for id in ids.values() for it in of_items}:
             surfaces.add(f"GET {path}", (await http.get(filled)).text)
     for event in ("approved", "nobody"):
         surfaces.add("GET waiters", (await http.get(f"/events/{event}/waiters")).text)
@@ -216,7 +218,9 @@ async def show(flow: Batchflow, http: AsyncClient, surfaces: Surfaces, ids: Mapp
 
 
 COMMANDS = (
-    ("batches",), ("batches", "show", "{batch}"), ("batches", "cancel", "{batch}"), ("workers",), ("ledger", "list"),
+    ("batches",), ("batches", "show", "{batch}"), ("batches", "cancel", "{batch}"),
+    ("batches", "item", "{batch}", "good"), ("batches", "item", "{batch}", "1"), ("items", "sync", "bad"),
+    ("workers",), ("ledger", "list"),
     ("runs",), ("runs", "show", "{run}"), ("runs", "show", "{failing}"), ("runs", "show", "{parent}"),
     ("runs", "show", "{child}"), ("runs", "show", "{call}"), ("runs", "show", "{refused}"),
     ("runs", "cancel", "{run}"), ("waiters", "approved"),
@@ -262,8 +266,15 @@ def test_nothing_secret_leaves(
     for place in ("item", "param", "cookie", "answer", "event", "webhook", "payload", "forwarded"):
         assert secret(place) in heard
     assert {"log", "GET /runs/{id}", "runs show {run} --json", "POST /everything"} <= set(surfaces.texts)
+    for place in ("GET /runs/{id}/progress", "GET /batches/{id}/progress"):
+        assert "event: done" in surfaces.texts[place]
+    for place in ("GET /items/{workflow}/{id}", "items sync bad", "items sync bad --json"):
+        assert ids["batch"] in surfaces.texts[place]
     # They are masked and not left out.
-    for place in ("log", "GET /runs/{id}", "batches show {batch}", "runs show {run}"):
+    for place in (
+        *("log", "GET /runs/{id}", "GET /runs/{id}/progress", "GET /batches/{id}/items/{number}", "runs show {run}"),
+        *("batches show {batch}", "batches show {batch} --json", "batches item {batch} good --json"),
+    ):
         assert MASK in surfaces.texts[place], place
 
 

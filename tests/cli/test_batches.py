@@ -135,7 +135,7 @@ def test_show_groups_what_went_wrong(command: CommandLine, monkeypatch: pytest.M
     assert (answer.code, lines[0]) == (0, f"batch       {id}")
     assert lines[2:6] == [
         "state       completed",
-        'parameters  {"paid_only":false,"days":7,"tags":[]}',
+        'parameters  {"paidOnly":false,"days":7,"tags":[]}',
         "items       9 succeeded, 3 failed",
         "eligible    12 on 2 pages, 3 chunks",
     ]
@@ -148,6 +148,7 @@ def test_show_groups_what_went_wrong(command: CommandLine, monkeypatch: pytest.M
     assert "Other failed items (2):" in lines
     assert len(re.findall(r"^  user-00\d  .*NonRetryable: no greeting", answer.out, re.MULTILINE)) == 2
     assert lines[-1].startswith(f"  one in full: batchflow batches item {id} user-00")
+    assert command("batches", "show", id, "--json").document["params"] == {"paidOnly": False, "days": 7, "tags": []}
 
 
 def test_item_is_shown_by_id_and_by_number(command: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:

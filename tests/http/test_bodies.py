@@ -171,3 +171,30 @@ async def test_a_body_may_begin_with_a_byte_order_mark(path: str, body: bytes, i
     """Editors and shells of Windows write one."""
     assert (await idle_http.post(path, content=b"\xef\xbb\xbf" + body)).status_code == 202
     assert (await idle_http.post("/welcome/process-users", content=b"\xef\xbb\xbf")).status_code == 202
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/welcome/process-users", '{"dryRun": true, "dryRun": false}'),
+        ("/welcome/process-users", '{"dryRun": true, "region": {"dryRun": 1, "dryRun": 2}}'),
+        ("/welcome/generate-user", '{"userId": "a", "dryRun": 1, "dryRun": 1}'),
+        ("/onboarding", '{"email": "a@b", "dryRun": 1, "dryRun": 2}'),
+        ("/runs/cancel", '{"dryRun": "a", "label": "x", "dryRun": "b"}'),
+        ("/events/e", '[{"dryRun": 1, "dryRun": 2}]'),
+    ],
+)
+async def test_a_name_that_is_given_twice_is_refused(path: str, body: str, idle: Batchflow) -> None:
+    """Wherever it is in a body: of a proxy and this app, one may read the first value and one the last."""
+    async with client_of(idle) as http:
+        response = await http.post(path, content=body, headers={"Content-Type": "application/json"})
+    assert_error(response, (422, "is given twice", "dryRun"))
+    assert await idle.engine.store.batches() == []
+
+
+async def test_two_names_of_one_parameter_are_refused(idle: Batchflow) -> None:
+    """Which of the two holds is nobody's guess."""
+    async with client_of(idle) as http:
+        response = await http.post("/welcome/process-users", json={"paidOnly": True, "paid_only": False})
+    assert_error(response, (422, "are the same parameter", "paid_only"))
+    assert await idle.engine.store.batches() == []

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Literal
 
+from batchflow.batch.names import camel_case
 from batchflow.batch.status import BatchStatus, BatchSummary
 from batchflow.core.batch import Batch, BatchState, Counts, ErrorGroup
 from batchflow.core.secrets import masked_value
@@ -61,6 +62,16 @@ class ErrorInfo(ApiModel):
             item_id=group.item,
             at=to_datetime(group.at or None),
         )
+
+
+def wire_params(batch: Batch, names: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """The parameters of a batch as a trigger over HTTP takes them, without secret values.
+
+    `names` are those of fields in JSON; without them, as where its workflow is not known, all are camelCase.
+    """
+    params: dict[str, Any] = masked_value(batch.params) or {}
+    known = {name: camel_case(name) for name in params} if names is None else names
+    return {known.get(name, name): value for name, value in params.items()}
 
 
 class BatchInfo(ApiModel):
@@ -132,14 +143,9 @@ class BatchDetail(BatchInfo):
     traceback: str | None
 
     @classmethod
-    def of_info(cls, info: BatchInfo, batch: Batch, names: Mapping[str, str]) -> "BatchDetail":
-        """The whole of a batch, of which `info` has the rest. `names` are those of its parameters in JSON."""
-        params: dict[str, Any] = masked_value(batch.params) or {}
-        return cls(
-            **dict(info),
-            params={names.get(name, name): value for name, value in params.items()},
-            traceback=stored_traceback(batch.error),
-        )
+    def of_info(cls, info: BatchInfo, batch: Batch, names: Mapping[str, str] | None = None) -> "BatchDetail":
+        """The whole of a batch, of which `info` has the rest. `names` as for `wire_params`."""
+        return cls(**dict(info), params=wire_params(batch, names), traceback=stored_traceback(batch.error))
 
 
 class BatchList(ApiModel):
