@@ -5,7 +5,7 @@ them without the type that has declared them: the command, another app, an app w
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from typing import Any, Final, cast, final, overload
 
@@ -264,6 +264,43 @@ def printable_error(text: str) -> str:
 
 _MIN_SECRET = 4
 # A shorter text is found in many words.
+
+_LONG_SECRET = 8
+# A shorter one is a part of other words, such as paths of files.
+
+
+def secret_texts(text: str) -> Iterator[str]:
+    """The secret values in a stored JSON text, each as text."""
+    return _marked_leaves(from_json(text), within=False) if _MARK in text else iter(())
+
+
+def _marked_leaves(value: Any, *, within: bool) -> Iterator[str]:
+    match value:
+        case dict():
+            fields = cast("dict[str, Any]", value)
+            within = within or (len(fields) == 1 and _MARK in fields)
+            for part in fields.values():
+                yield from _marked_leaves(part, within=within)
+        case list():
+            for part in cast("list[Any]", value):
+                yield from _marked_leaves(part, within=within)
+        case str() if within:
+            yield value
+        case int() | float() if within and not isinstance(value, bool):
+            yield str(value)
+        case _:
+            pass
+
+
+def without_secrets(text: str, secrets: Iterable[str]) -> str:
+    """A text with the mask in place of each of these secret values, as they are and as a `repr` shows them."""
+    hidden = {it for secret in secrets for it in (secret, repr(secret)[1:-1]) if len(it) >= _MIN_SECRET}
+    for secret in sorted(hidden, key=len, reverse=True):
+        if len(secret) < _LONG_SECRET and secret in text:
+            text = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", MASK, text)
+        else:
+            text = text.replace(secret, MASK)
+    return text
 
 
 def describe_misfit(error: ValueError) -> str:

@@ -4,9 +4,11 @@ from collections import Counter
 from contextvars import ContextVar
 from typing import TypeAlias
 
+from batchflow.core.call import is_credential
 from batchflow.core.expected_data import ExpectedData
 from batchflow.core.message import Claim
 from batchflow.core.ports import Runtime, Threads
+from batchflow.core.secrets import printable_error, secret_texts, without_secrets
 from batchflow.errors import InputError, step_text
 
 ActiveStep: TypeAlias = tuple[str, int, str]
@@ -23,6 +25,7 @@ class DeliveryScope:
     _waiting_calls = 0
     _waiting_since = 0.0
     _waited_s = 0.0
+    _results: tuple[str, ...] = ()
 
     def __init__(self, threads: Threads | None, runtime: Runtime | None = None, claim: Claim | None = None) -> None:
         self.threads = threads
@@ -39,6 +42,20 @@ class DeliveryScope:
     def expected_data(self) -> ExpectedData | None:
         """Gets the types of the events that its run waits for; None in a dry run."""
         return None if self._runtime is None else self._runtime.expected_data
+
+    def keep_result(self, text: str) -> None:
+        """Keep the stored text of a step's result that holds secrets, to know them in an error."""
+        self._results += (text,)
+
+    def printable(self, text: str) -> str:
+        """Return the text of an error without the secrets of the message, of its batch and of its steps so far."""
+        if (claim := self._claim) is None:
+            return text
+        steps = (it.value for it in claim.journal)
+        stored = (claim.body, claim.params, claim.data, *steps, *self._results)
+        secrets = [secret for it in stored if it is not None for secret in secret_texts(it)]
+        secrets += [value for name, value in claim.headers.items() if is_credential(name)]
+        return without_secrets(text, secrets)
 
     def count_status_read(self, id: str) -> int:
         """Count a read of an unfinished run or batch by the current step, and return the count."""
@@ -68,6 +85,18 @@ class DeliveryScope:
 
 CURRENT_DELIVERY: ContextVar[DeliveryScope | None] = ContextVar("batchflow_delivery", default=None)
 """None outside of a delivery."""
+
+
+def keep_result(text: str) -> None:
+    """Keep the stored text of a step's result that holds secrets, for the errors of the current delivery."""
+    if (delivery := CURRENT_DELIVERY.get()) is not None:
+        delivery.keep_result(text)
+
+
+def printable(text: str) -> str:
+    """Return the text of an error as it may be stored and shown: without the secrets that are known here."""
+    delivery = CURRENT_DELIVERY.get()
+    return printable_error(text if delivery is None else delivery.printable(text))
 
 
 _MAX_STATUS_READS = 3

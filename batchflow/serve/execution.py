@@ -18,7 +18,7 @@ from batchflow.core.settlement import Effect
 from batchflow.errors import ReplayError, RunError, StepFailed, StoreError
 from batchflow.logs import logger
 from batchflow.serve.callables import call_with_timeout
-from batchflow.serve.delivery_scope import CURRENT_STEP, ActiveStep
+from batchflow.serve.delivery_scope import CURRENT_STEP, ActiveStep, keep_result
 from batchflow.serve.failure import (
     describe_error,
     error_report,
@@ -224,6 +224,8 @@ class Execution:
                 text, value = codec.round_trip(value, where=f"step '{name}'")
                 if len(text) > self.max_value.safe_chars:
                     self.max_value.check(text, f"step '{name}'")
+                if codec.has_secrets:
+                    keep_result(text)
                 at = self.recorder.clock.now()
                 outcome = _new_step(
                     Step, (number, name, "run", "done", self.replay.next_position(), text, None, failures, 0, at)
@@ -331,6 +333,8 @@ class Execution:
                 await self.ensure_scheduler().park(step, step.due or NEVER)
             await self.ensure_scheduler().wait_recorded(step)
             self._advance_time(step)
+            if secret:
+                keep_result(step.value or "null")
             if step.at >= self.replay.last_recorded_at:
                 self._notify_recorded(step)
             return step

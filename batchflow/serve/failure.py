@@ -16,7 +16,6 @@ from batchflow.core.batch import Failure
 from batchflow.core.frames import is_batchflow, is_library, place
 from batchflow.core.report import TRACEBACK_HEADER, one_line, traceback_text
 from batchflow.core.retry import RetryPolicy
-from batchflow.core.secrets import printable_error
 from batchflow.errors import (
     ConfigurationError,
     InputError,
@@ -30,6 +29,7 @@ from batchflow.errors import (
 )
 from batchflow.logs import safe_str
 from batchflow.serve.callables import THREAD_ENTRY
+from batchflow.serve.delivery_scope import printable
 
 MAX_REPORT_BYTES = 8 * 1024
 """The maximum size of the stored text of one failure."""
@@ -90,7 +90,7 @@ def error_report(error: BaseException) -> str:
     frames = list(about.format())
     # The separator already contains the first line.
     body = "".join(frames[1:] if frames and frames[0].startswith("Traceback") else frames)
-    return _truncate(f"{describe_error(error)}{TRACEBACK_HEADER}{printable_error(body)}".rstrip())
+    return _truncate(f"{describe_error(error)}{TRACEBACK_HEADER}{printable(body)}".rstrip())
 
 
 def own_frame(text: str) -> str:
@@ -168,7 +168,7 @@ def step_report(error: StepFailed) -> str:
 
 def _sentence(error: BaseException) -> str:
     name = type(error).__name__
-    message = printable_error(safe_str(error))
+    message = printable(safe_str(error))
     return f"{name}: {message}" if message else name
 
 

@@ -61,13 +61,19 @@ class Sync(BatchWorkflow[Params, Key, Key]):
         self._seen = seen
 
     async def fetch(self, params: Params, cursor: str | None, limit: int) -> Page[Key]:
-        return Page(items={"good": key("item"), "bad": key("item")})
+        return Page(items={"good": key("item"), "bad": key("item"), "told": key("item")})
 
     async def execute(self, item: Key) -> Key:
         self._seen.append(f"{item.note} {self.params.api_key} {self.params.password.get_secret_value()}")
         if self.item_id == "bad":
             Params.model_validate({"apikey": secret("input"), "password": secret("input")})
+        if self.item_id == "told":
+            raise ValueError(f"{item.note} {self.params.api_key!r} {item.model_dump()} {self.params.password!s}")
         return key("result")
+
+
+def session_of(account: Key) -> Annotated[str, Secret]:
+    return f"{secret('session')} of {account.plain}"
 
 
 def serve_all(flow: Batchflow, seen: list[str], tokens: list[str], url: str) -> None:
@@ -99,7 +105,11 @@ def serve_all(flow: Batchflow, seen: list[str], tokens: list[str], url: str) -> 
         webhook = await ctx.create_webhook("hook")
         tokens.append(webhook.token)
         await ctx.sleep("rest", "10ms")
-        raise NonRetryable(f"nobody listens at {webhook.url}, https://u:{secret('url')}@h")
+        session = await ctx.run("open", session_of, ctx.payload)
+        told = f"{ctx.payload.token.get_secret_value()} {session}"
+        raise NonRetryable(f"nobody listens at {webhook.url}, https://u:{secret('url')}@h for {told}") from KeyError(
+            told
+        )
 
     @flow.serve("/invokes")
     async def invokes(ctx: WorkflowContext[NoParams]) -> str:
@@ -220,7 +230,7 @@ async def show(
 COMMANDS = (
     ("batches",), ("batches", "show", "{batch}"), ("batches", "cancel", "{batch}"),
     ("batches", "item", "{batch}", "good"), ("batches", "item", "{batch}", "1"), ("items", "sync", "bad"),
-    ("workers",), ("ledger", "list"),
+    ("items", "sync", "told"), ("workers",), ("ledger", "list"),
     ("runs",), ("runs", "show", "{run}"), ("runs", "show", "{failing}"), ("runs", "show", "{parent}"),
     ("runs", "show", "{child}"), ("runs", "show", "{call}"), ("runs", "show", "{refused}"),
     ("runs", "cancel", "{run}"), ("waiters", "approved"),

@@ -24,7 +24,15 @@ from typing_extensions import TypeAliasType, TypedDict
 
 from batchflow import Secret
 from batchflow.core.codec import Codec
-from batchflow.core.secrets import MASK, masked_text, masked_value, printable_text, revealed_value
+from batchflow.core.secrets import (
+    MASK,
+    masked_text,
+    masked_value,
+    printable_text,
+    revealed_value,
+    secret_texts,
+    without_secrets,
+)
 from batchflow.errors import ConfigurationError
 
 T = TypeVar("T")
@@ -259,3 +267,15 @@ def test_token_and_password_are_found_in_any_text() -> None:
     )
     assert printable_text("see https://a.test/x:y@z and me@a.test") == "see https://a.test/x:y@z and me@a.test"
     assert masked_text('{"a":"run_1.whk_0a1b"}') == f'{{"a":"{MASK}"}}'
+
+
+def test_secret_of_a_stored_value_is_hidden_in_a_text() -> None:
+    """As it is or as a repr shows it; a short one only as a word of its own, and not among all others."""
+    stored = Codec.of(dict[str, SecretStr | Annotated[list[int], Secret] | str]).encode(
+        {"a": SecretStr("line\nbreak"), "b": [123456, 7], "c": SecretStr("ada1"), "d": "plain"}
+    )
+    secrets = [*secret_texts(stored)]
+    assert secrets == ["line\nbreak", "123456", "7", "ada1"]
+    text = "no 'line\\nbreak' nor line\nbreak (123456, 7) of ada1 in /home/ada12/plain.py"
+    assert without_secrets(text, secrets) == f"no '{MASK}' nor {MASK} ({MASK}, 7) of {MASK} in /home/ada12/plain.py"
+    assert [*secret_texts('{"a":1}')] == []
