@@ -25,9 +25,10 @@ from batchflow.cli.output import (
 )
 from batchflow.cli.runs import print_steps, truncate
 from batchflow.core.batch import Batch, Item
+from batchflow.core.dead_letters import DeadLetter, DeadLetterQuery
 from batchflow.core.duration import humanize_duration
 from batchflow.core.flow import FlowControl
-from batchflow.core.message import DeadLetter, UnservedWork
+from batchflow.core.message import UnservedWork
 from batchflow.core.report import headline, one_line
 from batchflow.core.run import Run
 from batchflow.core.secrets import masked_text
@@ -53,7 +54,7 @@ class BatchDetails(NamedTuple):
         examples: list[Item] = []
         for number in dict.fromkeys(it.number for it in batch.errors if it.number >= 0):
             examples += await store.items(batch.id, after=number - 1, limit=1)
-        letters = await store.dead_letters(batch=batch.id, limit=limit)
+        letters = await store.dead_letters(DeadLetterQuery(batch=batch.id), limit)
         return cls(batch, examples, failed, letters)
 
 

@@ -9,6 +9,7 @@ same id. All are URL-safe, and ids of one kind sort in the order in which they a
     bat_….z                                    its on_complete
     bat_….z2                                   the same, once dead letters were redriven after it had ended
     ….x3                                       the failure message of a dead letter, dead in its third claim
+    ….x3.2                                     the second one, once an operator has called for it
 
 The letters put the kinds in that order too: entry, pages with their chunks, items, end.
 """
@@ -73,9 +74,9 @@ def completes(id: str, batch: str) -> bool:
     return id.startswith(f"{batch}.z")
 
 
-def failure_id(message: str, fence: int) -> str:
-    """The failure message of a dead letter; a message that dies again has another one."""
-    return f"{message}.x{fence}"
+def failure_id(message: str, fence: int, call: int = 1) -> str:
+    """The failure message of a dead letter; a message that dies again has another one, as has each further call."""
+    return f"{message}.x{fence}" if call == 1 else f"{message}.x{fence}.{call}"
 
 
 def parse_item_run_id(id: str) -> tuple[str, int] | None:

@@ -21,8 +21,14 @@ ALONE_MS = 1_000
 LOSS_WAITS_MS = (1_000, 2_000, 4_000, 8_000, 10_000)
 """The waits after the second loss in a row, the third, …; the last one repeats."""
 
+LOST = "WorkerLost: its worker died or hung"
+"""The error of a lost attempt."""
+
 WORKER_LOST = "WorkerLost: %d workers in a row died or hung while they ran it"
 """The error of such a dead letter, with the number of losses."""
+
+FAILURE_STEP = 0
+"""The step of a dead letter for which the outcome of its failure message arrives; steps of runs begin at 1."""
 
 FAILURE_FLOW = FlowControl(key="batchflow.failure")
 """The flow control of failure messages: a key of their own, without limits."""
@@ -103,32 +109,6 @@ class ClaimResult(NamedTuple):
     claims: Sequence[Claim]
     next_due: int | None
     now: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeadLetter:
-    """A message whose attempts are used up: the whole message, its error and its history. Times are ms.
-
-    `number` is -1, or the place of `item` in its batch. `attempts` are its failed and lost attempts in all, with those
-    of its steps; `failures` only those outside steps, since its last recorded step.
-    """
-
-    message: Message
-    error: str
-    failures: int
-    losses: int
-    created_at: int
-    started_at: int | None
-    died_at: int
-    item: str | None = None
-    number: int = -1
-    journal: Journal = ()
-    attempts: int = 0
-
-    @property
-    def id(self) -> str:
-        """The id of its message."""
-        return self.message.id
 
 
 class WorkerStatus(NamedTuple):

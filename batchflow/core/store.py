@@ -12,8 +12,9 @@ from contextlib import AbstractAsyncContextManager
 from typing import Literal, Protocol, TypeAlias
 
 from batchflow.core.batch import Batch, Item, ItemState, Mark, NewBatch
+from batchflow.core.dead_letters import ALL_DEAD_LETTERS, DeadLetter, DeadLetterGroup, DeadLetterQuery
 from batchflow.core.flow import FlowControl, FlowStatus
-from batchflow.core.message import ClaimResult, DeadLetter, Message, UnservedWork, WorkerStatus
+from batchflow.core.message import ClaimResult, Message, UnservedWork, WorkerStatus
 from batchflow.core.run import Run, RunQuery, Step, Waiter
 from batchflow.core.settlement import Effect, Settlement, SettleResult
 
@@ -160,9 +161,10 @@ class Delivery(Protocol):
         `retry` counts a failure; `parked` holds its whole flow key until then; `released` is due at once, and so is a
         `suspended` one with an arrival. `dead` makes it a dead letter, whole and with its journal, fails its item, or
         the walk of its batch, and publishes to its `on_failure` (for an item its batch's) a message whose body is its
-        id as JSON; if its run is cancelled, it is `cancelled` instead. Held messages of a batch whose walk failed are
-        dropped. A completion that does not end as `done` sets its batch's `completion_error`, and a later one that does
-        clears it. `cancelled` ends it without a result or effects, and cancels everything that it waits for.
+        id as JSON; the outcome of that one is then the dead letter's `failure`, and it becomes no dead letter itself.
+        If the run of a dead message is cancelled, it is `cancelled` instead. Held messages of a batch whose walk failed
+        are dropped. A completion that does not end as `done` sets its batch's `completion_error`, and a later one that
+        does clears it. `cancelled` ends it without a result or effects, and cancels everything that it waits for.
         Until it is claimed again, an item counts as `parked` in its batch after `parked`, and else as `retrying` if an
         attempt has failed (`retry`, or `failures`), and has the error of the last one. The `failures` are added to the
         error groups of the batch, at most `MAX_ERROR_GROUPS`: what is beyond goes to the group `OTHER_ERRORS`. They and
@@ -320,8 +322,23 @@ class Reads(RunReads, BatchReads, LedgerReads, Protocol):
         """The id of the batch or message with this `open_dedup` that has not ended."""
         ...
 
-    async def dead_letters(self, *, batch: str | None = None, limit: int = 50) -> Sequence[DeadLetter]:
-        """The latest dead letters, newest first."""
+    async def dead_letter(self, id: str) -> DeadLetter | None:
+        """A dead letter, whole; None if it does not exist, or no longer."""
+        ...
+
+    async def dead_letters(
+        self, query: DeadLetterQuery = ALL_DEAD_LETTERS, limit: int = 50, before: tuple[int, str] | None = None
+    ) -> Sequence[DeadLetter]:
+        """The latest dead letters that match, newest first; `before` is `(died_at, id)` of the last one of a page.
+
+        What may be large is not read: they are without bodies, headers, journals and attempts.
+        """
+        ...
+
+    async def dead_letter_groups(
+        self, query: DeadLetterQuery = ALL_DEAD_LETTERS, limit: int = 100
+    ) -> Sequence[DeadLetterGroup]:
+        """The dead letters that match by their fingerprint, the `limit` largest groups first."""
         ...
 
     async def workers(self) -> Sequence[WorkerStatus]:

@@ -203,7 +203,7 @@ class Dispatcher:
         except BaseException as error:
             ending = self._settlement_of_error(claim, error)
         task = self._stop_tracking(claim)
-        if claim.number >= 0:
+        if claim.number >= 0 or ending.error is not None or ending.failures:
             ending = settlement.with_duration(ending, (self._loop.time() - begun) * 1000)
         try:
             answer = await self._store.settle(ending)

@@ -13,7 +13,7 @@ from types import CodeType, TracebackType
 from typing import Any, cast
 
 from batchflow.core.batch import Failure
-from batchflow.core.frames import is_batchflow, is_library, place
+from batchflow.core.frames import FRAME, is_batchflow, is_library, own_frame, place, split_causes
 from batchflow.core.report import TRACEBACK_HEADER, one_line, traceback_text
 from batchflow.core.retry import RetryPolicy
 from batchflow.errors import (
@@ -39,12 +39,6 @@ _PACKAGE_DIR = str(Path(__file__).parents[1])
 
 _KEPT_FRAMES = 10
 # The number of first and of last frames of a traceback that are stored: user code is at both ends.
-
-_FRAME = re.compile(r'^(?P<indent>[ |]*)File "(?P<path>[^"]+)", line (?P<line>\d+), in (?P<name>\S.*)$', re.MULTILINE)
-_CHAINED = re.compile(
-    r"\n\n[ |]*(?:The above exception was the direct cause of|During handling of the above exception)[^\n]*\n\n"
-)
-
 
 _MARKS = re.compile(r"[ |]*[~^]+[ ~^]*")
 # A line that only underlines a part of the code above it.
@@ -93,24 +87,12 @@ def error_report(error: BaseException) -> str:
     return _truncate(f"{describe_error(error)}{TRACEBACK_HEADER}{printable(body)}".rstrip())
 
 
-def own_frame(text: str) -> str:
-    """Return the user's own last frame of an `error_report` as "file.py:12 in function"; "" if there is none.
-
-    The traceback of the error itself counts before those of its causes, which come earlier in the text.
-    """
-    for part in reversed(_CHAINED.split(traceback_text(text))):
-        for frame in reversed(list(_FRAME.finditer(part))):
-            if not is_library(frame["path"]):
-                return place(frame["path"], int(frame["line"]), frame["name"])
-    return ""
-
-
 def user_traceback(text: str) -> str:
     """Return the traceback of an `error_report` without batchflow's own frames; "" if no frame is left."""
     lines: list[str] = []
     indent, cut, found = "", False, False
     for line in traceback_text(text).splitlines():
-        if (frame := _FRAME.match(line)) is not None:
+        if (frame := FRAME.match(line)) is not None:
             indent, cut = frame["indent"], is_batchflow(frame["path"])
             found = found or not cut
         elif not line.startswith((f"{indent} ", f"{indent}[")):
@@ -125,7 +107,7 @@ def user_traceback(text: str) -> str:
 
 def traceback_parts(text: str) -> list[str]:
     """Return `user_traceback` in its parts: that of the error itself first, then those of its causes."""
-    return _CHAINED.split(user_traceback(text))[::-1]
+    return split_causes(user_traceback(text))[::-1]
 
 
 def own_traceback(text: str) -> str:
@@ -133,7 +115,7 @@ def own_traceback(text: str) -> str:
     lines: list[str] = []
     found, is_cut, indent = False, False, ""
     for line in traceback_parts(text)[0].splitlines():
-        if (frame := _FRAME.match(line)) is not None:
+        if (frame := FRAME.match(line)) is not None:
             indent, is_cut = frame["indent"], is_library(frame["path"])
             found = found or not is_cut
         elif not line.startswith(f"{indent} "):

@@ -24,8 +24,9 @@ from batchflow.core.batch import (
     Item,
     NewBatch,
 )
+from batchflow.core.dead_letters import KEPT_ATTEMPTS, DeadLetter, FailureCall, LoggedAttempt, status_of
 from batchflow.core.flow import FlowControl, FlowStatus
-from batchflow.core.message import Claim, DeadLetter, Message
+from batchflow.core.message import Claim, Message
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.run import Journal, Run, Step
 from batchflow.core.settlement import Effect, Settlement, SettleResult
@@ -383,7 +384,8 @@ FLOW: Columns = (
 DEAD_LETTER: Columns = (
     "id", "destination", "flow", "parallelism", "rate", "period", "burst", "body", "headers", "retry", "batch", "keep",
     "label", "parent", "parent_step", "depth", "on_failure", "open_dedup", "error", "failures", "losses", "created_at",
-    "started_at", "died_at", "item", "number", "attempts",
+    "started_at", "died_at", "item", "number", "attempts", "log", "status", "fingerprint", "workflow", "batch_label",
+    "failure",
 )  # fmt: skip
 BATCH: Columns = (
     "id", "name", "state", "pages", "chunks", "total", "working", "worked_ms", "params", "force", "label", "headers",
@@ -445,9 +447,33 @@ def dead_letter(row: Sequence[Any], journal: Journal) -> DeadLetter:
         on_failure=about["on_failure"],
         open_dedup=about["open_dedup"],
     )
-    names = ("error", "failures", "losses", "created_at", "started_at", "died_at", "attempts")
-    fields = {name: about[name] for name in names}
-    return DeadLetter(message=message, **fields, item=about["item"], number=about["number"], journal=journal)
+    names = (
+        "error", "failures", "losses", "created_at", "started_at", "died_at", "attempts", "item", "number", "workflow",
+    )  # fmt: skip
+    log, failure = about["log"], about["failure"]
+    return DeadLetter(
+        message=message,
+        **{name: about[name] for name in names},
+        journal=journal,
+        attempt_log=tuple(LoggedAttempt(*row) for row in from_json(log)) if log else (),
+        # Those of an older version have neither.
+        status=about["status"] or status_of(about["error"]),
+        fingerprint=about["fingerprint"] or "",
+        label=about["label"] if about["label"] is not None else about["batch_label"],
+        failure=_failure_call(from_json(failure)) if failure else None,
+    )
+
+
+def _failure_call(row: Sequence[Any]) -> FailureCall:
+    _, _, state, at, result, error = row
+    return FailureCall(state, at, result, error)
+
+
+def attempts_of(settlement: Settlement, now: int) -> list[LoggedAttempt]:
+    """The failed attempts of a settlement as a message keeps them, the latest first."""
+    took = round(settlement.took_ms, 1) or None
+    found = [failure.message for failure in settlement.grouped] or [settlement.sentence or ""]
+    return [LoggedAttempt(now, took, error) for error in found[: -KEPT_ATTEMPTS - 1 : -1]]
 
 
 def batch(row: Sequence[Any]) -> Batch:

@@ -18,8 +18,9 @@ from batchflow import (
     WorkflowContext,
 )
 from batchflow.batch.bound import Workflow
+from batchflow.core.dead_letters import DeadLetterQuery
+from batchflow.core.frames import own_frame
 from batchflow.errors import BatchFailed
-from batchflow.serve.failure import own_frame
 from batchflow.testing import FlowEnv
 
 RETRY = RetryPolicy(retries=3, first="1m", factor=1, jitter=0)
@@ -115,7 +116,7 @@ async def test_an_item_fails_with_the_users_own_error(flow_env: FlowEnv) -> None
         assert own_frame(bad.error or "").endswith(" in parse")
         (group,) = (group for group in (await batch.status()).errors if group.type == "JSONDecodeError")
         assert (group.attempts, group.items) == (8, 2)
-        letters = await flow.engine.store.dead_letters(batch=batch.id)
+        letters = await flow.engine.store.dead_letters(DeadLetterQuery(batch=batch.id))
         assert [letter.attempts for letter in letters] == [4, 4]
         assert {letter.error for letter in letters} == {bad.error, poor.error}
 
@@ -131,7 +132,7 @@ async def test_a_batch_whose_on_complete_fails_has_not_succeeded(flow_env: FlowE
         assert "NonRetryable: the channel is closed" in (summary.completion_error or "")
         with pytest.raises(BatchFailed, match="on_complete failed"):
             await batch.wait(check=True)
-        (letter,) = await flow.engine.store.dead_letters(batch=batch.id)
+        (letter,) = await flow.engine.store.dead_letters(DeadLetterQuery(batch=batch.id))
         Told.healthy = True
         assert await flow.engine.store.redrive(letter.id)
         await env.drive()
@@ -150,7 +151,7 @@ async def test_a_walk_that_fails_is_told_in_one_sentence(flow_env: FlowEnv) -> N
             summary.error == "step 'away:get-batch' (fetch) failed after 1 attempt: NonRetryable: the database is away"
         )
         assert "\n" not in str(summary)
-        (letter,) = await flow.engine.store.dead_letters(batch=batch.id)
+        (letter,) = await flow.engine.store.dead_letters(DeadLetterQuery(batch=batch.id))
         assert "Traceback" in letter.error
         assert letter.attempts == 1
 

@@ -290,7 +290,7 @@ def test_nothing_secret_leaves(
 
 def test_values_of_the_core_show_no_secret() -> None:
     """The values that hold a body, parameters or headers, as a debugger or a log line prints them."""
-    from batchflow.core import batch, flow, message, run, settlement
+    from batchflow.core import batch, dead_letters, flow, message, run, settlement
 
     text = json.dumps(secret("body"))
     headers = {"authorization": secret("header")}
@@ -307,7 +307,8 @@ def test_values_of_the_core_show_no_secret() -> None:
         batch.NewBatch(id="a", workflow="w", execute="/f", flow=free, params=text, headers=headers),
         batch.Batch(id="a", workflow="w", state="open", params=text, headers=headers),
         batch.Item(number=0, id="a", state="succeeded", result=text),
-        message.DeadLetter(
+        dead_letters.FailureCall("succeeded", 1, text),
+        dead_letters.DeadLetter(
             message=sent, error="x", failures=1, losses=0, created_at=0, started_at=0, died_at=0, journal=(step,)
         ),
         settlement.done(claim, text, (settlement.Notify("e", text), settlement.Publish((sent,)))),

@@ -9,10 +9,11 @@ from typing import Any, Literal, TypeVar
 from batchflow.batch.bound import Workflow
 from batchflow.core.batch import Batch, Counts, Item, ItemState, NewBatch
 from batchflow.core.codec import DEFAULT_SIZE_LIMIT
+from batchflow.core.dead_letters import ALL_DEAD_LETTERS, DeadLetter, DeadLetterGroup, DeadLetterQuery
 from batchflow.core.expected_data import ExpectedData
 from batchflow.core.flow import FlowStatus
 from batchflow.core.ids import complete_id, item_run_id
-from batchflow.core.message import Claim, DeadLetter, Message, UnservedWork, WorkerStatus
+from batchflow.core.message import Claim, Message, UnservedWork, WorkerStatus
 from batchflow.core.ports import LogNames, Threads
 from batchflow.core.run import Journal, Run, RunQuery, Step, Waiter, apply_arrivals, merge_steps
 from batchflow.core.settlement import Effect, FinishEntry, FinishWalk, Publish, RecordPage, Settlement, StartItems
@@ -165,7 +166,17 @@ class Model:
     async def webhook(self, token: str) -> str | None:
         raise NotImplementedError
 
-    async def dead_letters(self, *, batch: str | None = None, limit: int = 50) -> Sequence[DeadLetter]:
+    async def dead_letter(self, id: str) -> DeadLetter | None:
+        raise NotImplementedError
+
+    async def dead_letters(
+        self, query: DeadLetterQuery = ALL_DEAD_LETTERS, limit: int = 50, before: tuple[int, str] | None = None
+    ) -> Sequence[DeadLetter]:
+        raise NotImplementedError
+
+    async def dead_letter_groups(
+        self, query: DeadLetterQuery = ALL_DEAD_LETTERS, limit: int = 100
+    ) -> Sequence[DeadLetterGroup]:
         raise NotImplementedError
 
     async def open(self) -> None:

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from batchflow import Batchflow, BatchWorkflow, FlowControl, NonRetryable, NoParams, Page, WorkflowContext
 from batchflow.batch.arguments import id_text
 from batchflow.core.codec import SizeLimit
+from batchflow.core.dead_letters import DeadLetterQuery
 from batchflow.errors import ConfigurationError, InputError
 from batchflow.testing import Environment
 
@@ -103,7 +104,7 @@ async def test_an_item_is_kept_until_it_has_ended(flow: Batchflow) -> None:
         batch = await env.run(greet)
         assert batch.summary.counts.failed == 7
         made.broken = False
-        for letter in await flow.engine.store.dead_letters(batch=batch.id):
+        for letter in await flow.engine.store.dead_letters(DeadLetterQuery(batch=batch.id)):
             assert await flow.engine.store.redrive(letter.id)
         await env.drive()
         assert {id: text async for id, text in greet.batch(batch.id).results()} == ID_DESCRIPTION

@@ -7,6 +7,7 @@ import pytest
 import structlog
 
 from batchflow import Batchflow, BatchSummary, BatchWorkflow, FlowControl, NonRetryable, NoParams, Page, WorkflowContext
+from batchflow.core.dead_letters import DeadLetterQuery
 from batchflow.core.ids import page_id
 from batchflow.testing import Environment
 
@@ -168,7 +169,7 @@ async def test_a_walk_that_broke_off_is_not_taken_up_in_the_middle(flow: Batchfl
         made.breaks_at = 100
         batch = await env.run(rows)
         made.breaks_at = -1
-        (letter,) = await flow.engine.store.dead_letters(batch=batch.id)
+        (letter,) = await flow.engine.store.dead_letters(DeadLetterQuery(batch=batch.id))
         assert not await flow.engine.store.redrive(letter.id)
         await env.drive()
         status = await batch.handle.status()

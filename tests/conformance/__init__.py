@@ -16,6 +16,7 @@ from tests.conformance.batches import BatchCases
 from tests.conformance.cancelling import CancelCases
 from tests.conformance.children import ChildCases
 from tests.conformance.claiming import ClaimCases
+from tests.conformance.dead_letters import DeadLetterCases
 from tests.conformance.events import EventCases
 from tests.conformance.failing import FailureCases
 from tests.conformance.families import FamilyCases
@@ -45,6 +46,7 @@ class StoreConformance(
     RecordCases,
     SettleCases,
     FailureCases,
+    DeadLetterCases,
     RedriveCases,
     RunCases,
     EventCases,

@@ -8,6 +8,7 @@ import pytest
 
 from batchflow.core import ids, settlement
 from batchflow.core.batch import MAX_ERROR_GROUPS, OTHER_ERRORS, Batch, ErrorGroup, Failure
+from batchflow.core.dead_letters import DeadLetterQuery
 from batchflow.core.message import LOSS_LIMIT, Claim
 from batchflow.core.run import Step
 from batchflow.core.settlement import FinishEntry, Publish, Settlement
@@ -222,7 +223,7 @@ class FailureCases(Cases):
         failed = ran(1, "execute", state="failed", value=None, error=REFUSED.message)
         await scene.record(claim, failed)
         await scene.store.settle(settlement.dead(claim, REFUSED.message, failures=(REFUSED,)))
-        for found in (await scene.store.dead_letters(), await scene.store.dead_letters(batch="bat_a")):
+        for found in (await scene.store.dead_letters(), await scene.store.dead_letters(DeadLetterQuery(batch="bat_a"))):
             assert [letter.attempts for letter in found] == [3]
         assert await attempts(scene) == ("failed", 3, REFUSED.message)
         assert await scene.store.redrive(claim.id)
@@ -272,7 +273,9 @@ class FailureCases(Cases):
         batch = await scene.batch()
         assert (batch.state, batch.error, batch.completion_error, batch.working) == ("completed", None, "Boom: no", 0)
         assert groups(batch) == [("Boom", 1, 0)]
-        assert [letter.id for letter in await scene.store.dead_letters(batch="bat_a")] == [completion.id]
+        assert [letter.id for letter in await scene.store.dead_letters(DeadLetterQuery(batch="bat_a"))] == [
+            completion.id
+        ]
 
     async def test_settle_of_a_cancelled_completion_is_told(self, scene: Scene) -> None:
         """It has not run."""

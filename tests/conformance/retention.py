@@ -1,5 +1,6 @@
 """What retention removes, and what it leaves."""
 
+from batchflow.core.dead_letters import DeadLetterQuery
 from tests.conformance.scene import Cases, Scene
 
 DAY = 86_400_000
@@ -89,7 +90,7 @@ class RetentionCases(Cases):
         await scene.start(["u2"], id="bat_c", params="3", workflow="farewell", complete=None)
         (claim,) = await scene.items()
         assert (claim.batch, claim.params) == ("bat_c", "3")
-        assert await scene.store.dead_letters(batch="bat_c") == []
+        assert await scene.store.dead_letters(DeadLetterQuery(batch="bat_c")) == []
 
     # What is half done
 

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from batchflow.core import ids, settlement
+from batchflow.core.dead_letters import DeadLetterQuery
 from batchflow.core.run import RunQuery
 from tests.conformance.scene import Cases, Scene, names, ran
 
@@ -103,10 +104,10 @@ class RunCases(Cases):
         await scene.start(["u1", "u2"])
         for claim in await scene.items():
             await scene.dead(claim)
-        letters = await scene.store.dead_letters(batch="bat_a")
+        letters = await scene.store.dead_letters(DeadLetterQuery(batch="bat_a"))
         assert sorted(letter.item or "" for letter in letters) == ["u1", "u2"]
         assert {letter.message.batch for letter in letters} == {"bat_a"}
-        assert await scene.store.dead_letters(batch="bat_x") == []
+        assert await scene.store.dead_letters(DeadLetterQuery(batch="bat_x")) == []
 
     async def test_dead_letters_count_the_failed_attempts(self, scene: Scene) -> None:
         """The last one included."""

@@ -11,6 +11,7 @@ import pytest
 
 from batchflow.core import ids, settlement
 from batchflow.core.batch import Batch, Counts, NewBatch
+from batchflow.core.dead_letters import DeadLetter
 from batchflow.core.flow import FlowControl, FlowStatus
 from batchflow.core.message import LOSS_WAITS_MS, Claim, ClaimResult, Message
 from batchflow.core.ports import Clock
@@ -170,6 +171,12 @@ class Scene:
     async def run(self, id: str) -> Run:
         """A run that is known."""
         found = await self.store.run(id)
+        assert found is not None, id
+        return found
+
+    async def letter(self, id: str) -> DeadLetter:
+        """A dead letter that is known."""
+        found = await self.store.dead_letter(id)
         assert found is not None, id
         return found
 

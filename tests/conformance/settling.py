@@ -235,7 +235,7 @@ class SettleCases(Cases):
         await scene.store.record("a", claim.fence, ran(1, "one"))
         scene.clock.advance("3s")
         await scene.store.settle(settlement.dead(claim, "Boom: no", (ran(2, "two"),)))
-        (letter,) = await scene.store.dead_letters()
+        letter = await scene.letter("a")
         assert letter.message == message("a", body='{"n":1}')
         assert (letter.item, letter.failures, letter.losses, letter.created_at) == (None, 1, 0, scene.now - 3_000)
         assert (letter.error, letter.died_at, letter.journal) == ("Boom: no", scene.now, (ran(1, "one"), ran(2, "two")))
@@ -261,8 +261,7 @@ class SettleCases(Cases):
         await scene.store.publish([whole])
         for claim in await scene.claim(destinations=("work",)):
             await scene.dead(claim)
-        (letter,) = [one for one in await scene.store.dead_letters() if one.id == "a"]
-        assert letter.message == whole
+        assert (await scene.letter("a")).message == whole
 
     async def test_settle_dead_tells_whom_the_message_names(self, scene: Scene) -> None:
         """A message to its `on_failure` with its id, in the same transaction; another one for each death."""

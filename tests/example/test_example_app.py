@@ -12,6 +12,7 @@ import pytest
 
 import examples.welcome_placeholder as example
 from batchflow import Batchflow, BatchflowError, NonRetryable, RateLimited, RetryAfter
+from batchflow.core.dead_letters import DeadLetterQuery
 from examples.welcome_placeholder import data
 from examples.welcome_placeholder.main import app
 from examples.welcome_placeholder.model import LocalWriter
@@ -149,7 +150,7 @@ async def test_a_refusal_fails_the_user_at_once(flow: Batchflow, database: Path)
     async with flow:
         batch = await welcome.trigger(ids=["user-0001"])
         summary = await batch.wait(timeout=60)
-        (letter,) = await flow.engine.store.dead_letters(batch=batch.id)
+        (letter,) = await flow.engine.store.dead_letters(DeadLetterQuery(batch=batch.id))
     assert summary.counts.failed == 1
     assert "wrong key" in letter.error
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from batchflow.core.batch import Failure
+from batchflow.core.frames import own_frame
 from batchflow.core.report import MAX_LINE, headline, one_line, traceback_text
 from batchflow.core.retry import RetryPolicy
 from batchflow.errors import (
@@ -26,7 +27,6 @@ from batchflow.serve.failure import (
     error_report,
     failure_in,
     failure_of,
-    own_frame,
     rate_limit,
     rate_limit_delay_ms,
     retry_at,

@@ -31,15 +31,28 @@ from batchflow.core.batch import (
     Mark,
     NewBatch,
 )
+from batchflow.core.dead_letters import (
+    ALL_DEAD_LETTERS,
+    KEPT_ATTEMPTS,
+    DeadLetter,
+    DeadLetterGroup,
+    DeadLetterQuery,
+    FailureCall,
+    LoggedAttempt,
+    fingerprint_of,
+    merge_groups,
+    status_of,
+)
 from batchflow.core.flow import FlowControl, FlowState, FlowStatus, admit, split_claims
 from batchflow.core.message import (
     ALONE_MS,
     FAILURE_FLOW,
+    FAILURE_STEP,
     LOSS_LIMIT,
+    LOST,
     SUSPECT_LOSSES,
     Claim,
     ClaimResult,
-    DeadLetter,
     Message,
     UnservedWork,
     WorkerStatus,
@@ -115,6 +128,9 @@ class Row:
     kept: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
     attempts: int = 0
     reason: str = ""
+    log: list[LoggedAttempt] = field(default_factory=list[LoggedAttempt])
+    failure: FailureCall | None = None
+    failure_calls: int = 0
 
     @property
     def waits(self) -> bool:
@@ -439,6 +455,7 @@ class Place:
         if settlement.ending in {"retry", "parked"} or settlement.failures:
             self._wait(row, "parked" if settlement.ending == "parked" else "retrying")
             self._fail(row, settlement)
+            self._log(row, settlement)
         if settlement.ending == "parked":
             flow = self.flows[row.lane.flow]
             flow.parked_until = max(flow.parked_until, row.due)
@@ -451,6 +468,12 @@ class Place:
                 if name:
                     batch.counts[name] += count
         row.reason = reason
+
+    def _log(self, row: Row, settlement: Settlement) -> None:
+        took = round(settlement.took_ms, 1) or None
+        errors = [failure.message for failure in settlement.grouped] or [settlement.sentence or ""]
+        found = [LoggedAttempt(self.now, took, error) for error in reversed(errors)]
+        row.log = [*found, *row.log][:KEPT_ATTEMPTS]
 
     def _fail(self, row: Row, settlement: Settlement) -> None:
         """Count failed attempts, in the item and in the error groups of the batch."""
@@ -481,6 +504,9 @@ class Place:
         """A message is not delivered again; a batch that this may have ended is `touched`."""
         self._let_go(row)
         self._wait(row, "")
+        of_failure = row.message.parent is not None and row.message.parent[1] == FAILURE_STEP
+        if of_failure and settlement.ending == "dead":
+            settlement = settlement._replace(ending="failed")
         id, ending = settlement.id, settlement.ending
         if ending in {"dead", "failed"}:
             self._fail(row, settlement)
@@ -488,6 +514,8 @@ class Place:
             self.note(row, settlement.steps)
             row.died_at, row.due, row.cancelled, row.error = self.now, 0, False, settlement.error or ""
             row.failures += 1
+            row.failure, row.failure_calls = None, 0
+            self._log(row, settlement)
         else:
             del self.rows[id]
             if row.message.keep:
@@ -495,11 +523,12 @@ class Place:
                 state, error = RUN_STATE[ending], settlement.error
                 self.runs[id] = replace(about, state=state, result=settlement.result, error=error, ended_at=self.now)
         self._end_in_batch(row, settlement)
-        if row.message.parent:
+        if row.message.parent and of_failure:
+            self._end_failure_call(row.message.parent[0], settlement)
+        elif row.message.parent:
             self.arrive(*row.message.parent, ARRIVES[ending], settlement.result, settlement.error)
-        if ending == "dead" and (told := self.on_failure(row)) is not None:
-            failure = ids.failure_id(id, row.fence)
-            self.publish([Message(id=failure, destination=told, flow=FAILURE_FLOW, body=to_json(id).decode())])
+        if ending == "dead":
+            self.call_failure_function(row)
         row.arrivals.clear()
         row.kept.clear()
         self.unlisten(id, [number for run, number in self.listeners if run == id])
@@ -596,6 +625,8 @@ class Place:
             self._let_go(row)
             wait = loss_delay_ms(row.losses) if lost else 0
             row.due, row.error = self.now + wait if wait else 0, None
+            if lost:
+                row.log = [LoggedAttempt(self.now, None, LOST), *row.log][:KEPT_ATTEMPTS]
 
     def take_back_all(self, worker: str, *, lost: bool) -> int:
         held = [row for row in self.rows.values() if row.owner == worker]
@@ -761,6 +792,25 @@ class Place:
         batch = self.batches.get(row.message.batch or "")
         return batch.new.on_failure if batch and row.number >= 0 else row.message.on_failure
 
+    def call_failure_function(self, row: Row) -> bool:
+        told = self.on_failure(row)
+        if told is None:
+            return False
+        row.failure_calls += 1
+        id = row.message.id
+        call = ids.failure_id(id, row.fence, row.failure_calls)
+        link = (id, FAILURE_STEP)
+        self.publish([Message(id=call, destination=told, flow=FAILURE_FLOW, body=to_json(id).decode(), parent=link)])
+        row.failure = FailureCall("in_progress", self.now)
+        return True
+
+    def _end_failure_call(self, id: str, settlement: Settlement) -> None:
+        row = self.rows.get(id)
+        if row and row.died_at is not None and ids.failure_id(id, row.fence, row.failure_calls) == settlement.id:
+            done = settlement.ending == "done"
+            error = settlement.error or settlement.sentence
+            row.failure = FailureCall("succeeded" if done else "failed", self.now, settlement.result, error)
+
     def redrive(self, id: str) -> bool:
         row = self.rows.get(id)
         if row is None or row.died_at is None:
@@ -772,6 +822,7 @@ class Place:
             if step.state == "pending" or (step.state, step.position) == ("failed", failed):
                 del row.steps[step.number]
         row.died_at, row.error, row.failures, row.losses, row.due = None, None, 0, 0, 0
+        row.failure = None
         return True
 
     def _reopen(self, id: str, row: Row) -> bool:
@@ -836,7 +887,35 @@ class Place:
             number=row.number,
             journal=row.journal,
             attempts=row.attempts,
+            attempt_log=tuple(row.log),
+            status=status_of(row.error or ""),
+            fingerprint=fingerprint_of(row.error or ""),
+            workflow=batch.new.workflow if batch else None,
+            label=row.message.label if batch is None or row.message.label is not None else batch.new.label,
+            failure=row.failure,
         )
+
+    def letters(self, query: DeadLetterQuery) -> list[DeadLetter]:
+        """The dead letters that match, the latest first."""
+
+        def fits(it: DeadLetter) -> bool:
+            parent = it.message.parent[0] if it.message.parent else None
+            function = None if it.message.batch else it.message.destination
+            return (
+                query.workflow in (None, it.workflow, function)
+                and query.matches(it.message.destination)
+                and query.run in (None, it.id, parent)
+                and query.batch in (None, it.message.batch)
+                and query.item in (None, it.item)
+                and query.label in (None, it.label)
+                and query.status in (None, it.status)
+                and query.fingerprint in (None, it.fingerprint)
+                and (query.since is None or it.died_at >= query.since)
+                and (query.until is None or it.died_at < query.until)
+            )
+
+        letters = [self.letter_of(row) for row in self.rows.values() if row.died_at is not None]
+        return sorted(filter(fits, letters), key=lambda it: (it.died_at, it.id), reverse=True)
 
     def status_of(self, key: str, waiting: int) -> FlowStatus:
         flow = self.flows[key]
@@ -1232,10 +1311,28 @@ class MemoryStore:
         return next((it.id for it in (*batches, *messages) if it.open_dedup == open_dedup), None)
 
     @read
-    def dead_letters(self, *, batch: str | None = None, limit: int = 50) -> Sequence[DeadLetter]:
-        dead = [row for row in self.at.rows.values() if row.died_at is not None and batch in (None, row.message.batch)]
-        found = sorted(dead, key=lambda row: (row.died_at or 0, row.message.id), reverse=True)
-        return [self.at.letter_of(row) for row in found[:limit]]
+    def dead_letter(self, id: str) -> DeadLetter | None:
+        row = self.at.rows.get(id)
+        return None if row is None or row.died_at is None else self.at.letter_of(row)
+
+    @read
+    def dead_letters(
+        self, query: DeadLetterQuery = ALL_DEAD_LETTERS, limit: int = 50, before: tuple[int, str] | None = None
+    ) -> Sequence[DeadLetter]:
+        found = [it for it in self.at.letters(query) if before is None or (it.died_at, it.id) < before]
+        small: Any = {"journal": (), "attempt_log": ()}
+        return [replace(it, message=replace(it.message, body="null", headers={}), **small) for it in found[:limit]]
+
+    @read
+    def dead_letter_groups(
+        self, query: DeadLetterQuery = ALL_DEAD_LETTERS, limit: int = 100
+    ) -> Sequence[DeadLetterGroup]:
+        return merge_groups(
+            [
+                DeadLetterGroup(it.fingerprint, 1, it.died_at, it.died_at, it.id, it.error)
+                for it in self.at.letters(query)
+            ]
+        )[:limit]
 
     @read
     def workers(self) -> Sequence[WorkerStatus]:

@@ -6,8 +6,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 from pydantic.alias_generators import to_camel
 
+from batchflow.core.frames import own_frame
 from batchflow.core.report import headline, one_line, traceback_text
-from batchflow.serve.failure import own_frame
 
 LATEST_MS = 253_402_300_799_999
 """The end of the year 9999. A later time means: never by itself."""

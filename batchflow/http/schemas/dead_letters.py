@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from batchflow.core.message import DeadLetter
+from batchflow.core.dead_letters import DeadLetter
 from batchflow.http.schemas.base import ApiModel, to_datetime
 
 

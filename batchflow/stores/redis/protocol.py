@@ -11,8 +11,9 @@ from typing import Any, NamedTuple, TypeAlias
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
 from batchflow.core.batch import NO_HEADERS, Mark, NewBatch
+from batchflow.core.dead_letters import DeadLetter, DeadLetterQuery, fingerprint_of, status_of
 from batchflow.core.flow import FlowControl
-from batchflow.core.message import Claim, ClaimResult, DeadLetter, Message, WorkerStatus
+from batchflow.core.message import Claim, ClaimResult, Message, WorkerStatus
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.run import Journal, Run, Step, Waiter
 from batchflow.core.settlement import (
@@ -126,7 +127,9 @@ def _encode_step(step: Step) -> tuple[str, int, str]:
 def _encode_settlement(ends: Settlement) -> Wire:
     steps = [_encode_step(step) for step in ends.steps]
     effects = [_encode_effect(effect) for effect in ends.effects]
-    failures = [ends.failed_attempts, base.reason_of(ends), ends.grouped, ends.sentence]
+    failures: list[Any] = [ends.failed_attempts, base.reason_of(ends), ends.grouped, ends.sentence]
+    if ends.ending == "dead":
+        failures += [status_of(ends.error or ""), fingerprint_of(ends.error or "")]
     return [ends.id, ends.fence, ends.ending, ends.result, ends.error, ends.due, steps, effects, ends.took_ms, failures]
 
 
@@ -308,7 +311,13 @@ def decode_run(row: Sequence[Any]) -> Run:
 def decode_dead_letter(row: Sequence[Any]) -> DeadLetter:
     """A dead letter."""
     *fields, journal = row
-    return base.dead_letter(fields, _decode_journal(journal))
+    return base.dead_letter(fields, _decode_journal(journal) if journal else ())
+
+
+def encode_query(query: DeadLetterQuery) -> dict[str, Any]:
+    """A filter of dead letters."""
+    destination, is_url = query.endpoint
+    return {**query._asdict(), "destination": destination, "is_url": is_url}
 
 
 def decode_waiter(row: Sequence[Any]) -> Waiter:

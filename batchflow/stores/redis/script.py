@@ -15,6 +15,7 @@ from redis.asyncio import RedisCluster
 
 from batchflow.core import batch, flow, message, settlement
 from batchflow.core.batch import ItemState
+from batchflow.core.dead_letters import KEPT_ATTEMPTS, fingerprint_of, status_of
 from batchflow.core.ports import Clock
 from batchflow.core.run import NEVER, Step
 from batchflow.core.secrets import SECRET_OUTCOME, marked_text
@@ -80,6 +81,11 @@ def _constants() -> list[str]:
         "LOSS_WAITS_MS": message.LOSS_WAITS_MS,
         "ALONE_MS": message.ALONE_MS,
         "WORKER_LOST": message.WORKER_LOST,
+        "LOST": message.LOST,
+        "LOST_STATUS": status_of(message.WORKER_LOST),
+        "LOST_FINGERPRINT": fingerprint_of(message.WORKER_LOST % message.LOSS_LIMIT),
+        "KEPT_ATTEMPTS": KEPT_ATTEMPTS,
+        "FAILURE_STEP": message.FAILURE_STEP,
         "MAX_ERROR_GROUPS": batch.MAX_ERROR_GROUPS,
         "OTHER_ERRORS": batch.OTHER_ERRORS,
         "RETRYING": base.RETRYING,

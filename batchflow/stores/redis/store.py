@@ -9,8 +9,9 @@ from typing import Any
 from redis.exceptions import NoPermissionError
 
 from batchflow.core.batch import Batch, Item, ItemState, Mark
+from batchflow.core.dead_letters import ALL_DEAD_LETTERS, DeadLetter, DeadLetterGroup, DeadLetterQuery, merge_groups
 from batchflow.core.flow import FlowStatus
-from batchflow.core.message import ClaimResult, DeadLetter, UnservedWork, WorkerStatus
+from batchflow.core.message import ClaimResult, UnservedWork, WorkerStatus
 from batchflow.core.ports import Clock
 from batchflow.core.run import NEVER, Run, RunQuery, Waiter
 from batchflow.core.settlement import Settlement
@@ -229,9 +230,32 @@ class RedisStore(WriteVerbs):
         """See the protocol."""
         return await self._enqueue("webhook", token)
 
-    async def dead_letters(self, *, batch: str | None = None, limit: int = 50) -> Sequence[DeadLetter]:
+    async def dead_letter(self, id: str) -> DeadLetter | None:
         """See the protocol."""
-        return [protocol.decode_dead_letter(row) for row in await self._enqueue("dead_letters", batch, limit)]
+        row = await self._enqueue("dead_letter", id)
+        return protocol.decode_dead_letter(row) if row else None
+
+    async def dead_letters(
+        self, query: DeadLetterQuery = ALL_DEAD_LETTERS, limit: int = 50, before: tuple[int, str] | None = None
+    ) -> Sequence[DeadLetter]:
+        """See the protocol."""
+        found: list[DeadLetter] = []
+        wanted, at = protocol.encode_query(query), before or (NEVER, "")
+        while at is not None and len(found) < limit:
+            rows, at = await self._enqueue("dead_letters", wanted, *at, limit - len(found))
+            found += [protocol.decode_dead_letter(row) for row in rows]
+        return found
+
+    async def dead_letter_groups(
+        self, query: DeadLetterQuery = ALL_DEAD_LETTERS, limit: int = 100
+    ) -> Sequence[DeadLetterGroup]:
+        """See the protocol."""
+        found: list[DeadLetterGroup] = []
+        wanted, at = protocol.encode_query(query), (NEVER, "")
+        while at is not None:
+            rows, at = await self._enqueue("dead_letter_groups", wanted, *at)
+            found = merge_groups([*found, *[DeadLetterGroup._make(row) for row in rows]])
+        return found[:limit]
 
     async def under_way(self, open_dedup: str) -> str | None:
         """See the protocol."""

@@ -6,15 +6,25 @@ from typing import Any, NamedTuple
 from pydantic_core import from_json, to_json
 
 from batchflow.core.batch import NO_HEADERS
+from batchflow.core.dead_letters import LoggedAttempt
 from batchflow.core.flow import FlowControl, FlowState, admit, split_claims
-from batchflow.core.message import ALONE_MS, LOSS_LIMIT, WORKER_LOST, Claim, ClaimResult, loss_delay_ms
+from batchflow.core.message import (
+    ALONE_MS,
+    FAILURE_STEP,
+    LOSS_LIMIT,
+    LOST,
+    WORKER_LOST,
+    Claim,
+    ClaimResult,
+    loss_delay_ms,
+)
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.run import NEVER
 from batchflow.core.settlement import Settlement
 from batchflow.stores import base
 from batchflow.stores.base import flow_control
+from batchflow.stores.sql import dead_letters, flows, settling, steps
 from batchflow.stores.sql import failures as failed_attempts
-from batchflow.stores.sql import flows, settling, steps
 from batchflow.stores.sql.batches import count_waiting
 from batchflow.stores.sql.messages import HeldMessage
 from batchflow.stores.sql.settling import EndedMessage
@@ -241,7 +251,8 @@ def _reclaim(tx: Tx, rows: Sequence[Sequence[Any]], *, lost: bool) -> int:
         elif lost and losses >= LOSS_LIMIT:
             error = WORKER_LOST % losses
             # Not counted as a failure: the workers were lost, the message did not fail.
-            death = Settlement(str(id), int(fence), "dead", error=error)
+            ending = "failed" if held.parent_step == FAILURE_STEP else "dead"
+            death = Settlement(str(id), int(fence), ending, error=error)
             ended.append(EndedMessage(death, held._replace(failures=held.failures - 1, losses=losses)))
         else:
             wait = loss_delay_ms(losses) if lost else 0
@@ -251,6 +262,9 @@ def _reclaim(tx: Tx, rows: Sequence[Sequence[Any]], *, lost: bool) -> int:
             if lost and held.batch is not None and held.number >= 0:
                 lost_items.append((held.batch, held.number, 1, None))
     if back:
+        if lost:
+            entry = [LoggedAttempt(tx.now, None, LOST)]
+            dead_letters.log_attempts(tx, [(str(row[0]), entry) for row in back])
         settling.release_messages(tx, back)
         settling.release_slots(tx, lanes)
         for lane in set(lanes):

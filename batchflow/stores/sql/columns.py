@@ -6,6 +6,7 @@ then and not a value in the wrong field.
 
 from collections.abc import Mapping, Sequence
 
+from batchflow.core.dead_letters import DeadLetterGroup
 from batchflow.core.run import Arrival, Step
 from batchflow.stores import base
 from batchflow.stores.sql.batches import START_CANDIDATE
@@ -33,7 +34,10 @@ GIVEN: Mapping[str, Names] = {
     "mark_release": ("batch", "number", "ledger"),
     "mark_drop_empty": ("batch", "number", "ledger"),
     "message_add": NewMessage._fields,
-    "message_make_dead_letter": ("id", "error", "failures", "losses", "attempts"),
+    "message_make_dead_letter": ("id", "error", "failures", "losses", "attempts", "status", "fingerprint"),
+    "message_log_attempts": ("id", "attempts"),
+    "message_begin_failure": ("id", "failure"),
+    "message_end_failure": ("id", "call", "state", "result", "error"),
     "message_release": ("id", "due", "failures", "losses", "error", "stage", "waits", "attempts"),
     "message_held": ("slot", "id", "fence"),
     "message_keep": ("id", "state", "result", "error"),
@@ -52,8 +56,10 @@ FOUND: Mapping[str, Names] = {
     "batch_head": BatchHead._fields,
     "batch_list": base.BATCH,
     "batch_read": base.BATCH,
+    "dead_letter_groups": DeadLetterGroup._fields,
     "dead_letter_list": base.DEAD_LETTER,
     "dead_letter_list_of_batch": base.DEAD_LETTER,
+    "dead_letter_read": base.DEAD_LETTER,
     "failure_groups": ("type", "place"),
     "flow_idle": ("key", "idle"),
     "flow_status": base.FLOW,

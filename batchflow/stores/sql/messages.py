@@ -1,4 +1,4 @@
-"""Publishing messages, and redriving dead letters."""
+"""Publishing messages."""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -6,7 +6,7 @@ from typing import NamedTuple
 from pydantic_core import to_json
 
 from batchflow.core import ids
-from batchflow.core.message import FAILURE_FLOW, Message
+from batchflow.core.message import Message
 from batchflow.stores.sql import events, flows
 from batchflow.stores.sql.transaction import Tx
 
@@ -127,52 +127,6 @@ def headers_text(headers: object) -> str | None:
 def add(tx: Tx, rows: Sequence[NewMessage]) -> None:
     """Add messages whose ids are new."""
     tx.run_rows("message_add", rows, now=tx.now)
-
-
-def publish_failures(tx: Tx, dead: Iterable[tuple[str, int, str]]) -> None:
-    """Publish the failure messages of dead letters, each given as id, fence and destination of the failure message."""
-    publish(
-        tx,
-        [
-            Message(id=ids.failure_id(id, fence), destination=destination, flow=FAILURE_FLOW, body=to_json(id).decode())
-            for id, fence, destination in dead
-        ],
-    )
-
-
-def redrive(tx: Tx, id: str) -> bool:
-    """Put a dead letter back into its queue; False if that is impossible."""
-    found = tx.json("message_dead", id=id)
-    if not found:
-        return False
-    lane, batch, number = found[0]
-    if batch is not None and not _reopen(tx, batch, number, id):
-        return False
-    tx.run("step_drop_unfinished", run=id)
-    tx.run("message_redrive", id=id)
-    flows.mark_ready(tx, lane, 0)
-    return True
-
-
-def _reopen(tx: Tx, batch: int, number: int, id: str) -> bool:
-    if not tx.one("batch_exists", batch=batch):
-        return False
-    if ids.completes(id, tx.batch_head(batch).id):
-        change_counts(tx, batch, working=1)
-        return True
-    completion = completion_id(tx, batch)
-    if not tx.run("batch_reopen_item" if number >= 0 else "batch_reopen_layer", batch=batch):
-        return False
-    if waits := waiting_message(tx, completion):
-        # The completion of an end that is undone.
-        drop(tx, [completion])
-        change_counts(tx, batch, working=-1)
-        flows.recount_lane(tx, waits[0].lane)
-    if number < 0:
-        return True
-    tx.run("item_reopen", batch=batch, number=number)
-    tx.run("mark_hold", batch=batch, number=number, ledger=tx.batch_head(batch).ledger)
-    return True
 
 
 def completion_id(tx: Tx, batch: int) -> str:

@@ -1,12 +1,11 @@
-"""Reading runs, dead letters, batches, items and workers."""
+"""Reading runs, batches, items and workers."""
 
 from typing import Any
 
 from pydantic_core import from_json, to_json
 
-from batchflow.core import ids
 from batchflow.core.batch import Batch, Item, ItemState
-from batchflow.core.message import DeadLetter, UnservedWork, WorkerStatus
+from batchflow.core.message import UnservedWork, WorkerStatus
 from batchflow.core.run import NEVER, Run, RunQuery, Step
 from batchflow.core.store import MOST_COUNTED, SEARCHED_BATCHES
 from batchflow.stores import base
@@ -35,19 +34,6 @@ def run_list(tx: Tx, query: RunQuery, limit: int) -> list[Run]:
         limit=limit,
     )
     return [base.run(row) for row in found]
-
-
-def dead_letters(tx: Tx, batch: str | None, limit: int) -> list[DeadLetter]:
-    """The latest dead letters."""
-    if batch is None:
-        found = tx.json("dead_letter_list", limit=limit)
-    else:
-        about = {"batch": tx.batch_key(batch), "completion": ids.complete_id(batch)}
-        found = tx.json("dead_letter_list_of_batch", **about, limit=limit)
-    journals: dict[str, list[Step]] = {}
-    for run, *fields in steps_of(tx, [(row[0],) for row in found]):
-        journals.setdefault(run, []).append(Step(*fields))
-    return [base.dead_letter(row, tuple(journals.get(row[0], ()))) for row in found]
 
 
 def under_way(tx: Tx, open_dedup: str) -> str | None:

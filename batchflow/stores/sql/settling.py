@@ -4,11 +4,11 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from batchflow.core import ids
-from batchflow.core.message import SUSPECT_LOSSES
+from batchflow.core.message import FAILURE_STEP, SUSPECT_LOSSES
 from batchflow.core.run import Step
 from batchflow.core.settlement import ARRIVES, RUN_STATE, STAYS, Settlement, SettleResult
 from batchflow.stores import base
-from batchflow.stores.sql import batches, events, failures, flows, messages, steps
+from batchflow.stores.sql import batches, dead_letters, events, failures, flows, messages, steps
 from batchflow.stores.sql.messages import HeldMessage
 from batchflow.stores.sql.transaction import Tx
 
@@ -51,6 +51,9 @@ def settle(tx: Tx, settlements: Sequence[Settlement]) -> list[SettleResult]:
         settlement = settlements[slot]
         if about.cancelled and settlement.ending in _GOES_ON:
             settlement = settlement._replace(ending="cancelled")
+        elif about.parent_step == FAILURE_STEP and settlement.ending == "dead":
+            # The dead letter of which it is has the outcome.
+            settlement = settlement._replace(ending="failed")
         (staying if settlement.ending in STAYS else ended).append(_new(EndedMessage, (settlement, about)))
     _release_staying(tx, staying)
     # Before anything ends: the end of a parent may cancel one of these.
@@ -111,6 +114,7 @@ def _release_staying(tx: Tx, staying: Sequence[EndedMessage]) -> None:
     release_slots(tx, [held.lane for _, held in staying])
     if failed:
         failures.note(tx, [(held.batch, held.number, s) for s, held in failed if held.batch is not None])
+        dead_letters.log_attempts(tx, [(s.id, base.attempts_of(s, tx.now)) for s, _ in failed])
         batches.count_waiting(tx, [(held.batch, held.number, base.reason_of(s)) for s, held in failed], 1)
 
 
@@ -141,7 +145,10 @@ def _end(tx: Tx, ended: Sequence[EndedMessage], *, held_places: bool = True) -> 
     failed = [one for one in ended if one.settlement.ending in ("dead", "failed")]
     if failed:
         failures.note(tx, [(held.batch, held.number, s) for s, held in failed if held.batch is not None])
-    _make_dead_letters(tx, [(one.settlement, one.held) for one in failed if one.settlement.ending == "dead"])
+    dead = [one for one in failed if one.settlement.ending == "dead"]
+    if dead:
+        dead_letters.log_attempts(tx, [(s.id, base.attempts_of(s, tx.now)) for s, _ in dead])
+        dead_letters.make(tx, dead)
     kept = [(s.id, RUN_STATE[s.ending], s.result, s.error) for s, held in ended if held.keep and s.ending != "dead"]
     if kept:
         tx.run_rows("message_keep", kept, now=tx.now)
@@ -176,7 +183,8 @@ def _end(tx: Tx, ended: Sequence[EndedMessage], *, held_places: bool = True) -> 
         batches.write_deltas(tx, moved)
     touched = set(moved)
     _notify_parents(tx, ended)
-    _publish_failures(tx, [one for one in failed if one.settlement.ending == "dead"])
+    if dead:
+        _call_failure_functions(tx, dead)
     linked = [one for one in ended if one.held.linked]
     if linked:
         events.drop_waits(tx, [settlement.id for settlement, _ in linked])
@@ -206,17 +214,22 @@ def cancel_held_back(tx: Tx, limit: int) -> tuple[int, set[int]]:
 
 def _notify_parents(tx: Tx, ended: Sequence[EndedMessage]) -> None:
     """Deliver the end of children and calls to the steps that wait for them."""
+    children = [one for one in ended if one.held.parent is not None]
+    if not children:
+        return
     arrivals = [
         events.NewArrival(held.parent, held.parent_step, ARRIVES[s.ending], s.result, s.error)
-        for s, held in ended
-        if held.parent is not None and held.parent_step is not None
+        for s, held in children
+        if held.parent is not None and held.parent_step
     ]
     if arrivals:
         events.add_arrivals(tx, arrivals)
+    if calls := [one for one in children if one.held.parent_step == FAILURE_STEP]:
+        dead_letters.end_failure_calls(tx, calls)
 
 
-def _publish_failures(tx: Tx, dead: Sequence[EndedMessage]) -> None:
-    """Publish the failure messages of dead letters."""
+def _call_failure_functions(tx: Tx, dead: Sequence[EndedMessage]) -> None:
+    """Publish the failure messages of dead letters that have a destination for them."""
     found: list[tuple[str, int, str]] = []
     for settlement, held in dead:
         of_item = held.batch is not None and held.number >= 0
@@ -224,7 +237,7 @@ def _publish_failures(tx: Tx, dead: Sequence[EndedMessage]) -> None:
         if destination is not None:
             found.append((settlement.id, settlement.fence, destination))
     if found:
-        messages.publish_failures(tx, found)
+        dead_letters.call_failure_functions(tx, found)
 
 
 def _cancel_children(tx: Tx, parents: Sequence[str]) -> set[int]:
@@ -279,14 +292,6 @@ def cancellations_of(waits: Iterable[messages.WaitingMessage]) -> list[EndedMess
         )
         for it in waits
     ]
-
-
-def _make_dead_letters(tx: Tx, dead: Sequence[tuple[Settlement, HeldMessage]]) -> None:
-    if dead:
-        rows = [
-            (s.id, s.error or "", held.failures + 1, held.losses, held.attempts + s.failed_attempts) for s, held in dead
-        ]
-        tx.run_rows("message_make_dead_letter", rows, now=tx.now)
 
 
 def _apply_effects(tx: Tx, of: Sequence[EndedMessage]) -> None:

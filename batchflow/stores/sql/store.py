@@ -5,11 +5,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias, TypeVar
 
 from batchflow.core.batch import Batch, Item, ItemState, Mark
+from batchflow.core.dead_letters import ALL_DEAD_LETTERS, DeadLetter, DeadLetterGroup, DeadLetterQuery
 from batchflow.core.flow import FlowStatus
-from batchflow.core.message import ClaimResult, DeadLetter, UnservedWork, WorkerStatus
+from batchflow.core.message import ClaimResult, UnservedWork, WorkerStatus
 from batchflow.core.run import Run, RunQuery, Waiter
 from batchflow.stores.base import Answers, WriteVerbs, rank
-from batchflow.stores.sql import batches, claims, events, flows, ledger, messages, reads, settling, steps
+from batchflow.stores.sql import batches, claims, dead_letters, events, flows, ledger, messages, reads, settling, steps
 from batchflow.stores.sql import ledger as ledgers
 from batchflow.stores.sql.claims import deregister, expire, renew
 from batchflow.stores.sql.transaction import Tx
@@ -60,9 +61,21 @@ class SqlStore(WriteVerbs):
 
     # Dead letters
 
-    async def dead_letters(self, *, batch: str | None = None, limit: int = 50) -> Sequence[DeadLetter]:
+    async def dead_letter(self, id: str) -> DeadLetter | None:
         """See the protocol."""
-        return await self._read(reads.dead_letters, batch, limit)
+        return await self._read(dead_letters.read, id)
+
+    async def dead_letters(
+        self, query: DeadLetterQuery = ALL_DEAD_LETTERS, limit: int = 50, before: tuple[int, str] | None = None
+    ) -> Sequence[DeadLetter]:
+        """See the protocol."""
+        return await self._read(dead_letters.listed, query, limit, before)
+
+    async def dead_letter_groups(
+        self, query: DeadLetterQuery = ALL_DEAD_LETTERS, limit: int = 100
+    ) -> Sequence[DeadLetterGroup]:
+        """See the protocol."""
+        return await self._read(dead_letters.groups, query, limit)
 
     async def under_way(self, open_dedup: str) -> str | None:
         """See the protocol."""
@@ -177,7 +190,7 @@ VERBS: Mapping[str, Verb] = {
     "cancel_batch": _each(settling.cancel_batch),
     "pause_batch": _each(settling.pause_batch),
     "resume_batch": _each(settling.resume_batch),
-    "redrive": _each(messages.redrive),
+    "redrive": _each(dead_letters.redrive),
     "remove_idle": _each(flows.remove_idle),
     "sweep_cancelled": _each(settling.sweep_cancelled),
     "mark": _each(ledger.mark),

@@ -384,12 +384,37 @@ ON CONFLICT (id) DO NOTHING;
 
 -- message_make_dead_letter --
 -- A dead letter is a marked message. Its parent has been notified already.
-WITH given (id, error, failures, losses, attempts) AS (VALUES :rows)
+WITH given (id, error, failures, losses, attempts, status, fingerprint) AS (VALUES :rows)
 UPDATE message SET
     owner = NULL, stage = 3, due = 0, died_at = :now, error = g.error, failures = g.failures, losses = g.losses,
-    attempts = g.attempts,
+    attempts = g.attempts, status = g.status, fingerprint = g.fingerprint, failure = NULL,
     cancelled = 0, linked = 0, keep = keep | 2
 FROM given g WHERE message.id = g.id;
+
+-- message_log_attempts --
+-- Add failed attempts, the latest first, before those that the message has, of which the oldest go.
+WITH given (id, attempts) AS (VALUES :rows)
+UPDATE message SET log = (
+    SELECT json_group_array(json(value)) FROM (
+        SELECT value FROM (
+            SELECT 0 AS part, key, value FROM json_each(g.attempts)
+            UNION ALL
+            SELECT 1, key, value FROM json_each(coalesce(message.log, '[]')))
+        ORDER BY part, key LIMIT :most))
+FROM given g WHERE message.id = g.id;
+
+-- message_begin_failure --
+-- The failure function of dead letters is called.
+WITH given (id, failure) AS (VALUES :rows)
+UPDATE message SET failure = g.failure
+FROM given g WHERE message.id = g.id AND stage = 3;
+
+-- message_end_failure --
+-- Only the latest call counts, and only while its message is a dead letter.
+WITH given (id, call, state, result, error) AS (VALUES :rows)
+UPDATE message
+SET failure = json_set(failure, '$[2]', g.state, '$[3]', :now, '$[4]', g.result, '$[5]', g.error)
+FROM given g WHERE message.id = g.id AND stage = 3 AND json_extract(failure, '$[0]') = g.call;
 
 -- message_dead --
 -- A dead letter that is to be redriven.
@@ -397,7 +422,8 @@ SELECT json_group_array(json_array(lane, batch, number)) FROM message WHERE id =
 
 -- message_redrive --
 UPDATE message SET
-    stage = 1, due = 0, died_at = NULL, error = NULL, failures = 0, losses = 0, keep = keep & 1
+    stage = 1, due = 0, died_at = NULL, error = NULL, failures = 0, losses = 0, keep = keep & 1, status = NULL,
+    fingerprint = NULL, failure = NULL
 WHERE id = :id;
 
 -- message_of_worker --
@@ -633,33 +659,60 @@ FROM (
         ORDER BY r.created_at DESC, r.id DESC LIMIT :limit)
     ORDER BY 4 DESC, 1 DESC LIMIT :limit);
 
--- dead_letter_list --
+-- dead_letter_read --
 SELECT json_group_array(json_array(
     id, destination, flow, parallelism, rate, period, burst, body, headers, retry, batch, keep, label, parent,
     parent_step, depth, on_failure, open_dedup, error, failures, losses, created_at, started_at, died_at, item, number,
-    attempts))
+    attempts, log, status, fingerprint, workflow, batch_label, failure))
 FROM (
     SELECT m.id, l.destination, l.flow, f.parallelism, f.rate, f.period, f.burst, m.body, m.headers, m.retry,
         b.id AS batch, m.keep & 1 AS keep, m.label, m.parent, m.parent_step, m.depth,
         CASE WHEN m.number < 0 THEN m.on_failure ELSE b.on_failure END AS on_failure, m.open_dedup, m.error,
-        m.failures, m.losses, m.created_at, m.started_at, m.died_at, i.id AS item, m.number, m.attempts
+        m.failures, m.losses, m.created_at, m.started_at, m.died_at, i.id AS item, m.number, m.attempts, m.log,
+        m.status, m.fingerprint, w.name AS workflow, b.label AS batch_label, m.failure
     FROM message m JOIN lane l ON l.key = m.lane JOIN flow f ON f.key = l.flow
-        LEFT JOIN batch b ON b.key = m.batch
+        LEFT JOIN batch b ON b.key = m.batch LEFT JOIN workflow w ON w.key = b.workflow
         LEFT JOIN item i ON i.batch = m.batch AND i.number = m.number
-    WHERE m.died_at IS NOT NULL ORDER BY m.died_at DESC, m.id DESC LIMIT :limit);
+    WHERE m.id = :id AND m.died_at IS NOT NULL);
+
+-- dead_letter_list --
+-- Bodies, headers and attempts are not read.
+SELECT json_group_array(json_array(
+    id, destination, flow, parallelism, rate, period, burst, body, headers, retry, batch, keep, label, parent,
+    parent_step, depth, on_failure, open_dedup, error, failures, losses, created_at, started_at, died_at, item, number,
+    attempts, log, status, fingerprint, workflow, batch_label, failure))
+FROM (
+    SELECT m.id, l.destination, l.flow, f.parallelism, f.rate, f.period, f.burst, 'null' AS body, NULL AS headers, m.retry,
+        b.id AS batch, m.keep & 1 AS keep, m.label, m.parent, m.parent_step, m.depth,
+        CASE WHEN m.number < 0 THEN m.on_failure ELSE b.on_failure END AS on_failure, m.open_dedup, m.error,
+        m.failures, m.losses, m.created_at, m.started_at, m.died_at, i.id AS item, m.number, m.attempts, NULL AS log,
+        m.status, m.fingerprint, w.name AS workflow, b.label AS batch_label, m.failure
+    FROM message m JOIN lane l ON l.key = m.lane JOIN flow f ON f.key = l.flow
+        LEFT JOIN batch b ON b.key = m.batch LEFT JOIN workflow w ON w.key = b.workflow
+        LEFT JOIN item i ON i.batch = m.batch AND i.number = m.number
+    WHERE m.died_at IS NOT NULL AND (m.died_at, m.id) < (:before_at, :before_id)
+        AND (:workflow IS NULL OR w.name = :workflow OR m.batch IS NULL AND l.destination = :workflow)
+        AND (:destination IS NULL OR l.destination = :destination
+            OR :is_url AND substr(:destination, -length(l.destination)) = l.destination)
+        AND (:run IS NULL OR m.id = :run OR m.parent = :run)
+        AND (:item IS NULL OR i.id = :item) AND (:label IS NULL OR coalesce(m.label, b.label) = :label)
+        AND (:status IS NULL OR m.status = :status) AND (:fingerprint IS NULL OR m.fingerprint = :fingerprint)
+        AND (:since IS NULL OR m.died_at >= :since) AND (:until IS NULL OR m.died_at < :until)
+    ORDER BY m.died_at DESC, m.id DESC LIMIT :limit);
 
 -- dead_letter_list_of_batch --
 SELECT json_group_array(json_array(
     id, destination, flow, parallelism, rate, period, burst, body, headers, retry, batch, keep, label, parent,
     parent_step, depth, on_failure, open_dedup, error, failures, losses, created_at, started_at, died_at, item, number,
-    attempts))
+    attempts, log, status, fingerprint, workflow, batch_label, failure))
 FROM (
-    SELECT m.id, l.destination, l.flow, f.parallelism, f.rate, f.period, f.burst, m.body, m.headers, m.retry,
+    SELECT m.id, l.destination, l.flow, f.parallelism, f.rate, f.period, f.burst, 'null' AS body, NULL AS headers, m.retry,
         b.id AS batch, m.keep & 1 AS keep, m.label, m.parent, m.parent_step, m.depth,
         CASE WHEN m.number < 0 THEN m.on_failure ELSE b.on_failure END AS on_failure, m.open_dedup, m.error,
-        m.failures, m.losses, m.created_at, m.started_at, m.died_at, i.id AS item, m.number, m.attempts
+        m.failures, m.losses, m.created_at, m.started_at, m.died_at, i.id AS item, m.number, m.attempts, NULL AS log,
+        m.status, m.fingerprint, w.name AS workflow, b.label AS batch_label, m.failure
     FROM message m JOIN lane l ON l.key = m.lane JOIN flow f ON f.key = l.flow
-        LEFT JOIN batch b ON b.key = m.batch
+        LEFT JOIN batch b ON b.key = m.batch LEFT JOIN workflow w ON w.key = b.workflow
         LEFT JOIN item i ON i.batch = m.batch AND i.number = m.number
     WHERE m.id IN (
         SELECT d.id FROM lane k CROSS JOIN message d ON d.lane = k.key AND d.owner IS NULL AND d.stage = 3
@@ -667,7 +720,36 @@ FROM (
         UNION ALL
         -- Completions are in no lane of the batch.
         SELECT id FROM message WHERE id >= :completion AND id < :completion || '~' AND batch = :batch AND stage = 3)
+        AND (m.died_at, m.id) < (:before_at, :before_id)
+        AND (:workflow IS NULL OR w.name = :workflow OR m.batch IS NULL AND l.destination = :workflow)
+        AND (:destination IS NULL OR l.destination = :destination
+            OR :is_url AND substr(:destination, -length(l.destination)) = l.destination)
+        AND (:run IS NULL OR m.id = :run OR m.parent = :run)
+        AND (:item IS NULL OR i.id = :item) AND (:label IS NULL OR coalesce(m.label, b.label) = :label)
+        AND (:status IS NULL OR m.status = :status) AND (:fingerprint IS NULL OR m.fingerprint = :fingerprint)
+        AND (:since IS NULL OR m.died_at >= :since) AND (:until IS NULL OR m.died_at < :until)
     ORDER BY m.died_at DESC, m.id DESC LIMIT :limit);
+
+-- dead_letter_groups --
+-- The example is the latest.
+SELECT json_group_array(json_array(fingerprint, size, first_at, last_at, example, error)) FROM (
+    SELECT g.*, d.error FROM (
+        SELECT coalesce(m.fingerprint, '') AS fingerprint, count(*) AS size, min(m.died_at) AS first_at,
+            max(m.died_at) AS last_at, substr(max(printf('%016d', m.died_at) || m.id), 17) AS example
+        FROM message m JOIN lane l ON l.key = m.lane
+            LEFT JOIN batch b ON b.key = m.batch LEFT JOIN workflow w ON w.key = b.workflow
+            LEFT JOIN item i ON i.batch = m.batch AND i.number = m.number
+        WHERE m.died_at IS NOT NULL AND (:batch IS NULL OR m.batch = :batch) AND (m.died_at, m.id) < (:before_at, :before_id)
+        AND (:workflow IS NULL OR w.name = :workflow OR m.batch IS NULL AND l.destination = :workflow)
+        AND (:destination IS NULL OR l.destination = :destination
+            OR :is_url AND substr(:destination, -length(l.destination)) = l.destination)
+        AND (:run IS NULL OR m.id = :run OR m.parent = :run)
+        AND (:item IS NULL OR i.id = :item) AND (:label IS NULL OR coalesce(m.label, b.label) = :label)
+        AND (:status IS NULL OR m.status = :status) AND (:fingerprint IS NULL OR m.fingerprint = :fingerprint)
+        AND (:since IS NULL OR m.died_at >= :since) AND (:until IS NULL OR m.died_at < :until)
+        GROUP BY coalesce(m.fingerprint, '')) g
+        JOIN message d ON d.id = g.example
+    ORDER BY g.size DESC, g.last_at DESC, g.fingerprint LIMIT :limit);
 
 -- dedup_under_way --
 SELECT id FROM batch WHERE open_dedup = :open_dedup AND ended_at IS NULL

@@ -4,8 +4,9 @@
 -- losses, c: cancelled, b, n: batch and number, i: item, kp: kept when it has ended, t, st: made and started at, y:
 -- body, h: headers, r: retry, e: error, L: label, p, ps, dp: parent, its step, depth, ln: it waits or has waited for
 -- events, webhooks or children, of: destination of its failure message, od: open_dedup, he: held back until its batch
--- is walked, at: failed and lost attempts in all, wt: why it waits (RETRYING, PARKED), s<number>: steps; of an ended
--- message z: its state, za: ended at, v: its result.
+-- is walked, at: failed and lost attempts in all, wt: why it waits (RETRYING, PARKED), lg: its latest failed attempts,
+-- s<number>: steps; of an ended message z: its state, za: ended at, v: its result; of a dead letter sc, fp: status and
+-- fingerprint of its error, fc: the latest call of its failure function.
 local FIELDS = {
   'd', 'k', 'u', 'o', 'f', 'x', 'l', 'c', 'b', 'n', 'i', 'kp', 't', 'st', 'e', 'L', 'p', 'ps', 'ln', 'dp', 'z',
   'of', 'od', 'he', 'at', 'wt',
@@ -175,6 +176,21 @@ function messages.unindex(id, message)
   if message.L then call('ZREM', P .. 'ol:' .. message.L, id) end
 end
 
+-- Keep failures [type, place, message] of an attempt that took `took` ms with its message: the latest ones, latest first.
+-- Without any of these it is `error`.
+function messages.log_attempts(id, failures, took, error)
+  if #failures == 0 then failures = { { '', '', error } } end
+  local key, kept = P .. 'm:' .. id, {}
+  for place = #failures, 1, -1 do
+    local ms = took and took > 0 and math.floor(took * 10 + 0.5) / 10
+    kept[#kept + 1] = { now, or_null(ms), failures[place][3] }
+  end
+  local before = call('HGET', key, 'lg')
+  for _, one in ipairs(before and cjson.decode(before) or {}) do kept[#kept + 1] = one end
+  for place = #kept, KEPT_ATTEMPTS + 1, -1 do kept[place] = nil end
+  call('HSET', key, 'lg', cjson.encode(kept))
+end
+
 -- Reclaim a message from its worker, as lost or as if it had not been claimed.
 function messages.reclaim(id, message, lost)
   local losses = message.l + (lost and 1 or 0)
@@ -183,9 +199,10 @@ function messages.reclaim(id, message, lost)
   elseif lost and losses >= LOSS_LIMIT then
     local error = string.format(WORKER_LOST, losses)
     -- Not counted as a failure: the workers were lost, the message did not fail.
-    local failed = { 1, 0, { { string.match(error, '^%w+'), '', error } }, error }
+    local failed = { 1, 0, { { string.match(error, '^%w+'), '', error } }, error, LOST_STATUS, LOST_FINGERPRINT }
     settling.finish(id, message, { how = 'dead', error = error, failures = message.x, losses = losses, failed = failed })
   else
+    if lost then messages.log_attempts(id, { { '', '', LOST } }, 0) end
     local wait = lost and losses >= SUSPECT_LOSSES and LOSS_WAITS_MS[math.min(losses - SUSPECT_LOSSES + 1, #LOSS_WAITS_MS)]
     messages.release(id, message, wait and now + wait or 0, message.x, losses, nil, lost and { 1, 0 })
     if lost and message.b and message.n >= 0 then items.fail(message, nil) end
@@ -198,7 +215,7 @@ function messages.redrive(id)
   if not message then return false end
   local batch = message.b and batches.get(message.b)
   if message.b and not (batch and batches.reopen(batch, message, id)) then return false end
-  local key, gone = P .. 'm:' .. id, { 'z', 'za', 'e', 'v', 'c' }
+  local key, gone = P .. 'm:' .. id, { 'z', 'za', 'e', 'v', 'c', 'sc', 'fp', 'fc' }
   local latest, failed = 0, nil
   for _, step in ipairs(steps.of(to_table(call('HGETALL', key)))) do
     local about = cjson.decode(step[2])
@@ -296,7 +313,7 @@ verbs.cancel_all = function(destination, label)
 end
 
 -- run: a run with its journal. runs: the kept runs without what may be large, the latest first, as far as a bounded look goes: [rows, where to
--- continue or null]. dead_letters: the latest dead letters, newest first.
+-- continue or null]. dead_letter: one, with its journal.
 local LOOK = 2000
 
 local function state_of(found)
@@ -344,47 +361,129 @@ local function listed_fields(id)
   return found
 end
 
-reads.runs = function(state, destination, label, before_at, before_id, limit)
-  state, destination, label = or_nil(state), or_nil(destination), or_nil(label)
-  local rows, offset, at, last = {}, 0, string.format('%.0f', before_at), nil
-  while #rows < limit and offset < LOOK do
-    local found = call('ZREVRANGEBYSCORE', P .. 'runs', at, '-inf', 'WITHSCORES', 'LIMIT', offset, 200)
-    if #found == 0 then return { rows, NULL } end
-    offset = offset + #found / 2
+-- The members of a sorted set after one of this score, the highest score first, up to LOOK of them: call `act` with member
+-- and score until it returns true. Returns the last one that `act` was called with if there may be more, else null.
+local function each_before(index, score, member, act)
+  local at, last = string.format('%.0f', score), nil
+  -- Those of the same score are skipped by name: the member itself may have gone.
+  local first, skipped = call('ZCOUNT', index, '(' .. at, '+inf'), nil
+  repeat
+    local same = call('ZREVRANGE', index, first, first + CHUNK - 1, 'WITHSCORES')
+    skipped = 0
+    while same[skipped * 2 + 2] == at and same[skipped * 2 + 1] >= member do skipped = skipped + 1 end
+    first = first + skipped
+  until skipped < CHUNK
+  for offset = first, first + LOOK - 1, 200 do
+    local found = call('ZREVRANGE', index, offset, offset + 199, 'WITHSCORES')
     for place = 1, #found, 2 do
-      local id, made = found[place], tonumber(found[place + 1])
-      if made < before_at or id < before_id then
-        local run = messages.add_item_fields(id, listed_fields(id))
-        if fits(run, state, destination, label) then rows[#rows + 1] = run_row(id, run, false) end
-        last = { made, id }
-        if #rows == limit then break end
-      end
+      last = { tonumber(found[place + 1]), found[place] }
+      if act(found[place], last[1]) then return last end
     end
+    if #found < 400 then return NULL end
   end
-  return { rows, last and #rows < limit and last or NULL }
+  return last
 end
 
-reads.dead_letters = function(batch, limit)
+reads.runs = function(state, destination, label, before_at, before_id, limit)
+  state, destination, label = or_nil(state), or_nil(destination), or_nil(label)
   local rows = {}
-  if limit < 1 then return rows end
-  for place, id in ipairs(call('ZREVRANGE', or_nil(batch) and P .. 'bd:' .. batch or P .. 'dead', 0, limit - 1)) do
-    local found = to_table(call('HGETALL', P .. 'm:' .. id))
-    local flow = flows.get(found.k) or flows.unlimited(found.k)
-    local number, batch = tonumber(found.n or -1), found.b and batches.get(found.b)
-    local of = found.of
-    if number >= 0 then of = batch and batch.of end
-    rows[place] = row_of(DEAD_LETTER_COLUMNS, {
-      id = id, destination = found.d, flow = found.k, parallelism = flow.p > 0 and flow.p, rate = flow.r > 0 and flow.r,
-      period = flow.per, burst = flow.bu, body = found.y or 'null', headers = found.h, retry = found.r, batch = found.b,
-      keep = found.kp ~= nil, label = found.L, parent = found.p, parent_step = tonumber(found.ps),
-      depth = tonumber(found.dp or 0), on_failure = of, open_dedup = found.od, error = found.e or '',
-      failures = tonumber(found.x or 0), losses = tonumber(found.l or 0), created_at = tonumber(found.t),
-      started_at = tonumber(found.st), died_at = tonumber(found.za), item = found.i, number = number,
-      attempts = tonumber(found.at or 0),
-    })
-    rows[place][#DEAD_LETTER_COLUMNS + 1] = steps.text(steps.of(found))
-  end
-  return rows
+  if limit < 1 then return { rows, NULL } end
+  local more = each_before(P .. 'runs', before_at, before_id, function(id)
+    local run = messages.add_item_fields(id, listed_fields(id))
+    if fits(run, state, destination, label) then rows[#rows + 1] = run_row(id, run, false) end
+    return #rows == limit
+  end)
+  return { rows, #rows < limit and more or NULL }
+end
+
+-- The columns of a dead letter, and its journal or null. `found`: its fields, all of them or those of LISTED_DEAD.
+local function letter_row(id, found)
+  local flow = flows.get(found.k) or flows.unlimited(found.k)
+  local number, batch = tonumber(found.n or -1), found.b and batches.get(found.b)
+  local of = found.of
+  if number >= 0 then of = batch and batch.of end
+  local row = row_of(DEAD_LETTER_COLUMNS, {
+    id = id, destination = found.d, flow = found.k, parallelism = flow.p > 0 and flow.p, rate = flow.r > 0 and flow.r,
+    period = flow.per, burst = flow.bu, body = found.y or 'null', headers = found.h, retry = found.r, batch = found.b,
+    keep = found.kp ~= nil, label = found.L, parent = found.p, parent_step = tonumber(found.ps),
+    depth = tonumber(found.dp or 0), on_failure = of, open_dedup = found.od, error = found.e or '',
+    failures = tonumber(found.x or 0), losses = tonumber(found.l or 0), created_at = tonumber(found.t),
+    started_at = tonumber(found.st), died_at = tonumber(found.za), item = found.i, number = number,
+    attempts = tonumber(found.at or 0), log = found.lg, status = tonumber(found.sc), fingerprint = found.fp,
+    workflow = batch and batch.w, batch_label = batch and batch.L, failure = found.fc,
+  })
+  row[#DEAD_LETTER_COLUMNS + 1] = NULL
+  return row
+end
+
+reads.dead_letter = function(id)
+  local found = to_table(call('HGETALL', P .. 'm:' .. id))
+  if found.z ~= 'dead' then return NULL end
+  local row = letter_row(id, messages.add_item_fields(id, found))
+  row[#row] = steps.text(steps.of(found))
+  return row
+end
+
+-- The fields of a dead letter that a list shows: those that may be large are not read.
+local LISTED_DEAD = {
+  'd', 'k', 'f', 'x', 'l', 'b', 'n', 'i', 'kp', 't', 'st', 'e', 'L', 'p', 'ps', 'dp', 'r', 'of', 'od', 'at', 'z', 'za',
+  'sc', 'fp', 'fc',
+}
+
+local function fits_letter(id, found, query)
+  local batch = found.b and batches.get(found.b)
+  local workflow, died = or_nil(query.workflow), tonumber(found.za)
+  if workflow and (batch and batch.w or not found.b and found.d) ~= workflow then return false end
+  local wanted = or_nil(query.destination)
+  if wanted and wanted ~= found.d and not (query.is_url and string.sub(wanted, -#found.d) == found.d) then return false end
+  local label = found.L or batch and batch.L
+  return (not or_nil(query.run) or query.run == id or query.run == found.p)
+    and (not or_nil(query.item) or query.item == found.i) and (not or_nil(query.label) or query.label == label)
+    and (not or_nil(query.status) or query.status == tonumber(found.sc))
+    and (not or_nil(query.fingerprint) or query.fingerprint == (found.fp or ''))
+    and (not or_nil(query.since) or died >= query.since) and (not or_nil(query['until']) or died < query['until'])
+end
+
+-- Call `act` with the dead letters that match, the latest first, as far as a bounded look goes, until it returns true: id,
+-- fields. Returns where to continue or null.
+local function each_letter(query, before_at, before_id, act)
+  local index = or_nil(query.batch) and P .. 'bd:' .. query.batch or P .. 'dead'
+  return each_before(index, before_at, before_id, function(id)
+    local letter = {}
+    for place, value in ipairs(call('HMGET', P .. 'm:' .. id, unpack(LISTED_DEAD))) do
+      letter[LISTED_DEAD[place]] = value or nil
+    end
+    messages.add_item_fields(id, letter)
+    return letter.z == 'dead' and fits_letter(id, letter, query) and act(id, letter)
+  end)
+end
+
+-- dead_letters: those that match, without what may be large: [rows, where to continue or null].
+reads.dead_letters = function(query, before_at, before_id, limit)
+  local rows = {}
+  if limit < 1 then return { rows, NULL } end
+  local more = each_letter(query, before_at, before_id, function(id, letter)
+    rows[#rows + 1] = letter_row(id, letter)
+    return #rows == limit
+  end)
+  return { rows, more }
+end
+
+-- dead_letter_groups: [fingerprint, size, first, last, the latest one, its error] of those that match in a slice, and where
+-- to continue or null.
+reads.dead_letter_groups = function(query, before_at, before_id)
+  local found, names = {}, {}
+  local more = each_letter(query, before_at, before_id, function(id, letter)
+    local name, died = letter.fp or '', tonumber(letter.za)
+    if not found[name] then
+      found[name] = { name, 0, died, died, id, letter.e or '' }
+      names[#names + 1] = name
+    end
+    found[name][2], found[name][3] = found[name][2] + 1, died
+  end)
+  local rows = {}
+  for place, name in ipairs(names) do rows[place] = found[name] end
+  return { rows, more }
 end
 
 -- under_way: the message or batch that has not ended under an open_dedup.

@@ -9,7 +9,8 @@ function settling.finish(id, message, by)
     if message.b then batches.add_failures(message, failed[3], true) end
   end
   messages.unindex(id, message)
-  local how = by.how
+  -- The outcome of a failure function is kept with its dead letter; it becomes none itself.
+  local how = by.how == 'dead' and tonumber(message.ps) == FAILURE_STEP and 'failed' or by.how
   if how == 'dead' then
     settling.make_dead_letter(id, message, by)
   elseif message.kp then
@@ -27,7 +28,9 @@ function settling.finish(id, message, by)
     if batch then batches.finish_layer(batch, id, how, by.failed and or_nil(by.failed[4])) end
     notify_stores()
   end
-  if message.p then
+  if message.p and tonumber(message.ps) == FAILURE_STEP then
+    settling.end_failure_call(id, message, by)
+  elseif message.p then
     call('SREM', P .. 'kids:' .. message.p, id)
     events.add_arrival(message.p, tonumber(message.ps), ARRIVES[how], by.result, by.error)
   end
@@ -35,17 +38,34 @@ function settling.finish(id, message, by)
     events.drop_waits(id)
     if how == 'cancelled' then settling.cancel_children(id) end
   end
-  if how == 'dead' then settling.publish_failure(id, message, batch) end
+  if how == 'dead' then settling.call_failure_function(id, message, 1) end
 end
 
--- Publish the failure message of a dead letter, if it has a destination for one.
-function settling.publish_failure(id, message, batch)
+-- Publish the failure message of a dead letter, for the call of this number. False if it has no destination for one.
+function settling.call_failure_function(id, message, number)
   local destination = message.of
-  if batch and message.n >= 0 then destination = batch.of end
-  if not destination then return end
-  local name = id .. '.x' .. message.f
-  if call('EXISTS', P .. 'm:' .. name) == 1 then return end
-  messages.add({ id = name, d = destination, flow = FAILURE_FLOW, y = cjson.encode(id), u = 0 })
+  if message.b and message.n >= 0 then destination = batches.get(message.b).of end
+  if not destination then return false end
+  local name = id .. '.x' .. message.f .. (number > 1 and '.' .. number or '')
+  if call('EXISTS', P .. 'm:' .. name) == 0 then
+    messages.add({
+      id = name, d = destination, flow = FAILURE_FLOW, y = cjson.encode(id), u = 0, p = id, ps = FAILURE_STEP,
+    })
+  end
+  call('HSET', P .. 'm:' .. id, 'fc', cjson.encode({ name, number, 'in_progress', now, NULL, NULL }))
+  return true
+end
+
+-- Note the outcome of the failure function of a dead letter: only the latest call counts, and only while it is one.
+function settling.end_failure_call(id, message, by)
+  local key = P .. 'm:' .. message.p
+  call('SREM', P .. 'kids:' .. message.p, id)
+  local before = call('HMGET', key, 'z', 'fc')
+  local about = before[1] == 'dead' and before[2] and cjson.decode(before[2])
+  if not about or about[1] ~= id then return end
+  local state, error = by.how == 'done' and 'succeeded' or 'failed', by.error
+  if state == 'failed' and not error then error = "its run '" .. id .. "' was cancelled" end
+  call('HSET', key, 'fc', cjson.encode({ id, about[2], state, now, or_null(by.result), or_null(error) }))
 end
 
 -- Remove a message from its worker or from its queue.
@@ -71,7 +91,10 @@ end
 
 function settling.make_dead_letter(id, message, by)
   settling.keep_run(id, 'dead', nil, by.error or '')
-  call('HSET', P .. 'm:' .. id, 'x', by.failures or message.x + 1, 'l', by.losses or message.l, 'at', message.at)
+  call('HSET', P .. 'm:' .. id, 'x', by.failures or message.x + 1, 'l', by.losses or message.l, 'at', message.at,
+    'sc', by.failed[5], 'fp', by.failed[6])
+  call('HDEL', P .. 'm:' .. id, 'fc')
+  messages.log_attempts(id, by.failed[3], by.took, by.failed[4])
   flows.add(message.k, 'dl', 1)
   call('ZADD', P .. 'dead', now, id)
   call('ZADD', P .. 'runs', message.t, id)
@@ -101,11 +124,12 @@ end
 -- that it is stale. The answer: [stale, the batch that ended with it or null].
 
 -- Put a message back into its queue.
-local function stay(id, message, how, error, due, outcome, list, failed)
+local function stay(id, message, how, error, due, outcome, list, failed, took)
   if how == 'released' or due <= now then due = 0 end
   if how == 'suspended' and message.ln and call('EXISTS', P .. 'a:' .. id) == 1 then due = 0 end
   local failures = (outcome and 0 or message.x) + (how == 'retry' and 1 or 0)
   local fails = failed[2] > 0
+  if fails then messages.log_attempts(id, failed[3], took, failed[4]) end
   messages.release(id, message, due, failures, outcome and 0 or message.l, error, fails and failed)
   if fails and message.b and #failed[3] > 0 then
     if message.n >= 0 then items.fail(message, failed[3][#failed[3]][3]) end
@@ -135,7 +159,7 @@ verbs.settle = function(id, fence, how, result, error, due, rows, list, took, fa
   local outcome = false
   if #rows > 0 and not cancelled and (STAYS[how] or how == 'dead') then outcome = steps.put(id, rows) end
   if STAYS[how] then
-    stay(id, message, how, or_nil(error), due, outcome, list, failed)
+    stay(id, message, how, or_nil(error), due, outcome, list, failed, took)
   else
     local fails = how ~= 'cancelled' and failed
     settling.finish(id, message, { how = how, result = or_nil(result), error = or_nil(error), took = took, failed = fails })
