@@ -52,7 +52,7 @@ def rows(found: dict[str, Figures]) -> list[Row]:
 def _embedded_rows(found: dict[str, Figures]) -> list[Row]:
     small, large, many = found["defaults_20k"], found["large_20k"], found["large_200k"]
     command, crew, first = found["command_20k"], found["crew_embedded"], found["latency"]
-    dry, rate = found["dry_run"], found["rate"]
+    dry, rate, big = found["dry_run"], found["rate"], found["large_results"]
     asyncio_ = found["references"]["asyncio_items_per_s"]
     return [
         ("asyncio alone: a task that waits three times", f"{asyncio_:,.0f} items/s", "-", "-"),
@@ -75,6 +75,7 @@ def _embedded_rows(found: dict[str, Figures]) -> list[Row]:
             f"{large['peak_mib']:.0f} MiB at 20,000",
             f"{many['peak_mib'] - large['peak_mib']:+.0f} MiB",
         ),
+        _ratio("600 results of 1 MB: peak memory", big["peak_mib"], "MiB", "before", big["idle_mib"]),
         _ratio("dry run of 1,000,000", dry["ids_per_s"], "ids/s", "fetch alone", dry["fetch_only_ids_per_s"]),
         _ratio("trigger to first execute", first["first_ms"], "ms", "trigger (one commit)", first["trigger_ms"]),
         _ratio("rate of 200/s held", rate["per_s"], "starts/s", "the limit", 200),

@@ -17,7 +17,7 @@ from benchmarks import on_redis
 from benchmarks.app import quiet_app
 from benchmarks.claims import claims_embedded, claims_on_redis
 from benchmarks.crew import crew_embedded, crew_on_redis
-from benchmarks.job import Greet, Greeting, GreetLarge
+from benchmarks.job import Greet, Greeting, GreetLarge, User
 from benchmarks.references import python_items, sqlite_items
 from benchmarks.scale import million, waiting_handles
 from benchmarks.steps import parallel_runs, sequential_steps, sleeping_runs
@@ -93,6 +93,25 @@ async def references(folder: Path) -> Figures:
     sqlite = await asyncio.to_thread(sqlite_items, folder)
     python = await asyncio.to_thread(python_items)
     return {"sqlite_items_per_s": sqlite, "asyncio_items_per_s": python}
+
+
+class LargeResults(Greet):
+    """Results of a megabyte."""
+
+    async def execute(self, user: User) -> Greeting:
+        return Greeting(text="x" * 1_000_000, length=1_000_000)
+
+
+async def large_results(folder: Path) -> Figures:
+    """600 items whose results have a megabyte each."""
+    flow = quiet_app(folder)
+    bound = flow.add(LargeResults(600))
+    before = _peak_mib()
+    async with flow:
+        begun = time.perf_counter()
+        await (await bound.trigger()).wait(check=True)
+        taken = time.perf_counter() - begun
+    return {"items_per_s": 600 / taken, "peak_mib": _peak_mib(), "idle_mib": before}
 
 
 async def dry_run(folder: Path) -> Figures:
@@ -220,6 +239,7 @@ SCENARIOS: dict[str, Callable[[Path], Awaitable[Figures]]] = {
         large_20k,
         command_20k,
         large_200k,
+        large_results,
         crew_embedded,
         dry_run,
         idle,

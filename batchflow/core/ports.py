@@ -436,6 +436,27 @@ RecordRetry: TypeAlias = Callable[[Callable[[], Awaitable[RecordResult]], StoreE
 StepOverride: TypeAlias = Callable[[str, str, Callable[..., Awaitable[Any]]], Callable[..., Awaitable[Any]]]
 
 
+class Backlog(Protocol):
+    """The large values of steps and results that wait to be written."""
+
+    @property
+    def is_full(self) -> bool:
+        """True while a step that could make another one should not begin."""
+        ...
+
+    def add(self, chars: int) -> None:
+        """A value of so many characters waits to be written from now on."""
+        ...
+
+    def remove(self, chars: int) -> None:
+        """A value that was added waits no more."""
+        ...
+
+    async def wait(self) -> None:
+        """Return once the backlog is not full."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Runtime:
     """The parts of an engine that its endpoints use.
@@ -444,8 +465,8 @@ class Runtime:
     is executed, with run, name and function, and returns the function to execute instead. `expected_data` gets the
     types of events that runs wait for. `interrupts` has the claims that the engine interrupts. `retry_record` repeats a
     record that the store could not make for now, until it can; without it the attempt is given up. `client` is the
-    engine that delivers, and `lease` that of its worker: nothing starts while it may have ended. `observers` receive
-    the events.
+    engine that delivers, and `lease` that of its worker: nothing starts while it may have ended. No step begins while
+    `backlog` is full. `observers` receive the events.
     """
 
     journaling: Journaling
@@ -454,6 +475,7 @@ class Runtime:
     threads: Threads
     client: object = None
     lease: Lease | None = None
+    backlog: Backlog | None = None
     observers: Observers = field(default_factory=Observers)
     always_replay: bool = False
     step_override: StepOverride | None = None

@@ -24,6 +24,9 @@ KEPT_EVENTS = 1_000
 SEARCHED_BATCHES = 100
 """The number of the latest batches of a workflow in which an item is searched."""
 
+LARGE_TEXT = 16_384
+"""Values of up to this many characters do not count where the memory of values is bounded."""
+
 MOST_COUNTED = 100_000
 """The number up to which messages that nobody serves are counted."""
 

@@ -5,7 +5,7 @@ from types import MappingProxyType
 
 from batchflow.core.call import CALL_DESTINATION
 from batchflow.core.message import Claim
-from batchflow.core.ports import Handler, Interrupts, Lease, LogNames, Runtime
+from batchflow.core.ports import Backlog, Handler, Interrupts, Lease, LogNames, Runtime
 from batchflow.core.settlement import Settlement
 
 _NO_NAMES: Mapping[str, LogNames] = MappingProxyType({})
@@ -31,6 +31,11 @@ class Courier:
     def interrupts(self) -> Interrupts:
         """The interrupts of the claims that it delivers."""
         return self._runtime.interrupts
+
+    @property
+    def backlog(self) -> Backlog | None:
+        """The large values that wait to be written."""
+        return self._runtime.backlog
 
     @property
     def destinations(self) -> tuple[str, ...]:

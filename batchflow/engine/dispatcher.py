@@ -10,7 +10,7 @@ from batchflow.core.message import LOSS_LIMIT, Claim, ClaimResult
 from batchflow.core.ports import STOP_REASON, TIMEOUT_REASON, FailedAttempt, FailurePoint, Observers
 from batchflow.core.secrets import printable_error
 from batchflow.core.settlement import Settlement, SettleResult
-from batchflow.core.store import Store
+from batchflow.core.store import LARGE_TEXT, Store
 from batchflow.engine.clock import ServerClock
 from batchflow.engine.delivery import Courier
 from batchflow.engine.outage import BACKOFF_S, Outage
@@ -63,7 +63,7 @@ class Dispatcher:
     ) -> None:
         self._store = store
         self._courier = courier
-        self._interrupts = courier.interrupts
+        self._interrupts, self._backlog = courier.interrupts, courier.backlog
         self._worker = worker
         self._concurrency = concurrency
         self._clock = clock
@@ -205,12 +205,21 @@ class Dispatcher:
         task = self._stop_tracking(claim)
         if claim.number >= 0 or ending.error is not None or ending.failures:
             ending = settlement.with_duration(ending, (self._loop.time() - begun) * 1000)
+        backlog = None
+        if (
+            (result := ending.result) is not None
+            and len(result) > LARGE_TEXT
+            and (backlog := self._backlog) is not None
+        ):
+            backlog.add(len(result))
         try:
             answer = await self._store.settle(ending)
         except StoreError as error:
             answer, ending = await self._settle_with_retries(ending, claim, error)
         finally:
             self._tasks.discard(task)
+            if backlog is not None:
+                backlog.remove(len(result or ""))
         if answer is not None:
             self._report_settled(answer, ending, claim)
 

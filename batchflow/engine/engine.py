@@ -17,6 +17,7 @@ from batchflow.core.flow import FlowControl
 from batchflow.core.message import Message
 from batchflow.core.ports import Clock, Entropy, Handler, LogNames, Observers, Runtime, StepOverride
 from batchflow.core.store import Ledger, Store
+from batchflow.engine.backlog import WriteBacklog
 from batchflow.engine.caller import HttpCaller
 from batchflow.engine.clock import ClockJumpDetector, ServerClock, SystemClock
 from batchflow.engine.delivery import Courier
@@ -319,6 +320,7 @@ class Engine:
             threads=self._threads,
             client=self,
             lease=lease,
+            backlog=WriteBacklog(),
             always_replay=self._options.always_replay,
             step_override=self.step_override,
             expected_data=self.expected_data,

@@ -9,12 +9,13 @@ from typing import Any, Literal, NamedTuple, NoReturn, TypeAlias, TypeVar
 from batchflow.core.batch import Failure
 from batchflow.core.codec import DEFAULT_SIZE_LIMIT, Codec, SizeLimit
 from batchflow.core.message import Claim
-from batchflow.core.ports import FailedAttempt, FailurePoint, Lease, Recorder, RecordResult, Runtime
+from batchflow.core.ports import Backlog, FailedAttempt, FailurePoint, Lease, Recorder, RecordResult, Runtime
 from batchflow.core.report import headline, traceback_text
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.run import NEVER, Replay, Step, StepKind
 from batchflow.core.secrets import SECRET_OUTCOME
 from batchflow.core.settlement import Effect
+from batchflow.core.store import LARGE_TEXT
 from batchflow.errors import ReplayError, RunError, StepFailed, StoreError
 from batchflow.logs import logger
 from batchflow.serve.callables import call_with_timeout
@@ -87,6 +88,7 @@ class Execution:
 
     # Created for every item. Most have neither a journal nor branches, so what only these need is created on demand.
     __slots__ = (
+        "_backlog",
         "_cancels",
         "_direct_step",
         "_interrupts",
@@ -142,7 +144,7 @@ class Execution:
         self._interrupts = runtime.interrupts
         self._record_until_stored = runtime.retry_record
         self._step_override = runtime.step_override
-        self._lease = runtime.lease
+        self._backlog, self._lease = runtime.backlog, runtime.lease
         self._lease_losses = 0 if runtime.lease is None else runtime.lease.losses
         """The lease's number of losses when the attempt began."""
         self.scheduler: Scheduler | None = None
@@ -209,6 +211,8 @@ class Execution:
                 return self._recorded_result(step, codec)
             number, failures = step.number, step.failures
         try:
+            if (backlog := self._backlog) is not None and backlog.is_full:
+                await self._wait_for_backlog(backlog)
             if (lease := self._lease) is not None and lease.may_have_expired(self._lease_losses):
                 await self._check_lease(lease)
             if self._step_override is not None:
@@ -537,11 +541,17 @@ class Execution:
         position = outcome.position
         if self.ending not in _STILL_RECORDS:
             raise asyncio.CancelledError
+        backlog = None
+        if (value := outcome.value) is not None and len(value) > LARGE_TEXT and (backlog := self._backlog) is not None:
+            backlog.add(len(value))
         try:
             try:
                 verdict = await self.recorder.record(outcome, effects)
             except Exception as error:
                 verdict = await self._record_again(self.recorder.record, outcome, effects, error)
+            finally:
+                if backlog is not None:
+                    backlog.remove(len(value or ""))
             if verdict != "recorded" or self.observers.step_recorded is not None:
                 self._check_verdict(verdict, outcome)
             if self.ending is not None:
@@ -604,6 +614,14 @@ class Execution:
         else:
             self.end("lost", error)
         return asyncio.CancelledError()
+
+    async def _wait_for_backlog(self, backlog: Backlog) -> None:
+        """Wait until the store has written enough of what is executed already."""
+        await backlog.wait()
+        if self._interrupts.requested:
+            self.end_if_interrupted()
+        if self.ending is not None:
+            raise asyncio.CancelledError
 
     async def _check_lease(self, lease: Lease) -> None:
         """End the attempt when the lease has ended: another worker may have executed the step meanwhile."""

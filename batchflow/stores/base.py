@@ -30,7 +30,7 @@ from batchflow.core.message import Claim, Message
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.run import Journal, Run, Step
 from batchflow.core.settlement import Effect, Settlement, SettleResult
-from batchflow.core.store import RecordResult
+from batchflow.core.store import LARGE_TEXT, RecordResult
 from batchflow.errors import StoreError
 
 ORDER = (
@@ -118,16 +118,23 @@ Submit: TypeAlias = Callable[[list[Operation], Callable[[Answers], None]], None]
 """Writes a group and then calls back with the answers, on the event loop."""
 
 
+MAX_GROUP_CHARS = 8 * 1024 * 1024
+"""The most characters in the large values of one group: a store copies the values of a group several times."""
+
+
 class GroupCommit:
     """Collects operations and submits them, one group at a time.
 
-    `on_change` is called after a group that contains one of `NOTIFYING_VERBS`.
+    A group has all operations that wait, up to `MAX_GROUP_CHARS` of large values. `on_change` is called after a group
+    that contains one of `NOTIFYING_VERBS`.
     """
 
     def __init__(self, submit: Submit, on_change: Callable[[], None]) -> None:
         self._submit = submit
         self._on_change = on_change
         self._pending: list[Operation] = []
+        # The large values of the pending operations: the place of the operation, and the characters.
+        self._large: list[tuple[int, int]] = []
         self._scheduled = False
         self._writing = False
         self._loop = asyncio.get_running_loop()
@@ -153,13 +160,34 @@ class GroupCommit:
             self._loop.call_soon(self._flush)
         return future
 
+    def note_large(self, chars: int) -> None:
+        """The operation that was added last has a value of more than `LARGE_TEXT` characters."""
+        self._large.append((len(self._pending) - 1, chars))
+
     def _flush(self) -> None:
         self._scheduled = False
         if not self._pending or self._writing:
             return
-        group, self._pending = self._pending, []
+        if self._large:
+            end = self._end_of_group()
+            group, self._pending = self._pending[:end], self._pending[end:]
+        else:
+            group, self._pending = self._pending, []
         self._writing = True
         self._submit(group, lambda answers: self._finish(group, answers))
+
+    def _end_of_group(self) -> int:
+        """The number of pending operations that the next group takes."""
+        chars, taken = 0, 0
+        for _, more in self._large:
+            chars += more
+            if taken and chars > MAX_GROUP_CHARS:
+                break
+            taken += 1
+        left = self._large[taken:]
+        end = left[0][0] if left else len(self._pending)
+        self._large = [(place - end, more) for place, more in left]
+        return end
 
     def _finish(self, group: list[Operation], answers: Answers) -> None:
         self._writing = False
@@ -207,6 +235,7 @@ PRUNE_LIMIT = 5_000
 class WriteVerbs(ABC):
     """The verbs of a store that enqueue one operation and return its answer."""
 
+    _commit: GroupCommit | None = None
     _sweeping: "asyncio.Task[None] | None" = None
 
     @abstractmethod
@@ -223,13 +252,21 @@ class WriteVerbs(ABC):
         self, claim: str, fence: int, step: Step, effects: tuple[Effect, ...] = ()
     ) -> "asyncio.Future[RecordResult]":
         """See the protocol."""
-        if effects:
-            return self._enqueue("record_with_effects", claim, fence, step, effects)
-        return self._enqueue("record", claim, fence, step)
+        future = (
+            self._enqueue("record_with_effects", claim, fence, step, effects)
+            if effects
+            else self._enqueue("record", claim, fence, step)
+        )
+        if (value := step.value) is not None and len(value) > LARGE_TEXT and self._commit is not None:
+            self._commit.note_large(len(value))
+        return future
 
     def settle(self, settlement: Settlement) -> "asyncio.Future[SettleResult]":
         """See the protocol."""
-        return self._enqueue("settle", settlement)
+        future = self._enqueue("settle", settlement)
+        if (result := settlement.result) is not None and len(result) > LARGE_TEXT and self._commit is not None:
+            self._commit.note_large(len(result))
+        return future
 
     async def expire(self) -> int:
         """See the protocol."""

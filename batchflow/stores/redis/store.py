@@ -44,7 +44,7 @@ class RedisStore(WriteVerbs):
         self._server = clients.server_name(self._client)
         self._runner = ScriptRunner(self._client, self._prefix, self._server, clock, self._on_settled)
         self._notifier = ChangeNotifier()
-        self._commit: GroupCommit | None = None
+        self._commit = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._founded = ""
         self._is_new = False

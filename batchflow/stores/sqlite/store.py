@@ -36,7 +36,7 @@ class SqliteStore(SqlStore):
         self._subscribers: list[Callable[[bool], None]] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._writer: Writer | None = None
-        self._commit: GroupCommit | None = None
+        self._commit = None
         self._reader: SqliteTx | None = None
         self._reads: ThreadPoolExecutor | None = None
 
