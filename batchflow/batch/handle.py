@@ -8,7 +8,7 @@ from typing import Generic, TypeVar, cast
 from batchflow.batch.answers import result_text
 from batchflow.batch.definition import Definition
 from batchflow.batch.status import BatchStatus, BatchSummary
-from batchflow.batch.wait_reason import failing_text, find_wait_reason
+from batchflow.batch.wait_reason import WaitReasons, failing_text
 from batchflow.core.batch import Batch, Item, ItemState
 from batchflow.core.duration import Duration, to_ms
 from batchflow.core.ids import entry_id
@@ -79,7 +79,7 @@ class BatchHandle(Generic[Result]):
         batch = await self._read()
         if not _is_over(batch):
             check_not_polling(self._client, self.id, f"batch '{self.id}'")
-        return self._status(batch)
+        return await self._status(batch, self._wait_reasons())
 
     async def wait(self, timeout: Duration | None = None, *, check: bool = False) -> BatchSummary:
         """Return once the batch has ended and its `on_complete` has run. An unavailable store is waited for, too.
@@ -111,9 +111,10 @@ class BatchHandle(Generic[Result]):
         """
         pause = to_ms(interval, option="interval") / 1000
         check_may_wait(self._client, f"batch '{self.id}'")
+        reasons = self._wait_reasons()
         while True:
             batch = await self._read()
-            yield self._status(batch)
+            yield await self._status(batch, reasons)
             if _is_over(batch):
                 return
             with contextlib.suppress(TimeoutError):
@@ -142,14 +143,12 @@ class BatchHandle(Generic[Result]):
     async def _describe_wait(self) -> str:
         """Return in one sentence how far the batch is, and why it goes no further."""
         try:
-            batch = await self._read()
-            found = await find_wait_reason(self._client.store, self._definition, batch, self._client.now())
+            status = await self._status(await self._read(), self._wait_reasons())
         except StoreUnavailable as error:
             return f"the store is away: {error}"
-        status = self._status(batch)
-        limit = f"limit: {found.limit}" if found.limit else ""
         parts = [f"{status.counts.ended:,} of {status.total:,} items have ended", failing_text(status)]
-        return "; ".join(part for part in (*parts, found.sentence, limit) if part)
+        parts += [status.wait_reason.sentence] if status.wait_reason else []
+        return "; ".join(part for part in parts if part)
 
     def _batch_item(self, item: Item) -> BatchItem[Result]:
         text = result_text(item)
@@ -163,8 +162,13 @@ class BatchHandle(Generic[Result]):
             ended_at=item.ended_at,
         )
 
-    def _status(self, batch: Batch) -> BatchStatus:
-        return BatchStatus.of(batch, self._client.now(), walk_first=self._definition.walk_first)
+    def _wait_reasons(self) -> WaitReasons:
+        return WaitReasons(self._client, self._definition)
+
+    async def _status(self, batch: Batch, reasons: WaitReasons) -> BatchStatus:
+        reason = await reasons.find(batch)
+        now, walk_first = self._client.now(), self._definition.walk_first
+        return BatchStatus.of(batch, now, walk_first=walk_first, wait_reason=reason)
 
     async def _read(self) -> Batch:
         batch = await self._client.store.batch(self.id)

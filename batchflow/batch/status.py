@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Literal, NamedTuple, TypeAlias
 
 from batchflow.core.batch import Batch, BatchState, Counts, ErrorGroup
 from batchflow.core.duration import humanize_duration
@@ -129,6 +130,25 @@ def _format_waiting(counts: Counts) -> str:
     return f" ({text})" if text else ""
 
 
+WaitCode: TypeAlias = Literal[
+    "paused", "not_before", "unserved", "key_paused", "key_parked", "worker_silent", "limit", "completion"
+]
+"""The kinds of reasons for which a batch goes no faster."""
+
+
+class WaitReason(NamedTuple):
+    """The reason why a batch goes no faster, or not on at all: its code, and a sentence without a period.
+
+    `paused`: an operator has paused the batch. `not_before`: its start time has not come. `unserved`: no worker serves
+    it. `key_paused`: an operator has paused its flow key. `key_parked`: a service limits its rate. `worker_silent`: a
+    worker that holds items is not heard of. `limit`: a limit of its flow control, or the concurrency of this process.
+    `completion`: its items have ended, and `on_complete` has not.
+    """
+
+    code: WaitCode
+    sentence: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchStatus:
     """The status of a batch. `str()` of it is one line for people.
@@ -137,7 +157,8 @@ class BatchStatus:
     and an `eta_ms`. A total from `count` is corrected page by page, and is exact once the walk has ended.
     `items_per_second` is the mean since the trigger. `error` is the reason of a walk that failed, `completion_error`
     that of an `on_complete` that failed for good, and `errors` are the failures so far in groups. `counted` is the
-    result of `count` if the pages had fewer ids, else None.
+    result of `count` if the pages had fewer ids, else None. `wait_reason` is the reason why the batch goes no faster;
+    None if nothing holds it back.
     """
 
     id: str
@@ -155,9 +176,12 @@ class BatchStatus:
     counted: int | None = None
     errors: tuple[ErrorGroup, ...] = ()
     completion_error: str | None = None
+    wait_reason: WaitReason | None = None
 
     @classmethod
-    def of(cls, batch: Batch, now: int, *, walk_first: bool = False) -> "BatchStatus":
+    def of(
+        cls, batch: Batch, now: int, *, walk_first: bool = False, wait_reason: WaitReason | None = None
+    ) -> "BatchStatus":
         """Create the status of a batch at `now`; with `walk_first` its total is that of the whole walk."""
         ended = batch.ended_at if batch.ended_at is not None else now
         # A walk that failed has not named all items.
@@ -178,6 +202,7 @@ class BatchStatus:
             counted=overstated_count(batch),
             errors=batch.errors,
             completion_error=batch.completion_error,
+            wait_reason=wait_reason,
         )
 
     @property

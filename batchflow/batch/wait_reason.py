@@ -1,74 +1,121 @@
 """The reason why a batch goes no faster, or not on at all: the limit that binds, or what stops it; its failures."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import astuple
-from typing import NamedTuple
 
 from batchflow.batch.definition import Definition
-from batchflow.batch.status import BatchStatus
+from batchflow.batch.status import BatchStatus, WaitReason
 from batchflow.core.batch import Batch, Counts, ErrorGroup
 from batchflow.core.duration import format_duration, humanize_duration
 from batchflow.core.flow import FlowControl, FlowStatus
 from batchflow.core.ids import entry_id
 from batchflow.core.message import WorkerStatus
+from batchflow.core.ports import Client
 from batchflow.core.store import Reads
-from batchflow.serve.waiting import unserved_reason
+from batchflow.serve.waiting import format_moment, parked_sentence, paused_sentence, unserved_sentence
 
 SILENT_MS = 15_000
 """A worker whose last heartbeat is older than this holds its claims without working, for all that is known."""
 
-_CLAIM_MS = 2_000
+LOOK_EVERY_MS = 1_000
+"""The reason is looked for no more often, since the store counts what waits for it."""
+
 _MAX_GROUPS = 3
 
 
-class WaitReason(NamedTuple):
-    """The limit that binds, such as "rate 50/s"; or else, as a sentence without a period, why nothing starts."""
+class WaitReasons:
+    """The reasons of one batch over time: each is kept for a second, or until the batch is paused, resumed or ends."""
 
-    limit: str = ""
-    sentence: str = ""
+    def __init__(self, client: Client, definition: Definition | None) -> None:
+        self._client = client
+        self._definition = definition
+        self._found: WaitReason | None = None
+        self._looked_at: int | None = None
+        self._ended = -1
+        self._state: object = None
+
+    async def find(self, batch: Batch) -> WaitReason | None:
+        """Return the present reason of the batch, which was read just now; see `find_wait_reason`."""
+        now, state = self._client.now(), (batch.state, batch.paused)
+        is_recent = self._looked_at is not None and 0 <= now - self._looked_at < LOOK_EVERY_MS
+        if is_recent and state == self._state and not batch.items_ended:
+            return self._found
+        self._state = state
+        stalled = self._looked_at is None or batch.counts.ended == self._ended
+        self._looked_at, self._ended = now, batch.counts.ended
+        concurrency = self._client.concurrency
+        self._found = await find_wait_reason(
+            self._client.store, self._definition, batch, now, concurrency=concurrency, stalled=stalled
+        )
+        return self._found
 
 
 async def find_wait_reason(
     store: Reads,
-    definition: Definition,
+    definition: Definition | None,
     batch: Batch,
     now: int,
     *,
     concurrency: int | None = None,
     stalled: bool = True,
-) -> WaitReason:
-    """Return the reason why an open batch goes no faster.
+) -> WaitReason | None:
+    """Return the reason why an open batch goes no faster; None if nothing holds it back, or it has ended.
 
+    Without a `definition`, as where the app of a batch is not known, its pages are looked for under their default key.
     `concurrency` is that of the process that works for the batch, if there is one. The workers are read only if the
     batch is `stalled`: none of its items ends.
     """
     if batch.items_ended:
-        return WaitReason(sentence="on_complete has not ended") if batch.working else WaitReason()
+        return WaitReason("completion", "on_complete has not ended") if batch.working else None
     if batch.paused:
-        return WaitReason(sentence="an operator has paused the batch")
-    if stalled and (reason := await unserved_reason(store, astuple(definition.routes))):
-        return WaitReason(sentence=reason)
-    keys = {str(definition.execute_flow.key): "", str(definition.paginate_flow.key): "paginate "}
+        return WaitReason("paused", "an operator has paused the batch")
+    if batch.state == "pending" and (due := await _start_time(store, batch)) is not None:
+        return WaitReason("not_before", f"its start time, {format_moment(due)}, has not come")
+    routes = _Routes(definition, batch.workflow)
+    if stalled and (sentence := await _unserved(store, routes, batch)):
+        return WaitReason("unserved", sentence)
+    paginate_key = f"{batch.workflow}.paginate" if definition is None else str(definition.paginate_flow.key)
+    # Where both have one key, it is that of the items.
+    keys = {paginate_key: "paginate ", batch.flow_key or f"{batch.workflow}.execute": ""}
     flows = sorted(await store.flows(list(keys)), key=lambda it: keys[it.limits.key or ""])
-    if (reason := _stopped_key(flows, batch, now)) or not stalled:
-        return WaitReason(binding_limit(flows, keys, batch.counts, concurrency, now), reason)
-    if reason := silent_worker(await store.workers(), definition, now):
-        return WaitReason(sentence=reason)
-    if await _waits_for_its_time(store, batch, now):
-        return WaitReason(sentence="its start time has not come")
-    return WaitReason(binding_limit(flows, keys, batch.counts, concurrency, now))
-
-
-def _stopped_key(flows: Sequence[FlowStatus], batch: Batch, now: int) -> str:
     for flow in flows:
-        if flow.waiting and flow.paused:
-            return f"an operator has paused the flow key '{flow.limits.key}'"
-    return ""
+        if flow.waiting and (sentence := paused_sentence(flow)):
+            return WaitReason("key_paused", sentence)
+        if flow.waiting and (sentence := parked_sentence(flow, now)):
+            return WaitReason("key_parked", sentence)
+    if stalled and (sentence := silent_worker(await store.workers(), routes, now)):
+        return WaitReason("worker_silent", sentence)
+    limit = binding_limit(flows, keys, batch.counts, concurrency)
+    return WaitReason("limit", f"limit: {limit}") if limit else None
 
 
-def silent_worker(workers: Sequence[WorkerStatus], definition: Definition, now: int) -> str:
+class _Routes:
+    """The destinations of a workflow; without its definition, all below its name."""
+
+    def __init__(self, definition: Definition | None, workflow: str) -> None:
+        self._routes = None if definition is None else set(astuple(definition.routes))
+        self._prefix = f"/{workflow}/"
+
+    def __contains__(self, destination: str) -> bool:
+        return destination.startswith(self._prefix) if self._routes is None else destination in self._routes
+
+
+async def _start_time(store: Reads, batch: Batch) -> int | None:
+    entry = await store.run(entry_id(batch.id))
+    return None if entry is None or entry.started_at is not None or entry.failures else entry.due_at
+
+
+async def _unserved(store: Reads, routes: _Routes, batch: Batch) -> str:
+    found = [
+        work.destination
+        for work in await store.unserved()
+        if work.destination in routes and work.batch in (None, batch.id)
+    ]
+    return unserved_sentence(found)
+
+
+def silent_worker(workers: Sequence[WorkerStatus], routes: Container[str], now: int) -> str:
     """Return a sentence about a worker that holds items of the workflow and is not heard of; else an empty text."""
-    routes = set(astuple(definition.routes))
     for worker in workers:
         held = sum(count for destination, count in worker.holds.items() if destination in routes)
         silent_ms = max(0, now - worker.seen_at) if worker.seen_at else 0
@@ -78,16 +125,8 @@ def silent_worker(workers: Sequence[WorkerStatus], definition: Definition, now: 
     return ""
 
 
-async def _waits_for_its_time(store: Reads, batch: Batch, now: int) -> bool:
-    # A message that is due is claimed within this time.
-    if batch.state != "pending" or now - batch.created_at < _CLAIM_MS:
-        return False
-    entry = await store.run(entry_id(batch.id))
-    return entry is not None and entry.state == "waiting" and entry.started_at is None and not entry.failures
-
-
 def binding_limit(
-    flows: Sequence[FlowStatus], names: Mapping[str, str], counts: Counts, concurrency: int | None, now: int
+    flows: Sequence[FlowStatus], names: Mapping[str, str], counts: Counts, concurrency: int | None
 ) -> str:
     """Return the limit that holds back the first of these flow keys with messages that could start, or an empty text.
 
@@ -95,8 +134,6 @@ def binding_limit(
     """
     for flow in flows:
         name = names[flow.limits.key or ""]
-        if flow.parked_until > now:
-            return f"{name}asked to wait for {format_duration((flow.parked_until - now + 999) // 1000 * 1000)}"
         if flow.waiting > (0 if name else counts.retrying + counts.parked):
             return (limit := _flow_limit(flow, concurrency)) and name + limit
     return ""

@@ -11,8 +11,15 @@ from batchflow.batch.bound import Workflow
 from batchflow.batch.dry_run import Statistics
 from batchflow.batch.handle import BatchHandle, BatchItem
 from batchflow.batch.names import quantity
-from batchflow.batch.status import BatchStatus, BatchSummary, format_counts, format_overstated_count, overstated_count
-from batchflow.batch.wait_reason import failing_text, format_rate
+from batchflow.batch.status import (
+    BatchStatus,
+    BatchSummary,
+    WaitReason,
+    format_counts,
+    format_overstated_count,
+    overstated_count,
+)
+from batchflow.batch.wait_reason import WaitReasons, failing_text, format_rate
 from batchflow.cli.failures import print_error, print_groups, print_groups_with_examples
 from batchflow.cli.output import (
     STATE_STYLES,
@@ -29,10 +36,10 @@ from batchflow.core.dead_letters import DeadLetter, DeadLetterQuery
 from batchflow.core.duration import humanize_duration
 from batchflow.core.flow import FlowControl
 from batchflow.core.message import UnservedWork
+from batchflow.core.ports import Client
 from batchflow.core.report import headline, one_line
 from batchflow.core.run import Run
 from batchflow.core.secrets import masked_text
-from batchflow.core.store import Reads
 from batchflow.http.schemas.batches import wire_params
 
 _MAX_FAILURES = 5
@@ -46,16 +53,19 @@ class BatchDetails(NamedTuple):
     examples: Sequence[Item]
     failed: Sequence[Item]
     letters: Sequence[DeadLetter]
+    wait_reason: WaitReason | None
 
     @classmethod
-    async def read(cls, store: Reads, batch: Batch, limit: int) -> "BatchDetails":
+    async def read(cls, client: Client, batch: Batch, limit: int) -> "BatchDetails":
         """The details, at most `limit` failed items."""
+        store = client.store
         failed = await store.items(batch.id, state="failed", limit=limit)
         examples: list[Item] = []
         for number in dict.fromkeys(it.number for it in batch.errors if it.number >= 0):
             examples += await store.items(batch.id, after=number - 1, limit=1)
         letters = await store.dead_letters(DeadLetterQuery(batch=batch.id), limit)
-        return cls(batch, examples, failed, letters)
+        # The app of the batch is not known here, only its store.
+        return cls(batch, examples, failed, letters, await WaitReasons(client, None).find(batch))
 
 
 def print_statistics(output: Output, title: str, workflow: Workflow[Any, Any], found: Statistics) -> None:
@@ -205,6 +215,7 @@ def print_batch(output: Output, report: BatchDetails, now: int) -> None:
         "started": format_local_time(found.created_at),
     }
     rows |= {"now": _note(found, now)} if not status.is_over and _note(found, now) else {}
+    rows |= {"waits": report.wait_reason.sentence} if report.wait_reason else {}
     rows |= {"ended": format_local_time(found.ended_at), "took": took} if found.ended_at is not None else {}
     rows |= {"error": headline(found.error)} if found.error else {}
     rows |= {"on_complete": f"failed: {headline(found.completion_error)}"} if found.completion_error else {}

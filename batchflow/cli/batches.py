@@ -79,10 +79,11 @@ class ShowBatch:
         """Print the batch."""
         async with open_engine(self.url) as engine:
             batch = await _require_batch(engine, self.id)
-            details = await BatchDetails.read(engine.store, batch, self.limit)
+            details = await BatchDetails.read(engine, batch, self.limit)
             now = engine.now()
         if self.as_json:
-            document = BatchDetail.of_info(BatchInfo.of(batch, now), batch).document()
+            info = BatchInfo.of(batch, now, wait_reason=details.wait_reason)
+            document = BatchDetail.of_info(info, batch).document()
             document["failedItems"] = [ItemDetail.of(item).document() for item in details.failed]
             document["deadLetters"] = [DeadLetterInfo.of(letter).document() for letter in details.letters]
             Output().print_json(document)

@@ -4,7 +4,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -15,10 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 from batchflow.app import Batchflow
-from batchflow.batch.bound import Workflow
 from batchflow.batch.handle import BatchHandle
 from batchflow.batch.status import BatchStatus
-from batchflow.batch.wait_reason import WaitReason, failing_text, find_wait_reason
+from batchflow.batch.wait_reason import failing_text
 from batchflow.cli.output import LogWriter, Output
 from batchflow.cli.process import cancel_and_wait
 from batchflow.core.duration import humanize_duration
@@ -29,9 +28,7 @@ from batchflow.logs import escape_controls
 POLL_SECONDS = 0.25
 _RETRY_SECONDS = 1.0
 _WINDOW_MS = 5_000
-_LIMIT_POLL_MS = 1_000
 _SILENT_MS = 2_000
-# Flow keys are read less often: the store counts all waiting messages for them.
 _EVERY_MS = 5_000
 _BAR_WIDTH = 40
 _BLOCKED_S = 1.5
@@ -41,13 +38,13 @@ _BLOCKED_S = 1.5
 class ProgressSnapshot:
     """The status of a batch at a time, its recent speed in items per second, the time left at that speed.
 
-    `waits_for` is the limit or the reason that holds it back.
+    `outage` is a sentence about a store that does not answer; it takes the place of the reason in the status.
     """
 
     status: BatchStatus
     per_second: float = 0.0
     eta_ms: int | None = None
-    waits_for: WaitReason = field(default_factory=WaitReason)
+    outage: str = ""
     at: int = 0
 
     @property
@@ -77,14 +74,16 @@ class ProgressSnapshot:
         parts += [f"{humanize_duration((self.eta_ms + 999) // 1000 * 1000)} to go"] if self.eta_ms else []
         # Where nothing gets done because all attempts fail, a limit is not the reason.
         moves = self.per_second > 0 or not self.status.counts.retrying
-        parts += [f"limit: {self.waits_for.limit}"] if self.waits_for.limit and moves else []
+        reason = self.status.wait_reason
+        parts += [reason.sentence] if reason and reason.code == "limit" and moves and not self.outage else []
         return ", ".join(parts)
 
     @property
     def trouble(self) -> str:
         """`20 retrying: 15 × ConnectError, 5 × ReadTimeout`, and why nothing starts; empty if all is well."""
-        parked = self.status.counts.parked
-        parts = [failing_text(self.status), f"{parked:,} parked" if parked else "", self.waits_for.sentence]
+        parked, reason = self.status.counts.parked, self.status.wait_reason
+        why = self.outage or (reason.sentence if reason and reason.code != "limit" else "")
+        parts = [failing_text(self.status), f"{parked:,} parked" if parked else "", why]
         return "" if self.status.is_over else "; ".join(part for part in parts if part)
 
     @property
@@ -207,11 +206,9 @@ def _one_line(text: str, style: str) -> Text:
     return Text(escape_controls(text), style=style, no_wrap=True, overflow="ellipsis")
 
 
-async def watch_batch(
-    handle: BatchHandle[Any], workflow: Workflow[Any, Any], flow: Batchflow, display: ProgressDisplay
-) -> None:
+async def watch_batch(handle: BatchHandle[Any], flow: Batchflow, display: ProgressDisplay) -> None:
     """Show the batch until it ends. Reads are retried while the store is unavailable."""
-    watch = _BatchWatch(handle, workflow, flow, display)
+    watch = _BatchWatch(handle, flow, display)
     ticking = asyncio.create_task(watch.tick())
     try:
         while True:
@@ -228,11 +225,8 @@ async def watch_batch(
 class _BatchWatch:
     """Reads a batch, and updates its display several times a second, even while the store does not answer."""
 
-    def __init__(
-        self, handle: BatchHandle[Any], workflow: Workflow[Any, Any], flow: Batchflow, display: ProgressDisplay
-    ) -> None:
+    def __init__(self, handle: BatchHandle[Any], flow: Batchflow, display: ProgressDisplay) -> None:
         self._handle = handle
-        self._definition = workflow.definition
         self._flow = flow
         self._display = display
         self._speed = SpeedMeter()
@@ -242,15 +236,12 @@ class _BatchWatch:
 
     async def follow(self) -> None:
         """Read the batch until it ends."""
-        waits_for, checked_at = WaitReason(), -_LIMIT_POLL_MS
         self._speed = SpeedMeter()
         async for status in self._handle.progress(POLL_SECONDS):
             self._speed.update(status)
-            if status.elapsed_ms - checked_at >= _LIMIT_POLL_MS and not status.is_over:
-                waits_for, checked_at = await self._find_wait_reason(), status.elapsed_ms
             self._outage, self._answered_at = "", self._flow.engine.now()
             eta_ms = self._speed.eta_ms(status)
-            self._show(ProgressSnapshot(status, self._speed.per_second, eta_ms, waits_for, self._answered_at))
+            self._show(ProgressSnapshot(status, self._speed.per_second, eta_ms, at=self._answered_at))
 
     def report_outage(self, error: StoreUnavailable) -> None:
         """Show from now on that the store is away."""
@@ -265,25 +256,11 @@ class _BatchWatch:
             if snapshot is None or silent_ms < (_RETRY_SECONDS * 1000 if self._outage else _SILENT_MS):
                 continue
             reason = self._outage or f"the store has not answered for {silent_ms // 1000}s"
-            self._show(replace(snapshot, per_second=0.0, eta_ms=None, waits_for=WaitReason(sentence=reason), at=now))
+            self._show(replace(snapshot, per_second=0.0, eta_ms=None, outage=reason, at=now))
 
     def _show(self, snapshot: ProgressSnapshot) -> None:
         self._snapshot = snapshot
         self._display.update(snapshot)
-
-    async def _find_wait_reason(self) -> WaitReason:
-        store = self._flow.engine.store
-        batch = await store.batch(self._handle.id)
-        if batch is None:
-            return WaitReason()
-        return await find_wait_reason(
-            store,
-            self._definition,
-            batch,
-            self._flow.engine.now(),
-            concurrency=self._flow.settings.concurrency,
-            stalled=not self._speed.per_second,
-        )
 
 
 @dataclass(frozen=True, slots=True)

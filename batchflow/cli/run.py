@@ -283,7 +283,7 @@ class _BatchRunner:
     async def _work_until_end(self, handle: BatchHandle[Any], display: ProgressDisplay) -> bool:
         """Work until the batch ends or a signal comes; True if the batch has ended."""
         await self._flow.start(worker=True)
-        watching = asyncio.create_task(watch_batch(handle, self._workflow, self._flow, display))
+        watching = asyncio.create_task(watch_batch(handle, self._flow, display))
         if await self._signals.wait_for(watching):
             await watching
             return True

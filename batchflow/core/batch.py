@@ -138,8 +138,8 @@ class Batch:
 
     `total` is the number of items to process, if it was counted beforehand; `working` counts the messages of its
     layers (entry, pages, chunks, completion) that have not ended; `worked_ms` is the time that its ended items took,
-    added up. `error` is the reason of a walk that failed, `completion_error` that of a completion that failed for good.
-    `errors` are its failures in groups, those with the most attempts first.
+    added up. `flow_key` is that of its items. `error` is the reason of a walk that failed, `completion_error` that of a
+    completion that failed for good. `errors` are its failures in groups, those with the most attempts first.
     """
 
     id: str
@@ -156,6 +156,7 @@ class Batch:
     label: str | None = None
     headers: Mapping[str, str] = field(default_factory=lambda: NO_HEADERS, repr=False)
     paused: bool = False
+    flow_key: str | None = None
     error: str | None = None
     completion_error: str | None = None
     errors: tuple[ErrorGroup, ...] = ()

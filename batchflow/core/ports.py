@@ -380,6 +380,11 @@ class Client(Commands, Protocol):
         """The threads for plain functions that are called outside of any delivery; None if the app is not running."""
         ...
 
+    @property
+    def concurrency(self) -> int | None:
+        """The number of claims that this process may have at a time; None if it does not work."""
+        ...
+
     async def ended(self, id: str, look: Callable[[], Awaitable[T | None]], limit: float | None) -> T | None:
         """Wait until a run or batch has ended; returns the result of `look`, or None after `limit` seconds.
 

@@ -134,7 +134,11 @@ class Waiter(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """One execution of a served function, as it can be read. Times are ms since the epoch."""
+    """One execution of a served function, as it can be read. Times are ms since the epoch.
+
+    Of one that waits, `flow_key` is the key that it starts under, and `due_at` the time from which it may start: None
+    if that has come, or if it waits for something else than time.
+    """
 
     id: str
     destination: str
@@ -149,6 +153,8 @@ class Run:
     batch: str | None = None
     label: str | None = None
     parent: str | None = None
+    flow_key: str | None = None
+    due_at: int | None = None
     journal: Journal = ()
 
     @property

@@ -179,6 +179,11 @@ class Engine:
         """See the port."""
         return self._threads
 
+    @property
+    def concurrency(self) -> int | None:
+        """See the port."""
+        return None if self._worker is None else self._options.concurrency
+
     async def ended(self, id: str, look: Callable[[], Awaitable[T | None]], limit: float | None) -> T | None:
         """See the port."""
         return await self.watchers.wait_for_end(id, look, limit)
@@ -256,10 +261,9 @@ class Engine:
 
     def _log_left_running(self, threads: ThreadPool) -> None:
         if left := [call for call in threads.close() if call.run]:
-            functions = sorted({call.function for call in left})
             logger().warning(
                 "[batchflow] Stopped while plain functions still run; they end with the process at the latest",
-                functions=functions,
+                functions=sorted({call.function for call in left}),
                 threads=len(left),
             )
 
@@ -340,11 +344,9 @@ class Engine:
 
     def _clock_jumps(self) -> ClockJumpDetector | None:
         # Only for the system clock: a test sets its clock on purpose.
-        return (
-            ClockJumpDetector(self._clock, asyncio.get_running_loop().time)
-            if isinstance(self._clock, SystemClock)
-            else None
-        )
+        if not isinstance(self._clock, SystemClock):
+            return None
+        return ClockJumpDetector(self._clock, asyncio.get_running_loop().time)
 
     def _worker_name(self) -> str:
         # Never the name of an earlier worker, whose claims would count as its own.

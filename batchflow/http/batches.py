@@ -7,6 +7,8 @@ from fastapi import APIRouter, Path, Query, Response
 
 from batchflow.batch.bound import Workflow
 from batchflow.batch.names import wire_name
+from batchflow.batch.status import WaitReason
+from batchflow.batch.wait_reason import WaitReasons
 from batchflow.core.batch import Batch, ItemState
 from batchflow.core.ports import Client
 from batchflow.errors import NotFoundError
@@ -80,9 +82,10 @@ class BatchEndpoints:
         """`percent` and `etaMs` are null until the total is known."""
         batch = await self._read(id)
         workflow = self._workflows.get(batch.workflow)
+        reason = await self._wait_reasons(batch).find(batch)
         fields = None if workflow is None else workflow.definition.params.model_fields
         names = None if fields is None else {name: wire_name(name, info) for name, info in fields.items()}
-        return json_response(BatchDetail.of_info(self._info(batch), batch, names))
+        return json_response(BatchDetail.of_info(self._info(batch, reason), batch, names))
 
     async def items(
         self,
@@ -118,7 +121,14 @@ class BatchEndpoints:
 
     async def progress(self, id: str, interval: Annotated[float, Query(ge=0.1, le=60)] = 0.5) -> Response:
         """The batch is read every `interval` seconds. Close the `EventSource` on `done`, or it connects again."""
-        return progress_response(self._client.store.batch, await self._read(id), self._describe, interval)
+        first = await self._read(id)
+        reasons = self._wait_reasons(first)
+
+        async def read() -> tuple[Batch, WaitReason | None] | None:
+            batch = await self._client.store.batch(id)
+            return None if batch is None else (batch, await reasons.find(batch))
+
+        return progress_response(read, (first, await reasons.find(first)), self._describe, interval)
 
     async def cancel(self, id: str) -> Response:
         """Running items end at their next step. Safe to repeat."""
@@ -131,11 +141,15 @@ class BatchEndpoints:
             raise not_found("batch", id)
         return batch
 
-    def _describe(self, batch: Batch) -> tuple[str, bool]:
-        info = self._info(batch)
+    def _wait_reasons(self, batch: Batch) -> WaitReasons:
+        workflow = self._workflows.get(batch.workflow)
+        return WaitReasons(self._client, None if workflow is None else workflow.definition)
+
+    def _describe(self, found: tuple[Batch, WaitReason | None]) -> tuple[str, bool]:
+        info = self._info(*found)
         return info.model_dump_json(by_alias=True), info.is_final
 
-    def _info(self, batch: Batch) -> BatchInfo:
+    def _info(self, batch: Batch, reason: WaitReason | None = None) -> BatchInfo:
         workflow = self._workflows.get(batch.workflow)
         walk_first = workflow is not None and workflow.definition.walk_first
-        return BatchInfo.of(batch, self._client.now(), walk_first=walk_first)
+        return BatchInfo.of(batch, self._client.now(), walk_first=walk_first, wait_reason=reason)

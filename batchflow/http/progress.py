@@ -6,12 +6,10 @@ from typing import Any, TypeVar
 import anyio
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
-from batchflow.core.batch import Batch
-from batchflow.core.run import Run
 from batchflow.errors import StoreUnavailable
 from batchflow.http.openapi import error_responses
 
-Watched = TypeVar("Watched", Batch, Run)
+Watched = TypeVar("Watched")
 
 MAX_FAILED_READS = 20
 """A progress stream ends after so many failed reads in a row; a client that connects again is told the reason."""
@@ -30,12 +28,12 @@ EVENT_STREAM: dict[str, Any] = {
 
 
 def progress_response(
-    read: Callable[[str], Awaitable[Watched | None]],
+    read: Callable[[], Awaitable[Watched | None]],
     first: Watched,
     describe: Callable[[Watched], tuple[str, bool]],
     interval: float,
 ) -> EventSourceResponse:
-    """The response that streams a batch or run; it ends with that, a disconnect, or when the server stops.
+    """The response that streams what `read` returns; it ends with that, a disconnect, or when the server stops.
 
     `describe` returns its JSON text, and True if it has ended.
     """
@@ -45,7 +43,7 @@ def progress_response(
 
 
 async def progress_events(
-    read: Callable[[str], Awaitable[Watched | None]],
+    read: Callable[[], Awaitable[Watched | None]],
     first: Watched,
     describe: Callable[[Watched], tuple[str, bool]],
     interval: float,
@@ -68,6 +66,6 @@ async def progress_events(
             await stopping.wait()
             return
         try:
-            latest, failures = await read(first.id), 0
+            latest, failures = await read(), 0
         except StoreUnavailable:
             failures += 1

@@ -1,6 +1,7 @@
 """The endpoints of runs of all functions (list, status, cancel), and of workers."""
 
 from collections.abc import Collection
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
@@ -85,7 +86,7 @@ class RunEndpoints:
 
     async def progress(self, id: str, interval: Annotated[float, Query(ge=0.1, le=60)] = 0.5) -> Response:
         """The run is read every `interval` seconds. Close the `EventSource` on `done`, or it connects again."""
-        return progress_response(self._client.store.run, await self._read(id), _describe, interval)
+        return progress_response(partial(self._client.store.run, id), await self._read(id), _describe, interval)
 
     async def cancel(self, id: str) -> Response:
         """A waiting run ends at once, a running one at its next step. Safe to repeat."""

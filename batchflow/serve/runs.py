@@ -16,7 +16,14 @@ from batchflow.core.run import RUN_STATES, Run, RunQuery, RunState, Waiter
 from batchflow.errors import InputError, NotFoundError, RunFailed
 from batchflow.serve.delivery_scope import check_may_wait, check_not_polling
 from batchflow.serve.validation import format_value, is_valid_text, validate_run_id, validate_text
-from batchflow.serve.waiting import GOES_ON, unserved_reason, waiting_reason
+from batchflow.serve.waiting import (
+    GOES_ON,
+    format_moment,
+    parked_sentence,
+    paused_sentence,
+    unserved_reason,
+    waiting_reason,
+)
 from batchflow.serve.waits import check_event_data, serialize_event_data, validate_event_id
 
 Result = TypeVar("Result")
@@ -147,7 +154,13 @@ class RunHandle(Generic[Result]):
             return None
         if found := await unserved_reason(self._client.store, {run.destination}):
             return f"it waits: {found}"
-        return f"it waits for its next attempt after {one_line(headline(run.error))}" if run.error else None
+        for flow in await self._client.store.flows([run.flow_key]) if run.flow_key else ():
+            if found := paused_sentence(flow) or parked_sentence(flow, self._client.now()):
+                return f"it waits: {found}"
+        until = f" until {format_moment(run.due_at)}" if run.due_at else ""
+        if run.error:
+            return f"it waits{until} for its next attempt after {one_line(headline(run.error))}"
+        return f"it waits{until}" if until else None
 
     async def _ended(self) -> Run | None:
         run = await self._read()

@@ -1,8 +1,11 @@
 """The reasons for which a run or a batch waits, in words, for those whose time to wait for it is over."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Container, Sequence
+from datetime import UTC, datetime, timedelta
 
+from batchflow.core.duration import format_duration
+from batchflow.core.flow import FlowStatus
 from batchflow.core.message import MOST_NAMED
 from batchflow.core.store import Reads
 from batchflow.errors import StoreError
@@ -24,8 +27,38 @@ async def waiting_reason(look: Callable[[], Awaitable[str | None]]) -> str:
         return f"its store is away: {error}"
 
 
-async def unserved_reason(store: Reads, destinations: Collection[str]) -> str:
+async def unserved_reason(store: Reads, destinations: Container[str]) -> str:
     """Return a sentence if no worker serves one of these destinations, and something is due there; else ""."""
-    found = [work.destination for work in await store.unserved() if work.destination in destinations]
-    named = " and ".join(f"'{it}'" for it in found[:MOST_NAMED])
-    return f"nobody serves {named}" if found else ""
+    return unserved_sentence([it.destination for it in await store.unserved() if it.destination in destinations])
+
+
+def unserved_sentence(destinations: Sequence[str]) -> str:
+    """Return the sentence about destinations that nobody serves; "" for none."""
+    named = " and ".join(f"'{it}'" for it in destinations[:MOST_NAMED])
+    return f"nobody serves {named}" if destinations else ""
+
+
+def paused_sentence(flow: FlowStatus) -> str:
+    """Return a sentence if an operator has paused a flow key; else ""."""
+    return f"an operator has paused the flow key '{flow.limits.key}'" if flow.paused else ""
+
+
+def parked_sentence(flow: FlowStatus, now: int) -> str:
+    """Return a sentence if a flow key is parked; else ""."""
+    left_ms = flow.parked_until - now
+    if left_ms <= 0:
+        return ""
+    return f"a service limits its rate: the flow key '{flow.limits.key}' is parked for {_seconds(left_ms)}"
+
+
+def _seconds(ms: int) -> str:
+    return format_duration((ms + 999) // 1000 * 1000)
+
+
+def format_moment(at: int) -> str:
+    """Return a time in ms as text such as "2026-11-28 22:15:00 UTC"."""
+    moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=min(at, _LATEST_MS) // 1000)
+    return f"{moment:%Y-%m-%d %H:%M:%S} UTC"
+
+
+_LATEST_MS = 253_402_300_799_999  # the end of the year 9999

@@ -412,7 +412,7 @@ Columns = tuple[str, ...]
 
 RUN: Columns = (
     "id", "destination", "state", "created_at", "started_at", "ended_at", "payload", "result", "error", "failures",
-    "batch", "label", "parent",
+    "batch", "label", "parent", "flow_key", "due_at",
 )  # fmt: skip
 FLOW: Columns = (
     "key", "max_parallelism", "max_rate", "max_period", "max_burst", "pin_parallelism", "pin_rate", "paused", "in_use",
@@ -426,7 +426,8 @@ DEAD_LETTER: Columns = (
 )  # fmt: skip
 BATCH: Columns = (
     "id", "name", "state", "pages", "chunks", "total", "working", "worked_ms", "params", "force", "label", "headers",
-    "paused", "error", "completion_error", "errors", "created_at", "started_at", "ended_at", *Counts._fields,
+    "paused", "flow_key", "error", "completion_error", "errors", "created_at", "started_at", "ended_at",
+    *Counts._fields,
 )  # fmt: skip
 ITEM: Columns = ("number", "id", "state", "result", "error", "ended_at", "attempts")
 ERROR_GROUP: Columns = ErrorGroup._fields
@@ -532,6 +533,7 @@ def batch(row: Sequence[Any]) -> Batch:
         label=about["label"],
         headers=from_json(headers) if headers else NO_HEADERS,
         paused=bool(about["paused"]),
+        flow_key=about["flow_key"],
         error=about["error"],
         completion_error=about["completion_error"],
         errors=_error_groups(about["errors"]),

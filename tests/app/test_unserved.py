@@ -1,5 +1,6 @@
 """Work that no worker serves: a warning of workers, and the reason in the error of a wait."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 import structlog
 
 from batchflow import Batchflow, RetryPolicy, WorkflowContext
+from batchflow.core import settlement
 from batchflow.core.flow import FlowControl
 from batchflow.errors import StoreUnavailable
 from batchflow.serve.runs import RunHandle
@@ -85,6 +87,33 @@ async def test_a_wait_in_vain_tells_that_nobody_serves_it(tmp_path: Path) -> Non
             await batch.wait(0.01)
 
 
+async def test_a_wait_in_vain_tells_of_a_paused_or_parked_key() -> None:
+    """With the key's name, as for a batch; and of a start that has not come, with the time."""
+    clock = ManualClock()
+    flow = Batchflow("sqlite://", clock=clock, worker=False)
+
+    @flow.serve("/mail", flow_control=FlowControl(key="mail"))
+    async def mail(ctx: WorkflowContext[str]) -> str:
+        return ctx.payload
+
+    async with flow:
+        store = flow.engine.store
+        await store.register("w1", 600_000, 1, ("/mail",))
+        run = await mail.trigger("x")
+        await store.pause("mail")
+        with pytest.raises(TimeoutError, match="it waits: an operator has paused the flow key 'mail'"):
+            await run.wait(0)
+        await store.resume("mail")
+        (claim,) = (await store.claim("w1", ["/mail"], 1)).claims
+        await store.settle(settlement.parked(claim, clock.now() + 5_000, "RateLimited: slow down"))
+        with pytest.raises(TimeoutError, match="the flow key 'mail' is parked for 5s"):
+            await run.wait(0)
+        later = await mail.trigger("x", not_before=datetime(2999, 12, 31, tzinfo=UTC))
+        clock.advance(5)
+        with pytest.raises(TimeoutError, match="it waits until 2999-12-31 00:00:00 UTC"):
+            await later.wait(0)
+
+
 class Away(SqliteStore):
     """A store that can be taken away."""
 
@@ -128,5 +157,5 @@ async def test_a_wait_in_vain_tells_the_failure_of_the_last_attempt() -> None:
     async with flow:
         run = await fails.trigger("x")
         await until_failed(run)
-        with pytest.raises(TimeoutError, match="waits for its next attempt after OSError: no line"):
+        with pytest.raises(TimeoutError, match=r"it waits until .* UTC for its next attempt after OSError: no line"):
             await run.wait(0.01)

@@ -200,6 +200,10 @@ class Model:
         marks -= gone
         return len(gone)
 
+    @property
+    def concurrency(self) -> int | None:
+        return None
+
     async def ended(self, id: str, look: Callable[[], Awaitable[T | None]], limit: float | None) -> T | None:
         return await self.watchers.wait_for_end(id, look, limit)
 

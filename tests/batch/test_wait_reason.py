@@ -1,17 +1,20 @@
 """The reason why a batch goes no further: in the bar of the command, and in the error of a wait that is over."""
 
 from collections.abc import AsyncGenerator
+from dataclasses import astuple
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
-from batchflow import Batchflow, BatchWorkflow, Page
+from batchflow import Batchflow, BatchWorkflow, FlowControl, Page
 from batchflow.batch.handle import BatchHandle
-from batchflow.batch.status import BatchStatus
-from batchflow.batch.wait_reason import WaitReason, failing_text, find_wait_reason, format_groups
+from batchflow.batch.status import BatchStatus, WaitReason
+from batchflow.batch.wait_reason import WaitReasons, failing_text, find_wait_reason, format_groups
 from batchflow.batch.workflow import NoParams
 from batchflow.core.batch import Batch, Counts, ErrorGroup
-from batchflow.testing.clock import ManualClock
+from batchflow.core.settlement import parked
+from batchflow.testing import ManualClock, drive
 
 
 class Reviews(BatchWorkflow[NoParams]):
@@ -31,13 +34,19 @@ class Stage:
 
     def __init__(self, flow: Batchflow, clock: ManualClock) -> None:
         self.flow, self.clock = flow, clock
+        self.store = flow.engine.store
         self.workflow = flow.add(Reviews())
+        self.key = self.workflow.definition.execute_flow.key or ""
 
-    async def reason(self, handle: BatchHandle[Any]) -> WaitReason:
-        store = self.flow.engine.store
-        batch = await store.batch(handle.id)
-        assert batch is not None
-        return await find_wait_reason(store, self.workflow.definition, batch, self.clock.now())
+    async def reason(self, handle: BatchHandle[Any]) -> WaitReason | None:
+        return (await handle.status()).wait_reason
+
+    async def serve(self) -> None:
+        """Walk the pages, so that the items wait for a worker, which is there."""
+        await self.store.pause(self.key)
+        await drive(self.flow, self.clock)
+        await self.store.resume(self.key)
+        await self.store.register("mail-1", 600_000, 8, astuple(self.workflow.definition.routes))
 
 
 @pytest.fixture
@@ -50,34 +59,87 @@ async def stage() -> AsyncGenerator[Stage]:
 async def test_paused_batch_is_told(stage: Stage) -> None:
     """An operator has done that."""
     handle = await stage.workflow.trigger()
-    await stage.flow.engine.store.pause_batch(handle.id)
-    assert await stage.reason(handle) == WaitReason(sentence="an operator has paused the batch")
+    await stage.store.pause_batch(handle.id)
+    assert await stage.reason(handle) == ("paused", "an operator has paused the batch")
 
 
 async def test_silent_worker_is_told_with_what_it_holds(stage: Stage) -> None:
     """Its claims go to others when its lease ends."""
     handle = await stage.workflow.trigger()
-    store = stage.flow.engine.store
-    await store.register("mail-1", 60_000)
+    await stage.store.register("mail-1", 60_000)
     route = stage.workflow.definition.routes.process
-    assert len((await store.claim("mail-1", [route], 10)).claims) == 1
-    assert await stage.reason(handle) == WaitReason()
+    assert len((await stage.store.claim("mail-1", [route], 10)).claims) == 1
+    assert await stage.reason(handle) is None
     stage.clock.advance(25)
-    assert await stage.reason(handle) == WaitReason(sentence="the worker 'mail-1' holds 1 and has been silent for 25s")
+    silent = ("worker_silent", "the worker 'mail-1' holds 1 and has been silent for 25s")
+    assert await stage.reason(handle) == silent
 
 
 async def test_start_time_that_has_not_come_is_told(stage: Stage) -> None:
-    """A batch with a delay waits for it, and for no limit."""
-    handle = await stage.workflow.trigger(delay="1h")
-    await stage.flow.engine.store.register("mail-1", 60_000)
-    stage.clock.advance(5)
-    assert (await stage.reason(handle)).sentence == "its start time has not come"
+    """With the time; a batch with a delay waits for it, and for no worker or limit."""
+    handle = await stage.workflow.trigger(not_before=datetime(2999, 12, 31, 12, tzinfo=UTC))
+    assert await stage.reason(handle) == (
+        "not_before",
+        "its start time, 2999-12-31 12:00:00 UTC, has not come",
+    )
+
+
+async def test_batch_that_nobody_serves_is_told(stage: Stage) -> None:
+    """Until a worker is there that does."""
+    handle = await stage.workflow.trigger()
+    assert await stage.reason(handle) == ("unserved", "nobody serves '/reviews/process-reviews'")
+    await stage.store.register("mail-1", 60_000, 8, astuple(stage.workflow.definition.routes))
+    assert await stage.reason(handle) is None
+
+
+async def test_paused_and_parked_keys_are_told(stage: Stage) -> None:
+    """With the key, under which other workflows may run as well."""
+    handle = await stage.workflow.trigger(ids=["r1", "r2"])
+    await stage.serve()
+    await stage.store.pause(stage.key)
+    assert await stage.reason(handle) == ("key_paused", f"an operator has paused the flow key '{stage.key}'")
+    await stage.store.resume(stage.key)
+    (claim,) = (await stage.store.claim("mail-1", [stage.workflow.definition.routes.execute], 1)).claims
+    await stage.store.settle(parked(claim, stage.clock.now() + 12_000, "RateLimited: slow down"))
+    reason = await stage.reason(handle)
+    assert reason == ("key_parked", f"a service limits its rate: the flow key '{stage.key}' is parked for 12s")
+
+
+async def test_binding_limit_is_told(stage: Stage) -> None:
+    """A limit that an operator has set holds back as that of the code does."""
+    handle = await stage.workflow.trigger(ids=["r1", "r2"])
+    await stage.serve()
+    await stage.store.pin(FlowControl(key=stage.key, parallelism=1))
+    assert len((await stage.store.claim("mail-1", [stage.workflow.definition.routes.execute], 9)).claims) == 1
+    assert await stage.reason(handle) == ("limit", "limit: parallelism 1")
+
+
+async def test_reason_is_found_without_the_app_of_the_batch(stage: Stage) -> None:
+    """As an operator's command does, which has only the store."""
+    handle = await stage.workflow.trigger()
+    batch = await stage.store.batch(handle.id)
+    assert batch is not None
+    found = await find_wait_reason(stage.store, None, batch, stage.clock.now())
+    assert found == ("unserved", "nobody serves '/reviews/process-reviews'")
+
+
+async def test_reason_is_kept_for_a_second(stage: Stage) -> None:
+    """The store counts what waits each time that it is asked."""
+    handle = await stage.workflow.trigger()
+    reasons = WaitReasons(stage.flow.engine, stage.workflow.definition)
+    batch = await stage.store.batch(handle.id)
+    assert batch is not None
+    first = await reasons.find(batch)
+    await stage.store.register("mail-1", 60_000, 8, astuple(stage.workflow.definition.routes))
+    assert (first, await reasons.find(batch)) == (first, first)
+    stage.clock.advance(1)
+    assert await reasons.find(batch) is None
 
 
 async def test_timeout_of_a_wait_says_how_far_the_batch_is_and_why(stage: Stage) -> None:
     """Not only that it goes on, which it may not do."""
     handle = await stage.workflow.trigger()
-    await stage.flow.engine.store.pause_batch(handle.id)
+    await stage.store.pause_batch(handle.id)
     with pytest.raises(TimeoutError, match="0 of 0 items have ended; an operator has paused the batch"):
         await handle.wait(0)
 

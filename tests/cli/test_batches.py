@@ -102,9 +102,19 @@ def test_list_is_one_json_document(command: CommandLine) -> None:
         "completionError": None,
         "lastErrors": [],
         "counted": None,
+        "waitReason": None,
         "startedAt": None,
         "endedAt": None,
     }
+
+
+def test_show_says_why_a_batch_waits(command: CommandLine) -> None:
+    """In a line of its own, and as code and sentence in the document."""
+    asyncio.run(open_a_batch())
+    reason = command("batches", "show", OPEN, "--json").document["waitReason"]
+    assert reason["code"] == "unserved"
+    lines = command("batches", "show", OPEN).out.splitlines()
+    assert [line.split(None, 1) for line in lines if line.startswith("waits")] == [["waits", reason["sentence"]]]
 
 
 def test_the_store_can_be_named_by_the_app(command: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,8 +8,8 @@ import pytest
 import structlog
 from rich.console import Console
 
-from batchflow.batch.status import BatchStatus
-from batchflow.batch.wait_reason import WaitReason, binding_limit
+from batchflow.batch.status import BatchStatus, WaitReason
+from batchflow.batch.wait_reason import binding_limit
 from batchflow.cli.output import LogWriter, Output
 from batchflow.cli.progress import ProgressSnapshot, SpeedMeter, make_display
 from batchflow.core.batch import BatchState, Counts, ErrorGroup
@@ -34,8 +34,8 @@ def status(
 
 
 def snapshot(found: BatchStatus | None = None, waits_for: WaitReason | None = None) -> ProgressSnapshot:
-    found = found or status()
-    return ProgressSnapshot(found, 90.25, 5_100, waits_for or WaitReason("rate 100/s"), found.elapsed_ms)
+    found = replace(found or status(), wait_reason=waits_for or WaitReason("limit", "limit: rate 100/s"))
+    return ProgressSnapshot(found, 90.25, 5_100, at=found.elapsed_ms)
 
 
 GROUPS = (
@@ -158,21 +158,20 @@ def test_speed_is_unknown_at_first() -> None:
         ([key(rate=100, in_use=8)], "concurrency 8"),
         ([key()], "concurrency 8"),
         ([key(waiting=0), key("paginate", rate=5)], "paginate rate 5/s"),
-        ([key(rate=100, parked_until=11_500)], "asked to wait for 2s"),
         ([key(waiting=0), key("paginate", waiting=0)], ""),
         ([], ""),
     ],
 )
 def test_the_limit_is_the_one_that_binds(flows: list[FlowStatus], message: str) -> None:
     """The limit that waiting messages wait for."""
-    assert binding_limit(flows, KEYS, Counts(), 8, 10_000) == message
+    assert binding_limit(flows, KEYS, Counts(), 8) == message
 
 
 def test_items_that_wait_for_their_next_attempt_wait_for_no_limit() -> None:
     """The waiting messages of a key are those, and it names no culprit that is not one."""
     flows = [key(rate=100, waiting=5)]
-    assert binding_limit(flows, KEYS, Counts(open=5, retrying=4, parked=1), 8, 10_000) == ""
-    assert binding_limit(flows, KEYS, Counts(open=5, retrying=4), 8, 10_000) == "rate 100/s"
+    assert binding_limit(flows, KEYS, Counts(open=5, retrying=4, parked=1), 8) == ""
+    assert binding_limit(flows, KEYS, Counts(open=5, retrying=4), 8) == "rate 100/s"
 
 
 def test_failing_attempts_are_told_with_their_reasons() -> None:
@@ -189,7 +188,7 @@ def test_parked_items_and_what_stops_the_batch_are_told() -> None:
     """One after the other."""
     found = failing(10, retrying=0)
     found = replace(found, counts=found.counts._replace(parked=3))
-    shown = snapshot(found, WaitReason(sentence="an operator has paused the batch"))
+    shown = snapshot(found, WaitReason("paused", "an operator has paused the batch"))
     assert shown.trouble == "3 parked; an operator has paused the batch"
 
 

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 from batchflow.core import ids, settlement
 from batchflow.core.dead_letters import DeadLetterQuery
-from batchflow.core.run import RunQuery
+from batchflow.core.flow import FlowControl
+from batchflow.core.run import NEVER, RunQuery
 from tests.conformance.scene import Cases, Scene, names, ran
 
 
@@ -25,6 +26,35 @@ class RunCases(Cases):
         assert run.state == "running"
         await scene.done(claim)
         assert await scene.store.run("a") is None
+
+    async def test_run_that_waits_tells_its_flow_key_and_when_it_is_due(self, scene: Scene) -> None:
+        """No time once it has come, nor for what waits for an event; and neither of what is running or has ended."""
+        await scene.publish("a", flow=FlowControl(key="k"), not_before=scene.now + 1_000, keep=True)
+        run, (listed,) = await scene.run("a"), await scene.store.runs(RunQuery(), 10)
+        assert [(it.flow_key, it.due_at) for it in (run, listed)] == [("k", scene.now + 1_000)] * 2
+        scene.clock.advance("1s")
+        run = await scene.run("a")
+        assert (run.flow_key, run.due_at) == ("k", None)
+        claim = await scene.claim_one("a")
+        run = await scene.run("a")
+        assert (run.flow_key, run.due_at) == (None, None)
+        await scene.store.settle(settlement.suspended(claim, NEVER, (ran(1, "one"),)))
+        run = await scene.run("a")
+        assert (run.flow_key, run.due_at) == ("k", None)
+        assert await scene.store.cancel_run("a")
+        run, (listed,) = await scene.run("a"), await scene.store.runs(RunQuery(), 10)
+        assert [(it.flow_key, it.due_at) for it in (run, listed)] == [(None, None)] * 2
+
+    async def test_run_of_an_item_that_waits_tells_its_flow_key(self, scene: Scene) -> None:
+        """That of its batch, before its first attempt and after it."""
+        await scene.start(["u1"])
+        batch = await scene.store.batch("bat_a")
+        assert batch is not None
+        (claim,) = await scene.items(1)
+        await scene.store.settle(settlement.retry(claim, scene.now + 1_000, "Boom: no"))
+        run = await scene.run(claim.id)
+        assert batch.flow_key is not None
+        assert (run.flow_key, run.due_at) == (batch.flow_key, scene.now + 1_000)
 
     async def test_run_of_an_item_names_its_batch(self, scene: Scene) -> None:
         """By the id that is derived from batch and number."""

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any, cast
 
 import anyio
@@ -14,6 +15,7 @@ from starlette.types import Message
 from batchflow import Batchflow
 from batchflow.core.batch import Batch
 from batchflow.errors import StoreUnavailable
+from batchflow.http.batches import BatchEndpoints
 from batchflow.http.progress import MAX_FAILED_READS, progress_events
 from batchflow.http.schemas.batches import BatchInfo
 from tests.http.conftest import app_of, scope_of
@@ -82,6 +84,7 @@ async def test_the_status_is_complete(ended: str, http: AsyncClient) -> None:
         "error": None,
         "completionError": None,
         "counted": None,
+        "waitReason": None,
         "params": {"paidOnly": False, "ratio": 1.0, "region": {"name": "all", "within": None}},
         "traceback": None,
     }
@@ -225,6 +228,24 @@ async def pending(idle: Batchflow) -> Batch:
     return batch
 
 
+async def test_reason_of_a_wait_is_in_status_and_stream(idle: Batchflow, idle_http: AsyncClient) -> None:
+    """Its code and a sentence; a reason that changes is a new event."""
+    batch = await pending(idle)
+    found = (await idle_http.get(f"/batches/{batch.id}")).json()["waitReason"]
+    assert found == {"code": "unserved", "sentence": "nobody serves '/welcome/process-users'"}
+    response: Any = await BatchEndpoints(idle.engine, idle.workflows).progress(batch.id, 0.001)
+    events = aiter(response.body_iterator)
+    codes: list[str] = []
+    for _ in range(2):
+        event: Any = await anext(events)
+        codes.append(json.loads(event.data)["waitReason"]["code"])
+        await idle.engine.store.pause_batch(batch.id)
+    assert codes == ["unserved", "paused"]
+    found = (await idle_http.get(f"/batches/{batch.id}")).json()["waitReason"]
+    assert found == {"code": "paused", "sentence": "an operator has paused the batch"}
+    assert (await idle_http.get("/batches")).json()["batches"][0]["waitReason"] is None
+
+
 async def test_the_last_event_is_done(flow: Batchflow, http: AsyncClient) -> None:
     """The documents of `GET /batches/{id}`; then the stream ends."""
     id = (await http.post("/welcome/process-users", json={"paidOnly": True})).json()["batchId"]
@@ -253,22 +274,21 @@ async def test_only_changes_are_sent(idle: Batchflow) -> None:
     batch, stopping = await pending(idle), anyio.Event()
     looks = 0
 
-    class Store:
-        async def batch(self, id: str) -> Batch:
-            nonlocal looks
-            looks += 1
-            if looks == 5:
-                stopping.set()
-            return batch
+    async def read() -> Batch:
+        nonlocal looks
+        looks += 1
+        if looks == 5:
+            stopping.set()
+        return batch
 
-    events = [it async for it in progress_events(Store().batch, batch, answer, 0.001, stopping)]
+    events = [it async for it in progress_events(read, batch, answer, 0.001, stopping)]
     assert (looks, len(events)) == (5, 1)
 
 
 async def test_a_server_that_stops_ends_the_stream(idle: Batchflow) -> None:
     """Without waiting for the next read."""
     batch, stopping = await pending(idle), anyio.Event()
-    events = progress_events(idle.engine.store.batch, batch, answer, ENDLESS_S, stopping)
+    events = progress_events(partial(idle.engine.store.batch, batch.id), batch, answer, ENDLESS_S, stopping)
     assert (await anext(aiter(events))).event is None
     waiting = asyncio.create_task(anext_of(events))
     await asyncio.sleep(0)
@@ -303,15 +323,14 @@ async def test_a_store_that_is_away_for_a_moment_is_waited_for(failures: int, id
     batch = await pending(idle)
     looks = 0
 
-    class Store:
-        async def batch(self, id: str) -> Batch:
-            nonlocal looks
-            looks += 1
-            if looks <= failures:
-                raise StoreUnavailable("busy")
-            done = await idle.engine.cancel_batch(id)
-            return batch if not done else cast("Any", None)
+    async def read() -> Batch:
+        nonlocal looks
+        looks += 1
+        if looks <= failures:
+            raise StoreUnavailable("busy")
+        done = await idle.engine.cancel_batch(batch.id)
+        return batch if not done else cast("Any", None)
 
-    events = [it async for it in progress_events(Store().batch, batch, answer, 0.001, anyio.Event())]
+    events = [it async for it in progress_events(read, batch, answer, 0.001, anyio.Event())]
     assert len(events) == 1
     assert looks == MAX_FAILED_READS

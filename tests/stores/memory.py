@@ -231,6 +231,7 @@ class BatchRow:
             label=self.new.label,
             headers=self.new.headers,
             paused=self.paused,
+            flow_key=self.new.flow.key,
             error=self.error,
             completion_error=self.completion_error,
             errors=tuple(sorted(self.errors.values(), key=lambda it: (-it.attempts, it.type, it.where))),
@@ -521,7 +522,15 @@ class Place:
             if row.message.keep:
                 about = self.run_of(row)
                 state, error = RUN_STATE[ending], settlement.error
-                self.runs[id] = replace(about, state=state, result=settlement.result, error=error, ended_at=self.now)
+                self.runs[id] = replace(
+                    about,
+                    state=state,
+                    result=settlement.result,
+                    error=error,
+                    ended_at=self.now,
+                    flow_key=None,
+                    due_at=None,
+                )
         self._end_in_batch(row, settlement)
         if row.message.parent and of_failure:
             self._end_failure_call(row.message.parent[0], settlement)
@@ -857,6 +866,7 @@ class Place:
     def run_of(self, row: Row) -> Run:
         message = row.message
         dead, leased = row.died_at is not None, row.owner is not None
+        waits = not dead and not leased
         return Run(
             id=message.id,
             destination=message.destination,
@@ -870,6 +880,8 @@ class Place:
             batch=message.batch,
             label=message.label,
             parent=message.parent[0] if message.parent else None,
+            flow_key=row.lane.flow if waits else None,
+            due_at=row.due if waits and self.now < row.due < NEVER else None,
             journal=row.journal,
         )
 

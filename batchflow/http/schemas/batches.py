@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 from batchflow.batch.names import camel_case
-from batchflow.batch.status import BatchStatus, BatchSummary
+from batchflow.batch.status import BatchStatus, BatchSummary, WaitCode, WaitReason
 from batchflow.core.batch import Batch, BatchState, Counts, ErrorGroup
 from batchflow.core.secrets import masked_value
 from batchflow.http.schemas.base import ApiModel, required_datetime, short_error, stored_traceback, to_datetime
@@ -74,13 +74,32 @@ def wire_params(batch: Batch, names: Mapping[str, str] | None = None) -> dict[st
     return {known.get(name, name): value for name, value in params.items()}
 
 
+class WaitReasonInfo(ApiModel):
+    """The reason why a batch goes no faster, or not on at all, in a sentence without a period.
+
+    `paused`: an operator has paused the batch. `not_before`: its start time has not come. `unserved`: no worker serves
+    it. `key_paused`: an operator has paused its flow key. `key_parked`: a service limits its rate. `worker_silent`: a
+    worker that holds items is not heard of. `limit`: a limit of its flow control, or the concurrency of the process.
+    `completion`: its items have ended, and `on_complete` has not.
+    """
+
+    code: WaitCode
+    sentence: str
+
+    @classmethod
+    def of(cls, reason: WaitReason | None) -> "WaitReasonInfo | None":
+        """A reason, if there is one."""
+        return None if reason is None else cls(code=reason.code, sentence=reason.sentence)
+
+
 class BatchInfo(ApiModel):
     """A batch and its progress.
 
     `total` is the number of items that run in all: so far, until `isTotalKnown`; `percent` and `etaMs` are null until
     then. `isFinal` is true once nothing of the batch runs any more. `counted` is the number that the source's `count`
     returned, where its pages named fewer. `lastErrors` are its failures in groups, those with the most attempts first;
-    `completionError` is the reason why `on_complete` has failed for good.
+    `completionError` is the reason why `on_complete` has failed for good. `waitReason` is the reason why the batch goes
+    no faster; null if nothing holds it back, and in lists.
     """
 
     batch_id: str
@@ -102,12 +121,15 @@ class BatchInfo(ApiModel):
     completion_error: str | None
     last_errors: list[ErrorInfo]
     counted: int | None
+    wait_reason: WaitReasonInfo | None = None
     created_at: datetime
     started_at: datetime | None
     ended_at: datetime | None
 
     @classmethod
-    def of(cls, batch: Batch, now: int, *, walk_first: bool = False) -> "BatchInfo":
+    def of(
+        cls, batch: Batch, now: int, *, walk_first: bool = False, wait_reason: WaitReason | None = None
+    ) -> "BatchInfo":
         """The progress of a batch at `now`; `walk_first` as its workflow sets it."""
         status = BatchStatus.of(batch, now, walk_first=walk_first)
         return cls(
@@ -130,6 +152,7 @@ class BatchInfo(ApiModel):
             completion_error=batch.completion_error,
             last_errors=[ErrorInfo.of(group) for group in batch.errors],
             counted=status.counted,
+            wait_reason=WaitReasonInfo.of(wait_reason),
             created_at=required_datetime(batch.created_at),
             started_at=to_datetime(batch.started_at),
             ended_at=to_datetime(batch.ended_at),

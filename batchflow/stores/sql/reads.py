@@ -15,7 +15,7 @@ from batchflow.stores.sql.transaction import Tx
 
 def run(tx: Tx, id: str) -> Run | None:
     """A run with its journal."""
-    found = tx.json("run_read", id=id)
+    found = tx.json("run_read", id=id, now=tx.now, never=NEVER)
     if not found:
         return None
     return base.run(found[0], tuple(Step(*row[1:]) for row in steps_of(tx, [(id,)])))
@@ -32,6 +32,8 @@ def run_list(tx: Tx, query: RunQuery, limit: int) -> list[Run]:
         before_at=before_at,
         before_id=before_id,
         limit=limit,
+        now=tx.now,
+        never=NEVER,
     )
     return [base.run(row) for row in found]
 

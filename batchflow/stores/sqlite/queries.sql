@@ -620,29 +620,33 @@ DELETE FROM webhook WHERE run IN (SELECT run FROM given);
 -- run_read --
 -- The message, dead letter or kept run of this id.
 SELECT json_group_array(json_array(
-    id, destination, state, created_at, started_at, ended_at, payload, result, error, failures, batch, label, parent))
+    id, destination, state, created_at, started_at, ended_at, payload, result, error, failures, batch, label, parent,
+    flow_key, due_at))
 FROM (
     SELECT m.id, l.destination,
         CASE WHEN m.stage = 3 THEN 'failed' WHEN m.owner IS NULL THEN 'waiting' ELSE 'running' END AS state,
         m.created_at, m.started_at, m.died_at AS ended_at, m.body AS payload, NULL AS result, m.error, m.failures,
-        b.id AS batch, m.label, m.parent
+        b.id AS batch, m.label, m.parent, CASE WHEN m.owner IS NULL AND m.stage < 3 THEN l.flow END AS flow_key,
+        CASE WHEN m.owner IS NULL AND m.stage < 3 AND m.due > :now AND m.due < :never THEN m.due END AS due_at
     FROM message m JOIN lane l ON l.key = m.lane LEFT JOIN batch b ON b.key = m.batch WHERE m.id = :id
     UNION ALL
     SELECT r.id, r.destination, r.state, r.created_at, r.started_at, r.ended_at, r.payload, r.result, r.error,
-        r.failures, b.id, r.label, r.parent
+        r.failures, b.id, r.label, r.parent, NULL, NULL
     FROM run r LEFT JOIN batch b ON b.key = r.batch WHERE r.id = :id
     LIMIT 1);
 
 -- run_list --
 -- Payloads and results are not read. Messages and kept runs are each read from an index of (created_at, id), newest first, up to the limit.
 SELECT json_group_array(json_array(
-    id, destination, state, created_at, started_at, ended_at, payload, result, error, failures, batch, label, parent))
+    id, destination, state, created_at, started_at, ended_at, payload, result, error, failures, batch, label, parent,
+    flow_key, due_at))
 FROM (
     SELECT * FROM (
         SELECT m.id, l.destination,
             CASE WHEN m.stage = 3 THEN 'failed' WHEN m.owner IS NULL THEN 'waiting' ELSE 'running' END AS state,
             m.created_at, m.started_at, m.died_at AS ended_at, 'null' AS payload, NULL AS result, m.error, m.failures,
-            b.id AS batch, m.label, m.parent
+            b.id AS batch, m.label, m.parent, CASE WHEN m.owner IS NULL AND m.stage < 3 THEN l.flow END AS flow_key,
+            CASE WHEN m.owner IS NULL AND m.stage < 3 AND m.due > :now AND m.due < :never THEN m.due END AS due_at
         FROM message m JOIN lane l ON l.key = m.lane LEFT JOIN batch b ON b.key = m.batch
         WHERE m.keep > 0 AND (m.created_at, m.id) < (:before_at, :before_id)
             AND (:state IS NULL
@@ -652,7 +656,7 @@ FROM (
     UNION ALL
     SELECT * FROM (
         SELECT r.id, r.destination, r.state, r.created_at, r.started_at, r.ended_at, 'null', NULL, r.error,
-            r.failures, b.id, r.label, r.parent
+            r.failures, b.id, r.label, r.parent, NULL, NULL
         FROM run r LEFT JOIN batch b ON b.key = r.batch
         WHERE (r.created_at, r.id) < (:before_at, :before_id) AND (:state IS NULL OR r.state = :state)
             AND (:destination IS NULL OR r.destination = :destination) AND (:label IS NULL OR r.label = :label)
@@ -879,25 +883,25 @@ SELECT json_group_array(key) FROM batch WHERE state = 'cancelling';
 
 -- batch_read --
 SELECT json_group_array(json_array(
-    id, name, state, pages, chunks, total, working, worked_ms, params, force, label, headers, paused, error,
-    completion_error, json(errors), created_at, started_at, ended_at, eligible, open, succeeded, failed, cancelled,
+    id, name, state, pages, chunks, total, working, worked_ms, params, force, label, headers, paused, flow_key,
+    error, completion_error, json(errors), created_at, started_at, ended_at, eligible, open, succeeded, failed, cancelled,
     already_processed, in_flight, duplicates, left_out, retrying, parked))
 FROM (
-    SELECT b.*, w.name, (
+    SELECT b.*, w.name, l.flow AS flow_key, (
         SELECT json_group_array(json_array(e.type, e.place, e.attempts, e.items, e.message, i.id, e.number, e.at))
         FROM failure e LEFT JOIN item i ON i.batch = e.batch AND i.number = e.number WHERE e.batch = b.key) AS errors
-    FROM batch b JOIN workflow w ON w.key = b.workflow WHERE b.id = :id);
+    FROM batch b JOIN workflow w ON w.key = b.workflow LEFT JOIN lane l ON l.key = b.lane WHERE b.id = :id);
 
 -- batch_list --
 SELECT json_group_array(json_array(
-    id, name, state, pages, chunks, total, working, worked_ms, params, force, label, headers, paused, error,
-    completion_error, json(errors), created_at, started_at, ended_at, eligible, open, succeeded, failed, cancelled,
+    id, name, state, pages, chunks, total, working, worked_ms, params, force, label, headers, paused, flow_key,
+    error, completion_error, json(errors), created_at, started_at, ended_at, eligible, open, succeeded, failed, cancelled,
     already_processed, in_flight, duplicates, left_out, retrying, parked))
 FROM (
-    SELECT b.*, w.name, (
+    SELECT b.*, w.name, l.flow AS flow_key, (
         SELECT json_group_array(json_array(e.type, e.place, e.attempts, e.items, e.message, i.id, e.number, e.at))
         FROM failure e LEFT JOIN item i ON i.batch = e.batch AND i.number = e.number WHERE e.batch = b.key) AS errors
-    FROM batch b JOIN workflow w ON w.key = b.workflow
+    FROM batch b JOIN workflow w ON w.key = b.workflow LEFT JOIN lane l ON l.key = b.lane
     WHERE (:workflow IS NULL OR w.name = :workflow) AND (:label IS NULL OR b.label = :label) AND (NOT :open_only OR b.ended_at IS NULL)
     ORDER BY b.key DESC LIMIT :limit);
 

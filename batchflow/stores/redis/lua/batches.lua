@@ -373,8 +373,8 @@ local function batch_row(batch)
   return row_of(BATCH_COLUMNS, {
     id = batch.id, name = batch.w, state = batch.s, pages = batch.pg, chunks = batch.ch, total = batch.to,
     working = batch.wk, worked_ms = string.format('%.17g', batch.wm), params = call('GET', P .. 'p:' .. batch.id) or 'null',
-    force = batch.fo == 1, label = batch.L, headers = batch.hd, paused = batch.pz == 1, error = batch.e,
-    completion_error = batch.ce, errors = error_groups(batch.id),
+    force = batch.fo == 1, label = batch.L, headers = batch.hd, paused = batch.pz == 1,
+    flow_key = batch.k, error = batch.e, completion_error = batch.ce, errors = error_groups(batch.id),
     created_at = batch.t, started_at = batch.st, ended_at = batch.za,
     eligible = batch.el, open = batch.op, succeeded = batch.su, failed = batch.fa, cancelled = batch.ca,
     already_processed = batch.ap, in_flight = batch.fl, duplicates = batch.du, left_out = batch.lo, retrying = batch.rt, parked = batch.pa,

@@ -322,10 +322,13 @@ end
 
 -- The columns of a run, and its journal or null.
 local function run_row(id, found, with_journal)
+  local state, due = state_of(found), tonumber(found.u or 0)
+  local waits = state == 'waiting'
   local row = row_of(RUN_COLUMNS, {
-    id = id, destination = found.d, state = state_of(found), created_at = tonumber(found.t),
+    id = id, destination = found.d, state = state, created_at = tonumber(found.t),
     started_at = tonumber(found.st), ended_at = tonumber(found.za), payload = found.y or 'null', result = found.v,
     error = found.e, failures = tonumber(found.x or 0), batch = found.b, label = found.L, parent = found.p,
+    flow_key = waits and found.k, due_at = waits and due > now and due < NEVER and due,
   })
   row[#RUN_COLUMNS + 1] = with_journal and steps.text(steps.of(found)) or NULL
   return row
@@ -338,7 +341,7 @@ local function fresh_item(id)
   local number = tonumber(digits)
   local value = batch and call('HGET', items.bucket(name, number), number)
   if not value or string.sub(value, 1, 1) ~= 'o' then return nil end
-  return { d = batch.d, t = batch.st or batch.t, b = name }
+  return { d = batch.d, k = batch.k, t = batch.st or batch.t, b = name }
 end
 
 reads.run = function(id)
@@ -353,7 +356,7 @@ local function fits(found, state, destination, label)
 end
 
 -- The fields of a run that a list shows: those that may be large are not read.
-local LISTED = { 'd', 'z', 'o', 't', 'st', 'za', 'e', 'x', 'b', 'L', 'p', 'i', 'n' }
+local LISTED = { 'd', 'k', 'u', 'z', 'o', 't', 'st', 'za', 'e', 'x', 'b', 'L', 'p', 'i', 'n' }
 
 local function listed_fields(id)
   local found = {}
