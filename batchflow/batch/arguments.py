@@ -1,6 +1,7 @@
 """The arguments of a trigger, and their checks, which run before anything is started."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -8,7 +9,6 @@ from functools import partial
 from typing import Any, TypeAlias, cast
 from uuid import UUID
 
-from more_itertools import duplicates_everseen
 from pydantic import BaseModel, ValidationError
 
 from batchflow.batch.definition import Definition
@@ -148,7 +148,7 @@ def check_ids(definition: Definition, ids: Iterable[Id] | None) -> list[str] | N
             field="ids",
         )
     if len(set(texts)) < len(texts):
-        repeated = next(duplicates_everseen(texts))
+        repeated = next(id for id, count in Counter(texts).items() if count > 1)
         raise InputError(f"names '{repeated}' twice", option="ids", want="an item runs once per batch")
     return texts
 

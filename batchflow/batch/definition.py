@@ -1,9 +1,8 @@
 """The definition of a workflow: read from its class and checked once, when the class is created."""
 
-from dataclasses import dataclass
 from inspect import getattr_static
 from types import NoneType
-from typing import Any, Optional, TypeVar, cast
+from typing import Any, NamedTuple, Optional, TypeVar, cast
 
 from pydantic import BaseModel
 
@@ -28,8 +27,7 @@ from batchflow.errors import BatchflowError, ConfigurationError
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Definition:
+class Definition(NamedTuple):
     """The definition of one workflow. `defined_hooks` are the names of the hooks that its class defines.
 
     Flows have their keys; durations are in ms.

@@ -5,8 +5,7 @@ import re
 import types
 import typing
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any, Optional, TypeGuard, Union, cast, get_args, get_origin
+from typing import Annotated, Any, NamedTuple, Optional, TypeGuard, Union, cast, get_args, get_origin
 
 from pydantic import BaseModel
 from typing_extensions import NoDefault
@@ -128,8 +127,7 @@ _RESULT_IGNORED = ("save", "on_complete")
 # Their return values are dropped, so any return type is right.
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HookSignature:
+class HookSignature(NamedTuple):
     """The signature of one hook of one workflow: its parameters after self, and its return type."""
 
     name: str

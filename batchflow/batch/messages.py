@@ -3,8 +3,6 @@
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 
-from more_itertools import chunked
-
 from batchflow.batch.definition import Definition
 from batchflow.batch.payloads import EntryBody, PaginateBody, Payloads, encode_body
 from batchflow.batch.source import SelectedItems
@@ -90,6 +88,9 @@ class Messages:
 
         So a batch starts once all its messages are stored.
         """
+        # Late: `import batchflow` does without it.
+        from more_itertools import chunked
+
         # The waiting run has passed its own limits, and many runs may open batches at the same time.
         invoked = batch.parent is not None
         last = self.entry(batch.id, entry, batch.headers, not_before=not_before, invoked=invoked)
@@ -97,10 +98,9 @@ class Messages:
 
     def _named(self, batch: str, ids: Sequence[str], not_before: int) -> Iterator[Message]:
         """Create the chunks of a trigger's ids. They are kept, so that an interrupted trigger can be repeated."""
-        for place, chunk_items in enumerate(chunked(ids, self._definition.chunk_size)):
-            body = self._paginate_model(
-                item_ids=chunk_items, first=place * self._definition.chunk_size, page=place, named=True
-            )
+        size = self._definition.chunk_size
+        for place, first in enumerate(range(0, len(ids), size)):
+            body = self._paginate_model(item_ids=list(ids[first : first + size]), first=first, page=place, named=True)
             yield self._to_paginate(chunk_id(batch, place, 0), batch, body, not_before=not_before, keep=True)
 
     def _to_paginate(

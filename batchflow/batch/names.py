@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from pydantic import AliasChoices, AliasPath, BaseModel
 from pydantic.alias_generators import to_camel
@@ -28,8 +28,7 @@ def quantity(count: int, noun: str, plural: str | None = None) -> str:
     return f"{count:,} {noun if count == 1 else plural or f'{noun}s'}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Routes:
+class Routes(NamedTuple):
     """The routes of the layers, below the application's prefix."""
 
     process: str
@@ -57,8 +56,7 @@ class Routes:
         return routes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepNames:
+class StepNames(NamedTuple):
     """The names of a workflow's durable steps, and of the log lines about other effects."""
 
     get_all_items: str
@@ -76,11 +74,10 @@ class StepNames:
     @classmethod
     def of(cls, workflow: str) -> "StepNames":
         """Return the names for a workflow: `{workflow}:get-batch` and so on."""
-        return cls(**{name: f"{workflow}:{name.replace('_', '-')}" for name in cls.__dataclass_fields__})
+        return cls(**{name: f"{workflow}:{name.replace('_', '-')}" for name in cls._fields})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WireKeys:
+class WireKeys(NamedTuple):
     """The names of an entity in payloads and results, such as `userId` and `userIds`; the entity and its plural."""
 
     id: str

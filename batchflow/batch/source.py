@@ -4,7 +4,6 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator,
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
-from more_itertools import chunked
 from pydantic import BaseModel
 
 from batchflow.batch.arguments import ID_DESCRIPTION, find_unencodable, id_text
@@ -70,7 +69,8 @@ class SelectedItems:
 
     def chunks(self, size: int) -> Iterator["SelectedItems"]:
         """Split the ids into chunks of `size`."""
-        for ids in chunked(self.ids, size):
+        for start in range(0, len(self.ids), size):
+            ids = self.ids[start : start + size]
             among = frozenset(ids)
             yield SelectedItems(ids, tuple(id for id in self.marked if id in among), self.brought)
 

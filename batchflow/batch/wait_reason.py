@@ -1,7 +1,6 @@
 """The reason why a batch goes no faster, or not on at all: the limit that binds, or what stops it; its failures."""
 
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import astuple
 
 from batchflow.batch.definition import Definition
 from batchflow.batch.status import BatchStatus, WaitReason
@@ -93,7 +92,7 @@ class _Routes:
     """The destinations of a workflow; without its definition, all below its name."""
 
     def __init__(self, definition: Definition | None, workflow: str) -> None:
-        self._routes = None if definition is None else set(astuple(definition.routes))
+        self._routes = None if definition is None else set(definition.routes)
         self._prefix = f"/{workflow}/"
 
     def __contains__(self, destination: str) -> bool:

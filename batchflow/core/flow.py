@@ -101,8 +101,7 @@ class FlowControl:
         return self if self.key else replace(self, key=key)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FlowState:
+class FlowState(NamedTuple):
     """The state that a store keeps for one key: the number that run, and the time of the next start.
 
     `next_start` is in milliseconds with their fraction: 3,000 starts a second are a third of one apart. A float holds
@@ -193,7 +192,7 @@ def split_claims(want: int, started: int, fresh: int, ahead: int) -> ClaimSplit:
 
 def release(state: FlowState, n: int = 1) -> FlowState:
     """The state after `n` have ended; never fewer than none in use. Starts are not given back."""
-    return replace(state, in_use=max(0, state.in_use - n))
+    return state._replace(in_use=max(0, state.in_use - n))
 
 
 Bottleneck = Literal["rate", "parallelism", "none"]

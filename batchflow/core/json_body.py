@@ -2,7 +2,6 @@
 
 import re
 from codecs import BOM_UTF8
-from json import detect_encoding
 
 _CHARSET = re.compile(r";\s*charset\s*=\s*[\"']?([^\s;\"']+)", re.IGNORECASE)
 _UTF_8 = ("utf-8", "utf-8-sig")
@@ -33,6 +32,9 @@ def json_text(content: bytes, content_type: str = "") -> bytes | str:
     UTF-16 and UTF-32 are recognized by their first bytes, other charsets by the type. Empty if the body has only
     blanks. Bytes that fit nothing stay as they are, for the parser to refuse.
     """
+    # Late: pydantic-core reads and writes JSON, and nothing else needs this module.
+    from json import detect_encoding
+
     content = content.removeprefix(BOM_UTF8)
     if not content.strip():
         return b""

@@ -4,7 +4,6 @@ import asyncio
 import re
 from collections.abc import Mapping
 from datetime import UTC
-from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
 from batchflow.core.call import (
@@ -306,6 +305,9 @@ def retry_after_ms(answer: CallResult, now: int) -> int | None:
 
 
 def _http_date_ms(text: str) -> int | None:
+    # Late: few answers have one, and it imports what a mail is made of.
+    from email.utils import parsedate_to_datetime
+
     try:
         date = parsedate_to_datetime(text)
     except (ValueError, OverflowError):

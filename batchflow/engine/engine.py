@@ -5,8 +5,7 @@ import contextlib
 import os
 import socket
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 from batchflow.core import ids
 from batchflow.core.batch import NewBatch
@@ -34,8 +33,7 @@ from batchflow.logs import logger
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineOptions:
+class EngineOptions(NamedTuple):
     """Options of an engine.
 
     `concurrency` limits the active claims, `grace_s` is the time that a stop waits for them, `threads` limits the
@@ -376,7 +374,7 @@ class Engine:
         ledger, self.ledger = self.ledger, None
         self.store, self._clock, self._entropy = store, clock, entropy
         if always_replay is not None:
-            self._options = replace(self._options, always_replay=always_replay)
+            self._options = self._options._replace(always_replay=always_replay)
         # Those who waited before may be bound to an event loop that is gone.
         self.watchers.check_all()
         try:

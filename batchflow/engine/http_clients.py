@@ -3,13 +3,10 @@
 import logging
 import os
 from contextvars import ContextVar
-from dataclasses import dataclass
-from http.cookiejar import CookieJar, DefaultCookiePolicy
 from importlib.util import find_spec
 from ssl import SSLError
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 from urllib.parse import urlsplit
-from urllib.request import getproxies
 
 from batchflow.core.call import printable_url
 from batchflow.errors import NonRetryable
@@ -20,8 +17,7 @@ if TYPE_CHECKING:
 _PROXY_SCHEMES = ("http", "https", "socks5", "socks5h")
 
 
-@dataclass(frozen=True, slots=True)
-class HttpClients:
+class HttpClients(NamedTuple):
     """The clients of all calls: one that keeps connections open, and one that makes a new connection each time."""
 
     pooled: "httpx.AsyncClient"
@@ -34,7 +30,9 @@ class HttpClients:
         Raises:
             NonRetryable: the environment names proxies or certificates that cannot be used.
         """
-        # Imported on first use: a program without calls does not need it.
+        # Imported on first use: a program without calls needs neither.
+        from http.cookiejar import CookieJar, DefaultCookiePolicy
+
         import httpx
 
         for logger in (logging.getLogger("httpx"), logging.getLogger("httpcore.http11")):
@@ -68,6 +66,9 @@ class HttpClients:
 
 
 def _check_proxies() -> None:
+    # Late: it imports a client of its own, with all that a mail is made of.
+    from urllib.request import getproxies
+
     proxies = getproxies()
     for kind in ("http", "https", "all"):
         if not (value := proxies.get(kind)):

@@ -1,7 +1,6 @@
 """The reason why a batch goes no further: in the bar of the command, and in the error of a wait that is over."""
 
 from collections.abc import AsyncGenerator
-from dataclasses import astuple
 from datetime import UTC, datetime
 from typing import Any
 
@@ -46,7 +45,7 @@ class Stage:
         await self.store.pause(self.key)
         await drive(self.flow, self.clock)
         await self.store.resume(self.key)
-        await self.store.register("mail-1", 600_000, 8, astuple(self.workflow.definition.routes))
+        await self.store.register("mail-1", 600_000, 8, self.workflow.definition.routes)
 
 
 @pytest.fixture
@@ -88,7 +87,7 @@ async def test_batch_that_nobody_serves_is_told(stage: Stage) -> None:
     """Until a worker is there that does."""
     handle = await stage.workflow.trigger()
     assert await stage.reason(handle) == ("unserved", "nobody serves '/reviews/process-reviews'")
-    await stage.store.register("mail-1", 60_000, 8, astuple(stage.workflow.definition.routes))
+    await stage.store.register("mail-1", 60_000, 8, stage.workflow.definition.routes)
     assert await stage.reason(handle) is None
 
 
@@ -130,7 +129,7 @@ async def test_reason_is_kept_for_a_second(stage: Stage) -> None:
     batch = await stage.store.batch(handle.id)
     assert batch is not None
     first = await reasons.find(batch)
-    await stage.store.register("mail-1", 60_000, 8, astuple(stage.workflow.definition.routes))
+    await stage.store.register("mail-1", 60_000, 8, stage.workflow.definition.routes)
     assert (first, await reasons.find(batch)) == (first, first)
     stage.clock.advance(1)
     assert await reasons.find(batch) is None
