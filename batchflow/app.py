@@ -446,7 +446,7 @@ class Batchflow:
             InputError: the label is not text.
         """
         sought = validate_label_filter(label, "batch")
-        found = await self.engine.store.batches(label=sought, open_only=open_only, limit=limit)
+        found = await self.engine.store.batches(label=sought, open_only=open_only, limit=limit, params=False)
         # A store may hold batches of other apps' workflows.
         return [self._workflows[it.workflow].batch(it.id) for it in found if it.workflow in self._workflows]
 

@@ -212,7 +212,7 @@ class Workflow(Generic[Params, Result]):
         """
         label_filter = validate_label_filter(label, "batch")
         found = await self._runtime.client.store.batches(
-            workflow=self.name, label=label_filter, open_only=open_only, limit=limit
+            workflow=self.name, label=label_filter, open_only=open_only, limit=limit, params=False
         )
         return [self.batch(it.id) for it in found]
 

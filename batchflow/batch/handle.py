@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar, cast
 
 from batchflow.batch.answers import result_text
+from batchflow.batch.arguments import Id
 from batchflow.batch.definition import Definition
 from batchflow.batch.status import BatchStatus, BatchSummary
 from batchflow.batch.wait_reason import WaitReasons, failing_text
@@ -128,6 +129,19 @@ class BatchHandle(Generic[Result]):
                 yield self._batch_item(item)
             after = items[-1].number
 
+    async def item(self, id: Id) -> BatchItem[Result]:
+        """Return the started item with this id.
+
+        Raises:
+            NotFoundError: the batch has started no such item.
+        """
+        named = str(id)
+        found = await self._client.store.find_item(self.id, named)
+        if found is None:
+            await self._read()
+            raise NotFoundError(no_such_item(self.id, named))
+        return self._batch_item(found)
+
     async def results(self) -> AsyncIterator[tuple[str, Result]]:
         """Yield id and result of every succeeded item, ordered by number; each result as `execute` returned it."""
         async for item in self.items("succeeded"):
@@ -179,6 +193,11 @@ class BatchHandle(Generic[Result]):
     async def _read_if_over(self) -> Batch | None:
         batch = await self._read()
         return batch if _is_over(batch) else None
+
+
+def no_such_item(batch: str, id: str) -> str:
+    """Return one sentence about an item that a batch has not started."""
+    return f"the batch '{batch}' has started no item '{id}'; ids are compared as text"
 
 
 def _is_over(batch: Batch) -> bool:

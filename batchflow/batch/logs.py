@@ -79,7 +79,7 @@ class ProgressLog:
             return
         before, self._logged = self._logged, {}
         now = self._client.now()
-        for batch in await self._client.store.batches(open_only=True, limit=_MAX_BATCHES):
+        for batch in await self._client.store.batches(open_only=True, limit=_MAX_BATCHES, params=False):
             if batch.workflow not in self._workflows or now - batch.created_at < MIN_BATCH_AGE_MS:
                 continue
             pages, ended = self._logged[batch.id] = batch.pages, batch.counts.ended

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from batchflow.batch.handle import no_such_item
 from batchflow.cli.batch_reports import BatchDetails, cancelled_text, print_batch, print_batches, print_item
 from batchflow.cli.groups import CommandGroup
 from batchflow.cli.options import JsonOption, UrlOption
@@ -22,7 +23,6 @@ from batchflow.http.schemas.dead_letters import DeadLetterInfo
 from batchflow.http.schemas.items import ItemDetail
 from batchflow.http.schemas.runs import RunDetail
 
-_ITEMS_PER_READ = 1_000
 _MAX_NUMBER_DIGITS = 9
 
 BatchIdArgument = Annotated[str, typer.Argument(metavar="ID", help="The id of the batch, such as bat_….")]
@@ -51,7 +51,7 @@ class ListBatches:
         url = self.url if self.target is None else load_flow(self.target).settings.url
         async with open_engine(url) as engine:
             found = await engine.store.batches(
-                workflow=self.workflow, label=self.label, open_only=self.open_only, limit=self.limit
+                workflow=self.workflow, label=self.label, open_only=self.open_only, limit=self.limit, params=False
             )
             unserved = await engine.store.unserved() if any(not it.items_ended for it in found) else ()
             now = engine.now()
@@ -125,18 +125,14 @@ async def _find_item(store: Reads, batch: Batch, named: str) -> Item:
     Raises:
         NotFoundError: the batch has started no such item.
     """
-    number = int(named) if named.isdecimal() and len(named) <= _MAX_NUMBER_DIGITS else None
-    by_number: Item | None = None
-    after = -1
-    while found := await store.items(batch.id, after=after, limit=_ITEMS_PER_READ):
-        for item in found:
-            if item.id == named:
+    if (found := await store.find_item(batch.id, named)) is not None:
+        return found
+    if named.isdecimal() and len(named) <= _MAX_NUMBER_DIGITS:
+        number = int(named)
+        for item in await store.items(batch.id, after=number - 1, limit=1):
+            if item.number == number:
                 return item
-            by_number = item if item.number == number else by_number
-        after = found[-1].number
-    if by_number is None:
-        raise NotFoundError(f"the batch '{batch.id}' has started no item '{named}'; ids are compared as text")
-    return by_number
+    raise NotFoundError(no_such_item(batch.id, named))
 
 
 @group.command("cancel")

@@ -27,6 +27,9 @@ SEARCHED_BATCHES = 100
 LARGE_TEXT = 16_384
 """Values of up to this many characters do not count where the memory of values is bounded."""
 
+ITEMS_SIZE = 4 * 2**20
+"""The size of results and errors, in characters, with which a read of items ends."""
+
 MOST_COUNTED = 100_000
 """The number up to which messages that nobody serves are counted."""
 
@@ -287,15 +290,32 @@ class BatchReads(Protocol):
         ...
 
     async def batches(
-        self, *, workflow: str | None = None, label: str | None = None, open_only: bool = False, limit: int = 50
+        self,
+        *,
+        workflow: str | None = None,
+        label: str | None = None,
+        open_only: bool = False,
+        limit: int = 50,
+        params: bool = True,
     ) -> Sequence[Batch]:
-        """The latest batches, newest first."""
+        """The latest batches, newest first; without `params`, neither these nor headers are read."""
         ...
 
     async def items(
         self, batch: str, *, state: ItemState | None = None, after: int = -1, limit: int = 100, results: bool = True
     ) -> Sequence[Item]:
-        """Items of a batch numbered above `after`, by number; without `results` these are not read."""
+        """Items of a batch numbered above `after`, by number; without `results` these are not read.
+
+        With them there may be fewer than `limit`: the last one is that with which results and errors come to
+        `ITEMS_SIZE` characters.
+        """
+        ...
+
+    async def find_item(self, batch: str, item_id: str) -> Item | None:
+        """The item of a batch with this id.
+
+        A store without an index of them reads the items of the batch, a slice at a time.
+        """
         ...
 
     async def find_items(self, workflow: str, item_id: str, limit: int = 20) -> Sequence[tuple[str, Item]]:

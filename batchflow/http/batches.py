@@ -6,6 +6,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Query, Response
 
 from batchflow.batch.bound import Workflow
+from batchflow.batch.handle import no_such_item
 from batchflow.batch.names import wire_name
 from batchflow.batch.status import WaitReason
 from batchflow.batch.wait_reason import WaitReasons
@@ -51,6 +52,7 @@ class BatchEndpoints:
         add("GET", "/{id}", self.status, BatchDetail, "A batch and its progress")
         add("GET", "/{id}/items", self.items, ItemList, "The items of a batch, by number")
         add("GET", "/{id}/items/{number}", self.item, ItemDetail, "An item of a batch, with its result")
+        add("GET", "/{id}/item", self.item_by_id, ItemDetail, "An item of a batch by the item's id, with its result")
         add("GET", "/{id}/progress", self.progress, None, "The progress of a batch as a stream", **EVENT_STREAM)
         add("POST", "/{id}/cancel", self.cancel, CancelBatchResponse, "Cancel a batch: nothing of it starts any more")
         router.add_api_route(
@@ -72,7 +74,9 @@ class BatchEndpoints:
         limit: Annotated[int, Query(ge=1, le=MAX_BATCHES)] = 50,
     ) -> Response:
         """With `open`, only batches that have not ended; with `label`, only those with this label."""
-        found = await self._client.store.batches(workflow=workflow, label=label, open_only=open, limit=limit)
+        found = await self._client.store.batches(
+            workflow=workflow, label=label, open_only=open, limit=limit, params=False
+        )
         # A store may hold batches of workflows that this app does not have.
         if workflow is not None and not found and workflow not in self._workflows:
             raise workflow_not_found(workflow, list(self._workflows))
@@ -109,6 +113,14 @@ class BatchEndpoints:
             await self._read(id)
             raise NotFoundError(f"batch '{id}' has no item number {number:,}")
         return json_response(ItemDetail.of(found[0]))
+
+    async def item_by_id(self, id: str, item_id: Annotated[str, Query(alias="itemId")]) -> Response:
+        """As by its number. `itemId` is the id that the source gave, compared as text; it may have any characters."""
+        found = await self._client.store.find_item(id, item_id)
+        if found is None:
+            await self._read(id)
+            raise NotFoundError(no_such_item(id, item_id))
+        return json_response(ItemDetail.of(found))
 
     async def history(
         self, workflow: str, id: str, limit: Annotated[int, Query(ge=1, le=MAX_HISTORY)] = 20

@@ -266,7 +266,7 @@ async def _cancel_batches(client: Client, label: str) -> int:
     count = 0
     while found := [
         it
-        for it in await client.store.batches(label=label, open_only=True, limit=MAX_PAGE_SIZE)
+        for it in await client.store.batches(label=label, open_only=True, limit=MAX_PAGE_SIZE, params=False)
         if it.state != "cancelling"
     ]:
         count += sum([await client.cancel_batch(it.id) for it in found])

@@ -118,7 +118,13 @@ class Model:
         return self.limits
 
     async def batches(
-        self, *, workflow: str | None = None, label: str | None = None, open_only: bool = False, limit: int = 50
+        self,
+        *,
+        workflow: str | None = None,
+        label: str | None = None,
+        open_only: bool = False,
+        limit: int = 50,
+        params: bool = True,
     ) -> Sequence[Batch]:
         found = [job.batch for job in reversed(self.jobs.values()) if workflow in (None, job.batch.workflow)]
         return [it for it in found if not (open_only and it.items_ended) and label in (None, it.label)][:limit]
@@ -159,6 +165,9 @@ class Model:
 
     async def unserved(self, limit: int = 100) -> Sequence[UnservedWork]:
         return ()
+
+    async def find_item(self, batch: str, item_id: str) -> Item | None:
+        return next((it for it in self.jobs[batch].items.values() if it.id == item_id), None)
 
     async def find_items(self, workflow: str, item_id: str, limit: int = 20) -> Sequence[tuple[str, Item]]:
         raise NotImplementedError

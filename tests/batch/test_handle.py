@@ -117,6 +117,10 @@ async def test_results_come_typed_and_in_order(model: Model) -> None:
     assert (gone.id, gone.result, gone.state, error.splitlines()[0]) == ("u1", None, "failed", "Item not found")
     assert [item.result async for item in batch.items("succeeded")] == [result for _, result in results]
     assert [item.number async for item in batch.items()] == list(range(30))
+    one = await batch.item(gone.id)
+    assert one == gone
+    with pytest.raises(NotFoundError, match="has started no item 'nobody'"):
+        await batch.item("nobody")
 
 
 async def test_a_batch_that_is_not_there_is_said(model: Model) -> None:

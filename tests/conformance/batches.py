@@ -1,6 +1,7 @@
 """Batches: opening, walking, completing, asking."""
 
 import asyncio
+from dataclasses import replace
 
 from batchflow.core import ids, settlement
 from batchflow.core.batch import Counts
@@ -57,6 +58,13 @@ class BatchCases(Cases):
         assert [it.id for it in await listed(label="nightly", workflow="welcome")] == ["bat_b", "bat_a"]
         assert [it.id for it in await listed(label="nightly", open_only=True, limit=1)] == ["bat_c"]
         assert await listed(label="nobody") == []
+
+    async def test_batches_are_listed_without_their_parameters_on_request(self, scene: Scene) -> None:
+        """Nor their headers; all else of them is the same."""
+        await scene.start(["u1"], params='{"n":1}', headers={"x-tenant": "a"})
+        (whole,) = await scene.store.batches()
+        assert (whole.params, dict(whole.headers)) == ('{"n":1}', {"x-tenant": "a"})
+        assert list(await scene.store.batches(params=False)) == [replace(whole, params="null", headers={})]
 
     async def test_open_batch_may_be_repeated(self, scene: Scene) -> None:
         """False, and nothing is done, when its id is known."""

@@ -4,10 +4,12 @@ import asyncio
 from dataclasses import replace
 
 import pytest
+from pydantic_core import to_json
 
 from batchflow.core import ids, settlement
 from batchflow.core.batch import Item
 from batchflow.core.settlement import FinishEntry, FinishWalk, Publish, RecordPage, StartItems
+from batchflow.core.store import ITEMS_SIZE
 from tests.conformance.scene import Cases, Scene, message
 
 
@@ -50,6 +52,61 @@ class ItemCases(Cases):
         whole = await scene.store.items("bat_a")
         assert [it.result for it in whole] == ['{"text":"ü"}', '{"success":false}']
         assert list(await scene.store.items("bat_a", results=False)) == [replace(it, result=None) for it in whole]
+
+    async def test_items_end_with_the_one_that_makes_them_large(self, scene: Scene) -> None:
+        """At least one, and without results as many as asked for: memory is bounded however large results are."""
+        await scene.start([f"u{number}" for number in range(5)])
+        claims = await scene.items()
+        text = to_json("x" * (ITEMS_SIZE // 2)).decode()
+        for claim in claims[:3]:
+            await scene.done(claim, result=text)
+        await scene.done(claims[3], result=to_json("x" * ITEMS_SIZE).decode())
+        read = scene.store.items
+        assert [it.number for it in await read("bat_a")] == [0, 1]
+        assert [it.number for it in await read("bat_a", after=1)] == [2, 3]
+        assert [it.number for it in await read("bat_a", after=2, limit=1)] == [3]
+        assert [it.number for it in await read("bat_a", after=3)] == [4]
+        assert [it.number for it in await read("bat_a", results=False)] == [0, 1, 2, 3, 4]
+
+    async def test_find_item_finds_it_by_its_id(self, scene: Scene) -> None:
+        """Of this batch alone, whole; None for an id that the batch has not started, or an unknown batch."""
+        await scene.start(["u0", "u/1 ?"], force=True)
+        await scene.start(["u2"], id="bat_b")
+        claims = await scene.items()
+        await scene.done(claims[1], result='"one"')
+        item = await scene.store.find_item("bat_a", "u/1 ?")
+        assert item == (await scene.store.items("bat_a", after=0))[0]
+        assert item is not None
+        assert (item.number, item.result) == (1, '"one"')
+        assert await scene.store.find_item("bat_a", "u2") is None
+        assert await scene.store.find_item("bat_a", "1") is None
+        assert await scene.store.find_item("bat_c", "u0") is None
+
+    async def test_find_item_looks_through_large_batches(self, scene: Scene) -> None:
+        """Open and ended ones, and one that was redriven."""
+        await scene.start([f"u{number:04d}" for number in range(7_000)])
+        assert await self._number(scene, "u6999") == 6_999
+        (first, second) = await scene.items(2)
+        await scene.dead(first)
+        await scene.done(second)
+        await scene.store.cancel_batch("bat_a")
+        while (await scene.batch()).ended_at is None:
+            await scene.store.expire()
+        assert [await self._number(scene, id) for id in ("u0001", "u6999", "u7000")] == [1, 6_999, None]
+
+    async def test_find_item_finds_all_items_of_a_redriven_batch(self, scene: Scene) -> None:
+        """Also those that had ended before; and so does `find_items`."""
+        await scene.start(["u0", "u1"])
+        dead, done = await scene.items()
+        await scene.dead(dead)
+        await scene.done(done)
+        assert await scene.store.redrive(dead.id)
+        assert [await self._number(scene, id) for id in ("u0", "u1")] == [0, 1]
+        assert [item.number for _, item in await scene.store.find_items("welcome", "u1")] == [1]
+
+    async def _number(self, scene: Scene, id: str) -> int | None:
+        item = await scene.store.find_item("bat_a", id)
+        return None if item is None else item.number
 
     async def test_items_keep_their_results_only_if_the_batch_says_so(self, scene: Scene) -> None:
         """A million results are not kept for nobody."""

@@ -42,6 +42,7 @@ DOORS = {
     "GET /batches/{id}": OPERATOR,
     "GET /batches/{id}/items": OPERATOR,
     "GET /batches/{id}/items/{number}": OPERATOR,
+    "GET /batches/{id}/item": OPERATOR,
     "GET /batches/{id}/progress": OPERATOR,
     "POST /batches/{id}/cancel": OPERATOR,
     "GET /items/{workflow}/{id:path}": OPERATOR,

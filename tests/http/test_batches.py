@@ -124,6 +124,17 @@ async def test_an_item_is_whole_where_it_is_read_alone(ended: str, http: AsyncCl
     assert "\n" not in failed["error"]
 
 
+async def test_an_item_is_found_by_its_id(ended: str, http: AsyncClient) -> None:
+    """As by its number; ids may be numbers, or have slashes."""
+    whole = (await http.get(f"/batches/{ended}/items/3")).json()
+    assert (await http.get(f"/batches/{ended}/item", params={"itemId": "u013"})).json() == whole
+    unknown = await http.get(f"/batches/{ended}/item", params={"itemId": "a/b"})
+    assert_error(unknown, (404, "has started no item 'a/b'", None))
+    assert_error(await http.get(f"/batches/{ended}/item?itemId=3"), (404, "has started no item '3'", None))
+    assert_error(await http.get("/batches/bat_x/item?itemId=u1"), (404, "there is no batch 'bat_x'", None))
+    assert_error(await http.get(f"/batches/{ended}/item"), (422, "", "itemId"))
+
+
 async def test_an_item_that_does_not_exist_is_404(ended: str, http: AsyncClient) -> None:
     """Its batch or its number."""
     assert_error(await http.get(f"/batches/{ended}/items/10"), (404, "no item number 10", None))

@@ -111,7 +111,7 @@ async def test_the_document_shows_every_body_and_answer(flow: Batchflow) -> None
     assert "$defs" not in text
     paths = document["paths"]
     # Batches, runs, events, webhooks, workers, health; workflows; functions.
-    assert len(paths) == 2 * (7 + 5 + 2 + 1 + 1 + 2 + 9 + 5)
+    assert len(paths) == 2 * (8 + 5 + 2 + 1 + 1 + 2 + 9 + 5)
 
     def body(path: str) -> tuple[bool, dict[str, Any]]:
         found = paths[path]["post"]["requestBody"]

@@ -13,6 +13,7 @@ import threading
 from collections import Counter, defaultdict
 from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from types import CoroutineType
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeAlias, TypeVar
 
@@ -21,6 +22,7 @@ from pydantic_core import PydanticSerializationError, to_json
 from batchflow.core import ids
 from batchflow.core.batch import (
     MAX_ERROR_GROUPS,
+    NO_HEADERS,
     OTHER_ERRORS,
     Batch,
     BatchState,
@@ -75,7 +77,7 @@ from batchflow.core.settlement import (
     StartItems,
     Unlisten,
 )
-from batchflow.core.store import KEPT_EVENTS, SEARCHED_BATCHES, RecordResult, Renew
+from batchflow.core.store import ITEMS_SIZE, KEPT_EVENTS, SEARCHED_BATCHES, RecordResult, Renew
 from batchflow.errors import StoreError, StoreUnavailable
 
 STAYS = frozenset({"suspended", "retry", "parked", "released"})
@@ -1286,15 +1288,21 @@ class MemoryStore:
 
     @read
     def batches(
-        self, *, workflow: str | None = None, label: str | None = None, open_only: bool = False, limit: int = 50
+        self,
+        *,
+        workflow: str | None = None,
+        label: str | None = None,
+        open_only: bool = False,
+        limit: int = 50,
+        params: bool = True,
     ) -> Sequence[Batch]:
         found = [
             it.shown
             for it in reversed(self.at.batches.values())
             if workflow in (None, it.new.workflow) and label in (None, it.new.label)
             if not open_only or it.ended_at is None
-        ]
-        return found[:limit]
+        ][:limit]
+        return found if params else [replace(it, params="null", headers=NO_HEADERS) for it in found]
 
     @read
     def items(
@@ -1308,7 +1316,15 @@ class MemoryStore:
     ) -> Sequence[Item]:
         known = self.at.batches[batch].items if batch in self.at.batches else {}
         found = [it for number, it in sorted(known.items()) if number > after and state in (None, it.state)][:limit]
-        return found if results else [replace(it, result=None) for it in found]
+        if not results:
+            return [replace(it, result=None) for it in found]
+        sizes = accumulate(len(it.result or "") + len(it.error or "") for it in found)
+        return found[: 1 + sum(size < ITEMS_SIZE for size in sizes)]
+
+    @read
+    def find_item(self, batch: str, item_id: str) -> Item | None:
+        known = self.at.batches[batch].items if batch in self.at.batches else {}
+        return next((it for it in known.values() if it.id == item_id), None)
 
     @read
     def find_items(self, workflow: str, item_id: str, limit: int = 20) -> Sequence[tuple[str, Item]]:

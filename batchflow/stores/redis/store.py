@@ -15,7 +15,7 @@ from batchflow.core.message import ClaimResult, UnservedWork, WorkerStatus
 from batchflow.core.ports import Clock
 from batchflow.core.run import NEVER, Run, RunQuery, Waiter
 from batchflow.core.settlement import Settlement
-from batchflow.core.store import Renew
+from batchflow.core.store import ITEMS_SIZE, Renew
 from batchflow.errors import StoreUnavailable
 from batchflow.stores import base
 from batchflow.stores.base import GroupCommit, WriteVerbs
@@ -269,10 +269,16 @@ class RedisStore(WriteVerbs):
         return base.batch(row) if row else None
 
     async def batches(
-        self, *, workflow: str | None = None, label: str | None = None, open_only: bool = False, limit: int = 50
+        self,
+        *,
+        workflow: str | None = None,
+        label: str | None = None,
+        open_only: bool = False,
+        limit: int = 50,
+        params: bool = True,
     ) -> Sequence[Batch]:
         """See the protocol."""
-        return [base.batch(row) for row in await self._enqueue("batches", workflow, label, open_only, limit)]
+        return [base.batch(row) for row in await self._enqueue("batches", workflow, label, open_only, limit, params)]
 
     async def items(
         self,
@@ -286,10 +292,20 @@ class RedisStore(WriteVerbs):
         """See the protocol."""
         found: list[Item] = []
         at: int | None = after
-        while at is not None and len(found) < limit:
-            page, at = await self._enqueue("items", batch, state, at, limit - len(found), results)
-            found += [base.item(row) for row in page]
+        left = ITEMS_SIZE
+        while at is not None and len(found) < limit and left > 0:
+            page, at = await self._enqueue("items", batch, state, at, limit - len(found), results, left)
+            items = [base.item(row) for row in page]
+            found += items
+            left -= sum(len(it.result or "") + len(it.error or "") for it in items) if results else 0
         return found
+
+    async def find_item(self, batch: str, item_id: str) -> Item | None:
+        """See the protocol; the items of a batch are not indexed by their id."""
+        row, at = None, 0
+        while row is None and at is not None:
+            row, at = await self._enqueue("find_item", batch, item_id, at)
+        return None if row is None else base.item(row)
 
     async def find_items(self, workflow: str, item_id: str, limit: int = 20) -> Sequence[tuple[str, Item]]:
         """See the protocol; the items of ended batches are not indexed by their id."""

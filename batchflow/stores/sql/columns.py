@@ -67,6 +67,7 @@ FOUND: Mapping[str, Names] = {
     "item_classify": ("slot", "reason"),
     "item_find": ("batch", *base.ITEM),
     "item_read": base.ITEM,
+    "item_find_in_batch": base.ITEM,
     "kept_event_oldest": ("key", "data"),
     "lanes_ready": Lane._fields,
     "listener_of_event": ("run", "number"),

@@ -1,5 +1,6 @@
 """Reading runs, batches, items and workers."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic_core import from_json, to_json
@@ -7,7 +8,7 @@ from pydantic_core import from_json, to_json
 from batchflow.core.batch import Batch, Item, ItemState
 from batchflow.core.message import UnservedWork, WorkerStatus
 from batchflow.core.run import NEVER, Run, RunQuery, Step
-from batchflow.core.store import MOST_COUNTED, SEARCHED_BATCHES
+from batchflow.core.store import ITEMS_SIZE, MOST_COUNTED, SEARCHED_BATCHES
 from batchflow.stores import base
 from batchflow.stores.sql.steps import steps_of
 from batchflow.stores.sql.transaction import Tx
@@ -49,9 +50,11 @@ def batch(tx: Tx, id: str) -> Batch | None:
     return base.batch(found[0]) if found else None
 
 
-def batch_list(tx: Tx, workflow: str | None, label: str | None, open_only: bool, limit: int) -> list[Batch]:
+def batch_list(
+    tx: Tx, workflow: str | None, label: str | None, open_only: bool, limit: int, params: bool
+) -> list[Batch]:
     """The latest batches."""
-    found = tx.json("batch_list", workflow=workflow, label=label, open_only=open_only, limit=limit)
+    found = tx.json("batch_list", workflow=workflow, label=label, open_only=open_only, limit=limit, params=params)
     return [base.batch(row) for row in found]
 
 
@@ -60,8 +63,26 @@ def items(tx: Tx, id: str, state: ItemState | None, after: int, limit: int, resu
     key = tx.batch_key(id)
     if key is None:
         return []
+    if results and limit > 1:
+        limit = _fitting(tx.json("item_sizes", batch=key, state=state, after=after, limit=limit))
     found = tx.json("item_read", batch=key, state=state, after=after, limit=limit, results=results)
     return [base.item(row) for row in found]
+
+
+def _fitting(sizes: Sequence[int]) -> int:
+    """The number of items of these sizes that are read at once."""
+    total = 0
+    for count, size in enumerate(sizes, 1):
+        total += size
+        if total >= ITEMS_SIZE:
+            return count
+    return len(sizes)
+
+
+def find_item(tx: Tx, batch: str, item: str) -> Item | None:
+    """The item of a batch with this id."""
+    found = tx.json("item_find_in_batch", batch=tx.batch_key(batch), item=item)
+    return base.item(found[0]) if found else None
 
 
 def workers(tx: Tx) -> list[WorkerStatus]:

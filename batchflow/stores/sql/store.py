@@ -88,10 +88,16 @@ class SqlStore(WriteVerbs):
         return await self._read(reads.batch, id)
 
     async def batches(
-        self, *, workflow: str | None = None, label: str | None = None, open_only: bool = False, limit: int = 50
+        self,
+        *,
+        workflow: str | None = None,
+        label: str | None = None,
+        open_only: bool = False,
+        limit: int = 50,
+        params: bool = True,
     ) -> Sequence[Batch]:
         """See the protocol."""
-        return await self._read(reads.batch_list, workflow, label, open_only, limit)
+        return await self._read(reads.batch_list, workflow, label, open_only, limit, params)
 
     async def items(
         self,
@@ -104,6 +110,10 @@ class SqlStore(WriteVerbs):
     ) -> Sequence[Item]:
         """See the protocol."""
         return await self._read(reads.items, batch, state, after, limit, results)
+
+    async def find_item(self, batch: str, item_id: str) -> Item | None:
+        """See the protocol."""
+        return await self._read(reads.find_item, batch, item_id)
 
     async def find_items(self, workflow: str, item_id: str, limit: int = 20) -> Sequence[tuple[str, Item]]:
         """See the protocol."""

@@ -894,7 +894,8 @@ FROM (
 
 -- batch_list --
 SELECT json_group_array(json_array(
-    id, name, state, pages, chunks, total, working, worked_ms, params, force, label, headers, paused, flow_key,
+    id, name, state, pages, chunks, total, working, worked_ms, CASE WHEN :params THEN params ELSE 'null' END,
+    force, label, CASE WHEN :params THEN headers END, paused, flow_key,
     error, completion_error, json(errors), created_at, started_at, ended_at, eligible, open, succeeded, failed, cancelled,
     already_processed, in_flight, duplicates, left_out, retrying, parked))
 FROM (
@@ -975,6 +976,16 @@ SELECT json_group_array(json_array(number, id, state, result, error, ended_at, a
         attempts + (state = 'succeeded') AS attempts
     FROM item
     WHERE batch = :batch AND number > :after AND (:state IS NULL OR state = :state) ORDER BY number LIMIT :limit);
+
+-- item_sizes --
+-- The sizes of results and errors of the items that item_read would read.
+SELECT json_group_array(size) FROM (
+    SELECT coalesce(length(result), 0) + coalesce(length(error), 0) AS size FROM item
+    WHERE batch = :batch AND number > :after AND (:state IS NULL OR state = :state) ORDER BY number LIMIT :limit);
+
+-- item_find_in_batch --
+SELECT json_group_array(json_array(number, id, state, result, error, ended_at, attempts + (state = 'succeeded')))
+FROM item WHERE batch = :batch AND id = :item;
 
 -- item_find --
 SELECT json_group_array(json_array(batch, number, id, state, result, error, ended_at, attempts)) FROM (

@@ -369,11 +369,11 @@ verbs.sweep_cancelled = function()
 end
 
 -- batch: a batch. batches: the latest batches, newest first.
-local function batch_row(batch)
+local function batch_row(batch, without)
   return row_of(BATCH_COLUMNS, {
     id = batch.id, name = batch.w, state = batch.s, pages = batch.pg, chunks = batch.ch, total = batch.to,
-    working = batch.wk, worked_ms = string.format('%.17g', batch.wm), params = call('GET', P .. 'p:' .. batch.id) or 'null',
-    force = batch.fo == 1, label = batch.L, headers = batch.hd, paused = batch.pz == 1,
+    working = batch.wk, worked_ms = string.format('%.17g', batch.wm), params = not without and call('GET', P .. 'p:' .. batch.id) or 'null',
+    force = batch.fo == 1, label = batch.L, headers = not without and batch.hd, paused = batch.pz == 1,
     flow_key = batch.k, error = batch.e, completion_error = batch.ce, errors = error_groups(batch.id),
     created_at = batch.t, started_at = batch.st, ended_at = batch.za,
     eligible = batch.el, open = batch.op, succeeded = batch.su, failed = batch.fa, cancelled = batch.ca,
@@ -386,7 +386,7 @@ reads.batch = function(id)
   return batch and batch_row(batch) or NULL
 end
 
-reads.batches = function(workflow, label, open_only, limit)
+reads.batches = function(workflow, label, open_only, limit, params)
   workflow, label = or_nil(workflow), or_nil(label)
   local key = P .. (label and 'bl:' .. label or workflow and 'bw:' .. workflow or open_only and 'bo' or 'bs')
   local rows, offset = {}, 0
@@ -397,7 +397,7 @@ reads.batches = function(workflow, label, open_only, limit)
     for _, id in ipairs(ids) do
       local batch = batches.get(id)
       local fits = batch and not (open_only and batch.za) and (not workflow or batch.w == workflow)
-      if fits and #rows < limit then rows[#rows + 1] = batch_row(batch) end
+      if fits and #rows < limit then rows[#rows + 1] = batch_row(batch, not params) end
     end
   end
   return rows

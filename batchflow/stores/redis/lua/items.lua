@@ -183,6 +183,7 @@ function items.cancel_waiting(batch, number, item)
   return 1
 end
 
+-- The row of an item, and the size of its result and error.
 local function item_row(id, number, value, results)
   local letter = string.sub(value, 1, 1)
   local text = call('HGET', items.results(id, number), number)
@@ -191,27 +192,56 @@ local function item_row(id, number, value, results)
     number = number, id = string.sub(value, 2), state = ITEM_STATE[letter],
     result = results and about[2], error = about[3], ended_at = about[1],
     attempts = (about[4] or 0) + (letter == 's' and 1 or 0),
-  })
+  }), text and #text or 0
 end
 
 -- items: the items above `after` by number, as far as a bounded look goes: [rows, the number to continue after or
--- null]. Without `results` these stay where they are.
-reads.items = function(id, shown, after, limit, results)
+-- null]. Without `results` these stay where they are; with them the last one is that with which they come to `size`.
+reads.items = function(id, shown, after, limit, results, size)
   shown = or_nil(shown)
   local batch, rows, number = batches.get(id), {}, after + 1
   if not batch then return { rows, NULL } end
-  local stop = number + LOOK
-  while number < batch.hi and number < stop and #rows < limit do
+  local stop, left = number + LOOK, size
+  while number < batch.hi and number < stop and #rows < limit and left > 0 do
     local found = to_table(call('HGETALL', items.bucket(id, number)))
     repeat
       local value = found[tostring(number)]
       if value and (not shown or ITEM_STATE[string.sub(value, 1, 1)] == shown) and #rows < limit then
-        rows[#rows + 1] = item_row(id, number, value, results)
+        local row, taken = item_row(id, number, value, results)
+        rows[#rows + 1] = row
+        if results then left = left - taken end
       end
       number = number + 1
-    until number % BUCKET == 0 or #rows == limit
+    until number % BUCKET == 0 or #rows == limit or left <= 0
   end
   return { rows, #rows < limit and number < batch.hi and number - 1 or NULL }
+end
+
+-- Look for the item of a batch with this id, from the item `number` on: its number and value, or nil; and the number
+-- to continue at, or nil if there is none.
+local function look_for(id, item, number, most)
+  local batch, looked = batches.get(id), 0
+  -- A batch that has not ended has an index, though not of the items that ended before it was redriven.
+  local indexed = batch and not batch.za and batch.ge == 1
+  if not batch or indexed and call('SMISMEMBER', P .. 'bi:' .. id, item)[1] ~= 1 then return nil, nil, nil, 0 end
+  while number < batch.hi and looked < most do
+    local found = to_table(call('HGETALL', items.bucket(id, number)))
+    local first = number - number % BUCKET
+    for at = first, first + BUCKET - 1 do
+      local value = found[tostring(at)]
+      if value and string.sub(value, 2) == item then return at, value, nil, looked end
+    end
+    looked, number = looked + BUCKET, first + BUCKET
+  end
+  return nil, nil, number < batch.hi and number or nil, looked
+end
+
+-- find_item: the item of a batch with this id, from the item `number` on, as far as a bounded look goes: [its row or
+-- null, where to continue or null].
+reads.find_item = function(id, item, number)
+  local at, value, next = look_for(id, item, number, LOOK)
+  local row = at and item_row(id, at, value, true)
+  return { row or NULL, or_null(next) }
 end
 
 -- find_items: the items with this id of the latest batches of a workflow, newest first, from the batch at `place` and the
@@ -220,25 +250,15 @@ reads.find_items = function(workflow, item, limit, place, number)
   local rows, looked = {}, 0
   local latest = call('ZREVRANGE', P .. 'bw:' .. workflow, place, SEARCHED_BATCHES - 1)
   for offset, id in ipairs(latest) do
-    local batch = batches.get(id)
-    -- An open batch has an index; of an ended one the items are read.
-    if batch and (batch.za or call('SMISMEMBER', P .. 'bi:' .. id, item)[1] == 1) then
-      while number < batch.hi do
-        if looked >= LOOK then return { rows, { place + offset - 1, number } } end
-        local found = to_table(call('HGETALL', items.bucket(id, number)))
-        local first = number - number % BUCKET
-        for at = first, first + BUCKET - 1 do
-          local value = found[tostring(at)]
-          if value and string.sub(value, 2) == item and #rows < limit then
-            rows[#rows + 1] = { id, item_row(id, at, value, true) }
-            number = batch.hi
-          end
-        end
-        looked, number = looked + BUCKET, math.max(number, first + BUCKET)
-      end
+    local at, value, next, taken = look_for(id, item, number, LOOK - looked)
+    if next then return { rows, { place + offset - 1, next } } end
+    if at then
+      local row = item_row(id, at, value, true)
+      rows[#rows + 1] = { id, row }
     end
-    looked, number = looked + 1, 0
+    looked, number = looked + taken + 1, 0
     if #rows >= limit then return { rows, NULL } end
+    if looked >= LOOK and offset < #latest then return { rows, { place + offset, 0 } } end
   end
   return { rows, NULL }
 end
