@@ -1,4 +1,4 @@
-"""`batchflow runs`: lists, shows, cancels and triggers runs. Reports of runs for people."""
+"""`batchflow runs`: lists, shows, watches, cancels and triggers runs. Reports of runs for people."""
 
 import asyncio
 from collections.abc import Sequence
@@ -39,6 +39,7 @@ from batchflow.cli.output import (
     time_column,
 )
 from batchflow.cli.process import SignalHandler, cancel_and_wait
+from batchflow.cli.run_watch import WatchRun
 from batchflow.cli.target import check_route, choose_function, load_flow, open_engine
 from batchflow.core.duration import humanize_duration
 from batchflow.core.report import headline
@@ -60,7 +61,7 @@ _FINAL_STATES = frozenset({"completed", "failed", "cancelled"})
 RunLabelOption = Annotated[str | None, typer.Option(metavar="TEXT", help="Only runs with this label.")]
 FunctionOption = Annotated[str | None, typer.Option(metavar="ROUTE", help="Only runs of the function served at ROUTE.")]
 
-group = typer.Typer(cls=CommandGroup, help="List, show, cancel and start runs.", rich_markup_mode=None)
+group = typer.Typer(cls=CommandGroup, help="List, show, watch, cancel and start runs.", rich_markup_mode=None)
 
 
 @group.command("list")
@@ -127,6 +128,9 @@ class ShowRun:
         else:
             print_run(Output(), found)
         return 0
+
+
+group.command("watch")(WatchRun)
 
 
 @group.command("cancel")

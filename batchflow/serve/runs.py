@@ -13,6 +13,7 @@ from batchflow.core.duration import Duration, to_ms
 from batchflow.core.ports import Client
 from batchflow.core.report import headline, one_line
 from batchflow.core.run import RUN_STATES, Run, RunQuery, RunState, Waiter
+from batchflow.core.store import Reads
 from batchflow.errors import InputError, NotFoundError, RunFailed
 from batchflow.serve.delivery_scope import check_may_wait, check_not_polling
 from batchflow.serve.validation import format_value, is_valid_text, validate_run_id, validate_text
@@ -149,22 +150,26 @@ class RunHandle(Generic[Result]):
         return run
 
     async def _waiting_reason(self) -> str | None:
-        run = await self._read()
-        if run.state != "waiting":
-            return None
-        if found := await unserved_reason(self._client.store, {run.destination}):
-            return f"it waits: {found}"
-        for flow in await self._client.store.flows([run.flow_key]) if run.flow_key else ():
-            if found := paused_sentence(flow) or parked_sentence(flow, self._client.now()):
-                return f"it waits: {found}"
-        until = f" until {format_moment(run.due_at)}" if run.due_at else ""
-        if run.error:
-            return f"it waits{until} for its next attempt after {one_line(headline(run.error))}"
-        return f"it waits{until}" if until else None
+        return await find_run_wait_reason(self._client.store, await self._read(), self._client.now())
 
     async def _ended(self) -> Run | None:
         run = await self._read()
         return run if _is_over(run) else None
+
+
+async def find_run_wait_reason(store: Reads, run: Run, now: int) -> str | None:
+    """Return one sentence about the reason for which a run waits; None if it does not, or if none is known."""
+    if run.state != "waiting":
+        return None
+    if found := await unserved_reason(store, {run.destination}):
+        return f"it waits: {found}"
+    for flow in await store.flows([run.flow_key]) if run.flow_key else ():
+        if found := paused_sentence(flow) or parked_sentence(flow, now):
+            return f"it waits: {found}"
+    until = f" until {format_moment(run.due_at)}" if run.due_at else ""
+    if run.error:
+        return f"it waits{until} for its next attempt after {one_line(headline(run.error))}"
+    return f"it waits{until}" if until else None
 
 
 def _is_over(run: Run) -> bool:

@@ -1,4 +1,4 @@
-"""`batchflow runs list`, `show` and `cancel`, on the store alone."""
+"""`batchflow runs list`, `show`, `watch` and `cancel`, on the store alone."""
 
 import re
 import sys
@@ -127,6 +127,36 @@ def test_show_tells_why_a_run_failed(shop: CommandLine) -> None:
     assert lines[-1] == "No steps"
     answer = shop("runs", "show", "run_x")
     assert answer.is_usage_error("there is no run 'run_x' here")
+
+
+def test_watch_tells_the_steps_of_a_run_and_its_end(shop: CommandLine) -> None:
+    """With their times; a failed run is an exit code of 1, and its error is told in full."""
+    id = trigger_run(shop, "a7")
+    work_until("completed", id)
+    answer = shop("runs", "watch", id)
+    first, pack, end = answer.out.splitlines()
+    assert (answer.code, first) == (0, f"Run {id} of /orders/ship (shipping): completed")
+    assert re.fullmatch(r"\d\d:\d\d:\d\d  pack: done", pack)
+    assert re.fullmatch(r"\d\d:\d\d:\d\d  completed after (0s|\d+m?s)", end)
+    assert shop("runs", "watch", id, "--json").document == shop("runs", "show", id, "--json").document
+    shop("runs", "trigger", shop.target, "/orders/ship", "-p", "id=lost", "--run-id", "order-8", "--wait")
+    answer = shop("runs", "watch", "order-8")
+    assert answer.code == 1
+    assert answer.out.splitlines()[-1].endswith("NonRetryable: order 'lost' is nowhere")
+    assert shop("runs", "watch", "run_x").is_usage_error("there is no run 'run_x'")
+
+
+def test_watch_follows_a_run_while_it_works(shop: CommandLine) -> None:
+    """It says that nobody serves the run, until somebody does."""
+    id = trigger_run(shop, "a7")
+    with shop.start("runs", "watch", id) as watching:
+        assert watching.stdout is not None
+        assert watching.stdout.readline() == f"Run {id} of /orders/ship (shipping): waiting\n"
+        assert "it waits: nobody serves '/orders/ship'" in watching.stdout.readline()
+        work_until("completed", id)
+        *_, end = watching.stdout.read().splitlines()
+    assert "completed after" in end
+    assert watching.returncode == 0
 
 
 def test_show_cuts_what_is_long(shop: CommandLine) -> None:

@@ -984,8 +984,9 @@ SELECT json_group_array(size) FROM (
     WHERE batch = :batch AND number > :after AND (:state IS NULL OR state = :state) ORDER BY number LIMIT :limit);
 
 -- item_find_in_batch --
-SELECT json_group_array(json_array(number, id, state, result, error, ended_at, attempts + (state = 'succeeded')))
-FROM item WHERE batch = :batch AND id = :item;
+SELECT json_group_array(json_array(
+    i.number, i.id, i.state, i.result, i.error, i.ended_at, i.attempts + (i.state = 'succeeded')))
+FROM item i WHERE i.batch = :batch AND i.id = :item;
 
 -- item_find --
 SELECT json_group_array(json_array(batch, number, id, state, result, error, ended_at, attempts)) FROM (
