@@ -79,6 +79,11 @@ def failure_id(message: str, fence: int, call: int = 1) -> str:
     return f"{message}.x{fence}" if call == 1 else f"{message}.x{fence}.{call}"
 
 
+def child_id(run: str, step: int) -> str:
+    """The child or call that step number `step` of a run waits for: the same each time the run repeats the step."""
+    return f"{run}.{step}"
+
+
 def parse_item_run_id(id: str) -> tuple[str, int] | None:
     """The batch and number of an item's run, or None for an id of another kind."""
     match = _ITEM_RUN.fullmatch(id)

@@ -148,6 +148,12 @@ ARRIVES: Mapping[Ending, StepState] = MappingProxyType(
 """The state of the parent's step that waits for the run, after each final ending."""
 
 
+ARRIVES_AFTER: Mapping[RunState, StepState] = MappingProxyType(
+    {"completed": "done", "failed": "failed", "cancelled": "cancelled"}
+)
+"""The state of the parent's step once it asks for a run that has ended in this state."""
+
+
 class Settlement(NamedTuple):
     """The end of a claim, with EVERYTHING that is written with it. The functions below make it, one for each ending.
 

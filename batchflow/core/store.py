@@ -15,6 +15,7 @@ from batchflow.core.batch import Batch, Item, ItemState, Mark, NewBatch
 from batchflow.core.dead_letters import ALL_DEAD_LETTERS, DeadLetter, DeadLetterGroup, DeadLetterQuery
 from batchflow.core.flow import FlowControl, FlowStatus
 from batchflow.core.message import ClaimResult, Message, UnservedWork, WorkerStatus
+from batchflow.core.retry import RetryPolicy
 from batchflow.core.run import Run, RunQuery, Step, Waiter
 from batchflow.core.settlement import Effect, Settlement, SettleResult
 
@@ -77,14 +78,16 @@ class Commands(Protocol):
         its batch has ended or is being cancelled (the id of a batch's message begins with the batch's id and a dot),
         or while another one with the same `open_dedup` has not ended. A message that is due now stays due, even if the
         clock is set back. A `held` message waits for the effect `FinishWalk` of its batch. A flow key that is not
-        declared takes the limits of the latest message; those of a declared key stay.
+        declared takes the limits of the latest message; those of a declared key stay. The outcome of a child whose id
+        exists and that has ended (a kept run or a dead letter) arrives again at the step that waits for it.
         """
         ...
 
     async def open_batch(self, batch: NewBatch, messages: Sequence[Message]) -> bool:
         """Store a batch with its first messages.
 
-        Returns False and does nothing if its id exists, or if a batch with the same `open_dedup` has not ended.
+        Returns False and does nothing if its id exists, or if a batch with the same `open_dedup` has not ended; but a
+        child that exists and has ended, with its completion, publishes another completion message for its parent.
         """
         ...
 
@@ -219,15 +222,34 @@ class AdminCommands(Protocol):
         """Undo `pause_batch`. False if the batch is not paused."""
         ...
 
-    async def redrive(self, id: str) -> bool:
+    async def redrive(
+        self, id: str, *, restart: bool = False, retry: RetryPolicy | None = None, flow: FlowControl | None = None
+    ) -> bool:
         """Make a dead letter a waiting message again, due at once, with failures and losses reset.
 
-        Its journal stays except for pending steps and the latest one that failed, which run again. Its item is open
-        again; a batch that had ended resumes as `sealed`, and completes again, with another completion message; that of
-        a completion stays ended. Attempts and error groups stay. False
-        if it is not a dead letter, its batch is being cancelled or was removed, or the held messages of its batch are
-        gone.
+        Its journal stays except for pending steps and the latest one that failed, which run again; with `restart` all
+        of it goes, with all that it has waited for. `retry` and `flow` take the place of the message's own. Its item is
+        open again; a batch that had ended resumes as `sealed`, and completes again, with another completion message;
+        that of a completion stays ended. Attempts, their log and error groups stay.
+        Children and calls of the steps that go: one that has not ended continues, and the step will wait for it. A dead
+        one is redriven too, so that the step waits for that; with `restart` it is dropped, as is one that ended
+        otherwise, and the step starts it anew. The outcome of one that ended while its step was pending arrives when
+        the step asks for it again (`publish`, `open_batch`).
+        False if it is not a dead letter, its batch is being cancelled or was removed, or the held messages of its batch
+        are gone.
         """
+        ...
+
+    async def call_failure_again(self, id: str) -> bool:
+        """Publish another failure message of a dead letter, whose `failure` is then `in_progress` again.
+
+        False if it is not a dead letter, has no `on_failure` (an item: its batch), or its failure message has not ended
+        yet.
+        """
+        ...
+
+    async def delete_dead_letter(self, id: str) -> bool:
+        """Remove a dead letter with its journal; its item stays failed. False if it is not a dead letter."""
         ...
 
 

@@ -7,6 +7,7 @@ from uuid import UUID
 
 from batchflow.core.duration import Duration
 from batchflow.core.flow import FlowControl
+from batchflow.core.ids import child_id
 from batchflow.core.message import NO_HEADERS
 from batchflow.core.report import headline
 from batchflow.core.retry import RetryPolicy
@@ -32,7 +33,7 @@ class ParentLink(NamedTuple):
     @property
     def id(self) -> str:
         """The id of the child, the same each time its parent repeats the step."""
-        return f"{self.run}.{self.number}"
+        return child_id(self.run, self.number)
 
     @property
     def parent(self) -> tuple[str, int]:

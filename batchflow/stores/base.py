@@ -56,6 +56,8 @@ ORDER = (
     "pause_batch",
     "resume_batch",
     "redrive",
+    "call_failure_again",
+    "delete_dead_letter",
     "sweep_cancelled",
     "remove_idle",
     "mark",
@@ -93,6 +95,7 @@ NOTIFYING_VERBS = frozenset(
         "cancel_batch",
         "resume_batch",
         "redrive",
+        "call_failure_again",
         "sweep_cancelled",
         "reconcile",
     }
@@ -277,9 +280,19 @@ class WriteVerbs(ABC):
             pass
         return reclaimed
 
-    async def redrive(self, id: str) -> bool:
+    async def redrive(
+        self, id: str, *, restart: bool = False, retry: RetryPolicy | None = None, flow: FlowControl | None = None
+    ) -> bool:
         """See the protocol."""
-        return await self._enqueue("redrive", id)
+        return await self._enqueue("redrive", id, restart, retry, flow)
+
+    async def call_failure_again(self, id: str) -> bool:
+        """See the protocol."""
+        return await self._enqueue("call_failure_again", id)
+
+    async def delete_dead_letter(self, id: str) -> bool:
+        """See the protocol."""
+        return await self._enqueue("delete_dead_letter", id)
 
     # Runs
 

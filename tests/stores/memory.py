@@ -61,8 +61,10 @@ from batchflow.core.message import (
     loss_delay_ms,
 )
 from batchflow.core.ports import Clock
+from batchflow.core.retry import RetryPolicy
 from batchflow.core.run import NEVER, Arrival, Journal, Run, RunQuery, RunState, Step, StepState, Waiter, apply_arrivals
 from batchflow.core.settlement import (
+    ARRIVES_AFTER,
     AcceptWebhook,
     Effect,
     FinishEntry,
@@ -289,6 +291,8 @@ class Place:
     def _add(self, message: Message) -> bool:
         batch = self.batches.get(message.batch or "")
         known = message.id in self.rows or message.id in self.runs
+        if known and message.parent is not None:
+            self._tell_outcome(message.id, *message.parent)
         if known or (message.batch is not None and not (batch and batch.takes)):
             return False
         if message.open_dedup is not None and any(
@@ -299,6 +303,13 @@ class Place:
         if batch:
             batch.working += 1
         return True
+
+    def _tell_outcome(self, id: str, parent: str, step: int) -> None:
+        row, run = self.rows.get(id), self.runs.get(id)
+        if row and row.died_at is not None and row.message.parent and row.message.parent[0] == parent:
+            self.arrive(parent, step, "failed", None, row.error)
+        elif run and run.parent == parent:
+            self.arrive(parent, step, ARRIVES_AFTER[run.state], run.result, run.error)
 
     def put(self, message: Message, lane: Lane, number: int = -1) -> None:
         flow = self.flow(lane.flow)
@@ -739,6 +750,11 @@ class Place:
 
     def open_batch(self, new: NewBatch, messages: Sequence[Message]) -> bool:
         under_way = (it.new.open_dedup for it in self.batches.values() if it.ended_at is None)
+        known = self.batches.get(new.id)
+        asks_again = known and new.parent and known.new.parent and known.new.parent[0] == new.parent[0]
+        if known and asks_again and known.ended_at is not None and not known.working:
+            known.generation += 1
+            self._publish_completion(known)
         if new.id in self.batches or (new.open_dedup is not None and new.open_dedup in under_way):
             return False
         self.batches[new.id] = BatchRow(new, self.now)
@@ -822,19 +838,55 @@ class Place:
             error = settlement.error or settlement.sentence
             row.failure = FailureCall("succeeded" if done else "failed", self.now, settlement.result, error)
 
-    def redrive(self, id: str) -> bool:
+    def redrive(self, id: str, restart: bool, retry: RetryPolicy | None, flow: FlowControl | None) -> bool:
         row = self.rows.get(id)
         if row is None or row.died_at is None:
             return False
         if row.message.batch is not None and not self._reopen(row.message.batch, row):
             return False
-        failed = max((step.position for step in row.steps.values() if step.state == "failed"), default=0)
-        for step in row.journal:
-            if step.state == "pending" or (step.state, step.position) == ("failed", failed):
-                del row.steps[step.number]
+        for step in self._dropped(row.journal, restart):
+            child = ids.child_id(id, step.number)
+            if step.kind in {"invoke", "call"}:
+                again = not restart and self.redrive(child, False, None, None)
+                if restart or (not again and step.state == "failed"):
+                    self._drop_ended(child)
+            del row.steps[step.number]
         row.died_at, row.error, row.failures, row.losses, row.due = None, None, 0, 0, 0
         row.failure = None
+        if retry is not None:
+            row.message = replace(row.message, retry=retry)
+        if flow is not None:
+            row.message = replace(row.message, flow=flow)
+            row.lane = row.lane._replace(flow=flow.key or "")
+            self.lanes.setdefault(row.lane, Turn(self.turn))
+            known = self.flow(flow.key or "")
+            if not known.declared:
+                known.limit(flow)
         return True
+
+    @staticmethod
+    def _dropped(journal: Journal, restart: bool) -> list[Step]:
+        failed = max((step.position for step in journal if step.state == "failed"), default=0)
+        return [
+            it for it in journal if restart or it.state == "pending" or (it.state, it.position) == ("failed", failed)
+        ]
+
+    def _drop_ended(self, id: str) -> None:
+        row, run = self.rows.get(id), self.runs.get(id)
+        if run is None and (row is None or row.died_at is None):
+            return
+        journal = run.journal if run else row.journal if row else ()
+        self.rows.pop(id, None)
+        self.runs.pop(id, None)
+        for step in journal:
+            if step.kind in {"invoke", "call"}:
+                self._drop_ended(ids.child_id(id, step.number))
+
+    def call_failure_again(self, id: str) -> bool:
+        row = self.rows.get(id)
+        if row is None or row.died_at is None or (row.failure is not None and row.failure.state == "in_progress"):
+            return False
+        return self.call_failure_function(row)
 
     def _reopen(self, id: str, row: Row) -> bool:
         batch = self.batches.get(id)
@@ -1219,8 +1271,22 @@ class MemoryStore:
         return True
 
     @write(tells=True)
-    def redrive(self, id: str) -> bool:
-        return self.at.redrive(id)
+    def redrive(
+        self, id: str, *, restart: bool = False, retry: RetryPolicy | None = None, flow: FlowControl | None = None
+    ) -> bool:
+        return self.at.redrive(id, restart, retry, flow)
+
+    @write(tells=True)
+    def call_failure_again(self, id: str) -> bool:
+        return self.at.call_failure_again(id)
+
+    @write(tells=False)
+    def delete_dead_letter(self, id: str) -> bool:
+        row = self.at.rows.get(id)
+        if row is None or row.died_at is None:
+            return False
+        del self.at.rows[id]
+        return True
 
     @write(tells=True)
     def declare(self, limits: Sequence[FlowControl]) -> None:

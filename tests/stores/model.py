@@ -434,7 +434,7 @@ class Model:
             message["cancelled"] = True
         return True
 
-    def redrive(self, id: str) -> bool:
+    def redrive(self, id: str, restart: bool = False) -> bool:
         """Redrive a dead letter, and return whether it waits again."""
         message = self.dead.get(id)
         if message is None:
@@ -452,10 +452,14 @@ class Model:
         journal = {
             number: step
             for number, step in message["journal"].items()
-            if step[3] != "pending" and (step[3], step[4]) != ("failed", failed)
+            if not restart and step[3] != "pending" and (step[3], step[4]) != ("failed", failed)
         }
         self.messages[id] = {**message, "due": 0, "failures": 0, "losses": 0, "journal": journal, "failed": False}
         return True
+
+    def delete_dead_letter(self, id: str) -> bool:
+        """Remove a dead letter, and return whether there was one."""
+        return self.dead.pop(id, None) is not None
 
     def _reopen(self, id: str, batch: Row, number: int) -> None:
         completion = ids.complete_id(id, batch["generation"])

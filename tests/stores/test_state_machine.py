@@ -316,10 +316,16 @@ class StoreMachine(RuleBasedStateMachine):
         assert self.do(verb, id) == self.model.pause_batch(id, paused)
 
     @precondition(lambda self: self.model.dead)
-    @rule(data=st.data())
-    def redrive(self, data: st.DataObject) -> None:
+    @rule(data=st.data(), restart=st.booleans())
+    def redrive(self, data: st.DataObject, restart: bool) -> None:
         id = data.draw(st.sampled_from([*sorted(self.model.dead), "a"]))
-        assert self.do("redrive", id) == self.model.redrive(id)
+        assert self.do("redrive", id, restart=restart) == self.model.redrive(id, restart)
+
+    @precondition(lambda self: self.model.dead)
+    @rule(data=st.data())
+    def delete_dead_letter(self, data: st.DataObject) -> None:
+        id = data.draw(st.sampled_from([*sorted(self.model.dead), "a"]))
+        assert self.do("delete_dead_letter", id) == self.model.delete_dead_letter(id)
 
     @rule(key=KEYS, limit=st.sampled_from([None, 1, 3]))
     def pin(self, key: str, limit: int | None) -> None:

@@ -116,6 +116,10 @@ def encode_operation(verb: str, arguments: Sequence[Any]) -> bytes:
             return to_json((verb, [encode_limits(flow) for flow in arguments[0]]))
         case "pin":
             return to_json((verb, encode_limits(arguments[0])))
+        case "redrive":
+            id, restart, retry, flow = arguments
+            limits = None if flow is None else encode_limits(flow)
+            return to_json((verb, id, restart, to_json(retry.as_wire()).decode() if retry else None, limits))
         case _:
             return to_json((verb, *arguments))
 

@@ -100,6 +100,7 @@ def _constants() -> list[str]:
         "STAYS": dict.fromkeys(sorted(settlement.STAYS), True),
         "RUN_STATE": settlement.RUN_STATE,
         "ARRIVES": settlement.ARRIVES,
+        "ARRIVES_AFTER": {**settlement.ARRIVES_AFTER, "dead": settlement.ARRIVES_AFTER["failed"]},
         # Only the first letter of an item's state is stored.
         "ITEM_LETTER": {ending: letters[state] for ending, state in settlement.ITEM_STATE.items()},
         "ITEM_STATE": {letter: state for state, letter in letters.items()},

@@ -39,6 +39,8 @@ class BatchDelta:
 def open_batch(tx: Tx, batch: NewBatch, first: Sequence[Message]) -> bool:
     """Store a batch with its first messages."""
     if tx.one("batch_known", id=batch.id, open_dedup=batch.open_dedup):
+        if batch.parent is not None:
+            _complete_again(tx, batch.id, batch.parent[0])
         return False
     tx.run(
         "batch_open",
@@ -68,6 +70,16 @@ def open_batch(tx: Tx, batch: NewBatch, first: Sequence[Message]) -> bool:
     if batch.parent:
         events.mark_linked(tx, [batch.parent[0]])
     return True
+
+
+def _complete_again(tx: Tx, id: str, parent: str) -> None:
+    """Complete an ended batch once more for its parent, which has lost its outcome and asks for it again."""
+    key = tx.one("batch_complete_again", id=id, parent=parent)
+    if key is not None:
+        head = tx.batch_head(key)
+        assert head.complete is not None
+        events.mark_linked(tx, [parent])
+        _publish_completion(tx, key, head.id, head.complete, _flow(head.complete_flow))
 
 
 def _workflow_key(tx: Tx, name: str) -> int:

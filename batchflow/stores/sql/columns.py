@@ -11,6 +11,7 @@ from batchflow.core.run import Arrival, Step
 from batchflow.stores import base
 from batchflow.stores.sql.batches import START_CANDIDATE
 from batchflow.stores.sql.claims import CANDIDATE, Lane
+from batchflow.stores.sql.dead_letters import Dead
 from batchflow.stores.sql.events import NewArrival
 from batchflow.stores.sql.failures import ErrorRow
 from batchflow.stores.sql.messages import HeldMessage, NewMessage, WaitingMessage
@@ -44,6 +45,7 @@ GIVEN: Mapping[str, Names] = {
     "message_of_claims": ("id", "fence"),
     "message_reset_counts": ("id", "fence"),
     "messages_known": ("id", "open_dedup"),
+    "step_drop_some": ("run", "number"),
     "step_put": ("run", "fence", *Step._fields),
     "step_refused": ("slot", "id", "fence"),
     "step_resolve": ("run", *Step._fields),
@@ -76,7 +78,7 @@ FOUND: Mapping[str, Names] = {
     "mark_list": ("item", "expires_at"),
     "message_suspended": ("id", "lane"),
     "message_candidates": CANDIDATE,
-    "message_dead": ("lane", "batch", "number"),
+    "message_dead": Dead._fields,
     "message_held": ("slot", *HeldMessage._fields),
     "message_of_claims": ("id", "fence", *HeldMessage._fields),
     "message_of_worker": ("id", "fence", *HeldMessage._fields),
@@ -85,6 +87,7 @@ FOUND: Mapping[str, Names] = {
     "message_waiting_of_batch": WaitingMessage._fields,
     "message_waiting_of_lane": WaitingMessage._fields,
     "message_waiting_of_parents": WaitingMessage._fields,
+    "run_outcome": ("state", "result", "error"),
     "run_list": base.RUN,
     "run_read": base.RUN,
     "step_of_runs": ("run", *Step._fields),

@@ -1,8 +1,9 @@
 """Dead letters: making them, the calls of their failure functions, redriving, reading."""
 
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
-from pydantic_core import to_json
+from pydantic_core import from_json, to_json
 
 from batchflow.core import ids
 from batchflow.core.dead_letters import (
@@ -14,7 +15,9 @@ from batchflow.core.dead_letters import (
     fingerprint_of,
     status_of,
 )
+from batchflow.core.flow import FlowControl
 from batchflow.core.message import FAILURE_FLOW, FAILURE_STEP, Message
+from batchflow.core.retry import RetryPolicy
 from batchflow.core.run import NEVER, Step
 from batchflow.core.settlement import Settlement
 from batchflow.stores import base
@@ -70,18 +73,97 @@ def end_failure_calls(tx: Tx, ended: Iterable[tuple[Settlement, HeldMessage]]) -
     tx.run_rows("message_end_failure", rows, now=tx.now)
 
 
-def redrive(tx: Tx, id: str) -> bool:
-    """Put a dead letter back into its queue; False if that is impossible."""
+class Dead(NamedTuple):
+    """A dead letter that is to be redriven, or whose failure function is to be called."""
+
+    lane: int
+    destination: str
+    lane_batch: int
+    batch: int | None
+    number: int
+    fence: int
+    on_failure: str | None
+    failure: str | None
+
+
+def _find(tx: Tx, id: str) -> Dead | None:
     found = tx.json("message_dead", id=id)
-    if not found:
+    return Dead._make(found[0]) if found else None
+
+
+def redrive(
+    tx: Tx, id: str, restart: bool = False, retry: RetryPolicy | None = None, flow: FlowControl | None = None
+) -> bool:
+    """Put a dead letter back into its queue; False if that is impossible."""
+    dead = _find(tx, id)
+    if dead is None or (dead.batch is not None and not _reopen(tx, dead.batch, dead.number, id)):
         return False
-    lane, batch, number = found[0]
-    if batch is not None and not _reopen(tx, batch, number, id):
-        return False
-    tx.run("step_drop_unfinished", run=id)
-    tx.run("message_redrive", id=id)
+    dropped = _dropped_steps(tx, id, restart)
+    for step in dropped:
+        child = ids.child_id(id, step.number)
+        if step.kind in _CHILDREN and (restart or (not redrive(tx, child) and step.state == "failed")):
+            _drop_ended(tx, child)
+    tx.run_rows("step_drop_some", [(id, step.number) for step in dropped])
+    lane = dead.lane if flow is None else flows.lane_of(tx, dead.destination, flow, dead.lane_batch)
+    tx.run("message_redrive", id=id, lane=lane, retry=to_json(retry.as_wire()).decode() if retry else None)
     flows.mark_ready(tx, lane, 0)
     return True
+
+
+_CHILDREN = ("invoke", "call")
+
+
+def _dropped_steps(tx: Tx, id: str, restart: bool) -> list[Step]:
+    """The steps that a redriven run executes again: all, or pending ones and the latest that failed."""
+    journal = _journal(tx, id)
+    failed = max((step.position for step in journal if step.state == "failed"), default=0)
+    return [it for it in journal if restart or it.state == "pending" or (it.state, it.position) == ("failed", failed)]
+
+
+def _journal(tx: Tx, id: str) -> list[Step]:
+    return [Step(*row[1:]) for row in steps_of(tx, [(id,)])]
+
+
+def _drop_ended(tx: Tx, id: str) -> None:
+    """Drop a child that has ended, with its own children, so that it can be started anew."""
+    journal = _journal(tx, id)
+    if not delete(tx, id):
+        if not tx.run("run_drop", id=id):
+            return
+        tx.run_rows("step_drop", [(id,)])
+    for step in journal:
+        if step.kind in _CHILDREN:
+            _drop_ended(tx, ids.child_id(id, step.number))
+
+
+def delete(tx: Tx, id: str) -> bool:
+    """Remove a dead letter; False if it is not one."""
+    if _find(tx, id) is None:
+        return False
+    messages.drop(tx, [id])
+    tx.run_rows("step_drop", [(id,)])
+    return True
+
+
+def call_failure_again(tx: Tx, id: str) -> bool:
+    """Publish another failure message of a dead letter; False if it has no destination, or the latest has not ended."""
+    dead = _find(tx, id)
+    if dead is None:
+        return False
+    of_item = dead.batch is not None and dead.number >= 0
+    destination = _failure_of_batch(tx, dead.batch) if of_item else dead.on_failure
+    _, number, state, *_ = from_json(dead.failure) if dead.failure else (None, 0, None)
+    if destination is None or state == "in_progress":
+        return False
+    call_failure_functions(tx, [(id, dead.fence, destination)], number + 1)
+    return True
+
+
+def _failure_of_batch(tx: Tx, batch: int | None) -> str | None:
+    # A dead letter may outlive its batch.
+    if batch is None or not tx.one("batch_exists", batch=batch):
+        return None
+    return tx.batch_head(batch).on_failure
 
 
 def _reopen(tx: Tx, batch: int, number: int, id: str) -> bool:
@@ -93,6 +175,7 @@ def _reopen(tx: Tx, batch: int, number: int, id: str) -> bool:
     completion = messages.completion_id(tx, batch)
     if not tx.run("batch_reopen_item" if number >= 0 else "batch_reopen_layer", batch=batch):
         return False
+    tx.run("lanes_undo_cancel", batch=batch)
     if waits := messages.waiting_message(tx, completion):
         # The completion of an end that is undone.
         messages.drop(tx, [completion])

@@ -7,6 +7,7 @@ from pydantic_core import to_json
 
 from batchflow.core import ids
 from batchflow.core.message import Message
+from batchflow.core.settlement import ARRIVES_AFTER
 from batchflow.stores.sql import events, flows
 from batchflow.stores.sql.transaction import Tx
 
@@ -73,11 +74,14 @@ def publish(tx: Tx, messages: Sequence[Message]) -> list[bool]:
     working: dict[int, int] = {}
     ready: dict[int, int] = {}
     new: list[bool] = []
+    ended: list[tuple[str, tuple[str, int]]] = []
     for message in messages:
         batch = None if message.batch is None else tx.batch_key(message.batch)
         fresh = message.id not in known and message.open_dedup not in under_way and _is_accepted(tx, message, batch)
         new.append(fresh)
         if not fresh:
+            if message.parent is not None and message.id in known:
+                ended.append((message.id, message.parent))
             continue
         known.add(message.id)
         if message.open_dedup is not None:
@@ -91,11 +95,19 @@ def publish(tx: Tx, messages: Sequence[Message]) -> list[bool]:
         add(tx, rows)
     if parents := {message.parent[0] for message in messages if message.parent}:
         events.mark_linked(tx, sorted(parents))
+    if ended:
+        events.add_arrivals(tx, [arrival for id, parent in ended for arrival in _outcome(tx, id, *parent)])
     for lane, due in ready.items():
         flows.mark_ready(tx, lane, due)
     for batch, count in working.items():
         change_counts(tx, batch, working=count)
     return new
+
+
+def _outcome(tx: Tx, id: str, parent: str, step: int) -> list[events.NewArrival]:
+    """The arrival of a child that has ended already: the step that waits for it has been dropped meanwhile."""
+    found = tx.json("run_outcome", id=id, parent=parent)
+    return [events.NewArrival(parent, step, ARRIVES_AFTER[state], result, error) for state, result, error in found]
 
 
 def _row(tx: Tx, message: Message, batch: int | None) -> NewMessage:

@@ -201,6 +201,8 @@ VERBS: Mapping[str, Verb] = {
     "pause_batch": _each(settling.pause_batch),
     "resume_batch": _each(settling.resume_batch),
     "redrive": _each(dead_letters.redrive),
+    "call_failure_again": _each(dead_letters.call_failure_again),
+    "delete_dead_letter": _each(dead_letters.delete),
     "remove_idle": _each(flows.remove_idle),
     "sweep_cancelled": _each(settling.sweep_cancelled),
     "mark": _each(ledger.mark),

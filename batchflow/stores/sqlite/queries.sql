@@ -102,6 +102,10 @@ SELECT json_group_array(json_array(id, lane, batch, number, keep, parent, parent
 -- lanes_open --
 UPDATE lane SET closed = closed & ~:why WHERE batch = :batch;
 
+-- lanes_undo_cancel --
+-- A cancelled batch that had ended is open again.
+UPDATE lane SET closed = closed & ~4 WHERE batch = :batch AND held = 0 AND closed >= 4;
+
 -- lanes_drop --
 -- Empty lanes of a batch.
 DELETE FROM lane WHERE batch = :batch
@@ -417,13 +421,16 @@ SET failure = json_set(failure, '$[2]', g.state, '$[3]', :now, '$[4]', g.result,
 FROM given g WHERE message.id = g.id AND stage = 3 AND json_extract(failure, '$[0]') = g.call;
 
 -- message_dead --
--- A dead letter that is to be redriven.
-SELECT json_group_array(json_array(lane, batch, number)) FROM message WHERE id = :id AND stage = 3;
+SELECT json_group_array(json_array(
+    lane, destination, lane_batch, batch, number, fence, on_failure, failure))
+FROM (
+    SELECT m.lane, l.destination, l.batch AS lane_batch, m.batch, m.number, m.fence, m.on_failure, m.failure
+    FROM message m JOIN lane l ON l.key = m.lane WHERE m.id = :id AND m.stage = 3);
 
 -- message_redrive --
 UPDATE message SET
     stage = 1, due = 0, died_at = NULL, error = NULL, failures = 0, losses = 0, keep = keep & 1, status = NULL,
-    fingerprint = NULL, failure = NULL
+    fingerprint = NULL, failure = NULL, lane = :lane, retry = coalesce(:retry, retry)
 WHERE id = :id;
 
 -- message_of_worker --
@@ -524,10 +531,10 @@ FROM (SELECT s.* FROM given g CROSS JOIN step s ON s.run = g.run ORDER BY s.run,
 WITH given (run) AS (VALUES :rows)
 DELETE FROM step WHERE run IN (SELECT run FROM given);
 
--- step_drop_unfinished --
--- Pending steps and the latest failure: a redriven run executes them again.
-DELETE FROM step WHERE run = :run AND (state = 'pending' OR state = 'failed'
-    AND position = (SELECT max(position) FROM step WHERE run = :run AND state = 'failed'));
+-- step_drop_some --
+-- Steps that a redriven run executes again.
+WITH given (run, number) AS (VALUES :rows)
+DELETE FROM step WHERE (run, number) IN (SELECT run, number FROM given);
 
 -- arrival_of_runs --
 WITH given (run) AS (VALUES :rows)
@@ -616,6 +623,16 @@ SELECT run FROM webhook WHERE token = :token;
 -- webhook_drop --
 WITH given (run) AS (VALUES :rows)
 DELETE FROM webhook WHERE run IN (SELECT run FROM given);
+
+-- run_outcome --
+-- The outcome of a run that has ended, kept or as a dead letter, if this is its parent.
+SELECT json_group_array(json_array(state, result, error)) FROM (
+    SELECT state, result, error FROM run WHERE id = :id AND parent = :parent
+    UNION ALL
+    SELECT 'failed', NULL, error FROM message WHERE id = :id AND parent = :parent AND stage = 3);
+
+-- run_drop --
+DELETE FROM run WHERE id = :id;
 
 -- run_read --
 -- The message, dead letter or kept run of this id.
@@ -867,6 +884,12 @@ UPDATE batch SET working = working + 1, error = NULL,
     generation = generation + (ended_at IS NOT NULL), ended_at = NULL
 WHERE key = :batch AND state <> 'cancelling'
     AND NOT EXISTS (SELECT 1 FROM lane WHERE batch = :batch AND held = 1 AND closed >= 4);
+
+-- batch_complete_again --
+-- The completion of an ended child of this run, if it is not under way.
+UPDATE batch SET generation = generation + 1
+WHERE id = :id AND parent = :parent AND ended_at IS NOT NULL AND working = 0 AND complete IS NOT NULL
+RETURNING key;
 
 -- batch_completed --
 -- The completion has ended; the error is NULL if it has run.

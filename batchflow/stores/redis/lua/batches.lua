@@ -198,15 +198,17 @@ function batches.finish(batch)
   call('ZADD', P .. 'be', now, id)
   call('DEL', P .. 'bi:' .. id, P .. 'bq:' .. id)
   if batch.p then call('SREM', P .. 'kidb:' .. batch.p, id) end
-  if batch.cp then
-    local flow = cjson.decode(batch.cf)
-    -- Not by `publish`: an ended batch accepts no messages but this one.
-    messages.add({
-      id = batches.completion_id(batch), d = batch.cp, flow = flow, u = 0, b = id,
-      p = batch.p, ps = batch.ps, dp = batch.dp,
-    })
-  end
+  batches.publish_completion(batch)
   notify_stores()
+end
+
+function batches.publish_completion(batch)
+  if not batch.cp then return end
+  -- Not by `publish`: an ended batch accepts no messages but this one.
+  messages.add({
+    id = batches.completion_id(batch), d = batch.cp, flow = cjson.decode(batch.cf), u = 0, b = batch.id,
+    p = batch.p, ps = batch.ps, dp = batch.dp,
+  })
 end
 
 -- Lease nothing more of a batch. False if it has ended or is unknown.
@@ -288,12 +290,22 @@ function batches.cancel_waiting(batch, limit)
   return count
 end
 
+-- Complete an ended batch once more for its parent, which has lost its outcome and asks for it again.
+local function complete_again(batch, parent)
+  if batch.p ~= parent or not batch.za or batch.wk > 0 then return end
+  batches.set(batch, 'ge', batch.ge + 1)
+  events.mark_waiting(parent)
+  batches.publish_completion(batch)
+end
+
 -- open_batch: stores a batch with its first messages. False, and nothing is done, if its id is known or another batch
 -- or message with the same open_dedup has not ended.
 verbs.open_batch = function(wire, first)
   local id = wire[BATCH.id]
   local key = P .. 'b:' .. id
   local dedup = or_nil(wire[BATCH.open_dedup])
+  local parent = or_nil(wire[BATCH.parent])
+  if call('EXISTS', key) == 1 and parent then complete_again(batches.get(id), parent) end
   if call('EXISTS', key) == 1 or dedup and call('HEXISTS', P .. 'dk', dedup) == 1 then return false end
   local sequence = call('HINCRBY', META, 'batches', 1)
   local fields = {
@@ -325,7 +337,6 @@ verbs.open_batch = function(wire, first)
   call('ZADD', P .. 'bw:' .. wire[BATCH.workflow], sequence, id)
   call('SADD', P .. 'ws', wire[BATCH.ledger])
   for _, message in ipairs(first) do messages.publish(message) end
-  local parent = or_nil(wire[BATCH.parent])
   if parent then
     call('SADD', P .. 'kidb:' .. parent, id)
     events.mark_waiting(parent)

@@ -1,21 +1,13 @@
 -- Retention, and the repair of what a stopped script has left half done.
 -- prune: removes one slice of the ended runs, dead letters and batches older than the retention, and of the expired
 -- marks. Returns how many rows were removed. To be called until that is 0.
-local function remove_run(id, index)
-  call('DEL', P .. 'm:' .. id)
-  call('ZREM', P .. 'runs', id)
-  call('ZREM', P .. index, id)
-end
-
 local function prune_runs(index, before, limit)
   local ids = call('ZRANGEBYSCORE', P .. index, '-inf', '(' .. string.format('%.0f', before), 'LIMIT', 0, limit)
   for _, id in ipairs(ids) do
-    if index == 'dead' then
-      local batch, key = unpack(call('HMGET', P .. 'm:' .. id, 'b', 'k'))
-      if batch then call('ZREM', P .. 'bd:' .. batch, id) end
-      if key then flows.add(key, 'dl', -1) end
-    end
-    remove_run(id, index)
+    messages.remove_ended(id)
+    -- Also if its hash has gone.
+    call('ZREM', P .. index, id)
+    call('ZREM', P .. 'runs', id)
   end
   return #ids
 end

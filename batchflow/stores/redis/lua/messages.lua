@@ -58,13 +58,13 @@ end
 -- Load the fields that the end of an item needs, if it has neither been cancelled nor waited for anything; else nil.
 function messages.held_item(id, fence)
   if buffer.gone[id] then return nil end
-  local reply = call('HMGET', P .. 'm:' .. id, 'i', 'o', 'f', 'c', 'ln', 'at')
+  local reply = call('HMGET', P .. 'm:' .. id, 'i', 'o', 'f', 'c', 'ln', 'at', 'k')
   if not reply[1] or not reply[2] or reply[4] or reply[5] or tonumber(reply[3]) ~= fence then return nil end
   local name = string.sub(id, 1, -12)
   local batch = batches.get(name)
   if batch.s == 'cancelling' then return nil end
   local number, attempts = tonumber(string.sub(id, -9)), tonumber(reply[6] or 0)
-  return { i = reply[1], o = reply[2], b = name, n = number, d = batch.d, k = batch.k, at = attempts }
+  return { i = reply[1], o = reply[2], b = name, n = number, d = batch.d, k = reply[7] or batch.k, at = attempts }
 end
 
 function messages.is_cancelled(message) return message.c or batches.is_cancelling(message.b) end
@@ -121,12 +121,21 @@ function messages.remove(id, message)
   if message.p then call('SREM', P .. 'kids:' .. message.p, id) end
 end
 
+-- Tell the outcome of a child that has ended to its parent, which has dropped the step that waited for it.
+function messages.tell_outcome(id, parent, step)
+  local how, result, error, of = unpack(call('HMGET', P .. 'm:' .. id, 'z', 'v', 'e', 'p'))
+  if how and of == parent then events.add_arrival(parent, step, ARRIVES_AFTER[how], result or nil, error or nil) end
+end
+
 -- Add a message unless it is known. Returns whether it was new.
 function messages.publish(wire)
   local id, batch = wire[MESSAGE.id], or_nil(wire[MESSAGE.batch])
   local parent, dedup = or_nil(wire[MESSAGE.parent]), or_nil(wire[MESSAGE.open_dedup])
   if parent then events.mark_waiting(parent) end
-  if call('EXISTS', P .. 'm:' .. id) == 1 then return false end
+  if call('EXISTS', P .. 'm:' .. id) == 1 then
+    if parent then messages.tell_outcome(id, parent, tonumber(wire[MESSAGE.parent_step])) end
+    return false
+  end
   if batch and not batches.accepts_messages(batches.get(batch)) then return false end
   if dedup and call('HEXISTS', P .. 'dk', dedup) == 1 then return false end
   messages.add({
@@ -209,25 +218,71 @@ function messages.reclaim(id, message, lost)
   end
 end
 
--- Put a dead letter back into its queue, due at once. False if there is none or its batch does not accept it.
-function messages.redrive(id)
+-- The steps that a redriven run executes again: all, or pending ones and the latest that failed.
+local function dropped_steps(fields, restart)
+  local found, failed = {}, 0
+  for _, step in ipairs(steps.of(fields)) do
+    local about = cjson.decode(step[2])
+    found[#found + 1] = { number = step[1], kind = about[STEP.kind], state = about[STEP.state], at = about[STEP.position] }
+    if about[STEP.state] == 'failed' then failed = math.max(failed, about[STEP.position]) end
+  end
+  local dropped = {}
+  for _, step in ipairs(found) do
+    if restart or step.state == 'pending' or step.state == 'failed' and step.at == failed then
+      dropped[#dropped + 1] = step
+    end
+  end
+  return dropped
+end
+
+local function child_of(id, step)
+  return (step.kind == 'invoke' or step.kind == 'call') and id .. '.' .. step.number
+end
+
+-- Remove a kept run or a dead letter. False if it is neither.
+function messages.remove_ended(id)
+  local ended, batch, key = unpack(call('HMGET', P .. 'm:' .. id, 'z', 'b', 'k'))
+  if not ended then return false end
+  if ended == 'dead' then
+    if batch then call('ZREM', P .. 'bd:' .. batch, id) end
+    if key then flows.add(key, 'dl', -1) end
+  end
+  call('DEL', P .. 'm:' .. id)
+  for _, index in ipairs({ 'runs', 'ended', 'dead' }) do call('ZREM', P .. index, id) end
+  return true
+end
+
+-- Drop a child that has ended, with its own children, so that it can be started anew.
+local function drop_ended(id)
+  local fields = to_table(call('HGETALL', P .. 'm:' .. id))
+  if not messages.remove_ended(id) then return end
+  for _, step in ipairs(dropped_steps(fields, true)) do
+    local child = child_of(id, step)
+    if child then drop_ended(child) end
+  end
+end
+
+-- Put a dead letter back into its queue, due at once; with `restart` without its journal, with `retry` and the limits `flow`
+-- instead of its own. False if there is none or its batch does not accept it.
+function messages.redrive(id, restart, retry, flow)
   local message = messages.load_dead(id)
   if not message then return false end
   local batch = message.b and batches.get(message.b)
   if message.b and not (batch and batches.reopen(batch, message, id)) then return false end
   local key, gone = P .. 'm:' .. id, { 'z', 'za', 'e', 'v', 'c', 'sc', 'fp', 'fc' }
-  local latest, failed = 0, nil
-  for _, step in ipairs(steps.of(to_table(call('HGETALL', key)))) do
-    local about = cjson.decode(step[2])
-    if about[STEP.state] == 'pending' then gone[#gone + 1] = 's' .. step[1] end
-    if about[STEP.state] == 'failed' and about[STEP.position] > latest then
-      latest, failed = about[STEP.position], 's' .. step[1]
-    end
+  for _, step in ipairs(dropped_steps(to_table(call('HGETALL', key)), restart)) do
+    local child = child_of(id, step)
+    if child and (restart or not messages.redrive(child) and step.state == 'failed') then drop_ended(child) end
+    gone[#gone + 1] = 's' .. step.number
   end
-  -- The failed step is executed again.
-  gone[#gone + 1] = failed
-  call('HDEL', key, unpack(gone))
-  call('HSET', key, 'u', 0, 'x', 0, 'l', 0)
+  in_slices(gone, function(part) call('HDEL', key, unpack(part)) end)
+  flows.add(message.k, 'dl', -1)
+  if flow then
+    flows.apply_message_limits(flow)
+    message.k = flow[LIMITS.key]
+  end
+  call('HSET', key, 'u', 0, 'x', 0, 'l', 0, 'k', message.k)
+  if retry then call('HSET', key, 'r', retry) end
   call('ZREM', P .. 'dead', id)
   if message.b then call('ZREM', P .. 'bd:' .. message.b, id) end
   if batch and message.n < 0 then call('SADD', P .. 'bm:' .. message.b, id) end
@@ -235,7 +290,6 @@ function messages.redrive(id)
   if message.od then call('HSETNX', P .. 'dk', message.od, id) end
   messages.index(id, message)
   message.x, message.l = 0, 0
-  flows.add(message.k, 'dl', -1)
   flows.add(message.k, 'w', 1)
   lanes.enqueue(id, message, 0)
   return true
@@ -249,7 +303,24 @@ verbs.publish = function(list)
   return new
 end
 
-verbs.redrive = function(id) return messages.redrive(id) end
+verbs.redrive = function(id, restart, retry, flow)
+  return messages.redrive(id, restart, or_nil(retry), or_nil(flow))
+end
+
+-- call_failure_again: publishes another failure message of a dead letter, unless the latest has not ended. delete_dead_letter:
+-- removes one. False if it is not a dead letter.
+verbs.call_failure_again = function(id)
+  local message = messages.load_dead(id)
+  if not message or message.b and message.n >= 0 and not batches.get(message.b) then return false end
+  local latest = call('HGET', P .. 'm:' .. id, 'fc')
+  local about = latest and cjson.decode(latest)
+  if about and about[3] == 'in_progress' then return false end
+  return settling.call_failure_function(id, message, about and about[2] + 1 or 1)
+end
+
+verbs.delete_dead_letter = function(id)
+  return call('HGET', P .. 'm:' .. id, 'z') == 'dead' and messages.remove_ended(id)
+end
 
 -- cancel_run: ends a waiting run or marks a leased one; false if it has ended. cancel_listed, cancel_all: do the same for
 -- these runs, and for a slice of the runs of a function or with a label, and return how many. Their children are cancelled
