@@ -255,20 +255,21 @@ class WriteVerbs(ABC):
         self, claim: str, fence: int, step: Step, effects: tuple[Effect, ...] = ()
     ) -> "asyncio.Future[RecordResult]":
         """See the protocol."""
+        # Not through `_enqueue`, once the store is open: each is one more call, several times for every item.
+        add = self._enqueue if (commit := self._commit) is None else commit.add
         future = (
-            self._enqueue("record_with_effects", claim, fence, step, effects)
-            if effects
-            else self._enqueue("record", claim, fence, step)
+            add("record_with_effects", claim, fence, step, effects) if effects else add("record", claim, fence, step)
         )
-        if (value := step.value) is not None and len(value) > LARGE_TEXT and self._commit is not None:
-            self._commit.note_large(len(value))
+        if (value := step.value) is not None and len(value) > LARGE_TEXT and commit is not None:
+            commit.note_large(len(value))
         return future
 
     def settle(self, settlement: Settlement) -> "asyncio.Future[SettleResult]":
         """See the protocol."""
-        future = self._enqueue("settle", settlement)
-        if (result := settlement.result) is not None and len(result) > LARGE_TEXT and self._commit is not None:
-            self._commit.note_large(len(result))
+        add = self._enqueue if (commit := self._commit) is None else commit.add
+        future = add("settle", settlement)
+        if (result := settlement.result) is not None and len(result) > LARGE_TEXT and commit is not None:
+            commit.note_large(len(result))
         return future
 
     async def expire(self) -> int:
