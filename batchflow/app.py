@@ -21,11 +21,13 @@ from typing import TYPE_CHECKING, Any, Literal, Never, ParamSpec, TypeVar, Unpac
 
 from pydantic import BaseModel
 
+from batchflow.batch import operations
 from batchflow.batch.bound import Workflow, bind
 from batchflow.batch.function import BatchDecorator, BatchFunction, IdSource, bind_function, function_workflow
 from batchflow.batch.handle import BatchHandle
 from batchflow.batch.logs import BatchEndLog, ProgressLog
 from batchflow.batch.names import kebab_case
+from batchflow.batch.operations import BatchSelection, Selection, as_ids
 from batchflow.batch.workflow import BatchWorkflow
 from batchflow.core.codec import SizeLimit
 from batchflow.core.duration import Duration
@@ -38,8 +40,9 @@ from batchflow.core.secrets import printable_store_url
 from batchflow.core.store import Ledger, Store
 from batchflow.core.suggestions import check_options, did_you_mean, explains_options
 from batchflow.engine.clock import SystemClock, SystemEntropy
-from batchflow.engine.engine import Engine, EngineOptions
+from batchflow.engine.engine import Engine
 from batchflow.engine.observers import VerboseLog
+from batchflow.engine.options import EngineOptions
 from batchflow.engine.signals import on_signal, on_stop_signals
 from batchflow.errors import ConfigurationError, DuplicateNameError, InputError, NotFoundError, StoreUnavailable
 from batchflow.http.reserved_routes import check_not_reserved
@@ -56,7 +59,7 @@ from batchflow.serve.functions import (
     serve_function,
     serve_retry_policy,
 )
-from batchflow.serve.runs import RunHandle, RunPage, RunSelection, validate_label_filter
+from batchflow.serve.runs import RunHandle, RunPage, validate_label_filter
 from batchflow.serve.trigger import TriggerOptions
 from batchflow.serve.validation import (
     check_flag,
@@ -452,24 +455,56 @@ class Batchflow:
 
     async def cancel(
         self,
-        ids: str | Sequence[str] = (),
+        ids: str | Iterable[str] = (),
         *,
         label: str | None = None,
         function: ServedFunction[Any, Any] | str | None = None,
+        workflow: Workflow[Any, Any] | str | None = None,
     ) -> int:
-        """Cancel runs, and what they wait for, by id or by label and function; returns their number.
+        """Cancel runs and batches, and what they wait for, by id or by label, function or workflow; returns how many.
 
-        A label alone also cancels the batches of that label, and counts them. A run that waits ends at once, a running
-        one at its next step.
+        A label alone selects both, runs and batches. A run that waits ends at once, a running one at its next step.
 
         Raises:
-            InputError: neither ids nor a label or function are given, or both are.
-            NotFoundError: there is no such function.
+            InputError: nothing is selected, or ids are given beside something else, or a function beside a workflow.
+            NotFoundError: there is no such function or workflow.
         """
-        # Anything else, such as a handle, is rejected as an invalid id.
-        several = isinstance(cast("object", ids), Iterable) and not isinstance(ids, str)
-        named = tuple(ids) if several else (cast("str", ids),)
-        return await runs.cancel_runs(self.engine, RunSelection(named, label, self._route(function)))
+        which = Selection(as_ids(ids), label, self._route(function), self._workflow_name(workflow))
+        return await operations.cancel(self.engine, which)
+
+    async def pause(
+        self,
+        ids: str | Iterable[str] = (),
+        *,
+        label: str | None = None,
+        workflow: Workflow[Any, Any] | str | None = None,
+    ) -> int:
+        """Pause batches, by id or all open ones by label and workflow; returns the number of those that had not ended.
+
+        No item of them starts until `resume`; those under way go on to their end. Batches that are triggered later are
+        not paused.
+
+        Raises:
+            InputError: nothing is selected, or ids are given beside a label or a workflow.
+            NotFoundError: there is no such workflow.
+        """
+        which = BatchSelection(as_ids(ids), label, self._workflow_name(workflow))
+        return await operations.pause_batches(self.engine, which)
+
+    async def resume(
+        self,
+        ids: str | Iterable[str] = (),
+        *,
+        label: str | None = None,
+        workflow: Workflow[Any, Any] | str | None = None,
+    ) -> int:
+        """Undo `pause` for the selected batches; returns the number of those that were paused.
+
+        Raises:
+            InputError, NotFoundError: as for `pause`.
+        """
+        which = BatchSelection(as_ids(ids), label, self._workflow_name(workflow))
+        return await operations.resume_batches(self.engine, which)
 
     async def notify(self, event_id: str, data: object = None, run_id: str | None = None) -> Sequence[str]:
         """Give `data` to the runs that wait for `event_id`; returns their ids.
@@ -607,6 +642,14 @@ class Batchflow:
             for it in (*self._workflows.values(), *self._served.values()):
                 self._routers.add(it)
         return self._routers
+
+    def _workflow_name(self, workflow: Workflow[Any, Any] | str | None) -> str | None:
+        if workflow is None:
+            return None
+        if not isinstance(cast("object", workflow), str | Workflow):
+            want = "write the workflow that flow.add returned, or its name"
+            raise InputError(option="workflow", got=format_value(workflow), want=want)
+        return self.find_workflow(workflow if isinstance(workflow, str) else workflow.name).name
 
     def _route(self, function: ServedFunction[Any, Any] | str | None) -> str | None:
         if function is None:

@@ -1,4 +1,4 @@
-"""`BatchHandle`: the status, end, items and results of a batch, and its cancellation."""
+"""`BatchHandle`: the status, end, items and results of a batch; pausing, resuming and cancelling it."""
 
 import contextlib
 from collections.abc import AsyncIterator
@@ -153,6 +153,17 @@ class BatchHandle(Generic[Result]):
         Return False if the batch had ended before.
         """
         return await self._client.cancel_batch(self.id)
+
+    async def pause(self) -> bool:
+        """Pause the batch: no item starts until `resume`; those under way go on to their end.
+
+        Return False if the batch had ended before, or is being cancelled.
+        """
+        return await self._client.pause_batch(self.id)
+
+    async def resume(self) -> bool:
+        """Undo `pause`. Return False if the batch was not paused."""
+        return await self._client.resume_batch(self.id)
 
     async def _describe_wait(self) -> str:
         """Return in one sentence how far the batch is, and why it goes no further."""

@@ -172,6 +172,7 @@ class BatchStatus:
     working: int = 0
     elapsed_ms: int = 0
     label: str | None = None
+    paused: bool = False
     error: str | None = None
     counted: int | None = None
     errors: tuple[ErrorGroup, ...] = ()
@@ -198,6 +199,7 @@ class BatchStatus:
             working=batch.working,
             elapsed_ms=max(0, ended - batch.created_at),
             label=batch.label,
+            paused=batch.paused,
             error=_sentence(batch.error),
             counted=overstated_count(batch),
             errors=batch.errors,

@@ -267,15 +267,6 @@ def _eligible_text(found: Batch) -> str:
     return f"{text}; the limit of the trigger ended the walk there" if found.counts.left_out else text
 
 
-def cancelled_text(found: Batch) -> str:
-    """A sentence about a batch that was cancelled just now."""
-    if found.items_ended:
-        return f"Batch {found.id} is cancelled: {format_counts(found.counts)}"
-    running = found.counts.open
-    ending = "1 running item ends at its" if running == 1 else f"{running:,} running items end at their"
-    return f"Batch {found.id} is being cancelled: {ending} next step"
-
-
 def _limit_text(workflow: Workflow[Any, Any], name: str) -> str:
     layer, _, kind = name.partition(" ")
     if not kind:

@@ -1,4 +1,4 @@
-"""`batchflow batches`: lists, shows and cancels the batches of a store, and shows their items."""
+"""`batchflow batches`: lists and shows the batches of a store, and their items."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from batchflow.batch.handle import no_such_item
-from batchflow.cli.batch_reports import BatchDetails, cancelled_text, print_batch, print_batches, print_item
+from batchflow.batch.operations import list_batches
+from batchflow.cli.batch_reports import BatchDetails, print_batch, print_batches, print_item
 from batchflow.cli.groups import CommandGroup
 from batchflow.cli.options import JsonOption, UrlOption
 from batchflow.cli.output import (
@@ -18,7 +19,7 @@ from batchflow.core.ids import item_run_id
 from batchflow.core.store import Reads
 from batchflow.engine.engine import Engine
 from batchflow.errors import NotFoundError
-from batchflow.http.schemas.batches import BatchDetail, BatchInfo, BatchList, CancelBatchResponse
+from batchflow.http.schemas.batches import BatchDetail, BatchInfo, BatchList
 from batchflow.http.schemas.dead_letters import DeadLetterInfo
 from batchflow.http.schemas.items import ItemDetail
 from batchflow.http.schemas.runs import RunDetail
@@ -27,7 +28,9 @@ _MAX_NUMBER_DIGITS = 9
 
 BatchIdArgument = Annotated[str, typer.Argument(metavar="ID", help="The id of the batch, such as bat_….")]
 
-group = typer.Typer(cls=CommandGroup, help="List, show and cancel batches and their items.", rich_markup_mode=None)
+group = typer.Typer(
+    cls=CommandGroup, help="List, show, pause, resume and cancel batches, and show their items.", rich_markup_mode=None
+)
 
 
 @group.command("list")
@@ -43,6 +46,7 @@ class ListBatches:
     label: Annotated[str | None, typer.Option(metavar="TEXT", help="Only batches with this label.")] = None
     open_only: Annotated[bool, typer.Option("--open", help="Only batches that have not ended.")] = False
     limit: Annotated[int, typer.Option(min=1, metavar="N", help="Show at most N batches.")] = 20
+    cursor: Annotated[str | None, typer.Option(metavar="CURSOR", help="Continue after a page: its nextCursor.")] = None
     url: UrlOption = None
     as_json: JsonOption = False
 
@@ -50,18 +54,26 @@ class ListBatches:
         """Print the list."""
         url = self.url if self.target is None else load_flow(self.target).settings.url
         async with open_engine(url) as engine:
-            found = await engine.store.batches(
-                workflow=self.workflow, label=self.label, open_only=self.open_only, limit=self.limit, params=False
+            found, next_cursor = await list_batches(
+                engine,
+                workflow=self.workflow,
+                label=self.label,
+                open_only=self.open_only,
+                cursor=self.cursor,
+                limit=self.limit,
             )
             unserved = await engine.store.unserved() if any(not it.items_ended for it in found) else ()
             now = engine.now()
         # A store may hold batches of workflows that this app does not have.
-        if self.target is not None and self.workflow is not None and not found:
+        if self.target is not None and self.workflow is not None and not found and self.cursor is None:
             choose_workflow(load_flow(self.target), self.workflow, self.target)
         if self.as_json:
-            Output().print_json(BatchList(batches=[BatchInfo.of(batch, now) for batch in found]).document())
+            batches = [BatchInfo.of(batch, now) for batch in found]
+            Output().print_json(BatchList(batches=batches, next_cursor=next_cursor).document())
         else:
             print_batches(Output(), found, now, unserved)
+            if next_cursor is not None:
+                Output().print(f"more: --cursor {next_cursor}", style="dim")
         return 0
 
 
@@ -78,7 +90,7 @@ class ShowBatch:
     async def execute(self) -> int:
         """Print the batch."""
         async with open_engine(self.url) as engine:
-            batch = await _require_batch(engine, self.id)
+            batch = await require_batch(engine, self.id)
             details = await BatchDetails.read(engine, batch, self.limit)
             now = engine.now()
         if self.as_json:
@@ -108,7 +120,7 @@ class ShowItem:
     async def execute(self) -> int:
         """Print the item."""
         async with open_engine(self.url) as engine:
-            batch = await _require_batch(engine, self.id)
+            batch = await require_batch(engine, self.id)
             item = await _find_item(engine.store, batch, self.item)
             run = await engine.store.run(item_run_id(self.id, item.number))
         if self.as_json:
@@ -135,39 +147,12 @@ async def _find_item(store: Reads, batch: Batch, named: str) -> Item:
     raise NotFoundError(no_such_item(batch.id, named))
 
 
-@group.command("cancel")
-@dataclass(frozen=True, kw_only=True)
-class CancelBatch:
-    """Cancel a batch.
+async def require_batch(engine: Engine, id: str) -> Batch:
+    """The batch with an id.
 
-    Nothing of it starts any more; running items end at their next step.
-
-    Exit codes: 0 cancelled, 1 it had ended before, 2 usage.
+    Raises:
+        NotFoundError: there is none.
     """
-
-    id: BatchIdArgument
-    url: UrlOption = None
-    as_json: JsonOption = False
-
-    async def execute(self) -> int:
-        """Cancel the batch; 1 if it had ended before."""
-        async with open_engine(self.url) as engine:
-            await _require_batch(engine, self.id)
-            # Otherwise the items that a dead worker holds would keep the batch in `cancelling`.
-            await engine.store.expire()
-            cancelled = await engine.store.cancel_batch(self.id)
-            batch = await _require_batch(engine, self.id)
-            now = engine.now()
-        if self.as_json:
-            Output().print_json(CancelBatchResponse(cancelled=cancelled, batch=BatchInfo.of(batch, now)).document())
-        elif cancelled:
-            Output().print(cancelled_text(batch))
-        else:
-            Output().print(f"Batch {batch.id} had ended before: it is {batch.state}")
-        return 0 if cancelled else 1
-
-
-async def _require_batch(engine: Engine, id: str) -> Batch:
     batch = await engine.store.batch(id)
     if batch is None:
         raise NotFoundError(f"there is no batch '{id}' here; 'batchflow batches' lists them")

@@ -1,6 +1,7 @@
 """Arguments and options that several commands share, and the values that they stand for."""
 
 import shlex
+import sys
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -19,6 +20,7 @@ TargetArgument = Annotated[
 ]
 UrlOption = Annotated[str | None, typer.Option(metavar="URL", help="The URL of the store; BATCHFLOW_URL by default.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 DedupIdOption = Annotated[
     str | None, typer.Option(metavar="TEXT", help="A name for the purpose; a second trigger with it starts nothing.")
 ]
@@ -105,3 +107,17 @@ def url_option(settings: Settings) -> str:
         return ""
     # One with a password is left for the reader to write.
     return f" --url {shlex.quote(settings.url) if settings.url == settings.display_url else 'URL'}"
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Ask before something that cannot be undone; with `yes` nothing is asked.
+
+    Raises:
+        InputError: the answer is no, or there is nobody to ask.
+    """
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise InputError(f"this cannot be undone and there is no terminal to confirm it; add --yes ({question})")
+    if not typer.confirm(f"{question}?", err=True):
+        raise InputError("not confirmed; nothing has changed")

@@ -8,6 +8,8 @@ from typing import Annotated, Any, cast
 import typer
 
 from batchflow.app import Batchflow
+from batchflow.batch import operations
+from batchflow.batch.operations import Selection
 from batchflow.cli.failures import print_error
 from batchflow.cli.groups import CommandGroup
 from batchflow.cli.inputs import read_payload
@@ -49,7 +51,7 @@ from batchflow.engine.engine import Engine
 from batchflow.errors import ConfigurationError, InputError, NotFoundError, RunFailed, hook_suffix
 from batchflow.http.schemas.base import LATEST_MS
 from batchflow.http.schemas.runs import CancelRunsResponse, RunDetail, RunInfo, RunList
-from batchflow.serve.runs import MAX_PAGE_SIZE, RunHandle, RunPage, RunSelection, cancel_runs, list_runs
+from batchflow.serve.runs import MAX_PAGE_SIZE, RunHandle, RunPage, list_runs
 from batchflow.settings import Settings
 
 _MAX_VALUE_LENGTH = 500
@@ -159,7 +161,7 @@ class CancelRuns:
             # Otherwise runs of a dead worker would stay in `running`.
             await engine.store.expire()
             route = _with_slash(self.function)
-            cancelled = await cancel_runs(engine, RunSelection(ids, self.label, route))
+            cancelled = await operations.cancel(engine, Selection(ids, self.label, route))
             found = [await _require_run(engine, id) for id in ids]
             is_known = route is None or bool((await list_runs(engine, destination=route, limit=1)).runs)
         self._report(cancelled, found, "" if is_known else f": this store has no run of '{route}'")

@@ -124,6 +124,14 @@ class Commands(Protocol):
         """
         ...
 
+    async def pause_batch(self, id: str) -> bool:
+        """Lease no more of a batch until `resume_batch`; leased items continue. False as for `cancel_batch`."""
+        ...
+
+    async def resume_batch(self, id: str) -> bool:
+        """Undo `pause_batch`. False if the batch is not paused."""
+        ...
+
 
 class Delivery(Protocol):
     """The verbs of a worker: it registers, leases messages while its lease lasts, and ends its claims."""
@@ -212,15 +220,7 @@ class Journaling(Protocol):
 
 
 class AdminCommands(Protocol):
-    """The commands of an operator for batches and dead letters."""
-
-    async def pause_batch(self, id: str) -> bool:
-        """Lease no more of a batch until `resume_batch`; leased items continue. False as for `cancel_batch`."""
-        ...
-
-    async def resume_batch(self, id: str) -> bool:
-        """Undo `pause_batch`. False if the batch is not paused."""
-        ...
+    """The commands of an operator for dead letters."""
 
     async def redrive(
         self, id: str, *, restart: bool = False, retry: RetryPolicy | None = None, flow: FlowControl | None = None
@@ -319,8 +319,13 @@ class BatchReads(Protocol):
         open_only: bool = False,
         limit: int = 50,
         params: bool = True,
+        before: str | None = None,
     ) -> Sequence[Batch]:
-        """The latest batches, newest first; without `params`, neither these nor headers are read."""
+        """The latest batches, newest first; with `before` those that are older than the batch with this id.
+
+        Nothing once that batch has been removed: retention removes the older ones before it. Without `params`, neither
+        these nor headers are read.
+        """
         ...
 
     async def items(

@@ -5,12 +5,12 @@ import contextlib
 import os
 import socket
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
-from typing import Literal, NamedTuple, TypeVar
+from typing import Literal, TypeVar
 
 from batchflow.core import ids
 from batchflow.core.batch import NewBatch
 from batchflow.core.call import CALL_DESTINATION
-from batchflow.core.codec import DEFAULT_SIZE_LIMIT, SizeLimit
+from batchflow.core.codec import SizeLimit
 from batchflow.core.expected_data import ExpectedData
 from batchflow.core.flow import FlowControl
 from batchflow.core.message import Message
@@ -23,6 +23,7 @@ from batchflow.engine.delivery import Courier
 from batchflow.engine.dispatcher import Dispatcher
 from batchflow.engine.loop_monitor import BlockedLoop
 from batchflow.engine.observers import EngineLog, with_engine_log
+from batchflow.engine.options import EngineOptions
 from batchflow.engine.outage import Outage, wait_for_store
 from batchflow.engine.threads import AbandonedCall, ThreadPool
 from batchflow.engine.watchers import CANCEL_REPORT_S, Watchers
@@ -31,24 +32,6 @@ from batchflow.errors import ConfigurationError, StoreError
 from batchflow.logs import logger
 
 T = TypeVar("T")
-
-
-class EngineOptions(NamedTuple):
-    """Options of an engine.
-
-    `concurrency` limits the active claims, `grace_s` is the time that a stop waits for them, `threads` limits the
-    threads for plain functions; ended runs and batches are removed after `retention_ms`. `always_replay` suspends runs
-    after every step. `name` is the first part of a worker's name, by default the machine's; `limit` is the largest
-    value.
-    """
-
-    concurrency: int
-    grace_s: float
-    retention_ms: int
-    threads: int
-    always_replay: bool = False
-    name: str | None = None
-    limit: SizeLimit = DEFAULT_SIZE_LIMIT
 
 
 class Engine:
@@ -164,6 +147,15 @@ class Engine:
             self._reporting.add(task := asyncio.create_task(self._report_end(id, CANCEL_REPORT_S)))
             task.add_done_callback(self._reporting.discard)
         return found
+
+    async def pause_batch(self, id: str) -> bool:
+        """See the port."""
+        return await self.store.pause_batch(id)
+
+    async def resume_batch(self, id: str) -> bool:
+        """See the port."""
+        self._wake()
+        return await self.store.resume_batch(id)
 
     async def _report_end(self, id: str, limit: float) -> bool:
         """Report the end of a cancelled batch: no settlement of a worker may be the last. False if it has not ended."""

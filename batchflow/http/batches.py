@@ -1,4 +1,4 @@
-"""The endpoints of batches of all workflows: list, status, items, progress, cancel."""
+"""The endpoints that show the batches of all workflows: list, status, items, progress."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -8,6 +8,7 @@ from fastapi import APIRouter, Path, Query, Response
 from batchflow.batch.bound import Workflow
 from batchflow.batch.handle import no_such_item
 from batchflow.batch.names import wire_name
+from batchflow.batch.operations import list_batches
 from batchflow.batch.status import WaitReason
 from batchflow.batch.wait_reason import WaitReasons
 from batchflow.core.batch import Batch, ItemState
@@ -16,7 +17,7 @@ from batchflow.errors import NotFoundError
 from batchflow.http.errors import json_response, not_found, workflow_not_found
 from batchflow.http.openapi import error_responses
 from batchflow.http.progress import EVENT_STREAM, progress_response
-from batchflow.http.schemas.batches import BatchDetail, BatchInfo, BatchList, CancelBatchResponse
+from batchflow.http.schemas.batches import BatchDetail, BatchInfo, BatchList
 from batchflow.http.schemas.items import ItemDetail, ItemHistory, ItemInfo, ItemList
 
 MAX_ITEMS = 1_000
@@ -26,7 +27,7 @@ _LAST_NUMBER = 999_999_999  # item numbers have nine digits
 
 
 class BatchEndpoints:
-    """Lists, shows and cancels batches. `workflows` are the app's, by name; more may be added later."""
+    """Lists and shows batches. `workflows` are the app's, by name; more may be added later."""
 
     def __init__(self, client: Client, workflows: Mapping[str, Workflow[Any, Any]]) -> None:
         self._client = client
@@ -54,7 +55,6 @@ class BatchEndpoints:
         add("GET", "/{id}/items/{number}", self.item, ItemDetail, "An item of a batch, with its result")
         add("GET", "/{id}/item", self.item_by_id, ItemDetail, "An item of a batch by the item's id, with its result")
         add("GET", "/{id}/progress", self.progress, None, "The progress of a batch as a stream", **EVENT_STREAM)
-        add("POST", "/{id}/cancel", self.cancel, CancelBatchResponse, "Cancel a batch: nothing of it starts any more")
         router.add_api_route(
             "/items/{workflow}/{id:path}",
             self.history,
@@ -71,16 +71,20 @@ class BatchEndpoints:
         workflow: str | None = None,
         label: str | None = None,
         open: bool = False,
+        cursor: Annotated[str | None, Query(max_length=200)] = None,
         limit: Annotated[int, Query(ge=1, le=MAX_BATCHES)] = 50,
     ) -> Response:
-        """With `open`, only batches that have not ended; with `label`, only those with this label."""
-        found = await self._client.store.batches(
-            workflow=workflow, label=label, open_only=open, limit=limit, params=False
+        """With `open`, only batches that have not ended; with `label`, only those with this label.
+
+        The next page is read with `nextCursor` as `cursor`.
+        """
+        page = await list_batches(
+            self._client, workflow=workflow, label=label, open_only=open, cursor=cursor, limit=limit
         )
         # A store may hold batches of workflows that this app does not have.
-        if workflow is not None and not found and workflow not in self._workflows:
+        if workflow is not None and not page.batches and cursor is None and workflow not in self._workflows:
             raise workflow_not_found(workflow, list(self._workflows))
-        return json_response(BatchList(batches=[self._info(it) for it in found]))
+        return json_response(BatchList(batches=[self._info(it) for it in page.batches], next_cursor=page.next_cursor))
 
     async def status(self, id: str) -> Response:
         """`percent` and `etaMs` are null until the total is known."""
@@ -141,11 +145,6 @@ class BatchEndpoints:
             return None if batch is None else (batch, await reasons.find(batch))
 
         return progress_response(read, (first, await reasons.find(first)), self._describe, interval)
-
-    async def cancel(self, id: str) -> Response:
-        """Running items end at their next step. Safe to repeat."""
-        cancelled = await self._client.cancel_batch(id)
-        return json_response(CancelBatchResponse(cancelled=cancelled, batch=self._info(await self._read(id))))
 
     async def _read(self, id: str) -> Batch:
         batch = await self._client.store.batch(id)

@@ -4,7 +4,11 @@ import re
 
 from batchflow.errors import DuplicateNameError
 
-RESERVED_POSTS = ("/batches/{id}/cancel", "/runs/{id}/cancel", "/runs/cancel", "/events/{id:path}", "/webhooks/{token}")
+RESERVED_POSTS = (
+    *("/batches/{id}/pause", "/batches/{id}/resume", "/batches/{id}/cancel"),
+    *("/batches/pause", "/batches/resume", "/batches/cancel"),
+    *("/runs/{id}/cancel", "/runs/cancel", "/events/{id:path}", "/webhooks/{token}"),
+)
 """Those that take a POST, as functions and workflows do."""
 
 

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Depends
 from batchflow.batch.bound import Workflow
 from batchflow.core.ports import Client
 from batchflow.http.access import Access
+from batchflow.http.batch_operations import BatchOperations
 from batchflow.http.batches import BatchEndpoints
 from batchflow.http.errors import ErrorHandlingRoute, check_query_params
 from batchflow.http.events import EventEndpoints, WebhookEndpoint
@@ -43,6 +44,7 @@ class Routers:
         self.admin = _router(access.admin_rules, access.statuses)
         self._urls = Urls(self.admin, self.webhooks, app_url=app_url, trust_prefix=trust_prefix)
         BatchEndpoints(client, workflows).add_routes(self.admin)
+        BatchOperations(client, workflows, max_body=limits.max_body).add_routes(self.admin)
         RunEndpoints(client, self._functions, max_body=limits.max_body).add_routes(self.admin)
         EventEndpoints(client, max_body=limits.max_body).add_routes(self.admin)
         WorkerEndpoints(client).add_routes(self.admin)

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from batchflow.batch import operations
+from batchflow.batch.operations import Selection
 from batchflow.core.ports import Client
 from batchflow.core.run import Run, RunState
 from batchflow.errors import InputError
@@ -17,7 +19,7 @@ from batchflow.http.progress import EVENT_STREAM, progress_response
 from batchflow.http.schemas.runs import CancelRunResponse, CancelRunsResponse, RunDetail, RunInfo, RunList
 from batchflow.http.schemas.workers import UnservedInfo, WorkerInfo, WorkerList
 from batchflow.serve import runs
-from batchflow.serve.runs import MAX_PAGE_SIZE, RunSelection
+from batchflow.serve.runs import MAX_PAGE_SIZE
 
 
 class CancelRequest(BaseModel):
@@ -105,8 +107,8 @@ class RunEndpoints:
             raise InputError("'ids' is empty; list one id or more, or leave it out", field="ids")
         if which.function is not None:
             self._require(which.function)
-        selection = RunSelection(tuple(which.ids), which.label, which.function)
-        return json_response(CancelRunsResponse(cancelled=await runs.cancel_runs(self._client, selection)))
+        selection = Selection(tuple(which.ids), which.label, which.function)
+        return json_response(CancelRunsResponse(cancelled=await operations.cancel(self._client, selection)))
 
     def _require(self, function: str) -> None:
         if function not in self._functions:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
-from typing import Generic, NamedTuple, TypeVar, cast
+from typing import Generic, TypeVar, cast
 
 from batchflow.core.codec import Codec
 from batchflow.core.duration import Duration, to_ms
@@ -192,14 +192,6 @@ class RunPage:
     next_cursor: str | None = None
 
 
-class RunSelection(NamedTuple):
-    """A selection of runs to cancel."""
-
-    ids: tuple[str, ...] = ()
-    label: str | None = None
-    destination: str | None = None
-
-
 async def list_runs(
     client: Client,
     *,
@@ -244,38 +236,6 @@ def validate_label_filter(label: str | None, what: str = "run") -> str | None:
     if label is None:
         return None
     return validate_text("'label'", label, partial(InputError, field="label"), f"the label of a {what}, as text")
-
-
-async def cancel_runs(client: Client, which: RunSelection) -> int:
-    """Cancel runs, at once while they wait and at their next step while they execute, and return their number.
-
-    A label without a function also cancels the batches with that label, which are counted too.
-
-    Raises:
-        InputError: nothing is selected, or ids are given beside a label or a function.
-    """
-    if which.ids:
-        if which.label is not None or which.destination is not None:
-            raise InputError("name the runs to cancel by id, or by label and function, not both", field="ids")
-        ids = dict.fromkeys([validate_run_id(id, "ids") for id in which.ids])
-        return await client.cancel_runs(ids=list(ids))
-    if which.label is None and which.destination is None:
-        raise InputError("say which runs to cancel: their ids, a label or a function", field="ids")
-    label = validate_label_filter(which.label)
-    # Batches first, so that they start nothing meanwhile.
-    batches = await _cancel_batches(client, label) if label is not None and which.destination is None else 0
-    return batches + await client.cancel_runs(destination=which.destination, label=label)
-
-
-async def _cancel_batches(client: Client, label: str) -> int:
-    count = 0
-    while found := [
-        it
-        for it in await client.store.batches(label=label, open_only=True, limit=MAX_PAGE_SIZE, params=False)
-        if it.state != "cancelling"
-    ]:
-        count += sum([await client.cancel_batch(it.id) for it in found])
-    return count
 
 
 async def notify_event(client: Client, event_id: str, data: object, run_id: str | None) -> Sequence[str]:

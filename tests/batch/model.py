@@ -125,7 +125,9 @@ class Model:
         open_only: bool = False,
         limit: int = 50,
         params: bool = True,
+        before: str | None = None,
     ) -> Sequence[Batch]:
+        assert before is None
         found = [job.batch for job in reversed(self.jobs.values()) if workflow in (None, job.batch.workflow)]
         return [it for it in found if not (open_only and it.items_ended) and label in (None, it.label)][:limit]
 
@@ -142,6 +144,12 @@ class Model:
         job.batch = replace(job.batch, state="cancelled", working=0, ended_at=self.now())
         self.queue = deque(it for it in self.queue if it[0].batch != id)
         return True
+
+    async def pause_batch(self, id: str) -> bool:
+        raise NotImplementedError
+
+    async def resume_batch(self, id: str) -> bool:
+        raise NotImplementedError
 
     async def run(self, id: str) -> Run | None:
         return None

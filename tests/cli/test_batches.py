@@ -64,7 +64,9 @@ def test_list_can_be_narrowed(command: CommandLine) -> None:
     asyncio.run(open_a_batch("other"))
     assert OPEN in command("batches", "--open").out
     assert OPEN not in command("batches", "--workflow", "greet").out
-    assert len(command("batches", "list", "--limit", "1").out.splitlines()) == 2
+    newest, more = command("batches", "list", "--limit", "1").out.splitlines()[1:]
+    next_page = command("batches", "list", *more.removeprefix("more: ").split()).out.splitlines()[1:]
+    assert len({line.split()[0] for line in (newest, *next_page)}) == 1 + len(next_page)
     assert command("batches", "--workflow", "greet", "--open").out == "No batches\n"
 
 
@@ -97,6 +99,7 @@ def test_list_is_one_json_document(command: CommandLine) -> None:
         "etaMs": None,
         "isFinal": False,
         "force": False,
+        "paused": False,
         "label": "waiting",
         "error": None,
         "completionError": None,
@@ -220,7 +223,45 @@ def test_cancel_is_one_json_document(command: CommandLine) -> None:
     assert (document["cancelled"], document["batch"]["state"]) == (True, "cancelled")
 
 
-@pytest.mark.parametrize("verb", ["show", "cancel"])
+def test_pause_and_resume_say_what_has_changed(command: CommandLine) -> None:
+    """A batch that was not paused, or has ended, is an exit code of 1."""
+    asyncio.run(open_a_batch())
+    answer = command("batches", "pause", OPEN)
+    sentence = f"Batch {OPEN} is paused (no item is open); go on with: batchflow batches resume {OPEN}\n"
+    assert (answer.code, answer.out) == (0, sentence)
+    assert "paused" in command("batches", "show", OPEN).out
+    assert command("batches", "pause", OPEN, "--json").document["batch"]["paused"]
+    answer = command("batches", "resume", OPEN)
+    assert (answer.code, answer.out) == (0, f"Batch {OPEN} goes on\n")
+    answer = command("batches", "resume", OPEN)
+    assert (answer.code, answer.out) == (1, f"Batch {OPEN} was not paused: it is pending\n")
+    command("batches", "cancel", OPEN)
+    answer = command("batches", "pause", OPEN)
+    assert (answer.code, answer.out) == (1, f"Batch {OPEN} had ended before: it is cancelled\n")
+
+
+def test_batches_of_a_label_or_workflow_are_changed_together(command: CommandLine) -> None:
+    """Cancelling them needs --yes where nobody can be asked."""
+    asyncio.run(open_a_batch())
+    assert command("batches", "pause", "--label", "waiting").out == "Paused 1 batch\n"
+    assert command("batches", "resume", "--workflow", "greet", "--json").document["resumed"] == 1
+    assert command("batches", "pause", "--label", "nobody").code == 1
+    assert command("batches", "cancel", "--workflow", "greet").is_usage_error("add --yes (Cancel 1 batch with 0 open")
+    answer = command("batches", "cancel", "--workflow", "greet", "--yes")
+    assert (answer.code, answer.out) == (0, "Cancelled 1 batch\n")
+    answer = command("batches", "cancel", "--workflow", "greeting", "-y")
+    assert answer.is_usage_error("there is no batch of 'greeting'")
+
+
+@pytest.mark.parametrize("verb", ["pause", "resume", "cancel"])
+def test_batches_to_change_are_named(command: CommandLine, verb: str) -> None:
+    """By id or by what they share."""
+    asyncio.run(open_a_batch())
+    assert command("batches", verb).is_usage_error("no batches are named; give their ids, --label TEXT or --workflow")
+    assert command("batches", verb, OPEN, "--label", "x").is_usage_error("ids exclude --label and --workflow")
+
+
+@pytest.mark.parametrize("verb", ["show", "cancel", "pause", "resume"])
 def test_an_unknown_batch(command: CommandLine, verb: str) -> None:
     """The error names the command that lists the batches."""
     asyncio.run(open_a_batch())

@@ -230,3 +230,19 @@ class BatchCases(Cases):
         assert [batch.id for batch in await batches(open_only=True)] == ["bat_3", "bat_2"]
         assert [batch.id for batch in await batches(limit=1)] == ["bat_3"]
         assert await batches(workflow="three") == []
+
+    async def test_batches_before_one_are_the_older_ones(self, scene: Scene) -> None:
+        """Also where that one has ended meanwhile; nothing older than a batch that is not known."""
+        for number in range(5):
+            workflow = "even" if number % 2 == 0 else "odd"
+            await scene.start([f"u{number}"], id=f"bat_{4 - number}", workflow=workflow, label="x")
+        listed = scene.store.batches
+        first = [batch.id for batch in await listed(limit=2)]
+        assert first == ["bat_0", "bat_1"]
+        await scene.store.cancel_batch(first[-1])
+        assert [batch.id for batch in await listed(limit=2, before=first[-1])] == ["bat_2", "bat_3"]
+        assert [batch.id for batch in await listed(open_only=True, before=first[-1])] == ["bat_2", "bat_3", "bat_4"]
+        assert [batch.id for batch in await listed(workflow="even", before="bat_2")] == ["bat_4"]
+        assert [batch.id for batch in await listed(label="x", workflow="odd", before="bat_2")] == ["bat_3"]
+        assert await listed(before="bat_4") == []
+        assert await listed(before="bat_x") == []

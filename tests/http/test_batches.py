@@ -80,6 +80,7 @@ async def test_the_status_is_complete(ended: str, http: AsyncClient) -> None:
         "pages": body["pages"],
         "chunks": body["chunks"],
         "force": False,
+        "paused": False,
         "label": None,
         "error": None,
         "completionError": None,
@@ -184,8 +185,60 @@ async def test_cancel_ends_a_batch_and_can_be_repeated(idle_http: AsyncClient) -
     assert (again.status_code, again.json()["cancelled"]) == (200, False)
 
 
+async def test_a_batch_is_paused_and_resumed(idle_http: AsyncClient) -> None:
+    """Each may be repeated."""
+    id = await started(idle_http)
+    for _ in range(2):
+        answer = (await idle_http.post(f"/batches/{id}/pause")).json()
+        assert (answer["paused"], answer["batch"]["paused"]) == (True, True)
+    for resumed in (True, False):
+        answer = (await idle_http.post(f"/batches/{id}/resume")).json()
+        assert (answer["resumed"], answer["batch"]["paused"]) == (resumed, False)
+
+
+async def test_many_batches_are_paused_resumed_and_cancelled(idle_http: AsyncClient) -> None:
+    """By id, or all open ones of a label or a workflow."""
+    ids = [await started(idle_http) for _ in range(3)]
+
+    async def changed(verb: str, **body: Any) -> int:
+        response = await idle_http.post(f"/batches/{verb}", json=body)
+        assert response.status_code == 200
+        return response.json()[{"pause": "paused", "resume": "resumed", "cancel": "cancelled"}[verb]]
+
+    assert await changed("pause", ids=[*ids[:2], "bat_x"]) == 2
+    assert await changed("resume", workflow="welcome") == 2
+    assert await changed("pause", label="nobody") == 0
+    assert await changed("cancel", workflow="welcome") == 3
+    assert await changed("cancel", workflow="welcome") == 0
+    assert_error(await idle_http.post("/batches/pause", json={}), (422, "say which batches", "ids"))
+    assert_error(await idle_http.post("/batches/pause", json={"ids": []}), (422, "'ids' is empty", "ids"))
+    assert_error(
+        await idle_http.post("/batches/pause", json={"ids": ["x"], "label": "y"}), (422, "exclude each other", "ids")
+    )
+    assert_error(await idle_http.post("/batches/cancel", json={"lable": "y"}), (422, "lable", "lable"))
+    unknown = await idle_http.post("/batches/cancel", json={"workflow": "welcom"})
+    assert_error(unknown, (404, "there is no workflow 'welcom'", "workflow"))
+
+
+async def test_batches_are_listed_page_by_page(idle_http: AsyncClient) -> None:
+    """Until `nextCursor` is null."""
+    ids = [await started(idle_http) for _ in range(5)]
+    pages: list[list[str]] = []
+    query = ""
+    while query is not None:
+        page = (await idle_http.get(f"/batches?limit=2{query}")).json()
+        pages.append([it["batchId"] for it in page["batches"]])
+        query = f"&cursor={page['nextCursor']}" if page["nextCursor"] else None
+    assert pages == [ids[:2:-1], ids[2:0:-1], ids[:1]]
+    assert (await idle_http.get("/batches?cursor=bat_x")).json() == {"batches": [], "nextCursor": None}
+
+
 @pytest.mark.parametrize(
-    ("method", "path"), [("GET", ""), ("GET", "/items"), ("GET", "/progress"), ("POST", "/cancel")]
+    ("method", "path"),
+    [
+        *[("GET", path) for path in ("", "/items", "/progress")],
+        *[("POST", path) for path in ("/cancel", "/pause", "/resume")],
+    ],
 )
 @pytest.mark.parametrize("id", ["nope", "bat_0000000000", "%00", "%C3%A9", "a%20b", "x" * 3000, "bat_%ff"])
 async def test_an_unknown_batch_is_404(method: str, path: str, id: str, idle_http: AsyncClient) -> None:

@@ -47,7 +47,9 @@ class Served:
         self.effects = 0
         self._runner = runner
         self._http = AsyncClient(transport=ASGITransport(self.app), base_url=BASE)
-        for verb in ("publish", "open_batch", "notify", "cancel_run", "cancel_runs", "cancel_batch"):
+        for verb in ("publish", "open_batch", "notify", "cancel_run", "cancel_runs"):
+            self._count(verb)
+        for verb in ("cancel_batch", "pause_batch", "resume_batch"):
             self._count(verb)
 
     def _count(self, verb: str) -> None:

@@ -86,7 +86,7 @@ async def test_two_apps_in_one_process() -> None:
     async with flows[0], flows[1], client_of(flows[0]) as first, client_of(flows[1]) as second:
         await status_url(first, "/welcome/paginate-users")
         assert len((await first.get("/batches")).json()["batches"]) == 1
-        assert (await second.get("/batches")).json() == {"batches": []}
+        assert (await second.get("/batches")).json() == {"batches": [], "nextCursor": None}
         assert (await second.post("/welcome/paginate-users")).status_code == 404
 
 
@@ -111,7 +111,7 @@ async def test_the_document_shows_every_body_and_answer(flow: Batchflow) -> None
     assert "$defs" not in text
     paths = document["paths"]
     # Batches, runs, events, webhooks, workers, health; workflows; functions.
-    assert len(paths) == 2 * (8 + 5 + 2 + 1 + 1 + 2 + 9 + 5)
+    assert len(paths) == 2 * (13 + 5 + 2 + 1 + 1 + 2 + 9 + 5)
 
     def body(path: str) -> tuple[bool, dict[str, Any]]:
         found = paths[path]["post"]["requestBody"]
@@ -172,6 +172,11 @@ ROUTES = [
     ("GET", "/batches/x/items/0"),
     ("GET", "/batches/x/progress"),
     ("POST", "/batches/x/cancel"),
+    ("POST", "/batches/x/pause"),
+    ("POST", "/batches/x/resume"),
+    ("POST", "/batches/pause"),
+    ("POST", "/batches/resume"),
+    ("POST", "/batches/cancel"),
     ("GET", "/runs"),
     ("GET", "/runs/x"),
     ("POST", "/runs/x/cancel"),
@@ -181,10 +186,13 @@ ROUTES = [
     ("PUT", "/webhooks/x"),
     ("GET", "/workers"),
 ]
-BODIES: dict[str, Any] = {"/onboarding": {"email": "a@b"}, "/runs/cancel": {"label": "x"}}
+BODIES: dict[str, Any] = {
+    "/onboarding": {"email": "a@b"},
+    **{path: {"label": "x"} for path in ("/runs/cancel", "/batches/pause", "/batches/resume", "/batches/cancel")},
+}
 VERBS = (
     *("publish", "open_batch", "batch", "batches", "items", "cancel_batch", "run", "runs", "cancel_run", "cancel_runs"),
-    *("notify", "waiters", "webhook", "workers"),
+    *("notify", "waiters", "webhook", "workers", "pause_batch", "resume_batch"),
 )
 
 

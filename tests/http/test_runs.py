@@ -274,10 +274,10 @@ async def test_many_runs_are_cancelled(idle_http: AsyncClient) -> None:
 @pytest.mark.parametrize(
     ("body", "expected"),
     [
-        ("{}", (422, "their ids, a label or a function", "ids")),
+        ("{}", (422, "say what to cancel: ids, a label", "ids")),
         ('{"ids": []}', (422, "'ids' is empty", "ids")),
         ('{"ids": [], "label": "b"}', (422, "'ids' is empty", "ids")),
-        ('{"ids": ["a"], "label": "b"}', (422, "by label and function, not both", "ids")),
+        ('{"ids": ["a"], "label": "b"}', (422, "'ids' and 'label' exclude each other", "ids")),
         ('{"ids": "a"}', (422, "'ids' does not fit", "ids")),
         ('{"labels": "a"}', (422, "'labels' does not fit", "labels")),
         ("[]", (422, "the body is a JSON array", None)),

@@ -27,7 +27,7 @@ async def test_a_dry_run_answers_the_statistics(flow: Batchflow, http: AsyncClie
     assert body["success"] is True
     assert (body["totalEligible"], body["toProcess"], body["alreadyProcessed"], body["dryRun"]) == (30, 30, 0, True)
     assert body["message"] == "[DryRun] Would process 30 users"
-    assert (await http.get("/batches")).json() == {"batches": []}
+    assert (await http.get("/batches")).json() == {"batches": [], "nextCursor": None}
 
 
 async def test_a_trigger_says_where_to_read_on(flow: Batchflow, http: AsyncClient) -> None:
@@ -172,7 +172,7 @@ async def test_an_invalid_trigger_is_refused_in_one_sentence(
 ) -> None:
     """The sentence names the field, and nothing is started."""
     assert_error(await idle_http.post(path, json=body), expected)
-    assert (await idle_http.get("/batches")).json() == {"batches": []}
+    assert (await idle_http.get("/batches")).json() == {"batches": [], "nextCursor": None}
 
 
 @pytest.mark.parametrize("body", [b"a=1", b"{", b"\xff", b"[" * 5000, b"1" * 5000, b'"\\ud800"'])

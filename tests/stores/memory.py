@@ -1361,10 +1361,13 @@ class MemoryStore:
         open_only: bool = False,
         limit: int = 50,
         params: bool = True,
+        before: str | None = None,
     ) -> Sequence[Batch]:
+        ids = list(self.at.batches)
+        older = ids[: ids.index(before)] if before in ids else [] if before else ids
         found = [
             it.shown
-            for it in reversed(self.at.batches.values())
+            for it in (self.at.batches[id] for id in reversed(older))
             if workflow in (None, it.new.workflow) and label in (None, it.new.label)
             if not open_only or it.ended_at is None
         ][:limit]

@@ -117,6 +117,7 @@ class BatchInfo(ApiModel):
     chunks: int
     force: bool
     label: str | None
+    paused: bool
     error: str | None
     completion_error: str | None
     last_errors: list[ErrorInfo]
@@ -148,6 +149,7 @@ class BatchInfo(ApiModel):
             chunks=batch.chunks,
             force=batch.force,
             label=batch.label,
+            paused=batch.paused,
             error=None if status.error is None else short_error(batch.error),
             completion_error=batch.completion_error,
             last_errors=[ErrorInfo.of(group) for group in batch.errors],
@@ -169,12 +171,6 @@ class BatchDetail(BatchInfo):
     def of_info(cls, info: BatchInfo, batch: Batch, names: Mapping[str, str] | None = None) -> "BatchDetail":
         """The whole of a batch, of which `info` has the rest. `names` as for `wire_params`."""
         return cls(**dict(info), params=wire_params(batch, names), traceback=stored_traceback(batch.error))
-
-
-class BatchList(ApiModel):
-    """The latest batches, newest first."""
-
-    batches: list[BatchInfo]
 
 
 class BatchReport(ApiModel):
@@ -230,6 +226,50 @@ class StartBatchResponse(ApiModel):
     batch_id: str
     deduplicated: bool = False
     status_url: str | None
+
+
+class BatchList(ApiModel):
+    """Batches, newest first. `nextCursor` is null on the last page."""
+
+    batches: list[BatchInfo]
+    next_cursor: str | None = None
+
+
+class PauseBatchResponse(ApiModel):
+    """`paused` is false if the batch had ended before, or is being cancelled."""
+
+    success: Literal[True] = True
+    paused: bool
+    batch: BatchInfo
+
+
+class ResumeBatchResponse(ApiModel):
+    """`resumed` is false if the batch was not paused."""
+
+    success: Literal[True] = True
+    resumed: bool
+    batch: BatchInfo
+
+
+class PauseBatchesResponse(ApiModel):
+    """`paused` is the number of the selected batches that had not ended."""
+
+    success: Literal[True] = True
+    paused: int
+
+
+class ResumeBatchesResponse(ApiModel):
+    """`resumed` is the number of the selected batches that were paused."""
+
+    success: Literal[True] = True
+    resumed: int
+
+
+class CancelBatchesResponse(ApiModel):
+    """`cancelled` is the number of the selected batches that had not ended before."""
+
+    success: Literal[True] = True
+    cancelled: int
 
 
 class CancelBatchResponse(ApiModel):

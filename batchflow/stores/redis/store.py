@@ -276,9 +276,11 @@ class RedisStore(WriteVerbs):
         open_only: bool = False,
         limit: int = 50,
         params: bool = True,
+        before: str | None = None,
     ) -> Sequence[Batch]:
         """See the protocol."""
-        return [base.batch(row) for row in await self._enqueue("batches", workflow, label, open_only, limit, params)]
+        found = await self._enqueue("batches", workflow, label, open_only, limit, params, before)
+        return [base.batch(row) for row in found]
 
     async def items(
         self,

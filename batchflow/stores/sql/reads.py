@@ -51,10 +51,13 @@ def batch(tx: Tx, id: str) -> Batch | None:
 
 
 def batch_list(
-    tx: Tx, workflow: str | None, label: str | None, open_only: bool, limit: int, params: bool
+    tx: Tx, workflow: str | None, label: str | None, open_only: bool, limit: int, params: bool, before: str | None
 ) -> list[Batch]:
-    """The latest batches."""
-    found = tx.json("batch_list", workflow=workflow, label=label, open_only=open_only, limit=limit, params=params)
+    """The latest batches, or those older than `before`."""
+    key = NEVER if before is None else tx.batch_key(before)
+    found = tx.json(
+        "batch_list", workflow=workflow, label=label, open_only=open_only, limit=limit, params=params, before=key
+    )
     return [base.batch(row) for row in found]
 
 

@@ -95,9 +95,10 @@ class SqlStore(WriteVerbs):
         open_only: bool = False,
         limit: int = 50,
         params: bool = True,
+        before: str | None = None,
     ) -> Sequence[Batch]:
         """See the protocol."""
-        return await self._read(reads.batch_list, workflow, label, open_only, limit, params)
+        return await self._read(reads.batch_list, workflow, label, open_only, limit, params, before)
 
     async def items(
         self,

@@ -926,7 +926,7 @@ FROM (
         SELECT json_group_array(json_array(e.type, e.place, e.attempts, e.items, e.message, i.id, e.number, e.at))
         FROM failure e LEFT JOIN item i ON i.batch = e.batch AND i.number = e.number WHERE e.batch = b.key) AS errors
     FROM batch b JOIN workflow w ON w.key = b.workflow LEFT JOIN lane l ON l.key = b.lane
-    WHERE (:workflow IS NULL OR w.name = :workflow) AND (:label IS NULL OR b.label = :label) AND (NOT :open_only OR b.ended_at IS NULL)
+    WHERE b.key < :before AND (:workflow IS NULL OR w.name = :workflow) AND (:label IS NULL OR b.label = :label) AND (NOT :open_only OR b.ended_at IS NULL)
     ORDER BY b.key DESC LIMIT :limit);
 
 -- item_classify --

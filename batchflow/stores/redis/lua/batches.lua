@@ -397,12 +397,18 @@ reads.batch = function(id)
   return batch and batch_row(batch) or NULL
 end
 
-reads.batches = function(workflow, label, open_only, limit, params)
+reads.batches = function(workflow, label, open_only, limit, params, before)
   workflow, label = or_nil(workflow), or_nil(label)
+  local latest = '+inf'
+  if or_nil(before) then
+    local last = batches.get(before)
+    if not last then return {} end
+    latest = '(' .. last.sq
+  end
   local key = P .. (label and 'bl:' .. label or workflow and 'bw:' .. workflow or open_only and 'bo' or 'bs')
   local rows, offset = {}, 0
   while #rows < limit do
-    local ids = call('ZREVRANGE', key, offset, offset + limit - 1)
+    local ids = call('ZREVRANGEBYSCORE', key, latest, '-inf', 'LIMIT', offset, limit)
     if #ids == 0 then break end
     offset = offset + #ids
     for _, id in ipairs(ids) do

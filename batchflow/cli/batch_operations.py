@@ -1,0 +1,205 @@
+"""`batchflow batches pause`, `resume` and `cancel`: one batch, several, or all open ones of a label or a workflow."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import typer
+
+from batchflow.batch.names import quantity
+from batchflow.batch.operations import BatchSelection, cancel_batches, pause_batches, resume_batches
+from batchflow.batch.status import format_counts
+from batchflow.cli.batches import group, require_batch
+from batchflow.cli.options import JsonOption, UrlOption, YesOption, confirm
+from batchflow.cli.output import Output
+from batchflow.cli.target import open_engine
+from batchflow.core.batch import Batch
+from batchflow.core.ports import Client
+from batchflow.engine.engine import Engine
+from batchflow.errors import InputError, NotFoundError
+from batchflow.http.schemas.base import ApiModel
+from batchflow.http.schemas.batches import (
+    BatchInfo,
+    CancelBatchesResponse,
+    CancelBatchResponse,
+    PauseBatchesResponse,
+    PauseBatchResponse,
+    ResumeBatchesResponse,
+    ResumeBatchResponse,
+)
+
+_COUNTED = 1_000
+# The number of batches that a question counts.
+
+BatchIdsArgument = Annotated[list[str] | None, typer.Argument(metavar="ID", help="The ids of the batches.")]
+LabelOption = Annotated[str | None, typer.Option(metavar="TEXT", help="All open batches with this label.")]
+WorkflowOption = Annotated[str | None, typer.Option(metavar="NAME", help="All open batches of this workflow.")]
+
+
+@group.command("pause")
+@dataclass(frozen=True, kw_only=True)
+class PauseBatches:
+    """Pause batches: no item starts until 'resume'; those under way go on to their end.
+
+    Batches that are triggered later are not paused.
+
+    Exit codes: 0 paused, 1 all had ended before, 2 usage.
+    """
+
+    ids: BatchIdsArgument = None
+    label: LabelOption = None
+    workflow: WorkflowOption = None
+    url: UrlOption = None
+    as_json: JsonOption = False
+
+    async def execute(self) -> int:
+        """Pause the batches; 1 if there is none to pause."""
+        async with open_engine(self.url) as engine:
+            changed, found = await _change(engine, _selection(self), pause_batches)
+            now = engine.now()
+        if self.as_json and len(found) == 1:
+            info = BatchInfo.of(found[0], now)
+            _print_document(PauseBatchResponse(paused=bool(changed), batch=info))
+        elif self.as_json:
+            _print_document(PauseBatchesResponse(paused=changed))
+        elif len(found) == 1:
+            Output().print(_paused_text(found[0]) if changed else _ended_text(found[0]))
+        else:
+            Output().print(f"Paused {quantity(changed, 'batch', 'batches')}{_rest_text(found, changed)}")
+        return 0 if changed else 1
+
+
+@group.command("resume")
+@dataclass(frozen=True, kw_only=True)
+class ResumeBatches:
+    """Resume paused batches.
+
+    Exit codes: 0 resumed, 1 none was paused, 2 usage.
+    """
+
+    ids: BatchIdsArgument = None
+    label: LabelOption = None
+    workflow: WorkflowOption = None
+    url: UrlOption = None
+    as_json: JsonOption = False
+
+    async def execute(self) -> int:
+        """Resume the batches; 1 if none was paused."""
+        async with open_engine(self.url) as engine:
+            changed, found = await _change(engine, _selection(self), resume_batches)
+            now = engine.now()
+        if self.as_json and len(found) == 1:
+            _print_document(ResumeBatchResponse(resumed=bool(changed), batch=BatchInfo.of(found[0], now)))
+        elif self.as_json:
+            _print_document(ResumeBatchesResponse(resumed=changed))
+        elif len(found) == 1:
+            (batch,) = found
+            Output().print(f"Batch {batch.id} {'goes on' if changed else f'was not paused: it is {batch.state}'}")
+        else:
+            rest = len(found) - changed
+            others = f"; {rest:,} {'was' if rest == 1 else 'were'} not paused" if found and rest else ""
+            Output().print(f"Resumed {quantity(changed, 'batch', 'batches')}{others}")
+        return 0 if changed else 1
+
+
+@group.command("cancel")
+@dataclass(frozen=True, kw_only=True)
+class CancelBatches:
+    """Cancel batches.
+
+    Nothing of them starts any more; running items end at their next step. A selection by label or workflow is counted
+    and confirmed first.
+
+    Exit codes: 0 cancelled, 1 all had ended before, 2 usage.
+    """
+
+    ids: BatchIdsArgument = None
+    label: LabelOption = None
+    workflow: WorkflowOption = None
+    yes: YesOption = False
+    url: UrlOption = None
+    as_json: JsonOption = False
+
+    async def execute(self) -> int:
+        """Cancel the batches; 1 if all had ended before."""
+        which = _selection(self)
+        async with open_engine(self.url) as engine:
+            if not which.ids:
+                confirm(await _cancel_question(engine, which), yes=self.yes)
+            # Otherwise the items that a dead worker holds would keep a batch in `cancelling`.
+            await engine.store.expire()
+            changed, found = await _change(engine, which, cancel_batches)
+            now = engine.now()
+        if self.as_json and len(found) == 1:
+            _print_document(CancelBatchResponse(cancelled=bool(changed), batch=BatchInfo.of(found[0], now)))
+        elif self.as_json:
+            _print_document(CancelBatchesResponse(cancelled=changed))
+        elif len(found) == 1:
+            Output().print(_cancelled_text(found[0]) if changed else _ended_text(found[0]))
+        else:
+            Output().print(f"Cancelled {quantity(changed, 'batch', 'batches')}{_rest_text(found, changed)}")
+        return 0 if changed else 1
+
+
+def _selection(command: PauseBatches | ResumeBatches | CancelBatches) -> BatchSelection:
+    """The batches that a command line names.
+
+    Raises:
+        InputError: it names none, or ids beside a label or a workflow.
+    """
+    ids = tuple(dict.fromkeys(command.ids or ()))
+    narrowed = command.label is not None or command.workflow is not None
+    if ids and narrowed:
+        raise InputError("ids exclude --label and --workflow; give either")
+    if not ids and not narrowed:
+        raise InputError("no batches are named; give their ids, --label TEXT or --workflow NAME")
+    return BatchSelection(ids, command.label, command.workflow)
+
+
+async def _change(
+    engine: Engine, which: BatchSelection, act: Callable[[Client, BatchSelection], Awaitable[int]]
+) -> tuple[int, Sequence[Batch]]:
+    """Act on batches; returns how many have changed, and those that were named by id as they are then.
+
+    Raises:
+        NotFoundError: an id is not known, or the store has no batch of that workflow; nothing has changed.
+    """
+    for id in which.ids:
+        await require_batch(engine, id)
+    if which.workflow is not None and not await engine.store.batches(workflow=which.workflow, limit=1):
+        raise NotFoundError(f"there is no batch of '{which.workflow}' here; 'batchflow batches' lists them")
+    changed = await act(engine, which)
+    return changed, [await require_batch(engine, id) for id in which.ids]
+
+
+async def _cancel_question(engine: Engine, which: BatchSelection) -> str:
+    found = await engine.store.batches(workflow=which.workflow, label=which.label, open_only=True, limit=_COUNTED + 1)
+    many = f"more than {_COUNTED:,} batches" if len(found) > _COUNTED else quantity(len(found), "batch", "batches")
+    left = sum(batch.counts.open for batch in found[:_COUNTED])
+    return f"Cancel {many} with {quantity(left, 'open item')}"
+
+
+def _paused_text(batch: Batch) -> str:
+    waiting = f"{quantity(batch.counts.open, 'item')} open" if batch.counts.open else "no item is open"
+    return f"Batch {batch.id} is paused ({waiting}); go on with: batchflow batches resume {batch.id}"
+
+
+def _cancelled_text(batch: Batch) -> str:
+    if batch.items_ended:
+        return f"Batch {batch.id} is cancelled: {format_counts(batch.counts)}"
+    running = batch.counts.open
+    ending = "1 running item ends at its" if running == 1 else f"{running:,} running items end at their"
+    return f"Batch {batch.id} is being cancelled: {ending} next step"
+
+
+def _ended_text(batch: Batch) -> str:
+    return f"Batch {batch.id} had ended before: it is {batch.state}"
+
+
+def _rest_text(found: Sequence[Batch], changed: int) -> str:
+    rest = len(found) - changed
+    return f"; {rest:,} had ended before" if found and rest else ""
+
+
+def _print_document(document: ApiModel) -> None:
+    Output().print_json(document.document())
