@@ -55,7 +55,6 @@ FINISH_S = 2.0
 _MAX_BATCHES = 50
 # Only the latest open batches have lines.
 _MAX_ERRORS = 3
-_MAX_WRITTEN = 1_000
 
 
 class ProgressLog:
@@ -98,8 +97,6 @@ class BatchEndLog(Observer):
     def __init__(self, client: Client) -> None:
         self._client = client
         self._writing: set[asyncio.Task[None]] = set()
-        self._written: dict[str, int] = {}
-        # The end of the latest batches: that of a cancelled one is reported by who cancels, and by its last settlement.
 
     def batch_ended(self, batch: str) -> None:
         """See the protocol."""
@@ -120,10 +117,7 @@ class BatchEndLog(Observer):
         # A store that fails costs the line.
         with contextlib.suppress(StoreError):
             batch = await self._client.store.batch(id)
-            if batch is not None and self._written.get(id) != (batch.ended_at or 0):
-                self._written[id] = batch.ended_at or 0
-                if len(self._written) > _MAX_WRITTEN:
-                    del self._written[next(iter(self._written))]
+            if batch is not None:
                 LayerLog(batch.workflow, "process").info("Batch ended", **_end_values(batch))
 
 

@@ -88,9 +88,9 @@ class Observer(Protocol):
         """The store works again."""
 
     def batch_ended(self, batch: str) -> None:
-        """A settlement of this worker was the last of the batch, or this process has cancelled it and it has ended.
+        """A verb of this process has ended the batch: a settlement, a cancellation, or the loss of a worker.
 
-        Its `on_complete` is still to run. The end of a cancelled batch may be reported twice.
+        Its `on_complete` is still to run. Of all processes one reports each end.
         """
 
 

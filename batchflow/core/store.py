@@ -492,3 +492,11 @@ class Store(Commands, Delivery, Journaling, AdminCommands, FlowKeys, Reads, Ledg
         Returns a function that ends the subscription.
         """
         ...
+
+    def on_batch_end(self, callback: Callable[[str], None]) -> Callable[[], None]:
+        """Call `callback` on the event loop with the id of each batch that a verb of this store ends.
+
+        Not for those that `settle` answers as `ended_batch`, so that each end is told once, to the process whose verb
+        it was; not at all if the answer of the database is lost. Returns a function that ends the subscription.
+        """
+        ...

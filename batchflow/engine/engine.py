@@ -26,7 +26,7 @@ from batchflow.engine.observers import EngineLog, with_engine_log
 from batchflow.engine.options import EngineOptions
 from batchflow.engine.outage import Outage, wait_for_store
 from batchflow.engine.threads import AbandonedCall, ThreadPool
-from batchflow.engine.watchers import CANCEL_REPORT_S, Watchers
+from batchflow.engine.watchers import Watchers
 from batchflow.engine.worker import LEASE_MS, EngineWorker, Maintenance, WorkerLease
 from batchflow.errors import ConfigurationError, StoreError
 from batchflow.logs import logger
@@ -77,8 +77,7 @@ class Engine:
         self.finish_log: Callable[[], Awaitable[None]] | None = None
         """Called before the store is closed: writes what is left to log."""
         self._threads: ThreadPool | None = None
-        self._end_subscription = lambda: None
-        self._reporting: set[asyncio.Task[bool]] = set()
+        self._end_subscriptions: Callable[[], object] = lambda: None
         self._caller = HttpCaller(options.limit)
         self._worker: EngineWorker | None = None
         self._stopping: EngineWorker | None = None
@@ -143,9 +142,6 @@ class Engine:
         """See the port."""
         found = await self.store.cancel_batch(id)
         self.watchers.check_all()
-        if found and self.observers.batch_ended is not None and not await self._report_end(id, 0):
-            self._reporting.add(task := asyncio.create_task(self._report_end(id, CANCEL_REPORT_S)))
-            task.add_done_callback(self._reporting.discard)
         return found
 
     async def pause_batch(self, id: str) -> bool:
@@ -157,12 +153,9 @@ class Engine:
         self._wake()
         return await self.store.resume_batch(id)
 
-    async def _report_end(self, id: str, limit: float) -> bool:
-        """Report the end of a cancelled batch: no settlement of a worker may be the last. False if it has not ended."""
-        has_ended = await self.watchers.wait_for_batch(id, self.store, limit)
-        if has_ended and (notify := self.observers.batch_ended) is not None:
+    def _on_batch_end(self, id: str) -> None:
+        if (notify := self.observers.batch_ended) is not None:
             notify(id)
-        return has_ended
 
     @property
     def threads(self) -> ThreadPool | None:
@@ -204,7 +197,8 @@ class Engine:
         self._threads = ThreadPool(self._options.threads, self._log_abandoned)
         self.watchers.check_all()
         await (wait_for_store(self.declare, self.observers) if wait else self.declare())
-        self._end_subscription = self.store.on_change(self._on_store_change)
+        subscriptions = self.store.on_change(self._on_store_change), self.store.on_batch_end(self._on_batch_end)
+        self._end_subscriptions = lambda: [end() for end in subscriptions]
 
     async def declare(self) -> None:
         """Declare the code's limits."""
@@ -213,14 +207,12 @@ class Engine:
     async def close(self) -> None:
         """Stop the worker, if there is one, and close the store."""
         await self.stop()
-        for task in tuple(self._reporting):
-            task.cancel()
         if self._threads is not None and self.finish_log is not None:
             await self.finish_log()
         threads, self._threads = self._threads, None
         self.loop = None
         if threads is not None:
-            self._end_subscription()
+            self._end_subscriptions()
             await self._caller.close()
             await self.store.close()
             if self.ledger is not None:
@@ -376,15 +368,14 @@ class Engine:
                 self._drop_loop(self._threads)
             self.store, self._clock, self._entropy, self._options, self.step_override, self.caller = own
             self.ledger = ledger
-            # The subscription would keep the store alive, and with it the store's threads.
-            self._end_subscription = lambda: None
+            # The subscriptions would keep the store alive, and with it the store's threads.
+            self._end_subscriptions = lambda: None
             self.watchers.check_all()
 
     def _drop_loop(self, threads: ThreadPool) -> None:
         """Close without the event loop, which is gone; the owner of the store closes it."""
-        self._reporting.clear()
         self._threads = None
         self.loop = None
         self._worker = None
-        self._end_subscription()
+        self._end_subscriptions()
         threads.close()

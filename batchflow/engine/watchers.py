@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 from batchflow.core.ids import completes
 from batchflow.core.message import Claim
 from batchflow.core.settlement import Settlement
-from batchflow.core.store import Reads
 from batchflow.errors import StoreError, StoreUnavailable
 
 T = TypeVar("T")
@@ -29,9 +28,6 @@ FIRST_RETRY_S = 0.1
 
 LAST_READ_S = 5.0
 """The time for a last check when the time to wait is over."""
-
-CANCEL_REPORT_S = 60.0
-"""The time for which the process that has cancelled a batch waits for its end, to report that."""
 
 
 class Watchers:
@@ -69,17 +65,6 @@ class Watchers:
         if found is None:
             self._check_open()
         return found
-
-    async def wait_for_batch(self, id: str, store: Reads, limit: float) -> bool:
-        """Wait up to `limit` seconds for a batch to end; False if it has not, or the store fails."""
-
-        async def look() -> bool | None:
-            batch = await store.batch(id)
-            return True if batch is None or batch.items_ended else None
-
-        with contextlib.suppress(StoreError):
-            return await self.wait_for_end(id, look, limit) is not None
-        return False
 
     def _join(self, id: str, look: Callable[[], Awaitable[Any]]) -> "_Watch":
         loop = asyncio.get_running_loop()

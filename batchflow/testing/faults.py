@@ -114,6 +114,10 @@ class StoreProxy(_Verbs):
         """See the protocol."""
         return self.store.on_change(callback)
 
+    def on_batch_end(self, callback: Callable[[str], None]) -> Callable[[], None]:
+        """See the protocol."""
+        return self.store.on_batch_end(callback)
+
     def renewing(self) -> AbstractAsyncContextManager[Renew]:
         """See the protocol."""
         return self.store.renewing()

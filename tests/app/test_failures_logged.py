@@ -1,11 +1,24 @@
 """What fails can be seen in the log while it fails, and a batch has one line at its start and one at its end."""
 
+import asyncio
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from structlog.testing import capture_logs
 
-from batchflow import Batchflow, BatchSummary, BatchWorkflow, NoParams, Page, RateLimited, RetryPolicy, WorkflowContext
+from batchflow import (
+    Batchflow,
+    BatchSummary,
+    BatchWorkflow,
+    FlowControl,
+    NoParams,
+    Page,
+    RateLimited,
+    RetryPolicy,
+    WorkflowContext,
+)
+from batchflow.core.message import LOSS_LIMIT
 from batchflow.testing import ManualClock, drive
 
 
@@ -163,6 +176,72 @@ async def test_batches_that_end_otherwise_have_a_line_too() -> None:
     }
     (error,) = of(lines, "error")
     assert error.startswith("[broken:paginate:error] The walk failed for good: ")
+
+
+async def test_batch_that_ends_by_a_loss_or_with_its_parent_has_one_line() -> None:
+    """No settlement of its own was the last: the verb that ended it tells."""
+    clock = ManualClock()
+    async with Batchflow("sqlite://", clock=clock, worker=False) as flow:
+
+        @flow.batch(ids=["a"])
+        async def lost(id: str) -> str:
+            return id
+
+        @flow.batch(ids=["a"])
+        async def child(id: str) -> str:
+            return id
+
+        @flow.serve("/parent")
+        async def parent(ctx: WorkflowContext[None]) -> None:
+            await ctx.invoke("batch", child, NoParams(), delay="1h")
+
+        store, route = flow.engine.store, lost.definition.routes.execute
+        with capture_logs() as lines:
+            await lost.trigger()
+            await store.pause("lost.execute")
+            await drive(flow, clock)
+            await store.resume("lost.execute")
+            for number in range(LOSS_LIMIT):
+                await store.register(f"w{number}", 1_000)
+                assert len((await store.claim(f"w{number}", [route], 1)).claims) == 1
+                clock.advance("10m")
+                await store.expire()
+                clock.advance("1h")
+            run = await parent.trigger(None)
+            await drive(flow, clock, until=clock.now() + 1_000)
+            assert await run.cancel()
+            await flow.stop()
+    ends = sorted((line["event"], line["state"]) for line in lines if line["event"].endswith("Batch ended"))
+    assert ends == [("[child:process] Batch ended", "cancelled"), ("[lost:process] Batch ended", "completed")]
+
+
+async def test_batch_that_one_process_cancels_and_another_ends_has_one_line(tmp_path: Path) -> None:
+    """That of the process whose settlement was the last."""
+    url, begun, may_end = f"sqlite:///{tmp_path / 'a.db'}", asyncio.Event(), asyncio.Event()
+
+    def app(*, worker: bool) -> tuple[Batchflow, Any]:
+        flow = Batchflow(url, worker=worker)
+
+        @flow.batch(ids=["a", "b"], flow=FlowControl(parallelism=1))
+        async def slow(id: str) -> str:
+            begun.set()
+            await may_end.wait()
+            return id
+
+        return flow, slow
+
+    working, slow = app(worker=True)
+    other, same = app(worker=False)
+    with capture_logs() as lines:
+        async with working, other:
+            handle = await slow.trigger()
+            await asyncio.wait_for(begun.wait(), 30)
+            assert await same.batch(handle.id).cancel()
+            may_end.set()
+            await handle.wait(30)
+            await other.stop()
+    (end,) = [line for line in lines if line["event"].endswith("Batch ended")]
+    assert (end["state"], end["cancelled"]) == ("cancelled", 1)
 
 
 async def test_a_function_that_fails_is_logged_under_its_name() -> None:

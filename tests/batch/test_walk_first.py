@@ -66,10 +66,11 @@ async def test_a_source_that_changes_under_its_own_items_loses_none(flow: Batchf
         assert made.ended == [batch.summary]
 
 
-async def test_a_walk_that_names_fewer_than_were_counted_says_so(flow: Batchflow) -> None:
+@pytest.mark.parametrize("always_replay", [False, True])
+async def test_a_walk_that_names_fewer_than_were_counted_says_so(flow: Batchflow, always_replay: bool) -> None:
     """One warning at its end, and a sentence in summary and status, with what helps."""
     rows = flow.add(AtOnce())
-    async with Environment(flow) as env:
+    async with Environment(flow, always_replay=always_replay) as env:
         with structlog.testing.capture_logs() as lines:
             batch = await env.run(rows)
         (warning,) = [line for line in lines if line["log_level"] == "warning"]

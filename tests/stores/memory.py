@@ -264,6 +264,7 @@ class Place:
     now: int = 0
     turn: int = 0
     was_opened: bool = False
+    ended_batches: list[str] = field(default_factory=list[str])
     rows: dict[str, Row] = field(default_factory=dict[str, Row])
     runs: dict[str, Run] = field(default_factory=dict[str, Run])
     flows: dict[str, Flow] = field(default_factory=dict[str, Flow])
@@ -456,8 +457,10 @@ class Place:
             self.end(row, settlement)
         if settlement.ending != "cancelled":
             self.apply(settlement.id, settlement.effects)
-        ended = self.finish()
-        return SettleResult(ended_batch=row.message.batch if row.message.batch in ended else None)
+        if (batch := row.message.batch) not in self.finish():
+            return SettleResult()
+        self.ended_batches.remove(batch)
+        return SettleResult(ended_batch=batch)
 
     def _stay(self, row: Row, settlement: Settlement) -> None:
         arrived = settlement.ending == "suspended" and any(it.number in row.steps for it in row.arrivals)
@@ -615,6 +618,7 @@ class Place:
             batch.state = "cancelled" if cancelled else "failed" if batch.error is not None else "completed"
             batch.ended_at, batch.paused = self.now, False
             ended.add(id)
+            self.ended_batches.append(id)
             self._publish_completion(batch)
         return ended
 
@@ -1057,9 +1061,12 @@ def write(*, tells: bool) -> "Callable[[Body[P, R]], Verb[P, R]]":
             except PydanticSerializationError as error:
                 raise StoreError(f"memory cannot take this: {error}") from error
             with self.place() as place:
+                place.ended_batches.clear()
                 answer = body(self, *arguments, **options)
                 place.finish()
+                ended = tuple(place.ended_batches)
             self.changed(tells=tells)
+            self.report_ended(ended)
             # Nobody who writes without a pause holds up the loop.
             await asyncio.sleep(0)
             return answer
@@ -1080,6 +1087,7 @@ class MemoryStore:
         self._place: Place | None = None
         self._clock = clock
         self._subscribers: list[Callable[[bool], None]] = []
+        self._end_subscribers: list[Callable[[str], None]] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._behind = False
         self._telling: asyncio.TimerHandle | None = None
@@ -1133,6 +1141,17 @@ class MemoryStore:
             if other is not self and other._loop is not None:
                 other._behind = True
                 other._loop.call_soon_threadsafe(other._tell_of_others)
+
+    def on_batch_end(self, callback: Callable[[str], None]) -> Callable[[], None]:
+        self._end_subscribers.append(callback)
+        return lambda: self._end_subscribers.remove(callback)
+
+    def report_ended(self, batches: Sequence[str]) -> None:
+        """Tell of the end of batches, on whichever thread it was made."""
+        assert self._loop is not None
+        for callback in self._end_subscribers:
+            for batch in batches:
+                self._loop.call_soon_threadsafe(callback, batch)
 
     def _tell_of_others(self) -> None:
         if self._behind and self._subscribers and self._telling is None and self._loop is not None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 from redis.exceptions import NoPermissionError
@@ -22,6 +22,7 @@ class ChangeNotifier:
 
     def __init__(self) -> None:
         self._subscribers: list[Callable[[bool], None]] = []
+        self._end_subscribers: list[Callable[[str], None]] = []
         self._task: asyncio.Task[None] | None = None
         self._heard = asyncio.Event()
 
@@ -45,6 +46,17 @@ class ChangeNotifier:
         """Notify all subscribers of a change."""
         for callback in tuple(self._subscribers):
             callback(foreign)
+
+    def subscribe_to_ends(self, callback: Callable[[str], None]) -> Callable[[], None]:
+        """Have `callback` called with each batch that this store ends; returns a function that ends this."""
+        self._end_subscribers.append(callback)
+        return lambda: self._end_subscribers.remove(callback)
+
+    def report_ended(self, batches: Sequence[str]) -> None:
+        """Notify subscribers of batches that have ended."""
+        for callback in tuple(self._end_subscribers):
+            for batch in batches:
+                callback(batch)
 
     def _look(self, callback: Callable[[bool], None]) -> None:
         if self._task is not None and callback in self._subscribers:

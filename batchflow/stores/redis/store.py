@@ -42,7 +42,9 @@ class RedisStore(WriteVerbs):
         self._owns_client = isinstance(server, str)
         self._client = clients.client_from_url(server) if isinstance(server, str) else server
         self._server = clients.server_name(self._client)
-        self._runner = ScriptRunner(self._client, self._prefix, self._server, clock, self._on_settled)
+        self._runner = ScriptRunner(
+            self._client, self._prefix, self._server, clock, self._on_settled, self._on_batches_ended
+        )
         self._notifier = ChangeNotifier()
         self._commit = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -100,6 +102,16 @@ class RedisStore(WriteVerbs):
     def on_change(self, callback: Callable[[bool], None]) -> Callable[[], None]:
         """See the protocol."""
         return self._notifier.subscribe(callback)
+
+    def on_batch_end(self, callback: Callable[[str], None]) -> Callable[[], None]:
+        """See the protocol."""
+        return self._notifier.subscribe_to_ends(callback)
+
+    def _on_batches_ended(self, batches: Sequence[str]) -> None:
+        # Called on this event loop, which may be closed by now, or on that of the thread that renews.
+        with contextlib.suppress(RuntimeError):
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(self._notifier.report_ended, batches)
 
     def _on_reconnect(self) -> None:
         """The server was away: it may be another one, or have lost its latest writes."""

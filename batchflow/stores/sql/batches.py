@@ -259,6 +259,7 @@ def end_finished(tx: Tx, keys: Iterable[int]) -> dict[int, str]:
         if tx.one("batch_advance", batch=key, now=tx.now):
             head = tx.batch_head(key)
             ended[key] = head.id
+            tx.ended_batches.append(head.id)
             if head.complete:
                 _publish_completion(tx, key, head.id, head.complete, _flow(head.complete_flow))
     return ended

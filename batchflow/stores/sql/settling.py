@@ -61,7 +61,7 @@ def settle(tx: Tx, settlements: Sequence[Settlement]) -> list[SettleResult]:
     touched = _end(tx, ended)
     _apply_effects(tx, [one for one in ended if one.settlement.ending != "cancelled"])
     if touched and (finished := batches.end_finished(tx, touched)):
-        _add_ended_batches(settlements, held, finished, answers)
+        _add_ended_batches(tx, held, finished, answers)
     return answers
 
 
@@ -299,16 +299,14 @@ def _apply_effects(tx: Tx, of: Sequence[EndedMessage]) -> None:
 
 
 def _add_ended_batches(
-    settlements: Sequence[Settlement],
-    held: dict[int, HeldMessage],
-    finished: dict[int, str],
-    answers: list[SettleResult],
+    tx: Tx, held: dict[int, HeldMessage], finished: dict[int, str], answers: list[SettleResult]
 ) -> None:
     # One settlement of a group has ended the batch, and not each of them.
     last = {about.batch: slot for slot, about in held.items()}
     for batch, id in finished.items():
         if batch in last:
             answers[last[batch]] = SettleResult(ended_batch=id)
+            tx.ended_batches.remove(id)
 
 
 def cancel_run(tx: Tx, id: str) -> bool:

@@ -49,6 +49,8 @@ class Tx(ABC):
 
     def __init__(self) -> None:
         self.now = 0
+        self.ended_batches: list[str] = []
+        """The batches that the transaction has ended, without those that a settlement answers."""
         self.idle_after = ""
         """The flow key after which the search for idle keys continues."""
         self.lanes: dict[tuple[str, str, int, int], int] = {}
@@ -90,6 +92,7 @@ class Tx(ABC):
     def forget_all(self) -> None:
         """Clear the whole cache, since the transaction was rolled back."""
         self.forget_cached()
+        self.ended_batches.clear()
         self._served.clear()
         self._latest = ((), 0)
 

@@ -34,6 +34,7 @@ class SqliteStore(SqlStore):
         self._locks = WorkerLocks(path)
         self._is_new = False
         self._subscribers: list[Callable[[bool], None]] = []
+        self._end_subscribers: list[Callable[[str], None]] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._writer: Writer | None = None
         self._commit = None
@@ -70,6 +71,7 @@ class SqliteStore(SqlStore):
             path=self.path,
             clock=self._clock,
             on_foreign_change=lambda: _call_soon(loop, lambda: self._notify(True)),
+            on_batches_ended=lambda ended: _call_soon(loop, lambda: self._report_ended(ended)),
         )
         self._commit = GroupCommit(self._writer.write, lambda: self._notify(False))
         if self.is_durable:
@@ -113,6 +115,16 @@ class SqliteStore(SqlStore):
     def _notify(self, foreign: bool) -> None:
         for callback in tuple(self._subscribers):
             callback(foreign)
+
+    def on_batch_end(self, callback: Callable[[str], None]) -> Callable[[], None]:
+        """See the protocol."""
+        self._end_subscribers.append(callback)
+        return lambda: self._end_subscribers.remove(callback)
+
+    def _report_ended(self, batches: Sequence[str]) -> None:
+        for callback in tuple(self._end_subscribers):
+            for batch in batches:
+                callback(batch)
 
     # Running verbs
 

@@ -76,6 +76,7 @@ class Writer:
         path: str,
         clock: Clock,
         on_foreign_change: Callable[[], None],
+        on_batches_ended: Callable[[Sequence[str]], None],
     ) -> None:
         self.connection = tx.connection
         self._tx = tx
@@ -83,6 +84,7 @@ class Writer:
         self._file_gone = False
         self._clock = clock
         self._on_foreign_change = on_foreign_change
+        self._on_batches_ended = on_batches_ended
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._version = 0
         self._checked_at = clock.now()
@@ -181,6 +183,9 @@ class Writer:
                 connection.execute("ROLLBACK")
             self._tx.forget_all()
             raise
+        if ended := self._tx.ended_batches:
+            self._tx.ended_batches = []
+            self._on_batches_ended(ended)
         return answers
 
     def _store_error(self, error: Exception) -> Exception:

@@ -11,7 +11,7 @@ local verbs, reads = {}, {}
 local batches, buffer, events, fast_path, flows, items, lanes = {}, {}, {}, {}, {}, {}, {}
 local messages, namespace, settling, steps, workers = {}, {}, {}, {}, {}
 -- notify: something became due or ended, so that other processes are notified. touched: batches that may have ended.
--- broken: batches whose walk broke off. claimed_at: the time of the previous claim.
+-- ended: batches that ended, without those that a settlement answers. broken: batches whose walk broke off. claimed_at: the time of the previous claim.
 local state
 
 local beginnings = {}
@@ -35,7 +35,7 @@ local function begin(keys, args)
     now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
   end
   NOW = string.format('%.0f', now)
-  state = { notify = false, touched = {}, broken = {} }
+  state = { notify = false, touched = {}, ended = {}, broken = {} }
   for _, act in ipairs(beginnings) do act() end
 end
 

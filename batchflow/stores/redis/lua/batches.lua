@@ -173,6 +173,7 @@ function batches.end_finished()
       if batch.op == 0 then
         batches.finish(batch)
         ended[id] = true
+        state.ended[id] = true
       elseif batch.s == 'open' then
         batches.set(batch, 's', 'sealed')
       end
@@ -380,6 +381,13 @@ verbs.sweep_cancelled = function()
 end
 
 -- batch: a batch. batches: the latest batches, newest first.
+-- The same, for a settlement that answers if it was this batch that ended: its id or null.
+function batches.end_finished_by_settlement(id)
+  if not batches.end_finished()[id or ''] then return NULL end
+  state.ended[id] = nil
+  return id
+end
+
 local function batch_row(batch, without)
   return row_of(BATCH_COLUMNS, {
     id = batch.id, name = batch.w, state = batch.s, pages = batch.pg, chunks = batch.ch, total = batch.to,

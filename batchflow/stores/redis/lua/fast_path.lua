@@ -90,7 +90,10 @@ local function add_up(known, places, except)
   end
   for name in pairs(batches.end_finished()) do
     local sums = known[name]
-    if sums and sums.last then except[#except + 1] = { places[sums.last], true, { false, name } } end
+    if sums and sums.last then
+      except[#except + 1] = { places[sums.last], true, { false, name } }
+      state.ended[name] = nil
+    end
   end
 end
 

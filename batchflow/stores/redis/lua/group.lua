@@ -1,5 +1,6 @@
 -- Runs a group of operations in one call. An operation that fails does so alone: a verb reads before it writes. The
--- answer is JSON: [[[true, answer] or [false, error] of each operation], the exceptions of the fast path].
+-- answer is JSON: [[[true, answer] or [false, error] of each operation], the exceptions of the fast path, and the batches
+-- that ended, if there are any].
 local BUFFERED = { settle = true }
 local function carry_out(keys, args)
   begin(keys, args)
@@ -22,5 +23,7 @@ local function carry_out(keys, args)
   lanes.flush()
   flows.flush()
   if state.notify then call('PUBLISH', P .. CHANNEL, STORE) end
-  return cjson.encode({ answers, except })
+  local ended = {}
+  for id in pairs(state.ended) do ended[#ended + 1] = id end
+  return cjson.encode({ answers, except, ended[1] and ended })
 end

@@ -149,7 +149,7 @@ verbs.settle = function(id, fence, how, result, error, due, rows, list, took, fa
       settling.remove(id, item)
       buffer.drop(id)
       items.finish(batches.get(item.b), item.n, item.i, how, or_nil(result), nil, took, item.at)
-      return { false, batches.end_finished()[item.b] and item.b or NULL }
+      return { false, batches.end_finished_by_settlement(item.b) }
     end
   end
   local message = messages.held(id, fence)
@@ -165,6 +165,5 @@ verbs.settle = function(id, fence, how, result, error, due, rows, list, took, fa
     settling.finish(id, message, { how = how, result = or_nil(result), error = or_nil(error), took = took, failed = fails })
     if how ~= 'cancelled' then steps.apply_effects(id, list) end
   end
-  local ended = batches.end_finished()
-  return { false, message.b and ended[message.b] and message.b or NULL }
+  return { false, batches.end_finished_by_settlement(message.b) }
 end
