@@ -1,11 +1,14 @@
 """`ctx.invoke` of a batch: the options of a trigger, and many of them at once."""
 
+from inspect import signature
 from typing import Any
 
 import pytest
 
 from batchflow import Batchflow, BatchWorkflow, NoParams, Page, WorkflowContext
+from batchflow.batch.bound import Workflow
 from batchflow.errors import ChildFailed, ConfigurationError, InputError
+from batchflow.serve.functions import ServedFunction
 from batchflow.testing import Environment
 
 
@@ -141,6 +144,18 @@ async def test_an_option_that_no_child_batch_takes_is_refused(flow: Batchflow, o
     async with Environment(flow) as env:
         assert (await env.run(parent, None)).result.startswith(sentence)
         assert await topics.batches() == []
+
+
+def test_invoke_takes_the_options_of_a_trigger() -> None:
+    """Of a batch and of a function, but for those that would name the child: its step does."""
+    context: Any = WorkflowContext
+    taken = {*signature(context.invoke).parameters}
+    naming = {"dedup_id", "dedup", "batch_id", "run_id"}
+    owners: tuple[Any, ...] = (Workflow, ServedFunction)
+    for trigger in [it.trigger for it in owners]:
+        options = {name for name, it in signature(trigger).parameters.items() if it.kind == it.KEYWORD_ONLY}
+        assert options - taken <= naming
+        assert not taken & naming
 
 
 async def test_an_option_of_batches_is_refused_by_a_function(flow: Batchflow) -> None:
