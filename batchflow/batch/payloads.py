@@ -13,12 +13,13 @@ from batchflow.batch.arguments import BatchTrigger
 from batchflow.batch.definition import Definition
 from batchflow.batch.names import camel_case, field_names, wire_name
 from batchflow.batch.source import CycleDetector
-from batchflow.core.duration import Duration, to_ms
+from batchflow.core.duration import DURATION_PATTERN, Duration, to_ms
+from batchflow.core.ids import BATCH_ID_PATTERN
 from batchflow.core.secrets import misfit_reason
 from batchflow.core.suggestions import did_you_mean
 from batchflow.errors import ConfigurationError, InputError
 from batchflow.serve.trigger import Dedup
-from batchflow.serve.validation import MIN_TIMESTAMP_MS, parse_timestamp
+from batchflow.serve.validation import MAX_LABEL, MIN_TIMESTAMP_MS, parse_timestamp
 
 Params = TypeVar("Params", bound=BaseModel)
 Body = TypeVar("Body", bound="WireBody")
@@ -48,6 +49,11 @@ TextOrNumber: TypeAlias = Annotated[str | int | None, BeforeValidator(_text_or_n
 """The JSON form of a duration or a time."""
 
 
+def _described(**form: Any) -> Any:
+    """An option with a form in the schema, which is checked later with a sentence of its own."""
+    return Field(default=None, json_schema_extra=form)
+
+
 class EntryOptions(WireBody):
     """The options of a trigger, beside the parameters of the workflow."""
 
@@ -56,12 +62,12 @@ class EntryOptions(WireBody):
     force: bool = Field(default=False, strict=True)
     limit: int | None = Field(default=None, ge=1, strict=True)
     item_ids: list[str] | None = None
-    label: str | None = None
+    label: str | None = _described(minLength=1, maxLength=MAX_LABEL)
     dedup_id: str | None = Field(default=None, min_length=1)
     dedup: Dedup = "kept"
-    batch_id: str | None = None
-    delay: TextOrNumber = None
-    not_before: TextOrNumber = None
+    batch_id: str | None = _described(pattern=BATCH_ID_PATTERN)
+    delay: TextOrNumber = _described(pattern=DURATION_PATTERN, minimum=0)
+    not_before: TextOrNumber = _described(format="date-time", minimum=MIN_TIMESTAMP_MS)
     headers: dict[str, str] | None = None
 
 

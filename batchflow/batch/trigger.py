@@ -9,13 +9,14 @@ from batchflow.batch.arguments import BatchTrigger, check_force, check_ids, chec
 from batchflow.batch.payloads import EntryBody
 from batchflow.batch.runtime import WorkflowRuntime
 from batchflow.core.batch import NewBatch
+from batchflow.core.ids import BATCH_ID_PATTERN
 from batchflow.core.message import Message
 from batchflow.errors import InputError
 from batchflow.serve.children import ParentLink
 from batchflow.serve.trigger import is_open_dedup, start_time
 from batchflow.serve.validation import format_value, is_valid_text, validate_headers, validate_label
 
-_BATCH_ID = re.compile(r"bat_[A-Za-z0-9_-]{1,60}")
+_BATCH_ID = re.compile(BATCH_ID_PATTERN)
 
 
 class PreparedBatch(NamedTuple):

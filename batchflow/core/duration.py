@@ -19,6 +19,9 @@ _UNITS = (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms
 _NUMBER = r"([0-9]+(?:\.[0-9]+)?)"
 # Each unit at most once and the large ones first: "5m2h" and "1s1s" are slips, not durations.
 _TEXT = re.compile(r"\s*".join(rf"(?:{_NUMBER}{unit}(?![a-z]))?" for unit, _ in _UNITS))
+DURATION_PATTERN = rf"^(?=[0-9]){_TEXT.pattern}$"
+"""The form of a duration as text."""
+
 _BARE = re.compile(rf"\s*{_NUMBER}\s*")
 _HOW = "write seconds such as 10, text such as '500ms', '10s', '2h30m' or '7d', or a timedelta"
 

@@ -22,6 +22,9 @@ BATCH_ENTROPY = 5
 RUN_ENTROPY = 10
 """The number of random bytes in a run id: thousands of runs may start within one millisecond."""
 
+BATCH_ID_PATTERN = "^bat_[A-Za-z0-9_-]{1,60}$"
+"""The form of a batch id that a trigger gives."""
+
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's: no i, l, o, u
 _ITEM_RUN = re.compile(r"(bat_[0-9A-Za-z_-]+)\.r([0-9]{9})")
 

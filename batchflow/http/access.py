@@ -16,8 +16,9 @@ from batchflow.serve.app_url import origin_of
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})?")
 _IN_PROCESS = "testclient"  # the client of Starlette's TestClient; a server has the address of a socket there
 _FORWARDING = (
-    *("forwarded", "x-forwarded", "x-original-", "x-real-ip", "x-proxy", "via", "cf-", "true-client-ip", "client-ip"),
-    *("x-client-ip", "x-cluster-client-ip", "x-originating-ip", "x-remote-", "x-envoy-", "x-amz", "x-azure-", "x-arr-"),
+    *("forwarded", "x-forwarded", "x-real-ip", "x-proxy", "via", "cf-", "true-client-ip", "client-ip"),
+    *("x-client-ip", "x-cluster-client-ip", "x-originating-", "x-remote-", "x-envoy-", "x-amz", "x-azure-", "x-arr-"),
+    *("x-host", "x-scheme", "x-rewrite-", "x-original", "cdn-loop"),
     *("x-appengine-", "x-cloud-trace-context", "x-vercel-", "fly-", "fastly-"),
 )
 """The beginnings of the headers by which proxies are known."""
@@ -138,7 +139,7 @@ def is_from_this_machine(request: Request) -> bool:
     client = request.client
     if client is None or request.scope.get("http_version") == "1.0":
         return False
-    if any(name.startswith(_FORWARDING) for name in request.headers):
+    if _is_forwarded(request):
         return False
     if client.host == _IN_PROCESS:
         return True
@@ -174,8 +175,13 @@ def _is_rebound(request: Request) -> bool:
         client is not None
         and _is_loopback_address(client.host)
         and not (_is_loopback_name(host) or _is_label(host))
-        and not any(name.startswith(_FORWARDING) for name in request.headers)
+        and not _is_forwarded(request)
     )
+
+
+def _is_forwarded(request: Request) -> bool:
+    """True if a proxy has added a header; some write "_" for "-"."""
+    return any(name.replace("_", "-").startswith(_FORWARDING) for name in request.headers)
 
 
 def _server_name(request: Request) -> str | None:

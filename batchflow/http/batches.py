@@ -14,16 +14,23 @@ from batchflow.batch.wait_reason import WaitReasons
 from batchflow.core.batch import Batch, ItemState
 from batchflow.core.ports import Client
 from batchflow.errors import NotFoundError
-from batchflow.http.errors import json_response, not_found, workflow_not_found
-from batchflow.http.openapi import error_responses
-from batchflow.http.progress import EVENT_STREAM, progress_response
+from batchflow.http.errors import ErrorHandlingRoute, json_response, not_found, workflow_not_found
+from batchflow.http.openapi import QueryForm, QueryParam, error_responses
+from batchflow.http.progress import progress_response, stream_options
 from batchflow.http.schemas.batches import BatchDetail, BatchInfo, BatchList
 from batchflow.http.schemas.items import ItemDetail, ItemHistory, ItemInfo, ItemList
+from batchflow.serve.runs import CURSOR_PATTERN
 
 MAX_ITEMS = 1_000
 MAX_BATCHES = 500
 MAX_HISTORY = 100
 _LAST_NUMBER = 999_999_999  # item numbers have nine digits
+
+
+class _BatchRoute(ErrorHandlingRoute):
+    """The route of one batch."""
+
+    other_routes = ("/batches/pause", "/batches/resume", "/batches/cancel")
 
 
 class BatchEndpoints:
@@ -50,11 +57,12 @@ class BatchEndpoints:
             )
 
         add("GET", "", self.list, BatchList, "The latest batches, newest first")
-        add("GET", "/{id}", self.status, BatchDetail, "A batch and its progress")
+        add("GET", "/{id}", self.status, BatchDetail, "A batch and its progress", route_class_override=_BatchRoute)
         add("GET", "/{id}/items", self.items, ItemList, "The items of a batch, by number")
         add("GET", "/{id}/items/{number}", self.item, ItemDetail, "An item of a batch, with its result")
         add("GET", "/{id}/item", self.item_by_id, ItemDetail, "An item of a batch by the item's id, with its result")
-        add("GET", "/{id}/progress", self.progress, None, "The progress of a batch as a stream", **EVENT_STREAM)
+        stream = stream_options(BatchInfo)
+        add("GET", "/{id}/progress", self.progress, None, "The progress of a batch as a stream", **stream)
         router.add_api_route(
             "/items/{workflow}/{id:path}",
             self.history,
@@ -68,10 +76,10 @@ class BatchEndpoints:
 
     async def list(
         self,
-        workflow: str | None = None,
-        label: str | None = None,
+        workflow: QueryParam[str] = None,
+        label: QueryParam[str] = None,
         open: bool = False,
-        cursor: Annotated[str | None, Query(max_length=200)] = None,
+        cursor: Annotated[str | None, QueryForm(pattern=CURSOR_PATTERN), Query(max_length=200)] = None,
         limit: Annotated[int, Query(ge=1, le=MAX_BATCHES)] = 50,
     ) -> Response:
         """With `open`, only batches that have not ended; with `label`, only those with this label.
@@ -98,7 +106,7 @@ class BatchEndpoints:
     async def items(
         self,
         id: str,
-        state: ItemState | None = None,
+        state: QueryParam[ItemState] = None,
         after: Annotated[int, Query(ge=-1, le=_LAST_NUMBER)] = -1,
         limit: Annotated[int, Query(ge=1, le=MAX_ITEMS)] = 100,
     ) -> Response:

@@ -10,6 +10,8 @@ from fastapi.routing import APIRoute, iter_route_contexts
 from fastapi.security import APIKeyQuery
 from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
+from starlette.routing import Match
+from starlette.types import Message, Receive, Scope, Send
 
 from batchflow.core.suggestions import did_you_mean
 from batchflow.errors import (
@@ -36,6 +38,9 @@ class ErrorHandlingRoute(APIRoute):
     All others (errors of user code, an `HTTPException` of a dependency) go on to the app unchanged.
     """
 
+    other_routes: tuple[str, ...] = ()
+    """The ends of the paths that would match, and are those of other routes with other methods."""
+
     def get_route_handler(self) -> RouteHandler:
         """FastAPI's handler, with its errors handled."""
         handle = super().get_route_handler()
@@ -52,6 +57,61 @@ class ErrorHandlingRoute(APIRoute):
                 return json_response(ErrorResponse(error="the connection was closed before the body was complete"), 400)
 
         return handle_errors
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """Match as FastAPI does, and HEAD wherever there is GET."""
+        match, child_scope = super().matches(scope)
+        if match is Match.NONE or not self.takes(scope["path"]):
+            return Match.NONE, {}
+        if match is Match.PARTIAL and self._takes_as_get(scope["method"]):
+            match = Match.FULL
+        return match, child_scope
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer HEAD as GET without the body, and a method that the path does not have with 405."""
+        if not self.methods or scope["method"] in self.methods:
+            await super().handle(scope, receive, send)
+        elif self._takes_as_get(scope["method"]):
+            await super().handle({**scope, "method": "GET"}, receive, _head_only(send))
+        else:
+            allowed = sorted(_allowed_methods(scope, self.methods))
+            choice = " or ".join(it for it in allowed if it != "HEAD")
+            document = ErrorResponse(error=f"{scope['method']} is not possible here; send {choice}")
+            await json_response(document, 405, Allow=", ".join(allowed))(scope, receive, send)
+
+    def takes(self, path: str) -> bool:
+        """True if a path that matches is not that of another route."""
+        # A pattern also matches before a line feed at the end: the path would be that of another id.
+        return not path.endswith(("\n", *self.other_routes))
+
+    def _takes_as_get(self, method: str) -> bool:
+        return method == "HEAD" and self.methods is not None and "GET" in self.methods
+
+
+def _head_only(send: Send) -> Send:
+    """Send the head of a response, end it there, and drop the rest: a stream then stops, as its client has gone."""
+    ended = False
+
+    async def send_head(message: Message) -> None:
+        nonlocal ended
+        if not ended:
+            ended = True
+            await send(message)
+            await send({"type": "http.response.body", "body": b""})
+
+    return send_head
+
+
+def _allowed_methods(scope: Scope, own: set[str]) -> set[str]:
+    """The methods of all routes of the app that take the path of a request."""
+    root, path = scope.get("root_path", ""), scope["path"]
+    path = path[len(root) :] if path.startswith(f"{root}/") else path
+    found = set(own)
+    for route in iter_route_contexts(getattr(scope.get("app"), "routes", ())):
+        pattern, original = getattr(route, "path_regex", None), route.original_route
+        if route.methods and pattern is not None and pattern.match(path):
+            found |= set() if isinstance(original, ErrorHandlingRoute) and not original.takes(path) else route.methods
+    return found | {"HEAD"} if "GET" in found else found
 
 
 class OpenRoute(ErrorHandlingRoute):

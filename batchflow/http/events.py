@@ -1,29 +1,39 @@
 """The endpoints of events and webhooks: notify waiting runs, list them, receive requests for a run."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeAlias
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Path, Query, Request, Response
 
 from batchflow.core.call import Body
 from batchflow.core.ports import Client
 from batchflow.errors import InputError, NotFoundError
 from batchflow.http.bodies import ReceivedBody, parse_json, read_body
-from batchflow.http.errors import OpenRoute, json_response
-from batchflow.http.openapi import BODY_ERRORS, error_responses
+from batchflow.http.errors import ErrorHandlingRoute, OpenRoute, json_response
+from batchflow.http.openapi import BODY_ERRORS, QueryParam, error_responses
 from batchflow.http.schemas.base import ErrorResponse
 from batchflow.http.schemas.events import NotifyResponse, WaiterInfo, WaiterList, WebhookResponse
 from batchflow.serve import runs
-from batchflow.serve.waits import WebhookRequest, webhook_event_id, webhook_request_codec
+from batchflow.serve.waits import MAX_EVENT_ID, WebhookRequest, webhook_event_id, webhook_request_codec
 
 _EVENT_BODY: dict[str, Any] = {
     "required": False,
     "content": {"application/json": {"schema": {}}, "text/plain": {"schema": {"type": "string"}}},
 }
+_NOT_NOTIFIED = "the path is that of the list of waiters, which takes GET"
 _NO_PATH = "the id has a line feed, which no path of a router may have"
 _WEBHOOK_PATH = "/webhooks/{token}"
 _WEBHOOK_GONE = "there is no such webhook, or its run has ended"
 _WEBHOOK_RETRY_S = "10"
 _ALLOW = {"Allow": "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT"}
+
+
+EventId: TypeAlias = Annotated[str, Path(json_schema_extra={"minLength": 1, "maxLength": MAX_EVENT_ID})]
+
+
+class _NotifyRoute(ErrorHandlingRoute):
+    """The route of an event, whose id may have any number of slashes."""
+
+    other_routes = ("/waiters",)
 
 
 class EventEndpoints:
@@ -43,8 +53,9 @@ class EventEndpoints:
             name="events:notify",
             summary="Notify the runs that wait for an event",
             tags=["events"],
-            responses=error_responses(*BODY_ERRORS, described={404: _NO_PATH}),
+            responses=error_responses(*BODY_ERRORS, described={404: _NO_PATH, 405: _NOT_NOTIFIED}),
             openapi_extra={"requestBody": _EVENT_BODY},
+            route_class_override=_NotifyRoute,
         )
         router.add_api_route(
             "/events/{id:path}/waiters",
@@ -58,14 +69,17 @@ class EventEndpoints:
         )
 
     async def notify(
-        self, id: str, request: Request, run_id: Annotated[str | None, Query(alias="runId")] = None
+        self, id: EventId, request: Request, run_id: Annotated[QueryParam[str], Query(alias="runId")] = None
     ) -> Response:
-        """The body is the data: JSON, or text. With `runId` it is for that run alone, and kept until the run waits."""
+        """The body is the data: JSON, or text. With `runId` it is for that run alone, and kept until the run waits.
+
+        Only Python and the command notify an event whose id ends in `/waiters`.
+        """
         data = _event_data(await read_body(request, self._max_body))
         notified = await runs.notify_event(self._client, id, data, run_id)
         return json_response(NotifyResponse(event_id=id, run_ids=list(notified)))
 
-    async def waiters(self, id: str) -> Response:
+    async def waiters(self, id: EventId) -> Response:
         """Each with the step at which it waits, and the start and end of the wait."""
         found = await runs.list_waiters(self._client, id)
         return json_response(WaiterList(event_id=id, waiters=[WaiterInfo.of(it) for it in found]))

@@ -1,12 +1,48 @@
 """The parts of the OpenAPI document that FastAPI cannot derive: bodies that are read by hand, error responses."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any, cast
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar, cast
 
-from pydantic import TypeAdapter
+from pydantic import BaseModel, GetJsonSchemaHandler, TypeAdapter
 from pydantic.errors import PydanticInvalidForJsonSchema
+from pydantic_core import CoreSchema
 
+from batchflow.core import retry_delay
+from batchflow.core.duration import DURATION_PATTERN
 from batchflow.http.schemas.base import ErrorResponse
+from batchflow.serve.validation import MAX_LABEL
+from batchflow.wire import qstash
+
+T = TypeVar("T")
+
+
+class QueryForm:
+    """Describes an optional value as one that is never null, as a URL has no null, and has a form beside its type."""
+
+    def __init__(self, **form: Any) -> None:
+        self._form = form
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        found = handler(schema)
+        others = [it for it in found.get("anyOf", ()) if it != {"type": "null"}]
+        return {**(others[0] if len(others) == 1 else found), **self._form}
+
+
+QueryParam: TypeAlias = Annotated[T | None, QueryForm()]
+"""A parameter of a query that may be left out."""
+
+_HEADER_FORMS: Mapping[str, Mapping[str, Any]] = {
+    qstash.RUN_ID: {"pattern": "^(?!bat_)[A-Za-z0-9_:-]{1,128}$"},
+    qstash.DEDUP_ID: {"minLength": 1},
+    qstash.DELAY: {"pattern": f"^[0-9]{{1,9}}$|{DURATION_PATTERN}"},
+    qstash.NOT_BEFORE: {"pattern": "^[0-9]{1,12}$"},
+    qstash.LABEL: {"minLength": 1, "maxLength": MAX_LABEL},
+    qstash.RETRIES: {"pattern": "^[0-9]{1,9}$"},
+    qstash.RETRY_DELAY: {"minLength": 1, "maxLength": retry_delay.MAX_LENGTH},
+    qstash.FLOW_KEY: {"pattern": "^[A-Za-z0-9._-]+$"},
+    qstash.FLOW_VALUE: {"pattern": r"(parallelism|rate)\s*="},
+}
+"""The forms of the headers' values; one that fits them may still be refused, with a sentence."""
 
 _DEFINITIONS = "#/$defs/"
 _ERRORS = {
@@ -30,11 +66,35 @@ def error_responses(*statuses: int, described: Mapping[int, str] | None = None) 
 
 
 def header_parameters(descriptions: Mapping[str, str]) -> list[dict[str, Any]]:
-    """The `parameters` of a route that reads these headers by hand."""
+    """The `parameters` of a route that reads these headers of QStash by hand."""
     return [
-        {"name": name, "in": "header", "required": False, "description": text, "schema": {"type": "string"}}
+        {
+            "name": name,
+            "in": "header",
+            "required": False,
+            "description": text,
+            "schema": {"type": "string", **_HEADER_FORMS.get(name, {})},
+        }
         for name, text in descriptions.items()
     ]
+
+
+def event_stream(model: type[BaseModel]) -> dict[str, Any]:
+    """The 200 response of a route that streams documents of a model as server-sent events."""
+    data = {
+        "type": "string",
+        "contentMediaType": "application/json",
+        "contentSchema": _json_schema(model, "serialization"),
+    }
+    event = {
+        "type": "object",
+        "properties": {"data": data, "event": {"type": "string", "enum": ["message", "done"]}},
+        "required": ["data"],
+    }
+    return {
+        "description": "server-sent events: the whole after each change, the last one as event `done`",
+        "content": {"text/event-stream": {"schema": {"type": "string"}, "itemSchema": event}},
+    }
 
 
 def request_body(annotation: Any, *, required: bool, closed: bool = False, types: Iterable[str] = ()) -> dict[str, Any]:
@@ -47,9 +107,9 @@ def request_body(annotation: Any, *, required: bool, closed: bool = False, types
     return {"requestBody": {"required": required, "content": content}}
 
 
-def _json_schema(annotation: Any) -> dict[str, Any]:
+def _json_schema(annotation: Any, mode: Literal["validation", "serialization"] = "validation") -> dict[str, Any]:
     try:
-        schema = TypeAdapter(annotation).json_schema(by_alias=True)
+        schema = TypeAdapter(annotation).json_schema(by_alias=True, mode=mode)
     except PydanticInvalidForJsonSchema:
         return {}
     return cast("dict[str, Any]", _inline_refs(schema, schema.pop("$defs", {}), ()))

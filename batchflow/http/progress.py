@@ -4,10 +4,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeVar
 
 import anyio
+from pydantic import BaseModel
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from batchflow.errors import StoreUnavailable
-from batchflow.http.openapi import error_responses
+from batchflow.http.openapi import error_responses, event_stream
 
 Watched = TypeVar("Watched")
 
@@ -16,15 +17,13 @@ MAX_FAILED_READS = 20
 
 _SHUTDOWN_GRACE_S = 2.0  # a stream that waits ends at once when the server stops; one that sends has this long
 
-_EVENTS: dict[str, Any] = {
-    "description": "server-sent events: the whole after each change, the last one as event `done`",
-    "content": {"text/event-stream": {"schema": {"type": "string"}}},
-}
-EVENT_STREAM: dict[str, Any] = {
-    "responses": {**error_responses(404, 422, 503), 200: _EVENTS},
-    "response_class": EventSourceResponse,
-}
-"""The options of a route that answers with `progress_response`."""
+
+def stream_options(model: type[BaseModel]) -> dict[str, Any]:
+    """The options of a route that answers with `progress_response`, of documents of a model."""
+    return {
+        "responses": {**error_responses(404, 422, 503), 200: event_stream(model)},
+        "response_class": EventSourceResponse,
+    }
 
 
 def progress_response(

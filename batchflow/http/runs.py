@@ -13,13 +13,13 @@ from batchflow.core.ports import Client
 from batchflow.core.run import Run, RunState
 from batchflow.errors import InputError
 from batchflow.http.bodies import invalid_field, read_object
-from batchflow.http.errors import function_not_found, json_response, not_found
-from batchflow.http.openapi import BODY_ERRORS, error_responses, request_body
-from batchflow.http.progress import EVENT_STREAM, progress_response
+from batchflow.http.errors import ErrorHandlingRoute, function_not_found, json_response, not_found
+from batchflow.http.openapi import BODY_ERRORS, QueryForm, QueryParam, error_responses, request_body
+from batchflow.http.progress import progress_response, stream_options
 from batchflow.http.schemas.runs import CancelRunResponse, CancelRunsResponse, RunDetail, RunInfo, RunList
 from batchflow.http.schemas.workers import UnservedInfo, WorkerInfo, WorkerList
 from batchflow.serve import runs
-from batchflow.serve.runs import MAX_PAGE_SIZE
+from batchflow.serve.runs import CURSOR_PATTERN, MAX_PAGE_SIZE
 
 
 class CancelRequest(BaseModel):
@@ -30,6 +30,12 @@ class CancelRequest(BaseModel):
     ids: list[str] = Field(default=[], max_length=MAX_PAGE_SIZE)
     label: str | None = None
     function: str | None = None
+
+
+class _RunRoute(ErrorHandlingRoute):
+    """The route of one run."""
+
+    other_routes = ("/runs/cancel",)
 
 
 class RunEndpoints:
@@ -57,8 +63,9 @@ class RunEndpoints:
             )
 
         add("GET", "", self.list, RunList, "The latest runs, newest first")
-        add("GET", "/{id}", self.status, RunDetail, "A run with its steps")
-        add("GET", "/{id}/progress", self.progress, None, "The progress of a run as a stream", **EVENT_STREAM)
+        add("GET", "/{id}", self.status, RunDetail, "A run with its steps", route_class_override=_RunRoute)
+        stream = stream_options(RunDetail)
+        add("GET", "/{id}/progress", self.progress, None, "The progress of a run as a stream", **stream)
         add("POST", "/{id}/cancel", self.cancel, CancelRunResponse, "Cancel a run")
         body = request_body(CancelRequest, required=True)
         errors = error_responses(*BODY_ERRORS, described={404: "there is no such function"})
@@ -67,10 +74,10 @@ class RunEndpoints:
 
     async def list(
         self,
-        state: RunState | None = None,
-        function: str | None = None,
-        label: str | None = None,
-        cursor: Annotated[str | None, Query(max_length=200)] = None,
+        state: QueryParam[RunState] = None,
+        function: QueryParam[str] = None,
+        label: QueryParam[str] = None,
+        cursor: Annotated[str | None, QueryForm(pattern=CURSOR_PATTERN), Query(max_length=200)] = None,
         limit: Annotated[int, Query(ge=1, le=MAX_PAGE_SIZE)] = 50,
     ) -> Response:
         """`function` is a route, such as /onboarding. The next page is read with `nextCursor` as `cursor`."""

@@ -16,7 +16,7 @@ from batchflow.batch.payloads import TriggerRequest
 from batchflow.core.flow import FlowControl
 from batchflow.core.ids import entry_id
 from batchflow.core.retry import RetryPolicy
-from batchflow.errors import InputError, TooLarge
+from batchflow.errors import ConfigurationError, InputError, TooLarge
 from batchflow.http.bodies import PayloadReader, read_body, read_object
 from batchflow.http.errors import json_response, rename_options
 from batchflow.http.openapi import BODY_ERRORS, error_responses, header_parameters, request_body
@@ -27,6 +27,7 @@ from batchflow.http.urls import Urls
 from batchflow.serve.app_url import ROOT_HEADER, user_headers
 from batchflow.serve.functions import ServedFunction
 from batchflow.serve.trigger import TriggerOptions
+from batchflow.serve.validation import validate_headers
 from batchflow.wire.qstash import (
     DEDUP_ID,
     DELAY,
@@ -319,5 +320,13 @@ def batch_options(options: BatchTrigger, headers: Iterable[tuple[bytes, bytes]],
 
 
 def _with_root(headers: Mapping[str, str], root: str | None) -> dict[str, str]:
-    """The headers with batchflow's own one, which a request cannot set."""
+    """The headers with batchflow's own one, which a request cannot set.
+
+    Raises:
+        InputError: one of them is not valid in HTTP.
+    """
+    try:
+        validate_headers(headers)
+    except ConfigurationError as error:
+        raise InputError(str(error), field="headers") from error
     return {**user_headers(headers), **({} if root is None else {ROOT_HEADER: root})}

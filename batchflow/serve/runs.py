@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -176,7 +177,9 @@ def _is_over(run: Run) -> bool:
     return run.state in ("completed", "failed", "cancelled")
 
 
-_MAX_CURSOR_DIGITS = 15
+CURSOR_PATTERN = r"^[0-9]{1,15}\.[\s\S]"
+"""The form of a cursor: a time in ms, and an id."""
+
 MAX_PAGE_SIZE = 1_000
 """The maximum number of runs of a page."""
 
@@ -221,9 +224,9 @@ async def list_runs(
 
 
 def _read_cursor(cursor: str) -> tuple[int, str]:
-    at, _, id = cursor.partition(".") if is_valid_text(cursor) else ("", "", "")
-    if not at.isdecimal() or len(at) > _MAX_CURSOR_DIGITS or not id:
+    if not is_valid_text(cursor) or not re.match(CURSOR_PATTERN, cursor):
         raise InputError(option="cursor", got=format_value(cursor), want="write the nextCursor of the page before")
+    at, _, id = cursor.partition(".")
     return int(at), id
 
 

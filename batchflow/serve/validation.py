@@ -66,7 +66,7 @@ T = TypeVar("T")
 ErrorFactory: TypeAlias = Callable[[str], BatchflowError]
 """Creates the error with a message."""
 
-_MAX_LABEL = 200
+MAX_LABEL = 200
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _INVALID_IN_HEADER = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _label_error = partial(InputError, field="label")
@@ -200,9 +200,9 @@ def validate_label(label: str | None, make_error: ErrorFactory = _label_error) -
     """
     if label is None:
         return None
-    text = validate_text("a label", label, make_error, f"a text of 1 to {_MAX_LABEL} characters")
-    if not 0 < len(text) <= _MAX_LABEL:
-        raise make_error(f"a label has 1 to {_MAX_LABEL} characters, not {len(text)}")
+    text = validate_text("a label", label, make_error, f"a text of 1 to {MAX_LABEL} characters")
+    if not 0 < len(text) <= MAX_LABEL:
+        raise make_error(f"a label has 1 to {MAX_LABEL} characters, not {len(text)}")
     return text
 
 

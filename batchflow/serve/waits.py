@@ -135,7 +135,7 @@ def none_codec() -> Codec[None]:
     return Codec.of(type(None))
 
 
-_MAX_EVENT_ID = 500
+MAX_EVENT_ID = 500
 _TOKEN_BYTES = 20
 _WEBHOOK_EVENT = "batchflow:webhook:"
 
@@ -199,9 +199,9 @@ def validate_event_id(event: object) -> str:
     Raises:
         InputError: it is not text of a permitted length, not encodable, or reserved.
     """
-    if not isinstance(event, str) or not 0 < len(event) <= _MAX_EVENT_ID:
+    if not isinstance(event, str) or not 0 < len(event) <= MAX_EVENT_ID:
         raise InputError(
-            f"an event id is a text of 1 to {_MAX_EVENT_ID} characters, not {format_value(event)}", field="eventId"
+            f"an event id is a text of 1 to {MAX_EVENT_ID} characters, not {format_value(event)}", field="eventId"
         )
     if not is_encodable(event):
         raise InputError(f"the event id {event!r} has no form in UTF-8; write another", field="eventId")

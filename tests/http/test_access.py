@@ -345,4 +345,5 @@ def test_what_is_not_an_origin_is_refused(value: str, monkeypatch: pytest.Monkey
 async def test_a_stranger_reads_nothing_with_a_head_request(idle: Batchflow) -> None:
     """No method of a route is forgotten."""
     async with client_of(idle) as http:
-        assert (await http.head("/runs")).status_code == 405
+        answer = await http.head("/runs", headers={"X-Forwarded-For": "203.0.113.7"})
+    assert (answer.status_code, answer.content) == (403, b"")

@@ -6,6 +6,7 @@ import pytest
 from httpx import AsyncClient
 
 from batchflow import Batchflow
+from tests.http.conftest import client_of
 from tests.http.samples import PREFIX, assert_error, error_of
 
 PROCESS, PAGINATE, GENERATE = "/welcome/process-users", "/welcome/paginate-users", "/welcome/generate-user"
@@ -190,3 +191,13 @@ async def test_numbers_that_json_cannot_keep_are_refused(number: str, idle_http:
     status, error, _ = error_of(await idle_http.post(PROCESS, content=f'{{"ratio": {number}}}'))
     assert status == 422
     assert "Params does not survive JSON: the float at .ratio is" in error
+
+
+@pytest.mark.parametrize("headers", [{"X\r\nY": "a"}, {"X": "a\r\nb"}, {"X": "\x1b[31m"}, {"": "a"}, {"X Y": "a"}])
+async def test_headers_that_are_not_valid_in_http_are_refused(headers: dict[str, str], idle: Batchflow) -> None:
+    """422, as for any other field of the body."""
+    async with client_of(idle) as http:
+        for path, fields in (("/welcome/process-users", {}), ("/welcome/generate-user", {"userId": "a"})):
+            response = await http.post(path, json={"headers": headers, **fields})
+            assert_error(response, (422, "'headers' has ", "headers"))
+    assert await idle.engine.store.batches() == []
