@@ -31,10 +31,10 @@ from batchflow.batch.operations import BatchSelection, Selection, as_ids
 from batchflow.batch.workflow import BatchWorkflow
 from batchflow.core.codec import SizeLimit
 from batchflow.core.duration import Duration
-from batchflow.core.flow import FlowControl
+from batchflow.core.flow import LIMIT_WORDS, FlowControl
 from batchflow.core.message import WorkerStatus
 from batchflow.core.ports import Clock, Entropy
-from batchflow.core.retry import RetryPolicy
+from batchflow.core.retry import RETRIES_WORDS, RetryPolicy
 from batchflow.core.run import RunState, Waiter
 from batchflow.core.secrets import printable_store_url
 from batchflow.core.store import Ledger, Store
@@ -688,21 +688,13 @@ class Batchflow:
 
 
 _SHOWN = 5
-_LIMITS = {
-    "concurrency": "parallelism=…",
-    "max_concurrency": "parallelism=…",
-    "parallelism": "parallelism=…",
-    "rate": "rate=…",
-    "rate_limit": "rate=…",
-}
+_LIMITS = {**LIMIT_WORDS, "parallelism": "parallelism=…", "rate": "rate=…"}
 _WORDS_OF_BATCH = {
     **{word: f"flow=FlowControl({limit})" for word, limit in _LIMITS.items()},
     "flow_control": "flow=FlowControl(…)",
     "execute_flow": "flow=FlowControl(…)",
     "item_timeout": "timeout=…",
-    "retries": "retry=RetryPolicy(retries=…)",
-    "max_retries": "retry=RetryPolicy(retries=…)",
-    "attempts": "retry=RetryPolicy(retries=…)",
+    **dict.fromkeys(("retries", *RETRIES_WORDS), "retry=RetryPolicy(retries=…)"),
     "retry_delay": "retry=RetryPolicy(first=…, factor=1)",
     "batch_size": "page_size=…",
 }
@@ -711,7 +703,7 @@ _WORDS_OF_SERVE = {
     "flow": "flow_control=FlowControl(…)",
     "execute_flow": "flow_control=FlowControl(…)",
     "item_timeout": "timeout=…",
-    "attempts": "retries=…, which does not count the first attempt",
+    **RETRIES_WORDS,
     "name": "the route: the name is made of it",
 }
 _BATCH_OPTIONS = tuple(signature(function_workflow).parameters)[1:]

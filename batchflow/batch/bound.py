@@ -30,8 +30,9 @@ from batchflow.batch.trigger import open_prepared, prepare_batch, trigger_messag
 from batchflow.batch.workflow import BatchWorkflow
 from batchflow.core.codec import NO_SIZE_LIMIT
 from batchflow.core.duration import Duration
-from batchflow.core.flow import FlowControl
+from batchflow.core.flow import LIMIT_WORDS, FlowControl
 from batchflow.core.ports import Client, LogNames
+from batchflow.core.retry import RETRIES_WORDS
 from batchflow.core.settlement import Effect, OpenBatch
 from batchflow.errors import ConfigurationError
 from batchflow.serve.children import ChildOptions, ParentLink
@@ -49,7 +50,8 @@ R = TypeVar("R")
 _WORDS_OF_TRIGGER = {
     "run_id": "batch_id=…",
     "dry_run": "await workflow.dry_run(params)",
-    "retries": "retry = RetryPolicy(retries=…) in the class",
+    **dict.fromkeys(("retries", *RETRIES_WORDS), "retry = RetryPolicy(retries=…) in the class"),
+    **{word: f"execute_flow = FlowControl({limit}) in the class" for word, limit in LIMIT_WORDS.items()},
     "retry_delay": "retry = RetryPolicy(…) in the class",
     "flow_control": "execute_flow = FlowControl(…) in the class",
     "flow": "execute_flow = FlowControl(…) in the class",

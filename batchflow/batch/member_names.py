@@ -8,8 +8,8 @@ from typing import Any, NamedTuple, TypeAlias
 from batchflow.batch import options
 from batchflow.batch.hooks import HOOK_NAMES
 from batchflow.core.duration import is_duration
-from batchflow.core.flow import FlowControl
-from batchflow.core.retry import RetryPolicy
+from batchflow.core.flow import LIMIT_WORDS, FlowControl
+from batchflow.core.retry import RETRIES_WORDS, RetryPolicy
 from batchflow.core.suggestions import find_typos
 from batchflow.errors import ConfigurationError
 
@@ -178,21 +178,16 @@ _END = _ForeignWord(_is_function, "on_complete(self, summary), which is called o
 _LIFE = _ForeignWord(_is_function, "@flow.resource, which a process opens before it works and closes after it")
 
 _FOREIGN_WORDS: Mapping[str, _ForeignWord] = {
-    "retries": _RETRIES,
-    "max_retries": _RETRIES,
-    "attempts": _RETRIES,
-    "max_attempts": _RETRIES,
+    **dict.fromkeys(("retries", *RETRIES_WORDS), _RETRIES),
     "retry_delay": _ForeignWord(is_duration, "retry = RetryPolicy(first={}, factor=1)"),
     "retry_policy": _ForeignWord(_is(RetryPolicy), "retry = {}"),
     "timeout": _TIMEOUT,
     "time_limit": _TIMEOUT,
     "flow": _FLOW,
     "flow_control": _FLOW,
-    "concurrency": _PARALLELISM,
-    "max_concurrency": _PARALLELISM,
+    **{word: _RATE if limit == "rate=…" else _PARALLELISM for word, limit in LIMIT_WORDS.items()},
     "parallelism": _PARALLELISM,
     "rate": _RATE,
-    "rate_limit": _RATE,
     "ttl": _ForeignWord(is_duration, "processed_ttl = {}"),
     "processed_by": _ForeignWord(_is(tuple, str), "processed_per = {}"),
     "batch_size": _ForeignWord(_is_count, "page_size = {}"),

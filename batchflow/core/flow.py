@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Literal, NamedTuple
@@ -23,11 +24,17 @@ STARTED_OF_FRESH = 7
 _KEY = re.compile(r"[A-Za-z0-9._-]+")  # what the official QStash clients let through
 
 
+LIMIT_WORDS: Mapping[str, str] = {
+    "concurrency": "parallelism=…",
+    "max_concurrency": "parallelism=…",
+    "rate_limit": "rate=…",
+}
+"""The words of other APIs for limits, with what to write."""
+
+
 @explains_options(
-    concurrency="parallelism=…",
-    max_concurrency="parallelism=…",
+    **LIMIT_WORDS,
     limit="parallelism=… or rate=…",
-    rate_limit="rate=…",
     per="period=…",
     interval="period=…",
 )

@@ -1,6 +1,6 @@
 """Retry policies: the number of retries, and the wait before each."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 
@@ -13,10 +13,16 @@ _MAX_FACTOR = 1e300  # no wait is told apart above it, and it keeps infinity out
 _MAX_EXPONENT = 2**62  # beyond it factor**n is 1 or over every cap, and a float still holds the exponent
 
 
+RETRIES_WORDS: Mapping[str, str] = {
+    "attempts": "retries=…, which does not count the first attempt",
+    "max_attempts": "retries=…, which does not count the first attempt",
+    "max_retries": "retries=…",
+}
+"""The words of other APIs for a number of retries, with what to write."""
+
+
 @explains_options(
-    attempts="retries=…, which does not count the first attempt",
-    max_attempts="retries=…, which does not count the first attempt",
-    max_retries="retries=…",
+    **RETRIES_WORDS,
     backoff="factor=…",
     multiplier="factor=…",
     initial="first=…",

@@ -343,6 +343,8 @@ ARGUMENTS: list[tuple[Callable[[], object], str]] = [
     (lambda: make(Page, cursor="a"), "Page takes no option 'cursor'; write next_cursor=…"),
     (lambda: make(Page, [], "", {}, 1), "Page takes 3 values without their names, and got 4"),
     (lambda: make(Batchflow, url="sqlite://"), "Batchflow takes no option 'url'; write the URL without a name"),
+    (lambda: make(Batchflow("sqlite://").serve, "/a", max_retries=5), "no option 'max_retries'; write retries=…"),
+    (lambda: make(Batchflow("sqlite://").batch, max_attempts=5), "no option 'max_attempts'; write retry=RetryPolicy("),
     (lambda: make(Batchflow, concurency=5), "Batchflow takes no option 'concurency'; did you mean 'concurrency'?"),
     (lambda: make(Batchflow("sqlite://").batch, concurrency=5), "write flow=FlowControl(parallelism=…)"),
     (lambda: make(Batchflow("sqlite://").batch, pagesize=5), "did you mean 'page_size'?"),

@@ -1,8 +1,9 @@
 """The OpenAPI document, held against the app by schemathesis: requests that fit it, and requests that do not."""
 
 import asyncio
+import json
 from collections.abc import Iterator
-from typing import Any
+from typing import Annotated, Any, cast
 
 import pytest
 import schemathesis.checks
@@ -10,10 +11,11 @@ import schemathesis.openapi
 from fastapi import FastAPI
 from httpx import ASGITransport, AsyncClient
 from hypothesis import HealthCheck, Phase, given, settings
+from pydantic import BaseModel, Field, SecretBytes, SecretStr
 from requests import Request
 from schemathesis import GenerationMode
 
-from batchflow import Batchflow
+from batchflow import Batchflow, BatchWorkflow, Page, Secret, WorkflowContext
 from tests.http.samples import serve_all
 
 openapi: Any = schemathesis.openapi
@@ -153,3 +155,63 @@ def test_nothing_happens_without_the_token(name: str, with_token: Served) -> Non
         assert with_token.effects == before
 
     hold()
+
+
+class Account(BaseModel):
+    """A payload with secrets in every place of a type."""
+
+    user: str
+    password: SecretStr = SecretStr("preset-1")
+    key: Annotated[str, Secret, Field(min_length=3)]
+    keys: list[Annotated[str, Secret]] = []
+    named: dict[str, SecretBytes] = {}
+    either: int | Annotated[str, Secret] = 1
+    whole: Annotated[dict[str, str], Secret] = {"a": "preset-2"}
+
+
+class Rotation(BatchWorkflow[Account, str, str]):
+    """The same as parameters of a batch."""
+
+    entity = "key"
+
+    async def fetch(self, params: Account, cursor: str | None, limit: int) -> Page:
+        return Page(ids=[])
+
+    async def execute(self, item_id: str) -> str:
+        return item_id
+
+
+def secret_parts(part: Any) -> Iterator[dict[str, Any]]:
+    match part:
+        case {"format": "password", **rest}:
+            yield {"format": "password", **rest}
+        case dict():
+            for inner in cast("dict[str, Any]", part).values():
+                yield from secret_parts(inner)
+        case list():
+            for inner in cast("list[Any]", part):
+                yield from secret_parts(inner)
+        case _:
+            pass
+
+
+@pytest.mark.parametrize(
+    "path", ["/accounts", "/rotation/process-keys", "/rotation/paginate-keys", "/rotation/execute-key"]
+)
+def test_secrets_are_passwords_that_are_only_written(path: str) -> None:
+    """Wherever they are in a body, and none with a default."""
+    flow = Batchflow("sqlite://")
+
+    @flow.serve("/accounts")
+    async def accounts(ctx: WorkflowContext[Account]) -> Account:
+        return ctx.payload
+
+    flow.add(Rotation())
+    app = FastAPI()
+    app.include_router(flow.router)
+    body = app.openapi()["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    found = list(secret_parts(body))
+    assert len(found) == 6
+    assert all(it["writeOnly"] is True and "default" not in it for it in found)
+    assert "preset" not in json.dumps(app.openapi())
+    assert accounts.endpoint.route == "/accounts"
