@@ -15,11 +15,10 @@ from batchflow.core.batch import Batch, ItemState
 from batchflow.core.ports import Client
 from batchflow.errors import NotFoundError
 from batchflow.http.errors import ErrorHandlingRoute, json_response, not_found, workflow_not_found
-from batchflow.http.openapi import QueryForm, QueryParam, error_responses
+from batchflow.http.openapi import QueryParam, error_responses
 from batchflow.http.progress import progress_response, stream_options
 from batchflow.http.schemas.batches import BatchDetail, BatchInfo, BatchList
 from batchflow.http.schemas.items import ItemDetail, ItemHistory, ItemInfo, ItemList
-from batchflow.serve.runs import CURSOR_PATTERN
 
 MAX_ITEMS = 1_000
 MAX_BATCHES = 500
@@ -79,7 +78,7 @@ class BatchEndpoints:
         workflow: QueryParam[str] = None,
         label: QueryParam[str] = None,
         open: bool = False,
-        cursor: Annotated[str | None, QueryForm(pattern=CURSOR_PATTERN), Query(max_length=200)] = None,
+        cursor: Annotated[QueryParam[str], Query(max_length=200)] = None,
         limit: Annotated[int, Query(ge=1, le=MAX_BATCHES)] = 50,
     ) -> Response:
         """With `open`, only batches that have not ended; with `label`, only those with this label.
