@@ -201,6 +201,15 @@ class Batchflow:
             self._routers.add(bound)
         return bound
 
+    # A `str` is a sequence of them, too: functions of many ids come first.
+    @overload
+    def batch(
+        self, fn: Callable[[list[str]], Awaitable[Sequence[Result | Exception | BaseException]]], /
+    ) -> BatchFunction[Result, Awaitable[Sequence[Result | Exception | BaseException]], list[str]]: ...
+    @overload
+    def batch(
+        self, fn: Callable[[list[str]], Sequence[Result | Exception | BaseException]], /
+    ) -> BatchFunction[Result, Sequence[Result | Exception | BaseException], list[str]]: ...
     @overload
     def batch(self, fn: Callable[[str], Awaitable[Result]], /) -> BatchFunction[Result, Awaitable[Result]]: ...
     @overload
@@ -224,9 +233,15 @@ class Batchflow:
         processed_ttl: Duration | None = None,
         processed_per: tuple[str, ...] = (),
         walk_first: bool = False,
+        group_size: int = ...,
+        group_wait: Duration = ...,
+        group_parallelism: int | None = None,
     ) -> BatchDecorator: ...
     def batch(self, fn: Any = None, **options: Any) -> Any:
         """The shortest batch: a function of one id, `@flow.batch` or `@flow.batch(ids=source)`.
+
+        A function of many ids, `async def embed(ids: list[str]) -> list[Vector]`, is called for up to `group_size` of
+        them at once, as `execute_many` of a class is.
 
         `ids` is a sequence, or a function that returns one, a generator or an async generator; without it every
         trigger names its ids. `flow` limits the items (None: unlimited) and `timeout` an attempt; they are
@@ -241,7 +256,7 @@ class Batchflow:
                 f"flow.batch cannot take {format_value(fn)}; write @flow.batch above a function of one id"
             )
 
-        def take(function: Callable[[str], Any]) -> BatchFunction[Any, Any]:
+        def take(function: Callable[..., Any]) -> BatchFunction[Any, Any, Any]:
             return self._add(bind_function(function, self.engine, options))
 
         return take if fn is None else take(fn)
@@ -696,7 +711,7 @@ _WORDS_OF_BATCH = {
     "item_timeout": "timeout=…",
     **dict.fromkeys(("retries", *RETRIES_WORDS), "retry=RetryPolicy(retries=…)"),
     "retry_delay": "retry=RetryPolicy(first=…, factor=1)",
-    "batch_size": "page_size=…",
+    "batch_size": "page_size=…, or group_size=… for a function of many ids",
 }
 _WORDS_OF_SERVE = {
     **{word: f"flow_control=FlowControl({limit})" for word, limit in _LIMITS.items()},

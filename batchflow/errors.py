@@ -60,6 +60,7 @@ HOOK_STEPS: Mapping[str, str] = {
     "filter": "filter-existing",
     "load": "get-item",
     "execute": "process-item",
+    "execute_many": "process-items",
     "save": "save-result",
     "on_complete": "on-complete",
 }

@@ -1,5 +1,6 @@
 """The definition of a workflow: read from its class and checked once, when the class is created."""
 
+from dataclasses import replace
 from inspect import getattr_static
 from types import NoneType
 from typing import Any, NamedTuple, Optional, TypeVar, cast
@@ -8,6 +9,7 @@ from pydantic import BaseModel
 
 from batchflow.batch import options
 from batchflow.batch.hooks import (
+    HookSignature,
     check_hooks,
     find_defined_hooks,
     format_type,
@@ -58,6 +60,9 @@ class Definition(NamedTuple):
     walk_first: bool
     keep_results: bool
     item_is_id: bool
+    group_size: int
+    group_wait_ms: int
+    group_parallelism: int | None
 
     def ledger_name(self, params: BaseModel) -> str:
         """Return the name of the ledger for these parameters."""
@@ -86,18 +91,27 @@ def read_definition(cls: type, base: type, *, abstract: bool, ids_only: bool) ->
     params_type, item, result = type_arguments(cls, base)
     params = _check_type_arguments(cls, params_type, item, result)
     entity = options.check_slug(cls, "entity", getattr_static(cls, "entity"))
+    plural = options.check_slug(cls, "entity_plural", getattr_static(cls, "entity_plural") or f"{entity}s")
     defined_hooks = find_defined_hooks(cls, base)
-    check_hooks(cls, hook_signatures(params, item, result, entity=entity), defined_hooks, ids_only=ids_only)
-    return _definition(cls, (params, item, result), entity, defined_hooks)
+    hooks = hook_signatures(params, item, result, entity=entity, plural=plural)
+    check_hooks(cls, hooks, defined_hooks, ids_only=ids_only)
+    if "execute_many" not in defined_hooks:
+        _check_no_group_options(cls, base, hooks["execute_many"])
+    execute_flow = _execute_flow(cls, base, defined_hooks)
+    return _definition(cls, (params, item, result), entity, plural, defined_hooks, execute_flow)
 
 
 def _definition(
-    cls: type, arguments: tuple[type[BaseModel], object, object], entity: str, defined_hooks: frozenset[str]
+    cls: type,
+    arguments: tuple[type[BaseModel], object, object],
+    entity: str,
+    plural: str,
+    defined_hooks: frozenset[str],
+    execute_flow: FlowControl,
 ) -> Definition:
     params, item, result = arguments
     options_of_class = options.OptionReader(cls)
     name = options.check_slug(cls, "name", options_of_class.value("name") or kebab_case(cls.__name__))
-    plural = options.check_slug(cls, "entity_plural", options_of_class.value("entity_plural") or f"{entity}s")
     verb = options.check_slug(cls, "execute_verb", options_of_class.value("execute_verb"))
     wire = WireKeys.of(entity, plural)
     check_field_names(cls.__name__, params, wire)
@@ -115,9 +129,9 @@ def _definition(
         result_codec=_codec(cls, "result", result),
         page_size=options_of_class.count("page_size"),
         chunk_size=options_of_class.count("chunk_size"),
-        entry_flow=options_of_class.flow("entry_flow", f"{name}.process"),
-        paginate_flow=options_of_class.flow("paginate_flow", f"{name}.paginate"),
-        execute_flow=options_of_class.flow("execute_flow", f"{name}.execute"),
+        entry_flow=options_of_class.flow("entry_flow").with_default_key(f"{name}.process"),
+        paginate_flow=options_of_class.flow("paginate_flow").with_default_key(f"{name}.paginate"),
+        execute_flow=execute_flow.with_default_key(f"{name}.execute"),
         complete_flow=FlowControl(key=f"{name}.complete"),
         invoked_flow=FlowControl(key=f"{name}.invoked"),
         retry=options_of_class.instance("retry", RetryPolicy, "RetryPolicy(retries=3)"),
@@ -129,7 +143,35 @@ def _definition(
         walk_first=options_of_class.instance("walk_first", bool, "True or False"),
         keep_results=result not in (None, NoneType),
         item_is_id=item is str,
+        group_size=options_of_class.count("group_size"),
+        group_wait_ms=options_of_class.duration("group_wait"),
+        group_parallelism=options_of_class.limit("group_parallelism"),
     )
+
+
+def _check_no_group_options(cls: type, base: type, hook: HookSignature) -> None:
+    for name in options.GROUP_OPTIONS:
+        if getattr_static(cls, name) is not base.__dict__[name]:
+            raise ConfigurationError(
+                f"{cls.__name__}.{name} does nothing, since the class has no execute_many; write: {hook}"
+            )
+
+
+def _execute_flow(cls: type, base: type, defined_hooks: frozenset[str]) -> FlowControl:
+    """Return the limits of layer 3, which count items; the default ones mean calls of `execute_many` where it is."""
+    flow = options.OptionReader(cls).flow("execute_flow")
+    if "execute_many" not in defined_hooks:
+        return flow
+    size = options.OptionReader(cls).count("group_size")
+    if getattr_static(cls, "execute_flow") is base.__dict__["execute_flow"]:
+        return replace(flow, parallelism=(flow.parallelism or 1) * size, rate=(flow.rate or 1) * size)
+    if flow.parallelism is not None and flow.parallelism < size:
+        raise ConfigurationError(
+            f"{cls.__name__}.group_size is {size} and execute_flow lets {flow.parallelism} items be under way at once, "
+            f"so that no group can ever be full; write execute_flow = FlowControl(parallelism={2 * size}, …), which "
+            f"counts items, or group_size = {flow.parallelism}"
+        )
+    return flow
 
 
 def _check_type_arguments(cls: type, params: object, item: object, result: object) -> type[BaseModel]:

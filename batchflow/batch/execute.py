@@ -1,17 +1,20 @@
 """Layer 3, one run per item, loads the item, processes it and saves the result."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any
 
 from batchflow.batch import answers
+from batchflow.batch.collector import Collector
 from batchflow.batch.hook_scope import CURRENT_HOOK, call_ledger
 from batchflow.batch.runtime import WorkflowRuntime
 from batchflow.core.codec import Codec
+from batchflow.core.run import Step
 from batchflow.core.secrets import describe_misfit
 from batchflow.errors import InputError, NonRetryable
 from batchflow.serve.callables import as_async
 from batchflow.serve.context import LayerContext
+from batchflow.serve.delivery_scope import CURRENT_DELIVERY
 from batchflow.serve.endpoint import FailureResult
 
 
@@ -38,6 +41,8 @@ class ExecuteLayer:
         # Called directly if the class does not define `process`: one call less for every item.
         self._execute: Callable[[Any], Awaitable[Any]] = as_async(runtime.workflow.execute)
         self._has_default_process = "process" not in definition.defined_hooks
+        self._is_grouped = "execute_many" in definition.defined_hooks
+        self._step = definition.steps.process_items if self._is_grouped else definition.steps.process_item
 
     async def handle(self, ctx: LayerContext[Any]) -> str | FailureResult:
         """Handle the message of one item."""
@@ -67,9 +72,9 @@ class ExecuteLayer:
             defers = ledger is None
             if self._has_default_process:
                 text, result = await ctx.run_with_codec(
-                    self._steps.process_item,
+                    self._step if not ctx.claim.journal else self._recorded_step(ctx.claim.journal),
                     self._result_pair,
-                    self._execute,
+                    partial(self._collector().process, ctx) if self._is_grouped else self._execute,
                     item,
                     defer_to_settlement=defers and save is None,
                 )
@@ -90,6 +95,24 @@ class ExecuteLayer:
         finally:
             CURRENT_HOOK.reset(token)
 
+    def _recorded_step(self, journal: Sequence[Step]) -> str:
+        """Return the step that processes an item, also if the class had `execute` when the item's run began."""
+        names = (self._steps.process_item, self._steps.process_items)
+        return next((step.name for step in journal if step.name in names), self._step)
+
+    def _collector(self) -> Collector:
+        """Return the collector of the worker that delivers."""
+        delivery = CURRENT_DELIVERY.get()
+        assert delivery is not None
+        assert delivery.runtime is not None
+        collectors = delivery.runtime.groups.collectors
+        collector = collectors.get(self)
+        if collector is None:
+            runtime = self._runtime
+            collector = Collector(runtime.definition, runtime.workflow.execute_many, delivery.runtime, self._log)
+            collectors[self] = collector
+        return collector
+
     async def _decode_item(self, data: str, item_id: str) -> Any:
         """Decode an item that its page contained."""
         try:
@@ -101,7 +124,7 @@ class ExecuteLayer:
             ) from error
 
     def _encode_result(self, result: Any, item_id: str) -> str:
-        text, _ = self._result.round_trip(result, where=self._steps.process_item)
+        text, _ = self._result.round_trip(result, where=self._step)
         self._runtime.client.limit.check(text, f"the result of item '{item_id}' of '{self._runtime.definition.name}'")
         return text
 

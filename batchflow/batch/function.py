@@ -6,12 +6,14 @@ import itertools
 import types
 from collections import OrderedDict
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Generic, Protocol, TypeAlias, TypeVar, cast, overload
+from typing import Any, Generic, Protocol, TypeAlias, cast, get_args, overload
+
+from typing_extensions import TypeVar
 
 from batchflow.batch.arguments import Id
 from batchflow.batch.bound import Workflow
 from batchflow.batch.hook_scope import CURRENT_HOOK
-from batchflow.batch.hooks import format_type, is_compatible, type_hints
+from batchflow.batch.hooks import format_type, is_compatible, type_hints, without_exceptions
 from batchflow.batch.names import kebab_case
 from batchflow.batch.runtime import WorkflowRuntime
 from batchflow.batch.workflow import BatchWorkflow, NoParams, Page
@@ -25,6 +27,7 @@ from batchflow.serve.callables import as_async
 
 R = TypeVar("R")
 Returned = TypeVar("Returned")
+Taken = TypeVar("Taken", default=str)
 
 Ids: TypeAlias = Iterable[Id] | AsyncIterable[Id]
 IdSource: TypeAlias = Sequence[Id] | Callable[[], Ids | Awaitable[Ids]]
@@ -39,25 +42,34 @@ _MAX_OPEN = 16
 class BatchDecorator(Protocol):
     """The decorator that `@flow.batch(…)` returns."""
 
+    # A `str` is a sequence of them, too: functions of many ids come first.
+    @overload
+    def __call__(
+        self, fn: Callable[[list[str]], Awaitable[Sequence[R | Exception | BaseException]]], /
+    ) -> "BatchFunction[R, Awaitable[Sequence[R | Exception | BaseException]], list[str]]": ...
+    @overload
+    def __call__(
+        self, fn: Callable[[list[str]], Sequence[R | Exception | BaseException]], /
+    ) -> "BatchFunction[R, Sequence[R | Exception | BaseException], list[str]]": ...
     @overload
     def __call__(self, fn: Callable[[str], Awaitable[R]], /) -> "BatchFunction[R, Awaitable[R]]": ...
     @overload
     def __call__(self, fn: Callable[[str], R], /) -> "BatchFunction[R, R]": ...
 
 
-class BatchFunction(Workflow[NoParams, R], Generic[R, Returned]):
+class BatchFunction(Workflow[NoParams, R], Generic[R, Returned, Taken]):
     """The workflow of a function, as `@flow.batch` returns it.
 
     Calling it calls the function, as a unit test does: without the engine, durability, limits or retries.
     """
 
-    def __init__(self, runtime: WorkflowRuntime, function: Callable[[str], Returned]) -> None:
+    def __init__(self, runtime: WorkflowRuntime, function: Callable[[Taken], Returned]) -> None:
         super().__init__(runtime)
         self.function = function
         """The function itself."""
         functools.update_wrapper(self, function, updated=())
 
-    def __call__(self, item_id: str, /) -> Returned:
+    def __call__(self, item_id: Taken, /) -> Returned:
         """Call the function; the result of an async one is to be awaited."""
         return self.function(item_id)
 
@@ -97,20 +109,27 @@ def function_workflow(
     processed_ttl: Duration | None = None,
     processed_per: tuple[str, ...] = (),
     walk_first: bool = False,
+    group_size: int = BatchWorkflow.group_size,
+    group_wait: Duration = BatchWorkflow.group_wait,
+    group_parallelism: int | None = None,
 ) -> BatchWorkflow[NoParams, str, R]:
     """Create a workflow named after `fn`, which becomes its `execute`. Without `ids` every trigger lists its ids.
 
     `fn` takes one id; the name of its parameter gives the entity (`user_id`: a user), its return type that of results.
+    If its parameter is a list of ids (`user_ids: list[str]`) it becomes `execute_many`.
     A source is read page by page, and has to return the same ids in the same order each time. Its pages have no limits
     by default: they read memory or a generator, and `flow` limits what starts.
 
     Raises:
         ConfigurationError: `fn` takes other arguments or has no return type, or an option is invalid.
     """
-    parameter = _id_parameter(fn)
-    result = _result_type(fn)
+    parameter, takes_many = _id_parameter(fn)
+    result = _result_type(fn, takes_many=takes_many)
+    groups = {"group_size": group_size, "group_wait": group_wait, "group_parallelism": group_parallelism}
+    if not takes_many:
+        _check_no_group_options(_function_name(fn), groups)
     members: dict[str, Any] = {
-        "execute": staticmethod(fn),
+        "execute_many" if takes_many else "execute": staticmethod(fn),
         "name": name if name is not None else kebab_case(_function_name(fn)),
         "entity": entity if entity is not None else _entity_of(parameter),
         "entity_plural": entity_plural,
@@ -125,6 +144,7 @@ def function_workflow(
         "processed_ttl": processed_ttl,
         "processed_per": processed_per,
         "walk_first": walk_first,
+        **groups,
         "__module__": fn.__module__,
         "__doc__": fn.__doc__,
     }
@@ -137,7 +157,7 @@ def function_workflow(
     return cast("BatchWorkflow[NoParams, str, R]", cls() if ids is None else cls(ids))
 
 
-def bind_function(fn: Callable[[str], Any], client: Client, options: Mapping[str, Any]) -> BatchFunction[Any, Any]:
+def bind_function(fn: Callable[..., Any], client: Client, options: Mapping[str, Any]) -> BatchFunction[Any, Any]:
     """Make the workflow of a function, ready to be served and triggered.
 
     Raises:
@@ -147,8 +167,9 @@ def bind_function(fn: Callable[[str], Any], client: Client, options: Mapping[str
 
 
 def _entity_of(parameter: str) -> str:
-    if parameter.endswith("_id") and parameter != "_id":
-        return kebab_case(parameter.removesuffix("_id"))
+    for suffix in ("_id", "_ids"):
+        if parameter.endswith(suffix) and parameter != suffix:
+            return kebab_case(parameter.removesuffix(suffix))
     return "item"
 
 
@@ -156,8 +177,17 @@ def _function_name(fn: Callable[..., Any]) -> str:
     return str(getattr(fn, "__name__", type(fn).__name__))
 
 
-def _id_parameter(fn: Callable[..., Any]) -> str:
-    """Return the name of the only parameter."""
+def _check_no_group_options(name: str, options: Mapping[str, Any]) -> None:
+    for option, value in options.items():
+        if value != getattr(BatchWorkflow, option):
+            raise ConfigurationError(
+                f"'{name}' takes one id at a time, so that {option} does nothing; write "
+                f"{name}(item_ids: list[str]) -> list[…], which returns one result for each id"
+            )
+
+
+def _id_parameter(fn: Callable[..., Any]) -> tuple[str, bool]:
+    """Return the name of the only parameter, and True if it is a list of ids."""
     name = _function_name(fn)
     parameters = list(inspect.signature(fn).parameters.values())
     needed = [it for it in parameters if it.default is it.empty and it.kind not in (it.VAR_POSITIONAL, it.VAR_KEYWORD)]
@@ -165,19 +195,30 @@ def _id_parameter(fn: Callable[..., Any]) -> str:
     if not positional or len(needed) > 1 or (needed and needed[0] is not positional[0]):
         raise ConfigurationError(f"'{name}' has to take one argument, the id of an item; write {name}(item_id: str)")
     declared = type_hints(fn).get(positional[0].name, str)
+    is_many = not is_compatible(str, declared) or bool(get_args(declared))
+    if is_many and is_compatible(list[str], declared) and get_args(declared) in ((), (str,), (Any,)):
+        return positional[0].name, True
     if not is_compatible(str, declared):
         raise ConfigurationError(
             f"'{name}' declares '{positional[0].name}: {format_type(declared)}' and is given an id; write "
             f"{positional[0].name}: str, or a BatchWorkflow whose load makes more of it"
         )
-    return positional[0].name
+    return positional[0].name, False
 
 
-def _result_type(fn: Callable[..., Any]) -> Any:
+def _result_type(fn: Callable[..., Any], *, takes_many: bool) -> Any:
     result = return_type(fn)
     if result is Any and "return" not in type_hints(fn):
         raise ConfigurationError(f"'{_function_name(fn)}' has no return type; write one, such as -> None")
-    return result
+    if not takes_many:
+        return result
+    results = get_args(result)
+    if len(results) != 1 or not is_compatible(result, Sequence):
+        raise ConfigurationError(
+            f"'{_function_name(fn)}' takes many ids and declares that it returns {format_type(result)}; write the type "
+            f"of one result for each id, such as -> list[str]"
+        )
+    return without_exceptions(results[0])
 
 
 def _check_source(name: str, source: object) -> None:

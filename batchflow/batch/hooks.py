@@ -122,7 +122,7 @@ def _is_member_compatible(given: object, wanted: object) -> bool:
         return True
 
 
-HOOK_NAMES = ("fetch", "filter", "load", "execute", "save", "count", "process", "on_complete")
+HOOK_NAMES = ("fetch", "filter", "load", "execute", "execute_many", "save", "count", "process", "on_complete")
 _RESULT_IGNORED = ("save", "on_complete")
 # Their return values are dropped, so any return type is right.
 
@@ -139,9 +139,12 @@ class HookSignature(NamedTuple):
         return f"async def {self.name}({taken}) -> {format_type(self.returns)}"
 
 
-def hook_signatures(params: object, item: object, result: object, *, entity: str) -> dict[str, HookSignature]:
+def hook_signatures(
+    params: object, item: object, result: object, *, entity: str, plural: str
+) -> dict[str, HookSignature]:
     """Return the signatures for these type parameters, with the names of the entity."""
     id_name = f"{entity.replace('-', '_')}_id"
+    plural = plural.replace("-", "_") if item is not str else f"{id_name}s"
     # As strings: these classes are defined in modules that import this one.
     given = ("params", params)
     of_item = (entity.replace("-", "_") if item is not str else id_name, item)
@@ -151,6 +154,11 @@ def hook_signatures(params: object, item: object, result: object, *, entity: str
         HookSignature(name="filter", parameters=(given, ids), returns=Collection[str]),
         HookSignature(name="load", parameters=((id_name, str),), returns=Optional[cast("Any", item)]),  # noqa: UP045
         HookSignature(name="execute", parameters=(of_item,), returns=result),
+        HookSignature(
+            name="execute_many",
+            parameters=((plural, list[cast("Any", item)]),),
+            returns=Sequence[cast("Any", None if result is types.NoneType else result)],
+        ),
         HookSignature(name="save", parameters=((id_name, str), ("result", result)), returns=type(None)),
         HookSignature(name="count", parameters=(given,), returns=int),
         HookSignature(name="process", parameters=(("ctx", "WorkflowContext"), of_item), returns=result),
@@ -166,10 +174,15 @@ def find_defined_hooks(cls: type, base: type) -> frozenset[str]:
 
 def check_hooks(cls: type, hooks: dict[str, HookSignature], defined_hooks: frozenset[str], *, ids_only: bool) -> None:
     """Raise `ConfigurationError` for a hook that is missing or does not match its signature."""
-    # `process` replaces `execute`, and ids of the trigger replace `fetch`.
-    for name, other in (("fetch", ids_only), ("execute", "process" in defined_hooks)):
+    # `process` and `execute_many` replace `execute`, and ids of the trigger replace `fetch`.
+    for name, other in (("fetch", ids_only), ("execute", bool(defined_hooks & {"process", "execute_many"}))):
         if name not in defined_hooks and not other:
             raise ConfigurationError(f"{cls.__name__} has no {name}; write: {hooks[name]}")
+    for name in ("execute", "process"):
+        if name in defined_hooks and "execute_many" in defined_hooks:
+            raise ConfigurationError(
+                f"{cls.__name__} has {name} and execute_many, and an item is processed by one of them; remove the other"
+            )
     item = hooks["execute"].parameters[0][1]
     if "load" not in defined_hooks and item is not str and not _declares_page_items(cls, defined_hooks):
         raise ConfigurationError(
@@ -235,11 +248,34 @@ def _check_annotations(cls: type, hook: HookSignature, bound: Callable[..., Any]
     if hook.name in _RESULT_IGNORED:
         return
     returned = awaited_type(known.get("return", hook.returns))
+    if hook.name == "execute_many" and not _is_compatible_list(returned, hook.returns):
+        raise ConfigurationError(
+            f"{cls.__name__}.execute_many declares that it returns {format_type(returned)}, not one "
+            f"{format_type(get_args(hook.returns)[0])} for each item; write: {hook}"
+        )
     if not _is_compatible(returned, hook.returns):
         raise ConfigurationError(
             f"{cls.__name__}.{hook.name} declares that it returns {format_type(returned)}, not "
             f"{format_type(hook.returns)}; write: {hook}"
         )
+
+
+def _is_compatible_list(given: object, wanted: object) -> bool:
+    """Return True if lists of type `given` may have the items of `wanted`, beside exceptions."""
+    arguments = get_args(given)
+    if len(arguments) != 1 or not is_compatible(given, wanted):
+        return is_compatible(given, wanted)
+    return is_compatible(without_exceptions(arguments[0]), get_args(wanted)[0])
+
+
+def without_exceptions(annotation: object) -> object:
+    """Return a type without the exceptions of its union: `str` for `str | ValueError`."""
+    members = tuple(it for it in _union_members(annotation) if not _is_exception(it))
+    return Union[members] if members else Any  # noqa: UP007
+
+
+def _is_exception(annotation: object) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseException)
 
 
 def _is_compatible(given: object, wanted: object) -> bool:

@@ -41,7 +41,11 @@ def check_member_names(cls: type) -> None:
             f"If it is the class's own, name it _{name}"
         )
     for name, value in members.items():
-        word = _FOREIGN_WORDS.get(name)
+        is_size = name == "batch_size" and "execute_many" in cls.__dict__
+        word = _GROUP_SIZE if is_size else _FOREIGN_WORDS.get(name)
+        if word is _MANY and not members.keys().isdisjoint(_PROCESSING_HOOKS):
+            # A helper of the hook that there is.
+            continue
         if word is not None and word.fits(value):
             raise ConfigurationError(
                 f"'{name}' of {cls.__name__} does nothing; write {word.example(value)}. "
@@ -111,6 +115,7 @@ _HOOKS: Mapping[str, _Fits] = {
     "filter": _takes(2),
     "load": _takes(1),
     "execute": _takes(1),
+    "execute_many": _takes(1),
     "save": _takes(2),
     "count": _takes(1),
     "process": _takes(2),
@@ -128,6 +133,9 @@ _OPTIONS: Mapping[str, _Fits] = {
     "execute_flow": _is_flow,
     "retry": _is(RetryPolicy),
     "item_timeout": is_duration,
+    "group_size": _is_count,
+    "group_wait": is_duration,
+    "group_parallelism": _is_count,
     "processed_ttl": is_duration,
     "processed_per": _is(tuple),
     "walk_first": _is(bool),
@@ -166,6 +174,12 @@ class _ForeignWord(NamedTuple):
         return self.write.replace("{}", repr(value))
 
 
+_PROCESSING_HOOKS = ("execute", "execute_many", "process")
+_MANY = _ForeignWord(_takes(1), "execute_many(self, items), which returns one result for each item")
+_GROUP_SIZE = _ForeignWord(_is_count, "group_size = {}")
+_GROUP_WAIT = _ForeignWord(is_duration, "group_wait = {}")
+_GROUP_PARALLELISM = _ForeignWord(_is_count, "group_parallelism = {}")
+
 _RETRIES = _ForeignWord(_is_count, "retry = RetryPolicy(retries={})")
 _TIMEOUT = _ForeignWord(is_duration, "item_timeout = {}")
 _PARALLELISM = _ForeignWord(_is_count, "execute_flow = FlowControl(parallelism={})")
@@ -191,6 +205,17 @@ _FOREIGN_WORDS: Mapping[str, _ForeignWord] = {
     "ttl": _ForeignWord(is_duration, "processed_ttl = {}"),
     "processed_by": _ForeignWord(_is(tuple, str), "processed_per = {}"),
     "batch_size": _ForeignWord(_is_count, "page_size = {}"),
+    "max_batch_size": _GROUP_SIZE,
+    "batch_wait": _GROUP_WAIT,
+    "batch_timeout": _GROUP_WAIT,
+    "max_wait": _GROUP_WAIT,
+    "group_timeout": _GROUP_WAIT,
+    "group_concurrency": _GROUP_PARALLELISM,
+    "execute_all": _MANY,
+    "execute_batch": _MANY,
+    "execute_group": _MANY,
+    "process_many": _MANY,
+    "process_batch": _MANY,
     "ids": _ForeignWord(_is_ids, "fetch, which returns pages of them, or give them to the trigger: trigger(ids=…)"),
     "delay": _ForeignWord(is_duration, "it in the trigger: trigger(delay={})"),
     "not_before": _ForeignWord(_is(int, datetime), "it in the trigger: trigger(not_before=…)"),

@@ -68,6 +68,7 @@ class StepNames(NamedTuple):
     next_page: str
     get_item: str
     process_item: str
+    process_items: str
     save_result: str
     on_complete: str
 

@@ -28,10 +28,16 @@ OPTION_NAMES = (
     "execute_flow",
     "retry",
     "item_timeout",
+    "group_size",
+    "group_wait",
+    "group_parallelism",
     "processed_ttl",
     "processed_per",
     "walk_first",
 )
+
+GROUP_OPTIONS = ("group_size", "group_wait", "group_parallelism")
+"""The options of `execute_many`."""
 
 _SLUG = re.compile(r"[A-Za-z0-9]+(?:[-_.][A-Za-z0-9]+)*")
 _MAX_COUNT = 10_000
@@ -55,6 +61,13 @@ class OptionReader:
             raise self._option_error(name, value, f"a whole number from 1 to {_MAX_COUNT:,}, such as 50")
         return value
 
+    def limit(self, name: str) -> int | None:
+        """Return a whole number from 1 on, or None for no limit."""
+        value = self.value(name)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise self._option_error(name, value, "a whole number of 1 or more, or None for no limit")
+        return value
+
     def instance(self, name: str, kind: type[T], example: str) -> T:
         """Return an instance of `kind`."""
         value = self.value(name)
@@ -62,14 +75,14 @@ class OptionReader:
             raise self._option_error(name, value, example)
         return value
 
-    def flow(self, name: str, key: str) -> FlowControl:
-        """Return the limits of a layer under `key`, unless they have their own; None means no limits."""
+    def flow(self, name: str) -> FlowControl:
+        """Return the limits of a layer; None means no limits."""
         value = self.value(name)
         if value is None:
-            return FlowControl(key=key)
+            return FlowControl()
         if not isinstance(value, FlowControl):
             raise self._option_error(name, value, "FlowControl(parallelism=10, rate=5), or None for no limits")
-        return value.with_default_key(key)
+        return value
 
     def duration(self, name: str) -> int:
         """Return a duration above zero in milliseconds."""

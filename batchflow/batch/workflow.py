@@ -94,10 +94,20 @@ class BatchWorkflow(Generic[Params, Item, Result]):
     entry_flow: ClassVar[FlowControl | None] = FlowControl(parallelism=1, rate=1)
     paginate_flow: ClassVar[FlowControl | None] = FlowControl(parallelism=20, rate=5)
     execute_flow: ClassVar[FlowControl | None] = FlowControl(parallelism=10, rate=5)
-    """The limits of each layer, under the keys `{name}.process`, `.paginate` and `.execute`; None means unlimited."""
+    """The limits of each layer, under the keys `{name}.process`, `.paginate` and `.execute`; None means unlimited.
+
+    They count items, also where one call processes many. The default of `execute_flow` means calls: with
+    `execute_many` it is `group_size` times as large.
+    """
     retry: ClassVar[RetryPolicy] = RetryPolicy()
     item_timeout: ClassVar[Duration] = "15m"
     """The timeout of one attempt at an item, a page or `on_complete`."""
+    group_size: ClassVar[int] = 50
+    """The most items of one call of `execute_many`."""
+    group_wait: ClassVar[Duration] = "2s"
+    """The time that a group waits for more items, from its first one on."""
+    group_parallelism: ClassVar[int | None] = None
+    """The most calls of `execute_many` at once in one process; None means no limit of its own."""
     processed_ttl: ClassVar[Duration | None] = None
     """The time for which an item counts as processed; None means forever."""
     processed_per: ClassVar[tuple[str, ...]] = ()
@@ -133,7 +143,17 @@ class BatchWorkflow(Generic[Params, Item, Result]):
         raise NotImplementedError
 
     def execute(self, item: Item, /) -> MaybeAwaitable[Result]:
-        """Process ONE item (step `process-item`). Required."""
+        """Process ONE item (step `process-item`). Required, or `execute_many`."""
+        raise NotImplementedError
+
+    def execute_many(self, items: list[Item], /) -> MaybeAwaitable[Sequence[Result | BaseException]]:
+        """Process up to `group_size` items of one batch with one call; return their results in the same order.
+
+        It takes the place of `execute`. Each item keeps its own run, its retries and its result (step `process-items`):
+        the call is only shared. An exception among the results is the failure of its item, as if `execute` had raised
+        it. A call that raises is repeated for each half of its items, and so on, so that one bad item fails alone; a
+        `RateLimited`, a `RetryAfter`, a timeout or a lost connection is the failure of all of them at once.
+        """
         raise NotImplementedError
 
     def save(self, item_id: str, result: Result, /) -> MaybeAwaitable[None]:
@@ -147,7 +167,7 @@ class BatchWorkflow(Generic[Params, Item, Result]):
     async def process(self, ctx: WorkflowContext[Params], item: Item, /) -> Result:
         """Process an item between `load` and `save`: by default call `execute` as one durable step.
 
-        Override it for several steps per item; it may use all of `ctx`.
+        Override it for several steps per item; it may use all of `ctx`. It cannot be combined with `execute_many`.
         """
         batch, layer = self.__batch__, cast("LayerContext[Params]", ctx)
         result = await layer.run_with_codec(batch.steps.process_item, batch.result_codec, as_async(self.execute), item)
@@ -184,7 +204,9 @@ class BatchWorkflow(Generic[Params, Item, Result]):
         """
         item_id = require_hook_scope(self.__batch__.name, "self.item_id").item_id
         if not item_id:
-            raise RuntimeError("self.item_id can only be used inside load, execute, process and save")
+            usage = "self.item_id can only be used inside load, execute, process and save"
+            many = "; execute_many has many items at once, so have load return each with its id"
+            raise RuntimeError(usage + many if "execute_many" in self.__batch__.defined_hooks else usage)
         return item_id
 
     async def unprocessed(self, ids: Sequence[str]) -> list[str]:

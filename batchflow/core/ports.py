@@ -4,6 +4,7 @@ import builtins
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, TypeVar
 
@@ -254,6 +255,56 @@ class Interrupts:
             self._on_request.pop((claim.id, claim.fence), None)
 
 
+class Groups:
+    """The claims of one worker that wait in groups, each of which is executed by one call, and these calls."""
+
+    __slots__ = ("_open", "calls", "capacity", "collectors", "context", "on_waiting", "waiting")
+
+    def __init__(self) -> None:
+        self.context = copy_context()
+        """A context in which the code of no claim has set anything."""
+        self.collectors: dict[object, Any] = {}
+        """The collectors of groups, each by its owner."""
+        self.capacity: int | None = None
+        """The number of claims that the worker may have at once; None: no limit is known."""
+        self.waiting = 0
+        """The number of claims in groups that are not called yet."""
+        self.calls: dict[Any, Claim] = {}
+        """The tasks of the calls that execute, each with a claim of its group."""
+        self.on_waiting: Callable[[], None] = _ignore
+        """Called when a claim begins to wait."""
+        self._open: dict[object, tuple[int, Callable[[], None]]] = {}
+
+    @property
+    def next_due(self) -> int | None:
+        """The first time, in ms since the epoch, at which a group has waited long enough; None if no group waits."""
+        return min((due for due, _ in self._open.values()), default=None)
+
+    def open(self, group: object, due: int, call: Callable[[], None]) -> None:
+        """Note a new group, which waits until `due`; `call` calls it, whether or not it is full."""
+        self._open[group] = due, call
+
+    def close(self, group: object, claims: int) -> None:
+        """Forget a group that is called, or has lost its claims; so many of them have waited."""
+        self.waiting -= claims
+        self._open.pop(group, None)
+
+    def call_due(self, now: int) -> None:
+        """Call the groups that have waited until `now`."""
+        for due, call in tuple(self._open.values()):
+            if due <= now:
+                call()
+
+    def call_all(self) -> None:
+        """Call the groups that wait for more claims, since none can come."""
+        for _, call in tuple(self._open.values()):
+            call()
+
+
+def _ignore() -> None:
+    """Do nothing: no dispatcher claims."""
+
+
 class Clock(Protocol):
     """A source of time. Tests replace it."""
 
@@ -468,10 +519,10 @@ class Runtime:
 
     `always_replay` suspends a run after every step, so that each is replayed. `step_override` is called before a step
     is executed, with run, name and function, and returns the function to execute instead. `expected_data` gets the
-    types of events that runs wait for. `interrupts` has the claims that the engine interrupts. `retry_record` repeats a
-    record that the store could not make for now, until it can; without it the attempt is given up. `client` is the
-    engine that delivers, and `lease` that of its worker: nothing starts while it may have ended. No step begins while
-    `backlog` is full. `observers` receive the events.
+    types of events that runs wait for. `interrupts` has the claims that the engine interrupts, `groups` those that wait
+    to be executed together. `retry_record` repeats a record that the store could not make for now, until it can;
+    without it the attempt is given up. `client` is the engine that delivers, and `lease` that of its worker: nothing
+    starts while it may have ended. No step begins while `backlog` is full. `observers` receive the events.
     """
 
     journaling: Journaling
@@ -487,6 +538,7 @@ class Runtime:
     expected_data: ExpectedData = field(default_factory=ExpectedData)
     retry_record: RecordRetry | None = None
     interrupts: Interrupts = field(default_factory=Interrupts)
+    groups: Groups = field(default_factory=Groups)
 
 
 class Handler(Protocol):

@@ -5,7 +5,7 @@ from types import MappingProxyType
 
 from batchflow.core.call import CALL_DESTINATION
 from batchflow.core.message import Claim
-from batchflow.core.ports import Backlog, Handler, Interrupts, Lease, LogNames, Runtime
+from batchflow.core.ports import Backlog, Groups, Handler, Interrupts, Lease, LogNames, Runtime
 from batchflow.core.settlement import Settlement
 
 _NO_NAMES: Mapping[str, LogNames] = MappingProxyType({})
@@ -36,6 +36,11 @@ class Courier:
     def backlog(self) -> Backlog | None:
         """The large values that wait to be written."""
         return self._runtime.backlog
+
+    @property
+    def groups(self) -> Groups:
+        """The groups in which claims that it delivers wait to be executed together."""
+        return self._runtime.groups
 
     @property
     def destinations(self) -> tuple[str, ...]:

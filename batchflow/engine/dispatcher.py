@@ -64,6 +64,11 @@ class Dispatcher:
         self._store = store
         self._courier = courier
         self._interrupts, self._backlog = courier.interrupts, courier.backlog
+        self.groups = courier.groups
+        """The groups in which its claims wait to be executed together."""
+        self.groups.on_waiting = self._check_groups
+        self.groups.capacity = concurrency
+        self._all_wait = asyncio.Event()
         self._worker = worker
         self._concurrency = concurrency
         self._clock = clock
@@ -103,7 +108,8 @@ class Dispatcher:
     def log_prefix_of(self, task: "asyncio.Task[Any] | None") -> str:
         """The prefix of the log lines about the claim that is delivered in a task. Safe to call from another thread."""
         found = (it.claim.destination for it in list(self._running.values()) if it.task is task)
-        return self._courier.log_prefix(next(found, ""))
+        of_group = self.groups.calls.get(task)
+        return self._courier.log_prefix(next(found, "") if of_group is None else of_group.destination)
 
     # Claiming
 
@@ -193,6 +199,14 @@ class Dispatcher:
         finally:
             timer.cancel()
 
+    def _check_groups(self) -> None:
+        """Call the groups that wait for more claims if none can come, since all that are active wait in groups."""
+        if len(self._running) - self._light_count > self.groups.waiting:
+            return
+        if self._free_slots <= 0 or (self._claiming is not None and self._claiming.done()):
+            self.groups.call_all()
+        self._all_wait.set()
+
     # Delivering and settling
 
     async def _deliver(self, claim: Claim) -> None:
@@ -234,6 +248,8 @@ class Dispatcher:
             self._slots_freed.set()
         # Messages that this settlement publishes or unblocks are claimed in the same transaction.
         self._wake.set()
+        if self.groups.waiting:
+            self._check_groups()
         return task
 
     def _settlement_of_error(self, claim: Claim, error: BaseException) -> Settlement:
@@ -340,20 +356,29 @@ class Dispatcher:
         return found
 
     async def join(self) -> None:
-        """Wait until all active claims are settled."""
-        while self._tasks:
-            await asyncio.wait(self._tasks)
+        """Wait until all active claims are settled, but for those that wait in groups for claims to come."""
+        while len(self._tasks) > self.groups.waiting:
+            self._all_wait.clear()
+            all_ended = asyncio.ensure_future(asyncio.wait(self._tasks))
+            all_wait = asyncio.ensure_future(self._all_wait.wait())
+            await asyncio.wait([all_ended, all_wait], return_when=asyncio.FIRST_COMPLETED)
+            all_ended.cancel()
+            all_wait.cancel()
+            executing = {it.task for it in self._running.values()}
+            if settling := self._tasks - executing:
+                await asyncio.wait(settling)
 
     async def stop(self, grace_s: float) -> int:
         """Wait up to `grace_s` for the active claims, release the rest, and return how many were released."""
+        self._check_groups()
         await self._wait_for_end(grace_s)
         self._stopping = True
         left = list(self._running.values())
         for delivery in left:
             self._interrupt(delivery, STOP_REASON)
-        if self._tasks:
+        if ending := {*self._tasks, *self.groups.calls}:
             # A task that swallows its cancellation or blocks a thread is left behind; its claim is reclaimed later.
-            await asyncio.wait(self._tasks, timeout=CANCEL_WAIT_S)
+            await asyncio.wait(ending, timeout=CANCEL_WAIT_S)
         self.outage.stop_retrying()
         return len(left)
 

@@ -417,6 +417,10 @@ class LayerContext(WorkflowContext[Payload]):
         self.effects: tuple[Effect, ...] = ()
         """The effects to write with the settlement when the function returns."""
 
+    def give_up(self) -> NoReturn:
+        """End the attempt without a trace, since the claim may be another worker's. This does not return."""
+        self._execution.give_up()
+
     def run_with_codec(
         self,
         name: str,

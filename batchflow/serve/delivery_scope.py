@@ -1,6 +1,7 @@
 """The delivery and step that code runs in, and the rules against waiting for the own app in a step."""
 
 from collections import Counter
+from collections.abc import Sequence
 from contextvars import ContextVar
 from typing import TypeAlias
 
@@ -26,22 +27,26 @@ class DeliveryScope:
     _waiting_since = 0.0
     _waited_s = 0.0
     _results: tuple[str, ...] = ()
+    beside: "Sequence[DeliveryScope]" = ()
+    """Deliveries whose values may be in an error of this one, since they shared a call."""
 
     def __init__(self, threads: Threads | None, runtime: Runtime | None = None, claim: Claim | None = None) -> None:
         self.threads = threads
         """The threads for plain functions; None: the executor of the event loop."""
-        self._runtime = runtime
-        self._claim = claim
+        self.runtime = runtime
+        """The runtime of this delivery; None in a dry run."""
+        self.claim = claim
+        """The claim that is delivered; None in a dry run, or for several claims."""
 
     @property
     def app(self) -> object:
         """The app of this delivery; None in a dry run."""
-        return None if self._runtime is None else self._runtime.client
+        return None if self.runtime is None else self.runtime.client
 
     @property
     def expected_data(self) -> ExpectedData | None:
         """Gets the types of the events that its run waits for; None in a dry run."""
-        return None if self._runtime is None else self._runtime.expected_data
+        return None if self.runtime is None else self.runtime.expected_data
 
     def keep_result(self, text: str) -> None:
         """Keep the stored text of a step's result that holds secrets, to know them in an error."""
@@ -49,13 +54,16 @@ class DeliveryScope:
 
     def printable(self, text: str) -> str:
         """Return the text of an error without the secrets of the message, of its batch and of its steps so far."""
-        if (claim := self._claim) is None:
-            return text
+        secrets = [secret for it in (self, *self.beside) for secret in it._secrets()]
+        return without_secrets(text, secrets) if secrets else text
+
+    def _secrets(self) -> list[str]:
+        if (claim := self.claim) is None:
+            return []
         steps = (it.value for it in claim.journal)
         stored = (claim.body, claim.params, claim.data, *steps, *self._results)
         secrets = [secret for it in stored if it is not None for secret in secret_texts(it)]
-        secrets += [value for name, value in claim.headers.items() if is_credential(name)]
-        return without_secrets(text, secrets)
+        return secrets + [value for name, value in claim.headers.items() if is_credential(name)]
 
     def count_status_read(self, id: str) -> int:
         """Count a read of an unfinished run or batch by the current step, and return the count."""
@@ -70,8 +78,8 @@ class DeliveryScope:
         if is_waiting:
             if not self._waiting_calls:
                 self._waiting_since = now
-                if self._runtime is not None and self._claim is not None:
-                    self._runtime.interrupts.set_thread_wait(self._claim, self.thread_wait_s)
+                if self.runtime is not None and self.claim is not None:
+                    self.runtime.interrupts.set_thread_wait(self.claim, self.thread_wait_s)
             self._waiting_calls += 1
             return
         self._waiting_calls -= 1

@@ -626,8 +626,12 @@ class Execution:
     async def _check_lease(self, lease: Lease) -> None:
         """End the attempt when the lease has ended: another worker may have executed the step meanwhile."""
         if not await lease.holds(self._lease_losses):
-            self.end("lost")
-            raise asyncio.CancelledError
+            self.give_up()
+
+    def give_up(self) -> NoReturn:
+        """End the attempt without a trace, since its claim may be another worker's."""
+        self.end("lost")
+        raise asyncio.CancelledError
 
     # The end
 

@@ -5,6 +5,7 @@ import dis
 import functools
 import re
 import signal
+import socket
 import threading
 import traceback
 from collections.abc import Iterator
@@ -63,6 +64,29 @@ def rate_limit(error: BaseException) -> RateLimited | None:
     if not limits or len(limits) < len(members):
         return None
     return max(limits, key=lambda limit: limit.delay_ms or 0)
+
+
+def concerns_whole_call(error: BaseException) -> bool:
+    """Return whether a call for several items failed for a reason that lies in none of them.
+
+    That is a `RateLimited`, a `RetryAfter`, a timeout, a lost or refused connection, or a cancellation, also if it was
+    raised as another error while it was being handled; of an exception group all members have to be such.
+    """
+    return all(_has_outer_cause(member) for member in _leaf_errors(error))
+
+
+_OUTER_CAUSES = (RateLimited, RetryAfter, TimeoutError, ConnectionError, socket.gaierror, asyncio.CancelledError)
+
+
+def _has_outer_cause(error: BaseException) -> bool:
+    at: BaseException | None = error
+    seen = set[int]()
+    while at is not None and id(at) not in seen:
+        if isinstance(at, _OUTER_CAUSES):
+            return True
+        seen.add(id(at))
+        at = at.__cause__ or (None if at.__suppress_context__ else at.__context__)
+    return False
 
 
 def rate_limit_delay_ms(limit: RateLimited, policy: RetryPolicy) -> int:

@@ -2,10 +2,12 @@
 
 import asyncio
 import itertools
+from functools import partial
 from typing import NamedTuple
 
 from batchflow.app import Batchflow
 from batchflow.core.message import ClaimResult
+from batchflow.core.ports import Groups
 from batchflow.core.store import Store
 from batchflow.engine.dispatcher import Dispatcher
 from batchflow.engine.observers import CountingObserver
@@ -52,9 +54,18 @@ async def drive(app: Batchflow, clock: ManualClock, *, rounds: int = 10_000, unt
     dispatcher, tally = app.engine.make_dispatcher(worker), CountingObserver()
     with app.engine.observers.observing(tally):
         for _ in range(rounds):
+            active = dispatcher.active_count
             claimed = await _claim_until_crash(store, dispatcher)
             app.engine.write_log()
-            if not claimed.claims and not await _advance_clock(store, worker, claimed.next_due, clock, until):
+            # The end of a group may have made others due since the claim.
+            has_ended = dispatcher.active_count < active
+            if (
+                claimed.claims
+                or has_ended
+                or await _call_groups(store, worker, dispatcher.groups, claimed.next_due, clock, until)
+            ):
+                continue
+            if not await _advance_clock(store, worker, claimed.next_due, clock, until):
                 break
         else:
             raise StillWaiting(
@@ -96,6 +107,20 @@ async def _run_round(dispatcher: Dispatcher) -> ClaimResult:
     claimed = await dispatcher.claim_once()
     await dispatcher.join()
     return claimed
+
+
+async def _call_groups(
+    store: Store, worker: str, groups: Groups, next_due: int | None, clock: ManualClock, until: int | None
+) -> bool:
+    """Call the groups that have waited long enough before something else is due; return False if there are none."""
+    now, due = clock.now(), groups.next_due
+    if due is None or (next_due is not None and now < next_due < due and (until is None or next_due <= until)):
+        return False
+    clock.move_to(max(now, due if until is None else min(due, until)))
+    await store.register(worker, LEASE_MS)
+    # After `until` nothing moves the clock any more.
+    (groups.call_all if until is not None and due > until else partial(groups.call_due, clock.now()))()
+    return True
 
 
 async def _advance_clock(

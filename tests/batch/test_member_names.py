@@ -49,10 +49,14 @@ SLIPS: list[tuple[str, Any, str]] = [
     ("on_failure", one, "write on_complete(self, summary)"),
     ("failure_function", one, "write on_complete(self, summary)"),
     ("on_startup", one, "write @flow.resource"),
+    ("max_batch_size", 20, "write group_size = 20"),
+    ("batch_wait", "2s", "write group_wait = '2s'"),
+    ("group_concurrency", 4, "write group_parallelism = 4"),
 ]
 
 OWN: list[tuple[str, Any]] = [
     *[(f"_{name}", value) for name, value, _ in SLIPS],
+    ("execute_one", one),
     ("fetch_page", three),
     ("fetcher", three),
     ("loader", one),
@@ -82,6 +86,18 @@ def test_a_slip_is_found_when_the_class_is_made(name: str, value: Any, said: str
     assert f"'{name}' of Orders" in str(caught.value)
     assert said in str(caught.value)
     assert f"name it _{name}" in str(caught.value)
+
+
+def test_words_for_many_items_are_explained() -> None:
+    """Beside `execute` they may be helpers; in a class with `execute_many`, `batch_size` means that of its groups."""
+    for name in ("execute_batch", "process_many", "execute_all"):
+        with pytest.raises(ConfigurationError, match="does nothing; write execute_many"):
+            made(execute=None, **{name: one})
+        assert made(**{name: one})
+    with pytest.raises(ConfigurationError, match="write group_size = 20"):
+        made(execute=None, execute_many=one, batch_size=20)
+    with pytest.raises(ConfigurationError, match="write page_size = 20"):
+        made(batch_size=20)
 
 
 @pytest.mark.parametrize(("name", "value"), OWN)

@@ -1,7 +1,7 @@
 """Classes that are rejected, and the messages."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import new_class
 from typing import Any
 
@@ -10,6 +10,7 @@ from pydantic import AliasChoices, BaseModel, Field
 
 from batchflow.batch.hooks import HOOK_NAMES
 from batchflow.batch.workflow import BatchWorkflow, NoParams, Page
+from batchflow.core.flow import FlowControl
 from batchflow.errors import ConfigurationError
 from batchflow.serve.context import WorkflowContext
 from tests.batch.samples import Audience, Greeting, User
@@ -40,6 +41,11 @@ async def yields(self: object, params: Any, cursor: str | None, limit: int) -> A
     yield Page(ids=[])
 
 
+async def many(self: object, item_ids: list[str]) -> list[None]: ...  # pyright: ignore[reportReturnType]
+async def gives_one(self: object, users: Sequence[User]) -> Greeting: ...
+async def gives_texts(self: object, users: list[User]) -> list[str | ValueError]: ...
+async def loads_user(self: object, user_id: str) -> User | None: ...
+async def async_process(self: object, ctx: WorkflowContext[Any], item: str) -> None: ...
 def sync_process(self: object, ctx: WorkflowContext[Any], item: str) -> None: ...
 async def loads_text(self: object, user_id: str) -> str | None: ...
 async def executes_user(self: object, user: User) -> Greeting: ...
@@ -47,6 +53,7 @@ async def executes_user(self: object, user: User) -> Greeting: ...
 
 FETCH = "async def fetch(self, params: NoParams, cursor: str | None, limit: int) -> Page"
 EXECUTE = "async def execute(self, item_id: str) -> None"
+MANY = "async def execute_many(self, item_ids: list[str]) -> Sequence[None]"
 TYPED = BatchWorkflow[Audience, User, Greeting]
 
 
@@ -104,6 +111,64 @@ REFUSED: list[tuple[str, Callable[[], object], str]] = [
         lambda: made(TYPED, load=loads_text, execute=executes_user),
         "Orders.load declares that it returns str | None, not User | None; write: "
         "async def load(self, item_id: str) -> User | None",
+    ),
+    (
+        "no execute_many",
+        lambda: made(execute=None, executemany=execute),
+        "Unknown hook 'executemany' of Orders; did you mean 'execute_many'?",
+    ),
+    (
+        "execute twice",
+        lambda: made(execute_many=many),
+        "Orders has execute and execute_many, and an item is processed by one of them; remove the other",
+    ),
+    (
+        "process and execute_many",
+        lambda: made(execute=None, execute_many=many, process=async_process),
+        "Orders has process and execute_many, and an item is processed by one of them; remove the other",
+    ),
+    (
+        "group of no execute_many",
+        lambda: made(group_size=20),
+        f"Orders.group_size does nothing, since the class has no execute_many; write: {MANY}",
+    ),
+    (
+        "one item of execute_many",
+        lambda: made(execute=None, execute_many=execute),
+        f"Orders.execute_many declares 'item_id: str' but is given list[str]; write: {MANY}",
+    ),
+    (
+        "one result of execute_many",
+        lambda: made(TYPED, execute=None, execute_many=gives_one, load=loads_user),
+        "Orders.execute_many declares that it returns Greeting, not one Greeting for each item; write: "
+        "async def execute_many(self, items: list[User]) -> Sequence[Greeting]",
+    ),
+    (
+        "other results of execute_many",
+        lambda: made(TYPED, execute=None, execute_many=gives_texts, load=loads_user),
+        "Orders.execute_many declares that it returns list[str | ValueError], not one Greeting for each item; write: "
+        "async def execute_many(self, items: list[User]) -> Sequence[Greeting]",
+    ),
+    (
+        "size",
+        lambda: made(execute=None, execute_many=many, group_size=0),
+        "Orders.group_size cannot be 0; write a whole number from 1 to 10,000, such as 50",
+    ),
+    (
+        "wait",
+        lambda: made(execute=None, execute_many=many, group_wait=0),
+        "Orders.group_wait cannot be 0; write a duration such as '15m'",
+    ),
+    (
+        "group parallelism",
+        lambda: made(execute=None, execute_many=many, group_parallelism=0),
+        "Orders.group_parallelism cannot be 0; write a whole number of 1 or more, or None for no limit",
+    ),
+    (
+        "group larger than what is under way",
+        lambda: made(execute=None, execute_many=many, execute_flow=FlowControl(parallelism=10)),
+        "Orders.group_size is 50 and execute_flow lets 10 items be under way at once, so that no group can ever be "
+        "full; write execute_flow = FlowControl(parallelism=100, …), which counts items, or group_size = 10",
     ),
     (
         "sync process",

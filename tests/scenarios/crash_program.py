@@ -1,11 +1,13 @@
 """A program that is killed over and over: it runs one batch and writes a line for whatever it executes.
 
-`python -m tests.scenarios.crash_program DATABASE LOG ITEMS`: starts the batch, or goes on with it, and ends with it.
+`python -m tests.scenarios.crash_program DATABASE LOG ITEMS HOOK`: starts the batch, or goes on with it, and ends with
+it. HOOK is `execute`, or `execute_many` for calls of many items.
 """
 
 import asyncio
 import os
 import sys
+from collections.abc import Sequence
 
 from pydantic import BaseModel
 
@@ -22,7 +24,7 @@ class Item(BaseModel):
     size: int
 
 
-class Crashing(BatchWorkflow[NoParams, Item, str]):
+class Logged(BatchWorkflow[NoParams, Item, str], abstract=True):
     """Three steps per item, each of which leaves a line in the log before it returns."""
 
     name = "crashing"
@@ -47,10 +49,6 @@ class Crashing(BatchWorkflow[NoParams, Item, str]):
         self.note("get-item", item_id)
         return Item(id=item_id, size=len(item_id))
 
-    async def execute(self, item: Item) -> str:
-        self.note("process-item", item.id)
-        return f"done {item.id}"
-
     async def save(self, item_id: str, result: str) -> None:
         self.note("save-result", item_id)
 
@@ -58,13 +56,34 @@ class Crashing(BatchWorkflow[NoParams, Item, str]):
         self.note("on-complete", summary.id)
 
 
-async def main(database: str, log: str, items: int) -> None:
+class Crashing(Logged):
+    """One call for each item."""
+
+    async def execute(self, item: Item) -> str:
+        self.note("process-item", item.id)
+        return f"done {item.id}"
+
+
+class CrashingGroups(Logged):
+    """One call for a few items."""
+
+    group_size = 8
+    group_wait = "20ms"
+
+    async def execute_many(self, items: Sequence[Item]) -> list[str]:
+        for item in items:
+            self.note("process-item", item.id)
+        await asyncio.sleep(0)
+        return [f"done {item.id}" for item in items]
+
+
+async def main(database: str, log: str, items: int, hook: str) -> None:
     flow = Batchflow(f"sqlite:///{database}", concurrency=CONCURRENCY)
-    crashing = flow.add(Crashing(log, items))
+    crashing = flow.add({"execute": Crashing, "execute_many": CrashingGroups}[hook](log, items))
     async with flow:
         batch = await crashing.trigger(dedup_id=DEDUP)
         await batch.wait()
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3])))
+    asyncio.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4]))

@@ -24,14 +24,23 @@ STEPS = {1: "get-item", 2: "process-item", 3: "save-result"}
 class Killed:
     """The program, its database and its log."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, hook: str) -> None:
+        self.hook = hook
         self.database = folder / "crash.db"
         self.log = folder / "log"
         self.log.touch()
         self.output = folder / "output"
 
     def start(self) -> "subprocess.Popen[bytes]":
-        command = [sys.executable, "-m", "tests.scenarios.crash_program", self.database, self.log, str(ITEMS)]
+        command = [
+            sys.executable,
+            "-m",
+            "tests.scenarios.crash_program",
+            self.database,
+            self.log,
+            str(ITEMS),
+            self.hook,
+        ]
         with self.output.open("ab") as output:
             return subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output)
 
@@ -58,13 +67,13 @@ class Killed:
             return connection.execute(sql).fetchall()
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize(("hook", "seed"), [("execute", 1), ("execute", 2), ("execute_many", 3)])
 def test_crash_loses_no_item_and_repeats_only_what_was_in_flight(
-    tmp_path: Path, seed: int, record_property: Callable[[str, object], None]
+    tmp_path: Path, hook: str, seed: int, record_property: Callable[[str, object], None]
 ) -> None:
     """Killed up to ten times at random moments; each time the next start goes on where the last one was cut off."""
     chance = random.Random(seed)
-    killed = Killed(tmp_path)
+    killed = Killed(tmp_path, hook)
     kills = 0
     for _ in range(KILLS):
         process = killed.start()

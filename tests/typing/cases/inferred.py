@@ -1,6 +1,7 @@
 """What is inferred of workflows, steps and served functions."""
 
-from collections.abc import AsyncIterator, Awaitable
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from typing import assert_type
 from uuid import uuid4
 
@@ -11,6 +12,7 @@ from batchflow import (
     BatchHandle,
     BatchWorkflow,
     FlowControl,
+    NonRetryable,
     NoParams,
     Page,
     RetryPolicy,
@@ -53,6 +55,23 @@ class Brought(BatchWorkflow[Params, User, str]):
         return user.id
 
 
+class Embedded(BatchWorkflow[Params, User, list[float]], ids_only=True):
+    group_size = 100
+    group_wait = "500ms"
+    group_parallelism = 4
+
+    async def load(self, item_id: str) -> User | None:
+        return User(id=item_id)
+
+    async def execute_many(self, items: Sequence[User]) -> list[list[float] | NonRetryable]:
+        return [[float(len(user.id))] if user.id else NonRetryable("empty") for user in items]
+
+
+class Counted(BatchWorkflow[Params, str, int], ids_only=True):
+    def execute_many(self, ids: list[str]) -> tuple[int, ...]:
+        return tuple(len(id) for id in ids)
+
+
 class Numbers(BatchWorkflow):
     def fetch(self, params: NoParams, cursor: str | None, limit: int) -> Page:
         return Page(ids=[1, 2]) if cursor is None else Page(ids=[uuid4()])
@@ -88,6 +107,34 @@ def count(user_id: str) -> int:
 assert_type(greet, BatchFunction[str, Awaitable[str]])
 assert_type(count, BatchFunction[int, int])
 either: Workflow[NoParams, str] = greet
+
+
+@flow.batch
+async def embed(user_ids: list[str]) -> list[list[float]]:
+    return [[float(len(id))] for id in user_ids]
+
+
+@flow.batch(ids=["a"], group_size=100, group_wait="1s", group_parallelism=2)
+def measure(ids: Sequence[str]) -> list[int | Exception]:
+    return [len(id) or ValueError(id) for id in ids]
+
+
+@flow.batch
+async def gathered(ids: list[str]) -> list[str | BaseException]:
+    return await asyncio.gather(*(greet(id) for id in ids), return_exceptions=True)
+
+
+vectors: Workflow[NoParams, list[float]] = embed
+texts: Workflow[NoParams, str] = gathered
+measured: Workflow[NoParams, int] = measure
+
+
+async def call_many() -> None:
+    """A function of many ids is called with a list of them."""
+    first = (await embed(["ada"]))[0]
+    assert_type(first, list[float] | Exception | BaseException)
+    assert_type((await vectors.trigger()).id, str)
+    assert_type(measure(["ada"])[0], int | Exception | BaseException)
 
 
 async def call() -> None:

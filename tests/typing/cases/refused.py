@@ -27,6 +27,24 @@ class WrongResult(BatchWorkflow[Params, str, str]):
         return len(item)
 
 
+class WrongItems(BatchWorkflow[Params, int, str], ids_only=True):
+    # expect-error: "overrides class .BatchWorkflow. in an incompatible manner"
+    async def execute_many(self, items: list[str]) -> list[str]:
+        return items
+
+
+class WrongResults(BatchWorkflow[Params, str, str], ids_only=True):
+    # expect-error: "overrides class .BatchWorkflow. in an incompatible manner"
+    async def execute_many(self, items: list[str]) -> list[int]:
+        return [len(item) for item in items]
+
+
+class OneResult(BatchWorkflow[Params, str, int], ids_only=True):
+    # expect-error: "overrides class .BatchWorkflow. in an incompatible manner"
+    async def execute_many(self, items: list[str]) -> int:
+        return len(items)
+
+
 # expect-error: "cannot be assigned to type variable"
 class WrongParams(BatchWorkflow[int]):
     async def execute(self, item: str) -> None:
