@@ -3,23 +3,38 @@
 import re
 from collections.abc import Iterable
 from datetime import timedelta
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from batchflow.core.duration import Duration, to_ms
+from batchflow.core.duration import Duration, format_duration, to_ms
 from batchflow.core.secrets import printable_store_url
 from batchflow.errors import ConfigurationError
 from batchflow.serve.app_url import check_url, origin_of, without_credentials
+from batchflow.serve.validation import format_value
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 
 def _span(value: Duration) -> timedelta:
     # Variables are text: a bare number in it is seconds, as everywhere else.
     if isinstance(value, str) and value.strip().isdecimal():
         value = int(value)
-    return timedelta(milliseconds=to_ms(value, option="it"))
+    try:
+        return timedelta(milliseconds=to_ms(value, option="it"))
+    except ConfigurationError as error:
+        longest = " of at most 36500d" if "longer" in str(error) else ""
+        raise ValueError(f"write a duration{longest}, such as '30s' or '7d'") from error
+
+
+def _whole(value: object) -> object:
+    if isinstance(value, bool):
+        raise PydanticCustomError("int_type", "a bool")
+    return value
 
 
 _NAME = re.compile(r"[A-Za-z0-9._:@-]{1,80}")
@@ -65,6 +80,9 @@ def _origin(value: str) -> str:
     return origin
 
 
+Count = Annotated[int, BeforeValidator(_whole)]
+"""A whole number."""
+
 Span = Annotated[timedelta, BeforeValidator(_span)]
 """A duration: seconds, or a text such as "10s" or "7d"."""
 
@@ -83,28 +101,30 @@ class Settings(BaseSettings):
         description="where the ledger of processed items is kept, if not in the store: redis://HOST:PORT",
     )
     namespace: str = Field(default="batchflow", description="separates programs that share a Redis server")
-    concurrency: int = Field(default=256, ge=1, le=100_000, description="runs at the same time in one process")
+    concurrency: Count = Field(default=256, ge=1, le=100_000, description="runs at the same time in one process")
     worker_name: Annotated[str | None, BeforeValidator(_name)] = Field(
         default=None, description="the prefix of the names of workers; by default the machine's name"
     )
-    threads: int = Field(default=40, ge=1, le=1_000, description="threads that sync hooks and functions run in")
+    threads: Count = Field(default=40, ge=1, le=1_000, description="threads that sync hooks and functions run in")
     grace: Span = Field(default=timedelta(seconds=10), description="how long a stop waits for running work")
     retention: Span = Field(
         default=timedelta(days=7), gt=timedelta(0), description="how long ended batches, runs and dead letters are kept"
     )
-    synchronous: Literal["FULL", "NORMAL"] = Field(default="FULL", description="SQLite's PRAGMA synchronous")
-    max_value: int = Field(
+    synchronous: Annotated[Literal["FULL", "NORMAL"], BeforeValidator(_upper)] = Field(
+        default="FULL", description="SQLite's PRAGMA synchronous"
+    )
+    max_value: Count = Field(
         default=1_048_576,
         ge=1_024,
         le=268_435_456,
         description="the largest payload, result or event that is stored, in bytes of JSON",
     )
-    max_body: int | None = Field(
+    max_body: Count | None = Field(
         default=None,
         ge=1_024,
         description="the largest request body the endpoints take, in bytes; by default as much as a value may have",
     )
-    max_ids: int = Field(default=10_000, ge=1, description="the most ids that one request may name")
+    max_ids: Count = Field(default=10_000, ge=1, description="the most ids that one request may name")
     token: Annotated[SecretStr | None, AfterValidator(_token)] = Field(
         default=None, description="the secret that requests send as 'Authorization: Bearer …', to all but webhooks"
     )
@@ -155,16 +175,44 @@ class Settings(BaseSettings):
 
 def _sentence(error: ValidationError) -> str:
     first = error.errors()[0]
-    name = str(first["loc"][0])
+    name = str(first["loc"][0]).lower()
     # The error does not tell which of its two names was set.
-    variable = "APP_URL or BATCHFLOW_APP_URL" if name.lower() == "app_url" else f"BATCHFLOW_{name.upper()}"
-    why = first["msg"].removeprefix("Value error, ")
-    why = why[:1].lower() + why[1:]
-    if first["loc"][0] in ("grace", "retention"):
-        why = "write a duration of more than nothing, such as '30s' or '7d'"
+    variable = "APP_URL or BATCHFLOW_APP_URL" if name == "app_url" else f"BATCHFLOW_{name.upper()}"
     # The input may be a secret, or a part of one.
-    shown = "what it is" if name == "token" else repr(_printable(name.lower(), first["input"]))
-    return f"the setting '{name}' ({variable}) cannot be {shown}: {why}"
+    shown = "have this value" if name == "token" else f"be {_format(name, first['input'])}"
+    return f"the setting '{name}' ({variable}) cannot {shown}: {_want(name, first)}"
+
+
+def _want(name: str, error: "ErrorDetails") -> str:
+    """The values that a setting takes, as an instruction."""
+    match error["type"]:
+        case "value_error":
+            return error["msg"].removeprefix("Value error, ")
+        case "bool_parsing" | "bool_type":
+            return "write true or false"
+        case "literal_error":
+            expected = str(error.get("ctx", {}).get("expected"))
+            return "write " + expected.replace("'", "")
+        case "greater_than":
+            return "write a duration of more than nothing, such as '7d'"
+        case _:
+            return _range_of(name)
+
+
+def _range_of(name: str) -> str:
+    limits: dict[str, int] = {}
+    for constraint in Settings.model_fields[name].metadata:
+        limits |= {kind: getattr(constraint, kind) for kind in ("ge", "le") if hasattr(constraint, kind)}
+    least, most = limits.get("ge"), limits.get("le")
+    if least is None:
+        return "write a text"
+    return f"write a whole number {f'of {least:,} or more' if most is None else f'from {least:,} to {most:,}'}"
+
+
+def _format(name: str, value: object) -> str:
+    if isinstance(value, timedelta):
+        return repr(format_duration(round(value.total_seconds() * 1000)))
+    return format_value(_printable(name, value))
 
 
 def _printable(name: str, value: object) -> object:

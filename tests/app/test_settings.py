@@ -112,3 +112,43 @@ def test_a_limit_of_values_that_is_none_is_refused(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("BATCHFLOW_MAX_VALUE", size)
     with pytest.raises(ConfigurationError, match=r"the setting 'max_value' \(BATCHFLOW_MAX_VALUE\) cannot be "):
         Batchflow("sqlite://")
+
+
+WRONG_VALUES = {
+    "BATCHFLOW_CONCURRENCY=many": "write a whole number from 1 to 100,000",
+    "BATCHFLOW_THREADS=0": "write a whole number from 1 to 1,000",
+    "BATCHFLOW_MAX_BODY=1": "write a whole number of 1,024 or more",
+    "BATCHFLOW_MAX_IDS=1e3x": "write a whole number of 1 or more",
+    "BATCHFLOW_SYNCHRONOUS=off": "write FULL or NORMAL",
+    "BATCHFLOW_ADMIN_ACCESS=all": "write loopback or app",
+    "BATCHFLOW_LOG_LEVEL=loud": "write DEBUG, INFO, WARNING, ERROR or CRITICAL",
+    "BATCHFLOW_ALWAYS_REPLAY=maybe": "write true or false",
+    "BATCHFLOW_GRACE=soon": "write a duration, such as '30s' or '7d'",
+    "BATCHFLOW_GRACE=99999d": "write a duration of at most 36500d, such as '30s' or '7d'",
+    "BATCHFLOW_RETENTION=0": "write a duration of more than nothing, such as '7d'",
+    "BATCHFLOW_TOKEN=": "cannot have this value: write letters, digits and signs of ASCII",
+    "BATCHFLOW_ALLOWED_ORIGINS=app": "write origins such as https://app.example.com",
+}
+
+
+@pytest.mark.parametrize(("variable", "want"), WRONG_VALUES.items(), ids=WRONG_VALUES)
+def test_a_wrong_value_is_told_with_what_to_write(monkeypatch: pytest.MonkeyPatch, variable: str, want: str) -> None:
+    """In one sentence, with the variable."""
+    name, _, value = variable.partition("=")
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigurationError) as caught:
+        Batchflow("sqlite://")
+    sentence = str(caught.value)
+    assert (f"({name}) cannot " in sentence, want in sentence, "nput should" in sentence) == (True, True, False)
+
+
+def test_a_bool_is_not_a_number() -> None:
+    """True would be one run at a time."""
+    with pytest.raises(ConfigurationError, match="cannot be True"):
+        Batchflow("sqlite://", concurrency=True)
+
+
+def test_words_are_taken_in_any_case() -> None:
+    """As people write them."""
+    settings = Settings.load(synchronous="normal", log_level="debug")
+    assert (settings.synchronous, settings.log_level) == ("NORMAL", "DEBUG")
