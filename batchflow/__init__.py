@@ -3,6 +3,7 @@
 from batchflow.app import Batchflow
 from batchflow.batch.bound import Workflow
 from batchflow.batch.handle import BatchHandle
+from batchflow.batch.item_failure import ItemFailure
 from batchflow.batch.status import BatchSummary
 from batchflow.batch.workflow import BatchWorkflow, NoParams, Page
 from batchflow.core.flow import FlowControl
@@ -10,6 +11,7 @@ from batchflow.core.retry import RetryPolicy
 from batchflow.core.secrets import Secret
 from batchflow.errors import BatchflowError, NonRetryable, RateLimited, RetryAfter, StepFailed
 from batchflow.serve.context import WorkflowContext
+from batchflow.serve.failure_functions import RunFailure
 
 __all__ = [
     "BatchHandle",
@@ -18,12 +20,14 @@ __all__ = [
     "Batchflow",
     "BatchflowError",
     "FlowControl",
+    "ItemFailure",
     "NoParams",
     "NonRetryable",
     "Page",
     "RateLimited",
     "RetryAfter",
     "RetryPolicy",
+    "RunFailure",
     "Secret",
     "StepFailed",
     "Workflow",

@@ -16,6 +16,7 @@ from collections.abc import (
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from inspect import signature
 from typing import TYPE_CHECKING, Any, Literal, Never, ParamSpec, TypeVar, Unpack, cast, overload
 
@@ -25,10 +26,11 @@ from batchflow.batch import operations
 from batchflow.batch.bound import Workflow, bind
 from batchflow.batch.function import BatchDecorator, BatchFunction, IdSource, bind_function, function_workflow
 from batchflow.batch.handle import BatchHandle
+from batchflow.batch.item_failure import ItemFailure
 from batchflow.batch.logs import BatchEndLog, ProgressLog
 from batchflow.batch.names import kebab_case
 from batchflow.batch.operations import BatchSelection, Selection, as_ids
-from batchflow.batch.workflow import BatchWorkflow
+from batchflow.batch.workflow import BatchWorkflow, NoParams
 from batchflow.core.codec import SizeLimit
 from batchflow.core.duration import Duration
 from batchflow.core.flow import LIMIT_WORDS, FlowControl
@@ -41,6 +43,7 @@ from batchflow.core.store import Ledger, Store
 from batchflow.core.suggestions import check_options, did_you_mean, explains_options
 from batchflow.engine.clock import SystemClock, SystemEntropy
 from batchflow.engine.engine import Engine
+from batchflow.engine.failure_url import CodeFailureUrl
 from batchflow.engine.observers import VerboseLog
 from batchflow.engine.options import EngineOptions
 from batchflow.engine.signals import on_signal, on_stop_signals
@@ -52,9 +55,9 @@ from batchflow.serve import runs
 from batchflow.serve.app_url import PublicUrl, RouterPath
 from batchflow.serve.context import WorkflowContext
 from batchflow.serve.endpoint import Endpoint
+from batchflow.serve.failure_functions import RunFailure, check_failure_options
 from batchflow.serve.functions import (
     ServedFunction,
-    check_failure_options,
     check_route,
     serve_function,
     serve_retry_policy,
@@ -167,6 +170,7 @@ class Batchflow:
                 limit=SizeLimit(self.settings.max_value),
             ),
         )
+        self.engine.failure_urls.signing_key = self.settings.qstash_current_signing_key
         self.engine.report_progress = ProgressLog(self.engine, self._workflows).write
         end_log = BatchEndLog(self.engine)
         self.engine.observers.add(end_log)
@@ -236,6 +240,7 @@ class Batchflow:
         group_size: int = ...,
         group_wait: Duration = ...,
         group_parallelism: int | None = None,
+        on_item_failure: Callable[[ItemFailure[NoParams]], Any] | None = None,
     ) -> BatchDecorator: ...
     def batch(self, fn: Any = None, **options: Any) -> Any:
         """The shortest batch: a function of one id, `@flow.batch` or `@flow.batch(ids=source)`.
@@ -245,8 +250,9 @@ class Batchflow:
 
         `ids` is a sequence, or a function that returns one, a generator or an async generator; without it every
         trigger names its ids. `flow` limits the items (None: unlimited) and `timeout` an attempt; they are
-        `execute_flow` and `item_timeout` of a class. The other options are those of a class. Pages have no limits
-        unless `paginate_flow` sets some.
+        `execute_flow` and `item_timeout` of a class. `on_item_failure` is a function, called with an `ItemFailure` once
+        an item has failed for good. The other options are those of a class. Pages have no limits unless
+        `paginate_flow` sets some.
 
         Calling what this returns calls the function itself: `await greet("ada")`.
         """
@@ -270,7 +276,7 @@ class Batchflow:
         retry_delay: RetryPolicy | Duration | None = None,
         flow_control: FlowControl | None = None,
         timeout: Duration | None = None,
-        failure_function: Callable[..., Any] | None = None,
+        failure_function: Callable[[RunFailure[Any]], Any] | None = None,
         failure_url: str | None = None,
         initial_payload_parser: Callable[[str], Any] | None = None,
         label: str | None = None,
@@ -285,14 +291,15 @@ class Batchflow:
         Its runs wait under the key of `flow_control`, by default the route's words joined by dots. `retry` is the
         policy of its steps and of itself; instead of it `retries` and `retry_delay` say as much: a duration, or
         QStash's expression in ms, such as "pow(2, retried) * 1000". `timeout` is how long one attempt may take (1 hour;
-        durable waits do not count). `initial_payload_parser` makes a payload of a request's body that is not JSON.
+        durable waits do not count). `failure_function`, an `async def` or `def`, is called with a `RunFailure` once a
+        run has failed for good, in a message of its own that is retried; without one, `failure_url` gets a POST of the
+        same in QStash's JSON. `initial_payload_parser` makes a payload of a request's body that is not JSON.
         `label` is that of runs that are triggered without one. `verbose` logs what the engine does, event by event.
         `url` is the function's own public URL, or `base_url` the app's, for webhooks; else UPSTASH_WORKFLOW_URL or
         APP_URL of `env`, which is what `ctx.env` shows (os.environ), else the request's.
 
         Raises:
-            ConfigurationError: the signature or an option is wrong; `failure_function` and `failure_url` are not
-                delivered yet.
+            ConfigurationError: a signature or an option is wrong.
             DuplicateNameError: the route is served already.
         """
         check_route(route)
@@ -319,10 +326,16 @@ class Batchflow:
                 initial_payload_parser=initial_payload_parser,
                 label=label,
                 verbose=verbose,
+                failure_function=failure_function,
+                failure_url=failure_url,
                 public_url=public_url,
                 env=environment,
             )
-            self._register_endpoints((served.endpoint,))
+            self._register_endpoints(served.endpoints)
+            if served.endpoint.failure_url is not None:
+                public = self._endpoints[route].public_url
+                known = CodeFailureUrl(served.endpoint.failure_url, partial(public.url_of, route))
+                self.engine.failure_urls.by_destination[route] = known
             self._limits.append(served.endpoint.flow)
             if served.endpoint.verbose:
                 if not self._verbose:
@@ -712,6 +725,7 @@ _WORDS_OF_BATCH = {
     **dict.fromkeys(("retries", *RETRIES_WORDS), "retry=RetryPolicy(retries=…)"),
     "retry_delay": "retry=RetryPolicy(first=…, factor=1)",
     "batch_size": "page_size=…, or group_size=… for a function of many ids",
+    **dict.fromkeys(("failure_function", "on_failure", "on_error"), "on_item_failure=…"),
 }
 _WORDS_OF_SERVE = {
     **{word: f"flow_control=FlowControl({limit})" for word, limit in _LIMITS.items()},
@@ -720,6 +734,7 @@ _WORDS_OF_SERVE = {
     "item_timeout": "timeout=…",
     **RETRIES_WORDS,
     "name": "the route: the name is made of it",
+    **dict.fromkeys(("on_failure", "on_item_failure", "on_error"), "failure_function=…"),
 }
 _BATCH_OPTIONS = tuple(signature(function_workflow).parameters)[1:]
 _REDIS = frozenset({"redis", "rediss", "unix", "redis+cluster", "rediss+cluster", "redis+sentinel", "rediss+sentinel"})

@@ -63,6 +63,7 @@ HOOK_STEPS: Mapping[str, str] = {
     "execute_many": "process-items",
     "save": "save-result",
     "on_complete": "on-complete",
+    "on_item_failure": "on-item-failure",
 }
 """The steps of a workflow's hooks, which are named after the pattern: `{workflow}:process-item` is `execute`."""
 

@@ -67,6 +67,10 @@ def _token(value: SecretStr | None) -> SecretStr | None:
     return value
 
 
+def _signing_key(value: SecretStr | None) -> SecretStr | None:
+    return value if value is not None and value.get_secret_value() else None
+
+
 def _origins(value: object) -> object:
     if not isinstance(value, str):
         return value
@@ -144,6 +148,11 @@ class Settings(BaseSettings):
     )
     always_replay: bool = Field(
         default=False, description="suspend every run after each of its steps, to exercise replay all the time"
+    )
+    qstash_current_signing_key: Annotated[SecretStr | None, AfterValidator(_signing_key)] = Field(
+        default=None,
+        validation_alias=AliasChoices("qstash_current_signing_key", "QSTASH_CURRENT_SIGNING_KEY"),
+        description="the key that signs requests to failure URLs, as QStash signs its own",
     )
     app_url: Annotated[str | None, AfterValidator(_root)] = Field(
         default=None,

@@ -20,6 +20,7 @@ from batchflow.batch.arguments import (
 from batchflow.batch.dry_run import Statistics
 from batchflow.batch.entry import CompleteLayer, EntryLayer
 from batchflow.batch.execute import ExecuteLayer
+from batchflow.batch.failure_hook import item_failure_endpoint
 from batchflow.batch.handle import BatchHandle
 from batchflow.batch.options import check_no_instance_options
 from batchflow.batch.paginate import PaginateLayer
@@ -69,7 +70,7 @@ class Workflow(Generic[Params, Result]):
         self.instance: BatchWorkflow[Any, Any, Any] = runtime.workflow
         """The object of the user's class that was added."""
         self.endpoints: tuple[Endpoint, ...] = layer_endpoints(runtime)
-        """The layers, each at its route; `complete` is the end of a batch."""
+        """The layers, each at its route; `complete` is the end of a batch. The last is that of `on_item_failure`."""
         self.declared_flows: tuple[FlowControl, ...] = runtime.definition.flows
         """The limits the code gives to the keys of the layers."""
 
@@ -268,8 +269,8 @@ def _not_an_object(given: object) -> str:
 
 
 def layer_endpoints(runtime: WorkflowRuntime) -> tuple[Endpoint, ...]:
-    """Three endpoints, and a fourth for the end of a batch: `on_complete`, or a run that waits for the batch."""
-    return tuple(
+    """Three endpoints, a fourth for the end of a batch (`on_complete`, or a run that waits), and `on_item_failure`."""
+    layers = tuple(
         Endpoint(
             route=route,
             name=f"{runtime.definition.name}:{layer}",
@@ -284,6 +285,8 @@ def layer_endpoints(runtime: WorkflowRuntime) -> tuple[Endpoint, ...]:
         )
         for route, layer, handler, flow in _layers_with_routes(runtime)
     )
+    failures = item_failure_endpoint(runtime)
+    return layers if failures is None else (*layers, failures)
 
 
 def _log_names(workflow: str, layer: str) -> LogNames:

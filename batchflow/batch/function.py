@@ -14,6 +14,7 @@ from batchflow.batch.arguments import Id
 from batchflow.batch.bound import Workflow
 from batchflow.batch.hook_scope import CURRENT_HOOK
 from batchflow.batch.hooks import format_type, is_compatible, type_hints, without_exceptions
+from batchflow.batch.item_failure import ItemFailure
 from batchflow.batch.names import kebab_case
 from batchflow.batch.runtime import WorkflowRuntime
 from batchflow.batch.workflow import BatchWorkflow, NoParams, Page
@@ -112,6 +113,7 @@ def function_workflow(
     group_size: int = BatchWorkflow.group_size,
     group_wait: Duration = BatchWorkflow.group_wait,
     group_parallelism: int | None = None,
+    on_item_failure: Callable[[ItemFailure[NoParams]], Any] | None = None,
 ) -> BatchWorkflow[NoParams, str, R]:
     """Create a workflow named after `fn`, which becomes its `execute`. Without `ids` every trigger lists its ids.
 
@@ -148,6 +150,8 @@ def function_workflow(
         "__module__": fn.__module__,
         "__doc__": fn.__doc__,
     }
+    if on_item_failure is not None:
+        members["on_item_failure"] = staticmethod(_failure_hook(fn, on_item_failure))
     if ids is not None:
         _check_source(_function_name(fn), ids)
     base: Any = FunctionWorkflow if ids is None else _FunctionWithSource
@@ -219,6 +223,14 @@ def _result_type(fn: Callable[..., Any], *, takes_many: bool) -> Any:
             f"of one result for each id, such as -> list[str]"
         )
     return without_exceptions(results[0])
+
+
+def _failure_hook(fn: Callable[..., Any], hook: object) -> Callable[..., Any]:
+    if not callable(hook) or isinstance(hook, type):
+        raise ConfigurationError(
+            f"the on_item_failure of '{_function_name(fn)}' cannot be {hook!r}; write a function of an ItemFailure"
+        )
+    return hook
 
 
 def _check_source(name: str, source: object) -> None:

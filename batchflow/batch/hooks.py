@@ -10,6 +10,7 @@ from typing import Annotated, Any, NamedTuple, Optional, TypeGuard, Union, cast,
 from pydantic import BaseModel
 from typing_extensions import NoDefault
 
+from batchflow.batch.item_failure import ItemFailure
 from batchflow.batch.status import BatchSummary
 from batchflow.errors import ConfigurationError
 from batchflow.serve.callables import is_async
@@ -122,9 +123,20 @@ def _is_member_compatible(given: object, wanted: object) -> bool:
         return True
 
 
-HOOK_NAMES = ("fetch", "filter", "load", "execute", "execute_many", "save", "count", "process", "on_complete")
-_RESULT_IGNORED = ("save", "on_complete")
-# Their return values are dropped, so any return type is right.
+HOOK_NAMES = (
+    "fetch",
+    "filter",
+    "load",
+    "execute",
+    "execute_many",
+    "save",
+    "count",
+    "process",
+    "on_complete",
+    "on_item_failure",
+)
+_ANY_RESULT = ("save", "on_complete", "on_item_failure")
+# Their return values are dropped, or kept as any JSON, so any return type is right.
 
 
 class HookSignature(NamedTuple):
@@ -163,6 +175,7 @@ def hook_signatures(
         HookSignature(name="count", parameters=(given,), returns=int),
         HookSignature(name="process", parameters=(("ctx", "WorkflowContext"), of_item), returns=result),
         HookSignature(name="on_complete", parameters=(("summary", BatchSummary),), returns=type(None)),
+        HookSignature(name="on_item_failure", parameters=(("failure", ItemFailure),), returns=type(None)),
     )
     return {hook.name: hook for hook in hooks}
 
@@ -245,7 +258,7 @@ def _check_annotations(cls: type, hook: HookSignature, bound: Callable[..., Any]
                 f"{cls.__name__}.{hook.name} declares '{parameter.name}: {format_type(declared)}' but is given "
                 f"{format_type(given)}; write: {hook}"
             )
-    if hook.name in _RESULT_IGNORED:
+    if hook.name in _ANY_RESULT:
         return
     returned = awaited_type(known.get("return", hook.returns))
     if hook.name == "execute_many" and not _is_compatible_list(returned, hook.returns):

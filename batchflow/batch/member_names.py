@@ -120,6 +120,7 @@ _HOOKS: Mapping[str, _Fits] = {
     "count": _takes(1),
     "process": _takes(2),
     "on_complete": _takes(1),
+    "on_item_failure": _takes(1),
 }
 _OPTIONS: Mapping[str, _Fits] = {
     "name": _is(str),
@@ -186,7 +187,7 @@ _PARALLELISM = _ForeignWord(_is_count, "execute_flow = FlowControl(parallelism={
 _RATE = _ForeignWord(_is_count, "execute_flow = FlowControl(rate={})")
 _FLOW = _ForeignWord(_is(FlowControl, int), "execute_flow = FlowControl(parallelism=…, rate=…)")
 _FAILURE = _ForeignWord(
-    _is_function, "on_complete(self, summary), which is called once, and read batch.items('failed')"
+    _is_function, "on_item_failure(self, failure), which is called once for each item that has failed for good"
 )
 _END = _ForeignWord(_is_function, "on_complete(self, summary), which is called once, when the batch has ended")
 _LIFE = _ForeignWord(_is_function, "@flow.resource, which a process opens before it works and closes after it")
@@ -222,7 +223,7 @@ _FOREIGN_WORDS: Mapping[str, _ForeignWord] = {
     "dedup_id": _ForeignWord(_is(str), "it in the trigger: trigger(dedup_id={})"),
     "failure_function": _FAILURE,
     "on_failure": _FAILURE,
-    "on_item_failure": _FAILURE,
+    "on_item_failed": _FAILURE,
     "on_error": _FAILURE,
     "on_success": _END,
     "on_finish": _END,

@@ -7,6 +7,7 @@ from batchflow.batch.definition import Definition
 from batchflow.batch.payloads import EntryBody, PaginateBody, Payloads, encode_body
 from batchflow.batch.source import SelectedItems
 from batchflow.core.batch import NO_HEADERS, NewBatch
+from batchflow.core.failure_functions import failure_destination
 from batchflow.core.ids import chunk_id, entry_id, page_id
 from batchflow.core.message import Message
 from batchflow.serve.children import ParentLink
@@ -40,6 +41,9 @@ class Messages:
             ledger=ledger,
             ledger_ttl=definition.ledger_ttl,
             keep_results=definition.keep_results,
+            on_failure=failure_destination(definition.routes.execute)
+            if "on_item_failure" in definition.defined_hooks
+            else None,
             parent=None if parent is None else parent.parent,
             depth=0 if parent is None else parent.depth,
         )

@@ -71,6 +71,7 @@ class StepNames(NamedTuple):
     process_items: str
     save_result: str
     on_complete: str
+    on_item_failure: str
 
     @classmethod
     def of(cls, workflow: str) -> "StepNames":

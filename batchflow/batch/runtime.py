@@ -68,6 +68,14 @@ class WorkflowRuntime:
         """
         return self._cached_params(claim.params) if claim.batch else None
 
+    def read_params(self, text: str) -> BaseModel:
+        """Return the parameters of a batch, decoded once.
+
+        Raises:
+            InputError: they do not fit the class any more.
+        """
+        return self._cached_params(text)
+
     def hook_scope(self, ctx: LayerContext[Any], item_id: str = "") -> HookScope:
         """Create the scope of the hooks of this run."""
         claim = ctx.claim

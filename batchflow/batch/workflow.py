@@ -11,6 +11,7 @@ from typing_extensions import TypeVar
 from batchflow.batch.arguments import Id
 from batchflow.batch.definition import Definition, read_definition
 from batchflow.batch.hook_scope import call_ledger, require_hook_scope
+from batchflow.batch.item_failure import ItemFailure
 from batchflow.batch.member_names import check_class_keywords
 from batchflow.batch.status import BatchSummary
 from batchflow.core.duration import Duration
@@ -177,6 +178,15 @@ class BatchWorkflow(Generic[Params, Item, Result]):
         """Called once, after the last item of a batch, also of a failed or cancelled one (step `on-complete`)."""
         raise NotImplementedError
 
+    def on_item_failure(self, failure: ItemFailure[Params], /) -> MaybeAwaitable[Any]:
+        """Called once for each item that has failed for good (step `on-item-failure`), not for one that is cancelled.
+
+        That is: its attempts are used up, it raised `NonRetryable`, exceeded its time limit or lost ten workers. What
+        it returns is kept with the dead letter, as JSON. It is retried by itself; its failure does not count as one of
+        the item.
+        """
+        raise NotImplementedError
+
     @property
     def params(self) -> Params:
         """The parameters of the running hook's batch.
@@ -197,14 +207,14 @@ class BatchWorkflow(Generic[Params, Item, Result]):
 
     @property
     def item_id(self) -> str:
-        """The id of the item that the running `load`, `execute`, `process` or `save` is for.
+        """The id of the item that the running `load`, `execute`, `process`, `save` or `on_item_failure` is for.
 
         Raises:
             RuntimeError: none of these hooks is running.
         """
         item_id = require_hook_scope(self.__batch__.name, "self.item_id").item_id
         if not item_id:
-            usage = "self.item_id can only be used inside load, execute, process and save"
+            usage = "self.item_id can only be used inside load, execute, process, save and on_item_failure"
             many = "; execute_many has many items at once, so have load return each with its id"
             raise RuntimeError(usage + many if "execute_many" in self.__batch__.defined_hooks else usage)
         return item_id

@@ -45,18 +45,18 @@ def fingerprint_of(error: str) -> str:
     if frames:
         about = [*names, part[frames[-1].end() :].lstrip("\n").partition("\n")[0].strip()]
     else:
-        about = [_VALUE.sub("#", one_line(_own_line(error)))]
+        about = [_VALUE.sub("#", one_line(own_line(error)))]
     text = "\n".join([_error_type(error), *about])
     return hashlib.blake2s(text.encode("utf-8", "replace"), digest_size=6).hexdigest()
 
 
-def _own_line(error: str) -> str:
-    """The headline of an error; of a step that has failed that of the step."""
+def own_line(error: str) -> str:
+    """The headline of an error; that of a step which has failed for good is the step's own."""
     return _OF_STEP.sub("", headline(error), count=1)
 
 
 def _error_type(error: str) -> str:
-    found = _TYPE.match(_own_line(error))
+    found = _TYPE.match(own_line(error))
     return found[0] if found else ""
 
 

@@ -60,13 +60,13 @@ class HttpCaller:
         failures = claim.failures + 1
         after: int | None = None
         try:
-            answer = await self._call(request, claim.id)
+            answer = await self.call(request, claim.id)
             text = call_result_codec().encode(answer)
             self.limit.check(text, _answer_of(request))
         except (NonRetryable, TooLarge) as error:
             return dead(claim, final_error(failures, str(error)))
         except Exception as error:
-            why = _why(error, request)
+            why = call_error(error, request)
             if failures >= policy.attempts:
                 return dead(claim, why)
         else:
@@ -77,8 +77,8 @@ class HttpCaller:
         delay = policy.delay_ms(failures, chance=runtime.entropy.chance()) if after is None else after
         return retry(claim, runtime.clock.now() + delay, why)
 
-    async def _call(self, request: CallRequest, id: str) -> CallResult:
-        """Send the request and its redirects, and read the answer.
+    async def call(self, request: CallRequest, id: str, *, follow_redirects: bool = True) -> CallResult:
+        """Send the request and its redirects, and read the answer; `id` is its idempotency key.
 
         Raises:
             NonRetryable: this process cannot make calls.
@@ -90,7 +90,7 @@ class HttpCaller:
         IS_CALL.set(True)
         try:
             async with asyncio.timeout(request.timeout_ms / 1000):
-                return await exchange.run(id)
+                return await exchange.run(id, _MAX_REDIRECTS if follow_redirects else 0)
         except TimeoutError as error:
             raise _CallError(exchange.late_answer()) from error
         finally:
@@ -116,7 +116,8 @@ class _Exchange:
         self._limit = limit
         self._hop: _Hop | None = None
 
-    async def run(self, id: str) -> CallResult:
+    async def run(self, id: str, max_redirects: int) -> CallResult:
+        """Send the request and up to so many redirects, and read the answer; with 0 a redirect is the answer."""
         import httpx
 
         headers = {"idempotency-key": id, **self._request.headers}
@@ -127,7 +128,7 @@ class _Exchange:
             headers=[(name.encode(), value.encode("latin-1")) for name, value in headers.items()],
             content=self._request.body.content or None,
         )
-        for _ in range(_MAX_REDIRECTS + 1):
+        for _ in range(max_redirects + 1):
             self._hop = hop = _Hop(request, self._hop)
             try:
                 response = await hop.send(self._clients)
@@ -136,7 +137,7 @@ class _Exchange:
                     raise _CallError(f"{hop.url} redirects to something that is not a URL") from error
                 raise _CallError(self._no_answer(hop, error)) from error
             try:
-                if (following := response.next_request) is None:
+                if (following := response.next_request) is None or not max_redirects:
                     return await self._read(response)
                 await _skip_body(response)
             except TooLarge:
@@ -268,7 +269,8 @@ def _size(response: "httpx.Response", read: int) -> str:
     return f"{whole:,}" if whole >= read else f"at least {read:,}"
 
 
-def _why(error: Exception, request: CallRequest) -> str:
+def call_error(error: Exception, request: CallRequest) -> str:
+    """The sentence about a call without an answer, without secrets."""
     match error:
         case _CallError():
             return str(error)

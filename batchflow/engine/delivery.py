@@ -1,9 +1,8 @@
-"""Delivery of claims: to the handlers of this process, and calls to their caller."""
+"""Delivery of claims: to the handlers of this process, and HTTP calls to their callers."""
 
 from collections.abc import Awaitable, Mapping
 from types import MappingProxyType
 
-from batchflow.core.call import CALL_DESTINATION
 from batchflow.core.message import Claim
 from batchflow.core.ports import Backlog, Groups, Handler, Interrupts, Lease, LogNames, Runtime
 from batchflow.core.settlement import Settlement
@@ -12,18 +11,18 @@ _NO_NAMES: Mapping[str, LogNames] = MappingProxyType({})
 
 
 class Courier:
-    """Delivers claims to the handlers of this process, and calls to `caller`."""
+    """Delivers claims to the handlers of this process, and HTTP calls to `callers`, by destination."""
 
     def __init__(
         self,
         endpoints: Mapping[str, Handler],
-        caller: Handler,
+        callers: Mapping[str, Handler],
         runtime: Runtime,
         log_names: Mapping[str, LogNames] = _NO_NAMES,
     ) -> None:
         self._log_names = log_names
         self._endpoints = endpoints
-        self._caller = caller
+        self._callers = callers
         self._destinations: tuple[str, ...] = ()
         self._runtime = runtime
 
@@ -46,8 +45,8 @@ class Courier:
     def destinations(self) -> tuple[str, ...]:
         """The destinations that it can deliver to. The same object until a handler is added."""
         # There may be thousands, and each claim reads them; handlers are only ever added.
-        if len(self._destinations) != len(self._endpoints) + 1:
-            self._destinations = (CALL_DESTINATION, *self._endpoints)
+        if len(self._destinations) != len(self._endpoints) + len(self._callers):
+            self._destinations = (*self._callers, *self._endpoints)
         return self._destinations
 
     def timeout_ms(self, destination: str) -> int | None:
@@ -61,7 +60,7 @@ class Courier:
 
     def is_light(self, destination: str) -> bool:
         """True if a delivery only waits for an answer, and so does not take up a slot."""
-        return destination == CALL_DESTINATION
+        return destination in self._callers
 
     def deliver(self, claim: Claim) -> Awaitable[Settlement | None]:
         """Deliver a claim in the current task. None: it was lost or could not be recorded, and is to be released."""
@@ -71,7 +70,7 @@ class Courier:
         return self._handler(claim.destination).deliver(claim, self._runtime)
 
     def _handler(self, destination: str) -> Handler:
-        return self._caller if destination == CALL_DESTINATION else self._endpoints[destination]
+        return self._endpoints.get(destination) or self._callers[destination]
 
     async def _deliver_under(self, lease: Lease, claim: Claim) -> Settlement | None:
         """Deliver it if the lease still holds."""

@@ -9,7 +9,6 @@ from typing import Literal, TypeVar
 
 from batchflow.core import ids
 from batchflow.core.batch import NewBatch
-from batchflow.core.call import CALL_DESTINATION
 from batchflow.core.codec import SizeLimit
 from batchflow.core.expected_data import ExpectedData
 from batchflow.core.flow import FlowControl
@@ -21,6 +20,7 @@ from batchflow.engine.caller import HttpCaller
 from batchflow.engine.clock import ClockJumpDetector, ServerClock, SystemClock
 from batchflow.engine.delivery import Courier
 from batchflow.engine.dispatcher import Dispatcher
+from batchflow.engine.failure_url import HTTP_LOG_NAMES, FailureUrls, http_callers
 from batchflow.engine.loop_monitor import BlockedLoop
 from batchflow.engine.observers import EngineLog, with_engine_log
 from batchflow.engine.options import EngineOptions
@@ -50,7 +50,7 @@ class Engine:
         self.store = store
         self.ledger: Ledger | None = None
         """See the port."""
-        self.log_names: dict[str, LogNames] = {CALL_DESTINATION: LogNames("batchflow:call")}
+        self.log_names: dict[str, LogNames] = dict(HTTP_LOG_NAMES)
         """The words of the log lines about destinations."""
         self._log = EngineLog(self.log_names, self.now)
         self.observers: Observers = with_engine_log(log=self._log)
@@ -70,15 +70,16 @@ class Engine:
         """The event loop on which the engine is open."""
         self.step_override: StepOverride | None = None
         """Replaces the execution of steps in a test."""
-        self.caller: Handler | None = None
-        """Replaces HTTP for calls in a test."""
+        self.failure_urls = FailureUrls()
+        """The failure URLs of this process's functions, and the key that signs requests to them."""
+        self.caller = HttpCaller(options.limit)
+        """Makes the HTTP calls; a test replaces it."""
         self.report_progress: Callable[[], Awaitable[None]] | None = None
         """Called every 30 s while a worker runs; may only raise `StoreError`."""
         self.finish_log: Callable[[], Awaitable[None]] | None = None
         """Called before the store is closed: writes what is left to log."""
         self._threads: ThreadPool | None = None
         self._end_subscriptions: Callable[[], object] = lambda: None
-        self._caller = HttpCaller(options.limit)
         self._worker: EngineWorker | None = None
         self._stopping: EngineWorker | None = None
 
@@ -213,7 +214,7 @@ class Engine:
         self.loop = None
         if threads is not None:
             self._end_subscriptions()
-            await self._caller.close()
+            await self.caller.close()
             await self.store.close()
             if self.ledger is not None:
                 await self.ledger.close()
@@ -313,9 +314,10 @@ class Engine:
             retry_record=outage.retry_step,
             observers=self.observers,
         )
+        callers = http_callers(self.caller, self.store, self.failure_urls)
         return Dispatcher(
             self.store,
-            Courier(self._endpoints, self.caller or self._caller, runtime, self.log_names),
+            Courier(self._endpoints, callers, runtime, self.log_names),
             worker=worker,
             concurrency=self._options.concurrency,
             clock=clock,

@@ -8,6 +8,7 @@ from typing import cast
 from urllib.parse import urlsplit
 
 from batchflow.core.call import printable_url
+from batchflow.core.failure_functions import FAILURE_URL_HEADER
 from batchflow.errors import ConfigurationError
 from batchflow.serve.validation import format_value, is_encodable, type_with_article
 
@@ -79,9 +80,14 @@ It has only the path where the request named a host that may not be the app's.
 """
 
 
+_OWN_HEADERS = frozenset({ROOT_HEADER, FAILURE_URL_HEADER})
+
+
 def user_headers(headers: Mapping[str, str]) -> Mapping[str, str]:
     """Return the headers that the trigger set, without batchflow's own."""
-    return headers if ROOT_HEADER not in headers else {k: v for k, v in headers.items() if k != ROOT_HEADER}
+    if _OWN_HEADERS.isdisjoint(headers):
+        return headers
+    return {name: value for name, value in headers.items() if name not in _OWN_HEADERS}
 
 
 @dataclass(slots=True)
@@ -151,6 +157,13 @@ class PublicUrl:
                 f"{app_url}/api for one that is included under /api, {app_url}/ for one without a prefix"
             )
         return app_url.rstrip("/")
+
+    def url_of(self, route: str, headers: Mapping[str, str]) -> str:
+        """Return the URL of an endpoint, for a run with these headers; `route` if the app's public URL is not known."""
+        try:
+            return self.resolve(headers) + route
+        except ConfigurationError:
+            return route
 
     def _env_url(self, name: str) -> str | None:
         value = self.env.get(name) or None

@@ -421,6 +421,10 @@ class LayerContext(WorkflowContext[Payload]):
         """End the attempt without a trace, since the claim may be another worker's. This does not return."""
         self._execution.give_up()
 
+    def url_of(self, route: str, headers: Mapping[str, str]) -> str:
+        """Return the URL of an endpoint of the app, for a run with these headers; `route` if it is not known."""
+        return self._public_url.url_of(route, headers)
+
     def run_with_codec(
         self,
         name: str,

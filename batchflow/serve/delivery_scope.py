@@ -1,7 +1,7 @@
 """The delivery and step that code runs in, and the rules against waiting for the own app in a step."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextvars import ContextVar
 from typing import TypeAlias
 
@@ -29,6 +29,7 @@ class DeliveryScope:
     _results: tuple[str, ...] = ()
     beside: "Sequence[DeliveryScope]" = ()
     """Deliveries whose values may be in an error of this one, since they shared a call."""
+    _kept_secrets: tuple[str, ...] = ()
 
     def __init__(self, threads: Threads | None, runtime: Runtime | None = None, claim: Claim | None = None) -> None:
         self.threads = threads
@@ -52,6 +53,11 @@ class DeliveryScope:
         """Keep the stored text of a step's result that holds secrets, to know them in an error."""
         self._results += (text,)
 
+    def keep_secrets(self, texts: Iterable[str], secrets: Iterable[str]) -> None:
+        """Keep the stored texts that the code reads, and secret values, to know them in an error."""
+        self._results += tuple(texts)
+        self._kept_secrets += tuple(secrets)
+
     def printable(self, text: str) -> str:
         """Return the text of an error without the secrets of the message, of its batch and of its steps so far."""
         secrets = [secret for it in (self, *self.beside) for secret in it._secrets()]
@@ -63,7 +69,8 @@ class DeliveryScope:
         steps = (it.value for it in claim.journal)
         stored = (claim.body, claim.params, claim.data, *steps, *self._results)
         secrets = [secret for it in stored if it is not None for secret in secret_texts(it)]
-        return secrets + [value for name, value in claim.headers.items() if is_credential(name)]
+        secrets += [value for name, value in claim.headers.items() if is_credential(name)]
+        return [*secrets, *self._kept_secrets]
 
     def count_status_read(self, id: str) -> int:
         """Count a read of an unfinished run or batch by the current step, and return the count."""
@@ -99,6 +106,12 @@ def keep_result(text: str) -> None:
     """Keep the stored text of a step's result that holds secrets, for the errors of the current delivery."""
     if (delivery := CURRENT_DELIVERY.get()) is not None:
         delivery.keep_result(text)
+
+
+def keep_secrets(texts: Iterable[str], secrets: Iterable[str] = ()) -> None:
+    """Keep stored texts that the code reads, and secret values, for the errors of the current delivery."""
+    if (delivery := CURRENT_DELIVERY.get()) is not None:
+        delivery.keep_secrets(texts, secrets)
 
 
 def printable(text: str) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
 from batchflow.core.codec import DEFAULT_SIZE_LIMIT, SizeLimit
+from batchflow.core.failure_functions import FAILURE_URL_HEADER, FailureUrlHeader
 from batchflow.core.flow import FlowControl
 from batchflow.core.message import Claim
 from batchflow.core.ports import NO_LOG_NAMES, LogNames, Plan, Recorder, RecordResult, Runtime
@@ -77,6 +78,7 @@ class Endpoint:
     is the flow key of the runs. `retry` applies to runs without their own policy. `timeout_ms` limits one attempt: the
     engine interrupts it, and the attempt counts as failed. `verbose` logs every event of its runs. `env` is what
     `ctx.env` returns. `limit` is the maximum size of a step's result. `log` has the words of log lines about its runs.
+    `on_failure` is where its runs are reported that fail for good; if that is `failure_url`, each run has a header.
     """
 
     route: str
@@ -91,6 +93,15 @@ class Endpoint:
     env: Mapping[str, str] = field(default_factory=lambda: os.environ)
     limit: SizeLimit = DEFAULT_SIZE_LIMIT
     log: LogNames = NO_LOG_NAMES
+    on_failure: str | None = None
+    failure_url: str | None = field(default=None, repr=False)
+
+    def run_headers(self, headers: Mapping[str, str], not_before: int, retry: RetryPolicy | None) -> Mapping[str, str]:
+        """Return the headers of a new run: those of its trigger, and its failure URL if there is one."""
+        if self.failure_url is None:
+            return headers
+        retries = (retry or self.retry).attempts - 1
+        return {**headers, FAILURE_URL_HEADER: str(FailureUrlHeader(not_before, retries, self.failure_url))}
 
     async def deliver(self, claim: Claim, runtime: Runtime, recorder: Recorder | None = None) -> Settlement | None:
         """Run the function for one claim, in the task created for that claim, and return how it ended.

@@ -12,17 +12,19 @@ from pydantic import ValidationError
 
 from batchflow.core.codec import Codec, type_name
 from batchflow.core.duration import Duration
+from batchflow.core.failure_functions import FAILURE_URL_DESTINATION
 from batchflow.core.flow import FlowControl
 from batchflow.core.message import Claim, Message
 from batchflow.core.ports import Client, LogNames
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.settlement import Effect, Publish
 from batchflow.errors import ConfigurationError, InputError
-from batchflow.serve.app_url import NO_PUBLIC_URL, PublicUrl, check_url
+from batchflow.serve.app_url import NO_PUBLIC_URL, PublicUrl
 from batchflow.serve.callables import is_async
 from batchflow.serve.children import ChildOptions, ParentLink
 from batchflow.serve.context import WorkflowContext
 from batchflow.serve.endpoint import DEFAULT_TIMEOUT_MS, Endpoint
+from batchflow.serve.failure_functions import FailureFunction, function_failure_endpoint
 from batchflow.serve.runs import RunHandle
 from batchflow.serve.trigger import (
     Dedup,
@@ -61,6 +63,8 @@ class ServedFunction(Generic[Payload, Result]):
     label: str | None = None
     parse: Callable[[str], Payload] | None = None
     """Reads the payload from the body of a request that is not JSON."""
+    failure_endpoint: Endpoint | None = None
+    """The endpoint of its failure function, which has no route over HTTP."""
 
     def __repr__(self) -> str:
         return f"ServedFunction('{self.route}')"
@@ -73,6 +77,11 @@ class ServedFunction(Generic[Payload, Result]):
     def route(self) -> str:
         """The route at which it is served, such as "/onboarding"."""
         return self.endpoint.route
+
+    @property
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        """Its endpoint, and that of its failure function if there is one."""
+        return (self.endpoint,) if self.failure_endpoint is None else (self.endpoint, self.failure_endpoint)
 
     async def trigger(
         self,
@@ -183,18 +192,21 @@ class ServedFunction(Generic[Payload, Result]):
     def child_effects(self, payload: Payload, link: ParentLink, options: ChildOptions) -> tuple[Effect, ...]:
         """Return the effect that starts a run for its parent."""
         options.reject(self.title, "that is a batch's, and this is a function", "ids", "limit", "force")
+        not_before = start_time(options.delay, options.not_before, self.client.now(), check_era=True)
+        retry = run_retry_policy(self.endpoint, options.retries, options.retry_delay)
         child = Message(
             id=link.id,
             destination=self.endpoint.route,
             flow=options.flow_control or self.endpoint.flow,
             body=self._body(payload),
-            headers=options.headers,
-            not_before=start_time(options.delay, options.not_before, self.client.now(), check_era=True),
-            retry=run_retry_policy(self.endpoint, options.retries, options.retry_delay),
+            headers=self.endpoint.run_headers(options.headers, not_before, retry),
+            not_before=not_before,
+            retry=retry,
             keep=True,
             label=options.label or self.label,
             parent=link.parent,
             depth=link.depth,
+            on_failure=self.endpoint.on_failure,
         )
         return (Publish((child,)),)
 
@@ -220,13 +232,15 @@ def serve_function(
     initial_payload_parser: Callable[[str], Any] | None = None,
     label: str | None = None,
     verbose: bool = False,
+    failure_function: FailureFunction | None = None,
+    failure_url: str | None = None,
     public_url: PublicUrl = NO_PUBLIC_URL,
     env: Mapping[str, str] = os.environ,
 ) -> ServedFunction[Payload, Result]:
     """Serve `async def function(ctx: WorkflowContext[Payload]) -> Result` at `route`, such as "/onboarding".
 
     Raises:
-        ConfigurationError: the function has another signature, or the route is invalid.
+        ConfigurationError: the function or its failure function has another signature, or the route is invalid.
     """
     check_route(route)
     payload, result = _payload_codec(function), Codec.of_result(function)
@@ -245,6 +259,19 @@ def serve_function(
         except ValidationError as error:
             raise InputError(_payload_error(route, payload, error)) from error
 
+    failures = None
+    if failure_function is not None:
+        failures = function_failure_endpoint(
+            failure_function,
+            route=route,
+            name=name,
+            payload=payload,
+            client=client,
+            timeout_ms=timeout_ms,
+            public_url=public_url,
+            env=env,
+        )
+        failure_url = None
     endpoint = Endpoint(
         route=route,
         name=name,
@@ -258,6 +285,8 @@ def serve_function(
         env=env,
         limit=limit,
         log=LogNames(f"batchflow:{name}"),
+        on_failure=FAILURE_URL_DESTINATION if failure_url is not None else failures and failures.route,
+        failure_url=failure_url,
     )
     return ServedFunction(
         function=function,
@@ -267,6 +296,7 @@ def serve_function(
         client=client,
         label=label,
         parse=initial_payload_parser,
+        failure_endpoint=failures,
     )
 
 
@@ -286,25 +316,6 @@ def serve_retry_policy(
             "is a whole policy", option="retry", want="give either it, or 'retries' and 'retry_delay'"
         )
     return retry
-
-
-def check_failure_options(function: object, url: object) -> None:
-    """Raise `ConfigurationError` for `failure_function` and `failure_url`, which this version does not support."""
-    if function is not None and url is not None:
-        raise ConfigurationError(
-            "exclude each other", option="failure_function", other="failure_url", want="give one of them"
-        )
-    check_url("failure_url", url, no_query=False)
-    if function is not None and not callable(function):
-        raise ConfigurationError(option="failure_function", got=format_value(function), want="write a function")
-    # Refused until dead letters have operations: better an error now than a function that is never called.
-    for option, value in (("failure_function", function), ("failure_url", url)):
-        if value is not None:
-            raise ConfigurationError(
-                "is not delivered by this version of batchflow",
-                option=option,
-                want="leave it out, and read failed runs with flow.runs(state='failed')",
-            )
 
 
 def check_route(route: object) -> None:

@@ -5,6 +5,7 @@ from typing import cast
 
 from batchflow.core.batch import Failure
 from batchflow.core.duration import humanize_duration
+from batchflow.core.failure_functions import is_failure_destination
 from batchflow.core.ports import TIMEOUT_REASON
 from batchflow.core.report import headline
 from batchflow.core.run import Step
@@ -144,7 +145,8 @@ def _settlement_of_failure(execution: Execution, error: BaseException) -> Settle
     if fault := execution.replay.unrequested_error("raised"):
         fault.__cause__ = error
         error = fault
-    if type(error) is StepFailed and execution.claim.number >= 0:
+    is_of_hook = execution.claim.number >= 0 or is_failure_destination(execution.claim.destination)
+    if type(error) is StepFailed and is_of_hook:
         # An item has failed for the reason that its step had; a run also tells which step.
         return _dead(execution, error, step_report(error))
     return _dead(execution, error)

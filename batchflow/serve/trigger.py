@@ -64,17 +64,21 @@ def run_message(
     """
     id = _run_id(endpoint.route, options.get("run_id"), options.get("dedup_id"))
     is_open = is_open_dedup(options.get("dedup", "kept"), options.get("dedup_id"))
+    headers = validate_headers(options.get("headers"))
+    not_before = start_time(options.get("delay"), options.get("not_before"), client.now())
+    retry = run_retry_policy(endpoint, options.get("retries"), options.get("retry_delay"))
     return Message(
         id=client.new_id("run") if id is None or is_open else id,
         open_dedup=id if is_open else None,
         destination=endpoint.route,
         flow=require_key(options.get("flow_control")) or endpoint.flow,
         body=body,
-        headers=validate_headers(options.get("headers")),
-        not_before=start_time(options.get("delay"), options.get("not_before"), client.now()),
-        retry=run_retry_policy(endpoint, options.get("retries"), options.get("retry_delay")),
+        headers=endpoint.run_headers(headers, not_before, retry),
+        not_before=not_before,
+        retry=retry,
         keep=True,
         label=validate_label(options.get("label")) or default_label,
+        on_failure=endpoint.on_failure,
     )
 
 

@@ -79,8 +79,9 @@ class Environment:
     a namespace that is removed at the end; a function that makes a store with the test's clock; or a store made with
     the clock that is passed as `start`. Otherwise `start` is the time at which the clock begins. `seed` decides ids and
     jitter; `always_replay` suspends runs after every step; `allow_network` makes calls that the test does not answer;
-    `rounds` bounds one drive. With `strict` every step of an item, of a function and every `on_complete` has to be
-    answered, so that none of the app's own code reaches anything; `fetch`, `filter` and `count` execute as they are.
+    `rounds` bounds one drive. With `strict` every step of an item, of a function and every `on_complete` and failure
+    function (the step "failure-function") has to be answered, so that none of the app's own code reaches anything;
+    `fetch`, `filter` and `count` execute as they are.
 
     Raises:
         ConfigurationError: on entering: the app is running already, the URL names no store, or fakeredis is missing.
@@ -222,7 +223,7 @@ class Environment:
         times: int | None = None,
         run: HasId | str | None = None,
     ) -> None:
-        """Answer `ctx.call`: the step of that name, or every call to a URL that begins so.
+        """Answer `ctx.call`: the step of that name, or every call to a URL that begins so, such as a `failure_url`.
 
         Text and bytes are sent as they are, anything else as JSON; a function receives the `CallRequest` and returns
         the body. With `times` it answers that often, before stubs that always answer: a 503 first, then a 200.
@@ -398,6 +399,10 @@ class Environment:
         for run in self._history.runs.values():
             if run.codec is None and (served := self.app.served.get(run.function)) is not None:
                 run.codec = served.result
+        for run in self._history.runs.values():
+            if run.state == "failed" and not run.is_layer:
+                letter = await store.dead_letter(run.id)
+                run.failure = None if letter is None else letter.failure
         for batch in await store.batches(limit=_BATCHES):
             if (workflow := self.app.workflows.get(batch.workflow)) is not None:
                 record = self._batch_record(workflow.batch(batch.id))

@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 
-from batchflow.core.call import CALL_DESTINATION
+from batchflow.core.failure_functions import HTTP_CALLS
 from batchflow.core.message import Claim, ClaimResult
 from batchflow.core.run import Step
 from batchflow.core.settlement import Effect, Settlement, SettleResult, released
@@ -271,7 +271,7 @@ class FaultPlan:
 
     def is_delivered_twice(self, claim: Claim) -> bool:
         """Count the delivery of a claim; tell if its message is to be delivered a second time meanwhile."""
-        if claim.destination == CALL_DESTINATION or claim.id in self._redelivered:
+        if claim.destination in HTTP_CALLS or claim.id in self._redelivered:
             self._redelivered.discard(claim.id)
             return False
         self.deliveries += 1

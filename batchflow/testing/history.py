@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from batchflow.core.call import CALL_DESTINATION, CallRequest, call_result_codec
+from batchflow.core.call import CallRequest, call_result_codec
+from batchflow.core.failure_functions import HTTP_CALLS, is_failure_destination
 from batchflow.core.message import Claim
 from batchflow.core.report import headline
 from batchflow.core.run import Run, Step, StepKind
@@ -99,10 +100,11 @@ class History:
 
     def on_claim(self, claim: Claim) -> None:
         """Record the claim of a message by a worker."""
-        if claim.destination == CALL_DESTINATION:
+        if claim.destination in HTTP_CALLS:
             return
         run = self.run(claim.id, claim.destination, batch=claim.batch, item=claim.item)
-        run.is_layer = claim.batch is not None and claim.number < 0
+        run.is_failure_call = is_failure_destination(claim.destination)
+        run.is_layer = run.is_failure_call or (claim.batch is not None and claim.number < 0)
         run.state, run.body = "running", claim.body
         for step in claim.journal:
             self._update_step(run, step)

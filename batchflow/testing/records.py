@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar, cast
 from batchflow.batch.handle import BatchHandle
 from batchflow.batch.status import BatchSummary
 from batchflow.core.codec import Codec
+from batchflow.core.dead_letters import FailureCall
 from batchflow.core.duration import humanize_duration
 from batchflow.core.run import RunState, Step, StepKind, StepState
 from batchflow.core.secrets import revealed_value
@@ -58,7 +59,11 @@ class RunRecord(Generic[Result]):
         self.journal: dict[str, Step] = {}
         """Its recorded steps, by name."""
         self.is_layer = False
-        """True for the part of a batch that reads pages and starts items."""
+        """True for the part of a batch that reads pages and starts items, and for the call of a failure function."""
+        self.is_failure_call = False
+        """True for the call of a failure function."""
+        self.failure: FailureCall | None = None
+        """The state and the outcome of the call of its failure function or URL, if it has failed and has one."""
         self.codec: Codec[Any] | None = None
         self.text: str | None = None
         self.body = "null"
@@ -164,7 +169,7 @@ def format_table(
     start: datetime, now: datetime, runs: Iterable[RunRecord[Any]], batches: Iterable[BatchRecord[Any]]
 ) -> str:
     """Format all runs with their steps, in the order of their first appearance; times count from `start`."""
-    seen = [run for run in runs if not run.is_layer or run.state == "failed"]
+    seen = [run for run in runs if not run.is_layer or run.is_failure_call or run.state == "failed"]
     lines = [f"{len(seen)} run{'' if len(seen) == 1 else 's'}, at {now:%Y-%m-%d %H:%M:%S} UTC ({_since(start, now)})"]
     for batch in batches:
         lines.append(f"batch {batch.ended}" if batch.ended else f"batch {batch.handle.workflow} {batch.id} not ended")

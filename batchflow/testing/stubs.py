@@ -11,6 +11,7 @@ from batchflow.core.call import Body, CallRequest, CallResult, printable_url
 from batchflow.core.suggestions import did_you_mean
 from batchflow.engine.caller import HttpCaller
 from batchflow.errors import ConfigurationError, NonRetryable, hook_name, hook_step, step_text
+from batchflow.serve.failure_functions import FAILURE_FUNCTION_STEP
 from batchflow.testing.history import History
 
 StubKind: TypeAlias = Literal["answer", "fail", "answer_call", "fail_call"]
@@ -123,12 +124,16 @@ class StepStubs:
     def _needs_answer(self, run: str, name: str) -> bool:
         # The pages of a batch only read.
         found = self._history.runs.get(run)
-        return found is None or not found.is_layer or hook_name(name).endswith(":on_complete")
+        return found is None or not found.is_layer or hook_name(name).endswith(_TELLING)
 
     def _note_unanswered(self, name: str) -> str:
         sentence = f"{step_text(name)} has no answer; write env.answer({hook_name(name)!r}, …), or leave strict out"
         self.unanswered.append(sentence)
         return sentence
+
+
+_TELLING = (":on_complete", ":on_item_failure", FAILURE_FUNCTION_STEP)
+# They may tell others of an end.
 
 
 def return_value(value: object) -> Callable[..., Awaitable[Any]]:
@@ -186,15 +191,17 @@ class StubCaller(HttpCaller):
         self._history = history
         self._allow_network = allow_network
 
-    async def _call(self, request: CallRequest, id: str) -> CallResult:
+    async def call(self, request: CallRequest, id: str, *, follow_redirects: bool = True) -> CallResult:
+        """Answer a call."""
         run, _, number = id.rpartition(".")
-        self._history.calls[run, int(number)] = request
+        # A failure URL is called after a death, whose number begins with an x, and by no step.
+        self._history.calls[run, int(number) if number.isdecimal() else 0] = request
         stub = self.stubs.pick(run, lambda target: target == request.step or request.url.startswith(target))
         if stub is not None:
             answer: CallResult = await stub.act(request)
             return answer
         if self._allow_network:
-            return await super()._call(request, id)
+            return await super().call(request, id, follow_redirects=follow_redirects)
         sentence = (
             f"call '{request.step}' ({request.method} {printable_url(request.url)}) has no answer; write "
             f"env.answer_call({request.step!r}, …), or flow_env(flow, allow_network=True)"

@@ -348,13 +348,9 @@ async def test_trigger_sync_does_not_block_an_event_loop(shop: Shop) -> None:
 # Options of serve
 
 
-def test_options_that_are_not_delivered_yet_are_refused(shop: Shop) -> None:
-    with pytest.raises(ConfigurationError, match="'failure_url' is not delivered by this version"):
-        shop.flow.serve("/a", failure_url="https://example.com/failed")
+def test_options_of_serve_that_are_wrong_are_refused(shop: Shop) -> None:
     with pytest.raises(ConfigurationError, match="'failure_url' cannot be 'nowhere'"):
         shop.flow.serve("/a", failure_url="nowhere")
-    with pytest.raises(ConfigurationError, match="'failure_function' is not delivered by this version"):
-        shop.flow.serve("/a", failure_function=print)
     with pytest.raises(ConfigurationError, match="'retry' is a whole policy"):
         shop.flow.serve("/a", retry=RetryPolicy(), retries=3)
 

@@ -303,7 +303,7 @@ async def test_an_unanswered_call_shows_no_password() -> None:
     }
 
     class Refusing(HttpCaller):
-        async def _call(self, request: CallRequest, id: str) -> Any:
+        async def call(self, request: CallRequest, id: str, *, follow_redirects: bool = True) -> Any:
             raise faults[sentence]
 
     clock = ManualClock()

@@ -29,7 +29,7 @@ class Curious(BatchWorkflow[Audience]):
 
     def on_complete(self, summary: BatchSummary) -> None:
         self.seen["on_complete"] = self.params
-        with pytest.raises(RuntimeError, match="inside load, execute, process and save"):
+        with pytest.raises(RuntimeError, match="inside load, execute, process, save and on_item_failure"):
             _ = self.item_id
 
 

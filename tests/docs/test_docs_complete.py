@@ -120,7 +120,9 @@ def test_docs_leave_out_what_is_not_there(page: str) -> None:
     text = "\n".join(
         line for line in prose(read(page)).splitlines() if not line.startswith(("Planned, ", "letters, schedules"))
     )
-    assert [word for word in NOT_THERE if word in text.lower()] == []
+    # A receiver of signed requests has its key in a variable of that name.
+    text = text.replace("QSTASH_CURRENT_SIGNING_KEY", "").lower()
+    assert [word for word in NOT_THERE if word in text] == []
 
 
 def test_docs_name_every_setting() -> None:

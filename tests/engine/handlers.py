@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 from batchflow.core import settlement
+from batchflow.core.call import CALL_DESTINATION
 from batchflow.core.message import Claim
 from batchflow.core.ports import Runtime
 from batchflow.core.settlement import Settlement
@@ -74,7 +75,7 @@ class TalliedDispatcher(Dispatcher):
         )
         super().__init__(
             store,
-            Courier({"work": handler}, handler, runtime),
+            Courier({"work": handler}, {CALL_DESTINATION: handler}, runtime),
             worker="w1",
             concurrency=concurrency,
             clock=ServerClock(clock),

@@ -8,6 +8,7 @@ from structlog.testing import capture_logs
 
 from batchflow import Batchflow, NoParams, WorkflowContext
 from batchflow.core import settlement
+from batchflow.core.call import CALL_DESTINATION
 from batchflow.core.flow import FlowControl
 from batchflow.core.message import Claim
 from batchflow.core.ports import Runtime
@@ -211,7 +212,7 @@ async def test_a_claim_is_not_delivered_while_the_lease_is_in_doubt(
         threads=ThreadPool(1, lambda given_up: None),
         lease=OverLease(holds=holds),
     )
-    courier = Courier({"work": served}, served, runtime)
+    courier = Courier({"work": served}, {CALL_DESTINATION: served}, runtime)
     await store.publish([message("a", keep=True)])
     (claim,) = (await store.claim("w1", ["work"], 1)).claims
     ending = await courier.deliver(claim)

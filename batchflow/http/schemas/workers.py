@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Literal
 
-from batchflow.core.call import CALL_DESTINATION
+from batchflow.core.failure_functions import HTTP_CALLS
 from batchflow.core.message import UnservedWork, WorkerStatus
 from batchflow.http.schemas.base import ApiModel, required_datetime, to_datetime
 
@@ -40,7 +40,7 @@ class WorkerInfo(ApiModel):
             hanging=worker.hanging,
             held=worker.held,
             holds=dict(sorted(worker.holds.items())),
-            serves=[it for it in worker.serves if it != CALL_DESTINATION],
+            serves=[it for it in worker.serves if it not in HTTP_CALLS],
         )
 
 
