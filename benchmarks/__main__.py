@@ -52,6 +52,7 @@ def rows(found: dict[str, Figures]) -> list[Row]:
 def _embedded_rows(found: dict[str, Figures]) -> list[Row]:
     small, large, many = found["defaults_20k"], found["large_20k"], found["large_200k"]
     command, crew, first = found["command_20k"], found["crew_embedded"], found["latency"]
+    groups = found["groups_10k"]
     dry, rate, big = found["dry_run"], found["rate"], found["large_results"]
     asyncio_ = found["references"]["asyncio_items_per_s"]
     return [
@@ -76,6 +77,15 @@ def _embedded_rows(found: dict[str, Figures]) -> list[Row]:
             f"{many['peak_mib'] - large['peak_mib']:+.0f} MiB",
         ),
         _ratio("600 results of 1 MB: peak memory", big["peak_mib"], "MiB", "before", big["idle_mib"]),
+        _ratio(
+            "10,000 items with `execute_many`, up to 50 a call",
+            groups["items_per_s"],
+            "items/s",
+            "`execute`",
+            groups["one_items_per_s"],
+        ),
+        _ratio("… CPU per item", groups["cpu_us"], "us", "`execute`", groups["one_cpu_us"]),
+        _ratio("… calls", groups["calls"], "calls", "`execute`", groups["one_calls"]),
         _ratio("dry run of 1,000,000", dry["ids_per_s"], "ids/s", "fetch alone", dry["fetch_only_ids_per_s"]),
         _ratio("trigger to first execute", first["first_ms"], "ms", "trigger (one commit)", first["trigger_ms"]),
         _ratio("rate of 200/s held", rate["per_s"], "starts/s", "the limit", 200),

@@ -20,7 +20,7 @@ class Greeting(BaseModel):
     length: int
 
 
-class Greet(BatchWorkflow[NoParams, User, Greeting]):
+class Users(BatchWorkflow[NoParams, User, Greeting], abstract=True):
     """Items `user-0000000` …, pages and chunks as they are by default, no limits."""
 
     name = "greet"
@@ -38,15 +38,39 @@ class Greet(BatchWorkflow[NoParams, User, Greeting]):
     async def load(self, user_id: str) -> User:
         return User(id=user_id, name=f"User {user_id}", visits=3)
 
-    async def execute(self, user: User) -> Greeting:
-        text = f"Welcome back, {user.name}, for the {user.visits}th time"
-        return Greeting(text=text, length=len(text))
-
     async def save(self, user_id: str, greeting: Greeting) -> None:
         return None
 
     async def on_complete(self, summary: BatchSummary) -> None:
         return None
+
+
+class Greet(Users):
+    """One call for each item."""
+
+    async def execute(self, user: User) -> Greeting:
+        return greeting_of(user)
+
+
+class GreetMany(Users):
+    """One call for up to fifty items."""
+
+    group_size = 50
+    group_wait = "200ms"
+
+    def __init__(self, items: int) -> None:
+        super().__init__(items)
+        self.calls = 0
+
+    async def execute_many(self, users: list[User]) -> list[Greeting]:
+        self.calls += 1
+        return [greeting_of(user) for user in users]
+
+
+def greeting_of(user: User) -> Greeting:
+    """Do the work of one item."""
+    text = f"Welcome back, {user.name}, for the {user.visits}th time"
+    return Greeting(text=text, length=len(text))
 
 
 class GreetLarge(Greet):

@@ -17,7 +17,7 @@ from benchmarks import on_redis
 from benchmarks.app import quiet_app
 from benchmarks.claims import claims_embedded, claims_on_redis
 from benchmarks.crew import crew_embedded, crew_on_redis
-from benchmarks.job import Greet, Greeting, GreetLarge, User
+from benchmarks.job import Greet, Greeting, GreetLarge, GreetMany, User, Users
 from benchmarks.references import python_items, sqlite_items
 from benchmarks.scale import million, waiting_handles
 from benchmarks.steps import parallel_runs, sequential_steps, sleeping_runs
@@ -45,7 +45,7 @@ class Timed(GreetLarge):
             self.cpu.append(time.process_time())
 
 
-async def end_to_end(folder: Path, greet: Greet, items: int) -> Figures:
+async def end_to_end(folder: Path, greet: Users, items: int) -> Figures:
     """A batch from trigger to the end of its `on_complete`; and SQLite alone, right before it."""
     alone = await asyncio.to_thread(sqlite_items, folder)
     flow = quiet_app(folder)
@@ -86,6 +86,25 @@ async def command_20k(folder: Path) -> Figures:
 async def large_200k(folder: Path) -> Figures:
     """200,000 items."""
     return await end_to_end(folder, Timed(200_000), 200_000)
+
+
+async def groups_10k(folder: Path) -> Figures:
+    """10,000 items with one call for each, and then with one for up to fifty."""
+    items = 10_000
+    one, many = Greet(items), GreetMany(items)
+    alone, together = folder / "alone", folder / "together"
+    for place in (alone, together):
+        place.mkdir()
+    each = await end_to_end(alone, one, items)
+    grouped = await end_to_end(together, many, items)
+    return {
+        "items_per_s": grouped["items_per_s"],
+        "cpu_us": grouped["cpu_us"],
+        "one_items_per_s": each["items_per_s"],
+        "one_cpu_us": each["cpu_us"],
+        "calls": many.calls,
+        "one_calls": items,
+    }
 
 
 async def references(folder: Path) -> Figures:
@@ -240,6 +259,7 @@ SCENARIOS: dict[str, Callable[[Path], Awaitable[Figures]]] = {
         command_20k,
         large_200k,
         large_results,
+        groups_10k,
         crew_embedded,
         dry_run,
         idle,
