@@ -1,7 +1,8 @@
-"""Two batches over one database: welcome placeholders for users, welcomes for their AI agents.
+"""Three batches over one database: placeholders and vectors for users, welcomes for their AI agents.
 
     batchflow run examples.welcome_placeholder:flow welcome-placeholder --dry-run
     batchflow run examples.welcome_placeholder:flow welcome-placeholder -p paidOnly=true
+    batchflow run examples.welcome_placeholder:flow user-interests
 
 The users and agents are made at the first use, in the file that WELCOME_DB names (welcome.db in the current folder).
 """
@@ -14,9 +15,9 @@ from pathlib import Path
 from batchflow import Batchflow
 from examples.welcome_placeholder.data import create
 from examples.welcome_placeholder.model import model_from_env
-from examples.welcome_placeholder.prompt import TextModel
+from examples.welcome_placeholder.prompt import LanguageModel
 from examples.welcome_placeholder.repository import AgentRepository, UserRepository
-from examples.welcome_placeholder.workflows import AgentWelcome, WelcomePlaceholder
+from examples.welcome_placeholder.workflows import AgentWelcome, UserInterests, WelcomePlaceholder
 
 __all__ = ["database", "flow", "users"]
 
@@ -43,8 +44,8 @@ flow = Batchflow()
 
 
 @flow.resource
-async def text_model() -> AsyncGenerator[TextModel]:
-    """The model that writes the texts; every process that works has its own connections to it."""
+async def language_model() -> AsyncGenerator[LanguageModel]:
+    """The model that writes texts and makes vectors; every process that works has its own connections to it."""
     model = model_from_env()
     try:
         yield model
@@ -52,5 +53,6 @@ async def text_model() -> AsyncGenerator[TextModel]:
         await model.aclose()
 
 
-flow.add(WelcomePlaceholder(users, text_model))
-flow.add(AgentWelcome(agents, text_model))
+flow.add(WelcomePlaceholder(users, language_model))
+flow.add(AgentWelcome(agents, language_model))
+flow.add(UserInterests(users, language_model))

@@ -65,6 +65,7 @@ Next:
   {program_name()} batches
   {command_text(("run", TARGET, "agent-welcome", "-p", "paidOnly=true"))}
   {command_text((*RUN, "--ids", "user-0001,user-0002"))}
+  {command_text(("run", TARGET, "user-interests"))}
 
 To start over:
   rm batchflow.db* {database()}*""")

@@ -1,13 +1,13 @@
-"""Who writes the texts a prompt asks for: a model behind an OpenAI-compatible API, or a local writer."""
+"""The models that write texts and make vectors: one behind an OpenAI-compatible API, or a local one."""
 
 import asyncio
 import json
 import math
 import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from email.utils import parsedate_to_datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 import httpx
 from pydantic import BaseModel, Field, StringConstraints, TypeAdapter, ValidationError
@@ -15,16 +15,18 @@ from pydantic import BaseModel, Field, StringConstraints, TypeAdapter, Validatio
 from examples.welcome_placeholder.prompt import (
     FEWEST_TEXTS,
     MOST_TEXTS,
+    LanguageModel,
     ModelBusy,
     ModelError,
     ModelRefused,
     ModelUnavailable,
     Prompt,
-    TextModel,
     UnusableAnswer,
 )
 
 DEFAULT_MODEL = "gpt-4o-mini"
+EMBEDDING_MODEL = "text-embedding-3-small"
+LOCAL_DIMENSIONS = 16
 
 _Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=300)]
 _TEXTS: TypeAdapter[list[str]] = TypeAdapter(Annotated[list[_Text], Field(min_length=FEWEST_TEXTS)])
@@ -51,6 +53,11 @@ class LocalWriter:
             return [f"Hello! I am your {prompt.name}, an agent that {prompt.purpose}.", *_questions(prompt.topics)]
         return _placeholders(prompt)
 
+    async def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        if self._latency > 0:
+            await asyncio.sleep(self._latency)
+        return [_hashed_words(text) for text in texts]
+
     async def aclose(self) -> None:
         """Nothing is held, so nothing is given back."""
 
@@ -72,21 +79,26 @@ class OpenAICompatibleModel:
         )
 
     async def write(self, prompt: Prompt) -> list[str]:
-        request = {"model": self._name, "messages": _messages(prompt)}
+        return _texts(await self._ask("chat/completions", {"model": self._name, "messages": _messages(prompt)}))
+
+    async def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        return _vectors(await self._ask("embeddings", {"model": EMBEDDING_MODEL, "input": list(texts)}), len(texts))
+
+    async def _ask(self, path: str, request: dict[str, Any]) -> bytes:
         try:
-            response = await self._client.post("chat/completions", json=request)
+            response = await self._client.post(path, json=request)
         except httpx.RequestError as error:
             raise ModelUnavailable(f"no answer from the model's server: {error!r}") from error
         if not response.is_success:
             raise _failure(response)
-        return _texts(response.content)
+        return response.content
 
     async def aclose(self) -> None:
         """Close the connections."""
         await self._client.aclose()
 
 
-def model_from_env(environ: Mapping[str, str] = os.environ) -> TextModel:
+def model_from_env(environ: Mapping[str, str] = os.environ) -> LanguageModel:
     """Return the model that `WELCOME_MODEL_URL`, `WELCOME_MODEL_KEY` and the optional `WELCOME_MODEL_NAME` name.
 
     Without both the URL and the key it is the local writer; one without the other is a `ValueError`.
@@ -146,6 +158,33 @@ def _texts(body: bytes) -> list[str]:
     except ValidationError as error:
         shown = body[:200].decode(errors="replace")
         raise UnusableAnswer(f"the model's answer holds no list of {FEWEST_TEXTS} or more texts: {shown}") from error
+
+
+class _Embedding(BaseModel):
+    index: int
+    embedding: list[float]
+
+
+class _Embeddings(BaseModel):
+    data: list[_Embedding]
+
+
+def _vectors(body: bytes, count: int) -> list[list[float]]:
+    try:
+        found = {it.index: it.embedding for it in _Embeddings.model_validate_json(body).data}
+        return [found[place] for place in range(count)]
+    except (ValidationError, KeyError) as error:
+        shown = body[:200].decode(errors="replace")
+        raise UnusableAnswer(f"the model's answer holds no vector for each of {count} texts: {shown}") from error
+
+
+def _hashed_words(text: str) -> list[float]:
+    """A vector of length 1 in which each word counts at a place of its own: equal texts have equal vectors."""
+    counts = [0.0] * LOCAL_DIMENSIONS
+    for word in text.lower().split():
+        counts[zlib.crc32(word.encode()) % LOCAL_DIMENSIONS] += 1.0
+    length = math.hypot(*counts) or 1.0
+    return [count / length for count in counts]
 
 
 def _failure(response: httpx.Response) -> ModelError:

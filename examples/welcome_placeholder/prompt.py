@@ -1,5 +1,6 @@
-"""What may be asked of a text model, what it answers, and how it fails; the models themselves are in `model`."""
+"""What may be asked of a model, what it answers, and how it fails; the models themselves are in `model`."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, Self
 
@@ -61,6 +62,14 @@ class Prompt:
         return cls(kind="welcome", name=agent.name, locale=agent.locale, topics=topics, purpose=agent.purpose)
 
 
+class EmbeddingModel(Protocol):
+    """Turns texts into vectors, many of them with one request."""
+
+    async def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        """Return a vector for each text, in their order; or raise a `ModelError`."""
+        ...
+
+
 class TextModel(Protocol):
     """Writes a few short texts; any number of tasks may ask at once."""
 
@@ -71,3 +80,7 @@ class TextModel(Protocol):
     async def aclose(self) -> None:
         """Give back what the model holds; nothing may be asked of it after that."""
         ...
+
+
+class LanguageModel(TextModel, EmbeddingModel, Protocol):
+    """Does both."""

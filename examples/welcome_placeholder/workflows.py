@@ -1,7 +1,8 @@
-"""The two batches. They differ in entity, data source and what is done with one item; the rest is batchflow's."""
+"""The three batches. They differ in entity, data source and what is done with an item; the rest is batchflow's."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 
 import structlog
 from pydantic import BaseModel
@@ -15,7 +16,14 @@ from batchflow import (
     RateLimited,
     RetryAfter,
 )
-from examples.welcome_placeholder.prompt import ModelBusy, ModelRefused, ModelUnavailable, Prompt, TextModel
+from examples.welcome_placeholder.prompt import (
+    EmbeddingModel,
+    ModelBusy,
+    ModelRefused,
+    ModelUnavailable,
+    Prompt,
+    TextModel,
+)
 from examples.welcome_placeholder.repository import Agent, AgentRepository, Placeholders, User, UserRepository
 from examples.welcome_placeholder.repository import AgentWelcome as WelcomeTexts
 
@@ -111,8 +119,48 @@ class AgentWelcome(BatchWorkflow[Audience, Agent, WelcomeTexts]):
         log.info("[agent-welcome] Batch complete", agents=summary.counts.succeeded, failed=summary.counts.failed)
 
 
+class UserInterests(BatchWorkflow[Audience, User, list[float]]):
+    """A vector of every user's interests, to find people who share some.
+
+    A model of vectors takes many texts with one request. The vectors are the results of the batch; `save` would give
+    them to a database of vectors.
+    """
+
+    name = "user-interests"
+    entity = "user"
+    execute_verb = "embed"
+    page_size = chunk_size = 100
+    paginate_flow = FlowControl(parallelism=10, rate=50)
+    # Items, not requests: five requests a second, and two of them at once.
+    execute_flow = FlowControl(parallelism=200, rate=250)
+    group_size = 50
+    group_wait = "500ms"
+    group_parallelism = 2
+
+    def __init__(self, users: Callable[[], UserRepository], model: Callable[[], EmbeddingModel]) -> None:
+        self._users = users
+        self._model = model
+
+    def fetch(self, params: Audience, cursor: str | None, limit: int) -> Page:
+        return Page(*self._users().ids_after(cursor, limit, paid_only=params.paid_only))
+
+    def load(self, user_id: str) -> User | None:
+        return self._users().get(user_id)
+
+    async def execute_many(self, users: Sequence[User]) -> list[list[float]]:
+        with batch_errors():
+            return await self._model().embed([", ".join(user.interests) for user in users])
+
+
 async def write(model: TextModel, prompt: Prompt) -> list[str]:
-    """Ask the model, and say how its failures are to be taken.
+    """Ask the model for texts; it raises as `batch_errors` says."""
+    with batch_errors():
+        return await model.write(prompt)
+
+
+@contextmanager
+def batch_errors() -> Generator[None]:
+    """Say how a model's failures are to be taken.
 
     Raises:
         RateLimited: it is busy; every request waits, and none has used up an attempt.
@@ -120,7 +168,7 @@ async def write(model: TextModel, prompt: Prompt) -> list[str]:
         RetryAfter: its server failed and says when to come back.
     """
     try:
-        return await model.write(prompt)
+        yield
     except ModelBusy as error:
         raise RateLimited(BUSY_SECONDS if error.retry_after is None else error.retry_after, str(error)) from error
     except ModelRefused as error:

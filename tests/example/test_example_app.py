@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from batchflow import Batchflow, BatchflowError, NonRetryable, RateLimited, Retr
 from batchflow.core.dead_letters import DeadLetterQuery
 from examples.welcome_placeholder import data
 from examples.welcome_placeholder.main import app
-from examples.welcome_placeholder.model import LocalWriter
+from examples.welcome_placeholder.model import LOCAL_DIMENSIONS, LocalWriter
 from examples.welcome_placeholder.prompt import (
     ModelBusy,
     ModelError,
@@ -25,7 +25,7 @@ from examples.welcome_placeholder.prompt import (
     UnusableAnswer,
 )
 from examples.welcome_placeholder.repository import AgentRepository, Placeholders, UserRepository
-from examples.welcome_placeholder.workflows import AgentWelcome, Audience, WelcomePlaceholder, write
+from examples.welcome_placeholder.workflows import AgentWelcome, Audience, UserInterests, WelcomePlaceholder, write
 from tests.house.sources import ROOT
 
 PROMPT = Prompt(kind="placeholders", name="Ada", locale="en-GB", topics=("chess",))
@@ -113,6 +113,48 @@ async def test_agents_of_subscribers_get_their_welcome(flow: Batchflow, database
     found = agents.welcome(paid[0])
     assert found is not None
     assert found.message.startswith("Hello! I am your ")
+
+
+class FastInterests(UserInterests):
+    """As above."""
+
+    entry_flow = paginate_flow = execute_flow = None
+
+
+class Counting(LocalWriter):
+    """Notes how many texts a request has, and refuses those that have one too many."""
+
+    def __init__(self, refused: str = "") -> None:
+        super().__init__()
+        self.sizes: list[int] = []
+        self._refused = refused
+
+    async def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        self.sizes.append(len(texts))
+        if self._refused in texts:
+            raise ModelRefused("an input is not allowed")
+        return await super().embed(texts)
+
+
+async def test_interests_of_many_users_go_with_one_request(flow: Batchflow, database: Path) -> None:
+    """Each user has a vector; one whose text is refused fails alone."""
+    users = UserRepository(database)
+    refused = users.get("user-0007")
+    assert refused is not None
+    model = Counting(", ".join(refused.interests))
+    interests = flow.add(FastInterests(lambda: users, lambda: model))
+    async with flow:
+        batch = await interests.trigger(limit=200)
+        summary = await batch.wait(timeout=60)
+        vectors = {id: vector async for id, vector in batch.results()}
+        failed = [item.id async for item in batch.items("failed")]
+    alike = [id for id, user in ((id, users.get(id)) for id in failed) if user and user.interests == refused.interests]
+    assert failed == alike
+    assert "user-0007" in failed
+    assert summary.counts.succeeded == len(vectors) == 200 - len(failed)
+    assert {len(vector) for vector in vectors.values()} == {LOCAL_DIMENSIONS}
+    assert model.sizes.count(50) >= 3
+    assert len(model.sizes) < 60
 
 
 @pytest.mark.parametrize(

@@ -251,3 +251,27 @@ def test_environment_with_half_a_model_is_refused(given: str, missing: str) -> N
     expected = f"^WELCOME_MODEL_{given} is set but WELCOME_MODEL_{missing} is not; set both or neither$"
     with pytest.raises(ValueError, match=expected):
         model_from_env({f"WELCOME_MODEL_{given}": "https://models.test/v1"})
+
+
+async def test_embeddings_come_with_one_request_in_the_order_of_the_texts() -> None:
+    """Whatever the order in which the server lists them."""
+    asked: list[dict[str, object]] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(json.loads(request.content))
+        vectors = [{"index": 1, "embedding": [0, 1]}, {"index": 0, "embedding": [1, 0]}]
+        return httpx.Response(200, json={"data": vectors})
+
+    embedding = model(answer)
+    assert await embedding.embed(["jazz", "yoga"]) == [[1, 0], [0, 1]]
+    assert asked == [{"model": "text-embedding-3-small", "input": ["jazz", "yoga"]}]
+    with pytest.raises(UnusableAnswer, match="no vector for each of 3 texts"):
+        await embedding.embed(["jazz", "yoga", "chess"])
+    await embedding.aclose()
+
+
+async def test_local_writer_makes_equal_vectors_of_equal_texts() -> None:
+    """Of length one, so that their products compare them."""
+    one, same, other = await LocalWriter().embed(["jazz, yoga", "Jazz, yoga", "chess"])
+    assert one == same != other
+    assert sum(value * value for value in one) == pytest.approx(1)
