@@ -14,6 +14,7 @@ from batchflow.core.expected_data import ExpectedData
 from batchflow.core.message import Claim, Message
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.run import Step
+from batchflow.core.schedule import NewSchedule, ScheduledStart
 from batchflow.core.settlement import Effect, Settlement
 from batchflow.core.store import Commands, Journaling, Ledger, Reads, RecordResult
 from batchflow.errors import StoreError
@@ -444,6 +445,41 @@ class Client(Commands, Protocol):
 
         Raises:
             StoreUnavailable: the app has stopped.
+        """
+        ...
+
+
+class ScheduleTarget(Protocol):
+    """A workflow or function that schedules start."""
+
+    @property
+    def title(self) -> str:
+        """Its name."""
+        ...
+
+    @property
+    def schedule_route(self) -> str:
+        """The destination of the work that a fire starts."""
+        ...
+
+    @property
+    def declared_schedule(self) -> NewSchedule | None:
+        """The schedule that its code declares."""
+        ...
+
+    def schedule_payload(self, params: object, payload: object) -> str:
+        """Check what its fires start with, a value or its JSON; returns the JSON text.
+
+        Raises:
+            BatchflowError: it does not fit; the message says what does.
+        """
+        ...
+
+    def scheduled_start(self, schedule: NewSchedule, at: int) -> ScheduledStart:
+        """The work of the fire at `at`.
+
+        Raises:
+            BatchflowError: the payload does not fit any more.
         """
         ...
 

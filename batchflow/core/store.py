@@ -17,6 +17,7 @@ from batchflow.core.flow import FlowControl, FlowStatus
 from batchflow.core.message import ClaimResult, Message, UnservedWork, WorkerStatus
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.run import Run, RunQuery, Step, Waiter
+from batchflow.core.schedule import DueSchedules, Fire, FireResult, NewSchedule, ScheduleStatus
 from batchflow.core.settlement import Effect, Settlement, SettleResult
 
 KEPT_EVENTS = 1_000
@@ -281,6 +282,58 @@ class FlowKeys(Protocol):
         ...
 
 
+class Schedules(Protocol):
+    """Schedules, and their fires. The caller reads cron expressions; a store knows only times."""
+
+    async def put_schedule(self, schedule: NewSchedule, next_at: int | None) -> ScheduleStatus:
+        """Add a schedule that fires first at `next_at`, or replace the definition of the one with its id.
+
+        One that is replaced keeps its history, whether it is paused, and the time of its next fire if its expression
+        and time zone are the same: a fire that was missed meanwhile is not lost. Putting the same definition again
+        changes nothing.
+        """
+        ...
+
+    async def plan_schedule(self, id: str, version: int, next_at: int | None) -> bool:
+        """Set the time of the next fire, unless the schedule has changed since it had this `version`."""
+        ...
+
+    async def pause_schedule(self, id: str) -> bool:
+        """Fire no more until `resume_schedule`; a queued fire waits too. False if it does not exist or is paused."""
+        ...
+
+    async def resume_schedule(self, id: str, next_at: int | None) -> bool:
+        """Undo `pause_schedule`, with the next fire at `next_at`. False if it does not exist or is not paused."""
+        ...
+
+    async def delete_schedule(self, id: str) -> bool:
+        """Remove a schedule, whatever it has started stays. False if it does not exist."""
+        ...
+
+    async def fire_schedule(self, fire: Fire) -> FireResult:
+        """Start the work of a fire, if the schedule has not changed since it had the `version` of the fire.
+
+        Its work is published, or its batch opened, and the time of the next fire set, in one transaction: of several
+        workers that fire it at once, one does, and the others get `stale`, as for a schedule that does not exist. If
+        work with the same `open_dedup` has not ended, the fire is `queued` with `queue`, unless another one is, and
+        else `skipped`. If its id exists, as after a clock that was set back, it is `repeated` and starts nothing.
+        Without work to start it has `failed`.
+        """
+        ...
+
+    async def due_schedules(self, destinations: Sequence[str], limit: int = 100) -> DueSchedules:
+        """The schedules with these `destinations` that are due, or whose queued fire may start; not the paused ones."""
+        ...
+
+    async def schedule(self, id: str) -> ScheduleStatus | None:
+        """A schedule; None if it does not exist."""
+        ...
+
+    async def schedules(self, *, after: str = "", limit: int = 100) -> Sequence[ScheduleStatus]:
+        """The schedules whose ids are after `after`, by id."""
+        ...
+
+
 class RunReads(Protocol):
     """Reads of runs and of their waits."""
 
@@ -466,8 +519,10 @@ class Housekeeping(Protocol):
         ...
 
 
-class Store(Commands, Delivery, Journaling, AdminCommands, FlowKeys, Reads, Ledger, Ledgers, Housekeeping, Protocol):
-    """Durable state: messages, journals, batches, the ledger, flow keys."""
+class Store(
+    Commands, Delivery, Journaling, AdminCommands, FlowKeys, Schedules, Reads, Ledger, Ledgers, Housekeeping, Protocol
+):
+    """Durable state: messages, journals, batches, the ledger, flow keys, schedules."""
 
     @property
     def is_durable(self) -> bool:

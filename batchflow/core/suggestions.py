@@ -34,16 +34,20 @@ def did_you_mean(name: str, known: Iterable[str], words: Mapping[str, str] = NO_
 
     `words` has what to write for words of other APIs.
     """
-    from difflib import get_close_matches
-
     if name in words:
         return f"; write {words[name]}"
     known = sorted(known)
-    close = get_close_matches(name, known, n=1, cutoff=0.6)
-    if close:
-        return f"; did you mean '{close[0]}'?"
+    if (close := closest(name, known)) is not None:
+        return f"; did you mean '{close}'?"
     listed = ", ".join(f"'{it}'" for it in known)
     return f"; known are {listed}" if known else "; there are none"
+
+
+def closest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that is most like `name`; None if none is."""
+    from difflib import get_close_matches
+
+    return next(iter(get_close_matches(name, list(known), n=1, cutoff=0.6)), None)
 
 
 def check_options(what: str, given: Iterable[str], known: Collection[str], words: Mapping[str, str] = NO_WORDS) -> None:

@@ -29,6 +29,7 @@ from batchflow.core.flow import FlowControl, FlowStatus
 from batchflow.core.message import Claim, Message
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.run import Journal, Run, Step
+from batchflow.core.schedule import Fire, FireResult, NewSchedule, ScheduleStatus
 from batchflow.core.settlement import Effect, Settlement, SettleResult
 from batchflow.core.store import LARGE_TEXT, RecordResult
 from batchflow.errors import StoreError
@@ -40,6 +41,11 @@ ORDER = (
     "unpin",
     "pause",
     "resume",
+    "put_schedule",
+    "plan_schedule",
+    "pause_schedule",
+    "resume_schedule",
+    "delete_schedule",
     "open_batch",
     "record",
     "record_with_effects",
@@ -64,6 +70,7 @@ ORDER = (
     "forget",
     "prune",
     "reconcile",
+    "fire_schedule",
     "claim",
 )
 """The order of verbs within a group: verbs that end work come before verbs that start it, and claims come last."""
@@ -98,6 +105,7 @@ NOTIFYING_VERBS = frozenset(
         "call_failure_again",
         "sweep_cancelled",
         "reconcile",
+        "fire_schedule",
     }
 )
 """Verbs after which a message may be due, or a run or batch may have ended."""
@@ -397,6 +405,33 @@ class WriteVerbs(ABC):
         """See the protocol."""
         await self._enqueue("resume", key)
 
+    # Schedules
+
+    async def put_schedule(self, schedule: NewSchedule, next_at: int | None) -> ScheduleStatus:
+        """See the protocol."""
+        return scheduled(await self._enqueue("put_schedule", schedule, next_at))
+
+    async def plan_schedule(self, id: str, version: int, next_at: int | None) -> bool:
+        """See the protocol."""
+        return await self._enqueue("plan_schedule", id, version, next_at)
+
+    async def pause_schedule(self, id: str) -> bool:
+        """See the protocol."""
+        return await self._enqueue("pause_schedule", id)
+
+    async def resume_schedule(self, id: str, next_at: int | None) -> bool:
+        """See the protocol."""
+        return await self._enqueue("resume_schedule", id, next_at)
+
+    async def delete_schedule(self, id: str) -> bool:
+        """See the protocol."""
+        return await self._enqueue("delete_schedule", id)
+
+    async def fire_schedule(self, fire: Fire) -> FireResult:
+        """See the protocol."""
+        outcome, row = await self._enqueue("fire_schedule", fire)
+        return FireResult(outcome, scheduled(row) if row else None)
+
     # Housekeeping
 
     async def prune(self, retention_ms: int) -> int:
@@ -442,6 +477,10 @@ BATCH: Columns = (
     "id", "name", "state", "pages", "chunks", "total", "working", "worked_ms", "params", "force", "label", "headers",
     "paused", "flow_key", "error", "completion_error", "errors", "created_at", "started_at", "ended_at",
     *Counts._fields,
+)  # fmt: skip
+SCHEDULE: Columns = (
+    "text", "version", "paused", "created_at", "next_at", "last_at", "last_id", "fires", "skips", "skipped_at",
+    "queued_at", "error",
 )  # fmt: skip
 ITEM: Columns = ("number", "id", "state", "result", "error", "ended_at", "attempts")
 ERROR_GROUP: Columns = ErrorGroup._fields
@@ -561,6 +600,13 @@ def _error_groups(rows: Sequence[Sequence[Any]]) -> tuple[ErrorGroup, ...]:
     groups = [ErrorGroup._make(row) for row in rows]
     groups.sort(key=lambda group: (-group.attempts, group.type, group.where))
     return tuple(groups)
+
+
+def scheduled(row: Sequence[Any]) -> ScheduleStatus:
+    """A schedule."""
+    about = dict(zip(SCHEDULE, row, strict=True))
+    text, paused = about.pop("text"), about.pop("paused")
+    return ScheduleStatus(schedule=NewSchedule.of_text(text), paused=bool(paused), **about)
 
 
 def item(row: Sequence[Any]) -> Item:

@@ -28,6 +28,7 @@ from tests.conformance.publishing import PublishCases
 from tests.conformance.redriving import RedriveCases
 from tests.conformance.retention import RetentionCases
 from tests.conformance.runs import RunCases
+from tests.conformance.schedules import ScheduleCases
 from tests.conformance.settling import SettleCases
 from tests.conformance.shared import SharedCases
 from tests.conformance.steps import RecordCases
@@ -58,6 +59,7 @@ class StoreConformance(
     CancelCases,
     LedgerCases,
     RetentionCases,
+    ScheduleCases,
 ):
     """What a store keeps in one process. Say how it is made in `make_store`."""
 

@@ -63,6 +63,15 @@ from batchflow.core.message import (
 from batchflow.core.ports import Clock
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.run import NEVER, Arrival, Journal, Run, RunQuery, RunState, Step, StepState, Waiter, apply_arrivals
+from batchflow.core.schedule import (
+    DueSchedules,
+    Fire,
+    FireOutcome,
+    FireResult,
+    NewSchedule,
+    ScheduleStatus,
+    schedule_key,
+)
 from batchflow.core.settlement import (
     ARRIVES_AFTER,
     AcceptWebhook,
@@ -277,6 +286,7 @@ class Place:
     listeners: dict[tuple[str, int], tuple[str, int, int]] = field(
         default_factory=dict[tuple[str, int], tuple[str, int, int]]
     )
+    schedules: dict[str, ScheduleStatus] = field(default_factory=dict[str, ScheduleStatus])
     webhooks: dict[str, str] = field(default_factory=dict[str, str])
     served: dict[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
     children: defaultdict[str, list[str]] = field(default_factory=lambda: defaultdict[str, list[str]](list))
@@ -337,6 +347,12 @@ class Place:
             row.steps[step.number] = step
             if step.position:
                 row.failures = row.losses = 0
+
+    def under_way(self, open_dedup: str) -> str | None:
+        """The batch or message that has not ended under this key."""
+        batches = (it.new for it in self.batches.values() if it.ended_at is None)
+        messages = (row.message for row in self.rows.values() if row.died_at is None)
+        return next((it.id for it in (*batches, *messages) if it.open_dedup == open_dedup), None)
 
     # Claims begin
 
@@ -1076,6 +1092,10 @@ def write(*, tells: bool) -> "Callable[[Body[P, R]], Verb[P, R]]":
     return decorate
 
 
+def _changed(known: ScheduleStatus, **changes: Any) -> ScheduleStatus:
+    return replace(known, version=known.version + 1, **changes)
+
+
 class MemoryStore:
     """`batchflow.core.store.Store` on a place in this process's memory."""
 
@@ -1339,6 +1359,99 @@ class MemoryStore:
         if key in self.at.flows:
             self.at.flows[key].paused = False
 
+    # Schedules
+
+    @write(tells=False)
+    def put_schedule(self, schedule: NewSchedule, next_at: int | None) -> ScheduleStatus:
+        known = self.at.schedules.get(schedule.id)
+        if known is None:
+            known = ScheduleStatus(
+                schedule=schedule, version=self.at.now, paused=False, created_at=self.at.now, next_at=next_at
+            )
+        elif known.schedule != schedule:
+            same = known.schedule.cron == schedule.cron
+            known = _changed(known, schedule=schedule, next_at=known.next_at if same else next_at)
+        self.at.schedules[schedule.id] = known
+        return known
+
+    @write(tells=False)
+    def plan_schedule(self, id: str, version: int, next_at: int | None) -> bool:
+        known = self.at.schedules.get(id)
+        return known is not None and known.version == version and self._change(id, next_at=next_at)
+
+    @write(tells=False)
+    def pause_schedule(self, id: str) -> bool:
+        known = self.at.schedules.get(id)
+        return known is not None and not known.paused and self._change(id, paused=True)
+
+    @write(tells=False)
+    def resume_schedule(self, id: str, next_at: int | None) -> bool:
+        known = self.at.schedules.get(id)
+        return known is not None and known.paused and self._change(id, paused=False, next_at=next_at)
+
+    @write(tells=False)
+    def delete_schedule(self, id: str) -> bool:
+        return self.at.schedules.pop(id, None) is not None
+
+    @write(tells=True)
+    def fire_schedule(self, fire: Fire) -> FireResult:
+        known = self.at.schedules.get(fire.id)
+        if known is None or known.version != fire.version:
+            return FireResult("stale", known)
+        outcome = self._start(fire, known)
+        changes: dict[str, Any] = {"next_at": fire.next_at}
+        if known.queued_at == fire.at:
+            changes["queued_at"] = None
+        match outcome:
+            case "fired":
+                assert fire.start is not None
+                changes |= {"last_at": fire.at, "last_id": fire.start.id, "fires": known.fires + 1, "error": None}
+            case "skipped":
+                changes |= {"skipped_at": fire.at, "skips": known.skips + 1}
+            case "queued":
+                changes["queued_at"] = fire.at
+            case _:
+                changes |= {"error": fire.error} if outcome == "failed" else {}
+        self._change(fire.id, **changes)
+        return FireResult(outcome, self.at.schedules[fire.id])
+
+    def _start(self, fire: Fire, known: ScheduleStatus) -> FireOutcome:
+        start = fire.start
+        if start is None:
+            return "failed"
+        if (
+            self.at.publish(start.messages)[0]
+            if start.batch is None
+            else self.at.open_batch(start.batch, start.messages)
+        ):
+            return "fired"
+        under_way = start.open_dedup and self.at.under_way(start.open_dedup)
+        if not under_way or under_way == start.id:
+            return "repeated"
+        return "queued" if fire.queue and known.queued_at in (None, fire.at) else "skipped"
+
+    def _change(self, id: str, **changes: Any) -> bool:
+        self.at.schedules[id] = _changed(self.at.schedules[id], **changes)
+        return True
+
+    @read
+    def due_schedules(self, destinations: Sequence[str], limit: int = 100) -> DueSchedules:
+        served = [it for it in self.at.schedules.values() if it.schedule.destination in destinations and not it.paused]
+        queued = [it for it in served if it.queued_at is not None]
+        found = [(it.next_at, it.id, it) for it in served if it.next_at is not None and it.next_at <= self.at.now]
+        due = {id: it for _, id, it in sorted(found, key=lambda one: one[:2])}
+        due |= {it.id: it for it in queued if self.at.under_way(schedule_key(it.id)) is None}
+        times = [it.next_at for it in served if it.next_at is not None]
+        return DueSchedules(tuple(due.values())[:limit], min(times, default=None), len(queued), self.at.now)
+
+    @read
+    def schedule(self, id: str) -> ScheduleStatus | None:
+        return self.at.schedules.get(id)
+
+    @read
+    def schedules(self, *, after: str = "", limit: int = 100) -> Sequence[ScheduleStatus]:
+        return [self.at.schedules[id] for id in sorted(self.at.schedules) if id > after][:limit]
+
     # What is read
 
     @read
@@ -1422,9 +1535,7 @@ class MemoryStore:
 
     @read
     def under_way(self, open_dedup: str) -> str | None:
-        batches = (it.new for it in self.at.batches.values() if it.ended_at is None)
-        messages = (row.message for row in self.at.rows.values() if row.died_at is None)
-        return next((it.id for it in (*batches, *messages) if it.open_dedup == open_dedup), None)
+        return self.at.under_way(open_dedup)
 
     @read
     def dead_letter(self, id: str) -> DeadLetter | None:

@@ -49,11 +49,41 @@ class Model:
         self.arrivals: list[Row] = []
         self.listeners: list[Row] = []
         self.kept: list[Row] = []
+        self.schedules: dict[str, Row] = {}
+        self.scheduled: dict[str, str] = {}
 
     def recode(self) -> None:
         """An operation passes its values through JSON, as a store does."""
         for name, value in vars(self).items():
             setattr(self, name, json.loads(json.dumps(value)))
+
+    # Schedules
+
+    def put_schedule(self, id: str, text: str, next_at: int) -> None:
+        known = self.schedules.setdefault(id, {"paused": False, "next_at": next_at, "fires": 0, "skips": 0})
+        if known.get("text", text) != text:
+            known["next_at"] = next_at
+        known["text"] = text
+
+    def pause_schedule(self, id: str, paused: bool, next_at: int) -> bool:
+        known = self.schedules.get(id)
+        if known is None or known["paused"] == paused:
+            return False
+        known["paused"] = paused
+        if not paused:
+            known["next_at"] = next_at
+        return True
+
+    def fire_schedule(self, id: str, run: str, next_at: int) -> str:
+        known = self.schedules[id]
+        known["next_at"] = next_at
+        if self.scheduled.get(id) in self.messages:
+            known["skips"] += 1
+            return "skipped"
+        self.publish(run, "work", "free", 0)
+        self.scheduled[id] = run
+        known["fires"] += 1
+        return "fired"
 
     # Messages
 

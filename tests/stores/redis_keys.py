@@ -162,6 +162,9 @@ class Snapshot:
         message = self.of(f"m:{id}")
         return None if message and "z" not in message else self.open_batch(id)
 
+    def queued_schedule(self, id: str, _: str) -> str | None:
+        return None if "q" in self.of(f"sc:{id}") else f"and there is no schedule '{id}' with a queued fire"
+
     def waiting(self, member: str, _: str) -> str | None:
         """Of what waits in a lane: a message that nobody holds, or a range of items."""
         first, cut, _ = member.partition("\n")
@@ -239,6 +242,7 @@ _RULES: dict[str, Rule] = {
     "bs": Snapshot.batch,
     "bw:<workflow>": Snapshot.batch,
     "bl:<label>": Snapshot.batch,
+    "scq": Snapshot.queued_schedule,
     "bo": Snapshot.open_batch,
     "be": Snapshot.ended_batch,
     "bc": Snapshot.open_batch,

@@ -12,6 +12,7 @@ from batchflow.core.batch import Failure, NewBatch
 from batchflow.core.flow import FlowControl
 from batchflow.core.message import Claim, Message
 from batchflow.core.run import NEVER, Step, StepKind
+from batchflow.core.schedule import Cron, DueSchedules, Fire, NewSchedule, ScheduledStart
 from batchflow.core.settlement import (
     Effect,
     Ending,
@@ -46,6 +47,7 @@ ENDINGS: st.SearchStrategy[Ending] = st.sampled_from(
     ["done", "done", "done", "failed", "suspended", "retry", "parked", "released", "dead", "cancelled"]
 )
 DELAYS = st.sampled_from([0, 1, 7, 1_000])
+SCHEDULES = st.sampled_from(["s1", "s2"])
 EVENTS = st.sampled_from(["paid", "sent"])
 FAILURES = (Failure("Boom", "job.py:1 in execute", "Boom: no"),)
 TABLES = ("arrival", "listener", "kept_event")
@@ -62,6 +64,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.model = Model({key: flow.parallelism for key, flow in FLOWS.items()})
         self.claims: list[Claim] = []
         self.pages = 0
+        self.fired = 0
 
     async def _open(self) -> Store:
         store = SqliteStore(":memory:", clock=self.clock)
@@ -340,6 +343,47 @@ class StoreMachine(RuleBasedStateMachine):
         self.do("pause" if paused else "resume", key)
         self.model.flows[key].update(paused=paused)
 
+    # Schedules
+
+    @rule(id=SCHEDULES, hour=st.sampled_from([3, 4]), delay=DELAYS)
+    def put_schedule(self, id: str, hour: int, delay: int) -> None:
+        cron = Cron(f"0 {hour} * * *")
+        self.do("put_schedule", NewSchedule(id=id, target="work", destination="work", cron=cron), self.now + delay)
+        self.model.put_schedule(id, cron.expression, self.now + delay)
+
+    @rule(id=SCHEDULES, paused=st.booleans(), delay=DELAYS)
+    def pause_schedule(self, id: str, paused: bool, delay: int) -> None:
+        verb, rest = ("pause_schedule", ()) if paused else ("resume_schedule", (self.now + delay,))
+        assert self.do(verb, id, *rest) == self.model.pause_schedule(id, paused, self.now + delay)
+
+    @rule(id=SCHEDULES)
+    def delete_schedule(self, id: str) -> None:
+        assert self.do("delete_schedule", id) == (self.model.schedules.pop(id, None) is not None)
+
+    @rule(delay=st.sampled_from([1, 7, 1_000]), late=st.booleans())
+    def fire_schedules(self, delay: int, late: bool) -> None:
+        """All that are due fire, each once, whoever else has seen them."""
+        due = {id for id, it in self.model.schedules.items() if not it["paused"] and it["next_at"] <= self.now}
+        found: DueSchedules = self.do("due_schedules", ["work"])
+        assert {status.id for status in found.due} == due
+        for status in found.due:
+            self.fired += 1
+            run = Message(
+                id=f"{status.id}-{self.fired}",
+                destination="work",
+                flow=FLOWS["free"],
+                open_dedup=f"schedule:{status.id}",
+            )
+            start = ScheduledStart(None, (run,))
+            fire = Fire(
+                id=status.id, version=status.version, at=status.next_at or 0, next_at=self.now + delay, start=start
+            )
+            expected = self.model.fire_schedule(status.id, run.id, self.now + delay)
+            outcome = self.do("fire_schedule", fire).outcome
+            assert outcome == expected
+            if late:
+                assert self.do("fire_schedule", fire).outcome == "stale"
+
     # What happens to them
 
     @rule(worker=WORKERS)
@@ -385,6 +429,10 @@ class StoreMachine(RuleBasedStateMachine):
             assert (found.state if found else None) == self._state(id), id
             if id in model.messages and found:
                 assert list(found.journal) == model.journal(model.messages[id])
+        seen = [(it.id, it.paused, it.next_at, it.fires, it.skips) for it in await store.schedules()]
+        assert seen == [
+            (id, it["paused"], it["next_at"], it["fires"], it["skips"]) for id, it in sorted(model.schedules.items())
+        ]
         for event in ("paid", "sent"):
             waiters = [(row["run"], row["since"], row["until"] or None) for row in model.waiters(event, self.now)]
             found = [(waiter.run, waiter.since, waiter.until) for waiter in await store.waiters(event)]

@@ -114,6 +114,10 @@ KEYS = (
     Key("be", "zset", "retention", "batches, by end time"),
     Key("bc", "set", "batch", "batches of which messages are being cancelled"),
     Key("h:<ledger>", "hash", "batch", "items in flight: the number of the batch of each"),
+    Key("sc:<schedule>", "hash", "permanent", "a schedule, until it is deleted"),
+    Key("scs", "zset", "permanent", "the ids of schedules: all at 0"),
+    Key("scn", "zset", "permanent", "schedules that are not paused, by the time of their next fire"),
+    Key("scq", "set", "waiting", "schedules with a fire that waits for the end of the previous one"),
     Key("l:<ledger>", "zset", "marks", "a ledger: processed items by expiry of their mark (+inf: never)"),
 )
 

@@ -16,6 +16,7 @@ from batchflow.core.flow import FlowControl
 from batchflow.core.message import Claim, ClaimResult, Message, WorkerStatus
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.run import Journal, Run, Step, Waiter
+from batchflow.core.schedule import Fire
 from batchflow.core.settlement import (
     AcceptWebhook,
     Effect,
@@ -112,6 +113,12 @@ def encode_operation(verb: str, arguments: Sequence[Any]) -> bytes:
         case "open_batch":
             batch, first = arguments
             return to_json((verb, _encode_batch(batch), [_encode_message(message) for message in first]))
+        case "put_schedule":
+            schedule, next_at = arguments
+            timing = " ".join(schedule.cron)
+            return to_json((verb, schedule.id, schedule.destination, timing, schedule.text, next_at))
+        case "fire_schedule":
+            return to_json((verb, *_encode_fire(arguments[0])))
         case "declare":
             return to_json((verb, [encode_limits(flow) for flow in arguments[0]]))
         case "pin":
@@ -187,6 +194,13 @@ def _encode_batch(batch: NewBatch) -> BatchRow:
         batch.named,
         batch.open_dedup,
     )
+
+
+def _encode_fire(fire: Fire) -> Wire:
+    start = fire.start
+    batch = None if start is None or start.batch is None else _encode_batch(start.batch)
+    messages = [] if start is None else [_encode_message(message) for message in start.messages]
+    return [fire.id, fire.version, fire.at, fire.next_at, batch, messages, fire.error, fire.queue]
 
 
 def _encode_effect(effect: Effect) -> Wire:

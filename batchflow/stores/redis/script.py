@@ -18,6 +18,7 @@ from batchflow.core.batch import ItemState
 from batchflow.core.dead_letters import KEPT_ATTEMPTS, fingerprint_of, status_of
 from batchflow.core.ports import Clock
 from batchflow.core.run import NEVER, Step
+from batchflow.core.schedule import schedule_key
 from batchflow.core.secrets import SECRET_OUTCOME, marked_text
 from batchflow.core.settlement import Settlement
 from batchflow.core.store import KEPT_EVENTS, MOST_COUNTED, SEARCHED_BATCHES
@@ -115,6 +116,8 @@ def _constants() -> list[str]:
         "BATCH_COLUMNS": base.BATCH,
         "ITEM_COLUMNS": base.ITEM,
         "FLOW_COLUMNS": base.FLOW,
+        "SCHEDULE_COLUMNS": base.SCHEDULE,
+        "SCHEDULE_KEY": schedule_key(""),
     }
     return [f"local {name} = {_lua(value)}" for name, value in constants.items()]
 

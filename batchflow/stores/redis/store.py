@@ -14,6 +14,7 @@ from batchflow.core.flow import FlowStatus
 from batchflow.core.message import ClaimResult, UnservedWork, WorkerStatus
 from batchflow.core.ports import Clock
 from batchflow.core.run import NEVER, Run, RunQuery, Waiter
+from batchflow.core.schedule import DueSchedules, ScheduleStatus
 from batchflow.core.settlement import Settlement
 from batchflow.core.store import ITEMS_SIZE, Renew
 from batchflow.errors import StoreUnavailable
@@ -349,6 +350,22 @@ class RedisStore(WriteVerbs):
     async def flows(self, keys: Sequence[str] | None = None) -> Sequence[FlowStatus]:
         """See the protocol."""
         return [base.flow(row) for row in await self._enqueue("flows", keys)]
+
+    # Schedules
+
+    async def due_schedules(self, destinations: Sequence[str], limit: int = 100) -> DueSchedules:
+        """See the protocol."""
+        due, next_at, queued, now = await self._enqueue("due_schedules", destinations, limit)
+        return DueSchedules(tuple(map(base.scheduled, due)), next_at, queued, now)
+
+    async def schedule(self, id: str) -> ScheduleStatus | None:
+        """See the protocol."""
+        row = await self._enqueue("schedule", id)
+        return base.scheduled(row) if row else None
+
+    async def schedules(self, *, after: str = "", limit: int = 100) -> Sequence[ScheduleStatus]:
+        """See the protocol."""
+        return [base.scheduled(row) for row in await self._enqueue("schedules", after, limit)]
 
     # Housekeeping
 

@@ -9,8 +9,21 @@ from batchflow.core.dead_letters import ALL_DEAD_LETTERS, DeadLetter, DeadLetter
 from batchflow.core.flow import FlowStatus
 from batchflow.core.message import ClaimResult, UnservedWork, WorkerStatus
 from batchflow.core.run import Run, RunQuery, Waiter
+from batchflow.core.schedule import DueSchedules, ScheduleStatus
 from batchflow.stores.base import Answers, WriteVerbs, rank
-from batchflow.stores.sql import batches, claims, dead_letters, events, flows, ledger, messages, reads, settling, steps
+from batchflow.stores.sql import (
+    batches,
+    claims,
+    dead_letters,
+    events,
+    flows,
+    ledger,
+    messages,
+    reads,
+    schedules,
+    settling,
+    steps,
+)
 from batchflow.stores.sql import ledger as ledgers
 from batchflow.stores.sql.claims import deregister, expire, renew
 from batchflow.stores.sql.transaction import Tx
@@ -140,6 +153,20 @@ class SqlStore(WriteVerbs):
         """See the protocol."""
         return await self._read(flows.status, keys)
 
+    # Schedules
+
+    async def due_schedules(self, destinations: Sequence[str], limit: int = 100) -> DueSchedules:
+        """See the protocol."""
+        return await self._read(schedules.due, destinations, limit)
+
+    async def schedule(self, id: str) -> ScheduleStatus | None:
+        """See the protocol."""
+        return await self._read(schedules.find, id)
+
+    async def schedules(self, *, after: str = "", limit: int = 100) -> Sequence[ScheduleStatus]:
+        """See the protocol."""
+        return await self._read(schedules.listed, after, limit)
+
     # Housekeeping
 
     async def reconcile(self, destinations: Sequence[str], *, deep: bool = False) -> int:
@@ -186,6 +213,12 @@ VERBS: Mapping[str, Verb] = {
     "unpin": _each(flows.unpin),
     "pause": _each(flows.pause),
     "resume": _each(flows.resume),
+    "put_schedule": _each(schedules.put),
+    "plan_schedule": _each(schedules.plan),
+    "pause_schedule": _each(schedules.pause),
+    "resume_schedule": _each(schedules.resume),
+    "delete_schedule": _each(schedules.delete),
+    "fire_schedule": _each(schedules.fire),
     "open_batch": _each(batches.open_batch),
     "record": steps.record,
     "record_with_effects": steps.record_with_effects,

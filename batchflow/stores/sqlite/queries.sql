@@ -1118,3 +1118,67 @@ DELETE FROM item WHERE batch = :batch AND number IN (SELECT number FROM item WHE
 
 -- prune_batch --
 DELETE FROM batch WHERE key = :batch AND NOT EXISTS (SELECT 1 FROM item WHERE batch = :batch);
+
+-- schedule_add --
+-- A new version of its own, so that nobody who has read an earlier schedule of this id fires it.
+INSERT INTO schedule (id, destination, text, next_at, created_at, version)
+VALUES (:id, :destination, :text, :next_at, :now, :now);
+
+-- schedule_replace --
+UPDATE schedule SET destination = :destination, text = :text, next_at = :next_at, version = version + 1 WHERE id = :id;
+
+-- schedule_plan --
+UPDATE schedule SET next_at = :next_at, version = version + 1 WHERE id = :id AND version = :version;
+
+-- schedule_pause --
+UPDATE schedule SET paused = 1, version = version + 1 WHERE id = :id AND paused = 0;
+
+-- schedule_resume --
+UPDATE schedule SET paused = 0, next_at = :next_at, version = version + 1 WHERE id = :id AND paused = 1;
+
+-- schedule_drop --
+DELETE FROM schedule WHERE id = :id;
+
+-- schedule_fire --
+WITH fire (at, outcome, started, error) AS (VALUES (:at, :outcome, :started, :error))
+UPDATE schedule SET
+    version = version + 1,
+    next_at = :next_at,
+    last_at = iif(f.outcome = 'fired', f.at, last_at),
+    last_id = iif(f.outcome = 'fired', f.started, last_id),
+    fires = fires + (f.outcome = 'fired'),
+    skips = skips + (f.outcome = 'skipped'),
+    skipped_at = iif(f.outcome = 'skipped', f.at, skipped_at),
+    queued_at = iif(f.outcome = 'queued', f.at, iif(queued_at = f.at, NULL, queued_at)),
+    error = iif(f.outcome = 'failed', f.error, iif(f.outcome = 'fired', NULL, schedule.error))
+FROM fire f WHERE id = :id;
+
+-- schedule_read --
+SELECT json_group_array(json_array(text, version, paused, created_at, next_at, last_at, last_id, fires, skips, skipped_at, queued_at, error))
+FROM schedule WHERE id = :id;
+
+-- schedule_list --
+SELECT json_group_array(json_array(text, version, paused, created_at, next_at, last_at, last_id, fires, skips, skipped_at, queued_at, error))
+FROM (SELECT * FROM schedule WHERE id > :after ORDER BY id LIMIT :limit);
+
+-- schedule_due --
+-- Those that are due, by time, and those whose queued fire nothing under way holds back any more.
+SELECT json_group_array(json_array(text, version, paused, created_at, next_at, last_at, last_id, fires, skips, skipped_at, queued_at, error))
+FROM (
+    SELECT s.* FROM (
+        SELECT id, next_at AS at FROM schedule WHERE paused = 0 AND next_at <= :now
+        UNION
+        SELECT id, queued_at FROM schedule WHERE queued_at IS NOT NULL AND paused = 0
+            AND NOT EXISTS (SELECT 1 FROM batch WHERE open_dedup = 'schedule:' || schedule.id AND ended_at IS NULL)
+            AND NOT EXISTS (SELECT 1 FROM message WHERE open_dedup = 'schedule:' || schedule.id AND stage < 3)
+    ) found JOIN schedule s ON s.id = found.id
+    WHERE s.destination IN (SELECT value FROM json_each(:served))
+    GROUP BY s.id ORDER BY min(found.at), s.id LIMIT :limit);
+
+-- schedule_next --
+SELECT min(next_at) FROM schedule
+WHERE paused = 0 AND next_at IS NOT NULL AND destination IN (SELECT value FROM json_each(:served));
+
+-- schedule_queued --
+SELECT count(*) FROM schedule
+WHERE queued_at IS NOT NULL AND paused = 0 AND destination IN (SELECT value FROM json_each(:served));
