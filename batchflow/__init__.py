@@ -8,6 +8,7 @@ from batchflow.batch.status import BatchSummary
 from batchflow.batch.workflow import BatchWorkflow, NoParams, Page
 from batchflow.core.flow import FlowControl
 from batchflow.core.retry import RetryPolicy
+from batchflow.core.schedule import Schedule
 from batchflow.core.secrets import Secret
 from batchflow.errors import BatchflowError, NonRetryable, RateLimited, RetryAfter, StepFailed
 from batchflow.serve.context import WorkflowContext
@@ -28,6 +29,7 @@ __all__ = [
     "RetryAfter",
     "RetryPolicy",
     "RunFailure",
+    "Schedule",
     "Secret",
     "StepFailed",
     "Workflow",

@@ -30,14 +30,16 @@ from batchflow.batch.item_failure import ItemFailure
 from batchflow.batch.logs import BatchEndLog, ProgressLog
 from batchflow.batch.names import kebab_case
 from batchflow.batch.operations import BatchSelection, Selection, as_ids
+from batchflow.batch.schedules import ScheduleAdmin
 from batchflow.batch.workflow import BatchWorkflow, NoParams
 from batchflow.core.codec import SizeLimit
 from batchflow.core.duration import Duration
 from batchflow.core.flow import LIMIT_WORDS, FlowControl
 from batchflow.core.message import WorkerStatus
-from batchflow.core.ports import Clock, Entropy
+from batchflow.core.ports import Clock, Entropy, ScheduleTarget
 from batchflow.core.retry import RETRIES_WORDS, RetryPolicy
 from batchflow.core.run import RunState, Waiter
+from batchflow.core.schedule import Schedule, as_schedule
 from batchflow.core.secrets import printable_store_url
 from batchflow.core.store import Ledger, Store
 from batchflow.core.suggestions import check_options, did_you_mean, explains_options
@@ -171,6 +173,8 @@ class Batchflow:
             ),
         )
         self.engine.failure_urls.signing_key = self.settings.qstash_current_signing_key
+        self.schedules = ScheduleAdmin(self.engine)
+        """The schedules of workflows and functions: to make, list, pause, fire and delete them."""
         self.engine.report_progress = ProgressLog(self.engine, self._workflows).write
         end_log = BatchEndLog(self.engine)
         self.engine.observers.add(end_log)
@@ -201,6 +205,7 @@ class Batchflow:
         self._register_endpoints(bound.endpoints)
         self._limits.extend(bound.declared_flows)
         self._workflows[bound.name] = bound
+        self._add_schedule_target(bound)
         if self._routers is not None:
             self._routers.add(bound)
         return bound
@@ -241,6 +246,7 @@ class Batchflow:
         group_wait: Duration = ...,
         group_parallelism: int | None = None,
         on_item_failure: Callable[[ItemFailure[NoParams]], Any] | None = None,
+        schedule: Schedule | str | None = None,
     ) -> BatchDecorator: ...
     def batch(self, fn: Any = None, **options: Any) -> Any:
         """The shortest batch: a function of one id, `@flow.batch` or `@flow.batch(ids=source)`.
@@ -281,6 +287,7 @@ class Batchflow:
         initial_payload_parser: Callable[[str], Any] | None = None,
         label: str | None = None,
         verbose: bool = False,
+        schedule: Schedule | str | None = None,
         url: str | None = None,
         base_url: str | None = None,
         env: Mapping[str, str] | None = None,
@@ -295,6 +302,7 @@ class Batchflow:
         run has failed for good, in a message of its own that is retried; without one, `failure_url` gets a POST of the
         same in QStash's JSON. `initial_payload_parser` makes a payload of a request's body that is not JSON.
         `label` is that of runs that are triggered without one. `verbose` logs what the engine does, event by event.
+        `schedule` starts runs by itself: a cron expression in UTC, or a `Schedule` with time zone and payload.
         `url` is the function's own public URL, or `base_url` the app's, for webhooks; else UPSTASH_WORKFLOW_URL or
         APP_URL of `env`, which is what `ctx.env` shows (os.environ), else the request's.
 
@@ -312,6 +320,7 @@ class Batchflow:
         validate_label(label, ConfigurationError)
         check_flag("verbose", verbose)
         check_string_mapping("env", env)
+        declared = as_schedule(schedule)
         environment = os.environ if env is None else env
         public_url = PublicUrl(route=route, url=url, base_url=base_url, env=environment)
 
@@ -331,6 +340,8 @@ class Batchflow:
                 public_url=public_url,
                 env=environment,
             )
+            if declared is not None:
+                served = served.with_schedule(declared)
             self._register_endpoints(served.endpoints)
             if served.endpoint.failure_url is not None:
                 public = self._endpoints[route].public_url
@@ -342,11 +353,22 @@ class Batchflow:
                     self.engine.observers.add(VerboseLog(self._verbose, self.engine.now))
                 self._verbose[route] = served.endpoint.name
             self._served[route] = served
+            self._add_schedule_target(served)
             if self._routers is not None:
                 self._routers.add(served)
             return served
 
         return take
+
+    def _add_schedule_target(self, target: ScheduleTarget) -> None:
+        declared = target.declared_schedule
+        for other in self.engine.schedule_targets.values():
+            if declared and other.declared_schedule and other.declared_schedule.id == declared.id:
+                raise DuplicateNameError(
+                    f"'{target.schedule_route}' and '{other.schedule_route}' both declare the schedule "
+                    f"'{declared.id}', which is their name; give one of them another"
+                )
+        self.engine.schedule_targets[target.schedule_route] = target
 
     def _register_endpoints(self, endpoints: "tuple[Endpoint, ...]") -> None:
         for endpoint in endpoints:
@@ -560,8 +582,10 @@ class Batchflow:
 
     # Life
 
-    async def start(self, *, worker: bool | None = None) -> None:
+    async def start(self, *, worker: bool | None = None, schedules: bool = True) -> None:
         """Open the store and the resources and, unless `worker` is False, start to work; safe to repeat.
+
+        A worker without `schedules` fires none.
 
         A worker waits for a store that is unavailable, logs that once, and continues when it is available.
 
@@ -578,7 +602,7 @@ class Batchflow:
             await self.engine.close()
             raise
         if works:
-            await self.engine.start()
+            await self.engine.start(schedules=schedules)
 
     async def stop(self) -> None:
         """Stop within the grace: running work may end, the rest is released; then close. Safe to repeat.

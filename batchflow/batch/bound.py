@@ -26,14 +26,16 @@ from batchflow.batch.options import check_no_instance_options
 from batchflow.batch.paginate import PaginateLayer
 from batchflow.batch.payloads import TriggerRequest
 from batchflow.batch.runtime import WorkflowRuntime
+from batchflow.batch.scheduling import declared_schedule, schedule_params
 from batchflow.batch.status import BatchSummary
-from batchflow.batch.trigger import open_prepared, prepare_batch, trigger_messages
+from batchflow.batch.trigger import open_prepared, prepare_batch, scheduled_batch, trigger_messages
 from batchflow.batch.workflow import BatchWorkflow
 from batchflow.core.codec import NO_SIZE_LIMIT
 from batchflow.core.duration import Duration
 from batchflow.core.flow import LIMIT_WORDS, FlowControl
 from batchflow.core.ports import Client, LogNames
 from batchflow.core.retry import RETRIES_WORDS
+from batchflow.core.schedule import NewSchedule, ScheduledStart
 from batchflow.core.settlement import Effect, OpenBatch
 from batchflow.errors import ConfigurationError
 from batchflow.serve.children import ChildOptions, ParentLink
@@ -73,6 +75,8 @@ class Workflow(Generic[Params, Result]):
         """The layers, each at its route; `complete` is the end of a batch. The last is that of `on_item_failure`."""
         self.declared_flows: tuple[FlowControl, ...] = runtime.definition.flows
         """The limits the code gives to the keys of the layers."""
+        self.declared_schedule: NewSchedule | None = declared_schedule(runtime.definition, runtime.payloads.read_params)
+        """The schedule that its class declares."""
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}('{self.name}')"
@@ -200,6 +204,21 @@ class Workflow(Generic[Params, Result]):
     def decode_result(self, text: str) -> BatchSummary:
         """Decode the summary of the batch."""
         return answers.read_summary(text)
+
+    # By a schedule (`batchflow.core.ports.ScheduleTarget`)
+
+    @property
+    def schedule_route(self) -> str:
+        """The route of its entry."""
+        return self.definition.routes.process
+
+    def schedule_payload(self, params: object, payload: object) -> str:
+        """Check the parameters of a schedule and return their JSON text."""
+        return schedule_params(self.definition, params, payload, self._runtime.payloads.read_params)
+
+    def scheduled_start(self, schedule: NewSchedule, at: int) -> ScheduledStart:
+        """Return the batch of a fire, with its first messages."""
+        return scheduled_batch(self._runtime, schedule, at)
 
     def batch(self, id: str) -> BatchHandle[Result]:
         """Return the handle of one of the workflow's batches."""

@@ -24,6 +24,7 @@ from batchflow.batch.options import LedgerScope
 from batchflow.core.codec import Codec
 from batchflow.core.flow import FlowControl
 from batchflow.core.retry import RetryPolicy
+from batchflow.core.schedule import Schedule
 from batchflow.errors import BatchflowError, ConfigurationError
 
 T = TypeVar("T")
@@ -58,6 +59,7 @@ class Definition(NamedTuple):
     ledger_ttl: int | None
     ledger_scope: LedgerScope
     walk_first: bool
+    schedule: Schedule | None
     keep_results: bool
     item_is_id: bool
     group_size: int
@@ -141,6 +143,7 @@ def _definition(
         if options_of_class.value("processed_ttl") is None
         else options_of_class.duration("processed_ttl"),
         walk_first=options_of_class.instance("walk_first", bool, "True or False"),
+        schedule=options_of_class.schedule(),
         keep_results=result not in (None, NoneType),
         item_is_id=item is str,
         group_size=options_of_class.count("group_size"),

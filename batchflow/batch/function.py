@@ -23,6 +23,7 @@ from batchflow.core.duration import Duration
 from batchflow.core.flow import FlowControl
 from batchflow.core.ports import Client
 from batchflow.core.retry import RetryPolicy
+from batchflow.core.schedule import Schedule
 from batchflow.errors import ConfigurationError
 from batchflow.serve.callables import as_async
 
@@ -114,6 +115,7 @@ def function_workflow(
     group_wait: Duration = BatchWorkflow.group_wait,
     group_parallelism: int | None = None,
     on_item_failure: Callable[[ItemFailure[NoParams]], Any] | None = None,
+    schedule: Schedule | str | None = None,
 ) -> BatchWorkflow[NoParams, str, R]:
     """Create a workflow named after `fn`, which becomes its `execute`. Without `ids` every trigger lists its ids.
 
@@ -147,6 +149,7 @@ def function_workflow(
         "processed_per": processed_per,
         "walk_first": walk_first,
         **groups,
+        "schedule": schedule,
         "__module__": fn.__module__,
         "__doc__": fn.__doc__,
     }

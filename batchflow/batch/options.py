@@ -10,6 +10,7 @@ from pydantic_core import to_json
 from batchflow.core.batch import ledger_name
 from batchflow.core.duration import to_ms
 from batchflow.core.flow import FlowControl
+from batchflow.core.schedule import Schedule, as_schedule
 from batchflow.core.secrets import secret_serializer
 from batchflow.core.suggestions import did_you_mean
 from batchflow.errors import ConfigurationError
@@ -34,6 +35,7 @@ OPTION_NAMES = (
     "processed_ttl",
     "processed_per",
     "walk_first",
+    "schedule",
 )
 
 GROUP_OPTIONS = ("group_size", "group_wait", "group_parallelism")
@@ -91,6 +93,13 @@ class OptionReader:
         if ms == 0:
             raise self._option_error(name, value, "a duration such as '15m'")
         return ms
+
+    def schedule(self) -> Schedule | None:
+        """Return the schedule; a cron expression is one."""
+        try:
+            return as_schedule(self.value("schedule"))
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{self._cls.__name__}.schedule: {error}") from error
 
     def _option_error(self, name: str, value: object, how: str) -> ConfigurationError:
         return ConfigurationError(f"{self._cls.__name__}.{name} cannot be {value!r}; write {how}")

@@ -175,6 +175,17 @@ class Payloads:
             ),
         )
 
+    def read_params(self, fields: Mapping[str, JsonValue]) -> Any:
+        """Read parameters alone from the fields of their JSON object.
+
+        Raises:
+            InputError: a field is unknown or does not fit, or is an option of a trigger.
+        """
+        request = self.read_entry(fields)
+        if request.dry_run or request.options != BatchTrigger():
+            raise InputError("holds options of a trigger", option="params", want="write parameters only")
+        return request.params
+
     def read_page(self, text: str | bytes) -> PaginateBody:
         """Read the payload of a page or chunk.
 

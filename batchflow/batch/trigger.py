@@ -11,6 +11,8 @@ from batchflow.batch.runtime import WorkflowRuntime
 from batchflow.core.batch import NewBatch
 from batchflow.core.ids import BATCH_ID_PATTERN
 from batchflow.core.message import Message
+from batchflow.core.schedule import NewSchedule, ScheduledStart, schedule_key, scheduled_batch_id, scheduled_headers
+from batchflow.core.secrets import describe_misfit
 from batchflow.errors import InputError
 from batchflow.serve.children import ParentLink
 from batchflow.serve.trigger import is_open_dedup, start_time
@@ -64,6 +66,28 @@ def prepare_batch(
 def trigger_messages(runtime: WorkflowRuntime, prepared: PreparedBatch) -> list[list[Message]]:
     """Return the messages in portions; the first one is published in the transaction that opens the batch."""
     return list(runtime.messages.of_trigger(prepared.batch, prepared.entry, prepared.ids, prepared.not_before))
+
+
+def scheduled_batch(runtime: WorkflowRuntime, schedule: NewSchedule, at: int) -> ScheduledStart:
+    """The batch of the fire at `at`, with its first messages.
+
+    Raises:
+        InputError: its parameters do not fit any more.
+    """
+    try:
+        params = runtime.definition.params_codec.decode(schedule.payload)
+    except ValueError as error:
+        raise InputError(f"the parameters of the schedule do not fit: {describe_misfit(error)}") from error
+    options = BatchTrigger(
+        batch_id=scheduled_batch_id(schedule.id, at),
+        label=schedule.label or schedule.id,
+        headers=scheduled_headers(schedule, at),
+    )
+    prepared = prepare_batch(runtime, params, options)
+    if schedule.overlap != "allow":
+        prepared = prepared._replace(batch=replace(prepared.batch, open_dedup=schedule_key(schedule.id)))
+    messages = [message for portion in trigger_messages(runtime, prepared) for message in portion]
+    return ScheduledStart(prepared.batch, tuple(messages))
 
 
 class OpenedBatch(NamedTuple):

@@ -13,10 +13,12 @@ from batchflow.batch.definition import Definition, read_definition
 from batchflow.batch.hook_scope import call_ledger, require_hook_scope
 from batchflow.batch.item_failure import ItemFailure
 from batchflow.batch.member_names import check_class_keywords
+from batchflow.batch.scheduling import check_declared_schedule
 from batchflow.batch.status import BatchSummary
 from batchflow.core.duration import Duration
 from batchflow.core.flow import FlowControl
 from batchflow.core.retry import RetryPolicy
+from batchflow.core.schedule import Schedule
 from batchflow.core.suggestions import explains_options
 from batchflow.serve.app_url import user_headers
 from batchflow.serve.callables import as_async
@@ -120,12 +122,16 @@ class BatchWorkflow(Generic[Params, Item, Result]):
     LIMIT and OFFSET over rows that are not done.
     """
 
+    schedule: ClassVar[Schedule | str | None] = None
+    """When batches start by themselves: a cron expression in UTC, or a `Schedule` with time zone and parameters."""
+
     __batch__: ClassVar[Definition]
 
     def __init_subclass__(cls, *, abstract: bool = False, ids_only: bool = False, **options: Any) -> None:
         check_class_keywords(cls, super().__init_subclass__, options)
         definition = read_definition(cls, BatchWorkflow, abstract=abstract, ids_only=ids_only)
         if definition is not None:
+            check_declared_schedule(definition)
             cls.__batch__ = definition
 
     def fetch(self, params: Params, cursor: str | None, limit: int, /) -> MaybeAwaitable[Page[Item]]:

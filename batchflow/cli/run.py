@@ -282,7 +282,7 @@ class _BatchRunner:
 
     async def _work_until_end(self, handle: BatchHandle[Any], display: ProgressDisplay) -> bool:
         """Work until the batch ends or a signal comes; True if the batch has ended."""
-        await self._flow.start(worker=True)
+        await self._flow.start(worker=True, schedules=False)
         watching = asyncio.create_task(watch_batch(handle, self._flow, display))
         if await self._signals.wait_for(watching):
             await watching

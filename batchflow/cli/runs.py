@@ -269,7 +269,7 @@ class TriggerRun:
             output.stderr.print(f"Run {handle.id} of {route}", soft_wrap=True)
         level = "WARNING" if self.as_json else Settings.load().log_level
         with SignalHandler(flow.settings.grace.total_seconds()) as signals, LogWriter(level, output):
-            await flow.start(worker=True)
+            await flow.start(worker=True, schedules=False)
             ending = asyncio.create_task(handle.wait())
             if await signals.wait_for(ending):
                 return await self._report_end(output, handle, ending)

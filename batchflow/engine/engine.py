@@ -13,11 +13,22 @@ from batchflow.core.codec import SizeLimit
 from batchflow.core.expected_data import ExpectedData
 from batchflow.core.flow import FlowControl
 from batchflow.core.message import Message
-from batchflow.core.ports import Clock, Entropy, Handler, LogNames, Observers, Runtime, StepOverride
+from batchflow.core.ports import (
+    Clock,
+    Entropy,
+    Handler,
+    LogNames,
+    Observers,
+    Runtime,
+    ScheduleTarget,
+    StepOverride,
+)
+from batchflow.core.schedule import ScheduledStart
 from batchflow.core.store import Ledger, Store
 from batchflow.engine.backlog import WriteBacklog
 from batchflow.engine.caller import HttpCaller
 from batchflow.engine.clock import ClockJumpDetector, ServerClock, SystemClock
+from batchflow.engine.cron import CronScheduler
 from batchflow.engine.delivery import Courier
 from batchflow.engine.dispatcher import Dispatcher
 from batchflow.engine.failure_url import HTTP_LOG_NAMES, FailureUrls, http_callers
@@ -74,6 +85,9 @@ class Engine:
         """The failure URLs of this process's functions, and the key that signs requests to them."""
         self.caller = HttpCaller(options.limit)
         """Makes the HTTP calls; a test replaces it."""
+        self.schedule_targets: dict[str, ScheduleTarget] = {}
+        """The workflows and functions that schedules start, by the destination of their work."""
+        self._cron: CronScheduler | None = None
         self.report_progress: Callable[[], Awaitable[None]] | None = None
         """Called every 30 s while a worker runs; may only raise `StoreError`."""
         self.finish_log: Callable[[], Awaitable[None]] | None = None
@@ -250,9 +264,30 @@ class Engine:
                 threads=len(left),
             )
 
-    async def start(self) -> None:
-        """Start a worker in this process; safe to repeat."""
+    def make_cron(self) -> CronScheduler:
+        """The schedules of this process, which nothing fires yet."""
+        return CronScheduler(self.store, self.schedule_targets, self.report_start)
+
+    def new_schedule_id(self) -> str:
+        """An id for a schedule that is made without one."""
+        return f"sch_{self.new_id('run').removeprefix('run_')}"
+
+    def report_start(self, start: ScheduledStart) -> None:
+        """A fire has started this work."""
+        self._wake()
+        if (notify := self.observers.published) is not None:
+            for message in start.messages:
+                notify(message)
+
+    def wake_schedules(self) -> None:
+        """A schedule has changed."""
+        if self._cron is not None:
+            self._cron.wake()
+
+    async def start(self, *, schedules: bool = True) -> None:
+        """Start a worker in this process; safe to repeat. Without `schedules` it fires none."""
         if self._worker is None:
+            self._cron = self.make_cron() if schedules else None
             name, lease = self._worker_name(), WorkerLease(LEASE_MS)
             dispatcher = self.make_dispatcher(name, lease)
             maintenance = Maintenance(
@@ -274,12 +309,13 @@ class Engine:
                 declare=self.declare,
                 hanging=lambda: self.hanging_threads,
             )
-            await worker.start()
+            await worker.start(self._cron)
             self._worker = worker
 
     async def stop(self) -> None:
         """Stop claiming, wait the grace for active claims, and release the rest without counting an attempt."""
         worker, self._worker = self._worker, None
+        self._cron = None
         if worker is not None:
             self._stopping = worker
             await worker.stop(self._options.grace_s)
@@ -378,6 +414,6 @@ class Engine:
         """Close without the event loop, which is gone; the owner of the store closes it."""
         self._threads = None
         self.loop = None
-        self._worker = None
+        self._worker = self._cron = None
         self._end_subscriptions()
         threads.close()

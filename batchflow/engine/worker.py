@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from batchflow.core.message import unserved_sentence
 from batchflow.core.store import Reads, Renew, Store
 from batchflow.engine.clock import ClockJumpDetector, elapsed_s
+from batchflow.engine.cron import CronScheduler
 from batchflow.engine.dispatcher import Dispatcher
 from batchflow.engine.loop_monitor import LoopMonitor
 from batchflow.engine.outage import wait_for_store
@@ -317,6 +318,7 @@ class EngineWorker:
         hanging: Callable[[], int],
     ) -> None:
         self.dispatcher = dispatcher
+        self._cron: CronScheduler | None = None
         self._store = store
         self._maintenance = maintenance
         self._name = name
@@ -331,12 +333,16 @@ class EngineWorker:
             store, dispatcher, name, self._on_lease_lost, lease=lease, hanging=hanging, monitor=self.monitor
         )
 
-    async def start(self) -> None:
-        """Register with the store, which is waited for, and start claiming."""
+    async def start(self, cron: CronScheduler | None = None) -> None:
+        """Register with the store, which is waited for, and start claiming, and firing schedules."""
+        self._cron = cron
         await wait_for_store(self.register, self._observers)
         # The work of an earlier process of this machine that died continues at once.
         await wait_for_store(self._store.expire, self._observers)
-        self._tasks = [
+        if self._cron is not None:
+            await wait_for_store(self._cron.declare, self._observers)
+            self._tasks.append(asyncio.create_task(self._cron.run(), name="batchflow-cron"))
+        self._tasks += [
             asyncio.create_task(self.dispatcher.run(), name="batchflow-dispatch"),
             asyncio.create_task(self._maintenance.run(), name="batchflow-maintenance"),
         ]
@@ -371,6 +377,8 @@ class EngineWorker:
                 "earlier runs, batches and the ledger are gone; continuing with new work"
             )
             await wait_for_store(self._declare, self._observers)
+            if self._cron is not None:
+                await wait_for_store(self._cron.declare, self._observers)
         else:
             logger().warning(
                 "[batchflow] This worker's lease had ended (was the process suspended?); registering again"

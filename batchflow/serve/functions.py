@@ -1,14 +1,16 @@
 """Durable functions that are served at a route. Their signature is read once, when they are registered."""
 
+import contextlib
 import inspect
 import os
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass, replace
 from datetime import datetime
-from typing import Any, Generic, Never, TypeVar, Unpack, get_args, get_origin, get_type_hints
+from typing import Any, Generic, Never, TypeVar, Unpack, cast, get_args, get_origin, get_type_hints
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
+from pydantic_core import PydanticSerializationError, to_json
 
 from batchflow.core.codec import Codec, type_name
 from batchflow.core.duration import Duration
@@ -17,8 +19,16 @@ from batchflow.core.flow import FlowControl
 from batchflow.core.message import Claim, Message
 from batchflow.core.ports import Client, LogNames
 from batchflow.core.retry import RetryPolicy
+from batchflow.core.schedule import (
+    NewSchedule,
+    Schedule,
+    ScheduledStart,
+    schedule_key,
+    scheduled_headers,
+    scheduled_run_id,
+)
 from batchflow.core.settlement import Effect, Publish
-from batchflow.errors import ConfigurationError, InputError
+from batchflow.errors import BatchflowError, ConfigurationError, InputError
 from batchflow.serve.app_url import NO_PUBLIC_URL, PublicUrl
 from batchflow.serve.callables import is_async
 from batchflow.serve.children import ChildOptions, ParentLink
@@ -38,6 +48,8 @@ from batchflow.serve.validation import (
     check_no_unknown_options,
     check_retry,
     format_value,
+    validate_headers,
+    validate_label,
     validate_run_id,
 )
 
@@ -65,6 +77,8 @@ class ServedFunction(Generic[Payload, Result]):
     """Reads the payload from the body of a request that is not JSON."""
     failure_endpoint: Endpoint | None = None
     """The endpoint of its failure function, which has no route over HTTP."""
+    declared_schedule: NewSchedule | None = None
+    """The schedule that its code declares."""
 
     def __repr__(self) -> str:
         return f"ServedFunction('{self.route}')"
@@ -213,6 +227,79 @@ class ServedFunction(Generic[Payload, Result]):
     def decode_result(self, text: str) -> Result:
         """Decode the result for the parent."""
         return self.result.decode(text)
+
+    # By a schedule (`batchflow.core.ports.ScheduleTarget`)
+
+    @property
+    def schedule_route(self) -> str:
+        """Its route."""
+        return self.route
+
+    def schedule_payload(self, params: object, payload: object) -> str:
+        """Check the payload of a schedule, a value of its type or its JSON, and return the JSON text.
+
+        Without one it is null, or else an empty object, so that a model needs none if it has defaults.
+
+        Raises:
+            InputError: it does not fit.
+        """
+        if params is not None:
+            raise InputError(f"belongs to workflows, and '{self.title}' takes 'payload'", option="params")
+        is_value = isinstance(payload, BaseModel) or is_dataclass(payload) or self.payload.annotation is Any
+        return self._body(cast("Payload", payload) if is_value else self._read_payload(payload))
+
+    def _read_payload(self, json: object) -> Payload:
+        try:
+            if json is None:
+                with contextlib.suppress(ValidationError):
+                    return self.payload.decode_input("null")
+                return self.payload.decode_input("{}")
+            return self.payload.decode_input(to_json(json))
+        except ValidationError as error:
+            raise InputError(_payload_error(self.route, self.payload, error), field="payload") from error
+        except PydanticSerializationError as error:
+            want = f"write a {type_name(self.payload.annotation)}, or its JSON"
+            raise InputError(option="payload", got=format_value(json), want=want) from error
+
+    def scheduled_start(self, schedule: NewSchedule, at: int) -> ScheduledStart:
+        """Return the message of the run of a fire.
+
+        Raises:
+            InputError: its payload does not fit any more.
+        """
+        try:
+            payload = self.payload.decode(schedule.payload)
+        except ValidationError as error:
+            raise InputError(_payload_error(self.route, self.payload, error)) from error
+        options = TriggerOptions(
+            run_id=scheduled_run_id(schedule.id, at), label=schedule.label, headers=scheduled_headers(schedule, at)
+        )
+        message = run_message(self.endpoint, self.client, self._body(payload), options, self.label or schedule.id)
+        if schedule.overlap != "allow":
+            message = replace(message, open_dedup=schedule_key(schedule.id))
+        return ScheduledStart(None, (message,))
+
+    def with_schedule(self, schedule: Schedule) -> "ServedFunction[Payload, Result]":
+        """Return it with a schedule that its code declares; its id is the function's name.
+
+        Raises:
+            ConfigurationError: the payload or an option does not fit.
+        """
+        try:
+            declared = NewSchedule(
+                id=self.title,
+                target=self.title,
+                destination=self.route,
+                cron=schedule.times,
+                payload=self.schedule_payload(schedule.params, schedule.payload),
+                overlap=schedule.overlap,
+                label=validate_label(schedule.label),
+                headers=validate_headers(schedule.headers),
+                declared=True,
+            )
+        except BatchflowError as error:
+            raise ConfigurationError(f"the schedule of '{self.route}': {error}") from error
+        return replace(self, declared_schedule=declared)
 
     def _body(self, payload: Payload) -> str:
         where = f"the payload of '{self.endpoint.route}'"

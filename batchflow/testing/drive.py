@@ -9,6 +9,7 @@ from batchflow.app import Batchflow
 from batchflow.core.message import ClaimResult
 from batchflow.core.ports import Groups
 from batchflow.core.store import Store
+from batchflow.engine.cron import CronScheduler
 from batchflow.engine.dispatcher import Dispatcher
 from batchflow.engine.observers import CountingObserver
 from batchflow.engine.worker import LEASE_MS
@@ -40,7 +41,8 @@ async def drive(app: Batchflow, clock: ManualClock, *, rounds: int = 10_000, unt
 
     The app was made with `clock` and has no worker of its own. The drive reclaims the claims of dead workers when their
     lease expires. Real time passes only while user functions take it. With `until`, in ms since the epoch, it delivers
-    what is due up to then, and leaves the clock there.
+    what is due up to then, and leaves the clock there. Schedules fire at each of their times that the clock passes;
+    without `until` it does not move for them alone.
 
     Raises:
         StillWaiting: the app does not come to rest within `rounds` claims.
@@ -52,8 +54,11 @@ async def drive(app: Batchflow, clock: ManualClock, *, rounds: int = 10_000, unt
     worker = f"drive-{next(_numbers)}"
     await store.register(worker, LEASE_MS)
     dispatcher, tally = app.engine.make_dispatcher(worker), CountingObserver()
+    cron = await _scheduler(app)
     with app.engine.observers.observing(tally):
         for _ in range(rounds):
+            if cron is not None:
+                await cron.fire_due()
             active = dispatcher.active_count
             claimed = await _claim_until_crash(store, dispatcher)
             app.engine.write_log()
@@ -65,7 +70,7 @@ async def drive(app: Batchflow, clock: ManualClock, *, rounds: int = 10_000, unt
                 or await _call_groups(store, worker, dispatcher.groups, claimed.next_due, clock, until)
             ):
                 continue
-            if not await _advance_clock(store, worker, claimed.next_due, clock, until):
+            if not await _advance_clock(store, worker, claimed.next_due, clock, until, cron):
                 break
         else:
             raise StillWaiting(
@@ -75,6 +80,13 @@ async def drive(app: Batchflow, clock: ManualClock, *, rounds: int = 10_000, unt
     app.engine.write_log(due_only=False)
     waiting = {flow.limits.key or "": flow.waiting for flow in await store.flows() if flow.waiting}
     return DriveResult(tally.claims, tally.endings, clock.now() - begun, waiting)
+
+
+async def _scheduler(app: Batchflow) -> CronScheduler | None:
+    """The schedules of the app; None if there are none."""
+    cron = app.engine.make_cron()
+    await cron.declare()
+    return cron if await app.engine.store.schedules(limit=1) else None
 
 
 async def _claim_until_crash(store: Store, dispatcher: Dispatcher) -> ClaimResult:
@@ -124,7 +136,12 @@ async def _call_groups(
 
 
 async def _advance_clock(
-    store: Store, worker: str, next_due: int | None, clock: ManualClock, until: int | None
+    store: Store,
+    worker: str,
+    next_due: int | None,
+    clock: ManualClock,
+    until: int | None,
+    cron: CronScheduler | None,
 ) -> bool:
     """Jump to the next time at which something may be due; return False if there is none up to `until`."""
     now = clock.now()
@@ -133,6 +150,9 @@ async def _advance_clock(
     times = [max(next_due, now + 1)] if next_due is not None else []
     if held:
         times.append(now + LEASE_MS)
+    fires_at = None if cron is None else cron.next_at
+    if fires_at is not None and (times or until is not None):
+        times.append(max(fires_at, now + 1))
     if until is not None and min(times, default=until + 1) > until:
         clock.move_to(max(now, until))
         return False
@@ -140,7 +160,7 @@ async def _advance_clock(
         return False
     clock.move_to(min(times))
     await store.register(worker, LEASE_MS)
-    return await store.expire() > 0 or next_due is not None
+    return await store.expire() > 0 or next_due is not None or fires_at is not None
 
 
 async def _describe_remaining(store: Store) -> str:

@@ -16,6 +16,7 @@ EXCEPTIONS: dict[str, str] = {
     "batchflow/core/store.py": "one protocol: all that a store promises, read from its first line to its last",
     "batchflow/stores/base.py": "one base of all stores: group commit, the verbs of a group, rows, slices",
     "batchflow/testing/environment.py": "one face of a test: its stubs, its faults, its time and what happened",
+    "batchflow/stores/redis/store.py": "one class: the verbs of a store, and the claims that it has answered",
     "batchflow/stores/redis/protocol.py": "one protocol: its two directions agree field by field",
     "tests/stores/test_state_machine.py": "one machine: its rules share what they know of each other",
     "tests/stores/model.py": "one model of all that a store promises, read from its first line to its last",
@@ -32,6 +33,9 @@ EXCEPTIONS: dict[str, str] = {
     "batchflow/serve/functions.py::ServedFunction.trigger": "each option is a parameter that an editor can show",
     "batchflow/serve/functions.py::serve_function": "the options of a function, checked and parsed by Batchflow.serve",
     "batchflow/batch/bound.py::Workflow.trigger": "each option of a trigger is a parameter that an editor can show",
+    "batchflow/serve/functions.py": "one class: the triggers, runs, children and schedules of a function",
+    "batchflow/engine/engine.py": "one class: the access of a process to its store, and the life of its worker",
+    "batchflow/batch/schedules.py::ScheduleAdmin.create": "each option of a schedule is a parameter for editors",
     "batchflow/batch/function.py::function_workflow": "so is each option of the short form, for editors",
 }
 
