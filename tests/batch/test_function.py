@@ -200,6 +200,9 @@ async def test_a_list_that_fills_its_last_page_ends_there(model: Model) -> None:
 async def two(a: str, b: str) -> None: ...
 async def none() -> None: ...
 async def number(item_id: int) -> None: ...
+async def numbers(item_ids: list[int]) -> list[int]: ...  # pyright: ignore[reportReturnType]
+async def total(item_ids: list[str]) -> int: ...  # pyright: ignore[reportReturnType]
+async def embed(item_ids: list[str]) -> list[int]: ...  # pyright: ignore[reportReturnType]
 async def silent(item_id: str):
     pass
 
@@ -214,6 +217,30 @@ async def silent(item_id: str):
             {},
             "'number' declares 'item_id: int' and is given an id; write item_id: str, or a BatchWorkflow whose load "
             "makes more of it",
+        ),
+        (
+            numbers,
+            {},
+            "'numbers' declares 'item_ids: list[int]' and is given an id; write item_ids: str, or a BatchWorkflow "
+            "whose load makes more of it",
+        ),
+        (
+            total,
+            {},
+            "'total' takes many ids and declares that it returns int; write the type of one result for each id, "
+            "such as -> list[str]",
+        ),
+        (
+            greet_user,
+            {"group_size": 20},
+            "'greet_user' takes one id at a time, so that group_size does nothing; write "
+            "greet_user(item_ids: list[str]) -> list[…], which returns one result for each id",
+        ),
+        (
+            embed,
+            {"flow": FlowControl(parallelism=20)},
+            "embed.group_size is 50 and execute_flow lets 20 items be under way at once, so that no group can ever be "
+            "full; write execute_flow = FlowControl(parallelism=100, …), which counts items, or group_size = 20",
         ),
         (silent, {}, "'silent' has no return type; write one, such as -> None"),
         (
