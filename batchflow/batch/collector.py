@@ -19,7 +19,7 @@ from batchflow.errors import NonRetryable
 from batchflow.serve.callables import as_async
 from batchflow.serve.context import LayerContext
 from batchflow.serve.delivery_scope import CURRENT_DELIVERY, CURRENT_STEP, ActiveStep, DeliveryScope
-from batchflow.serve.failure import concerns_whole_call, is_program_exit
+from batchflow.serve.failure import concerns_whole_call, describe_error, is_program_exit
 
 _Outcome: TypeAlias = tuple[Any, BaseException | None, TracebackType | None]
 
@@ -173,6 +173,7 @@ class Collector:
         self._log = log
         self._open: dict[str, _Group] = {}
         self._due: dict[_Group, None] = {}
+        self._has_warned = False
         self._called: set[asyncio.Task[None]] = set()
         if advice := _advice(definition, runtime.groups.capacity):
             log.warning(advice)
@@ -308,14 +309,24 @@ class Collector:
             for it in items:
                 it.set_error(error)
             return ()
-        if self._log.verbose and len(items) == len(part):
-            self._log.debug(
-                f"execute_many failed for {len(items)} items; trying it by halves", error=type(error).__name__
-            )
+        self._log_halves(items, error)
         for it in items:
             it.set_waiting(True)
         half = (len(items) + 1) // 2
         return list(items[half:]), list(items[:half])
+
+    def _log_halves(self, items: Sequence[_GroupedItem], error: BaseException) -> None:
+        """Warn of the first call that is repeated by halves: if they succeed, nothing else tells of its error."""
+        if self._has_warned and not self._log.verbose:
+            return
+        # Its secrets are in no line.
+        CURRENT_DELIVERY.set(items[0].delivery)
+        text = f"A call for {len(items)} items has failed and is repeated by halves: {describe_error(error)}"
+        if self._has_warned:
+            self._log.debug(text)
+        else:
+            self._has_warned = True
+            self._log.warning(f"{text} (later ones are logged at DEBUG)")
 
     async def _execute(self, scope: HookScope, part: Sequence[_GroupedItem]) -> _Answer:
         """Call the hook, in a task of its own; any error of user code is returned."""

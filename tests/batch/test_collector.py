@@ -77,7 +77,7 @@ class Stage:
 
     async def _process(self, item: str, batch: str) -> Any:
         claim: Any = SimpleNamespace(id=f"run_{item}", fence=1, batch=batch, destination="/texts/execute-item")
-        self.deliveries[item] = DeliveryScope(self.runtime.threads, self.runtime, claim)
+        self.deliveries[item] = DeliveryScope(self.runtime.threads, self.runtime)
         CURRENT_DELIVERY.set(self.deliveries[item])
         CURRENT_HOOK.set(HookScope(cast("Any", None), "texts", NoParams(), batch, item))
 

@@ -171,9 +171,9 @@ async def test_a_result_that_does_not_survive_is_its_items_failure(flow: Batchfl
     assert "step 'lengths:process-items' (execute_many)" in ended.items["t1"].error
 
 
-@pytest.mark.parametrize("raises", [True, False])
+@pytest.mark.parametrize(("raises", "error"), [(True, TimeoutError), (True, ValueError), (False, None)])
 async def test_no_item_has_the_secret_of_another_in_its_error(
-    flow: Batchflow, clock: ManualClock, raises: bool
+    flow: Batchflow, clock: ManualClock, raises: bool, error: Any
 ) -> None:
     """A call has the items of all: what its error quotes of one is in the stored error of none."""
 
@@ -188,11 +188,13 @@ async def test_no_item_has_the_secret_of_another_in_its_error(
         async def execute_many(self, items: list[Account]) -> list[int | Exception]:
             tokens = [item.token.get_secret_value() for item in items]
             if raises:
-                raise TimeoutError(f"no answer for {tokens}")
+                raise error(f"no answer for {tokens}")
             return [NonRetryable(f"refused {tokens}") for _ in items]
 
     batch = await flow.add(Accounts()).trigger()
-    await drive(flow, clock, until=clock.now() + 3_000)
+    with capture_logs() as lines:
+        await drive(flow, clock, until=clock.now() + 3_000)
+    assert "secret-of" not in str(lines)
     errors = [str(item.error) async for item in batch.items()]
     assert len(errors) == 3
     assert all("no answer" in error or "refused" in error for error in errors)
@@ -205,6 +207,10 @@ async def test_a_failed_attempt_names_the_hook_in_the_log(flow: Batchflow, clock
     lengths.bad = {"t1": ValueError("odd")}
     with capture_logs() as lines:
         await run(flow, clock, flow.add(lengths))
-    (warning,) = [line for line in lines if line["log_level"] == "warning"]
+    halves, warning = [line for line in lines if line["log_level"] == "warning"]
+    assert halves["event"] == (
+        "[lengths:execute] A call for 2 items has failed and is repeated by halves: ValueError: odd (later ones are "
+        "logged at DEBUG)"
+    )
     assert warning["event"] == "[lengths:execute] Attempt 1 of 2 failed, again in 5 s: ValueError: odd"
     assert warning["where"].endswith("in execute_many")
