@@ -1,7 +1,7 @@
 """Slips in the names that a workflow's class gives its members: hooks and options that batchflow would never read."""
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple, TypeAlias
 
@@ -33,9 +33,7 @@ def check_member_names(cls: type) -> None:
     if any("count_first" in it.__dict__ for it in cls.__mro__):
         raise ConfigurationError(f"Unknown option 'count_first' of {cls.__name__}; did you mean 'walk_first'?")
     members = {name: value for name, value in cls.__dict__.items() if not name.startswith("_")}
-    for name, meant in find_typos(members, _KNOWN):
-        raise ConfigurationError(f"Unknown {_kind(meant)} '{name}' of {cls.__name__}; did you mean '{meant}'?")
-    for name, meant in _find_inflections(members):
+    for name, meant in (*find_typos(members, _KNOWN), *_find_inflections(members)):
         raise ConfigurationError(
             f"Unknown {_kind(meant)} '{name}' of {cls.__name__}; did you mean '{meant}'? "
             f"If it is the class's own, name it _{name}"
@@ -110,59 +108,38 @@ def _is_ids(value: Any) -> bool:
     return isinstance(value, Sequence) and not isinstance(value, str)
 
 
-_HOOKS: Mapping[str, _Fits] = {
-    "fetch": _takes(3),
-    "filter": _takes(2),
-    "load": _takes(1),
-    "execute": _takes(1),
-    "execute_many": _takes(1),
-    "save": _takes(2),
-    "count": _takes(1),
-    "process": _takes(2),
-    "on_complete": _takes(1),
-    "on_item_failure": _takes(1),
-}
-_OPTIONS: Mapping[str, _Fits] = {
-    "name": _is(str),
-    "entity": _is(str),
-    "entity_plural": _is(str),
-    "execute_verb": _is(str),
-    "page_size": _is_count,
-    "chunk_size": _is_count,
-    "entry_flow": _is_flow,
-    "paginate_flow": _is_flow,
-    "execute_flow": _is_flow,
-    "retry": _is(RetryPolicy),
-    "item_timeout": is_duration,
-    "group_size": _is_count,
-    "group_wait": is_duration,
-    "group_parallelism": _is_count,
-    "processed_ttl": is_duration,
-    "processed_per": _is(tuple),
-    "walk_first": _is(bool),
-}
+_NOUNS_TOO = ("load", "count", "filter")
+"""Hooks whose plural is a name of its own: json.loads, the counts of a report, a table of filters."""
 
 
 def _find_inflections(members: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Find names that are a known one with one letter more or less, or with an ending, and that would fit as that one.
+    """Find names that are a known one with one letter more or less, or in the plural.
 
-    "processs", "filters", "on_completed", "execute_flo". A name that extends a known one otherwise ("loader", "saved",
-    "fetch_page") is the class's own, and so is one that holds something else ("names", a list).
+    "processs", "fetches", "on_completed", "execute_flo": whatever they hold, since they do nothing. A name that extends
+    a known one otherwise ("loader", "saved", "fetch_page") is the class's own, and so is a plural that holds several
+    things ("names", a list).
     """
     return [
         (name, meant)
         for name, value in members.items()
         if name not in _KNOWN
-        for meant, fits in (*_HOOKS.items(), *_OPTIONS.items())
-        if _is_inflection(name, meant) and fits(value)
+        for meant in _KNOWN
+        if _is_shortened_or_doubled(name, meant) or (_is_plural(name, meant) and not _is_own_plural(meant, value))
     ]
 
 
-def _is_inflection(name: str, meant: str) -> bool:
-    if name == f"{meant}s":
-        # Names of helpers, as in json.loads.
-        return meant not in ("load", "count")
-    return name in (meant[:-1], f"{meant}es", f"{meant}{meant[-1]}", f"{meant}d" if meant == "on_complete" else "")
+def _is_shortened_or_doubled(name: str, meant: str) -> bool:
+    return name in (meant[:-1], meant + meant[-1]) or (name == "on_completed" and meant == "on_complete")
+
+
+def _is_plural(name: str, meant: str) -> bool:
+    return name in (f"{meant}s", f"{meant}es")
+
+
+def _is_own_plural(meant: str, value: Any) -> bool:
+    if meant in HOOK_NAMES and meant not in _NOUNS_TOO:
+        return False
+    return meant in ("load", "count") or (isinstance(value, Collection) and not isinstance(value, str))
 
 
 class _ForeignWord(NamedTuple):

@@ -16,13 +16,15 @@ def find_typos(written: Iterable[str], known: Collection[str]) -> list[tuple[str
     """Names that look like a typo of a known one, with that one: ("chunksize", "chunk_size"), ("excute", "execute").
 
     Only close ones, since a class has helpers of its own: a name that extends a known one ("loader", "saved") is not a
-    typo, and neither is one that is written beside the known name that it resembles.
+    typo, and neither is a constant beside the known name that it resembles ("PAGE_SIZE").
     """
     written = list(written)
     return [
         (name, meant)
         for name in written
-        if name not in known and (meant := _meant(name, known)) is not None and meant not in written
+        if name not in known
+        and (meant := _meant(name, known)) is not None
+        and not (name.isupper() and meant in written)
     ]
 
 

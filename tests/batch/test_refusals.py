@@ -74,11 +74,24 @@ REFUSED: list[tuple[str, Callable[[], object], str]] = [
     (
         "hook misspelt",
         lambda: made(execute=None, excute=execute),
-        "Unknown hook 'excute' of Orders; did you mean 'execute'?",
+        "Unknown hook 'excute' of Orders; did you mean 'execute'? If it is the class's own, name it _excute",
     ),
-    ("hook in camel", lambda: made(onComplete=1), "Unknown hook 'onComplete' of Orders; did you mean 'on_complete'?"),
-    ("hook turned round", lambda: made(laod=execute), "Unknown hook 'laod' of Orders; did you mean 'load'?"),
-    ("option misspelt", lambda: made(chunksize=5), "Unknown option 'chunksize' of Orders; did you mean 'chunk_size'?"),
+    (
+        "hook in camel",
+        lambda: made(onComplete=1),
+        "Unknown hook 'onComplete' of Orders; did you mean 'on_complete'? If it is the class's own, name it "
+        "_onComplete",
+    ),
+    (
+        "hook turned round",
+        lambda: made(laod=execute),
+        "Unknown hook 'laod' of Orders; did you mean 'load'? If it is the class's own, name it _laod",
+    ),
+    (
+        "option misspelt",
+        lambda: made(chunksize=5),
+        "Unknown option 'chunksize' of Orders; did you mean 'chunk_size'? If it is the class's own, name it _chunksize",
+    ),
     (
         "too many parameters",
         lambda: made(execute=takes_two),
@@ -115,7 +128,8 @@ REFUSED: list[tuple[str, Callable[[], object], str]] = [
     (
         "no execute_many",
         lambda: made(execute=None, executemany=execute),
-        "Unknown hook 'executemany' of Orders; did you mean 'execute_many'?",
+        "Unknown hook 'executemany' of Orders; did you mean 'execute_many'? If it is the class's own, name it "
+        "_executemany",
     ),
     (
         "execute twice",
