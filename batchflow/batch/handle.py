@@ -3,11 +3,14 @@
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
 from typing import Generic, TypeVar, cast
 
 from batchflow.batch.answers import result_text
 from batchflow.batch.arguments import Id
 from batchflow.batch.definition import Definition
+from batchflow.batch.export import Export, ExportFormat, Manifest, check_format
 from batchflow.batch.status import BatchStatus, BatchSummary
 from batchflow.batch.wait_reason import WaitReasons, failing_text
 from batchflow.core.batch import Batch, Item, ItemState
@@ -153,6 +156,19 @@ class BatchHandle(Generic[Result]):
         Return False if the batch had ended before.
         """
         return await self._client.cancel_batch(self.id)
+
+    async def export(
+        self, folder: str | PathLike[str], format: ExportFormat = "jsonl", state: ItemState | None = None
+    ) -> Manifest:
+        """Write the started items, or those in `state`, into a folder: `items.jsonl` or `.csv`, and `manifest.json`.
+
+        A line has the item's id as `key`, `number`, `outcome`, `result`, `error`, `attempts` and `endedAt`; secret
+        values are masked. The manifest, which is returned, has the batch's counts, and the hash of the file.
+
+        Raises:
+            InputError: the folder has an export already, or cannot be written, or there is no such format.
+        """
+        return await Export(self._client.store, await self._read(), check_format(format), state).write(Path(folder))
 
     async def pause(self) -> bool:
         """Pause the batch: no item starts until `resume`; those under way go on to their end.

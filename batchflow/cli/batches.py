@@ -1,24 +1,28 @@
 """`batchflow batches`: lists and shows the batches of a store, and their items."""
 
+import sys
 from dataclasses import dataclass
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, get_args
 
 import typer
 
+from batchflow.batch.export import MANIFEST, Export, check_format
 from batchflow.batch.handle import no_such_item
+from batchflow.batch.names import quantity
 from batchflow.batch.operations import list_batches
 from batchflow.cli.batch_reports import BatchDetails, print_batch, print_batches, print_item
 from batchflow.cli.groups import CommandGroup
-from batchflow.cli.options import JsonOption, UrlOption
+from batchflow.cli.options import JsonOption, UrlOption, option_names
 from batchflow.cli.output import (
     Output,
 )
 from batchflow.cli.target import choose_workflow, load_flow, open_engine
-from batchflow.core.batch import Batch, Item
+from batchflow.core.batch import Batch, Item, ItemState
 from batchflow.core.ids import item_run_id
 from batchflow.core.store import Reads
 from batchflow.engine.engine import Engine
-from batchflow.errors import NotFoundError
+from batchflow.errors import InputError, NotFoundError
 from batchflow.http.schemas.batches import BatchDetail, BatchInfo, BatchList
 from batchflow.http.schemas.dead_letters import DeadLetterInfo
 from batchflow.http.schemas.items import ItemDetail
@@ -129,6 +133,56 @@ class ShowItem:
         else:
             print_item(Output(), batch, item, run)
         return 0
+
+
+@group.command("export")
+@dataclass(frozen=True, kw_only=True)
+class ExportBatch:
+    """Write all started items of a batch, to FOLDER with a manifest.json, or to stdout.
+
+    A line has key, number, outcome, result, error, attempts and endedAt. 'batchflow run --ids-from' reads it.
+    """
+
+    id: BatchIdArgument
+    folder: Annotated[
+        str | None, typer.Argument(metavar="FOLDER", help="The folder of the files; stdout if it is left out.")
+    ] = None
+    format: Annotated[str, typer.Option(metavar="FORMAT", help="jsonl or csv.")] = "jsonl"
+    state: Annotated[
+        str | None, typer.Option(metavar="STATE", help="Only items that are open, succeeded, failed or cancelled.")
+    ] = None
+    url: UrlOption = None
+    as_json: JsonOption = False
+
+    async def execute(self) -> int:
+        """Write the items, a page at a time."""
+        with option_names():
+            format, state = check_format(self.format), _check_state(self.state)
+        if self.as_json and self.folder is None:
+            raise InputError("--json prints the manifest, and there is none on stdout; name a FOLDER")
+        async with open_engine(self.url) as engine:
+            export = Export(engine.store, await require_batch(engine, self.id), format, state)
+            if self.folder is None:
+                async for piece in export.lines():
+                    sys.stdout.buffer.write(piece)
+                return 0
+            manifest = await export.write(Path(self.folder))
+        if self.as_json:
+            Output().print_json(manifest.model_dump(mode="json", by_alias=True))
+        else:
+            path = Path(self.folder) / manifest.file
+            Output().print(f"Wrote {quantity(manifest.rows, 'item')} of batch {self.id} to {path}, with {MANIFEST}")
+        return 0
+
+
+def _check_state(state: str | None) -> ItemState | None:
+    for known in get_args(ItemState):
+        if state == known:
+            return known
+    if state is None:
+        return None
+    want = f"write one of {', '.join(get_args(ItemState))}"
+    raise InputError(option="state", got=repr(state), want=want)
 
 
 async def _find_item(store: Reads, batch: Batch, named: str) -> Item:

@@ -19,6 +19,7 @@ from batchflow.batch.names import WireKeys
 from batchflow.batch.payloads import EntryBody
 from batchflow.batch.status import BatchSummary
 from batchflow.cli.batch_reports import first_failures, is_success, print_statistics, print_summary, resuming_text
+from batchflow.cli.ids_file import read_ids
 from batchflow.cli.inputs import read_params
 from batchflow.cli.options import (
     DedupIdOption,
@@ -139,6 +140,10 @@ class RunBatch:
     force: Annotated[bool, typer.Option("--force", help="Also run items that are already processed.")] = False
     limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Stop after N items.")] = None
     ids: Annotated[str | None, typer.Option(metavar="A,B", help="Run exactly these items, processed or not.")] = None
+    ids_from: Annotated[
+        str | None,
+        typer.Option(metavar="FILE[:COLUMN]", help="As --ids, from an export, CSV, JSON lines or lines; - is stdin."),
+    ] = None
     label: Annotated[str | None, typer.Option(metavar="TEXT", help="A name by which to find the batch.")] = None
     batch_id: Annotated[
         str | None, typer.Option(metavar="ID", help="The id of the batch, bat_…; a known batch is resumed.")
@@ -183,6 +188,7 @@ class RunBatch:
             "--params": self.params,
             "--limit": self.limit,
             "--ids": self.ids,
+            "--ids-from": self.ids_from,
             "--batch-id": self.batch_id,
             "--dedup-id": self.dedup_id,
         }
@@ -198,7 +204,10 @@ class RunBatch:
         Raises:
             InputError: the ids, the limit, the source and a dry run do not go together.
         """
+        if self.ids is not None and self.ids_from is not None:
+            raise InputError("--ids and --ids-from exclude each other; give one of them")
         ids = None if self.ids is None else [id.strip() for id in self.ids.split(",") if id.strip()]
+        ids = ids if self.ids_from is None else read_ids(self.ids_from)
         if self.dry_run and self.limit is not None:
             raise InputError("--dry-run counts all items; leave --limit out")
         with option_names():

@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Response
+from fastapi.responses import StreamingResponse
 
 from batchflow.batch.bound import Workflow
+from batchflow.batch.export import Export, ExportFormat
 from batchflow.batch.handle import no_such_item
 from batchflow.batch.names import wire_name
 from batchflow.batch.operations import list_batches
@@ -24,6 +26,9 @@ MAX_ITEMS = 1_000
 MAX_BATCHES = 500
 MAX_HISTORY = 100
 _LAST_NUMBER = 999_999_999  # item numbers have nine digits
+
+
+MEDIA_TYPES: Mapping[ExportFormat, str] = {"jsonl": "application/x-ndjson", "csv": "text/csv; charset=utf-8"}
 
 
 class _BatchRoute(ErrorHandlingRoute):
@@ -60,6 +65,9 @@ class BatchEndpoints:
         add("GET", "/{id}/items", self.items, ItemList, "The items of a batch, by number")
         add("GET", "/{id}/items/{number}", self.item, ItemDetail, "An item of a batch, with its result")
         add("GET", "/{id}/item", self.item_by_id, ItemDetail, "An item of a batch by the item's id, with its result")
+        content: dict[str, Any] = {type: {"schema": {"type": "string"}} for type in MEDIA_TYPES.values()}
+        files = {**error_responses(404, 422, 503), 200: {"description": "The file", "content": content}}
+        add("GET", "/{id}/export", self.export, None, "All items of a batch as a file", responses=files)
         stream = stream_options(BatchInfo)
         add("GET", "/{id}/progress", self.progress, None, "The progress of a batch as a stream", **stream)
         router.add_api_route(
@@ -132,6 +140,12 @@ class BatchEndpoints:
             await self._read(id)
             raise NotFoundError(no_such_item(id, item_id))
         return json_response(ItemDetail.of(found))
+
+    async def export(self, id: str, format: ExportFormat = "jsonl", state: QueryParam[ItemState] = None) -> Response:
+        """Lines of `key`, `number`, `outcome`, `result`, `error`, `attempts`, `endedAt`, sent as they are read."""
+        export = Export(self._client.store, await self._read(id), format, state)
+        headers = {"Content-Disposition": f'attachment; filename="{export.file_name}"'}
+        return StreamingResponse(export.lines(), media_type=MEDIA_TYPES[format], headers=headers)
 
     async def history(
         self, workflow: str, id: str, limit: Annotated[int, Query(ge=1, le=MAX_HISTORY)] = 20

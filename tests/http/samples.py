@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from httpx import Response
+from httpx import AsyncClient, Response
 from pydantic import BaseModel
 
 from batchflow import Batchflow, BatchWorkflow, NonRetryable, NoParams, Page, RetryAfter, WorkflowContext
@@ -128,3 +128,10 @@ def assert_error(response: Response, expected: tuple[int, str, str | None]) -> N
     status, error, field = error_of(response)
     assert (status, field) == (expected[0], expected[2])
     assert expected[1] in error
+
+
+async def started(http: AsyncClient, **body: Any) -> str:
+    """The id of a new batch of users."""
+    response = await http.post("/welcome/process-users", json=body)
+    assert response.status_code == 202
+    return response.json()["batchId"]

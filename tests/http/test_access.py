@@ -41,6 +41,7 @@ DOORS = {
     "GET /batches": OPERATOR,
     "GET /batches/{id}": OPERATOR,
     "GET /batches/{id}/items": OPERATOR,
+    "GET /batches/{id}/export": OPERATOR,
     "GET /batches/{id}/items/{number}": OPERATOR,
     "GET /batches/{id}/item": OPERATOR,
     "GET /batches/{id}/progress": OPERATOR,

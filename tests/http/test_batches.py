@@ -1,4 +1,4 @@
-"""Batches over HTTP: status, items, lists, cancel, progress."""
+"""Batches over HTTP: status, items, lists, files, progress."""
 
 import asyncio
 import json
@@ -19,13 +19,7 @@ from batchflow.http.batches import BatchEndpoints
 from batchflow.http.progress import MAX_FAILED_READS, progress_events
 from batchflow.http.schemas.batches import BatchInfo
 from tests.http.conftest import app_of, scope_of
-from tests.http.samples import assert_error, error_of
-
-
-async def started(http: AsyncClient, **body: Any) -> str:
-    response = await http.post("/welcome/process-users", json=body)
-    assert response.status_code == 202
-    return response.json()["batchId"]
+from tests.http.samples import assert_error, error_of, started
 
 
 @pytest.fixture
@@ -175,51 +169,6 @@ async def test_an_unknown_workflow_is_404(idle_http: AsyncClient) -> None:
     assert_error(response, (404, "did you mean 'welcome'?", "workflow"))
 
 
-async def test_cancel_ends_a_batch_and_can_be_repeated(idle_http: AsyncClient) -> None:
-    """The second one finds it cancelled."""
-    id = await started(idle_http)
-    first = (await idle_http.post(f"/batches/{id}/cancel")).json()
-    assert (first["success"], first["cancelled"]) == (True, True)
-    assert first["batch"]["state"] in ("cancelling", "cancelled")
-    again = await idle_http.post(f"/batches/{id}/cancel")
-    assert (again.status_code, again.json()["cancelled"]) == (200, False)
-
-
-async def test_a_batch_is_paused_and_resumed(idle_http: AsyncClient) -> None:
-    """Each may be repeated."""
-    id = await started(idle_http)
-    for _ in range(2):
-        answer = (await idle_http.post(f"/batches/{id}/pause")).json()
-        assert (answer["paused"], answer["batch"]["paused"]) == (True, True)
-    for resumed in (True, False):
-        answer = (await idle_http.post(f"/batches/{id}/resume")).json()
-        assert (answer["resumed"], answer["batch"]["paused"]) == (resumed, False)
-
-
-async def test_many_batches_are_paused_resumed_and_cancelled(idle_http: AsyncClient) -> None:
-    """By id, or all open ones of a label or a workflow."""
-    ids = [await started(idle_http) for _ in range(3)]
-
-    async def changed(verb: str, **body: Any) -> int:
-        response = await idle_http.post(f"/batches/{verb}", json=body)
-        assert response.status_code == 200
-        return response.json()[{"pause": "paused", "resume": "resumed", "cancel": "cancelled"}[verb]]
-
-    assert await changed("pause", ids=[*ids[:2], "bat_x"]) == 2
-    assert await changed("resume", workflow="welcome") == 2
-    assert await changed("pause", label="nobody") == 0
-    assert await changed("cancel", workflow="welcome") == 3
-    assert await changed("cancel", workflow="welcome") == 0
-    assert_error(await idle_http.post("/batches/pause", json={}), (422, "say which batches", "ids"))
-    assert_error(await idle_http.post("/batches/pause", json={"ids": []}), (422, "'ids' is empty", "ids"))
-    assert_error(
-        await idle_http.post("/batches/pause", json={"ids": ["x"], "label": "y"}), (422, "exclude each other", "ids")
-    )
-    assert_error(await idle_http.post("/batches/cancel", json={"lable": "y"}), (422, "lable", "lable"))
-    unknown = await idle_http.post("/batches/cancel", json={"workflow": "welcom"})
-    assert_error(unknown, (404, "there is no workflow 'welcom'", "workflow"))
-
-
 async def test_batches_are_listed_page_by_page(idle_http: AsyncClient) -> None:
     """Until `nextCursor` is null."""
     ids = [await started(idle_http) for _ in range(5)]
@@ -236,7 +185,7 @@ async def test_batches_are_listed_page_by_page(idle_http: AsyncClient) -> None:
 @pytest.mark.parametrize(
     ("method", "path"),
     [
-        *[("GET", path) for path in ("", "/items", "/progress")],
+        *[("GET", path) for path in ("", "/items", "/export", "/progress")],
         *[("POST", path) for path in ("/cancel", "/pause", "/resume")],
     ],
 )
@@ -398,3 +347,16 @@ async def test_a_store_that_is_away_for_a_moment_is_waited_for(failures: int, id
     events = [it async for it in progress_events(read, batch, answer, 0.001, anyio.Event())]
     assert len(events) == 1
     assert looks == MAX_FAILED_READS
+
+
+async def test_a_batch_is_exported_as_a_file(ended: str, http: AsyncClient) -> None:
+    """JSON lines or CSV, of one state or of all."""
+    answer = await http.get(f"/batches/{ended}/export")
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "application/x-ndjson")
+    assert answer.headers["content-disposition"] == 'attachment; filename="items.jsonl"'
+    rows = [json.loads(line) for line in answer.text.splitlines()]
+    assert [row["key"] for row in rows] == [f"u{n:03d}" for n in range(10, 20)]
+    answer = await http.get(f"/batches/{ended}/export?format=csv&state=failed")
+    assert answer.headers["content-type"] == "text/csv; charset=utf-8"
+    assert [line.split(",")[:3] for line in answer.text.splitlines()[1:]] == [["u013", "3", "failed"]]
+    assert_error(await http.get(f"/batches/{ended}/export?format=xml"), (422, "format", "format"))

@@ -23,6 +23,7 @@ MISSPELT = [
     ("GET", "/batches", "opne", "did you mean 'open'?"),
     ("GET", "/batches/x", "items", NONE_TAKEN),
     ("GET", "/batches/x/items", "status", "did you mean 'state'?"),
+    ("GET", "/batches/x/export", "fromat", "did you mean 'format'?"),
     ("GET", "/batches/x/item", "itemid", "did you mean 'itemId'?"),
     ("GET", "/batches/x/progress", "intervall", "did you mean 'interval'?"),
     ("POST", "/batches/x/cancel", "workflow", NONE_TAKEN),

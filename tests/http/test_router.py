@@ -111,7 +111,7 @@ async def test_the_document_shows_every_body_and_answer(flow: Batchflow) -> None
     assert "$defs" not in text
     paths = document["paths"]
     # Batches, runs, events, webhooks, workers, health; workflows; functions.
-    assert len(paths) == 2 * (13 + 5 + 2 + 1 + 1 + 2 + 9 + 5)
+    assert len(paths) == 2 * (14 + 5 + 2 + 1 + 1 + 2 + 9 + 5)
 
     def body(path: str) -> tuple[bool, dict[str, Any]]:
         found = paths[path]["post"]["requestBody"]
@@ -169,6 +169,7 @@ ROUTES = [
     ("GET", "/batches"),
     ("GET", "/batches/x"),
     ("GET", "/batches/x/items"),
+    ("GET", "/batches/x/export"),
     ("GET", "/batches/x/items/0"),
     ("GET", "/batches/x/progress"),
     ("POST", "/batches/x/cancel"),
