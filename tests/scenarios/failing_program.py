@@ -1,0 +1,122 @@
+"""A program whose runs fail for good, and that is killed between a death and the call of its failure function.
+
+`python -m tests.scenarios.failing_program STORE LOG FAILURE_URL MODE WHAT`: MODE is `before`, and it kills itself once
+a death is stored; `during`, in the call; `rest`, and it makes the calls that are left, and ends with them. WHAT is what
+fails: a `function` with a failure function, one with a failure `url`, or one of `items`.
+"""
+
+import asyncio
+import os
+import signal
+import sys
+from functools import partial
+from pathlib import Path
+
+from batchflow import Batchflow, BatchWorkflow, ItemFailure, NonRetryable, NoParams, Page, RunFailure, WorkflowContext
+from batchflow.core.message import Claim
+from batchflow.core.ports import Observer
+from batchflow.core.settlement import Settlement
+from batchflow.engine import engine, worker
+from batchflow.serve.functions import ServedFunction
+from tests.waiting import wait_until
+
+LEASE_MS = 2_000
+
+
+def die() -> None:
+    """Nothing is given back, closed or written any more."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class DeathWatch(Observer):
+    """Kills the process with the first death."""
+
+    def settled(self, claim: Claim, settlement: Settlement) -> None:
+        """Called once the death is stored."""
+        if settlement.ending == "dead":
+            die()
+
+
+class Items(BatchWorkflow[NoParams, str, None]):
+    """One item, which fails."""
+
+    name = "failing"
+    entry_flow = paginate_flow = execute_flow = None
+
+    def __init__(self, log: str, mode: str) -> None:
+        self.log, self.mode = log, mode
+
+    async def fetch(self, params: NoParams, cursor: str | None, limit: int) -> Page:
+        return Page(["a"])
+
+    async def execute(self, item: str) -> None:
+        raise NonRetryable("closed")
+
+    async def on_item_failure(self, failure: ItemFailure[NoParams]) -> str:
+        note(self.log, self.mode, failure)
+        return failure.item_id
+
+
+def note(log: str, mode: str, failure: RunFailure) -> None:
+    """Write a line for a call, or die in it."""
+    if mode == "during":
+        die()
+    with Path(log).open("a") as file:
+        file.write(f"{failure.run_id} {failure.response}\n")
+
+
+def app(store: str, log: str, failure_url: str, mode: str) -> tuple[Batchflow, list[ServedFunction[str, None]], Items]:
+    """The app: a function with a failure function, one with a failure URL, and a batch."""
+    flow = Batchflow(store)
+
+    async def closed(ctx: WorkflowContext[str]) -> None:
+        raise NonRetryable("closed")
+
+    async def told(ctx: WorkflowContext[str]) -> None:
+        await closed(ctx)
+
+    async def failed(failure: RunFailure[str]) -> str:
+        note(log, mode, failure)
+        return failure.payload
+
+    served = [
+        flow.serve("/function", failure_function=failed)(closed),
+        flow.serve("/url", failure_url=failure_url)(told),
+    ]
+    return flow, served, Items(log, mode)
+
+
+async def make_calls(flow: Batchflow) -> None:
+    """Return once no failure function is still to be called."""
+
+    async def is_done() -> bool:
+        calls = [it.failure for it in await flow.engine.store.dead_letters()]
+        return all(call is None or call.state != "in_progress" for call in calls)
+
+    await wait_until(is_done, description="the failure functions to be called", timeout=50)
+
+
+async def main(store: str, log: str, failure_url: str, mode: str, what: str) -> None:
+    """Start one run or batch and die, or make the calls that are left."""
+    # Another process has the claims of a dead one when its lease is over.
+    engine.LEASE_MS = LEASE_MS
+    worker.Heartbeat = partial(worker.Heartbeat, lease_ms=LEASE_MS)  # pyright: ignore[reportAttributeAccessIssue]
+    flow, (function, url), items = app(store, log, failure_url, mode)
+    batch = flow.add(items)
+    if mode == "before":
+        flow.engine.observers.add(DeathWatch())
+    async with flow:
+        match mode, what:
+            case "rest", _:
+                return await make_calls(flow)
+            case _, "items":
+                await batch.trigger()
+            case _, "function":
+                await function.trigger("p")
+            case _:
+                await url.trigger("p")
+        await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(*sys.argv[1:6]))
