@@ -41,10 +41,12 @@ from batchflow.cli.process import SignalHandler, cancel_and_wait
 from batchflow.cli.progress import ProgressDisplay, make_display, watch_batch
 from batchflow.cli.target import choose_workflow, load_flow, location_text
 from batchflow.core.batch import Batch
+from batchflow.core.dead_letters import DeadLetter, DeadLetterQuery
 from batchflow.core.duration import humanize_duration
 from batchflow.core.ids import chunk_id, entry_id
 from batchflow.core.ports import Client
-from batchflow.errors import InputError
+from batchflow.core.store import Store
+from batchflow.errors import InputError, StoreUnavailable
 from batchflow.http.schemas.batches import BatchReport
 from batchflow.serve.app_url import user_headers
 from batchflow.settings import Settings
@@ -68,6 +70,9 @@ class BatchRequest:
     def names_its_batch(self) -> bool:
         """True if the request has an id of its own for the batch."""
         return self.options.batch_id is not None or self.options.dedup_id is not None
+
+
+_LOOK_S, _PAGE = 0.2, 200
 
 
 class OpenBatches(NamedTuple):
@@ -292,7 +297,7 @@ class _BatchRunner:
     async def _work_until_end(self, handle: BatchHandle[Any], display: ProgressDisplay) -> bool:
         """Work until the batch ends or a signal comes; True if the batch has ended."""
         await self._flow.start(worker=True, schedules=False)
-        watching = asyncio.create_task(watch_batch(handle, self._flow, display))
+        watching = asyncio.create_task(self._watch(handle, display))
         if await self._signals.wait_for(watching):
             await watching
             return True
@@ -301,6 +306,12 @@ class _BatchRunner:
         await self._flow.engine.stop()
         await cancel_and_wait(watching)
         return (await handle.status()).is_over
+
+    async def _watch(self, handle: BatchHandle[Any], display: ProgressDisplay) -> None:
+        """Show the batch until its end, and wait for the failure functions of its items, which it does not wait for."""
+        await watch_batch(handle, self._flow, display)
+        if "on_item_failure" in self._workflow.definition.defined_hooks:
+            await _wait_for_failure_calls(self._flow.engine.store, handle.id)
 
     async def _report_end(self, handle: BatchHandle[Any]) -> int:
         summary = await handle.wait()
@@ -336,6 +347,27 @@ class _BatchRunner:
     def _print(self, sentence: str) -> None:
         if not self._command.as_json:
             self._output.print(sentence)
+
+
+async def _wait_for_failure_calls(store: Store, batch: str) -> None:
+    """Wait until no failure function of an ended batch is still to be called; perhaps no other process would do it."""
+    query, before = DeadLetterQuery(batch=batch), None
+    while True:
+        try:
+            page = await store.dead_letters(query, _PAGE, before)
+            if not any(_is_to_be_called(letter) for letter in page):
+                if len(page) < _PAGE:
+                    return
+                before = page[-1].died_at, page[-1].id
+                continue
+        except StoreUnavailable:
+            # The worker tells, and waits for it too.
+            pass
+        await asyncio.sleep(_LOOK_S)
+
+
+def _is_to_be_called(letter: DeadLetter) -> bool:
+    return letter.failure is not None and letter.failure.state == "in_progress"
 
 
 def _end_message(summary: BatchSummary, wire: WireKeys) -> str:

@@ -310,7 +310,7 @@ async def test_nobody_outside_can_call_a_failure_function(flow_env: FlowEnv) -> 
     from fastapi import FastAPI
 
     shop = Shop()
-    async with flow_env(shop.flow):
+    async with flow_env(shop.flow) as env:
         app = FastAPI()
         app.include_router(shop.flow.router)
         transport = httpx.ASGITransport(app, client=("127.0.0.1", 1))
@@ -319,6 +319,13 @@ async def test_nobody_outside_can_call_a_failure_function(flow_env: FlowEnv) -> 
                 assert (await client.post(f"/{destination}", json="run_1")).status_code == 404
             assert not [path for path in (await client.get("/openapi.json")).json()["paths"] if "failure:" in path]
         assert list(shop.flow.served) == ["/orders", "/parents"]
+        inviting = shop.order.failure_endpoint
+
+        @shop.flow.serve("/inviting")
+        async def invite(ctx: WorkflowContext[str]) -> None:
+            await ctx.invoke("call", inviting, ctx.payload)  # pyright: ignore[reportArgumentType]
+
+        assert "cannot invoke" in ((await env.run(invite, "run_1")).error or "")
         with pytest.raises(InputError):
             await shop.flow.trigger("batchflow:failure:/orders", "run_1")  # pyright: ignore[reportArgumentType]
         with pytest.raises(ConfigurationError, match="'route' cannot be"):

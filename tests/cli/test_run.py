@@ -221,6 +221,27 @@ def test_on_complete_that_failed_is_told(command: CommandLine) -> None:
     assert "on_complete failed" in command("batches").out
 
 
+def test_run_waits_for_the_failure_functions_of_its_items(
+    command: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also for their retries: perhaps no other process would make them."""
+    monkeypatch.setenv("FAIL", "user-003")
+    hook = """
+    async def on_item_failure(self, failure):
+        with (HERE / "told.txt").open("a") as told:
+            told.write(f"{failure.item_id}: {failure.response}\\n")
+        if (HERE / "told.txt").read_text().count("\\n") == 1:
+            raise RetryAfter(0.3)
+
+
+flow = Batchflow()
+"""
+    jobs = JOBS.replace("import Batchflow,", "import RetryAfter, Batchflow,").replace("\n\nflow = Batchflow()\n", hook)
+    (command.folder / "failing_jobs.py").write_text(jobs)
+    assert command("run", "failing_jobs:flow", "greet").code == 1
+    assert (command.folder / "told.txt").read_text() == "user-003: no greeting for user-003\n" * 2
+
+
 def test_failed_walk_is_told(command: CommandLine) -> None:
     """A source that fails for good fails the batch: exit code 1, and why."""
     answer = command("run", command.target, "-p", "days=0")

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.cli.command_line import CommandLine
-from tests.cli.functions import trigger_run
+from tests.cli.functions import FUNCTIONS, trigger_run
 
 PACKED: dict[str, Any] = {"parcel": "A7", "items": 1, "tags": []}
 
@@ -139,3 +139,23 @@ def test_an_app_without_functions(command: CommandLine) -> None:
     """Nothing can be triggered."""
     answer = command("runs", "trigger", command.target)
     assert answer.is_usage_error("add one with @flow.serve(…)")
+
+
+def test_trigger_cannot_address_a_failure_function(command: CommandLine) -> None:
+    """It is not among the functions, by whatever name."""
+    command.write(FUNCTIONS + FAILING)
+    for name in ("batchflow:failure:/closed", "/batchflow:failure:/closed", "closed/failure", "batchflow:failure-url"):
+        answer = command("runs", "trigger", command.target, name, "--payload", '"run_1"')
+        assert answer.is_usage_error("serves nothing at")
+    assert command("runs", "--json").document["runs"] == []
+
+
+FAILING = """
+
+async def failed(failure):
+    print("told")
+
+
+@flow.serve("/closed", failure_function=failed)
+async def closed(ctx: WorkflowContext[str]) -> None: ...
+"""
