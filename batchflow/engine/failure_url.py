@@ -20,6 +20,7 @@ from batchflow.core.failure_functions import (
 from batchflow.core.message import Claim
 from batchflow.core.ports import FailedAttempt, Handler, LogNames, Runtime
 from batchflow.core.retry import RetryPolicy
+from batchflow.core.schedule import SCHEDULE_ID_HEADER
 from batchflow.core.secrets import MASK, masked_text
 from batchflow.core.settlement import Settlement, dead, done, retry
 from batchflow.core.store import Reads
@@ -157,6 +158,7 @@ def _callback(letter: DeadLetter, stored: FailureUrlHeader, run_url: str) -> Fai
         created_at=letter.created_at,
         workflow_run_id=letter.id,
         dlq_id=letter.id,
+        schedule_id=run.headers.get(SCHEDULE_ID_HEADER),
     )
 
 

@@ -199,3 +199,15 @@ async def test_a_child_has_the_failure_url_of_its_function(flow_env: FlowEnv) ->
             await env.run(order, Order(id="never"), headers={"batchflow-failure-url": "0 0 http://x/wrong"})
         assert [it.path for it in hooks.asked] == ["/right", "/right"]
         assert all(json.loads(it.body)["sourceHeader"] == {} for it in hooks.asked)
+
+
+async def test_a_failure_url_is_told_the_schedule_that_started_the_run(flow_env: FlowEnv) -> None:
+    """Runs of schedules call failure functions and URLs as others do."""
+    async with serving() as hooks:
+        flow, _ = shop(hooks.url)
+        async with flow_env(flow, allow_network=True) as env:
+            await flow.schedules.create("/orders", "0 * * * *", id="hourly", payload={"id": "never"})
+            await flow.schedules.trigger("hourly")
+            await env.drive()
+        (asked,) = hooks.asked
+    assert json.loads(asked.body)["scheduleId"] == "hourly"

@@ -147,7 +147,7 @@ def test_trigger_cannot_address_a_failure_function(command: CommandLine) -> None
     for name in ("batchflow:failure:/closed", "/batchflow:failure:/closed", "closed/failure", "batchflow:failure-url"):
         answer = command("runs", "trigger", command.target, name, "--payload", '"run_1"')
         assert answer.is_usage_error("serves nothing at")
-    assert command("runs", "--json").document["runs"] == []
+    assert "run_1" not in command("runs").out
 
 
 FAILING = """
