@@ -19,7 +19,7 @@ from batchflow.errors import NonRetryable
 from batchflow.serve.callables import as_async
 from batchflow.serve.context import LayerContext
 from batchflow.serve.delivery_scope import CURRENT_DELIVERY, CURRENT_STEP, ActiveStep, DeliveryScope
-from batchflow.serve.failure import concerns_whole_call, describe_error, is_program_exit
+from batchflow.serve.failure import concerns_whole_call, describe_error, is_program_exit, rate_limit
 
 _Outcome: TypeAlias = tuple[Any, BaseException | None, TracebackType | None]
 
@@ -273,7 +273,7 @@ class Collector:
         try:
             parts = [list(group.items)]
             while parts:
-                if part := [it for it in parts.pop() if it in group.items]:
+                if part := [it for it in parts.pop() if it in group.items and not it.outcome.done()]:
                     parts += await self._call(group, part)
         except BaseException as error:
             for it in group.items:
@@ -306,7 +306,8 @@ class Collector:
             self._set_results(items, returned)
             return ()
         if len(items) == 1 or concerns_whole_call(error):
-            for it in items:
+            # A limit also holds for the parts that have not been called since their whole has failed.
+            for it in items if rate_limit(error) is None else tuple(group.items):
                 it.set_error(error)
             return ()
         self._log_halves(items, error)

@@ -110,6 +110,27 @@ async def test_what_is_no_items_fault_is_not_repeated_by_halves(
     assert (await batch.status()).counts.succeeded == 10
 
 
+async def test_a_half_that_meets_a_rate_limit_ends_the_others(flow: Batchflow, clock: ManualClock) -> None:
+    """No further call is made while the key is parked, and no item has lost an attempt to the limit."""
+
+    class Limited(Lengths):
+        async def execute_many(self, text_ids: Sequence[str]) -> list[int | BaseException]:
+            self.calls.append(list(text_ids))
+            if len(self.calls) == 1:
+                raise ValueError("too many")
+            if len(self.calls) == 2:
+                raise RateLimited(60)
+            return [len(id) for id in text_ids]
+
+    limited = Limited(10)
+    batch = await flow.add(limited).trigger()
+    await drive(flow, clock, until=clock.now() + 30_000)
+    assert limited.sizes == [10, 5]
+    await drive(flow, clock)
+    assert limited.sizes == [10, 5, 10]
+    assert [item.attempts async for item in batch.items()] == [1] * 10
+
+
 @pytest.mark.parametrize(
     ("returned", "sentence", "calls"),
     [
