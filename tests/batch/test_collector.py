@@ -1,6 +1,7 @@
 """The collector of groups: items that join and leave, calls that are cancelled, and places that come back."""
 
 import asyncio
+import random
 import threading
 from collections.abc import AsyncIterator, Callable
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ from batchflow.batch.workflow import BatchWorkflow, NoParams
 from batchflow.core.duration import Duration
 from batchflow.core.flow import FlowControl
 from batchflow.core.ports import Groups, Interrupts, Lease, Runtime
+from batchflow.errors import RateLimited
 from batchflow.serve.delivery_scope import CURRENT_DELIVERY, DeliveryScope
 from tests.batch.model import Model
 
@@ -341,3 +343,57 @@ async def test_items_whose_lease_has_ended_are_given_up_and_not_called(start: St
     assert found[2] == "C"
     assert texts.calls == [["c"]]
     assert lease.asked == 2
+
+
+# Everything at once
+
+
+class Random(BatchWorkflow[NoParams, str, str], ids_only=True):
+    """Its calls take some turns of the event loop, fail in all ways, and may swallow their cancellation."""
+
+    group_size = 5
+    group_wait: ClassVar[Duration] = "1h"
+    group_parallelism = 2
+    execute_flow = None
+
+    def __init__(self, chance: random.Random) -> None:
+        self.chance = chance
+        self.sizes: list[int] = []
+
+    async def execute_many(self, items: list[str]) -> Any:
+        self.sizes.append(len(items))
+        for _ in range(self.chance.randrange(10)):
+            try:
+                await asyncio.sleep(0)
+            except asyncio.CancelledError:
+                if self.chance.random() < 0.5:
+                    raise
+        outcomes: list[Any] = [item.upper() if self.chance.random() < 0.9 else ValueError(item) for item in items]
+        draw = self.chance.random()
+        if draw < 0.4:
+            raise self.chance.choice([ValueError("bad"), RateLimited(1), TimeoutError(), asyncio.CancelledError()])
+        return outcomes if draw < 0.9 else outcomes[1:]
+
+
+@pytest.mark.parametrize("seed", range(10))
+async def test_each_item_has_one_outcome_whatever_happens(start: Start, seed: int) -> None:
+    """Items join and leave at random: none waits for ever, no group is too large, and nothing is left in the end."""
+    chance = random.Random(seed)
+    stage = start(workflow := Random(chance))
+    tasks: dict[str, asyncio.Task[Any]] = {}
+    for number in range(200):
+        tasks[f"item-{number}"] = stage.put(f"item-{number}", f"bat_{chance.randrange(3)}")
+        await turns(chance.randrange(4))
+        if chance.random() < 0.2:
+            tasks[chance.choice(list(tasks))].cancel()
+        if chance.random() < 0.1:
+            stage.groups.call_all()
+    while not all(task.done() for task in tasks.values()):
+        stage.groups.call_all()
+        await turns()
+    await turns(100)
+    assert stage.is_empty
+    assert max(workflow.sizes) <= 5
+    for item, task in tasks.items():
+        if not task.cancelled() and task.exception() is None:
+            assert task.result() == item.upper()
