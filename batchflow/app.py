@@ -56,6 +56,7 @@ from batchflow.resources import Resource, Resources
 from batchflow.serve import runs
 from batchflow.serve.app_url import PublicUrl, RouterPath
 from batchflow.serve.context import WorkflowContext
+from batchflow.serve.dead_letters import DeadLetters
 from batchflow.serve.endpoint import Endpoint
 from batchflow.serve.failure_functions import RunFailure, check_failure_options
 from batchflow.serve.functions import (
@@ -502,6 +503,15 @@ class Batchflow:
         found = await self.engine.store.batches(label=sought, open_only=open_only, limit=limit, params=False)
         # A store may hold batches of other apps' workflows.
         return [self._workflows[it.workflow].batch(it.id) for it in found if it.workflow in self._workflows]
+
+    @property
+    def dead_letters(self) -> DeadLetters:
+        """The dead letters of the store: search, groups, resume, restart, callback, delete.
+
+        page = await flow.dead_letters.list(workflow="welcome")
+        await flow.dead_letters.resume(group=page.letters[0].fingerprint, canary=5)
+        """
+        return DeadLetters(self.engine)
 
     async def cancel(
         self,

@@ -70,6 +70,11 @@ def parse_delay(text: str | None) -> Duration | None:
 
 
 def parse_not_before(text: str | None) -> datetime | None:
+    """The time of `--not-before`; see `parse_time`."""
+    return parse_time("--not-before", text)
+
+
+def parse_time(option: str, text: str | None) -> datetime | None:
     """A time; without an offset it is in the local time zone.
 
     Raises:
@@ -80,7 +85,7 @@ def parse_not_before(text: str | None) -> datetime | None:
     try:
         found = datetime.fromisoformat(text)
     except ValueError:
-        raise InputError(f"'--not-before' cannot be {text!r}; write a time such as 2030-01-01T06:00:00Z") from None
+        raise InputError(f"'{option}' cannot be {text!r}; write a time such as 2030-01-01T06:00:00Z") from None
     return found if found.tzinfo is not None else found.astimezone()
 
 

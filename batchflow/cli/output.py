@@ -115,13 +115,19 @@ def print_table(
     styles: Sequence[str],
     *,
     numbers: Collection[str] = (),
+    below: Sequence[str] = (),
 ) -> None:
-    """Print columns as wide as their cells; the columns `numbers` are aligned to the right."""
+    """Print columns as wide as their cells; the columns `numbers` are aligned to the right.
+
+    `below` has a line for each row, which is printed below it and ends with the line of a terminal.
+    """
     lines = [columns, *([escape_controls(cell) for cell in row] for row in rows)]
     widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
-    for line, style in zip(lines, ("bold", *styles), strict=True):
+    for number, (line, style) in enumerate(zip(lines, ("bold", *styles), strict=True)):
         cells = [_pad(it, width, name in numbers) for it, width, name in zip(line, widths, columns, strict=True)]
         output.print("  ".join(cells).rstrip(), style=style)
+        if number and below:
+            output.print(_cut(f"    {below[number - 1]}", output.stdout.width), style="red")
 
 
 def print_pairs(output: Output, rows: Mapping[str, str], indent: str = "", *, cut: bool = False) -> None:

@@ -16,7 +16,7 @@ from batchflow.core.retry import RetryPolicy
 from batchflow.core.run import Step
 from batchflow.core.schedule import NewSchedule, ScheduledStart
 from batchflow.core.settlement import Effect, Settlement
-from batchflow.core.store import Commands, Journaling, Ledger, Reads, RecordResult
+from batchflow.core.store import AdminCommands, Commands, Journaling, Ledger, Reads, RecordResult
 from batchflow.errors import StoreError
 
 FailurePoint: TypeAlias = Literal["step", "function", "delivery", "settlement"]
@@ -394,6 +394,11 @@ class Client(Commands, Protocol):
     @property
     def store(self) -> Reads:
         """The store, for reading."""
+        ...
+
+    @property
+    def admin(self) -> AdminCommands:
+        """The commands of an operator; what they make due is claimed at once."""
         ...
 
     @property

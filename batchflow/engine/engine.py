@@ -24,7 +24,7 @@ from batchflow.core.ports import (
     StepOverride,
 )
 from batchflow.core.schedule import ScheduledStart
-from batchflow.core.store import Ledger, Store
+from batchflow.core.store import AdminCommands, Ledger, Store
 from batchflow.engine.backlog import WriteBacklog
 from batchflow.engine.caller import HttpCaller
 from batchflow.engine.clock import ClockJumpDetector, ServerClock, SystemClock
@@ -98,6 +98,11 @@ class Engine:
         self._stopping: EngineWorker | None = None
 
     # The client port
+
+    @property
+    def admin(self) -> AdminCommands:
+        """See the port; the store tells the engine of the change."""
+        return self.store
 
     @property
     def marks(self) -> Ledger:
@@ -295,6 +300,7 @@ class Engine:
                 dispatcher,
                 name,
                 self._options.retention_ms,
+                now=self.now,
                 clock_jumps=self._clock_jumps(),
                 tick=self.write_log,
                 report=self.report_progress,

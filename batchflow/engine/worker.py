@@ -5,12 +5,12 @@ import contextlib
 import threading
 from collections.abc import Awaitable, Callable
 
-from batchflow.core.message import unserved_sentence
-from batchflow.core.store import Reads, Renew, Store
+from batchflow.core.store import Renew, Store
 from batchflow.engine.clock import ClockJumpDetector, elapsed_s
 from batchflow.engine.cron import CronScheduler
 from batchflow.engine.dispatcher import Dispatcher
 from batchflow.engine.loop_monitor import LoopMonitor
+from batchflow.engine.notices import warn_of_expiring_dead_letters, warn_of_unserved_work
 from batchflow.engine.outage import wait_for_store
 from batchflow.errors import StoreError
 from batchflow.logs import logger
@@ -31,6 +31,9 @@ PRUNE_EVERY = 60
 """The intervals of maintenance are multiples of its tick."""
 UNSERVED_FIRST = 3
 """The tick after which unserved work is looked for first: other workers may be starting."""
+EXPIRY_EVERY = 3_600
+EXPIRY_FIRST = 5
+"""The tick after which dead letters that retention is about to remove are looked for first."""
 MAX_PRUNE_SLICES = 1_000
 
 DEREGISTER_TIMEOUT_S = 2.0
@@ -210,16 +213,6 @@ async def wait_at_most(event: asyncio.Event, seconds: float) -> None:
             await event.wait()
 
 
-async def warn_of_unserved_work(store: Reads, worker: str) -> None:
-    """Log the work that no worker serves, if `worker` is the first of the living ones by name: the others do not."""
-    if not (found := await store.unserved()):
-        return
-    living = [it.name for it in await store.workers() if not it.lost]
-    if living and living[0] == worker:
-        destinations = [work.destination for work in found]
-        logger().warning(f"[batchflow] {unserved_sentence(found)}", destinations=destinations)
-
-
 class Maintenance:
     """Enforces time limits, reclaims the claims of dead workers, reports progress and prunes, until cancelled."""
 
@@ -230,11 +223,13 @@ class Maintenance:
         worker: str,
         retention_ms: int,
         *,
+        now: Callable[[], int],
         clock_jumps: ClockJumpDetector | None = None,
         report: Callable[[], Awaitable[None]] | None = None,
         tick: Callable[[], None] | None = None,
     ) -> None:
         self._tick = tick
+        self._now = now
         self._register: Callable[[], Awaitable[None]] | None = None
         self._registered = dispatcher.destinations
         self._clock_jumps = clock_jumps
@@ -252,7 +247,8 @@ class Maintenance:
     async def run(self) -> None:
         """Check time limits and call `tick` each second, check dead workers every few, report progress twice a minute.
 
-        Soon after the start and each minute, warn of work that no worker serves. Each minute, reconcile the store and
+        Soon after the start and each hour, warn of dead letters that retention is about to remove. Soon after the start
+        and each minute, warn of work that no worker serves. Each minute, reconcile the store and
         prune it in slices. Reconcile also after an outage, since the store may have stopped in the middle of a verb.
         """
         beat = spared = 0
@@ -277,6 +273,8 @@ class Maintenance:
                     await self._expire()
                 if beat % PRUNE_EVERY == 0 or beat == UNSERVED_FIRST:
                     await warn_of_unserved_work(self._store, self._worker)
+                if beat % EXPIRY_EVERY == EXPIRY_FIRST:
+                    await warn_of_expiring_dead_letters(self._store, self._worker, self._retention_ms, self._now())
                 if beat % REPORT_EVERY == 0 and self._report is not None:
                     await self._report()
                 if beat % PRUNE_EVERY == 0:

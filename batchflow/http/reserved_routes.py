@@ -7,6 +7,7 @@ from batchflow.errors import DuplicateNameError
 RESERVED_POSTS = (
     *("/batches/{id}/pause", "/batches/{id}/resume", "/batches/{id}/cancel"),
     *("/batches/pause", "/batches/resume", "/batches/cancel"),
+    *("/dlq/resume", "/dlq/restart", "/dlq/callback", "/dlq/delete"),
     *("/runs/{id}/cancel", "/runs/cancel", "/events/{id:path}", "/webhooks/{token}"),
 )
 """Those that take a POST, as functions and workflows do."""

@@ -10,6 +10,7 @@ from batchflow.core.ports import Client
 from batchflow.http.access import Access
 from batchflow.http.batch_operations import BatchOperations
 from batchflow.http.batches import BatchEndpoints
+from batchflow.http.dead_letters import DeadLetterEndpoints
 from batchflow.http.errors import ErrorHandlingRoute, check_query_params
 from batchflow.http.events import EventEndpoints, WebhookEndpoint
 from batchflow.http.health import HealthEndpoints
@@ -46,6 +47,7 @@ class Routers:
         BatchEndpoints(client, workflows).add_routes(self.admin)
         BatchOperations(client, workflows, max_body=limits.max_body).add_routes(self.admin)
         RunEndpoints(client, self._functions, max_body=limits.max_body).add_routes(self.admin)
+        DeadLetterEndpoints(client, max_body=limits.max_body).add_routes(self.admin)
         EventEndpoints(client, max_body=limits.max_body).add_routes(self.admin)
         WorkerEndpoints(client).add_routes(self.admin)
         WebhookEndpoint(client, max_body=limits.max_body).add_routes(self.webhooks)

@@ -17,7 +17,7 @@ from batchflow.core.message import Claim, Message, UnservedWork, WorkerStatus
 from batchflow.core.ports import LogNames, Threads
 from batchflow.core.run import Journal, Run, RunQuery, Step, Waiter, apply_arrivals, merge_steps
 from batchflow.core.settlement import Effect, FinishEntry, FinishWalk, Publish, RecordPage, Settlement, StartItems
-from batchflow.core.store import Ledger, RecordResult
+from batchflow.core.store import AdminCommands, Ledger, RecordResult
 from batchflow.engine.observers import EngineLog, with_engine_log
 from batchflow.engine.watchers import Watchers
 from batchflow.serve.endpoint import Endpoint, Runtime
@@ -70,6 +70,10 @@ class Model:
     @property
     def marks(self) -> "Model":
         return self
+
+    @property
+    def admin(self) -> AdminCommands:
+        raise NotImplementedError
 
     def now(self) -> int:
         return self.clock.ms

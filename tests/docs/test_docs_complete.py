@@ -26,7 +26,6 @@ from tests.docs.pages import MEASURED, ROOT, anchors, links, pages, prose, read
 README_WORDS = 500
 NOT_THERE = (
     "qstash",
-    "dead-letter",
     "dashboard",
 )
 INDEX = "docs/README.md"

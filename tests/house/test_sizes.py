@@ -36,6 +36,7 @@ EXCEPTIONS: dict[str, str] = {
     "batchflow/serve/functions.py": "one class: the triggers, runs, children and schedules of a function",
     "batchflow/engine/engine.py": "one class: the access of a process to its store, and the life of its worker",
     "batchflow/batch/schedules.py::ScheduleAdmin.create": "each option of a schedule is a parameter for editors",
+    "batchflow/http/dead_letters.py::DeadLetterEndpoints.list": "each part of the filter is a query parameter",
     "batchflow/batch/function.py::function_workflow": "so is each option of the short form, for editors",
 }
 

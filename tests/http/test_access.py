@@ -59,6 +59,14 @@ DOORS = {
     "POST /runs/cancel": OPERATOR,
     "POST /events/{id:path}": OPERATOR,
     "GET /events/{id:path}/waiters": OPERATOR,
+    "GET /dlq": OPERATOR,
+    "GET /dlq/groups": OPERATOR,
+    "GET /dlq/{id}": OPERATOR,
+    "DELETE /dlq/{id}": OPERATOR,
+    "POST /dlq/resume": OPERATOR,
+    "POST /dlq/restart": OPERATOR,
+    "POST /dlq/callback": OPERATOR,
+    "POST /dlq/delete": OPERATOR,
     "GET /workers": OPERATOR,
 }
 """Who may call each route. A new route has to be written down here, with the answer to that question."""
