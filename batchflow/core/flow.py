@@ -122,7 +122,11 @@ class FlowState(NamedTuple):
 
 
 class FlowStatus(NamedTuple):
-    """The current state of a flow key: the limits in force, which of them an operator has pinned, its messages."""
+    """The current state of a flow key: the limits in force, which of them an operator has pinned, its messages.
+
+    `parallelism_until`, `rate_until` and `paused_until` are the times (ms) at which the pins and the pause end by
+    themselves; None if only by hand, or if there is none.
+    """
 
     limits: FlowControl
     pinned_parallelism: bool
@@ -131,11 +135,28 @@ class FlowStatus(NamedTuple):
     in_use: int
     waiting: int
     parked_until: int
+    parallelism_until: int | None = None
+    rate_until: int | None = None
+    paused_until: int | None = None
 
     @property
     def pinned(self) -> bool:
         """True if an operator has pinned a limit."""
         return self.pinned_parallelism or self.pinned_rate
+
+
+class FlowHolder(NamedTuple):
+    """A claimed message that takes one of the places of a flow key; `item` is the id of an item, or empty.
+
+    `started_at` is the time of its first claim (ms).
+    """
+
+    id: str
+    destination: str
+    worker: str
+    started_at: int
+    batch: str | None
+    item: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

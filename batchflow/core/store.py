@@ -13,7 +13,7 @@ from typing import Literal, Protocol, TypeAlias
 
 from batchflow.core.batch import Batch, Item, ItemState, Mark, NewBatch
 from batchflow.core.dead_letters import ALL_DEAD_LETTERS, DeadLetter, DeadLetterGroup, DeadLetterQuery
-from batchflow.core.flow import FlowControl, FlowStatus
+from batchflow.core.flow import FlowControl, FlowHolder, FlowStatus
 from batchflow.core.message import ClaimResult, Message, UnservedWork, WorkerStatus
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.run import Run, RunQuery, Step, Waiter
@@ -265,20 +265,28 @@ class FlowKeys(Protocol):
         """
         ...
 
-    async def pin(self, limits: FlowControl) -> None:
-        """Override the parallelism of a key, its rate, or both, until `unpin`; None leaves a limit unchanged."""
+    async def pin(self, limits: FlowControl, until: int | None = None) -> None:
+        """Override the parallelism of a key, its rate, or both, until `unpin`; None leaves a limit unchanged.
+
+        With `until` the override ends by itself at that time: the next claim is without it, `flows` does not show it
+        any more, and no `next_due` of a claim is later than that time.
+        """
         ...
 
     async def unpin(self, key: str, *, parallelism: bool = True, rate: bool = True) -> None:
         """Remove overrides of a key; the latest limits of the code apply again."""
         ...
 
-    async def pause(self, key: str) -> None:
-        """Start nothing under a key until `resume`; pins stay."""
+    async def pause(self, key: str, until: int | None = None) -> None:
+        """Start nothing under a key until `resume`; pins stay. `until` is as for `pin`."""
         ...
 
     async def resume(self, key: str) -> None:
         """Undo `pause`."""
+        ...
+
+    async def reset(self, key: str) -> None:
+        """Remove overrides of a key, its pause and its parking, and forget its latest starts."""
         ...
 
 
@@ -462,6 +470,10 @@ class Reads(RunReads, BatchReads, LedgerReads, Protocol):
 
     async def flows(self, keys: Sequence[str] | None = None) -> Sequence[FlowStatus]:
         """The current state of flow keys, by name."""
+        ...
+
+    async def flow_holders(self, key: str, limit: int = 100) -> Sequence[FlowHolder]:
+        """The messages of a flow key that workers have claimed, those that started first before the others."""
         ...
 
 

@@ -40,7 +40,10 @@ def unserved_sentence(destinations: Sequence[str]) -> str:
 
 def paused_sentence(flow: FlowStatus) -> str:
     """Return a sentence if an operator has paused a flow key; else ""."""
-    return f"an operator has paused the flow key '{flow.limits.key}'" if flow.paused else ""
+    if not flow.paused:
+        return ""
+    until = "" if flow.paused_until is None else f" until {format_moment(flow.paused_until)}"
+    return f"an operator has paused the flow key '{flow.limits.key}'{until}"
 
 
 def parked_sentence(flow: FlowStatus, now: int) -> str:

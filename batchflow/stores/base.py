@@ -41,6 +41,7 @@ ORDER = (
     "unpin",
     "pause",
     "resume",
+    "reset",
     "put_schedule",
     "plan_schedule",
     "pause_schedule",
@@ -92,7 +93,10 @@ NOTIFYING_VERBS = frozenset(
         "declare",
         "pin",
         "unpin",
+        # Workers that sleep learn when a pause ends by itself.
+        "pause",
         "resume",
+        "reset",
         "deregister",
         "expire",
         "notify",
@@ -389,21 +393,25 @@ class WriteVerbs(ABC):
         """See the protocol."""
         await self._enqueue("declare", limits)
 
-    async def pin(self, limits: FlowControl) -> None:
+    async def pin(self, limits: FlowControl, until: int | None = None) -> None:
         """See the protocol."""
-        await self._enqueue("pin", limits)
+        await self._enqueue("pin", limits, until)
 
     async def unpin(self, key: str, *, parallelism: bool = True, rate: bool = True) -> None:
         """See the protocol."""
         await self._enqueue("unpin", key, parallelism, rate)
 
-    async def pause(self, key: str) -> None:
+    async def pause(self, key: str, until: int | None = None) -> None:
         """See the protocol."""
-        await self._enqueue("pause", key)
+        await self._enqueue("pause", key, until)
 
     async def resume(self, key: str) -> None:
         """See the protocol."""
         await self._enqueue("resume", key)
+
+    async def reset(self, key: str) -> None:
+        """See the protocol."""
+        await self._enqueue("reset", key)
 
     # Schedules
 
@@ -464,8 +472,8 @@ RUN: Columns = (
     "batch", "label", "parent", "flow_key", "due_at",
 )  # fmt: skip
 FLOW: Columns = (
-    "key", "max_parallelism", "max_rate", "max_period", "max_burst", "pin_parallelism", "pin_rate", "paused", "in_use",
-    "waiting", "parked_until",
+    "key", "parallelism", "rate", "period", "burst", "pin_parallelism", "pin_rate", "pin_period", "paused", "in_use",
+    "waiting", "parked_until", "parallelism_until", "rate_until", "paused_until", "now",
 )  # fmt: skip
 DEAD_LETTER: Columns = (
     "id", "destination", "flow", "parallelism", "rate", "period", "burst", "body", "headers", "retry", "batch", "keep",
@@ -504,18 +512,26 @@ def flow_control(key: str, parallelism: int | None, rate: int | None, period: in
 
 
 def flow(row: Sequence[Any]) -> FlowStatus:
-    """The status of a flow key."""
+    """The status of a flow key; without the pins and the pause that have ended by now."""
     about = dict(zip(FLOW, row, strict=True))
+
+    def lasting(value: Any, until: int | None) -> Any:
+        return None if until is not None and until <= about["now"] else value
+
+    parallelism = lasting(about["pin_parallelism"], about["parallelism_until"])
+    rate = lasting(about["pin_rate"], about["rate_until"])
+    of_rate = (about["rate"], about["period"], about["burst"]) if rate is None else (rate, about["pin_period"], 1)
     return FlowStatus(
-        limits=flow_control(
-            about["key"], about["max_parallelism"], about["max_rate"], about["max_period"], about["max_burst"]
-        ),
-        pinned_parallelism=about["pin_parallelism"] is not None,
-        pinned_rate=about["pin_rate"] is not None,
-        paused=bool(about["paused"]),
+        limits=flow_control(about["key"], about["parallelism"] if parallelism is None else parallelism, *of_rate),
+        pinned_parallelism=parallelism is not None,
+        pinned_rate=rate is not None,
+        paused=bool(lasting(about["paused"], about["paused_until"])),
         in_use=about["in_use"],
         waiting=about["waiting"],
         parked_until=about["parked_until"],
+        parallelism_until=lasting(about["parallelism_until"], about["parallelism_until"]),
+        rate_until=lasting(about["rate_until"], about["rate_until"]),
+        paused_until=lasting(about["paused_until"], about["paused_until"]),
     )
 
 

@@ -1,5 +1,6 @@
 """The reason why a batch goes no further: in the bar of the command, and in the error of a wait that is over."""
 
+import re
 from collections.abc import AsyncGenerator
 from datetime import UTC, datetime
 from typing import Any
@@ -97,6 +98,10 @@ async def test_paused_and_parked_keys_are_told(stage: Stage) -> None:
     await stage.serve()
     await stage.store.pause(stage.key)
     assert await stage.reason(handle) == ("key_paused", f"an operator has paused the flow key '{stage.key}'")
+    await stage.store.pause(stage.key, stage.clock.now() + 3_600_000)
+    code, sentence = await stage.reason(handle) or ("", "")
+    assert code == "key_paused"
+    assert re.search(r" until \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC$", sentence)
     await stage.store.resume(stage.key)
     (claim,) = (await stage.store.claim("mail-1", [stage.workflow.definition.routes.execute], 1)).claims
     await stage.store.settle(parked(claim, stage.clock.now() + 12_000, "RateLimited: slow down"))

@@ -32,6 +32,7 @@ from tests.conformance.schedules import ScheduleCases
 from tests.conformance.settling import SettleCases
 from tests.conformance.shared import SharedCases
 from tests.conformance.steps import RecordCases
+from tests.conformance.timed_limits import TimedLimitCases
 from tests.conformance.waiters import WaiterCases
 from tests.conformance.workers import WorkerCases
 
@@ -51,6 +52,7 @@ class StoreConformance(
     RedriveCases,
     RunCases,
     EventCases,
+    TimedLimitCases,
     WaiterCases,
     ChildCases,
     FamilyCases,

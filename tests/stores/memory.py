@@ -45,7 +45,7 @@ from batchflow.core.dead_letters import (
     merge_groups,
     status_of,
 )
-from batchflow.core.flow import FlowControl, FlowState, FlowStatus, admit, split_claims
+from batchflow.core.flow import FlowControl, FlowHolder, FlowState, FlowStatus, admit, split_claims
 from batchflow.core.message import (
     ALONE_MS,
     FAILURE_FLOW,
@@ -171,6 +171,9 @@ class Flow:
     in_use: int = 0
     next_start: float = 0
     parked_until: int = 0
+    parallelism_until: int | None = None
+    rate_until: int | None = None
+    paused_until: int | None = None
 
     @property
     def limits(self) -> FlowControl:
@@ -185,6 +188,19 @@ class Flow:
         return FlowState(
             in_use=self.in_use, next_start=self.next_start, parked_until=self.parked_until, paused=self.paused
         )
+
+    @property
+    def ends(self) -> list[int]:
+        return [it for it in (self.parallelism_until, self.rate_until, self.paused_until) if it is not None]
+
+    def unpin(self, parallelism: bool, rate: bool) -> None:
+        if parallelism:
+            self.pinned_parallelism = self.parallelism_until = None
+        if rate and self.pinned_rate is not None:
+            self.pinned_rate, self.rate_until, self.next_start = None, None, 0
+
+    def resume(self) -> None:
+        self.paused, self.paused_until = False, None
 
     def limit(self, code: FlowControl) -> None:
         if (code.rate, code.period_ms) != (self.code.rate, self.code.period_ms):
@@ -365,6 +381,7 @@ class Place:
     def claim(self, worker: str, destinations: frozenset[str], limit: int) -> ClaimResult:
         if any(row.owner == worker and row.is_suspect for row in self.rows.values()):
             return ClaimResult((), self.now + ALONE_MS, self.now)
+        self.undo_ended()
         waiting: dict[Lane, list[Row]] = {}
         suspects: list[Row] = []
         for row in self.rows.values():
@@ -447,8 +464,18 @@ class Place:
             data=batch.data.get(row.number) if batch and is_item else None,
         )
 
+    def undo_ended(self) -> None:
+        """Undo pins and pauses that have ended by themselves."""
+        for flow in self.flows.values():
+            parallelism, rate, paused = (
+                it is not None and it <= self.now for it in (flow.parallelism_until, flow.rate_until, flow.paused_until)
+            )
+            flow.unpin(parallelism, rate)
+            if paused:
+                flow.resume()
+
     def _next_due(self, rows: Iterable[Row]) -> int | None:
-        found: list[float] = []
+        found: list[float] = [it for flow in self.flows.values() for it in flow.ends]
         for row in rows:
             flow = self.flows[row.lane.flow]
             limits = flow.limits
@@ -1006,11 +1033,13 @@ class Place:
     def status_of(self, key: str, waiting: int) -> FlowStatus:
         flow = self.flows[key]
         pinned = flow.pinned_parallelism is not None, flow.pinned_rate is not None
-        return FlowStatus(flow.limits, *pinned, flow.paused, flow.in_use, waiting, flow.parked_until)
+        until = flow.parallelism_until, flow.rate_until, flow.paused_until
+        return FlowStatus(flow.limits, *pinned, flow.paused, flow.in_use, waiting, flow.parked_until, *until)
 
     # Housekeeping
 
     def remove_idle(self) -> None:
+        self.undo_ended()
         used = {row.lane.flow for row in self.rows.values()}
         used |= {lane.flow for lane in self.lanes if lane.batch in self.batches and self._goes_on(lane.batch)}
         for key, flow in list(self.flows.items()):
@@ -1335,29 +1364,36 @@ class MemoryStore:
             flow.limit(code)
 
     @write(tells=True)
-    def pin(self, limits: FlowControl) -> None:
+    def pin(self, limits: FlowControl, until: int | None = None) -> None:
         flow = self.at.flow(limits.key or "")
         if limits.parallelism is not None:
-            flow.pinned_parallelism = limits.parallelism
+            flow.pinned_parallelism, flow.parallelism_until = limits.parallelism, until
         if limits.rate is not None:
-            flow.pinned_rate, flow.next_start = limits, 0
+            flow.pinned_rate, flow.rate_until, flow.next_start = limits, until, 0
 
     @write(tells=True)
     def unpin(self, key: str, *, parallelism: bool = True, rate: bool = True) -> None:
         flow = self.at.flows.get(key)
-        if flow is not None and parallelism:
-            flow.pinned_parallelism = None
-        if flow is not None and rate and flow.pinned_rate is not None:
-            flow.pinned_rate, flow.next_start = None, 0
+        if flow is not None:
+            flow.unpin(parallelism, rate)
 
-    @write(tells=False)
-    def pause(self, key: str) -> None:
-        self.at.flow(key).paused = True
+    @write(tells=True)
+    def pause(self, key: str, until: int | None = None) -> None:
+        flow = self.at.flow(key)
+        flow.paused, flow.paused_until = True, until
 
     @write(tells=True)
     def resume(self, key: str) -> None:
         if key in self.at.flows:
-            self.at.flows[key].paused = False
+            self.at.flows[key].resume()
+
+    @write(tells=True)
+    def reset(self, key: str) -> None:
+        flow = self.at.flows.get(key)
+        if flow is not None:
+            flow.unpin(True, True)
+            flow.resume()
+            flow.parked_until, flow.next_start = 0, 0
 
     # Schedules
 
@@ -1575,6 +1611,7 @@ class MemoryStore:
     @read
     def unserved(self, limit: int = 100) -> Sequence[UnservedWork]:
         at = self.at
+        at.undo_ended()
         live = [name for name, about in at.workers.items() if about.lease_until > at.now]
         if any(name not in at.served for name in live):
             return []
@@ -1593,9 +1630,21 @@ class MemoryStore:
 
     @read
     def flows(self, keys: Sequence[str] | None = None) -> Sequence[FlowStatus]:
+        self.at.undo_ended()
         waiting = Counter(row.lane.flow for row in self.at.rows.values() if row.waits)
         wanted = self.at.flows if keys is None else self.at.flows.keys() & set(keys)
         return [self.at.status_of(key, waiting[key]) for key in sorted(wanted)]
+
+    @read
+    def flow_holders(self, key: str, limit: int = 100) -> Sequence[FlowHolder]:
+        held: list[FlowHolder] = []
+        for row in self.at.rows.values():
+            if row.owner is not None and row.lane.flow == key:
+                batch = self.at.batches.get(row.message.batch or "")
+                item = batch.items[row.number].id if batch and row.number >= 0 else ""
+                about = row.message.destination, row.owner, row.started_at or 0, row.message.batch, item
+                held.append(FlowHolder(row.message.id, *about))
+        return sorted(held, key=lambda it: (it.started_at, it.id))[:limit]
 
     # The ledger
 

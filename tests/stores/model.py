@@ -37,7 +37,15 @@ class Model:
 
     def __init__(self, flows: dict[str, int | None]) -> None:
         self.flows: dict[str, Row] = {
-            key: {"limit": limit, "pin": None, "paused": False, "in_use": 0, "parked_until": 0}
+            key: {
+                "limit": limit,
+                "pin": None,
+                "pin_until": None,
+                "paused": False,
+                "paused_until": None,
+                "in_use": 0,
+                "parked_until": 0,
+            }
             for key, limit in flows.items()
         }
         self.messages: dict[str, Row] = {}
@@ -56,6 +64,14 @@ class Model:
         """An operation passes its values through JSON, as a store does."""
         for name, value in vars(self).items():
             setattr(self, name, json.loads(json.dumps(value)))
+
+    def end_timed_limits(self, now: int) -> None:
+        """Pins and pauses whose time is over have ended by themselves."""
+        for flow in self.flows.values():
+            for name, none in (("pin", None), ("paused", False)):
+                until = flow[f"{name}_until"]
+                if until is not None and until <= now:
+                    flow.update({name: none, f"{name}_until": None})
 
     # Schedules
 

@@ -330,18 +330,28 @@ class StoreMachine(RuleBasedStateMachine):
         id = data.draw(st.sampled_from([*sorted(self.model.dead), "a"]))
         assert self.do("delete_dead_letter", id) == self.model.delete_dead_letter(id)
 
-    @rule(key=KEYS, limit=st.sampled_from([None, 1, 3]))
-    def pin(self, key: str, limit: int | None) -> None:
+    @rule(key=KEYS, limit=st.sampled_from([None, 1, 3]), lasts=st.sampled_from([None, 5, 500]))
+    def pin(self, key: str, limit: int | None, lasts: int | None) -> None:
+        until = None if limit is None or lasts is None else self.now + lasts
         if limit is None:
             self.do("unpin", key)
         else:
-            self.do("pin", FlowControl(key=key, parallelism=limit))
-        self.model.flows[key].update(pin=limit)
+            self.do("pin", FlowControl(key=key, parallelism=limit), until)
+        self.model.flows[key].update(pin=limit, pin_until=until)
 
-    @rule(key=KEYS, paused=st.sampled_from([False, False, False, True]))
-    def pause(self, key: str, paused: bool) -> None:
-        self.do("pause" if paused else "resume", key)
-        self.model.flows[key].update(paused=paused)
+    @rule(key=KEYS, paused=st.sampled_from([False, False, False, True]), lasts=st.sampled_from([None, 5, 500]))
+    def pause(self, key: str, paused: bool, lasts: int | None) -> None:
+        until = None if not paused or lasts is None else self.now + lasts
+        if paused:
+            self.do("pause", key, until)
+        else:
+            self.do("resume", key)
+        self.model.flows[key].update(paused=paused, paused_until=until)
+
+    @rule(key=KEYS)
+    def reset(self, key: str) -> None:
+        self.do("reset", key)
+        self.model.flows[key].update(pin=None, pin_until=None, paused=False, paused_until=None, parked_until=0)
 
     # Schedules
 
@@ -391,6 +401,7 @@ class StoreMachine(RuleBasedStateMachine):
         """The worker's lease ends; the other one's is renewed in time."""
         other = "w2" if worker == "w1" else "w1"
         self.clock.advance(f"{LEASE_MS}ms")
+        self.model.end_timed_limits(self.now)
         self.do("register", other, LEASE_MS)
         assert self.do("expire") == self.model.expire(worker, self.now)
         self.do("register", worker, LEASE_MS)
@@ -404,6 +415,7 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(ms=st.sampled_from([1, 7, 1_000]))
     def pass_time(self, ms: int) -> None:
         self.clock.advance(f"{ms}ms")
+        self.model.end_timed_limits(self.now)
         for worker in ("w1", "w2"):
             self.do("register", worker, LEASE_MS)
 
@@ -422,6 +434,8 @@ class StoreMachine(RuleBasedStateMachine):
             flow = model.flows[key]
             limit = model.limit(key)
             assert (status.in_use, status.waiting, status.limits.parallelism) == (flow["in_use"], waiting, limit), key
+            untils = status.parallelism_until, status.paused_until
+            assert (status.paused, *untils) == (flow["paused"], flow["pin_until"], flow["paused_until"]), key
         for id, batch in model.batches.items():
             await self._compare_batch(id, batch)
         for id in {*model.messages, *model.runs, *model.dead, "a", "b", "c", "d"}:

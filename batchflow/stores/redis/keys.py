@@ -46,6 +46,9 @@ KEYS = (
     ),
     Key("flows", "zset", "permanent", "the names of flow keys"),
     Key("f:<flow key>", "hash", "permanent", "limits of code and operator, slots in use, waiting messages, next start"),
+    Key(
+        "fe", "zset", "permanent", "flow keys of which a pin or the pause ends by itself, by the time of the first end"
+    ),
     Key("ws", "set", "permanent", "the names of ledgers"),
     Key("workers", "zset", "waiting", "workers by the end of their lease"),
     Key(

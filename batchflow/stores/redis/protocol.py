@@ -122,7 +122,8 @@ def encode_operation(verb: str, arguments: Sequence[Any]) -> bytes:
         case "declare":
             return to_json((verb, [encode_limits(flow) for flow in arguments[0]]))
         case "pin":
-            return to_json((verb, encode_limits(arguments[0])))
+            limits, until = arguments
+            return to_json((verb, encode_limits(limits), until))
         case "redrive":
             id, restart, retry, flow = arguments
             limits = None if flow is None else encode_limits(flow)

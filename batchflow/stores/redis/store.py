@@ -10,7 +10,7 @@ from redis.exceptions import NoPermissionError
 
 from batchflow.core.batch import Batch, Item, ItemState, Mark
 from batchflow.core.dead_letters import ALL_DEAD_LETTERS, DeadLetter, DeadLetterGroup, DeadLetterQuery, merge_groups
-from batchflow.core.flow import FlowStatus
+from batchflow.core.flow import FlowHolder, FlowStatus
 from batchflow.core.message import ClaimResult, UnservedWork, WorkerStatus
 from batchflow.core.ports import Clock
 from batchflow.core.run import NEVER, Run, RunQuery, Waiter
@@ -350,6 +350,10 @@ class RedisStore(WriteVerbs):
     async def flows(self, keys: Sequence[str] | None = None) -> Sequence[FlowStatus]:
         """See the protocol."""
         return [base.flow(row) for row in await self._enqueue("flows", keys)]
+
+    async def flow_holders(self, key: str, limit: int = 100) -> Sequence[FlowHolder]:
+        """See the protocol; of more than 10,000 claims of workers, those that are looked at."""
+        return [FlowHolder._make(row) for row in await self._enqueue("flow_holders", key, limit)]
 
     # Schedules
 

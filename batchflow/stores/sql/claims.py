@@ -73,8 +73,11 @@ def claim(tx: Tx, worker: str, destinations: Sequence[str], limit: int) -> Claim
     owner = worker_key(tx, worker)
     if owner is None or limit < 1 or not destinations:
         return ClaimResult((), None, tx.now)
-    if tx.one("suspect_of_worker", worker=owner):
+    has_suspect, changes_at = tx.json("claim_begin", worker=owner)
+    if has_suspect:
         return ClaimResult((), tx.now + ALONE_MS, tx.now)
+    if changes_at is not None:
+        changes_at = flows.undo_ended(tx, changes_at)
     served = tx.destination_list(destinations)
     turns = _Turns(tx)
     if (suspect := _lease_suspect(tx, served, owner, turns)) is not None:
@@ -103,6 +106,8 @@ def claim(tx: Tx, worker: str, destinations: Sequence[str], limit: int) -> Claim
     if limit == 0:
         return ClaimResult(claims, tx.now, tx.now)
     next_due = tx.one("lanes_next", now=tx.now, served=served)
+    if changes_at is not None:
+        next_due = changes_at if next_due is None else min(next_due, changes_at)
     return ClaimResult(claims, None if next_due is None or next_due >= NEVER else -int(-next_due // 1), tx.now)
 
 

@@ -7,6 +7,7 @@ then and not a value in the wrong field.
 from collections.abc import Mapping, Sequence
 
 from batchflow.core.dead_letters import DeadLetterGroup
+from batchflow.core.flow import FlowHolder
 from batchflow.core.run import Arrival, Step
 from batchflow.stores import base
 from batchflow.stores.sql.batches import START_CANDIDATE
@@ -58,11 +59,13 @@ FOUND: Mapping[str, Names] = {
     "batch_head": BatchHead._fields,
     "batch_list": base.BATCH,
     "batch_read": base.BATCH,
+    "claim_begin": ("has_suspect", "changes_at"),
     "dead_letter_groups": DeadLetterGroup._fields,
     "dead_letter_list": base.DEAD_LETTER,
     "dead_letter_list_of_batch": base.DEAD_LETTER,
     "dead_letter_read": base.DEAD_LETTER,
     "failure_groups": ("type", "place"),
+    "flow_holders": FlowHolder._fields,
     "flow_idle": ("key", "idle"),
     "flow_status": base.FLOW,
     "flow_status_all": base.FLOW,

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from batchflow.core.flow import FlowControl, FlowStatus
+from batchflow.core.flow import FlowControl, FlowHolder, FlowStatus
 from batchflow.stores import base
 from batchflow.stores.sql.transaction import StaleCache, Tx
 
@@ -38,11 +38,11 @@ def _limit_values(flow: FlowControl) -> dict[str, Any]:
     }
 
 
-def pin(tx: Tx, limits: FlowControl) -> None:
+def pin(tx: Tx, limits: FlowControl, until: int | None) -> None:
     """Set an operator's limits of a key."""
     about = _limit_values(limits)
     del about["burst"]
-    tx.run("flow_pin", **about)
+    tx.run("flow_pin", **about, until=until)
 
 
 def unpin(tx: Tx, key: str, parallelism: bool, rate: bool) -> None:
@@ -50,14 +50,27 @@ def unpin(tx: Tx, key: str, parallelism: bool, rate: bool) -> None:
     tx.run("flow_unpin", key=key, parallelism=parallelism, rate=rate)
 
 
-def pause(tx: Tx, key: str) -> None:
+def pause(tx: Tx, key: str, until: int | None) -> None:
     """Start nothing more under a key."""
-    tx.run("flow_pause", key=key)
+    tx.run("flow_pause", key=key, until=until)
 
 
 def resume(tx: Tx, key: str) -> None:
     """Undo `pause`."""
     tx.run("flow_resume", key=key)
+
+
+def reset(tx: Tx, key: str) -> None:
+    """Remove all that holds back a key beside the code's limits."""
+    tx.run("flow_reset", key=key)
+
+
+def undo_ended(tx: Tx, changes_at: int) -> int | None:
+    """Undo the pins and pauses that have ended by now; returns when the next one ends. `changes_at`: the first end."""
+    if changes_at > tx.now:
+        return changes_at
+    tx.run("flow_undo_ended", now=tx.now)
+    return tx.one("flow_next_change")
 
 
 def lane_of(tx: Tx, destination: str, flow: FlowControl, batch: int = 0, *, held: bool = False) -> int:
@@ -112,6 +125,7 @@ def recount_lane(tx: Tx, lane: int) -> None:
 
 def remove_idle(tx: Tx) -> int:
     """Remove the idle keys of one slice, with their lanes, and return how many."""
+    undo_ended(tx, tx.now)
     found = tx.json("flow_idle", after=tx.idle_after, now=tx.now, limit=base.IDLE_KEYS_LIMIT)
     tx.idle_after = found[-1][0] if len(found) == base.IDLE_KEYS_LIMIT else ""
     gone = [(key,) for key, idle in found if idle]
@@ -125,7 +139,12 @@ def remove_idle(tx: Tx) -> int:
 def status(tx: Tx, keys: Sequence[str] | None) -> list[FlowStatus]:
     """The status of flow keys."""
     if keys is None:
-        found = tx.json("flow_status_all")
+        found = tx.json("flow_status_all", now=tx.now)
     else:
-        found = tx.json_rows("flow_status", [(key,) for key in sorted(set(keys))])
+        found = tx.json_rows("flow_status", [(key,) for key in sorted(set(keys))], now=tx.now)
     return [base.flow(row) for row in found]
+
+
+def holders(tx: Tx, key: str, limit: int) -> list[FlowHolder]:
+    """The claimed messages of a flow key."""
+    return [FlowHolder._make(row) for row in tx.json("flow_holders", flow=key, limit=limit)]

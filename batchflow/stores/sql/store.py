@@ -6,7 +6,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from batchflow.core.batch import Batch, Item, ItemState, Mark
 from batchflow.core.dead_letters import ALL_DEAD_LETTERS, DeadLetter, DeadLetterGroup, DeadLetterQuery
-from batchflow.core.flow import FlowStatus
+from batchflow.core.flow import FlowHolder, FlowStatus
 from batchflow.core.message import ClaimResult, UnservedWork, WorkerStatus
 from batchflow.core.run import Run, RunQuery, Waiter
 from batchflow.core.schedule import DueSchedules, ScheduleStatus
@@ -153,6 +153,10 @@ class SqlStore(WriteVerbs):
         """See the protocol."""
         return await self._read(flows.status, keys)
 
+    async def flow_holders(self, key: str, limit: int = 100) -> Sequence[FlowHolder]:
+        """See the protocol."""
+        return await self._read(flows.holders, key, limit)
+
     # Schedules
 
     async def due_schedules(self, destinations: Sequence[str], limit: int = 100) -> DueSchedules:
@@ -213,6 +217,7 @@ VERBS: Mapping[str, Verb] = {
     "unpin": _each(flows.unpin),
     "pause": _each(flows.pause),
     "resume": _each(flows.resume),
+    "reset": _each(flows.reset),
     "put_schedule": _each(schedules.put),
     "plan_schedule": _each(schedules.plan),
     "pause_schedule": _each(schedules.pause),

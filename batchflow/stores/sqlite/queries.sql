@@ -41,7 +41,7 @@ SELECT json_group_array(json_array(destination, waiting, batch)) FROM (
                     WHERE m.lane = l.key AND m.owner IS NULL AND m.stage < 3 AND m.due <= :now LIMIT :most)) AS waiting
             FROM lane l INDEXED BY lane_ready JOIN flow f ON f.key = l.flow
             WHERE l.ready_at IS NOT NULL AND l.closed = 0 AND l.ready_at <= :now
-                AND f.paused = 0 AND f.parked_until <= :now
+                AND (f.paused = 0 OR f.paused_until <= :now) AND f.parked_until <= :now
                 AND l.destination NOT IN (SELECT value FROM json_each(:served))) u
         WHERE u.waiting > 0 GROUP BY u.destination) v
         LEFT JOIN batch b ON b.key = v.first AND v.first = v.last
@@ -173,9 +173,11 @@ SELECT min(due) FROM (
         AND EXISTS (SELECT 1 FROM served s WHERE s.list = :served AND s.destination = l.destination)
         AND (f.max_parallelism IS NULL OR f.in_use < f.max_parallelism));
 
--- suspect_of_worker --
--- A row if the worker holds a message that is claimed alone.
-SELECT 1 FROM message WHERE owner = :worker AND stage = 2 LIMIT 1;
+-- claim_begin --
+-- 1 if the worker holds a message that is claimed alone; and when the next pin or pause ends by itself.
+SELECT json_array(
+    EXISTS (SELECT 1 FROM message WHERE owner = :worker AND stage = 2),
+    (SELECT changes_at FROM flow WHERE changes_at IS NOT NULL ORDER BY changes_at LIMIT 1));
 
 -- suspects_due --
 -- Messages that are claimed alone, the earliest first, each with the columns of its lane.
@@ -224,10 +226,13 @@ ON CONFLICT (key) DO UPDATE SET
 WHERE declared = 0;
 
 -- flow_pin --
-INSERT INTO flow (key, pin_parallelism, pin_rate, pin_period, turn)
-VALUES (:key, :parallelism, :rate, :period, (SELECT value FROM counter WHERE name = 'turn'))
+INSERT INTO flow (key, pin_parallelism, pin_rate, pin_period, parallelism_until, rate_until, turn)
+VALUES (:key, :parallelism, :rate, :period, CASE WHEN :parallelism IS NOT NULL THEN :until END,
+    CASE WHEN :rate IS NOT NULL THEN :until END, (SELECT value FROM counter WHERE name = 'turn'))
 ON CONFLICT (key) DO UPDATE SET
     pin_parallelism = coalesce(excluded.pin_parallelism, pin_parallelism),
+    parallelism_until = CASE WHEN excluded.pin_parallelism IS NULL THEN parallelism_until ELSE :until END,
+    rate_until = CASE WHEN excluded.pin_rate IS NULL THEN rate_until ELSE :until END,
     next_start = CASE WHEN excluded.pin_rate IS NULL THEN next_start ELSE 0 END,
     pin_period = CASE WHEN excluded.pin_rate IS NULL THEN pin_period ELSE excluded.pin_period END,
     pin_rate = coalesce(excluded.pin_rate, pin_rate);
@@ -235,22 +240,54 @@ ON CONFLICT (key) DO UPDATE SET
 -- flow_unpin --
 UPDATE flow SET
     pin_parallelism = CASE WHEN :parallelism THEN NULL ELSE pin_parallelism END,
+    parallelism_until = CASE WHEN :parallelism THEN NULL ELSE parallelism_until END,
+    rate_until = CASE WHEN :rate THEN NULL ELSE rate_until END,
     next_start = CASE WHEN :rate AND pin_rate IS NOT NULL THEN 0 ELSE next_start END,
     pin_rate = CASE WHEN :rate THEN NULL ELSE pin_rate END,
     pin_period = CASE WHEN :rate THEN NULL ELSE pin_period END
 WHERE key = :key;
 
 -- flow_pause --
-INSERT INTO flow (key, paused, turn) VALUES (:key, 1, (SELECT value FROM counter WHERE name = 'turn'))
-ON CONFLICT (key) DO UPDATE SET paused = 1;
+INSERT INTO flow (key, paused, paused_until, turn)
+VALUES (:key, 1, :until, (SELECT value FROM counter WHERE name = 'turn'))
+ON CONFLICT (key) DO UPDATE SET paused = 1, paused_until = :until;
 
 -- flow_resume --
-UPDATE flow SET paused = 0 WHERE key = :key;
+UPDATE flow SET paused = 0, paused_until = NULL WHERE key = :key;
+
+-- flow_reset --
+UPDATE flow SET
+    pin_parallelism = NULL, pin_rate = NULL, pin_period = NULL, paused = 0, parked_until = 0, next_start = 0,
+    parallelism_until = NULL, rate_until = NULL, paused_until = NULL
+WHERE key = :key;
+
+-- flow_undo_ended --
+-- Undo the pins and pauses that have ended by themselves.
+UPDATE flow SET
+    pin_parallelism = CASE WHEN parallelism_until <= :now THEN NULL ELSE pin_parallelism END,
+    next_start = CASE WHEN rate_until <= :now THEN 0 ELSE next_start END,
+    pin_rate = CASE WHEN rate_until <= :now THEN NULL ELSE pin_rate END,
+    pin_period = CASE WHEN rate_until <= :now THEN NULL ELSE pin_period END,
+    paused = CASE WHEN paused_until <= :now THEN 0 ELSE paused END,
+    parallelism_until = CASE WHEN parallelism_until <= :now THEN NULL ELSE parallelism_until END,
+    rate_until = CASE WHEN rate_until <= :now THEN NULL ELSE rate_until END,
+    paused_until = CASE WHEN paused_until <= :now THEN NULL ELSE paused_until END
+WHERE changes_at IS NOT NULL AND changes_at <= :now;
+
+-- flow_next_change --
+SELECT changes_at FROM flow WHERE changes_at IS NOT NULL ORDER BY changes_at LIMIT 1;
+
+-- flow_holders --
+SELECT json_group_array(json_array(id, destination, worker, started_at, batch, item)) FROM (
+    SELECT m.id, l.destination, w.name AS worker, m.started_at, b.id AS batch, coalesce(i.id, '') AS item
+    FROM worker w CROSS JOIN message m ON m.owner = w.key CROSS JOIN lane l ON l.key = m.lane AND l.flow = :flow
+        LEFT JOIN batch b ON b.key = m.batch LEFT JOIN item i ON i.batch = m.batch AND i.number = m.number
+    ORDER BY m.started_at, m.id LIMIT :limit);
 
 -- flow_status_all --
 SELECT json_group_array(json_array(
-    key, max_parallelism, max_rate, max_period, max_burst, pin_parallelism, pin_rate, paused, in_use, waiting,
-    parked_until))
+    key, parallelism, rate, period, burst, pin_parallelism, pin_rate, pin_period, paused, in_use, waiting, parked_until,
+    parallelism_until, rate_until, paused_until, :now))
 FROM (
     SELECT f.*,
         (SELECT count(*) FROM lane l CROSS JOIN message m ON m.lane = l.key AND m.owner IS NULL AND m.stage < 3
@@ -260,8 +297,8 @@ FROM (
 -- flow_status --
 WITH given (key) AS (VALUES :rows)
 SELECT json_group_array(json_array(
-    key, max_parallelism, max_rate, max_period, max_burst, pin_parallelism, pin_rate, paused, in_use, waiting,
-    parked_until))
+    key, parallelism, rate, period, burst, pin_parallelism, pin_rate, pin_period, paused, in_use, waiting, parked_until,
+    parallelism_until, rate_until, paused_until, :now))
 FROM (
     SELECT f.*,
         (SELECT count(*) FROM lane l CROSS JOIN message m ON m.lane = l.key AND m.owner IS NULL AND m.stage < 3

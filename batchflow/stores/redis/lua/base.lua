@@ -11,7 +11,8 @@ local verbs, reads = {}, {}
 local batches, buffer, events, fast_path, flows, items, lanes = {}, {}, {}, {}, {}, {}, {}
 local messages, namespace, settling, steps, workers = {}, {}, {}, {}, {}
 -- notify: something became due or ended, so that other processes are notified. touched: batches that may have ended.
--- ended: batches that ended, without those that a settlement answers. broken: batches whose walk broke off. claimed_at: the time of the previous claim.
+-- ended: batches that ended, without those that a settlement answers. broken: batches whose walk broke off. claimed_at: the time of the
+-- previous claim. next_end: when the next pin or pause of a flow key ends by itself.
 local state
 
 local beginnings = {}

@@ -435,6 +435,7 @@ verbs.claim = function(worker, list, destinations, limit, token, acknowledged, h
   if not release_lost(worker, token, acknowledged) then return { {}, NULL, {}, now } end
   if or_nil(held) then release_settled(worker, held) end
   if workers.suspect_of(worker) then return { {}, now + ALONE_MS, {}, now } end
+  if state.next_end and state.next_end <= now then flows.undo_ended() end
   if state.claimed_at > now + SKEW_MS then lanes.place_all_held_back() end
   lanes.flush()
   local taken, left, more = new_collection(), limit, false
@@ -455,5 +456,6 @@ verbs.claim = function(worker, list, destinations, limit, token, acknowledged, h
     call('SET', P .. 'wc:' .. worker, cjson.encode({ STORE, token, taken.ids }))
   end
   local due = alone and now + ALONE_MS or (left == 0 or more) and now or next_due(served)
+  if state.next_end and (due == NULL or state.next_end < due) then due = state.next_end end
   return { taken.claims, due, parameters(taken.claims), now, taken.headers }
 end

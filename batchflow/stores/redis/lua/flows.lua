@@ -1,7 +1,9 @@
 -- Flow keys: their limits, their counts, and the rule of batchflow.core.flow.admit. Read once in a group, written at
 -- its end. Fields: de: declared by the code; p, r, per, bu: limits of the code or of the latest message (0: none); pp,
--- pr, pper: limits that an operator has pinned (0: none); pz: paused; n: slots in use; w: waiting messages; dl: dead
+-- pr, pper: limits that an operator has pinned (0: none); pz: paused; ppu, pru, pzu: when these pins and the pause end by
+-- themselves (0 or missing: only by hand); n: slots in use; w: waiting messages; dl: dead
 -- letters; ob: batches that have not ended; nx: the first free start time; pk: parked until; tu: its latest turn.
+-- `fe` holds the keys by the earliest of these ends, and META the earliest of all as `fe`.
 local ZERO = { 'de', 'p', 'r', 'pp', 'pr', 'pz', 'n', 'w', 'dl', 'ob', 'nx', 'pk' }
 on_each_call(function() flows.cache = {} end)
 
@@ -61,6 +63,78 @@ function flows.is_idle(flow)
   return start <= now + interval and (flow.nx <= now or flow.nx > now + interval + SKEW_MS)
 end
 
+local function has_ended(at) return at and at > 0 and at <= now end
+
+function flows.is_paused(flow) return flow.pz == 1 and not has_ended(flow.pzu) end
+
+-- The earliest time at which a pin or the pause of a key ends by itself; nil if none does.
+local function first_end(flow)
+  local first
+  for _, field in ipairs({ 'ppu', 'pru', 'pzu' }) do
+    local at = flow[field]
+    if at and at > 0 and (not first or at < first) then first = at end
+  end
+  return first
+end
+
+-- Set when a pin or the pause of a key ends by itself; 0: only by hand.
+local function set_end(flow, field, at)
+  if (flow[field] or 0) == at then return end
+  flows.set(flow, field, at)
+  flow.ends_changed = true
+  if at > 0 and (not state.next_end or at < state.next_end) then state.next_end = at end
+end
+
+local function unpin_rate(flow)
+  if flow.pr == 0 then return end
+  flows.set(flow, 'pr', 0)
+  flows.set(flow, 'nx', 0)
+  set_end(flow, 'pru', 0)
+  lanes.place_held_back(flow.key)
+end
+
+-- Undo the pins and pauses that have ended by now, and find when the next one ends.
+function flows.undo_ended()
+  for _, key in ipairs(call('ZRANGEBYSCORE', P .. 'fe', '-inf', now)) do
+    local flow = flows.get(key)
+    if not flow then
+      call('ZREM', P .. 'fe', key)
+    else
+      flow.ends_changed = true
+      if has_ended(flow.ppu) then
+        flows.set(flow, 'pp', 0)
+        set_end(flow, 'ppu', 0)
+      end
+      if has_ended(flow.pru) then unpin_rate(flow) end
+      if has_ended(flow.pzu) then
+        flows.set(flow, 'pz', 0)
+        set_end(flow, 'pzu', 0)
+        lanes.place_held_back(key)
+      end
+    end
+  end
+  state.next_end = tonumber(call('ZRANGEBYSCORE', P .. 'fe', '(' .. NOW, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)[2])
+  for _, flow in pairs(flows.cache) do
+    local first = flow.ends_changed and first_end(flow)
+    if first and (not state.next_end or first < state.next_end) then state.next_end = first end
+  end
+end
+
+-- Wherever the script stops, a pin that ends by itself is in `fe`.
+local function write_with_ends(key, flow, write)
+  local first = first_end(flow)
+  if first then call('ZADD', P .. 'fe', first, key) end
+  write()
+  if not first then call('ZREM', P .. 'fe', key) end
+  flow.ends_changed = nil
+  local earliest = call('ZRANGE', P .. 'fe', 0, 0, 'WITHSCORES')[2]
+  if earliest then
+    call('HSET', META, 'fe', earliest)
+  else
+    call('HDEL', META, 'fe')
+  end
+end
+
 function flows.flush()
   for key, flow in pairs(flows.cache) do
     if flow.gone and flows.is_idle(flow) then
@@ -72,7 +146,14 @@ function flows.flush()
         changed[#changed + 1] = field
         changed[#changed + 1] = string.format('%.17g', flow[field])
       end
-      if #changed > 0 then call('HSET', P .. 'f:' .. key, unpack(changed)) end
+      local function write()
+        if #changed > 0 then call('HSET', P .. 'f:' .. key, unpack(changed)) end
+      end
+      if flow.ends_changed then
+        write_with_ends(key, flow, write)
+      else
+        write()
+      end
       flow.dirty = {}
     end
   end
@@ -190,17 +271,23 @@ function flows.release(key, count)
 end
 
 -- declare: sets the code's limits of flow keys. pin: sets an operator's limits, which take precedence until unpin.
--- pause: nothing starts until resume. Safe to repeat.
+-- pause: nothing starts until resume. Both may end by themselves. reset: removes pins, pause, parking and the latest
+-- starts. Safe to repeat.
 verbs.declare = function(limits)
   for _, one in ipairs(limits) do flows.declare(one) end
 end
 
-verbs.pin = function(limits)
+verbs.pin = function(limits, ends)
+  ends = or_nil(ends) or 0
   local flow = flows.get_or_make(limits[LIMITS.key])
   local parallelism, rate = or_nil(limits[LIMITS.parallelism]), or_nil(limits[LIMITS.rate])
-  if parallelism then flows.set(flow, 'pp', parallelism) end
+  if parallelism then
+    flows.set(flow, 'pp', parallelism)
+    set_end(flow, 'ppu', ends)
+  end
   if rate then
     flows.set(flow, 'pr', rate)
+    set_end(flow, 'pru', ends)
     flows.set(flow, 'pper', limits[LIMITS.period_ms])
     flows.set(flow, 'nx', 0)
     lanes.place_held_back(flow.key)
@@ -211,28 +298,48 @@ end
 verbs.unpin = function(key, parallelism, rate)
   local flow = flows.get(key)
   if not flow then return end
-  if parallelism then flows.set(flow, 'pp', 0) end
-  if rate and flow.pr > 0 then
-    flows.set(flow, 'pr', 0)
-    flows.set(flow, 'nx', 0)
-    lanes.place_held_back(key)
+  if parallelism then
+    flows.set(flow, 'pp', 0)
+    set_end(flow, 'ppu', 0)
   end
+  if rate then unpin_rate(flow) end
   notify_stores()
 end
 
-verbs.pause = function(key) flows.set(flows.get_or_make(key), 'pz', 1) end
+verbs.pause = function(key, ends)
+  local flow = flows.get_or_make(key)
+  flows.set(flow, 'pz', 1)
+  set_end(flow, 'pzu', or_nil(ends) or 0)
+  -- Workers that sleep learn when it ends.
+  notify_stores()
+end
 
 verbs.resume = function(key)
   local flow = flows.get(key)
   if flow and flow.pz == 1 then
     flows.set(flow, 'pz', 0)
+    set_end(flow, 'pzu', 0)
     lanes.place_held_back(key)
   end
   notify_stores()
 end
 
+verbs.reset = function(key)
+  local flow = flows.get(key)
+  if not flow then return end
+  for _, field in ipairs({ 'pp', 'pr', 'pz', 'pk', 'nx' }) do flows.set(flow, field, 0) end
+  for _, field in ipairs({ 'ppu', 'pru', 'pzu' }) do set_end(flow, field, 0) end
+  lanes.place_held_back(key)
+  notify_stores()
+end
+
 -- remove_idle: removes the idle keys of one slice and returns how many. Safe to repeat.
-verbs.remove_idle = function() return flows.remove_idle() end
+verbs.remove_idle = function()
+  flows.undo_ended()
+  return flows.remove_idle()
+end
+
+local function end_of(at) return at and at > 0 and at end
 
 -- flows: the status of flow keys, by name.
 reads.flows = function(keys)
@@ -243,13 +350,33 @@ reads.flows = function(keys)
     local flow = not seen[key] and flows.get(key)
     seen[key] = true
     if flow then
-      local p, rate, period, burst = flows.limits(flow)
       rows[#rows + 1] = row_of(FLOW_COLUMNS, {
-        key = key, max_parallelism = p, max_rate = rate, max_period = period, max_burst = burst,
-        pin_parallelism = flow.pp > 0 and flow.pp, pin_rate = flow.pr > 0 and flow.pr, paused = flow.pz == 1,
-        in_use = flow.n, waiting = flow.w, parked_until = flow.pk,
+        key = key, parallelism = flow.p > 0 and flow.p, rate = flow.r > 0 and flow.r, period = flow.per, burst = flow.bu,
+        pin_parallelism = flow.pp > 0 and flow.pp, pin_rate = flow.pr > 0 and flow.pr, pin_period = flow.pper,
+        paused = flow.pz == 1, in_use = flow.n, waiting = flow.w, parked_until = flow.pk, now = now,
+        parallelism_until = end_of(flow.ppu), rate_until = end_of(flow.pru), paused_until = end_of(flow.pzu),
       })
     end
   end
   return rows
+end
+
+-- flow_holders: claimed messages of a flow key, those that started first before the others.
+local HOLDERS_LOOK = 10000
+reads.flow_holders = function(key, limit)
+  local rows, looked = {}, 0
+  for _, worker in ipairs(call('ZRANGE', P .. 'workers', 0, -1)) do
+    for _, id in ipairs(looked < HOLDERS_LOOK and call('HKEYS', workers.claims_key(worker)) or {}) do
+      looked = looked + 1
+      local message = messages.load(id)
+      if message and message.o == worker and message.k == key then
+        rows[#rows + 1] = { id, message.d, worker, tonumber(message.st), or_null(message.b), message.i or '' }
+      end
+    end
+  end
+  table.sort(rows, function(one, other)
+    if one[4] ~= other[4] then return one[4] < other[4] end
+    return one[1] < other[1]
+  end)
+  return { unpack(rows, 1, math.min(#rows, limit)) }
 end

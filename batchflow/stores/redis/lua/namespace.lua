@@ -39,7 +39,8 @@ end
 function namespace.out_of_memory(operations)
   for _, operation in ipairs(operations) do
     if operation[1] == 'claim' then
-      state.claimed_at = tonumber(call('HGET', META, 'claims') or 0)
+      local claimed_at, next_end = unpack(call('HMGET', META, 'claims', 'fe'))
+      state.claimed_at, state.next_end = tonumber(claimed_at or 0), next_end and tonumber(next_end)
       local reply = redis.pcall('HSET', META, 'claims', NOW)
       return type(reply) == 'table' and reply.err or nil
     end

@@ -153,7 +153,7 @@ local function unserved_row(destination)
   for _, member in ipairs(call('ZRANGE', P .. 'rd:' .. destination, 0, MEMBERS - 1)) do
     local key, group = lanes.parse_member(member)
     local flow = flows.get(key)
-    if flow and flow.pz ~= 1 and flow.pk <= now then
+    if flow and not flows.is_paused(flow) and flow.pk <= now then
       local due = count_due(destination, key, group)
       local id = lanes.batch_of(group)
       if due > 0 then batch = (batch == nil or batch == id) and id end
