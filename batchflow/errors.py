@@ -62,6 +62,8 @@ HOOK_STEPS: Mapping[str, str] = {
     "execute": "process-item",
     "execute_many": "process-items",
     "save": "save-result",
+    "on_success": "on-success",
+    "on_failure": "on-failure",
     "on_complete": "on-complete",
     "on_item_failure": "on-item-failure",
 }

@@ -10,7 +10,7 @@ from batchflow.batch.status import BatchSummary
 from batchflow.core.codec import Codec
 from batchflow.core.secrets import masked_value
 from batchflow.core.settlement import FinishEntry, Publish
-from batchflow.errors import NonRetryable
+from batchflow.errors import NonRetryable, StepFailed
 from batchflow.serve.context import LayerContext
 
 
@@ -75,13 +75,12 @@ def _batch_id(ctx: LayerContext[Any]) -> str:
 
 
 class CompleteLayer:
-    """Handles the message at the end of a batch, for `on_complete` or for a run that waits for the batch."""
+    """Handles the message at the end of a batch, for its last hooks or for a run that waits for the batch."""
 
     def __init__(self, runtime: WorkflowRuntime) -> None:
         self._runtime = runtime
         self._log = runtime.entry_log
         self._none_codec: Codec[None] = Codec.of(type(None))
-        self._on_complete = runtime.hook("on_complete")
 
     async def handle(self, ctx: LayerContext[Any]) -> str:
         """Handle the message of one ended batch."""
@@ -91,9 +90,20 @@ class CompleteLayer:
             if batch is None:
                 raise NonRetryable(f"batch '{id}' was removed before its on_complete ran")
             summary = BatchSummary.of(batch)
-            if self._on_complete is not None:
-                # This message has no headers of its own; `layer_scope` resets the scope.
-                CURRENT_HOOK.set(CURRENT_HOOK.get()._replace(headers=batch.headers))
-                step = self._runtime.definition.steps.on_complete
-                await ctx.run_with_codec(step, self._none_codec, self._on_complete, summary, defer_to_settlement=True)
+            # This message has no headers of its own; `layer_scope` resets the scope.
+            CURRENT_HOOK.set(CURRENT_HOOK.get()._replace(headers=batch.headers))
+            try:
+                await self._call(ctx, "on_success" if summary.succeeded else "on_failure", summary)
+            except StepFailed:
+                # `on_complete` is called always; the message fails for the reason of the first of them.
+                await self._call(ctx, "on_complete", summary)
+                raise
+            await self._call(ctx, "on_complete", summary)
             return answers.completed(summary)
+
+    async def _call(self, ctx: LayerContext[Any], name: str, summary: BatchSummary) -> None:
+        if (hook := self._runtime.hook(name)) is not None:
+            definition = self._runtime.definition
+            is_last = name == "on_complete" or "on_complete" not in definition.defined_hooks
+            step = getattr(definition.steps, name)
+            await ctx.run_with_codec(step, self._none_codec, hook, summary, defer_to_settlement=is_last)

@@ -132,10 +132,15 @@ HOOK_NAMES = (
     "save",
     "count",
     "process",
+    "on_success",
+    "on_failure",
     "on_complete",
     "on_item_failure",
 )
-_ANY_RESULT = ("save", "on_complete", "on_item_failure")
+END_HOOKS = frozenset({"on_success", "on_failure", "on_complete"})
+"""The hooks that are called once, when a batch has ended."""
+
+_ANY_RESULT = ("save", *END_HOOKS, "on_item_failure")
 # Their return values are dropped, or kept as any JSON, so any return type is right.
 
 
@@ -174,7 +179,7 @@ def hook_signatures(
         HookSignature(name="save", parameters=((id_name, str), ("result", result)), returns=type(None)),
         HookSignature(name="count", parameters=(given,), returns=int),
         HookSignature(name="process", parameters=(("ctx", "WorkflowContext"), of_item), returns=result),
-        HookSignature(name="on_complete", parameters=(("summary", BatchSummary),), returns=type(None)),
+        *(HookSignature(name=name, parameters=(("summary", BatchSummary),), returns=type(None)) for name in END_HOOKS),
         HookSignature(name="on_item_failure", parameters=(("failure", ItemFailure),), returns=type(None)),
     )
     return {hook.name: hook for hook in hooks}

@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 
 from batchflow.batch.definition import Definition
+from batchflow.batch.hooks import END_HOOKS
 from batchflow.batch.payloads import EntryBody, PaginateBody, Payloads, encode_body
 from batchflow.batch.source import SelectedItems
 from batchflow.core.batch import NO_HEADERS, NewBatch
@@ -34,9 +35,7 @@ class Messages:
             execute=definition.routes.execute,
             flow=definition.execute_flow,
             params=params,
-            complete=definition.routes.complete
-            if parent is not None or "on_complete" in definition.defined_hooks
-            else None,
+            complete=definition.routes.complete if parent is not None or definition.defined_hooks & END_HOOKS else None,
             complete_flow=definition.complete_flow,
             ledger=ledger,
             ledger_ttl=definition.ledger_ttl,

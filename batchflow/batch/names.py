@@ -70,6 +70,8 @@ class StepNames(NamedTuple):
     process_item: str
     process_items: str
     save_result: str
+    on_success: str
+    on_failure: str
     on_complete: str
     on_item_failure: str
 

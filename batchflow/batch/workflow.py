@@ -1,6 +1,6 @@
 """`BatchWorkflow`, the base class of batch jobs."""
 
-from collections.abc import Awaitable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeAlias, cast
 from uuid import UUID
@@ -10,11 +10,13 @@ from typing_extensions import TypeVar
 
 from batchflow.batch.arguments import Id
 from batchflow.batch.definition import Definition, read_definition
+from batchflow.batch.handle import BatchHandle, BatchItem
 from batchflow.batch.hook_scope import call_ledger, require_hook_scope
 from batchflow.batch.item_failure import ItemFailure
 from batchflow.batch.member_names import check_class_keywords
 from batchflow.batch.scheduling import check_declared_schedule
 from batchflow.batch.status import BatchSummary
+from batchflow.core.batch import ItemState
 from batchflow.core.duration import Duration
 from batchflow.core.flow import FlowControl
 from batchflow.core.retry import RetryPolicy
@@ -180,8 +182,22 @@ class BatchWorkflow(Generic[Params, Item, Result]):
         result = await layer.run_with_codec(batch.steps.process_item, batch.result_codec, as_async(self.execute), item)
         return cast("Result", result)
 
+    def on_success(self, summary: BatchSummary, /) -> MaybeAwaitable[None]:
+        """Called once at the end of a batch of which every item that was to run has succeeded (step `on-success`)."""
+        raise NotImplementedError
+
+    def on_failure(self, summary: BatchSummary, /) -> MaybeAwaitable[None]:
+        """Called once at the end of any other batch (step `on-failure`): `summary.failure()` is the reason.
+
+        Items have failed, its walk has failed, or it was cancelled.
+        """
+        raise NotImplementedError
+
     def on_complete(self, summary: BatchSummary, /) -> MaybeAwaitable[None]:
-        """Called once, after the last item of a batch, also of a failed or cancelled one (step `on-complete`)."""
+        """Called once, after the last item of a batch, also of a failed or cancelled one (step `on-complete`).
+
+        It is called after `on_success` or `on_failure`, also if that has failed.
+        """
         raise NotImplementedError
 
     def on_item_failure(self, failure: ItemFailure[Params], /) -> MaybeAwaitable[Any]:
@@ -224,6 +240,19 @@ class BatchWorkflow(Generic[Params, Item, Result]):
             many = "; execute_many has many items at once, so have load return each with its id"
             raise RuntimeError(usage + many if "execute_many" in self.__batch__.defined_hooks else usage)
         return item_id
+
+    def outcomes(self, state: ItemState | None = None) -> AsyncIterator[BatchItem[Result]]:
+        """Iterate over the items that the running hook's batch has started, or those in `state`, ordered by number.
+
+        They are read page by page: `async for item in self.outcomes("failed")`, in an async hook.
+
+        Raises:
+            RuntimeError: no hook is running, or one of a dry run.
+        """
+        scope = require_hook_scope(self.__batch__.name, "self.outcomes()")
+        if not scope.batch:
+            raise RuntimeError("self.outcomes() can only be used inside the hooks of a batch, not in a dry run")
+        return BatchHandle[Result](scope.batch, self.__batch__, scope.client).items(state)
 
     async def unprocessed(self, ids: Sequence[str]) -> list[str]:
         """Return those of `ids`, in their order, that the ledger does not contain.

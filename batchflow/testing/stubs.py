@@ -132,7 +132,7 @@ class StepStubs:
         return sentence
 
 
-_TELLING = (":on_complete", ":on_item_failure", FAILURE_FUNCTION_STEP)
+_TELLING = (":on_success", ":on_failure", ":on_complete", ":on_item_failure", FAILURE_FUNCTION_STEP)
 # They may tell others of an end.
 
 

@@ -59,7 +59,6 @@ SLIPS: list[tuple[str, Any, str]] = [
     ("ids", ["a"], "give them to the trigger: trigger(ids=…)"),
     ("delay", "10s", "trigger(delay='10s')"),
     ("dedup_id", "today", "trigger(dedup_id='today')"),
-    ("on_failure", one, "write on_item_failure(self, failure)"),
     ("failure_function", one, "write on_item_failure(self, failure)"),
     ("on_startup", one, "write @flow.resource"),
     ("max_batch_size", 20, "write group_size = 20"),
