@@ -20,7 +20,7 @@ FAILURE_URL_HEADER = "batchflow-failure-url"
 _TYPE = re.compile(r"([^\W\d][\w.]*): +")
 
 
-_PREFIX = "batchflow:failure:"
+_PREFIX = "batchflow:failure"
 
 HTTP_CALLS = frozenset({CALL_DESTINATION, FAILURE_URL_DESTINATION})
 """The destinations of messages that a worker sends over HTTP, and that run no code of the user."""
@@ -33,7 +33,7 @@ def failure_destination(route: str) -> str:
 
 def is_failure_destination(destination: str) -> bool:
     """True for the destination of a failure function."""
-    return destination.startswith(_PREFIX)
+    return destination.startswith(f"{_PREFIX}/")
 
 
 class FailureUrlHeader(NamedTuple):

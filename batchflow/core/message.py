@@ -1,5 +1,6 @@
 """Messages, the claims that workers hold on them, dead letters, and the status of a worker. Pure values."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -30,8 +31,15 @@ WORKER_LOST = "WorkerLost: %d workers in a row died or hung while they ran it"
 FAILURE_STEP = 0
 """The step of a dead letter for which the outcome of its failure message arrives; steps of runs begin at 1."""
 
-FAILURE_FLOW = FlowControl(key="batchflow.failure")
-"""The flow control of failure messages: a key of their own, without limits."""
+_NOT_OF_KEYS = re.compile(r"[^A-Za-z0-9._-]")
+
+
+def failure_flow(destination: str) -> FlowControl:
+    """The flow control of the failure messages to a destination: a key of its own, without limits.
+
+    A failure function that meets a rate limit parks no other one.
+    """
+    return FlowControl(key=_NOT_OF_KEYS.sub(".", destination))
 
 
 def loss_delay_ms(losses: int) -> int:

@@ -14,7 +14,7 @@ from batchflow.core.call import is_credential
 from batchflow.core.codec import Codec, type_name
 from batchflow.core.dead_letters import DeadLetter
 from batchflow.core.failure_functions import FailureResponse, failure_destination
-from batchflow.core.message import FAILURE_FLOW, Claim
+from batchflow.core.message import Claim, failure_flow
 from batchflow.core.ports import Client, LogNames
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.secrets import describe_misfit
@@ -166,12 +166,13 @@ def failure_endpoint(
         result = await ctx.run_with_codec(code.step, code.result, code.call, failure, defer_to_settlement=True)
         return code.result.encode(result)
 
+    destination = failure_destination(route)
     return Endpoint(
-        route=failure_destination(route),
+        route=destination,
         name=f"{name}.failure",
         function=handle,
         payload=_read_dead_letter_id,
-        flow=FAILURE_FLOW,
+        flow=failure_flow(destination),
         retry=FAILURE_RETRY,
         timeout_ms=timeout_ms or DEFAULT_TIMEOUT_MS,
         public_url=public_url,

@@ -93,7 +93,7 @@ async def test_a_failure_function_gets_the_failed_run_once_and_its_result_is_kep
         assert run.failure is not None
         assert (run.failure.state, run.failure.result, run.failure.error) == ("succeeded", '{"ticket":7}', None)
         assert [it.id for it in env.runs] == [run.id]
-        assert f"batchflow:failure:/orders {run.id}.x" in str(env)
+        assert f"batchflow:failure/orders {run.id}.x" in str(env)
 
 
 async def test_a_failure_function_is_called_again_for_the_next_death_alone(
@@ -284,7 +284,7 @@ async def test_a_sync_failure_function_runs_in_a_thread_and_has_the_resources() 
         await order.trigger("o1")
         async with asyncio.timeout(20):
             await called.wait()
-        assert {it.limits.key for it in await flow.engine.store.flows()} >= {"orders", "batchflow.failure"}
+        assert {it.limits.key for it in await flow.engine.store.flows()} >= {"orders", "batchflow.failure.orders"}
     assert seen == [(False, "#alerts")]
 
 
@@ -315,9 +315,9 @@ async def test_nobody_outside_can_call_a_failure_function(flow_env: FlowEnv) -> 
         app.include_router(shop.flow.router)
         transport = httpx.ASGITransport(app, client=("127.0.0.1", 1))
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
-            for destination in ("batchflow:failure:/orders", "batchflow:failure-url", "orders/failure"):
+            for destination in ("batchflow:failure/orders", "batchflow:failure-url", "orders/failure"):
                 assert (await client.post(f"/{destination}", json="run_1")).status_code == 404
-            assert not [path for path in (await client.get("/openapi.json")).json()["paths"] if "failure:" in path]
+            assert not [path for path in (await client.get("/openapi.json")).json()["paths"] if "failure" in path]
         assert list(shop.flow.served) == ["/orders", "/parents"]
         inviting = shop.order.failure_endpoint
 
@@ -327,9 +327,9 @@ async def test_nobody_outside_can_call_a_failure_function(flow_env: FlowEnv) -> 
 
         assert "cannot invoke" in ((await env.run(invite, "run_1")).error or "")
         with pytest.raises(InputError):
-            await shop.flow.trigger("batchflow:failure:/orders", "run_1")  # pyright: ignore[reportArgumentType]
+            await shop.flow.trigger("batchflow:failure/orders", "run_1")  # pyright: ignore[reportArgumentType]
         with pytest.raises(ConfigurationError, match="'route' cannot be"):
-            shop.flow.serve("batchflow:failure:/orders")
+            shop.flow.serve("batchflow:failure/orders")
     assert shop.failures == []
 
 

@@ -144,7 +144,7 @@ def test_an_app_without_functions(command: CommandLine) -> None:
 def test_trigger_cannot_address_a_failure_function(command: CommandLine) -> None:
     """It is not among the functions, by whatever name."""
     command.write(FUNCTIONS + FAILING)
-    for name in ("batchflow:failure:/closed", "/batchflow:failure:/closed", "closed/failure", "batchflow:failure-url"):
+    for name in ("batchflow:failure/closed", "/batchflow:failure/closed", "closed/failure", "batchflow:failure-url"):
         answer = command("runs", "trigger", command.target, name, "--payload", '"run_1"')
         assert answer.is_usage_error("serves nothing at")
     assert "run_1" not in command("runs").out

@@ -204,6 +204,16 @@ class DeadLetterCases(Cases):
         assert (await scene.letter("a")).failure == FailureCall("succeeded", scene.now, '{"told":true}')
         assert [letter.id for letter in await scene.store.dead_letters()] == ["a"]
 
+    async def test_settle_dead_gives_the_failure_function_a_flow_key_of_its_destination(self, scene: Scene) -> None:
+        """A rate limit of one failure function holds no other one."""
+        await scene.dead(await scene.leased("a", on_failure="tell:a/b"))
+        (call,) = await scene.claim(destinations=("tell:a/b",))
+        await scene.store.settle(settlement.parked(call, scene.now + 60_000, "RateLimited"))
+        await scene.dead(await scene.leased("b", on_failure="tell:a/b"))
+        await scene.dead(await scene.leased("c", on_failure="other"))
+        assert len(await scene.claim(destinations=("tell:a/b", "other"))) == 1
+        assert {it.limits.key for it in await scene.store.flows()} >= {"tell.a.b", "other"}
+
     async def test_settle_dead_of_a_failure_function_is_kept_with_the_dead_letter(self, scene: Scene) -> None:
         """It becomes no dead letter itself, whether it fails or its workers are lost."""
         await scene.start(["u1"], on_failure="other")

@@ -48,7 +48,6 @@ from batchflow.core.dead_letters import (
 from batchflow.core.flow import FlowControl, FlowHolder, FlowState, FlowStatus, admit, split_claims
 from batchflow.core.message import (
     ALONE_MS,
-    FAILURE_FLOW,
     FAILURE_STEP,
     LOSS_LIMIT,
     LOST,
@@ -58,6 +57,7 @@ from batchflow.core.message import (
     Message,
     UnservedWork,
     WorkerStatus,
+    failure_flow,
     loss_delay_ms,
 )
 from batchflow.core.ports import Clock
@@ -874,7 +874,9 @@ class Place:
         id = row.message.id
         call = ids.failure_id(id, row.fence, row.failure_calls)
         link = (id, FAILURE_STEP)
-        self.publish([Message(id=call, destination=told, flow=FAILURE_FLOW, body=to_json(id).decode(), parent=link)])
+        self.publish(
+            [Message(id=call, destination=told, flow=failure_flow(told), body=to_json(id).decode(), parent=link)]
+        )
         row.failure = FailureCall("in_progress", self.now)
         return True
 

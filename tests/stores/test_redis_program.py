@@ -56,7 +56,6 @@ def calls(client: Any) -> dict[str, int]:
         (message, "LOSS_WAITS_MS", (1, 2)),
         (message, "ALONE_MS", 12),
         (message, "WORKER_LOST", "gone: %d"),
-        (message, "FAILURE_FLOW", flow.FlowControl(key="other")),
         (flow, "CATCH_UP_MS", 12),
         (flow, "SKEW_MS", 12),
         (flow, "STARTED_OF_FRESH", 12),

@@ -105,7 +105,6 @@ def _constants() -> list[str]:
         # Only the first letter of an item's state is stored.
         "ITEM_LETTER": {ending: letters[state] for ending, state in settlement.ITEM_STATE.items()},
         "ITEM_STATE": {letter: state for state, letter in letters.items()},
-        "FAILURE_FLOW": protocol.encode_limits(message.FAILURE_FLOW),
         "UNLIMITED": protocol.encode_limits(flow.FlowControl()),
         "LIMITS": _places(protocol.Limits),
         "MESSAGE": _places(protocol.MessageRow),

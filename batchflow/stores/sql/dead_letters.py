@@ -16,7 +16,7 @@ from batchflow.core.dead_letters import (
     status_of,
 )
 from batchflow.core.flow import FlowControl
-from batchflow.core.message import FAILURE_FLOW, FAILURE_STEP, Message
+from batchflow.core.message import FAILURE_STEP, Message, failure_flow
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.run import NEVER, Step
 from batchflow.core.settlement import Settlement
@@ -53,7 +53,7 @@ def call_failure_functions(tx: Tx, dead: Iterable[tuple[str, int, str]], number:
             Message(
                 id=call,
                 destination=destination,
-                flow=FAILURE_FLOW,
+                flow=failure_flow(destination),
                 body=to_json(id).decode(),
                 parent=(id, FAILURE_STEP),
             )

@@ -41,6 +41,13 @@ function settling.finish(id, message, by)
   if how == 'dead' then settling.call_failure_function(id, message, 1) end
 end
 
+-- The flow control of the failure messages to a destination: a key of its own, without limits.
+local function failure_flow(destination)
+  local limits = { unpack(UNLIMITED) }
+  limits[LIMITS.key] = string.gsub(destination, '[^A-Za-z0-9._-]', '.')
+  return limits
+end
+
 -- Publish the failure message of a dead letter, for the call of this number. False if it has no destination for one.
 function settling.call_failure_function(id, message, number)
   local destination = message.of
@@ -49,7 +56,7 @@ function settling.call_failure_function(id, message, number)
   local name = id .. '.x' .. message.f .. (number > 1 and '.' .. number or '')
   if call('EXISTS', P .. 'm:' .. name) == 0 then
     messages.add({
-      id = name, d = destination, flow = FAILURE_FLOW, y = cjson.encode(id), u = 0, p = id, ps = FAILURE_STEP,
+      id = name, d = destination, flow = failure_flow(destination), y = cjson.encode(id), u = 0, p = id, ps = FAILURE_STEP,
     })
   end
   call('HSET', P .. 'm:' .. id, 'fc', cjson.encode({ name, number, 'in_progress', now, NULL, NULL }))
