@@ -686,6 +686,7 @@ class Batchflow:
             self._routers = Routers(
                 self.engine,
                 self._workflows,
+                self.schedules,
                 access=Access(
                     token=None if settings.token is None else settings.token.get_secret_value(),
                     guarded=settings.admin_access == "app",

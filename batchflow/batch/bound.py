@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Generic, Never, TypeVar, cast
+from typing import Any, Generic, Literal, Never, TypeVar, cast
 
 from pydantic import BaseModel, JsonValue
 
@@ -211,6 +211,11 @@ class Workflow(Generic[Params, Result]):
     def schedule_route(self) -> str:
         """The route of its entry."""
         return self.definition.routes.process
+
+    @property
+    def schedule_starts(self) -> Literal["batch"]:
+        """A fire opens a batch."""
+        return "batch"
 
     def schedule_payload(self, params: object, payload: object) -> str:
         """Check the parameters of a schedule and return their JSON text."""

@@ -92,6 +92,7 @@ class ScheduleAdmin:
             target=found.title,
             destination=found.schedule_route,
             cron=times,
+            starts=found.schedule_starts,
             payload=found.schedule_payload(params, payload),
             overlap=overlap,
             label=validate_label(label),

@@ -43,6 +43,7 @@ def declared_schedule(definition: Definition, read: ReadParams) -> NewSchedule |
             target=definition.name,
             destination=definition.routes.process,
             cron=schedule.times,
+            starts="batch",
             payload=schedule_params(definition, schedule.params, schedule.payload, read),
             overlap=schedule.overlap,
             label=validate_label(schedule.label),

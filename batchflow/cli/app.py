@@ -7,7 +7,7 @@ from typing import Annotated, Protocol, runtime_checkable
 
 import typer
 
-from batchflow.cli import batch_operations, dlq, ledger, runs
+from batchflow.cli import batch_operations, dlq, ledger, runs, schedules
 from batchflow.cli.check import CheckFunctions
 from batchflow.cli.events import ListWaiters, NotifyRuns
 from batchflow.cli.groups import ID_PREFIXES, CommandGroup
@@ -60,7 +60,13 @@ app.command("items")(ListItemHistory)
 app.command("check")(CheckFunctions)
 app.command("notify")(NotifyRuns)
 app.command("waiters")(ListWaiters)
-GROUPS = {"batches": batch_operations.group, "runs": runs.group, "dlq": dlq.group, "ledger": ledger.group}
+GROUPS = {
+    "batches": batch_operations.group,
+    "runs": runs.group,
+    "dlq": dlq.group,
+    "schedules": schedules.group,
+    "ledger": ledger.group,
+}
 for name, group in GROUPS.items():
     app.add_typer(group, name=name)
 

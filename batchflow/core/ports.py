@@ -468,6 +468,11 @@ class ScheduleTarget(Protocol):
         ...
 
     @property
+    def schedule_starts(self) -> Literal["batch", "run"]:
+        """The kind of work that a fire starts."""
+        ...
+
+    @property
     def declared_schedule(self) -> NewSchedule | None:
         """The schedule that its code declares."""
         ...

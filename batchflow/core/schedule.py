@@ -222,9 +222,7 @@ class Schedule:
         Cron.parse(self.cron, self.timezone)
         check_overlap(self.overlap)
         if self.params is not None and self.payload is not None:
-            raise ConfigurationError(
-                "exclude each other", option="params", other="payload", want="give params to a workflow"
-            )
+            raise ConfigurationError("exclude each other", option="params", other="payload", want="give one of them")
 
     @property
     def times(self) -> Cron:
@@ -257,7 +255,8 @@ def check_overlap(value: object) -> None:
 class NewSchedule:
     """A schedule as it is put into a store.
 
-    Its fires go to the `destination` of the workflow or function `target`, with the JSON text `payload`. A `declared`
+    Its fires start a batch or a run, as `starts` says, at the `destination` of the workflow or function `target`, with
+    the JSON text `payload`. A `declared`
     one belongs to the code of its target, which puts it when a worker starts, and removes it.
     """
 
@@ -265,6 +264,7 @@ class NewSchedule:
     target: str
     destination: str
     cron: Cron
+    starts: Literal["batch", "run"] = "run"
     payload: str = field(default="null", repr=False)
     overlap: Overlap = "skip"
     label: str | None = None
@@ -285,7 +285,7 @@ class NewSchedule:
         return cls(**about)
 
 
-_STORED = ("id", "target", "destination", "cron", "payload", "overlap", "label", "headers", "declared")
+_STORED = ("id", "target", "destination", "cron", "starts", "payload", "overlap", "label", "headers", "declared")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

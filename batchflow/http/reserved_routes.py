@@ -8,6 +8,7 @@ RESERVED_POSTS = (
     *("/batches/{id}/pause", "/batches/{id}/resume", "/batches/{id}/cancel"),
     *("/batches/pause", "/batches/resume", "/batches/cancel"),
     *("/dlq/resume", "/dlq/restart", "/dlq/callback", "/dlq/delete"),
+    *("/schedules", "/schedules/{id}/pause", "/schedules/{id}/resume", "/schedules/{id}/trigger"),
     *("/runs/{id}/cancel", "/runs/cancel", "/events/{id:path}", "/webhooks/{token}"),
 )
 """Those that take a POST, as functions and workflows do."""

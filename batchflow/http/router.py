@@ -6,6 +6,7 @@ from typing import Any
 from fastapi import APIRouter, Depends
 
 from batchflow.batch.bound import Workflow
+from batchflow.batch.schedules import ScheduleAdmin
 from batchflow.core.ports import Client
 from batchflow.http.access import Access
 from batchflow.http.batch_operations import BatchOperations
@@ -16,6 +17,7 @@ from batchflow.http.events import EventEndpoints, WebhookEndpoint
 from batchflow.http.health import HealthEndpoints
 from batchflow.http.openapi import error_responses
 from batchflow.http.runs import RunEndpoints, WorkerEndpoints
+from batchflow.http.schedules import ScheduleEndpoints
 from batchflow.http.triggers import FunctionEndpoint, TriggerLimits, WorkflowEndpoints
 from batchflow.http.urls import Urls, router_prefix
 from batchflow.serve.functions import ServedFunction
@@ -32,6 +34,7 @@ class Routers:
         self,
         client: Client,
         workflows: Mapping[str, Workflow[Any, Any]],
+        schedules: ScheduleAdmin,
         *,
         access: Access,
         limits: TriggerLimits,
@@ -50,6 +53,7 @@ class Routers:
         DeadLetterEndpoints(client, max_body=limits.max_body).add_routes(self.admin)
         EventEndpoints(client, max_body=limits.max_body).add_routes(self.admin)
         WorkerEndpoints(client).add_routes(self.admin)
+        ScheduleEndpoints(client, schedules, max_body=limits.max_body).add_routes(self.admin)
         WebhookEndpoint(client, max_body=limits.max_body).add_routes(self.webhooks)
         HealthEndpoints(client, access).add_routes(self.webhooks)
         self.whole = APIRouter()

@@ -7,7 +7,7 @@ import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass, replace
 from datetime import datetime
-from typing import Any, Generic, Never, TypeVar, Unpack, cast, get_args, get_origin, get_type_hints
+from typing import Any, Generic, Literal, Never, TypeVar, Unpack, cast, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticSerializationError, to_json
@@ -234,6 +234,11 @@ class ServedFunction(Generic[Payload, Result]):
     def schedule_route(self) -> str:
         """Its route."""
         return self.route
+
+    @property
+    def schedule_starts(self) -> Literal["run"]:
+        """A fire starts a run."""
+        return "run"
 
     def schedule_payload(self, params: object, payload: object) -> str:
         """Check the payload of a schedule, a value of its type or its JSON, and return the JSON text.

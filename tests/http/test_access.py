@@ -68,6 +68,13 @@ DOORS = {
     "POST /dlq/callback": OPERATOR,
     "POST /dlq/delete": OPERATOR,
     "GET /workers": OPERATOR,
+    "GET /schedules": OPERATOR,
+    "POST /schedules": OPERATOR,
+    "GET /schedules/{id}": OPERATOR,
+    "DELETE /schedules/{id}": OPERATOR,
+    "POST /schedules/{id}/pause": OPERATOR,
+    "POST /schedules/{id}/resume": OPERATOR,
+    "POST /schedules/{id}/trigger": OPERATOR,
 }
 """Who may call each route. A new route has to be written down here, with the answer to that question."""
 

@@ -69,7 +69,12 @@ def wire_params(batch: Batch, names: Mapping[str, str] | None = None) -> dict[st
 
     `names` are those of fields in JSON; without them, as where its workflow is not known, all are camelCase.
     """
-    params: dict[str, Any] = masked_value(batch.params) or {}
+    return named_params(batch.params, names)
+
+
+def named_params(text: str, names: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Parameters that are stored as this text; see `wire_params`."""
+    params: dict[str, Any] = masked_value(text) or {}
     known = {name: camel_case(name) for name in params} if names is None else names
     return {known.get(name, name): value for name, value in params.items()}
 
