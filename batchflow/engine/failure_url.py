@@ -142,13 +142,15 @@ def http_callers(caller: HttpCaller, store: Reads, urls: FailureUrls) -> Mapping
 
 def _callback(letter: DeadLetter, stored: FailureUrlHeader, run_url: str) -> FailureCallback:
     run, response = letter.message, FailureResponse.of(letter)
+    # It may have been resumed with other retries.
+    retries = stored.max_retries if run.retry is None else run.retry.attempts - 1
     return FailureCallback(
         status=response.status,
         header=response.headers,
         body=response.body,
         # Its steps have attempts of their own, and lost workers count as attempts.
-        retried=min(max(0, letter.attempts - 1), stored.max_retries),
-        max_retries=stored.max_retries,
+        retried=min(max(0, letter.attempts - 1), retries),
+        max_retries=retries,
         source_message_id=letter.id,
         url=run_url,
         method="POST",

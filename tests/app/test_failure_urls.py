@@ -211,3 +211,23 @@ async def test_a_failure_url_is_told_the_schedule_that_started_the_run(flow_env:
             await env.drive()
         (asked,) = hooks.asked
     assert json.loads(asked.body)["scheduleId"] == "hourly"
+
+
+async def test_a_failure_url_is_called_again_on_demand_and_after_a_resumed_run_fails_again(
+    flow_env: FlowEnv, place: str | None
+) -> None:
+    """Each call has an id of its own, and a resumed run its new number of retries."""
+    answers = [("500 Internal Server Error", b"")] * 4 + [("200 OK", b"")]
+    async with serving(*answers) as hooks:
+        flow, order = shop(hooks.url)
+        async with flow_env(flow, store=place, allow_network=True) as env:
+            run = await env.run(order, Order(id="never"))
+            assert (run.failure and run.failure.state) == "failed"
+            await flow.dead_letters.callback(run.id)
+            await env.drive()
+            assert (run.failure and run.failure.state) == "succeeded"
+            await flow.dead_letters.resume(run.id, retries=7)
+            await env.drive()
+        ids = [it.headers["upstash-message-id"] for it in hooks.asked]
+        assert (len(ids), len(set(ids))) == (6, 3)
+        assert [json.loads(it.body)["maxRetries"] for it in hooks.asked] == [2] * 5 + [7]
