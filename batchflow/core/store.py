@@ -229,9 +229,9 @@ class AdminCommands(Protocol):
         """Make a dead letter a waiting message again, due at once, with failures and losses reset.
 
         Its journal stays except for pending steps and the latest one that failed, which run again; with `restart` all
-        of it goes, with all that it has waited for. `retry` and `flow` take the place of the message's own. Its item is
-        open again; a batch that had ended resumes as `sealed`, and completes again, with another completion message;
-        that of a completion stays ended. Attempts, their log and error groups stay.
+        of it goes, with all that it has waited for, its webhooks too. `retry` and `flow` take the place of the
+        message's own. Its item is open again; a batch that had ended resumes as `sealed`, and completes again, with
+        another completion message; that of a completion stays ended. Attempts, their log and error groups stay.
         Children and calls of the steps that go: one that has not ended continues, and the step will wait for it. A dead
         one is redriven too, so that the step waits for that; with `restart` it is dropped, as is one that ended
         otherwise, and the step starts it anew. The outcome of one that ended while its step was pending arrives when

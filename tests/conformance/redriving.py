@@ -10,7 +10,7 @@ from batchflow.core.flow import FlowControl
 from batchflow.core.message import Claim
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.run import StepKind
-from batchflow.core.settlement import FinishEntry, Publish, RecordPage, StartItems
+from batchflow.core.settlement import AcceptWebhook, FinishEntry, Publish, RecordPage, StartItems
 from tests.conformance.scene import DESTINATIONS, Cases, Scene, message, names, new_batch, ran, sleeping, waiting
 
 
@@ -256,6 +256,28 @@ class RedriveCases(Cases):
         other = new_batch("bat_a", parent=("q", 1))
         assert not await scene.store.open_batch(other, [])
         assert await scene.completions() == []
+
+    async def test_redrive_lets_webhooks_be_accepted_again(self, scene: Scene) -> None:
+        """Not while the run is dead, and not once it was restarted, deleted or removed."""
+
+        async def dead_with_webhook(id: str) -> None:
+            claim = await scene.leased(id)
+            await scene.record(claim, ran(1, "one"), AcceptWebhook(f"{id}.whk_1"))
+            await scene.dead(claim)
+
+        for id in ("a", "b", "c", "d"):
+            await dead_with_webhook(id)
+            assert await scene.store.webhook(f"{id}.whk_1") is None
+        assert await scene.store.redrive("a")
+        assert await scene.store.webhook("a.whk_1") == "a"
+        await scene.done(await scene.claim_one("a"))
+        assert await scene.store.redrive("b", restart=True)
+        assert await scene.store.delete_dead_letter("c")
+        scene.clock.advance("1s")
+        while await scene.store.prune(0):
+            pass
+        for id in ("a", "b", "c", "d"):
+            assert await scene.store.webhook(f"{id}.whk_1") is None
 
     # Other commands
 

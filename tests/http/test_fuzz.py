@@ -162,6 +162,45 @@ def test_any_selection_to_cancel_is_answered(client: CountingClient, body: bytes
         assert response.json() == {"success": True, "cancelled": 0}
 
 
+LETTER_NAMES = (
+    *("dlqIds", "all", "workflow", "url", "workflowRunId", "batchId", "itemId", "label", "responseStatus", "group"),
+    *("fromDate", "toDate", "cursor", "limit", "retries", "flowControl", "id"),
+)
+times = st.datetimes().map("{}Z".format) | st.sampled_from(["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"])
+letters = st.fixed_dictionaries(
+    {},
+    optional={
+        **dict.fromkeys(("workflow", "url", "workflowRunId", "batchId", "itemId", "label", "group"), texts),
+        "fromDate": times | numbers_as_text,
+        "toDate": times | texts,
+        "cursor": cursors,
+        "limit": numbers_as_text,
+        "responseStatus": numbers_as_text,
+    },
+)
+letter_bodies = st.dictionaries(st.sampled_from(LETTER_NAMES), values | times, max_size=4) | letters
+
+
+@fuzz
+@given(path=st.sampled_from(["/dlq", "/dlq/groups"]), query=letters | queries)
+def test_any_search_of_dead_letters_is_answered(client: CountingClient, path: str, query: dict[str, str]) -> None:
+    """There are none, or a parameter does not fit."""
+    assert client("GET", path, params=query).status_code in (200, 422)
+
+
+@fuzz
+@given(
+    command=st.sampled_from(["resume", "restart", "callback", "delete"]),
+    body=bodies | letter_bodies.map(lambda it: json.dumps(it).encode()),
+)
+def test_any_command_for_dead_letters_is_answered(client: CountingClient, command: str, body: bytes) -> None:
+    """Nothing is dead, so nothing is done."""
+    response = client("POST", f"/dlq/{command}", content=body)
+    assert response.status_code in (200, 400, 413, 422)
+    if response.status_code == 200:
+        assert response.json()["count"] == 0
+
+
 @fuzz
 @given(id=event_ids, body=bodies, headers=headers, query=event_queries)
 def test_any_event_is_answered(

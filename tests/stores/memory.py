@@ -600,10 +600,22 @@ class Place:
         row.arrivals.clear()
         row.kept.clear()
         self.unlisten(id, [number for run, number in self.listeners if run == id])
-        for token in [token for token, run in self.webhooks.items() if run == id]:
-            del self.webhooks[token]
+        if ending != "dead":
+            self._drop_webhooks(id)
         if ending == "cancelled":
             self._cancel_children(id)
+
+    def _drop_webhooks(self, id: str) -> None:
+        for token in [token for token, run in self.webhooks.items() if run == id]:
+            del self.webhooks[token]
+
+    def remove_letter(self, id: str) -> bool:
+        row = self.rows.get(id)
+        if row is None or row.died_at is None:
+            return False
+        del self.rows[id]
+        self._drop_webhooks(id)
+        return True
 
     def _end_in_batch(self, row: Row, settlement: Settlement) -> None:
         batch = self.batches.get(row.message.batch or "")
@@ -902,6 +914,8 @@ class Place:
             del row.steps[step.number]
         row.died_at, row.error, row.failures, row.losses, row.due = None, None, 0, 0, 0
         row.failure = None
+        if restart:
+            self._drop_webhooks(id)
         if retry is not None:
             row.message = replace(row.message, retry=retry)
         if flow is not None:
@@ -1065,7 +1079,7 @@ class Place:
             del self.runs[run]
             gone += 1
         for id in [id for id, row in self.rows.items() if row.died_at is not None and row.died_at < before]:
-            del self.rows[id]
+            self.remove_letter(id)
             gone += 1
         for id, batch in list(self.batches.items()):
             if batch.ended_at is not None and batch.ended_at < before and not batch.working:
@@ -1352,11 +1366,7 @@ class MemoryStore:
 
     @write(tells=False)
     def delete_dead_letter(self, id: str) -> bool:
-        row = self.at.rows.get(id)
-        if row is None or row.died_at is None:
-            return False
-        del self.at.rows[id]
-        return True
+        return self.at.remove_letter(id)
 
     @write(tells=True)
     def declare(self, limits: Sequence[FlowControl]) -> None:
@@ -1516,7 +1526,9 @@ class MemoryStore:
 
     @read
     def webhook(self, token: str) -> str | None:
-        return self.at.webhooks.get(token)
+        run = self.at.webhooks.get(token)
+        row = self.at.rows.get(run or "")
+        return run if row and row.died_at is None else None
 
     @read
     def batch(self, id: str) -> Batch | None:

@@ -21,9 +21,8 @@ from batchflow.core.retry import RetryPolicy
 from batchflow.core.run import NEVER, Step
 from batchflow.core.settlement import Settlement
 from batchflow.stores import base
-from batchflow.stores.sql import flows, messages
+from batchflow.stores.sql import events, flows, messages, steps
 from batchflow.stores.sql.messages import HeldMessage
-from batchflow.stores.sql.steps import steps_of
 from batchflow.stores.sql.transaction import Tx
 
 
@@ -104,6 +103,8 @@ def redrive(
         if step.kind in _CHILDREN and (restart or (not redrive(tx, child) and step.state == "failed")):
             _drop_ended(tx, child)
     tx.run_rows("step_drop_some", [(id, step.number) for step in dropped])
+    if restart:
+        events.drop_webhooks(tx, [id])
     lane = dead.lane if flow is None else flows.lane_of(tx, dead.destination, flow, dead.lane_batch)
     tx.run("message_redrive", id=id, lane=lane, retry=to_json(retry.as_wire()).decode() if retry else None)
     flows.mark_ready(tx, lane, 0)
@@ -121,7 +122,7 @@ def _dropped_steps(tx: Tx, id: str, restart: bool) -> list[Step]:
 
 
 def _journal(tx: Tx, id: str) -> list[Step]:
-    return [Step(*row[1:]) for row in steps_of(tx, [(id,)])]
+    return [Step(*row[1:]) for row in steps.steps_of(tx, [(id,)])]
 
 
 def _drop_ended(tx: Tx, id: str) -> None:
@@ -130,7 +131,7 @@ def _drop_ended(tx: Tx, id: str) -> None:
     if not delete(tx, id):
         if not tx.run("run_drop", id=id):
             return
-        tx.run_rows("step_drop", [(id,)])
+        steps.drop(tx, [(id,)])
     for step in journal:
         if step.kind in _CHILDREN:
             _drop_ended(tx, ids.child_id(id, step.number))
@@ -141,7 +142,8 @@ def delete(tx: Tx, id: str) -> bool:
     if _find(tx, id) is None:
         return False
     messages.drop(tx, [id])
-    tx.run_rows("step_drop", [(id,)])
+    steps.drop(tx, [(id,)])
+    events.drop_webhooks(tx, [id])
     return True
 
 
@@ -161,13 +163,17 @@ def call_failure_again(tx: Tx, id: str) -> bool:
 
 def _failure_of_batch(tx: Tx, batch: int | None) -> str | None:
     # A dead letter may outlive its batch.
-    if batch is None or not tx.one("batch_exists", batch=batch):
+    if batch is None or not _batch_exists(tx, batch):
         return None
     return tx.batch_head(batch).on_failure
 
 
+def _batch_exists(tx: Tx, batch: int) -> bool:
+    return bool(tx.one("batch_exists", batch=batch))
+
+
 def _reopen(tx: Tx, batch: int, number: int, id: str) -> bool:
-    if not tx.one("batch_exists", batch=batch):
+    if not _batch_exists(tx, batch):
         return False
     if ids.completes(id, tx.batch_head(batch).id):
         messages.change_counts(tx, batch, working=1)
@@ -196,7 +202,7 @@ def read(tx: Tx, id: str) -> DeadLetter | None:
     found = tx.json("dead_letter_read", id=id)
     if not found:
         return None
-    return base.dead_letter(found[0], tuple(Step(*row[1:]) for row in steps_of(tx, [(id,)])))
+    return base.dead_letter(found[0], tuple(Step(*row[1:]) for row in steps.steps_of(tx, [(id,)])))
 
 
 def listed(tx: Tx, query: DeadLetterQuery, limit: int, before: tuple[int, str] | None) -> list[DeadLetter]:

@@ -95,12 +95,16 @@ def add_webhook(tx: Tx, run: str, token: str) -> None:
 
 
 def drop_waits(tx: Tx, runs: Sequence[str]) -> None:
-    """Remove everything that ended runs waited for."""
+    """Remove everything that ended runs waited for, but for their webhooks."""
     drop_arrivals(tx, runs)
     rows = [(run,) for run in runs]
     tx.run_rows("listener_drop_of_runs", rows)
     tx.run_rows("kept_event_drop", rows)
-    tx.run_rows("webhook_drop", rows)
+
+
+def drop_webhooks(tx: Tx, runs: Iterable[str]) -> None:
+    """Remove the webhooks of runs that will not go on; a dead letter keeps its own, since it may be redriven."""
+    tx.run_rows("webhook_drop", [(run,) for run in runs])
 
 
 def waiters(tx: Tx, event: str) -> list[Waiter]:

@@ -173,7 +173,7 @@ def _end(tx: Tx, ended: Sequence[EndedMessage], *, held_places: bool = True) -> 
                     broken = True
     journals = [(s.id,) for s, held in ended if not held.keep and s.ending != "dead"]
     if journals:
-        tx.run_rows("step_drop", journals)
+        steps.drop(tx, journals)
     gone = [s.id for s, _ in ended if s.ending != "dead"]
     if gone:
         messages.drop(tx, gone)
@@ -188,6 +188,7 @@ def _end(tx: Tx, ended: Sequence[EndedMessage], *, held_places: bool = True) -> 
     linked = [one for one in ended if one.held.linked]
     if linked:
         events.drop_waits(tx, [settlement.id for settlement, _ in linked])
+        events.drop_webhooks(tx, [settlement.id for settlement, _ in linked if settlement.ending != "dead"])
         cancelled = [settlement.id for settlement, _ in linked if settlement.ending == "cancelled"]
         if cancelled:
             touched |= _cancel_children(tx, cancelled)

@@ -89,6 +89,11 @@ def journals(tx: Tx, runs: list[tuple[str]]) -> tuple[dict[str, Journal], set[st
     return {run: tuple(journal.values()) for run, journal in steps.items()}, woken
 
 
+def drop(tx: Tx, runs: Sequence[tuple[str]]) -> None:
+    """Remove the journals of these runs."""
+    tx.run_rows("step_drop", runs)
+
+
 def steps_of(tx: Tx, runs: Sequence[tuple[str]]) -> list[Any]:
     """The steps of these runs, each row with its run first."""
     return tx.json_rows("step_of_runs", runs)

@@ -185,6 +185,7 @@ def prune(tx: Tx, retention_ms: int, limit: int) -> int:
     tx.run("prune_steps", before=before, limit=limit)
     gone += tx.run("prune_runs", before=before, limit=limit)
     tx.run("prune_dead_steps", before=before, limit=limit)
+    tx.run("prune_dead_webhooks", before=before, limit=limit)
     gone += tx.run("prune_dead_letters", before=before, limit=limit)
     key = tx.one("prune_batch_pick", before=before)
     if key is not None:

@@ -467,7 +467,8 @@ FROM (
 -- message_redrive --
 UPDATE message SET
     stage = 1, due = 0, died_at = NULL, error = NULL, failures = 0, losses = 0, keep = keep & 1, status = NULL,
-    fingerprint = NULL, failure = NULL, lane = :lane, retry = coalesce(:retry, retry)
+    fingerprint = NULL, failure = NULL, lane = :lane, retry = coalesce(:retry, retry),
+    linked = EXISTS (SELECT 1 FROM webhook w WHERE w.run = :id)
 WHERE id = :id;
 
 -- message_of_worker --
@@ -655,7 +656,7 @@ DELETE FROM kept_event WHERE run IN (SELECT run FROM given);
 INSERT INTO webhook (token, run) VALUES (:token, :run) ON CONFLICT (token) DO NOTHING;
 
 -- webhook_run --
-SELECT run FROM webhook WHERE token = :token;
+SELECT w.run FROM webhook w JOIN message m ON m.id = w.run WHERE w.token = :token AND m.stage < 3;
 
 -- webhook_drop --
 WITH given (run) AS (VALUES :rows)
@@ -1141,6 +1142,10 @@ DELETE FROM run WHERE id IN (SELECT id FROM run WHERE ended_at < :before ORDER B
 
 -- prune_dead_steps --
 DELETE FROM step WHERE run IN (
+    SELECT id FROM message WHERE died_at < :before AND died_at IS NOT NULL ORDER BY died_at, id LIMIT :limit);
+
+-- prune_dead_webhooks --
+DELETE FROM webhook WHERE run IN (
     SELECT id FROM message WHERE died_at < :before AND died_at IS NOT NULL ORDER BY died_at, id LIMIT :limit);
 
 -- prune_dead_letters --

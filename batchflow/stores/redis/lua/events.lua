@@ -103,12 +103,17 @@ function events.add_webhook(run, token)
   if call('HSETNX', P .. 'wh', token, run) == 1 then call('SADD', P .. 'whr:' .. run, token) end
 end
 
--- Remove everything that an ended run waited for.
+-- Remove everything that an ended run waited for, but for its webhooks.
 function events.drop_waits(run)
   local listens = call('HKEYS', P .. 'ln:' .. run)
   for _, number in ipairs(listens) do events.unlisten(run, tonumber(number)) end
+  call('DEL', P .. 'a:' .. run, P .. 'k:' .. run)
+end
+
+-- Remove the webhooks of a run that will not go on; a dead letter keeps its own, since it may be redriven.
+function events.drop_webhooks(run)
   for _, token in ipairs(call('SMEMBERS', P .. 'whr:' .. run)) do call('HDEL', P .. 'wh', token) end
-  call('DEL', P .. 'a:' .. run, P .. 'k:' .. run, P .. 'whr:' .. run)
+  call('DEL', P .. 'whr:' .. run)
 end
 
 -- notify: delivers an event to all runs that wait for it, or to one run, now or once it waits. The ids of these runs.
@@ -124,4 +129,7 @@ reads.waiters = function(event)
   return rows
 end
 
-reads.webhook = function(token) return or_null(call('HGET', P .. 'wh', token)) end
+reads.webhook = function(token)
+  local run = call('HGET', P .. 'wh', token)
+  return run and not call('HGET', P .. 'm:' .. run, 'z') and run or NULL
+end

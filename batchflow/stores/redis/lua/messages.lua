@@ -246,6 +246,7 @@ function messages.remove_ended(id)
   if ended == 'dead' then
     if batch then call('ZREM', P .. 'bd:' .. batch, id) end
     if key then flows.add(key, 'dl', -1) end
+    events.drop_webhooks(id)
   end
   call('DEL', P .. 'm:' .. id)
   for _, index in ipairs({ 'runs', 'ended', 'dead' }) do call('ZREM', P .. index, id) end
@@ -276,6 +277,8 @@ function messages.redrive(id, restart, retry, flow)
     gone[#gone + 1] = 's' .. step.number
   end
   in_slices(gone, function(part) call('HDEL', key, unpack(part)) end)
+  if restart then events.drop_webhooks(id) end
+  if call('EXISTS', P .. 'whr:' .. id) == 1 then call('HSET', key, 'ln', 1) end
   flows.add(message.k, 'dl', -1)
   if flow then
     flows.apply_message_limits(flow)

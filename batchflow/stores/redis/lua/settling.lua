@@ -36,6 +36,7 @@ function settling.finish(id, message, by)
   end
   if message.ln then
     events.drop_waits(id)
+    if how ~= 'dead' then events.drop_webhooks(id) end
     if how == 'cancelled' then settling.cancel_children(id) end
   end
   if how == 'dead' then settling.call_failure_function(id, message, 1) end
