@@ -13,6 +13,7 @@ from batchflow.core.ports import RecordResult, Runtime
 from batchflow.core.run import Step
 from batchflow.core.settlement import Effect, Settlement, dead, done, retry
 from batchflow.core.store import Store
+from batchflow.engine.caller import HttpCaller
 from batchflow.testing import FaultyStore, FixedEntropy, ManualClock, ProcessCrashed, drive
 from batchflow.testing.faults import StoreProxy
 from tests.stores.kinds import Kind, left, made
@@ -43,10 +44,11 @@ class NotingStore(StoreProxy):
         return verdict
 
 
-class Caller:
+class Caller(HttpCaller):
     """Answers calls without a network: `https://calls.test/FAILS/HOW` fails so often before it says "hello"."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.made: list[str] = []
 
     @property
