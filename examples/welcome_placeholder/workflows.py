@@ -15,6 +15,7 @@ from batchflow import (
     Page,
     RateLimited,
     RetryAfter,
+    Schedule,
 )
 from examples.welcome_placeholder.prompt import (
     EmbeddingModel,
@@ -55,6 +56,7 @@ class WelcomePlaceholder(BatchWorkflow[Audience, User, WrittenPlaceholders]):
     entity = "user"
     execute_verb = "generate"
     walk_first = True
+    schedule = Schedule("0 3 * * *", timezone="Europe/Berlin")
     paginate_flow = FlowControl(parallelism=10, rate=50)
     execute_flow = FlowControl(parallelism=20, rate=150)
 

@@ -1,6 +1,6 @@
 """`batchflow schedules`: list, show, create, pause, resume, trigger and delete."""
 
-from tests.cli.command_line import CommandLine, column_titles
+from tests.cli.command_line import JOBS, CommandLine, column_titles
 
 
 def create(command: CommandLine, *options: str, id: str = "nightly", cron: str = "0 3 * * *") -> None:
@@ -78,3 +78,10 @@ def test_a_wrong_schedule_is_a_usage_error(command: CommandLine) -> None:
     assert "did you mean 'greet'" in refused(name="gret")
     assert "'dys'" in refused("-p", "dys=3")
     assert "'--id' cannot be 'a b'" in refused("--id", "a b")
+
+
+def test_a_command_that_runs_one_batch_fires_no_schedule(command: CommandLine) -> None:
+    """Nor does it declare those of the code: that is what a worker does."""
+    command.write(JOBS.replace('entity = "user"', 'entity = "user"\n    schedule = "* * * * *"'))
+    assert command("run", command.target, "--limit", "2", "--json").code == 0
+    assert command("schedules").out == "No schedules\n"
