@@ -53,8 +53,9 @@ class Resource(Generic[T]):
         found = self._replacement or self._opened
         if found is None:
             raise ConfigurationError(
-                f"the resource '{self.name}' is not open; it is open while the app runs, as inside 'async with flow:', "
-                f"and a test that runs a function alone replaces it: 'with resource.override(value):'"
+                f"the resource '{self.name}' is not open; it is open while the app runs: inside 'async with flow:', or "
+                f"in FastAPI(lifespan=flow.lifespan), the outermost app if one is mounted in another; a test that runs "
+                f"a function alone replaces it: 'with resource.override(value):'"
             )
         return found[0]
 

@@ -14,6 +14,7 @@ from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
 import typer
+from pydantic import ValidationError
 from rich.text import Text
 
 from batchflow.cli.output import Output
@@ -99,10 +100,29 @@ def run_and_report(action: Callable[[], int]) -> int:
 
 
 def _usage_message(error: typer.TyperException) -> str:
-    message = error.format_message().rstrip(".")
+    number = _number_message(error)
+    message = error.format_message().rstrip(".") if number is None else number
     context = getattr(error, "ctx", None)
     hint = f"; see '{context.command_path} --help'" if context is not None else ""
     return message[:1].lower() + message[1:] + hint
+
+
+def _number_message(error: typer.TyperException) -> str | None:
+    """The message for an option that takes whole numbers; None for any other error."""
+    cause = error.__cause__
+    if not isinstance(error, typer.BadParameter) or error.param is None or not isinstance(cause, ValidationError):
+        return None
+    wrong = cause.errors(include_url=False)[0]
+    limits = wrong.get("ctx", {})
+    if wrong["type"] == "greater_than_equal":
+        want = f" of {limits['ge']:,} or more"
+    elif wrong["type"] == "less_than_equal":
+        want = f" of at most {limits['le']:,}"
+    elif wrong["type"].startswith("int_"):
+        want = ""
+    else:
+        return None
+    return f"'{error.param.opts[0]}' cannot be {wrong['input']!r}; write a whole number{want}"
 
 
 def print_error(sentence: str) -> None:

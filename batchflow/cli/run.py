@@ -2,6 +2,7 @@
 
 import asyncio
 import shlex
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, NamedTuple
@@ -37,7 +38,7 @@ from batchflow.cli.options import (
     url_option,
 )
 from batchflow.cli.output import LogWriter, Output, program_name
-from batchflow.cli.process import SignalHandler, cancel_and_wait
+from batchflow.cli.process import SignalHandler, cancel_and_wait, print_error
 from batchflow.cli.progress import ProgressDisplay, make_display, watch_batch
 from batchflow.cli.target import choose_workflow, load_flow, location_text
 from batchflow.core.batch import Batch
@@ -46,9 +47,11 @@ from batchflow.core.duration import humanize_duration
 from batchflow.core.ids import chunk_id, entry_id
 from batchflow.core.ports import Client
 from batchflow.core.store import Store
-from batchflow.errors import InputError, StoreUnavailable
+from batchflow.errors import BatchflowError, InputError, StoreUnavailable
 from batchflow.http.schemas.batches import BatchReport
+from batchflow.logs import escape_controls
 from batchflow.serve.app_url import user_headers
+from batchflow.serve.failure import describe_error, error_report, own_traceback
 from batchflow.settings import Settings
 
 _MAX_OPEN_BATCHES = 50
@@ -228,7 +231,12 @@ class RunBatch:
             if not await signals.wait_for(counting):
                 await cancel_and_wait(counting)
                 return signals.exit_code
-            statistics = await counting
+            try:
+                statistics = await counting
+            except BatchflowError:
+                raise
+            except Exception as error:
+                return _report_failed_hook(error)
         if self.as_json:
             Output().print_json(statistics.model_dump(mode="json", by_alias=True))
         else:
@@ -322,7 +330,17 @@ class _BatchRunner:
         else:
             url = url_option(self._flow.settings)
             print_summary(self._output, summary, sentence, failures, url=url)
+            if self._is_one_ledger_for_other_params(summary):
+                self._print(
+                    "  The ledger does not distinguish parameters: name those that make other work in processed_per of "
+                    "the class, or add --force"
+                )
         return 0 if is_success(summary) else 1
+
+    def _is_one_ledger_for_other_params(self, summary: BatchSummary) -> bool:
+        is_given = bool(self._command.pairs or self._command.params)
+        is_skipped = not summary.counts.started and summary.counts.already_processed > 0
+        return is_given and is_skipped and not self._workflow.definition.ledger_scope.names
 
     async def _report_stop(self, handle: BatchHandle[Any]) -> int:
         status = await handle.status()
@@ -368,6 +386,17 @@ async def _wait_for_failure_calls(store: Store, batch: str) -> None:
 
 def _is_to_be_called(letter: DeadLetter) -> bool:
     return letter.failure is not None and letter.failure.state == "in_progress"
+
+
+def _report_failed_hook(error: Exception) -> int:
+    """Print an error of the user's code with the lines of this code alone; any other error is raised again."""
+    report = error_report(error)
+    if not (lines := own_traceback(report)):
+        raise error
+    print_error(f"the dry run failed: {describe_error(error)}")
+    for line in lines.splitlines():
+        print(escape_controls(line), file=sys.stderr)
+    return 1
 
 
 def _end_message(summary: BatchSummary, wire: WireKeys) -> str:

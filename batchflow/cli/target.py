@@ -181,7 +181,7 @@ def existing_store(settings: Settings) -> Store:
     if isinstance(store, SqliteStore):
         if store.path == ":memory:":
             raise InputError(f"'{settings.url}' is the memory of one process; name a file with --url or BATCHFLOW_URL")
-        if not Path(store.path).is_file():
+        if not Path(store.path).exists():
             raise InputError(
                 f"there is no database '{store.path}' here; go to its folder, or name it with --url or BATCHFLOW_URL"
             )

@@ -212,9 +212,8 @@ class Codec(Generic[T]):
             declared = match["declared"] if place else type_name(self.annotation)
             return RoundTripDifference(match["kind"], f"is not the declared {declared}", _AGREE, place)
         if match := _UNKNOWN.search(text):
-            return RoundTripDifference(
-                "", f"holds {match['kind']}, which has no JSON form", "use a model, a dataclass or plain data"
-            )
+            remedy = "await it" if match["kind"] == "coroutine" else "use a model, a dataclass or plain data"
+            return RoundTripDifference("", f"holds {match['kind']}, which has no JSON form", remedy)
         if "invalid utf-8" in text:
             return RoundTripDifference("", "holds bytes that are not text", "declare Base64Bytes, or use text")
         return RoundTripDifference("", f"cannot be written ({text.splitlines()[0]})", "use what JSON can hold")

@@ -168,7 +168,7 @@ class LoopMonitor:
 
 
 def _log_first(found: BlockedLoop) -> None:
-    advice = ": use an async client, or make the hook a plain def" if found.frames else ""
+    advice = ": use an async client, or make the hook or step a plain def" if found.frames else ""
     log_of(found.prefix).warning(
         f"[{found.prefix}] The event loop has been blocked for {found.seconds:.1f} s by {found.place}{advice}",
         **({"frames": " < ".join(found.frames)} if len(found.frames) > 1 else {}),

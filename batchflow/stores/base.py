@@ -32,7 +32,16 @@ from batchflow.core.run import Journal, Run, Step
 from batchflow.core.schedule import Fire, FireResult, NewSchedule, ScheduleStatus
 from batchflow.core.settlement import Effect, Settlement, SettleResult
 from batchflow.core.store import LARGE_TEXT, RecordResult
-from batchflow.errors import StoreError
+from batchflow.errors import StoreError, StoreUnavailable
+
+
+def not_open(what: str) -> StoreUnavailable:
+    """The error for a use of a store outside of the running app."""
+    return StoreUnavailable(
+        f"{what} is not open; use it while the app runs: inside 'async with flow:', or in "
+        f"FastAPI(lifespan=flow.lifespan), the outermost app if one is mounted in another"
+    )
+
 
 ORDER = (
     "register",

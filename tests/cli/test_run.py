@@ -298,3 +298,32 @@ def test_a_users_own_log_configuration_is_left_alone(command: CommandLine) -> No
     answer = command("run", command.target)
     assert (answer.code, answer.err) == (0, "")
     assert sys.modules[command.name].LINES.logger.calls
+
+
+def test_a_dry_run_shows_the_lines_of_the_users_code_that_failed(command: CommandLine) -> None:
+    """One sentence and the user's own frames, and nothing of batchflow's inside."""
+    command.write(JOBS.replace('raise NonRetryable("no days, no users")', "return find_users(params.days)"))
+    with (command.folder / f"{command.name}.py").open("a") as module:
+        module.write("\n\ndef find_users(days):\n    return 1 / days\n")
+    answer = command("run", command.target, "--dry-run", "-p", "days=0")
+    assert answer.code == 1
+    assert answer.err.startswith("error: the dry run failed: ZeroDivisionError: division by zero\n")
+    assert [line.split(", in ")[1] for line in answer.err.splitlines() if ", in " in line] == ["fetch", "find_users"]
+    assert "batchflow/" not in answer.err
+
+
+def test_run_says_that_the_ledger_does_not_distinguish_parameters(command: CommandLine) -> None:
+    """Where parameters are given and nothing is left to do."""
+    said = "The ledger does not distinguish parameters: name those that make other work in processed_per"
+    assert said not in command("run", command.target, "-p", "days=2").out
+    assert said in command("run", command.target, "-p", "days=3").out
+    assert said not in command("run", command.target).out
+
+
+def test_run_is_silent_about_a_ledger_that_distinguishes_parameters(command: CommandLine) -> None:
+    """The second run with the same ones has nothing left to do, as the class says."""
+    command.write(JOBS.replace('entity = "user"', 'entity = "user"\n    processed_per = ("days",)'))
+    for days in (2, 3, 3):
+        out = command("run", command.target, "-p", f"days={days}").out
+        assert "does not distinguish parameters" not in out
+    assert "All items already processed" in out

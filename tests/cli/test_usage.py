@@ -41,7 +41,10 @@ ARGUMENTS = {
     ("--dry-run", "--ids", "a"): "'--dry-run' and '--ids' exclude each other",
     ("--dry-run", "--limit", "1"): "leave --limit out",
     ("--dryrun",): "no such option: --dryrun (Possible options: --dry-run); see 'batchflow run --help'",
-    ("--limit", "0"): "invalid value for '--limit'",
+    ("--limit", "0"): "'--limit' cannot be '0'; write a whole number of 1 or more; see",
+    ("--limit", "-1"): "'--limit' cannot be '-1'; write a whole number of 1 or more; see",
+    ("--limit", "many"): "'--limit' cannot be 'many'; write a whole number; see",
+    ("--limit", "9" * 5000): "write a whole number",
 }
 
 BROKEN = {
@@ -137,6 +140,15 @@ def test_a_store_that_cannot_be_used(command: CommandLine, monkeypatch: pytest.M
     monkeypatch.setenv("BATCHFLOW_URL", "sqlite:///nowhere/batchflow.db")
     answer = command("run", command.target)
     assert answer.is_usage_error("there is no folder 'nowhere'")
+
+
+@pytest.mark.parametrize("words", [("run", "{target}"), ("run", "{target}", "--dry-run"), ("batches",), ("workers",)])
+def test_a_folder_is_no_database(command: CommandLine, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]) -> None:
+    """All commands say the same."""
+    (command.folder / "adir").mkdir()
+    monkeypatch.setenv("BATCHFLOW_URL", "sqlite:///adir")
+    answer = command(*(formatted(word, command) for word in words))
+    assert answer.is_usage_error("'adir' is a folder; name a file in it, such as sqlite:///adir/batchflow.db")
 
 
 def test_unknown_commands_are_guessed(command: CommandLine) -> None:

@@ -95,7 +95,7 @@ def test_a_store_without_workers(command: CommandLine) -> None:
         ),
         (
             ("--processes", "0"),
-            "invalid value for '--processes'",
+            "'--processes' cannot be '0'; write a whole number of 1 or more",
         ),
     ],
 )

@@ -199,8 +199,9 @@ async def test_a_missing_folder_is_named(tmp_path: Path) -> None:
 
 
 async def test_a_folder_is_no_file(tmp_path: Path) -> None:
-    """The path of a folder is refused like a file that cannot be written."""
-    assert "cannot be written" in await refusal(str(tmp_path))
+    """The message names a file in it."""
+    message = f"'{tmp_path}' is a folder; name a file in it, such as sqlite:///{tmp_path}/batchflow.db"
+    assert await refusal(str(tmp_path)) == message
 
 
 @pytest.mark.parametrize("closed", ["file", "folder"])

@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from batchflow.core.ports import Clock
-from batchflow.errors import StoreUnavailable
-from batchflow.stores.base import GroupCommit
+from batchflow.stores.base import GroupCommit, not_open
 from batchflow.stores.redis import clients, keys
 from batchflow.stores.redis.clients import Client
 from batchflow.stores.redis.script import ScriptRunner
@@ -54,7 +53,5 @@ class RedisLedger:
 
     async def _enqueue(self, verb: str, *arguments: Any) -> Any:
         if self._commit is None:
-            raise StoreUnavailable(
-                f"the ledger {self._server} is not open; use it while the app runs, as inside 'async with flow:'"
-            )
+            raise not_open(f"the ledger {self._server}")
         return await self._commit.add(verb, *arguments)

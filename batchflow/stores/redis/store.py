@@ -17,9 +17,8 @@ from batchflow.core.run import NEVER, Run, RunQuery, Waiter
 from batchflow.core.schedule import DueSchedules, ScheduleStatus
 from batchflow.core.settlement import Settlement
 from batchflow.core.store import ITEMS_SIZE, Renew
-from batchflow.errors import StoreUnavailable
 from batchflow.stores import base
-from batchflow.stores.base import GroupCommit, WriteVerbs
+from batchflow.stores.base import GroupCommit, WriteVerbs, not_open
 from batchflow.stores.redis import clients, errors, keys, protocol
 from batchflow.stores.redis.clients import Client
 from batchflow.stores.redis.notifier import ChangeNotifier
@@ -131,9 +130,7 @@ class RedisStore(WriteVerbs):
 
     def _require_open(self) -> GroupCommit:
         if self._commit is None:
-            raise StoreUnavailable(
-                f"the store {self._server} is not open; use it while the app runs, as inside 'async with flow:'"
-            )
+            raise not_open(f"the store {self._server}")
         return self._commit
 
     # Messages

@@ -198,6 +198,8 @@ def connect(path: str, *, synchronous: str) -> sqlite3.Connection:
     parent = Path(path).parent
     if path != ":memory:" and not parent.is_dir():
         raise StoreIncompatible(f"there is no folder '{parent}' for the database '{Path(path).name}'; make it first")
+    if Path(path).is_dir():
+        raise StoreIncompatible(f"'{path}' is a folder; name a file in it, such as sqlite:///{path}/batchflow.db")
     _create_private(path)
     try:
         connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=1536)

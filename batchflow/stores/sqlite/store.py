@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from batchflow.core.ports import Clock
 from batchflow.core.store import Renew
 from batchflow.errors import StoreUnavailable
-from batchflow.stores.base import GroupCommit
+from batchflow.stores.base import GroupCommit, not_open
 from batchflow.stores.sql.store import SqlStore
 from batchflow.stores.sqlite import connection
 from batchflow.stores.sqlite.connection import Queries, WorkerLocks
@@ -130,9 +130,7 @@ class SqliteStore(SqlStore):
 
     def _enqueue(self, verb: str, *arguments: Any) -> "asyncio.Future[Any]":
         if self._commit is None:
-            raise StoreUnavailable(
-                f"the store '{self.path}' is not open; use it while the app runs, as inside 'async with flow:'"
-            )
+            raise not_open(f"the store '{self.path}'")
         return self._commit.add(verb, *arguments)
 
     async def _read(self, read: Callable[..., T], *arguments: Any) -> T:
