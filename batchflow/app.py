@@ -265,8 +265,9 @@ class Batchflow:
         """
         check_options("flow.batch", options, _BATCH_OPTIONS, _WORDS_OF_BATCH)
         if fn is not None and not callable(fn):
+            of_id = "; the batch of an id is that of its workflow: greet.batch(id)" if isinstance(fn, str) else ""
             raise ConfigurationError(
-                f"flow.batch cannot take {format_value(fn)}; write @flow.batch above a function of one id"
+                f"flow.batch cannot take {format_value(fn)}; write @flow.batch above a function of one id{of_id}"
             )
 
         def take(function: Callable[..., Any]) -> BatchFunction[Any, Any, Any]:

@@ -72,11 +72,20 @@ def check_params(definition: Definition, params: Any) -> BaseModel:
                 f"'{definition.name}' needs parameters; pass {expected.__name__}({missing})", field="params"
             ) from error
     if not isinstance(params, expected):
+        # Those who mean the items give them first.
+        want = f"trigger(ids={_ids_example(params)})" if _looks_like_ids(params) else f"{expected.__name__}(…)"
         raise InputError(
-            f"'{definition.name}' takes {expected.__name__}, not {type(params).__name__}; pass {expected.__name__}(…)",
-            field="params",
+            f"'{definition.name}' takes {expected.__name__}, not {type(params).__name__}; pass {want}", field="params"
         )
     return params
+
+
+def _looks_like_ids(params: object) -> bool:
+    return isinstance(params, str | int | list | tuple | set) and not isinstance(params, bool)
+
+
+def _ids_example(ids: object) -> str:
+    return f"[{format_value(ids)}]" if isinstance(ids, str | int) else "[…]"
 
 
 def check_ledger_params(definition: Definition, params: Any) -> BaseModel:
@@ -139,7 +148,8 @@ def check_ids(definition: Definition, ids: Iterable[Id] | None) -> list[str] | N
         return None
     texts = [] if isinstance(ids, str) else parse_ids(ids)
     if not texts:
-        want = "name one or more, or leave it out to fetch them"
+        is_text = isinstance(ids, str) and ids
+        want = f"write [{format_value(ids)}]" if is_text else "name one or more, or leave it out to fetch them"
         raise InputError(option="ids", got=format_value(ids), want=want)
     if definition.needs_items:
         raise InputError(

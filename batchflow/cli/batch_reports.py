@@ -10,7 +10,7 @@ from batchflow.batch.answers import result_text
 from batchflow.batch.bound import Workflow
 from batchflow.batch.dry_run import Statistics
 from batchflow.batch.handle import BatchHandle, BatchItem
-from batchflow.batch.names import quantity
+from batchflow.batch.names import WireKeys, quantity
 from batchflow.batch.status import (
     BatchStatus,
     BatchSummary,
@@ -277,3 +277,20 @@ def _limit_text(workflow: Workflow[Any, Any], name: str) -> str:
 
 def _shown_of(shown: int, all: int) -> str:
     return f" ({shown:,} of {all:,})" if shown < all else f" ({all:,})"
+
+
+def end_message(summary: BatchSummary, wire: WireKeys) -> str:
+    """A sentence about the end of a batch: for a batch without items, the reason for that."""
+    sentence = _items_message(summary, wire)
+    return sentence if summary.completion_error is None else f"{sentence}, but on_complete failed"
+
+
+def _items_message(summary: BatchSummary, wire: WireKeys) -> str:
+    counts = summary.counts
+    if summary.state != "completed":
+        return f"The batch {'was cancelled' if summary.state == 'cancelled' else summary.state}"
+    if not counts.started and not counts.eligible:
+        return "No eligible items found"
+    if not counts.started and counts.already_processed and not counts.in_flight:
+        return "All items already processed"
+    return f"Processed {wire.quantity(counts.succeeded)}" + (f", {counts.failed:,} failed" if counts.failed else "")

@@ -1,12 +1,15 @@
 """The failures of a batch, an item or a run, as the command prints them: by kind, or in full."""
 
+import sys
 from collections.abc import Mapping, Sequence
 
 from batchflow.batch.names import quantity
+from batchflow.cli import process
 from batchflow.cli.output import Output
 from batchflow.core.batch import ErrorGroup
 from batchflow.core.report import headline, one_line
-from batchflow.serve.failure import own_traceback, traceback_parts
+from batchflow.logs import escape_controls
+from batchflow.serve.failure import describe_error, error_report, own_traceback, traceback_parts
 
 
 def print_groups(output: Output, groups: Sequence[ErrorGroup]) -> None:
@@ -38,6 +41,16 @@ def print_error(output: Output, error: str, indent: str = "  ") -> None:
         if place:
             output.print(f"{indent}caused by:")
         _print_lines(output, part or headline(error), indent)
+
+
+def print_failed_dry_run(error: Exception) -> None:
+    """Print an error of the user's code to stderr with the lines of this code alone; any other error is raised."""
+    report = error_report(error)
+    if not (lines := own_traceback(report)):
+        raise error
+    process.print_error(f"the dry run failed: {describe_error(error)}")
+    for line in lines.splitlines():
+        print(escape_controls(line), file=sys.stderr)
 
 
 def _print_lines(output: Output, text: str, indent: str) -> None:

@@ -92,6 +92,10 @@ def run_and_report(action: Callable[[], int]) -> int:
     except BatchflowError as error:
         print_error(str(error))
         return EXIT_USAGE if isinstance(error, (ConfigurationError, InputError, StoreIncompatible)) else 1
+    except BrokenPipeError:
+        # The reader of stdout has gone, as `head` does. Nothing must be flushed to it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except typer.TyperException as error:

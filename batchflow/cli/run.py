@@ -2,7 +2,6 @@
 
 import asyncio
 import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, NamedTuple
@@ -16,10 +15,17 @@ from batchflow.batch.arguments import BatchTrigger, check_dry_run, check_ids, ch
 from batchflow.batch.bound import Workflow
 from batchflow.batch.dry_run import Statistics
 from batchflow.batch.handle import BatchHandle
-from batchflow.batch.names import WireKeys
 from batchflow.batch.payloads import EntryBody
 from batchflow.batch.status import BatchSummary
-from batchflow.cli.batch_reports import first_failures, is_success, print_statistics, print_summary, resuming_text
+from batchflow.cli.batch_reports import (
+    end_message,
+    first_failures,
+    is_success,
+    print_statistics,
+    print_summary,
+    resuming_text,
+)
+from batchflow.cli.failures import print_failed_dry_run
 from batchflow.cli.ids_file import read_ids
 from batchflow.cli.inputs import read_params
 from batchflow.cli.options import (
@@ -38,7 +44,7 @@ from batchflow.cli.options import (
     url_option,
 )
 from batchflow.cli.output import LogWriter, Output, program_name
-from batchflow.cli.process import SignalHandler, cancel_and_wait, print_error
+from batchflow.cli.process import SignalHandler, cancel_and_wait
 from batchflow.cli.progress import ProgressDisplay, make_display, watch_batch
 from batchflow.cli.target import choose_workflow, load_flow, location_text
 from batchflow.core.batch import Batch
@@ -49,9 +55,7 @@ from batchflow.core.ports import Client
 from batchflow.core.store import Store
 from batchflow.errors import BatchflowError, InputError, StoreUnavailable
 from batchflow.http.schemas.batches import BatchReport
-from batchflow.logs import escape_controls
 from batchflow.serve.app_url import user_headers
-from batchflow.serve.failure import describe_error, error_report, own_traceback
 from batchflow.settings import Settings
 
 _MAX_OPEN_BATCHES = 50
@@ -236,7 +240,8 @@ class RunBatch:
             except BatchflowError:
                 raise
             except Exception as error:
-                return _report_failed_hook(error)
+                print_failed_dry_run(error)
+                return 1
         if self.as_json:
             Output().print_json(statistics.model_dump(mode="json", by_alias=True))
         else:
@@ -324,7 +329,7 @@ class _BatchRunner:
     async def _report_end(self, handle: BatchHandle[Any]) -> int:
         summary = await handle.wait()
         failures = await first_failures(handle) if summary.counts.failed else ()
-        sentence = _end_message(summary, self._workflow.definition.wire)
+        sentence = end_message(summary, self._workflow.definition.wire)
         if self._command.as_json:
             self._output.print_json(BatchReport.of(summary, sentence).document() | self._origin)
         else:
@@ -386,31 +391,3 @@ async def _wait_for_failure_calls(store: Store, batch: str) -> None:
 
 def _is_to_be_called(letter: DeadLetter) -> bool:
     return letter.failure is not None and letter.failure.state == "in_progress"
-
-
-def _report_failed_hook(error: Exception) -> int:
-    """Print an error of the user's code with the lines of this code alone; any other error is raised again."""
-    report = error_report(error)
-    if not (lines := own_traceback(report)):
-        raise error
-    print_error(f"the dry run failed: {describe_error(error)}")
-    for line in lines.splitlines():
-        print(escape_controls(line), file=sys.stderr)
-    return 1
-
-
-def _end_message(summary: BatchSummary, wire: WireKeys) -> str:
-    """A sentence about the end of a batch: for a batch without items, the reason for that."""
-    sentence = _items_message(summary, wire)
-    return sentence if summary.completion_error is None else f"{sentence}, but on_complete failed"
-
-
-def _items_message(summary: BatchSummary, wire: WireKeys) -> str:
-    counts = summary.counts
-    if summary.state != "completed":
-        return f"The batch {'was cancelled' if summary.state == 'cancelled' else summary.state}"
-    if not counts.started and not counts.eligible:
-        return "No eligible items found"
-    if not counts.started and counts.already_processed and not counts.in_flight:
-        return "All items already processed"
-    return f"Processed {wire.quantity(counts.succeeded)}" + (f", {counts.failed:,} failed" if counts.failed else "")

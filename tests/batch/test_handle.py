@@ -200,7 +200,11 @@ class Needy(WORKFLOW[User]):
     [
         ({"params": {"paid_only": True}}, "'welcome' takes Audience, not dict; pass Audience(…)"),
         ({"ids": []}, "'ids' cannot be []; name one or more, or leave it out to fetch them"),
-        ({"ids": "u1"}, "'ids' cannot be 'u1'; name one or more, or leave it out to fetch them"),
+        ({"ids": "u1"}, "'ids' cannot be 'u1'; write ['u1']"),
+        ({"ids": ""}, "'ids' cannot be ''; name one or more, or leave it out to fetch them"),
+        ({"params": "u1"}, "'welcome' takes Audience, not str; pass trigger(ids=['u1'])"),
+        ({"params": 7}, "'welcome' takes Audience, not int; pass trigger(ids=[7])"),
+        ({"params": ["u1", "u2"]}, "'welcome' takes Audience, not list; pass trigger(ids=[…])"),
         ({"ids": ["u1", ""]}, "'ids' holds '', and an id is a non-empty string, an int or a UUID"),
         ({"ids": [True]}, "'ids' holds True, and an id is a non-empty string, an int or a UUID"),
         ({"ids": ["1", 1]}, "'ids' names '1' twice; an item runs once per batch"),

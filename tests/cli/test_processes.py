@@ -148,6 +148,17 @@ def test_ctrl_c_ends_a_dry_run(command: CommandLine, processes: list["subprocess
     assert (answer.code, answer.out, answer.err) == (130, "", "")
 
 
+def test_a_reader_that_leaves_ends_the_command(command: CommandLine, processes: list["subprocess.Popen[str]"]) -> None:
+    """As in `batchflow batches --json | head`: it ends as a process ends by SIGPIPE, and prints no traceback."""
+    assert command("run", command.target).code == 0
+    processes.append(process := command.start("batches", "--json"))
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.wait(timeout=60) == 128 + signal.SIGPIPE
+    assert process.stderr is not None
+    assert process.stderr.read() == ""
+
+
 def test_a_worker_does_what_another_process_has_triggered(
     command: CommandLine, processes: list["subprocess.Popen[str]"]
 ) -> None:
