@@ -50,7 +50,9 @@ def print_failed_dry_run(error: Exception) -> None:
         raise error
     process.print_error(f"the dry run failed: {describe_error(error)}")
     for line in lines.splitlines():
-        print(escape_controls(line), file=sys.stderr)
+        # The sentence above has the message.
+        if line.startswith(" "):
+            print(escape_controls(line), file=sys.stderr)
 
 
 def _print_lines(output: Output, text: str, indent: str) -> None:

@@ -336,10 +336,8 @@ class _BatchRunner:
             url = url_option(self._flow.settings)
             print_summary(self._output, summary, sentence, failures, url=url)
             if self._is_one_ledger_for_other_params(summary):
-                self._print(
-                    "  The ledger does not distinguish parameters: name those that make other work in processed_per of "
-                    "the class, or add --force"
-                )
+                self._print("  The ledger does not distinguish parameters: name those that make other work")
+                self._print("  in processed_per of the class, or run all items again with --force")
         return 0 if is_success(summary) else 1
 
     def _is_one_ledger_for_other_params(self, summary: BatchSummary) -> bool:

@@ -128,6 +128,8 @@ def _import_failed(name: str, error: BaseException) -> ConfigurationError:
         frames = traceback.extract_tb(error.__traceback__)
         own = [it for it in frames if Path.cwd() in Path(it.filename).parents and "site-packages" not in it.filename]
         what += f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
+    if isinstance(error, RuntimeError) and "running event loop" in what:
+        what += "; put what starts the program below if __name__ == '__main__':"
     return ConfigurationError(f"importing '{name}' failed: {what}")
 
 

@@ -11,7 +11,7 @@ from batchflow.core.batch import Batch, Counts, Item, ItemState, NewBatch
 from batchflow.core.codec import DEFAULT_SIZE_LIMIT
 from batchflow.core.dead_letters import ALL_DEAD_LETTERS, DeadLetter, DeadLetterGroup, DeadLetterQuery
 from batchflow.core.expected_data import ExpectedData
-from batchflow.core.flow import FlowStatus
+from batchflow.core.flow import FlowHolder, FlowStatus
 from batchflow.core.ids import complete_id, item_run_id
 from batchflow.core.message import Claim, Message, UnservedWork, WorkerStatus
 from batchflow.core.ports import LogNames, Threads
@@ -120,6 +120,9 @@ class Model:
 
     async def flows(self, keys: Sequence[str] | None = None) -> Sequence[FlowStatus]:
         return self.limits
+
+    async def flow_holders(self, key: str, limit: int = 100) -> Sequence[FlowHolder]:
+        return ()
 
     async def batches(
         self,

@@ -314,7 +314,7 @@ def test_a_dry_run_shows_the_lines_of_the_users_code_that_failed(command: Comman
 
 def test_run_says_that_the_ledger_does_not_distinguish_parameters(command: CommandLine) -> None:
     """Where parameters are given and nothing is left to do."""
-    said = "The ledger does not distinguish parameters: name those that make other work in processed_per"
+    said = "The ledger does not distinguish parameters: name those that make other work\n  in processed_per"
     assert said not in command("run", command.target, "-p", "days=2").out
     assert said in command("run", command.target, "-p", "days=3").out
     assert said not in command("run", command.target).out

@@ -53,6 +53,10 @@ BROKEN = {
     "a = 1\nb = a / 0\n": "ZeroDivisionError: division by zero ({name}.py, line 2)",
     "import nothing_of_this_name\n": "ModuleNotFoundError: No module named 'nothing_of_this_name' ({name}.py, line 1)",
     "raise SystemExit\n": "SystemExit ({name}.py, line 1)",
+    "import asyncio\n\nasyncio.run(None)\n": (
+        "RuntimeError: asyncio.run() cannot be called from a running event loop ({name}.py, line 3); put what starts "
+        "the program below if __name__ == '__main__':"
+    ),
 }
 
 
