@@ -12,6 +12,7 @@ from batchflow.core.message import Claim
 from batchflow.core.ports import Runtime
 from batchflow.core.run import Run
 from batchflow.core.settlement import Settlement, done
+from batchflow.engine.caller import HttpCaller
 from batchflow.serve.runs import RunHandle
 from batchflow.testing import FixedEntropy, ManualClock, drive
 from tests.stores.kinds import Kind, left, made
@@ -24,10 +25,11 @@ class Nothing(BaseModel):
     """The payload of a run that needs none."""
 
 
-class Answering:
+class Answering(HttpCaller):
     """Makes calls: `answer` says what comes back."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.requests: list[CallRequest] = []
         self.answer: Callable[[CallRequest], CallResult] = lambda request: CallResult(status=200)
 
