@@ -65,6 +65,7 @@ from batchflow.serve.functions import (
     serve_function,
     serve_retry_policy,
 )
+from batchflow.serve.limits import LimitAdmin
 from batchflow.serve.runs import RunHandle, RunPage, validate_label_filter
 from batchflow.serve.trigger import TriggerOptions
 from batchflow.serve.validation import (
@@ -176,6 +177,8 @@ class Batchflow:
         self.engine.failure_urls.signing_key = self.settings.qstash_current_signing_key
         self.schedules = ScheduleAdmin(self.engine)
         """The schedules of workflows and functions: to make, list, pause, fire and delete them."""
+        self.limits = LimitAdmin(self.engine)
+        """The limits of flow keys: to list, show, pin, pause and reset them."""
         self.engine.report_progress = ProgressLog(self.engine, self._workflows).write
         end_log = BatchEndLog(self.engine)
         self.engine.observers.add(end_log)

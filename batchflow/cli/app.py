@@ -7,7 +7,7 @@ from typing import Annotated, Protocol, runtime_checkable
 
 import typer
 
-from batchflow.cli import batch_operations, dlq, ledger, runs, schedules
+from batchflow.cli import batch_operations, dlq, flow_keys, ledger, runs, schedules
 from batchflow.cli.check import CheckFunctions
 from batchflow.cli.events import ListWaiters, NotifyRuns
 from batchflow.cli.groups import ID_PREFIXES, CommandGroup
@@ -65,6 +65,7 @@ GROUPS = {
     "runs": runs.group,
     "dlq": dlq.group,
     "schedules": schedules.group,
+    "flow": flow_keys.group,
     "ledger": ledger.group,
 }
 for name, group in GROUPS.items():

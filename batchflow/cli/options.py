@@ -43,9 +43,12 @@ RUN_OPTIONS = _TRIGGER_OPTIONS | {"payload", "run_id", "wait"}
 """The options of a run, as `ServedFunction.trigger` names them, and those of the command alone."""
 
 
+_FLAGS = {"headers": "--header", "duration": "--for"}
+
+
 def option_flag(name: str) -> str:
     """An option as the command line spells it: `--not-before` for `not_before` and `notBefore`."""
-    return "--header" if name == "headers" else "--" + to_snake(name).replace("_", "-")
+    return _FLAGS.get(name) or "--" + to_snake(name).replace("_", "-")
 
 
 @contextmanager

@@ -220,40 +220,6 @@ class Journaling(Protocol):
         ...
 
 
-class AdminCommands(Protocol):
-    """The commands of an operator for dead letters."""
-
-    async def redrive(
-        self, id: str, *, restart: bool = False, retry: RetryPolicy | None = None, flow: FlowControl | None = None
-    ) -> bool:
-        """Make a dead letter a waiting message again, due at once, with failures and losses reset.
-
-        Its journal stays except for pending steps and the latest one that failed, which run again; with `restart` all
-        of it goes, with all that it has waited for, its webhooks too. `retry` and `flow` take the place of the
-        message's own. Its item is open again; a batch that had ended resumes as `sealed`, and completes again, with
-        another completion message; that of a completion stays ended. Attempts, their log and error groups stay.
-        Children and calls of the steps that go: one that has not ended continues, and the step will wait for it. A dead
-        one is redriven too, so that the step waits for that; with `restart` it is dropped, as is one that ended
-        otherwise, and the step starts it anew. The outcome of one that ended while its step was pending arrives when
-        the step asks for it again (`publish`, `open_batch`).
-        False if it is not a dead letter, its batch is being cancelled or was removed, or the held messages of its batch
-        are gone.
-        """
-        ...
-
-    async def call_failure_again(self, id: str) -> bool:
-        """Publish another failure message of a dead letter, whose `failure` is then `in_progress` again.
-
-        False if it is not a dead letter, has no `on_failure` (an item: its batch), or its failure message has not ended
-        yet.
-        """
-        ...
-
-    async def delete_dead_letter(self, id: str) -> bool:
-        """Remove a dead letter with its journal; its item stays failed. False if it is not a dead letter."""
-        ...
-
-
 class FlowKeys(Protocol):
     """The limits of flow keys: those of the code, of messages, and of an operator."""
 
@@ -287,6 +253,40 @@ class FlowKeys(Protocol):
 
     async def reset(self, key: str) -> None:
         """Remove overrides of a key, its pause and its parking, and forget its latest starts."""
+        ...
+
+
+class AdminCommands(FlowKeys, Protocol):
+    """The commands of an operator, for flow keys and for dead letters."""
+
+    async def redrive(
+        self, id: str, *, restart: bool = False, retry: RetryPolicy | None = None, flow: FlowControl | None = None
+    ) -> bool:
+        """Make a dead letter a waiting message again, due at once, with failures and losses reset.
+
+        Its journal stays except for pending steps and the latest one that failed, which run again; with `restart` all
+        of it goes, with all that it has waited for, its webhooks too. `retry` and `flow` take the place of the
+        message's own. Its item is open again; a batch that had ended resumes as `sealed`, and completes again, with
+        another completion message; that of a completion stays ended. Attempts, their log and error groups stay.
+        Children and calls of the steps that go: one that has not ended continues, and the step will wait for it. A dead
+        one is redriven too, so that the step waits for that; with `restart` it is dropped, as is one that ended
+        otherwise, and the step starts it anew. The outcome of one that ended while its step was pending arrives when
+        the step asks for it again (`publish`, `open_batch`).
+        False if it is not a dead letter, its batch is being cancelled or was removed, or the held messages of its batch
+        are gone.
+        """
+        ...
+
+    async def call_failure_again(self, id: str) -> bool:
+        """Publish another failure message of a dead letter, whose `failure` is then `in_progress` again.
+
+        False if it is not a dead letter, has no `on_failure` (an item: its batch), or its failure message has not ended
+        yet.
+        """
+        ...
+
+    async def delete_dead_letter(self, id: str) -> bool:
+        """Remove a dead letter with its journal; its item stays failed. False if it is not a dead letter."""
         ...
 
 
@@ -531,9 +531,7 @@ class Housekeeping(Protocol):
         ...
 
 
-class Store(
-    Commands, Delivery, Journaling, AdminCommands, FlowKeys, Schedules, Reads, Ledger, Ledgers, Housekeeping, Protocol
-):
+class Store(Commands, Delivery, Journaling, AdminCommands, Schedules, Reads, Ledger, Ledgers, Housekeeping, Protocol):
     """Durable state: messages, journals, batches, the ledger, flow keys, schedules."""
 
     @property

@@ -14,6 +14,7 @@ from batchflow.http.batches import BatchEndpoints
 from batchflow.http.dead_letters import DeadLetterEndpoints
 from batchflow.http.errors import ErrorHandlingRoute, check_query_params
 from batchflow.http.events import EventEndpoints, WebhookEndpoint
+from batchflow.http.flow_keys import FlowKeyEndpoints
 from batchflow.http.health import HealthEndpoints
 from batchflow.http.openapi import error_responses
 from batchflow.http.runs import RunEndpoints, WorkerEndpoints
@@ -52,6 +53,7 @@ class Routers:
         RunEndpoints(client, self._functions, max_body=limits.max_body).add_routes(self.admin)
         DeadLetterEndpoints(client, max_body=limits.max_body).add_routes(self.admin)
         EventEndpoints(client, max_body=limits.max_body).add_routes(self.admin)
+        FlowKeyEndpoints(client, max_body=limits.max_body).add_routes(self.admin)
         WorkerEndpoints(client).add_routes(self.admin)
         ScheduleEndpoints(client, schedules, max_body=limits.max_body).add_routes(self.admin)
         WebhookEndpoint(client, max_body=limits.max_body).add_routes(self.webhooks)

@@ -42,6 +42,13 @@ MISSPELT = [
     ("POST", "/dlq/restart", "label", NONE_TAKEN),
     ("POST", "/dlq/callback", "label", NONE_TAKEN),
     ("POST", "/dlq/delete", "label", NONE_TAKEN),
+    ("GET", "/flow", "limt", "did you mean 'limit'?"),
+    ("GET", "/flow/x", "holders", NONE_TAKEN),
+    ("POST", "/flow/x/pin", "rate", NONE_TAKEN),
+    ("POST", "/flow/x/unpin", "rate", NONE_TAKEN),
+    ("POST", "/flow/x/pause", "for", NONE_TAKEN),
+    ("POST", "/flow/x/resume", "for", NONE_TAKEN),
+    ("POST", "/flow/x/reset", "rate", NONE_TAKEN),
     ("GET", "/workers", "state", NONE_TAKEN),
     ("GET", "/schedules", "limt", "did you mean 'limit'?"),
     ("POST", "/schedules", "cron", NONE_TAKEN),
@@ -78,7 +85,8 @@ async def test_every_route_but_webhooks_is_among_those(idle: Batchflow) -> None:
     own = [path for path in app.openapi()["paths"] if path.split("/")[1] not in ("limited", "greet", "nightly")]
     functions = {"/approvals", "/hooked", "/signup"}
     tried = {
-        path.replace("/x:C", "/{id}")
+        path.replace("/flow/x", "/flow/{key}")
+        .replace("/x:C", "/{id}")
         .replace("/x", "/{id}")
         .replace("/0", "/{number}")
         .replace("/items/welcome", "/items/{workflow}")

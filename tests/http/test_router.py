@@ -110,8 +110,8 @@ async def test_the_document_shows_every_body_and_answer(flow: Batchflow) -> None
     text = str(document)
     assert "$defs" not in text
     paths = document["paths"]
-    # Batches, runs, dead letters, events, webhooks, workers, schedules, health; workflows; functions.
-    assert len(paths) == 2 * (14 + 5 + 7 + 2 + 1 + 1 + 5 + 2 + 9 + 5)
+    # Batches, runs, dead letters, events, webhooks, workers, schedules, flow keys, health; workflows; functions.
+    assert len(paths) == 2 * (14 + 5 + 7 + 2 + 1 + 1 + 5 + 7 + 2 + 9 + 5)
 
     def body(path: str) -> tuple[bool, dict[str, Any]]:
         found = paths[path]["post"]["requestBody"]
