@@ -124,8 +124,9 @@ class CancelBatches:
         """Cancel the batches; 1 if all had ended before."""
         which = _selection(self)
         async with open_engine(self.url) as engine:
-            if not which.ids:
-                confirm(await _cancel_question(engine, which), yes=self.yes)
+            await _require_known(engine, which)
+            if not which.ids and (question := await _cancel_question(engine, which)):
+                confirm(question, yes=self.yes)
             # Otherwise the items that a dead worker holds would keep a batch in `cancelling`.
             await engine.store.expire()
             changed, found = await _change(engine, which, cancel_batches)
@@ -162,18 +163,34 @@ async def _change(
     """Act on batches; returns how many have changed, and those that were named by id as they are then.
 
     Raises:
-        NotFoundError: an id is not known, or the store has no batch of that workflow; nothing has changed.
+        NotFoundError: as `_require_known`; nothing has changed.
     """
-    for id in which.ids:
-        await require_batch(engine, id)
-    if which.workflow is not None and not await engine.store.batches(workflow=which.workflow, limit=1):
-        raise NotFoundError(f"there is no batch of '{which.workflow}' here; 'batchflow batches' lists them")
+    await _require_known(engine, which)
     changed = await act(engine, which)
     return changed, [await require_batch(engine, id) for id in which.ids]
 
 
+async def _require_known(engine: Engine, which: BatchSelection) -> None:
+    """Check the names of a selection.
+
+    Raises:
+        NotFoundError: an id is not known, or the store has no batch of that workflow, or with that label.
+    """
+    for id in which.ids:
+        await require_batch(engine, id)
+    if not which.ids and not await engine.store.batches(
+        workflow=which.workflow, label=which.label, limit=1, params=False
+    ):
+        of = f" of '{which.workflow}'" if which.workflow is not None else ""
+        label = f" with the label '{which.label}'" if which.label is not None else ""
+        raise NotFoundError(f"there is no batch{of}{label} here; 'batchflow batches' lists them")
+
+
 async def _cancel_question(engine: Engine, which: BatchSelection) -> str:
+    """The question before a cancel; "" if no batch is open."""
     found = await engine.store.batches(workflow=which.workflow, label=which.label, open_only=True, limit=_COUNTED + 1)
+    if not found:
+        return ""
     many = f"more than {_COUNTED:,} batches" if len(found) > _COUNTED else quantity(len(found), "batch", "batches")
     left = sum(batch.counts.open for batch in found[:_COUNTED])
     return f"Cancel {many} with {quantity(left, 'open item')}"

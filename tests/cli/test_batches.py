@@ -245,11 +245,13 @@ def test_batches_of_a_label_or_workflow_are_changed_together(command: CommandLin
     asyncio.run(open_a_batch())
     assert command("batches", "pause", "--label", "waiting").out == "Paused 1 batch\n"
     assert command("batches", "resume", "--workflow", "greet", "--json").document["resumed"] == 1
-    assert command("batches", "pause", "--label", "nobody").code == 1
+    assert command("batches", "pause", "--label", "nobody").is_usage_error("no batch with the label 'nobody' here")
     assert command("batches", "cancel", "--workflow", "greet").is_usage_error("add --yes (Cancel 1 batch with 0 open")
     answer = command("batches", "cancel", "--workflow", "greet", "--yes")
     assert (answer.code, answer.out) == (0, "Cancelled 1 batch\n")
-    answer = command("batches", "cancel", "--workflow", "greeting", "-y")
+    answer = command("batches", "cancel", "--workflow", "greet")
+    assert (answer.code, answer.out) == (1, "Cancelled 0 batches\n")
+    answer = command("batches", "cancel", "--workflow", "greeting")
     assert answer.is_usage_error("there is no batch of 'greeting'")
 
 
