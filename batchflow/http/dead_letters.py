@@ -10,7 +10,7 @@ from pydantic_core import to_json
 from batchflow.core.ports import Client
 from batchflow.errors import ConfigurationError, InputError
 from batchflow.http.bodies import invalid_field, read_object
-from batchflow.http.errors import json_response, not_found, rename_options
+from batchflow.http.errors import ErrorHandlingRoute, json_response, not_found, rename_options
 from batchflow.http.openapi import BODY_ERRORS, error_responses, request_body
 from batchflow.http.schemas.dead_letters import (
     DeadLetterDetail,
@@ -29,6 +29,12 @@ from batchflow.serve.dead_letters import (
 )
 
 _NAMES = {"run_id": "workflowRunId", "item": "itemId", "status": "responseStatus", "ids": "dlqIds"}
+
+
+class _DeadLetterRoute(ErrorHandlingRoute):
+    """The route of one dead letter."""
+
+    other_routes = tuple(f"/dlq/{command}" for command in ("groups", "resume", "restart", "callback", "delete"))
 
 
 class DeadLetterEndpoints:
@@ -56,8 +62,9 @@ class DeadLetterEndpoints:
 
         add("GET", "", self.list, DeadLetterList, "The latest dead letters, newest first")
         add("GET", "/groups", self.groups, DeadLetterGroupList, "Dead letters by their error, the largest group first")
-        add("GET", "/{id}", self.get, DeadLetterDetail, "A dead letter with its request, attempts and steps")
-        add("DELETE", "/{id}", self.delete_one, DeadLetterResponse, "Delete a dead letter")
+        one: dict[str, Any] = {"route_class_override": _DeadLetterRoute}
+        add("GET", "/{id}", self.get, DeadLetterDetail, "A dead letter with its request, attempts and steps", **one)
+        add("DELETE", "/{id}", self.delete_one, DeadLetterResponse, "Delete a dead letter", **one)
 
         def add_command(path: str, endpoint: Any, body: type[BaseModel], summary: str) -> None:
             add(
