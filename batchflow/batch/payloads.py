@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any, Generic, TypeAlias, TypeVar, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, ValidationError, create_model
@@ -267,14 +267,17 @@ def _parse_delay(value: str | int | None) -> Duration | None:
     return value
 
 
-def _parse_not_before(value: str | int | None) -> int | None:
+def _parse_not_before(value: str | int | None) -> datetime | None:
     """Parse the JSON form of a time: ISO 8601 with its offset, or ms since the epoch."""
     try:
         parsed = datetime.fromisoformat(value) if isinstance(value, str) else value
         if isinstance(parsed, datetime) and parsed.tzinfo is None:
             raise ValueError
         # A smaller number must be seconds, since it would be a time long past.
-        return None if parsed is None else parse_timestamp(parsed, option="notBefore", now=MIN_TIMESTAMP_MS)
+        if parsed is None:
+            return None
+        ms = parse_timestamp(parsed, option="notBefore", now=MIN_TIMESTAMP_MS)
+        return datetime.fromtimestamp(ms / 1000, UTC)
     except ConfigurationError as error:
         raise InputError(str(error), field="notBefore") from error
     except ValueError:

@@ -3,7 +3,7 @@
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import AwareDatetime, BaseModel, ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic.alias_generators import to_camel
 from pydantic_core import to_json
 
@@ -11,7 +11,7 @@ from batchflow.core.ports import Client
 from batchflow.errors import ConfigurationError, InputError
 from batchflow.http.bodies import invalid_field, read_object
 from batchflow.http.errors import ErrorHandlingRoute, json_response, not_found, rename_options
-from batchflow.http.openapi import BODY_ERRORS, error_responses, request_body
+from batchflow.http.openapi import BODY_ERRORS, QueryForm, TimeParam, error_responses, request_body
 from batchflow.http.schemas.dead_letters import (
     DeadLetterDetail,
     DeadLetterGroupList,
@@ -27,6 +27,7 @@ from batchflow.serve.dead_letters import (
     DeadLetters,
     select,
 )
+from batchflow.serve.runs import CURSOR_PATTERN
 
 _NAMES = {"run_id": "workflowRunId", "item": "itemId", "status": "responseStatus", "ids": "dlqIds"}
 
@@ -88,9 +89,9 @@ class DeadLetterEndpoints:
         label: str | None = None,
         response_status: Annotated[int | None, Query(alias="responseStatus", ge=100, le=999)] = None,
         group: str | None = None,
-        from_date: Annotated[AwareDatetime | None, Query(alias="fromDate")] = None,
-        to_date: Annotated[AwareDatetime | None, Query(alias="toDate")] = None,
-        cursor: Annotated[str | None, Query(max_length=300)] = None,
+        from_date: Annotated[TimeParam, Query(alias="fromDate")] = None,
+        to_date: Annotated[TimeParam, Query(alias="toDate")] = None,
+        cursor: Annotated[str | None, QueryForm(pattern=CURSOR_PATTERN), Query(max_length=300)] = None,
         limit: Annotated[int, Query(ge=1, le=MAX_PAGE_SIZE)] = 50,
     ) -> Response:
         """All parts of the filter have to match. The next page is read with `nextCursor` as `cursor`."""
@@ -116,8 +117,8 @@ class DeadLetterEndpoints:
         batch_id: Annotated[str | None, Query(alias="batchId")] = None,
         label: str | None = None,
         response_status: Annotated[int | None, Query(alias="responseStatus", ge=100, le=999)] = None,
-        from_date: Annotated[AwareDatetime | None, Query(alias="fromDate")] = None,
-        to_date: Annotated[AwareDatetime | None, Query(alias="toDate")] = None,
+        from_date: Annotated[TimeParam, Query(alias="fromDate")] = None,
+        to_date: Annotated[TimeParam, Query(alias="toDate")] = None,
         limit: Annotated[int, Query(ge=1, le=MAX_PAGE_SIZE)] = 100,
     ) -> Response:
         """A group has the dead letters of one bug: the same type of error, raised on the same way through your code."""

@@ -1,9 +1,10 @@
 """The parts of the OpenAPI document that FastAPI cannot derive: bodies that are read by hand, error responses."""
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar, cast
 
-from pydantic import BaseModel, GetJsonSchemaHandler, TypeAdapter
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, GetJsonSchemaHandler, TypeAdapter
 from pydantic.errors import PydanticInvalidForJsonSchema
 from pydantic_core import CoreSchema
 
@@ -27,6 +28,19 @@ class QueryForm:
         others = [it for it in found.get("anyOf", ()) if it != {"type": "null"}]
         return {**(others[0] if len(others) == 1 else found), **self._form}
 
+
+_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?([Zz]|[+-][0-9]{2}:[0-9]{2})")
+
+
+def _check_time(value: object) -> object:
+    # pydantic takes a bare number as seconds, so that the year 2030 would be a time of 1970.
+    if isinstance(value, str) and not _TIME.fullmatch(value):
+        raise ValueError("write a time with its offset, such as 2030-01-01T00:00:00Z")
+    return value
+
+
+TimeParam: TypeAlias = Annotated[AwareDatetime | None, BeforeValidator(_check_time), QueryForm()]
+"""A time of a query, in the form of RFC 3339, that may be left out."""
 
 QueryParam: TypeAlias = Annotated[T | None, QueryForm()]
 """A parameter of a query that may be left out."""

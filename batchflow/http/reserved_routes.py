@@ -9,6 +9,7 @@ RESERVED_POSTS = (
     *("/batches/pause", "/batches/resume", "/batches/cancel"),
     *("/dlq/resume", "/dlq/restart", "/dlq/callback", "/dlq/delete"),
     *("/schedules", "/schedules/{id}/pause", "/schedules/{id}/resume", "/schedules/{id}/trigger"),
+    *(f"/flow/{{key}}/{command}" for command in ("pin", "unpin", "pause", "resume", "reset")),
     *("/runs/{id}/cancel", "/runs/cancel", "/events/{id:path}", "/webhooks/{token}"),
 )
 """Those that take a POST, as functions and workflows do."""

@@ -15,6 +15,7 @@ from batchflow.core.retry import RetryPolicy
 from batchflow.core.suggestions import check_options
 from batchflow.errors import InputError, NotFoundError
 from batchflow.serve.delivery_scope import check_may_wait
+from batchflow.serve.runs import read_cursor
 from batchflow.serve.validation import format_value, is_valid_text, require_key, validate_text
 
 MAX_PAGE_SIZE = 1_000
@@ -26,7 +27,6 @@ MAX_CANARY = 100
 _SLICE = 200
 # The dead letters that one transaction changes: others wait only a moment.
 _KEPT_IDS = 1_000
-_MAX_CURSOR_DIGITS = 15
 _MAX_RETRIES = 1_000
 
 
@@ -279,7 +279,7 @@ class DeadLetters:
                 yield ids
 
     async def _page(self, query: DeadLetterQuery, cursor: str | None, limit: int) -> DeadLetterPage:
-        before = None if cursor is None else _read_cursor(cursor)
+        before = None if cursor is None else read_cursor(cursor)
         found = await self._client.store.dead_letters(query, limit + 1, before)
         last = found[limit - 1] if len(found) > limit else None
         return DeadLetterPage(letters=found[:limit], next_cursor=last and f"{last.died_at}.{last.id}")
@@ -388,10 +388,3 @@ def _check_limit(limit: object) -> None:
 def _check_canary(canary: object) -> None:
     if isinstance(canary, bool) or not isinstance(canary, int) or not 1 <= canary <= MAX_CANARY:
         raise InputError(option="canary", got=format_value(canary), want=f"write a number from 1 to {MAX_CANARY}")
-
-
-def _read_cursor(cursor: str) -> tuple[int, str]:
-    at, _, id = cursor.partition(".") if is_valid_text(cursor) else ("", "", "")
-    if not at.isascii() or not at.isdecimal() or len(at) > _MAX_CURSOR_DIGITS or not id:
-        raise InputError(option="cursor", got=format_value(cursor), want="write the nextCursor of the page before")
-    return int(at), id

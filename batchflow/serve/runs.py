@@ -217,13 +217,18 @@ async def list_runs(
         raise InputError(option="limit", got=format_value(limit), want=f"write a number from 1 to {MAX_PAGE_SIZE:,}")
     if state is not None and state not in RUN_STATES:
         raise InputError(option="state", got=format_value(state), want=f"write one of {', '.join(RUN_STATES)}")
-    query = RunQuery(state, destination, validate_label_filter(label), None if cursor is None else _read_cursor(cursor))
+    query = RunQuery(state, destination, validate_label_filter(label), None if cursor is None else read_cursor(cursor))
     runs = await client.store.runs(query, limit + 1)
     last = runs[limit - 1] if len(runs) > limit else None
     return RunPage(runs=runs[:limit], next_cursor=last and f"{last.created_at}.{last.id}")
 
 
-def _read_cursor(cursor: str) -> tuple[int, str]:
+def read_cursor(cursor: str) -> tuple[int, str]:
+    """Return the time and the id of a cursor.
+
+    Raises:
+        InputError: it is not one.
+    """
     if not is_valid_text(cursor) or not re.match(CURSOR_PATTERN, cursor):
         raise InputError(option="cursor", got=format_value(cursor), want="write the nextCursor of the page before")
     at, _, id = cursor.partition(".")

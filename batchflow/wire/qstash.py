@@ -1,6 +1,7 @@
 """The `Upstash-*` headers of a request, as QStash defines them."""
 
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from batchflow.core.duration import Duration, to_ms
@@ -85,12 +86,13 @@ class UpstashHeaders:
         delay = None if text is None else _read_duration(text, DELAY, DELAY)
         return delay if self.get(NOT_BEFORE) is None else None
 
-    def not_before(self) -> int | None:
-        """The earliest time of the start, in ms."""
+    def not_before(self) -> datetime | None:
+        """The earliest time of the start."""
         text = self.get(NOT_BEFORE)
         if text is None:
             return None
-        return 1000 * _read_number(text, NOT_BEFORE, NOT_BEFORE, "a time in unix seconds", most=_LATEST_S)
+        seconds = _read_number(text, NOT_BEFORE, NOT_BEFORE, "a time in unix seconds", most=_LATEST_S)
+        return datetime.fromtimestamp(seconds, UTC)
 
     def retry(self, default: RetryPolicy) -> RetryPolicy | None:
         """The retry policy; `default` has the parts that the headers leave open. None without such headers."""

@@ -125,3 +125,11 @@ async def test_an_option_of_a_batch_that_does_not_fit_is_refused(
     response = await idle_http.post(route, json=BODIES[route] | body, headers=headers)
     assert_error(response, (422, phrase, field))
     assert (await idle_http.get("/batches")).json()["batches"] == []
+
+
+async def test_a_start_time_long_ago_is_now(idle_http: AsyncClient) -> None:
+    """The header is in seconds: a small number is a time that has passed, and no mistake."""
+    answer = await idle_http.post("/welcome/process-users", json={}, headers={"Upstash-Not-Before": "8432"})
+    assert answer.status_code == 202
+    answer = await idle_http.post("/welcome/process-users", json={"notBefore": "1970-01-01T00:00:00Z"})
+    assert answer.status_code == 202

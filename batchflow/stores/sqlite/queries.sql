@@ -1213,7 +1213,7 @@ FROM (
         SELECT id, queued_at FROM schedule WHERE queued_at IS NOT NULL AND paused = 0
             AND NOT EXISTS (SELECT 1 FROM batch WHERE open_dedup = 'schedule:' || schedule.id AND ended_at IS NULL)
             AND NOT EXISTS (SELECT 1 FROM message WHERE open_dedup = 'schedule:' || schedule.id AND stage < 3)
-    ) found JOIN schedule s ON s.id = found.id
+    ) found CROSS JOIN schedule s ON s.id = found.id
     WHERE s.destination IN (SELECT value FROM json_each(:served))
     GROUP BY s.id ORDER BY min(found.at), s.id LIMIT :limit);
 
