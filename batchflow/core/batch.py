@@ -26,7 +26,8 @@ class NewBatch:
     are those of a message: the end of the completion message resumes the parent. Each item gets the `headers`.
     `on_failure` is the destination that gets a message for each item whose attempts are used up. With `force`, or with
     ids `named` by the trigger, items start although the ledger holds them. The batch is not opened while another one
-    with the same `open_dedup` has not ended.
+    with the same `open_dedup` has not ended. `retry_of` is the batch whose items it runs again, or of whose source it
+    runs what is missing there; it is never a retry itself.
     """
 
     id: str
@@ -47,6 +48,7 @@ class NewBatch:
     on_failure: str | None = None
     named: bool = False
     open_dedup: str | None = None
+    retry_of: str | None = None
 
 
 class Counts(NamedTuple):
@@ -85,6 +87,17 @@ class Counts(NamedTuple):
         """Items that were not started, for any reason."""
         return self.already_processed + self.in_flight + self.duplicates
 
+
+class Replaced(NamedTuple):
+    """The earlier runs of items that a retry has started again, by the state in which they had ended."""
+
+    succeeded: int = 0
+    failed: int = 0
+    cancelled: int = 0
+
+
+NOTHING_REPLACED = Replaced()
+"""Of a batch that is not a retry."""
 
 MAX_ERROR_GROUPS = 20
 """The number of error groups that a batch keeps; the last of them is `OTHER_ERRORS`, for the failures of all others."""
@@ -139,7 +152,11 @@ class Batch:
     `total` is the number of items to process, if it was counted beforehand; `working` counts the messages of its
     layers (entry, pages, chunks, completion) that have not ended; `worked_ms` is the time that its ended items took,
     added up. `flow_key` is that of its items. `error` is the reason of a walk that failed, `completion_error` that of a
-    completion that failed for good. `errors` are its failures in groups, those with the most attempts first.
+    completion that failed for good. `errors` are its failures in groups, those with the most attempts first. `named` is
+    True if its trigger named its ids.
+
+    Of a retry, `retry_of` is the batch that it retries, `replaced` counts the earlier runs of its items, and
+    `recovered` those of its items that had failed or been cancelled before, and have succeeded in it.
     """
 
     id: str
@@ -163,6 +180,10 @@ class Batch:
     created_at: int = 0
     started_at: int | None = None
     ended_at: int | None = None
+    named: bool = False
+    retry_of: str | None = None
+    replaced: Replaced = NOTHING_REPLACED
+    recovered: int = 0
 
     @property
     def items_ended(self) -> bool:

@@ -39,6 +39,11 @@ class StartItems(NamedTuple):
     filtered, and that the filter returned all the same: they are started too. `data` are the items as `fetch` returned
     them, as JSON texts in order; empty if it returned only ids. `already_processed` is the number of further ids that
     were skipped because a ledger beside the store holds them.
+
+    In a retry, `again` are the numbers of these items in the batch that it retries, in order, -1 for one that it has
+    not started; empty if it has started none of them. Not started either is an item whose latest run, in that batch or
+    in one of its retries, is open (in flight) or has succeeded (processed; a forced retry starts it); and no retry
+    starts what another batch is processing.
     """
 
     batch: str
@@ -47,6 +52,7 @@ class StartItems(NamedTuple):
     marked: tuple[str, ...] = ()
     data: tuple[str | None, ...] = ()
     already_processed: int = 0
+    again: tuple[int, ...] = ()
 
 
 class FinishWalk(NamedTuple):

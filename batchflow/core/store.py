@@ -7,7 +7,7 @@ then has the same result as if it had not been called before.
 `Store` is the whole protocol; code that needs a part asks for that part, and a ledger beside a store is a `Ledger`.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Literal, Protocol, TypeAlias
 
@@ -272,8 +272,8 @@ class AdminCommands(FlowKeys, Protocol):
         one is redriven too, so that the step waits for that; with `restart` it is dropped, as is one that ended
         otherwise, and the step starts it anew. The outcome of one that ended while its step was pending arrives when
         the step asks for it again (`publish`, `open_batch`).
-        False if it is not a dead letter, its batch is being cancelled or was removed, or the held messages of its batch
-        are gone.
+        False if it is not a dead letter, its batch is being cancelled or was removed, the held messages of its batch
+        are gone, or a retry of its batch has started its item again.
         """
         ...
 
@@ -403,6 +403,29 @@ class BatchReads(Protocol):
         """The item of a batch with this id.
 
         A store without an index of them reads the items of the batch, a slice at a time.
+        """
+        ...
+
+    async def items_with_ids(self, batch: str, ids: Sequence[str]) -> Sequence[Item]:
+        """The items of a batch with these ids, without results, in any order.
+
+        A store without an index of them reads the items of the batch, a slice at a time.
+        """
+        ...
+
+    async def retries(self, batch: str) -> Sequence[Batch]:
+        """The retries of a batch, those that were opened first before the others, without parameters and headers."""
+        ...
+
+    async def retried_items(self, batch: str, ids: Sequence[str]) -> Mapping[str, tuple[str, Item]]:
+        """By id, those of the items that a retry of the batch has started: each in the latest one, with its id."""
+        ...
+
+    async def missing_items(self, batch: str, ids: Sequence[str]) -> frozenset[str]:
+        """Those of `ids` that neither the batch which this one retries, nor any of its retries, has started.
+
+        `batch` is a retry that is open. A store without an index of ids makes one for it, a slice at a time, which goes
+        when it ends. Nothing if the batch that it retries was removed.
         """
         ...
 

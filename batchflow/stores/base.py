@@ -23,6 +23,7 @@ from batchflow.core.batch import (
     Failure,
     Item,
     NewBatch,
+    Replaced,
 )
 from batchflow.core.dead_letters import KEPT_ATTEMPTS, DeadLetter, FailureCall, LoggedAttempt, status_of
 from batchflow.core.flow import FlowControl, FlowStatus
@@ -492,8 +493,8 @@ DEAD_LETTER: Columns = (
 )  # fmt: skip
 BATCH: Columns = (
     "id", "name", "state", "pages", "chunks", "total", "working", "worked_ms", "params", "force", "label", "headers",
-    "paused", "flow_key", "error", "completion_error", "errors", "created_at", "started_at", "ended_at",
-    *Counts._fields,
+    "paused", "flow_key", "error", "completion_error", "errors", "created_at", "started_at", "ended_at", "named",
+    "retry_of", "replaced_succeeded", "replaced_failed", "replaced_cancelled", "recovered", *Counts._fields,
 )  # fmt: skip
 SCHEDULE: Columns = (
     "text", "version", "paused", "created_at", "next_at", "last_at", "last_id", "fires", "skips", "skipped_at",
@@ -618,6 +619,10 @@ def batch(row: Sequence[Any]) -> Batch:
         created_at=about["created_at"],
         started_at=about["started_at"],
         ended_at=about["ended_at"],
+        named=bool(about["named"]),
+        retry_of=about["retry_of"],
+        replaced=Replaced(*(about[f"replaced_{state}"] for state in Replaced._fields)),
+        recovered=about["recovered"],
     )
 
 

@@ -27,6 +27,7 @@ from tests.conformance.life import LifeCases
 from tests.conformance.publishing import PublishCases
 from tests.conformance.redriving import RedriveCases
 from tests.conformance.retention import RetentionCases
+from tests.conformance.retries import RetryCases
 from tests.conformance.runs import RunCases
 from tests.conformance.schedules import ScheduleCases
 from tests.conformance.settling import SettleCases
@@ -61,6 +62,7 @@ class StoreConformance(
     CancelCases,
     LedgerCases,
     RetentionCases,
+    RetryCases,
     ScheduleCases,
 ):
     """What a store keeps in one process. Say how it is made in `make_store`."""

@@ -32,6 +32,7 @@ from batchflow.core.batch import (
     ItemState,
     Mark,
     NewBatch,
+    Replaced,
 )
 from batchflow.core.dead_letters import (
     ALL_DEAD_LETTERS,
@@ -234,6 +235,9 @@ class BatchRow:
     data: dict[int, str] = field(default_factory=dict[int, str])
     completion_error: str | None = None
     errors: dict[tuple[str, str], ErrorGroup] = field(default_factory=dict[tuple[str, str], ErrorGroup])
+    replaced: Counter[str] = field(default_factory=Counter[str])
+    recovered: int = 0
+    taken: dict[str, "Taken"] = field(default_factory=dict[str, "Taken"])
 
     @property
     def takes(self) -> bool:
@@ -267,7 +271,19 @@ class BatchRow:
             created_at=self.created_at,
             started_at=self.started_at,
             ended_at=self.ended_at,
+            named=self.new.named,
+            retry_of=self.new.retry_of,
+            replaced=Replaced(**self.replaced),
+            recovered=self.recovered,
         )
+
+
+class Taken(NamedTuple):
+    """The latest run of an item in a retry: its batch and number, and the state in which the one before had ended."""
+
+    batch: str
+    number: int
+    replaced: ItemState | None
 
 
 @dataclass(slots=True)
@@ -648,6 +664,11 @@ class Place:
         batch.worked_ms += settlement.took_ms
         if state != "failed":
             batch.data.pop(number, None)
+        origin = self.batches.get(batch.new.retry_of or "")
+        if state == "succeeded" and origin is not None:
+            taken = origin.taken.get(item.id)
+            own = taken is not None and (taken.batch, taken.number) == (batch.new.id, number)
+            batch.recovered += taken is not None and own and taken.replaced in ("failed", "cancelled")
         ledger = self.ledgers[batch.ledger]
         if state == "succeeded":
             ttl = batch.new.ledger_ttl
@@ -790,13 +811,21 @@ class Place:
         number, new = effect.first + place, batch.new
         every = new.force or new.named
         mark = self.ledgers[batch.ledger].get(id) or MarkRow()
+        origin = self.batches.get(new.retry_of or "")
+        earlier = None if origin is None else self.earlier(origin, id, effect.again[place] if effect.again else -1)
         if id in batch.named or number in batch.items:
             batch.counts["duplicates"] += 1
-        elif not every and mark.holder not in (None, new.id):
+        elif ((new.retry_of or not every) and mark.holder not in (None, new.id)) or earlier == "open":
             batch.counts["in_flight"] += 1
-        elif not every and id not in effect.marked and mark.holds(self.now):
+        elif (not every and id not in effect.marked and mark.holds(self.now)) or (
+            earlier == "succeeded" and not new.force
+        ):
             batch.counts["already_processed"] += 1
         else:
+            if origin is not None:
+                origin.taken[id] = Taken(new.id, number, earlier)
+                if earlier is not None:
+                    batch.replaced[earlier] += 1
             self.ledgers[batch.ledger][id] = mark
             mark.holder = new.id
             batch.items[number] = Item(number=number, id=id, state="open")
@@ -806,6 +835,17 @@ class Place:
                 batch.data[number] = brought
             run = Message(id=ids.item_run_id(new.id, number), destination=new.execute, flow=new.flow, batch=new.id)
             self.put(run, Lane(new.execute, new.flow.key or "", new.id), number)
+
+    def latest(self, origin: BatchRow, id: str) -> tuple[str, Item] | None:
+        """The latest run of an item that a retry has started."""
+        taken = origin.taken.get(id)
+        batch = None if taken is None else self.batches.get(taken.batch)
+        return None if taken is None or batch is None else (taken.batch, batch.items[taken.number])
+
+    def earlier(self, origin: BatchRow, id: str, number: int) -> ItemState | None:
+        latest = self.latest(origin, id)
+        item = latest[1] if latest else origin.items.get(number)
+        return None if item is None else item.state
 
     def open_batch(self, new: NewBatch, messages: Sequence[Message]) -> bool:
         under_way = (it.new.open_dedup for it in self.batches.values() if it.ended_at is None)
@@ -958,6 +998,11 @@ class Place:
             return True
         if batch is None or batch.state == "cancelling" or (row.number < 0 and batch.dropped):
             return False
+        if row.number >= 0:
+            item = batch.items[row.number]
+            latest = self.latest(self.batches.get(batch.new.retry_of or "", batch), item.id)
+            if latest is not None and (latest[0], latest[1].number) != (id, row.number):
+                return False
         completion = self.rows.get(ids.complete_id(id, batch.generation))
         if completion is not None and completion.waits:
             del self.rows[completion.message.id]
@@ -1576,6 +1621,28 @@ class MemoryStore:
     def find_item(self, batch: str, item_id: str) -> Item | None:
         known = self.at.batches[batch].items if batch in self.at.batches else {}
         return next((it for it in known.values() if it.id == item_id), None)
+
+    @read
+    def items_with_ids(self, batch: str, ids: Sequence[str]) -> Sequence[Item]:
+        known = self.at.batches[batch].items if batch in self.at.batches else {}
+        return [replace(it, result=None) for it in known.values() if it.id in ids]
+
+    @read
+    def retries(self, batch: str) -> Sequence[Batch]:
+        found = [it.shown for it in self.at.batches.values() if it.new.retry_of == batch]
+        return [replace(it, params="null", headers=NO_HEADERS) for it in found]
+
+    @read
+    def retried_items(self, batch: str, ids: Sequence[str]) -> Mapping[str, tuple[str, Item]]:
+        origin = self.at.batches.get(batch)
+        found = {} if origin is None else {id: self.at.latest(origin, id) for id in ids}
+        return {id: latest for id, latest in found.items() if latest is not None}
+
+    @read
+    def missing_items(self, batch: str, ids: Sequence[str]) -> frozenset[str]:
+        retry = self.at.batches.get(batch)
+        origin = retry and self.at.batches.get(retry.new.retry_of or "")
+        return frozenset(ids) - retry.named - origin.named - origin.taken.keys() if retry and origin else frozenset()
 
     @read
     def find_items(self, workflow: str, item_id: str, limit: int = 20) -> Sequence[tuple[str, Item]]:

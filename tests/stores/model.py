@@ -391,6 +391,10 @@ class Model:
         batch["counts"]["open"] -= 1
         batch["counts"][state] += 1
         name = f"{batch['ledger']} {item['id']}"
+        origin = self.batches.get(batch["retry_of"] or "")
+        if state == "succeeded" and origin is not None:
+            taken = origin["taken"][item["id"]]
+            batch["recovered"] += taken[:2] == [batch["id"], int(number)] and taken[2] in ("failed", "cancelled")
         if state == "succeeded" or self.holders.get(name) == batch["id"]:
             self.holders.pop(name, None)
         if state == "succeeded" and name not in self.marks:
@@ -427,20 +431,41 @@ class Model:
         batch = self.batches[effect.batch]
         if not self._takes(batch):
             return
-        for number, id in enumerate(effect.ids, effect.first):
+        origin = self.batches.get(batch["retry_of"] or "")
+        for place, (number, id) in enumerate(enumerate(effect.ids, effect.first)):
             name = f"{batch['ledger']} {id}"
+            earlier = None if origin is None else self._earlier(origin, id, effect.again[place])
+            every = batch["force"] and origin is None
             if id in {item["id"] for item in batch["items"].values()} or str(number) in batch["items"]:
                 batch["counts"]["duplicates"] += 1
-            elif not batch["force"] and self.holders.get(name, effect.batch) != effect.batch:
+            elif (not every and self.holders.get(name, effect.batch) != effect.batch) or earlier == "open":
                 batch["counts"]["in_flight"] += 1
-            elif not batch["force"] and name in self.marks:
+            elif not batch["force"] and (name in self.marks or earlier == "succeeded"):
                 batch["counts"]["already_processed"] += 1
             else:
+                if origin is not None:
+                    origin["taken"][id] = [effect.batch, number, earlier]
+                    batch["replaced"].update({earlier: batch["replaced"][earlier] + 1} if earlier else {})
                 self.holders[name] = effect.batch
                 batch["items"][str(number)] = {"id": id, "state": "open"}
                 batch["counts"]["open"] += 1
                 run = ids.item_run_id(effect.batch, number)
                 self._add(run, "execute", batch["flow"], 0, batch=effect.batch, number=number)
+
+    def _earlier(self, origin: Row, id: str, number: int) -> str | None:
+        batch, at, _ = origin["taken"].get(id, [origin["id"], number, None])
+        return self.batches[batch]["items"].get(str(at), {}).get("state")
+
+    def numbers_in_origin(self, id: str, items: Sequence[str]) -> tuple[int, ...]:
+        """The numbers of items in the batch that this one retries; nothing for one that is not a retry."""
+        origin = self.batches.get(self.batches[id]["retry_of"] or "")
+        known = {item["id"]: int(number) for number, item in origin["items"].items()} if origin else {}
+        return tuple(known.get(item, -1) for item in items) if origin else ()
+
+    def _has_taken(self, batch: Row, number: int) -> bool:
+        origin = self.batches[batch["retry_of"] or batch["id"]]
+        taken = origin["taken"].get(batch["items"][str(number)]["id"])
+        return taken is not None and taken[:2] != [batch["id"], number]
 
     def expire(self, worker: str, now: int) -> int:
         held = [id for id, message in self.messages.items() if message["owner"] == worker]
@@ -489,7 +514,9 @@ class Model:
         if batch is not None:
             if ids.completes(id, batch["id"]):
                 batch["working"] += 1
-            elif batch["state"] == "cancelling":
+            elif batch["state"] == "cancelling" or (
+                message["number"] >= 0 and self._has_taken(batch, message["number"])
+            ):
                 return False
             else:
                 self._reopen(message["batch"], batch, message["number"])
@@ -531,13 +558,24 @@ class Model:
 
     # Batches
 
-    def open_batch(self, id: str, flow: str, entry: str, *, ledger: str = "welcome", force: bool = False) -> bool:
+    def open_batch(
+        self,
+        id: str,
+        flow: str,
+        entry: str,
+        *,
+        ledger: str = "welcome",
+        force: bool = False,
+        retry_of: str | None = None,
+    ) -> bool:
         if id in self.batches:
             return False
         self.batches[id] = {
             "state": "pending", "flow": flow, "entered": False, "ended": False, "broken": False, "working": 0,
             "pages": 0, "counts": dict.fromkeys(COUNTS, 0), "items": {}, "id": id, "ledger": ledger, "force": force,
             "paused": False, "generation": 1, "begun": False, "incomplete": False, "failures": 0, "failed_items": 0,
+            "retry_of": retry_of, "taken": {}, "recovered": 0,
+            "replaced": {"succeeded": 0, "failed": 0, "cancelled": 0},
         }  # fmt: skip
         self.publish(entry, "entry", flow, 0, batch=id)
         return True

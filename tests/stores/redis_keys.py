@@ -235,6 +235,8 @@ _RULES: dict[str, Rule] = {
     "i:<batch>:<bucket>": Snapshot.batch,
     "x:<batch>:<bucket>": Snapshot.batch,
     "d:<batch>:<bucket>": Snapshot.batch,
+    "rb:<batch>": Snapshot.batch,
+    "ri:<batch>": Snapshot.batch,
     "bi:<batch>": Snapshot.open_batch,
     "bq:<batch>": Snapshot.open_batch,
     "r:<batch>": Snapshot.open_batch,

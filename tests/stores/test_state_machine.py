@@ -41,6 +41,7 @@ KEYS = st.sampled_from(sorted(FLOWS))
 RUNS = st.sampled_from(["a", "b", "c", "d"])
 WORKFLOW_OF = {"bat_a": "welcome", "bat_b": "welcome", "bat_c": "welcome", "bat_d": "farewell", "bat_e": "farewell"}
 BATCHES = st.sampled_from(sorted(WORKFLOW_OF))
+RETRIES = st.sampled_from(["bat_r", "bat_s"])
 WORKERS = st.sampled_from(["w1", "w2"])
 USERS = st.lists(st.sampled_from(["u1", "u2", "u3", "u4", "u5"]), max_size=4)
 ENDINGS: st.SearchStrategy[Ending] = st.sampled_from(
@@ -117,9 +118,17 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(id=BATCHES, key=KEYS, force=st.booleans())
     def open_batch(self, id: str, key: str, force: bool) -> None:
+        self._open_batch(id, key, force, None)
+
+    @precondition(lambda self: "bat_a" in self.model.batches)
+    @rule(id=RETRIES, key=KEYS, force=st.booleans())
+    def open_retry(self, id: str, key: str, force: bool) -> None:
+        self._open_batch(id, key, force, "bat_a")
+
+    def _open_batch(self, id: str, key: str, force: bool, retry_of: str | None) -> None:
         entry = Message(id=ids.entry_id(id), destination="entry", flow=FLOWS[key], batch=id)
         flow = FLOWS[key]
-        workflow = WORKFLOW_OF[id]
+        workflow = WORKFLOW_OF[retry_of or id]
         batch = NewBatch(
             id=id,
             workflow=workflow,
@@ -128,8 +137,9 @@ class StoreMachine(RuleBasedStateMachine):
             complete="complete",
             complete_flow=flow,
             force=force,
+            retry_of=retry_of,
         )
-        opened = self.model.open_batch(id, key, entry.id, ledger=workflow, force=force)
+        opened = self.model.open_batch(id, key, entry.id, ledger=workflow, force=force, retry_of=retry_of)
         assert self.do("open_batch", batch, [entry]) == opened
 
     @rule(worker=WORKERS, limit=st.integers(1, 6))
@@ -289,7 +299,8 @@ class StoreMachine(RuleBasedStateMachine):
             page = Message(id=ids.page_id(claim.batch, self.pages), destination="page", flow=flow, batch=claim.batch)
             effects.append(Publish((page,)))
         effects.append(RecordPage(claim.batch, len(users)))
-        effects.append(StartItems(claim.batch, self.pages * 10, tuple(users)))
+        numbers = self.model.numbers_in_origin(claim.batch, users)
+        effects.append(StartItems(claim.batch, self.pages * 10, tuple(users), again=numbers))
         return tuple(effects)
 
     # What operators do
@@ -465,6 +476,8 @@ class StoreMachine(RuleBasedStateMachine):
         seen = (batch.state, batch.working, batch.pages, batch.error is not None, batch.ended_at is not None)
         assert seen == tuple(expected[name] for name in ("state", "working", "pages", "broken", "ended"))
         assert batch.paused == expected["paused"]
+        assert (batch.retry_of, batch.recovered) == (expected["retry_of"], expected["recovered"])
+        assert batch.replaced._asdict() == expected["replaced"]
         assert (batch.completion_error is not None) == expected["incomplete"]
         assert sum(group.attempts for group in batch.errors) == expected["failures"]
         assert sum(group.items for group in batch.errors) == expected["failed_items"]

@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias
 
 from batchflow.errors import ConfigurationError, StoreIncompatible
 
-SCHEMA = 11
+SCHEMA = 12
 """The schema of new namespaces. An older one, from that of 0.1.0 on, is migrated; any other is refused.
 
 Bump it when an older version would misread the data. Adding a key is not such a change.
@@ -106,7 +106,9 @@ KEYS = (
         "the ends of these items: time, result, error, attempts; of open ones the latter two",
     ),
     Key("d:<batch>:<bucket>", "hash", "retention", "data that fetch returned for these items, until they succeed"),
-    Key("bi:<batch>", "set", "batch", "the ids of a batch's items"),
+    Key("rb:<batch>", "zset", "retention", "the retries of a batch, in the order of creation"),
+    Key("ri:<batch>", "hash", "retention", "items of a batch that a retry has started: the latest run of each"),
+    Key("bi:<batch>", "set", "batch", "the ids of a batch's items; a retry may have those of the batch, too"),
     Key("bq:<batch>", "set", "batch", "the lanes of a batch"),
     Key("r:<batch>", "zset", "batch", "ranges of items that nobody has claimed yet, by their first number"),
     Key("bm:<batch>", "set", "batch", "messages of a batch's layers that have not ended"),

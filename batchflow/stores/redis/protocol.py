@@ -91,6 +91,7 @@ class BatchRow(NamedTuple):
     on_failure: str | None
     named: bool
     open_dedup: str | None
+    retry_of: str | None
 
 
 def encode_operation(verb: str, arguments: Sequence[Any]) -> bytes:
@@ -194,6 +195,7 @@ def _encode_batch(batch: NewBatch) -> BatchRow:
         batch.on_failure,
         batch.named,
         batch.open_dedup,
+        batch.retry_of,
     )
 
 
@@ -206,8 +208,8 @@ def _encode_fire(fire: Fire) -> Wire:
 
 def _encode_effect(effect: Effect) -> Wire:
     match effect:
-        case StartItems(batch, first, ids, marked, data, already_processed):
-            return ["start", batch, first, ids, marked, data, already_processed]
+        case StartItems():
+            return ["start", *effect]
         case FinishWalk(batch, total):
             return ["walked", batch, total]
         case Publish(messages):

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any
 
 from redis.exceptions import NoPermissionError
@@ -318,6 +318,31 @@ class RedisStore(WriteVerbs):
         while row is None and at is not None:
             row, at = await self._enqueue("find_item", batch, item_id, at)
         return None if row is None else base.item(row)
+
+    async def items_with_ids(self, batch: str, ids: Sequence[str]) -> Sequence[Item]:
+        """See the protocol; the items of a batch are not indexed by their id."""
+        found: list[Item] = []
+        at: int | None = 0
+        while at is not None and len(found) < len(ids):
+            rows, at = await self._enqueue("items_with_ids", batch, ids, at)
+            found += [base.item(row) for row in rows]
+        return found
+
+    async def retries(self, batch: str) -> Sequence[Batch]:
+        """See the protocol."""
+        return [base.batch(row) for row in await self._enqueue("retries", batch)]
+
+    async def retried_items(self, batch: str, ids: Sequence[str]) -> Mapping[str, tuple[str, Item]]:
+        """See the protocol."""
+        found = [(retry, base.item(row)) for retry, row in await self._enqueue("retried_items", batch, ids)]
+        return {item.id: (retry, item) for retry, item in found}
+
+    async def missing_items(self, batch: str, ids: Sequence[str]) -> frozenset[str]:
+        """See the protocol; the ids of the items of an ended batch are added to those of the retry first."""
+        missing: Sequence[str] | None = None
+        while missing is None:
+            missing = await self._enqueue("missing_items", batch, ids)
+        return frozenset(missing)
 
     async def find_items(self, workflow: str, item_id: str, limit: int = 20) -> Sequence[tuple[str, Item]]:
         """See the protocol; the items of ended batches are not indexed by their id."""

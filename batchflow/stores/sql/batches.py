@@ -7,13 +7,13 @@ from typing import Any, TypeAlias
 from pydantic_core import from_json, to_json
 
 from batchflow.core import ids
-from batchflow.core.batch import NewBatch
+from batchflow.core.batch import ItemState, NewBatch
 from batchflow.core.flow import FlowControl
 from batchflow.core.message import Message
 from batchflow.core.settlement import ITEM_STATE, FinishEntry, FinishWalk, RecordPage, Settlement, StartItems
 from batchflow.stores import base
 from batchflow.stores.base import flow_control
-from batchflow.stores.sql import events, flows, ledger, messages
+from batchflow.stores.sql import events, flows, ledger, messages, retries
 from batchflow.stores.sql.transaction import Tx
 
 
@@ -61,6 +61,7 @@ def open_batch(tx: Tx, batch: NewBatch, first: Sequence[Message]) -> bool:
         parent=batch.parent and batch.parent[0],
         parent_step=batch.parent and batch.parent[1],
         depth=batch.depth,
+        retry_of=batch.retry_of,
         now=tx.now,
     )
     key = tx.batch_key(batch.id)
@@ -134,6 +135,7 @@ _REASONS = {1: "duplicates", 2: "in_flight", 3: "already_processed"}
 def start_items(tx: Tx, starts: Sequence[StartItems]) -> None:
     """Start each item that has no run yet and is neither processed nor in flight elsewhere."""
     rows: list[_Row] = []
+    again: list[retries.Again] = []
     data: dict[int, str] = {}
     counts: dict[int, dict[str, int]] = {}
     for start in starts:
@@ -143,8 +145,11 @@ def start_items(tx: Tx, starts: Sequence[StartItems]) -> None:
         counts.setdefault(key, {"open": 0, "duplicates": 0, "in_flight": 0, "already_processed": 0})
         data |= {slot: text for slot, text in enumerate(start.data, len(rows)) if text is not None}
         counts[key]["already_processed"] += start.already_processed
+        if tx.batch_head(key).is_retry:
+            again += retries.again(tx, start, key, len(rows))
         rows += _rows(tx, start, key, len(rows))
     refused: dict[int, int] = dict(tx.json_rows("item_classify", rows, now=tx.now)) if rows else {}
+    earlier = _refuse_again(tx, again, rows, refused) if again else {}
     holders: dict[tuple[int, str], int] = {}
     mine: set[tuple[int, str]] = set()
     fresh: list[_Row] = []
@@ -164,6 +169,8 @@ def start_items(tx: Tx, starts: Sequence[StartItems]) -> None:
             counts[key][_REASONS[reason]] += 1
     if fresh:
         _add_items(tx, fresh, counts)
+    for key in {rows[one.slot][1] for one in again}:
+        retries.note(tx, key, [(number, id) for _, at, number, id, *_ in fresh if at == key], earlier)
     if data:
         brought = [(row[1], row[2], data[row[0]]) for row in fresh if row[0] in data]
         tx.run_rows("item_add_data", brought)
@@ -171,9 +178,22 @@ def start_items(tx: Tx, starts: Sequence[StartItems]) -> None:
         tx.run("batch_start_items", batch=key, **count)
 
 
+def _refuse_again(
+    tx: Tx, again: Sequence[retries.Again], rows: Sequence[_Row], refused: dict[int, int]
+) -> dict[str, ItemState]:
+    """Refuse items of retries for the state of their earlier runs; return these states, by id."""
+    states = retries.earlier_states(tx, again)
+    for slot, state in states.items():
+        if state == "open":
+            refused.setdefault(slot, 2)
+        elif state == "succeeded" and not tx.batch_head(rows[slot][1]).force:
+            refused.setdefault(slot, 3)
+    return {rows[slot][3]: state for slot, state in states.items()}
+
+
 def _rows(tx: Tx, start: StartItems, key: int, slot: int) -> list[_Row]:
     head, first, marked = tx.batch_head(key), start.first, frozenset(start.marked)
-    ledger, once = head.ledger, 0 if head.every else 2
+    ledger, once = head.ledger, head.is_retry if head.every else 2
     return [
         (slot + place, key, first + place, id, ledger, once and 1 if id in marked else once)
         for place, id in enumerate(start.ids)
@@ -220,6 +240,9 @@ def end_items(tx: Tx, ended: Sequence[tuple[int, int, Settlement]]) -> dict[int,
         tx.run_rows("item_end", rows, now=tx.now)
     if marks:
         tx.run_rows("mark_items", marks, now=tx.now)
+    for key in moved:
+        if tx.batch_head(key).is_retry:
+            retries.recover(tx, key, [number for batch, number, *_ in marks if batch == key])
     if released:
         tx.run_rows("mark_release", released)
         tx.run_rows("mark_drop_empty", released)

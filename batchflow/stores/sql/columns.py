@@ -16,6 +16,7 @@ from batchflow.stores.sql.dead_letters import Dead
 from batchflow.stores.sql.events import NewArrival
 from batchflow.stores.sql.failures import ErrorRow
 from batchflow.stores.sql.messages import HeldMessage, NewMessage, WaitingMessage
+from batchflow.stores.sql.retries import Again
 from batchflow.stores.sql.transaction import BatchHead
 
 Names = tuple[str, ...]
@@ -46,6 +47,8 @@ GIVEN: Mapping[str, Names] = {
     "message_of_claims": ("id", "fence"),
     "message_reset_counts": ("id", "fence"),
     "messages_known": ("id", "open_dedup"),
+    "retry_earlier": Again._fields,
+    "retry_note": ("origin", "item", "batch", "number", "replaced"),
     "step_drop_some": ("run", "number"),
     "step_put": ("run", "fence", *Step._fields),
     "step_refused": ("slot", "id", "fence"),
@@ -59,6 +62,7 @@ FOUND: Mapping[str, Names] = {
     "batch_head": BatchHead._fields,
     "batch_list": base.BATCH,
     "batch_read": base.BATCH,
+    "batch_retries": base.BATCH,
     "claim_begin": ("has_suspect", "changes_at"),
     "dead_letter_groups": DeadLetterGroup._fields,
     "dead_letter_list": base.DEAD_LETTER,
@@ -73,6 +77,7 @@ FOUND: Mapping[str, Names] = {
     "item_find": ("batch", *base.ITEM),
     "item_read": base.ITEM,
     "item_find_in_batch": base.ITEM,
+    "items_with_ids": base.ITEM,
     "kept_event_oldest": ("key", "data"),
     "lanes_ready": Lane._fields,
     "listener_of_event": ("run", "number"),
@@ -90,6 +95,8 @@ FOUND: Mapping[str, Names] = {
     "message_waiting_of_batch": WaitingMessage._fields,
     "message_waiting_of_lane": WaitingMessage._fields,
     "message_waiting_of_parents": WaitingMessage._fields,
+    "retry_earlier": ("slot", "state"),
+    "retry_items": ("id", *base.ITEM),
     "run_outcome": ("state", "result", "error"),
     "run_list": base.RUN,
     "run_read": base.RUN,

@@ -20,6 +20,7 @@ from batchflow.stores.sql import (
     ledger,
     messages,
     reads,
+    retries,
     schedules,
     settling,
     steps,
@@ -129,6 +130,22 @@ class SqlStore(WriteVerbs):
         """See the protocol."""
         return await self._read(reads.find_item, batch, item_id)
 
+    async def items_with_ids(self, batch: str, ids: Sequence[str]) -> Sequence[Item]:
+        """See the protocol."""
+        return await self._read(retries.items_with_ids, batch, ids)
+
+    async def retries(self, batch: str) -> Sequence[Batch]:
+        """See the protocol."""
+        return await self._read(retries.listed, batch)
+
+    async def retried_items(self, batch: str, ids: Sequence[str]) -> Mapping[str, tuple[str, Item]]:
+        """See the protocol."""
+        return await self._read(retries.items, batch, ids)
+
+    async def missing_items(self, batch: str, ids: Sequence[str]) -> frozenset[str]:
+        """See the protocol."""
+        return await self._read(retries.missing, batch, ids)
+
     async def find_items(self, workflow: str, item_id: str, limit: int = 20) -> Sequence[tuple[str, Item]]:
         """See the protocol."""
         return await self._read(reads.find_items, workflow, item_id, limit)
@@ -189,7 +206,7 @@ def prune(tx: Tx, retention_ms: int, limit: int) -> int:
     gone += tx.run("prune_dead_letters", before=before, limit=limit)
     key = tx.one("prune_batch_pick", before=before)
     if key is not None:
-        gone += tx.run("prune_items", batch=key, limit=limit)
+        gone += tx.run("prune_items", batch=key, limit=limit) + tx.run("prune_retried", batch=key, limit=limit)
         if tx.run("prune_batch", batch=key):
             tx.run("lanes_drop", batch=key)
             tx.run("failure_drop", batch=key)

@@ -15,7 +15,10 @@ class StaleCache(Exception):
 
 
 class BatchHead(NamedTuple):
-    """The fields of a batch that never change. `every`: its items start whatever the ledger contains."""
+    """The fields of a batch that never change. `every`: its items start whatever the ledger contains.
+
+    `origin` is the key of the batch that a retry retries, None once that was removed.
+    """
 
     key: int
     id: str
@@ -32,6 +35,9 @@ class BatchHead(NamedTuple):
     parent: str | None
     parent_step: int | None
     depth: int
+    force: int
+    is_retry: int
+    origin: int | None
 
 
 HEADERS = BatchHead._fields.index("headers")

@@ -840,16 +840,17 @@ SELECT EXISTS (SELECT 1 FROM batch WHERE id = :id)
 -- batch_head --
 SELECT json_array(
     key, id, ledger, lane, params, headers, complete, complete_flow, on_failure, ledger_ttl, keep_results,
-    force OR named, parent, parent_step, depth)
+    force OR named, parent, parent_step, depth, force, retry_of IS NOT NULL,
+    (SELECT o.key FROM batch o WHERE o.id = batch.retry_of))
 FROM batch WHERE key = :batch;
 
 -- batch_open --
 INSERT INTO batch (
     id, workflow, ledger, state, params, headers, complete, complete_flow, on_failure, ledger_ttl, keep_results,
-    force, named, label, open_dedup, parent, parent_step, depth, created_at)
+    force, named, label, open_dedup, parent, parent_step, depth, retry_of, created_at)
 VALUES (
     :id, :workflow, :ledger, 'pending', :params, :headers, :complete, :complete_flow, :on_failure, :ledger_ttl,
-    :keep_results, :force, :named, :label, :open_dedup, :parent, :parent_step, :depth, :now);
+    :keep_results, :force, :named, :label, :open_dedup, :parent, :parent_step, :depth, :retry_of, :now);
 
 -- batch_lane --
 -- The lane of the batch's items.
@@ -945,8 +946,9 @@ SELECT json_group_array(key) FROM batch WHERE state = 'cancelling';
 -- batch_read --
 SELECT json_group_array(json_array(
     id, name, state, pages, chunks, total, working, worked_ms, params, force, label, headers, paused, flow_key,
-    error, completion_error, json(errors), created_at, started_at, ended_at, eligible, open, succeeded, failed, cancelled,
-    already_processed, in_flight, duplicates, left_out, retrying, parked))
+    error, completion_error, json(errors), created_at, started_at, ended_at, named, retry_of, replaced_succeeded,
+    replaced_failed, replaced_cancelled, recovered, eligible, open, succeeded, failed, cancelled, already_processed,
+    in_flight, duplicates, left_out, retrying, parked))
 FROM (
     SELECT b.*, w.name, l.flow AS flow_key, (
         SELECT json_group_array(json_array(e.type, e.place, e.attempts, e.items, e.message, i.id, e.number, e.at))
@@ -957,8 +959,9 @@ FROM (
 SELECT json_group_array(json_array(
     id, name, state, pages, chunks, total, working, worked_ms, CASE WHEN :params THEN params ELSE 'null' END,
     force, label, CASE WHEN :params THEN headers END, paused, flow_key,
-    error, completion_error, json(errors), created_at, started_at, ended_at, eligible, open, succeeded, failed, cancelled,
-    already_processed, in_flight, duplicates, left_out, retrying, parked))
+    error, completion_error, json(errors), created_at, started_at, ended_at, named, retry_of, replaced_succeeded,
+    replaced_failed, replaced_cancelled, recovered, eligible, open, succeeded, failed, cancelled, already_processed,
+    in_flight, duplicates, left_out, retrying, parked))
 FROM (
     SELECT b.*, w.name, l.flow AS flow_key, (
         SELECT json_group_array(json_array(e.type, e.place, e.attempts, e.items, e.message, i.id, e.number, e.at))
@@ -966,6 +969,75 @@ FROM (
     FROM batch b JOIN workflow w ON w.key = b.workflow LEFT JOIN lane l ON l.key = b.lane
     WHERE b.key < :before AND (:workflow IS NULL OR w.name = :workflow) AND (:label IS NULL OR b.label = :label) AND (NOT :open_only OR b.ended_at IS NULL)
     ORDER BY b.key DESC LIMIT :limit);
+
+-- batch_retries --
+SELECT json_group_array(json_array(
+    id, name, state, pages, chunks, total, working, worked_ms, 'null', force, label, (NULL), paused, flow_key,
+    error, completion_error, json(errors), created_at, started_at, ended_at, named, retry_of, replaced_succeeded,
+    replaced_failed, replaced_cancelled, recovered, eligible, open, succeeded, failed, cancelled, already_processed,
+    in_flight, duplicates, left_out, retrying, parked))
+FROM (
+    SELECT b.*, w.name, l.flow AS flow_key, (
+        SELECT json_group_array(json_array(e.type, e.place, e.attempts, e.items, e.message, i.id, e.number, e.at))
+        FROM failure e LEFT JOIN item i ON i.batch = e.batch AND i.number = e.number WHERE e.batch = b.key) AS errors
+    FROM batch b JOIN workflow w ON w.key = b.workflow LEFT JOIN lane l ON l.key = b.lane
+    WHERE b.retry_of = :batch ORDER BY b.key);
+
+-- retry_earlier --
+-- The state of the latest run of each of these items, in the batch that is retried or in one of its retries.
+WITH given (slot, origin, id, number) AS (VALUES :rows)
+SELECT json_group_array(json_array(g.slot, coalesce(a.state, i.state))) FROM given g
+    LEFT JOIN retried_item r ON r.origin = g.origin AND r.item = g.id
+    LEFT JOIN item a ON a.batch = r.batch AND a.number = r.number
+    LEFT JOIN item i ON i.batch = g.origin AND i.number = g.number
+WHERE coalesce(a.state, i.state) IS NOT NULL;
+
+-- retry_note --
+-- These items run in a retry from now on; replaced: the state of their earlier run.
+WITH given (origin, item, batch, number, replaced) AS (VALUES :rows)
+INSERT INTO retried_item (origin, item, batch, number, replaced)
+SELECT origin, item, batch, number, replaced FROM given WHERE item IS NOT NULL
+ON CONFLICT (origin, item) DO UPDATE SET batch = excluded.batch, number = excluded.number, replaced = excluded.replaced;
+
+-- retry_count --
+UPDATE batch SET replaced_succeeded = replaced_succeeded + :succeeded, replaced_failed = replaced_failed + :failed,
+    replaced_cancelled = replaced_cancelled + :cancelled
+WHERE key = :batch;
+
+-- retry_recover --
+-- Of these items of a retry, which have succeeded, those that had not before.
+WITH given (number) AS (VALUES :rows)
+UPDATE batch SET recovered = recovered + (
+    SELECT count(*) FROM given g CROSS JOIN item i ON i.batch = :batch AND i.number = g.number
+        CROSS JOIN retried_item r ON r.origin = :origin AND r.item = i.id AND r.batch = i.batch AND r.number = i.number
+    WHERE r.replaced IN ('failed', 'cancelled'))
+WHERE key = :batch;
+
+-- retry_has_taken --
+-- A row if a retry of the batch has started this item again.
+SELECT 1 FROM item i JOIN retried_item r ON r.origin = :origin AND r.item = i.id
+    JOIN item a ON a.batch = r.batch AND a.number = r.number
+WHERE i.batch = :batch AND i.number = :number AND (r.batch <> i.batch OR r.number <> i.number);
+
+-- retry_items --
+WITH given (id) AS (VALUES :rows)
+SELECT json_group_array(json_array(b.id, i.number, i.id, i.state, i.result, i.error, i.ended_at,
+    i.attempts + (i.state = 'succeeded')))
+FROM given g CROSS JOIN retried_item r ON r.origin = :origin AND r.item = g.id
+    CROSS JOIN item i ON i.batch = r.batch AND i.number = r.number JOIN batch b ON b.key = r.batch;
+
+-- retry_known --
+-- Those of these ids that the batch, the one that it retries, or another retry of that one has started.
+WITH given (id) AS (VALUES :rows)
+SELECT json_group_array(g.id) FROM given g
+WHERE EXISTS (SELECT 1 FROM item i WHERE i.batch IN (:batch, :origin) AND i.id = g.id)
+    OR EXISTS (SELECT 1 FROM retried_item r WHERE r.origin = :origin AND r.item = g.id);
+
+-- items_with_ids --
+WITH given (id) AS (VALUES :rows)
+SELECT json_group_array(json_array(i.number, i.id, i.state, (NULL), i.error, i.ended_at,
+    i.attempts + (i.state = 'succeeded')))
+FROM given g CROSS JOIN item i ON i.batch = :batch AND i.id = g.id;
 
 -- item_classify --
 -- The given items that must not start: 1 the batch has it already, 2 another batch has it in flight, 3 it is processed.
@@ -1158,8 +1230,13 @@ SELECT key FROM batch WHERE ended_at < :before AND working = 0 LIMIT 1;
 -- prune_items --
 DELETE FROM item WHERE batch = :batch AND number IN (SELECT number FROM item WHERE batch = :batch LIMIT :limit);
 
+-- prune_retried --
+DELETE FROM retried_item WHERE origin = :batch AND item IN (
+    SELECT item FROM retried_item WHERE origin = :batch LIMIT :limit);
+
 -- prune_batch --
-DELETE FROM batch WHERE key = :batch AND NOT EXISTS (SELECT 1 FROM item WHERE batch = :batch);
+DELETE FROM batch WHERE key = :batch AND NOT EXISTS (SELECT 1 FROM item WHERE batch = :batch)
+    AND NOT EXISTS (SELECT 1 FROM retried_item WHERE origin = :batch);
 
 -- schedule_add --
 -- A new version of its own, so that nobody who has read an earlier schedule of this id fires it.

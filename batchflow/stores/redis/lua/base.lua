@@ -3,13 +3,15 @@
 -- state of one call is set by `begin` and by the functions given to `on_each_call`, never at the top level of a file,
 -- and none of it is left for the next call, however the previous one ended.
 local CHUNK = 1000
+-- Items that one read looks at.
+local LOOK = 6400
 local call, NULL, META, P, STORE, now, NOW, operations, plain
 -- P: the prefix of all keys; META: the key `meta`; STORE: the number of the calling store; now, NOW: the time in ms, as
 -- a number and as text; operations: the verbs of the group; plain: the arguments of the fast path. Verbs that write,
 -- and verbs that only read.
 local verbs, reads = {}, {}
 local batches, buffer, events, fast_path, flows, items, lanes = {}, {}, {}, {}, {}, {}, {}
-local messages, namespace, settling, steps, workers = {}, {}, {}, {}, {}
+local messages, namespace, retries, settling, steps, workers = {}, {}, {}, {}, {}, {}
 -- notify: something became due or ended, so that other processes are notified. touched: batches that may have ended.
 -- ended: batches that ended, without those that a settlement answers. broken: batches whose walk broke off. claimed_at: the time of the
 -- previous claim. next_end: when the next pin or pause of a flow key ends by itself.

@@ -6,7 +6,8 @@
 -- ch: chunks, to: total, el, op, su, fa, ca, ap, fl, du, lo: counts, wm: worked ms, t, st, za: made, started and ended
 -- at, p, ps, dp: parent, its step, depth, sq: its number among all batches, hi: one above its highest item, sw: items
 -- looked at by the cancellation, dd: items have data, rt, pa: open items that wait after a failed attempt, or for a rate
--- limit; ce: the error of its completion.
+-- limit; ce: the error of its completion. Of a retry, ro: the batch that it retries, sd: items of that whose ids are among
+-- its own, rps, rpf, rpc: earlier runs of its items by the letter of their state, rc: items that it has recovered.
 local NUMBERS = {
   'na', 'pz', 'wd', 'bk', 'ge', 'kr', 'fo', 'en', 'wk', 'pg', 'ch', 'to', 'el', 'op', 'su', 'fa', 'ca', 'ap', 'fl', 'du',
   'lo', 'wm', 't', 'st', 'za', 'ps', 'dp', 'sq', 'hi', 'sw', 'tt', 'rt', 'pa',
@@ -15,6 +16,7 @@ local NUMBERS = {
 local ZERO = {
   'en', 'wk', 'pg', 'ch', 'el', 'op', 'su', 'fa', 'ca', 'ap', 'fl', 'du', 'lo', 'wm', 'hi', 'sw', 'pz',
 }
+local OF_RETRY = { 'sd', 'rps', 'rpf', 'rpc', 'rc' }
 on_each_call(function() batches.cache = {} end)
 
 function batches.get(id)
@@ -24,6 +26,9 @@ function batches.get(id)
     if #reply == 0 then return nil end
     batch = to_table(reply)
     for _, field in ipairs(NUMBERS) do batch[field] = tonumber(batch[field]) end
+    if batch.ro then
+      for _, field in ipairs(OF_RETRY) do batch[field] = tonumber(batch[field] or 0) end
+    end
     -- A batch that schema 10 has opened has neither.
     batch.rt, batch.pa = batch.rt or 0, batch.pa or 0
     batch.id, batch.dirty, batch.names = id, {}, {}
@@ -199,6 +204,7 @@ function batches.finish(batch)
   call('ZADD', P .. 'be', now, id)
   call('DEL', P .. 'bi:' .. id, P .. 'bq:' .. id)
   if batch.p then call('SREM', P .. 'kidb:' .. batch.p, id) end
+  if batch.ro then batches.set(batch, 'sd', 0) end
   batches.publish_completion(batch)
   notify_stores()
 end
@@ -240,6 +246,7 @@ function batches.reopen(batch, message, id)
     return true
   end
   if batch.s == 'cancelling' or message.n < 0 and batch.bk == 1 then return false end
+  if message.n >= 0 and retries.has_taken(batch, message.n, message.i) then return false end
   if batch.za then
     local completion = batches.completion_id(batch)
     local waits = messages.load(completion)
@@ -322,7 +329,7 @@ verbs.open_batch = function(wire, first)
   for field, value in pairs({
     cp = or_nil(wire[BATCH.complete]), tt = or_nil(wire[BATCH.ledger_ttl]), L = or_nil(wire[BATCH.label]),
     p = or_nil(wire[BATCH.parent]), ps = or_nil(wire[BATCH.parent_step]), hd = or_nil(wire[BATCH.headers]),
-    of = or_nil(wire[BATCH.on_failure]), od = dedup,
+    of = or_nil(wire[BATCH.on_failure]), od = dedup, ro = or_nil(wire[BATCH.retry_of]),
   }) do
     fields[#fields + 1] = field
     fields[#fields + 1] = value
@@ -333,6 +340,8 @@ verbs.open_batch = function(wire, first)
   if dedup then call('HSET', P .. 'dk', dedup, id) end
   if or_nil(wire[BATCH.label]) then call('ZADD', P .. 'bl:' .. wire[BATCH.label], sequence, id) end
   call('SET', P .. 'p:' .. id, wire[BATCH.params])
+  local origin = or_nil(wire[BATCH.retry_of])
+  if origin and batches.get(origin) then call('ZADD', P .. 'rb:' .. origin, sequence, id) end
   call('ZADD', P .. 'bs', sequence, id)
   call('ZADD', P .. 'bo', sequence, id)
   call('ZADD', P .. 'bw:' .. wire[BATCH.workflow], sequence, id)
@@ -388,13 +397,15 @@ function batches.end_finished_by_settlement(id)
   return id
 end
 
-local function batch_row(batch, without)
+function batches.row(batch, without)
   return row_of(BATCH_COLUMNS, {
     id = batch.id, name = batch.w, state = batch.s, pages = batch.pg, chunks = batch.ch, total = batch.to,
     working = batch.wk, worked_ms = string.format('%.17g', batch.wm), params = not without and call('GET', P .. 'p:' .. batch.id) or 'null',
     force = batch.fo == 1, label = batch.L, headers = not without and batch.hd, paused = batch.pz == 1,
     flow_key = batch.k, error = batch.e, completion_error = batch.ce, errors = error_groups(batch.id),
-    created_at = batch.t, started_at = batch.st, ended_at = batch.za,
+    created_at = batch.t, started_at = batch.st, ended_at = batch.za, named = batch.na == 1, retry_of = batch.ro,
+    replaced_succeeded = batch.rps or 0, replaced_failed = batch.rpf or 0, replaced_cancelled = batch.rpc or 0,
+    recovered = batch.rc or 0,
     eligible = batch.el, open = batch.op, succeeded = batch.su, failed = batch.fa, cancelled = batch.ca,
     already_processed = batch.ap, in_flight = batch.fl, duplicates = batch.du, left_out = batch.lo, retrying = batch.rt, parked = batch.pa,
   })
@@ -402,7 +413,7 @@ end
 
 reads.batch = function(id)
   local batch = batches.get(id)
-  return batch and batch_row(batch) or NULL
+  return batch and batches.row(batch) or NULL
 end
 
 reads.batches = function(workflow, label, open_only, limit, params, before)
@@ -422,7 +433,7 @@ reads.batches = function(workflow, label, open_only, limit, params, before)
     for _, id in ipairs(ids) do
       local batch = batches.get(id)
       local fits = batch and not (open_only and batch.za) and (not workflow or batch.w == workflow)
-      if fits and #rows < limit then rows[#rows + 1] = batch_row(batch, not params) end
+      if fits and #rows < limit then rows[#rows + 1] = batches.row(batch, not params) end
     end
   end
   return rows

@@ -20,7 +20,7 @@ local function batch_of(known, id)
   local sums = known[name]
   if sums == nil then
     local batch = batches.get(name)
-    sums = batch and batch.s ~= 'cancelling' and { batch = batch, ends = 0, took = 0, buckets = {} } or false
+    sums = batch and batch.s ~= 'cancelling' and not batch.ro and { batch = batch, ends = 0, took = 0, buckets = {} } or false
     known[name] = sums
   end
   return sums

@@ -1,7 +1,6 @@
 -- Items of batches: where they are stored, how they start and how they end.
--- The count of a batch to which an item belongs, by the letter of its state; buckets are read up to LOOK items.
+-- The count of a batch to which an item belongs, by the letter of its state.
 local COUNT_OF = { s = 'su', f = 'fa', c = 'ca' }
-local LOOK = 6400
 
 function items.bucket(id, number) return P .. 'i:' .. id .. ':' .. math.floor(number / BUCKET) end
 
@@ -10,14 +9,18 @@ function items.data(id, number) return P .. 'd:' .. id .. ':' .. math.floor(numb
 function items.results(id, number) return P .. 'x:' .. id .. ':' .. math.floor(number / BUCKET) end
 
 -- Start the items `first`, … of a batch that have no run yet, are not in flight in another batch and are not processed.
--- `marked`: items to start in spite of their mark. `data`: the data that fetch returned for each.
-function items.start(id, first, ids, marked, data, already_processed)
+-- `marked`: items to start in spite of their mark. `data`: the data that fetch returned for each. `numbers`: in a retry
+-- their numbers in its origin.
+function items.start(id, first, ids, marked, data, already_processed, numbers)
   local batch = batches.get(id)
   if not batches.accepts_messages(batch) then return end
   batches.add(batch, 'ap', already_processed)
   local again = {}
   for _, item in ipairs(marked) do again[item] = true end
-  in_slices(ids, function(part, place) items.start_slice(batch, first + place - 1, part, again) end)
+  in_slices(ids, function(part, place)
+    local earlier = batch.ro and retries.earlier(batch, part, numbers, place) or {}
+    items.start_slice(batch, first + place - 1, part, again, earlier)
+  end)
   in_slices(data, function(part, place) items.store_data(batch, first + place - 1, part) end)
 end
 
@@ -44,21 +47,21 @@ local function processed(batch, ids, again)
   return found
 end
 
--- The items that may start, as number → id; counts the others.
-function items.startable(batch, first, ids, again)
+-- The items that may start, as number → id; counts the others. `earlier`: in a retry the letters of their earlier runs.
+function items.startable(batch, first, ids, again, earlier)
   buffer.flush()
   local every = batch.fo == 1 or batch.na == 1
   local mine = call('SMISMEMBER', P .. 'bi:' .. batch.id, unpack(ids))
-  local holders = every and {} or call('HMGET', P .. 'h:' .. batch.lg, unpack(ids))
+  local holders = every and not batch.ro and {} or call('HMGET', P .. 'h:' .. batch.lg, unpack(ids))
   local done = every and {} or processed(batch, ids, again)
   local held, seen, fresh = tostring(batch.sq), {}, {}
   for place, item in ipairs(ids) do
     local number, holder = first + place - 1, holders[place]
     if mine[place] == 1 or seen[item] or items.exists(batch, number) then
       batches.add(batch, 'du', 1)
-    elseif holder and holder ~= held then
+    elseif holder and holder ~= held or earlier[place] == 'o' then
       batches.add(batch, 'fl', 1)
-    elseif done[place] then
+    elseif done[place] or earlier[place] == 's' and batch.fo ~= 1 then
       batches.add(batch, 'ap', 1)
     else
       seen[item] = true
@@ -68,8 +71,8 @@ function items.startable(batch, first, ids, again)
   return fresh
 end
 
-function items.start_slice(batch, first, ids, again)
-  local fresh = items.startable(batch, first, ids, again)
+function items.start_slice(batch, first, ids, again, earlier)
+  local fresh = items.startable(batch, first, ids, again, earlier)
   local set, hold, bucket, from = {}, {}, {}, nil
   local lane = lanes.fresh(batch.d, batch.k, batch.id)
   for number = first, first + #ids do
@@ -91,6 +94,11 @@ function items.start_slice(batch, first, ids, again)
     end
   end
   if #set == 0 then return end
+  if batch.ro then
+    local letters = {}
+    for place = 1, #ids do letters[first + place - 1] = earlier[place] end
+    retries.note(batch, fresh, letters)
+  end
   call('SADD', P .. 'bi:' .. batch.id, unpack(set))
   call('HSET', P .. 'h:' .. batch.lg, unpack(hold))
   batches.add(batch, 'op', #set)
@@ -117,6 +125,7 @@ end
 -- Record the end of an item's run; `attempts` are its failed and lost ones.
 function items.finish(batch, number, item, how, result, error, took, attempts)
   local became = ITEM_LETTER[how]
+  if became == 's' and batch.ro then retries.recover(batch, number, item) end
   local ended = { now, batch.kr == 1 and result or NULL, error or NULL, attempts }
   local names = items.keys(batch, number - number % BUCKET)
   number = tostring(number)
@@ -184,7 +193,7 @@ function items.cancel_waiting(batch, number, item)
 end
 
 -- The row of an item, and the size of its result and error.
-local function item_row(id, number, value, results)
+function items.row(id, number, value, results)
   local letter = string.sub(value, 1, 1)
   local text = call('HGET', items.results(id, number), number)
   local about = text and cjson.decode(text) or {}
@@ -207,7 +216,7 @@ reads.items = function(id, shown, after, limit, results, size)
     repeat
       local value = found[tostring(number)]
       if value and (not shown or ITEM_STATE[string.sub(value, 1, 1)] == shown) and #rows < limit then
-        local row, taken = item_row(id, number, value, results)
+        local row, taken = items.row(id, number, value, results)
         rows[#rows + 1] = row
         if results then left = left - taken end
       end
@@ -240,8 +249,24 @@ end
 -- null, where to continue or null].
 reads.find_item = function(id, item, number)
   local at, value, next = look_for(id, item, number, LOOK)
-  local row = at and item_row(id, at, value, true)
+  local row = at and items.row(id, at, value, true)
   return { row or NULL, or_null(next) }
+end
+
+-- items_with_ids: the items of a batch with these ids, from the item `number` on, as far as a bounded look goes: [rows
+-- without results, where to continue or null].
+reads.items_with_ids = function(id, ids, number)
+  local batch, rows, wanted = batches.get(id), {}, {}
+  if not batch then return { rows, NULL } end
+  for _, item in ipairs(ids) do wanted[item] = true end
+  local stop = math.min(batch.hi, number + LOOK)
+  while number < stop do
+    for at, value in pairs(to_table(call('HGETALL', items.bucket(id, number)))) do
+      if wanted[string.sub(value, 2)] then rows[#rows + 1] = (items.row(id, tonumber(at), value, false)) end
+    end
+    number = number + BUCKET
+  end
+  return { rows, number < batch.hi and number or NULL }
 end
 
 -- find_items: the items with this id of the latest batches of a workflow, newest first, from the batch at `place` and the
@@ -253,7 +278,7 @@ reads.find_items = function(workflow, item, limit, place, number)
     local at, value, next, taken = look_for(id, item, number, LOOK - looked)
     if next then return { rows, { place + offset - 1, next } } end
     if at then
-      local row = item_row(id, at, value, true)
+      local row = items.row(id, at, value, true)
       rows[#rows + 1] = { id, row }
     end
     looked, number = looked + taken + 1, 0

@@ -37,6 +37,8 @@ local function prune_batch(batch, limit)
   local id = batch.id
   batches.cache[id] = nil
   call('DEL', P .. 'b:' .. id, P .. 'p:' .. id, P .. 'bm:' .. id, P .. 'bd:' .. id, P .. 'r:' .. id, P .. 'er:' .. id)
+  call('DEL', P .. 'rb:' .. id, P .. 'ri:' .. id)
+  if batch.ro then call('ZREM', P .. 'rb:' .. batch.ro, id) end
   for _, index in ipairs({ 'bs', 'be', 'bo', 'bw:' .. batch.w, batch.L and 'bl:' .. batch.L or 'bs' }) do call('ZREM', P .. index, id) end
   return count + 1
 end

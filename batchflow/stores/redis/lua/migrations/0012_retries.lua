@@ -1,0 +1,2 @@
+-- Batches may be retries of others. An older version would start and count their items as those of any batch. Fields that
+-- are missing mean that a batch is not one.
