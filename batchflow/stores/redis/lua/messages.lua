@@ -64,7 +64,8 @@ function messages.held_item(id, fence)
   local batch = batches.get(name)
   if batch.s == 'cancelling' then return nil end
   local number, attempts = tonumber(string.sub(id, -9)), tonumber(reply[6] or 0)
-  return { i = reply[1], o = reply[2], b = name, n = number, d = batch.d, k = reply[7] or batch.k, at = attempts }
+  local key = reply[7] or batch.k
+  return { i = reply[1], o = reply[2], f = fence, b = name, n = number, d = batch.d, k = key, at = attempts }
 end
 
 function messages.is_cancelled(message) return message.c or batches.is_cancelling(message.b) end
@@ -166,6 +167,7 @@ function messages.release(id, message, due, failures, losses, error, failed)
   end
   call('HSET', key, unpack(fields))
   call('HDEL', P .. 'w:' .. message.o, id)
+  workers.end_alone(id, message)
   flows.add(message.k, 'w', 1)
   message.o, message.e, message.u, message.x, message.l = nil, error, due, failures, losses
   lanes.enqueue(id, message, due)

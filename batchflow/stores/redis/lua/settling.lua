@@ -81,8 +81,7 @@ function settling.remove(id, message)
   if message.o then
     buffer.add('HDEL', workers.claims_key(message.o), id)
     flows.release(message.k)
-    -- Only after as many claims can it have been claimed alone.
-    if (message.f or 0) > SUSPECT_LOSSES and call('HGET', P .. 'wa', message.o) == id then call('HDEL', P .. 'wa', message.o) end
+    workers.end_alone(id, message)
   else
     flows.add(message.k, 'w', -1)
     lanes.dequeue(id, message)

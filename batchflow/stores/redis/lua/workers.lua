@@ -18,6 +18,12 @@ function workers.suspect_of(worker)
   return nil
 end
 
+-- The claim of a message has ended: if it was claimed alone, its worker may claim others again.
+function workers.end_alone(id, message)
+  -- Only after as many claims can it have been claimed alone.
+  if (message.f or 0) > SUSPECT_LOSSES and call('HGET', P .. 'wa', message.o) == id then call('HDEL', P .. 'wa', message.o) end
+end
+
 -- True if any worker has this list of destinations.
 function workers.is_list_used(list)
   for _, one in pairs(to_table(call('HGETALL', P .. 'wl'))) do
