@@ -13,6 +13,9 @@ from batchflow.core.report import headline, one_line
 BatchState: TypeAlias = Literal["pending", "open", "sealed", "cancelling", "completed", "failed", "cancelled"]
 ItemState: TypeAlias = Literal["open", "succeeded", "failed", "cancelled"]
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+MAX_PRIORITY = 9
+"""The highest priority of a batch, which starts first, as in AMQP; the lowest is 0, that of a batch that names none."""
+
 FINAL_STATES: frozenset[BatchState] = frozenset({"completed", "failed", "cancelled"})
 
 
@@ -27,7 +30,8 @@ class NewBatch:
     `on_failure` is the destination that gets a message for each item whose attempts are used up. With `force`, or with
     ids `named` by the trigger, items start although the ledger holds them. The batch is not opened while another one
     with the same `open_dedup` has not ended. `retry_of` is the batch whose items it runs again, or of whose source it
-    runs what is missing there; it is never a retry itself.
+    runs what is missing there; it is never a retry itself. Of the batches of a flow key, those with the highest
+    `priority` are first.
     """
 
     id: str
@@ -49,6 +53,7 @@ class NewBatch:
     named: bool = False
     open_dedup: str | None = None
     retry_of: str | None = None
+    priority: int = 0
 
 
 class Counts(NamedTuple):
@@ -184,6 +189,7 @@ class Batch:
     retry_of: str | None = None
     replaced: Replaced = NOTHING_REPLACED
     recovered: int = 0
+    priority: int = 0
 
     @property
     def items_ended(self) -> bool:

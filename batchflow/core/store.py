@@ -133,6 +133,10 @@ class Commands(Protocol):
         """Undo `pause_batch`. False if the batch is not paused."""
         ...
 
+    async def set_batch_priority(self, id: str, priority: int) -> bool:
+        """Change the priority of a batch, from the next claim on. False if it has ended, is cancelled or is unknown."""
+        ...
+
 
 class Delivery(Protocol):
     """The verbs of a worker: it registers, leases messages while its lease lasts, and ends its claims."""
@@ -159,10 +163,12 @@ class Delivery(Protocol):
         """Lease up to `limit` due messages for `destinations` to `worker`, each with a new fence.
 
         Flow keys are picked before messages, in turn, so that a hot key does not starve a quiet one; within a key its
-        lanes, one for each destination and batch, in turn; within a lane messages that have started before, by due
-        time, before fresh ones, by id; but of eight claims in a row one is fresh. Parallelism and rate of the key are
-        taken together with the claim, or neither. A message lost `SUSPECT_LOSSES` times in a row is claimed alone, and
-        while the worker holds it and it has recorded nothing, the worker gets nothing else.
+        lanes, one for each destination and batch: nothing of a lane is leased while another one of the key, of a batch
+        with a higher priority, has something due that this claim could lease, and those with the same priority in turn;
+        within a lane messages that have started before, by due time, before fresh ones, by id; but of eight claims in a
+        row one is fresh. Parallelism and rate of the key are taken together with the claim, or neither. A message lost
+        `SUSPECT_LOSSES` times in a row is claimed alone, and while the worker holds it and it has recorded nothing, the
+        worker gets nothing else.
         Due timers and arrivals of a suspended run become recorded entries, in time order; they reset its failures and
         losses, as every outcome does, also in the claim. Nothing of a cancelled or paused batch is leased. A worker
         that is not registered gets nothing. The result has the store's time, so that a message that is due for the

@@ -72,6 +72,7 @@ ORDER = (
     "cancel_batch",
     "pause_batch",
     "resume_batch",
+    "set_batch_priority",
     "redrive",
     "call_failure_again",
     "delete_dead_letter",
@@ -364,6 +365,10 @@ class WriteVerbs(ABC):
         """See the protocol."""
         return await self._enqueue("resume_batch", id)
 
+    async def set_batch_priority(self, id: str, priority: int) -> bool:
+        """See the protocol."""
+        return await self._enqueue("set_batch_priority", id, priority)
+
     def _sweep_in_background(self) -> None:
         """End the waiting messages of cancelled batches in the background."""
         if self._sweeping is None or self._sweeping.done():
@@ -494,7 +499,8 @@ DEAD_LETTER: Columns = (
 BATCH: Columns = (
     "id", "name", "state", "pages", "chunks", "total", "working", "worked_ms", "params", "force", "label", "headers",
     "paused", "flow_key", "error", "completion_error", "errors", "created_at", "started_at", "ended_at", "named",
-    "retry_of", "replaced_succeeded", "replaced_failed", "replaced_cancelled", "recovered", *Counts._fields,
+    "retry_of", "replaced_succeeded", "replaced_failed", "replaced_cancelled", "recovered", "priority",
+    *Counts._fields,
 )  # fmt: skip
 SCHEDULE: Columns = (
     "text", "version", "paused", "created_at", "next_at", "last_at", "last_id", "fires", "skips", "skipped_at",
@@ -623,6 +629,7 @@ def batch(row: Sequence[Any]) -> Batch:
         retry_of=about["retry_of"],
         replaced=Replaced(*(about[f"replaced_{state}"] for state in Replaced._fields)),
         recovered=about["recovered"],
+        priority=about["priority"],
     )
 
 

@@ -24,6 +24,7 @@ from tests.conformance.flows import FlowCases
 from tests.conformance.items import ItemCases
 from tests.conformance.ledger import LedgerCases
 from tests.conformance.life import LifeCases
+from tests.conformance.priorities import PriorityCases
 from tests.conformance.publishing import PublishCases
 from tests.conformance.redriving import RedriveCases
 from tests.conformance.retention import RetentionCases
@@ -44,6 +45,7 @@ class StoreConformance(
     LifeCases,
     PublishCases,
     ClaimCases,
+    PriorityCases,
     FlowCases,
     WorkerCases,
     RecordCases,

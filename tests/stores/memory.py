@@ -275,6 +275,7 @@ class BatchRow:
             retry_of=self.new.retry_of,
             replaced=Replaced(**self.replaced),
             recovered=self.recovered,
+            priority=self.new.priority,
         )
 
 
@@ -394,6 +395,10 @@ class Place:
             batch.paused or batch.state == "cancelling" or (lane.held and not (batch.walked and not batch.dropped))
         )
 
+    def priority(self, lane: Lane) -> int:
+        batch = self.batches.get(lane.batch or "")
+        return batch.new.priority if batch else 0
+
     def claim(self, worker: str, destinations: frozenset[str], limit: int) -> ClaimResult:
         if any(row.owner == worker and row.is_suspect for row in self.rows.values()):
             return ClaimResult((), self.now + ALONE_MS, self.now)
@@ -412,6 +417,12 @@ class Place:
             more = False
             ready = [lane for lane, rows in waiting.items() if _earliest(rows) <= self.now and self._admits(lane)]
             ready.sort(key=lambda lane: (self.flows[lane.flow].turn, self.lanes[lane].turn, _earliest(waiting[lane])))
+            highest: dict[str, int] = {}
+            for lane in ready:
+                highest[lane.flow] = max(highest.get(lane.flow, 0), self.priority(lane))
+            behind = [lane for lane in ready if self.priority(lane) < highest[lane.flow]]
+            ready = [lane for lane in ready if lane not in behind]
+            more = bool(behind)
             for place, lane in enumerate(ready):
                 part = max(1, (limit - len(claims)) // (len(ready) - place))
                 taken = self._take(lane, waiting[lane], min(part, limit - len(claims)), worker)
@@ -1397,6 +1408,14 @@ class MemoryStore:
         if batch is None or not batch.paused:
             return False
         batch.paused = False
+        return True
+
+    @write(tells=False)
+    def set_batch_priority(self, id: str, priority: int) -> bool:
+        batch = self.at.batches.get(id)
+        if batch is None or not batch.takes:
+            return False
+        batch.new = replace(batch.new, priority=priority)
         return True
 
     @write(tells=True)

@@ -175,6 +175,7 @@ class Model:
         message = self.messages[claim.id]
         if not self.is_suspect(claim.id):
             assert claim.id == min(self._alike(claim.id, now), key=self._place), claim
+            assert self._priority(claim.id) == max(map(self._priority, self._of_key(claim.id, now))), claim
         self.flows[message["flow"]]["in_use"] += 1
         message["owner"] = worker
         self._wait(message, "")
@@ -195,6 +196,16 @@ class Model:
             return row["destination"], row["flow"], row["batch"], row["fence"] > 0, self.is_suspect(id)
 
         return [other for other in self.messages if kind(other) == kind(id) and self.may_start(other, now)]
+
+    def _of_key(self, id: str, now: int) -> list[str]:
+        """The messages of the same flow key that may start, but those that are claimed alone."""
+        key = self.messages[id]["flow"]
+        found = [other for other, row in self.messages.items() if row["flow"] == key and self.may_start(other, now)]
+        return [other for other in found if not self.is_suspect(other)]
+
+    def _priority(self, id: str) -> int:
+        batch = self.messages[id]["batch"]
+        return self.batches[batch]["priority"] if batch and not ids.completes(id, batch) else 0
 
     def _place(self, id: str) -> tuple[object, ...]:
         message = self.messages[id]
@@ -567,6 +578,7 @@ class Model:
         ledger: str = "welcome",
         force: bool = False,
         retry_of: str | None = None,
+        priority: int = 0,
     ) -> bool:
         if id in self.batches:
             return False
@@ -576,6 +588,7 @@ class Model:
             "paused": False, "generation": 1, "begun": False, "incomplete": False, "failures": 0, "failed_items": 0,
             "retry_of": retry_of, "taken": {}, "recovered": 0,
             "replaced": {"succeeded": 0, "failed": 0, "cancelled": 0},
+            "priority": priority,
         }  # fmt: skip
         self.publish(entry, "entry", flow, 0, batch=id)
         return True
@@ -585,6 +598,13 @@ class Model:
         if batch is None or not self._takes(batch) or (not paused and not batch["paused"]):
             return False
         batch["paused"] = paused
+        return True
+
+    def set_batch_priority(self, id: str, priority: int) -> bool:
+        batch = self.batches.get(id)
+        if batch is None or not self._takes(batch):
+            return False
+        batch["priority"] = priority
         return True
 
     def cancel_batch(self, id: str, now: int) -> bool:

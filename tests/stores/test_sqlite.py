@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from batchflow.core.flow import FlowControl
 from batchflow.core.ports import Clock
 from batchflow.engine.clock import SystemClock
 from batchflow.errors import StoreError, StoreIncompatible, StoreUnavailable
@@ -97,16 +96,21 @@ async def test_a_file_of_the_schema_before_is_migrated_and_goes_on(path: str, mo
         assert direct.execute("SELECT count(*) FROM later").fetchone() == (0,)
 
 
-async def test_a_file_of_schema_10_goes_on_with_what_waits_in_it(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_file_of_schema_10_goes_on_with_what_waits_in_it(path: str) -> None:
     """Of one key it is due, of another later: both are claimed in their time, and a flow key opens as it would have."""
-    known = connection.migration_texts()
-    with monkeypatch.context() as before:
-        before.setattr(connection, "migration_texts", lambda: {10: known[10]})
-        scene = Scene(SqliteStore(path, clock=(clock := ManualClock())), clock)
-        await scene.store.open()
-        await scene.publish("now", flow=FlowControl(key="one"))
-        await scene.publish("later", flow=FlowControl(key="two"), not_before=clock.now() + 5_000)
-        await scene.store.close()
+    scene = Scene(SqliteStore(path, clock=(clock := ManualClock())), clock)
+    with raw(path) as direct:
+        direct.executescript(connection.migration_texts()[10])
+        waiting = (("one", "now", 0), ("two", "later", clock.now() + 5_000))
+        for lane, (key, id, due) in enumerate(waiting, 1):
+            direct.execute("INSERT INTO flow (key) VALUES (?)", [key])
+            direct.execute("INSERT INTO lane (key, destination, flow) VALUES (?, 'work', ?)", [lane, key])
+            direct.execute("UPDATE lane SET ready_at = ? WHERE key = ?", [due, lane])
+            direct.execute(
+                "INSERT INTO message (id, lane, due, created_at, body) VALUES (?, ?, ?, 1, '1')", [id, lane, due]
+            )
+        direct.execute(f"PRAGMA application_id = {connection.APPLICATION_ID}")
+        direct.execute("PRAGMA user_version = 10")
     await scene.store.open()
     await scene.store.register("w1", LEASE_MS)
     assert names(await scene.claim()) == ["now"]

@@ -47,6 +47,7 @@ USERS = st.lists(st.sampled_from(["u1", "u2", "u3", "u4", "u5"]), max_size=4)
 ENDINGS: st.SearchStrategy[Ending] = st.sampled_from(
     ["done", "done", "done", "failed", "suspended", "retry", "parked", "released", "dead", "cancelled"]
 )
+PRIORITIES = st.sampled_from([0, 0, 1, 9])
 DELAYS = st.sampled_from([0, 1, 7, 1_000])
 SCHEDULES = st.sampled_from(["s1", "s2"])
 EVENTS = st.sampled_from(["paid", "sent"])
@@ -116,16 +117,16 @@ class StoreMachine(RuleBasedStateMachine):
         message = Message(id=id, destination="work", flow=FLOWS[key], not_before=due, keep=keep)
         assert list(self.do("publish", [message])) == [self.model.publish(id, "work", key, due, keep=keep)]
 
-    @rule(id=BATCHES, key=KEYS, force=st.booleans())
-    def open_batch(self, id: str, key: str, force: bool) -> None:
-        self._open_batch(id, key, force, None)
+    @rule(id=BATCHES, key=KEYS, force=st.booleans(), priority=PRIORITIES)
+    def open_batch(self, id: str, key: str, force: bool, priority: int = 0) -> None:
+        self._open_batch(id, key, force, None, priority)
 
     @precondition(lambda self: "bat_a" in self.model.batches)
-    @rule(id=RETRIES, key=KEYS, force=st.booleans())
-    def open_retry(self, id: str, key: str, force: bool) -> None:
-        self._open_batch(id, key, force, "bat_a")
+    @rule(id=RETRIES, key=KEYS, force=st.booleans(), priority=PRIORITIES)
+    def open_retry(self, id: str, key: str, force: bool, priority: int) -> None:
+        self._open_batch(id, key, force, "bat_a", priority)
 
-    def _open_batch(self, id: str, key: str, force: bool, retry_of: str | None) -> None:
+    def _open_batch(self, id: str, key: str, force: bool, retry_of: str | None, priority: int) -> None:
         entry = Message(id=ids.entry_id(id), destination="entry", flow=FLOWS[key], batch=id)
         flow = FLOWS[key]
         workflow = WORKFLOW_OF[retry_of or id]
@@ -138,8 +139,11 @@ class StoreMachine(RuleBasedStateMachine):
             complete_flow=flow,
             force=force,
             retry_of=retry_of,
+            priority=priority,
         )
-        opened = self.model.open_batch(id, key, entry.id, ledger=workflow, force=force, retry_of=retry_of)
+        opened = self.model.open_batch(
+            id, key, entry.id, ledger=workflow, force=force, retry_of=retry_of, priority=priority
+        )
         assert self.do("open_batch", batch, [entry]) == opened
 
     @rule(worker=WORKERS, limit=st.integers(1, 6))
@@ -329,6 +333,10 @@ class StoreMachine(RuleBasedStateMachine):
         verb = "pause_batch" if paused else "resume_batch"
         assert self.do(verb, id) == self.model.pause_batch(id, paused)
 
+    @rule(id=BATCHES, priority=PRIORITIES)
+    def set_batch_priority(self, id: str, priority: int) -> None:
+        assert self.do("set_batch_priority", id, priority) == self.model.set_batch_priority(id, priority)
+
     @precondition(lambda self: self.model.dead)
     @rule(data=st.data(), restart=st.booleans())
     def redrive(self, data: st.DataObject, restart: bool) -> None:
@@ -475,7 +483,7 @@ class StoreMachine(RuleBasedStateMachine):
         assert batch.counts._asdict() == {name: expected["counts"][name] for name in COUNTS}
         seen = (batch.state, batch.working, batch.pages, batch.error is not None, batch.ended_at is not None)
         assert seen == tuple(expected[name] for name in ("state", "working", "pages", "broken", "ended"))
-        assert batch.paused == expected["paused"]
+        assert (batch.paused, batch.priority) == (expected["paused"], expected["priority"])
         assert (batch.retry_of, batch.recovered) == (expected["retry_of"], expected["recovered"])
         assert batch.replaced._asdict() == expected["replaced"]
         assert (batch.completion_error is not None) == expected["incomplete"]

@@ -92,6 +92,7 @@ class BatchRow(NamedTuple):
     named: bool
     open_dedup: str | None
     retry_of: str | None
+    priority: int
 
 
 def encode_operation(verb: str, arguments: Sequence[Any]) -> bytes:
@@ -196,6 +197,7 @@ def _encode_batch(batch: NewBatch) -> BatchRow:
         batch.named,
         batch.open_dedup,
         batch.retry_of,
+        batch.priority,
     )
 
 

@@ -62,6 +62,7 @@ def open_batch(tx: Tx, batch: NewBatch, first: Sequence[Message]) -> bool:
         parent_step=batch.parent and batch.parent[1],
         depth=batch.depth,
         retry_of=batch.retry_of,
+        priority=batch.priority,
         now=tx.now,
     )
     key = tx.batch_key(batch.id)
@@ -95,6 +96,15 @@ def _workflow_key(tx: Tx, name: str) -> int:
 
 def _known_workflow(tx: Tx, name: str) -> int | None:
     return tx.one("workflow_key", name=name)
+
+
+def set_priority(tx: Tx, id: str, priority: int) -> bool:
+    """Change the priority of a batch."""
+    key = tx.batch_key(id)
+    if key is None or not tx.run("batch_set_priority", batch=key, priority=priority):
+        return False
+    flows.set_priority(tx, key, priority)
+    return True
 
 
 def enter(tx: Tx, effect: FinishEntry) -> None:

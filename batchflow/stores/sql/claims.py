@@ -1,6 +1,7 @@
 """Workers and their claims: leasing messages, reclaiming them from lost workers."""
 
 from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 from pydantic_core import from_json, to_json
@@ -50,7 +51,10 @@ class Lane(NamedTuple):
     max_burst: int
     in_use: int
     next_start: float
+    priority: int
 
+
+_PRIORITY = attrgetter("priority")
 
 # Made for every item; the constructor of a named tuple takes three times as long.
 _new: Callable[..., Claim] = tuple[Any, ...].__new__
@@ -87,10 +91,10 @@ def claim(tx: Tx, worker: str, destinations: Sequence[str], limit: int) -> Claim
     while more:
         tx.run("flows_open", now=tx.now, served=served, limit=limit)
         found_lanes = tx.json("lanes_ready", now=tx.now, served=served, limit=base.LANES_LIMIT)
-        lanes = [Lane._make(row) for row in found_lanes]
+        lanes = _of_highest_priority([Lane._make(row) for row in found_lanes])
         taken = 0
         # Another round may find more if a lane was not exhausted, or if not all lanes were seen.
-        more = len(lanes) == base.LANES_LIMIT
+        more = len(found_lanes) == base.LANES_LIMIT or len(lanes) < len(found_lanes)
         states: dict[str, FlowState] = {}
         for place, lane in enumerate(lanes):
             part = max(1, (limit - taken) // (len(lanes) - place))
@@ -109,6 +113,14 @@ def claim(tx: Tx, worker: str, destinations: Sequence[str], limit: int) -> Claim
     if changes_at is not None:
         next_due = changes_at if next_due is None else min(next_due, changes_at)
     return ClaimResult(claims, None if next_due is None or next_due >= NEVER else -int(-next_due // 1), tx.now)
+
+
+def _of_highest_priority(lanes: list[Lane]) -> list[Lane]:
+    """Of the lanes of each flow key, those with its highest priority, which come first."""
+    if not any(map(_PRIORITY, lanes)):
+        return lanes
+    highest: dict[str, int] = {}
+    return [lane for lane in lanes if lane.priority == highest.setdefault(lane.flow, lane.priority)]
 
 
 class _Turns:

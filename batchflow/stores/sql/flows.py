@@ -108,6 +108,11 @@ def reopen_lanes(tx: Tx, batch: int, why: int) -> None:
     tx.run("lanes_open", batch=batch, why=why)
 
 
+def set_priority(tx: Tx, batch: int, priority: int) -> None:
+    """Change the priority of the lanes of a batch."""
+    tx.run("lanes_set_priority", batch=batch, priority=priority)
+
+
 def mark_ready(tx: Tx, lane: int, due: int) -> None:
     """Record that a message of the lane is due at `due`.
 

@@ -257,6 +257,7 @@ VERBS: Mapping[str, Verb] = {
     "cancel_batch": _each(settling.cancel_batch),
     "pause_batch": _each(settling.pause_batch),
     "resume_batch": _each(settling.resume_batch),
+    "set_batch_priority": _each(batches.set_priority),
     "redrive": _each(dead_letters.redrive),
     "call_failure_again": _each(dead_letters.call_failure_again),
     "delete_dead_letter": _each(dead_letters.delete),

@@ -55,9 +55,10 @@ SELECT key FROM lane WHERE destination = :destination AND flow = :flow AND batch
 
 -- lane_add --
 -- A new lane joins the end of the rotation.
-INSERT INTO lane (destination, flow, batch, held, closed, turn)
-VALUES (:destination, :flow, :batch, :held, :held | (SELECT coalesce(max(paused), 0) * 2 FROM batch WHERE key = :batch),
-    (SELECT value FROM counter WHERE name = 'turn'));
+INSERT INTO lane (destination, flow, batch, held, closed, priority, turn)
+SELECT :destination, :flow, :batch, :held, :held | coalesce(max(paused), 0) * 2, coalesce(max(priority), 0),
+    (SELECT value FROM counter WHERE name = 'turn')
+FROM batch WHERE key = :batch;
 
 -- lane_ready_by --
 UPDATE lane SET ready_at = min(coalesce(ready_at, :due), :due) WHERE key = :lane;
@@ -79,6 +80,9 @@ WHERE lane = :lane AND owner IS NULL AND stage = 0 AND due > 0 AND due <= :now;
 
 -- lane_set_served --
 UPDATE lane SET turn = :turn, ahead = :ahead WHERE key = :lane;
+
+-- lanes_set_priority --
+UPDATE lane SET priority = :priority WHERE batch = :batch;
 
 -- lanes_close --
 -- One more reason for which the batch's lanes are closed.
@@ -135,16 +139,17 @@ UPDATE flow SET open = 1 WHERE key IN (
         LIMIT :limit));
 
 -- lanes_ready --
--- The lanes that may start something, those of the key that was served longest ago first.
+-- The lanes that may start something, those of the key that was served longest ago first, and of these the highest
+-- priority first.
 SELECT json_group_array(json_array(
-    lane, destination, flow, ahead, max_parallelism, max_rate, max_period, max_burst, in_use, next_start))
+    lane, destination, flow, ahead, max_parallelism, max_rate, max_period, max_burst, in_use, next_start, priority))
 FROM (
     SELECT l.key AS lane, l.destination, l.flow, l.ahead, f.max_parallelism, f.max_rate, f.max_period, f.max_burst,
-        f.in_use, f.next_start
+        f.in_use, f.next_start, l.priority
     FROM flow f CROSS JOIN lane l ON l.flow = f.key
     WHERE f.open = 1 AND l.ready_at <= :now AND l.closed = 0
         AND EXISTS (SELECT 1 FROM served s WHERE s.list = :served AND s.destination = l.destination)
-    ORDER BY f.turn, f.key, l.turn, l.ready_at
+    ORDER BY f.turn, f.key, l.priority DESC, l.turn, l.ready_at
     LIMIT :limit
 );
 
@@ -182,10 +187,10 @@ SELECT json_array(
 -- suspects_due --
 -- Messages that are claimed alone, the earliest first, each with the columns of its lane.
 SELECT json_group_array(json_array(
-    lane, destination, flow, ahead, max_parallelism, max_rate, max_period, max_burst, in_use, next_start, id))
+    lane, destination, flow, ahead, max_parallelism, max_rate, max_period, max_burst, in_use, next_start, priority, id))
 FROM (
     SELECT l.key AS lane, l.destination, l.flow, l.ahead, f.max_parallelism, f.max_rate, f.max_period, f.max_burst,
-        f.in_use, f.next_start, m.id
+        f.in_use, f.next_start, l.priority, m.id
     FROM message m CROSS JOIN lane l ON l.key = m.lane CROSS JOIN flow f ON f.key = l.flow
     WHERE m.owner IS NULL AND m.stage = 2 AND m.due <= :now AND l.closed = 0 AND f.paused = 0 AND f.parked_until <= :now
         AND EXISTS (SELECT 1 FROM served s WHERE s.list = :served AND s.destination = l.destination)
@@ -847,10 +852,12 @@ FROM batch WHERE key = :batch;
 -- batch_open --
 INSERT INTO batch (
     id, workflow, ledger, state, params, headers, complete, complete_flow, on_failure, ledger_ttl, keep_results,
-    force, named, label, open_dedup, parent, parent_step, depth, retry_of, created_at)
+    force, named, label, open_dedup, parent, parent_step, depth, retry_of, priority,
+    created_at)
 VALUES (
     :id, :workflow, :ledger, 'pending', :params, :headers, :complete, :complete_flow, :on_failure, :ledger_ttl,
-    :keep_results, :force, :named, :label, :open_dedup, :parent, :parent_step, :depth, :retry_of, :now);
+    :keep_results, :force, :named, :label, :open_dedup, :parent, :parent_step, :depth, :retry_of,
+    :priority, :now);
 
 -- batch_lane --
 -- The lane of the batch's items.
@@ -908,6 +915,9 @@ UPDATE batch SET paused = 1 WHERE key = :batch AND ended_at IS NULL AND state <>
 -- batch_resume --
 UPDATE batch SET paused = 0 WHERE key = :batch AND paused = 1;
 
+-- batch_set_priority --
+UPDATE batch SET priority = :priority WHERE key = :batch AND ended_at IS NULL AND state <> 'cancelling';
+
 -- batch_reopen_item --
 -- A failed item is open again; a batch that had ended continues as its next generation.
 UPDATE batch SET failed = failed - 1, open = open + 1,
@@ -947,7 +957,7 @@ SELECT json_group_array(key) FROM batch WHERE state = 'cancelling';
 SELECT json_group_array(json_array(
     id, name, state, pages, chunks, total, working, worked_ms, params, force, label, headers, paused, flow_key,
     error, completion_error, json(errors), created_at, started_at, ended_at, named, retry_of, replaced_succeeded,
-    replaced_failed, replaced_cancelled, recovered, eligible, open, succeeded, failed, cancelled, already_processed,
+    replaced_failed, replaced_cancelled, recovered, priority, eligible, open, succeeded, failed, cancelled, already_processed,
     in_flight, duplicates, left_out, retrying, parked))
 FROM (
     SELECT b.*, w.name, l.flow AS flow_key, (
@@ -960,7 +970,7 @@ SELECT json_group_array(json_array(
     id, name, state, pages, chunks, total, working, worked_ms, CASE WHEN :params THEN params ELSE 'null' END,
     force, label, CASE WHEN :params THEN headers END, paused, flow_key,
     error, completion_error, json(errors), created_at, started_at, ended_at, named, retry_of, replaced_succeeded,
-    replaced_failed, replaced_cancelled, recovered, eligible, open, succeeded, failed, cancelled, already_processed,
+    replaced_failed, replaced_cancelled, recovered, priority, eligible, open, succeeded, failed, cancelled, already_processed,
     in_flight, duplicates, left_out, retrying, parked))
 FROM (
     SELECT b.*, w.name, l.flow AS flow_key, (
@@ -974,7 +984,7 @@ FROM (
 SELECT json_group_array(json_array(
     id, name, state, pages, chunks, total, working, worked_ms, 'null', force, label, (NULL), paused, flow_key,
     error, completion_error, json(errors), created_at, started_at, ended_at, named, retry_of, replaced_succeeded,
-    replaced_failed, replaced_cancelled, recovered, eligible, open, succeeded, failed, cancelled, already_processed,
+    replaced_failed, replaced_cancelled, recovered, priority, eligible, open, succeeded, failed, cancelled, already_processed,
     in_flight, duplicates, left_out, retrying, parked))
 FROM (
     SELECT b.*, w.name, l.flow AS flow_key, (

@@ -7,10 +7,12 @@
 -- at, p, ps, dp: parent, its step, depth, sq: its number among all batches, hi: one above its highest item, sw: items
 -- looked at by the cancellation, dd: items have data, rt, pa: open items that wait after a failed attempt, or for a rate
 -- limit; ce: the error of its completion. Of a retry, ro: the batch that it retries, sd: items of that whose ids are among
--- its own, rps, rpf, rpc: earlier runs of its items by the letter of their state, rc: items that it has recovered.
+-- its own, rps, rpf, rpc: earlier runs of its items by the letter of their state, rc: items that it has recovered. pr: its
+-- priority if it is not 0.
 local NUMBERS = {
   'na', 'pz', 'wd', 'bk', 'ge', 'kr', 'fo', 'en', 'wk', 'pg', 'ch', 'to', 'el', 'op', 'su', 'fa', 'ca', 'ap', 'fl', 'du',
   'lo', 'wm', 't', 'st', 'za', 'ps', 'dp', 'sq', 'hi', 'sw', 'tt', 'rt', 'pa',
+  'pr',
 }
 -- Of these, the ones that are 0 when a batch is opened.
 local ZERO = {
@@ -238,6 +240,15 @@ function batches.pause(id, paused)
   return true
 end
 
+-- Change the priority of a batch. False if it has ended, is cancelled or is unknown.
+function batches.set_priority(id, priority)
+  local batch = batches.get(id)
+  if not batches.accepts_messages(batch) then return false end
+  batches.set(batch, 'pr', priority)
+  lanes.each(id, lanes.recount)
+  return true
+end
+
 -- Reopen a batch for a redriven dead letter: its item is open again, or its walk continues. False if that is
 -- impossible.
 function batches.reopen(batch, message, id)
@@ -330,6 +341,7 @@ verbs.open_batch = function(wire, first)
     cp = or_nil(wire[BATCH.complete]), tt = or_nil(wire[BATCH.ledger_ttl]), L = or_nil(wire[BATCH.label]),
     p = or_nil(wire[BATCH.parent]), ps = or_nil(wire[BATCH.parent_step]), hd = or_nil(wire[BATCH.headers]),
     of = or_nil(wire[BATCH.on_failure]), od = dedup, ro = or_nil(wire[BATCH.retry_of]),
+    pr = wire[BATCH.priority] > 0 and wire[BATCH.priority] or nil,
   }) do
     fields[#fields + 1] = field
     fields[#fields + 1] = value
@@ -357,6 +369,7 @@ end
 -- cancel_batch: leases nothing more of a batch; false if it has ended or is unknown. A small batch ends at once.
 -- sweep_cancelled: cancels one slice of the waiting messages of batches that are being cancelled, and returns how many.
 -- pause_batch: leases nothing more of a batch until resume_batch. Safe to repeat.
+-- set_batch_priority: changes the priority of a batch. Safe to repeat.
 verbs.cancel_batch = function(id)
   local begun = batches.begin_cancel(id)
   if begun then
@@ -370,6 +383,8 @@ end
 verbs.pause_batch = function(id) return batches.pause(id, 1) end
 
 verbs.resume_batch = function(id) return batches.pause(id, 0) end
+
+verbs.set_batch_priority = batches.set_priority
 
 verbs.sweep_cancelled = function()
   local count = 0
@@ -405,7 +420,7 @@ function batches.row(batch, without)
     flow_key = batch.k, error = batch.e, completion_error = batch.ce, errors = error_groups(batch.id),
     created_at = batch.t, started_at = batch.st, ended_at = batch.za, named = batch.na == 1, retry_of = batch.ro,
     replaced_succeeded = batch.rps or 0, replaced_failed = batch.rpf or 0, replaced_cancelled = batch.rpc or 0,
-    recovered = batch.rc or 0,
+    recovered = batch.rc or 0, priority = batch.pr or 0,
     eligible = batch.el, open = batch.op, succeeded = batch.su, failed = batch.fa, cancelled = batch.ca,
     already_processed = batch.ap, in_flight = batch.fl, duplicates = batch.du, left_out = batch.lo, retrying = batch.rt, parked = batch.pa,
   })

@@ -54,15 +54,16 @@ local function known(of, key)
   return about
 end
 
--- Add the lanes of a destination from which something may start now to those found: all of them if they are few, else
--- at least the `want` that are served first. Lanes whose key was served through other lanes have too low a score: a few
+-- Add the lanes of a destination from which something may start now to those found, if their priority is `priority` and
+-- so their score between `from` and `to`: all of them if they are few, else at least the `want` that are served first. Lanes whose key was served through other lanes have too low a score: a few
 -- are corrected each time, so that they never hide a key that has waited longer, however many there are.
-local function look_at(destination, want, found)
+local function look_at(destination, want, found, from, to, priority)
+  local shift = lanes.band_shift(priority)
   local before, offset, stale, latest, of = #found, 0, 0, -math.huge, {}
   local reply
   local function read()
     reply = call(
-      'ZRANGEBYSCORE', P .. 'rd:' .. destination, '-inf', now, 'WITHSCORES', 'LIMIT', offset, LANES_SEEN
+      'ZRANGEBYSCORE', P .. 'rd:' .. destination, from, to, 'WITHSCORES', 'LIMIT', offset, LANES_SEEN
     )
     return #reply == LANES_SEEN * 2
   end
@@ -71,7 +72,7 @@ local function look_at(destination, want, found)
   while #reply > 0 do
     local moved, ahead, all = {}, {}, #reply < LANES_SEEN * 2
     for place = 1, #reply, 2 do
-      local member, score = reply[place], tonumber(reply[place + 1])
+      local member, score = reply[place], tonumber(reply[place + 1]) + shift
       -- Lanes with a higher score are served later; but not lanes whose time has come.
       local behind = #found - before >= want and score < 0 and score >= latest
       if behind then
@@ -86,7 +87,7 @@ local function look_at(destination, want, found)
           latest = math.max(latest, about.score)
           found[#found + 1] = {
             destination = destination, key = key, group = group, flow = about.flow, member = member,
-            name = lanes.id(destination, key, group),
+            name = lanes.id(destination, key, group), priority = priority,
           }
         elseif score >= 0 then
           moved[#moved + 1] = member
@@ -116,6 +117,25 @@ local function look_at(destination, want, found)
   found.latest = math.max(found.latest, latest)
 end
 
+-- The same for lanes of all priorities. `first`: the destination's score in `rds`.
+local function look_at_all(destination, first, want, found)
+  if first < lanes.READY then
+    found.raised = true
+    lanes.each_band(destination, function(from, to, priority) look_at(destination, want, found, from, to, priority) end)
+  end
+  look_at(destination, want, found, lanes.READY, now, 0)
+end
+
+-- Of the lanes of each key, in order, those with its highest priority.
+local function of_highest_priority(found)
+  local highest, kept = {}, { cut = found.cut }
+  for _, about in ipairs(found) do
+    highest[about.key] = highest[about.key] or about.priority
+    if about.priority == highest[about.key] then kept[#kept + 1] = about else kept.cut = true end
+  end
+  return kept
+end
+
 -- The order of lanes of one key with the same turn: the one with the earlier due message first.
 local function is_due_before(one, other)
   for _, about in ipairs({ one, other }) do
@@ -125,29 +145,35 @@ local function is_due_before(one, other)
   return one.name < other.name
 end
 
--- Lanes from which something may start now: keys that were served longest ago first, and so for the lanes of each key.
--- As many as `limit` claims need; `cut` is set if there may be more.
+-- Lanes from which something may start now: keys that were served longest ago first, and so for the lanes of each key
+-- that have its highest priority. As many as `limit` claims need; `cut` is set if there may be more.
 local function ready_lanes(served, limit)
   local want = math.min(limit, LANES_LIMIT + 1)
   local found, seen, looked = { cut = false, latest = -math.huge }, 0, {}
-  each_destination(served, '-inf', now, function(destination, first)
+  local function look(destination, first)
     seen = seen + 1
     local enough = #found >= want
     local later = enough and first >= found.latest
     if later then found.cut = true end
     looked[destination] = true
-    if not later or promote(destination) > 0 then look_at(destination, want, found) end
+    if not later or promote(destination) > 0 then look_at_all(destination, first, want, found) end
     found.many = seen >= SEEN_AT_ONCE
     if not enough or not found.many then return false end
     found.cut = true
     return later or seen >= MOST_SEEN
-  end)
+  end
+  each_destination(served, '-inf', now, look)
+  if found.raised and seen >= MOST_SEEN then
+    -- Raised lanes come first and never hide the keys that only others have.
+    seen = 0
+    each_destination(served, lanes.READY, now, look)
+  end
   if seen >= SEEN_AT_ONCE then
     -- A message that has become due may belong to the key that has waited longest, whatever its destination's score.
     seen = 0
     each_destination(served, 0, now, function(destination)
       if looked[destination] then return false end
-      look_at(destination, want, found)
+      look_at_all(destination, 0, want, found)
       seen = seen + 1
       return seen == SEEN_AT_ONCE
     end)
@@ -160,10 +186,11 @@ local function ready_lanes(served, limit)
   table.sort(found, function(one, other)
     if one.flow.tu ~= other.flow.tu then return one.flow.tu < other.flow.tu end
     if one.key ~= other.key then return one.key < other.key end
+    if one.priority ~= other.priority then return one.priority > other.priority end
     if one.turn ~= other.turn then return one.turn < other.turn end
     return one ~= other and is_due_before(one, other)
   end)
-  return found
+  return found.raised and of_highest_priority(found) or found
 end
 
 local SUSPECTS, DUE_AT_ONCE = 100, 64

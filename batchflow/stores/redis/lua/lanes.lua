@@ -11,7 +11,11 @@
 -- rate, a pause or parking, as `<flow key> \n <destination> \n <group>`, all with score 0, so that the lanes of a key
 -- are found when its limits change. `lt` records when each lane that is not empty was served last, and how far it has
 -- run ahead. `bq:<batch>` lists the lanes of a batch. Between READY and half of it a score is exact to a 1024th.
-local HELD, READY, STEPS, SERVED = '~', -2 ^ 43, 1024, 0.75
+-- A lane of a batch with a priority is raised: its score, if something may start now, is BAND lower for each priority, so
+-- that each priority has a band of scores, the highest one first. There the fractions of turns are coarser. A destination
+-- with raised lanes is before all others in `rds`.
+local HELD, READY, BAND, STEPS, SERVED = '~', -2 ^ 43, 2 ^ 42, 1024, 0.75
+lanes.READY = READY
 on_each_call(function() lanes.ready, lanes.added_to_batch, lanes.changed, lanes.moved = {}, {}, {}, 0 end)
 
 -- The group of a message. The completion of a batch comes after all of its messages and belongs to no group.
@@ -78,6 +82,28 @@ function lanes.score_of(key, due)
   return READY + flow.tu, false
 end
 
+-- The priority of the lanes of a group.
+function lanes.priority(group)
+  if group == '' then return 0 end
+  local batch = batches.get(lanes.batch_of(group))
+  return batch and batch.pr or 0
+end
+
+-- Call `act` with each band of raised lanes of a destination: its scores from and to, and its priority.
+function lanes.each_band(destination, act)
+  local above = '-inf'
+  while true do
+    local first = call('ZRANGEBYSCORE', P .. 'rd:' .. destination, above, '(' .. READY, 'WITHSCORES', 'LIMIT', 0, 1)[2]
+    if not first then return end
+    local priority = math.ceil((READY - tonumber(first)) / BAND)
+    above = READY - (priority - 1) * BAND
+    act(above - BAND, string.format('(%.0f', above), priority)
+  end
+end
+
+-- How much higher the score of a lane would be if it had no priority.
+function lanes.band_shift(priority) return priority * BAND end
+
 -- True if the score of a lane is still right.
 function lanes.is_in_place(score, stand) return score < 0 and math.floor(score) == stand end
 
@@ -86,7 +112,7 @@ function lanes.full_name(destination, key, group) return key .. '\n' .. destinat
 -- Set the score of a lane, with `earlier` only if that lowers it. Returns whether its flow key delays it.
 local function place_lane(destination, key, group, due, earlier)
   local score, held = lanes.score_of(key, due)
-  if score < 0 then score = score + SERVED end
+  if score < 0 then score = score + SERVED - BAND * lanes.priority(group) end
   -- First, so that a delayed lane is found by its key wherever the script stops.
   if held then call('ZADD', P .. 'hb', 0, lanes.full_name(destination, key, group)) end
   if earlier then
@@ -107,7 +133,7 @@ function lanes.place_again(destination, members)
     local score, held = lanes.score_of(key, now)
     if score < 0 then
       lanes.moved = math.min(lanes.moved + 1, STEPS / 2)
-      score = score + lanes.moved / STEPS
+      score = score + lanes.moved / STEPS - BAND * lanes.priority(group)
     end
     scores[#scores + 1] = score
     scores[#scores + 1] = member
