@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 from batchflow.core.batch import NO_HEADERS
 from batchflow.core.flow import FlowControl
@@ -143,6 +143,39 @@ class WorkerStatus(NamedTuple):
     def held(self) -> int:
         """The number of all its claims."""
         return sum(self.holds.values())
+
+
+OpenState: TypeAlias = Literal["retrying", "parked", "lost", "running", "suspended", "waiting"]
+"""The states of a message that has not ended.
+
+`retrying` and `parked`: it waits after a failed attempt, or since it raised `RateLimited`. `lost`: it waits since its
+worker died or hung. `running`: a worker holds it. `suspended`: it has started, and waits for a time or for something
+from outside. `waiting`: it may start when its time has come, its limits have room and a worker serves it.
+"""
+
+OPEN_STATES: tuple[OpenState, ...] = ("retrying", "parked", "lost", "running", "suspended", "waiting")
+"""The states in the order in which messages are listed."""
+
+
+class OpenMessage(NamedTuple):
+    """A message of a batch that has not ended; `item` is the id of an item, empty for a message of the batch's layers.
+
+    `due_at` is the time from which it may start, in ms; None if that has come, or if it waits for something else than
+    time. `started_at` is the time of its first claim (ms, None before). `attempts` are the failed and lost ones, and
+    `error` is that of the last failed one. `worker` holds it, if one does.
+    """
+
+    id: str
+    destination: str
+    flow_key: str
+    number: int
+    item: str
+    state: OpenState
+    due_at: int | None
+    started_at: int | None
+    attempts: int
+    error: str | None
+    worker: str | None
 
 
 MOST_NAMED = 5

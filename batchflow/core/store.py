@@ -14,7 +14,7 @@ from typing import Literal, Protocol, TypeAlias
 from batchflow.core.batch import Batch, Item, ItemState, Mark, NewBatch
 from batchflow.core.dead_letters import ALL_DEAD_LETTERS, DeadLetter, DeadLetterGroup, DeadLetterQuery
 from batchflow.core.flow import FlowControl, FlowHolder, FlowStatus
-from batchflow.core.message import ClaimResult, Message, UnservedWork, WorkerStatus
+from batchflow.core.message import ClaimResult, Message, OpenMessage, UnservedWork, WorkerStatus
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.run import Run, RunQuery, Step, Waiter
 from batchflow.core.schedule import DueSchedules, Fire, FireResult, NewSchedule, ScheduleStatus
@@ -34,6 +34,12 @@ ITEMS_SIZE = 4 * 2**20
 
 MOST_COUNTED = 100_000
 """The number up to which messages that nobody serves are counted."""
+
+SEARCHED_LANES = 100
+"""The number of lanes of a batch in which its open messages are looked for."""
+
+SEARCHED_MESSAGES = 2_000
+"""The number of messages that have started and wait, and of those that are claimed, among which they are looked for."""
 
 RecordResult: TypeAlias = Literal["recorded", "stale", "cancelled"]
 """The result of recording a step: recorded; the claim is lost; the run is cancelled."""
@@ -432,6 +438,15 @@ class BatchReads(Protocol):
 
         `batch` is a retry that is open. A store without an index of ids makes one for it, a slice at a time, which goes
         when it ends. Nothing if the batch that it retries was removed.
+        """
+        ...
+
+    async def open_messages(self, batch: str, *, layers: bool = False, limit: int = 20) -> Sequence[OpenMessage]:
+        """The messages of the items of a batch that have not ended, or with `layers` those of its layers.
+
+        Up to `limit` of each state, in the order of `OPEN_STATES`; within a state those that started first if they are
+        `running`, else by the time from which they may start, those that wait for something else last. A bounded look:
+        at `SEARCHED_LANES` lanes of the batch, and at `SEARCHED_MESSAGES` messages of these that have started.
         """
         ...
 

@@ -7,7 +7,7 @@ collected, so that the busier a program is, the larger its groups are.
 import asyncio
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from operator import itemgetter
 from typing import Any, NamedTuple, TypeAlias
 
@@ -27,7 +27,7 @@ from batchflow.core.batch import (
 )
 from batchflow.core.dead_letters import KEPT_ATTEMPTS, DeadLetter, FailureCall, LoggedAttempt, status_of
 from batchflow.core.flow import FlowControl, FlowStatus
-from batchflow.core.message import Claim, Message
+from batchflow.core.message import OPEN_STATES, Claim, Message, OpenMessage
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.run import Journal, Run, Step
 from batchflow.core.schedule import Fire, FireResult, NewSchedule, ScheduleStatus
@@ -507,6 +507,9 @@ SCHEDULE: Columns = (
     "queued_at", "error",
 )  # fmt: skip
 ITEM: Columns = ("number", "id", "state", "result", "error", "ended_at", "attempts")
+OPEN_MESSAGE: Columns = (
+    "id", "destination", "flow", "number", "item", "state", "due_at", "started_at", "attempts", "error", "worker",
+)  # fmt: skip
 ERROR_GROUP: Columns = ErrorGroup._fields
 
 # Stores make claims by position, since by name each takes twice as long.
@@ -649,3 +652,8 @@ def scheduled(row: Sequence[Any]) -> ScheduleStatus:
 def item(row: Sequence[Any]) -> Item:
     """An item of a batch."""
     return Item(**dict(zip(ITEM, row, strict=True)))
+
+
+def open_messages(rows: Iterable[Sequence[Any]]) -> list[OpenMessage]:
+    """Open messages in the order of their states; within a state they stay as they are."""
+    return sorted(map(OpenMessage._make, rows), key=lambda it: OPEN_STATES.index(it.state))

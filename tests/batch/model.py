@@ -13,7 +13,7 @@ from batchflow.core.dead_letters import ALL_DEAD_LETTERS, DeadLetter, DeadLetter
 from batchflow.core.expected_data import ExpectedData
 from batchflow.core.flow import FlowHolder, FlowStatus
 from batchflow.core.ids import complete_id, item_run_id
-from batchflow.core.message import Claim, Message, UnservedWork, WorkerStatus
+from batchflow.core.message import Claim, Message, OpenMessage, UnservedWork, WorkerStatus
 from batchflow.core.ports import LogNames, Threads
 from batchflow.core.run import Journal, Run, RunQuery, Step, Waiter, apply_arrivals, merge_steps
 from batchflow.core.settlement import Effect, FinishEntry, FinishWalk, Publish, RecordPage, Settlement, StartItems
@@ -183,6 +183,9 @@ class Model:
 
     async def find_item(self, batch: str, item_id: str) -> Item | None:
         return next((it for it in self.jobs[batch].items.values() if it.id == item_id), None)
+
+    async def open_messages(self, batch: str, *, layers: bool = False, limit: int = 20) -> Sequence[OpenMessage]:
+        return ()
 
     async def find_items(self, workflow: str, item_id: str, limit: int = 20) -> Sequence[tuple[str, Item]]:
         raise NotImplementedError

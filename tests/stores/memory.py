@@ -52,10 +52,13 @@ from batchflow.core.message import (
     FAILURE_STEP,
     LOSS_LIMIT,
     LOST,
+    OPEN_STATES,
     SUSPECT_LOSSES,
     Claim,
     ClaimResult,
     Message,
+    OpenMessage,
+    OpenState,
     UnservedWork,
     WorkerStatus,
     failure_flow,
@@ -369,6 +372,29 @@ class Place:
         if key not in self.flows:
             self.flows[key] = Flow(self.turn, FlowControl(key=key or None))
         return self.flows[key]
+
+    def open_message(self, row: Row) -> OpenMessage:
+        state: OpenState = "suspended" if row.fence and row.due > self.now else "waiting"
+        if row.owner is not None:
+            state = "running"
+        elif row.reason:
+            state = "parked" if row.reason == "parked" else "retrying"
+        elif row.losses:
+            state = "lost"
+        item = self.batches[row.message.batch or ""].items[row.number] if row.number >= 0 else None
+        return OpenMessage(
+            row.message.id,
+            row.message.destination,
+            row.lane.flow,
+            row.number,
+            item.id if item else "",
+            state,
+            row.due if row.owner is None and self.now < row.due < NEVER else None,
+            row.started_at,
+            row.attempts,
+            item.error if item else row.error,
+            row.owner,
+        )
 
     def held(self, id: str, fence: int) -> Row | None:
         row = self.rows.get(id)
@@ -1662,6 +1688,16 @@ class MemoryStore:
         retry = self.at.batches.get(batch)
         origin = retry and self.at.batches.get(retry.new.retry_of or "")
         return frozenset(ids) - retry.named - origin.named - origin.taken.keys() if retry and origin else frozenset()
+
+    @read
+    def open_messages(self, batch: str, *, layers: bool = False, limit: int = 20) -> Sequence[OpenMessage]:
+        mine = [row for row in self.at.rows.values() if row.message.batch == batch and row.died_at is None]
+        found: dict[OpenState, list[OpenMessage]] = {state: [] for state in OPEN_STATES}
+        for row in sorted(mine, key=lambda row: (row.started_at if row.owner else row.due, row.message.id)):
+            if (row.number < 0) == layers:
+                message = self.at.open_message(row)
+                found[message.state].append(message)
+        return [message for state in OPEN_STATES for message in found[state][:limit]]
 
     @read
     def find_items(self, workflow: str, item_id: str, limit: int = 20) -> Sequence[tuple[str, Item]]:

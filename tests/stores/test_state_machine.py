@@ -493,6 +493,11 @@ class StoreMachine(RuleBasedStateMachine):
         for item in found:
             message = self.model.messages.get(run := ids.item_run_id(id, item.number)) or self.model.dead.get(run)
             assert message is None or item.attempts == message["attempts"]
+        listed = await self.store.open_messages(id, limit=1_000)
+        assert {it.number for it in listed} == {item.number for item in found if item.state == "open"}
+        states = [it.state for it in listed]
+        assert (states.count("retrying"), states.count("parked")) == (batch.counts.retrying, batch.counts.parked)
+        assert len(await self.store.open_messages(id, layers=True, limit=1_000)) == batch.working
         items = {str(item.number): (item.id, item.state) for item in found}
         assert items == {number: (item["id"], item["state"]) for number, item in expected["items"].items()}
         if batch.state in {"sealed", "completed"}:

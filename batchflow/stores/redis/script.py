@@ -21,7 +21,7 @@ from batchflow.core.run import NEVER, Step
 from batchflow.core.schedule import schedule_key
 from batchflow.core.secrets import SECRET_OUTCOME, marked_text
 from batchflow.core.settlement import Settlement
-from batchflow.core.store import KEPT_EVENTS, MOST_COUNTED, SEARCHED_BATCHES
+from batchflow.core.store import KEPT_EVENTS, MOST_COUNTED, SEARCHED_BATCHES, SEARCHED_LANES, SEARCHED_MESSAGES
 from batchflow.errors import StoreError
 from batchflow.stores import base
 from batchflow.stores.base import Answers, Operation
@@ -115,6 +115,9 @@ def _constants() -> list[str]:
         "BATCH_COLUMNS": base.BATCH,
         "ITEM_COLUMNS": base.ITEM,
         "FLOW_COLUMNS": base.FLOW,
+        "OPEN_MESSAGE_COLUMNS": base.OPEN_MESSAGE,
+        "SEARCHED_LANES": SEARCHED_LANES,
+        "SEARCHED_MESSAGES": SEARCHED_MESSAGES,
         "SCHEDULE_COLUMNS": base.SCHEDULE,
         "SCHEDULE_KEY": schedule_key(""),
     }

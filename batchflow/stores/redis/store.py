@@ -11,7 +11,7 @@ from redis.exceptions import NoPermissionError
 from batchflow.core.batch import Batch, Item, ItemState, Mark
 from batchflow.core.dead_letters import ALL_DEAD_LETTERS, DeadLetter, DeadLetterGroup, DeadLetterQuery, merge_groups
 from batchflow.core.flow import FlowHolder, FlowStatus
-from batchflow.core.message import ClaimResult, UnservedWork, WorkerStatus
+from batchflow.core.message import ClaimResult, OpenMessage, UnservedWork, WorkerStatus
 from batchflow.core.ports import Clock
 from batchflow.core.run import NEVER, Run, RunQuery, Waiter
 from batchflow.core.schedule import DueSchedules, ScheduleStatus
@@ -343,6 +343,10 @@ class RedisStore(WriteVerbs):
         while missing is None:
             missing = await self._enqueue("missing_items", batch, ids)
         return frozenset(missing)
+
+    async def open_messages(self, batch: str, *, layers: bool = False, limit: int = 20) -> Sequence[OpenMessage]:
+        """See the protocol."""
+        return base.open_messages(await self._enqueue("open_messages", batch, layers, limit))
 
     async def find_items(self, workflow: str, item_id: str, limit: int = 20) -> Sequence[tuple[str, Item]]:
         """See the protocol; the items of ended batches are not indexed by their id."""

@@ -85,6 +85,7 @@ FOUND: Mapping[str, Names] = {
     "listener_read": ("run", "name", "since", "until"),
     "mark_list": ("item", "expires_at"),
     "message_suspended": ("id", "lane"),
+    "message_open_of_batch": base.OPEN_MESSAGE,
     "message_candidates": CANDIDATE,
     "message_dead": Dead._fields,
     "message_held": ("slot", *HeldMessage._fields),

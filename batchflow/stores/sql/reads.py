@@ -6,10 +6,11 @@ from typing import Any
 from pydantic_core import from_json, to_json
 
 from batchflow.core.batch import Batch, Item, ItemState
-from batchflow.core.message import UnservedWork, WorkerStatus
+from batchflow.core.message import OpenMessage, UnservedWork, WorkerStatus
 from batchflow.core.run import NEVER, Run, RunQuery, Step
-from batchflow.core.store import ITEMS_SIZE, MOST_COUNTED, SEARCHED_BATCHES
+from batchflow.core.store import ITEMS_SIZE, MOST_COUNTED, SEARCHED_BATCHES, SEARCHED_LANES, SEARCHED_MESSAGES
 from batchflow.stores import base
+from batchflow.stores.sql import messages
 from batchflow.stores.sql.steps import steps_of
 from batchflow.stores.sql.transaction import Tx
 
@@ -80,6 +81,25 @@ def _fitting(sizes: Sequence[int]) -> int:
         if total >= ITEMS_SIZE:
             return count
     return len(sizes)
+
+
+def open_messages(tx: Tx, batch: str, layers: bool, limit: int) -> list[OpenMessage]:
+    """The messages of a batch that have not ended."""
+    key = tx.batch_key(batch)
+    if key is None:
+        return []
+    found = tx.json(
+        "message_open_of_batch",
+        batch=key,
+        completion=messages.completion_id(tx, key),
+        layers=layers,
+        limit=limit,
+        lanes=SEARCHED_LANES,
+        look=SEARCHED_MESSAGES,
+        now=tx.now,
+        never=NEVER,
+    )
+    return base.open_messages(found)
 
 
 def find_item(tx: Tx, batch: str, item: str) -> Item | None:

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias, TypeVar
 from batchflow.core.batch import Batch, Item, ItemState, Mark
 from batchflow.core.dead_letters import ALL_DEAD_LETTERS, DeadLetter, DeadLetterGroup, DeadLetterQuery
 from batchflow.core.flow import FlowHolder, FlowStatus
-from batchflow.core.message import ClaimResult, UnservedWork, WorkerStatus
+from batchflow.core.message import ClaimResult, OpenMessage, UnservedWork, WorkerStatus
 from batchflow.core.run import Run, RunQuery, Waiter
 from batchflow.core.schedule import DueSchedules, ScheduleStatus
 from batchflow.stores.base import Answers, WriteVerbs, rank
@@ -145,6 +145,10 @@ class SqlStore(WriteVerbs):
     async def missing_items(self, batch: str, ids: Sequence[str]) -> frozenset[str]:
         """See the protocol."""
         return await self._read(retries.missing, batch, ids)
+
+    async def open_messages(self, batch: str, *, layers: bool = False, limit: int = 20) -> Sequence[OpenMessage]:
+        """See the protocol."""
+        return await self._read(reads.open_messages, batch, layers, limit)
 
     async def find_items(self, workflow: str, item_id: str, limit: int = 20) -> Sequence[tuple[str, Item]]:
         """See the protocol."""

@@ -370,6 +370,47 @@ FROM (
         ORDER BY m.id LIMIT :limit)
 );
 
+-- message_open_of_batch --
+-- Messages of the items of a batch or of its layers: up to :limit of each state, of those that are looked at.
+WITH lanes (key) AS MATERIALIZED (
+    SELECT l.key FROM lane l
+    WHERE l.batch = :batch AND (l.destination = (
+        SELECT o.destination FROM batch b JOIN lane o ON o.key = b.lane WHERE b.key = :batch)) = (NOT :layers)
+    LIMIT :lanes),
+seen (id) AS (
+    SELECT * FROM (SELECT m.id FROM lanes l CROSS JOIN message m
+        ON m.lane = l.key AND m.owner IS NULL AND m.stage IN (1, 2) LIMIT :look)
+    UNION ALL
+    SELECT * FROM (SELECT m.id FROM lanes l CROSS JOIN message m
+        ON m.lane = l.key AND m.owner IS NULL AND m.stage = 0 LIMIT :limit)
+    UNION ALL
+    SELECT * FROM (SELECT m.id FROM worker w CROSS JOIN message m ON m.owner = w.key
+        WHERE m.batch = :batch AND (m.number < 0) = :layers LIMIT :look)
+    UNION ALL
+    SELECT m.id FROM message m WHERE :layers AND m.id = :completion AND m.owner IS NULL AND m.stage < 3),
+known AS (
+    SELECT m.*, CASE
+        WHEN m.owner IS NOT NULL THEN 'running'
+        WHEN m.waits = 1 THEN 'retrying'
+        WHEN m.waits = 2 THEN 'parked'
+        WHEN m.losses > 0 THEN 'lost'
+        WHEN m.stage > 0 AND m.due > :now THEN 'suspended'
+        ELSE 'waiting' END AS state
+    FROM seen s CROSS JOIN message m ON m.id = s.id),
+ranked AS (
+    SELECT *, row_number() OVER (
+        PARTITION BY state ORDER BY CASE state WHEN 'running' THEN started_at ELSE due END, id) AS place
+    FROM known)
+SELECT json_group_array(json_array(
+    id, destination, flow, number, item, state, due_at, started_at, attempts, error, worker))
+FROM (
+    SELECT r.id, l.destination, l.flow, r.number, coalesce(i.id, '') AS item, r.state,
+        CASE WHEN r.owner IS NULL AND r.due > :now AND r.due < :never THEN r.due END AS due_at, r.started_at, r.attempts,
+        CASE WHEN r.number < 0 THEN r.error ELSE i.error END AS error, w.name AS worker
+    FROM ranked r JOIN lane l ON l.key = r.lane LEFT JOIN worker w ON w.key = r.owner
+        LEFT JOIN item i ON i.batch = r.batch AND i.number = r.number
+    WHERE r.place <= :limit ORDER BY r.place);
+
 -- message_suspect_read --
 SELECT json_group_array(json_array(
     id, fence, batch, number, item, failures, losses, body, headers, retry, started_at, depth, data, waits))
