@@ -43,13 +43,14 @@ from batchflow.core.schedule import Schedule, as_schedule
 from batchflow.core.secrets import printable_store_url
 from batchflow.core.store import Ledger, Store
 from batchflow.core.suggestions import check_options, did_you_mean, explains_options
+from batchflow.engine.callbacks import CallbackSettings, CodeFailureUrl
 from batchflow.engine.clock import SystemClock, SystemEntropy
 from batchflow.engine.engine import Engine
-from batchflow.engine.failure_url import CodeFailureUrl
 from batchflow.engine.observers import VerboseLog
 from batchflow.engine.options import EngineOptions
 from batchflow.engine.signals import on_signal, on_stop_signals
 from batchflow.errors import ConfigurationError, DuplicateNameError, InputError, NotFoundError, StoreUnavailable
+from batchflow.http.notifications import notification_body
 from batchflow.http.reserved_routes import check_not_reserved
 from batchflow.logs import set_level
 from batchflow.resources import Resource, Resources
@@ -174,7 +175,7 @@ class Batchflow:
                 limit=SizeLimit(self.settings.max_value),
             ),
         )
-        self.engine.failure_urls.signing_key = self.settings.qstash_current_signing_key
+        self.engine.callbacks = CallbackSettings(notification_body, self.settings.qstash_current_signing_key)
         self.schedules = ScheduleAdmin(self.engine)
         """The schedules of workflows and functions: to make, list, pause, fire and delete them."""
         self.limits = LimitAdmin(self.engine)
@@ -251,6 +252,7 @@ class Batchflow:
         group_parallelism: int | None = None,
         on_item_failure: Callable[[ItemFailure[NoParams]], Any] | None = None,
         schedule: Schedule | str | None = None,
+        notify_url: str | None = None,
     ) -> BatchDecorator: ...
     def batch(self, fn: Any = None, **options: Any) -> Any:
         """The shortest batch: a function of one id, `@flow.batch` or `@flow.batch(ids=source)`.
@@ -351,7 +353,7 @@ class Batchflow:
             if served.endpoint.failure_url is not None:
                 public = self._endpoints[route].public_url
                 known = CodeFailureUrl(served.endpoint.failure_url, partial(public.url_of, route))
-                self.engine.failure_urls.by_destination[route] = known
+                self.engine.callbacks.failure_urls[route] = known
             self._limits.append(served.endpoint.flow)
             if served.endpoint.verbose:
                 if not self._verbose:

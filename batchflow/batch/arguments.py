@@ -3,7 +3,7 @@
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from typing import Any, TypeAlias, cast
@@ -54,6 +54,7 @@ class BatchTrigger:
     delay: Duration | None = None
     not_before: datetime | int | None = None
     headers: Mapping[str, str] | None = None
+    notify_url: str | None = field(default=None, repr=False)
 
 
 def check_params(definition: Definition, params: Any) -> BaseModel:

@@ -95,6 +95,7 @@ class Workflow(Generic[Params, Result]):
         delay: Duration | None = None,
         not_before: datetime | int | None = None,
         headers: Mapping[str, str] | None = None,
+        notify_url: str | None = None,
         **unknown: Never,
     ) -> BatchHandle[Result]:
         """Start a batch, durable when this returns.
@@ -106,12 +107,13 @@ class Workflow(Generic[Params, Result]):
         is kept, with `dedup="open"` only until it has ended. `batch_id` sets the id, which begins with `bat_`; an id
         that exists starts nothing either. Batches can be listed by `label`. The batch starts after `delay`, or at
         `not_before`: a datetime with its time zone, or ms since the epoch. `ctx.headers` of its items and
-        `self.headers` of its hooks have the `headers`; they appear nowhere else.
+        `self.headers` of its hooks have the `headers`; they appear nowhere else. `notify_url` takes the place of the
+        class's: it gets a POST when the batch has ended.
 
         Raises:
             InputError: parameters of another type, no or repeated ids, a limit below 1, an invalid id or label, or the
                 id of another workflow's batch. `TooLarge`: the parameters are too large. Nothing was started.
-            ConfigurationError: a time or a header is invalid.
+            ConfigurationError: a time, a header or the URL is invalid.
             UnserializableError: the parameters do not survive JSON.
         """
         check_no_unknown_options("trigger", unknown, self.trigger, _WORDS_OF_TRIGGER)
@@ -126,6 +128,7 @@ class Workflow(Generic[Params, Result]):
             delay=delay,
             not_before=not_before,
             headers=headers,
+            notify_url=notify_url,
         )
         return await self.start(params, options)
 

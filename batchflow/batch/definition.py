@@ -60,6 +60,7 @@ class Definition(NamedTuple):
     ledger_scope: LedgerScope
     walk_first: bool
     schedule: Schedule | None
+    notify_url: str | None
     keep_results: bool
     item_is_id: bool
     group_size: int
@@ -144,6 +145,7 @@ def _definition(
         else options_of_class.duration("processed_ttl"),
         walk_first=options_of_class.instance("walk_first", bool, "True or False"),
         schedule=options_of_class.schedule(),
+        notify_url=options_of_class.url("notify_url"),
         keep_results=result not in (None, NoneType),
         item_is_id=item is str,
         group_size=options_of_class.count("group_size"),

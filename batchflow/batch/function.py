@@ -116,6 +116,7 @@ def function_workflow(
     group_parallelism: int | None = None,
     on_item_failure: Callable[[ItemFailure[NoParams]], Any] | None = None,
     schedule: Schedule | str | None = None,
+    notify_url: str | None = None,
 ) -> BatchWorkflow[NoParams, str, R]:
     """Create a workflow named after `fn`, which becomes its `execute`. Without `ids` every trigger lists its ids.
 
@@ -150,6 +151,7 @@ def function_workflow(
         "walk_first": walk_first,
         **groups,
         "schedule": schedule,
+        "notify_url": notify_url,
         "__module__": fn.__module__,
         "__doc__": fn.__doc__,
     }

@@ -14,6 +14,7 @@ from batchflow.core.schedule import Schedule, as_schedule
 from batchflow.core.secrets import secret_serializer
 from batchflow.core.suggestions import did_you_mean
 from batchflow.errors import ConfigurationError
+from batchflow.serve.app_url import check_url
 
 T = TypeVar("T")
 
@@ -36,6 +37,7 @@ OPTION_NAMES = (
     "processed_per",
     "walk_first",
     "schedule",
+    "notify_url",
 )
 
 GROUP_OPTIONS = ("group_size", "group_wait", "group_parallelism")
@@ -100,6 +102,12 @@ class OptionReader:
             return as_schedule(self.value("schedule"))
         except ConfigurationError as error:
             raise ConfigurationError(f"{self._cls.__name__}.schedule: {error}") from error
+
+    def url(self, name: str) -> str | None:
+        """Return an absolute URL, or None."""
+        value = self.value(name)
+        check_url(f"{self._cls.__name__}.{name}", value, no_query=False)
+        return value
 
     def _option_error(self, name: str, value: object, how: str) -> ConfigurationError:
         return ConfigurationError(f"{self._cls.__name__}.{name} cannot be {value!r}; write {how}")

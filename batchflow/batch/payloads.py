@@ -18,6 +18,7 @@ from batchflow.core.ids import BATCH_ID_PATTERN
 from batchflow.core.secrets import misfit_reason
 from batchflow.core.suggestions import did_you_mean
 from batchflow.errors import ConfigurationError, InputError
+from batchflow.serve.app_url import check_url
 from batchflow.serve.trigger import Dedup
 from batchflow.serve.validation import MAX_LABEL, MIN_TIMESTAMP_MS, parse_timestamp
 
@@ -69,6 +70,7 @@ class EntryOptions(WireBody):
     delay: TextOrNumber = _described(pattern=DURATION_PATTERN, minimum=0)
     not_before: TextOrNumber = _described(format="date-time", minimum=MIN_TIMESTAMP_MS)
     headers: dict[str, str] | None = None
+    notify_url: str | None = _described(format="uri")
 
 
 class EntryBody(WireBody):
@@ -172,6 +174,7 @@ class Payloads:
                 delay=_parse_delay(options.delay),
                 not_before=_parse_not_before(options.not_before),
                 headers=options.headers,
+                notify_url=_parse_notify_url(options.notify_url),
             ),
         )
 
@@ -264,6 +267,14 @@ def _parse_delay(value: str | int | None) -> Duration | None:
             to_ms(value, option="delay")
         except ConfigurationError as error:
             raise InputError(str(error), field="delay") from error
+    return value
+
+
+def _parse_notify_url(value: str | None) -> str | None:
+    try:
+        check_url("notifyUrl", value, no_query=False)
+    except ConfigurationError as error:
+        raise InputError(str(error), field="notifyUrl") from error
     return value
 
 

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias
 
-from batchflow.core.batch import Batch, BatchState, Counts, ErrorGroup
+from batchflow.core.batch import Batch, BatchState, Counts, ErrorGroup, Notification
 from batchflow.core.duration import humanize_duration
 from batchflow.core.report import headline, one_line
 
@@ -158,7 +158,7 @@ class BatchStatus:
     `items_per_second` is the mean since the trigger. `error` is the reason of a walk that failed, `completion_error`
     that of an `on_complete` that failed for good, and `errors` are the failures so far in groups. `counted` is the
     result of `count` if the pages had fewer ids, else None. `wait_reason` is the reason why the batch goes no faster;
-    None if nothing holds it back.
+    None if nothing holds it back. `notification` is that of its end, if it has a `notify_url` and has ended.
     """
 
     id: str
@@ -178,6 +178,7 @@ class BatchStatus:
     errors: tuple[ErrorGroup, ...] = ()
     completion_error: str | None = None
     wait_reason: WaitReason | None = None
+    notification: Notification | None = None
 
     @classmethod
     def of(
@@ -205,6 +206,7 @@ class BatchStatus:
             errors=batch.errors,
             completion_error=batch.completion_error,
             wait_reason=wait_reason,
+            notification=batch.notification,
         )
 
     @property

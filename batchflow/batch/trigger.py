@@ -14,6 +14,7 @@ from batchflow.core.message import Message
 from batchflow.core.schedule import NewSchedule, ScheduledStart, schedule_key, scheduled_batch_id, scheduled_headers
 from batchflow.core.secrets import describe_misfit
 from batchflow.errors import InputError
+from batchflow.serve.app_url import check_url
 from batchflow.serve.children import ParentLink
 from batchflow.serve.trigger import is_open_dedup, start_time
 from batchflow.serve.validation import format_value, is_valid_text, validate_headers, validate_label
@@ -50,13 +51,16 @@ def prepare_batch(
     id = _requested_id(definition.name, options, link)
     is_open = is_open_dedup(options.dedup, options.dedup_id)
     new_id = client.new_id("batch") if id is None or is_open else id
+    check_url("notify_url", options.notify_url, no_query=False)
+    batch = runtime.messages.batch(new_id, text, definition.ledger_name(checked), link)
     batch = replace(
-        runtime.messages.batch(new_id, text, definition.ledger_name(checked), link),
+        batch,
         force=options.force,
         named=named is not None,
         label=validate_label(options.label),
         headers=validate_headers(options.headers),
         open_dedup=id if is_open else None,
+        notify_url=batch.notify_url if options.notify_url is None else options.notify_url,
     )
     entry = EntryBody(force=options.force, limit=options.limit, total=None if named is None else len(named))
     not_before = start_time(options.delay, options.not_before, client.now(), check_era=True)

@@ -126,6 +126,8 @@ class BatchWorkflow(Generic[Params, Item, Result]):
 
     schedule: ClassVar[Schedule | str | None] = None
     """When batches start by themselves: a cron expression in UTC, or a `Schedule` with time zone and parameters."""
+    notify_url: ClassVar[str | None] = None
+    """A URL that gets a POST about the end of each batch, after `on_complete`; a trigger may name another."""
 
     __batch__: ClassVar[Definition]
 

@@ -31,7 +31,7 @@ from batchflow.cli.output import (
     time_column,
 )
 from batchflow.cli.runs import print_steps, truncate
-from batchflow.core.batch import Batch, Item
+from batchflow.core.batch import Batch, Item, Notification
 from batchflow.core.dead_letters import DeadLetter, DeadLetterQuery
 from batchflow.core.duration import humanize_duration
 from batchflow.core.flow import FlowControl
@@ -41,6 +41,7 @@ from batchflow.core.report import headline, one_line
 from batchflow.core.run import Run
 from batchflow.core.secrets import masked_text
 from batchflow.http.schemas.batches import wire_params
+from batchflow.serve.app_url import without_credentials
 
 _MAX_FAILURES = 5
 _NUMBER_COLUMNS = {"done", "failed", "skipped", "took"}
@@ -103,7 +104,13 @@ def is_success(ended: BatchSummary) -> bool:
 
 
 def print_summary(
-    output: Output, ended: BatchSummary, sentence: str, failures: Sequence[BatchItem[Any]], *, url: str = ""
+    output: Output,
+    ended: BatchSummary,
+    sentence: str,
+    failures: Sequence[BatchItem[Any]],
+    notification: Notification | None = None,
+    *,
+    url: str = "",
 ) -> None:
     """Print the outcome of a batch, under one sentence about it; `url` is the option that names its store."""
     output.print(sentence, style="bold green" if is_success(ended) else "bold red")
@@ -117,6 +124,7 @@ def print_summary(
     }
     rows |= {"error": ended.error} if ended.error else {}
     rows |= {"on_complete": f"failed: {ended.completion_error}"} if ended.completion_error else {}
+    rows |= {} if notification is None or notification.error is None else {"notify_url": _sent_text(notification)}
     rows |= {} if ended.counted is None else {"warning": format_overstated_count(ended.counted, counts)}
     print_pairs(output, rows)
     if failures:
@@ -197,6 +205,7 @@ def _note(it: Batch, now: int, *, is_served: bool = True) -> str:
     parts += [f"{it.counts.parked:,} parked"] if it.counts.parked else []
     parts += ["on_complete runs"] if it.items_ended and it.working else []
     parts += ["on_complete failed"] if it.completion_error else []
+    parts += ["notify_url failed"] if it.notification is not None and it.notification.state == "failed" else []
     return ", ".join(parts)
 
 
@@ -219,6 +228,7 @@ def print_batch(output: Output, report: BatchDetails, now: int) -> None:
     rows |= {"ended": format_local_time(found.ended_at), "took": took} if found.ended_at is not None else {}
     rows |= {"error": headline(found.error)} if found.error else {}
     rows |= {"on_complete": f"failed: {headline(found.completion_error)}"} if found.completion_error else {}
+    rows |= {"notify_url": _notification_text(found, found.notify_url)} if found.notify_url else {}
     counted = overstated_count(found)
     rows |= {} if counted is None else {"warning": format_overstated_count(counted, counts)}
     print_pairs(output, rows)
@@ -233,6 +243,21 @@ def print_batch(output: Output, report: BatchDetails, now: int) -> None:
         output.print(f"{title}{_shown_of(len(others), counts.failed - len(shown))}:", style="bold")
         print_pairs(output, others, indent="  ", cut=True)
         output.print(f"  one in full: {program_name()} batches item {found.id} {shlex.quote(next(iter(others)))}")
+
+
+def _notification_text(batch: Batch, url: str) -> str:
+    sent = batch.notification
+    return f"{without_credentials(url)}: {'sent when the batch has ended' if sent is None else _sent_text(sent)}"
+
+
+def _sent_text(notification: Notification) -> str:
+    match notification.state:
+        case "failed":
+            return f"failed: {headline(notification.error or '')}"
+        case "succeeded":
+            return f"sent at {format_local_time(notification.at)}"
+        case "in_progress":
+            return "is being sent"
 
 
 def _failed_item_text(item: Item) -> str:

@@ -36,7 +36,7 @@ HeadersOption = Annotated[
 ]
 
 _TRIGGER_OPTIONS = frozenset({"dedup_id", "dedup", "delay", "not_before", "label", "headers"})
-BATCH_OPTIONS = _TRIGGER_OPTIONS | {"dry_run", "force", "limit", "ids", "batch_id"}
+BATCH_OPTIONS = _TRIGGER_OPTIONS | {"dry_run", "force", "limit", "ids", "batch_id", "notify_url"}
 """The options of a batch, as `Workflow.trigger` and `Workflow.dry_run` name them."""
 
 RUN_OPTIONS = _TRIGGER_OPTIONS | {"payload", "run_id", "wait"}

@@ -46,14 +46,13 @@ from batchflow.cli.options import (
 from batchflow.cli.output import LogWriter, Output, program_name
 from batchflow.cli.process import SignalHandler, cancel_and_wait
 from batchflow.cli.progress import ProgressDisplay, make_display, watch_batch
+from batchflow.cli.run_end import wait_for_failure_calls, wait_for_notification
 from batchflow.cli.target import choose_workflow, load_flow, location_text
-from batchflow.core.batch import Batch
-from batchflow.core.dead_letters import DeadLetter, DeadLetterQuery
+from batchflow.core.batch import Batch, Notification
 from batchflow.core.duration import humanize_duration
 from batchflow.core.ids import chunk_id, entry_id
 from batchflow.core.ports import Client
-from batchflow.core.store import Store
-from batchflow.errors import BatchflowError, InputError, StoreUnavailable
+from batchflow.errors import BatchflowError, InputError
 from batchflow.http.schemas.batches import BatchReport
 from batchflow.serve.app_url import user_headers
 from batchflow.settings import Settings
@@ -63,7 +62,7 @@ _MAX_OPEN_BATCHES = 50
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchRequest:
-    """The parameters and options of a `batchflow run`. Neither the label nor the start time identify the work."""
+    """The parameters and options of a `batchflow run`. Label, start time and `notify_url` do not identify the work."""
 
     params: BaseModel
     options: BatchTrigger = field(default_factory=BatchTrigger)
@@ -77,9 +76,6 @@ class BatchRequest:
     def names_its_batch(self) -> bool:
         """True if the request has an id of its own for the batch."""
         return self.options.batch_id is not None or self.options.dedup_id is not None
-
-
-_LOOK_S, _PAGE = 0.2, 200
 
 
 class OpenBatches(NamedTuple):
@@ -165,6 +161,9 @@ class RunBatch:
     delay: DelayOption = None
     not_before: NotBeforeOption = None
     headers: HeadersOption = None
+    notify_url: Annotated[
+        str | None, typer.Option(metavar="URL", help="A URL that gets a POST when the batch has ended.")
+    ] = None
     as_json: JsonOption = False
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Show all log lines above the progress bar.")] = False
 
@@ -187,6 +186,7 @@ class RunBatch:
             delay=parse_delay(self.delay),
             not_before=parse_not_before(self.not_before),
             headers=parse_headers(self.headers),
+            notify_url=self.notify_url,
         )
         request = BatchRequest(params=params, options=options)
         with SignalHandler(flow.settings.grace.total_seconds()) as signals:
@@ -270,6 +270,7 @@ class _BatchRunner:
         self._output = Output()
         self._resumed = False
         self._deduplicated = False
+        self._notification: Notification | None = None
 
     async def run(self, request: BatchRequest) -> int:
         command = self._command
@@ -321,10 +322,11 @@ class _BatchRunner:
         return (await handle.status()).is_over
 
     async def _watch(self, handle: BatchHandle[Any], display: ProgressDisplay) -> None:
-        """Show the batch until its end, and wait for the failure functions of its items, which it does not wait for."""
+        """Show the batch until its end, and wait for what is sent after it."""
         await watch_batch(handle, self._flow, display)
         if "on_item_failure" in self._workflow.definition.defined_hooks:
-            await _wait_for_failure_calls(self._flow.engine.store, handle.id)
+            await wait_for_failure_calls(self._flow.engine.store, handle.id)
+        self._notification = await wait_for_notification(self._flow.engine.store, handle.id)
 
     async def _report_end(self, handle: BatchHandle[Any]) -> int:
         summary = await handle.wait()
@@ -334,7 +336,7 @@ class _BatchRunner:
             self._output.print_json(BatchReport.of(summary, sentence).document() | self._origin)
         else:
             url = url_option(self._flow.settings)
-            print_summary(self._output, summary, sentence, failures, url=url)
+            print_summary(self._output, summary, sentence, failures, self._notification, url=url)
             if self._is_one_ledger_for_other_params(summary):
                 self._print("  The ledger does not distinguish parameters: name those that make other work")
                 self._print("  in processed_per of the class, or run all items again with --force")
@@ -368,24 +370,3 @@ class _BatchRunner:
     def _print(self, sentence: str) -> None:
         if not self._command.as_json:
             self._output.print(sentence)
-
-
-async def _wait_for_failure_calls(store: Store, batch: str) -> None:
-    """Wait until no failure function of an ended batch is still to be called; perhaps no other process would do it."""
-    query, before = DeadLetterQuery(batch=batch), None
-    while True:
-        try:
-            page = await store.dead_letters(query, _PAGE, before)
-            if not any(_is_to_be_called(letter) for letter in page):
-                if len(page) < _PAGE:
-                    return
-                before = page[-1].died_at, page[-1].id
-                continue
-        except StoreUnavailable:
-            # The worker tells, and waits for it too.
-            pass
-        await asyncio.sleep(_LOOK_S)
-
-
-def _is_to_be_called(letter: DeadLetter) -> bool:
-    return letter.failure is not None and letter.failure.state == "in_progress"

@@ -31,7 +31,7 @@ class NewBatch:
     ids `named` by the trigger, items start although the ledger holds them. The batch is not opened while another one
     with the same `open_dedup` has not ended. `retry_of` is the batch whose items it runs again, or of whose source it
     runs what is missing there; it is never a retry itself. Of the batches of a flow key, those with the highest
-    `priority` are first.
+    `priority` are first. `notify_url` is the URL that gets a POST about its end.
     """
 
     id: str
@@ -54,6 +54,7 @@ class NewBatch:
     open_dedup: str | None = None
     retry_of: str | None = None
     priority: int = 0
+    notify_url: str | None = field(default=None, repr=False)
 
 
 class Counts(NamedTuple):
@@ -150,6 +151,17 @@ class ErrorGroup(NamedTuple):
         return f"{self.attempts:,} × {self.type}"
 
 
+NotificationState: TypeAlias = Literal["in_progress", "succeeded", "failed"]
+
+
+class Notification(NamedTuple):
+    """The latest notification of a batch's end: its state, since when (ms), and why it has failed."""
+
+    state: NotificationState
+    at: int
+    error: str | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
     """The current state of one triggered job. Times are ms since the epoch.
@@ -158,7 +170,7 @@ class Batch:
     layers (entry, pages, chunks, completion) that have not ended; `worked_ms` is the time that its ended items took,
     added up. `flow_key` is that of its items. `error` is the reason of a walk that failed, `completion_error` that of a
     completion that failed for good. `errors` are its failures in groups, those with the most attempts first. `named` is
-    True if its trigger named its ids.
+    True if its trigger named its ids. `notification` is that of its end, to `notify_url`; None before its end.
 
     Of a retry, `retry_of` is the batch that it retries, `replaced` counts the earlier runs of its items, and
     `recovered` those of its items that had failed or been cancelled before, and have succeeded in it.
@@ -182,6 +194,8 @@ class Batch:
     error: str | None = None
     completion_error: str | None = None
     errors: tuple[ErrorGroup, ...] = ()
+    notify_url: str | None = field(default=None, repr=False)
+    notification: Notification | None = None
     created_at: int = 0
     started_at: int | None = None
     ended_at: int | None = None

@@ -9,6 +9,7 @@ from pydantic_core import to_json
 
 from batchflow.core.call import CALL_DESTINATION
 from batchflow.core.dead_letters import DeadLetter, own_line
+from batchflow.core.message import NOTIFICATION_DESTINATION
 from batchflow.core.report import traceback_text
 
 FAILURE_URL_DESTINATION = "batchflow:failure-url"
@@ -22,7 +23,7 @@ _TYPE = re.compile(r"([^\W\d][\w.]*): +")
 
 _PREFIX = "batchflow:failure"
 
-HTTP_CALLS = frozenset({CALL_DESTINATION, FAILURE_URL_DESTINATION})
+HTTP_CALLS = frozenset({CALL_DESTINATION, FAILURE_URL_DESTINATION, NOTIFICATION_DESTINATION})
 """The destinations of messages that a worker sends over HTTP, and that run no code of the user."""
 
 

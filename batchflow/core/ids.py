@@ -8,6 +8,7 @@ same id. All are URL-safe, and ids of one kind sort in the order in which they a
     bat_….r000000123                           the run of item 123
     bat_….z                                    its on_complete
     bat_….z2                                   the same, once dead letters were redriven after it had ended
+    bat_….n1                                   the notification of its end; n2: of its next end
     ….x3                                       the failure message of a dead letter, dead in its third claim
     ….x3.2                                     the second one, once an operator has called for it
 
@@ -75,6 +76,11 @@ def complete_id(batch: str, generation: int = 1) -> str:
 def completes(id: str, batch: str) -> bool:
     """True for the id of an `on_complete` of the batch, or of the failure message of one."""
     return id.startswith(f"{batch}.z")
+
+
+def notification_id(batch: str, number: int) -> str:
+    """The notification of a batch's end; each further one has another number."""
+    return f"{batch}.n{number}"
 
 
 def failure_id(message: str, fence: int, call: int = 1) -> str:

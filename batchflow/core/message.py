@@ -31,11 +31,17 @@ WORKER_LOST = "WorkerLost: %d workers in a row died or hung while they ran it"
 FAILURE_STEP = 0
 """The step of a dead letter for which the outcome of its failure message arrives; steps of runs begin at 1."""
 
+NOTIFICATION_DESTINATION = "batchflow:notification"
+"""The destination of the notifications of batches' ends. Routes cannot have this name."""
+
+NOTIFICATION_STEP = -1
+"""The same for the notification of a batch's end, whose outcome the batch has."""
+
 _NOT_OF_KEYS = re.compile(r"[^A-Za-z0-9._-]")
 
 
 def failure_flow(destination: str) -> FlowControl:
-    """The flow control of the failure messages to a destination: a key of its own, without limits.
+    """The flow control of the failure messages and notifications to a destination: a key of its own, without limits.
 
     A failure function that meets a rate limit parks no other one.
     """

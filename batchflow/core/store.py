@@ -201,6 +201,9 @@ class Delivery(Protocol):
         lost claims count as attempts, which nothing resets; those of rate limits do not.
         The end of a message with a parent arrives at the step that waits for it. The settlement that ends a batch's
         last item after its last page also completes the batch and publishes its completion message: exactly once.
+        If the batch has a `notify_url`, the end of its completion message, however that ends, publishes its
+        notification (without a completion message: the end of the batch), a message whose body is the batch's id as
+        JSON, which belongs to no batch. Its outcome is then the batch's `notification`, and it becomes no dead letter.
         """
         ...
 
@@ -279,7 +282,9 @@ class AdminCommands(FlowKeys, Protocol):
         Its journal stays except for pending steps and the latest one that failed, which run again; with `restart` all
         of it goes, with all that it has waited for, its webhooks too. `retry` and `flow` take the place of the
         message's own. Its item is open again; a batch that had ended resumes as `sealed`, and completes again, with
-        another completion message; that of a completion stays ended. Attempts, their log and error groups stay.
+        another completion message and notification; that of a completion stays ended, and publishes its notification
+        again. A notification that waits is dropped, and the outcome of a claimed one does not count any more. Attempts,
+        their log and error groups stay.
         Children and calls of the steps that go: one that has not ended continues, and the step will wait for it. A dead
         one is redriven too, so that the step waits for that; with `restart` it is dropped, as is one that ended
         otherwise, and the step starts it anew. The outcome of one that ended while its step was pending arrives when

@@ -26,12 +26,13 @@ from batchflow.core.ports import (
 from batchflow.core.schedule import ScheduledStart
 from batchflow.core.store import AdminCommands, Ledger, Store
 from batchflow.engine.backlog import WriteBacklog
+from batchflow.engine.callbacks import CallbackSettings
 from batchflow.engine.caller import HttpCaller
 from batchflow.engine.clock import ClockJumpDetector, ServerClock, SystemClock
 from batchflow.engine.cron import CronScheduler
 from batchflow.engine.delivery import Courier
 from batchflow.engine.dispatcher import Dispatcher
-from batchflow.engine.failure_url import HTTP_LOG_NAMES, FailureUrls, http_callers
+from batchflow.engine.http_messages import HTTP_LOG_NAMES, http_callers
 from batchflow.engine.loop_monitor import BlockedLoop
 from batchflow.engine.observers import EngineLog, with_engine_log
 from batchflow.engine.options import EngineOptions
@@ -81,8 +82,8 @@ class Engine:
         """The event loop on which the engine is open."""
         self.step_override: StepOverride | None = None
         """Replaces the execution of steps in a test."""
-        self.failure_urls = FailureUrls()
-        """The failure URLs of this process's functions, and the key that signs requests to them."""
+        self.callbacks = CallbackSettings()
+        """The failure URLs of this process's functions, the body of notifications, and the key that signs both."""
         self.caller = HttpCaller(options.limit)
         """Makes the HTTP calls; a test replaces it."""
         self.schedule_targets: dict[str, ScheduleTarget] = {}
@@ -356,7 +357,7 @@ class Engine:
             retry_record=outage.retry_step,
             observers=self.observers,
         )
-        callers = http_callers(self.caller, self.store, self.failure_urls)
+        callers = http_callers(self.caller, self.store, self.callbacks)
         return Dispatcher(
             self.store,
             Courier(self._endpoints, callers, runtime, self.log_names),

@@ -23,6 +23,7 @@ from batchflow.core.batch import (
     Failure,
     Item,
     NewBatch,
+    Notification,
     Replaced,
 )
 from batchflow.core.dead_letters import KEPT_ATTEMPTS, DeadLetter, FailureCall, LoggedAttempt, status_of
@@ -498,9 +499,9 @@ DEAD_LETTER: Columns = (
 )  # fmt: skip
 BATCH: Columns = (
     "id", "name", "state", "pages", "chunks", "total", "working", "worked_ms", "params", "force", "label", "headers",
-    "paused", "flow_key", "error", "completion_error", "errors", "created_at", "started_at", "ended_at", "named",
-    "retry_of", "replaced_succeeded", "replaced_failed", "replaced_cancelled", "recovered", "priority",
-    *Counts._fields,
+    "paused", "flow_key", "error", "completion_error", "errors", "notify_url", "notification", "created_at",
+    "started_at", "ended_at", "named", "retry_of", "replaced_succeeded", "replaced_failed", "replaced_cancelled",
+    "recovered", "priority", *Counts._fields,
 )  # fmt: skip
 SCHEDULE: Columns = (
     "text", "version", "paused", "created_at", "next_at", "last_at", "last_id", "fires", "skips", "skipped_at",
@@ -605,7 +606,7 @@ def attempts_of(settlement: Settlement, now: int) -> list[LoggedAttempt]:
 def batch(row: Sequence[Any]) -> Batch:
     """A batch."""
     about = dict(zip(BATCH, row, strict=True))
-    headers = about["headers"]
+    headers, notification = about["headers"], about["notification"]
     return Batch(
         id=about["id"],
         workflow=about["name"],
@@ -625,6 +626,8 @@ def batch(row: Sequence[Any]) -> Batch:
         error=about["error"],
         completion_error=about["completion_error"],
         errors=_error_groups(about["errors"]),
+        notify_url=about["notify_url"],
+        notification=Notification._make(from_json(notification)) if notification else None,
         created_at=about["created_at"],
         started_at=about["started_at"],
         ended_at=about["ended_at"],

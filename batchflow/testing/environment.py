@@ -69,6 +69,7 @@ class BatchOptions(TypedDict, total=False):
     delay: Duration | None
     not_before: datetime | int | None
     headers: Mapping[str, str] | None
+    notify_url: str | None
 
 
 class Environment:
@@ -223,7 +224,7 @@ class Environment:
         times: int | None = None,
         run: HasId | str | None = None,
     ) -> None:
-        """Answer `ctx.call`: the step of that name, or every call to a URL that begins so, such as a `failure_url`.
+        """Answer `ctx.call`: the step of that name, or every call to a URL that begins so: a `failure_url` too.
 
         Text and bytes are sent as they are, anything else as JSON; a function receives the `CallRequest` and returns
         the body. With `times` it answers that often, before stubs that always answer: a 503 first, then a 200.

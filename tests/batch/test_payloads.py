@@ -70,7 +70,7 @@ def test_parameters_are_sent_by_any_of_their_names() -> None:
         (
             '{"zzz":1}',
             "Unknown field 'zzz' for welcome; known are 'batchId', 'dedup', 'dedupId', 'delay', 'dryRun', 'force', "
-            "'headers', 'label', 'limit', 'notBefore', 'paidOnly', "
+            "'headers', 'label', 'limit', 'notBefore', 'notifyUrl', 'paidOnly', "
             "'userIds'",
             "zzz",
         ),
@@ -111,6 +111,6 @@ def test_a_page_is_written_short_and_read_back() -> None:
 def test_the_schema_shows_everything_that_may_be_sent() -> None:
     """Controls and parameters, by their names on the wire."""
     schema = WELCOME.entry_model.model_json_schema()
-    controls = {"batchId", "dedup", "dedupId", "delay", "dryRun", "force", "headers", "label", "limit", "notBefore"}
-    assert set(schema["properties"]) == controls | {"paidOnly", "userIds"}
+    start = {"batchId", "dedup", "dedupId", "delay", "dryRun", "force", "headers", "label", "limit", "notBefore"}
+    assert set(schema["properties"]) == start | {"notifyUrl", "paidOnly", "userIds"}
     assert of(Span).entry_model.model_json_schema()["required"] == ["sinceDay"]

@@ -106,6 +106,7 @@ def test_list_is_one_json_document(command: CommandLine) -> None:
         "lastErrors": [],
         "counted": None,
         "waitReason": None,
+        "notification": None,
         "startedAt": None,
         "endedAt": None,
     }

@@ -24,6 +24,7 @@ from tests.conformance.flows import FlowCases
 from tests.conformance.items import ItemCases
 from tests.conformance.ledger import LedgerCases
 from tests.conformance.life import LifeCases
+from tests.conformance.notifications import NotificationCases
 from tests.conformance.open_messages import OpenMessageCases
 from tests.conformance.priorities import PriorityCases
 from tests.conformance.publishing import PublishCases
@@ -61,6 +62,7 @@ class StoreConformance(
     ChildCases,
     FamilyCases,
     BatchCases,
+    NotificationCases,
     ItemCases,
     OpenMessageCases,
     CancelCases,

@@ -80,6 +80,7 @@ async def test_the_status_is_complete(ended: str, http: AsyncClient) -> None:
         "completionError": None,
         "counted": None,
         "waitReason": None,
+        "notification": None,
         "params": {"paidOnly": False, "ratio": 1.0, "region": {"name": "all", "within": None}},
         "traceback": None,
     }

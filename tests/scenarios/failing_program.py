@@ -2,7 +2,8 @@
 
 `python -m tests.scenarios.failing_program STORE LOG FAILURE_URL MODE WHAT`: MODE is `before`, and it kills itself once
 a death is stored; `during`, in the call; `rest`, and it makes the calls that are left, and ends with them. WHAT is what
-fails: a `function` with a failure function, one with a failure `url`, or one of `items`.
+fails: a `function` with a failure function, one with a failure `url`, or one of `items`. With `end` it is the
+end of a batch after which it is killed, and the URL is told of that.
 """
 
 import asyncio
@@ -35,6 +36,14 @@ class DeathWatch(Observer):
         """Called once the death is stored."""
         if settlement.ending == "dead":
             die()
+
+
+class EndWatch(Observer):
+    """Kills the process with the first end of a batch."""
+
+    def batch_ended(self, batch: str) -> None:
+        """Called once the end is stored."""
+        die()
 
 
 class Items(BatchWorkflow[NoParams, str, None]):
@@ -104,13 +113,15 @@ async def main(store: str, log: str, failure_url: str, mode: str, what: str) -> 
     flow, (function, url), items = app(store, log, failure_url, mode)
     batch = flow.add(items)
     if mode == "before":
-        flow.engine.observers.add(DeathWatch())
+        flow.engine.observers.add(EndWatch() if what == "end" else DeathWatch())
     async with flow:
         match mode, what:
             case "rest", _:
                 return await make_calls(flow)
             case _, "items":
                 await batch.trigger()
+            case _, "end":
+                await batch.trigger(notify_url=failure_url)
             case _, "function":
                 await function.trigger("p")
             case _:

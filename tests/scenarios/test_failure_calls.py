@@ -71,6 +71,23 @@ async def test_a_failure_function_is_called_after_a_kill(store: str, tmp_path: P
     assert (call.state, json.loads(call.result or "")) == ("succeeded", "a" if what == "items" else "p")
 
 
+async def test_a_notification_is_sent_after_a_kill(store: str, tmp_path: Path) -> None:
+    """Killed as soon as the end of the batch is stored: the worker of another app on the store sends it."""
+    async with serving() as hooks:
+        assert await run(store, tmp_path / "log", f"{hooks.url}/ended", "before", "end") == -signal.SIGKILL
+        assert hooks.asked == []
+        other = Batchflow(store)
+
+        @other.serve("/other")
+        async def _(ctx: WorkflowContext[None]) -> None: ...
+
+        async with other:
+            await wait_until(lambda: bool(hooks.asked), description="the URL to be called", timeout=50)
+        (asked,) = hooks.asked
+    fields = json.loads(asked.body)
+    assert (asked.path, fields["workflow"], fields["counts"]["failed"]) == ("/ended", "failing", 1)
+
+
 async def test_a_failure_url_is_reached_though_its_app_is_gone(store: str, tmp_path: Path) -> None:
     """The worker of another app on the store sends it, which knows nothing of the function."""
     async with serving() as hooks:

@@ -32,6 +32,7 @@ from batchflow.core.batch import (
     ItemState,
     Mark,
     NewBatch,
+    Notification,
     Replaced,
 )
 from batchflow.core.dead_letters import (
@@ -52,6 +53,8 @@ from batchflow.core.message import (
     FAILURE_STEP,
     LOSS_LIMIT,
     LOST,
+    NOTIFICATION_DESTINATION,
+    NOTIFICATION_STEP,
     OPEN_STATES,
     SUSPECT_LOSSES,
     Claim,
@@ -241,6 +244,8 @@ class BatchRow:
     replaced: Counter[str] = field(default_factory=Counter[str])
     recovered: int = 0
     taken: dict[str, "Taken"] = field(default_factory=dict[str, "Taken"])
+    notifications: int = 0
+    notification: Notification | None = None
 
     @property
     def takes(self) -> bool:
@@ -271,6 +276,8 @@ class BatchRow:
             error=self.error,
             completion_error=self.completion_error,
             errors=tuple(sorted(self.errors.values(), key=lambda it: (-it.attempts, it.type, it.where))),
+            notify_url=self.new.notify_url,
+            notification=self.notification,
             created_at=self.created_at,
             started_at=self.started_at,
             ended_at=self.ended_at,
@@ -617,8 +624,8 @@ class Place:
         """A message is not delivered again; a batch that this may have ended is `touched`."""
         self._let_go(row)
         self._wait(row, "")
-        of_failure = row.message.parent is not None and row.message.parent[1] == FAILURE_STEP
-        if of_failure and settlement.ending == "dead":
+        step = 1 if row.message.parent is None else row.message.parent[1]
+        if step <= FAILURE_STEP and settlement.ending == "dead":
             settlement = settlement._replace(ending="failed")
         id, ending = settlement.id, settlement.ending
         if ending in {"dead", "failed"}:
@@ -644,8 +651,10 @@ class Place:
                     due_at=None,
                 )
         self._end_in_batch(row, settlement)
-        if row.message.parent and of_failure:
+        if row.message.parent and step == FAILURE_STEP:
             self._end_failure_call(row.message.parent[0], settlement)
+        elif row.message.parent and step == NOTIFICATION_STEP:
+            self._end_notification(row.message.parent[0], settlement)
         elif row.message.parent:
             self.arrive(*row.message.parent, ARRIVES[ending], settlement.result, settlement.error)
         if ending == "dead":
@@ -681,6 +690,8 @@ class Place:
         batch.working -= 1
         if ids.completes(settlement.id, batch.new.id):
             batch.completion_error = settlement.sentence
+            if settlement.id == ids.complete_id(batch.new.id, batch.generation):
+                self._publish_notification(batch)
         elif settlement.ending != "done" and batch.takes:
             batch.error = batch.error or settlement.sentence
             batch.entered = True
@@ -732,8 +743,37 @@ class Place:
             batch.ended_at, batch.paused = self.now, False
             ended.add(id)
             self.ended_batches.append(id)
-            self._publish_completion(batch)
+            if batch.new.complete is None:
+                self._publish_notification(batch)
+            else:
+                self._publish_completion(batch)
         return ended
+
+    def _publish_notification(self, batch: BatchRow) -> None:
+        id = batch.new.id
+        if batch.new.notify_url is None or batch.ended_at is None:
+            return
+        batch.notifications += 1
+        batch.notification = Notification("in_progress", self.now)
+        name = ids.notification_id(id, batch.notifications)
+        told, link = NOTIFICATION_DESTINATION, (id, NOTIFICATION_STEP)
+        flow, body = failure_flow(told), to_json(id).decode()
+        self.publish([Message(id=name, destination=told, flow=flow, body=body, parent=link)])
+
+    def _drop_notification(self, batch: BatchRow) -> None:
+        if batch.notification is not None:
+            waits = self.rows.get(ids.notification_id(batch.new.id, batch.notifications))
+            if waits is not None and waits.waits:
+                del self.rows[waits.message.id]
+            batch.notifications += 1
+            batch.notification = None
+
+    def _end_notification(self, id: str, settlement: Settlement) -> None:
+        batch = self.batches.get(id)
+        if batch and settlement.id == ids.notification_id(id, batch.notifications):
+            done = settlement.ending == "done"
+            error = None if done else settlement.error or settlement.sentence
+            batch.notification = Notification("succeeded" if done else "failed", self.now, error)
 
     def _publish_completion(self, batch: BatchRow) -> None:
         new = batch.new
@@ -1031,6 +1071,7 @@ class Place:
     def _reopen(self, id: str, row: Row) -> bool:
         batch = self.batches.get(id)
         if batch is not None and ids.completes(row.message.id, id):
+            self._drop_notification(batch)
             batch.working += 1
             return True
         if batch is None or batch.state == "cancelling" or (row.number < 0 and batch.dropped):
@@ -1040,6 +1081,7 @@ class Place:
             latest = self.latest(self.batches.get(batch.new.retry_of or "", batch), item.id)
             if latest is not None and (latest[0], latest[1].number) != (id, row.number):
                 return False
+        self._drop_notification(batch)
         completion = self.rows.get(ids.complete_id(id, batch.generation))
         if completion is not None and completion.waits:
             del self.rows[completion.message.id]

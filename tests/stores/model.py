@@ -6,7 +6,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from batchflow.core import ids
-from batchflow.core.message import LOSS_LIMIT, SUSPECT_LOSSES, Claim, loss_delay_ms
+from batchflow.core.message import (
+    LOSS_LIMIT,
+    NOTIFICATION_DESTINATION,
+    NOTIFICATION_STEP,
+    SUSPECT_LOSSES,
+    Claim,
+    failure_flow,
+    loss_delay_ms,
+)
 from batchflow.core.run import Step, last_position
 from batchflow.core.secrets import SECRET_OUTCOME
 from batchflow.core.settlement import (
@@ -29,6 +37,7 @@ COUNTS = (
     "eligible", "open", "succeeded", "failed", "cancelled", "already_processed", "in_flight", "duplicates", "left_out",
     "retrying", "parked",
 )  # fmt: skip
+NOTIFICATION_KEY = failure_flow(NOTIFICATION_DESTINATION).key or ""
 Row = dict[str, Any]
 
 
@@ -46,7 +55,7 @@ class Model:
                 "in_use": 0,
                 "parked_until": 0,
             }
-            for key, limit in flows.items()
+            for key, limit in (*flows.items(), (NOTIFICATION_KEY, None))
         }
         self.messages: dict[str, Row] = {}
         self.runs: dict[str, str] = {}
@@ -292,9 +301,27 @@ class Model:
             self._end(settlement._replace(ending=ending), now)
         return False
 
+    def _publish_notification(self, batch: Row) -> None:
+        if batch["notifies"]:
+            batch["notifications"] += 1
+            batch["notification"] = "in_progress"
+            id = ids.notification_id(batch["id"], batch["notifications"])
+            self._add(id, NOTIFICATION_DESTINATION, NOTIFICATION_KEY, 0, batch=None)
+            self.messages[id]["parent"] = (batch["id"], NOTIFICATION_STEP)
+
+    def _drop_notification(self, batch: Row) -> None:
+        if batch["notification"]:
+            id = ids.notification_id(batch["id"], batch["notifications"])
+            if id in self.messages and self.messages[id]["owner"] is None:
+                del self.messages[id]
+            batch["notifications"] += 1
+            batch["notification"] = None
+
     def _end(self, settlement: Settlement, now: int) -> None:
         id, ending, error = settlement.id, settlement.ending, settlement.error
         message = self.messages.pop(id)
+        if ending == "dead" and (message["parent"] or ("", 0))[1] == NOTIFICATION_STEP:
+            ending = "failed"
         self._wait(message, "")
         if ending in {"dead", "failed"}:
             self._fail(message, settlement, ends=True)
@@ -312,10 +339,16 @@ class Model:
             batch["working"] -= 1
             if ids.completes(id, batch["id"]):
                 batch["incomplete"] = ending != "done"
+                if batch["ended"] and id == ids.complete_id(batch["id"], batch["generation"]):
+                    self._publish_notification(batch)
             elif ending != "done" and not batch["ended"] and batch["state"] != "cancelling":
                 batch["broken"] = batch["entered"] = True
-        if message["parent"]:
-            run, number = message["parent"]
+        run, number = message["parent"] or ("", 0)
+        if number == NOTIFICATION_STEP:
+            noted = self.batches[run]
+            if id == ids.notification_id(run, noted["notifications"]):
+                noted["notification"] = "succeeded" if ending == "done" else "failed"
+        elif message["parent"]:
             self._arrive(run, number, ARRIVES[ending], settlement.result, error, now)
         for what in ("arrivals", "listeners", "kept"):
             self._without(what, id)
@@ -524,6 +557,7 @@ class Model:
         batch = self.batches.get(message["batch"] or "")
         if batch is not None:
             if ids.completes(id, batch["id"]):
+                self._drop_notification(batch)
                 batch["working"] += 1
             elif batch["state"] == "cancelling" or (
                 message["number"] >= 0 and self._has_taken(batch, message["number"])
@@ -547,6 +581,7 @@ class Model:
 
     def _reopen(self, id: str, batch: Row, number: int) -> None:
         completion = ids.complete_id(id, batch["generation"])
+        self._drop_notification(batch)
         if batch["ended"]:
             waits = self.messages.get(completion)
             if waits is not None and waits["owner"] is None:
@@ -579,6 +614,7 @@ class Model:
         force: bool = False,
         retry_of: str | None = None,
         priority: int = 0,
+        notifies: bool = False,
     ) -> bool:
         if id in self.batches:
             return False
@@ -589,6 +625,7 @@ class Model:
             "retry_of": retry_of, "taken": {}, "recovered": 0,
             "replaced": {"succeeded": 0, "failed": 0, "cancelled": 0},
             "priority": priority,
+            "notifies": notifies, "notifications": 0, "notification": None,
         }  # fmt: skip
         self.publish(entry, "entry", flow, 0, batch=id)
         return True

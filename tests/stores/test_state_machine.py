@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from batchflow.core import ids
 from batchflow.core.batch import Failure, NewBatch
 from batchflow.core.flow import FlowControl
-from batchflow.core.message import Claim, Message
+from batchflow.core.message import NOTIFICATION_DESTINATION, Claim, Message
 from batchflow.core.run import NEVER, Step, StepKind
 from batchflow.core.schedule import Cron, DueSchedules, Fire, NewSchedule, ScheduledStart
 from batchflow.core.settlement import (
@@ -31,7 +31,7 @@ from batchflow.testing.clock import ManualClock
 from tests.stores.model import COUNTS, Model
 
 LEASE_MS = 30_000
-DESTINATIONS = ("work", "entry", "page", "execute", "complete")
+DESTINATIONS = ("work", "entry", "page", "execute", "complete", NOTIFICATION_DESTINATION)
 FLOWS = {
     "free": FlowControl(key="free"),
     "two": FlowControl(key="two", parallelism=2),
@@ -40,6 +40,7 @@ FLOWS = {
 KEYS = st.sampled_from(sorted(FLOWS))
 RUNS = st.sampled_from(["a", "b", "c", "d"])
 WORKFLOW_OF = {"bat_a": "welcome", "bat_b": "welcome", "bat_c": "welcome", "bat_d": "farewell", "bat_e": "farewell"}
+NOTIFYING = ("bat_b", "bat_e")
 BATCHES = st.sampled_from(sorted(WORKFLOW_OF))
 RETRIES = st.sampled_from(["bat_r", "bat_s"])
 WORKERS = st.sampled_from(["w1", "w2"])
@@ -140,9 +141,17 @@ class StoreMachine(RuleBasedStateMachine):
             force=force,
             retry_of=retry_of,
             priority=priority,
+            notify_url="https://hooks.example.com" if id in NOTIFYING else None,
         )
         opened = self.model.open_batch(
-            id, key, entry.id, ledger=workflow, force=force, retry_of=retry_of, priority=priority
+            id,
+            key,
+            entry.id,
+            ledger=workflow,
+            force=force,
+            retry_of=retry_of,
+            priority=priority,
+            notifies=id in NOTIFYING,
         )
         assert self.do("open_batch", batch, [entry]) == opened
 
@@ -487,6 +496,7 @@ class StoreMachine(RuleBasedStateMachine):
         assert (batch.retry_of, batch.recovered) == (expected["retry_of"], expected["recovered"])
         assert batch.replaced._asdict() == expected["replaced"]
         assert (batch.completion_error is not None) == expected["incomplete"]
+        assert (batch.notification and batch.notification.state) == expected["notification"]
         assert sum(group.attempts for group in batch.errors) == expected["failures"]
         assert sum(group.items for group in batch.errors) == expected["failed_items"]
         found = await self.store.items(id, limit=1_000)

@@ -6,9 +6,10 @@ from typing import Any, Literal
 
 from batchflow.batch.names import camel_case
 from batchflow.batch.status import BatchStatus, BatchSummary, WaitCode, WaitReason
-from batchflow.core.batch import Batch, BatchState, Counts, ErrorGroup
+from batchflow.core.batch import Batch, BatchState, Counts, ErrorGroup, NotificationState
 from batchflow.core.secrets import masked_value
 from batchflow.http.schemas.base import ApiModel, required_datetime, short_error, stored_traceback, to_datetime
+from batchflow.serve.app_url import without_credentials
 
 
 class ItemCounts(ApiModel):
@@ -97,6 +98,31 @@ class WaitReasonInfo(ApiModel):
         return None if reason is None else cls(code=reason.code, sentence=reason.sentence)
 
 
+class NotificationInfo(ApiModel):
+    """The notification of a batch's end: to `url`, without credentials and query, and its state since `at`.
+
+    `state` is `pending` until the batch has ended. `error` is the reason why the URL was not reached.
+    """
+
+    url: str
+    state: NotificationState | Literal["pending"]
+    at: datetime | None
+    error: str | None
+
+    @classmethod
+    def of(cls, batch: Batch) -> "NotificationInfo | None":
+        """The notification of a batch that has a URL for it."""
+        if batch.notify_url is None:
+            return None
+        sent = batch.notification
+        return cls(
+            url=without_credentials(batch.notify_url),
+            state="pending" if sent is None else sent.state,
+            at=None if sent is None else to_datetime(sent.at),
+            error=None if sent is None else sent.error,
+        )
+
+
 class BatchInfo(ApiModel):
     """A batch and its progress.
 
@@ -104,7 +130,7 @@ class BatchInfo(ApiModel):
     then. `isFinal` is true once nothing of the batch runs any more. `counted` is the number that the source's `count`
     returned, where its pages named fewer. `lastErrors` are its failures in groups, those with the most attempts first;
     `completionError` is the reason why `on_complete` has failed for good. `waitReason` is the reason why the batch goes
-    no faster; null if nothing holds it back, and in lists.
+    no faster; null if nothing holds it back, and in lists. `notification` is null unless it has a `notify_url`.
     """
 
     batch_id: str
@@ -128,6 +154,7 @@ class BatchInfo(ApiModel):
     last_errors: list[ErrorInfo]
     counted: int | None
     wait_reason: WaitReasonInfo | None = None
+    notification: NotificationInfo | None = None
     created_at: datetime
     started_at: datetime | None
     ended_at: datetime | None
@@ -160,6 +187,7 @@ class BatchInfo(ApiModel):
             last_errors=[ErrorInfo.of(group) for group in batch.errors],
             counted=status.counted,
             wait_reason=WaitReasonInfo.of(wait_reason),
+            notification=NotificationInfo.of(batch),
             created_at=required_datetime(batch.created_at),
             started_at=to_datetime(batch.started_at),
             ended_at=to_datetime(batch.ended_at),
@@ -215,6 +243,25 @@ class BatchReport(ApiModel):
             completion_error=batch.completion_error,
             last_errors=[ErrorInfo.of(group) for group in batch.errors],
             counted=batch.counted,
+        )
+
+
+class BatchNotification(BatchReport):
+    """The end of a batch, as it is sent to its `notify_url`; `message` is one line about it for people."""
+
+    created_at: datetime
+    started_at: datetime | None
+    ended_at: datetime
+
+    @classmethod
+    def of_batch(cls, batch: Batch) -> "BatchNotification":
+        """The notification of a batch that has ended."""
+        summary = BatchSummary.of(batch)
+        return cls(
+            **dict(BatchReport.of(summary, str(summary))),
+            created_at=required_datetime(batch.created_at),
+            started_at=to_datetime(batch.started_at),
+            ended_at=required_datetime(batch.ended_at or 0),
         )
 
 

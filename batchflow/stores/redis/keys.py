@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias
 
 from batchflow.errors import ConfigurationError, StoreIncompatible
 
-SCHEMA = 12
+SCHEMA = 13
 """The schema of new namespaces. An older one, from that of 0.1.0 on, is migrated; any other is refused.
 
 Bump it when an older version would misread the data. Adding a key is not such a change.
@@ -82,7 +82,7 @@ KEYS = (
     Key("k:<run>", "list", "waiting", "events for a run that does not wait for them yet"),
     Key("wh", "hash", "retention", "webhooks: the run of each token"),
     Key("whr:<run>", "set", "retention", "the tokens of a run"),
-    Key("kids:<run>", "set", "waiting", "messages that have not ended and whose parent the run is"),
+    Key("kids:<run>", "set", "waiting", "messages that have not ended and whose parent the run or batch is"),
     Key("kidb:<run>", "set", "waiting", "batches that have not ended and whose parent the run is"),
     Key("od:<destination>", "zset", "waiting", "runs to be kept that have not ended, by destination"),
     Key("ol:<label>", "zset", "waiting", "messages with a label that have not ended"),

@@ -93,6 +93,7 @@ class BatchRow(NamedTuple):
     open_dedup: str | None
     retry_of: str | None
     priority: int
+    notify_url: str | None
 
 
 def encode_operation(verb: str, arguments: Sequence[Any]) -> bytes:
@@ -198,6 +199,7 @@ def _encode_batch(batch: NewBatch) -> BatchRow:
         batch.open_dedup,
         batch.retry_of,
         batch.priority,
+        batch.notify_url,
     )
 
 

@@ -77,16 +77,7 @@ def _constants() -> list[str]:
         "KEPT_EVENTS": KEPT_EVENTS,
         "SEARCHED_BATCHES": SEARCHED_BATCHES,
         "MOST_COUNTED": MOST_COUNTED,
-        "LOSS_LIMIT": message.LOSS_LIMIT,
-        "SUSPECT_LOSSES": message.SUSPECT_LOSSES,
-        "LOSS_WAITS_MS": message.LOSS_WAITS_MS,
-        "ALONE_MS": message.ALONE_MS,
-        "WORKER_LOST": message.WORKER_LOST,
-        "LOST": message.LOST,
-        "LOST_STATUS": status_of(message.WORKER_LOST),
-        "LOST_FINGERPRINT": fingerprint_of(message.WORKER_LOST % message.LOSS_LIMIT),
-        "KEPT_ATTEMPTS": KEPT_ATTEMPTS,
-        "FAILURE_STEP": message.FAILURE_STEP,
+        **_constants_of_messages(),
         "MAX_ERROR_GROUPS": batch.MAX_ERROR_GROUPS,
         "OTHER_ERRORS": batch.OTHER_ERRORS,
         "RETRYING": base.RETRYING,
@@ -122,6 +113,23 @@ def _constants() -> list[str]:
         "SCHEDULE_KEY": schedule_key(""),
     }
     return [f"local {name} = {_lua(value)}" for name, value in constants.items()]
+
+
+def _constants_of_messages() -> dict[str, Any]:
+    return {
+        "LOSS_LIMIT": message.LOSS_LIMIT,
+        "SUSPECT_LOSSES": message.SUSPECT_LOSSES,
+        "LOSS_WAITS_MS": message.LOSS_WAITS_MS,
+        "ALONE_MS": message.ALONE_MS,
+        "WORKER_LOST": message.WORKER_LOST,
+        "LOST": message.LOST,
+        "LOST_STATUS": status_of(message.WORKER_LOST),
+        "LOST_FINGERPRINT": fingerprint_of(message.WORKER_LOST % message.LOSS_LIMIT),
+        "KEPT_ATTEMPTS": KEPT_ATTEMPTS,
+        "FAILURE_STEP": message.FAILURE_STEP,
+        "NOTIFICATION_STEP": message.NOTIFICATION_STEP,
+        "NOTIFICATION_DESTINATION": message.NOTIFICATION_DESTINATION,
+    }
 
 
 def _places(row: Any) -> dict[str, int]:

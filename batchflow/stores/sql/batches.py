@@ -13,7 +13,7 @@ from batchflow.core.message import Message
 from batchflow.core.settlement import ITEM_STATE, FinishEntry, FinishWalk, RecordPage, Settlement, StartItems
 from batchflow.stores import base
 from batchflow.stores.base import flow_control
-from batchflow.stores.sql import events, flows, ledger, messages, retries
+from batchflow.stores.sql import events, flows, ledger, messages, notifications, retries
 from batchflow.stores.sql.transaction import Tx
 
 
@@ -52,6 +52,7 @@ def open_batch(tx: Tx, batch: NewBatch, first: Sequence[Message]) -> bool:
         complete=batch.complete,
         complete_flow=_flow_text(batch.complete_flow),
         on_failure=batch.on_failure,
+        notify_url=batch.notify_url,
         ledger_ttl=batch.ledger_ttl,
         keep_results=int(batch.keep_results),
         force=int(batch.force),
@@ -295,6 +296,8 @@ def end_finished(tx: Tx, keys: Iterable[int]) -> dict[int, str]:
             tx.ended_batches.append(head.id)
             if head.complete:
                 _publish_completion(tx, key, head.id, head.complete, _flow(head.complete_flow))
+            elif head.notify_url:
+                notifications.publish(tx, head)
     return ended
 
 

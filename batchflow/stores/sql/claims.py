@@ -11,7 +11,6 @@ from batchflow.core.dead_letters import LoggedAttempt
 from batchflow.core.flow import FlowControl, FlowState, admit, split_claims
 from batchflow.core.message import (
     ALONE_MS,
-    FAILURE_STEP,
     LOSS_LIMIT,
     LOST,
     WORKER_LOST,
@@ -268,7 +267,7 @@ def _reclaim(tx: Tx, rows: Sequence[Sequence[Any]], *, lost: bool) -> int:
         elif lost and losses >= LOSS_LIMIT:
             error = WORKER_LOST % losses
             # Not counted as a failure: the workers were lost, the message did not fail.
-            ending = "failed" if held.parent_step == FAILURE_STEP else "dead"
+            ending = "failed" if held.is_report else "dead"
             death = Settlement(str(id), int(fence), ending, error=error)
             ended.append(EndedMessage(death, held._replace(failures=held.failures - 1, losses=losses)))
         else:

@@ -21,7 +21,7 @@ from batchflow.core.retry import RetryPolicy
 from batchflow.core.run import NEVER, Step
 from batchflow.core.settlement import Settlement
 from batchflow.stores import base
-from batchflow.stores.sql import events, flows, messages, retries, steps
+from batchflow.stores.sql import events, flows, messages, notifications, retries, steps
 from batchflow.stores.sql.messages import HeldMessage
 from batchflow.stores.sql.transaction import Tx
 
@@ -176,6 +176,7 @@ def _reopen(tx: Tx, batch: int, number: int, id: str) -> bool:
     if not _batch_exists(tx, batch):
         return False
     if ids.completes(id, tx.batch_head(batch).id):
+        notifications.drop(tx, batch)
         messages.change_counts(tx, batch, working=1)
         return True
     if number >= 0 and retries.has_taken(tx, batch, number):
@@ -183,6 +184,7 @@ def _reopen(tx: Tx, batch: int, number: int, id: str) -> bool:
     completion = messages.completion_id(tx, batch)
     if not tx.run("batch_reopen_item" if number >= 0 else "batch_reopen_layer", batch=batch):
         return False
+    notifications.drop(tx, batch)
     tx.run("lanes_undo_cancel", batch=batch)
     if waits := messages.waiting_message(tx, completion):
         # The completion of an end that is undone.

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from pydantic_core import to_json
 
 from batchflow.core import ids
-from batchflow.core.message import Message
+from batchflow.core.message import FAILURE_STEP, Message
 from batchflow.core.settlement import ARRIVES_AFTER
 from batchflow.stores.sql import events, flows
 from batchflow.stores.sql.transaction import Tx
@@ -62,6 +62,11 @@ class HeldMessage(NamedTuple):
     on_failure: str | None = None
     attempts: int = 0
     waits: int = 0
+
+    @property
+    def is_report(self) -> bool:
+        """True for a failure message and for a notification: neither becomes a dead letter."""
+        return self.parent_step is not None and self.parent_step <= FAILURE_STEP
 
 
 def publish(tx: Tx, messages: Sequence[Message]) -> list[bool]:

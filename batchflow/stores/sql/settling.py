@@ -4,11 +4,11 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from batchflow.core import ids
-from batchflow.core.message import FAILURE_STEP, SUSPECT_LOSSES
+from batchflow.core.message import FAILURE_STEP, NOTIFICATION_STEP, SUSPECT_LOSSES
 from batchflow.core.run import Step
 from batchflow.core.settlement import ARRIVES, RUN_STATE, STAYS, Settlement, SettleResult
 from batchflow.stores import base
-from batchflow.stores.sql import batches, dead_letters, events, failures, flows, messages, steps
+from batchflow.stores.sql import batches, dead_letters, events, failures, flows, messages, notifications, steps
 from batchflow.stores.sql.messages import HeldMessage
 from batchflow.stores.sql.transaction import Tx
 
@@ -51,8 +51,8 @@ def settle(tx: Tx, settlements: Sequence[Settlement]) -> list[SettleResult]:
         settlement = settlements[slot]
         if about.cancelled and settlement.ending in _GOES_ON:
             settlement = settlement._replace(ending="cancelled")
-        elif about.parent_step == FAILURE_STEP and settlement.ending == "dead":
-            # The dead letter of which it is has the outcome.
+        elif about.is_report and settlement.ending == "dead":
+            # The dead letter or batch of which it is has the outcome.
             settlement = settlement._replace(ending="failed")
         (staying if settlement.ending in STAYS else ended).append(_new(EndedMessage, (settlement, about)))
     _release_staying(tx, staying)
@@ -165,6 +165,7 @@ def _end(tx: Tx, ended: Sequence[EndedMessage], *, held_places: bool = True) -> 
             if ids.completes(settlement.id, tx.batch_head(held.batch).id):
                 error = None if settlement.ending == "done" else settlement.sentence
                 tx.run("batch_completed", batch=held.batch, error=error)
+                notifications.after_completion(tx, held.batch, settlement.id)
             elif settlement.ending != "done":
                 error = settlement.sentence
                 if tx.run("batch_break_off", batch=held.batch, error=error) and tx.run(
@@ -221,12 +222,14 @@ def _notify_parents(tx: Tx, ended: Sequence[EndedMessage]) -> None:
     arrivals = [
         events.NewArrival(held.parent, held.parent_step, ARRIVES[s.ending], s.result, s.error)
         for s, held in children
-        if held.parent is not None and held.parent_step
+        if held.parent is not None and held.parent_step and held.parent_step > FAILURE_STEP
     ]
     if arrivals:
         events.add_arrivals(tx, arrivals)
     if calls := [one for one in children if one.held.parent_step == FAILURE_STEP]:
         dead_letters.end_failure_calls(tx, calls)
+    if sent := [one for one in children if one.held.parent_step == NOTIFICATION_STEP]:
+        notifications.end(tx, sent)
 
 
 def _call_failure_functions(tx: Tx, dead: Sequence[EndedMessage]) -> None:

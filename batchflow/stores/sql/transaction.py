@@ -29,6 +29,7 @@ class BatchHead(NamedTuple):
     complete: str | None
     complete_flow: str
     on_failure: str | None
+    notify_url: str | None
     ledger_ttl: int | None
     keep_results: int
     every: int

@@ -885,19 +885,18 @@ SELECT EXISTS (SELECT 1 FROM batch WHERE id = :id)
 
 -- batch_head --
 SELECT json_array(
-    key, id, ledger, lane, params, headers, complete, complete_flow, on_failure, ledger_ttl, keep_results,
+    key, id, ledger, lane, params, headers, complete, complete_flow, on_failure, notify_url, ledger_ttl, keep_results,
     force OR named, parent, parent_step, depth, force, retry_of IS NOT NULL,
     (SELECT o.key FROM batch o WHERE o.id = batch.retry_of))
 FROM batch WHERE key = :batch;
 
 -- batch_open --
 INSERT INTO batch (
-    id, workflow, ledger, state, params, headers, complete, complete_flow, on_failure, ledger_ttl, keep_results,
-    force, named, label, open_dedup, parent, parent_step, depth, retry_of, priority,
-    created_at)
+    id, workflow, ledger, state, params, headers, complete, complete_flow, on_failure, notify_url, ledger_ttl,
+    keep_results, force, named, label, open_dedup, parent, parent_step, depth, retry_of, priority, created_at)
 VALUES (
-    :id, :workflow, :ledger, 'pending', :params, :headers, :complete, :complete_flow, :on_failure, :ledger_ttl,
-    :keep_results, :force, :named, :label, :open_dedup, :parent, :parent_step, :depth, :retry_of,
+    :id, :workflow, :ledger, 'pending', :params, :headers, :complete, :complete_flow, :on_failure, :notify_url,
+    :ledger_ttl, :keep_results, :force, :named, :label, :open_dedup, :parent, :parent_step, :depth, :retry_of,
     :priority, :now);
 
 -- batch_lane --
@@ -985,6 +984,22 @@ RETURNING key;
 -- The completion has ended; the error is NULL if it has run.
 UPDATE batch SET completion_error = :error WHERE key = :batch AND completion_error IS NOT :error;
 
+-- batch_notify --
+-- The number of another notification of a batch; no row unless it has ended.
+UPDATE batch SET notifications = notifications + 1, notification = :notification
+WHERE key = :batch AND ended_at IS NOT NULL
+RETURNING notifications;
+
+-- batch_notified --
+-- Only the latest notification counts.
+UPDATE batch SET notification = :notification WHERE id = :batch AND id || '.n' || notifications = :message;
+
+-- batch_drop_notification --
+-- The number of the notification that does not count any more.
+UPDATE batch SET notification = NULL, notifications = notifications + 1
+WHERE key = :batch AND notification IS NOT NULL
+RETURNING notifications - 1;
+
 -- batch_exists --
 SELECT 1 FROM batch WHERE key = :batch;
 
@@ -997,9 +1012,9 @@ SELECT json_group_array(key) FROM batch WHERE state = 'cancelling';
 -- batch_read --
 SELECT json_group_array(json_array(
     id, name, state, pages, chunks, total, working, worked_ms, params, force, label, headers, paused, flow_key,
-    error, completion_error, json(errors), created_at, started_at, ended_at, named, retry_of, replaced_succeeded,
-    replaced_failed, replaced_cancelled, recovered, priority, eligible, open, succeeded, failed, cancelled, already_processed,
-    in_flight, duplicates, left_out, retrying, parked))
+    error, completion_error, json(errors), notify_url, notification, created_at, started_at, ended_at, named, retry_of,
+    replaced_succeeded, replaced_failed, replaced_cancelled, recovered, priority, eligible, open, succeeded, failed,
+    cancelled, already_processed, in_flight, duplicates, left_out, retrying, parked))
 FROM (
     SELECT b.*, w.name, l.flow AS flow_key, (
         SELECT json_group_array(json_array(e.type, e.place, e.attempts, e.items, e.message, i.id, e.number, e.at))
@@ -1010,9 +1025,9 @@ FROM (
 SELECT json_group_array(json_array(
     id, name, state, pages, chunks, total, working, worked_ms, CASE WHEN :params THEN params ELSE 'null' END,
     force, label, CASE WHEN :params THEN headers END, paused, flow_key,
-    error, completion_error, json(errors), created_at, started_at, ended_at, named, retry_of, replaced_succeeded,
-    replaced_failed, replaced_cancelled, recovered, priority, eligible, open, succeeded, failed, cancelled, already_processed,
-    in_flight, duplicates, left_out, retrying, parked))
+    error, completion_error, json(errors), notify_url, notification, created_at, started_at, ended_at, named, retry_of,
+    replaced_succeeded, replaced_failed, replaced_cancelled, recovered, priority, eligible, open, succeeded, failed,
+    cancelled, already_processed, in_flight, duplicates, left_out, retrying, parked))
 FROM (
     SELECT b.*, w.name, l.flow AS flow_key, (
         SELECT json_group_array(json_array(e.type, e.place, e.attempts, e.items, e.message, i.id, e.number, e.at))
@@ -1024,8 +1039,9 @@ FROM (
 -- batch_retries --
 SELECT json_group_array(json_array(
     id, name, state, pages, chunks, total, working, worked_ms, 'null', force, label, (NULL), paused, flow_key,
-    error, completion_error, json(errors), created_at, started_at, ended_at, named, retry_of, replaced_succeeded,
-    replaced_failed, replaced_cancelled, recovered, priority, eligible, open, succeeded, failed, cancelled, already_processed,
+    error, completion_error, json(errors), notify_url, notification, created_at, started_at, ended_at, named, retry_of,
+    replaced_succeeded, replaced_failed, replaced_cancelled, recovered, priority, eligible, open, succeeded, failed,
+    cancelled, already_processed,
     in_flight, duplicates, left_out, retrying, parked))
 FROM (
     SELECT b.*, w.name, l.flow AS flow_key, (

@@ -6,13 +6,13 @@
 -- ch: chunks, to: total, el, op, su, fa, ca, ap, fl, du, lo: counts, wm: worked ms, t, st, za: made, started and ended
 -- at, p, ps, dp: parent, its step, depth, sq: its number among all batches, hi: one above its highest item, sw: items
 -- looked at by the cancellation, dd: items have data, rt, pa: open items that wait after a failed attempt, or for a rate
--- limit; ce: the error of its completion. Of a retry, ro: the batch that it retries, sd: items of that whose ids are among
--- its own, rps, rpf, rpc: earlier runs of its items by the letter of their state, rc: items that it has recovered. pr: its
--- priority if it is not 0.
+-- limit; ce: the error of its completion, nu: its notify_url, nn: the number of notifications so far, nt: the latest one.
+-- Of a retry, ro: the batch that it retries, sd: items of that whose ids are among its own, rps, rpf, rpc: earlier runs of
+-- its items by the letter of their state, rc: items that it has recovered. pr: its priority if it is not 0.
 local NUMBERS = {
   'na', 'pz', 'wd', 'bk', 'ge', 'kr', 'fo', 'en', 'wk', 'pg', 'ch', 'to', 'el', 'op', 'su', 'fa', 'ca', 'ap', 'fl', 'du',
   'lo', 'wm', 't', 'st', 'za', 'ps', 'dp', 'sq', 'hi', 'sw', 'tt', 'rt', 'pa',
-  'pr',
+  'pr', 'nn',
 }
 -- Of these, the ones that are 0 when a batch is opened.
 local ZERO = {
@@ -130,6 +130,8 @@ function batches.finish_layer(batch, id, how, error)
       batch.ce, batch.dirty.ce = nil, nil
       call('HDEL', P .. 'b:' .. batch.id, 'ce')
     end
+    -- A batch may have been reopened, and have ended again, while the completion of its first end ran.
+    if id == batches.completion_id(batch) then batches.publish_notification(batch) end
   elseif how ~= 'done' and not batch.za and batch.s ~= 'cancelling' then
     if not batch.e then batches.set(batch, 'e', error) end
     batches.set(batch, 'en', 1)
@@ -207,7 +209,7 @@ function batches.finish(batch)
   call('DEL', P .. 'bi:' .. id, P .. 'bq:' .. id)
   if batch.p then call('SREM', P .. 'kidb:' .. batch.p, id) end
   if batch.ro then batches.set(batch, 'sd', 0) end
-  batches.publish_completion(batch)
+  if batch.cp then batches.publish_completion(batch) else batches.publish_notification(batch) end
   notify_stores()
 end
 
@@ -218,6 +220,40 @@ function batches.publish_completion(batch)
     id = batches.completion_id(batch), d = batch.cp, flow = cjson.decode(batch.cf), u = 0, b = batch.id,
     p = batch.p, ps = batch.ps, dp = batch.dp,
   })
+end
+
+local function notification_id(batch) return batch.id .. '.n' .. (batch.nn or 0) end
+
+-- Publish the notification of a batch's end; nothing if it is open again.
+function batches.publish_notification(batch)
+  if not batch.nu or not batch.za then return end
+  batches.set(batch, 'nn', (batch.nn or 0) + 1)
+  batches.set(batch, 'nt', cjson.encode({ 'in_progress', now, NULL }))
+  messages.add({
+    id = notification_id(batch), d = NOTIFICATION_DESTINATION, flow = flows.of_destination(NOTIFICATION_DESTINATION),
+    y = cjson.encode(batch.id), u = 0, p = batch.id, ps = NOTIFICATION_STEP,
+  })
+end
+
+-- Note the outcome of a notification: only the latest one counts.
+function batches.end_notification(id, message, by)
+  call('SREM', P .. 'kids:' .. message.p, id)
+  local batch = batches.get(message.p)
+  if not batch or id ~= notification_id(batch) then return end
+  local state, error = by.how == 'done' and 'succeeded' or 'failed', by.error
+  if state == 'failed' and not error then error = "its run '" .. id .. "' was cancelled" end
+  batches.set(batch, 'nt', cjson.encode({ state, now, or_null(error) }))
+end
+
+-- Drop the notification of an end that is undone; one that a worker is sending does not count any more.
+local function drop_notification(batch)
+  if not batch.nt then return end
+  local id = notification_id(batch)
+  local waits = messages.load(id)
+  if waits and not waits.o then messages.remove(id, waits) end
+  batches.add(batch, 'nn', 1)
+  batch.nt, batch.dirty.nt = nil, nil
+  call('HDEL', P .. 'b:' .. batch.id, 'nt')
 end
 
 -- Lease nothing more of a batch. False if it has ended or is unknown.
@@ -253,11 +289,13 @@ end
 -- impossible.
 function batches.reopen(batch, message, id)
   if batches.is_completion(batch, id) then
+    drop_notification(batch)
     batches.add(batch, 'wk', 1)
     return true
   end
   if batch.s == 'cancelling' or message.n < 0 and batch.bk == 1 then return false end
   if message.n >= 0 and retries.has_taken(batch, message.n, message.i) then return false end
+  drop_notification(batch)
   if batch.za then
     local completion = batches.completion_id(batch)
     local waits = messages.load(completion)
@@ -342,6 +380,7 @@ verbs.open_batch = function(wire, first)
     p = or_nil(wire[BATCH.parent]), ps = or_nil(wire[BATCH.parent_step]), hd = or_nil(wire[BATCH.headers]),
     of = or_nil(wire[BATCH.on_failure]), od = dedup, ro = or_nil(wire[BATCH.retry_of]),
     pr = wire[BATCH.priority] > 0 and wire[BATCH.priority] or nil,
+    nu = or_nil(wire[BATCH.notify_url]),
   }) do
     fields[#fields + 1] = field
     fields[#fields + 1] = value
@@ -418,6 +457,7 @@ function batches.row(batch, without)
     working = batch.wk, worked_ms = string.format('%.17g', batch.wm), params = not without and call('GET', P .. 'p:' .. batch.id) or 'null',
     force = batch.fo == 1, label = batch.L, headers = not without and batch.hd, paused = batch.pz == 1,
     flow_key = batch.k, error = batch.e, completion_error = batch.ce, errors = error_groups(batch.id),
+    notify_url = batch.nu, notification = batch.nt,
     created_at = batch.t, started_at = batch.st, ended_at = batch.za, named = batch.na == 1, retry_of = batch.ro,
     replaced_succeeded = batch.rps or 0, replaced_failed = batch.rpf or 0, replaced_cancelled = batch.rpc or 0,
     recovered = batch.rc or 0, priority = batch.pr or 0,

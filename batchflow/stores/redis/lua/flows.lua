@@ -31,6 +31,13 @@ function flows.add(key, field, delta)
   if flow then flows.set(flow, field, flow[field] + delta) end
 end
 
+-- The flow control of the failure messages and notifications to a destination: a key of its own, without limits.
+function flows.of_destination(destination)
+  local limits = { unpack(UNLIMITED) }
+  limits[LIMITS.key] = string.gsub(destination, '[^A-Za-z0-9._-]', '.')
+  return limits
+end
+
 -- The latest turn given to any key: a new key joins the end of the rotation.
 function flows.latest_turn() return tonumber(call('HGET', META, 'turn') or 0) end
 

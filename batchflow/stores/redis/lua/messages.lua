@@ -112,13 +112,15 @@ function messages.index(id, message)
   if message.p then call('SADD', P .. 'kids:' .. message.p, id) end
 end
 
--- Delete a waiting message of a batch's layers, as if it had never been published.
+-- Delete a waiting message, as if it had never been published.
 function messages.remove(id, message)
   flows.add(message.k, 'w', -1)
   lanes.dequeue(id, message)
   call('DEL', P .. 'm:' .. id)
-  call('SREM', P .. 'bm:' .. message.b, id)
-  batches.add(batches.get(message.b), 'wk', -1)
+  if message.b then
+    call('SREM', P .. 'bm:' .. message.b, id)
+    batches.add(batches.get(message.b), 'wk', -1)
+  end
   if message.p then call('SREM', P .. 'kids:' .. message.p, id) end
 end
 

@@ -9,8 +9,9 @@ function settling.finish(id, message, by)
     if message.b then batches.add_failures(message, failed[3], true) end
   end
   messages.unindex(id, message)
-  -- The outcome of a failure function is kept with its dead letter; it becomes none itself.
-  local how = by.how == 'dead' and tonumber(message.ps) == FAILURE_STEP and 'failed' or by.how
+  -- The outcome of a failure function is kept with its dead letter, that of a notification with its batch.
+  local reports = message.p and tonumber(message.ps) <= FAILURE_STEP
+  local how = by.how == 'dead' and reports and 'failed' or by.how
   if how == 'dead' then
     settling.make_dead_letter(id, message, by)
   elseif message.kp then
@@ -28,7 +29,9 @@ function settling.finish(id, message, by)
     if batch then batches.finish_layer(batch, id, how, by.failed and or_nil(by.failed[4])) end
     notify_stores()
   end
-  if message.p and tonumber(message.ps) == FAILURE_STEP then
+  if reports and tonumber(message.ps) == NOTIFICATION_STEP then
+    batches.end_notification(id, message, by)
+  elseif reports then
     settling.end_failure_call(id, message, by)
   elseif message.p then
     call('SREM', P .. 'kids:' .. message.p, id)
@@ -42,13 +45,6 @@ function settling.finish(id, message, by)
   if how == 'dead' then settling.call_failure_function(id, message, 1) end
 end
 
--- The flow control of the failure messages to a destination: a key of its own, without limits.
-local function failure_flow(destination)
-  local limits = { unpack(UNLIMITED) }
-  limits[LIMITS.key] = string.gsub(destination, '[^A-Za-z0-9._-]', '.')
-  return limits
-end
-
 -- Publish the failure message of a dead letter, for the call of this number. False if it has no destination for one.
 function settling.call_failure_function(id, message, number)
   local destination = message.of
@@ -57,7 +53,7 @@ function settling.call_failure_function(id, message, number)
   local name = id .. '.x' .. message.f .. (number > 1 and '.' .. number or '')
   if call('EXISTS', P .. 'm:' .. name) == 0 then
     messages.add({
-      id = name, d = destination, flow = failure_flow(destination), y = cjson.encode(id), u = 0, p = id, ps = FAILURE_STEP,
+      id = name, d = destination, flow = flows.of_destination(destination), y = cjson.encode(id), u = 0, p = id, ps = FAILURE_STEP,
     })
   end
   call('HSET', P .. 'm:' .. id, 'fc', cjson.encode({ name, number, 'in_progress', now, NULL, NULL }))

@@ -1,0 +1,1 @@
+-- The end of a batch is sent to a URL. An older version would not send it.
