@@ -174,6 +174,10 @@ class Engine:
         self._wake()
         return await self.store.resume_batch(id)
 
+    async def set_batch_priority(self, id: str, priority: int) -> bool:
+        """See the port."""
+        return await self.store.set_batch_priority(id, priority)
+
     def _on_batch_end(self, id: str) -> None:
         if (notify := self.observers.batch_ended) is not None:
             notify(id)
