@@ -283,3 +283,13 @@ class SettleResult(NamedTuple):
 
     stale: bool = False
     ended_batch: str | None = None
+
+
+class Notice(NamedTuple):
+    """A fact about the work of a verb, beside its answer.
+
+    `batch_ended`: the batch with this id has ended.
+    """
+
+    event: Literal["batch_ended"]
+    id: str

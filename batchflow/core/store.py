@@ -18,7 +18,7 @@ from batchflow.core.message import ClaimResult, Message, OpenMessage, UnservedWo
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.run import Run, RunQuery, Step, Waiter
 from batchflow.core.schedule import DueSchedules, Fire, FireResult, NewSchedule, ScheduleStatus
-from batchflow.core.settlement import Effect, Settlement, SettleResult
+from batchflow.core.settlement import Effect, Notice, Settlement, SettleResult
 
 KEPT_EVENTS = 1_000
 """The number of events that are kept for one run that does not wait for them yet."""
@@ -607,10 +607,10 @@ class Store(Commands, Delivery, Journaling, AdminCommands, Schedules, Reads, Led
         """
         ...
 
-    def on_batch_end(self, callback: Callable[[str], None]) -> Callable[[], None]:
-        """Call `callback` on the event loop with the id of each batch that a verb of this store ends.
+    def on_notice(self, callback: Callable[[Notice], None]) -> Callable[[], None]:
+        """Call `callback` on the event loop with each notice of a verb of this store.
 
-        Not for those that `settle` answers as `ended_batch`, so that each end is told once, to the process whose verb
-        it was; not at all if the answer of the database is lost. Returns a function that ends the subscription.
+        Each is told once, to the process whose verb it was; not at all if the answer of the database is lost. The end
+        of a batch that `settle` answers as `ended_batch` has no notice. Returns a function that ends the subscription.
         """
         ...

@@ -24,6 +24,7 @@ from batchflow.core.ports import (
     StepOverride,
 )
 from batchflow.core.schedule import ScheduledStart
+from batchflow.core.settlement import Notice
 from batchflow.core.store import AdminCommands, Ledger, Store
 from batchflow.engine.backlog import WriteBacklog
 from batchflow.engine.callbacks import CallbackSettings
@@ -178,9 +179,9 @@ class Engine:
         """See the port."""
         return await self.store.set_batch_priority(id, priority)
 
-    def _on_batch_end(self, id: str) -> None:
+    def _on_notice(self, notice: Notice) -> None:
         if (notify := self.observers.batch_ended) is not None:
-            notify(id)
+            notify(notice.id)
 
     @property
     def threads(self) -> ThreadPool | None:
@@ -222,7 +223,7 @@ class Engine:
         self._threads = ThreadPool(self._options.threads, self._log_abandoned)
         self.watchers.check_all()
         await (wait_for_store(self.declare, self.observers) if wait else self.declare())
-        subscriptions = self.store.on_change(self._on_store_change), self.store.on_batch_end(self._on_batch_end)
+        subscriptions = self.store.on_change(self._on_store_change), self.store.on_notice(self._on_notice)
         self._end_subscriptions = lambda: [end() for end in subscriptions]
 
     async def declare(self) -> None:

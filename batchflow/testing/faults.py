@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 from batchflow.core.failure_functions import HTTP_CALLS
 from batchflow.core.message import Claim, ClaimResult
 from batchflow.core.run import Step
-from batchflow.core.settlement import Effect, Settlement, SettleResult, released
+from batchflow.core.settlement import Effect, Notice, Settlement, SettleResult, released
 from batchflow.core.store import RecordResult, Renew, Store
 from batchflow.core.suggestions import did_you_mean
 from batchflow.errors import ConfigurationError, StoreUnavailable
@@ -114,9 +114,9 @@ class StoreProxy(_Verbs):
         """See the protocol."""
         return self.store.on_change(callback)
 
-    def on_batch_end(self, callback: Callable[[str], None]) -> Callable[[], None]:
+    def on_notice(self, callback: Callable[[Notice], None]) -> Callable[[], None]:
         """See the protocol."""
-        return self.store.on_batch_end(callback)
+        return self.store.on_notice(callback)
 
     def renewing(self) -> AbstractAsyncContextManager[Renew]:
         """See the protocol."""

@@ -6,7 +6,7 @@ from dataclasses import replace
 from batchflow.core import ids, settlement
 from batchflow.core.batch import Counts
 from batchflow.core.message import LOSS_LIMIT
-from batchflow.core.settlement import FinishEntry, Publish, RecordPage, StartItems
+from batchflow.core.settlement import FinishEntry, Notice, Publish, RecordPage, StartItems
 from tests.conformance.scene import Cases, Scene, message, names, new_batch
 
 
@@ -67,36 +67,36 @@ class BatchCases(Cases):
         assert (whole.params, dict(whole.headers)) == ('{"n":1}', {"x-tenant": "a"})
         assert list(await scene.store.batches(params=False)) == [replace(whole, params="null", headers={})]
 
-    async def test_on_batch_end_tells_of_a_batch_that_a_loss_ends(self, scene: Scene) -> None:
+    async def test_on_notice_tells_of_a_batch_that_a_loss_ends(self, scene: Scene) -> None:
         """No settlement was its last; the end of the subscription ends that."""
-        ended: list[str] = []
-        leave = scene.store.on_batch_end(ended.append)
+        ended: list[Notice] = []
+        leave = scene.store.on_notice(ended.append)
         await self._lose_the_last(scene, "bat_a")
         await self._rest()
-        assert ended == ["bat_a"]
+        assert ended == [Notice("batch_ended", "bat_a")]
         leave()
         await self._lose_the_last(scene, "bat_b")
         await self._rest()
-        assert ended == ["bat_a"]
+        assert ended == [Notice("batch_ended", "bat_a")]
 
-    async def test_on_batch_end_tells_of_cancelled_batches(self, scene: Scene) -> None:
+    async def test_on_notice_tells_of_cancelled_batches(self, scene: Scene) -> None:
         """Of itself, or with the run that waits for it; nothing before the last claim has ended."""
-        ended: list[str] = []
-        scene.store.on_batch_end(ended.append)
+        ended: list[Notice] = []
+        scene.store.on_notice(ended.append)
         parent = await scene.leased("p")
         await scene.invoke_batch(parent, "bat_b")
         await scene.start(["u1", "u2"])
         assert await scene.store.cancel_batch("bat_a")
         await self._rest()
-        assert ended == ["bat_a"]
+        assert ended == [Notice("batch_ended", "bat_a")]
         await scene.store.settle(settlement.cancelled(parent))
         await self._rest()
-        assert ended == ["bat_a", "bat_b"]
+        assert ended == [Notice("batch_ended", "bat_a"), Notice("batch_ended", "bat_b")]
 
-    async def test_on_batch_end_tells_nothing_that_a_settlement_answers(self, scene: Scene) -> None:
+    async def test_on_notice_tells_nothing_that_a_settlement_answers(self, scene: Scene) -> None:
         """Each end is told once."""
-        ended: list[str] = []
-        scene.store.on_batch_end(ended.append)
+        ended: list[Notice] = []
+        scene.store.on_notice(ended.append)
         await scene.start(["u1"])
         (item,) = await scene.items()
         assert (await scene.done(item)).ended_batch == "bat_a"

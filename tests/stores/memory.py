@@ -86,6 +86,7 @@ from batchflow.core.settlement import (
     FinishEntry,
     FinishWalk,
     Listen,
+    Notice,
     Notify,
     OpenBatch,
     Publish,
@@ -316,7 +317,7 @@ class Place:
     now: int = 0
     turn: int = 0
     was_opened: bool = False
-    ended_batches: list[str] = field(default_factory=list[str])
+    notices: list[Notice] = field(default_factory=list[Notice])
     rows: dict[str, Row] = field(default_factory=dict[str, Row])
     runs: dict[str, Run] = field(default_factory=dict[str, Run])
     flows: dict[str, Flow] = field(default_factory=dict[str, Flow])
@@ -562,7 +563,7 @@ class Place:
             self.apply(settlement.id, settlement.effects)
         if (batch := row.message.batch) not in self.finish():
             return SettleResult()
-        self.ended_batches.remove(batch)
+        self.notices.remove(Notice("batch_ended", batch))
         return SettleResult(ended_batch=batch)
 
     def _stay(self, row: Row, settlement: Settlement) -> None:
@@ -742,7 +743,7 @@ class Place:
             batch.state = "cancelled" if cancelled else "failed" if batch.error is not None else "completed"
             batch.ended_at, batch.paused = self.now, False
             ended.add(id)
-            self.ended_batches.append(id)
+            self.notices.append(Notice("batch_ended", id))
             if batch.new.complete is None:
                 self._publish_notification(batch)
             else:
@@ -1246,12 +1247,12 @@ def write(*, tells: bool) -> "Callable[[Body[P, R]], Verb[P, R]]":
             except PydanticSerializationError as error:
                 raise StoreError(f"memory cannot take this: {error}") from error
             with self.place() as place:
-                place.ended_batches.clear()
+                place.notices.clear()
                 answer = body(self, *arguments, **options)
                 place.finish()
-                ended = tuple(place.ended_batches)
+                notices = tuple(place.notices)
             self.changed(tells=tells)
-            self.report_ended(ended)
+            self.report(notices)
             # Nobody who writes without a pause holds up the loop.
             await asyncio.sleep(0)
             return answer
@@ -1276,7 +1277,7 @@ class MemoryStore:
         self._place: Place | None = None
         self._clock = clock
         self._subscribers: list[Callable[[bool], None]] = []
-        self._end_subscribers: list[Callable[[str], None]] = []
+        self._notice_subscribers: list[Callable[[Notice], None]] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._behind = False
         self._telling: asyncio.TimerHandle | None = None
@@ -1331,16 +1332,16 @@ class MemoryStore:
                 other._behind = True
                 other._loop.call_soon_threadsafe(other._tell_of_others)
 
-    def on_batch_end(self, callback: Callable[[str], None]) -> Callable[[], None]:
-        self._end_subscribers.append(callback)
-        return lambda: self._end_subscribers.remove(callback)
+    def on_notice(self, callback: Callable[[Notice], None]) -> Callable[[], None]:
+        self._notice_subscribers.append(callback)
+        return lambda: self._notice_subscribers.remove(callback)
 
-    def report_ended(self, batches: Sequence[str]) -> None:
-        """Tell of the end of batches, on whichever thread it was made."""
+    def report(self, notices: Sequence[Notice]) -> None:
+        """Pass notices on, on whichever thread they were made."""
         assert self._loop is not None
-        for callback in self._end_subscribers:
-            for batch in batches:
-                self._loop.call_soon_threadsafe(callback, batch)
+        for callback in self._notice_subscribers:
+            for notice in notices:
+                self._loop.call_soon_threadsafe(callback, notice)
 
     def _tell_of_others(self) -> None:
         if self._behind and self._subscribers and self._telling is None and self._loop is not None:

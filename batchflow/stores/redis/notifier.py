@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from redis.exceptions import NoPermissionError
 
+from batchflow.core.settlement import Notice
 from batchflow.stores.redis.clients import Client
 from batchflow.stores.redis.errors import ERRORS
 
@@ -22,7 +23,7 @@ class ChangeNotifier:
 
     def __init__(self) -> None:
         self._subscribers: list[Callable[[bool], None]] = []
-        self._end_subscribers: list[Callable[[str], None]] = []
+        self._notice_subscribers: list[Callable[[Notice], None]] = []
         self._task: asyncio.Task[None] | None = None
         self._heard = asyncio.Event()
 
@@ -47,16 +48,16 @@ class ChangeNotifier:
         for callback in tuple(self._subscribers):
             callback(foreign)
 
-    def subscribe_to_ends(self, callback: Callable[[str], None]) -> Callable[[], None]:
-        """Have `callback` called with each batch that this store ends; returns a function that ends this."""
-        self._end_subscribers.append(callback)
-        return lambda: self._end_subscribers.remove(callback)
+    def subscribe_to_notices(self, callback: Callable[[Notice], None]) -> Callable[[], None]:
+        """Have `callback` called with each notice of this store's verbs; returns a function that ends this."""
+        self._notice_subscribers.append(callback)
+        return lambda: self._notice_subscribers.remove(callback)
 
-    def report_ended(self, batches: Sequence[str]) -> None:
-        """Notify subscribers of batches that have ended."""
-        for callback in tuple(self._end_subscribers):
-            for batch in batches:
-                callback(batch)
+    def report(self, notices: Sequence[Notice]) -> None:
+        """Pass notices on to their subscribers."""
+        for callback in tuple(self._notice_subscribers):
+            for notice in notices:
+                callback(notice)
 
     def _look(self, callback: Callable[[bool], None]) -> None:
         if self._task is not None and callback in self._subscribers:

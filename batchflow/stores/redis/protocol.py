@@ -23,6 +23,7 @@ from batchflow.core.settlement import (
     FinishEntry,
     FinishWalk,
     Listen,
+    Notice,
     Notify,
     OpenBatch,
     Publish,
@@ -430,7 +431,7 @@ class ScriptRequest:
     `worker` is the worker that holds all claims of the store; if it is empty, the fast path is not used.
     """
 
-    __slots__ = ("_fast_path", "_operations", "_ranked", "_worker", "ended_batches", "refused")
+    __slots__ = ("_fast_path", "_operations", "_ranked", "_worker", "notices", "refused")
 
     def __init__(self, operations: Sequence[VerbCall], worker: str) -> None:
         self._operations = operations
@@ -438,7 +439,7 @@ class ScriptRequest:
         self._fast_path = fast_path = FastPath()
         self._ranked: list[tuple[int, int, bytes]] = []
         self.refused: list[tuple[int, Exception]] = []
-        self.ended_batches: Sequence[str] = ()
+        self.notices: Sequence[Notice] = ()
         # A settlement comes after effects in the same group. Effects that only publish belong to a claim that is held
         # and keeps its batch open, so that only the settlement of that claim has to come later.
         with_effects = [arguments for verb, arguments in operations if verb == "record_with_effects"]
@@ -475,8 +476,8 @@ class ScriptRequest:
         found: list[tuple[bool, Any]]
         # Operations of the fast path with another answer than the usual one, by their place from 1 on.
         exceptions: list[tuple[int, bool, Any]]
-        found, exceptions, *ended = from_json(reply)
-        self.ended_batches = ended[0] if ended else ()
+        found, exceptions, *notices = from_json(reply)
+        self.notices = [Notice._make(notice) for notice in notices[0]] if notices else ()
         yield from [(slot, True, "recorded") for slot in self._fast_path.steps]
         yield from [(slot, True, FRESH) for slot in self._fast_path.settlements]
         slots = self.slots

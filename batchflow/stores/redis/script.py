@@ -20,7 +20,7 @@ from batchflow.core.ports import Clock
 from batchflow.core.run import NEVER, Step
 from batchflow.core.schedule import schedule_key
 from batchflow.core.secrets import SECRET_OUTCOME, marked_text
-from batchflow.core.settlement import Settlement
+from batchflow.core.settlement import Notice, Settlement
 from batchflow.core.store import KEPT_EVENTS, MOST_COUNTED, SEARCHED_BATCHES, SEARCHED_LANES, SEARCHED_MESSAGES
 from batchflow.errors import StoreError
 from batchflow.stores import base
@@ -256,8 +256,8 @@ class ScriptRunner:
     """Runs the verbs of one namespace on one server, in groups.
 
     `store` is the number that the server has given this store; `worker` is the worker whose claims this store holds, if
-    there is only one. `on_settled` is called with each settlement that the server has answered, `on_batches_ended` with
-    the batches that a call has ended, without those that a settlement answers.
+    there is only one. `on_settled` is called with each settlement that the server has answered, `on_notices` with
+    those of a call.
     """
 
     def __init__(
@@ -267,7 +267,7 @@ class ScriptRunner:
         server: str,
         clock: Clock | None,
         on_settled: Callable[[Settlement], None] | None = None,
-        on_batches_ended: Callable[[Sequence[str]], None] | None = None,
+        on_notices: Callable[[Sequence[Notice]], None] | None = None,
     ) -> None:
         self._client = client
         self._clustered = isinstance(client, RedisCluster)
@@ -276,7 +276,7 @@ class ScriptRunner:
         self._server = server
         self._clock = clock
         self._on_settled = on_settled
-        self._on_batches_ended = on_batches_ended
+        self._on_notices = on_notices
         self._executor = ScriptExecutor(client)
         self._tasks: set[asyncio.Task[Answers]] = set()
         self._opened = False
@@ -357,8 +357,8 @@ class ScriptRunner:
         for slot, fine, answer in request.answers(reply):
             answers[slot] = (fine, answer if fine else self._error_of_answer(answer))
             demoted = demoted or (not fine and errors.is_demoted(answer))
-        if request.ended_batches and self._on_batches_ended is not None:
-            self._on_batches_ended(request.ended_batches)
+        if request.notices and self._on_notices is not None:
+            self._on_notices(request.notices)
         if demoted:
             await clients.reconnect(self._client)
         return answers
@@ -376,7 +376,7 @@ class ScriptRunner:
 
     def with_client(self, client: Client) -> "ScriptRunner":
         """A runner for the same namespace whose client belongs to another event loop."""
-        runner = ScriptRunner(client, self._prefix, self._server, self._clock, None, self._on_batches_ended)
+        runner = ScriptRunner(client, self._prefix, self._server, self._clock, None, self._on_notices)
         runner.store, runner._opened = self.store, self._opened
         return runner
 

@@ -15,7 +15,7 @@ from batchflow.core.message import ClaimResult, OpenMessage, UnservedWork, Worke
 from batchflow.core.ports import Clock
 from batchflow.core.run import NEVER, Run, RunQuery, Waiter
 from batchflow.core.schedule import DueSchedules, ScheduleStatus
-from batchflow.core.settlement import Settlement
+from batchflow.core.settlement import Notice, Settlement
 from batchflow.core.store import ITEMS_SIZE, Renew
 from batchflow.stores import base
 from batchflow.stores.base import GroupCommit, WriteVerbs, not_open
@@ -42,9 +42,7 @@ class RedisStore(WriteVerbs):
         self._owns_client = isinstance(server, str)
         self._client = clients.client_from_url(server) if isinstance(server, str) else server
         self._server = clients.server_name(self._client)
-        self._runner = ScriptRunner(
-            self._client, self._prefix, self._server, clock, self._on_settled, self._on_batches_ended
-        )
+        self._runner = ScriptRunner(self._client, self._prefix, self._server, clock, self._on_settled, self._on_notices)
         self._notifier = ChangeNotifier()
         self._commit = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -103,15 +101,15 @@ class RedisStore(WriteVerbs):
         """See the protocol."""
         return self._notifier.subscribe(callback)
 
-    def on_batch_end(self, callback: Callable[[str], None]) -> Callable[[], None]:
+    def on_notice(self, callback: Callable[[Notice], None]) -> Callable[[], None]:
         """See the protocol."""
-        return self._notifier.subscribe_to_ends(callback)
+        return self._notifier.subscribe_to_notices(callback)
 
-    def _on_batches_ended(self, batches: Sequence[str]) -> None:
+    def _on_notices(self, notices: Sequence[Notice]) -> None:
         # Called on this event loop, which may be closed by now, or on that of the thread that renews.
         with contextlib.suppress(RuntimeError):
             if self._loop is not None:
-                self._loop.call_soon_threadsafe(self._notifier.report_ended, batches)
+                self._loop.call_soon_threadsafe(self._notifier.report, notices)
 
     def _on_reconnect(self) -> None:
         """The server was away: it may be another one, or have lost its latest writes."""

@@ -10,7 +10,7 @@ from batchflow.core import ids
 from batchflow.core.batch import ItemState, NewBatch
 from batchflow.core.flow import FlowControl
 from batchflow.core.message import Message
-from batchflow.core.settlement import ITEM_STATE, FinishEntry, FinishWalk, RecordPage, Settlement, StartItems
+from batchflow.core.settlement import ITEM_STATE, FinishEntry, FinishWalk, Notice, RecordPage, Settlement, StartItems
 from batchflow.stores import base
 from batchflow.stores.base import flow_control
 from batchflow.stores.sql import events, flows, ledger, messages, notifications, retries
@@ -293,7 +293,7 @@ def end_finished(tx: Tx, keys: Iterable[int]) -> dict[int, str]:
         if tx.one("batch_advance", batch=key, now=tx.now):
             head = tx.batch_head(key)
             ended[key] = head.id
-            tx.ended_batches.append(head.id)
+            tx.notices.append(Notice("batch_ended", head.id))
             if head.complete:
                 _publish_completion(tx, key, head.id, head.complete, _flow(head.complete_flow))
             elif head.notify_url:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from batchflow.core import ids
 from batchflow.core.message import FAILURE_STEP, NOTIFICATION_STEP, SUSPECT_LOSSES
 from batchflow.core.run import Step
-from batchflow.core.settlement import ARRIVES, RUN_STATE, STAYS, Settlement, SettleResult
+from batchflow.core.settlement import ARRIVES, RUN_STATE, STAYS, Notice, Settlement, SettleResult
 from batchflow.stores import base
 from batchflow.stores.sql import batches, dead_letters, events, failures, flows, messages, notifications, steps
 from batchflow.stores.sql.messages import HeldMessage
@@ -310,7 +310,7 @@ def _add_ended_batches(
     for batch, id in finished.items():
         if batch in last:
             answers[last[batch]] = SettleResult(ended_batch=id)
-            tx.ended_batches.remove(id)
+            tx.notices.remove(Notice("batch_ended", id))
 
 
 def cancel_run(tx: Tx, id: str) -> bool:

@@ -8,6 +8,7 @@ from pydantic_core import from_json
 
 from batchflow.core.batch import NO_HEADERS
 from batchflow.core.flow import FlowControl
+from batchflow.core.settlement import Notice
 
 
 class StaleCache(Exception):
@@ -56,8 +57,8 @@ class Tx(ABC):
 
     def __init__(self) -> None:
         self.now = 0
-        self.ended_batches: list[str] = []
-        """The batches that the transaction has ended, without those that a settlement answers."""
+        self.notices: list[Notice] = []
+        """The notices of the transaction."""
         self.idle_after = ""
         """The flow key after which the search for idle keys continues."""
         self.lanes: dict[tuple[str, str, int, int], int] = {}
@@ -99,7 +100,7 @@ class Tx(ABC):
     def forget_all(self) -> None:
         """Clear the whole cache, since the transaction was rolled back."""
         self.forget_cached()
-        self.ended_batches.clear()
+        self.notices.clear()
         self._served.clear()
         self._latest = ((), 0)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from batchflow.core.ports import Clock
+from batchflow.core.settlement import Notice
 from batchflow.core.store import Renew
 from batchflow.errors import StoreUnavailable
 from batchflow.stores.base import GroupCommit, not_open
@@ -34,7 +35,7 @@ class SqliteStore(SqlStore):
         self._locks = WorkerLocks(path)
         self._is_new = False
         self._subscribers: list[Callable[[bool], None]] = []
-        self._end_subscribers: list[Callable[[str], None]] = []
+        self._notice_subscribers: list[Callable[[Notice], None]] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._writer: Writer | None = None
         self._commit = None
@@ -71,7 +72,7 @@ class SqliteStore(SqlStore):
             path=self.path,
             clock=self._clock,
             on_foreign_change=lambda: _call_soon(loop, lambda: self._notify(True)),
-            on_batches_ended=lambda ended: _call_soon(loop, lambda: self._report_ended(ended)),
+            on_notices=lambda notices: _call_soon(loop, lambda: self._report(notices)),
         )
         self._commit = GroupCommit(self._writer.write, lambda: self._notify(False))
         if self.is_durable:
@@ -116,15 +117,15 @@ class SqliteStore(SqlStore):
         for callback in tuple(self._subscribers):
             callback(foreign)
 
-    def on_batch_end(self, callback: Callable[[str], None]) -> Callable[[], None]:
+    def on_notice(self, callback: Callable[[Notice], None]) -> Callable[[], None]:
         """See the protocol."""
-        self._end_subscribers.append(callback)
-        return lambda: self._end_subscribers.remove(callback)
+        self._notice_subscribers.append(callback)
+        return lambda: self._notice_subscribers.remove(callback)
 
-    def _report_ended(self, batches: Sequence[str]) -> None:
-        for callback in tuple(self._end_subscribers):
-            for batch in batches:
-                callback(batch)
+    def _report(self, notices: Sequence[Notice]) -> None:
+        for callback in tuple(self._notice_subscribers):
+            for notice in notices:
+                callback(notice)
 
     # Running verbs
 

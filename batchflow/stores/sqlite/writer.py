@@ -11,6 +11,7 @@ from typing import Any
 from pydantic_core import from_json
 
 from batchflow.core.ports import Clock
+from batchflow.core.settlement import Notice
 from batchflow.errors import StoreError, StoreUnavailable
 from batchflow.logs import logger
 from batchflow.stores.base import Answers, Operation
@@ -76,7 +77,7 @@ class Writer:
         path: str,
         clock: Clock,
         on_foreign_change: Callable[[], None],
-        on_batches_ended: Callable[[Sequence[str]], None],
+        on_notices: Callable[[Sequence[Notice]], None],
     ) -> None:
         self.connection = tx.connection
         self._tx = tx
@@ -84,7 +85,7 @@ class Writer:
         self._file_gone = False
         self._clock = clock
         self._on_foreign_change = on_foreign_change
-        self._on_batches_ended = on_batches_ended
+        self._on_notices = on_notices
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._version = 0
         self._checked_at = clock.now()
@@ -183,9 +184,9 @@ class Writer:
                 connection.execute("ROLLBACK")
             self._tx.forget_all()
             raise
-        if ended := self._tx.ended_batches:
-            self._tx.ended_batches = []
-            self._on_batches_ended(ended)
+        if notices := self._tx.notices:
+            self._tx.notices = []
+            self._on_notices(notices)
         return answers
 
     def _store_error(self, error: Exception) -> Exception:

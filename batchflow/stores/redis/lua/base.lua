@@ -13,7 +13,7 @@ local verbs, reads = {}, {}
 local batches, buffer, events, fast_path, flows, items, lanes = {}, {}, {}, {}, {}, {}, {}
 local messages, namespace, retries, settling, steps, workers = {}, {}, {}, {}, {}, {}
 -- notify: something became due or ended, so that other processes are notified. touched: batches that may have ended.
--- ended: batches that ended, without those that a settlement answers. broken: batches whose walk broke off. claimed_at: the time of the
+-- ended: batches that ended, without those that a settlement answers. notices: the other notices. broken: batches whose walk broke off. claimed_at: the time of the
 -- previous claim. next_end: when the next pin or pause of a flow key ends by itself.
 local state
 
@@ -38,7 +38,7 @@ local function begin(keys, args)
     now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
   end
   NOW = string.format('%.0f', now)
-  state = { notify = false, touched = {}, ended = {}, broken = {} }
+  state = { notify = false, touched = {}, ended = {}, notices = {}, broken = {} }
   for _, act in ipairs(beginnings) do act() end
 end
 

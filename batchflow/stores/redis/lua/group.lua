@@ -23,7 +23,7 @@ local function carry_out(keys, args)
   lanes.flush()
   flows.flush()
   if state.notify then call('PUBLISH', P .. CHANNEL, STORE) end
-  local ended = {}
-  for id in pairs(state.ended) do ended[#ended + 1] = id end
-  return cjson.encode({ answers, except, ended[1] and ended })
+  local notices = state.notices
+  for id in pairs(state.ended) do notices[#notices + 1] = { 'batch_ended', id } end
+  return cjson.encode({ answers, except, notices[1] and notices })
 end
