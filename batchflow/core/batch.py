@@ -7,9 +7,12 @@ from typing import Literal, NamedTuple, TypeAlias
 
 from pydantic_core import to_json
 
+from batchflow.core.failure_budget import FailureBudget
 from batchflow.core.flow import FlowControl
 from batchflow.core.report import headline, one_line
 
+StopReason: TypeAlias = Literal["failure_budget"]
+"""The reasons for which a store itself pauses or cancels a batch."""
 BatchState: TypeAlias = Literal["pending", "open", "sealed", "cancelling", "completed", "failed", "cancelled"]
 ItemState: TypeAlias = Literal["open", "succeeded", "failed", "cancelled"]
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
@@ -31,7 +34,8 @@ class NewBatch:
     ids `named` by the trigger, items start although the ledger holds them. The batch is not opened while another one
     with the same `open_dedup` has not ended. `retry_of` is the batch whose items it runs again, or of whose source it
     runs what is missing there; it is never a retry itself. Of the batches of a flow key, those with the highest
-    `priority` are first. `notify_url` is the URL that gets a POST about its end.
+    `priority` are first. `notify_url` is the URL that gets a POST about its end. Without a `failure_budget` any number
+    of items may fail.
     """
 
     id: str
@@ -55,6 +59,7 @@ class NewBatch:
     retry_of: str | None = None
     priority: int = 0
     notify_url: str | None = field(default=None, repr=False)
+    failure_budget: FailureBudget | None = None
 
 
 class Counts(NamedTuple):
@@ -174,6 +179,8 @@ class Batch:
 
     Of a retry, `retry_of` is the batch that it retries, `replaced` counts the earlier runs of its items, and
     `recovered` those of its items that had failed or been cancelled before, and have succeeded in it.
+
+    `stop_reason` says why it is paused or cancelled; None: an operator did it, or neither is the case.
     """
 
     id: str
@@ -204,6 +211,8 @@ class Batch:
     replaced: Replaced = NOTHING_REPLACED
     recovered: int = 0
     priority: int = 0
+    failure_budget: FailureBudget | None = None
+    stop_reason: StopReason | None = None
 
     @property
     def items_ended(self) -> bool:

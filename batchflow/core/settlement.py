@@ -288,8 +288,9 @@ class SettleResult(NamedTuple):
 class Notice(NamedTuple):
     """A fact about the work of a verb, beside its answer.
 
-    `batch_ended`: the batch with this id has ended.
+    `batch_ended`: the batch with this id has ended. `budget_exceeded`: its failure budget has paused it, or has begun
+    to cancel it.
     """
 
-    event: Literal["batch_ended"]
+    event: Literal["batch_ended", "budget_exceeded"]
     id: str

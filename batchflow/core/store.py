@@ -13,6 +13,7 @@ from typing import Literal, Protocol, TypeAlias
 
 from batchflow.core.batch import Batch, Item, ItemState, Mark, NewBatch
 from batchflow.core.dead_letters import ALL_DEAD_LETTERS, DeadLetter, DeadLetterGroup, DeadLetterQuery
+from batchflow.core.failure_budget import FailureBudget
 from batchflow.core.flow import FlowControl, FlowHolder, FlowStatus
 from batchflow.core.message import ClaimResult, Message, OpenMessage, UnservedWork, WorkerStatus
 from batchflow.core.retry import RetryPolicy
@@ -136,7 +137,14 @@ class Commands(Protocol):
         ...
 
     async def resume_batch(self, id: str) -> bool:
-        """Undo `pause_batch`. False if the batch is not paused."""
+        """Undo `pause_batch`. False if the batch is not paused. Its failure budget counts anew."""
+        ...
+
+    async def set_failure_budget(self, id: str, budget: FailureBudget | None) -> bool:
+        """Set the failure budget of a batch, or remove it; it counts anew. False as for `cancel_batch`.
+
+        Nothing is paused or cancelled before the next item fails. A batch that was paused by it stays paused.
+        """
         ...
 
     async def set_batch_priority(self, id: str, priority: int) -> bool:

@@ -27,6 +27,7 @@ from batchflow.core.batch import (
     Replaced,
 )
 from batchflow.core.dead_letters import KEPT_ATTEMPTS, DeadLetter, FailureCall, LoggedAttempt, status_of
+from batchflow.core.failure_budget import FailureBudget
 from batchflow.core.flow import FlowControl, FlowStatus
 from batchflow.core.message import OPEN_STATES, Claim, Message, OpenMessage
 from batchflow.core.retry import RetryPolicy
@@ -74,6 +75,7 @@ ORDER = (
     "pause_batch",
     "resume_batch",
     "set_batch_priority",
+    "set_failure_budget",
     "redrive",
     "call_failure_again",
     "delete_dead_letter",
@@ -117,6 +119,7 @@ NOTIFYING_VERBS = frozenset(
         "cancel_all",
         "cancel_batch",
         "resume_batch",
+        "set_failure_budget",
         "redrive",
         "call_failure_again",
         "sweep_cancelled",
@@ -369,6 +372,9 @@ class WriteVerbs(ABC):
     async def set_batch_priority(self, id: str, priority: int) -> bool:
         """See the protocol."""
         return await self._enqueue("set_batch_priority", id, priority)
+    async def set_failure_budget(self, id: str, budget: FailureBudget | None) -> bool:
+        """See the protocol."""
+        return await self._enqueue("set_failure_budget", id, None if budget is None else budget.to_text())
 
     def _sweep_in_background(self) -> None:
         """End the waiting messages of cancelled batches in the background."""
@@ -501,7 +507,7 @@ BATCH: Columns = (
     "id", "name", "state", "pages", "chunks", "total", "working", "worked_ms", "params", "force", "label", "headers",
     "paused", "flow_key", "error", "completion_error", "errors", "notify_url", "notification", "created_at",
     "started_at", "ended_at", "named", "retry_of", "replaced_succeeded", "replaced_failed", "replaced_cancelled",
-    "recovered", "priority", *Counts._fields,
+    "recovered", "priority", "failure_budget", "stop_reason", *Counts._fields,
 )  # fmt: skip
 SCHEDULE: Columns = (
     "text", "version", "paused", "created_at", "next_at", "last_at", "last_id", "fires", "skips", "skipped_at",
@@ -636,6 +642,8 @@ def batch(row: Sequence[Any]) -> Batch:
         replaced=Replaced(*(about[f"replaced_{state}"] for state in Replaced._fields)),
         recovered=about["recovered"],
         priority=about["priority"],
+        failure_budget=FailureBudget.of_text(about["failure_budget"]),
+        stop_reason=about["stop_reason"],
     )
 
 

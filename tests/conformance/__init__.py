@@ -19,6 +19,7 @@ from tests.conformance.claiming import ClaimCases
 from tests.conformance.dead_letters import DeadLetterCases
 from tests.conformance.events import EventCases
 from tests.conformance.failing import FailureCases
+from tests.conformance.failure_budgets import FailureBudgetCases
 from tests.conformance.families import FamilyCases
 from tests.conformance.flows import FlowCases
 from tests.conformance.items import ItemCases
@@ -53,6 +54,7 @@ class StoreConformance(
     RecordCases,
     SettleCases,
     FailureCases,
+    FailureBudgetCases,
     DeadLetterCases,
     RedriveCases,
     RunCases,

@@ -77,6 +77,20 @@ class FamilyCases(Cases):
         assert await scene.states() == [("u1", "cancelled"), ("u2", "cancelled")]
         assert len(await scene.completions()) == 1
 
+    async def test_settle_of_a_cancelled_parent_counts_what_ended_at_the_same_moment_once(self, scene: Scene) -> None:
+        """An item of its batch that is settled in the same group has ended as it says."""
+        parent = await scene.leased("p")
+        await scene.invoke_batch(parent, "bat_a")
+        (entry,) = await scene.claim(destinations=("entry",))
+        await scene.done(
+            entry, FinishEntry("bat_a"), RecordPage("bat_a", 2, chunks=1), StartItems("bat_a", 0, ("u1", "u2"))
+        )
+        (item,) = await scene.items(1)
+        await asyncio.gather(scene.done(item), scene.store.settle(settlement.cancelled(parent)))
+        counts = await scene.counts()
+        assert (counts.open, counts.succeeded, counts.cancelled) == (0, 1, 1)
+        assert (await scene.batch()).state == "cancelled"
+
     async def test_cancel_run_reaches_the_deepest_child(self, scene: Scene) -> None:
         """A hundred deep."""
         claim = await scene.leased("c0")

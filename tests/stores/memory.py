@@ -34,6 +34,7 @@ from batchflow.core.batch import (
     NewBatch,
     Notification,
     Replaced,
+    StopReason,
 )
 from batchflow.core.dead_letters import (
     ALL_DEAD_LETTERS,
@@ -47,6 +48,7 @@ from batchflow.core.dead_letters import (
     merge_groups,
     status_of,
 )
+from batchflow.core.failure_budget import FailureBudget
 from batchflow.core.flow import FlowControl, FlowHolder, FlowState, FlowStatus, admit, split_claims
 from batchflow.core.message import (
     ALONE_MS,
@@ -241,6 +243,9 @@ class BatchRow:
     named: set[str] = field(default_factory=set[str])
     data: dict[int, str] = field(default_factory=dict[int, str])
     completion_error: str | None = None
+    failure_budget: FailureBudget | None = None
+    budget_from: tuple[int, int] = (0, 0)
+    stop_reason: StopReason | None = None
     errors: dict[tuple[str, str], ErrorGroup] = field(default_factory=dict[tuple[str, str], ErrorGroup])
     replaced: Counter[str] = field(default_factory=Counter[str])
     recovered: int = 0
@@ -287,7 +292,12 @@ class BatchRow:
             replaced=Replaced(**self.replaced),
             recovered=self.recovered,
             priority=self.new.priority,
+            failure_budget=self.failure_budget,
+            stop_reason=self.stop_reason,
         )
+
+    def count_failures_anew(self) -> None:
+        self.budget_from = self.counts["succeeded"], self.counts["failed"]
 
 
 class Taken(NamedTuple):
@@ -726,6 +736,24 @@ class Place:
             mark.holder = None
             if mark.processed_at is None:
                 del ledger[item.id]
+        if state == "failed":
+            self._enforce_failure_budget(batch)
+
+    def _enforce_failure_budget(self, batch: BatchRow) -> None:
+        budget, counts = batch.failure_budget, batch.counts
+        if budget is None or not batch.takes or not (counts["open"] or batch.working):
+            return
+        succeeded, failed = (
+            max(0, counts[state] - before)
+            for state, before in zip(("succeeded", "failed"), batch.budget_from, strict=True)
+        )
+        if not budget.is_exceeded(succeeded, failed) or (batch.paused and budget.action == "pause"):
+            return
+        self.notices.append(Notice("budget_exceeded", batch.new.id))
+        if budget.action == "cancel":
+            self.cancel_batch(batch.new.id, "failure_budget")
+        else:
+            batch.paused, batch.stop_reason = True, "failure_budget"
 
     def finish(self) -> set[str]:
         """Seal or end the batches that were touched; those that have ended."""
@@ -742,6 +770,7 @@ class Place:
             cancelled = batch.state == "cancelling"
             batch.state = "cancelled" if cancelled else "failed" if batch.error is not None else "completed"
             batch.ended_at, batch.paused = self.now, False
+            batch.stop_reason = batch.stop_reason if cancelled else None
             ended.add(id)
             self.notices.append(Notice("batch_ended", id))
             if batch.new.complete is None:
@@ -829,8 +858,9 @@ class Place:
             row.cancelled = True
         return True
 
-    def cancel_batch(self, id: str) -> None:
-        self.batches[id].state = "cancelling"
+    def cancel_batch(self, id: str, reason: StopReason | None = None) -> None:
+        if self.batches[id].state != "cancelling":
+            self.batches[id].state, self.batches[id].stop_reason = "cancelling", reason
         self.touched[id] = None
         for run in [run for run, row in self.rows.items() if row.message.batch == id]:
             self.cancel(run)
@@ -934,7 +964,7 @@ class Place:
             self._publish_completion(known)
         if new.id in self.batches or (new.open_dedup is not None and new.open_dedup in under_way):
             return False
-        self.batches[new.id] = BatchRow(new, self.now)
+        self.batches[new.id] = BatchRow(new, self.now, failure_budget=new.failure_budget)
         self.lanes.setdefault(Lane(new.execute, new.flow.key or "", new.id), Turn(self.turn))
         flow = self.flow(new.flow.key or "")
         if not flow.declared:
@@ -1088,7 +1118,7 @@ class Place:
             del self.rows[completion.message.id]
             batch.working -= 1
         if batch.ended_at is not None:
-            batch.state, batch.ended_at = "sealed", None
+            batch.state, batch.ended_at, batch.stop_reason = "sealed", None, None
             batch.generation += 1
         if row.number < 0:
             batch.working += 1
@@ -1097,6 +1127,8 @@ class Place:
             batch.state = "open" if batch.entered else "pending"
             return True
         item = batch.items[row.number]
+        succeeded_before, failed_before = batch.budget_from
+        batch.budget_from = succeeded_before, max(0, failed_before - 1)
         batch.items[row.number] = replace(item, state="open", result=None, error=None, ended_at=None)
         batch.counts["open"] += 1
         batch.counts["failed"] -= 1
@@ -1468,7 +1500,7 @@ class MemoryStore:
         batch = self.at.batches.get(id)
         if batch is None or not batch.takes:
             return False
-        batch.paused = True
+        batch.paused, batch.stop_reason = True, None
         return True
 
     @write(tells=True)
@@ -1476,7 +1508,17 @@ class MemoryStore:
         batch = self.at.batches.get(id)
         if batch is None or not batch.paused:
             return False
-        batch.paused = False
+        batch.paused, batch.stop_reason = False, None
+        batch.count_failures_anew()
+        return True
+
+    @write(tells=False)
+    def set_failure_budget(self, id: str, budget: FailureBudget | None) -> bool:
+        batch = self.at.batches.get(id)
+        if batch is None or not batch.takes:
+            return False
+        batch.failure_budget = budget
+        batch.count_failures_anew()
         return True
 
     @write(tells=False)

@@ -95,6 +95,7 @@ class BatchRow(NamedTuple):
     retry_of: str | None
     priority: int
     notify_url: str | None
+    failure_budget: str | None
 
 
 def encode_operation(verb: str, arguments: Sequence[Any]) -> bytes:
@@ -201,6 +202,7 @@ def _encode_batch(batch: NewBatch) -> BatchRow:
         batch.retry_of,
         batch.priority,
         batch.notify_url,
+        batch.failure_budget and batch.failure_budget.to_text(),
     )
 
 

@@ -59,6 +59,7 @@ def open_batch(tx: Tx, batch: NewBatch, first: Sequence[Message]) -> bool:
         named=int(batch.named),
         label=batch.label,
         open_dedup=batch.open_dedup,
+        failure_budget=batch.failure_budget and batch.failure_budget.to_text(),
         parent=batch.parent and batch.parent[0],
         parent_step=batch.parent and batch.parent[1],
         depth=batch.depth,

@@ -1,9 +1,10 @@
 """Settling claims: everything that a settlement writes, in one transaction."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from batchflow.core import ids
+from batchflow.core.batch import StopReason
 from batchflow.core.message import FAILURE_STEP, NOTIFICATION_STEP, SUSPECT_LOSSES
 from batchflow.core.run import Step
 from batchflow.core.settlement import ARRIVES, RUN_STATE, STAYS, Notice, Settlement, SettleResult
@@ -195,7 +196,23 @@ def _end(tx: Tx, ended: Sequence[EndedMessage], *, held_places: bool = True) -> 
             touched |= _cancel_children(tx, cancelled)
     if broken:
         touched |= cancel_held_back(tx, base.SWEEP_LIMIT)[1]
+    for batch, delta in moved.items():
+        if delta.failed:
+            touched |= _enforce_failure_budget(tx, batch)
     return touched
+
+
+def _enforce_failure_budget(tx: Tx, batch: int) -> set[int]:
+    """Pause or cancel a batch with more failed items than its failure budget allows; the batches that were touched."""
+    action = tx.one("batch_exceeded_budget", batch=batch)
+    if action is None:
+        return set()
+    tx.notices.append(Notice("budget_exceeded", tx.batch_head(batch).id))
+    if action == "pause":
+        _pause(tx, batch, "failure_budget")
+        return set()
+    begin_cancel(tx, batch, "failure_budget")
+    return {batch, *_cancel_waiting(tx, waiting_of_batch(tx, batch, base.SWEEP_LIMIT))}
 
 
 def cancel_held_back(tx: Tx, limit: int) -> tuple[int, set[int]]:
@@ -254,16 +271,20 @@ def _cancel_children(tx: Tx, parents: Sequence[str]) -> set[int]:
         begin_cancel(tx, key)
         # `sweep_cancelled` ends the rest of a very large batch later.
         waits.update((it.id, it) for it in waiting_of_batch(tx, key, base.SWEEP_LIMIT))
-    if waits:
-        touched |= _end(tx, cancellations_of(waits.values()), held_places=False)
-        for lane in {it.lane for it in waits.values()}:
-            flows.recount_lane(tx, lane)
+    return touched | _cancel_waiting(tx, waits.values())
+
+
+def _cancel_waiting(tx: Tx, waits: Collection[messages.WaitingMessage]) -> set[int]:
+    """Cancel waiting messages, and return the batches that were touched."""
+    touched = _end(tx, cancellations_of(waits), held_places=False)
+    for lane in {it.lane for it in waits}:
+        flows.recount_lane(tx, lane)
     return touched
 
 
-def begin_cancel(tx: Tx, batch: int) -> bool:
+def begin_cancel(tx: Tx, batch: int, reason: StopReason | None = None) -> bool:
     """Lease nothing more of a batch, and mark its leased messages. False if it has ended."""
-    if not tx.run("batch_cancel", batch=batch):
+    if not tx.run("batch_cancel", batch=batch, reason=reason):
         return False
     flows.close_lanes(tx, batch, flows.CANCELLED)
     tx.run("message_cancel_leased_of_batch", batch=batch)
@@ -351,9 +372,13 @@ def cancel_batch(tx: Tx, id: str) -> bool:
 def pause_batch(tx: Tx, id: str) -> bool:
     """Lease nothing more of a batch."""
     key = tx.batch_key(id)
-    if key is None or not tx.run("batch_pause", batch=key):
+    return key is not None and _pause(tx, key)
+
+
+def _pause(tx: Tx, batch: int, reason: StopReason | None = None) -> bool:
+    if not tx.run("batch_pause", batch=batch, reason=reason):
         return False
-    flows.close_lanes(tx, key, flows.PAUSED)
+    flows.close_lanes(tx, batch, flows.PAUSED)
     return True
 
 
@@ -364,6 +389,12 @@ def resume_batch(tx: Tx, id: str) -> bool:
         return False
     flows.reopen_lanes(tx, key, flows.PAUSED)
     return True
+
+
+def set_failure_budget(tx: Tx, id: str, budget: str | None) -> bool:
+    """Set the failure budget of a batch, or remove it."""
+    key = tx.batch_key(id)
+    return key is not None and tx.run("batch_set_failure_budget", batch=key, budget=budget) > 0
 
 
 def sweep_cancelled(tx: Tx) -> int:

@@ -262,6 +262,7 @@ VERBS: Mapping[str, Verb] = {
     "pause_batch": _each(settling.pause_batch),
     "resume_batch": _each(settling.resume_batch),
     "set_batch_priority": _each(batches.set_priority),
+    "set_failure_budget": _each(settling.set_failure_budget),
     "redrive": _each(dead_letters.redrive),
     "call_failure_again": _each(dead_letters.call_failure_again),
     "delete_dead_letter": _each(dead_letters.delete),

@@ -893,11 +893,12 @@ FROM batch WHERE key = :batch;
 -- batch_open --
 INSERT INTO batch (
     id, workflow, ledger, state, params, headers, complete, complete_flow, on_failure, notify_url, ledger_ttl,
-    keep_results, force, named, label, open_dedup, parent, parent_step, depth, retry_of, priority, created_at)
+    keep_results, force, named, label, open_dedup, parent, parent_step, depth, retry_of, priority, failure_budget,
+    created_at)
 VALUES (
     :id, :workflow, :ledger, 'pending', :params, :headers, :complete, :complete_flow, :on_failure, :notify_url,
     :ledger_ttl, :keep_results, :force, :named, :label, :open_dedup, :parent, :parent_step, :depth, :retry_of,
-    :priority, :now);
+    :priority, :failure_budget, :now);
 
 -- batch_lane --
 -- The lane of the batch's items.
@@ -940,6 +941,7 @@ WHERE key = :batch AND ended_at IS NULL AND state <> 'cancelling';
 -- Seal a batch whose pages are all walked, and end it if no item is open; returns a row only if it has ended.
 UPDATE batch SET
     ended_at = CASE WHEN open = 0 THEN :now END, paused = CASE WHEN open = 0 THEN 0 ELSE paused END,
+    stop_reason = CASE WHEN open > 0 OR state = 'cancelling' THEN stop_reason END,
     state = CASE WHEN open > 0 THEN CASE state WHEN 'cancelling' THEN state ELSE 'sealed' END
         WHEN state = 'cancelling' THEN 'cancelled' WHEN error IS NOT NULL THEN 'failed' ELSE 'completed' END
 WHERE key = :batch AND ended_at IS NULL AND working = 0 AND (entered = 1 OR state = 'cancelling')
@@ -947,27 +949,45 @@ WHERE key = :batch AND ended_at IS NULL AND working = 0 AND (entered = 1 OR stat
 RETURNING ended_at IS NOT NULL;
 
 -- batch_cancel --
-UPDATE batch SET state = 'cancelling' WHERE key = :batch AND ended_at IS NULL;
+UPDATE batch SET state = 'cancelling', stop_reason = CASE state WHEN 'cancelling' THEN stop_reason ELSE :reason END
+WHERE key = :batch AND ended_at IS NULL;
 
 -- batch_pause --
-UPDATE batch SET paused = 1 WHERE key = :batch AND ended_at IS NULL AND state <> 'cancelling';
+UPDATE batch SET paused = 1, stop_reason = :reason WHERE key = :batch AND ended_at IS NULL AND state <> 'cancelling';
 
 -- batch_resume --
-UPDATE batch SET paused = 0 WHERE key = :batch AND paused = 1;
+UPDATE batch SET paused = 0, stop_reason = NULL, budget_succeeded = succeeded, budget_failed = failed
+WHERE key = :batch AND paused = 1;
+
+-- batch_set_failure_budget --
+UPDATE batch SET failure_budget = :budget, budget_succeeded = succeeded, budget_failed = failed
+WHERE key = :batch AND ended_at IS NULL AND state <> 'cancelling';
+
+-- batch_exceeded_budget --
+-- The action of a failure budget that is exceeded, unless the batch is stopped already or has nothing left to do.
+SELECT json_extract(failure_budget, '$[3]') FROM (
+    SELECT *, max(0, failed - budget_failed) AS bad, max(0, succeeded - budget_succeeded) AS good FROM batch
+    WHERE key = :batch AND failure_budget IS NOT NULL)
+WHERE state <> 'cancelling' AND (open > 0 OR working > 0)
+    AND (NOT paused OR json_extract(failure_budget, '$[3]') = 'cancel')
+    AND (bad > json_extract(failure_budget, '$[0]')
+        OR good + bad >= json_extract(failure_budget, '$[2]')
+            AND bad > json_extract(failure_budget, '$[1]') * (good + bad));
 
 -- batch_set_priority --
 UPDATE batch SET priority = :priority WHERE key = :batch AND ended_at IS NULL AND state <> 'cancelling';
 
 -- batch_reopen_item --
 -- A failed item is open again; a batch that had ended continues as its next generation.
-UPDATE batch SET failed = failed - 1, open = open + 1,
+UPDATE batch SET failed = failed - 1, open = open + 1, budget_failed = max(0, budget_failed - 1),
+    stop_reason = CASE WHEN ended_at IS NULL THEN stop_reason END,
     state = CASE WHEN ended_at IS NULL THEN state ELSE 'sealed' END,
     generation = generation + (ended_at IS NOT NULL), ended_at = NULL
 WHERE key = :batch AND state <> 'cancelling';
 
 -- batch_reopen_layer --
 -- A message of the batch's layers is active again, so that its walk continues.
-UPDATE batch SET working = working + 1, error = NULL,
+UPDATE batch SET working = working + 1, error = NULL, stop_reason = CASE WHEN ended_at IS NULL THEN stop_reason END,
     state = CASE WHEN state = 'cancelling' THEN state WHEN started_at IS NULL THEN 'pending' ELSE 'open' END,
     entered = started_at IS NOT NULL,
     generation = generation + (ended_at IS NOT NULL), ended_at = NULL
@@ -1013,8 +1033,8 @@ SELECT json_group_array(key) FROM batch WHERE state = 'cancelling';
 SELECT json_group_array(json_array(
     id, name, state, pages, chunks, total, working, worked_ms, params, force, label, headers, paused, flow_key,
     error, completion_error, json(errors), notify_url, notification, created_at, started_at, ended_at, named, retry_of,
-    replaced_succeeded, replaced_failed, replaced_cancelled, recovered, priority, eligible, open, succeeded, failed,
-    cancelled, already_processed, in_flight, duplicates, left_out, retrying, parked))
+    replaced_succeeded, replaced_failed, replaced_cancelled, recovered, priority, failure_budget, stop_reason, eligible,
+    open, succeeded, failed, cancelled, already_processed, in_flight, duplicates, left_out, retrying, parked))
 FROM (
     SELECT b.*, w.name, l.flow AS flow_key, (
         SELECT json_group_array(json_array(e.type, e.place, e.attempts, e.items, e.message, i.id, e.number, e.at))
@@ -1026,8 +1046,8 @@ SELECT json_group_array(json_array(
     id, name, state, pages, chunks, total, working, worked_ms, CASE WHEN :params THEN params ELSE 'null' END,
     force, label, CASE WHEN :params THEN headers END, paused, flow_key,
     error, completion_error, json(errors), notify_url, notification, created_at, started_at, ended_at, named, retry_of,
-    replaced_succeeded, replaced_failed, replaced_cancelled, recovered, priority, eligible, open, succeeded, failed,
-    cancelled, already_processed, in_flight, duplicates, left_out, retrying, parked))
+    replaced_succeeded, replaced_failed, replaced_cancelled, recovered, priority, failure_budget, stop_reason, eligible,
+    open, succeeded, failed, cancelled, already_processed, in_flight, duplicates, left_out, retrying, parked))
 FROM (
     SELECT b.*, w.name, l.flow AS flow_key, (
         SELECT json_group_array(json_array(e.type, e.place, e.attempts, e.items, e.message, i.id, e.number, e.at))
@@ -1040,9 +1060,8 @@ FROM (
 SELECT json_group_array(json_array(
     id, name, state, pages, chunks, total, working, worked_ms, 'null', force, label, (NULL), paused, flow_key,
     error, completion_error, json(errors), notify_url, notification, created_at, started_at, ended_at, named, retry_of,
-    replaced_succeeded, replaced_failed, replaced_cancelled, recovered, priority, eligible, open, succeeded, failed,
-    cancelled, already_processed,
-    in_flight, duplicates, left_out, retrying, parked))
+    replaced_succeeded, replaced_failed, replaced_cancelled, recovered, priority, failure_budget, stop_reason, eligible,
+    open, succeeded, failed, cancelled, already_processed, in_flight, duplicates, left_out, retrying, parked))
 FROM (
     SELECT b.*, w.name, l.flow AS flow_key, (
         SELECT json_group_array(json_array(e.type, e.place, e.attempts, e.items, e.message, i.id, e.number, e.at))

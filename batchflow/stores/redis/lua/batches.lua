@@ -9,6 +9,8 @@
 -- limit; ce: the error of its completion, nu: its notify_url, nn: the number of notifications so far, nt: the latest one.
 -- Of a retry, ro: the batch that it retries, sd: items of that whose ids are among its own, rps, rpf, rpc: earlier runs of
 -- its items by the letter of their state, rc: items that it has recovered. pr: its priority if it is not 0.
+-- fb: failure budget as JSON, bs, bf: the counts su and fa from which it counts on, sr: the reason for which it is paused
+-- or was cancelled, none for an operator.
 local NUMBERS = {
   'na', 'pz', 'wd', 'bk', 'ge', 'kr', 'fo', 'en', 'wk', 'pg', 'ch', 'to', 'el', 'op', 'su', 'fa', 'ca', 'ap', 'fl', 'du',
   'lo', 'wm', 't', 'st', 'za', 'ps', 'dp', 'sq', 'hi', 'sw', 'tt', 'rt', 'pa',
@@ -42,6 +44,12 @@ end
 function batches.set(batch, field, value)
   batch[field] = value
   batch.dirty[field] = true
+end
+
+function batches.clear(batch, field)
+  if batch[field] == nil then return end
+  batch[field], batch.dirty[field] = nil, nil
+  call('HDEL', P .. 'b:' .. batch.id, field)
 end
 
 function batches.add(batch, field, delta) batches.set(batch, field, batch[field] + delta) end
@@ -126,9 +134,8 @@ function batches.finish_layer(batch, id, how, error)
   if batches.is_completion(batch, id) then
     if error then
       batches.set(batch, 'ce', error)
-    elseif batch.ce then
-      batch.ce, batch.dirty.ce = nil, nil
-      call('HDEL', P .. 'b:' .. batch.id, 'ce')
+    else
+      batches.clear(batch, 'ce')
     end
     -- A batch may have been reopened, and have ended again, while the completion of its first end ran.
     if id == batches.completion_id(batch) then batches.publish_notification(batch) end
@@ -198,6 +205,7 @@ function batches.completion_id(batch) return batch.id .. (batch.ge == 1 and '.z'
 function batches.finish(batch)
   local id = batch.id
   items.drop_ranges(batch)
+  if batch.s ~= 'cancelling' then batches.clear(batch, 'sr') end
   batches.set(batch, 's', batch.s == 'cancelling' and 'cancelled' or batch.e and 'failed' or 'completed')
   batches.set(batch, 'za', now)
   batches.set(batch, 'pz', 0)
@@ -252,14 +260,18 @@ local function drop_notification(batch)
   local waits = messages.load(id)
   if waits and not waits.o then messages.remove(id, waits) end
   batches.add(batch, 'nn', 1)
-  batch.nt, batch.dirty.nt = nil, nil
-  call('HDEL', P .. 'b:' .. batch.id, 'nt')
+  batches.clear(batch, 'nt')
+end
+
+local function set_stop_reason(batch, reason)
+  if reason then batches.set(batch, 'sr', reason) else batches.clear(batch, 'sr') end
 end
 
 -- Lease nothing more of a batch. False if it has ended or is unknown.
-function batches.begin_cancel(id)
+function batches.begin_cancel(id, reason)
   local batch = batches.get(id)
   if not batch or batch.za then return false end
+  if batch.s ~= 'cancelling' then set_stop_reason(batch, reason) end
   batches.set(batch, 's', 'cancelling')
   call('SADD', P .. 'bc', id)
   lanes.close(id)
@@ -268,10 +280,12 @@ function batches.begin_cancel(id)
 end
 
 -- Pause a batch or resume it. False if that changes nothing.
-function batches.pause(id, paused)
+function batches.pause(id, paused, reason)
   local batch = batches.get(id)
   if not batches.accepts_messages(batch) or paused == 0 and batch.pz ~= 1 then return false end
   batches.set(batch, 'pz', paused)
+  set_stop_reason(batch, reason)
+  if paused == 0 then batches.count_failures_anew(batch) end
   if paused == 1 then lanes.close(id) else lanes.open(id) end
   return true
 end
@@ -283,6 +297,31 @@ function batches.set_priority(id, priority)
   batches.set(batch, 'pr', priority)
   lanes.each(id, lanes.recount)
   return true
+end
+
+function batches.count_failures_anew(batch)
+  if not batch.fb then return end
+  batches.set(batch, 'bs', batch.su)
+  batches.set(batch, 'bf', batch.fa)
+end
+
+-- Pause or cancel a batch with more failed items than its failure budget allows.
+function batches.enforce_failure_budget(batch)
+  if batch.s == 'cancelling' or batch.op == 0 and batch.wk == 0 then return end
+  local most, rate, least, action = unpack(cjson.decode(batch.fb))
+  if batch.pz == 1 and action == 'pause' then return end
+  local failed = math.max(0, batch.fa - (tonumber(batch.bf) or 0))
+  local ended = failed + math.max(0, batch.su - (tonumber(batch.bs) or 0))
+  local exceeded = or_nil(most) and failed > most or or_nil(rate) and ended >= least and failed > rate * ended
+  if not exceeded then return end
+  state.notices[#state.notices + 1] = { 'budget_exceeded', batch.id }
+  if action == 'cancel' then
+    batches.begin_cancel(batch.id, 'failure_budget')
+    -- `sweep_cancelled` cancels the rest of a very large batch later.
+    batches.cancel_waiting(batch, SWEEP_LIMIT)
+  else
+    batches.pause(batch.id, 1, 'failure_budget')
+  end
 end
 
 -- Reopen a batch for a redriven dead letter: its item is open again, or its walk continues. False if that is
@@ -303,8 +342,8 @@ function batches.reopen(batch, message, id)
     if waits and not waits.o then messages.remove(completion, waits) end
     batches.set(batch, 's', message.n < 0 and batch.st and 'open' or message.n < 0 and 'pending' or 'sealed')
     batches.set(batch, 'ge', batch.ge + 1)
-    batch.za = nil
-    call('HDEL', P .. 'b:' .. batch.id, 'za')
+    batches.clear(batch, 'za')
+    batches.clear(batch, 'sr')
     call('ZREM', P .. 'be', batch.id)
     call('ZADD', P .. 'bo', batch.sq, batch.id)
     flows.apply_message_limits(cjson.decode(batch.kf))
@@ -315,9 +354,7 @@ function batches.reopen(batch, message, id)
   if message.n >= 0 then
     items.reopen(batch, message)
   else
-    batch.e = nil
-    batch.dirty.e = nil
-    call('HDEL', P .. 'b:' .. batch.id, 'e')
+    batches.clear(batch, 'e')
     batches.set(batch, 'en', batch.st and 1 or 0)
     batches.add(batch, 'wk', 1)
   end
@@ -326,6 +363,8 @@ end
 
 -- Cancel up to `limit` waiting messages and items of a batch that is being cancelled. Returns how many.
 function batches.cancel_waiting(batch, limit)
+  -- Items that have ended in the same group.
+  buffer.flush()
   local count = 0
   for _, id in ipairs(call('SMEMBERS', P .. 'bm:' .. batch.id)) do
     local message = count < limit and messages.load(id)
@@ -381,6 +420,7 @@ verbs.open_batch = function(wire, first)
     of = or_nil(wire[BATCH.on_failure]), od = dedup, ro = or_nil(wire[BATCH.retry_of]),
     pr = wire[BATCH.priority] > 0 and wire[BATCH.priority] or nil,
     nu = or_nil(wire[BATCH.notify_url]),
+    fb = or_nil(wire[BATCH.failure_budget]),
   }) do
     fields[#fields + 1] = field
     fields[#fields + 1] = value
@@ -425,6 +465,15 @@ verbs.resume_batch = function(id) return batches.pause(id, 0) end
 
 verbs.set_batch_priority = batches.set_priority
 
+-- set_failure_budget: sets the failure budget of a batch, or removes it; it counts anew.
+verbs.set_failure_budget = function(id, budget)
+  local batch = batches.get(id)
+  if not batches.accepts_messages(batch) then return false end
+  if or_nil(budget) then batches.set(batch, 'fb', budget) else batches.clear(batch, 'fb') end
+  batches.count_failures_anew(batch)
+  return true
+end
+
 verbs.sweep_cancelled = function()
   local count = 0
   for _, id in ipairs(call('SMEMBERS', P .. 'bc')) do
@@ -460,7 +509,7 @@ function batches.row(batch, without)
     notify_url = batch.nu, notification = batch.nt,
     created_at = batch.t, started_at = batch.st, ended_at = batch.za, named = batch.na == 1, retry_of = batch.ro,
     replaced_succeeded = batch.rps or 0, replaced_failed = batch.rpf or 0, replaced_cancelled = batch.rpc or 0,
-    recovered = batch.rc or 0, priority = batch.pr or 0,
+    recovered = batch.rc or 0, priority = batch.pr or 0, failure_budget = batch.fb, stop_reason = batch.sr,
     eligible = batch.el, open = batch.op, succeeded = batch.su, failed = batch.fa, cancelled = batch.ca,
     already_processed = batch.ap, in_flight = batch.fl, duplicates = batch.du, left_out = batch.lo, retrying = batch.rt, parked = batch.pa,
   })

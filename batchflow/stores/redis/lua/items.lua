@@ -173,6 +173,7 @@ function items.reopen(batch, message)
   local number, item = message.n, message.i
   batches.add(batch, 'fa', -1)
   batches.add(batch, 'op', 1)
+  if (tonumber(batch.bf) or 0) > 0 then batches.set(batch, 'bf', batch.bf - 1) end
   call('HSET', items.bucket(batch.id, number), number, 'o' .. item)
   call('HSET', items.results(batch.id, number), number, cjson.encode({ NULL, NULL, NULL, message.at }))
   call('HSET', P .. 'h:' .. batch.lg, item, batch.sq)

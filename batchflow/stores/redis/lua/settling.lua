@@ -25,6 +25,7 @@ function settling.finish(id, message, by)
   if batch and message.n >= 0 then
     items.finish(batch, message.n, message.i, how, by.result, by.error, by.took, message.at)
     if message.wt > 0 then batches.count_waiting(batch, message.wt, -1) end
+    if batch.fb and (how == 'dead' or how == 'failed') then batches.enforce_failure_budget(batch) end
   else
     if batch then batches.finish_layer(batch, id, how, by.failed and or_nil(by.failed[4])) end
     notify_stores()
