@@ -372,6 +372,7 @@ class WriteVerbs(ABC):
     async def set_batch_priority(self, id: str, priority: int) -> bool:
         """See the protocol."""
         return await self._enqueue("set_batch_priority", id, priority)
+
     async def set_failure_budget(self, id: str, budget: FailureBudget | None) -> bool:
         """See the protocol."""
         return await self._enqueue("set_failure_budget", id, None if budget is None else budget.to_text())

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 from pydantic_core import from_json, to_json
 
 from batchflow.core import ids
-from batchflow.core.batch import ItemState, NewBatch
+from batchflow.core.batch import ItemState, NewBatch, StopReason
 from batchflow.core.flow import FlowControl
 from batchflow.core.message import Message
 from batchflow.core.settlement import ITEM_STATE, FinishEntry, FinishWalk, Notice, RecordPage, Settlement, StartItems
@@ -300,6 +300,23 @@ def end_finished(tx: Tx, keys: Iterable[int]) -> dict[int, str]:
             elif head.notify_url:
                 notifications.publish(tx, head)
     return ended
+
+
+def pause(tx: Tx, batch: int, reason: StopReason | None = None) -> bool:
+    """Lease nothing more of a batch until it is resumed. False if it has ended or is being cancelled."""
+    if not tx.run("batch_pause", batch=batch, reason=reason):
+        return False
+    flows.close_lanes(tx, batch, flows.PAUSED)
+    return True
+
+
+def begin_cancel(tx: Tx, batch: int, reason: StopReason | None = None) -> bool:
+    """Lease nothing more of a batch, and mark its leased messages. False if it has ended."""
+    if not tx.run("batch_cancel", batch=batch, reason=reason):
+        return False
+    flows.close_lanes(tx, batch, flows.CANCELLED)
+    tx.run("message_cancel_leased_of_batch", batch=batch)
+    return True
 
 
 def _publish_completion(tx: Tx, key: int, batch: str, destination: str, flow: FlowControl) -> None:

@@ -4,7 +4,6 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from batchflow.core import ids
-from batchflow.core.batch import StopReason
 from batchflow.core.message import FAILURE_STEP, NOTIFICATION_STEP, SUSPECT_LOSSES
 from batchflow.core.run import Step
 from batchflow.core.settlement import ARRIVES, RUN_STATE, STAYS, Notice, Settlement, SettleResult
@@ -142,7 +141,6 @@ def _end(tx: Tx, ended: Sequence[EndedMessage], *, held_places: bool = True) -> 
     """End messages, and return the batches that were touched."""
     if not ended:
         return set()
-    broken = False
     failed = [one for one in ended if one.settlement.ending in ("dead", "failed")]
     if failed:
         failures.note(tx, [(held.batch, held.number, s) for s, held in failed if held.batch is not None])
@@ -159,20 +157,8 @@ def _end(tx: Tx, ended: Sequence[EndedMessage], *, held_places: bool = True) -> 
         for _, held in ended:
             if held.waits and held.batch is not None and held.number >= 0:
                 moved[held.batch].count_waiting(held.waits, -1)
-    for settlement, held in ended:
-        if held.batch is not None and held.number < 0:
-            delta = moved.setdefault(held.batch, batches.BatchDelta())
-            delta.working -= 1
-            if ids.completes(settlement.id, tx.batch_head(held.batch).id):
-                error = None if settlement.ending == "done" else settlement.sentence
-                tx.run("batch_completed", batch=held.batch, error=error)
-                notifications.after_completion(tx, held.batch, settlement.id)
-            elif settlement.ending != "done":
-                error = settlement.sentence
-                if tx.run("batch_break_off", batch=held.batch, error=error) and tx.run(
-                    "lanes_break_off", batch=held.batch
-                ):
-                    broken = True
+    layers = [(held.batch, s) for s, held in ended if held.batch is not None and held.number < 0]
+    broken = [_end_layer(tx, batch, s, moved) for batch, s in layers]
     journals = [(s.id,) for s, held in ended if not held.keep and s.ending != "dead"]
     if journals:
         steps.drop(tx, journals)
@@ -194,12 +180,26 @@ def _end(tx: Tx, ended: Sequence[EndedMessage], *, held_places: bool = True) -> 
         cancelled = [settlement.id for settlement, _ in linked if settlement.ending == "cancelled"]
         if cancelled:
             touched |= _cancel_children(tx, cancelled)
-    if broken:
+    if any(broken):
         touched |= cancel_held_back(tx, base.SWEEP_LIMIT)[1]
     for batch, delta in moved.items():
         if delta.failed:
             touched |= _enforce_failure_budget(tx, batch)
     return touched
+
+
+def _end_layer(tx: Tx, batch: int, settlement: Settlement, moved: dict[int, batches.BatchDelta]) -> bool:
+    """Count the end of a message of a batch's layers; True if the walk broke off while it held messages back."""
+    moved.setdefault(batch, batches.BatchDelta()).working -= 1
+    if ids.completes(settlement.id, tx.batch_head(batch).id):
+        error = None if settlement.ending == "done" else settlement.sentence
+        tx.run("batch_completed", batch=batch, error=error)
+        notifications.after_completion(tx, batch, settlement.id)
+        return False
+    if settlement.ending == "done":
+        return False
+    broken_off = tx.run("batch_break_off", batch=batch, error=settlement.sentence)
+    return bool(broken_off and tx.run("lanes_break_off", batch=batch))
 
 
 def _enforce_failure_budget(tx: Tx, batch: int) -> set[int]:
@@ -209,9 +209,9 @@ def _enforce_failure_budget(tx: Tx, batch: int) -> set[int]:
         return set()
     tx.notices.append(Notice("budget_exceeded", tx.batch_head(batch).id))
     if action == "pause":
-        _pause(tx, batch, "failure_budget")
+        batches.pause(tx, batch, "failure_budget")
         return set()
-    begin_cancel(tx, batch, "failure_budget")
+    batches.begin_cancel(tx, batch, "failure_budget")
     return {batch, *_cancel_waiting(tx, waiting_of_batch(tx, batch, base.SWEEP_LIMIT))}
 
 
@@ -268,7 +268,7 @@ def _cancel_children(tx: Tx, parents: Sequence[str]) -> set[int]:
     touched: set[int] = set(tx.json_rows("batches_of_parents", rows))
     waits = {it.id: it for it in map(messages.WaitingMessage._make, tx.json_rows("message_waiting_of_parents", rows))}
     for key in touched:
-        begin_cancel(tx, key)
+        batches.begin_cancel(tx, key)
         # `sweep_cancelled` ends the rest of a very large batch later.
         waits.update((it.id, it) for it in waiting_of_batch(tx, key, base.SWEEP_LIMIT))
     return touched | _cancel_waiting(tx, waits.values())
@@ -280,15 +280,6 @@ def _cancel_waiting(tx: Tx, waits: Collection[messages.WaitingMessage]) -> set[i
     for lane in {it.lane for it in waits}:
         flows.recount_lane(tx, lane)
     return touched
-
-
-def begin_cancel(tx: Tx, batch: int, reason: StopReason | None = None) -> bool:
-    """Lease nothing more of a batch, and mark its leased messages. False if it has ended."""
-    if not tx.run("batch_cancel", batch=batch, reason=reason):
-        return False
-    flows.close_lanes(tx, batch, flows.CANCELLED)
-    tx.run("message_cancel_leased_of_batch", batch=batch)
-    return True
 
 
 def waiting_of_batch(tx: Tx, batch: int, limit: int) -> list[messages.WaitingMessage]:
@@ -332,94 +323,3 @@ def _add_ended_batches(
         if batch in last:
             answers[last[batch]] = SettleResult(ended_batch=id)
             tx.notices.remove(Notice("batch_ended", id))
-
-
-def cancel_run(tx: Tx, id: str) -> bool:
-    """End a waiting run, or mark a leased one; False if it has ended."""
-    waiting = messages.waiting_message(tx, id)
-    if waiting:
-        _end_waiting(tx, waiting)
-        return True
-    return tx.run("message_cancel_leased", id=id) > 0
-
-
-def cancel_listed(tx: Tx, ids: Sequence[str]) -> int:
-    """Cancel a slice of runs by id, and return how many of them had not ended."""
-    return sum(cancel_run(tx, id) for id in ids)
-
-
-def cancel_all(tx: Tx, destination: str | None, label: str | None) -> int:
-    """Cancel a slice of the runs of a function or with a label, and return how many."""
-    if destination is None:
-        ids = tx.json("message_open_of_label", label=label, limit=base.SWEEP_LIMIT)
-    else:
-        ids = tx.json("message_open_of_function", destination=destination, label=label, limit=base.SWEEP_LIMIT)
-    for id in ids:
-        # A run that was cancelled with its parent counts as well.
-        cancel_run(tx, id)
-    return len(ids)
-
-
-def cancel_batch(tx: Tx, id: str) -> bool:
-    """Cancel a batch: nothing more of it is leased, and a small batch ends at once."""
-    key = tx.batch_key(id)
-    if key is None or not begin_cancel(tx, key):
-        return False
-    _sweep(tx, key, base.SWEEP_LIMIT_AT_CANCEL)
-    return True
-
-
-def pause_batch(tx: Tx, id: str) -> bool:
-    """Lease nothing more of a batch."""
-    key = tx.batch_key(id)
-    return key is not None and _pause(tx, key)
-
-
-def _pause(tx: Tx, batch: int, reason: StopReason | None = None) -> bool:
-    if not tx.run("batch_pause", batch=batch, reason=reason):
-        return False
-    flows.close_lanes(tx, batch, flows.PAUSED)
-    return True
-
-
-def resume_batch(tx: Tx, id: str) -> bool:
-    """Undo `pause_batch`."""
-    key = tx.batch_key(id)
-    if key is None or not tx.run("batch_resume", batch=key):
-        return False
-    flows.reopen_lanes(tx, key, flows.PAUSED)
-    return True
-
-
-def set_failure_budget(tx: Tx, id: str, budget: str | None) -> bool:
-    """Set the failure budget of a batch, or remove it."""
-    key = tx.batch_key(id)
-    return key is not None and tx.run("batch_set_failure_budget", batch=key, budget=budget) > 0
-
-
-def sweep_cancelled(tx: Tx) -> int:
-    """End one slice of the waiting messages of cancelled batches, and return how many."""
-    ended = 0
-    for key in tx.json("batches_cancelling"):
-        ended += _sweep(tx, key, base.SWEEP_LIMIT - ended)
-        if ended == base.SWEEP_LIMIT:
-            break
-    if ended < base.SWEEP_LIMIT:
-        count, touched = cancel_held_back(tx, base.SWEEP_LIMIT - ended)
-        batches.end_finished(tx, touched)
-        ended += count
-    return ended
-
-
-def _sweep(tx: Tx, batch: int, limit: int) -> int:
-    waiting = waiting_of_batch(tx, batch, limit)
-    if waiting:
-        _end_waiting(tx, waiting)
-    batches.end_finished(tx, [batch])
-    return len(waiting)
-
-
-def _end_waiting(tx: Tx, waiting: Sequence[messages.WaitingMessage]) -> None:
-    end_unclaimed(tx, cancellations_of(waiting))
-    for lane in {it.lane for it in waiting}:
-        flows.recount_lane(tx, lane)
