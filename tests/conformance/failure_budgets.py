@@ -1,7 +1,6 @@
 """Failure budgets of batches."""
 
 import asyncio
-from collections.abc import Sequence
 
 import pytest
 
@@ -166,7 +165,7 @@ class FailureBudgetCases(Cases):
         notices: list[Notice] = []
         scene.store.on_notice(notices.append)
         await scene.start(IDS, failure_budget=budget)
-        claims: Sequence = await scene.items(3)
+        claims = await scene.items(3)
         await asyncio.gather(*map(scene.dead, claims))
         await scene.store.expire()
         for _ in range(5):
