@@ -11,6 +11,7 @@ from batchflow import (
     BatchSummary,
     BatchWorkflow,
     FlowControl,
+    ItemFailure,
     NonRetryable,
     Page,
     RateLimited,
@@ -30,6 +31,9 @@ from examples.welcome_placeholder.repository import AgentWelcome as WelcomeTexts
 
 BUSY_SECONDS = 5.0
 """How long all requests wait where a busy model does not say."""
+
+STANDARD_TEXTS = Placeholders(texts=("Ask me anything", "What is on your mind?", "Where shall we begin?"))
+"""The placeholders of users for whom the model has written none."""
 
 log = structlog.get_logger("welcome")
 
@@ -81,6 +85,10 @@ class WelcomePlaceholder(BatchWorkflow[Audience, User, WrittenPlaceholders]):
 
     def save(self, user_id: str, result: WrittenPlaceholders) -> None:
         self._users().save_placeholders(user_id, Placeholders(texts=result.texts))
+
+    def on_item_failure(self, failure: ItemFailure[Audience]) -> None:
+        # No message box stays empty. `batchflow dlq resume` asks the model for this user again.
+        self._users().save_placeholders(failure.item_id, STANDARD_TEXTS)
 
     def on_complete(self, summary: BatchSummary) -> None:
         log.info("[welcome-placeholder] Batch complete", users=summary.counts.succeeded, failed=summary.counts.failed)

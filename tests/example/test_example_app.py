@@ -22,11 +22,20 @@ from examples.welcome_placeholder.prompt import (
     ModelRefused,
     ModelUnavailable,
     Prompt,
+    TextModel,
     UnusableAnswer,
 )
 from examples.welcome_placeholder.repository import AgentRepository, Placeholders, UserRepository
-from examples.welcome_placeholder.workflows import AgentWelcome, Audience, UserInterests, WelcomePlaceholder, write
+from examples.welcome_placeholder.workflows import (
+    STANDARD_TEXTS,
+    AgentWelcome,
+    Audience,
+    UserInterests,
+    WelcomePlaceholder,
+    write,
+)
 from tests.house.sources import ROOT
+from tests.waiting import wait_until
 
 PROMPT = Prompt(kind="placeholders", name="Ada", locale="en-GB", topics=("chess",))
 
@@ -195,6 +204,23 @@ async def test_a_refusal_fails_the_user_at_once(flow: Batchflow, database: Path)
         (letter,) = await flow.engine.store.dead_letters(DeadLetterQuery(batch=batch.id))
     assert summary.counts.failed == 1
     assert "wrong key" in letter.error
+
+
+async def test_a_user_whom_the_model_refuses_reads_standard_texts(flow: Batchflow, database: Path) -> None:
+    """Until the dead letter is resumed and the model writes some."""
+    models: list[TextModel] = [FailingModel(ModelRefused("no such topic"))]
+    users = UserRepository(database)
+    welcome = flow.add(FastPlaceholder(lambda: users, lambda: models[-1]))
+    async with flow:
+        batch = await welcome.trigger(ids=["user-0001"])
+        await batch.wait(timeout=60)
+        await wait_until(lambda: users.placeholders("user-0001") == STANDARD_TEXTS, description="standard texts")
+        models.append(LocalWriter())
+        assert (await flow.dead_letters.resume(batch_id=batch.id)).count == 1
+        assert (await batch.wait(timeout=60)).succeeded
+    found = users.placeholders("user-0001")
+    assert found is not None
+    assert found != STANDARD_TEXTS
 
 
 def test_importing_the_example_makes_no_files(tmp_path: Path) -> None:
