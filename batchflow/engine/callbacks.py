@@ -53,7 +53,7 @@ class Callback(NamedTuple):
 
 
 class CallbackSource(Protocol):
-    """Makes the callbacks of one destination; `name` is the name of their error group and step."""
+    """Makes the callbacks of one destination; `name` is that of the option with their URL."""
 
     name: str
 
@@ -89,22 +89,22 @@ class CallbackCaller:
         except (NonRetryable, TooLarge) as error:
             return dead(claim, str(error))
         except Exception as error:
-            why = call_error(error, request)
+            kind, why = type(error).__name__.lstrip("_"), call_error(error, request)
         else:
             if 200 <= answer.status < 300:
                 return done(claim, _kept(answer))
-            why = f"{printable_url(request.url)} answered {answer.status}"
+            kind = f"answered {answer.status}"
+            why = f"{printable_url(request.url)} {kind}"
             after = retry_after_ms(answer, runtime.clock.now())
         if failures >= self._policy.attempts:
-            self._report(claim, runtime, why, None)
+            self._report(claim, runtime, Failure(kind, "", why), None)
             return dead(claim, why)
         delay = self._policy.delay_ms(failures, chance=runtime.entropy.chance()) if after is None else after
-        self._report(claim, runtime, why, delay)
+        self._report(claim, runtime, Failure(kind, "", why), delay)
         return retry(claim, runtime.clock.now() + delay, why)
 
-    def _report(self, claim: Claim, runtime: Runtime, why: str, wait_ms: int | None) -> None:
+    def _report(self, claim: Claim, runtime: Runtime, failure: Failure, wait_ms: int | None) -> None:
         if (tell := runtime.observers.attempt_failed) is not None:
-            failure = Failure(self._source.name, "", why)
             tell(claim, FailedAttempt(None, "function", failure, claim.failures + 1, self._policy.attempts, wait_ms))
 
     def _request(self, callback: Callback, claim: Claim, now: int) -> CallRequest:

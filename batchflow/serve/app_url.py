@@ -15,6 +15,7 @@ from batchflow.serve.validation import format_value, is_encodable, type_with_art
 _HOST = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*:)?//[^/?#:@]*(?::[0-9]*)?(?:[/?#]|$)")
 _UP_TO_HOST = re.compile(r"^((?:[A-Za-z][A-Za-z0-9+.-]*:)?//)?.*@", re.DOTALL)
 _DEFAULT_PORTS = {"http": 80, "https": 443}
+_MAX_URL = 2_048
 _CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -56,6 +57,8 @@ def check_url(option: str, value: object, *, no_query: bool = True) -> None:
         raise ConfigurationError(
             option=option, got=format_url(value), want="write an absolute URL, such as https://app.example.com"
         )
+    if len(cast("str", value)) > _MAX_URL:
+        raise ConfigurationError(f"is longer than {_MAX_URL:,} characters", option=option, want="write a shorter URL")
     if no_query and ("?" in cast("str", value) or "#" in cast("str", value)):
         raise ConfigurationError(option=option, got=format_url(value), want="write it without a query and a fragment")
 

@@ -286,3 +286,26 @@ async def test_a_notify_url_that_is_not_one_is_refused(flow_env: FlowEnv, url: A
         assert "s3cr3t" not in str(error.value)
     assert in_request.value.field == "notifyUrl"
     assert "s3cr3t" not in str(in_request.value)
+
+
+async def test_a_notify_url_has_a_bounded_length(flow_env: FlowEnv) -> None:
+    """Lists of batches show it."""
+    flow, workflow, _ = reviews()
+    async with flow_env(flow):
+        with pytest.raises(ConfigurationError, match="'notify_url' is longer than 2,048 characters") as error:
+            await workflow.trigger(notify_url="http://127.0.0.1/" + "p" * 2_048)
+    assert len(str(error.value)) < 200
+
+
+async def test_failed_notifications_are_summed_by_their_reason(flow_env: FlowEnv) -> None:
+    """Of many batches whose receiver is away, the log says why."""
+    async with serving(("500 Internal Server Error", b"")) as hooks:
+        flow, workflow, _ = reviews(hooks.url)
+        async with flow_env(flow, allow_network=True) as env:
+            with capture_logs() as lines:
+                for _ in range(3):
+                    await workflow.trigger()
+                await env.drive()
+    sums = [it["event"] for it in lines if "attempts failed in" in it["event"]]
+    assert sums
+    assert all("× answered 500" in it for it in sums)

@@ -17,6 +17,7 @@ from tests.http.samples import serve_all
 
 NAMES = (
     *("dryRun", "force", "limit", "userIds", "itemIds", "userId", "cursor", "label", "dedupId", "paidOnly", "ratio"),
+    "notifyUrl",
     *("region", "email", "invited_by", "paid_only", "item_ids", "", "nameless"),
 )
 POSTS = (
