@@ -5,6 +5,7 @@ from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from batchflow.core.batch import Failure, ItemState, NewBatch
+from batchflow.core.flow import FlowControl
 from batchflow.core.message import Claim, Message
 from batchflow.core.report import headline, one_line
 from batchflow.core.run import RunState, Step, StepState
@@ -44,6 +45,9 @@ class StartItems(NamedTuple):
     not started; empty if it has started none of them. Not started either is an item whose latest run, in that batch or
     in one of its retries, is open (in flight) or has succeeded (processed; a forced retry starts it); and no retry
     starts what another batch is processing.
+
+    `flows` are the limits of the items with a flow key of their own, None for the others, in order; empty if none has
+    one. Such an item takes the room of both keys, its own and that of its batch.
     """
 
     batch: str
@@ -53,6 +57,7 @@ class StartItems(NamedTuple):
     data: tuple[str | None, ...] = ()
     already_processed: int = 0
     again: tuple[int, ...] = ()
+    flows: tuple[FlowControl | None, ...] = ()
 
 
 class FinishWalk(NamedTuple):

@@ -180,9 +180,11 @@ class Delivery(Protocol):
         lanes, one for each destination and batch: nothing of a lane is leased while another one of the key, of a batch
         with a higher priority, has something due that this claim could lease, and those with the same priority in turn;
         within a lane messages that have started before, by due time, before fresh ones, by id; but of eight claims in a
-        row one is fresh. Parallelism and rate of the key are taken together with the claim, or neither. A message lost
-        `SUSPECT_LOSSES` times in a row is claimed alone, and while the worker holds it and it has recorded nothing, the
-        worker gets nothing else.
+        row one is fresh. Parallelism and rate of the key are taken together with the claim, or neither. An item with a
+        flow key of its own takes room of that key and of its batch's, or of neither. For turns and priorities it is one
+        of its batch's key: all such items of a key, a destination and a priority share one turn, in which their own
+        keys take turns. A message lost `SUSPECT_LOSSES` times in a row is claimed alone, and while the worker holds it
+        and it has recorded nothing, the worker gets nothing else.
         Due timers and arrivals of a suspended run become recorded entries, in time order; they reset its failures and
         losses, as every outcome does, also in the claim. Nothing of a cancelled or paused batch is leased. A worker
         that is not registered gets nothing. The result has the store's time, so that a message that is due for the

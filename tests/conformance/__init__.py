@@ -22,6 +22,8 @@ from tests.conformance.failing import FailureCases
 from tests.conformance.failure_budgets import FailureBudgetCases
 from tests.conformance.families import FamilyCases
 from tests.conformance.flows import FlowCases
+from tests.conformance.item_keys import ItemKeyCases
+from tests.conformance.item_keys_by_hand import ItemKeyOperationCases
 from tests.conformance.items import ItemCases
 from tests.conformance.ledger import LedgerCases
 from tests.conformance.life import LifeCases
@@ -66,6 +68,8 @@ class StoreConformance(
     BatchCases,
     NotificationCases,
     ItemCases,
+    ItemKeyCases,
+    ItemKeyOperationCases,
     OpenMessageCases,
     CancelCases,
     LedgerCases,

@@ -113,12 +113,17 @@ FOREIGN_S = 0.01
 
 
 class Lane(NamedTuple):
-    """The queue of a destination, a flow key and a batch."""
+    """The queue of a destination, a flow key and a batch; with `parent` it takes the room of that key too."""
 
     destination: str
     flow: str
     batch: str | None = None
     held: bool = False
+    parent: str | None = None
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        return (self.flow,) if self.parent is None else (self.flow, self.parent)
 
 
 @dataclass(slots=True)
@@ -184,6 +189,7 @@ class Flow:
     parallelism_until: int | None = None
     rate_until: int | None = None
     paused_until: int | None = None
+    child_turn: int = 0
 
     @property
     def limits(self) -> FlowControl:
@@ -460,16 +466,26 @@ class Place:
         while more and len(claims) < limit:
             more = False
             ready = [lane for lane, rows in waiting.items() if _earliest(rows) <= self.now and self._admits(lane)]
-            ready.sort(key=lambda lane: (self.flows[lane.flow].turn, self.lanes[lane].turn, _earliest(waiting[lane])))
             highest: dict[str, int] = {}
             for lane in ready:
-                highest[lane.flow] = max(highest.get(lane.flow, 0), self.priority(lane))
-            behind = [lane for lane in ready if self.priority(lane) < highest[lane.flow]]
-            ready = [lane for lane in ready if lane not in behind]
+                highest[lane.keys[-1]] = max(highest.get(lane.keys[-1], 0), self.priority(lane))
+            behind = [lane for lane in ready if self.priority(lane) < highest[lane.keys[-1]]]
             more = bool(behind)
-            for place, lane in enumerate(ready):
-                part = max(1, (limit - len(claims)) // (len(ready) - place))
-                taken = self._take(lane, waiting[lane], min(part, limit - len(claims)), worker)
+            # The lanes under a key take a turn together.
+            turns: dict[Lane | str, list[Lane]] = {}
+            for lane in ready:
+                if lane not in behind:
+                    turns.setdefault(lane.parent or lane, []).append(lane)
+
+            def turn(lanes: list[Lane]) -> tuple[int, int, int]:
+                key, due = lanes[0].keys[-1], min(_earliest(waiting[lane]) for lane in lanes)
+                own = self.flows[key].child_turn if lanes[0].parent else self.lanes[lanes[0]].turn
+                return self.flows[key].turn, own, due
+
+            order = sorted(turns.values(), key=turn)
+            for place, lanes in enumerate(order):
+                part = min(max(1, (limit - len(claims)) // (len(order) - place)), limit - len(claims))
+                taken = self._take_from(lanes, waiting, part, worker)
                 claims += taken
                 more = more or len(taken) == part
                 if len(claims) >= limit:
@@ -478,13 +494,29 @@ class Place:
             claims, self._next_due([*suspects, *(row for rows in waiting.values() for row in rows)]), self.now
         )
 
-    def _admits(self, lane: Lane) -> bool:
-        flow = self.flows[lane.flow]
-        return admit(flow.limits, flow.state, now=self.now, want=1).count > 0
+    def _admits(self, lane: Lane, want: int = 1) -> int:
+        """The number of messages that all keys of a lane have room for."""
+        flows = [self.flows[key] for key in lane.keys]
+        return min(admit(flow.limits, flow.state, now=self.now, want=want).count for flow in flows)
+
+    def _take_from(self, lanes: list[Lane], waiting: dict[Lane, list[Row]], want: int, worker: str) -> list[Claim]:
+        claims: list[Claim] = []
+        if lanes[0].parent is None:
+            return self._take(lanes[0], waiting[lanes[0]], want, worker)
+        lanes = sorted(lanes, key=lambda lane: self.lanes[lane].turn)
+        want, more = self._admits(lanes[0]._replace(flow=lanes[0].parent), want), True
+        while more and len(claims) < want:
+            more = False
+            for place, lane in enumerate(lanes):
+                part = min(max(1, (want - len(claims)) // (len(lanes) - place)), want - len(claims))
+                taken = self._take(lane, waiting[lane], part, worker) if part else []
+                more = more or bool(taken)
+                claims += taken
+        return claims
 
     def _take(self, lane: Lane, rows: list[Row], want: int, worker: str) -> list[Claim]:
-        flow, turn = self.flows[lane.flow], self.lanes[lane]
-        want = admit(flow.limits, flow.state, now=self.now, want=want).count
+        turn = self.lanes[lane]
+        want = self._admits(lane, want)
         due = [row for row in rows if row.due <= self.now]
         started = sorted((row for row in due if row.fence), key=lambda row: (row.due, row.message.id))
         fresh = sorted((row for row in due if not row.fence), key=lambda row: row.message.id)
@@ -500,10 +532,13 @@ class Place:
         return claims
 
     def _lease(self, lane: Lane, rows: Sequence[Row], worker: str) -> list[Claim]:
-        flow = self.flows[lane.flow]
-        state = admit(flow.limits, flow.state, now=self.now, want=len(rows)).state
-        self.turn += 1
-        flow.in_use, flow.next_start, flow.turn = state.in_use, state.next_start, self.turn
+        for key in lane.keys:
+            flow = self.flows[key]
+            state = admit(flow.limits, flow.state, now=self.now, want=len(rows)).state
+            self.turn += 1
+            flow.in_use, flow.next_start, flow.turn = state.in_use, state.next_start, self.turn
+            if key == lane.parent:
+                flow.child_turn = self.turn
         return [self._claim(row, worker) for row in rows]
 
     def _claim(self, row: Row, worker: str) -> Claim:
@@ -548,11 +583,14 @@ class Place:
     def _next_due(self, rows: Iterable[Row]) -> int | None:
         found: list[float] = [it for flow in self.flows.values() for it in flow.ends]
         for row in rows:
-            flow = self.flows[row.lane.flow]
-            limits = flow.limits
-            full = limits.parallelism is not None and flow.in_use >= limits.parallelism
-            if row.owner is None and not flow.paused and not full:
-                found.append(max(row.due, flow.parked_until, flow.next_start if limits.rate else 0))
+            flows = [self.flows[key] for key in row.lane.keys]
+            full = any(
+                (it.limits.parallelism is not None and it.in_use >= it.limits.parallelism) or it.paused for it in flows
+            )
+            if row.owner is None and not full:
+                found.append(
+                    max([row.due, *(max(it.parked_until, it.next_start if it.limits.rate else 0) for it in flows)])
+                )
         earliest = math.ceil(min(found, default=NEVER))
         return None if earliest >= NEVER else earliest
 
@@ -629,7 +667,8 @@ class Place:
     def _let_go(self, row: Row) -> None:
         if row.owner is not None:
             row.owner = None
-            self.flows[row.lane.flow].in_use -= 1
+            for key in row.lane.keys:
+                self.flows[key].in_use -= 1
 
     def end(self, row: Row, settlement: Settlement) -> None:
         """A message is not delivered again; a batch that this may have ended is `touched`."""
@@ -941,8 +980,10 @@ class Place:
             batch.counts["open"] += 1
             if place < len(effect.data) and (brought := effect.data[place]) is not None:
                 batch.data[number] = brought
-            run = Message(id=ids.item_run_id(new.id, number), destination=new.execute, flow=new.flow, batch=new.id)
-            self.put(run, Lane(new.execute, new.flow.key or "", new.id), number)
+            own = (effect.flows[place] if effect.flows else None) or new.flow
+            run = Message(id=ids.item_run_id(new.id, number), destination=new.execute, flow=own, batch=new.id)
+            parent = None if own.key == new.flow.key else new.flow.key
+            self.put(run, Lane(new.execute, own.key or "", new.id, parent=parent), number)
 
     def latest(self, origin: BatchRow, id: str) -> tuple[str, Item] | None:
         """The latest run of an item that a retry has started."""
@@ -1068,7 +1109,8 @@ class Place:
             row.message = replace(row.message, retry=retry)
         if flow is not None:
             row.message = replace(row.message, flow=flow)
-            row.lane = row.lane._replace(flow=flow.key or "")
+            parent = None if flow.key == row.lane.parent else row.lane.parent
+            row.lane = row.lane._replace(flow=flow.key or "", parent=parent)
             self.lanes.setdefault(row.lane, Turn(self.turn))
             known = self.flow(flow.key or "")
             if not known.declared:
@@ -1213,8 +1255,9 @@ class Place:
 
     def remove_idle(self) -> None:
         self.undo_ended()
-        used = {row.lane.flow for row in self.rows.values()}
-        used |= {lane.flow for lane in self.lanes if lane.batch in self.batches and self._goes_on(lane.batch)}
+        used = {key for row in self.rows.values() for key in row.lane.keys}
+        going_on = [lane for lane in self.lanes if lane.batch in self.batches and self._goes_on(lane.batch)]
+        used |= {lane.flow for lane in going_on if lane.parent is None}
         for key, flow in list(self.flows.items()):
             kept = flow.declared or flow.paused or flow.pinned_rate or flow.pinned_parallelism is not None
             if not kept and key not in used and admit(flow.limits, flow.state, now=self.now, want=1).count:
@@ -1839,9 +1882,10 @@ class MemoryStore:
         served = {it for name in live for it in at.served[name]}
         found: dict[str, list[Row]] = {}
         for row in at.rows.values():
-            flow = at.flows[row.lane.flow]
-            starts = row.waits and row.due <= at.now and not at.is_closed(row.lane) and not flow.paused
-            if starts and flow.parked_until <= at.now and row.lane.destination not in served:
+            flows = [at.flows[key] for key in row.lane.keys]
+            starts = row.waits and row.due <= at.now and not at.is_closed(row.lane)
+            held_back = any(flow.paused or flow.parked_until > at.now for flow in flows)
+            if starts and not held_back and row.lane.destination not in served:
                 found.setdefault(row.lane.destination, []).append(row)
         work: list[UnservedWork] = []
         for destination, rows in sorted(found.items()):
@@ -1852,7 +1896,7 @@ class MemoryStore:
     @read
     def flows(self, keys: Sequence[str] | None = None) -> Sequence[FlowStatus]:
         self.at.undo_ended()
-        waiting = Counter(row.lane.flow for row in self.at.rows.values() if row.waits)
+        waiting = Counter(key for row in self.at.rows.values() if row.waits for key in row.lane.keys)
         wanted = self.at.flows if keys is None else self.at.flows.keys() & set(keys)
         return [self.at.status_of(key, waiting[key]) for key in sorted(wanted)]
 
@@ -1860,7 +1904,7 @@ class MemoryStore:
     def flow_holders(self, key: str, limit: int = 100) -> Sequence[FlowHolder]:
         held: list[FlowHolder] = []
         for row in self.at.rows.values():
-            if row.owner is not None and row.lane.flow == key:
+            if row.owner is not None and key in row.lane.keys:
                 batch = self.at.batches.get(row.message.batch or "")
                 item = batch.items[row.number].id if batch and row.number >= 0 else ""
                 about = row.message.destination, row.owner, row.started_at or 0, row.message.batch, item

@@ -134,12 +134,21 @@ class Model:
         return True
 
     def _add(
-        self, id: str, destination: str, flow: str, due: int, *, batch: str | None, keep: bool = False, number: int = -1
+        self,
+        id: str,
+        destination: str,
+        flow: str,
+        due: int,
+        *,
+        batch: str | None,
+        keep: bool = False,
+        number: int = -1,
+        layer: str | None = None,
     ) -> None:
         self.messages[id] = {
-            "destination": destination, "flow": flow, "due": due, "batch": batch, "number": number, "keep": keep,
-            "owner": None, "fence": 0, "failures": 0, "losses": 0, "cancelled": False, "journal": {}, "parent": None,
-            "failed": False, "attempts": 0, "waits": "",
+            "destination": destination, "flow": flow, "layer": layer, "due": due, "batch": batch, "number": number,
+            "keep": keep, "owner": None, "fence": 0, "failures": 0, "losses": 0, "cancelled": False, "journal": {},
+            "parent": None, "failed": False, "attempts": 0, "waits": "",
         }  # fmt: skip
 
     def limit(self, key: str) -> int | None:
@@ -166,17 +175,26 @@ class Model:
     def may_start(self, id: str, now: int) -> bool:
         """True if a claim may lease this message."""
         message = self.messages[id]
-        flow, limit = self.flows[message["flow"]], self.limit(message["flow"])
-        free = limit is None or flow["in_use"] < limit
         batch = self.batches.get(message["batch"] or "")
         return (
             message["owner"] is None
             and not (batch and batch["paused"])
             and message["due"] <= now
-            and free
-            and not flow["paused"]
-            and flow["parked_until"] <= now
+            and all(self._has_room(key, now) for key in self.keys(message))
         )
+
+    def _has_room(self, key: str, now: int) -> bool:
+        flow, limit = self.flows[key], self.limit(key)
+        return (limit is None or flow["in_use"] < limit) and not flow["paused"] and flow["parked_until"] <= now
+
+    @staticmethod
+    def keys(message: Row) -> list[str]:
+        """The flow keys of which a message takes a place."""
+        return [key for key in (message["flow"], message["layer"]) if key is not None]
+
+    def _use(self, message: Row, count: int) -> None:
+        for key in self.keys(message):
+            self.flows[key]["in_use"] += count
 
     def claimed(self, claim: Claim, worker: str, now: int) -> None:
         """A message was leased; every field of the claim has to be what is known of it."""
@@ -185,7 +203,7 @@ class Model:
         if not self.is_suspect(claim.id):
             assert claim.id == min(self._alike(claim.id, now), key=self._place), claim
             assert self._priority(claim.id) == max(map(self._priority, self._of_key(claim.id, now))), claim
-        self.flows[message["flow"]]["in_use"] += 1
+        self._use(message, 1)
         message["owner"] = worker
         self._wait(message, "")
         assert claim.fence > message["fence"]
@@ -202,14 +220,16 @@ class Model:
 
         def kind(id: str) -> tuple[object, ...]:
             row = self.messages[id]
-            return row["destination"], row["flow"], row["batch"], row["fence"] > 0, self.is_suspect(id)
+            return row["destination"], row["flow"], row["layer"], row["batch"], row["fence"] > 0, self.is_suspect(id)
 
         return [other for other in self.messages if kind(other) == kind(id) and self.may_start(other, now)]
 
     def _of_key(self, id: str, now: int) -> list[str]:
         """The messages of the same flow key that may start, but those that are claimed alone."""
-        key = self.messages[id]["flow"]
-        found = [other for other, row in self.messages.items() if row["flow"] == key and self.may_start(other, now)]
+        key = self.keys(self.messages[id])[-1]
+        found = [
+            other for other, row in self.messages.items() if self.keys(row)[-1] == key and self.may_start(other, now)
+        ]
         return [other for other in found if not self.is_suspect(other)]
 
     def _priority(self, id: str) -> int:
@@ -281,7 +301,7 @@ class Model:
         ending = settlement.ending
         if message["cancelled"] and ending in {*STAYS, "dead"}:
             ending = "cancelled"
-        self.flows[message["flow"]]["in_use"] -= 1
+        self._use(message, -1)
         if ending in STAYS:
             self._put(message, settlement.steps)
             message["failures"] += ending == "retry"
@@ -494,7 +514,10 @@ class Model:
                 batch["items"][str(number)] = {"id": id, "state": "open"}
                 batch["counts"]["open"] += 1
                 run = ids.item_run_id(effect.batch, number)
-                self._add(run, "execute", batch["flow"], 0, batch=effect.batch, number=number)
+                own = effect.flows[place] if effect.flows else None
+                key = batch["flow"] if own is None or own.key is None else own.key
+                layer = None if key == batch["flow"] else batch["flow"]
+                self._add(run, "execute", key, 0, batch=effect.batch, number=number, layer=layer)
 
     def _earlier(self, origin: Row, id: str, number: int) -> str | None:
         batch, at, _ = origin["taken"].get(id, [origin["id"], number, None])
@@ -527,7 +550,7 @@ class Model:
 
     def _take_back(self, id: str, now: int, *, lost: bool) -> None:
         message = self.messages[id]
-        self.flows[message["flow"]]["in_use"] -= 1
+        self._use(message, -1)
         message["owner"], message["due"], message["failed"] = None, 0, False
         message["losses"] += lost
         message["attempts"] += lost and not message["cancelled"] and message["losses"] < LOSS_LIMIT

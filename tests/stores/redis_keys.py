@@ -141,6 +141,16 @@ class Snapshot:
             None if destination in self.of("rds") else "and its destination is not among those that have something"
         )
 
+    def nested(self, member: str, place: str) -> str | None:
+        """Of a lane nested under a flow key: one lane of that key stands for all of them."""
+        parent, _, destination = place.partition(":")
+        flow, _, group = member.partition("\n")
+        return self.lane(f"{flow}|{destination}|{group}") or (
+            None
+            if f"{parent}\n^" in self.of(f"rd:{destination}")
+            else "and the lane that stands for it is not among those that have something"
+        )
+
     def has_ready(self, destination: str, _: str) -> str | None:
         """Of destinations: a claim looks at no other."""
         first = self.of(f"rd:{destination}")
@@ -151,6 +161,8 @@ class Snapshot:
         return self.lane(f"{flow}|{destination}|{group}")
 
     def lane(self, lane: str, _: str = "") -> str | None:
+        if lane.endswith("|^"):
+            return None if self.of(f"rn:{lane.removesuffix('|^').replace('|', ':', 1)}") else "and nothing waits there"
         return None if self.of(f"q:{lane}") or self.of(f"s:{lane}") else "and nothing waits there"
 
     def claimed_alone(self, worker: str, _: str) -> str | None:
@@ -184,7 +196,7 @@ class Snapshot:
         place = {**batch, **about}
         if float(about.get("l", 0)) >= SUSPECT_LOSSES:
             return None if id in self.of("sus") else "and it is not among those that are claimed alone"
-        group = place.get("b", "") + ("~" if "he" in about else "")
+        group = place.get("b", "") + ("^" if "pa" in about else "~" if "he" in about else "")
         group = "" if re.search(r"\.z\d*$", id) else group
         kind = "s" if float(about.get("f", 0)) else "q"
         lane = self.of(f"{kind}:{place.get('k')}|{place.get('d')}|{group}")
@@ -209,6 +221,7 @@ _RULES: dict[str, Rule] = {
     "s:<lane>": Snapshot.waiting,
     "sus": Snapshot.waiting,
     "rd:<destination>": Snapshot.ready,
+    "rn:<parent>:<destination>": Snapshot.nested,
     "rds": Snapshot.has_ready,
     "hb": Snapshot.held_back,
     "lt": Snapshot.lane,
@@ -235,6 +248,7 @@ _RULES: dict[str, Rule] = {
     "i:<batch>:<bucket>": Snapshot.batch,
     "x:<batch>:<bucket>": Snapshot.batch,
     "d:<batch>:<bucket>": Snapshot.batch,
+    "ik:<batch>:<bucket>": Snapshot.batch,
     "rb:<batch>": Snapshot.batch,
     "ri:<batch>": Snapshot.batch,
     "bi:<batch>": Snapshot.open_batch,
@@ -253,7 +267,16 @@ _RULES: dict[str, Rule] = {
 }
 _BY_MEMBER = frozenset(
     {
-        *("q:<lane>", "s:<lane>", "rd:<destination>", "e:<event>", "h:<ledger>", "bw:<workflow>", "bl:<label>"),
+        *(
+            "q:<lane>",
+            "s:<lane>",
+            "rd:<destination>",
+            "rn:<parent>:<destination>",
+            "e:<event>",
+            "h:<ledger>",
+            "bw:<workflow>",
+            "bl:<label>",
+        ),
         *("od:<destination>", "ol:<label>", "kids:<run>", "kidb:<run>"),
     }
 )

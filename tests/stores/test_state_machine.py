@@ -37,6 +37,9 @@ FLOWS = {
     "two": FlowControl(key="two", parallelism=2),
     "one": FlowControl(key="one", parallelism=1),
 }
+OWN = {"u1": FLOWS["one"], "u2": FLOWS["two"], "u3": FlowControl(key="own", parallelism=1)}
+"""The limits of the items that have a flow key of their own: two share it with messages and batches."""
+FLOWS["own"] = OWN["u3"]
 KEYS = st.sampled_from(sorted(FLOWS))
 RUNS = st.sampled_from(["a", "b", "c", "d"])
 WORKFLOW_OF = {"bat_a": "welcome", "bat_b": "welcome", "bat_c": "welcome", "bat_d": "farewell", "bat_e": "farewell"}
@@ -313,7 +316,8 @@ class StoreMachine(RuleBasedStateMachine):
             effects.append(Publish((page,)))
         effects.append(RecordPage(claim.batch, len(users)))
         numbers = self.model.numbers_in_origin(claim.batch, users)
-        effects.append(StartItems(claim.batch, self.pages * 10, tuple(users), again=numbers))
+        own = tuple(OWN.get(user) for user in users) if self.pages % 2 else ()
+        effects.append(StartItems(claim.batch, self.pages * 10, tuple(users), again=numbers, flows=own))
         return tuple(effects)
 
     # What operators do
@@ -458,7 +462,7 @@ class StoreMachine(RuleBasedStateMachine):
         model, store = self.model, self.store
         for status in await store.flows(list(FLOWS)):
             key = status.limits.key or ""
-            waiting = sum(m["owner"] is None and m["flow"] == key for m in model.messages.values())
+            waiting = sum(m["owner"] is None and key in model.keys(m) for m in model.messages.values())
             flow = model.flows[key]
             limit = model.limit(key)
             assert (status.in_use, status.waiting, status.limits.parallelism) == (flow["in_use"], waiting, limit), key

@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias
 
 from batchflow.errors import ConfigurationError, StoreIncompatible
 
-SCHEMA = 13
+SCHEMA = 14
 """The schema of new namespaces. An older one, from that of 0.1.0 on, is migrated; any other is refused.
 
 Bump it when an older version would misread the data. Adding a key is not such a change.
@@ -71,6 +71,12 @@ KEYS = (
         "waiting",
         "open lanes: below 0 those that may start now, by the turn of the flow key; else by the time",
     ),
+    Key(
+        "rn:<parent>:<destination>",
+        "zset",
+        "waiting",
+        "open lanes nested under a key, unless their own is full: below 0 those that may start now, else by time",
+    ),
     Key("rds", "zset", "waiting", "destinations that have such lanes, by the first of them"),
     Key("hb", "zset", "waiting", "lanes that their flow key once delayed, found by the key: all at 0"),
     Key("lt", "hash", "waiting", "lanes: the turn in which each was served last, and how far it has run ahead"),
@@ -108,6 +114,7 @@ KEYS = (
     Key("d:<batch>:<bucket>", "hash", "retention", "data that fetch returned for these items, until they succeed"),
     Key("rb:<batch>", "zset", "retention", "the retries of a batch, in the order of creation"),
     Key("ri:<batch>", "hash", "retention", "items of a batch that a retry has started: the latest run of each"),
+    Key("ik:<batch>:<bucket>", "hash", "retention", "the flow keys of these items: of those with one of their own"),
     Key("bi:<batch>", "set", "batch", "the ids of a batch's items; a retry may have those of the batch, too"),
     Key("bq:<batch>", "set", "batch", "the lanes of a batch"),
     Key("r:<batch>", "zset", "batch", "ranges of items that nobody has claimed yet, by their first number"),

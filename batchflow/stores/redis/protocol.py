@@ -213,10 +213,19 @@ def _encode_fire(fire: Fire) -> Wire:
     return [fire.id, fire.version, fire.at, fire.next_at, batch, messages, fire.error, fire.queue]
 
 
+def _encode_item_flows(flows: Sequence[FlowControl | None]) -> Wire:
+    """The different limits of items with a flow key of their own, and of each item the place of its own or 0."""
+    if not flows:
+        return []
+    places: dict[FlowControl, int] = {}
+    of = [0 if flow is None else places.setdefault(flow, len(places) + 1) for flow in flows]
+    return [[encode_limits(flow) for flow in places], of]
+
+
 def _encode_effect(effect: Effect) -> Wire:
     match effect:
         case StartItems():
-            return ["start", *effect]
+            return ["start", *effect[:-1], _encode_item_flows(effect.flows)]
         case FinishWalk(batch, total):
             return ["walked", batch, total]
         case Publish(messages):

@@ -149,6 +149,7 @@ def start_items(tx: Tx, starts: Sequence[StartItems]) -> None:
     rows: list[_Row] = []
     again: list[retries.Again] = []
     data: dict[int, str] = {}
+    own: dict[int, FlowControl] = {}
     counts: dict[int, dict[str, int]] = {}
     for start in starts:
         key = tx.batch_key(start.batch)
@@ -156,6 +157,7 @@ def start_items(tx: Tx, starts: Sequence[StartItems]) -> None:
             continue
         counts.setdefault(key, {"open": 0, "duplicates": 0, "in_flight": 0, "already_processed": 0})
         data |= {slot: text for slot, text in enumerate(start.data, len(rows)) if text is not None}
+        own |= {slot: flow for slot, flow in enumerate(start.flows, len(rows)) if flow is not None}
         counts[key]["already_processed"] += start.already_processed
         if tx.batch_head(key).is_retry:
             again += retries.again(tx, start, key, len(rows))
@@ -180,7 +182,7 @@ def start_items(tx: Tx, starts: Sequence[StartItems]) -> None:
         else:
             counts[key][_REASONS[reason]] += 1
     if fresh:
-        _add_items(tx, fresh, counts)
+        _add_items(tx, fresh, counts, own)
     for key in {rows[one.slot][1] for one in again}:
         retries.note(tx, key, [(number, id) for _, at, number, id, *_ in fresh if at == key], earlier)
     if data:
@@ -212,17 +214,30 @@ def _rows(tx: Tx, start: StartItems, key: int, slot: int) -> list[_Row]:
     ]
 
 
-def _add_items(tx: Tx, rows: Sequence[_Row], counts: dict[int, dict[str, int]]) -> None:
+def _add_items(tx: Tx, rows: Sequence[_Row], counts: dict[int, dict[str, int]], own: Mapping[int, FlowControl]) -> None:
+    """Add items; `own` are the limits of those that have a flow key of their own, by slot."""
     tx.run_rows("item_add", [(key, number, id) for _, key, number, id, _, _ in rows])
     tx.run_rows("item_mark_in_flight", [(ledger, id, key) for _, key, _, id, ledger, _ in rows])
+    nested: Mapping[tuple[int, str], int] = {}
+    if own:
+        nested = flows.nested_lanes(tx, [(tx.batch_head(row[1]).lane, own[row[0]]) for row in rows if row[0] in own])
     found: list[tuple[str, int, int, int]] = []
-    for _, key, number, _, _, _ in rows:
+    lanes: set[int] = set()
+    for slot, key, number, _, _, _ in rows:
         head = tx.batch_head(key)
-        found.append((ids.item_run_id(head.id, number), head.lane, key, number))
+        flow = own.get(slot) if own else None
+        if flow is None:
+            lane = head.lane
+            lanes.add(lane)
+        else:
+            lane = nested[head.lane, flow.key or ""]
+        found.append((ids.item_run_id(head.id, number), lane, key, number))
         counts[key]["open"] += 1
     tx.run_rows("item_message", found, now=tx.now)
-    for lane in {row[1] for row in found}:
+    for lane in lanes:
         flows.mark_ready(tx, lane, 0)
+    if nested:
+        flows.mark_ready_at_once(tx, nested.values())
 
 
 def end_items(tx: Tx, ended: Sequence[tuple[int, int, Settlement]]) -> dict[int, BatchDelta]:

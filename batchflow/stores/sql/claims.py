@@ -38,9 +38,9 @@ CANDIDATE = (
 
 
 class Lane(NamedTuple):
-    """A lane from which something may start."""
+    """A lane from which something may start; if `lane` is None, all lanes that are nested under `flow`."""
 
-    lane: int
+    lane: int | None
     destination: str
     flow: str
     ahead: int
@@ -76,7 +76,7 @@ def claim(tx: Tx, worker: str, destinations: Sequence[str], limit: int) -> Claim
     owner = worker_key(tx, worker)
     if owner is None or limit < 1 or not destinations:
         return ClaimResult((), None, tx.now)
-    has_suspect, changes_at = tx.json("claim_begin", worker=owner)
+    has_suspect, changes_at, nested = tx.json("claim_begin", worker=owner)
     if has_suspect:
         return ClaimResult((), tx.now + ALONE_MS, tx.now)
     if changes_at is not None:
@@ -88,6 +88,8 @@ def claim(tx: Tx, worker: str, destinations: Sequence[str], limit: int) -> Claim
     found: list[tuple[Lane, list[Any]]] = []
     more = True
     while more:
+        if nested:
+            tx.run("nested_open", now=tx.now)
         tx.run("flows_open", now=tx.now, served=served, limit=limit)
         found_lanes = tx.json("lanes_ready", now=tx.now, served=served, limit=base.LANES_LIMIT)
         lanes = _of_highest_priority([Lane._make(row) for row in found_lanes])
@@ -97,10 +99,17 @@ def claim(tx: Tx, worker: str, destinations: Sequence[str], limit: int) -> Claim
         states: dict[str, FlowState] = {}
         for place, lane in enumerate(lanes):
             part = max(1, (limit - taken) // (len(lanes) - place))
-            rows = _lease_from_lane(tx, lane, min(part, limit - taken), owner, states, turns)
-            taken += len(rows)
-            found.append((lane, rows))
-            more = more or len(rows) == part
+            if lane.lane is None:
+                leased = _lease_nested(tx, lane, min(part, limit - taken), served, owner, states, turns)
+                count = sum(len(rows) for _, rows in leased)
+                found += leased
+            else:
+                rows = _lease_from_lane(tx, lane, min(part, limit - taken), owner, states, turns)
+                count = len(rows)
+                found.append((lane, rows))
+            taken += count
+            # Below those that are nested there may be others with a lower priority.
+            more = more or count == part or (lane.lane is None and count > 0)
             if taken >= limit:
                 break
         limit -= taken
@@ -147,6 +156,8 @@ def _lease_suspect(tx: Tx, served: int, owner: int, turns: _Turns) -> tuple[Lane
         admission = admit(limits, state, now=tx.now, want=1)
         if admission.count:
             rows = tx.json("message_suspect_read", id=id)
+            for parent in map(Lane._make, tx.json("lane_parent", lane=lane.lane)):
+                _take_of_parent(tx, parent, 1, {}, turns)
             _lease_rows(tx, lane, rows, owner, admission.state, turns)
             return lane, rows
     return None
@@ -178,8 +189,49 @@ def _lease_from_lane(
         states[lane.flow] = admission.state
         turn = _lease_rows(tx, lane, rows, owner, admission.state, turns)
         tx.run("lane_set_served", lane=lane.lane, turn=turn, ahead=ahead)
+    assert lane.lane is not None
     flows.recount_lane(tx, lane.lane)
     return rows
+
+
+def _lease_nested(
+    tx: Tx, parent: Lane, want: int, served: int, owner: int, states: dict[str, FlowState], turns: _Turns
+) -> list[tuple[Lane, list[Any]]]:
+    """Lease messages of the lanes under a key, as many as both that key and their own have room for."""
+    limits, state = _flow_of(parent, states)
+    want = admit(limits, state, now=tx.now, want=want).count
+    found: list[tuple[Lane, list[Any]]] = []
+    left, more = want, want > 0
+    while more and left:
+        lanes = [
+            Lane._make(row)
+            for row in tx.json(
+                "nested_ready",
+                parent=parent.flow,
+                priority=parent.priority,
+                served=served,
+                limit=min(left, base.LANES_LIMIT),
+            )
+        ]
+        before, more = left, len(lanes) == min(left, base.LANES_LIMIT)
+        for place, lane in enumerate(lanes):
+            part = max(1, left // (len(lanes) - place))
+            rows = _lease_from_lane(tx, lane, part, owner, states, turns)
+            if rows:
+                found.append((lane, rows))
+            left -= len(rows)
+            more = more or len(rows) == part
+        more = more and left < before
+    if left < want:
+        _take_of_parent(tx, parent, want - left, states, turns)
+    return found
+
+
+def _take_of_parent(tx: Tx, parent: Lane, count: int, states: dict[str, FlowState], turns: _Turns) -> None:
+    """Take room of a key for messages that are leased from lanes under it."""
+    limits, state = _flow_of(parent, states)
+    states[parent.flow] = state = admit(limits, state, now=tx.now, want=count).state
+    tx.run("flow_lease_nested", flow=parent.flow, count=count, next_start=state.next_start, turn=turns.take())
 
 
 def _share_candidates(rows: list[Any], want: int, ahead: int) -> tuple[list[Any], int]:

@@ -78,6 +78,7 @@ class Dead(NamedTuple):
     lane: int
     destination: str
     lane_batch: int
+    parent: str | None
     batch: int | None
     number: int
     fence: int
@@ -105,7 +106,7 @@ def redrive(
     tx.run_rows("step_drop_some", [(id, step.number) for step in dropped])
     if restart:
         events.drop_webhooks(tx, [id])
-    lane = dead.lane if flow is None else flows.lane_of(tx, dead.destination, flow, dead.lane_batch)
+    lane = dead.lane if flow is None else flows.lane_of(tx, dead.destination, flow, dead.lane_batch, parent=dead.parent)
     tx.run("message_redrive", id=id, lane=lane, retry=to_json(retry.as_wire()).decode() if retry else None)
     flows.mark_ready(tx, lane, 0)
     return True

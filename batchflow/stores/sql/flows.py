@@ -1,6 +1,6 @@
 """Flow keys and lanes: limits, the lane of a message, closing lanes, removing idle keys."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from batchflow.core.flow import FlowControl, FlowHolder, FlowStatus
@@ -9,6 +9,9 @@ from batchflow.stores.sql.transaction import StaleCache, Tx
 
 HELD, PAUSED, CANCELLED = 1, 2, 4
 """Reasons for which a lane is closed to claims: bits of its `closed`."""
+
+NESTED = 2
+"""The `held` of a lane nested under another key; 1 is that of one that is held back."""
 
 
 def declare(tx: Tx, limits: Sequence[FlowControl]) -> None:
@@ -73,21 +76,46 @@ def undo_ended(tx: Tx, changes_at: int) -> int | None:
     return tx.one("flow_next_change")
 
 
-def lane_of(tx: Tx, destination: str, flow: FlowControl, batch: int = 0, *, held: bool = False) -> int:
-    """The lane of a destination, a flow key and a batch, created on first use."""
+def lane_of(
+    tx: Tx, destination: str, flow: FlowControl, batch: int = 0, *, held: bool = False, parent: str | None = None
+) -> int:
+    """The lane of a destination, a flow key and a batch, created on first use; nested under the key `parent`."""
     apply_message_limits(tx, flow)
-    name = (destination, flow.key or "", batch, int(held))
+    nested = parent is not None and parent != flow.key
+    name = (destination, flow.key or "", batch, NESTED if nested else int(held))
     lane = tx.lanes.get(name)
     if lane is None:
         lane = _lane_key(tx, name)
         if lane is None:
-            tx.run("lane_add", **_lane_values(name))
+            tx.run("lane_add", **_lane_values(name), parent=parent if nested else None)
             lane = _lane_key(tx, name)
             assert lane is not None
         if len(tx.lanes) > 1000:
             tx.lanes.clear()
         tx.lanes[name] = lane
     return lane
+
+
+def nested_lanes(tx: Tx, wanted: Iterable[tuple[int, FlowControl]]) -> dict[tuple[int, str], int]:
+    """The lanes of items under keys of their own, created on first use.
+
+    Each is given by the lane of the other items of its batch and its limits, and found by that lane and its key.
+    """
+    limits = {(layer, flow.key or ""): flow for layer, flow in wanted}
+    follow = {key: flow for (_, key), flow in limits.items() if tx.limits.get(key) != flow}
+    if follow:
+        tx.run_rows("flows_follow", [tuple(_limit_values(flow).values()) for flow in follow.values()])
+        if len(tx.limits) > 1000:
+            tx.limits.clear()
+        tx.limits.update(follow)
+    names = list(limits)
+    tx.run_rows("lanes_add_nested", names)
+    return {(layer, key): lane for layer, key, lane in tx.json_rows("lanes_nested_keys", names)}
+
+
+def mark_ready_at_once(tx: Tx, lanes: Iterable[int]) -> None:
+    """Record that a message of each of these lanes, which exist, is due."""
+    tx.run_rows("lanes_ready_at_once", [(lane,) for lane in lanes])
 
 
 def _lane_key(tx: Tx, name: tuple[str, str, int, int]) -> int | None:

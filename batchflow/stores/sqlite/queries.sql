@@ -39,9 +39,10 @@ SELECT json_group_array(json_array(destination, waiting, batch)) FROM (
             SELECT l.destination, l.batch, (
                 SELECT count(*) FROM (SELECT 1 FROM message m
                     WHERE m.lane = l.key AND m.owner IS NULL AND m.stage < 3 AND m.due <= :now LIMIT :most)) AS waiting
-            FROM lane l INDEXED BY lane_ready JOIN flow f ON f.key = l.flow
+            FROM lane l INDEXED BY lane_ready JOIN flow f ON f.key = l.flow LEFT JOIN flow p ON p.key = l.parent
             WHERE l.ready_at IS NOT NULL AND l.closed = 0 AND l.ready_at <= :now
                 AND (f.paused = 0 OR f.paused_until <= :now) AND f.parked_until <= :now
+                AND (p.key IS NULL OR (p.paused = 0 OR p.paused_until <= :now) AND p.parked_until <= :now)
                 AND l.destination NOT IN (SELECT value FROM json_each(:served))) u
         WHERE u.waiting > 0 GROUP BY u.destination) v
         LEFT JOIN batch b ON b.key = v.first AND v.first = v.last
@@ -55,10 +56,28 @@ SELECT key FROM lane WHERE destination = :destination AND flow = :flow AND batch
 
 -- lane_add --
 -- A new lane joins the end of the rotation.
-INSERT INTO lane (destination, flow, batch, held, closed, priority, turn)
-SELECT :destination, :flow, :batch, :held, :held | coalesce(max(paused), 0) * 2, coalesce(max(priority), 0),
-    (SELECT value FROM counter WHERE name = 'turn')
+INSERT INTO lane (destination, flow, batch, held, closed, priority, turn, parent)
+SELECT :destination, :flow, :batch, :held, :held & 1 | coalesce(max(paused), 0) * 2, coalesce(max(priority), 0),
+    (SELECT value FROM counter WHERE name = 'turn'), :parent
 FROM batch WHERE key = :batch;
+
+-- lanes_add_nested --
+-- Lanes of items under keys of their own inside the key of `layer`, the lane of the other items of their batch.
+WITH given (layer, flow) AS (VALUES :rows)
+INSERT OR IGNORE INTO lane (destination, flow, batch, held, closed, priority, turn, parent)
+SELECT l.destination, g.flow, l.batch, 2, b.paused * 2, b.priority, (SELECT value FROM counter WHERE name = 'turn'), l.flow
+FROM given g CROSS JOIN lane l ON l.key = g.layer AND l.flow <> g.flow CROSS JOIN batch b ON b.key = l.batch;
+
+-- lanes_nested_keys --
+WITH given (layer, flow) AS (VALUES :rows)
+SELECT json_group_array(json_array(layer, flow, key)) FROM (
+    SELECT g.layer, g.flow, n.key FROM given g CROSS JOIN lane l ON l.key = g.layer
+        CROSS JOIN lane n ON n.destination = l.destination AND n.flow = g.flow AND n.batch = l.batch
+            AND n.held = CASE WHEN g.flow = l.flow THEN 0 ELSE 2 END);
+
+-- lanes_ready_at_once --
+WITH given (lane) AS (VALUES :rows)
+UPDATE lane SET ready_at = 0 WHERE key IN (SELECT lane FROM given) AND ready_at IS NOT 0;
 
 -- lane_ready_by --
 UPDATE lane SET ready_at = min(coalesce(ready_at, :due), :due) WHERE key = :lane;
@@ -108,7 +127,7 @@ UPDATE lane SET closed = closed & ~:why WHERE batch = :batch;
 
 -- lanes_undo_cancel --
 -- A cancelled batch that had ended is open again.
-UPDATE lane SET closed = closed & ~4 WHERE batch = :batch AND held = 0 AND closed >= 4;
+UPDATE lane SET closed = closed & ~4 WHERE batch = :batch AND held <> 1 AND closed >= 4;
 
 -- lanes_drop --
 -- Empty lanes of a batch.
@@ -131,7 +150,10 @@ UPDATE flow SET open = 1 WHERE key IN (
     SELECT * FROM (SELECT f.key FROM flow f
         WHERE f.open = 0 AND f.opens_at <= :now AND EXISTS (
             SELECT 1 FROM lane l CROSS JOIN served s ON s.list = :served AND s.destination = l.destination
-            WHERE l.flow = f.key AND l.ready_at <= :now AND l.closed = 0)
+            WHERE l.flow = f.key AND l.ready_at <= :now AND l.closed = 0 AND l.parent IS NULL
+            UNION ALL
+            SELECT 1 FROM lane l CROSS JOIN served s ON s.list = :served AND s.destination = l.destination
+            WHERE l.parent = f.key AND l.opens_at <= :now)
         ORDER BY f.opens_at, f.turn LIMIT :limit)
     UNION ALL
     SELECT * FROM (SELECT key FROM flow
@@ -140,18 +162,60 @@ UPDATE flow SET open = 1 WHERE key IN (
 
 -- lanes_ready --
 -- The lanes that may start something, those of the key that was served longest ago first, and of these the highest
--- priority first.
+-- priority first; one row without a lane stands for all that are nested under a key and have the highest priority of these.
+SELECT json_group_array(json_array(
+    lane, destination, flow, ahead, max_parallelism, max_rate, max_period, max_burst, in_use, next_start, priority))
+FROM (
+    SELECT l.key AS lane, l.destination, l.flow, l.ahead, f.max_parallelism, f.max_rate, f.max_period, f.max_burst,
+        f.in_use, f.next_start, l.priority AS priority, f.turn AS flow_turn, l.turn AS lane_turn, l.ready_at AS ready_at
+    FROM flow f CROSS JOIN lane l ON l.flow = f.key
+    WHERE f.open = 1 AND l.ready_at <= :now AND l.closed = 0 AND l.parent IS NULL
+        AND EXISTS (SELECT 1 FROM served s WHERE s.list = :served AND s.destination = l.destination)
+    UNION ALL
+    SELECT NULL, '', f.key, 0, f.max_parallelism, f.max_rate, f.max_period, f.max_burst, f.in_use, f.next_start,
+        l.priority, f.turn, f.child_turn, f.child_at
+    FROM flow f CROSS JOIN lane l ON l.key = (
+        SELECT n.key FROM lane n
+        WHERE n.parent = f.key AND n.opens_at = 0
+            AND EXISTS (SELECT 1 FROM served s WHERE s.list = :served AND s.destination = n.destination)
+        ORDER BY n.priority DESC LIMIT 1)
+    WHERE f.open = 1 AND f.child_at <= :now
+    ORDER BY flow_turn, flow, priority DESC, lane_turn, ready_at
+    LIMIT :limit
+);
+
+-- nested_open --
+-- Nested lanes whose time has come. As in flows_open, a last start in the future is ignored.
+UPDATE lane SET opens_at = 0 WHERE key IN (
+    SELECT key FROM lane WHERE parent IS NOT NULL AND opens_at > 0 AND opens_at <= :now
+    UNION ALL
+    SELECT l.key FROM flow f CROSS JOIN lane l ON l.flow = f.key AND l.parent IS NOT NULL
+    WHERE f.open = 0 AND f.given_away > :now + 1000 AND f.free_at IS NOT NULL
+        AND l.opens_at > :now AND max(l.ready_at, f.parked_until) <= :now);
+
+-- nested_ready --
+-- The lanes of a priority under a key that may start something as far as their own keys decide, the one that was served
+-- longest ago first.
 SELECT json_group_array(json_array(
     lane, destination, flow, ahead, max_parallelism, max_rate, max_period, max_burst, in_use, next_start, priority))
 FROM (
     SELECT l.key AS lane, l.destination, l.flow, l.ahead, f.max_parallelism, f.max_rate, f.max_period, f.max_burst,
         f.in_use, f.next_start, l.priority
-    FROM flow f CROSS JOIN lane l ON l.flow = f.key
-    WHERE f.open = 1 AND l.ready_at <= :now AND l.closed = 0
+    FROM lane l CROSS JOIN flow f ON f.key = l.flow
+    WHERE l.parent = :parent AND l.opens_at = 0 AND l.priority = :priority
         AND EXISTS (SELECT 1 FROM served s WHERE s.list = :served AND s.destination = l.destination)
-    ORDER BY f.turn, f.key, l.priority DESC, l.turn, l.ready_at
+    ORDER BY l.turn, l.key
     LIMIT :limit
 );
+
+-- lane_parent --
+-- The key under which a lane is nested, as a row of lanes_ready.
+SELECT json_group_array(json_array(
+    lane, destination, flow, ahead, max_parallelism, max_rate, max_period, max_burst, in_use, next_start, priority))
+FROM (
+    SELECT NULL AS lane, '' AS destination, f.key AS flow, 0 AS ahead, f.max_parallelism, f.max_rate, f.max_period,
+        f.max_burst, f.in_use, f.next_start, 0 AS priority
+    FROM lane l CROSS JOIN flow f ON f.key = l.parent WHERE l.key = :lane);
 
 -- lanes_next --
 -- The time when a message of these destinations may start next, as far as only time decides; possibly somewhat early if
@@ -160,29 +224,38 @@ SELECT min(due) FROM (
     SELECT * FROM (SELECT f.opens_at AS due FROM flow f
         WHERE f.open = 0 AND f.opens_at > :now AND EXISTS (
             SELECT 1 FROM lane l CROSS JOIN served s ON s.list = :served AND s.destination = l.destination
-            WHERE l.flow = f.key AND l.ready_at IS NOT NULL AND l.closed = 0)
+            WHERE l.flow = f.key AND l.ready_at IS NOT NULL AND l.closed = 0 AND l.parent IS NULL)
         ORDER BY f.opens_at LIMIT 1)
     UNION ALL
     SELECT min(max(l.ready_at, f.parked_until, CASE WHEN f.max_rate IS NULL THEN 0 ELSE f.next_start END))
     FROM flow f CROSS JOIN lane l ON l.flow = f.key
-    WHERE f.open = 0 AND f.opens_at <= :now AND l.ready_at IS NOT NULL AND l.closed = 0
+    WHERE f.open = 0 AND f.opens_at <= :now AND l.ready_at IS NOT NULL AND l.closed = 0 AND l.parent IS NULL
         AND EXISTS (SELECT 1 FROM served s WHERE s.list = :served AND s.destination = l.destination)
     UNION ALL
     SELECT min(l.ready_at) FROM flow f CROSS JOIN lane l ON l.flow = f.key
-    WHERE f.open = 1 AND l.ready_at IS NOT NULL AND l.closed = 0
+    WHERE f.open = 1 AND l.ready_at IS NOT NULL AND l.closed = 0 AND l.parent IS NULL
         AND EXISTS (SELECT 1 FROM served s WHERE s.list = :served AND s.destination = l.destination)
     UNION ALL
-    SELECT max(m.due, f.parked_until, CASE WHEN f.max_rate IS NULL THEN 0 ELSE f.next_start END)
+    SELECT min(max(f.free_at, (SELECT l.opens_at FROM lane l
+        WHERE l.parent = f.key AND l.opens_at IS NOT NULL
+            AND EXISTS (SELECT 1 FROM served s WHERE s.list = :served AND s.destination = l.destination)
+        ORDER BY l.opens_at LIMIT 1)))
+    FROM flow f WHERE f.child_at IS NOT NULL AND f.free_at IS NOT NULL
+    UNION ALL
+    SELECT max(m.due, f.free_at, coalesce(p.free_at, 0))
     FROM message m CROSS JOIN lane l ON l.key = m.lane CROSS JOIN flow f ON f.key = l.flow
-    WHERE m.owner IS NULL AND m.stage = 2 AND l.closed = 0 AND f.paused = 0
-        AND EXISTS (SELECT 1 FROM served s WHERE s.list = :served AND s.destination = l.destination)
-        AND (f.max_parallelism IS NULL OR f.in_use < f.max_parallelism));
+        LEFT JOIN flow p ON p.key = l.parent
+    WHERE m.owner IS NULL AND m.stage = 2 AND l.closed = 0 AND f.free_at IS NOT NULL
+        AND (p.key IS NULL OR p.free_at IS NOT NULL)
+        AND EXISTS (SELECT 1 FROM served s WHERE s.list = :served AND s.destination = l.destination));
 
 -- claim_begin --
--- 1 if the worker holds a message that is claimed alone; and when the next pin or pause ends by itself.
+-- 1 if the worker holds a message that is claimed alone; when the next pin or pause ends by itself; and 1 if something
+-- waits in nested lanes.
 SELECT json_array(
     EXISTS (SELECT 1 FROM message WHERE owner = :worker AND stage = 2),
-    (SELECT changes_at FROM flow WHERE changes_at IS NOT NULL ORDER BY changes_at LIMIT 1));
+    (SELECT changes_at FROM flow WHERE changes_at IS NOT NULL ORDER BY changes_at LIMIT 1),
+    EXISTS (SELECT 1 FROM flow WHERE child_at IS NOT NULL));
 
 -- suspects_due --
 -- Messages that are claimed alone, the earliest first, each with the columns of its lane.
@@ -192,10 +265,15 @@ FROM (
     SELECT l.key AS lane, l.destination, l.flow, l.ahead, f.max_parallelism, f.max_rate, f.max_period, f.max_burst,
         f.in_use, f.next_start, l.priority, m.id
     FROM message m CROSS JOIN lane l ON l.key = m.lane CROSS JOIN flow f ON f.key = l.flow
+        LEFT JOIN flow p ON p.key = l.parent
     WHERE m.owner IS NULL AND m.stage = 2 AND m.due <= :now AND l.closed = 0 AND f.paused = 0 AND f.parked_until <= :now
         AND EXISTS (SELECT 1 FROM served s WHERE s.list = :served AND s.destination = l.destination)
         AND (f.max_parallelism IS NULL OR f.in_use < f.max_parallelism)
         AND (f.max_rate IS NULL OR f.next_start <= :now OR f.next_start > :now + 1000 + f.max_period * 1.0 / f.max_rate)
+        AND (p.key IS NULL OR p.paused = 0 AND p.parked_until <= :now
+            AND (p.max_parallelism IS NULL OR p.in_use < p.max_parallelism)
+            AND (p.max_rate IS NULL OR p.next_start <= :now
+                OR p.next_start > :now + 1000 + p.max_period * 1.0 / p.max_rate))
     ORDER BY m.due, m.id
     LIMIT 1
 );
@@ -207,8 +285,13 @@ UPDATE counter SET value = value + :count WHERE name = 'turn' RETURNING value;
 -- flow_lease --
 UPDATE flow SET in_use = in_use + :count, next_start = :next_start, turn = :turn WHERE key = :flow;
 
+-- flow_lease_nested --
+-- The same for the key under which the lanes of the leased messages are nested.
+UPDATE flow SET in_use = in_use + :count, next_start = :next_start, turn = :turn, child_turn = :turn WHERE key = :flow;
+
 -- flow_release --
-UPDATE flow SET in_use = max(0, in_use - :count) WHERE key = (SELECT flow FROM lane WHERE key = :lane);
+UPDATE flow SET in_use = max(0, in_use - :count) WHERE key IN (
+    SELECT flow FROM lane WHERE key = :lane UNION ALL SELECT parent FROM lane WHERE key = :lane);
 
 -- flow_park --
 UPDATE flow SET parked_until = max(parked_until, :until) WHERE key = (SELECT flow FROM lane WHERE key = :lane);
@@ -229,6 +312,17 @@ ON CONFLICT (key) DO UPDATE SET
     parallelism = excluded.parallelism, rate = excluded.rate, period = excluded.period, burst = excluded.burst,
     next_start = CASE WHEN rate IS excluded.rate AND period IS excluded.period THEN next_start ELSE 0 END
 WHERE declared = 0;
+
+-- flows_follow --
+WITH given (key, parallelism, rate, period, burst) AS (VALUES :rows)
+INSERT INTO flow (key, parallelism, rate, period, burst, turn)
+SELECT key, parallelism, rate, period, burst, (SELECT value FROM counter WHERE name = 'turn') FROM given
+WHERE key IS NOT NULL
+ON CONFLICT (key) DO UPDATE SET
+    parallelism = excluded.parallelism, rate = excluded.rate, period = excluded.period, burst = excluded.burst,
+    next_start = CASE WHEN rate IS excluded.rate AND period IS excluded.period THEN next_start ELSE 0 END
+WHERE declared = 0 AND (parallelism IS NOT excluded.parallelism OR rate IS NOT excluded.rate
+    OR period IS NOT excluded.period OR burst IS NOT excluded.burst);
 
 -- flow_pin --
 INSERT INTO flow (key, pin_parallelism, pin_rate, pin_period, parallelism_until, rate_until, turn)
@@ -285,7 +379,8 @@ SELECT changes_at FROM flow WHERE changes_at IS NOT NULL ORDER BY changes_at LIM
 -- flow_holders --
 SELECT json_group_array(json_array(id, destination, worker, started_at, batch, item)) FROM (
     SELECT m.id, l.destination, w.name AS worker, m.started_at, b.id AS batch, coalesce(i.id, '') AS item
-    FROM worker w CROSS JOIN message m ON m.owner = w.key CROSS JOIN lane l ON l.key = m.lane AND l.flow = :flow
+    FROM worker w CROSS JOIN message m ON m.owner = w.key
+        CROSS JOIN lane l ON l.key = m.lane AND (l.flow = :flow OR l.parent = :flow)
         LEFT JOIN batch b ON b.key = m.batch LEFT JOIN item i ON i.batch = m.batch AND i.number = m.number
     ORDER BY m.started_at, m.id LIMIT :limit);
 
@@ -296,7 +391,9 @@ SELECT json_group_array(json_array(
 FROM (
     SELECT f.*,
         (SELECT count(*) FROM lane l CROSS JOIN message m ON m.lane = l.key AND m.owner IS NULL AND m.stage < 3
-            WHERE l.flow = f.key) AS waiting
+            WHERE l.flow = f.key)
+        + (SELECT count(*) FROM lane l CROSS JOIN message m ON m.lane = l.key AND m.owner IS NULL AND m.stage < 3
+            WHERE l.parent = f.key) AS waiting
     FROM flow f ORDER BY f.key);
 
 -- flow_status --
@@ -307,7 +404,9 @@ SELECT json_group_array(json_array(
 FROM (
     SELECT f.*,
         (SELECT count(*) FROM lane l CROSS JOIN message m ON m.lane = l.key AND m.owner IS NULL AND m.stage < 3
-            WHERE l.flow = f.key) AS waiting
+            WHERE l.flow = f.key)
+        + (SELECT count(*) FROM lane l CROSS JOIN message m ON m.lane = l.key AND m.owner IS NULL AND m.stage < 3
+            WHERE l.parent = f.key) AS waiting
     FROM flow f WHERE f.key IN (SELECT key FROM given) ORDER BY f.key);
 
 -- flow_idle --
@@ -318,8 +417,10 @@ SELECT json_group_array(json_array(key, idle)) FROM (
         AND f.parked_until <= :now
         AND NOT EXISTS (SELECT 1 FROM lane l CROSS JOIN message m ON m.lane = l.key AND m.owner IS NULL
             WHERE l.flow = f.key)
+        AND NOT EXISTS (SELECT 1 FROM lane l CROSS JOIN message m ON m.lane = l.key AND m.owner IS NULL
+            WHERE l.parent = f.key)
         AND NOT EXISTS (SELECT 1 FROM lane l CROSS JOIN batch b ON b.key = l.batch AND b.ended_at IS NULL
-            WHERE l.flow = f.key) AS idle
+            WHERE l.flow = f.key AND l.parent IS NULL) AS idle
     FROM flow f WHERE f.key > :after AND f.declared = 0 ORDER BY f.key LIMIT :limit);
 
 -- flow_drop_lanes --
@@ -505,9 +606,9 @@ FROM given g WHERE message.id = g.id AND stage = 3 AND json_extract(failure, '$[
 
 -- message_dead --
 SELECT json_group_array(json_array(
-    lane, destination, lane_batch, batch, number, fence, on_failure, failure))
+    lane, destination, lane_batch, parent, batch, number, fence, on_failure, failure))
 FROM (
-    SELECT m.lane, l.destination, l.batch AS lane_batch, m.batch, m.number, m.fence, m.on_failure, m.failure
+    SELECT m.lane, l.destination, l.batch AS lane_batch, l.parent, m.batch, m.number, m.fence, m.on_failure, m.failure
     FROM message m JOIN lane l ON l.key = m.lane WHERE m.id = :id AND m.stage = 3);
 
 -- message_redrive --

@@ -166,7 +166,7 @@ local function stop_walk(id)
   local batch = batches.get(id)
   if not batch or batch.za or batch.wd == 1 or batch.bk == 1 then return end
   local held = false
-  lanes.each(id, function(_, _, group) held = held or group ~= id end)
+  lanes.each(id, function(_, _, group) held = held or lanes.is_held_back(group) end)
   if not held then return end
   batches.set(batch, 'bk', 1)
   call('SADD', P .. 'bc', id)

@@ -277,12 +277,13 @@ end
 
 local function lease_items(worker, member, about, want, taken)
   local open_items, name, batch = lanes.take_items(about.lane, member, want)
-  local rows, data = {}, NULL
+  local rows, data, parent = {}, NULL, nested.parent(about.group)
   for place, one in ipairs(open_items) do
     local number, item = one[1], one[2]
     local id = string.format('%s.r%09d', name, number)
     call('HSET', P .. 'm:' .. id, 'i', item, 'o', worker, 'f', '1', 't', NOW, 'st', NOW)
-    taken.add(id, '=' .. item)
+    if parent then call('HSET', P .. 'm:' .. id, 'k', about.key, 'pa', parent) end
+    taken.add(id, parent and '!' or '=' .. item)
     rows[place * 2 - 1], rows[place * 2] = number, item
     if batch.dd == '1' then
       data = data == NULL and {} or data
@@ -352,16 +353,24 @@ local function take_from(worker, about, want, taken)
   return got, fresh
 end
 
--- One round over the ready lanes. Returns how many messages were leased, and whether another round may find more.
+-- One round over the ready lanes. Returns how many messages were leased, whether another round may find more, and whether
+-- it may also if nothing was leased.
 local function round(served, limit, taken)
   local found = ready_lanes(served, limit)
-  local count, leased = math.min(#found, LANES_LIMIT), 0
+  local count, leased, moved = math.min(#found, LANES_LIMIT), 0, false
   local more = found.cut or #found > LANES_LIMIT
   for place = 1, count do
     local about = found[place]
     local share = math.min(math.max(1, math.floor((limit - leased) / (count - place + 1))), limit - leased)
     local want = flows.admitted(about.flow, share)
-    if want > 0 then
+    if want > 0 and about.group == nested.MARK then
+      local got, stale = nested.take(served.worker, about, want, taken, take_from)
+      if got > 0 then lanes.set_served(about.name, flows.take(about.flow, got), 0) end
+      nested.recount(about.destination, about.key)
+      leased = leased + got
+      -- Below them there may be others with a lower priority.
+      moved, more = moved or stale, more or got > 0 or stale
+    elseif want > 0 then
       about.lane = lanes.fresh(about.destination, about.key, about.group)
       local started, fresh = take_from(served.worker, about, want, taken)
       local got = started + fresh
@@ -377,7 +386,7 @@ local function round(served, limit, taken)
     end
     if leased >= limit then break end
   end
-  return leased, more
+  return leased, more, moved
 end
 
 -- Call `act` with each message that waits to be claimed alone and whose lane is open, the earliest first, until it
@@ -399,9 +408,11 @@ end
 local function take_suspect(served, taken)
   local leased = false
   each_suspect(served, function(id, message, flow, due)
-    if due > now or flows.admitted(flow, 1) == 0 then return due > now end
+    local parent = message.pa and flows.get_or_make(message.pa)
+    if due > now or flows.admitted(flow, 1) == 0 or parent and flows.admitted(parent, 1) == 0 then return due > now end
     leased = lease_all(served.worker, { destination = message.d }, { id }, P .. 'sus', taken) == 1
     if leased then
+      if parent then flows.take(parent, 1) end
       flows.take(flow, 1)
       call('HSET', P .. 'wa', served.worker, id)
     end
@@ -427,7 +438,14 @@ local function next_due(served)
       offset, count = offset + count, DUE_AT_ONCE
     until ended
   end)
-  each_suspect(served, function(_, _, flow, due) look(flow, due) end)
+  each_suspect(served, function(_, message, flow, due)
+    local parent = message.pa and flows.get_or_make(message.pa)
+    if not parent then
+      look(flow, due)
+    elseif not flows.is_full(parent) then
+      look(flow, math.max(due, flows.opens_at(parent)))
+    end
+  end)
   return earliest < NEVER and earliest or NULL
 end
 
@@ -471,11 +489,11 @@ verbs.claim = function(worker, list, destinations, limit, token, acknowledged, h
   if alone then
     left = limit - 1
   else
-    local count
+    local count, moved
     repeat
-      count, more = round(served, left, taken)
+      count, more, moved = round(served, left, taken)
       left = left - count
-    until not more or count == 0 or left == 0
+    until not more or count == 0 and not moved or left == 0
   end
   in_slices(taken.worker_fields, function(part) call('HSET', workers.claims_key(worker), unpack(part)) end)
   -- An earlier claim whose answer is unknown may still be on its way.

@@ -2,7 +2,7 @@
 -- its end. Fields: de: declared by the code; p, r, per, bu: limits of the code or of the latest message (0: none); pp,
 -- pr, pper: limits that an operator has pinned (0: none); pz: paused; ppu, pru, pzu: when these pins and the pause end by
 -- themselves (0 or missing: only by hand); n: slots in use; w: waiting messages; dl: dead
--- letters; ob: batches that have not ended; nx: the first free start time; pk: parked until; tu: its latest turn.
+-- letters; ob: batches that have not ended; fu: it was full for nested lanes; nx: the first free start time; pk: parked until; tu: its latest turn.
 -- `fe` holds the keys by the earliest of these ends, and META the earliest of all as `fe`.
 local ZERO = { 'de', 'p', 'r', 'pp', 'pr', 'pz', 'n', 'w', 'dl', 'ob', 'nx', 'pk' }
 on_each_call(function() flows.cache = {} end)
@@ -41,6 +41,12 @@ end
 -- The latest turn given to any key: a new key joins the end of the rotation.
 function flows.latest_turn() return tonumber(call('HGET', META, 'turn') or 0) end
 
+-- Count messages of a key and, if these are nested under another, of that one too.
+function flows.add_of(message, field, delta)
+  flows.add(message.k, field, delta)
+  if message.pa then flows.add(message.pa, field, delta) end
+end
+
 -- A new key without limits.
 function flows.unlimited(key)
   local flow = { key = key, dirty = {} }
@@ -68,6 +74,24 @@ function flows.is_idle(flow)
   if flow.n > 0 or flow.w > 0 or flow.dl > 0 or flow.ob > 0 then return false end
   local start, interval = flows.next_start(flow)
   return start <= now + interval and (flow.nx <= now or flow.nx > now + interval + SKEW_MS)
+end
+
+-- True if its rate, parking or pause may delay lanes, or if it was full for nested ones.
+function flows.may_hold_back(flow)
+  return flow.r > 0 or flow.pr > 0 or flow.pk > 0 or flow.pz == 1 or flow.fu == 1
+end
+
+-- True if all its slots are in use.
+function flows.is_full(flow)
+  local p = flows.limits(flow)
+  return p and flow.n >= p
+end
+
+-- Put nested lanes that wait for slots of a key back into their place, if it has any now.
+local function place_nested(flow)
+  if flow.fu ~= 1 or flows.is_full(flow) then return end
+  flows.set(flow, 'fu', 0)
+  lanes.place_held_back(flow.key)
 end
 
 local function has_ended(at) return at and at > 0 and at <= now end
@@ -111,6 +135,7 @@ function flows.undo_ended()
       if has_ended(flow.ppu) then
         flows.set(flow, 'pp', 0)
         set_end(flow, 'ppu', 0)
+        place_nested(flow)
       end
       if has_ended(flow.pru) then unpin_rate(flow) end
       if has_ended(flow.pzu) then
@@ -184,9 +209,6 @@ function flows.remove_idle()
   return gone
 end
 
--- True if its rate, parking or pause may delay lanes.
-function flows.may_hold_back(flow) return flow.r > 0 or flow.pr > 0 or flow.pk > 0 or flow.pz == 1 end
-
 local function set_limits(flow, limits)
   local p, r = or_nil(limits[LIMITS.parallelism]) or 0, or_nil(limits[LIMITS.rate]) or 0
   local per, bu = limits[LIMITS.period_ms], limits[LIMITS.burst]
@@ -199,6 +221,7 @@ local function set_limits(flow, limits)
     flows.set(flow, 'per', per)
     flows.set(flow, 'bu', bu)
     if held then lanes.place_held_back(flow.key) end
+    place_nested(flow)
     notify_stores()
   end
 end
@@ -273,6 +296,7 @@ function flows.release(key, count)
   local flow = flows.get(key)
   if flow then
     flows.set(flow, 'n', math.max(0, flow.n - (count or 1)))
+    if flow.fu == 1 then place_nested(flow) end
     if flows.limits(flow) then notify_stores() end
   end
 end
@@ -291,6 +315,7 @@ verbs.pin = function(limits, ends)
   if parallelism then
     flows.set(flow, 'pp', parallelism)
     set_end(flow, 'ppu', ends)
+    place_nested(flow)
   end
   if rate then
     flows.set(flow, 'pr', rate)
@@ -308,6 +333,7 @@ verbs.unpin = function(key, parallelism, rate)
   if parallelism then
     flows.set(flow, 'pp', 0)
     set_end(flow, 'ppu', 0)
+    place_nested(flow)
   end
   if rate then unpin_rate(flow) end
   notify_stores()
@@ -376,7 +402,7 @@ reads.flow_holders = function(key, limit)
     for _, id in ipairs(looked < HOLDERS_LOOK and call('HKEYS', workers.claims_key(worker)) or {}) do
       looked = looked + 1
       local message = messages.load(id)
-      if message and message.o == worker and message.k == key then
+      if message and message.o == worker and (message.k == key or message.pa == key) then
         rows[#rows + 1] = { id, message.d, worker, tonumber(message.st), or_null(message.b), message.i or '' }
       end
     end

@@ -10,16 +10,17 @@ function items.results(id, number) return P .. 'x:' .. id .. ':' .. math.floor(n
 
 -- Start the items `first`, … of a batch that have no run yet, are not in flight in another batch and are not processed.
 -- `marked`: items to start in spite of their mark. `data`: the data that fetch returned for each. `numbers`: in a retry
--- their numbers in its origin.
-function items.start(id, first, ids, marked, data, already_processed, numbers)
+-- their numbers in its origin. `own`: the limits of items with a key of their own.
+function items.start(id, first, ids, marked, data, already_processed, numbers, own)
   local batch = batches.get(id)
   if not batches.accepts_messages(batch) then return end
   batches.add(batch, 'ap', already_processed)
   local again = {}
   for _, item in ipairs(marked) do again[item] = true end
+  local keys = nested.keys(batch, own, first)
   in_slices(ids, function(part, place)
     local earlier = batch.ro and retries.earlier(batch, part, numbers, place) or {}
-    items.start_slice(batch, first + place - 1, part, again, earlier)
+    items.start_slice(batch, first + place - 1, part, again, earlier, keys)
   end)
   in_slices(data, function(part, place) items.store_data(batch, first + place - 1, part) end)
 end
@@ -71,22 +72,24 @@ function items.startable(batch, first, ids, again, earlier)
   return fresh
 end
 
-function items.start_slice(batch, first, ids, again, earlier)
+function items.start_slice(batch, first, ids, again, earlier, keys)
   local fresh = items.startable(batch, first, ids, again, earlier)
-  local set, hold, bucket, from = {}, {}, {}, nil
-  local lane = lanes.fresh(batch.d, batch.k, batch.id)
+  local set, hold, bucket, from, key = {}, {}, {}, nil, nil
+  local counts = keys and nested.start(batch, fresh, keys) or {}
   for number = first, first + #ids do
     local item = fresh[number]
+    local own = item and keys and keys[number] or batch.k
+    if from and not (item and own == key) then
+      lanes.add_range(lanes.fresh(batch.d, key, nested.group_of(batch, key)), batch.id, from, number - 1)
+      from = nil
+    end
     if item then
       set[#set + 1] = item
       hold[#hold + 1] = item
       hold[#hold + 1] = batch.sq
       bucket[#bucket + 1] = number
       bucket[#bucket + 1] = 'o' .. item
-      from = from or number
-    elseif from then
-      lanes.add_range(lane, batch.id, from, number - 1)
-      from = nil
+      from, key = from or number, own
     end
     if #bucket > 0 and number % BUCKET == BUCKET - 1 or number == first + #ids and #bucket > 0 then
       call('HSET', items.bucket(batch.id, bucket[1]), unpack(bucket))
@@ -104,6 +107,14 @@ function items.start_slice(batch, first, ids, again, earlier)
   batches.add(batch, 'op', #set)
   batches.set(batch, 'hi', math.max(batch.hi, first + #ids))
   flows.add(batch.k, 'w', #set)
+  local left = #set
+  for own, count in pairs(counts) do
+    flows.add(own, 'w', count)
+    lanes.add_to_batch(batch.d, own, batch.id .. nested.MARK)
+    lanes.mark_ready(batch.d, own, batch.id .. nested.MARK, 0)
+    left = left - count
+  end
+  if left == 0 then return end
   lanes.add_to_batch(batch.d, batch.k, batch.id)
   lanes.mark_ready(batch.d, batch.k, batch.id, 0)
 end
@@ -157,7 +168,8 @@ end
 -- Cancel an item that nobody has claimed yet.
 function items.cancel_fresh(batch, number, item)
   items.finish(batch, number, item, 'cancelled', nil, nil, 0, 0)
-  flows.add(batch.k, 'w', -1)
+  local key = nested.key_of(batch, number)
+  flows.add_of({ k = key, pa = key ~= batch.k and batch.k }, 'w', -1)
 end
 
 function items.drop_ranges(batch)
@@ -167,6 +179,7 @@ function items.drop_ranges(batch)
   in_slices(ranges, function(part) call('ZREM', lanes.fresh(batch.d, batch.k, batch.id), unpack(part)) end)
   call('DEL', key)
   lanes.recount(batch.d, batch.k, batch.id)
+  if batch.ik == '1' then nested.drop_ranges(batch) end
 end
 
 function items.reopen(batch, message)

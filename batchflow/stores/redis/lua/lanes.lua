@@ -15,20 +15,24 @@
 -- that each priority has a band of scores, the highest one first. There the fractions of turns are coarser. A destination
 -- with raised lanes is before all others in `rds`.
 local HELD, READY, BAND, STEPS, SERVED = '~', -2 ^ 43, 2 ^ 42, 1024, 0.75
-lanes.READY = READY
+lanes.READY, lanes.BAND = READY, BAND
 on_each_call(function() lanes.ready, lanes.added_to_batch, lanes.changed, lanes.moved = {}, {}, {}, 0 end)
 
 -- The group of a message. The completion of a batch comes after all of its messages and belongs to no group.
 function lanes.group(id, message)
   local batch = message.b
   if not batch or string.find(id, '%.z%d*$') then return '' end
+  if message.pa then return batch .. nested.MARK end
   return message.he and batch .. HELD or batch
 end
 
 -- The batch of a group, or ''.
 function lanes.batch_of(group)
-  return string.sub(group, -1) == HELD and string.sub(group, 1, -2) or group
+  local last = string.sub(group, -1)
+  return (last == HELD or last == nested.MARK) and string.sub(group, 1, -2) or group
 end
+
+function lanes.is_held_back(group) return string.sub(group, -1) == HELD end
 
 function lanes.id(destination, key, group) return key .. '|' .. destination .. '|' .. group end
 
@@ -40,11 +44,10 @@ function lanes.is_suspect(message) return message.l >= SUSPECT_LOSSES end
 
 -- True if a group cannot be claimed: its batch is paused, cancelled or not yet walked.
 function lanes.is_closed(group)
-  if group == '' then return false end
-  local held = string.sub(group, -1) == HELD
-  local batch = batches.get(held and string.sub(group, 1, -2) or group)
+  if group == '' or group == nested.MARK then return false end
+  local batch = batches.get(lanes.batch_of(group))
   if not batch then return false end
-  return batch.pz == 1 or batch.s == 'cancelling' or held and (batch.wd ~= 1 or batch.bk == 1)
+  return batch.pz == 1 or batch.s == 'cancelling' or lanes.is_held_back(group) and (batch.wd ~= 1 or batch.bk == 1)
 end
 
 -- Record that the lowest score of a destination's lanes may have changed; `lowered`: it is the lower of
@@ -59,6 +62,7 @@ function lanes.mark_changed(destination, lowered)
 end
 
 function lanes.flush()
+  if next(nested.changed) then nested.flush() end
   for destination, lowered in pairs(lanes.changed) do
     local first = lowered
     if lowered == true then first = call('ZRANGE', P .. 'rd:' .. destination, 0, 0, 'WITHSCORES')[2] end
@@ -83,8 +87,9 @@ function lanes.score_of(key, due)
 end
 
 -- The priority of the lanes of a group.
-function lanes.priority(group)
+function lanes.priority(destination, key, group)
   if group == '' then return 0 end
+  if group == nested.MARK then return nested.priority(destination, key) end
   local batch = batches.get(lanes.batch_of(group))
   return batch and batch.pr or 0
 end
@@ -110,9 +115,11 @@ function lanes.is_in_place(score, stand) return score < 0 and math.floor(score) 
 function lanes.full_name(destination, key, group) return key .. '\n' .. destination .. '\n' .. group end
 
 -- Set the score of a lane, with `earlier` only if that lowers it. Returns whether its flow key delays it.
-local function place_lane(destination, key, group, due, earlier)
+function lanes.place(destination, key, group, due, earlier)
+  local parent = nested.parent(group)
+  if parent then return nested.place(destination, parent, key, group, due, earlier) end
   local score, held = lanes.score_of(key, due)
-  if score < 0 then score = score + SERVED - BAND * lanes.priority(group) end
+  if score < 0 then score = score + SERVED - BAND * lanes.priority(destination, key, group) end
   -- First, so that a delayed lane is found by its key wherever the script stops.
   if held then call('ZADD', P .. 'hb', 0, lanes.full_name(destination, key, group)) end
   if earlier then
@@ -133,7 +140,7 @@ function lanes.place_again(destination, members)
     local score, held = lanes.score_of(key, now)
     if score < 0 then
       lanes.moved = math.min(lanes.moved + 1, STEPS / 2)
-      score = score + lanes.moved / STEPS - BAND * lanes.priority(group)
+      score = score + lanes.moved / STEPS - BAND * lanes.priority(destination, key, group)
     end
     scores[#scores + 1] = score
     scores[#scores + 1] = member
@@ -179,7 +186,7 @@ function lanes.mark_ready(destination, key, group, due)
   -- A new lane joins the end of the rotation.
   if not known then call('HSETNX', P .. 'lt', name, string.format('%d 0', flows.latest_turn())) end
   if not known or known > due then
-    if not lanes.is_closed(group) then place_lane(destination, key, group, due, true) end
+    if not lanes.is_closed(group) then lanes.place(destination, key, group, due, true) end
     lanes.ready[name] = due
   end
   notify_stores()
@@ -190,8 +197,7 @@ function lanes.add_to_batch(destination, key, group)
   local name = lanes.id(destination, key, group)
   if group == '' or lanes.added_to_batch[name] then return end
   lanes.added_to_batch[name] = true
-  local batch = string.sub(group, -1) == HELD and string.sub(group, 1, -2) or group
-  call('SADD', P .. 'bq:' .. batch, destination .. '\n' .. key .. '\n' .. group)
+  call('SADD', P .. 'bq:' .. lanes.batch_of(group), destination .. '\n' .. key .. '\n' .. group)
 end
 
 -- Call `act` with each lane of a batch: destination, key, group.
@@ -201,11 +207,18 @@ function lanes.each(batch, act)
   end
 end
 
+-- Remove a lane that is empty or closed from those that may start something.
+local function remove_lane(destination, key, group)
+  local parent = nested.parent(group)
+  if parent then return nested.remove(destination, parent, key, group) end
+  call('ZREM', P .. 'rd:' .. destination, key .. '\n' .. group)
+  lanes.mark_changed(destination)
+end
+
 -- Make the lanes of a batch unavailable to claims.
 function lanes.close(batch)
   lanes.each(batch, function(destination, key, group)
-    call('ZREM', P .. 'rd:' .. destination, key .. '\n' .. group)
-    lanes.mark_changed(destination)
+    remove_lane(destination, key, group)
     lanes.ready[lanes.id(destination, key, group)] = nil
   end)
 end
@@ -305,6 +318,7 @@ end
 
 -- The earliest due time in a lane; nil if it is empty.
 function lanes.first_due(destination, key, group)
+  if group == nested.MARK then return nested.first_due(destination, key) end
   local due = head(lanes.fresh(destination, key, group))
   if due ~= 0 then
     local other = call('ZRANGE', lanes.started(destination, key, group), 0, 0, 'WITHSCORES')[2]
@@ -318,9 +332,8 @@ function lanes.recount(destination, key, group)
   local due = lanes.first_due(destination, key, group)
   local name = lanes.id(destination, key, group)
   lanes.ready[name] = due
-  if due and not lanes.is_closed(group) then return place_lane(destination, key, group, due, false) end
-  call('ZREM', P .. 'rd:' .. destination, key .. '\n' .. group)
-  lanes.mark_changed(destination)
+  if due and not lanes.is_closed(group) then return lanes.place(destination, key, group, due, false) end
+  remove_lane(destination, key, group)
   if due then return false end
   call('HDEL', P .. 'lt', name)
   local flow = flows.get(key)

@@ -30,7 +30,8 @@ local function prune_batch(batch, limit)
   while batch.hi > 0 and count < limit do
     local at = batch.hi - 1
     count = count + call('HLEN', items.bucket(batch.id, at))
-    call('DEL', items.bucket(batch.id, at), items.results(batch.id, at), items.data(batch.id, at))
+    call('DEL', items.bucket(batch.id, at), items.results(batch.id, at), items.data(batch.id, at),
+      nested.keys_of(batch.id, at))
     batches.set(batch, 'hi', at - at % BUCKET)
   end
   if batch.hi > 0 then return count end
@@ -67,6 +68,7 @@ local function slots_in_use()
       local fine, message = try(messages.load, id)
       if fine and message and message.o == worker then
         places[message.k] = (places[message.k] or 0) + 1
+        if message.pa then places[message.pa] = (places[message.pa] or 0) + 1 end
       elseif fine then
         call('HDEL', workers.claims_key(worker), id)
         count = count + 1
@@ -83,6 +85,7 @@ local function recount_slots(at)
     local flow, held = flows.get(key), places[key] or 0
     if flow and flow.n ~= held then
       flows.set(flow, 'n', held)
+      flows.release(key, 0)
       count = count + 1
       notify_stores()
     end
@@ -105,12 +108,15 @@ local function repair_message(id)
   local place, alone = lanes.queue_of(id, message)
   local due = call('ZSCORE', place, id)
   if not due then
-    flows.add(message.k, 'w', 1)
+    flows.add_of(message, 'w', 1)
     lanes.enqueue(id, message, tonumber(message.u or 0))
     return 1
   end
   local group = lanes.group(id, message)
-  local ready = alone or lanes.is_closed(group) or call('ZSCORE', P .. 'rd:' .. message.d, message.k .. '\n' .. group)
+  local parent = nested.parent(group)
+  local held_back = parent and call('ZSCORE', P .. 'hb', lanes.full_name(message.d, message.k, group))
+  local from = parent and nested.ready_in(parent, message.d) or P .. 'rd:' .. message.d
+  local ready = alone or lanes.is_closed(group) or held_back or call('ZSCORE', from, message.k .. '\n' .. group)
   if ready then return message.o and 1 or 0 end
   lanes.mark_ready(message.d, message.k, group, tonumber(due))
   return 1
@@ -135,7 +141,7 @@ end
 -- Repair some buckets of a batch's items, from the one of `at` on. Returns how many were repaired, and where to
 -- continue.
 local function repair_items(batch, at)
-  local count, ranges, lane = 0, ranges_of(batch.id), lanes.fresh(batch.d, batch.k, batch.id)
+  local count, ranges = 0, ranges_of(batch.id)
   local stop = math.min(batch.hi, at + BUCKET * BUCKETS_AT_ONCE)
   for bucket = at, stop - 1, BUCKET do
     for number, value in pairs(to_table(call('HGETALL', items.bucket(batch.id, bucket)))) do
@@ -145,10 +151,12 @@ local function repair_items(batch, at)
       if open and call('EXISTS', P .. 'm:' .. id) == 1 then
         count = count + repair_message(id)
       elseif open and not is_within(ranges, number) then
-        lanes.add_range(lane, batch.id, number, number)
-        flows.add(batch.k, 'w', 1)
-        lanes.add_to_batch(batch.d, batch.k, batch.id)
-        lanes.mark_ready(batch.d, batch.k, batch.id, 0)
+        local key = nested.key_of(batch, number)
+        local group = nested.group_of(batch, key)
+        lanes.add_range(lanes.fresh(batch.d, key, group), batch.id, number, number)
+        flows.add_of({ k = key, pa = key ~= batch.k and batch.k }, 'w', 1)
+        lanes.add_to_batch(batch.d, key, group)
+        lanes.mark_ready(batch.d, key, group, 0)
         count = count + 1
       end
     end

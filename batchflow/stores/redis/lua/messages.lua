@@ -4,12 +4,12 @@
 -- losses, c: cancelled, b, n: batch and number, i: item, kp: kept when it has ended, t, st: made and started at, y:
 -- body, h: headers, r: retry, e: error, L: label, p, ps, dp: parent, its step, depth, ln: it waits or has waited for
 -- events, webhooks or children, of: destination of its failure message, od: open_dedup, he: held back until its batch
--- is walked, at: failed and lost attempts in all, wt: why it waits (RETRYING, PARKED), lg: its latest failed attempts,
+-- is walked, pa: the key under which that of an item is nested, at: failed and lost attempts in all, wt: why it waits (RETRYING, PARKED), lg: its latest failed attempts,
 -- s<number>: steps; of an ended message z: its state, za: ended at, v: its result; of a dead letter sc, fp: status and
 -- fingerprint of its error, fc: the latest call of its failure function.
 local FIELDS = {
   'd', 'k', 'u', 'o', 'f', 'x', 'l', 'c', 'b', 'n', 'i', 'kp', 't', 'st', 'e', 'L', 'p', 'ps', 'ln', 'dp', 'z',
-  'of', 'od', 'he', 'at', 'wt',
+  'of', 'od', 'he', 'at', 'wt', 'pa',
 }
 
 -- Add the fields of an item's message that follow from its id.
@@ -17,7 +17,7 @@ function messages.add_item_fields(id, found)
   if found.i and not found.b then
     found.b, found.n = string.sub(id, 1, -12), tonumber(string.sub(id, -9))
     local batch = batches.get(found.b)
-    found.d, found.k = batch.d, batch.k
+    found.d, found.k = batch.d, found.k or batch.k
   end
   return found
 end
@@ -58,14 +58,16 @@ end
 -- Load the fields that the end of an item needs, if it has neither been cancelled nor waited for anything; else nil.
 function messages.held_item(id, fence)
   if buffer.gone[id] then return nil end
-  local reply = call('HMGET', P .. 'm:' .. id, 'i', 'o', 'f', 'c', 'ln', 'at', 'k')
+  local reply = call('HMGET', P .. 'm:' .. id, 'i', 'o', 'f', 'c', 'ln', 'at', 'k', 'pa')
   if not reply[1] or not reply[2] or reply[4] or reply[5] or tonumber(reply[3]) ~= fence then return nil end
   local name = string.sub(id, 1, -12)
   local batch = batches.get(name)
   if batch.s == 'cancelling' then return nil end
   local number, attempts = tonumber(string.sub(id, -9)), tonumber(reply[6] or 0)
-  local key = reply[7] or batch.k
-  return { i = reply[1], o = reply[2], f = fence, b = name, n = number, d = batch.d, k = key, at = attempts }
+  return {
+    i = reply[1], o = reply[2], f = fence, b = name, n = number, d = batch.d, k = reply[7] or batch.k, at = attempts,
+    pa = reply[8] or nil,
+  }
 end
 
 function messages.is_cancelled(message) return message.c or batches.is_cancelling(message.b) end
@@ -170,10 +172,11 @@ function messages.release(id, message, due, failures, losses, error, failed)
   call('HSET', key, unpack(fields))
   call('HDEL', P .. 'w:' .. message.o, id)
   workers.end_alone(id, message)
-  flows.add(message.k, 'w', 1)
+  flows.add_of(message, 'w', 1)
   message.o, message.e, message.u, message.x, message.l = nil, error, due, failures, losses
   lanes.enqueue(id, message, due)
   flows.release(message.k)
+  if message.pa then flows.release(message.pa) end
 end
 
 -- Mark a leased message as cancelled: it ends at its next step.
@@ -245,11 +248,11 @@ end
 
 -- Remove a kept run or a dead letter. False if it is neither.
 function messages.remove_ended(id)
-  local ended, batch, key = unpack(call('HMGET', P .. 'm:' .. id, 'z', 'b', 'k'))
+  local ended, batch, key, parent = unpack(call('HMGET', P .. 'm:' .. id, 'z', 'b', 'k', 'pa'))
   if not ended then return false end
   if ended == 'dead' then
     if batch then call('ZREM', P .. 'bd:' .. batch, id) end
-    if key then flows.add(key, 'dl', -1) end
+    if key then flows.add_of({ k = key, pa = parent }, 'dl', -1) end
     events.drop_webhooks(id)
   end
   call('DEL', P .. 'm:' .. id)
@@ -283,10 +286,14 @@ function messages.redrive(id, restart, retry, flow)
   in_slices(gone, function(part) call('HDEL', key, unpack(part)) end)
   if restart then events.drop_webhooks(id) end
   if call('EXISTS', P .. 'whr:' .. id) == 1 then call('HSET', key, 'ln', 1) end
-  flows.add(message.k, 'dl', -1)
+  flows.add_of(message, 'dl', -1)
   if flow then
     flows.apply_message_limits(flow)
     message.k = flow[LIMITS.key]
+    if message.pa == message.k then
+      message.pa = nil
+      call('HDEL', key, 'pa')
+    end
   end
   call('HSET', key, 'u', 0, 'x', 0, 'l', 0, 'k', message.k)
   if retry then call('HSET', key, 'r', retry) end
@@ -297,7 +304,7 @@ function messages.redrive(id, restart, retry, flow)
   if message.od then call('HSETNX', P .. 'dk', message.od, id) end
   messages.index(id, message)
   message.x, message.l = 0, 0
-  flows.add(message.k, 'w', 1)
+  flows.add_of(message, 'w', 1)
   lanes.enqueue(id, message, 0)
   return true
 end
@@ -341,7 +348,8 @@ local function cancel_fresh(id)
   local value = batch and call('HGET', items.bucket(name, number), number)
   if not value or string.sub(value, 1, 1) ~= 'o' then return false end
   items.cancel_fresh(batch, number, string.sub(value, 2))
-  lanes.recount(batch.d, batch.k, batch.id)
+  local key = nested.key_of(batch, number)
+  lanes.recount(batch.d, key, nested.group_of(batch, key))
   return true
 end
 
@@ -419,7 +427,7 @@ local function fresh_item(id)
   local number = tonumber(digits)
   local value = batch and call('HGET', items.bucket(name, number), number)
   if not value or string.sub(value, 1, 1) ~= 'o' then return nil end
-  return { d = batch.d, k = batch.k, t = batch.st or batch.t, b = name }
+  return { d = batch.d, k = nested.key_of(batch, number), t = batch.st or batch.t, b = name }
 end
 
 reads.run = function(id)

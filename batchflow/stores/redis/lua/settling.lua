@@ -78,9 +78,10 @@ function settling.remove(id, message)
   if message.o then
     buffer.add('HDEL', workers.claims_key(message.o), id)
     flows.release(message.k)
+    if message.pa then flows.release(message.pa) end
     workers.end_alone(id, message)
   else
-    flows.add(message.k, 'w', -1)
+    flows.add_of(message, 'w', -1)
     lanes.dequeue(id, message)
   end
 end
@@ -99,7 +100,7 @@ function settling.make_dead_letter(id, message, by)
     'sc', by.failed[5], 'fp', by.failed[6])
   call('HDEL', P .. 'm:' .. id, 'fc')
   messages.log_attempts(id, by.failed[3], by.took, by.failed[4])
-  flows.add(message.k, 'dl', 1)
+  flows.add_of(message, 'dl', 1)
   call('ZADD', P .. 'dead', now, id)
   call('ZADD', P .. 'runs', message.t, id)
   if message.b then

@@ -152,6 +152,17 @@ local function count_due(destination, key, group)
   return count
 end
 
+-- The number of due messages of the lanes that are nested under a key, as far as a bounded look goes.
+local function count_nested(destination, parent)
+  local count = 0
+  for _, member in ipairs(call('ZRANGE', nested.ready_in(parent, destination), 0, MEMBERS - 1)) do
+    local key, group = lanes.parse_member(member)
+    local flow = flows.get(key)
+    if flow and not flows.is_paused(flow) and flow.pk <= now then count = count + count_due(destination, key, group) end
+  end
+  return count
+end
+
 -- The score of a lane that its key delays by its rate is later than that of its due messages, which a worker would start
 -- all the same: all lanes are looked at, those that may start first.
 local function unserved_row(destination)
@@ -160,7 +171,7 @@ local function unserved_row(destination)
     local key, group = lanes.parse_member(member)
     local flow = flows.get(key)
     if flow and not flows.is_paused(flow) and flow.pk <= now then
-      local due = count_due(destination, key, group)
+      local due = group == nested.MARK and count_nested(destination, key) or count_due(destination, key, group)
       local id = lanes.batch_of(group)
       if due > 0 then batch = (batch == nil or batch == id) and id end
       count = count + due

@@ -1,0 +1,1 @@
+-- Items may wait under a flow key of their own inside that of their batch. An older version would not find their lanes.
