@@ -25,11 +25,13 @@ from batchflow.batch.handle import BatchHandle
 from batchflow.batch.options import check_no_instance_options
 from batchflow.batch.paginate import PaginateLayer
 from batchflow.batch.payloads import TriggerRequest
+from batchflow.batch.retry import Retries, RetryRequest, RetryResult
 from batchflow.batch.runtime import WorkflowRuntime
 from batchflow.batch.scheduling import declared_schedule, schedule_params
 from batchflow.batch.status import BatchSummary
 from batchflow.batch.trigger import open_prepared, prepare_batch, scheduled_batch, trigger_messages
 from batchflow.batch.workflow import BatchWorkflow
+from batchflow.core.batch import Batch
 from batchflow.core.codec import NO_SIZE_LIMIT
 from batchflow.core.duration import Duration
 from batchflow.core.flow import LIMIT_WORDS, FlowControl
@@ -135,7 +137,7 @@ class Workflow(Generic[Params, Result]):
     async def start(self, params: Params | None, options: BatchTrigger) -> BatchHandle[Result]:
         """Start a batch like `trigger`, with the options as one object."""
         opened = await open_prepared(self._runtime, prepare_batch(self._runtime, params, options))
-        return BatchHandle(opened.id, self.definition, self._runtime.client, deduplicated=opened.deduplicated)
+        return BatchHandle(opened.id, self._runtime, deduplicated=opened.deduplicated)
 
     async def dry_run(self, params: Params | None = None, *, force: bool = False) -> Statistics:
         """Count exactly what `trigger` with these parameters would do now. Nothing is written or started.
@@ -230,7 +232,11 @@ class Workflow(Generic[Params, Result]):
 
     def batch(self, id: str) -> BatchHandle[Result]:
         """Return the handle of one of the workflow's batches."""
-        return BatchHandle(id, self.definition, self._runtime.client)
+        return BatchHandle(id, self._runtime)
+
+    async def retry(self, batch: Batch, request: RetryRequest) -> RetryResult:
+        """Retry a part of one of the workflow's batches like `BatchHandle.retry`, with the arguments as one object."""
+        return await Retries(self._runtime.client, self._runtime).retry(batch, request)
 
     async def batches(
         self, *, label: str | None = None, open_only: bool = False, limit: int = 50

@@ -5,6 +5,7 @@ from typing import Any
 from batchflow.batch import answers
 from batchflow.batch.hook_scope import CURRENT_HOOK
 from batchflow.batch.payloads import EntryBody
+from batchflow.batch.rollup import read_retries
 from batchflow.batch.runtime import WorkflowRuntime
 from batchflow.batch.status import BatchSummary
 from batchflow.core.codec import Codec
@@ -46,7 +47,7 @@ class EntryLayer:
 
     async def _enter_walk(self, ctx: LayerContext[Any], body: EntryBody) -> str:
         total = None
-        if self._count is not None:
+        if self._count is not None and not body.missing:
             total = await ctx.run_with_codec(
                 self._definition.steps.get_all_items, self._count_codec, self._count, ctx.payload
             )
@@ -61,7 +62,9 @@ class EntryLayer:
 
     def _publish_first_page(self, ctx: LayerContext[Any], body: EntryBody, counted: int | None) -> None:
         batch = _batch_id(ctx)
-        first = self._runtime.payloads.paginate_model(force=body.force, remaining=body.limit, counted=counted)
+        first = self._runtime.payloads.paginate_model(
+            force=body.force, remaining=body.limit, counted=counted, missing=body.missing
+        )
         page = self._runtime.messages.page(batch, first, ctx.claim.headers)
         # With `walk_first` the end of the walk sets the exact total.
         total = None if self._definition.walk_first else counted
@@ -89,7 +92,7 @@ class CompleteLayer:
             batch = await self._runtime.client.store.batch(id)
             if batch is None:
                 raise NonRetryable(f"batch '{id}' was removed before its on_complete ran")
-            summary = BatchSummary.of(batch)
+            summary = BatchSummary.of(batch, await read_retries(self._runtime.client.store, batch))
             # This message has no headers of its own; `layer_scope` resets the scope.
             CURRENT_HOOK.set(CURRENT_HOOK.get()._replace(headers=batch.headers))
             try:

@@ -2,7 +2,7 @@
 
 import hashlib
 import io
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
@@ -12,6 +12,7 @@ from pydantic.alias_generators import to_camel
 from pydantic_core import to_json
 
 from batchflow.batch.answers import result_text
+from batchflow.batch.rollup import latest_items, read_retries
 from batchflow.core.batch import Batch, BatchState, Item, ItemState
 from batchflow.core.report import headline, one_line
 from batchflow.core.secrets import masked_text, masked_value
@@ -35,7 +36,8 @@ class Manifest(BaseModel):
 
     `rows` are the lines of `file` without the header of CSV, `outcomes` their number by outcome, and `sha256` is the
     hash of the file, which has `size` bytes. Without `state` they are all items that were started. Unless `is_final`,
-    items may have changed since.
+    items may have changed since. With `retries`, the ids of the batches that were linked to it, each item is there as
+    its latest run has left it; `counts` are those of the batch alone.
     """
 
     model_config = ConfigDict(
@@ -58,6 +60,7 @@ class Manifest(BaseModel):
     outcomes: Mapping[str, int]
     size: int
     sha256: str
+    retries: tuple[str, ...] = ()
 
 
 class Export:
@@ -74,6 +77,7 @@ class Export:
         self._hash = hashlib.sha256()
         self._size = 0
         self._outcomes: dict[str, int] = {}
+        self._retries: Sequence[Batch] = ()
 
     @property
     def file_name(self) -> str:
@@ -84,12 +88,11 @@ class Export:
         """Yield the file; only one page of items is in memory at a time."""
         if self._format == "csv":
             yield self._count(_csv_line(FIELDS))
-        after = -1
-        while items := await self._store.items(self._batch.id, state=self._state, after=after, limit=_ITEMS_PER_READ):
+        self._retries = await read_retries(self._store, self._batch)
+        async for items in latest_items(self._store, self._batch, self._retries, self._state, _ITEMS_PER_READ):
             for item in items:
                 self._outcomes[item.state] = self._outcomes.get(item.state, 0) + 1
             yield self._count(b"".join(map(self._line, items)))
-            after = items[-1].number
 
     def manifest(self) -> Manifest:
         """Describe what `lines` has yielded."""
@@ -99,7 +102,7 @@ class Export:
             workflow=batch.workflow,
             label=batch.label,
             batch_state=batch.state,
-            is_final=batch.items_ended,
+            is_final=all(it.items_ended for it in (batch, *self._retries)),
             params=masked_value(batch.params),
             counts={to_camel(name): count for name, count in batch.counts._asdict().items()},
             created_at=_time(batch.created_at),
@@ -111,6 +114,7 @@ class Export:
             outcomes=dict(sorted(self._outcomes.items())),
             size=self._size,
             sha256=self._hash.hexdigest(),
+            retries=tuple(it.id for it in self._retries),
         )
 
     async def write(self, folder: Path) -> Manifest:

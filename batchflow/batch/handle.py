@@ -1,48 +1,29 @@
-"""`BatchHandle`: the status, end, items and results of a batch; pausing, resuming and cancelling it."""
+"""`BatchHandle`: the status, end, items and results of a batch; pausing, resuming, cancelling and retrying it."""
 
+import asyncio
 import contextlib
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 from typing import Generic, TypeVar, cast
 
-from batchflow.batch.answers import result_text
 from batchflow.batch.arguments import Id
-from batchflow.batch.definition import Definition
 from batchflow.batch.export import Export, ExportFormat, Manifest, check_format
+from batchflow.batch.items import ITEMS_PER_READ, BatchItem, batch_item, read_items
+from batchflow.batch.retry import Retries, check_retry
+from batchflow.batch.rollup import latest_items, read_retries
+from batchflow.batch.runtime import WorkflowRuntime
 from batchflow.batch.status import BatchStatus, BatchSummary
 from batchflow.batch.wait_reason import WaitReasons, failing_text
-from batchflow.core.batch import Batch, Item, ItemState
+from batchflow.core.batch import Batch, ItemState
 from batchflow.core.duration import Duration, to_ms
 from batchflow.core.ids import entry_id
-from batchflow.core.ports import Client
 from batchflow.errors import BatchFailed, NotFoundError, StoreUnavailable
 from batchflow.serve.delivery_scope import check_may_wait, check_not_polling
 from batchflow.serve.runs import timeout_seconds, wait_until_over
 
 Result = TypeVar("Result")
-
-_ITEMS_PER_READ = 500
-# The number of items in one read.
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BatchItem(Generic[Result]):
-    """One item of a batch as it is now.
-
-    `number` is its place in the batch. `result` is the value that `execute` returned, None until the item has succeeded
-    or if the type of results is None. `error` is the reason of a failed item, of an open one that of its last failed
-    attempt: a line, then the traceback. `attempts` are those that have ended, `ended_at` is in ms since the epoch.
-    """
-
-    number: int
-    id: str
-    state: ItemState
-    result: Result | None = None
-    error: str | None = None
-    attempts: int = 0
-    ended_at: int | None = None
 
 
 class BatchHandle(Generic[Result]):
@@ -53,13 +34,14 @@ class BatchHandle(Generic[Result]):
     Every method raises `NotFoundError` once retention has removed the batch.
     """
 
-    __slots__ = ("_client", "_definition", "deduplicated", "id")
+    __slots__ = ("_client", "_definition", "_runtime", "deduplicated", "id")
 
-    def __init__(self, id: str, definition: Definition, client: Client, *, deduplicated: bool = False) -> None:
+    def __init__(self, id: str, runtime: WorkflowRuntime, *, deduplicated: bool = False) -> None:
         self.id = id
         self.deduplicated = deduplicated
-        self._definition = definition
-        self._client = client
+        self._runtime = runtime
+        self._definition = runtime.definition
+        self._client = runtime.client
 
     def __repr__(self) -> str:
         return f"BatchHandle('{self.id}')"
@@ -101,7 +83,7 @@ class BatchHandle(Generic[Result]):
             batch = await wait_until_over(self._client, self.id, self._read_if_over, limit, f"batch '{self.id}'")
         except TimeoutError as error:
             raise TimeoutError(f"{error}; {await self._describe_wait()}") from None
-        summary = BatchSummary.of(batch)
+        summary = BatchSummary.of(batch, await read_retries(self._client.store, batch))
         if check and not summary.succeeded:
             raise BatchFailed(summary.failure())
         return summary
@@ -124,13 +106,9 @@ class BatchHandle(Generic[Result]):
             with contextlib.suppress(TimeoutError):
                 await wait_until_over(self._client, self.id, self._read_if_over, pause, f"batch '{self.id}'")
 
-    async def items(self, state: ItemState | None = None) -> AsyncIterator[BatchItem[Result]]:
-        """Yield the started items, or those in `state`, ordered by number."""
-        after = -1
-        while items := await self._client.store.items(self.id, state=state, after=after, limit=_ITEMS_PER_READ):
-            for item in items:
-                yield self._batch_item(item)
-            after = items[-1].number
+    def items(self, state: ItemState | None = None) -> AsyncIterator[BatchItem[Result]]:
+        """Iterate over the started items, or those in `state`, ordered by number."""
+        return read_items(self._client.store, self._definition, self.id, state)
 
     async def item(self, id: Id) -> BatchItem[Result]:
         """Return the started item with this id.
@@ -143,12 +121,56 @@ class BatchHandle(Generic[Result]):
         if found is None:
             await self._read()
             raise NotFoundError(no_such_item(self.id, named))
-        return self._batch_item(found)
+        return batch_item(self._definition, found)
 
     async def results(self) -> AsyncIterator[tuple[str, Result]]:
-        """Yield id and result of every succeeded item, ordered by number; each result as `execute` returned it."""
-        async for item in self.items("succeeded"):
-            yield item.id, cast("Result", item.result)
+        """Yield id and result of every succeeded item, ordered by number; each result as `execute` returned it.
+
+        An item that a retry has run has the result of that; those that only a retry has run come last.
+        """
+        batch, store = await self._read(), self._client.store
+        retries = await read_retries(store, batch)
+        async for items in latest_items(store, batch, retries, "succeeded", ITEMS_PER_READ):
+            for item in items:
+                yield item.id, cast("Result", batch_item(self._definition, item).result)
+
+    async def retry(
+        self,
+        *,
+        failed: bool | None = None,
+        missing: bool = False,
+        ids: Sequence[Id] | None = None,
+        force: bool = False,
+        restart: bool = False,
+    ) -> "BatchRetry[Result]":
+        """Run a part of the batch again; without arguments what has failed.
+
+        `failed` lets the dead letters of the batch and of its retries go on where they failed: recorded steps stay, and
+        the batch is open again; with `restart` from the beginning. The others start a batch that is linked to this one:
+        `missing` runs what the source has and the batch has not, `ids` these items. Of the ids, those that have
+        succeeded are skipped, as are those that the ledger holds; `force` runs them too. An item that is under way is
+        not started a second time.
+
+        Raises:
+            InputError: the arguments exclude each other, the batch has no such item, or it still walks its source.
+        """
+        request = check_retry(failed=failed, missing=missing, ids=ids, force=force, restart=restart)
+        done = await Retries(self._client, self._runtime).retry(await self._read(), request)
+        linked = done.linked and BatchHandle[Result](
+            done.linked.id, self._runtime, deduplicated=done.linked.deduplicated
+        )
+        return BatchRetry(
+            batch=self,
+            linked=linked,
+            resumed=done.resumed,
+            skipped=done.skipped,
+            lost=done.lost,
+            _reopened=tuple(BatchHandle[Result](id, self._runtime) for id in done.reopened),
+        )
+
+    async def retries(self) -> "list[BatchHandle[Result]]":
+        """Return the handles of the batches that `retry` has linked to this one, in the order in which they began."""
+        return [BatchHandle(it.id, self._runtime) for it in await read_retries(self._client.store, await self._read())]
 
     async def cancel(self) -> bool:
         """Cancel the batch: no item starts any more, and running items end at their next step.
@@ -191,25 +213,14 @@ class BatchHandle(Generic[Result]):
         parts += [status.wait_reason.sentence] if status.wait_reason else []
         return "; ".join(part for part in parts if part)
 
-    def _batch_item(self, item: Item) -> BatchItem[Result]:
-        text = result_text(item)
-        return BatchItem(
-            number=item.number,
-            id=item.id,
-            state=item.state,
-            result=None if text is None else cast("Result", self._definition.result_codec.decode(text)),
-            error=item.error,
-            attempts=item.attempts,
-            ended_at=item.ended_at,
-        )
-
     def _wait_reasons(self) -> WaitReasons:
         return WaitReasons(self._client, self._definition)
 
     async def _status(self, batch: Batch, reasons: WaitReasons) -> BatchStatus:
         reason = await reasons.find(batch)
         now, walk_first = self._client.now(), self._definition.walk_first
-        return BatchStatus.of(batch, now, walk_first=walk_first, wait_reason=reason)
+        retries = await read_retries(self._client.store, batch)
+        return BatchStatus.of(batch, now, walk_first=walk_first, wait_reason=reason, retries=retries)
 
     async def _read(self) -> Batch:
         batch = await self._client.store.batch(self.id)
@@ -220,6 +231,42 @@ class BatchHandle(Generic[Result]):
     async def _read_if_over(self) -> Batch | None:
         batch = await self._read()
         return batch if _is_over(batch) else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchRetry(Generic[Result]):
+    """The work that a retry of `batch` has begun.
+
+    `resumed` dead letters go on. `linked` is the batch that runs other items, or None; it is `deduplicated` if the same
+    retry was under way. `skipped` ids have succeeded before. `lost` items have failed and cannot run again: neither
+    their dead letters are kept, nor can the workflow load them.
+    """
+
+    batch: BatchHandle[Result]
+    linked: BatchHandle[Result] | None = None
+    resumed: int = 0
+    skipped: int = 0
+    lost: int = 0
+    _reopened: tuple[BatchHandle[Result], ...] = field(default=(), repr=False)
+
+    async def wait(self, timeout: Duration | None = None, *, check: bool = False) -> BatchSummary:
+        """Return once all that the retry has begun has ended: the summary of the linked batch, or else of `batch`.
+
+        Raises:
+            TimeoutError, ConfigurationError, InputError, StoreUnavailable, BatchFailed: as for `BatchHandle.wait`.
+        """
+        limit, last = timeout_seconds(timeout), self.linked or self.batch
+        others = [it for it in self._reopened if it.id != last.id]
+        try:
+            async with asyncio.timeout(limit):
+                for handle in others:
+                    await handle.wait()
+                return await last.wait(check=check)
+        except TimeoutError:
+            # The sentence is that of the batch which has not ended.
+            for handle in others:
+                await handle.wait(0)
+            return await last.wait(0, check=check)
 
 
 def no_such_item(batch: str, id: str) -> str:

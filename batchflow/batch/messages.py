@@ -86,11 +86,12 @@ class Messages:
             yield self._to_paginate(chunk_id(batch, page.page, place), batch, body, held=held)
 
     def of_trigger(
-        self, batch: NewBatch, entry: EntryBody, ids: Sequence[str], not_before: int
+        self, batch: NewBatch, entry: EntryBody, ids: Sequence[str], not_before: int, again: Sequence[int] = ()
     ) -> Iterator[list[Message]]:
         """Return the messages of a trigger in portions: the chunks of the ids that it lists, and the entry last.
 
-        So a batch starts once all its messages are stored.
+        So a batch starts once all its messages are stored. In a retry, `again` are the numbers of the ids in the batch
+        that it retries.
         """
         # Late: `import batchflow` does without it.
         from more_itertools import chunked
@@ -98,13 +99,23 @@ class Messages:
         # The waiting run has passed its own limits, and many runs may open batches at the same time.
         invoked = batch.parent is not None
         last = self.entry(batch.id, entry, batch.headers, not_before=not_before, invoked=invoked)
-        return chunked(itertools.chain(self._named(batch.id, ids, not_before), (last,)), PUBLISH_BATCH_SIZE)
+        named = self._named(batch.id, ids, not_before, again, force=bool(again) and entry.force)
+        return chunked(itertools.chain(named, (last,)), PUBLISH_BATCH_SIZE)
 
-    def _named(self, batch: str, ids: Sequence[str], not_before: int) -> Iterator[Message]:
+    def _named(
+        self, batch: str, ids: Sequence[str], not_before: int, again: Sequence[int], *, force: bool
+    ) -> Iterator[Message]:
         """Create the chunks of a trigger's ids. They are kept, so that an interrupted trigger can be repeated."""
         size = self._definition.chunk_size
         for place, first in enumerate(range(0, len(ids), size)):
-            body = self._paginate_model(item_ids=list(ids[first : first + size]), first=first, page=place, named=True)
+            body = self._paginate_model(
+                item_ids=list(ids[first : first + size]),
+                first=first,
+                page=place,
+                named=True,
+                force=force,
+                again=tuple(again[first : first + size]),
+            )
             yield self._to_paginate(chunk_id(batch, place, 0), batch, body, not_before=not_before, keep=True)
 
     def _to_paginate(

@@ -119,12 +119,16 @@ class PaginateLayer:
             ctx.payload,
             body.cursor,
             ahead,
+            ctx.claim.batch if body.missing else None,
             defer_to_settlement=defers and not ahead,
             effects=publish_next_page if ahead else None,
         )
 
-    async def _fetch(self, params: BaseModel, cursor: str | None, ahead: bool) -> FetchedPage:
+    async def _fetch(self, params: BaseModel, cursor: str | None, ahead: bool, retry: str | None) -> FetchedPage:
         page = await self._runtime.source.fetch(params, cursor, self._definition.page_size)
+        if retry is not None:
+            # With the step: what another retry starts meanwhile would be skipped by a replay.
+            page = page.only(await self._runtime.client.store.missing_items(retry, page.ids))
         return replace(page, ahead=True) if ahead and page.next_cursor is not None else page
 
     async def _filter_step(self, ctx: LayerContext[Any], body: PaginateBody, page: FetchedPage) -> SelectedItems:
@@ -190,11 +194,16 @@ class PaginateLayer:
         """Start items, numbered from `first` on; return how many."""
         batch = ctx.claim.batch or ""
         fresh = selected
-        if self._runtime.client.ledger is not None and not body.force and not body.named:
+        # A trigger that lists ids goes past the ledger, a retry that lists them only if it is forced.
+        asks_ledger = not body.force and (not body.named or bool(body.again))
+        if self._runtime.client.ledger is not None and asks_ledger:
             fresh = await self._without_processed(self._definition.ledger_name(ctx.payload), selected)
         already_processed = len(selected.ids) - len(fresh.ids)
         if selected.ids:
-            effect = StartItems(batch, first, tuple(fresh.ids), fresh.marked, fresh.data, already_processed)
+            numbers = dict(zip(selected.ids, body.again, strict=True)) if body.again else {}
+            again = tuple(numbers[id] for id in fresh.ids) if numbers else ()
+            ids = tuple(fresh.ids)
+            effect = StartItems(batch, first, ids, fresh.marked, fresh.data, already_processed, again)
             ctx.effects += (effect,)
         if self._log.verbose:
             for id in fresh.ids:

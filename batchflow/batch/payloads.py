@@ -74,11 +74,12 @@ class EntryOptions(WireBody):
 
 
 class EntryBody(WireBody):
-    """The message of the entry. `total` is set if the trigger listed the ids."""
+    """The message of the entry. `total` is set if the trigger listed the ids, `missing` in such a retry."""
 
     force: bool = False
     limit: int | None = None
     total: int | None = None
+    missing: bool = False
 
 
 class PaginateBody(WireBody):
@@ -91,6 +92,9 @@ class PaginateBody(WireBody):
 
     `counted` is what `count` said, where the walk is to name as many; `eligible` and `to_process` are what the pages
     before this one have named, and what of it is to run.
+
+    In a retry, `missing` marks a page of which only what no batch of its family has started is taken, and `again` are
+    the numbers of the `item_ids` in the batch that it retries.
     """
 
     cursor: str | None = None
@@ -106,6 +110,8 @@ class PaginateBody(WireBody):
     named: bool = False
     marked: tuple[str, ...] = ()
     data: tuple[str, ...] = ()
+    missing: bool = False
+    again: tuple[int, ...] = ()
 
 
 class ExecuteBody(WireBody):

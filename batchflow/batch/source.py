@@ -31,6 +31,12 @@ class FetchedPage:
         """The number of ids that repeat another id of the page."""
         return self.named - len(self.ids)
 
+    def only(self, ids: Collection[str]) -> "FetchedPage":
+        """The same page with these ids alone."""
+        kept = [place for place, id in enumerate(self.ids) if id in ids]
+        data = None if self.data is None else [self.data[place] for place in kept]
+        return FetchedPage([self.ids[place] for place in kept], self.next_cursor, len(kept), data, self.ahead)
+
     @property
     def by_id(self) -> dict[str, str] | None:
         """The JSON texts of the items, by id."""

@@ -1,9 +1,12 @@
 """The status of a batch at any time, and its summary at the end."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias
 
+from batchflow.batch.names import quantity
+from batchflow.batch.rollup import RetryOutcome, Totals, retry_outcomes
 from batchflow.core.batch import Batch, BatchState, Counts, ErrorGroup, Notification
 from batchflow.core.duration import humanize_duration
 from batchflow.core.report import headline, one_line
@@ -26,6 +29,10 @@ class BatchSummary:
     `completion_error` that of an `on_complete` that failed for good, each in one sentence. `errors` are the failures in
     groups. `counted` is the result of `count` if the pages had fewer ids, else None. `str()` of it is one line for
     people.
+
+    `retries` are the batches that were linked to it by `retry` by now, and `totals` count the items of all of them by
+    their latest outcomes; None without a retry. The `counts` stay its own. In a retry, `retry_of` is the batch that it
+    retries.
     """
 
     id: str
@@ -40,9 +47,12 @@ class BatchSummary:
     counted: int | None = None
     errors: tuple[ErrorGroup, ...] = ()
     completion_error: str | None = None
+    retry_of: str | None = None
+    retries: tuple[RetryOutcome, ...] = ()
+    totals: Totals | None = None
 
     @classmethod
-    def of(cls, batch: Batch) -> "BatchSummary":
+    def of(cls, batch: Batch, retries: Sequence[Batch] = ()) -> "BatchSummary":
         """Create the summary of an ended batch."""
         ended = batch.ended_at if batch.ended_at is not None else batch.created_at
         return cls(
@@ -58,13 +68,22 @@ class BatchSummary:
             counted=overstated_count(batch),
             errors=batch.errors,
             completion_error=batch.completion_error,
+            retry_of=batch.retry_of,
+            retries=retry_outcomes(retries),
+            totals=Totals.of(batch, retries),
         )
 
     @property
+    def recovered(self) -> int:
+        """The number of items that had failed or been cancelled, and have succeeded in a retry."""
+        return self.totals.recovered if self.totals else 0
+
+    @property
     def succeeded(self) -> bool:
-        """True if every item that was to run has succeeded, and `on_complete` after them."""
+        """True if every item that was to run has succeeded, here or in a retry, and `on_complete` after them."""
         complete = self.state == "completed" and self.completion_error is None
-        return complete and not self.counts.failed and not self.counts.cancelled
+        latest = self.totals or self.counts
+        return complete and not latest.failed and not latest.cancelled and not latest.open
 
     def failure(self) -> str:
         """Return one sentence about a batch that did not succeed."""
@@ -86,7 +105,13 @@ class BatchSummary:
         text = f"{text}: {format_counts(self.counts)}"
         text = f"{text}; {self.error}" if self.error else text
         text = f"{text}; {_format_completion(self)}" if self.completion_error else text
+        text = text if self.totals is None else f"{text}; {format_totals(self.totals, len(self.retries))}"
         return text if self.counted is None else f"{text}; {format_overstated_count(self.counted, self.counts)}"
+
+
+def format_totals(totals: Totals, retries: int) -> str:
+    """Return the totals of a batch with its retries as text."""
+    return f"with its {quantity(retries, 'retry', 'retries')}: {totals}"
 
 
 def overstated_count(batch: Batch) -> int | None:
@@ -159,6 +184,7 @@ class BatchStatus:
     that of an `on_complete` that failed for good, and `errors` are the failures so far in groups. `counted` is the
     result of `count` if the pages had fewer ids, else None. `wait_reason` is the reason why the batch goes no faster;
     None if nothing holds it back. `notification` is that of its end, if it has a `notify_url` and has ended.
+    None if nothing holds it back. `retry_of`, `retries` and `totals` are as in `BatchSummary`.
     """
 
     id: str
@@ -179,10 +205,19 @@ class BatchStatus:
     completion_error: str | None = None
     wait_reason: WaitReason | None = None
     notification: Notification | None = None
+    retry_of: str | None = None
+    retries: tuple[RetryOutcome, ...] = ()
+    totals: Totals | None = None
 
     @classmethod
     def of(
-        cls, batch: Batch, now: int, *, walk_first: bool = False, wait_reason: WaitReason | None = None
+        cls,
+        batch: Batch,
+        now: int,
+        *,
+        walk_first: bool = False,
+        wait_reason: WaitReason | None = None,
+        retries: Sequence[Batch] = (),
     ) -> "BatchStatus":
         """Create the status of a batch at `now`; with `walk_first` its total is that of the whole walk."""
         ended = batch.ended_at if batch.ended_at is not None else now
@@ -207,6 +242,9 @@ class BatchStatus:
             completion_error=batch.completion_error,
             wait_reason=wait_reason,
             notification=batch.notification,
+            retry_of=batch.retry_of,
+            retries=retry_outcomes(retries),
+            totals=Totals.of(batch, retries),
         )
 
     @property
@@ -245,6 +283,7 @@ class BatchStatus:
         text = f"{self.workflow} {self.id} {self.state}: {done}; {format_counts(self.counts)}"
         text = f"{text}; {self.error}" if self.error else text
         text = f"{text}; {_format_completion(self)}" if self.completion_error else text
+        text = text if self.totals is None else f"{text}; {format_totals(self.totals, len(self.retries))}"
         return text if self.counted is None else f"{text}; {format_overstated_count(self.counted, self.counts)}"
 
 

@@ -23,13 +23,17 @@ _BATCH_ID = re.compile(BATCH_ID_PATTERN)
 
 
 class PreparedBatch(NamedTuple):
-    """A checked batch to open. `is_known_id` is True if the trigger gave its id or dedup id, so that it may exist."""
+    """A checked batch to open. `is_known_id` is True if the trigger gave its id or dedup id, so that it may exist.
+
+    In a retry that lists ids, `again` are their numbers in the batch that it retries.
+    """
 
     batch: NewBatch
     entry: EntryBody
     ids: Sequence[str]
     not_before: int
     is_known_id: bool
+    again: Sequence[int] = ()
 
 
 def prepare_batch(
@@ -69,7 +73,8 @@ def prepare_batch(
 
 def trigger_messages(runtime: WorkflowRuntime, prepared: PreparedBatch) -> list[list[Message]]:
     """Return the messages in portions; the first one is published in the transaction that opens the batch."""
-    return list(runtime.messages.of_trigger(prepared.batch, prepared.entry, prepared.ids, prepared.not_before))
+    start = prepared.batch, prepared.entry, prepared.ids, prepared.not_before, prepared.again
+    return list(runtime.messages.of_trigger(*start))
 
 
 def scheduled_batch(runtime: WorkflowRuntime, schedule: NewSchedule, at: int) -> ScheduledStart:

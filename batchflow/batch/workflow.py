@@ -10,9 +10,9 @@ from typing_extensions import TypeVar
 
 from batchflow.batch.arguments import Id
 from batchflow.batch.definition import Definition, read_definition
-from batchflow.batch.handle import BatchHandle, BatchItem
 from batchflow.batch.hook_scope import call_ledger, require_hook_scope
 from batchflow.batch.item_failure import ItemFailure
+from batchflow.batch.items import BatchItem, read_items
 from batchflow.batch.member_names import check_class_keywords
 from batchflow.batch.scheduling import check_declared_schedule
 from batchflow.batch.status import BatchSummary
@@ -254,7 +254,7 @@ class BatchWorkflow(Generic[Params, Item, Result]):
         scope = require_hook_scope(self.__batch__.name, "self.outcomes()")
         if not scope.batch:
             raise RuntimeError("self.outcomes() can only be used inside the hooks of a batch, not in a dry run")
-        return BatchHandle[Result](scope.batch, self.__batch__, scope.client).items(state)
+        return read_items(scope.client.store, self.__batch__, scope.batch, state)
 
     async def unprocessed(self, ids: Sequence[str]) -> list[str]:
         """Return those of `ids`, in their order, that the ledger does not contain.

@@ -9,7 +9,8 @@ from pydantic_core import to_json
 from batchflow.batch.answers import result_text
 from batchflow.batch.bound import Workflow
 from batchflow.batch.dry_run import Statistics
-from batchflow.batch.handle import BatchHandle, BatchItem
+from batchflow.batch.handle import BatchHandle
+from batchflow.batch.items import BatchItem
 from batchflow.batch.names import WireKeys, quantity
 from batchflow.batch.status import (
     BatchStatus,

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, TypeVar
 
@@ -186,6 +186,18 @@ class Model:
 
     async def open_messages(self, batch: str, *, layers: bool = False, limit: int = 20) -> Sequence[OpenMessage]:
         return ()
+
+    async def items_with_ids(self, batch: str, ids: Sequence[str]) -> Sequence[Item]:
+        raise NotImplementedError
+
+    async def retries(self, batch: str) -> Sequence[Batch]:
+        return ()
+
+    async def retried_items(self, batch: str, ids: Sequence[str]) -> Mapping[str, tuple[str, Item]]:
+        raise NotImplementedError
+
+    async def missing_items(self, batch: str, ids: Sequence[str]) -> frozenset[str]:
+        raise NotImplementedError
 
     async def find_items(self, workflow: str, item_id: str, limit: int = 20) -> Sequence[tuple[str, Item]]:
         raise NotImplementedError
