@@ -217,6 +217,19 @@ class ItemKeyCases(Cases):
         assert items(await scene.items()) == ["c1"]
         assert (await scene.flow("layer")).in_use == (await scene.flow("tenant-c")).in_use == 1
 
+    async def test_settle_of_many_at_once_ends_items_with_keys_and_without(self, scene: Scene) -> None:
+        """In one group: all of them end, and those that waited for a place may start."""
+        names = [f"{name}{number}" for number in range(3) for name in "ab-c-d-"]
+        await start(scene, [f"{name}{place}" for place, name in enumerate(names)])
+        ended = 0
+        while claims := await scene.items():
+            await asyncio.gather(*(scene.done(claim) for claim in claims))
+            ended += len(claims)
+        assert ended == len(names)
+        assert (await scene.batch()).state == "completed"
+        assert await scene.store.workers() == [] or not (await scene.store.workers())[0].held
+        assert (await scene.flow("layer")).in_use == 0
+
     async def test_settle_holds_no_place_while_an_item_waits(self, scene: Scene) -> None:
         """One that sleeps or is tried again later lets the next of its key start."""
         await start(scene, ["a1", "a2", "a3"])

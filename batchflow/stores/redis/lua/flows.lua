@@ -5,7 +5,7 @@
 -- letters; ob: batches that have not ended; fu: it was full for nested lanes; nx: the first free start time; pk: parked until; tu: its latest turn.
 -- `fe` holds the keys by the earliest of these ends, and META the earliest of all as `fe`.
 local ZERO = { 'de', 'p', 'r', 'pp', 'pr', 'pz', 'n', 'w', 'dl', 'ob', 'nx', 'pk' }
-on_each_call(function() flows.cache = {} end)
+on_each_call(function() flows.cache, flows.freed = {}, {} end)
 
 function flows.get(key)
   local flow = flows.cache[key]
@@ -122,6 +122,14 @@ local function unpin_rate(flow)
   flows.set(flow, 'nx', 0)
   set_end(flow, 'pru', 0)
   lanes.place_held_back(flow.key)
+end
+
+-- Put nested lanes of keys that have slots again back into their place.
+function flows.place_freed()
+  for key in pairs(flows.freed) do
+    flows.freed[key] = nil
+    place_nested(flows.get(key))
+  end
 end
 
 -- Undo the pins and pauses that have ended by now, and find when the next one ends.
@@ -296,7 +304,8 @@ function flows.release(key, count)
   local flow = flows.get(key)
   if flow then
     flows.set(flow, 'n', math.max(0, flow.n - (count or 1)))
-    if flow.fu == 1 then place_nested(flow) end
+    -- Not at once: this reads lanes, and the ends of items that a call carries out are written later.
+    if flow.fu == 1 then flows.freed[key] = true end
     if flows.limits(flow) then notify_stores() end
   end
 end

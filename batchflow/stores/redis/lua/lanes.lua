@@ -62,6 +62,7 @@ function lanes.mark_changed(destination, lowered)
 end
 
 function lanes.flush()
+  if next(flows.freed) then flows.place_freed() end
   if next(nested.changed) then nested.flush() end
   for destination, lowered in pairs(lanes.changed) do
     local first = lowered

@@ -83,9 +83,9 @@ local function recount_slots(at)
   local keys = call('ZRANGE', P .. 'flows', at, at + KEYS_AT_ONCE - 1)
   for _, key in ipairs(keys) do
     local flow, held = flows.get(key), places[key] or 0
+    if flow and flow.fu == 1 then flows.freed[key] = true end
     if flow and flow.n ~= held then
       flows.set(flow, 'n', held)
-      flows.release(key, 0)
       count = count + 1
       notify_stores()
     end
