@@ -247,6 +247,7 @@ class Batchflow:
         processed_ttl: Duration | None = None,
         processed_per: tuple[str, ...] = (),
         walk_first: bool = False,
+        priority: int = 0,
         group_size: int = ...,
         group_wait: Duration = ...,
         group_parallelism: int | None = None,

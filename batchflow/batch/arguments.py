@@ -12,6 +12,7 @@ from uuid import UUID
 from pydantic import BaseModel, ValidationError
 
 from batchflow.batch.definition import Definition
+from batchflow.core.batch import PRIORITY_DESCRIPTION, is_priority
 from batchflow.core.duration import Duration
 from batchflow.errors import InputError
 from batchflow.serve.trigger import Dedup
@@ -55,6 +56,7 @@ class BatchTrigger:
     not_before: datetime | int | None = None
     headers: Mapping[str, str] | None = None
     notify_url: str | None = field(default=None, repr=False)
+    priority: int | None = None
 
 
 def check_params(definition: Definition, params: Any) -> BaseModel:
@@ -185,6 +187,12 @@ def check_force(force: object) -> None:
     """Raise `InputError` unless `force` is True or False."""
     if not isinstance(force, bool):
         raise InputError(option="force", got=format_value(force), want="write True or False")
+
+
+def check_priority(priority: object) -> None:
+    """Raise `InputError` for an invalid priority."""
+    if not is_priority(priority):
+        raise InputError(option="priority", got=format_value(priority), want=f"write {PRIORITY_DESCRIPTION}")
 
 
 def derive_batch_id(workflow: str, dedup_id: str) -> str:

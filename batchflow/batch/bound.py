@@ -98,6 +98,7 @@ class Workflow(Generic[Params, Result]):
         not_before: datetime | int | None = None,
         headers: Mapping[str, str] | None = None,
         notify_url: str | None = None,
+        priority: int | None = None,
         **unknown: Never,
     ) -> BatchHandle[Result]:
         """Start a batch, durable when this returns.
@@ -110,11 +111,13 @@ class Workflow(Generic[Params, Result]):
         that exists starts nothing either. Batches can be listed by `label`. The batch starts after `delay`, or at
         `not_before`: a datetime with its time zone, or ms since the epoch. `ctx.headers` of its items and
         `self.headers` of its hooks have the `headers`; they appear nowhere else. `notify_url` takes the place of the
-        class's: it gets a POST when the batch has ended.
+        class's: it gets a POST when the batch has ended. Of the batches of the workflow, those with the highest
+        `priority`, from 0 to 9, start their pages and items first; None is that of the class.
 
         Raises:
-            InputError: parameters of another type, no or repeated ids, a limit below 1, an invalid id or label, or the
-                id of another workflow's batch. `TooLarge`: the parameters are too large. Nothing was started.
+            InputError: parameters of another type, no or repeated ids, a limit below 1, an invalid id, label or
+                priority, or the id of another workflow's batch. `TooLarge`: the parameters are too large. Nothing was
+                started.
             ConfigurationError: a time, a header or the URL is invalid.
             UnserializableError: the parameters do not survive JSON.
         """
@@ -131,6 +134,7 @@ class Workflow(Generic[Params, Result]):
             not_before=not_before,
             headers=headers,
             notify_url=notify_url,
+            priority=priority,
         )
         return await self.start(params, options)
 
@@ -201,6 +205,7 @@ class Workflow(Generic[Params, Result]):
             delay=options.delay,
             not_before=options.not_before,
             headers=options.headers,
+            priority=options.priority,
         )
         start = prepare_batch(self._runtime, payload, options_of_batch, link)
         messages = [message for portion in trigger_messages(self._runtime, start) for message in portion]

@@ -59,6 +59,7 @@ class Definition(NamedTuple):
     ledger_ttl: int | None
     ledger_scope: LedgerScope
     walk_first: bool
+    priority: int
     schedule: Schedule | None
     notify_url: str | None
     keep_results: bool
@@ -144,6 +145,7 @@ def _definition(
         if options_of_class.value("processed_ttl") is None
         else options_of_class.duration("processed_ttl"),
         walk_first=options_of_class.instance("walk_first", bool, "True or False"),
+        priority=options_of_class.priority(),
         schedule=options_of_class.schedule(),
         notify_url=options_of_class.url("notify_url"),
         keep_results=result not in (None, NoneType),

@@ -8,7 +8,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Generic, TypeVar, cast
 
-from batchflow.batch.arguments import Id
+from batchflow.batch.arguments import Id, check_priority
 from batchflow.batch.export import Export, ExportFormat, Manifest, check_format
 from batchflow.batch.items import ITEMS_PER_READ, BatchItem, batch_item, read_items
 from batchflow.batch.retry import Retries, check_retry
@@ -202,6 +202,17 @@ class BatchHandle(Generic[Result]):
     async def resume(self) -> bool:
         """Undo `pause`. Return False if the batch was not paused."""
         return await self._client.resume_batch(self.id)
+
+    async def set_priority(self, priority: int) -> bool:
+        """Change the priority, from 0 to 9: of the batches of a workflow, those with the highest start first.
+
+        Return False if the batch had ended before, or is being cancelled.
+
+        Raises:
+            InputError: it is not a whole number from 0 to 9.
+        """
+        check_priority(priority)
+        return await self._client.set_batch_priority(self.id, priority)
 
     async def _describe_wait(self) -> str:
         """Return in one sentence how far the batch is, and why it goes no further."""

@@ -114,6 +114,7 @@ RESERVED_FIELDS = (
     "delay",
     "notBefore",
     "headers",
+    "priority",
     "page",
     "workflowRunId",
 )

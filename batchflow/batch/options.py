@@ -7,7 +7,7 @@ from typing import Any, TypeVar, cast
 from pydantic import BaseModel, PydanticUserError, TypeAdapter
 from pydantic_core import to_json
 
-from batchflow.core.batch import ledger_name
+from batchflow.core.batch import PRIORITY_DESCRIPTION, is_priority, ledger_name
 from batchflow.core.duration import to_ms
 from batchflow.core.flow import FlowControl
 from batchflow.core.schedule import Schedule, as_schedule
@@ -36,6 +36,7 @@ OPTION_NAMES = (
     "processed_ttl",
     "processed_per",
     "walk_first",
+    "priority",
     "schedule",
     "notify_url",
 )
@@ -70,6 +71,13 @@ class OptionReader:
         value = self.value(name)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
             raise self._option_error(name, value, "a whole number of 1 or more, or None for no limit")
+        return value
+
+    def priority(self) -> int:
+        """Return the priority of a batch."""
+        value = self.value("priority")
+        if not is_priority(value):
+            raise self._option_error("priority", value, PRIORITY_DESCRIPTION)
         return value
 
     def instance(self, name: str, kind: type[T], example: str) -> T:

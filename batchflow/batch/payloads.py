@@ -13,6 +13,7 @@ from batchflow.batch.arguments import BatchTrigger
 from batchflow.batch.definition import Definition
 from batchflow.batch.names import camel_case, field_names, wire_name
 from batchflow.batch.source import CycleDetector
+from batchflow.core.batch import MAX_PRIORITY
 from batchflow.core.duration import DURATION_PATTERN, Duration, to_ms
 from batchflow.core.ids import BATCH_ID_PATTERN
 from batchflow.core.secrets import misfit_reason
@@ -71,6 +72,7 @@ class EntryOptions(WireBody):
     not_before: TextOrNumber = _described(format="date-time", minimum=MIN_TIMESTAMP_MS)
     headers: dict[str, str] | None = None
     notify_url: str | None = _described(format="uri")
+    priority: int | None = Field(default=None, ge=0, le=MAX_PRIORITY, strict=True)
 
 
 class EntryBody(WireBody):
@@ -181,6 +183,7 @@ class Payloads:
                 not_before=_parse_not_before(options.not_before),
                 headers=options.headers,
                 notify_url=_parse_notify_url(options.notify_url),
+                priority=options.priority,
             ),
         )
 

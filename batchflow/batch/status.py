@@ -184,7 +184,8 @@ class BatchStatus:
     that of an `on_complete` that failed for good, and `errors` are the failures so far in groups. `counted` is the
     result of `count` if the pages had fewer ids, else None. `wait_reason` is the reason why the batch goes no faster;
     None if nothing holds it back. `notification` is that of its end, if it has a `notify_url` and has ended.
-    None if nothing holds it back. `retry_of`, `retries` and `totals` are as in `BatchSummary`.
+    `retry_of`, `retries` and `totals` are as in `BatchSummary`. Of the batches of a workflow, those with the highest
+    `priority` start first.
     """
 
     id: str
@@ -208,6 +209,7 @@ class BatchStatus:
     retry_of: str | None = None
     retries: tuple[RetryOutcome, ...] = ()
     totals: Totals | None = None
+    priority: int = 0
 
     @classmethod
     def of(
@@ -245,6 +247,7 @@ class BatchStatus:
             retry_of=batch.retry_of,
             retries=retry_outcomes(retries),
             totals=Totals.of(batch, retries),
+            priority=batch.priority,
         )
 
     @property

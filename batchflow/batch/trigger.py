@@ -5,7 +5,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from batchflow.batch.arguments import BatchTrigger, check_force, check_ids, check_limit, check_params, derive_batch_id
+from batchflow.batch.arguments import (
+    BatchTrigger,
+    check_force,
+    check_ids,
+    check_limit,
+    check_params,
+    check_priority,
+    derive_batch_id,
+)
 from batchflow.batch.payloads import EntryBody
 from batchflow.batch.runtime import WorkflowRuntime
 from batchflow.core.batch import NewBatch
@@ -52,6 +60,8 @@ def prepare_batch(
     named = check_ids(definition, options.ids)
     check_limit(options.limit, named)
     check_force(options.force)
+    if options.priority is not None:
+        check_priority(options.priority)
     id = _requested_id(definition.name, options, link)
     is_open = is_open_dedup(options.dedup, options.dedup_id)
     new_id = client.new_id("batch") if id is None or is_open else id
@@ -65,6 +75,7 @@ def prepare_batch(
         headers=validate_headers(options.headers),
         open_dedup=id if is_open else None,
         notify_url=batch.notify_url if options.notify_url is None else options.notify_url,
+        priority=definition.priority if options.priority is None else options.priority,
     )
     entry = EntryBody(force=options.force, limit=options.limit, total=None if named is None else len(named))
     not_before = start_time(options.delay, options.not_before, client.now(), check_era=True)

@@ -124,6 +124,8 @@ class BatchWorkflow(Generic[Params, Item, Result]):
     LIMIT and OFFSET over rows that are not done.
     """
 
+    priority: ClassVar[int] = 0
+    """The priority of its batches, from 0 to 9, unless their trigger names one; those with the highest start first."""
     schedule: ClassVar[Schedule | str | None] = None
     """When batches start by themselves: a cron expression in UTC, or a `Schedule` with time zone and parameters."""
     notify_url: ClassVar[str | None] = None

@@ -1,4 +1,4 @@
-"""`batchflow batches pause`, `resume` and `cancel`: one batch, several, or all open ones of a label or a workflow."""
+"""`batchflow batches pause`, `resume` and `cancel`: by id, label or workflow; and `batchflow batches priority`."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -9,17 +9,18 @@ import typer
 from batchflow.batch.names import quantity
 from batchflow.batch.operations import BatchSelection, cancel_batches, pause_batches, resume_batches
 from batchflow.batch.status import format_counts
-from batchflow.cli.batches import group, require_batch
+from batchflow.cli.batches import BatchIdArgument, group, require_batch
 from batchflow.cli.options import JsonOption, UrlOption, YesOption, confirm
 from batchflow.cli.output import Output
 from batchflow.cli.target import open_engine
-from batchflow.core.batch import Batch
+from batchflow.core.batch import MAX_PRIORITY, Batch
 from batchflow.core.ports import Client
 from batchflow.engine.engine import Engine
 from batchflow.errors import InputError, NotFoundError
 from batchflow.http.schemas.base import ApiModel
 from batchflow.http.schemas.batches import (
     BatchInfo,
+    BatchPriorityResponse,
     CancelBatchesResponse,
     CancelBatchResponse,
     PauseBatchesResponse,
@@ -139,6 +140,37 @@ class CancelBatches:
             Output().print(_cancelled_text(found[0]) if changed else _ended_text(found[0]))
         else:
             Output().print(f"Cancelled {quantity(changed, 'batch', 'batches')}{_rest_text(found, changed)}")
+        return 0 if changed else 1
+
+
+@group.command("priority")
+@dataclass(frozen=True, kw_only=True)
+class SetBatchPriority:
+    """Change the priority of a batch, from 0 to 9.
+
+    Of the batches of a workflow, those with the highest priority start their pages and items first; running ones go on
+    to their end.
+
+    Exit codes: 0 changed, 1 it had ended before, 2 usage.
+    """
+
+    id: BatchIdArgument
+    priority: Annotated[int, typer.Argument(metavar="N", min=0, max=MAX_PRIORITY, help="The priority.")]
+    url: UrlOption = None
+    as_json: JsonOption = False
+
+    async def execute(self) -> int:
+        """Change the priority; 1 if the batch had ended before."""
+        async with open_engine(self.url) as engine:
+            await require_batch(engine, self.id)
+            changed = await engine.set_batch_priority(self.id, self.priority)
+            batch, now = await require_batch(engine, self.id), engine.now()
+        if self.as_json:
+            _print_document(BatchPriorityResponse(changed=changed, batch=BatchInfo.of(batch, now)))
+        elif changed:
+            Output().print(f"Batch {batch.id} has the priority {batch.priority}")
+        else:
+            Output().print(_ended_text(batch))
         return 0 if changed else 1
 
 

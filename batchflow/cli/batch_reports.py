@@ -45,7 +45,7 @@ from batchflow.http.schemas.batches import wire_params
 from batchflow.serve.app_url import without_credentials
 
 _MAX_FAILURES = 5
-_NUMBER_COLUMNS = {"done", "failed", "skipped", "took"}
+_NUMBER_COLUMNS = {"done", "failed", "skipped", "took", "priority"}
 
 
 class BatchDetails(NamedTuple):
@@ -158,7 +158,8 @@ def print_batches(output: Output, found: Sequence[Batch], now: int, unserved: Se
     columns = ["batch", "workflow", "state", "done", "failed", "skipped", started, "took"]
     notes = [_note(it, now, is_served=not any(_is_of(work, it) for work in unserved)) for it in found]
     rows = [[*_batch_row(it, time, now)] for it, time in zip(found, times, strict=True)]
-    for title, cells in {"": notes, "label": [it.label or "" for it in found]}.items():
+    priorities = [f"{it.priority}" if it.priority else "" for it in found]
+    for title, cells in {"": notes, "priority": priorities, "label": [it.label or "" for it in found]}.items():
         if any(cells):
             columns.append(title)
             rows = [[*row, cell] for row, cell in zip(rows, cells, strict=True)]
@@ -224,6 +225,7 @@ def print_batch(output: Output, report: BatchDetails, now: int) -> None:
         "eligible": _eligible_text(found),
         "started": format_local_time(found.created_at),
     }
+    rows |= {"priority": f"{found.priority}"} if found.priority else {}
     rows |= {"now": _note(found, now)} if not status.is_over and _note(found, now) else {}
     rows |= {"waits": report.wait_reason.sentence} if report.wait_reason else {}
     rows |= {"ended": format_local_time(found.ended_at), "took": took} if found.ended_at is not None else {}

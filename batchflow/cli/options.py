@@ -10,6 +10,7 @@ from typing import Annotated, cast
 import typer
 from pydantic.alias_generators import to_snake
 
+from batchflow.core.batch import MAX_PRIORITY
 from batchflow.core.duration import Duration
 from batchflow.errors import InputError, OptionError
 from batchflow.serve.trigger import Dedup
@@ -35,8 +36,12 @@ HeadersOption = Annotated[
     typer.Option("-H", "--header", metavar="NAME=VALUE", help="A header for ctx.headers; can be repeated."),
 ]
 
+PriorityOption = Annotated[
+    int | None,
+    typer.Option(min=0, max=MAX_PRIORITY, metavar="N", help="0 to 9: of a workflow's batches the highest are first."),
+]
 _TRIGGER_OPTIONS = frozenset({"dedup_id", "dedup", "delay", "not_before", "label", "headers"})
-BATCH_OPTIONS = _TRIGGER_OPTIONS | {"dry_run", "force", "limit", "ids", "batch_id", "notify_url"}
+BATCH_OPTIONS = _TRIGGER_OPTIONS | {"dry_run", "force", "limit", "ids", "batch_id", "notify_url", "priority"}
 """The options of a batch, as `Workflow.trigger` and `Workflow.dry_run` name them."""
 
 RUN_OPTIONS = _TRIGGER_OPTIONS | {"payload", "run_id", "wait"}

@@ -35,6 +35,7 @@ from batchflow.cli.options import (
     HeadersOption,
     JsonOption,
     NotBeforeOption,
+    PriorityOption,
     TargetArgument,
     option_names,
     parse_dedup,
@@ -164,6 +165,7 @@ class RunBatch:
     notify_url: Annotated[
         str | None, typer.Option(metavar="URL", help="A URL that gets a POST when the batch has ended.")
     ] = None
+    priority: PriorityOption = None
     as_json: JsonOption = False
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Show all log lines above the progress bar.")] = False
 
@@ -187,6 +189,7 @@ class RunBatch:
             not_before=parse_not_before(self.not_before),
             headers=parse_headers(self.headers),
             notify_url=self.notify_url,
+            priority=self.priority,
         )
         request = BatchRequest(params=params, options=options)
         with SignalHandler(flow.settings.grace.total_seconds()) as signals:
@@ -203,6 +206,7 @@ class RunBatch:
             "--ids-from": self.ids_from,
             "--batch-id": self.batch_id,
             "--dedup-id": self.dedup_id,
+            "--priority": self.priority,
         }
         for option, value in given.items():
             words += [] if value is None else [option, str(value)]
@@ -299,6 +303,8 @@ class _BatchRunner:
         if found.same is not None:
             handle = self._workflow.batch(found.same.id)
             self._print(resuming_text(found.same))
+            if request.options.priority is not None:
+                await handle.set_priority(request.options.priority)
         else:
             handle = await request.trigger(self._workflow)
             self._deduplicated = handle.deduplicated

@@ -19,6 +19,9 @@ NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 MAX_PRIORITY = 9
 """The highest priority of a batch, which starts first, as in AMQP; the lowest is 0, that of a batch that names none."""
 
+PRIORITY_DESCRIPTION = f"a whole number from 0 to {MAX_PRIORITY}, of which the highest is first"
+"""The description of a valid priority for messages."""
+
 FINAL_STATES: frozenset[BatchState] = frozenset({"completed", "failed", "cancelled"})
 
 
@@ -242,6 +245,11 @@ class Mark(NamedTuple):
 
     item: str
     expires_at: int | None = None
+
+
+def is_priority(value: object) -> bool:
+    """Return True for the priority of a batch."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_PRIORITY
 
 
 def ledger_name(workflow: str, scope: Mapping[str, object]) -> str:

@@ -11,6 +11,7 @@ from batchflow.core import ids
 from batchflow.core.batch import NewBatch
 from batchflow.core.codec import SizeLimit
 from batchflow.core.expected_data import ExpectedData
+from batchflow.core.failure_budget import FailureBudget
 from batchflow.core.flow import FlowControl
 from batchflow.core.message import Message
 from batchflow.core.ports import (
@@ -174,6 +175,10 @@ class Engine:
         """See the port."""
         self._wake()
         return await self.store.resume_batch(id)
+
+    async def set_failure_budget(self, id: str, budget: FailureBudget | None) -> bool:
+        """See the port."""
+        return await self.store.set_failure_budget(id, budget)
 
     async def set_batch_priority(self, id: str, priority: int) -> bool:
         """See the port."""

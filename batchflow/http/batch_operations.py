@@ -1,14 +1,15 @@
-"""The endpoints that change batches: pause, resume and cancel, one batch or all of a label or a workflow."""
+"""The endpoints that change batches: pause, resume and cancel, one or all of a label or a workflow; the priority."""
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Request, Response
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from batchflow.batch import operations
 from batchflow.batch.bound import Workflow
 from batchflow.batch.operations import BatchSelection
+from batchflow.core.batch import MAX_PRIORITY
 from batchflow.core.ports import Client
 from batchflow.errors import InputError
 from batchflow.http.batches import MAX_BATCHES
@@ -18,6 +19,7 @@ from batchflow.http.openapi import BODY_ERRORS, error_responses, request_body
 from batchflow.http.schemas.base import ApiModel
 from batchflow.http.schemas.batches import (
     BatchInfo,
+    BatchPriorityResponse,
     CancelBatchesResponse,
     CancelBatchResponse,
     PauseBatchesResponse,
@@ -25,6 +27,8 @@ from batchflow.http.schemas.batches import (
     ResumeBatchesResponse,
     ResumeBatchResponse,
 )
+
+Body = TypeVar("Body", bound=BaseModel)
 
 
 class BatchesRequest(BaseModel):
@@ -37,8 +41,21 @@ class BatchesRequest(BaseModel):
     workflow: str | None = None
 
 
+def _as_integer(value: object) -> object:
+    # In JSON 2.0 is the integer 2.
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+class PriorityRequest(BaseModel):
+    """The new priority of a batch: of those of a workflow, the ones with the highest start first."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    priority: Annotated[int, Field(ge=0, le=MAX_PRIORITY), BeforeValidator(_as_integer)]
+
+
 class BatchOperations:
-    """Pauses, resumes and cancels batches. `workflows` are the app's, by name; more may be added later."""
+    """Changes batches. `workflows` are the app's, by name; more may be added later."""
 
     def __init__(self, client: Client, workflows: Mapping[str, Workflow[Any, Any]], *, max_body: int) -> None:
         self._client = client
@@ -69,6 +86,14 @@ class BatchOperations:
             "responses": many,
             "openapi_extra": request_body(BatchesRequest, required=True),
         }
+        add(
+            "/{id}/priority",
+            self.set_priority,
+            BatchPriorityResponse,
+            "Change the priority of a batch",
+            responses=many,
+            openapi_extra=request_body(PriorityRequest, required=True),
+        )
         which = "batches: these, or the open ones of a label or a workflow"
         add("/pause", self.pause_many, PauseBatchesResponse, f"Pause {which}", **body)
         add("/resume", self.resume_many, ResumeBatchesResponse, f"Resume {which}", **body)
@@ -89,6 +114,12 @@ class BatchOperations:
         cancelled = await self._client.cancel_batch(id)
         return json_response(CancelBatchResponse(cancelled=cancelled, batch=await self._info(id)))
 
+    async def set_priority(self, id: str, request: Request) -> Response:
+        """It counts from the next claim of a worker on. Safe to repeat."""
+        wanted = await self._read(request, PriorityRequest)
+        changed = await self._client.set_batch_priority(id, wanted.priority)
+        return json_response(BatchPriorityResponse(changed=changed, batch=await self._info(id)))
+
     async def pause_many(self, request: Request) -> Response:
         """Items under way go on to their end; batches that are triggered later are not paused."""
         return json_response(PauseBatchesResponse(paused=await self._change(request, operations.pause_batches)))
@@ -102,11 +133,7 @@ class BatchOperations:
         return json_response(CancelBatchesResponse(cancelled=await self._change(request, operations.cancel_batches)))
 
     async def _change(self, request: Request, act: Callable[[Client, BatchSelection], Awaitable[int]]) -> int:
-        fields = await read_object(request, self._max_body)
-        try:
-            which = BatchesRequest.model_validate(fields, strict=True)
-        except ValidationError as error:
-            raise invalid_field(error) from error
+        which = await self._read(request, BatchesRequest)
         if which.ids == [] and "ids" in which.model_fields_set:
             # An empty list selects nothing; beside a label it must not select all of the label.
             raise InputError("'ids' is empty; list one id or more, or leave it out", field="ids")
@@ -114,6 +141,13 @@ class BatchOperations:
         if not changed and which.workflow is not None:
             await self._require_workflow(which.workflow)
         return changed
+
+    async def _read(self, request: Request, model: type[Body]) -> Body:
+        fields = await read_object(request, self._max_body)
+        try:
+            return model.model_validate(fields, strict=True)
+        except ValidationError as error:
+            raise invalid_field(error) from error
 
     async def _require_workflow(self, name: str) -> None:
         # A store may hold batches of workflows that this app does not have.

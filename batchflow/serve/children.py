@@ -54,6 +54,7 @@ class ChildOptions(NamedTuple):
     ids: Sequence[str | int | UUID] | None = None
     limit: int | None = None
     force: bool | None = None
+    priority: int | None = None
 
     def reject(self, owner: str, why: str, *names: str) -> None:
         """Raise `ConfigurationError` when an option that the target does not take is set."""

@@ -268,14 +268,15 @@ class WorkflowContext(Generic[Payload]):
         ids: Sequence[str | int | UUID] | None = None,
         limit: int | None = None,
         force: bool | None = None,
+        priority: int | None = None,
         **unknown: Never,
     ) -> Coroutine[Any, Any, T]:
         """Run another served function, or a batch, as a child and wait for its result.
 
         `headers`, `label`, `delay` and `not_before` mean the same as for a trigger. A function also takes `retries`,
-        `retry_delay` and `flow_control`; a batch takes `ids`, `limit` and `force`, and returns its summary even when
-        items failed. The child's id is derived from the step. Cancelling the run cancels the children it waits for.
-        Children can be nested 100 levels deep.
+        `retry_delay` and `flow_control`; a batch takes `ids`, `limit`, `force` and `priority`, and returns its summary
+        even when items failed. The child's id is derived from the step. Cancelling the run cancels the children that it
+        waits for. Children can be nested 100 levels deep.
 
         Raises:
             ChildFailed: the child failed.
@@ -300,6 +301,7 @@ class WorkflowContext(Generic[Payload]):
             ids=ids,
             limit=limit,
             force=force,
+            priority=priority,
         )
         return invoke_step(self._execution, self._claim.depth, name, target, payload, options)
 

@@ -70,6 +70,7 @@ class BatchOptions(TypedDict, total=False):
     not_before: datetime | int | None
     headers: Mapping[str, str] | None
     notify_url: str | None
+    priority: int | None
 
 
 class Environment:

@@ -158,6 +158,9 @@ class Model:
     async def resume_batch(self, id: str) -> bool:
         raise NotImplementedError
 
+    async def set_batch_priority(self, id: str, priority: int) -> bool:
+        raise NotImplementedError
+
     async def run(self, id: str) -> Run | None:
         return None
 

@@ -70,7 +70,7 @@ def test_parameters_are_sent_by_any_of_their_names() -> None:
         (
             '{"zzz":1}',
             "Unknown field 'zzz' for welcome; known are 'batchId', 'dedup', 'dedupId', 'delay', 'dryRun', 'force', "
-            "'headers', 'label', 'limit', 'notBefore', 'notifyUrl', 'paidOnly', "
+            "'headers', 'label', 'limit', 'notBefore', 'notifyUrl', 'paidOnly', 'priority', "
             "'userIds'",
             "zzz",
         ),
@@ -112,5 +112,5 @@ def test_the_schema_shows_everything_that_may_be_sent() -> None:
     """Controls and parameters, by their names on the wire."""
     schema = WELCOME.entry_model.model_json_schema()
     start = {"batchId", "dedup", "dedupId", "delay", "dryRun", "force", "headers", "label", "limit", "notBefore"}
-    assert set(schema["properties"]) == start | {"notifyUrl", "paidOnly", "userIds"}
+    assert set(schema["properties"]) == start | {"notifyUrl", "paidOnly", "priority", "userIds"}
     assert of(Span).entry_model.model_json_schema()["required"] == ["sinceDay"]

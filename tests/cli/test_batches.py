@@ -100,6 +100,7 @@ def test_list_is_one_json_document(command: CommandLine) -> None:
         "isFinal": False,
         "force": False,
         "paused": False,
+        "priority": 0,
         "label": "waiting",
         "error": None,
         "completionError": None,
@@ -238,6 +239,25 @@ def test_pause_and_resume_say_what_has_changed(command: CommandLine) -> None:
     assert (answer.code, answer.out) == (1, f"Batch {OPEN} was not paused: it is pending\n")
     command("batches", "cancel", OPEN)
     answer = command("batches", "pause", OPEN)
+    assert (answer.code, answer.out) == (1, f"Batch {OPEN} had ended before: it is cancelled\n")
+
+
+def test_priority_says_what_has_changed(command: CommandLine) -> None:
+    """Lists and `show` have it where it is not 0; a batch that has ended is an exit code of 1."""
+    asyncio.run(open_a_batch())
+    assert "priority" not in command("batches").out + command("batches", "show", OPEN).out
+    answer = command("batches", "priority", OPEN, "5")
+    assert (answer.code, answer.out) == (0, f"Batch {OPEN} has the priority 5\n")
+    titles, row = command("batches").out.splitlines()
+    assert row[: titles.index("priority") + len("priority")].endswith(" 5")
+    assert re.search(r"^priority +5$", command("batches", "show", OPEN).out, re.MULTILINE)
+    document = command("batches", "priority", OPEN, "0", "--json").document
+    assert (document["changed"], document["batch"]["priority"]) == (True, 0)
+    for wrong in ("10", "-1", "high"):
+        assert command("batches", "priority", OPEN, wrong).code == 2
+    assert command("batches", "priority", "bat_x", "1").is_usage_error("there is no batch 'bat_x'")
+    command("batches", "cancel", OPEN)
+    answer = command("batches", "priority", OPEN, "1")
     assert (answer.code, answer.out) == (1, f"Batch {OPEN} had ended before: it is cancelled\n")
 
 

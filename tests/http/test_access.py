@@ -48,6 +48,7 @@ DOORS = {
     "POST /batches/{id}/cancel": OPERATOR,
     "POST /batches/{id}/pause": OPERATOR,
     "POST /batches/{id}/resume": OPERATOR,
+    "POST /batches/{id}/priority": OPERATOR,
     "POST /batches/cancel": OPERATOR,
     "POST /batches/pause": OPERATOR,
     "POST /batches/resume": OPERATOR,

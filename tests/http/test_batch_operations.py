@@ -1,4 +1,4 @@
-"""Pausing, resuming and cancelling batches over HTTP."""
+"""Pausing, resuming and cancelling batches over HTTP, and their priority."""
 
 from typing import Any
 
@@ -50,3 +50,32 @@ async def test_many_batches_are_paused_resumed_and_cancelled(idle_http: AsyncCli
     assert_error(await idle_http.post("/batches/cancel", json={"lable": "y"}), (422, "lable", "lable"))
     unknown = await idle_http.post("/batches/cancel", json={"workflow": "welcom"})
     assert_error(unknown, (404, "there is no workflow 'welcom'", "workflow"))
+
+
+async def test_the_priority_of_a_batch_is_changed(idle_http: AsyncClient) -> None:
+    """Until it has ended; the batch of the answer has it, and lists too."""
+    id = await started(idle_http, priority=3)
+    assert (await idle_http.get(f"/batches/{id}")).json()["priority"] == 3
+    answer = (await idle_http.post(f"/batches/{id}/priority", json={"priority": 9})).json()
+    assert (answer["success"], answer["changed"], answer["batch"]["priority"]) == (True, True, 9)
+    assert [it["priority"] for it in (await idle_http.get("/batches")).json()["batches"]] == [9]
+    await idle_http.post(f"/batches/{id}/cancel")
+    answer = (await idle_http.post(f"/batches/{id}/priority", json={"priority": 1})).json()
+    assert (answer["changed"], answer["batch"]["priority"]) == (False, 9)
+
+
+async def test_a_wrong_priority_is_422(idle_http: AsyncClient) -> None:
+    """Of a trigger as of a batch; an unknown batch is 404."""
+    id = await started(idle_http)
+    for wrong in (-1, 10, "3", 1.5, True, None):
+        response = await idle_http.post(f"/batches/{id}/priority", json={"priority": wrong})
+        assert_error(response, (422, "'priority' does not fit", "priority"))
+        if wrong is not None:
+            response = await idle_http.post("/welcome/process-users", json={"priority": wrong})
+            assert_error(response, (422, "'priority' does not fit", "priority"))
+    assert_error(await idle_http.post(f"/batches/{id}/priority", json={}), (422, "priority", "priority"))
+    assert_error(
+        await idle_http.post(f"/batches/{id}/priority", json={"priority": 1, "prio": 1}), (422, "prio", "prio")
+    )
+    unknown = await idle_http.post("/batches/bat_x/priority", json={"priority": 1})
+    assert_error(unknown, (404, "there is no batch 'bat_x'", None))

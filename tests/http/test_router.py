@@ -111,7 +111,7 @@ async def test_the_document_shows_every_body_and_answer(flow: Batchflow) -> None
     assert "$defs" not in text
     paths = document["paths"]
     # Batches, runs, dead letters, events, webhooks, workers, schedules, flow keys, health; workflows; functions.
-    assert len(paths) == 2 * (14 + 5 + 7 + 2 + 1 + 1 + 5 + 7 + 2 + 9 + 5)
+    assert len(paths) == 2 * (15 + 5 + 7 + 2 + 1 + 1 + 5 + 7 + 2 + 9 + 5)
 
     def body(path: str) -> tuple[bool, dict[str, Any]]:
         found = paths[path]["post"]["requestBody"]
@@ -119,6 +119,7 @@ async def test_the_document_shows_every_body_and_answer(flow: Batchflow) -> None
 
     required, process = body("/a/welcome/process-users")
     anywhere = {"label", "dedupId", "dedup", "batchId", "delay", "notBefore", "headers", "paidOnly", "ratio", "region"}
+    anywhere |= {"priority"}
     names = anywhere | {"dryRun", "force", "limit", "userIds"}
     assert (required, set(process["properties"]), process["additionalProperties"]) == (False, names, False)
     required, single = body("/a/welcome/generate-user")
@@ -175,6 +176,7 @@ ROUTES = [
     ("POST", "/batches/x/cancel"),
     ("POST", "/batches/x/pause"),
     ("POST", "/batches/x/resume"),
+    ("POST", "/batches/x/priority"),
     ("POST", "/batches/pause"),
     ("POST", "/batches/resume"),
     ("POST", "/batches/cancel"),
@@ -188,12 +190,13 @@ ROUTES = [
     ("GET", "/workers"),
 ]
 BODIES: dict[str, Any] = {
+    "/batches/x/priority": {"priority": 1},
     "/onboarding": {"email": "a@b"},
     **{path: {"label": "x"} for path in ("/runs/cancel", "/batches/pause", "/batches/resume", "/batches/cancel")},
 }
 VERBS = (
     *("publish", "open_batch", "batch", "batches", "items", "cancel_batch", "run", "runs", "cancel_run", "cancel_runs"),
-    *("notify", "waiters", "webhook", "workers", "pause_batch", "resume_batch"),
+    *("notify", "waiters", "webhook", "workers", "pause_batch", "resume_batch", "set_batch_priority"),
 )
 
 

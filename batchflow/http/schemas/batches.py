@@ -130,7 +130,8 @@ class BatchInfo(ApiModel):
     then. `isFinal` is true once nothing of the batch runs any more. `counted` is the number that the source's `count`
     returned, where its pages named fewer. `lastErrors` are its failures in groups, those with the most attempts first;
     `completionError` is the reason why `on_complete` has failed for good. `waitReason` is the reason why the batch goes
-    no faster; null if nothing holds it back, and in lists. `notification` is null unless it has a `notify_url`.
+    no faster; null if nothing holds it back, and in lists. `notification` is null unless it has a `notify_url`. Of the
+    batches of a workflow, those with the highest `priority` start first.
     """
 
     batch_id: str
@@ -149,6 +150,7 @@ class BatchInfo(ApiModel):
     force: bool
     label: str | None
     paused: bool
+    priority: int
     error: str | None
     completion_error: str | None
     last_errors: list[ErrorInfo]
@@ -182,6 +184,7 @@ class BatchInfo(ApiModel):
             force=batch.force,
             label=batch.label,
             paused=batch.paused,
+            priority=batch.priority,
             error=None if status.error is None else short_error(batch.error),
             completion_error=batch.completion_error,
             last_errors=[ErrorInfo.of(group) for group in batch.errors],
@@ -300,6 +303,14 @@ class ResumeBatchResponse(ApiModel):
 
     success: Literal[True] = True
     resumed: bool
+    batch: BatchInfo
+
+
+class BatchPriorityResponse(ApiModel):
+    """`changed` is false if the batch had ended before, or is being cancelled."""
+
+    success: Literal[True] = True
+    changed: bool
     batch: BatchInfo
 
 
