@@ -21,6 +21,9 @@ from batchflow.serve.validation import format_value, is_encodable, validate_text
 Id: TypeAlias = str | int | UUID
 """The id of an item in a source; numbers and UUIDs are converted to strings."""
 
+MAX_CANARY = 1_000
+"""The most items of a canary; with `walk_first` the pages of a walk carry their ids along."""
+
 ID_DESCRIPTION = "a non-empty string, an int or a UUID"
 """The description of a valid id for messages."""
 
@@ -52,6 +55,8 @@ class BatchTrigger:
     dedup: Dedup = "kept"
     label: str | None = None
     batch_id: str | None = None
+    canary: int | None = None
+    approve_under: float | None = None
     delay: Duration | None = None
     not_before: datetime | int | None = None
     headers: Mapping[str, str] | None = None
@@ -174,6 +179,22 @@ def check_limit(limit: object, ids: list[str] | None) -> None:
         raise InputError(option="limit", got=repr(limit), want="write a whole number of 1 or more")
     if ids is not None:
         raise InputError("exclude each other", option="ids", other="limit", want="name fewer ids")
+
+
+def check_canary(canary: object, approve_under: object) -> None:
+    """Raise `InputError` for an invalid number of items, or an invalid share of failures, or one without canary."""
+    if canary is not None and (
+        isinstance(canary, bool) or not isinstance(canary, int) or not 1 <= canary <= MAX_CANARY
+    ):
+        raise InputError(option="canary", got=repr(canary), want=f"write a whole number from 1 to {MAX_CANARY:,}")
+    if approve_under is None:
+        return
+    if isinstance(approve_under, bool) or not isinstance(approve_under, int | float) or not 0 <= approve_under <= 1:
+        want = "write the share of items that may fail, from 0 to 1, such as 0.05"
+        raise InputError(option="approve_under", got=repr(approve_under), want=want)
+    if canary is None:
+        want = "say of how many items: canary=20"
+        raise InputError("is of a canary, and there is none", option="approve_under", want=want)
 
 
 def check_dry_run(ids: Sequence[Id] | None) -> None:

@@ -94,6 +94,8 @@ class Workflow(Generic[Params, Result]):
         dedup: Dedup = "kept",
         label: str | None = None,
         batch_id: str | None = None,
+        canary: int | None = None,
+        approve_under: float | None = None,
         delay: Duration | None = None,
         not_before: datetime | int | None = None,
         headers: Mapping[str, str] | None = None,
@@ -108,7 +110,9 @@ class Workflow(Generic[Params, Result]):
         full one. A second trigger of the workflow with the same `dedup_id` starts nothing and returns the handle of the
         first batch, with `deduplicated` set; its other arguments are ignored. This applies as long as the first batch
         is kept, with `dedup="open"` only until it has ended. `batch_id` sets the id, which begins with `bat_`; an id
-        that exists starts nothing either. Batches can be listed by `label`. The batch starts after `delay`, or at
+        that exists starts nothing either. With `canary` the first so many items run, and all others wait until the
+        batch is approved: by `batch.approve()`, or by itself if at most `approve_under` of them (0.05: 5 %) have
+        failed. Batches can be listed by `label`. The batch starts after `delay`, or at
         `not_before`: a datetime with its time zone, or ms since the epoch. `ctx.headers` of its items and
         `self.headers` of its hooks have the `headers`; they appear nowhere else. `notify_url` takes the place of the
         class's: it gets a POST when the batch has ended. Of the batches of the workflow, those with the highest
@@ -130,6 +134,8 @@ class Workflow(Generic[Params, Result]):
             dedup=dedup,
             label=label,
             batch_id=batch_id,
+            canary=canary,
+            approve_under=approve_under,
             delay=delay,
             not_before=not_before,
             headers=headers,

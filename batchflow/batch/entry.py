@@ -63,7 +63,7 @@ class EntryLayer:
     def _publish_first_page(self, ctx: LayerContext[Any], body: EntryBody, counted: int | None) -> None:
         batch = _batch_id(ctx)
         first = self._runtime.payloads.paginate_model(
-            force=body.force, remaining=body.limit, counted=counted, missing=body.missing
+            force=body.force, remaining=body.limit, counted=counted, missing=body.missing, canary=body.canary
         )
         page = self._runtime.messages.page(batch, first, ctx.claim.headers)
         # With `walk_first` the end of the walk sets the exact total.

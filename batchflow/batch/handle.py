@@ -1,4 +1,4 @@
-"""`BatchHandle`: the status, end, items and results of a batch; pausing, resuming, cancelling and retrying it."""
+"""`BatchHandle`: the status, end, items and results of a batch; pausing, approving, cancelling and retrying it."""
 
 import asyncio
 import contextlib
@@ -213,6 +213,13 @@ class BatchHandle(Generic[Result]):
         """
         check_priority(priority)
         return await self._client.set_batch_priority(self.id, priority)
+
+    async def approve(self) -> bool:
+        """Let the batch go on after its canary, or already while that runs. `resume` does not approve it.
+
+        Return False if it needs no approval: it had no canary, was approved or has ended before, or is being cancelled.
+        """
+        return await self._client.approve_batch(self.id)
 
     async def _describe_wait(self) -> str:
         """Return in one sentence how far the batch is, and why it goes no further."""

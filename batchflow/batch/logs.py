@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Container
+from collections.abc import Callable, Container
 
 from batchflow.batch.status import BatchStatus, BatchSummary
 from batchflow.core.batch import Batch
@@ -92,7 +92,7 @@ class ProgressLog:
 
 
 class BatchEndLog(Observer):
-    """Writes a line at the end of each batch: its counts and its duration, which it reads from the store."""
+    """Writes a line at the end of each batch and of its canary, which it reads from the store."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -100,10 +100,11 @@ class BatchEndLog(Observer):
 
     def batch_ended(self, batch: str) -> None:
         """See the protocol."""
-        if logger().is_enabled_for(logging.INFO):
-            task = asyncio.get_running_loop().create_task(self._write(batch))
-            self._writing.add(task)
-            task.add_done_callback(self._writing.discard)
+        self._begin(batch, _write_end)
+
+    def canary_ended(self, batch: str) -> None:
+        """See the protocol."""
+        self._begin(batch, _write_canary)
 
     async def finish(self) -> None:
         """Wait for the lines of batches that have ended, but not long for a store that does not answer."""
@@ -113,12 +114,34 @@ class BatchEndLog(Observer):
             for task in late:
                 task.cancel()
 
-    async def _write(self, id: str) -> None:
+    def _begin(self, id: str, write: Callable[[Batch], None]) -> None:
+        if logger().is_enabled_for(logging.INFO):
+            task = asyncio.get_running_loop().create_task(self._read_and(write, id))
+            self._writing.add(task)
+            task.add_done_callback(self._writing.discard)
+
+    async def _read_and(self, write: Callable[[Batch], None], id: str) -> None:
         # A store that fails costs the line.
         with contextlib.suppress(StoreError):
             batch = await self._client.store.batch(id)
             if batch is not None:
-                LayerLog(batch.workflow, "process").info("Batch ended", **_end_values(batch))
+                write(batch)
+
+
+def _write_end(batch: Batch) -> None:
+    LayerLog(batch.workflow, "process").info("Batch ended", **_end_values(batch))
+
+
+def _write_canary(batch: Batch) -> None:
+    log, values = LayerLog(batch.workflow, "process"), _canary_values(batch)
+    if batch.needs_approval:
+        log.info("Waits for approval", **values, go_on=f"batchflow batches approve {batch.id}")
+    else:
+        log.info("The canary approves the batch", **values)
+
+
+def _canary_values(batch: Batch) -> dict[str, object]:
+    return {"canary": batch.canary, "ended": batch.counts.ended, "failed": batch.counts.failed, "batch": batch.id}
 
 
 def _progress_values(batch: Batch, now: int) -> dict[str, object]:

@@ -9,7 +9,7 @@ from batchflow.batch.payloads import EntryBody, PaginateBody, Payloads, encode_b
 from batchflow.batch.source import SelectedItems
 from batchflow.core.batch import NO_HEADERS, NewBatch
 from batchflow.core.failure_functions import failure_destination
-from batchflow.core.ids import chunk_id, entry_id, page_id
+from batchflow.core.ids import chunk_id, entry_id, page_id, rest_id
 from batchflow.core.message import Message
 from batchflow.serve.children import ParentLink
 
@@ -64,20 +64,26 @@ class Messages:
             keep=True,
         )
 
-    def page(self, batch: str, body: PaginateBody, headers: Mapping[str, str]) -> Message:
-        """Create the message of one page of the walk."""
-        return self._to_paginate(page_id(batch, body.page), batch, body, headers=headers)
+    def page(self, batch: str, body: PaginateBody, headers: Mapping[str, str], *, held: bool = False) -> Message:
+        """Create the message of one page of the walk; a `held` one waits until the batch is approved."""
+        return self._to_paginate(page_id(batch, body.page), batch, body, headers=headers, held=held)
+
+    def rest(self, batch: str, body: PaginateBody, headers: Mapping[str, str]) -> Message:
+        """Create the message of the items of a page that are left while a canary is started."""
+        return self._to_paginate(rest_id(batch, body.page, body.first), batch, body, headers=headers)
 
     def chunks(
-        self, batch: str, page: PaginateBody, selected: SelectedItems, *, held: bool = False
+        self, batch: str, page: PaginateBody, selected: SelectedItems, first: int, *, held: bool = False
     ) -> Iterator[Message]:
-        """Create a message for each chunk of a page; `held` ones wait until the walk has ended."""
+        """Create a message for each chunk of a page, whose items are numbered from `first` on.
+
+        The `held` ones wait until the walk has ended, or until the batch is approved.
+        """
         size = self._definition.chunk_size
         for place, chunk_items in enumerate(selected.chunks(size)):
-            first = page.page * self._definition.page_size + place * size
             body = self._paginate_model(
                 item_ids=chunk_items.ids,
-                first=first,
+                first=first + place * size,
                 page=page.page,
                 force=page.force,
                 marked=chunk_items.marked,
@@ -99,24 +105,31 @@ class Messages:
         # The waiting run has passed its own limits, and many runs may open batches at the same time.
         invoked = batch.parent is not None
         last = self.entry(batch.id, entry, batch.headers, not_before=not_before, invoked=invoked)
-        named = self._named(batch.id, ids, not_before, again, force=bool(again) and entry.force)
+        canary = len(ids) if batch.canary is None else batch.canary.items
+        named = self._named(batch.id, ids, canary, not_before, again, force=bool(again) and entry.force)
         return chunked(itertools.chain(named, (last,)), PUBLISH_BATCH_SIZE)
 
     def _named(
-        self, batch: str, ids: Sequence[str], not_before: int, again: Sequence[int], *, force: bool
+        self, batch: str, ids: Sequence[str], canary: int, not_before: int, again: Sequence[int], *, force: bool
     ) -> Iterator[Message]:
-        """Create the chunks of a trigger's ids. They are kept, so that an interrupted trigger can be repeated."""
+        """Create the chunks of a trigger's ids; those after the canary are held.
+
+        They are kept, so that an interrupted trigger can be repeated.
+        """
         size = self._definition.chunk_size
-        for place, first in enumerate(range(0, len(ids), size)):
+        firsts = itertools.chain(range(0, min(canary, len(ids)), size), range(canary, len(ids), size))
+        for place, first in enumerate(firsts):
+            end = min(first + size, canary) if first < canary else first + size
             body = self._paginate_model(
-                item_ids=list(ids[first : first + size]),
+                item_ids=list(ids[first:end]),
                 first=first,
                 page=place,
                 named=True,
                 force=force,
-                again=tuple(again[first : first + size]),
+                again=tuple(again[first:end]),
             )
-            yield self._to_paginate(chunk_id(batch, place, 0), batch, body, not_before=not_before, keep=True)
+            id, held = chunk_id(batch, place, 0), first >= canary
+            yield self._to_paginate(id, batch, body, not_before=not_before, keep=True, held=held)
 
     def _to_paginate(
         self,

@@ -29,6 +29,11 @@ class PaginateLayer:
     ends the walk unless it has a next cursor: a source that filters behind its cursor may have an empty page in the
     middle, and the items after it must not be lost. With `walk_first` every chunk is a message that is held until the
     walk has ended.
+
+    A canary is started in order: a page starts as many items as are missing, and leaves the rest of it to a message,
+    which sees how many of them were new; once as many have started as the canary has, the rest and the next page are
+    held until the batch is approved. With `walk_first` the first items of the walk go along with its pages, and that
+    message comes after the last of them.
     """
 
     def __init__(self, runtime: WorkflowRuntime) -> None:
@@ -45,14 +50,16 @@ class PaginateLayer:
         """Handle one paginate message."""
         with self._runtime.layer_scope(ctx, self._log):
             body = self._runtime.payloads.read_page(ctx.claim.body)
-            if body.item_ids is not None:
+            if body.rest:
+                return await self._rest(ctx, body)
+            if body.item_ids is not None and not body.canary:
                 return await self._chunk(ctx, body, body.item_ids)
             return await self._page(ctx, body)
 
     async def _chunk(self, ctx: LayerContext[Any], body: PaginateBody, ids: list[str]) -> str:
         batch = ctx.claim.batch or ""
         self._log.debug("Processing specific itemIds", count=len(ids), batch=batch)
-        selected = SelectedItems(ids, body.marked, dict(zip(ids, body.data, strict=True)) if body.data else None)
+        selected = _items_of(body)
         if body.named:
             ctx.effects += (RecordPage(batch, len(ids), chunks=1),)
         started = await self._start_items(ctx, body, body.first, selected)
@@ -66,6 +73,8 @@ class PaginateLayer:
         probe = body.probe if page.next_cursor is None else source.advance(body.probe, page.next_cursor)
         if not page.named and page.next_cursor is None:
             ctx.effects += (RecordPage(batch, 0),)
+            if body.canary and body.item_ids:
+                ctx.effects += (Publish((self._carried(ctx, body, _items_of(body)),)),)
             self._end_walk(ctx, body)
             return answers.walk_complete()
         needed = await self._filter_step(ctx, body, page)
@@ -74,8 +83,6 @@ class PaginateLayer:
         to_start = needed.first(body.remaining)
         count = len(to_start.ids)
         is_end = page.next_cursor is None or body.remaining == count
-        chunks, messages = await self._start_or_chunk(ctx, body, to_start, is_end=is_end)
-        ctx.effects += (RecordPage(batch, page.named, skipped, page.duplicates, len(needed.ids) - count, chunks),)
         walked = body.model_copy(
             update={
                 "probe": probe,
@@ -84,10 +91,20 @@ class PaginateLayer:
                 "to_process": body.to_process + count,
             }
         )
+        next_cursor = None if is_end or page.ahead else page.next_cursor
+        if not body.canary:
+            chunks, messages = await self._start_or_chunk(ctx, body, to_start, self._first(body), is_end=is_end)
+            if next_cursor is not None:
+                messages += (self._next_page(ctx, walked, next_cursor),)
+        elif self._definition.walk_first:
+            chunks, messages = self._carry_canary(ctx, walked, to_start, next_cursor)
+        else:
+            rest = walked.model_copy(update={"cursor": next_cursor, "first": self._first(body)})
+            messages = await self._start_canary(ctx, rest, to_start)
+            chunks = self._count_chunks(to_start)
+        ctx.effects += (RecordPage(batch, page.named, skipped, page.duplicates, len(needed.ids) - count, chunks),)
         if is_end:
             self._end_walk(ctx, walked)
-        elif not page.ahead:
-            messages += (self._next_page(ctx, walked, page.next_cursor),)
         if messages:
             ctx.effects += (Publish(messages),)
         return answers.page(count, skipped, page.next_cursor)
@@ -101,9 +118,8 @@ class PaginateLayer:
         one, nor if the filter may fail: it would fail on page after page.
         """
         defers = body.force or not (self._has_filter or self._runtime.client.ledger)
-        ahead = (
-            defers and body.page > 0 and not body.force and body.remaining is None and not self._definition.walk_first
-        )
+        has_bound = body.remaining is not None or body.canary > 0
+        ahead = defers and body.page > 0 and not body.force and not has_bound and not self._definition.walk_first
 
         def publish_next_page(page: FetchedPage) -> tuple[Publish, ...]:
             if not page.ahead:
@@ -160,15 +176,90 @@ class PaginateLayer:
     async def _read_ledger(self, call: Awaitable[frozenset[str]]) -> frozenset[str]:
         return await (call if self._runtime.client.ledger is None else call_ledger(call))
 
+    # The canary
+
+    async def _rest(self, ctx: LayerContext[Any], body: PaginateBody) -> str:
+        """Go on with a page that was left at some item: of its canary, or of the batch once it is approved."""
+        selected = _items_of(body)
+        messages = await self._start_canary(ctx, body, selected)
+        if messages:
+            ctx.effects += (Publish(messages),)
+        return answers.chunk(len(selected.ids))
+
+    async def _start_canary(
+        self, ctx: LayerContext[Any], body: PaginateBody, selected: SelectedItems
+    ) -> tuple[Message, ...]:
+        """Start items of a canary, numbered from `body.first` on; return the messages of what is left.
+
+        That are the other items, and the page at `body.cursor`. They are held once as many items have started as the
+        canary has.
+        """
+        id = ctx.claim.batch or ""
+        batch = await self._runtime.client.store.batch(id)
+        ahead = body.model_copy(update={"item_ids": None, "marked": (), "data": (), "first": 0, "rest": False})
+        if batch is None or not batch.needs_approval:
+            _, messages = await self._start_or_chunk(ctx, body, selected, body.first, is_end=True)
+            return messages + self._page_ahead(ctx, ahead.model_copy(update={"canary": 0}))
+        missing = max(0, body.canary - batch.counts.started)
+        started, left = selected.first(missing), selected.after(missing)
+        if started.ids:
+            await self._start_items(ctx, body, body.first, started)
+        if not left.ids:
+            return self._page_ahead(ctx, ahead)
+        if missing:
+            return (self._left_over(ctx, body, left, body.first + len(started.ids)),)
+        messages = tuple(self._runtime.messages.chunks(id, body, left, body.first, held=True))
+        return messages + self._page_ahead(ctx, ahead.model_copy(update={"canary": 0}), held=True)
+
+    def _page_ahead(self, ctx: LayerContext[Any], body: PaginateBody, *, held: bool = False) -> tuple[Message, ...]:
+        return () if body.cursor is None else (self._next_page(ctx, body, body.cursor, held=held),)
+
+    def _left_over(self, ctx: LayerContext[Any], body: PaginateBody, items: SelectedItems, first: int) -> Message:
+        update: dict[str, Any] = {**_fields_of(items), "first": first, "rest": True}
+        return self._runtime.messages.rest(ctx.claim.batch or "", body.model_copy(update=update), ctx.claim.headers)
+
+    def _carry_canary(
+        self, ctx: LayerContext[Any], body: PaginateBody, selected: SelectedItems, next_cursor: str | None
+    ) -> tuple[int, tuple[Message, ...]]:
+        """Hold the items of a page, or pass the first ones of the walk on to the next page.
+
+        All items of a page go the same way. Return the number of chunks, and the messages.
+        """
+        carried, chunks, messages = _items_of(body), 0, tuple[Message, ...]()
+        if len(carried.ids) < body.canary:
+            carried = carried.joined(selected)
+        else:
+            found = self._runtime.messages.chunks(ctx.claim.batch or "", body, selected, self._first(body), held=True)
+            messages = tuple(found)
+            chunks = len(messages)
+        if next_cursor is not None:
+            walked = body.model_copy(update=_fields_of(carried))
+            return chunks, (*messages, self._next_page(ctx, walked, next_cursor))
+        return chunks, (*messages, self._carried(ctx, body, carried)) if carried.ids else messages
+
+    def _carried(self, ctx: LayerContext[Any], body: PaginateBody, items: SelectedItems) -> Message:
+        """Return the message of the first items of a walk that has ended."""
+        # They are numbered from 0 on, as are those of the first pages, which had no chunks of their own.
+        body = body.model_copy(update={"cursor": None, "page": 0})
+        return self._left_over(ctx, body, items, 0)
+
+    def _count_chunks(self, selected: SelectedItems) -> int:
+        count, size = len(selected.ids), self._definition.chunk_size
+        return -(-count // size) if count > size else 0
+
+    def _first(self, body: PaginateBody) -> int:
+        """Return the number of the first item of a page."""
+        return body.page * self._definition.page_size
+
     async def _start_or_chunk(
-        self, ctx: LayerContext[Any], body: PaginateBody, selected: SelectedItems, *, is_end: bool
+        self, ctx: LayerContext[Any], body: PaginateBody, selected: SelectedItems, first: int, *, is_end: bool
     ) -> tuple[int, tuple[Message, ...]]:
         """Start the first chunk of a page; return the number of its chunks, and the messages of the others.
 
         So the first items of a walk start two commits earlier than with a message, and without limits all of them do.
         With `walk_first` no item is started: every chunk is a message, held unless the walk ends here (`is_end`).
         """
-        first, size, batch = body.page * self._definition.page_size, self._definition.chunk_size, ctx.claim.batch or ""
+        size, batch = self._definition.chunk_size, ctx.claim.batch or ""
         walk_first = self._definition.walk_first
         if len(selected.ids) <= size and not walk_first:
             await self._start_items(ctx, body, first, selected)
@@ -182,7 +273,7 @@ class PaginateLayer:
         if self._unlimited and not walk_first and len(selected.ids) <= MAX_STARTED_AT_ONCE:
             await self._start_items(ctx, body, first, selected)
             return chunks, ()
-        messages = tuple(self._runtime.messages.chunks(batch, body, selected, held=walk_first and not is_end))
+        messages = tuple(self._runtime.messages.chunks(batch, body, selected, first, held=walk_first and not is_end))
         if walk_first:
             return chunks if chunks > 1 else 0, messages
         await self._start_items(ctx, body, first, selected.first(size))
@@ -224,13 +315,15 @@ class PaginateLayer:
         remaining = selected.without(processed)
         return replace(remaining, marked=tuple(id for id in remaining.ids if id in expected or id in own_processed))
 
-    def _next_page(self, ctx: LayerContext[Any], walked: PaginateBody, cursor: str | None) -> Message:
+    def _next_page(
+        self, ctx: LayerContext[Any], walked: PaginateBody, cursor: str | None, *, held: bool = False
+    ) -> Message:
         batch = ctx.claim.batch or ""
         self._log.debug("Scheduling next page", next_cursor=cursor, page=walked.page + 1, batch=batch)
         if self._log.verbose:
             self._log.debug(self._definition.steps.next_page, batch=batch)
         body = walked.model_copy(update={"cursor": cursor, "page": walked.page + 1})
-        return self._runtime.messages.page(batch, body, ctx.claim.headers)
+        return self._runtime.messages.page(batch, body, ctx.claim.headers, held=held)
 
     def _end_walk(self, ctx: LayerContext[Any], walked: PaginateBody) -> None:
         """End the walk: the source has no more pages, or the limit of the trigger is reached."""
@@ -251,3 +344,12 @@ class PaginateLayer:
             entry.info("Check result", to_process=walked.to_process, batch=batch)
             if walked.eligible and not walked.to_process:
                 entry.info("All items already processed", total=walked.eligible, batch=batch)
+
+
+def _items_of(body: PaginateBody) -> SelectedItems:
+    ids = body.item_ids or []
+    return SelectedItems(ids, body.marked, dict(zip(ids, body.data, strict=True)) if body.data else None)
+
+
+def _fields_of(items: SelectedItems) -> dict[str, Any]:
+    return {"item_ids": items.ids, "marked": items.marked, "data": items.data}

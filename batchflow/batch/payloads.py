@@ -9,7 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, V
 from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticCustomError, from_json, to_json
 
-from batchflow.batch.arguments import BatchTrigger
+from batchflow.batch.arguments import MAX_CANARY, BatchTrigger
 from batchflow.batch.definition import Definition
 from batchflow.batch.names import camel_case, field_names, wire_name
 from batchflow.batch.source import CycleDetector
@@ -68,6 +68,8 @@ class EntryOptions(WireBody):
     dedup_id: str | None = Field(default=None, min_length=1)
     dedup: Dedup = "kept"
     batch_id: str | None = _described(pattern=BATCH_ID_PATTERN)
+    canary: int | None = Field(default=None, ge=1, le=MAX_CANARY, strict=True)
+    approve_under: float | None = Field(default=None, ge=0, le=1, strict=True)
     delay: TextOrNumber = _described(pattern=DURATION_PATTERN, minimum=0)
     not_before: TextOrNumber = _described(format="date-time", minimum=MIN_TIMESTAMP_MS)
     headers: dict[str, str] | None = None
@@ -76,12 +78,16 @@ class EntryOptions(WireBody):
 
 
 class EntryBody(WireBody):
-    """The message of the entry. `total` is set if the trigger listed the ids, `missing` in such a retry."""
+    """The message of the entry. `total` is set if the trigger listed the ids, `missing` in such a retry.
+
+    `canary` is the number of items of a canary that the walk starts.
+    """
 
     force: bool = False
     limit: int | None = None
     total: int | None = None
     missing: bool = False
+    canary: int = 0
 
 
 class PaginateBody(WireBody):
@@ -97,6 +103,10 @@ class PaginateBody(WireBody):
 
     In a retry, `missing` marks a page of which only what no batch of its family has started is taken, and `again` are
     the numbers of the `item_ids` in the batch that it retries.
+
+    `canary` is the number of items of a canary that the walk has not started yet; with `rest` the body is that of the
+    items of a page that are left, before the page at `cursor`. With `walk_first` a page brings along the first items
+    of the walk as `item_ids`.
     """
 
     cursor: str | None = None
@@ -114,6 +124,8 @@ class PaginateBody(WireBody):
     data: tuple[str, ...] = ()
     missing: bool = False
     again: tuple[int, ...] = ()
+    canary: int = 0
+    rest: bool = False
 
 
 class ExecuteBody(WireBody):
@@ -179,6 +191,8 @@ class Payloads:
                 dedup_id=options.dedup_id,
                 dedup=options.dedup,
                 batch_id=options.batch_id,
+                canary=options.canary,
+                approve_under=options.approve_under,
                 delay=_parse_delay(options.delay),
                 not_before=_parse_not_before(options.not_before),
                 headers=options.headers,

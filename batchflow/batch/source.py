@@ -61,9 +61,16 @@ class SelectedItems:
 
     def first(self, count: int | None) -> "SelectedItems":
         """Return the first `count` ids; all of them for None."""
-        if count is None or len(self.ids) <= count:
-            return self
-        return self.without(frozenset(self.ids[count:]))
+        return self if count is None or len(self.ids) <= count else self._part(self.ids[:count])
+
+    def joined(self, others: "SelectedItems") -> "SelectedItems":
+        """Return these ids and further ones."""
+        brought = None if others.brought is None else {**(self.brought or {}), **others.brought}
+        return SelectedItems([*self.ids, *others.ids], (*self.marked, *others.marked), brought)
+
+    def after(self, count: int) -> "SelectedItems":
+        """Return the ids after the first `count`."""
+        return self._part(self.ids[count:])
 
     def without(self, left_out: Collection[str]) -> "SelectedItems":
         """Return all ids except these."""
@@ -76,9 +83,11 @@ class SelectedItems:
     def chunks(self, size: int) -> Iterator["SelectedItems"]:
         """Split the ids into chunks of `size`."""
         for start in range(0, len(self.ids), size):
-            ids = self.ids[start : start + size]
-            among = frozenset(ids)
-            yield SelectedItems(ids, tuple(id for id in self.marked if id in among), self.brought)
+            yield self._part(self.ids[start : start + size])
+
+    def _part(self, ids: list[str]) -> "SelectedItems":
+        among = frozenset(ids)
+        return SelectedItems(ids, tuple(id for id in self.marked if id in among), self.brought)
 
 
 class CycleDetector(NamedTuple):

@@ -156,7 +156,7 @@ def _format_waiting(counts: Counts) -> str:
 
 
 WaitCode: TypeAlias = Literal[
-    "paused", "not_before", "unserved", "key_paused", "key_parked", "worker_silent", "limit", "completion"
+    "paused", "approval", "not_before", "unserved", "key_paused", "key_parked", "worker_silent", "limit", "completion"
 ]
 """The kinds of reasons for which a batch goes no faster."""
 
@@ -164,7 +164,8 @@ WaitCode: TypeAlias = Literal[
 class WaitReason(NamedTuple):
     """The reason why a batch goes no faster, or not on at all: its code, and a sentence without a period.
 
-    `paused`: an operator has paused the batch. `not_before`: its start time has not come. `unserved`: no worker serves
+    `paused`: an operator has paused the batch. `approval`: its canary has ended, and an operator has to approve the
+    batch. `not_before`: its start time has not come. `unserved`: no worker serves
     it. `key_paused`: an operator has paused its flow key. `key_parked`: a service limits its rate. `worker_silent`: a
     worker that holds items is not heard of. `limit`: a limit of its flow control, or the concurrency of this process.
     `completion`: its items have ended, and `on_complete` has not.
@@ -186,6 +187,8 @@ class BatchStatus:
     None if nothing holds it back. `notification` is that of its end, if it has a `notify_url` and has ended.
     `retry_of`, `retries` and `totals` are as in `BatchSummary`. Of the batches of a workflow, those with the highest
     `priority` start first.
+    `canary` is the number of items that run before all others; all others wait until the batch is approved, and no
+    longer `needs_approval`.
     """
 
     id: str
@@ -200,6 +203,8 @@ class BatchStatus:
     elapsed_ms: int = 0
     label: str | None = None
     paused: bool = False
+    canary: int | None = None
+    needs_approval: bool = False
     error: str | None = None
     counted: int | None = None
     errors: tuple[ErrorGroup, ...] = ()
@@ -238,6 +243,8 @@ class BatchStatus:
             elapsed_ms=max(0, ended - batch.created_at),
             label=batch.label,
             paused=batch.paused,
+            canary=batch.canary,
+            needs_approval=batch.needs_approval and not batch.items_ended,
             error=_sentence(batch.error),
             counted=overstated_count(batch),
             errors=batch.errors,
@@ -297,7 +304,8 @@ def _ran(counts: Counts) -> int:
 def _expected_total(batch: Batch, *, walk_first: bool) -> int:
     """Estimate the number of items to run from the result of `count` and the pages so far."""
     counts = batch.counts
-    if walk_first and batch.total is not None:
+    # Only the pages of listed ids have named fewer than are to run.
+    if walk_first and batch.total is not None and counts.eligible >= batch.total:
         # The whole walk has been counted: items left out from now on are already among the eligible ones.
         return max(counts.started, counts.eligible - counts.skipped - counts.left_out)
     return max(counts.started, (batch.total or 0) - counts.skipped)

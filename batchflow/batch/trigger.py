@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from batchflow.batch.arguments import (
     BatchTrigger,
+    check_canary,
     check_force,
     check_ids,
     check_limit,
@@ -14,9 +15,10 @@ from batchflow.batch.arguments import (
     check_priority,
     derive_batch_id,
 )
+from batchflow.batch.definition import Definition
 from batchflow.batch.payloads import EntryBody
 from batchflow.batch.runtime import WorkflowRuntime
-from batchflow.core.batch import NewBatch
+from batchflow.core.batch import Canary, NewBatch
 from batchflow.core.ids import BATCH_ID_PATTERN
 from batchflow.core.message import Message
 from batchflow.core.schedule import NewSchedule, ScheduledStart, schedule_key, scheduled_batch_id, scheduled_headers
@@ -62,6 +64,7 @@ def prepare_batch(
     check_force(options.force)
     if options.priority is not None:
         check_priority(options.priority)
+    check_canary(options.canary, options.approve_under)
     id = _requested_id(definition.name, options, link)
     is_open = is_open_dedup(options.dedup, options.dedup_id)
     new_id = client.new_id("batch") if id is None or is_open else id
@@ -76,10 +79,18 @@ def prepare_batch(
         open_dedup=id if is_open else None,
         notify_url=batch.notify_url if options.notify_url is None else options.notify_url,
         priority=definition.priority if options.priority is None else options.priority,
+        canary=_canary(definition, options),
     )
-    entry = EntryBody(force=options.force, limit=options.limit, total=None if named is None else len(named))
+    total, canary = (None, options.canary or 0) if named is None else (len(named), 0)
+    entry = EntryBody(force=options.force, limit=options.limit, total=total, canary=canary)
     not_before = start_time(options.delay, options.not_before, client.now(), check_era=True)
     return PreparedBatch(batch, entry, named or (), not_before, id is not None and not is_open)
+
+
+def _canary(definition: Definition, options: BatchTrigger) -> Canary | None:
+    if options.canary is None:
+        return None
+    return Canary(options.canary, options.approve_under, after_walk=definition.walk_first and options.ids is None)
 
 
 def trigger_messages(runtime: WorkflowRuntime, prepared: PreparedBatch) -> list[list[Message]]:

@@ -35,7 +35,7 @@ class WaitReasons:
 
     async def find(self, batch: Batch) -> WaitReason | None:
         """Return the present reason of the batch, which was read just now; see `find_wait_reason`."""
-        now, state = self._client.now(), (batch.state, batch.paused)
+        now, state = self._client.now(), (batch.state, batch.paused, batch.waits_for_approval)
         is_recent = self._looked_at is not None and 0 <= now - self._looked_at < LOOK_EVERY_MS
         if is_recent and state == self._state and not batch.items_ended:
             return self._found
@@ -68,6 +68,8 @@ async def find_wait_reason(
         return WaitReason("completion", "on_complete has not ended") if batch.working else None
     if batch.paused:
         return WaitReason("paused", "an operator has paused the batch")
+    if batch.waits_for_approval:
+        return WaitReason("approval", approval_text(batch))
     if batch.state == "pending" and (due := await _start_time(store, batch)) is not None:
         return WaitReason("not_before", f"its start time, {format_moment(due)}, has not come")
     routes = _Routes(definition, batch.workflow)
@@ -85,7 +87,21 @@ async def find_wait_reason(
     if stalled and (sentence := silent_worker(await store.workers(), routes, now)):
         return WaitReason("worker_silent", sentence)
     limit = binding_limit(flows, keys, batch.counts, concurrency)
-    return WaitReason("limit", f"limit: {limit}") if limit else None
+    if limit:
+        return WaitReason("limit", f"limit: {limit}")
+    # Fewer items than the canary has: those of a walk that names them again, or which others process.
+    is_stuck = batch.needs_approval and batch.state == "open" and batch.counts.ended and not batch.counts.open
+    return WaitReason("approval", approval_text(batch)) if is_stuck else None
+
+
+def approval_text(batch: Batch) -> str:
+    """Return the end of a batch's canary in one sentence, with the command that approves the batch."""
+    counts = batch.counts
+    failed = f", {counts.failed:,} failed" if counts.failed else ""
+    return (
+        f"{counts.ended:,} of {batch.canary or 0:,} canary items have ended{failed}; "
+        f"'batchflow batches approve {batch.id}' goes on"
+    )
 
 
 class _Routes:

@@ -25,6 +25,22 @@ PRIORITY_DESCRIPTION = f"a whole number from 0 to {MAX_PRIORITY}, of which the h
 FINAL_STATES: frozenset[BatchState] = frozenset({"completed", "failed", "cancelled"})
 
 
+class Canary(NamedTuple):
+    """The first items of a batch, which run before all others: its held messages wait until it is approved.
+
+    It is approved by an operator, or by itself once `items` items have ended, if at most `approve_under` of them (0.05:
+    5 %) have failed; with None only by an operator. With `after_walk` held messages wait for the end of the walk too.
+    """
+
+    items: int
+    approve_under: float | None = None
+    after_walk: bool = False
+
+    def passes(self, failed: int, ended: int) -> bool:
+        """True if so many failures of so many ended items approve the batch."""
+        return self.approve_under is not None and ended >= self.items and failed <= self.approve_under * ended
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewBatch:
     """A batch as a trigger opens it: everything that its items share, stored once.
@@ -38,7 +54,8 @@ class NewBatch:
     with the same `open_dedup` has not ended. `retry_of` is the batch whose items it runs again, or of whose source it
     runs what is missing there; it is never a retry itself. Of the batches of a flow key, those with the highest
     `priority` are first. `notify_url` is the URL that gets a POST about its end. Without a `failure_budget` any number
-    of items may fail.
+    of items may fail. With a `canary` it needs approval for all items after
+    those.
     """
 
     id: str
@@ -63,6 +80,7 @@ class NewBatch:
     priority: int = 0
     notify_url: str | None = field(default=None, repr=False)
     failure_budget: FailureBudget | None = None
+    canary: Canary | None = None
 
 
 class Counts(NamedTuple):
@@ -179,6 +197,7 @@ class Batch:
     added up. `flow_key` is that of its items. `error` is the reason of a walk that failed, `completion_error` that of a
     completion that failed for good. `errors` are its failures in groups, those with the most attempts first. `named` is
     True if its trigger named its ids. `notification` is that of its end, to `notify_url`; None before its end.
+    `canary` is the number of items that run before all others, and `needs_approval` is True until it is approved.
 
     Of a retry, `retry_of` is the batch that it retries, `replaced` counts the earlier runs of its items, and
     `recovered` those of its items that had failed or been cancelled before, and have succeeded in it.
@@ -200,6 +219,8 @@ class Batch:
     label: str | None = None
     headers: Mapping[str, str] = field(default_factory=lambda: NO_HEADERS, repr=False)
     paused: bool = False
+    canary: int | None = None
+    needs_approval: bool = False
     flow_key: str | None = None
     error: str | None = None
     completion_error: str | None = None
@@ -221,6 +242,12 @@ class Batch:
     def items_ended(self) -> bool:
         """True once none of its items will run any more; `on_complete` may still run."""
         return self.state in FINAL_STATES
+
+    @property
+    def waits_for_approval(self) -> bool:
+        """True once its canary has ended: nothing starts until an operator approves the batch."""
+        done = self.canary is not None and self.counts.ended >= self.canary
+        return done and self.needs_approval and not self.counts.open and not self.items_ended
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

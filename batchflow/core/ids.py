@@ -5,6 +5,7 @@ same id. All are URL-safe, and ids of one kind sort in the order in which they a
     bat_….e                                    its entry
     bat_….p000000007                           its page 7
     bat_….p000000007.c000002                   chunk 2 of that page
+    bat_….p000000007.k000000123                the rest of that page from item 123 on, while a canary is started
     bat_….r000000123                           the run of item 123
     bat_….z                                    its on_complete
     bat_….z2                                   the same, once dead letters were redriven after it had ended
@@ -61,6 +62,11 @@ def page_id(batch: str, page: int) -> str:
 def chunk_id(batch: str, page: int, chunk: int) -> str:
     """One chunk of a page."""
     return f"{batch}.p{_padded(page, 9)}.c{_padded(chunk, 6)}"
+
+
+def rest_id(batch: str, page: int, first: int) -> str:
+    """The rest of one page, from the item with the number `first` on."""
+    return f"{batch}.p{_padded(page, 9)}.k{_padded(first, 9)}"
 
 
 def item_run_id(batch: str, number: int) -> str:

@@ -63,7 +63,8 @@ class Message:
     of None means the policy of the endpoint. `keep` keeps the finished run until retention removes it. `parent` is the
     run, and the number of its step, that waits for the end of this one; `depth` is the number of its ancestors.
     `on_failure` is the destination that gets a message when the attempts are used up. The message is not added while
-    another one with the same `open_dedup` has not ended. A `held` message waits until the walk of its batch ends.
+    another one with the same `open_dedup` has not ended. A `held` message waits until the walk of its batch ends; that
+    of a batch with a canary waits until the batch is approved.
     """
 
     id: str

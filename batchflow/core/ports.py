@@ -95,6 +95,9 @@ class Observer(Protocol):
         Its `on_complete` is still to run. Of all processes one reports each end.
         """
 
+    def canary_ended(self, batch: str) -> None:
+        """A verb of this process has ended the canary of the batch, which is approved, or waits for approval."""
+
 
 class Observers:
     """Several observers as one. An event that none of them wants is None, so that it costs only a comparison.
@@ -108,6 +111,7 @@ class Observers:
         "_on_error",
         "attempt_failed",
         "batch_ended",
+        "canary_ended",
         "claimed",
         "lost",
         "published",
@@ -128,6 +132,7 @@ class Observers:
     store_unavailable: Callable[[BaseException, bool], None] | None
     store_recovered: Callable[[int, bool], None] | None
     batch_ended: Callable[[str], None] | None
+    canary_ended: Callable[[str], None] | None
 
     def __init__(
         self, *members: Observer, on_error: Callable[[Observer, str, BaseException], None] | None = None

@@ -63,7 +63,7 @@ class StartItems(NamedTuple):
 class FinishWalk(NamedTuple):
     """Effect: the walk of a batch that stores all items first has finished: its held messages are released.
 
-    `total` is the number of items to process.
+    Those of a batch with a canary wait until it is approved, too. `total` is the number of items to process.
     """
 
     batch: str
@@ -294,8 +294,8 @@ class Notice(NamedTuple):
     """A fact about the work of a verb, beside its answer.
 
     `batch_ended`: the batch with this id has ended. `budget_exceeded`: its failure budget has paused it, or has begun
-    to cancel it.
+    to cancel it. `canary_ended`: its canary has ended, and it is approved or waits for approval.
     """
 
-    event: Literal["batch_ended", "budget_exceeded"]
+    event: Literal["batch_ended", "budget_exceeded", "canary_ended"]
     id: str

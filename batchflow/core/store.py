@@ -85,9 +85,10 @@ class Commands(Protocol):
         A message whose id exists (waiting, leased, kept as a finished run or dead) changes nothing. It is not added if
         its batch has ended or is being cancelled (the id of a batch's message begins with the batch's id and a dot),
         or while another one with the same `open_dedup` has not ended. A message that is due now stays due, even if the
-        clock is set back. A `held` message waits for the effect `FinishWalk` of its batch. A flow key that is not
-        declared takes the limits of the latest message; those of a declared key stay. The outcome of a child whose id
-        exists and that has ended (a kept run or a dead letter) arrives again at the step that waits for it.
+        clock is set back. A `held` message waits for the effect `FinishWalk` of its batch; that of a batch with a
+        canary waits for `approve_batch`, with `after_walk` for both. A flow key that is not declared takes the limits
+        of the latest message; those of a declared key stay. The outcome of a child whose id exists and that has ended
+        (a kept run or a dead letter) arrives again at the step that waits for it.
         """
         ...
 
@@ -149,6 +150,13 @@ class Commands(Protocol):
 
     async def set_batch_priority(self, id: str, priority: int) -> bool:
         """Change the priority of a batch, from the next claim on. False if it has ended, is cancelled or is unknown."""
+        ...
+
+    async def approve_batch(self, id: str) -> bool:
+        """Release the held messages of a batch with a canary, at any time, whether it is paused or not.
+
+        False if it has no canary, is approved already, has ended, is being cancelled or does not exist.
+        """
         ...
 
 
@@ -214,6 +222,8 @@ class Delivery(Protocol):
         If the batch has a `notify_url`, the end of its completion message, however that ends, publishes its
         notification (without a completion message: the end of the batch), a message whose body is the batch's id as
         JSON, which belongs to no batch. Its outcome is then the batch's `notification`, and it becomes no dead letter.
+        The one that ends the last open item of a canary, with messages held and as many items ended as it has, approves
+        the batch if few enough have failed, and tells the notice `canary_ended`, approved or not.
         """
         ...
 

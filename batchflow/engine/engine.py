@@ -184,7 +184,16 @@ class Engine:
         """See the port."""
         return await self.store.set_batch_priority(id, priority)
 
+    async def approve_batch(self, id: str) -> bool:
+        """See the port."""
+        self._wake()
+        return await self.store.approve_batch(id)
+
     def _on_notice(self, notice: Notice) -> None:
+        if notice.event == "canary_ended":
+            if (notify := self.observers.canary_ended) is not None:
+                notify(notice.id)
+            return
         if (notify := self.observers.batch_ended) is not None:
             notify(notice.id)
 

@@ -64,6 +64,7 @@ class ChildOptions(NamedTuple):
 
 
 _NOT_FOR_CHILDREN = ("dedup_id", "dedup", "batch_id", "run_id")
+_NEEDS_OPERATOR = ("canary", "approve_under")
 
 
 class Invocable(Protocol[Payload, Result]):
@@ -84,8 +85,13 @@ class Invocable(Protocol[Payload, Result]):
 
 
 def check_not_for_children(options: Iterable[str]) -> None:
-    """Raise `ConfigurationError` for an option of a trigger that would set the id of the child."""
+    """Raise `ConfigurationError` for an option of a trigger that a child does not have."""
     for name in options:
+        if name in _NEEDS_OPERATOR:
+            raise ConfigurationError(
+                f"ctx.invoke takes no option '{name}': the run would wait for an operator's approval of its child; "
+                f"trigger the batch in a step instead"
+            )
         if name in _NOT_FOR_CHILDREN:
             raise ConfigurationError(
                 f"ctx.invoke takes no option '{name}': the id of a child is derived from its step, and a step that is "

@@ -76,6 +76,7 @@ ORDER = (
     "resume_batch",
     "set_batch_priority",
     "set_failure_budget",
+    "approve_batch",
     "redrive",
     "call_failure_again",
     "delete_dead_letter",
@@ -120,6 +121,7 @@ NOTIFYING_VERBS = frozenset(
         "cancel_batch",
         "resume_batch",
         "set_failure_budget",
+        "approve_batch",
         "redrive",
         "call_failure_again",
         "sweep_cancelled",
@@ -377,6 +379,10 @@ class WriteVerbs(ABC):
         """See the protocol."""
         return await self._enqueue("set_failure_budget", id, None if budget is None else budget.to_text())
 
+    async def approve_batch(self, id: str) -> bool:
+        """See the protocol."""
+        return await self._enqueue("approve_batch", id)
+
     def _sweep_in_background(self) -> None:
         """End the waiting messages of cancelled batches in the background."""
         if self._sweeping is None or self._sweeping.done():
@@ -506,9 +512,9 @@ DEAD_LETTER: Columns = (
 )  # fmt: skip
 BATCH: Columns = (
     "id", "name", "state", "pages", "chunks", "total", "working", "worked_ms", "params", "force", "label", "headers",
-    "paused", "flow_key", "error", "completion_error", "errors", "notify_url", "notification", "created_at",
-    "started_at", "ended_at", "named", "retry_of", "replaced_succeeded", "replaced_failed", "replaced_cancelled",
-    "recovered", "priority", "failure_budget", "stop_reason", *Counts._fields,
+    "paused", "canary", "needs_approval", "flow_key", "error", "completion_error", "errors", "notify_url",
+    "notification", "created_at", "started_at", "ended_at", "named", "retry_of", "replaced_succeeded",
+    "replaced_failed", "replaced_cancelled", "recovered", "priority", "failure_budget", "stop_reason", *Counts._fields,
 )  # fmt: skip
 SCHEDULE: Columns = (
     "text", "version", "paused", "created_at", "next_at", "last_at", "last_id", "fires", "skips", "skipped_at",
@@ -629,6 +635,8 @@ def batch(row: Sequence[Any]) -> Batch:
         label=about["label"],
         headers=from_json(headers) if headers else NO_HEADERS,
         paused=bool(about["paused"]),
+        canary=about["canary"],
+        needs_approval=bool(about["needs_approval"]),
         flow_key=about["flow_key"],
         error=about["error"],
         completion_error=about["completion_error"],

@@ -161,6 +161,9 @@ class Model:
     async def set_batch_priority(self, id: str, priority: int) -> bool:
         raise NotImplementedError
 
+    async def approve_batch(self, id: str) -> bool:
+        raise NotImplementedError
+
     async def run(self, id: str) -> Run | None:
         return None
 

@@ -147,15 +147,31 @@ async def test_an_option_that_no_child_batch_takes_is_refused(flow: Batchflow, o
 
 
 def test_invoke_takes_the_options_of_a_trigger() -> None:
-    """Of a batch and of a function, but for those that would name the child: its step does."""
+    """Of a batch and of a function, but for those that would name the child, or have it wait for an operator."""
     context: Any = WorkflowContext
     taken = {*signature(context.invoke).parameters}
-    naming = {"dedup_id", "dedup", "batch_id", "run_id"}
+    naming = {"dedup_id", "dedup", "batch_id", "run_id", "canary", "approve_under"}
     owners: tuple[Any, ...] = (Workflow, ServedFunction)
     for trigger in [it.trigger for it in owners]:
         options = {name for name, it in signature(trigger).parameters.items() if it.kind == it.KEYWORD_ONLY}
         assert options - taken <= naming
         assert not taken & naming
+
+
+async def test_a_child_batch_has_no_canary(flow: Batchflow) -> None:
+    """The run would wait for an operator."""
+    topics = flow.add(Topics())
+
+    @flow.serve("/parent")
+    async def parent(ctx: WorkflowContext[None]) -> str:
+        invoke: Any = ctx.invoke
+        try:
+            return await invoke("topics", topics, NoParams(), canary=3)
+        except ConfigurationError as error:
+            return str(error)
+
+    async with Environment(flow) as env:
+        assert (await env.run(parent, None)).result.endswith("trigger the batch in a step instead")
 
 
 async def test_an_option_of_batches_is_refused_by_a_function(flow: Batchflow) -> None:

@@ -69,9 +69,9 @@ def test_parameters_are_sent_by_any_of_their_names() -> None:
         ('{"dryrun":true}', "Unknown field 'dryrun' for welcome; did you mean 'dryRun'?", "dryrun"),
         (
             '{"zzz":1}',
-            "Unknown field 'zzz' for welcome; known are 'batchId', 'dedup', 'dedupId', 'delay', 'dryRun', 'force', "
-            "'headers', 'label', 'limit', 'notBefore', 'notifyUrl', 'paidOnly', 'priority', "
-            "'userIds'",
+            "Unknown field 'zzz' for welcome; known are 'approveUnder', 'batchId', 'canary', 'dedup', 'dedupId', "
+            "'delay', 'dryRun', 'force', 'headers', 'label', 'limit', 'notBefore', 'notifyUrl', 'paidOnly', "
+            "'priority', 'userIds'",
             "zzz",
         ),
         (
@@ -112,5 +112,6 @@ def test_the_schema_shows_everything_that_may_be_sent() -> None:
     """Controls and parameters, by their names on the wire."""
     schema = WELCOME.entry_model.model_json_schema()
     start = {"batchId", "dedup", "dedupId", "delay", "dryRun", "force", "headers", "label", "limit", "notBefore"}
-    assert set(schema["properties"]) == start | {"notifyUrl", "paidOnly", "priority", "userIds"}
+    more = {"approveUnder", "canary", "notifyUrl", "paidOnly", "priority", "userIds"}
+    assert set(schema["properties"]) == start | more
     assert of(Span).entry_model.model_json_schema()["required"] == ["sinceDay"]

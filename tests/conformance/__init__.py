@@ -13,6 +13,7 @@ within a test stands on the same place, as two processes do. Needs pytest, and p
 """
 
 from tests.conformance.batches import BatchCases
+from tests.conformance.canaries import CanaryCases
 from tests.conformance.cancelling import CancelCases
 from tests.conformance.children import ChildCases
 from tests.conformance.claiming import ClaimCases
@@ -67,6 +68,7 @@ class StoreConformance(
     FamilyCases,
     BatchCases,
     NotificationCases,
+    CanaryCases,
     ItemCases,
     ItemKeyCases,
     ItemKeyOperationCases,

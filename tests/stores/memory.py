@@ -235,6 +235,7 @@ class BatchRow:
     walked: bool = False
     dropped: bool = False
     paused: bool = False
+    approved: bool = False
     generation: int = 1
     working: int = 0
     pages: int = 0
@@ -264,6 +265,15 @@ class BatchRow:
         return self.ended_at is None and self.state != "cancelling"
 
     @property
+    def needs_approval(self) -> bool:
+        return self.new.canary is not None and not self.approved
+
+    @property
+    def holds(self) -> bool:
+        """Its held messages cannot be claimed."""
+        return not self.walked or self.dropped or self.needs_approval
+
+    @property
     def ledger(self) -> str:
         return self.new.ledger or self.new.workflow
 
@@ -284,6 +294,8 @@ class BatchRow:
             label=self.new.label,
             headers=self.new.headers,
             paused=self.paused,
+            canary=self.new.canary and self.new.canary.items,
+            needs_approval=self.needs_approval,
             flow_key=self.new.flow.key,
             error=self.error,
             completion_error=self.completion_error,
@@ -441,9 +453,7 @@ class Place:
 
     def is_closed(self, lane: Lane) -> bool:
         batch = self.batches.get(lane.batch or "")
-        return batch is not None and (
-            batch.paused or batch.state == "cancelling" or (lane.held and not (batch.walked and not batch.dropped))
-        )
+        return batch is not None and (batch.paused or batch.state == "cancelling" or (lane.held and batch.holds))
 
     def priority(self, lane: Lane) -> int:
         batch = self.batches.get(lane.batch or "")
@@ -745,9 +755,9 @@ class Place:
         elif settlement.ending != "done" and batch.takes:
             batch.error = batch.error or settlement.sentence
             batch.entered = True
-            batch.dropped = any(lane.batch == batch.new.id and lane.held for lane in self.lanes)
+            batch.dropped = not batch.walked and any(lane.batch == batch.new.id and lane.held for lane in self.lanes)
             for other in [other for other in self.rows.values() if other.lane.batch == batch.new.id]:
-                if other.lane.held and other.waits:
+                if batch.dropped and other.lane.held and other.waits:
                     self.end(other, Settlement(other.message.id, 0, "cancelled"))
 
     def _end_item(self, batch: BatchRow, number: int, settlement: Settlement) -> None:
@@ -802,6 +812,7 @@ class Place:
             batch = self.batches[id]
             open = batch.counts["open"]
             if batch.ended_at is not None or batch.working or not (batch.entered or batch.state == "cancelling"):
+                self._end_canary(batch)
                 continue
             if open:
                 batch.state = "sealed" if batch.state == "open" else batch.state
@@ -843,6 +854,17 @@ class Place:
             done = settlement.ending == "done"
             error = None if done else settlement.error or settlement.sentence
             batch.notification = Notification("succeeded" if done else "failed", self.now, error)
+
+    def _end_canary(self, batch: BatchRow) -> None:
+        """Approve a batch if its items are its canary, and so few of them have failed."""
+        canary, counts = batch.new.canary, batch.counts
+        done = sum(counts[state] for state in ("succeeded", "failed", "cancelled"))
+        if canary is None or batch.approved or not batch.takes or counts["open"] or done < canary.items:
+            return
+        if not any(row.lane.batch == batch.new.id and row.lane.held and row.waits for row in self.rows.values()):
+            return
+        self.notices.append(Notice("canary_ended", batch.new.id))
+        batch.approved = canary.passes(counts["failed"], done)
 
     def _publish_completion(self, batch: BatchRow) -> None:
         new = batch.new
@@ -1005,7 +1027,8 @@ class Place:
             self._publish_completion(known)
         if new.id in self.batches or (new.open_dedup is not None and new.open_dedup in under_way):
             return False
-        self.batches[new.id] = BatchRow(new, self.now, failure_budget=new.failure_budget)
+        walked = new.canary is not None and not new.canary.after_walk
+        self.batches[new.id] = BatchRow(new, self.now, failure_budget=new.failure_budget, walked=walked)
         self.lanes.setdefault(Lane(new.execute, new.flow.key or "", new.id), Turn(self.turn))
         flow = self.flow(new.flow.key or "")
         if not flow.declared:
@@ -1570,6 +1593,14 @@ class MemoryStore:
         if batch is None or not batch.takes:
             return False
         batch.new = replace(batch.new, priority=priority)
+        return True
+
+    @write(tells=True)
+    def approve_batch(self, id: str) -> bool:
+        batch = self.at.batches.get(id)
+        if batch is None or not batch.takes or not batch.needs_approval:
+            return False
+        batch.approved = True
         return True
 
     @write(tells=True)

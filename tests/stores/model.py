@@ -122,13 +122,14 @@ class Model:
         batch: str | None = None,
         keep: bool = False,
         parent: tuple[str, int] | None = None,
+        held: bool = False,
     ) -> bool:
         known = id in self.messages or id in self.runs or id in self.dead
         takes = batch is None or (batch in self.batches and self._takes(self.batches[batch]))
         if known or not takes:
             return False
         self._add(id, destination, flow, due, batch=batch, keep=keep)
-        self.messages[id]["parent"] = parent
+        self.messages[id].update(parent=parent, held=held)
         if batch is not None:
             self.batches[batch]["working"] += 1
         return True
@@ -148,7 +149,7 @@ class Model:
         self.messages[id] = {
             "destination": destination, "flow": flow, "layer": layer, "due": due, "batch": batch, "number": number,
             "keep": keep, "owner": None, "fence": 0, "failures": 0, "losses": 0, "cancelled": False, "journal": {},
-            "parent": None, "failed": False, "attempts": 0, "waits": "",
+            "parent": None, "failed": False, "attempts": 0, "waits": "", "held": False,
         }  # fmt: skip
 
     def limit(self, key: str) -> int | None:
@@ -178,7 +179,7 @@ class Model:
         batch = self.batches.get(message["batch"] or "")
         return (
             message["owner"] is None
-            and not (batch and batch["paused"])
+            and not (batch and (batch["paused"] or (message["held"] and batch["canary"])))
             and message["due"] <= now
             and all(self._has_room(key, now) for key in self.keys(message))
         )
@@ -220,7 +221,8 @@ class Model:
 
         def kind(id: str) -> tuple[object, ...]:
             row = self.messages[id]
-            return row["destination"], row["flow"], row["layer"], row["batch"], row["fence"] > 0, self.is_suspect(id)
+            lane = row["destination"], row["flow"], row["layer"], row["batch"], row["held"]
+            return *lane, row["fence"] > 0, self.is_suspect(id)
 
         return [other for other in self.messages if kind(other) == kind(id) and self.may_start(other, now)]
 
@@ -469,7 +471,12 @@ class Model:
             case Publish(messages):
                 for message in messages:
                     due, flow = message.not_before if message.not_before > now else 0, message.flow.key or ""
-                    about: Row = {"batch": message.batch, "keep": message.keep, "parent": message.parent}
+                    about: Row = {
+                        "batch": message.batch,
+                        "keep": message.keep,
+                        "parent": message.parent,
+                        "held": message.held,
+                    }
                     self.publish(message.id, message.destination, flow, due, **about)
             case Listen():
                 self._listen(run, effect, now)
@@ -649,6 +656,7 @@ class Model:
             "replaced": {"succeeded": 0, "failed": 0, "cancelled": 0},
             "priority": priority,
             "notifies": notifies, "notifications": 0, "notification": None,
+            "canary": None,
         }  # fmt: skip
         self.publish(entry, "entry", flow, 0, batch=id)
         return True
@@ -665,6 +673,13 @@ class Model:
         if batch is None or not self._takes(batch):
             return False
         batch["priority"] = priority
+        return True
+
+    def approve_batch(self, id: str) -> bool:
+        batch = self.batches.get(id)
+        if batch is None or not self._takes(batch) or batch["canary"] is None:
+            return False
+        batch["canary"] = None
         return True
 
     def cancel_batch(self, id: str, now: int) -> bool:
@@ -692,3 +707,11 @@ class Model:
             batch["state"] = "cancelled" if cancelled else "failed" if batch["broken"] else "completed"
             self._add(ids.complete_id(id, batch["generation"]), "complete", batch["flow"], 0, batch=id)
             batch["working"] += 1
+        self._end_canary(id, batch)
+
+    def _end_canary(self, id: str, batch: Row) -> None:
+        """At most half of the items of a canary may fail."""
+        done = sum(batch["counts"][state] for state in ("succeeded", "failed", "cancelled"))
+        held = any(message["held"] and message["batch"] == id for message in self.messages.values())
+        if batch["canary"] and held and self._takes(batch) and not batch["counts"]["open"] and done >= batch["canary"]:
+            batch["canary"] = batch["canary"] if batch["counts"]["failed"] > done / 2 else None

@@ -71,7 +71,7 @@ def calls(client: Any) -> dict[str, int]:
         (settlement, "ARRIVES", {"done": "failed"}),
         (keys, "CHANNEL", "other"),
         (keys, "BUCKET", 12),
-        (keys, "SCHEMA", 12),
+        (keys, "SCHEMA", 99),
     ],
 )
 def test_what_is_changed_in_python_is_changed_for_the_server(

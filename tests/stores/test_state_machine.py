@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from batchflow.core import ids
-from batchflow.core.batch import Failure, NewBatch
+from batchflow.core.batch import Canary, Failure, NewBatch
 from batchflow.core.flow import FlowControl
 from batchflow.core.message import NOTIFICATION_DESTINATION, Claim, Message
 from batchflow.core.run import NEVER, Step, StepKind
@@ -121,16 +121,18 @@ class StoreMachine(RuleBasedStateMachine):
         message = Message(id=id, destination="work", flow=FLOWS[key], not_before=due, keep=keep)
         assert list(self.do("publish", [message])) == [self.model.publish(id, "work", key, due, keep=keep)]
 
-    @rule(id=BATCHES, key=KEYS, force=st.booleans(), priority=PRIORITIES)
-    def open_batch(self, id: str, key: str, force: bool, priority: int = 0) -> None:
-        self._open_batch(id, key, force, None, priority)
+    @rule(id=BATCHES, key=KEYS, force=st.booleans(), priority=PRIORITIES, canary=st.sampled_from([None, 1, 3]))
+    def open_batch(self, id: str, key: str, force: bool, priority: int = 0, canary: int | None = None) -> None:
+        self._open_batch(id, key, force, None, priority, canary)
 
     @precondition(lambda self: "bat_a" in self.model.batches)
     @rule(id=RETRIES, key=KEYS, force=st.booleans(), priority=PRIORITIES)
     def open_retry(self, id: str, key: str, force: bool, priority: int) -> None:
         self._open_batch(id, key, force, "bat_a", priority)
 
-    def _open_batch(self, id: str, key: str, force: bool, retry_of: str | None, priority: int) -> None:
+    def _open_batch(
+        self, id: str, key: str, force: bool, retry_of: str | None, priority: int, canary: int | None = None
+    ) -> None:
         entry = Message(id=ids.entry_id(id), destination="entry", flow=FLOWS[key], batch=id)
         flow = FLOWS[key]
         workflow = WORKFLOW_OF[retry_of or id]
@@ -145,6 +147,7 @@ class StoreMachine(RuleBasedStateMachine):
             retry_of=retry_of,
             priority=priority,
             notify_url="https://hooks.example.com" if id in NOTIFYING else None,
+            canary=None if canary is None else Canary(canary, 0.5),
         )
         opened = self.model.open_batch(
             id,
@@ -156,6 +159,8 @@ class StoreMachine(RuleBasedStateMachine):
             priority=priority,
             notifies=id in NOTIFYING,
         )
+        if opened:
+            self.model.batches[id]["canary"] = canary
         assert self.do("open_batch", batch, [entry]) == opened
 
     @rule(worker=WORKERS, limit=st.integers(1, 6))
@@ -311,8 +316,10 @@ class StoreMachine(RuleBasedStateMachine):
         effects: list[Effect] = [FinishEntry(claim.batch)] if claim.destination == "entry" else []
         self.pages += 1
         if more:
-            flow = FLOWS[self.model.batches[claim.batch]["flow"]]
-            page = Message(id=ids.page_id(claim.batch, self.pages), destination="page", flow=flow, batch=claim.batch)
+            batch = self.model.batches[claim.batch]
+            flow, held = FLOWS[batch["flow"]], bool(batch["canary"])
+            id = ids.page_id(claim.batch, self.pages)
+            page = Message(id=id, destination="page", flow=flow, batch=claim.batch, held=held)
             effects.append(Publish((page,)))
         effects.append(RecordPage(claim.batch, len(users)))
         numbers = self.model.numbers_in_origin(claim.batch, users)
@@ -349,6 +356,10 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(id=BATCHES, priority=PRIORITIES)
     def set_batch_priority(self, id: str, priority: int) -> None:
         assert self.do("set_batch_priority", id, priority) == self.model.set_batch_priority(id, priority)
+
+    @rule(id=BATCHES)
+    def approve_batch(self, id: str) -> None:
+        assert self.do("approve_batch", id) == self.model.approve_batch(id)
 
     @precondition(lambda self: self.model.dead)
     @rule(data=st.data(), restart=st.booleans())
@@ -499,6 +510,7 @@ class StoreMachine(RuleBasedStateMachine):
         assert (batch.paused, batch.priority) == (expected["paused"], expected["priority"])
         assert (batch.retry_of, batch.recovered) == (expected["retry_of"], expected["recovered"])
         assert batch.replaced._asdict() == expected["replaced"]
+        assert batch.needs_approval == bool(expected["canary"])
         assert (batch.completion_error is not None) == expected["incomplete"]
         assert (batch.notification and batch.notification.state) == expected["notification"]
         assert sum(group.attempts for group in batch.errors) == expected["failures"]

@@ -96,6 +96,9 @@ class BatchRow(NamedTuple):
     priority: int
     notify_url: str | None
     failure_budget: str | None
+    canary: int | None
+    approve_under: float | None
+    after_walk: bool
 
 
 def encode_operation(verb: str, arguments: Sequence[Any]) -> bytes:
@@ -179,6 +182,7 @@ def _encode_message(message: Message) -> MessageRow:
 
 def _encode_batch(batch: NewBatch) -> BatchRow:
     parent, step = batch.parent or (None, None)
+    canary, approve_under, after_walk = batch.canary or (None, None, False)
     return BatchRow(
         batch.id,
         batch.workflow,
@@ -203,6 +207,9 @@ def _encode_batch(batch: NewBatch) -> BatchRow:
         batch.priority,
         batch.notify_url,
         batch.failure_budget and batch.failure_budget.to_text(),
+        canary,
+        approve_under,
+        after_walk,
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 from pydantic_core import from_json, to_json
 
 from batchflow.core import ids
-from batchflow.core.batch import ItemState, NewBatch, StopReason
+from batchflow.core.batch import Canary, ItemState, NewBatch, StopReason
 from batchflow.core.flow import FlowControl
 from batchflow.core.message import Message
 from batchflow.core.settlement import ITEM_STATE, FinishEntry, FinishWalk, Notice, RecordPage, Settlement, StartItems
@@ -65,6 +65,7 @@ def open_batch(tx: Tx, batch: NewBatch, first: Sequence[Message]) -> bool:
         depth=batch.depth,
         retry_of=batch.retry_of,
         priority=batch.priority,
+        **_canary_values(batch.canary),
         now=tx.now,
     )
     key = tx.batch_key(batch.id)
@@ -74,6 +75,13 @@ def open_batch(tx: Tx, batch: NewBatch, first: Sequence[Message]) -> bool:
     if batch.parent:
         events.mark_linked(tx, [batch.parent[0]])
     return True
+
+
+def _canary_values(canary: Canary | None) -> dict[str, Any]:
+    if canary is None:
+        return {"canary": None, "approve_under": None, "held_by": None}
+    held_by = flows.UNAPPROVED | flows.HELD * canary.after_walk
+    return {"canary": canary.items, "approve_under": canary.approve_under, "held_by": held_by}
 
 
 def _complete_again(tx: Tx, id: str, parent: str) -> None:
@@ -303,7 +311,10 @@ def write_deltas(tx: Tx, moved: Mapping[int, BatchDelta]) -> None:
 
 
 def end_finished(tx: Tx, keys: Iterable[int]) -> dict[int, str]:
-    """End the batches that have nothing left to do and publish their completions; the ids of the ended, by key."""
+    """End the batches that have nothing left to do and publish their completions; the ids of the ended, by key.
+
+    Canaries end, too.
+    """
     ended: dict[int, str] = {}
     for key in keys:
         if tx.one("batch_advance", batch=key, now=tx.now):
@@ -314,7 +325,17 @@ def end_finished(tx: Tx, keys: Iterable[int]) -> dict[int, str]:
                 _publish_completion(tx, key, head.id, head.complete, _flow(head.complete_flow))
             elif head.notify_url:
                 notifications.publish(tx, head)
+        elif tx.batch_head(key).canary is not None:
+            _end_canary(tx, key)
     return ended
+
+
+def _end_canary(tx: Tx, key: int) -> None:
+    approved = tx.one("batch_end_canary", batch=key)
+    if approved is not None:
+        tx.notices.append(Notice("canary_ended", tx.batch_head(key).id))
+    if approved:
+        flows.reopen_lanes(tx, key, flows.UNAPPROVED)
 
 
 def pause(tx: Tx, batch: int, reason: StopReason | None = None) -> bool:
@@ -331,6 +352,15 @@ def begin_cancel(tx: Tx, batch: int, reason: StopReason | None = None) -> bool:
         return False
     flows.close_lanes(tx, batch, flows.CANCELLED)
     tx.run("message_cancel_leased_of_batch", batch=batch)
+    return True
+
+
+def approve(tx: Tx, id: str) -> bool:
+    """Release the held messages of a batch with a canary."""
+    key = tx.batch_key(id)
+    if key is None or not tx.run("batch_approve", batch=key):
+        return False
+    flows.reopen_lanes(tx, key, flows.UNAPPROVED)
     return True
 
 

@@ -7,7 +7,7 @@ from batchflow.core.flow import FlowControl, FlowHolder, FlowStatus
 from batchflow.stores import base
 from batchflow.stores.sql.transaction import StaleCache, Tx
 
-HELD, PAUSED, CANCELLED = 1, 2, 4
+HELD, PAUSED, CANCELLED, UNAPPROVED = 1, 2, 4, 8
 """Reasons for which a lane is closed to claims: bits of its `closed`."""
 
 NESTED = 2

@@ -264,6 +264,7 @@ VERBS: Mapping[str, Verb] = {
     "pause_batch": _each(operating.pause_batch),
     "resume_batch": _each(operating.resume_batch),
     "set_failure_budget": _each(operating.set_failure_budget),
+    "approve_batch": _each(batches.approve),
     "redrive": _each(dead_letters.redrive),
     "call_failure_again": _each(dead_letters.call_failure_again),
     "delete_dead_letter": _each(dead_letters.delete),

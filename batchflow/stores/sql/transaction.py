@@ -40,6 +40,7 @@ class BatchHead(NamedTuple):
     force: int
     is_retry: int
     origin: int | None
+    canary: int | None
 
 
 HEADERS = BatchHead._fields.index("headers")

@@ -57,8 +57,8 @@ SELECT key FROM lane WHERE destination = :destination AND flow = :flow AND batch
 -- lane_add --
 -- A new lane joins the end of the rotation.
 INSERT INTO lane (destination, flow, batch, held, closed, priority, turn, parent)
-SELECT :destination, :flow, :batch, :held, :held & 1 | coalesce(max(paused), 0) * 2, coalesce(max(priority), 0),
-    (SELECT value FROM counter WHERE name = 'turn'), :parent
+SELECT :destination, :flow, :batch, :held, (:held & 1) * coalesce(max(held_by), 1) | coalesce(max(paused), 0) * 2,
+    coalesce(max(priority), 0), (SELECT value FROM counter WHERE name = 'turn'), :parent
 FROM batch WHERE key = :batch;
 
 -- lanes_add_nested --
@@ -109,12 +109,12 @@ UPDATE lane SET closed = closed | :why WHERE batch = :batch;
 
 -- lanes_break_off --
 -- The walk broke off: messages held back are not released any more.
-UPDATE lane SET closed = closed | 4 WHERE batch = :batch AND held = 1;
+UPDATE lane SET closed = closed | 4 WHERE batch = :batch AND held = 1 AND closed & 1;
 
 -- lanes_broken_off --
 -- Lanes of broken-off walks in which messages still wait.
 SELECT json_group_array(key) FROM lane l
-WHERE l.held = 1 AND l.closed >= 4
+WHERE l.held = 1 AND l.closed & 4
     AND EXISTS (SELECT 1 FROM message m WHERE m.lane = l.key AND m.owner IS NULL AND m.stage < 3);
 
 -- message_waiting_of_lane --
@@ -988,18 +988,18 @@ SELECT EXISTS (SELECT 1 FROM batch WHERE id = :id)
 SELECT json_array(
     key, id, ledger, lane, params, headers, complete, complete_flow, on_failure, notify_url, ledger_ttl, keep_results,
     force OR named, parent, parent_step, depth, force, retry_of IS NOT NULL,
-    (SELECT o.key FROM batch o WHERE o.id = batch.retry_of))
+    (SELECT o.key FROM batch o WHERE o.id = batch.retry_of), canary)
 FROM batch WHERE key = :batch;
 
 -- batch_open --
 INSERT INTO batch (
     id, workflow, ledger, state, params, headers, complete, complete_flow, on_failure, notify_url, ledger_ttl,
     keep_results, force, named, label, open_dedup, parent, parent_step, depth, retry_of, priority, failure_budget,
-    created_at)
+    canary, approve_under, held_by, created_at)
 VALUES (
     :id, :workflow, :ledger, 'pending', :params, :headers, :complete, :complete_flow, :on_failure, :notify_url,
     :ledger_ttl, :keep_results, :force, :named, :label, :open_dedup, :parent, :parent_step, :depth, :retry_of,
-    :priority, :failure_budget, :now);
+    :priority, :failure_budget, :canary, :approve_under, :held_by, :now);
 
 -- batch_lane --
 -- The lane of the batch's items.
@@ -1025,7 +1025,7 @@ UPDATE batch SET open = open + :open, duplicates = duplicates + :duplicates, in_
 WHERE key = :batch;
 
 -- batch_end_walk --
-UPDATE batch SET total = coalesce(:total, total) WHERE key = :batch;
+UPDATE batch SET total = coalesce(:total, total), held_by = held_by & ~1 WHERE key = :batch;
 
 -- batch_change_counts --
 UPDATE batch SET working = working + :working, open = open + :open, succeeded = succeeded + :succeeded,
@@ -1078,6 +1078,17 @@ WHERE state <> 'cancelling' AND (open > 0 OR working > 0)
 -- batch_set_priority --
 UPDATE batch SET priority = :priority WHERE key = :batch AND ended_at IS NULL AND state <> 'cancelling';
 
+-- batch_approve --
+UPDATE batch SET held_by = held_by & ~8 WHERE key = :batch AND held_by & 8 AND ended_at IS NULL AND state <> 'cancelling';
+
+-- batch_end_canary --
+-- Approve a batch if so few items of its canary have failed; returns a row if the canary has just ended.
+UPDATE batch SET held_by = CASE WHEN failed <= approve_under * (succeeded + failed + cancelled) THEN held_by & ~8 ELSE held_by END
+WHERE key = :batch AND held_by & 8 AND open = 0 AND succeeded + failed + cancelled >= canary
+    AND ended_at IS NULL AND state <> 'cancelling'
+    AND EXISTS (SELECT 1 FROM lane WHERE batch = :batch AND held = 1 AND ready_at IS NOT NULL)
+RETURNING held_by & 8 = 0;
+
 -- batch_reopen_item --
 -- A failed item is open again; a batch that had ended continues as its next generation.
 UPDATE batch SET failed = failed - 1, open = open + 1, budget_failed = max(0, budget_failed - 1),
@@ -1093,7 +1104,7 @@ UPDATE batch SET working = working + 1, error = NULL, stop_reason = CASE WHEN en
     entered = started_at IS NOT NULL,
     generation = generation + (ended_at IS NOT NULL), ended_at = NULL
 WHERE key = :batch AND state <> 'cancelling'
-    AND NOT EXISTS (SELECT 1 FROM lane WHERE batch = :batch AND held = 1 AND closed >= 4);
+    AND NOT EXISTS (SELECT 1 FROM lane WHERE batch = :batch AND held = 1 AND closed & 4);
 
 -- batch_complete_again --
 -- The completion of an ended child of this run, if it is not under way.
@@ -1132,7 +1143,8 @@ SELECT json_group_array(key) FROM batch WHERE state = 'cancelling';
 
 -- batch_read --
 SELECT json_group_array(json_array(
-    id, name, state, pages, chunks, total, working, worked_ms, params, force, label, headers, paused, flow_key,
+    id, name, state, pages, chunks, total, working, worked_ms, params, force, label, headers, paused, canary,
+    held_by & 8, flow_key,
     error, completion_error, json(errors), notify_url, notification, created_at, started_at, ended_at, named, retry_of,
     replaced_succeeded, replaced_failed, replaced_cancelled, recovered, priority, failure_budget, stop_reason, eligible,
     open, succeeded, failed, cancelled, already_processed, in_flight, duplicates, left_out, retrying, parked))
@@ -1145,7 +1157,8 @@ FROM (
 -- batch_list --
 SELECT json_group_array(json_array(
     id, name, state, pages, chunks, total, working, worked_ms, CASE WHEN :params THEN params ELSE 'null' END,
-    force, label, CASE WHEN :params THEN headers END, paused, flow_key,
+    force, label, CASE WHEN :params THEN headers END, paused, canary,
+    held_by & 8, flow_key,
     error, completion_error, json(errors), notify_url, notification, created_at, started_at, ended_at, named, retry_of,
     replaced_succeeded, replaced_failed, replaced_cancelled, recovered, priority, failure_budget, stop_reason, eligible,
     open, succeeded, failed, cancelled, already_processed, in_flight, duplicates, left_out, retrying, parked))
@@ -1159,7 +1172,8 @@ FROM (
 
 -- batch_retries --
 SELECT json_group_array(json_array(
-    id, name, state, pages, chunks, total, working, worked_ms, 'null', force, label, (NULL), paused, flow_key,
+    id, name, state, pages, chunks, total, working, worked_ms, 'null', force, label, (NULL), paused, canary,
+    held_by & 8, flow_key,
     error, completion_error, json(errors), notify_url, notification, created_at, started_at, ended_at, named, retry_of,
     replaced_succeeded, replaced_failed, replaced_cancelled, recovered, priority, failure_budget, stop_reason, eligible,
     open, succeeded, failed, cancelled, already_processed, in_flight, duplicates, left_out, retrying, parked))

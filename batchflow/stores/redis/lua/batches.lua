@@ -10,11 +10,12 @@
 -- Of a retry, ro: the batch that it retries, sd: items of that whose ids are among its own, rps, rpf, rpc: earlier runs of
 -- its items by the letter of their state, rc: items that it has recovered. pr: its priority if it is not 0.
 -- fb: failure budget as JSON, bs, bf: the counts su and fa from which it counts on, sr: the reason for which it is paused
--- or was cancelled, none for an operator.
+-- or was cancelled, none for an operator. cn: the items of its canary, cu: the share of them that may fail so that it
+-- approves itself, ua: 1 until it is approved.
 local NUMBERS = {
   'na', 'pz', 'wd', 'bk', 'ge', 'kr', 'fo', 'en', 'wk', 'pg', 'ch', 'to', 'el', 'op', 'su', 'fa', 'ca', 'ap', 'fl', 'du',
   'lo', 'wm', 't', 'st', 'za', 'ps', 'dp', 'sq', 'hi', 'sw', 'tt', 'rt', 'pa',
-  'pr', 'nn',
+  'pr', 'nn', 'cn', 'cu', 'ua',
 }
 -- Of these, the ones that are 0 when a batch is opened.
 local ZERO = {
@@ -173,6 +174,27 @@ local function stop_walk(id)
   batches.cancel_held_back(batch, SWEEP_LIMIT)
 end
 
+-- Release the held messages of a batch with a canary. False if that changes nothing.
+function batches.approve(id)
+  local batch = batches.get(id)
+  if not batches.accepts_messages(batch) or batch.ua ~= 1 then return false end
+  batches.set(batch, 'ua', 0)
+  lanes.open(id)
+  return true
+end
+
+-- The items of a batch have all ended: approve it if they are its canary, and so few of them have failed.
+local function end_canary(batch)
+  local count, held = batch.su + batch.fa + batch.ca, false
+  if batch.s == 'cancelling' or count < batch.cn then return end
+  lanes.each(batch.id, function(destination, key, group)
+    held = held or lanes.is_held_back(group) and lanes.first_due(destination, key, group) ~= nil
+  end)
+  if not held then return end
+  state.notices[#state.notices + 1] = { 'canary_ended', batch.id }
+  if batch.cu and batch.fa <= batch.cu * count then batches.approve(batch.id) end
+end
+
 -- End the touched batches that have nothing left to do. Returns the ids of those that ended.
 function batches.end_finished()
   local ended = {}
@@ -193,6 +215,8 @@ function batches.end_finished()
       elseif batch.s == 'open' then
         batches.set(batch, 's', 'sealed')
       end
+    elseif batch and batch.ua == 1 and batch.op == 0 and not batch.za then
+      end_canary(batch)
     end
   end
   return ended
@@ -421,6 +445,8 @@ verbs.open_batch = function(wire, first)
     pr = wire[BATCH.priority] > 0 and wire[BATCH.priority] or nil,
     nu = or_nil(wire[BATCH.notify_url]),
     fb = or_nil(wire[BATCH.failure_budget]),
+    cn = or_nil(wire[BATCH.canary]), cu = or_nil(wire[BATCH.approve_under]),
+    ua = or_nil(wire[BATCH.canary]) and 1, wd = or_nil(wire[BATCH.canary]) and not wire[BATCH.after_walk] and 1 or nil,
   }) do
     fields[#fields + 1] = field
     fields[#fields + 1] = value
@@ -449,6 +475,7 @@ end
 -- sweep_cancelled: cancels one slice of the waiting messages of batches that are being cancelled, and returns how many.
 -- pause_batch: leases nothing more of a batch until resume_batch. Safe to repeat.
 -- set_batch_priority: changes the priority of a batch. Safe to repeat.
+-- approve_batch: releases the held messages of a batch with a canary.
 verbs.cancel_batch = function(id)
   local begun = batches.begin_cancel(id)
   if begun then
@@ -473,6 +500,8 @@ verbs.set_failure_budget = function(id, budget)
   batches.count_failures_anew(batch)
   return true
 end
+
+verbs.approve_batch = function(id) return batches.approve(id) end
 
 verbs.sweep_cancelled = function()
   local count = 0
@@ -505,6 +534,7 @@ function batches.row(batch, without)
     id = batch.id, name = batch.w, state = batch.s, pages = batch.pg, chunks = batch.ch, total = batch.to,
     working = batch.wk, worked_ms = string.format('%.17g', batch.wm), params = not without and call('GET', P .. 'p:' .. batch.id) or 'null',
     force = batch.fo == 1, label = batch.L, headers = not without and batch.hd, paused = batch.pz == 1,
+    canary = batch.cn, needs_approval = batch.ua == 1,
     flow_key = batch.k, error = batch.e, completion_error = batch.ce, errors = error_groups(batch.id),
     notify_url = batch.nu, notification = batch.nt,
     created_at = batch.t, started_at = batch.st, ended_at = batch.za, named = batch.na == 1, retry_of = batch.ro,

@@ -1,5 +1,6 @@
 -- Lanes: the queues. A lane holds the messages that wait for one destination under one flow key for one batch (or
--- none). `group` is the id of the batch, followed by HELD for messages held back until the batch is walked, or ''.
+-- none). `group` is the id of the batch, or ''; HELD follows it for messages held back until the batch is walked or
+-- approved.
 -- `q:<lane>` holds fresh messages by due time (0: at once), then by id. A member is the id of a message, or a range of
 -- unclaimed items of a batch: `<id of the first item's run> \n <last number>`. `s:<lane>` holds messages that have
 -- started, by due time. Messages lost so often that they are claimed alone are in `sus`, whatever their lane.
@@ -42,12 +43,13 @@ function lanes.started(destination, key, group) return P .. 's:' .. lanes.id(des
 
 function lanes.is_suspect(message) return message.l >= SUSPECT_LOSSES end
 
--- True if a group cannot be claimed: its batch is paused, cancelled or not yet walked.
+-- True if a group cannot be claimed: its batch is paused, cancelled, not yet walked or not approved.
 function lanes.is_closed(group)
   if group == '' or group == nested.MARK then return false end
   local batch = batches.get(lanes.batch_of(group))
   if not batch then return false end
-  return batch.pz == 1 or batch.s == 'cancelling' or lanes.is_held_back(group) and (batch.wd ~= 1 or batch.bk == 1)
+  if batch.pz == 1 or batch.s == 'cancelling' then return true end
+  return lanes.is_held_back(group) and (batch.wd ~= 1 or batch.bk == 1 or batch.ua == 1)
 end
 
 -- Record that the lowest score of a destination's lanes may have changed; `lowered`: it is the lower of

@@ -1,0 +1,1 @@
+-- A batch may have a canary. An older version would release its held messages. Fields that are missing mean none.
