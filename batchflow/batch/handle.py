@@ -16,6 +16,7 @@ from batchflow.batch.rollup import latest_items, read_retries
 from batchflow.batch.runtime import WorkflowRuntime
 from batchflow.batch.status import BatchStatus, BatchSummary
 from batchflow.batch.wait_reason import WaitReasons, failing_text
+from batchflow.batch.why import WaitReport, explain_wait
 from batchflow.core.batch import Batch, ItemState
 from batchflow.core.duration import Duration, to_ms
 from batchflow.core.ids import entry_id
@@ -66,6 +67,15 @@ class BatchHandle(Generic[Result]):
         if not _is_over(batch):
             check_not_polling(self._client, self.id, f"batch '{self.id}'")
         return await self._status(batch, self._wait_reasons())
+
+    async def why(self) -> WaitReport:
+        """Return why the batch is not done: a sentence, the first open items, what holds them back, and who serves it.
+
+            print(await batch.why())   # it waits for 3 items that are tried again, the next in 8s (…)
+
+        A batch that is done says since when.
+        """
+        return await explain_wait(self._client, self._definition, await self._read())
 
     async def wait(self, timeout: Duration | None = None, *, check: bool = False) -> BatchSummary:
         """Return once the batch has ended and its `on_complete` has run. An unavailable store is waited for, too.

@@ -72,12 +72,10 @@ async def find_wait_reason(
         return WaitReason("approval", approval_text(batch))
     if batch.state == "pending" and (due := await _start_time(store, batch)) is not None:
         return WaitReason("not_before", f"its start time, {format_moment(due)}, has not come")
-    routes = _Routes(definition, batch.workflow)
+    routes = WorkflowRoutes(definition, batch.workflow)
     if stalled and (sentence := await _unserved(store, routes, batch)):
         return WaitReason("unserved", sentence)
-    paginate_key = f"{batch.workflow}.paginate" if definition is None else str(definition.paginate_flow.key)
-    # Where both have one key, it is that of the items.
-    keys = {paginate_key: "paginate ", batch.flow_key or f"{batch.workflow}.execute": ""}
+    keys = flow_keys(definition, batch)
     flows = sorted(await store.flows(list(keys)), key=lambda it: keys[it.limits.key or ""])
     for flow in flows:
         if flow.waiting and (sentence := paused_sentence(flow)):
@@ -104,7 +102,14 @@ def approval_text(batch: Batch) -> str:
     )
 
 
-class _Routes:
+def flow_keys(definition: Definition | None, batch: Batch) -> dict[str, str]:
+    """Return the flow keys of the pages and of the items of a batch, each with what begins the name of its limits."""
+    paginate_key = f"{batch.workflow}.paginate" if definition is None else str(definition.paginate_flow.key)
+    # Where both have one key, it is that of the items.
+    return {paginate_key: "paginate ", batch.flow_key or f"{batch.workflow}.execute": ""}
+
+
+class WorkflowRoutes:
     """The destinations of a workflow; without its definition, all below its name."""
 
     def __init__(self, definition: Definition | None, workflow: str) -> None:
@@ -120,7 +125,7 @@ async def _start_time(store: Reads, batch: Batch) -> int | None:
     return None if entry is None or entry.started_at is not None or entry.failures else entry.due_at
 
 
-async def _unserved(store: Reads, routes: _Routes, batch: Batch) -> str:
+async def _unserved(store: Reads, routes: WorkflowRoutes, batch: Batch) -> str:
     found = [
         work.destination
         for work in await store.unserved()

@@ -15,6 +15,7 @@ from batchflow.cli.items import ListItemHistory
 from batchflow.cli.output import reserve_stdout
 from batchflow.cli.process import exit_process, run_and_report, run_event_loop
 from batchflow.cli.run import RunBatch
+from batchflow.cli.why import ExplainBatch
 from batchflow.cli.worker import ListWorkers, RunWorker
 
 app = typer.Typer(
@@ -60,6 +61,7 @@ app.command("items")(ListItemHistory)
 app.command("check")(CheckFunctions)
 app.command("notify")(NotifyRuns)
 app.command("waiters")(ListWaiters)
+batch_operations.group.command("why")(ExplainBatch)
 GROUPS = {
     "batches": batch_operations.group,
     "runs": runs.group,

@@ -1,6 +1,6 @@
 """`batchflow flow`: lists and shows flow keys, and changes their limits while work runs."""
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -53,13 +53,7 @@ class ListFlowKeys:
         if not page.keys:
             output.print("No flow keys")
             return 0
-        rows = [
-            (it.limits.key or "", _parallelism(it), _rate(it), f"{it.in_use:,}", f"{it.waiting:,}", _state(it, now))
-            for it in page.keys
-        ]
-        columns = ["key", "parallelism", "rate", "in use", "waiting", "state"]
-        styles = ["yellow" if it.paused or it.parked_until > now else "" for it in page.keys]
-        print_table(output, columns, rows, styles, numbers=("in use", "waiting"))
+        print_keys(output, page.keys, now)
         if page.next_cursor is not None:
             output.print(f"More: batchflow flow list --cursor {page.next_cursor}")
         return 0
@@ -91,9 +85,7 @@ class ShowFlowKey:
             _print_key(Output(), status, now)
             if holders:
                 Output().print()
-                columns = ["age", "run", "item", "worker"]
-                rows = [_holder_row(it, now) for it in holders]
-                print_table(Output(), columns, rows, [""] * len(rows))
+                print_holders(Output(), holders, now)
         return 0
 
 
@@ -238,6 +230,23 @@ def _print_key(output: Output, status: FlowStatus, now: int) -> None:
         },
         "  ",
     )
+
+
+def print_keys(output: Output, keys: Sequence[FlowStatus], now: int) -> None:
+    """Print flow keys as a table."""
+    rows = [
+        (it.limits.key or "", _parallelism(it), _rate(it), f"{it.in_use:,}", f"{it.waiting:,}", _state(it, now))
+        for it in keys
+    ]
+    columns = ["key", "parallelism", "rate", "in use", "waiting", "state"]
+    styles = ["yellow" if it.paused or it.parked_until > now else "" for it in keys]
+    print_table(output, columns, rows, styles, numbers=("in use", "waiting"))
+
+
+def print_holders(output: Output, holders: Sequence[FlowHolder], now: int) -> None:
+    """Print what takes the places of a flow key as a table."""
+    rows = [_holder_row(it, now) for it in holders]
+    print_table(output, ["age", "run", "item", "worker"], rows, [""] * len(rows))
 
 
 def _parallelism(status: FlowStatus, until: int | None = None) -> str:

@@ -119,15 +119,15 @@ def print_table(
 ) -> None:
     """Print columns as wide as their cells; the columns `numbers` are aligned to the right.
 
-    `below` has a line for each row, which is printed below it and ends with the line of a terminal.
+    `below` has a line for each row, which is printed below it unless it is empty, and ends with the line of a terminal.
     """
     lines = [columns, *([escape_controls(cell) for cell in row] for row in rows)]
     widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
     for number, (line, style) in enumerate(zip(lines, ("bold", *styles), strict=True)):
         cells = [_pad(it, width, name in numbers) for it, width, name in zip(line, widths, columns, strict=True)]
         output.print("  ".join(cells).rstrip(), style=style)
-        if number and below:
-            output.print(_cut(f"    {below[number - 1]}", output.stdout.width), style="red")
+        if number and below and below[number - 1]:
+            output.print(shorten(f"    {below[number - 1]}", output.stdout.width), style="red")
 
 
 def print_pairs(output: Output, rows: Mapping[str, str], indent: str = "", *, cut: bool = False) -> None:
@@ -136,10 +136,11 @@ def print_pairs(output: Output, rows: Mapping[str, str], indent: str = "", *, cu
     width = max(map(cell_len, names))
     for name, value in zip(names, rows.values(), strict=True):
         output.stdout.print(indent + _pad(name, width), style="dim", end="  ", soft_wrap=True)
-        output.print(_cut(value, output.stdout.width - cell_len(indent) - width - 2) if cut else value)
+        output.print(shorten(value, output.stdout.width - cell_len(indent) - width - 2) if cut else value)
 
 
-def _cut(text: str, width: int) -> str:
+def shorten(text: str, width: int) -> str:
+    """The text, cut to this many columns of a terminal if they are enough for anything."""
     if cell_len(text) <= width or width < _MIN_CELLS:
         return text
     return set_cell_size(text, width - 1).rstrip() + "…"

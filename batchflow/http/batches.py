@@ -13,6 +13,7 @@ from batchflow.batch.names import wire_name
 from batchflow.batch.operations import list_batches
 from batchflow.batch.status import WaitReason
 from batchflow.batch.wait_reason import WaitReasons
+from batchflow.batch.why import explain_wait
 from batchflow.core.batch import Batch, ItemState
 from batchflow.core.ports import Client
 from batchflow.errors import NotFoundError
@@ -21,6 +22,7 @@ from batchflow.http.openapi import QueryParam, error_responses
 from batchflow.http.progress import progress_response, stream_options
 from batchflow.http.schemas.batches import BatchDetail, BatchInfo, BatchList
 from batchflow.http.schemas.items import ItemDetail, ItemHistory, ItemInfo, ItemList
+from batchflow.http.schemas.why import BatchWaitInfo
 
 MAX_ITEMS = 1_000
 MAX_BATCHES = 500
@@ -62,6 +64,7 @@ class BatchEndpoints:
 
         add("GET", "", self.list, BatchList, "The latest batches, newest first")
         add("GET", "/{id}", self.status, BatchDetail, "A batch and its progress", route_class_override=_BatchRoute)
+        add("GET", "/{id}/why", self.why, BatchWaitInfo, "Why a batch is not done")
         add("GET", "/{id}/items", self.items, ItemList, "The items of a batch, by number")
         add("GET", "/{id}/items/{number}", self.item, ItemDetail, "An item of a batch, with its result")
         add("GET", "/{id}/item", self.item_by_id, ItemDetail, "An item of a batch by the item's id, with its result")
@@ -109,6 +112,13 @@ class BatchEndpoints:
         fields = None if workflow is None else workflow.definition.params.model_fields
         names = None if fields is None else {name: wire_name(name, info) for name, info in fields.items()}
         return json_response(BatchDetail.of_info(self._info(batch, reason), batch, names))
+
+    async def why(self, id: str) -> Response:
+        """A sentence, the first open items, and what holds them back; bounded reads, however large the batch is."""
+        batch = await self._read(id)
+        workflow = self._workflows.get(batch.workflow)
+        definition = None if workflow is None else workflow.definition
+        return json_response(BatchWaitInfo.of(await explain_wait(self._client, definition, batch)))
 
     async def items(
         self,

@@ -44,6 +44,7 @@ DOORS = {
     "GET /batches/{id}/export": OPERATOR,
     "GET /batches/{id}/items/{number}": OPERATOR,
     "GET /batches/{id}/item": OPERATOR,
+    "GET /batches/{id}/why": OPERATOR,
     "GET /batches/{id}/progress": OPERATOR,
     "POST /batches/{id}/cancel": OPERATOR,
     "POST /batches/{id}/pause": OPERATOR,

@@ -186,7 +186,7 @@ async def test_batches_are_listed_page_by_page(idle_http: AsyncClient) -> None:
 @pytest.mark.parametrize(
     ("method", "path"),
     [
-        *[("GET", path) for path in ("", "/items", "/export", "/progress")],
+        *[("GET", path) for path in ("", "/why", "/items", "/export", "/progress")],
         *[("POST", path) for path in ("/cancel", "/pause", "/resume")],
     ],
 )

@@ -22,6 +22,7 @@ MISSPELT = [
     ("POST", "/runs/x/cancel", "force", NONE_TAKEN),
     ("GET", "/batches", "opne", "did you mean 'open'?"),
     ("GET", "/batches/x", "items", NONE_TAKEN),
+    ("GET", "/batches/x/why", "limit", NONE_TAKEN),
     ("GET", "/batches/x/items", "status", "did you mean 'state'?"),
     ("GET", "/batches/x/export", "fromat", "did you mean 'format'?"),
     ("GET", "/batches/x/item", "itemid", "did you mean 'itemId'?"),

@@ -169,6 +169,7 @@ ROUTES = [
     ("POST", "/onboarding"),
     ("GET", "/batches"),
     ("GET", "/batches/x"),
+    ("GET", "/batches/x/why"),
     ("GET", "/batches/x/items"),
     ("GET", "/batches/x/export"),
     ("GET", "/batches/x/items/0"),
