@@ -9,9 +9,12 @@ from typing import Any, cast
 from pydantic_core import from_json
 
 from batchflow.errors import InputError
+from batchflow.serve.validation import format_value
 
 _DEFAULT_COLUMN = "key"
 # The name that an export gives to the id.
+_FIELD_LIMIT = 2**31 - 1
+# Of csv, whose own is 128 KiB; a result may be larger.
 
 
 def read_ids(source: str) -> list[str]:
@@ -22,10 +25,11 @@ def read_ids(source: str) -> list[str]:
     on each line.
 
     Raises:
-        InputError: the file cannot be read, or a line has no id; the sentence has its number.
+        InputError: the file cannot be read, has no ids or one of them twice, or a line has none; the sentence has its
+            number.
     """
     if source == "-":
-        return list(_lines(sys.stdin))
+        return _once(_lines(sys.stdin), "stdin")
     path, column = _split(source)
     try:
         if path.suffix == ".json":
@@ -33,12 +37,12 @@ def read_ids(source: str) -> list[str]:
         with path.open(encoding="utf-8-sig", newline="") as file:
             match path.suffix:
                 case ".csv":
-                    return list(_csv_ids(file, path, column))
+                    return _once(_csv_ids(file, path, column), f"'{path}'")
                 case ".jsonl" | ".ndjson":
-                    return list(_json_ids(file, path, column))
+                    return _once(_json_ids(file, path, column), f"'{path}'")
                 case _:
                     _refuse_column(path, column)
-                    return list(_lines(file))
+                    return _once(_lines(file), f"'{path}'")
     except OSError as error:
         raise InputError(f"'--ids-from' cannot read '{path}': {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -60,6 +64,17 @@ def _exported_file(manifest: Path) -> Path:
     return manifest.with_name(Path(str(name)).name)
 
 
+def _once(ids: Iterable[str], name: str) -> list[str]:
+    found: dict[str, None] = {}
+    for id in ids:
+        if id in found:
+            raise InputError(f"{name} has the id {format_value(id)} twice; an item runs once per batch")
+        found[id] = None
+    if not found:
+        raise InputError(f"{name} has no ids; name another file, or leave '--ids-from' out to fetch them")
+    return list(found)
+
+
 def _lines(file: Iterable[str]) -> Iterator[str]:
     return (text for line in file if (text := line.strip()))
 
@@ -70,17 +85,22 @@ def _refuse_column(path: Path, column: str | None) -> None:
 
 
 def _csv_ids(file: Iterable[str], path: Path, column: str | None) -> Iterator[str]:
-    rows = csv.reader(file)
-    header = next(rows, list[str]())
-    place = header.index(_choose_column(header, column, path))
-    for number, row in enumerate(rows, 2):
-        if row:
-            if len(row) <= place or not row[place]:
-                raise InputError(f"line {number:,} of '{path}' has no '{header[place]}'")
-            yield row[place]
+    csv.field_size_limit(_FIELD_LIMIT)
+    rows = csv.reader(file, strict=True)
+    try:
+        header = next(rows, list[str]())
+        place = header.index(_choose_column(header, column, path))
+        for row in rows:
+            if row:
+                if len(row) <= place or not row[place]:
+                    raise InputError(f"line {rows.line_num:,} of '{path}' has no '{header[place]}'")
+                yield row[place]
+    except csv.Error as error:
+        raise InputError(f"line {rows.line_num:,} of '{path}' is not CSV: {error}") from error
 
 
 def _json_ids(file: Iterable[str], path: Path, column: str | None) -> Iterator[str]:
+    chosen: str | None = None
     for number, line in enumerate(file, 1):
         if line.strip():
             try:
@@ -89,13 +109,21 @@ def _json_ids(file: Iterable[str], path: Path, column: str | None) -> Iterator[s
                 raise InputError(f"line {number:,} of '{path}' is not JSON: {error}") from error
             if isinstance(value, dict):
                 fields = cast("dict[str, Any]", value)
-                value = fields[_choose_column(list(fields), column, path)]
+                # That of the first object is that of all.
+                chosen = chosen or _choose_column(list(fields), column, path)
+                if chosen not in fields:
+                    raise InputError(f"line {number:,} of '{path}' has no '{chosen}'")
+                value = fields[chosen]
             if isinstance(value, bool) or not isinstance(value, str | int):
                 raise InputError(f"line {number:,} of '{path}' has no id; an id is a text or a whole number")
             yield str(value)
 
 
 def _choose_column(names: list[str], column: str | None, path: Path) -> str:
+    if column is None and len(names) == 1 and (";" in names[0] or "\t" in names[0]):
+        raise InputError(
+            f"'{path}' has one column, {format_value(names[0])}; separate columns by commas, or name it: {path}:COLUMN"
+        )
     wanted = column or (names[0] if len(names) == 1 else _DEFAULT_COLUMN)
     if wanted in names:
         return wanted

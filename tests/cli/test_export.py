@@ -64,6 +64,12 @@ def test_ids_are_read_from_a_file(source: str, tmp_path: Path, monkeypatch: pyte
     assert read_ids(source) == ["u1", "u2"]
 
 
+def test_ids_are_read_beside_results_of_any_size(tmp_path: Path) -> None:
+    """A value may have BATCHFLOW_MAX_VALUE bytes, which is more than csv takes by itself."""
+    (tmp_path / "items.csv").write_text(f"key,result\nu1,{'x' * 1_000_000}\n")
+    assert read_ids(str(tmp_path / "items.csv")) == ["u1"]
+
+
 WRONG = {
     "users.csv": ("name,id\nAda,u1\n", "has no column 'key'; write one as users.csv:COLUMN: name, id"),
     "users.csv:mail": ("name,id\nAda,u1\n", "has no column 'mail'"),
@@ -72,6 +78,13 @@ WRONG = {
     "bad.jsonl": ('"u1"\n{', "line 2 of 'bad.jsonl' is not JSON"),
     "null.jsonl": ("null\n", "line 1 of 'null.jsonl' has no id"),
     "ids.txt:id": ("u1\n", "'ids.txt' has no columns"),
+    "half.jsonl": ('{"key": "u1"}\n{"kee": "u2"}\n', "line 2 of 'half.jsonl' has no 'key'"),
+    "open.csv": ('key\nu1\n"u2\n', "line 3 of 'open.csv' is not CSV"),
+    "lines.csv:id": ('name,id\n"A\nB",u1\nGrace\n', "line 4 of 'lines.csv' has no 'id'"),
+    "semi.csv": ("id;name\n1;Ada\n", "has one column, 'id;name'; separate columns by commas"),
+    "none.csv": ("key\n", "'none.csv' has no ids"),
+    "none.txt": ("\n \n", "'none.txt' has no ids"),
+    "twice.txt": ("u1\nu2\nu1\n", "'twice.txt' has the id 'u1' twice"),
     "other.json": ("[]", "is not the manifest of an export"),
     "gone.csv": (None, "'--ids-from' cannot read 'gone.csv': No such file"),
 }
