@@ -159,6 +159,7 @@ class Row:
     log: list[LoggedAttempt] = field(default_factory=list[LoggedAttempt])
     failure: FailureCall | None = None
     failure_calls: int = 0
+    orphaned: bool = False
 
     @property
     def waits(self) -> bool:
@@ -698,6 +699,9 @@ class Place:
             self._log(row, settlement)
         else:
             del self.rows[id]
+            # A run with the same id may be published again, and is not the one that waited.
+            for child in self.rows.values():
+                child.orphaned = child.orphaned or (child.message.parent or ("",))[0] == id
             if row.message.keep:
                 about = self.run_of(row)
                 state, error = RUN_STATE[ending], settlement.error
@@ -715,7 +719,7 @@ class Place:
             self._end_failure_call(row.message.parent[0], settlement)
         elif row.message.parent and step == NOTIFICATION_STEP:
             self._end_notification(row.message.parent[0], settlement)
-        elif row.message.parent:
+        elif row.message.parent and not row.orphaned:
             self.arrive(*row.message.parent, ARRIVES[ending], settlement.result, settlement.error)
         if ending == "dead":
             self.call_failure_function(row)
