@@ -6,6 +6,7 @@ from batchflow.batch.handle import BatchHandle
 from batchflow.batch.item_failure import ItemFailure
 from batchflow.batch.status import BatchSummary
 from batchflow.batch.workflow import BatchWorkflow, NoParams, Page
+from batchflow.core.failure_budget import FailureBudget
 from batchflow.core.flow import FlowControl
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.schedule import Schedule
@@ -20,6 +21,7 @@ __all__ = [
     "BatchWorkflow",
     "Batchflow",
     "BatchflowError",
+    "FailureBudget",
     "FlowControl",
     "ItemFailure",
     "NoParams",

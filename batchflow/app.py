@@ -34,6 +34,7 @@ from batchflow.batch.schedules import ScheduleAdmin
 from batchflow.batch.workflow import BatchWorkflow, NoParams
 from batchflow.core.codec import SizeLimit
 from batchflow.core.duration import Duration
+from batchflow.core.failure_budget import FailureBudget
 from batchflow.core.flow import LIMIT_WORDS, FlowControl
 from batchflow.core.message import WorkerStatus
 from batchflow.core.ports import Clock, Entropy, ScheduleTarget
@@ -253,6 +254,7 @@ class Batchflow:
         group_parallelism: int | None = None,
         on_item_failure: Callable[[ItemFailure[NoParams]], Any] | None = None,
         schedule: Schedule | str | None = None,
+        failure_budget: FailureBudget | None = None,
         notify_url: str | None = None,
     ) -> BatchDecorator: ...
     def batch(self, fn: Any = None, **options: Any) -> Any:

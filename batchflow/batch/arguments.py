@@ -12,8 +12,10 @@ from uuid import UUID
 from pydantic import BaseModel, ValidationError
 
 from batchflow.batch.definition import Definition
+from batchflow.batch.options import BUDGET_EXAMPLE
 from batchflow.core.batch import PRIORITY_DESCRIPTION, is_priority
 from batchflow.core.duration import Duration
+from batchflow.core.failure_budget import FailureBudget
 from batchflow.errors import InputError
 from batchflow.serve.trigger import Dedup
 from batchflow.serve.validation import format_value, is_encodable, validate_text
@@ -62,6 +64,7 @@ class BatchTrigger:
     headers: Mapping[str, str] | None = None
     notify_url: str | None = field(default=None, repr=False)
     priority: int | None = None
+    failure_budget: FailureBudget | None = None
 
 
 def check_params(definition: Definition, params: Any) -> BaseModel:
@@ -214,6 +217,13 @@ def check_priority(priority: object) -> None:
     """Raise `InputError` for an invalid priority."""
     if not is_priority(priority):
         raise InputError(option="priority", got=format_value(priority), want=f"write {PRIORITY_DESCRIPTION}")
+
+
+def check_failure_budget(budget: object) -> FailureBudget | None:
+    """Return the failure budget; raise `InputError` for anything else than one or None."""
+    if not isinstance(budget, FailureBudget | None):
+        raise InputError(option="failure_budget", got=format_value(budget), want=f"write {BUDGET_EXAMPLE}")
+    return budget
 
 
 def derive_batch_id(workflow: str, dedup_id: str) -> str:

@@ -34,6 +34,7 @@ from batchflow.batch.workflow import BatchWorkflow
 from batchflow.core.batch import Batch
 from batchflow.core.codec import NO_SIZE_LIMIT
 from batchflow.core.duration import Duration
+from batchflow.core.failure_budget import FailureBudget
 from batchflow.core.flow import LIMIT_WORDS, FlowControl
 from batchflow.core.ports import Client, LogNames
 from batchflow.core.retry import RETRIES_WORDS
@@ -101,6 +102,7 @@ class Workflow(Generic[Params, Result]):
         headers: Mapping[str, str] | None = None,
         notify_url: str | None = None,
         priority: int | None = None,
+        failure_budget: FailureBudget | None = None,
         **unknown: Never,
     ) -> BatchHandle[Result]:
         """Start a batch, durable when this returns.
@@ -115,8 +117,9 @@ class Workflow(Generic[Params, Result]):
         failed. Batches can be listed by `label`. The batch starts after `delay`, or at
         `not_before`: a datetime with its time zone, or ms since the epoch. `ctx.headers` of its items and
         `self.headers` of its hooks have the `headers`; they appear nowhere else. `notify_url` takes the place of the
-        class's: it gets a POST when the batch has ended. Of the batches of the workflow, those with the highest
-        `priority`, from 0 to 9, start their pages and items first; None is that of the class.
+        class's: it gets a POST when the batch has ended. So does `failure_budget`: too many failed items pause the
+        batch, or cancel it. Of the batches of the workflow, those with the highest `priority`, from 0 to 9, start their
+        pages and items first; None is that of the class.
 
         Raises:
             InputError: parameters of another type, no or repeated ids, a limit below 1, an invalid id, label or
@@ -141,6 +144,7 @@ class Workflow(Generic[Params, Result]):
             headers=headers,
             notify_url=notify_url,
             priority=priority,
+            failure_budget=failure_budget,
         )
         return await self.start(params, options)
 
@@ -212,6 +216,7 @@ class Workflow(Generic[Params, Result]):
             not_before=options.not_before,
             headers=options.headers,
             priority=options.priority,
+            failure_budget=options.failure_budget,
         )
         start = prepare_batch(self._runtime, payload, options_of_batch, link)
         messages = [message for portion in trigger_messages(self._runtime, start) for message in portion]

@@ -22,6 +22,7 @@ from batchflow.batch.member_names import check_member_names
 from batchflow.batch.names import Routes, StepNames, WireKeys, check_field_names, kebab_case
 from batchflow.batch.options import LedgerScope
 from batchflow.core.codec import Codec
+from batchflow.core.failure_budget import FailureBudget
 from batchflow.core.flow import FlowControl
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.schedule import Schedule
@@ -61,6 +62,7 @@ class Definition(NamedTuple):
     walk_first: bool
     priority: int
     schedule: Schedule | None
+    failure_budget: FailureBudget | None
     notify_url: str | None
     keep_results: bool
     item_is_id: bool
@@ -147,6 +149,7 @@ def _definition(
         walk_first=options_of_class.instance("walk_first", bool, "True or False"),
         priority=options_of_class.priority(),
         schedule=options_of_class.schedule(),
+        failure_budget=options_of_class.failure_budget(),
         notify_url=options_of_class.url("notify_url"),
         keep_results=result not in (None, NoneType),
         item_is_id=item is str,

@@ -20,6 +20,7 @@ from batchflow.batch.runtime import WorkflowRuntime
 from batchflow.batch.workflow import BatchWorkflow, NoParams, Page
 from batchflow.core.codec import return_type
 from batchflow.core.duration import Duration
+from batchflow.core.failure_budget import FailureBudget
 from batchflow.core.flow import FlowControl
 from batchflow.core.ports import Client
 from batchflow.core.retry import RetryPolicy
@@ -117,6 +118,7 @@ def function_workflow(
     group_parallelism: int | None = None,
     on_item_failure: Callable[[ItemFailure[NoParams]], Any] | None = None,
     schedule: Schedule | str | None = None,
+    failure_budget: FailureBudget | None = None,
     notify_url: str | None = None,
 ) -> BatchWorkflow[NoParams, str, R]:
     """Create a workflow named after `fn`, which becomes its `execute`. Without `ids` every trigger lists its ids.
@@ -153,6 +155,7 @@ def function_workflow(
         "priority": priority,
         **groups,
         "schedule": schedule,
+        "failure_budget": failure_budget,
         "notify_url": notify_url,
         "__module__": fn.__module__,
         "__doc__": fn.__doc__,

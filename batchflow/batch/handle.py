@@ -8,7 +8,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Generic, TypeVar, cast
 
-from batchflow.batch.arguments import Id, check_priority
+from batchflow.batch.arguments import Id, check_failure_budget, check_priority
 from batchflow.batch.export import Export, ExportFormat, Manifest, check_format
 from batchflow.batch.items import ITEMS_PER_READ, BatchItem, batch_item, read_items
 from batchflow.batch.retry import Retries, check_retry
@@ -19,6 +19,7 @@ from batchflow.batch.wait_reason import WaitReasons, failing_text
 from batchflow.batch.why import WaitReport, explain_wait
 from batchflow.core.batch import Batch, ItemState
 from batchflow.core.duration import Duration, to_ms
+from batchflow.core.failure_budget import FailureBudget
 from batchflow.core.ids import entry_id
 from batchflow.errors import BatchFailed, NotFoundError, StoreUnavailable
 from batchflow.serve.delivery_scope import check_may_wait, check_not_polling
@@ -209,8 +210,21 @@ class BatchHandle(Generic[Result]):
         """
         return await self._client.pause_batch(self.id)
 
+    async def set_failure_budget(self, budget: FailureBudget | None) -> bool:
+        """Set the failure budget of the batch, or remove it with None; it counts from now on.
+
+        A batch that is paused stays paused. Return False if the batch had ended before, or is being cancelled.
+
+        Raises:
+            InputError: `budget` is not a `FailureBudget`.
+        """
+        return await self._client.set_failure_budget(self.id, check_failure_budget(budget))
+
     async def resume(self) -> bool:
-        """Undo `pause`. Return False if the batch was not paused."""
+        """Undo `pause`, and a pause by the failure budget. Return False if the batch was not paused.
+
+        Its failure budget counts anew.
+        """
         return await self._client.resume_batch(self.id)
 
     async def set_priority(self, priority: int) -> bool:

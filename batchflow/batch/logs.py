@@ -5,7 +5,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Container
 
-from batchflow.batch.status import BatchStatus, BatchSummary
+from batchflow.batch.status import BatchStatus, BatchSummary, budget_sentence
 from batchflow.core.batch import Batch
 from batchflow.core.duration import humanize_duration
 from batchflow.core.ports import Client, Observer
@@ -92,7 +92,7 @@ class ProgressLog:
 
 
 class BatchEndLog(Observer):
-    """Writes a line at the end of each batch and of its canary, which it reads from the store."""
+    """Writes a line at the end of each batch and its canary, and when its failure budget stops it, from the store."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -100,11 +100,17 @@ class BatchEndLog(Observer):
 
     def batch_ended(self, batch: str) -> None:
         """See the protocol."""
-        self._begin(batch, _write_end)
+        if logger().is_enabled_for(logging.INFO):
+            self._begin(batch, _write_end)
 
     def canary_ended(self, batch: str) -> None:
         """See the protocol."""
-        self._begin(batch, _write_canary)
+        if logger().is_enabled_for(logging.INFO):
+            self._begin(batch, _write_canary)
+
+    def budget_exceeded(self, batch: str) -> None:
+        """See the protocol."""
+        self._begin(batch, _write_budget_exceeded)
 
     async def finish(self) -> None:
         """Wait for the lines of batches that have ended, but not long for a store that does not answer."""
@@ -115,10 +121,9 @@ class BatchEndLog(Observer):
                 task.cancel()
 
     def _begin(self, id: str, write: Callable[[Batch], None]) -> None:
-        if logger().is_enabled_for(logging.INFO):
-            task = asyncio.get_running_loop().create_task(self._read_and(write, id))
-            self._writing.add(task)
-            task.add_done_callback(self._writing.discard)
+        task = asyncio.get_running_loop().create_task(self._read_and(write, id))
+        self._writing.add(task)
+        task.add_done_callback(self._writing.discard)
 
     async def _read_and(self, write: Callable[[Batch], None], id: str) -> None:
         # A store that fails costs the line.
@@ -142,6 +147,13 @@ def _write_canary(batch: Batch) -> None:
 
 def _canary_values(batch: Batch) -> dict[str, object]:
     return {"canary": batch.canary, "ended": batch.counts.ended, "failed": batch.counts.failed, "batch": batch.id}
+
+
+def _write_budget_exceeded(batch: Batch) -> None:
+    is_cancelled = batch.state in ("cancelling", "cancelled")
+    text = f"{'Cancelled' if is_cancelled else 'Paused'}: {budget_sentence(batch)}"
+    go_on = {} if is_cancelled else {"go_on": f"batchflow batches resume {batch.id}"}
+    LayerLog(batch.workflow, "process").warning(text, batch=batch.id, **go_on)
 
 
 def _progress_values(batch: Batch, now: int) -> dict[str, object]:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, TypeAlias
 from batchflow.batch import options
 from batchflow.batch.hooks import HOOK_NAMES
 from batchflow.core.duration import is_duration
+from batchflow.core.failure_budget import FailureBudget
 from batchflow.core.flow import LIMIT_WORDS, FlowControl
 from batchflow.core.retry import RETRIES_WORDS, RetryPolicy
 from batchflow.core.suggestions import find_typos
@@ -167,6 +168,9 @@ _FAILURE = _ForeignWord(
     _is_function, "on_item_failure(self, failure), which is called once for each item that has failed for good"
 )
 _END = _ForeignWord(_is_function, "on_complete(self, summary), which is called once, when the batch has ended")
+_MAX_FAILURES = _ForeignWord(_is_count, "failure_budget = FailureBudget(max_failures={})")
+_MAX_FAILURE_RATE = _ForeignWord(_is(float), "failure_budget = FailureBudget(max_rate={})")
+_BUDGET = _ForeignWord(_is(FailureBudget), "failure_budget = {}")
 _LIFE = _ForeignWord(_is_function, "@flow.resource, which a process opens before it works and closes after it")
 
 _FOREIGN_WORDS: Mapping[str, _ForeignWord] = {
@@ -205,6 +209,11 @@ _FOREIGN_WORDS: Mapping[str, _ForeignWord] = {
     "on_finished": _END,
     "on_done": _END,
     "on_end": _END,
+    **dict.fromkeys(("max_failures", "max_failed", "max_errors", "failure_limit", "error_limit"), _MAX_FAILURES),
+    **dict.fromkeys(
+        ("max_rate", "max_failure_rate", "max_error_rate", "failure_rate", "error_rate"), _MAX_FAILURE_RATE
+    ),
+    **dict.fromkeys(("budget", "error_budget", "failures_budget", "max_failure_budget"), _BUDGET),
     "on_start": _LIFE,
     "on_startup": _LIFE,
     "on_stop": _LIFE,

@@ -43,6 +43,7 @@ class Messages:
             on_failure=failure_destination(definition.routes.execute)
             if "on_item_failure" in definition.defined_hooks
             else None,
+            failure_budget=definition.failure_budget,
             notify_url=definition.notify_url,
             parent=None if parent is None else parent.parent,
             depth=0 if parent is None else parent.depth,

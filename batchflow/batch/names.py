@@ -113,6 +113,7 @@ RESERVED_FIELDS = (
     "batchId",
     "delay",
     "notBefore",
+    "failureBudget",
     "headers",
     "priority",
     "page",

@@ -9,6 +9,7 @@ from pydantic_core import to_json
 
 from batchflow.core.batch import PRIORITY_DESCRIPTION, is_priority, ledger_name
 from batchflow.core.duration import to_ms
+from batchflow.core.failure_budget import FailureBudget
 from batchflow.core.flow import FlowControl
 from batchflow.core.schedule import Schedule, as_schedule
 from batchflow.core.secrets import secret_serializer
@@ -38,8 +39,12 @@ OPTION_NAMES = (
     "walk_first",
     "priority",
     "schedule",
+    "failure_budget",
     "notify_url",
 )
+
+BUDGET_EXAMPLE = "FailureBudget(max_failures=100), or None"
+"""The valid values of a failure budget, for messages."""
 
 GROUP_OPTIONS = ("group_size", "group_wait", "group_parallelism")
 """The options of `execute_many`."""
@@ -110,6 +115,13 @@ class OptionReader:
             return as_schedule(self.value("schedule"))
         except ConfigurationError as error:
             raise ConfigurationError(f"{self._cls.__name__}.schedule: {error}") from error
+
+    def failure_budget(self) -> FailureBudget | None:
+        """Return the failure budget, or None."""
+        value = self.value("failure_budget")
+        if not isinstance(value, FailureBudget | None):
+            raise self._option_error("failure_budget", value, BUDGET_EXAMPLE)
+        return value
 
     def url(self, name: str) -> str | None:
         """Return an absolute URL, or None."""

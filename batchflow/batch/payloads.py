@@ -15,6 +15,7 @@ from batchflow.batch.names import camel_case, field_names, wire_name
 from batchflow.batch.source import CycleDetector
 from batchflow.core.batch import MAX_PRIORITY
 from batchflow.core.duration import DURATION_PATTERN, Duration, to_ms
+from batchflow.core.failure_budget import MAX_COUNT, BudgetAction, FailureBudget
 from batchflow.core.ids import BATCH_ID_PATTERN
 from batchflow.core.secrets import misfit_reason
 from batchflow.core.suggestions import did_you_mean
@@ -56,6 +57,29 @@ def _described(**form: Any) -> Any:
     return Field(default=None, json_schema_extra=form)
 
 
+class FailureBudgetBody(BaseModel):
+    """A failure budget. Give `maxFailures`, `maxRate` or both; the rate, a part of 1, applies from `minItems` on."""
+
+    model_config = ConfigDict(alias_generator=to_camel, validate_by_name=True, validate_by_alias=True, extra="forbid")
+
+    max_failures: int | None = Field(default=None, ge=0, le=MAX_COUNT, strict=True)
+    max_rate: float | None = Field(default=None, ge=0, lt=1, strict=True)
+    min_items: int = Field(default=50, ge=1, le=MAX_COUNT, strict=True)
+    action: BudgetAction = "pause"
+
+
+def parse_failure_budget(body: FailureBudgetBody | None) -> FailureBudget | None:
+    """Return the budget of its JSON form.
+
+    Raises:
+        InputError: it has no limit.
+    """
+    try:
+        return None if body is None else FailureBudget(**{name: getattr(body, name) for name in body.model_fields_set})
+    except ConfigurationError as error:
+        raise InputError(str(error), field="failureBudget") from error
+
+
 class EntryOptions(WireBody):
     """The options of a trigger, beside the parameters of the workflow."""
 
@@ -75,6 +99,7 @@ class EntryOptions(WireBody):
     headers: dict[str, str] | None = None
     notify_url: str | None = _described(format="uri")
     priority: int | None = Field(default=None, ge=0, le=MAX_PRIORITY, strict=True)
+    failure_budget: FailureBudgetBody | None = None
 
 
 class EntryBody(WireBody):
@@ -198,6 +223,7 @@ class Payloads:
                 headers=options.headers,
                 notify_url=_parse_notify_url(options.notify_url),
                 priority=options.priority,
+                failure_budget=parse_failure_budget(options.failure_budget),
             ),
         )
 

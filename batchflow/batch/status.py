@@ -7,8 +7,9 @@ from typing import Literal, NamedTuple, TypeAlias
 
 from batchflow.batch.names import quantity
 from batchflow.batch.rollup import RetryOutcome, Totals, retry_outcomes
-from batchflow.core.batch import Batch, BatchState, Counts, ErrorGroup, Notification
+from batchflow.core.batch import Batch, BatchState, Counts, ErrorGroup, Notification, StopReason
 from batchflow.core.duration import humanize_duration
+from batchflow.core.failure_budget import FailureBudget
 from batchflow.core.report import headline, one_line
 
 ROWS_MOVED = (
@@ -26,7 +27,8 @@ class BatchSummary:
     """The summary of an ended batch, for `on_complete` and from `BatchHandle.wait`.
 
     `duration_ms` is the time from the trigger to the end of the last item. `error` is the reason of a walk that failed,
-    `completion_error` that of an `on_complete` that failed for good, each in one sentence. `errors` are the failures in
+    or for which the `failure_budget` (the `stop_reason`) has cancelled the batch, `completion_error` that of an
+    `on_complete` that failed for good, each in one sentence. `errors` are the failures in
     groups. `counted` is the result of `count` if the pages had fewer ids, else None. `str()` of it is one line for
     people.
 
@@ -47,6 +49,7 @@ class BatchSummary:
     counted: int | None = None
     errors: tuple[ErrorGroup, ...] = ()
     completion_error: str | None = None
+    stop_reason: StopReason | None = None
     retry_of: str | None = None
     retries: tuple[RetryOutcome, ...] = ()
     totals: Totals | None = None
@@ -64,10 +67,11 @@ class BatchSummary:
             pages=batch.pages,
             chunks=batch.chunks,
             label=batch.label,
-            error=_sentence(batch.error),
+            error=_error_of(batch),
             counted=overstated_count(batch),
             errors=batch.errors,
             completion_error=batch.completion_error,
+            stop_reason=batch.stop_reason,
             retry_of=batch.retry_of,
             retries=retry_outcomes(retries),
             totals=Totals.of(batch, retries),
@@ -129,9 +133,20 @@ def _format_completion(batch: "BatchSummary | BatchStatus") -> str:
     return f"its on_complete failed: {batch.completion_error}"
 
 
-def _sentence(error: str | None) -> str | None:
+def _error_of(batch: Batch) -> str | None:
+    if batch.error is None and batch.stop_reason is not None and batch.state in ("cancelling", "cancelled"):
+        return budget_sentence(batch)
     # A store that an older version has written may hold the traceback.
-    return None if error is None else one_line(headline(error))
+    return None if batch.error is None else one_line(headline(batch.error))
+
+
+def budget_sentence(batch: Batch) -> str:
+    """Return one sentence, without a period, about a batch that its failure budget has paused or cancelled."""
+    counts = batch.counts
+    ended = counts.succeeded + counts.failed
+    # An operator may have removed it since.
+    limit = f": {batch.failure_budget}" if batch.failure_budget is not None else ""
+    return f"{counts.failed:,} of {ended:,} items failed, over the failure budget{limit}"
 
 
 def format_counts(counts: Counts) -> str:
@@ -156,7 +171,16 @@ def _format_waiting(counts: Counts) -> str:
 
 
 WaitCode: TypeAlias = Literal[
-    "paused", "approval", "not_before", "unserved", "key_paused", "key_parked", "worker_silent", "limit", "completion"
+    "paused",
+    "failure_budget",
+    "approval",
+    "not_before",
+    "unserved",
+    "key_paused",
+    "key_parked",
+    "worker_silent",
+    "limit",
+    "completion",
 ]
 """The kinds of reasons for which a batch goes no faster."""
 
@@ -164,9 +188,10 @@ WaitCode: TypeAlias = Literal[
 class WaitReason(NamedTuple):
     """The reason why a batch goes no faster, or not on at all: its code, and a sentence without a period.
 
-    `paused`: an operator has paused the batch. `approval`: its canary has ended, and an operator has to approve the
-    batch. `not_before`: its start time has not come. `unserved`: no worker serves
-    it. `key_paused`: an operator has paused its flow key. `key_parked`: a service limits its rate. `worker_silent`: a
+    `paused`: an operator has paused the batch. `failure_budget`: too many of its items have failed, and it is paused
+    until an operator resumes it. `approval`: its canary has ended, and an operator has to approve the batch.
+    `not_before`: its start time has not come. `unserved`: no worker serves it.
+    `key_paused`: an operator has paused its flow key. `key_parked`: a service limits its rate. `worker_silent`: a
     worker that holds items is not heard of. `limit`: a limit of its flow control, or the concurrency of this process.
     `completion`: its items have ended, and `on_complete` has not.
     """
@@ -184,7 +209,8 @@ class BatchStatus:
     `items_per_second` is the mean since the trigger. `error` is the reason of a walk that failed, `completion_error`
     that of an `on_complete` that failed for good, and `errors` are the failures so far in groups. `counted` is the
     result of `count` if the pages had fewer ids, else None. `wait_reason` is the reason why the batch goes no faster;
-    None if nothing holds it back. `notification` is that of its end, if it has a `notify_url` and has ended.
+    None if nothing holds it back. `stop_reason` is `failure_budget` while that has paused the batch, or if it has
+    cancelled it; None if an operator has. `notification` is that of its end, if it has a `notify_url` and has ended.
     `retry_of`, `retries` and `totals` are as in `BatchSummary`. Of the batches of a workflow, those with the highest
     `priority` start first.
     `canary` is the number of items that run before all others; all others wait until the batch is approved, and no
@@ -205,6 +231,8 @@ class BatchStatus:
     paused: bool = False
     canary: int | None = None
     needs_approval: bool = False
+    stop_reason: StopReason | None = None
+    failure_budget: FailureBudget | None = None
     error: str | None = None
     counted: int | None = None
     errors: tuple[ErrorGroup, ...] = ()
@@ -245,7 +273,9 @@ class BatchStatus:
             paused=batch.paused,
             canary=batch.canary,
             needs_approval=batch.needs_approval and not batch.items_ended,
-            error=_sentence(batch.error),
+            stop_reason=batch.stop_reason,
+            failure_budget=batch.failure_budget,
+            error=_error_of(batch),
             counted=overstated_count(batch),
             errors=batch.errors,
             completion_error=batch.completion_error,

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from batchflow.batch.arguments import (
     BatchTrigger,
     check_canary,
+    check_failure_budget,
     check_force,
     check_ids,
     check_limit,
@@ -65,6 +66,7 @@ def prepare_batch(
     if options.priority is not None:
         check_priority(options.priority)
     check_canary(options.canary, options.approve_under)
+    budget = check_failure_budget(options.failure_budget)
     id = _requested_id(definition.name, options, link)
     is_open = is_open_dedup(options.dedup, options.dedup_id)
     new_id = client.new_id("batch") if id is None or is_open else id
@@ -77,6 +79,7 @@ def prepare_batch(
         label=validate_label(options.label),
         headers=validate_headers(options.headers),
         open_dedup=id if is_open else None,
+        failure_budget=batch.failure_budget if budget is None else budget,
         notify_url=batch.notify_url if options.notify_url is None else options.notify_url,
         priority=definition.priority if options.priority is None else options.priority,
         canary=_canary(definition, options),

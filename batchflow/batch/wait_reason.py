@@ -3,7 +3,7 @@
 from collections.abc import Container, Mapping, Sequence
 
 from batchflow.batch.definition import Definition
-from batchflow.batch.status import BatchStatus, WaitReason
+from batchflow.batch.status import BatchStatus, WaitReason, budget_sentence
 from batchflow.core.batch import Batch, Counts, ErrorGroup
 from batchflow.core.duration import format_duration, humanize_duration
 from batchflow.core.flow import FlowControl, FlowStatus
@@ -35,7 +35,8 @@ class WaitReasons:
 
     async def find(self, batch: Batch) -> WaitReason | None:
         """Return the present reason of the batch, which was read just now; see `find_wait_reason`."""
-        now, state = self._client.now(), (batch.state, batch.paused, batch.waits_for_approval)
+        stopped = batch.paused, batch.stop_reason, batch.waits_for_approval
+        now, state = self._client.now(), (batch.state, stopped)
         is_recent = self._looked_at is not None and 0 <= now - self._looked_at < LOOK_EVERY_MS
         if is_recent and state == self._state and not batch.items_ended:
             return self._found
@@ -67,6 +68,10 @@ async def find_wait_reason(
     if batch.items_ended:
         return WaitReason("completion", "on_complete has not ended") if batch.working else None
     if batch.paused:
+        if batch.stop_reason == "failure_budget":
+            return WaitReason(
+                "failure_budget", f"{budget_sentence(batch)}; 'batchflow batches resume {batch.id}' goes on"
+            )
         return WaitReason("paused", "an operator has paused the batch")
     if batch.waits_for_approval:
         return WaitReason("approval", approval_text(batch))

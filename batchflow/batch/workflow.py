@@ -18,6 +18,7 @@ from batchflow.batch.scheduling import check_declared_schedule
 from batchflow.batch.status import BatchSummary
 from batchflow.core.batch import ItemState
 from batchflow.core.duration import Duration
+from batchflow.core.failure_budget import FailureBudget
 from batchflow.core.flow import FlowControl
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.schedule import Schedule
@@ -128,6 +129,8 @@ class BatchWorkflow(Generic[Params, Item, Result]):
     """The priority of its batches, from 0 to 9, unless their trigger names one; those with the highest start first."""
     schedule: ClassVar[Schedule | str | None] = None
     """When batches start by themselves: a cron expression in UTC, or a `Schedule` with time zone and parameters."""
+    failure_budget: ClassVar[FailureBudget | None] = None
+    """The failed items after which a batch is paused or cancelled; None: it never is. A trigger may set another."""
     notify_url: ClassVar[str | None] = None
     """A URL that gets a POST about the end of each batch, after `on_complete`; a trigger may name another."""
 

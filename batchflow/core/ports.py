@@ -95,6 +95,12 @@ class Observer(Protocol):
         Its `on_complete` is still to run. Of all processes one reports each end.
         """
 
+    def budget_exceeded(self, batch: str) -> None:
+        """A verb of this process has paused the batch, or begun to cancel it, since too many of its items have failed.
+
+        Of all processes one reports it.
+        """
+
     def canary_ended(self, batch: str) -> None:
         """A verb of this process has ended the canary of the batch, which is approved, or waits for approval."""
 
@@ -111,6 +117,7 @@ class Observers:
         "_on_error",
         "attempt_failed",
         "batch_ended",
+        "budget_exceeded",
         "canary_ended",
         "claimed",
         "lost",
@@ -132,6 +139,7 @@ class Observers:
     store_unavailable: Callable[[BaseException, bool], None] | None
     store_recovered: Callable[[int, bool], None] | None
     batch_ended: Callable[[str], None] | None
+    budget_exceeded: Callable[[str], None] | None
     canary_ended: Callable[[str], None] | None
 
     def __init__(

@@ -190,11 +190,7 @@ class Engine:
         return await self.store.approve_batch(id)
 
     def _on_notice(self, notice: Notice) -> None:
-        if notice.event == "canary_ended":
-            if (notify := self.observers.canary_ended) is not None:
-                notify(notice.id)
-            return
-        if (notify := self.observers.batch_ended) is not None:
+        if (notify := getattr(self.observers, notice.event)) is not None:
             notify(notice.id)
 
     @property

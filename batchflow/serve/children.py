@@ -6,6 +6,7 @@ from typing import NamedTuple, Protocol, TypeVar
 from uuid import UUID
 
 from batchflow.core.duration import Duration
+from batchflow.core.failure_budget import FailureBudget
 from batchflow.core.flow import FlowControl
 from batchflow.core.ids import child_id
 from batchflow.core.message import NO_HEADERS
@@ -55,6 +56,7 @@ class ChildOptions(NamedTuple):
     limit: int | None = None
     force: bool | None = None
     priority: int | None = None
+    failure_budget: FailureBudget | None = None
 
     def reject(self, owner: str, why: str, *names: str) -> None:
         """Raise `ConfigurationError` when an option that the target does not take is set."""

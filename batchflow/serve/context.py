@@ -10,6 +10,7 @@ from typing_extensions import TypeVar
 
 from batchflow.core.codec import Codec
 from batchflow.core.duration import Duration, to_ms
+from batchflow.core.failure_budget import FailureBudget
 from batchflow.core.flow import FlowControl
 from batchflow.core.message import Claim
 from batchflow.core.retry import RetryPolicy
@@ -269,14 +270,15 @@ class WorkflowContext(Generic[Payload]):
         limit: int | None = None,
         force: bool | None = None,
         priority: int | None = None,
+        failure_budget: FailureBudget | None = None,
         **unknown: Never,
     ) -> Coroutine[Any, Any, T]:
         """Run another served function, or a batch, as a child and wait for its result.
 
         `headers`, `label`, `delay` and `not_before` mean the same as for a trigger. A function also takes `retries`,
-        `retry_delay` and `flow_control`; a batch takes `ids`, `limit`, `force` and `priority`, and returns its summary
-        even when items failed. The child's id is derived from the step. Cancelling the run cancels the children that it
-        waits for. Children can be nested 100 levels deep.
+        `retry_delay` and `flow_control`; a batch takes `ids`, `limit`, `force`, `priority` and `failure_budget`, and
+        returns its summary even when items failed. The child's id is derived from the step. Cancelling the run cancels
+        the children that it waits for. Children can be nested 100 levels deep.
 
         Raises:
             ChildFailed: the child failed.
@@ -302,6 +304,7 @@ class WorkflowContext(Generic[Payload]):
             limit=limit,
             force=force,
             priority=priority,
+            failure_budget=failure_budget,
         )
         return invoke_step(self._execution, self._claim.depth, name, target, payload, options)
 

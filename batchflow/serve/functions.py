@@ -205,7 +205,8 @@ class ServedFunction(Generic[Payload, Result]):
 
     def child_effects(self, payload: Payload, link: ParentLink, options: ChildOptions) -> tuple[Effect, ...]:
         """Return the effect that starts a run for its parent."""
-        options.reject(self.title, "that is a batch's, and this is a function", "ids", "limit", "force", "priority")
+        of_batches = ("ids", "limit", "force", "priority", "failure_budget")
+        options.reject(self.title, "that is a batch's, and this is a function", *of_batches)
         not_before = start_time(options.delay, options.not_before, self.client.now(), check_era=True)
         retry = run_retry_policy(self.endpoint, options.retries, options.retry_delay)
         child = Message(

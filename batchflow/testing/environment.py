@@ -16,6 +16,7 @@ from batchflow.batch.bound import Workflow
 from batchflow.batch.handle import BatchHandle
 from batchflow.batch.status import BatchSummary
 from batchflow.core.duration import Duration, to_ms
+from batchflow.core.failure_budget import FailureBudget
 from batchflow.core.store import Store
 from batchflow.errors import ConfigurationError, hook_step
 from batchflow.serve.functions import ServedFunction
@@ -71,6 +72,7 @@ class BatchOptions(TypedDict, total=False):
     headers: Mapping[str, str] | None
     notify_url: str | None
     priority: int | None
+    failure_budget: FailureBudget | None
 
 
 class Environment:

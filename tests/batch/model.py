@@ -11,6 +11,7 @@ from batchflow.core.batch import Batch, Counts, Item, ItemState, NewBatch
 from batchflow.core.codec import DEFAULT_SIZE_LIMIT
 from batchflow.core.dead_letters import ALL_DEAD_LETTERS, DeadLetter, DeadLetterGroup, DeadLetterQuery
 from batchflow.core.expected_data import ExpectedData
+from batchflow.core.failure_budget import FailureBudget
 from batchflow.core.flow import FlowHolder, FlowStatus
 from batchflow.core.ids import complete_id, item_run_id
 from batchflow.core.message import Claim, Message, OpenMessage, UnservedWork, WorkerStatus
@@ -153,6 +154,9 @@ class Model:
         return True
 
     async def pause_batch(self, id: str) -> bool:
+        raise NotImplementedError
+
+    async def set_failure_budget(self, id: str, budget: FailureBudget | None) -> bool:
         raise NotImplementedError
 
     async def resume_batch(self, id: str) -> bool:

@@ -70,8 +70,8 @@ def test_parameters_are_sent_by_any_of_their_names() -> None:
         (
             '{"zzz":1}',
             "Unknown field 'zzz' for welcome; known are 'approveUnder', 'batchId', 'canary', 'dedup', 'dedupId', "
-            "'delay', 'dryRun', 'force', 'headers', 'label', 'limit', 'notBefore', 'notifyUrl', 'paidOnly', "
-            "'priority', 'userIds'",
+            "'delay', 'dryRun', 'failureBudget', 'force', 'headers', 'label', 'limit', 'notBefore', 'notifyUrl', "
+            "'paidOnly', 'priority', 'userIds'",
             "zzz",
         ),
         (
@@ -112,6 +112,6 @@ def test_the_schema_shows_everything_that_may_be_sent() -> None:
     """Controls and parameters, by their names on the wire."""
     schema = WELCOME.entry_model.model_json_schema()
     start = {"batchId", "dedup", "dedupId", "delay", "dryRun", "force", "headers", "label", "limit", "notBefore"}
-    more = {"approveUnder", "canary", "notifyUrl", "paidOnly", "priority", "userIds"}
+    more = {"approveUnder", "canary", "failureBudget", "notifyUrl", "paidOnly", "priority", "userIds"}
     assert set(schema["properties"]) == start | more
     assert of(Span).entry_model.model_json_schema()["required"] == ["sinceDay"]

@@ -60,6 +60,12 @@ class Story(Observer):
     def batch_ended(self, batch: str) -> None:
         self.told.append(("batch ended", batch))
 
+    def budget_exceeded(self, batch: str) -> None:
+        self.told.append(("budget exceeded", batch))
+
+    def canary_ended(self, batch: str) -> None:
+        self.told.append(("canary ended", batch))
+
 
 class Raising(Observer):
     """Fails at all it is told."""
