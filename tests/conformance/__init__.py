@@ -30,6 +30,7 @@ from tests.conformance.ledger import LedgerCases
 from tests.conformance.life import LifeCases
 from tests.conformance.notifications import NotificationCases
 from tests.conformance.open_messages import OpenMessageCases
+from tests.conformance.operators import OperatorCases
 from tests.conformance.priorities import PriorityCases
 from tests.conformance.publishing import PublishCases
 from tests.conformance.redriving import RedriveCases
@@ -82,5 +83,5 @@ class StoreConformance(
     """What a store keeps in one process. Say how it is made in `make_store`."""
 
 
-class SharedStoreConformance(StoreConformance, SharedCases):
+class SharedStoreConformance(StoreConformance, SharedCases, OperatorCases):
     """And what it keeps where several processes use the same place."""
