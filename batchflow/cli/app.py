@@ -22,7 +22,6 @@ app = typer.Typer(
     name="batchflow",
     cls=CommandGroup,
     pretty_exceptions_enable=False,
-    add_completion=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
