@@ -7,7 +7,6 @@ from collections.abc import (
     AsyncIterator,
     Awaitable,
     Callable,
-    Coroutine,
     Iterable,
     Iterator,
     Mapping,
@@ -17,14 +16,13 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager, asyn
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
-from inspect import signature
 from typing import TYPE_CHECKING, Any, Literal, Never, ParamSpec, TypeVar, Unpack, cast, overload
 
 from pydantic import BaseModel
 
 from batchflow.batch import operations
 from batchflow.batch.bound import Workflow, bind
-from batchflow.batch.function import BatchDecorator, BatchFunction, IdSource, bind_function, function_workflow
+from batchflow.batch.function import BatchDecorator, BatchFunction, IdSource, bind_function, check_function_options
 from batchflow.batch.handle import BatchHandle
 from batchflow.batch.item_failure import ItemFailure
 from batchflow.batch.logs import BatchEndLog, ProgressLog
@@ -35,21 +33,21 @@ from batchflow.batch.workflow import BatchWorkflow, NoParams
 from batchflow.core.codec import SizeLimit
 from batchflow.core.duration import Duration
 from batchflow.core.failure_budget import FailureBudget
-from batchflow.core.flow import LIMIT_WORDS, FlowControl
+from batchflow.core.flow import FlowControl
 from batchflow.core.message import WorkerStatus
 from batchflow.core.ports import Clock, Entropy, ScheduleTarget
-from batchflow.core.retry import RETRIES_WORDS, RetryPolicy
+from batchflow.core.retry import RetryPolicy
 from batchflow.core.run import RunState, Waiter
 from batchflow.core.schedule import Schedule, as_schedule
-from batchflow.core.secrets import printable_store_url
 from batchflow.core.store import Ledger, Store
-from batchflow.core.suggestions import check_options, did_you_mean, explains_options
+from batchflow.core.suggestions import did_you_mean, explains_options
 from batchflow.engine.callbacks import CallbackSettings, CodeFailureUrl
 from batchflow.engine.clock import SystemClock, SystemEntropy
 from batchflow.engine.engine import Engine
 from batchflow.engine.observers import VerboseLog
 from batchflow.engine.options import EngineOptions
 from batchflow.engine.signals import on_signal, on_stop_signals
+from batchflow.engine.sync_calls import run_sync
 from batchflow.errors import ConfigurationError, DuplicateNameError, InputError, NotFoundError, StoreUnavailable
 from batchflow.http.notifications import notification_body
 from batchflow.http.reserved_routes import check_not_reserved
@@ -59,14 +57,10 @@ from batchflow.serve import runs
 from batchflow.serve.app_url import PublicUrl, RouterPath
 from batchflow.serve.context import WorkflowContext
 from batchflow.serve.dead_letters import DeadLetters
+from batchflow.serve.declaration import WORDS_OF_SERVE, check_route, serve_function, serve_retry_policy
 from batchflow.serve.endpoint import Endpoint
 from batchflow.serve.failure_functions import RunFailure, check_failure_options
-from batchflow.serve.functions import (
-    ServedFunction,
-    check_route,
-    serve_function,
-    serve_retry_policy,
-)
+from batchflow.serve.functions import ServedFunction
 from batchflow.serve.limits import LimitAdmin
 from batchflow.serve.runs import RunHandle, RunPage, validate_label_filter
 from batchflow.serve.trigger import TriggerOptions
@@ -87,7 +81,6 @@ if TYPE_CHECKING:
     from fastapi import APIRouter
 
     from batchflow.http.router import Routers
-    from batchflow.settings import Settings
 
 P = ParamSpec("P")
 Params = TypeVar("Params", bound=BaseModel)
@@ -136,7 +129,7 @@ class Batchflow:
         entropy: Entropy | None = None,
     ) -> None:
         # pydantic-settings takes as long to import as pydantic itself.
-        from batchflow.settings import Settings
+        from batchflow.settings import Settings, open_ledger, open_store
 
         url, beside = (it if isinstance(it, str) else None for it in (store, ledger))
         self.settings = Settings.load(
@@ -271,7 +264,7 @@ class Batchflow:
 
         Calling what this returns calls the function itself: `await greet("ada")`.
         """
-        check_options("flow.batch", options, _BATCH_OPTIONS, _WORDS_OF_BATCH)
+        check_function_options(options)
         if fn is not None and not callable(fn):
             of_id = "; the batch of an id is that of its workflow: greet.batch(id)" if isinstance(fn, str) else ""
             raise ConfigurationError(
@@ -321,7 +314,7 @@ class Batchflow:
             DuplicateNameError: the route is served already.
         """
         check_route(route)
-        check_no_unknown_options("flow.serve", unknown, self.serve, _WORDS_OF_SERVE)
+        check_no_unknown_options("flow.serve", unknown, self.serve, WORDS_OF_SERVE)
         policy = serve_retry_policy(retry, retries, retry_delay)
         check_flow(flow_control)
         timeout_ms = parse_timeout(timeout)
@@ -472,7 +465,7 @@ class Batchflow:
             InputError: this thread runs an event loop, which the call would block; or the app does not run and keeps
                 its state in memory, so that the run would be lost.
         """
-        return self._run_sync("trigger", lambda: self.trigger(function, payload, **options))
+        return run_sync(self.engine, "trigger", lambda: self.trigger(function, payload, **options))
 
     def run(self, id: str) -> RunHandle[Any]:
         """The handle of any run: `await flow.run(id).status()` returns its state, its steps and their times.
@@ -734,92 +727,8 @@ class Batchflow:
             raise NotFoundError(f"no function is served at '{route}'; there are: {known}", field="function")
         return route
 
-    def _run_sync(self, name: str, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            pass
-        else:
-            raise InputError(f"'{name}_sync' would block the event loop of this thread; write 'await flow.{name}(…)'")
-        loop = self.engine.loop
-        if loop is not None:
-            return asyncio.run_coroutine_threadsafe(call(), loop).result()
-        if not self.engine.store.is_durable:
-            raise InputError(
-                f"'{name}_sync' needs a running app if its state is in memory (sqlite://), or the run would be lost; "
-                f"start the app before, or give it a URL such as sqlite:///batchflow.db"
-            )
-        return asyncio.run(self._with_open_store(call))
-
-    async def _with_open_store(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        await self.engine.open()
-        try:
-            return await call()
-        finally:
-            await self.engine.close()
-
 
 _SHOWN = 5
-_LIMITS = {**LIMIT_WORDS, "parallelism": "parallelism=…", "rate": "rate=…"}
-_WORDS_OF_BATCH = {
-    **{word: f"flow=FlowControl({limit})" for word, limit in _LIMITS.items()},
-    "flow_control": "flow=FlowControl(…)",
-    "execute_flow": "flow=FlowControl(…)",
-    "item_timeout": "timeout=…",
-    **dict.fromkeys(("retries", *RETRIES_WORDS), "retry=RetryPolicy(retries=…)"),
-    "retry_delay": "retry=RetryPolicy(first=…, factor=1)",
-    "batch_size": "page_size=…, or group_size=… for a function of many ids",
-    **dict.fromkeys(("failure_function", "on_failure", "on_error"), "on_item_failure=…"),
-}
-_WORDS_OF_SERVE = {
-    **{word: f"flow_control=FlowControl({limit})" for word, limit in _LIMITS.items()},
-    "flow": "flow_control=FlowControl(…)",
-    "execute_flow": "flow_control=FlowControl(…)",
-    "item_timeout": "timeout=…",
-    **RETRIES_WORDS,
-    "name": "the route: the name is made of it",
-    **dict.fromkeys(("on_failure", "on_item_failure", "on_error"), "failure_function=…"),
-}
-_BATCH_OPTIONS = tuple(signature(function_workflow).parameters)[1:]
-_REDIS = frozenset({"redis", "rediss", "unix", "redis+cluster", "rediss+cluster", "redis+sentinel", "rediss+sentinel"})
-
-
-def open_store(settings: "Settings", clock: Clock) -> Store:
-    """The store of the URL in the settings.
-
-    Raises:
-        ConfigurationError: the URL names no store.
-    """
-    scheme, _, rest = settings.url.partition("://")
-    if scheme == "sqlite" and "://" in settings.url:
-        from batchflow.stores.sqlite import SqliteStore
-
-        path = rest.removeprefix("/") if not rest.startswith("//") else rest[1:]
-        return SqliteStore(path or ":memory:", clock=clock, synchronous=settings.synchronous)
-    if scheme in _REDIS and "://" in settings.url:
-        from batchflow.stores.redis import RedisStore
-
-        return RedisStore(settings.url, namespace=settings.namespace)
-    raise ConfigurationError(
-        f"'{settings.display_url}' names no store; write sqlite:///PATH (two more slashes for an absolute path), "
-        "sqlite:// or redis://HOST:PORT"
-    )
-
-
-def open_ledger(settings: "Settings") -> Ledger | None:
-    """The ledger of the URL in the settings; None without one.
-
-    Raises:
-        ConfigurationError: the URL names no ledger.
-    """
-    if settings.ledger is None:
-        return None
-    scheme, found, _ = settings.ledger.partition("://")
-    if scheme in _REDIS and found:
-        from batchflow.stores.redis import RedisLedger
-
-        return RedisLedger(settings.ledger, namespace=settings.namespace)
-    raise ConfigurationError(f"'{printable_store_url(settings.ledger)}' names no ledger; write redis://HOST:PORT")
 
 
 def _check_function(function: object, attribute: str) -> None:

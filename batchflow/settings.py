@@ -1,4 +1,4 @@
-"""Settings from the environment: `BATCHFLOW_*`, and `APP_URL` for the public URL of the router."""
+"""Settings from the environment: `BATCHFLOW_*`, `APP_URL` for the router's public URL; the store that they name."""
 
 import re
 from collections.abc import Iterable
@@ -11,7 +11,9 @@ from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from batchflow.core.duration import Duration, format_duration, to_ms
+from batchflow.core.ports import Clock
 from batchflow.core.secrets import printable_store_url
+from batchflow.core.store import Ledger, Store
 from batchflow.errors import ConfigurationError
 from batchflow.serve.app_url import check_url, origin_of, without_credentials
 from batchflow.serve.validation import format_value
@@ -229,3 +231,44 @@ def _printable(name: str, value: object) -> object:
     if isinstance(value, str) and name in ("url", "ledger"):
         return printable_store_url(value)
     return without_credentials(value) if isinstance(value, str) and name == "app_url" else value
+
+
+_REDIS = frozenset({"redis", "rediss", "unix", "redis+cluster", "rediss+cluster", "redis+sentinel", "rediss+sentinel"})
+
+
+def open_store(settings: Settings, clock: Clock) -> Store:
+    """The store of the URL in the settings.
+
+    Raises:
+        ConfigurationError: the URL names no store.
+    """
+    scheme, _, rest = settings.url.partition("://")
+    if scheme == "sqlite" and "://" in settings.url:
+        from batchflow.stores.sqlite import SqliteStore
+
+        path = rest.removeprefix("/") if not rest.startswith("//") else rest[1:]
+        return SqliteStore(path or ":memory:", clock=clock, synchronous=settings.synchronous)
+    if scheme in _REDIS and "://" in settings.url:
+        from batchflow.stores.redis import RedisStore
+
+        return RedisStore(settings.url, namespace=settings.namespace)
+    raise ConfigurationError(
+        f"'{settings.display_url}' names no store; write sqlite:///PATH (two more slashes for an absolute path), "
+        "sqlite:// or redis://HOST:PORT"
+    )
+
+
+def open_ledger(settings: Settings) -> Ledger | None:
+    """The ledger of the URL in the settings; None without one.
+
+    Raises:
+        ConfigurationError: the URL names no ledger.
+    """
+    if settings.ledger is None:
+        return None
+    scheme, found, _ = settings.ledger.partition("://")
+    if scheme in _REDIS and found:
+        from batchflow.stores.redis import RedisLedger
+
+        return RedisLedger(settings.ledger, namespace=settings.namespace)
+    raise ConfigurationError(f"'{printable_store_url(settings.ledger)}' names no ledger; write redis://HOST:PORT")

@@ -21,10 +21,11 @@ from batchflow.batch.workflow import BatchWorkflow, NoParams, Page
 from batchflow.core.codec import return_type
 from batchflow.core.duration import Duration
 from batchflow.core.failure_budget import FailureBudget
-from batchflow.core.flow import FlowControl
+from batchflow.core.flow import LIMIT_OPTIONS, FlowControl
 from batchflow.core.ports import Client
-from batchflow.core.retry import RetryPolicy
+from batchflow.core.retry import RETRIES_WORDS, RetryPolicy
 from batchflow.core.schedule import Schedule
+from batchflow.core.suggestions import check_options
 from batchflow.errors import ConfigurationError
 from batchflow.serve.callables import as_async
 
@@ -169,6 +170,24 @@ def function_workflow(
         _function_name(fn), (base[result],), {"ids_only": ids is None}, lambda space: space.update(members)
     )
     return cast("BatchWorkflow[NoParams, str, R]", cls() if ids is None else cls(ids))
+
+
+_OPTIONS = tuple(inspect.signature(function_workflow).parameters)[1:]
+_WORDS_OF_OPTIONS = {
+    **{word: f"flow=FlowControl({limit})" for word, limit in LIMIT_OPTIONS.items()},
+    "flow_control": "flow=FlowControl(…)",
+    "execute_flow": "flow=FlowControl(…)",
+    "item_timeout": "timeout=…",
+    **dict.fromkeys(("retries", *RETRIES_WORDS), "retry=RetryPolicy(retries=…)"),
+    "retry_delay": "retry=RetryPolicy(first=…, factor=1)",
+    "batch_size": "page_size=…, or group_size=… for a function of many ids",
+    **dict.fromkeys(("failure_function", "on_failure", "on_error"), "on_item_failure=…"),
+}
+
+
+def check_function_options(options: Mapping[str, Any]) -> None:
+    """Raise `ConfigurationError` for an option of `@flow.batch` that does not exist."""
+    check_options("flow.batch", options, _OPTIONS, _WORDS_OF_OPTIONS)
 
 
 def bind_function(fn: Callable[..., Any], client: Client, options: Mapping[str, Any]) -> BatchFunction[Any, Any]:

@@ -18,7 +18,6 @@ import typer
 from more_itertools import chunked
 from pydantic_core import from_json
 
-from batchflow.app import open_store
 from batchflow.cli.groups import CommandGroup
 from batchflow.cli.options import JsonOption, UrlOption
 from batchflow.cli.output import Output
@@ -28,7 +27,7 @@ from batchflow.core.store import Store
 from batchflow.engine.clock import SystemClock
 from batchflow.errors import InputError, NotFoundError
 from batchflow.http.schemas.base import to_datetime
-from batchflow.settings import Settings
+from batchflow.settings import Settings, open_store
 from batchflow.stores.sqlite import SqliteStore, old_ledger
 
 _FIELDS = ("ledger", "item", "expiresAt")

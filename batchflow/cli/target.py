@@ -9,7 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from batchflow.app import Batchflow, open_store
+from batchflow.app import Batchflow
 from batchflow.batch.bound import Workflow
 from batchflow.core.secrets import printable_error
 from batchflow.core.store import Store
@@ -19,7 +19,7 @@ from batchflow.engine.engine import Engine
 from batchflow.errors import BatchflowError, ConfigurationError, InputError, NotFoundError
 from batchflow.logs import safe_str
 from batchflow.serve.functions import ServedFunction
-from batchflow.settings import Settings
+from batchflow.settings import Settings, open_store
 from batchflow.stores.sqlite import SqliteStore
 
 

@@ -31,6 +31,9 @@ LIMIT_WORDS: Mapping[str, str] = {
 }
 """The words of other APIs for limits, with what to write."""
 
+LIMIT_OPTIONS: Mapping[str, str] = {**LIMIT_WORDS, "parallelism": "parallelism=…", "rate": "rate=…"}
+"""The same and our own words, where limits are not options by themselves."""
+
 
 @explains_options(
     **LIMIT_WORDS,

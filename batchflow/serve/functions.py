@@ -1,23 +1,19 @@
-"""Durable functions that are served at a route. Their signature is read once, when they are registered."""
+"""`ServedFunction`: a durable function that is served at a route; its triggers, runs, children and schedules."""
 
 import contextlib
-import inspect
-import os
-import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass, replace
 from datetime import datetime
-from typing import Any, Generic, Literal, Never, TypeVar, Unpack, cast, get_args, get_origin, get_type_hints
+from typing import Any, Generic, Literal, Never, TypeVar, Unpack, cast
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticSerializationError, to_json
 
 from batchflow.core.codec import Codec, type_name
 from batchflow.core.duration import Duration
-from batchflow.core.failure_functions import FAILURE_URL_DESTINATION
 from batchflow.core.flow import FlowControl
-from batchflow.core.message import Claim, Message
-from batchflow.core.ports import Client, LogNames
+from batchflow.core.message import Message
+from batchflow.core.ports import Client
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.schedule import (
     NewSchedule,
@@ -29,12 +25,9 @@ from batchflow.core.schedule import (
 )
 from batchflow.core.settlement import Effect, Publish
 from batchflow.errors import BatchflowError, ConfigurationError, InputError
-from batchflow.serve.app_url import NO_PUBLIC_URL, PublicUrl
-from batchflow.serve.callables import is_async
 from batchflow.serve.children import ChildOptions, ParentLink
 from batchflow.serve.context import WorkflowContext
-from batchflow.serve.endpoint import DEFAULT_TIMEOUT_MS, Endpoint
-from batchflow.serve.failure_functions import FailureFunction, function_failure_endpoint
+from batchflow.serve.endpoint import Endpoint
 from batchflow.serve.runs import RunHandle
 from batchflow.serve.trigger import (
     Dedup,
@@ -46,7 +39,6 @@ from batchflow.serve.trigger import (
 )
 from batchflow.serve.validation import (
     check_no_unknown_options,
-    check_retry,
     format_value,
     validate_headers,
     validate_label,
@@ -57,10 +49,6 @@ Payload = TypeVar("Payload")
 
 
 Result = TypeVar("Result")
-
-DEFAULT_RETRY = RetryPolicy()
-
-_ROUTE = re.compile(r"(/(?!\.{1,2}(?:/|\Z))[A-Za-z0-9._-]+)+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -262,7 +250,7 @@ class ServedFunction(Generic[Payload, Result]):
                 return self.payload.decode_input("{}")
             return self.payload.decode_input(to_json(json))
         except ValidationError as error:
-            raise InputError(_payload_error(self.route, self.payload, error), field="payload") from error
+            raise InputError(payload_error(self.route, self.payload, error), field="payload") from error
         except PydanticSerializationError as error:
             want = f"write a {type_name(self.payload.annotation)}, or its JSON"
             raise InputError(option="payload", got=format_value(json), want=want) from error
@@ -276,7 +264,7 @@ class ServedFunction(Generic[Payload, Result]):
         try:
             payload = self.payload.decode(schedule.payload)
         except ValidationError as error:
-            raise InputError(_payload_error(self.route, self.payload, error)) from error
+            raise InputError(payload_error(self.route, self.payload, error)) from error
         options = TriggerOptions(
             run_id=scheduled_run_id(schedule.id, at), label=schedule.label, headers=scheduled_headers(schedule, at)
         )
@@ -314,151 +302,8 @@ class ServedFunction(Generic[Payload, Result]):
         return text
 
 
-def serve_function(
-    function: Callable[[WorkflowContext[Payload]], Awaitable[Result]],
-    route: str,
-    *,
-    client: Client,
-    retry: RetryPolicy = DEFAULT_RETRY,
-    flow_control: FlowControl | None = None,
-    timeout_ms: int | None = None,
-    initial_payload_parser: Callable[[str], Any] | None = None,
-    label: str | None = None,
-    verbose: bool = False,
-    failure_function: FailureFunction | None = None,
-    failure_url: str | None = None,
-    public_url: PublicUrl = NO_PUBLIC_URL,
-    env: Mapping[str, str] = os.environ,
-) -> ServedFunction[Payload, Result]:
-    """Serve `async def function(ctx: WorkflowContext[Payload]) -> Result` at `route`, such as "/onboarding".
-
-    Raises:
-        ConfigurationError: the function or its failure function has another signature, or the route is invalid.
-    """
-    check_route(route)
-    payload, result = _payload_codec(function), Codec.of_result(function)
-    name = route.strip("/").replace("/", ".")
-
-    limit, where = client.limit, f"the result of '{name}'"
-
-    async def handler(ctx: WorkflowContext[Any]) -> str:
-        text, _ = result.round_trip(await function(ctx), where=where)
-        limit.check(text, where)
-        return text
-
-    def read(claim: Claim) -> Payload:
-        try:
-            return payload.decode(claim.body)
-        except ValidationError as error:
-            raise InputError(_payload_error(route, payload, error)) from error
-
-    failures = None
-    if failure_function is not None:
-        failures = function_failure_endpoint(
-            failure_function,
-            route=route,
-            name=name,
-            payload=payload,
-            client=client,
-            timeout_ms=timeout_ms,
-            public_url=public_url,
-            env=env,
-        )
-        failure_url = None
-    endpoint = Endpoint(
-        route=route,
-        name=name,
-        function=handler,
-        payload=read,
-        flow=(flow_control or FlowControl()).with_default_key(name),
-        retry=retry,
-        timeout_ms=timeout_ms or DEFAULT_TIMEOUT_MS,
-        verbose=verbose,
-        public_url=public_url,
-        env=env,
-        limit=limit,
-        log=LogNames(f"batchflow:{name}"),
-        on_failure=FAILURE_URL_DESTINATION if failure_url is not None else failures and failures.route,
-        failure_url=failure_url,
-    )
-    return ServedFunction(
-        function=function,
-        endpoint=endpoint,
-        payload=payload,
-        result=result,
-        client=client,
-        label=label,
-        parse=initial_payload_parser,
-        failure_endpoint=failures,
-    )
-
-
-def serve_retry_policy(
-    retry: RetryPolicy | None, retries: int | None, retry_delay: RetryPolicy | Duration | None
-) -> RetryPolicy:
-    """Return the policy of a function and its steps.
-
-    Raises:
-        ConfigurationError: an option is wrong, or `retry` is given beside the others.
-    """
-    check_retry(retry)
-    if retry is None:
-        return RetryPolicy.of(retries=retries, delay=retry_delay)
-    if retries is not None or retry_delay is not None:
-        raise ConfigurationError(
-            "is a whole policy", option="retry", want="give either it, or 'retries' and 'retry_delay'"
-        )
-    return retry
-
-
-def check_route(route: object) -> None:
-    """Raise `ConfigurationError` unless `route` is a path such as "/onboarding".
-
-    A function in its place comes from the decorator without parentheses.
-    """
-    if callable(route):
-        raise ConfigurationError(
-            f"{format_value(route)} is given no route to be served at; write @flow.serve('/route')"
-        )
-    if not isinstance(route, str) or not _ROUTE.fullmatch(route):
-        raise ConfigurationError(option="route", got=format_value(route), want="write a path such as '/onboarding'")
-
-
-def _payload_codec(function: Callable[..., Any]) -> Codec[Any]:
-    name = getattr(function, "__qualname__", repr(function))
-    wanted = f"write 'async def {name.rpartition('.')[2]}(ctx: WorkflowContext[Payload]) -> Result'"
-    if not is_async(function):
-        raise ConfigurationError(f"'{name}' is served as a durable function and is not async; {wanted}")
-    parameters = list(inspect.signature(function).parameters.values())
-    required = [p for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-    if len(required) != 1 or required[0].kind is inspect.Parameter.KEYWORD_ONLY:
-        takes = ", ".join(f"'{p.name}'" for p in required) or "nothing"
-        raise ConfigurationError(f"'{name}' is called with a context and nothing else, and takes {takes}; {wanted}")
-    annotation = _annotation(function, required[0].name, name)
-    if annotation is WorkflowContext:
-        return Codec.of(Any)
-    if get_origin(annotation) is not WorkflowContext:
-        found = "has no annotation" if annotation is inspect.Parameter.empty else f"is a {type_name(annotation)}"
-        raise ConfigurationError(f"the parameter '{required[0].name}' of '{name}' {found}; {wanted}")
-    return Codec.of(get_args(annotation)[0])
-
-
-def _annotation(function: Callable[..., Any], parameter: str, name: str) -> Any:
-    target = inspect.unwrap(function)
-    while hasattr(target, "func"):
-        target = target.func
-    if not inspect.isroutine(target):
-        target = type(target).__call__
-    try:
-        return get_type_hints(target, include_extras=True).get(parameter, inspect.Parameter.empty)
-    except (NameError, AttributeError, TypeError, SyntaxError) as error:
-        raise ConfigurationError(
-            f"the annotations of '{name}' cannot be read ({error}); "
-            f"name types that can be imported there, outside TYPE_CHECKING"
-        ) from error
-
-
-def _payload_error(route: str, payload: Codec[Any], error: ValidationError) -> str:
+def payload_error(route: str, payload: Codec[Any], error: ValidationError) -> str:
+    """Return in one sentence why a payload does not fit a function."""
     faults = [
         ": ".join(filter(None, (".".join(map(str, fault["loc"])), fault["msg"])))
         for fault in error.errors(include_url=False, include_context=False, include_input=False)

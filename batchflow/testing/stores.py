@@ -6,11 +6,10 @@ from collections.abc import Awaitable, Callable
 from importlib.util import find_spec
 from typing import Any, NamedTuple, TypeAlias
 
-from batchflow.app import open_store
 from batchflow.core.ports import Clock
 from batchflow.core.store import Store
 from batchflow.errors import ConfigurationError
-from batchflow.settings import Settings
+from batchflow.settings import Settings, open_store
 from batchflow.stores.sqlite import SqliteStore
 
 StoreOption: TypeAlias = str | Store | Callable[[Clock], Store] | None

@@ -6,14 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from batchflow.app import open_store
 from batchflow.cli.batch_reports import print_batches
 from batchflow.cli.output import Output
 from batchflow.core.batch import Batch, Counts, ErrorGroup, NewBatch
 from batchflow.core.flow import FlowControl
 from batchflow.core.message import Message
 from batchflow.engine.clock import SystemClock
-from batchflow.settings import Settings
+from batchflow.settings import Settings, open_store
 from tests.cli.command_line import CommandLine, column_titles, is_utc
 
 OPEN = "bat_01hv3k8m0q7y2c9d4e"

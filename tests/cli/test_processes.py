@@ -7,10 +7,9 @@ import subprocess
 from collections import Counter
 from pathlib import Path
 
-from batchflow.app import open_store
 from batchflow.core.batch import Batch
 from batchflow.engine.clock import SystemClock
-from batchflow.settings import Settings
+from batchflow.settings import Settings, open_store
 from tests.cli.command_line import CommandLine, wait_for_exit
 from tests.stores.redis_server import served
 from tests.waiting import wait_until_sync

@@ -11,11 +11,10 @@ from typing import Any
 
 import pytest
 
-from batchflow.app import open_store
 from batchflow.core.flow import FlowControl
 from batchflow.core.message import Claim
 from batchflow.engine.clock import SystemClock
-from batchflow.settings import Settings
+from batchflow.settings import Settings, open_store
 from tests.cli.command_line import JOBS, CommandLine, wait_for_exit
 from tests.stores.redis_server import Server, served
 from tests.waiting import wait_until_sync

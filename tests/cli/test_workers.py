@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from batchflow.app import open_store
 from batchflow.core.flow import FlowControl
 from batchflow.core.message import Message
 from batchflow.engine.clock import SystemClock
-from batchflow.settings import Settings
+from batchflow.settings import Settings, open_store
 from tests.cli.command_line import JOBS, CommandLine, column_titles, is_utc, wait_for_exit
 from tests.conformance.scene import renewed
 

@@ -16,7 +16,8 @@ from batchflow.core.ports import Client
 from batchflow.core.retry import RetryPolicy
 from batchflow.errors import ConfigurationError, UnserializableError
 from batchflow.serve.context import WorkflowContext
-from batchflow.serve.functions import ServedFunction, serve_function
+from batchflow.serve.declaration import serve_function
+from batchflow.serve.functions import ServedFunction
 from batchflow.testing import FlowEnv
 from tests.serve.store_model import Model
 
