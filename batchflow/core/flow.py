@@ -7,7 +7,9 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
+from batchflow.core.breaker import CLOSED, Breaker
 from batchflow.core.duration import Duration, format_duration, to_ms
+from batchflow.core.run import NEVER
 from batchflow.core.suggestions import explains_options
 from batchflow.errors import ConfigurationError
 
@@ -114,6 +116,8 @@ class FlowControl:
 class FlowState(NamedTuple):
     """The state that a store keeps for one key: the number that run, and the time of the next start.
 
+    With `half_open`, its circuit breaker is open: once the key is not parked any more, one message is tried.
+
     `next_start` is in milliseconds with their fraction: 3,000 starts a second are a third of one apart. A float holds
     a quarter of a microsecond there, which is exact to one in a thousand at 5,000 a second.
     """
@@ -122,13 +126,15 @@ class FlowState(NamedTuple):
     next_start: float = 0.0
     parked_until: int = 0
     paused: bool = False
+    half_open: bool = False
 
 
 class FlowStatus(NamedTuple):
     """The current state of a flow key: the limits in force, which of them an operator has pinned, its messages.
 
     `parallelism_until`, `rate_until` and `paused_until` are the times (ms) at which the pins and the pause end by
-    themselves; None if only by hand, or if there is none.
+    themselves; None if only by hand, or if there is none. While the `breaker` tries a message, nothing else starts, and
+    `parked_until` is 0.
     """
 
     limits: FlowControl
@@ -141,6 +147,7 @@ class FlowStatus(NamedTuple):
     parallelism_until: int | None = None
     rate_until: int | None = None
     paused_until: int | None = None
+    breaker: Breaker = CLOSED
 
     @property
     def pinned(self) -> bool:
@@ -180,20 +187,24 @@ def admit(limits: FlowControl, state: FlowState, *, now: int, want: int) -> Admi
 
     Both limits are taken together or not at all. In any time W at most `rate * (W + 10 ms) / period + 1` start, with
     `burst` in place of the 1 if it is set. A worker that comes up to 10 ms after each `ready_at` still gets the whole
-    rate: starts that were possible in the last 10 ms are not lost.
+    rate: starts that were possible in the last 10 ms are not lost. Of a key that is half-open one starts, and
+    the key is parked until that one has ended.
     """
     free = _UNLIMITED if limits.parallelism is None else max(0, limits.parallelism - state.in_use)
     start = _earliest_start(limits, state, now)
     closed = state.paused or state.parked_until > now
     count = 0 if closed else max(0, min(want, free, _starts_until(limits, start, now)))
+    if state.half_open and count:
+        count = 1
     if count:
         start += count * limits.interval_ms
         state = FlowState(
             in_use=state.in_use + count,
             next_start=start if limits.rate else state.next_start,
-            parked_until=state.parked_until,
+            parked_until=NEVER if state.half_open else state.parked_until,
+            half_open=state.half_open,
         )
-    if state.paused or count >= free:
+    if state.paused or count >= free or state.parked_until == NEVER:
         return Admission(count=count, state=state, ready_at=None)
     # Rounded up: a worker that wakes at `ready_at` must find a start.
     return Admission(count=count, state=state, ready_at=max(now, state.parked_until, math.ceil(start)))

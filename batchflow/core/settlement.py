@@ -5,6 +5,7 @@ from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from batchflow.core.batch import Failure, ItemState, NewBatch
+from batchflow.core.breaker import BreakerChange
 from batchflow.core.flow import FlowControl
 from batchflow.core.message import Claim, Message
 from batchflow.core.report import headline, one_line
@@ -202,6 +203,22 @@ class Settlement(NamedTuple):
         """The number of its attempts that count as failed; a rate limit costs no attempt."""
         return max(0, len(self.grouped) - (self.ending == "parked"))
 
+    @property
+    def outcome(self) -> int | None:
+        """The number of failed attempts, 0 for a success; None if it says nothing about either.
+
+        A rate limit, a wait, a cancellation and a claim that is given back say nothing.
+        """
+        match self.ending:
+            case "done":
+                return 0
+            case "retry" | "dead" | "failed":
+                return max(1, self.failed_attempts)
+            case "suspended":
+                return self.failed_attempts or None
+            case "parked" | "released" | "cancelled":
+                return None
+
     def __repr__(self) -> str:
         # Its result may be secret.
         return f"Settlement('{self.id}', '{self.ending}', fence={self.fence})"
@@ -284,10 +301,12 @@ class SettleResult(NamedTuple):
     """The result of a settlement. `stale`: the claim was no longer held, and nothing was changed.
 
     `ended_batch` is the batch whose last item or message it was: of several settlements at the same time one has it.
+    `breaker` says that the circuit breaker of its flow key has opened or closed with it.
     """
 
     stale: bool = False
     ended_batch: str | None = None
+    breaker: BreakerChange | None = None
 
 
 class Notice(NamedTuple):

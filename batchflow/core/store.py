@@ -193,6 +193,8 @@ class Delivery(Protocol):
         of its batch's key: all such items of a key, a destination and a priority share one turn, in which their own
         keys take turns. A message lost `SUSPECT_LOSSES` times in a row is claimed alone, and while the worker holds it
         and it has recorded nothing, the worker gets nothing else.
+        Of a key whose circuit breaker is open, one message is leased once the key is not parked any more: the trial.
+        Nothing else of the key is leased until it has ended.
         Due timers and arrivals of a suspended run become recorded entries, in time order; they reset its failures and
         losses, as every outcome does, also in the claim. Nothing of a cancelled or paused batch is leased. A worker
         that is not registered gets nothing. The result has the store's time, so that a message that is due for the
@@ -217,6 +219,12 @@ class Delivery(Protocol):
         attempt has failed (`retry`, or `failures`), and has the error of the last one. The `failures` are added to the
         error groups of the batch, at most `MAX_ERROR_GROUPS`: what is beyond goes to the group `OTHER_ERRORS`. They and
         lost claims count as attempts, which nothing resets; those of rate limits do not.
+        The failed attempts (`outcome`) of the items of a batch whose budget has a circuit breaker are counted for the
+        flow key of the batch, until any message of the key succeeds. With the last of `max_in_a_row` the circuit
+        breaker of the key opens: the key is parked for `open_for`. While it is open, only the end of the trial counts:
+        a success closes the breaker, a failure parks the key again, and after any other end another message is tried.
+        The one settlement that opens or closes it has the change in its result. A trial that is reclaimed from its
+        worker has no outcome either.
         The end of a message with a parent arrives at the step that waits for it. The settlement that ends a batch's
         last item after its last page also completes the batch and publishes its completion message: exactly once.
         If the batch has a `notify_url`, the end of its completion message, however that ends, publishes its
@@ -287,7 +295,7 @@ class FlowKeys(Protocol):
         ...
 
     async def reset(self, key: str) -> None:
-        """Remove overrides of a key, its pause and its parking, and forget its latest starts."""
+        """Remove overrides of a key, its pause and its parking, close its circuit breaker, and forget its starts."""
         ...
 
 

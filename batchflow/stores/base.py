@@ -26,6 +26,7 @@ from batchflow.core.batch import (
     Notification,
     Replaced,
 )
+from batchflow.core.breaker import Breaker
 from batchflow.core.dead_letters import KEPT_ATTEMPTS, DeadLetter, FailureCall, LoggedAttempt, status_of
 from batchflow.core.failure_budget import FailureBudget
 from batchflow.core.flow import FlowControl, FlowStatus
@@ -502,7 +503,8 @@ RUN: Columns = (
 )  # fmt: skip
 FLOW: Columns = (
     "key", "parallelism", "rate", "period", "burst", "pin_parallelism", "pin_rate", "pin_period", "paused", "in_use",
-    "waiting", "parked_until", "parallelism_until", "rate_until", "paused_until", "now",
+    "waiting", "parked_until", "parallelism_until", "rate_until", "paused_until", "in_a_row", "open_for", "trial",
+    "now",
 )  # fmt: skip
 DEAD_LETTER: Columns = (
     "id", "destination", "flow", "parallelism", "rate", "period", "burst", "body", "headers", "retry", "batch", "keep",
@@ -561,10 +563,12 @@ def flow(row: Sequence[Any]) -> FlowStatus:
         paused=bool(lasting(about["paused"], about["paused_until"])),
         in_use=about["in_use"],
         waiting=about["waiting"],
-        parked_until=about["parked_until"],
+        # Until the end of a trial.
+        parked_until=0 if about["trial"] else about["parked_until"],
         parallelism_until=lasting(about["parallelism_until"], about["parallelism_until"]),
         rate_until=lasting(about["rate_until"], about["rate_until"]),
         paused_until=lasting(about["paused_until"], about["paused_until"]),
+        breaker=Breaker(about["in_a_row"], about["open_for"], about["trial"]),
     )
 
 

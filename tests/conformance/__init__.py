@@ -13,6 +13,7 @@ within a test stands on the same place, as two processes do. Needs pytest, and p
 """
 
 from tests.conformance.batches import BatchCases
+from tests.conformance.breakers import BreakerCases
 from tests.conformance.canaries import CanaryCases
 from tests.conformance.cancelling import CancelCases
 from tests.conformance.children import ChildCases
@@ -64,6 +65,7 @@ class StoreConformance(
     RunCases,
     EventCases,
     TimedLimitCases,
+    BreakerCases,
     WaiterCases,
     ChildCases,
     FamilyCases,

@@ -5,6 +5,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from batchflow.core.breaker import Breaker, BreakerChange
+from batchflow.core.failure_budget import FailureBudget
 from batchflow.core.flow import FlowControl
 from batchflow.core.store import Store
 from batchflow.testing.clock import ManualClock
@@ -181,3 +183,28 @@ class SharedCases(Cases):
         child = await second.claim_one("c")
         assert await scene.store.cancel_run("p")
         assert await second.store.record("c", child.fence, ran(1, "one")) == "cancelled"
+
+    async def test_breaker_is_that_of_all_processes(self, scene: Scene, second: Scene) -> None:
+        """One opens it, another one tries and is lost with that, and a third closes it after all have restarted."""
+        await scene.start(
+            "abc", flow=FlowControl(key="one"), failure_budget=FailureBudget(max_in_a_row=1, open_for="30s")
+        )
+        (claim,) = await scene.items(1)
+        await scene.dead(claim)
+        scene.clock.advance("30s")
+        await scene.store.register("w1", 2 * LEASE_MS)
+        await second.store.register("w2", LEASE_MS)
+        (trial,) = await second.claim()
+        assert await scene.claim() == []
+        await scene.store.close()
+        await second.store.close()
+        store = self.make_store(scene.clock)
+        await store.open()
+        third = Scene(store, scene.clock)
+        assert (await third.flow("one")).breaker == Breaker(1, 30_000, trial.id)
+        scene.clock.advance(f"{LEASE_MS}ms")
+        assert await store.expire() == 1
+        await store.register("w1", LEASE_MS)
+        (trial,) = await third.claim()
+        assert (await third.done(trial)).breaker == BreakerChange("one", 1, 0)
+        await store.close()

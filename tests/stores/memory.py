@@ -36,6 +36,7 @@ from batchflow.core.batch import (
     Replaced,
     StopReason,
 )
+from batchflow.core.breaker import CLOSED, Breaker, BreakerChange, judge
 from batchflow.core.dead_letters import (
     ALL_DEAD_LETTERS,
     KEPT_ATTEMPTS,
@@ -191,6 +192,7 @@ class Flow:
     rate_until: int | None = None
     paused_until: int | None = None
     child_turn: int = 0
+    breaker: Breaker = CLOSED
 
     @property
     def limits(self) -> FlowControl:
@@ -203,7 +205,11 @@ class Flow:
     @property
     def state(self) -> FlowState:
         return FlowState(
-            in_use=self.in_use, next_start=self.next_start, parked_until=self.parked_until, paused=self.paused
+            in_use=self.in_use,
+            next_start=self.next_start,
+            parked_until=self.parked_until,
+            paused=self.paused,
+            half_open=self.breaker.open_for > 0,
         )
 
     @property
@@ -550,6 +556,8 @@ class Place:
             flow.in_use, flow.next_start, flow.turn = state.in_use, state.next_start, self.turn
             if key == lane.parent:
                 flow.child_turn = self.turn
+            if state.half_open:
+                flow.parked_until, flow.breaker = NEVER, flow.breaker._replace(trial=rows[0].message.id)
         return [self._claim(row, worker) for row in rows]
 
     def _claim(self, row: Row, worker: str) -> Claim:
@@ -613,6 +621,7 @@ class Place:
             return SettleResult(stale=True)
         if row.cancelled and settlement.ending in GOES_ON:
             settlement = settlement._replace(ending="cancelled")
+        change = self._count_outcome(row, settlement)
         if settlement.ending in STAYS:
             self.note(row, settlement.steps)
             self._stay(row, settlement)
@@ -621,9 +630,27 @@ class Place:
         if settlement.ending != "cancelled":
             self.apply(settlement.id, settlement.effects)
         if (batch := row.message.batch) not in self.finish():
-            return SettleResult()
+            return SettleResult(breaker=change)
         self.notices.remove(Notice("batch_ended", batch))
-        return SettleResult(ended_batch=batch)
+        return SettleResult(ended_batch=batch, breaker=change)
+
+    def _count_outcome(self, row: Row, settlement: Settlement) -> BreakerChange | None:
+        """Count what a settlement says about the circuit breaker of its key; one that opens or closes with it."""
+        batch = self.batches.get(row.message.batch or "")
+        budget = batch.failure_budget if batch and row.number >= 0 else None
+        limits = budget.breaker if budget else None
+        found: BreakerChange | None = None
+        for key in row.lane.keys:
+            flow = self.flows[key]
+            before = flow.breaker
+            is_top = key == (row.lane.parent or row.lane.flow)
+            flow.breaker = after = judge(before, row.message.id, settlement.outcome, limits if is_top else None)
+            if before.trial and not after.trial:
+                flow.parked_until = 0
+            if after.open_for and after.in_a_row != before.in_a_row:
+                flow.parked_until = max(flow.parked_until, self.now + after.open_for)
+            found = BreakerChange.of(key, before, after) or found
+        return found
 
     def _stay(self, row: Row, settlement: Settlement) -> None:
         arrived = settlement.ending == "suspended" and any(it.number in row.steps for it in row.arrivals)
@@ -679,7 +706,10 @@ class Place:
         if row.owner is not None:
             row.owner = None
             for key in row.lane.keys:
-                self.flows[key].in_use -= 1
+                flow = self.flows[key]
+                flow.in_use -= 1
+                if flow.breaker.trial == row.message.id:
+                    flow.parked_until, flow.breaker = 0, flow.breaker._replace(trial=None)
 
     def end(self, row: Row, settlement: Settlement) -> None:
         """A message is not delivered again; a batch that this may have ended is `touched`."""
@@ -1276,7 +1306,8 @@ class Place:
         flow = self.flows[key]
         pinned = flow.pinned_parallelism is not None, flow.pinned_rate is not None
         until = flow.parallelism_until, flow.rate_until, flow.paused_until
-        return FlowStatus(flow.limits, *pinned, flow.paused, flow.in_use, waiting, flow.parked_until, *until)
+        parked = 0 if flow.breaker.trial else flow.parked_until
+        return FlowStatus(flow.limits, *pinned, flow.paused, flow.in_use, waiting, parked, *until, flow.breaker)
 
     # Housekeeping
 
@@ -1658,7 +1689,7 @@ class MemoryStore:
         if flow is not None:
             flow.unpin(True, True)
             flow.resume()
-            flow.parked_until, flow.next_start = 0, 0
+            flow.parked_until, flow.next_start, flow.breaker = 0, 0, CLOSED
 
     # Schedules
 

@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias
 
 from batchflow.errors import ConfigurationError, StoreIncompatible
 
-SCHEMA = 15
+SCHEMA = 16
 """The schema of new namespaces. An older one, from that of 0.1.0 on, is migrated; any other is refused.
 
 Bump it when an older version would misread the data. Adding a key is not such a change.

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeAlias
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
 from batchflow.core.batch import NO_HEADERS, Mark, NewBatch
+from batchflow.core.breaker import BreakerChange
 from batchflow.core.dead_letters import DeadLetter, DeadLetterQuery, fingerprint_of, status_of
 from batchflow.core.flow import FlowControl
 from batchflow.core.message import Claim, ClaimResult, Message, WorkerStatus
@@ -263,9 +264,11 @@ _DUE = Step._fields.index("due")
 
 def decode_settled(answer: Sequence[Any]) -> SettleResult:
     """The answer of a settlement."""
-    stale, ended = answer
+    stale, ended, *change = answer
     if stale:
         return STALE
+    if change:
+        return SettleResult(ended_batch=ended, breaker=BreakerChange._make(change[0]))
     return SettleResult(ended_batch=ended) if ended else FRESH
 
 

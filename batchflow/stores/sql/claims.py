@@ -23,7 +23,7 @@ from batchflow.core.run import NEVER
 from batchflow.core.settlement import Settlement
 from batchflow.stores import base
 from batchflow.stores.base import flow_control
-from batchflow.stores.sql import dead_letters, flows, settling, steps
+from batchflow.stores.sql import breakers, dead_letters, flows, settling, steps
 from batchflow.stores.sql import failures as failed_attempts
 from batchflow.stores.sql.batches import count_waiting
 from batchflow.stores.sql.messages import HeldMessage
@@ -51,6 +51,7 @@ class Lane(NamedTuple):
     in_use: int
     next_start: float
     priority: int
+    open_for: int
 
 
 _PRIORITY = attrgetter("priority")
@@ -157,7 +158,7 @@ def _lease_suspect(tx: Tx, served: int, owner: int, turns: _Turns) -> tuple[Lane
         if admission.count:
             rows = tx.json("message_suspect_read", id=id)
             for parent in map(Lane._make, tx.json("lane_parent", lane=lane.lane)):
-                _take_of_parent(tx, parent, 1, {}, turns)
+                _take_of_parent(tx, parent, 1, {}, turns, id)
             _lease_rows(tx, lane, rows, owner, admission.state, turns)
             return lane, rows
     return None
@@ -166,7 +167,9 @@ def _lease_suspect(tx: Tx, served: int, owner: int, turns: _Turns) -> tuple[Lane
 def _flow_of(lane: Lane, states: Mapping[str, FlowState]) -> tuple[FlowControl, FlowState]:
     limits = flow_control(lane.flow, lane.max_parallelism, lane.max_rate, lane.max_period, lane.max_burst)
     # Lanes of several destinations and batches may share a key.
-    return limits, states.get(lane.flow) or FlowState(in_use=lane.in_use, next_start=lane.next_start)
+    return limits, states.get(lane.flow) or FlowState(
+        in_use=lane.in_use, next_start=lane.next_start, half_open=lane.open_for > 0
+    )
 
 
 def _lease_from_lane(
@@ -223,15 +226,17 @@ def _lease_nested(
             more = more or len(rows) == part
         more = more and left < before
     if left < want:
-        _take_of_parent(tx, parent, want - left, states, turns)
+        _take_of_parent(tx, parent, want - left, states, turns, found[-1][1][-1][0])
     return found
 
 
-def _take_of_parent(tx: Tx, parent: Lane, count: int, states: dict[str, FlowState], turns: _Turns) -> None:
-    """Take room of a key for messages that are leased from lanes under it."""
+def _take_of_parent(tx: Tx, parent: Lane, count: int, states: dict[str, FlowState], turns: _Turns, last: str) -> None:
+    """Take room of a key for messages that are leased from lanes under it, the message `last` for one."""
     limits, state = _flow_of(parent, states)
     states[parent.flow] = state = admit(limits, state, now=tx.now, want=count).state
     tx.run("flow_lease_nested", flow=parent.flow, count=count, next_start=state.next_start, turn=turns.take())
+    if state.half_open:
+        breakers.begin_trial(tx, parent.flow, last)
 
 
 def _share_candidates(rows: list[Any], want: int, ahead: int) -> tuple[list[Any], int]:
@@ -245,6 +250,8 @@ def _lease_rows(tx: Tx, lane: Lane, rows: list[Any], owner: int, state: FlowStat
     turn = turns.take()
     tx.run_rows("message_lease", [(row[0],) for row in rows], owner=owner, now=tx.now)
     tx.run("flow_lease", flow=lane.flow, count=len(rows), next_start=state.next_start, turn=turn)
+    if state.half_open:
+        breakers.begin_trial(tx, lane.flow, rows[0][0])
     return turn
 
 
@@ -309,7 +316,7 @@ def reclaim(tx: Tx, worker: int, claims: Sequence[tuple[str, int]]) -> int:
 def _reclaim(tx: Tx, rows: Sequence[Sequence[Any]], *, lost: bool) -> int:
     back: list[tuple[object, ...]] = []
     ended: list[EndedMessage] = []
-    lanes: list[int] = []
+    freed: list[tuple[str, int]] = []
     lost_items: list[tuple[object, ...]] = []
     for id, fence, *fields in rows:
         held = HeldMessage._make(fields)
@@ -326,7 +333,7 @@ def _reclaim(tx: Tx, rows: Sequence[Sequence[Any]], *, lost: bool) -> int:
             wait = loss_delay_ms(losses) if lost else 0
             due = tx.now + wait if wait else 0
             back.append((id, due, held.failures, losses, None, settling.stage_of(losses), 0, held.attempts + lost))
-            lanes.append(held.lane)
+            freed.append((str(id), held.lane))
             if lost and held.batch is not None and held.number >= 0:
                 lost_items.append((held.batch, held.number, 1, None))
     if back:
@@ -334,8 +341,8 @@ def _reclaim(tx: Tx, rows: Sequence[Sequence[Any]], *, lost: bool) -> int:
             entry = [LoggedAttempt(tx.now, None, LOST)]
             dead_letters.log_attempts(tx, [(str(row[0]), entry) for row in back])
         settling.release_messages(tx, back)
-        settling.release_slots(tx, lanes)
-        for lane in set(lanes):
+        breakers.release(tx, freed)
+        for lane in {lane for _, lane in freed}:
             flows.mark_ready(tx, lane, 0)
     if lost_items:
         failed_attempts.note_in_items(tx, lost_items)

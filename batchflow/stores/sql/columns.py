@@ -6,6 +6,7 @@ then and not a value in the wrong field.
 
 from collections.abc import Mapping, Sequence
 
+from batchflow.core.breaker import Breaker
 from batchflow.core.dead_letters import DeadLetterGroup
 from batchflow.core.flow import FlowHolder
 from batchflow.core.run import Arrival, Step
@@ -72,6 +73,7 @@ FOUND: Mapping[str, Names] = {
     "dead_letter_list_of_batch": base.DEAD_LETTER,
     "dead_letter_read": base.DEAD_LETTER,
     "failure_groups": ("type", "place"),
+    "flow_breakers": ("is_top", "key", *Breaker._fields),
     "flow_holders": FlowHolder._fields,
     "flow_idle": ("key", "idle"),
     "flow_status": base.FLOW,

@@ -63,6 +63,12 @@ def resume(tx: Tx, key: str) -> None:
     tx.run("flow_resume", key=key)
 
 
+def park(tx: Tx, lane: int, until: int) -> None:
+    """Start nothing more under the key of a lane before this time."""
+    if until > tx.now:
+        tx.run("flow_park", lane=lane, until=until)
+
+
 def reset(tx: Tx, key: str) -> None:
     """Remove all that holds back a key beside the code's limits."""
     tx.run("flow_reset", key=key)

@@ -60,7 +60,11 @@ def resume_batch(tx: Tx, id: str) -> bool:
 def set_failure_budget(tx: Tx, id: str, budget: str | None) -> bool:
     """Set the failure budget of a batch, or remove it."""
     key = tx.batch_key(id)
-    return key is not None and tx.run("batch_set_failure_budget", batch=key, budget=budget) > 0
+    if key is None or not tx.run("batch_set_failure_budget", batch=key, budget=budget):
+        return False
+    # It has the circuit breaker.
+    tx.heads.pop(key, None)
+    return True
 
 
 def sweep_cancelled(tx: Tx) -> int:

@@ -8,7 +8,17 @@ from batchflow.core.message import FAILURE_STEP, NOTIFICATION_STEP, SUSPECT_LOSS
 from batchflow.core.run import Step
 from batchflow.core.settlement import ARRIVES, RUN_STATE, STAYS, Notice, Settlement, SettleResult
 from batchflow.stores import base
-from batchflow.stores.sql import batches, dead_letters, events, failures, flows, messages, notifications, steps
+from batchflow.stores.sql import (
+    batches,
+    breakers,
+    dead_letters,
+    events,
+    failures,
+    flows,
+    messages,
+    notifications,
+    steps,
+)
 from batchflow.stores.sql.messages import HeldMessage
 from batchflow.stores.sql.transaction import Tx
 
@@ -47,6 +57,7 @@ def settle(tx: Tx, settlements: Sequence[Settlement]) -> list[SettleResult]:
     _put_steps(tx, [settlements[slot] for slot in held])
     staying: list[EndedMessage] = []
     ended: list[EndedMessage] = []
+    counts = False
     for slot, about in held.items():
         settlement = settlements[slot]
         if about.cancelled and settlement.ending in _GOES_ON:
@@ -54,11 +65,18 @@ def settle(tx: Tx, settlements: Sequence[Settlement]) -> list[SettleResult]:
         elif about.is_report and settlement.ending == "dead":
             # The dead letter or batch of which it is has the outcome.
             settlement = settlement._replace(ending="failed")
+        if settlement.ending != "done" and about.batch is not None and about.number >= 0:
+            counts = counts or tx.batch_head(about.batch).max_in_a_row is not None
         (staying if settlement.ending in STAYS else ended).append(_new(EndedMessage, (settlement, about)))
     _release_staying(tx, staying)
     # Before anything ends: the end of a parent may cancel one of these.
     _apply_effects(tx, staying)
     touched = _end(tx, ended)
+    if breakers.release_slots(tx, [about.lane for about in held.values()]) or counts:
+        breakers.count_outcomes(tx, [*staying, *ended], {settlements[slot].id: slot for slot in held}, answers)
+    for settlement, about in staying:
+        if settlement.ending == "parked":
+            flows.park(tx, about.lane, settlement.due)
     _apply_effects(tx, [one for one in ended if one.settlement.ending != "cancelled"])
     if touched and (finished := batches.end_finished(tx, touched)):
         _add_ended_batches(tx, held, finished, answers)
@@ -72,7 +90,9 @@ def end_unclaimed(tx: Tx, ended: Sequence[EndedMessage]) -> None:
 
 def end_held(tx: Tx, ended: Sequence[EndedMessage]) -> None:
     """End messages whose worker is lost."""
-    batches.end_finished(tx, _end(tx, ended))
+    touched = _end(tx, ended)
+    breakers.release(tx, [(settlement.id, held.lane) for settlement, held in ended])
+    batches.end_finished(tx, touched)
 
 
 def _put_steps(tx: Tx, settlements: Sequence[Settlement]) -> None:
@@ -106,12 +126,9 @@ def _release_staying(tx: Tx, staying: Sequence[EndedMessage]) -> None:
         attempts = held.attempts + (settlement.failed_attempts if waits else 0)
         rows.append((settlement.id, due, failed_before, losses, settlement.error, stage_of(losses), waits, attempts))
         ready[held.lane] = min(due, ready.get(held.lane, due))
-        if settlement.ending == "parked":
-            tx.run("flow_park", lane=held.lane, until=due)
     release_messages(tx, rows)
     for lane, due in ready.items():
         flows.mark_ready(tx, lane, due)
-    release_slots(tx, [held.lane for _, held in staying])
     if failed:
         failures.note(tx, [(held.batch, held.number, s) for s, held in failed if held.batch is not None])
         dead_letters.log_attempts(tx, [(s.id, base.attempts_of(s, tx.now)) for s, _ in failed])
@@ -126,15 +143,6 @@ def stage_of(losses: int) -> int:
 def release_messages(tx: Tx, rows: Sequence[tuple[object, ...]]) -> None:
     """Put messages back into their queues: id, due, failures, losses, error, stage, waits, attempts."""
     tx.run_rows("message_release", rows)
-
-
-def release_slots(tx: Tx, lanes: Sequence[int]) -> None:
-    """Free one slot of the flow key for each ended claim, given by its lane."""
-    counts: dict[int, int] = {}
-    for lane in lanes:
-        counts[lane] = counts.get(lane, 0) + 1
-    for lane, count in counts.items():
-        tx.run("flow_release", lane=lane, count=count)
 
 
 def _end(tx: Tx, ended: Sequence[EndedMessage], *, held_places: bool = True) -> set[int]:
@@ -165,8 +173,6 @@ def _end(tx: Tx, ended: Sequence[EndedMessage], *, held_places: bool = True) -> 
     gone = [s.id for s, _ in ended if s.ending != "dead"]
     if gone:
         messages.drop(tx, gone)
-    if held_places:
-        release_slots(tx, [held.lane for _, held in ended])
     if moved:
         batches.write_deltas(tx, moved)
     touched = set(moved)
@@ -321,5 +327,5 @@ def _add_ended_batches(
     last = {about.batch: slot for slot, about in held.items()}
     for batch, id in finished.items():
         if batch in last:
-            answers[last[batch]] = SettleResult(ended_batch=id)
+            answers[last[batch]] = answers[last[batch]]._replace(ended_batch=id)
             tx.notices.remove(Notice("batch_ended", id))

@@ -16,9 +16,10 @@ class StaleCache(Exception):
 
 
 class BatchHead(NamedTuple):
-    """The fields of a batch that never change. `every`: its items start whatever the ledger contains.
+    """The fields of a batch that never change, and its circuit breaker.
 
-    `origin` is the key of the batch that a retry retries, None once that was removed.
+    `every`: its items start whatever the ledger contains. `origin` is the key of the batch that a retry retries, None
+    once that was removed.
     """
 
     key: int
@@ -41,6 +42,8 @@ class BatchHead(NamedTuple):
     is_retry: int
     origin: int | None
     canary: int | None
+    max_in_a_row: int | None
+    open_for: int | None
 
 
 HEADERS = BatchHead._fields.index("headers")
@@ -80,6 +83,10 @@ class Tx(ABC):
     @abstractmethod
     def one(self, statement: str, /, **values: Any) -> Any:
         """The first column of the first row; None without rows."""
+
+    @abstractmethod
+    def column(self, statement: str, /, **values: Any) -> list[Any]:
+        """The first column of all rows."""
 
     @abstractmethod
     def json(self, statement: str, /, **values: Any) -> list[Any]:

@@ -164,16 +164,18 @@ UPDATE flow SET open = 1 WHERE key IN (
 -- The lanes that may start something, those of the key that was served longest ago first, and of these the highest
 -- priority first; one row without a lane stands for all that are nested under a key and have the highest priority of these.
 SELECT json_group_array(json_array(
-    lane, destination, flow, ahead, max_parallelism, max_rate, max_period, max_burst, in_use, next_start, priority))
+    lane, destination, flow, ahead, max_parallelism, max_rate, max_period, max_burst, in_use, next_start, priority,
+    open_for))
 FROM (
     SELECT l.key AS lane, l.destination, l.flow, l.ahead, f.max_parallelism, f.max_rate, f.max_period, f.max_burst,
-        f.in_use, f.next_start, l.priority AS priority, f.turn AS flow_turn, l.turn AS lane_turn, l.ready_at AS ready_at
+        f.in_use, f.next_start, l.priority AS priority, f.open_for, f.turn AS flow_turn, l.turn AS lane_turn,
+        l.ready_at AS ready_at
     FROM flow f CROSS JOIN lane l ON l.flow = f.key
     WHERE f.open = 1 AND l.ready_at <= :now AND l.closed = 0 AND l.parent IS NULL
         AND EXISTS (SELECT 1 FROM served s WHERE s.list = :served AND s.destination = l.destination)
     UNION ALL
     SELECT NULL, '', f.key, 0, f.max_parallelism, f.max_rate, f.max_period, f.max_burst, f.in_use, f.next_start,
-        l.priority, f.turn, f.child_turn, f.child_at
+        l.priority, f.open_for, f.turn, f.child_turn, f.child_at
     FROM flow f CROSS JOIN lane l ON l.key = (
         SELECT n.key FROM lane n
         WHERE n.parent = f.key AND n.opens_at = 0
@@ -197,10 +199,11 @@ UPDATE lane SET opens_at = 0 WHERE key IN (
 -- The lanes of a priority under a key that may start something as far as their own keys decide, the one that was served
 -- longest ago first.
 SELECT json_group_array(json_array(
-    lane, destination, flow, ahead, max_parallelism, max_rate, max_period, max_burst, in_use, next_start, priority))
+    lane, destination, flow, ahead, max_parallelism, max_rate, max_period, max_burst, in_use, next_start, priority,
+    open_for))
 FROM (
     SELECT l.key AS lane, l.destination, l.flow, l.ahead, f.max_parallelism, f.max_rate, f.max_period, f.max_burst,
-        f.in_use, f.next_start, l.priority
+        f.in_use, f.next_start, l.priority, f.open_for
     FROM lane l CROSS JOIN flow f ON f.key = l.flow
     WHERE l.parent = :parent AND l.opens_at = 0 AND l.priority = :priority
         AND EXISTS (SELECT 1 FROM served s WHERE s.list = :served AND s.destination = l.destination)
@@ -211,10 +214,11 @@ FROM (
 -- lane_parent --
 -- The key under which a lane is nested, as a row of lanes_ready.
 SELECT json_group_array(json_array(
-    lane, destination, flow, ahead, max_parallelism, max_rate, max_period, max_burst, in_use, next_start, priority))
+    lane, destination, flow, ahead, max_parallelism, max_rate, max_period, max_burst, in_use, next_start, priority,
+    open_for))
 FROM (
     SELECT NULL AS lane, '' AS destination, f.key AS flow, 0 AS ahead, f.max_parallelism, f.max_rate, f.max_period,
-        f.max_burst, f.in_use, f.next_start, 0 AS priority
+        f.max_burst, f.in_use, f.next_start, 0 AS priority, f.open_for
     FROM lane l CROSS JOIN flow f ON f.key = l.parent WHERE l.key = :lane);
 
 -- lanes_next --
@@ -260,10 +264,11 @@ SELECT json_array(
 -- suspects_due --
 -- Messages that are claimed alone, the earliest first, each with the columns of its lane.
 SELECT json_group_array(json_array(
-    lane, destination, flow, ahead, max_parallelism, max_rate, max_period, max_burst, in_use, next_start, priority, id))
+    lane, destination, flow, ahead, max_parallelism, max_rate, max_period, max_burst, in_use, next_start, priority,
+    open_for, id))
 FROM (
     SELECT l.key AS lane, l.destination, l.flow, l.ahead, f.max_parallelism, f.max_rate, f.max_period, f.max_burst,
-        f.in_use, f.next_start, l.priority, m.id
+        f.in_use, f.next_start, l.priority, f.open_for, m.id
     FROM message m CROSS JOIN lane l ON l.key = m.lane CROSS JOIN flow f ON f.key = l.flow
         LEFT JOIN flow p ON p.key = l.parent
     WHERE m.owner IS NULL AND m.stage = 2 AND m.due <= :now AND l.closed = 0 AND f.paused = 0 AND f.parked_until <= :now
@@ -291,7 +296,23 @@ UPDATE flow SET in_use = in_use + :count, next_start = :next_start, turn = :turn
 
 -- flow_release --
 UPDATE flow SET in_use = max(0, in_use - :count) WHERE key IN (
-    SELECT flow FROM lane WHERE key = :lane UNION ALL SELECT parent FROM lane WHERE key = :lane);
+    SELECT flow FROM lane WHERE key = :lane UNION ALL SELECT parent FROM lane WHERE key = :lane)
+RETURNING in_a_row;
+
+-- flow_breakers --
+-- The circuit breakers of the keys of a lane; is_top: it is not that of the items' own key.
+SELECT json_group_array(json_array(is_top, key, in_a_row, open_for, trial)) FROM (
+    SELECT f.key = coalesce(l.parent, l.flow) AS is_top, f.* FROM lane l
+        CROSS JOIN flow f ON f.key IN (l.flow, l.parent) WHERE l.key = :lane);
+
+-- flow_set_breaker --
+UPDATE flow SET in_a_row = :in_a_row, open_for = :open_for, trial = :trial,
+    parked_until = max(CASE WHEN trial IS NULL THEN parked_until ELSE 0 END, :until)
+WHERE key = :flow;
+
+-- flow_try --
+-- Nothing else starts until the trial has ended.
+UPDATE flow SET trial = :trial, parked_until = :never WHERE key = :flow;
 
 -- flow_park --
 UPDATE flow SET parked_until = max(parked_until, :until) WHERE key = (SELECT flow FROM lane WHERE key = :lane);
@@ -357,6 +378,7 @@ UPDATE flow SET paused = 0, paused_until = NULL WHERE key = :key;
 -- flow_reset --
 UPDATE flow SET
     pin_parallelism = NULL, pin_rate = NULL, pin_period = NULL, paused = 0, parked_until = 0, next_start = 0,
+    in_a_row = 0, open_for = 0, trial = NULL,
     parallelism_until = NULL, rate_until = NULL, paused_until = NULL
 WHERE key = :key;
 
@@ -387,7 +409,7 @@ SELECT json_group_array(json_array(id, destination, worker, started_at, batch, i
 -- flow_status_all --
 SELECT json_group_array(json_array(
     key, parallelism, rate, period, burst, pin_parallelism, pin_rate, pin_period, paused, in_use, waiting, parked_until,
-    parallelism_until, rate_until, paused_until, :now))
+    parallelism_until, rate_until, paused_until, in_a_row, open_for, trial, :now))
 FROM (
     SELECT f.*,
         (SELECT count(*) FROM lane l CROSS JOIN message m ON m.lane = l.key AND m.owner IS NULL AND m.stage < 3
@@ -400,7 +422,7 @@ FROM (
 WITH given (key) AS (VALUES :rows)
 SELECT json_group_array(json_array(
     key, parallelism, rate, period, burst, pin_parallelism, pin_rate, pin_period, paused, in_use, waiting, parked_until,
-    parallelism_until, rate_until, paused_until, :now))
+    parallelism_until, rate_until, paused_until, in_a_row, open_for, trial, :now))
 FROM (
     SELECT f.*,
         (SELECT count(*) FROM lane l CROSS JOIN message m ON m.lane = l.key AND m.owner IS NULL AND m.stage < 3
@@ -988,7 +1010,8 @@ SELECT EXISTS (SELECT 1 FROM batch WHERE id = :id)
 SELECT json_array(
     key, id, ledger, lane, params, headers, complete, complete_flow, on_failure, notify_url, ledger_ttl, keep_results,
     force OR named, parent, parent_step, depth, force, retry_of IS NOT NULL,
-    (SELECT o.key FROM batch o WHERE o.id = batch.retry_of), canary)
+    (SELECT o.key FROM batch o WHERE o.id = batch.retry_of), canary, json_extract(failure_budget, '$[4]'),
+    json_extract(failure_budget, '$[5]'))
 FROM batch WHERE key = :batch;
 
 -- batch_open --

@@ -48,6 +48,10 @@ class SqliteTx(Tx):
         row = self._queries[statement].execute(self.connection, **values).fetchone()
         return None if row is None else row[0]
 
+    def column(self, statement: str, /, **values: Any) -> list[Any]:
+        """See `Tx`."""
+        return [value for (value,) in self._queries[statement].execute(self.connection, **values)]
+
     def json(self, statement: str, /, **values: Any) -> list[Any]:
         """See `Tx`."""
         return from_json(self._queries[statement].execute(self.connection, **values).fetchone()[0])

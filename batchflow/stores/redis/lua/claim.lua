@@ -365,7 +365,7 @@ local function round(served, limit, taken)
     local want = flows.admitted(about.flow, share)
     if want > 0 and about.group == nested.MARK then
       local got, stale = nested.take(served.worker, about, want, taken, take_from)
-      if got > 0 then lanes.set_served(about.name, flows.take(about.flow, got), 0) end
+      if got > 0 then lanes.set_served(about.name, flows.take(about.flow, got, taken.ids[#taken.ids]), 0) end
       nested.recount(about.destination, about.key)
       leased = leased + got
       -- Below them there may be others with a lower priority.
@@ -375,7 +375,7 @@ local function round(served, limit, taken)
       local started, fresh = take_from(served.worker, about, want, taken)
       local got = started + fresh
       if got > 0 then
-        lanes.set_served(about.name, flows.take(about.flow, got), lanes.ahead(about.ahead, started, fresh))
+        lanes.set_served(about.name, flows.take(about.flow, got, taken.ids[#taken.ids]), lanes.ahead(about.ahead, started, fresh))
       end
       lanes.recount(about.destination, about.key, about.group)
       leased = leased + got
@@ -412,8 +412,8 @@ local function take_suspect(served, taken)
     if due > now or flows.admitted(flow, 1) == 0 or parent and flows.admitted(parent, 1) == 0 then return due > now end
     leased = lease_all(served.worker, { destination = message.d }, { id }, P .. 'sus', taken) == 1
     if leased then
-      if parent then flows.take(parent, 1) end
-      flows.take(flow, 1)
+      if parent then flows.take(parent, 1, id) end
+      flows.take(flow, 1, id)
       call('HSET', P .. 'wa', served.worker, id)
     end
     return leased

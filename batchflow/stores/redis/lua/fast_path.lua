@@ -77,24 +77,41 @@ local function put_end(sums, id, item, result, took)
   sums.last = id
 end
 
+-- These ends of items of a batch were successes of its key, whose circuit breaker counts failures. Returns the item that
+-- has closed it, with the change.
+local function count_successes(flow, places)
+  local trial = flows.trial(flow)
+  if trial and places[trial] then
+    flows.end_trial(flow)
+    return trial, flows.count_outcome(flow.key, trial, 0)
+  end
+  if not flows.is_breaker_open(flow) then flows.count_outcome(flow.key, nil, 0) end
+end
+
 local function add_up(known, places, except)
+  local changes = {}
   for name, sums in pairs(known) do
     if sums and sums.ends > 0 then
       local batch = sums.batch
       batches.add(batch, 'op', -sums.ends)
       batches.add(batch, 'su', sums.ends)
       if sums.took > 0 then batches.add(batch, 'wm', sums.took) end
-      flows.release(batch.k, sums.ends)
+      local flow = flows.release(batch.k, sums.ends)
+      if flow and flow.ir and flow.ir > 0 then
+        local id, change = count_successes(flow, places)
+        if id then changes[id] = change end
+      end
       state.touched[name] = true
     end
   end
   for name in pairs(batches.end_finished()) do
     local sums = known[name]
     if sums and sums.last then
-      except[#except + 1] = { places[sums.last], true, { false, name } }
-      state.ended[name] = nil
+      except[#except + 1] = { places[sums.last], true, { false, name, changes[sums.last] } }
+      state.ended[name], changes[sums.last] = nil, nil
     end
   end
+  for id, change in pairs(changes) do except[#except + 1] = { places[id], true, { false, NULL, change } } end
 end
 
 local function put_ends(worker, steps_count, count, held, known, except)

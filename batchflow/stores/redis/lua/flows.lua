@@ -2,7 +2,9 @@
 -- its end. Fields: de: declared by the code; p, r, per, bu: limits of the code or of the latest message (0: none); pp,
 -- pr, pper: limits that an operator has pinned (0: none); pz: paused; ppu, pru, pzu: when these pins and the pause end by
 -- themselves (0 or missing: only by hand); n: slots in use; w: waiting messages; dl: dead
--- letters; ob: batches that have not ended; fu: it was full for nested lanes; nx: the first free start time; pk: parked until; tu: its latest turn.
+-- letters; ob: batches that have not ended; fu: it was full for nested lanes; nx: the first free start time; pk: parked
+-- until; tu: its latest turn. Of its circuit breaker (batchflow.core.breaker; 0 or missing: it is closed): ir: attempts
+-- failed in a row; bo: for how many ms a failed trial parks the key again; tr: the message that is tried now, after '='.
 -- `fe` holds the keys by the earliest of these ends, and META the earliest of all as `fe`.
 local ZERO = { 'de', 'p', 'r', 'pp', 'pr', 'pz', 'n', 'w', 'dl', 'ob', 'nx', 'pk' }
 on_each_call(function() flows.cache, flows.freed = {}, {} end)
@@ -13,7 +15,7 @@ function flows.get(key)
     local reply = call('HGETALL', P .. 'f:' .. key)
     if #reply == 0 then return nil end
     flow = { key = key, dirty = {} }
-    for place = 1, #reply, 2 do flow[reply[place]] = tonumber(reply[place + 1]) end
+    for place = 1, #reply, 2 do flow[reply[place]] = tonumber(reply[place + 1]) or reply[place + 1] end
     flows.cache[key] = flow
   end
   return flow
@@ -124,11 +126,11 @@ local function unpin_rate(flow)
   lanes.place_held_back(flow.key)
 end
 
--- Put nested lanes of keys that have slots again back into their place.
+-- Put lanes of keys that have slots again, or whose trial has ended, back into their place.
 function flows.place_freed()
-  for key in pairs(flows.freed) do
+  for key, which in pairs(flows.freed) do
     flows.freed[key] = nil
-    place_nested(flows.get(key))
+    if which == 'all' then lanes.place_held_back(key) else place_nested(flows.get(key)) end
   end
 end
 
@@ -184,7 +186,8 @@ function flows.flush()
       local changed = {}
       for field in pairs(flow.dirty) do
         changed[#changed + 1] = field
-        changed[#changed + 1] = string.format('%.17g', flow[field])
+        local value = flow[field]
+        changed[#changed + 1] = type(value) == 'number' and string.format('%.17g', value) or value
       end
       local function write()
         if #changed > 0 then call('HSET', P .. 'f:' .. key, unpack(changed)) end
@@ -279,6 +282,7 @@ function flows.admitted(flow, want)
   local p, rate = flows.limits(flow)
   local count = want
   if p then count = math.min(count, p - flow.n) end
+  if flows.is_breaker_open(flow) then count = math.min(count, 1) end
   if rate then
     local start, interval = flows.next_start(flow)
     count = math.min(count, start <= now and math.floor((now - start) / interval) + 1 or 0)
@@ -286,8 +290,8 @@ function flows.admitted(flow, want)
   return math.max(0, count)
 end
 
--- Count leased messages: take slots, start times and the key's next turn. Returns the turn.
-function flows.take(flow, count)
+-- Count leased messages, of which `id` is the last: take slots, start times and the key's next turn. Returns the turn.
+function flows.take(flow, count, id)
   local _, rate = flows.limits(flow)
   if rate then
     local start, interval = flows.next_start(flow)
@@ -296,18 +300,66 @@ function flows.take(flow, count)
   flows.set(flow, 'n', flow.n + count)
   flows.set(flow, 'w', flow.w - count)
   flows.set(flow, 'tu', call('HINCRBY', META, 'turn', 1))
+  if flows.is_breaker_open(flow) then
+    -- Nothing else starts until the trial has ended.
+    flows.set(flow, 'tr', '=' .. id)
+    flows.set(flow, 'pk', NEVER)
+  end
   return flow.tu
 end
 
--- Free slots of a key.
-function flows.release(key, count)
+-- Free slots of a key, that of the message `id` for one. Returns the key.
+function flows.release(key, count, id)
   local flow = flows.get(key)
   if flow then
-    flows.set(flow, 'n', math.max(0, flow.n - (count or 1)))
+    flows.set(flow, 'n', math.max(0, flow.n - count))
     -- Not at once: this reads lanes, and the ends of items that a call carries out are written later.
-    if flow.fu == 1 then flows.freed[key] = true end
+    if flow.fu == 1 then flows.freed[key] = flows.freed[key] or 'nested' end
     if flows.limits(flow) then notify_stores() end
+    if id and flows.trial(flow) == id then flows.end_trial(flow) end
   end
+  return flow
+end
+
+function flows.is_breaker_open(flow) return flow.bo and flow.bo > 0 end
+
+-- The message that the circuit breaker of a key tries now.
+function flows.trial(flow) return flow.tr and flow.tr ~= 0 and string.sub(flow.tr, 2) or nil end
+
+-- The claim of the trial has ended: another one follows, unless its outcome says otherwise.
+function flows.end_trial(flow)
+  flow.tried = flows.trial(flow)
+  flows.set(flow, 'tr', 0)
+  flows.set(flow, 'pk', 0)
+  -- As for slots: once the ends of items are written.
+  flows.freed[flow.key] = 'all'
+  notify_stores()
+end
+
+-- Count the outcome of a claim of the message `id` that has been released, as batchflow.core.breaker.judge does:
+-- `failures` failed attempts, 0 for a success. `batch`: that of an item. Returns the change if the circuit breaker has
+-- opened or closed: key, failed attempts in a row, ms for which it is open.
+function flows.count_outcome(key, id, failures, batch)
+  local flow = flows.get(key)
+  if not flow then return nil end
+  local in_a_row, open = flow.ir or 0, flows.is_breaker_open(flow)
+  if failures == 0 and in_a_row == 0 or open and flow.tried ~= id then return nil end
+  flow.tried = nil
+  if failures == 0 then
+    flows.set(flow, 'ir', 0)
+    if not open then return nil end
+    flows.set(flow, 'bo', 0)
+    return { key, in_a_row, 0 }
+  end
+  local budget = batch and batch.fb and cjson.decode(batch.fb) or {}
+  local most, open_for = or_nil(budget[5]), or_nil(budget[6])
+  if not open and not most then return nil end
+  in_a_row = in_a_row + failures
+  flows.set(flow, 'ir', in_a_row)
+  if not open and in_a_row < most then return nil end
+  flows.set(flow, 'bo', open_for or flow.bo)
+  flows.set(flow, 'pk', math.max(flow.pk, now + flow.bo))
+  if not open then return { key, in_a_row, flow.bo } end
 end
 
 -- declare: sets the code's limits of flow keys. pin: sets an operator's limits, which take precedence until unpin.
@@ -369,7 +421,7 @@ end
 verbs.reset = function(key)
   local flow = flows.get(key)
   if not flow then return end
-  for _, field in ipairs({ 'pp', 'pr', 'pz', 'pk', 'nx' }) do flows.set(flow, field, 0) end
+  for _, field in ipairs({ 'pp', 'pr', 'pz', 'pk', 'nx', 'ir', 'bo', 'tr' }) do flows.set(flow, field, 0) end
   for _, field in ipairs({ 'ppu', 'pru', 'pzu' }) do set_end(flow, field, 0) end
   lanes.place_held_back(key)
   notify_stores()
@@ -397,6 +449,7 @@ reads.flows = function(keys)
         pin_parallelism = flow.pp > 0 and flow.pp, pin_rate = flow.pr > 0 and flow.pr, pin_period = flow.pper,
         paused = flow.pz == 1, in_use = flow.n, waiting = flow.w, parked_until = flow.pk, now = now,
         parallelism_until = end_of(flow.ppu), rate_until = end_of(flow.pru), paused_until = end_of(flow.pzu),
+        in_a_row = flow.ir or 0, open_for = flow.bo or 0, trial = flows.trial(flow),
       })
     end
   end

@@ -83,11 +83,17 @@ local function recount_slots(at)
   local keys = call('ZRANGE', P .. 'flows', at, at + KEYS_AT_ONCE - 1)
   for _, key in ipairs(keys) do
     local flow, held = flows.get(key), places[key] or 0
-    if flow and flow.fu == 1 then flows.freed[key] = true end
+    if flow and flow.fu == 1 then flows.freed[key] = flows.freed[key] or 'nested' end
     if flow and flow.n ~= held then
       flows.set(flow, 'n', held)
       count = count + 1
       notify_stores()
+    end
+    local trial = flow and flows.trial(flow)
+    local message = trial and messages.load(trial)
+    if trial and not (message and message.o) then
+      flows.end_trial(flow)
+      count = count + 1
     end
   end
   return count, #keys == KEYS_AT_ONCE and at + KEYS_AT_ONCE

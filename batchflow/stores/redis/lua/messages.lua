@@ -175,8 +175,8 @@ function messages.release(id, message, due, failures, losses, error, failed)
   flows.add_of(message, 'w', 1)
   message.o, message.e, message.u, message.x, message.l = nil, error, due, failures, losses
   lanes.enqueue(id, message, due)
-  flows.release(message.k)
-  if message.pa then flows.release(message.pa) end
+  flows.release(message.k, 1, id)
+  if message.pa then flows.release(message.pa, 1, id) end
 end
 
 -- Mark a leased message as cancelled: it ends at its next step.

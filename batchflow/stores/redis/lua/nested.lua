@@ -128,7 +128,8 @@ function nested.take(worker, about, want, taken, take_from)
       stale = stale or count <= 0
       if count > 0 then started, fresh = take_from(worker, lane, count, taken) end
       if started + fresh > 0 then
-        lanes.set_served(lane.name, flows.take(flow, started + fresh), lanes.ahead(lane.ahead, started, fresh))
+        local turn = flows.take(flow, started + fresh, taken.ids[#taken.ids])
+        lanes.set_served(lane.name, turn, lanes.ahead(lane.ahead, started, fresh))
       end
       lanes.recount(lane.destination, lane.key, lane.group)
       got = got + started + fresh

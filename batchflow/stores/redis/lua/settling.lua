@@ -77,8 +77,8 @@ end
 function settling.remove(id, message)
   if message.o then
     buffer.add('HDEL', workers.claims_key(message.o), id)
-    flows.release(message.k)
-    if message.pa then flows.release(message.pa) end
+    flows.release(message.k, 1, id)
+    if message.pa then flows.release(message.pa, 1, id) end
     workers.end_alone(id, message)
   else
     flows.add_of(message, 'w', -1)
@@ -126,7 +126,8 @@ function settling.cancel_children(parent)
 end
 
 -- settle: ends a claim that is still held with this fence, with its steps and effects; else changes nothing and answers
--- that it is stale. The answer: [stale, the batch that ended with it or null].
+-- that it is stale. The answer: [stale, the batch that ended with it or null], and the change of the key's circuit breaker
+-- if it has opened or closed.
 
 -- Put a message back into its queue.
 local function stay(id, message, how, error, due, outcome, list, failed, took)
@@ -147,6 +148,19 @@ local function stay(id, message, how, error, due, outcome, list, failed, took)
   steps.apply_effects(id, list)
 end
 
+-- Count an outcome for the flow keys of a message; the limits of a batch are those of its own key.
+local function count_outcome(message, id, failures, batch)
+  local change = flows.count_outcome(message.k, id, failures, not message.pa and batch)
+  return message.pa and flows.count_outcome(message.pa, id, failures, batch) or change
+end
+
+-- The number of failed attempts of a settlement, 0 for a success; nil if it says nothing about either.
+local function outcome_of(how, failed)
+  if how == 'done' then return 0 end
+  if how == 'retry' or how == 'dead' or how == 'failed' then return math.max(1, failed[1]) end
+  if how == 'suspended' and failed[1] > 0 then return failed[1] end
+end
+
 verbs.settle = function(id, fence, how, result, error, due, rows, list, took, failed)
   if how == 'done' and #list == 0 then
     local item = messages.held_item(id, fence)
@@ -154,7 +168,8 @@ verbs.settle = function(id, fence, how, result, error, due, rows, list, took, fa
       settling.remove(id, item)
       buffer.drop(id)
       items.finish(batches.get(item.b), item.n, item.i, how, or_nil(result), nil, took, item.at)
-      return { false, batches.end_finished_by_settlement(item.b) }
+      local change = count_outcome(item, id, 0)
+      return { false, batches.end_finished_by_settlement(item.b), change }
     end
   end
   local message = messages.held(id, fence)
@@ -170,5 +185,8 @@ verbs.settle = function(id, fence, how, result, error, due, rows, list, took, fa
     settling.finish(id, message, { how = how, result = or_nil(result), error = or_nil(error), took = took, failed = fails })
     if how ~= 'cancelled' then steps.apply_effects(id, list) end
   end
-  return { false, batches.end_finished_by_settlement(message.b) }
+  local failures = outcome_of(how, failed)
+  local item_of = message.n >= 0 and message.b and batches.get(message.b)
+  local change = failures and count_outcome(message, id, failures, item_of)
+  return { false, batches.end_finished_by_settlement(message.b), change or nil }
 end

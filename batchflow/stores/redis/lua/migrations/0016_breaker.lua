@@ -1,0 +1,1 @@
+-- Flow keys have circuit breakers, which an older version would not respect. Fields that are missing mean a closed one.
