@@ -1,4 +1,4 @@
-"""`batchflow batches pause`, `resume` and `cancel`: by id, label or workflow; and `batchflow batches priority`."""
+"""`batchflow batches pause`, `resume` and `cancel`: by id, label or workflow; `approve` and `priority`."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -19,6 +19,7 @@ from batchflow.engine.engine import Engine
 from batchflow.errors import InputError, NotFoundError
 from batchflow.http.schemas.base import ApiModel
 from batchflow.http.schemas.batches import (
+    ApproveBatchResponse,
     BatchInfo,
     BatchPriorityResponse,
     CancelBatchesResponse,
@@ -95,7 +96,7 @@ class ResumeBatches:
             _print_document(ResumeBatchesResponse(resumed=changed))
         elif len(found) == 1:
             (batch,) = found
-            Output().print(f"Batch {batch.id} {'goes on' if changed else f'was not paused: it is {batch.state}'}")
+            Output().print(f"Batch {batch.id} {'goes on' if changed else _not_paused_text(batch)}")
         else:
             rest = len(found) - changed
             others = f"; {rest:,} {'was' if rest == 1 else 'were'} not paused" if found and rest else ""
@@ -141,6 +142,37 @@ class CancelBatches:
         else:
             Output().print(f"Cancelled {quantity(changed, 'batch', 'batches')}{_rest_text(found, changed)}")
         return 0 if changed else 1
+
+
+@group.command("approve")
+@dataclass(frozen=True, kw_only=True)
+class ApproveBatch:
+    """Approve a batch: all items after its canary may start, also while the canary still runs.
+
+    Exit codes: 0 approved, 1 it needed no approval, 2 usage.
+    """
+
+    id: BatchIdArgument
+    url: UrlOption = None
+    as_json: JsonOption = False
+
+    async def execute(self) -> int:
+        """Approve the batch; 1 if it needed no approval."""
+        async with open_engine(self.url) as engine:
+            await require_batch(engine, self.id)
+            approved = await engine.approve_batch(self.id)
+            batch, now = await require_batch(engine, self.id), engine.now()
+        if self.as_json:
+            _print_document(ApproveBatchResponse(approved=approved, batch=BatchInfo.of(batch, now)))
+        else:
+            Output().print(f"Batch {batch.id} {'is approved and goes on' if approved else _no_approval_text(batch)}")
+        return 0 if approved else 1
+
+
+def _no_approval_text(batch: Batch) -> str:
+    if batch.items_ended or batch.state == "cancelling":
+        return f"needs no approval: it is {batch.state}"
+    return "needs no approval: " + ("it has no canary" if batch.canary is None else "it is approved already")
 
 
 @group.command("priority")
@@ -231,6 +263,12 @@ async def _cancel_question(engine: Engine, which: BatchSelection) -> str:
 def _paused_text(batch: Batch) -> str:
     waiting = f"{quantity(batch.counts.open, 'item')} open" if batch.counts.open else "no item is open"
     return f"Batch {batch.id} is paused ({waiting}); go on with: batchflow batches resume {batch.id}"
+
+
+def _not_paused_text(batch: Batch) -> str:
+    if batch.waits_for_approval:
+        return f"is not paused; after its canary it goes on with: batchflow batches approve {batch.id}"
+    return f"was not paused: it is {batch.state}"
 
 
 def _cancelled_text(batch: Batch) -> str:

@@ -203,6 +203,7 @@ def _note(it: Batch, now: int, *, is_served: bool = True) -> str:
         parts += [f"{humanize_duration(status.eta_ms // 1000 * 1000)} to go"] if status.eta_ms else []
     parts += [] if is_served or it.items_ended else ["no worker serves it"]
     parts += ["paused"] if it.paused and not it.items_ended else []
+    parts += ["waits for approval"] if it.waits_for_approval else []
     parts += [failing_text(status)] if it.counts.retrying else []
     parts += [f"{it.counts.parked:,} parked"] if it.counts.parked else []
     parts += ["on_complete runs"] if it.items_ended and it.working else []

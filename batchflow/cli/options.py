@@ -10,6 +10,7 @@ from typing import Annotated, cast
 import typer
 from pydantic.alias_generators import to_snake
 
+from batchflow.batch.arguments import MAX_CANARY
 from batchflow.core.batch import MAX_PRIORITY
 from batchflow.core.duration import Duration
 from batchflow.errors import InputError, OptionError
@@ -40,8 +41,26 @@ PriorityOption = Annotated[
     int | None,
     typer.Option(min=0, max=MAX_PRIORITY, metavar="N", help="0 to 9: of a workflow's batches the highest are first."),
 ]
+CanaryOption = Annotated[
+    int | None,
+    typer.Option(min=1, max=MAX_CANARY, metavar="N", help="Run N items; the others wait for 'batches approve'."),
+]
+ApproveUnderOption = Annotated[
+    float | None,
+    typer.Option(min=0, max=1, metavar="SHARE", help="Approve it if at most this share of the canary failed."),
+]
 _TRIGGER_OPTIONS = frozenset({"dedup_id", "dedup", "delay", "not_before", "label", "headers"})
-BATCH_OPTIONS = _TRIGGER_OPTIONS | {"dry_run", "force", "limit", "ids", "batch_id", "notify_url", "priority"}
+BATCH_OPTIONS = _TRIGGER_OPTIONS | {
+    "dry_run",
+    "force",
+    "limit",
+    "ids",
+    "batch_id",
+    "notify_url",
+    "priority",
+    "canary",
+    "approve_under",
+}
 """The options of a batch, as `Workflow.trigger` and `Workflow.dry_run` name them."""
 
 RUN_OPTIONS = _TRIGGER_OPTIONS | {"payload", "run_id", "wait"}

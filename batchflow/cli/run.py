@@ -29,6 +29,8 @@ from batchflow.cli.failures import print_failed_dry_run
 from batchflow.cli.ids_file import read_ids
 from batchflow.cli.inputs import read_params
 from batchflow.cli.options import (
+    ApproveUnderOption,
+    CanaryOption,
     DedupIdOption,
     DedupOption,
     DelayOption,
@@ -166,6 +168,8 @@ class RunBatch:
         str | None, typer.Option(metavar="URL", help="A URL that gets a POST when the batch has ended.")
     ] = None
     priority: PriorityOption = None
+    canary: CanaryOption = None
+    approve_under: ApproveUnderOption = None
     as_json: JsonOption = False
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Show all log lines above the progress bar.")] = False
 
@@ -190,6 +194,8 @@ class RunBatch:
             headers=parse_headers(self.headers),
             notify_url=self.notify_url,
             priority=self.priority,
+            canary=self.canary,
+            approve_under=self.approve_under,
         )
         request = BatchRequest(params=params, options=options)
         with SignalHandler(flow.settings.grace.total_seconds()) as signals:
@@ -207,6 +213,8 @@ class RunBatch:
             "--batch-id": self.batch_id,
             "--dedup-id": self.dedup_id,
             "--priority": self.priority,
+            "--canary": self.canary,
+            "--approve-under": self.approve_under,
         }
         for option, value in given.items():
             words += [] if value is None else [option, str(value)]

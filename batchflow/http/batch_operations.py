@@ -18,6 +18,7 @@ from batchflow.http.errors import json_response, not_found, workflow_not_found
 from batchflow.http.openapi import BODY_ERRORS, error_responses, request_body
 from batchflow.http.schemas.base import ApiModel
 from batchflow.http.schemas.batches import (
+    ApproveBatchResponse,
     BatchInfo,
     BatchPriorityResponse,
     CancelBatchesResponse,
@@ -81,6 +82,7 @@ class BatchOperations:
 
         add("/{id}/pause", self.pause, PauseBatchResponse, "Pause a batch: no item starts", responses=one)
         add("/{id}/resume", self.resume, ResumeBatchResponse, "Resume a paused batch", responses=one)
+        add("/{id}/approve", self.approve, ApproveBatchResponse, "Approve a batch after its canary", responses=one)
         add("/{id}/cancel", self.cancel, CancelBatchResponse, "Cancel a batch: nothing starts any more", responses=one)
         body: dict[str, Any] = {
             "responses": many,
@@ -108,6 +110,11 @@ class BatchOperations:
         """The batch goes on where it was paused. Safe to repeat."""
         resumed = await self._client.resume_batch(id)
         return json_response(ResumeBatchResponse(resumed=resumed, batch=await self._info(id)))
+
+    async def approve(self, id: str) -> Response:
+        """All items after the canary may start, also while it still runs. Safe to repeat."""
+        approved = await self._client.approve_batch(id)
+        return json_response(ApproveBatchResponse(approved=approved, batch=await self._info(id)))
 
     async def cancel(self, id: str) -> Response:
         """Running items end at their next step. Safe to repeat."""

@@ -2,13 +2,14 @@
 
 import asyncio
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from batchflow.cli.batch_reports import print_batches
 from batchflow.cli.output import Output
-from batchflow.core.batch import Batch, Counts, ErrorGroup, NewBatch
+from batchflow.core.batch import Batch, Canary, Counts, ErrorGroup, NewBatch
 from batchflow.core.flow import FlowControl
 from batchflow.core.message import Message
 from batchflow.engine.clock import SystemClock
@@ -18,11 +19,12 @@ from tests.cli.command_line import CommandLine, column_titles, is_utc
 OPEN = "bat_01hv3k8m0q7y2c9d4e"
 
 
-async def open_a_batch(workflow: str = "greet") -> None:
+async def open_a_batch(workflow: str = "greet", canary: Canary | None = None) -> None:
     """A batch whose entry waits for a worker."""
     store = open_store(Settings.load(), SystemClock())
     flow = FlowControl(key="greet.process")
     batch = NewBatch(id=OPEN, workflow=workflow, execute="/greet/execute-user", flow=flow, label="waiting")
+    batch = replace(batch, canary=canary)
     message = Message(id=f"{OPEN}.e", destination="/greet/process-users", flow=flow, batch=OPEN)
     await store.open()
     await store.open_batch(batch, [message])
@@ -100,6 +102,8 @@ def test_list_is_one_json_document(command: CommandLine) -> None:
         "force": False,
         "paused": False,
         "priority": 0,
+        "canary": None,
+        "needsApproval": False,
         "label": "waiting",
         "error": None,
         "completionError": None,
@@ -239,6 +243,19 @@ def test_pause_and_resume_say_what_has_changed(command: CommandLine) -> None:
     command("batches", "cancel", OPEN)
     answer = command("batches", "pause", OPEN)
     assert (answer.code, answer.out) == (1, f"Batch {OPEN} had ended before: it is cancelled\n")
+
+
+def test_approve_says_what_has_changed(command: CommandLine) -> None:
+    """A batch that needs no approval is an exit code of 1, with the reason."""
+    asyncio.run(open_a_batch(canary=Canary(2)))
+    document = command("batches", "approve", OPEN, "--json").document
+    assert (document["approved"], document["batch"]["canary"], document["batch"]["needsApproval"]) == (True, 2, False)
+    answer = command("batches", "approve", OPEN)
+    assert (answer.code, answer.out) == (1, f"Batch {OPEN} needs no approval: it is approved already\n")
+    assert command("batches", "approve", "bat_x").is_usage_error("there is no batch 'bat_x'")
+    command("batches", "cancel", OPEN)
+    answer = command("batches", "approve", OPEN)
+    assert (answer.code, answer.out) == (1, f"Batch {OPEN} needs no approval: it is cancelled\n")
 
 
 def test_priority_says_what_has_changed(command: CommandLine) -> None:

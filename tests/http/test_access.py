@@ -49,6 +49,7 @@ DOORS = {
     "POST /batches/{id}/cancel": OPERATOR,
     "POST /batches/{id}/pause": OPERATOR,
     "POST /batches/{id}/resume": OPERATOR,
+    "POST /batches/{id}/approve": OPERATOR,
     "POST /batches/{id}/priority": OPERATOR,
     "POST /batches/cancel": OPERATOR,
     "POST /batches/pause": OPERATOR,

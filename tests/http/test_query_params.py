@@ -30,6 +30,7 @@ MISSPELT = [
     ("POST", "/batches/x/cancel", "workflow", NONE_TAKEN),
     ("POST", "/batches/x/pause", "workflow", NONE_TAKEN),
     ("POST", "/batches/x/resume", "workflow", NONE_TAKEN),
+    ("POST", "/batches/x/approve", "workflow", NONE_TAKEN),
     ("POST", "/batches/x/priority", "priority", NONE_TAKEN),
     ("POST", "/batches/cancel", "workflow", NONE_TAKEN),
     ("POST", "/batches/pause", "workflow", NONE_TAKEN),

@@ -111,7 +111,7 @@ async def test_the_document_shows_every_body_and_answer(flow: Batchflow) -> None
     assert "$defs" not in text
     paths = document["paths"]
     # Batches, runs, dead letters, events, webhooks, workers, schedules, flow keys, health; workflows; functions.
-    assert len(paths) == 2 * (15 + 5 + 7 + 2 + 1 + 1 + 5 + 7 + 2 + 9 + 5)
+    assert len(paths) == 2 * (17 + 5 + 7 + 2 + 1 + 1 + 5 + 7 + 2 + 9 + 5)
 
     def body(path: str) -> tuple[bool, dict[str, Any]]:
         found = paths[path]["post"]["requestBody"]
@@ -119,8 +119,8 @@ async def test_the_document_shows_every_body_and_answer(flow: Batchflow) -> None
 
     required, process = body("/a/welcome/process-users")
     anywhere = {"label", "dedupId", "dedup", "batchId", "delay", "notBefore", "headers", "paidOnly", "ratio", "region"}
-    anywhere |= {"priority"}
-    names = anywhere | {"dryRun", "force", "limit", "userIds"}
+    anywhere |= {"priority", "notifyUrl"}
+    names = anywhere | {"approveUnder", "canary", "dryRun", "force", "limit", "userIds"}
     assert (required, set(process["properties"]), process["additionalProperties"]) == (False, names, False)
     required, single = body("/a/welcome/generate-user")
     assert (required, single["required"]) == (True, ["userId"])
@@ -177,6 +177,7 @@ ROUTES = [
     ("POST", "/batches/x/cancel"),
     ("POST", "/batches/x/pause"),
     ("POST", "/batches/x/resume"),
+    ("POST", "/batches/x/approve"),
     ("POST", "/batches/x/priority"),
     ("POST", "/batches/pause"),
     ("POST", "/batches/resume"),
@@ -198,6 +199,7 @@ BODIES: dict[str, Any] = {
 VERBS = (
     *("publish", "open_batch", "batch", "batches", "items", "cancel_batch", "run", "runs", "cancel_run", "cancel_runs"),
     *("notify", "waiters", "webhook", "workers", "pause_batch", "resume_batch", "set_batch_priority"),
+    "approve_batch",
 )
 
 

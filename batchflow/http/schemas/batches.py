@@ -83,10 +83,11 @@ def named_params(text: str, names: Mapping[str, str] | None = None) -> dict[str,
 class WaitReasonInfo(ApiModel):
     """The reason why a batch goes no faster, or not on at all, in a sentence without a period.
 
-    `paused`: an operator has paused the batch. `not_before`: its start time has not come. `unserved`: no worker serves
-    it. `key_paused`: an operator has paused its flow key. `key_parked`: a service limits its rate. `worker_silent`: a
-    worker that holds items is not heard of. `limit`: a limit of its flow control, or the concurrency of the process.
-    `completion`: its items have ended, and `on_complete` has not.
+    `paused`: an operator has paused the batch. `approval`: its canary has ended, and an operator has to approve the
+    batch. `not_before`: its start time has not come. `unserved`: no worker serves it. `key_paused`: an operator has
+    paused its flow key. `key_parked`: a service limits its rate. `worker_silent`: a worker that holds items is not
+    heard of. `limit`: a limit of its flow control, or the concurrency of the process. `completion`: its items have
+    ended, and `on_complete` has not.
     """
 
     code: WaitCode
@@ -131,7 +132,8 @@ class BatchInfo(ApiModel):
     returned, where its pages named fewer. `lastErrors` are its failures in groups, those with the most attempts first;
     `completionError` is the reason why `on_complete` has failed for good. `waitReason` is the reason why the batch goes
     no faster; null if nothing holds it back, and in lists. `notification` is null unless it has a `notify_url`. Of the
-    batches of a workflow, those with the highest `priority` start first.
+    batches of a workflow, those with the highest `priority` start first. With a `canary` so many items run before all
+    others, which wait as long as it `needsApproval`.
     """
 
     batch_id: str
@@ -151,6 +153,8 @@ class BatchInfo(ApiModel):
     label: str | None
     paused: bool
     priority: int
+    canary: int | None
+    needs_approval: bool
     error: str | None
     completion_error: str | None
     last_errors: list[ErrorInfo]
@@ -185,6 +189,8 @@ class BatchInfo(ApiModel):
             label=batch.label,
             paused=batch.paused,
             priority=batch.priority,
+            canary=batch.canary,
+            needs_approval=status.needs_approval,
             error=None if status.error is None else short_error(batch.error),
             completion_error=batch.completion_error,
             last_errors=[ErrorInfo.of(group) for group in batch.errors],
@@ -303,6 +309,14 @@ class ResumeBatchResponse(ApiModel):
 
     success: Literal[True] = True
     resumed: bool
+    batch: BatchInfo
+
+
+class ApproveBatchResponse(ApiModel):
+    """`approved` is false if the batch needed no approval: it had none to wait for, or has ended before."""
+
+    success: Literal[True] = True
+    approved: bool
     batch: BatchInfo
 
 
