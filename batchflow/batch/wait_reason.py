@@ -20,6 +20,8 @@ LOOK_EVERY_MS = 1_000
 """The reason is looked for no more often, since the store counts what waits for it."""
 
 _MAX_GROUPS = 3
+_OTHER_BATCHES = 100
+# The number of the latest open batches among which one with a higher priority is looked for.
 
 
 class WaitReasons:
@@ -91,7 +93,8 @@ async def find_wait_reason(
         return WaitReason("worker_silent", sentence)
     limit = binding_limit(flows, keys, batch.counts, concurrency)
     if limit:
-        return WaitReason("limit", f"limit: {limit}")
+        first = await _first_batch(store, batch) if stalled else None
+        return WaitReason("limit", f"limit: {limit}" if first is None else f"limit: {limit}; {first}")
     # Fewer items than the canary has: those of a walk that names them again, or which others process.
     is_stuck = batch.needs_approval and batch.state == "open" and batch.counts.ended and not batch.counts.open
     return WaitReason("approval", approval_text(batch)) if is_stuck else None
@@ -123,6 +126,16 @@ class WorkflowRoutes:
 
     def __contains__(self, destination: str) -> bool:
         return destination.startswith(self._prefix) if self._routes is None else destination in self._routes
+
+
+async def _first_batch(store: Reads, batch: Batch) -> str | None:
+    """Return a sentence about the batch of the workflow whose items start before those of this one, if there is one."""
+    others = await store.batches(workflow=batch.workflow, open_only=True, limit=_OTHER_BATCHES, params=False)
+    found = [it for it in others if it.priority > batch.priority and it.counts.open and not it.paused]
+    if not found:
+        return None
+    first = max(found, key=lambda it: it.priority)
+    return f"batch '{first.id}' goes first, whose priority is {first.priority}"
 
 
 async def _start_time(store: Reads, batch: Batch) -> int | None:

@@ -118,6 +118,20 @@ async def test_binding_limit_is_told(stage: Stage) -> None:
     assert await stage.reason(handle) == ("limit", "limit: parallelism 1")
 
 
+async def test_batch_with_a_higher_priority_is_told(stage: Stage) -> None:
+    """Beside the limit that both share, while it has open items and is not paused."""
+    low = await stage.workflow.trigger(ids=["r1", "r2"], priority=2)
+    high = await stage.workflow.trigger(ids=["r3", "r4"], priority=5)
+    await stage.serve()
+    await stage.store.pin(FlowControl(key=stage.key, parallelism=1))
+    assert len((await stage.store.claim("mail-1", [stage.workflow.definition.routes.execute], 9)).claims) == 1
+    told = f"limit: parallelism 1; batch '{high.id}' goes first, whose priority is 5"
+    assert await stage.reason(low) == ("limit", told)
+    assert await stage.reason(high) == ("limit", "limit: parallelism 1")
+    await high.pause()
+    assert await stage.reason(low) == ("limit", "limit: parallelism 1")
+
+
 async def test_reason_is_found_without_the_app_of_the_batch(stage: Stage) -> None:
     """As an operator's command does, which has only the store."""
     handle = await stage.workflow.trigger()
