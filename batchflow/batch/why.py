@@ -23,7 +23,8 @@ SHOWN_HOLDERS = 5
 SHOWN_WORKERS = 10
 
 _AGAIN: tuple[OpenState, ...] = ("retrying", "parked", "lost")
-_STOPS = frozenset({"paused", "not_before", "unserved", "key_paused", "key_parked", "worker_silent"})
+_SLOWS = frozenset({"limit", "completion"})
+# The reasons with which a batch goes on all the same.
 
 
 class BindingKey(NamedTuple):
@@ -163,7 +164,7 @@ class _Sentence:
     def _stop(self) -> str:
         if self._batch.state == "cancelling":
             return "it is being cancelled, and what is under way ends at its next step"
-        reason = self._reason if self._reason and self._reason.code in _STOPS else None
+        reason = self._reason if self._reason and self._reason.code not in _SLOWS else None
         if all(it.lost for it in self._workers) and (reason is None or reason.code in ("unserved", "worker_silent")):
             silent = f": {reason.sentence}" if reason and reason.code == "worker_silent" else ""
             return f"no live worker serves it{silent}"

@@ -102,7 +102,7 @@ class FailureBudget:
 
     def __str__(self) -> str:
         parts = [] if self.max_failures is None else [f"{self.max_failures:,}"]
-        parts += [] if self.max_rate is None else [f"{self.max_rate:.4g} of all, from {self.min_items:,} items on"]
+        parts += [] if self.max_rate is None else [f"{self.max_rate * 100:.4g}% once {self.min_items:,} have ended"]
         texts = [f"at most {' and '.join(parts)}"] if parts else []
         if self.breaker is not None:
             texts.append(f"parked for {self.open_for} after {self.max_in_a_row:,} failed attempts in a row")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from batchflow import Batchflow, BatchSummary, BatchWorkflow, FlowControl, Page
+from batchflow import Batchflow, BatchSummary, BatchWorkflow, FailureBudget, FlowControl, Page
 from batchflow.batch.handle import BatchHandle
 from batchflow.batch.workflow import NoParams
 from batchflow.core.batch import Failure
@@ -155,6 +155,19 @@ async def test_why_names_what_stops_the_batch(desk: Desk) -> None:
     report = await handle.why()
     assert f"the flow key '{desk.key}' is parked for 12s" in report.sentence
     assert [it.state for it in report.items] == ["parked", "waiting"]
+
+
+async def test_why_names_the_failure_budget_that_has_paused_the_batch(desk: Desk) -> None:
+    """Before what waits because of it, and though no worker lives."""
+    handle = await desk.start("o1", "o2")
+    await handle.set_failure_budget(FailureBudget(max_failures=0))
+    (claim,) = await desk.claim(1)
+    await desk.store.settle(dead(claim, "Boom: no", failures=BOOM))
+    desk.clock.advance(3_600_000)
+    report = await handle.why()
+    assert report.reason is not None
+    assert report.reason.code == "failure_budget"
+    assert report.sentence.startswith("1 of 1 items failed, over the failure budget: at most 0; ")
 
 
 async def test_why_tells_that_no_live_worker_serves_the_batch(desk: Desk) -> None:
