@@ -250,6 +250,9 @@ class ServedFunction(Generic[Payload, Result]):
                 return self.payload.decode_input("{}")
             return self.payload.decode_input(to_json(json))
         except ValidationError as error:
+            if json is None:
+                want = f"write a {type_name(self.payload.annotation)}, or its JSON"
+                raise InputError("is missing", option="payload", want=want) from error
             raise InputError(payload_error(self.route, self.payload, error), field="payload") from error
         except PydanticSerializationError as error:
             want = f"write a {type_name(self.payload.annotation)}, or its JSON"

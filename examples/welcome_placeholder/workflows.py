@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from batchflow import (
     BatchSummary,
     BatchWorkflow,
+    FailureBudget,
     FlowControl,
     ItemFailure,
     NonRetryable,
@@ -61,6 +62,8 @@ class WelcomePlaceholder(BatchWorkflow[Audience, User, WrittenPlaceholders]):
     execute_verb = "generate"
     walk_first = True
     schedule = Schedule("0 3 * * *", timezone="Europe/Berlin")
+    # A model that refuses everybody costs few of them their texts: the batch pauses until somebody has looked.
+    failure_budget = FailureBudget(max_rate=0.05)
     paginate_flow = FlowControl(parallelism=10, rate=50)
     execute_flow = FlowControl(parallelism=20, rate=150)
 

@@ -223,6 +223,26 @@ async def test_a_user_whom_the_model_refuses_reads_standard_texts(flow: Batchflo
     assert found != STANDARD_TEXTS
 
 
+async def test_a_model_that_refuses_everybody_pauses_the_batch(flow: Batchflow, database: Path) -> None:
+    """All others keep their empty message box, and get their texts once the model is well and the batch goes on."""
+    models: list[TextModel] = [FailingModel(ModelRefused("wrong key"))]
+    welcome = flow.add(FastPlaceholder(lambda: UserRepository(database), lambda: models[-1]))
+    async with flow:
+        batch = await welcome.trigger()
+
+        async def is_paused() -> bool:
+            return (await batch.status()).paused
+
+        await wait_until(is_paused, description="the batch to pause")
+        assert (await batch.status()).counts.open > 0
+        models.append(LocalWriter())
+        await batch.resume()
+        summary = await batch.wait(timeout=60)
+    assert summary.counts.failed >= 50
+    assert summary.counts.succeeded + summary.counts.failed == 1_000
+    assert summary.counts.succeeded > 0
+
+
 def test_importing_the_example_makes_no_files(tmp_path: Path) -> None:
     """Databases are made when something is started."""
     script = "from examples.welcome_placeholder import flow; import examples.welcome_placeholder.main"
