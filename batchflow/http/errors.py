@@ -81,8 +81,9 @@ class ErrorHandlingRoute(APIRoute):
 
     def takes(self, path: str) -> bool:
         """True if a path that matches is not that of another route."""
-        # A pattern also matches before a line feed at the end: the path would be that of another id.
-        return not path.endswith(("\n", *self.other_routes))
+        # Most patterns also match before a line feed at the end: the path would be that of another id. An id takes it.
+        cuts = not self.path.endswith("}") or self.path.endswith(":path}")
+        return not path.endswith(("\n", *self.other_routes) if cuts else self.other_routes)
 
     def _takes_as_get(self, method: str) -> bool:
         return method == "HEAD" and self.methods is not None and "GET" in self.methods

@@ -60,5 +60,16 @@ async def test_head_of_a_stream_ends_at_once(flow: Batchflow, http: AsyncClient)
 async def test_a_line_feed_at_the_end_is_another_path(idle: Batchflow) -> None:
     """It is not cut off: an event of another name would be notified."""
     async with client_of(idle) as http:
-        for path in ("/events/e%0A", "/runs/cancel%0A", "/onboarding%0A", "/welcome/process-users%0A"):
+        for path in ("/events/e%0A", "/onboarding%0A", "/welcome/process-users%0A"):
             assert (await http.post(path, json={})).status_code == 404
+        assert (await http.post("/runs/cancel%0A", json={})).status_code == 405
+        assert (await http.post("/runs/cancel%0A/cancel", json={})).json()["error"].startswith("there is no run")
+
+
+@pytest.mark.parametrize("path", ["/runs/{}", "/batches/{}", "/flow/{}", "/schedules/{}"])
+async def test_an_id_with_a_line_feed_is_one_that_nobody_has(idle: Batchflow, path: str) -> None:
+    """It is answered in the form of all errors."""
+    async with client_of(idle) as http:
+        response = await http.get(path.format("x%0A"))
+    assert response.status_code == 404
+    assert "detail" not in response.json()
