@@ -245,6 +245,7 @@ class Batchflow:
         group_size: int = ...,
         group_wait: Duration = ...,
         group_parallelism: int | None = None,
+        item_flow: Callable[[str], FlowControl | None] | None = None,
         on_item_failure: Callable[[ItemFailure[NoParams]], Any] | None = None,
         schedule: Schedule | str | None = None,
         failure_budget: FailureBudget | None = None,
@@ -258,9 +259,8 @@ class Batchflow:
 
         `ids` is a sequence, or a function that returns one, a generator or an async generator; without it every
         trigger names its ids. `flow` limits the items (None: unlimited) and `timeout` an attempt; they are
-        `execute_flow` and `item_timeout` of a class. `on_item_failure` is a function, called with an `ItemFailure` once
-        an item has failed for good. The other options are those of a class. Pages have no limits unless
-        `paginate_flow` sets some.
+        `execute_flow` and `item_timeout` of a class. `item_flow` is a function of an id, `on_item_failure` one of an
+        `ItemFailure`; the other options are those of a class, too. Pages have no limits without `paginate_flow`.
 
         Calling what this returns calls the function itself: `await greet("ada")`.
         """

@@ -58,6 +58,7 @@ HOOK_STEPS: Mapping[str, str] = {
     "count": "get-all-items",
     "fetch": "get-batch",
     "filter": "filter-existing",
+    "item_flow": "item-flow",
     "load": "get-item",
     "execute": "process-item",
     "execute_many": "process-items",

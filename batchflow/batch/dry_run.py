@@ -104,7 +104,7 @@ async def dry_run(runtime: WorkflowRuntime, params: BaseModel, *, force: bool) -
     An id on two pages is counted twice, since memory does not grow with the number of ids.
 
     Raises:
-        NonRetryable: `fetch` or `filter` returned an invalid value, or the pages would never end.
+        NonRetryable: `fetch`, `filter` or `item_flow` returned an invalid value, or the pages would never end.
     """
     started_at = runtime.client.now()
     counts = await _walk(runtime, params, force=force)
@@ -141,6 +141,8 @@ async def _walk(runtime: WorkflowRuntime, params: BaseModel, *, force: bool) -> 
         while True:
             page = await source.fetch(params, cursor, definition.page_size)
             needed = page.ids if force else await source.filter(params, page.ids)
+            if runtime.item_keys is not None and needed:
+                await runtime.item_keys.find(params, needed, page.by_id)
             counts.add(page, needed, definition.chunk_size)
             cursor = page.next_cursor
             if cursor is None:

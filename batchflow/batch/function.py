@@ -27,7 +27,7 @@ from batchflow.core.retry import RETRIES_WORDS, RetryPolicy
 from batchflow.core.schedule import Schedule
 from batchflow.core.suggestions import check_options
 from batchflow.errors import ConfigurationError
-from batchflow.serve.callables import as_async
+from batchflow.serve.callables import as_async, is_async
 
 R = TypeVar("R")
 Returned = TypeVar("Returned")
@@ -117,6 +117,7 @@ def function_workflow(
     group_size: int = BatchWorkflow.group_size,
     group_wait: Duration = BatchWorkflow.group_wait,
     group_parallelism: int | None = None,
+    item_flow: Callable[[str], FlowControl | None] | None = None,
     on_item_failure: Callable[[ItemFailure[NoParams]], Any] | None = None,
     schedule: Schedule | str | None = None,
     failure_budget: FailureBudget | None = None,
@@ -163,6 +164,8 @@ def function_workflow(
     }
     if on_item_failure is not None:
         members["on_item_failure"] = staticmethod(_failure_hook(fn, on_item_failure))
+    if item_flow is not None:
+        members["item_flow"] = staticmethod(_item_flow_hook(fn, item_flow))
     if ids is not None:
         _check_source(_function_name(fn), ids)
     base: Any = FunctionWorkflow if ids is None else _FunctionWithSource
@@ -260,6 +263,21 @@ def _failure_hook(fn: Callable[..., Any], hook: object) -> Callable[..., Any]:
             f"the on_item_failure of '{_function_name(fn)}' cannot be {hook!r}; write a function of an ItemFailure"
         )
     return hook
+
+
+def _item_flow_hook(
+    fn: Callable[..., Any], hook: Callable[[str], FlowControl | None]
+) -> Callable[[NoParams, str], FlowControl | None]:
+    if not callable(hook) or isinstance(hook, type) or is_async(hook):
+        raise ConfigurationError(
+            f"the item_flow of '{_function_name(fn)}' cannot be {hook!r}; write a plain function of an id, such as "
+            f"lambda item_id: FlowControl(key=…, parallelism=1)"
+        )
+
+    def item_flow(params: NoParams, item_id: str) -> FlowControl | None:
+        return hook(item_id)
+
+    return item_flow
 
 
 def _check_source(name: str, source: object) -> None:

@@ -12,6 +12,7 @@ from typing_extensions import NoDefault
 
 from batchflow.batch.item_failure import ItemFailure
 from batchflow.batch.status import BatchSummary
+from batchflow.core.flow import FlowControl
 from batchflow.errors import ConfigurationError
 from batchflow.serve.callables import is_async
 
@@ -126,6 +127,7 @@ def _is_member_compatible(given: object, wanted: object) -> bool:
 HOOK_NAMES = (
     "fetch",
     "filter",
+    "item_flow",
     "load",
     "execute",
     "execute_many",
@@ -153,7 +155,8 @@ class HookSignature(NamedTuple):
 
     def __str__(self) -> str:
         taken = ", ".join(["self", *(f"{name}: {format_type(kind)}" for name, kind in self.parameters)])
-        return f"async def {self.name}({taken}) -> {format_type(self.returns)}"
+        kind = "def" if self.name == "item_flow" else "async def"
+        return f"{kind} {self.name}({taken}) -> {format_type(self.returns)}"
 
 
 def hook_signatures(
@@ -169,6 +172,7 @@ def hook_signatures(
     hooks = (
         HookSignature(name="fetch", parameters=(given, ("cursor", Optional[str]), ("limit", int)), returns="Page"),  # noqa: UP045
         HookSignature(name="filter", parameters=(given, ids), returns=Collection[str]),
+        HookSignature(name="item_flow", parameters=(given, (id_name, str)), returns=Optional[FlowControl]),  # noqa: UP045
         HookSignature(name="load", parameters=((id_name, str),), returns=Optional[cast("Any", item)]),  # noqa: UP045
         HookSignature(name="execute", parameters=(of_item,), returns=result),
         HookSignature(
@@ -248,6 +252,11 @@ def _check_hook(cls: type, hook: HookSignature) -> None:
         raise ConfigurationError(f"{cls.__name__}.{hook.name} yields where it has to return; write: {hook}")
     if hook.name == "process" and not is_async(bound):
         raise ConfigurationError(f"{cls.__name__}.process has to be async, since it awaits its ctx; write: {hook}")
+    if hook.name == "item_flow" and is_async(bound):
+        raise ConfigurationError(
+            f"{cls.__name__}.item_flow has to be a plain function, since it is called for one item after the other; "
+            f"write: {hook}"
+        )
     _check_annotations(cls, hook, bound, signature)
 
 

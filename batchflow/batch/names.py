@@ -63,6 +63,7 @@ class StepNames(NamedTuple):
     filter_existing: str
     trigger_paginate: str
     get_batch: str
+    item_flow: str
     fanout: str
     execute: str
     next_page: str

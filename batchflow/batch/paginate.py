@@ -8,11 +8,13 @@ from pydantic import BaseModel
 
 from batchflow.batch import answers
 from batchflow.batch.hook_scope import call_ledger
+from batchflow.batch.item_keys import ITEM_LIMITS
 from batchflow.batch.payloads import PaginateBody
 from batchflow.batch.runtime import WorkflowRuntime
 from batchflow.batch.source import FetchedPage, SelectedItems
 from batchflow.batch.status import ROWS_MOVED
 from batchflow.core.codec import Codec
+from batchflow.core.flow import FlowControl
 from batchflow.core.message import Message
 from batchflow.core.settlement import FinishWalk, Publish, RecordPage, StartItems
 from batchflow.serve.context import LayerContext
@@ -41,6 +43,7 @@ class PaginateLayer:
         self._log = runtime.paginate_log
         self._definition = runtime.definition
         self._has_filter = "filter" in runtime.definition.defined_hooks
+        self._item_keys = runtime.item_keys
         flow = runtime.definition.paginate_flow
         self._unlimited = flow.parallelism is None and flow.rate is None
         self._fetched_codec: Codec[FetchedPage] = Codec.of(FetchedPage)
@@ -284,6 +287,7 @@ class PaginateLayer:
     ) -> int:
         """Start items, numbered from `first` on; return how many."""
         batch = ctx.claim.batch or ""
+        limits = await self._item_flow_step(ctx, selected)
         fresh = selected
         # A trigger that lists ids goes past the ledger, a retry that lists them only if it is forced.
         asks_ledger = not body.force and (not body.named or bool(body.again))
@@ -294,12 +298,28 @@ class PaginateLayer:
             numbers = dict(zip(selected.ids, body.again, strict=True)) if body.again else {}
             again = tuple(numbers[id] for id in fresh.ids) if numbers else ()
             ids = tuple(fresh.ids)
-            effect = StartItems(batch, first, ids, fresh.marked, fresh.data, already_processed, again)
+            flows = tuple(limits[id] for id in ids) if limits else ()
+            effect = StartItems(batch, first, ids, fresh.marked, fresh.data, already_processed, again, flows)
             ctx.effects += (effect,)
         if self._log.verbose:
             for id in fresh.ids:
                 self._log.debug(f"{self._definition.steps.execute}:{id}", batch=batch)
         return len(fresh.ids)
+
+    async def _item_flow_step(self, ctx: LayerContext[Any], selected: SelectedItems) -> dict[str, FlowControl | None]:
+        """Call `item_flow` for these items as a step; return the limits by id, or nothing without the hook."""
+        if self._item_keys is None or not selected.ids:
+            return {}
+        found = await ctx.run_with_codec(
+            self._definition.steps.item_flow,
+            ITEM_LIMITS,
+            self._item_keys.find,
+            ctx.payload,
+            selected.ids,
+            selected.brought,
+            defer_to_settlement=True,
+        )
+        return dict(zip(selected.ids, found.flows(), strict=True))
 
     async def _without_processed(self, ledger: str, selected: SelectedItems) -> SelectedItems:
         """Leave out the items that an external ledger contains by now.

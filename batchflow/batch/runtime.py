@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from batchflow.batch.definition import Definition
 from batchflow.batch.hook_scope import CURRENT_HOOK, HookScope
+from batchflow.batch.item_keys import ItemKeys
 from batchflow.batch.logs import LayerLog
 from batchflow.batch.messages import Messages
 from batchflow.batch.payloads import Payloads
@@ -39,6 +40,7 @@ class WorkflowRuntime:
         self.source = Source(
             definition, as_async(workflow.fetch), self.hook("filter") or self._unprocessed, self._encode_item
         )
+        self.item_keys = ItemKeys(workflow, definition) if "item_flow" in definition.defined_hooks else None
         self.payloads = Payloads(definition)
         self.messages = Messages(definition, self.payloads)
         self.entry_log = LayerLog(definition.name, "process")

@@ -151,6 +151,16 @@ class BatchWorkflow(Generic[Params, Item, Result]):
         """Return those of a page's ids that need work; not called with `force`. By default those not in the ledger."""
         return self.unprocessed(ids)
 
+    def item_flow(self, params: Params, item_id: str, /) -> FlowControl | None:
+        """Return the limits of an item that is to start, beside those of `execute_flow`; None means only these.
+
+        They are for all items with the same key, in every batch: `FlowControl(key=f"tenant-{…}", parallelism=1)` runs
+        the items of a tenant one at a time. An item starts when both keys have room. It is a plain function, called
+        for each item once, as its page is walked. With a parameter `item=None` it gets the item of the page, if
+        `fetch` returned items.
+        """
+        raise NotImplementedError
+
     def load(self, item_id: str, /) -> MaybeAwaitable[Item | None]:
         """Return the item of an id (step `get-item`), by default the id. None fails the item without a retry.
 
