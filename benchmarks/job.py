@@ -2,7 +2,7 @@
 
 from pydantic import BaseModel
 
-from batchflow import BatchSummary, BatchWorkflow, NoParams, Page
+from batchflow import BatchSummary, BatchWorkflow, FlowControl, NoParams, Page
 
 
 class User(BaseModel):
@@ -52,6 +52,28 @@ class Greet(Users):
         return greeting_of(user)
 
 
+class GreetLarge(Greet):
+    """The same in pages and chunks of a thousand."""
+
+    page_size = chunk_size = 1_000
+
+
+class GreetTenants(GreetLarge):
+    """One at a time of each of so many tenants, in pages of a thousand; at most a hundred in all."""
+
+    execute_flow = FlowControl(parallelism=100)
+    tenants = 2_000
+
+    def item_flow(self, params: NoParams, user_id: str) -> FlowControl | None:
+        return FlowControl(key=f"tenant-{int(user_id.removeprefix('user-')) % self.tenants}", parallelism=1)
+
+
+class GreetHundred(GreetLarge):
+    """The same without tenants."""
+
+    execute_flow = FlowControl(parallelism=100)
+
+
 class GreetMany(Users):
     """One call for up to fifty items."""
 
@@ -71,9 +93,3 @@ def greeting_of(user: User) -> Greeting:
     """Do the work of one item."""
     text = f"Welcome back, {user.name}, for the {user.visits}th time"
     return Greeting(text=text, length=len(text))
-
-
-class GreetLarge(Greet):
-    """The same in pages and chunks of a thousand."""
-
-    page_size = chunk_size = 1_000

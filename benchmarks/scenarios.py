@@ -17,7 +17,7 @@ from benchmarks import on_redis
 from benchmarks.app import quiet_app
 from benchmarks.claims import claims_embedded, claims_on_redis
 from benchmarks.crew import crew_embedded, crew_on_redis
-from benchmarks.job import Greet, Greeting, GreetLarge, GreetMany, User, Users
+from benchmarks.job import Greet, GreetHundred, Greeting, GreetLarge, GreetMany, GreetTenants, User, Users
 from benchmarks.references import python_items, sqlite_items
 from benchmarks.scale import million, waiting_handles
 from benchmarks.steps import parallel_runs, sequential_steps, sleeping_runs
@@ -104,6 +104,22 @@ async def groups_10k(folder: Path) -> Figures:
         "one_cpu_us": each["cpu_us"],
         "calls": many.calls,
         "one_calls": items,
+    }
+
+
+async def tenants_20k(folder: Path) -> Figures:
+    """20,000 items, a hundred at once, and then one at a time of each of 2,000 tenants."""
+    items = 20_000
+    places = folder / "plain", folder / "tenants"
+    for place in places:
+        place.mkdir()
+    plain = await end_to_end(places[0], GreetHundred(items), items)
+    tenants = await end_to_end(places[1], GreetTenants(items), items)
+    return {
+        "items_per_s": tenants["items_per_s"],
+        "cpu_us": tenants["cpu_us"],
+        "plain_items_per_s": plain["items_per_s"],
+        "plain_cpu_us": plain["cpu_us"],
     }
 
 
@@ -240,6 +256,16 @@ async def redis_large_20k(folder: Path) -> Figures:
     return await on_redis.batch(folder, GreetLarge(20_000), 20_000)
 
 
+async def redis_tenants_20k(folder: Path) -> Figures:
+    """20,000 items on Redis, a hundred at once, and then one at a time of each of 2,000 tenants."""
+    places = folder / "plain", folder / "tenants"
+    for place in places:
+        place.mkdir()
+    plain = await on_redis.batch(places[0], GreetHundred(20_000), 20_000)
+    tenants = await on_redis.batch(places[1], GreetTenants(20_000), 20_000)
+    return {**tenants, **{f"plain_{name}": figure for name, figure in plain.items()}}
+
+
 async def redis_queue(folder: Path) -> Figures:
     """100,000 items that wait in Redis."""
     return await on_redis.queued(folder, 100_000)
@@ -260,6 +286,7 @@ SCENARIOS: dict[str, Callable[[Path], Awaitable[Figures]]] = {
         large_200k,
         large_results,
         groups_10k,
+        tenants_20k,
         crew_embedded,
         dry_run,
         idle,
@@ -272,6 +299,7 @@ SCENARIOS: dict[str, Callable[[Path], Awaitable[Figures]]] = {
         claims_embedded,
         redis_defaults_20k,
         redis_large_20k,
+        redis_tenants_20k,
         crew_on_redis,
         redis_queue,
         redis_calls,

@@ -42,9 +42,6 @@ class ItemLimits:
         return [known[place] for place in self.places]
 
 
-ITEM_LIMITS: Codec[ItemLimits] = Codec.of(ItemLimits)
-
-
 class ItemKeys:
     """Finds the limits of items by calling `item_flow` of a workflow.
 
@@ -57,6 +54,7 @@ class ItemKeys:
         self._hook: Callable[..., Any] = workflow.item_flow
         self._takes_item = ITEM in inspect.signature(self._hook).parameters
         self.find = as_async(self._find)
+        self.codec: Codec[ItemLimits] = Codec.of(ItemLimits)
 
     def _find(self, params: BaseModel, ids: Sequence[str], data: Mapping[str, str] | None) -> ItemLimits:
         """Return the limits of the items `ids`; `data` are the JSON texts of the items in the page, by id.

@@ -8,7 +8,6 @@ from pydantic import BaseModel
 
 from batchflow.batch import answers
 from batchflow.batch.hook_scope import call_ledger
-from batchflow.batch.item_keys import ITEM_LIMITS
 from batchflow.batch.payloads import PaginateBody
 from batchflow.batch.runtime import WorkflowRuntime
 from batchflow.batch.source import FetchedPage, SelectedItems
@@ -312,7 +311,7 @@ class PaginateLayer:
             return {}
         found = await ctx.run_with_codec(
             self._definition.steps.item_flow,
-            ITEM_LIMITS,
+            self._item_keys.codec,
             self._item_keys.find,
             ctx.payload,
             selected.ids,

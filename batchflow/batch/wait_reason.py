@@ -91,6 +91,8 @@ async def find_wait_reason(
             return WaitReason("key_parked", sentence)
     if stalled and (sentence := silent_worker(await store.workers(), routes, now)):
         return WaitReason("worker_silent", sentence)
+    if of_items := await _item_keys_reason(store, definition, batch, flows, now):
+        return of_items
     limit = binding_limit(flows, keys, batch.counts, concurrency)
     if limit:
         first = await _first_batch(store, batch) if stalled else None
@@ -115,6 +117,35 @@ def flow_keys(definition: Definition | None, batch: Batch) -> dict[str, str]:
     paginate_key = f"{batch.workflow}.paginate" if definition is None else str(definition.paginate_flow.key)
     # Where both have one key, it is that of the items.
     return {paginate_key: "paginate ", batch.flow_key or f"{batch.workflow}.execute": ""}
+
+
+async def _item_keys_reason(
+    store: Reads, definition: Definition | None, batch: Batch, flows: Sequence[FlowStatus], now: int
+) -> WaitReason | None:
+    """Return the reason if the items that could start next all have flow keys of their own that hold them back."""
+    has_keys = definition is None or "item_flow" in definition.defined_hooks
+    if not has_keys or any(_is_full(flow) for flow in flows if flow.limits.key == batch.flow_key):
+        return None
+    opened = await store.open_messages(batch.id)
+    wait = [it.flow_key for it in opened if it.state == "waiting" and it.due_at is None]
+    if not wait or batch.flow_key in wait:
+        return None
+    found = await store.flows(sorted(set(wait)))
+    for flow in found:
+        if not (_is_full(flow) or flow.paused or flow.parked_until > now):
+            return None
+    for flow in found:
+        if sentence := paused_sentence(flow):
+            return WaitReason("key_paused", sentence)
+    for flow in found:
+        if sentence := parked_sentence(flow, now):
+            return WaitReason("key_parked", sentence)
+    named = max(found, key=lambda it: it.waiting)
+    return WaitReason("limit", f"limit: {named.limits.key} parallelism {named.limits.parallelism}")
+
+
+def _is_full(flow: FlowStatus) -> bool:
+    return flow.limits.parallelism is not None and flow.in_use >= flow.limits.parallelism
 
 
 class WorkflowRoutes:
@@ -179,7 +210,7 @@ def binding_limit(
 
 def _flow_limit(flow: FlowStatus, concurrency: int | None) -> str:
     limits = flow.limits
-    if limits.parallelism is not None and flow.in_use >= limits.parallelism:
+    if _is_full(flow):
         return f"parallelism {limits.parallelism}"
     if concurrency is not None and (limits.rate is None or flow.in_use >= concurrency):
         return f"concurrency {concurrency}"

@@ -9,6 +9,7 @@ import pytest
 from pydantic import BaseModel
 
 from batchflow import Batchflow, BatchWorkflow, FlowControl, NoParams, Page, RetryPolicy
+from batchflow.core.message import Message
 from batchflow.errors import ConfigurationError, NonRetryable
 from batchflow.testing import FlowEnv
 from tests.stores.redis_server import Server, served
@@ -183,6 +184,34 @@ async def test_item_flow_of_a_function_takes_an_id(flow_env: FlowEnv) -> None:
         batch = await env.run(send)
         assert batch.summary.counts.succeeded == 10
         assert most == {"a": 1, "b": 1}
+
+
+@pytest.mark.parametrize("place", [None, "fakeredis"])
+async def test_wait_reason_names_the_key_that_binds(flow_env: FlowEnv, place: str | None) -> None:
+    """That of the items if it holds all of them back, that of the layer if it is full."""
+    flow = Batchflow("sqlite://")
+    one, two = FlowControl(key="acme", parallelism=1), FlowControl(key="birch", parallelism=1)
+    bound = flow.add(OfIds(one, two))
+    async with flow_env(flow, store=place) as env:
+        store = flow.engine.store
+        await store.pause("acme")
+        await store.pause("birch")
+        batch = (await env.run(bound)).handle
+        code, sentence = (await batch.status()).wait_reason or ("", "")
+        assert code == "key_paused"
+        assert "'acme'" in sentence
+        for key in ("acme", "birch"):
+            await store.resume(key)
+        await store.register("other", 60_000, 8, bound.definition.routes)
+        assert len((await store.claim("other", [bound.definition.routes.execute], 1)).claims) == 1
+        await store.pin(FlowControl(key="of-ids.execute", parallelism=1))
+        assert (await batch.status()).wait_reason == ("limit", "limit: parallelism 1")
+        await store.unpin("of-ids.execute")
+        await store.publish([Message(id="m", destination="/elsewhere", flow=two)])
+        await store.register("third", 60_000, 8, ["/elsewhere"])
+        claims = (await store.claim("third", ["/elsewhere"], 1)).claims
+        assert [claim.id for claim in claims] == ["m"]
+        assert (await batch.status()).wait_reason == ("limit", "limit: birch parallelism 1")
 
 
 def test_item_flow_that_is_async_is_refused() -> None:

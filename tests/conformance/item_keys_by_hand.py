@@ -56,6 +56,14 @@ class ItemKeyOperationCases(Cases):
         assert (await scene.flow("tenant-a")).waiting == 2
         assert (await scene.flow("tenant-b")).waiting == 0
 
+    async def test_open_messages_names_the_key_of_an_item(self, scene: Scene) -> None:
+        """Its own, whether it waits or runs."""
+        await start(scene, ["a1", "a2", "-1"])
+        found = {it.item: it.flow_key for it in await scene.store.open_messages("bat_a")}
+        assert found == {"a1": "tenant-a", "a2": "tenant-a", "-1": "layer"}
+        await scene.items(2)
+        assert {it.item: it.flow_key for it in await scene.store.open_messages("bat_a")} == found
+
     async def test_pause_batch_holds_items_of_all_keys(self, scene: Scene) -> None:
         """And those of another batch under the same key go on."""
         await start(scene, ["a1", "b1"])

@@ -29,7 +29,6 @@ LEDGER = re.compile(r"SEARCH \w+ (?:EXISTS )?USING PRIMARY KEY \(ledger=\?\)")
 # Statements that read a large table from one end to the other, with the reason.
 WALKS: dict[str, str] = {
     "lanes_broken_off": "an index that holds nothing but what it looks for",
-    "claim_begin": "an index that holds nothing but keys with nested lanes in which something waits",
     "lanes_ready": "keys that are open, in the order of their turns, as far as the limit reaches",
     "work_unserved": "an index that holds only lanes in which something waits, once a minute",
     "ledger_list": "the first marks of each ledger",

@@ -7,27 +7,18 @@ from typing import Any, NamedTuple
 from pydantic_core import from_json, to_json
 
 from batchflow.core.batch import NO_HEADERS
-from batchflow.core.dead_letters import LoggedAttempt
 from batchflow.core.flow import FlowControl, FlowState, admit, split_claims
 from batchflow.core.message import (
     ALONE_MS,
-    LOSS_LIMIT,
-    LOST,
-    WORKER_LOST,
     Claim,
     ClaimResult,
-    loss_delay_ms,
 )
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.run import NEVER
-from batchflow.core.settlement import Settlement
 from batchflow.stores import base
 from batchflow.stores.base import flow_control
-from batchflow.stores.sql import breakers, dead_letters, flows, settling, steps
-from batchflow.stores.sql import failures as failed_attempts
+from batchflow.stores.sql import breakers, flows, steps
 from batchflow.stores.sql.batches import count_waiting
-from batchflow.stores.sql.messages import HeldMessage
-from batchflow.stores.sql.settling import EndedMessage
 from batchflow.stores.sql.transaction import BatchHead, Tx
 
 CANDIDATE = (
@@ -77,7 +68,7 @@ def claim(tx: Tx, worker: str, destinations: Sequence[str], limit: int) -> Claim
     owner = worker_key(tx, worker)
     if owner is None or limit < 1 or not destinations:
         return ClaimResult((), None, tx.now)
-    has_suspect, changes_at, nested = tx.json("claim_begin", worker=owner)
+    has_suspect, changes_at, opens = tx.json("claim_begin", worker=owner, now=tx.now)
     if has_suspect:
         return ClaimResult((), tx.now + ALONE_MS, tx.now)
     if changes_at is not None:
@@ -88,9 +79,9 @@ def claim(tx: Tx, worker: str, destinations: Sequence[str], limit: int) -> Claim
         return ClaimResult(_claims_of(tx, [suspect]), tx.now + ALONE_MS, tx.now)
     found: list[tuple[Lane, list[Any]]] = []
     more = True
+    if opens:
+        tx.run("nested_open", now=tx.now)
     while more:
-        if nested:
-            tx.run("nested_open", now=tx.now)
         tx.run("flows_open", now=tx.now, served=served, limit=limit)
         found_lanes = tx.json("lanes_ready", now=tx.now, served=served, limit=base.LANES_LIMIT)
         lanes = _of_highest_priority([Lane._make(row) for row in found_lanes])
@@ -102,12 +93,10 @@ def claim(tx: Tx, worker: str, destinations: Sequence[str], limit: int) -> Claim
             part = max(1, (limit - taken) // (len(lanes) - place))
             if lane.lane is None:
                 leased = _lease_nested(tx, lane, min(part, limit - taken), served, owner, states, turns)
-                count = sum(len(rows) for _, rows in leased)
-                found += leased
             else:
-                rows = _lease_from_lane(tx, lane, min(part, limit - taken), owner, states, turns)
-                count = len(rows)
-                found.append((lane, rows))
+                leased = [(lane, _lease_from_lane(tx, lane, min(part, limit - taken), owner, states, turns))]
+            found += leased
+            count = sum(len(rows) for _, rows in leased)
             taken += count
             # Below those that are nested there may be others with a lower priority.
             more = more or count == part or (lane.lane is None and count > 0)
@@ -176,12 +165,27 @@ def _lease_from_lane(
     tx: Tx, lane: Lane, want: int, owner: int, states: dict[str, FlowState], turns: _Turns
 ) -> list[Any]:
     """Lease messages of one lane; `states` are the states of flow keys that this round has changed."""
+    rows, ahead = _candidates(tx, lane, want, states)
+    if ahead is None:
+        return rows
+    if rows:
+        turn = _lease_rows(tx, lane, rows, owner, states[lane.flow], turns)
+        tx.run("lane_set_served", lane=lane.lane, turn=turn, ahead=ahead)
+    assert lane.lane is not None
+    flows.recount_lane(tx, lane.lane)
+    return rows
+
+
+def _candidates(tx: Tx, lane: Lane, want: int, states: dict[str, FlowState]) -> tuple[list[Any], int | None]:
+    """Choose messages of one lane, and note the state of its key with them in `states`; and the lane's new `ahead`.
+
+    `ahead` is None if another lane of the key has taken the free slots: this lane has not changed.
+    """
     limits, state = _flow_of(lane, states)
     admission = admit(limits, state, now=tx.now, want=want)
     want = admission.count
     if not want:
-        # Another lane of the key has taken the free slots; this lane has not changed.
-        return []
+        return [], None
     tx.run("lane_promote", lane=lane.lane, now=tx.now)
     rows, ahead = _share_candidates(
         tx.json("message_candidates", lane=lane.lane, now=tx.now, limit=want), want, lane.ahead
@@ -190,11 +194,7 @@ def _lease_from_lane(
         if len(rows) < want:
             admission = admit(limits, state, now=tx.now, want=len(rows))
         states[lane.flow] = admission.state
-        turn = _lease_rows(tx, lane, rows, owner, admission.state, turns)
-        tx.run("lane_set_served", lane=lane.lane, turn=turn, ahead=ahead)
-    assert lane.lane is not None
-    flows.recount_lane(tx, lane.lane)
-    return rows
+    return rows, ahead
 
 
 def _lease_nested(
@@ -206,28 +206,45 @@ def _lease_nested(
     found: list[tuple[Lane, list[Any]]] = []
     left, more = want, want > 0
     while more and left:
-        lanes = [
-            Lane._make(row)
-            for row in tx.json(
-                "nested_ready",
-                parent=parent.flow,
-                priority=parent.priority,
-                served=served,
-                limit=min(left, base.LANES_LIMIT),
-            )
-        ]
-        before, more = left, len(lanes) == min(left, base.LANES_LIMIT)
-        for place, lane in enumerate(lanes):
-            part = max(1, left // (len(lanes) - place))
-            rows = _lease_from_lane(tx, lane, part, owner, states, turns)
-            if rows:
-                found.append((lane, rows))
+        limit = min(left, base.LANES_LIMIT)
+        ready = tx.json("nested_ready", parent=parent.flow, priority=parent.priority, served=served, limit=limit)
+        before, more = left, len(ready) == limit
+        leased: list[tuple[Lane, list[Any], int]] = []
+        for place, lane in enumerate(map(Lane._make, ready)):
+            part = max(1, left // (len(ready) - place))
+            rows, ahead = _candidates(tx, lane, part, states)
+            if ahead is not None:
+                leased.append((lane, rows, ahead))
             left -= len(rows)
             more = more or len(rows) == part
+        if leased:
+            _lease_from_lanes(tx, leased, owner, states, turns)
+            found += [(lane, rows) for lane, rows, _ in leased if rows]
         more = more and left < before
     if left < want:
         _take_of_parent(tx, parent, want - left, states, turns, found[-1][1][-1][0])
     return found
+
+
+def _lease_from_lanes(
+    tx: Tx, leased: Sequence[tuple[Lane, list[Any], int]], owner: int, states: Mapping[str, FlowState], turns: _Turns
+) -> None:
+    """Lease the chosen messages of several lanes, each given with its new `ahead`, in as many statements as for one."""
+    _lease_messages(tx, [row for _, rows, _ in leased for row in rows], owner)
+    taken: dict[str, tuple[int, int]] = {}
+    places: list[tuple[object, ...]] = []
+    for lane, rows, ahead in leased:
+        turn = turns.take() if rows else None
+        if turn is not None:
+            taken[lane.flow] = taken.get(lane.flow, (0, 0))[0] + len(rows), turn
+        places.append((lane.lane, turn, ahead if rows else None))
+    if taken:
+        counts = [(key, count, states[key].next_start, turn) for key, (count, turn) in taken.items()]
+        tx.run_rows("flows_lease", counts)
+    for lane, rows, _ in leased:
+        if rows and states[lane.flow].half_open:
+            breakers.begin_trial(tx, lane.flow, rows[0][0])
+    tx.run_rows("lanes_set_served", places)
 
 
 def _take_of_parent(tx: Tx, parent: Lane, count: int, states: dict[str, FlowState], turns: _Turns, last: str) -> None:
@@ -248,11 +265,15 @@ def _share_candidates(rows: list[Any], want: int, ahead: int) -> tuple[list[Any]
 
 def _lease_rows(tx: Tx, lane: Lane, rows: list[Any], owner: int, state: FlowState, turns: _Turns) -> int:
     turn = turns.take()
-    tx.run_rows("message_lease", [(row[0],) for row in rows], owner=owner, now=tx.now)
+    _lease_messages(tx, rows, owner)
     tx.run("flow_lease", flow=lane.flow, count=len(rows), next_start=state.next_start, turn=turn)
     if state.half_open:
         breakers.begin_trial(tx, lane.flow, rows[0][0])
     return turn
+
+
+def _lease_messages(tx: Tx, rows: Sequence[Any], owner: int) -> None:
+    tx.run_rows("message_lease", [(row[0],) for row in rows], owner=owner, now=tx.now)
 
 
 def _claims_of(tx: Tx, found: list[tuple[Lane, list[Any]]]) -> list[Claim]:
@@ -290,91 +311,3 @@ def _headers(text: str | None, head: BatchHead | None, number: int) -> Mapping[s
     if head is not None and number >= 0:
         return head.headers
     return from_json(text) if text else NO_HEADERS
-
-
-_STAGE = 2 + HeldMessage._fields.index("stage")
-
-
-def reclaim_all(tx: Tx, worker: int, *, lost: bool) -> int:
-    """Reclaim all messages of a worker, as lost or as if they had not been claimed.
-
-    If it holds a suspect, only the suspect counts as lost: it was claimed alone.
-    """
-    rows = tx.json("message_of_worker", worker=worker)
-    suspects = [row for row in rows if lost and row[_STAGE] == settling.SUSPECT]
-    if not suspects:
-        return _reclaim(tx, rows, lost=lost)
-    others = [row for row in rows if row[_STAGE] != settling.SUSPECT]
-    return _reclaim(tx, suspects, lost=True) + _reclaim(tx, others, lost=False)
-
-
-def reclaim(tx: Tx, worker: int, claims: Sequence[tuple[str, int]]) -> int:
-    """Reclaim some claims of a worker as lost."""
-    return _reclaim(tx, tx.json_rows("message_of_claims", claims, worker=worker), lost=True)
-
-
-def _reclaim(tx: Tx, rows: Sequence[Sequence[Any]], *, lost: bool) -> int:
-    back: list[tuple[object, ...]] = []
-    ended: list[EndedMessage] = []
-    freed: list[tuple[str, int]] = []
-    lost_items: list[tuple[object, ...]] = []
-    for id, fence, *fields in rows:
-        held = HeldMessage._make(fields)
-        losses = held.losses + lost
-        if held.cancelled:
-            ended.append(EndedMessage(Settlement(str(id), 0, "cancelled"), held))
-        elif lost and losses >= LOSS_LIMIT:
-            error = WORKER_LOST % losses
-            # Not counted as a failure: the workers were lost, the message did not fail.
-            ending = "failed" if held.is_report else "dead"
-            death = Settlement(str(id), int(fence), ending, error=error)
-            ended.append(EndedMessage(death, held._replace(failures=held.failures - 1, losses=losses)))
-        else:
-            wait = loss_delay_ms(losses) if lost else 0
-            due = tx.now + wait if wait else 0
-            back.append((id, due, held.failures, losses, None, settling.stage_of(losses), 0, held.attempts + lost))
-            freed.append((str(id), held.lane))
-            if lost and held.batch is not None and held.number >= 0:
-                lost_items.append((held.batch, held.number, 1, None))
-    if back:
-        if lost:
-            entry = [LoggedAttempt(tx.now, None, LOST)]
-            dead_letters.log_attempts(tx, [(str(row[0]), entry) for row in back])
-        settling.release_messages(tx, back)
-        breakers.release(tx, freed)
-        for lane in {lane for _, lane in freed}:
-            flows.mark_ready(tx, lane, 0)
-    if lost_items:
-        failed_attempts.note_in_items(tx, lost_items)
-    if ended:
-        settling.end_held(tx, ended)
-    return len(rows)
-
-
-def renew(tx: Tx, worker: str, lease_ms: int, hung: list[tuple[str, int]], hanging: int) -> bool:
-    key = worker_key(tx, worker)
-    if key is None:
-        return False
-    if hung:
-        reclaim(tx, key, hung)
-    return tx.run("worker_renew", name=worker, until=tx.now + lease_ms, hanging=hanging, now=tx.now) > 0
-
-
-def deregister(tx: Tx, worker: str) -> None:
-    key = worker_key(tx, worker)
-    if key is not None:
-        _delete_worker(tx, key, lost=False)
-
-
-def _delete_worker(tx: Tx, key: int, *, lost: bool) -> int:
-    count = reclaim_all(tx, key, lost=lost)
-    tx.run("worker_delete", worker=key)
-    return count
-
-
-def expire(tx: Tx) -> int:
-    return sum(
-        _delete_worker(tx, key, lost=True)
-        for key, name, lease_until in tx.json("worker_all")
-        if lease_until <= tx.now or tx.is_gone(name)
-    )

@@ -27,8 +27,8 @@ from batchflow.stores.sql import (
     steps,
 )
 from batchflow.stores.sql import ledger as ledgers
-from batchflow.stores.sql.claims import deregister, expire, renew
 from batchflow.stores.sql.transaction import Tx
+from batchflow.stores.sql.workers import deregister, expire, renew
 
 T = TypeVar("T")
 

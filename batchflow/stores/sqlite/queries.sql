@@ -103,6 +103,18 @@ UPDATE lane SET turn = :turn, ahead = :ahead WHERE key = :lane;
 -- lanes_set_priority --
 UPDATE lane SET priority = :priority WHERE batch = :batch;
 
+-- lanes_set_served --
+-- The same for several lanes, each with the time of its earliest message: as lane_recount after messages were taken.
+WITH given (lane, turn, ahead) AS (VALUES :rows)
+UPDATE lane SET turn = coalesce(g.turn, lane.turn), ahead = coalesce(g.ahead, lane.ahead),
+    ready_at = (SELECT min(due) FROM (
+        SELECT * FROM (SELECT due FROM message
+            WHERE lane = g.lane AND owner IS NULL AND stage = 0 ORDER BY due LIMIT 1)
+        UNION ALL
+        SELECT * FROM (SELECT due FROM message
+            WHERE lane = g.lane AND owner IS NULL AND stage = 1 ORDER BY due LIMIT 1)))
+FROM given g WHERE lane.key = g.lane;
+
 -- lanes_close --
 -- One more reason for which the batch's lanes are closed.
 UPDATE lane SET closed = closed | :why WHERE batch = :batch;
@@ -187,7 +199,7 @@ FROM (
 );
 
 -- nested_open --
--- Nested lanes whose time has come. As in flows_open, a last start in the future is ignored.
+-- Nested lanes whose time has come.
 UPDATE lane SET opens_at = 0 WHERE key IN (
     SELECT key FROM lane WHERE parent IS NOT NULL AND opens_at > 0 AND opens_at <= :now
     UNION ALL
@@ -254,12 +266,14 @@ SELECT min(due) FROM (
         AND EXISTS (SELECT 1 FROM served s WHERE s.list = :served AND s.destination = l.destination));
 
 -- claim_begin --
--- 1 if the worker holds a message that is claimed alone; when the next pin or pause ends by itself; and 1 if something
--- waits in nested lanes.
+-- 1 if the worker holds a message that is claimed alone; when the next pin or pause ends by itself; and 1 if the time of
+-- nested lanes has come. As in flows_open, a last start in the future is ignored.
 SELECT json_array(
     EXISTS (SELECT 1 FROM message WHERE owner = :worker AND stage = 2),
     (SELECT changes_at FROM flow WHERE changes_at IS NOT NULL ORDER BY changes_at LIMIT 1),
-    EXISTS (SELECT 1 FROM flow WHERE child_at IS NOT NULL));
+    EXISTS (SELECT 1 FROM lane WHERE parent IS NOT NULL AND opens_at > 0 AND opens_at <= :now)
+        OR EXISTS (SELECT 1 FROM flow f CROSS JOIN lane l ON l.flow = f.key AND l.parent IS NOT NULL
+            WHERE f.open = 0 AND f.given_away > :now + 1000 AND l.opens_at > :now));
 
 -- suspects_due --
 -- Messages that are claimed alone, the earliest first, each with the columns of its lane.
@@ -313,6 +327,10 @@ WHERE key = :flow;
 -- flow_try --
 -- Nothing else starts until the trial has ended.
 UPDATE flow SET trial = :trial, parked_until = :never WHERE key = :flow;
+
+-- flows_lease --
+WITH given (flow, count, next_start, turn) AS (VALUES :rows)
+UPDATE flow SET in_use = in_use + g.count, next_start = g.next_start, turn = g.turn FROM given g WHERE flow.key = g.flow;
 
 -- flow_park --
 UPDATE flow SET parked_until = max(parked_until, :until) WHERE key = (SELECT flow FROM lane WHERE key = :lane);

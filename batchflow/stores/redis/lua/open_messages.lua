@@ -29,20 +29,20 @@ local function new_collection(batch, layers)
     message.due = due
     put(state_of(message, due), message.o and tonumber(message.st) or due, id, message)
   end
-  function found.add_fresh(number, item)
+  function found.add_fresh(number, item, key)
     local id = string.format('%s.r%09d', batch.id, number)
-    put('waiting', 0, id, { d = batch.d, k = batch.k, n = number, i = item, at = 0, due = 0 })
+    put('waiting', 0, id, { d = batch.d, k = key, n = number, i = item, at = 0, due = 0 })
   end
   return found
 end
 
--- Add up to `limit` fresh messages of a lane.
-local function add_fresh(found, lane, limit)
+-- Add up to `limit` fresh messages of a lane, which is one of this flow key.
+local function add_fresh(found, lane, key, limit)
   for _, member in ipairs(call('ZRANGE', lane, 0, limit - 1)) do
     local id, first, last = lanes.parse_range(member)
     for number = first or 1, math.min(last or 0, (first or 0) + limit - 1) do
       local value = call('HGET', items.bucket(id, number), number)
-      if value and string.sub(value, 1, 1) == 'o' then found.add_fresh(number, string.sub(value, 2)) end
+      if value and string.sub(value, 1, 1) == 'o' then found.add_fresh(number, string.sub(value, 2), key) end
     end
     if not id then found.add(member) end
   end
@@ -58,7 +58,7 @@ local function add_waiting(found, batch, layers, limit)
       local started = call('ZRANGE', lanes.started(destination, key, group), 0, left - 1)
       left = math.max(1, left - #started)
       for _, id in ipairs(started) do found.add(id) end
-      add_fresh(found, lanes.fresh(destination, key, group), limit)
+      add_fresh(found, lanes.fresh(destination, key, group), key, limit)
     end
   end
 end
