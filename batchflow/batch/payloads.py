@@ -60,7 +60,9 @@ def _described(**form: Any) -> Any:
 class FailureBudgetBody(BaseModel):
     """A failure budget. Give `maxFailures`, `maxRate` or both; the rate, a part of 1, applies from `minItems` on."""
 
-    model_config = ConfigDict(alias_generator=to_camel, validate_by_name=True, validate_by_alias=True, extra="forbid")
+    model_config = ConfigDict(
+        alias_generator=to_camel, validate_by_name=True, validate_by_alias=True, extra="forbid", defer_build=True
+    )
 
     max_failures: int | None = Field(default=None, ge=0, le=MAX_COUNT, strict=True)
     max_rate: float | None = Field(default=None, ge=0, lt=1, strict=True)
