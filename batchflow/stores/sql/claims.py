@@ -1,4 +1,4 @@
-"""Workers and their claims: leasing messages, reclaiming them from lost workers."""
+"""Claims of workers: leasing messages, in the order of flow keys and lanes."""
 
 from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
