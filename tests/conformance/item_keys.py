@@ -38,6 +38,18 @@ async def start(
     return names
 
 
+async def start_items(scene: Scene, keys: int, layer: FlowControl, *, twice: bool) -> None:
+    """A batch with an item under each of so many keys that let one run at a time, or with two."""
+    names = [f"u{number}" for number in range(keys * (1 + twice))]
+    flows = tuple(FlowControl(key=f"k{number % keys}", parallelism=1) for number in range(len(names)))
+    entry = await scene.enter(flow=layer, complete=None)
+    effects = [
+        StartItems("bat_a", first, tuple(names[first : first + 1_000]), flows=flows[first : first + 1_000])
+        for first in range(0, len(names), 1_000)
+    ]
+    await scene.done(entry, FinishEntry("bat_a"), *effects)
+
+
 def items(claims: Iterable[Claim]) -> list[str]:
     """The items of claims, by id."""
     return sorted(claim.item for claim in claims)

@@ -14,6 +14,7 @@ from batchflow.core.message import Claim, Message
 from batchflow.stores.redis import RedisStore
 from batchflow.stores.redis.keys import prefix
 from batchflow.testing.clock import ManualClock
+from tests.conformance.item_keys import start_items
 from tests.conformance.scene import Scene
 from tests.stores.redis_server import Server, served
 
@@ -297,3 +298,24 @@ async def test_all_that_waits_is_served(server: Server, client: Any, seed: int) 
                     done += 1
             if claimed.next_due is not None and claimed.next_due > clock.now():
                 clock.move_to(claimed.next_due)
+
+
+@pytest.mark.parametrize("own_full", [False, True])
+async def test_claim_cost_does_not_grow_with_keys_of_items_that_wait(
+    server: Server, client: Any, own_full: bool
+) -> None:
+    """Neither under a key that is full, nor if they are full themselves: nothing of them is looked at."""
+    found: list[int] = []
+    for keys in (100, 3_000):
+        client.flushall()
+        async with opened(server) as store:
+            layer = FlowControl(key="layer", parallelism=None if own_full else 8)
+            await start_items(Scene(store, ManualClock(), "w"), keys, layer, twice=own_full)
+            while (await store.claim("w", ("execute",), 500)).claims:
+                pass
+            await store.publish([message(number, "other") for number in range(100)])
+            await store.claim("w", ("execute", FEW[0]), 8)
+            commands(client)
+            assert len((await store.claim("w", ("execute", FEW[0]), 8)).claims) == 8
+            found.append(commands(client))
+    assert found[1] <= found[0] * 1.2 + 2

@@ -9,6 +9,8 @@ from batchflow.core.flow import FlowControl
 from batchflow.core.message import Message
 from batchflow.stores.sqlite import SqliteStore
 from batchflow.testing.clock import ManualClock
+from tests.conformance.item_keys import start_items
+from tests.conformance.scene import Scene
 from tests.engine.test_costs import in_writer
 
 FEW = tuple(f"/served-{number}" for number in range(10))
@@ -78,4 +80,36 @@ async def test_claim_cost_does_not_grow_with_the_backlog(tmp_path: Path) -> None
     waiting = [message(number, "one") for number in range(5_000)]
     later = [message(5_000 + number, "one", not_before=10**15) for number in range(1_000)]
     many = await cost(tmp_path / "many.db", waiting + later, FEW)
+    assert many <= few * 1.2 + 2
+
+
+async def nested_cost(path: Path, keys: int, *, own_full: bool) -> int:
+    """The hundreds of steps of a claim while so many keys of items wait, under a full key or full themselves."""
+    store, steps = SqliteStore(str(path), clock=ManualClock()), 0
+    await store.open()
+    await store.register("w", HOUR_MS)
+    scene = Scene(store, ManualClock(), "w")
+    layer = FlowControl(key="layer", parallelism=None if own_full else 8)
+    await start_items(scene, keys, layer, twice=own_full)
+    while (await store.claim("w", ("execute",), 500)).claims:
+        pass
+    await store.publish([message(number, "other") for number in range(100)])
+    await store.claim("w", ("execute", FEW[0]), 8)
+
+    def step() -> int:
+        nonlocal steps
+        steps += 1
+        return 0
+
+    await in_writer(store, lambda tx: tx.connection.set_progress_handler(step, STEPS))
+    assert len((await store.claim("w", ("execute", FEW[0]), 8)).claims) == 8
+    await store.close()
+    return steps
+
+
+@pytest.mark.parametrize("own_full", [False, True])
+async def test_claim_cost_does_not_grow_with_keys_of_items_that_wait(tmp_path: Path, own_full: bool) -> None:
+    """Neither under a key that is full, nor if they are full themselves: nothing of them is looked at."""
+    few = await nested_cost(tmp_path / "few.db", 100, own_full=own_full)
+    many = await nested_cost(tmp_path / "many.db", 5_000, own_full=own_full)
     assert many <= few * 1.2 + 2

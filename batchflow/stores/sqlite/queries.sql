@@ -269,7 +269,7 @@ SELECT min(due) FROM (
 -- 1 if the worker holds a message that is claimed alone; when the next pin or pause ends by itself; and 1 if the time of
 -- nested lanes has come. As in flows_open, a last start in the future is ignored.
 SELECT json_array(
-    EXISTS (SELECT 1 FROM message WHERE owner = :worker AND stage = 2),
+    EXISTS (SELECT 1 FROM message INDEXED BY message_suspect WHERE owner = :worker AND stage = 2),
     (SELECT changes_at FROM flow WHERE changes_at IS NOT NULL ORDER BY changes_at LIMIT 1),
     EXISTS (SELECT 1 FROM lane WHERE parent IS NOT NULL AND opens_at > 0 AND opens_at <= :now)
         OR EXISTS (SELECT 1 FROM flow f CROSS JOIN lane l ON l.flow = f.key AND l.parent IS NOT NULL
