@@ -8,7 +8,7 @@ from batchflow.core.batch import Batch, Counts, ErrorGroup
 from batchflow.core.duration import format_duration, humanize_duration
 from batchflow.core.flow import FlowControl, FlowStatus
 from batchflow.core.ids import entry_id
-from batchflow.core.message import WorkerStatus
+from batchflow.core.message import UnservedWork, WorkerStatus
 from batchflow.core.ports import Client
 from batchflow.core.store import Reads
 from batchflow.serve.waiting import format_moment, parked_sentence, paused_sentence, unserved_sentence
@@ -60,12 +60,15 @@ async def find_wait_reason(
     *,
     concurrency: int | None = None,
     stalled: bool = True,
+    waiting: Mapping[str, int] | None = None,
+    unserved: Sequence[UnservedWork] | None = None,
 ) -> WaitReason | None:
     """Return the reason why an open batch goes no faster; None if nothing holds it back, or it has ended.
 
     Without a `definition`, as where the app of a batch is not known, its pages are looked for under their default key.
     `concurrency` is that of the process that works for the batch, if there is one. The workers are read only if the
-    batch is `stalled`: none of its items ends.
+    batch is `stalled`: none of its items ends. With `waiting`, the number of messages that wait under each of its flow
+    keys as far as the caller knows, the store does not count them; `unserved` is work that the caller has read.
     """
     if batch.items_ended:
         return WaitReason("completion", "on_complete has not ended") if batch.working else None
@@ -80,10 +83,13 @@ async def find_wait_reason(
     if batch.state == "pending" and (due := await _start_time(store, batch)) is not None:
         return WaitReason("not_before", f"its start time, {format_moment(due)}, has not come")
     routes = WorkflowRoutes(definition, batch.workflow)
-    if stalled and (sentence := await _unserved(store, routes, batch)):
+    if stalled and (sentence := _unserved(await store.unserved() if unserved is None else unserved, routes, batch)):
         return WaitReason("unserved", sentence)
     keys = flow_keys(definition, batch)
-    flows = sorted(await store.flows(list(keys)), key=lambda it: keys[it.limits.key or ""])
+    found = await store.flows(list(keys), waiting=waiting is None)
+    if waiting is not None:
+        found = [it._replace(waiting=waiting.get(it.limits.key or "", 0)) for it in found]
+    flows = sorted(found, key=lambda it: keys[it.limits.key or ""])
     for flow in flows:
         if flow.waiting and (sentence := paused_sentence(flow)):
             return WaitReason("key_paused", sentence)
@@ -174,12 +180,8 @@ async def _start_time(store: Reads, batch: Batch) -> int | None:
     return None if entry is None or entry.started_at is not None or entry.failures else entry.due_at
 
 
-async def _unserved(store: Reads, routes: WorkflowRoutes, batch: Batch) -> str:
-    found = [
-        work.destination
-        for work in await store.unserved()
-        if work.destination in routes and work.batch in (None, batch.id)
-    ]
+def _unserved(work: Sequence[UnservedWork], routes: WorkflowRoutes, batch: Batch) -> str:
+    found = [it.destination for it in work if it.destination in routes and it.batch in (None, batch.id)]
     return unserved_sentence(found)
 
 

@@ -1,5 +1,6 @@
 """The answer to the question why a batch is not done: one sentence, then all that it waits for."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -7,7 +8,7 @@ from typing import NamedTuple
 from batchflow.batch.definition import Definition
 from batchflow.batch.names import quantity
 from batchflow.batch.status import WaitReason
-from batchflow.batch.wait_reason import WorkflowRoutes, find_wait_reason, flow_keys
+from batchflow.batch.wait_reason import WorkflowRoutes, find_wait_reason
 from batchflow.core.batch import Batch
 from batchflow.core.duration import humanize_duration
 from batchflow.core.flow import FlowHolder, FlowStatus
@@ -30,7 +31,7 @@ _SLOWS = frozenset({"limit", "completion"})
 class BindingKey(NamedTuple):
     """A flow key that holds a batch back, with the messages that take its places, the oldest first, if all are taken.
 
-    They may be of other batches.
+    They may be of other batches. What waits under the key is not counted.
     """
 
     status: FlowStatus
@@ -71,12 +72,17 @@ async def explain_wait(client: Client, definition: Definition | None, batch: Bat
     store, now = client.store, client.now()
     if batch.items_ended and not batch.working:
         return WaitReport(batch=batch, at=now, sentence=_ended_sentence(batch), steps={})
-    reason = await find_wait_reason(store, definition, batch, now, concurrency=client.concurrency)
-    routes = WorkflowRoutes(definition, batch.workflow)
     found = () if batch.items_ended else await store.open_messages(batch.id, limit=SHOWN_ITEMS)
     layers = await store.open_messages(batch.id, layers=True, limit=SHOWN_LAYERS) if batch.working else ()
+    waiting = Counter(it.flow_key for it in (*found, *layers) if it.state != "running")
+    # Those that are tried again do not wait for room: the reason sets them apart by the counts of the batch.
+    waiting[batch.flow_key or ""] += batch.counts.retrying + batch.counts.parked - _count_again(found)
+    routes, work = WorkflowRoutes(definition, batch.workflow), await store.unserved()
+    reason = await find_wait_reason(
+        store, definition, batch, now, concurrency=client.concurrency, waiting=waiting, unserved=work
+    )
     workers = [it for it in await store.workers() if _serves(it, routes)]
-    unserved = [it for it in await store.unserved() if it.destination in routes and it.batch in (None, batch.id)]
+    unserved = [it for it in work if it.destination in routes and it.batch in (None, batch.id)]
     items = sorted(found, key=lambda it: (it.due_at or 0) if it.state in _AGAIN else _LAST)[:SHOWN_ITEMS]
     steps: dict[str, str] = {}
     for message in (*items, *layers):
@@ -90,7 +96,7 @@ async def explain_wait(client: Client, definition: Definition | None, batch: Bat
         items=items,
         layers=layers,
         steps=steps,
-        keys=await _binding_keys(client, flow_keys(definition, batch), reason, [*items, *layers]),
+        keys=await _binding_keys(client, sorted(key for key, count in waiting.items() if count > 0), reason),
         workers=workers[:SHOWN_WORKERS],
         unserved=unserved,
     )
@@ -112,17 +118,19 @@ async def _pending_step(client: Client, message: OpenMessage) -> str:
     return ", ".join(named) + (f" and {len(pending) - 2} more" if len(pending) > 2 else "")
 
 
-async def _binding_keys(
-    client: Client, known: Mapping[str, str], reason: WaitReason | None, messages: Sequence[OpenMessage]
-) -> list[BindingKey]:
-    """Return the keys that are closed or full, or that delay the batch by their rate, as far as something waits."""
-    names, found = {*known, *(it.flow_key for it in messages)}, list[BindingKey]()
+def _count_again(found: Sequence[OpenMessage]) -> int:
+    return sum(it.state in ("retrying", "parked") for it in found)
+
+
+async def _binding_keys(client: Client, names: Sequence[str], reason: WaitReason | None) -> list[BindingKey]:
+    """Return those of the keys under which messages wait that are closed or full, or that delay them by their rate."""
+    found: list[BindingKey] = []
     delays = reason is not None and reason.code == "limit"
-    for status in await client.store.flows(sorted(names)):
+    for status in await client.store.flows(names, waiting=False):
         limits, now = status.limits, client.now()
         is_full = limits.parallelism is not None and status.in_use >= limits.parallelism
         is_closed = status.paused or status.parked_until > now
-        if status.waiting and (is_full or is_closed or (delays and limits.rate is not None)):
+        if is_full or is_closed or (delays and limits.rate is not None):
             holders = await client.store.flow_holders(limits.key or "", SHOWN_HOLDERS) if is_full else ()
             found.append(BindingKey(status, holders))
     return found[:SHOWN_KEYS]

@@ -15,6 +15,7 @@ from batchflow.cli.items import ListItemHistory
 from batchflow.cli.output import reserve_stdout
 from batchflow.cli.process import exit_process, run_and_report, run_event_loop
 from batchflow.cli.run import RunBatch
+from batchflow.cli.top import ShowTop
 from batchflow.cli.why import ExplainBatch
 from batchflow.cli.worker import ListWorkers, RunWorker
 
@@ -56,6 +57,7 @@ def root(
 app.command("run")(RunBatch)
 app.command("worker")(RunWorker)
 app.command("workers")(ListWorkers)
+app.command("top")(ShowTop)
 app.command("items")(ListItemHistory)
 app.command("check")(CheckFunctions)
 app.command("notify")(NotifyRuns)

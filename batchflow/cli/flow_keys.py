@@ -232,13 +232,25 @@ def _print_key(output: Output, status: FlowStatus, now: int) -> None:
     )
 
 
-def print_keys(output: Output, keys: Sequence[FlowStatus], now: int) -> None:
-    """Print flow keys as a table."""
+def key_cells(status: FlowStatus, now: int) -> tuple[str, str, str, str]:
+    """The name of a flow key, its parallelism, its rate and its state, as tables have them."""
+    return status.limits.key or "", _parallelism(status), _rate(status), _state(status, now)
+
+
+def print_keys(output: Output, keys: Sequence[FlowStatus], now: int, *, waiting: bool = True) -> None:
+    """Print flow keys as a table; without `waiting` what waits was not counted."""
     rows = [
-        (it.limits.key or "", _parallelism(it), _rate(it), f"{it.in_use:,}", f"{it.waiting:,}", _state(it, now))
+        (
+            it.limits.key or "",
+            _parallelism(it),
+            _rate(it),
+            f"{it.in_use:,}",
+            *[f"{it.waiting:,}"] * waiting,
+            _state(it, now),
+        )
         for it in keys
     ]
-    columns = ["key", "parallelism", "rate", "in use", "waiting", "state"]
+    columns = ["key", "parallelism", "rate", "in use", *["waiting"] * waiting, "state"]
     styles = ["yellow" if it.paused or it.parked_until > now else "" for it in keys]
     print_table(output, columns, rows, styles, numbers=("in use", "waiting"))
 

@@ -46,10 +46,10 @@ class Output:
         if flush:
             self.stdout.file.flush()
 
-    def print_json(self, value: object) -> None:
-        """Print the JSON document of a command, on the stdout that it was started with."""
+    def print_json(self, value: object, indent: int | None = 2) -> None:
+        """Print a JSON document of a command, on the stdout that it was started with; without `indent` in one line."""
         # `json` itself escapes ASCII controls alone.
-        text = CONTROLS.sub(_json_escape, json.dumps(value, indent=2, ensure_ascii=False))
+        text = CONTROLS.sub(_json_escape, json.dumps(value, indent=indent, ensure_ascii=False))
         print(text, file=_document_stream.get() or sys.stdout, flush=True)
 
 

@@ -282,6 +282,11 @@ class SpeedMeter:
             self._samples.popleft()
 
     @property
+    def is_empty(self) -> bool:
+        """True before the first status."""
+        return not self._samples
+
+    @property
     def per_second(self) -> float:
         """The recent speed; 0 if it is unknown."""
         first, last = self._samples[0], self._samples[-1]

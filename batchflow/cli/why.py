@@ -97,7 +97,7 @@ def _doing(message: OpenMessage, report: WaitReport) -> tuple[str, str]:
 def _print_keys(output: Output, keys: Sequence[BindingKey], now: int) -> None:
     output.print()
     output.print("Flow keys that hold it back:", style="bold")
-    print_keys(output, [it.status for it in keys], now)
+    print_keys(output, [it.status for it in keys], now, waiting=False)
     for status, holders in keys:
         if holders:
             output.print()

@@ -545,8 +545,8 @@ class Reads(RunReads, BatchReads, LedgerReads, Protocol):
         """
         ...
 
-    async def flows(self, keys: Sequence[str] | None = None) -> Sequence[FlowStatus]:
-        """The current state of flow keys, by name."""
+    async def flows(self, keys: Sequence[str] | None = None, *, waiting: bool = True) -> Sequence[FlowStatus]:
+        """The current state of flow keys, by name. Without `waiting`, what waits is not counted; its number is 0."""
         ...
 
     async def flow_holders(self, key: str, limit: int = 100) -> Sequence[FlowHolder]:

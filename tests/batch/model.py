@@ -119,7 +119,7 @@ class Model:
     async def batch(self, id: str) -> Batch | None:
         return self.jobs[id].batch if id in self.jobs else None
 
-    async def flows(self, keys: Sequence[str] | None = None) -> Sequence[FlowStatus]:
+    async def flows(self, keys: Sequence[str] | None = None, *, waiting: bool = True) -> Sequence[FlowStatus]:
         return self.limits
 
     async def flow_holders(self, key: str, limit: int = 100) -> Sequence[FlowHolder]:

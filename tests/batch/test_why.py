@@ -1,6 +1,6 @@
 """Why a batch is not done: the sentence and the tables that answer an operator, for each reason."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,6 +10,7 @@ from batchflow import Batchflow, BatchSummary, BatchWorkflow, FailureBudget, Flo
 from batchflow.batch.handle import BatchHandle
 from batchflow.batch.workflow import NoParams
 from batchflow.core.batch import Failure
+from batchflow.core.flow import FlowStatus
 from batchflow.core.message import Claim
 from batchflow.core.run import NEVER, Step
 from batchflow.core.settlement import Settlement, dead, done, parked, suspended
@@ -223,12 +224,20 @@ async def test_why_of_a_batch_that_is_done_says_since_when(desk: Desk) -> None:
     assert (report.items, report.layers, report.keys, report.workers) == ((), (), (), ())
 
 
-async def test_why_reads_a_bounded_number_of_items(desk: Desk) -> None:
-    """Of thousands that are open it lists twenty, and counts the others."""
+async def test_why_reads_a_bounded_number_of_items(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of thousands that are open it lists twenty; the others are known from the batch, and not counted by the store."""
+    flows, counted = desk.store.flows, list[bool]()
+
+    async def observed(keys: Sequence[str] | None = None, *, waiting: bool = True) -> Sequence[FlowStatus]:
+        counted.append(waiting)
+        return await flows(keys, waiting=waiting)
+
     handle = await desk.start(*[f"o{number:04d}" for number in range(3_000)])
     for claim in await desk.claim(50):
         await desk.fail(claim, 60)
+    monkeypatch.setattr(desk.store, "flows", observed)
     report = await handle.why()
     assert [it.state for it in report.items] == ["retrying"] * 20
     assert "50 items that are tried again" in report.sentence
     assert "2,950 items to start" in report.sentence
+    assert set(counted) == {False}

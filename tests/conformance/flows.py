@@ -16,6 +16,15 @@ class FlowCases(Cases):
 
     # Parallelism
 
+    async def test_flows_without_what_waits_are_the_same_otherwise(self, scene: Scene) -> None:
+        """What waits is not counted, however much it is."""
+        await scene.publish("a", "b", "c")
+        await scene.claim(1)
+        (counted,), (bare,) = await scene.store.flows(["free"]), await scene.store.flows(["free"], waiting=False)
+        assert (counted.in_use, counted.waiting) == (1, 2)
+        assert bare == counted._replace(waiting=0)
+        assert bare in await scene.store.flows(waiting=False)
+
     async def test_claim_keeps_the_parallelism_of_a_key(self, scene: Scene) -> None:
         """As many as the key allows, and as one ends the next."""
         await scene.publish("a", "b", "c", "d", flow=FlowControl(key="two", parallelism=2))

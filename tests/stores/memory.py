@@ -1960,11 +1960,11 @@ class MemoryStore:
         return work[:limit]
 
     @read
-    def flows(self, keys: Sequence[str] | None = None) -> Sequence[FlowStatus]:
+    def flows(self, keys: Sequence[str] | None = None, *, waiting: bool = True) -> Sequence[FlowStatus]:
         self.at.undo_ended()
-        waiting = Counter(key for row in self.at.rows.values() if row.waits for key in row.lane.keys)
+        counts = Counter(key for row in self.at.rows.values() if row.waits and waiting for key in row.lane.keys)
         wanted = self.at.flows if keys is None else self.at.flows.keys() & set(keys)
-        return [self.at.status_of(key, waiting[key]) for key in sorted(wanted)]
+        return [self.at.status_of(key, counts[key]) for key in sorted(wanted)]
 
     @read
     def flow_holders(self, key: str, limit: int = 100) -> Sequence[FlowHolder]:

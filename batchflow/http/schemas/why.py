@@ -58,6 +58,7 @@ class BatchWaitInfo(ApiModel):
     `items` are the first open ones: those that are tried again, by time; those that run, the oldest first; those that
     wait. `layers` are open messages of its entry, pages, chunks and `on_complete`. `flowKeys` are those that hold it
     back, a full one with its oldest holders, `workers` those that serve it, and `unserved` is what nobody serves.
+    What waits under a key is not counted: its `waiting` is 0.
     """
 
     batch_id: str

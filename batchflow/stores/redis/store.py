@@ -371,9 +371,9 @@ class RedisStore(WriteVerbs):
 
     # Flow keys
 
-    async def flows(self, keys: Sequence[str] | None = None) -> Sequence[FlowStatus]:
+    async def flows(self, keys: Sequence[str] | None = None, *, waiting: bool = True) -> Sequence[FlowStatus]:
         """See the protocol."""
-        return [base.flow(row) for row in await self._enqueue("flows", keys)]
+        return [base.flow(row) for row in await self._enqueue("flows", keys, waiting)]
 
     async def flow_holders(self, key: str, limit: int = 100) -> Sequence[FlowHolder]:
         """See the protocol; of more than 10,000 claims of workers, those that are looked at."""

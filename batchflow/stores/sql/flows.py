@@ -175,12 +175,12 @@ def remove_idle(tx: Tx) -> int:
     return len(gone)
 
 
-def status(tx: Tx, keys: Sequence[str] | None) -> list[FlowStatus]:
+def status(tx: Tx, keys: Sequence[str] | None, waiting: bool) -> list[FlowStatus]:
     """The status of flow keys."""
     if keys is None:
-        found = tx.json("flow_status_all", now=tx.now)
+        found = tx.json("flow_status_all", now=tx.now, counted=waiting)
     else:
-        found = tx.json_rows("flow_status", [(key,) for key in sorted(set(keys))], now=tx.now)
+        found = tx.json_rows("flow_status", [(key,) for key in sorted(set(keys))], now=tx.now, counted=waiting)
     return [base.flow(row) for row in found]
 
 

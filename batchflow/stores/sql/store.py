@@ -171,9 +171,9 @@ class SqlStore(WriteVerbs):
 
     # Flow keys
 
-    async def flows(self, keys: Sequence[str] | None = None) -> Sequence[FlowStatus]:
+    async def flows(self, keys: Sequence[str] | None = None, *, waiting: bool = True) -> Sequence[FlowStatus]:
         """See the protocol."""
-        return await self._read(flows.status, keys)
+        return await self._read(flows.status, keys, waiting)
 
     async def flow_holders(self, key: str, limit: int = 100) -> Sequence[FlowHolder]:
         """See the protocol."""

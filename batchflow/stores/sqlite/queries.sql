@@ -430,10 +430,12 @@ SELECT json_group_array(json_array(
     parallelism_until, rate_until, paused_until, in_a_row, open_for, trial, :now))
 FROM (
     SELECT f.*,
-        (SELECT count(*) FROM lane l CROSS JOIN message m ON m.lane = l.key AND m.owner IS NULL AND m.stage < 3
-            WHERE l.flow = f.key)
-        + (SELECT count(*) FROM lane l CROSS JOIN message m ON m.lane = l.key AND m.owner IS NULL AND m.stage < 3
-            WHERE l.parent = f.key) AS waiting
+        CASE WHEN :counted THEN
+            (SELECT count(*) FROM lane l CROSS JOIN message m ON m.lane = l.key AND m.owner IS NULL AND m.stage < 3
+                WHERE l.flow = f.key)
+            + (SELECT count(*) FROM lane l CROSS JOIN message m ON m.lane = l.key AND m.owner IS NULL AND m.stage < 3
+                WHERE l.parent = f.key)
+        ELSE 0 END AS waiting
     FROM flow f ORDER BY f.key);
 
 -- flow_status --
@@ -443,10 +445,12 @@ SELECT json_group_array(json_array(
     parallelism_until, rate_until, paused_until, in_a_row, open_for, trial, :now))
 FROM (
     SELECT f.*,
-        (SELECT count(*) FROM lane l CROSS JOIN message m ON m.lane = l.key AND m.owner IS NULL AND m.stage < 3
-            WHERE l.flow = f.key)
-        + (SELECT count(*) FROM lane l CROSS JOIN message m ON m.lane = l.key AND m.owner IS NULL AND m.stage < 3
-            WHERE l.parent = f.key) AS waiting
+        CASE WHEN :counted THEN
+            (SELECT count(*) FROM lane l CROSS JOIN message m ON m.lane = l.key AND m.owner IS NULL AND m.stage < 3
+                WHERE l.flow = f.key)
+            + (SELECT count(*) FROM lane l CROSS JOIN message m ON m.lane = l.key AND m.owner IS NULL AND m.stage < 3
+                WHERE l.parent = f.key)
+        ELSE 0 END AS waiting
     FROM flow f WHERE f.key IN (SELECT key FROM given) ORDER BY f.key);
 
 -- flow_idle --

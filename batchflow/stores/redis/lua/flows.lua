@@ -436,7 +436,7 @@ end
 local function end_of(at) return at and at > 0 and at end
 
 -- flows: the status of flow keys, by name.
-reads.flows = function(keys)
+reads.flows = function(keys, counted)
   keys = or_nil(keys) or call('ZRANGE', P .. 'flows', 0, -1)
   table.sort(keys)
   local rows, seen = {}, {}
@@ -447,7 +447,7 @@ reads.flows = function(keys)
       rows[#rows + 1] = row_of(FLOW_COLUMNS, {
         key = key, parallelism = flow.p > 0 and flow.p, rate = flow.r > 0 and flow.r, period = flow.per, burst = flow.bu,
         pin_parallelism = flow.pp > 0 and flow.pp, pin_rate = flow.pr > 0 and flow.pr, pin_period = flow.pper,
-        paused = flow.pz == 1, in_use = flow.n, waiting = flow.w, parked_until = flow.pk, now = now,
+        paused = flow.pz == 1, in_use = flow.n, waiting = counted and flow.w or 0, parked_until = flow.pk, now = now,
         parallelism_until = end_of(flow.ppu), rate_until = end_of(flow.pru), paused_until = end_of(flow.pzu),
         in_a_row = flow.ir or 0, open_for = flow.bo or 0, trial = flows.trial(flow),
       })
