@@ -52,7 +52,7 @@ def rows(found: dict[str, Figures]) -> list[Row]:
 def _embedded_rows(found: dict[str, Figures]) -> list[Row]:
     small, large, many = found["defaults_20k"], found["large_20k"], found["large_200k"]
     command, crew, first = found["command_20k"], found["crew_embedded"], found["latency"]
-    groups = found["groups_10k"]
+    groups, tenants = found["groups_10k"], found["tenants_20k"]
     dry, rate, big = found["dry_run"], found["rate"], found["large_results"]
     asyncio_ = found["references"]["asyncio_items_per_s"]
     return [
@@ -86,6 +86,14 @@ def _embedded_rows(found: dict[str, Figures]) -> list[Row]:
         ),
         _ratio("… CPU per item", groups["cpu_us"], "us", "`execute`", groups["one_cpu_us"]),
         _ratio("… calls", groups["calls"], "calls", "`execute`", groups["one_calls"]),
+        _ratio(
+            "20,000 items, one at a time of each of 2,000 tenants",
+            tenants["items_per_s"],
+            "items/s",
+            "without `item_flow`",
+            tenants["plain_items_per_s"],
+        ),
+        _ratio("… CPU per item", tenants["cpu_us"], "us", "without `item_flow`", tenants["plain_cpu_us"]),
         _ratio("dry run of 1,000,000", dry["ids_per_s"], "ids/s", "fetch alone", dry["fetch_only_ids_per_s"]),
         _ratio("trigger to first execute", first["first_ms"], "ms", "trigger (one commit)", first["trigger_ms"]),
         _ratio("rate of 200/s held", rate["per_s"], "starts/s", "the limit", 200),
@@ -150,8 +158,23 @@ def _redis_rows(found: dict[str, Figures]) -> list[Row]:
             _ratio("… CPU of Redis per item", it["redis_cpu_us"], "us", "Redis alone", it["least_redis_cpu_us"]),
             _ratio("… CPU of the worker per item", it["cpu_us"], "us", "embedded", embedded["cpu_us"]),
         ]
+    tenants = found["redis_tenants_20k"]
     return [
         *made,
+        _ratio(
+            "20,000 items on Redis, one at a time of each of 2,000 tenants",
+            tenants["items_per_s"],
+            "items/s",
+            "without `item_flow`",
+            tenants["plain_items_per_s"],
+        ),
+        _ratio(
+            "… CPU of Redis per item",
+            tenants["redis_cpu_us"],
+            "us",
+            "without `item_flow`",
+            tenants["plain_redis_cpu_us"],
+        ),
         _ratio("two worker processes, the defaults", crew["two_per_s"], "items/s", "one", crew["one_per_s"]),
         _ratio("memory of an item that waits in Redis", queue["bytes_per_item"], "bytes", "wanted", 400),
         _ratio("items put into Redis", queue["started_per_s"], "items/s", "wanted", 50_000),
