@@ -58,7 +58,10 @@ def _described(**form: Any) -> Any:
 
 
 class FailureBudgetBody(BaseModel):
-    """A failure budget. Give `maxFailures`, `maxRate` or both; the rate, a part of 1, applies from `minItems` on."""
+    """A failure budget. Give `maxFailures`, `maxRate` or both; the rate, a part of 1, applies from `minItems` on.
+
+    `maxInARow` with `openFor`, such as "30s", is a circuit breaker, beside these or alone: then without an `action`.
+    """
 
     model_config = ConfigDict(
         alias_generator=to_camel, validate_by_name=True, validate_by_alias=True, extra="forbid", defer_build=True
@@ -68,6 +71,8 @@ class FailureBudgetBody(BaseModel):
     max_rate: float | None = Field(default=None, ge=0, lt=1, strict=True)
     min_items: int = Field(default=50, ge=1, le=MAX_COUNT, strict=True)
     action: BudgetAction = "pause"
+    max_in_a_row: int | None = Field(default=None, ge=1, le=MAX_COUNT, strict=True)
+    open_for: TextOrNumber = None
 
 
 def parse_failure_budget(body: FailureBudgetBody | None) -> FailureBudget | None:

@@ -178,6 +178,7 @@ WaitCode: TypeAlias = Literal[
     "unserved",
     "key_paused",
     "key_parked",
+    "breaker_open",
     "worker_silent",
     "limit",
     "completion",
@@ -191,9 +192,10 @@ class WaitReason(NamedTuple):
     `paused`: an operator has paused the batch. `failure_budget`: too many of its items have failed, and it is paused
     until an operator resumes it. `approval`: its canary has ended, and an operator has to approve the batch.
     `not_before`: its start time has not come. `unserved`: no worker serves it.
-    `key_paused`: an operator has paused its flow key. `key_parked`: a service limits its rate. `worker_silent`: a
-    worker that holds items is not heard of. `limit`: a limit of its flow control, or the concurrency of this process.
-    `completion`: its items have ended, and `on_complete` has not.
+    `key_paused`: an operator has paused its flow key. `key_parked`: a service limits its rate. `breaker_open`: the
+    circuit breaker of its flow key is open. `worker_silent`: a worker that holds items is not heard of. `limit`: a
+    limit of its flow control, or the concurrency of this process. `completion`: its items have ended, and `on_complete`
+    has not.
     """
 
     code: WaitCode

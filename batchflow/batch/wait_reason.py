@@ -94,7 +94,7 @@ async def find_wait_reason(
         if flow.waiting and (sentence := paused_sentence(flow)):
             return WaitReason("key_paused", sentence)
         if flow.waiting and (sentence := parked_sentence(flow, now)):
-            return WaitReason("key_parked", sentence)
+            return WaitReason("breaker_open" if flow.breaker.open_for else "key_parked", sentence)
     if stalled and (sentence := silent_worker(await store.workers(), routes, now)):
         return WaitReason("worker_silent", sentence)
     if of_items := await _item_keys_reason(store, definition, batch, flows, now):

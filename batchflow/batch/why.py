@@ -129,7 +129,8 @@ async def _binding_keys(client: Client, names: Sequence[str], reason: WaitReason
     for status in await client.store.flows(names, waiting=False):
         limits, now = status.limits, client.now()
         is_full = limits.parallelism is not None and status.in_use >= limits.parallelism
-        is_closed = status.paused or status.parked_until > now
+        is_closed = status.paused or status.parked_until > now or status.breaker.open_for > 0
+        is_full = is_full or status.breaker.trial is not None
         if is_full or is_closed or (delays and limits.rate is not None):
             holders = await client.store.flow_holders(limits.key or "", SHOWN_HOLDERS) if is_full else ()
             found.append(BindingKey(status, holders))

@@ -11,7 +11,8 @@ from batchflow.cli.groups import CommandGroup
 from batchflow.cli.options import JsonOption, UrlOption, option_names, parse_delay
 from batchflow.cli.output import Output, format_local_time, print_pairs, print_table
 from batchflow.cli.target import open_engine
-from batchflow.core.duration import humanize_duration
+from batchflow.core.breaker import Breaker
+from batchflow.core.duration import format_duration, humanize_duration
 from batchflow.core.flow import FlowHolder, FlowStatus
 from batchflow.errors import InputError
 from batchflow.http.schemas.flow_keys import FlowHolderInfo, FlowKeyDetail, FlowKeyInfo, FlowKeyList
@@ -181,7 +182,9 @@ class ResumeFlowKey:
 @group.command("reset")
 @dataclass(frozen=True, kw_only=True)
 class ResetFlowKey:
-    """Remove pins, pause and parking of a flow key, and forget its latest starts: the code's limits, from now on.
+    """Remove pins, pause and parking of a flow key, close its circuit breaker, and forget its latest starts.
+
+    The code's limits apply, from now on.
 
     Exit codes: 0 reset, 2 no such key.
     """
@@ -225,6 +228,7 @@ def _print_key(output: Output, status: FlowStatus, now: int) -> None:
             "parallelism": _parallelism(status, status.parallelism_until),
             "rate": _rate(status, status.rate_until),
             "state": _state(status, now),
+            **({"breaker": _breaker(status.breaker)} if status.breaker.in_a_row else {}),
             "in use": f"{status.in_use:,}",
             "waiting": f"{status.waiting:,}",
         },
@@ -251,7 +255,7 @@ def print_keys(output: Output, keys: Sequence[FlowStatus], now: int, *, waiting:
         for it in keys
     ]
     columns = ["key", "parallelism", "rate", "in use", *["waiting"] * waiting, "state"]
-    styles = ["yellow" if it.paused or it.parked_until > now else "" for it in keys]
+    styles = ["" if _state(it, now) == "open" else "yellow" for it in keys]
     print_table(output, columns, rows, styles, numbers=("in use", "waiting"))
 
 
@@ -278,7 +282,16 @@ def _pinned(pinned: bool, until: int | None) -> str:
 def _state(status: FlowStatus, now: int) -> str:
     if status.paused:
         return "paused" + _until(status.paused_until)
-    return "parked" + _until(status.parked_until) if status.parked_until > now else "open"
+    breaker, is_parked = status.breaker, status.parked_until > now
+    if breaker.open_for:
+        return "breaker open" + (_until(status.parked_until) if is_parked else ", one is tried")
+    return "parked" + _until(status.parked_until) if is_parked else "open"
+
+
+def _breaker(breaker: Breaker) -> str:
+    text = f"{'open' if breaker.open_for else 'closed'}, {breaker.in_a_row:,} failed in a row"
+    text += f", {format_duration(breaker.open_for)} after each failure" if breaker.open_for else ""
+    return text if breaker.trial is None else f"{text}; it tries {breaker.trial}"
 
 
 def _until(at: int | None) -> str:

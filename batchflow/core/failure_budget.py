@@ -49,6 +49,7 @@ class FailureBudget:
 
     def __post_init__(self) -> None:
         self._check_breaker()
+        _check_count("min_items", self.min_items, 1)
         if self.max_failures is None and self.max_rate is None:
             if self.max_in_a_row is None:
                 raise ConfigurationError(
@@ -64,7 +65,6 @@ class FailureBudget:
             object.__setattr__(self, "action", "pause")
         if self.max_failures is not None:
             _check_count("max_failures", self.max_failures, 0)
-        _check_count("min_items", self.min_items, 1)
         if self.max_rate is not None and not _is_rate(self.max_rate):
             want = "write a part of all items from 0 up to, but not, 1, such as 0.05"
             raise ConfigurationError(option="max_rate", got=repr(self.max_rate), want=want)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from batchflow.core.batch import Failure
+from batchflow.core.breaker import BreakerChange
 from batchflow.core.codec import SizeLimit
 from batchflow.core.expected_data import ExpectedData
 from batchflow.core.message import Claim, Message
@@ -101,6 +102,9 @@ class Observer(Protocol):
         Of all processes one reports it.
         """
 
+    def breaker_changed(self, claim: Claim, change: BreakerChange) -> None:
+        """The end of this claim has opened or closed the circuit breaker of its flow key. One process reports it."""
+
     def canary_ended(self, batch: str) -> None:
         """A verb of this process has ended the canary of the batch, which is approved, or waits for approval."""
 
@@ -117,6 +121,7 @@ class Observers:
         "_on_error",
         "attempt_failed",
         "batch_ended",
+        "breaker_changed",
         "budget_exceeded",
         "canary_ended",
         "claimed",
@@ -140,6 +145,7 @@ class Observers:
     store_recovered: Callable[[int, bool], None] | None
     batch_ended: Callable[[str], None] | None
     budget_exceeded: Callable[[str], None] | None
+    breaker_changed: Callable[[Claim, BreakerChange], None] | None
     canary_ended: Callable[[str], None] | None
 
     def __init__(

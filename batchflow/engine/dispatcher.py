@@ -312,6 +312,8 @@ class Dispatcher:
             return
         if (notify := self.observers.settled) is not None:
             notify(claim, ending)
+        if answer.breaker is not None and (notify := self.observers.breaker_changed) is not None:
+            notify(claim, answer.breaker)
         ended = answer.ended_batch
         if ended is not None and (notify := self.observers.batch_ended) is not None:
             notify(ended)

@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from batchflow.core.batch import Failure
+from batchflow.core.breaker import BreakerChange
 from batchflow.core.call import CALL_DESTINATION
+from batchflow.core.duration import format_duration
 from batchflow.core.message import Claim
 from batchflow.core.ports import NO_LOG_NAMES, ClaimKey, FailedAttempt, LogNames
 from batchflow.core.report import one_line
@@ -103,6 +105,19 @@ class FailureLog:
         elif attempt is not None:
             # The function has handled the failure of a step, or waits for something else first.
             self._warn(claim, attempt)
+
+    def tell_breaker(self, claim: Claim, change: BreakerChange) -> None:
+        """Log that a circuit breaker has opened, after the failures that have opened it, or that it has closed."""
+        prefix = self._names.get(claim.destination, NO_LOG_NAMES).prefix
+        about = {"flow_key": change.key, **_about(claim)}
+        if change.open_for:
+            self.write()
+            count = change.in_a_row
+            why = f"{count:,} attempts in a row have failed" if count > 1 else "an attempt has failed"
+            then = f"nothing starts for {format_duration(change.open_for)}, then one at a time"
+            log_of(prefix).warning(f"[{prefix}] Circuit breaker open: {why}; {then}", **about)
+        else:
+            log_of(prefix).info(f"[{prefix}] Circuit breaker closed: an attempt has succeeded", **about)
 
     def forget(self, claim: Claim) -> None:
         """Forget a claim that was lost."""

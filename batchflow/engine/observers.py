@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
+from batchflow.core.breaker import BreakerChange
 from batchflow.core.duration import humanize_duration
 from batchflow.core.message import Claim, Message
 from batchflow.core.ports import FailedAttempt, LogNames, Observer, Observers
@@ -38,6 +39,10 @@ class EngineLog(Observer):
     def batch_ended(self, batch: str) -> None:
         """Logs the failed attempts before the end."""
         self.failures.write()
+
+    def breaker_changed(self, claim: Claim, change: BreakerChange) -> None:
+        """See the protocol."""
+        self.failures.tell_breaker(claim, change)
 
     def lost(self, claim: Claim) -> None:
         """See the protocol."""

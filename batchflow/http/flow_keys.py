@@ -62,7 +62,7 @@ class FlowKeyEndpoints:
         add_command("/{key}/unpin", self.unpin, UnpinFlowRequest, "Restore the limits of the code", required=False)
         add_command("/{key}/pause", self.pause, PauseFlowRequest, "Start nothing under a flow key", required=False)
         add("POST", "/{key}/resume", self.resume, FlowKeyInfo, "Resume a paused flow key")
-        add("POST", "/{key}/reset", self.reset, FlowKeyInfo, "Remove pins, pause and parking of a flow key")
+        add("POST", "/{key}/reset", self.reset, FlowKeyInfo, "Remove pins, pause, parking; close its breaker")
 
     async def list(
         self,

@@ -128,7 +128,7 @@ class LimitAdmin:
         return await self._present(status)
 
     async def reset(self, key: str) -> FlowStatus:
-        """Remove pins, pause and parking of a flow key, and forget its latest starts.
+        """Remove pins, pause and parking of a flow key, close its circuit breaker, and forget its latest starts.
 
         Raises:
             NotFoundError: the flow key does not exist.

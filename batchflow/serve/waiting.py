@@ -47,11 +47,23 @@ def paused_sentence(flow: FlowStatus) -> str:
 
 
 def parked_sentence(flow: FlowStatus, now: int) -> str:
-    """Return a sentence if a flow key is parked; else ""."""
+    """Return a sentence if a flow key is parked, by its circuit breaker or for a rate limit; else ""."""
     left_ms = flow.parked_until - now
+    if flow.breaker.open_for:
+        return _breaker_sentence(flow, left_ms)
     if left_ms <= 0:
         return ""
     return f"a service limits its rate: the flow key '{flow.limits.key}' is parked for {_seconds(left_ms)}"
+
+
+def _breaker_sentence(flow: FlowStatus, left_ms: int) -> str:
+    in_a_row = flow.breaker.in_a_row
+    failed = f"{in_a_row:,} failed attempts in a row" if in_a_row > 1 else "a failed attempt"
+    if flow.breaker.trial is not None:
+        then = f"nothing else starts until '{flow.breaker.trial}' has ended, which is tried now"
+    else:
+        then = "one is tried " + (f"in {_seconds(left_ms)}" if left_ms > 0 else "next")
+    return f"the circuit breaker of the flow key '{flow.limits.key}' is open after {failed}: {then}"
 
 
 def _seconds(ms: int) -> str:

@@ -85,9 +85,9 @@ class WaitReasonInfo(ApiModel):
 
     `paused`: an operator has paused the batch. `approval`: its canary has ended, and an operator has to approve the
     batch. `not_before`: its start time has not come. `unserved`: no worker serves it. `key_paused`: an operator has
-    paused its flow key. `key_parked`: a service limits its rate. `worker_silent`: a worker that holds items is not
-    heard of. `limit`: a limit of its flow control, or the concurrency of the process. `completion`: its items have
-    ended, and `on_complete` has not.
+    paused its flow key. `key_parked`: a service limits its rate. `breaker_open`: the circuit breaker of its flow key
+    is open. `worker_silent`: a worker that holds items is not heard of. `limit`: a limit of its flow control, or the
+    concurrency of the process. `completion`: its items have ended, and `on_complete` has not.
     """
 
     code: WaitCode

@@ -1,12 +1,38 @@
 """The documents of flow keys, and the bodies of the commands for them."""
 
 from datetime import datetime
+from typing import Literal
 
 from pydantic import ConfigDict
 
+from batchflow.core.breaker import Breaker
+from batchflow.core.duration import format_duration
 from batchflow.core.flow import FlowHolder, FlowStatus
 from batchflow.http.schemas.base import ApiModel, required_datetime, to_datetime
 from batchflow.serve.limits import FlowKeyPage
+
+
+class CircuitBreakerInfo(ApiModel):
+    """The circuit breaker of a flow key, which counts the attempts that have failed since the last success.
+
+    While it is `open`, the key is parked until its `parkedUntil`; then one run or item is tried at a time, now
+    `trialRunId`. A failure parks the key again for `openFor`, a success closes the breaker.
+    """
+
+    state: Literal["closed", "open"]
+    failed_in_a_row: int
+    open_for: str | None
+    trial_run_id: str | None
+
+    @classmethod
+    def of(cls, breaker: Breaker) -> "CircuitBreakerInfo":
+        """A circuit breaker in its present state."""
+        return cls(
+            state="open" if breaker.open_for else "closed",
+            failed_in_a_row=breaker.in_a_row,
+            open_for=format_duration(breaker.open_for) if breaker.open_for else None,
+            trial_run_id=breaker.trial,
+        )
 
 
 class FlowKeyInfo(ApiModel):
@@ -14,7 +40,8 @@ class FlowKeyInfo(ApiModel):
 
     At most `parallelism` run at once and `rate` start per `period`; null means no limit. `inUse` are under way and
     `waiting` wait, due or not. `parallelismUntil`, `rateUntil` and `pausedUntil` are the times at which the pins and
-    the pause end by themselves; null if only by hand. A service has limited the key's rate until `parkedUntil`.
+    the pause end by themselves; null if only by hand. A service has limited the key's rate, or its circuit breaker has
+    parked it, until `parkedUntil`. `circuitBreaker` is null unless attempts have failed in a row.
     """
 
     key: str
@@ -31,6 +58,7 @@ class FlowKeyInfo(ApiModel):
     in_use: int
     waiting: int
     parked_until: datetime | None
+    circuit_breaker: CircuitBreakerInfo | None
 
     @classmethod
     def of(cls, flow: FlowStatus, now: int) -> "FlowKeyInfo":
@@ -51,6 +79,7 @@ class FlowKeyInfo(ApiModel):
             in_use=flow.in_use,
             waiting=flow.waiting,
             parked_until=to_datetime(flow.parked_until) if flow.parked_until > now else None,
+            circuit_breaker=CircuitBreakerInfo.of(flow.breaker) if flow.breaker.in_a_row else None,
         )
 
 
