@@ -12,6 +12,7 @@ from batchflow.batch.dry_run import Statistics
 from batchflow.batch.handle import BatchHandle
 from batchflow.batch.items import BatchItem
 from batchflow.batch.names import WireKeys, quantity
+from batchflow.batch.rollup import Totals, read_retries
 from batchflow.batch.status import (
     BatchStatus,
     BatchSummary,
@@ -56,6 +57,7 @@ class BatchDetails(NamedTuple):
     failed: Sequence[Item]
     letters: Sequence[DeadLetter]
     wait_reason: WaitReason | None
+    retries: Sequence[Batch]
 
     @classmethod
     async def read(cls, client: Client, batch: Batch, limit: int) -> "BatchDetails":
@@ -67,7 +69,8 @@ class BatchDetails(NamedTuple):
             examples += await store.items(batch.id, after=number - 1, limit=1)
         letters = await store.dead_letters(DeadLetterQuery(batch=batch.id), limit)
         # The app of the batch is not known here, only its store.
-        return cls(batch, examples, failed, letters, await WaitReasons(client, None).find(batch))
+        reason = await WaitReasons(client, None).find(batch)
+        return cls(batch, examples, failed, letters, reason, await read_retries(store, batch))
 
 
 def print_statistics(output: Output, title: str, workflow: Workflow[Any, Any], found: Statistics) -> None:
@@ -235,7 +238,13 @@ def print_batch(output: Output, report: BatchDetails, now: int) -> None:
     rows |= {"notify_url": _notification_text(found, found.notify_url)} if found.notify_url else {}
     counted = overstated_count(found)
     rows |= {} if counted is None else {"warning": format_overstated_count(counted, counts)}
+    rows |= {"retry of": found.retry_of} if found.retry_of else {}
+    totals = Totals.of(found, report.retries)
+    rows |= {} if totals is None else {"with retries": str(totals)}
     print_pairs(output, rows)
+    if report.retries:
+        output.print(f"Retries ({len(report.retries):,}):", style="bold")
+        print_pairs(output, {it.id: f"{it.state}: {format_counts(it.counts)}" for it in report.retries}, indent="  ")
     if found.errors:
         output.print("Errors:", style="bold")
         errors = {item.number: item.error or "" for item in report.examples}

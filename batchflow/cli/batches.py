@@ -99,7 +99,7 @@ class ShowBatch:
             now = engine.now()
         if self.as_json:
             info = BatchInfo.of(batch, now, wait_reason=details.wait_reason)
-            document = BatchDetail.of_info(info, batch).document()
+            document = BatchDetail.of_info(info, batch, retries=details.retries).document()
             document["failedItems"] = [ItemDetail.of(item).document() for item in details.failed]
             document["deadLetters"] = [DeadLetterInfo.of(letter).document() for letter in details.letters]
             Output().print_json(document)

@@ -11,6 +11,7 @@ from batchflow.batch.export import Export, ExportFormat
 from batchflow.batch.handle import no_such_item
 from batchflow.batch.names import wire_name
 from batchflow.batch.operations import list_batches
+from batchflow.batch.rollup import read_retries
 from batchflow.batch.status import WaitReason
 from batchflow.batch.wait_reason import WaitReasons
 from batchflow.batch.why import explain_wait
@@ -111,7 +112,8 @@ class BatchEndpoints:
         reason = await self._wait_reasons(batch).find(batch)
         fields = None if workflow is None else workflow.definition.params.model_fields
         names = None if fields is None else {name: wire_name(name, info) for name, info in fields.items()}
-        return json_response(BatchDetail.of_info(self._info(batch, reason), batch, names))
+        retries = await read_retries(self._client.store, batch)
+        return json_response(BatchDetail.of_info(self._info(batch, reason), batch, names, retries))
 
     async def why(self, id: str) -> Response:
         """A sentence, the first open items, and what holds them back; bounded reads, however large the batch is."""

@@ -7,6 +7,7 @@ from batchflow.errors import DuplicateNameError
 RESERVED_POSTS = (
     *("/batches/{id}/pause", "/batches/{id}/resume", "/batches/{id}/cancel", "/batches/{id}/priority"),
     "/batches/{id}/approve",
+    "/batches/{id}/retry",
     *("/batches/pause", "/batches/resume", "/batches/cancel"),
     *("/dlq/resume", "/dlq/restart", "/dlq/callback", "/dlq/delete"),
     *("/schedules", "/schedules/{id}/pause", "/schedules/{id}/resume", "/schedules/{id}/trigger"),

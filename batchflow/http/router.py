@@ -10,6 +10,7 @@ from batchflow.batch.schedules import ScheduleAdmin
 from batchflow.core.ports import Client
 from batchflow.http.access import Access
 from batchflow.http.batch_operations import BatchOperations
+from batchflow.http.batch_retries import RetryEndpoint
 from batchflow.http.batches import BatchEndpoints
 from batchflow.http.dead_letters import DeadLetterEndpoints
 from batchflow.http.errors import ErrorHandlingRoute, check_query_params
@@ -50,6 +51,7 @@ class Routers:
         self._urls = Urls(self.admin, self.webhooks, app_url=app_url, trust_prefix=trust_prefix)
         BatchEndpoints(client, workflows).add_routes(self.admin)
         BatchOperations(client, workflows, max_body=limits.max_body).add_routes(self.admin)
+        RetryEndpoint(client, workflows, max_body=limits.max_body).add_routes(self.admin)
         RunEndpoints(client, self._functions, max_body=limits.max_body).add_routes(self.admin)
         DeadLetterEndpoints(client, max_body=limits.max_body).add_routes(self.admin)
         EventEndpoints(client, max_body=limits.max_body).add_routes(self.admin)

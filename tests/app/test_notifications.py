@@ -94,6 +94,7 @@ async def test_a_notification_has_exactly_the_fields_of_an_ended_batch(flow_env:
         "error": None,
         "completionError": None,
         "counted": None,
+        "retryOf": None,
     }
     assert found.notification is not None
     assert (found.notification.state, found.notification.error) == ("succeeded", None)

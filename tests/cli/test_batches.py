@@ -111,6 +111,7 @@ def test_list_is_one_json_document(command: CommandLine) -> None:
         "counted": None,
         "waitReason": None,
         "notification": None,
+        "retryOf": None,
         "startedAt": None,
         "endedAt": None,
     }

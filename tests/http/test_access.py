@@ -51,6 +51,7 @@ DOORS = {
     "POST /batches/{id}/resume": OPERATOR,
     "POST /batches/{id}/approve": OPERATOR,
     "POST /batches/{id}/priority": OPERATOR,
+    "POST /batches/{id}/retry": OPERATOR,
     "POST /batches/cancel": OPERATOR,
     "POST /batches/pause": OPERATOR,
     "POST /batches/resume": OPERATOR,

@@ -81,6 +81,9 @@ async def test_the_status_is_complete(ended: str, http: AsyncClient) -> None:
         "counted": None,
         "waitReason": None,
         "notification": None,
+        "retryOf": None,
+        "retries": [],
+        "totals": None,
         "params": {"paidOnly": False, "ratio": 1.0, "region": {"name": "all", "within": None}},
         "traceback": None,
     }
@@ -271,7 +274,7 @@ async def test_the_last_event_is_done(flow: Batchflow, http: AsyncClient) -> Non
     last = events[-1][1]
     whole = (await http.get(f"/batches/{id}")).json()
     assert whole.pop("params")["paidOnly"] is True
-    assert {**last, "traceback": None} == whole
+    assert {**last, "traceback": None, "retries": [], "totals": None} == whole
     assert (last["isFinal"], last["counts"]["succeeded"]) == (True, 30)
 
 

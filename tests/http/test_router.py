@@ -179,6 +179,7 @@ ROUTES = [
     ("POST", "/batches/x/resume"),
     ("POST", "/batches/x/approve"),
     ("POST", "/batches/x/priority"),
+    ("POST", "/batches/x/retry"),
     ("POST", "/batches/pause"),
     ("POST", "/batches/resume"),
     ("POST", "/batches/cancel"),

@@ -1,10 +1,12 @@
 """The documents of batches."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal
 
 from batchflow.batch.names import camel_case
+from batchflow.batch.retry import RetryResult
+from batchflow.batch.rollup import Totals
 from batchflow.batch.status import BatchStatus, BatchSummary, WaitCode, WaitReason
 from batchflow.core.batch import Batch, BatchState, Counts, ErrorGroup, NotificationState
 from batchflow.core.secrets import masked_value
@@ -133,7 +135,7 @@ class BatchInfo(ApiModel):
     `completionError` is the reason why `on_complete` has failed for good. `waitReason` is the reason why the batch goes
     no faster; null if nothing holds it back, and in lists. `notification` is null unless it has a `notify_url`. Of the
     batches of a workflow, those with the highest `priority` start first. With a `canary` so many items run before all
-    others, which wait as long as it `needsApproval`.
+    others, which wait as long as it `needsApproval`. `retryOf` is the batch of which it is a retry.
     """
 
     batch_id: str
@@ -161,6 +163,7 @@ class BatchInfo(ApiModel):
     counted: int | None
     wait_reason: WaitReasonInfo | None = None
     notification: NotificationInfo | None = None
+    retry_of: str | None = None
     created_at: datetime
     started_at: datetime | None
     ended_at: datetime | None
@@ -197,22 +200,62 @@ class BatchInfo(ApiModel):
             counted=status.counted,
             wait_reason=WaitReasonInfo.of(wait_reason),
             notification=NotificationInfo.of(batch),
+            retry_of=batch.retry_of,
             created_at=required_datetime(batch.created_at),
             started_at=to_datetime(batch.started_at),
             ended_at=to_datetime(batch.ended_at),
         )
 
 
+class RetryInfo(ApiModel):
+    """A retry of a batch. `recovered` are those of its items that had not succeeded before, and have in it."""
+
+    batch_id: str
+    state: BatchState
+    counts: ItemCounts
+    recovered: int
+
+
+class TotalsInfo(ApiModel):
+    """The items of a batch and of its retries, each counted once, by the state of its latest run.
+
+    `recovered` have succeeded in a retry and had failed or been cancelled before.
+    """
+
+    open: int
+    succeeded: int
+    failed: int
+    cancelled: int
+    recovered: int
+
+
 class BatchDetail(BatchInfo):
-    """A batch, whole: with its parameters, and the traceback of a walk that failed."""
+    """A batch, whole: with its parameters, its retries, and the traceback of a walk that failed.
+
+    `totals` are those of the batch and its retries; null without a retry. `counts` are its own.
+    """
 
     params: Any
     traceback: str | None
+    retries: list[RetryInfo]
+    totals: TotalsInfo | None
 
     @classmethod
-    def of_info(cls, info: BatchInfo, batch: Batch, names: Mapping[str, str] | None = None) -> "BatchDetail":
+    def of_info(
+        cls, info: BatchInfo, batch: Batch, names: Mapping[str, str] | None = None, retries: Sequence[Batch] = ()
+    ) -> "BatchDetail":
         """The whole of a batch, of which `info` has the rest. `names` as for `wire_params`."""
-        return cls(**dict(info), params=wire_params(batch, names), traceback=stored_traceback(batch.error))
+        totals = Totals.of(batch, retries)
+        return cls(
+            **dict(info),
+            params=wire_params(batch, names),
+            traceback=stored_traceback(batch.error),
+            retries=[
+                RetryInfo(batch_id=it.id, state=it.state, counts=ItemCounts.of(it.counts), recovered=it.recovered)
+                for it in retries
+            ],
+            totals=None if totals is None else TotalsInfo(**totals._asdict()),
+        )
 
 
 class BatchReport(ApiModel):
@@ -258,6 +301,7 @@ class BatchReport(ApiModel):
 class BatchNotification(BatchReport):
     """The end of a batch, as it is sent to its `notify_url`; `message` is one line about it for people."""
 
+    retry_of: str | None
     created_at: datetime
     started_at: datetime | None
     ended_at: datetime
@@ -268,6 +312,7 @@ class BatchNotification(BatchReport):
         summary = BatchSummary.of(batch)
         return cls(
             **dict(BatchReport.of(summary, str(summary))),
+            retry_of=batch.retry_of,
             created_at=required_datetime(batch.created_at),
             started_at=to_datetime(batch.started_at),
             ended_at=required_datetime(batch.ended_at or 0),
@@ -326,6 +371,34 @@ class BatchPriorityResponse(ApiModel):
     success: Literal[True] = True
     changed: bool
     batch: BatchInfo
+
+
+class RetryBatchResponse(ApiModel):
+    """`resumed` dead letters go on; `linkedBatchId` is the batch that runs other items, null if there are none.
+
+    `deduplicated` is true if the same retry was under way. `skipped` ids had succeeded before. `lost` items have failed
+    and cannot run again: neither their dead letters are kept, nor can the workflow load them.
+    """
+
+    success: Literal[True] = True
+    resumed: int
+    linked_batch_id: str | None
+    deduplicated: bool
+    skipped: int
+    lost: int
+    batch: BatchInfo
+
+    @classmethod
+    def of(cls, done: RetryResult, batch: BatchInfo) -> "RetryBatchResponse":
+        """The response to a retry of a batch."""
+        return cls(
+            resumed=done.resumed,
+            linked_batch_id=None if done.linked is None else done.linked.id,
+            deduplicated=done.linked is not None and done.linked.deduplicated,
+            skipped=done.skipped,
+            lost=done.lost,
+            batch=batch,
+        )
 
 
 class PauseBatchesResponse(ApiModel):
