@@ -236,6 +236,7 @@ class Retries:
             headers=first.headers,
             priority=first.priority,
             notify_url=first.notify_url,
+            failure_budget=first.failure_budget,
             open_dedup=f"retry:{first.id}:{key}",
             retry_of=first.id,
         )

@@ -7,7 +7,8 @@ from typing import Annotated, Protocol, runtime_checkable
 
 import typer
 
-from batchflow.cli import batch_retry, dlq, flow_keys, ledger, runs, schedules
+from batchflow.cli import batch_operations, dlq, flow_keys, ledger, runs, schedules
+from batchflow.cli.batch_retry import RetryBatch
 from batchflow.cli.check import CheckFunctions
 from batchflow.cli.events import ListWaiters, NotifyRuns
 from batchflow.cli.groups import ID_PREFIXES, CommandGroup
@@ -62,9 +63,10 @@ app.command("items")(ListItemHistory)
 app.command("check")(CheckFunctions)
 app.command("notify")(NotifyRuns)
 app.command("waiters")(ListWaiters)
+batch_operations.group.command("retry")(RetryBatch)
 batch_operations.group.command("why")(ExplainBatch)
 GROUPS = {
-    "batches": batch_retry.group,
+    "batches": batch_operations.group,
     "runs": runs.group,
     "dlq": dlq.group,
     "schedules": schedules.group,

@@ -9,7 +9,6 @@ import typer
 
 from batchflow.batch.names import quantity
 from batchflow.batch.retry import Retries, RetryRequest, RetryResult, check_retry
-from batchflow.cli.batch_operations import group
 from batchflow.cli.batches import BatchIdArgument, require_batch
 from batchflow.cli.ids_file import read_ids
 from batchflow.cli.options import JsonOption, UrlOption, option_names
@@ -18,7 +17,8 @@ from batchflow.cli.target import load_flow, open_engine
 from batchflow.core.batch import Batch
 from batchflow.engine.engine import Engine
 from batchflow.errors import InputError
-from batchflow.http.schemas.batches import BatchInfo, RetryBatchResponse
+from batchflow.http.schemas.batch_retries import RetryBatchResponse
+from batchflow.http.schemas.batches import BatchInfo
 
 _PARTS = {"failed": "failed items without a dead letter", "missing": "what is missing", "ids": "these items"}
 
@@ -31,7 +31,6 @@ class _Retried(NamedTuple):
     now: int
 
 
-@group.command("retry")
 @dataclass(frozen=True, kw_only=True)
 class RetryBatch:
     """Run a part of a batch again: without options what has failed, from its recorded steps.

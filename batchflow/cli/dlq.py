@@ -49,8 +49,8 @@ _DONE = {
     "delete": "Deleted",
 }
 _REFUSED = {
-    "resume": "not dead letters any more, or their batch is being cancelled",
-    "restart": "not dead letters any more, or their batch is being cancelled",
+    "resume": "not dead letters any more, retried in another batch, or their batch is being cancelled",
+    "restart": "not dead letters any more, retried in another batch, or their batch is being cancelled",
     "callback": "not dead letters, without a failure function, or its latest call has not ended",
     "delete": "not dead letters any more",
 }

@@ -13,7 +13,8 @@ from batchflow.core.ports import Client
 from batchflow.http.bodies import invalid_field, read_object
 from batchflow.http.errors import json_response, not_found
 from batchflow.http.openapi import BODY_ERRORS, error_responses, request_body
-from batchflow.http.schemas.batches import BatchInfo, RetryBatchResponse
+from batchflow.http.schemas.batch_retries import RetryBatchResponse
+from batchflow.http.schemas.batches import BatchInfo
 
 
 class RetryBatchRequest(BaseModel):

@@ -86,8 +86,9 @@ class DeadLetterResult:
     """The result of a command for dead letters.
 
     `count` is the number that it was carried out for, `ids` are the first 1,000 of these. `refused` are the first 1,000
-    of those that it was not: they were not dead letters any more, or their batch is being cancelled. `failed` are those
-    of a canary that have failed again, and because of which the others were left alone.
+    of those that it was not: they were not dead letters any more, a retry of their batch has started their item, or the
+    batch is being cancelled. `failed` are those of a canary that have failed again, and because of which the others
+    were left alone.
     """
 
     count: int = 0

@@ -6,36 +6,13 @@ from typing import Any
 
 import pytest
 
-from batchflow import Batchflow, BatchHandle, BatchSummary, BatchWorkflow, NonRetryable, NoParams, Page, WorkflowContext
+from batchflow import Batchflow, BatchHandle, BatchSummary, BatchWorkflow, NonRetryable, NoParams, Page
 from batchflow.batch.rollup import Totals
+from batchflow.engine.clock import SystemClock
 from batchflow.errors import BatchFailed, InputError
+from batchflow.stores.sqlite import SqliteStore
 from batchflow.testing import Environment
-
-
-class Job(BatchWorkflow[NoParams, str, str]):
-    """It charges each item, and then fails for those that are `bad`."""
-
-    page_size, chunk_size = 4, 2
-
-    def __init__(self) -> None:
-        self.ids = [f"i{number}" for number in range(10)]
-        self.bad = {"i3", "i7"}
-        self.charged: list[str] = []
-        self.ended: list[BatchSummary] = []
-
-    async def fetch(self, params: NoParams, cursor: str | None, limit: int) -> Page:
-        first = int(cursor or 0)
-        ids = self.ids[first : first + limit]
-        return Page(ids=ids, next_cursor=str(first + limit) if first + limit < len(self.ids) else None)
-
-    async def process(self, ctx: WorkflowContext[Any], item: str) -> str:
-        await ctx.run("charge", self.charged.append, item)
-        if item in self.bad:
-            raise NonRetryable(f"{item} is bad")
-        return item.upper()
-
-    async def on_complete(self, summary: BatchSummary) -> None:
-        self.ended.append(summary)
+from tests.batch.charging_job import Job
 
 
 @pytest.fixture(params=[None, "fakeredis"], ids=["sqlite", "redis"])
@@ -269,6 +246,25 @@ async def test_retry_of_ids_goes_past_the_ledger_only_if_it_is_forced(store: Any
         assert (await forced.wait()).counts.succeeded == 1
 
 
+async def test_retry_of_ids_asks_the_ledger_beside_the_store() -> None:
+    """As the store's own: unless it is forced."""
+    clock = SystemClock()
+    job, flow = Job(), Batchflow("sqlite://", ledger=SqliteStore(":memory:", clock=clock))
+    workflow = flow.add(job)
+    async with Environment(flow) as env:
+        batch = await workflow.trigger()
+        await env.drive()
+        job.bad.clear()
+        await workflow.mark(["i3"])
+        retry = await batch.retry(ids=["i3", "i7"])
+        await env.drive()
+        counts = (await retry.wait()).counts
+        assert (counts.succeeded, counts.already_processed) == (1, 1)
+        forced = await batch.retry(ids=["i3"], force=True)
+        await env.drive()
+        assert (await forced.wait()).counts.succeeded == 1
+
+
 async def test_retries_at_the_same_moment_run_each_item_once(store: Any) -> None:
     """Whatever the operators have chosen."""
     job, flow = Job(), Batchflow("sqlite://")
@@ -358,33 +354,3 @@ async def test_retry_of_items_that_pages_have_brought_is_that_of_dead_letters(st
         assert (retry.resumed, retry.lost, retry.linked) == (1, 1, None)
         with pytest.raises(InputError, match="has no load"):
             await batch.retry(ids=["a"])
-
-
-@pytest.mark.parametrize(
-    ("options", "field", "phrase"),
-    [
-        ({"failed": True, "missing": True}, "failed", "exclude each other"),
-        ({"missing": True, "ids": ["i1"]}, "missing", "exclude each other"),
-        ({"failed": False}, "failed", "selects nothing"),
-        ({"failed": "yes"}, "failed", "True or False"),
-        ({"missing": 1}, "missing", "True or False"),
-        ({"force": True}, "force", "whatever the ledger holds"),
-        ({"missing": True, "restart": True}, "restart", "from the beginning"),
-        ({"ids": []}, "ids", "name one or more"),
-        ({"ids": 7}, "ids", "list of ids"),
-        ({"ids": "i1"}, "ids", "'i1'"),
-        ({"ids": ["i1", "i1"]}, "ids", "twice"),
-        ({"ids": ["z1", "z2", "z3", "z4", "i1"]}, "ids", "'z3' and 1 more"),
-    ],
-)
-async def test_retry_refuses_what_it_cannot_do_in_one_sentence(options: Any, field: str, phrase: str) -> None:
-    """Nothing has been started then."""
-    flow = Batchflow("sqlite://")
-    workflow = flow.add(Job())
-    async with Environment(flow) as env:
-        batch = await workflow.trigger()
-        await env.drive()
-        with pytest.raises(InputError, match=phrase) as raised:
-            await batch.retry(**options)
-        assert raised.value.field == field
-        assert await batch.retries() == []

@@ -5,12 +5,12 @@ from datetime import datetime
 from typing import Any, Literal
 
 from batchflow.batch.names import camel_case
-from batchflow.batch.retry import RetryResult
 from batchflow.batch.rollup import Totals
 from batchflow.batch.status import BatchStatus, BatchSummary, WaitCode, WaitReason
 from batchflow.core.batch import Batch, BatchState, Counts, ErrorGroup, NotificationState
 from batchflow.core.secrets import masked_value
 from batchflow.http.schemas.base import ApiModel, required_datetime, short_error, stored_traceback, to_datetime
+from batchflow.http.schemas.totals import TotalsInfo
 from batchflow.serve.app_url import without_credentials
 
 
@@ -216,19 +216,6 @@ class RetryInfo(ApiModel):
     recovered: int
 
 
-class TotalsInfo(ApiModel):
-    """The items of a batch and of its retries, each counted once, by the state of its latest run.
-
-    `recovered` have succeeded in a retry and had failed or been cancelled before.
-    """
-
-    open: int
-    succeeded: int
-    failed: int
-    cancelled: int
-    recovered: int
-
-
 class BatchDetail(BatchInfo):
     """A batch, whole: with its parameters, its retries, and the traceback of a walk that failed.
 
@@ -371,34 +358,6 @@ class BatchPriorityResponse(ApiModel):
     success: Literal[True] = True
     changed: bool
     batch: BatchInfo
-
-
-class RetryBatchResponse(ApiModel):
-    """`resumed` dead letters go on; `linkedBatchId` is the batch that runs other items, null if there are none.
-
-    `deduplicated` is true if the same retry was under way. `skipped` ids had succeeded before. `lost` items have failed
-    and cannot run again: neither their dead letters are kept, nor can the workflow load them.
-    """
-
-    success: Literal[True] = True
-    resumed: int
-    linked_batch_id: str | None
-    deduplicated: bool
-    skipped: int
-    lost: int
-    batch: BatchInfo
-
-    @classmethod
-    def of(cls, done: RetryResult, batch: BatchInfo) -> "RetryBatchResponse":
-        """The response to a retry of a batch."""
-        return cls(
-            resumed=done.resumed,
-            linked_batch_id=None if done.linked is None else done.linked.id,
-            deduplicated=done.linked is not None and done.linked.deduplicated,
-            skipped=done.skipped,
-            lost=done.lost,
-            batch=batch,
-        )
 
 
 class PauseBatchesResponse(ApiModel):

@@ -169,8 +169,9 @@ class DeadLetterGroupList(ApiModel):
 class DeadLetterResponse(ApiModel):
     """The dead letters that a command was carried out for: `count` of them.
 
-    `refused` are those that it was not: they were not dead letters any more, their batch is being cancelled, or
-    they have no failure function. With a filter `nextCursor` is the `cursor` of the next page; null after the last one.
+    `refused` are those that it was not: they were not dead letters any more, a retry of their batch has started their
+    item, their batch is being cancelled, or they have no failure function. With a filter `nextCursor` is the `cursor`
+    of the next page; null after the last one.
     `failed` is only of the command line: those of a canary that have failed again.
     """
 
