@@ -147,10 +147,10 @@ async def test_an_option_that_no_child_batch_takes_is_refused(flow: Batchflow, o
 
 
 def test_invoke_takes_the_options_of_a_trigger() -> None:
-    """Of a batch and of a function, but for those that would name the child, or have it wait for an operator."""
+    """But for those that would name the child, have it wait for an operator, or tell its end to another."""
     context: Any = WorkflowContext
     taken = {*signature(context.invoke).parameters}
-    naming = {"dedup_id", "dedup", "batch_id", "run_id", "canary", "approve_under"}
+    naming = {"dedup_id", "dedup", "batch_id", "run_id", "canary", "approve_under", "notify_url"}
     owners: tuple[Any, ...] = (Workflow, ServedFunction)
     for trigger in [it.trigger for it in owners]:
         options = {name for name, it in signature(trigger).parameters.items() if it.kind == it.KEYWORD_ONLY}
