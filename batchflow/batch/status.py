@@ -146,6 +146,11 @@ def budget_sentence(batch: Batch) -> str:
     ended = counts.succeeded + counts.failed
     # An operator may have removed it since.
     limit = f": {batch.failure_budget}" if batch.failure_budget is not None else ""
+    if batch.failure_budget is not None and not batch.failure_budget.is_exceeded(counts.succeeded, counts.failed):
+        # Some have been retried since, a resumed batch has counted anew, or the budget has been changed.
+        return (
+            f"it went over its failure budget, now{limit[1:]}; by now {counts.failed:,} of {ended:,} items have failed"
+        )
     return f"{counts.failed:,} of {ended:,} items failed, over the failure budget{limit}"
 
 

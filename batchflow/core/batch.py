@@ -22,6 +22,9 @@ MAX_PRIORITY = 9
 PRIORITY_DESCRIPTION = f"a whole number from 0 to {MAX_PRIORITY}, of which the highest is first"
 """The description of a valid priority for messages."""
 
+RUN_AFTER_CANCEL = "it was cancelled, and then a part of it was run again"
+"""The error of a cancelled batch of which a dead letter was redriven: what the cancellation left out is not run."""
+
 FINAL_STATES: frozenset[BatchState] = frozenset({"completed", "failed", "cancelled"})
 
 

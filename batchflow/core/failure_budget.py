@@ -53,7 +53,7 @@ class FailureBudget:
         if self.max_failures is None and self.max_rate is None:
             if self.max_in_a_row is None:
                 raise ConfigurationError(
-                    "a failure budget needs a limit",
+                    "has no limit",
                     option="failure_budget",
                     want="give max_failures= or max_rate=, or max_in_a_row= with open_for=",
                 )

@@ -310,9 +310,10 @@ class AdminCommands(FlowKeys, Protocol):
         Its journal stays except for pending steps and the latest one that failed, which run again; with `restart` all
         of it goes, with all that it has waited for, its webhooks too. `retry` and `flow` take the place of the
         message's own. Its item is open again; a batch that had ended resumes as `sealed`, and completes again, with
-        another completion message and notification; that of a completion stays ended, and publishes its notification
-        again. A notification that waits is dropped, and the outcome of a claimed one does not count any more. Attempts,
-        their log and error groups stay.
+        another completion message and notification; one that was cancelled ends as `failed`, with RUN_AFTER_CANCEL, as
+        what was cancelled is not run. The batch of a completion stays ended, and publishes its notification
+        again. A notification that waits is dropped, and the outcome of a claimed one does not count any more.
+        Attempts, their log and error groups stay.
         Children and calls of the steps that go: one that has not ended continues, and the step will wait for it. A dead
         one is redriven too, so that the step waits for that; with `restart` it is dropped, as is one that ended
         otherwise, and the step starts it anew. The outcome of one that ended while its step was pending arrives when

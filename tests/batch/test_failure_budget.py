@@ -167,6 +167,33 @@ async def test_a_budget_that_cancels_says_why_to_everybody_who_is_told_of_the_en
             await batch.wait(check=True)
 
 
+async def test_a_retry_within_a_cancelled_batch_does_not_make_it_succeed() -> None:
+    """What the cancellation has left out is not run, and nobody is told otherwise."""
+    job = Failing(lambda number: True)
+    async with Batchflow("sqlite://") as flow:
+        batch = await flow.add(job).trigger(failure_budget=FailureBudget(max_failures=0, action="cancel"))
+        await batch.wait("20s")
+        job.fails = never
+        retry = await batch.retry(failed=True)
+        summary = await retry.wait("20s")
+        assert (summary.state, summary.succeeded, summary.counts.failed) == ("failed", False, 0)
+        with pytest.raises(BatchFailed, match="it was cancelled"):
+            await batch.wait(check=True)
+
+
+async def test_a_paused_batch_whose_failures_were_retried_is_not_said_to_be_over_its_budget() -> None:
+    """The sentence has the numbers of now, and says that the budget had been exceeded."""
+    job = Failing()
+    async with Batchflow("sqlite://") as flow:
+        batch = await flow.add(job).trigger(failure_budget=FailureBudget(max_failures=2))
+        await stopped(flow, batch)
+        await batch.retry(failed=True)
+        reason = (await batch.status()).wait_reason
+        assert reason is not None
+        assert reason.code == "failure_budget"
+        assert "by now 0 of 0 items have failed" in reason.sentence
+
+
 @pytest.mark.parametrize("action", ["pause", "cancel"])
 async def test_a_failure_budget_that_is_exceeded_is_one_warning(action: Any) -> None:
     """Whatever else fails while the batch comes to rest."""

@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from batchflow.core import ids
+from batchflow.core.batch import RUN_AFTER_CANCEL
 from batchflow.core.dead_letters import DeadLetterQuery, FailureCall
 from batchflow.core.flow import FlowControl
 from batchflow.core.message import Claim
@@ -369,3 +370,31 @@ class RedriveCases(Cases):
         (again,) = await scene.items()
         await scene.done(again)
         assert (await scene.counts()).succeeded == 2
+
+    async def test_redrive_of_an_item_of_a_cancelled_batch_does_not_undo_the_cancellation(self, scene: Scene) -> None:
+        """It ends as failed, however often it is redriven: nobody takes what was never walked for done."""
+        entry = await scene.enter()
+        page = message(ids.page_id("bat_a", 0), batch="bat_a")
+        await scene.done(entry, FinishEntry("bat_a"), Publish((page,)), StartItems("bat_a", 0, ("u1",)))
+        (item,) = await scene.items()
+        await scene.dead(item)
+        await scene.store.cancel_batch("bat_a")
+        for end in (scene.dead, scene.done):
+            assert await scene.store.redrive(item.id)
+            await end((await scene.items())[0])
+            batch = await scene.batch()
+            assert (batch.state, batch.error) == ("failed", RUN_AFTER_CANCEL)
+
+    async def test_redrive_of_a_page_of_a_cancelled_batch_does_not_undo_the_cancellation(self, scene: Scene) -> None:
+        """Its walk goes on, and it ends as failed."""
+        entry = await scene.enter()
+        page = message(ids.page_id("bat_a", 0), batch="bat_a")
+        await scene.done(entry, FinishEntry("bat_a"), Publish((page,)), StartItems("bat_a", 0, ("u1",)))
+        (item,) = await scene.items()
+        await scene.dead(await scene.claim_one(page.id), "Boom: page")
+        await scene.store.cancel_batch("bat_a")
+        await scene.done(item)
+        assert await scene.store.redrive(page.id)
+        await scene.done(await scene.claim_one(page.id), RecordPage("bat_a", 1))
+        batch = await scene.batch()
+        assert (batch.state, batch.error) == ("failed", RUN_AFTER_CANCEL)

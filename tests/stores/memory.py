@@ -24,6 +24,7 @@ from batchflow.core.batch import (
     MAX_ERROR_GROUPS,
     NO_HEADERS,
     OTHER_ERRORS,
+    RUN_AFTER_CANCEL,
     Batch,
     BatchState,
     Counts,
@@ -1216,12 +1217,14 @@ class Place:
         if completion is not None and completion.waits:
             del self.rows[completion.message.id]
             batch.working -= 1
+        if batch.state == "cancelled":
+            batch.error = RUN_AFTER_CANCEL
         if batch.ended_at is not None:
             batch.state, batch.ended_at, batch.stop_reason = "sealed", None, None
             batch.generation += 1
         if row.number < 0:
             batch.working += 1
-            batch.error = None
+            batch.error = RUN_AFTER_CANCEL if batch.error == RUN_AFTER_CANCEL else None
             batch.entered = batch.started_at is not None
             batch.state = "open" if batch.entered else "pending"
             return True

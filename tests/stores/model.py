@@ -364,7 +364,7 @@ class Model:
                 if batch["ended"] and id == ids.complete_id(batch["id"], batch["generation"]):
                     self._publish_notification(batch)
             elif ending != "done" and not batch["ended"] and batch["state"] != "cancelling":
-                batch["broken"] = batch["entered"] = True
+                batch["broken"], batch["entered"] = batch["broken"] or True, True
         run, number = message["parent"] or ("", 0)
         if number == NOTIFICATION_STEP:
             noted = self.batches[run]
@@ -612,6 +612,8 @@ class Model:
     def _reopen(self, id: str, batch: Row, number: int) -> None:
         completion = ids.complete_id(id, batch["generation"])
         self._drop_notification(batch)
+        if batch["state"] == "cancelled":
+            batch["broken"] = "cancelled"
         if batch["ended"]:
             waits = self.messages.get(completion)
             if waits is not None and waits["owner"] is None:
@@ -627,7 +629,7 @@ class Model:
             self.holders[f"{batch['ledger']} {item['id']}"] = id
         else:
             batch["working"] += 1
-            batch["broken"] = False
+            batch["broken"] = batch["broken"] if batch["broken"] == "cancelled" else False
             batch["entered"] = batch["begun"]
             batch["state"] = "open" if batch["begun"] else "pending"
         batch["ended"] = False

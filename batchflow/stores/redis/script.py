@@ -123,6 +123,7 @@ def _constants_of_messages() -> dict[str, Any]:
         "ALONE_MS": message.ALONE_MS,
         "WORKER_LOST": message.WORKER_LOST,
         "LOST": message.LOST,
+        "RUN_AFTER_CANCEL": batch.RUN_AFTER_CANCEL,
         "LOST_STATUS": status_of(message.WORKER_LOST),
         "LOST_FINGERPRINT": fingerprint_of(message.WORKER_LOST % message.LOSS_LIMIT),
         "KEPT_ATTEMPTS": KEPT_ATTEMPTS,

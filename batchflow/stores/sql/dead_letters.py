@@ -6,6 +6,7 @@ from typing import NamedTuple
 from pydantic_core import from_json, to_json
 
 from batchflow.core import ids
+from batchflow.core.batch import RUN_AFTER_CANCEL
 from batchflow.core.dead_letters import (
     KEPT_ATTEMPTS,
     DeadLetter,
@@ -183,7 +184,8 @@ def _reopen(tx: Tx, batch: int, number: int, id: str) -> bool:
     if number >= 0 and retries.has_taken(tx, batch, number):
         return False
     completion = messages.completion_id(tx, batch)
-    if not tx.run("batch_reopen_item" if number >= 0 else "batch_reopen_layer", batch=batch):
+    reopen = "batch_reopen_item" if number >= 0 else "batch_reopen_layer"
+    if not tx.run(reopen, batch=batch, cancelled=RUN_AFTER_CANCEL):
         return False
     notifications.drop(tx, batch)
     tx.run("lanes_undo_cancel", batch=batch)

@@ -1138,13 +1138,15 @@ RETURNING held_by & 8 = 0;
 -- A failed item is open again; a batch that had ended continues as its next generation.
 UPDATE batch SET failed = failed - 1, open = open + 1, budget_failed = max(0, budget_failed - 1),
     stop_reason = CASE WHEN ended_at IS NULL THEN stop_reason END,
+    error = CASE state WHEN 'cancelled' THEN :cancelled ELSE error END,
     state = CASE WHEN ended_at IS NULL THEN state ELSE 'sealed' END,
     generation = generation + (ended_at IS NOT NULL), ended_at = NULL
 WHERE key = :batch AND state <> 'cancelling';
 
 -- batch_reopen_layer --
 -- A message of the batch's layers is active again, so that its walk continues.
-UPDATE batch SET working = working + 1, error = NULL, stop_reason = CASE WHEN ended_at IS NULL THEN stop_reason END,
+UPDATE batch SET working = working + 1, stop_reason = CASE WHEN ended_at IS NULL THEN stop_reason END,
+    error = CASE WHEN state = 'cancelled' OR error = :cancelled THEN :cancelled END,
     state = CASE WHEN state = 'cancelling' THEN state WHEN started_at IS NULL THEN 'pending' ELSE 'open' END,
     entered = started_at IS NOT NULL,
     generation = generation + (ended_at IS NOT NULL), ended_at = NULL

@@ -359,6 +359,7 @@ function batches.reopen(batch, message, id)
   if batch.s == 'cancelling' or message.n < 0 and batch.bk == 1 then return false end
   if message.n >= 0 and retries.has_taken(batch, message.n, message.i) then return false end
   drop_notification(batch)
+  if batch.s == 'cancelled' then batches.set(batch, 'e', RUN_AFTER_CANCEL) end
   if batch.za then
     local completion = batches.completion_id(batch)
     local waits = messages.load(completion)
@@ -378,7 +379,7 @@ function batches.reopen(batch, message, id)
   if message.n >= 0 then
     items.reopen(batch, message)
   else
-    batches.clear(batch, 'e')
+    if batch.e ~= RUN_AFTER_CANCEL then batches.clear(batch, 'e') end
     batches.set(batch, 'en', batch.st and 1 or 0)
     batches.add(batch, 'wk', 1)
   end
