@@ -5,7 +5,7 @@ import pytest
 from batchflow.core import ids, settlement
 from batchflow.core.batch import MAX_PRIORITY
 from batchflow.core.flow import FlowControl
-from tests.conformance.scene import FREE, Cases, Scene, message, new_batch, ran
+from tests.conformance.scene import FREE, LEASE_MS, Cases, Scene, message, new_batch, ran
 
 ONE = FlowControl(key="one", parallelism=1)
 
@@ -18,6 +18,15 @@ def letters(prefix: str, count: int) -> list[str]:
 async def batches_of(scene: Scene, *limits: int) -> list[str]:
     """The batches of the items that claims with these limits lease, in order, without their prefix."""
     return [(claim.batch or "")[4:] for limit in limits for claim in await scene.items(limit)]
+
+
+async def lose_twice(scene: Scene) -> None:
+    """Lose the next item with its worker, twice: it waits to be claimed alone."""
+    for _ in range(2):
+        assert await batches_of(scene, 1) == ["b"]
+        scene.clock.advance(f"{LEASE_MS}ms")
+        assert await scene.store.expire() == 1
+        await scene.store.register(scene.worker, LEASE_MS)
 
 
 class PriorityCases(Cases):
@@ -83,6 +92,35 @@ class PriorityCases(Cases):
         assert await batches_of(scene, 5) == ["a"]
         await scene.store.resume_batch("bat_b")
         assert await batches_of(scene, 5) == ["b"]
+
+    async def test_claim_serves_a_lower_priority_while_a_higher_one_waits_to_be_claimed_alone(
+        self, scene: Scene
+    ) -> None:
+        """In one claim: a suspect that is not due holds nobody back."""
+        await scene.start(["a1", "a2"])
+        await scene.start(["b"], id="bat_b", priority=1)
+        await lose_twice(scene)
+        assert await batches_of(scene, 2) == ["a", "a"]
+
+    async def test_claim_serves_a_lower_priority_when_items_of_a_higher_one_are_cancelled(self, scene: Scene) -> None:
+        """In one claim, while the batch goes on."""
+        await scene.start(["a1", "a2"])
+        await scene.start(["b1", "b2", "b3"], id="bat_b", priority=1)
+        assert await batches_of(scene, 1) == ["b"]
+        for number in (1, 2):
+            assert await scene.store.cancel_run(ids.item_run_id("bat_b", number))
+        assert await batches_of(scene, 2) == ["a", "a"]
+
+    async def test_claim_serves_a_lower_priority_when_a_higher_one_under_its_own_key_waits(self, scene: Scene) -> None:
+        """Of two batches whose items have flow keys of their own inside one."""
+        for id, priority in (("bat_a", 0), ("bat_b", 1)):
+            entry = await scene.enter(id, priority=priority)
+            own = tuple(FlowControl(key=f"{id}{number}", parallelism=1) for number in range(2))
+            start = settlement.StartItems(id, 0, (f"{id}.1", f"{id}.2"), flows=own)
+            await scene.done(entry, settlement.FinishEntry(id), start)
+        assert await scene.store.cancel_run(ids.item_run_id("bat_b", 1))
+        await lose_twice(scene)
+        assert await batches_of(scene, 2) == ["a", "a"]
 
     async def test_claim_finds_a_high_priority_among_many_batches(self, scene: Scene) -> None:
         """More batches than a claim looks at, under one key."""

@@ -85,7 +85,7 @@ def claim(tx: Tx, worker: str, destinations: Sequence[str], limit: int) -> Claim
         tx.run("flows_open", now=tx.now, served=served, limit=limit)
         found_lanes = tx.json("lanes_ready", now=tx.now, served=served, limit=base.LANES_LIMIT)
         lanes = _of_highest_priority([Lane._make(row) for row in found_lanes])
-        taken = 0
+        taken, emptied = 0, False
         # Another round may find more if a lane was not exhausted, or if not all lanes were seen.
         more = len(found_lanes) == base.LANES_LIMIT or len(lanes) < len(found_lanes)
         states: dict[str, FlowState] = {}
@@ -94,16 +94,18 @@ def claim(tx: Tx, worker: str, destinations: Sequence[str], limit: int) -> Claim
             if lane.lane is None:
                 leased = _lease_nested(tx, lane, min(part, limit - taken), served, owner, states, turns)
             else:
-                leased = [(lane, _lease_from_lane(tx, lane, min(part, limit - taken), owner, states, turns))]
+                leased = _lease_from_lane(tx, lane, min(part, limit - taken), owner, states, turns)
             found += leased
             count = sum(len(rows) for _, rows in leased)
             taken += count
+            # A lane may have nothing that is due, as one whose messages are claimed alone: it hides others no more.
+            emptied = emptied or not all(rows for _, rows in leased)
             # Below those that are nested there may be others with a lower priority.
-            more = more or count == part or (lane.lane is None and count > 0)
+            more = more or count == part or (lane.lane is None and len(leased) > 0)
             if taken >= limit:
                 break
         limit -= taken
-        more = more and taken > 0 and limit > 0
+        more = more and limit > 0 and (taken > 0 or emptied)
     claims = _claims_of(tx, found)
     if limit == 0:
         return ClaimResult(claims, tx.now, tx.now)
@@ -163,17 +165,20 @@ def _flow_of(lane: Lane, states: Mapping[str, FlowState]) -> tuple[FlowControl, 
 
 def _lease_from_lane(
     tx: Tx, lane: Lane, want: int, owner: int, states: dict[str, FlowState], turns: _Turns
-) -> list[Any]:
-    """Lease messages of one lane; `states` are the states of flow keys that this round has changed."""
+) -> list[tuple[Lane, list[Any]]]:
+    """Lease messages of one lane; `states` are the states of flow keys that this round has changed.
+
+    Returns the lane with its messages, none if nothing of it is due; or nothing if its key had no room left.
+    """
     rows, ahead = _candidates(tx, lane, want, states)
     if ahead is None:
-        return rows
+        return []
     if rows:
         turn = _lease_rows(tx, lane, rows, owner, states[lane.flow], turns)
         tx.run("lane_set_served", lane=lane.lane, turn=turn, ahead=ahead)
     assert lane.lane is not None
     flows.recount_lane(tx, lane.lane)
-    return rows
+    return [(lane, rows)]
 
 
 def _candidates(tx: Tx, lane: Lane, want: int, states: dict[str, FlowState]) -> tuple[list[Any], int | None]:
@@ -200,7 +205,10 @@ def _candidates(tx: Tx, lane: Lane, want: int, states: dict[str, FlowState]) -> 
 def _lease_nested(
     tx: Tx, parent: Lane, want: int, served: int, owner: int, states: dict[str, FlowState], turns: _Turns
 ) -> list[tuple[Lane, list[Any]]]:
-    """Lease messages of the lanes under a key, as many as both that key and their own have room for."""
+    """Lease messages of the lanes under a key, as many as both that key and their own have room for.
+
+    Returns these lanes with their messages, as `_lease_from_lane` does.
+    """
     limits, state = _flow_of(parent, states)
     want = admit(limits, state, now=tx.now, want=want).count
     found: list[tuple[Lane, list[Any]]] = []
@@ -219,10 +227,11 @@ def _lease_nested(
             more = more or len(rows) == part
         if leased:
             _lease_from_lanes(tx, leased, owner, states, turns)
-            found += [(lane, rows) for lane, rows, _ in leased if rows]
-        more = more and left < before
+            found += [(lane, rows) for lane, rows, _ in leased]
+        more = more and (left < before or len(leased) > 0)
     if left < want:
-        _take_of_parent(tx, parent, want - left, states, turns, found[-1][1][-1][0])
+        last = next(rows[-1][0] for _, rows in reversed(found) if rows)
+        _take_of_parent(tx, parent, want - left, states, turns, last)
     return found
 
 
