@@ -242,6 +242,7 @@ class Batchflow:
         processed_per: tuple[str, ...] = (),
         walk_first: bool = False,
         priority: int = 0,
+        confirm_above: int | None = None,
         group_size: int = ...,
         group_wait: Duration = ...,
         group_parallelism: int | None = None,

@@ -17,6 +17,7 @@ from batchflow.batch.arguments import (
     check_source,
     parse_ids,
 )
+from batchflow.batch.confirming import find_large_size
 from batchflow.batch.dry_run import Statistics
 from batchflow.batch.entry import CompleteLayer, EntryLayer
 from batchflow.batch.execute import ExecuteLayer
@@ -40,7 +41,7 @@ from batchflow.core.ports import Client, LogNames
 from batchflow.core.retry import RETRIES_WORDS
 from batchflow.core.schedule import NewSchedule, ScheduledStart
 from batchflow.core.settlement import Effect, OpenBatch
-from batchflow.errors import ConfigurationError
+from batchflow.errors import ConfigurationError, InputError
 from batchflow.serve.children import ChildOptions, ParentLink
 from batchflow.serve.endpoint import DurableFunction, Endpoint
 from batchflow.serve.runs import validate_label_filter
@@ -280,12 +281,29 @@ class Workflow(Generic[Params, Result]):
         """Carry out a request: a dry run, or a trigger.
 
         Raises:
-            InputError: as for `trigger`; or a dry run names ids.
+            InputError: as for `trigger`; a dry run names ids, or the batch is above `confirm_above` and not confirmed.
         """
         if request.dry_run:
             check_dry_run(request.options.ids)
             return await self.dry_run(request.params, force=request.options.force)
+        if not request.confirm and (size := await self.find_large_size(request.params, request.options)) is not None:
+            raise InputError(
+                f"a batch of {size} has to be confirmed, since confirm_above is {self.definition.confirm_above:,}; "
+                f'count it with "dryRun": true, or send "confirm": true',
+                field="confirm",
+            )
         return await self.start(request.params, request.options)
+
+    async def find_large_size(self, params: Params | None, options: BatchTrigger) -> str | None:
+        """Return the size of such a batch for people, if it is above `confirm_above`; None otherwise.
+
+        Raises:
+            InputError: the parameters, ids or limit are not valid.
+            Exception: `count` or `fetch` has failed.
+        """
+        if self.definition.confirm_above is None:
+            return None
+        return await find_large_size(self._runtime, check_params(self.definition, params), options)
 
     @property
     def request_model(self) -> type[BaseModel]:

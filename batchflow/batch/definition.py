@@ -61,6 +61,7 @@ class Definition(NamedTuple):
     ledger_scope: LedgerScope
     walk_first: bool
     priority: int
+    confirm_above: int | None
     schedule: Schedule | None
     failure_budget: FailureBudget | None
     notify_url: str | None
@@ -148,6 +149,7 @@ def _definition(
         else options_of_class.duration("processed_ttl"),
         walk_first=options_of_class.instance("walk_first", bool, "True or False"),
         priority=options_of_class.priority(),
+        confirm_above=options_of_class.limit("confirm_above"),
         schedule=options_of_class.schedule(),
         failure_budget=options_of_class.failure_budget(),
         notify_url=options_of_class.url("notify_url"),

@@ -8,14 +8,12 @@ from typing import Literal, TypeAlias
 from pydantic import BaseModel, ConfigDict
 from pydantic.alias_generators import to_camel
 
-from batchflow.batch.hook_scope import CURRENT_HOOK, HookScope
 from batchflow.batch.names import WireKeys
 from batchflow.batch.runtime import WorkflowRuntime
 from batchflow.batch.source import CycleDetector, FetchedPage
 from batchflow.core.batch import Batch
 from batchflow.core.duration import humanize_duration
 from batchflow.core.flow import Bottleneck, FlowControl, predict_ms
-from batchflow.serve.delivery_scope import CURRENT_DELIVERY, DeliveryScope
 
 BindingLimit: TypeAlias = Literal[
     "execute rate", "execute parallelism", "paginate rate", "paginate parallelism", "none"
@@ -133,11 +131,7 @@ async def _walk(runtime: WorkflowRuntime, params: BaseModel, *, force: bool) -> 
     source, definition, counts = runtime.source, runtime.definition, DryRunCounts()
     cursor: str | None = None
     probe = CycleDetector()
-    token = CURRENT_HOOK.set(HookScope(runtime.client, definition.name, params))
-    delivery_token = (
-        None if CURRENT_DELIVERY.get() is not None else CURRENT_DELIVERY.set(DeliveryScope(runtime.client.threads))
-    )
-    try:
+    with runtime.hooks_outside_of_batches(params):
         while True:
             page = await source.fetch(params, cursor, definition.page_size)
             needed = page.ids if force else await source.filter(params, page.ids)
@@ -148,10 +142,6 @@ async def _walk(runtime: WorkflowRuntime, params: BaseModel, *, force: bool) -> 
             if cursor is None:
                 return counts
             probe = source.advance(probe, cursor)
-    finally:
-        CURRENT_HOOK.reset(token)
-        if delivery_token is not None:
-            CURRENT_DELIVERY.reset(delivery_token)
 
 
 def _message(counts: DryRunCounts, wire: WireKeys) -> str:

@@ -117,6 +117,7 @@ RESERVED_FIELDS = (
     "failureBudget",
     "headers",
     "priority",
+    "confirm",
     "page",
     "workflowRunId",
 )

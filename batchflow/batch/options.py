@@ -38,6 +38,7 @@ OPTION_NAMES = (
     "processed_per",
     "walk_first",
     "priority",
+    "confirm_above",
     "schedule",
     "failure_budget",
     "notify_url",

@@ -106,6 +106,7 @@ class EntryOptions(WireBody):
     headers: dict[str, str] | None = None
     notify_url: str | None = _described(format="uri")
     priority: int | None = Field(default=None, ge=0, le=MAX_PRIORITY, strict=True)
+    confirm: bool = Field(default=False, strict=True)
     failure_budget: FailureBudgetBody | None = None
 
 
@@ -172,6 +173,7 @@ class TriggerRequest(Generic[Params]):
 
     params: Params
     dry_run: bool = False
+    confirm: bool = False
     options: BatchTrigger = field(default_factory=BatchTrigger)
 
 
@@ -215,6 +217,7 @@ class Payloads:
         return TriggerRequest(
             params=self._read_params(params_fields),
             dry_run=options.dry_run,
+            confirm=options.confirm,
             options=BatchTrigger(
                 force=options.force,
                 limit=options.limit,

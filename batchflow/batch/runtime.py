@@ -21,6 +21,7 @@ from batchflow.core.secrets import describe_misfit
 from batchflow.errors import InputError, NonRetryable
 from batchflow.serve.callables import as_async
 from batchflow.serve.context import LayerContext
+from batchflow.serve.delivery_scope import CURRENT_DELIVERY, DeliveryScope
 
 # Called for every item; the constructor of a named tuple takes three times as long.
 _new_scope: Callable[..., HookScope] = tuple[Any, ...].__new__
@@ -84,6 +85,19 @@ class WorkflowRuntime:
         return _new_scope(
             HookScope, (self.client, self.definition.name, ctx.payload, claim.batch or "", item_id, claim.headers)
         )
+
+    @contextmanager
+    def hooks_outside_of_batches(self, params: BaseModel) -> Generator[None]:
+        """Set the scope of hooks that are called before there is a batch."""
+        token = CURRENT_HOOK.set(HookScope(self.client, self.definition.name, params))
+        has_delivery = CURRENT_DELIVERY.get() is not None
+        delivery_token = None if has_delivery else CURRENT_DELIVERY.set(DeliveryScope(self.client.threads))
+        try:
+            yield
+        finally:
+            CURRENT_HOOK.reset(token)
+            if delivery_token is not None:
+                CURRENT_DELIVERY.reset(delivery_token)
 
     @contextmanager
     def layer_scope(self, ctx: LayerContext[Any], log: LayerLog) -> Generator[None]:

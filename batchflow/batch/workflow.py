@@ -127,6 +127,8 @@ class BatchWorkflow(Generic[Params, Item, Result]):
 
     priority: ClassVar[int] = 0
     """The priority of its batches, from 0 to 9, unless their trigger names one; those with the highest start first."""
+    confirm_above: ClassVar[int | None] = None
+    """A number of items above which the command asks before it starts a batch, and HTTP wants `"confirm": true`."""
     schedule: ClassVar[Schedule | str | None] = None
     """When batches start by themselves: a cron expression in UTC, or a `Schedule` with time zone and parameters."""
     failure_budget: ClassVar[FailureBudget | None] = None

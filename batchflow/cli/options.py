@@ -141,15 +141,20 @@ def url_option(settings: Settings) -> str:
     return f" --url {shlex.quote(settings.url) if settings.url == settings.display_url else 'URL'}"
 
 
-def confirm(question: str, *, yes: bool) -> None:
-    """Ask before something that cannot be undone; with `yes` nothing is asked.
+def is_terminal() -> bool:
+    """True if somebody can be asked."""
+    return sys.stdin.isatty()
+
+
+def confirm(question: str, *, yes: bool, why: str = "this cannot be undone") -> None:
+    """Ask before something that cannot be undone or is large; with `yes` nothing is asked.
 
     Raises:
         InputError: the answer is no, or there is nobody to ask.
     """
     if yes:
         return
-    if not sys.stdin.isatty():
-        raise InputError(f"this cannot be undone and there is no terminal to confirm it; add --yes ({question})")
+    if not is_terminal():
+        raise InputError(f"{why} and there is no terminal to confirm it; add --yes ({question})")
     if not typer.confirm(f"{question}?", err=True):
         raise InputError("not confirmed; nothing has changed")

@@ -2,20 +2,17 @@
 
 import asyncio
 import shlex
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Annotated, Any, NamedTuple
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 import typer
 from pydantic import BaseModel
-from pydantic_core import from_json
 
 from batchflow.app import Batchflow
 from batchflow.batch.arguments import BatchTrigger, check_dry_run, check_ids, check_limit
 from batchflow.batch.bound import Workflow
 from batchflow.batch.dry_run import Statistics
 from batchflow.batch.handle import BatchHandle
-from batchflow.batch.payloads import EntryBody
 from batchflow.batch.status import BatchSummary
 from batchflow.cli.batch_reports import (
     end_message,
@@ -39,6 +36,7 @@ from batchflow.cli.options import (
     NotBeforeOption,
     PriorityOption,
     TargetArgument,
+    YesOption,
     option_names,
     parse_dedup,
     parse_delay,
@@ -50,86 +48,13 @@ from batchflow.cli.output import LogWriter, Output, program_name
 from batchflow.cli.process import SignalHandler, cancel_and_wait
 from batchflow.cli.progress import ProgressDisplay, make_display, watch_batch
 from batchflow.cli.run_end import wait_for_failure_calls, wait_for_notification
+from batchflow.cli.run_start import BatchRequest, confirm_size, find_open_batches
 from batchflow.cli.target import choose_workflow, load_flow, location_text
-from batchflow.core.batch import Batch, Notification
+from batchflow.core.batch import Notification
 from batchflow.core.duration import humanize_duration
-from batchflow.core.ids import chunk_id, entry_id
-from batchflow.core.ports import Client
 from batchflow.errors import BatchflowError, InputError
 from batchflow.http.schemas.batches import BatchReport
-from batchflow.serve.app_url import user_headers
 from batchflow.settings import Settings
-
-_MAX_OPEN_BATCHES = 50
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BatchRequest:
-    """The parameters and options of a `batchflow run`. Label, start time and `notify_url` do not identify the work."""
-
-    params: BaseModel
-    options: BatchTrigger = field(default_factory=BatchTrigger)
-
-    async def trigger(self, workflow: Workflow[Any, Any]) -> BatchHandle[Any]:
-        """Start a batch."""
-        with option_names():
-            return await workflow.start(self.params, self.options)
-
-    @property
-    def names_its_batch(self) -> bool:
-        """True if the request has an id of its own for the batch."""
-        return self.options.batch_id is not None or self.options.dedup_id is not None
-
-
-class OpenBatches(NamedTuple):
-    """The open batch with the same request, if any, and the ids of the other open batches of the workflow."""
-
-    same: Batch | None
-    others: Sequence[str]
-
-
-async def find_open_batches(workflow: Workflow[Any, Any], client: Client, request: BatchRequest) -> OpenBatches:
-    """Look through the open batches of the workflow, except those that are being cancelled."""
-    definition = workflow.definition
-    text, _ = definition.params_codec.round_trip(request.params, where=f"the parameters of '{workflow.name}'")
-    found = await client.store.batches(workflow=workflow.name, open_only=True, limit=_MAX_OPEN_BATCHES)
-    same: Batch | None = None
-    if request.names_its_batch:
-        return OpenBatches(None, ())
-    headers = dict(request.options.headers or {})
-    others: list[str] = []
-    for batch in found:
-        if batch.state == "cancelling":
-            continue
-        is_same = (
-            batch.params == text and batch.force == request.options.force and user_headers(batch.headers) == headers
-        )
-        if same is None and is_same and await _has_same_items(client, batch, request, definition.wire.ids):
-            same = batch
-        else:
-            others.append(batch.id)
-    return OpenBatches(same, others)
-
-
-async def _has_same_items(client: Client, batch: Batch, request: BatchRequest, ids_key: str) -> bool:
-    """True if a batch was triggered with the same `limit` and `ids`. Only its first messages have them."""
-    entry = await client.store.run(entry_id(batch.id))
-    if entry is None:
-        return False
-    body = EntryBody.model_validate_json(entry.payload)
-    if request.options.ids is None:
-        return body.total is None and body.limit == request.options.limit
-    wanted = list(request.options.ids)
-    return body.total == len(wanted) and await _read_ids(client, batch.id, len(wanted), ids_key) == wanted
-
-
-async def _read_ids(client: Client, batch: str, total: int, ids_key: str) -> list[str]:
-    found: list[str] = []
-    place = 0
-    while len(found) < total and (chunk := await client.store.run(chunk_id(batch, place, 0))) is not None:
-        found += from_json(chunk.payload)[ids_key]
-        place += 1
-    return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,6 +95,7 @@ class RunBatch:
     priority: PriorityOption = None
     canary: CanaryOption = None
     approve_under: ApproveUnderOption = None
+    yes: YesOption = False
     as_json: JsonOption = False
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Show all log lines above the progress bar.")] = False
 
@@ -198,6 +124,8 @@ class RunBatch:
             approve_under=self.approve_under,
         )
         request = BatchRequest(params=params, options=options)
+        if workflow.definition.confirm_above is not None and not self.yes:
+            await confirm_size(flow, workflow, request)
         with SignalHandler(flow.settings.grace.total_seconds()) as signals:
             return await _BatchRunner(self, flow, workflow, signals).run(request)
 

@@ -45,7 +45,7 @@ from batchflow.wire.qstash import (
 _BATCH_STARTED: dict[str, Any] = {"model": StartBatchResponse, "description": "the batch is stored"}
 _DRY_RUN_DONE: dict[str, Any] = {"model": Statistics, "description": "the statistics of a dry run"}
 _SOURCE_ONLY = ("dry_run", "limit")
-_SEVERAL_ONLY = ("canary", "approve_under")
+_SEVERAL_ONLY = ("canary", "approve_under", "confirm")
 
 _FIXED = "its retries and limits are those of its class; leave it out"
 _NOT_OF_BATCHES = {
@@ -158,7 +158,7 @@ class WorkflowEndpoints:
     async def execute(self, request: Request) -> Response:
         """Starts a batch of one item, with force."""
         fields = await read_object(request, self._limits.max_body)
-        self._forbid(fields, "cursor", "dryRun", "limit", "force", "canary", "approveUnder", self._wire.ids)
+        self._forbid(fields, "cursor", "dryRun", "limit", "force", "canary", "approveUnder", "confirm", self._wire.ids)
         id = fields.pop(self._wire.id, None)
         if id is None or id == "":
             return json_response(ErrorResponse(error=f"Missing {self._wire.id}"), 400)

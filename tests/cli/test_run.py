@@ -327,3 +327,28 @@ def test_run_is_silent_about_a_ledger_that_distinguishes_parameters(command: Com
         out = command("run", command.target, "-p", f"days={days}").out
         assert "does not distinguish parameters" not in out
     assert "All items already processed" in out
+
+
+LARGE = JOBS.replace(
+    "class Greet(BatchWorkflow[Params]):", "class Greet(BatchWorkflow[Params]):\n    confirm_above = 10"
+)
+
+
+def test_run_asks_before_a_large_batch(command: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A no starts nothing; a yes and `--yes` start it, and a smaller one is not asked about."""
+    command.write(LARGE)
+    assert command("run", command.target).is_usage_error("no terminal to confirm it; add --yes (Start a batch of more")
+    asked: list[str] = []
+    said = iter([False, True])
+
+    def answer(question: str, err: bool) -> bool:
+        asked.append(question)
+        return next(said)
+
+    monkeypatch.setattr("batchflow.cli.options.is_terminal", lambda: True)
+    monkeypatch.setattr("typer.confirm", answer)
+    assert command("run", command.target).is_usage_error("not confirmed; nothing has changed")
+    assert command("batches", "list", "--json").document["batches"] == []
+    for arguments in (("--limit", "10"), (), ("--force", "--yes")):
+        assert command("run", command.target, *arguments).code == 0
+    assert asked == ["Start a batch of more than 10 users?"] * 2

@@ -120,7 +120,7 @@ async def test_the_document_shows_every_body_and_answer(flow: Batchflow) -> None
     required, process = body("/a/welcome/process-users")
     anywhere = {"label", "dedupId", "dedup", "batchId", "delay", "notBefore", "headers", "paidOnly", "ratio", "region"}
     anywhere |= {"priority", "notifyUrl", "failureBudget"}
-    names = anywhere | {"approveUnder", "canary", "dryRun", "force", "limit", "userIds"}
+    names = anywhere | {"approveUnder", "canary", "confirm", "dryRun", "force", "limit", "userIds"}
     assert (required, set(process["properties"]), process["additionalProperties"]) == (False, names, False)
     required, single = body("/a/welcome/generate-user")
     assert (required, single["required"]) == (True, ["userId"])
