@@ -57,6 +57,18 @@ def _described(**form: Any) -> Any:
     return Field(default=None, json_schema_extra=form)
 
 
+def _whole_number(value: object) -> object:
+    # In JSON 2.0 is the integer 2.
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise PydanticCustomError("whole_number", "Input should be a whole number")
+    return value
+
+
+_WholeNumber = BeforeValidator(_whole_number)
+
+
 class FailureBudgetBody(BaseModel):
     """A failure budget. Give `maxFailures`, `maxRate` or both; the rate, a part of 1, applies from `minItems` on.
 
@@ -67,12 +79,12 @@ class FailureBudgetBody(BaseModel):
         alias_generator=to_camel, validate_by_name=True, validate_by_alias=True, extra="forbid", defer_build=True
     )
 
-    max_failures: int | None = Field(default=None, ge=0, le=MAX_COUNT, strict=True)
-    max_rate: float | None = Field(default=None, ge=0, lt=1, strict=True)
-    min_items: int = Field(default=50, ge=1, le=MAX_COUNT, strict=True)
-    action: BudgetAction = "pause"
-    max_in_a_row: int | None = Field(default=None, ge=1, le=MAX_COUNT, strict=True)
-    open_for: TextOrNumber = None
+    max_failures: Annotated[int, Field(ge=0, le=MAX_COUNT), _WholeNumber] | None = None
+    max_rate: Annotated[float, Field(ge=0, lt=1, strict=True)] | None = None
+    min_items: Annotated[int, Field(ge=1, le=MAX_COUNT), _WholeNumber] = 50
+    action: BudgetAction | None = None
+    max_in_a_row: Annotated[int, Field(ge=1, le=MAX_COUNT), _WholeNumber] | None = None
+    open_for: TextOrNumber = Field(default=None, json_schema_extra={"pattern": DURATION_PATTERN, "minimum": 0})
 
 
 def parse_failure_budget(body: FailureBudgetBody | None) -> FailureBudget | None:

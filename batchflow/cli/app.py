@@ -11,6 +11,7 @@ from batchflow.cli import batch_operations, dlq, flow_keys, ledger, runs, schedu
 from batchflow.cli.batch_retry import RetryBatch
 from batchflow.cli.check import CheckFunctions
 from batchflow.cli.events import ListWaiters, NotifyRuns
+from batchflow.cli.failure_budget import SetFailureBudget
 from batchflow.cli.groups import ID_PREFIXES, CommandGroup
 from batchflow.cli.items import ListItemHistory
 from batchflow.cli.output import reserve_stdout
@@ -65,6 +66,7 @@ app.command("notify")(NotifyRuns)
 app.command("waiters")(ListWaiters)
 batch_operations.group.command("retry")(RetryBatch)
 batch_operations.group.command("why")(ExplainBatch)
+batch_operations.group.command("budget")(SetFailureBudget)
 GROUPS = {
     "batches": batch_operations.group,
     "runs": runs.group,

@@ -205,7 +205,8 @@ def _note(it: Batch, now: int, *, is_served: bool = True) -> str:
         parts.append(f"{status.items_per_second:,.1f}/s")
         parts += [f"{humanize_duration(status.eta_ms // 1000 * 1000)} to go"] if status.eta_ms else []
     parts += [] if is_served or it.items_ended else ["no worker serves it"]
-    parts += ["paused"] if it.paused and not it.items_ended else []
+    if it.paused and not it.items_ended:
+        parts.append("paused" if it.stop_reason is None else "paused by its failure budget")
     parts += ["waits for approval"] if it.waits_for_approval else []
     parts += [failing_text(status)] if it.counts.retrying else []
     parts += [f"{it.counts.parked:,} parked"] if it.counts.parked else []
@@ -230,10 +231,11 @@ def print_batch(output: Output, report: BatchDetails, now: int) -> None:
         "started": format_local_time(found.created_at),
     }
     rows |= {"priority": f"{found.priority}"} if found.priority else {}
+    rows |= {"failure budget": f"{found.failure_budget}"} if found.failure_budget else {}
     rows |= {"now": _note(found, now)} if not status.is_over and _note(found, now) else {}
     rows |= {"waits": report.wait_reason.sentence} if report.wait_reason else {}
     rows |= {"ended": format_local_time(found.ended_at), "took": took} if found.ended_at is not None else {}
-    rows |= {"error": headline(found.error)} if found.error else {}
+    rows |= {"error": status.error} if status.error else {}
     rows |= {"on_complete": f"failed: {headline(found.completion_error)}"} if found.completion_error else {}
     rows |= {"notify_url": _notification_text(found, found.notify_url)} if found.notify_url else {}
     counted = overstated_count(found)

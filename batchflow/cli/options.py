@@ -60,6 +60,7 @@ BATCH_OPTIONS = _TRIGGER_OPTIONS | {
     "priority",
     "canary",
     "approve_under",
+    "failure_budget",
 }
 """The options of a batch, as `Workflow.trigger` and `Workflow.dry_run` name them."""
 

@@ -14,6 +14,7 @@ from batchflow.batch.bound import Workflow
 from batchflow.batch.dry_run import Statistics
 from batchflow.batch.handle import BatchHandle
 from batchflow.batch.status import BatchSummary
+from batchflow.cli import failure_budget as budgets
 from batchflow.cli.batch_reports import (
     end_message,
     first_failures,
@@ -96,6 +97,10 @@ class RunBatch:
     canary: CanaryOption = None
     approve_under: ApproveUnderOption = None
     yes: YesOption = False
+    max_failures: budgets.MaxFailuresOption = None
+    max_failure_rate: budgets.MaxFailureRateOption = None
+    min_items: budgets.MinItemsOption = None
+    failure_action: budgets.FailureActionOption = None
     as_json: JsonOption = False
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Show all log lines above the progress bar.")] = False
 
@@ -122,6 +127,7 @@ class RunBatch:
             priority=self.priority,
             canary=self.canary,
             approve_under=self.approve_under,
+            failure_budget=budgets.budget_of(self),
         )
         request = BatchRequest(params=params, options=options)
         if workflow.definition.confirm_above is not None and not self.yes:
@@ -143,6 +149,10 @@ class RunBatch:
             "--priority": self.priority,
             "--canary": self.canary,
             "--approve-under": self.approve_under,
+            "--max-failures": self.max_failures,
+            "--max-failure-rate": self.max_failure_rate,
+            "--min-items": self.min_items,
+            "--failure-action": self.failure_action,
         }
         for option, value in given.items():
             words += [] if value is None else [option, str(value)]
@@ -241,6 +251,8 @@ class _BatchRunner:
             self._print(resuming_text(found.same))
             if request.options.priority is not None:
                 await handle.set_priority(request.options.priority)
+            if request.options.failure_budget is not None:
+                await handle.set_failure_budget(request.options.failure_budget)
         else:
             handle = await request.trigger(self._workflow)
             self._deduplicated = handle.deduplicated

@@ -1,4 +1,4 @@
-"""The endpoints that change batches: pause, resume and cancel, one or all of a label or a workflow; the priority."""
+"""The endpoints that change batches: pause, resume, cancel, one or all of a label or workflow; priority and budget."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Annotated, Any, TypeVar
@@ -9,6 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from batchflow.batch import operations
 from batchflow.batch.bound import Workflow
 from batchflow.batch.operations import BatchSelection
+from batchflow.batch.payloads import FailureBudgetBody, parse_failure_budget
 from batchflow.core.batch import MAX_PRIORITY
 from batchflow.core.ports import Client
 from batchflow.errors import InputError
@@ -17,6 +18,7 @@ from batchflow.http.bodies import invalid_field, read_object
 from batchflow.http.errors import json_response, not_found, workflow_not_found
 from batchflow.http.openapi import BODY_ERRORS, error_responses, request_body
 from batchflow.http.schemas.base import ApiModel
+from batchflow.http.schemas.batch_changes import FailureBudgetResponse
 from batchflow.http.schemas.batches import (
     ApproveBatchResponse,
     BatchInfo,
@@ -53,6 +55,14 @@ class PriorityRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     priority: Annotated[int, Field(ge=0, le=MAX_PRIORITY), BeforeValidator(_as_integer)]
+
+
+class FailureBudgetRequest(BaseModel):
+    """The new failure budget of a batch; null removes it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    failure_budget: Annotated[FailureBudgetBody | None, Field(alias="failureBudget")]
 
 
 class BatchOperations:
@@ -96,6 +106,9 @@ class BatchOperations:
             responses=many,
             openapi_extra=request_body(PriorityRequest, required=True),
         )
+        budget: dict[str, Any] = {**body, "openapi_extra": request_body(FailureBudgetRequest, required=True)}
+        summary = "Change the failure budget of a batch, or remove it"
+        add("/{id}/failure-budget", self.set_failure_budget, FailureBudgetResponse, summary, **budget)
         which = "batches: these, or the open ones of a label or a workflow"
         add("/pause", self.pause_many, PauseBatchesResponse, f"Pause {which}", **body)
         add("/resume", self.resume_many, ResumeBatchesResponse, f"Resume {which}", **body)
@@ -126,6 +139,12 @@ class BatchOperations:
         wanted = await self._read(request, PriorityRequest)
         changed = await self._client.set_batch_priority(id, wanted.priority)
         return json_response(BatchPriorityResponse(changed=changed, batch=await self._info(id)))
+
+    async def set_failure_budget(self, id: str, request: Request) -> Response:
+        """It counts from now on; a batch that is paused stays paused. Safe to repeat."""
+        wanted = await self._read(request, FailureBudgetRequest)
+        changed = await self._client.set_failure_budget(id, parse_failure_budget(wanted.failure_budget))
+        return json_response(FailureBudgetResponse(changed=changed, batch=await self._info(id)))
 
     async def pause_many(self, request: Request) -> Response:
         """Items under way go on to their end; batches that are triggered later are not paused."""

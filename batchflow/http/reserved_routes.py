@@ -8,6 +8,7 @@ RESERVED_POSTS = (
     *("/batches/{id}/pause", "/batches/{id}/resume", "/batches/{id}/cancel", "/batches/{id}/priority"),
     "/batches/{id}/approve",
     "/batches/{id}/retry",
+    "/batches/{id}/failure-budget",
     *("/batches/pause", "/batches/resume", "/batches/cancel"),
     *("/dlq/resume", "/dlq/restart", "/dlq/callback", "/dlq/delete"),
     *("/schedules", "/schedules/{id}/pause", "/schedules/{id}/resume", "/schedules/{id}/trigger"),

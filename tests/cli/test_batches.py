@@ -104,6 +104,8 @@ def test_list_is_one_json_document(command: CommandLine) -> None:
         "priority": 0,
         "canary": None,
         "needsApproval": False,
+        "stopReason": None,
+        "failureBudget": None,
         "label": "waiting",
         "error": None,
         "completionError": None,
@@ -307,3 +309,38 @@ def test_an_unknown_batch(command: CommandLine, verb: str) -> None:
     asyncio.run(open_a_batch())
     answer = command("batches", verb, "bat_x")
     assert answer.is_usage_error("there is no batch 'bat_x' here")
+
+
+def test_budget_says_what_has_changed(command: CommandLine) -> None:
+    """Without options it is shown; a batch that has ended is an exit code of 1."""
+    asyncio.run(open_a_batch())
+    answer = command("batches", "budget", OPEN)
+    assert (answer.code, answer.out) == (0, f"Batch {OPEN} has no failure budget; 0 items have failed\n")
+    answer = command("batches", "budget", OPEN, "--max-failures", "10", "--max-failure-rate", "5%")
+    assert answer.code == 0
+    assert f"Batch {OPEN} has the failure budget at most 10" in answer.out
+    assert re.search("^failure budget +at most 10", command("batches", "show", OPEN).out, re.MULTILINE)
+    options = ("--max-failure-rate", "0.1", "--min-items", "7", "--failure-action", "cancel")
+    document = command("batches", "budget", OPEN, *options, "--json").document
+    found = document["batch"]["failureBudget"]
+    assert (document["changed"], found["maxRate"], found["minItems"], found["action"]) == (True, 0.1, 7, "cancel")
+    assert "has no failure budget" in command("batches", "budget", OPEN, "--remove").out
+    command("batches", "cancel", OPEN)
+    answer = command("batches", "budget", OPEN, "--max-failures", "1")
+    assert (answer.code, answer.out) == (1, f"Batch {OPEN} had ended before: it is cancelled\n")
+
+
+def test_a_budget_that_cannot_be_is_a_usage_error(command: CommandLine) -> None:
+    """The sentence names the option as the command line spells it."""
+    asyncio.run(open_a_batch())
+    slips: list[tuple[tuple[str, ...], str]] = [
+        (("--max-failure-rate", "5"), "--max-failure-rate"),
+        (("--max-failure-rate", "many"), "--max-failure-rate"),
+        (("--min-items", "5"), "--max-failures"),
+        (("--max-failures", "1", "--min-items", "5"), "--min-items"),
+        (("--max-failures", "1", "--failure-action", "stop"), "--failure-action"),
+        (("--max-failures", "1", "--remove"), "--remove"),
+    ]
+    for options, named in slips:
+        assert command("batches", "budget", OPEN, *options).is_usage_error(named), options
+    assert command("batches", "budget", "bat_x").is_usage_error("there is no batch 'bat_x'")

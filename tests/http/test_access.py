@@ -52,6 +52,7 @@ DOORS = {
     "POST /batches/{id}/approve": OPERATOR,
     "POST /batches/{id}/priority": OPERATOR,
     "POST /batches/{id}/retry": OPERATOR,
+    "POST /batches/{id}/failure-budget": OPERATOR,
     "POST /batches/cancel": OPERATOR,
     "POST /batches/pause": OPERATOR,
     "POST /batches/resume": OPERATOR,

@@ -79,3 +79,51 @@ async def test_a_wrong_priority_is_422(idle_http: AsyncClient) -> None:
     )
     unknown = await idle_http.post("/batches/bat_x/priority", json={"priority": 1})
     assert_error(unknown, (404, "there is no batch 'bat_x'", None))
+
+
+NO_BREAKER = {"maxInARow": None, "openFor": None}
+
+
+async def test_the_failure_budget_of_a_batch_is_changed_and_removed(idle_http: AsyncClient) -> None:
+    """Until it has ended; that of the trigger comes first."""
+    id = await started(idle_http, failureBudget={"maxRate": 0.05})
+    budget = {"maxFailures": None, "maxRate": 0.05, "minItems": 50, "action": "pause"} | NO_BREAKER
+    found = (await idle_http.get(f"/batches/{id}")).json()
+    assert (found["failureBudget"], found["stopReason"]) == (budget, None)
+
+    async def change(budget: Any) -> tuple[bool, Any]:
+        answer = (await idle_http.post(f"/batches/{id}/failure-budget", json={"failureBudget": budget})).json()
+        return answer["changed"], answer["batch"]["failureBudget"]
+
+    wanted = {"maxFailures": 3, "maxRate": None, "minItems": 50, "action": "cancel"} | NO_BREAKER
+    assert await change({"maxFailures": 3.0, "action": "cancel"}) == (True, wanted)
+    changed, found = await change({"maxInARow": 5, "openFor": "30s"})
+    assert (changed, found["maxInARow"], found["openFor"], found["action"]) == (True, 5, "30s", None)
+    assert await change(None) == (True, None)
+    await idle_http.post(f"/batches/{id}/cancel")
+    assert await change({"maxFailures": 1}) == (False, None)
+    unknown = await idle_http.post("/batches/bat_x/failure-budget", json={"failureBudget": None})
+    assert_error(unknown, (404, "there is no batch 'bat_x'", None))
+
+
+async def test_a_wrong_failure_budget_is_422(idle_http: AsyncClient) -> None:
+    """Of a trigger as of a batch, with the name of the field."""
+    id = await started(idle_http)
+    cases: list[tuple[Any, str]] = [
+        ({}, "failureBudget"),
+        (5, "failureBudget"),
+        ({"maxFailures": -1}, "failureBudget.maxFailures"),
+        ({"maxFailures": True}, "failureBudget.maxFailures"),
+        ({"maxFailures": "3"}, "failureBudget.maxFailures"),
+        ({"maxRate": 5}, "failureBudget.maxRate"),
+        ({"maxRate": 0.1, "minItems": 0}, "failureBudget.minItems"),
+        ({"maxFailures": 1, "action": "stop"}, "failureBudget.action"),
+        ({"maxFailures": 1, "rate": 1}, "failureBudget.rate"),
+    ]
+    for wrong, field in cases:
+        for path in (f"/batches/{id}/failure-budget", "/welcome/process-users"):
+            response = await idle_http.post(path, json={"failureBudget": wrong})
+            assert_error(response, (422, "", field))
+    assert_error(
+        await idle_http.post(f"/batches/{id}/failure-budget", json={}), (422, "failureBudget", "failureBudget")
+    )

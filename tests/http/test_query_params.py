@@ -33,6 +33,7 @@ MISSPELT = [
     ("POST", "/batches/x/approve", "workflow", NONE_TAKEN),
     ("POST", "/batches/x/priority", "priority", NONE_TAKEN),
     ("POST", "/batches/x/retry", "missing", NONE_TAKEN),
+    ("POST", "/batches/x/failure-budget", "failureBudget", NONE_TAKEN),
     ("POST", "/batches/cancel", "workflow", NONE_TAKEN),
     ("POST", "/batches/pause", "workflow", NONE_TAKEN),
     ("POST", "/batches/resume", "workflow", NONE_TAKEN),

@@ -111,7 +111,7 @@ async def test_the_document_shows_every_body_and_answer(flow: Batchflow) -> None
     assert "$defs" not in text
     paths = document["paths"]
     # Batches, runs, dead letters, events, webhooks, workers, schedules, flow keys, health; workflows; functions.
-    assert len(paths) == 2 * (17 + 5 + 7 + 2 + 1 + 1 + 5 + 7 + 2 + 9 + 5)
+    assert len(paths) == 2 * (19 + 5 + 7 + 2 + 1 + 1 + 5 + 7 + 2 + 9 + 5)
 
     def body(path: str) -> tuple[bool, dict[str, Any]]:
         found = paths[path]["post"]["requestBody"]
@@ -180,6 +180,7 @@ ROUTES = [
     ("POST", "/batches/x/approve"),
     ("POST", "/batches/x/priority"),
     ("POST", "/batches/x/retry"),
+    ("POST", "/batches/x/failure-budget"),
     ("POST", "/batches/pause"),
     ("POST", "/batches/resume"),
     ("POST", "/batches/cancel"),
@@ -194,6 +195,7 @@ ROUTES = [
 ]
 BODIES: dict[str, Any] = {
     "/batches/x/priority": {"priority": 1},
+    "/batches/x/failure-budget": {"failureBudget": None},
     "/onboarding": {"email": "a@b"},
     **{path: {"label": "x"} for path in ("/runs/cancel", "/batches/pause", "/batches/resume", "/batches/cancel")},
 }
@@ -201,6 +203,7 @@ VERBS = (
     *("publish", "open_batch", "batch", "batches", "items", "cancel_batch", "run", "runs", "cancel_run", "cancel_runs"),
     *("notify", "waiters", "webhook", "workers", "pause_batch", "resume_batch", "set_batch_priority"),
     "approve_batch",
+    "set_failure_budget",
 )
 
 

@@ -7,9 +7,10 @@ from typing import Any, Literal
 from batchflow.batch.names import camel_case
 from batchflow.batch.rollup import Totals
 from batchflow.batch.status import BatchStatus, BatchSummary, WaitCode, WaitReason
-from batchflow.core.batch import Batch, BatchState, Counts, ErrorGroup, NotificationState
+from batchflow.core.batch import Batch, BatchState, Counts, ErrorGroup, NotificationState, StopReason
 from batchflow.core.secrets import masked_value
 from batchflow.http.schemas.base import ApiModel, required_datetime, short_error, stored_traceback, to_datetime
+from batchflow.http.schemas.failure_budgets import FailureBudgetInfo
 from batchflow.http.schemas.totals import TotalsInfo
 from batchflow.serve.app_url import without_credentials
 
@@ -85,11 +86,12 @@ def named_params(text: str, names: Mapping[str, str] | None = None) -> dict[str,
 class WaitReasonInfo(ApiModel):
     """The reason why a batch goes no faster, or not on at all, in a sentence without a period.
 
-    `paused`: an operator has paused the batch. `approval`: its canary has ended, and an operator has to approve the
-    batch. `not_before`: its start time has not come. `unserved`: no worker serves it. `key_paused`: an operator has
-    paused its flow key. `key_parked`: a service limits its rate. `breaker_open`: the circuit breaker of its flow key
-    is open. `worker_silent`: a worker that holds items is not heard of. `limit`: a limit of its flow control, or the
-    concurrency of the process. `completion`: its items have ended, and `on_complete` has not.
+    `paused`: an operator has paused the batch. `failure_budget`: too many of its items have failed, and it is paused
+    until an operator resumes it. `approval`: its canary has ended, and an operator has to approve the batch.
+    `not_before`: its start time has not come. `unserved`: no worker serves it. `key_paused`: an operator has paused its
+    flow key. `key_parked`: a service limits its rate. `breaker_open`: the circuit breaker of its flow key is open.
+    `worker_silent`: a worker that holds items is not heard of. `limit`: a limit of its flow control, or the concurrency
+    of the process. `completion`: its items have ended, and `on_complete` has not.
     """
 
     code: WaitCode
@@ -154,6 +156,8 @@ class BatchInfo(ApiModel):
     force: bool
     label: str | None
     paused: bool
+    stop_reason: StopReason | None
+    failure_budget: FailureBudgetInfo | None
     priority: int
     canary: int | None
     needs_approval: bool
@@ -191,10 +195,12 @@ class BatchInfo(ApiModel):
             force=batch.force,
             label=batch.label,
             paused=batch.paused,
+            stop_reason=batch.stop_reason,
+            failure_budget=FailureBudgetInfo.of(batch.failure_budget),
             priority=batch.priority,
             canary=batch.canary,
             needs_approval=status.needs_approval,
-            error=None if status.error is None else short_error(batch.error),
+            error=status.error if batch.error is None else short_error(batch.error),
             completion_error=batch.completion_error,
             last_errors=[ErrorInfo.of(group) for group in batch.errors],
             counted=status.counted,
