@@ -4,10 +4,10 @@ import asyncio
 
 import pytest
 
-from batchflow.core import settlement
+from batchflow.core import ids, settlement
 from batchflow.core.failure_budget import FailureBudget
-from batchflow.core.settlement import Notice
-from tests.conformance.scene import Cases, Scene
+from batchflow.core.settlement import FinishEntry, Notice, Publish, RecordPage, StartItems
+from tests.conformance.scene import Cases, Scene, message
 
 TWO = FailureBudget(max_failures=2)
 CANCELS = FailureBudget(max_failures=0, action="cancel")
@@ -79,6 +79,20 @@ class FailureBudgetCases(Cases):
             scene.clock.advance(3_600_000)
         assert (await scene.counts()).failed == 1
         assert await stopped(scene) == (True, "failure_budget")
+
+    async def test_settle_counts_the_items_that_a_page_starts_at_the_same_moment(self, scene: Scene) -> None:
+        """The batch goes on with them, so that there is something to pause."""
+        entry = await scene.enter(failure_budget=FailureBudget(max_failures=0))
+        page = message(ids.page_id("bat_a", 0), batch="bat_a")
+        effects = FinishEntry("bat_a"), RecordPage("bat_a", 1), StartItems("bat_a", 0, ("u0",)), Publish((page,))
+        await scene.done(entry, *effects)
+        claims = {claim.item or claim.id: claim for claim in await scene.claim()}
+        await asyncio.gather(
+            scene.dead(claims["u0"]),
+            scene.done(claims[page.id], RecordPage("bat_a", 1), StartItems("bat_a", 1, ("u1",))),
+        )
+        assert await stopped(scene) == (True, "failure_budget")
+        assert await scene.items() == []
 
     async def test_resume_batch_counts_failures_anew(self, scene: Scene) -> None:
         """The batch is stopped again by as many failures as the first time."""

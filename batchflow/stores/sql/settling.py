@@ -30,6 +30,10 @@ _GOES_ON = STAYS | {"dead"}
 """Endings after which the run is not done: a run that was cancelled meanwhile ends as cancelled."""
 
 
+_FAILS = frozenset({"dead", "failed"})
+"""Endings after which an item has failed."""
+
+
 class EndedMessage(NamedTuple):
     """A message that will not be delivered again."""
 
@@ -58,6 +62,7 @@ def settle(tx: Tx, settlements: Sequence[Settlement]) -> list[SettleResult]:
     staying: list[EndedMessage] = []
     ended: list[EndedMessage] = []
     counts = False
+    failing: set[int] = set()
     for slot, about in held.items():
         settlement = settlements[slot]
         if about.cancelled and settlement.ending in _GOES_ON:
@@ -67,6 +72,8 @@ def settle(tx: Tx, settlements: Sequence[Settlement]) -> list[SettleResult]:
             settlement = settlement._replace(ending="failed")
         if settlement.ending != "done" and about.batch is not None and about.number >= 0:
             counts = counts or tx.batch_head(about.batch).max_in_a_row is not None
+            if settlement.ending in _FAILS:
+                failing.add(about.batch)
         (staying if settlement.ending in STAYS else ended).append(_new(EndedMessage, (settlement, about)))
     _release_staying(tx, staying)
     # Before anything ends: the end of a parent may cancel one of these.
@@ -78,6 +85,9 @@ def settle(tx: Tx, settlements: Sequence[Settlement]) -> list[SettleResult]:
         if settlement.ending == "parked":
             flows.park(tx, about.lane, settlement.due)
     _apply_effects(tx, [one for one in ended if one.settlement.ending != "cancelled"])
+    # After the items that a page of the same group has started.
+    for batch in failing:
+        touched |= _enforce_failure_budget(tx, batch)
     if touched and (finished := batches.end_finished(tx, touched)):
         _add_ended_batches(tx, held, finished, answers)
     return answers
@@ -91,6 +101,9 @@ def end_unclaimed(tx: Tx, ended: Sequence[EndedMessage]) -> None:
 def end_held(tx: Tx, ended: Sequence[EndedMessage]) -> None:
     """End messages whose worker is lost."""
     touched = _end(tx, ended)
+    items = [(held.batch, s) for s, held in ended if held.batch is not None and held.number >= 0]
+    for batch in {batch for batch, s in items if s.ending in _FAILS}:
+        touched |= _enforce_failure_budget(tx, batch)
     breakers.release(tx, [(settlement.id, held.lane) for settlement, held in ended])
     batches.end_finished(tx, touched)
 
@@ -149,7 +162,7 @@ def _end(tx: Tx, ended: Sequence[EndedMessage], *, held_places: bool = True) -> 
     """End messages, and return the batches that were touched."""
     if not ended:
         return set()
-    failed = [one for one in ended if one.settlement.ending in ("dead", "failed")]
+    failed = [one for one in ended if one.settlement.ending in _FAILS]
     if failed:
         failures.note(tx, [(held.batch, held.number, s) for s, held in failed if held.batch is not None])
     dead = [one for one in failed if one.settlement.ending == "dead"]
@@ -188,9 +201,6 @@ def _end(tx: Tx, ended: Sequence[EndedMessage], *, held_places: bool = True) -> 
             touched |= _cancel_children(tx, cancelled)
     if any(broken):
         touched |= cancel_held_back(tx, base.SWEEP_LIMIT)[1]
-    for batch, delta in moved.items():
-        if delta.failed:
-            touched |= _enforce_failure_budget(tx, batch)
     return touched
 
 
