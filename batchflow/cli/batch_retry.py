@@ -12,7 +12,7 @@ from batchflow.batch.retry import Retries, RetryRequest, RetryResult, check_retr
 from batchflow.cli.batches import BatchIdArgument, require_batch
 from batchflow.cli.ids_file import read_ids
 from batchflow.cli.options import JsonOption, UrlOption, option_names
-from batchflow.cli.output import Output
+from batchflow.cli.output import Output, program_name
 from batchflow.cli.target import load_flow, open_engine
 from batchflow.core.batch import Batch
 from batchflow.engine.engine import Engine
@@ -69,6 +69,8 @@ class RetryBatch:
         else:
             for line in self._lines(retried.done, request):
                 Output().print(line)
+            if retried.done.resumed and retried.batch.paused:
+                Output().print(f"It is paused; go on with: {program_name()} batches resume {self.id}")
         return 0 if begun else 1
 
     def _request(self) -> RetryRequest:

@@ -112,21 +112,27 @@ def _usage_message(error: typer.TyperException) -> str:
 
 
 def _number_message(error: typer.TyperException) -> str | None:
-    """The message for an option that takes whole numbers; None for any other error."""
+    """The message for an option that takes numbers; None for any other error."""
     cause = error.__cause__
     if not isinstance(error, typer.BadParameter) or error.param is None or not isinstance(cause, ValidationError):
         return None
     wrong = cause.errors(include_url=False)[0]
     limits = wrong.get("ctx", {})
     if wrong["type"] == "greater_than_equal":
-        want = f" of {limits['ge']:,} or more"
+        want = f" of {_limit_text(limits['ge'])} or more"
     elif wrong["type"] == "less_than_equal":
-        want = f" of at most {limits['le']:,}"
-    elif wrong["type"].startswith("int_"):
+        want = f" of at most {_limit_text(limits['le'])}"
+    elif wrong["type"].startswith(("int_", "float_")):
         want = ""
     else:
         return None
-    return f"'{error.param.opts[0]}' cannot be {wrong['input']!r}; write a whole number{want}"
+    is_float = wrong["type"].startswith("float_") or any(isinstance(limit, float) for limit in limits.values())
+    kind = "number" if is_float else "whole number"
+    return f"'{error.param.opts[0]}' cannot be {wrong['input']!r}; write a {kind}{want}"
+
+
+def _limit_text(limit: float) -> str:
+    return f"{limit:g}" if isinstance(limit, float) else f"{limit:,}"
 
 
 def print_error(sentence: str) -> None:

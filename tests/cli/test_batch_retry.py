@@ -23,6 +23,16 @@ def test_retry_resumes_what_has_failed_without_the_app(command: CommandLine, end
     assert (again.code, again.out) == (1, f"Nothing of batch {ended} has failed\n")
 
 
+def test_retry_of_a_paused_batch_says_how_it_goes_on(command: CommandLine, ended: str) -> None:
+    """Nothing of it starts before."""
+    letter = command("dlq", "list", "--json").document["deadLetters"][0]
+    assert command("dlq", "resume", letter["dlqId"]).code == 0
+    assert command("batches", "pause", ended).code == 0
+    first, second = command("batches", "retry", ended).out.splitlines()
+    assert first.startswith("Resumed 1 dead letter of batch")
+    assert second == f"It is paused; go on with: batchflow batches resume {ended}"
+
+
 def test_retry_of_ids_starts_a_linked_batch_of_the_app(command: CommandLine, ended: str) -> None:
     """Which the batch lists."""
     answer = command("batches", "retry", ended, "--ids", "user-003,user-000", "--app", command.target)

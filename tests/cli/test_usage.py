@@ -45,6 +45,8 @@ ARGUMENTS = {
     ("--limit", "-1"): "'--limit' cannot be '-1'; write a whole number of 1 or more; see",
     ("--limit", "many"): "'--limit' cannot be 'many'; write a whole number; see",
     ("--limit", "9" * 5000): "write a whole number",
+    ("--approve-under", "1.5"): "'--approve-under' cannot be '1.5'; write a number of at most 1; see",
+    ("--approve-under", "few"): "'--approve-under' cannot be 'few'; write a number; see",
 }
 
 BROKEN = {
