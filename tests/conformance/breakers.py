@@ -289,14 +289,14 @@ class BreakerCases(Cases):
         assert (await fail(scene, trial)).breaker is None
         assert (await scene.flow("one")).breaker == Breaker(1)
 
-    async def test_breaker_counts_in_the_order_of_a_group(self, scene: Scene) -> None:
+    async def test_settle_counts_for_a_breaker_in_the_order_of_a_group(self, scene: Scene) -> None:
         """Settlements that are written together open it once."""
         await begin(scene, [f"i{number}" for number in range(4)])
         ends = [fail(scene, claim) for claim in await scene.items()]
         changes = [end.breaker for end in await asyncio.gather(*ends)]
         assert changes == [None, OPENED, None, None]
 
-    async def test_breaker_of_a_batch_is_that_of_its_key(self, scene: Scene) -> None:
+    async def test_settle_changes_the_breaker_of_the_batchs_key(self, scene: Scene) -> None:
         """Also if its items have keys of their own: all of them wait, and one of them is tried."""
         own = [FlowControl(key=f"own-{number % 3}", parallelism=2) for number in range(6)]
         entry = await scene.enter(flow=KEY, failure_budget=BUDGET)

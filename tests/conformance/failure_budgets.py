@@ -117,7 +117,7 @@ class FailureBudgetCases(Cases):
         await fail(scene, 1)
         assert await stopped(scene) == (True, "failure_budget")
 
-    async def test_a_pause_of_an_operator_stays_theirs(self, scene: Scene) -> None:
+    async def test_pause_batch_by_an_operator_stays_theirs(self, scene: Scene) -> None:
         """A budget that is exceeded meanwhile changes nothing about it; the operator's own takes over the budget's."""
         await scene.start(IDS, failure_budget=FailureBudget(max_failures=0))
         (item,) = await scene.items(1)
@@ -143,7 +143,7 @@ class FailureBudgetCases(Cases):
         assert (batch.state, batch.stop_reason) == ("cancelled", "failure_budget")
         assert await scene.states() == [("u0", "failed"), ("u1", "succeeded"), ("u2", "cancelled"), ("u3", "cancelled")]
 
-    async def test_a_budget_that_cancels_does_so_to_a_paused_batch(self, scene: Scene) -> None:
+    async def test_settle_beyond_a_budget_that_cancels_cancels_a_paused_batch_too(self, scene: Scene) -> None:
         """Nobody would otherwise learn of it; a batch that is cancelled by an operator keeps no reason."""
         for id in ("bat_a", "bat_b"):
             await scene.start([f"{id}1", f"{id}2"], id=id, failure_budget=CANCELS)
@@ -156,7 +156,7 @@ class FailureBudgetCases(Cases):
         batch = await scene.batch("bat_b")
         assert (batch.state, batch.stop_reason) == ("cancelled", None)
 
-    async def test_a_batch_whose_last_item_fails_has_ended(self, scene: Scene) -> None:
+    async def test_settle_of_the_last_item_ends_a_batch_over_its_budget(self, scene: Scene) -> None:
         """There is nothing left to pause or cancel."""
         for budget in (FailureBudget(max_failures=0), CANCELS):
             await scene.start(["u1"], id=f"bat_{budget.action}", failure_budget=budget)
@@ -164,7 +164,7 @@ class FailureBudgetCases(Cases):
             batch = await scene.batch(f"bat_{budget.action}")
             assert (batch.state, batch.paused, batch.stop_reason) == ("completed", False, None)
 
-    async def test_a_redriven_batch_is_not_stopped_any_more(self, scene: Scene) -> None:
+    async def test_redrive_makes_a_cancelled_batch_one_that_is_not_stopped(self, scene: Scene) -> None:
         """The reason of its cancellation goes with its end."""
         await scene.start(["u1", "u2"], failure_budget=CANCELS)
         await fail(scene, 1)

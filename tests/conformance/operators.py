@@ -53,7 +53,7 @@ class OperatorCases(Cases):
         assert len(await scene.completions()) == 1
 
     @ROUNDS
-    async def test_cancel_and_resume_of_a_batch_at_once(self, scene: Scene, other: Scene, turn: int) -> None:
+    async def test_cancel_batch_and_resume_at_once(self, scene: Scene, other: Scene, turn: int) -> None:
         """It is cancelled, whichever comes first: nothing of it starts, and it completes once."""
         await scene.start(ITEMS)
         await scene.store.pause_batch("bat_a")

@@ -26,7 +26,7 @@ async def _ended(scene: Scene, dead: tuple[str, ...] = ("u1",), items: tuple[str
 class RetryCases(Cases):
     """`retry_of` of a batch, `again` of `StartItems`, `retries`, `retried_items`, `missing_items`, `items_with_ids`."""
 
-    async def test_open_batch_makes_a_retry_that_its_origin_lists(self, scene: Scene) -> None:
+    async def test_retries_are_listed_by_the_batch_that_they_retry(self, scene: Scene) -> None:
         """Those that were opened first before the others, without parameters and headers."""
         await _ended(scene)
         assert list(await scene.store.retries("bat_a")) == []

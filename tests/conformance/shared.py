@@ -184,7 +184,7 @@ class SharedCases(Cases):
         assert await scene.store.cancel_run("p")
         assert await second.store.record("c", child.fence, ran(1, "one")) == "cancelled"
 
-    async def test_breaker_is_that_of_all_processes(self, scene: Scene, second: Scene) -> None:
+    async def test_settle_changes_the_breaker_of_all_processes(self, scene: Scene, second: Scene) -> None:
         """One opens it, another one tries and is lost with that, and a third closes it after all have restarted."""
         await scene.start(
             "abc", flow=FlowControl(key="one"), failure_budget=FailureBudget(max_in_a_row=1, open_for="30s")
