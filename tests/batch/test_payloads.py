@@ -69,7 +69,7 @@ def test_parameters_are_sent_by_any_of_their_names() -> None:
         ('{"dryrun":true}', "Unknown field 'dryrun' for welcome; did you mean 'dryRun'?", "dryrun"),
         (
             '{"zzz":1}',
-            "Unknown field 'zzz' for welcome; known are 'approveUnder', 'batchId', 'canary', 'dedup', 'dedupId', "
+            "Unknown field 'zzz' for welcome; known are 'approveUnder', 'batchId', 'canary', 'confirm', 'dedup', 'dedupId', "
             "'delay', 'dryRun', 'failureBudget', 'force', 'headers', 'label', 'limit', 'notBefore', 'notifyUrl', "
             "'paidOnly', 'priority', 'userIds'",
             "zzz",
@@ -112,6 +112,6 @@ def test_the_schema_shows_everything_that_may_be_sent() -> None:
     """Controls and parameters, by their names on the wire."""
     schema = WELCOME.entry_model.model_json_schema()
     start = {"batchId", "dedup", "dedupId", "delay", "dryRun", "force", "headers", "label", "limit", "notBefore"}
-    more = {"approveUnder", "canary", "failureBudget", "notifyUrl", "paidOnly", "priority", "userIds"}
+    more = {"approveUnder", "canary", "confirm", "failureBudget", "notifyUrl", "paidOnly", "priority", "userIds"}
     assert set(schema["properties"]) == start | more
     assert of(Span).entry_model.model_json_schema()["required"] == ["sinceDay"]
