@@ -124,6 +124,7 @@ class Model:
         parent: tuple[str, int] | None = None,
         held: bool = False,
     ) -> bool:
+        self._link(parent)
         known = id in self.messages or id in self.runs or id in self.dead
         takes = batch is None or (batch in self.batches and self._takes(self.batches[batch]))
         if known or not takes:
@@ -149,7 +150,7 @@ class Model:
         self.messages[id] = {
             "destination": destination, "flow": flow, "layer": layer, "due": due, "batch": batch, "number": number,
             "keep": keep, "owner": None, "fence": 0, "failures": 0, "losses": 0, "cancelled": False, "journal": {},
-            "parent": None, "failed": False, "attempts": 0, "waits": "", "held": False,
+            "parent": None, "failed": False, "attempts": 0, "waits": "", "held": False, "linked": False,
         }  # fmt: skip
 
     def limit(self, key: str) -> int | None:
@@ -374,7 +375,8 @@ class Model:
             self._arrive(run, number, ARRIVES[ending], settlement.result, error, now)
         for what in ("arrivals", "listeners", "kept"):
             self._without(what, id)
-        if ending == "cancelled":
+        # Not those of an earlier run of this id, which ended without them.
+        if ending == "cancelled" and message["linked"]:
             for child in [run for run, m in self.messages.items() if (m["parent"] or [None])[0] == id]:
                 self.cancel_run(child, now)
         effects = settlement.effects if ending != "cancelled" else ()
@@ -420,7 +422,13 @@ class Model:
         if message["owner"] is None and not message["failed"] and message["due"] > now:
             message["due"] = 0
 
+    def _link(self, step: tuple[str, int] | None) -> None:
+        """The run of a step waits, or has waited, for something from outside."""
+        if step is not None and step[0] in self.messages:
+            self.messages[step[0]]["linked"] = True
+
     def _listen(self, run: str, effect: Listen, now: int) -> None:
+        self._link((run, effect.number))
         kept = next((row for row in self.kept if (row["run"], row["event"]) == (run, effect.event)), None)
         if kept is None:
             row = {"run": run, "number": effect.number, "event": effect.event, "since": now, "until": effect.until}
@@ -445,6 +453,7 @@ class Model:
             found = [row for row in found if row["run"] == run][:1]
             if not found and run in self.messages and not self.messages[run]["cancelled"]:
                 self.kept.append({"run": run, "event": event, "data": data})
+                self.messages[run]["linked"] = True
                 return [run]
         for row in found:
             self.listeners.remove(row)
@@ -602,7 +611,8 @@ class Model:
             for number, step in message["journal"].items()
             if not restart and step[3] != "pending" and (step[3], step[4]) != ("failed", failed)
         }
-        self.messages[id] = {**message, "due": 0, "failures": 0, "losses": 0, "journal": journal, "failed": False}
+        again = {"due": 0, "failures": 0, "losses": 0, "journal": journal, "failed": False, "linked": False}
+        self.messages[id] = {**message, **again}
         return True
 
     def delete_dead_letter(self, id: str) -> bool:
