@@ -69,8 +69,8 @@ def test_parameters_are_sent_by_any_of_their_names() -> None:
         ('{"dryrun":true}', "Unknown field 'dryrun' for welcome; did you mean 'dryRun'?", "dryrun"),
         (
             '{"zzz":1}',
-            "Unknown field 'zzz' for welcome; known are 'approveUnder', 'batchId', 'canary', 'confirm', 'dedup', 'dedupId', "
-            "'delay', 'dryRun', 'failureBudget', 'force', 'headers', 'label', 'limit', 'notBefore', 'notifyUrl', "
+            "Unknown field 'zzz' for welcome; known are 'approveUnder', 'batchId', 'canary', 'confirm', 'dedup', "
+            "'dedupId', 'delay', 'dryRun', 'failureBudget', 'force', 'headers', 'label', 'limit', 'notBefore', 'notifyUrl', "
             "'paidOnly', 'priority', 'userIds'",
             "zzz",
         ),
