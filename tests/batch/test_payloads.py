@@ -70,8 +70,8 @@ def test_parameters_are_sent_by_any_of_their_names() -> None:
         (
             '{"zzz":1}',
             "Unknown field 'zzz' for welcome; known are 'approveUnder', 'batchId', 'canary', 'confirm', 'dedup', "
-            "'dedupId', 'delay', 'dryRun', 'failureBudget', 'force', 'headers', 'label', 'limit', 'notBefore', 'notifyUrl', "
-            "'paidOnly', 'priority', 'userIds'",
+            "'dedupId', 'delay', 'dryRun', 'failureBudget', 'force', 'headers', 'label', 'limit', 'notBefore', "
+            "'notifyUrl', 'paidOnly', 'priority', 'userIds'",
             "zzz",
         ),
         (
