@@ -5,11 +5,12 @@ import json
 
 import pytest
 
-from batchflow.core import settlement
+from batchflow.core import ids, settlement
+from batchflow.core.flow import FlowControl
 from batchflow.core.message import Claim
 from batchflow.core.run import NEVER
 from batchflow.core.secrets import SECRET_OUTCOME
-from batchflow.core.settlement import AcceptWebhook, Ending, Listen, Settlement
+from batchflow.core.settlement import AcceptWebhook, Ending, FinishEntry, Listen, Settlement, StartItems
 from batchflow.core.store import KEPT_EVENTS
 from tests.conformance.scene import Cases, Scene, names, ran, sleeping, waiting
 
@@ -119,6 +120,39 @@ class EventCases(Cases):
         claim = await scene.claim_one("a")
         await scene.suspend(claim, waiting(1), effects=(Listen(1, "paid"),))
         assert await scene.came("a") == [(1, "done", 1, "1")]
+
+    async def test_notify_with_a_run_is_kept_for_an_item_that_has_not_begun(self, scene: Scene) -> None:
+        """It keeps its place among the others of its page, which begin as if nothing had been."""
+        entry = await scene.enter(complete=None)
+        own = FlowControl(key="own", parallelism=1)
+        page = StartItems("bat_a", 0, ("u1", "u2", "u3", "u4"), flows=(None, None, own, None))
+        await scene.done(entry, FinishEntry("bat_a"), page)
+        runs = [ids.item_run_id("bat_a", number) for number in range(4)]
+        for run in (runs[1], runs[2], runs[1]):
+            assert list(await scene.store.notify("paid", "1", run)) == [run]
+        claims = await scene.claim()
+        assert sorted(claim.item for claim in claims) == ["u1", "u2", "u3", "u4"]
+        for claim in claims:
+            await scene.suspend(claim, waiting(1), effects=(Listen(1, "paid"),))
+        assert sorted(names(await scene.claim())) == [runs[1], runs[2]]
+        await scene.lose()
+        for claim in await scene.claim():
+            await scene.done(claim)
+        assert (await scene.batch()).counts.succeeded == 2
+
+    async def test_notify_with_a_run_is_lost_with_an_item_that_is_cancelled(self, scene: Scene) -> None:
+        """One that has not begun, by itself and with its batch."""
+        await scene.start(("u1", "u2", "u3"), complete=None)
+        runs = [ids.item_run_id("bat_a", number) for number in range(3)]
+        for run in runs[:2]:
+            assert list(await scene.store.notify("paid", "1", run)) == [run]
+        assert await scene.store.cancel_run(runs[0])
+        assert list(await scene.store.notify("paid", "1", runs[0])) == []
+        await scene.store.cancel_batch("bat_a")
+        assert not await scene.claim()
+        batch = await scene.batch()
+        assert (batch.counts.cancelled, batch.counts.open) == (3, 0)
+        assert [list(await scene.store.notify("paid", "1", run)) for run in runs] == [[], [], []]
 
     async def test_notify_with_a_run_keeps_so_many_and_no_more(self, scene: Scene) -> None:
         """One that is too many is refused; there is room again once one was taken."""

@@ -57,7 +57,7 @@ end
 function events.notify(event, data, run)
   local found = run and events.listener_of_run(event, run) or events.listeners(event)
   if run and #found == 0 then
-    local message = messages.load(run)
+    local message = messages.load(run) or items.add_message(run)
     if not message or messages.is_cancelled(message) then return {} end
     if call('LLEN', P .. 'k:' .. run) >= KEPT_EVENTS then return {} end
     call('RPUSH', P .. 'k:' .. run, event .. '\1' .. data)

@@ -165,6 +165,36 @@ function items.fail(message, error)
   call('HSET', name, number, cjson.encode({ NULL, NULL, error or NULL, message.at }))
 end
 
+-- The batch, the number and the id of the item of a run that nobody has claimed yet; nil if the run is not such a one.
+function items.unclaimed(id)
+  local name, digits = string.match(id, '^(.*)%.r(%d%d%d%d%d%d%d%d%d)$')
+  local batch = name and batches.get(name)
+  buffer.flush()
+  if not batch or call('EXISTS', P .. 'm:' .. id) == 1 then return nil end
+  local number = tonumber(digits)
+  local value = call('HGET', items.bucket(name, number), number)
+  if not value or string.sub(value, 1, 1) ~= 'o' then return nil end
+  return batch, number, string.sub(value, 2)
+end
+
+-- Give the run of an item that nobody has claimed yet a hash of its own, in its place of the lane. Returns its message;
+-- nil if the run is not such a one.
+function items.add_message(id)
+  local batch, number, item = items.unclaimed(id)
+  local member = batch and call('ZREVRANGEBYSCORE', P .. 'r:' .. batch.id, number, '-inf', 'LIMIT', 0, 1)[1]
+  if not member then return nil end
+  local key = nested.key_of(batch, number)
+  local lane = lanes.fresh(batch.d, key, nested.group_of(batch, key))
+  local _, first, last = lanes.parse_range(member)
+  lanes.drop_range(lane, batch.id, member)
+  if first < number then lanes.add_range(lane, batch.id, first, number - 1) end
+  if number < last then lanes.add_range(lane, batch.id, number + 1, last) end
+  call('ZADD', lane, 0, id)
+  call('HSET', P .. 'm:' .. id, 'i', item, 't', NOW, 'u', 0)
+  if key ~= batch.k then call('HSET', P .. 'm:' .. id, 'k', key, 'pa', batch.k) end
+  return messages.load(id)
+end
+
 -- Cancel an item that nobody has claimed yet.
 function items.cancel_fresh(batch, number, item)
   items.finish(batch, number, item, 'cancelled', nil, nil, 0, 0)

@@ -342,12 +342,9 @@ end
 
 -- Cancel the item of a batch that nobody has claimed yet. False if the run is not such an item.
 local function cancel_fresh(id)
-  local name, number = string.match(id, '^(.*)%.r(%d%d%d%d%d%d%d%d%d)$')
-  local batch = name and batches.get(name)
-  number = tonumber(number)
-  local value = batch and call('HGET', items.bucket(name, number), number)
-  if not value or string.sub(value, 1, 1) ~= 'o' then return false end
-  items.cancel_fresh(batch, number, string.sub(value, 2))
+  local batch, number, item = items.unclaimed(id)
+  if not batch then return false end
+  items.cancel_fresh(batch, number, item)
   local key = nested.key_of(batch, number)
   lanes.recount(batch.d, key, nested.group_of(batch, key))
   return true
@@ -422,12 +419,8 @@ end
 
 -- The fields of an item that nobody has claimed yet, which has no hash of its own.
 local function fresh_item(id)
-  local name, digits = string.match(id, '^(.*)%.r(%d%d%d%d%d%d%d%d%d)$')
-  local batch = name and batches.get(name)
-  local number = tonumber(digits)
-  local value = batch and call('HGET', items.bucket(name, number), number)
-  if not value or string.sub(value, 1, 1) ~= 'o' then return nil end
-  return { d = batch.d, k = nested.key_of(batch, number), t = batch.st or batch.t, b = name }
+  local batch, number = items.unclaimed(id)
+  return batch and { d = batch.d, k = nested.key_of(batch, number), t = batch.st or batch.t, b = batch.id }
 end
 
 reads.run = function(id)
