@@ -8,6 +8,7 @@ from batchflow.core.batch import Failure, ItemState, NewBatch
 from batchflow.core.breaker import BreakerChange
 from batchflow.core.flow import FlowControl
 from batchflow.core.message import Claim, Message
+from batchflow.core.posts import LogEntry, Post
 from batchflow.core.report import headline, one_line
 from batchflow.core.run import RunState, Step, StepState
 from batchflow.core.secrets import printable_text
@@ -126,6 +127,28 @@ class Notify(NamedTuple):
         return f"Notify('{self.event}', run={self.run!r})"
 
 
+class SendPosts(NamedTuple):
+    """Effect: these posts are published, as by `WireStore.post`."""
+
+    posts: tuple[Post, ...]
+
+
+class Log(NamedTuple):
+    """Effect: the log of posts gets these entries."""
+
+    entries: tuple[LogEntry, ...]
+
+
+class LeaveQueue(NamedTuple):
+    """Effect: the place that the post `message` has in a queue passes to the post `heir`; without one it is free.
+
+    Nothing if it has no place. The post that has waited longest in the queue takes a free place.
+    """
+
+    message: str
+    heir: str | None = None
+
+
 Effect: TypeAlias = (
     FinishEntry
     | RecordPage
@@ -137,6 +160,9 @@ Effect: TypeAlias = (
     | Unlisten
     | AcceptWebhook
     | Notify
+    | SendPosts
+    | Log
+    | LeaveQueue
 )
 
 
