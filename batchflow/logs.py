@@ -30,7 +30,7 @@ _RECORD_FIELDS = frozenset({*vars(logging.makeLogRecord({})), "message", "asctim
 # Names that a record of `logging` has itself.
 
 
-class Log:
+class SafeLogger:
     """A logger that never fails its caller: a line that cannot be written is left out.
 
     The output may be closed, a renderer may fail on a value, the arguments may not fit the text. Only Ctrl-C gets
@@ -43,9 +43,9 @@ class Log:
         self._values: dict[str, Any] = values or {}
         self._name = name
 
-    def bind(self, /, **values: Any) -> "Log":
+    def bind(self, /, **values: Any) -> "SafeLogger":
         """The same with more values bound to it."""
-        return Log({**self._values, **values}, self._name)
+        return SafeLogger({**self._values, **values}, self._name)
 
     def is_enabled_for(self, level: int) -> bool:
         """True if the logger writes lines of `level`, as far as it says."""
@@ -109,10 +109,10 @@ def _escaped(value: object) -> object:
     return escape_controls(value) if isinstance(value, str) else value
 
 
-_LOG = Log()
+_LOG = SafeLogger()
 
 
-def logger() -> Log:
+def logger() -> SafeLogger:
     """The logger of batchflow.
 
     Its lines go to structlog if the app has configured that, else to `logging` if the logger `batchflow` or the root
@@ -123,14 +123,14 @@ def logger() -> Log:
 
 
 @cache
-def log_of(prefix: str) -> Log:
+def log_of(prefix: str) -> SafeLogger:
     """The logger of the lines that begin with `[prefix]`, such as `reviews:execute` or `batchflow:greet`.
 
     It has the name of the workflow or the function: `batchflow.reviews`, `batchflow.greet`.
     """
     first, _, rest = prefix.partition(":")
     name = rest if first == "batchflow" else first
-    return Log(name=f"batchflow.{name}") if name else _LOG
+    return SafeLogger(name=f"batchflow.{name}") if name else _LOG
 
 
 class _Threshold:

@@ -57,8 +57,8 @@ class LoggedEntry(NamedTuple):
 class Post(NamedTuple):
     """A message to publish, with the description that its CREATED entry has (JSON).
 
-    With `dedup`, a key that is unique over tenants, it is not published while a post with the same key is at most
-    `DEDUP_WINDOW_MS` old. With `queue`, the name of one of its tenant's queues, it waits for its place there.
+    With `dedup`, a key that is unique over tenants, it is not published while a post with the same key is younger than
+    `DEDUP_WINDOW_MS`. With `queue`, the name of one of its tenant's queues, it waits for its place there.
     """
 
     message: Message

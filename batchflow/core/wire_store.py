@@ -26,9 +26,12 @@ class Posts(Protocol):
     async def cancel_posts(self, tenant: str, ids: Sequence[str]) -> Sequence[str]:
         """Cancel posts of a tenant that have not ended; returns the ids of those, in order.
 
-        Those that wait end at once, those that a worker delivers when it settles them, unless they are delivered. The
-        log gets CANCEL_REQUESTED and CANCELED, and their places in queues are free. Ids that are unknown, of another
-        tenant or of posts that have ended are passed over.
+        Those that wait end at once, those that a worker delivers when it settles or loses them, unless they are
+        delivered. The log gets CANCEL_REQUESTED, once for each of them. Ids that are unknown, of another tenant or of
+        posts that have ended or died are passed over.
+
+        When an open post ends as cancelled, by this or another verb, the log gets CANCELED and its place in a queue is
+        free.
         """
         ...
 
@@ -88,7 +91,10 @@ class Documents(Protocol):
     async def put_document(
         self, kind: DocumentKind, name: str, text: str, *, expected: int | None = None
     ) -> Document | None:
-        """Add a document or replace its text; None, and no change, if its version is not `expected` (0: it is new)."""
+        """Add a document, whose version is 1, or replace its text.
+
+        None, and no change, if its version is not `expected`; an `expected` of 0 means that it is new.
+        """
         ...
 
     async def document(self, kind: DocumentKind, name: str) -> Document | None:
@@ -108,7 +114,10 @@ class Documents(Protocol):
 
 @runtime_checkable
 class WireStore(Posts, Queues, Documents, Protocol):
-    """What a QStash server keeps. `Store.prune` removes its log and deduplication keys whose time is over.
+    """A store that keeps all that a QStash server needs.
+
+    `Store.prune` removes deduplication keys whose time is over, and the entries of the log that are older than the
+    retention, except the CREATED entries of open posts.
 
     Its effects, which `Store.settle` carries out, are `SendPosts`, `Log` and `LeaveQueue`.
     """

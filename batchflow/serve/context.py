@@ -15,7 +15,7 @@ from batchflow.core.flow import FlowControl
 from batchflow.core.message import Claim
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.settlement import Effect, Notify
-from batchflow.logs import Log, logger
+from batchflow.logs import SafeLogger, logger
 from batchflow.serve.app_url import ROOT_HEADER, PublicUrl, user_headers
 from batchflow.serve.callables import as_async
 from batchflow.serve.calls import CallResponse, build_call_request, call_step
@@ -64,7 +64,7 @@ class RunLog:
 
     __slots__ = ("_bound", "_is_replaying")
 
-    def __init__(self, bound: Log, is_replaying: Callable[[], bool]) -> None:
+    def __init__(self, bound: SafeLogger, is_replaying: Callable[[], bool]) -> None:
         self._bound = bound
         self._is_replaying = is_replaying
 

@@ -13,7 +13,7 @@ HeaderPairs: TypeAlias = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallbackTarget:
-    """Where the outcome of a post is sent, as a post of its own.
+    """The URL to which the outcome of a post is sent, as a post of its own.
 
     `headers` configure that post: they are those of a publish request, as if it had been sent to `/v2/publish/{url}`,
     in lower case, such as `upstash-retries` and `upstash-forward-x-user`. For `Upstash-Callback-Retries: 5` there is
@@ -26,7 +26,7 @@ class CallbackTarget:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Envelope:
-    """What a post pushes, and to which URL. Times are in ms; `timeout_ms` limits one attempt.
+    """A request that a post pushes to its URL. Times are in ms; `timeout_ms` limits one attempt.
 
     `headers` are those that are forwarded to the URL, without the prefix `Upstash-Forward-`; `content_type` is apart.
     `retries` and `retry_delay` (an expression in ms, None: QStash's default) are as they were given; the policy that
