@@ -1,9 +1,10 @@
 """Runs the blocks of one page, in the current folder: `python -m tests.docs.runner docs/quickstart.md`.
 
 Python blocks share a namespace and an event loop; one marked as a file is written to that file. Of shell commands it
-knows `batchflow`, `python`, `curl`, and `uvicorn`, whose app is then served to `curl` without a port. What a block
-prints is compared with the `text` or `json` block that follows it. In a command `bat_…` and `run_…` stand for the
-batch and run that were printed last. A failed block is said on stderr, and ends it.
+knows `batchflow`, `python`, `curl`, and `uvicorn`, whose app is then served to `curl` without a port. `uvicorn` with a
+port and `batchflow server` run beside the page to its end, on free ports; the variables that the server prints are
+those of the blocks that follow. What a block prints is compared with the `text` or `json` block that follows it. In a
+command `bat_…`, `run_…` and `msg_…` stand for what was printed last. A failed block is said on stderr, and ends it.
 """
 
 import ast
@@ -14,6 +15,7 @@ import io
 import os
 import re
 import shlex
+import socket
 import sys
 import traceback
 import types
@@ -31,7 +33,10 @@ from tests.docs.pages import Block, blocks
 ANSWERS = {"text": text_difference, "json": json_difference}
 SHOWN_ONLY = frozenset({"", "mermaid"})
 _SECONDS = 120.0
-_ID = re.compile(r"\b(?P<kind>bat_|run_)[0-9a-z]+")
+_ID = re.compile(r"\b(?P<kind>bat_|run_|msg_)[0-9a-z]+")
+_VARIABLE = re.compile(r"^(?P<name>QSTASH_\w+)=(?P<value>.*)$", re.MULTILINE)
+_STARTED = {"batchflow": "Ctrl-C stops it", "uvicorn": "Uvicorn running on"}
+# A program that runs on has printed all that a page shows with a line that has these words.
 
 
 class Wrong(Exception):
@@ -47,6 +52,7 @@ class Page:
         self._stack = AsyncExitStack()
         self._apps: dict[str, FastAPI] = {}
         self._ids: dict[str, str] = {}
+        self._ports: dict[str, str] = {}
         # A real module: annotations in classes are looked up there.
         self._module = types.ModuleType("page")
         sys.modules["page"] = self._module
@@ -84,15 +90,24 @@ class Page:
 
     def _seen(self, printed: str) -> str:
         self._ids.update((match["kind"], match[0]) for match in _ID.finditer(printed))
+        os.environ.update((match["name"], match["value"]) for match in _VARIABLE.finditer(printed))
+        for shown, free in self._ports.items():
+            printed = printed.replace(f":{free}", f":{shown}")
         return printed
+
+    def _with_ports(self, text: str) -> str:
+        """The text of a block, with the ports on which its programs listen."""
+        for shown, free in self._ports.items():
+            text = text.replace(f":{shown}", f":{free}")
+        return text
 
     async def _python(self, block: Block) -> str:
         if "file" in block.marks:
-            Path(block.marks["file"]).write_text(block.text, encoding="utf-8")
+            Path(block.marks["file"]).write_text(self._with_ports(block.text), encoding="utf-8")
             importlib.invalidate_caches()
             return ""
         # Empty lines in front, so that tracebacks have the page's own line numbers.
-        source = "\n" * (block.line - 1) + block.text
+        source = "\n" * (block.line - 1) + self._with_ports(block.text)
         code = compile(source, self._name, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
         printed = io.StringIO()
         with redirect_stdout(printed):
@@ -105,10 +120,10 @@ class Page:
 
     async def _shell(self, block: Block) -> str:
         printed = ""
-        for line in block.text.replace("\\\n", " ").splitlines():
+        for line in self._with_ports(block.text).replace("\\\n", " ").splitlines():
             for kind, id in self._ids.items():
                 line = line.replace(f"{kind}…", id)
-            words = shlex.split(line, comments=True)
+            words = shlex.split(os.path.expandvars(line), comments=True)
             variables: dict[str, str] = {}
             while words and words[0].partition("=")[0].isidentifier() and "=" in words[0]:
                 name, _, variables[name] = words.pop(0).partition("=")
@@ -117,6 +132,10 @@ class Page:
                     continue
                 case ["uvicorn", target]:
                     await self._serve(target)
+                case ["uvicorn", _, "--port", port] | ["batchflow", "server", "--port", port]:
+                    printed += await self._start(words, port)
+                case ["batchflow", "server"]:
+                    printed += await self._start([*words, "--port", "8080"], "8080")
                 case ["curl", *arguments]:
                     printed += await self._curl(arguments)
                 case ["python" | "batchflow", *_]:
@@ -146,14 +165,38 @@ class Page:
         await self._stack.enter_async_context(app.router.lifespan_context(app))
         self._apps["localhost:8000"] = app
 
+    async def _start(self, words: list[str], port: str) -> str:
+        """Start a program that runs to the end of the page, in place of `port` on a free one; its first lines."""
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self._ports[port] = str(free.getsockname()[1])
+        module = {"batchflow": "batchflow.cli"}.get(words[0], words[0])
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *["-m", module, *words[1:-1], self._ports[port]],
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        self._stack.push_async_callback(process.wait)
+        self._stack.callback(process.terminate)
+        assert process.stdout is not None
+        printed = ""
+        async with asyncio.timeout(_SECONDS):
+            while _STARTED[words[0]] not in printed:
+                if not (line := await process.stdout.readline()):
+                    raise Wrong(f"'{shlex.join(words)}' has ended:\n{printed}")
+                printed += line.decode()
+        return printed
+
     async def _curl(self, arguments: list[str]) -> str:
-        method, body, url = "GET", None, ""
+        method, body, url, headers = "GET", None, "", dict[str, str]()
         words = iter(arguments)
         for word in words:
             match word:
                 case "-X":
                     method = next(words)
-                case "--json":
+                case "-H":
+                    name, _, headers[name] = next(words).partition(": ")
+                case "--json" | "-d":
                     method, body = "POST", next(words)
                 case "-s" | "-N" | "-sN":
                     pass
@@ -162,9 +205,9 @@ class Page:
                 case _:
                     raise Wrong(f"nobody knows curl's option '{word}'")
         host = url.removeprefix("http://").partition("/")[0]
-        transport = httpx.ASGITransport(self._apps[host])
+        transport = httpx.ASGITransport(app) if (app := self._apps.get(host)) else None
         async with httpx.AsyncClient(transport=transport, base_url=f"http://{host}", timeout=_SECONDS) as client:
-            answer = await client.request(method, url.partition(host)[2], content=body)
+            answer = await client.request(method, url.partition(host)[2], content=body, headers=headers)
         return answer.text
 
 

@@ -99,6 +99,27 @@ def test_docs_runner_shares_names_and_awaits(tmp_path: Path) -> None:
     assert run(page, tmp_path).stderr == ""
 
 
+def test_docs_runner_leaves_a_server_with_a_port_running(tmp_path: Path) -> None:
+    """On another port than the page says, which is in use perhaps; variables and headers of a command count."""
+    page = written(
+        tmp_path,
+        fenced(
+            "python",
+            "async def app(scope, receive, send):",
+            "    await send({'type': 'http.response.start', 'status': 200, 'headers': []})",
+            "    await send({'type': 'http.response.body', 'body': dict(scope['headers'])[b'x-who']})",
+            mark="file: serving.py",
+        ),
+        fenced("python", "print('QSTASH_TOKEN=ada')"),
+        fenced("sh", "uvicorn serving:app --port 3000"),
+        fenced("sh", 'curl -s -H "X-Who: $QSTASH_TOKEN" http://127.0.0.1:3000/'),
+        fenced("text", "ada"),
+        fenced("python", "print('http://127.0.0.1:3000')"),
+        fenced("text", "http://127.0.0.1:3000"),
+    )
+    assert run(page, tmp_path).stderr == ""
+
+
 def test_docs_answers_are_compared_around_the_ellipsis() -> None:
     """`…` stands for anything within a line, for lines where it stands alone, and for any JSON value."""
     assert text_difference("a … c\n…\nz", "a b c\nd\ne\nz\n") == ""
