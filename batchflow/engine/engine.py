@@ -194,6 +194,11 @@ class Engine:
             notify(notice.id)
 
     @property
+    def entropy(self) -> Entropy:
+        """The source of randomness, for keys and tokens."""
+        return self._entropy
+
+    @property
     def threads(self) -> ThreadPool | None:
         """See the port."""
         return self._threads

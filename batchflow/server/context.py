@@ -1,7 +1,7 @@
 """The context that all routes of the server share: the engine with its store, the time, new ids, and the tenant of a request."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal, Protocol, TypeAlias
+from typing import Annotated, Literal, Protocol, TypeAlias, cast
 
 from fastapi import Depends, Request
 
@@ -34,10 +34,7 @@ class ServerContext:
     @property
     def wire(self) -> WireStore:
         """The same store, as it keeps posts."""
-        store = self.engine.store
-        if not isinstance(store, WireStore):
-            raise ConfigurationError(f"the store {store.location} keeps no posts; use SQLite or Redis")
-        return store
+        return wire_store(self.engine)
 
     def now(self) -> int:
         """The time in ms."""
@@ -46,6 +43,24 @@ class ServerContext:
     def new_id(self, kind: Literal["msg", "scd"]) -> str:
         """A new id of a message or a schedule, which cannot be guessed."""
         return f"{kind}_{self.engine.new_id('run').removeprefix('run_')}"
+
+
+def wire_store(engine: Engine) -> WireStore:
+    """The store of an engine, as it keeps posts.
+
+    Raises:
+        ConfigurationError: it keeps none.
+    """
+    store = engine.store
+    # Whether a store has all methods takes as long to check as the rest of a request.
+    if type(store) not in _CHECKED:
+        if not isinstance(store, WireStore):
+            raise ConfigurationError(f"the store {store.location} keeps no posts; use SQLite or Redis")
+        _CHECKED.add(type(store))
+    return cast("WireStore", store)
+
+
+_CHECKED: set[type[Store]] = set()
 
 
 def context_of(request: Request) -> ServerContext:
