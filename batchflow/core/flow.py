@@ -134,7 +134,8 @@ class FlowStatus(NamedTuple):
 
     `parallelism_until`, `rate_until` and `paused_until` are the times (ms) at which the pins and the pause end by
     themselves; None if only by hand, or if there is none. While the `breaker` tries a message, nothing else starts, and
-    `parked_until` is 0.
+    `parked_until` is 0. `next_start` is the first time (ms) that the rate has left for a start, in the past for a key
+    that could have started more; 0 if none was counted.
     """
 
     limits: FlowControl
@@ -148,6 +149,7 @@ class FlowStatus(NamedTuple):
     rate_until: int | None = None
     paused_until: int | None = None
     breaker: Breaker = CLOSED
+    next_start: float = 0.0
 
     @property
     def pinned(self) -> bool:

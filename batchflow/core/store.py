@@ -294,8 +294,11 @@ class FlowKeys(Protocol):
         """Undo `pause`."""
         ...
 
-    async def reset(self, key: str) -> None:
-        """Remove overrides of a key, its pause and its parking, close its circuit breaker, and forget its starts."""
+    async def reset(self, key: str, *, starts_only: bool = False) -> None:
+        """Remove overrides of a key, its pause and its parking, close its circuit breaker, and forget its starts.
+
+        With `starts_only` nothing but the starts, so that its rate begins anew.
+        """
         ...
 
 

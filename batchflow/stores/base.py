@@ -450,9 +450,9 @@ class WriteVerbs(ABC):
         """See the protocol."""
         await self._enqueue("resume", key)
 
-    async def reset(self, key: str) -> None:
+    async def reset(self, key: str, *, starts_only: bool = False) -> None:
         """See the protocol."""
-        await self._enqueue("reset", key)
+        await self._enqueue("reset", key, starts_only)
 
     # Schedules
 
@@ -515,7 +515,7 @@ RUN: Columns = (
 FLOW: Columns = (
     "key", "parallelism", "rate", "period", "burst", "pin_parallelism", "pin_rate", "pin_period", "paused", "in_use",
     "waiting", "parked_until", "parallelism_until", "rate_until", "paused_until", "in_a_row", "open_for", "trial",
-    "now",
+    "next_start", "now",
 )  # fmt: skip
 DEAD_LETTER: Columns = (
     "id", "destination", "flow", "parallelism", "rate", "period", "burst", "body", "headers", "retry", "batch", "keep",
@@ -580,6 +580,7 @@ def flow(row: Sequence[Any]) -> FlowStatus:
         rate_until=lasting(about["rate_until"], about["rate_until"]),
         paused_until=lasting(about["paused_until"], about["paused_until"]),
         breaker=Breaker(about["in_a_row"], about["open_for"], about["trial"]),
+        next_start=about["next_start"],
     )
 
 

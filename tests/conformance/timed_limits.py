@@ -121,6 +121,19 @@ class TimedLimitCases(Cases):
         assert len(await scene.claim()) == 1
         assert (await scene.flow("one")).in_use == 1
 
+    async def test_reset_of_starts_only_begins_the_rate_anew(self, scene: Scene) -> None:
+        """Pins and the pause stay."""
+        await scene.publish("a", "b", flow=FlowControl(key="one", parallelism=5, rate=1, period="1d"))
+        assert len(await scene.claim()) == 1
+        assert (await scene.flow("one")).next_start > scene.now
+        await scene.store.pin(FlowControl(key="one", parallelism=2))
+        await scene.store.pause("one")
+        await scene.store.reset("one", starts_only=True)
+        status = await scene.flow("one")
+        assert (status.next_start, status.pinned_parallelism, status.paused) == (0, True, True)
+        await scene.store.resume("one")
+        assert len(await scene.claim()) == 1
+
     async def test_reset_of_an_unknown_key_does_nothing(self, scene: Scene) -> None:
         """And makes none."""
         await scene.store.reset("nobody")

@@ -1310,7 +1310,8 @@ class Place:
         pinned = flow.pinned_parallelism is not None, flow.pinned_rate is not None
         until = flow.parallelism_until, flow.rate_until, flow.paused_until
         parked = 0 if flow.breaker.trial else flow.parked_until
-        return FlowStatus(flow.limits, *pinned, flow.paused, flow.in_use, waiting, parked, *until, flow.breaker)
+        about = flow.in_use, waiting, parked, *until, flow.breaker, flow.next_start
+        return FlowStatus(flow.limits, *pinned, flow.paused, *about)
 
     # Housekeeping
 
@@ -1687,12 +1688,14 @@ class MemoryStore:
             self.at.flows[key].resume()
 
     @write(tells=True)
-    def reset(self, key: str) -> None:
+    def reset(self, key: str, *, starts_only: bool = False) -> None:
         flow = self.at.flows.get(key)
         if flow is not None:
-            flow.unpin(True, True)
-            flow.resume()
-            flow.parked_until, flow.next_start, flow.breaker = 0, 0, CLOSED
+            flow.next_start = 0
+            if not starts_only:
+                flow.unpin(True, True)
+                flow.resume()
+                flow.parked_until, flow.breaker = 0, CLOSED
 
     # Schedules
 

@@ -69,9 +69,9 @@ def park(tx: Tx, lane: int, until: int) -> None:
         tx.run("flow_park", lane=lane, until=until)
 
 
-def reset(tx: Tx, key: str) -> None:
-    """Remove all that holds back a key beside the code's limits."""
-    tx.run("flow_reset", key=key)
+def reset(tx: Tx, key: str, starts_only: bool) -> None:
+    """Remove all that holds back a key beside the code's limits, or only its latest starts."""
+    tx.run("flow_forget_starts" if starts_only else "flow_reset", key=key)
 
 
 def undo_ended(tx: Tx, changes_at: int) -> int | None:

@@ -400,6 +400,9 @@ UPDATE flow SET
     parallelism_until = NULL, rate_until = NULL, paused_until = NULL
 WHERE key = :key;
 
+-- flow_forget_starts --
+UPDATE flow SET next_start = 0 WHERE key = :key;
+
 -- flow_undo_ended --
 -- Undo the pins and pauses that have ended by themselves.
 UPDATE flow SET
@@ -427,7 +430,7 @@ SELECT json_group_array(json_array(id, destination, worker, started_at, batch, i
 -- flow_status_all --
 SELECT json_group_array(json_array(
     key, parallelism, rate, period, burst, pin_parallelism, pin_rate, pin_period, paused, in_use, waiting, parked_until,
-    parallelism_until, rate_until, paused_until, in_a_row, open_for, trial, :now))
+    parallelism_until, rate_until, paused_until, in_a_row, open_for, trial, next_start, :now))
 FROM (
     SELECT f.*,
         CASE WHEN :counted THEN
@@ -442,7 +445,7 @@ FROM (
 WITH given (key) AS (VALUES :rows)
 SELECT json_group_array(json_array(
     key, parallelism, rate, period, burst, pin_parallelism, pin_rate, pin_period, paused, in_use, waiting, parked_until,
-    parallelism_until, rate_until, paused_until, in_a_row, open_for, trial, :now))
+    parallelism_until, rate_until, paused_until, in_a_row, open_for, trial, next_start, :now))
 FROM (
     SELECT f.*,
         CASE WHEN :counted THEN

@@ -364,7 +364,7 @@ end
 
 -- declare: sets the code's limits of flow keys. pin: sets an operator's limits, which take precedence until unpin.
 -- pause: nothing starts until resume. Both may end by themselves. reset: removes pins, pause, parking and the latest
--- starts. Safe to repeat.
+-- starts, or only these. Safe to repeat.
 verbs.declare = function(limits)
   for _, one in ipairs(limits) do flows.declare(one) end
 end
@@ -418,11 +418,14 @@ verbs.resume = function(key)
   notify_stores()
 end
 
-verbs.reset = function(key)
+verbs.reset = function(key, starts_only)
   local flow = flows.get(key)
   if not flow then return end
-  for _, field in ipairs({ 'pp', 'pr', 'pz', 'pk', 'nx', 'ir', 'bo', 'tr' }) do flows.set(flow, field, 0) end
-  for _, field in ipairs({ 'ppu', 'pru', 'pzu' }) do set_end(flow, field, 0) end
+  flows.set(flow, 'nx', 0)
+  if not starts_only then
+    for _, field in ipairs({ 'pp', 'pr', 'pz', 'pk', 'ir', 'bo', 'tr' }) do flows.set(flow, field, 0) end
+    for _, field in ipairs({ 'ppu', 'pru', 'pzu' }) do set_end(flow, field, 0) end
+  end
   lanes.place_held_back(key)
   notify_stores()
 end
@@ -449,7 +452,7 @@ reads.flows = function(keys, counted)
         pin_parallelism = flow.pp > 0 and flow.pp, pin_rate = flow.pr > 0 and flow.pr, pin_period = flow.pper,
         paused = flow.pz == 1, in_use = flow.n, waiting = counted and flow.w or 0, parked_until = flow.pk, now = now,
         parallelism_until = end_of(flow.ppu), rate_until = end_of(flow.pru), paused_until = end_of(flow.pzu),
-        in_a_row = flow.ir or 0, open_for = flow.bo or 0, trial = flows.trial(flow),
+        in_a_row = flow.ir or 0, open_for = flow.bo or 0, trial = flows.trial(flow), next_start = flow.nx,
       })
     end
   end
