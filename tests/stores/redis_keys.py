@@ -185,6 +185,32 @@ class Snapshot:
         message = self.of(f"m:{member}")
         return None if message and not {"o", "z"} & set(message) else "and it does not wait"
 
+    def log(self, post: str, _: str) -> str | None:
+        """Of the log of a post: it is open, or `prune` finds it."""
+        tenant = self.of(f"pl:{post}").get("t")
+        found = [post in self.of("pe"), post in self.of(f"po:{tenant}")]
+        return None if sum(found) == 1 else "and it is not in just one of the indexes of posts"
+
+    def logged(self, member: str, _: str) -> str | None:
+        key, _, post = member.partition(":")
+        return None if key in self.of(f"pl:{post}") else "and the log of the post does not have it"
+
+    def open_post(self, post: str, _: str) -> str | None:
+        return None if "c" in self.of(f"pl:{post}") else "and no such post was created"
+
+    def ended_post(self, post: str, _: str) -> str | None:
+        return None if self.of(f"pl:{post}") else "and there is no such post"
+
+    def deduplicated(self, key: str, _: str) -> str | None:
+        return None if key in self.of("pd") and key in self.of("px") else "and only one of its halves is there"
+
+    def queued(self, post: str, _: str) -> str | None:
+        return None if {"q", "m"} <= set(self.of(f"pl:{post}")) else "and it does not wait for a place"
+
+    def placed(self, post: str, _: str) -> str | None:
+        about = self.of(f"pl:{post}")
+        return None if "q" in about and "m" not in about else "and it has no place"
+
     def message(self, id: str, _: str) -> str | None:
         """Of a message itself: it waits in its lane, somebody holds it, or it is kept."""
         about = self.of(f"m:{id}")
@@ -263,6 +289,14 @@ _RULES: dict[str, Rule] = {
     "be": Snapshot.ended_batch,
     "bc": Snapshot.open_batch,
     "h:<ledger>": Snapshot.holder,
+    "pl:<post>": Snapshot.log,
+    "lg:<tenant>": Snapshot.logged,
+    "po:<tenant>": Snapshot.open_post,
+    "pe": Snapshot.ended_post,
+    "pd": Snapshot.deduplicated,
+    "px": Snapshot.deduplicated,
+    "qw:<queue>": Snapshot.queued,
+    "qp:<queue>": Snapshot.placed,
     "l:<ledger>": _always,
 }
 _BY_MEMBER = frozenset(
@@ -278,6 +312,7 @@ _BY_MEMBER = frozenset(
             "bl:<label>",
         ),
         *("od:<destination>", "ol:<label>", "kids:<run>", "kidb:<run>"),
+        *("lg:<tenant>", "po:<tenant>", "qw:<queue>", "qp:<queue>"),
     }
 )
 """Patterns of which each member has a rule to keep, and not the key itself."""

@@ -130,6 +130,22 @@ KEYS = (
     Key("scs", "zset", "permanent", "the ids of schedules: all at 0"),
     Key("scn", "zset", "permanent", "schedules that are not paused, by the time of their next fire"),
     Key("scq", "set", "waiting", "schedules with a fire that waits for the end of the previous one"),
+    Key(
+        "pl:<post>",
+        "hash",
+        "retention",
+        "the log of a post: its entries, tenant and queue; until it has a place there also its message",
+    ),
+    Key("lg:<tenant>", "zset", "retention", "all entries of a tenant's log, by their keys"),
+    Key("po:<tenant>", "zset", "waiting", "posts that have not ended, by the key of their first entry"),
+    Key("pe", "zset", "retention", "all other posts, by the time of their latest entry"),
+    Key("pd", "hash", "marks", "the post of each deduplication key"),
+    Key("px", "zset", "marks", "deduplication keys, by the time of that post"),
+    Key("qs:<tenant>", "hash", "permanent", "the queues of a tenant, until each is removed"),
+    Key("qw:<queue>", "zset", "waiting", "posts that wait for a place in a queue, by the key of their first entry"),
+    Key("qp:<queue>", "zset", "waiting", "posts that have a place in a queue, by the time since when"),
+    Key("dc:<kind>", "hash", "permanent", "documents of a kind, such as URL groups, until each is removed"),
+    Key("dn:<kind>", "zset", "permanent", "the names of these documents: all at 0"),
     Key("l:<ledger>", "zset", "marks", "a ledger: processed items by expiry of their mark (+inf: never)"),
 )
 

@@ -15,6 +15,7 @@ from batchflow.core.breaker import BreakerChange
 from batchflow.core.dead_letters import DeadLetter, DeadLetterQuery, fingerprint_of, status_of
 from batchflow.core.flow import FlowControl
 from batchflow.core.message import Claim, ClaimResult, Message, WorkerStatus
+from batchflow.core.posts import Post
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.run import Journal, Run, Step, Waiter
 from batchflow.core.schedule import Fire
@@ -23,12 +24,15 @@ from batchflow.core.settlement import (
     Effect,
     FinishEntry,
     FinishWalk,
+    LeaveQueue,
     Listen,
+    Log,
     Notice,
     Notify,
     OpenBatch,
     Publish,
     RecordPage,
+    SendPosts,
     Settlement,
     SettleResult,
     StartItems,
@@ -69,6 +73,17 @@ class MessageRow(NamedTuple):
     on_failure: str | None
     open_dedup: str | None
     held: bool
+
+
+class PostRow(NamedTuple):
+    """A post; `message` is a `MessageRow`, or its JSON text if the post has a queue, which keeps it until its place."""
+
+    id: str
+    message: MessageRow | str
+    tenant: str
+    description: str
+    dedup: str | None
+    queue: str | None
 
 
 class BatchRow(NamedTuple):
@@ -119,6 +134,8 @@ def encode_operation(verb: str, arguments: Sequence[Any]) -> bytes:
             return to_json((verb, id, fence, _encode_step(step), [_encode_effect(effect) for effect in effects]))
         case "publish":
             return to_json((verb, [_encode_message(message) for message in arguments[0]]))
+        case "post":
+            return to_json((verb, [_encode_post(post) for post in arguments[0]]))
         case "open_batch":
             batch, first = arguments
             return to_json((verb, _encode_batch(batch), [_encode_message(message) for message in first]))
@@ -179,6 +196,12 @@ def _encode_message(message: Message) -> MessageRow:
         message.open_dedup,
         message.held,
     )
+
+
+def _encode_post(post: Post) -> PostRow:
+    row = _encode_message(post.message)
+    message = to_json(row).decode() if post.queue else row
+    return PostRow(row.id, message, post.tenant, post.description, post.dedup, post.queue)
 
 
 def _encode_batch(batch: NewBatch) -> BatchRow:
@@ -253,6 +276,12 @@ def _encode_effect(effect: Effect) -> Wire:
             return ["accept", token]
         case Notify(event, data, run):
             return ["notify", event, data, run]
+        case SendPosts(posts):
+            return ["send", [_encode_post(post) for post in posts]]
+        case Log(entries):
+            return ["log", entries]
+        case LeaveQueue(message, heir):
+            return ["leave", message, heir]
 
 
 STALE = SettleResult(stale=True)

@@ -13,7 +13,7 @@ from pydantic_core import to_json
 from redis import exceptions
 from redis.asyncio import RedisCluster
 
-from batchflow.core import batch, flow, message, settlement
+from batchflow.core import batch, flow, message, posts, settlement
 from batchflow.core.batch import ItemState
 from batchflow.core.dead_letters import KEPT_ATTEMPTS, fingerprint_of, status_of
 from batchflow.core.ports import Clock
@@ -99,6 +99,7 @@ def _constants() -> list[str]:
         "UNLIMITED": protocol.encode_limits(flow.FlowControl()),
         "LIMITS": _places(protocol.Limits),
         "MESSAGE": _places(protocol.MessageRow),
+        "POST": _places(protocol.PostRow),
         "BATCH": _places(protocol.BatchRow),
         "STEP": _places(Step),
         "RUN_COLUMNS": base.RUN,
@@ -111,6 +112,9 @@ def _constants() -> list[str]:
         "SEARCHED_MESSAGES": SEARCHED_MESSAGES,
         "SCHEDULE_COLUMNS": base.SCHEDULE,
         "SCHEDULE_KEY": schedule_key(""),
+        "PUSH_DESTINATION": posts.PUSH_DESTINATION,
+        "DEDUP_WINDOW_MS": posts.DEDUP_WINDOW_MS,
+        "LAST_STATES": dict.fromkeys(sorted(posts.LAST_STATES), True),
     }
     return [f"local {name} = {_lua(value)}" for name, value in constants.items()]
 

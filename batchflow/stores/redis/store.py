@@ -23,11 +23,12 @@ from batchflow.stores.redis import clients, errors, keys, protocol
 from batchflow.stores.redis.clients import Client
 from batchflow.stores.redis.notifier import ChangeNotifier
 from batchflow.stores.redis.script import ScriptRunner
+from batchflow.stores.redis.wire import RedisWireVerbs
 
 DRAIN_S = 5.0
 
 
-class RedisStore(WriteVerbs):
+class RedisStore(WriteVerbs, RedisWireVerbs):
     """Durable state in Redis 6.2 or newer, which any number of processes share.
 
     `server` is a URL (`redis://`, `rediss://`, `unix://`, `redis+cluster://`, `redis+sentinel://`) or your own client

@@ -100,11 +100,14 @@ local apply = {
   end,
   accept = function(...) events.add_webhook(...) end,
   notify = function(_, event, data, run) events.notify(event, data, or_nil(run)) end,
+  send = function(_, list) verbs.post(list) end,
+  log = function(_, list) verbs.log(list) end,
 }
 local later = {
   publish = function(_, list)
     for _, message in ipairs(list) do messages.publish(message) end
   end,
+  leave = function(_, message, heir) queues.leave(message, or_nil(heir)) end,
 }
 local last = { start = function(_, ...) items.start(...) end }
 
