@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from fakeredis import FakeAsyncRedis, FakeRedis, FakeServer
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 from batchflow.core.store import Store
 from batchflow.stores.redis import RedisStore
@@ -72,6 +72,8 @@ def _settings(examples: int) -> settings:
         stateful_step_count=30,
         deadline=None,
         derandomize=True,
+        # Not shrunk: that takes minutes, and a test that takes as long is ended. `reproduce_failure` is printed.
+        phases=(Phase.explicit, Phase.generate),
         suppress_health_check=[HealthCheck.too_slow],
     )
 

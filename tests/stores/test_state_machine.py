@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -550,5 +550,7 @@ class TestSqliteAgainstTheModel(StoreMachine.TestCase):
         stateful_step_count=30,
         deadline=None,
         derandomize=True,
+        # Not shrunk: that takes minutes, and a test that takes as long is ended. `reproduce_failure` is printed.
+        phases=(Phase.explicit, Phase.generate),
         suppress_health_check=[HealthCheck.too_slow],
     )
