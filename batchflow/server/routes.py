@@ -4,5 +4,7 @@ from collections.abc import Sequence
 
 from fastapi import APIRouter
 
-ROUTERS: Sequence[APIRouter] = ()
+from batchflow.server import not_supported
+
+ROUTERS: Sequence[APIRouter] = (not_supported.router,)
 """Each has the whole paths of its routes, such as `/v2/queues/{name}`."""

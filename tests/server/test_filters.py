@@ -1,0 +1,75 @@
+"""Filters: alternatives of one parameter, all parameters together, and none that is passed over."""
+
+from typing import Any
+
+import pytest
+from fastapi import Request
+
+from batchflow.errors import InputError
+from batchflow.server.filters import POST_FILTERS, Filters, filter_parameters
+
+MESSAGE: dict[str, Any] = {
+    "messageId": "msg_1",
+    "url": "https://me:secret@app.example:8443/a,b?c=d",
+    "topicName": "group",
+    "callerIP": "10.0.0.1",
+    "label": "one",
+    "labels": ["one", "two"],
+}
+
+
+def read(query: str, *more: str) -> Filters:
+    scope = {"type": "http", "query_string": query.encode()}
+    return Filters(Request(scope), {*POST_FILTERS, "count", *more})
+
+
+@pytest.mark.parametrize(
+    ("query", "matches"),
+    [
+        ("", True),
+        ("messageId=msg_1", True),
+        ("messageId=msg_2", False),
+        ("messageId=msg_2&messageId=msg_1", True),
+        ("messageId=msg_2,msg_1", True),
+        ("label=two", True),
+        ("label=three", False),
+        ("label=two&topicName=other", False),
+        ("label=two&topicName=group&callerIp=10.0.0.1", True),
+        ("url=https://me:secret@app.example:8443/a,b?c=d", True),
+        ("url=https://app.example/a,b", False),
+        ("host=app.example:8443", True),
+        ("path=/a,b", True),
+        ("queueName=q", False),
+        ("flowControlKey=", True),
+        ("qstash_token=x", True),
+    ],
+)
+def test_all_filters_have_to_match(query: str, matches: bool) -> None:
+    """With one of their values."""
+    assert read(query).matches(MESSAGE) is matches
+
+
+def test_an_unknown_filter_is_refused() -> None:
+    """If it were passed over, everything would be cancelled."""
+    with pytest.raises(InputError, match="^unknown filter 'lable'; did you mean 'label'") as caught:
+        read("lable=one")
+    assert caught.value.status == 400
+
+
+@pytest.mark.parametrize("query", ["count=0", "count=x", "count=-1", "count=1&count=2", "count=99999999999999999"])
+def test_a_count_that_is_not_a_number_is_refused(query: str) -> None:
+    """With the name of the parameter."""
+    with pytest.raises(InputError, match="^'count' "):
+        read(query).count(100)
+
+
+@pytest.mark.parametrize(("query", "count"), [("", 100), ("count=7", 7), ("count=1000", 100)])
+def test_a_count_is_limited(query: str, count: int) -> None:
+    """As hosted QStash does it."""
+    assert read(query).count(100) == count
+
+
+def test_filters_are_described() -> None:
+    """In the OpenAPI document."""
+    names = [it["name"] for it in filter_parameters(POST_FILTERS)["parameters"]]
+    assert names == list(POST_FILTERS)

@@ -1,0 +1,23 @@
+"""Workflow runs are refused with a sentence, not passed over."""
+
+import pytest
+from httpx import AsyncClient
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/v2/workflows/events"),
+        ("POST", "/v2/workflows/dlq/resume/1-0"),
+        ("DELETE", "/v2/workflows/runs/wfr_1"),
+        ("POST", "/v2/wait/event"),
+        ("POST", "/v2/notify/wfr_1/event"),
+        ("GET", "/v2/waiters/event"),
+        ("POST", "/v2/trigger/https://app.example/workflow"),
+    ],
+)
+async def test_workflow_runs_are_refused(http: AsyncClient, method: str, path: str) -> None:
+    """Not with 400: the SDKs would take their run for one that was cancelled."""
+    response = await http.request(method, path)
+    assert response.status_code == 501
+    assert response.json()["error"].startswith("workflow runs are not served yet")
