@@ -1,4 +1,4 @@
-"""The context that all routes of the server share: the engine with its store, the time, new ids, and the tenant of a request."""
+"""The context of the server's routes: the engine with its store, the time, new ids, and the tenant of a request."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal, Protocol, TypeAlias, cast
