@@ -3,11 +3,26 @@
 The rules are those of https://upstash.com/docs/qstash/api/publish and of the official SDKs.
 """
 
+import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from hashlib import sha256
 
-from batchflow.core.posts import Post
-from batchflow.wire.envelope import Envelope
+from pydantic_core import to_json
+
+from batchflow.core.call import EMPTY_BODY, Body
+from batchflow.core.flow import FlowControl
+from batchflow.core.message import Message
+from batchflow.core.posts import PUSH_DESTINATION, PUSH_FAILURE_DESTINATION, Post
+from batchflow.errors import InputError
+from batchflow.wire.envelope import CallbackTarget, Envelope
+from batchflow.wire.messages import message_json
+from batchflow.wire.publish_headers import PublishHeaders, check_name, check_url, retry_policy
+
+_SCHEME = re.compile("https?:", re.IGNORECASE)
+_NOT_OF_KEYS = re.compile(r"[^A-Za-z0-9._-]")
+_AUTHORITY = re.compile(r"https?://(?:[^/?#]*@)?([^/?#]*)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +43,7 @@ class PublishRequest:
     @property
     def is_group(self) -> bool:
         """True if the destination is the name of a URL group."""
-        raise NotImplementedError
+        return self.envelope.topic is not None
 
 
 def parse_publish(
@@ -44,12 +59,53 @@ def parse_publish(
 ) -> PublishRequest:
     """Read a publish request, one item of a batch, or the headers of a callback.
 
-    `query` are the parameters of the request itself, of which those that begin with `upstash-` count as headers.
+    `query` are the parameters of the request itself, of which those that begin with `upstash-` count as headers; a
+    header wins over a parameter of its name.
 
     Raises:
-        InputError: the request is not valid; the sentence names the header.
+        InputError: the request is not valid; the sentence names the header. Its status is 400, or 412 for a limit of
+            this server that another plan of QStash may not have.
     """
-    raise NotImplementedError
+    given = PublishHeaders(headers, query)
+    url, topic = _read_destination(destination)
+    retries, retry_delay = given.retries(), given.retry_delay()
+    retry_policy(retries, retry_delay)  # refuses an expression that is not valid
+    flow_key, parallelism, rate, period_s = given.flow_control()
+    queue = given.queue(queue)
+    if queue is not None and flow_key is not None:
+        raise _exclusive()
+    envelope = Envelope(
+        url=url,
+        tenant=tenant,
+        created_at=now,
+        method=given.method(),
+        headers=tuple(given.forwarded),
+        content_type=given.content_type,
+        body=Body.of(body) if body else EMPTY_BODY,
+        not_before=given.not_before(now),
+        timeout_ms=given.timeout_ms(),
+        retries=retries,
+        retry_delay=retry_delay,
+        callback=_read_target(given, "callback", retries, tenant),
+        failure_callback=_read_target(given, "failure-callback", retries, tenant),
+        flow_key=flow_key,
+        parallelism=parallelism,
+        rate=rate,
+        period_s=period_s,
+        labels=given.labels(),
+        redact=given.redact(),
+        queue=queue,
+        topic=topic,
+        caller_ip=caller_ip,
+    )
+    cron = given.cron()
+    return PublishRequest(
+        destination=url or destination,
+        envelope=envelope,
+        dedup=_dedup(given, destination, envelope, body),
+        cron=cron,
+        schedule_id=given.get("upstash-schedule-id") if cron is not None else None,
+    )
 
 
 def posts_of(
@@ -57,7 +113,101 @@ def posts_of(
 ) -> list[Post]:
     """The posts of a request: one, or one for each of the `endpoints` (URL, name) of its group.
 
-    Their messages have the flow key of the store, `qstash.{tenant}.{key}`, and the label of their tenant; without flow
-    control their key is that of the destination.
+    Their messages have the flow key of the store (`store_flow_key`) and the label of their tenant; without flow control
+    their key is one of their own for each host, without limits.
     """
-    raise NotImplementedError
+    envelope, dedup = request.envelope, request.dedup
+    key = None if dedup is None else f"{envelope.tenant}:{dedup}"
+    if not request.is_group:
+        return [_post(envelope, new_id(), key)]
+    return [
+        # No id has a line feed: those of endpoints cannot be confused with others.
+        _post(replace(envelope, url=url, endpoint=name), new_id(), None if key is None else f"{key}\n{url}")
+        for url, name in endpoints
+    ]
+
+
+def store_flow_key(tenant: str, key: str) -> str:
+    """The flow key of the store for a tenant's own key."""
+    return f"qstash.{tenant}.{key}"
+
+
+def _post(envelope: Envelope, id: str, dedup: str | None) -> Post:
+    message = Message(
+        id=id,
+        destination=PUSH_DESTINATION,
+        flow=_flow(envelope),
+        body=envelope.to_text(),
+        not_before=envelope.not_before if envelope.not_before > envelope.created_at else 0,
+        retry=retry_policy(envelope.retries, envelope.retry_delay),
+        label=envelope.tenant,
+        on_failure=PUSH_FAILURE_DESTINATION,
+    )
+    description = to_json(message_json(envelope, id)).decode()
+    return Post(message, envelope.tenant, description, dedup=dedup, queue=envelope.queue)
+
+
+def _flow(envelope: Envelope) -> FlowControl:
+    if envelope.flow_key is None:
+        return _host_flow(envelope.tenant, envelope.url)
+    key = store_flow_key(envelope.tenant, envelope.flow_key)
+    return _limited_flow(key, envelope.parallelism, envelope.rate, envelope.period_s)
+
+
+@lru_cache(maxsize=1024)
+def _limited_flow(key: str, parallelism: int | None, rate: int | None, period_s: int) -> FlowControl:
+    # As in QStash, all starts of a period may come at its beginning.
+    return FlowControl(key=key, parallelism=parallelism, rate=rate, period=period_s, burst=rate or 1)
+
+
+@lru_cache(maxsize=1024)
+def _host_flow(tenant: str, url: str) -> FlowControl:
+    found = _AUTHORITY.match(url)
+    host = _NOT_OF_KEYS.sub(".", found[1].lower()) if found else ""
+    return FlowControl(key=f"qstash-host.{tenant}.{host}")
+
+
+def _read_destination(destination: str) -> tuple[str, str | None]:
+    """The URL and None, or an empty URL and the name of a group."""
+    if _SCHEME.match(destination):
+        return check_url(destination, "destination"), None
+    if destination.startswith("api/"):
+        raise InputError(
+            f"the destination {destination[:40]!r} is not supported; give the URL of the provider",
+            field="destination",
+            status=400,
+        )
+    return "", check_name(destination, "destination", "a URL that begins with http:// or https://, or")
+
+
+def _read_target(given: PublishHeaders, kind: str, retries: int, tenant: str) -> CallbackTarget | None:
+    """A callback, whose headers are valid for the post that it becomes."""
+    url = given.get(f"upstash-{kind}")
+    if url is None:
+        return None
+    target = CallbackTarget(url=check_url(url, f"upstash-{kind}"), headers=given.nested(kind, retries))
+    request = parse_publish(target.url, target.headers.items(), b"", tenant=tenant, now=0)
+    if request.cron is not None or request.envelope.queue is not None:
+        raise InputError(
+            f"a callback has neither a schedule nor a queue; leave out 'upstash-{kind}-cron' and '-queue-name'",
+            field=f"upstash-{kind}",
+            status=400,
+        )
+    return target
+
+
+def _dedup(given: PublishHeaders, destination: str, envelope: Envelope, body: bytes) -> str | None:
+    """The deduplication id, or the hash of all that makes two requests the same."""
+    id = given.dedup_id()
+    if id is not None or not given.is_content_deduplicated():
+        return id
+    forwarded = sorted((name.lower(), value) for name, value in envelope.headers)
+    content = sha256(to_json([destination, envelope.content_type, forwarded]))
+    content.update(b"\n")
+    content.update(body)
+    return f"sha256:{content.hexdigest()}"
+
+
+def _exclusive() -> InputError:
+    sentence = "a queue and flow control exclude each other; leave out 'upstash-flow-control-key' or the queue"
+    return InputError(sentence, field="upstash-flow-control-key", status=400)
