@@ -24,7 +24,7 @@ BUCKET = 64
 
 Stays: TypeAlias = Literal["permanent", "waiting", "retention", "batch", "marks"]
 """The lifetime of a key: that of the namespace; while something waits or runs; until retention removes its run, dead
-letter or batch; until its batch has ended; that of its marks, of which `prune` removes the expired ones."""
+letter, batch or post; until its batch has ended; that of its marks, of which `prune` removes the expired ones."""
 
 
 @dataclass(frozen=True, slots=True)

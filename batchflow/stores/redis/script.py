@@ -13,7 +13,7 @@ from pydantic_core import to_json
 from redis import exceptions
 from redis.asyncio import RedisCluster
 
-from batchflow.core import batch, flow, message, posts, settlement
+from batchflow.core import batch, flow, message, posts, settlement, store
 from batchflow.core.batch import ItemState
 from batchflow.core.dead_letters import KEPT_ATTEMPTS, fingerprint_of, status_of
 from batchflow.core.ports import Clock
@@ -21,7 +21,6 @@ from batchflow.core.run import NEVER, Step
 from batchflow.core.schedule import schedule_key
 from batchflow.core.secrets import SECRET_OUTCOME, marked_text
 from batchflow.core.settlement import Notice, Settlement
-from batchflow.core.store import KEPT_EVENTS, MOST_COUNTED, SEARCHED_BATCHES, SEARCHED_LANES, SEARCHED_MESSAGES
 from batchflow.errors import StoreError
 from batchflow.stores import base
 from batchflow.stores.base import Answers, Operation
@@ -74,9 +73,9 @@ def _constants() -> list[str]:
         "NEVER": NEVER,
         "SECRET_OUTCOME": SECRET_OUTCOME,
         "SECRET_HEAD": marked_text("").removesuffix("}"),
-        "KEPT_EVENTS": KEPT_EVENTS,
-        "SEARCHED_BATCHES": SEARCHED_BATCHES,
-        "MOST_COUNTED": MOST_COUNTED,
+        "KEPT_EVENTS": store.KEPT_EVENTS,
+        "SEARCHED_BATCHES": store.SEARCHED_BATCHES,
+        "MOST_COUNTED": store.MOST_COUNTED,
         **_constants_of_messages(),
         "MAX_ERROR_GROUPS": batch.MAX_ERROR_GROUPS,
         "OTHER_ERRORS": batch.OTHER_ERRORS,
@@ -108,12 +107,12 @@ def _constants() -> list[str]:
         "ITEM_COLUMNS": base.ITEM,
         "FLOW_COLUMNS": base.FLOW,
         "OPEN_MESSAGE_COLUMNS": base.OPEN_MESSAGE,
-        "SEARCHED_LANES": SEARCHED_LANES,
-        "SEARCHED_MESSAGES": SEARCHED_MESSAGES,
+        "SEARCHED_LANES": store.SEARCHED_LANES,
+        "SEARCHED_MESSAGES": store.SEARCHED_MESSAGES,
         "SCHEDULE_COLUMNS": base.SCHEDULE,
         "SCHEDULE_KEY": schedule_key(""),
-        "PUSH_DESTINATION": posts.PUSH_DESTINATION,
         "DEDUP_WINDOW_MS": posts.DEDUP_WINDOW_MS,
+        "LOG_SIZE": store.ITEMS_SIZE,
         "LAST_STATES": dict.fromkeys(sorted(posts.LAST_STATES), True),
     }
     return [f"local {name} = {_lua(value)}" for name, value in constants.items()]

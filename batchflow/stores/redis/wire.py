@@ -13,18 +13,34 @@ class RedisWireVerbs(WireVerbs):
 
     async def open_posts(self, tenant: str, *, after: int = 0, limit: int = 100) -> Sequence[LoggedEntry]:
         """See the protocol."""
-        return [logged(row) for row in await self._enqueue("open_posts", tenant, after, limit)]
+        found: list[LoggedEntry] = []
+        more = True
+        while more:
+            rows, more = await self._enqueue("open_posts", tenant, after, limit - len(found))
+            found += map(logged, rows)
+            after = found[-1].key if found else after
+        return found
 
     async def log_entries(
         self, tenant: str, *, before: int | None = None, limit: int = 100, message: str | None = None
     ) -> Sequence[LoggedEntry]:
         """See the protocol."""
-        return [logged(row) for row in await self._enqueue("log_entries", tenant, before, limit, message)]
+        found: list[LoggedEntry] = []
+        more = True
+        while more:
+            rows, more = await self._enqueue("log_entries", tenant, before, limit - len(found), message)
+            found += map(logged, rows)
+            before = found[-1].key if found else before
+        return found
 
     async def created_entries(self, tenant: str, ids: Sequence[str]) -> Mapping[str, LogEntry]:
         """See the protocol."""
-        found = [logged(row).entry for row in await self._enqueue("created_entries", tenant, ids)]
-        return {entry.message: entry for entry in found}
+        found: dict[str, LogEntry] = {}
+        more = True
+        while more:
+            rows, more = await self._enqueue("created_entries", tenant, [id for id in ids if id not in found])
+            found.update((entry.message, entry) for _, entry in map(logged, rows))
+        return found
 
     # Queues
 

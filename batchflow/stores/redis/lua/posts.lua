@@ -1,6 +1,5 @@
 -- Posts: messages with a log. `pl:<id>` is the log of a post: t: its tenant, c: the key of its CREATED entry, q: the queue
--- where it waits or has a place, m: its message while it waits there, cr: its cancellation was requested, <key>: an entry as
--- state, time and detail, a line each.
+-- where it waits or has a place, m: its message while it waits there, <key>: an entry as state, time and detail, a line each.
 -- `lg:<tenant>` has the entries of a tenant by key, as `<key>:<id>`, `po:<tenant>` its open posts by the keys of their CREATED
 -- entries, `pe` all other posts by the time of their latest entry. `pd` has the post of each deduplication key, and `px`
 -- these keys by the time of that post.
@@ -95,30 +94,26 @@ verbs.post = function(list)
   return posted
 end
 
-local function cancel(id, tenant)
-  local waits, requested = unpack(call('HMGET', log_of(id), 'm', 'cr'))
-  local message = messages.load(id)
-  if not posts.is_open(id, tenant) or not (waits or message) then return false end
-  if not requested then
-    posts.log(id, tenant, 'CANCEL_REQUESTED', now, '{}')
-    call('HSET', log_of(id), 'cr', 1)
+verbs.cancel_posts = function(tenant, ids)
+  local found, seen, queued, waiting, leased = {}, {}, {}, {}, {}
+  for _, id in ipairs(ids) do
+    local message = not seen[id] and posts.is_open(id, tenant) and (messages.load(id) or queues.has_waiting(id) and {})
+    if message then
+      found[#found + 1], seen[id] = id, message
+      local list = message.o and leased or message.d and waiting or queued
+      if not message.c then list[#list + 1] = id end
+    end
   end
-  if waits then
+  for _, list in ipairs({ queued, waiting, leased }) do
+    for _, id in ipairs(list) do posts.log(id, tenant, 'CANCEL_REQUESTED', now, '{}') end
+  end
+  -- First, so that no place that is freed below goes to one of these.
+  for _, id in ipairs(queued) do
     queues.drop_waiting(id)
     posts.end_cancelled(id)
-  elseif message.o then
-    messages.cancel_leased(id, message)
-  else
-    settling.finish(id, message, { how = 'cancelled' })
   end
-  return true
-end
-
-verbs.cancel_posts = function(tenant, ids)
-  local found = {}
-  for _, id in ipairs(ids) do
-    if cancel(id, tenant) then found[#found + 1] = id end
-  end
+  for _, id in ipairs(waiting) do settling.finish(id, seen[id], { how = 'cancelled' }) end
+  for _, id in ipairs(leased) do messages.cancel_leased(id, seen[id]) end
   return found
 end
 
@@ -127,43 +122,56 @@ verbs.log = function(list)
 end
 
 -- log_entries: entries of a tenant, or of one of its posts, the latest first. open_posts: CREATED entries of those that are
--- open. created_entries: those of these posts. Each is [key, post, tenant, state, time, detail].
-local function row(id, tenant, key)
-  local state, at, detail = string.match(call('HGET', log_of(id), key), '^(.-)\n(.-)\n(.*)$')
-  return { tonumber(key), id, tenant, state, tonumber(at), detail }
+-- open. created_entries: those of these posts. The answer: [entries, are there more], each entry as [key, post, tenant, state,
+-- time, detail]. Entries end with the one with which their details come to LOG_SIZE.
+
+-- The rows of entries, each given as { post, key }.
+local function rows_of(tenant, entries)
+  local rows, left = {}, LOG_SIZE
+  for place, entry in ipairs(entries) do
+    local id, key = unpack(entry)
+    local state, at, detail = string.match(call('HGET', log_of(id), key), '^(.-)\n(.-)\n(.*)$')
+    rows[place] = { tonumber(key), id, tenant, state, tonumber(at), detail }
+    left = left - #detail
+    if left <= 0 then break end
+  end
+  return { rows, #rows < #entries }
+end
+
+-- The entries of a post before a key, the latest first.
+local function entries_of(id, tenant, before, limit)
+  local keys, found = {}, {}
+  if call('HGET', log_of(id), 't') == tenant then keys = keys_of(id) end
+  table.sort(keys, function(one, other) return one > other end)
+  for _, key in ipairs(keys) do
+    if #found < limit and (not before or key < before) then found[#found + 1] = { id, key } end
+  end
+  return found
 end
 
 reads.log_entries = function(tenant, before, limit, id)
-  before, id = or_nil(before), or_nil(id)
-  local rows = {}
-  if id and call('HGET', log_of(id), 't') == tenant then
-    local found = keys_of(id)
-    table.sort(found, function(one, other) return one > other end)
-    for _, key in ipairs(found) do
-      if #rows < limit and (not before or key < before) then rows[#rows + 1] = row(id, tenant, key) end
-    end
-  elseif not id then
-    local last = before and '(' .. string.format('%.0f', before) or '+inf'
-    for place, member in ipairs(call('ZREVRANGEBYSCORE', P .. 'lg:' .. tenant, last, '-inf', 'LIMIT', 0, limit)) do
-      local key, of = string.match(member, '^(%d+):(.*)$')
-      rows[place] = row(of, tenant, key)
-    end
+  before = or_nil(before)
+  if or_nil(id) then return rows_of(tenant, entries_of(id, tenant, before, limit)) end
+  local found, last = {}, before and '(' .. string.format('%.0f', before) or '+inf'
+  for place, member in ipairs(call('ZREVRANGEBYSCORE', P .. 'lg:' .. tenant, last, '-inf', 'LIMIT', 0, limit)) do
+    local key, of = string.match(member, '^(%d+):(.*)$')
+    found[place] = { of, key }
   end
-  return rows
+  return rows_of(tenant, found)
 end
 
 reads.open_posts = function(tenant, after, limit)
-  local rows, first = {}, '(' .. string.format('%.0f', after)
+  local entries, first = {}, '(' .. string.format('%.0f', after)
   local found = call('ZRANGEBYSCORE', P .. 'po:' .. tenant, first, '+inf', 'WITHSCORES', 'LIMIT', 0, limit)
-  for place = 1, #found, 2 do rows[#rows + 1] = row(found[place], tenant, found[place + 1]) end
-  return rows
+  for place = 1, #found, 2 do entries[#entries + 1] = { found[place], found[place + 1] } end
+  return rows_of(tenant, entries)
 end
 
 reads.created_entries = function(tenant, ids)
-  local rows = {}
+  local found = {}
   for _, id in ipairs(ids) do
     local of, key = unpack(call('HMGET', log_of(id), 't', 'c'))
-    if of == tenant and key then rows[#rows + 1] = row(id, tenant, key) end
+    if of == tenant and key then found[#found + 1] = { id, key } end
   end
-  return rows
+  return rows_of(tenant, found)
 end

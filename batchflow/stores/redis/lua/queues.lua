@@ -1,6 +1,6 @@
 -- Queues of posts, one hash for each tenant: a queue is [parallelism, paused, made at, changed at]. `qw:<tenant>\n<queue>` has
--- the posts that wait for a place, by the keys of their CREATED entries, `qp:<tenant>\n<queue>` those that have one, which
--- they keep if the queue is removed. A post that waits has no message: the one to publish is in its log.
+-- the posts that wait for a place, by the keys of their CREATED entries, `qp:<tenant>\n<queue>` those that have one. A post
+-- that waits has no message: the one to publish is in its log.
 local PARALLELISM, PAUSED, CHANGED = 1, 2, 4
 
 local function name_of(tenant, queue) return tenant .. '\n' .. queue end
@@ -53,6 +53,9 @@ function queues.leave(id, heir)
   end
 end
 
+-- True if a post waits for a place.
+function queues.has_waiting(id) return call('HEXISTS', P .. 'pl:' .. id, 'm') == 1 end
+
 -- Remove a post that waits from its queue.
 function queues.drop_waiting(id)
   local tenant, queue = unpack(call('HMGET', P .. 'pl:' .. id, 't', 'q'))
@@ -82,11 +85,14 @@ end
 
 verbs.drop_queue = function(tenant, queue)
   if not load_queue(tenant, queue) then return false end
+  local name = name_of(tenant, queue)
   call('HDEL', P .. 'qs:' .. tenant, queue)
-  for _, id in ipairs(call('ZRANGE', P .. 'qw:' .. name_of(tenant, queue), 0, -1)) do
+  for _, id in ipairs(call('ZRANGE', P .. 'qw:' .. name, 0, -1)) do
     queues.drop_waiting(id)
     posts.end_cancelled(id)
   end
+  for _, id in ipairs(call('ZRANGE', P .. 'qp:' .. name, 0, -1)) do call('HDEL', P .. 'pl:' .. id, 'q') end
+  call('DEL', P .. 'qp:' .. name)
   return true
 end
 

@@ -43,7 +43,8 @@ function settling.finish(id, message, by)
     if how ~= 'dead' then events.drop_webhooks(id) end
     if how == 'cancelled' then settling.cancel_children(id) end
   end
-  if how == 'cancelled' and message.d == PUSH_DESTINATION then posts.end_cancelled(id) end
+  -- Messages of a batch are not posts.
+  if how == 'cancelled' and not message.b then posts.end_cancelled(id) end
   if how == 'dead' then settling.call_failure_function(id, message, 1) end
 end
 

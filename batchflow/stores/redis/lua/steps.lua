@@ -83,7 +83,8 @@ function steps.apply_arrivals(id, found)
   return found, woken
 end
 
--- Effects, written together with a step or a settlement: first those of `apply`, then messages, then items.
+-- Effects, written together with a step or a settlement: first those of `apply`, then messages, then items and places in
+-- queues.
 local apply = {
   enter = function(_, batch, total, left_out) batches.enter(batch, total, left_out) end,
   page = function(_, id, ...)
@@ -100,16 +101,18 @@ local apply = {
   end,
   accept = function(...) events.add_webhook(...) end,
   notify = function(_, event, data, run) events.notify(event, data, or_nil(run)) end,
-  send = function(_, list) verbs.post(list) end,
   log = function(_, list) verbs.log(list) end,
 }
 local later = {
   publish = function(_, list)
     for _, message in ipairs(list) do messages.publish(message) end
   end,
+  send = function(_, list) verbs.post(list) end,
+}
+local last = {
+  start = function(_, ...) items.start(...) end,
   leave = function(_, message, heir) queues.leave(message, or_nil(heir)) end,
 }
-local last = { start = function(_, ...) items.start(...) end }
 
 -- Apply effects, each [kind, argument, …].
 function steps.apply_effects(run, list)
