@@ -276,10 +276,17 @@ def suspended(
 
 
 def retry(
-    claim: Claim, at: int, error: str, steps: tuple[Step, ...] = (), failures: tuple[Failure, ...] = ()
+    claim: Claim,
+    at: int,
+    error: str,
+    steps: tuple[Step, ...] = (),
+    effects: tuple[Effect, ...] = (),
+    failures: tuple[Failure, ...] = (),
 ) -> Settlement:
     """An attempt failed outside steps; the next one is due at `at` (ms). The message counts the failure."""
-    return Settlement(claim.id, claim.fence, "retry", error=error, due=at, steps=steps, failures=failures)
+    return Settlement(
+        claim.id, claim.fence, "retry", error=error, due=at, steps=steps, effects=effects, failures=failures
+    )
 
 
 def parked(

@@ -141,7 +141,7 @@ def _settlement_of_failure(execution: Execution, error: BaseException) -> Settle
         return parked(execution.claim, until, why, steps, _failures(execution, error))
     if at is not None:
         _report(execution, error, max(0, at - execution.now()))
-        return retry(execution.claim, at, describe_error(error), steps, _failures(execution, error))
+        return retry(execution.claim, at, describe_error(error), steps, failures=_failures(execution, error))
     if fault := execution.replay.unrequested_error("raised"):
         fault.__cause__ = error
         error = fault
