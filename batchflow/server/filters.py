@@ -1,7 +1,7 @@
 """The filters of lists and bulk requests: parameters of the query, of which each may have several values."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 from fastapi import Request
@@ -24,35 +24,55 @@ POST_FILTERS: Mapping[str, str] = {
 }
 """The filters of messages by their description, with what each is compared to."""
 
+MESSAGE_FILTERS: Mapping[str, str] = {**POST_FILTERS, "messageIds": "the ids of the messages"}
+"""The same, and one with several ids."""
+
+DATE_FILTERS: Mapping[str, str] = {
+    "fromDate": "the first time, in ms",
+    "toDate": "the last time, in ms",
+}
+"""The filters by time."""
+
 _FIELDS: Mapping[str, Callable[[Mapping[str, Any]], Any]] = {
+    "messageIds": lambda about: about.get("messageId"),
     "host": lambda about: urlsplit(str(about["url"])).netloc.rpartition("@")[2],
     "path": lambda about: urlsplit(str(about["url"])).path or "/",
     "callerIp": lambda about: about.get("callerIP"),
 }
+_NUMBERS = frozenset({"count", *DATE_FILTERS})
+_LATEST_MS = 2**53
 
 
 class Filters:
     """The parameters of a request: the values of one are alternatives, and all parameters have to match.
 
-    `known` are the names of the parameters that its route takes.
+    `known` are the names of the parameters that its route takes. One without a value matches nothing. `others` are
+    parameters from elsewhere, such as the body.
 
     Raises:
         InputError: there is another one. If it were passed over, a request that it narrows down would do too much.
     """
 
-    def __init__(self, request: Request, known: Collection[str]) -> None:
+    def __init__(self, request: Request, known: Collection[str], others: Iterable[tuple[str, str]] = ()) -> None:
         self._values: dict[str, list[str]] = {}
-        for name, value in query_pairs(request.scope):
-            if name == TOKEN_PARAMETER or not value:
+        for name, value in [*query_pairs(request.scope), *others]:
+            if name == TOKEN_PARAMETER:
                 continue
             if name not in known:
-                raise InputError(f"unknown filter '{name}'{did_you_mean(name, known)}", field=name, status=400)
+                raise InputError(f"unknown filter '{name[:60]}'{did_you_mean(name, known)}", field=name, status=400)
             # A URL may have a comma.
             values = [value] if name in ("url", "path") else [it for part in value.split(",") if (it := part.strip())]
             self._values.setdefault(name, []).extend(values)
+        self.earliest = self.number("fromDate") or 0
+        """The time in ms before which nothing matches."""
+        latest = self.number("toDate")
+        self._latest = _LATEST_MS if latest is None else latest
 
     def __bool__(self) -> bool:
         return bool(self._values)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._values
 
     def all(self, name: str) -> Sequence[str]:
         """The values of a parameter; empty if it is not there."""
@@ -69,7 +89,7 @@ class Filters:
             raise InputError("is given twice", option=name, want="give it once", field=name, status=400)
         return values[0] if values else None
 
-    def number(self, name: str, *, least: int = 0, most: int = 2**53) -> int | None:
+    def number(self, name: str, *, least: int = 0, most: int = _LATEST_MS) -> int | None:
         """The value of a parameter that is a whole number.
 
         Raises:
@@ -89,12 +109,16 @@ class Filters:
         return most if found is None else min(found, most)
 
     def matches(self, about: Mapping[str, Any]) -> bool:
-        """True for a message with this description if all `POST_FILTERS` of the request match it."""
+        """True for a message with this description if all `MESSAGE_FILTERS` of the request match it."""
         return all(
             any(value in values for value in _values(about, name))
             for name, values in self._values.items()
-            if name in POST_FILTERS
+            if name in MESSAGE_FILTERS
         )
+
+    def covers(self, at: int) -> bool:
+        """True for a time in ms between those of the `DATE_FILTERS`."""
+        return self.earliest <= at <= self._latest
 
 
 def _values(about: Mapping[str, Any], name: str) -> Sequence[Any]:
@@ -105,12 +129,37 @@ def _values(about: Mapping[str, Any], name: str) -> Sequence[Any]:
     return [about.get(name) if read is None else read(about)]
 
 
+def body_filters(body: object) -> list[tuple[str, str]]:
+    """The filters in a body, `{"messageIds": ["…", "…"]}`, as parameters.
+
+    Raises:
+        InputError: it is not a JSON object of texts, numbers and lists of texts.
+    """
+    if not isinstance(body, dict):
+        raise InputError('the body is not a JSON object; send one, such as {"messageIds": ["msg_1"]}', status=400)
+    pairs: list[tuple[str, str]] = []
+    for name, value in cast("dict[str, object]", body).items():
+        values: Sequence[object] = cast("list[object]", value) if isinstance(value, list) else [value]
+        for it in values or [""]:
+            if isinstance(it, bool) or not isinstance(it, str | int):
+                raise InputError("is not a text or a list of texts", option=name, field=name, status=400)
+            pairs.append((name, str(it)))
+    return pairs
+
+
 def filter_parameters(described: Mapping[str, str]) -> dict[str, Any]:
     """The filters of a route, with their descriptions, for its OpenAPI document."""
-    schema = {"type": "array", "items": {"type": "string"}}
+    texts = {"type": "array", "items": {"type": "string"}}
+    number = {"type": "integer", "minimum": 1}
     return {
         "parameters": [
-            {"name": name, "in": "query", "required": False, "description": text, "schema": schema}
+            {
+                "name": name,
+                "in": "query",
+                "required": False,
+                "description": text,
+                "schema": number if name in _NUMBERS else texts,
+            }
             for name, text in described.items()
         ]
     }

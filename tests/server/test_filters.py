@@ -6,7 +6,14 @@ import pytest
 from fastapi import Request
 
 from batchflow.errors import InputError
-from batchflow.server.filters import POST_FILTERS, Filters, filter_parameters
+from batchflow.server.filters import (
+    DATE_FILTERS,
+    MESSAGE_FILTERS,
+    POST_FILTERS,
+    Filters,
+    body_filters,
+    filter_parameters,
+)
 
 MESSAGE: dict[str, Any] = {
     "messageId": "msg_1",
@@ -20,7 +27,7 @@ MESSAGE: dict[str, Any] = {
 
 def read(query: str, *more: str) -> Filters:
     scope = {"type": "http", "query_string": query.encode()}
-    return Filters(Request(scope), {*POST_FILTERS, "count", *more})
+    return Filters(Request(scope), {*MESSAGE_FILTERS, *DATE_FILTERS, "count", *more})
 
 
 @pytest.mark.parametrize(
@@ -40,13 +47,43 @@ def read(query: str, *more: str) -> Filters:
         ("host=app.example:8443", True),
         ("path=/a,b", True),
         ("queueName=q", False),
-        ("flowControlKey=", True),
+        ("label=", False),
+        ("messageIds=msg_0,msg_1", True),
         ("qstash_token=x", True),
     ],
 )
 def test_all_filters_have_to_match(query: str, matches: bool) -> None:
     """With one of their values."""
     assert read(query).matches(MESSAGE) is matches
+
+
+@pytest.mark.parametrize(
+    ("query", "covers"),
+    [("", True), ("fromDate=100&toDate=100", True), ("fromDate=101", False), ("toDate=99", False), ("toDate=0", False)],
+)
+def test_dates_are_inclusive(query: str, covers: bool) -> None:
+    """They are in ms."""
+    assert read(query).covers(100) is covers
+
+
+def of_body(body: object) -> Filters:
+    return Filters(Request({"type": "http"}), MESSAGE_FILTERS, body_filters(body))
+
+
+def test_filters_may_be_in_the_body() -> None:
+    """The Python SDK sends ids there; an empty list of them must not select every message."""
+    assert of_body({"messageIds": ["msg_0", "msg_1"]}).matches(MESSAGE)
+    assert not of_body({"messageIds": []}).matches(MESSAGE)
+    assert not of_body({})
+    with pytest.raises(InputError, match="^unknown filter 'ids'"):
+        of_body({"ids": ["msg_1"]})
+
+
+@pytest.mark.parametrize("body", [[], "x", {"label": {}}, {"label": [["x"]]}, {"label": True}])
+def test_bodies_have_texts(body: object) -> None:
+    """And lists of them."""
+    with pytest.raises(InputError):
+        body_filters(body)
 
 
 def test_an_unknown_filter_is_refused() -> None:
