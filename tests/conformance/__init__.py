@@ -9,7 +9,8 @@
             return MyStore(self.path, clock=clock)
 
 A subclass of `StoreConformance` says how a store is made; one of `SharedStoreConformance` says that what is made twice
-within a test stands on the same place, as two processes do. Needs pytest, and pytest-asyncio in its auto mode.
+within a test stands on the same place, as two processes do. A store that keeps posts keeps `WireConformance` as well
+(`batchflow.core.wire_store`). Needs pytest, and pytest-asyncio in its auto mode.
 """
 
 from tests.conformance.batches import BatchCases
@@ -19,6 +20,7 @@ from tests.conformance.cancelling import CancelCases
 from tests.conformance.children import ChildCases
 from tests.conformance.claiming import ClaimCases
 from tests.conformance.dead_letters import DeadLetterCases
+from tests.conformance.documents import DocumentCases
 from tests.conformance.events import EventCases
 from tests.conformance.failing import FailureCases
 from tests.conformance.failure_budgets import FailureBudgetCases
@@ -32,8 +34,11 @@ from tests.conformance.life import LifeCases
 from tests.conformance.notifications import NotificationCases
 from tests.conformance.open_messages import OpenMessageCases
 from tests.conformance.operators import OperatorCases
+from tests.conformance.post_log import PostLogCases
+from tests.conformance.posts import PostCases
 from tests.conformance.priorities import PriorityCases
 from tests.conformance.publishing import PublishCases
+from tests.conformance.queues import QueueCases
 from tests.conformance.redriving import RedriveCases
 from tests.conformance.retention import RetentionCases
 from tests.conformance.retries import RetryCases
@@ -46,7 +51,7 @@ from tests.conformance.timed_limits import TimedLimitCases
 from tests.conformance.waiters import WaiterCases
 from tests.conformance.workers import WorkerCases
 
-__all__ = ["SharedStoreConformance", "StoreConformance"]
+__all__ = ["SharedStoreConformance", "StoreConformance", "WireConformance"]
 
 
 class StoreConformance(
@@ -87,3 +92,7 @@ class StoreConformance(
 
 class SharedStoreConformance(StoreConformance, SharedCases, OperatorCases):
     """And what it keeps where several processes use the same place."""
+
+
+class WireConformance(PostCases, PostLogCases, QueueCases, DocumentCases):
+    """What a store keeps that keeps posts."""

@@ -3,10 +3,16 @@
 import inspect
 
 from batchflow.core.store import Store
-from tests.conformance import SharedStoreConformance
+from batchflow.core.wire_store import WireStore
+from tests.conformance import SharedStoreConformance, WireConformance
 
-VERBS = [name for name in dir(Store) if not name.startswith("_")]
-CASES = {name: case for name, case in inspect.getmembers(SharedStoreConformance) if name.startswith("test_")}
+VERBS = [name for protocol in (Store, WireStore) for name in dir(protocol) if not name.startswith("_")]
+CASES = {
+    name: case
+    for suite in (SharedStoreConformance, WireConformance)
+    for name, case in inspect.getmembers(suite)
+    if name.startswith("test_")
+}
 
 
 def verb_of(case: str) -> str | None:

@@ -21,7 +21,8 @@ BODIES = {
     for name, body in zip(NAMES, PARTS[1::2], strict=True)
 }
 LARGE = (
-    "message", "step", "item", "mark", "run", "arrival", "listener", "kept_event", "webhook", "flow", "lane"
+    "message", "step", "item", "mark", "run", "arrival", "listener", "kept_event", "webhook", "flow", "lane",
+    "post_log", "open_post", "post_dedup", "queue", "queued_post", "queue_place", "document",
 )  # fmt: skip
 SCAN = re.compile(r"SCAN (\w+)")
 LEDGER = re.compile(r"SEARCH \w+ (?:EXISTS )?USING PRIMARY KEY \(ledger=\?\)")

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from batchflow.core.breaker import Breaker
 from batchflow.core.dead_letters import DeadLetterGroup
 from batchflow.core.flow import FlowHolder
+from batchflow.core.posts import Document, LogEntry, Queue
 from batchflow.core.run import Arrival, Step
 from batchflow.stores import base
 from batchflow.stores.sql.batches import START_CANDIDATE
@@ -28,6 +29,7 @@ GIVEN: Mapping[str, Names] = {
     "item_add": ("batch", "number", "id"),
     "item_add_data": ("batch", "number", "data"),
     "item_classify": START_CANDIDATE,
+    "dedup_put": ("key", "message"),
     "failure_add": ErrorRow._fields,
     "item_end": ("batch", "number", "state", "result", "error"),
     "item_fail": ("batch", "number", "attempts", "error"),
@@ -39,6 +41,7 @@ GIVEN: Mapping[str, Names] = {
     "lanes_add_nested": ("layer", "flow"),
     "lanes_nested_keys": ("layer", "flow"),
     "listener_drop": ("run", "number"),
+    "log_add": LogEntry._fields,
     "mark_items": ("batch", "number", "ledger", "expires_at"),
     "mark_release": ("batch", "number", "ledger"),
     "mark_drop_empty": ("batch", "number", "ledger"),
@@ -53,6 +56,8 @@ GIVEN: Mapping[str, Names] = {
     "message_of_claims": ("id", "fence"),
     "message_reset_counts": ("id", "fence"),
     "messages_known": ("id", "open_dedup"),
+    "queue_place_pass": ("message", "heir"),
+    "queued_post_add": ("message", "row"),
     "retry_earlier": Again._fields,
     "retry_note": ("origin", "item", "batch", "number", "replaced"),
     "step_drop_some": ("run", "number"),
@@ -74,6 +79,9 @@ FOUND: Mapping[str, Names] = {
     "dead_letter_list": base.DEAD_LETTER,
     "dead_letter_list_of_batch": base.DEAD_LETTER,
     "dead_letter_read": base.DEAD_LETTER,
+    "dedup_holders": ("key", "message"),
+    "document_list": Document._fields,
+    "document_read": Document._fields,
     "failure_groups": ("type", "place"),
     "flow_breakers": ("is_top", "key", *Breaker._fields),
     "flow_holders": FlowHolder._fields,
@@ -92,6 +100,9 @@ FOUND: Mapping[str, Names] = {
     "listener_of_event": ("run", "number"),
     "listener_of_run": ("run", "number"),
     "listener_read": ("run", "name", "since", "until"),
+    "log_created": LogEntry._fields,
+    "log_list": ("key", *LogEntry._fields),
+    "log_list_of_post": ("key", *LogEntry._fields),
     "mark_list": ("item", "expires_at"),
     "nested_ready": Lane._fields,
     "message_suspended": ("id", "lane"),
@@ -106,6 +117,11 @@ FOUND: Mapping[str, Names] = {
     "message_waiting_of_batch": WaitingMessage._fields,
     "message_waiting_of_lane": WaitingMessage._fields,
     "message_waiting_of_parents": WaitingMessage._fields,
+    "messages_waiting": WaitingMessage._fields,
+    "open_post_list": ("key", *LogEntry._fields),
+    "open_posts_of": ("message", "tenant"),
+    "post_progress": ("message", "progress"),
+    "queue_read": Queue._fields,
     "retry_earlier": ("slot", "state"),
     "retry_items": ("id", *base.ITEM),
     "run_outcome": ("state", "result", "error"),

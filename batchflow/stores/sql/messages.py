@@ -1,15 +1,19 @@
 """Publishing messages."""
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from pydantic_core import to_json
+from pydantic_core import from_json, to_json
 
 from batchflow.core import ids
 from batchflow.core.message import FAILURE_STEP, Message
+from batchflow.core.retry import RetryPolicy
 from batchflow.core.settlement import ARRIVES_AFTER
+from batchflow.stores import base
 from batchflow.stores.sql import events, flows
 from batchflow.stores.sql.transaction import Tx
+
+_FIELDS = tuple(Message.__dataclass_fields__)
 
 
 class NewMessage(NamedTuple):
@@ -134,6 +138,26 @@ def _row(tx: Tx, message: Message, batch: int | None) -> NewMessage:
         on_failure=message.on_failure,
         open_dedup=message.open_dedup,
     )
+
+
+def as_text(message: Message) -> str:
+    """A message as JSON text, from which `of_text` makes it again."""
+    fields = {name: getattr(message, name) for name in _FIELDS}
+    flow, retry = message.flow, message.retry
+    fields["flow"] = (flow.key or "", flow.parallelism, flow.rate, flow.period_ms, flow.burst)
+    fields["retry"] = retry.as_wire() if retry else None
+    fields["headers"] = dict(message.headers)
+    return to_json(fields).decode()
+
+
+def of_text(text: str) -> Message:
+    """The message of this JSON text."""
+    fields: dict[str, Any] = from_json(text)
+    flow, retry, parent = fields["flow"], fields["retry"], fields["parent"]
+    fields["flow"] = base.flow_control(*flow)
+    fields["retry"] = RetryPolicy.from_wire(retry) if retry else None
+    fields["parent"] = tuple(parent) if parent else None
+    return Message(**fields)
 
 
 def headers_text(headers: object) -> str | None:

@@ -1,9 +1,10 @@
-"""Cancelling runs; pausing, resuming and cancelling batches, and their failure budgets."""
+"""Cancelling runs and posts; pausing, resuming and cancelling batches, and their failure budgets."""
 
 from collections.abc import Sequence
 
+from batchflow.core.posts import LogEntry
 from batchflow.stores import base
-from batchflow.stores.sql import batches, flows, messages, settling
+from batchflow.stores.sql import batches, flows, messages, post_log, queues, settling
 from batchflow.stores.sql.transaction import Tx
 
 
@@ -31,6 +32,25 @@ def cancel_all(tx: Tx, destination: str | None, label: str | None) -> int:
         # A run that was cancelled with its parent counts as well.
         cancel_run(tx, id)
     return len(ids)
+
+
+def cancel_posts(tx: Tx, tenant: str, ids: Sequence[str]) -> list[str]:
+    """End the waiting ones of some posts, mark the leased ones, and return all that had not ended."""
+    progress: dict[str, int] = dict(tx.json_rows("post_progress", [(id,) for id in ids], tenant=tenant))
+    found = [id for id in dict.fromkeys(ids) if id in progress]
+    queued, waiting, leased = ([id for id in found if progress[id] == stage] for stage in range(3))
+    if requested := [*queued, *waiting, *leased]:
+        post_log.log(tx, [LogEntry(id, tenant, "CANCEL_REQUESTED", tx.now) for id in requested])
+    if queued:
+        # First: a place that is freed below goes to a post that is not cancelled.
+        queues.drop_waiting(tx, queued)
+        post_log.log(tx, [LogEntry(id, tenant, "CANCELED", tx.now) for id in queued])
+    if waiting:
+        rows = tx.json_rows("messages_waiting", [(id,) for id in waiting])
+        _end_waiting(tx, [messages.WaitingMessage._make(row) for row in rows])
+    if leased:
+        tx.run_rows("messages_cancel_leased", [(id,) for id in leased])
+    return found
 
 
 def cancel_batch(tx: Tx, id: str) -> bool:

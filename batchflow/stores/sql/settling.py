@@ -17,6 +17,7 @@ from batchflow.stores.sql import (
     flows,
     messages,
     notifications,
+    posts,
     steps,
 )
 from batchflow.stores.sql.messages import HeldMessage
@@ -201,6 +202,9 @@ def _end(tx: Tx, ended: Sequence[EndedMessage], *, held_places: bool = True) -> 
             touched |= _cancel_children(tx, cancelled)
     if any(broken):
         touched |= cancel_held_back(tx, base.SWEEP_LIMIT)[1]
+    # Messages of a batch are not posts.
+    if cancelled := [s.id for s, held in ended if s.ending == "cancelled" and held.batch is None]:
+        posts.end_cancelled(tx, cancelled)
     return touched
 
 

@@ -3,22 +3,26 @@
 from collections.abc import Sequence
 from typing import Any
 
+from batchflow.core.posts import LogEntry, Post
 from batchflow.core.run import Arrival, Journal, Step, apply_arrivals
 from batchflow.core.settlement import (
     AcceptWebhook,
     Effect,
     FinishEntry,
     FinishWalk,
+    LeaveQueue,
     Listen,
+    Log,
     Notify,
     OpenBatch,
     Publish,
     RecordPage,
+    SendPosts,
     StartItems,
     Unlisten,
 )
 from batchflow.core.store import RecordResult
-from batchflow.stores.sql import batches, messages
+from batchflow.stores.sql import batches, messages, post_log, posts, queues
 from batchflow.stores.sql.events import add_webhook, drop_arrivals, listen, notify, unlisten
 from batchflow.stores.sql.transaction import Tx
 
@@ -103,12 +107,21 @@ def apply_effects(tx: Tx, effects: Sequence[tuple[str, Effect]]) -> None:
     """Write effects, each of a run."""
     starts: list[StartItems] = []
     publish: list[Publish] = []
+    logged: list[LogEntry] = []
+    sent: list[Post] = []
+    left: list[LeaveQueue] = []
     for run, effect in effects:
         match effect:
             case StartItems():
                 starts.append(effect)
             case Publish():
                 publish.append(effect)
+            case Log():
+                logged += effect.entries
+            case SendPosts():
+                sent += effect.posts
+            case LeaveQueue():
+                left.append(effect)
             case OpenBatch():
                 batches.open_batch(tx, effect.batch, effect.messages)
             case _:
@@ -117,6 +130,12 @@ def apply_effects(tx: Tx, effects: Sequence[tuple[str, Effect]]) -> None:
         messages.publish(tx, [message for effect in publish for message in effect.messages])
     if starts:
         batches.start_items(tx, starts)
+    if logged:
+        post_log.log(tx, logged)
+    if sent:
+        posts.post(tx, sent)
+    if left:
+        queues.leave(tx, left)
 
 
 def _apply_one(tx: Tx, run: str, effect: Effect) -> None:

@@ -8,18 +8,23 @@ from batchflow.core.batch import Batch, Item, ItemState, Mark
 from batchflow.core.dead_letters import ALL_DEAD_LETTERS, DeadLetter, DeadLetterGroup, DeadLetterQuery
 from batchflow.core.flow import FlowHolder, FlowStatus
 from batchflow.core.message import ClaimResult, OpenMessage, UnservedWork, WorkerStatus
-from batchflow.core.run import Run, RunQuery, Waiter
+from batchflow.core.posts import Document, DocumentKind, LogEntry, LoggedEntry, Queue
+from batchflow.core.run import NEVER, Run, RunQuery, Waiter
 from batchflow.core.schedule import DueSchedules, ScheduleStatus
 from batchflow.stores.base import Answers, WriteVerbs, rank
 from batchflow.stores.sql import (
     batches,
     claims,
     dead_letters,
+    documents,
     events,
     flows,
     ledger,
     messages,
     operating,
+    post_log,
+    posts,
+    queues,
     reads,
     retries,
     schedules,
@@ -29,11 +34,12 @@ from batchflow.stores.sql import (
 from batchflow.stores.sql import ledger as ledgers
 from batchflow.stores.sql.transaction import Tx
 from batchflow.stores.sql.workers import deregister, expire, renew
+from batchflow.stores.wire import WireVerbs
 
 T = TypeVar("T")
 
 
-class SqlStore(WriteVerbs):
+class SqlStore(WriteVerbs, WireVerbs):
     """The verbs of a store on a SQL database; a dialect opens it, and runs groups and reads."""
 
     @abstractmethod
@@ -193,6 +199,40 @@ class SqlStore(WriteVerbs):
         """See the protocol."""
         return await self._read(schedules.listed, after, limit)
 
+    # Posts
+
+    async def open_posts(self, tenant: str, *, after: int = 0, limit: int = 100) -> Sequence[LoggedEntry]:
+        """See the protocol."""
+        return await self._read(post_log.open_posts, tenant, after, limit)
+
+    async def log_entries(
+        self, tenant: str, *, before: int | None = None, limit: int = 100, message: str | None = None
+    ) -> Sequence[LoggedEntry]:
+        """See the protocol."""
+        return await self._read(post_log.entries, tenant, NEVER if before is None else before, limit, message)
+
+    async def created_entries(self, tenant: str, ids: Sequence[str]) -> Mapping[str, LogEntry]:
+        """See the protocol."""
+        return await self._read(post_log.created, tenant, ids)
+
+    async def queue(self, tenant: str, name: str) -> Queue | None:
+        """See the protocol."""
+        return await self._read(queues.find, tenant, name)
+
+    async def queues(self, tenant: str) -> Sequence[Queue]:
+        """See the protocol."""
+        return await self._read(queues.listed, tenant)
+
+    async def document(self, kind: DocumentKind, name: str) -> Document | None:
+        """See the protocol."""
+        return await self._read(documents.find, kind, name)
+
+    async def documents(
+        self, kind: DocumentKind, *, prefix: str = "", after: str = "", limit: int = 100
+    ) -> Sequence[Document]:
+        """See the protocol."""
+        return await self._read(documents.listed, kind, prefix, after, limit)
+
     # Housekeeping
 
     async def reconcile(self, destinations: Sequence[str], *, deep: bool = False) -> int:
@@ -209,6 +249,8 @@ def prune(tx: Tx, retention_ms: int, limit: int) -> int:
     tx.run("prune_dead_steps", before=before, limit=limit)
     tx.run("prune_dead_webhooks", before=before, limit=limit)
     gone += tx.run("prune_dead_letters", before=before, limit=limit)
+    gone += tx.run("prune_log", before=before, limit=limit)
+    gone += tx.run("prune_dedup", now=tx.now, limit=limit)
     key = tx.one("prune_batch_pick", before=before)
     if key is not None:
         gone += tx.run("prune_items", batch=key, limit=limit) + tx.run("prune_retried", batch=key, limit=limit)
@@ -252,6 +294,12 @@ VERBS: Mapping[str, Verb] = {
     "record_with_effects": steps.record_with_effects,
     "settle": lambda tx, calls: settling.settle(tx, [settlement for (settlement,) in calls]),
     "publish": _each(messages.publish),
+    "post": posts.post_calls,
+    "log": post_log.log_calls,
+    "put_queue": _each(queues.put),
+    "drop_queue": _each(queues.drop),
+    "put_document": _each(documents.put),
+    "drop_document": _each(documents.drop),
     "renew": _each(renew),
     "deregister": _each(deregister),
     "expire": _each(expire),
@@ -260,6 +308,7 @@ VERBS: Mapping[str, Verb] = {
     "cancel_run": _each(operating.cancel_run),
     "cancel_listed": _each(operating.cancel_listed),
     "cancel_all": _each(operating.cancel_all),
+    "cancel_posts": _each(operating.cancel_posts),
     "cancel_batch": _each(operating.cancel_batch),
     "pause_batch": _each(operating.pause_batch),
     "resume_batch": _each(operating.resume_batch),

@@ -1552,3 +1552,160 @@ WHERE paused = 0 AND next_at IS NOT NULL AND destination IN (SELECT value FROM j
 -- schedule_queued --
 SELECT count(*) FROM schedule
 WHERE queued_at IS NOT NULL AND paused = 0 AND destination IN (SELECT value FROM json_each(:served));
+
+-- posts_known --
+-- Those of these ids that are in the log.
+WITH given (id) AS (VALUES :rows)
+SELECT json_group_array(g.id) FROM given g WHERE EXISTS (SELECT 1 FROM post_log l WHERE l.message = g.id);
+
+-- dedup_holders --
+WITH given (key) AS (VALUES :rows)
+SELECT json_group_array(json_array(d.key, d.message)) FROM given g CROSS JOIN post_dedup d ON d.key = g.key
+WHERE d.until > :now;
+
+-- dedup_put --
+WITH given (key, message) AS (VALUES :rows)
+INSERT INTO post_dedup (key, message, until) SELECT key, message, :until FROM given WHERE key IS NOT NULL
+ON CONFLICT (key) DO UPDATE SET message = excluded.message, until = excluded.until;
+
+-- log_add --
+WITH given (message, tenant, state, at, detail) AS (VALUES :rows)
+INSERT INTO post_log (message, tenant, state, at, detail)
+SELECT message, tenant, state, at, detail FROM given WHERE message IS NOT NULL;
+
+-- log_list --
+SELECT json_group_array(json_array(key, message, tenant, state, at, detail)) FROM (
+    SELECT * FROM post_log WHERE tenant = :tenant AND key < :before ORDER BY key DESC LIMIT :limit);
+
+-- log_list_of_post --
+SELECT json_group_array(json_array(key, message, tenant, state, at, detail)) FROM (
+    SELECT * FROM post_log WHERE message = :message AND +tenant = :tenant AND key < :before
+    ORDER BY key DESC LIMIT :limit);
+
+-- log_created --
+WITH given (id) AS (VALUES :rows)
+SELECT json_group_array(json_array(l.message, l.tenant, l.state, l.at, l.detail))
+FROM given g CROSS JOIN post_log l ON l.message = g.id WHERE l.state = 'CREATED' AND +l.tenant = :tenant;
+
+-- open_post_add --
+WITH given (message) AS (VALUES :rows)
+INSERT OR IGNORE INTO open_post (key, tenant, message)
+SELECT l.key, l.tenant, l.message FROM given g CROSS JOIN post_log l ON l.message = g.message WHERE l.state = 'CREATED';
+
+-- open_post_drop --
+WITH given (message) AS (VALUES :rows)
+DELETE FROM open_post WHERE message IN (SELECT message FROM given);
+
+-- open_posts_of --
+WITH given (id) AS (VALUES :rows)
+SELECT json_group_array(json_array(o.message, o.tenant)) FROM given g CROSS JOIN open_post o ON o.message = g.id;
+
+-- open_post_list --
+SELECT json_group_array(json_array(key, message, tenant, state, at, detail)) FROM (
+    SELECT l.* FROM open_post o CROSS JOIN post_log l ON l.key = o.key
+    WHERE o.tenant = :tenant AND o.key > :after ORDER BY o.key LIMIT :limit);
+
+-- post_progress --
+-- The open posts of a tenant among these ids, and how far they are: 0 waits in a queue, 1 waits as a message, 2 a worker has
+-- it, 3 the same and it was cancelled. One that has died has none of them.
+WITH given (id) AS (VALUES :rows)
+SELECT json_group_array(json_array(o.message,
+    CASE WHEN q.seq IS NOT NULL THEN 0 WHEN m.owner IS NULL THEN 1 ELSE 2 + m.cancelled END))
+FROM given g CROSS JOIN open_post o ON o.message = g.id
+    LEFT JOIN queued_post q ON q.message = o.message LEFT JOIN message m ON m.id = o.message AND m.stage < 3
+WHERE +o.tenant = :tenant AND (q.seq IS NOT NULL OR m.id IS NOT NULL);
+
+-- messages_waiting --
+WITH given (id) AS (VALUES :rows)
+SELECT json_group_array(json_array(
+    m.id, m.lane, m.batch, m.number, m.keep, m.parent, m.parent_step, m.linked, m.waits))
+FROM given g CROSS JOIN message m ON m.id = g.id WHERE m.owner IS NULL AND m.stage < 3;
+
+-- messages_cancel_leased --
+WITH given (id) AS (VALUES :rows)
+UPDATE message SET cancelled = 1 WHERE id IN (SELECT id FROM given) AND owner IS NOT NULL;
+
+-- queue_key --
+SELECT key FROM queue WHERE tenant = :tenant AND name = :name;
+
+-- queue_make --
+INSERT OR IGNORE INTO queue (tenant, name, parallelism, paused, created_at, updated_at)
+VALUES (:tenant, :name, 1, 0, :now, :now);
+
+-- queue_put --
+INSERT INTO queue (tenant, name, parallelism, paused, created_at, updated_at)
+VALUES (:tenant, :name, coalesce(:parallelism, 1), coalesce(:paused, 0), :now, :now)
+ON CONFLICT (tenant, name) DO UPDATE SET
+    parallelism = coalesce(:parallelism, parallelism), paused = coalesce(:paused, paused), updated_at = :now;
+
+-- queue_drop --
+DELETE FROM queue WHERE key = :queue;
+
+-- queue_read --
+SELECT json_group_array(json_array(name, parallelism, paused, created_at, updated_at, lag)) FROM (
+    SELECT q.name, q.parallelism, q.paused, q.created_at, q.updated_at,
+        (SELECT count(*) FROM queued_post w WHERE w.queue = q.key)
+        + (SELECT count(*) FROM queue_place p WHERE p.queue = q.key) AS lag
+    FROM queue q WHERE q.tenant = :tenant AND (:name IS NULL OR q.name = :name) ORDER BY q.name);
+
+-- queue_free_places --
+SELECT q.parallelism - (SELECT count(*) FROM queue_place p WHERE p.queue = q.key) FROM queue q
+WHERE q.key = :queue AND q.paused = 0;
+
+-- queue_place_add --
+WITH given (message) AS (VALUES :rows)
+INSERT INTO queue_place (message, queue) SELECT message, :queue FROM given WHERE message IS NOT NULL;
+
+-- queue_place_pass --
+WITH given (message, heir) AS (VALUES :rows)
+UPDATE queue_place SET message = g.heir FROM given g WHERE queue_place.message = g.message;
+
+-- queue_places_of --
+WITH given (message) AS (VALUES :rows)
+SELECT json_group_array(p.queue) FROM given g CROSS JOIN queue_place p ON p.message = g.message;
+
+-- queue_place_drop --
+WITH given (message) AS (VALUES :rows)
+DELETE FROM queue_place WHERE message IN (SELECT message FROM given);
+
+-- queued_post_add --
+WITH given (message, row) AS (VALUES :rows)
+INSERT INTO queued_post (queue, message, row) SELECT :queue, message, row FROM given WHERE message IS NOT NULL;
+
+-- queued_post_next --
+SELECT json_group_array(row) FROM (SELECT row FROM queued_post WHERE queue = :queue ORDER BY seq LIMIT :limit);
+
+-- queued_post_read --
+SELECT json_group_array(message) FROM (SELECT message FROM queued_post WHERE queue = :queue ORDER BY seq);
+
+-- queued_post_drop --
+WITH given (message) AS (VALUES :rows)
+DELETE FROM queued_post WHERE message IN (SELECT message FROM given);
+
+-- queued_post_drop_all --
+DELETE FROM queued_post WHERE queue = :queue;
+
+-- document_put --
+INSERT INTO document (kind, name, text, version, created_at, updated_at) VALUES (:kind, :name, :text, 1, :now, :now)
+ON CONFLICT (kind, name) DO UPDATE SET text = excluded.text, version = version + 1, updated_at = excluded.updated_at;
+
+-- document_read --
+SELECT json_group_array(json_array(name, text, version, created_at, updated_at))
+FROM document WHERE kind = :kind AND name = :name;
+
+-- document_list --
+SELECT json_group_array(json_array(name, text, version, created_at, updated_at)) FROM (
+    SELECT * FROM document
+    WHERE kind = :kind AND name >= :prefix AND name < :prefix || char(1114111) AND name > :after
+    ORDER BY name LIMIT :limit);
+
+-- document_drop --
+DELETE FROM document WHERE kind = :kind AND name = :name;
+
+-- prune_log --
+DELETE FROM post_log WHERE key IN (
+    SELECT l.key FROM post_log l
+    WHERE l.at < :before AND NOT EXISTS (SELECT 1 FROM open_post o WHERE o.key = l.key) ORDER BY l.at LIMIT :limit);
+
+-- prune_dedup --
+DELETE FROM post_dedup WHERE key IN (SELECT key FROM post_dedup WHERE until <= :now ORDER BY until LIMIT :limit);
