@@ -14,6 +14,7 @@ from batchflow.core.duration import Duration, format_duration, to_ms
 from batchflow.core.ports import Clock
 from batchflow.core.secrets import printable_store_url
 from batchflow.core.store import Ledger, Store
+from batchflow.engine.push_settings import PushSettings
 from batchflow.errors import ConfigurationError
 from batchflow.serve.app_url import check_url, origin_of, without_credentials
 from batchflow.serve.validation import format_value
@@ -71,6 +72,24 @@ def _token(value: SecretStr | None) -> SecretStr | None:
 
 def _signing_key(value: SecretStr | None) -> SecretStr | None:
     return value if value is not None and value.get_secret_value() else None
+
+
+def _allowed(value: str | None) -> str | None:
+    _push_settings(allow=value or "")
+    return value or None
+
+
+def _egress(value: SecretStr | None) -> SecretStr | None:
+    text = value.get_secret_value() if value is not None else ""
+    _push_settings(egress=text)
+    return value if text else None
+
+
+def _push_settings(*, allow: str = "", egress: str = "") -> PushSettings:
+    try:
+        return PushSettings.of(allow=allow, egress=egress)
+    except ConfigurationError as error:
+        raise ValueError(error.want) from error
 
 
 def _origins(value: object) -> object:
@@ -156,11 +175,27 @@ class Settings(BaseSettings):
         validation_alias=AliasChoices("qstash_current_signing_key", "QSTASH_CURRENT_SIGNING_KEY"),
         description="the key that signs requests to failure URLs, as QStash signs its own",
     )
+    push_allow: Annotated[str | None, AfterValidator(_allowed)] = Field(
+        default=None,
+        description="what the server delivers to beside public addresses: loopback, private, or networks, "
+        "joined by commas",
+    )
+    egress: Annotated[SecretStr | None, AfterValidator(_egress)] = Field(
+        default=None,
+        description="the proxy through which the server delivers, and other addresses for hosts: "
+        "proxy=http://HOST:PORT,api.example.com=http://HOST:PORT",
+    )
     app_url: Annotated[str | None, AfterValidator(_root)] = Field(
         default=None,
         validation_alias=AliasChoices("app_url", "APP_URL", "BATCHFLOW_APP_URL"),
         description="the public URL of the router, in full, or the part before its prefix",
     )
+
+    @property
+    def push(self) -> PushSettings:
+        """The rules for the addresses that posts are pushed to."""
+        egress = self.egress.get_secret_value() if self.egress is not None else ""
+        return PushSettings.of(allow=self.push_allow or "", egress=egress)
 
     @property
     def display_url(self) -> str:
@@ -190,7 +225,7 @@ def _sentence(error: ValidationError) -> str:
     # The error does not tell which of its two names was set.
     variable = "APP_URL or BATCHFLOW_APP_URL" if name == "app_url" else f"BATCHFLOW_{name.upper()}"
     # The input may be a secret, or a part of one.
-    shown = "have this value" if name == "token" else f"be {_format(name, first['input'])}"
+    shown = "have this value" if name in ("token", "egress") else f"be {_format(name, first['input'])}"
     return f"the setting '{name}' ({variable}) cannot {shown}: {_want(name, first)}"
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Protocol, runtime_checkable
 
 import typer
 
-from batchflow.cli import batch_operations, dlq, flow_keys, ledger, runs, schedules
+from batchflow.cli import batch_operations, dlq, flow_keys, ledger, runs, schedules, tenants
 from batchflow.cli.batch_retry import RetryBatch
 from batchflow.cli.check import CheckFunctions
 from batchflow.cli.events import ListWaiters, NotifyRuns
@@ -74,9 +74,11 @@ GROUPS = {
     "schedules": schedules.group,
     "flow": flow_keys.group,
     "ledger": ledger.group,
+    "tokens": tenants.tokens,
 }
 for name, group in GROUPS.items():
     app.add_typer(group, name=name)
+app.add_typer(tenants.keys, name="keys")
 
 
 def main() -> None:

@@ -128,6 +128,8 @@ WRONG_VALUES = {
     "BATCHFLOW_RETENTION=0": "write a duration of more than nothing, such as '7d'",
     "BATCHFLOW_TOKEN=": "cannot have this value: write letters, digits and signs of ASCII",
     "BATCHFLOW_ALLOWED_ORIGINS=app": "write origins such as https://app.example.com",
+    "BATCHFLOW_PUSH_ALLOW=lan": "write networks such as '10.0.0.0/8', 'private' or 'loopback'",
+    "BATCHFLOW_EGRESS=proxy=ftp://h": "cannot have this value: write host=http://address:port or proxy=http://host:port",
 }
 
 
@@ -146,6 +148,19 @@ def test_a_bool_is_not_a_number() -> None:
     """True would be one run at a time."""
     with pytest.raises(ConfigurationError, match="cannot be True"):
         Batchflow("sqlite://", concurrency=True)
+
+
+def test_the_addresses_of_deliveries_are_those_of_two_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """None that is not public without them, or if they are empty; the password of a proxy is not shown."""
+    monkeypatch.setenv("BATCHFLOW_PUSH_ALLOW", "")
+    monkeypatch.setenv("BATCHFLOW_EGRESS", "")
+    assert Settings.load().push.allows("10.1.2.3") is False
+    monkeypatch.setenv("BATCHFLOW_PUSH_ALLOW", "private, 127.0.0.1")
+    monkeypatch.setenv("BATCHFLOW_EGRESS", "proxy=http://ada:s3cr3t@proxy.internal:3128")
+    settings = Settings.load()
+    assert [settings.push.allows(it) for it in ("10.1.2.3", "127.0.0.1", "127.0.0.2")] == [True, True, False]
+    assert settings.push.proxy == "http://ada:s3cr3t@proxy.internal:3128"
+    assert "s3cr3t" not in repr(settings)
 
 
 def test_words_are_taken_in_any_case() -> None:
