@@ -89,12 +89,15 @@ from batchflow.core.settlement import (
     Effect,
     FinishEntry,
     FinishWalk,
+    LeaveQueue,
     Listen,
+    Log,
     Notice,
     Notify,
     OpenBatch,
     Publish,
     RecordPage,
+    SendPosts,
     Settlement,
     SettleResult,
     StartItems,
@@ -988,6 +991,8 @@ class Place:
                 case FinishEntry() | RecordPage() | FinishWalk() | StartItems():
                     if (batch := self.batches.get(effect.batch)) is not None:
                         self._apply_to_batch(batch, effect)
+                case SendPosts() | Log() | LeaveQueue():
+                    raise AssertionError("this store keeps no posts")
 
     def _apply_to_batch(self, batch: BatchRow, effect: FinishEntry | RecordPage | FinishWalk | StartItems) -> None:
         match effect:
