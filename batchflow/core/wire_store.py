@@ -116,8 +116,8 @@ class Documents(Protocol):
 class WireStore(Posts, Queues, Documents, Protocol):
     """A store that keeps all that a QStash server needs.
 
-    `Store.prune` removes deduplication keys whose time is over, and the entries of the log that are older than the
-    retention, except the CREATED entries of open posts.
+    `Store.prune` removes deduplication keys whose time is over, and the log of a post that is not open, as a whole,
+    once its latest entry is older than the retention: an entry that is there has its CREATED entry.
 
     Its effects, which `Store.settle` carries out, are `SendPosts`, `Log` and `LeaveQueue`.
     """

@@ -157,18 +157,21 @@ class PostLogCases(WireCases):
         ((key, entry),) = await wire.wire.log_entries(TENANT)
         assert (entry.message, key > latest) == ("b", True)
 
-    async def test_prune_keeps_the_created_entries_of_open_posts(self, wire: WireScene) -> None:
-        """However old they are; other entries of theirs go. An open post stays known."""
+    async def test_prune_keeps_the_log_of_a_post_until_its_latest_entry_is_old(self, wire: WireScene) -> None:
+        """As a whole: what has ended after a long wait can still be described. An open post stays known."""
         await wire.post("a", not_before=wire.now + 365 * DAY)
         await wire.wire.log([wire.entry("a", "ERROR")])
         wire.clock.advance("300d")
-        assert await prune(wire) == 1
-        assert await wire.history("a") == ["CREATED"]
+        assert await prune(wire) == 0
+        assert await wire.history("a") == ["CREATED", "ERROR"]
         assert await wire.open_ids() == ["a"]
         assert await wire.post("a") == [Posted("a")]
         await wire.wire.cancel_posts(TENANT, ["a"])
-        assert await prune(wire) == 1
-        assert await wire.history("a") == ["CANCEL_REQUESTED", "CANCELED"]
+        assert await prune(wire) == 0
+        assert await wire.history("a") == ["CREATED", "ERROR", "CANCEL_REQUESTED", "CANCELED"]
+        wire.clock.advance("2d")
+        assert await prune(wire) == 4
+        assert await wire.history("a") == []
 
     async def test_prune_forgets_the_ids_of_ended_posts(self, wire: WireScene) -> None:
         """One that is no longer in the log may be posted again."""

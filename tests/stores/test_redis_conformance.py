@@ -11,7 +11,8 @@ from fakeredis import FakeAsyncRedis
 from batchflow.core.ports import Clock
 from batchflow.core.store import Store
 from batchflow.stores.redis import RedisStore
-from tests.conformance import SharedStoreConformance
+from tests.conformance import SharedStoreConformance, WireConformance
+from tests.conformance.scene import Cases
 from tests.stores import redis_keys
 from tests.stores.redis_server import Server, served
 from tests.stores.test_redis_access import documented_rights, may
@@ -25,7 +26,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Generator[Server]:
         yield started
 
 
-class TestFakeRedis(SharedStoreConformance):
+class FakeRedisCases(Cases):
     """fakeredis with Lua, as users' own tests have it."""
 
     @pytest.fixture(autouse=True)
@@ -36,7 +37,15 @@ class TestFakeRedis(SharedStoreConformance):
         return RedisStore(FakeAsyncRedis(server=self.server), clock=clock)
 
 
-class TestRedisServer(SharedStoreConformance):
+class TestFakeRedis(FakeRedisCases, SharedStoreConformance):
+    """What every store keeps."""
+
+
+class TestPostsOnFakeRedis(FakeRedisCases, WireConformance):
+    """What a store of posts keeps."""
+
+
+class RedisServerCases(Cases):
     """A server, with a namespace for each test, as a user who may do no more than the documentation says."""
 
     withheld: ClassVar[Sequence[str]] = ()
@@ -51,7 +60,21 @@ class TestRedisServer(SharedStoreConformance):
         return RedisStore(self.url, clock=clock, namespace=self.namespace)
 
 
+class TestRedisServer(RedisServerCases, SharedStoreConformance):
+    """What every store keeps."""
+
+
+class TestPostsOnRedisServer(RedisServerCases, WireConformance):
+    """What a store of posts keeps."""
+
+
 class TestRedisServerByScript(TestRedisServer):
     """The same as a user who may have no function kept, as on servers that keep none."""
+
+    withheld = ("-fcall", "-function|load")
+
+
+class TestPostsOnRedisServerByScript(TestPostsOnRedisServer):
+    """The same."""
 
     withheld = ("-fcall", "-function|load")

@@ -1705,7 +1705,9 @@ DELETE FROM document WHERE kind = :kind AND name = :name;
 -- prune_log --
 DELETE FROM post_log WHERE key IN (
     SELECT l.key FROM post_log l
-    WHERE l.at < :before AND NOT EXISTS (SELECT 1 FROM open_post o WHERE o.key = l.key) ORDER BY l.at LIMIT :limit);
+    WHERE l.at < :before AND NOT EXISTS (SELECT 1 FROM open_post o WHERE o.message = l.message)
+        AND NOT EXISTS (SELECT 1 FROM post_log n WHERE n.message = l.message AND n.at >= :before)
+    ORDER BY l.at LIMIT :limit);
 
 -- prune_dedup --
 DELETE FROM post_dedup WHERE key IN (SELECT key FROM post_dedup WHERE until <= :now ORDER BY until LIMIT :limit);

@@ -26,21 +26,20 @@ function posts.log(id, tenant, state, at, detail)
 end
 
 -- Publish a post. Returns the id of the post, and whether it is that of an earlier one with the same deduplication key.
+-- The message comes first: a post that was stopped halfway is then not known, and is repeated.
 function posts.post(wire)
-  local id, tenant, dedup = wire[POST.id], wire[POST.tenant], or_nil(wire[POST.dedup])
-  if call('EXISTS', log_of(id), P .. 'm:' .. id) > 0 then return { id, false } end
+  local id, tenant = wire[POST.id], wire[POST.tenant]
+  local dedup, queue = or_nil(wire[POST.dedup]), or_nil(wire[POST.queue])
+  if call('EXISTS', log_of(id)) == 1 then return { id, false } end
+  local used = dedup and call('ZSCORE', P .. 'px', dedup)
+  if used and tonumber(used) > now - DEDUP_WINDOW_MS then return { call('HGET', P .. 'pd', dedup), true } end
+  if not queue then messages.publish(wire[POST.message]) end
+  local key = posts.log(id, tenant, 'CREATED', now, wire[POST.description])
+  if queue then queues.join(tenant, queue, id, key, wire[POST.message]) end
   if dedup then
-    local used = call('ZSCORE', P .. 'px', dedup)
-    if used and tonumber(used) > now - DEDUP_WINDOW_MS then return { call('HGET', P .. 'pd', dedup), true } end
-    call('ZADD', P .. 'px', now, dedup)
     call('HSET', P .. 'pd', dedup, id)
+    call('ZADD', P .. 'px', now, dedup)
     posts.forget_dedup(EXPIRED)
-  end
-  local key, queue = posts.log(id, tenant, 'CREATED', now, wire[POST.description]), or_nil(wire[POST.queue])
-  if queue then
-    queues.join(tenant, queue, id, key, wire[POST.message])
-  else
-    messages.publish(wire[POST.message])
   end
   return { id, false }
 end

@@ -22,11 +22,10 @@ local function fill(tenant, queue)
   if free < 1 then return end
   for _, id in ipairs(call('ZRANGE', P .. 'qw:' .. name, 0, free - 1)) do
     local key = P .. 'pl:' .. id
-    local message = cjson.decode(call('HGET', key, 'm'))
+    messages.publish(cjson.decode(call('HGET', key, 'm')))
     call('ZADD', P .. 'qp:' .. name, now, id)
     call('ZREM', P .. 'qw:' .. name, id)
     call('HDEL', key, 'm')
-    messages.publish(message)
   end
 end
 
