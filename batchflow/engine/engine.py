@@ -125,7 +125,7 @@ class Engine:
     async def publish(self, messages: Sequence[Message]) -> Sequence[bool]:
         """See the port."""
         # Woken first, so that the worker claims in the same transaction that publishes.
-        self._wake()
+        self.wake()
         new = await self.store.publish(messages)
         if (notify := self.observers.published) is not None:
             for message, is_new in zip(messages, new, strict=True):
@@ -135,7 +135,7 @@ class Engine:
 
     async def open_batch(self, batch: NewBatch, messages: Sequence[Message]) -> bool:
         """See the port."""
-        self._wake()
+        self.wake()
         is_new = await self.store.open_batch(batch, messages)
         if is_new and (notify := self.observers.published) is not None:
             for message in messages:
@@ -144,7 +144,7 @@ class Engine:
 
     async def notify(self, event: str, data: str, run: str | None = None) -> Sequence[str]:
         """See the port."""
-        self._wake()
+        self.wake()
         return await self.store.notify(event, data, run)
 
     async def cancel_run(self, id: str) -> bool:
@@ -173,7 +173,7 @@ class Engine:
 
     async def resume_batch(self, id: str) -> bool:
         """See the port."""
-        self._wake()
+        self.wake()
         return await self.store.resume_batch(id)
 
     async def set_failure_budget(self, id: str, budget: FailureBudget | None) -> bool:
@@ -186,7 +186,7 @@ class Engine:
 
     async def approve_batch(self, id: str) -> bool:
         """See the port."""
-        self._wake()
+        self.wake()
         return await self.store.approve_batch(id)
 
     def _on_notice(self, notice: Notice) -> None:
@@ -300,7 +300,7 @@ class Engine:
 
     def report_start(self, start: ScheduledStart) -> None:
         """A fire has started this work."""
-        self._wake()
+        self.wake()
         if (notify := self.observers.published) is not None:
             for message in start.messages:
                 notify(message)
@@ -400,11 +400,12 @@ class Engine:
         return f"{self._options.name or socket.gethostname()}-{os.getpid()}-{self._entropy.bytes(3).hex()}"
 
     def _on_store_change(self, foreign: bool) -> None:
-        self._wake()
+        self.wake()
         if foreign:
             self.watchers.check_soon()
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
+        """Have the worker of this process, if it has one, claim with the write that comes next."""
         if self._worker is not None:
             self._worker.dispatcher.wake()
 

@@ -13,12 +13,13 @@ from batchflow.engine.engine import Engine
 from batchflow.errors import BatchflowError, InputError
 from batchflow.server.answers import error_answer, misfit_answer, no_route_answer
 from batchflow.server.context import ServerContext, Tenants
+from batchflow.server.publish import PublishRoutes
 from batchflow.server.raw_request import TOKEN_PARAMETER, query_token, raw_path
 from batchflow.server.routes import ROUTERS
 from batchflow.server.tokens import TokenStore
 
 DirectRoute: TypeAlias = Callable[[Scope, Receive, str], Coroutine[Any, Any, Response]]
-"""Answers a POST without FastAPI; the text is the part of the path, not decoded, that follows the name of the route."""
+"""Answers a POST without FastAPI; the text is the rest of the path, not decoded."""
 
 _OPEN_PATHS = frozenset({"/openapi.json", "/docs"})
 _NO_TOKEN = f"send a token of this server as 'Authorization: Bearer …' or as '?{TOKEN_PARAMETER}=…'"
@@ -38,7 +39,12 @@ class QStashServer:
         """The tokens of the tenants in the store."""
         self._context = ServerContext(engine, tenants or self.tokens)
         self._api = _api(self._context)
-        self._direct: Mapping[str, DirectRoute] = {}
+        publishing = PublishRoutes(self._context)
+        self._direct: Mapping[str, DirectRoute] = {
+            "/v2/publish/": publishing.publish,
+            "/v2/enqueue/": publishing.enqueue,
+            "/v2/batch": publishing.batch,
+        }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request; every error is answered as `{"error": "…"}`."""
@@ -63,15 +69,22 @@ class QStashServer:
         path = raw_path(scope)
         if path not in _OPEN_PATHS:
             scope = {**scope, "batchflow.tenant": await self._tenant(scope)}
-        match path.split("/", 3):
-            case ["", "v2", name, *rest] if (route := self._direct.get(name)) is not None:
-                if scope["method"] == "POST":
-                    response = await route(scope, receive, "".join(rest))
-                else:
-                    response = no_route_answer(Request(scope), 405, {"Allow": "POST"})
-                await response(scope, receive, send)
-            case _:
-                await self._api(scope, receive, send)
+        direct = self._direct_route(path)
+        if direct is None:
+            await self._api(scope, receive, send)
+            return
+        route, rest = direct
+        if scope["method"] == "POST":
+            response = await route(scope, receive, rest)
+        else:
+            response = no_route_answer(Request(scope), 405, {"Allow": "POST"})
+        await response(scope, receive, send)
+
+    def _direct_route(self, path: str) -> tuple[DirectRoute, str] | None:
+        for beginning, route in self._direct.items():
+            if path.startswith(beginning) and (path == beginning or beginning[-1] == "/"):
+                return route, path[len(beginning) :]
+        return None
 
     async def _tenant(self, scope: Scope) -> str:
         token = _token(scope)

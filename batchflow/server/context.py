@@ -1,10 +1,12 @@
 """The context of the server's routes: the engine with its store, the time, new ids, and the tenant of a request."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal, Protocol, TypeAlias, cast
 
 from fastapi import Depends, Request
 
+from batchflow.core.posts import Post, Posted
 from batchflow.core.store import Store
 from batchflow.core.wire_store import WireStore
 from batchflow.engine.engine import Engine
@@ -35,6 +37,12 @@ class ServerContext:
     def wire(self) -> WireStore:
         """The same store, as it keeps posts."""
         return wire_store(self.engine)
+
+    async def post(self, posts: Sequence[Post]) -> Sequence[Posted]:
+        """Publish posts, as the store does, and have a worker of this process begin them at once."""
+        # Woken first, so that the worker claims in the same transaction that publishes.
+        self.engine.wake()
+        return await self.wire.post(posts)
 
     def now(self) -> int:
         """The time in ms."""

@@ -3,7 +3,12 @@
 from collections.abc import Iterable, Iterator
 from urllib.parse import quote, unquote, unquote_plus
 
-from starlette.types import Scope
+from starlette.types import Receive, Scope
+
+from batchflow.errors import InputError, TooLarge
+
+MAX_BODY = 16 * 1024 * 1024
+"""The largest body of a request, in bytes."""
 
 TOKEN_PARAMETER = "qstash_token"
 _CONFIG = "upstash-"
@@ -17,6 +22,47 @@ def raw_path(scope: Scope) -> str:
     root = str(scope.get("root_path", "")).rstrip("/")
     parts = path.split("/", root.count("/") + 1)
     return f"/{parts[-1]}" if len(parts) == root.count("/") + 2 else path
+
+
+def header_pairs(scope: Scope) -> list[tuple[str, str]]:
+    """The headers of a request, whose values are UTF-8, as nearly all clients send them, else Latin-1."""
+    return [(name.decode("latin-1"), _decoded(value)) for name, value in scope["headers"]]
+
+
+def _decoded(value: bytes) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
+
+
+async def read_body(scope: Scope, receive: Receive) -> bytes:
+    """The body of a request.
+
+    Raises:
+        TooLarge: it has more than `MAX_BODY` bytes, of which no more are read.
+        InputError: the connection was closed before its end; nobody reads the answer.
+    """
+    for name, value in scope["headers"]:
+        if name == b"content-length" and value.isdigit() and len(value) > 7 and int(value[:20]) > MAX_BODY:
+            raise _too_large()
+    chunks: list[bytes] = []
+    size, more = 0, True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise InputError("the connection was closed before the body was complete", status=400)
+        chunk: bytes = message.get("body", b"")
+        size += len(chunk)
+        if size > MAX_BODY:
+            raise _too_large()
+        chunks.append(chunk)
+        more = message.get("more_body", False)
+    return b"".join(chunks)
+
+
+def _too_large() -> TooLarge:
+    return TooLarge(f"the body is larger than {MAX_BODY:,} bytes; send less, or a URL from which to fetch it")
 
 
 def query_pairs(scope: Scope) -> Iterator[tuple[str, str]]:

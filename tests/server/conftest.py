@@ -8,8 +8,8 @@ from httpx import ASGITransport, AsyncClient
 from batchflow.engine.engine import Engine
 from batchflow.engine.options import EngineOptions
 from batchflow.server.app import QStashServer
+from batchflow.stores.sqlite import SqliteStore
 from batchflow.testing.clock import FixedEntropy, ManualClock
-from tests.server.memory_wire import MemoryWireStore
 
 URL = "http://qstash.test"
 
@@ -24,9 +24,7 @@ def clock() -> ManualClock:
 async def engine(clock: ManualClock) -> AsyncIterator[Engine]:
     """The engine of the server, without a worker."""
     options = EngineOptions(concurrency=10, grace_s=1, retention_ms=86_400_000, threads=1)
-    engine = Engine(
-        MemoryWireStore(":memory:", clock=clock), {}, [], clock=clock, entropy=FixedEntropy(), options=options
-    )
+    engine = Engine(SqliteStore(":memory:", clock=clock), {}, [], clock=clock, entropy=FixedEntropy(), options=options)
     await engine.open()
     yield engine
     await engine.close()

@@ -1616,7 +1616,7 @@ class MemoryStore:
     @write(tells=True)
     def resume_batch(self, id: str) -> bool:
         batch = self.at.batches.get(id)
-        if batch is None or not batch.paused or batch.state == "cancelling":
+        if batch is None or not batch.paused:
             return False
         batch.paused, batch.stop_reason = False, None
         batch.count_failures_anew()
