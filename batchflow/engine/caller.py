@@ -1,9 +1,7 @@
 """The HTTP calls of runs. They share connections and nothing else: no cookie or header of one reaches another."""
 
 import asyncio
-import re
 from collections.abc import Mapping
-from datetime import UTC
 from typing import TYPE_CHECKING, Any
 
 from batchflow.core.call import (
@@ -26,6 +24,7 @@ from batchflow.core.retry import RetryPolicy
 from batchflow.core.settlement import Settlement, dead, done, retry
 from batchflow.engine.http_clients import IS_CALL, HttpClients, os_reason, proxy_variable
 from batchflow.errors import NonRetryable, TooLarge
+from batchflow.wire import retry_after
 
 if TYPE_CHECKING:
     import httpx
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
 _SPARE_MS = 60_000
 _MAX_REDIRECTS = 20
 _MAX_SKIPPED_BYTES = 65_536
-_SECONDS = re.compile(r"\s*(\d+(?:\.\d+)?)\s*", re.ASCII)
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -289,30 +287,6 @@ def _reason(error: Exception, request: CallRequest) -> str:
 
 
 def retry_after_ms(answer: CallResult, now: int) -> int | None:
-    """The delay of `Retry-After` in ms; None without a valid one.
-
-    It is in seconds, or a date, which counts from the answer's own `Date` if that is earlier. A date that has passed
-    gives 0, and no delay is longer than 36500 days.
-    """
-    text = answer.headers.get("retry-after", "")
-    if (seconds := _SECONDS.fullmatch(text)) is not None:
-        delay = float(seconds[1]) * 1000
-    elif (at := _http_date_ms(text)) is not None:
-        # The server's clock may be wrong, but then it is wrong in both headers.
-        sent = _http_date_ms(answer.headers.get("date", ""))
-        delay = at - (now if sent is None or sent > at else sent)
-    else:
-        return None
-    return int(min(max(0, delay), MAX_DURATION_MS))
-
-
-def _http_date_ms(text: str) -> int | None:
-    # Late: few answers have one, and it imports what a mail is made of.
-    from email.utils import parsedate_to_datetime
-
-    try:
-        date = parsedate_to_datetime(text)
-    except (ValueError, OverflowError):
-        return None
-    # A date without a zone is one of GMT, as all dates of HTTP.
-    return int((date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() * 1000)
+    """The delay of `Retry-After` in ms; None without a valid one. No delay is longer than 36500 days."""
+    delay = retry_after.retry_after_ms(answer.headers.get("retry-after", ""), answer.headers.get("date", ""), now)
+    return None if delay is None else int(min(delay, MAX_DURATION_MS))

@@ -12,7 +12,7 @@ from batchflow.core.schedule import SCHEDULE_ID_HEADER
 from batchflow.core.secrets import MASK, masked_text
 from batchflow.core.store import Reads
 from batchflow.engine.callbacks import Callback, CallbackSettings
-from batchflow.wire.callbacks import FailureCallback
+from batchflow.wire.callbacks import CallbackBody
 
 
 class FailureUrls:
@@ -48,9 +48,9 @@ def _body(letter: DeadLetter, stored: FailureUrlHeader, run_url: str) -> bytes:
     run, response = letter.message, FailureResponse.of(letter)
     # It may have been resumed with other retries.
     retries = stored.max_retries if run.retry is None else run.retry.attempts - 1
-    return FailureCallback(
+    return CallbackBody(
         status=response.status,
-        header=response.headers,
+        header=_lists(response.headers),
         body=response.body,
         # Its steps have attempts of their own, and lost workers count as attempts.
         retried=min(max(0, letter.attempts - 1), retries),
@@ -58,7 +58,7 @@ def _body(letter: DeadLetter, stored: FailureUrlHeader, run_url: str) -> bytes:
         source_message_id=letter.id,
         url=run_url,
         method="POST",
-        source_header=_printable_headers(run.headers),
+        source_header=_lists(_printable_headers(run.headers)),
         source_body=masked_text(run.body).encode(),
         not_before=stored.not_before or letter.created_at,
         created_at=letter.created_at,
@@ -75,3 +75,7 @@ def _printable_headers(headers: Mapping[str, str]) -> dict[str, str]:
         for name, value in headers.items()
         if not name.startswith("batchflow-")
     }
+
+
+def _lists(headers: Mapping[str, str]) -> dict[str, list[str]]:
+    return {name: [value] for name, value in headers.items()}

@@ -1,40 +1,46 @@
-"""The body of a failure callback, as QStash sends it."""
+"""Callbacks: the posts that tell of the outcome of another one, and their body, as QStash sends it."""
 
 from base64 import b64encode
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from pydantic_core import to_json
 
+from batchflow.core.posts import Post
+from batchflow.wire.envelope import CallbackTarget, Envelope, HeaderPairs
+from batchflow.wire.headers import header_lists
+from batchflow.wire.messages import delivered_headers
+from batchflow.wire.publish import parse_publish, posts_of
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FailureCallback:
-    """A failed request and its response, for a failure URL. Times are in ms; a field of None is left out."""
+class CallbackBody:
+    """A request and its response, for a callback or a failure URL. Times are in ms; a field of None is left out."""
 
     status: int
-    header: Mapping[str, str]
+    header: Mapping[str, Sequence[str]]
     body: bytes
     retried: int
     max_retries: int
     source_message_id: str
     url: str
     method: str
-    source_header: Mapping[str, str]
+    source_header: Mapping[str, Sequence[str]]
     source_body: bytes
     not_before: int
     created_at: int
-    workflow_run_id: str
-    dlq_id: str
+    workflow_run_id: str | None = None
+    dlq_id: str | None = None
     topic_name: str | None = None
     endpoint_name: str | None = None
     schedule_id: str | None = None
     caller_ip: str | None = None
 
     def to_json(self) -> bytes:
-        """The body as JSON."""
+        """The body as JSON, byte for byte as `JSON.stringify` writes it: receivers may write it again to verify it."""
         fields = {
             "status": self.status,
-            "header": _lists(self.header),
+            "header": self.header,
             "body": _base64(self.body),
             "retried": self.retried,
             "maxRetries": self.max_retries,
@@ -43,7 +49,7 @@ class FailureCallback:
             "endpointName": self.endpoint_name,
             "url": self.url,
             "method": self.method,
-            "sourceHeader": _lists(self.source_header),
+            "sourceHeader": self.source_header,
             "sourceBody": _base64(self.source_body),
             "notBefore": self.not_before,
             "createdAt": self.created_at,
@@ -55,8 +61,61 @@ class FailureCallback:
         return to_json({name: value for name, value in fields.items() if value is not None})
 
 
-def _lists(headers: Mapping[str, str]) -> dict[str, list[str]]:
-    return {name: [value] for name, value in headers.items()}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """The last response to a post, after `retried` retries; `dlq_id` is that of its dead letter, if it has failed.
+
+    Without a response, `status` is 503 or 504 and `body` says why.
+    """
+
+    status: int
+    headers: HeaderPairs = field(default=(), repr=False)
+    body: bytes = field(default=b"", repr=False)
+    retried: int = 0
+    dlq_id: str | None = None
+
+
+def callback_posts(envelope: Envelope, id: str, outcome: Outcome, *, now: int, new_id: Callable[[], str]) -> list[Post]:
+    """The posts that tell of the outcome of the post `id`: its callback, and its failure callback if it has failed.
+
+    They have no place in a queue: the first one may be given that of the post.
+    """
+    posts: list[Post] = []
+    if envelope.callback is not None:
+        posts += _callback(envelope.callback, envelope, id, replace(outcome, dlq_id=None), now, new_id)
+    if envelope.failure_callback is not None and outcome.dlq_id is not None:
+        posts += _callback(envelope.failure_callback, envelope, id, outcome, now, new_id)
+    return posts
+
+
+def _callback(
+    target: CallbackTarget, envelope: Envelope, id: str, outcome: Outcome, now: int, new_id: Callable[[], str]
+) -> list[Post]:
+    headers = [("content-type", "application/json"), *target.headers.items()]
+    request = parse_publish(target.url, headers, _body(envelope, id, outcome), tenant=envelope.tenant, now=now)
+    return posts_of(replace(request, envelope=replace(request.envelope, callback_of=id)), new_id)
+
+
+def _body(envelope: Envelope, id: str, outcome: Outcome) -> bytes:
+    return CallbackBody(
+        status=outcome.status,
+        header=header_lists(outcome.headers),
+        body=outcome.body,
+        retried=outcome.retried,
+        max_retries=envelope.retries,
+        source_message_id=id,
+        url=envelope.url,
+        method=envelope.method,
+        source_header=header_lists(delivered_headers(envelope)),
+        source_body=envelope.body.content,
+        not_before=envelope.not_before,
+        created_at=envelope.created_at,
+        dlq_id=outcome.dlq_id,
+        topic_name=envelope.topic,
+        endpoint_name=envelope.endpoint,
+        schedule_id=envelope.schedule_id,
+        caller_ip=envelope.caller_ip,
+    ).to_json()
 
 
 def _base64(content: bytes) -> str:

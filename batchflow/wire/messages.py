@@ -1,13 +1,32 @@
 """Posts as the REST API shows them: the JSON of messages, of events of the log and of the DLQ."""
 
+from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping
 from hashlib import sha256
 from typing import Any
 
-from batchflow.wire.envelope import CallbackTarget, Envelope
+from pydantic_core import from_json, to_json
+
+from batchflow.core.call import Body
+from batchflow.core.posts import LogEntry
+from batchflow.wire.envelope import CallbackTarget, Envelope, HeaderPairs
 from batchflow.wire.headers import header_lists
 
 _FORWARD = "upstash-forward-"
+_REDACTED = "REDACTED:"
+_EVENT_NAMES = {
+    **{
+        name: name
+        for name in (
+            *("url", "topicName", "endpointName", "queueName", "scheduleId", "header", "timeout", "method", "callback"),
+            *("failureCallback", "maxRetries", "callerIP", "retryDelayExpression", "flowControlKey", "parallelism"),
+            *("rate", "period", "label", "labels"),
+        )
+    },
+    "callbackHeader": "callbackHeaders",
+    "failureCallbackHeader": "failureCallbackHeaders",
+}
+# The fields of a message that an event has too, with the names that they have there.
 
 
 def message_json(envelope: Envelope, id: str) -> dict[str, Any]:
@@ -24,7 +43,7 @@ def message_json(envelope: Envelope, id: str) -> dict[str, Any]:
         "notBefore": envelope.not_before,
         "createdAt": envelope.created_at,
     }
-    if headers := _headers(envelope):
+    if headers := delivered_headers(envelope):
         shown["header"] = header_lists((name, hide(name, value)) for name, value in headers)
     if "body" in envelope.redact:
         shown["body"] = redacted(envelope.body.content)
@@ -34,13 +53,69 @@ def message_json(envelope: Envelope, id: str) -> dict[str, Any]:
     return shown
 
 
+def response_detail(
+    status: int | None = None,
+    headers: HeaderPairs = (),
+    body: bytes = b"",
+    *,
+    error: str | None = None,
+    next_delivery: int | None = None,
+) -> str:
+    """The detail of a log entry: the response, the error of an attempt without one or that has failed, and the time of
+    the next delivery in ms.
+    """
+    detail: dict[str, Any] = {}
+    if error is not None:
+        detail["error"] = error
+    if next_delivery is not None:
+        detail["nextDeliveryTime"] = next_delivery
+    if status is not None:
+        kept = Body.of(body)
+        detail["responseStatus"] = status
+        detail["responseHeader"] = header_lists(headers)
+        detail["responseBodyBase64" if kept.base64 else "responseBody"] = kept.text
+    return to_json(detail).decode()
+
+
+def event_json(entry: LogEntry, description: str) -> dict[str, Any]:
+    """The event of the REST API for an entry of the log; `description` is that of its post."""
+    message: dict[str, Any] = from_json(description)
+    detail: dict[str, Any] = {} if entry.state == "CREATED" else from_json(entry.detail)
+    event: dict[str, Any] = {"time": entry.at, "messageId": entry.message, "state": entry.state}
+    event.update((name, detail.pop(name)) for name in ("error", "nextDeliveryTime") if name in detail)
+    event.update((_EVENT_NAMES[name], value) for name, value in message.items() if name in _EVENT_NAMES)
+    if (body := _event_body(message)) is not None:
+        event["body"] = body
+    if (expression := message.get("retryDelayExpression")) is not None:
+        event["retryDelayExpr"] = expression
+    return {**event, **detail}
+
+
+def dlq_json(id: str, description: str, failed: LogEntry | None) -> dict[str, Any]:
+    """The entry `id` of the DLQ, of the post with this description; `failed` is its FAILED entry in the log.
+
+    A post of which there is none any more has the status 503.
+    """
+    detail: dict[str, Any] = {} if failed is None else from_json(failed.detail)
+    response = {name: value for name, value in detail.items() if name.startswith("response")}
+    return {**from_json(description), "dlqId": id, "responseStatus": 503, **response}
+
+
+def _event_body(message: Mapping[str, Any]) -> str | None:
+    """The body of an event: base64, but for the hash of one that is redacted."""
+    text = message.get("body")
+    if text is None:
+        return message.get("bodyBase64")
+    return text if text.startswith(_REDACTED) else b64encode(text.encode()).decode()
+
+
 def redacted(content: bytes) -> str:
     """A value that is not shown, as the hash by which its sender can tell it from others."""
-    return f"REDACTED:{sha256(content).hexdigest()}"
+    return f"{_REDACTED}{sha256(content).hexdigest()}"
 
 
-def _headers(envelope: Envelope) -> list[tuple[str, str]]:
-    """The headers of the delivery, the content type included."""
+def delivered_headers(envelope: Envelope) -> list[tuple[str, str]]:
+    """The headers that the sender gave to the delivery: the content type and those that are forwarded."""
     if envelope.content_type is None:
         return list(envelope.headers)
     return [("Content-Type", envelope.content_type), *envelope.headers]

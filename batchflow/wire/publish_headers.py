@@ -68,13 +68,14 @@ class PublishHeaders:
         for name, value in headers:
             lower = name.lower()
             if lower.startswith("upstash-"):
-                self._add(name, lower, _checked(lower, value))
+                self._add(name, lower, value)
             elif lower == "content-type":
                 self.content_type = _checked(lower, value) or None
 
     def _add(self, name: str, lower: str, value: str) -> None:
         if not is_header_name(name) or len(name) > _MAX_NAME:
             raise _refusal(f"{name[:60]!r} is not the name of a header; write at most {_MAX_NAME} letters", "headers")
+        value = _checked(lower, value)
         if lower.startswith(_FORWARD):
             forwarded = lower[len(_FORWARD) :]
             if not forwarded:
@@ -291,7 +292,7 @@ def _is_number(text: str) -> bool:
 def _checked(header: str, value: str) -> str:
     """The value without spaces around it."""
     if not is_header_value(value):
-        raise _refusal(f"the value of '{header[:60]}' has a control character in it; leave it out", header)
+        raise _refusal(f"the value of '{header}' has a control character in it; leave it out", header)
     return value.strip(" \t")
 
 

@@ -1,7 +1,10 @@
 """The signature of a request, as QStash makes it: a JWT about the URL and the body."""
 
+import hmac
 from base64 import urlsafe_b64encode
 from hashlib import sha256
+
+from pydantic_core import to_json
 
 SIGNATURE = "Upstash-Signature"
 """The header of the signature."""
@@ -9,11 +12,15 @@ SIGNATURE = "Upstash-Signature"
 _LIFETIME_S = 300
 
 
+def _encoded(content: bytes) -> bytes:
+    return urlsafe_b64encode(content).rstrip(b"=")
+
+
+_HEADER = _encoded(b'{"alg":"HS256","typ":"JWT"}')
+
+
 def sign(key: str, url: str, body: bytes, *, now_ms: int, id: str) -> str:
     """The signature of a request to `url` with this body; `id` tells it from others."""
-    # Imported when used: few programs sign.
-    import jwt
-
     now = now_ms // 1000
     claims = {
         "iss": "Upstash",
@@ -25,4 +32,6 @@ def sign(key: str, url: str, body: bytes, *, now_ms: int, id: str) -> str:
         "jti": f"jwt_{id}",
         "body": urlsafe_b64encode(sha256(body).digest()).decode(),
     }
-    return jwt.encode(claims, key, algorithm="HS256")
+    # Every delivery is signed, and a library takes four times as long.
+    signed = _HEADER + b"." + _encoded(to_json(claims))
+    return (signed + b"." + _encoded(hmac.digest(key.encode(), signed, "sha256"))).decode()
