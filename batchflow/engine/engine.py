@@ -24,6 +24,7 @@ from batchflow.core.ports import (
     ScheduleTarget,
     StepOverride,
 )
+from batchflow.core.posts import PUSH_SCHEDULE_DESTINATION
 from batchflow.core.schedule import ScheduledStart
 from batchflow.core.settlement import Notice
 from batchflow.core.store import AdminCommands, Ledger, Store
@@ -39,6 +40,10 @@ from batchflow.engine.loop_monitor import BlockedLoop
 from batchflow.engine.observers import EngineLog, with_engine_log
 from batchflow.engine.options import EngineOptions
 from batchflow.engine.outage import Outage, wait_for_store
+from batchflow.engine.push_client import HttpPushClient, PushClient
+from batchflow.engine.push_messages import PUSH_LOG_NAMES, push_handlers
+from batchflow.engine.push_schedules import PushSchedules
+from batchflow.engine.push_settings import PushSettings
 from batchflow.engine.threads import AbandonedCall, ThreadPool
 from batchflow.engine.watchers import Watchers
 from batchflow.engine.worker import LEASE_MS, EngineWorker, Maintenance, WorkerLease
@@ -88,6 +93,8 @@ class Engine:
         """The failure URLs of this process's functions, the body of notifications, and the key that signs both."""
         self.caller = HttpCaller(options.limit)
         """Makes the HTTP calls; a test replaces it."""
+        self.push_client: PushClient | None = None
+        """Pushes posts, once `enable_push` was called; a test replaces it."""
         self.schedule_targets: dict[str, ScheduleTarget] = {}
         """The workflows and functions that schedules start, by the destination of their work."""
         self._cron: CronScheduler | None = None
@@ -255,6 +262,8 @@ class Engine:
         if threads is not None:
             self._end_subscriptions()
             await self.caller.close()
+            if self.push_client is not None:
+                await self.push_client.close()
             await self.store.close()
             if self.ledger is not None:
                 await self.ledger.close()
@@ -289,6 +298,12 @@ class Engine:
                 functions=sorted({call.function for call in left}),
                 threads=len(left),
             )
+
+    def enable_push(self, settings: PushSettings) -> None:
+        """Let the workers of this process deliver posts and fire their schedules. Before `start`; safe to repeat."""
+        self.push_client = self.push_client or HttpPushClient(settings)
+        self.schedule_targets[PUSH_SCHEDULE_DESTINATION] = PushSchedules()
+        self.log_names.update(PUSH_LOG_NAMES)
 
     def make_cron(self) -> CronScheduler:
         """The schedules of this process, which nothing fires yet."""
@@ -377,7 +392,9 @@ class Engine:
             retry_record=outage.retry_step,
             observers=self.observers,
         )
-        callers = http_callers(self.caller, self.store, self.callbacks)
+        callers = dict(http_callers(self.caller, self.store, self.callbacks))
+        if self.push_client is not None:
+            callers.update(push_handlers(self.push_client, self.store, self._entropy, self.now))
         return Dispatcher(
             self.store,
             Courier(self._endpoints, callers, runtime, self.log_names),
