@@ -1,4 +1,4 @@
-"""Posts as the REST API shows them: the JSON of messages, of events of the log and of the DLQ."""
+"""Posts as the REST API shows them: the JSON of messages and of events of the log."""
 
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping
@@ -89,16 +89,6 @@ def event_json(entry: LogEntry, description: str) -> dict[str, Any]:
     if (expression := message.get("retryDelayExpression")) is not None:
         event["retryDelayExpr"] = expression
     return {**event, **detail}
-
-
-def dlq_json(id: str, description: str, failed: LogEntry | None) -> dict[str, Any]:
-    """The entry `id` of the DLQ, of the post with this description; `failed` is its FAILED entry in the log.
-
-    A post of which there is none any more has the status 503.
-    """
-    detail: dict[str, Any] = {} if failed is None else from_json(failed.detail)
-    response = {name: value for name, value in detail.items() if name.startswith("response")}
-    return {**from_json(description), "dlqId": id, "responseStatus": 503, **response}
 
 
 def _event_body(message: Mapping[str, Any]) -> str | None:

@@ -18,7 +18,7 @@ from batchflow.core.posts import PUSH_DESTINATION, PUSH_FAILURE_DESTINATION, Pos
 from batchflow.errors import InputError
 from batchflow.wire.envelope import CallbackTarget, Envelope
 from batchflow.wire.messages import message_json
-from batchflow.wire.publish_headers import PublishHeaders, check_name, check_url, retry_policy
+from batchflow.wire.publish_headers import PublishHeaders, check_url, is_name, retry_policy
 
 _SCHEME = re.compile("https?:", re.IGNORECASE)
 _NOT_OF_KEYS = re.compile(r"[^A-Za-z0-9._-]")
@@ -171,13 +171,14 @@ def _read_destination(destination: str) -> tuple[str, str | None]:
     """The URL and None, or an empty URL and the name of a group."""
     if _SCHEME.match(destination):
         return check_url(destination, "destination"), None
+    if is_name(destination):
+        return "", destination
+    # The sentences do not show it: a URL may have secrets.
     if destination.startswith("api/"):
-        raise InputError(
-            f"the destination {destination[:40]!r} is not supported; give the URL of the provider",
-            field="destination",
-            status=400,
-        )
-    return "", check_name(destination, "destination", "a URL that begins with http:// or https://, or")
+        sentence = "destinations such as api/llm are not supported; give the URL of the provider"
+    else:
+        sentence = "'destination' is neither a URL that begins with http:// or https:// nor the name of a URL group"
+    raise InputError(sentence, field="destination", status=400)
 
 
 def _read_target(given: PublishHeaders, kind: str, retries: int, tenant: str) -> CallbackTarget | None:
@@ -187,12 +188,13 @@ def _read_target(given: PublishHeaders, kind: str, retries: int, tenant: str) ->
         return None
     target = CallbackTarget(url=check_url(url, f"upstash-{kind}"), headers=given.nested(kind, retries))
     request = parse_publish(target.url, target.headers.items(), b"", tenant=tenant, now=0)
-    if request.cron is not None or request.envelope.queue is not None:
-        raise InputError(
-            f"a callback has neither a schedule nor a queue; leave out 'upstash-{kind}-cron' and '-queue-name'",
-            field=f"upstash-{kind}",
-            status=400,
-        )
+    # Each outcome is told, and a callback has the place of its post in a queue.
+    settings = {"cron": request.cron, "queue-name": request.envelope.queue, "deduplication-id": request.dedup}
+    for name, setting in settings.items():
+        if setting is not None:
+            field = f"upstash-{kind}-{name}"
+            sentence = f"a callback has no schedule, queue or deduplication of its own; leave out '{field}'"
+            raise InputError(sentence, field=field, status=400)
     return target
 
 

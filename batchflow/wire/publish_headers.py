@@ -210,17 +210,20 @@ def retry_policy(retries: int, retry_delay: str | None) -> RetryPolicy:
         raise _refusal(f"'upstash-retry-delay' is not valid: {error}", "upstash-retry-delay") from error
 
 
-def check_name(text: str, field: str, other: str = "") -> str:
+def check_name(text: str, field: str) -> str:
     """The name of a queue, a URL group, a label or a flow key.
 
     Raises:
-        InputError: it has other characters than QStash lets through; `field` is named, and `other` is what may be there
-            instead.
+        InputError: it has other characters than QStash lets through; `field` is named.
     """
-    if _NAME.fullmatch(text) is None:
-        also = f"{other} " if other else ""
-        raise _wrong(field, text, f"write {also}a name of letters, digits, '-', '_' and '.'")
+    if not is_name(text):
+        raise _wrong(field, text, "write a name of letters, digits, '-', '_' and '.'")
     return text
+
+
+def is_name(text: str) -> bool:
+    """True for what `check_name` accepts."""
+    return _NAME.fullmatch(text) is not None
 
 
 @lru_cache(maxsize=1024)

@@ -1,4 +1,4 @@
-"""The JSON of messages, events and DLQ entries, as the SDKs read it."""
+"""The JSON of messages and events, as the SDKs read it."""
 
 from base64 import b64encode
 from hashlib import sha256
@@ -6,14 +6,13 @@ from typing import Any
 
 import pytest
 from pydantic_core import from_json, to_json
-from qstash.dlq import parse_dlq_message_response
 from qstash.log import LogState, parse_logs_response
 from qstash.message import parse_message_response
 
 from batchflow.core.posts import LogEntry
 from batchflow.core.posts import LogState as State
 from batchflow.wire.headers import canonical_name
-from batchflow.wire.messages import dlq_json, event_json, message_json, response_detail
+from batchflow.wire.messages import event_json, message_json, response_detail
 from tests.wire.requests import NOW, URL, envelope
 
 EVERYTHING = {
@@ -155,19 +154,6 @@ def test_the_python_sdk_reads_an_event() -> None:
     assert (created.state, created.body_base64, created.timeout) == (LogState.CREATED, "aGk=", 30)
     assert (failed.state, failed.response_status, failed.response_body) == (LogState.FAILED, 500, "no")
     assert created.retry_delay_expression == "1000 * retried"
-
-
-def test_an_entry_of_the_dlq_is_its_message_and_the_last_response() -> None:
-    """The Python SDK reads it; a post that was lost with its workers has the status 503."""
-    description = to_json(message_json(envelope(EVERYTHING, body=b"hi"), "msg_1")).decode()
-    detail = response_detail(404, (("x-a", "1"),), b"no", error="answered 404")
-    shown = dlq_json("msg_1", description, LogEntry("msg_1", "t", "FAILED", NOW, detail))
-    read = parse_dlq_message_response(shown)
-    assert (read.dlq_id, read.message_id, read.response_status, read.response_body) == ("msg_1", "msg_1", 404, "no")
-    assert read.response_headers == {"X-A": ["1"]}
-    assert "error" not in shown
-    lost = parse_dlq_message_response(dlq_json("msg_1", description, None))
-    assert (lost.response_status, lost.response_body) == (503, None)
 
 
 @pytest.mark.parametrize(

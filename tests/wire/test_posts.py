@@ -58,7 +58,7 @@ def test_flow_control_is_windowed_under_a_key_of_the_tenant(
 
 
 def test_without_flow_control_each_host_has_a_key_without_limits() -> None:
-    """It is none that a tenant can name."""
+    """A tenant cannot name it."""
     urls = ["https://user:pw@Example.com:8080/a", "https://example.com:8080/b", "http://[::1]/"]
     keys = [posts(parsed(to=url))[0].message.flow for url in urls]
     assert keys == [

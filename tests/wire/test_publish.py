@@ -201,6 +201,7 @@ def test_callbacks_have_headers_of_their_own_and_the_retries_of_the_message() ->
         {"Upstash-Callback-Failure-Callback": "nowhere"},
         {"Upstash-Callback-Cron": "* * * * *"},
         {"Upstash-Callback-Queue-Name": "q"},
+        {"Upstash-Callback-Deduplication-Id": "7"},
     ],
 )
 def test_a_callback_that_could_not_be_published_is_refused_with_its_message(headers: dict[str, str]) -> None:
