@@ -4,7 +4,13 @@ from collections.abc import Sequence
 
 from fastapi import APIRouter
 
-from batchflow.server import not_supported
+from batchflow.server import flow_control, groups, keys, not_supported, queues
 
-ROUTERS: Sequence[APIRouter] = (not_supported.router,)
+ROUTERS: Sequence[APIRouter] = (
+    queues.router,
+    groups.router,
+    keys.router,
+    flow_control.router,
+    not_supported.router,
+)
 """Each has the whole paths of its routes, such as `/v2/queues/{name}`."""

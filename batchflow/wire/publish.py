@@ -132,6 +132,11 @@ def store_flow_key(tenant: str, key: str) -> str:
     return f"qstash.{tenant}.{key}"
 
 
+def host_flow_key(tenant: str, host: str) -> str:
+    """The flow key of the store for the posts of a tenant to a host that have no flow control."""
+    return f"qstash-host.{tenant}.{host}"
+
+
 def _post(envelope: Envelope, id: str, dedup: str | None) -> Post:
     message = Message(
         id=id,
@@ -164,7 +169,7 @@ def _limited_flow(key: str, parallelism: int | None, rate: int | None, period_s:
 def _host_flow(tenant: str, url: str) -> FlowControl:
     found = _AUTHORITY.match(url)
     host = _NOT_OF_KEYS.sub(".", found[1].lower()) if found else ""
-    return FlowControl(key=f"qstash-host.{tenant}.{host}")
+    return FlowControl(key=host_flow_key(tenant, host))
 
 
 def _read_destination(destination: str) -> tuple[str, str | None]:
