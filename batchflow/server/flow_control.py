@@ -1,8 +1,10 @@
 """The routes of flow control: list, show, pause, resume, pin, unpin, reset; and the parallelism of all messages."""
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response
+from pydantic_core import from_json
 
 from batchflow.core.flow import FlowControl, FlowState, FlowStatus, admit
 from batchflow.errors import InputError, NotFoundError
@@ -12,6 +14,9 @@ from batchflow.wire.publish import host_flow_key, store_flow_key
 from batchflow.wire.publish_headers import MAX_PERIOD_S, check_name
 
 router = APIRouter(prefix="/v2", tags=["flow control"])
+
+_PAGE = 1000
+_LOOKED_BACK = 20_000
 
 _Limit = Annotated[int | None, Query(ge=1, le=999_999_999)]
 
@@ -147,9 +152,27 @@ def _store_key(tenant: str, key: str) -> str:
 
 
 async def _status(context: ServerContext, tenant: str, key: str) -> FlowStatus:
-    for status in await context.store.flows([_store_key(tenant, key)]):
-        return status
-    raise NotFoundError(f"there is no flow-control key '{key}'; publish a message with it, or pin it")
+    found = [*await context.store.flows([_store_key(tenant, key)])] or await _idle_status(context, tenant, key)
+    if not found:
+        raise NotFoundError(f"there is no flow-control key '{key}'; publish a message with it, or pin it")
+    return found[0]
+
+
+async def _idle_status(context: ServerContext, tenant: str, key: str) -> list[FlowStatus]:
+    """The status of a key that the store has forgotten, since nothing uses it: the limits are those in the log."""
+    before, looked = None, 0
+    while looked < _LOOKED_BACK and (page := await context.wire.log_entries(tenant, before=before, limit=_PAGE)):
+        for logged in page:
+            # Most entries are passed over without reading their JSON.
+            if logged.entry.state == "CREATED" and key in logged.entry.detail:
+                about: Mapping[str, Any] = from_json(logged.entry.detail)
+                if about.get("flowControlKey") == key:
+                    limits = FlowControl(
+                        parallelism=about.get("parallelism"), rate=about.get("rate"), period=about.get("period", 1)
+                    )
+                    return [FlowStatus(limits, False, False, False, in_use=0, waiting=0, parked_until=0)]
+        before, looked = page[-1].key, looked + len(page)
+    return []
 
 
 def _counted_starts(status: FlowStatus, now: int) -> tuple[int, int]:

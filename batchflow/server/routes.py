@@ -4,11 +4,13 @@ from collections.abc import Sequence
 
 from fastapi import APIRouter
 
-from batchflow.server import flow_control, groups, keys, not_supported, queues
+from batchflow.server import dlq, flow_control, groups, keys, not_supported, queues, schedules
 
 ROUTERS: Sequence[APIRouter] = (
     queues.router,
+    schedules.router,
     groups.router,
+    dlq.router,
     keys.router,
     flow_control.router,
     not_supported.router,

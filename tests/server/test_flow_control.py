@@ -48,6 +48,18 @@ async def test_a_key_is_readable_right_after_its_publish(http: AsyncClient, engi
     }
 
 
+async def test_a_key_is_readable_after_its_last_message(http: AsyncClient, engine: Engine) -> None:
+    """While the log has it, though the store forgets keys that nothing uses."""
+    await post(engine, "msg_1", value="parallelism=2, rate=10, period=1m")
+    await post(engine, "msg_2", value="rate=1", key="mail.other")
+    await wire_store(engine).cancel_posts("ours", ["msg_1", "msg_2"])
+    await engine.store.expire()
+    assert (await http.get("/v2/flowControl")).json() == []
+    found = await info(http)
+    assert (found["parallelismMax"], found["rateMax"], found["ratePeriod"], found["waitListSize"]) == (2, 10, 60, 0)
+    assert (await http.get("/v2/flowControl/mai")).status_code == 404
+
+
 async def test_the_starts_of_a_rate_are_counted(http: AsyncClient, engine: Engine, clock: ManualClock) -> None:
     """A whole period's at once; as they get older they count no more."""
     await post(engine, *(f"msg_{number}" for number in range(12)), value="rate=10, period=1m")

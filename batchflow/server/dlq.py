@@ -1,0 +1,258 @@
+"""The routes of the DLQ: list, show, delete and retry messages whose attempts are used up."""
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
+from hashlib import sha256
+from typing import Any, NamedTuple
+
+from fastapi import APIRouter, Request, Response
+from pydantic_core import from_json
+
+from batchflow.core.dead_letters import DeadLetter, DeadLetterQuery
+from batchflow.core.posts import PUSH_DESTINATION
+from batchflow.errors import InputError, NotFoundError
+from batchflow.server.context import Context, ServerContext, Tenant
+from batchflow.server.filters import DATE_FILTERS, POST_FILTERS, Filters, body_filters, filter_parameters
+from batchflow.server.wire_model import WireModel
+from batchflow.wire.envelope import Envelope
+from batchflow.wire.messages import message_json
+from batchflow.wire.publish import PublishRequest, parse_publish, posts_of
+
+router = APIRouter(prefix="/v2/dlq", tags=["DLQ"])
+
+_MAX_COUNT = 100
+_PAGE = 100
+_FILTERS: Mapping[str, str] = {
+    **POST_FILTERS,
+    **DATE_FILTERS,
+    "dlqIds": "the ids of entries",
+    "responseStatus": "the status of the last response",
+    "count": f"the largest number of entries, at most {_MAX_COUNT}",
+    "cursor": "the cursor of the page before",
+}
+_WORKFLOW_FILTERS = ("source", "workflowUrl", "workflowRunId", "workflowCreatedAt", "failureFunctionState")
+_PARAMETERS = filter_parameters(_FILTERS)
+_RESPONSE_FIELDS = ("responseStatus", "responseHeader", "responseBody", "responseBodyBase64")
+# The fields of an envelope that a header of a retry request takes the place of.
+_OVERRIDES: Mapping[str, tuple[str, ...]] = {
+    "upstash-method": ("method",),
+    "upstash-retries": ("retries",),
+    "upstash-retry-delay": ("retry_delay",),
+    "upstash-timeout": ("timeout_ms",),
+    "upstash-delay": ("not_before",),
+    "upstash-not-before": ("not_before",),
+    "upstash-callback": ("callback",),
+    "upstash-failure-callback": ("failure_callback",),
+    "upstash-flow-control-key": ("flow_key", "parallelism", "rate", "period_s"),
+    "upstash-label": ("labels",),
+    "upstash-redact-fields": ("redact",),
+}
+
+
+class DlqPage(WireModel):
+    """Entries of the DLQ, the newest first; `cursor` is that of the next page, if there is one."""
+
+    messages: list[dict[str, Any]]
+    cursor: str | None = None
+
+
+class DlqDeleted(WireModel):
+    """The number of entries that were deleted; with `cursor` there may be more."""
+
+    deleted: int
+    cursor: str | None = None
+
+
+class RetriedMessage(WireModel):
+    """The message that a retry has published."""
+
+    message_id: str
+
+
+class DlqRetried(WireModel):
+    """The messages that a retry has published; with `cursor` there may be more entries."""
+
+    responses: list[RetriedMessage]
+    cursor: str | None = None
+
+
+class _Found(NamedTuple):
+    """Entries, and the cursor of the next ones."""
+
+    entries: list[dict[str, Any]]
+    cursor: str | None = None
+
+    @property
+    def ids(self) -> list[str]:
+        return [it["dlqId"] for it in self.entries]
+
+
+@router.get("", summary="Entries of the DLQ", openapi_extra=_PARAMETERS, response_model_exclude_none=True)
+async def list_entries(context: Context, tenant: Tenant, request: Request) -> DlqPage:
+    """The newest first. All filters have to match."""
+    found = await _find(context, tenant, _filters(request))
+    return DlqPage(messages=found.entries, cursor=found.cursor)
+
+
+@router.get("/{id}", summary="An entry of the DLQ")
+async def get_entry(context: Context, tenant: Tenant, id: str) -> dict[str, Any]:
+    """The message and its last response."""
+    letter = await _letter(context, tenant, id)
+    return await _entry(context, tenant, id, _description(letter))
+
+
+@router.delete("", summary="Delete entries", openapi_extra=_PARAMETERS, response_model_exclude_none=True)
+async def delete_entries(context: Context, tenant: Tenant, request: Request) -> DlqDeleted:
+    """Those that match, or those with the `dlqIds` of a JSON body; without filters all, a page with each request."""
+    sent = await request.body()
+    found = await _find(context, tenant, _filters(request, sent))
+    deleted = [await context.store.delete_dead_letter(id) for id in found.ids]
+    return DlqDeleted(deleted=sum(deleted), cursor=found.cursor)
+
+
+@router.delete("/{id}", summary="Delete an entry", response_class=Response)
+async def delete_entry(context: Context, tenant: Tenant, id: str) -> Response:
+    """Its message stays in the log."""
+    await _letter(context, tenant, id)
+    await context.store.delete_dead_letter(id)
+    return Response()
+
+
+@router.post(
+    "/retry", summary="Retry entries", status_code=201, openapi_extra=_PARAMETERS, response_model_exclude_none=True
+)
+async def retry_entries(context: Context, tenant: Tenant, request: Request) -> DlqRetried:
+    """Each is published as a new message, and deleted here. `Upstash-*` headers change the new messages."""
+    found = await _find(context, tenant, _filters(request))
+    letters = [await _found_letter(context, tenant, id) for id in found.ids]
+    ids = [await _retry(context, it, request) for it in letters if it is not None]
+    return DlqRetried(responses=[RetriedMessage(message_id=id) for id in ids], cursor=found.cursor)
+
+
+@router.post("/retry/{id}", summary="Retry an entry", status_code=201)
+async def retry_entry(context: Context, tenant: Tenant, id: str, request: Request) -> RetriedMessage:
+    """It is published as a new message, and deleted here. `Upstash-*` headers change the new message."""
+    return RetriedMessage(message_id=await _retry(context, await _letter(context, tenant, id), request))
+
+
+def _filters(request: Request, sent: bytes = b"") -> Filters:
+    others: list[tuple[str, str]] = []
+    if sent.strip():
+        try:
+            others = body_filters(from_json(sent))
+        except ValueError as error:
+            raise InputError(
+                'the body is not JSON; send an object such as {"dlqIds": ["msg_1"]}', status=400
+            ) from error
+    return Filters(request, (*_FILTERS, *_WORKFLOW_FILTERS), others)
+
+
+async def _find(context: ServerContext, tenant: str, filters: Filters) -> _Found:
+    """The newest entries that match."""
+    found: list[dict[str, Any]] = []
+    if any(name in filters for name in _WORKFLOW_FILTERS):
+        # There are no workflow runs yet.
+        return _Found(found)
+    most, statuses, last = filters.count(_MAX_COUNT), filters.all("responseStatus"), ""
+    async for at, id, about in _candidates(context, tenant, filters):
+        if not (filters.matches(about) and filters.covers(at)):
+            continue
+        entry = await _entry(context, tenant, id, about)
+        if statuses and str(entry["responseStatus"]) not in statuses:
+            continue
+        if len(found) == most:
+            return _Found(found, last)
+        found.append(entry)
+        last = f"{at}-{id}"
+    return _Found(found)
+
+
+async def _candidates(
+    context: ServerContext, tenant: str, filters: Filters
+) -> AsyncIterator[tuple[int, str, Mapping[str, Any]]]:
+    """The times of death, ids and descriptions of messages of which some filters may not match, the newest first."""
+    if "dlqIds" in filters:
+        for id in dict.fromkeys(filters.all("dlqIds")):
+            if (letter := await _found_letter(context, tenant, id)) is not None:
+                yield letter.died_at, id, _description(letter)
+        return
+    last = filters.number("toDate")
+    query = DeadLetterQuery(
+        destination=PUSH_DESTINATION,
+        label=tenant,
+        since=filters.number("fromDate"),
+        until=None if last is None else last + 1,
+    )
+    before = _read_cursor(filters.one("cursor"))
+    while page := await context.store.dead_letters(query, _PAGE, before):
+        before = page[-1].died_at, page[-1].id
+        created = await context.wire.created_entries(tenant, [it.id for it in page])
+        for letter in page:
+            if (entry := created.get(letter.id)) is not None:
+                yield letter.died_at, letter.id, from_json(entry.detail)
+            elif (whole := await _found_letter(context, tenant, letter.id)) is not None:
+                # The log does not go back so far.
+                yield whole.died_at, whole.id, _description(whole)
+
+
+def _read_cursor(text: str | None) -> tuple[int, str] | None:
+    if text is None:
+        return None
+    at, _, id = text.partition("-")
+    if not (at.isascii() and at.isdigit() and len(at) < 17 and id):
+        raise InputError(
+            "'cursor' is not one of this list; send the one of the page before", field="cursor", status=400
+        )
+    return int(at), id
+
+
+async def _entry(context: ServerContext, tenant: str, id: str, about: Mapping[str, Any]) -> dict[str, Any]:
+    """The JSON of an entry: the message, and the response of its last attempt."""
+    logged = await context.wire.log_entries(tenant, message=id, limit=_PAGE)
+    failed = [it.entry.detail for it in logged if it.entry.state == "FAILED"]
+    detail: Mapping[str, Any] = from_json(failed[0]) if failed else {}
+    response = {name: detail[name] for name in _RESPONSE_FIELDS if name in detail}
+    return {**about, "dlqId": id, "responseStatus": 0, **response}
+
+
+async def _found_letter(context: ServerContext, tenant: str, id: str) -> DeadLetter | None:
+    found = await context.store.dead_letter(id)
+    if found is None or found.message.destination != PUSH_DESTINATION or found.message.label != tenant:
+        return None
+    return found
+
+
+async def _letter(context: ServerContext, tenant: str, id: str) -> DeadLetter:
+    found = await _found_letter(context, tenant, id)
+    if found is None:
+        raise NotFoundError(f"there is no entry '{id}' in the DLQ; it may have been retried or deleted")
+    return found
+
+
+def _description(letter: DeadLetter) -> dict[str, Any]:
+    return message_json(Envelope.of_text(letter.message.body), letter.id)
+
+
+async def _retry(context: ServerContext, letter: DeadLetter, request: Request) -> str:
+    """Publish the message of an entry anew, and delete the entry; returns the new id."""
+    stored = Envelope.of_text(letter.message.body)
+    envelope = _overridden(stored, request, context.now())
+    again = PublishRequest(destination=envelope.topic or envelope.url, envelope=envelope)
+    # It follows from that of the entry: of two retries at the same time one publishes.
+    id = f"msg_{sha256(f'retry of {letter.id}'.encode()).hexdigest()[:32]}"
+    (posted,) = await context.wire.post(posts_of(again, lambda: id, [(envelope.url, envelope.endpoint)]))
+    await context.store.delete_dead_letter(letter.id)
+    return posted.id
+
+
+def _overridden(envelope: Envelope, request: Request, now: int) -> Envelope:
+    """The envelope of a retry at `now`, with what the headers of its request change."""
+    headers = request.headers.items()
+    given = parse_publish(
+        envelope.url, headers, b"", tenant=envelope.tenant, now=now, queue=envelope.queue, caller_ip=envelope.caller_ip
+    ).envelope
+    names = {field for name, fields in _OVERRIDES.items() if name in request.headers for field in fields}
+    forwarded = {name.lower() for name, _ in given.headers}
+    kept = tuple(pair for pair in envelope.headers if pair[0].lower() not in forwarded)
+    changes: dict[str, Any] = {name: getattr(given, name) for name in names}
+    return replace(envelope, **{"created_at": now, "not_before": now, **changes, "headers": (*kept, *given.headers)})
