@@ -28,7 +28,7 @@ class ScheduleCreated(WireModel):
     schedule_id: str
 
 
-class ScheduleInfo(WireModel):
+class ScheduleJson(WireModel):
     """A schedule, with the parts of its messages that are set. Times are in ms, `delay` and `timeout` in seconds."""
 
     schedule_id: str
@@ -61,7 +61,7 @@ class ScheduleInfo(WireModel):
     error: str | None = None
 
     @classmethod
-    def of(cls, status: ScheduleStatus) -> "ScheduleInfo":
+    def of(cls, status: ScheduleStatus) -> "ScheduleJson":
         """The JSON of a schedule of posts."""
         request = schedule_request(status.schedule)
         envelope = request.envelope
@@ -113,15 +113,15 @@ async def make_schedule(context: ServerContext, request: PublishRequest) -> str:
 
 
 @router.get("", summary="The schedules, by id", response_model_exclude_none=True)
-async def list_schedules(context: Context, tenant: Tenant) -> list[ScheduleInfo]:
+async def list_schedules(context: Context, tenant: Tenant) -> list[ScheduleJson]:
     """All of them."""
-    return [ScheduleInfo.of(it) async for it in _schedules(context, tenant)]
+    return [ScheduleJson.of(it) async for it in _schedules(context, tenant)]
 
 
 @router.get("/{id}", summary="A schedule", response_model_exclude_none=True)
-async def get_schedule(context: Context, tenant: Tenant, id: str) -> ScheduleInfo:
+async def get_schedule(context: Context, tenant: Tenant, id: str) -> ScheduleJson:
     """With the times of its latest and its next fire."""
-    return ScheduleInfo.of(await _schedule(context, tenant, id))
+    return ScheduleJson.of(await _schedule(context, tenant, id))
 
 
 @router.delete("/{id}", summary="Delete a schedule", response_class=Response)
