@@ -123,7 +123,10 @@ async def pin_key(
         raise InputError("there is nothing to pin; give 'parallelism', 'rate' or both", status=400)
     if period is not None and rate is None:
         raise InputError("belongs to a rate", option="period", want="give the rate, too", status=400)
-    limits = FlowControl(key=_store_key(tenant, key), parallelism=parallelism, rate=rate, period=period or 1)
+    # As the rates of messages: all starts of a period may come at its beginning.
+    limits = FlowControl(
+        key=_store_key(tenant, key), parallelism=parallelism, rate=rate, period=period or 1, burst=rate or 1
+    )
     await context.store.pin(limits)
     return Response()
 

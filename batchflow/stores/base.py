@@ -513,9 +513,9 @@ RUN: Columns = (
     "batch", "label", "parent", "flow_key", "due_at",
 )  # fmt: skip
 FLOW: Columns = (
-    "key", "parallelism", "rate", "period", "burst", "pin_parallelism", "pin_rate", "pin_period", "paused", "in_use",
-    "waiting", "parked_until", "parallelism_until", "rate_until", "paused_until", "in_a_row", "open_for", "trial",
-    "next_start", "now",
+    "key", "parallelism", "rate", "period", "burst", "pin_parallelism", "pin_rate", "pin_period", "pin_burst",
+    "paused", "in_use", "waiting", "parked_until", "parallelism_until", "rate_until", "paused_until", "in_a_row",
+    "open_for", "trial", "next_start", "now",
 )  # fmt: skip
 DEAD_LETTER: Columns = (
     "id", "destination", "flow", "parallelism", "rate", "period", "burst", "body", "headers", "retry", "batch", "keep",
@@ -566,7 +566,11 @@ def flow(row: Sequence[Any]) -> FlowStatus:
 
     parallelism = lasting(about["pin_parallelism"], about["parallelism_until"])
     rate = lasting(about["pin_rate"], about["rate_until"])
-    of_rate = (about["rate"], about["period"], about["burst"]) if rate is None else (rate, about["pin_period"], 1)
+    of_rate = (
+        (about["rate"], about["period"], about["burst"])
+        if rate is None
+        else (rate, about["pin_period"], about["pin_burst"])
+    )
     return FlowStatus(
         limits=flow_control(about["key"], about["parallelism"] if parallelism is None else parallelism, *of_rate),
         pinned_parallelism=parallelism is not None,

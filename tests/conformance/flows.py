@@ -182,6 +182,19 @@ class FlowCases(Cases):
         await scene.store.unpin("one", parallelism=False)
         assert (await scene.flow("one")).limits == FlowControl(key="one", parallelism=4, rate=8)
 
+    async def test_pin_of_a_rate_has_its_own_burst(self, scene: Scene) -> None:
+        """Not that of the code, which is in force again with the unpin."""
+        await scene.publish(*(f"m{number:02d}" for number in range(20)), flow=FlowControl(key="one", rate=9, burst=2))
+        await scene.store.pin(FlowControl(key="one", rate=5, period="1d", burst=5))
+        assert (await scene.flow("one")).limits == FlowControl(key="one", rate=5, period="1d", burst=5)
+        assert len(await scene.claim()) == 5
+        await scene.store.pin(FlowControl(key="one", parallelism=50))
+        assert (await scene.flow("one")).limits.burst == 5
+        await scene.store.pin(FlowControl(key="one", rate=5))
+        assert (await scene.flow("one")).limits.burst == 1
+        await scene.store.unpin("one")
+        assert (await scene.flow("one")).limits == FlowControl(key="one", rate=9, burst=2)
+
     async def test_unpin_of_a_rate_is_in_force_at_once(self, scene: Scene) -> None:
         """What it has held back starts, and so does what another pin or the code lets start."""
         await scene.publish(*"abcd")

@@ -122,6 +122,13 @@ async def test_pins_of_parallelism_and_rate_are_apart(http: AsyncClient, engine:
     assert await limits() == (1, 2, 2, False, False)
 
 
+async def test_a_pinned_rate_lets_a_whole_period_start_at_once(http: AsyncClient, engine: Engine) -> None:
+    """As the rates of messages do."""
+    await post(engine, *(f"msg_{number}" for number in range(6)), value="rate=1")
+    await http.post("/v2/flowControl/mail/pin", params={"rate": 4, "period": 60})
+    assert (await claim(engine), (await info(http))["rateCount"]) == (4, 4)
+
+
 async def test_a_pin_makes_its_key(http: AsyncClient) -> None:
     """Before any message has it."""
     assert (await http.get("/v2/flowControl/new")).status_code == 404

@@ -202,9 +202,7 @@ class Flow:
     def limits(self) -> FlowControl:
         rate = self.pinned_rate or self.code
         parallelism = self.code.parallelism if self.pinned_parallelism is None else self.pinned_parallelism
-        return FlowControl.of_ms(
-            self.code.key, parallelism, rate.rate, rate.period_ms, 1 if self.pinned_rate else rate.burst
-        )
+        return FlowControl.of_ms(self.code.key, parallelism, rate.rate, rate.period_ms, rate.burst)
 
     @property
     def state(self) -> FlowState:

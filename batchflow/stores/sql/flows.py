@@ -43,9 +43,7 @@ def _limit_values(flow: FlowControl) -> dict[str, Any]:
 
 def pin(tx: Tx, limits: FlowControl, until: int | None) -> None:
     """Set an operator's limits of a key."""
-    about = _limit_values(limits)
-    del about["burst"]
-    tx.run("flow_pin", **about, until=until)
+    tx.run("flow_pin", **_limit_values(limits), until=until)
 
 
 def unpin(tx: Tx, key: str, parallelism: bool, rate: bool) -> None:

@@ -364,8 +364,8 @@ WHERE declared = 0 AND (parallelism IS NOT excluded.parallelism OR rate IS NOT e
     OR period IS NOT excluded.period OR burst IS NOT excluded.burst);
 
 -- flow_pin --
-INSERT INTO flow (key, pin_parallelism, pin_rate, pin_period, parallelism_until, rate_until, turn)
-VALUES (:key, :parallelism, :rate, :period, CASE WHEN :parallelism IS NOT NULL THEN :until END,
+INSERT INTO flow (key, pin_parallelism, pin_rate, pin_period, pin_burst, parallelism_until, rate_until, turn)
+VALUES (:key, :parallelism, :rate, :period, :burst, CASE WHEN :parallelism IS NOT NULL THEN :until END,
     CASE WHEN :rate IS NOT NULL THEN :until END, (SELECT value FROM counter WHERE name = 'turn'))
 ON CONFLICT (key) DO UPDATE SET
     pin_parallelism = coalesce(excluded.pin_parallelism, pin_parallelism),
@@ -373,6 +373,7 @@ ON CONFLICT (key) DO UPDATE SET
     rate_until = CASE WHEN excluded.pin_rate IS NULL THEN rate_until ELSE :until END,
     next_start = CASE WHEN excluded.pin_rate IS NULL THEN next_start ELSE 0 END,
     pin_period = CASE WHEN excluded.pin_rate IS NULL THEN pin_period ELSE excluded.pin_period END,
+    pin_burst = CASE WHEN excluded.pin_rate IS NULL THEN pin_burst ELSE excluded.pin_burst END,
     pin_rate = coalesce(excluded.pin_rate, pin_rate);
 
 -- flow_unpin --
@@ -429,8 +430,8 @@ SELECT json_group_array(json_array(id, destination, worker, started_at, batch, i
 
 -- flow_status_all --
 SELECT json_group_array(json_array(
-    key, parallelism, rate, period, burst, pin_parallelism, pin_rate, pin_period, paused, in_use, waiting, parked_until,
-    parallelism_until, rate_until, paused_until, in_a_row, open_for, trial, next_start, :now))
+    key, parallelism, rate, period, burst, pin_parallelism, pin_rate, pin_period, pin_burst, paused, in_use, waiting,
+    parked_until, parallelism_until, rate_until, paused_until, in_a_row, open_for, trial, next_start, :now))
 FROM (
     SELECT f.*,
         CASE WHEN :counted THEN
@@ -444,8 +445,8 @@ FROM (
 -- flow_status --
 WITH given (key) AS (VALUES :rows)
 SELECT json_group_array(json_array(
-    key, parallelism, rate, period, burst, pin_parallelism, pin_rate, pin_period, paused, in_use, waiting, parked_until,
-    parallelism_until, rate_until, paused_until, in_a_row, open_for, trial, next_start, :now))
+    key, parallelism, rate, period, burst, pin_parallelism, pin_rate, pin_period, pin_burst, paused, in_use, waiting,
+    parked_until, parallelism_until, rate_until, paused_until, in_a_row, open_for, trial, next_start, :now))
 FROM (
     SELECT f.*,
         CASE WHEN :counted THEN

@@ -1,8 +1,8 @@
 -- Flow keys: their limits, their counts, and the rule of batchflow.core.flow.admit. Read once in a group, written at
 -- its end. Fields: de: declared by the code; p, r, per, bu: limits of the code or of the latest message (0: none); pp,
--- pr, pper: limits that an operator has pinned (0: none); pz: paused; ppu, pru, pzu: when these pins and the pause end by
--- themselves (0 or missing: only by hand); n: slots in use; w: waiting messages; dl: dead
--- letters; ob: batches that have not ended; fu: it was full for nested lanes; nx: the first free start time; pk: parked
+-- pr, pper, pbu (missing: 1): limits that an operator has pinned (0: none); pz: paused; ppu, pru, pzu: when these pins
+-- and the pause end by themselves (0 or missing: only by hand); n: slots in use; w: waiting messages; dl: dead letters;
+-- ob: batches that have not ended; fu: it was full for nested lanes; nx: the first free start time; pk: parked
 -- until; tu: its latest turn. Of its circuit breaker (batchflow.core.breaker; 0 or missing: it is closed): ir: attempts
 -- failed in a row; bo: for how many ms a failed trial parks the key again; tr: the message that is tried now, after '='.
 -- `fe` holds the keys by the earliest of these ends, and META the earliest of all as `fe`.
@@ -254,7 +254,7 @@ end
 function flows.limits(flow)
   local p = flow.pp > 0 and flow.pp or flow.p
   local r, per, bu = flow.r, flow.per, flow.bu
-  if flow.pr > 0 then r, per, bu = flow.pr, flow.pper, 1 end
+  if flow.pr > 0 then r, per, bu = flow.pr, flow.pper, flow.pbu or 1 end
   return p > 0 and p or nil, r > 0 and r or nil, per, bu
 end
 
@@ -382,6 +382,7 @@ verbs.pin = function(limits, ends)
     flows.set(flow, 'pr', rate)
     set_end(flow, 'pru', ends)
     flows.set(flow, 'pper', limits[LIMITS.period_ms])
+    flows.set(flow, 'pbu', limits[LIMITS.burst])
     flows.set(flow, 'nx', 0)
     lanes.place_held_back(flow.key)
   end
@@ -450,7 +451,8 @@ reads.flows = function(keys, counted)
       rows[#rows + 1] = row_of(FLOW_COLUMNS, {
         key = key, parallelism = flow.p > 0 and flow.p, rate = flow.r > 0 and flow.r, period = flow.per, burst = flow.bu,
         pin_parallelism = flow.pp > 0 and flow.pp, pin_rate = flow.pr > 0 and flow.pr, pin_period = flow.pper,
-        paused = flow.pz == 1, in_use = flow.n, waiting = counted and flow.w or 0, parked_until = flow.pk, now = now,
+        pin_burst = flow.pbu or 1, paused = flow.pz == 1, in_use = flow.n, waiting = counted and flow.w or 0,
+        parked_until = flow.pk, now = now,
         parallelism_until = end_of(flow.ppu), rate_until = end_of(flow.pru), paused_until = end_of(flow.pzu),
         in_a_row = flow.ir or 0, open_for = flow.bo or 0, trial = flows.trial(flow), next_start = flow.nx,
       })
