@@ -58,6 +58,11 @@ def test_every_key_that_goes_has_an_owner() -> None:
         ("HSET wh token run", "wh holds 'token' and the run 'run' knows nothing of it"),
         ("HSET h:welcome u1 3", "h:welcome holds 'u1' and there is no open batch 3"),
         ("ZADD dead 1 a", "dead holds 'a' and there is no run 'a' that has ended"),
+        ("HSET pl:a t acme", "pl:a and it is not in just one of the indexes of posts"),
+        ("ZADD lg:acme 1 1:a", "lg:acme holds '1:a' and the log of the post does not have it"),
+        ("ZADD qw:acme 1 a", "qw:acme holds 'a' and it does not wait for a place"),
+        ("ZADD qp:acme 1 a", "qp:acme holds 'a' and it has no place"),
+        ("ZADD px 1 key", "px holds 'key' and only one of its halves is there"),
     ],
 )
 async def test_a_key_without_an_owner_is_found(words: str, said: str) -> None:

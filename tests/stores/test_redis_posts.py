@@ -127,6 +127,28 @@ async def test_verbs_of_posts_whose_answers_were_lost_may_be_repeated(server: Se
     await client.aclose()
 
 
+async def test_a_post_that_was_stopped_halfway_is_repeated(server: Server) -> None:
+    """One whose message was published and whose log was not written."""
+    async with opened(server.url) as scene:
+        store, made = store_of(scene), post("a", dedup="same")
+        await store.publish([made.message])
+        assert await store.open_posts(TENANT) == []
+        assert [it.deduplicated for it in await store.post([made])] == [False]
+        assert [it.entry.message for it in await store.open_posts(TENANT)] == ["a"]
+        assert await deliver(scene) == ["a"]
+
+
+async def test_a_post_that_was_stopped_on_its_way_to_its_place_goes_on(server: Server) -> None:
+    """One whose message was published while it waits in its queue."""
+    async with opened(server.url) as scene:
+        store, made = store_of(scene), [post("a", queue="q"), post("b", queue="q")]
+        await store.put_queue(TENANT, "q", paused=True)
+        await store.post(made)
+        await store.publish([made[0].message])
+        assert (await store.put_queue(TENANT, "q", paused=False)).lag == 2
+        assert [await deliver(scene), await deliver(scene)] == [["a"], ["b"]]
+
+
 async def test_a_place_is_taken_by_one_process_only(server: Server) -> None:
     """However many post to a queue at the same moment."""
     async with opened(server.url) as one, opened(server.url) as two:

@@ -20,9 +20,8 @@ verbs.put_document = function(kind, name, text, expected)
 end
 
 verbs.drop_document = function(kind, name)
-  if call('HDEL', P .. 'dc:' .. kind, name) == 0 then return false end
   call('ZREM', P .. 'dn:' .. kind, name)
-  return true
+  return call('HDEL', P .. 'dc:' .. kind, name) == 1
 end
 
 -- document: a document or null. documents: those whose names begin with `prefix` and are after `after`, by name.

@@ -9,18 +9,18 @@ local function log_of(id) return P .. 'pl:' .. id end
 
 function posts.is_open(id, tenant) return call('ZSCORE', P .. 'po:' .. tenant, id) end
 
--- Add an entry to the log of a post. Returns the key of one that is CREATED.
+-- Add an entry to the log of a post. Returns the key of one that is CREATED. What the indexes name is written before them.
 function posts.log(id, tenant, state, at, detail)
   local key = call('HINCRBY', META, 'log', 1)
   local entry = state .. '\n' .. string.format('%.0f', at) .. '\n' .. detail
+  call('HSET', log_of(id), 't', tenant, key, entry)
   call('ZADD', P .. 'lg:' .. tenant, key, key .. ':' .. id)
   if state == 'CREATED' then
-    call('HSET', log_of(id), 't', tenant, key, entry, 'c', key)
+    call('HSET', log_of(id), 'c', key)
     call('ZADD', P .. 'po:' .. tenant, key, id)
     call('ZREM', P .. 'pe', id)
     return key
   end
-  call('HSET', log_of(id), 't', tenant, key, entry)
   if LAST_STATES[state] then call('ZREM', P .. 'po:' .. tenant, id) end
   if LAST_STATES[state] or not posts.is_open(id, tenant) then call('ZADD', P .. 'pe', at, id) end
 end

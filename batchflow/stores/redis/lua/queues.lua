@@ -58,8 +58,8 @@ function queues.has_waiting(id) return call('HEXISTS', P .. 'pl:' .. id, 'm') ==
 -- Remove a post that waits from its queue.
 function queues.drop_waiting(id)
   local tenant, queue = unpack(call('HMGET', P .. 'pl:' .. id, 't', 'q'))
-  call('HDEL', P .. 'pl:' .. id, 'q', 'm')
   call('ZREM', P .. 'qw:' .. name_of(tenant, queue), id)
+  call('HDEL', P .. 'pl:' .. id, 'q', 'm')
 end
 
 -- put_queue: makes a queue or changes what is given of it. drop_queue: removes one and cancels the posts that wait in it;
@@ -85,13 +85,13 @@ end
 verbs.drop_queue = function(tenant, queue)
   if not load_queue(tenant, queue) then return false end
   local name = name_of(tenant, queue)
-  call('HDEL', P .. 'qs:' .. tenant, queue)
   for _, id in ipairs(call('ZRANGE', P .. 'qw:' .. name, 0, -1)) do
     queues.drop_waiting(id)
     posts.end_cancelled(id)
   end
   for _, id in ipairs(call('ZRANGE', P .. 'qp:' .. name, 0, -1)) do call('HDEL', P .. 'pl:' .. id, 'q') end
   call('DEL', P .. 'qp:' .. name)
+  call('HDEL', P .. 'qs:' .. tenant, queue)
   return true
 end
 
