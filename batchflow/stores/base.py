@@ -31,10 +31,11 @@ from batchflow.core.dead_letters import KEPT_ATTEMPTS, DeadLetter, FailureCall, 
 from batchflow.core.failure_budget import FailureBudget
 from batchflow.core.flow import FlowControl, FlowStatus
 from batchflow.core.message import OPEN_STATES, Claim, Message, OpenMessage
+from batchflow.core.posts import Post
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.run import Journal, Run, Step
 from batchflow.core.schedule import Fire, FireResult, NewSchedule, ScheduleStatus
-from batchflow.core.settlement import Effect, Settlement, SettleResult
+from batchflow.core.settlement import Effect, SendPosts, Settlement, SettleResult
 from batchflow.core.store import LARGE_TEXT, RecordResult
 from batchflow.errors import StoreError, StoreUnavailable
 
@@ -260,6 +261,11 @@ class GroupCommit:
             await self._drained
 
 
+def chars_of(posts: Iterable[Post]) -> int:
+    """The characters in the large values of posts."""
+    return sum(len(post.message.body) + len(post.description) for post in posts)
+
+
 SWEEP_LIMIT = 2_000
 """Cancelled messages and items that one operation ends: a small slice, so that others wait only a moment."""
 
@@ -309,8 +315,11 @@ class WriteVerbs(ABC):
         """See the protocol."""
         add = self._enqueue if (commit := self._commit) is None else commit.add
         future = add("settle", settlement)
-        if (result := settlement.result) is not None and len(result) > LARGE_TEXT and commit is not None:
-            commit.note_large(len(result))
+        chars = 0 if (result := settlement.result) is None else len(result)
+        if effects := settlement.effects:
+            chars += sum(chars_of(effect.posts) for effect in effects if isinstance(effect, SendPosts))
+        if chars > LARGE_TEXT and commit is not None:
+            commit.note_large(chars)
         return future
 
     async def expire(self) -> int:

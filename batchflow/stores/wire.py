@@ -7,7 +7,7 @@ from typing import Any
 
 from batchflow.core.posts import Document, DocumentKind, LogEntry, LoggedEntry, Post, Posted, Queue
 from batchflow.core.store import LARGE_TEXT
-from batchflow.stores.base import GroupCommit
+from batchflow.stores.base import GroupCommit, chars_of
 
 
 class WireVerbs(ABC):
@@ -26,8 +26,7 @@ class WireVerbs(ABC):
         if not posts:
             return []
         future = self._enqueue("post", posts)
-        chars = sum(len(post.message.body) + len(post.description) for post in posts)
-        if chars > LARGE_TEXT and self._commit is not None:
+        if (chars := chars_of(posts)) > LARGE_TEXT and self._commit is not None:
             self._commit.note_large(chars)
         return [Posted(id, bool(deduplicated)) for id, deduplicated in await future]
 
