@@ -81,6 +81,7 @@ if TYPE_CHECKING:
     from fastapi import APIRouter
 
     from batchflow.http.router import Routers
+    from batchflow.server.app import QStashServer
 
 P = ParamSpec("P")
 Params = TypeVar("Params", bound=BaseModel)
@@ -153,6 +154,7 @@ class Batchflow:
         """The declarations of `flow.resource`."""
         self._router_path = RouterPath()
         self._routers: Routers | None = None
+        self._server: QStashServer | None = None
         self.engine = Engine(
             open_store(self.settings, clock) if store is None or isinstance(store, str) else store,
             self._endpoints,
@@ -708,6 +710,19 @@ class Batchflow:
             for it in (*self._workflows.values(), *self._served.values()):
                 self._routers.add(it)
         return self._routers
+
+    @property
+    def server(self) -> "QStashServer":
+        """A QStash over the store of this app, as an ASGI app: `app.mount("/qstash", flow.server)`.
+
+        Ask for it before the app starts: from then on the worker of this app delivers its messages.
+        """
+        if self._server is None:
+            from batchflow.server.app import QStashServer
+
+            self.engine.enable_push(self.settings.push)
+            self._server = QStashServer(self.engine)
+        return self._server
 
     def _workflow_name(self, workflow: Workflow[Any, Any] | str | None) -> str | None:
         if workflow is None:

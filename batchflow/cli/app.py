@@ -17,6 +17,7 @@ from batchflow.cli.items import ListItemHistory
 from batchflow.cli.output import reserve_stdout
 from batchflow.cli.process import exit_process, run_and_report, run_event_loop
 from batchflow.cli.run import RunBatch
+from batchflow.cli.server import RunServer
 from batchflow.cli.top import ShowTop
 from batchflow.cli.why import ExplainBatch
 from batchflow.cli.worker import ListWorkers, RunWorker
@@ -59,6 +60,7 @@ def root(
 app.command("run")(RunBatch)
 app.command("worker")(RunWorker)
 app.command("workers")(ListWorkers)
+app.command("server")(RunServer)
 app.command("top")(ShowTop)
 app.command("items")(ListItemHistory)
 app.command("check")(CheckFunctions)

@@ -20,6 +20,7 @@ from batchflow.cli.process import EXIT_USAGE, SignalHandler, cancel_and_wait
 from batchflow.cli.target import load_flow, location_text, open_engine
 from batchflow.core.duration import humanize_duration
 from batchflow.core.message import UnservedWork, WorkerStatus
+from batchflow.core.posts import PUSH_DESTINATION
 from batchflow.engine.clock import SystemClock
 from batchflow.errors import ConfigurationError, InputError
 from batchflow.http.schemas.workers import UnservedInfo, WorkerInfo, WorkerList
@@ -73,14 +74,14 @@ class RunWorker:
         with signals, LogWriter(Settings.load().log_level, output):
             try:
                 # If the store is unusable, this process reports it once, for all.
-                if not await _run_unless_stopped(signals, flow.engine.open(wait=True)):
+                if not await run_unless_stopped(signals, flow.engine.open(wait=True)):
                     output.print("Stopped")
                     return 0
             finally:
                 await flow.stop()
             what = f"{_function_names(flow)} at {location_text(store)} with {self.processes} processes"
             output.print(f"Working for {what}; Ctrl-C stops them", flush=True)
-            code = await supervisor.run(signals, lambda: _print_stopping(flow, output))
+            code = await supervisor.run(signals, lambda: print_stopping(flow, output))
             output.print("Stopped")
         return code
 
@@ -104,20 +105,20 @@ async def run_worker(flow: Batchflow, output: Output) -> int:
     """Work in this process until a signal comes; the exit code."""
     with SignalHandler(flow.settings.grace.total_seconds()) as signals, LogWriter(Settings.load().log_level, output):
         try:
-            if await _run_unless_stopped(signals, flow.start(worker=True)):
+            if await run_unless_stopped(signals, flow.start(worker=True)):
                 output.print(
                     f"Working for {_function_names(flow)} at {location_text(flow.engine.store)}; Ctrl-C stops it",
                     flush=True,
                 )
                 await signals.stop_requested.wait()
-                _print_stopping(flow, output)
+                print_stopping(flow, output)
         finally:
             await flow.stop()
         output.print("Stopped")
     return 0
 
 
-async def _run_unless_stopped(signals: SignalHandler, start: Coroutine[Any, Any, None]) -> bool:
+async def run_unless_stopped(signals: SignalHandler, start: Coroutine[Any, Any, None]) -> bool:
     """Start, however long the store keeps that waiting; False if a signal comes first."""
     starting = asyncio.create_task(start)
     if not await signals.wait_for(starting):
@@ -127,7 +128,8 @@ async def _run_unless_stopped(signals: SignalHandler, start: Coroutine[Any, Any,
     return True
 
 
-def _print_stopping(flow: Batchflow, output: Output) -> None:
+def print_stopping(flow: Batchflow, output: Output) -> None:
+    """Tell that the stop has begun."""
     grace = humanize_duration(int(flow.settings.grace.total_seconds() * 1000))
     output.print(f"Stopping: running work has {grace} to end", flush=True)
 
@@ -287,11 +289,15 @@ def _print_workers(output: Output, found: Sequence[WorkerStatus], now: int) -> N
         output.print(f"{', '.join(names)} {verb} {', '.join(_served_names(serves))}")
 
 
+_POSTS = "messages of QStash"
+
+
 def _served_names(destinations: Sequence[str]) -> list[str]:
-    """The workflows and routes among destinations; the layers of a workflow are one name."""
+    """The workflows and routes among destinations, and posts; the layers of a workflow are one name."""
+    posts = {_POSTS} if PUSH_DESTINATION in destinations else set[str]()
     routes = [it for it in destinations if it.startswith("/")]
     workflows = {it.split("/")[1] for it in routes if it.endswith("/complete") and it.count("/") == 2}
-    return sorted({name if (name := it.split("/")[1]) in workflows else it for it in routes})
+    return sorted({name if (name := it.split("/")[1]) in workflows else it for it in routes} | posts)
 
 
 def _print_unserved(output: Output, work: UnservedWork) -> None:

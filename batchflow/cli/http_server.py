@@ -1,0 +1,39 @@
+"""An ASGI app, served by uvicorn until a signal comes."""
+
+import asyncio
+import math
+import socket
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any
+
+import uvicorn
+
+from batchflow.cli.process import SignalHandler
+
+
+class HttpServer(uvicorn.Server):
+    """A server that leaves the signals to the command."""
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None]:
+        """See `uvicorn.Server`."""
+        yield
+
+
+async def serve_http(app: Any, listener: socket.socket, signals: SignalHandler, grace_seconds: float) -> None:
+    """Serve the app until a signal comes; requests that are under way then have the grace to end."""
+    config = uvicorn.Config(
+        app,
+        lifespan="off",
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=math.ceil(grace_seconds),
+    )
+    server = HttpServer(config)
+    serving = asyncio.create_task(server.serve([listener]))
+    await signals.wait_for(serving)
+    server.should_exit = True
+    await serving
