@@ -7,10 +7,11 @@ import pytest
 from batchflow.core.ports import Clock
 from batchflow.core.store import Store
 from batchflow.stores.sqlite import SqliteStore
-from tests.conformance import SharedStoreConformance, StoreConformance
+from tests.conformance import SharedStoreConformance, StoreConformance, WireConformance
+from tests.conformance.scene import Cases
 
 
-class TestSqliteFile(SharedStoreConformance):
+class FileCases(Cases):
     """A file, which several processes open."""
 
     @pytest.fixture(autouse=True)
@@ -22,8 +23,24 @@ class TestSqliteFile(SharedStoreConformance):
         return SqliteStore(str(self.path), clock=clock, synchronous="NORMAL")
 
 
-class TestSqliteMemory(StoreConformance):
+class MemoryCases(Cases):
     """Memory, which is gone when the store is closed."""
 
     def make_store(self, clock: Clock) -> Store:
         return SqliteStore(":memory:", clock=clock)
+
+
+class TestSqliteFile(FileCases, SharedStoreConformance):
+    """What every store keeps."""
+
+
+class TestPostsOnSqliteFile(FileCases, WireConformance):
+    """What a store of posts keeps."""
+
+
+class TestSqliteMemory(MemoryCases, StoreConformance):
+    """What every store keeps."""
+
+
+class TestPostsOnSqliteMemory(MemoryCases, WireConformance):
+    """What a store of posts keeps."""

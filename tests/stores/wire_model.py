@@ -188,7 +188,8 @@ class WireModel:
 
     def prune(self, before: int, now: int) -> None:
         """Remove what is old."""
-        self.entries = [it for it in self.entries if it.at >= before or self.open.get(it.message) is it]
+        kept = {it.message for it in self.entries if it.at >= before} | self.open.keys()
+        self.entries = [it for it in self.entries if it.message in kept]
         self.dedup = {key: (id, until) for key, (id, until) in self.dedup.items() if until > now}
 
     def put_document(self, name: str, text: str, expected: int | None, now: int) -> Document | None:

@@ -11,7 +11,8 @@ CREATE TABLE post_log (
 );
 CREATE INDEX post_log_tenant ON post_log (tenant);
 CREATE INDEX post_log_message ON post_log (message);
-CREATE INDEX post_log_at ON post_log (at);
+-- With the message, so that retention passes over old entries of open posts without reading them.
+CREATE INDEX post_log_at ON post_log (at, message);
 
 -- Posts that have not ended, each by the key of its CREATED entry.
 CREATE TABLE open_post (
