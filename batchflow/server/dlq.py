@@ -6,13 +6,14 @@ from hashlib import sha256
 from typing import Any, NamedTuple
 
 from fastapi import APIRouter, Request, Response
-from pydantic_core import from_json
+from pydantic_core import from_json, to_json
 
 from batchflow.core.dead_letters import DeadLetter, DeadLetterQuery
 from batchflow.core.posts import PUSH_DESTINATION
 from batchflow.errors import InputError, NotFoundError
 from batchflow.server.context import Context, ServerContext, Tenant
 from batchflow.server.filters import DATE_FILTERS, POST_FILTERS, Filters, body_filters, filter_parameters
+from batchflow.server.raw_request import header_pairs, read_body
 from batchflow.server.wire_model import WireModel
 from batchflow.wire.envelope import Envelope
 from batchflow.wire.messages import message_json
@@ -32,7 +33,6 @@ _FILTERS: Mapping[str, str] = {
 }
 _WORKFLOW_FILTERS = ("source", "workflowUrl", "workflowRunId", "workflowCreatedAt", "failureFunctionState")
 _PARAMETERS = filter_parameters(_FILTERS)
-_RESPONSE_FIELDS = ("responseStatus", "responseHeader", "responseBody", "responseBodyBase64")
 # The fields of an envelope that a header of a retry request takes the place of.
 _OVERRIDES: Mapping[str, tuple[str, ...]] = {
     "upstash-method": ("method",),
@@ -104,7 +104,7 @@ async def get_entry(context: Context, tenant: Tenant, id: str) -> dict[str, Any]
 @router.delete("", summary="Delete entries", openapi_extra=_PARAMETERS, response_model_exclude_none=True)
 async def delete_entries(context: Context, tenant: Tenant, request: Request) -> DlqDeleted:
     """Those that match, or those with the `dlqIds` of a JSON body; without filters all, a page with each request."""
-    sent = await request.body()
+    sent = await read_body(request.scope, request.receive)
     found = await _find(context, tenant, _filters(request, sent))
     deleted = [await context.store.delete_dead_letter(id) for id in found.ids]
     return DlqDeleted(deleted=sum(deleted), cursor=found.cursor)
@@ -154,10 +154,10 @@ async def _find(context: ServerContext, tenant: str, filters: Filters) -> _Found
         # There are no workflow runs yet.
         return _Found(found)
     most, statuses, last = filters.count(_MAX_COUNT), filters.all("responseStatus"), ""
-    async for at, id, about in _candidates(context, tenant, filters):
-        if not (filters.matches(about) and filters.covers(at)):
+    async for at, id, description in _candidates(context, tenant, filters):
+        if not (filters.covers(at) and filters.matches(from_json(description))):
             continue
-        entry = await _entry(context, tenant, id, about)
+        entry = await _entry(context, tenant, id, description)
         if statuses and str(entry["responseStatus"]) not in statuses:
             continue
         if len(found) == most:
@@ -167,9 +167,7 @@ async def _find(context: ServerContext, tenant: str, filters: Filters) -> _Found
     return _Found(found)
 
 
-async def _candidates(
-    context: ServerContext, tenant: str, filters: Filters
-) -> AsyncIterator[tuple[int, str, Mapping[str, Any]]]:
+async def _candidates(context: ServerContext, tenant: str, filters: Filters) -> AsyncIterator[tuple[int, str, str]]:
     """The times of death, ids and descriptions of messages of which some filters may not match, the newest first."""
     if "dlqIds" in filters:
         for id in dict.fromkeys(filters.all("dlqIds")):
@@ -189,7 +187,7 @@ async def _candidates(
         created = await context.wire.created_entries(tenant, [it.id for it in page])
         for letter in page:
             if (entry := created.get(letter.id)) is not None:
-                yield letter.died_at, letter.id, from_json(entry.detail)
+                yield letter.died_at, letter.id, entry.detail
             elif (whole := await _found_letter(context, tenant, letter.id)) is not None:
                 # The log does not go back so far.
                 yield whole.died_at, whole.id, _description(whole)
@@ -206,13 +204,16 @@ def _read_cursor(text: str | None) -> tuple[int, str] | None:
     return int(at), id
 
 
-async def _entry(context: ServerContext, tenant: str, id: str, about: Mapping[str, Any]) -> dict[str, Any]:
-    """The JSON of an entry: the message, and the response of its last attempt."""
+async def _entry(context: ServerContext, tenant: str, id: str, description: str) -> dict[str, Any]:
+    """The JSON of an entry: the message, and the response of its last attempt.
+
+    A message that died with its workers has none; the status says that there was no service.
+    """
     logged = await context.wire.log_entries(tenant, message=id, limit=_PAGE)
-    failed = [it.entry.detail for it in logged if it.entry.state == "FAILED"]
-    detail: Mapping[str, Any] = from_json(failed[0]) if failed else {}
-    response = {name: detail[name] for name in _RESPONSE_FIELDS if name in detail}
-    return {**about, "dlqId": id, "responseStatus": 0, **response}
+    details = [it.entry.detail for it in logged if it.entry.state == "FAILED"]
+    failed: Mapping[str, Any] = from_json(details[0]) if details else {}
+    response = {name: value for name, value in failed.items() if name.startswith("response")}
+    return {**from_json(description), "dlqId": id, "responseStatus": 503, **response}
 
 
 async def _found_letter(context: ServerContext, tenant: str, id: str) -> DeadLetter | None:
@@ -229,8 +230,8 @@ async def _letter(context: ServerContext, tenant: str, id: str) -> DeadLetter:
     return found
 
 
-def _description(letter: DeadLetter) -> dict[str, Any]:
-    return message_json(Envelope.of_text(letter.message.body), letter.id)
+def _description(letter: DeadLetter) -> str:
+    return to_json(message_json(Envelope.of_text(letter.message.body), letter.id)).decode()
 
 
 async def _retry(context: ServerContext, letter: DeadLetter, request: Request) -> str:
@@ -240,17 +241,15 @@ async def _retry(context: ServerContext, letter: DeadLetter, request: Request) -
     again = PublishRequest(destination=envelope.topic or envelope.url, envelope=envelope)
     # It follows from that of the entry: of two retries at the same time one publishes.
     id = f"msg_{sha256(f'retry of {letter.id}'.encode()).hexdigest()[:32]}"
-    (posted,) = await context.wire.post(posts_of(again, lambda: id, [(envelope.url, envelope.endpoint)]))
+    (posted,) = await context.post(posts_of(again, lambda: id, [(envelope.url, envelope.endpoint)]))
     await context.store.delete_dead_letter(letter.id)
     return posted.id
 
 
 def _overridden(envelope: Envelope, request: Request, now: int) -> Envelope:
     """The envelope of a retry at `now`, with what the headers of its request change."""
-    headers = request.headers.items()
-    given = parse_publish(
-        envelope.url, headers, b"", tenant=envelope.tenant, now=now, queue=envelope.queue, caller_ip=envelope.caller_ip
-    ).envelope
+    headers = header_pairs(request.scope)
+    given = parse_publish(envelope.url, headers, b"", tenant=envelope.tenant, now=now, queue=envelope.queue).envelope
     names = {field for name, fields in _OVERRIDES.items() if name in request.headers for field in fields}
     forwarded = {name.lower() for name, _ in given.headers}
     kept = tuple(pair for pair in envelope.headers if pair[0].lower() not in forwarded)

@@ -14,6 +14,7 @@ from batchflow.errors import InputError
 from batchflow.server.answers import error_list, error_status, json_answer
 from batchflow.server.context import ServerContext
 from batchflow.server.raw_request import config_pairs, header_pairs, read_body, with_query
+from batchflow.server.scheduling import make_schedule
 from batchflow.wire.publish import PublishRequest, parse_publish, posts_of
 from batchflow.wire.url_groups import endpoints_of_group
 
@@ -69,16 +70,9 @@ class PublishRoutes:
         return json_answer([plan.answer(each) for plan in plans], _status(posted))
 
     async def _publish(self, scope: Scope, receive: Receive, path: str, queue: str | None = None) -> Response:
-        request = parse_publish(
-            _destination(path, scope),
-            header_pairs(scope),
-            await read_body(scope, receive),
-            tenant=scope["batchflow.tenant"],
-            now=self._context.now(),
-            queue=queue,
-            caller_ip=_caller_ip(scope),
-            query=config_pairs(scope),
-        )
+        request = await read_publish(scope, receive, path, self._context.now(), queue)
+        if request.cron is not None:
+            return json_answer({"scheduleId": await make_schedule(self._context, request)}, 201)
         plan = await self._plan(request)
         posted = await self._context.post(plan.posts)
         return json_answer(plan.answer(iter(posted)), _status(posted))
@@ -90,7 +84,7 @@ class PublishRoutes:
                 fields = cast("dict[str, Any]", item)
             case _:
                 raise InputError("is not a JSON object with a destination, such as https://example.com")
-        return parse_publish(
+        request = parse_publish(
             destination,
             _item_headers(fields.get("headers")),
             _item_body(fields.get("body")),
@@ -99,10 +93,11 @@ class PublishRoutes:
             queue=_item_queue(fields.get("queue")),
             caller_ip=_caller_ip(scope),
         )
-
-    async def _plan(self, request: PublishRequest) -> _Plan:
         if request.cron is not None:
             raise InputError("'upstash-cron' makes a schedule; POST it to /v2/schedules", field="upstash-cron")
+        return request
+
+    async def _plan(self, request: PublishRequest) -> _Plan:
         if not request.is_group:
             return _Plan(posts_of(request, self._new_id), [request.destination], is_group=False)
         endpoints = await endpoints_of_group(self._context.wire, request.envelope.tenant, request.destination)
@@ -110,6 +105,24 @@ class PublishRoutes:
 
     def _new_id(self) -> str:
         return self._context.new_id("msg")
+
+
+async def read_publish(scope: Scope, receive: Receive, path: str, now: int, queue: str | None = None) -> PublishRequest:
+    """Read a publish request, or one that makes a schedule, whose destination is `path`, not decoded.
+
+    Raises:
+        InputError: the request is not valid.
+    """
+    return parse_publish(
+        _destination(path, scope),
+        header_pairs(scope),
+        await read_body(scope, receive),
+        tenant=scope["batchflow.tenant"],
+        now=now,
+        queue=queue,
+        caller_ip=_caller_ip(scope),
+        query=config_pairs(scope),
+    )
 
 
 def _destination(path: str, scope: Scope) -> str:

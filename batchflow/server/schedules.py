@@ -7,15 +7,14 @@ from fastapi import APIRouter, Request, Response
 from pydantic import Field
 
 from batchflow.core.schedule import ScheduleStatus
-from batchflow.engine.push_schedules import new_schedule, schedule_request, stored_schedule_id
-from batchflow.errors import ConfigurationError, InputError, NotFoundError
+from batchflow.engine.push_schedules import schedule_request, stored_schedule_id
+from batchflow.errors import NotFoundError
 from batchflow.server.context import Context, ServerContext, Tenant
-from batchflow.server.raw_request import config_pairs, raw_path, with_query
+from batchflow.server.publish import read_publish
+from batchflow.server.raw_request import raw_path
+from batchflow.server.scheduling import make_schedule
 from batchflow.server.wire_model import WireModel
 from batchflow.wire.messages import message_json
-from batchflow.wire.publish import PublishRequest, parse_publish
-from batchflow.wire.publish_headers import check_name
-from batchflow.wire.url_groups import endpoints_of_group
 
 router = APIRouter(prefix="/v2/schedules", tags=["schedules"])
 
@@ -83,35 +82,6 @@ class ScheduleJson(WireModel):
         return cls.model_validate({**about, **own})
 
 
-async def make_schedule(context: ServerContext, request: PublishRequest) -> str:
-    """Make the schedule of a publish request, or replace the one with its id; returns the id.
-
-    Raises:
-        InputError: its cron expression is missing or not valid, or its id has other characters than QStash lets
-            through.
-        NotFoundError: its URL group does not exist.
-    """
-    tenant = request.envelope.tenant
-    if request.cron is None:
-        raise InputError(
-            "'upstash-cron' is missing; send it with five fields, such as '*/5 * * * *'",
-            field="Upstash-Cron",
-            status=400,
-        )
-    if request.is_group:
-        await endpoints_of_group(context.wire, tenant, request.destination)
-    id = (
-        context.new_id("scd") if request.schedule_id is None else check_name(request.schedule_id, "upstash-schedule-id")
-    )
-    try:
-        schedule = new_schedule(id, request)
-    except ConfigurationError as error:
-        raise InputError(f"'upstash-cron' is not valid: {error}", field="Upstash-Cron", status=400) from error
-    await context.store.put_schedule(schedule, schedule.cron.next_after(context.now()))
-    context.engine.wake_schedules()
-    return id
-
-
 @router.get("", summary="The schedules, by id", response_model_exclude_none=True)
 async def list_schedules(context: Context, tenant: Tenant) -> list[ScheduleJson]:
     """All of them."""
@@ -158,15 +128,8 @@ async def create_schedule(context: Context, tenant: Tenant, request: Request) ->
 
     `Upstash-Schedule-Id` names the schedule. One that is replaced keeps its pause.
     """
-    asked = parse_publish(
-        with_query(raw_path(request.scope).removeprefix(f"{router.prefix}/"), request.scope),
-        request.headers.items(),
-        await request.body(),
-        tenant=tenant,
-        now=context.now(),
-        caller_ip=request.client.host if request.client else None,
-        query=config_pairs(request.scope),
-    )
+    path = raw_path(request.scope).removeprefix(f"{router.prefix}/")
+    asked = await read_publish(request.scope, request.receive, path, context.now())
     return ScheduleCreated(schedule_id=await make_schedule(context, asked))
 
 

@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 from httpx import AsyncClient
-from pydantic_core import to_json
 
 from batchflow.core.flow import FlowControl
 from batchflow.core.message import Message
@@ -15,6 +14,7 @@ from batchflow.server import dlq
 from batchflow.server.context import wire_store
 from batchflow.testing.clock import ManualClock
 from batchflow.wire.envelope import Envelope
+from batchflow.wire.messages import response_detail
 from batchflow.wire.publish import parse_publish, posts_of
 
 URL = "https://app.example/jobs"
@@ -45,8 +45,8 @@ class Failing:
         await store.register("worker", 30_000)
         (claim,) = (await store.claim("worker", [PUSH_DESTINATION, "work"], 10)).claims
         assert claim.id == id
-        detail = {"responseStatus": status, "responseHeader": {"X-Why": ["because"]}, "responseBody": "sorry"}
-        entries = [LogEntry(id, tenant, "ERROR", now), LogEntry(id, tenant, "FAILED", now, to_json(detail).decode())]
+        detail = response_detail(status, (("x-why", "because"),), b"sorry", error="answered")
+        entries = [LogEntry(id, tenant, "ERROR", now), LogEntry(id, tenant, "FAILED", now, detail)]
         await store.settle(dead(claim, "answered 500", effects=(Log(tuple(entries)), LeaveQueue(id))))
 
 
@@ -312,7 +312,7 @@ async def test_an_entry_is_shown_when_the_log_does_not_go_back_so_far(
     monkeypatch.setattr(engine.store, "created_entries", nothing)
     monkeypatch.setattr(engine.store, "log_entries", nothing)
     (entry,) = (await http.get("/v2/dlq")).json()["messages"]
-    assert (entry["body"], entry["responseStatus"]) == ("hello", 0)
+    assert (entry["body"], entry["responseStatus"]) == ("hello", 503)
 
 
 @pytest.mark.parametrize("query", ["lable=one", "count=0", "cursor=x", "cursor=1", "fromDate=x", "workflow=1"])

@@ -14,6 +14,7 @@ from httpx import AsyncClient
         ("POST", "/v2/notify/wfr_1/event"),
         ("GET", "/v2/waiters/event"),
         ("POST", "/v2/trigger/https://app.example/workflow"),
+        ("POST", "/v2/batch/trigger"),
     ],
 )
 async def test_workflow_runs_are_refused(http: AsyncClient, method: str, path: str) -> None:

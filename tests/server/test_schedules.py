@@ -7,6 +7,7 @@ from httpx import AsyncClient
 
 from batchflow.engine.engine import Engine
 from batchflow.server import schedules
+from batchflow.server.context import wire_store
 from batchflow.testing.clock import ManualClock
 
 URL = "https://app.example/jobs//nightly?day=1"
@@ -171,6 +172,14 @@ async def test_settings_may_be_in_the_query(http: AsyncClient) -> None:
     assert (shown["destination"], shown["retries"]) == ("https://app.example/?a=1", 7)
 
 
+async def test_a_publish_with_a_cron_expression_makes_a_schedule(http: AsyncClient, engine: Engine) -> None:
+    """As the documentation of QStash says; nothing is published now."""
+    response = await http.post("/v2/publish/https://app.example", headers={**HOURLY, "Upstash-Schedule-Id": "a"})
+    assert (response.status_code, response.json()) == (201, {"scheduleId": "a"})
+    assert (await show(http, "a"))["destination"] == "https://app.example"
+    assert await wire_store(engine).open_posts("ours") == []
+
+
 @pytest.mark.parametrize(
     ("path", "headers", "says"),
     [
@@ -181,7 +190,7 @@ async def test_settings_may_be_in_the_query(http: AsyncClient) -> None:
         ("https://app.example", {**HOURLY, "Upstash-Schedule-Id": "a/b"}, "'upstash-schedule-id' cannot be 'a/b'"),
         ("https://app.example", {**HOURLY, "Upstash-Not-Before": "1"}, "a schedule has no 'upstash-not-before'"),
         ("https://app.example", {**HOURLY, "Upstash-Retries": "x"}, "'upstash-retries' cannot be 'x'"),
-        ("ftp://app.example", HOURLY, "'destination' cannot be "),
+        ("ftp://app.example", HOURLY, "'destination' is neither a URL"),
         ("", HOURLY, ""),
     ],
 )
