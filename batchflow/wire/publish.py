@@ -20,6 +20,12 @@ from batchflow.wire.envelope import CallbackTarget, Envelope
 from batchflow.wire.messages import message_json
 from batchflow.wire.publish_headers import PublishHeaders, check_url, is_name, retry_policy
 
+HOST_PARALLELISM = 100
+"""The most posts without flow control that are under way to one host, over all workers.
+
+A host that answers slowly leaves room for the posts to others.
+"""
+
 _SCHEME = re.compile("https?:", re.IGNORECASE)
 _NOT_OF_KEYS = re.compile(r"[^A-Za-z0-9._-]")
 _AUTHORITY = re.compile(r"https?://(?:[^/?#]*@)?([^/?#]*)", re.IGNORECASE)
@@ -114,7 +120,7 @@ def posts_of(
     """The posts of a request: one, or one for each of the `endpoints` (URL, name) of its group.
 
     Their messages have the flow key of the store (`store_flow_key`) and the label of their tenant; without flow control
-    their key is one of their own for each host, without limits.
+    each host has a key, which tenants cannot name, with `HOST_PARALLELISM`.
     """
     envelope, dedup = request.envelope, request.dedup
     key = None if dedup is None else f"{envelope.tenant}:{dedup}"
@@ -169,7 +175,7 @@ def _limited_flow(key: str, parallelism: int | None, rate: int | None, period_s:
 def _host_flow(tenant: str, url: str) -> FlowControl:
     found = _AUTHORITY.match(url)
     host = _NOT_OF_KEYS.sub(".", found[1].lower()) if found else ""
-    return FlowControl(key=host_flow_key(tenant, host))
+    return FlowControl(key=host_flow_key(tenant, host), parallelism=HOST_PARALLELISM)
 
 
 def _read_destination(destination: str) -> tuple[str, str | None]:

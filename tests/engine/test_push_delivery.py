@@ -8,10 +8,12 @@ import jwt
 import pytest
 from qstash import Receiver
 
+from batchflow.core.posts import PUSH_DESTINATION
 from batchflow.engine.push_client import PushError, PushResponse
 from batchflow.engine.push_settings import PushSettings
 from batchflow.engine.signing_keys import SigningKeys
 from batchflow.testing import FixedEntropy
+from batchflow.wire.publish import HOST_PARALLELISM
 from tests.engine.http_server import serving
 from tests.engine.push_stage import MINUTE, URL, Endpoint, Stage
 
@@ -191,3 +193,15 @@ async def test_a_failure_is_told_to_both_callbacks(stage: Stage) -> None:
     assert len(stage.endpoint.asked) == 4
     assert (told[failed]["dlqId"], told[failed]["status"], told[failed]["retried"]) == (id, 500, 1)
     assert "dlqId" not in told[done]
+
+
+# Of more posts than a worker can have, only so many are under way to one host.
+async def test_a_host_that_answers_slowly_leaves_room_for_the_posts_to_others(stage: Stage) -> None:
+    for _ in range(HOST_PARALLELISM + 50):
+        await stage.publish("https://slow.example.com/")
+    other = await stage.publish("https://other.example.com/")
+    store = stage.app.engine.store
+    await store.register("w1", 30_000)
+    claimed = await store.claim("w1", [PUSH_DESTINATION], 1_000)
+    assert len(claimed.claims) == HOST_PARALLELISM + 1
+    assert other in {claim.id for claim in claimed.claims}

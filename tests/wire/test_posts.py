@@ -7,6 +7,7 @@ from batchflow.core.call import Body
 from batchflow.core.flow import FlowControl
 from batchflow.core.posts import PUSH_DESTINATION, PUSH_FAILURE_DESTINATION
 from batchflow.wire.envelope import Envelope
+from batchflow.wire.publish import HOST_PARALLELISM
 from tests.wire.requests import NOW, URL, envelope, parsed, posts
 
 
@@ -57,14 +58,14 @@ def test_flow_control_is_windowed_under_a_key_of_the_tenant(
     )
 
 
-def test_without_flow_control_each_host_has_a_key_without_limits() -> None:
+def test_without_flow_control_each_host_has_a_key_that_leaves_room_for_others() -> None:
     """A tenant cannot name it."""
     urls = ["https://user:pw@Example.com:8080/a", "https://example.com:8080/b", "http://[::1]/"]
     keys = [posts(parsed(to=url))[0].message.flow for url in urls]
     assert keys == [
-        FlowControl(key="qstash-host.t.example.com.8080"),
-        FlowControl(key="qstash-host.t.example.com.8080"),
-        FlowControl(key="qstash-host.t....1."),
+        FlowControl(key="qstash-host.t.example.com.8080", parallelism=HOST_PARALLELISM),
+        FlowControl(key="qstash-host.t.example.com.8080", parallelism=HOST_PARALLELISM),
+        FlowControl(key="qstash-host.t....1.", parallelism=HOST_PARALLELISM),
     ]
 
 
