@@ -1,4 +1,4 @@
-"""An app on SQLite in virtual time that pushes to an endpoint of the test."""
+"""An app in virtual time that pushes to an endpoint of the test."""
 
 import asyncio
 import json
@@ -12,6 +12,7 @@ from batchflow.engine.push_client import PushError, PushRequest, PushResponse
 from batchflow.engine.push_settings import PushSettings
 from batchflow.testing import FixedEntropy, ManualClock, drive
 from batchflow.wire.publish import parse_publish, posts_of
+from tests.stores.kinds import Kind, made
 
 URL = "https://example.com/hook?a=%20b"
 MINUTE = 60_000
@@ -46,10 +47,12 @@ class Endpoint:
 class Stage:
     """An app that pushes to an `endpoint`, and what a test asks of its store."""
 
-    def __init__(self, endpoint: Endpoint | None, settings: PushSettings = REFUSING, now: int = 0) -> None:
+    def __init__(
+        self, endpoint: Endpoint | None, settings: PushSettings = REFUSING, *, now: int = 0, kind: Kind = "sqlite"
+    ) -> None:
         self.clock = ManualClock(now) if now else ManualClock()
         self.endpoint = endpoint or Endpoint()
-        self.app = Batchflow("sqlite://", clock=self.clock, worker=False, entropy=FixedEntropy())
+        self.app = Batchflow(made(kind, self.clock), clock=self.clock, worker=False, entropy=FixedEntropy())
         self.app.engine.push_client = endpoint
         self.app.engine.enable_push(settings)
         self._number = 0

@@ -2,7 +2,6 @@
 
 import json
 import time
-from collections.abc import AsyncGenerator
 
 import jwt
 import pytest
@@ -15,15 +14,7 @@ from batchflow.engine.signing_keys import SigningKeys
 from batchflow.testing import FixedEntropy
 from batchflow.wire.publish import HOST_PARALLELISM
 from tests.engine.http_server import serving
-from tests.engine.push_stage import MINUTE, URL, Endpoint, Stage
-
-
-@pytest.fixture
-async def stage() -> AsyncGenerator[Stage]:
-    made = Stage(Endpoint())
-    await made.app.start(worker=False)
-    yield made
-    await made.app.stop()
+from tests.engine.push_stage import MINUTE, URL, Stage
 
 
 # A post is sent once, byte for byte and signed with the current key of its tenant, and its log says so.
@@ -44,7 +35,7 @@ async def test_a_post_is_delivered_signed_and_logged(stage: Stage) -> None:
 
 # Over a real connection, the official SDK accepts the signature, after a rotation that it does not know of too.
 async def test_the_official_sdk_accepts_the_signature() -> None:
-    stage = Stage(None, PushSettings.of(allow="loopback"), time.time_ns() // 1_000_000 - 10_000)
+    stage = Stage(None, PushSettings.of(allow="loopback"), now=time.time_ns() // 1_000_000 - 10_000)
     async with serving(("200 OK", b"fine")) as server, stage.app:
         keys = SigningKeys(stage.store, FixedEntropy(), stage.clock.now)
         receiver = Receiver(*await keys.of("acme"))

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
@@ -16,14 +15,6 @@ from batchflow.wire.publish import parse_publish
 from batchflow.wire.url_groups import GroupEndpoint, endpoints_text, group_document
 from tests.engine.push_stage import MINUTE, URL, Endpoint, Stage
 from tests.waiting import wait_until
-
-
-@pytest.fixture
-async def stage() -> AsyncGenerator[Stage]:
-    made = Stage(Endpoint())
-    await made.app.start(worker=False)
-    yield made
-    await made.app.stop()
 
 
 # The next post of a queue begins once the one before it, its retries and its callbacks have ended.
