@@ -1,4 +1,4 @@
-"""The Redis store and the plain model do the same operations, crashes included."""
+"""The Redis store and the plain models do the same operations, crashes included."""
 
 import itertools
 from collections.abc import Generator
@@ -13,6 +13,7 @@ from batchflow.stores.redis import RedisStore
 from batchflow.stores.redis.keys import prefix
 from tests.stores.redis_server import Server, keys_of, served
 from tests.stores.test_state_machine import StoreMachine
+from tests.stores.test_wire_state_machine import WireMachine
 
 NAMESPACES = itertools.count()
 STARTED: list[Server] = []
@@ -59,6 +60,24 @@ class ServerMachine(StoreMachine):
             return rows_of(client, self.namespace)
 
 
+class FakeWireMachine(WireMachine):
+    """Posts on fakeredis."""
+
+    async def _open(self) -> Store:
+        store = RedisStore(FakeAsyncRedis(server=FakeServer()), clock=self.clock)
+        await store.open()
+        return store
+
+
+class ServerWireMachine(WireMachine):
+    """Posts on a server, with a namespace for each example."""
+
+    async def _open(self) -> Store:
+        store = RedisStore(STARTED[-1].url, clock=self.clock, namespace=f"machine{next(NAMESPACES)}")
+        await store.open()
+        return store
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Generator[None]:
     with served(tmp_path_factory.mktemp("redis")) as started:
@@ -89,3 +108,16 @@ class TestRedisServerAgainstTheModel(ServerMachine.TestCase):
     """The Redis store on a server."""
 
     settings = _settings(80)
+
+
+class TestPostsOnFakeRedisAgainstTheModel(FakeWireMachine.TestCase):
+    """The Redis store on fakeredis, as it keeps posts."""
+
+    settings = _settings(20)
+
+
+@pytest.mark.usefixtures("server")
+class TestPostsOnRedisServerAgainstTheModel(ServerWireMachine.TestCase):
+    """The Redis store on a server, as it keeps posts."""
+
+    settings = _settings(40)
