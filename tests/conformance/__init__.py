@@ -10,7 +10,7 @@
 
 A subclass of `StoreConformance` says how a store is made; one of `SharedStoreConformance` says that what is made twice
 within a test stands on the same place, as two processes do. A store that keeps posts keeps `WireConformance` as well
-(`batchflow.core.wire_store`). Needs pytest, and pytest-asyncio in its auto mode.
+(`batchflow.core.wire_store`), or `SharedWireConformance`. Needs pytest, and pytest-asyncio in its auto mode.
 """
 
 from tests.conformance.batches import BatchCases
@@ -46,12 +46,13 @@ from tests.conformance.runs import RunCases
 from tests.conformance.schedules import ScheduleCases
 from tests.conformance.settling import SettleCases
 from tests.conformance.shared import SharedCases
+from tests.conformance.shared_posts import SharedPostCases
 from tests.conformance.steps import RecordCases
 from tests.conformance.timed_limits import TimedLimitCases
 from tests.conformance.waiters import WaiterCases
 from tests.conformance.workers import WorkerCases
 
-__all__ = ["SharedStoreConformance", "StoreConformance", "WireConformance"]
+__all__ = ["SharedStoreConformance", "SharedWireConformance", "StoreConformance", "WireConformance"]
 
 
 class StoreConformance(
@@ -96,3 +97,7 @@ class SharedStoreConformance(StoreConformance, SharedCases, OperatorCases):
 
 class WireConformance(PostCases, PostLogCases, QueueCases, DocumentCases):
     """What a store keeps that keeps posts."""
+
+
+class SharedWireConformance(WireConformance, SharedPostCases):
+    """And what it keeps where several processes use the same place."""

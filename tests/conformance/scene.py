@@ -260,6 +260,19 @@ class Cases:
         await store.close()
 
 
+class TwoProcesses(Cases):
+    """Cases in which two stores are open on one place, as two processes have them."""
+
+    @pytest.fixture
+    async def second(self, scene: Scene, clock: ManualClock) -> AsyncIterator[Scene]:
+        """A second process on the place of `scene`, with the worker `w2`."""
+        store = self.make_store(clock)
+        await store.open()
+        await store.register("w2", LEASE_MS)
+        yield Scene(store, clock, worker="w2")
+        await store.close()
+
+
 @asynccontextmanager
 async def renewals(store: Store) -> AsyncGenerator[Renew]:
     """What renews leases as the heartbeat does: on an event loop of another thread."""

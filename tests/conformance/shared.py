@@ -1,29 +1,17 @@
 """Several stores on one place, as several processes have them."""
 
 import asyncio
-from collections.abc import AsyncIterator
-
-import pytest
 
 from batchflow.core.breaker import Breaker, BreakerChange
 from batchflow.core.failure_budget import FailureBudget
 from batchflow.core.flow import FlowControl
 from batchflow.core.store import Store
 from batchflow.testing.clock import ManualClock
-from tests.conformance.scene import LEASE_MS, Cases, Scene, message, names, ran, renewed
+from tests.conformance.scene import LEASE_MS, Scene, TwoProcesses, message, names, ran, renewed
 
 
-class SharedCases(Cases):
+class SharedCases(TwoProcesses):
     """What one process does is true for all."""
-
-    @pytest.fixture
-    async def second(self, scene: Scene, clock: ManualClock) -> AsyncIterator[Scene]:
-        """A second process on the place of `scene`, with the worker `w2`."""
-        store = self.make_store(clock)
-        await store.open()
-        await store.register("w2", LEASE_MS)
-        yield Scene(store, clock, worker="w2")
-        await store.close()
 
     async def test_open_at_the_same_moment_sets_up_once(self, clock: ManualClock) -> None:
         """Processes that start together do not get in each other's way."""

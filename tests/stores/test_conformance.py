@@ -4,12 +4,12 @@ import inspect
 
 from batchflow.core.store import Store
 from batchflow.core.wire_store import WireStore
-from tests.conformance import SharedStoreConformance, WireConformance
+from tests.conformance import SharedStoreConformance, SharedWireConformance
 
 VERBS = [name for protocol in (Store, WireStore) for name in dir(protocol) if not name.startswith("_")]
 CASES = {
     name: case
-    for suite in (SharedStoreConformance, WireConformance)
+    for suite in (SharedStoreConformance, SharedWireConformance)
     for name, case in inspect.getmembers(suite)
     if name.startswith("test_")
 }

@@ -11,7 +11,7 @@ from fakeredis import FakeAsyncRedis
 from batchflow.core.ports import Clock
 from batchflow.core.store import Store
 from batchflow.stores.redis import RedisStore
-from tests.conformance import SharedStoreConformance, WireConformance
+from tests.conformance import SharedStoreConformance, SharedWireConformance
 from tests.conformance.scene import Cases
 from tests.stores import redis_keys
 from tests.stores.redis_server import Server, served
@@ -41,7 +41,7 @@ class TestFakeRedis(FakeRedisCases, SharedStoreConformance):
     """What every store keeps."""
 
 
-class TestPostsOnFakeRedis(FakeRedisCases, WireConformance):
+class TestPostsOnFakeRedis(FakeRedisCases, SharedWireConformance):
     """What a store of posts keeps."""
 
 
@@ -64,7 +64,7 @@ class TestRedisServer(RedisServerCases, SharedStoreConformance):
     """What every store keeps."""
 
 
-class TestPostsOnRedisServer(RedisServerCases, WireConformance):
+class TestPostsOnRedisServer(RedisServerCases, SharedWireConformance):
     """What a store of posts keeps."""
 
 

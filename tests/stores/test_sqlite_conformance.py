@@ -7,7 +7,7 @@ import pytest
 from batchflow.core.ports import Clock
 from batchflow.core.store import Store
 from batchflow.stores.sqlite import SqliteStore
-from tests.conformance import SharedStoreConformance, StoreConformance, WireConformance
+from tests.conformance import SharedStoreConformance, SharedWireConformance, StoreConformance, WireConformance
 from tests.conformance.scene import Cases
 
 
@@ -34,7 +34,7 @@ class TestSqliteFile(FileCases, SharedStoreConformance):
     """What every store keeps."""
 
 
-class TestPostsOnSqliteFile(FileCases, WireConformance):
+class TestPostsOnSqliteFile(FileCases, SharedWireConformance):
     """What a store of posts keeps."""
 
 
