@@ -45,6 +45,7 @@ def rows(found: dict[str, Figures]) -> list[Row]:
         *_scale_rows(found),
         *_redis_rows(found),
         *_claim_rows("CPU of Redis", found["claims_on_redis"]),
+        *_push_rows(found),
         ("idle worker", f"{found['idle']['core_percent']:.2f}% of a core", "1%", "-"),
     ]
 
@@ -181,6 +182,26 @@ def _redis_rows(found: dict[str, Figures]) -> list[Row]:
         _ratio("FCALL of an empty group, of Redis", calls["function_us"], "us", "wanted", 10),
         _ratio("… EVALSHA of it, as on Redis 6.2", calls["script_us"], "us", "FCALL", calls["function_us"]),
         _ratio("… EVALSHA of `return 1`", calls["nothing_us"], "us", "FCALL", calls["function_us"]),
+    ]
+
+
+def _push_rows(found: dict[str, Figures]) -> list[Row]:
+    push, server = found["push_6k"], found["server_6k"]
+    return [
+        _ratio("posts delivered to a sink", push["engine_per_s"], "/s", "raw signed aiohttp", push["raw_per_s"]),
+        _ratio("… CPU of a delivery", push["engine_cpu_us"], "us", "raw signed aiohttp", push["raw_cpu_us"]),
+        _ratio("… CPU of one without HTTP", push["bare_cpu_us"], "us", "with HTTP", push["engine_cpu_us"]),
+        _ratio(
+            "`batchflow server`: taken by `/v2/batch` and delivered",
+            server["server_per_s"],
+            "/s",
+            "raw signed aiohttp",
+            server["raw_per_s"],
+        ),
+        _ratio("… CPU of both", server["server_cpu_us"], "us", "raw signed aiohttp", server["raw_cpu_us"]),
+        _ratio("… taken only", server["ingest_per_s"], "/s", "raw inserts", server["inserts_per_s"]),
+        _ratio("… CPU of taking one", server["ingest_cpu_us"], "us", "of both", server["server_cpu_us"]),
+        _ratio("a row of the log of posts", found["post_log"]["row_us"], "us", "wanted", 10),
     ]
 
 

@@ -18,6 +18,7 @@ from benchmarks.app import quiet_app
 from benchmarks.claims import claims_embedded, claims_on_redis
 from benchmarks.crew import crew_embedded, crew_on_redis
 from benchmarks.job import Greet, GreetHundred, Greeting, GreetLarge, GreetMany, GreetTenants, User, Users
+from benchmarks.push import post_log, push_6k, server_6k
 from benchmarks.references import python_items, sqlite_items
 from benchmarks.scale import million, waiting_handles
 from benchmarks.steps import parallel_runs, sequential_steps, sleeping_runs
@@ -304,6 +305,9 @@ SCENARIOS: dict[str, Callable[[Path], Awaitable[Figures]]] = {
         redis_queue,
         redis_calls,
         claims_on_redis,
+        push_6k,
+        server_6k,
+        post_log,
         million,
     )
 }
