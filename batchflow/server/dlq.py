@@ -1,6 +1,7 @@
 """The routes of the DLQ: list, show, delete and retry messages whose attempts are used up."""
 
-from collections.abc import AsyncIterator, Mapping
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from hashlib import sha256
 from typing import Any, NamedTuple
@@ -9,7 +10,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic_core import from_json, to_json
 
 from batchflow.core.dead_letters import DeadLetter, DeadLetterQuery
-from batchflow.core.posts import PUSH_DESTINATION
+from batchflow.core.posts import PUSH_DESTINATION, Post
 from batchflow.errors import InputError, NotFoundError
 from batchflow.server.context import Context, ServerContext, Tenant
 from batchflow.server.filters import DATE_FILTERS, POST_FILTERS, Filters, body_filters, filter_parameters
@@ -106,7 +107,7 @@ async def delete_entries(context: Context, tenant: Tenant, request: Request) -> 
     """Those that match, or those with the `dlqIds` of a JSON body; without filters all, a page with each request."""
     sent = await read_body(request.scope, request.receive)
     found = await _find(context, tenant, _filters(request, sent))
-    deleted = [await context.store.delete_dead_letter(id) for id in found.ids]
+    deleted = await asyncio.gather(*(context.store.delete_dead_letter(id) for id in found.ids))
     return DlqDeleted(deleted=sum(deleted), cursor=found.cursor)
 
 
@@ -124,15 +125,16 @@ async def delete_entry(context: Context, tenant: Tenant, id: str) -> Response:
 async def retry_entries(context: Context, tenant: Tenant, request: Request) -> DlqRetried:
     """Each is published as a new message, and deleted here. `Upstash-*` headers change the new messages."""
     found = await _find(context, tenant, _filters(request))
-    letters = [await _found_letter(context, tenant, id) for id in found.ids]
-    ids = [await _retry(context, it, request) for it in letters if it is not None]
+    letters = await asyncio.gather(*(_found_letter(context, tenant, id) for id in found.ids))
+    ids = await _retry(context, [it for it in letters if it is not None], request)
     return DlqRetried(responses=[RetriedMessage(message_id=id) for id in ids], cursor=found.cursor)
 
 
 @router.post("/retry/{id}", summary="Retry an entry", status_code=201)
 async def retry_entry(context: Context, tenant: Tenant, id: str, request: Request) -> RetriedMessage:
     """It is published as a new message, and deleted here. `Upstash-*` headers change the new message."""
-    return RetriedMessage(message_id=await _retry(context, await _letter(context, tenant, id), request))
+    (new_id,) = await _retry(context, [await _letter(context, tenant, id)], request)
+    return RetriedMessage(message_id=new_id)
 
 
 def _filters(request: Request, sent: bytes = b"") -> Filters:
@@ -234,16 +236,21 @@ def _description(letter: DeadLetter) -> str:
     return to_json(message_json(Envelope.of_text(letter.message.body), letter.id)).decode()
 
 
-async def _retry(context: ServerContext, letter: DeadLetter, request: Request) -> str:
-    """Publish the message of an entry anew, and delete the entry; returns the new id."""
-    stored = Envelope.of_text(letter.message.body)
-    envelope = _overridden(stored, request, context.now())
+async def _retry(context: ServerContext, letters: Sequence[DeadLetter], request: Request) -> list[str]:
+    """Publish the messages of entries anew, all or none, and delete the entries; returns the new ids."""
+    posts = [post for it in letters for post in _posts_again(it, request, context.now())]
+    posted = await context.post(posts)
+    await asyncio.gather(*(context.store.delete_dead_letter(it.id) for it in letters))
+    return [it.id for it in posted]
+
+
+def _posts_again(letter: DeadLetter, request: Request, now: int) -> list[Post]:
+    """The post of a retry at `now`."""
+    envelope = _overridden(Envelope.of_text(letter.message.body), request, now)
     again = PublishRequest(destination=envelope.topic or envelope.url, envelope=envelope)
     # It follows from that of the entry: of two retries at the same time one publishes.
     id = f"msg_{sha256(f'retry of {letter.id}'.encode()).hexdigest()[:32]}"
-    (posted,) = await context.post(posts_of(again, lambda: id, [(envelope.url, envelope.endpoint)]))
-    await context.store.delete_dead_letter(letter.id)
-    return posted.id
+    return posts_of(again, lambda: id, [(envelope.url, envelope.endpoint)])
 
 
 def _overridden(envelope: Envelope, request: Request, now: int) -> Envelope:

@@ -15,8 +15,8 @@ from batchflow.wire.publish_headers import MAX_PERIOD_S, check_name
 
 router = APIRouter(prefix="/v2", tags=["flow control"])
 
-_PAGE = 1000
-_LOOKED_BACK = 20_000
+_PAGE = 100
+_LOOKED_BACK = 5_000
 
 _Limit = Annotated[int | None, Query(ge=1, le=999_999_999)]
 

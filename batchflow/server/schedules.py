@@ -1,7 +1,7 @@
 """The routes of schedules: make or replace, list, show, delete, pause, resume."""
 
 from collections.abc import AsyncIterator, Mapping
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Request, Response
 from pydantic import Field
@@ -19,6 +19,21 @@ from batchflow.wire.messages import message_json
 router = APIRouter(prefix="/v2/schedules", tags=["schedules"])
 
 _PAGE = 500
+_TEXT = {"type": "string"}
+_DOCUMENTED: dict[str, Any] = {
+    "parameters": [
+        {
+            "name": "destination",
+            "in": "path",
+            "required": True,
+            "description": "a URL as it is, with its query, or the name of a URL group",
+            "schema": _TEXT,
+        },
+        {"name": "Upstash-Cron", "in": "header", "required": True, "description": "five fields", "schema": _TEXT},
+        {"name": "Upstash-Schedule-Id", "in": "header", "description": "the schedule to replace", "schema": _TEXT},
+    ],
+    "requestBody": {"content": {"*/*": {"schema": {"type": "string", "format": "binary"}}}},
+}
 
 
 class ScheduleCreated(WireModel):
@@ -122,7 +137,9 @@ async def resume_schedule(context: Context, tenant: Tenant, id: str) -> Response
 
 
 # After the routes above, whose paths it takes too.
-@router.post("/{destination:path}", summary="Make a schedule, or replace the one with its id")
+@router.post(
+    "/{destination:path}", summary="Make a schedule, or replace the one with its id", openapi_extra=_DOCUMENTED
+)
 async def create_schedule(context: Context, tenant: Tenant, request: Request) -> ScheduleCreated:
     """`Upstash-Cron` is the cron expression; all other headers and the body are those of a publish request.
 

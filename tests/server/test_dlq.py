@@ -1,5 +1,6 @@
 """The routes of the DLQ."""
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -289,6 +290,14 @@ async def test_entries_are_retried_by_a_query(http: AsyncClient, engine: Engine)
     retried = [first["messageId"], *(it["messageId"] for it in [*answer["responses"], *rest["responses"]])]
     assert set(await waiting(engine)) == set(retried)
     assert (await http.post("/v2/dlq/retry")).json() == {"responses": []}
+
+
+async def test_retries_at_the_same_time_publish_once(http: AsyncClient, failing: Failing, engine: Engine) -> None:
+    """Each that is answered with an id has the same."""
+    await failing("msg_1")
+    answers = await asyncio.gather(*(http.post("/v2/dlq/retry/msg_1") for _ in range(5)))
+    assert len(await waiting(engine)) == 1
+    assert len({it.json()["messageId"] for it in answers if it.status_code == 201}) == 1
 
 
 async def test_a_retry_that_fails_is_an_entry_of_its_own(http: AsyncClient, failing: Failing) -> None:

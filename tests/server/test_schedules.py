@@ -209,3 +209,10 @@ async def test_a_schedule_that_does_not_exist_is_not_found(http: AsyncClient, me
     response = await http.request(method, f"/v2/schedules/{path}")
     sentence = "there is no schedule 'none'; make it with POST /v2/schedules"
     assert (response.status_code, response.json()) == (404, {"error": sentence})
+
+
+async def test_the_document_of_the_api_names_the_destination(stranger: AsyncClient) -> None:
+    """Though the route reads it from the path as it was sent."""
+    paths = (await stranger.get("/openapi.json")).json()["paths"]
+    parameters = paths["/v2/schedules/{destination}"]["post"]["parameters"]
+    assert [it["name"] for it in parameters] == ["destination", "Upstash-Cron", "Upstash-Schedule-Id"]
