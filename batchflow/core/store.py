@@ -138,7 +138,7 @@ class Commands(Protocol):
         ...
 
     async def resume_batch(self, id: str) -> bool:
-        """Undo `pause_batch`. False if the batch is not paused. Its failure budget counts anew."""
+        """Undo `pause_batch`; its failure budget counts anew. False if it is not paused or is being cancelled."""
         ...
 
     async def set_failure_budget(self, id: str, budget: FailureBudget | None) -> bool:

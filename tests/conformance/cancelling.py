@@ -146,6 +146,18 @@ class CancelCases(Cases):
         assert await scene.store.resume_batch("bat_a")
         assert await scene.next_due() is None
 
+    async def test_resume_batch_changes_nothing_of_one_that_is_cancelled(self, scene: Scene) -> None:
+        """It is too late while an item of it is still under way, and when it has ended."""
+        await scene.start(["u1", "u2"])
+        (claim,) = await scene.items(1)
+        await scene.store.pause_batch("bat_a")
+        await scene.store.cancel_batch("bat_a")
+        before = await scene.batch()
+        assert not await scene.store.resume_batch("bat_a")
+        assert await scene.batch() == before
+        await scene.store.settle(settlement.cancelled(claim))
+        assert not await scene.store.resume_batch("bat_a")
+
     async def test_cancel_batch_ends_a_paused_one(self, scene: Scene) -> None:
         """Nobody has to resume it before."""
         await scene.start(["u1"])

@@ -1614,7 +1614,7 @@ class MemoryStore:
     @write(tells=True)
     def resume_batch(self, id: str) -> bool:
         batch = self.at.batches.get(id)
-        if batch is None or not batch.paused:
+        if batch is None or not batch.paused or batch.state == "cancelling":
             return False
         batch.paused, batch.stop_reason = False, None
         batch.count_failures_anew()

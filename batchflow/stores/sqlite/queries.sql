@@ -1107,7 +1107,7 @@ UPDATE batch SET paused = 1, stop_reason = :reason WHERE key = :batch AND ended_
 
 -- batch_resume --
 UPDATE batch SET paused = 0, stop_reason = NULL, budget_succeeded = succeeded, budget_failed = failed
-WHERE key = :batch AND paused = 1;
+WHERE key = :batch AND paused = 1 AND state <> 'cancelling';
 
 -- batch_set_failure_budget --
 UPDATE batch SET failure_budget = :budget, budget_succeeded = succeeded, budget_failed = failed
