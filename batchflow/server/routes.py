@@ -4,13 +4,15 @@ from collections.abc import Sequence
 
 from fastapi import APIRouter
 
-from batchflow.server import dlq, flow_control, groups, keys, not_supported, queues, schedules
+from batchflow.server import dlq, flow_control, groups, keys, logs, messages, not_supported, queues, schedules
 
 ROUTERS: Sequence[APIRouter] = (
+    messages.router,
     queues.router,
     schedules.router,
     groups.router,
     dlq.router,
+    logs.router,
     keys.router,
     flow_control.router,
     not_supported.router,
