@@ -5,6 +5,7 @@ from typing import Any
 
 from fastapi.exceptions import RequestValidationError
 from pydantic_core import to_json
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -50,12 +51,17 @@ def misfit_answer(error: RequestValidationError) -> Response:
     return _error(f"'{place}' does not fit: {first['msg']}" if place else f"the body does not fit: {first['msg']}", 400)
 
 
-def no_route_answer(request: Request, status: int, headers: Mapping[str, str] | None) -> Response:
-    """The response to a request for which there is no route, or none with its method."""
-    if status == 405:
-        allowed = (headers or {}).get("Allow", "")
-        return _error(f"{request.method} is not possible here; send {allowed.replace(', ', ' or ')}", 405, headers)
-    return _error(f"there is no route {request.method} {request.scope['path']}", status, headers)
+def http_answer(request: Request, error: HTTPException) -> Response:
+    """The response to a request that was not routed: there is no route, or none with its method."""
+    match error.status_code:
+        case 404:
+            sentence = f"there is no route {request.method} {request.scope['path']}"
+        case 405:
+            allowed = (error.headers or {}).get("Allow", "")
+            sentence = f"{request.method} is not possible here; send {allowed.replace(', ', ' or ')}"
+        case _:
+            sentence = error.detail
+    return _error(sentence, error.status_code, error.headers)
 
 
 def _error(sentence: str, status: int, headers: Mapping[str, str] | None = None) -> Response:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, TypeAlias, cast
 
-from fastapi import FastAPI, Request
+from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
@@ -11,10 +11,11 @@ from starlette.types import Message, Receive, Scope, Send
 
 from batchflow.engine.engine import Engine
 from batchflow.errors import BatchflowError, InputError
-from batchflow.server.answers import error_answer, misfit_answer, no_route_answer
+from batchflow.server.answers import error_answer, http_answer, misfit_answer
 from batchflow.server.context import ServerContext, Tenants
+from batchflow.server.openapi import ERRORS, ServerApi
 from batchflow.server.publish import PublishRoutes
-from batchflow.server.raw_request import TOKEN_PARAMETER, query_token, raw_path
+from batchflow.server.raw_request import TOKEN_PARAMETER, limited, query_token, raw_path
 from batchflow.server.routes import ROUTERS
 from batchflow.server.tokens import TokenStore
 
@@ -71,13 +72,13 @@ class QStashServer:
             scope = {**scope, "batchflow.tenant": await self._tenant(scope)}
         direct = self._direct_route(path)
         if direct is None:
-            await self._api(scope, receive, send)
+            await self._api(scope, limited(scope, receive), send)
             return
         route, rest = direct
         if scope["method"] == "POST":
             response = await route(scope, receive, rest)
         else:
-            response = no_route_answer(Request(scope), 405, {"Allow": "POST"})
+            response = http_answer(Request(scope), HTTPException(405, headers={"Allow": "POST"}))
         await response(scope, receive, send)
 
     def _direct_route(self, path: str) -> tuple[DirectRoute, str] | None:
@@ -104,20 +105,21 @@ def _token(scope: Scope) -> str | None:
     return token.strip() if len(given) == 1 and scheme.lower() == "bearer" else None
 
 
-def _api(context: ServerContext) -> FastAPI:
+def _api(context: ServerContext) -> ServerApi:
     handlers: dict[Any, Any] = {
         BatchflowError: _on_error,
         RequestValidationError: _on_misfit,
-        HTTPException: _on_no_route,
+        HTTPException: _on_http_error,
         Exception: _on_error,
     }
-    api = FastAPI(
+    api = ServerApi(
         title="QStash",
         description=_DESCRIPTION,
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
         redirect_slashes=False,
         exception_handlers=handlers,
+        responses=ERRORS,
     )
     api.state.context = context
     for router in ROUTERS:
@@ -133,6 +135,5 @@ async def _on_misfit(_: Request, error: Exception) -> Response:
     return misfit_answer(cast("RequestValidationError", error))
 
 
-async def _on_no_route(request: Request, error: Exception) -> Response:
-    failure = cast("HTTPException", error)
-    return no_route_answer(request, failure.status_code, failure.headers)
+async def _on_http_error(request: Request, error: Exception) -> Response:
+    return http_answer(request, cast("HTTPException", error))

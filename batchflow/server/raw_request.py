@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from urllib.parse import quote, unquote, unquote_plus
 
-from starlette.types import Receive, Scope
+from starlette.types import Message, Receive, Scope
 
 from batchflow.errors import InputError, TooLarge
 
@@ -36,27 +36,44 @@ def _decoded(value: bytes) -> str:
         return value.decode("latin-1")
 
 
+def limited(scope: Scope, receive: Receive) -> Receive:
+    """Receive a request whose body has at most `MAX_BODY` bytes.
+
+    Raises:
+        TooLarge: it has more; also while it is received.
+    """
+    for name, value in scope["headers"]:
+        # No server takes longer ones; int() of those would take long.
+        if name == b"content-length" and value[:20].isdigit() and int(value[:20]) > MAX_BODY:
+            raise _too_large()
+    size = 0
+
+    async def receive_limited() -> Message:
+        nonlocal size
+        message = await receive()
+        size += len(message.get("body", b""))
+        if size > MAX_BODY:
+            raise _too_large()
+        return message
+
+    return receive_limited
+
+
 async def read_body(scope: Scope, receive: Receive) -> bytes:
     """The body of a request.
 
     Raises:
-        TooLarge: it has more than `MAX_BODY` bytes, of which no more are read.
+        TooLarge: it has more than `MAX_BODY` bytes.
         InputError: the connection was closed before its end; nobody reads the answer.
     """
-    for name, value in scope["headers"]:
-        if name == b"content-length" and value.isdigit() and len(value) > 7 and int(value[:20]) > MAX_BODY:
-            raise _too_large()
+    receive = limited(scope, receive)
     chunks: list[bytes] = []
-    size, more = 0, True
+    more = True
     while more:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise InputError("the connection was closed before the body was complete", status=400)
-        chunk: bytes = message.get("body", b"")
-        size += len(chunk)
-        if size > MAX_BODY:
-            raise _too_large()
-        chunks.append(chunk)
+        chunks.append(message.get("body", b""))
         more = message.get("more_body", False)
     return b"".join(chunks)
 
