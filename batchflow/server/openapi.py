@@ -35,18 +35,18 @@ _SETTINGS = (
 )
 
 
-class ErrorInfo(WireModel):
+class ErrorAnswer(WireModel):
     """The reason why a request was refused, in one sentence."""
 
     error: str
 
 
 ERRORS: dict[int | str, dict[str, Any]] = {
-    400: {"model": ErrorInfo, "description": "the request cannot be understood"},
-    401: {"model": ErrorInfo, "description": "the token is missing, or not one of this server"},
-    404: {"model": ErrorInfo, "description": "it does not exist"},
-    413: {"model": ErrorInfo, "description": "the body is too large"},
-    503: {"model": ErrorInfo, "description": "the store is away; Retry-After says when to try again"},
+    400: {"model": ErrorAnswer, "description": "the request cannot be understood"},
+    401: {"model": ErrorAnswer, "description": "the token is missing, or not one of this server"},
+    404: {"model": ErrorAnswer, "description": "it does not exist"},
+    413: {"model": ErrorAnswer, "description": "the body is too large"},
+    503: {"model": ErrorAnswer, "description": "the store is away; Retry-After says when to try again"},
 }
 """The errors of every route."""
 
@@ -97,7 +97,7 @@ def _parameter(name: str, description: str) -> dict[str, Any]:
 def _post(
     summary: str, description: str, body: dict[str, Any], answer: dict[str, Any], *parameters: dict[str, Any]
 ) -> dict[str, Any]:
-    error = {"$ref": "#/components/schemas/ErrorInfo"}
+    error = {"$ref": "#/components/schemas/ErrorAnswer"}
     errors: dict[str, Any] = {"anyOf": [error, {"type": "array", "items": error}]} if not parameters else error
     statuses = {status: about["description"] for status, about in ERRORS.items()}
     statuses[412] = "this server does not allow so much, such as so many retries"
