@@ -107,6 +107,15 @@ async def test_a_wrong_header_is_named(http: AsyncClient) -> None:
     assert "upstash-delay" in response.json()["error"]
 
 
+async def test_a_cron_expression_makes_a_schedule(http: AsyncClient, engine: Engine) -> None:
+    """And publishes nothing now."""
+    headers = {"Upstash-Cron": "*/5 * * * *", "Upstash-Schedule-Id": "mine"}
+    response = await http.post(f"/v2/publish/{URL}?x=1", headers=headers)
+    assert (response.status_code, response.json()) == (201, {"scheduleId": "mine"})
+    assert (await http.get("/v2/schedules/mine")).json()["destination"] == f"{URL}?x=1"
+    assert await wire_store(engine).open_posts("ours") == []
+
+
 async def test_only_post_publishes(http: AsyncClient) -> None:
     """Another method is refused with the one to use."""
     response = await http.get(f"/v2/publish/{URL}")
