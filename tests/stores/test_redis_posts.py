@@ -13,6 +13,7 @@ from batchflow.core.message import Message
 from batchflow.core.posts import PUSH_DESTINATION, LogEntry, Post
 from batchflow.core.settlement import LeaveQueue, Log
 from batchflow.errors import StoreUnavailable
+from batchflow.stores.base import SWEEP_LIMIT
 from batchflow.stores.redis import RedisStore
 from tests.conformance.scene import Scene
 from tests.stores.redis_keys import permanent, snapshot
@@ -147,6 +148,21 @@ async def test_a_post_that_was_stopped_on_its_way_to_its_place_goes_on(server: S
         await store.publish([made[0].message])
         assert (await store.put_queue(TENANT, "q", paused=False)).lag == 2
         assert [await deliver(scene), await deliver(scene)] == [["a"], ["b"]]
+
+
+async def test_a_queue_in_which_thousands_wait_is_dropped(server: Server) -> None:
+    """In several calls, so that each keeps the server for a moment only."""
+    count = 2 * SWEEP_LIMIT + 1
+    async with opened(server.url) as scene:
+        store = store_of(scene)
+        for first in range(0, count, 500):
+            await store.post([post(f"p{number}", queue="q") for number in range(first, min(first + 500, count))])
+        assert await store.drop_queue(TENANT, "q")
+        assert await store.queue(TENANT, "q") is None
+        assert [it.entry.message for it in await store.open_posts(TENANT)] == ["p0"]
+        latest = await store.log_entries(TENANT, limit=count)
+        assert [it.entry.state for it in latest] == ["CANCELED"] * (count - 1) + ["CREATED"]
+        assert not await store.drop_queue(TENANT, "q")
 
 
 async def test_a_place_is_taken_by_one_process_only(server: Server) -> None:

@@ -1,4 +1,4 @@
-"""The verbs of `batchflow.core.wire_store.WireStore` on Redis that only read."""
+"""The verbs of `batchflow.core.wire_store.WireStore` on Redis that read, and those that need several calls."""
 
 from collections.abc import Mapping, Sequence
 
@@ -52,6 +52,13 @@ class RedisWireVerbs(WireVerbs):
     async def queues(self, tenant: str) -> Sequence[Queue]:
         """See the protocol."""
         return [queue(row) for row in await self._enqueue("queues", tenant)]
+
+    async def drop_queue(self, tenant: str, name: str) -> bool:
+        """See the protocol; of very many posts that wait, each slice is cancelled in a transaction of its own."""
+        dropped: bool | None = None
+        while dropped is None:
+            dropped = await self._enqueue("drop_queue", tenant, name)
+        return dropped
 
     # Documents
 

@@ -62,8 +62,8 @@ function queues.drop_waiting(id)
   call('HDEL', P .. 'pl:' .. id, 'q', 'm')
 end
 
--- put_queue: makes a queue or changes what is given of it. drop_queue: removes one and cancels the posts that wait in it;
--- false if it does not exist. queue, queues: one queue or null, those of a tenant by name. A queue is [name, parallelism,
+-- put_queue: makes a queue or changes what is given of it. drop_queue: removes one and cancels the posts that wait in it, a
+-- slice at a time: null as long as there are more; false if it does not exist. queue, queues: one queue or null, those of a tenant by name. A queue is [name, parallelism,
 -- paused, made at, changed at, posts that wait or have a place].
 local function row(tenant, queue, about)
   local name = name_of(tenant, queue)
@@ -85,10 +85,12 @@ end
 verbs.drop_queue = function(tenant, queue)
   if not load_queue(tenant, queue) then return false end
   local name = name_of(tenant, queue)
-  for _, id in ipairs(call('ZRANGE', P .. 'qw:' .. name, 0, -1)) do
+  local waiting = call('ZRANGE', P .. 'qw:' .. name, 0, SWEEP_LIMIT - 1)
+  for _, id in ipairs(waiting) do
     queues.drop_waiting(id)
     posts.end_cancelled(id)
   end
+  if #waiting == SWEEP_LIMIT then return nil end
   for _, id in ipairs(call('ZRANGE', P .. 'qp:' .. name, 0, -1)) do call('HDEL', P .. 'pl:' .. id, 'q') end
   call('DEL', P .. 'qp:' .. name)
   call('HDEL', P .. 'qs:' .. tenant, queue)
