@@ -3,7 +3,7 @@
 import asyncio
 import math
 import socket
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,8 +21,15 @@ class HttpServer(uvicorn.Server):
         yield
 
 
-async def serve_http(app: Any, listener: socket.socket, signals: SignalHandler, grace_seconds: float) -> None:
-    """Serve the app until a signal comes; requests that are under way then have the grace to end."""
+async def serve_http(
+    app: Any,
+    listener: socket.socket,
+    signals: SignalHandler,
+    *,
+    grace_seconds: float,
+    on_stop: Callable[[], None],
+) -> None:
+    """Serve the app until a signal comes; then call `on_stop`, and give the requests under way the grace to end."""
     config = uvicorn.Config(
         app,
         lifespan="off",
@@ -35,5 +42,6 @@ async def serve_http(app: Any, listener: socket.socket, signals: SignalHandler, 
     server = HttpServer(config)
     serving = asyncio.create_task(server.serve([listener]))
     await signals.wait_for(serving)
+    on_stop()
     server.should_exit = True
     await serving

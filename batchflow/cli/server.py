@@ -60,8 +60,9 @@ class RunServer:
             with SignalHandler(grace) as signals, LogWriter(flow.settings.log_level, output):
                 try:
                     if await run_unless_stopped(signals, self._start(flow, listener, output)):
-                        await serve_http(app, listener, signals, grace)
-                        print_stopping(flow, output)
+                        await serve_http(
+                            app, listener, signals, grace_seconds=grace, on_stop=lambda: print_stopping(flow, output)
+                        )
                 finally:
                     await flow.stop()
                 output.print("Stopped")

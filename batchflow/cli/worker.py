@@ -30,6 +30,7 @@ from batchflow.stores.sqlite import SqliteStore
 
 _CONCURRENCY_VARIABLE = "BATCHFLOW_CONCURRENCY"
 _NAME_VARIABLE = "BATCHFLOW_WORKER_NAME"
+_POSTS = "messages of QStash"
 _SUPERVISOR_EXTRA_SECONDS = 2.0
 # The supervisor waits this much longer than its processes do before they exit by force.
 
@@ -96,7 +97,7 @@ class RunWorker:
             raise ConfigurationError(
                 f"'{self.target}' sets its concurrency to {flow.settings.concurrency} in code; change it there"
             )
-        if not flow.workflows and not flow.served:
+        if not _function_names(flow):
             raise InputError(f"'{self.target}' has nothing to work for; add a workflow with flow.add(…)")
         return flow
 
@@ -135,7 +136,8 @@ def print_stopping(flow: Batchflow, output: Output) -> None:
 
 
 def _function_names(flow: Batchflow) -> str:
-    return ", ".join([*sorted(flow.workflows), *sorted(flow.served)])
+    posts = [] if flow.engine.push_client is None else [_POSTS]
+    return ", ".join([*sorted(flow.workflows), *sorted(flow.served), *posts])
 
 
 _STABLE_MS = 60_000
@@ -287,9 +289,6 @@ def _print_workers(output: Output, found: Sequence[WorkerStatus], now: int) -> N
     for serves, names in alike.items():
         verb = "serves" if len(names) == 1 else "serve"
         output.print(f"{', '.join(names)} {verb} {', '.join(_served_names(serves))}")
-
-
-_POSTS = "messages of QStash"
 
 
 def _served_names(destinations: Sequence[str]) -> list[str]:

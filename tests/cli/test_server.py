@@ -7,12 +7,16 @@ import signal
 import socket
 import subprocess
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from httpx import AsyncClient, Response
+import pytest
+from httpx import ASGITransport, AsyncClient, Response
 from qstash import Receiver
 
+from batchflow import Batchflow
 from tests.cli.command_line import CommandLine, wait_for_exit
 from tests.engine.http_server import serving
+from tests.stores.redis_server import served
 from tests.waiting import wait_until
 
 Processes = list["subprocess.Popen[str]"]
@@ -120,6 +124,45 @@ async def test_servers_on_one_store_share_tokens_and_a_revoked_one_is_refused(
         assert (await first.publish(sink.url, token)).is_success
         workers = await asyncio.to_thread(command, "workers")
         assert workers.out.endswith(" serve messages of QStash\n")
+
+
+async def test_servers_on_one_redis_share_the_deliveries(
+    command: CommandLine, processes: Processes, tmp_path: Path
+) -> None:
+    """Each message is delivered by one of them, whichever took it."""
+    folder = tmp_path / "redis"
+    folder.mkdir()
+    with served(folder) as redis:
+        first = await start(command, processes, "--url", redis.url)
+        second = await start(command, processes, "--url", redis.url)
+        assert list(second.variables) == ["QSTASH_URL"]
+        headers = {"Authorization": f"Bearer {first.variables['QSTASH_TOKEN']}"}
+        async with serving() as sink, AsyncClient(headers=headers) as client:
+            sent: set[str] = set()
+            for server in (first, second):
+                items = [{"destination": f"{sink.url}/{number}"} for number in range(20)]
+                answer = await client.post(f"{server.url}/v2/batch", json=items)
+                sent |= {it["messageId"] for it in answer.json()}
+            await wait_until(lambda: len(sink.asked) >= 40, description="all messages are delivered")
+            for server in (first, second):
+                server.process.send_signal(signal.SIGTERM)
+                assert (await asyncio.to_thread(wait_for_exit, server.process)).code == 0
+        assert sorted(it.headers["upstash-message-id"] for it in sink.asked) == sorted(sent)
+
+
+async def test_a_worker_delivers_what_an_app_without_one_has_taken(
+    command: CommandLine, processes: Processes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its app may have nothing but a server."""
+    command.write("from batchflow import Batchflow\nflow = Batchflow(worker=False)\nserver = flow.server\n")
+    processes.append(command.start("worker", command.target, BATCHFLOW_PUSH_ALLOW="loopback"))
+    monkeypatch.setenv("BATCHFLOW_PUSH_ALLOW", "")
+    flow = Batchflow(worker=False)
+    client = AsyncClient(transport=ASGITransport(flow.server), base_url="http://app.test")
+    async with serving() as sink, flow, client:
+        client.headers["Authorization"] = f"Bearer {await flow.server.tokens.create('shop')}"
+        assert (await client.post(f"/v2/publish/{sink.url}", content="hello")).is_success
+        await wait_until(lambda: len(sink.asked) == 1, description="the worker has delivered the message")
 
 
 async def test_a_server_for_others_warns_and_does_not_deliver_to_this_machine(
