@@ -31,6 +31,7 @@ SECRET_OUTCOME: Final = '{"batchflow:secret":null}'
 
 _MARK = "batchflow:secret"
 _MARK_BYTES = _MARK.encode()
+_MARKED_HEAD = f'{{"{_MARK}":'
 
 
 @final
@@ -218,7 +219,12 @@ def marked(value: object) -> dict[str, object]:
 
 def marked_text(text: str) -> str:
     """The stored JSON form of a secret value, whose JSON text this is."""
-    return f'{{"{_MARK}":{text}}}'
+    return f"{_MARKED_HEAD}{text}}}"
+
+
+def unmarked_text(text: str) -> str:
+    """The JSON text of which `marked_text` made this one; any other text stays as it is."""
+    return text[len(_MARKED_HEAD) : -1] if text.startswith(_MARKED_HEAD) else text
 
 
 # Shown

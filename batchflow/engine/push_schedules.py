@@ -8,6 +8,7 @@ from batchflow.core.flow import FlowControl
 from batchflow.core.message import Message
 from batchflow.core.posts import PUSH_SCHEDULE_DESTINATION
 from batchflow.core.schedule import Cron, NewSchedule, ScheduledStart, scheduled_run_id
+from batchflow.core.secrets import marked_text
 from batchflow.errors import InputError
 from batchflow.wire.publish import PublishRequest
 
@@ -23,7 +24,7 @@ def stored_schedule_id(tenant: str, id: str) -> str:
 def new_schedule(id: str, request: PublishRequest) -> NewSchedule:
     """The schedule `id` of the request's tenant, each of whose fires publishes `request`.
 
-    A delay of the request is that of each post.
+    A delay of the request is that of each post. The whole payload is a secret value: it has headers and a body.
 
     Raises:
         ConfigurationError: its cron expression is missing or not valid.
@@ -34,7 +35,7 @@ def new_schedule(id: str, request: PublishRequest) -> NewSchedule:
         target=_TITLE,
         destination=PUSH_SCHEDULE_DESTINATION,
         cron=Cron.parse(request.cron),
-        payload=_codec().encode(replace(request, envelope=envelope, schedule_id=id)),
+        payload=marked_text(_codec().encode(replace(request, envelope=envelope, schedule_id=id))),
         overlap="allow",
         label=envelope.tenant,
     )

@@ -6,6 +6,7 @@ from typing import TypeAlias
 
 from batchflow.core.call import EMPTY_BODY, Body
 from batchflow.core.codec import Codec
+from batchflow.core.secrets import marked_text, unmarked_text
 
 HeaderPairs: TypeAlias = tuple[tuple[str, str], ...]
 """Header names and values in their order; a name may be there more than once."""
@@ -63,13 +64,13 @@ class Envelope:
     callback_of: str | None = None
 
     def to_text(self) -> str:
-        """The envelope as JSON text."""
-        return envelope_codec().encode(self)
+        """The envelope as JSON text, all of which is a secret value: commands show none of its headers and bodies."""
+        return marked_text(envelope_codec().encode(self))
 
     @classmethod
     def of_text(cls, text: str) -> "Envelope":
         """The envelope of this JSON text."""
-        return envelope_codec().decode(text)
+        return envelope_codec().decode(unmarked_text(text))
 
 
 def envelope_codec() -> Codec[Envelope]:

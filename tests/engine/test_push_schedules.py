@@ -1,10 +1,13 @@
 """Schedules of posts: what the store keeps of them, and what their fires start."""
 
+from dataclasses import replace
+
 import pytest
 
 from batchflow.core.call import Body
 from batchflow.core.posts import PUSH_SCHEDULE_DESTINATION
 from batchflow.core.schedule import NewSchedule
+from batchflow.core.secrets import masked_text
 from batchflow.engine.push_schedules import PushSchedules, fired_request, new_schedule, schedule_request
 from batchflow.errors import ConfigurationError, InputError
 from batchflow.wire.envelope import CallbackTarget, Envelope
@@ -31,6 +34,15 @@ def test_a_schedule_keeps_its_request() -> None:
     assert kept.envelope.callback == ENVELOPE.callback
     assert (schedule.cron.expression, schedule.cron.timezone) == ("0 3 * * *", "Europe/Berlin")
     assert kept.envelope.schedule_id == kept.schedule_id == "nightly"
+
+
+# No command shows the headers and the body, which may be secret.
+def test_a_shown_schedule_has_no_headers_or_bodies() -> None:
+    request = replace(REQUEST, envelope=replace(ENVELOPE, headers=(("X-User", "s3cret"),), body=Body.of(b"s3cret")))
+    schedule = new_schedule("nightly", request)
+    assert "s3cret" in schedule.payload
+    assert "s3cret" not in masked_text(schedule.payload)
+    assert fired_request(schedule.payload, 1_000).envelope.headers == (("X-User", "s3cret"),)
 
 
 # Two tenants may have schedules with the same id, and the label of the work is the tenant.

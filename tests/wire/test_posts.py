@@ -6,6 +6,7 @@ from pydantic_core import from_json
 from batchflow.core.call import Body
 from batchflow.core.flow import FlowControl
 from batchflow.core.posts import PUSH_DESTINATION, PUSH_FAILURE_DESTINATION
+from batchflow.core.secrets import masked_text
 from batchflow.wire.envelope import Envelope
 from batchflow.wire.publish import HOST_PARALLELISM
 from tests.wire.requests import NOW, URL, envelope, parsed, posts
@@ -25,6 +26,14 @@ def test_without_headers_a_post_is_delivered_at_once_and_retried_three_times_as_
     assert message.retry.retries == 3
     assert [message.retry.delay_ms(n) // 1000 for n in (1, 2, 3, 4, 5)] == [12, 148, 1808, 22026, 86400]
     assert Envelope.of_text(message.body) == Envelope(url=URL, tenant="t", created_at=NOW, not_before=NOW)
+
+
+def test_a_shown_message_has_none_of_what_its_sender_gave() -> None:
+    """Commands show the bodies of messages: headers, bodies and URLs may be secret, and may be to be redacted."""
+    secrets = {"Upstash-Forward-Authorization": "Bearer s3cret", "Upstash-Callback": "https://example.com/s3cret"}
+    (post,) = posts(parsed(secrets, body=b"s3cret"))
+    assert "s3cret" in post.message.body
+    assert "s3cret" not in masked_text(post.message.body)
 
 
 def test_retries_and_their_expression_make_the_policy() -> None:
