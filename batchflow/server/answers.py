@@ -46,6 +46,8 @@ def error_status(error: InputError) -> int:
 def misfit_answer(error: RequestValidationError) -> Response:
     """The response to a request of which FastAPI could not read a part."""
     first = error.errors()[0]
+    if first["type"] == "json_invalid":
+        return _error("the body is not JSON; send a JSON object", 400)
     # The location begins with "query", "path" or "body".
     place = ".".join(str(part) for part in first["loc"][1:])
     return _error(f"'{place}' does not fit: {first['msg']}" if place else f"the body does not fit: {first['msg']}", 400)

@@ -15,7 +15,7 @@ from batchflow.server.answers import error_answer, http_answer, misfit_answer
 from batchflow.server.context import ServerContext, Tenants
 from batchflow.server.openapi import ERRORS, ServerApi
 from batchflow.server.publish import PublishRoutes
-from batchflow.server.raw_request import TOKEN_PARAMETER, limited, query_token, raw_path
+from batchflow.server.raw_request import TOKEN_PARAMETER, decoded_path, limited, query_token, raw_path
 from batchflow.server.routes import ROUTERS
 from batchflow.server.tokens import TokenStore
 
@@ -67,10 +67,9 @@ class QStashServer:
                 await error_answer(error)(scope, receive, send)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        path = raw_path(scope)
-        if path not in _OPEN_PATHS:
+        if decoded_path(scope) not in _OPEN_PATHS:
             scope = {**scope, "batchflow.tenant": await self._tenant(scope)}
-        direct = self._direct_route(path)
+        direct = self._direct_route(raw_path(scope))
         if direct is None:
             await self._api(scope, limited(scope, receive), send)
             return

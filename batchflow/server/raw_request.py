@@ -18,10 +18,21 @@ def raw_path(scope: Scope) -> str:
     """The path of a request below the place where the server is mounted, not decoded."""
     sent: bytes | None = scope.get("raw_path")
     path = sent.decode("latin-1") if sent else quote(scope["path"])
-    # The mount's path may be encoded differently, but it has as many slashes.
+    root = _root(scope)
+    # The place may be encoded differently, but it has as many slashes.
+    return f"/{path.split('/', root.count('/') + 1)[-1]}" if root else path
+
+
+def decoded_path(scope: Scope) -> str:
+    """The path of a request below the place where the server is mounted."""
+    path: str = scope["path"]
+    return path[len(_root(scope)) :]
+
+
+def _root(scope: Scope) -> str:
+    """The place where the server is mounted; "" if a proxy has taken it from the path."""
     root = str(scope.get("root_path", "")).rstrip("/")
-    parts = path.split("/", root.count("/") + 1)
-    return f"/{parts[-1]}" if len(parts) == root.count("/") + 2 else path
+    return root if str(scope["path"]).startswith(f"{root}/") else ""
 
 
 def header_pairs(scope: Scope) -> list[tuple[str, str]]:

@@ -1,5 +1,6 @@
 """The server as a whole: who is answered, and how errors are."""
 
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ from httpx import ASGITransport, AsyncClient
 
 from batchflow.errors import StoreUnavailable
 from batchflow.server.app import QStashServer
+from batchflow.server.raw_request import MAX_BODY
 from tests.server.conftest import URL, client_of
 
 
@@ -76,11 +78,57 @@ async def test_a_mistake_of_the_server_is_answered_without_its_text(
     assert "sig_secret" not in response.text
 
 
-async def test_the_server_can_be_mounted(server: QStashServer, token: str) -> None:
-    """Below the path of another app."""
+@pytest.fixture
+async def mounted(server: QStashServer, token: str) -> AsyncIterator[AsyncClient]:
+    """A client of an app in which the server is mounted."""
     app = FastAPI()
-    app.mount("/queue", server)
+    app.mount("/a place/queue", server)
     headers = {"Authorization": f"Bearer {token}"}
     async with AsyncClient(transport=ASGITransport(app), base_url=URL, headers=headers) as client:
-        assert (await client.get("/queue/openapi.json")).status_code == 200
-        assert (await client.get("/queue/v2/none")).status_code == 404
+        yield client
+
+
+async def test_the_server_can_be_mounted(mounted: AsyncClient) -> None:
+    """Below the path of another app; destinations are as they were sent."""
+    response = await mounted.post("/a%20place/queue/v2/publish/https://example.com//a%2Fb?x=1")
+    assert response.json()["url"] == "https://example.com//a%2Fb?x=1"
+    id = response.json()["messageId"]
+    assert (await mounted.get(f"/a%20place/queue/v2/messages/{id}")).status_code == 200
+    assert (await mounted.get("/a%20place/queue/openapi.json")).status_code == 200
+    assert (await mounted.get("/a%20place/queue/v2/none")).status_code == 404
+
+
+async def test_no_path_gets_past_the_token_of_a_mounted_server(mounted: AsyncClient) -> None:
+    """Nor one that looks like that of the document."""
+    response = await mounted.get("/a%20place/queue%2Fv2%2Fqueues/openapi.json", headers={"Authorization": ""})
+    assert response.status_code == 401
+
+
+async def test_a_proxy_may_take_the_place_from_the_path(server: QStashServer, token: str) -> None:
+    """The root path is then not in it."""
+    headers = {"Authorization": f"Bearer {token}"}
+    transport = ASGITransport(server, root_path="/queue")
+    async with AsyncClient(transport=transport, base_url=URL, headers=headers) as client:
+        assert (await client.get("/openapi.json")).status_code == 200
+        assert (await client.post("/v2/publish/https://example.com")).status_code == 201
+        assert (await client.get("/v2/queues")).status_code == 200
+
+
+@pytest.mark.parametrize("body", [b"{", b"[]", b"{}", b"\xff"])
+async def test_a_wrong_body_is_answered_with_a_sentence(http: AsyncClient, body: bytes) -> None:
+    """As every error is."""
+    response = await http.post("/v2/queues", content=body, headers={"Content-Type": "application/json"})
+    assert response.status_code == 400
+    assert list(response.json()) == ["error"]
+
+
+async def test_a_large_body_is_refused_on_every_route(http: AsyncClient) -> None:
+    """Also where its length is not said before."""
+
+    async def chunks() -> AsyncIterator[bytes]:
+        for _ in range(17):
+            yield b"x" * 1024 * 1024
+
+    for path in ("/v2/schedules/https://example.com", "/v2/publish/https://example.com"):
+        assert (await http.post(path, content=chunks())).status_code == 413
+        assert (await http.post(path, content=b"x" * (MAX_BODY + 1))).status_code == 413
