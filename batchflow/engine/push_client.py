@@ -1,22 +1,31 @@
 """The HTTP client that pushes posts: to public addresses only, without redirects, cookies or headers of its own."""
 
 import re
-import socket
 from asyncio import Semaphore, timeout
+from base64 import b64encode
 from dataclasses import dataclass, field
 from functools import lru_cache
-from ssl import SSLContext, SSLError
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from ssl import SSLCertVerificationError, SSLContext, SSLError
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from batchflow.core.call import printable_url
 from batchflow.core.duration import humanize_duration
 from batchflow.engine.http_clients import os_reason
+from batchflow.engine.push_connection import (
+    Connections,
+    Disconnected,
+    Origin,
+    RefusedAddress,
+    Resolve,
+    UnknownHost,
+    request_bytes,
+)
+from batchflow.engine.push_proxy import ProxyClient, ProxyFailed
+from batchflow.engine.push_response import BrokenResponse, PushResponse
 from batchflow.engine.push_settings import PushSettings
 from batchflow.wire.envelope import HeaderPairs
 
 if TYPE_CHECKING:
-    from aiohttp import ClientSession
-    from aiohttp.abc import AbstractResolver
     from yarl import URL
 
 MAX_CONNECTIONS = 100
@@ -25,10 +34,6 @@ MAX_CONNECTIONS = 100
 MAX_RESPONSE_BYTES = 1_000_000
 """The bytes of a response's body that are kept; the rest is not read."""
 
-_MAX_HEADER_BYTES = 65_536
-_CONNECT_S = 30.0
-# Below the 5 s of uvicorn and node: a request must not meet the end of an idle connection.
-_KEEP_ALIVE_S = 4.0
 # They would split the request, and no URL has them.
 _NOT_OF_URLS = re.compile(r"[\x00-\x20\x7f]")
 
@@ -45,17 +50,6 @@ class PushRequest(NamedTuple):
     def __repr__(self) -> str:
         # Its headers and body may be secret.
         return f"PushRequest({self.method} {printable_url(self.url)})"
-
-
-class PushResponse(NamedTuple):
-    """A response with any status. Its body is cut after `MAX_RESPONSE_BYTES`."""
-
-    status: int
-    headers: HeaderPairs = ()
-    body: bytes = b""
-
-    def __repr__(self) -> str:
-        return f"PushResponse({self.status}, {len(self.body)} bytes)"
 
 
 class PushError(Exception):
@@ -86,14 +80,6 @@ class PushClient(Protocol):
         ...
 
 
-class _RefusedAddress(OSError):
-    """An address is not allowed."""
-
-    def __str__(self) -> str:
-        # The same for all: aiohttp forgets the type of different ones.
-        return "refused"
-
-
 @dataclass(slots=True)
 class _Places:
     """The requests to one host: those that are sent, and all `users`, which may wait."""
@@ -102,39 +88,28 @@ class _Places:
     users: int = 0
 
 
-class _Sessions(NamedTuple):
-    """`guarded` connects to addresses that are allowed, `trusted` to the servers of the settings."""
-
-    guarded: "ClientSession"
-    trusted: "ClientSession"
-
-
 class _Route(NamedTuple):
-    """The way of the requests to a URL: the URL to ask, a Host header if it is of another host, and a proxy."""
+    """The way of the requests to a URL: the server to connect to, and what the request names."""
 
     url: "URL"
-    origin: str
-    host: str | None = None
-    proxy: str | None = None
-
-    @property
-    def is_trusted(self) -> bool:
-        return self.host is not None or self.proxy is not None
+    origin: Origin
+    target: str
+    host: str
+    credentials: str | None
 
 
 class HttpPushClient:
     """Sends requests over connections that stay open, at most `MAX_CONNECTIONS` to one host.
 
     Redirects are not followed, cookies are not kept, bodies are not decoded, and no header is added but those that
-    HTTP needs. Each connection is checked against the settings by the address that it is about to be made to, so that
-    no name can be resolved to another one after the check. `resolver` replaces the one of the system.
+    HTTP needs. `resolve` replaces the resolution of names by the system.
     """
 
-    def __init__(self, settings: PushSettings, *, resolver: "AbstractResolver | None" = None) -> None:
+    def __init__(self, settings: PushSettings, *, resolve: Resolve | None = None) -> None:
         self._settings = settings
-        self._resolver = resolver
-        self._sessions: _Sessions | None = None
-        self._places: dict[str, _Places] = {}
+        self._connections = Connections(settings.allows, _certificates, resolve)
+        self._proxy = None if settings.proxy is None else ProxyClient(settings.proxy, _certificates())
+        self._places: dict[Origin, _Places] = {}
         self._route = lru_cache(maxsize=1024)(self._find_route)
 
     async def send(self, request: PushRequest) -> PushResponse:
@@ -142,15 +117,14 @@ class HttpPushClient:
         route = self._route(request.url)
         places = self._places.get(route.origin) or self._places.setdefault(route.origin, _Places())
         places.users += 1
+        limit = timeout(None)
         try:
-            async with places.free, timeout(request.timeout_ms / 1000):
+            async with places.free, timeout(request.timeout_ms / 1000) as limit:
                 return await self._exchange(request, route)
-        except PushError:
-            raise
-        except TimeoutError as error:
-            within = humanize_duration(request.timeout_ms)
-            raise PushError(f"no answer of {printable_url(request.url)} within {within}", status=504) from error
         except Exception as error:
+            if limit.expired():
+                within = humanize_duration(request.timeout_ms)
+                raise PushError(f"no answer of {printable_url(request.url)} within {within}", status=504) from error
             raise _push_error(error, request) from error
         finally:
             places.users -= 1
@@ -159,64 +133,21 @@ class HttpPushClient:
 
     async def close(self) -> None:
         """See the port."""
-        sessions, self._sessions = self._sessions, None
-        for session in sessions or ():
-            await session.close()
+        self._connections.close()
+        if self._proxy is not None:
+            await self._proxy.close()
 
     async def _exchange(self, request: PushRequest, route: _Route) -> PushResponse:
-        sessions = self._sessions or self._open()
-        session = sessions.trusted if route.is_trusted else sessions.guarded
-        headers = request.headers if route.host is None else (("Host", route.host), *request.headers)
-        async with session.request(
-            request.method,
-            route.url,
-            data=request.body or None,
-            headers=headers,
-            proxy=route.proxy,
-            allow_redirects=False,
-        ) as response:
-            body = bytearray()
-            while len(body) < MAX_RESPONSE_BYTES:
-                part = await response.content.read(MAX_RESPONSE_BYTES - len(body))
-                if not part:
-                    break
-                body += part
-            found = ((name.decode("latin-1"), value.decode(errors="replace")) for name, value in response.raw_headers)
-            return PushResponse(response.status, tuple(found), bytes(body))
-
-    def _open(self) -> _Sessions:
-        self._sessions = _Sessions(self._session(self._guarded_socket), self._session(None))
-        return self._sessions
-
-    def _session(self, socket_factory: Any) -> "ClientSession":
-        # Imported when used: most programs push nothing.
-        import aiohttp
-
-        connector = aiohttp.TCPConnector(
-            ssl=_certificates(),
-            limit=0,
-            keepalive_timeout=_KEEP_ALIVE_S,
-            resolver=self._resolver,
-            socket_factory=socket_factory,
-        )
-        return aiohttp.ClientSession(
-            connector=connector,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S),
-            skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
-            auto_decompress=False,
-            max_line_size=_MAX_HEADER_BYTES,
-            max_field_size=_MAX_HEADER_BYTES,
-        )
-
-    def _guarded_socket(self, address: Any) -> socket.socket:
-        """The socket of a connection to an address that was resolved; all connections are made with one."""
-        family, kind, protocol, _, at = address
-        if not self._settings.allows(at[0]):
-            raise _RefusedAddress
-        return socket.socket(family, kind, protocol)
+        method, _, headers, body, _ = request
+        if self._proxy is not None and not route.origin.trusted:
+            return await self._proxy.exchange(route.url, method, headers, body, MAX_RESPONSE_BYTES)
+        if route.credentials is not None and all(name.lower() != "authorization" for name, _ in headers):
+            headers = (("Authorization", route.credentials), *headers)
+        content = request_bytes(method, route.target, route.host, headers, body)
+        return await self._connections.exchange(route.origin, content, method, MAX_RESPONSE_BYTES)
 
     def _find_route(self, text: str) -> _Route:
+        # Imported when used: most programs push nothing.
         from yarl import URL
 
         if _NOT_OF_URLS.search(text):
@@ -224,21 +155,21 @@ class HttpPushClient:
         try:
             # As it is: the signature names it so, and its parts may be signed too.
             url = URL(text, encoded=text.isascii())
-            host, port, origin = url.host, url.port, str(url.origin())
+            host, port, name = url.host, url.port, url.host_port_subcomponent
         except ValueError as error:
             raise PushError(f"{printable_url(text)} is not a URL", final=True) from error
-        assert host is not None
+        if not host or not port or name is None or url.scheme not in ("http", "https"):
+            raise PushError(f"{printable_url(text)} is not the URL of a server", final=True)
         settings = self._settings
-        target = settings.egress.get(f"{host}:{port}") or settings.egress.get(host)
-        if target is not None:
-            other = URL(target)
-            to = url.with_scheme("http").with_host(other.host or "").with_port(other.port)
-            return _Route(to, str(to.origin()), host=url.host_port_subcomponent)
-        if settings.proxy is not None:
-            if _is_address(host) and not settings.allows(host):
+        other = settings.egress.get(f"{host}:{port}") or settings.egress.get(host)
+        if other is not None:
+            to = URL(other)
+            origin = Origin(to.host or "", to.port or 80, tls=False, trusted=True)
+        else:
+            origin = Origin(host, port, tls=url.scheme == "https")
+            if self._proxy is not None and _is_address(host) and not settings.allows(host):
                 raise _refused(text)
-            return _Route(url, origin, proxy=settings.proxy)
-        return _Route(url, origin)
+        return _Route(url, origin, url.raw_path_qs, name, _credentials(url))
 
 
 @lru_cache(maxsize=1)
@@ -247,6 +178,13 @@ def _certificates() -> SSLContext:
     import httpx
 
     return httpx.create_ssl_context()
+
+
+def _credentials(url: "URL") -> str | None:
+    if url.user is None and url.password is None:
+        return None
+    pair = f"{url.user or ''}:{url.password or ''}"
+    return f"Basic {b64encode(pair.encode()).decode()}"
 
 
 def _is_address(host: str) -> bool:
@@ -261,26 +199,24 @@ def _refused(url: str) -> PushError:
 
 
 def _push_error(error: Exception, request: PushRequest) -> PushError:
-    import aiohttp
-
     url = printable_url(request.url)
     match error:
-        case aiohttp.ClientConnectorError() if isinstance(error.os_error, _RefusedAddress):
+        case RefusedAddress():
             return _refused(request.url)
-        case aiohttp.InvalidURL():
-            return PushError(f"{url} is not a URL that can be asked", final=True)
-        case aiohttp.ClientConnectorDNSError():
+        case UnknownHost():
             return PushError(f"no answer of {url}: its host is not known")
-        case aiohttp.ClientConnectorCertificateError():
+        case SSLCertVerificationError():
             return PushError(f"no answer of {url}: its certificate is not valid")
-        case aiohttp.ClientHttpProxyError() | aiohttp.ClientProxyConnectionError():
-            return PushError(f"no answer of {url}: the proxy of the server fails")
-        case aiohttp.ClientSSLError() | SSLError():
+        case SSLError():
             return PushError(f"no answer of {url}: no secure connection can be made")
-        case aiohttp.ServerDisconnectedError():
+        case Disconnected():
             return PushError(f"no answer of {url}: it has closed the connection")
-        case aiohttp.ClientPayloadError() | aiohttp.ClientResponseError():
+        case TimeoutError():
+            return PushError(f"no answer of {url}: it has not accepted a connection in time", status=504)
+        case BrokenResponse():
             return PushError(f"the answer of {url} cannot be read")
+        case ProxyFailed():
+            return PushError(f"no answer of {url}: the proxy of the server fails")
         case ValueError():
             return PushError(f"{url} was not asked: a header of the request is not valid", final=True)
         case _:

@@ -18,7 +18,8 @@ from batchflow.core.posts import (
 from batchflow.core.settlement import Log, SendPosts, Settlement, done, failed
 from batchflow.core.store import Reads, Store
 from batchflow.core.wire_store import Documents, Posts, WireStore
-from batchflow.engine.push_client import PushClient, PushResponse
+from batchflow.engine.push_client import PushClient
+from batchflow.engine.push_response import PushResponse
 from batchflow.engine.push_schedules import fired_request
 from batchflow.engine.pusher import Pusher, detail_of, end_effects, new_ids
 from batchflow.engine.signing_keys import SigningKeys

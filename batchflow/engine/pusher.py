@@ -15,7 +15,8 @@ from batchflow.core.posts import LogEntry, LogState
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.settlement import Effect, LeaveQueue, Log, SendPosts, Settlement, dead, done, retry
 from batchflow.core.wire_store import Posts
-from batchflow.engine.push_client import PushClient, PushError, PushRequest, PushResponse
+from batchflow.engine.push_client import PushClient, PushError, PushRequest
+from batchflow.engine.push_response import PushResponse
 from batchflow.engine.signing_keys import SigningKeys
 from batchflow.errors import StoreError
 from batchflow.wire.callbacks import Outcome, callback_posts

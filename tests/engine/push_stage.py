@@ -8,7 +8,8 @@ from batchflow import Batchflow
 from batchflow.core.dead_letters import DeadLetterQuery
 from batchflow.core.posts import PUSH_DESTINATION
 from batchflow.core.wire_store import WireStore
-from batchflow.engine.push_client import PushError, PushRequest, PushResponse
+from batchflow.engine.push_client import PushError, PushRequest
+from batchflow.engine.push_response import PushResponse
 from batchflow.engine.push_settings import PushSettings
 from batchflow.testing import FixedEntropy, ManualClock, drive
 from batchflow.wire.publish import parse_publish, posts_of

@@ -3,17 +3,17 @@
 import asyncio
 import socket
 import ssl
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
-from unittest.mock import Mock
 
 import pytest
 import trustme
-from aiohttp.abc import AbstractResolver, ResolveResult
 
 from batchflow.engine import push_client
-from batchflow.engine.push_client import HttpPushClient, PushError, PushRequest, PushResponse
+from batchflow.engine.push_client import HttpPushClient, PushError, PushRequest
+from batchflow.engine.push_connection import AddressInfo, Resolve
+from batchflow.engine.push_response import PushResponse
 from batchflow.engine.push_settings import PushSettings
 from batchflow.errors import ConfigurationError
 from tests.engine.http_server import serving
@@ -22,28 +22,25 @@ from tests.waiting import wait_until
 LOOPBACK = PushSettings.of(allow="loopback")
 
 
-class Names(AbstractResolver):
+class Names:
     """Resolves names to the addresses that it is given, one call after the other; the last one from then on."""
 
     def __init__(self, *addresses: str) -> None:
         self.addresses = list(addresses)
         self.asked: list[str] = []
 
-    async def resolve(self, host: str, port: int = 0, family: Any = 0) -> list[ResolveResult]:
+    async def __call__(self, host: str, port: int) -> Sequence[AddressInfo]:
         self.asked.append(host)
         address = self.addresses.pop(0) if len(self.addresses) > 1 else self.addresses[0]
         kind = socket.AF_INET6 if ":" in address else socket.AF_INET
-        return [ResolveResult(hostname=host, host=address, port=port, family=kind, proto=0, flags=0)]
-
-    async def close(self) -> None:
-        """Nothing to close."""
+        return [(kind, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (address, port))]
 
 
 @asynccontextmanager
 async def client(
-    settings: PushSettings = LOOPBACK, *, resolver: AbstractResolver | None = None
+    settings: PushSettings = LOOPBACK, *, resolve: Resolve | None = None
 ) -> AsyncGenerator[HttpPushClient]:
-    opened = HttpPushClient(settings, resolver=resolver)
+    opened = HttpPushClient(settings, resolve=resolve)
     try:
         yield opened
     finally:
@@ -54,8 +51,8 @@ def request(url: str, *headers: tuple[str, str], method: str = "POST", body: byt
     return PushRequest(method, url, headers, body, ms)
 
 
-async def refusal(url: str, settings: PushSettings, resolver: AbstractResolver | None = None) -> PushError:
-    async with client(settings, resolver=resolver) as pushes:
+async def refusal(url: str, settings: PushSettings, resolve: Resolve | None = None) -> PushError:
+    async with client(settings, resolve=resolve) as pushes:
         with pytest.raises(PushError) as caught:
             await pushes.send(request(url))
     return caught.value
@@ -209,16 +206,14 @@ async def test_names_of_addresses_that_are_not_public_are_refused(address: str) 
 
 # A name that is resolved to a public address first and to a private one for the connection is refused: each
 # connection is checked by the address that it is made to.
-async def test_a_name_that_is_rebound_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_name_that_is_rebound_is_refused() -> None:
     async with serving() as server:
         port = server.url.rpartition(":")[2]
         names = Names("127.0.0.2", "127.0.0.1")
         settings = PushSettings.of(allow="127.0.0.2/32")
-        async with client(settings, resolver=names) as pushes:
+        async with client(settings, resolve=names) as pushes:
             with pytest.raises(PushError, match="Connection refused"):
                 await pushes.send(request(f"http://public.example:{port}/"))
-            # aiohttp keeps a resolved name for ten seconds.
-            monkeypatch.setattr("aiohttp.connector._DNSCacheTable.expired", Mock(return_value=True))
             with pytest.raises(PushError, match="was not asked"):
                 await pushes.send(request(f"http://public.example:{port}/"))
         assert len(names.asked) == 2

@@ -8,7 +8,8 @@ import pytest
 from qstash import Receiver
 
 from batchflow.core.posts import PUSH_DESTINATION
-from batchflow.engine.push_client import PushError, PushResponse
+from batchflow.engine.push_client import PushError
+from batchflow.engine.push_response import PushResponse
 from batchflow.engine.push_settings import PushSettings
 from batchflow.engine.signing_keys import SigningKeys
 from batchflow.testing import FixedEntropy

@@ -8,7 +8,7 @@ import pytest
 
 from batchflow.core.message import LOSS_LIMIT
 from batchflow.core.posts import PUSH_DESTINATION
-from batchflow.engine.push_client import PushResponse
+from batchflow.engine.push_response import PushResponse
 from batchflow.engine.push_schedules import new_schedule
 from batchflow.errors import StoreUnavailable
 from batchflow.wire.publish import parse_publish
