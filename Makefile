@@ -33,7 +33,7 @@ ifdef PEERS
 endif
 
 clean:
-	@rm -rf .venv .python .python.log build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf .venv .python .python.log tests/sdk/js/node_modules build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamp is written last, so that an environment whose making was interrupted is made again.
