@@ -138,15 +138,7 @@ async def retry_entry(context: Context, tenant: Tenant, id: str, request: Reques
 
 
 def _filters(request: Request, sent: bytes = b"") -> Filters:
-    others: list[tuple[str, str]] = []
-    if sent.strip():
-        try:
-            others = body_filters(from_json(sent))
-        except ValueError as error:
-            raise InputError(
-                'the body is not JSON; send an object such as {"dlqIds": ["msg_1"]}', status=400
-            ) from error
-    return Filters(request, (*_FILTERS, *_WORKFLOW_FILTERS), others)
+    return Filters(request, (*_FILTERS, *_WORKFLOW_FILTERS), body_filters(sent, "dlqIds"))
 
 
 async def _find(context: ServerContext, tenant: str, filters: Filters) -> _Found:

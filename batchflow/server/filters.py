@@ -5,6 +5,7 @@ from typing import Any, cast
 from urllib.parse import urlsplit
 
 from fastapi import Request
+from pydantic_core import from_json
 
 from batchflow.core.suggestions import did_you_mean
 from batchflow.errors import InputError
@@ -129,16 +130,25 @@ def _values(about: Mapping[str, Any], name: str) -> Sequence[Any]:
     return [about.get(name) if read is None else read(about)]
 
 
-def body_filters(body: object) -> list[tuple[str, str]]:
-    """The filters in a body, `{"messageIds": ["…", "…"]}`, as parameters.
+def body_filters(body: bytes, ids: str) -> list[tuple[str, str]]:
+    """The filters in a JSON body, `{"messageIds": ["…", "…"]}`, as parameters; an empty body has none.
+
+    `ids` is the name of the filter that an error shows.
 
     Raises:
         InputError: it is not a JSON object of texts, numbers and lists of texts.
     """
-    if not isinstance(body, dict):
-        raise InputError('the body is not a JSON object; send one, such as {"messageIds": ["msg_1"]}', status=400)
+    if not body.strip():
+        return []
+    want = f'send an object such as {{"{ids}": ["msg_1"]}}'
+    try:
+        fields = from_json(body)
+    except ValueError as error:
+        raise InputError(f"the body is not JSON; {want}", status=400) from error
+    if not isinstance(fields, dict):
+        raise InputError(f"the body is not a JSON object; {want}", status=400)
     pairs: list[tuple[str, str]] = []
-    for name, value in cast("dict[str, object]", body).items():
+    for name, value in cast("dict[str, object]", fields).items():
         values: Sequence[object] = cast("list[object]", value) if isinstance(value, list) else [value]
         for it in values or [""]:
             if isinstance(it, bool) or not isinstance(it, str | int):

@@ -8,7 +8,7 @@ from pydantic_core import from_json
 
 from batchflow.core.posts import LogEntry, LogState
 from batchflow.core.wire_store import Posts
-from batchflow.errors import InputError, NotFoundError
+from batchflow.errors import NotFoundError
 from batchflow.server.context import Context, Tenant
 from batchflow.server.filters import DATE_FILTERS, MESSAGE_FILTERS, Filters, body_filters, filter_parameters
 from batchflow.server.wire_model import WireModel
@@ -55,7 +55,7 @@ async def cancel_messages(context: Context, tenant: Tenant, request: Request) ->
 
     Messages that are unknown or have ended are passed over.
     """
-    filters = Filters(request, _FILTERS, _of_body(await request.body()))
+    filters = Filters(request, _FILTERS, body_filters(await request.body(), "messageIds"))
     left = filters.number("count", least=1) or _NO_LIMIT
     cancelled = 0
     async for page in _select(context.wire, tenant, filters):
@@ -83,17 +83,6 @@ async def _select(posts: Posts, tenant: str, filters: Filters) -> AsyncIterator[
 
 def _matches(created: LogEntry, filters: Filters) -> bool:
     return filters.covers(created.at) and filters.matches(from_json(created.detail))
-
-
-def _of_body(body: bytes) -> list[tuple[str, str]]:
-    if not body.strip():
-        return []
-    try:
-        fields = from_json(body)
-    except ValueError as error:
-        want = 'send an object such as {"messageIds": ["msg_1"]}'
-        raise InputError(f"the body is not JSON; {want}", status=400) from error
-    return body_filters(fields)
 
 
 def _not_found(id: str) -> NotFoundError:

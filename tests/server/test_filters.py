@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 from fastapi import Request
+from pydantic_core import to_json
 
 from batchflow.errors import InputError
 from batchflow.server.filters import (
@@ -67,7 +68,7 @@ def test_dates_are_inclusive(query: str, covers: bool) -> None:
 
 
 def of_body(body: object) -> Filters:
-    return Filters(Request({"type": "http"}), MESSAGE_FILTERS, body_filters(body))
+    return Filters(Request({"type": "http"}), MESSAGE_FILTERS, body_filters(to_json(body), "messageIds"))
 
 
 def test_filters_may_be_in_the_body() -> None:
@@ -83,7 +84,7 @@ def test_filters_may_be_in_the_body() -> None:
 def test_bodies_have_texts(body: object) -> None:
     """And lists of them."""
     with pytest.raises(InputError):
-        body_filters(body)
+        body_filters(to_json(body), "messageIds")
 
 
 def test_an_unknown_filter_is_refused() -> None:
