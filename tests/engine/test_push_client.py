@@ -328,9 +328,9 @@ async def test_further_requests_to_a_host_wait_without_using_up_their_timeout(mo
     async with holding() as (url, seen, release), client() as pushes:
         first = [asyncio.create_task(pushes.send(request(url, method="GET", ms=60_000))) for _ in range(3)]
         await wait_until(lambda: len(seen) == 3, description="three requests are under way")
-        later = [asyncio.create_task(pushes.send(request(url, method="GET", ms=500))) for _ in range(5)]
+        later = [asyncio.create_task(pushes.send(request(url, method="GET", ms=1_500))) for _ in range(5)]
         begun = asyncio.get_running_loop().time()
-        await wait_until(lambda: asyncio.get_running_loop().time() > begun + 0.6, description="their timeout is over")
+        await wait_until(lambda: asyncio.get_running_loop().time() > begun + 1.6, description="their timeout is over")
         assert (len(seen), [it.done() for it in later]) == (3, [False] * 5)
         release()
         assert [it.status for it in await asyncio.gather(*first, *later)] == [200] * 8
