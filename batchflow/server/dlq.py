@@ -98,8 +98,8 @@ async def list_entries(context: Context, tenant: Tenant, request: Request) -> Dl
 @router.get("/{id}", summary="An entry of the DLQ")
 async def get_entry(context: Context, tenant: Tenant, id: str) -> dict[str, Any]:
     """The message and its last response."""
-    letter = await _letter(context, tenant, id)
-    return await _entry(context, tenant, id, _description(letter))
+    _, entry = await _present(context, tenant, id)
+    return entry
 
 
 @router.delete("", summary="Delete entries", openapi_extra=_PARAMETERS, response_model_exclude_none=True)
@@ -114,7 +114,7 @@ async def delete_entries(context: Context, tenant: Tenant, request: Request) -> 
 @router.delete("/{id}", summary="Delete an entry", response_class=Response)
 async def delete_entry(context: Context, tenant: Tenant, id: str) -> Response:
     """Its message stays in the log."""
-    await _letter(context, tenant, id)
+    await _present(context, tenant, id)
     await context.store.delete_dead_letter(id)
     return Response()
 
@@ -133,7 +133,8 @@ async def retry_entries(context: Context, tenant: Tenant, request: Request) -> D
 @router.post("/retry/{id}", summary="Retry an entry", status_code=201)
 async def retry_entry(context: Context, tenant: Tenant, id: str, request: Request) -> RetriedMessage:
     """It is published as a new message, and deleted here. `Upstash-*` headers change the new message."""
-    (new_id,) = await _retry(context, [await _letter(context, tenant, id)], request)
+    letter, _ = await _present(context, tenant, id)
+    (new_id,) = await _retry(context, [letter], request)
     return RetriedMessage(message_id=new_id)
 
 
@@ -152,7 +153,7 @@ async def _find(context: ServerContext, tenant: str, filters: Filters) -> _Found
         if not (filters.covers(at) and filters.matches(from_json(description))):
             continue
         entry = await _entry(context, tenant, id, description)
-        if statuses and str(entry["responseStatus"]) not in statuses:
+        if entry is None or (statuses and str(entry["responseStatus"]) not in statuses):
             continue
         if len(found) == most:
             return _Found(found, last)
@@ -198,13 +199,16 @@ def _read_cursor(text: str | None) -> tuple[int, str] | None:
     return int(at), id
 
 
-async def _entry(context: ServerContext, tenant: str, id: str, description: str) -> dict[str, Any]:
+async def _entry(context: ServerContext, tenant: str, id: str, description: str) -> dict[str, Any] | None:
     """The JSON of an entry: the message, and the response of its last attempt.
 
-    A message that died with its workers has none; the status says that there was no service.
+    None while the log does not have its end. A message that died with its workers gets it from a worker: that one also
+    publishes the failure callback and leaves the queue, and needs the dead letter for it.
     """
     logged = await context.wire.log_entries(tenant, message=id, limit=_PAGE)
     details = [it.entry.detail for it in logged if it.entry.state == "FAILED"]
+    if logged and not details:
+        return None
     failed: Mapping[str, Any] = from_json(details[0]) if details else {}
     response = {name: value for name, value in failed.items() if name.startswith("response")}
     return {**from_json(description), "dlqId": id, "responseStatus": 503, **response}
@@ -217,11 +221,17 @@ async def _found_letter(context: ServerContext, tenant: str, id: str) -> DeadLet
     return found
 
 
-async def _letter(context: ServerContext, tenant: str, id: str) -> DeadLetter:
-    found = await _found_letter(context, tenant, id)
-    if found is None:
+async def _present(context: ServerContext, tenant: str, id: str) -> tuple[DeadLetter, dict[str, Any]]:
+    """An entry, with its JSON.
+
+    Raises:
+        NotFoundError: it does not exist.
+    """
+    letter = await _found_letter(context, tenant, id)
+    entry = None if letter is None else await _entry(context, tenant, id, _description(letter))
+    if letter is None or entry is None:
         raise NotFoundError(f"there is no entry '{id}' in the DLQ; it may have been retried or deleted")
-    return found
+    return letter, entry
 
 
 def _description(letter: DeadLetter) -> str:

@@ -8,8 +8,8 @@ from httpx import ASGITransport, AsyncClient
 from batchflow.engine.engine import Engine
 from batchflow.engine.options import EngineOptions
 from batchflow.server.app import QStashServer
-from batchflow.stores.sqlite import SqliteStore
 from batchflow.testing.clock import FixedEntropy, ManualClock
+from tests.stores.kinds import Made, made
 
 URL = "http://qstash.test"
 
@@ -20,11 +20,17 @@ def clock() -> ManualClock:
     return ManualClock()
 
 
+@pytest.fixture(params=["sqlite", "fakeredis"])
+def store(request: pytest.FixtureRequest, clock: ManualClock) -> Made:
+    """The store of the server, of each kind."""
+    return made(request.param, clock)
+
+
 @pytest.fixture
-async def engine(clock: ManualClock) -> AsyncIterator[Engine]:
+async def engine(store: Made, clock: ManualClock) -> AsyncIterator[Engine]:
     """The engine of the server, without a worker."""
     options = EngineOptions(concurrency=10, grace_s=1, retention_ms=86_400_000, threads=1)
-    engine = Engine(SqliteStore(":memory:", clock=clock), {}, [], clock=clock, entropy=FixedEntropy(), options=options)
+    engine = Engine(store, {}, [], clock=clock, entropy=FixedEntropy(), options=options)
     await engine.open()
     yield engine
     await engine.close()

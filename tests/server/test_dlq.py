@@ -29,7 +29,13 @@ class Failing:
         self._clock = clock
 
     async def __call__(
-        self, *ids: str, url: str = URL, body: bytes = b"", tenant: str = "ours", status: int = 500, **headers: str
+        self,
+        *ids: str,
+        url: str = URL,
+        body: bytes = b"",
+        tenant: str = "ours",
+        status: int | None = 500,
+        **headers: str,
     ) -> None:
         """Publish messages with these `Upstash-` headers, which are answered with `status`."""
         named = [(f"Upstash-{name.replace('_', '-')}", value) for name, value in headers.items()]
@@ -40,14 +46,16 @@ class Failing:
             await wire_store(self._engine).post(posts_of(request, lambda id=id: id, endpoints))
             await self.die(id, tenant, status)
 
-    async def die(self, id: str, tenant: str = "ours", status: int = 500) -> None:
-        """The message ends as a dead letter."""
+    async def die(self, id: str, tenant: str = "ours", status: int | None = 500) -> None:
+        """The message ends as a dead letter; without a status, the log does not have its end yet."""
         store, now = self._engine.store, self._clock.now()
         await store.register("worker", 30_000)
         (claim,) = (await store.claim("worker", [PUSH_DESTINATION, "work"], 10)).claims
         assert claim.id == id
-        detail = response_detail(status, (("x-why", "because"),), b"sorry", error="answered")
-        entries = [LogEntry(id, tenant, "ERROR", now), LogEntry(id, tenant, "FAILED", now, detail)]
+        entries = [LogEntry(id, tenant, "ERROR", now)]
+        if status is not None:
+            detail = response_detail(status, (("x-why", "because"),), b"sorry", error="answered")
+            entries.append(LogEntry(id, tenant, "FAILED", now, detail))
         await store.settle(dead(claim, "answered 500", effects=(Log(tuple(entries)), LeaveQueue(id))))
 
 
@@ -307,6 +315,18 @@ async def test_a_retry_that_fails_is_an_entry_of_its_own(http: AsyncClient, fail
     await failing.die(second)
     assert await ids(http) == [second]
     assert (await http.post(f"/v2/dlq/retry/{second}")).json()["messageId"] not in ("msg_1", second)
+
+
+async def test_a_message_whose_end_is_not_in_the_log_is_not_an_entry_yet(
+    http: AsyncClient, failing: Failing, engine: Engine
+) -> None:
+    """It died with its workers: the one that records its end, and leaves its queue, still needs the dead letter."""
+    await failing("msg_1", status=None)
+    assert await ids(http) == await ids(http, dlqIds="msg_1") == []
+    for method, path in (("GET", "msg_1"), ("DELETE", "msg_1"), ("POST", "retry/msg_1")):
+        assert (await http.request(method, f"/v2/dlq/{path}")).status_code == 404
+    assert (await http.delete("/v2/dlq")).json() == {"deleted": 0}
+    assert await engine.store.dead_letter("msg_1") is not None
 
 
 async def test_an_entry_is_shown_when_the_log_does_not_go_back_so_far(
