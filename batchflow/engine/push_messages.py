@@ -15,7 +15,7 @@ from batchflow.core.posts import (
     PUSH_SCHEDULE_DESTINATION,
     LogEntry,
 )
-from batchflow.core.settlement import Log, SendPosts, Settlement, done, failed
+from batchflow.core.settlement import LeaveQueue, Log, SendPosts, Settlement, done, failed
 from batchflow.core.store import Reads, Store
 from batchflow.core.wire_store import Documents, Posts, WireStore
 from batchflow.engine.push_client import PushClient
@@ -56,7 +56,8 @@ class PushFailures:
         id = str(from_json(claim.body))
         letter = await self._letters.dead_letter(id)
         if letter is None:
-            return done(claim, "null")
+            # It was deleted or retried meanwhile: its queue must go on nevertheless.
+            return done(claim, "null", (LeaveQueue(id, None),))
         envelope = Envelope.of_text(letter.message.body)
         latest = await self._posts.log_entries(envelope.tenant, message=id, limit=1)
         if latest and latest[0].entry.state in LAST_STATES:

@@ -17,6 +17,18 @@ from tests.engine.push_stage import MINUTE, URL, Endpoint, Stage
 from tests.waiting import wait_until
 
 
+async def lose_workers(stage: Stage, id: str) -> None:
+    """The post dies with its workers."""
+    store = stage.app.engine.store
+    for number in range(LOSS_LIMIT):
+        await store.register(f"lost-{number}", 1_000)
+        claimed = await store.claim(f"lost-{number}", (PUSH_DESTINATION,), 1)
+        assert [it.id for it in claimed.claims] == [id]
+        stage.clock.advance("1m")
+        await store.expire()
+        stage.clock.advance("1m")
+
+
 # The next post of a queue begins once the one before it, its retries and its callbacks have ended.
 async def test_a_queue_waits_for_retries_and_callbacks(stage: Stage) -> None:
     done = "https://example.com/done"
@@ -53,19 +65,22 @@ async def test_a_post_that_died_with_its_workers_has_failed(stage: Stage) -> Non
     failed = "https://example.com/failed"
     id = await stage.publish(queue="mails", Failure_Callback=failed, Retries="1")
     later = await stage.publish(queue="mails")
-    store = stage.app.engine.store
-    for number in range(LOSS_LIMIT):
-        await store.register(f"lost-{number}", 1_000)
-        claimed = await store.claim(f"lost-{number}", (PUSH_DESTINATION,), 1)
-        assert [it.id for it in claimed.claims] == [id]
-        stage.clock.advance("1m")
-        await store.expire()
-        stage.clock.advance("1m")
+    await lose_workers(stage, id)
     await stage.drive()
     assert await stage.states(id) == "FAILED"
     assert [it.url for it in stage.endpoint.asked] == [failed, URL]
     told = json.loads(stage.endpoint.asked[0].body)
     assert (told["status"], told["dlqId"], told["retried"]) == (503, id, 1)
+    assert await stage.states(later) == "ACTIVE DELIVERED"
+
+
+# Whoever deletes or retries its dead letter before that is noted does not leave the queue without its place.
+async def test_a_queue_goes_on_after_a_dead_letter_that_is_deleted_at_once(stage: Stage) -> None:
+    id = await stage.publish(queue="mails")
+    later = await stage.publish(queue="mails")
+    await lose_workers(stage, id)
+    assert await stage.app.engine.store.delete_dead_letter(id)
+    await stage.drive()
     assert await stage.states(later) == "ACTIVE DELIVERED"
 
 
