@@ -93,7 +93,11 @@ def _callback(
 ) -> list[Post]:
     headers = [("content-type", "application/json"), *target.headers.items()]
     request = parse_publish(target.url, headers, _body(envelope, id, outcome), tenant=envelope.tenant, now=now)
-    return posts_of(replace(request, envelope=replace(request.envelope, callback_of=id)), new_id)
+    redact = request.envelope.redact
+    if envelope.redact:
+        # Its body repeats what the sender wants redacted, which includes the headers of callbacks.
+        redact = tuple(dict.fromkeys((*redact, *envelope.redact, "body")))
+    return posts_of(replace(request, envelope=replace(request.envelope, callback_of=id, redact=redact)), new_id)
 
 
 def _body(envelope: Envelope, id: str, outcome: Outcome) -> bytes:

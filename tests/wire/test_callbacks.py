@@ -10,6 +10,7 @@ from pydantic_core import from_json
 from batchflow.core.posts import Post
 from batchflow.wire.callbacks import Outcome, callback_posts
 from batchflow.wire.envelope import Envelope
+from batchflow.wire.messages import message_json
 from tests.wire.requests import NOW, URL, envelope
 
 TOLD = {
@@ -33,6 +34,19 @@ def told(source: Envelope, outcome: Outcome) -> list[tuple[Post, Envelope]]:
 
 def body_of(pushed: Envelope) -> dict[str, Any]:
     return from_json(pushed.body.content)
+
+
+def test_a_callback_shows_nothing_of_what_is_redacted() -> None:
+    """Its body repeats the request and is redacted, too; its receiver gets it as it is."""
+    source = envelope({**TOLD, "Upstash-Redact-Fields": "header[x-key]"}, body=b"hi")
+    ((_, pushed),) = told(source, ANSWER)
+    shown = message_json(pushed, "msg_2")
+    assert shown["body"].startswith("REDACTED:")
+    assert shown["header"]["X-Key"][0].startswith("REDACTED:")
+    assert pushed.headers == (("x-key", "k"),)
+    assert body_of(pushed)["sourceHeader"]["X-User"] == ["17"]
+    ((_, open_one),) = told(envelope(TOLD, body=b"hi"), ANSWER)
+    assert "REDACTED" not in message_json(open_one, "msg_2")["body"]
 
 
 def test_a_callback_is_a_post_of_its_own() -> None:
