@@ -23,6 +23,8 @@ from batchflow.wire.publish import PublishRequest, parse_publish, posts_of
 router = APIRouter(prefix="/v2/dlq", tags=["DLQ"])
 
 _MAX_COUNT = 100
+_MAX_CHARS = 8_000_000
+# A page with more ends before its count: the descriptions of messages have their bodies.
 _PAGE = 100
 _FILTERS: Mapping[str, str] = {
     **POST_FILTERS,
@@ -149,15 +151,17 @@ async def _find(context: ServerContext, tenant: str, filters: Filters) -> _Found
         # There are no workflow runs yet.
         return _Found(found)
     most, statuses, last = filters.count(_MAX_COUNT), filters.all("responseStatus"), ""
+    chars = 0
     async for at, id, description in _candidates(context, tenant, filters):
         if not (filters.covers(at) and filters.matches(from_json(description))):
             continue
         entry = await _entry(context, tenant, id, description)
         if entry is None or (statuses and str(entry["responseStatus"]) not in statuses):
             continue
-        if len(found) == most:
+        if len(found) == most or chars > _MAX_CHARS:
             return _Found(found, last)
         found.append(entry)
+        chars += len(description)
         last = f"{at}-{id}"
     return _Found(found)
 

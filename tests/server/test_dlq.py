@@ -132,6 +132,15 @@ async def test_entries_are_listed_newest_first_in_pages(http: AsyncClient) -> No
 
 
 @pytest.mark.usefixtures("three")
+async def test_a_page_of_large_messages_ends_early(http: AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that an answer stays small; the cursor leads to the rest."""
+    monkeypatch.setattr(dlq, "_MAX_CHARS", 10)
+    page = (await http.get("/v2/dlq")).json()
+    assert [it["dlqId"] for it in page["messages"]] == ["msg_3"]
+    assert await ids(http, cursor=page["cursor"]) == ["msg_2"]
+
+
+@pytest.mark.usefixtures("three")
 async def test_a_search_goes_over_all_entries(
     http: AsyncClient, failing: Failing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
