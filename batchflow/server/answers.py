@@ -14,6 +14,7 @@ from batchflow.logs import logger
 
 _STORE_RETRY = {"Retry-After": "1"}
 _CHALLENGE = {"WWW-Authenticate": "Bearer"}
+_AWAY = "the store of this server cannot be reached; send the request again"
 _INTERNAL = "the server made a mistake, which its log describes; send the request again"
 
 
@@ -29,7 +30,9 @@ def error_answer(error: Exception) -> Response:
             status = error_status(error)
             return _error(str(error), status, _CHALLENGE if status == 401 else None)
         case StoreUnavailable():
-            return _error(str(error), error.status, _STORE_RETRY)
+            # Its sentence names the place of the store, which is not for strangers.
+            logger().warning("[batchflow:server] A request was not answered", error=str(error))
+            return _error(_AWAY, error.status, _STORE_RETRY)
         case BatchflowError():
             logger().error("[batchflow:server:error] A request failed", error=str(error), exc_info=error)
             return _error(str(error), error.status)

@@ -53,12 +53,13 @@ async def test_a_store_that_is_away_is_said_with_a_time(server: QStashServer, mo
     """A client tries again."""
 
     async def away(_: str) -> str:
-        raise StoreUnavailable("the store is away")
+        raise StoreUnavailable("redis://10.0.0.7:6379/0 cannot be reached")
 
     monkeypatch.setattr(server.tokens, "of_token", away)
     async with client_of(server, "x") as client:
         response = await client.get("/v2/none")
-    assert (response.status_code, response.json()) == (503, {"error": "the store is away"})
+    sentence = "the store of this server cannot be reached; send the request again"
+    assert (response.status_code, response.json()) == (503, {"error": sentence})
     assert response.headers["retry-after"] == "1"
 
 
