@@ -51,6 +51,8 @@ def misfit_answer(error: RequestValidationError) -> Response:
     first = error.errors()[0]
     if first["type"] == "json_invalid":
         return _error("the body is not JSON; send a JSON object", 400)
+    if first["type"] == "model_attributes_type" and first["loc"] == ("body",):
+        return _error("the body is not a JSON object; send one, with 'Content-Type: application/json'", 400)
     # The location begins with "query", "path" or "body".
     place = ".".join(str(part) for part in first["loc"][1:])
     return _error(f"'{place}' does not fit: {first['msg']}" if place else f"the body does not fit: {first['msg']}", 400)

@@ -217,13 +217,14 @@ def check_name(text: str, field: str) -> str:
         InputError: it has other characters than QStash lets through; `field` is named.
     """
     if not is_name(text):
-        raise _wrong(field, text, "write a name of letters, digits, '-', '_' and '.'")
+        raise _wrong(field, text, "write a name of letters, digits, '-', '_' and '.', not '.' or '..'")
     return text
 
 
 def is_name(text: str) -> bool:
     """True for what `check_name` accepts."""
-    return _NAME.fullmatch(text) is not None
+    # In the path of a URL, "." and ".." are not names.
+    return _NAME.fullmatch(text) is not None and text not in (".", "..")
 
 
 @lru_cache(maxsize=1024)

@@ -88,6 +88,7 @@ async def test_a_queue_that_does_not_exist_is_not_made(http: AsyncClient, method
         {},
         {"queueName": ""},
         {"queueName": "a b"},
+        {"queueName": ".."},
         {"queueName": "a", "parallelism": 0},
         {"queueName": "a", "parallelism": "many"},
         [],
@@ -98,3 +99,11 @@ async def test_a_wrong_queue_is_refused(http: AsyncClient, body: Any) -> None:
     """With a sentence."""
     response = await http.post("/v2/queues", json=body)
     assert (response.status_code, list(response.json())) == (400, ["error"])
+
+
+async def test_a_body_that_is_not_sent_as_json_is_told_how_to_be(http: AsyncClient) -> None:
+    """As curl sends one without a header."""
+    headers = {"Content-Type": "application/x-www-form-urlencoded"}
+    response = await http.post("/v2/queues", content=b'{"queueName": "a"}', headers=headers)
+    sentence = "the body is not a JSON object; send one, with 'Content-Type: application/json'"
+    assert (response.status_code, response.json()) == (400, {"error": sentence})

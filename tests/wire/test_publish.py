@@ -112,7 +112,7 @@ def test_a_limit_of_the_server_is_status_412(name: str, value: str) -> None:
         ),
         (
             {"Upstash-Label": "a,b c"},
-            "'upstash-label' cannot be 'b c'; write a name of letters, digits, '-', '_' and '.'",
+            "'upstash-label' cannot be 'b c'; write a name of letters, digits, '-', '_' and '.', not '.' or '..'",
         ),
         (
             {"Upstash-Redact-Fields": "body, url"},
