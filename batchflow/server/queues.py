@@ -18,7 +18,7 @@ class QueueRequest(WireModel):
     """A queue to make or to change; what is left out stays, and is 1 and not paused for a new one."""
 
     queue_name: str
-    parallelism: Annotated[int, Field(ge=1)] | None = None
+    parallelism: Annotated[int, Field(ge=1, le=999_999_999)] | None = None
     paused: bool | None = None
 
 

@@ -90,6 +90,7 @@ async def test_a_queue_that_does_not_exist_is_not_made(http: AsyncClient, method
         {"queueName": "a b"},
         {"queueName": ".."},
         {"queueName": "a", "parallelism": 0},
+        {"queueName": "a", "parallelism": 10**20},
         {"queueName": "a", "parallelism": "many"},
         [],
     ],
