@@ -8,6 +8,8 @@ import re
 import socket
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache, partial
 from ssl import SSLContext
 from typing import Any, NamedTuple, TypeAlias, cast
 
@@ -18,6 +20,9 @@ KEEP_ALIVE_S = 4.0
 
 CONNECT_S = 10.0
 """The time in which one address of a host has to accept a connection."""
+
+RESOLVERS = 64
+"""The most hosts whose addresses are looked up at a time, each in a thread that waits."""
 
 # All control characters but the tab.
 _NOT_OF_HEADERS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
@@ -232,7 +237,14 @@ async def _connect(addresses: Sequence[AddressInfo]) -> socket.socket:
 
 
 async def _resolve(host: str, port: int) -> Sequence[AddressInfo]:
-    return await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    look_up = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+    return await asyncio.get_running_loop().run_in_executor(_resolvers(), look_up)
+
+
+@lru_cache(maxsize=1)
+def _resolvers() -> ThreadPoolExecutor:
+    # Those of the event loop are few: some names whose name servers are silent would keep all others waiting.
+    return ThreadPoolExecutor(RESOLVERS, thread_name_prefix="batchflow-resolver")
 
 
 def request_bytes(method: str, target: str, host: str, headers: Sequence[tuple[str, str]], body: bytes) -> bytes:

@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import ssl
+import threading
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -343,3 +344,25 @@ def test_requests_and_responses_do_not_show_secrets() -> None:
     shown += repr(PushResponse(200, (("set-cookie", "secret"),), b"secret"))
     assert shown == "PushRequest(POST https://a.example/?…)PushResponse(200, 6 bytes)"
     assert "secret" not in repr(PushSettings.of(egress="proxy=http://me:secret@proxy:1"))
+
+
+# Names whose name servers are silent leave room for others.
+async def test_slow_lookups_do_not_keep_other_hosts_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    answered, look_up, asked = threading.Event(), socket.getaddrinfo, list[str]()
+
+    def silent(host: str, *args: Any, **named: Any) -> Any:
+        if host.startswith("silent"):
+            asked.append(host)
+            answered.wait(30)
+            raise socket.gaierror
+        return look_up(host, *args, **named)
+
+    monkeypatch.setattr(socket, "getaddrinfo", silent)
+    async with serving() as server, client() as pushes:
+        slow = [asyncio.create_task(pushes.send(request(f"http://silent{it}.example/"))) for it in range(40)]
+        try:
+            await wait_until(lambda: bool(asked), description="the lookups have begun")
+            assert (await pushes.send(request(server.url))).status == 200
+        finally:
+            answered.set()
+            await asyncio.gather(*slow, return_exceptions=True)
