@@ -115,11 +115,12 @@ class PublishHeaders:
         text = self.get("upstash-retries")
         if text is None:
             return DEFAULT_RETRIES
-        retries = _read_number(text, "upstash-retries", least=0)
-        if retries > MAX_RETRIES:
+        if not _is_number(text):
+            raise _wrong("upstash-retries", text, f"write a whole number from 0 to {MAX_RETRIES}")
+        if int(text) > MAX_RETRIES:
             want = f"this server makes at most {MAX_RETRIES} retries"
             raise _wrong("upstash-retries", text, want, status=412)
-        return retries
+        return int(text)
 
     def retry_delay(self) -> str | None:
         """The expression of the waits; None without one."""
