@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from batchflow.core import flow, message, settlement
+from batchflow.core import flow, message, posts, settlement, store
 from batchflow.errors import StoreError
 from batchflow.stores import base
 from batchflow.stores.redis import keys, protocol, script
@@ -59,7 +59,10 @@ def calls(client: Any) -> dict[str, int]:
         (flow, "CATCH_UP_MS", 12),
         (flow, "SKEW_MS", 12),
         (flow, "STARTED_OF_FRESH", 12),
-        (script, "KEPT_EVENTS", 12),
+        (store, "KEPT_EVENTS", 12),
+        (store, "ITEMS_SIZE", 12),
+        (posts, "DEDUP_WINDOW_MS", 12),
+        (posts, "LAST_STATES", frozenset({"FAILED"})),
         (script, "NEVER", 12),
         (base, "SWEEP_LIMIT", 12),
         (base, "SWEEP_LIMIT_AT_CANCEL", 12),
