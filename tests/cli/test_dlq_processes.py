@@ -40,6 +40,7 @@ class Charges(BatchWorkflow[NoParams, str, str]):
         return card_id
 
     def execute(self, card: str) -> str:
+        note(f"execute {card}")
         if "BROKEN" in os.environ:
             raise NonRetryable(f"{card} is declined")
         if os.environ.get("HANG") == card:
@@ -88,7 +89,9 @@ def test_a_redriven_batch_completes_although_a_worker_is_killed(
     """Every item succeeds once, and the next completion is published once; recorded steps are executed once."""
     assert failed("dlq", verb, "--workflow", "charges").out.endswith("4 dead letters\n")
     processes.append(first := failed.start("worker", failed.target, HANG=hang))
-    wait_until_sync(lambda: "hangs" in notes(failed), description="a hook hangs", timeout=30)
+    # Each load is recorded before its item is executed.
+    under_way = {"hangs", *(f"execute c{number}" for number in range(4))}
+    wait_until_sync(lambda: under_way <= set(notes(failed)), description="a hook hangs", timeout=30)
     first.send_signal(signal.SIGKILL)
     first.wait()
     if verb == "resume" and hang == "c2":
