@@ -7,6 +7,7 @@ A post is a `Message` to one of the destinations below, whose body is an envelop
 from typing import Literal, NamedTuple, TypeAlias
 
 from batchflow.core.message import Message
+from batchflow.core.wire_runs import RunLink
 
 PUSH_DESTINATION = "batchflow:push"
 """The destination of posts. Routes cannot have this name."""
@@ -58,7 +59,8 @@ class Post(NamedTuple):
     """A message to publish, with the description that its CREATED entry has (JSON).
 
     With `dedup`, a key that is unique over tenants, it is not published while a post with the same key is younger than
-    `DEDUP_WINDOW_MS`. With `queue`, the name of one of its tenant's queues, it waits for its place there.
+    `DEDUP_WINDOW_MS`. With `queue`, the name of one of its tenant's queues, it waits for its place there. `link` is its
+    part in a run.
     """
 
     message: Message
@@ -66,16 +68,22 @@ class Post(NamedTuple):
     description: str
     dedup: str | None = None
     queue: str | None = None
+    link: RunLink | None = None
 
     def __repr__(self) -> str:
         return f"Post('{self.message.id}', tenant='{self.tenant}', queue={self.queue!r})"
 
 
 class Posted(NamedTuple):
-    """The id of a post; that of the earlier one, if it was deduplicated."""
+    """The id of a post; that of the earlier one, if it was deduplicated.
+
+    `refused`: nothing of the call was published, since the run of one of its posts has ended or does not exist
+    (`ended`), or would become larger than `MAX_ENTRIES_SIZE` (`full`).
+    """
 
     id: str
     deduplicated: bool = False
+    refused: Literal["ended", "full"] | None = None
 
 
 class Queue(NamedTuple):

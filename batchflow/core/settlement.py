@@ -12,6 +12,7 @@ from batchflow.core.posts import LogEntry, Post
 from batchflow.core.report import headline, one_line
 from batchflow.core.run import RunState, Step, StepState
 from batchflow.core.secrets import printable_text
+from batchflow.core.wire_runs import WireRunState
 
 
 class FinishEntry(NamedTuple):
@@ -147,6 +148,25 @@ class LeaveQueue(NamedTuple):
 
     message: str
     heir: str | None = None
+
+
+class EndRun(NamedTuple):
+    """Effect: a workflow run of QStash ends, and then `posts` are published; nothing if it has ended already.
+
+    Its posts that have not ended are cancelled, and its waits and kept events are dropped. Of `posts`, one that is
+    linked to a run that has ended or has no room for it is left out. One that the message of this settlement is a part
+    of may end: the message itself ends as its settlement says.
+    """
+
+    tenant: str
+    run: str
+    state: WireRunState
+    result: str | None = None
+    posts: tuple[Post, ...] = ()
+
+    def __repr__(self) -> str:
+        # Its result may be secret.
+        return f"EndRun('{self.run}', '{self.state}')"
 
 
 Effect: TypeAlias = (

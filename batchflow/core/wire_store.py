@@ -8,6 +8,8 @@ from collections.abc import Awaitable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 from batchflow.core.posts import Document, DocumentKind, LogEntry, LoggedEntry, Post, Posted, Queue
+from batchflow.core.settlement import EndRun
+from batchflow.core.wire_runs import EventWait, RunEntry, WireRun
 
 
 class Posts(Protocol):
@@ -20,6 +22,13 @@ class Posts(Protocol):
         is published is kept for `DEDUP_WINDOW_MS`. A post with a queue waits for its place there; a queue that does not
         exist is made, with a parallelism of 1. A post whose id exists, open or ended and still in the log, changes
         nothing and gets its id.
+
+        Posts with a link are carried out in their order, all of a call or none: if one of them belongs to a run that
+        has ended, does not exist, began at another time than it says, or has no room for it, all of the call are
+        `refused`. One that begins a run whose id is that of one that has not ended changes nothing: it gets the id of
+        the first entry of that run, as deduplicated. A run that has ended is replaced by one with its id.
+        A post that waits for an event is published with the time at which it is due. If an event was kept for its run,
+        it becomes an entry with the oldest at once, and is due.
         """
         ...
 
@@ -54,6 +63,48 @@ class Posts(Protocol):
 
     async def created_entries(self, tenant: str, ids: Sequence[str]) -> Mapping[str, LogEntry]:
         """The CREATED entries of these posts, by id; those that are unknown or of another tenant are left out."""
+        ...
+
+
+class WireRuns(Protocol):
+    """Workflow runs of QStash: their entries, their waits and their end."""
+
+    async def claim_entry(self, tenant: str, run: str, message: str) -> Sequence[RunEntry] | None:
+        """The entries of a run up to that of a post, in their order; None if the run has ended or does not exist.
+
+        A post that still waits for an event becomes an entry before, which ends with `WAIT_TIMEOUT`. Safe to repeat.
+        """
+        ...
+
+    async def notify_event(self, tenant: str, event: str, tail: str, run: str | None = None) -> Sequence[EventWait]:
+        """Make all posts of a tenant that wait for an event entries of their runs, due at once; returns them.
+
+        `tail` ends the JSON texts that they began. With `run` only the one of that run which has waited longest gets
+        it; if none does, and the run has not ended, the event is kept for it, up to `KEPT_EVENTS`. Those whose run has
+        no room for the entry keep waiting. Not safe to repeat.
+        """
+        ...
+
+    async def event_waits(self, tenant: str, event: str) -> Sequence[EventWait]:
+        """The posts of a tenant that wait for an event, those that have waited longest first."""
+        ...
+
+    async def end_run(self, end: EndRun) -> bool:
+        """Carry out the effect; False if the run has ended already or does not exist."""
+        ...
+
+    async def wire_run(self, tenant: str, id: str) -> WireRun | None:
+        """A run; None if it does not exist, or was removed by `prune` after its end."""
+        ...
+
+    async def wire_runs(
+        self, tenant: str, *, before: tuple[int, str] | None = None, limit: int = 100
+    ) -> Sequence[WireRun]:
+        """The latest runs of a tenant, newest first; `before` is `(created_at, id)` of the last one of a page."""
+        ...
+
+    async def run_entries(self, tenant: str, run: str) -> Sequence[RunEntry]:
+        """All entries of a run, in their order; those of a run that has ended are there until it is removed."""
         ...
 
 
