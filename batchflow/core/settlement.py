@@ -129,7 +129,7 @@ class Notify(NamedTuple):
 
 
 class SendPosts(NamedTuple):
-    """Effect: these posts are published, as by `WireStore.post`."""
+    """Effect: these posts are published, as by `WireStore.post`; one whose run refuses it is left out."""
 
     posts: tuple[Post, ...]
 
@@ -153,9 +153,9 @@ class LeaveQueue(NamedTuple):
 class EndRun(NamedTuple):
     """Effect: a workflow run of QStash ends, and then `posts` are published; nothing if it has ended already.
 
-    Its posts that have not ended are cancelled, and its waits and kept events are dropped. Of `posts`, one that is
-    linked to a run that has ended or has no room for it is left out. One that the message of this settlement is a part
-    of may end: the message itself ends as its settlement says.
+    Its posts that have not ended are cancelled, and its waits and kept events are dropped; a post that a worker
+    delivers ends as its settlement says. Of `posts`, one that is linked to a run that has ended or has no room for it
+    is left out. Nothing happens either if the run began at another time than `created_at` (ms).
     """
 
     tenant: str
@@ -163,6 +163,7 @@ class EndRun(NamedTuple):
     state: WireRunState
     result: str | None = None
     posts: tuple[Post, ...] = ()
+    created_at: int | None = None
 
     def __repr__(self) -> str:
         # Its result may be secret.
@@ -183,6 +184,7 @@ Effect: TypeAlias = (
     | SendPosts
     | Log
     | LeaveQueue
+    | EndRun
 )
 
 

@@ -6,44 +6,44 @@ its own. Their bytes are kept as they came. https://upstash.com/docs/workflow ha
 
 from typing import Literal, NamedTuple, TypeAlias
 
+from batchflow.core.call import Body
+
 WireRunState: TypeAlias = Literal["RUN_STARTED", "RUN_SUCCESS", "RUN_FAILED", "RUN_CANCELED"]
-"""The states of a run; after all but the first nothing is added to it."""
-
-
-class RawBody(NamedTuple):
-    """Bytes as text, or as base64 where they are not UTF-8."""
-
-    text: str = ""
-    base64: bool = False
-
-    def __repr__(self) -> str:
-        # It may be secret.
-        return f"RawBody({len(self.text)} characters)"
+"""The states of a run; after all but the first nothing is delivered for it."""
 
 
 class BeginRun(NamedTuple):
-    """With the post a run begins, whose first entry has this body.
+    """With the post a run begins, and the post delivers its first entries: these bodies, one at least.
 
-    `config` is a JSON text that nobody but the caller reads: headers and options for the posts of the run. `invoker` is
-    one about the run that waits for this one. With `copy_of`, the other entries are copied from that run of the tenant,
-    up to the one before the message `copy_until`, and the post delivers them all.
+    `config` is a JSON text that the store does not read: headers and options for the posts of the run. `invoker` is one
+    about the run that waits for this one.
     """
 
     run: str
     url: str
-    body: RawBody
+    entries: tuple[Body, ...]
     config: str = "{}"
     invoker: str | None = None
-    copy_of: str | None = None
-    copy_until: str | None = None
+
+
+class AdoptRun(NamedTuple):
+    """The post delivers the first entry of a run that has begun, as its first post did; the run gets this `config`."""
+
+    run: str
+    config: str
+    created_at: int | None = None
 
 
 class AddEntry(NamedTuple):
-    """The post is the next entry of a run, which began at `created_at` (ms), if the sender knows that."""
+    """The post is the next entry of a run, which began at `created_at` (ms), if the sender knows that.
+
+    With `late` the entry is added to a run that has ended too, which delivers nothing: no post is published then.
+    """
 
     run: str
-    body: RawBody
+    body: Body
     created_at: int | None = None
+    late: bool = False
 
 
 class JoinRun(NamedTuple):
@@ -67,7 +67,7 @@ class AwaitEvent(NamedTuple):
     created_at: int | None = None
 
 
-RunLink: TypeAlias = BeginRun | AddEntry | JoinRun | AwaitEvent
+RunLink: TypeAlias = BeginRun | AdoptRun | AddEntry | JoinRun | AwaitEvent
 """The part that a post has in a run."""
 
 WAIT_TIMEOUT = ',"waitTimeout":true}'
@@ -78,10 +78,25 @@ MAX_ENTRIES_SIZE = 8 * 2**20
 
 
 class RunEntry(NamedTuple):
-    """An entry of a run: the id of its post, its body, and the time at which it was added, in ms."""
+    """An entry of a run: its post, its body, and the time at which it was added, in ms.
+
+    All entries with which a run begins have its first post.
+    """
 
     message: str
-    body: RawBody
+    body: Body
+    at: int
+
+
+class RunMember(NamedTuple):
+    """A post of a run, and the number of the last entry that it delivers, from 1.
+
+    Its number is 0 if it delivers none, such as a call or a wait whose event has not come. `at` is the time at which it
+    was published, in ms.
+    """
+
+    message: str
+    entry: int
     at: int
 
 
@@ -104,9 +119,10 @@ class WireRun(NamedTuple):
 
 
 class EventWait(NamedTuple):
-    """A post of a run that waits for an event, until it is due (ms)."""
+    """A post of a run that waits for an event, until it is due (ms). The run began at `created_at` (ms)."""
 
     run: str
     message: str
     due: int
     about: str
+    created_at: int

@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 
 from batchflow.core.posts import Document, DocumentKind, LogEntry, LoggedEntry, Post, Posted, Queue
 from batchflow.core.settlement import EndRun
-from batchflow.core.wire_runs import EventWait, RunEntry, WireRun
+from batchflow.core.wire_runs import EventWait, RunEntry, RunMember, WireRun
 
 
 class Posts(Protocol):
@@ -25,10 +25,11 @@ class Posts(Protocol):
 
         Posts with a link are carried out in their order, all of a call or none: if one of them belongs to a run that
         has ended, does not exist, began at another time than it says, or has no room for it, all of the call are
-        `refused`. One that begins a run whose id is that of one that has not ended changes nothing: it gets the id of
-        the first entry of that run, as deduplicated. A run that has ended is replaced by one with its id.
-        A post that waits for an event is published with the time at which it is due. If an event was kept for its run,
-        it becomes an entry with the oldest at once, and is due.
+        `refused` and nothing is changed. One that begins a run whose id is that of one that has not ended changes
+        nothing: it gets the id of the first entry of that run, as deduplicated. A run that has ended is replaced by one
+        with its id. The first post of a call may begin the run of the others.
+        A post that waits for an event is published with the time at which it is due. If an event of this name was kept
+        for its run, it becomes an entry with the oldest at once, and is due.
         """
         ...
 
@@ -72,7 +73,8 @@ class WireRuns(Protocol):
     async def claim_entry(self, tenant: str, run: str, message: str) -> Sequence[RunEntry] | None:
         """The entries of a run up to that of a post, in their order; None if the run has ended or does not exist.
 
-        A post that still waits for an event becomes an entry before, which ends with `WAIT_TIMEOUT`. Safe to repeat.
+        A post that still waits for an event becomes an entry before, which ends with `WAIT_TIMEOUT`, even if the run
+        has no room for it. Safe to repeat.
         """
         ...
 
@@ -105,6 +107,10 @@ class WireRuns(Protocol):
 
     async def run_entries(self, tenant: str, run: str) -> Sequence[RunEntry]:
         """All entries of a run, in their order; those of a run that has ended are there until it is removed."""
+        ...
+
+    async def run_members(self, tenant: str, run: str) -> Sequence[RunMember]:
+        """All posts of a run, in the order in which they were published; as long as its entries."""
         ...
 
 

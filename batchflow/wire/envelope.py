@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 from batchflow.core.call import EMPTY_BODY, Body
 from batchflow.core.codec import Codec
@@ -25,6 +25,25 @@ class CallbackTarget:
     headers: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
 
 
+CallType: TypeAlias = Literal["step", "toCallback", "fromCallback", "failureCall"]
+"""The kinds of posts of a run: a delivery of steps, a call, the callback of a call, the failure callback."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunPart:
+    """The workflow run that a post belongs to. It began at `created_at` (ms).
+
+    `features` are those of `Upstash-Feature-Set`. With `first_contact` the endpoint does not know the run yet.
+    """
+
+    run: str
+    url: str
+    created_at: int
+    call_type: CallType = "step"
+    features: tuple[str, ...] = ()
+    first_contact: bool = False
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Envelope:
     """A request that a post pushes to its URL. Times are in ms; `timeout_ms` limits one attempt.
@@ -34,7 +53,8 @@ class Envelope:
     follows from them is that of the message. `flow_key` and its limits are the tenant's own: the message has the key
     of the store. `redact` are the parts that no answer shows: `body`, `header`, `header[Name]`.
     `endpoint` is the name of the URL in the group `topic`. `callback_of` is the id of the post of whose outcome this
-    one tells. `queue` is the queue in which it has a place.
+    one tells. `queue` is the queue in which it has a place. `run` is the workflow run it belongs to; the body of a post
+    that delivers steps is empty here, the run has it.
     """
 
     url: str
@@ -62,6 +82,7 @@ class Envelope:
     schedule_id: str | None = None
     caller_ip: str | None = None
     callback_of: str | None = None
+    run: RunPart | None = None
 
     def to_text(self) -> str:
         """The envelope as JSON text, all of which is a secret value: commands show none of its headers and bodies."""

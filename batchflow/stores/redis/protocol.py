@@ -22,6 +22,7 @@ from batchflow.core.schedule import Fire
 from batchflow.core.settlement import (
     AcceptWebhook,
     Effect,
+    EndRun,
     FinishEntry,
     FinishWalk,
     LeaveQueue,
@@ -282,6 +283,8 @@ def _encode_effect(effect: Effect) -> Wire:
             return ["log", entries]
         case LeaveQueue(message, heir):
             return ["leave", message, heir]
+        case EndRun():
+            raise NotImplementedError
 
 
 STALE = SettleResult(stale=True)
