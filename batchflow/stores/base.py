@@ -35,8 +35,9 @@ from batchflow.core.posts import Post
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.run import Journal, Run, Step
 from batchflow.core.schedule import Fire, FireResult, NewSchedule, ScheduleStatus
-from batchflow.core.settlement import Effect, SendPosts, Settlement, SettleResult
+from batchflow.core.settlement import Effect, EndRun, SendPosts, Settlement, SettleResult
 from batchflow.core.store import LARGE_TEXT, RecordResult
+from batchflow.core.wire_runs import AddEntry, AwaitEvent, BeginRun, RunLink
 from batchflow.errors import StoreError, StoreUnavailable
 
 
@@ -70,8 +71,11 @@ ORDER = (
     "drop_document",
     "log",
     "settle",
+    "end_run",
     "publish",
     "post",
+    "notify_event",
+    "claim_entry",
     "renew",
     "deregister",
     "expire",
@@ -110,8 +114,10 @@ def rank(verb: str) -> int:
 
 NOTIFYING_VERBS = frozenset(
     {
+        "end_run",
         "publish",
         "post",
+        "notify_event",
         "put_queue",
         "drop_queue",
         "open_batch",
@@ -263,7 +269,25 @@ class GroupCommit:
 
 def chars_of(posts: Iterable[Post]) -> int:
     """The characters in the large values of posts."""
-    return sum(len(post.message.body) + len(post.description) for post in posts)
+    return sum(len(post.message.body) + len(post.description) + chars_of_link(post.link) for post in posts)
+
+
+def chars_of_link(link: RunLink | None) -> int:
+    """The characters of the entries that a post adds to its run."""
+    match link:
+        case BeginRun():
+            return sum(len(body.text) for body in link.entries)
+        case AddEntry():
+            return len(link.body.text)
+        case AwaitEvent():
+            return len(link.head)
+        case _:
+            return 0
+
+
+def chars_of_end(end: EndRun) -> int:
+    """The characters in the large values of the end of a run."""
+    return len(end.result or "") + chars_of(end.posts)
 
 
 SWEEP_LIMIT = 2_000
@@ -316,8 +340,14 @@ class WriteVerbs(ABC):
         add = self._enqueue if (commit := self._commit) is None else commit.add
         future = add("settle", settlement)
         chars = 0 if (result := settlement.result) is None else len(result)
-        if effects := settlement.effects:
-            chars += sum(chars_of(effect.posts) for effect in effects if isinstance(effect, SendPosts))
+        for effect in settlement.effects:
+            match effect:
+                case SendPosts():
+                    chars += chars_of(effect.posts)
+                case EndRun():
+                    chars += chars_of_end(effect)
+                case _:
+                    pass
         if chars > LARGE_TEXT and commit is not None:
             commit.note_large(chars)
         return future
