@@ -153,9 +153,10 @@ class LeaveQueue(NamedTuple):
 class EndRun(NamedTuple):
     """Effect: a workflow run of QStash ends, and then `posts` are published; nothing if it has ended already.
 
-    Its posts that have not ended are cancelled, and its waits and kept events are dropped; a post that a worker
-    delivers ends as its settlement says. Of `posts`, one that is linked to a run that has ended or has no room for it
-    is left out. Nothing happens either if the run began at another time than `created_at` (ms).
+    Its posts that have not ended are cancelled, and its waits and kept events are dropped; posts that a worker delivers
+    are cancelled when it settles or loses them, unless they are delivered. Of `posts`, one that is linked to a run that
+    has ended or has no room for it is left out. Nothing happens either if the run began at another time than
+    `created_at` (ms).
     """
 
     tenant: str
@@ -327,7 +328,8 @@ def dead(
 ) -> Settlement:
     """The attempts are used up: the message becomes a dead letter with its error and journal.
 
-    If the run was cancelled meanwhile, it is cancelled instead, and its effects are dropped.
+    If the run was cancelled meanwhile, it is cancelled instead, and its effects are dropped; so it is if the workflow
+    run that it would end (`EndRun`) has been ended by another settlement, which may be one of the same group.
     """
     return Settlement(claim.id, claim.fence, "dead", error=error, steps=steps, effects=effects, failures=failures)
 
