@@ -15,13 +15,15 @@ WireRunState: TypeAlias = Literal["RUN_STARTED", "RUN_SUCCESS", "RUN_FAILED", "R
 class BeginRun(NamedTuple):
     """With the post a run begins, and the post delivers its first entries: these bodies, one at least.
 
-    `config` is a JSON text that the store does not read: headers and options for the posts of the run. `invoker` is one
-    about the run that waits for this one.
+    `created_at` (ms) is the time at which it begins, which its posts tell its endpoint. `config` is a JSON text that
+    the store does not read: headers and options for the posts of the run. `invoker` is one about the run that waits for
+    this one.
     """
 
     run: str
     url: str
     entries: tuple[Body, ...]
+    created_at: int
     config: str = "{}"
     invoker: str | None = None
 
