@@ -10,7 +10,7 @@ from batchflow.core.posts import Post
 from batchflow.wire.envelope import CallbackTarget, Envelope, HeaderPairs
 from batchflow.wire.headers import header_lists
 from batchflow.wire.messages import delivered_headers
-from batchflow.wire.publish import parse_publish, posts_of
+from batchflow.wire.publish import PublishRequest, parse_publish, posts_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,29 +75,32 @@ class Outcome:
     dlq_id: str | None = None
 
 
-def callback_posts(envelope: Envelope, id: str, outcome: Outcome, *, now: int, new_id: Callable[[], str]) -> list[Post]:
-    """The posts that tell of the outcome of the post `id`: its callback, and its failure callback if it has failed.
+def callback_requests(envelope: Envelope, id: str, outcome: Outcome, *, now: int) -> list[PublishRequest]:
+    """The requests that tell of the outcome of the post `id`: its callback, and its failure callback if it has failed.
 
-    They have no place in a queue: the first one may be given that of the post.
+    They have no place in a queue: the post of the first one may be given that of the post.
     """
-    posts: list[Post] = []
+    requests: list[PublishRequest] = []
     if envelope.callback is not None:
-        posts += _callback(envelope.callback, envelope, id, replace(outcome, dlq_id=None), now, new_id)
+        requests.append(_request(envelope.callback, envelope, id, replace(outcome, dlq_id=None), now))
     if envelope.failure_callback is not None and outcome.dlq_id is not None:
-        posts += _callback(envelope.failure_callback, envelope, id, outcome, now, new_id)
-    return posts
+        requests.append(_request(envelope.failure_callback, envelope, id, outcome, now))
+    return requests
 
 
-def _callback(
-    target: CallbackTarget, envelope: Envelope, id: str, outcome: Outcome, now: int, new_id: Callable[[], str]
-) -> list[Post]:
+def callback_posts(envelope: Envelope, id: str, outcome: Outcome, *, now: int, new_id: Callable[[], str]) -> list[Post]:
+    """The posts of these requests, for a post that belongs to no run."""
+    return [it for request in callback_requests(envelope, id, outcome, now=now) for it in posts_of(request, new_id)]
+
+
+def _request(target: CallbackTarget, envelope: Envelope, id: str, outcome: Outcome, now: int) -> PublishRequest:
     headers = [("content-type", "application/json"), *target.headers.items()]
     request = parse_publish(target.url, headers, _body(envelope, id, outcome), tenant=envelope.tenant, now=now)
     redact = request.envelope.redact
     if envelope.redact:
         # Its body repeats what the sender wants redacted, which includes the headers of callbacks.
         redact = tuple(dict.fromkeys((*redact, *envelope.redact, "body")))
-    return posts_of(replace(request, envelope=replace(request.envelope, callback_of=id, redact=redact)), new_id)
+    return replace(request, envelope=replace(request.envelope, callback_of=id, redact=redact))
 
 
 def _body(envelope: Envelope, id: str, outcome: Outcome) -> bytes:
