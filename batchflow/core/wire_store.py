@@ -66,6 +66,10 @@ class Posts(Protocol):
         """The CREATED entries of these posts, by id; those that are unknown or of another tenant are left out."""
         ...
 
+    async def latest_entries(self, tenant: str, ids: Sequence[str]) -> Mapping[str, LogEntry]:
+        """The latest entries of these posts, by id; those that are unknown or of another tenant are left out."""
+        ...
+
 
 class WireRuns(Protocol):
     """Workflow runs of QStash: their entries, their waits and their end."""

@@ -137,6 +137,11 @@ def _settings(envelope: Envelope, hide: Callable[[str, str], str]) -> Iterable[t
     if envelope.labels:
         yield "label", envelope.labels[0]
         yield "labels", list(envelope.labels)
+    if (part := envelope.run) is not None:
+        yield "workflowRunId", part.run
+        yield "workflowUrl", part.url
+        yield "workflowCreatedAt", part.created_at
+        yield "callType", part.call_type
 
 
 def _target_headers(target: CallbackTarget, hide: Callable[[str, str], str]) -> Mapping[str, list[str]]:

@@ -80,6 +80,18 @@ class PostLogCases(WireCases):
         assert await wire.wire.created_entries(TENANT, ["c", "a", "x", "a"]) == {"a": created}
         assert await wire.wire.created_entries(TENANT, []) == {}
 
+    async def test_latest_entries_are_those_of_the_tenant_by_id(self, wire: WireScene) -> None:
+        """Of many posts at once; what is unknown or of another tenant is left out."""
+        many = [f"m{number}" for number in range(300)]
+        await wire.post("a", *many)
+        await wire.post("c", tenant="other")
+        await wire.wire.log([wire.entry("a", "ACTIVE"), wire.entry("a", "DELIVERED", detail='{"ü":1}')])
+        found = await wire.wire.latest_entries(TENANT, ["c", "a", "x", "a", *many])
+        assert found["a"] == wire.entry("a", "DELIVERED", detail='{"ü":1}')
+        assert {id for id, entry in found.items() if entry.state == "CREATED"} == set(many)
+        assert len(found) == 301
+        assert await wire.wire.latest_entries(TENANT, []) == {}
+
     async def test_open_posts_are_those_of_the_tenant_that_have_not_ended(self, wire: WireScene) -> None:
         """Their CREATED entries, the oldest first, a page at a time."""
         await wire.post(*(f"m{number}" for number in range(5)))

@@ -1,6 +1,7 @@
 """The JSON of messages and events, as the SDKs read it."""
 
 from base64 import b64encode
+from dataclasses import replace
 from hashlib import sha256
 from typing import Any
 
@@ -11,6 +12,7 @@ from qstash.message import parse_message_response
 
 from batchflow.core.posts import LogEntry
 from batchflow.core.posts import LogState as State
+from batchflow.wire.envelope import RunPart
 from batchflow.wire.headers import canonical_name
 from batchflow.wire.messages import event_json, message_json, response_detail
 from tests.wire.requests import NOW, URL, envelope
@@ -67,6 +69,18 @@ def test_a_message_has_its_fields_in_the_order_of_the_reference() -> None:
         ("period", 60),
         ("label", "first"),
         ("labels", ["first", "second"]),
+    ]
+
+
+def test_a_message_of_a_run_names_it() -> None:
+    """With the time at which it began, and the kind of the message."""
+    part = RunPart(run="wfr_1", url=URL, created_at=NOW - 5, call_type="fromCallback")
+    shown = message_json(replace(envelope({}), run=part), "msg_1")
+    assert list(shown.items())[-4:] == [
+        ("workflowRunId", "wfr_1"),
+        ("workflowUrl", URL),
+        ("workflowCreatedAt", NOW - 5),
+        ("callType", "fromCallback"),
     ]
 
 

@@ -35,10 +35,17 @@ class RedisWireVerbs(WireVerbs):
 
     async def created_entries(self, tenant: str, ids: Sequence[str]) -> Mapping[str, LogEntry]:
         """See the protocol."""
+        return await self._of_posts("created_entries", tenant, ids)
+
+    async def latest_entries(self, tenant: str, ids: Sequence[str]) -> Mapping[str, LogEntry]:
+        """See the protocol."""
+        return await self._of_posts("latest_entries", tenant, ids)
+
+    async def _of_posts(self, verb: str, tenant: str, ids: Sequence[str]) -> Mapping[str, LogEntry]:
         found: dict[str, LogEntry] = {}
         more = True
         while more:
-            rows, more = await self._enqueue("created_entries", tenant, [id for id in ids if id not in found])
+            rows, more = await self._enqueue(verb, tenant, [id for id in ids if id not in found])
             found.update((entry.message, entry) for _, entry in map(logged, rows))
         return found
 

@@ -101,6 +101,7 @@ FOUND: Mapping[str, Names] = {
     "listener_of_run": ("run", "number"),
     "listener_read": ("run", "name", "since", "until"),
     "log_created": LogEntry._fields,
+    "log_latest": LogEntry._fields,
     "log_list": ("key", *LogEntry._fields),
     "log_list_of_post": ("key", *LogEntry._fields),
     "mark_list": ("item", "expires_at"),

@@ -41,5 +41,14 @@ def entries(tx: Tx, tenant: str, before: int, limit: int, message: str | None) -
 
 def created(tx: Tx, tenant: str, ids: Sequence[str]) -> Mapping[str, LogEntry]:
     """The CREATED entries of posts of a tenant."""
-    found = tx.json_rows("log_created", [(id,) for id in dict.fromkeys(ids)], tenant=tenant)
+    return _of_posts(tx, "log_created", tenant, ids)
+
+
+def latest(tx: Tx, tenant: str, ids: Sequence[str]) -> Mapping[str, LogEntry]:
+    """The latest entries of posts of a tenant."""
+    return _of_posts(tx, "log_latest", tenant, ids)
+
+
+def _of_posts(tx: Tx, query: str, tenant: str, ids: Sequence[str]) -> Mapping[str, LogEntry]:
+    found = tx.json_rows(query, [(id,) for id in dict.fromkeys(ids)], tenant=tenant)
     return {message: LogEntry(message, *fields) for message, *fields in found}

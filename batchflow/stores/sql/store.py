@@ -215,6 +215,10 @@ class SqlStore(WriteVerbs, WireVerbs):
         """See the protocol."""
         return await self._read(post_log.created, tenant, ids)
 
+    async def latest_entries(self, tenant: str, ids: Sequence[str]) -> Mapping[str, LogEntry]:
+        """See the protocol."""
+        return await self._read(post_log.latest, tenant, ids)
+
     async def queue(self, tenant: str, name: str) -> Queue | None:
         """See the protocol."""
         return await self._read(queues.find, tenant, name)

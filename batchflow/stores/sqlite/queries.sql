@@ -1588,6 +1588,12 @@ WITH given (id) AS (VALUES :rows)
 SELECT json_group_array(json_array(l.message, l.tenant, l.state, l.at, l.detail))
 FROM given g CROSS JOIN post_log l ON l.message = g.id WHERE l.state = 'CREATED' AND +l.tenant = :tenant;
 
+-- log_latest --
+WITH given (id) AS (VALUES :rows)
+SELECT json_group_array(json_array(l.message, l.tenant, l.state, l.at, l.detail))
+FROM given g CROSS JOIN post_log l ON l.key = (SELECT max(key) FROM post_log WHERE message = g.id)
+WHERE +l.tenant = :tenant;
+
 -- open_post_add --
 WITH given (message) AS (VALUES :rows)
 INSERT OR IGNORE INTO open_post (key, tenant, message)

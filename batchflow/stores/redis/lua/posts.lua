@@ -121,8 +121,9 @@ verbs.log = function(list)
 end
 
 -- log_entries: entries of a tenant, or of one of its posts, the latest first. open_posts: CREATED entries of those that are
--- open. created_entries: those of these posts. The answer: [entries, are there more], each entry as [key, post, tenant, state,
--- time, detail]. Entries end with the one with which their details come to LOG_SIZE.
+-- open. created_entries: those of these posts. latest_entries: the last one of each of these posts. The answer: [entries, are
+-- there more], each entry as [key, post, tenant, state, time, detail]. Entries end with the one with which their details come
+-- to LOG_SIZE.
 
 -- The rows of entries, each given as { post, key }.
 local function rows_of(tenant, entries)
@@ -172,5 +173,11 @@ reads.created_entries = function(tenant, ids)
     local of, key = unpack(call('HMGET', log_of(id), 't', 'c'))
     if of == tenant and key then found[#found + 1] = { id, key } end
   end
+  return rows_of(tenant, found)
+end
+
+reads.latest_entries = function(tenant, ids)
+  local found = {}
+  for _, id in ipairs(ids) do found[#found + 1] = entries_of(id, tenant, nil, 1)[1] end
   return rows_of(tenant, found)
 end
