@@ -8,9 +8,10 @@ from fastapi import Depends, Request
 
 from batchflow.core.posts import Post, Posted
 from batchflow.core.store import Store
+from batchflow.core.wire_runs import MAX_ENTRIES_SIZE
 from batchflow.core.wire_store import WireStore
 from batchflow.engine.engine import Engine
-from batchflow.errors import ConfigurationError
+from batchflow.errors import ConfigurationError, InputError
 
 
 class Tenants(Protocol):
@@ -39,10 +40,18 @@ class ServerContext:
         return wire_store(self.engine)
 
     async def post(self, posts: Sequence[Post]) -> Sequence[Posted]:
-        """Publish posts, as the store does, and have a worker of this process begin them at once."""
+        """Publish posts, as the store does, and have a worker of this process begin them at once.
+
+        Raises:
+            InputError: the workflow run of one of them has ended, does not exist, or has no room for it; none is
+                published.
+        """
         # Woken first, so that the worker claims in the same transaction that publishes.
         self.engine.wake()
-        return await self.wire.post(posts)
+        posted = await self.wire.post(posts)
+        if posted and (reason := posted[0].refused) is not None:
+            raise refused_by_run(reason)
+        return posted
 
     def now(self) -> int:
         """The time in ms."""
@@ -51,6 +60,15 @@ class ServerContext:
     def new_id(self, kind: Literal["msg", "scd"]) -> str:
         """A new id of a message or a schedule, which cannot be guessed."""
         return f"{kind}_{self.engine.new_id('run').removeprefix('run_')}"
+
+
+def refused_by_run(reason: Literal["ended", "full"]) -> InputError:
+    """The error of a request that a workflow run does not take, with the status that the SDKs expect."""
+    if reason == "ended":
+        return InputError("the workflow run has ended or does not exist, so nothing can be added to it", status=400)
+    most = MAX_ENTRIES_SIZE // 2**20
+    sentence = f"the workflow run would be larger than {most} MiB; keep large results elsewhere, and return where"
+    return InputError(sentence, status=412)
 
 
 def wire_store(engine: Engine) -> WireStore:

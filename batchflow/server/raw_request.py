@@ -12,6 +12,7 @@ MAX_BODY = 16 * 1024 * 1024
 
 TOKEN_PARAMETER = "qstash_token"
 _CONFIG = "upstash-"
+_SCHEMES = ("http://", "https://")
 
 
 def raw_path(scope: Scope) -> str:
@@ -93,6 +94,12 @@ def _too_large() -> TooLarge:
     return TooLarge(f"the body is larger than {MAX_BODY:,} bytes; send less, or a URL from which to fetch it")
 
 
+def caller_ip(scope: Scope) -> str | None:
+    """The address of the sender of a request."""
+    client = scope.get("client")
+    return str(client[0]) if client else None
+
+
 def query_pairs(scope: Scope) -> Iterator[tuple[str, str]]:
     """The parameters of a request, decoded, in their order."""
     for part in _parts(scope):
@@ -114,7 +121,15 @@ def query_token(scope: Scope) -> str | None:
     return None
 
 
-def with_query(destination: str, scope: Scope) -> str:
+def destination_of(path: str, scope: Scope) -> str:
+    """The destination in a path that is not decoded: a URL as it was sent, with the query, or the name of a group."""
+    if path[:8].lower().startswith(_SCHEMES):
+        return _with_query(path, scope)
+    decoded = unquote(path)
+    return _with_query(decoded, scope) if decoded[:8].lower().startswith(_SCHEMES) else decoded
+
+
+def _with_query(destination: str, scope: Scope) -> str:
     """A destination with the query of the request, as it was sent, without what is meant for the server."""
     query = "&".join(_of_destination(_parts(scope)))
     return f"{destination}?{query}" if query else destination
