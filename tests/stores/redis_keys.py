@@ -8,7 +8,9 @@ import contextlib
 import json
 import re
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, cast
+
+from fakeredis import FakeAsyncRedis
 
 from batchflow.core.message import SUSPECT_LOSSES
 from batchflow.stores.redis import RedisStore
@@ -30,6 +32,7 @@ for place, key in ipairs(keys) do
 end
 return cjson.encode(found)
 """
+FUNCTION = f"#!lua name=snapshot\nredis.register_function('snapshot', function(KEYS, ARGV) {SNAPSHOT} end)"
 RIGHTS = ("+keys", "+type")
 """The rights that the check needs beside batchflow's own."""
 
@@ -327,7 +330,16 @@ def _values(kind: str, holds: list[str]) -> dict[str, str]:
 async def snapshot(client: Any, namespace: str) -> Snapshot:
     """All keys of a namespace, through any client."""
     start = prefix(namespace)
-    return Snapshot(namespace, await client.eval(SNAPSHOT, 1, f"{start}meta", f"{start}*"))
+    return Snapshot(namespace, await _run(client, f"{start}meta", f"{start}*"))
+
+
+async def _run(client: Any, *arguments: str) -> Any:
+    is_fake = isinstance(cast(object, client), FakeAsyncRedis)
+    if not is_fake:
+        return await client.eval(SNAPSHOT, 1, *arguments)
+    # A server of fakeredis that has run a script is never freed, and one that has called a function is.
+    await client.function_load(FUNCTION, replace=True)
+    return await client.fcall("snapshot", 1, *arguments)
 
 
 def permanent() -> set[str]:

@@ -1,6 +1,7 @@
 """A store that is not ours keeps what every store has to keep, written on the protocol alone."""
 
 import ast
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,8 +21,11 @@ class TestSharedMemory(SharedStoreConformance):
     """A place that several stores open, as several processes do a server."""
 
     @pytest.fixture(autouse=True)
-    def _place(self) -> None:
+    def _place(self) -> Iterator[None]:
         self.place = Place()
+        yield
+        # pytest keeps the instances of a class until all tests have run.
+        del self.place
 
     def make_store(self, clock: Clock) -> Store:
         return MemoryStore(self.place, clock=clock)

@@ -1,7 +1,7 @@
 """The Redis store keeps what every store has to keep, on fakeredis and on a real server."""
 
 import itertools
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import ClassVar
 
 import fakeredis
@@ -30,8 +30,11 @@ class FakeRedisCases(Cases):
     """fakeredis with Lua, as users' own tests have it."""
 
     @pytest.fixture(autouse=True)
-    def _place(self) -> None:
+    def _place(self) -> Iterator[None]:
         self.server = fakeredis.FakeServer()
+        yield
+        # pytest keeps the instances of a class until all tests have run.
+        del self.server
 
     def make_store(self, clock: Clock) -> Store:
         return RedisStore(FakeAsyncRedis(server=self.server), clock=clock)
