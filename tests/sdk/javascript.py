@@ -1,4 +1,4 @@
-"""The official JavaScript SDK, as it was installed from its registry."""
+"""The official JavaScript SDKs, as they were installed from their registry."""
 
 import os
 import shutil
@@ -15,8 +15,8 @@ def find_node() -> str:
     path = shutil.which("node")
     if path is None:
         missing = "no node on PATH: what needs the JavaScript SDK was left out"
-    elif not (FOLDER / "node_modules" / "@upstash" / "qstash").is_dir():
-        missing = "no JavaScript SDK (npm install --prefix tests/sdk/js): what needs it was left out"
+    elif not all((FOLDER / "node_modules" / "@upstash" / name).is_dir() for name in ("qstash", "workflow")):
+        missing = "no JavaScript SDKs (npm install --prefix tests/sdk/js): what needs it was left out"
     else:
         return path
     if os.environ.get("CI") or os.environ.get(REQUIRED) == "1":

@@ -22,6 +22,16 @@ for (const name of verbs(client)) if (typeof client[name] === "object") found[na
 console.log(JSON.stringify(found));
 """
 
+LIST_WORKFLOW_VERBS = """
+import { Client, WorkflowContext } from "@upstash/workflow";
+const isVerb = ([, { value }]) => typeof value === "function";
+const verbs = (it) => Object.entries(Object.getOwnPropertyDescriptors(it)).filter(isVerb).map(([name]) => name);
+const client = new Client({ token: "x", baseUrl: "http://127.0.0.1:1" });
+const found = { client: Client.prototype, dlq: Object.getPrototypeOf(client.dlq), context: WorkflowContext.prototype };
+console.log(JSON.stringify(Object.entries(found).flatMap(([api, it]) => verbs(it).map((verb) => `${api}.${verb}`))));
+"""
+NOT_VERBS = {"client.constructor", "dlq.constructor", "context.constructor", "context.addStep"}
+
 
 def test_every_verb_of_the_python_sdk_is_used() -> None:
     """A new one of a later version is named here."""
@@ -58,3 +68,13 @@ def test_every_verb_of_the_javascript_sdk_is_used(node: str) -> None:
         verb for verb in sorted(verbs - {f"client.{it}" for it in NOT_OURS}) if not re.search(rf"\b{verb}\b", text)
     ]
     assert (unused, len(verbs) > 40) == ([], True)
+
+
+def test_every_verb_of_the_javascript_workflow_sdk_is_used(node: str) -> None:
+    """Of its client, of its DLQ, and of the context of a run, but those for hosted language models."""
+    listed = subprocess.run(
+        [node, "--input-type=module", "-e", LIST_WORKFLOW_VERBS], cwd=FOLDER, capture_output=True, text=True, check=True
+    )
+    text = "\n".join(file.read_text() for file in FOLDER.glob("workflows/*.mjs"))
+    verbs = set[str](json.loads(listed.stdout)) - NOT_VERBS
+    assert ([it for it in sorted(verbs) if f"{it}(" not in text], len(verbs) > 15) == ([], True)
