@@ -50,9 +50,18 @@ from tests.conformance.shared_posts import SharedPostCases
 from tests.conformance.steps import RecordCases
 from tests.conformance.timed_limits import TimedLimitCases
 from tests.conformance.waiters import WaiterCases
+from tests.conformance.wire_run_ends import WireRunEndCases
+from tests.conformance.wire_runs import WireRunCases
+from tests.conformance.wire_waits import WireWaitCases
 from tests.conformance.workers import WorkerCases
 
-__all__ = ["SharedStoreConformance", "SharedWireConformance", "StoreConformance", "WireConformance"]
+__all__ = [
+    "SharedStoreConformance",
+    "SharedWireConformance",
+    "StoreConformance",
+    "WireConformance",
+    "WireRunConformance",
+]
 
 
 class StoreConformance(
@@ -93,6 +102,10 @@ class StoreConformance(
 
 class SharedStoreConformance(StoreConformance, SharedCases, OperatorCases):
     """And what it keeps where several processes use the same place."""
+
+
+class WireRunConformance(WireRunCases, WireWaitCases, WireRunEndCases):
+    """What a store keeps that keeps workflow runs of QStash."""
 
 
 class WireConformance(PostCases, PostLogCases, QueueCases, DocumentCases):

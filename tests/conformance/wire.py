@@ -9,6 +9,7 @@ from batchflow.core import settlement
 from batchflow.core.message import Claim
 from batchflow.core.posts import LogEntry, LogState, Post, Posted
 from batchflow.core.settlement import Effect, LeaveQueue, Log, SettleResult
+from batchflow.core.wire_runs import RunLink
 from batchflow.core.wire_store import WireStore
 from tests.conformance.scene import Cases, Scene, message
 
@@ -16,10 +17,16 @@ TENANT = "acme"
 
 
 def new_post(
-    id: str, *, tenant: str = TENANT, dedup: str | None = None, queue: str | None = None, **changes: Any
+    id: str,
+    *,
+    tenant: str = TENANT,
+    dedup: str | None = None,
+    queue: str | None = None,
+    link: RunLink | None = None,
+    **changes: Any,
 ) -> Post:
     """A post to `work` under a key without limits, unless said otherwise."""
-    return Post(message(id, label=tenant, **changes), tenant, f'{{"post":"{id}"}}', dedup, queue)
+    return Post(message(id, label=tenant, **changes), tenant, f'{{"post":"{id}"}}', dedup, queue, link)
 
 
 @dataclass(slots=True)

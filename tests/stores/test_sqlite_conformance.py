@@ -7,7 +7,13 @@ import pytest
 from batchflow.core.ports import Clock
 from batchflow.core.store import Store
 from batchflow.stores.sqlite import SqliteStore
-from tests.conformance import SharedStoreConformance, SharedWireConformance, StoreConformance, WireConformance
+from tests.conformance import (
+    SharedStoreConformance,
+    SharedWireConformance,
+    StoreConformance,
+    WireConformance,
+    WireRunConformance,
+)
 from tests.conformance.scene import Cases
 
 
@@ -34,7 +40,7 @@ class TestSqliteFile(FileCases, SharedStoreConformance):
     """What every store keeps."""
 
 
-class TestPostsOnSqliteFile(FileCases, SharedWireConformance):
+class TestPostsOnSqliteFile(FileCases, SharedWireConformance, WireRunConformance):
     """What a store of posts keeps."""
 
 
@@ -42,5 +48,5 @@ class TestSqliteMemory(MemoryCases, StoreConformance):
     """What every store keeps."""
 
 
-class TestPostsOnSqliteMemory(MemoryCases, WireConformance):
+class TestPostsOnSqliteMemory(MemoryCases, WireConformance, WireRunConformance):
     """What a store of posts keeps."""

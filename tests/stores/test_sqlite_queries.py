@@ -23,6 +23,7 @@ BODIES = {
 LARGE = (
     "message", "step", "item", "mark", "run", "arrival", "listener", "kept_event", "webhook", "flow", "lane",
     "post_log", "open_post", "post_dedup", "queue", "queued_post", "queue_place", "document",
+    "wire_run", "wire_entry", "wire_member", "wire_wait", "wire_kept_event",
 )  # fmt: skip
 SCAN = re.compile(r"SCAN (\w+)")
 LEDGER = re.compile(r"SEARCH \w+ (?:EXISTS )?USING PRIMARY KEY \(ledger=\?\)")

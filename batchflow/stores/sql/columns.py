@@ -11,6 +11,7 @@ from batchflow.core.dead_letters import DeadLetterGroup
 from batchflow.core.flow import FlowHolder
 from batchflow.core.posts import Document, LogEntry, Queue
 from batchflow.core.run import Arrival, Step
+from batchflow.core.wire_runs import EventWait, RunMember, WireRun
 from batchflow.stores import base
 from batchflow.stores.sql.batches import START_CANDIDATE
 from batchflow.stores.sql.claims import CANDIDATE, Lane
@@ -20,6 +21,7 @@ from batchflow.stores.sql.failures import ErrorRow
 from batchflow.stores.sql.messages import HeldMessage, NewMessage, WaitingMessage
 from batchflow.stores.sql.retries import Again
 from batchflow.stores.sql.transaction import BatchHead
+from batchflow.stores.sql.wire_runs import NewEntry, RunHead, Waiting
 
 Names = tuple[str, ...]
 Columns = Sequence[str | None]
@@ -65,6 +67,11 @@ GIVEN: Mapping[str, Names] = {
     "step_refused": ("slot", "id", "fence"),
     "step_resolve": ("run", *Step._fields),
     "step_written": ("slot", "run", "number", "state", "position"),
+    "wire_entry_add": NewEntry._fields,
+    "wire_member_add": ("message", "entry"),
+    "wire_member_number": ("run", "message", "entry"),
+    "wire_run_grow": ("run", "entries", "size"),
+    "wire_wait_add": ("message", "event", "head", "due", "about"),
 }
 """The columns of the rows given to statements, if there is more than one."""
 
@@ -136,6 +143,16 @@ FOUND: Mapping[str, Names] = {
     "suspects_due": (*Lane._fields, "id"),
     "worker_all": ("key", "name", "lease_until"),
     "work_unserved": ("destination", "waiting", "batch"),
+    "wire_entry_list": ("message", "text", "base64", "at"),
+    "wire_kept_next": ("key", "tail"),
+    "wire_member_first": ("message", "entry"),
+    "wire_member_list": RunMember._fields,
+    "wire_run_find": RunHead._fields,
+    "wire_run_list": WireRun._fields,
+    "wire_run_read": WireRun._fields,
+    "wire_wait_list": ("id", *EventWait._fields[1:]),
+    "wire_wait_of_event": Waiting._fields,
+    "wire_wait_of_run": Waiting._fields,
     "worker_status": ("name", "since", "seen_at", "lease_until", "concurrency", "hanging", "holds", "serves"),
 }
 """The columns of the rows that statements return, if there is more than one."""

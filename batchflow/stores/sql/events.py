@@ -27,14 +27,14 @@ def add_arrivals(tx: Tx, arrivals: Sequence[NewArrival]) -> None:
         return
     tx.run_rows("arrival_add", arrivals, now=tx.now)
     runs = sorted({(one.run,) for one in arrivals})
-    lanes: set[int] = set()
-    asleep: list[tuple[str]] = []
-    for run, lane in tx.json_rows("message_suspended", runs, now=tx.now):
-        asleep.append((run,))
-        lanes.add(lane)
+    wake(tx, tx.json_rows("message_suspended", runs, now=tx.now))
+
+
+def wake(tx: Tx, asleep: Sequence[tuple[str, int]]) -> None:
+    """Make waiting messages due at once; each is given with its lane."""
     if asleep:
-        tx.run_rows("message_wake", asleep, now=tx.now)
-        for lane in lanes:
+        tx.run_rows("message_wake", [(id,) for id, _ in asleep], now=tx.now)
+        for lane in {lane for _, lane in asleep}:
             flows.mark_ready(tx, lane, tx.now)
 
 

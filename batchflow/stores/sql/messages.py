@@ -180,6 +180,11 @@ def waiting_message(tx: Tx, id: str) -> list[WaitingMessage]:
     return [WaitingMessage._make(row) for row in tx.json("message_waiting", id=id)]
 
 
+def waiting(tx: Tx, ids: Sequence[str]) -> list[WaitingMessage]:
+    """Those of these messages that no worker holds."""
+    return [WaitingMessage._make(row) for row in tx.json_rows("messages_waiting", [(id,) for id in ids])]
+
+
 def drop(tx: Tx, gone: Iterable[str]) -> None:
     """Remove messages."""
     tx.run_rows("message_drop", [(id,) for id in gone])

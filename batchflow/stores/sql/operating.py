@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from batchflow.core.posts import LogEntry
 from batchflow.stores import base
-from batchflow.stores.sql import batches, flows, messages, post_log, queues, settling
+from batchflow.stores.sql import batches, flows, messages, post_log, posts, settling
 from batchflow.stores.sql.transaction import Tx
 
 
@@ -36,20 +36,11 @@ def cancel_all(tx: Tx, destination: str | None, label: str | None) -> int:
 
 def cancel_posts(tx: Tx, tenant: str, ids: Sequence[str]) -> list[str]:
     """End the waiting ones of some posts, mark the leased ones, and return all that had not ended."""
-    progress: dict[str, int] = dict(tx.json_rows("post_progress", [(id,) for id in ids], tenant=tenant))
+    progress = posts.progress(tx, tenant, ids)
     found = [id for id in dict.fromkeys(ids) if id in progress]
-    queued, waiting, leased = ([id for id in found if progress[id] == stage] for stage in range(3))
-    if requested := [*queued, *waiting, *leased]:
+    if requested := [id for id in found if progress[id] < posts.CANCELLED]:
         post_log.log(tx, [LogEntry(id, tenant, "CANCEL_REQUESTED", tx.now) for id in requested])
-    if queued:
-        # First: a place that is freed below goes to a post that is not cancelled.
-        queues.drop_waiting(tx, queued)
-        post_log.log(tx, [LogEntry(id, tenant, "CANCELED", tx.now) for id in queued])
-    if waiting:
-        rows = tx.json_rows("messages_waiting", [(id,) for id in waiting])
-        _end_waiting(tx, [messages.WaitingMessage._make(row) for row in rows])
-    if leased:
-        tx.run_rows("messages_cancel_leased", [(id,) for id in leased])
+    settling.cancel_posts(tx, tenant, progress)
     return found
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from batchflow.core.posts import LAST_STATES, LogEntry, LoggedEntry
+from batchflow.stores.sql import wire_runs
 from batchflow.stores.sql.transaction import Tx
 from batchflow.stores.wire import logged
 
@@ -16,6 +17,9 @@ def log(tx: Tx, entries: Sequence[LogEntry]) -> None:
     ended = [(entry.message,) for entry in entries if entry.state in LAST_STATES]
     if ended:
         tx.run_rows("open_post_drop", ended)
+    # One that ends otherwise was claimed, and waits no more.
+    if cancelled := [entry.message for entry in entries if entry.state == "CANCELED"]:
+        wire_runs.drop_waits(tx, cancelled)
 
 
 def log_calls(tx: Tx, calls: Sequence[tuple[Sequence[LogEntry]]]) -> list[None]:

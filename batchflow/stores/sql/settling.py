@@ -1,12 +1,13 @@
 """Settling claims: everything that a settlement writes, in one transaction."""
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from batchflow.core import ids
 from batchflow.core.message import FAILURE_STEP, NOTIFICATION_STEP, SUSPECT_LOSSES
+from batchflow.core.posts import LogEntry
 from batchflow.core.run import Step
-from batchflow.core.settlement import ARRIVES, RUN_STATE, STAYS, Notice, Settlement, SettleResult
+from batchflow.core.settlement import ARRIVES, RUN_STATE, STAYS, EndRun, Notice, Settlement, SettleResult
 from batchflow.stores import base
 from batchflow.stores.sql import (
     batches,
@@ -17,8 +18,11 @@ from batchflow.stores.sql import (
     flows,
     messages,
     notifications,
+    post_log,
     posts,
+    queues,
     steps,
+    wire_runs,
 )
 from batchflow.stores.sql.messages import HeldMessage
 from batchflow.stores.sql.transaction import Tx
@@ -64,9 +68,10 @@ def settle(tx: Tx, settlements: Sequence[Settlement]) -> list[SettleResult]:
     ended: list[EndedMessage] = []
     counts = False
     failing: set[int] = set()
+    ending: set[tuple[str, str]] = set()
     for slot, about in held.items():
         settlement = settlements[slot]
-        if about.cancelled and settlement.ending in _GOES_ON:
+        if settlement.ending in _GOES_ON and (about.cancelled or _run_is_ending(settlement, ending)):
             settlement = settlement._replace(ending="cancelled")
         elif about.is_report and settlement.ending == "dead":
             # The dead letter or batch of which it is has the outcome.
@@ -92,6 +97,16 @@ def settle(tx: Tx, settlements: Sequence[Settlement]) -> list[SettleResult]:
     if touched and (finished := batches.end_finished(tx, touched)):
         _add_ended_batches(tx, held, finished, answers)
     return answers
+
+
+def _run_is_ending(settlement: Settlement, ending: set[tuple[str, str]]) -> bool:
+    """True for a dead one that ends a workflow run which another one of its group ends; `ending` are those runs."""
+    if settlement.ending != "dead":
+        return False
+    ends = {(effect.tenant, effect.run) for effect in settlement.effects if isinstance(effect, EndRun)}
+    known = not ends.isdisjoint(ending)
+    ending |= ends
+    return known
 
 
 def end_unclaimed(tx: Tx, ended: Sequence[EndedMessage]) -> None:
@@ -331,7 +346,34 @@ def cancellations_of(waits: Iterable[messages.WaitingMessage]) -> list[EndedMess
 
 
 def _apply_effects(tx: Tx, of: Sequence[EndedMessage]) -> None:
-    steps.apply_effects(tx, [(settlement.id, effect) for settlement, _ in of for effect in settlement.effects])
+    effects = [(settlement.id, effect) for settlement, _ in of for effect in settlement.effects]
+    steps.apply_effects(tx, [(id, effect) for id, effect in effects if not isinstance(effect, EndRun)])
+    for _, effect in effects:
+        if isinstance(effect, EndRun):
+            end_run(tx, effect)
+
+
+def end_run(tx: Tx, effect: EndRun) -> bool:
+    """End a workflow run of QStash, cancel its posts and publish those of its end; False if it has ended."""
+    members = wire_runs.end(tx, effect)
+    if members is None:
+        return False
+    cancel_posts(tx, effect.tenant, posts.progress(tx, effect.tenant, members))
+    posts.send(tx, effect.posts)
+    return True
+
+
+def cancel_posts(tx: Tx, tenant: str, progress: Mapping[str, int]) -> None:
+    """End posts that wait, and mark those that a worker has."""
+    queued, waiting, leased = ([id for id in progress if progress[id] == stage] for stage in range(posts.CANCELLED))
+    if queued:
+        # First: a place that is freed below goes to a post that is not cancelled.
+        queues.drop_waiting(tx, queued)
+        post_log.log(tx, [LogEntry(id, tenant, "CANCELED", tx.now) for id in queued])
+    if waiting:
+        _cancel_waiting(tx, messages.waiting(tx, waiting))
+    if leased:
+        tx.run_rows("messages_cancel_leased", [(id,) for id in leased])
 
 
 def _add_ended_batches(

@@ -133,7 +133,7 @@ def apply_effects(tx: Tx, effects: Sequence[tuple[str, Effect]]) -> None:
     if logged:
         post_log.log(tx, logged)
     if sent:
-        posts.post(tx, sent)
+        posts.send(tx, sent)
     if left:
         queues.leave(tx, left)
 

@@ -11,6 +11,7 @@ from batchflow.core.message import ClaimResult, OpenMessage, UnservedWork, Worke
 from batchflow.core.posts import Document, DocumentKind, LogEntry, LoggedEntry, Queue
 from batchflow.core.run import NEVER, Run, RunQuery, Waiter
 from batchflow.core.schedule import DueSchedules, ScheduleStatus
+from batchflow.core.wire_runs import EventWait, RunEntry, RunMember, WireRun
 from batchflow.stores.base import Answers, WriteVerbs, rank
 from batchflow.stores.sql import (
     batches,
@@ -30,6 +31,7 @@ from batchflow.stores.sql import (
     schedules,
     settling,
     steps,
+    wire_runs,
 )
 from batchflow.stores.sql import ledger as ledgers
 from batchflow.stores.sql.transaction import Tx
@@ -219,6 +221,32 @@ class SqlStore(WriteVerbs, WireVerbs):
         """See the protocol."""
         return await self._read(post_log.latest, tenant, ids)
 
+    # Workflow runs of QStash
+
+    async def event_waits(self, tenant: str, event: str) -> Sequence[EventWait]:
+        """See the protocol."""
+        return await self._read(wire_runs.waits, tenant, event)
+
+    async def wire_run(self, tenant: str, id: str) -> WireRun | None:
+        """See the protocol."""
+        return await self._read(wire_runs.find, tenant, id)
+
+    async def wire_runs(
+        self, tenant: str, *, before: tuple[int, str] | None = None, limit: int = 100
+    ) -> Sequence[WireRun]:
+        """See the protocol."""
+        return await self._read(wire_runs.listed, tenant, before, limit)
+
+    async def run_entries(self, tenant: str, run: str) -> Sequence[RunEntry]:
+        """See the protocol."""
+        return await self._read(wire_runs.entries, tenant, run)
+
+    async def run_members(self, tenant: str, run: str) -> Sequence[RunMember]:
+        """See the protocol."""
+        return await self._read(wire_runs.members, tenant, run)
+
+    # Queues and documents
+
     async def queue(self, tenant: str, name: str) -> Queue | None:
         """See the protocol."""
         return await self._read(queues.find, tenant, name)
@@ -255,6 +283,9 @@ def prune(tx: Tx, retention_ms: int, limit: int) -> int:
     gone += tx.run("prune_dead_letters", before=before, limit=limit)
     gone += tx.run("prune_log", before=before, limit=limit)
     gone += tx.run("prune_dedup", now=tx.now, limit=limit)
+    gone += tx.run("prune_wire_entries", before=before, limit=limit)
+    gone += tx.run("prune_wire_members", before=before, limit=limit)
+    gone += tx.run("prune_wire_runs", before=before, limit=limit)
     key = tx.one("prune_batch_pick", before=before)
     if key is not None:
         gone += tx.run("prune_items", batch=key, limit=limit) + tx.run("prune_retried", batch=key, limit=limit)
@@ -300,6 +331,9 @@ VERBS: Mapping[str, Verb] = {
     "publish": _each(messages.publish),
     "post": posts.post_calls,
     "log": post_log.log_calls,
+    "claim_entry": _each(wire_runs.claim_entry),
+    "notify_event": _each(wire_runs.notify),
+    "end_run": _each(settling.end_run),
     "put_queue": _each(queues.put),
     "drop_queue": _each(queues.drop),
     "put_document": _each(documents.put),

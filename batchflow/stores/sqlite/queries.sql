@@ -1632,6 +1632,129 @@ FROM given g CROSS JOIN message m ON m.id = g.id WHERE m.owner IS NULL AND m.sta
 WITH given (id) AS (VALUES :rows)
 UPDATE message SET cancelled = 1 WHERE id IN (SELECT id FROM given) AND owner IS NOT NULL;
 
+-- wire_run_find --
+SELECT json_group_array(json_array(key, live, created_at, entries, size)) FROM (
+    SELECT key, ended_at IS NULL AS live, created_at, entries, size FROM wire_run WHERE tenant = :tenant AND id = :id);
+
+-- wire_run_add --
+INSERT INTO wire_run (tenant, id, url, state, config, invoker, created_at, entries, size)
+VALUES (:tenant, :id, :url, 'RUN_STARTED', :config, :invoker, :created_at, 0, 0);
+
+-- wire_run_key --
+SELECT key FROM wire_run WHERE tenant = :tenant AND id = :id;
+
+-- wire_run_adopt --
+UPDATE wire_run SET config = :config WHERE key = :run;
+
+-- wire_run_grow --
+WITH given (run, entries, size) AS (VALUES :rows)
+UPDATE wire_run SET entries = g.entries, size = g.size FROM given g WHERE wire_run.key = g.run;
+
+-- wire_run_end --
+UPDATE wire_run SET state = :state, result = :result, ended_at = :now WHERE key = :run;
+
+-- wire_run_read --
+SELECT json_group_array(json_array(id, tenant, url, state, config, invoker, created_at, ended_at, result, size))
+FROM wire_run WHERE tenant = :tenant AND id = :id;
+
+-- wire_run_list --
+SELECT json_group_array(json_array(id, tenant, url, state, config, invoker, created_at, ended_at, result, size)) FROM (
+    SELECT * FROM wire_run WHERE tenant = :tenant AND (created_at, id) < (:created_at, :id)
+    ORDER BY created_at DESC, id DESC LIMIT :limit);
+
+-- wire_run_drop --
+DELETE FROM wire_run WHERE key = :run;
+
+-- wire_entry_add --
+WITH given (run, seq, message, text, base64) AS (VALUES :rows)
+INSERT INTO wire_entry (run, seq, message, text, base64, at)
+SELECT run, seq, message, text, base64, :now FROM given WHERE run IS NOT NULL;
+
+-- wire_entry_of_post --
+SELECT 1 FROM wire_entry WHERE run = :run AND message = :message LIMIT 1;
+
+-- wire_entry_list --
+SELECT json_group_array(json_array(message, text, base64, at)) FROM (
+    SELECT * FROM wire_entry WHERE run = :run AND seq <= :last ORDER BY seq);
+
+-- wire_entry_drop --
+DELETE FROM wire_entry WHERE run = :run;
+
+-- wire_member_add --
+WITH given (message, entry) AS (VALUES :rows)
+INSERT INTO wire_member (run, message, entry, at) SELECT :run, message, entry, :now FROM given WHERE message IS NOT NULL;
+
+-- wire_member_number --
+WITH given (run, message, entry) AS (VALUES :rows)
+UPDATE wire_member SET entry = g.entry FROM given g WHERE wire_member.run = g.run AND wire_member.message = g.message;
+
+-- wire_member_entry --
+SELECT entry FROM wire_member WHERE run = :run AND message = :message;
+
+-- wire_member_first --
+SELECT json_group_array(json_array(message, entry)) FROM (
+    SELECT message, entry FROM wire_member WHERE run = :run ORDER BY key LIMIT 1);
+
+-- wire_member_list --
+SELECT json_group_array(json_array(message, entry, at)) FROM (
+    SELECT m.* FROM wire_run r CROSS JOIN wire_member m ON m.run = r.key
+    WHERE r.tenant = :tenant AND r.id = :id ORDER BY m.key);
+
+-- wire_member_open --
+SELECT json_group_array(m.message) FROM wire_member m CROSS JOIN open_post o ON o.message = m.message
+WHERE m.run = :run;
+
+-- wire_member_drop --
+DELETE FROM wire_member WHERE run = :run;
+
+-- wire_wait_add --
+WITH given (message, event, head, due, about) AS (VALUES :rows)
+INSERT INTO wire_wait (run, message, tenant, event, head, due, about)
+SELECT :run, message, :tenant, event, head, due, about FROM given WHERE message IS NOT NULL;
+
+-- wire_wait_list --
+SELECT json_group_array(json_array(id, message, due, about, created_at)) FROM (
+    SELECT r.id, w.message, w.due, w.about, r.created_at
+    FROM wire_wait w CROSS JOIN wire_run r ON r.key = w.run
+    WHERE w.tenant = :tenant AND w.event = :event ORDER BY w.key);
+
+-- wire_wait_of_event --
+SELECT json_group_array(json_array(run, entries, size, head, id, message, due, about, created_at)) FROM (
+    SELECT w.run, r.entries, r.size, w.head, r.id, w.message, w.due, w.about, r.created_at
+    FROM wire_wait w CROSS JOIN wire_run r ON r.key = w.run
+    WHERE w.tenant = :tenant AND w.event = :event ORDER BY w.key);
+
+-- wire_wait_of_run --
+SELECT json_group_array(json_array(run, entries, size, head, id, message, due, about, created_at)) FROM (
+    SELECT w.run, r.entries, r.size, w.head, r.id, w.message, w.due, w.about, r.created_at
+    FROM wire_wait w CROSS JOIN wire_run r ON r.key = w.run
+    WHERE w.run = :run AND w.event = :event ORDER BY w.key LIMIT 1);
+
+-- wire_wait_head --
+SELECT head FROM wire_wait WHERE message = :message;
+
+-- wire_wait_drop --
+WITH given (message) AS (VALUES :rows)
+DELETE FROM wire_wait WHERE message IN (SELECT message FROM given);
+
+-- wire_wait_drop_of_run --
+DELETE FROM wire_wait WHERE run = :run;
+
+-- wire_kept_add --
+INSERT INTO wire_kept_event (run, event, tail)
+SELECT :run, :event, :tail WHERE (SELECT count(*) FROM wire_kept_event WHERE run = :run) < :most;
+
+-- wire_kept_next --
+SELECT json_group_array(json_array(key, tail)) FROM (
+    SELECT key, tail FROM wire_kept_event WHERE run = :run AND event = :event AND key > :after ORDER BY key LIMIT 1);
+
+-- wire_kept_take --
+WITH given (key) AS (VALUES :rows)
+DELETE FROM wire_kept_event WHERE key IN (SELECT key FROM given);
+
+-- wire_kept_drop --
+DELETE FROM wire_kept_event WHERE run = :run;
+
 -- queue_key --
 SELECT key FROM queue WHERE tenant = :tenant AND name = :name;
 
@@ -1718,3 +1841,20 @@ DELETE FROM post_log WHERE key IN (
 
 -- prune_dedup --
 DELETE FROM post_dedup WHERE key IN (SELECT key FROM post_dedup WHERE until <= :now ORDER BY until LIMIT :limit);
+
+-- prune_wire_entries --
+DELETE FROM wire_entry WHERE rowid IN (
+    SELECT e.rowid FROM wire_run r CROSS JOIN wire_entry e ON e.run = r.key
+    WHERE r.ended_at < :before ORDER BY r.ended_at LIMIT :limit);
+
+-- prune_wire_members --
+DELETE FROM wire_member WHERE key IN (
+    SELECT m.key FROM wire_run r CROSS JOIN wire_member m ON m.run = r.key
+    WHERE r.ended_at < :before ORDER BY r.ended_at LIMIT :limit);
+
+-- prune_wire_runs --
+DELETE FROM wire_run WHERE key IN (
+    SELECT r.key FROM wire_run r
+    WHERE r.ended_at < :before AND NOT EXISTS (SELECT 1 FROM wire_entry e WHERE e.run = r.key)
+        AND NOT EXISTS (SELECT 1 FROM wire_member m WHERE m.run = r.key)
+    ORDER BY r.ended_at LIMIT :limit);
