@@ -270,10 +270,8 @@ def _migrate(connection: sqlite3.Connection, path: str) -> int:
                 "let that version finish what is in it, save which items are processed with 'batchflow ledger export', "
                 "name another file, and take them over with 'batchflow ledger import'"
             )
-        for number in sorted(migrations):
-            if number > version:
-                for statement in _statements(migrations[number]):
-                    connection.execute(statement)
+        for statement in _steps(migrations, version) if version else _latest_schema():
+            connection.execute(statement)
         if version < latest:
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         # Always written: BEGIN IMMEDIATE succeeds on a file that cannot be written, and this does not.
@@ -290,6 +288,22 @@ def migration_texts() -> dict[int, str]:
     """The migrations by the schema to which each leads, the number at the start of its name."""
     folder = files("batchflow.stores.sqlite").joinpath("migrations")
     return {int(it.name[:4]): it.read_text() for it in folder.iterdir() if it.name.endswith(".sql")}
+
+
+def _steps(migrations: dict[int, str], version: int) -> Iterator[str]:
+    for number in sorted(migrations):
+        if number > version:
+            yield from _statements(migrations[number])
+
+
+@cache
+def _latest_schema() -> tuple[str, ...]:
+    """The statements that make an empty file one of the latest schema, in a tenth of the time of all migrations."""
+    with contextlib.closing(sqlite3.connect(":memory:")) as migrated:
+        for statement in _steps(migration_texts(), 0):
+            migrated.execute(statement)
+        # Without its first and last statement, which are BEGIN and COMMIT.
+        return tuple(migrated.iterdump())[1:-1]
 
 
 def _statements(text: str) -> list[str]:
