@@ -117,15 +117,9 @@ class HttpPushClient:
         route = self._route(request.url)
         places = self._places.get(route.origin) or self._places.setdefault(route.origin, _Places())
         places.users += 1
-        limit = timeout(None)
         try:
-            async with places.free, timeout(request.timeout_ms / 1000) as limit:
-                return await self._exchange(request, route)
-        except Exception as error:
-            if limit.expired():
-                within = humanize_duration(request.timeout_ms)
-                raise PushError(f"no answer of {printable_url(request.url)} within {within}", status=504) from error
-            raise _push_error(error, request) from error
+            async with places.free:
+                return await self._send_in_time(request, route)
         finally:
             places.users -= 1
             if not places.users:
@@ -136,6 +130,17 @@ class HttpPushClient:
         self._connections.close()
         if self._proxy is not None:
             await self._proxy.close()
+
+    async def _send_in_time(self, request: PushRequest, route: _Route) -> PushResponse:
+        limit = timeout(request.timeout_ms / 1000)
+        try:
+            async with limit:
+                return await self._exchange(request, route)
+        except Exception as error:
+            if limit.expired():
+                within = humanize_duration(request.timeout_ms)
+                raise PushError(f"no answer of {printable_url(request.url)} within {within}", status=504) from error
+            raise _push_error(error, request) from error
 
     async def _exchange(self, request: PushRequest, route: _Route) -> PushResponse:
         method, _, headers, body, _ = request

@@ -8,8 +8,9 @@ from batchflow.wire.envelope import HeaderPairs
 MAX_HEAD_BYTES = 65_536
 """The most bytes of a response's status and headers."""
 
-_STATUS = re.compile(rb"HTTP/1\.([01]) ([1-9]\d\d)(?: [^\r\n]*)?")
-_NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_STATUS = re.compile(r"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: [^\r\n]*)?")
+_LENGTH = re.compile("[0-9]{1,15}")
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n]*)?")
 
 
@@ -78,41 +79,41 @@ class ResponseReader:
         return self._response() if self._until == "close" else None
 
     def _read_head(self, head: bytes) -> None:
-        first, *lines = head.split(b"\r\n")
+        first, *lines = head.decode(errors="replace").split("\r\n")
         status = _STATUS.fullmatch(first)
         if status is None:
             raise BrokenResponse
         self._status = int(status[2])
         headers: list[tuple[str, str]] = []
-        framing: dict[bytes, bytes] = {}
+        framing: dict[str, str] = {}
         for line in lines:
-            name, colon, value = line.partition(b":")
+            name, colon, value = line.partition(":")
             if not colon or _NAME.fullmatch(name) is None:
                 raise BrokenResponse
-            value = value.strip(b" \t")
-            headers.append((name.decode("latin-1"), value.decode(errors="replace")))
+            value = value.strip(" \t")
+            headers.append((name, value))
             lower = name.lower()
-            if lower in (b"content-length", b"transfer-encoding", b"connection"):
-                framing[lower] = framing[lower] + b"," + value if lower in framing else value
+            if lower in ("content-length", "transfer-encoding", "connection"):
+                framing[lower] = f"{framing[lower]},{value}" if lower in framing else value
         if self._status == 101:
             raise BrokenResponse
         if self._status < 200:
             return
         self._headers = headers
-        options = {it.strip() for it in framing.get(b"connection", b"").lower().split(b",")}
-        self._is_persistent = b"close" not in options if status[1] == b"1" else b"keep-alive" in options
+        options = {it.strip() for it in framing.get("connection", "").lower().split(",")}
+        self._is_persistent = "close" not in options if status[1] == "1" else "keep-alive" in options
         self._read_framing(framing)
 
-    def _read_framing(self, framing: dict[bytes, bytes]) -> None:
-        codings = framing.get(b"transfer-encoding", b"").lower()
-        lengths = {it.strip() for it in framing.get(b"content-length", b"").split(b",")} - {b""}
+    def _read_framing(self, framing: dict[str, str]) -> None:
+        codings = framing.get("transfer-encoding", "").lower()
+        lengths = {it.strip() for it in framing.get("content-length", "").split(",")} - {""}
         if not self._has_body or self._status in (204, 304):
             self._until, self._length = "length", 0
         elif codings:
-            self._until = "chunk size" if codings.rpartition(b",")[2].strip() == b"chunked" else "close"
+            self._until = "chunk size" if codings.rpartition(",")[2].strip() == "chunked" else "close"
         elif lengths:
             (length, *others) = lengths
-            if others or not length.isdigit() or len(length) > 15:
+            if others or _LENGTH.fullmatch(length) is None:
                 raise BrokenResponse
             self._until, self._length = "length", int(length)
         else:
