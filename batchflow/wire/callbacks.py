@@ -30,6 +30,7 @@ class CallbackBody:
     not_before: int
     created_at: int
     workflow_run_id: str | None = None
+    workflow_created_at: int | None = None
     dlq_id: str | None = None
     topic_name: str | None = None
     endpoint_name: str | None = None
@@ -56,6 +57,7 @@ class CallbackBody:
             "scheduleId": self.schedule_id,
             "callerIP": self.caller_ip,
             "workflowRunId": self.workflow_run_id,
+            "workflowCreatedAt": self.workflow_created_at,
             "dlqId": self.dlq_id,
         }
         return to_json({name: value for name, value in fields.items() if value is not None})
@@ -82,9 +84,11 @@ def callback_requests(envelope: Envelope, id: str, outcome: Outcome, *, now: int
     """
     requests: list[PublishRequest] = []
     if envelope.callback is not None:
-        requests.append(_request(envelope.callback, envelope, id, replace(outcome, dlq_id=None), now))
+        body = callback_body(envelope, id, replace(outcome, dlq_id=None))
+        requests.append(callback_request(envelope.callback, envelope, id, body, now))
     if envelope.failure_callback is not None and outcome.dlq_id is not None:
-        requests.append(_request(envelope.failure_callback, envelope, id, outcome, now))
+        body = callback_body(envelope, id, outcome)
+        requests.append(callback_request(envelope.failure_callback, envelope, id, body, now))
     return requests
 
 
@@ -93,9 +97,12 @@ def callback_posts(envelope: Envelope, id: str, outcome: Outcome, *, now: int, n
     return [it for request in callback_requests(envelope, id, outcome, now=now) for it in posts_of(request, new_id)]
 
 
-def _request(target: CallbackTarget, envelope: Envelope, id: str, outcome: Outcome, now: int) -> PublishRequest:
+def callback_request(
+    target: CallbackTarget, envelope: Envelope, id: str, body: CallbackBody, now: int
+) -> PublishRequest:
+    """The request that sends `body`, which tells of the post `id`."""
     headers = [("content-type", "application/json"), *target.headers.items()]
-    request = parse_publish(target.url, headers, _body(envelope, id, outcome), tenant=envelope.tenant, now=now)
+    request = parse_publish(target.url, headers, body.to_json(), tenant=envelope.tenant, now=now)
     redact = request.envelope.redact
     if envelope.redact:
         # Its body repeats what the sender wants redacted, which includes the headers of callbacks.
@@ -103,7 +110,9 @@ def _request(target: CallbackTarget, envelope: Envelope, id: str, outcome: Outco
     return replace(request, envelope=replace(request.envelope, callback_of=id, redact=redact))
 
 
-def _body(envelope: Envelope, id: str, outcome: Outcome) -> bytes:
+def callback_body(envelope: Envelope, id: str, outcome: Outcome) -> CallbackBody:
+    """The body that tells of the outcome of the post `id`."""
+    run = envelope.run
     return CallbackBody(
         status=outcome.status,
         header=header_lists(outcome.headers),
@@ -117,12 +126,14 @@ def _body(envelope: Envelope, id: str, outcome: Outcome) -> bytes:
         source_body=envelope.body.content,
         not_before=envelope.not_before,
         created_at=envelope.created_at,
+        workflow_run_id=None if run is None else run.run,
+        workflow_created_at=None if run is None else run.created_at,
         dlq_id=outcome.dlq_id,
         topic_name=envelope.topic,
         endpoint_name=envelope.endpoint,
         schedule_id=envelope.schedule_id,
         caller_ip=envelope.caller_ip,
-    ).to_json()
+    )
 
 
 def _base64(content: bytes) -> str:

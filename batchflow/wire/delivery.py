@@ -42,6 +42,19 @@ def _own_headers(envelope: Envelope, id: str, retried: int) -> Iterable[tuple[st
         yield "Upstash-Flow-Control-Value", _limits(envelope)
     if envelope.labels:
         yield "Upstash-Label", ",".join(envelope.labels)
+    yield from _headers_of_run(envelope)
+
+
+def _headers_of_run(envelope: Envelope) -> Iterable[tuple[str, str]]:
+    """The headers by which an endpoint knows its run; the receiver of a call gets none."""
+    run = envelope.run
+    if run is None or run.call_type == "toCallback":
+        return
+    yield "Upstash-Workflow-RunId", run.run
+    yield "Upstash-Workflow-Url", run.url
+    yield "Upstash-Workflow-CreatedAt", str(run.created_at)
+    if run.first_contact:
+        yield "Upstash-Workflow-Unknown-Sdk", "true"
 
 
 def _limits(envelope: Envelope) -> str:

@@ -4,7 +4,7 @@ The rules are those of https://upstash.com/docs/qstash/api/publish and of the of
 """
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from hashlib import sha256
@@ -15,10 +15,11 @@ from batchflow.core.call import EMPTY_BODY, Body
 from batchflow.core.flow import FlowControl
 from batchflow.core.message import Message
 from batchflow.core.posts import PUSH_DESTINATION, PUSH_FAILURE_DESTINATION, Post
-from batchflow.errors import InputError
+from batchflow.core.wire_runs import RunLink
 from batchflow.wire.envelope import CallbackTarget, Envelope
 from batchflow.wire.messages import message_json
-from batchflow.wire.publish_headers import PublishHeaders, check_url, is_name, retry_policy
+from batchflow.wire.publish_headers import PublishHeaders, check_url, is_name, refusal, retry_policy
+from batchflow.wire.run_headers import RUN_ID, RunRequest, read_run
 
 HOST_PARALLELISM = 100
 """The most posts without flow control that are under way to one host, over all workers.
@@ -37,7 +38,8 @@ class PublishRequest:
 
     `destination` is a URL that begins with http:// or https://, or the name of a URL group. `envelope` has everything
     but the URL of a group. `cron` and `schedule_id` are those of a request that makes a schedule. `dedup` is the
-    deduplication id, or the hash of the content; None without one.
+    deduplication id, or the hash of the content; None without one. `run` is the workflow run that it begins or belongs
+    to; the envelope has no part in it yet.
     """
 
     destination: str
@@ -45,11 +47,17 @@ class PublishRequest:
     dedup: str | None = None
     cron: str | None = None
     schedule_id: str | None = None
+    run: RunRequest | None = None
 
     @property
     def is_group(self) -> bool:
         """True if the destination is the name of a URL group."""
         return self.envelope.topic is not None
+
+    @property
+    def dedup_key(self) -> str | None:
+        """The deduplication id as the store has it, unique over tenants."""
+        return None if self.dedup is None else f"{self.envelope.tenant}:{self.dedup}"
 
 
 def parse_publish(
@@ -77,9 +85,8 @@ def parse_publish(
     retries, retry_delay = given.retries(), given.retry_delay()
     retry_policy(retries, retry_delay)  # refuses an expression that is not valid
     flow_key, parallelism, rate, period_s = given.flow_control()
-    queue = given.queue(queue)
-    if queue is not None and flow_key is not None:
-        raise _exclusive()
+    queue, cron, run = given.queue(queue), given.cron(), read_run(given)
+    _check_together(flow_key, run, {"queue": queue, "schedule": cron, "URL group": topic})
     envelope = Envelope(
         url=url,
         tenant=tenant,
@@ -92,8 +99,8 @@ def parse_publish(
         timeout_ms=given.timeout_ms(),
         retries=retries,
         retry_delay=retry_delay,
-        callback=_read_target(given, "callback", retries, tenant),
-        failure_callback=_read_target(given, "failure-callback", retries, tenant),
+        callback=_read_target(given, "callback", retries, tenant, run),
+        failure_callback=_read_target(given, "failure-callback", retries, tenant, run),
         flow_key=flow_key,
         parallelism=parallelism,
         rate=rate,
@@ -104,13 +111,13 @@ def parse_publish(
         topic=topic,
         caller_ip=caller_ip,
     )
-    cron = given.cron()
     return PublishRequest(
         destination=url or destination,
         envelope=envelope,
         dedup=_dedup(given, destination, envelope, body),
         cron=cron,
-        schedule_id=given.get("upstash-schedule-id") if cron is not None else None,
+        schedule_id=None if cron is None else given.get("upstash-schedule-id"),
+        run=run,
     )
 
 
@@ -122,13 +129,12 @@ def posts_of(
     Their messages have the flow key of the store (`store_flow_key`) and the label of their tenant; without flow control
     each host has a key, which tenants cannot name, with `HOST_PARALLELISM`.
     """
-    envelope, dedup = request.envelope, request.dedup
-    key = None if dedup is None else f"{envelope.tenant}:{dedup}"
+    envelope, key = request.envelope, request.dedup_key
     if not request.is_group:
-        return [_post(envelope, new_id(), key)]
+        return [post_of(envelope, new_id(), dedup=key)]
     return [
         # No id has a line feed: those of endpoints cannot be confused with others.
-        _post(replace(envelope, url=url, endpoint=name), new_id(), None if key is None else f"{key}\n{url}")
+        post_of(replace(envelope, url=url, endpoint=name), new_id(), dedup=None if key is None else f"{key}\n{url}")
         for url, name in endpoints
     ]
 
@@ -143,7 +149,8 @@ def host_flow_key(tenant: str, host: str) -> str:
     return f"qstash-host.{tenant}.{host}"
 
 
-def _post(envelope: Envelope, id: str, dedup: str | None) -> Post:
+def post_of(envelope: Envelope, id: str, *, dedup: str | None = None, link: RunLink | None = None) -> Post:
+    """The post of an envelope."""
     message = Message(
         id=id,
         destination=PUSH_DESTINATION,
@@ -155,7 +162,7 @@ def _post(envelope: Envelope, id: str, dedup: str | None) -> Post:
         on_failure=PUSH_FAILURE_DESTINATION,
     )
     description = to_json(message_json(envelope, id)).decode()
-    return Post(message, envelope.tenant, description, dedup=dedup, queue=envelope.queue)
+    return Post(message, envelope.tenant, description, dedup=dedup, queue=envelope.queue, link=link)
 
 
 def _flow(envelope: Envelope) -> FlowControl:
@@ -189,10 +196,12 @@ def _read_destination(destination: str) -> tuple[str, str | None]:
         sentence = "destinations such as api/llm are not supported; give the URL of the provider"
     else:
         sentence = "'destination' is neither a URL that begins with http:// or https:// nor the name of a URL group"
-    raise InputError(sentence, field="destination", status=400)
+    raise refusal(sentence, "destination")
 
 
-def _read_target(given: PublishHeaders, kind: str, retries: int, tenant: str) -> CallbackTarget | None:
+def _read_target(
+    given: PublishHeaders, kind: str, retries: int, tenant: str, run: RunRequest | None
+) -> CallbackTarget | None:
     """A callback, whose headers are valid for the post that it becomes."""
     url = given.get(f"upstash-{kind}")
     if url is None:
@@ -205,7 +214,10 @@ def _read_target(given: PublishHeaders, kind: str, retries: int, tenant: str) ->
         if setting is not None:
             field = f"upstash-{kind}-{name}"
             sentence = f"a callback has no schedule, queue or deduplication of its own; leave out '{field}'"
-            raise InputError(sentence, field=field, status=400)
+            raise refusal(sentence, field)
+    if request.run is not None and (run is None or run.run != request.run.run):
+        field = f"upstash-{kind}-{RUN_ID.removeprefix('upstash-')}"
+        raise refusal(f"a callback belongs to the run of its request; send '{RUN_ID}' with the id of '{field}'", field)
     return target
 
 
@@ -221,6 +233,12 @@ def _dedup(given: PublishHeaders, destination: str, envelope: Envelope, body: by
     return f"sha256:{content.hexdigest()}"
 
 
-def _exclusive() -> InputError:
-    sentence = "a queue and flow control exclude each other; leave out 'upstash-flow-control-key' or the queue"
-    return InputError(sentence, field="upstash-flow-control-key", status=400)
+def _check_together(flow_key: str | None, run: RunRequest | None, others: Mapping[str, str | None]) -> None:
+    """Refuse settings that exclude each other."""
+    if others["queue"] is not None and flow_key is not None:
+        sentence = "a queue and flow control exclude each other; leave out 'upstash-flow-control-key' or the queue"
+        raise refusal(sentence, "upstash-flow-control-key")
+    if run is not None:
+        for name, setting in others.items():
+            if setting is not None:
+                raise refusal(f"the posts of a workflow run have no {name}; leave it out, or '{RUN_ID}'", RUN_ID)

@@ -36,11 +36,7 @@ _NAME = re.compile(rf"[A-Za-z0-9._-]{{1,{_MAX_NAME}}}")
 _URL = re.compile(r"https?://(?:[^/?#@\\]*@)?(?:\[[0-9a-f:.]+\]|[^/?#@:\[\]\\]+)(?::[0-9]{1,5})?(?:[/?#].*)?", re.I)
 _FORWARD = "upstash-forward-"
 _CALLBACKS = {"upstash-callback-": "callback", "upstash-failure-callback-": "failure-callback"}
-_OF_RUNS = ("workflow-init", "workflow-runid", "workflow-calltype", "workflow-invoke", "workflow-trigger-by-sdk")
-_REFUSED = {
-    **{f"upstash-{name}": "workflow runs are not supported yet" for name in _OF_RUNS},
-    "upstash-header-forward": "it is not supported; name each header as Upstash-Forward-NAME",
-}
+_REFUSED = {"upstash-header-forward": "it is not supported; name each header as Upstash-Forward-NAME"}
 _REDACTED = re.compile(r"(body)|headers?(?:\[([^\]]+)\])?", re.IGNORECASE)
 _FLOW_VALUE = "upstash-flow-control-value"
 _FLOW_HINT = "write parallelism=N, rate=N or both, and period=1m where the rate is not per second"
@@ -74,12 +70,12 @@ class PublishHeaders:
 
     def _add(self, name: str, lower: str, value: str) -> None:
         if not is_header_name(name) or len(name) > _MAX_NAME:
-            raise _refusal(f"{name[:60]!r} is not the name of a header; write at most {_MAX_NAME} letters", "headers")
+            raise refusal(f"{name[:60]!r} is not the name of a header; write at most {_MAX_NAME} letters", "headers")
         value = _checked(lower, value)
         if lower.startswith(_FORWARD):
             forwarded = lower[len(_FORWARD) :]
             if not forwarded:
-                raise _refusal("'Upstash-Forward-' names no header; write Upstash-Forward-NAME", _FORWARD)
+                raise refusal("'Upstash-Forward-' names no header; write Upstash-Forward-NAME", _FORWARD)
             if forwarded not in NOT_FORWARDED and forwarded != "content-type":
                 self.forwarded.append((name[len(_FORWARD) :], value))
             return
@@ -90,7 +86,7 @@ class PublishHeaders:
                 self._nested[kind][f"upstash-{lower[len(prefix) :]}"] = value
                 return
         if (why := _REFUSED.get(lower)) is not None:
-            raise _refusal(f"the header '{lower}' is refused: {why}", lower)
+            raise refusal(f"the header '{lower}' is refused: {why}", lower)
         self._values[lower] = f"{self._values[lower]}, {value}" if lower in self._values else value
 
     def get(self, name: str) -> str | None:
@@ -107,7 +103,7 @@ class PublishHeaders:
         if text is None:
             return "POST"
         if (method := text.upper()) not in METHODS:
-            raise _wrong("upstash-method", text, f"write one of {', '.join(METHODS)}")
+            raise wrong_value("upstash-method", text, f"write one of {', '.join(METHODS)}")
         return method
 
     def retries(self) -> int:
@@ -116,10 +112,10 @@ class PublishHeaders:
         if text is None:
             return DEFAULT_RETRIES
         if not _is_number(text):
-            raise _wrong("upstash-retries", text, f"write a whole number from 0 to {MAX_RETRIES}")
+            raise wrong_value("upstash-retries", text, f"write a whole number from 0 to {MAX_RETRIES}")
         if int(text) > MAX_RETRIES:
             want = f"this server makes at most {MAX_RETRIES} retries"
-            raise _wrong("upstash-retries", text, want, status=412)
+            raise wrong_value("upstash-retries", text, want, status=412)
         return int(text)
 
     def retry_delay(self) -> str | None:
@@ -141,9 +137,9 @@ class PublishHeaders:
             return None
         timeout = _read_duration(text, "upstash-timeout")
         if timeout == 0:
-            raise _wrong("upstash-timeout", text, "write the time that one attempt has, such as 30s")
+            raise wrong_value("upstash-timeout", text, "write the time that one attempt has, such as 30s")
         if timeout > MAX_TIMEOUT_MS:
-            raise _wrong("upstash-timeout", text, "an attempt on this server has at most 12h", status=412)
+            raise wrong_value("upstash-timeout", text, "an attempt on this server has at most 12h", status=412)
         return timeout
 
     def dedup_id(self) -> str | None:
@@ -158,7 +154,7 @@ class PublishHeaders:
             return False
         # The Python SDK writes `True`.
         if (lower := text.lower()) not in ("true", "false"):
-            raise _wrong(name, text, "write true or false")
+            raise wrong_value(name, text, "write true or false")
         return lower == "true"
 
     def flow_control(self) -> tuple[str | None, int | None, int | None, int]:
@@ -169,18 +165,18 @@ class PublishHeaders:
         if key is None or value is None:
             missing, present = ("key", "value") if key is None else ("value", "key")
             field = f"upstash-flow-control-{missing}"
-            raise _refusal(f"'{field}' is missing; it goes with 'upstash-flow-control-{present}'", field)
+            raise refusal(f"'{field}' is missing; it goes with 'upstash-flow-control-{present}'", field)
         return check_name(key, "upstash-flow-control-key"), *_read_limits(value)
 
     def labels(self) -> tuple[str, ...]:
         """The labels, each once."""
         text = self.get("upstash-label")
-        return () if text is None else tuple(dict.fromkeys(check_name(it, "upstash-label") for it in _items(text)))
+        return () if text is None else tuple(dict.fromkeys(check_name(it, "upstash-label") for it in read_items(text)))
 
     def redact(self) -> tuple[str, ...]:
         """The parts that no answer shows: `body`, `header`, `header[Name]`."""
         text = self.get("upstash-redact-fields")
-        return () if text is None else tuple(dict.fromkeys(map(_read_redacted, _items(text))))
+        return () if text is None else tuple(dict.fromkeys(map(_read_redacted, read_items(text))))
 
     def queue(self, of_path: str | None) -> str | None:
         """The queue: that of the request's path, else that of the header."""
@@ -191,7 +187,7 @@ class PublishHeaders:
         """The cron expression of a request that makes a schedule."""
         cron = self.get("upstash-cron")
         if cron is not None and self.get("upstash-not-before") is not None:
-            raise _refusal(
+            raise refusal(
                 "a schedule has no 'upstash-not-before'; write 'upstash-delay' to delay each of its messages",
                 "upstash-not-before",
             )
@@ -208,7 +204,7 @@ def retry_policy(retries: int, retry_delay: str | None) -> RetryPolicy:
     try:
         return RetryPolicy(retries=retries, delay=retry_delay or DEFAULT_RETRY_DELAY, cap="24h")
     except ConfigurationError as error:
-        raise _refusal(f"'upstash-retry-delay' is not valid: {error}", "upstash-retry-delay") from error
+        raise refusal(f"'upstash-retry-delay' is not valid: {error}", "upstash-retry-delay") from error
 
 
 def check_name(text: str, field: str) -> str:
@@ -218,7 +214,7 @@ def check_name(text: str, field: str) -> str:
         InputError: it has other characters than QStash lets through; `field` is named.
     """
     if not is_name(text):
-        raise _wrong(field, text, "write a name of letters, digits, '-', '_' and '.', not '.' or '..'")
+        raise wrong_value(field, text, "write a name of letters, digits, '-', '_' and '.', not '.' or '..'")
     return text
 
 
@@ -241,18 +237,19 @@ def check_url(text: str, field: str) -> str:
         url = quote(url, safe=ascii_letters + digits + punctuation + " ")
     found = _URL.fullmatch(url)
     if found is None or not url.isprintable() or " " in url:
-        raise _refusal(f"'{field}' is not a URL with a host; write one such as https://example.com/path", field)
+        raise refusal(f"'{field}' is not a URL with a host; write one such as https://example.com/path", field)
     return url
 
 
-def _items(text: str) -> list[str]:
+def read_items(text: str) -> list[str]:
+    """The items of a list with commas, without spaces around them."""
     return [item for part in text.split(",") if (item := part.strip())]
 
 
 def _read_redacted(item: str) -> str:
     found = _REDACTED.fullmatch(item)
     if found is None:
-        raise _wrong("upstash-redact-fields", item, "write body, header or header[NAME]")
+        raise wrong_value("upstash-redact-fields", item, "write body, header or header[NAME]")
     if found[1]:
         return "body"
     return "header" if found[2] is None else f"header[{found[2].strip()}]"
@@ -260,19 +257,19 @@ def _read_redacted(item: str) -> str:
 
 def _read_limits(value: str) -> tuple[int | None, int | None, int]:
     limits: dict[str, int] = {}
-    for item in _items(value):
+    for item in read_items(value):
         name, _, text = (it.strip() for it in item.partition("="))
         if name in limits or name not in ("parallelism", "rate", "period"):
-            raise _wrong(_FLOW_VALUE, value, _FLOW_HINT)
+            raise wrong_value(_FLOW_VALUE, value, _FLOW_HINT)
         if name != "period":
             limits[name] = _read_number(text, _FLOW_VALUE, least=1)
             continue
         period_ms = _read_duration(text, _FLOW_VALUE)
         if period_ms % 1000 or not 1 <= period_ms // 1000 <= MAX_PERIOD_S:
-            raise _wrong(_FLOW_VALUE, value, "write a period of whole seconds, from 1s to 7d")
+            raise wrong_value(_FLOW_VALUE, value, "write a period of whole seconds, from 1s to 7d")
         limits[name] = period_ms // 1000
     if not limits.keys() & {"parallelism", "rate"}:
-        raise _wrong(_FLOW_VALUE, value, _FLOW_HINT)
+        raise wrong_value(_FLOW_VALUE, value, _FLOW_HINT)
     return limits.get("parallelism"), limits.get("rate"), limits.get("period", 1)
 
 
@@ -281,12 +278,12 @@ def _read_duration(text: str, header: str) -> int:
     try:
         return to_ms(int(text) if _is_number(text) else text, option=header)
     except ConfigurationError:
-        raise _wrong(header, text, "write a time such as 10s, 2h30m or 7d") from None
+        raise wrong_value(header, text, "write a time such as 10s, 2h30m or 7d") from None
 
 
 def _read_number(text: str, header: str, *, least: int, most: int = _MAX_NUMBER) -> int:
     if not _is_number(text) or not least <= int(text) <= most:
-        raise _wrong(header, text, f"write a whole number from {least} to {most}")
+        raise wrong_value(header, text, f"write a whole number from {least} to {most}")
     return int(text)
 
 
@@ -297,14 +294,16 @@ def _is_number(text: str) -> bool:
 def _checked(header: str, value: str) -> str:
     """The value without spaces around it."""
     if not is_header_value(value):
-        raise _refusal(f"the value of '{header}' has a control character in it; leave it out", header)
+        raise refusal(f"the value of '{header}' has a control character in it; leave it out", header)
     return value.strip(" \t")
 
 
-def _wrong(header: str, got: str, want: str, *, status: int = 400) -> InputError:
+def wrong_value(header: str, got: str, want: str, *, status: int = 400) -> InputError:
+    """The error for a header that has the value `got`."""
     shown = got if len(got) <= 60 else f"{got[:59]}…"
     return InputError(option=header, got=repr(shown), want=want, field=header, status=status)
 
 
-def _refusal(sentence: str, field: str) -> InputError:
+def refusal(sentence: str, field: str) -> InputError:
+    """The error for a request that QStash refuses with 400."""
     return InputError(sentence, field=field, status=400)

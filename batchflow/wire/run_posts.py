@@ -3,86 +3,219 @@
 https://upstash.com/docs/workflow has the protocol of the endpoints.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+import math
+import re
+from base64 import b64encode
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from hashlib import sha256
+from typing import Any, cast
 
-from batchflow.core.call import Body
+from pydantic_core import from_json, to_json
+
+from batchflow.core.call import EMPTY_BODY, Body
+from batchflow.core.duration import to_ms
 from batchflow.core.posts import Post
-from batchflow.core.wire_runs import RunEntry, WireRun, WireRunState
-from batchflow.wire.callbacks import Outcome
-from batchflow.wire.envelope import CallbackTarget, Envelope, HeaderPairs
-from batchflow.wire.publish import PublishRequest
+from batchflow.core.secrets import marked_text, unmarked_text
+from batchflow.core.wire_runs import (
+    AddEntry,
+    AdoptRun,
+    AwaitEvent,
+    BeginRun,
+    JoinRun,
+    RunEntry,
+    RunLink,
+    WireRun,
+    WireRunState,
+)
+from batchflow.errors import ConfigurationError, InputError
+from batchflow.wire.callbacks import Outcome, callback_body, callback_request
+from batchflow.wire.envelope import Envelope, RunPart
+from batchflow.wire.headers import header_lists
+from batchflow.wire.publish import PublishRequest, parse_publish, post_of
+from batchflow.wire.publish_headers import check_name, refusal
+from batchflow.wire.run_config import RunConfig
+from batchflow.wire.run_headers import RUN_ID, RunRequest
+
+MAX_INVOCATIONS = 100
+"""The length of a chain of runs, each of which was invoked by the one before, at which no further one begins."""
+
+DEFAULT_WAIT = "7d"
+"""The time that a run waits for an event without a timeout."""
+
+_INVOKE_COUNT = "upstash-workflow-invoke-count"
+_IS_FAILURE = "Upstash-Workflow-Is-Failure"
+_FAILURE_CALLBACK = "Upstash-Workflow-Failure-Callback"
+_LATEST_S = 253_402_300_799  # the last second of the year 9999
+_URL_PARTS = re.compile(r"(https?)://([^/?#]*)(.*)", re.IGNORECASE | re.DOTALL)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunConfig:
-    """The settings that the posts of a run share, as its first request gives them; they are kept with the run.
-
-    With `applies` (`WF_TriggerOnConfig`) the engine gives them to each step and to the callback of a call; without it
-    each request has its own, and these are for listings and for the failure callback of the first one.
-    """
-
-    applies: bool = False
-    features: tuple[str, ...] = ()
-    headers: HeaderPairs = field(default=(), repr=False)
-    content_type: str | None = None
-    retries: int = 3
-    retry_delay: str | None = None
-    timeout_ms: int | None = None
-    failure_callback: CallbackTarget | None = None
-    flow_key: str | None = None
-    parallelism: int | None = None
-    rate: int | None = None
-    period_s: int = 1
-    labels: tuple[str, ...] = ()
-    redact: tuple[str, ...] = ()
-    caller_ip: str | None = None
-    resumed: str | None = None
-
-    @classmethod
-    def of(cls, envelope: Envelope, features: Sequence[str]) -> "RunConfig":
-        """The configuration that the envelope of a first request gives to its run."""
-        raise NotImplementedError
-
-    def to_text(self) -> str:
-        """As JSON text, all of which is a secret value."""
-        raise NotImplementedError
-
-    @classmethod
-    def of_text(cls, text: str) -> "RunConfig":
-        """The configuration of this text."""
-        raise NotImplementedError
+# Requests
 
 
 def begin_post(request: PublishRequest, new_id: Callable[[], str]) -> Post:
-    """The post of a request that begins a run (`Upstash-Workflow-Init: true`), with its invoker if it is an invoke."""
-    raise NotImplementedError
+    """The post of a request that begins a run (`Upstash-Workflow-Init: true`), with its invoker if it is an invoke.
+
+    Raises:
+        InputError: the body of an invoke is not valid, or the chain of invocations is too long.
+    """
+    run = _run_of(request)
+    initial, invoker = request.envelope.body, None
+    if run.invoke:
+        initial, invoker = _read_invoke(request)
+    return _first_post(request, run, new_id(), initial, invoker)
 
 
 def contact_post(request: PublishRequest, new_id: Callable[[], str], run: str | None) -> Post:
     """The post of `/v2/trigger`: it begins a run and makes first contact with its endpoint, which answers with an init.
 
     `run` is the id the sender wishes; without one it is new.
+
+    Raises:
+        InputError: the id has other characters than names have.
     """
-    raise NotImplementedError
+    id = new_id()
+    name = run or id.removeprefix("msg_")
+    name = check_name(name if name.startswith("wfr_") else f"wfr_{name}", RUN_ID)
+    return _first_post(request, RunRequest(run=name, init=True), id, request.envelope.body, None, first_contact=True)
 
 
 def run_post(request: PublishRequest, run: WireRun, new_id: Callable[[], str]) -> Post:
-    """The post of a request about a run that has begun: a step, a call, the answer to first contact.
+    """The post of a request about a run that has begun: a step, a call, its callback, the answer to first contact.
 
     The configuration of the run is applied to steps and to callbacks of calls, not to calls.
     """
-    raise NotImplementedError
+    asked, config, envelope = _run_of(request), RunConfig.of_text(run.config), request.envelope
+    created_at = asked.created_at
+    if asked.answers_contact:
+        config = config.adopted(envelope, asked.features)
+        link = AdoptRun(run.id, config.to_text(), created_at)
+        return _step_post(config.applied(envelope), run, asked.features, _adoption_id(run), link)
+    if asked.call_type == "step":
+        added = AddEntry(run.id, envelope.body, created_at)
+        envelope = _not_too_early(envelope, added.body)
+        return _step_post(_configured(envelope, config), run, asked.features, new_id(), added)
+    if asked.call_type == "fromCallback":
+        envelope = _configured(envelope, config.without_version())
+    part = replace(_part_of(run, asked.features), call_type=asked.call_type)
+    return post_of(replace(envelope, run=part), new_id(), link=JoinRun(run.id, created_at))
 
 
-def wait_post(event: str, body: bytes, run: WireRun, *, now: int, new_id: Callable[[], str]) -> Post:
-    """The post of `/v2/wait/{event}` with this body.
+def _run_of(request: PublishRequest) -> RunRequest:
+    if request.run is None:
+        raise refusal(f"'{RUN_ID}' is missing; send the id of the run", RUN_ID)
+    return request.run
 
-    Raises:
-        InputError: the body is not valid.
-    """
-    raise NotImplementedError
+
+def _first_post(
+    request: PublishRequest,
+    run: RunRequest,
+    id: str,
+    initial: Body,
+    invoker: str | None,
+    *,
+    first_contact: bool = False,
+) -> Post:
+    envelope = request.envelope
+    url = run.url or envelope.url
+    config = RunConfig.of(envelope, run.features).to_text()
+    link = BeginRun(run.run, url, (initial,), envelope.created_at, config, invoker)
+    part = RunPart(
+        run=run.run, url=url, created_at=envelope.created_at, features=run.features, first_contact=first_contact
+    )
+    return post_of(_delivering_steps(envelope, part), id, dedup=request.dedup_key, link=link)
+
+
+def _step_post(envelope: Envelope, run: WireRun, features: tuple[str, ...], id: str, link: RunLink) -> Post:
+    return post_of(_delivering_steps(envelope, _part_of(run, features)), id, link=link)
+
+
+def _part_of(run: WireRun, features: tuple[str, ...]) -> RunPart:
+    return RunPart(run=run.id, url=run.url, created_at=run.created_at, features=features)
+
+
+def _configured(envelope: Envelope, config: RunConfig) -> Envelope:
+    return config.applied(envelope) if config.applies else envelope
+
+
+def _delivering_steps(envelope: Envelope, part: RunPart) -> Envelope:
+    """The envelope of a delivery of steps, whose body is an array that the run has."""
+    return replace(envelope, body=EMPTY_BODY, content_type="application/json", run=part)
+
+
+def _adoption_id(run: WireRun) -> str:
+    """The id of the answer to first contact: an endpoint that answers it again changes nothing."""
+    key = to_json([run.tenant, run.id, run.created_at])
+    return f"msg_{sha256(key).hexdigest()[:32]}"
+
+
+def _not_too_early(envelope: Envelope, entry: Body) -> Envelope:
+    """The envelope with the exact time of a step that sleeps until then: its header has whole seconds."""
+    if "sleepUntil" not in entry.text:
+        return envelope
+    match step_of(entry).get("sleepUntil"):
+        case int() | float() as seconds if 0 < seconds <= _LATEST_S:
+            return replace(envelope, not_before=max(envelope.not_before, math.ceil(seconds * 1000)))
+        case _:
+            return envelope
+
+
+# Invocations
+
+
+def invoker_of(run: WireRun) -> tuple[str, int | None] | None:
+    """The id of the run that waits for this one, and the time at which it began; None if nobody waits."""
+    if run.invoker is None:
+        return None
+    waiting = from_json(unmarked_text(run.invoker))
+    return waiting["workflowRunId"], waiting["workflowRunCreatedAt"]
+
+
+def invoker_post(
+    run: WireRun, state: WireRunState, result: str | None, invoker: WireRun, *, now: int, new_id: Callable[[], str]
+) -> Post:
+    """The post that tells the run which waits for this one of its end."""
+    waiting = from_json(unmarked_text(run.invoker or "{}"))
+    ended: dict[str, Any] = {"isCanceled": state == "RUN_CANCELED", "isFailed": state == "RUN_FAILED"}
+    if state == "RUN_SUCCESS" and result:
+        ended["body"] = result
+    step = {**waiting["step"], "out": to_json(ended).decode()}
+    request = _read_invoker(waiting, invoker.tenant, now)
+    envelope = _configured(request.envelope, RunConfig.of_text(invoker.config))
+    created_at = waiting["workflowRunCreatedAt"] or invoker.created_at
+    link = AddEntry(invoker.id, Body(text=to_json(step).decode()), created_at, late=True)
+    return _step_post(envelope, invoker, _run_of(request).features, new_id(), link)
+
+
+def _read_invoke(request: PublishRequest) -> tuple[Body, str]:
+    """The initial body of a run that another one invokes, and the text about that one."""
+    count = next((value for name, value in request.envelope.headers if name.lower() == _INVOKE_COUNT), "0")
+    if not count.isdigit() or len(count) > 9 or int(count) >= MAX_INVOCATIONS:
+        sentence = f"the chain of runs that invoke each other has {MAX_INVOCATIONS} runs; end it earlier"
+        raise InputError(sentence, field=_INVOKE_COUNT, status=412)
+    fields = _read_object(request.envelope.body.content)
+    body = fields.get("body")
+    if body is not None and not isinstance(body, str):
+        raise _wrong_body("'body' is not a text")
+    invoker = {name: fields.get(name) for name in ("workflowRunId", "workflowUrl", "headers", "step")}
+    created_at = fields.get("workflowRunCreatedAt")
+    invoker["workflowRunCreatedAt"] = created_at if isinstance(created_at, int) and created_at > 0 else None
+    _read_invoker(invoker, request.envelope.tenant, request.envelope.created_at)
+    return Body(text=body or ""), marked_text(to_json(invoker).decode())
+
+
+def _read_invoker(invoker: Mapping[str, Any], tenant: str, now: int) -> PublishRequest:
+    """The request that delivers the end of a run to the one that has invoked it."""
+    match invoker:
+        case {"workflowRunId": str(run), "workflowUrl": str(url), "step": {"stepId": _}}:
+            return parse_publish(
+                url, {**_read_headers(invoker["headers"]), RUN_ID: run}.items(), b"", tenant=tenant, now=now
+            )
+        case _:
+            raise _wrong_body("it has no workflowRunId, workflowUrl and step of the run that invokes this one")
+
+
+# Events
 
 
 def waiting_run(body: bytes) -> tuple[str, int | None]:
@@ -91,51 +224,152 @@ def waiting_run(body: bytes) -> tuple[str, int | None]:
     Raises:
         InputError: the body is not valid.
     """
-    raise NotImplementedError
+    request = _run_of(_read_wait(_read_object(body), "", 0))
+    return request.run, request.created_at
+
+
+def wait_post(event: str, body: bytes, run: WireRun, *, now: int, new_id: Callable[[], str]) -> Post:
+    """The post of `/v2/wait/{event}` with this body.
+
+    Its `AwaitEvent.about` is the waiter, as `/v2/waiters` shows it. Its description has the `step` that waits, its
+    `waitEventId` and its `waitTimeoutDuration`.
+
+    Raises:
+        InputError: the body is not valid.
+    """
+    fields = _read_object(body)
+    request = _read_wait(fields, run.tenant, now)
+    step, timeout = fields.get("step"), fields.get("timeout")
+    if not isinstance(step, dict) or "stepId" not in step:
+        raise _wrong_body("'step' is not the step that waits")
+    step = {**cast("dict[str, Any]", step), "waitEventId": event}
+    duration = DEFAULT_WAIT if timeout is None else timeout
+    try:
+        due = now + to_ms(duration, option="timeout")
+    except ConfigurationError as error:
+        raise _wrong_body(str(error)) from error
+    headers = {name: list(values) for name, values in fields["timeoutHeaders"].items()}
+    url = request.destination
+    waiter = {"url": url, "deadline": due // 1000, "headers": headers, "timeoutUrl": url, "timeoutHeaders": headers}
+    asked, envelope = _run_of(request), _configured(request.envelope, RunConfig.of_text(run.config))
+    # Its end comes with the event: see `event_tail`.
+    head = to_json(step).decode()[:-1]
+    link = AwaitEvent(run.id, event, head, to_json(waiter).decode(), asked.created_at)
+    post = _step_post(replace(envelope, not_before=due), run, asked.features, new_id(), link)
+    described = {**from_json(post.description), "step": step, "waitEventId": event, "waitTimeoutDuration": duration}
+    return post._replace(description=to_json(described).decode())
 
 
 def event_tail(data: bytes) -> str:
     """The end of the entry of a wait that gets this data; see `AwaitEvent`."""
-    raise NotImplementedError
+    return f',"out":"{b64encode(data).decode()}"}}' if data else "}"
 
 
 def webhook_data(method: str, headers: Sequence[tuple[str, str]], body: bytes, url: str) -> bytes:
     """The data of the event of a webhook request, whose whole URL is `url`."""
-    raise NotImplementedError
+    found = _URL_PARTS.fullmatch(url)
+    assert found is not None, "a URL of the server itself"
+    data: dict[str, Any] = {
+        "method": method,
+        "header": header_lists(headers),
+        "proto": found[1].lower(),
+        "host": found[2],
+        "url": found[3],
+    }
+    if body:
+        data["body"] = b64encode(body).decode()
+    return to_json(data)
 
 
-def invoker_of(run: WireRun) -> tuple[str, int | None] | None:
-    """The id of the run that waits for this one, and the time at which it began; None if nobody waits."""
-    raise NotImplementedError
+def _read_wait(fields: Mapping[str, Any], tenant: str, now: int) -> PublishRequest:
+    """The request that delivers the end of a wait."""
+    url = fields.get("timeoutUrl") or fields.get("url")
+    if not isinstance(url, str):
+        raise _wrong_body("'url' is not the URL of the workflow")
+    return parse_publish(url, _read_headers(fields.get("timeoutHeaders")).items(), b"", tenant=tenant, now=now)
 
 
-def invoker_post(
-    run: WireRun, state: WireRunState, result: str | None, invoker: WireRun, *, now: int, new_id: Callable[[], str]
-) -> Post:
-    """The post that tells the run which waits for this one of its end."""
-    raise NotImplementedError
+# Failures
 
 
 def failure_post(
-    envelope: Envelope, id: str, outcome: Outcome, run: WireRun, initial: Body, *, now: int
+    envelope: Envelope, id: str, outcome: Outcome, run: WireRun, initial: Body, *, now: int, attempt: int = 0
 ) -> Post | None:
     """The failure callback of a run whose post `id` has failed; None if it has none.
 
     Its id follows from `id` (`failure_id`), so that it can be found.
     """
-    raise NotImplementedError
+    config = RunConfig.of_text(run.config)
+    target = envelope.failure_callback or config.failure_callback
+    if target is None:
+        return None
+    body = replace(callback_body(envelope, id, outcome), source_body=initial.content)
+    request = callback_request(target, envelope, id, body, now)
+    pushed = request.envelope
+    headers = {name.lower(): (name, value) for name, value in pushed.headers}
+    if _IS_FAILURE.lower() not in headers:
+        # The run was begun without an SDK, which would have given these headers and those of its sender.
+        marks = [(_IS_FAILURE, "true"), (_FAILURE_CALLBACK, "true")]
+        own = config.without_version().headers if target.url == run.url else ()
+        headers = {name.lower(): (name, value) for name, value in (*own, *pushed.headers, *marks)}
+    part = replace(_part_of(run, () if request.run is None else request.run.features), call_type="failureCall")
+    pushed = replace(pushed, headers=tuple(headers.values()), run=part)
+    return post_of(pushed, failure_id(id, attempt))
 
 
 def failure_id(id: str, attempt: int = 0) -> str:
     """The id of the failure callback of a run whose post `id` has failed; `attempt` counts its retries from the DLQ."""
-    raise NotImplementedError
+    return f"{id}.failure{attempt or ''}"
+
+
+# Steps
 
 
 def steps_array(entries: Sequence[RunEntry]) -> bytes:
     """The body of a delivery: these entries as a JSON array, byte for byte as `JSON.stringify` writes it."""
-    raise NotImplementedError
+    return to_json([{"messageId": it.message, "body": _base64(it.body), "callType": "step"} for it in entries])
 
 
 def step_of(entry: Body) -> dict[str, Any]:
     """The step that an entry records, as far as it can be read; empty for what is not a step."""
-    raise NotImplementedError
+    if entry.base64:
+        return {}
+    try:
+        step = from_json(entry.text)
+    except ValueError:
+        return {}
+    return cast("dict[str, Any]", step) if isinstance(step, dict) else {}
+
+
+def _base64(body: Body) -> str:
+    return body.text if body.base64 else b64encode(body.text.encode()).decode()
+
+
+# Bodies of requests
+
+
+def _read_object(body: bytes) -> dict[str, Any]:
+    try:
+        fields = from_json(body, allow_inf_nan=False)
+    except ValueError as error:
+        raise _wrong_body(f"it is not JSON ({error})") from error
+    if not isinstance(fields, dict):
+        raise _wrong_body("it is not a JSON object")
+    return cast("dict[str, Any]", fields)
+
+
+def _read_headers(headers: object) -> dict[str, str]:
+    """The first value of each header of a JSON object of lists, by name in lower case.
+
+    SDKs name the run in two spellings.
+    """
+    found: dict[str, str] = {}
+    for name, values in (cast("dict[str, Any]", headers) if isinstance(headers, dict) else {}).items():
+        if not isinstance(values, list) or not values or not isinstance(values[0], str):
+            raise _wrong_body(f"the header {name[:60]!r} is not a list of texts")
+        found[name.lower()] = values[0]
+    return found
+
+
+def _wrong_body(what: str) -> InputError:
+    return InputError(f"the body is not what an SDK of workflows sends: {what}", status=400)

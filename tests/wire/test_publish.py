@@ -127,8 +127,9 @@ def test_a_limit_of_the_server_is_status_412(name: str, value: str) -> None:
             "'upstash-callback' is not a URL with a host; write one such as https://example.com/path",
         ),
         (
-            {"Upstash-Workflow-Init": "true"},
-            "the header 'upstash-workflow-init' is refused: workflow runs are not supported yet",
+            {"Upstash-Header-Forward": "true"},
+            "the header 'upstash-header-forward' is refused: it is not supported; "
+            "name each header as Upstash-Forward-NAME",
         ),
         (
             {"Upstash-Flow-Control-Key": "k"},
