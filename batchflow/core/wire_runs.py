@@ -27,6 +27,10 @@ class BeginRun(NamedTuple):
     config: str = "{}"
     invoker: str | None = None
 
+    def __repr__(self) -> str:
+        # Its entries and headers may be secret.
+        return f"BeginRun('{self.run}', created_at={self.created_at})"
+
 
 class AdoptRun(NamedTuple):
     """The post delivers the first entry of a run that has begun, as its first post did; the run gets this `config`."""
@@ -34,6 +38,10 @@ class AdoptRun(NamedTuple):
     run: str
     config: str
     created_at: int | None = None
+
+    def __repr__(self) -> str:
+        # Its headers may be secret.
+        return f"AdoptRun('{self.run}', created_at={self.created_at})"
 
 
 class AddEntry(NamedTuple):
@@ -46,6 +54,10 @@ class AddEntry(NamedTuple):
     body: Body
     created_at: int | None = None
     late: bool = False
+
+    def __repr__(self) -> str:
+        # Its body may be secret.
+        return f"AddEntry('{self.run}', created_at={self.created_at}, late={self.late})"
 
 
 class JoinRun(NamedTuple):
@@ -68,6 +80,10 @@ class AwaitEvent(NamedTuple):
     about: str = "{}"
     created_at: int | None = None
 
+    def __repr__(self) -> str:
+        # The event of a webhook has its token.
+        return f"AwaitEvent('{self.run}', created_at={self.created_at})"
+
 
 RunLink: TypeAlias = BeginRun | AdoptRun | AddEntry | JoinRun | AwaitEvent
 """The part that a post has in a run."""
@@ -88,6 +104,10 @@ class RunEntry(NamedTuple):
     message: str
     body: Body
     at: int
+
+    def __repr__(self) -> str:
+        # Its body may be secret.
+        return f"RunEntry('{self.message}', at={self.at})"
 
 
 class RunMember(NamedTuple):
@@ -128,3 +148,7 @@ class EventWait(NamedTuple):
     due: int
     about: str
     created_at: int
+
+    def __repr__(self) -> str:
+        # What it is about may have the token of a webhook.
+        return f"EventWait('{self.run}', '{self.message}', due={self.due})"

@@ -1836,7 +1836,7 @@ DELETE FROM document WHERE kind = :kind AND name = :name;
 DELETE FROM post_log WHERE key IN (
     SELECT l.key FROM post_log l
     WHERE l.at < :before AND NOT EXISTS (SELECT 1 FROM open_post o WHERE o.message = l.message)
-        AND NOT EXISTS (SELECT 1 FROM post_log n WHERE n.message = l.message AND n.at >= :before)
+        AND (SELECT n.at FROM post_log n WHERE n.message = l.message ORDER BY n.key DESC LIMIT 1) < :before
     ORDER BY l.at LIMIT :limit);
 
 -- prune_dedup --
