@@ -214,6 +214,26 @@ class Snapshot:
         about = self.of(f"pl:{post}")
         return None if "q" in about and "m" not in about else "and it has no place"
 
+    def wire_run(self, name: str, _: str = "") -> str | None:
+        """Of a workflow run: `prune` finds it once it has ended."""
+        about = self.of(f"wr:{name}")
+        ended = name in self.of("wx")
+        return None if about and ended == ("za" in about) else "and it belongs to no such workflow run"
+
+    def begun_run(self, run: str, tenant: str) -> str | None:
+        return self.wire_run(f"{tenant}\n{run}")
+
+    def open_wire_run(self, name: str, _: str) -> str | None:
+        about = self.of(f"wr:{name}")
+        return None if about and "za" not in about else "and there is no such workflow run that is open"
+
+    def open_member(self, post: str, run: str) -> str | None:
+        tenant = run.partition("\n")[0]
+        return None if post in self.of(f"po:{tenant}") else "and it has ended"
+
+    def waits_for_event(self, post: str, _: str) -> str | None:
+        return None if {"r", "w"} <= set(self.of(f"pl:{post}")) else "and it waits for no event"
+
     def message(self, id: str, _: str) -> str | None:
         """Of a message itself: it waits in its lane, somebody holds it, or it is kept."""
         about = self.of(f"m:{id}")
@@ -300,22 +320,23 @@ _RULES: dict[str, Rule] = {
     "px": Snapshot.deduplicated,
     "qw:<queue>": Snapshot.queued,
     "qp:<queue>": Snapshot.placed,
+    "wr:<run>": Snapshot.wire_run,
+    "we:<run>": Snapshot.wire_run,
+    "wm:<run>": Snapshot.wire_run,
+    "wo:<run>": Snapshot.open_member,
+    "wk:<run>": Snapshot.open_wire_run,
+    "wv:<event>": Snapshot.waits_for_event,
+    "wt:<tenant>": Snapshot.begun_run,
+    "wx": Snapshot.wire_run,
     "l:<ledger>": _always,
 }
 _BY_MEMBER = frozenset(
     {
-        *(
-            "q:<lane>",
-            "s:<lane>",
-            "rd:<destination>",
-            "rn:<parent>:<destination>",
-            "e:<event>",
-            "h:<ledger>",
-            "bw:<workflow>",
-            "bl:<label>",
-        ),
+        *("q:<lane>", "s:<lane>", "rd:<destination>", "rn:<parent>:<destination>"),
+        *("e:<event>", "h:<ledger>", "bw:<workflow>", "bl:<label>"),
         *("od:<destination>", "ol:<label>", "kids:<run>", "kidb:<run>"),
         *("lg:<tenant>", "po:<tenant>", "qw:<queue>", "qp:<queue>"),
+        *("wo:<run>", "wv:<event>", "wt:<tenant>"),
     }
 )
 """Patterns of which each member has a rule to keep, and not the key itself."""

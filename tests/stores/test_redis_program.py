@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from batchflow.core import flow, message, posts, settlement, store
+from batchflow.core import flow, message, posts, settlement, store, wire_runs
 from batchflow.errors import StoreError
 from batchflow.stores import base
 from batchflow.stores.redis import keys, protocol, script
@@ -63,6 +63,8 @@ def calls(client: Any) -> dict[str, int]:
         (store, "ITEMS_SIZE", 12),
         (posts, "DEDUP_WINDOW_MS", 12),
         (posts, "LAST_STATES", frozenset({"FAILED"})),
+        (wire_runs, "MAX_ENTRIES_SIZE", 12),
+        (wire_runs, "WAIT_TIMEOUT", "}"),
         (script, "NEVER", 12),
         (base, "SWEEP_LIMIT", 12),
         (base, "SWEEP_LIMIT_AT_CANCEL", 12),

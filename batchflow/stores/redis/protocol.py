@@ -12,6 +12,7 @@ from pydantic_core import PydanticSerializationError, from_json, to_json
 
 from batchflow.core.batch import NO_HEADERS, Mark, NewBatch
 from batchflow.core.breaker import BreakerChange
+from batchflow.core.call import Body
 from batchflow.core.dead_letters import DeadLetter, DeadLetterQuery, fingerprint_of, status_of
 from batchflow.core.flow import FlowControl
 from batchflow.core.message import Claim, ClaimResult, Message, WorkerStatus
@@ -39,8 +40,9 @@ from batchflow.core.settlement import (
     StartItems,
     Unlisten,
 )
+from batchflow.core.wire_runs import AddEntry, AdoptRun, AwaitEvent, BeginRun, JoinRun, RunLink
 from batchflow.stores import base
-from batchflow.stores.base import rank
+from batchflow.stores.base import chars_of_link, rank
 
 Wire: TypeAlias = list[Any]
 
@@ -85,6 +87,29 @@ class PostRow(NamedTuple):
     description: str
     dedup: str | None
     queue: str | None
+    link: "LinkRow | None"
+
+
+class LinkRow(NamedTuple):
+    """The part of a post in a run: the name of its class, and the fields that it has.
+
+    `entries` are bodies after a letter for their kind; `size` is that of the entries, or of the head of one. `due` is
+    when a wait ends.
+    """
+
+    kind: str
+    run: str
+    size: int
+    due: int
+    created_at: int | None = None
+    entries: Sequence[str] = ()
+    late: bool = False
+    url: str | None = None
+    config: str | None = None
+    invoker: str | None = None
+    event: str | None = None
+    head: str | None = None
+    about: str | None = None
 
 
 class BatchRow(NamedTuple):
@@ -137,6 +162,11 @@ def encode_operation(verb: str, arguments: Sequence[Any]) -> bytes:
             return to_json((verb, [_encode_message(message) for message in arguments[0]]))
         case "post":
             return to_json((verb, [_encode_post(post) for post in arguments[0]]))
+        case "end_run":
+            return to_json((verb, *_encode_end(arguments[0])))
+        case "notify_event":
+            tenant, event, tail, run = arguments
+            return to_json((verb, tenant, event, tail, len(tail), run))
         case "open_batch":
             batch, first = arguments
             return to_json((verb, _encode_batch(batch), [_encode_message(message) for message in first]))
@@ -202,7 +232,33 @@ def _encode_message(message: Message) -> MessageRow:
 def _encode_post(post: Post) -> PostRow:
     row = _encode_message(post.message)
     message = to_json(row).decode() if post.queue else row
-    return PostRow(row.id, message, post.tenant, post.description, post.dedup, post.queue)
+    link = _encode_link(post.link, row.not_before) if post.link else None
+    return PostRow(row.id, message, post.tenant, post.description, post.dedup, post.queue, link)
+
+
+def _encode_link(link: RunLink, due: int) -> LinkRow:
+    row = LinkRow(type(link).__name__, link.run, chars_of_link(link), due)
+    match link:
+        case BeginRun(_, url, entries, created_at, config, invoker):
+            bodies = [_encode_body(body) for body in entries]
+            return row._replace(url=url, entries=bodies, created_at=created_at, config=config, invoker=invoker)
+        case AdoptRun(_, config, created_at):
+            return row._replace(config=config, created_at=created_at)
+        case AddEntry(_, body, created_at, late):
+            return row._replace(entries=[_encode_body(body)], created_at=created_at, late=late)
+        case JoinRun(_, created_at):
+            return row._replace(created_at=created_at)
+        case AwaitEvent(_, event, head, about, created_at):
+            return row._replace(event=event, head=head, about=about, created_at=created_at)
+
+
+def _encode_body(body: Body) -> str:
+    return ("b" if body.base64 else "t") + body.text
+
+
+def _encode_end(end: EndRun) -> Wire:
+    posts = [_encode_post(post) for post in end.posts]
+    return [end.tenant, end.run, end.state, end.result, posts, end.created_at]
 
 
 def _encode_batch(batch: NewBatch) -> BatchRow:
@@ -284,7 +340,7 @@ def _encode_effect(effect: Effect) -> Wire:
         case LeaveQueue(message, heir):
             return ["leave", message, heir]
         case EndRun():
-            raise NotImplementedError
+            return ["end_run", *_encode_end(effect)]
 
 
 STALE = SettleResult(stale=True)

@@ -13,7 +13,7 @@ from pydantic_core import to_json
 from redis import exceptions
 from redis.asyncio import RedisCluster
 
-from batchflow.core import batch, flow, message, posts, settlement, store
+from batchflow.core import batch, flow, message, posts, settlement, store, wire_runs
 from batchflow.core.batch import ItemState
 from batchflow.core.dead_letters import KEPT_ATTEMPTS, fingerprint_of, status_of
 from batchflow.core.ports import Clock
@@ -98,7 +98,6 @@ def _constants() -> list[str]:
         "UNLIMITED": protocol.encode_limits(flow.FlowControl()),
         "LIMITS": _places(protocol.Limits),
         "MESSAGE": _places(protocol.MessageRow),
-        "POST": _places(protocol.PostRow),
         "BATCH": _places(protocol.BatchRow),
         "STEP": _places(Step),
         "RUN_COLUMNS": base.RUN,
@@ -111,9 +110,6 @@ def _constants() -> list[str]:
         "SEARCHED_MESSAGES": store.SEARCHED_MESSAGES,
         "SCHEDULE_COLUMNS": base.SCHEDULE,
         "SCHEDULE_KEY": schedule_key(""),
-        "DEDUP_WINDOW_MS": posts.DEDUP_WINDOW_MS,
-        "LOG_SIZE": store.ITEMS_SIZE,
-        "LAST_STATES": dict.fromkeys(sorted(posts.LAST_STATES), True),
     }
     return [f"local {name} = {_lua(value)}" for name, value in constants.items()]
 
@@ -133,6 +129,13 @@ def _constants_of_messages() -> dict[str, Any]:
         "FAILURE_STEP": message.FAILURE_STEP,
         "NOTIFICATION_STEP": message.NOTIFICATION_STEP,
         "NOTIFICATION_DESTINATION": message.NOTIFICATION_DESTINATION,
+        "POST": _places(protocol.PostRow),
+        "LINK": _places(protocol.LinkRow),
+        "DEDUP_WINDOW_MS": posts.DEDUP_WINDOW_MS,
+        "LOG_SIZE": store.ITEMS_SIZE,
+        "LAST_STATES": dict.fromkeys(sorted(posts.LAST_STATES), True),
+        "MAX_ENTRIES_SIZE": wire_runs.MAX_ENTRIES_SIZE,
+        "WAIT_TIMEOUT": wire_runs.WAIT_TIMEOUT,
     }
 
 

@@ -3,11 +3,13 @@
 from collections.abc import Mapping, Sequence
 
 from batchflow.core.posts import Document, DocumentKind, LogEntry, LoggedEntry, Queue
-from batchflow.stores.wire import WireVerbs, logged, queue
+from batchflow.core.run import NEVER
+from batchflow.core.wire_runs import EventWait, RunEntry, RunMember, WireRun
+from batchflow.stores.wire import WireVerbs, logged, queue, run_entry
 
 
 class RedisWireVerbs(WireVerbs):
-    """Posts, queues and documents in Redis."""
+    """Posts, runs, queues and documents in Redis."""
 
     # Posts
 
@@ -48,6 +50,53 @@ class RedisWireVerbs(WireVerbs):
             rows, more = await self._enqueue(verb, tenant, [id for id in ids if id not in found])
             found.update((entry.message, entry) for _, entry in map(logged, rows))
         return found
+
+    # Runs
+
+    async def claim_entry(self, tenant: str, run: str, message: str) -> Sequence[RunEntry] | None:
+        """See the protocol; many entries are read in several calls, which all find the run as it is."""
+        found: list[RunEntry] = []
+        last = 1
+        while len(found) < last:
+            answer = await self._enqueue("claim_entry", tenant, run, message, len(found))
+            if answer is None:
+                return None
+            rows, last = answer
+            found += map(run_entry, rows)
+        return found
+
+    async def event_waits(self, tenant: str, event: str) -> Sequence[EventWait]:
+        """See the protocol."""
+        return [EventWait(*row) for row in await self._enqueue("event_waits", tenant, event)]
+
+    async def wire_run(self, tenant: str, id: str) -> WireRun | None:
+        """See the protocol."""
+        row = await self._enqueue("wire_run", tenant, id)
+        return WireRun(*row) if row else None
+
+    async def wire_runs(
+        self, tenant: str, *, before: tuple[int, str] | None = None, limit: int = 100
+    ) -> Sequence[WireRun]:
+        """See the protocol."""
+        found: list[WireRun] = []
+        more: tuple[int, str] | None = before or (NEVER, "")
+        while more:
+            rows, more = await self._enqueue("wire_runs", tenant, *more, limit - len(found))
+            found += [WireRun(*row) for row in rows]
+        return found
+
+    async def run_entries(self, tenant: str, run: str) -> Sequence[RunEntry]:
+        """See the protocol."""
+        found: list[RunEntry] = []
+        more = True
+        while more:
+            rows, more = await self._enqueue("run_entries", tenant, run, len(found))
+            found += map(run_entry, rows)
+        return found
+
+    async def run_members(self, tenant: str, run: str) -> Sequence[RunMember]:
+        """See the protocol."""
+        return [RunMember(*row) for row in await self._enqueue("run_members", tenant, run)]
 
     # Queues
 

@@ -12,7 +12,7 @@ local call, NULL, META, P, STORE, now, NOW, operations, plain
 local verbs, reads = {}, {}
 local batches, buffer, events, fast_path, flows, items, lanes = {}, {}, {}, {}, {}, {}, {}
 local messages, namespace, nested, posts, queues, retries = {}, {}, {}, {}, {}, {}
-local settling, steps, workers = {}, {}, {}
+local settling, steps, wire_runs, workers = {}, {}, {}, {}
 -- notify: something became due or ended, so that other processes are notified. touched: batches that may have ended.
 -- ended: batches that ended, without those that a settlement answers. notices: the other notices. broken: batches whose walk broke off. claimed_at: the time of the
 -- previous claim. next_end: when the next pin or pause of a flow key ends by itself.

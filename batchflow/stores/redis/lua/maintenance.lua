@@ -1,6 +1,6 @@
 -- Retention, and the repair of what a stopped script has left half done.
--- prune: removes one slice of the ended runs, dead letters and batches older than the retention, of the logs of posts that
--- ended before, and of the expired marks and deduplication keys. Returns how many rows were removed. To be called until that
+-- prune: removes one slice of the ended runs, dead letters and batches older than the retention, of the logs of posts and
+-- the workflow runs that ended before, and of the expired marks and deduplication keys. Returns how many rows were removed. To be called until that
 -- is 0.
 local function prune_runs(index, before, limit)
   local ids = call('ZRANGEBYSCORE', P .. index, '-inf', '(' .. string.format('%.0f', before), 'LIMIT', 0, limit)
@@ -48,7 +48,7 @@ end
 verbs.prune = function(retention, limit)
   local before = now - retention
   local count = prune_marks(limit) + prune_runs('ended', before, limit) + prune_runs('dead', before, limit)
-    + posts.prune(before, limit) + posts.forget_dedup(limit)
+    + posts.prune(before, limit) + posts.forget_dedup(limit) + wire_runs.prune(before, limit)
   for _, id in ipairs(call('ZRANGEBYSCORE', P .. 'be', '-inf', '(' .. string.format('%.0f', before), 'LIMIT', 0, 100)) do
     local batch = batches.get(id)
     if batch and batch.wk == 0 then return count + prune_batch(batch, limit) end

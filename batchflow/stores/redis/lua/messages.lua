@@ -445,7 +445,7 @@ end
 
 -- The members of a sorted set after one of this score, the highest score first, up to LOOK of them: call `act` with member
 -- and score until it returns true. Returns the last one that `act` was called with if there may be more, else null.
-local function each_before(index, score, member, act)
+function messages.each_before(index, score, member, act)
   local at, last = string.format('%.0f', score), nil
   -- Those of the same score are skipped by name: the member itself may have gone.
   local first, skipped = call('ZCOUNT', index, '(' .. at, '+inf'), nil
@@ -470,7 +470,7 @@ reads.runs = function(state, destination, label, before_at, before_id, limit)
   state, destination, label = or_nil(state), or_nil(destination), or_nil(label)
   local rows = {}
   if limit < 1 then return { rows, NULL } end
-  local more = each_before(P .. 'runs', before_at, before_id, function(id)
+  local more = messages.each_before(P .. 'runs', before_at, before_id, function(id)
     local run = messages.add_item_fields(id, listed_fields(id))
     if fits(run, state, destination, label) then rows[#rows + 1] = run_row(id, run, false) end
     return #rows == limit
@@ -530,7 +530,7 @@ end
 -- fields. Returns where to continue or null.
 local function each_letter(query, before_at, before_id, act)
   local index = or_nil(query.batch) and P .. 'bd:' .. query.batch or P .. 'dead'
-  return each_before(index, before_at, before_id, function(id)
+  return messages.each_before(index, before_at, before_id, function(id)
     local letter = {}
     for place, value in ipairs(call('HMGET', P .. 'm:' .. id, unpack(LISTED_DEAD))) do
       letter[LISTED_DEAD[place]] = value or nil

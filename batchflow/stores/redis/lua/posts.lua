@@ -1,5 +1,6 @@
 -- Posts: messages with a log. `pl:<id>` is the log of a post: t: its tenant, c: the key of its CREATED entry, q: the queue
--- where it waits or has a place, m: its message while it waits there, <key>: an entry as state, time and detail, a line each.
+-- where it waits or has a place, m: its message while it waits there, r, w: its part in a run (see wire_runs.lua), <key>: an
+-- entry as state, time and detail, a line each.
 -- `lg:<tenant>` has the entries of a tenant by key, as `<key>:<id>`, `po:<tenant>` its open posts by the keys of their CREATED
 -- entries, `pe` all other posts by the time of their latest entry. `pd` has the post of each deduplication key, and `px`
 -- these keys by the time of that post.
@@ -21,27 +22,54 @@ function posts.log(id, tenant, state, at, detail)
     call('ZREM', P .. 'pe', id)
     return key
   end
-  if LAST_STATES[state] then call('ZREM', P .. 'po:' .. tenant, id) end
+  if LAST_STATES[state] then
+    call('ZREM', P .. 'po:' .. tenant, id)
+    wire_runs.leave(id, tenant)
+  end
   if LAST_STATES[state] or not posts.is_open(id, tenant) then call('ZADD', P .. 'pe', at, id) end
+end
+
+-- The answer about a post that is known by its id or by its deduplication key; nil about a new one.
+function posts.known(wire)
+  local id, dedup, link = wire[POST.id], or_nil(wire[POST.dedup]), or_nil(wire[POST.link])
+  if call('EXISTS', log_of(id)) == 1 then return { id, false } end
+  if link and wire_runs.has(wire[POST.tenant], link[LINK.run], id) then return { id, false } end
+  local used = dedup and call('ZSCORE', P .. 'px', dedup)
+  if used and tonumber(used) > now - DEDUP_WINDOW_MS then return { call('HGET', P .. 'pd', dedup), true } end
 end
 
 -- Publish a post. Returns the id of the post, and whether it is that of an earlier one with the same deduplication key.
 -- The message comes first: a post that was stopped halfway is then not known, and is repeated.
-function posts.post(wire)
+local function publish(wire)
   local id, tenant = wire[POST.id], wire[POST.tenant]
-  local dedup, queue = or_nil(wire[POST.dedup]), or_nil(wire[POST.queue])
-  if call('EXISTS', log_of(id)) == 1 then return { id, false } end
-  local used = dedup and call('ZSCORE', P .. 'px', dedup)
-  if used and tonumber(used) > now - DEDUP_WINDOW_MS then return { call('HGET', P .. 'pd', dedup), true } end
+  local dedup, queue, link = or_nil(wire[POST.dedup]), or_nil(wire[POST.queue]), or_nil(wire[POST.link])
+  local answer = posts.known(wire) or link and wire_runs.answer(wire, link)
+  if answer then return answer end
   if not queue then messages.publish(wire[POST.message]) end
   local key = posts.log(id, tenant, 'CREATED', now, wire[POST.description])
   if queue then queues.join(tenant, queue, id, key, wire[POST.message]) end
+  if link then wire_runs.link(wire, link, key) end
   if dedup then
     call('HSET', P .. 'pd', dedup, id)
     call('ZADD', P .. 'px', now, dedup)
     posts.forget_dedup(EXPIRED)
   end
   return { id, false }
+end
+
+-- Publish posts, unless the run of one of them refuses it. The answer: of each the id, whether it is that of an earlier one,
+-- and why all of them are refused, if so.
+local function publish_all(list)
+  local posted, refused = {}, wire_runs.refusal(list)
+  for place, wire in ipairs(list) do
+    posted[place] = refused and { wire[POST.id], false, refused } or publish(wire)
+  end
+  return posted
+end
+
+-- Publish posts, each unless its run refuses it.
+function posts.send(list)
+  for _, wire in ipairs(list) do publish_all({ wire }) end
 end
 
 -- An open post has ended as cancelled: its place in a queue is free.
@@ -85,15 +113,9 @@ function posts.prune(before, limit)
   return count
 end
 
--- post: publishes posts; of each the id, and whether it is that of an earlier one. cancel_posts: cancels open posts of a
--- tenant, and returns their ids. log: adds entries.
-verbs.post = function(list)
-  local posted = {}
-  for place, post in ipairs(list) do posted[place] = posts.post(post) end
-  return posted
-end
-
-verbs.cancel_posts = function(tenant, ids)
+-- Cancel those of these posts of a tenant that are open; with `asked` the log says that somebody asked for it. Returns
+-- their ids.
+function posts.cancel(tenant, ids, asked)
   local found, seen, queued, waiting, leased = {}, {}, {}, {}, {}
   for _, id in ipairs(ids) do
     local message = not seen[id] and posts.is_open(id, tenant) and (messages.load(id) or queues.has_waiting(id) and {})
@@ -103,7 +125,7 @@ verbs.cancel_posts = function(tenant, ids)
       if not message.c then list[#list + 1] = id end
     end
   end
-  for _, list in ipairs({ queued, waiting, leased }) do
+  for _, list in ipairs(asked and { queued, waiting, leased } or {}) do
     for _, id in ipairs(list) do posts.log(id, tenant, 'CANCEL_REQUESTED', now, '{}') end
   end
   -- First, so that no place that is freed below goes to one of these.
@@ -115,6 +137,11 @@ verbs.cancel_posts = function(tenant, ids)
   for _, id in ipairs(leased) do messages.cancel_leased(id, seen[id]) end
   return found
 end
+
+-- post: publishes posts. cancel_posts: cancels open posts of a tenant, and returns their ids. log: adds entries.
+verbs.post = function(list) return publish_all(list) end
+
+verbs.cancel_posts = function(tenant, ids) return posts.cancel(tenant, ids, true) end
 
 verbs.log = function(list)
   for _, entry in ipairs(list) do posts.log(unpack(entry)) end

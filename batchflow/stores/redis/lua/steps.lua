@@ -84,7 +84,7 @@ function steps.apply_arrivals(id, found)
 end
 
 -- Effects, written together with a step or a settlement: first those of `apply`, then messages, then items and places in
--- queues.
+-- queues, then ends of workflow runs.
 local apply = {
   enter = function(_, batch, total, left_out) batches.enter(batch, total, left_out) end,
   page = function(_, id, ...)
@@ -107,16 +107,17 @@ local later = {
   publish = function(_, list)
     for _, message in ipairs(list) do messages.publish(message) end
   end,
-  send = function(_, list) verbs.post(list) end,
+  send = function(_, list) posts.send(list) end,
 }
 local last = {
   start = function(_, ...) items.start(...) end,
   leave = function(_, message, heir) queues.leave(message, or_nil(heir)) end,
 }
+local at_the_end = { end_run = function(_, ...) wire_runs.finish(...) end }
 
 -- Apply effects, each [kind, argument, …].
 function steps.apply_effects(run, list)
-  for _, stage in ipairs({ apply, later, last }) do
+  for _, stage in ipairs({ apply, later, last, at_the_end }) do
     for _, effect in ipairs(list) do
       local act = stage[effect[1]]
       if act then act(run, unpack(effect, 2)) end
