@@ -174,11 +174,11 @@ class Documents(Protocol):
 
 
 @runtime_checkable
-class WireStore(Posts, Queues, Documents, Protocol):
+class WireStore(Posts, WireRuns, Queues, Documents, Protocol):
     """A store that keeps all that a QStash server needs.
 
     `Store.prune` removes deduplication keys whose time is over, and the log of a post that is not open, as a whole,
     once its latest entry is older than the retention: an entry that is there has its CREATED entry.
 
-    Its effects, which `Store.settle` carries out, are `SendPosts`, `Log` and `LeaveQueue`.
+    Its effects, which `Store.settle` carries out, are `SendPosts`, `Log`, `LeaveQueue` and `EndRun`.
     """

@@ -60,7 +60,6 @@ __all__ = [
     "SharedWireConformance",
     "StoreConformance",
     "WireConformance",
-    "WireRunConformance",
 ]
 
 
@@ -104,11 +103,7 @@ class SharedStoreConformance(StoreConformance, SharedCases, OperatorCases):
     """And what it keeps where several processes use the same place."""
 
 
-class WireRunConformance(WireRunCases, WireWaitCases, WireRunEndCases):
-    """What a store keeps that keeps workflow runs of QStash."""
-
-
-class WireConformance(PostCases, PostLogCases, QueueCases, DocumentCases):
+class WireConformance(PostCases, PostLogCases, QueueCases, DocumentCases, WireRunCases, WireWaitCases, WireRunEndCases):
     """What a store keeps that keeps posts."""
 
 

@@ -1,7 +1,7 @@
 """What the cases of workflow runs of QStash are written with, beside the scene of posts."""
 
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any
 
 import pytest
 
@@ -10,7 +10,6 @@ from batchflow.core.message import Claim
 from batchflow.core.posts import Posted
 from batchflow.core.settlement import EndRun
 from batchflow.core.wire_runs import AddEntry, AwaitEvent, BeginRun, RunLink, WireRun, WireRunState
-from batchflow.core.wire_store import WireRuns, WireStore
 from tests.conformance.scene import Scene
 from tests.conformance.wire import TENANT, WireCases, WireScene, new_post
 
@@ -40,18 +39,9 @@ def ends(run: str = "r", state: WireRunState = "RUN_FAILED", **about: Any) -> En
     return EndRun(about.pop("tenant", TENANT), run, state, **about)
 
 
-class RunStore(WireStore, WireRuns, Protocol):
-    """A store that keeps posts and runs."""
-
-
 @dataclass(slots=True)
 class RunScene(WireScene):
     """A store that keeps runs, with a worker registered."""
-
-    @property
-    def wire(self) -> RunStore:
-        """The store, as it keeps runs."""
-        return cast(RunStore, self.store)
 
     async def link(self, id: str, link: RunLink, **changes: Any) -> Posted:
         """Post one with a link."""

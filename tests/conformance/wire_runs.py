@@ -106,7 +106,7 @@ class WireRunCases(RunScenes):
         assert await runs.delivered("s5") == await runs.bodies() == ["a", "2", "3", "4", "5"]
         assert (await runs.found()).size == 5
 
-    async def test_post_that_joins_a_run_is_no_entry(self, runs: RunScene) -> None:
+    async def test_run_members_names_a_post_that_joins_a_run_without_an_entry(self, runs: RunScene) -> None:
         """It is one of the posts of the run, and delivers none of its entries."""
         await runs.begun("a")
         assert await runs.link("call", JoinRun("r", BEGAN)) == Posted("call")
@@ -229,7 +229,7 @@ class WireRunCases(RunScenes):
         await runs.end()
         assert await runs.delivered("s1") is None
 
-    async def test_runs_of_tenants_are_apart(self, runs: RunScene) -> None:
+    async def test_wire_run_is_apart_from_one_of_another_tenant(self, runs: RunScene) -> None:
         """The same id is that of two runs, with their own entries, waits and ends."""
         for tenant in (TENANT, "other"):
             await runs.link(f"{tenant}1", begins(tenant), tenant=tenant)
@@ -258,7 +258,7 @@ class WireRunCases(RunScenes):
         assert [(run.id, run.created_at) for run in found] == order
         assert list(await runs.wire.wire_runs("other")) == []
 
-    async def test_reads_of_an_unknown_run_are_empty(self, runs: RunScene) -> None:
+    async def test_run_entries_of_an_unknown_run_are_empty(self, runs: RunScene) -> None:
         """Entries and posts, and waits for an event that nobody waits for."""
         assert await runs.wire.wire_run(TENANT, "r") is None
         assert await runs.bodies() == await runs.members() == await runs.waiting() == []

@@ -154,7 +154,7 @@ class WireWaitCases(RunScenes):
         assert await runs.claim() == []
 
     @pytest.mark.parametrize("by", ["the tenant", "an operator", "the tenant, once claimed"])
-    async def test_a_post_that_is_cancelled_waits_no_more(self, runs: RunScene, by: str) -> None:
+    async def test_event_waits_leaves_out_a_post_that_is_cancelled(self, runs: RunScene, by: str) -> None:
         """An event does not make it an entry."""
         await runs.begun("a")
         await self._waits(runs)

@@ -63,10 +63,8 @@ def test_every_writing_verb_has_its_order() -> None:
     """Notifying verbs are among them, and each store implements each."""
     assert set(ORDER) >= NOTIFYING_VERBS
     # A transaction leaves nothing half done.
-    # Those of workflow runs come to one store after the other.
-    coming = {"claim_entry", "notify_event", "end_run"}
-    assert set(VERBS) | coming == {*ORDER, "read"} - {"reconcile"}
-    for verb in set(ORDER) - coming:
+    assert set(VERBS) == {*ORDER, "read"} - {"reconcile"}
+    for verb in ORDER:
         assert f"verbs.{verb} = " in load_script().text
 
 

@@ -12,7 +12,6 @@ from tests.conformance import (
     SharedWireConformance,
     StoreConformance,
     WireConformance,
-    WireRunConformance,
 )
 from tests.conformance.scene import Cases
 
@@ -40,7 +39,7 @@ class TestSqliteFile(FileCases, SharedStoreConformance):
     """What every store keeps."""
 
 
-class TestPostsOnSqliteFile(FileCases, SharedWireConformance, WireRunConformance):
+class TestPostsOnSqliteFile(FileCases, SharedWireConformance):
     """What a store of posts keeps."""
 
 
@@ -48,5 +47,5 @@ class TestSqliteMemory(MemoryCases, StoreConformance):
     """What every store keeps."""
 
 
-class TestPostsOnSqliteMemory(MemoryCases, WireConformance, WireRunConformance):
+class TestPostsOnSqliteMemory(MemoryCases, WireConformance):
     """What a store of posts keeps."""
