@@ -13,11 +13,13 @@ from batchflow.engine.engine import Engine
 from batchflow.errors import BatchflowError, InputError
 from batchflow.server.answers import error_answer, http_answer, misfit_answer
 from batchflow.server.context import ServerContext, Tenants
+from batchflow.server.hooks import HookRoute, is_hook
 from batchflow.server.openapi import ERRORS, ServerApi
 from batchflow.server.publish import PublishRoutes
 from batchflow.server.raw_request import TOKEN_PARAMETER, decoded_path, limited, query_token, raw_path
 from batchflow.server.routes import ROUTERS
 from batchflow.server.tokens import TokenStore
+from batchflow.server.trigger import TriggerRoutes
 
 DirectRoute: TypeAlias = Callable[[Scope, Receive, str], Coroutine[Any, Any, Response]]
 """Answers a POST without FastAPI; the text is the rest of the path, not decoded."""
@@ -32,7 +34,8 @@ class QStashServer:
     """QStash over the store of an engine, as an ASGI application.
 
     Whoever mounts it opens the engine. Its routes are below `/v2`, its OpenAPI document is at `/openapi.json`. Every
-    request but those for the documentation needs a token; by default that of a tenant in `tokens`.
+    request but those for the documentation and those to webhooks needs a token; by default that of a tenant in
+    `tokens`.
     """
 
     def __init__(self, engine: Engine, *, tenants: Tenants | None = None) -> None:
@@ -40,11 +43,14 @@ class QStashServer:
         """The tokens of the tenants in the store."""
         self._context = ServerContext(engine, tenants or self.tokens)
         self._api = _api(self._context)
-        publishing = PublishRoutes(self._context)
+        self._hook = HookRoute(self._context)
+        publishing, triggering = PublishRoutes(self._context), TriggerRoutes(self._context)
         self._direct: Mapping[str, DirectRoute] = {
             "/v2/publish/": publishing.publish,
             "/v2/enqueue/": publishing.enqueue,
             "/v2/batch": publishing.batch,
+            "/v2/trigger/": triggering.trigger,
+            "/v2/batch/trigger": triggering.batch,
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -67,6 +73,10 @@ class QStashServer:
                 await error_answer(error)(scope, receive, send)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if is_hook(scope):
+            response = await self._hook(scope, receive)
+            await response(scope, receive, send)
+            return
         if decoded_path(scope) not in _OPEN_PATHS:
             scope = {**scope, "batchflow.tenant": await self._tenant(scope)}
         direct = self._direct_route(raw_path(scope))

@@ -9,7 +9,7 @@ from fastapi import Depends, Request
 from batchflow.core.posts import Post, Posted
 from batchflow.core.store import Store
 from batchflow.core.wire_runs import MAX_ENTRIES_SIZE
-from batchflow.core.wire_store import WireStore
+from batchflow.core.wire_store import WireRuns, WireStore
 from batchflow.engine.engine import Engine
 from batchflow.errors import ConfigurationError, InputError
 
@@ -39,6 +39,11 @@ class ServerContext:
         """The same store, as it keeps posts."""
         return wire_store(self.engine)
 
+    @property
+    def runs(self) -> WireRuns:
+        """The same store, as it keeps workflow runs."""
+        return cast("WireRuns", self.engine.store)
+
     async def post(self, posts: Sequence[Post]) -> Sequence[Posted]:
         """Publish posts, as the store does, and have a worker of this process begin them at once.
 
@@ -60,6 +65,10 @@ class ServerContext:
     def new_id(self, kind: Literal["msg", "scd"]) -> str:
         """A new id of a message or a schedule, which cannot be guessed."""
         return f"{kind}_{self.engine.new_id('run').removeprefix('run_')}"
+
+    def new_message_id(self) -> str:
+        """A new id of a message."""
+        return self.new_id("msg")
 
 
 def refused_by_run(reason: Literal["ended", "full"]) -> InputError:

@@ -62,7 +62,11 @@ class Filters:
             if name not in known:
                 raise InputError(f"unknown filter '{name[:60]}'{did_you_mean(name, known)}", field=name, status=400)
             # A URL may have a comma.
-            values = [value] if name in ("url", "path") else [it for part in value.split(",") if (it := part.strip())]
+            values = (
+                [value]
+                if name in ("url", "path", "workflowUrl")
+                else [it for part in value.split(",") if (it := part.strip())]
+            )
             self._values.setdefault(name, []).extend(values)
         self.earliest = self.number("fromDate") or 0
         """The time in ms before which nothing matches."""
@@ -140,7 +144,7 @@ def body_filters(body: bytes, ids: str) -> list[tuple[str, str]]:
     """
     if not body.strip():
         return []
-    want = f'send an object such as {{"{ids}": ["msg_1"]}}'
+    want = f'send an object such as {{"{ids}": ["…"]}}'
     try:
         fields = from_json(body)
     except ValueError as error:

@@ -12,11 +12,6 @@ _NOT_IMPLEMENTED = 501
 
 
 @router.api_route("/v2/workflows/{path:path}", methods=_METHODS)
-@router.api_route("/v2/wait/{path:path}", methods=_METHODS)
-@router.api_route("/v2/notify/{path:path}", methods=_METHODS)
-@router.api_route("/v2/waiters/{path:path}", methods=_METHODS)
-@router.api_route("/v2/trigger/{path:path}", methods=_METHODS)
-@router.api_route("/v2/batch/trigger", methods=_METHODS)
 async def refuse_workflows() -> Response:
     """Workflow runs are not there yet."""
     raise InputError(

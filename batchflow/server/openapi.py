@@ -4,6 +4,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
+from batchflow.server.hooks import METHODS
 from batchflow.server.raw_request import TOKEN_PARAMETER
 from batchflow.server.wire_model import WireModel
 
@@ -29,6 +30,19 @@ _ITEM = {
     },
     "required": ["destination"],
 }
+_BEGUN = {
+    "type": "object",
+    "properties": {
+        "workflowRunId": _TEXT,
+        "workflowCreatedAt": {"type": "integer"},
+        "deduplicated": {"type": "boolean"},
+    },
+    "required": ["workflowRunId", "workflowCreatedAt"],
+}
+_WISHED = (
+    "`Upstash-Workflow-RunId` is the id of the run, to which `wfr_` is added; while a run with it goes on, nothing "
+    "begins."
+)
 _SETTINGS = (
     "Headers such as `Upstash-Retries`, which may also be parameters of the query, configure the message, and "
     "`Upstash-Forward-NAME` is delivered as `NAME`."
@@ -65,7 +79,7 @@ class ServerApi(FastAPI):
             for operation in path.values():
                 # What FastAPI calls unprocessable is answered as a bad request.
                 operation["responses"].pop("422", None)
-        document["paths"] = {**_publish_paths(), **document["paths"]}
+        document["paths"] = {**_publish_paths(), **document["paths"], **_hook_paths()}
         document["components"]["securitySchemes"] = _SECURITY
         document["security"] = [{name: []} for name in _SECURITY]
         return document
@@ -87,7 +101,37 @@ def _publish_paths() -> dict[str, Any]:
             items,
             {"type": "array", "items": _POSTED_TO},
         ),
+        "/v2/trigger/{destination}": _post(
+            "Begin a workflow run",
+            f"At an endpoint of an SDK. {_WISHED} {_SETTINGS}",
+            body,
+            _BEGUN,
+            _parameter("destination", "the URL of the endpoint as it is, with its query"),
+        ),
+        "/v2/batch/trigger": _post(
+            "Begin workflow runs",
+            f"All of them, or none: then each wrong item has its error in the answer. {_WISHED}",
+            items,
+            {"type": "array", "items": _BEGUN},
+        ),
     }
+
+
+def _hook_paths() -> dict[str, Any]:
+    names = {"user": "the tenant", "run": "the id of the run", "event": "the name that the SDK has made"}
+    error = {"$ref": "#/components/schemas/ErrorAnswer"}
+    operation = {
+        "tags": ["webhooks"],
+        "summary": "Call a webhook of a workflow run",
+        "description": "The run gets the request as an event, or keeps it until it waits. It needs no token.",
+        "parameters": [_parameter(name, text) for name, text in names.items()],
+        "security": [],
+        "responses": {
+            "200": {"description": "whether or not there is such a run"},
+            **{str(status): _response(about["description"], error) for status, about in ERRORS.items()},
+        },
+    }
+    return {"/v2/workflows/hooks/{user}/{run}/{event}": {method.lower(): operation for method in METHODS}}
 
 
 def _parameter(name: str, description: str) -> dict[str, Any]:

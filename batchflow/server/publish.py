@@ -10,10 +10,12 @@ from starlette.types import Receive, Scope
 from batchflow.core.posts import Post, Posted
 from batchflow.server.answers import json_answer
 from batchflow.server.batch_items import item_headers, plan_items, read_item
-from batchflow.server.context import ServerContext
+from batchflow.server.context import ServerContext, refused_by_run
 from batchflow.server.raw_request import caller_ip, config_pairs, destination_of, header_pairs, read_body
 from batchflow.server.scheduling import make_schedule
 from batchflow.wire.publish import PublishRequest, parse_publish, posts_of
+from batchflow.wire.run_headers import RunRequest
+from batchflow.wire.run_posts import begin_post, run_post
 from batchflow.wire.url_groups import endpoints_of_group
 
 
@@ -52,7 +54,7 @@ class PublishRoutes:
             return plans
         posted = await self._context.post([post for plan in plans for post in plan.posts])
         each = iter(posted)
-        return json_answer([plan.answer(each) for plan in plans], _status(posted))
+        return json_answer([plan.answer(each) for plan in plans], status_of(posted))
 
     async def _publish(self, scope: Scope, receive: Receive, path: str, queue: str | None = None) -> Response:
         request = await read_publish(scope, receive, path, self._context.now(), queue)
@@ -60,19 +62,28 @@ class PublishRoutes:
             return json_answer({"scheduleId": await make_schedule(self._context, request)}, 201)
         plan = await self._plan(request)
         posted = await self._context.post(plan.posts)
-        return json_answer(plan.answer(iter(posted)), _status(posted))
+        return json_answer(plan.answer(iter(posted)), status_of(posted))
 
     async def _plan_item(self, scope: Scope, item: object) -> _Plan:
         return await self._plan(read_item(scope, item, item_headers(item), self._context.now()))
 
     async def _plan(self, request: PublishRequest) -> _Plan:
+        new_id = self._context.new_message_id
+        if request.run is not None:
+            return _Plan([await self._run_post(request, request.run)], [request.destination], is_group=False)
         if not request.is_group:
-            return _Plan(posts_of(request, self._new_id), [request.destination], is_group=False)
+            return _Plan(posts_of(request, new_id), [request.destination], is_group=False)
         endpoints = await endpoints_of_group(self._context.wire, request.envelope.tenant, request.destination)
-        return _Plan(posts_of(request, self._new_id, endpoints), [it.url for it in endpoints], is_group=True)
+        return _Plan(posts_of(request, new_id, endpoints), [it.url for it in endpoints], is_group=True)
 
-    def _new_id(self) -> str:
-        return self._context.new_id("msg")
+    async def _run_post(self, request: PublishRequest, asked: RunRequest) -> Post:
+        """The post of a request of a workflow run: it begins the run, or is a part of it."""
+        if asked.init and not asked.answers_contact:
+            return begin_post(request, self._context.new_message_id)
+        run = await self._context.runs.wire_run(request.envelope.tenant, asked.run)
+        if run is None:
+            raise refused_by_run("ended")
+        return run_post(request, run, self._context.new_message_id)
 
 
 async def read_publish(scope: Scope, receive: Receive, path: str, now: int, queue: str | None = None) -> PublishRequest:
@@ -98,5 +109,6 @@ def _answer(url: str, posted: Posted) -> dict[str, Any]:
     return {**answer, "deduplicated": True} if posted.deduplicated else answer
 
 
-def _status(posted: Sequence[Posted]) -> int:
+def status_of(posted: Sequence[Posted]) -> int:
+    """The status of an answer: 202 if nothing new was published."""
     return 202 if posted and all(it.deduplicated for it in posted) else 201

@@ -4,7 +4,19 @@ from collections.abc import Sequence
 
 from fastapi import APIRouter
 
-from batchflow.server import dlq, flow_control, groups, keys, logs, messages, not_supported, queues, schedules
+from batchflow.server import (
+    dlq,
+    flow_control,
+    groups,
+    keys,
+    logs,
+    messages,
+    not_supported,
+    queues,
+    runs,
+    schedules,
+    waits,
+)
 
 ROUTERS: Sequence[APIRouter] = (
     messages.router,
@@ -15,6 +27,8 @@ ROUTERS: Sequence[APIRouter] = (
     logs.router,
     keys.router,
     flow_control.router,
+    runs.router,
+    waits.router,
     not_supported.router,
 )
 """Each has the whole paths of its routes, such as `/v2/queues/{name}`."""

@@ -9,6 +9,7 @@ from batchflow.engine.engine import Engine
 from batchflow.engine.options import EngineOptions
 from batchflow.server.app import QStashServer
 from batchflow.testing.clock import FixedEntropy, ManualClock
+from tests.server.endpoint import FlowEndpoint
 from tests.stores.kinds import Made, made
 
 URL = "http://qstash.test"
@@ -80,3 +81,11 @@ async def other_http(server: QStashServer, other_token: str) -> AsyncIterator[As
     """A client of the tenant `theirs`."""
     async with client_of(server, other_token) as client:
         yield client
+
+
+@pytest.fixture
+def endpoint(http: AsyncClient, store: Made) -> FlowEndpoint:
+    """An endpoint of the tenant `ours`."""
+    if not hasattr(store, "wire_run"):
+        pytest.skip("this store keeps no workflow runs yet")
+    return FlowEndpoint(http)

@@ -22,12 +22,15 @@ fuzz = settings(deadline=None, max_examples=200, suppress_health_check=[HealthCh
 BEGINNINGS = (
     *("publish/", "publish/https://example.com/", "enqueue/", "enqueue/q/https://", "batch", "batch/", "messages"),
     *("messages/", "events", "logs", "dlq/", "queues/", "topics/", "schedules/", "flowControl/", "keys", ""),
+    *("wait/", "notify/", "notify/wfr_1/", "waiters/", "workflows/runs", "workflows/runs/", "workflows/hooks/ours/"),
+    *("workflows/hooks/ours/wfr_1/evt_abcdefgh", "trigger/", "trigger/https://example.com/", "batch/trigger"),
 )
 METHODS = ("GET", "POST", "DELETE", "PUT", "PATCH", "HEAD", "OPTIONS")
 HEADERS = (
     *("delay", "not-before", "retries", "retry-delay", "method", "timeout", "callback", "callback-retries", "label"),
     *("failure-callback", "deduplication-id", "content-based-deduplication", "flow-control-key", "cron"),
     *("flow-control-value", "redact-fields", "forward-x", "forward-", "queue-name", "schedule-id", "telemetry-sdk"),
+    *("workflow-runid", "workflow-init", "workflow-calltype", "workflow-invoke", "workflow-createdat", "feature-set"),
 )
 FILTERS = ("messageIds", "label", "state", "cursor", "count", "fromDate", "order", "host", "url", "dlqIds")
 

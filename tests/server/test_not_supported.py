@@ -9,12 +9,6 @@ from httpx import AsyncClient
     [
         ("GET", "/v2/workflows/events"),
         ("POST", "/v2/workflows/dlq/resume/1-0"),
-        ("DELETE", "/v2/workflows/runs/wfr_1"),
-        ("POST", "/v2/wait/event"),
-        ("POST", "/v2/notify/wfr_1/event"),
-        ("GET", "/v2/waiters/event"),
-        ("POST", "/v2/trigger/https://app.example/workflow"),
-        ("POST", "/v2/batch/trigger"),
     ],
 )
 async def test_workflow_runs_are_refused(http: AsyncClient, method: str, path: str) -> None:

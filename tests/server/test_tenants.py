@@ -13,9 +13,14 @@ from batchflow.server.context import wire_store
 from batchflow.server.tokens import token_id
 from batchflow.wire.url_groups import GroupEndpoint, endpoints_text
 from tests.server.conftest import client_of
+from tests.server.endpoint import FlowEndpoint, run_headers
 
 MARK = "ours-alone.example"
-OURS = ("/v2/queues", "/v2/schedules", "/v2/topics", "/v2/events", "/v2/keys", "/v2/flowControl", "/v2/dlq")
+OURS = (
+    *("/v2/queues", "/v2/schedules", "/v2/topics", "/v2/events", "/v2/keys", "/v2/flowControl", "/v2/dlq"),
+    *("/v2/workflows/runs/wfr_ours", "/v2/waiters/my-event"),
+)
+WEBHOOK = "/v2/workflows/hooks/{user}/{run}/{event}"
 
 
 async def operations(http: AsyncClient) -> list[tuple[str, str]]:
@@ -43,10 +48,12 @@ def snapshot(http: AsyncClient) -> Callable[[], Awaitable[list[Any]]]:
 
 
 async def test_every_route_needs_a_token(stranger: AsyncClient, server: QStashServer, token: str) -> None:
-    """Whatever it is asked; a token that was revoked is none."""
+    """Whatever it is asked, but for webhooks; a token that was revoked is none."""
     await server.tokens.revoke(token_id(token))
     async with client_of(server, token) as revoked:
         for method, path in await operations(stranger):
+            if path == WEBHOOK:
+                continue
             for name in filled(path, "x"):
                 for client in (stranger, revoked):
                     response = await client.request(method, name)
@@ -54,7 +61,7 @@ async def test_every_route_needs_a_token(stranger: AsyncClient, server: QStashSe
 
 
 async def test_another_tenant_neither_sees_nor_changes_anything(
-    http: AsyncClient, other_http: AsyncClient, engine: Engine, snapshot: Any
+    http: AsyncClient, endpoint: FlowEndpoint, other_http: AsyncClient, engine: Engine, snapshot: Any
 ) -> None:
     """On every route, with the names and ids of what is ours."""
     text = endpoints_text([GroupEndpoint(f"https://{MARK}/group")])
@@ -64,10 +71,26 @@ async def test_another_tenant_neither_sees_nor_changes_anything(
     cron = {"Upstash-Cron": "* * * * *", "Upstash-Schedule-Id": "my-schedule"}
     assert (await http.post(f"/v2/schedules/https://{MARK}/b", headers=cron)).status_code < 300
     assert (await http.post(f"/v2/enqueue/my-queue/https://{MARK}/c")).status_code == 201
+    runs = FlowEndpoint(http, f"https://{MARK}/flow")
+    await runs.begin("wfr_ours")
+    assert (await runs.wait("my-event", "wfr_ours")).status_code == 201
     before = await snapshot()
-    assert str(before).count(MARK) >= 4
-    choices: list[dict[str, Any]] = [{}, {"params": {"messageIds": message}}, {"json": {"messageIds": [message]}}]
-    names = (message, "my-group", "my-schedule", "my-queue", "my-key")
+    assert str(before).count(MARK) >= 6
+    headers = run_headers("wfr_ours", "https://example.com")
+    choices: list[dict[str, Any]] = [
+        {},
+        {"params": {"messageIds": message}},
+        {"params": {"workflowRunIds": "wfr_ours"}},
+        {"json": {"messageIds": [message]}},
+        {
+            "json": {
+                "timeoutHeaders": {it: [value] for it, value in headers.items()},
+                "timeout": "1d",
+                "step": {"stepId": 1},
+            }
+        },
+    ]
+    names = (message, "my-group", "my-schedule", "my-queue", "my-key", "wfr_ours", "my-event")
     for method, path in await operations(other_http):
         for name in filled(path, *names):
             for options in choices:
