@@ -187,7 +187,8 @@ def invoker_post(
     ended: dict[str, Any] = {"isCanceled": state == "RUN_CANCELED", "isFailed": state == "RUN_FAILED"}
     if state == "RUN_SUCCESS" and result:
         ended["body"] = result
-    step = {**waiting["step"], "out": to_json(ended).decode()}
+    shown = {"invokedWorkflowRunId": run.id, "invokedWorkflowUrl": run.url, "invokedWorkflowCreatedAt": run.created_at}
+    step = {**waiting["step"], **shown, "out": to_json(ended).decode()}
     request = _read_invoker(waiting, invoker.tenant, now)
     envelope = _configured(request.envelope, RunConfig.of_text(invoker.config))
     created_at = waiting["workflowRunCreatedAt"] or invoker.created_at

@@ -335,7 +335,8 @@ def test_the_end_of_an_invoked_run_is_a_step_of_its_invoker(state: Any, result: 
     assert (post.link.run, post.link.created_at, post.link.late) == ("wfr_0", BEGUN, True)
     step = from_json(post.link.body.text)
     assert from_json(step.pop("out")) == out
-    assert step == INVOKE["step"]
+    invoked_run = {"invokedWorkflowRunId": "wfr_1", "invokedWorkflowUrl": child.url, "invokedWorkflowCreatedAt": BEGUN}
+    assert step == {**INVOKE["step"], **invoked_run}
     pushed = Envelope.of_text(post.message.body)
     assert (pushed.url, pushed.content_type, pushed.retries) == (FLOW, "application/json", 1)
     assert dict(pushed.headers)["x-user"] == "17"
