@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
+from typing import cast
 
 from pydantic_core import from_json
 
@@ -17,11 +18,12 @@ from batchflow.core.posts import (
 )
 from batchflow.core.settlement import LeaveQueue, Log, SendPosts, Settlement, done, failed
 from batchflow.core.store import Reads, Store
-from batchflow.core.wire_store import Documents, Posts, WireStore
+from batchflow.core.wire_store import Documents, Posts, WireRuns, WireStore
 from batchflow.engine.push_client import PushClient
 from batchflow.engine.push_response import PushResponse
+from batchflow.engine.push_runs import end_effects
 from batchflow.engine.push_schedules import fired_request
-from batchflow.engine.pusher import Pusher, detail_of, end_effects, new_ids
+from batchflow.engine.pusher import Pusher, detail_of, new_ids
 from batchflow.engine.signing_keys import SigningKeys
 from batchflow.errors import ConfigurationError, InputError
 from batchflow.wire.callbacks import Outcome
@@ -47,9 +49,10 @@ class PushFailures:
 
     timeout_ms: int | None = None
 
-    def __init__(self, letters: Reads, posts: Posts) -> None:
+    def __init__(self, letters: Reads, posts: Posts, runs: WireRuns) -> None:
         self._letters = letters
         self._posts = posts
+        self._runs = runs
 
     async def deliver(self, claim: Claim, runtime: Runtime) -> Settlement:
         """See the port."""
@@ -66,7 +69,8 @@ class PushFailures:
         entry = LogEntry(id, envelope.tenant, "FAILED", now, detail_of(response, error=letter.response))
         retried = min(max(0, letter.attempts - 1), envelope.retries)
         outcome = Outcome(status=response.status, body=response.body, retried=retried, dlq_id=id)
-        return done(claim, "null", (Log((entry,)), *end_effects(id, envelope, outcome, now, new_ids(runtime))))
+        ending = await end_effects(self._runs, id, envelope, outcome, now=now, new_id=new_ids(runtime))
+        return done(claim, "null", (Log((entry,)), *(ending or ())))
 
 
 class PushFires:
@@ -101,8 +105,9 @@ def push_handlers(client: PushClient, store: Store, entropy: Entropy, now: Calla
     """
     if not isinstance(store, WireStore):
         raise ConfigurationError(f"the store {store.location} keeps no posts; use SQLite or Redis")
+    runs = cast("WireRuns", store)
     return {
-        PUSH_DESTINATION: Pusher(client, store, SigningKeys(store, entropy, now)),
-        PUSH_FAILURE_DESTINATION: PushFailures(store, store),
+        PUSH_DESTINATION: Pusher(client, store, runs, SigningKeys(store, entropy, now)),
+        PUSH_FAILURE_DESTINATION: PushFailures(store, store, runs),
         PUSH_SCHEDULE_DESTINATION: PushFires(store),
     }

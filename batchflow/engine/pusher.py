@@ -2,9 +2,8 @@
 
 import asyncio
 from asyncio import Task
-from collections.abc import Callable
 from dataclasses import replace
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 from batchflow.core import ids
 from batchflow.core.batch import Failure
@@ -13,13 +12,14 @@ from batchflow.core.message import Claim
 from batchflow.core.ports import FailedAttempt, Runtime
 from batchflow.core.posts import LogEntry, LogState
 from batchflow.core.retry import RetryPolicy
-from batchflow.core.settlement import Effect, LeaveQueue, Log, SendPosts, Settlement, dead, done, retry
-from batchflow.core.wire_store import Posts
+from batchflow.core.settlement import Effect, Log, Settlement, cancelled, dead, done, failed, retry
+from batchflow.core.wire_store import Posts, WireRuns
 from batchflow.engine.push_client import PushClient, PushError, PushRequest
 from batchflow.engine.push_response import PushResponse
+from batchflow.engine.push_runs import NewId, delivered_body, end_effects, refusal_of
 from batchflow.engine.signing_keys import SigningKeys
 from batchflow.errors import StoreError
-from batchflow.wire.callbacks import Outcome, callback_posts
+from batchflow.wire.callbacks import Outcome
 from batchflow.wire.delivery import delivery_headers
 from batchflow.wire.envelope import Envelope
 from batchflow.wire.messages import response_detail
@@ -36,8 +36,6 @@ SHOWN_AFTER_S = 1.0
 """The time after which the log says that a request is under way; of shorter ones it is written with their outcome."""
 
 _ONE_ATTEMPT = RetryPolicy.none()
-
-NewId: TypeAlias = Callable[[], str]
 
 
 class _Attempt(NamedTuple):
@@ -67,11 +65,15 @@ class Pusher:
     A response with 2xx has delivered a post. After others, and without a response, it is tried again by its policy, or
     when the response asks for it, which counts as an attempt too; at once no more if the response is 489 with
     `Upstash-NonRetryable-Error`, or if its address is refused. A post that has failed is a dead letter.
+
+    A post of a workflow run delivers its entries, and with one that has failed the run fails; after a call that has
+    failed it goes on.
     """
 
-    def __init__(self, client: PushClient, posts: Posts, keys: SigningKeys) -> None:
+    def __init__(self, client: PushClient, posts: Posts, runs: WireRuns, keys: SigningKeys) -> None:
         self._client = client
         self._posts = posts
+        self._runs = runs
         self._keys = keys
 
     @property
@@ -84,50 +86,75 @@ class Pusher:
         attempt = _Attempt(claim, Envelope.of_text(claim.body), runtime.clock.now())
         try:
             key = (await self._keys.of(attempt.envelope.tenant)).current
+            body = await delivered_body(self._runs, attempt.envelope, claim.id)
+            if body is None:
+                return cancelled(claim)
+            answer, active = await self._send(attempt, _request(attempt, key, body))
+            if isinstance(answer, Failed):
+                return await self._failed(attempt, answer, active, runtime)
+            return await self._delivered(attempt, answer, active, runtime)
         except StoreError:
             return None
+
+    async def _send(
+        self, attempt: _Attempt, request: PushRequest
+    ) -> tuple[PushResponse | Failed, tuple[LogEntry, ...]]:
+        """The response that has delivered the post, or what has failed; and the entries to write with either."""
         active = _ActiveEntry(self._posts, attempt.entry("ACTIVE", attempt.begun))
+        answer: PushResponse | Failed
         try:
-            response = await self._client.send(_request(attempt, key))
+            response = await self._client.send(request)
         except PushError as error:
             response = PushResponse(error.status, (), str(error).encode())
-            failed = Failed(response, "no answer", str(error), error.final)
+            answer = Failed(response, "no answer", str(error), error.final)
         else:
-            if 200 <= response.status < 300:
-                return self._delivered(attempt, response, await active.end(), runtime)
-            kind = f"answered {response.status}"
-            error = f"{printable_url(attempt.envelope.url)} {kind}"
-            failed = Failed(response, kind, error, _is_non_retryable(response))
+            answer = _judged(attempt.envelope, response)
         finally:
             active.cancel()
-        return self._failed(attempt, failed, await active.end(), runtime)
+        return answer, await active.end()
 
-    def _delivered(
+    async def _delivered(
         self, attempt: _Attempt, response: PushResponse, active: tuple[LogEntry, ...], runtime: Runtime
     ) -> Settlement:
-        now = runtime.clock.now()
-        delivered = attempt.entry("DELIVERED", now, detail_of(response))
-        ending = end_effects(attempt.claim.id, attempt.envelope, _outcome(attempt, response), now, new_ids(runtime))
-        return done(attempt.claim, "null", (Log((*active, delivered)), *ending))
+        ending = await self._end_effects(attempt, _outcome(attempt, response), runtime)
+        delivered = attempt.entry("DELIVERED", runtime.clock.now(), detail_of(response))
+        return done(attempt.claim, "null", (Log((*active, delivered)), *(ending or ())))
 
-    def _failed(self, attempt: _Attempt, failed: Failed, active: tuple[LogEntry, ...], runtime: Runtime) -> Settlement:
+    async def _failed(
+        self, attempt: _Attempt, failure: Failed, active: tuple[LogEntry, ...], runtime: Runtime
+    ) -> Settlement:
         claim, now = attempt.claim, runtime.clock.now()
         policy, failures = claim.retry or _ONE_ATTEMPT, claim.failures + 1
-        is_last = failed.final or failures >= policy.attempts
-        wait = None if is_last else _wait_ms(failed.response, policy, failures, now, runtime)
+        is_last = failure.final or failures >= policy.attempts
+        wait = None if is_last else _wait_ms(failure.response, policy, failures, now, runtime)
         if (tell := runtime.observers.attempt_failed) is not None:
-            failure = Failure(failed.kind, "", failed.error)
-            tell(claim, FailedAttempt(None, "function", failure, failures, policy.attempts, wait))
+            about = Failure(failure.kind, "", failure.error)
+            tell(claim, FailedAttempt(None, "function", about, failures, policy.attempts, wait))
         if wait is None:
-            detail = detail_of(failed.response, error=failed.error)
-            entries = (*active, attempt.entry("ERROR", now, detail), attempt.entry("FAILED", now, detail))
-            outcome = replace(_outcome(attempt, failed.response), dlq_id=claim.id)
-            ending = end_effects(claim.id, attempt.envelope, outcome, now, new_ids(runtime))
-            return dead(claim, failed.error, effects=(Log(entries), *ending))
-        detail = detail_of(failed.response, error=failed.error, next_delivery=now + wait)
+            return await self._end_failed(attempt, failure, active, runtime)
+        detail = detail_of(failure.response, error=failure.error, next_delivery=now + wait)
         retries = attempt.entry("RETRY", now, response_detail(next_delivery=now + wait))
         log = Log((*active, attempt.entry("ERROR", now, detail), retries))
-        return retry(claim, now + wait, failed.error, effects=(log,))
+        return retry(claim, now + wait, failure.error, effects=(log,))
+
+    async def _end_failed(
+        self, attempt: _Attempt, failure: Failed, active: tuple[LogEntry, ...], runtime: Runtime
+    ) -> Settlement:
+        claim, part, now = attempt.claim, attempt.envelope.run, runtime.clock.now()
+        outcome = replace(_outcome(attempt, failure.response), dlq_id=claim.id)
+        ending = await self._end_effects(attempt, outcome, runtime)
+        if ending is None:
+            return cancelled(claim)
+        detail = detail_of(failure.response, error=failure.error)
+        log = Log((*active, attempt.entry("ERROR", now, detail), attempt.entry("FAILED", now, detail)))
+        if part is not None and part.call_type == "toCallback":
+            return failed(claim, failure.error, "null", (log, *ending))
+        return dead(claim, failure.error, effects=(log, *ending))
+
+    async def _end_effects(self, attempt: _Attempt, outcome: Outcome, runtime: Runtime) -> tuple[Effect, ...] | None:
+        claim, envelope = attempt.claim, attempt.envelope
+        now, new_id = runtime.clock.now(), new_ids(runtime)
+        return await end_effects(self._runs, claim.id, envelope, outcome, now=now, new_id=new_id)
 
 
 class _ActiveEntry:
@@ -159,18 +186,6 @@ class _ActiveEntry:
         return True
 
 
-def end_effects(id: str, envelope: Envelope, outcome: Outcome, now: int, new_id: NewId) -> tuple[Effect, ...]:
-    """The effects of the end of a post beside its log: its callbacks, and its place in a queue, which one of them gets.
-
-    A queue goes on once the last of a chain of callbacks has ended.
-    """
-    posts = callback_posts(envelope, id, outcome, now=now, new_id=new_id)
-    effects: list[Effect] = [SendPosts(tuple(posts))] if posts else []
-    if envelope.queue is not None or envelope.callback_of is not None:
-        effects.append(LeaveQueue(id, posts[0].message.id if posts else None))
-    return tuple(effects)
-
-
 def detail_of(response: PushResponse, *, error: str | None = None, next_delivery: int | None = None) -> str:
     """The detail of the log entry about a response."""
     body = _cut(response.body)
@@ -198,9 +213,8 @@ def new_ids(runtime: Runtime) -> NewId:
     return new_id
 
 
-def _request(attempt: _Attempt, key: str) -> PushRequest:
+def _request(attempt: _Attempt, key: str, body: bytes) -> PushRequest:
     claim, envelope = attempt.claim, attempt.envelope
-    body = envelope.body.content
     signature = sign(key, envelope.url, body, now_ms=attempt.begun, id=f"{claim.id}.{claim.fence}")
     return PushRequest(
         method=envelope.method,
@@ -209,6 +223,18 @@ def _request(attempt: _Attempt, key: str) -> PushRequest:
         body=body,
         timeout_ms=envelope.timeout_ms or DEFAULT_TIMEOUT_MS,
     )
+
+
+def _judged(envelope: Envelope, response: PushResponse) -> PushResponse | Failed:
+    """The response, if it has delivered the post."""
+    refusal = None
+    if 200 <= response.status < 300:
+        refusal = refusal_of(envelope.run, response)
+        if refusal is None:
+            return response
+    kind = f"answered {response.status}"
+    error = refusal or f"{printable_url(envelope.url)} {kind}"
+    return Failed(response, kind, error, final=refusal is not None or _is_non_retryable(response))
 
 
 def _outcome(attempt: _Attempt, response: PushResponse) -> Outcome:
