@@ -6,9 +6,13 @@ import time
 from collections.abc import Awaitable, Callable
 
 PAUSE = 0.01
+DEADLINE_S = 60
+"""For what happens at once: no machine is so slow, and a test that passes waits for none of it."""
 
 
-async def wait_until(predicate: Callable[[], bool | Awaitable[bool]], *, description: str, timeout: float = 30) -> None:
+async def wait_until(
+    predicate: Callable[[], bool | Awaitable[bool]], *, description: str, timeout: float = DEADLINE_S
+) -> None:
     """Return once `predicate` holds; fail with `description` when it does not within `timeout` seconds."""
     try:
         async with asyncio.timeout(timeout):
@@ -18,7 +22,7 @@ async def wait_until(predicate: Callable[[], bool | Awaitable[bool]], *, descrip
         raise AssertionError(_in_vain(description, timeout)) from error
 
 
-def wait_until_sync(predicate: Callable[[], bool], *, description: str, timeout: float = 30) -> None:
+def wait_until_sync(predicate: Callable[[], bool], *, description: str, timeout: float = DEADLINE_S) -> None:
     """Return once `predicate` holds, for tests without an event loop."""
     deadline = time.monotonic() + timeout
     while not predicate():

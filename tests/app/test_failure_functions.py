@@ -21,6 +21,7 @@ from batchflow.engine.worker import LEASE_MS
 from batchflow.errors import ChildFailed, ConfigurationError, InputError
 from batchflow.testing import FlowEnv
 from tests.stores.redis_server import Server, served
+from tests.waiting import DEADLINE_S
 
 
 class Order(BaseModel):
@@ -282,7 +283,7 @@ async def test_a_sync_failure_function_runs_in_a_thread_and_has_the_resources() 
 
     async with flow:
         await order.trigger("o1")
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(DEADLINE_S):
             await called.wait()
         assert {it.limits.key for it in await flow.engine.store.flows()} >= {"orders", "batchflow.failure.orders"}
     assert seen == [(False, "#alerts")]

@@ -21,6 +21,7 @@ from batchflow.errors import (
 from batchflow.serve.functions import ServedFunction
 from batchflow.serve.runs import RunHandle
 from batchflow.testing import FaultyStore, ManualClock, drive
+from tests.waiting import DEADLINE_S
 
 
 class Order(BaseModel):
@@ -75,7 +76,7 @@ async def test_a_run_is_waited_for_while_the_store_is_away(shop: Shop, monkeypat
     monkeypatch.setattr(shop.flow.engine, "store", FaultyStore(shop.flow.engine.store, fail="run", times=4))
     with pytest.raises(StoreUnavailable):
         await run.status()
-    assert await run.wait(timeout=10) == 6
+    assert await run.wait(timeout=DEADLINE_S) == 6
 
 
 @pytest.mark.parametrize("options", [{"run_id": "order-7"}, {"dedup_id": "order 7"}])
@@ -316,7 +317,7 @@ def test_a_plain_script_triggers_without_an_event_loop(tmp_path: Path) -> None:
 
     async def work() -> int:
         async with flow:
-            return await handle.wait(timeout=20)
+            return await handle.wait(timeout=DEADLINE_S)
 
     assert asyncio.run(work()) == 8
 
@@ -336,8 +337,8 @@ async def test_a_sync_step_triggers_through_the_running_app() -> None:
         return await ctx.run("start", lambda: flow.trigger_sync(ship, ctx.payload, run_id="child").id)
 
     async with flow:
-        assert await (await order.trigger(Order(number=5))).wait(timeout=20) == "child"
-        assert await ship.run("child").wait(timeout=20) == 10
+        assert await (await order.trigger(Order(number=5))).wait(timeout=DEADLINE_S) == "child"
+        assert await ship.run("child").wait(timeout=DEADLINE_S) == 10
 
 
 async def test_trigger_sync_does_not_block_an_event_loop(shop: Shop) -> None:

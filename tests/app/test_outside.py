@@ -11,6 +11,7 @@ from batchflow import Batchflow, WorkflowContext
 from batchflow.errors import StoreError, StoreUnavailable
 from batchflow.serve.functions import ServedFunction
 from tests.stores.redis_server import served
+from tests.waiting import DEADLINE_S
 
 
 def doubling(flow: Batchflow) -> ServedFunction[int, int]:
@@ -34,12 +35,12 @@ async def test_who_waits_for_a_run_hears_that_the_app_stops(tmp_path: Path) -> N
         with pytest.raises(TimeoutError, match=rf"^run '{run.id}' has not ended within 0.01 s; it goes on$"):
             await run.wait(timeout=0.01)
     with pytest.raises(StoreUnavailable, match="the app has stopped"):
-        await asyncio.wait_for(waiting, 5)
+        await asyncio.wait_for(waiting, DEADLINE_S)
     with pytest.raises(StoreUnavailable, match="the app has stopped"):
-        await asyncio.wait_for(run.wait(), 5)
+        await asyncio.wait_for(run.wait(), DEADLINE_S)
     async with flow:
         await flow.notify(f"go:{run.id}", run_id=run.id)
-        assert await run.wait(timeout=20) == 8
+        assert await run.wait(timeout=DEADLINE_S) == 8
 
 
 async def test_who_waits_for_a_batch_hears_that_the_app_stops(tmp_path: Path) -> None:
@@ -55,7 +56,7 @@ async def test_who_waits_for_a_batch_hears_that_the_app_stops(tmp_path: Path) ->
         waiting = asyncio.create_task(batch.wait())
         await asyncio.sleep(0)
     with pytest.raises(StoreUnavailable, match="the app has stopped"):
-        await asyncio.wait_for(waiting, 5)
+        await asyncio.wait_for(waiting, DEADLINE_S)
 
 
 async def test_a_call_on_another_event_loop_is_refused_before_anything_is_done() -> None:

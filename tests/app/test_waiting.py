@@ -13,6 +13,7 @@ from batchflow.core.duration import Duration
 from batchflow.core.retry import RetryPolicy
 from batchflow.errors import ConfigurationError, RunFailed, StoreUnavailable
 from batchflow.serve.functions import ServedFunction
+from tests.waiting import DEADLINE_S
 
 REFUSED = (
     r"cannot wait for {what} of the same app: it would keep the place that this may need; "
@@ -104,8 +105,9 @@ async def test_waiting_for_an_app_that_has_stopped_says_so() -> None:
         await run.wait(0)
 
 
-async def test_an_end_is_heard_of_on_another_event_loop(tmp_path: Path) -> None:
+async def test_an_end_is_heard_of_on_another_event_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Soon, though nothing can wake it there."""
+    monkeypatch.setattr("batchflow.engine.watchers.CHECK_INTERVAL_S", 3_600)
     flow = Batchflow(f"sqlite:///{tmp_path}/b.db")
     go = asyncio.Event()
 
@@ -116,10 +118,10 @@ async def test_an_end_is_heard_of_on_another_event_loop(tmp_path: Path) -> None:
 
     async with flow:
         run = await f.trigger(None)
-        waiting = asyncio.create_task(asyncio.to_thread(lambda: asyncio.run(run.wait(30))))
+        waiting = asyncio.create_task(asyncio.to_thread(lambda: asyncio.run(run.wait(DEADLINE_S))))
         await asyncio.sleep(0)
         go.set()
-        async with asyncio.timeout(4):  # it looks by itself every 5 s
+        async with asyncio.timeout(DEADLINE_S):
             assert await waiting == "heard"
 
 
@@ -221,24 +223,29 @@ async def test_a_hook_that_waits_for_a_batch_of_its_app_is_refused() -> None:
 async def test_a_step_may_look_at_a_run_now_and_then() -> None:
     """A durable loop that looks, and sleeps in between, holds nothing meanwhile."""
     flow = Batchflow("sqlite://")
-    sleep = sleeping(flow)
+
+    @flow.serve("/seen")
+    async def seen(ctx: WorkflowContext[None]) -> None:
+        await ctx.wait_for_event("three looks", "three looks")
 
     @flow.serve("/look")
     async def look(ctx: WorkflowContext[str]) -> int:
-        async def state(id: str) -> str:
-            run = flow.run(id)
+        async def state(number: int) -> str:
+            run = flow.run(ctx.payload)
             await run.status()
+            if number == 2:
+                await flow.notify("three looks", run_id=run.id)
             return (await run.status()).state
 
-        for number in range(20):
-            if await ctx.run(f"look:{number}", state, ctx.payload) == "completed":
+        for number in range(200):
+            if await ctx.run(f"look:{number}", state, number) == "completed":
                 return number
             await ctx.sleep(f"pause:{number}", 0.05)
         raise AssertionError("it does not end")
 
     async with flow:
-        run = await look.trigger((await sleep.trigger("200ms")).id)
-        assert await run.wait(30) > 2
+        run = await look.trigger((await seen.trigger(None)).id)
+        assert await run.wait(DEADLINE_S) > 1
 
 
 async def test_a_step_may_wait_for_a_run_of_another_app() -> None:

@@ -12,6 +12,7 @@ from batchflow import Batchflow, WorkflowContext
 from batchflow.errors import StoreIncompatible
 from batchflow.stores.sqlite import SqliteStore
 from batchflow.testing import ManualClock
+from tests.waiting import DEADLINE_S
 
 
 async def test_a_worker_is_named_after_its_machine_and_process(tmp_path: Path) -> None:
@@ -56,7 +57,7 @@ async def test_a_worker_shows_what_it_has_under_way() -> None:
         await begun.wait()
         assert [dict(worker.holds) for worker in await flow.workers()] == [{"/slow": 1}]
         go.set()
-        await run.wait(timeout=10)
+        await run.wait(timeout=DEADLINE_S)
         assert [worker.held for worker in await flow.workers()] == [0]
 
 

@@ -19,7 +19,7 @@ from tests.batch.model import Model
 from tests.batch.samples import Audience, Greeting, Plain, User, Welcome, body, bound
 from tests.batch.test_function import greet_user
 from tests.batch.test_refusals import WORKFLOW, execute, fetch, made
-from tests.waiting import wait_until
+from tests.waiting import DEADLINE_S, wait_until
 
 ONE: dict[str | None, Page] = {None: Page(["a"])}
 
@@ -53,7 +53,7 @@ async def test_a_store_that_is_away_is_waited_for(model: Model, monkeypatch: pyt
     monkeypatch.setattr(model, "batch", away)
     with pytest.raises(StoreUnavailable):
         await batch.status()
-    assert (await batch.wait(timeout=10)).succeeded
+    assert (await batch.wait(timeout=DEADLINE_S)).succeeded
     assert tries == 4
 
 

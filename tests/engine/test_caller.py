@@ -16,7 +16,7 @@ from batchflow.errors import ConfigurationError, UnserializableError
 from batchflow.serve.calls import CallResponse
 from batchflow.testing import ManualClock, drive
 from tests.engine.http_server import serving
-from tests.waiting import wait_until
+from tests.waiting import DEADLINE_S, wait_until
 
 JSON = "200 OK\r\ncontent-type: application/json"
 
@@ -207,7 +207,7 @@ async def test_the_worker_is_free_while_calls_wait() -> None:
         await asks.trigger_many([NoParams()] * 10)
         await wait_until(lambda: len(server.asked) == 10, description="ten calls are under way")
         run = await works.trigger(NoParams())
-        assert await run.wait(timeout=20) == "worked"
+        assert await run.wait(timeout=DEADLINE_S) == "worked"
 
 
 def test_an_answer_is_kept_as_it_came() -> None:

@@ -14,7 +14,7 @@ from batchflow.testing.clock import ManualClock
 from batchflow.testing.faults import FaultyStore
 from tests.conformance.scene import message, renewed
 from tests.engine.handlers import LEASE_MS, FakeHandler, dispatcher, running
-from tests.waiting import wait_until
+from tests.waiting import DEADLINE_S, wait_until
 
 
 class CancelledHandler(FakeHandler):
@@ -346,7 +346,7 @@ async def test_stopping_is_bounded(store: SqliteStore, clock: ManualClock) -> No
     await publish(store)
     await dispatching.claim_once()
     await turns(3)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(DEADLINE_S):
         assert await dispatching.stop(0.01) == 1
     handler.gate.set()
     await dispatching.join()

@@ -17,7 +17,7 @@ from batchflow.stores.sqlite import SqliteStore
 from batchflow.testing.clock import ManualClock
 from batchflow.testing.faults import FaultyStore
 from tests.engine.handlers import FakeHandler, dispatcher, running
-from tests.waiting import wait_until
+from tests.waiting import DEADLINE_S, wait_until
 
 _GRACE = timedelta(milliseconds=200)
 FAILS, WORKS = "[batchflow:error] The store fails; waiting for it", "[batchflow] The store works again"
@@ -187,7 +187,7 @@ async def test_a_stop_while_the_store_is_away_is_quiet(verb: str) -> None:
     await counted.served.trigger(1)
     if verb != "deregister":
         await wait_until(lambda: faulty.calls[verb] >= 2, description="the store fails")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(DEADLINE_S):
         await flow.stop()
     assert counted.steps[:1] in ([], ["first-1"])
 

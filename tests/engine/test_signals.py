@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from batchflow.engine.signals import on_signal
+from tests.waiting import DEADLINE_S
 
 
 class Interrupts:
@@ -39,7 +40,7 @@ async def test_an_interrupt_hurries_beside_the_handler_from_before(interrupts: I
     with on_signal(interrupts.hurried.set):
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(DEADLINE_S):
             await interrupts.hurried.wait()
     assert interrupts.numbers == [signal.SIGINT, signal.SIGINT]
     assert signal.getsignal(signal.SIGINT) == interrupts.before
@@ -51,7 +52,7 @@ async def test_an_interrupt_hurries_where_nobody_handled_it(interrupts: Interrup
     signal.signal(signal.SIGINT, before)
     with pytest.raises(RuntimeError, match=r"^ours$"), on_signal(interrupts.hurried.set):
         signal.raise_signal(signal.SIGINT)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(DEADLINE_S):
             await interrupts.hurried.wait()
         raise RuntimeError("ours")
     assert signal.getsignal(signal.SIGINT) == before

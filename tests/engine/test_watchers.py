@@ -16,6 +16,7 @@ from batchflow.engine.watchers import INTERVAL_PER_WATCH_S, MIN_INTERVAL_S, Watc
 from batchflow.errors import StoreError, StoreUnavailable
 from batchflow.stores.sqlite import SqliteStore
 from batchflow.testing.faults import FaultyStore
+from tests.waiting import DEADLINE_S
 
 ITEMS, HANDLES = 1_000, 100
 
@@ -78,8 +79,9 @@ async def test_runs_are_read_when_they_end_and_not_when_others_do() -> None:
     assert len(store.reads) <= 2 * HANDLES
 
 
-async def test_an_end_in_another_process_is_heard_of_soon(tmp_path: Path) -> None:
-    """In time for a look every 5 s to be none of it; and what is only cancelled along, too."""
+async def test_an_end_in_another_process_is_heard_of_soon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a look at the store now and then; and what is only cancelled along, too."""
+    monkeypatch.setattr("batchflow.engine.watchers.CHECK_INTERVAL_S", 3_600)
     url = f"sqlite:///{tmp_path}/b.db"
     asking, working = Batchflow(url, worker=False), Batchflow(url)
     go = asyncio.Event()
@@ -95,7 +97,7 @@ async def test_an_end_in_another_process_is_heard_of_soon(tmp_path: Path) -> Non
         waiting = [asyncio.create_task(asking.served["/f"].run(run.id).wait()) for _ in range(3)]
         await asyncio.sleep(0)
         go.set()
-        async with asyncio.timeout(4):
+        async with asyncio.timeout(DEADLINE_S):
             assert await asyncio.gather(*waiting) == ["heard"] * 3
 
 

@@ -20,6 +20,7 @@ from batchflow.http.progress import MAX_FAILED_READS, progress_events
 from batchflow.http.schemas.batches import BatchInfo
 from tests.http.conftest import app_of, scope_of
 from tests.http.samples import assert_error, error_of, started
+from tests.waiting import DEADLINE_S
 
 
 @pytest.fixture
@@ -314,7 +315,7 @@ async def test_a_server_that_stops_ends_the_stream(idle: Batchflow) -> None:
     waiting = asyncio.create_task(anext_of(events))
     await asyncio.sleep(0)
     stopping.set()
-    assert await asyncio.wait_for(waiting, 10) is None
+    assert await asyncio.wait_for(waiting, DEADLINE_S) is None
 
 
 async def anext_of(events: AsyncIterator[ServerSentEvent]) -> ServerSentEvent | None:
@@ -334,7 +335,7 @@ async def test_a_client_that_goes_away_ends_the_stream(idle: Batchflow) -> None:
         if message.get("body"):
             begun.set()
 
-    await asyncio.wait_for(app_of(idle)(scope_of("GET", f"/batches/{batch.id}/progress"), receive, send), 10)
+    await asyncio.wait_for(app_of(idle)(scope_of("GET", f"/batches/{batch.id}/progress"), receive, send), DEADLINE_S)
     assert begun.is_set()
 
 

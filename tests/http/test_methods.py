@@ -10,6 +10,7 @@ from httpx import AsyncClient
 from batchflow import Batchflow
 from tests.http.conftest import client_of
 from tests.http.samples import assert_error, serve_all
+from tests.waiting import DEADLINE_S
 
 METHODS = ("GET", "OPTIONS", "PUT", "DELETE", "PATCH", "TRACE", "POST", "PROPFIND")
 
@@ -52,7 +53,7 @@ async def test_head_is_get_without_the_body(idle: Batchflow) -> None:
 async def test_head_of_a_stream_ends_at_once(flow: Batchflow, http: AsyncClient) -> None:
     """The run waits on, and nobody watches it."""
     run = (await http.post("/approvals", json="x")).json()["workflowRunId"]
-    response = await asyncio.wait_for(http.head(f"/runs/{run}/progress"), 5)
+    response = await asyncio.wait_for(http.head(f"/runs/{run}/progress"), DEADLINE_S)
     assert (response.status_code, response.content) == (200, b"")
     assert response.headers["content-type"].startswith("text/event-stream")
 

@@ -4,6 +4,7 @@ import asyncio
 
 from batchflow import WorkflowContext
 from tests.scenarios.scenario_app import Nothing, Scene
+from tests.waiting import DEADLINE_S
 
 MANY = 200
 
@@ -47,7 +48,7 @@ async def test_many_children_events_and_sleeps_at_the_same_time_all_come(scene: 
     run = await scene.start(many.trigger(Nothing()))
     await scene.flow.trigger(teller, run.id, delay="10m")
     await scene.drive()
-    assert await run.wait(timeout=5) == [*range(0, 2 * MANY, 2), *range(MANY // 4)]
+    assert await run.wait(timeout=DEADLINE_S) == [*range(0, 2 * MANY, 2), *range(MANY // 4)]
     assert scene.executed == {"double": MANY}
 
 

@@ -9,6 +9,7 @@ from fastapi import FastAPI
 from batchflow import WorkflowContext
 from batchflow.serve.functions import ServedFunction
 from tests.scenarios.scenario_app import Nothing, Scene
+from tests.waiting import DEADLINE_S
 
 
 def asking(scene: Scene, urls: list[str]) -> ServedFunction[Nothing, list[str]]:
@@ -86,6 +87,6 @@ async def test_webhook_requests_that_come_together_are_all_kept(scene: Scene) ->
     run = await scene.start(collect.trigger(Nothing()))
     await scene.flow.trigger(crowd, Nothing(), delay="1m")
     await scene.drive()
-    texts = await run.wait(timeout=5)
+    texts = await run.wait(timeout=DEADLINE_S)
     assert sorted(texts, key=int) == [str(number) for number in range(20)]
     assert scene.executed == {"give away": 1}

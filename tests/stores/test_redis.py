@@ -19,7 +19,7 @@ from batchflow.stores.redis.keys import FIRST_SCHEMA, KEYS, SCHEMA, pattern_of, 
 from batchflow.testing.clock import ManualClock
 from tests.conformance.scene import LEASE_MS, Scene, message, names, new_batch, ran, renewals, renewed
 from tests.stores.redis_server import Server, free_port, served
-from tests.waiting import wait_until
+from tests.waiting import DEADLINE_S, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -326,7 +326,7 @@ async def test_a_read_can_be_cancelled_at_any_moment(server: Server) -> None:
             for _ in range(turns):
                 await asyncio.sleep(0)
             cancelled = reading.cancel()
-            assert await asyncio.wait([reading], timeout=5) == ({reading}, set())
+            assert await asyncio.wait([reading], timeout=DEADLINE_S) == ({reading}, set())
             assert reading.cancelled() == cancelled
         assert await scene.store.batch("nothing") is None
 

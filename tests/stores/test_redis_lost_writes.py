@@ -101,7 +101,8 @@ async def test_a_batch_ends_on_a_server_that_has_lost_ends(server: Server) -> No
         await wait_until(lambda: _succeeded(batch, 12), description="the batch has ended")
         memory.put_back()
         memory.cut_off()
-        assert (await batch.wait(timeout=8, check=True)).counts.succeeded == 12
+        # A lease lasts 30 s.
+        assert (await batch.wait(timeout=25, check=True)).counts.succeeded == 12
     # Those that had ended are done again: nothing knows of it any more.
     assert len(executed) == 24
 

@@ -354,11 +354,11 @@ async def test_processes_wake_each_other(path: str) -> None:
     async with opened(path, SystemClock()) as store:
         told: list[bool] = []
         store.on_change(told.append)
-        await wait_until(lambda: True in told, description="the look at the past is over", timeout=5)
+        await wait_until(lambda: True in told, description="the look at the past is over")
         told.clear()
         with process(path, "publish") as other:
             assert await _line(other) == "published"
-            await wait_until(lambda: True in told, description="the other process's publish is told of", timeout=5)
+            await wait_until(lambda: True in told, description="the other process's publish is told of")
         await store.register("w1", LEASE_MS)
         assert names((await store.claim("w1", ["work"], 10)).claims) == ["theirs"]
 
