@@ -18,10 +18,9 @@ _STEP = "upstash-workflow-step"
 _PROGRESS, _RETRY, _SUCCESS = "STEP_PROGRESS", "STEP_RETRY", "STEP_SUCCESS"
 _FAILED, _CANCELED = "STEP_FAILED", "STEP_CANCELED"
 _SLEEPS = ("SleepFor", "SleepUntil")
-_COPIED = ("sleepFor", "sleepUntil", "waitEventId")
-_INVOKED = (
+_COPIED = (
+    *("sleepFor", "sleepUntil", "waitEventId"),
     *("invokedWorkflowRunId", "invokedWorkflowUrl", "invokedWorkflowCreatedAt"),
-    *("invokedWorkflowRunBody", "invokedWorkflowRunHeaders"),
 )
 
 
@@ -106,8 +105,6 @@ class _Steps:
                 details.update(_wait_times(about), waitTimeout=step.get("waitTimeout") is True)
             case "Call" if isinstance(out, str):
                 details.update(self._response(sent_object(out)))
-            case "Invoke":
-                details.update({name: about[name] for name in _INVOKED if name in about})
             case _:
                 pass
         return details
@@ -117,7 +114,7 @@ class _Steps:
         text = body if isinstance(body, str) else to_json(body).decode()
         return {
             "callResponseStatus": response.get("status"),
-            "callResponseBody": shown_text(text, self._history.config),
+            "callResponseBody": shown_text(_decoded(text), self._history.config),
             "callResponseHeaders": response.get("header"),
         }
 
@@ -246,6 +243,14 @@ def _wait_times(about: Mapping[str, Any]) -> dict[str, Any]:
     if "waitTimeoutDuration" not in about:
         return {}
     return {"waitTimeoutDuration": about["waitTimeoutDuration"], "waitTimeoutDeadline": about["notBefore"]}
+
+
+def _decoded(text: str) -> str:
+    """The text of a response, of which the SDK of JavaScript records each byte as a character."""
+    try:
+        return text.encode("latin-1").decode()
+    except UnicodeError:
+        return text
 
 
 def _digits(text: str) -> int:

@@ -174,9 +174,10 @@ def test_a_result_that_comes_after_the_failure_of_a_run_is_shown() -> None:
     run.delivered("m0", run.plan(1, type="Invoke"))
     run.failed(run.plan(2))
     step = {"stepId": 1, "stepName": "step 1", "stepType": "Invoke", "concurrent": 2, "out": '{"isFailed":true}'}
-    run.entries.append(RunEntry("unknown", Body(text=json.dumps(step)), NOW + 9))
+    run.entries.append(RunEntry("unknown", Body(text=json.dumps({**step, "invokedWorkflowRunId": "wfr_2"})), NOW + 9))
     assert run.steps() == [INIT, ("parallel", ["step 1: SUCCESS", "step 2: FAILED"])]
-    assert run.shown()["steps"][1]["steps"][0]["out"] == '{"isFailed":true}'
+    (shown, _) = run.shown()["steps"][1]["steps"]
+    assert (shown["out"], shown["invokedWorkflowRunId"]) == ('{"isFailed":true}', "wfr_2")
 
 
 def test_a_failed_delivery_of_an_earlier_step_is_the_next_one() -> None:
@@ -255,11 +256,11 @@ def test_a_call_is_shown_while_it_is_under_way_and_with_its_response() -> None:
     assert (step["callType"], step["messageId"], step["state"]) == ("fromCallback", "m2", "STEP_PROGRESS")
     assert "dlqId" not in run.shown()
     run.delivered("m2")
-    response = {"status": 201, "body": "paid", "header": {"X-A": ["b"]}}
+    response = {"status": 201, "body": "pa\u00c3\u00afd", "header": {"X-A": ["b"]}}
     run.step(1, json.dumps(response), type="Call")
     (step,) = run.shown()["steps"][1]["steps"]
     assert (step["callType"], step["state"], step["callUrl"]) == ("step", "STEP_SUCCESS", "https://bank.example/pay")
-    assert (step["callResponseStatus"], step["callResponseBody"]) == (201, "paid")
+    assert (step["callResponseStatus"], step["callResponseBody"]) == (201, "païd")
     assert step["callResponseHeaders"] == {"X-A": ["b"]}
     assert run.steps()[2] == ("next", ["m3: PROGRESS"])
 
