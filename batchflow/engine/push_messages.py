@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import cast
 
 from pydantic_core import from_json
 
@@ -18,7 +17,7 @@ from batchflow.core.posts import (
 )
 from batchflow.core.settlement import LeaveQueue, Log, SendPosts, Settlement, done, failed
 from batchflow.core.store import Reads, Store
-from batchflow.core.wire_store import Documents, Posts, WireRuns, WireStore
+from batchflow.core.wire_store import Documents, WireStore
 from batchflow.engine.push_client import PushClient
 from batchflow.engine.push_response import PushResponse
 from batchflow.engine.push_runs import end_effects
@@ -49,10 +48,9 @@ class PushFailures:
 
     timeout_ms: int | None = None
 
-    def __init__(self, letters: Reads, posts: Posts, runs: WireRuns) -> None:
+    def __init__(self, letters: Reads, store: WireStore) -> None:
         self._letters = letters
-        self._posts = posts
-        self._runs = runs
+        self._store = store
 
     async def deliver(self, claim: Claim, runtime: Runtime) -> Settlement:
         """See the port."""
@@ -62,14 +60,14 @@ class PushFailures:
             # It was deleted or retried meanwhile: its queue must go on nevertheless.
             return done(claim, "null", (LeaveQueue(id, None),))
         envelope = Envelope.of_text(letter.message.body)
-        latest = await self._posts.log_entries(envelope.tenant, message=id, limit=1)
+        latest = await self._store.log_entries(envelope.tenant, message=id, limit=1)
         if latest and latest[0].entry.state in LAST_STATES:
             return done(claim, "null")
         now, response = runtime.clock.now(), PushResponse(503, (), letter.response.encode())
         entry = LogEntry(id, envelope.tenant, "FAILED", now, detail_of(response, error=letter.response))
         retried = min(max(0, letter.attempts - 1), envelope.retries)
         outcome = Outcome(status=response.status, body=response.body, retried=retried, dlq_id=id)
-        ending = await end_effects(self._runs, id, envelope, outcome, now=now, new_id=new_ids(runtime))
+        ending = await end_effects(self._store, id, envelope, outcome, now=now, new_id=new_ids(runtime))
         return done(claim, "null", (Log((entry,)), *(ending or ())))
 
 
@@ -105,9 +103,8 @@ def push_handlers(client: PushClient, store: Store, entropy: Entropy, now: Calla
     """
     if not isinstance(store, WireStore):
         raise ConfigurationError(f"the store {store.location} keeps no posts; use SQLite or Redis")
-    runs = cast("WireRuns", store)
     return {
-        PUSH_DESTINATION: Pusher(client, store, runs, SigningKeys(store, entropy, now)),
-        PUSH_FAILURE_DESTINATION: PushFailures(store, store, runs),
+        PUSH_DESTINATION: Pusher(client, store, SigningKeys(store, entropy, now)),
+        PUSH_FAILURE_DESTINATION: PushFailures(store, store),
         PUSH_SCHEDULE_DESTINATION: PushFires(store),
     }

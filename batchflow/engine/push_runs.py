@@ -56,16 +56,16 @@ async def end_effects(
     workflow run ends; None if it has ended already.
     """
     effects: list[Effect] = []
-    posts: list[Post] = []
     part = envelope.run
     if part is None:
         posts = callback_posts(envelope, id, outcome, now=now, new_id=new_id)
-    elif outcome.dlq_id is None or part.call_type not in _OF_ENDPOINT:
-        posts = await _run_callbacks(runs, id, envelope, part, outcome, now, new_id)
-    elif (end := await _end_of_run(runs, id, envelope, part, outcome, now, new_id)) is not None:
-        effects.append(end)
     else:
-        return None
+        posts = await _run_callbacks(runs, id, envelope, part, outcome, now, new_id)
+        if outcome.dlq_id is not None and part.call_type in _OF_ENDPOINT:
+            end = await _end_of_run(runs, id, envelope, part, outcome, now, new_id)
+            if end is None:
+                return None
+            effects.append(end)
     if posts:
         effects.append(SendPosts(tuple(posts)))
     if envelope.queue is not None or envelope.callback_of is not None:
@@ -79,18 +79,14 @@ async def invoker_posts(
     """The post that tells the run which waits for this one of its end; none if nobody waits."""
     named = invoker_of(run)
     invoker = None if named is None else await runs.wire_run(run.tenant, named[0])
-    if named is None or invoker is None or named[1] not in (None, invoker.created_at):
-        return ()
-    return (invoker_post(run, state, result, invoker, now=now, new_id=new_id),)
+    return () if invoker is None else (invoker_post(run, state, result, invoker, now=now, new_id=new_id),)
 
 
 async def _run_callbacks(
     runs: WireRuns, id: str, envelope: Envelope, part: RunPart, outcome: Outcome, now: int, new_id: NewId
 ) -> list[Post]:
-    if part.call_type == "toCallback":
-        # Its callback tells the run of a failure too, and the run goes on.
-        outcome = replace(outcome, dlq_id=None)
-    requests = callback_requests(envelope, id, outcome, now=now)
+    # Failures are told by the end of the run; after a call the run goes on.
+    requests = callback_requests(envelope, id, replace(outcome, dlq_id=None), now=now)
     run = await _run_of(runs, envelope, part) if requests else None
     return [] if run is None else [run_post(request, run, new_id) for request in requests]
 
@@ -99,7 +95,7 @@ async def _end_of_run(
     runs: WireRuns, id: str, envelope: Envelope, part: RunPart, outcome: Outcome, now: int, new_id: NewId
 ) -> EndRun | None:
     run = await _run_of(runs, envelope, part)
-    if run is None:
+    if run is None or run.state != "RUN_STARTED":
         return None
     initial = (await runs.run_entries(run.tenant, run.id))[0].body
     failure = failure_post(envelope, id, outcome, run, initial, now=now)
@@ -109,6 +105,6 @@ async def _end_of_run(
 
 
 async def _run_of(runs: WireRuns, envelope: Envelope, part: RunPart) -> WireRun | None:
-    """The run of a post; None if it has ended, and perhaps another one with its id has begun."""
+    """The run of a post; None if another one with its id has begun since."""
     run = await runs.wire_run(envelope.tenant, part.run)
-    return run if run is not None and run.state == "RUN_STARTED" and run.created_at == part.created_at else None
+    return run if run is not None and run.created_at == part.created_at else None

@@ -13,7 +13,7 @@ from batchflow.core.ports import FailedAttempt, Runtime
 from batchflow.core.posts import LogEntry, LogState
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.settlement import Effect, Log, Settlement, cancelled, dead, done, failed, retry
-from batchflow.core.wire_store import Posts, WireRuns
+from batchflow.core.wire_store import Posts, WireStore
 from batchflow.engine.push_client import PushClient, PushError, PushRequest
 from batchflow.engine.push_response import PushResponse
 from batchflow.engine.push_runs import NewId, delivered_body, end_effects, refusal_of
@@ -70,10 +70,9 @@ class Pusher:
     failed it goes on.
     """
 
-    def __init__(self, client: PushClient, posts: Posts, runs: WireRuns, keys: SigningKeys) -> None:
+    def __init__(self, client: PushClient, store: WireStore, keys: SigningKeys) -> None:
         self._client = client
-        self._posts = posts
-        self._runs = runs
+        self._store = store
         self._keys = keys
 
     @property
@@ -86,7 +85,7 @@ class Pusher:
         attempt = _Attempt(claim, Envelope.of_text(claim.body), runtime.clock.now())
         try:
             key = (await self._keys.of(attempt.envelope.tenant)).current
-            body = await delivered_body(self._runs, attempt.envelope, claim.id)
+            body = await delivered_body(self._store, attempt.envelope, claim.id)
             if body is None:
                 return cancelled(claim)
             answer, active = await self._send(attempt, _request(attempt, key, body))
@@ -100,7 +99,7 @@ class Pusher:
         self, attempt: _Attempt, request: PushRequest
     ) -> tuple[PushResponse | Failed, tuple[LogEntry, ...]]:
         """The response that has delivered the post, or what has failed; and the entries to write with either."""
-        active = _ActiveEntry(self._posts, attempt.entry("ACTIVE", attempt.begun))
+        active = _ActiveEntry(self._store, attempt.entry("ACTIVE", attempt.begun))
         answer: PushResponse | Failed
         try:
             response = await self._client.send(request)
@@ -154,7 +153,7 @@ class Pusher:
     async def _end_effects(self, attempt: _Attempt, outcome: Outcome, runtime: Runtime) -> tuple[Effect, ...] | None:
         claim, envelope = attempt.claim, attempt.envelope
         now, new_id = runtime.clock.now(), new_ids(runtime)
-        return await end_effects(self._runs, claim.id, envelope, outcome, now=now, new_id=new_id)
+        return await end_effects(self._store, claim.id, envelope, outcome, now=now, new_id=new_id)
 
 
 class _ActiveEntry:

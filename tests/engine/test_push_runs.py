@@ -5,7 +5,7 @@ import json
 from base64 import b64decode, urlsafe_b64encode
 from collections.abc import AsyncIterator, Callable
 from hashlib import sha256
-from typing import Any, cast
+from typing import Any
 
 import jwt
 import pytest
@@ -13,7 +13,6 @@ import pytest
 from batchflow.core.posts import Post
 from batchflow.core.settlement import EndRun
 from batchflow.core.wire_runs import WireRunState
-from batchflow.core.wire_store import WireRuns
 from batchflow.engine.push_response import PushResponse
 from batchflow.engine.signing_keys import SigningKeys
 from batchflow.testing import FixedEntropy
@@ -31,10 +30,6 @@ SDK = PushResponse(200, (("Upstash-Workflow-Sdk-Version", "1"), ("upstash-workfl
 class RunStage(Stage):
     """A stage with requests of workflow SDKs."""
 
-    @property
-    def runs(self) -> WireRuns:
-        return cast("WireRuns", self.app.engine.store)
-
     async def begin(self, run: str = "wfr_1", body: bytes = b'"hello"', **headers: str) -> str:
         """Begin a run; returns its first post."""
         return await self._post(begin_post(self._request(run, FLOW, body, Workflow_Init="true", **headers), self._id))
@@ -45,7 +40,7 @@ class RunStage(Stage):
 
     async def add(self, run: str = "wfr_1", url: str = FLOW, step: int = 1, **headers: str) -> str:
         """Add a step to a run, or call an API for it; returns its post."""
-        about = await self.runs.wire_run("acme", run)
+        about = await self.store.wire_run("acme", run)
         assert about is not None
         request = self._request(run, url, json.dumps({"stepId": step}).encode(), **headers)
         return await self._post(run_post(request, about, self._id))
@@ -62,10 +57,10 @@ class RunStage(Stage):
         return await self.add(run, API, Workflow_CallType="toCallback", Retries=retries, **told)
 
     async def end(self, state: WireRunState = "RUN_CANCELED", run: str = "wfr_1") -> bool:
-        return await self.runs.end_run(EndRun("acme", run, state))
+        return await self.store.end_run(EndRun("acme", run, state))
 
     async def state(self, run: str = "wfr_1") -> str:
-        about = await self.runs.wire_run("acme", run)
+        about = await self.store.wire_run("acme", run)
         assert about is not None
         return about.state
 
@@ -97,9 +92,9 @@ def _texts(entries: Any) -> list[str]:
     return [b64decode(it["body"]).decode() for it in entries]
 
 
-@pytest.fixture
-async def stage() -> AsyncIterator[RunStage]:
-    made = RunStage(Endpoint())
+@pytest.fixture(params=["sqlite", "fakeredis"])
+async def stage(request: pytest.FixtureRequest) -> AsyncIterator[RunStage]:
+    made = RunStage(Endpoint(), kind=request.param)
     made.endpoint.answers = [SDK]
     await made.app.start(worker=False)
     yield made
@@ -310,13 +305,13 @@ async def test_a_delivery_that_fails_after_the_end_of_its_run_is_cancelled(stage
 
 # Nothing is sent for a run that has ended after its post was claimed.
 async def test_nothing_is_sent_for_a_run_that_has_ended(stage: RunStage, monkeypatch: pytest.MonkeyPatch) -> None:
-    claim_entry = stage.runs.claim_entry
+    claim_entry = stage.store.claim_entry
 
     async def after_the_end(*asked: str) -> Any:
         await stage.end()
         return await claim_entry(*asked)
 
-    monkeypatch.setattr(stage.runs, "claim_entry", after_the_end)
+    monkeypatch.setattr(stage.store, "claim_entry", after_the_end)
     id = await stage.begin()
     await stage.drive(ms=MINUTE)
     assert (await stage.states(id), stage.endpoint.asked) == ("CANCELED", [])
