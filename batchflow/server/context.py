@@ -9,7 +9,7 @@ from fastapi import Depends, Request
 from batchflow.core.posts import Post, Posted
 from batchflow.core.store import Store
 from batchflow.core.wire_runs import MAX_ENTRIES_SIZE
-from batchflow.core.wire_store import WireRuns, WireStore
+from batchflow.core.wire_store import WireStore
 from batchflow.engine.engine import Engine
 from batchflow.errors import ConfigurationError, InputError
 
@@ -38,11 +38,6 @@ class ServerContext:
     def wire(self) -> WireStore:
         """The same store, as it keeps posts."""
         return wire_store(self.engine)
-
-    @property
-    def runs(self) -> WireRuns:
-        """The same store, as it keeps workflow runs."""
-        return cast("WireRuns", self.engine.store)
 
     async def post(self, posts: Sequence[Post]) -> Sequence[Posted]:
         """Publish posts, as the store does, and have a worker of this process begin them at once.

@@ -52,7 +52,7 @@ class HookRoute:
         url = _public_url(scope, path)
         data = webhook_data(scope["method"], headers, await read_body(scope, receive), url)
         self._context.engine.wake()
-        await self._context.runs.notify_event(tenant, event, event_text(data), run)
+        await self._context.wire.notify_event(tenant, event, event_text(data), run)
         return Response()
 
 

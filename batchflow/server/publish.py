@@ -80,7 +80,7 @@ class PublishRoutes:
         """The post of a request of a workflow run: it begins the run, or is a part of it."""
         if asked.init and not asked.answers_contact:
             return begin_post(request, self._context.new_message_id)
-        run = await self._context.runs.wire_run(request.envelope.tenant, asked.run)
+        run = await self._context.wire.wire_run(request.envelope.tenant, asked.run)
         if run is None:
             raise refused_by_run("ended")
         return run_post(request, run, self._context.new_message_id)

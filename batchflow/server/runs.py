@@ -66,12 +66,12 @@ class RunsCancelled(WireModel):
 @router.get("/{id}", summary="The steps of a workflow run", response_class=Response, responses=_STEPS)
 async def get_steps(context: Context, tenant: Tenant, id: str) -> Response:
     """All of them, as they are delivered to its endpoint. A run that has ended is not found."""
-    run = await context.runs.wire_run(tenant, id)
+    run = await context.wire.wire_run(tenant, id)
     if run is None:
         raise NotFoundError(f"there is no workflow run '{id}'")
     if run.state != "RUN_STARTED":
         raise NotFoundError(f"the workflow run '{id}' has ended")
-    return Response(steps_array(await context.runs.run_entries(tenant, id)), media_type="application/json")
+    return Response(steps_array(await context.wire.run_entries(tenant, id)), media_type="application/json")
 
 
 @router.delete("/{id}", summary="End a workflow run", response_class=Response, openapi_extra=_ENDING)
@@ -81,7 +81,7 @@ async def end_run(context: Context, tenant: Tenant, request: Request, id: str, c
     Nothing is delivered for it any more. Nothing happens if it is unknown or has ended.
     """
     result = None if cancel else await _read_result(request)
-    run, created_at = await context.runs.wire_run(tenant, id), _read_created_at(request)
+    run, created_at = await context.wire.wire_run(tenant, id), _read_created_at(request)
     if run is not None and created_at in (None, run.created_at):
         await _end(context, run, "RUN_CANCELED" if cancel else "RUN_SUCCESS", result)
     return Response()
@@ -113,14 +113,14 @@ async def _end(context: ServerContext, run: WireRun, state: WireRunState, result
         return False
     posts = await _invoker_posts(context, run, state, result)
     context.engine.wake()
-    return await context.runs.end_run(EndRun(run.tenant, run.id, state, result, posts, run.created_at))
+    return await context.wire.end_run(EndRun(run.tenant, run.id, state, result, posts, run.created_at))
 
 
 async def _invoker_posts(
     context: ServerContext, run: WireRun, state: WireRunState, result: str | None
 ) -> tuple[Post, ...]:
     found = invoker_of(run)
-    invoker = None if found is None else await context.runs.wire_run(run.tenant, found[0])
+    invoker = None if found is None else await context.wire.wire_run(run.tenant, found[0])
     if invoker is None:
         return ()
     return (invoker_post(run, state, result, invoker, now=context.now(), new_id=context.new_message_id),)
@@ -132,11 +132,11 @@ async def _select(
     """The runs that match and have not ended, in pages."""
     if "workflowRunIds" in filters:
         for part in chunked(dict.fromkeys(filters.all("workflowRunIds")), _PAGE):
-            found = await asyncio.gather(*(context.runs.wire_run(tenant, id) for id in part))
+            found = await asyncio.gather(*(context.wire.wire_run(tenant, id) for id in part))
             yield [run for run in found if run is not None and _matches(run, filters, exact)]
         return
     before: tuple[int, str] | None = None
-    while page := await context.runs.wire_runs(tenant, before=before, limit=_PAGE):
+    while page := await context.wire.wire_runs(tenant, before=before, limit=_PAGE):
         before = page[-1].created_at, page[-1].id
         yield [run for run in page if _matches(run, filters, exact)]
 

@@ -56,6 +56,6 @@ class TriggerRoutes:
         answer = {"workflowRunId": post.link.run, "workflowCreatedAt": post.link.created_at}
         if not posted.deduplicated:
             return answer
-        run = await self._context.runs.wire_run(post.tenant, post.link.run)
+        run = await self._context.wire.wire_run(post.tenant, post.link.run)
         created_at = post.link.created_at if run is None else run.created_at
         return {**answer, "workflowCreatedAt": created_at, "deduplicated": True}

@@ -98,7 +98,7 @@ async def wait_for_event(context: Context, tenant: Tenant, request: Request, eve
     """
     body = await read_body(request.scope, request.receive)
     id, created_at = waiting_run(body)
-    run = await context.runs.wire_run(tenant, id)
+    run = await context.wire.wire_run(tenant, id)
     if run is None or created_at not in (None, run.created_at):
         raise refused_by_run("ended")
     post = wait_post(_named(event), body, run, now=context.now(), new_id=context.new_message_id)
@@ -125,7 +125,7 @@ async def notify_run(
 ) -> list[NotifiedWaiter]:
     """The event is kept until the run waits for it, or ends. Nothing happens if the run is unknown or has ended."""
     sent_run, slash, sent_event = raw_path(request.scope).removeprefix(_NOTIFY).partition("/")
-    if not slash or await context.runs.wire_run(tenant, unquote(sent_run)) is None:
+    if not slash or await context.wire.wire_run(tenant, unquote(sent_run)) is None:
         # The name of an event may have a slash, and SDKs do not encode it.
         return await _notify(context, tenant, request, f"{run}/{event}")
     return await _notify(context, tenant, request, unquote(sent_event), unquote(sent_run))
@@ -134,7 +134,7 @@ async def notify_run(
 @router.get("/v2/waiters/{event:path}", summary="The runs that wait for an event", response_model_exclude_none=True)
 async def list_waiters(context: Context, tenant: Tenant, event: _Event) -> list[WaiterJson]:
     """Those that have waited longest first."""
-    return [WaiterJson.of(it) for it in await context.runs.event_waits(tenant, _named(event))]
+    return [WaiterJson.of(it) for it in await context.wire.event_waits(tenant, _named(event))]
 
 
 def event_text(data: bytes) -> str:
@@ -155,7 +155,7 @@ async def _notify(
 ) -> list[NotifiedWaiter]:
     tail = event_text(await read_body(request.scope, request.receive))
     context.engine.wake()
-    return [NotifiedWaiter.of(it) for it in await context.runs.notify_event(tenant, _named(event), tail, run)]
+    return [NotifiedWaiter.of(it) for it in await context.wire.notify_event(tenant, _named(event), tail, run)]
 
 
 def _named(event: str) -> str:

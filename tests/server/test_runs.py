@@ -2,14 +2,14 @@
 
 import asyncio
 import json
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from httpx import AsyncClient
 
 from batchflow.core.wire_runs import MAX_ENTRIES_SIZE
-from batchflow.core.wire_store import WireRuns
 from batchflow.engine.engine import Engine
+from batchflow.server.context import wire_store
 from batchflow.testing.clock import ManualClock
 from tests.server.endpoint import URL, FlowEndpoint
 
@@ -18,7 +18,7 @@ RUNS = "/v2/workflows/runs"
 
 async def ended(engine: Engine, run: str = "wfr_1") -> tuple[str, str | None]:
     """The state and the result of a run."""
-    found = await cast("WireRuns", engine.store).wire_run("ours", run)
+    found = await wire_store(engine).wire_run("ours", run)
     assert found is not None
     return found.state, found.result
 
@@ -131,29 +131,25 @@ async def test_a_run_is_that_of_its_tenant(http: AsyncClient, other_http: AsyncC
     assert await endpoint.steps() == ["secret"]
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"query": "?workflowRunIds=wfr_1&workflowRunIds=wfr_none&count=100"},
-        {"query": "?workflowRunIds=wfr_1,wfr_none"},
-        {"query": f"?workflowUrl={URL[:-2]}"},
-        {"query": f"?workflowUrl={URL}&workflowUrlExactMatch=true"},
-        {"query": "?label=mine"},
-        {"query": "?flowControlKey=key"},
-        {"query": "?callerIp=127.0.0.1&label=mine,other"},
-        {"json": {"workflowRunIds": ["wfr_1"]}},
-        {"json": {"workflowUrl": URL}},
-    ],
-)
-async def test_each_filter_selects_runs(http: AsyncClient, endpoint: FlowEndpoint, options: Any) -> None:
+async def test_each_filter_selects_runs(http: AsyncClient, endpoint: FlowEndpoint) -> None:
     """In the query as the SDKs send them now, and in a body as they did; the other run goes on."""
-    flow = {"Flow_Control_Key": "key", "Flow_Control_Value": "parallelism=1"}
-    await endpoint.begin(Label="mine", **flow)
     other = FlowEndpoint(http, "https://app.example/other?a=b,c")
     await other.begin("wfr_2", Label="yours")
-    assert await cancel(http, **options) == 1
-    assert (await endpoint.is_live(), await other.is_live("wfr_2")) == (False, True)
-    assert await cancel(http, **options) == 0
+    queries = [
+        *("workflowRunIds=wfr_1&workflowRunIds=wfr_none&count=100", "workflowRunIds=wfr_1,wfr_none", "label=mine"),
+        *(f"workflowUrl={URL[:-2]}", f"workflowUrl={URL}&workflowUrlExactMatch=true", "flowControlKey=key"),
+        "callerIp=127.0.0.1&label=mine,other",
+    ]
+    sent: list[Any] = [{"params": it} for it in queries]
+    sent += [{"json": {"workflowRunIds": ["wfr_1"]}}, {"json": {"workflowUrl": URL}}]
+    for options in sent:
+        await endpoint.begin(Label="mine", Flow_Control_Key="key", Flow_Control_Value="parallelism=1")
+        assert await cancel(http, **options) == 1, options
+        assert not await endpoint.is_live(), options
+        assert await cancel(http, **options) == 0, options
+    assert await other.is_live("wfr_2")
+    assert await cancel(http, f"?workflowUrl={URL[:-2]}&workflowUrlExactMatch=true") == 0
+    assert await cancel(http, "?workflowUrl=https://app.example/other?a=b,c") == 1
 
 
 async def test_dates_and_a_count_select_runs(http: AsyncClient, endpoint: FlowEndpoint, clock: ManualClock) -> None:
@@ -174,32 +170,14 @@ async def test_without_filters_all_runs_are_cancelled(http: AsyncClient, endpoin
     assert await cancel(http, **options) == 120
 
 
-@pytest.mark.parametrize(
-    ("query", "body"),
-    [
-        ("?lable=mine", None),
-        ("?all=true", None),
-        ("?count=x", None),
-        ("?workflowUrlExactMatch=maybe", None),
-        ("", b"{"),
-        ("", b"[]"),
-        ("", b'{"ids":["wfr_1"]}'),
-        ("", b'{"workflowRunIds":[{}]}'),
-        ("/wfr_1?cancel=maybe", None),
-    ],
-)
-async def test_what_is_not_understood_cancels_no_run(
-    http: AsyncClient, endpoint: FlowEndpoint, query: str, body: bytes | None
-) -> None:
+async def test_what_is_not_understood_cancels_no_run(http: AsyncClient, endpoint: FlowEndpoint) -> None:
     """Least of all every run."""
     await endpoint.begin()
-    response = await http.request("DELETE", f"{RUNS}{query}", content=body)
-    assert (response.status_code, list(response.json())) == (400, ["error"])
+    queries = ("?lable=mine", "?all=true", "?count=x", "?workflowUrlExactMatch=maybe", "/wfr_1?cancel=maybe")
+    bodies = (b"{", b"[]", b'{"ids":["wfr_1"]}', b'{"workflowRunIds":[{}]}')
+    for query, body in [*((it, b"") for it in queries), *(("", it) for it in bodies)]:
+        answer = await http.request("DELETE", f"{RUNS}{query}", content=body)
+        assert (answer.status_code, list(answer.json())) == (400, ["error"]), (query, body)
+    for query in ("?workflowRunIds=", "?workflowUrl=", "?label="):
+        assert await cancel(http, query) == 0, query
     assert await endpoint.is_live()
-
-
-@pytest.mark.parametrize("query", ["?workflowRunIds=", "?workflowUrl=", "?label="])
-async def test_an_empty_filter_cancels_no_run(http: AsyncClient, endpoint: FlowEndpoint, query: str) -> None:
-    """It is not a wish to cancel all."""
-    await endpoint.begin()
-    assert await cancel(http, query) == 0

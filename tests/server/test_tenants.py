@@ -61,7 +61,7 @@ async def test_every_route_needs_a_token(stranger: AsyncClient, server: QStashSe
 
 
 async def test_another_tenant_neither_sees_nor_changes_anything(
-    http: AsyncClient, endpoint: FlowEndpoint, other_http: AsyncClient, engine: Engine, snapshot: Any
+    http: AsyncClient, other_http: AsyncClient, engine: Engine, snapshot: Any
 ) -> None:
     """On every route, with the names and ids of what is ours."""
     text = endpoints_text([GroupEndpoint(f"https://{MARK}/group")])
@@ -71,9 +71,9 @@ async def test_another_tenant_neither_sees_nor_changes_anything(
     cron = {"Upstash-Cron": "* * * * *", "Upstash-Schedule-Id": "my-schedule"}
     assert (await http.post(f"/v2/schedules/https://{MARK}/b", headers=cron)).status_code < 300
     assert (await http.post(f"/v2/enqueue/my-queue/https://{MARK}/c")).status_code == 201
-    runs = FlowEndpoint(http, f"https://{MARK}/flow")
-    await runs.begin("wfr_ours")
-    assert (await runs.wait("my-event", "wfr_ours")).status_code == 201
+    endpoint = FlowEndpoint(http, f"https://{MARK}/flow")
+    await endpoint.begin("wfr_ours")
+    assert (await endpoint.wait("my-event", "wfr_ours")).status_code == 201
     before = await snapshot()
     assert str(before).count(MARK) >= 6
     headers = run_headers("wfr_ours", "https://example.com")
