@@ -9,6 +9,7 @@ from urllib.parse import quote
 from batchflow.core.duration import to_ms
 from batchflow.core.retry import RetryPolicy
 from batchflow.errors import ConfigurationError, InputError
+from batchflow.wire.header_values import FLOW_HINT, LATEST_S, MAX_NUMBER, is_number, limit_texts, read_items
 from batchflow.wire.headers import NOT_FORWARDED, is_header_name, is_header_value
 
 MAX_RETRIES = 20
@@ -30,8 +31,6 @@ METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
 """The methods that a post may be delivered with."""
 
 _MAX_NAME = 256
-_LATEST_S = 253_402_300_799  # the last second of the year 9999
-_MAX_NUMBER = 999_999_999
 _NAME = re.compile(rf"[A-Za-z0-9._-]{{1,{_MAX_NAME}}}")
 _URL = re.compile(r"https?://(?:[^/?#@\\]*@)?(?:\[[0-9a-f:.]+\]|[^/?#@:\[\]\\]+)(?::[0-9]{1,5})?(?:[/?#].*)?", re.I)
 _FORWARD = "upstash-forward-"
@@ -39,7 +38,6 @@ _CALLBACKS = {"upstash-callback-": "callback", "upstash-failure-callback-": "fai
 _REFUSED = {"upstash-header-forward": "it is not supported; name each header as Upstash-Forward-NAME"}
 _REDACTED = re.compile(r"(body)|headers?(?:\[([^\]]+)\])?", re.IGNORECASE)
 _FLOW_VALUE = "upstash-flow-control-value"
-_FLOW_HINT = "write parallelism=N, rate=N or both, and period=1m where the rate is not per second"
 
 
 class PublishHeaders:
@@ -111,7 +109,7 @@ class PublishHeaders:
         text = self.get("upstash-retries")
         if text is None:
             return DEFAULT_RETRIES
-        if not _is_number(text):
+        if not is_number(text):
             raise wrong_value("upstash-retries", text, f"write a whole number from 0 to {MAX_RETRIES}")
         if int(text) > MAX_RETRIES:
             want = f"this server makes at most {MAX_RETRIES} retries"
@@ -126,7 +124,7 @@ class PublishHeaders:
         """The time, in ms, before which nothing is delivered."""
         text = self.get("upstash-not-before")
         if text is not None:
-            return max(now, _read_number(text, "upstash-not-before", least=0, most=_LATEST_S) * 1000)
+            return max(now, _read_number(text, "upstash-not-before", least=0, most=LATEST_S) * 1000)
         delay = self.get("upstash-delay")
         return now if delay is None else now + _read_duration(delay, "upstash-delay")
 
@@ -241,11 +239,6 @@ def check_url(text: str, field: str) -> str:
     return url
 
 
-def read_items(text: str) -> list[str]:
-    """The items of a list with commas, without spaces around them."""
-    return [item for part in text.split(",") if (item := part.strip())]
-
-
 def _read_redacted(item: str) -> str:
     found = _REDACTED.fullmatch(item)
     if found is None:
@@ -256,39 +249,28 @@ def _read_redacted(item: str) -> str:
 
 
 def _read_limits(value: str) -> tuple[int | None, int | None, int]:
-    limits: dict[str, int] = {}
-    for item in read_items(value):
-        name, _, text = (it.strip() for it in item.partition("="))
-        if name in limits or name not in ("parallelism", "rate", "period"):
-            raise wrong_value(_FLOW_VALUE, value, _FLOW_HINT)
-        if name != "period":
-            limits[name] = _read_number(text, _FLOW_VALUE, least=1)
-            continue
-        period_ms = _read_duration(text, _FLOW_VALUE)
-        if period_ms % 1000 or not 1 <= period_ms // 1000 <= MAX_PERIOD_S:
-            raise wrong_value(_FLOW_VALUE, value, "write a period of whole seconds, from 1s to 7d")
-        limits[name] = period_ms // 1000
-    if not limits.keys() & {"parallelism", "rate"}:
-        raise wrong_value(_FLOW_VALUE, value, _FLOW_HINT)
-    return limits.get("parallelism"), limits.get("rate"), limits.get("period", 1)
+    texts = limit_texts(value)
+    if texts is None or not texts.keys() & {"parallelism", "rate"}:
+        raise wrong_value(_FLOW_VALUE, value, FLOW_HINT)
+    period_ms = _read_duration(texts.pop("period", "1s"), _FLOW_VALUE)
+    if period_ms % 1000 or not 1 <= period_ms // 1000 <= MAX_PERIOD_S:
+        raise wrong_value(_FLOW_VALUE, value, "write a period of whole seconds, from 1s to 7d")
+    limits = {name: _read_number(text, _FLOW_VALUE, least=1) for name, text in texts.items()}
+    return limits.get("parallelism"), limits.get("rate"), period_ms // 1000
 
 
 def _read_duration(text: str, header: str) -> int:
     """The ms of a duration; a bare number is seconds, as in QStash."""
     try:
-        return to_ms(int(text) if _is_number(text) else text, option=header)
+        return to_ms(int(text) if is_number(text) else text, option=header)
     except ConfigurationError:
         raise wrong_value(header, text, "write a time such as 10s, 2h30m or 7d") from None
 
 
-def _read_number(text: str, header: str, *, least: int, most: int = _MAX_NUMBER) -> int:
-    if not _is_number(text) or not least <= int(text) <= most:
+def _read_number(text: str, header: str, *, least: int, most: int = MAX_NUMBER) -> int:
+    if not is_number(text, most) or int(text) < least:
         raise wrong_value(header, text, f"write a whole number from {least} to {most}")
     return int(text)
-
-
-def _is_number(text: str) -> bool:
-    return text.isascii() and text.isdigit() and len(text) < 16
 
 
 def _checked(header: str, value: str) -> str:

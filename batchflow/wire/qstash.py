@@ -9,6 +9,7 @@ from batchflow.core.flow import FlowControl
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.suggestions import find_typos
 from batchflow.errors import ConfigurationError, InputError
+from batchflow.wire.header_values import FLOW_HINT, LATEST_S, MAX_NUMBER, is_number, limit_texts
 
 RUN_ID = "Upstash-Workflow-RunId"
 DEDUP_ID = "Upstash-Deduplication-Id"
@@ -48,10 +49,7 @@ _DESCRIBING = frozenset(
     )
 )
 _METHOD = ("upstash-method", "POST")  # a run is started by a POST in any case
-_LATEST_S = 253_402_300_799  # the last second of the year 9999
-_MAX_NUMBER = 999_999_999
 _RETRY_HEADERS = {"retries": RETRIES, "delay": RETRY_DELAY, "retry_delay": RETRY_DELAY}
-_FLOW_HINT = "write parallelism=N, rate=N or both, and period=1m where the rate is not per second"
 
 
 class UpstashHeaders:
@@ -91,7 +89,7 @@ class UpstashHeaders:
         text = self.get(NOT_BEFORE)
         if text is None:
             return None
-        seconds = _read_number(text, NOT_BEFORE, NOT_BEFORE, "a time in unix seconds", most=_LATEST_S)
+        seconds = _read_number(text, NOT_BEFORE, NOT_BEFORE, "a time in unix seconds", most=LATEST_S)
         return datetime.fromtimestamp(seconds, UTC)
 
     def retry(self, default: RetryPolicy) -> RetryPolicy | None:
@@ -133,23 +131,23 @@ def _unknown_header(name: str) -> InputError:
 
 
 def _read_limits(value: str) -> dict[str, Any]:
-    limits: dict[str, Any] = {}
-    for part in value.split(","):
-        name, _, text = (it.strip() for it in part.partition("="))
-        if name in limits or name not in ("parallelism", "rate", "period"):
-            raise InputError(option=FLOW_VALUE, got=repr(value), want=_FLOW_HINT, field=FLOW_VALUE)
-        if name == "period":
-            limits[name] = _read_duration(text, name, FLOW_VALUE)
-        else:
-            limits[name] = _read_number(text, name, FLOW_VALUE, "a whole number of 1 or more")
-    if not limits.keys() & {"parallelism", "rate"}:
-        raise InputError(f"'{FLOW_VALUE}' sets no limit with {value!r}; {_FLOW_HINT}", field=FLOW_VALUE)
-    return limits
+    texts = limit_texts(value)
+    if texts is None:
+        raise InputError(option=FLOW_VALUE, got=repr(value), want=FLOW_HINT, field=FLOW_VALUE)
+    if not texts.keys() & {"parallelism", "rate"}:
+        raise InputError(f"'{FLOW_VALUE}' sets no limit with {value!r}; {FLOW_HINT}", field=FLOW_VALUE)
+    return {name: _read_limit(name, text) for name, text in texts.items()}
+
+
+def _read_limit(name: str, text: str) -> Duration:
+    if name == "period":
+        return _read_duration(text, name, FLOW_VALUE)
+    return _read_number(text, name, FLOW_VALUE, "a whole number of 1 or more")
 
 
 def _read_duration(text: str, option: str, header: str) -> Duration:
     """A duration; a bare number is seconds, as in QStash."""
-    duration: Duration = int(text) if _is_number(text, _MAX_NUMBER) else text
+    duration: Duration = int(text) if is_number(text) else text
     try:
         to_ms(duration, option=option)
     except ConfigurationError as error:
@@ -157,15 +155,11 @@ def _read_duration(text: str, option: str, header: str) -> Duration:
     return duration
 
 
-def _read_number(text: str, option: str, header: str, want: str, *, most: int = _MAX_NUMBER) -> int:
-    if not _is_number(text, most):
+def _read_number(text: str, option: str, header: str, want: str, *, most: int = MAX_NUMBER) -> int:
+    if not is_number(text, most):
         example = "1900000000" if option == NOT_BEFORE else "3"
         raise InputError(option=option, got=repr(text), want=f"write {want}, such as {example}", field=header)
     return int(text)
-
-
-def _is_number(text: str, most: int) -> bool:
-    return text.isascii() and text.isdigit() and len(text) < 20 and int(text) <= most
 
 
 def _decode(content: bytes) -> str:

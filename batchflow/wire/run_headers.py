@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from typing import get_args
 
 from batchflow.wire.envelope import CallType
-from batchflow.wire.publish_headers import PublishHeaders, check_name, check_url, read_items, refusal, wrong_value
+from batchflow.wire.header_values import LATEST_S, is_number, read_items
+from batchflow.wire.publish_headers import PublishHeaders, check_name, check_url, refusal, wrong_value
 
 RUN_ID = "upstash-workflow-runid"
 """The header with the id of a run."""
@@ -16,7 +17,6 @@ TRIGGER_ON_CONFIG = "WF_TriggerOnConfig"
 """The feature by which the engine gives the settings of a run to all its posts."""
 
 _PROTOCOL = "1"
-_LATEST_MS = 253_402_300_799_999  # the last millisecond of the year 9999
 _NEED_RUN = ("init", "calltype", "invoke", "trigger-by-sdk", "createdat")
 
 
@@ -94,7 +94,7 @@ def _read_created_at(given: PublishHeaders) -> int | None:
     text = given.get(header)
     if text is None:
         return None
-    if not (text.isascii() and text.isdigit() and len(text) < 16 and int(text) <= _LATEST_MS):
+    if not is_number(text, LATEST_S * 1000):
         raise wrong_value(header, text, "write the time in ms at which the run began, as its deliveries have it")
     return int(text)
 

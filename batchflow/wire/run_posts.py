@@ -31,6 +31,7 @@ from batchflow.core.wire_runs import (
 from batchflow.errors import ConfigurationError, InputError
 from batchflow.wire.callbacks import Outcome, callback_body, callback_request
 from batchflow.wire.envelope import Envelope, RunPart
+from batchflow.wire.header_values import LATEST_S, is_number
 from batchflow.wire.headers import header_lists
 from batchflow.wire.publish import PublishRequest, parse_publish, post_of
 from batchflow.wire.publish_headers import check_name, refusal
@@ -46,7 +47,6 @@ DEFAULT_WAIT = "7d"
 _INVOKE_COUNT = "upstash-workflow-invoke-count"
 _IS_FAILURE = "Upstash-Workflow-Is-Failure"
 _FAILURE_CALLBACK = "Upstash-Workflow-Failure-Callback"
-_LATEST_S = 253_402_300_799  # the last second of the year 9999
 _URL_PARTS = re.compile(r"(https?)://([^/?#]*)(.*)", re.IGNORECASE | re.DOTALL)
 
 
@@ -162,7 +162,7 @@ def _not_too_early(envelope: Envelope, entry: Body) -> Envelope:
     if "sleepUntil" not in entry.text:
         return envelope
     match step_of(entry).get("sleepUntil"):
-        case int() | float() as seconds if 0 < seconds <= _LATEST_S:
+        case int() | float() as seconds if 0 < seconds <= LATEST_S:
             return replace(envelope, not_before=max(envelope.not_before, math.ceil(seconds * 1000)))
         case _:
             return envelope
@@ -205,7 +205,7 @@ def invoker_post(
 def _read_invoke(request: PublishRequest) -> tuple[Body, str]:
     """The initial body of a run that another one invokes, and the text about that one."""
     count = next((value for name, value in request.envelope.headers if name.lower() == _INVOKE_COUNT), "0")
-    if not count.isdigit() or len(count) > 9 or int(count) >= MAX_INVOCATIONS:
+    if not is_number(count, MAX_INVOCATIONS - 1):
         sentence = f"the chain of runs that invoke each other has {MAX_INVOCATIONS} runs; end it earlier"
         raise InputError(sentence, field=_INVOKE_COUNT, status=412)
     fields = _read_object(request.envelope.body.content)
