@@ -137,11 +137,6 @@ def _part_of(run: WireRun, features: tuple[str, ...]) -> RunPart:
     return RunPart(run=run.id, url=run.url, created_at=run.created_at, features=features)
 
 
-def _described(post: Post, fields: Mapping[str, Any]) -> Post:
-    """The post with further fields in its description."""
-    return post._replace(description=to_json({**from_json(post.description), **fields}).decode())
-
-
 def _configured(envelope: Envelope, config: RunConfig) -> Envelope:
     return config.applied(envelope) if config.applies else envelope
 
@@ -182,7 +177,7 @@ def invoker_of(run: WireRun) -> tuple[str, int | None] | None:
 def invoker_post(
     run: WireRun, state: WireRunState, result: str | None, invoker: WireRun, *, now: int, new_id: Callable[[], str]
 ) -> Post:
-    """The post that tells the run which waits for this one of its end; its description names this one."""
+    """The post that tells the run which waits for this one of its end, in a step that names this one."""
     waiting = from_json(unmarked_text(run.invoker or "{}"))
     ended: dict[str, Any] = {"isCanceled": state == "RUN_CANCELED", "isFailed": state == "RUN_FAILED"}
     if state == "RUN_SUCCESS" and result:
@@ -193,13 +188,7 @@ def invoker_post(
     envelope = _configured(request.envelope, RunConfig.of_text(invoker.config))
     created_at = waiting["workflowRunCreatedAt"] or invoker.created_at
     link = AddEntry(invoker.id, Body(text=to_json(step).decode()), created_at, late=True)
-    post = _step_post(envelope, invoker, _run_of(request).features, new_id(), link)
-    invoked = {
-        "invokedWorkflowRunId": run.id,
-        "invokedWorkflowUrl": run.url,
-        "invokedWorkflowCreatedAt": run.created_at,
-    }
-    return _described(post, invoked)
+    return _step_post(envelope, invoker, _run_of(request).features, new_id(), link)
 
 
 def _read_invoke(request: PublishRequest) -> tuple[Body, str]:
@@ -271,7 +260,8 @@ def wait_post(event: str, body: bytes, run: WireRun, *, now: int, new_id: Callab
     head = to_json(step).decode()[:-1]
     link = AwaitEvent(run.id, event, head, to_json(waiter).decode(), asked.created_at)
     post = _step_post(replace(envelope, not_before=due), run, asked.features, new_id(), link)
-    return _described(post, {"step": step, "waitEventId": event, "waitTimeoutDuration": duration})
+    described = {**from_json(post.description), "step": step, "waitEventId": event, "waitTimeoutDuration": duration}
+    return post._replace(description=to_json(described).decode())
 
 
 def event_tail(data: bytes) -> str:

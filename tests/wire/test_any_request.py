@@ -30,6 +30,7 @@ words = st.sampled_from(
         ),
         *("Deduplication-Id", "Content-Based-Deduplication", "Flow-Control-Key", "Flow-Control-Value", "Cron"),
         *("Redact-Fields", "Schedule-Id", "Queue-Name", "Content-Type", "Forward-X-User", "Workflow-Init"),
+        *("Workflow-RunId", "Workflow-Url", "Workflow-CallType", "Workflow-CreatedAt", "Feature-Set"),
     ]
 )
 names = st.builds(str.__add__, prefixes, words | anything)
