@@ -114,14 +114,14 @@ class Codec(Generic[T]):
         except KeyError:
             return _result_codecs.setdefault(function, Codec.of(return_type(function)))
 
-    def encode(self, value: T) -> str:
-        """The JSON text of a value; unlike `round_trip`, without a check that it survives.
+    def encode(self, value: T, *, sparse: bool = False) -> str:
+        """The JSON text of a value, if `sparse` without fields that are None; it is not checked that it survives.
 
         Raises:
             UnserializableError: the value is not of the declared type, or cannot be written.
         """
         try:
-            return self._write(value, by_alias=False, round_trip=True, warnings="error").decode()
+            return self._write(value, by_alias=False, round_trip=True, warnings="error", exclude_none=sparse).decode()
         except Exception as error:  # serializers of user code may raise anything
             raise _unserializable("the value", value, self._write_problem(error)) from error
 

@@ -86,7 +86,7 @@ class Envelope:
 
     def to_text(self) -> str:
         """The envelope as JSON text, all of which is a secret value: commands show none of its headers and bodies."""
-        return marked_text(envelope_codec().encode(self))
+        return marked_text(envelope_codec().encode(self, sparse=True))
 
     @classmethod
     def of_text(cls, text: str) -> "Envelope":
