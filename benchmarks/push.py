@@ -154,7 +154,9 @@ async def _post(store: WireStore, url: str) -> None:
 async def push_6k(folder: Path) -> Figures:
     """6,000 posts of 170 bytes: by a raw client, by the engine, by the engine without HTTP."""
     with sink_process() as url:
-        await _raw(url)  # both sides are warm
+        # Both sides are warm: the first round of each imports, compiles and connects.
+        await _raw(url)
+        await _engine(folder, url, "warm", None)
         found = await _raw(url)
         found |= await _engine(folder, url, "engine", None)
         found |= await _engine(folder, url, "bare", _Instant())
