@@ -11,11 +11,12 @@ from batchflow.server import (
     keys,
     logs,
     messages,
-    not_supported,
     queues,
+    run_logs,
     runs,
     schedules,
     waits,
+    workflow_dlq,
 )
 
 ROUTERS: Sequence[APIRouter] = (
@@ -29,6 +30,7 @@ ROUTERS: Sequence[APIRouter] = (
     flow_control.router,
     runs.router,
     waits.router,
-    not_supported.router,
+    run_logs.router,
+    workflow_dlq.router,
 )
 """Each has the whole paths of its routes, such as `/v2/queues/{name}`."""

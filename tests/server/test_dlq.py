@@ -11,7 +11,7 @@ from batchflow.core.message import Message
 from batchflow.core.posts import PUSH_DESTINATION, LogEntry
 from batchflow.core.settlement import LeaveQueue, Log, dead
 from batchflow.engine.engine import Engine
-from batchflow.server import dlq
+from batchflow.server import dlq_entries
 from batchflow.server.context import wire_store
 from batchflow.testing.clock import ManualClock
 from batchflow.wire.envelope import Envelope
@@ -134,7 +134,7 @@ async def test_entries_are_listed_newest_first_in_pages(http: AsyncClient) -> No
 @pytest.mark.usefixtures("three")
 async def test_a_page_of_large_messages_ends_early(http: AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
     """So that an answer stays small; the cursor leads to the rest."""
-    monkeypatch.setattr(dlq, "_MAX_CHARS", 10)
+    monkeypatch.setattr(dlq_entries, "_MAX_CHARS", 10)
     page = (await http.get("/v2/dlq")).json()
     assert [it["dlqId"] for it in page["messages"]] == ["msg_3"]
     assert await ids(http, cursor=page["cursor"]) == ["msg_2"]
@@ -145,7 +145,7 @@ async def test_a_search_goes_over_all_entries(
     http: AsyncClient, failing: Failing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever the pages of the store are."""
-    monkeypatch.setattr(dlq, "_PAGE", 2)
+    monkeypatch.setattr(dlq_entries, "_PAGE", 2)
     await failing("msg_4", "msg_5", Label="one")
     await failing("msg_6", "msg_7")
     assert await ids(http, label="one") == ["msg_5", "msg_4"]
@@ -348,7 +348,7 @@ async def test_an_entry_is_shown_when_the_log_does_not_go_back_so_far(
         return {}
 
     monkeypatch.setattr(engine.store, "created_entries", nothing)
-    monkeypatch.setattr(engine.store, "log_entries", nothing)
+    monkeypatch.setattr(engine.store, "latest_entries", nothing)
     (entry,) = (await http.get("/v2/dlq")).json()["messages"]
     assert (entry["body"], entry["responseStatus"]) == ("hello", 503)
 

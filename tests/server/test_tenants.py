@@ -18,7 +18,7 @@ from tests.server.endpoint import FlowEndpoint, run_headers
 MARK = "ours-alone.example"
 OURS = (
     *("/v2/queues", "/v2/schedules", "/v2/topics", "/v2/events", "/v2/keys", "/v2/flowControl", "/v2/dlq"),
-    *("/v2/workflows/runs/wfr_ours", "/v2/waiters/my-event"),
+    *("/v2/workflows/runs/wfr_ours", "/v2/waiters/my-event", "/v2/workflows/logs", "/v2/workflows/dlq"),
 )
 WEBHOOK = "/v2/workflows/hooks/{user}/{run}/{event}"
 
