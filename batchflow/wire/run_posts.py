@@ -93,11 +93,12 @@ def run_post(request: PublishRequest, run: WireRun, new_id: Callable[[], str]) -
     if asked.answers_contact:
         config = config.adopted(envelope, asked.features)
         link = AdoptRun(run.id, config.to_text(), created_at)
-        return _step_post(config.applied(envelope), run, asked.features, _adoption_id(run), link)
+        # An endpoint that answers first contact again changes nothing.
+        return _step_post(config.applied(envelope), run, asked.features, _derived_id(run), link)
     if asked.call_type == "step":
         added = AddEntry(run.id, envelope.body, created_at)
         envelope = _not_too_early(envelope, added.body)
-        return _step_post(_configured(envelope, config), run, asked.features, new_id(), added)
+        return _step_post(_configured(envelope, config), run, asked.features, _step_id(run, added.body, new_id), added)
     if asked.call_type == "fromCallback":
         envelope = _configured(envelope, config.without_version())
     part = replace(_part_of(run, asked.features), call_type=asked.call_type)
@@ -146,10 +147,17 @@ def _delivering_steps(envelope: Envelope, part: RunPart) -> Envelope:
     return replace(envelope, body=EMPTY_BODY, content_type="application/json", run=part)
 
 
-def _adoption_id(run: WireRun) -> str:
-    """The id of the answer to first contact: an endpoint that answers it again changes nothing."""
-    key = to_json([run.tenant, run.id, run.created_at])
-    return f"msg_{sha256(key).hexdigest()[:32]}"
+def _step_id(run: WireRun, entry: Body, new_id: Callable[[], str]) -> str:
+    """The id of the post of a step, which an endpoint sends again when it has not learnt that it is recorded.
+
+    The second one changes nothing then: not every SDK passes over the repetition of a step.
+    """
+    step = step_of(entry)
+    return _derived_id(run, step["stepId"], step.get("targetStep")) if "stepId" in step else new_id()
+
+
+def _derived_id(run: WireRun, *parts: object) -> str:
+    return f"msg_{sha256(to_json([run.tenant, run.id, run.created_at, *parts])).hexdigest()[:32]}"
 
 
 def _not_too_early(envelope: Envelope, entry: Body) -> Envelope:
@@ -259,7 +267,8 @@ def wait_post(event: str, body: bytes, run: WireRun, *, now: int, new_id: Callab
     # Its end comes with the event: see `event_tail`.
     head = to_json(step).decode()[:-1]
     link = AwaitEvent(run.id, event, head, to_json(waiter).decode(), asked.created_at)
-    post = _step_post(replace(envelope, not_before=due), run, asked.features, new_id(), link)
+    id = _step_id(run, Body(text=f"{head}}}"), new_id)
+    post = _step_post(replace(envelope, not_before=due), run, asked.features, id, link)
     described = {**from_json(post.description), "step": step, "waitEventId": event, "waitTimeoutDuration": duration}
     return post._replace(description=to_json(described).decode())
 

@@ -3,6 +3,7 @@
 import json
 from base64 import b64decode
 from collections.abc import Mapping
+from itertools import count
 from typing import Any
 
 from httpx import AsyncClient, Response
@@ -30,6 +31,7 @@ class FlowEndpoint:
     def __init__(self, http: AsyncClient, url: str = URL) -> None:
         self._http = http
         self._url = url
+        self._waits = count(1)
 
     async def begin(self, run: str = "wfr_1", body: str = "", **headers: str) -> str:
         """Begin a run with `Upstash-` headers; its id."""
@@ -45,14 +47,14 @@ class FlowEndpoint:
         return await self._batch({**run_headers(run, self._url), **named}, json.dumps(step, separators=(",", ":")))
 
     async def wait(self, event: str, run: str = "wfr_1", timeout: str = "7d", **fields: Any) -> Response:
-        """Wait for an event, whose name is a part of the path."""
+        """Wait for an event, whose name is a part of the path, each time with the next step."""
         lists = {name: [value] for name, value in run_headers(run, self._url).items()}
         body: Mapping[str, Any] = {
             "url": self._url,
             "timeout": timeout,
             "timeoutUrl": self._url,
             "timeoutHeaders": {**lists, "Upstash-Workflow-Runid": [run], "Upstash-Workflow-CallType": ["step"]},
-            "step": {"stepId": 1, "stepType": "Wait", "stepName": "w", "concurrent": 1},
+            "step": {"stepId": next(self._waits), "stepType": "Wait", "stepName": "w", "concurrent": 1},
             **fields,
         }
         return await self._http.post(f"/v2/wait/{event}", json=body, headers=run_headers(run, self._url))

@@ -40,6 +40,13 @@ async def test_the_steps_of_a_run_are_shown_as_they_are_delivered(http: AsyncCli
     assert (await endpoint.steps())[0] == '{"x": 1}'
 
 
+async def test_a_step_that_is_sent_again_is_recorded_once(endpoint: FlowEndpoint) -> None:
+    """The SDK repeats a request whose answer is lost, and executes a step again whose delivery is repeated."""
+    await endpoint.begin()
+    ids = [(await endpoint.step()).json()[0]["messageId"] for _ in range(2)]
+    assert (len(set(ids)), len(await endpoint.steps())) == (1, 2)
+
+
 @pytest.mark.parametrize(
     ("query", "expected"),
     [

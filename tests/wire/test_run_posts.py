@@ -109,6 +109,20 @@ def test_a_step_is_kept_byte_for_byte_and_gets_the_configuration_of_its_run() ->
     assert pushed.failure_callback.url == FLOW
 
 
+def test_a_step_that_is_sent_again_is_the_same_post() -> None:
+    """The endpoint has not learnt that it is recorded; its result may be another one."""
+
+    def id_of(step: Any, **run: Any) -> str:
+        return run_post(asked(JS_STEP, to_json(step)), run_of(JS_TRIGGER, **run), numbered()).message.id
+
+    step = {"stepId": 3, "out": "1"}
+    plans = [{"stepId": 0, "targetStep": target} for target in (3, 4)]
+    others = [{"stepId": 4}, *plans]
+    assert id_of(step) == id_of({**step, "out": "2"})
+    assert len({id_of(step), id_of(step, created_at=BEGUN + 1), id_of(step, id="wfr_2"), *map(id_of, others)}) == 6
+    assert id_of("no step") == "msg_1"
+
+
 def test_a_step_of_the_python_sdk_has_what_it_says_itself() -> None:
     """Nothing of its run is added."""
     run = run_of({**PY_STEP, "Upstash-Workflow-Init": "true", "Upstash-Retries": "9", "Upstash-Forward-x-old": "1"})
