@@ -8,7 +8,9 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope
 
 from batchflow.core.posts import Post, Posted
-from batchflow.server.answers import json_answer
+from batchflow.core.wire_runs import WireRun
+from batchflow.errors import InputError
+from batchflow.server.answers import error_list, error_status, json_answer
 from batchflow.server.batch_items import item_headers, plan_items, read_item
 from batchflow.server.context import ServerContext, refused_by_run
 from batchflow.server.raw_request import caller_ip, config_pairs, destination_of, header_pairs, read_body
@@ -49,10 +51,14 @@ class PublishRoutes:
 
     async def batch(self, scope: Scope, receive: Receive, _: str) -> Response:
         """`POST /v2/batch`: all items are published, or none."""
-        plans = await plan_items(scope, receive, lambda item: self._plan_item(scope, item))
+        runs: dict[str, WireRun] = {}
+        plans = await plan_items(scope, receive, lambda item: self._plan_item(scope, item, runs))
         if isinstance(plans, Response):
             return plans
-        posted = await self._context.post([post for plan in plans for post in plan.posts])
+        try:
+            posted = await self._context.post([post for plan in plans for post in plan.posts])
+        except InputError as error:
+            return error_list([str(error)], error_status(error))
         each = iter(posted)
         return json_answer([plan.answer(each) for plan in plans], status_of(posted))
 
@@ -60,29 +66,31 @@ class PublishRoutes:
         request = await read_publish(scope, receive, path, self._context.now(), queue)
         if request.cron is not None:
             return json_answer({"scheduleId": await make_schedule(self._context, request)}, 201)
-        plan = await self._plan(request)
+        plan = await self._plan(request, {})
         posted = await self._context.post(plan.posts)
         return json_answer(plan.answer(iter(posted)), status_of(posted))
 
-    async def _plan_item(self, scope: Scope, item: object) -> _Plan:
-        return await self._plan(read_item(scope, item, item_headers(item), self._context.now()))
+    async def _plan_item(self, scope: Scope, item: object, runs: dict[str, WireRun]) -> _Plan:
+        return await self._plan(read_item(scope, item, item_headers(item), self._context.now()), runs)
 
-    async def _plan(self, request: PublishRequest) -> _Plan:
+    async def _plan(self, request: PublishRequest, runs: dict[str, WireRun]) -> _Plan:
+        """The posts of a request; of the runs that it belongs to, `runs` are those that were read for it before."""
         new_id = self._context.new_message_id
         if request.run is not None:
-            return _Plan([await self._run_post(request, request.run)], [request.destination], is_group=False)
+            return _Plan([await self._run_post(request, request.run, runs)], [request.destination], is_group=False)
         if not request.is_group:
             return _Plan(posts_of(request, new_id), [request.destination], is_group=False)
         endpoints = await endpoints_of_group(self._context.wire, request.envelope.tenant, request.destination)
         return _Plan(posts_of(request, new_id, endpoints), [it.url for it in endpoints], is_group=True)
 
-    async def _run_post(self, request: PublishRequest, asked: RunRequest) -> Post:
+    async def _run_post(self, request: PublishRequest, asked: RunRequest, runs: dict[str, WireRun]) -> Post:
         """The post of a request of a workflow run: it begins the run, or is a part of it."""
         if asked.init and not asked.answers_contact:
             return begin_post(request, self._context.new_message_id)
-        run = await self._context.wire.wire_run(request.envelope.tenant, asked.run)
+        run = runs.get(asked.run) or await self._context.wire.wire_run(request.envelope.tenant, asked.run)
         if run is None:
             raise refused_by_run("ended")
+        runs[run.id] = run
         return run_post(request, run, self._context.new_message_id)
 
 
