@@ -13,6 +13,7 @@ from batchflow.stores.redis import RedisStore
 from batchflow.stores.redis.keys import prefix
 from tests.stores.redis_server import Server, keys_of, served
 from tests.stores.test_state_machine import StoreMachine
+from tests.stores.test_wire_run_state_machine import WireRunMachine
 from tests.stores.test_wire_state_machine import WireMachine
 
 NAMESPACES = itertools.count()
@@ -78,6 +79,24 @@ class ServerWireMachine(WireMachine):
         return store
 
 
+class FakeRunMachine(WireRunMachine):
+    """Workflow runs on fakeredis."""
+
+    async def _open(self) -> Store:
+        store = RedisStore(FakeAsyncRedis(server=FakeServer()), clock=self.clock)
+        await store.open()
+        return store
+
+
+class ServerRunMachine(WireRunMachine):
+    """Workflow runs on a server, with a namespace for each example."""
+
+    async def _open(self) -> Store:
+        store = RedisStore(STARTED[-1].url, clock=self.clock, namespace=f"machine{next(NAMESPACES)}")
+        await store.open()
+        return store
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Generator[None]:
     with served(tmp_path_factory.mktemp("redis")) as started:
@@ -121,3 +140,16 @@ class TestPostsOnRedisServerAgainstTheModel(ServerWireMachine.TestCase):
     """The Redis store on a server, as it keeps posts."""
 
     settings = _settings(40)
+
+
+class TestRunsOnFakeRedisAgainstTheModel(FakeRunMachine.TestCase):
+    """The Redis store on fakeredis, as it keeps workflow runs."""
+
+    settings = _settings(10)
+
+
+@pytest.mark.usefixtures("server")
+class TestRunsOnRedisServerAgainstTheModel(ServerRunMachine.TestCase):
+    """The Redis store on a server, as it keeps workflow runs."""
+
+    settings = _settings(25)

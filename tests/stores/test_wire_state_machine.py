@@ -15,7 +15,7 @@ from batchflow.core.wire_store import WireStore
 from batchflow.stores.sqlite import SqliteStore
 from batchflow.testing.clock import ManualClock
 from tests.conformance.wire import new_post
-from tests.stores.wire_model import WireModel
+from tests.stores.wire_run_model import WireRunModel
 
 LEASE_MS = 30_000
 TENANTS = ("acme", "other")
@@ -30,8 +30,8 @@ ENDS = st.sampled_from(["delivered", "delivered", "called back", "retry", "faile
 WRITTEN: st.SearchStrategy[LogState] = st.sampled_from(["ACTIVE", "ERROR", "RETRY"])
 
 
-class WireMachine(RuleBasedStateMachine):
-    """Operations in any order, of claims that are held and of claims that were given back long ago."""
+class PostMachine(RuleBasedStateMachine):
+    """What every machine of posts has: claims that are held, and claims that were given back long ago."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,9 +39,11 @@ class WireMachine(RuleBasedStateMachine):
         self.clock = ManualClock()
         self.store: Any = self.runner.run(self._open())
         assert isinstance(self.store, WireStore)
-        self.model = WireModel()
+        self.model = WireRunModel()
         self.claims: list[Claim] = []
         self.callbacks = 0
+        for worker in ("w1", "w2"):
+            self.do("register", worker, LEASE_MS)
 
     async def _open(self) -> Any:
         store = SqliteStore(":memory:", clock=self.clock)
@@ -62,30 +64,7 @@ class WireMachine(RuleBasedStateMachine):
     def now(self) -> int:
         return self.clock.now()
 
-    @initialize()
-    def register(self) -> None:
-        for worker in ("w1", "w2"):
-            self.do("register", worker, LEASE_MS)
-        for queue in ("q", "r"):
-            self.post("acme", [1, 2, 3] if queue == "q" else [4, 5], None, queue, 0)
-        self.claim("w1")
-
     # What programs do
-
-    @rule(
-        tenant=TENANT,
-        numbers=st.lists(NUMBERS, min_size=1, max_size=4),
-        dedup=DEDUPS,
-        queue=st.one_of(st.none(), QUEUES),
-        delay=DELAYS,
-    )
-    def post(self, tenant: str, numbers: list[int], dedup: str | None, queue: str | None, delay: int) -> None:
-        due = self.now + delay if delay else 0
-        posts = [
-            new_post(f"{tenant}.{number}", tenant=tenant, dedup=dedup, queue=queue, not_before=due)
-            for number in numbers
-        ]
-        assert list(self.do("post", posts)) == self.model.post(posts, self.now)
 
     @rule(worker=WORKERS)
     def claim(self, worker: str) -> None:
@@ -137,40 +116,9 @@ class WireMachine(RuleBasedStateMachine):
         else:
             del self.model.messages[id]
         self.model.log(logged)
-        self.model.post(sent, self.now)
+        self.model.send(sent, self.now)
         if ends != "retry":
             self.model.leave(id, heir)
-
-    @rule(number=NUMBERS, tenant=TENANT, state=WRITTEN)
-    def log(self, number: int, tenant: str, state: LogState) -> None:
-        entries = [self._entry(f"{tenant}.{number}", state)] * 2
-        self.do("log", entries)
-        self.model.log(entries)
-
-    @rule(tenant=st.sampled_from(["acme", "acme", "other"]), numbers=st.lists(NUMBERS, max_size=4))
-    def cancel_posts(self, tenant: str, numbers: list[int]) -> None:
-        ids = [f"acme.{number}" for number in numbers]
-        assert list(self.do("cancel_posts", tenant, ids)) == self.model.cancel(tenant, ids, self.now)
-
-    @rule(tenant=TENANT)
-    def cancel_runs(self, tenant: str) -> None:
-        assert self.do("cancel_runs", label=tenant) == self.model.cancel_messages(tenant, self.now)
-
-    @rule(name=QUEUES, parallelism=st.sampled_from([None, 1, 2, 3]), paused=st.sampled_from([None, False, False, True]))
-    def put_queue(self, name: str, parallelism: int | None, paused: bool | None) -> None:
-        found = self.do("put_queue", "acme", name, parallelism=parallelism, paused=paused)
-        assert found == self.model.put_queue("acme", name, parallelism, paused, self.now)
-
-    @rule(tenant=TENANT, name=QUEUES)
-    def drop_queue(self, tenant: str, name: str) -> None:
-        assert self.do("drop_queue", tenant, name) == self.model.drop_queue(tenant, name, self.now)
-
-    @rule(name=st.sampled_from(["a", "b"]), expected=st.sampled_from([None, 0, 1, 2]), drops=st.booleans())
-    def put_document(self, name: str, expected: int | None, drops: bool) -> None:
-        found = self.do("put_document", "group", name, str(self.now), expected=expected)
-        assert found == self.model.put_document(name, str(self.now), expected, self.now)
-        if drops:
-            assert self.do("drop_document", "group", name) == (self.model.documents.pop(name, None) is not None)
 
     # What else happens
 
@@ -224,6 +172,62 @@ class WireMachine(RuleBasedStateMachine):
         return LogEntry(message, message.partition(".")[0], state, self.now, '{"n":1}')
 
 
+class WireMachine(PostMachine):
+    """Posts, their log and queues, and documents: operations in any order."""
+
+    @initialize()
+    def begin(self) -> None:
+        for queue in ("q", "r"):
+            self.post("acme", [1, 2, 3] if queue == "q" else [4, 5], None, queue, 0)
+        self.claim("w1")
+
+    @rule(
+        tenant=TENANT,
+        numbers=st.lists(NUMBERS, min_size=1, max_size=4),
+        dedup=DEDUPS,
+        queue=st.one_of(st.none(), QUEUES),
+        delay=DELAYS,
+    )
+    def post(self, tenant: str, numbers: list[int], dedup: str | None, queue: str | None, delay: int) -> None:
+        due = self.now + delay if delay else 0
+        posts = [
+            new_post(f"{tenant}.{number}", tenant=tenant, dedup=dedup, queue=queue, not_before=due)
+            for number in numbers
+        ]
+        assert list(self.do("post", posts)) == self.model.post(posts, self.now)
+
+    @rule(number=NUMBERS, tenant=TENANT, state=WRITTEN)
+    def log(self, number: int, tenant: str, state: LogState) -> None:
+        entries = [self._entry(f"{tenant}.{number}", state)] * 2
+        self.do("log", entries)
+        self.model.log(entries)
+
+    @rule(tenant=st.sampled_from(["acme", "acme", "other"]), numbers=st.lists(NUMBERS, max_size=4))
+    def cancel_posts(self, tenant: str, numbers: list[int]) -> None:
+        ids = [f"acme.{number}" for number in numbers]
+        assert list(self.do("cancel_posts", tenant, ids)) == self.model.cancel(tenant, ids, self.now)
+
+    @rule(tenant=TENANT)
+    def cancel_runs(self, tenant: str) -> None:
+        assert self.do("cancel_runs", label=tenant) == self.model.cancel_messages(tenant, self.now)
+
+    @rule(name=QUEUES, parallelism=st.sampled_from([None, 1, 2, 3]), paused=st.sampled_from([None, False, False, True]))
+    def put_queue(self, name: str, parallelism: int | None, paused: bool | None) -> None:
+        found = self.do("put_queue", "acme", name, parallelism=parallelism, paused=paused)
+        assert found == self.model.put_queue("acme", name, parallelism, paused, self.now)
+
+    @rule(tenant=TENANT, name=QUEUES)
+    def drop_queue(self, tenant: str, name: str) -> None:
+        assert self.do("drop_queue", tenant, name) == self.model.drop_queue(tenant, name, self.now)
+
+    @rule(name=st.sampled_from(["a", "b"]), expected=st.sampled_from([None, 0, 1, 2]), drops=st.booleans())
+    def put_document(self, name: str, expected: int | None, drops: bool) -> None:
+        found = self.do("put_document", "group", name, str(self.now), expected=expected)
+        assert found == self.model.put_document(name, str(self.now), expected, self.now)
+        if drops:
+            assert self.do("drop_document", "group", name) == (self.model.documents.pop(name, None) is not None)
+
+
 def _by_post(entries: Any) -> dict[str, list[LogEntry]]:
     found: dict[str, list[LogEntry]] = {}
     for entry in entries:
@@ -231,15 +235,18 @@ def _by_post(entries: Any) -> dict[str, list[LogEntry]]:
     return found
 
 
+SETTINGS = settings(
+    max_examples=30,
+    stateful_step_count=30,
+    deadline=None,
+    derandomize=True,
+    # Not shrunk: that takes minutes, and a test that takes as long is ended. `reproduce_failure` is printed.
+    phases=(Phase.explicit, Phase.generate),
+    suppress_health_check=[HealthCheck.too_slow],
+)
+
+
 class TestSqliteAgainstTheModel(WireMachine.TestCase):
     """The SQLite store in memory."""
 
-    settings = settings(
-        max_examples=30,
-        stateful_step_count=30,
-        deadline=None,
-        derandomize=True,
-        # Not shrunk: that takes minutes, and a test that takes as long is ended. `reproduce_failure` is printed.
-        phases=(Phase.explicit, Phase.generate),
-        suppress_health_check=[HealthCheck.too_slow],
-    )
+    settings = SETTINGS

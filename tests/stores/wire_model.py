@@ -68,6 +68,11 @@ class WireModel:
             holder, until = self.dedup.get(post.dedup, ("", 0))
             if until > now:
                 return Posted(holder, True)
+        admitted = self.admit(post, now)
+        if isinstance(admitted, Posted):
+            return admitted
+        post = admitted
+        if post.dedup is not None:
             self.dedup[post.dedup] = id, now + DEDUP_WINDOW_MS
         self.log([LogEntry(id, post.tenant, "CREATED", now, post.description)])
         self.messages[id] = MessageModel(post)
@@ -79,6 +84,10 @@ class WireModel:
         else:
             self.messages[id].due = post.message.not_before
         return Posted(id)
+
+    def admit(self, post: Post, now: int) -> Post | Posted:
+        """The post as it is published, or the answer about one that is not."""
+        return post
 
     def log(self, entries: Iterable[LogEntry]) -> None:
         """Add entries."""
@@ -107,10 +116,14 @@ class WireModel:
         """Cancel posts by a tenant."""
         found = [id for id in dict.fromkeys(ids) if id in self.messages and self.messages[id].post.tenant == tenant]
         self.log([LogEntry(id, tenant, "CANCEL_REQUESTED", now) for id in found if not self.messages[id].cancelled])
-        # Those that wait in queues first: a place that is freed goes to a post that is not cancelled.
-        for id in sorted(found, key=lambda it: self.messages[it].state != "queued"):
-            self._end_or_mark(id, now)
+        self.cancel_some(found, now)
         return found
+
+    def cancel_some(self, ids: Sequence[str], now: int) -> None:
+        """Cancel posts that have not ended."""
+        # Those that wait in queues first: a place that is freed goes to a post that is not cancelled.
+        for id in sorted(ids, key=lambda it: self.messages[it].state != "queued"):
+            self._end_or_mark(id, now)
 
     def cancel_messages(self, label: str, now: int) -> int:
         """Cancel messages by an operator; posts that wait in queues come to their places and are cancelled then."""
