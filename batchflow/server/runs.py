@@ -7,16 +7,16 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from more_itertools import chunked
 
-from batchflow.core.posts import Post
 from batchflow.core.settlement import EndRun
 from batchflow.core.wire_runs import MAX_ENTRIES_SIZE, WireRun, WireRunState
+from batchflow.engine.push_runs import invoker_posts
 from batchflow.errors import InputError, NotFoundError
 from batchflow.server.context import Context, ServerContext, Tenant, refused_by_run
 from batchflow.server.filters import DATE_FILTERS, Filters, body_filters, filter_parameters
 from batchflow.server.raw_request import read_body
 from batchflow.server.wire_model import WireModel
 from batchflow.wire.run_config import RunConfig
-from batchflow.wire.run_posts import invoker_of, invoker_post, steps_array
+from batchflow.wire.run_posts import steps_array
 
 router = APIRouter(prefix="/v2/workflows/runs", tags=["workflow runs"])
 
@@ -111,19 +111,10 @@ async def _end(context: ServerContext, run: WireRun, state: WireRunState, result
     """End a run, and tell the run that waits for it; False if it has ended already."""
     if run.state != "RUN_STARTED":
         return False
-    posts = await _invoker_posts(context, run, state, result)
+    now, new_id = context.now(), context.new_message_id
+    posts = await invoker_posts(context.wire, run, state, result, now=now, new_id=new_id)
     context.engine.wake()
     return await context.wire.end_run(EndRun(run.tenant, run.id, state, result, posts, run.created_at))
-
-
-async def _invoker_posts(
-    context: ServerContext, run: WireRun, state: WireRunState, result: str | None
-) -> tuple[Post, ...]:
-    found = invoker_of(run)
-    invoker = None if found is None else await context.wire.wire_run(run.tenant, found[0])
-    if invoker is None:
-        return ()
-    return (invoker_post(run, state, result, invoker, now=context.now(), new_id=context.new_message_id),)
 
 
 async def _select(

@@ -17,10 +17,10 @@ from tests.engine.push_stage import MINUTE, URL, Endpoint, Stage
 from tests.waiting import wait_until
 
 
-async def lose_workers(stage: Stage, id: str) -> None:
-    """The post dies with its workers."""
+async def lose_workers(stage: Stage, id: str, count: int = LOSS_LIMIT) -> None:
+    """The post loses its workers; without a count it dies with them."""
     store = stage.app.engine.store
-    for number in range(LOSS_LIMIT):
+    for number in range(count):
         await store.register(f"lost-{number}", 1_000)
         claimed = await store.claim(f"lost-{number}", (PUSH_DESTINATION,), 1)
         assert [it.id for it in claimed.claims] == [id]

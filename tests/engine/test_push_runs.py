@@ -127,8 +127,10 @@ async def test_a_post_delivers_the_entries_up_to_its_own(stage: RunStage) -> Non
 # A retry and a delivery after a lost worker have the entries of the first delivery, though the run has more meanwhile.
 async def test_each_delivery_of_a_post_has_the_same_entries(stage: RunStage) -> None:
     stage.endpoint.answers = [PushResponse(500), SDK]
-    await stage.begin()
+    id = await stage.begin()
     await stage.drive(ms=1)
+    stage.clock.advance(MINUTE)
+    await lose_workers(stage, id, 1)
     await stage.add()
     await stage.drive()
     assert sorted(map(len, stage.bodies())) == [1, 1, 2]
