@@ -6,9 +6,11 @@ import pytest
 
 from batchflow.core import settlement
 from batchflow.core.posts import Posted
+from batchflow.core.wire_runs import WAIT_TIMEOUT
 from batchflow.testing.clock import ManualClock
+from tests.conformance.run_scene import HEAD, awaits, begins
 from tests.conformance.scene import LEASE_MS, Scene, TwoProcesses
-from tests.conformance.wire import TENANT, WireCases, WireScene
+from tests.conformance.wire import TENANT, WireCases, WireScene, new_post
 
 
 class SharedPostCases(TwoProcesses, WireCases):
@@ -63,6 +65,21 @@ class SharedPostCases(TwoProcesses, WireCases):
         for parity in (0, 1):
             details = [int(entry.detail) for _, entry in reversed(found)]
             assert [it for it in details if it % 2 == parity] == list(range(parity, 100, 2))
+
+    async def test_notify_event_and_claim_entry_of_one_moment_make_one_entry(
+        self, wire: WireScene, other: WireScene
+    ) -> None:
+        """Whichever comes first; the post delivers that entry."""
+        await wire.wire.post([new_post("s1", link=begins("a", run="r"))])
+        for number in range(10):
+            await wire.wire.post([new_post(f"w{number}", link=awaits())])
+            notified, claimed = await asyncio.gather(
+                other.wire.notify_event(TENANT, "paid", "}"), wire.wire.claim_entry(TENANT, "r", f"w{number}")
+            )
+            assert claimed is not None
+            assert claimed[-1].body.text == HEAD + ("}" if notified else WAIT_TIMEOUT)
+            assert list(await wire.wire.run_entries(TENANT, "r")) == list(claimed)
+            assert len(claimed) == number + 2
 
     async def test_put_document_of_several_processes_is_done_by_one(self, wire: WireScene, other: WireScene) -> None:
         """Of those that expect the same version."""

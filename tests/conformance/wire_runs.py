@@ -49,8 +49,13 @@ class WireRunCases(RunScenes):
         assert await runs.delivered("s3") == ["a", "b", "c", "d"]
 
     async def test_post_that_begins_a_live_run_changes_nothing(self, runs: RunScene) -> None:
-        """Its sender gets the id of the first post of that run; nothing is published."""
+        """Its sender gets the id of the first post of that run; nothing is published, and its key is not used."""
         await runs.begun("a")
+        posts = [
+            new_post("other", link=begins("b"), dedup="k"),
+            new_post("s2", link=adds("c", created_at=1), dedup="k"),
+        ]
+        assert [it.refused for it in await runs.wire.post(posts)] == ["ended", "ended"]
         assert await runs.link("other", begins("b", config="{}")) == Posted("s1", deduplicated=True)
         assert await runs.bodies() == ["a"]
         assert await runs.claim() == []

@@ -4,7 +4,7 @@ import pytest
 
 from batchflow.core.posts import Posted
 from batchflow.core.store import KEPT_EVENTS
-from batchflow.core.wire_runs import MAX_ENTRIES_SIZE, WAIT_TIMEOUT, EventWait
+from batchflow.core.wire_runs import MAX_ENTRIES_SIZE, WAIT_TIMEOUT, EventWait, JoinRun
 from tests.conformance.run_scene import BEGAN, HEAD, RunScene, RunScenes, adds, awaits, begins
 from tests.conformance.wire import TENANT, new_post
 
@@ -117,7 +117,10 @@ class WireWaitCases(RunScenes):
         assert await runs.waiting("last") == ["w2"]
 
     async def test_notify_event_leaves_a_run_that_is_full_waiting(self, runs: RunScene) -> None:
-        """The others get it; its time ends as that of any other, and it is told so for all that."""
+        """The others get it; its time ends as that of any other, and it is told so for all that.
+
+        A run that is fuller than full takes what adds nothing to it.
+        """
         await runs.begun("x" * (MAX_ENTRIES_SIZE - len(HEAD) - 1))
         await runs.begun("a", run="q", id="q1")
         await self._waits(runs, "w")
@@ -132,6 +135,8 @@ class WireWaitCases(RunScenes):
         assert delivered is not None
         assert delivered[1] == TIMEOUT
         assert await runs.link("s2", adds("")) == Posted("s2", refused="full")
+        assert await runs.link("call", JoinRun("r")) == Posted("call")
+        await self._waits(runs, "w3")
 
     async def test_post_that_would_get_a_kept_event_is_refused_by_a_run_that_is_full(self, runs: RunScene) -> None:
         """The event stays for one that has room."""

@@ -96,21 +96,24 @@ end
 -- True if a post is one of a run, even if its log was removed or never there.
 function wire_runs.has(tenant, run, id) return call('HEXISTS', P .. 'wm:' .. name_of(tenant, run), id) == 1 end
 
--- Why a link is refused, or nil. `run` is its run, as the links before it leave it.
+-- Why a link is refused, or nil; and whether its post is to be published. `run` is its run, as the links before it leave it.
 local function refusal_of(run, name, link)
   local kind, begun, size = link[LINK.kind], or_nil(link[LINK.created_at]), link[LINK.size]
   if kind == 'BeginRun' then
-    if run.state == STARTED then return nil end
+    if run.state == STARTED then return nil, false end
     run.state, run.begun, run.size = STARTED, begun, 0
   elseif run.state ~= STARTED and not (run.state and link[LINK.late]) or begun and begun ~= run.begun then
     return 'ended'
   end
   if kind == 'AwaitEvent' then
     local kept, more = kept_event(name, link[LINK.event])
-    size = kept and size + more or 0
+    if not kept then return nil, true end
+    size = size + more
+  elseif kind == 'AdoptRun' or kind == 'JoinRun' then
+    return nil, true
   end
   run.size = run.size + size
-  return run.size > MAX_ENTRIES_SIZE and 'full' or nil
+  return run.size > MAX_ENTRIES_SIZE and 'full' or nil, run.state == STARTED
 end
 
 -- Why the new ones of some posts are refused, or nil. Nothing has been written by then.
@@ -121,10 +124,13 @@ function wire_runs.refusal(list)
     if not (seen[id] or dedup and keys[dedup] or posts.known(wire)) then
       local name = link and name_of(wire[POST.tenant], link[LINK.run])
       if link and not runs[name] then runs[name] = load_run(name) end
-      local why = link and refusal_of(runs[name], name, link)
+      local why, published = nil, true
+      if link then why, published = refusal_of(runs[name], name, link) end
       if why then return why end
-      seen[id] = true
-      if dedup then keys[dedup] = true end
+      if published then
+        seen[id] = true
+        if dedup then keys[dedup] = true end
+      end
     end
   end
 end
