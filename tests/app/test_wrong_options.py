@@ -221,7 +221,7 @@ def served(flow: Batchflow) -> ServedFunction[int, int]:
     return flow.serve("/echo")(echo)
 
 
-@pytest.mark.parametrize(("options", "sentence"), SERVING, ids=repr)
+@pytest.mark.parametrize(("options", "sentence"), SERVING)
 def test_a_wrong_option_is_refused_where_the_function_is_decorated(options: dict[str, Any], sentence: str) -> None:
     """And not by its first run."""
     with pytest.raises(ConfigurationError) as caught:
@@ -229,7 +229,7 @@ def test_a_wrong_option_is_refused_where_the_function_is_decorated(options: dict
     assert str(caught.value) == sentence
 
 
-@pytest.mark.parametrize(("route", "sentence"), ROUTES, ids=repr)
+@pytest.mark.parametrize(("route", "sentence"), ROUTES)
 def test_a_wrong_route_is_refused_before_it_is_given_a_function(route: Any, sentence: str) -> None:
     """`@flow.serve` without parentheses would serve nothing."""
     with pytest.raises(ConfigurationError) as caught:
@@ -246,7 +246,7 @@ def test_a_wrong_route_is_refused_before_it_is_given_a_function(route: Any, sent
         {"initial_payload_parser": parse},
         {"retry": None, "flow_control": None, "timeout": None, "label": None, "env": None, "url": None},
     ],
-    ids=repr,
+    ids=", ".join,
 )
 def test_what_fits_is_taken(options: dict[str, Any]) -> None:
     """Variables of a process may hold anything that the system lets through."""

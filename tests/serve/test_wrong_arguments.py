@@ -292,7 +292,6 @@ async def test_no_coroutine_is_left_of_a_first_that_is_refused() -> None:
         ({"a": [Reading(value=math.inf)]}, "the float at .value is inf"),
         (object(), "it holds object, which has no JSON form"),
     ],
-    ids=repr,
 )
 def test_data_that_would_arrive_changed_is_refused(data: object, fault: str) -> None:
     """The sentence names the event."""

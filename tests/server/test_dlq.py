@@ -155,28 +155,26 @@ async def test_a_search_goes_over_all_entries(
 @pytest.mark.parametrize(
     ("query", "found"),
     [
-        ({"messageId": "msg_1"}, {"msg_1"}),
-        ({"url": "https://other.example/a"}, {"msg_3"}),
-        ({"topicName": "group"}, {"msg_2"}),
-        ({"queueName": "mail"}, {"msg_4"}),
-        ({"label": ["one", "three"]}, {"msg_1", "msg_3"}),
-        ({"label": "one,three"}, {"msg_1", "msg_3"}),
-        ({"label": "two", "responseStatus": "404"}, {"msg_2"}),
-        ({"flowControlKey": "jobs"}, {"msg_3"}),
-        ({"responseStatus": "404"}, {"msg_2"}),
-        ({"callerIp": "10.0.0.1"}, {"msg_1", "msg_2", "msg_3", "msg_4"}),
-        ({"callerIp": "10.0.0.2"}, set[str]()),
-        ({"fromDate": 1_700_000_002_000, "toDate": 1_700_000_003_000}, {"msg_2", "msg_3"}),
-        ({"dlqIds": ["msg_3", "msg_1", "msg_1", "msg_9"]}, {"msg_1", "msg_3"}),
-        ({"dlqIds": "msg_3", "label": "one"}, set[str]()),
-        ({"dlqIds": ""}, set[str]()),
-        ({"source": "workflow"}, set[str]()),
+        ({"messageId": "msg_1"}, "msg_1"),
+        ({"url": "https://other.example/a"}, "msg_3"),
+        ({"topicName": "group"}, "msg_2"),
+        ({"queueName": "mail"}, "msg_4"),
+        ({"label": ["one", "three"]}, "msg_1 msg_3"),
+        ({"label": "one,three"}, "msg_1 msg_3"),
+        ({"label": "two", "responseStatus": "404"}, "msg_2"),
+        ({"flowControlKey": "jobs"}, "msg_3"),
+        ({"responseStatus": "404"}, "msg_2"),
+        ({"callerIp": "10.0.0.1"}, "msg_1 msg_2 msg_3 msg_4"),
+        ({"callerIp": "10.0.0.2"}, ""),
+        ({"fromDate": 1_700_000_002_000, "toDate": 1_700_000_003_000}, "msg_2 msg_3"),
+        ({"dlqIds": ["msg_3", "msg_1", "msg_1", "msg_9"]}, "msg_1 msg_3"),
+        ({"dlqIds": "msg_3", "label": "one"}, ""),
+        ({"dlqIds": ""}, ""),
+        ({"source": "workflow"}, ""),
     ],
     ids=str,
 )
-async def test_entries_are_filtered(
-    http: AsyncClient, failing: Failing, query: dict[str, Any], found: set[str]
-) -> None:
+async def test_entries_are_filtered(http: AsyncClient, failing: Failing, query: dict[str, Any], found: str) -> None:
     """By one of the values of each filter, and by all filters."""
     await failing("msg_1", Label="one,two")
     await failing("msg_2", url="group", Label="two", status=404)
@@ -184,7 +182,7 @@ async def test_entries_are_filtered(
         "msg_3", url="https://other.example/a", Label="three", Flow_Control_Key="jobs", Flow_Control_Value="rate=1"
     )
     await failing("msg_4", Queue_Name="mail")
-    assert set(await ids(http, **query)) == found
+    assert set(await ids(http, **query)) == set(found.split())
 
 
 async def test_other_dead_letters_are_not_in_the_dlq(
