@@ -41,6 +41,8 @@ _FIELDS: Mapping[str, Callable[[Mapping[str, Any]], Any]] = {
     "callerIp": lambda about: about.get("callerIP"),
 }
 _NUMBERS = frozenset({"count", *DATE_FILTERS})
+_WHOLE = frozenset({"url", "path", "workflowUrl"})
+# These may have a comma.
 _LATEST_MS = 2**53
 
 
@@ -61,12 +63,7 @@ class Filters:
                 continue
             if name not in known:
                 raise InputError(f"unknown filter '{name[:60]}'{did_you_mean(name, known)}", field=name, status=400)
-            # A URL may have a comma.
-            values = (
-                [value]
-                if name in ("url", "path", "workflowUrl")
-                else [it for part in value.split(",") if (it := part.strip())]
-            )
+            values = [value] if name in _WHOLE else [it for part in value.split(",") if (it := part.strip())]
             self._values.setdefault(name, []).extend(values)
         self.earliest = self.number("fromDate") or 0
         """The time in ms before which nothing matches."""
@@ -100,9 +97,10 @@ class Filters:
         Raises:
             InputError: it has several, or is not a number of this range.
         """
-        text = self.one(name)
-        if text is None:
+        if name not in self:
             return None
+        # One without a value must not do as much as none.
+        text = self.one(name) or ""
         if not (text.isascii() and text.isdigit() and len(text) < 17 and least <= int(text) <= most):
             want = f"write a whole number from {least} to {most}"
             raise InputError(option=name, got=repr(text[:60]), want=want, field=name, status=400)

@@ -143,8 +143,10 @@ def _matches(run: WireRun, filters: Filters, exact: bool) -> bool:
 
 
 def _read_exact(filters: Filters) -> bool:
-    text = filters.one("workflowUrlExactMatch")
-    if text not in (None, "true", "false"):
+    if "workflowUrlExactMatch" not in filters:
+        return False
+    text = filters.one("workflowUrlExactMatch") or ""
+    if text not in ("true", "false"):
         raise InputError(
             option="workflowUrlExactMatch",
             got=repr(text[:60]),

@@ -59,7 +59,7 @@ class FlowEndpoint:
         }
         return await self._http.post(f"/v2/wait/{event}", json=body, headers=run_headers(run, self._url))
 
-    async def invoke(self, child: str, run: str = "wfr_1") -> Response:
+    async def invoke(self, child: str, run: str = "wfr_1", **fields: Any) -> Response:
         """Begin a run for which another one waits."""
         body = {
             "body": "hello",
@@ -67,6 +67,7 @@ class FlowEndpoint:
             "workflowRunId": run,
             "workflowUrl": self._url,
             "step": {"stepId": 1, "stepType": "Invoke", "stepName": "i", "concurrent": 1},
+            **fields,
         }
         headers = {**run_headers(child, f"{self._url}-child", init=True), "Upstash-Workflow-Invoke": "true"}
         return await self._http.post(f"/v2/publish/{self._url}-child", json=body, headers=headers)

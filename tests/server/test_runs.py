@@ -116,6 +116,16 @@ async def test_the_run_that_waits_for_another_one_goes_on_with_its_end(
     assert steps[0]["stepType"] == "Invoke"
 
 
+async def test_a_run_ends_whatever_is_said_of_the_run_that_waits_for_it(
+    http: AsyncClient, endpoint: FlowEndpoint
+) -> None:
+    """A time that no store can hold is not that of a run."""
+    await endpoint.begin()
+    assert (await endpoint.invoke("wfr_2", workflowRunCreatedAt=10**30)).status_code == 201
+    assert (await http.delete(f"{RUNS}/wfr_2?cancel=false")).status_code == 200
+    assert len(await endpoint.steps()) == 2
+
+
 async def test_a_result_that_no_run_has_room_for_is_refused(http: AsyncClient, endpoint: FlowEndpoint) -> None:
     """The run goes on, and the sentence says what to do."""
     await endpoint.begin()
@@ -181,6 +191,7 @@ async def test_what_is_not_understood_cancels_no_run(http: AsyncClient, endpoint
     """Least of all every run."""
     await endpoint.begin()
     queries = ("?lable=mine", "?all=true", "?count=x", "?workflowUrlExactMatch=maybe", "/wfr_1?cancel=maybe")
+    queries = (*queries, "?count=", "?fromDate=", "?toDate=", "?workflowUrlExactMatch=")
     bodies = (b"{", b"[]", b'{"ids":["wfr_1"]}', b'{"workflowRunIds":[{}]}')
     for query, body in [*((it, b"") for it in queries), *(("", it) for it in bodies)]:
         answer = await http.request("DELETE", f"{RUNS}{query}", content=body)
