@@ -211,7 +211,7 @@ def _read_invoke(request: PublishRequest) -> tuple[Body, str]:
         raise _wrong_body("'body' is not a text")
     invoker = {name: fields.get(name) for name in ("workflowRunId", "workflowUrl", "headers", "step")}
     created_at = fields.get("workflowRunCreatedAt")
-    is_time = isinstance(created_at, int) and 0 < created_at <= _LATEST_S * 1000
+    is_time = isinstance(created_at, int) and 0 < created_at <= LATEST_S * 1000
     invoker["workflowRunCreatedAt"] = created_at if is_time else None
     _read_invoker(invoker, request.envelope.tenant, request.envelope.created_at)
     return Body(text=body or ""), marked_text(to_json(invoker).decode())
