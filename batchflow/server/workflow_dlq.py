@@ -159,9 +159,13 @@ def _initial(entries: Sequence[RunEntry]) -> ResumedEntries:
 async def _begin_again(context: ServerContext, tenant: str, request: Request, choose: _ChooseEntries) -> RunsAgain:
     """Begin again the runs of the entries that match; those whose run was removed are passed over."""
     found = await find_entries(context, tenant, Filters(request, DLQ_FILTERS), most=_MAX_RUNS, of_runs=True)
-    letters = await asyncio.gather(*(found_letter(context, tenant, id) for id in found.ids))
-    failed = await asyncio.gather(*(_failed_run(context, it) for it in letters if it is not None))
-    begun = await asyncio.gather(*(_begin(context, it, request, choose) for it in failed if it is not None))
+    begun: list[RunAgain] = []
+    # One after the other: all of their entries at once may be more than a process can hold.
+    for id in found.ids:
+        letter = await found_letter(context, tenant, id)
+        failed = None if letter is None else await _failed_run(context, letter)
+        if failed is not None:
+            begun.append(await _begin(context, failed, request, choose))
     return RunsAgain(workflow_runs=begun, cursor=found.cursor)
 
 

@@ -132,6 +132,15 @@ async def test_entries_are_listed_newest_first_in_pages(http: AsyncClient) -> No
 
 
 @pytest.mark.usefixtures("three")
+async def test_entries_that_are_named_are_listed_in_pages_too(http: AsyncClient) -> None:
+    """In the same order."""
+    query: dict[str, Any] = {"dlqIds": ["msg_1", "msg_3", "msg_2"], "count": 2}
+    page = (await http.get("/v2/dlq", params=query)).json()
+    assert [it["dlqId"] for it in page["messages"]] == ["msg_3", "msg_2"]
+    assert await ids(http, **query, cursor=page["cursor"]) == ["msg_1"]
+
+
+@pytest.mark.usefixtures("three")
 async def test_a_page_of_large_messages_ends_early(http: AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
     """So that an answer stays small; the cursor leads to the rest."""
     monkeypatch.setattr(dlq_entries, "_MAX_CHARS", 10)

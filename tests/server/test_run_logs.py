@@ -121,6 +121,20 @@ async def test_bodies_are_trimmed_and_redacted(http: AsyncClient, runs: FailingR
     assert "secret" not in str(await shown(http, workflowRunId="wfr_2"))
 
 
+async def test_a_run_that_has_ended_is_shown_until_its_retention(
+    http: AsyncClient, runs: FailingRuns, engine: Engine, clock: ManualClock
+) -> None:
+    """With its steps, and whether or not its entry in the DLQ was deleted."""
+    id = await runs.failed()
+    assert (await http.delete(f"/v2/workflows/dlq/{id}")).status_code == 200
+    for wait, found in (("23h", ["wfr_1"]), ("2h", [])):
+        clock.advance(wait)
+        while await engine.store.prune(86_400_000):
+            pass
+        assert await ids(http) == await ids(http, workflowRunId="wfr_1") == found
+        assert [len(run["steps"]) for run in await shown(http)] == [2] * len(found)
+
+
 async def test_runs_are_those_of_the_tenant(http: AsyncClient, other_http: AsyncClient, runs: FailingRuns) -> None:
     """Nobody else sees one, whatever is named."""
     id = await runs.begin()
