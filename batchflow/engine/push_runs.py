@@ -11,7 +11,8 @@ from batchflow.core.wire_store import WireRuns
 from batchflow.engine.push_response import PushResponse
 from batchflow.wire.callbacks import Outcome, callback_posts, callback_requests
 from batchflow.wire.envelope import CallType, Envelope, RunPart
-from batchflow.wire.run_posts import failure_post, invoker_of, invoker_post, run_post, steps_array
+from batchflow.wire.run_entries import steps_array
+from batchflow.wire.run_posts import failure_post, invoker_of, invoker_post, run_post
 
 NewId: TypeAlias = Callable[[], str]
 

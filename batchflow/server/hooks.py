@@ -13,7 +13,7 @@ from batchflow.server.answers import http_answer
 from batchflow.server.context import ServerContext
 from batchflow.server.raw_request import decoded_path, raw_path, read_body
 from batchflow.server.waits import event_text
-from batchflow.wire.run_posts import webhook_data
+from batchflow.wire.run_entries import webhook_data
 
 HOOKS = "/v2/workflows/hooks/"
 """The beginning of the paths of webhooks."""

@@ -16,7 +16,7 @@ from batchflow.server.filters import DATE_FILTERS, Filters, body_filters, filter
 from batchflow.server.raw_request import read_body
 from batchflow.server.wire_model import WireModel
 from batchflow.wire.run_config import RunConfig
-from batchflow.wire.run_posts import steps_array
+from batchflow.wire.run_entries import steps_array
 
 router = APIRouter(prefix="/v2/workflows/runs", tags=["workflow runs"])
 

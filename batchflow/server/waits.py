@@ -12,7 +12,8 @@ from batchflow.errors import InputError, TooLarge
 from batchflow.server.context import Context, ServerContext, Tenant, refused_by_run
 from batchflow.server.raw_request import raw_path, read_body
 from batchflow.server.wire_model import WireModel
-from batchflow.wire.run_posts import event_tail, wait_post, waiting_run
+from batchflow.wire.run_entries import event_tail
+from batchflow.wire.run_posts import wait_post, waiting_run
 
 router = APIRouter(tags=["workflow events"])
 

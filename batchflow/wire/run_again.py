@@ -10,7 +10,7 @@ from batchflow.core.wire_runs import AddEntry, BeginRun, RunEntry, RunLink
 from batchflow.wire.envelope import Envelope, RunPart
 from batchflow.wire.publish import post_of
 from batchflow.wire.run_config import RunConfig
-from batchflow.wire.run_posts import step_of
+from batchflow.wire.run_entries import step_of
 
 
 class ResumedEntries(NamedTuple):

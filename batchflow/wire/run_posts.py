@@ -4,9 +4,7 @@ https://upstash.com/docs/workflow has the protocol of the endpoints.
 """
 
 import math
-import re
-from base64 import b64encode
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from hashlib import sha256
 from typing import Any, cast
@@ -23,7 +21,6 @@ from batchflow.core.wire_runs import (
     AwaitEvent,
     BeginRun,
     JoinRun,
-    RunEntry,
     RunLink,
     WireRun,
     WireRunState,
@@ -32,10 +29,10 @@ from batchflow.errors import ConfigurationError, InputError
 from batchflow.wire.callbacks import Outcome, callback_body, callback_request
 from batchflow.wire.envelope import Envelope, RunPart
 from batchflow.wire.header_values import LATEST_S, is_number
-from batchflow.wire.headers import header_lists
 from batchflow.wire.publish import PublishRequest, parse_publish, post_of
 from batchflow.wire.publish_headers import check_name, refusal
 from batchflow.wire.run_config import RunConfig
+from batchflow.wire.run_entries import step_of
 from batchflow.wire.run_headers import RUN_ID, RunRequest
 
 MAX_INVOCATIONS = 100
@@ -47,7 +44,6 @@ DEFAULT_WAIT = "7d"
 _INVOKE_COUNT = "upstash-workflow-invoke-count"
 _IS_FAILURE = "Upstash-Workflow-Is-Failure"
 _FAILURE_CALLBACK = "Upstash-Workflow-Failure-Callback"
-_URL_PARTS = re.compile(r"(https?)://([^/?#]*)(.*)", re.IGNORECASE | re.DOTALL)
 
 
 # Requests
@@ -265,34 +261,13 @@ def wait_post(event: str, body: bytes, run: WireRun, *, now: int, new_id: Callab
     url = request.destination
     waiter = {"url": url, "deadline": due // 1000, "headers": headers, "timeoutUrl": url, "timeoutHeaders": headers}
     asked, envelope = _run_of(request), _configured(request.envelope, RunConfig.of_text(run.config))
-    # Its end comes with the event: see `event_tail`.
+    # Its end comes with the event: see `run_entries.event_tail`.
     head = to_json(step).decode()[:-1]
     link = AwaitEvent(run.id, event, head, to_json(waiter).decode(), asked.created_at)
     id = _step_id(run, Body(text=f"{head}}}"), new_id)
     post = _step_post(replace(envelope, not_before=due), run, asked.features, id, link)
     described = {**from_json(post.description), "step": step, "waitEventId": event, "waitTimeoutDuration": duration}
     return post._replace(description=to_json(described).decode())
-
-
-def event_tail(data: bytes) -> str:
-    """The end of the entry of a wait that gets this data; see `AwaitEvent`."""
-    return f',"out":"{b64encode(data).decode()}"}}' if data else "}"
-
-
-def webhook_data(method: str, headers: Sequence[tuple[str, str]], body: bytes, url: str) -> bytes:
-    """The data of the event of a webhook request, whose whole URL is `url`."""
-    found = _URL_PARTS.fullmatch(url)
-    assert found is not None, "a URL of the server itself"
-    data: dict[str, Any] = {
-        "method": method,
-        "header": header_lists(headers),
-        "proto": found[1].lower(),
-        "host": found[2],
-        "url": found[3],
-    }
-    if body:
-        data["body"] = b64encode(body).decode()
-    return to_json(data)
 
 
 def _read_wait(fields: Mapping[str, Any], tenant: str, now: int) -> PublishRequest:
@@ -334,29 +309,6 @@ def failure_post(
 def failure_id(id: str, attempt: int = 0) -> str:
     """The id of the failure callback of a run whose post `id` has failed; `attempt` counts its retries from the DLQ."""
     return f"{id}.failure{attempt or ''}"
-
-
-# Steps
-
-
-def steps_array(entries: Sequence[RunEntry]) -> bytes:
-    """The body of a delivery: these entries as a JSON array, byte for byte as `JSON.stringify` writes it."""
-    return to_json([{"messageId": it.message, "body": _base64(it.body), "callType": "step"} for it in entries])
-
-
-def step_of(entry: Body) -> dict[str, Any]:
-    """The step that an entry records, as far as it can be read; empty for what is not a step."""
-    if entry.base64:
-        return {}
-    try:
-        step = from_json(entry.text)
-    except ValueError:
-        return {}
-    return cast("dict[str, Any]", step) if isinstance(step, dict) else {}
-
-
-def _base64(body: Body) -> str:
-    return body.text if body.base64 else b64encode(body.text.encode()).decode()
 
 
 # Bodies of requests

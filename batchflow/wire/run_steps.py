@@ -10,8 +10,8 @@ from pydantic_core import to_json
 
 from batchflow.core.wire_runs import RunEntry, RunMember
 from batchflow.wire.messages import redacted
+from batchflow.wire.run_entries import step_of
 from batchflow.wire.run_history import RunHistory, call_type, sent_object, shown_text, step_error
-from batchflow.wire.run_posts import step_of
 
 _FORWARD = "upstash-forward-"
 _STEP = "upstash-workflow-step"

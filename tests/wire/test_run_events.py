@@ -14,17 +14,8 @@ from batchflow.errors import InputError
 from batchflow.wire.callbacks import Outcome
 from batchflow.wire.delivery import delivery_headers
 from batchflow.wire.envelope import Envelope
-from batchflow.wire.run_posts import (
-    event_tail,
-    failure_id,
-    failure_post,
-    run_post,
-    step_of,
-    steps_array,
-    wait_post,
-    waiting_run,
-    webhook_data,
-)
+from batchflow.wire.run_entries import event_tail, step_of, steps_array, webhook_data
+from batchflow.wire.run_posts import failure_id, failure_post, run_post, wait_post, waiting_run
 from tests.wire.run_requests import (
     BEGUN,
     FAILED,
