@@ -1,4 +1,4 @@
-"""The official JavaScript SDK: programs on node, which use its verbs and check what comes back."""
+"""The official JavaScript SDKs: programs on node, which use their verbs and check what comes back."""
 
 import os
 import subprocess
@@ -9,8 +9,8 @@ from tests.sdk.javascript import FOLDER
 from tests.sdk.stage import Stage
 
 
-@pytest.mark.parametrize("program", ["messages", "settings", "dlq", "logs"])
-def test_the_javascript_sdk_works_unmodified(node: str, stage: Stage, program: str) -> None:
+@pytest.mark.parametrize("program", ["messages", "settings", "dlq", "logs", "workflows"])
+def test_the_javascript_sdks_work_unmodified(node: str, stage: Stage, program: str) -> None:
     """Each program asserts what it promises, and prints which promise does not hold."""
     ran = subprocess.run(
         [node, "--test-reporter=tap", f"{program}.mjs"],
@@ -18,7 +18,7 @@ def test_the_javascript_sdk_works_unmodified(node: str, stage: Stage, program: s
         env={**os.environ, **stage.server.add_tenant(stage.name(program))},
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=480,
         check=False,
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr

@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 from qstash import QStash
+from upstash_workflow import AsyncWorkflowContext  # pyright: ignore[reportMissingTypeStubs]
 
 from tests.sdk.javascript import FOLDER
 
@@ -78,3 +79,10 @@ def test_every_verb_of_the_javascript_workflow_sdk_is_used(node: str) -> None:
     text = "\n".join(file.read_text() for file in FOLDER.glob("workflows/*.mjs"))
     verbs = set[str](json.loads(listed.stdout)) - NOT_VERBS
     assert ([it for it in sorted(verbs) if f"{it}(" not in text], len(verbs) > 15) == ([], True)
+
+
+def test_every_verb_of_the_python_workflow_sdk_is_used() -> None:
+    """Those of the context of a run: it has no client."""
+    text = (Path(__file__).parent / "test_python_workflows.py").read_text()
+    verbs = [it for it, _ in inspect.getmembers(AsyncWorkflowContext, inspect.isfunction) if not it.startswith("_")]
+    assert ([it for it in verbs if f"context.{it}(" not in text], len(verbs) > 3) == ([], True)

@@ -12,7 +12,7 @@ const endpoints = new Map();
 const server = createServer(async (request, response) => {
   const chunks = [];
   for await (const chunk of request) chunks.push(chunk);
-  const endpoint = endpoints.get(request.url);
+  const endpoint = endpoints.get(request.url.split("?")[0]);
   const answer = endpoint?.answers[Math.min(endpoint.received.length, endpoint.answers.length - 1)];
   endpoint?.received.push({ method: request.method, headers: request.headers, body: Buffer.concat(chunks).toString() });
   await answer?.held;

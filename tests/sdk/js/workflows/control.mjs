@@ -28,7 +28,7 @@ async function assertCancelled(run) {
   assert.deepEqual(await client.getWaiters({ eventId: run.eventId }), []);
   assert.deepEqual((await client.dlq.list({ filter: { workflowRunId: run.id } })).messages, []);
   assert.deepEqual(executions(run), ["before"]);
-  run.hits(2);
+  await run.hits(2);
 }
 
 program("runs are cancelled by id", async () => {
@@ -69,7 +69,7 @@ program("a run cancels itself", async () => {
   const run = await start(selfish);
   await run.end("RUN_CANCELED");
   assert.deepEqual(executions(run), ["before"]);
-  run.hits(2);
+  await run.hits(2);
 });
 
 const short = workflow("short", async (context) => await step(context, "only", () => context.requestPayload ?? null));
@@ -90,7 +90,7 @@ program("a run id is used once while its run is alive", async () => {
   await client.notify({ eventId: body });
   await run.end();
   assert.deepEqual(executions(run), ["before", "after"]);
-  run.hits(4);
+  await run.hits(4);
 });
 
 program("a run begins later, under flow control, with labels", async () => {
@@ -161,7 +161,7 @@ program("a run is begun without an SDK", async () => {
   assert.deepEqual(JSON.parse(log.workflowRunResponse), [{ a: "Zoë" }, "zoe", "curl"]);
   assert.equal(log.label, "curl");
   // First contact, the beginning, and the step.
-  run.hits(3);
+  await run.hits(3);
   assert.deepEqual(run.requests.map((it) => it.headers["upstash-workflow-unknown-sdk"]), ["true", undefined, undefined]);
   assert.deepEqual(executions(run), ["only"]);
   assert.deepEqual(outline(log), ["sequential: init Initial SUCCESS", "sequential: only Run SUCCESS"]);

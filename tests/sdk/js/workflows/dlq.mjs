@@ -62,7 +62,7 @@ program("a resumed run goes on at the step that failed", async () => {
   assert.deepEqual(await resumed.result(), [{ a: "Zoë" }, "first", "second is mended", "zoe"]);
   assert.equal((await resumed.log()).workflowRunCreatedAt, Number(workflowRuns[0].workflowCreatedAt));
   assert.deepEqual(executions(run, resumed), ["first", "second", "second"]);
-  resumed.hits(2);
+  await resumed.hits(2);
   assert.deepEqual(await listed({ label }), []);
   assert.equal((await resumed.log()).label, label);
 });
@@ -88,7 +88,7 @@ program("a restarted run does all again", async () => {
   assert.notEqual(restarted.id, run.id);
   assert.deepEqual(await restarted.result(), [{ a: "Zoë" }, "first", "second is mended", "zoe"]);
   assert.deepEqual(executions(restarted), ["first", "second"]);
-  restarted.hits(3);
+  await restarted.hits(3);
   assert.deepEqual(await listed({ label }), []);
 });
 
@@ -153,7 +153,7 @@ program("a failure function that fails is called again", async () => {
   await run.failed();
   await assert.rejects(client.dlq.retryFailureFunction({ dlqId }), { status: 400 });
   await assert.rejects(client.dlq.retryFailureFunction({ dlqId: "unknown" }), { name: "QstashError" });
-  run.hits(3);
+  await run.hits(3);
 });
 
 program("entries are deleted by id, and by filter", async () => {

@@ -10,7 +10,7 @@ import { createWorkflow, serveMany } from "@upstash/workflow/cloudflare";
 import { client as qstash, endpoint, fresh } from "../stage.mjs";
 
 export { endpoint, fresh, qstash };
-export const client = new Client({ retry: false });
+export const client = new Client({});
 
 const RUN = "upstash-workflow-runid";
 const workflows = {};
@@ -31,6 +31,8 @@ const server = createServer(async (incoming, outgoing) => {
   Object.assign(request, { status: answer.status, answer: text, endedAt: Date.now() });
   outgoing.writeHead(answer.status, Object.fromEntries(answer.headers)).end(text);
 });
+// A connection that is idle ends with its client.
+server.keepAliveTimeout = 60_000;
 await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
 export const base = `http://127.0.0.1:${server.address().port}`;
 after(() => {
@@ -96,7 +98,7 @@ export class Run {
       const found = await this.log();
       return found !== undefined && predicate(found) && found;
     };
-    const shown = async () => `${description}: ${JSON.stringify(await this.log())} ${this.shown()}`;
+    const shown = async () => `${description}: ${JSON.stringify(await this.log()).slice(0, 4000)} ${this.shown()}`;
     return await until(log, shown);
   }
 
@@ -124,9 +126,12 @@ export class Run {
     return workflowRunResponse === undefined ? undefined : JSON.parse(workflowRunResponse);
   }
 
-  /** Fails unless so many requests have arrived, and no other one does until the end of all tests. */
-  hits(number) {
-    assert.equal(this.requests.length, number, this.shown());
+  /** Returns once so many requests have arrived; fails if another one does until the end of all tests. */
+  async hits(number) {
+    await until(
+      () => this.requests.length >= number,
+      () => `${number} requests have arrived ${this.shown()}`,
+    );
     expected.push([this, number]);
   }
 
@@ -135,7 +140,8 @@ export class Run {
       const array = body.startsWith("[") ? JSON.parse(body) : [];
       return array.length > 1 ? atob(array.at(-1).body) : `${array.length} entries`;
     };
-    return `\n${this.requests.map((it) => `${it.status} ${last(it.body)} -> ${it.answer?.slice(0, 300)}`).join("\n")}`;
+    const latest = this.requests.slice(-20);
+    return `\n${latest.map((it) => `${it.status} ${last(it.body)} -> ${it.answer?.slice(0, 300)}`).join("\n")}`;
   }
 }
 
