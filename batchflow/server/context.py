@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal, Protocol, TypeAlias, cast
+from typing import Annotated, Any, Literal, Protocol, TypeAlias, cast
 
 from fastapi import Depends, Request
 
@@ -64,6 +64,15 @@ class ServerContext:
     def new_message_id(self) -> str:
         """A new id of a message."""
         return self.new_id("msg")
+
+
+NO_ROOM: dict[int | str, dict[str, Any]] = {
+    412: {
+        "description": "the workflow run has no room for it",
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorAnswer"}}},
+    }
+}
+"""The answer of routes that add to a workflow run, for the OpenAPI document."""
 
 
 def refused_by_run(reason: Literal["ended", "full"]) -> InputError:

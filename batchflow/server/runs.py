@@ -7,11 +7,12 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from more_itertools import chunked
 
+from batchflow.core.posts import Post
 from batchflow.core.settlement import EndRun
-from batchflow.core.wire_runs import MAX_ENTRIES_SIZE, WireRun, WireRunState
+from batchflow.core.wire_runs import MAX_ENTRIES_SIZE, AddEntry, WireRun, WireRunState
 from batchflow.engine.push_runs import invoker_posts
 from batchflow.errors import InputError, NotFoundError
-from batchflow.server.context import Context, ServerContext, Tenant, refused_by_run
+from batchflow.server.context import NO_ROOM, Context, ServerContext, Tenant, refused_by_run
 from batchflow.server.filters import DATE_FILTERS, Filters, body_filters, filter_parameters
 from batchflow.server.raw_request import read_body
 from batchflow.server.wire_model import WireModel
@@ -74,7 +75,7 @@ async def get_steps(context: Context, tenant: Tenant, id: str) -> Response:
     return Response(steps_array(await context.wire.run_entries(tenant, id)), media_type="application/json")
 
 
-@router.delete("/{id}", summary="End a workflow run", response_class=Response, openapi_extra=_ENDING)
+@router.delete("/{id}", summary="End a workflow run", response_class=Response, responses=NO_ROOM, openapi_extra=_ENDING)
 async def end_run(context: Context, tenant: Tenant, request: Request, id: str, cancel: bool = True) -> Response:
     """It is cancelled, or with `cancel=false` it has succeeded, with the body as its result.
 
@@ -113,8 +114,21 @@ async def _end(context: ServerContext, run: WireRun, state: WireRunState, result
         return False
     now, new_id = context.now(), context.new_message_id
     posts = await invoker_posts(context.wire, run, state, result, now=now, new_id=new_id)
+    if state == "RUN_SUCCESS":
+        await _check_room(context, posts)
     context.engine.wake()
     return await context.wire.end_run(EndRun(run.tenant, run.id, state, result, posts, run.created_at))
+
+
+async def _check_room(context: ServerContext, posts: Sequence[Post]) -> None:
+    """Refuse a result that the run which waits for it cannot take: it would wait for ever."""
+    for post in posts:
+        invoker = None if post.link is None else await context.wire.wire_run(post.tenant, post.link.run)
+        if invoker is None or not isinstance(post.link, AddEntry) or invoker.state != "RUN_STARTED":
+            continue
+        if invoker.size + len(post.link.body.text) > MAX_ENTRIES_SIZE:
+            sentence = "the run that waits for this one has no room for its result; return where to find it instead"
+            raise InputError(sentence, status=412)
 
 
 async def _select(

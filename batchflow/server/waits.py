@@ -9,7 +9,7 @@ from pydantic_core import from_json
 
 from batchflow.core.wire_runs import MAX_ENTRIES_SIZE, EventWait
 from batchflow.errors import InputError, TooLarge
-from batchflow.server.context import Context, ServerContext, Tenant, refused_by_run
+from batchflow.server.context import NO_ROOM, Context, ServerContext, Tenant, refused_by_run
 from batchflow.server.raw_request import raw_path, read_body
 from batchflow.server.wire_model import WireModel
 from batchflow.wire.run_entries import event_tail
@@ -91,7 +91,11 @@ class NotifiedWaiter(WireModel):
 
 
 @router.post(
-    "/v2/wait/{event:path}", summary="Wait for an event in a workflow run", status_code=201, openapi_extra=_WAIT
+    "/v2/wait/{event:path}",
+    summary="Wait for an event in a workflow run",
+    status_code=201,
+    responses=NO_ROOM,
+    openapi_extra=_WAIT,
 )
 async def wait_for_event(context: Context, tenant: Tenant, request: Request, event: _Event) -> WaitAdded:
     """The endpoint of a run sends it as a step, in the form of the SDKs. An event that was kept for the run comes at

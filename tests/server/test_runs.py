@@ -134,6 +134,19 @@ async def test_a_result_that_no_run_has_room_for_is_refused(http: AsyncClient, e
     assert await endpoint.is_live()
 
 
+async def test_a_result_that_the_waiting_run_has_no_room_for_is_refused(
+    http: AsyncClient, endpoint: FlowEndpoint
+) -> None:
+    """It would wait for ever; that the other one was cancelled has room."""
+    await endpoint.begin(body="x" * (MAX_ENTRIES_SIZE - 1000))
+    await endpoint.invoke("wfr_2")
+    response = await http.request("DELETE", f"{RUNS}/wfr_2?cancel=false", content=b"x" * 1000)
+    assert (response.status_code, "no room for its result" in response.json()["error"]) == (412, True)
+    assert await endpoint.is_live("wfr_2")
+    await http.delete(f"{RUNS}/wfr_2")
+    assert len(await endpoint.steps()) == 2
+
+
 async def test_a_run_is_that_of_its_tenant(http: AsyncClient, other_http: AsyncClient, endpoint: FlowEndpoint) -> None:
     """Others neither see, nor end, nor extend it; the same id is another run there."""
     await endpoint.begin(body="secret")
