@@ -178,7 +178,8 @@ class WireStore(Posts, WireRuns, Queues, Documents, Protocol):
     """A store that keeps all that a QStash server needs.
 
     `Store.prune` removes deduplication keys whose time is over, and the log of a post that is not open, as a whole,
-    once its latest entry is older than the retention: an entry that is there has its CREATED entry.
+    once its latest entry is older than the retention: an entry that is there has its CREATED entry. It removes a
+    workflow run, with its entries and the list of its posts, once its end is older.
 
     Its effects, which `Store.settle` carries out, are `SendPosts`, `Log`, `LeaveQueue` and `EndRun`.
     """

@@ -8,7 +8,7 @@ from batchflow.core import settlement
 from batchflow.core.posts import Posted
 from batchflow.core.wire_runs import WAIT_TIMEOUT
 from batchflow.testing.clock import ManualClock
-from tests.conformance.run_scene import HEAD, awaits, begins
+from tests.conformance.run_scene import HEAD, RunScene, adds, awaits, begins
 from tests.conformance.scene import LEASE_MS, Scene, TwoProcesses
 from tests.conformance.wire import TENANT, WireCases, WireScene, new_post
 
@@ -51,6 +51,25 @@ class SharedPostCases(TwoProcesses, WireCases):
         assert await other.wire.cancel_posts(TENANT, ["a"]) == ["a"]
         await wire.store.settle(settlement.cancelled(claim))
         assert await other.history("a") == ["CREATED", "CANCEL_REQUESTED", "CANCELED"]
+
+    async def test_post_of_a_run_is_for_the_run_that_another_process_has_begun(
+        self, wire: WireScene, other: WireScene
+    ) -> None:
+        """Its entries have one order, events reach its waits, and its end cancels what another one delivers."""
+        here, there = RunScene(wire.store, wire.clock), RunScene(other.store, other.clock, other.worker)
+        claim = await here.begun("a")
+        await asyncio.gather(*((here, there)[it % 2].link(f"s{it + 2}", adds(f"{it}")) for it in range(10)))
+        bodies = await there.bodies()
+        assert sorted(bodies[1:]) == [f"{it}" for it in range(10)]
+        for message, number in await here.members():
+            assert await there.delivered(message) == bodies[:number]
+        await there.link("w", awaits(), not_before=wire.now + 1_000)
+        assert await here.notify("}") == ["w"]
+        assert await there.end()
+        assert await here.link("late", adds("b")) == Posted("late", refused="ended")
+        await here.try_again(claim)
+        assert await there.claim() == await here.claim() == []
+        assert (await there.history("s1"))[-1] == "CANCELED"
 
     async def test_log_has_one_order_over_processes(self, wire: WireScene, other: WireScene) -> None:
         """Each entry has a key of its own, above those that were there."""
