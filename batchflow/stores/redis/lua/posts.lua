@@ -60,7 +60,9 @@ end
 -- Publish posts, unless the run of one of them refuses it. The answer: of each the id, whether it is that of an earlier one,
 -- and why all of them are refused, if so.
 local function publish_all(list)
-  local posted, refused = {}, wire_runs.refusal(list)
+  local posted, refused, linked = {}, nil, false
+  for _, wire in ipairs(list) do linked = linked or or_nil(wire[POST.link]) end
+  if linked then refused = wire_runs.refusal(list) end
   for place, wire in ipairs(list) do
     posted[place] = refused and { wire[POST.id], false, refused } or publish(wire)
   end
