@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from qstash import QStash
 from qstash.http import RetryConfig
-from qstash.log import LogState
+from qstash.log import LogFilter, LogState
 
 from tests.sdk.receiver import Receiver
 from tests.sdk.server import ServerProcess, client_of, empty_store
@@ -92,12 +92,13 @@ def test_every_message_is_delivered_though_servers_are_killed(
     assert len(set(minutes.values())) == len(minutes)
 
 
-def delivered(client: QStash, url: str) -> dict[str, list[int]]:
-    """The times of the DELIVERED entries of the messages to a URL, by message."""
+def delivered(client: QStash, url: str | None = None) -> dict[str, list[int]]:
+    """The times of the DELIVERED entries of all messages or those to a URL, by message."""
+    where: LogFilter = {"state": LogState.DELIVERED} if url is None else {"state": LogState.DELIVERED, "url": url}
     found: dict[str, list[int]] = {}
     cursor: str | None = None
     while True:
-        page = client.log.list(cursor=cursor, count=1000, filter={"url": url, "state": LogState.DELIVERED})
+        page = client.log.list(cursor=cursor, count=1000, filter=where)
         for log in page.logs:
             found.setdefault(log.message_id, []).append(log.time)
         cursor = page.cursor

@@ -41,9 +41,13 @@ test("all runs end", async () => {
   await Promise.all(bodies.map((body, number) => client.trigger({ url: mixed.url, workflowRunId: ids[number], body, ...PATIENT })));
   const results = {};
   const ended = async () => {
-    const { runs } = await client.logs({ filter: { workflowUrl: mixed.url }, count: 100 });
-    for (const { workflowRunId, workflowState, workflowRunResponse } of runs)
-      if (workflowState !== "RUN_STARTED") results[workflowRunId] = [workflowState, workflowRunResponse];
+    let cursor;
+    do {
+      const page = await client.logs({ filter: { workflowUrl: mixed.url }, cursor });
+      for (const { workflowRunId, workflowState, workflowRunResponse } of page.runs)
+        if (workflowState !== "RUN_STARTED") results[workflowRunId] = [workflowState, workflowRunResponse];
+      cursor = page.cursor;
+    } while (cursor);
     return Object.keys(results).length === RUNS;
   };
   try {
