@@ -17,7 +17,7 @@ demo: .venv/.runtime
 	@$(BIN)/python -m examples.welcome_placeholder.demo
 
 test: .venv/.dev
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n auto --dist worksteal
 
 check: .venv/.dev
 	@$(BIN)/ruff check .
