@@ -74,16 +74,21 @@ class Post(NamedTuple):
         return f"Post('{self.message.id}', tenant='{self.tenant}', queue={self.queue!r})"
 
 
+Refusal: TypeAlias = Literal["ended", "full", "live"]
+"""The reason why a run does not take a post: it has ended or does not exist, would become larger than
+`MAX_ENTRIES_SIZE`, or goes on while another run invokes it.
+"""
+
+
 class Posted(NamedTuple):
     """The id of a post; that of the earlier one, if it was deduplicated.
 
-    `refused`: nothing of the call was published, since the run of one of its posts has ended or does not exist
-    (`ended`), or would become larger than `MAX_ENTRIES_SIZE` (`full`).
+    `refused`: nothing of the call was published, since the run of one of its posts does not take it.
     """
 
     id: str
     deduplicated: bool = False
-    refused: Literal["ended", "full"] | None = None
+    refused: Refusal | None = None
 
 
 class Queue(NamedTuple):

@@ -17,7 +17,7 @@ class BeginRun(NamedTuple):
 
     `created_at` (ms) is the time at which it begins, which its posts tell its endpoint. `config` is a JSON text that
     the store does not read: headers and options for the posts of the run. `invoker` is one about the run that waits for
-    this one.
+    this one; with it the post is refused if the run goes on already, as nobody would tell that one of its end.
     """
 
     run: str
@@ -47,7 +47,8 @@ class AdoptRun(NamedTuple):
 class AddEntry(NamedTuple):
     """The post is the next entry of a run, which began at `created_at` (ms), if the sender knows that.
 
-    With `late` the entry is added to a run that has ended too, which delivers nothing: no post is published then.
+    With `late` the entry is added to a run that is full or has ended too. One that has ended delivers nothing: no post
+    is published then.
     """
 
     run: str

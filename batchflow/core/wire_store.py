@@ -26,8 +26,9 @@ class Posts(Protocol):
         Posts with a link are carried out in their order, all of a call or none: if one of them belongs to a run that
         has ended, does not exist, began at another time than it says, or has no room for it, all of the call are
         `refused` and nothing is changed. One that begins a run whose id is that of one that has not ended changes
-        nothing: it gets the id of the first entry of that run, as deduplicated. A run that has ended is replaced by one
-        with its id. The first post of a call may begin the run of the others.
+        nothing: it gets the id of the first entry of that run, as deduplicated, and so do the posts of the call that
+        belong to it; with an `invoker` it is refused. A run that has ended is replaced by one with its id. The first
+        post of a call may begin the run of the others.
         A post that waits for an event is published with the time at which it is due. If an event of this name was kept
         for its run, it becomes an entry with the oldest at once, and is due.
         """
@@ -86,8 +87,8 @@ class WireRuns(Protocol):
         """Make all posts of a tenant that wait for an event entries of their runs, due at once; returns them.
 
         `tail` ends the JSON texts that they began. With `run` only the one of that run which has waited longest gets
-        it; if none does, and the run has not ended, the event is kept for it, up to `KEPT_EVENTS`. Those whose run has
-        no room for the entry keep waiting. Not safe to repeat.
+        it; if none does, and the run has not ended, the event is kept for it, up to `KEPT_EVENTS` of `MAX_ENTRIES_SIZE`
+        characters in all. Those whose run has no room for the entry keep waiting. Not safe to repeat.
         """
         ...
 

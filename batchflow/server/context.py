@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Protocol, TypeAlias, cast
 
 from fastapi import Depends, Request
 
-from batchflow.core.posts import Post, Posted
+from batchflow.core.posts import Post, Posted, Refusal
 from batchflow.core.store import Store
 from batchflow.core.wire_runs import MAX_ENTRIES_SIZE
 from batchflow.core.wire_store import WireStore
@@ -43,8 +43,7 @@ class ServerContext:
         """Publish posts, as the store does, and have a worker of this process begin them at once.
 
         Raises:
-            InputError: the workflow run of one of them has ended, does not exist, or has no room for it; none is
-                published.
+            InputError: the workflow run of one of them does not take it; none is published.
         """
         # Woken first, so that the worker claims in the same transaction that publishes.
         self.engine.wake()
@@ -75,10 +74,14 @@ NO_ROOM: dict[int | str, dict[str, Any]] = {
 """The answer of routes that add to a workflow run, for the OpenAPI document."""
 
 
-def refused_by_run(reason: Literal["ended", "full"]) -> InputError:
+def refused_by_run(reason: Refusal) -> InputError:
     """The error of a request that a workflow run does not take, with the status that the SDKs expect."""
     if reason == "ended":
         return InputError("the workflow run has ended or does not exist, so nothing can be added to it", status=400)
+    if reason == "live":
+        # With 412 an SDK fails the run that invokes; with 400 it would take that for one that has ended.
+        sentence = "the workflow run to invoke goes on already; invoke one with another id, or after its end"
+        return InputError(sentence, status=412)
     most = MAX_ENTRIES_SIZE // 2**20
     sentence = f"the workflow run would be larger than {most} MiB; keep large results elsewhere, and return where"
     return InputError(sentence, status=412)

@@ -88,7 +88,8 @@ class PublishRoutes:
         if asked.init and not asked.answers_contact:
             return begin_post(request, self._context.new_message_id)
         run = runs.get(asked.run) or await self._context.wire.wire_run(request.envelope.tenant, asked.run)
-        if run is None:
+        # A step of an earlier run of this id may have the id of a step of this one.
+        if run is None or asked.created_at not in (None, run.created_at):
             raise refused_by_run("ended")
         runs[run.id] = run
         return run_post(request, run, self._context.new_message_id)

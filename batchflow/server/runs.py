@@ -121,7 +121,10 @@ async def _end(context: ServerContext, run: WireRun, state: WireRunState, result
 
 
 async def _check_room(context: ServerContext, posts: Sequence[Post]) -> None:
-    """Refuse a result that the run which waits for it cannot take: it would wait for ever."""
+    """Refuse a result for which the run that waits for it has no room, so that its deliveries do not grow without end.
+
+    Any other end is told to it for all that.
+    """
     for post in posts:
         invoker = None if post.link is None else await context.wire.wire_run(post.tenant, post.link.run)
         if invoker is None or not isinstance(post.link, AddEntry) or invoker.state != "RUN_STARTED":

@@ -56,10 +56,10 @@ def begin_post(request: PublishRequest, new_id: Callable[[], str]) -> Post:
         InputError: the body of an invoke is not valid, or the chain of invocations is too long.
     """
     run = _run_of(request)
-    initial, invoker = request.envelope.body, None
-    if run.invoke:
-        initial, invoker = _read_invoke(request)
-    return _first_post(request, run, new_id(), initial, invoker)
+    if not run.invoke:
+        return _first_post(request, run, new_id(), request.envelope.body, None)
+    initial, invoker = _read_invoke(request)
+    return _first_post(request, run, _invoke_id(request, run.run, invoker, new_id), initial, invoker)
 
 
 def contact_post(request: PublishRequest, new_id: Callable[[], str], run: str | None) -> Post:
@@ -153,7 +153,11 @@ def _step_id(run: WireRun, entry: Body, new_id: Callable[[], str]) -> str:
 
 
 def _derived_id(run: WireRun, *parts: object) -> str:
-    return f"msg_{sha256(to_json([run.tenant, run.id, run.created_at, *parts])).hexdigest()[:32]}"
+    return _hashed_id(run.tenant, run.id, run.created_at, *parts)
+
+
+def _hashed_id(*parts: object) -> str:
+    return f"msg_{sha256(to_json(parts)).hexdigest()[:32]}"
 
 
 def _not_too_early(envelope: Envelope, entry: Body) -> Envelope:
@@ -211,6 +215,19 @@ def _read_invoke(request: PublishRequest) -> tuple[Body, str]:
     invoker["workflowRunCreatedAt"] = created_at if is_time else None
     _read_invoker(invoker, request.envelope.tenant, request.envelope.created_at)
     return Body(text=body or ""), marked_text(to_json(invoker).decode())
+
+
+def _invoke_id(request: PublishRequest, run: str, invoker: str, new_id: Callable[[], str]) -> str:
+    """The id of the first post of a run that another one invokes, which an endpoint sends again as it does a step.
+
+    The second one changes nothing; from another step it is refused while the run goes on.
+    """
+    waiting = from_json(unmarked_text(invoker))
+    created_at, step = waiting["workflowRunCreatedAt"], waiting["step"]
+    if created_at is None:
+        return new_id()
+    parts = (waiting["workflowRunId"], created_at, "invoke", run, step["stepId"], step.get("targetStep"))
+    return _hashed_id(request.envelope.tenant, *parts)
 
 
 def _read_invoker(invoker: Mapping[str, Any], tenant: str, now: int) -> PublishRequest:

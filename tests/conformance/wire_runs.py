@@ -223,6 +223,40 @@ class WireRunCases(RunScenes):
         assert await runs.link("l3", adds("d", late=True, created_at=1)) == Posted("l3", refused="ended")
         assert await runs.link("l3", adds("d", "unknown", late=True)) == Posted("l3", refused="ended")
 
+    async def test_post_of_a_late_entry_is_added_to_a_run_that_is_full(self, runs: RunScene) -> None:
+        """It waits for it; no other one is."""
+        await runs.begun("x" * MAX_ENTRIES_SIZE)
+        assert await runs.link("s2", adds("y")) == Posted("s2", refused="full")
+        assert await runs.link("l1", adds("b", late=True)) == Posted("l1")
+        delivered = await runs.delivered("l1")
+        assert (delivered or [])[1:] == ["b"]
+        assert (await runs.found()).size == MAX_ENTRIES_SIZE + 1
+        assert await runs.link("s3", adds("")) == Posted("s3", refused="full")
+
+    async def test_post_that_invokes_a_run_that_goes_on_is_refused(self, runs: RunScene) -> None:
+        """With all of its call; its repeat is not, and when that run has ended it begins another one."""
+        await runs.begun("a", invoker='{"by":"p"}')
+        assert await runs.link("s1", begins("b", invoker='{"by":"p"}')) == Posted("s1")
+        refused = [new_post("plain"), new_post("n1", link=begins("n", invoker='{"by":"q"}'))]
+        assert await runs.wire.post(refused) == [Posted(id, refused="live") for id in ("plain", "n1")]
+        assert (await runs.bodies(), await runs.claim()) == (["a"], [])
+        await runs.end()
+        assert await runs.link("n1", begins("n", invoker='{"by":"q"}')) == Posted("n1")
+
+    async def test_post_that_belongs_to_a_begin_that_is_deduplicated_is_so_too(self, runs: RunScene) -> None:
+        """One of the call that names the time of the run that goes on is added to it."""
+        await runs.begun("a")
+        again = BEGAN + 5
+        posts = [
+            new_post("n1", link=begins("n", created_at=again)),
+            new_post("n2", link=adds("b", created_at=again)),
+            new_post("n3", link=JoinRun("r")),
+            new_post("s2", link=adds("c", created_at=BEGAN)),
+        ]
+        assert await runs.wire.post(posts) == [*[Posted("s1", True)] * 3, Posted("s2")]
+        assert await runs.bodies() == ["a", "c"]
+        assert await runs.history("n2") == await runs.history("n3") == []
+
     # Deliveries and listings
 
     async def test_claim_entry_of_what_is_not_delivered_is_none(self, runs: RunScene) -> None:

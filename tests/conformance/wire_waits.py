@@ -2,7 +2,9 @@
 
 import pytest
 
+from batchflow.core import settlement
 from batchflow.core.posts import Posted
+from batchflow.core.settlement import Log
 from batchflow.core.store import KEPT_EVENTS
 from batchflow.core.wire_runs import MAX_ENTRIES_SIZE, WAIT_TIMEOUT, EventWait, JoinRun
 from tests.conformance.run_scene import BEGAN, HEAD, RunScene, RunScenes, adds, awaits, begins
@@ -116,6 +118,21 @@ class WireWaitCases(RunScenes):
         assert await runs.bodies() == ["a", HEAD + "0"]
         assert await runs.waiting("last") == ["w2"]
 
+    async def test_notify_event_keeps_so_many_characters_of_a_run(self, runs: RunScene) -> None:
+        """Those above it are dropped; a wait that gets one makes room for another."""
+        await runs.begun("a")
+        quarter = "x" * (MAX_ENTRIES_SIZE // 4)
+        for _ in range(4):
+            await runs.notify(quarter, "r")
+        await runs.notify("}", "r", event="lost")
+        await self._waits(runs, "w1")
+        await runs.notify(f"{quarter[1:]}y", "r", event="kept")
+        await runs.notify("}", "r", event="lost")
+        await self._waits(runs, "w2", event="kept")
+        await self._waits(runs, "w3", event="lost")
+        assert [text[-1] for text in await runs.bodies()] == ["a", "x", "y"]
+        assert await runs.waiting("lost") == ["w3"]
+
     async def test_notify_event_leaves_a_run_that_is_full_waiting(self, runs: RunScene) -> None:
         """The others get it; its time ends as that of any other, and it is told so for all that.
 
@@ -157,6 +174,17 @@ class WireWaitCases(RunScenes):
         assert await runs.delivered("w") == ["a", HEAD + "}"]
         await runs.deliver(claim)
         assert await runs.claim() == []
+
+    async def test_event_waits_leaves_out_a_post_whose_workers_are_lost(self, runs: RunScene) -> None:
+        """It has ended without becoming an entry."""
+        await runs.begun("a")
+        await self._waits(runs)
+        runs.clock.advance("1s")
+        claim = await runs.claim_one("w")
+        failed = Log((runs.entry(claim.id, "FAILED"),))
+        await runs.store.settle(settlement.dead(claim, "lost", effects=(failed,)))
+        assert await runs.waiting() == await runs.notify("}") == []
+        assert await runs.bodies() == ["a"]
 
     @pytest.mark.parametrize("by", ["the tenant", "an operator", "the tenant, once claimed"])
     async def test_event_waits_leaves_out_a_post_that_is_cancelled(self, runs: RunScene, by: str) -> None:

@@ -50,12 +50,12 @@ async def test_nothing_is_added_to_a_run_that_has_ended_is_unknown_or_began_at_a
     now = clock.now()
     assert (await http.post("/v2/batch", json=[item(Workflow_CreatedAt=str(now))])).status_code == 201
     other = await http.post("/v2/batch", json=[item(), item(Workflow_CreatedAt=str(now - 1))])
-    assert (other.status_code, other.json()) == (400, [{"error": ENDED}])
+    assert (other.status_code, other.json()) == (400, [{"error": f"item 1: {ENDED}"}])
     unknown = await http.post("/v2/batch", json=[item(), item("wfr_2")])
     assert (unknown.status_code, unknown.json()) == (400, [{"error": f"item 1: {ENDED}"}])
     assert len(await endpoint.steps()) == 2
     await http.delete("/v2/workflows/runs/wfr_1")
-    ended = await http.post("/v2/batch", json=[item()])
+    ended = await http.post("/v2/batch", json=[item(id=2)])
     assert (ended.status_code, ended.json()) == (400, [{"error": ENDED}])
     assert (await http.post(f"/v2/publish/{URL}", headers=item()["headers"])).json() == {"error": ENDED}
 

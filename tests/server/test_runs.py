@@ -116,6 +116,25 @@ async def test_the_run_that_waits_for_another_one_goes_on_with_its_end(
     assert steps[0]["stepType"] == "Invoke"
 
 
+@pytest.mark.parametrize("child", ["wfr_1", "wfr_top", "wfr_2"])
+async def test_a_run_that_goes_on_is_not_invoked(
+    http: AsyncClient, endpoint: FlowEndpoint, clock: ManualClock, child: str
+) -> None:
+    """Neither the one that invokes, nor the one that has invoked it, nor another one: nobody would tell of its end.
+
+    The status is one with which an SDK fails the run. An invoke that is sent again has begun its run.
+    """
+    began = clock.now()
+    await endpoint.begin("wfr_top")
+    for _ in range(2):
+        assert (await endpoint.invoke("wfr_1", "wfr_top", workflowRunCreatedAt=began)).status_code == 201
+    await endpoint.begin("wfr_2")
+    refused = await endpoint.invoke(child, workflowRunCreatedAt=began)
+    assert (refused.status_code, "goes on already" in refused.json()["error"]) == (412, True)
+    await http.delete("/v2/workflows/runs/wfr_2")
+    assert (await endpoint.invoke("wfr_2", workflowRunCreatedAt=began)).status_code == 201
+
+
 async def test_a_run_ends_whatever_is_said_of_the_run_that_waits_for_it(
     http: AsyncClient, endpoint: FlowEndpoint
 ) -> None:
@@ -137,8 +156,8 @@ async def test_a_result_that_no_run_has_room_for_is_refused(http: AsyncClient, e
 async def test_a_result_that_the_waiting_run_has_no_room_for_is_refused(
     http: AsyncClient, endpoint: FlowEndpoint
 ) -> None:
-    """It would wait for ever; that the other one was cancelled has room."""
-    await endpoint.begin(body="x" * (MAX_ENTRIES_SIZE - 1000))
+    """That the other one was cancelled is told even to a run that is full."""
+    await endpoint.begin(body="x" * MAX_ENTRIES_SIZE)
     await endpoint.invoke("wfr_2")
     response = await http.request("DELETE", f"{RUNS}/wfr_2?cancel=false", content=b"x" * 1000)
     assert (response.status_code, "no room for its result" in response.json()["error"]) == (412, True)

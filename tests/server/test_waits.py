@@ -107,6 +107,8 @@ async def test_a_wait_that_cannot_be_read_is_refused(http: AsyncClient, endpoint
             f'{{{run},"step":{{"stepId":1}},"timeout":"soon"}}',
         ),
         '{"timeoutHeaders":{"Upstash-Workflow-RunId":1},"step":{"stepId":1},"timeout":"1s"}',
+        '{"timeoutHeaders":{"Upstash-Workflow-RunId":["wfr_1"],"Upstash-Queue-Name":["q"]},"url":"https://x.example"'
+        ',"step":{"stepId":1}}',
         '{"timeoutHeaders":[],"step":{"stepId":1},"timeout":"1s"}',
         '{"timeoutHeaders":null,"step":{"stepId":1},"timeout":null}',
     ]

@@ -69,6 +69,9 @@ class WireRunModel(WireModel):
         super().__init__()
         self.runs: dict[tuple[str, str], RunModel] = {}
         self.waits: list[WaitModel] = []
+        # Of one call: the runs that have begun, and the times of begins that other runs have deduplicated.
+        self.begun: set[tuple[str, str]] = set()
+        self.repeated: dict[tuple[str, str], int] = {}
 
     # Posts
 
@@ -77,6 +80,7 @@ class WireRunModel(WireModel):
         posts = list(posts)
         known = {id(it.post): it.post for it in self.messages.values()}
         before = deepcopy(self.__dict__, known) if any(it.link for it in posts) else self.__dict__
+        self.begun, self.repeated = set(), {}
         answers = super().post(posts, now)
         if any(answer.refused for answer in answers):
             self.__dict__ = before
@@ -93,20 +97,26 @@ class WireRunModel(WireModel):
         link, id = post.link, post.message.id
         if link is None:
             return post
-        of = self.runs.get((post.tenant, link.run))
+        key = post.tenant, link.run
+        of = self.runs.get(key)
         if of is not None and of.live and id in of.members:
             return Posted(id)
         if isinstance(link, BeginRun):
             if of is not None and of.live:
+                if key not in self.begun:
+                    self.repeated[key] = link.created_at
                 return Posted(next(iter(of.members)), True)
             run = WireRun(
                 link.run, post.tenant, link.url, "RUN_STARTED", link.config, None, link.created_at, None, None, 0
             )
-            of = self.runs[post.tenant, link.run] = RunModel(run)
+            of = self.runs[key] = RunModel(run)
+            self.begun.add(key)
             for body in link.entries:
                 of.append(id, body, now)
             of.join(id, len(of.entries), now)
             return post
+        if of is not None and key in self.repeated and link.created_at in (None, self.repeated[key]):
+            return Posted(next(iter(of.members)), True)
         late = isinstance(link, AddEntry) and link.late
         if of is None or not (of.live or late) or link.created_at not in (None, of.run.created_at):
             return Posted(id, refused="ended")

@@ -17,9 +17,9 @@ def log(tx: Tx, entries: Sequence[LogEntry]) -> None:
     ended = [(entry.message,) for entry in entries if entry.state in LAST_STATES]
     if ended:
         tx.run_rows("open_post_drop", ended)
-    # One that ends otherwise was claimed, and waits no more.
-    if cancelled := [entry.message for entry in entries if entry.state == "CANCELED"]:
-        wire_runs.drop_waits(tx, cancelled)
+    # One that was delivered has become an entry, and waits no more.
+    if unsent := [entry.message for entry in entries if entry.state in ("FAILED", "CANCELED")]:
+        wire_runs.drop_waits(tx, unsent)
 
 
 def log_calls(tx: Tx, calls: Sequence[tuple[Sequence[LogEntry]]]) -> list[None]:

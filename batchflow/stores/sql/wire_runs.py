@@ -5,10 +5,10 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from batchflow.core.call import Body
-from batchflow.core.posts import Post
+from batchflow.core.posts import Post, Refusal
 from batchflow.core.run import NEVER
 from batchflow.core.settlement import EndRun
 from batchflow.core.store import KEPT_EVENTS
@@ -31,11 +31,11 @@ from batchflow.stores.sql.transaction import Tx
 
 
 class Refused(Exception):
-    """The run of a post has ended or does not exist, or has no room for it."""
+    """The run of a post has ended or does not exist, has no room for it, or cannot be invoked as it goes on."""
 
-    def __init__(self, reason: Literal["ended", "full"]) -> None:
+    def __init__(self, reason: Refusal) -> None:
         super().__init__(reason)
-        self.reason: Literal["ended", "full"] = reason
+        self.reason: Refusal = reason
 
 
 class RunHead(NamedTuple):
@@ -77,7 +77,10 @@ class Waiting(NamedTuple):
 
 @dataclass(slots=True)
 class _Draft:
-    """A run with what the posts of a call add to it; `key` is None for a run that is not there."""
+    """A run with what the posts of a call add to it; `key` is None for a run that is not there.
+
+    `repeated` is the time of a begin that was deduplicated by an earlier call: the posts that belong to it are so too.
+    """
 
     key: int | None
     live: bool
@@ -87,6 +90,7 @@ class _Draft:
     first: tuple[str, int] = ("", 0)
     begun: BeginRun | None = None
     config: str | None = None
+    repeated: int | None = None
     bodies: list[tuple[int, str, str, bool]] = field(default_factory=list[tuple[int, str, str, bool]])
     members: list[tuple[str, int]] = field(default_factory=list[tuple[str, int]])
     waits: list[tuple[str, str, str, int, str]] = field(default_factory=list[tuple[str, str, str, int, str]])
@@ -98,10 +102,10 @@ class _Draft:
         if not there or created_at not in (None, self.created_at):
             raise Refused("ended")
 
-    def append(self, message: str, *bodies: Body) -> None:
-        """Add entries of a post, if there is room for them."""
+    def append(self, message: str, *bodies: Body, late: bool = False) -> None:
+        """Add entries of a post, if there is room for them or it is late."""
         self.size += sum(len(body.text) for body in bodies)
-        if self.size > MAX_ENTRIES_SIZE:
+        if self.size > MAX_ENTRIES_SIZE and not late:
             raise Refused("full")
         for body in bodies:
             self.entries += 1
@@ -119,7 +123,7 @@ class Links:
         """The post as it is to be published, or the answer about one that is not published.
 
         Raises:
-            Refused: its run has ended, does not exist, or has no room for it.
+            Refused: its run does not take it.
         """
         link, message = post.link, post.message.id
         assert link is not None
@@ -128,6 +132,10 @@ class Links:
             return message, False
         match link:
             case BeginRun() if draft.live:
+                if link.invoker is not None:
+                    raise Refused("live")
+                if draft.begun is None:
+                    draft.repeated = link.created_at
                 return draft.first[0], True
             case BeginRun():
                 draft = _Draft(draft.key, live=True, created_at=link.created_at, begun=link)
@@ -135,13 +143,15 @@ class Links:
                 draft.append(message, *link.entries)
                 draft.first = message, draft.entries
                 draft.members.append(draft.first)
+            case _ if draft.repeated is not None and link.created_at in (None, draft.repeated):
+                return draft.first[0], True
             case AdoptRun():
                 draft.check(link.created_at)
                 draft.config = link.config
                 draft.members.append((message, draft.first[1]))
             case AddEntry():
                 draft.check(link.created_at, late=link.late)
-                draft.append(message, link.body)
+                draft.append(message, link.body, late=link.late)
                 if not draft.live:
                     return message, False
                 draft.members.append((message, draft.entries))
@@ -252,7 +262,8 @@ def notify(tx: Tx, tenant: str, event: str, tail: str, run: str | None) -> list[
             return []
         rows = tx.json("wire_wait_of_run", run=head.key, event=event)
         if not rows:
-            tx.run("wire_kept_add", run=head.key, event=event, tail=tail, most=KEPT_EVENTS)
+            most = {"most": KEPT_EVENTS, "most_size": MAX_ENTRIES_SIZE}
+            tx.run("wire_kept_add", run=head.key, event=event, tail=tail, **most)
     grown: dict[int, tuple[int, int]] = {}
     entries: list[NewEntry] = []
     notified: list[EventWait] = []

@@ -1742,7 +1742,9 @@ DELETE FROM wire_wait WHERE run = :run;
 
 -- wire_kept_add --
 INSERT INTO wire_kept_event (run, event, tail)
-SELECT :run, :event, :tail WHERE (SELECT count(*) FROM wire_kept_event WHERE run = :run) < :most;
+SELECT :run, :event, :tail FROM (
+    SELECT count(*) AS number, coalesce(sum(length(tail)), 0) AS size FROM wire_kept_event WHERE run = :run)
+WHERE number < :most AND size + length(:tail) <= :most_size;
 
 -- wire_kept_next --
 SELECT json_group_array(json_array(key, tail)) FROM (

@@ -60,11 +60,12 @@ end
 -- Publish posts, unless the run of one of them refuses it. The answer: of each the id, whether it is that of an earlier one,
 -- and why all of them are refused, if so.
 local function publish_all(list)
-  local posted, refused, linked = {}, nil, false
+  local posted, refused, repeated, linked = {}, nil, {}, false
   for _, wire in ipairs(list) do linked = linked or or_nil(wire[POST.link]) end
-  if linked then refused = wire_runs.refusal(list) end
+  if linked then refused, repeated = wire_runs.refusal(list) end
   for place, wire in ipairs(list) do
-    posted[place] = refused and { wire[POST.id], false, refused } or publish(wire)
+    local id = wire[POST.id]
+    posted[place] = refused and { id, false, refused } or repeated[id] and wire_runs.repeated(repeated[id]) or publish(wire)
   end
   return posted
 end

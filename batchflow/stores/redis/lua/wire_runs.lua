@@ -5,7 +5,7 @@
 -- `wo:<run>` has those that are open, by that key. In the log of a post, r is its run, and w what it waits for, as
 -- [event, head of its entry, due, about, size of the head]; `wv:<tenant>\n<event>` has the posts that wait for an event,
 -- by that key. `wk:<run>` has kept events, each as `<length of its name>:<name><size> <tail>`. `wt:<tenant>` has runs by
--- begin, `wx` those that have ended, by end.
+-- begin, `wx` those that have ended, by end. In `wr:<run>`, k is the size of the kept events.
 local STARTED, PAGE = 'RUN_STARTED', 100
 
 local function name_of(tenant, name) return tenant .. '\n' .. name end
@@ -93,15 +93,31 @@ local function kept_event(name, event)
   end
 end
 
+-- Keep an event for a run, unless it has too many.
+local function keep(name, event, tail, size)
+  local kept = tonumber(call('HGET', P .. 'wr:' .. name, 'k') or 0)
+  if call('LLEN', P .. 'wk:' .. name) < KEPT_EVENTS and kept + size <= MAX_ENTRIES_SIZE then
+    call('RPUSH', P .. 'wk:' .. name, #event .. ':' .. event .. size .. ' ' .. tail)
+    call('HINCRBY', P .. 'wr:' .. name, 'k', size)
+  end
+end
+
 -- True if a post is one of a run, even if its log was removed or never there.
 function wire_runs.has(tenant, run, id) return call('HEXISTS', P .. 'wm:' .. name_of(tenant, run), id) == 1 end
 
--- Why a link is refused, or nil; and whether its post is to be published. `run` is its run, as the links before it leave it.
+-- Why a link is refused, or nil; and whether its post is to be published, or else belongs to a begin that was deduplicated.
+-- `run` is its run, as the links before it leave it.
 local function refusal_of(run, name, link)
   local kind, begun, size = link[LINK.kind], or_nil(link[LINK.created_at]), link[LINK.size]
   if kind == 'BeginRun' then
-    if run.state == STARTED then return nil, false end
-    run.state, run.begun, run.size = STARTED, begun, 0
+    if run.state == STARTED then
+      if or_nil(link[LINK.invoker]) then return 'live' end
+      if not run.fresh then run.repeated = begun end
+      return nil, false
+    end
+    run.state, run.begun, run.size, run.fresh = STARTED, begun, 0, true
+  elseif run.repeated and (not begun or begun == run.repeated) then
+    return nil, false, true
   elseif run.state ~= STARTED and not (run.state and link[LINK.late]) or begun and begun ~= run.begun then
     return 'ended'
   end
@@ -113,27 +129,33 @@ local function refusal_of(run, name, link)
     return nil, true
   end
   run.size = run.size + size
-  return run.size > MAX_ENTRIES_SIZE and 'full' or nil, run.state == STARTED
+  return run.size > MAX_ENTRIES_SIZE and not link[LINK.late] and 'full' or nil, run.state == STARTED
 end
 
--- Why the new ones of some posts are refused, or nil. Nothing has been written by then.
+-- Why the new ones of some posts are refused, or nil; and by id the runs of those that belong to a begin that was
+-- deduplicated. Nothing has been written by then.
 function wire_runs.refusal(list)
-  local runs, seen, keys = {}, {}, {}
+  local runs, seen, keys, repeated = {}, {}, {}, {}
   for _, wire in ipairs(list) do
     local id, link, dedup = wire[POST.id], or_nil(wire[POST.link]), or_nil(wire[POST.dedup])
     if not (seen[id] or dedup and keys[dedup] or posts.known(wire)) then
       local name = link and name_of(wire[POST.tenant], link[LINK.run])
       if link and not runs[name] then runs[name] = load_run(name) end
-      local why, published = nil, true
-      if link then why, published = refusal_of(runs[name], name, link) end
+      local why, published, again = nil, true, false
+      if link then why, published, again = refusal_of(runs[name], name, link) end
       if why then return why end
+      if again then repeated[id] = name end
       if published then
         seen[id] = true
         if dedup then keys[dedup] = true end
       end
     end
   end
+  return nil, repeated
 end
+
+-- The answer about a post that belongs to a begin of this run that was deduplicated.
+function wire_runs.repeated(name) return { first_post(name), true } end
 
 -- The answer about a post that is not published: it begins a run that has begun, or is the late entry of one that has ended.
 function wire_runs.answer(wire, link)
@@ -174,6 +196,7 @@ local function listen(id, tenant, name, link, key)
   local kept, size, tail = kept_event(name, event)
   if kept then
     call('LREM', P .. 'wk:' .. name, 1, kept)
+    call('HINCRBY', P .. 'wr:' .. name, 'k', -size)
     deliver(load_wait(id), tail, size)
   end
 end
@@ -274,9 +297,7 @@ verbs.notify_event = function(tenant, event, tail, size, run)
       if name then break end
     end
   end
-  if name and not waits and load_run(name).state == STARTED and call('LLEN', P .. 'wk:' .. name) < KEPT_EVENTS then
-    call('RPUSH', P .. 'wk:' .. name, #event .. ':' .. event .. size .. ' ' .. tail)
-  end
+  if name and not waits and load_run(name).state == STARTED then keep(name, event, tail, size) end
   return rows
 end
 
