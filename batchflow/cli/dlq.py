@@ -7,25 +7,12 @@ from typing import Annotated
 import typer
 
 from batchflow.batch.names import quantity
-from batchflow.cli.failures import print_error
 from batchflow.cli.groups import CommandGroup
+from batchflow.cli.letter_reports import print_letter, print_letter_groups, print_letters
 from batchflow.cli.options import JsonOption, UrlOption, YesOption, confirm, option_names, parse_time
-from batchflow.cli.output import (
-    Output,
-    format_local_time,
-    print_pairs,
-    print_table,
-    program_name,
-    time_column,
-)
-from batchflow.cli.runs import print_steps, truncate
+from batchflow.cli.output import Output, program_name
 from batchflow.cli.target import open_engine
-from batchflow.core.dead_letters import DeadLetter, DeadLetterGroup
-from batchflow.core.duration import humanize_duration
 from batchflow.core.flow import FlowControl
-from batchflow.core.report import headline, one_line
-from batchflow.core.run import Run
-from batchflow.core.secrets import masked_text
 from batchflow.errors import ConfigurationError, InputError
 from batchflow.http.schemas.dead_letters import (
     DeadLetterDetail,
@@ -33,14 +20,8 @@ from batchflow.http.schemas.dead_letters import (
     DeadLetterList,
     DeadLetterResponse,
 )
-from batchflow.serve.dead_letters import (
-    MAX_CANARY,
-    MAX_PAGE_SIZE,
-    DeadLetterFilter,
-    DeadLetterPage,
-    DeadLetterResult,
-    DeadLetters,
-)
+from batchflow.serve.dead_letter_filters import DeadLetterFilter
+from batchflow.serve.dead_letters import MAX_CANARY, MAX_PAGE_SIZE, DeadLetterResult, DeadLetters, is_post
 
 _DONE = {
     "resume": "Resumed",
@@ -150,10 +131,11 @@ class ListDeadLetterGroups(LetterFilter):
         async with open_engine(self.url) as engine:
             with option_names():
                 found = await DeadLetters(engine).groups(limit=self.limit, **self.filter())
+            example = await engine.store.dead_letter(found[0].example) if found else None
         if self.as_json:
             Output().print_json(DeadLetterGroupList.of(found).document())
         else:
-            print_letter_groups(Output(), found)
+            print_letter_groups(Output(), found, of_posts=example is not None and is_post(example))
         return 0
 
 
@@ -193,7 +175,10 @@ class LetterCommand(LetterFilter):
             return 1 if result.failed or not result.count else 0
         output.print(f"{_DONE[command]} {quantity(result.count, 'dead letter')}")
         if result.refused:
-            output.print(f"refused: {_named(result.refused)} ({_REFUSED[command]})", style="yellow")
+            reasons = f" ({_REFUSED[command]})" if len(result.refused) > result.posts else ""
+            output.print(f"refused: {_named(result.refused)}{reasons}", style="yellow")
+        if result.advice is not None:
+            output.print(f"  {result.advice}")
         if result.failed:
             output.print(f"failed again: {_named(result.failed)}; the others were left alone", style="red")
             output.print(f"  look: {program_name()} dlq show {result.failed[0]}")
@@ -309,88 +294,3 @@ class DeleteDeadLetters(LetterCommand):
 def _named(ids: Sequence[str]) -> str:
     left = len(ids) - _MOST_NAMED
     return ", ".join(ids[:_MOST_NAMED]) + (f" and {left:,} more" if left > 0 else "")
-
-
-def print_letters(output: Output, page: DeadLetterPage) -> None:
-    """Print a list of dead letters with their errors, and the cursor of the next page."""
-    if not page.letters:
-        output.print("No dead letters")
-        return
-    died, times = time_column("died", [letter.died_at for letter in page.letters])
-    rows = [
-        [time, str(letter.status), f"{letter.attempts:,}", letter.fingerprint, letter.id, _subject(letter)]
-        for letter, time in zip(page.letters, times, strict=True)
-    ]
-    columns = [died, "status", "attempts", "group", "dead letter", "of"]
-    below = [one_line(headline(letter.error)) for letter in page.letters]
-    print_table(output, columns, rows, [""] * len(rows), numbers=("status", "attempts"), below=below)
-    if page.next_cursor is not None:
-        output.print(f"more: --cursor {page.next_cursor}", style="dim")
-
-
-def print_letter_groups(output: Output, groups: Sequence[DeadLetterGroup]) -> None:
-    """Print groups of dead letters with the latest error of each."""
-    if not groups:
-        output.print("No dead letters")
-        return
-    first, firsts = time_column("first", [group.first_at for group in groups])
-    last, lasts = time_column("last", [group.last_at for group in groups])
-    rows = [
-        [f"{it.size:,}", it.fingerprint, begun, ended, it.where]
-        for it, begun, ended in zip(groups, firsts, lasts, strict=True)
-    ]
-    below = [it.message for it in groups]
-    print_table(
-        output, ["count", "group", first, last, "where"], rows, [""] * len(rows), numbers=("count",), below=below
-    )
-    output.print(
-        f"again: {program_name()} dlq resume --group {groups[0].fingerprint or 'GROUP'} --canary 5", style="dim"
-    )
-
-
-def print_letter(output: Output, letter: DeadLetter, run: Run | None) -> None:
-    """Print one dead letter with its request, error, attempts and steps."""
-    message, failure = letter.message, letter.failure
-    rows = {
-        "dead letter": letter.id + (f" ({letter.label})" if letter.label else ""),
-        "of": message.destination,
-        "workflow": letter.workflow or "",
-        "batch": message.batch or "",
-        "item": "" if letter.item is None else f"{letter.item} (number {letter.number})",
-        "parent": message.parent[0] if message.parent else "",
-        "headers": ", ".join(message.headers),
-        "body": truncate(masked_text(message.body)) if message.body != "null" else "",
-        "status": str(letter.status),
-        "group": letter.fingerprint,
-        "attempts": f"{letter.attempts:,}",
-        "created": format_local_time(letter.created_at),
-        "died": format_local_time(letter.died_at),
-        "failure function": "" if failure is None else _failure_text(failure.state, failure.error),
-        "returned": truncate(masked_text(failure.result)) if failure and failure.result else "",
-    }
-    print_pairs(output, {name: value for name, value in rows.items() if value})
-    output.print("Error:", style="bold")
-    print_error(output, letter.error)
-    if letter.attempt_log:
-        output.print("Latest attempts:", style="bold")
-        cells = [
-            [
-                format_local_time(it.at, "%H:%M:%S"),
-                "" if it.took_ms is None else humanize_duration(int(it.took_ms)),
-            ]
-            for it in letter.attempt_log
-        ]
-        below = [it.error for it in letter.attempt_log]
-        print_table(output, ["at", "took"], cells, [""] * len(cells), below=below)
-    if run is not None:
-        print_steps(output, run)
-
-
-def _failure_text(state: str, error: str | None) -> str:
-    return state.replace("_", " ") + (f": {one_line(headline(error))}" if error else "")
-
-
-def _subject(letter: DeadLetter) -> str:
-    if letter.item is not None:
-        return f"item {letter.item}"
-    return letter.message.destination

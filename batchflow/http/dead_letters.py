@@ -20,13 +20,8 @@ from batchflow.http.schemas.dead_letters import (
     DeadLetterResponse,
     RedriveRequest,
 )
-from batchflow.serve.dead_letters import (
-    MAX_PAGE_SIZE,
-    DeadLetterFilter,
-    DeadLetterOptions,
-    DeadLetters,
-    select,
-)
+from batchflow.serve.dead_letter_filters import DeadLetterFilter, select
+from batchflow.serve.dead_letters import MAX_PAGE_SIZE, DeadLetterOptions, DeadLetters
 from batchflow.serve.runs import CURSOR_PATTERN
 
 _NAMES = {"run_id": "workflowRunId", "item": "itemId", "status": "responseStatus", "ids": "dlqIds"}

@@ -3,20 +3,20 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from functools import partial
-from typing import NamedTuple, TypedDict, Unpack, cast
+from typing import NamedTuple, Unpack
 
 from batchflow.core.dead_letters import DeadLetter, DeadLetterGroup, DeadLetterQuery
 from batchflow.core.flow import FlowControl
 from batchflow.core.ids import parse_item_run_id
 from batchflow.core.ports import Client
+from batchflow.core.posts import PUSH_DESTINATION
 from batchflow.core.retry import RetryPolicy
-from batchflow.core.suggestions import check_options
 from batchflow.errors import InputError, NotFoundError
+from batchflow.serve.dead_letter_filters import DeadLetterFilter, DeadLetterSelection, parse_filter, select, valid_id
 from batchflow.serve.delivery_scope import check_may_wait
 from batchflow.serve.runs import read_cursor
-from batchflow.serve.validation import format_value, is_valid_text, require_key, validate_text
+from batchflow.serve.validation import format_value, require_key
 
 MAX_PAGE_SIZE = 1_000
 """The maximum number of dead letters of a page."""
@@ -28,39 +28,6 @@ _SLICE = 200
 # The dead letters that one transaction changes: others wait only a moment.
 _KEPT_IDS = 1_000
 _MAX_RETRIES = 1_000
-
-
-class DeadLetterFilter(TypedDict, total=False):
-    """The dead letters that are meant: all parts have to match.
-
-    `workflow` is the name of a batch workflow or the route of a function, `url` the URL or route of an endpoint,
-    `run_id` that of the run, `group` a fingerprint of `groups`. `since` and `until` (not included) are times of death.
-    """
-
-    workflow: str | None
-    url: str | None
-    run_id: str | None
-    batch_id: str | None
-    item: str | None
-    label: str | None
-    status: int | None
-    group: str | None
-    since: datetime | None
-    until: datetime | None
-
-
-_TEXTS = {
-    "workflow": "the name of a workflow or the route of a function",
-    "url": "the URL or the route of an endpoint",
-    "run_id": "the id of a run",
-    "batch_id": "the id of a batch",
-    "item": "the id of an item",
-    "label": "the label of a run or batch",
-    "group": "the fingerprint of a group",
-}
-_FIELDS = {"url": "destination", "run_id": "run", "batch_id": "batch", "group": "fingerprint"}
-FILTER_NAMES = (*_TEXTS, "status", "since", "until")
-"""The names of the parts of a filter."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,9 +53,9 @@ class DeadLetterResult:
     """The result of a command for dead letters.
 
     `count` is the number that it was carried out for, `ids` are the first 1,000 of these. `refused` are the first 1,000
-    of those that it was not: they were not dead letters any more, a retry of their batch has started their item, or the
-    batch is being cancelled. `failed` are those of a canary that have failed again, and because of which the others
-    were left alone.
+    of those that it was not: they were not dead letters any more, a retry of their batch has started their item, the
+    batch is being cancelled, or they are posts: messages of `batchflow server`, of which there are `posts`. `failed`
+    are those of a canary that have failed again, and because of which the others were left alone.
     """
 
     count: int = 0
@@ -96,6 +63,12 @@ class DeadLetterResult:
     refused: list[str] = field(default_factory=list[str])
     failed: list[str] = field(default_factory=list[str])
     next_cursor: str | None = None
+    posts: int = 0
+
+    @property
+    def advice(self) -> str | None:
+        """A sentence on the posts among those that were refused; None if there are none."""
+        return f"{POSTS_ADVICE} ({self.posts:,} left alone)" if self.posts else None
 
     def add(self, id: str, done: bool) -> None:
         """Add one of them."""
@@ -104,8 +77,28 @@ class DeadLetterResult:
         if len(named) < _KEPT_IDS:
             named.append(id)
 
+    def leave(self, posts: Sequence[str]) -> None:
+        """Add posts that are left alone."""
+        self.posts += len(posts)
+        for id in posts:
+            self.add(id, False)
 
-Act = Callable[[str], Awaitable[bool]]
+
+POSTS_ADVICE = (
+    "messages of 'batchflow server' are delivered again by its REST API, with POST /v2/dlq/retry/ID, and those of its"
+    " workflow runs with POST /v2/workflows/dlq/resume/ID or /v2/workflows/dlq/restart/ID"
+)
+"""The sentence on posts: they are delivered again elsewhere."""
+
+
+class _Command(NamedTuple):
+    """A command: `act` carries it out for an id, and returns False if that is impossible.
+
+    With `leaves_posts` it is not for posts: what has ended with one, such as its run, does not go on with it.
+    """
+
+    act: Callable[[str], Awaitable[bool]]
+    leaves_posts: bool = False
 
 
 class DeadLetters:
@@ -116,7 +109,8 @@ class DeadLetters:
         await flow.dead_letters.resume(group="5d41402abc4b", canary=5)
 
     Commands take ids, or a filter (`DeadLetterFilter`), or `all=True`. They act on slices of a few hundred, the latest
-    first, and return how many they were carried out for: `DeadLetterResult`.
+    first, and return how many they were carried out for: `DeadLetterResult`. Messages of `batchflow server` are neither
+    resumed nor restarted here: `DeadLetterResult.advice`.
     """
 
     def __init__(self, client: Client) -> None:
@@ -128,7 +122,7 @@ class DeadLetters:
         Raises:
             NotFoundError: there is no such dead letter.
         """
-        found = await self._client.store.dead_letter(_id(id))
+        found = await self._client.store.dead_letter(valid_id(id))
         if found is None:
             raise NotFoundError(
                 f"there is no dead letter '{id}'; it was resumed or deleted, or retention has removed it"
@@ -192,16 +186,18 @@ class DeadLetters:
 
     async def callback(self, *ids: str, all: bool = False, **filter: Unpack[DeadLetterFilter]) -> DeadLetterResult:
         """Call their failure functions or URLs again; `refused` are those without one, or whose call has not ended."""
-        return await self._act(self._client.admin.call_failure_again, select(ids, all, filter, "callback"))
+        command = _Command(self._client.admin.call_failure_again)
+        return await self._act(command, select(ids, all, filter, "callback"), DeadLetterResult())
 
     async def delete(self, *ids: str, all: bool = False, **filter: Unpack[DeadLetterFilter]) -> DeadLetterResult:
         """Remove them, which cannot be undone; their items stay failed."""
-        return await self._act(self._client.admin.delete_dead_letter, select(ids, all, filter, "delete"))
+        command = _Command(self._client.admin.delete_dead_letter)
+        return await self._act(command, select(ids, all, filter, "delete"), DeadLetterResult())
 
     async def act_on_page(
         self,
         command: str,
-        selection: "DeadLetterSelection",
+        selection: DeadLetterSelection,
         options: DeadLetterOptions,
         *,
         cursor: str | None,
@@ -213,71 +209,93 @@ class DeadLetters:
             InputError: an option, the cursor or the limit is not valid.
         """
         _check_limit(limit)
-        act, result = self._command(command, options), DeadLetterResult()
-        if selection.ids:
-            await self._act_on(act, selection.ids, result)
+        chosen, result = self._command(command, options), DeadLetterResult()
+        if selection.ids is not None:
+            await self._act(chosen, selection, result)
         else:
             page = await self._page(selection.query, cursor, limit)
-            await self._act_on(act, [letter.id for letter in page.letters], result)
+            await self._act_on(chosen, _chosen(chosen, page.letters, result), result)
             result.next_cursor = page.next_cursor
         return result
 
-    def _command(self, command: str, options: DeadLetterOptions) -> Act:
+    def _command(self, command: str, options: DeadLetterOptions) -> _Command:
         admin = self._client.admin
         match command:
             case "resume" | "restart":
                 return self._redriving(options, restart=command == "restart")
             case "callback":
-                return admin.call_failure_again
+                return _Command(admin.call_failure_again)
             case _:
-                return admin.delete_dead_letter
+                return _Command(admin.delete_dead_letter)
 
-    def _redriving(self, options: DeadLetterOptions, *, restart: bool) -> Act:
+    def _redriving(self, options: DeadLetterOptions, *, restart: bool) -> _Command:
         retry = None if options.retries is None else RetryPolicy(retries=_retries(options.retries))
-        return partial(self._client.admin.redrive, restart=restart, retry=retry, flow=require_key(options.flow_control))
+        flow = require_key(options.flow_control)
+        return _Command(partial(self._client.admin.redrive, restart=restart, retry=retry, flow=flow), leaves_posts=True)
 
     async def _redrive(
-        self, selection: "DeadLetterSelection", options: DeadLetterOptions, canary: int | None, *, restart: bool
+        self, selection: DeadLetterSelection, options: DeadLetterOptions, canary: int | None, *, restart: bool
     ) -> DeadLetterResult:
-        act = self._redriving(options, restart=restart)
+        command, result = self._redriving(options, restart=restart), DeadLetterResult()
         if canary is None:
-            return await self._act(act, selection)
+            return await self._act(command, selection, result)
         _check_canary(canary)
         check_may_wait(self._client, "a canary of dead letters")
         # What dies from now on belongs to the canary.
         selection = selection.until(self._client.now() + 1)
-        first = [id async for ids in self._slices(selection, canary) for id in ids][:canary]
-        result = DeadLetterResult()
-        await self._act_on(act, first, result)
+        first = await self._first(canary, command, selection)
+        await self._act_on(command, first, result)
         ended = await asyncio.gather(*map(self._succeeded, result.ids))
         result.failed = [id for id, succeeded in zip(result.ids, ended, strict=True) if not succeeded]
-        return result if result.failed else await self._act(act, selection.without(first), result)
+        return result if result.failed else await self._act(command, selection.without(first), result)
+
+    async def _first(self, count: int, command: _Command, selection: DeadLetterSelection) -> Sequence[str]:
+        first: list[str] = []
+        async for ids in self._slices(selection, count, command, DeadLetterResult()):
+            first += ids[: count - len(first)]
+            if len(first) == count:
+                break
+        return first
 
     async def _act(
-        self, act: Act, selection: "DeadLetterSelection", result: DeadLetterResult | None = None
+        self, command: _Command, selection: DeadLetterSelection, result: DeadLetterResult
     ) -> DeadLetterResult:
-        result = result or DeadLetterResult()
-        async for ids in self._slices(selection, _SLICE):
-            await self._act_on(act, ids, result)
+        async for ids in self._slices(selection, _SLICE, command, result):
+            await self._act_on(command, ids, result)
         return result
 
-    async def _act_on(self, act: Act, ids: Sequence[str], result: DeadLetterResult) -> None:
+    async def _act_on(self, command: _Command, ids: Sequence[str], result: DeadLetterResult) -> None:
         for start in range(0, len(ids), _SLICE):
             part = ids[start : start + _SLICE]
             # Commands of one moment share a transaction.
-            for id, done in zip(part, await asyncio.gather(*map(act, part)), strict=True):
+            for id, done in zip(part, await asyncio.gather(*map(command.act, part)), strict=True):
                 result.add(id, done)
 
-    async def _slices(self, selection: "DeadLetterSelection", size: int) -> AsyncIterator[Sequence[str]]:
-        if selection.ids:
+    async def _slices(
+        self, selection: DeadLetterSelection, size: int, command: _Command, result: DeadLetterResult
+    ) -> AsyncIterator[Sequence[str]]:
+        """The ids that a command is for; the result gets those that it leaves alone."""
+        if selection.ids is not None:
             for start in range(0, len(selection.ids), size):
-                yield selection.ids[start : start + size]
+                ids = selection.ids[start : start + size]
+                posts: Sequence[str] = await self._posts(ids) if command.leaves_posts else ()
+                result.leave(posts)
+                yield [id for id in ids if id not in posts]
             return
         before: tuple[int, str] | None = None
         while found := await self._client.store.dead_letters(selection.query, size, before):
             before = found[-1].died_at, found[-1].id
-            if ids := [letter.id for letter in found if letter.id not in selection.left_out]:
-                yield ids
+            yield _chosen(command, [it for it in found if it.id not in selection.left_out], result)
+
+    async def _posts(self, ids: Sequence[str]) -> Sequence[str]:
+        """The posts among dead letters."""
+        posts: list[str] = []
+        # One after the other: their bodies may be large.
+        for id in ids:
+            letter = await self._client.store.dead_letter(id)
+            if letter is not None and is_post(letter):
+                posts.append(id)
+        return posts
 
     async def _page(self, query: DeadLetterQuery, cursor: str | None, limit: int) -> DeadLetterPage:
         before = None if cursor is None else read_cursor(cursor)
@@ -304,74 +322,16 @@ class DeadLetters:
         return bool(await self._client.ended(id, look, None))
 
 
-class DeadLetterSelection(NamedTuple):
-    """The dead letters that a command is for: these ids, or those that match; `left_out` are not among the latter."""
-
-    ids: tuple[str, ...] = ()
-    query: DeadLetterQuery = DeadLetterQuery()
-    left_out: frozenset[str] = frozenset()
-
-    def until(self, at: int) -> "DeadLetterSelection":
-        """Those of them that died before this time."""
-        limit = at if self.query.until is None else min(at, self.query.until)
-        return self._replace(query=self.query._replace(until=limit))
-
-    def without(self, ids: Sequence[str]) -> "DeadLetterSelection":
-        """All but these."""
-        return self._replace(ids=tuple(id for id in self.ids if id not in ids), left_out=frozenset(ids))
+def is_post(letter: DeadLetter) -> bool:
+    """True for a message of `batchflow server`."""
+    return letter.message.destination == PUSH_DESTINATION
 
 
-def select(ids: Sequence[str], all: bool, filter: DeadLetterFilter, command: str) -> DeadLetterSelection:
-    """The selection of these ids, of this filter, or of all, for a command.
-
-    Raises:
-        InputError: nothing is selected, ids are given beside a filter, or a part is not valid.
-    """
-    query = parse_filter(filter, command)
-    narrowed = query != DeadLetterQuery()
-    if ids and (narrowed or all):
-        raise InputError("name the dead letters by their ids or by a filter, not both", field="ids")
-    if not ids and not narrowed and all is not True:
-        raise InputError("say which dead letters: their ids, a filter, or all of them", field="ids")
-    return DeadLetterSelection(tuple(dict.fromkeys(_id(id) for id in ids)), query)
-
-
-def parse_filter(filter: DeadLetterFilter, command: str) -> DeadLetterQuery:
-    """A filter as the store has it.
-
-    Raises:
-        InputError: a part is unknown or not valid.
-    """
-    given = {name: value for name, value in cast("dict[str, object]", filter).items() if value is not None}
-    check_options(f"dead_letters.{command}", [it for it in given if it not in FILTER_NAMES], FILTER_NAMES)
-    found: dict[str, object] = {}
-    for name, value in given.items():
-        if name in _TEXTS:
-            make = partial(InputError, field=name)
-            found[_FIELDS.get(name, name)] = validate_text(f"'{name}'", value, make, _TEXTS[name])
-        elif name == "status":
-            if isinstance(value, bool) or not isinstance(value, int) or not 100 <= value <= 999:
-                raise InputError(option=name, got=format_value(value), want="write a status such as 500 or 504")
-            found[name] = value
-        else:
-            found[name] = _time(name, value)
-    return DeadLetterQuery(**cast("dict[str, None]", found))
-
-
-def _time(name: str, value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, (datetime, int)):
-        raise InputError(option=name, got=format_value(value), want="write a datetime with its time zone")
-    if isinstance(value, int):
-        return value
-    if value.tzinfo is None:
-        raise InputError(option=name, got=format_value(value), want="give it a time zone, such as tzinfo=UTC")
-    return int(value.timestamp() * 1000)
-
-
-def _id(id: object) -> str:
-    if not is_valid_text(id) or not id:
-        raise InputError(option="ids", got=format_value(id), want="write the id of a dead letter")
-    return cast("str", id)
+def _chosen(command: _Command, letters: Sequence[DeadLetter], result: DeadLetterResult) -> list[str]:
+    """The ids of those that a command is for; the result gets those that it leaves alone."""
+    posts = [it.id for it in letters if command.leaves_posts and is_post(it)]
+    result.leave(posts)
+    return [it.id for it in letters if it.id not in posts]
 
 
 def _retries(retries: object) -> int:

@@ -12,7 +12,7 @@ from batchflow.errors import InputError, NotFoundError
 from batchflow.server.context import ServerContext
 from batchflow.server.filters import DATE_FILTERS, POST_FILTERS, Filters
 from batchflow.server.run_histories import failure_callbacks
-from batchflow.wire.envelope import Envelope
+from batchflow.wire.envelope import ENDING_CALL_TYPES, Envelope
 from batchflow.wire.messages import message_json
 
 MAX_COUNT = 100
@@ -42,7 +42,6 @@ _MAX_CHARS = 8_000_000
 # A page with more ends before its count: the descriptions of messages have their bodies.
 _PAGE = 100
 _WORKFLOW = "workflow"
-_RUN_CALL_TYPES = ("step", "fromCallback")
 _ENDED = 503
 
 
@@ -120,7 +119,7 @@ async def present_entry(
 
 def is_of_run(entry: Mapping[str, Any]) -> bool:
     """True for a message whose failure has ended a workflow run; a call and a failure callback end none."""
-    return "workflowRunId" in entry and entry.get("callType") in _RUN_CALL_TYPES
+    return "workflowRunId" in entry and entry.get("callType") in ENDING_CALL_TYPES
 
 
 def read_page_cursor(text: str | None) -> tuple[int, str] | None:

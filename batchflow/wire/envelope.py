@@ -28,6 +28,9 @@ class CallbackTarget:
 CallType: TypeAlias = Literal["step", "toCallback", "fromCallback", "failureCall"]
 """The kinds of posts of a run: a delivery of steps, a call, the callback of a call, the failure callback."""
 
+ENDING_CALL_TYPES: frozenset[CallType] = frozenset({"step", "fromCallback"})
+"""The kinds of posts of a run with whose failure it fails."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunPart:

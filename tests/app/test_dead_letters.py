@@ -112,6 +112,16 @@ async def test_a_canary_of_listed_ids_is_the_first_of_them(app: tuple[Batchflow,
     assert (result.count, result.ids, result.refused) == (8, ids, [])
 
 
+async def test_a_canary_of_all_listed_ids_redrives_nothing_else(app: tuple[Batchflow, Any, Charges]) -> None:
+    """That none of them are left does not mean all dead letters."""
+    flow, _, _ = app
+    MENDED.update(f"c{number}" for number in range(8))
+    id, *others = [letter.id for letter in (await flow.dead_letters.list()).letters]
+    result = await flow.dead_letters.resume(id, canary=3)
+    assert (result.count, result.ids, result.refused) == (1, [id], [])
+    assert [letter.id for letter in (await flow.dead_letters.list()).letters] == others
+
+
 async def test_pages_and_filters(app: tuple[Batchflow, Any, Charges]) -> None:
     """A cursor leads to the next page; a filter narrows it."""
     flow, batch, _ = app

@@ -18,7 +18,8 @@ from batchflow.core.report import headline
 from batchflow.core.secrets import MASK, masked_value
 from batchflow.http.schemas.base import ApiModel, required_datetime, short_error, stored_traceback, to_datetime
 from batchflow.http.schemas.runs import StepInfo
-from batchflow.serve.dead_letters import MAX_PAGE_SIZE, DeadLetterFilter, DeadLetterPage, DeadLetterResult
+from batchflow.serve.dead_letter_filters import DeadLetterFilter
+from batchflow.serve.dead_letters import MAX_PAGE_SIZE, DeadLetterPage, DeadLetterResult
 
 
 class FailureCallInfo(ApiModel):
@@ -170,8 +171,9 @@ class DeadLetterResponse(ApiModel):
     """The dead letters that a command was carried out for: `count` of them.
 
     `refused` are those that it was not: they were not dead letters any more, a retry of their batch has started their
-    item, their batch is being cancelled, or they have no failure function. With a filter `nextCursor` is the `cursor`
-    of the next page; null after the last one.
+    item, their batch is being cancelled, they have no failure function, or they are messages of `batchflow server`:
+    then `advice` says how these are delivered again. With a filter `nextCursor` is the `cursor` of the next page; null
+    after the last one.
     `failed` is only of the command line: those of a canary that have failed again.
     """
 
@@ -180,6 +182,7 @@ class DeadLetterResponse(ApiModel):
     dlq_ids: list[str]
     refused: list[str]
     failed: list[str]
+    advice: str | None
     next_cursor: str | None
 
     @classmethod
@@ -190,6 +193,7 @@ class DeadLetterResponse(ApiModel):
             dlq_ids=result.ids,
             refused=result.refused,
             failed=result.failed,
+            advice=result.advice,
             next_cursor=result.next_cursor,
         )
 
