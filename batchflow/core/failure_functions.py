@@ -79,10 +79,15 @@ class FailureResponse(NamedTuple):
 
         A run that has failed with a step has failed for the reason that the step had.
         """
-        line = own_line(letter.error)
+        return cls.of_error(letter.status, letter.error)
+
+    @classmethod
+    def of_error(cls, status: int, text: str) -> "FailureResponse":
+        """The response of a run that has failed with this error."""
+        line = own_line(text)
         found = _TYPE.match(line)
         error = found[1] if found else line if line.isidentifier() else "Error"
-        return cls(letter.status, error, line[found.end() :] if found else line, traceback_text(letter.error))
+        return cls(status, error, line[found.end() :] if found else line, traceback_text(text))
 
     @property
     def headers(self) -> Mapping[str, str]:

@@ -17,7 +17,7 @@ from batchflow.core.retry import RetryPolicy
 from batchflow.core.run import Step
 from batchflow.core.schedule import NewSchedule, ScheduledStart
 from batchflow.core.settlement import Effect, Settlement
-from batchflow.core.store import AdminCommands, Commands, Journaling, Ledger, Reads, RecordResult
+from batchflow.core.store import AdminCommands, Commands, Journaling, Ledger, Reads, RecordResult, RunCommands, RunReads
 from batchflow.errors import StoreError
 
 FailurePoint: TypeAlias = Literal["step", "function", "delivery", "settlement"]
@@ -373,6 +373,11 @@ class Recorder(Protocol):
         """
         ...
 
+    @property
+    def most_attempts(self) -> int | None:
+        """The most attempts that a step may have, whatever its own policy; None: as many as that says."""
+        ...
+
     def plan(self, asked: Sequence[Step], settled: AbstractSet[int]) -> Sequence[Plan]:
         """Decide about new steps; returns one plan for each, in order.
 
@@ -403,7 +408,50 @@ class Recorder(Protocol):
         ...
 
 
-class Client(Commands, Protocol):
+class RunClient(RunCommands, Protocol):
+    """The engine of served functions, as their triggers and handles use it."""
+
+    @property
+    def run_store(self) -> RunReads:
+        """Its runs, for reading."""
+        ...
+
+    @property
+    def replaces_ended_runs(self) -> bool:
+        """True if the id of a run that has ended may be used again, although the run can still be read."""
+        ...
+
+    @property
+    def limit(self) -> SizeLimit:
+        """The size limit of stored values."""
+        ...
+
+    @property
+    def expected_data(self) -> ExpectedData:
+        """The types of the events that runs of this process wait for."""
+        ...
+
+    def now(self) -> int:
+        """The time, in ms since the epoch."""
+        ...
+
+    def new_id(self, kind: Literal["run", "batch"]) -> str:
+        """A new id that sorts by the time at which it was made."""
+        ...
+
+    async def ended(self, id: str, look: Callable[[], Awaitable[T | None]], limit: float | None) -> T | None:
+        """Wait until a run or batch has ended; returns the result of `look`, or None after `limit` seconds.
+
+        `look` reads the run or batch, and returns None while it has not ended. It is called at once and whenever that
+        may have changed, once for all who wait for the same id; if the store is unavailable, it is called again.
+
+        Raises:
+            StoreUnavailable: the app has stopped.
+        """
+        ...
+
+
+class Client(RunClient, Commands, Protocol):
     """The engine, as triggers and handles of workflows use it.
 
     Commands go through it and not directly to the store: the engine wakes its worker when something becomes due, and
@@ -434,24 +482,6 @@ class Client(Commands, Protocol):
         ...
 
     @property
-    def limit(self) -> SizeLimit:
-        """The size limit of stored values."""
-        ...
-
-    @property
-    def expected_data(self) -> ExpectedData:
-        """The types of the events that runs of this process wait for."""
-        ...
-
-    def now(self) -> int:
-        """The time, in ms since the epoch."""
-        ...
-
-    def new_id(self, kind: Literal["run", "batch"]) -> str:
-        """A new id that sorts by the time at which it was made."""
-        ...
-
-    @property
     def threads(self) -> "Threads | None":
         """The threads for plain functions that are called outside of any delivery; None if the app is not running."""
         ...
@@ -459,17 +489,6 @@ class Client(Commands, Protocol):
     @property
     def concurrency(self) -> int | None:
         """The number of claims that this process may have at a time; None if it does not work."""
-        ...
-
-    async def ended(self, id: str, look: Callable[[], Awaitable[T | None]], limit: float | None) -> T | None:
-        """Wait until a run or batch has ended; returns the result of `look`, or None after `limit` seconds.
-
-        `look` reads the run or batch, and returns None while it has not ended. It is called at once and whenever that
-        may have changed, once for all who wait for the same id; if the store is unavailable, it is called again.
-
-        Raises:
-            StoreUnavailable: the app has stopped.
-        """
         ...
 
 

@@ -76,8 +76,8 @@ class Lifecycle(Protocol):
         ...
 
 
-class Commands(Protocol):
-    """The commands of an app: some make work due, others end something."""
+class RunCommands(Protocol):
+    """The commands about runs: to start, notify and cancel them."""
 
     async def publish(self, messages: Sequence[Message]) -> Sequence[bool]:
         """Add messages to be claimed from `not_before` on; returns for each if it was new.
@@ -89,14 +89,6 @@ class Commands(Protocol):
         canary waits for `approve_batch`, with `after_walk` for both. A flow key that is not declared takes the limits
         of the latest message; those of a declared key stay. The outcome of a child whose id exists and that has ended
         (a kept run or a dead letter) arrives again at the step that waits for it.
-        """
-        ...
-
-    async def open_batch(self, batch: NewBatch, messages: Sequence[Message]) -> bool:
-        """Store a batch with its first messages.
-
-        Returns False and does nothing if its id exists, or if a batch with the same `open_dedup` has not ended; but a
-        child that exists and has ended, with its completion, publishes another completion message for its parent.
         """
         ...
 
@@ -122,6 +114,18 @@ class Commands(Protocol):
         """As `cancel_run`, for the runs with these ids, or for all runs that match both `destination` and `label`.
 
         Returns the number of runs that `cancel_run` would have answered True for. Not one transaction, but slices.
+        """
+        ...
+
+
+class Commands(RunCommands, Protocol):
+    """The commands of an app: some make work due, others end something."""
+
+    async def open_batch(self, batch: NewBatch, messages: Sequence[Message]) -> bool:
+        """Store a batch with its first messages.
+
+        Returns False and does nothing if its id exists, or if a batch with the same `open_dedup` has not ended; but a
+        child that exists and has ended, with its completion, publishes another completion message for its parent.
         """
         ...
 
@@ -392,7 +396,7 @@ class Schedules(Protocol):
 
 
 class RunReads(Protocol):
-    """Reads of runs and of their waits."""
+    """Reads of runs: how they stand, how they ended, and what they wait for."""
 
     async def run(self, id: str) -> Run | None:
         """A run that is waiting, leased, kept or dead; None if it does not exist, or no longer."""
@@ -409,8 +413,24 @@ class RunReads(Protocol):
         """The runs that wait for an event, those that have waited longest first."""
         ...
 
-    async def webhook(self, token: str) -> str | None:
-        """The run that accepted a webhook, unless it has ended."""
+    async def under_way(self, open_dedup: str) -> str | None:
+        """The id of the batch or message with this `open_dedup` that has not ended."""
+        ...
+
+    async def dead_letter(self, id: str) -> DeadLetter | None:
+        """A dead letter, whole; None if it does not exist, or no longer."""
+        ...
+
+    async def unserved(self, limit: int = 100) -> Sequence[UnservedWork]:
+        """Destinations, by name, of due messages that could start if a worker served them, which no live one does.
+
+        Those that the rate of their key delays count too; those of a paused or parked key, or of a batch that is paused
+        or being cancelled, do not. Nothing while a live worker has not reported what it serves.
+        """
+        ...
+
+    async def flows(self, keys: Sequence[str] | None = None, *, waiting: bool = True) -> Sequence[FlowStatus]:
+        """The current state of flow keys, by name. Without `waiting`, what waits is not counted; its number is 0."""
         ...
 
 
@@ -510,12 +530,8 @@ class LedgerReads(Protocol):
 class Reads(RunReads, BatchReads, LedgerReads, Protocol):
     """All reads of a store by apps and operators; they change nothing."""
 
-    async def under_way(self, open_dedup: str) -> str | None:
-        """The id of the batch or message with this `open_dedup` that has not ended."""
-        ...
-
-    async def dead_letter(self, id: str) -> DeadLetter | None:
-        """A dead letter, whole; None if it does not exist, or no longer."""
+    async def webhook(self, token: str) -> str | None:
+        """The run that accepted a webhook, unless it has ended."""
         ...
 
     async def dead_letters(
@@ -539,18 +555,6 @@ class Reads(RunReads, BatchReads, LedgerReads, Protocol):
         A worker is listed from its registration until it is deregistered, or `expire` has reclaimed its claims. It is
         lost while `expire` would do that; this reclaims nothing.
         """
-        ...
-
-    async def unserved(self, limit: int = 100) -> Sequence[UnservedWork]:
-        """Destinations, by name, of due messages that could start if a worker served them, which no live one does.
-
-        Those that the rate of their key delays count too; those of a paused or parked key, or of a batch that is paused
-        or being cancelled, do not. Nothing while a live worker has not reported what it serves.
-        """
-        ...
-
-    async def flows(self, keys: Sequence[str] | None = None, *, waiting: bool = True) -> Sequence[FlowStatus]:
-        """The current state of flow keys, by name. Without `waiting`, what waits is not counted; its number is 0."""
         ...
 
     async def flow_holders(self, key: str, limit: int = 100) -> Sequence[FlowHolder]:

@@ -5,6 +5,7 @@ import contextlib
 import os
 import socket
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+from dataclasses import replace
 from typing import Literal, TypeVar
 
 from batchflow.core import ids
@@ -27,7 +28,7 @@ from batchflow.core.ports import (
 from batchflow.core.posts import PUSH_SCHEDULE_DESTINATION
 from batchflow.core.schedule import ScheduledStart
 from batchflow.core.settlement import Notice
-from batchflow.core.store import AdminCommands, Ledger, Store
+from batchflow.core.store import AdminCommands, Ledger, RunReads, Store
 from batchflow.engine.backlog import WriteBacklog
 from batchflow.engine.callbacks import CallbackSettings
 from batchflow.engine.caller import HttpCaller
@@ -108,6 +109,16 @@ class Engine:
         self._stopping: EngineWorker | None = None
 
     # The client port
+
+    @property
+    def run_store(self) -> RunReads:
+        """See the port."""
+        return self.store
+
+    @property
+    def replaces_ended_runs(self) -> bool:
+        """See the port."""
+        return False
 
     @property
     def admin(self) -> AdminCommands:
@@ -375,22 +386,14 @@ class Engine:
 
     def make_dispatcher(self, worker: str, lease: WorkerLease | None = None) -> Dispatcher:
         """A dispatcher for `worker`, not started. The engine is open; the caller renews `lease`."""
-        assert self._threads is not None
         clock = ServerClock(self._clock)
         outage = Outage(self.observers)
-        runtime = Runtime(
-            journaling=self.store,
-            clock=clock,
-            entropy=self._entropy,
-            threads=self._threads,
-            client=self,
+        runtime = replace(
+            self.make_runtime(clock),
             lease=lease,
             backlog=WriteBacklog(),
             always_replay=self._options.always_replay,
-            step_override=self.step_override,
-            expected_data=self.expected_data,
             retry_record=outage.retry_step,
-            observers=self.observers,
         )
         callers = dict(http_callers(self.caller, self.store, self.callbacks))
         if self.push_client is not None:
@@ -404,6 +407,20 @@ class Engine:
             watchers=self.watchers,
             observers=self.observers,
             outage=outage,
+        )
+
+    def make_runtime(self, clock: Clock) -> Runtime:
+        """The parts of this engine that deliveries use, without those of a worker. The engine is open."""
+        assert self._threads is not None
+        return Runtime(
+            journaling=self.store,
+            clock=clock,
+            entropy=self._entropy,
+            threads=self._threads,
+            client=self,
+            step_override=self.step_override,
+            expected_data=self.expected_data,
+            observers=self.observers,
         )
 
     def _clock_jumps(self) -> ClockJumpDetector | None:

@@ -95,7 +95,7 @@ class RunEndpoints:
 
     async def progress(self, id: str, interval: Annotated[float, Query(ge=0.1, le=60)] = 0.5) -> Response:
         """The run is read every `interval` seconds. Close the `EventSource` on `done`, or it connects again."""
-        return progress_response(partial(self._client.store.run, id), await self._read(id), _describe, interval)
+        return progress_response(partial(self._client.run_store.run, id), await self._read(id), _describe, interval)
 
     async def cancel(self, id: str) -> Response:
         """A waiting run ends at once, a running one at its next step. Safe to repeat."""
@@ -122,7 +122,7 @@ class RunEndpoints:
             raise function_not_found(function, self._functions)
 
     async def _read(self, id: str) -> Run:
-        run = await self._client.store.run(id)
+        run = await self._client.run_store.run(id)
         if run is None:
             raise not_found("run", id)
         return run

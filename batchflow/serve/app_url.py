@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import cast
 from urllib.parse import urlsplit
@@ -104,7 +104,8 @@ class RouterPath:
 class PublicUrl:
     """The public URL of a function, from its options or the variables of `env`.
 
-    `url` is that of the function at `route`, `base_url` that of the router, and `router` the router's path.
+    `url` is that of the function at `route`, `base_url` that of the router, and `router` the router's path. `hooks`
+    makes the URL of a webhook from its token, where the app does not serve it.
 
     Raises:
         ConfigurationError: an option or a variable does not hold an absolute URL.
@@ -115,6 +116,7 @@ class PublicUrl:
     base_url: str | None = None
     env: Mapping[str, str] = field(default_factory=lambda: os.environ)
     router: RouterPath = field(default_factory=RouterPath)
+    hooks: Callable[[str], str] | None = None
 
     def __post_init__(self) -> None:
         check_url("url", self.url)
@@ -160,6 +162,17 @@ class PublicUrl:
                 f"{app_url}/api for one that is included under /api, {app_url}/ for one without a prefix"
             )
         return app_url.rstrip("/")
+
+    def webhooks(self, headers: Mapping[str, str]) -> Callable[[str], str]:
+        """Return the function that makes the URL of a webhook from its token, for a run with these headers.
+
+        Raises:
+            ConfigurationError: see `resolve`.
+        """
+        if self.hooks is not None:
+            return self.hooks
+        root = self.resolve(headers)
+        return lambda token: f"{root}/webhooks/{token}"
 
     def url_of(self, route: str, headers: Mapping[str, str]) -> str:
         """Return the URL of an endpoint, for a run with these headers; `route` if the app's public URL is not known."""

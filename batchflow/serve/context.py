@@ -15,6 +15,7 @@ from batchflow.core.flow import FlowControl
 from batchflow.core.message import Claim
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.settlement import Effect, Notify
+from batchflow.errors import ConfigurationError
 from batchflow.logs import SafeLogger, logger
 from batchflow.serve.app_url import ROOT_HEADER, PublicUrl, user_headers
 from batchflow.serve.callables import as_async
@@ -206,6 +207,13 @@ class WorkflowContext(Generic[Payload]):
         `TimeoutError`. A plain function cannot be cancelled: its thread runs on, and its result is dropped.
         """
         check_retry(retry)
+        most = self._execution.recorder.most_attempts
+        if retry is not None and most is not None and retry.attempts > most:
+            raise ConfigurationError(
+                f"has {retry.attempts - 1} retries, and QStash delivers a run of this function {most} times",
+                option="retry",
+                want=f"give the function more: @flow.serve(…, retries={retry.attempts - 1})",
+            )
         return StepRunner(self._execution, StepOptions(retry=retry, timeout_ms=parse_timeout(timeout)))
 
     def sleep(self, name: str, duration: Duration, /) -> Coroutine[Any, Any, None]:
@@ -341,8 +349,7 @@ class WorkflowContext(Generic[Payload]):
         Raises:
             ConfigurationError: the public URL of the app is not configured.
         """
-        root = self._public_url.resolve(self._claim.headers)
-        return webhook_step(self._execution, name, root)
+        return webhook_step(self._execution, name, self._public_url.webhooks(self._claim.headers))
 
     def wait_for_webhook(
         self, name: str, webhook: Webhook, /, *, timeout: Duration | None = None

@@ -13,7 +13,7 @@ from batchflow.core.duration import Duration
 from batchflow.core.failure_functions import FAILURE_URL_DESTINATION
 from batchflow.core.flow import LIMIT_OPTIONS, FlowControl
 from batchflow.core.message import Claim
-from batchflow.core.ports import Client, LogNames
+from batchflow.core.ports import LogNames, RunClient
 from batchflow.core.retry import RETRIES_WORDS, RetryPolicy
 from batchflow.errors import ConfigurationError, InputError
 from batchflow.serve.app_url import NO_PUBLIC_URL, PublicUrl
@@ -46,7 +46,7 @@ def serve_function(
     function: Callable[[WorkflowContext[Payload]], Awaitable[Result]],
     route: str,
     *,
-    client: Client,
+    client: RunClient,
     retry: RetryPolicy = DEFAULT_RETRY,
     flow_control: FlowControl | None = None,
     timeout_ms: int | None = None,

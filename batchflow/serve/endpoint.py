@@ -29,6 +29,8 @@ class DirectRecorder:
 
     __slots__ = ("_claim", "_entropy", "_journaling", "clock", "policy", "stops")
 
+    most_attempts = None
+
     def __init__(self, claim: Claim, policy: RetryPolicy, runtime: Runtime) -> None:
         self._claim = claim
         self._journaling = runtime.journaling

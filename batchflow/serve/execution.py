@@ -278,7 +278,7 @@ class Execution:
             if step.position:
                 await self.ensure_scheduler().wait_recorded(step)
             else:
-                await self._wait_start(step)
+                await self._wait_start(step, due)
                 if not step.due:
                     step = step._replace(due=due)
                     await self._begin_sleep(step)
@@ -430,13 +430,16 @@ class Execution:
             scheduler.wake()
         return step
 
-    async def _wait_start(self, step: Step) -> None:
-        """Wait until the step may start; park one that is due later, or that this attempt does not execute."""
+    async def _wait_start(self, step: Step, due: int = 0) -> None:
+        """Wait until the step may start; park one that is due later, or that this attempt does not execute.
+
+        A sleep that begins ends at `due`.
+        """
         scheduler = self.ensure_scheduler()
         if step.due > self.now():
             scheduler.pending[step.number] = step
             await scheduler.park(step, step.due)
-        if await scheduler.wait_start(step) == "park":
+        if await scheduler.wait_start(step if step.due else step._replace(due=due)) == "park":
             await scheduler.park(step, NEVER)
 
     def _begin(self, step: Step) -> None:

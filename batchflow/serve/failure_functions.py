@@ -15,7 +15,7 @@ from batchflow.core.codec import Codec, type_name
 from batchflow.core.dead_letters import DeadLetter
 from batchflow.core.failure_functions import FailureResponse, failure_destination
 from batchflow.core.message import Claim, failure_flow
-from batchflow.core.ports import Client, LogNames
+from batchflow.core.ports import LogNames, RunClient
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.secrets import describe_misfit
 from batchflow.errors import ConfigurationError, InputError
@@ -93,7 +93,7 @@ def function_failure_endpoint(
     route: str,
     name: str,
     payload: Codec[Any],
-    client: Client,
+    client: RunClient,
     timeout_ms: int | None,
     public_url: PublicUrl,
     env: Mapping[str, str],
@@ -149,7 +149,7 @@ def failure_endpoint(
     route: str,
     name: str,
     log: LogNames,
-    client: Client,
+    client: RunClient,
     timeout_ms: int | None,
     public_url: PublicUrl = NO_PUBLIC_URL,
     env: Mapping[str, str] = os.environ,
@@ -157,7 +157,7 @@ def failure_endpoint(
     """Return the endpoint that calls the code with each dead letter of the endpoint at `route`."""
 
     async def handle(ctx: LayerContext[str]) -> str:
-        letter = await client.store.dead_letter(ctx.payload)
+        letter = await client.run_store.dead_letter(ctx.payload)
         if letter is None:
             # It was resumed or deleted meanwhile: the run has not failed any more.
             return "null"

@@ -13,7 +13,7 @@ from batchflow.core.codec import Codec, type_name
 from batchflow.core.duration import Duration
 from batchflow.core.flow import FlowControl
 from batchflow.core.message import Message
-from batchflow.core.ports import Client
+from batchflow.core.ports import RunClient
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.schedule import (
     NewSchedule,
@@ -59,7 +59,7 @@ class ServedFunction(Generic[Payload, Result]):
     endpoint: Endpoint
     payload: Codec[Payload]
     result: Codec[Result]
-    client: Client
+    client: RunClient
     label: str | None = None
     parse: Callable[[str], Payload] | None = None
     """Reads the payload from the body of a request that is not JSON."""
@@ -150,12 +150,20 @@ class ServedFunction(Generic[Payload, Result]):
         run_id, dedup_id = options.get("run_id"), options.get("dedup_id")
         if len(messages) > 1 and (run_id or dedup_id):
             raise InputError("name one run", option="run_id", other="dedup_id", want="trigger several without them")
-        if options.get("dedup") == "open":
+        is_open = options.get("dedup") == "open"
+        if is_open and not self.client.replaces_ended_runs:
             return [await self._trigger_open(message) for message in messages]
+        named = run_id is not None or dedup_id is not None
+        if (
+            named
+            and not is_open
+            and self.client.replaces_ended_runs
+            and await self.client.run_store.run(messages[0].id)
+        ):
+            return [self._handle(messages[0], deduplicated=True)]
         new = await self.client.publish(messages) if messages else ()
         if run_id is not None and not all(new):
             await self._check_is_own_run(run_id)
-        named = run_id is not None or dedup_id is not None
         return [self._handle(it, deduplicated=named and not is_new) for it, is_new in zip(messages, new, strict=True)]
 
     async def _trigger_open(self, message: Message) -> RunHandle[Result]:
@@ -164,8 +172,8 @@ class ServedFunction(Generic[Payload, Result]):
             (new,) = await self.client.publish([message])
             if new:
                 return self._handle(message)
-            known = await self.client.store.under_way(message.open_dedup or "")
-            if known is None and await self.client.store.run(message.id) is not None:
+            known = await self.client.run_store.under_way(message.open_dedup or "")
+            if known is None and await self.client.run_store.run(message.id) is not None:
                 # Publishing did store it, although the reply was lost, and it has ended since.
                 known = message.id
             if known is not None:
@@ -176,7 +184,7 @@ class ServedFunction(Generic[Payload, Result]):
         return RunHandle(message.id, self.result, self.client, deduplicated=deduplicated)
 
     async def _check_is_own_run(self, id: str) -> None:
-        run = await self.client.store.run(id)
+        run = await self.client.run_store.run(id)
         if run is not None and run.destination != self.endpoint.route:
             raise InputError(f"which is a run of '{run.destination}'", option="run_id", got=f"'{id}'")
 

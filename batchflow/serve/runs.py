@@ -11,10 +11,10 @@ from typing import Generic, TypeVar, cast
 
 from batchflow.core.codec import Codec
 from batchflow.core.duration import Duration, to_ms
-from batchflow.core.ports import Client
+from batchflow.core.ports import RunClient
 from batchflow.core.report import headline, one_line
 from batchflow.core.run import RUN_STATES, Run, RunQuery, RunState, Waiter
-from batchflow.core.store import Reads
+from batchflow.core.store import RunReads
 from batchflow.errors import InputError, NotFoundError, RunFailed
 from batchflow.serve.delivery_scope import check_may_wait, check_not_polling
 from batchflow.serve.validation import format_value, is_valid_text, validate_run_id, validate_text
@@ -51,7 +51,7 @@ def timeout_seconds(timeout: Duration | None) -> float | None:
 
 
 async def wait_until_over(
-    client: Client,
+    client: RunClient,
     id: str,
     look: Callable[[], Awaitable[T | None]],
     limit: float | None,
@@ -81,7 +81,7 @@ class RunHandle(Generic[Result]):
 
     __slots__ = ("_client", "_result", "deduplicated", "id")
 
-    def __init__(self, id: str, result: Codec[Result], client: Client, *, deduplicated: bool = False) -> None:
+    def __init__(self, id: str, result: Codec[Result], client: RunClient, *, deduplicated: bool = False) -> None:
         self.id = id
         self.deduplicated = deduplicated
         self._result = result
@@ -145,20 +145,20 @@ class RunHandle(Generic[Result]):
         return await self._client.cancel_run(self.id)
 
     async def _read(self) -> Run:
-        run = await self._client.store.run(self.id)
+        run = await self._client.run_store.run(self.id)
         if run is None:
             raise NotFoundError(f"there is no run '{self.id}'; retention may have removed it")
         return run
 
     async def _waiting_reason(self) -> str | None:
-        return await find_run_wait_reason(self._client.store, await self._read(), self._client.now())
+        return await find_run_wait_reason(self._client.run_store, await self._read(), self._client.now())
 
     async def _ended(self) -> Run | None:
         run = await self._read()
         return run if _is_over(run) else None
 
 
-async def find_run_wait_reason(store: Reads, run: Run, now: int) -> str | None:
+async def find_run_wait_reason(store: RunReads, run: Run, now: int) -> str | None:
     """Return one sentence about the reason for which a run waits; None if it does not, or if none is known."""
     if run.state != "waiting":
         return None
@@ -196,7 +196,7 @@ class RunPage:
 
 
 async def list_runs(
-    client: Client,
+    client: RunClient,
     *,
     state: RunState | None = None,
     destination: str | None = None,
@@ -218,7 +218,7 @@ async def list_runs(
     if state is not None and state not in RUN_STATES:
         raise InputError(option="state", got=format_value(state), want=f"write one of {', '.join(RUN_STATES)}")
     query = RunQuery(state, destination, validate_label_filter(label), None if cursor is None else read_cursor(cursor))
-    runs = await client.store.runs(query, limit + 1)
+    runs = await client.run_store.runs(query, limit + 1)
     last = runs[limit - 1] if len(runs) > limit else None
     return RunPage(runs=runs[:limit], next_cursor=last and f"{last.created_at}.{last.id}")
 
@@ -246,7 +246,7 @@ def validate_label_filter(label: str | None, what: str = "run") -> str | None:
     return validate_text("'label'", label, partial(InputError, field="label"), f"the label of a {what}, as text")
 
 
-async def notify_event(client: Client, event_id: str, data: object, run_id: str | None) -> Sequence[str]:
+async def notify_event(client: RunClient, event_id: str, data: object, run_id: str | None) -> Sequence[str]:
     """Send an event to the runs that wait for it, and return their ids; see `Batchflow.notify`.
 
     Raises:
@@ -260,6 +260,6 @@ async def notify_event(client: Client, event_id: str, data: object, run_id: str 
     return await client.notify(event, text, run)
 
 
-async def list_waiters(client: Client, event_id: str) -> Sequence[Waiter]:
+async def list_waiters(client: RunClient, event_id: str) -> Sequence[Waiter]:
     """Return the runs that wait for the event."""
-    return await client.store.waiters(validate_event_id(event_id))
+    return await client.run_store.waiters(validate_event_id(event_id))

@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias, TypedDict, get_args
 from batchflow.core.duration import Duration, to_ms
 from batchflow.core.flow import FlowControl
 from batchflow.core.message import Message
-from batchflow.core.ports import Client
+from batchflow.core.ports import RunClient
 from batchflow.core.retry import RetryPolicy
 from batchflow.core.suggestions import check_options
 from batchflow.errors import InputError
@@ -55,7 +55,7 @@ def check_trigger_options(options: TriggerOptions, now: int) -> None:
 
 
 def run_message(
-    endpoint: Endpoint, client: Client, body: str, options: TriggerOptions, default_label: str | None
+    endpoint: Endpoint, client: RunClient, body: str, options: TriggerOptions, default_label: str | None
 ) -> Message:
     """Return the message that starts a run.
 
@@ -67,9 +67,10 @@ def run_message(
     headers = validate_headers(options.get("headers"))
     not_before = start_time(options.get("delay"), options.get("not_before"), client.now())
     retry = run_retry_policy(endpoint, options.get("retries"), options.get("retry_delay"))
+    keeps_ids = not client.replaces_ended_runs
     return Message(
-        id=client.new_id("run") if id is None or is_open else id,
-        open_dedup=id if is_open else None,
+        id=client.new_id("run") if id is None or (is_open and keeps_ids) else id,
+        open_dedup=id if is_open and keeps_ids else None,
         destination=endpoint.route,
         flow=require_key(options.get("flow_control")) or endpoint.flow,
         body=body,

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from batchflow.core.duration import format_duration
 from batchflow.core.flow import FlowStatus
 from batchflow.core.message import MOST_NAMED
-from batchflow.core.store import Reads
+from batchflow.core.store import RunReads
 from batchflow.errors import StoreError
 
 LOOK_S = 2.0
@@ -27,7 +27,7 @@ async def waiting_reason(look: Callable[[], Awaitable[str | None]]) -> str:
         return f"its store is away: {error}"
 
 
-async def unserved_reason(store: Reads, destinations: Container[str]) -> str:
+async def unserved_reason(store: RunReads, destinations: Container[str]) -> str:
     """Return a sentence if no worker serves one of these destinations, and something is due there; else ""."""
     return unserved_sentence([it.destination for it in await store.unserved() if it.destination in destinations])
 

@@ -1,7 +1,7 @@
 """Waiting for events and webhooks, for the first of several waits, and with a time limit."""
 
 import asyncio
-from collections.abc import Awaitable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Annotated, Any, Generic, TypeVar, cast
@@ -12,7 +12,7 @@ from pydantic_core import from_json
 from batchflow.core.call import EMPTY_BODY, Body
 from batchflow.core.codec import Codec, type_name
 from batchflow.core.duration import humanize_duration
-from batchflow.core.ports import Client
+from batchflow.core.ports import RunClient
 from batchflow.core.run import Step
 from batchflow.core.secrets import Secret, describe_misfit
 from batchflow.core.settlement import AcceptWebhook, Listen
@@ -164,7 +164,7 @@ async def event_step(execution: Execution, name: str, event: str, codec: Codec[T
     return EventResult(name, data, timed_out=False)
 
 
-async def check_event_data(client: Client, event: str, text: str, run: str | None) -> None:
+async def check_event_data(client: RunClient, event: str, text: str, run: str | None) -> None:
     """Refuse data that a run could not read, as far as this process knows the types of those that wait for the event.
 
     Raises:
@@ -172,18 +172,18 @@ async def check_event_data(client: Client, event: str, text: str, run: str | Non
     """
     if not client.expected_data.knows(event):
         return
-    waiters = await client.store.waiters(event)
+    waiters = await client.run_store.waiters(event)
     for codec in client.expected_data.of([waiter for waiter in waiters if run in (None, waiter.run)]):
         decode_event_data(text, codec, f"the data of event '{event}'")
 
 
-async def webhook_step(execution: Execution, name: str, root: str) -> Webhook:
-    """Create a webhook below the URL `root`; see `WorkflowContext.create_webhook`."""
+async def webhook_step(execution: Execution, name: str, url_of: Callable[[str], str]) -> Webhook:
+    """Create a webhook, whose URL `url_of` makes from its token; see `WorkflowContext.create_webhook`."""
 
     def make() -> Webhook:
         # With a word of its own a token is found, and masked, in any text.
         token = f"{execution.run_id}.whk_{execution.entropy.bytes(_TOKEN_BYTES).hex()}"
-        return Webhook(url=f"{root}/webhooks/{token}", token=token)
+        return Webhook(url=url_of(token), token=token)
 
     return await execution.record_effects(name, webhook_codec(), make, lambda made: (AcceptWebhook(made.token),))
 

@@ -73,6 +73,14 @@ class Model:
         return self
 
     @property
+    def run_store(self) -> "Model":
+        return self
+
+    @property
+    def replaces_ended_runs(self) -> bool:
+        return False
+
+    @property
     def admin(self) -> AdminCommands:
         raise NotImplementedError
 

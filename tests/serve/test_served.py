@@ -36,6 +36,7 @@ class Publisher:
     """As much of a client as a trigger needs."""
 
     limit = DEFAULT_SIZE_LIMIT
+    replaces_ended_runs = False
 
     def __init__(self) -> None:
         self.messages: list[Message] = []
