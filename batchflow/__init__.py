@@ -12,6 +12,7 @@ from batchflow.core.retry import RetryPolicy
 from batchflow.core.schedule import Schedule
 from batchflow.core.secrets import Secret
 from batchflow.errors import BatchflowError, NonRetryable, RateLimited, RetryAfter, StepFailed
+from batchflow.qstash.options import QStash
 from batchflow.serve.context import WorkflowContext
 from batchflow.serve.failure_functions import RunFailure
 
@@ -27,6 +28,7 @@ __all__ = [
     "NoParams",
     "NonRetryable",
     "Page",
+    "QStash",
     "RateLimited",
     "RetryAfter",
     "RetryPolicy",

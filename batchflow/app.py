@@ -52,6 +52,7 @@ from batchflow.errors import ConfigurationError, DuplicateNameError, InputError,
 from batchflow.http.notifications import notification_body
 from batchflow.http.reserved_routes import check_not_reserved
 from batchflow.logs import set_level
+from batchflow.qstash.options import QStash
 from batchflow.resources import Resource, Resources
 from batchflow.serve import runs
 from batchflow.serve.app_url import PublicUrl, RouterPath
@@ -81,6 +82,7 @@ if TYPE_CHECKING:
     from fastapi import APIRouter
 
     from batchflow.http.router import Routers
+    from batchflow.qstash.deliveries import QStashDeliveries
     from batchflow.server.app import QStashServer
 
 P = ParamSpec("P")
@@ -117,7 +119,7 @@ class Batchflow:
 
     def __init__(
         self,
-        store: "str | Store | None" = None,
+        store: "str | Store | QStash | None" = None,
         *,
         ledger: "str | Ledger | None" = None,
         worker: bool = True,
@@ -133,6 +135,8 @@ class Batchflow:
         from batchflow.settings import Settings, open_ledger, open_store
 
         url, beside = (it if isinstance(it, str) else None for it in (store, ledger))
+        if isinstance(store, QStash):
+            url = "qstash://"
         self.settings = Settings.load(
             url=url,
             ledger=beside,
@@ -155,8 +159,15 @@ class Batchflow:
         self._router_path = RouterPath()
         self._routers: Routers | None = None
         self._server: QStashServer | None = None
-        self.engine = Engine(
-            open_store(self.settings, clock) if store is None or isinstance(store, str) else store,
+        qstash = store if isinstance(store, QStash) else QStash() if self.settings.url == "qstash://" else None
+        kind = Engine
+        if qstash is not None:
+            # Imported only by the apps that use it.
+            from batchflow.qstash.engine import QStashEngine
+
+            kind = QStashEngine
+        self.engine: Engine = kind(
+            open_store(self.settings, clock) if store is None or isinstance(store, str | QStash) else store,
             self._endpoints,
             self._limits,
             clock=clock,
@@ -171,11 +182,15 @@ class Batchflow:
                 limit=SizeLimit(self.settings.max_value),
             ),
         )
+        self._deliveries: QStashDeliveries | None = None
+        if qstash is not None:
+            from batchflow.qstash.connection import connect
+
+            self.worker = False
+            self._deliveries = connect(self.engine, qstash, self.settings, self._endpoints)
         self.engine.callbacks = CallbackSettings(notification_body, self.settings.qstash_current_signing_key)
-        self.schedules = ScheduleAdmin(self.engine)
-        """The schedules of workflows and functions: to make, list, pause, fire and delete them."""
-        self.limits = LimitAdmin(self.engine)
-        """The limits of flow keys: to list, show, pin, pause and reset them."""
+        self._schedules = ScheduleAdmin(self.engine)
+        self._limit_admin = LimitAdmin(self.engine)
         self.engine.report_progress = ProgressLog(self.engine, self._workflows).write
         end_log = BatchEndLog(self.engine)
         self.engine.observers.add(end_log)
@@ -198,6 +213,11 @@ class Batchflow:
         return self._add(bind(workflow, self.engine))
 
     def _add(self, bound: Bound) -> Bound:
+        if self._deliveries is not None:
+            raise ConfigurationError(
+                f"QStash runs the functions of @flow.serve, and '{bound.name}' is a batch: give it an app of its own, "
+                f"such as Batchflow('sqlite:///batchflow.db')"
+            )
         if bound.name in self._workflows:
             raise DuplicateNameError(
                 f"two workflows are named '{bound.name}'; "
@@ -327,6 +347,12 @@ class Batchflow:
         check_flag("verbose", verbose)
         check_string_mapping("env", env)
         declared = as_schedule(schedule)
+        if declared is not None and self._deliveries is not None:
+            raise ConfigurationError(
+                "is not supported on QStash",
+                option="schedule",
+                want="make the schedule in QStash: POST /v2/schedules/URL with Upstash-Cron",
+            )
         environment = os.environ if env is None else env
         public_url = PublicUrl(route=route, url=url, base_url=base_url, env=environment)
 
@@ -382,7 +408,9 @@ class Batchflow:
             if endpoint.route in self._endpoints:
                 raise DuplicateNameError(f"the route '{endpoint.route}' is served twice; give one of them another")
         for it in endpoints:
-            self._endpoints[it.route] = replace(it, public_url=replace(it.public_url, router=self._router_path))
+            hooks = None if self._deliveries is None else self._deliveries.webhook_url
+            url = replace(it.public_url, router=self._router_path, hooks=hooks)
+            self._endpoints[it.route] = replace(it, public_url=url)
             self.engine.log_names[it.route] = it.log
 
     @overload
@@ -516,7 +544,24 @@ class Batchflow:
         page = await flow.dead_letters.list(workflow="welcome")
         await flow.dead_letters.resume(group=page.letters[0].fingerprint, canary=5)
         """
+        self._refuse_on_qstash("dead letters")
         return DeadLetters(self.engine)
+
+    @property
+    def schedules(self) -> ScheduleAdmin:
+        """The schedules of workflows and functions: to make, list, pause, fire and delete them."""
+        self._refuse_on_qstash("schedules")
+        return self._schedules
+
+    @property
+    def limits(self) -> LimitAdmin:
+        """The limits of flow keys: to list, show, pin, pause and reset them."""
+        self._refuse_on_qstash("the limits of flow keys")
+        return self._limit_admin
+
+    def _refuse_on_qstash(self, what: str) -> None:
+        if self._deliveries is not None:
+            raise ConfigurationError(f"QStash has {what} of this app: use its console, or its REST API")
 
     async def cancel(
         self,
@@ -691,7 +736,7 @@ class Batchflow:
             self._routers = Routers(
                 self.engine,
                 self._workflows,
-                self.schedules,
+                self._schedules,
                 access=Access(
                     token=None if settings.token is None else settings.token.get_secret_value(),
                     guarded=settings.admin_access == "app",
@@ -706,6 +751,7 @@ class Batchflow:
                 ),
                 app_url=settings.app_url,
                 trust_prefix=settings.trust_forwarded_prefix,
+                deliveries=self._deliveries,
             )
             for it in (*self._workflows.values(), *self._served.values()):
                 self._routers.add(it)

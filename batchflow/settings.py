@@ -175,6 +175,21 @@ class Settings(BaseSettings):
         validation_alias=AliasChoices("qstash_current_signing_key", "QSTASH_CURRENT_SIGNING_KEY"),
         description="the key that signs requests to failure URLs, as QStash signs its own",
     )
+    qstash_next_signing_key: Annotated[SecretStr | None, AfterValidator(_signing_key)] = Field(
+        default=None,
+        validation_alias=AliasChoices("qstash_next_signing_key", "QSTASH_NEXT_SIGNING_KEY"),
+        description="the key that QStash signs with after the next rotation",
+    )
+    qstash_token: Annotated[SecretStr | None, AfterValidator(_signing_key)] = Field(
+        default=None,
+        validation_alias=AliasChoices("qstash_token", "QSTASH_TOKEN"),
+        description="the token of QStash, if that is the engine",
+    )
+    qstash_url: Annotated[str | None, AfterValidator(_root)] = Field(
+        default=None,
+        validation_alias=AliasChoices("qstash_url", "QSTASH_URL"),
+        description="the address of QStash; by default that of hosted QStash",
+    )
     push_allow: Annotated[str | None, AfterValidator(_allowed)] = Field(
         default=None,
         description="what the server delivers to beside public addresses: loopback, private, or networks, "
@@ -278,6 +293,11 @@ def open_store(settings: Settings, clock: Clock) -> Store:
         ConfigurationError: the URL names no store.
     """
     scheme, _, rest = settings.url.partition("://")
+    if scheme == "qstash" and "://" in settings.url:
+        from batchflow.stores.sqlite import SqliteStore
+
+        # Runs of functions live in QStash; nothing else is there.
+        return SqliteStore(":memory:", clock=clock)
     if scheme == "sqlite" and "://" in settings.url:
         from batchflow.stores.sqlite import SqliteStore
 

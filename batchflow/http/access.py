@@ -53,6 +53,16 @@ class Access:
         rules = [self._check_origin]
         return [Depends(it) for it in (rules if self._token is None else [self._check_token, *rules])]
 
+    async def check_start(self, request: Request) -> None:
+        """The rules of the routes that start work, for one that answers other requests too.
+
+        Raises:
+            InputError: the request breaks one (401, 403).
+        """
+        if self._token is not None:
+            await self._check_token(request)
+        await self._check_origin(request)
+
     @property
     def admin_rules(self) -> list[Any]:
         """The dependencies of the routes of operators."""

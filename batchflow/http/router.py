@@ -20,13 +20,16 @@ from batchflow.http.health import HealthEndpoints
 from batchflow.http.openapi import error_responses
 from batchflow.http.runs import RunEndpoints, WorkerEndpoints
 from batchflow.http.schedules import ScheduleEndpoints
-from batchflow.http.triggers import FunctionEndpoint, TriggerLimits, WorkflowEndpoints
+from batchflow.http.triggers import Deliveries, FunctionEndpoint, TriggerLimits, WorkflowEndpoints
 from batchflow.http.urls import Urls, router_prefix
 from batchflow.serve.functions import ServedFunction
 
 
 class Routers:
     """Three routers: `triggers` starts work, `webhooks` answers everybody, `admin` is for operators.
+
+    With `deliveries` the routes of functions are among the `webhooks`: the engine that calls them has no token. There
+    are only routes of runs and events then, since all else is in that engine.
 
     `whole` has all three. Each can be included in several apps and under several prefixes. Workflows and functions that
     are added later are served wherever `triggers` or `whole` has been included.
@@ -42,34 +45,52 @@ class Routers:
         limits: TriggerLimits,
         app_url: str | None,
         trust_prefix: bool,
+        deliveries: Deliveries | None = None,
     ) -> None:
         self._limits = limits
+        self._access = access
+        self._deliveries = deliveries
         self._functions: set[str] = set()
         self.triggers = _router(access.trigger_rules, access.statuses)
         self.webhooks = _router([], ())
         self.admin = _router(access.admin_rules, access.statuses)
         self._urls = Urls(self.admin, self.webhooks, app_url=app_url, trust_prefix=trust_prefix)
-        BatchEndpoints(client, workflows).add_routes(self.admin)
-        BatchOperations(client, workflows, max_body=limits.max_body).add_routes(self.admin)
-        RetryEndpoint(client, workflows, max_body=limits.max_body).add_routes(self.admin)
         RunEndpoints(client, self._functions, max_body=limits.max_body).add_routes(self.admin)
-        DeadLetterEndpoints(client, max_body=limits.max_body).add_routes(self.admin)
         EventEndpoints(client, max_body=limits.max_body).add_routes(self.admin)
-        FlowKeyEndpoints(client, max_body=limits.max_body).add_routes(self.admin)
-        WorkerEndpoints(client).add_routes(self.admin)
-        ScheduleEndpoints(client, schedules, max_body=limits.max_body).add_routes(self.admin)
-        WebhookEndpoint(client, max_body=limits.max_body).add_routes(self.webhooks)
         HealthEndpoints(client, access).add_routes(self.webhooks)
+        if deliveries is None:
+            self._add_own(client, workflows, schedules)
         self.whole = APIRouter()
         for part in (self.admin, self.webhooks, self.triggers):
             self.whole.include_router(part)
+
+    def _add_own(self, client: Client, workflows: Mapping[str, Workflow[Any, Any]], schedules: ScheduleAdmin) -> None:
+        """Add the routes of what the app's own store has."""
+        max_body = self._limits.max_body
+        BatchEndpoints(client, workflows).add_routes(self.admin)
+        BatchOperations(client, workflows, max_body=max_body).add_routes(self.admin)
+        RetryEndpoint(client, workflows, max_body=max_body).add_routes(self.admin)
+        DeadLetterEndpoints(client, max_body=max_body).add_routes(self.admin)
+        FlowKeyEndpoints(client, max_body=max_body).add_routes(self.admin)
+        WorkerEndpoints(client).add_routes(self.admin)
+        ScheduleEndpoints(client, schedules, max_body=max_body).add_routes(self.admin)
+        WebhookEndpoint(client, max_body=max_body).add_routes(self.webhooks)
 
     def add(self, served: Workflow[Any, Any] | ServedFunction[Any, Any]) -> None:
         """Add the three routes of a workflow, or the one of a function."""
         if isinstance(served, Workflow):
             WorkflowEndpoints(served, limits=self._limits, urls=self._urls).add_routes(self.triggers)
-        else:
+        elif self._deliveries is None:
             FunctionEndpoint(served, limits=self._limits, urls=self._urls).add_routes(self.triggers)
+            self._functions.add(served.endpoint.route)
+        else:
+            FunctionEndpoint(
+                served,
+                limits=self._limits,
+                urls=self._urls,
+                deliveries=self._deliveries,
+                check_start=self._access.check_start,
+            ).add_routes(self.webhooks)
             self._functions.add(served.endpoint.route)
 
     def prefix_in(self, app: object) -> str | None:

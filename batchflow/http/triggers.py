@@ -1,9 +1,9 @@
 """The endpoints that start work: batches of a workflow, runs of a durable function."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from inspect import getdoc
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field, JsonValue, create_model
@@ -224,10 +224,62 @@ class WorkflowEndpoints:
         )
 
 
-class FunctionEndpoint:
-    """The route of one durable function: a POST starts a run with the body as its payload."""
+class DeliveryAnswer(Protocol):
+    """The answer to a delivery."""
 
-    def __init__(self, function: ServedFunction[Any, Any], *, limits: TriggerLimits, urls: Urls) -> None:
+    @property
+    def status(self) -> int:
+        """Its status."""
+        ...
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Its headers."""
+        ...
+
+    @property
+    def body(self) -> bytes:
+        """Its body."""
+        ...
+
+
+class Deliveries(Protocol):
+    """Answers the requests of an engine that calls the functions over HTTP, and verifies that they come from it."""
+
+    def is_delivery(self, headers: Mapping[str, str]) -> bool:
+        """True for the headers, in lower case, of a request that only the engine sends."""
+        ...
+
+    async def answer(self, route: str, url: str, headers: Mapping[str, str], body: bytes) -> DeliveryAnswer:
+        """Answer one to this route; `url` is that of the request.
+
+        Raises:
+            InputError: the engine has not sent it (401), or it is not what it sends.
+        """
+        ...
+
+
+MAX_DELIVERY = 64 * 2**20
+"""The largest body of a delivery, in bytes: it has all steps of a run."""
+
+
+class FunctionEndpoint:
+    """The route of one durable function: a POST starts a run with the body as its payload.
+
+    With `deliveries` the engine calls it too; `check_start` decides then who may start a run.
+    """
+
+    def __init__(
+        self,
+        function: ServedFunction[Any, Any],
+        *,
+        limits: TriggerLimits,
+        urls: Urls,
+        deliveries: Deliveries | None = None,
+        check_start: Callable[[Request], Awaitable[None]] | None = None,
+    ) -> None:
+        self._deliveries = deliveries
+        self._check_start = check_start
         self._function = function
         self._endpoint = function.endpoint
         self._payload = PayloadReader(function)
@@ -255,6 +307,13 @@ class FunctionEndpoint:
     async def start(self, request: Request) -> Response:
         """The run is stored before this is answered. A header `Upstash-Forward-NAME` becomes NAME of the run."""
         route = self._endpoint.route
+        if self._deliveries is not None and self._deliveries.is_delivery(request.headers):
+            body = await read_body(request, MAX_DELIVERY)
+            url = str(request.url.replace(query="", fragment=""))
+            answer = await self._deliveries.answer(route, url, request.headers, body.content)
+            return Response(answer.body, answer.status, dict(answer.headers))
+        if self._check_start is not None:
+            await self._check_start(request)
         root = self._urls.webhooks(request, route)
         options = run_options(request.headers.raw, self._endpoint.retry, root)
         self._limits.check_flow(options.get("flow_control"))

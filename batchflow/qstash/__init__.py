@@ -1,0 +1,1 @@
+"""QStash as the engine: runs of served functions, step by step over signed HTTP."""

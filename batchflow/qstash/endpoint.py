@@ -1,0 +1,329 @@
+"""The endpoint of a served function as QStash calls it: one request is one delivery of a run."""
+
+import asyncio
+from base64 import b64decode
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple, Protocol, cast
+from urllib.parse import unquote
+
+from pydantic_core import from_json, to_json
+
+from batchflow.core.dead_letters import DeadLetter
+from batchflow.core.failure_functions import FailureResponse
+from batchflow.core.message import Claim
+from batchflow.core.ports import STOP_REASON, TIMEOUT_REASON, Runtime
+from batchflow.core.settlement import Settlement
+from batchflow.errors import InputError, NotFoundError, StoreError
+from batchflow.qstash.receiver import Receiver
+from batchflow.qstash.recorder import Submitter, WireRecorder
+from batchflow.qstash.runs import ShownFailureCallback
+from batchflow.serve.endpoint import Endpoint
+from batchflow.wire.envelope import HeaderPairs
+from batchflow.wire.headers import NOT_FORWARDED
+from batchflow.wire.signature import SIGNATURE
+from batchflow.wire.steps import DeliveredRun, call_record, read_delivery
+from batchflow.wire.submissions import (
+    PROTOCOL,
+    Address,
+    RunSettings,
+    batch_submission,
+    called_submission,
+    init_item,
+    own_id,
+)
+
+RUN_ID = "upstash-workflow-runid"
+VERSION = "upstash-workflow-sdk-version"
+UNKNOWN_SDK = "upstash-workflow-unknown-sdk"
+CALLBACK = "upstash-workflow-callback"
+FAILURE = "upstash-workflow-failure-callback"
+OF_QSTASH = frozenset({VERSION, UNKNOWN_SDK, CALLBACK, FAILURE})
+"""Headers of which each request of QStash about a run has one."""
+
+_OWN = ("upstash-", "x-vercel-", "x-forwarded-", "cf-", "cdn-loop", "render-proxy-ttl")
+_ANSWERED: Mapping[str, str] = MappingProxyType(
+    {"Upstash-Workflow-Sdk-Version": PROTOCOL, "Upstash-workflow-sdk": "v1.3.0", "Content-Type": "application/json"}
+)
+# The version of the protocol, and that of the SDK for JavaScript that has it: QStash looks at both.
+
+
+class WireRequest(NamedTuple):
+    """A request of QStash; the names of its headers are in lower case."""
+
+    headers: Mapping[str, str]
+    body: bytes
+
+    def __repr__(self) -> str:
+        return f"WireRequest({len(self.body)} bytes)"
+
+
+class WireAnswer(NamedTuple):
+    """The answer to a request of QStash."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class WireEngine(Submitter, Protocol):
+    """QStash, as an endpoint uses it."""
+
+    @property
+    def runtime(self) -> Runtime:
+        """The parts of the app that deliveries use."""
+        ...
+
+    @property
+    def telemetry(self) -> HeaderPairs:
+        """The headers that describe this program."""
+        ...
+
+    @property
+    def told(self) -> dict[str, DeadLetter]:
+        """The dead letters that failure functions are being told of, by the ids of their runs."""
+        ...
+
+    async def steps_of(self, run: str) -> bytes:
+        """All steps of a run, as a delivery has them.
+
+        Raises:
+            NotFoundError: the run has ended.
+        """
+        ...
+
+    async def finish(self, address: Address, result: str | None) -> None:
+        """End a run with its result (JSON text). Safe to repeat."""
+        ...
+
+
+class WireEndpoint:
+    """Answers the requests of QStash for one endpoint. `url` is its public URL.
+
+    Without a `receiver` nobody verifies that they come from QStash.
+    """
+
+    def __init__(self, endpoint: Endpoint, failure: Endpoint | None, engine: WireEngine) -> None:
+        self._endpoint = endpoint
+        self._failure = failure
+        self._engine = engine
+
+    async def answer(self, request: WireRequest, url: str, receiver: Receiver | None) -> WireAnswer:
+        """Answer one request.
+
+        Raises:
+            InputError: QStash has not sent it (401), or it is not what QStash sends.
+        """
+        headers = request.headers
+        if receiver is not None:
+            receiver.verify(headers.get(SIGNATURE.lower()), url, request.body)
+        if (wire_run := headers.get(RUN_ID)) is None:
+            raise InputError(f"the header '{RUN_ID}' is missing; QStash sends it", status=400)
+        if headers.get(VERSION, PROTOCOL) != PROTOCOL:
+            raise InputError(f"batchflow speaks version {PROTOCOL} of the workflow protocol", field=VERSION, status=400)
+        address = Address(
+            wire_run,
+            url,
+            created_at=_number(headers, "upstash-workflow-createdat"),
+            depth=_number(headers, "upstash-workflow-invoke-count"),
+            telemetry=self._engine.telemetry,
+        )
+        try:
+            if FAILURE in headers:
+                return await self._fail(request, address)
+            if CALLBACK in headers:
+                return await self._called(request, address)
+            run = await self._read(request, wire_run)
+            if UNKNOWN_SDK in headers:
+                return await self._begin(request, address, run)
+            return _success(wire_run) if run.is_repeated else await self._deliver(request, address, run)
+        except NotFoundError:
+            # It has ended meanwhile.
+            return _success(wire_run)
+        except StoreError as error:
+            return _failure(FailureResponse(500, type(error).__name__, str(error), ""))
+
+    async def _read(self, request: WireRequest, wire_run: str) -> DeliveredRun:
+        headers, now = request.headers, self._engine.runtime.clock.now()
+        body, until = request.body, None
+        if not body:
+            # QStash leaves out what is large.
+            body, until = await self._engine.steps_of(wire_run), headers.get("upstash-message-id")
+        return read_delivery(
+            body, started_at=_number(headers, "upstash-workflow-createdat") or now, now=now, until=until
+        )
+
+    async def _deliver(self, request: WireRequest, address: Address, run: DeliveredRun) -> WireAnswer:
+        headers, runtime = request.headers, self._engine.runtime
+        retried = _number(headers, "upstash-retried")
+        claim = Claim(
+            own_id(address.run),
+            1,
+            self._endpoint.route,
+            run.payload.decode(errors="replace") or "null",
+            failures=retried,
+            headers=user_headers(headers),
+            journal=run.journal,
+            started_at=address.created_at or runtime.clock.now(),
+            depth=address.depth,
+        )
+        recorder = WireRecorder(
+            address,
+            run,
+            self._engine,
+            retried=retried,
+            policy=self._endpoint.retry,
+            clock=runtime.clock,
+            entropy=runtime.entropy,
+        )
+        settlement = await _run(self._endpoint, claim, runtime, recorder)
+        now = runtime.clock.now()
+        if settlement is None:
+            return _failure(FailureResponse(500, "StoreError", "QStash could not record a step", ""))
+        match settlement.ending:
+            case "done":
+                await self._engine.finish(address, settlement.result)
+            case "suspended" if waits_for_retry(settlement):
+                return _retry_answer(settlement, now)
+            case "suspended":
+                await recorder.submit_plans()
+            case "retry" | "parked" | "released":
+                return _retry_answer(settlement, now)
+            case "dead" | "failed":
+                return _failure(FailureResponse.of_error(489, settlement.error or ""))
+            case "cancelled":
+                # Whoever has cancelled it has told QStash.
+                pass
+        return _success(address.run)
+
+    async def _begin(self, request: WireRequest, address: Address, run: DeliveredRun) -> WireAnswer:
+        """Take over a run that somebody has started without knowing what serves it."""
+        settings = RunSettings(headers=user_headers(request.headers))
+        item = init_item(address, run.payload.decode(errors="replace"), settings)
+        item["headers"] |= {"upstash-workflow-trigger-by-sdk": "true"}
+        await self._engine.submit(batch_submission([item]))
+        return _success(address.run)
+
+    async def _called(self, request: WireRequest, address: Address) -> WireAnswer:
+        """Submit the outcome of a call, of which QStash tells by its callback."""
+        headers = request.headers
+        identity = {
+            "stepId": _number(headers, "upstash-workflow-stepid"),
+            "stepName": unquote(headers.get("upstash-workflow-stepname", "")),
+            "stepType": "Call",
+            "concurrent": _number(headers, "upstash-workflow-concurrent") or 1,
+        }
+        body = request.body
+        if not body:
+            body = _entry_of(await self._engine.steps_of(address.run), headers.get("upstash-message-id"))
+        callback = _read_object(body)
+        status, most = int(callback.get("status") or 0), callback.get("maxRetries") or 0
+        if 200 <= status < 300 or callback.get("retried", 0) == most:
+            now = self._engine.runtime.clock.now()
+            await self._engine.submit(called_submission(address, call_record(identity, callback, now)))
+        return _success(address.run, "fromCallback")
+
+    async def _fail(self, request: WireRequest, address: Address) -> WireAnswer:
+        """Call the failure function."""
+        if self._failure is None:
+            answer = _success(address.run, "failure-callback-undefined")
+            return answer._replace(headers={**answer.headers, "Upstash-Workflow-Failure-Callback-Notfound": "true"})
+        runtime = self._engine.runtime
+        letter = ShownFailureCallback.model_validate(_read_object(request.body)).to_letter(
+            own_id(address.run), self._endpoint, user_headers(request.headers), runtime.clock.now()
+        )
+        self._engine.told[letter.id] = letter
+        claim = Claim(
+            f"{letter.id}.failure",
+            1,
+            self._failure.route,
+            to_json(letter.id).decode(),
+            failures=_number(request.headers, "upstash-retried"),
+            started_at=runtime.clock.now(),
+        )
+        try:
+            settlement = await _run(self._failure, claim, runtime, None)
+        finally:
+            self._engine.told.pop(letter.id, None)
+        if settlement is not None and settlement.ending == "done":
+            result: Any = from_json(settlement.result or "null")
+            return WireAnswer(200, _ANSWERED, to_json({"result": result}))
+        if settlement is not None and settlement.ending in ("retry", "parked"):
+            return _retry_answer(settlement, runtime.clock.now())
+        return _failure(FailureResponse.of_error(489, (settlement and settlement.error) or ""))
+
+
+async def _run(endpoint: Endpoint, claim: Claim, runtime: Runtime, recorder: WireRecorder | None) -> Settlement | None:
+    """Deliver a claim in a task of its own, within the time limit of one attempt."""
+    task = asyncio.create_task(endpoint.deliver(claim, runtime, recorder))
+
+    def interrupt(reason: str) -> None:
+        runtime.interrupts.request(claim, reason)
+        task.cancel()
+
+    limit = endpoint.timeout_ms
+    timer = None if limit is None else asyncio.get_running_loop().call_later(limit / 1000, interrupt, TIMEOUT_REASON)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        if not task.done():
+            interrupt(STOP_REASON)
+            await asyncio.wait([task])
+        raise
+    finally:
+        if timer is not None:
+            timer.cancel()
+        runtime.interrupts.discard(claim)
+
+
+def waits_for_retry(settlement: Settlement) -> bool:
+    """True for the end of an attempt with a step that has failed and is tried again."""
+    return any(step.state == "pending" and step.failures for step in settlement.steps)
+
+
+def user_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    """The headers of a delivery that the trigger has set: without those of QStash, of HTTP and of proxies."""
+    return {
+        name: value for name, value in headers.items() if not name.startswith(_OWN) and name not in _NOT_OF_TRIGGERS
+    }
+
+
+_NOT_OF_TRIGGERS = NOT_FORWARDED | {"content-type", "user-agent", "accept"}
+
+
+def _success(run: str, condition: str = "success") -> WireAnswer:
+    return WireAnswer(200, _ANSWERED, to_json({"workflowRunId": run, "finishCondition": condition}))
+
+
+def _failure(response: FailureResponse, **headers: str) -> WireAnswer:
+    final = {"Upstash-NonRetryable-Error": "true"} if response.status == 489 else {}
+    return WireAnswer(response.status, {**_ANSWERED, **final, **headers}, response.body)
+
+
+def _retry_answer(settlement: Settlement, now: int) -> WireAnswer:
+    """Ask for another delivery when the settlement wants it: QStash knows whole seconds."""
+    error = settlement.error or settlement.failures[-1].message if settlement.failures else ""
+    response = FailureResponse.of_error(429 if settlement.ending == "parked" else 500, error)
+    return _failure(response, **{"Retry-After": str(max(0, -(-(settlement.due - now) // 1000)))})
+
+
+def _number(headers: Mapping[str, str], name: str) -> int:
+    text = headers.get(name, "")
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 16 else 0
+
+
+def _read_object(body: bytes) -> dict[str, Any]:
+    try:
+        read: Any = from_json(body)
+    except ValueError as error:
+        raise InputError(f"the body is not JSON ({error})", status=400) from error
+    if not isinstance(read, dict):
+        raise InputError("the body is not a JSON object, as QStash sends it", status=400)
+    return cast("dict[str, Any]", read)
+
+
+def _entry_of(steps: bytes, message: str | None) -> bytes:
+    found: Any = next((it for it in from_json(steps) if it.get("messageId") == message), None)
+    if found is None:
+        raise NotFoundError("the callback is not there any more")
+    return b64decode(found["body"])

@@ -1,0 +1,99 @@
+"""The runs of an app on QStash, read over its REST API."""
+
+from collections.abc import Callable, Mapping, Sequence
+from urllib.parse import quote
+
+from batchflow.core.dead_letters import DeadLetter
+from batchflow.core.flow import FlowStatus
+from batchflow.core.message import UnservedWork
+from batchflow.core.run import Run, RunQuery, Waiter
+from batchflow.errors import NotFoundError
+from batchflow.qstash.rest import QStashRest
+from batchflow.qstash.runs import RunsPage, ShownLetter, ShownWaiter
+from batchflow.wire.submissions import wire_id
+
+_PAGE = 10
+"""The number of runs that QStash returns at once."""
+
+
+class QStashRuns:
+    """See `batchflow.core.store.RunReads`. `url_of` is the URL of a route, `route_of` the route of a URL.
+
+    `told` are dead letters of which QStash tells just now, by the ids of their runs.
+    """
+
+    def __init__(
+        self,
+        rest: QStashRest,
+        url_of: Callable[[str], str],
+        route_of: Callable[[str], str],
+        told: Mapping[str, DeadLetter],
+    ) -> None:
+        self._told = told
+        self._rest = rest
+        self._url_of = url_of
+        self._route_of = route_of
+
+    async def run(self, id: str) -> Run | None:
+        """See the port."""
+        page = await self._page({"workflowRunId": wire_id(id)})
+        return page.runs[0].to_run(self._route_of) if page.runs else None
+
+    async def runs(self, query: RunQuery, limit: int) -> Sequence[Run]:
+        """See the port; the pages of QStash are read until there are enough."""
+        asked: dict[str, str] = {"count": str(_PAGE)}
+        if query.label is not None:
+            asked["label"] = query.label
+        if query.destination is not None:
+            asked["workflowUrl"] = self._url_of(query.destination)
+        if query.before is not None:
+            asked["toDate"] = str(query.before[0])
+        runs: list[Run] = []
+        while len(runs) < limit:
+            page = await self._page(asked)
+            found = [it.to_run(self._route_of) for it in page.runs]
+            runs += [run for run in found if _matches(run, query)]
+            if not page.cursor:
+                break
+            asked["cursor"] = page.cursor
+        return runs[:limit]
+
+    async def _page(self, query: Mapping[str, str]) -> RunsPage:
+        answer = await self._rest.get("/v2/workflows/events", {"groupBy": "workflowRunId", **query})
+        return RunsPage.model_validate(answer)
+
+    async def waiters(self, event: str) -> Sequence[Waiter]:
+        """See the port."""
+        answer = await self._rest.get(f"/v2/waiters/{quote(event, safe='')}")
+        return [ShownWaiter.model_validate(it).to_waiter() for it in answer]
+
+    async def under_way(self, open_dedup: str) -> str | None:
+        """See the port: the id of a run says what it is for."""
+        run = await self.run(open_dedup)
+        return open_dedup if run is not None and run.state in ("waiting", "running") else None
+
+    async def dead_letter(self, id: str) -> DeadLetter | None:
+        """See the port; `id` is that of an entry of the DLQ."""
+        if (told := self._told.get(id)) is not None:
+            return told
+        try:
+            shown = await self._rest.get(f"/v2/workflows/dlq/{quote(id, safe='')}")
+        except NotFoundError:
+            return None
+        return ShownLetter.model_validate(shown).to_letter(self._route_of)
+
+    async def unserved(self, limit: int = 100) -> Sequence[UnservedWork]:
+        """See the port: QStash calls whoever is there."""
+        return ()
+
+    async def flows(self, keys: Sequence[str] | None = None, *, waiting: bool = True) -> Sequence[FlowStatus]:
+        """See the port: the limits of flow keys are read by `flow.limits`."""
+        return ()
+
+
+def _matches(run: Run, query: RunQuery) -> bool:
+    return (
+        (query.state is None or run.state == query.state)
+        and (query.destination is None or run.destination == query.destination)
+        and (query.before is None or (run.created_at, run.id) < query.before)
+    )

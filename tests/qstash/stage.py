@@ -1,0 +1,100 @@
+"""An app on QStash, and a QStash of ours that calls it: in virtual time, without sockets."""
+
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import httpx
+from fastapi import FastAPI
+
+from batchflow import Batchflow, QStash
+from batchflow.engine.push_client import PushRequest
+from batchflow.engine.push_response import PushResponse
+from batchflow.testing import FixedEntropy, ManualClock, drive
+from tests.stores.kinds import Kind, made
+
+APP_URL = "https://app.example.com"
+TENANT = "acme"
+
+
+class AppClient:
+    """Delivers the requests of QStash to an ASGI app, unless `lose` says that one is lost, before or after it."""
+
+    def __init__(self) -> None:
+        self.app: FastAPI | None = None
+        self.requests: list[PushRequest] = []
+        self.answers: list[int] = []
+        self.elsewhere: Callable[[PushRequest], Awaitable[PushResponse]] | None = None
+        self.after: Callable[[PushRequest, PushResponse], PushResponse] = lambda _, response: response
+
+    async def send(self, request: PushRequest) -> PushResponse:
+        if not request.url.startswith(APP_URL):
+            assert self.elsewhere is not None, request.url
+            return await self.elsewhere(request)
+        assert self.app is not None
+        self.requests.append(request)
+        transport = httpx.ASGITransport(self.app)
+        async with httpx.AsyncClient(transport=transport) as http:
+            response = await http.request(
+                request.method, request.url, headers=list(request.headers), content=request.body
+            )
+        self.answers.append(response.status_code)
+        return self.after(
+            request, PushResponse(response.status_code, tuple(response.headers.items()), response.content)
+        )
+
+    async def close(self) -> None:
+        """Nothing is kept open."""
+
+
+class WireStage:
+    """A QStash of the store `kind`, and an app that uses it; `async with` opens both."""
+
+    def __init__(self, kind: Kind = "sqlite", **options: Any) -> None:
+        self.clock = ManualClock()
+        self.client = AppClient()
+        self.qstash = Batchflow(made(kind, self.clock), clock=self.clock, worker=False, entropy=FixedEntropy())
+        self.qstash.engine.push_client = self.client
+        self.server = self.qstash.server
+        self._options = options
+        self.keys: Mapping[str, str] = {}
+        self.token = ""
+
+    async def __aenter__(self) -> "WireStage":
+        await self.qstash.start(worker=False)
+        self.token = token = await self.server.tokens.create(TENANT)
+        transport = httpx.ASGITransport(self.server)
+        async with httpx.AsyncClient(transport=transport, headers={"authorization": f"Bearer {token}"}) as http:
+            self.keys = (await http.get("http://qstash.test/v2/keys")).json()
+        self.flow = Batchflow(
+            QStash(
+                url="http://qstash.test",
+                token=token,
+                current_signing_key=self.keys["current"],
+                next_signing_key=self.keys["next"],
+                transport=transport,
+                **self._options,
+            ),
+            clock=self.clock,
+            entropy=FixedEntropy(),
+        )
+        return self
+
+    async def open(self) -> None:
+        """Start the app, once its functions are declared."""
+        self.client.app = FastAPI()
+        self.client.app.include_router(self.flow.router)
+        await self.flow.start()
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.flow.stop()
+        await self.qstash.stop()
+
+    async def drive(self, *, ms: int | None = None) -> None:
+        """Deliver what is due, jump to what is due next, and so on."""
+        await drive(self.qstash, self.clock, until=None if ms is None else self.clock.now() + ms)
+
+    @property
+    def bodies(self) -> list[Any]:
+        """The bodies of the requests to the app."""
+        return [json.loads(it.body) for it in self.client.requests]
