@@ -11,6 +11,9 @@ import uvicorn
 
 from batchflow.cli.process import SignalHandler
 
+KEEP_ALIVE_S = 75
+"""The time that an idle connection is kept: longer than clients keep theirs, 4 s in JavaScript, so that they end it."""
+
 
 class HttpServer(uvicorn.Server):
     """A server that leaves the signals to the command."""
@@ -37,6 +40,7 @@ async def serve_http(
         log_config=None,
         access_log=False,
         server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=math.ceil(grace_seconds),
     )
     server = HttpServer(config)

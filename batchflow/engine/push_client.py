@@ -68,7 +68,10 @@ class PushClient(Protocol):
     """Sends requests; tests replace it."""
 
     async def send(self, request: PushRequest) -> PushResponse:
-        """Send a request once and read the response.
+        """Send a request and read the response.
+
+        It is sent a second time, within the same time limit, only if the server has closed a kept connection without
+        an answer. The server may then have seen it, with the same headers, and so the same `Upstash-Message-Id`.
 
         Raises:
             PushError: there is no response.

@@ -142,6 +142,9 @@ class Connections:
     async def exchange(self, origin: Origin, request: bytes, method: str, max_bytes: int) -> PushResponse:
         """Send a request and read its response.
 
+        A request that meets the end of a kept connection is sent once more on a new one, if no byte of a response has
+        come: the server may then see it twice.
+
         Raises:
             RefusedAddress: the server has no address that is allowed.
             BrokenResponse: the response is not HTTP.
@@ -152,7 +155,7 @@ class Connections:
             try:
                 return await self._use(kept, origin, request, method, max_bytes)
             except OSError:
-                # The server may have closed it at this moment.
+                # The server may have closed it at this moment. A retry of the message would come much later, and count.
                 if kept.has_answered:
                     raise
         return await self._use(await self._connect(origin), origin, request, method, max_bytes)

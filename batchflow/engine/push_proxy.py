@@ -3,7 +3,7 @@
 from ssl import SSLContext
 from typing import TYPE_CHECKING
 
-from batchflow.engine.push_connection import CONNECT_S, Disconnected, UnknownHost
+from batchflow.engine.push_connection import CONNECT_S, KEEP_ALIVE_S, Disconnected, UnknownHost
 from batchflow.engine.push_response import MAX_HEAD_BYTES, BrokenResponse, PushResponse
 from batchflow.wire.envelope import HeaderPairs
 
@@ -66,7 +66,7 @@ class ProxyClient:
         import aiohttp
 
         return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(ssl=self._certificates, limit=0),
+            connector=aiohttp.TCPConnector(ssl=self._certificates, limit=0, keepalive_timeout=KEEP_ALIVE_S),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S),
             skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),

@@ -10,10 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+import uvicorn
 from httpx import ASGITransport, AsyncClient, Response
 from qstash import Receiver
 
 from batchflow import Batchflow
+from batchflow.cli.http_server import HttpServer, serve_http
+from batchflow.cli.process import SignalHandler
 from tests.cli.command_line import CommandLine, wait_for_exit
 from tests.engine.http_server import serving
 from tests.stores.redis_server import served
@@ -198,3 +201,16 @@ def test_a_network_that_is_none_is_refused(command: CommandLine) -> None:
     """With the option as it is written."""
     answer = command("server", "--port", "0", "--allow", "lan")
     assert answer.is_usage_error("'--allow' cannot be 'lan'; write networks such as")
+
+
+async def test_idle_connections_are_kept_longer_than_clients_keep_theirs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise a client under load meets the end of one: those of JavaScript keep theirs for 4 s."""
+    configs: list[uvicorn.Config] = []
+
+    async def serve(server: HttpServer, sockets: list[socket.socket] | None = None) -> None:
+        configs.append(server.config)
+
+    monkeypatch.setattr(HttpServer, "serve", serve)
+    with socket.create_server(("127.0.0.1", 0)) as listener, SignalHandler(0.0) as signals:
+        await serve_http(object(), listener, signals, grace_seconds=0, on_stop=lambda: None)
+    assert [it.timeout_keep_alive for it in configs] == [75]
