@@ -23,7 +23,8 @@ METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 _EVENT = re.compile(r"evt_[A-Za-z0-9_-]{8,}")
 # The SDKs make the names of webhooks by chance. Other events, which can be guessed, need a token.
-_HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,4}|:[1-5][0-9]{4})?")
+_HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?")
+_MAX_PORT = 65_535
 
 
 def is_hook(scope: Scope) -> bool:
@@ -60,7 +61,8 @@ def _public_url(scope: Scope, path: str) -> str:
     """The URL of a request, as its sender knows it."""
     hosts = [value.decode("latin-1") for name, value in scope["headers"] if name.lower() == b"host"]
     # The endpoint makes a request of it again, and would fail with a wrong one.
-    if len(hosts) != 1 or not _HOST.fullmatch(hosts[0]):
+    host = _HOST.fullmatch(hosts[0]) if len(hosts) == 1 else None
+    if host is None or int(host[1] or 0) > _MAX_PORT:
         raise InputError("'Host' is not the name of a host; send that of the URL", field="Host", status=400)
     root = quote(str(scope.get("root_path", "")).rstrip("/"))
     query = scope.get("query_string", b"").decode("latin-1")

@@ -3,6 +3,7 @@
 import asyncio
 from typing import Any
 
+from pydantic_core import from_json
 from starlette.responses import Response
 from starlette.types import Receive, Scope
 
@@ -53,9 +54,14 @@ class TriggerRoutes:
 
     async def _answer(self, post: Post, posted: Posted) -> dict[str, Any]:
         assert isinstance(post.link, BeginRun)
-        answer = {"workflowRunId": post.link.run, "workflowCreatedAt": post.link.created_at}
+        answer: dict[str, Any] = {"workflowRunId": post.link.run, "workflowCreatedAt": post.link.created_at}
         if not posted.deduplicated:
             return answer
-        run = await self._context.wire.wire_run(post.tenant, post.link.run)
-        created_at = post.link.created_at if run is None else run.created_at
-        return {**answer, "workflowCreatedAt": created_at, "deduplicated": True}
+        # With a deduplication id it may have begun a run with another id.
+        created = (await self._context.wire.created_entries(post.tenant, [posted.id])).get(posted.id)
+        about: dict[str, Any] = {} if created is None else from_json(created.detail)
+        if "workflowRunId" in about:
+            answer = {name: about[name] for name in answer}
+        elif (run := await self._context.wire.wire_run(post.tenant, post.link.run)) is not None:
+            answer["workflowCreatedAt"] = run.created_at
+        return {**answer, "deduplicated": True}

@@ -273,7 +273,7 @@ def wait_post(event: str, body: bytes, run: WireRun, *, now: int, new_id: Callab
     try:
         due = now + to_ms(duration, option="timeout")
     except ConfigurationError as error:
-        raise _wrong_body(str(error)) from error
+        raise _wrong_body("'timeout' is not a time such as 10s, 2h30m or 7d") from error
     headers = {name: list(values) for name, values in fields["timeoutHeaders"].items()}
     url = request.destination
     waiter = {"url": url, "deadline": due // 1000, "headers": headers, "timeoutUrl": url, "timeoutHeaders": headers}

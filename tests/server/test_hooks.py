@@ -81,11 +81,18 @@ async def test_a_webhook_reaches_no_run_of_another_tenant_and_no_other_event(
 async def test_a_webhook_that_no_endpoint_can_read_is_refused(stranger: AsyncClient, endpoint: FlowEndpoint) -> None:
     """It would fail the run."""
     await endpoint.wait(EVENT)
-    cases = [("POST", "a b", 1, 400), ("POST", "a:70000", 1, 400), ("POST", "user@a", 1, 400), ("TRACE", "a", 1, 405)]
+    cases = [("POST", "a b", 1, 400), ("POST", "a:65536", 1, 400), ("POST", "user@a", 1, 400), ("TRACE", "a", 1, 405)]
     for method, host, size, status in [*cases, ("POST", "a", MAX_BODY + 1, 413), ("POST", "a", 7_000_000, 413)]:
         response = await stranger.request(method, HOOK, headers={"Host": host}, content=b"x" * size)
         assert (response.status_code, list(response.json())) == (status, ["error"]), (method, host)
     assert await calls(endpoint) == []
+
+
+async def test_a_webhook_may_come_to_any_port(stranger: AsyncClient, endpoint: FlowEndpoint) -> None:
+    """The highest one too."""
+    await endpoint.wait(EVENT)
+    assert (await stranger.post(HOOK, headers={"Host": "a:65535"})).status_code == 200
+    assert [it["host"] for it in await calls(endpoint)] == ["a:65535"]
 
 
 async def test_webhooks_of_a_mounted_server_have_its_place(server: QStashServer, endpoint: FlowEndpoint) -> None:

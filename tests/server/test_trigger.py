@@ -39,6 +39,20 @@ async def test_a_run_may_have_an_id_of_choice(
     assert await endpoint.steps("wfr_mine") == [""]
 
 
+async def test_a_trigger_that_is_deduplicated_names_the_run_of_the_first(
+    http: AsyncClient, endpoint: FlowEndpoint, clock: ManualClock
+) -> None:
+    """Also after its end, while its deduplication id is known."""
+    headers = {"Upstash-Deduplication-Id": "order-7"}
+    first = await http.post(f"/v2/trigger/{URL}", headers=headers)
+    run = first.json()["workflowRunId"]
+    clock.advance(5)
+    for _ in range(2):
+        second = await http.post(f"/v2/trigger/{URL}", headers=headers)
+        assert (second.status_code, second.json()) == (202, {**first.json(), "deduplicated": True})
+        await http.delete(f"/v2/workflows/runs/{run}")
+
+
 async def test_the_endpoint_answers_first_contact_with_the_beginning(http: AsyncClient, endpoint: FlowEndpoint) -> None:
     """The run goes on with the steps of its SDK; a second answer changes nothing."""
     headers = {"Upstash-Workflow-RunId": "wfr_1"}

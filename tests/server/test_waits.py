@@ -109,6 +109,10 @@ async def test_a_wait_that_cannot_be_read_is_refused(http: AsyncClient, endpoint
         '{"timeoutHeaders":{"Upstash-Workflow-RunId":1},"step":{"stepId":1},"timeout":"1s"}',
         '{"timeoutHeaders":{"Upstash-Workflow-RunId":["wfr_1"],"Upstash-Queue-Name":["q"]},"url":"https://x.example"'
         ',"step":{"stepId":1}}',
+        f'{{{run},"url":"https://x.example","step":{{"stepId":1}},"timeout":[1]}}',
+        f'{{{run},"url":"https://x.example","step":{{"stepId":1}},"timeout":{{}}}}',
+        f'{{{run},"url":"https://x.example","step":{{"stepId":1}},"timeout":true}}',
+        f'{{{run},"url":"https://x.example","step":{{"stepId":1}},"timeout":1e300}}',
         '{"timeoutHeaders":[],"step":{"stepId":1},"timeout":"1s"}',
         '{"timeoutHeaders":null,"step":{"stepId":1},"timeout":null}',
     ]
