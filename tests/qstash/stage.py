@@ -56,6 +56,8 @@ class WireStage:
         self.qstash = Batchflow(made(kind, self.clock), clock=self.clock, worker=False, entropy=FixedEntropy())
         self.qstash.engine.push_client = self.client
         self.server = self.qstash.server
+        self.transport: httpx.AsyncBaseTransport = httpx.ASGITransport(self.server)
+        """The way of the app to QStash."""
         self._options = options
         self.keys: Mapping[str, str] = {}
         self.token = ""
@@ -63,8 +65,7 @@ class WireStage:
     async def __aenter__(self) -> "WireStage":
         await self.qstash.start(worker=False)
         self.token = token = await self.server.tokens.create(TENANT)
-        transport = httpx.ASGITransport(self.server)
-        async with httpx.AsyncClient(transport=transport, headers={"authorization": f"Bearer {token}"}) as http:
+        async with httpx.AsyncClient(transport=self.transport, headers={"authorization": f"Bearer {token}"}) as http:
             self.keys = (await http.get("http://qstash.test/v2/keys")).json()
         self.flow = Batchflow(
             QStash(
@@ -72,7 +73,7 @@ class WireStage:
                 token=token,
                 current_signing_key=self.keys["current"],
                 next_signing_key=self.keys["next"],
-                transport=transport,
+                transport=self.transport,
                 **self._options,
             ),
             clock=self.clock,
