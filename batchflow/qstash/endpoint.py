@@ -201,7 +201,7 @@ class WireEndpoint:
         settings = RunSettings(headers=user_headers(request.headers))
         item = init_item(address, run.payload.decode(errors="replace"), settings)
         item["headers"] |= {"upstash-workflow-trigger-by-sdk": "true"}
-        await self._engine.submit(batch_submission([item]))
+        await self._engine.submit(address.run, batch_submission([item]))
         return _success(address.run)
 
     async def _called(self, request: WireRequest, address: Address) -> WireAnswer:
@@ -220,7 +220,7 @@ class WireEndpoint:
         status, most = int(callback.get("status") or 0), callback.get("maxRetries") or 0
         if 200 <= status < 300 or callback.get("retried", 0) == most:
             now = self._engine.runtime.clock.now()
-            await self._engine.submit(called_submission(address, call_record(identity, callback, now)))
+            await self._engine.submit(address.run, called_submission(address, call_record(identity, callback, now)))
         return _success(address.run, "fromCallback")
 
     async def _fail(self, request: WireRequest, address: Address) -> WireAnswer:
@@ -255,6 +255,9 @@ class WireEndpoint:
 
 async def _run(endpoint: Endpoint, claim: Claim, runtime: Runtime, recorder: WireRecorder | None) -> Settlement | None:
     """Deliver a claim in a task of its own, within the time limit of one attempt."""
+    observers = runtime.observers
+    if observers.claimed is not None:
+        observers.claimed(claim)
     task = asyncio.create_task(endpoint.deliver(claim, runtime, recorder))
 
     def interrupt(reason: str) -> None:
@@ -264,7 +267,13 @@ async def _run(endpoint: Endpoint, claim: Claim, runtime: Runtime, recorder: Wir
     limit = endpoint.timeout_ms
     timer = None if limit is None else asyncio.get_running_loop().call_later(limit / 1000, interrupt, TIMEOUT_REASON)
     try:
-        return await asyncio.shield(task)
+        settlement = await asyncio.shield(task)
+        if settlement is None:
+            if observers.lost is not None:
+                observers.lost(claim)
+        elif observers.settled is not None:
+            observers.settled(claim, settlement)
+        return settlement
     except asyncio.CancelledError:
         if not task.done():
             interrupt(STOP_REASON)

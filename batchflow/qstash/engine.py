@@ -16,7 +16,7 @@ from batchflow.core.ports import Runtime
 from batchflow.core.run import Step
 from batchflow.core.store import RunReads
 from batchflow.engine.engine import Engine
-from batchflow.errors import ConfigurationError, StoreUnavailable
+from batchflow.errors import ConfigurationError, NotFoundError, StoreUnavailable
 from batchflow.logs import logger
 from batchflow.qstash.reads import QStashRuns
 from batchflow.qstash.rest import QStashRefused, QStashRest
@@ -165,9 +165,17 @@ class QStashEngine(Engine):
         """See the port."""
         return self.make_runtime(self._clock)
 
-    async def submit(self, submission: Submission) -> bool:
+    async def submit(self, run: str, submission: Submission) -> bool:
         """See the port."""
-        return await self.rest.submit(submission)
+        reason = await self.rest.submit(submission)
+        if reason is None:
+            return True
+        # The official SDK takes each of these answers for the end of the run, which would wait for ever then.
+        try:
+            await self.steps_of(run)
+        except NotFoundError:
+            return False
+        raise QStashRefused(f"QStash at {self.rest.url} refuses it: {reason}")
 
     def child_submission(self, address: Address, step: Step, concurrent: int, child: Message) -> Submission:
         """See the port."""

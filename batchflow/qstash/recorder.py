@@ -31,7 +31,7 @@ _ONE_ATTEMPT = RetryPolicy.none()
 class Submitter(Protocol):
     """Makes the requests of an endpoint to QStash."""
 
-    async def submit(self, submission: Submission) -> bool:
+    async def submit(self, run: str, submission: Submission) -> bool:
         """Submit something about a run; False if the run has ended or does not exist.
 
         Raises:
@@ -136,7 +136,7 @@ class WireRecorder:
             match effect:
                 case Notify(event, data, run):
                     type = "Notify"
-                    await self._qstash.submit(notify_submission(event, data, None if run is None else wire_id(run)))
+                    await self._submitted(notify_submission(event, data, None if run is None else wire_id(run)))
                 case AcceptWebhook():
                     type = "CreateWebhook"
                 case _:
@@ -155,4 +155,4 @@ class WireRecorder:
 
     async def _submitted(self, submission: Submission) -> RecordResult:
         # A run that has ended takes nothing: what its other deliveries do is of no use any more.
-        return "recorded" if await self._qstash.submit(submission) else "cancelled"
+        return "recorded" if await self._qstash.submit(self._address.run, submission) else "cancelled"

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 TIMEOUT_S = 30.0
 """The seconds that QStash has to answer."""
 
-_ENDED = 400
+_BAD_REQUEST = 400
 _NOT_FOUND = 404
 _REFUSED = frozenset({402, 412, 413})
 
@@ -39,17 +39,19 @@ class QStashRest:
         if client is not None:
             await client.aclose()
 
-    async def submit(self, submission: Submission) -> bool:
-        """Submit something about a run; False if the run has ended or does not exist.
+    async def submit(self, submission: Submission) -> str | None:
+        """Submit something about a run; returns None, or the reason for which QStash does not take it.
+
+        That may be that the run has ended or does not exist.
 
         Raises:
             StoreError: QStash refuses it, as what is too large, or cannot take it now (`StoreUnavailable`).
         """
         status, text = await self._send("POST", submission.path, submission.headers, submission.body)
-        if status == _ENDED:
-            return False
+        if status == _BAD_REQUEST:
+            return _reason(text)
         self._check(status, text)
-        return True
+        return None
 
     async def post(self, submission: Submission) -> Any:
         """Make a request; returns the JSON of its answer.

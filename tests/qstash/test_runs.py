@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from batchflow import NonRetryable, RunFailure, WorkflowContext
+from batchflow import FlowControl, NonRetryable, RunFailure, WorkflowContext
 from batchflow.engine.push_client import PushRequest
 from batchflow.engine.push_response import PushResponse
 from tests.qstash.stage import APP_URL, WireStage
@@ -230,3 +230,19 @@ async def test_a_cancelled_run_executes_nothing_more(stage: WireStage) -> None:
     await stage.drive()
     assert not calls
     assert (await run.status()).state == "cancelled"
+
+
+async def test_what_qstash_refuses_fails_the_run_with_its_reason(stage: WireStage) -> None:
+    """QStash answers 400 then, as it does for a run that has ended."""
+
+    @stage.flow.serve("/refused", retries=0)
+    async def refused(ctx: WorkflowContext[None]) -> None:
+        rarely = FlowControl(key="rarely", rate=1, period="30d")
+        await ctx.call("ask", "https://api.example.com/ask", flow_control=rarely)
+
+    await stage.open()
+    run = await refused.trigger(None)
+    await stage.drive()
+    status = await run.status()
+    assert status.state == "failed"
+    assert "write a period of whole seconds, from 1s to 7d" in (status.error or "")
