@@ -106,3 +106,15 @@ program("the result for a run that has failed is shown, and nothing goes on", as
   assert.equal((await run.log()).workflowState, "RUN_FAILED");
   assert.deepEqual(executions(run), ["fail"]);
 });
+
+const itself = workflow("itself", async (context) => {
+  const workflowRunId = context.workflowRunId.replace("wfr_", "");
+  await context.invoke("invoke", { workflow: child, body: {}, workflowRunId });
+});
+
+program("a run that invokes itself fails", async () => {
+  const run = await start(itself, { retries: 0 });
+  const log = await run.end("RUN_FAILED");
+  assert.match(JSON.stringify(log), /the workflow run to invoke goes on already/);
+  await run.hits(2);
+});
