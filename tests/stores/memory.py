@@ -87,6 +87,7 @@ from batchflow.core.settlement import (
     ARRIVES_AFTER,
     AcceptWebhook,
     Effect,
+    EndRun,
     FinishEntry,
     FinishWalk,
     LeaveQueue,
@@ -989,7 +990,7 @@ class Place:
                 case FinishEntry() | RecordPage() | FinishWalk() | StartItems():
                     if (batch := self.batches.get(effect.batch)) is not None:
                         self._apply_to_batch(batch, effect)
-                case SendPosts() | Log() | LeaveQueue():
+                case SendPosts() | Log() | LeaveQueue() | EndRun():
                     raise AssertionError("this store keeps no posts")
 
     def _apply_to_batch(self, batch: BatchRow, effect: FinishEntry | RecordPage | FinishWalk | StartItems) -> None:
