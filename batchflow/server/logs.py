@@ -85,7 +85,8 @@ class _Search:
         self._tenant = tenant
         self._filters = filters
         self._count = filters.count(MAX_COUNT)
-        self._cursor = filters.number("cursor")
+        # The Python SDK sends an empty one for the first page.
+        self._cursor = filters.number("cursor") if filters.one("cursor") else None
         self._states = _read_states(filters)
         ids = [*filters.all("messageId"), *filters.all("messageIds")]
         # The log of one message is short.
