@@ -294,6 +294,10 @@ def open_store(settings: Settings, clock: Clock) -> Store:
     """
     scheme, _, rest = settings.url.partition("://")
     if scheme == "qstash" and "://" in settings.url:
+        if rest:
+            raise ConfigurationError(
+                f"'{settings.display_url}' names no store; write qstash://, and the address in QSTASH_URL"
+            )
         from batchflow.stores.sqlite import SqliteStore
 
         # Runs of functions live in QStash; nothing else is there.

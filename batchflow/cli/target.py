@@ -181,6 +181,11 @@ def existing_store(settings: Settings) -> Store:
     """
     store = open_store(settings, SystemClock())
     if isinstance(store, SqliteStore):
+        if settings.url == "qstash://":
+            raise InputError(
+                "BATCHFLOW_URL is qstash://, and the runs are there: use its console or its REST API, or name a store "
+                "with --url"
+            )
         if store.path == ":memory:":
             raise InputError(f"'{settings.url}' is the memory of one process; name a file with --url or BATCHFLOW_URL")
         if not Path(store.path).exists():

@@ -42,6 +42,11 @@ def test_the_environment_alone_makes_an_app_on_qstash(environment: pytest.Monkey
     assert "secret-value" not in repr(flow.settings)
 
 
+def test_an_address_belongs_into_a_variable_of_its_own(environment: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigurationError, match="write qstash://, and the address in QSTASH_URL"):
+        Batchflow("qstash://qstash.example.com")
+
+
 @pytest.fixture
 def flow(environment: pytest.MonkeyPatch) -> Batchflow:
     return Batchflow(QStash(token="e30=", verify=False))
