@@ -1,5 +1,6 @@
 """What every test has: a fresh structlog, and assertions of the conformance suite that explain themselves."""
 
+import gc
 from collections.abc import Iterator
 
 import hypothesis
@@ -17,6 +18,12 @@ pytest.register_assert_rewrite("tests.conformance")
 
 
 redis_keys.watch()
+
+
+def pytest_collection_finish() -> None:
+    """Thousands of collected tests make full collections rare, and what tests leave in cycles would pile up."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
