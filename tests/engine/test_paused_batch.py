@@ -174,5 +174,6 @@ async def test_worker_sleeps_beside_a_paused_batch(tmp_path: Path, kind: str) ->
                 assert paused is not None
                 assert (paused.counts.open, paused.paused) == (count, True)
     few, many = claims
-    assert many[0] <= few[0] + 2
+    # On a busy machine the same settlements come in more groups, after each of which the worker claims.
+    assert many[0] <= 2 * few[0]
     assert many[1] <= few[1] + 2 <= 6
