@@ -2,7 +2,8 @@
 
 import asyncio
 from base64 import b64decode
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol, cast
 from urllib.parse import unquote
@@ -13,6 +14,7 @@ from batchflow.core.dead_letters import DeadLetter
 from batchflow.core.failure_functions import FailureResponse
 from batchflow.core.message import Claim
 from batchflow.core.ports import STOP_REASON, TIMEOUT_REASON, Runtime
+from batchflow.core.retry import RetryPolicy
 from batchflow.core.settlement import Settlement
 from batchflow.errors import InputError, NotFoundError, StoreError
 from batchflow.qstash.receiver import Receiver
@@ -149,9 +151,9 @@ class WireEndpoint:
         if not body:
             # QStash leaves out what is large.
             body, until = await self._engine.steps_of(wire_run), headers.get("upstash-message-id")
-        return read_delivery(
-            body, started_at=_number(headers, "upstash-workflow-createdat") or now, now=now, until=until
-        )
+        started_at = _number(headers, "upstash-workflow-createdat") or now
+        with _reading():
+            return read_delivery(body, started_at=started_at, now=now, until=until)
 
     async def _deliver(self, request: WireRequest, address: Address, run: DeliveredRun) -> WireAnswer:
         headers, runtime = request.headers, self._engine.runtime
@@ -172,7 +174,7 @@ class WireEndpoint:
             run,
             self._engine,
             retried=retried,
-            policy=self._endpoint.retry,
+            policy=_policy(self._endpoint.retry, headers),
             clock=runtime.clock,
             entropy=runtime.entropy,
         )
@@ -217,10 +219,11 @@ class WireEndpoint:
         if not body:
             body = _entry_of(await self._engine.steps_of(address.run), headers.get("upstash-message-id"))
         callback = _read_object(body)
-        status, most = int(callback.get("status") or 0), callback.get("maxRetries") or 0
+        with _reading():
+            status, most = int(callback.get("status") or 0), callback.get("maxRetries") or 0
+            record = call_record(identity, callback, self._engine.runtime.clock.now())
         if 200 <= status < 300 or callback.get("retried", 0) == most:
-            now = self._engine.runtime.clock.now()
-            await self._engine.submit(address.run, called_submission(address, call_record(identity, callback, now)))
+            await self._engine.submit(address.run, called_submission(address, record))
         return _success(address.run, "fromCallback")
 
     async def _fail(self, request: WireRequest, address: Address) -> WireAnswer:
@@ -229,9 +232,10 @@ class WireEndpoint:
             answer = _success(address.run, "failure-callback-undefined")
             return answer._replace(headers={**answer.headers, "Upstash-Workflow-Failure-Callback-Notfound": "true"})
         runtime = self._engine.runtime
-        letter = ShownFailureCallback.model_validate(_read_object(request.body)).to_letter(
-            own_id(address.run), self._endpoint, user_headers(request.headers), runtime.clock.now()
-        )
+        with _reading():
+            letter = ShownFailureCallback.model_validate(_read_object(request.body)).to_letter(
+                own_id(address.run), self._endpoint, user_headers(request.headers), runtime.clock.now()
+            )
         self._engine.told[letter.id] = letter
         claim = Claim(
             f"{letter.id}.failure",
@@ -245,12 +249,14 @@ class WireEndpoint:
             settlement = await _run(self._failure, claim, runtime, None)
         finally:
             self._engine.told.pop(letter.id, None)
-        if settlement is not None and settlement.ending == "done":
+        if settlement is None:
+            return _failure(FailureResponse(500, "StoreError", "the failure function could not be called", ""))
+        if settlement.ending == "done":
             result: Any = from_json(settlement.result or "null")
             return WireAnswer(200, _ANSWERED, to_json({"result": result}))
-        if settlement is not None and settlement.ending in ("retry", "parked"):
+        if settlement.ending in ("retry", "parked", "released"):
             return _retry_answer(settlement, runtime.clock.now())
-        return _failure(FailureResponse.of_error(489, (settlement and settlement.error) or ""))
+        return _failure(FailureResponse.of_error(489, settlement.error or ""))
 
 
 async def _run(endpoint: Endpoint, claim: Claim, runtime: Runtime, recorder: WireRecorder | None) -> Settlement | None:
@@ -311,9 +317,27 @@ def _failure(response: FailureResponse, **headers: str) -> WireAnswer:
 
 def _retry_answer(settlement: Settlement, now: int) -> WireAnswer:
     """Ask for another delivery when the settlement wants it: QStash knows whole seconds."""
-    error = settlement.error or settlement.failures[-1].message if settlement.failures else ""
+    error = settlement.error or (settlement.failures[-1].message if settlement.failures else "")
     response = FailureResponse.of_error(429 if settlement.ending == "parked" else 500, error)
     return _failure(response, **{"Retry-After": str(max(0, -(-(settlement.due - now) // 1000)))})
+
+
+def _policy(policy: RetryPolicy, headers: Mapping[str, str]) -> RetryPolicy:
+    """The policy of a run: its trigger may have set other retries than those of the function."""
+    if "upstash-max-retries" not in headers:
+        return policy
+    return RetryPolicy.of(retries=_number(headers, "upstash-max-retries"), default=policy)
+
+
+@contextmanager
+def _reading() -> Generator[None]:
+    """Refuse a body that is not what QStash sends, wherever that is noticed."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"the body is not what QStash sends ({type(error).__name__})", status=400) from error
 
 
 def _number(headers: Mapping[str, str], name: str) -> int:

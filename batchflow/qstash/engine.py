@@ -111,6 +111,9 @@ class QStashEngine(Engine):
             query |= {"workflowUrl": self.url_of(destination), "workflowUrlExactMatch": "true"}
         if label is not None:
             query["label"] = label
+        if not query:
+            # Without a filter QStash cancels all runs.
+            return 0
         answer = await self.rest.delete("/v2/workflows/runs", query)
         return int(answer["cancelled"])
 

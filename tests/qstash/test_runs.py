@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from batchflow import FlowControl, NonRetryable, RunFailure, WorkflowContext
+from batchflow import FlowControl, NonRetryable, RunFailure, StepFailed, WorkflowContext
 from batchflow.engine.push_client import PushRequest
 from batchflow.engine.push_response import PushResponse
 from tests.qstash.stage import APP_URL, WireStage
@@ -230,6 +230,43 @@ async def test_a_cancelled_run_executes_nothing_more(stage: WireStage) -> None:
     await stage.drive()
     assert not calls
     assert (await run.status()).state == "cancelled"
+
+
+async def test_cancelling_no_run_cancels_none(stage: WireStage) -> None:
+    """QStash takes a request without a filter for all runs."""
+
+    @stage.flow.serve("/kept")
+    async def kept(ctx: WorkflowContext[None]) -> None:
+        await ctx.sleep("pause", "1h")
+
+    await stage.open()
+    run = await kept.trigger(None)
+    assert await stage.flow.cancel(["bat_unknown"]) == 0
+    await stage.drive()
+    assert (await run.status()).state == "completed"
+
+
+async def test_a_trigger_may_set_other_retries_than_its_function(stage: WireStage) -> None:
+    calls: list[int] = []
+
+    @stage.flow.serve("/other", retries=3, retry_delay="1s")
+    async def other(ctx: WorkflowContext[None]) -> str:
+        async def fails() -> None:
+            calls.append(1)
+            raise ConnectionError("down")
+
+        try:
+            await ctx.run("fails", fails)
+        except StepFailed:
+            return "handled"
+        return "done"
+
+    await stage.open()
+    for retries in (0, 5):
+        calls.clear()
+        run = await other.trigger(None, retries=retries)
+        await stage.drive()
+        assert (len(calls), (await run.status()).result) == (retries + 1, '"handled"')
 
 
 async def test_what_qstash_refuses_fails_the_run_with_its_reason(stage: WireStage) -> None:

@@ -102,9 +102,12 @@ async def test_without_verification_every_request_is_answered_and_the_start_warn
 
 
 async def test_what_is_signed_and_no_delivery_is_told_in_one_sentence(stage: WireStage, calls: list[int]) -> None:
-    for body, said in ((b"", 200), (b"no JSON", 400), (b"[]", 400), (b'[{"messageId":1}]', 400)):
+    wrong = b'[{"messageId":"a","body":"?","callType":"step"},{"messageId":"b","body":"e30=","callType":"step"}]'
+    for body, said in ((b"", 200), (b"no JSON", 400), (b"[]", 400), (b'[{"messageId":1}]', 400), (wrong, 400)):
         status = await post(stage, signed(stage, body=body), body)
         assert status == said, body
+    body = b'{"status":"many","body":1,"sourceBody":"?"}'
+    assert await post(stage, {**signed(stage, body=body), "upstash-workflow-callback": "true"}, body) == 400
     assert not calls
 
 
