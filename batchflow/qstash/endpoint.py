@@ -15,12 +15,14 @@ from batchflow.core.failure_functions import FailureResponse
 from batchflow.core.message import Claim
 from batchflow.core.ports import STOP_REASON, TIMEOUT_REASON, Runtime
 from batchflow.core.retry import RetryPolicy
+from batchflow.core.run import Step
 from batchflow.core.settlement import Settlement
 from batchflow.errors import InputError, NotFoundError, StoreError
 from batchflow.qstash.receiver import Receiver
 from batchflow.qstash.recorder import Submitter, WireRecorder
 from batchflow.qstash.runs import ShownFailureCallback
 from batchflow.serve.endpoint import Endpoint
+from batchflow.serve.failure_functions import FAILURE_FUNCTION_STEP
 from batchflow.wire.envelope import HeaderPairs
 from batchflow.wire.headers import NOT_FORWARDED
 from batchflow.wire.signature import SIGNATURE
@@ -237,13 +239,16 @@ class WireEndpoint:
                 own_id(address.run), self._endpoint, user_headers(request.headers), runtime.clock.now()
             )
         self._engine.told[letter.id] = letter
+        retried = _number(request.headers, "upstash-retried")
         claim = Claim(
             f"{letter.id}.failure",
             1,
             self._failure.route,
             to_json(letter.id).decode(),
-            failures=_number(request.headers, "upstash-retried"),
+            failures=retried,
+            journal=(Step(1, FAILURE_FUNCTION_STEP, "run", "pending", failures=retried),) if retried else (),
             started_at=runtime.clock.now(),
+            retry=_policy(self._failure.retry, request.headers),
         )
         try:
             settlement = await _run(self._failure, claim, runtime, None)
@@ -254,7 +259,7 @@ class WireEndpoint:
         if settlement.ending == "done":
             result: Any = from_json(settlement.result or "null")
             return WireAnswer(200, _ANSWERED, to_json({"result": result}))
-        if settlement.ending in ("retry", "parked", "released"):
+        if settlement.ending in ("retry", "parked", "released") or waits_for_retry(settlement):
             return _retry_answer(settlement, runtime.clock.now())
         return _failure(FailureResponse.of_error(489, settlement.error or ""))
 
