@@ -47,7 +47,10 @@ async def test_trial_that_dies_with_its_worker_is_made_again_by_another(url: str
     """Nothing else starts meanwhile; the breaker opens once and closes once, whoever does it, and no item fails."""
     (tmp_path / "down").touch()
     flow, check = make(url, tmp_path)
-    calls = tmp_path / "calls"
+    calls, output = tmp_path / "calls", tmp_path / "output"
+
+    def said(change: str) -> int:
+        return output.read_bytes().count(b"Circuit breaker " + change.encode())
 
     async def opened() -> bool:
         return any(it.breaker.open_for for it in await flow.engine.store.flows([KEY]))
@@ -64,6 +67,8 @@ async def test_trial_that_dies_with_its_worker_is_made_again_by_another(url: str
         await wait_until(tries, description="one item is tried, and hangs", timeout=30)
         (holder,) = await flow.engine.store.flow_holders(KEY)
         await wait_until(lambda: f"-{_last_pid(calls)}-" in holder.worker, description="the trial has begun")
+        # The one worker that says so may be the one that is killed.
+        await wait_until(lambda: said("open") > 0, description="a worker has said that the breaker is open")
         begun = len(calls.read_text().splitlines())
         os.kill(_last_pid(calls), signal.SIGKILL)
         (tmp_path / "down").unlink()
@@ -72,11 +77,11 @@ async def test_trial_that_dies_with_its_worker_is_made_again_by_another(url: str
         (tmp_path / "hangs").unlink()
         summary = await batch.wait(timeout=60)
         status = await flow.limits.get(KEY)
+        await wait_until(lambda: said("closed") > 0, description="a worker has said that the breaker is closed")
     await flow.stop()
     assert (summary.counts.succeeded, summary.counts.failed) == (COUNT, 0)
     assert status.breaker == CLOSED
-    lines = (tmp_path / "output").read_text()
-    assert lines.count("Circuit breaker open") == lines.count("Circuit breaker closed") == 1
+    assert said("open") == said("closed") == 1
 
 
 def _last_pid(calls: Path) -> int:
