@@ -556,7 +556,6 @@ class Batchflow:
     @property
     def limits(self) -> LimitAdmin:
         """The limits of flow keys: to list, show, pin, pause and reset them."""
-        self._refuse_on_qstash("the limits of flow keys")
         return self._limit_admin
 
     def _refuse_on_qstash(self, what: str) -> None:

@@ -17,7 +17,17 @@ from batchflow.core.retry import RetryPolicy
 from batchflow.core.run import Step
 from batchflow.core.schedule import NewSchedule, ScheduledStart
 from batchflow.core.settlement import Effect, Settlement
-from batchflow.core.store import AdminCommands, Commands, Journaling, Ledger, Reads, RecordResult, RunCommands, RunReads
+from batchflow.core.store import (
+    AdminCommands,
+    Commands,
+    FlowKeyAdmin,
+    Journaling,
+    Ledger,
+    Reads,
+    RecordResult,
+    RunCommands,
+    RunReads,
+)
 from batchflow.errors import StoreError
 
 FailurePoint: TypeAlias = Literal["step", "function", "delivery", "settlement"]
@@ -466,6 +476,11 @@ class Client(RunClient, Commands, Protocol):
     @property
     def admin(self) -> AdminCommands:
         """The commands of an operator; what they make due is claimed at once."""
+        ...
+
+    @property
+    def flow_keys(self) -> FlowKeyAdmin:
+        """The flow keys, whose limits hold for runs and items."""
         ...
 
     @property

@@ -267,16 +267,8 @@ class Journaling(Protocol):
         ...
 
 
-class FlowKeys(Protocol):
-    """The limits of flow keys: those of the code, of messages, and of an operator."""
-
-    async def declare(self, limits: Sequence[FlowControl]) -> None:
-        """Set the limits that the code declares for these keys; pins of an operator override them.
-
-        A declared key stays, and messages do not change its limits. Any other key is removed when none of its messages
-        is waiting, leased or dead, nothing is pinned, and its rate delays nothing.
-        """
-        ...
+class FlowKeyCommands(Protocol):
+    """The commands of an operator for the limits of flow keys."""
 
     async def pin(self, limits: FlowControl, until: int | None = None) -> None:
         """Override the parallelism of a key, its rate, or both, until `unpin`; None leaves a limit unchanged.
@@ -302,6 +294,30 @@ class FlowKeys(Protocol):
         """Remove overrides of a key, its pause and its parking, close its circuit breaker, and forget its starts.
 
         With `starts_only` nothing but the starts, so that its rate begins anew.
+        """
+        ...
+
+
+class FlowKeyAdmin(FlowKeyCommands, Protocol):
+    """The flow keys of an app as an operator sees and changes them: those of its store, or of QStash."""
+
+    async def flows(self, keys: Sequence[str] | None = None, *, waiting: bool = True) -> Sequence[FlowStatus]:
+        """See `RunReads`."""
+        ...
+
+    async def flow_holders(self, key: str, limit: int = 100) -> Sequence[FlowHolder]:
+        """See `Reads`."""
+        ...
+
+
+class FlowKeys(FlowKeyCommands, Protocol):
+    """The limits of flow keys: those of the code, of messages, and of an operator."""
+
+    async def declare(self, limits: Sequence[FlowControl]) -> None:
+        """Set the limits that the code declares for these keys; pins of an operator override them.
+
+        A declared key stays, and messages do not change its limits. Any other key is removed when none of its messages
+        is waiting, leased or dead, nothing is pinned, and its rate delays nothing.
         """
         ...
 

@@ -28,7 +28,7 @@ from batchflow.core.ports import (
 from batchflow.core.posts import PUSH_SCHEDULE_DESTINATION
 from batchflow.core.schedule import ScheduledStart
 from batchflow.core.settlement import Notice
-from batchflow.core.store import AdminCommands, Ledger, RunReads, Store
+from batchflow.core.store import AdminCommands, FlowKeyAdmin, Ledger, RunReads, Store
 from batchflow.engine.backlog import WriteBacklog
 from batchflow.engine.callbacks import CallbackSettings
 from batchflow.engine.caller import HttpCaller
@@ -123,6 +123,11 @@ class Engine:
     @property
     def admin(self) -> AdminCommands:
         """See the port; the store tells the engine of the change."""
+        return self.store
+
+    @property
+    def flow_keys(self) -> FlowKeyAdmin:
+        """See the port."""
         return self.store
 
     @property

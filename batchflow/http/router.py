@@ -28,8 +28,8 @@ from batchflow.serve.functions import ServedFunction
 class Routers:
     """Three routers: `triggers` starts work, `webhooks` answers everybody, `admin` is for operators.
 
-    With `deliveries` the routes of functions are among the `webhooks`: the engine that calls them has no token. There
-    are only routes of runs and events then, since all else is in that engine.
+    With `deliveries` the routes of functions are among the `webhooks`: the engine that calls them has no token. What
+    is in the app's own store has no routes then.
 
     `whole` has all three. Each can be included in several apps and under several prefixes. Workflows and functions that
     are added later are served wherever `triggers` or `whole` has been included.
@@ -57,6 +57,7 @@ class Routers:
         self._urls = Urls(self.admin, self.webhooks, app_url=app_url, trust_prefix=trust_prefix)
         RunEndpoints(client, self._functions, max_body=limits.max_body).add_routes(self.admin)
         EventEndpoints(client, max_body=limits.max_body).add_routes(self.admin)
+        FlowKeyEndpoints(client, max_body=limits.max_body).add_routes(self.admin)
         HealthEndpoints(client, access).add_routes(self.webhooks)
         if deliveries is None:
             self._add_own(client, workflows, schedules)
@@ -71,7 +72,6 @@ class Routers:
         BatchOperations(client, workflows, max_body=max_body).add_routes(self.admin)
         RetryEndpoint(client, workflows, max_body=max_body).add_routes(self.admin)
         DeadLetterEndpoints(client, max_body=max_body).add_routes(self.admin)
-        FlowKeyEndpoints(client, max_body=max_body).add_routes(self.admin)
         WorkerEndpoints(client).add_routes(self.admin)
         ScheduleEndpoints(client, schedules, max_body=max_body).add_routes(self.admin)
         WebhookEndpoint(client, max_body=max_body).add_routes(self.webhooks)

@@ -18,6 +18,7 @@ from batchflow.core.store import RunReads
 from batchflow.engine.engine import Engine
 from batchflow.errors import ConfigurationError, NotFoundError, StoreUnavailable
 from batchflow.logs import logger
+from batchflow.qstash.flow_keys import QStashFlowKeys
 from batchflow.qstash.reads import QStashRuns
 from batchflow.qstash.rest import QStashRefused, QStashRest
 from batchflow.serve.app_url import user_headers
@@ -72,7 +73,12 @@ class QStashEngine(Engine):
     @property
     def run_store(self) -> RunReads:
         """See the port."""
-        return QStashRuns(self.rest, self.url_of, self._route_of, self.told)
+        return QStashRuns(self.rest, self.url_of, self._route_of, self.told, self.flow_keys)
+
+    @property
+    def flow_keys(self) -> QStashFlowKeys:
+        """See the port."""
+        return QStashFlowKeys(self.rest, self._limits)
 
     @property
     def replaces_ended_runs(self) -> bool:

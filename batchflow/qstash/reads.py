@@ -8,6 +8,7 @@ from batchflow.core.flow import FlowStatus
 from batchflow.core.message import UnservedWork
 from batchflow.core.run import Run, RunQuery, Waiter
 from batchflow.errors import NotFoundError
+from batchflow.qstash.flow_keys import QStashFlowKeys
 from batchflow.qstash.rest import QStashRest
 from batchflow.qstash.runs import RunsPage, ShownLetter, ShownWaiter
 from batchflow.wire.submissions import wire_id
@@ -28,8 +29,10 @@ class QStashRuns:
         url_of: Callable[[str], str],
         route_of: Callable[[str], str],
         told: Mapping[str, DeadLetter],
+        flow_keys: QStashFlowKeys,
     ) -> None:
         self._told = told
+        self._flow_keys = flow_keys
         self._rest = rest
         self._url_of = url_of
         self._route_of = route_of
@@ -87,8 +90,8 @@ class QStashRuns:
         return ()
 
     async def flows(self, keys: Sequence[str] | None = None, *, waiting: bool = True) -> Sequence[FlowStatus]:
-        """See the port: the limits of flow keys are read by `flow.limits`."""
-        return ()
+        """See the port."""
+        return await self._flow_keys.flows(keys, waiting=waiting)
 
 
 def _matches(run: Run, query: RunQuery) -> bool:

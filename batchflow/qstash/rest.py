@@ -62,6 +62,14 @@ class QStashRest:
         status, text = await self._send("POST", submission.path, submission.headers, submission.body)
         return self._answer(status, text)
 
+    async def change(self, method: str, path: str, query: Mapping[str, str | Sequence[str]] | None = None) -> None:
+        """Make a change whose answer has nothing to read.
+
+        Raises:
+            NotFoundError: there is nothing to change. `InputError` and `StoreUnavailable` as above.
+        """
+        self._check_answer(*await self._send(method, path, query=query))
+
     async def get(self, path: str, query: Mapping[str, str | Sequence[str]] | None = None) -> Any:
         """Read something; returns the JSON of the answer.
 
@@ -113,12 +121,16 @@ class QStashRest:
         return self._client
 
     def _answer(self, status: int, text: str) -> Any:
+        self._check_answer(status, text)
+        return from_json(text) if text else None
+
+    def _check_answer(self, status: int, text: str) -> None:
+        """Raise the error of an answer that refuses what a user has asked for."""
         if status == _NOT_FOUND:
             raise NotFoundError(_reason(text))
         if 400 <= status < 500 and status not in _REFUSED and status not in (401, 403, 429):
             raise InputError(_reason(text), status=status)
         self._check(status, text)
-        return from_json(text) if text else None
 
     def _check(self, status: int, text: str) -> None:
         """Raise the error of an answer that is not a success."""

@@ -5,14 +5,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
-from pydantic import BaseModel, ConfigDict
-from pydantic.alias_generators import to_camel
 from pydantic_core import from_json, to_json
 
 from batchflow.core.dead_letters import DeadLetter, fingerprint_of, status_of
 from batchflow.core.flow import FlowControl
 from batchflow.core.message import Message
 from batchflow.core.run import Run, RunState, Step, StepState, Waiter
+from batchflow.qstash.shown import Shown
 from batchflow.serve.endpoint import Endpoint
 from batchflow.wire.steps import kind_of
 from batchflow.wire.submissions import own_id
@@ -28,20 +27,14 @@ _STEP_STATES: Mapping[str, StepState] = MappingProxyType(
 )
 
 
-class _Shown(BaseModel):
-    """A part of an answer of QStash; fields that are not known are passed over."""
-
-    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="ignore")
-
-
-class ShownError(_Shown):
+class ShownError(Shown):
     """A failed delivery."""
 
     error: str = ""
     body: str = ""
 
 
-class ShownStep(_Shown):
+class ShownStep(Shown):
     """A step of the log of a run; one that has not been delivered has no name."""
 
     step_id: int = 0
@@ -54,26 +47,26 @@ class ShownStep(_Shown):
     errors: tuple[ShownError, ...] = ()
 
 
-class ShownGroup(_Shown):
+class ShownGroup(Shown):
     """The steps that were started together; `next` has the delivery that is under way."""
 
     type: str
     steps: tuple[ShownStep, ...] = ()
 
 
-class ShownFailure(_Shown):
+class ShownFailure(Shown):
     """The failure of a run, as its failure function gets it."""
 
     fail_response: str = ""
 
 
-class ShownInvoker(_Shown):
+class ShownInvoker(Shown):
     """The run that waits for this one."""
 
     workflow_run_id: str
 
 
-class ShownRun(_Shown):
+class ShownRun(Shown):
     """A run of the log."""
 
     workflow_run_id: str
@@ -130,14 +123,14 @@ class ShownRun(_Shown):
             )
 
 
-class RunsPage(_Shown):
+class RunsPage(Shown):
     """A page of runs, the latest first."""
 
     runs: tuple[ShownRun, ...] = ()
     cursor: str | None = None
 
 
-class ShownWaiter(_Shown):
+class ShownWaiter(Shown):
     """A waiter of an event; `deadline` is in unix seconds."""
 
     deadline: int | None = None
@@ -150,7 +143,7 @@ class ShownWaiter(_Shown):
         return Waiter(own_id(runs[0][0]) if runs else "", "", 0, until)
 
 
-class ShownLetter(_Shown):
+class ShownLetter(Shown):
     """An entry of the workflow DLQ."""
 
     dlq_id: str
@@ -192,7 +185,7 @@ class ShownLetter(_Shown):
         )
 
 
-class ShownFailureCallback(_Shown):
+class ShownFailureCallback(Shown):
     """The body of a failure callback: the answer of the endpoint, and the initial body of the run, both in base64."""
 
     body: str = ""

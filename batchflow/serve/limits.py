@@ -24,7 +24,9 @@ class FlowKeyPage(NamedTuple):
 
 
 class LimitAdmin:
-    """The flow keys of an app's store. A change is in force at the next claim of every worker, and a deploy keeps it.
+    """The flow keys of an app's store, or of its QStash.
+
+    A change is in force at the next claim of every worker, and a deploy keeps it.
 
     With a `duration`, such as "2h", a pin or a pause ends by itself after that time. Every verb may be repeated.
     """
@@ -34,7 +36,7 @@ class LimitAdmin:
 
     async def list(self, *, after: str = "", limit: int = 100) -> FlowKeyPage:
         """A page of the flow keys after `after`, by name, those of other apps of the store too."""
-        found = [it for it in await self._client.store.flows() if (it.limits.key or "") > after]
+        found = [it for it in await self._client.flow_keys.flows() if (it.limits.key or "") > after]
         page = found[:limit]
         return FlowKeyPage(page, page[-1].limits.key if len(found) > limit else None)
 
@@ -44,7 +46,7 @@ class LimitAdmin:
         Raises:
             NotFoundError: it does not exist.
         """
-        for status in await self._client.store.flows([key]):
+        for status in await self._client.flow_keys.flows([key]):
             return status
         raise await self._not_found(key)
 
@@ -55,7 +57,7 @@ class LimitAdmin:
             NotFoundError: it does not exist.
         """
         await self.get(key)
-        return await self._client.store.flow_holders(key, limit)
+        return await self._client.flow_keys.flow_holders(key, limit)
 
     async def pin(
         self,
@@ -92,7 +94,7 @@ class LimitAdmin:
             raise _as_input(error) from error
         until = self._until(duration)
         await self.get(key)
-        await self._client.admin.pin(limits, until)
+        await self._client.flow_keys.pin(limits, until)
         return await self.get(key)
 
     async def unpin(self, key: str, *, parallelism: bool = True, rate: bool = True) -> FlowStatus:
@@ -102,7 +104,7 @@ class LimitAdmin:
             NotFoundError: it does not exist.
         """
         status = await self.get(key)
-        await self._client.admin.unpin(key, parallelism=parallelism, rate=rate)
+        await self._client.flow_keys.unpin(key, parallelism=parallelism, rate=rate)
         return await self._present(status)
 
     async def pause(self, key: str, *, duration: Duration | None = None) -> FlowStatus:
@@ -114,7 +116,7 @@ class LimitAdmin:
         """
         until = self._until(duration)
         await self.get(key)
-        await self._client.admin.pause(key, until)
+        await self._client.flow_keys.pause(key, until)
         return await self.get(key)
 
     async def resume(self, key: str) -> FlowStatus:
@@ -124,7 +126,7 @@ class LimitAdmin:
             NotFoundError: the flow key does not exist.
         """
         status = await self.get(key)
-        await self._client.admin.resume(key)
+        await self._client.flow_keys.resume(key)
         return await self._present(status)
 
     async def reset(self, key: str) -> FlowStatus:
@@ -134,7 +136,7 @@ class LimitAdmin:
             NotFoundError: the flow key does not exist.
         """
         status = await self.get(key)
-        await self._client.admin.reset(key)
+        await self._client.flow_keys.reset(key)
         return await self._present(status)
 
     def _until(self, duration: Duration | None) -> int | None:
@@ -155,11 +157,11 @@ class LimitAdmin:
 
     async def _present(self, before: FlowStatus) -> FlowStatus:
         # A key that nothing holds any more can be removed at any time.
-        found = await self._client.store.flows([before.limits.key or ""])
+        found = await self._client.flow_keys.flows([before.limits.key or ""])
         return found[0] if found else before
 
     async def _not_found(self, key: str) -> NotFoundError:
-        names = [it.limits.key or "" for it in await self._client.store.flows()]
+        names = [it.limits.key or "" for it in await self._client.flow_keys.flows()]
         if (close := closest(key, names)) is not None:
             end = f"; did you mean '{close}'?"
         elif names:
@@ -167,7 +169,7 @@ class LimitAdmin:
             others = f" and {len(names) - _MAX_NAMED:,} more" if len(names) > _MAX_NAMED else ""
             end = f"; known are {listed}{others}"
         else:
-            end = "; the store has none yet: an app declares its keys when it starts"
+            end = "; there are none yet: an app declares its keys when it starts"
         return NotFoundError(f"there is no flow key '{key}'{end}", field="key")
 
 

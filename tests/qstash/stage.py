@@ -95,6 +95,11 @@ class WireStage:
         """Deliver what is due, jump to what is due next, and so on."""
         await drive(self.qstash, self.clock, until=None if ms is None else self.clock.now() + ms)
 
+    def operator(self) -> httpx.AsyncClient:
+        """A client of the app on its own machine."""
+        assert self.client.app is not None
+        return httpx.AsyncClient(transport=httpx.ASGITransport(self.client.app), base_url="http://127.0.0.1")
+
     @property
     def bodies(self) -> list[Any]:
         """The bodies of the requests to the app."""

@@ -57,7 +57,6 @@ REFUSED: dict[str, Callable[[Batchflow], object]] = {
     "'schedule' is not supported on QStash": lambda flow: flow.serve("/daily", schedule="0 3 * * *"),
     "QStash has dead letters": lambda flow: flow.dead_letters,
     "QStash has schedules": lambda flow: flow.schedules,
-    "QStash has the limits of flow keys": lambda flow: flow.limits,
 }
 
 
