@@ -79,7 +79,7 @@ from batchflow.serve.validation import (
 from batchflow.serve.waits import any_codec
 
 if TYPE_CHECKING:
-    from fastapi import APIRouter
+    from fastapi import APIRouter, Request
 
     from batchflow.http.router import Routers
     from batchflow.qstash.deliveries import QStashDeliveries
@@ -654,6 +654,9 @@ class Batchflow:
             ResourceError: a resource cannot be opened; nothing is left open.
         """
         works = self.worker if worker is None else worker
+        if (loop := self.engine.loop) is not None and loop.is_closed():
+            # The loop has ended without a stop, and a store that is open there is of no use here.
+            await self.stop()
         await self.engine.open(wait=works)
         try:
             await self.resources.open()
@@ -702,6 +705,11 @@ class Batchflow:
                 raise
             raise StoreUnavailable("the app was stopped while it waited for its store") from None
 
+    async def _start_for(self, request: "Request") -> None:
+        if self._routers is not None and (path := self._routers.prefix_of(request)) is not None:
+            self._router_path.path = path
+        await self.start()
+
     @property
     def router(self) -> "APIRouter":
         """All endpoints, those of workflows and functions that are added later too, for `app.include_router`.
@@ -728,10 +736,12 @@ class Batchflow:
     def _build_routers(self) -> "Routers":
         if self._routers is None:
             from batchflow.http.access import Access
+            from batchflow.http.openings import RequestOpening
             from batchflow.http.router import Routers
             from batchflow.http.triggers import TriggerLimits
 
             settings = self.settings
+            opening = RequestOpening(self._start_for, self.stop, lambda: self.engine.is_open)
             self._routers = Routers(
                 self.engine,
                 self._workflows,
@@ -748,9 +758,10 @@ class Batchflow:
                     max_ids=settings.max_ids,
                     declared=self._limits,
                 ),
-                app_url=settings.app_url,
                 trust_prefix=settings.trust_forwarded_prefix,
                 deliveries=self._deliveries,
+                # Where there is a worker to start, a program has to do that.
+                opening=None if self._deliveries is None else opening,
             )
             for it in (*self._workflows.values(), *self._served.values()):
                 self._routers.add(it)

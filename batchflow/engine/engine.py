@@ -264,6 +264,16 @@ class Engine:
         subscriptions = self.store.on_change(self._on_store_change), self.store.on_notice(self._on_notice)
         self._end_subscriptions = lambda: [end() for end in subscriptions]
 
+    @property
+    def is_open(self) -> bool:
+        """True if it is open, and its event loop has not ended."""
+        return self.loop is not None and not self.loop.is_closed()
+
+    @property
+    def is_durable(self) -> bool:
+        """True if the runs that it starts outlive this process."""
+        return self.store.is_durable
+
     async def declare(self) -> None:
         """Declare the code's limits."""
         await self.store.declare(self._limits)

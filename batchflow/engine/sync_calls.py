@@ -14,7 +14,7 @@ def run_sync(engine: Engine, name: str, call: Callable[[], Coroutine[Any, Any, T
     """Run `call` on the event loop of the engine, or on one of its own while the store is open for it.
 
     Raises:
-        InputError: this thread runs an event loop, or the engine does not run and its store is not durable.
+        InputError: this thread runs an event loop, or the engine does not run and its runs would end with this process.
     """
     try:
         asyncio.get_running_loop()
@@ -24,7 +24,7 @@ def run_sync(engine: Engine, name: str, call: Callable[[], Coroutine[Any, Any, T
         raise InputError(f"'{name}_sync' would block the event loop of this thread; write 'await flow.{name}(…)'")
     if engine.loop is not None:
         return asyncio.run_coroutine_threadsafe(call(), engine.loop).result()
-    if not engine.store.is_durable:
+    if not engine.is_durable:
         raise InputError(
             f"'{name}_sync' needs a running app if its state is in memory (sqlite://), or the run would be lost; "
             f"start the app before, or give it a URL such as sqlite:///batchflow.db"

@@ -45,6 +45,8 @@ class Access:
         self._token = None if token is None else token.encode()
         self._guarded = guarded
         self._origins = frozenset(origins)
+        self.app_url = app_url
+        """The public URL of the app."""
         self._app_origin = None if app_url is None else origin_of(app_url)
 
     @property

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Request
 
 from batchflow.batch.bound import Workflow
 from batchflow.batch.schedules import ScheduleAdmin
@@ -18,6 +18,7 @@ from batchflow.http.events import EventEndpoints, WebhookEndpoint
 from batchflow.http.flow_keys import FlowKeyEndpoints
 from batchflow.http.health import HealthEndpoints
 from batchflow.http.openapi import error_responses
+from batchflow.http.openings import RequestOpening
 from batchflow.http.runs import RunEndpoints, WorkerEndpoints
 from batchflow.http.schedules import ScheduleEndpoints
 from batchflow.http.triggers import Deliveries, FunctionEndpoint, TriggerLimits, WorkflowEndpoints
@@ -29,7 +30,7 @@ class Routers:
     """Three routers: `triggers` starts work, `webhooks` answers everybody, `admin` is for operators.
 
     With `deliveries` the routes of functions are among the `webhooks`: the engine that calls them has no token. What
-    is in the app's own store has no routes then.
+    is in the app's own store has no routes then. Requests open the app by `opening`.
 
     `whole` has all three. Each can be included in several apps and under several prefixes. Workflows and functions that
     are added later are served wherever `triggers` or `whole` has been included.
@@ -43,18 +44,19 @@ class Routers:
         *,
         access: Access,
         limits: TriggerLimits,
-        app_url: str | None,
         trust_prefix: bool,
         deliveries: Deliveries | None = None,
+        opening: RequestOpening | None = None,
     ) -> None:
         self._limits = limits
         self._access = access
         self._deliveries = deliveries
         self._functions: set[str] = set()
-        self.triggers = _router(access.trigger_rules, access.statuses)
-        self.webhooks = _router([], ())
-        self.admin = _router(access.admin_rules, access.statuses)
-        self._urls = Urls(self.admin, self.webhooks, app_url=app_url, trust_prefix=trust_prefix)
+        opened = [] if opening is None else [Depends(opening.opened)]
+        self.triggers = _router([*access.trigger_rules, *opened], access.statuses)
+        self.webhooks = _router(opened, ())
+        self.admin = _router([*access.admin_rules, *opened], access.statuses)
+        self._urls = Urls(self.admin, self.webhooks, app_url=access.app_url, trust_prefix=trust_prefix)
         RunEndpoints(client, self._functions, max_body=limits.max_body).add_routes(self.admin)
         EventEndpoints(client, max_body=limits.max_body).add_routes(self.admin)
         FlowKeyEndpoints(client, max_body=limits.max_body).add_routes(self.admin)
@@ -96,6 +98,13 @@ class Routers:
     def prefix_in(self, app: object) -> str | None:
         """The prefix of the webhooks in an app; None if it does not include them, or only under parameters."""
         return router_prefix(app, self.webhooks)
+
+    def prefix_of(self, request: Request) -> str | None:
+        """The prefix of the webhooks in the app that a request has reached, with the path where that one is mounted."""
+        root = str(request.scope.get("root_path", ""))
+        mount = root.removeprefix(str(request.scope.get("app_root_path", root)))
+        prefix = self.prefix_in(request.scope.get("app"))
+        return None if prefix is None else mount + prefix
 
 
 def _router(rules: Sequence[Any], statuses: Sequence[int]) -> APIRouter:

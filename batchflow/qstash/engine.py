@@ -85,6 +85,11 @@ class QStashEngine(Engine):
         """See the port: QStash knows the id of a run until the run has ended."""
         return True
 
+    @property
+    def is_durable(self) -> bool:
+        """See the engine: they live in QStash."""
+        return True
+
     async def publish(self, messages: Sequence[Message]) -> Sequence[bool]:
         """See the port. Runs of served functions are started in QStash, all or none."""
         items = [init_item(self._address(it), it.body, self._settings(it)) for it in messages]

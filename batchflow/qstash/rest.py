@@ -1,5 +1,6 @@
 """The REST API of QStash, as an app uses it."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
@@ -32,11 +33,12 @@ class QStashRest:
         self._token = token
         self._transport = transport
         self._client: httpx.AsyncClient | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def close(self) -> None:
         """Close the connections; the next request opens new ones."""
         client, self._client = self._client, None
-        if client is not None:
+        if client is not None and self._loop is asyncio.get_running_loop():
             await client.aclose()
 
     async def submit(self, submission: Submission) -> str | None:
@@ -116,8 +118,11 @@ class QStashRest:
     def _open(self) -> "httpx.AsyncClient":
         import httpx
 
-        if self._client is None:
+        loop = asyncio.get_running_loop()
+        if self._client is None or self._loop is not loop:
+            # The connections of another loop are of no use here.
             self._client = httpx.AsyncClient(timeout=TIMEOUT_S, transport=self._transport)
+            self._loop = loop
         return self._client
 
     def _answer(self, status: int, text: str) -> Any:

@@ -1,0 +1,162 @@
+"""An app without a process that lives on: AWS Lambda, by Mangum, and containers that scale to zero."""
+
+import asyncio
+import gc
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Literal
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from batchflow import Batchflow, QStash, WorkflowContext
+from batchflow.engine.push_client import PushRequest
+from tests.qstash.invocations import ContainerClient, LambdaClient, OtherLoop, served
+from tests.qstash.stage import APP_URL, AppClient, WireStage
+
+
+@pytest.fixture
+async def stage(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[WireStage]:
+    monkeypatch.setenv("APP_URL", APP_URL)
+    async with WireStage() as stage:
+        stage.transport = OtherLoop(stage.transport)
+        yield stage
+
+
+def factory(stage: WireStage, calls: list[str]) -> Callable[[], FastAPI]:
+    """Makes the app of a process."""
+
+    def make() -> FastAPI:
+        flow = Batchflow(
+            QStash(
+                url="http://qstash.test",
+                token=stage.token,
+                current_signing_key=stage.keys["current"],
+                next_signing_key=stage.keys["next"],
+                transport=stage.transport,
+            ),
+            clock=stage.clock,
+        )
+
+        @flow.resource
+        def greeting() -> Iterator[str]:
+            calls.append("open")
+            yield "hello"
+            calls.append("close")
+
+        def greet(name: str) -> str:
+            calls.append("greet")
+            return f"{greeting()} {name}"
+
+        @flow.serve("/child")
+        async def child(ctx: WorkflowContext[int]) -> int:
+            return ctx.payload * 2
+
+        @flow.serve("/onboarding")
+        async def onboarding(ctx: WorkflowContext[str]) -> str:
+            text = await ctx.run("greet", greet, ctx.payload)
+            await ctx.sleep("three days", "3d")
+            async with asyncio.TaskGroup() as group:
+                doubled = group.create_task(ctx.invoke("double", child, 21))
+                again = group.create_task(ctx.run("again", greet, "again"))
+            return f"{text}, {doubled.result()}, {again.result()}"
+
+        app = FastAPI(lifespan=flow.lifespan)
+        app.include_router(flow.router, prefix="/workflows")
+        return app
+
+    return make
+
+
+def start(path: str = "/workflows/onboarding") -> PushRequest:
+    """A request that starts a run."""
+    return PushRequest("POST", f"{APP_URL}{path}", (("Content-Type", "application/json"),), b'"ada"', 30_000)
+
+
+async def check_run(stage: WireStage, client: AppClient, calls: list[str]) -> None:
+    """Start a run by a request, and see that it does what it has to."""
+    stage.qstash.engine.push_client = client
+    begun = stage.clock.now()
+    await client.send(start())
+    await stage.drive()
+    assert stage.clock.now() - begun >= 3 * 86_400_000
+    assert client.answers == [202] + [200] * (len(client.answers) - 1)
+    assert calls.count("greet") == 2
+    assert calls.count("open") == calls.count("close") == len(client.answers)
+    (run,) = [it for it in (await stage.flow.runs()).runs if it.destination.endswith("/onboarding")]
+    assert (run.state, run.result) == ("completed", '"hello ada, 42, hello again"')
+
+
+@pytest.mark.parametrize("image", ["new", "kept", "new loop"])
+@pytest.mark.parametrize("lifespan", ["auto", "off"])
+async def test_a_run_needs_nothing_but_its_requests(
+    stage: WireStage, lifespan: Literal["auto", "off"], image: str
+) -> None:
+    """Nothing in memory, on disk or of an event loop, nor the lifespan of ASGI; nothing runs between the requests."""
+    calls: list[str] = []
+    client = LambdaClient(factory(stage, calls), lifespan, image)
+    await check_run(stage, client, calls)
+    assert client.left == []
+
+
+async def test_a_run_needs_a_container_for_its_requests_only(stage: WireStage) -> None:
+    calls: list[str] = []
+    await check_run(stage, ContainerClient(factory(stage, calls)), calls)
+
+
+async def test_requests_that_overlap_share_what_is_opened_for_them(stage: WireStage) -> None:
+    """Until the last of them has ended."""
+    calls: list[str] = []
+    app = factory(stage, calls)()
+    entered, gate = asyncio.Event(), asyncio.Event()
+
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=APP_URL) as http:
+
+        async def body() -> AsyncIterator[bytes]:
+            yield b'"ada'
+            entered.set()
+            await gate.wait()
+            yield b'"'
+
+        slow = asyncio.create_task(http.post("/workflows/onboarding", content=body()))
+        await entered.wait()
+        quick = await http.post("/workflows/onboarding", json="grace")
+        assert (quick.status_code, calls) == (202, ["open"])
+        gate.set()
+        assert (await slow).status_code == 202
+    assert calls == ["open", "close"]
+
+
+async def test_an_app_that_its_server_has_started_stays_open(stage: WireStage) -> None:
+    calls: list[str] = []
+    app = factory(stage, calls)()
+    async with app.router.lifespan_context(app):
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=APP_URL) as http:
+            for _ in range(2):
+                assert (await http.post("/workflows/onboarding", json="ada")).status_code == 202
+        assert calls == ["open"]
+    assert calls == ["open", "close"]
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+async def test_runs_are_started_from_one_event_loop_after_the_other(stage: WireStage) -> None:
+    """By handlers that have an `asyncio.run` each: whatever is kept from the first is of no use to the second."""
+    async with served(stage.server) as url:
+        flow = Batchflow(QStash(url=url, token=stage.token, verify=False), clock=stage.clock)
+
+        @flow.serve("/onboarding", url=f"{APP_URL}/onboarding")
+        async def onboarding(ctx: WorkflowContext[str]) -> None: ...
+
+        async def left_open() -> str:
+            await flow.start()
+            return (await onboarding.trigger("ada")).id
+
+        async def closed() -> str:
+            async with flow:
+                return (await onboarding.trigger("ada")).id
+
+        runs = [await asyncio.to_thread(asyncio.run, it()) for it in (left_open, left_open, closed, closed)]
+        runs.append(await asyncio.to_thread(lambda: flow.trigger_sync(onboarding, "ada").id))
+        assert len({*runs}) == 5
+    # A loop that has ended without a stop has left a connection.
+    gc.collect()
