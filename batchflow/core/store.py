@@ -206,6 +206,23 @@ class Delivery(Protocol):
         """
         ...
 
+    async def claim_one(self, worker: str, id: str, fence: int) -> ClaimResult:
+        """Lease the message `id` to `worker`, with a new fence, if it waits and its latest fence is `fence`.
+
+        Its due time, its place in its lane, and the parallelism and rate of its flow keys do not hold it back: the
+        caller has kept them. It takes room of its keys, and none of their starts; more than their parallelism may be in
+        use then. Of a key whose circuit breaker is open it is the trial. The claim is as from `claim`, but a message
+        that was lost `SUSPECT_LOSSES` times is not alone: the worker may hold others, and get more.
+        Nothing is leased if the message is not known, has another fence or is held by another worker, or if the worker
+        is not registered. Nor is a message that may not start now, since its batch is paused or is being cancelled, it
+        is held, or one of its keys is paused or parked; it is then due at once, whatever its due time was, so that
+        `claim` leases it as soon as it may start.
+        A worker that holds the message with `fence` + 1, whichever verb has leased it, gets the claim again, with the
+        journal of now: so the call may be repeated after a lost reply, but two callers of one worker may have the same
+        claim. `next_due` is None.
+        """
+        ...
+
     def settle(self, settlement: Settlement) -> Awaitable[SettleResult]:
         """End a claim if it is still held with this fence, together with its steps and effects; else `stale`.
 
@@ -243,8 +260,8 @@ class Delivery(Protocol):
         """Reclaim the claims of workers whose lease has ended or whose process is gone; returns their number.
 
         Each counts as a loss; the first is due at once, further ones in a row after `loss_delay_ms`, and with
-        `LOSS_LIMIT` it becomes a dead letter. If the worker held one with `SUSPECT_LOSSES` or more that has recorded
-        nothing, only that one counts; its other claims are due at once, without a loss.
+        `LOSS_LIMIT` it becomes a dead letter. If the worker held one that was claimed alone and has recorded nothing,
+        only that one counts; its other claims are due at once, without a loss.
         """
         ...
 

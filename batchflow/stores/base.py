@@ -101,6 +101,8 @@ ORDER = (
     "reconcile",
     "fire_schedule",
     "claim",
+    # After `claim`, which tells a server what the worker holds as of the call: not what it gets later.
+    "claim_one",
 )
 """The order of verbs within a group: verbs that end work come before verbs that start it, and claims come last."""
 
@@ -146,6 +148,7 @@ NOTIFYING_VERBS = frozenset(
         "sweep_cancelled",
         "reconcile",
         "fire_schedule",
+        "claim_one",
     }
 )
 """Verbs after which a message may be due, or a run or batch may have ended."""

@@ -19,6 +19,7 @@ from tests.conformance.canaries import CanaryCases
 from tests.conformance.cancelling import CancelCases
 from tests.conformance.children import ChildCases
 from tests.conformance.claiming import ClaimCases
+from tests.conformance.claiming_one import ClaimOneCases
 from tests.conformance.dead_letters import DeadLetterCases
 from tests.conformance.documents import DocumentCases
 from tests.conformance.events import EventCases
@@ -67,6 +68,7 @@ class StoreConformance(
     LifeCases,
     PublishCases,
     ClaimCases,
+    ClaimOneCases,
     PriorityCases,
     FlowCases,
     WorkerCases,

@@ -150,6 +150,7 @@ class Row:
     created_at: int
     number: int = -1
     owner: str | None = None
+    beside: bool = False
     fence: int = 0
     failures: int = 0
     losses: int = 0
@@ -174,6 +175,11 @@ class Row:
     @property
     def is_suspect(self) -> bool:
         return self.losses >= SUSPECT_LOSSES
+
+    @property
+    def is_alone(self) -> bool:
+        """A worker holds it, and has claimed it alone."""
+        return self.owner is not None and self.is_suspect and not self.beside
 
     @property
     def journal(self) -> Journal:
@@ -470,7 +476,7 @@ class Place:
         return batch.new.priority if batch else 0
 
     def claim(self, worker: str, destinations: frozenset[str], limit: int) -> ClaimResult:
-        if any(row.owner == worker and row.is_suspect for row in self.rows.values()):
+        if any(row.owner == worker and row.is_alone for row in self.rows.values()):
             return ClaimResult((), self.now + ALONE_MS, self.now)
         self.undo_ended()
         waiting: dict[Lane, list[Row]] = {}
@@ -513,6 +519,25 @@ class Place:
         return ClaimResult(
             claims, self._next_due([*suspects, *(row for rows in waiting.values() for row in rows)]), self.now
         )
+
+    def claim_one(self, worker: str, id: str, fence: int) -> ClaimResult:
+        self.undo_ended()
+        row = self.rows.get(id)
+        if row is None or row.died_at is not None:
+            return ClaimResult((), None, self.now)
+        flows = [self.flows[key] for key in row.lane.keys]
+        claims: list[Claim] = []
+        if row.owner == worker and row.fence == fence + 1:
+            claims = [self._shown(row)]
+        elif row.owner is None and row.fence == fence:
+            if self.is_closed(row.lane) or any(flow.paused or flow.parked_until > self.now for flow in flows):
+                row.due = 0
+            else:
+                for flow in flows:
+                    flow.in_use += 1
+                    self._try(flow, row)
+                claims = [self._claim(row, worker, beside=True)]
+        return ClaimResult(claims, None, self.now)
 
     def _admits(self, lane: Lane, want: int = 1) -> int:
         """The number of messages that all keys of a lane have room for."""
@@ -559,18 +584,26 @@ class Place:
             flow.in_use, flow.next_start, flow.turn = state.in_use, state.next_start, self.turn
             if key == lane.parent:
                 flow.child_turn = self.turn
-            if state.half_open:
-                flow.parked_until, flow.breaker = NEVER, flow.breaker._replace(trial=rows[0].message.id)
+            self._try(flow, rows[0])
         return [self._claim(row, worker) for row in rows]
 
-    def _claim(self, row: Row, worker: str) -> Claim:
+    def _try(self, flow: Flow, row: Row) -> None:
+        """The one that is tried, if the circuit breaker of a key is open."""
+        if flow.breaker.open_for:
+            flow.parked_until, flow.breaker = NEVER, flow.breaker._replace(trial=row.message.id)
+
+    def _claim(self, row: Row, worker: str, *, beside: bool = False) -> Claim:
         ripe = apply_arrivals(row.journal, self.now, row.arrivals) if row.fence else []
         self.note(row, ripe)
         self.unlisten(row.message.id, [step.number for step in ripe if step.kind == "wait"])
         row.arrivals.clear()
-        row.owner, row.fence = worker, row.fence + 1
+        row.owner, row.beside, row.fence = worker, beside, row.fence + 1
         self._wait(row, "")
         row.started_at = self.now if row.started_at is None else row.started_at
+        return self._shown(row)
+
+    def _shown(self, row: Row) -> Claim:
+        """The claim of a leased message."""
         message, batch = row.message, self.batches.get(row.message.batch or "")
         is_item = batch is not None and row.number >= 0
         return Claim(
@@ -587,7 +620,7 @@ class Place:
             retry=message.retry,
             journal=row.journal,
             params=batch.new.params if batch else "null",
-            started_at=row.started_at,
+            started_at=row.started_at or 0,
             depth=batch.new.depth if batch else message.depth,
             data=batch.data.get(row.number) if batch and is_item else None,
         )
@@ -937,9 +970,9 @@ class Place:
 
     def take_back_all(self, worker: str, *, lost: bool) -> int:
         held = [row for row in self.rows.values() if row.owner == worker]
-        alone = lost and any(row.is_suspect for row in held)
+        alone = lost and any(row.is_alone for row in held)
         for row in held:
-            self.take_back(row, lost=lost and (row.is_suspect or not alone))
+            self.take_back(row, lost=lost and (row.is_alone or not alone))
         del self.workers[worker]
         self.served.pop(worker, None)
         return len(held)
@@ -1571,6 +1604,12 @@ class MemoryStore:
         if worker not in self.at.workers or limit < 1 or not destinations:
             return ClaimResult((), None, self.at.now)
         return self.at.claim(worker, frozenset(destinations), limit)
+
+    @write(tells=True)
+    def claim_one(self, worker: str, id: str, fence: int) -> ClaimResult:
+        if worker not in self.at.workers:
+            return ClaimResult((), None, self.at.now)
+        return self.at.claim_one(worker, id, fence)
 
     @write(tells=True)
     def settle(self, settlement: Settlement) -> SettleResult:

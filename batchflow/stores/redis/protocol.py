@@ -523,7 +523,11 @@ def _is_item(id: str) -> bool:
     return id[-11:-9] == ".r"
 
 
-DECODERS: dict[str, Callable[[Any], Any]] = {"settle": decode_settled, "claim": decode_claimed}
+DECODERS: dict[str, Callable[[Any], Any]] = {
+    "settle": decode_settled,
+    "claim": decode_claimed,
+    "claim_one": decode_claimed,
+}
 """Decoders of the answers of some verbs; other answers are used as they are."""
 
 

@@ -172,12 +172,11 @@ class RedisStore(WriteVerbs, RedisWireVerbs):
     async def claim(self, worker: str, destinations: Sequence[str], limit: int) -> ClaimResult:
         """See the protocol."""
         self._require_open()
-        claims = self._claims.setdefault(worker, _WorkerClaims())
-        self._runner.worker = worker if len(self._claims) == 1 else ""
+        claims = self._claims_of(worker)
         async with claims.lock:
             claims.token += 1
             token = claims.token
-            held = list(claims.held) if claims.report_held else None
+            held = [*claims.held, *claims.asked] if claims.report_held else None
             list_name = claims.list_name(destinations)
             claimed: ClaimResult | None = None
             while claimed is None:
@@ -194,6 +193,23 @@ class RedisStore(WriteVerbs, RedisWireVerbs):
                 claims.report_held = False
             claims.held.update([(claim.id, claim.fence) for claim in claimed.claims])
         return claimed
+
+    async def claim_one(self, worker: str, id: str, fence: int) -> ClaimResult:
+        """See the protocol."""
+        self._require_open()
+        claims = self._claims_of(worker)
+        claims.asked.append(id)
+        try:
+            claimed: ClaimResult = await self._enqueue("claim_one", worker, id, fence)
+            claims.held.update([(claim.id, claim.fence) for claim in claimed.claims])
+        finally:
+            claims.asked.remove(id)
+        return claimed
+
+    def _claims_of(self, worker: str) -> "_WorkerClaims":
+        claims = self._claims.setdefault(worker, _WorkerClaims())
+        self._runner.worker = worker if len(self._claims) == 1 else ""
+        return claims
 
     async def deregister(self, worker: str) -> None:
         """See the protocol."""
@@ -418,9 +434,9 @@ class _WorkerClaims:
     """The claims of one worker.
 
     `token` is the number of its latest claim, `acknowledged` that of the latest claim whose answer arrived. `held` are
-    its messages whose settlement has not been answered, as id → fence. The next claim sends them if `report_held` is
-    set: after each heartbeat, and after the server was away. `known_list` is the list of destinations that the server
-    has.
+    its messages whose settlement has not been answered, as id → fence; `asked` are those of calls of `claim_one` that
+    have not been answered. The next claim sends both if `report_held` is set: after each heartbeat, and after the
+    server was away. `known_list` is the list of destinations that the server has.
     """
 
     def __init__(self) -> None:
@@ -428,6 +444,7 @@ class _WorkerClaims:
         self.token = 0
         self.acknowledged = 0
         self.held: dict[str, int] = {}
+        self.asked: list[str] = []
         self.report_held = False
         self.known_list = ""
         self._latest: tuple[Sequence[str], str] = ((), "")

@@ -55,6 +55,13 @@ def release_slots(tx: Tx, lanes: Iterable[int]) -> bool:
     return counting
 
 
+def take_slot(tx: Tx, lane: int, id: str) -> None:
+    """Take a slot of the keys of a lane for a message, whatever their limits; of a half-open key it is the trial."""
+    for key in tx.column("flow_take_slot", lane=lane):
+        if key is not None:
+            begin_trial(tx, key, id)
+
+
 def release(tx: Tx, claims: Sequence[tuple[str, int]]) -> None:
     """Free the slots of claims that have ended without an outcome, given by message and lane; a trial is over."""
     if release_slots(tx, [lane for _, lane in claims]):

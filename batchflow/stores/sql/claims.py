@@ -1,6 +1,6 @@
 """Claims of workers: leasing messages, in the order of flow keys and lanes."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -14,10 +14,10 @@ from batchflow.core.message import (
     ClaimResult,
 )
 from batchflow.core.retry import RetryPolicy
-from batchflow.core.run import NEVER
+from batchflow.core.run import NEVER, Journal
 from batchflow.stores import base
 from batchflow.stores.base import flow_control
-from batchflow.stores.sql import breakers, flows, steps
+from batchflow.stores.sql import breakers, events, flows, steps
 from batchflow.stores.sql.batches import count_waiting
 from batchflow.stores.sql.transaction import BatchHead, Tx
 
@@ -72,11 +72,12 @@ def claim(tx: Tx, worker: str, destinations: Sequence[str], limit: int) -> Claim
     if has_suspect:
         return ClaimResult((), tx.now + ALONE_MS, tx.now)
     if changes_at is not None:
+        opens = opens or changes_at <= tx.now
         changes_at = flows.undo_ended(tx, changes_at)
     served = tx.destination_list(destinations)
     turns = _Turns(tx)
     if (suspect := _lease_suspect(tx, served, owner, turns)) is not None:
-        return ClaimResult(_claims_of(tx, [suspect]), tx.now + ALONE_MS, tx.now)
+        return ClaimResult(_begin(tx, [suspect]), tx.now + ALONE_MS, tx.now)
     found: list[tuple[Lane, list[Any]]] = []
     more = True
     if opens:
@@ -106,13 +107,34 @@ def claim(tx: Tx, worker: str, destinations: Sequence[str], limit: int) -> Claim
                 break
         limit -= taken
         more = more and limit > 0 and (taken > 0 or emptied)
-    claims = _claims_of(tx, found)
+    claims = _begin(tx, [(lane.destination, rows) for lane, rows in found])
     if limit == 0:
         return ClaimResult(claims, tx.now, tx.now)
     next_due = tx.one("lanes_next", now=tx.now, served=served)
     if changes_at is not None:
         next_due = changes_at if next_due is None else min(next_due, changes_at)
     return ClaimResult(claims, None if next_due is None or next_due >= NEVER else -int(-next_due // 1), tx.now)
+
+
+def claim_one(tx: Tx, worker: str, id: str, fence: int) -> ClaimResult:
+    """Lease the message that waits with this fence, whatever its due time and the limits of its keys."""
+    owner = worker_key(tx, worker)
+    found = [] if owner is None else tx.json("message_of_fence", id=id, fence=fence, owner=owner, now=tx.now)
+    claims: list[Claim] = []
+    for lane, destination, is_held, may_start in found:
+        rows = _candidate(tx, id)
+        if is_held:
+            (claim,) = _claims_of(tx, [(destination, rows)], {}, ())
+            # Nothing that has come since becomes a recorded entry.
+            claims = [claim._replace(fence=fence + 1, journal=tuple(steps.journal_of(tx, id)))]
+        elif may_start:
+            tx.run("message_lease_one", id=id, owner=owner, now=tx.now)
+            breakers.take_slot(tx, lane, id)
+            flows.recount_lane(tx, lane)
+            claims = _begin(tx, [(destination, rows)])
+        else:
+            events.wake(tx, [(id, lane)])
+    return ClaimResult(claims, None, tx.now)
 
 
 def _of_highest_priority(lanes: list[Lane]) -> list[Lane]:
@@ -140,19 +162,24 @@ class _Turns:
         return self._next
 
 
-def _lease_suspect(tx: Tx, served: int, owner: int, turns: _Turns) -> tuple[Lane, list[Any]] | None:
-    """Lease the suspect that is due first; None if there is none."""
+def _lease_suspect(tx: Tx, served: int, owner: int, turns: _Turns) -> tuple[str, list[Any]] | None:
+    """Lease the suspect that is due first, and return its destination and its row; None if there is none."""
     for *fields, id in tx.json("suspects_due", served=served, now=tx.now):
         lane = Lane._make(fields)
         limits, state = _flow_of(lane, {})
         admission = admit(limits, state, now=tx.now, want=1)
         if admission.count:
-            rows = tx.json("message_suspect_read", id=id)
+            rows = _candidate(tx, id)
             for parent in map(Lane._make, tx.json("lane_parent", lane=lane.lane)):
                 _take_of_parent(tx, parent, 1, {}, turns, id)
             _lease_rows(tx, lane, rows, owner, admission.state, turns)
-            return lane, rows
+            return lane.destination, rows
     return None
+
+
+def _candidate(tx: Tx, id: str) -> list[Any]:
+    """The row of one message."""
+    return tx.json("message_candidate", id=id)
 
 
 def _flow_of(lane: Lane, states: Mapping[str, FlowState]) -> tuple[FlowControl, FlowState]:
@@ -285,13 +312,19 @@ def _lease_messages(tx: Tx, rows: Sequence[Any], owner: int) -> None:
     tx.run_rows("message_lease", [(row[0],) for row in rows], owner=owner, now=tx.now)
 
 
-def _claims_of(tx: Tx, found: list[tuple[Lane, list[Any]]]) -> list[Claim]:
+def _begin(tx: Tx, found: list[tuple[str, list[Any]]]) -> list[Claim]:
+    """The claims of leased messages, whose journals are brought up to now; each destination is given with its rows."""
     again = [row for _, rows in found for row in rows if row[1] > 0]
     journals, woken = steps.journals(tx, [(row[0],) for row in again]) if again else ({}, set[str]())
     count_waiting(tx, [(row[2], row[3], row[-1]) for row in again if row[-1]], -1)
+    return _claims_of(tx, found, journals, woken)
+
+
+def _claims_of(
+    tx: Tx, found: Iterable[tuple[str, list[Any]]], journals: Mapping[str, Journal], woken: Container[str]
+) -> list[Claim]:
     claims: list[Claim] = []
-    for lane, rows in found:
-        destination = lane.destination
+    for destination, rows in found:
         for id, fence, batch, number, item, failures, losses, body, headers, retry, started_at, depth, data, _ in rows:
             head = None if batch is None else tx.batch_head(batch)
             claim = (

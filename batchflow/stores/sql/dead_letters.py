@@ -118,18 +118,14 @@ _CHILDREN = ("invoke", "call")
 
 def _dropped_steps(tx: Tx, id: str, restart: bool) -> list[Step]:
     """The steps that a redriven run executes again: all, or pending ones and the latest that failed."""
-    journal = _journal(tx, id)
+    journal = steps.journal_of(tx, id)
     failed = max((step.position for step in journal if step.state == "failed"), default=0)
     return [it for it in journal if restart or it.state == "pending" or (it.state, it.position) == ("failed", failed)]
 
 
-def _journal(tx: Tx, id: str) -> list[Step]:
-    return [Step(*row[1:]) for row in steps.steps_of(tx, [(id,)])]
-
-
 def _drop_ended(tx: Tx, id: str) -> None:
     """Drop a child that has ended, with its own children, so that it can be started anew."""
-    journal = _journal(tx, id)
+    journal = steps.journal_of(tx, id)
     if not delete(tx, id):
         if not tx.run("run_drop", id=id):
             return
@@ -209,7 +205,7 @@ def read(tx: Tx, id: str) -> DeadLetter | None:
     found = tx.json("dead_letter_read", id=id)
     if not found:
         return None
-    return base.dead_letter(found[0], tuple(Step(*row[1:]) for row in steps.steps_of(tx, [(id,)])))
+    return base.dead_letter(found[0], tuple(steps.journal_of(tx, id)))
 
 
 def listed(tx: Tx, query: DeadLetterQuery, limit: int, before: tuple[int, str] | None) -> list[DeadLetter]:

@@ -7,11 +7,11 @@ from pydantic_core import from_json, to_json
 
 from batchflow.core.batch import Batch, Item, ItemState
 from batchflow.core.message import OpenMessage, UnservedWork, WorkerStatus
-from batchflow.core.run import NEVER, Run, RunQuery, Step
+from batchflow.core.run import NEVER, Run, RunQuery
 from batchflow.core.store import ITEMS_SIZE, MOST_COUNTED, SEARCHED_BATCHES, SEARCHED_LANES, SEARCHED_MESSAGES
 from batchflow.stores import base
 from batchflow.stores.sql import messages
-from batchflow.stores.sql.steps import steps_of
+from batchflow.stores.sql.steps import journal_of
 from batchflow.stores.sql.transaction import Tx
 
 
@@ -20,7 +20,7 @@ def run(tx: Tx, id: str) -> Run | None:
     found = tx.json("run_read", id=id, now=tx.now, never=NEVER)
     if not found:
         return None
-    return base.run(found[0], tuple(Step(*row[1:]) for row in steps_of(tx, [(id,)])))
+    return base.run(found[0], tuple(journal_of(tx, id)))
 
 
 def run_list(tx: Tx, query: RunQuery, limit: int) -> list[Run]:

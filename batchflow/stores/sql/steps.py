@@ -103,6 +103,11 @@ def steps_of(tx: Tx, runs: Sequence[tuple[str]]) -> list[Any]:
     return tx.json_rows("step_of_runs", runs)
 
 
+def journal_of(tx: Tx, run: str) -> list[Step]:
+    """The steps of one run as they are recorded."""
+    return [Step(*row[1:]) for row in steps_of(tx, [(run,)])]
+
+
 def apply_effects(tx: Tx, effects: Sequence[tuple[str, Effect]]) -> None:
     """Write effects, each of a run."""
     starts: list[StartItems] = []

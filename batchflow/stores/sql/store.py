@@ -54,6 +54,10 @@ class SqlStore(WriteVerbs, WireVerbs):
         """See the protocol."""
         return await self._enqueue("claim", worker, destinations, limit)
 
+    async def claim_one(self, worker: str, id: str, fence: int) -> ClaimResult:
+        """See the protocol."""
+        return await self._enqueue("claim_one", worker, id, fence)
+
     async def workers(self) -> Sequence[WorkerStatus]:
         """See the protocol."""
         return await self._read(reads.workers)
@@ -361,6 +365,7 @@ VERBS: Mapping[str, Verb] = {
     "forget": _each(ledger.forget),
     "prune": _each(prune),
     "claim": _each(claims.claim),
+    "claim_one": _each(claims.claim_one),
     "read": _each(_read),
 }
 """The verbs of a group by name (`batchflow.stores.base.ORDER`), and `read`."""

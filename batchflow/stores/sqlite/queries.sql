@@ -308,6 +308,12 @@ UPDATE flow SET in_use = in_use + :count, next_start = :next_start, turn = :turn
 -- The same for the key under which the lanes of the leased messages are nested.
 UPDATE flow SET in_use = in_use + :count, next_start = :next_start, turn = :turn, child_turn = :turn WHERE key = :flow;
 
+-- flow_take_slot --
+-- Of each key of a lane. Returns those whose circuit breaker is open.
+UPDATE flow SET in_use = in_use + 1 WHERE key IN (
+    SELECT flow FROM lane WHERE key = :lane UNION ALL SELECT parent FROM lane WHERE key = :lane)
+RETURNING CASE WHEN open_for > 0 THEN key END;
+
 -- flow_release --
 UPDATE flow SET in_use = max(0, in_use - :count) WHERE key IN (
     SELECT flow FROM lane WHERE key = :lane UNION ALL SELECT parent FROM lane WHERE key = :lane)
@@ -560,7 +566,7 @@ FROM (
         LEFT JOIN item i ON i.batch = r.batch AND i.number = r.number
     WHERE r.place <= :limit ORDER BY r.place);
 
--- message_suspect_read --
+-- message_candidate --
 SELECT json_group_array(json_array(
     id, fence, batch, number, item, failures, losses, body, headers, retry, started_at, depth, data, waits))
 FROM (
@@ -574,6 +580,22 @@ WITH given (id) AS (VALUES :rows)
 UPDATE message SET owner = :owner, fence = fence + 1, started_at = coalesce(started_at, :now), stage = max(stage, 1),
     waits = 0
 WHERE id IN (SELECT id FROM given);
+
+-- message_of_fence --
+-- A message that waits with this fence, or that this worker holds with the next one: its lane and destination, whether the
+-- worker holds it, and 1 if it may start as far as its limits let it.
+SELECT json_group_array(json_array(
+    l.key, l.destination, m.owner IS NOT NULL,
+    l.closed = 0 AND (f.paused = 0 OR f.paused_until <= :now) AND f.parked_until <= :now
+        AND (p.key IS NULL OR (p.paused = 0 OR p.paused_until <= :now) AND p.parked_until <= :now)))
+FROM message m CROSS JOIN lane l ON l.key = m.lane CROSS JOIN flow f ON f.key = l.flow LEFT JOIN flow p ON p.key = l.parent
+WHERE m.id = :id AND m.stage < 3
+    AND (m.owner IS NULL AND m.fence = :fence OR m.owner = :owner AND m.fence = :fence + 1);
+
+-- message_lease_one --
+-- Not as one that is claimed alone.
+UPDATE message SET owner = :owner, fence = fence + 1, started_at = coalesce(started_at, :now), stage = 1, waits = 0
+WHERE id = :id;
 
 -- message_held --
 -- The messages of the given claims that are still held.

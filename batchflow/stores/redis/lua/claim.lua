@@ -241,9 +241,9 @@ function workers.serve(worker, list, destinations)
   return true
 end
 
-local function lease_message(worker, id, about)
-  local key = P .. 'm:' .. id
-  local fields = call('HMGET', key, 'f', 'y', 'b', 'n', 'i', 'x', 'l', 'h', 'r', 'st', 'dp', 'd', 'wt')
+-- What a claim shows of a message: its fields, its batch, and the data of its item.
+local function read_message(id)
+  local fields = call('HMGET', P .. 'm:' .. id, 'f', 'y', 'b', 'n', 'i', 'x', 'l', 'h', 'r', 'st', 'dp', 'd', 'wt')
   local data
   if fields[5] then
     fields[3], fields[4], fields[12] = string.sub(id, 1, -12), string.sub(id, -9), true
@@ -251,7 +251,20 @@ local function lease_message(worker, id, about)
     fields[8] = of and of.hd or false
     if of and of.dd == '1' then data = call('HGET', items.data(fields[3], tonumber(fields[4])), tonumber(fields[4])) end
   end
-  local batch = fields[3] and batches.get(fields[3])
+  return fields, fields[3] and batches.get(fields[3]), data
+end
+
+local function claim_row(id, destination, fields, batch, data, fence, started, journal)
+  return {
+    id, fence, destination, fields[2] or 'null', or_null(fields[3]), tonumber(fields[4] or -1), fields[5] or '',
+    tonumber(fields[6] or 0), tonumber(fields[7] or 0), or_null(fields[8]), or_null(fields[9]), journal, started,
+    batch and batch.dp or tonumber(fields[11] or 0), or_null(data),
+  }
+end
+
+local function lease_message(worker, id, about)
+  local key = P .. 'm:' .. id
+  local fields, batch, data = read_message(id)
   if not fields[12] or (batch and batch.s == 'cancelling') then return nil end
   local fence, started, journal = tonumber(fields[1] or 0) + 1, tonumber(fields[10] or now), NULL
   call('HSET', key, 'o', worker, 'f', fence, 'st', started)
@@ -268,11 +281,7 @@ local function lease_message(worker, id, about)
       journal = steps.text(found)
     end
   end
-  return {
-    id, fence, about.destination, fields[2] or 'null', or_null(fields[3]), tonumber(fields[4] or -1), fields[5] or '',
-    tonumber(fields[6] or 0), tonumber(fields[7] or 0), or_null(fields[8]), or_null(fields[9]), journal, started,
-    batch and batch.dp or tonumber(fields[11] or 0), or_null(data),
-  }
+  return claim_row(id, about.destination, fields, batch, data, fence, started, journal)
 end
 
 local function lease_items(worker, member, about, want, taken)
@@ -503,4 +512,50 @@ verbs.claim = function(worker, list, destinations, limit, token, acknowledged, h
   local due = alone and now + ALONE_MS or (left == 0 or more) and now or next_due(served)
   if state.next_end and (due == NULL or state.next_end < due) then due = state.next_end end
   return { taken.claims, due, parameters(taken.claims), now, taken.headers }
+end
+
+-- claim_one: leases the message that waits with this fence, whatever its due time and the limits of its keys. One that may
+-- not start now is due at once. A worker that holds it with the next fence gets its claim again. The answer is as claim's.
+local function flows_of(message)
+  local found = {}
+  for _, key in ipairs({ message.k, message.pa }) do found[#found + 1] = flows.get_or_make(key) end
+  return found
+end
+
+local function may_start(id, message)
+  for _, flow in ipairs(flows_of(message)) do
+    if flows.is_paused(flow) or flow.pk > now then return false end
+  end
+  return not lanes.is_closed(lanes.group(id, message))
+end
+
+local function lease_one(worker, id, message)
+  local claim = lease_message(worker, id, { destination = message.d })
+  for _, flow in ipairs(flows_of(message)) do flows.take_slots(flow, 1, id) end
+  lanes.dequeue(id, message)
+  call('HSET', workers.claims_key(worker), id, '!')
+  return claim
+end
+
+-- The claim that a worker holds. Nothing that has come since becomes a recorded entry.
+local function held_claim(id, message)
+  local fields, batch, data = read_message(id)
+  local journal = steps.text(steps.of(to_table(call('HGETALL', P .. 'm:' .. id))))
+  return claim_row(id, message.d, fields, batch, data, message.f, tonumber(message.st), journal)
+end
+
+verbs.claim_one = function(worker, id, fence)
+  local claims = {}
+  local message = call('ZSCORE', P .. 'workers', worker) and (messages.load(id) or fence == 0 and items.add_message(id))
+  if message and message.o == worker and message.f == fence + 1 then
+    claims[1] = held_claim(id, message)
+  elseif message and not message.o and message.f == fence then
+    if may_start(id, message) then
+      claims[1] = lease_one(worker, id, message)
+    else
+      call('HSET', P .. 'm:' .. id, 'u', 0)
+      lanes.enqueue(id, message, 0)
+    end
+  end
+  return { claims, NULL, parameters(claims), now }
 end

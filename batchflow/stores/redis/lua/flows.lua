@@ -290,21 +290,26 @@ function flows.admitted(flow, want)
   return math.max(0, count)
 end
 
--- Count leased messages, of which `id` is the last: take slots, start times and the key's next turn. Returns the turn.
+-- Count leased messages, of which `id` is the last: take slots. If the circuit breaker is open, it is the trial.
+function flows.take_slots(flow, count, id)
+  flows.set(flow, 'n', flow.n + count)
+  flows.set(flow, 'w', flow.w - count)
+  if flows.is_breaker_open(flow) then
+    -- Nothing else starts until the trial has ended.
+    flows.set(flow, 'tr', '=' .. id)
+    flows.set(flow, 'pk', NEVER)
+  end
+end
+
+-- The same, and take start times and the key's next turn. Returns the turn.
 function flows.take(flow, count, id)
   local _, rate = flows.limits(flow)
   if rate then
     local start, interval = flows.next_start(flow)
     flows.set(flow, 'nx', start + count * interval)
   end
-  flows.set(flow, 'n', flow.n + count)
-  flows.set(flow, 'w', flow.w - count)
+  flows.take_slots(flow, count, id)
   flows.set(flow, 'tu', call('HINCRBY', META, 'turn', 1))
-  if flows.is_breaker_open(flow) then
-    -- Nothing else starts until the trial has ended.
-    flows.set(flow, 'tr', '=' .. id)
-    flows.set(flow, 'pk', NEVER)
-  end
   return flow.tu
 end
 
