@@ -100,6 +100,10 @@ class WireEngine(Submitter, Protocol):
         """End a run with its result (JSON text). Safe to repeat."""
         ...
 
+    async def cancel_run(self, id: str) -> bool:
+        """Cancel a run; False if it has ended."""
+        ...
+
 
 class WireEndpoint:
     """Answers the requests of QStash for one endpoint. `url` is its public URL.
@@ -196,8 +200,8 @@ class WireEndpoint:
             case "dead" | "failed":
                 return _failure(FailureResponse.of_error(489, settlement.error or ""))
             case "cancelled":
-                # Whoever has cancelled it has told QStash.
-                pass
+                # By `ctx.cancel()`, or from outside: then QStash knows it, and nothing changes.
+                await self._engine.cancel_run(claim.id)
         return _success(address.run)
 
     async def _begin(self, request: WireRequest, address: Address, run: DeliveredRun) -> WireAnswer:

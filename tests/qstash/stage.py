@@ -22,13 +22,14 @@ class AppClient:
 
     def __init__(self) -> None:
         self.app: FastAPI | None = None
+        self.url = APP_URL
         self.requests: list[PushRequest] = []
         self.answers: list[int] = []
         self.elsewhere: Callable[[PushRequest], Awaitable[PushResponse]] | None = None
         self.after: Callable[[PushRequest, PushResponse], PushResponse] = lambda _, response: response
 
     async def send(self, request: PushRequest) -> PushResponse:
-        if not request.url.startswith(APP_URL):
+        if not request.url.startswith(self.url):
             assert self.elsewhere is not None, request.url
             return await self.elsewhere(request)
         assert self.app is not None
@@ -53,7 +54,8 @@ class WireStage:
     def __init__(self, kind: Kind = "sqlite", **options: Any) -> None:
         self.clock = ManualClock()
         self.client = AppClient()
-        self.qstash = Batchflow(made(kind, self.clock), clock=self.clock, worker=False, entropy=FixedEntropy())
+        self.store = made(kind, self.clock)
+        self.qstash = Batchflow(self.store, clock=self.clock, worker=False, entropy=FixedEntropy())
         self.qstash.engine.push_client = self.client
         self.server = self.qstash.server
         self.transport: httpx.AsyncBaseTransport = httpx.ASGITransport(self.server)

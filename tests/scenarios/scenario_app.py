@@ -4,6 +4,8 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import httpx
+from fastapi import FastAPI
 from pydantic import BaseModel
 
 from batchflow import Batchflow
@@ -15,7 +17,7 @@ from batchflow.core.settlement import Settlement, done
 from batchflow.engine.caller import HttpCaller
 from batchflow.serve.runs import RunHandle
 from batchflow.testing import FixedEntropy, ManualClock, drive
-from tests.stores.kinds import Kind, left, made
+from tests.stores.kinds import Kind, Made, left, made
 
 HOUR = 3_600_000
 DAY = 24 * HOUR
@@ -41,8 +43,12 @@ class Answering(HttpCaller):
     async def deliver(self, claim: Claim, runtime: Runtime) -> Settlement:
         """Answer at once."""
         request = call_request_codec().decode(claim.body)
+        return done(claim, call_result_codec().encode(self.answer_to(request)))
+
+    def answer_to(self, request: CallRequest) -> CallResult:
+        """Note a request, and answer it."""
         self.requests.append(request)
-        return done(claim, call_result_codec().encode(self.answer(request)))
+        return self.answer(request)
 
 
 def json_answer(text: str, status: int = 200) -> CallResult:
@@ -50,8 +56,20 @@ def json_answer(text: str, status: int = 200) -> CallResult:
     return CallResult(status=status, headers={"content-type": "application/json"}, body=Body(text=text))
 
 
+async def put(app: Any, url: str, text: str) -> int:
+    """Send a request to an ASGI app; the status of the answer."""
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app)) as client:
+        return (await client.put(url, content=text)).status_code
+
+
 class Scene:
     """The app, its clock, and how often each step was executed."""
+
+    kind: str
+    flow: Batchflow
+    clock: ManualClock
+    store: Made
+    calls: Answering
 
     def __init__(
         self, store: Kind = "sqlite", url: str | None = None, *, always_replay: bool, sync: bool = False
@@ -88,9 +106,9 @@ class Scene:
         chosen: Callable[..., Any] = plain if self.sync else on_the_loop
         return chosen
 
-    async def drive(self) -> None:
-        """Everything that time alone brings to its end."""
-        await drive(self.flow, self.clock)
+    async def drive(self, *, ms: int | None = None) -> None:
+        """Everything that time alone brings to its end, or what is due within `ms`."""
+        await drive(self.flow, self.clock, until=None if ms is None else self.clock.now() + ms)
 
     async def to_the_end(self, trigger: Awaitable[RunHandle[Any]]) -> Run:
         """Start a run, and drive it; how it ended."""
@@ -102,6 +120,20 @@ class Scene:
         """Start a run."""
         await self.flow.start()
         return await trigger
+
+    def reason(self, error: str) -> str:
+        """What the parent of a child that has failed with this error is told."""
+        return error
+
+    async def hold(self, key: str) -> None:
+        """Let nothing of a flow key start."""
+        await self.flow.engine.store.pause(key)
+
+    async def ask(self, url: str, text: str) -> int:
+        """Ask a webhook of the app, as a third party does; the status of the answer."""
+        app = FastAPI()
+        app.include_router(self.flow.router)
+        return await put(app, url, text)
 
     async def left(self) -> dict[str, Any]:
         """Return everything that is left of ended runs and their waits."""

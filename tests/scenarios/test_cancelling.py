@@ -9,10 +9,9 @@ from pydantic import BaseModel
 from batchflow import BatchWorkflow, Page, WorkflowContext
 from batchflow.core.flow import FlowControl
 from batchflow.serve.functions import ServedFunction
-from batchflow.testing import drive
 from tests.scenarios.scenario_app import Nothing, Scene
 
-HELD = FlowControl(key="held")
+HELD = FlowControl(key="held", parallelism=1)
 Waits = Callable[[WorkflowContext[Nothing]], Awaitable[Any]]
 
 
@@ -36,9 +35,11 @@ class Sleepers(BatchWorkflow[Some]):
         raise AssertionError("it is not asked for")
 
 
-def waits(scene: Scene) -> dict[str, Waits]:
-    """Everything that a run can wait for, by name; each of them waits itself."""
-    batch = scene.flow.add(Sleepers())
+def waits(scene: Scene, what: str) -> Waits:
+    """Something that a run can wait for, by name; each of them waits itself."""
+    if what == "batch":
+        batch = scene.flow.add(Sleepers())
+        return lambda ctx: ctx.invoke("batch", batch, Some())
 
     @scene.flow.serve("/grandchild")
     async def grandchild(ctx: WorkflowContext[Nothing]) -> None:
@@ -48,20 +49,20 @@ def waits(scene: Scene) -> dict[str, Waits]:
     async def child(ctx: WorkflowContext[Nothing]) -> None:
         await ctx.first(ctx.invoke("grandchild", grandchild, Nothing()), ctx.sleep("long", "9d"))
 
-    return {
+    kinds: dict[str, Waits] = {
         "sleep": lambda ctx: ctx.sleep("long", "9d"),
         "event": lambda ctx: ctx.wait_for_event("event", "never", timeout="9d"),
         "call": lambda ctx: ctx.call("call", "https://x.test", flow_control=HELD),
         "child": lambda ctx: ctx.invoke("child", child, Nothing()),
-        "batch": lambda ctx: ctx.invoke("batch", batch, Some()),
         "several": lambda ctx: ctx.first(
             ctx.sleep("long", "9d"), ctx.wait_for_event("event", "never"), ctx.invoke("child", child, Nothing())
         ),
     }
+    return kinds[what]
 
 
 def waiting(scene: Scene, wait: Waits) -> ServedFunction[Nothing, None]:
-    @scene.flow.serve("/waiting", base_url="https://app.test")
+    @scene.flow.serve("/waiting", base_url="https://app.example.com")
     async def run(ctx: WorkflowContext[Nothing]) -> None:
         await ctx.create_webhook("webhook")
         await ctx.run("before", scene.step("before"))
@@ -74,11 +75,11 @@ def waiting(scene: Scene, wait: Waits) -> ServedFunction[Nothing, None]:
 @pytest.mark.parametrize("what", ["sleep", "event", "call", "child", "batch", "several"])
 async def test_cancelled_while_it_waits_a_run_ends_at_once_with_its_children(scene: Scene, what: str) -> None:
     """With every kind of wait, the run and its children end as cancelled."""
-    run = await scene.start(waiting(scene, waits(scene)[what]).trigger(Nothing()))
-    await scene.flow.engine.store.pause("held")
+    run = await scene.start(waiting(scene, waits(scene, what)).trigger(Nothing()))
+    await scene.hold("held")
     # An event for it that it does not wait for is kept, and goes with it.
     await scene.flow.notify("another event", run_id=run.id)
-    await drive(scene.flow, scene.clock, until=scene.clock.now() + 3_600_000)
+    await scene.drive(ms=3_600_000)
     assert (await run.status()).state == "waiting"
     assert await scene.flow.cancel(run.id) == 1
     assert (await run.status()).state == "cancelled"
@@ -93,7 +94,7 @@ async def test_cancelled_while_it_waits_a_run_ends_at_once_with_its_children(sce
 
 async def test_cancelled_before_it_starts_a_run_does_nothing(scene: Scene) -> None:
     """Its delay is not waited for."""
-    run = await scene.start(waiting(scene, waits(scene)["sleep"]).trigger(Nothing(), delay="1h"))
+    run = await scene.start(waiting(scene, waits(scene, "sleep")).trigger(Nothing(), delay="1h"))
     assert await run.cancel()
     assert (await run.status()).state == "cancelled"
     assert scene.executed == {}

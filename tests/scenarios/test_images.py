@@ -68,6 +68,6 @@ async def test_images_of_which_one_is_broken_fail_as_the_code_wants_it(both: Sce
         return result
 
     ended = await both.to_the_end(album.trigger(Album(names=["a", "broken", "c"])))
-    error = "StepFailed: step 'resize' failed after 1 attempt: NonRetryable: no picture"
+    error = both.reason("StepFailed: step 'resize' failed after 1 attempt: NonRetryable: no picture")
     assert ended.result == (f'["a","{error}","c"]' if how == "gather" else '["1"]')
     assert both.executed == {"a": 1, "broken": 1, "c": 1}
